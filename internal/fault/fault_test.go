@@ -1,0 +1,43 @@
+package fault_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
+	err := fmt.Errorf("outer: %w", fault.Wrap(errors.New("secret path /x"), fault.Denied, "auth.Issue", "not allowed", "ask for role ops"))
+	p := fault.Public(err)
+	b, _ := json.Marshal(p)
+	if strings.Contains(string(b), "secret") {
+		t.Errorf("got %s, want no cause", b)
+	}
+	if got := fault.Decode(b); got.Kind != fault.Denied || got.Remedy != "ask for role ops" || got.ID == "" {
+		t.Errorf("got %+v, want the fault with an id", got)
+	}
+}
+
+func TestPublicOfAPlainErrorSaysNothingOfIt(t *testing.T) {
+	if got := fault.Public(errors.New("dsn=secret")); got.Kind != fault.Internal || strings.Contains(got.Msg, "secret") || got.Remedy == "" {
+		t.Errorf("got %+v, want an internal fault without the text", got)
+	}
+}
+
+func TestDecodeOfGarbageIsStillAFault(t *testing.T) {
+	for _, in := range []string{"", "{", "null", `{"kind":""}`, "<html>"} {
+		if got := fault.Decode([]byte(in)); got == nil || got.Kind != fault.Internal || got.Remedy == "" {
+			t.Errorf("Decode(%q): got %+v, want an internal fault", in, got)
+		}
+	}
+}
+
+func TestWrapOfNilIsNil(t *testing.T) {
+	if err := fault.Wrap(nil, fault.Internal, "x", "y", "z"); err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+}

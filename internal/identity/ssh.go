@@ -1,0 +1,188 @@
+package identity
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// SSHExtension is the certificate extension that carries the identity's JSON.
+const SSHExtension = "identity@threshold"
+
+// sourceAddress is the one critical option that Threshold issues and understands (OpenSSH PROTOCOL.certkeys).
+const sourceAddress = "source-address"
+
+// Skew is how far a verifier's clock may be behind the issuer's. Certificates are issued valid from now − Skew.
+const Skew = time.Minute
+
+// SSHUser is what a verified user certificate says: who, and as which logins.
+type SSHUser struct {
+	Identity
+	Logins []Login
+	Serial Serial
+	from   []netip.Prefix
+	raw    []byte
+}
+
+// VerifySSHUser accepts a public key only if it is a user certificate, issued by one of authorities for the cluster, valid now, with
+// at least one principal, no unknown critical option, and — where it is pinned — used from one of its addresses. It does not prove
+// that the peer holds the key: the SSH handshake does.
+func VerifySSHUser(key ssh.PublicKey, cluster string, authorities []ssh.PublicKey, from net.Addr, now time.Time) (SSHUser, error) {
+	cert, err := checkSSH(key, ssh.UserCert, authorities, now)
+	if err != nil {
+		return SSHUser{}, err
+	}
+	u := SSHUser{Serial: Serial(cert.Serial), raw: cert.Marshal()}
+	if u.Identity, err = decode([]byte(cert.Extensions[SSHExtension])); err != nil {
+		return SSHUser{}, err
+	}
+	if u.Kind != User || u.Cluster != cluster {
+		return SSHUser{}, fmt.Errorf("certificate is for %s of cluster %q, not for a user of %q", u.Kind, u.Cluster, cluster)
+	}
+	for _, p := range cert.ValidPrincipals {
+		if err := CheckLogin(Login(p)); err != nil {
+			return SSHUser{}, fmt.Errorf("certificate principal: %w", err)
+		}
+		u.Logins = append(u.Logins, Login(p))
+	}
+	if u.from, err = parseSourceAddress(cert.CriticalOptions[sourceAddress]); err != nil {
+		return SSHUser{}, err
+	}
+	if err := u.CheckFrom(from); err != nil {
+		return SSHUser{}, err
+	}
+	u.Expires = time.Unix(int64(cert.ValidBefore), 0)
+	return u, nil
+}
+
+// May reports whether the certificate names the login.
+func (u SSHUser) May(l Login) bool { return slices.Contains(u.Logins, l) }
+
+// CheckFrom refuses an address outside the certificate's source-address option. A certificate without one is good from anywhere.
+func (u SSHUser) CheckFrom(from net.Addr) error {
+	if len(u.from) == 0 {
+		return nil
+	}
+	ap, err := netip.ParseAddrPort(addrString(from))
+	if err != nil {
+		return fmt.Errorf("certificate is pinned to %v and the client's address is not known", u.from)
+	}
+	for _, p := range u.from {
+		if p.Contains(ap.Addr().Unmap()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("certificate is pinned to %v and was used from %s", u.from, ap.Addr())
+}
+
+func addrString(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}
+
+// VerifySSHHost accepts a host key only if it is a host certificate of one of authorities that names host, valid now.
+func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, now time.Time) error {
+	cert, err := checkSSH(key, ssh.HostCert, authorities, now)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(cert.ValidPrincipals, host) {
+		return fmt.Errorf("host certificate names %s, not %s", strings.Join(cert.ValidPrincipals, ", "), host)
+	}
+	return nil
+}
+
+// checkSSH holds the checks that user and host certificates share. The signer must be a plain key in the trusted set, so a certificate
+// that signs, or that is the subject key, is refused before anything else is looked at (CVE-2025-49825).
+func checkSSH(key ssh.PublicKey, typ uint32, authorities []ssh.PublicKey, now time.Time) (*ssh.Certificate, error) {
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		return nil, fmt.Errorf("a plain key was offered, not a certificate")
+	}
+	if _, nested := cert.SignatureKey.(*ssh.Certificate); nested || cert.SignatureKey == nil {
+		return nil, fmt.Errorf("certificate is signed by a certificate")
+	}
+	if _, nested := cert.Key.(*ssh.Certificate); nested || cert.Key == nil {
+		return nil, fmt.Errorf("certificate holds a certificate as its key")
+	}
+	if cert.CertType != typ {
+		return nil, fmt.Errorf("certificate is of the wrong type (%d, want %d)", cert.CertType, typ)
+	}
+	if !slices.ContainsFunc(authorities, func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), cert.SignatureKey.Marshal()) }) {
+		return nil, fmt.Errorf("certificate is signed by an authority this cluster does not have (%s)", ssh.FingerprintSHA256(cert.SignatureKey))
+	}
+	if len(cert.ValidPrincipals) == 0 {
+		return nil, fmt.Errorf("certificate has no principals")
+	}
+	if err := checkSSHTimes(cert, now); err != nil {
+		return nil, err
+	}
+	for name := range cert.CriticalOptions {
+		if name != sourceAddress || typ != ssh.UserCert {
+			return nil, fmt.Errorf("certificate has the critical option %q, which is not understood", name)
+		}
+	}
+	// CheckCert verifies the signature, and the times and principal once more; the clock is ours.
+	checker := ssh.CertChecker{SupportedCriticalOptions: []string{sourceAddress}, Clock: func() time.Time { return now }}
+	if err := checker.CheckCert(cert.ValidPrincipals[0], cert); err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	return cert, nil
+}
+
+// ErrClock is the text part that tells a person that a clock is off; a certificate far from its time is more often that than an attack.
+func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
+	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 || cert.ValidAfter >= cert.ValidBefore {
+		return fmt.Errorf("certificate has no sane validity period")
+	}
+	return checkTimes(time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now)
+}
+
+// ExpiredError says a certificate has ended, or has not begun.
+type ExpiredError struct {
+	From, Until, Now time.Time
+}
+
+func (e *ExpiredError) Error() string {
+	if e.Now.Before(e.From) {
+		return fmt.Sprintf("certificate is not valid before %s, which is %s from now: check this machine's clock (it says %s)",
+			stamp(e.From), e.From.Sub(e.Now).Round(time.Second), stamp(e.Now))
+	}
+	return fmt.Sprintf("certificate expired at %s, %s ago (this machine's clock says %s)", stamp(e.Until), e.Now.Sub(e.Until).Round(time.Second), stamp(e.Now))
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func checkTimes(from, until, now time.Time) error {
+	if now.Before(from) || !now.Before(until) {
+		return &ExpiredError{From: from, Until: until, Now: now}
+	}
+	return nil
+}
+
+func parseSourceAddress(list string) ([]netip.Prefix, error) {
+	if list == "" {
+		return nil, nil
+	}
+	var out []netip.Prefix
+	for s := range strings.SplitSeq(list, ",") {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			out = append(out, p)
+			continue
+		}
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("certificate option source-address has %q, which is no address", clip(s))
+		}
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return out, nil
+}

@@ -1,0 +1,139 @@
+package identity
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// X509Extension is the object identifier of the extension that carries the identity's JSON. It lies under 2.25, the arc that needs
+// no registration (ITU-T X.667); see docs/decisions for why the number is this short.
+var X509Extension = asn1.ObjectIdentifier{2, 25, 1947282563, 1}
+
+// ALPN names of design section 7. They live here because every TLS speaker needs them beside the verifier.
+const (
+	ALPNAuth   = "threshold-auth"   // the auth API, TLS end to end, passed through by proxies
+	ALPNDial   = "threshold-dial"   // a user's way to a node
+	ALPNTunnel = "threshold-tunnel" // a node's tunnel to a proxy
+	ALPNRaft   = "threshold-raft"   // between auth replicas
+)
+
+// Pin is the SHA-256 of the cluster root key's SubjectPublicKeyInfo. Its text form is "sha256:" and 64 hex digits.
+type Pin [sha256.Size]byte
+
+// PinOf returns the pin of a root certificate.
+func PinOf(root *x509.Certificate) Pin { return sha256.Sum256(root.RawSubjectPublicKeyInfo) }
+
+func (p Pin) String() string { return "sha256:" + hex.EncodeToString(p[:]) }
+
+// MarshalText and UnmarshalText make a Pin travel as its text form in JSON and YAML.
+func (p Pin) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+func (p *Pin) UnmarshalText(b []byte) error {
+	got, err := ParsePin(string(b))
+	if err == nil {
+		*p = got
+	}
+	return err
+}
+
+// ParsePin reads the text form of a pin, with or without the "sha256:" in front, in hex or in base64.
+func ParsePin(s string) (Pin, error) {
+	var p Pin
+	body := strings.TrimPrefix(strings.TrimPrefix(s, "sha256:"), "sha256//")
+	b, err := hex.DecodeString(body)
+	if err != nil {
+		b, err = base64.StdEncoding.DecodeString(body)
+	}
+	if err != nil || len(b) != len(p) {
+		return p, fmt.Errorf("pin %q is not sha256: and 64 hex digits", clip(s))
+	}
+	copy(p[:], b)
+	return p, nil
+}
+
+// RootByPin finds, among the certificates a server presented, the cluster root that the pin names, and checks that it is a
+// self-signed authority. The caller then verifies the chain under it.
+func RootByPin(presented []*x509.Certificate, pin Pin) (*x509.Certificate, error) {
+	for _, c := range presented {
+		got := PinOf(c)
+		if subtle.ConstantTimeCompare(got[:], pin[:]) != 1 {
+			continue
+		}
+		if err := c.CheckSignatureFrom(c); err != nil {
+			return nil, fmt.Errorf("pinned certificate is no self-signed authority: %w", err)
+		}
+		return c, nil
+	}
+	return nil, &PinError{Want: pin}
+}
+
+// PinError says that a server is not of the cluster that the pin names.
+type PinError struct{ Want Pin }
+
+func (e *PinError) Error() string {
+	return "the server does not show the cluster root with pin " + e.Want.String()
+}
+
+// Peer is what a verified X.509 certificate says.
+type Peer struct {
+	Identity
+	Cert *x509.Certificate
+}
+
+// VerifyX509 accepts a chain (leaf first) only if it leads to one of roots, is valid now, and its leaf is no CA, carries exactly one
+// identity extension of the cluster, of one of the kinds, agreeing with its URI SAN. use is the extended key usage it must have.
+func VerifyX509(chain []*x509.Certificate, cluster string, roots *x509.CertPool, use x509.ExtKeyUsage, now time.Time, kinds ...Kind) (Peer, error) {
+	if len(chain) == 0 {
+		return Peer{}, fmt.Errorf("no certificate was presented")
+	}
+	leaf := chain[0]
+	if err := checkTimes(leaf.NotBefore, leaf.NotAfter, now); err != nil {
+		return Peer{}, err
+	}
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{use}}); err != nil {
+		return Peer{}, fmt.Errorf("certificate: %w", err)
+	}
+	return readLeaf(leaf, cluster, kinds)
+}
+
+func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error) {
+	if leaf.IsCA {
+		return Peer{}, fmt.Errorf("certificate is an authority's own")
+	}
+	var raw []byte
+	for _, e := range leaf.Extensions {
+		if e.Id.Equal(X509Extension) {
+			if raw != nil {
+				return Peer{}, fmt.Errorf("certificate carries two identities")
+			}
+			raw = e.Value
+		}
+	}
+	if raw == nil {
+		return Peer{}, fmt.Errorf("certificate carries no identity")
+	}
+	id, err := decode(raw)
+	if err != nil {
+		return Peer{}, err
+	}
+	if id.Cluster != cluster || !slices.Contains(kinds, id.Kind) {
+		return Peer{}, fmt.Errorf("certificate is of a %s of cluster %q, which may not do this", id.Kind, id.Cluster)
+	}
+	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != id.URI() {
+		return Peer{}, fmt.Errorf("certificate's URI and identity disagree")
+	}
+	id.Expires = leaf.NotAfter
+	return Peer{Identity: id, Cert: leaf}, nil
+}
