@@ -1,0 +1,257 @@
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+type rule struct {
+	Nodes  map[string]config.Strings `yaml:"nodes"`
+	Logins []string                  `yaml:"logins" config:"required"`
+}
+
+// Check is a rule about meaning: root needs a node.
+func (r *rule) Check(report func(path, format string, args ...any)) {
+	for i, login := range r.Logins {
+		if login == "root" && len(r.Nodes) == 0 {
+			report(fmt.Sprintf("logins[%d]", i), "root on every node is refused")
+		}
+	}
+}
+
+type options struct {
+	TTL   time.Duration `yaml:"cert_ttl"`
+	Ratio float64       `json:"ratio"`
+}
+
+type spec struct {
+	Allow   []rule         `yaml:"allow" config:"required"`
+	Options *options       `yaml:"options,omitempty"`
+	From    []netip.Prefix `yaml:"from,omitempty"`
+	Limit   int8           `yaml:"limit,omitempty"`
+	Port    uint16         `yaml:"port,omitempty"`
+	Strict  bool           `yaml:"strict,omitempty"`
+	Hidden  string         `yaml:"-"`
+}
+
+func TestDecodeReadsEveryKindOfValue(t *testing.T) {
+	const in = `
+# a comment
+allow:
+  - nodes: {env: [staging, prod], team: web}
+    logins: ["{{traits.unix}}", ubuntu]
+options: {cert_ttl: 8h, ratio: 0.5}
+from: [10.0.0.0/8, "fd00::/8"]
+limit: -5
+port: 0x1F90
+strict: true
+`
+	var got spec
+	if err := config.Decode("r.yaml", []byte(in), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := spec{
+		Allow:   []rule{{Nodes: map[string]config.Strings{"env": {"staging", "prod"}, "team": {"web"}}, Logins: []string{"{{traits.unix}}", "ubuntu"}}},
+		Options: &options{TTL: 8 * time.Hour, Ratio: 0.5},
+		From:    []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+		Limit:   -5, Port: 8080, Strict: true,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestDecodeReportsAllFaultsAtOnceWithLines(t *testing.T) {
+	const in = `allow:
+  - nodes: {env: prod}
+    loginz: [ubuntu]
+  - logins: [ubuntu, root]
+  - logins: 7
+options:
+  cert_ttl: 600
+  ratio: fast
+from: [10.0.0.0/33]
+limit: 1000
+strict: maybe
+zzzzzz: 1
+port:
+Hidden: x
+`
+	want := []string{
+		`r.yaml:3: allow[0].loginz: unknown key, did you mean "logins"?`,
+		`r.yaml:4: allow[1].logins[1]: root on every node is refused`,
+		`r.yaml:5: allow[2].logins: must be a list, not a number`,
+		`r.yaml:7: options.cert_ttl: a duration needs a unit, as 600s`,
+		`r.yaml:8: options.ratio: must be a number, not text`,
+		`r.yaml:9: from[0]: netip.ParsePrefix(\"10.0.0.0/33\"): prefix length out of range`,
+		`r.yaml:10: limit: "1000" is out of range`,
+		`r.yaml:11: strict: must be true or false, not text`,
+		`r.yaml:12: zzzzzz: unknown key; known here: allow, options, from, limit, port, strict`,
+		`r.yaml:13: port: has no value: give one, or remove the key`,
+		`r.yaml:14: Hidden: unknown key; known here: allow, options, from, limit, port, strict`,
+	}
+	err := config.Decode("r.yaml", []byte(in), &spec{})
+	same(t, err, want)
+}
+
+func same(t *testing.T, err error, want []string) {
+	t.Helper()
+	var fs config.Faults
+	if !errors.As(err, &fs) {
+		t.Fatalf("got %v, want faults", err)
+	}
+	if got := strings.Split(fs.Error(), "\n"); !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	tests := []struct{ name, in, want string }{
+		{"nothing where something is required", "", `f:1: allow: is missing, and required`},
+		{"only comments where something is required", "# x\n", `f:1: allow: is missing, and required`},
+		{"a list for the whole", "- a\n", `f:1: the file: must be keys and values, not a list`},
+		{"text for the whole", "hello\n", `f:1: the file: must be keys and values, not text`},
+		{"a second document", "allow: []\n---\nallow: []\n", `f:3: a second document begins here, and this file holds only one`},
+		{"bad syntax", "allow: [\nlimit: 1\n", `f:2: not valid YAML: did not find expected ',' or ']'`},
+		{"a tab", "allow:\n\t- x\n", `f:2: not valid YAML: found character that cannot start any token`},
+		{"duplicate keys", "allow: []\nport: 1\nport: 2\n", `f:3: key "port" is here a second time: it is on line 2 already`},
+		{"an anchor", "allow: &a []\n", `f:1: anchors (&a) are not supported: write the value out where it is needed`},
+		{"a merge key", "allow: []\n<<: {port: 1}\n", `f:2: merge keys (<<) are not supported: write the keys out`},
+		{"a tag", "allow: !!seq []\n", `f:1: tags (!!seq) are not supported: remove it`},
+		{"a foreign tag", "allow: !go []\n", `f:1: tags (!go) are not supported: remove it`},
+		{"a list as a key", "allow: []\n? [a]\n: b\n", `f:2: a key must be text`},
+		{"a null key", "allow: []\n~: b\n", `f:2: a key must be text`},
+		{"a number where text is due", "allow: [{logins: [1]}]", `f:1: allow[0].logins[0]: must be text, not a number: put it in quotes`},
+		{"a truth value where text is due", "allow: [{logins: [true]}]", `f:1: allow[0].logins[0]: must be text, not true or false: put it in quotes`},
+		{"no value in a list", "allow: [{logins: [~]}]", `f:1: allow[0].logins[0]: has no value: give one, or remove the key`},
+		{"a fraction where a whole number is due", "allow: []\nport: 1.5", `f:2: port: must be a whole number, not a number`},
+		{"a negative port", "allow: []\nport: -1", `f:2: port: "-1" is out of range`},
+		{"an infinite number", "allow: []\noptions: {ratio: .inf}", `f:2: options.ratio: ".inf" is out of range`},
+		{"a negative duration", "allow: []\noptions: {cert_ttl: -1h}", `f:2: options.cert_ttl: a duration must not be negative`},
+		{"a duration in days", "allow: []\noptions: {cert_ttl: 1d}", `f:2: options.cert_ttl: "1d" is no duration: write 90s, 15m, 8h or 1h30m`},
+		{"terminal control in a key", "allow: []\n\"\\e]0;x\\a\": 1", `f:2: "\x1b]0;x\a": unknown key; known here: allow, options, from, limit, port, strict`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			same(t, config.Decode("f", []byte(tt.in), &spec{}), []string{tt.want})
+		})
+	}
+}
+
+func TestAnAliasIsRefusedBeforeItIsFollowed(t *testing.T) {
+	err := config.Decode("f", []byte("allow: &a [*a]\n"), &spec{})
+	if err == nil || !strings.Contains(err.Error(), "aliases (*a) are not supported") {
+		t.Errorf("got %v, want the alias refused", err)
+	}
+}
+
+func TestDecodeCapsSizeAndDepth(t *testing.T) {
+	big := append([]byte("allow: []\n# "), make([]byte, config.MaxBytes)...)
+	if err := config.Decode("f", big, &spec{}); err == nil || !strings.Contains(err.Error(), "bytes are more than") {
+		t.Errorf("big: got %v, want a size fault", err)
+	}
+	deep := "allow: " + strings.Repeat("[", config.MaxDepth) + strings.Repeat("]", config.MaxDepth)
+	same(t, config.Decode("f", []byte(deep), &spec{}), []string{"f:1: nested more than 32 deep"})
+	bomb := strings.Repeat("[", 200_000)
+	if err := config.Decode("f", []byte(bomb), &spec{}); err == nil {
+		t.Error("bomb: got no error")
+	}
+}
+
+func TestTheReportOfAVeryBadFileIsBounded(t *testing.T) {
+	var in strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&in, "unknown%d: 1\n", i)
+	}
+	err := config.Decode("f", []byte(in.String()), &spec{})
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 101 || lines[100] != "… and 4901 more" {
+		t.Errorf("got %d lines ending %q, want 101 ending with the rest's count", len(lines), lines[len(lines)-1])
+	}
+}
+
+func TestFaultsAreAnInvalidFaultWithARemedy(t *testing.T) {
+	err := fmt.Errorf("start: %w", config.Decode("/etc/t.yaml", []byte("allow: []\nprot: 1"), &spec{}))
+	if !fault.Is(err, fault.Invalid) || fault.Remedy(err) != "correct /etc/t.yaml where the message says, then try again" {
+		t.Errorf("got kind %s, remedy %q", fault.KindOf(err), fault.Remedy(err))
+	}
+	if got := fault.Public(err).Msg; got != `/etc/t.yaml:2: prot: unknown key, did you mean "port"?` {
+		t.Errorf("got %q, want the line and the suggestion", got)
+	}
+}
+
+const resources = `kind: role
+version: v1
+metadata: {name: ops, labels: {owner: web}}
+spec:
+  allow: [{logins: [ubuntu]}]
+---
+# nothing here
+---
+kind: role
+version: v1
+metadata:
+  name: dev
+spec:
+  allow:
+    - logins: [root]
+`
+
+func TestDecodeAllReadsDocumentsAndTheirSpecs(t *testing.T) {
+	docs, err := config.DecodeAll("all.yaml", []byte(resources))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(docs) != 2 || docs[0].Kind != "role" || docs[0].Metadata.Labels["owner"] != "web" || docs[1].Metadata.Name != "dev" || docs[1].Line != 9 {
+		t.Fatalf("got %+v, want ops and dev", docs)
+	}
+	var ops spec
+	if err := docs[0].Spec(&ops); err != nil || ops.Allow[0].Logins[0] != "ubuntu" {
+		t.Errorf("ops: got %+v, %v", ops, err)
+	}
+	same(t, docs[1].Spec(&spec{}), []string{"all.yaml:15: spec.allow[0].logins[0]: root on every node is refused"})
+	if got := docs[1].Fault("kind %q is unknown", "role").String(); got != `all.yaml:9: kind "role" is unknown` {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestDecodeAllReportsHeadersAndSpecsTogether(t *testing.T) {
+	const in = "kind: role\nversion: v1\nmetadata: {name: a}\nspec: {alow: []}\n---\nkind: role\nmetadata: {nam: b}\n"
+	docs, err := config.DecodeAll("f", []byte(in))
+	if len(docs) != 1 {
+		t.Fatalf("got %d documents, want the one with a sound header", len(docs))
+	}
+	same(t, config.Join(err, docs[0].Spec(&spec{}), nil), []string{
+		"f:6: version: is missing, and required",
+		"f:6: spec: is missing, and required",
+		`f:7: metadata.nam: unknown key, did you mean "name"?`,
+		`f:4: spec.alow: unknown key, did you mean "allow"?`,
+	})
+}
+
+func TestDecodeAllOfNothingIsAFault(t *testing.T) {
+	_, err := config.DecodeAll("f", []byte("---\n# nothing\n"))
+	same(t, err, []string{"f:1: the file holds no resource: it needs kind, version, metadata and spec"})
+}
+
+func TestJoinKeepsOtherErrorsAndNothing(t *testing.T) {
+	if err := config.Join(nil, nil); err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+	other := errors.New("disk")
+	if err := config.Join(other); err != other {
+		t.Errorf("got %v, want the error itself", err)
+	}
+	err := config.Join(other, config.Faults{{File: "f", Msg: "x"}})
+	var fs config.Faults
+	if !errors.Is(err, other) || !errors.As(err, &fs) {
+		t.Errorf("got %v, want both", err)
+	}
+}

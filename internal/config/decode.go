@@ -1,0 +1,312 @@
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// decoder reads one file and gathers what is wrong with it.
+type decoder struct {
+	file   string
+	faults Faults
+	faulty []string // paths that have a fault
+}
+
+func (d *decoder) err() error {
+	if len(d.faults) == 0 {
+		return nil
+	}
+	byPlace(d.faults)
+	return d.faults
+}
+
+var (
+	nodeType     = reflect.TypeFor[yaml.Node]()
+	durationType = reflect.TypeFor[time.Duration]()
+	stringsType  = reflect.TypeFor[Strings]()
+)
+
+// value reads n into v, which can be set. What has a fault stays zero.
+func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
+	if isNull(n) {
+		d.fault(n.Line, orFile(path), "has no value: give one, or remove the key")
+		return
+	}
+	if v.Kind() == reflect.Pointer {
+		v.Set(reflect.New(v.Type().Elem()))
+		d.value(n, path, v.Elem())
+		return
+	}
+	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		d.text(n, path, u)
+	} else {
+		d.plain(n, path, v)
+	}
+	d.check(n, path, v)
+}
+
+func (d *decoder) plain(n *yaml.Node, path string, v reflect.Value) {
+	switch v.Type() {
+	case nodeType:
+		v.Set(reflect.ValueOf(*n))
+		return
+	case durationType:
+		d.duration(n, path, v)
+		return
+	case stringsType:
+		if n.Kind == yaml.ScalarNode {
+			n = &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Line: n.Line, Content: []*yaml.Node{n}}
+		}
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		d.structure(n, path, v)
+	case reflect.Map:
+		d.mapping(n, path, v)
+	case reflect.Slice:
+		d.list(n, path, v)
+	default:
+		d.scalar(n, path, v)
+	}
+}
+
+func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value) {
+	if !d.want(n, path, yaml.MappingNode, "keys and values") {
+		return
+	}
+	fields := fieldsOf(v.Type())
+	given, guessed := map[string]bool{}, map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		at := join(path, key.Value)
+		f, known := find(fields, key.Value)
+		if known {
+			given[f.name] = true
+			d.value(n.Content[i+1], at, v.FieldByIndex(f.index))
+			continue
+		}
+		if hint := suggest(key.Value, fields); hint != "" {
+			guessed[hint] = true
+			d.fault(key.Line, at, "unknown key, did you mean %q?", hint)
+		} else {
+			d.fault(key.Line, at, "unknown key; known here: %s", names(fields))
+		}
+	}
+	for _, f := range fields {
+		if f.required && !given[f.name] && !guessed[f.name] {
+			d.fault(n.Line, join(path, f.name), "is missing, and required")
+		}
+	}
+}
+
+func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
+	if !d.want(n, path, yaml.MappingNode, "keys and values") {
+		return
+	}
+	t := v.Type()
+	if t.Key().Kind() != reflect.String {
+		panic(fmt.Sprintf("config: %s: the keys of %s are no strings", path, t))
+	}
+	v.Set(reflect.MakeMapWithSize(t, len(n.Content)/2))
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		elem := reflect.New(t.Elem()).Elem()
+		d.value(n.Content[i+1], join(path, n.Content[i].Value), elem)
+		v.SetMapIndex(reflect.ValueOf(n.Content[i].Value).Convert(t.Key()), elem)
+	}
+}
+
+func (d *decoder) list(n *yaml.Node, path string, v reflect.Value) {
+	if !d.want(n, path, yaml.SequenceNode, "a list") {
+		return
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	for i, item := range n.Content {
+		d.value(item, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
+	}
+}
+
+func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.String:
+		// A date is text too; a number or truth value is not, since 0755, 1.10 and no would come back changed.
+		if d.want(n, path, yaml.ScalarNode, "text", "!!str", "!!timestamp") {
+			v.SetString(n.Value)
+		}
+	case reflect.Bool:
+		if d.want(n, path, yaml.ScalarNode, "true or false", "!!bool") {
+			v.SetBool(strings.EqualFold(n.Value, "true"))
+		}
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		if d.want(n, path, yaml.ScalarNode, "a whole number", "!!int") {
+			if x, err := strconv.ParseInt(n.Value, 0, v.Type().Bits()); d.fits(n, path, err) {
+				v.SetInt(x)
+			}
+		}
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		if d.want(n, path, yaml.ScalarNode, "a whole number", "!!int") {
+			if x, err := strconv.ParseUint(n.Value, 0, v.Type().Bits()); d.fits(n, path, err) {
+				v.SetUint(x)
+			}
+		}
+	case reflect.Float32, reflect.Float64:
+		if d.want(n, path, yaml.ScalarNode, "a number", "!!int", "!!float") {
+			if x, err := strconv.ParseFloat(n.Value, v.Type().Bits()); d.fits(n, path, err) {
+				v.SetFloat(x)
+			}
+		}
+	default:
+		panic(fmt.Sprintf("config: %s: %s cannot be read from a file", path, v.Type()))
+	}
+}
+
+func (d *decoder) fits(n *yaml.Node, path string, err error) bool {
+	if err != nil {
+		d.fault(n.Line, path, "%s is out of range", quoted(n.Value))
+	}
+	return err == nil
+}
+
+func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
+	if !d.want(n, path, yaml.ScalarNode, "a duration, as 90s, 15m or 8h", "!!str", "!!int", "!!float") {
+		return
+	}
+	x, err := time.ParseDuration(n.Value)
+	switch {
+	case err != nil && n.Tag != "!!str":
+		d.fault(n.Line, path, "a duration needs a unit, as %ss", printable(n.Value, 20))
+	case err != nil:
+		d.fault(n.Line, path, "%s is no duration: write 90s, 15m, 8h or 1h30m", quoted(n.Value))
+	case x < 0:
+		d.fault(n.Line, path, "a duration must not be negative")
+	default:
+		v.SetInt(int64(x))
+	}
+}
+
+func (d *decoder) text(n *yaml.Node, path string, u encoding.TextUnmarshaler) {
+	if !d.want(n, path, yaml.ScalarNode, "one value") {
+		return
+	}
+	if err := u.UnmarshalText([]byte(n.Value)); err != nil {
+		d.fault(n.Line, path, "%s", printable(err.Error(), 200))
+	}
+}
+
+// want reports a fault unless n is of the kind and, where tags are given, has one of them. It never shows the value: it may be a secret.
+func (d *decoder) want(n *yaml.Node, path string, kind yaml.Kind, what string, tags ...string) bool {
+	if n.Kind == kind {
+		if len(tags) == 0 {
+			return true
+		}
+		for _, tag := range tags {
+			if n.Tag == tag {
+				return true
+			}
+		}
+	}
+	hint := ""
+	if what == "text" && n.Kind == yaml.ScalarNode {
+		hint = ": put it in quotes"
+	}
+	d.fault(n.Line, orFile(path), "must be %s, not %s%s", what, describe(n), hint)
+	return false
+}
+
+func describe(n *yaml.Node) string {
+	switch {
+	case n.Kind == yaml.MappingNode:
+		return "keys and values"
+	case n.Kind == yaml.SequenceNode:
+		return "a list"
+	case n.Tag == "!!bool":
+		return "true or false"
+	case n.Tag == "!!int", n.Tag == "!!float":
+		return "a number"
+	case n.Tag == "!!timestamp":
+		return "a date"
+	}
+	return "text"
+}
+
+// check asks v itself, where it has rules.
+func (d *decoder) check(n *yaml.Node, path string, v reflect.Value) {
+	c, ok := v.Addr().Interface().(Checker)
+	if !ok {
+		return
+	}
+	before := d.faulty[:len(d.faulty):len(d.faulty)]
+	c.Check(func(sub, format string, args ...any) {
+		at := under(path, sub)
+		for _, bad := range before {
+			if at == bad || strings.HasPrefix(at, bad+".") || strings.HasPrefix(at, bad+"[") {
+				return
+			}
+		}
+		d.fault(lineOf(n, sub), at, "%s", fmt.Sprintf(format, args...))
+	})
+}
+
+// step is one part of a path: a key, or an index in brackets.
+var step = regexp.MustCompile(`[^.\[\]]+|\[\d+\]`)
+
+// lineOf finds the line of the part of n that path names, or of the deepest part on the way that the file has.
+func lineOf(n *yaml.Node, path string) int {
+	line := n.Line
+	for _, s := range step.FindAllString(path, -1) {
+		next, at := child(n, s)
+		if next == nil {
+			break
+		}
+		n, line = next, at
+	}
+	return line
+}
+
+func child(n *yaml.Node, s string) (*yaml.Node, int) {
+	if n.Kind == yaml.SequenceNode {
+		i, err := strconv.Atoi(strings.Trim(s, "[]"))
+		if err != nil || i < 0 || i >= len(n.Content) {
+			return nil, 0
+		}
+		return n.Content[i], n.Content[i].Line
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == s {
+			return n.Content[i+1], n.Content[i].Line
+		}
+	}
+	return nil, 0
+}
+
+// plainKey is a key that can be shown in a path as it is.
+var plainKey = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,60}$`)
+
+// join appends a key of the file to a path.
+func join(path, key string) string {
+	if !plainKey.MatchString(key) {
+		key = quoted(key)
+	}
+	return under(path, key)
+}
+
+// under appends a relative path to a path.
+func under(path, sub string) string {
+	if path == "" || sub == "" || sub[0] == '[' {
+		return path + sub
+	}
+	return path + "." + sub
+}
+
+func orFile(path string) string {
+	if path == "" {
+		return "the file"
+	}
+	return path
+}

@@ -1,0 +1,185 @@
+package config
+
+import (
+	"encoding"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Encode writes v as YAML: fields in the order of the struct, under the names Decode reads, map keys sorted, durations as "8h".
+func Encode(into io.Writer, v any) error { return EncodeAll(into, v) }
+
+// EncodeAll writes each value as one document of a stream.
+func EncodeAll(into io.Writer, values ...any) error {
+	enc := yaml.NewEncoder(into)
+	enc.SetIndent(2)
+	for _, v := range values {
+		n, err := encode(reflect.ValueOf(v))
+		if err != nil {
+			return fmt.Errorf("encode yaml: %w", err)
+		}
+		if err := enc.Encode(n); err != nil {
+			return fmt.Errorf("encode yaml: %w", err)
+		}
+	}
+	return enc.Close()
+}
+
+func encode(v reflect.Value) (*yaml.Node, error) {
+	if !v.IsValid() || (v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface) && v.IsNil() {
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
+	}
+	switch x := v.Interface().(type) {
+	case time.Duration:
+		return text(short(x)), nil
+	case yaml.Node:
+		return &x, nil
+	case encoding.TextMarshaler:
+		b, err := x.MarshalText()
+		return text(string(b)), err
+	case json.Marshaler:
+		b, err := x.MarshalJSON()
+		if err != nil {
+			return nil, err
+		}
+		return fromJSON(b)
+	case []byte:
+		return text(base64.StdEncoding.EncodeToString(x)), nil
+	case Strings:
+		if len(x) == 1 {
+			return text(x[0]), nil
+		}
+	}
+	return encodeKind(v)
+}
+
+func encodeKind(v reflect.Value) (*yaml.Node, error) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		return encode(v.Elem())
+	case reflect.Struct:
+		return encodeStruct(v)
+	case reflect.Map:
+		return encodeMap(v)
+	case reflect.Slice, reflect.Array:
+		return encodeList(v)
+	case reflect.String:
+		return text(v.String()), nil
+	case reflect.Bool:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: strconv.FormatBool(v.Bool())}, nil
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: fmt.Sprint(v.Interface())}, nil
+	case reflect.Float32, reflect.Float64:
+		n := &yaml.Node{}
+		return n, n.Encode(v.Float())
+	}
+	return nil, fmt.Errorf("%s has no YAML form", v.Type())
+}
+
+func encodeStruct(v reflect.Value) (*yaml.Node, error) {
+	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	for _, f := range fieldsOf(v.Type()) {
+		fv := v.FieldByIndex(f.index)
+		if f.omitEmpty && isEmpty(fv) {
+			continue
+		}
+		val, err := encode(fv)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.name, err)
+		}
+		n.Content = append(n.Content, text(f.name), val)
+	}
+	return n, nil
+}
+
+func isEmpty(v reflect.Value) bool {
+	if v.Kind() == reflect.Map || v.Kind() == reflect.Slice {
+		return v.Len() == 0
+	}
+	return v.IsZero()
+}
+
+func encodeMap(v reflect.Value) (*yaml.Node, error) {
+	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	keys := v.MapKeys()
+	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	for _, k := range keys {
+		val, err := encode(v.MapIndex(k))
+		if err != nil {
+			return nil, fmt.Errorf("%v: %w", k, err)
+		}
+		n.Content = append(n.Content, text(fmt.Sprint(k)), val)
+	}
+	return n, nil
+}
+
+func encodeList(v reflect.Value) (*yaml.Node, error) {
+	n := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
+	plain := true
+	for i := range v.Len() {
+		item, err := encode(v.Index(i))
+		if err != nil {
+			return nil, fmt.Errorf("[%d]: %w", i, err)
+		}
+		plain = plain && item.Kind == yaml.ScalarNode
+		n.Content = append(n.Content, item)
+	}
+	if plain { // [a, b] reads better than two lines
+		n.Style = yaml.FlowStyle
+	}
+	return n, nil
+}
+
+// text leaves quoting to the yaml package, which quotes what YAML 1.1 or 1.2 would read back as something else.
+func text(s string) *yaml.Node {
+	n := &yaml.Node{}
+	if err := n.Encode(s); err != nil {
+		n.SetString(s)
+	}
+	return n
+}
+
+// fromJSON keeps the order of a value that only knows its JSON form.
+func fromJSON(b []byte) (*yaml.Node, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(b, &doc); err != nil {
+		return nil, err
+	}
+	if len(doc.Content) == 0 {
+		return encode(reflect.Value{})
+	}
+	blockStyle(doc.Content[0])
+	return doc.Content[0], nil
+}
+
+func blockStyle(n *yaml.Node) {
+	n.Style = 0
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		*n = *text(n.Value)
+	}
+	for _, c := range n.Content {
+		blockStyle(c)
+	}
+}
+
+// short drops the zero units of Duration.String: 8h0m0s is 8h.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

@@ -1,0 +1,91 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// Fault is one thing wrong with a file. Line counts from 1; 0 means the file as a whole.
+type Fault struct {
+	File string
+	Line int
+	Msg  string
+}
+
+func (f Fault) String() string {
+	if f.Line == 0 {
+		return f.File + ": " + f.Msg
+	}
+	return fmt.Sprintf("%s:%d: %s", f.File, f.Line, f.Msg)
+}
+
+// Faults is everything wrong with one or more files, by file and line. To package fault it is an Invalid error with a remedy.
+type Faults []Fault
+
+func (fs Faults) Error() string {
+	lines := make([]string, 0, len(fs))
+	for i, f := range fs {
+		if i == maxFaults {
+			lines = append(lines, fmt.Sprintf("… and %d more", len(fs)-i))
+			break
+		}
+		lines = append(lines, f.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// As lets errors.As, and so fault.KindOf, Remedy and Public, see the faults as one *fault.Error.
+func (fs Faults) As(into any) bool {
+	e, ok := into.(**fault.Error)
+	if !ok || len(fs) == 0 {
+		return false
+	}
+	*e = &fault.Error{Kind: fault.Invalid, Msg: fs.Error(), Remedy: fs.remedy()}
+	return true
+}
+
+func (fs Faults) remedy() string {
+	var files []string
+	for _, f := range fs {
+		if !slices.Contains(files, f.File) {
+			files = append(files, f.File)
+		}
+	}
+	if len(fs) == 1 {
+		return "correct " + files[0] + " where the message says, then try again"
+	}
+	return "correct " + strings.Join(files, " and ") + " at the lines named, then try again"
+}
+
+// Join gathers the faults of several errors into one Faults, and keeps any other error beside it. It returns nil when all are nil.
+func Join(errs ...error) error {
+	var all Faults
+	var others []error
+	for _, err := range errs {
+		var fs Faults
+		switch {
+		case err == nil:
+		case errors.As(err, &fs):
+			all = append(all, fs...)
+		default:
+			others = append(others, err)
+		}
+	}
+	if len(all) > 0 {
+		others = append(others, all)
+	}
+	if len(others) == 1 {
+		return others[0]
+	}
+	return errors.Join(others...)
+}
+
+// byPlace puts faults in the order a reader meets them, files in the order they were read.
+func byPlace(fs Faults) {
+	slices.SortStableFunc(fs, func(a, b Fault) int { return cmp.Compare(a.Line, b.Line) })
+}
