@@ -1,0 +1,57 @@
+# Threshold. "make" alone lists the targets.
+
+GO       ?= go
+FUZZTIME ?= 10s
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+PROGRAMS := $(notdir $(patsubst %/,%,$(wildcard cmd/*/)))
+TOOL     := $(GO) tool -modfile=tools.mod
+# -buildvcs=false: the version is stamped here, also where go cannot read the repository.
+BUILD    := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test setup lint unit integration dex vuln fuzz bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: build ## build, then run a whole cluster on 127.0.0.1:8443 until Ctrl-C (DEMO_FLAGS="--data DIR --listen ADDR")
+	@exec bin/threshold-demo $(DEMO_FLAGS)
+
+build: ## build every program into bin/
+	@mkdir -p bin
+	$(if $(PROGRAMS),$(BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS)))
+
+test: setup lint unit integration dex ## the whole suite: lint, unit tests with the race detector, integration with real binaries
+
+setup:
+	@.ci/setup
+
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$($$($(GO) env GOROOT)/bin/gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "gofmt -w is due on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet -tags integration ./...
+	$(TOOL) staticcheck -tags integration ./...
+
+unit:
+	$(GO) test -race -shuffle=on -timeout 10m ./...
+
+integration: build ## drive the real binaries, OpenSSH and a browser
+	@if [ -d integration ]; then set -x; $(GO) test -tags integration -timeout 12m ./integration/...; fi
+
+dex: build
+	@if [ -f integration/dex/go.mod ]; then set -x; cd integration/dex && $(GO) test -timeout 10m ./...; fi
+
+vuln: ## look up known vulnerabilities of what is linked (needs the network)
+	$(TOOL) govulncheck ./...
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@set -e; grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sed 's/:func / /' | sort | while read -r file target; do \
+		echo "$$(dirname $$file) $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)"; \
+	done
+
+bench: ## run every benchmark
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+clean: ## remove what was built
+	rm -rf bin
