@@ -7,6 +7,7 @@ package identity
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 	"time"
@@ -42,20 +43,21 @@ const (
 
 // Identity is who a certificate speaks of.
 type Identity struct {
-	V         int       `json:"v"`
-	Kind      Kind      `json:"kind"`
-	Cluster   string    `json:"cluster"`             // FQDN
-	Name      string    `json:"name"`                // user: what people call them (an e-mail); node, proxy, auth: the unique name
-	Connector string    `json:"connector,omitempty"` // user: which provider vouched
-	Subject   string    `json:"subject,omitempty"`   // user: the provider's stable id. A user is (Connector, Subject), never Name
-	ID        NodeID    `json:"id,omitempty"`        // node, proxy, auth: the machine
-	LoginID   LoginID   `json:"login_id,omitempty"`  // user: this act of logging in
-	Roles     []string  `json:"roles,omitempty"`     // user
-	Traits    Traits    `json:"traits,omitempty"`    // user: claims the connector declares immutable
-	Labels    Labels    `json:"labels,omitempty"`    // node: what rules match on, certified by auth
-	Factor    string    `json:"factor,omitempty"`    // user: the second factor that was shown: "totp", "recovery"
-	Via       string    `json:"via,omitempty"`       // user: how the login came; empty is tsh on loopback
-	Expires   time.Time `json:"expires"`             // equals the certificate's end; set from the certificate by the verifier
+	V         int            `json:"v"`
+	Kind      Kind           `json:"kind"`
+	Cluster   string         `json:"cluster"`             // FQDN
+	Name      string         `json:"name"`                // user: what people call them (an e-mail); node, proxy, auth: the unique name
+	Connector string         `json:"connector,omitempty"` // user: which provider vouched
+	Subject   string         `json:"subject,omitempty"`   // user: the provider's stable id. A user is (Connector, Subject), never Name
+	ID        NodeID         `json:"id,omitempty"`        // node, proxy, auth: the machine
+	LoginID   LoginID        `json:"login_id,omitempty"`  // user: this act of logging in
+	Roles     []string       `json:"roles,omitempty"`     // user
+	Traits    Traits         `json:"traits,omitempty"`    // user: claims the connector declares immutable
+	Labels    Labels         `json:"labels,omitempty"`    // node: what rules match on, certified by auth
+	Factor    string         `json:"factor,omitempty"`    // user: the second factor that was shown: "totp", "recovery"
+	Via       string         `json:"via,omitempty"`       // user: how the login came; empty is tsh on loopback
+	From      []netip.Prefix `json:"from,omitempty"`      // user: the only addresses the certificate is good from; none: any
+	Expires   time.Time      `json:"expires"`             // equals the certificate's end; set from the certificate by the verifier
 }
 
 // Traits are a user's claim values by trait name.

@@ -15,11 +15,14 @@ import (
 // SSHExtension is the certificate extension that carries the identity's JSON.
 const SSHExtension = "identity@threshold"
 
-// sourceAddress is the one critical option that Threshold issues and understands (OpenSSH PROTOCOL.certkeys).
-const sourceAddress = "source-address"
+// SSHSourceAddress is the one critical option that Threshold issues and understands (OpenSSH PROTOCOL.certkeys).
+const SSHSourceAddress = "source-address"
 
 // Skew is how far a verifier's clock may be behind the issuer's. Certificates are issued valid from now − Skew.
 const Skew = time.Minute
+
+// MaxLife is the longest life of a user, host or service certificate after its issue; with the backdating, verifiers accept MaxLife + Skew.
+const MaxLife = 24 * time.Hour
 
 // SSHUser is what a verified user certificate says: who, and as which logins.
 type SSHUser struct {
@@ -51,7 +54,7 @@ func VerifySSHUser(key ssh.PublicKey, cluster string, authorities []ssh.PublicKe
 		}
 		u.Logins = append(u.Logins, Login(p))
 	}
-	if u.from, err = parseSourceAddress(cert.CriticalOptions[sourceAddress]); err != nil {
+	if u.from, err = parseSourceAddress(cert.CriticalOptions[SSHSourceAddress]); err != nil {
 		return SSHUser{}, err
 	}
 	if err := u.CheckFrom(from); err != nil {
@@ -126,12 +129,12 @@ func checkSSH(key ssh.PublicKey, typ uint32, authorities []ssh.PublicKey, now ti
 		return nil, err
 	}
 	for name := range cert.CriticalOptions {
-		if name != sourceAddress || typ != ssh.UserCert {
+		if name != SSHSourceAddress || typ != ssh.UserCert {
 			return nil, fmt.Errorf("certificate has the critical option %q, which is not understood", name)
 		}
 	}
 	// CheckCert verifies the signature, and the times and principal once more; the clock is ours.
-	checker := ssh.CertChecker{SupportedCriticalOptions: []string{sourceAddress}, Clock: func() time.Time { return now }}
+	checker := ssh.CertChecker{SupportedCriticalOptions: []string{SSHSourceAddress}, Clock: func() time.Time { return now }}
 	if err := checker.CheckCert(cert.ValidPrincipals[0], cert); err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}

@@ -88,6 +88,9 @@ type Peer struct {
 	Cert *x509.Certificate
 }
 
+// AnyCluster stands for the cluster's name where the pin alone says which cluster is meant: at a first contact.
+const AnyCluster = "*"
+
 // VerifyX509 accepts a chain (leaf first) only if it leads to one of roots, is valid now, and its leaf is no CA, carries exactly one
 // identity extension of the cluster, of one of the kinds, agreeing with its URI SAN. use is the extended key usage it must have.
 func VerifyX509(chain []*x509.Certificate, cluster string, roots *x509.CertPool, use x509.ExtKeyUsage, now time.Time, kinds ...Kind) (Peer, error) {
@@ -128,7 +131,7 @@ func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error
 	if err != nil {
 		return Peer{}, err
 	}
-	if id.Cluster != cluster || !slices.Contains(kinds, id.Kind) {
+	if cluster != AnyCluster && id.Cluster != cluster || !slices.Contains(kinds, id.Kind) {
 		return Peer{}, fmt.Errorf("certificate is of a %s of cluster %q, which may not do this", id.Kind, id.Cluster)
 	}
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != id.URI() {

@@ -1,0 +1,173 @@
+// Package access answers: may they?
+//
+// Decide is one pure function over role documents. Auth asks it when it lists and issues, a proxy asks it early so that a refusal is
+// friendly, and the node asks it last and finally. Deny wins, nothing is allowed by default, and every answer names its rule.
+package access
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Action is one thing a person may do. Append only.
+type Action string
+
+// Actions on nodes.
+const (
+	List          Action = "list"           // see that the node exists; implied by any other action on it
+	Shell         Action = "shell"          // an interactive shell, with or without a terminal
+	Exec          Action = "exec"           // run one command; scp -O and rsync are commands too
+	SFTP          Action = "sftp"           // file transfer; scp and sftp clients
+	ForwardLocal  Action = "forward-local"  // ssh -L, -D, -W: reach from the node outwards
+	ForwardRemote Action = "forward-remote" // ssh -R: a listener on the node's loopback
+	ForwardAgent  Action = "forward-agent"  // the user's ssh-agent on the node
+)
+
+// Actions on resources.
+const (
+	Get    Action = "get"
+	Apply  Action = "apply"
+	Remove Action = "rm"
+)
+
+var (
+	nodeActions     = []Action{List, Shell, Exec, SFTP, ForwardLocal, ForwardRemote, ForwardAgent}
+	resourceActions = []Action{Get, Apply, Remove}
+)
+
+// Resource is a kind of document an administrator works on, as it is typed: tsh get roles. Append only.
+type Resource string
+
+const (
+	Roles      Resource = "roles"
+	Connectors Resource = "connectors"
+	Users      Resource = "users"
+	Tokens     Resource = "tokens"
+	Nodes      Resource = "nodes"
+	Events     Resource = "events" // the audit log; get only
+)
+
+// Resources lists every resource kind.
+var Resources = []Resource{Roles, Connectors, Users, Tokens, Nodes, Events}
+
+// Role is one role document.
+type Role struct {
+	Name    string  `json:"name" yaml:"-"`
+	Allow   []Grant `json:"allow,omitempty" yaml:"allow,omitempty"`
+	Deny    []Grant `json:"deny,omitempty" yaml:"deny,omitempty"`
+	Options Options `json:"options,omitzero" yaml:"options,omitempty"`
+}
+
+// Grant is one line of allow or deny: either about nodes or about resources.
+//
+// In allow, what is left out grants nothing: no logins means the node may only be listed. In deny, what is left out matches everything:
+// no logins denies every login.
+type Grant struct {
+	// Nodes matches a node's labels: keys AND, values OR, "*" and "?" are wildcards. The key "name" matches the node's name and the
+	// key "*" with the value "*" matches every node. {{traits.x}} stands for the user's trait, whose value is never a wildcard.
+	Nodes map[string]Strings `json:"nodes,omitempty" yaml:"nodes,omitempty"`
+	// Logins are operating-system accounts, literal or {{traits.x}}. A template never yields a system account such as root.
+	Logins Strings `json:"logins,omitempty" yaml:"logins,omitempty"`
+	// Resources are kinds of documents, or "*".
+	Resources Strings `json:"resources,omitempty" yaml:"resources,omitempty"`
+	Actions   Strings `json:"actions,omitempty" yaml:"actions,omitempty"`
+}
+
+// Options narrow what a role's certificates and sessions may do.
+type Options struct {
+	// CertTTL is the longest life of a certificate of this role's holders. Zero means the default of 8h; at most 24h. Of several
+	// roles the shortest wins.
+	CertTTL Duration `json:"cert_ttl,omitzero" yaml:"cert_ttl,omitempty"`
+}
+
+// MaxCertTTL is the longest life a user certificate may have; DefaultCertTTL is what it has when no role says otherwise.
+const (
+	DefaultCertTTL = 8 * time.Hour
+	MaxCertTTL     = 24 * time.Hour
+	minCertTTL     = time.Minute
+)
+
+// Check refuses a role that could not mean what its author thinks. report is called once for every fault with the place, as
+// "allow.0.actions", and what is wrong.
+func (r Role) Check(report func(path, format string, args ...any)) {
+	for i, g := range r.Allow {
+		g.check(fmt.Sprintf("allow.%d", i), true, report)
+	}
+	for i, g := range r.Deny {
+		g.check(fmt.Sprintf("deny.%d", i), false, report)
+	}
+	if ttl := time.Duration(r.Options.CertTTL); ttl != 0 && (ttl < minCertTTL || ttl > MaxCertTTL) {
+		report("options.cert_ttl", "%s is not between %s and %s", ttl, minCertTTL, MaxCertTTL)
+	}
+}
+
+func (g Grant) check(path string, allow bool, report func(path, format string, args ...any)) {
+	if (len(g.Nodes) > 0) == (len(g.Resources) > 0) {
+		report(path, "needs either nodes or resources")
+		return
+	}
+	known := nodeActions
+	if len(g.Resources) > 0 {
+		known = resourceActions
+		if len(g.Logins) > 0 {
+			report(path+".logins", "logins belong to nodes, not to resources")
+		}
+	}
+	if allow && len(g.Actions) == 0 {
+		report(path+".actions", "an allow grants nothing without actions (known: %s)", join(known))
+	}
+	for _, a := range g.Actions {
+		if !slices.Contains(known, Action(a)) {
+			report(path+".actions", "unknown action %q (known: %s)", a, join(known))
+		}
+	}
+	for _, r := range g.Resources {
+		if r != "*" && !slices.Contains(Resources, Resource(r)) {
+			report(path+".resources", "unknown resource %q (known: %s)", r, join(Resources))
+		}
+	}
+	g.checkPatterns(path, allow, report)
+}
+
+func (g Grant) checkPatterns(path string, allow bool, report func(path, format string, args ...any)) {
+	for key, values := range g.Nodes {
+		if key == "*" && !slices.Equal(values, Strings{"*"}) {
+			report(path+".nodes", `the key "*" takes the one value "*"`)
+		} else if key != "*" {
+			if err := identity.CheckWord("label", key); err != nil {
+				report(path+".nodes", "%v", err)
+			}
+		}
+		if len(values) == 0 {
+			report(path+".nodes."+key, "has no value, so it matches nothing")
+		}
+		for _, v := range values {
+			if _, err := parseTemplate(v); err != nil {
+				report(path+".nodes."+key, "%v", err)
+			}
+		}
+	}
+	for _, l := range g.Logins {
+		t, err := parseTemplate(l)
+		switch {
+		case err != nil:
+			report(path+".logins", "%v", err)
+		case t.literal() && (allow || l != "*"):
+			if err := identity.CheckLogin(identity.Login(l)); err != nil {
+				report(path+".logins", "%v", err)
+			}
+		}
+	}
+}
+
+func join[T ~string](list []T) string {
+	out := make([]string, len(list))
+	for i, v := range list {
+		out[i] = string(v)
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,142 @@
+package access
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Strings is one string or a list of them; a document may write either.
+type Strings []string
+
+// UnmarshalJSON accepts "a" and ["a", "b"].
+func (s *Strings) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*s = Strings{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(s))
+}
+
+// Duration is a time.Duration that travels as text: "8h".
+type Duration time.Duration
+
+// MarshalText writes "8h" rather than "8h0m0s".
+func (d Duration) MarshalText() ([]byte, error) {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return []byte(s), nil
+}
+
+// UnmarshalText accepts what time.ParseDuration does.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("%q is no duration, write one as 8h or 30m", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// template is a text with at most one {{traits.x}} in it.
+type template struct{ before, trait, after string }
+
+func (t template) literal() bool { return t.trait == "" }
+
+const templateOpen, templateClose = "{{", "}}"
+
+func parseTemplate(s string) (template, error) {
+	before, rest, found := strings.Cut(s, templateOpen)
+	if !found {
+		if strings.Contains(s, templateClose) {
+			return template{}, fmt.Errorf("%q closes a template that it never opened", s)
+		}
+		return template{before: s}, nil
+	}
+	name, after, closed := strings.Cut(rest, templateClose)
+	trait, ok := strings.CutPrefix(strings.TrimSpace(name), "traits.")
+	if !closed || !ok || strings.Contains(after, templateOpen) || strings.Contains(after, templateClose) || identity.CheckWord("trait", trait) != nil {
+		return template{}, fmt.Errorf("%q: a template is one {{traits.NAME}}", s)
+	}
+	return template{before, trait, after}, nil
+}
+
+// expand gives the template's values for the traits. A literal gives itself.
+func (t template) expand(traits identity.Traits) []string {
+	if t.literal() {
+		return []string{t.before}
+	}
+	var out []string
+	for _, v := range traits[t.trait] {
+		out = append(out, t.before+v+t.after)
+	}
+	return out
+}
+
+// matches reports whether value is what the pattern means for a user with the traits. Wildcards work in the pattern's own text only:
+// a trait's value is compared as it is, so that nobody's claim can widen a rule.
+func matches(pattern, value string, traits identity.Traits) bool {
+	t, err := parseTemplate(pattern)
+	if err != nil {
+		return false
+	}
+	if t.literal() {
+		return glob(pattern, value)
+	}
+	for _, v := range traits[t.trait] {
+		if t.around(value, v) {
+			return true
+		}
+	}
+	return false
+}
+
+// around reports whether value is before + v + after for some way to place v. An empty v, as from a claim left empty, matches nothing.
+func (t template) around(value, v string) bool {
+	for i := 0; v != "" && i+len(v) <= len(value); i++ {
+		if value[i:i+len(v)] == v && glob(t.before, value[:i]) && glob(t.after, value[i+len(v):]) {
+			return true
+		}
+	}
+	return false
+}
+
+// glob matches "*" (any run) and "?" (any one byte); everything else is literal. It takes time linear in the product of the lengths.
+func glob(pattern, s string) bool {
+	p, i, star, mark := 0, 0, -1, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
+			p++
+			i++
+		case star >= 0:
+			mark++
+			p, i = star+1, mark
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
+// systemAccounts are accounts of Debian and Red Hat systems that no template may yield: who may be root is written out in a role.
+var systemAccounts = []string{"root", "toor", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup",
+	"list", "irc", "gnats", "nobody", "adm", "shutdown", "halt", "operator", "ftp", "sshd", "messagebus", "polkitd", "dbus", "rpc", "tss", "ntp", "chrony",
+	"postgres", "mysql", "redis", "docker", "wheel", "sudo", "admin", "threshold"}
+
+func systemAccount(l string) bool {
+	return slices.Contains(systemAccounts, strings.ToLower(l)) || strings.HasPrefix(l, "_") || strings.HasPrefix(l, "systemd-")
+}

@@ -1,0 +1,139 @@
+package authrpc
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const (
+	connectTimeout = 10 * time.Second
+	// callTimeout bounds a call without a deadline of its own; streams have none.
+	callTimeout = 30 * time.Second
+)
+
+// Client calls auth, directly or through a proxy. It is safe for concurrent use.
+type Client struct {
+	addr string
+	http *http.Client
+}
+
+// NewClient makes a client for the address (host:port of an auth port or of a proxy). cfg decides whom to trust and which certificate
+// to show: see identity.PinnedTLS.
+func NewClient(addr string, cfg *tls.Config) *Client {
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}, Config: cfg}
+	return &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
+		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+			defer cancel()
+			return dialer.DialContext(ctx, network, addr)
+		},
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     time.Minute,
+	}}}
+}
+
+// Close drops idle connections, so that the next call shows the certificate of that moment.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Call asks a route. A refusal is a *fault.Error; so is an unreachable or untrusted auth.
+func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req Req) (res Res, err error) {
+	if _, has := ctx.Deadline(); !has {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+	}
+	body, err := c.post(ctx, r.Path(), req)
+	if err != nil {
+		return res, err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, MaxAnswerBytes)).Decode(&res); err != nil {
+		return res, fault.Wrap(err, fault.Unavailable, r.Name, "the answer of auth broke off", "try again")
+	}
+	return res, nil
+}
+
+// Stream asks a streaming route and hands each message to each, until ctx ends, each fails, or the stream breaks.
+func Stream[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req Req, each func(Res) error) error {
+	body, err := c.post(ctx, r.Path(), req)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	limited := &io.LimitedReader{R: body}
+	dec := json.NewDecoder(limited)
+	for {
+		limited.N = MaxAnswerBytes
+		var res Res
+		if err := dec.Decode(&res); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fault.Wrap(err, fault.Unavailable, r.Name, "the stream from auth broke off", "try again")
+		}
+		if err := each(res); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser, error) {
+	b, err := json.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://auth"+path, bytes.NewReader(b))
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	hr.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(hr)
+	if err != nil {
+		return nil, c.unreachable(path, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, MaxBodyBytes))
+	return nil, fault.Decode(text)
+}
+
+// unreachable says what a person should do about a connection that did not come about.
+func (c *Client) unreachable(path string, err error) error {
+	var pin *identity.PinError
+	var old *identity.ExpiredError
+	var alert tls.AlertError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &pin):
+		return fault.Wrap(err, fault.Denied, path, pin.Error(), "check the address and the pin; if the cluster is new, log in with its new pin")
+	case errors.As(err, &old):
+		return fault.Wrap(err, fault.Expired, path, "the server's "+old.Error(), "set this machine's clock, or ask an administrator to look at auth")
+	case errors.As(err, &alert):
+		return fault.Wrap(err, fault.Unauthenticated, path, "the server refused this certificate ("+alert.Error()+")", "run: tsh login")
+	}
+	return fault.Wrap(err, fault.Unavailable, path, "auth cannot be reached at "+c.addr+": "+rootCause(err), "check the address and the network, then try again")
+}
+
+func rootCause(err error) string {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err.Error()
+		}
+		err = next
+	}
+}

@@ -1,0 +1,85 @@
+package authrpc
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Challenge commits to the verifier and both public keys (SSH wire format and PKIX DER) without revealing them: a code that someone
+// else catches redeems nothing, and redeems no other keys. It is the S256 method of RFC 7636 over length-prefixed parts.
+func Challenge(verifier string, sshKey, x509Key []byte) string {
+	sum := digest("threshold login v1", []byte(verifier), sshKey, x509Key)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// ChallengeMatches compares in constant time.
+func ChallengeMatches(challenge, verifier string, sshKey, x509Key []byte) bool {
+	return subtle.ConstantTimeCompare([]byte(challenge), []byte(Challenge(verifier, sshKey, x509Key))) == 1
+}
+
+// JoinProof is what a joining machine signs with its X.509 key (ECDSA, SHA-256): it holds the key, and means this token and host key.
+func JoinProof(token string, sshKey, x509Key []byte) [sha256.Size]byte {
+	return digest("threshold join v1", []byte(token), sshKey, x509Key)
+}
+
+func digest(label string, parts ...[]byte) [sha256.Size]byte {
+	h := sha256.New()
+	h.Write([]byte(label))
+	for _, p := range parts {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
+		h.Write(n[:])
+		h.Write(p)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// Token is a join token: one machine of one kind, for a short time. Its text is "thjoin1.KIND.SECRET.PIN".
+type Token struct {
+	Kind   identity.Kind
+	Secret [TokenSecretBytes]byte
+	Pin    identity.Pin
+}
+
+// TokenSecretBytes is 128 bits.
+const TokenSecretBytes = 16
+
+const tokenPrefix = "thjoin1"
+
+// String gives the text form, which is a secret.
+func (t Token) String() string {
+	e := base64.RawURLEncoding
+	return strings.Join([]string{tokenPrefix, string(t.Kind), e.EncodeToString(t.Secret[:]), e.EncodeToString(t.Pin[:])}, ".")
+}
+
+// Hash is how auth knows the token: it never stores the secret.
+func (t Token) Hash() [sha256.Size]byte {
+	return digest("threshold token v1", []byte(t.Kind), t.Secret[:])
+}
+
+// ParseToken reads the text form. It never repeats the token in an error.
+func ParseToken(s string) (Token, error) {
+	bad := fmt.Errorf("this is no join token: one begins with %s and has four parts", tokenPrefix)
+	parts := strings.Split(strings.TrimSpace(s), ".")
+	if len(s) > 256 || len(parts) != 4 || parts[0] != tokenPrefix {
+		return Token{}, bad
+	}
+	t := Token{Kind: identity.Kind(parts[1])}
+	if t.Kind != identity.Node && t.Kind != identity.Proxy {
+		return Token{}, fmt.Errorf("this join token is for a kind of machine that this version does not know")
+	}
+	secret, err1 := base64.RawURLEncoding.Strict().DecodeString(parts[2])
+	pin, err2 := base64.RawURLEncoding.Strict().DecodeString(parts[3])
+	if err1 != nil || err2 != nil || len(secret) != TokenSecretBytes || len(pin) != len(t.Pin) {
+		return Token{}, bad
+	}
+	copy(t.Secret[:], secret)
+	copy(t.Pin[:], pin)
+	return t, nil
+}

@@ -1,0 +1,130 @@
+// Package dial answers: how does a client ask a proxy for a node?
+//
+// Over TLS with the ALPN name threshold-dial and a user certificate, the client sends one small request and goes on at once with SSH;
+// it does not wait for the reply. The proxy answers with one reply, and after an accepting one the bytes are the node's.
+//
+// Both messages are: one version byte (1), two bytes of length (big endian), JSON of that length.
+package dial
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// Version is the version byte.
+const Version = 1
+
+// MaxBytes bounds the JSON of a request or reply.
+const MaxBytes = 4 << 10
+
+// Request asks for a node by its whole name, by name.cluster, or by id. Short names are the client's business: it asks auth which
+// node is meant, so that no proxy decides it.
+type Request struct {
+	Node string `json:"node"`
+}
+
+// Reply accepts when Fault is nil.
+type Reply struct {
+	Fault *fault.Error `json:"fault,omitempty"`
+}
+
+// WriteRequest sends a request; extra bytes (the first SSH bytes) go in the same write.
+func WriteRequest(w io.Writer, r Request, extra []byte) error { return write(w, r, extra) }
+
+// ReadRequest reads a request. The caller sets the deadline.
+func ReadRequest(r io.Reader) (req Request, err error) { return req, read(r, &req) }
+
+// WriteReply sends a reply.
+func WriteReply(w io.Writer, r Reply) error { return write(w, r, nil) }
+
+// ReadReply reads a reply.
+func ReadReply(r io.Reader) (rep Reply, err error) { return rep, read(r, &rep) }
+
+func write(w io.Writer, v any, extra []byte) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("dial: encode: %w", err)
+	}
+	if len(body) > MaxBytes {
+		return fmt.Errorf("dial: message of %d bytes is larger than %d", len(body), MaxBytes)
+	}
+	msg := make([]byte, 0, 3+len(body)+len(extra))
+	msg = append(msg, Version)
+	msg = binary.BigEndian.AppendUint16(msg, uint16(len(body)))
+	msg = append(append(msg, body...), extra...)
+	_, err = w.Write(msg)
+	return err
+}
+
+func read(r io.Reader, v any) error {
+	var head [3]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return fmt.Errorf("dial: read: %w", err)
+	}
+	if head[0] != Version {
+		return fmt.Errorf("dial: version %d is not understood, want %d", head[0], Version)
+	}
+	n := binary.BigEndian.Uint16(head[1:])
+	if n > MaxBytes {
+		return fmt.Errorf("dial: message of %d bytes is larger than %d", n, MaxBytes)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return fmt.Errorf("dial: read: %w", err)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("dial: decode: %w", err)
+	}
+	return nil
+}
+
+// Client makes of a TLS connection to a proxy a connection to the node: the first Write carries the request in front, the first Read
+// strips the reply. When the proxy refuses, Read returns the *fault.Error.
+func Client(conn net.Conn, r Request) net.Conn { return &client{Conn: conn, req: r} }
+
+type client struct {
+	net.Conn
+	req   Request
+	wrote sync.Once
+	read  sync.Once
+	bad   error // why the proxy refused; set once, by the first Read
+}
+
+func (c *client) Write(b []byte) (n int, err error) {
+	first := false
+	c.wrote.Do(func() {
+		first = true
+		if err = WriteRequest(c.Conn, c.req, b); err == nil {
+			n = len(b)
+		}
+	})
+	if first {
+		return n, err
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *client) Read(b []byte) (int, error) {
+	c.read.Do(func() {
+		rep, err := ReadReply(c.Conn)
+		switch {
+		case rep.Fault != nil:
+			c.bad = rep.Fault
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			c.bad = fault.Wrap(err, fault.Unavailable, "dial", "the proxy closed the connection without an answer", "try again; if it stays so, ask an administrator to look at the proxy")
+		default:
+			c.bad = err
+		}
+	})
+	if c.bad != nil {
+		return 0, c.bad
+	}
+	return c.Conn.Read(b)
+}

@@ -1,0 +1,63 @@
+package identity
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// RSA sizes in bits. Below the minimum a key is weak; above the maximum it only costs verifiers time (CVE-2026-39829).
+const (
+	minRSA = 3072
+	maxRSA = 8192
+)
+
+// CheckKey refuses a subject key that is no Ed25519, P-256, P-384 or RSA key of 3072 to 8192 bits.
+func CheckKey(key crypto.PublicKey) error {
+	switch k := key.(type) {
+	case ed25519.PublicKey:
+		if len(k) == ed25519.PublicKeySize {
+			return nil
+		}
+	case *ecdsa.PublicKey:
+		if k == nil || (k.Curve != elliptic.P256() && k.Curve != elliptic.P384()) {
+			return errors.New("an ECDSA key must be on P-256 or P-384")
+		}
+		if _, err := k.ECDH(); err != nil {
+			return fmt.Errorf("the ECDSA key is no point of its curve: %w", err)
+		}
+		return nil
+	case *rsa.PublicKey:
+		if k == nil || k.N == nil || k.N.BitLen() < minRSA || k.N.BitLen() > maxRSA || k.N.Bit(0) == 0 || k.E < 65537 || k.E&1 == 0 {
+			return fmt.Errorf("an RSA key must have %d to %d bits and an odd exponent of at least 65537", minRSA, maxRSA)
+		}
+		return nil
+	}
+	return fmt.Errorf("a key of type %T is not accepted: use Ed25519, ECDSA P-256 or P-384, or RSA", key)
+}
+
+// CheckSSHKey refuses a certificate as key, and any key that CheckKey refuses.
+func CheckSSHKey(key ssh.PublicKey) error {
+	if key == nil {
+		return errors.New("there is no key")
+	}
+	if _, nested := key.(*ssh.Certificate); nested {
+		return errors.New("a certificate stands where a plain key belongs")
+	}
+	switch key.Type() {
+	case ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoRSA:
+	default:
+		return fmt.Errorf("a key of type %q is not accepted: use ssh-ed25519", clip(key.Type()))
+	}
+	plain, ok := key.(ssh.CryptoPublicKey)
+	if !ok {
+		return fmt.Errorf("a key of type %q cannot be examined", clip(key.Type()))
+	}
+	return CheckKey(plain.CryptoPublicKey())
+}

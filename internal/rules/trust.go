@@ -1,0 +1,237 @@
+package rules
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// MaxAge is how old a head may be before nodes decide nothing any more (design section 6, max_rules_age).
+const MaxAge = 24 * time.Hour
+
+// Trust is a verified set of rules. It is immutable: Advance makes a new one.
+type Trust struct {
+	Cluster     string
+	Pin         identity.Pin
+	Authorities Parsed
+	Policy      access.Policy
+	Head        Head
+	set         Set
+	current     Document // the newest authorities document
+}
+
+// Open verifies a whole set from nothing but the pin: it walks the chain from the root-signed first authorities to the newest.
+func Open(pin identity.Pin, s Set) (*Trust, error) {
+	t, err := walk(pin, s.Chain)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.finish(s); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// OpenAuthorities verifies a chain of authorities alone, for one who gets no roles: it returns the cluster's name and what to trust.
+func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, p Parsed, err error) {
+	t, err := walk(pin, chain)
+	if err != nil {
+		return "", Parsed{}, err
+	}
+	return t.Cluster, t.Authorities, nil
+}
+
+func walk(pin identity.Pin, chain []Signed) (*Trust, error) {
+	if len(chain) == 0 {
+		return nil, fmt.Errorf("rules: the set has no authorities")
+	}
+	t, err := firstLink(pin, chain[0])
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range chain[1:] {
+		if err := t.extend(link); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// Advance verifies a newer set against what is trusted already. It refuses one that is older in any part, so nothing that was taken
+// away comes back. The set's chain may start at, before or after the trusted authorities, as long as it links up.
+func (t *Trust) Advance(s Set) (*Trust, error) {
+	n := *t
+	n.set.Chain = append([]Signed(nil), t.set.Chain...)
+	for _, link := range s.Chain {
+		if n.knows(link) {
+			continue
+		}
+		if err := n.extend(link); err != nil {
+			return nil, err
+		}
+	}
+	if err := n.finish(s); err != nil {
+		return nil, err
+	}
+	if n.Head.Epoch < t.Head.Epoch || n.Head.Time.Before(t.Head.Time) {
+		return nil, fmt.Errorf("rules: head of %s is older than the one of %s already held", n.Head.Time.UTC().Format(time.RFC3339), t.Head.Time.UTC().Format(time.RFC3339))
+	}
+	for kind, ref := range t.Head.Docs {
+		if now, ok := n.Head.Docs[kind]; !ok || now.Revision.Before(ref.Revision) {
+			return nil, fmt.Errorf("rules: %s would go back from revision %s", kind, ref.Revision)
+		}
+	}
+	return &n, nil
+}
+
+// Set returns the whole verified set, for handing on and for keeping on disk.
+func (t *Trust) Set() Set { return t.set }
+
+// Age is how long ago the head was signed. It is negative when this machine's clock is behind the cluster's.
+func (t *Trust) Age(now time.Time) time.Duration { return now.Sub(t.Head.Time) }
+
+// Usable refuses to decide by rules that are too old, or from the future by more than the permitted skew, which means a wrong clock.
+func (t *Trust) Usable(now time.Time) error {
+	age := t.Age(now)
+	switch {
+	case age > MaxAge:
+		return fmt.Errorf("the rules are %s old, more than %s: this machine has not heard from the cluster (or its clock is ahead: it says %s)",
+			age.Round(time.Minute), MaxAge, now.UTC().Format(time.RFC3339))
+	case age < -identity.Skew:
+		return fmt.Errorf("the rules were signed %s in the future: this machine's clock is behind (it says %s)", (-age).Round(time.Second), now.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func firstLink(pin identity.Pin, link Signed) (*Trust, error) {
+	doc, auth, err := readAuthorities(link.Payload)
+	if err != nil {
+		return nil, err
+	}
+	if err := auth.checkPin(pin); err != nil {
+		return nil, err
+	}
+	if _, err := link.verify(AuthoritiesKind, []crypto.PublicKey{auth.Root.PublicKey}); err != nil {
+		return nil, err
+	}
+	return &Trust{Cluster: doc.Cluster, Pin: pin, Authorities: auth, set: Set{Chain: []Signed{link}}, current: doc}, nil
+}
+
+// extend adds the next authorities document, which a rules key of the present one must have signed.
+func (t *Trust) extend(link Signed) error {
+	if _, err := link.verify(AuthoritiesKind, t.Authorities.rules); err != nil {
+		return err
+	}
+	doc, auth, err := readAuthorities(link.Payload)
+	if err != nil {
+		return err
+	}
+	if doc.Cluster != t.Cluster || !t.current.Revision.Before(doc.Revision) {
+		return fmt.Errorf("rules: authorities %s of %q do not follow %s of %q", doc.Revision, doc.Cluster, t.current.Revision, t.Cluster)
+	}
+	if err := auth.checkPin(t.Pin); err != nil {
+		return err
+	}
+	t.Authorities, t.current = auth, doc
+	t.set.Chain = append(t.set.Chain, link)
+	return nil
+}
+
+// finish verifies head and roles under the newest authorities.
+func (t *Trust) finish(s Set) error {
+	payload, err := s.Head.verify(headKind, t.Authorities.rules)
+	if err != nil {
+		return err
+	}
+	var head Head
+	if err := json.Unmarshal(payload, &head); err != nil {
+		return fmt.Errorf("rules: head: %w", err)
+	}
+	if head.Cluster != t.Cluster {
+		return fmt.Errorf("rules: head is of cluster %q, not %q", head.Cluster, t.Cluster)
+	}
+	if err := head.names(AuthoritiesKind, t.set.Chain[len(t.set.Chain)-1], t.current.Revision); err != nil {
+		return err
+	}
+	policy, rev, err := readRoles(s.Roles, t.Cluster, t.Authorities.rules)
+	if err != nil {
+		return err
+	}
+	if err := head.names(RolesKind, s.Roles, rev); err != nil {
+		return err
+	}
+	t.Head, t.Policy, t.set.Roles, t.set.Head = head, policy, s.Roles, s.Head
+	return nil
+}
+
+func (t *Trust) knows(link Signed) bool {
+	for _, have := range t.set.Chain {
+		if have.equal(link) {
+			return true
+		}
+	}
+	return false
+}
+
+// names refuses a document that is not the one the head speaks of: documents of different heads never mix.
+func (h Head) names(kind Kind, s Signed, r Revision) error {
+	ref, ok := h.Docs[kind]
+	sum := sha256.Sum256(s.Payload)
+	if !ok || ref.Revision != r || subtle.ConstantTimeCompare(ref.Digest, sum[:]) != 1 {
+		return fmt.Errorf("rules: %s revision %s is not the one the head names", kind, r)
+	}
+	return nil
+}
+
+func readAuthorities(payload []byte) (Document, Parsed, error) {
+	var a Authorities
+	doc, err := readDocument(payload, AuthoritiesKind, &a)
+	if err != nil {
+		return doc, Parsed{}, err
+	}
+	p, err := a.parse()
+	return doc, p, err
+}
+
+func readRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy, Revision, error) {
+	payload, err := s.verify(RolesKind, keys)
+	if err != nil {
+		return nil, Revision{}, err
+	}
+	var body Roles
+	doc, err := readDocument(payload, RolesKind, &body)
+	if err != nil {
+		return nil, Revision{}, err
+	}
+	if doc.Cluster != cluster {
+		return nil, Revision{}, fmt.Errorf("rules: roles are of cluster %q, not %q", doc.Cluster, cluster)
+	}
+	p := access.Policy{}
+	for _, r := range body.Roles {
+		p[r.Name] = r
+	}
+	return p, doc.Revision, nil
+}
+
+func readDocument(payload []byte, kind Kind, body any) (Document, error) {
+	var d Document
+	if err := json.Unmarshal(payload, &d); err != nil {
+		return d, fmt.Errorf("rules: %s: %w", kind, err)
+	}
+	if d.Kind != kind || d.V != Version {
+		return d, fmt.Errorf("rules: got a %s document of version %d where %s version %d belongs", d.Kind, d.V, kind, Version)
+	}
+	if err := identity.CheckCluster(d.Cluster); err != nil {
+		return d, err
+	}
+	if err := json.Unmarshal(d.Body, body); err != nil {
+		return d, fmt.Errorf("rules: %s: %w", kind, err)
+	}
+	return d, nil
+}
