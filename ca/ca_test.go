@@ -1,0 +1,203 @@
+package ca_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/ca"
+	"github.com/threshold-access/threshold/ca/keyring"
+	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const cluster = "access.example.com"
+
+// birthday is when the cluster of the tests was born; an hour later it issues.
+var (
+	birthday = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	noon     = birthday.Add(time.Hour)
+)
+
+// world is a CA with its keys, its records and its clock in the test's hands.
+type world struct {
+	ca   *ca.CA
+	keys *keyring.Keyring
+
+	mu      sync.Mutex // guards what follows
+	now     time.Time
+	records []ca.Record
+	fail    error // what the recorder answers
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	w := &world{keys: keyringtest.New(t, cluster, birthday), now: noon}
+	var err error
+	if w.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: w.keys, Recorder: w, Now: w.clock}); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) setClock(t time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = t
+}
+
+func (w *world) RecordIssuance(_ context.Context, r ca.Record) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fail != nil {
+		return w.fail
+	}
+	w.records = append(w.records, r)
+	return nil
+}
+
+func (w *world) issue(t testing.TB, r ca.Request) ca.Issued {
+	t.Helper()
+	out, err := w.ca.Issue(t.Context(), r)
+	if err != nil {
+		t.Fatalf("Issue: %v", err)
+	}
+	return out
+}
+
+func alice() identity.Identity {
+	return identity.Identity{Kind: identity.User, Cluster: cluster, Name: "alice@example.com", Connector: "corp", Subject: "00u1/a b",
+		LoginID: "login-1", Roles: []string{"ops"}, Traits: identity.Traits{"team": {"red"}}, Factor: "totp"}
+}
+
+func machine(kind identity.Kind, name string) identity.Identity {
+	return identity.Identity{Kind: kind, Cluster: cluster, Name: name, ID: "0123456789abcdef0123456789abcdef"}
+}
+
+func sshKey(t testing.TB) ssh.PublicKey {
+	t.Helper()
+	pub, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sshOf(t, pub)
+}
+
+func sshOf(t testing.TB, pub crypto.PublicKey) ssh.PublicKey {
+	t.Helper()
+	k, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func p256(t testing.TB) crypto.PublicKey {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.Public()
+}
+
+// userRequest asks for both certificates of alice.
+func userRequest(t testing.TB) ca.Request {
+	return ca.Request{Profile: ca.User, Identity: alice(), SSHKey: sshKey(t), X509Key: p256(t), Logins: []identity.Login{"alice", "ubuntu"},
+		Extensions: []string{"permit-pty"}}
+}
+
+func hostRequest(t testing.TB) ca.Request {
+	return ca.Request{Profile: ca.Host, Identity: machine(identity.Node, "web-1"), SSHKey: sshKey(t), Names: []string{"web-1", "web-1." + cluster}}
+}
+
+func serviceRequest(t testing.TB) ca.Request {
+	return ca.Request{Profile: ca.Service, Identity: machine(identity.Proxy, "proxy-1"), X509Key: p256(t), Names: []string{"proxy.example.com", "127.0.0.1", "::1"}}
+}
+
+func pool(certs ...*x509.Certificate) *x509.CertPool {
+	p := x509.NewCertPool()
+	for _, c := range certs {
+		p.AddCert(c)
+	}
+	return p
+}
+
+var loopback = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
+
+func TestUserGetsBothCertificatesOfOneLife(t *testing.T) {
+	w := newWorld(t)
+	out := w.issue(t, userRequest(t))
+	u, err := identity.VerifySSHUser(out.SSH, cluster, w.keys.Public().UserSSH, loopback, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Public().UserX509...), x509.ExtKeyUsageClientAuth, noon, identity.User)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.UserKey() != alice().UserKey() || p.UserKey() != alice().UserKey() || !u.May("ubuntu") || u.May("root") {
+		t.Errorf("got %+v and %+v, want alice as alice and ubuntu", u, p)
+	}
+	if want := noon.Add(8 * time.Hour); !u.Expires.Equal(want) || !p.Expires.Equal(want) || !out.Record.NotAfter.Equal(want) {
+		t.Errorf("got ends %s, %s, %s, want %s", u.Expires, p.Expires, out.Record.NotAfter, want)
+	}
+	if len(w.records) != 1 || w.records[0].Serial != u.Serial || out.X509.SerialNumber.Uint64() != uint64(u.Serial) {
+		t.Errorf("got %d records, want one with the serial of both certificates", len(w.records))
+	}
+}
+
+func TestUserWithoutLoginsGetsX509Only(t *testing.T) {
+	w, r := newWorld(t), userRequest(t)
+	r.Logins = nil
+	if out := w.issue(t, r); out.SSH != nil || out.X509 == nil || out.Record.SSHDigest != (ca.Digest{}) {
+		t.Errorf("got an SSH certificate %v, want X.509 alone", out.SSH)
+	}
+}
+
+func TestHostCertificateNamesItsHost(t *testing.T) {
+	w := newWorld(t)
+	out := w.issue(t, hostRequest(t))
+	if err := identity.VerifySSHHost(out.SSH, "web-1", w.keys.Public().HostSSH, noon); err != nil {
+		t.Error(err)
+	}
+	if err := identity.VerifySSHHost(out.SSH, "web-2", w.keys.Public().HostSSH, noon); err == nil {
+		t.Error("got a host certificate good for another host, want a refusal")
+	}
+}
+
+func TestServiceChainLeadsToTheRoot(t *testing.T) {
+	w := newWorld(t)
+	for _, kind := range []identity.Kind{identity.Node, identity.Proxy, identity.Auth} {
+		r := serviceRequest(t)
+		r.Identity.Kind = kind
+		if kind == identity.Node {
+			r.Names = nil
+		}
+		out := w.issue(t, r)
+		if len(out.Chain) != 3 || out.Chain[2] != w.keys.Root() {
+			t.Fatalf("%s: got a chain of %d, want leaf, intermediate and root", kind, len(out.Chain))
+		}
+		for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+			if _, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Root()), use, noon, kind); err != nil {
+				t.Errorf("%s: %v", kind, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,189 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+func refuse(err error, remedy string) error {
+	return fault.Wrap(err, fault.Invalid, "ca.Issue", "no certificate: "+err.Error(), remedy)
+}
+
+const askAdmin = "ask an administrator to correct the user's roles or the machine's registration"
+
+// check refuses a request that no certificate may come of. It looks at the request; lint looks at what would be signed.
+func (c *CA) check(r Request) error {
+	p, ok := profiles[r.Profile]
+	if !ok {
+		return refuse(fmt.Errorf("there is no profile %q", r.Profile), "use the profile user, host or service")
+	}
+	if !slices.Contains(p.kinds, r.Identity.Kind) {
+		return refuse(fmt.Errorf("a %s cannot have a %s certificate", r.Identity.Kind, r.Profile), askAdmin)
+	}
+	if r.Identity.Cluster != c.cluster {
+		return refuse(fmt.Errorf("the identity is of cluster %q, not %q", r.Identity.Cluster, c.cluster), "ask the cluster that the identity belongs to")
+	}
+	if err := c.checkKeys(r, p); err != nil {
+		return refuse(err, "make a new key: ssh-keygen -t ed25519, or log in again with tsh login")
+	}
+	if err := r.checkNames(); err != nil {
+		return refuse(err, askAdmin)
+	}
+	if err := r.checkUserOptions(); err != nil {
+		return refuse(err, askAdmin)
+	}
+	return nil
+}
+
+func (c *CA) checkKeys(r Request, p rule) error {
+	switch {
+	case r.SSHKey == nil && r.X509Key == nil:
+		return errors.New("no key was given")
+	case r.SSHKey != nil && !p.ssh:
+		return fmt.Errorf("the %s profile has no SSH certificate", r.Profile)
+	case r.X509Key != nil && !p.x509:
+		return fmt.Errorf("the %s profile has no X.509 certificate", r.Profile)
+	}
+	if r.SSHKey != nil {
+		if err := identity.CheckSSHKey(r.SSHKey); err != nil {
+			return err
+		}
+		if err := c.checkNotOurs(r.SSHKey.(ssh.CryptoPublicKey).CryptoPublicKey()); err != nil {
+			return err
+		}
+	}
+	if r.X509Key != nil {
+		if err := identity.CheckKey(r.X509Key); err != nil {
+			return err
+		}
+		return c.checkNotOurs(r.X509Key)
+	}
+	return nil
+}
+
+// checkNotOurs refuses an authority's own key as a subject's.
+func (c *CA) checkNotOurs(key crypto.PublicKey) error {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return fmt.Errorf("the key cannot be encoded: %w", err)
+	}
+	if slices.ContainsFunc(c.ours, func(own []byte) bool { return bytes.Equal(own, der) }) {
+		return errors.New("the key is one of the cluster's own authorities")
+	}
+	return nil
+}
+
+// checkNames holds logins (user) and names (host, service) to their alphabets, and names to whom they belong.
+func (r Request) checkNames() error {
+	if r.Profile == User {
+		return r.checkLogins()
+	}
+	switch {
+	case len(r.Logins) != 0:
+		return fmt.Errorf("a %s certificate has no logins", r.Profile)
+	case r.Profile == Host && len(r.Names) == 0:
+		return errors.New("a host certificate needs at least one name: without one it would be good for every host")
+	case len(r.Names) > maxNames:
+		return fmt.Errorf("%d names, more than %d", len(r.Names), maxNames)
+	}
+	for _, n := range r.Names {
+		if err := checkName(r.Identity, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r Request) checkLogins() error {
+	switch {
+	case len(r.Names) != 0:
+		return errors.New("a user certificate has no host names")
+	case len(r.Logins) > maxPrincipals:
+		return fmt.Errorf("%d logins, more than %d", len(r.Logins), maxPrincipals)
+	case len(r.Logins) == 0 && r.X509Key == nil:
+		return errors.New("the user has no login, so there is no SSH certificate: without principals it would be good for every account")
+	}
+	for _, l := range r.Logins {
+		if err := identity.CheckLogin(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkName allows a node its own name and id, bare or under the cluster's name; a proxy or auth replica any plain host name or IP
+// address, because an operator chooses their public addresses.
+func checkName(id identity.Identity, name string) error {
+	if id.Kind == identity.Node {
+		own := []string{id.Name, string(id.ID), id.Name + "." + id.Cluster, string(id.ID) + "." + id.Cluster}
+		if !slices.Contains(own, name) {
+			return fmt.Errorf("%q is not a name of node %s", name, id.Name)
+		}
+		return identity.CheckNodeName(name)
+	}
+	if a, err := netip.ParseAddr(name); err == nil {
+		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != name {
+			return fmt.Errorf("%q is not the plain form of one host's address", name)
+		}
+		return nil
+	}
+	return identity.CheckNodeName(name)
+}
+
+// checkUserOptions holds source addresses and extensions to their forms, and to users.
+func (r Request) checkUserOptions() error {
+	if r.Profile != User && len(r.SourceAddress)+len(r.Extensions) != 0 {
+		return fmt.Errorf("a %s certificate has neither source addresses nor extensions", r.Profile)
+	}
+	if len(r.SourceAddress) > maxSources {
+		return fmt.Errorf("%d source addresses, more than %d", len(r.SourceAddress), maxSources)
+	}
+	for _, p := range r.SourceAddress {
+		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+			return fmt.Errorf("source address %q is not a network, as 192.0.2.0/24", p)
+		}
+	}
+	for _, e := range r.Extensions {
+		if !extensions[e] {
+			return fmt.Errorf("the extension %q is not known", e)
+		}
+	}
+	return nil
+}
+
+// window gives the certificate's first and last second. Backdating is identity.Skew and never more.
+func (r Request) window(now time.Time) (from, until time.Time, err error) {
+	p := profiles[r.Profile]
+	if r.TTL < 0 {
+		return from, until, refuse(fmt.Errorf("the lifetime %s is negative", r.TTL), "ask for a lifetime above zero")
+	}
+	until = now.Add(p.defaultTTL)
+	switch {
+	case r.TTL != 0:
+		until = now.Add(r.TTL)
+		if !r.NotAfter.IsZero() && r.NotAfter.Before(until) {
+			until = r.NotAfter
+		}
+	case !r.NotAfter.IsZero():
+		until = r.NotAfter
+	}
+	from, until = now.Add(-identity.Skew).Truncate(time.Second), until.UTC().Truncate(time.Second)
+	if !until.After(now) {
+		return from, until, fault.New(fault.Expired, "ca.Issue", "no certificate: it would have ended already, at "+until.Format(time.RFC3339), "run: tsh login")
+	}
+	if longest := now.Add(p.maxTTL); until.After(longest) || r.TTL > p.maxTTL {
+		return from, until, refuse(fmt.Errorf("a %s certificate may live %s at most", r.Profile, p.maxTTL), "ask for a shorter lifetime")
+	}
+	return from, until, nil
+}

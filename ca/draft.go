@@ -1,0 +1,141 @@
+package ca
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// draft is everything that would be signed, before it is.
+type draft struct {
+	profile     Profile
+	id          identity.Identity
+	encoded     []byte // id as it goes into the certificates
+	serial      identity.Serial
+	principals  []string // SSH principals, or the names of a service
+	from, until time.Time
+	sources     []netip.Prefix
+	permits     []string          // permit-* extensions, when there is an SSH certificate
+	ssh         *ssh.Certificate  // nil: none asked for, or a user without logins
+	x509        *x509.Certificate // template; nil: none asked for
+}
+
+// maxCN is the upper bound of a commonName (RFC 5280 appendix A.1, ub-common-name).
+const maxCN = 64
+
+// draft checks the request and writes down what would be signed.
+func (c *CA) draft(r Request, now time.Time) (*draft, error) {
+	if err := c.check(r); err != nil {
+		return nil, err
+	}
+	d := &draft{profile: r.Profile, id: r.Identity, serial: newSerial(), sources: r.SourceAddress}
+	var err error
+	if d.from, d.until, err = r.window(now); err != nil {
+		return nil, err
+	}
+	d.id.V, d.id.Expires, d.id.From = identity.Version, d.until, r.SourceAddress
+	if d.encoded, err = d.id.Encode(); err != nil {
+		return nil, refuse(err, askAdmin)
+	}
+	switch {
+	case r.Profile != User:
+		d.principals = distinct(r.Names)
+	case r.SSHKey != nil:
+		d.principals = distinct(r.Logins)
+	}
+	if r.SSHKey != nil && len(d.principals) != 0 {
+		d.permits = distinct(r.Extensions)
+		d.ssh = d.draftSSH(r)
+	}
+	if r.X509Key != nil {
+		d.x509, err = d.draftX509(r)
+	}
+	return d, err
+}
+
+// draftSSH lays out the SSH certificate. See PROTOCOL.certkeys of OpenSSH for the fields.
+func (d *draft) draftSSH(r Request) *ssh.Certificate {
+	cert := &ssh.Certificate{
+		Key: r.SSHKey, Serial: uint64(d.serial), CertType: ssh.HostCert, KeyId: d.id.String() + "@" + d.id.Cluster, ValidPrincipals: d.principals,
+		ValidAfter: uint64(d.from.Unix()), ValidBefore: uint64(d.until.Unix()),
+	}
+	if d.profile != User {
+		return cert // no option and no extension is defined for hosts
+	}
+	cert.CertType, cert.KeyId = ssh.UserCert, d.id.KeyID()
+	cert.Extensions = map[string]string{identity.SSHExtension: string(d.encoded)}
+	for _, e := range d.permits {
+		cert.Extensions[e] = ""
+	}
+	if len(d.sources) != 0 {
+		cert.CriticalOptions = map[string]string{identity.SSHSourceAddress: joinPrefixes(d.sources)}
+	}
+	return cert
+}
+
+// draftX509 lays out the X.509 certificate (RFC 5280).
+func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
+	uri, err := url.Parse(d.id.URI())
+	if err != nil {
+		return nil, refuse(fmt.Errorf("the identity gives no URI: %w", err), askAdmin)
+	}
+	t := &x509.Certificate{
+		SerialNumber: new(big.Int).SetUint64(uint64(d.serial)), PublicKey: r.X509Key,
+		NotBefore: d.from, NotAfter: d.until,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usages(d.profile), BasicConstraintsValid: true,
+		URIs:            []*url.URL{uri},
+		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: d.encoded}},
+	}
+	// The common name is for people's eyes; no verifier of ours reads it. A name too long for it is left out, never cut.
+	if len(d.id.Name) <= maxCN {
+		t.Subject.CommonName = d.id.Name
+	}
+	if d.profile != Service {
+		return t, nil
+	}
+	for _, n := range d.principals {
+		if a, err := netip.ParseAddr(n); err == nil {
+			t.IPAddresses = append(t.IPAddresses, net.IP(a.AsSlice()))
+			continue
+		}
+		t.DNSNames = append(t.DNSNames, n)
+	}
+	return t, nil
+}
+
+func usages(p Profile) []x509.ExtKeyUsage {
+	if p == Service {
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
+	return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+}
+
+// distinct drops repeats and keeps the order.
+func distinct[S ~string](in []S) []string {
+	var out []string
+	seen := make(map[S]bool, len(in))
+	for _, s := range in {
+		if !seen[s] {
+			seen[s], out = true, append(out, string(s))
+		}
+	}
+	return out
+}
+
+func joinPrefixes(ps []netip.Prefix) string {
+	s := make([]string, len(ps))
+	for i, p := range ps {
+		s[i] = p.String()
+	}
+	return strings.Join(s, ",")
+}

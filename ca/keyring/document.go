@@ -1,0 +1,200 @@
+package keyring
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Version of the document this code writes and the newest it reads.
+const Version = 1
+
+// MaxBytes bounds the document: five authorities and a root take 5 kB; a rotation of all of them at once three times that.
+const MaxBytes = 256 << 10
+
+// Authority names one of the cluster's signing keys. Append only: the names are in the store and in the seal's associated data.
+type Authority string
+
+const (
+	root        Authority = "root"
+	userSSH     Authority = "user-ssh"
+	hostSSH     Authority = "host-ssh"
+	userX509    Authority = "user-x509"
+	serviceX509 Authority = "service-x509"
+	rules       Authority = "rules"
+)
+
+// authorities lists the five, in the order of their birth. The root stands apart: it signs two things in its life.
+var authorities = []Authority{userSSH, hostSSH, userX509, serviceX509, rules}
+
+// State says what a key is used for in a rotation. Append only.
+type State string
+
+const (
+	Active   State = "active"   // signs, and is trusted
+	Next     State = "next"     // trusted already, will sign
+	Previous State = "previous" // trusted still, signs no more
+)
+
+// rank orders a set: active first. An unknown state has rank -1.
+func (s State) rank() int {
+	switch s {
+	case Active:
+		return 0
+	case Next:
+		return 1
+	case Previous:
+		return 2
+	}
+	return -1
+}
+
+// document is what the Store keeps.
+type document struct {
+	V       int       `json:"v"`
+	Cluster string    `json:"cluster"`
+	Seal    string    `json:"seal"` // URI of the seal that Birth used: tells a person which one to look for
+	Born    time.Time `json:"born"`
+	Keys    []stored  `json:"keys"`
+}
+
+// stored is one key at rest.
+type stored struct {
+	Authority  Authority `json:"authority"`
+	Generation int       `json:"generation"` // 1 at birth, one more with each rotation
+	State      State     `json:"state"`
+	Created    time.Time `json:"created"`
+	Public     []byte    `json:"public"`           // SubjectPublicKeyInfo, DER
+	Cert       []byte    `json:"cert,omitempty"`   // root, user-x509, service-x509: DER
+	Sealed     []byte    `json:"sealed,omitempty"` // PKCS #8 under the seal; absent only for a root kept offline
+}
+
+// sealName binds a sealed key to its place: moved to another cluster, authority or generation it does not open.
+func sealName(cluster string, a Authority, generation int) string {
+	return fmt.Sprintf("threshold/keyring/1/%s/%s/%d", cluster, a, generation)
+}
+
+func broken(what string, err error) error {
+	return fault.Wrap(err, fault.Internal, "keyring.Open", "the stored keyring is damaged: "+what, "restore the auth store from a backup")
+}
+
+func decode(raw []byte) (*document, error) {
+	if len(raw) > MaxBytes {
+		return nil, broken("too large", fmt.Errorf("%d bytes, more than %d", len(raw), MaxBytes))
+	}
+	var d document
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return nil, broken("unreadable", err)
+	}
+	if d.V > Version {
+		return nil, fault.New(fault.Invalid, "keyring.Open", fmt.Sprintf("the stored keyring is of version %d, this program reads up to %d", d.V, Version),
+			"start the newer release of threshold that wrote it")
+	}
+	if d.V < 1 {
+		return nil, broken("no version", errors.New("v is missing"))
+	}
+	if err := d.check(); err != nil {
+		return nil, broken("incomplete", err)
+	}
+	return &d, nil
+}
+
+// check holds the shape: a cluster, one root, exactly one active key per authority, no generation twice.
+func (d *document) check() error {
+	if err := identity.CheckCluster(d.Cluster); err != nil {
+		return err
+	}
+	type place struct {
+		a   Authority
+		gen int
+	}
+	active, seen := map[Authority]int{}, map[place]bool{}
+	for _, s := range d.Keys {
+		p := place{s.Authority, s.Generation}
+		if s.Generation < 1 || seen[p] {
+			return fmt.Errorf("%s: generation %d is not unique or not positive", s.Authority, s.Generation)
+		}
+		if s.State.rank() < 0 || (s.Authority == root && s.State != Active) {
+			return fmt.Errorf("%s: state %q", s.Authority, s.State)
+		}
+		if s.State == Active {
+			active[s.Authority]++
+		}
+		seen[p] = true
+	}
+	for _, a := range append([]Authority{root}, authorities...) {
+		if active[a] != 1 {
+			return fmt.Errorf("%s: %d active keys, want 1", a, active[a])
+		}
+	}
+	return nil
+}
+
+// open unseals one key and proves that it, its public part and its certificate are one.
+func (s stored) open(cluster string, seal Seal) (*entry, error) {
+	e := &entry{authority: s.Authority, generation: s.Generation, state: s.State}
+	var err error
+	if e.public, err = x509.ParsePKIXPublicKey(s.Public); err != nil {
+		return nil, broken(string(s.Authority)+" has no readable public key", err)
+	}
+	if !s.Authority.fits(e.public) {
+		return nil, broken(fmt.Sprintf("%s has a key of a wrong type", s.Authority), fmt.Errorf("%T", e.public))
+	}
+	if s.Authority.hasCert() {
+		if e.cert, err = x509.ParseCertificate(s.Cert); err != nil {
+			return nil, broken(string(s.Authority)+" has no readable certificate", err)
+		}
+		if !bytes.Equal(e.cert.RawSubjectPublicKeyInfo, s.Public) {
+			return nil, broken(fmt.Sprintf("%s's certificate is of another key", s.Authority), errors.New("public keys differ"))
+		}
+	}
+	if s.Authority == root && len(s.Sealed) == 0 {
+		return e, nil
+	}
+	e.key, err = s.unseal(cluster, seal)
+	return e, err
+}
+
+func (s stored) unseal(cluster string, seal Seal) (*secret, error) {
+	plain, err := seal.Open(sealName(cluster, s.Authority, s.Generation), s.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open the %s key: %w", s.Authority, err)
+	}
+	defer clear(plain)
+	key, err := x509.ParsePKCS8PrivateKey(plain)
+	if err != nil {
+		return nil, broken(string(s.Authority)+" has no readable private key", errors.New("not PKCS #8")) // the cause could quote key bytes
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, broken(string(s.Authority)+" has a key that cannot sign", fmt.Errorf("%T", key))
+	}
+	pub, err := x509.MarshalPKIXPublicKey(signer.Public())
+	if err != nil || !bytes.Equal(pub, s.Public) {
+		return nil, broken(string(s.Authority)+"'s private and public keys differ", errors.New("mismatch"))
+	}
+	return &secret{key: signer, pub: signer.Public()}, nil
+}
+
+// hasCert reports whether the authority signs X.509 and so has a certificate itself.
+func (a Authority) hasCert() bool { return a == root || a == userX509 || a == serviceX509 }
+
+// fits holds that X.509 authorities and the root are P-256, the others Ed25519.
+func (a Authority) fits(pub crypto.PublicKey) bool {
+	if a.hasCert() {
+		k, ok := pub.(*ecdsa.PublicKey)
+		return ok && k.Curve == elliptic.P256()
+	}
+	_, ok := pub.(ed25519.PublicKey)
+	return ok
+}

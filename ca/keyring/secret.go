@@ -1,0 +1,49 @@
+package keyring
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// secret is a private key that signs and shows nothing of itself: not in fmt, not in JSON, not in a log.
+type secret struct {
+	pub crypto.PublicKey
+
+	mu  sync.RWMutex // guards key: signing reads, wipe writes
+	key crypto.Signer
+}
+
+func (s *secret) Public() crypto.PublicKey { return s.pub }
+
+func (s *secret) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.key == nil {
+		return nil, errors.New("the key was wiped")
+	}
+	return s.key.Sign(rand, digest, opts)
+}
+
+func (s *secret) wipe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch k := s.key.(type) {
+	case ed25519.PrivateKey:
+		clear(k)
+	case *ecdsa.PrivateKey:
+		clear(k.D.Bits()) // D is deprecated for reading keys out; overwriting it is the point here
+	}
+	s.key = nil
+}
+
+func (s *secret) String() string { return fmt.Sprintf("[%T, private]", s.pub) }
+
+// Format keeps every fmt verb to String.
+func (s *secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
+
+func (s *secret) MarshalJSON() ([]byte, error) { return []byte(`"[private]"`), nil }

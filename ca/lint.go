@@ -1,0 +1,152 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// lint looks at what is about to be signed, whatever way it came about, and refuses what no certificate of ours may be. It repeats
+// nothing of check on purpose but the alphabets: check reads the request, lint the certificate.
+func (c *CA) lint(d *draft, now time.Time) error {
+	if d.ssh == nil && d.x509 == nil {
+		return errors.New("there is nothing to sign")
+	}
+	if len(d.encoded) == 0 || len(d.encoded) > identity.MaxBytes {
+		return fmt.Errorf("the identity has %d bytes", len(d.encoded))
+	}
+	if d.ssh != nil {
+		if err := lintSSH(d, now); err != nil {
+			return fmt.Errorf("ssh: %w", err)
+		}
+	}
+	if d.x509 != nil {
+		if err := c.lintX509(d, now); err != nil {
+			return fmt.Errorf("x509: %w", err)
+		}
+	}
+	return c.guard.check(d)
+}
+
+// lintTimes holds a certificate to its profile's longest life, to backdating by identity.Skew (rounded down to a second), and both
+// certificates of one request to the same window.
+func lintTimes(d *draft, from, until, now time.Time) error {
+	switch {
+	case !from.Equal(d.from) || !until.Equal(d.until):
+		return errors.New("the validity is not what was decided")
+	case from.After(now) || now.Sub(from) > identity.Skew+time.Second:
+		return fmt.Errorf("it is valid from %s, now is %s", from, now)
+	case !until.After(now) || until.Sub(now) > profiles[d.profile].maxTTL:
+		return fmt.Errorf("it is valid until %s, now is %s", until, now)
+	}
+	return nil
+}
+
+func lintSSH(d *draft, now time.Time) error {
+	cert := d.ssh
+	if err := identity.CheckSSHKey(cert.Key); err != nil {
+		return err
+	}
+	if cert.Serial == 0 || len(cert.Reserved) != 0 || cert.KeyId == "" {
+		return errors.New("serial or key id is missing, or a reserved field is set")
+	}
+	if err := lintTimes(d, time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now); err != nil {
+		return err
+	}
+	if n := len(cert.ValidPrincipals); n == 0 || n > maxPrincipals {
+		return fmt.Errorf("%d principals", n)
+	}
+	if d.profile == User {
+		return lintSSHUser(d)
+	}
+	if cert.CertType != ssh.HostCert || len(cert.CriticalOptions)+len(cert.Extensions) != 0 {
+		return errors.New("a host certificate has another type, or options or extensions")
+	}
+	return lintHostNames(cert.ValidPrincipals)
+}
+
+func lintSSHUser(d *draft) error {
+	cert := d.ssh
+	if cert.CertType != ssh.UserCert {
+		return fmt.Errorf("type %d", cert.CertType)
+	}
+	for _, p := range cert.ValidPrincipals {
+		if err := identity.CheckLogin(identity.Login(p)); err != nil {
+			return err
+		}
+	}
+	if got := cert.CriticalOptions[identity.SSHSourceAddress]; got != joinPrefixes(d.sources) || len(cert.CriticalOptions) != min(1, len(d.sources)) {
+		return errors.New("the critical options are not the source addresses that were decided")
+	}
+	for name, value := range cert.Extensions {
+		if name == identity.SSHExtension {
+			continue
+		}
+		if !extensions[name] || value != "" {
+			return fmt.Errorf("extension %q", name)
+		}
+	}
+	if cert.Extensions[identity.SSHExtension] != string(d.encoded) {
+		return errors.New("the identity is missing")
+	}
+	return nil
+}
+
+func (c *CA) lintX509(d *draft, now time.Time) error {
+	t := d.x509
+	if err := identity.CheckKey(t.PublicKey); err != nil {
+		return err
+	}
+	if t.SerialNumber.Sign() <= 0 {
+		return errors.New("the serial is not positive")
+	}
+	if err := lintTimes(d, t.NotBefore, t.NotAfter, now); err != nil {
+		return err
+	}
+	issuer, _ := c.keys.UserX509()
+	if d.profile == Service {
+		issuer, _ = c.keys.ServiceX509()
+	}
+	if t.NotAfter.After(issuer.NotAfter) {
+		return fmt.Errorf("it would outlive its authority, which ends %s: rotate the authority", issuer.NotAfter)
+	}
+	if t.IsCA || !t.BasicConstraintsValid || t.KeyUsage != x509.KeyUsageDigitalSignature || !slices.Equal(t.ExtKeyUsage, usages(d.profile)) || len(t.UnknownExtKeyUsage) != 0 {
+		return errors.New("basic constraints or key usages are not the profile's")
+	}
+	return lintX509Names(d)
+}
+
+func lintX509Names(d *draft) error {
+	t := d.x509
+	if len(t.URIs) != 1 || t.URIs[0].String() != d.id.URI() {
+		return errors.New("it does not have the identity's URI as its one URI")
+	}
+	if len(t.ExtraExtensions) != 1 || !t.ExtraExtensions[0].Id.Equal(identity.X509Extension) || !bytes.Equal(t.ExtraExtensions[0].Value, d.encoded) {
+		return errors.New("it does not have the identity as its one private extension")
+	}
+	if len(t.EmailAddresses) != 0 || (d.profile == User && len(t.DNSNames)+len(t.IPAddresses) != 0) {
+		return errors.New("it has names that its profile does not have")
+	}
+	return lintHostNames(t.DNSNames)
+}
+
+// lintHostNames refuses wildcards, look-alikes and anything else that is neither a plain host name nor an address.
+func lintHostNames(names []string) error {
+	for _, n := range names {
+		if _, err := netip.ParseAddr(n); err == nil {
+			continue
+		}
+		if err := identity.CheckNodeName(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+package ca
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"fmt"
+
+	"github.com/smallstep/certificates/cas/apiv1"
+	"github.com/smallstep/certificates/cas/softcas"
+	"go.step.sm/crypto/sshutil"
+)
+
+// signX509With makes a signer that asks for the active key at every signature, so that a rotation needs no restart.
+func signX509With(active func() (*x509.Certificate, crypto.Signer)) (*softcas.SoftCAS, error) {
+	cas, err := softcas.New(context.Background(), apiv1.Options{Type: apiv1.SoftCAS, CertificateSigner: func() ([]*x509.Certificate, crypto.Signer, error) {
+		cert, key := active()
+		return []*x509.Certificate{cert}, key, nil
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("make an X.509 signer: %w", err)
+	}
+	return cas, nil
+}
+
+func (c *CA) sign(d *draft) (out Issued, err error) {
+	if d.ssh != nil {
+		signer := c.keys.HostSSH()
+		if d.profile == User {
+			signer = c.keys.UserSSH()
+		}
+		if out.SSH, err = sshutil.CreateCertificate(d.ssh, signer); err != nil {
+			return Issued{}, fmt.Errorf("ssh: %w", err)
+		}
+	}
+	if d.x509 != nil {
+		if err := c.signX509(d, &out); err != nil {
+			return Issued{}, fmt.Errorf("x509: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func (c *CA) signX509(d *draft, out *Issued) error {
+	cas := c.service
+	if d.profile == User {
+		cas = c.user
+	}
+	resp, err := cas.CreateCertificate(&apiv1.CreateCertificateRequest{Template: d.x509, Lifetime: d.until.Sub(d.from)})
+	if err != nil {
+		return err
+	}
+	out.X509, out.Chain = resp.Certificate, []*x509.Certificate{resp.Certificate}
+	if d.profile == Service {
+		out.Chain = append(append(out.Chain, resp.CertificateChain...), c.keys.Root())
+	}
+	return nil
+}
