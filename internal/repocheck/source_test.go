@@ -1,0 +1,102 @@
+package repocheck_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// tops are the folders at the top; one more needs a decision record.
+var tops = []string{"cmd", "auth", "ca", "raftstore", "proxy", "node", "tsh", "web", "internal", "integration", "docs", "deploy"}
+
+// hollow are names that say nothing about the question a package answers.
+var hollow = []string{
+	"lib", "pkg", "common", "util", "utils", "helper", "helpers", "type", "types", "model", "models", "service", "services",
+	"manager", "managers", "base", "misc", "mock", "mocks",
+}
+
+func TestFoldersHaveTheirPlaceAndSaySomething(t *testing.T) {
+	for _, name := range listFiles(t) {
+		parts := strings.Split(path.Dir(name), "/")
+		if parts[0] == "." {
+			if strings.HasSuffix(name, ".go") {
+				t.Errorf("%s: there is no root package", name)
+			}
+			continue
+		}
+		if !slices.Contains(tops, parts[0]) && !strings.HasPrefix(parts[0], ".") {
+			t.Errorf("%s: top-level folder %s needs a decision record and a place in source_test.go", name, parts[0])
+		}
+		for i, part := range parts {
+			if slices.Contains(hollow, part) {
+				t.Errorf("%s: folder %q says nothing", name, part)
+			}
+			if part == "internal" && i > 0 {
+				t.Errorf("%s: a second internal level", name)
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhichQuestionItAnswers(t *testing.T) {
+	for _, p := range listPackages(t) {
+		if p.Doc == "" && len(p.GoFiles) > 0 {
+			t.Errorf("%s has no package comment", p.name())
+		}
+	}
+}
+
+// It looks at names, so passing os.Exit as a value is found too.
+func TestCallsThatAreRefused(t *testing.T) {
+	skips := []string{"Skip", "Skipf", "SkipNow"}
+	for _, name := range listFiles(t) {
+		if !strings.HasSuffix(name, ".go") {
+			continue
+		}
+		test := strings.HasSuffix(name, "_test.go")
+		for _, call := range callsOf(t, name) {
+			switch {
+			case test && call.on == "time" && call.name == "Sleep":
+				t.Errorf("%s:%d: a test sleeps: use synctest, a channel or a deadline", name, call.line)
+			case test && slices.Contains([]string{"t", "b", "f", "tb"}, call.on) && slices.Contains(skips, call.name):
+				t.Errorf("%s:%d: a test is skipped", name, call.line)
+			case !test && !strings.HasPrefix(name, "cmd/") && endsProcess(call):
+				t.Errorf("%s:%d: %s.%s outside cmd: return an error", name, call.line, call.on, call.name)
+			}
+		}
+	}
+}
+
+func endsProcess(c call) bool {
+	return c.on == "os" && c.name == "Exit" || c.on == "syscall" && c.name == "Exit" || c.on == "log" && strings.HasPrefix(c.name, "Fatal")
+}
+
+type call struct {
+	on, name string
+	line     int
+}
+
+func callsOf(t *testing.T, name string) []call {
+	t.Helper()
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, filepath.Join(root, name), nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+		return nil
+	}
+	var out []call
+	ast.Inspect(file, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			if on, ok := sel.X.(*ast.Ident); ok {
+				out = append(out, call{on: on.Name, name: sel.Sel.Name, line: fset.Position(sel.Pos()).Line})
+			}
+		}
+		return true
+	})
+	return out
+}
