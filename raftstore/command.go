@@ -1,0 +1,175 @@
+package raftstore
+
+import (
+	"errors"
+	"time"
+)
+
+// A command is what one raft log entry carries: the leader's clock and a list of operations that share the entry.
+//
+//	command   = version:byte time:uvarint(ns since 1970) count:uvarint operation*
+//	operation = kind:byte length:uvarint body
+//
+// The format is append-only. New operations get new kinds, new fields a new kind or version, and a leader may use them only when
+// every member knows them. A replica that meets one it does not know halts (machine.Apply): to skip it would be to diverge.
+const commandV1 byte = 1
+
+type kind byte
+
+const (
+	kindTxn    kind = 1 // conditions, writes, appends
+	kindGrant  kind = 2 // a new lease
+	kindRevoke kind = 3 // the end of leases, and of their keys
+)
+
+// errFuture marks a command of a version or kind this release does not know.
+var errFuture = errors.New("command of an unknown version or kind")
+
+// operation is one part of a command, with a result of its own. Which fields matter is decided by kind.
+type operation struct {
+	kind   kind
+	txn    Txn
+	ttl    time.Duration // grant
+	leases []LeaseID     // revoke
+}
+
+type command struct {
+	time int64 // the leader's clock, ns since 1970
+	ops  []operation
+}
+
+// commandOverhead is the most bytes a command takes besides its operations' encodings.
+const commandOverhead = 1 + 10 + 10
+
+// encodeCommand joins operations that encodeOperation made.
+func encodeCommand(at time.Time, ops [][]byte) []byte {
+	size := commandOverhead
+	for _, op := range ops {
+		size += len(op)
+	}
+	w := writer{buf: make([]byte, 0, size)}
+	w.byte(commandV1)
+	w.uint(uint64(max(at.UnixNano(), 0)))
+	w.uint(uint64(len(ops)))
+	for _, op := range ops {
+		w.buf = append(w.buf, op...)
+	}
+	return w.buf
+}
+
+func encodeOperation(op operation) []byte {
+	var body writer
+	switch op.kind {
+	case kindTxn:
+		body.txn(op.txn)
+	case kindGrant:
+		body.uint(uint64(op.ttl))
+	case kindRevoke:
+		body.uint(uint64(len(op.leases)))
+		for _, id := range op.leases {
+			body.uint(uint64(id))
+		}
+	}
+	w := writer{buf: make([]byte, 0, len(body.buf)+11)}
+	w.byte(byte(op.kind))
+	w.bytes(body.buf)
+	return w.buf
+}
+
+const writeDeletes byte = 1 // flag of a write
+
+func (w *writer) txn(t Txn) {
+	w.uint(uint64(len(t.If)))
+	for _, c := range t.If {
+		w.string(c.Key)
+		w.uint(uint64(c.Modified))
+	}
+	w.uint(uint64(len(t.Then)))
+	for _, p := range t.Then {
+		var flags byte
+		if p.Delete {
+			flags = writeDeletes
+		}
+		w.byte(flags)
+		w.string(p.Key)
+		w.bytes(p.Value)
+		w.uint(uint64(p.Lease))
+	}
+	w.uint(uint64(len(t.Append)))
+	for _, a := range t.Append {
+		w.string(a.Stream)
+		w.uint(uint64(len(a.Records)))
+		for _, rec := range a.Records {
+			w.bytes(rec)
+		}
+	}
+}
+
+// decodeCommand reads a command; byte strings in it are parts of b. It never panics, whatever b holds.
+func decodeCommand(b []byte) (command, error) {
+	r := reader{buf: b}
+	if v := r.byte(); r.err == nil && v != commandV1 {
+		return command{}, errFuture
+	}
+	c := command{time: int64(r.uint() & (1<<63 - 1))}
+	c.ops = make([]operation, r.count(2))
+	for i := range c.ops {
+		k := kind(r.byte())
+		op, err := decodeOperation(k, r.bytes())
+		if r.err != nil {
+			break
+		}
+		if err != nil {
+			return command{}, err
+		}
+		c.ops[i] = op
+	}
+	return c, r.end()
+}
+
+func decodeOperation(k kind, body []byte) (operation, error) {
+	op := operation{kind: k}
+	r := reader{buf: body}
+	switch k {
+	case kindTxn:
+		op.txn = r.txn()
+	case kindGrant:
+		op.ttl = time.Duration(r.uint() & (1<<63 - 1))
+	case kindRevoke:
+		op.leases = make([]LeaseID, r.count(1))
+		for i := range op.leases {
+			op.leases[i] = LeaseID(r.uint())
+		}
+	default:
+		return op, errFuture
+	}
+	return op, r.end()
+}
+
+func (r *reader) txn() (t Txn) {
+	t.If = make([]Condition, r.count(2))
+	for i := range t.If {
+		t.If[i] = Condition{Key: r.string(), Modified: Revision(r.uint())}
+	}
+	t.Then = make([]Write, r.count(4))
+	for i := range t.Then {
+		flags := r.byte()
+		if flags&^writeDeletes != 0 {
+			r.fail()
+		}
+		t.Then[i] = Write{Delete: flags&writeDeletes != 0, Key: r.string(), Value: r.bytes(), Lease: LeaseID(r.uint())}
+	}
+	t.Append = make([]Append, r.count(2))
+	for i := range t.Append {
+		t.Append[i].Stream = r.string()
+		t.Append[i].Records = make([][]byte, r.count(1))
+		for j := range t.Append[i].Records {
+			t.Append[i].Records[j] = r.bytes()
+		}
+	}
+	// What Commit refuses can not come from a leader of ours: it is damage, and is treated like it.
+	if r.err == nil && t.check() != nil {
+		r.fail()
+	}
+	return t
+}

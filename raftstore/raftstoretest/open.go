@@ -1,0 +1,56 @@
+// Package raftstoretest answers: how does a test get a store, and how does it lose one? Open gives a running single replica; Power
+// is a file system that loses what was not synced; Network joins replicas without sockets.
+package raftstoretest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/raftstore"
+)
+
+// patience is how long a test waits for what should take milliseconds.
+const patience = 30 * time.Second
+
+// Config is a configuration of a lone replica in dir, with small files and a quick election.
+func Config(dir string) raftstore.Config {
+	return raftstore.Config{
+		Dir: dir, ReplicaID: "one", Stream: new(Network).Listen("one"), Bootstrap: true, Heartbeat: 5 * time.Millisecond,
+		Bounds: raftstore.Bounds{LogSegmentBytes: 1 << 20},
+	}
+}
+
+// Open gives a running single replica in a folder of the test's own, ready for writes, closed when the test ends.
+func Open(t testing.TB) *raftstore.Store {
+	t.Helper()
+	s, stop := Start(t, Config(t.TempDir()))
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("the store ended with %v, want no fault", err)
+		}
+	})
+	return s
+}
+
+// Start runs a store and waits until it is ready. The returned function ends it and tells what Run returned.
+func Start(t testing.TB, cfg raftstore.Config) (*raftstore.Store, func() error) {
+	t.Helper()
+	s, err := raftstore.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stop := func() error {
+		cancel()
+		return <-ended
+	}
+	wait, done := context.WithTimeout(ctx, patience)
+	defer done()
+	if err := s.Ready(wait); err != nil {
+		t.Fatalf("the store is not ready: %v; Run: %v", err, stop())
+	}
+	return s, stop
+}

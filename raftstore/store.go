@@ -1,0 +1,224 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
+	raftsegment "github.com/hashicorp/raft-wal/segment"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// The rooms of the data folder.
+const (
+	logRoom    = "log"     // raft-wal: log segments, and wal-meta.db with raft's term and vote
+	streamRoom = "streams" // segment files
+)
+
+// Store is one replica. Its methods may be called by many goroutines.
+type Store struct {
+	cfg     Config
+	latch   *latch
+	machine *machine
+	lessor  *lessor
+	queue   chan *proposal
+
+	raft    atomic.Pointer[raft.Raft] // nil until opened
+	started atomic.Bool
+	open    chan struct{} // closed when reads may begin
+	stopped chan struct{} // closed when Run has ended
+}
+
+// New checks cfg and makes a store that is not yet open. Run opens it, once.
+func New(cfg Config) (*Store, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	l := newLatch()
+	cfg.FS = guardFS{cfg.FS, l}
+	files := newSegmentFiles(cfg.FS, filepath.Join(cfg.Dir, streamRoom), cfg.Bounds.StreamSegment)
+	return &Store{
+		cfg: cfg, latch: l, machine: newMachine(files, cfg.Bounds.WatchBytes, l), lessor: newLessor(),
+		queue: make(chan *proposal), open: make(chan struct{}), stopped: make(chan struct{}),
+	}, nil
+}
+
+// Run opens the store and serves until ctx ends; then it closes everything and returns nil. It returns a fault when the store can
+// not be opened, or when a disk failure made this replica leave: reads then still answer from memory, and only opening it anew,
+// with a new Store, makes it write again.
+func (s *Store) Run(ctx context.Context) error {
+	if s.started.Swap(true) {
+		return fault.New(fault.Internal, "raftstore.Run", "the store was run before", "make a new one")
+	}
+	defer close(s.stopped)
+	parts, err := s.openParts()
+	if err != nil {
+		_ = parts.close() // what failed first is what to tell
+		return openFault(err)
+	}
+	s.raft.Store(parts.raft)
+	close(s.open)
+	s.serve(ctx, parts.raft)
+	if err := parts.close(); err != nil && s.latch.err() == nil {
+		return diskFault(err)
+	}
+	return s.latch.err()
+}
+
+// serve runs the store's own goroutines until ctx ends or the latch trips, and waits for them.
+func (s *Store) serve(ctx context.Context, r *raft.Raft) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var owned sync.WaitGroup
+	owned.Go(func() { s.propose(ctx, r) })
+	owned.Go(func() { s.lead(ctx, r) })
+	owned.Go(func() { s.expire(ctx) })
+	select {
+	case <-ctx.Done():
+	case <-s.latch.tripped:
+		s.cfg.Log.Error("this replica stops writing", "error", s.latch.err(), "remedy", fault.Remedy(s.latch.err()))
+	}
+	cancel()
+	_ = r.Shutdown().Error() // ends proposals that wait for raft; reports only that it was shut down before
+	owned.Wait()
+}
+
+// parts is what an open store holds, to be closed in the opposite order.
+type parts struct {
+	raft   *raft.Raft
+	closed []func() error
+}
+
+func (p *parts) later(f func() error) { p.closed = append(p.closed, f) }
+
+func (p *parts) close() error {
+	var errs []error
+	for i := len(p.closed) - 1; i >= 0; i-- {
+		errs = append(errs, p.closed[i]())
+	}
+	p.closed = nil
+	return errors.Join(errs...)
+}
+
+// openParts opens everything. On an error the caller closes what it got.
+func (s *Store) openParts() (*parts, error) {
+	p := &parts{}
+	stream := sync.OnceValue(s.cfg.Stream.Close)
+	p.later(func() error { _ = stream(); return nil }) // raft's transport has mostly closed it before
+	if err := makeDirs(s.cfg.Dir, logRoom, streamRoom); err != nil {
+		return p, err
+	}
+	lock, err := lockDir(s.cfg.Dir)
+	if err != nil {
+		return p, err
+	}
+	p.later(lock.Close)
+	p.later(s.machine.files.close)
+	log, err := s.openLog(p)
+	if err != nil {
+		return p, err
+	}
+	files, err := raft.NewFileSnapshotStoreWithLogger(s.cfg.Dir, keptSnapshots, libraryLog(s.cfg.Log))
+	if err != nil {
+		return p, err
+	}
+	return p, s.openRaft(p, log, guardSnapshots{files, s.latch})
+}
+
+// openLog opens raft-wal. The metadata store is closed by us: WAL.Close leaves it open, and its lock held.
+func (s *Store) openLog(p *parts) (guardLog, error) {
+	dir := filepath.Join(s.cfg.Dir, logRoom)
+	meta := &metadb.BoltMetaDB{}
+	p.later(meta.Close)
+	w, err := wal.Open(dir, wal.WithMetaStore(guardMeta{meta, s.latch}), wal.WithSegmentFiler(raftsegment.NewFiler(dir, s.cfg.FS)),
+		wal.WithSegmentSize(s.cfg.Bounds.LogSegmentBytes), wal.WithLogger(libraryLog(s.cfg.Log)))
+	if err != nil {
+		return guardLog{}, err
+	}
+	p.later(w.Close)
+	return guardLog{w, s.latch}, nil
+}
+
+func (s *Store) openRaft(p *parts, log guardLog, snaps raft.SnapshotStore) error {
+	cfg := s.raftConfig()
+	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: guardStream{s.cfg.Stream, s.latch}, MaxPool: 3, Timeout: 10 * time.Second, Logger: cfg.Logger, MsgpackUseNewTimeFormat: true,
+	})
+	p.later(transport.Close)
+	if s.cfg.Bootstrap {
+		self := raft.Configuration{Servers: []raft.Server{{ID: cfg.LocalID, Address: transport.LocalAddr()}}}
+		if err := raft.BootstrapCluster(cfg, log, log, snaps, transport, self); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+			return err
+		}
+	}
+	r, err := raft.NewRaft(cfg, s.machine, log, log, snaps, transport)
+	if err != nil {
+		return err
+	}
+	p.raft = r
+	return nil
+}
+
+func (s *Store) raftConfig() *raft.Config {
+	cfg := raft.DefaultConfig()
+	cfg.LocalID = raft.ServerID(s.cfg.ReplicaID)
+	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = s.cfg.Heartbeat, s.cfg.Heartbeat, s.cfg.Heartbeat
+	cfg.CommitTimeout = min(cfg.CommitTimeout, s.cfg.Heartbeat)
+	cfg.SnapshotThreshold, cfg.SnapshotInterval = s.cfg.Bounds.SnapshotEntries, s.cfg.Bounds.SnapshotInterval
+	cfg.TrailingLogs = s.cfg.Bounds.TrailingEntries
+	cfg.Logger = libraryLog(s.cfg.Log)
+	return cfg
+}
+
+// opened reports whether the state may be read.
+func (s *Store) opened() error {
+	select {
+	case <-s.open:
+		return nil
+	default:
+		return unavailable("the store is not open yet")
+	}
+}
+
+// wait returns when ready is closed, and a fault when ctx or the store ends before.
+func (s *Store) wait(ctx context.Context, ready <-chan struct{}) error {
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.stopped:
+		return s.gone()
+	}
+}
+
+// gone says why the store no longer serves.
+func (s *Store) gone() error {
+	if err := s.latch.err(); err != nil {
+		return err
+	}
+	return unavailable("the store has stopped")
+}
+
+func openFault(err error) error {
+	var known *fault.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return diskFault(err)
+	}
+	return fault.Wrap(err, fault.Internal, "raftstore.Run", "the data folder can not be opened", "check that auth's account owns the folder and that its disk is well")
+}
+
+func unavailable(msg string) error {
+	return fault.New(fault.Unavailable, "raftstore", msg, "try again in a moment")
+}

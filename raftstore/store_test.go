@@ -1,0 +1,214 @@
+package raftstore_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore"
+	"github.com/threshold-access/threshold/raftstore/raftstoretest"
+)
+
+func within(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func commit(t testing.TB, s *raftstore.Store, txn raftstore.Txn) raftstore.Result {
+	t.Helper()
+	r, err := s.Commit(within(t), txn)
+	if err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+	return r
+}
+
+func put(t testing.TB, s *raftstore.Store, key, value string) raftstore.Result {
+	t.Helper()
+	return commit(t, s, raftstore.Txn{Then: []raftstore.Write{raftstore.Put(key, []byte(value))}})
+}
+
+func wantKind(t testing.TB, err error, want fault.Kind) {
+	t.Helper()
+	if !fault.Is(err, want) {
+		t.Errorf("got %v, want fault %s", err, want)
+	}
+	if err != nil && fault.Remedy(err) == "" {
+		t.Errorf("got no remedy in %v, want one", err)
+	}
+}
+
+func TestGetAfterCommit(t *testing.T) {
+	s := raftstoretest.Open(t)
+	empty, err := s.Empty(within(t))
+	if err != nil || !empty {
+		t.Errorf("got empty %v, %v, want true before the first write", empty, err)
+	}
+	r := put(t, s, "a", "1")
+	it, err := s.Get(within(t), "a")
+	if err != nil || string(it.Value) != "1" || it.Created != r.Revision || it.Modified != r.Revision {
+		t.Errorf("got %+v, %v, want a=1 at %d", it, err, r.Revision)
+	}
+	if empty, _ := s.Empty(within(t)); empty {
+		t.Error("got an empty store after a write, want false")
+	}
+	_, err = s.Get(within(t), "b")
+	wantKind(t, err, fault.NotFound)
+}
+
+func TestConditions(t *testing.T) {
+	s := raftstoretest.Open(t)
+	put(t, s, "k", "old")
+	it, _ := s.Get(within(t), "k")
+	then := []raftstore.Write{raftstore.Put("k", []byte("new"))}
+	cases := []struct {
+		name  string
+		cond  raftstore.Condition
+		holds bool
+	}{
+		{"missing refuses a key that is there", raftstore.Missing("k"), false},
+		{"missing allows one that is not", raftstore.Missing("none"), true},
+		{"exists refuses an absent key", raftstore.Exists("none"), false},
+		{"exists allows a present one", raftstore.Exists("k"), true},
+		{"unchanged refuses a stale item", raftstore.Unchanged(it), false}, // the case before wrote it
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := s.Commit(within(t), raftstore.Txn{If: []raftstore.Condition{c.cond}, Then: then})
+			if c.holds && err != nil {
+				t.Errorf("got %v, want a commit", err)
+			}
+			if !c.holds {
+				wantKind(t, err, fault.Conflict)
+			}
+		})
+	}
+	now, _ := s.Get(within(t), "k")
+	commit(t, s, raftstore.Txn{If: []raftstore.Condition{raftstore.Unchanged(now)}, Then: then})
+}
+
+func TestRefusedTransactionChangesNothing(t *testing.T) {
+	s := raftstoretest.Open(t)
+	_, err := s.Commit(within(t), raftstore.Txn{
+		If:     []raftstore.Condition{raftstore.Exists("none")},
+		Then:   []raftstore.Write{raftstore.Put("a", nil)},
+		Append: []raftstore.Append{{Stream: "log", Records: [][]byte{[]byte("x")}}},
+	})
+	wantKind(t, err, fault.Conflict)
+	if _, err := s.Get(within(t), "a"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("got %v, want no key", err)
+	}
+	if recs, err := s.Read(within(t), "log", 1, 10); err != nil || len(recs) != 0 {
+		t.Errorf("got %v, %v, want no record", recs, err)
+	}
+}
+
+// Many writers change one counter by compare-and-set. Were two of them ever let into one revision, an increment would be lost.
+func TestConcurrentCountersLoseNothing(t *testing.T) {
+	s := raftstoretest.Open(t)
+	put(t, s, "n", "")
+	const writers, rounds = 8, 20
+	var all sync.WaitGroup
+	for range writers {
+		all.Go(func() {
+			for done := 0; done < rounds; {
+				it, err := s.Get(within(t), "n")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, err = s.Commit(within(t), raftstore.Txn{
+					If: []raftstore.Condition{raftstore.Unchanged(it)}, Then: []raftstore.Write{raftstore.Put("n", append(it.Value, '+'))}})
+				if err == nil {
+					done++
+				} else if !fault.Is(err, fault.Conflict) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if it, _ := s.Get(within(t), "n"); len(it.Value) != writers*rounds {
+		t.Errorf("got %d increments, want %d", len(it.Value), writers*rounds)
+	}
+}
+
+func TestConcurrentCommitsShareRevisions(t *testing.T) {
+	s := raftstoretest.Open(t)
+	const writers = 200
+	revisions := make([]raftstore.Revision, writers)
+	var all sync.WaitGroup
+	for i := range writers {
+		all.Go(func() { revisions[i] = put(t, s, fmt.Sprint("k", i), "v").Revision })
+	}
+	all.Wait()
+	distinct := map[raftstore.Revision]bool{}
+	for _, r := range revisions {
+		distinct[r] = true
+	}
+	if len(distinct) >= writers {
+		t.Errorf("got %d revisions for %d writers, want them shared", len(distinct), writers)
+	}
+}
+
+func TestListPages(t *testing.T) {
+	s := raftstoretest.Open(t)
+	for i := range 25 {
+		put(t, s, fmt.Sprintf("p/%02d", i), "v")
+	}
+	put(t, s, "o", "before")
+	put(t, s, "q", "after")
+	var keys []string
+	page := raftstore.Page{Limit: 10}
+	for {
+		l, err := s.List(within(t), "p/", page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range l.Items {
+			keys = append(keys, it.Key)
+		}
+		if l.Next == "" {
+			break
+		}
+		page.After = l.Next
+	}
+	if len(keys) != 25 || keys[0] != "p/00" || keys[24] != "p/24" {
+		t.Errorf("got %d keys %v, want p/00 to p/24", len(keys), keys)
+	}
+}
+
+func TestStateAndStreamsSurviveARestart(t *testing.T) {
+	dir := t.TempDir()
+	s, stop := raftstoretest.Start(t, raftstoretest.Config(dir))
+	put(t, s, "a", "1")
+	r := commit(t, s, raftstore.Txn{Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x"), []byte("y")}}}})
+	if r.First[0] != 1 {
+		t.Errorf("got first record %d, want 1", r.First[0])
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	s, stop = raftstoretest.Start(t, raftstoretest.Config(dir))
+	defer stop()
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("got ready after %v, want at once", took)
+	}
+	if it, err := s.Get(within(t), "a"); err != nil || string(it.Value) != "1" {
+		t.Errorf("got %+v, %v, want a=1", it, err)
+	}
+	recs, err := s.Read(within(t), "audit", 2, 10)
+	if err != nil || len(recs) != 1 || string(recs[0].Data) != "y" || recs[0].Number != 2 || recs[0].Revision != r.Revision || !recs[0].Time.Equal(r.Time) {
+		t.Errorf("got %+v, %v, want y as number 2", recs, err)
+	}
+	if err := s.Linearize(within(t)); err != nil {
+		t.Errorf("linearize: %v", err)
+	}
+}

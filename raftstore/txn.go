@@ -1,0 +1,152 @@
+package raftstore
+
+import (
+	"math"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// Sizes a transaction may have. They bound what one call can cost every replica; Commit refuses more as Invalid.
+const (
+	MaxKeyBytes        = 1 << 10  // a key
+	MaxValueBytes      = 1 << 20  // a value
+	MaxRecordBytes     = 64 << 10 // one record of a stream
+	MaxStreamNameBytes = 128      // a stream's name: a-z 0-9 . _ - /
+	MaxStreams         = 1024     // streams in one store, since each may hold a file open
+	MaxCommandBytes    = 4 << 20  // one log entry, so also one transaction
+)
+
+// Revision is an index of the raft log. It only grows; 0 means "never".
+type Revision uint64
+
+// anyRevision in a Condition asks only that the key is there. No log reaches this index.
+const anyRevision Revision = math.MaxUint64
+
+// LeaseID names a lease; 0 is none.
+type LeaseID uint64
+
+// Item is a key and what is known of it. It is the caller's own copy.
+type Item struct {
+	Key      string
+	Value    []byte
+	Created  Revision // when the key came to be, or came back
+	Modified Revision // the last write; one revision never holds two writes of a key
+	Lease    LeaseID  // the lease it ends with, or 0
+}
+
+// Condition holds when the key's Modified equals Modified; with 0, when there is no such key.
+type Condition struct {
+	Key      string
+	Modified Revision
+}
+
+// Missing holds when the key is absent.
+func Missing(key string) Condition { return Condition{Key: key} }
+
+// Unchanged holds when nobody wrote or deleted the item since it was read.
+func Unchanged(it Item) Condition { return Condition{Key: it.Key, Modified: it.Modified} }
+
+// Exists holds when the key is present, whatever its revision.
+func Exists(key string) Condition { return Condition{Key: key, Modified: anyRevision} }
+
+// Write sets or deletes one key. Deleting an absent key is no fault. A Lease that has ended refuses the transaction.
+type Write struct {
+	Key    string
+	Value  []byte
+	Delete bool
+	Lease  LeaseID
+}
+
+// Put sets key to value.
+func Put(key string, value []byte) Write { return Write{Key: key, Value: value} }
+
+// Delete removes key.
+func Delete(key string) Write { return Write{Key: key, Delete: true} }
+
+// Append adds records to the end of a stream, which begins with its first record.
+type Append struct {
+	Stream  string
+	Records [][]byte
+}
+
+// Txn writes Then and Append when every condition of If holds, else nothing. A key may be written once in it.
+type Txn struct {
+	If     []Condition
+	Then   []Write
+	Append []Append
+}
+
+// Result tells what a committed transaction became.
+type Result struct {
+	Revision Revision
+	First    []uint64  // number of the first record of each Append; 0 for one without records
+	Time     time.Time // the leader's clock in the command, never earlier than that of any revision before
+}
+
+// check reports the first way in which t can never succeed.
+func (t Txn) check() error {
+	for _, c := range t.If {
+		if err := checkKey(c.Key); err != nil {
+			return err
+		}
+	}
+	seen := make(map[string]struct{}, len(t.Then))
+	for _, w := range t.Then {
+		if err := w.check(); err != nil {
+			return err
+		}
+		if _, twice := seen[w.Key]; twice {
+			return invalid("a transaction writes the key " + quote(w.Key) + " twice")
+		}
+		seen[w.Key] = struct{}{}
+	}
+	for _, a := range t.Append {
+		if err := a.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w Write) check() error {
+	if len(w.Value) > MaxValueBytes {
+		return invalid("the value of " + quote(w.Key) + " is over 1 MiB")
+	}
+	if w.Delete && (len(w.Value) > 0 || w.Lease != 0) {
+		return invalid("a delete of " + quote(w.Key) + " carries a value or a lease")
+	}
+	return checkKey(w.Key)
+}
+
+func (a Append) check() error {
+	for _, r := range a.Records {
+		if len(r) > MaxRecordBytes {
+			return invalid("a record of stream " + quote(a.Stream) + " is over 64 KiB")
+		}
+	}
+	return checkStream(a.Stream)
+}
+
+func checkKey(key string) error {
+	if key == "" || len(key) > MaxKeyBytes {
+		return invalid("a key has 1 to 1024 bytes")
+	}
+	return nil
+}
+
+func checkStream(name string) error {
+	if name == "" || len(name) > MaxStreamNameBytes {
+		return invalid("a stream's name has 1 to 128 bytes")
+	}
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' && c != '/' {
+			return invalid("a stream's name is of a-z, 0-9, '.', '_', '-' and '/'")
+		}
+	}
+	return nil
+}
+
+func invalid(msg string) error {
+	return fault.New(fault.Invalid, "raftstore.Commit", msg, "send less, or split it into several transactions")
+}

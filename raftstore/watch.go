@@ -1,0 +1,151 @@
+package raftstore
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// Event is one change of a key. When Deleted, Item is the zero value.
+type Event struct {
+	Revision Revision
+	Key      string
+	Item     Item
+	Deleted  bool
+}
+
+// eventOverhead is what an event costs besides key and value, roughly, in bytes.
+const eventOverhead = 160
+
+// ring keeps the last events, all watchers' only source. Watchers are cursors over it: they cost nothing but themselves, and one
+// that reads too slowly is told so instead of holding memory.
+type ring struct {
+	limit int // bytes kept
+
+	mu    sync.Mutex // guards what follows
+	since Revision   // every event after this revision is here
+	kept  []revisionEvents
+	size  int
+	grown chan struct{} // closed and replaced when the state moves on
+}
+
+// revisionEvents are the events of one revision; they are never split.
+type revisionEvents struct {
+	revision Revision
+	events   []Event
+	size     int
+}
+
+func newRing(limit int) *ring { return &ring{limit: limit, grown: make(chan struct{})} }
+
+// add appends the events of one revision, which may be none, and wakes everyone who waits for the state to move on.
+func (r *ring) add(at Revision, events []Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(events) > 0 {
+		size := 0
+		for _, e := range events {
+			size += eventOverhead + len(e.Key) + len(e.Item.Value)
+		}
+		r.kept = append(r.kept, revisionEvents{at, events, size})
+		r.size += size
+	}
+	drop := 0
+	for r.size > r.limit && drop < len(r.kept)-1 {
+		r.size -= r.kept[drop].size
+		r.since = r.kept[drop].revision
+		drop++
+	}
+	r.kept = slices.Delete(r.kept, 0, drop)
+	r.wake()
+}
+
+// reset forgets all events: the state jumped to revision at.
+func (r *ring) reset(at Revision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.kept, r.size, r.since = nil, 0, at
+	r.wake()
+}
+
+func (r *ring) wake() {
+	close(r.grown)
+	r.grown = make(chan struct{})
+}
+
+// changed returns a channel that is closed when the state moves on from now.
+func (r *ring) changed() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.grown
+}
+
+// after returns the events under prefix of the first revision after from that has some, and the revision up to which all is now
+// known to the caller. It fails when some were dropped.
+func (r *ring) after(from Revision, prefix string) (events []Event, upTo Revision, grown <-chan struct{}, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if from < r.since {
+		return nil, from, nil, fault.New(fault.Expired, "raftstore.Watch", "the changes since this revision are no longer kept", "list again, then watch from the listing's revision")
+	}
+	i, _ := slices.BinarySearchFunc(r.kept, from+1, func(k revisionEvents, at Revision) int {
+		if k.revision < at {
+			return -1
+		}
+		return 1
+	})
+	for ; i < len(r.kept); i++ {
+		from = r.kept[i].revision
+		for _, e := range r.kept[i].events {
+			if strings.HasPrefix(e.Key, prefix) {
+				e.Item.Value = bytes.Clone(e.Item.Value)
+				events = append(events, e)
+			}
+		}
+		if len(events) > 0 {
+			break
+		}
+	}
+	return events, from, r.grown, nil
+}
+
+// Watch is a cursor over the store's events. It needs no closing, and one goroutine at a time may use it.
+type Watch struct {
+	store  *Store
+	prefix string
+	from   Revision
+}
+
+// Watch delivers every change of keys with the prefix after revision from, as a Listing's or Result's Revision says it. Changes too
+// old to be kept are fault Expired, here or from Next: list again.
+func (s *Store) Watch(ctx context.Context, prefix string, from Revision) (*Watch, error) {
+	if err := s.opened(); err != nil {
+		return nil, err
+	}
+	if _, _, _, err := s.machine.ring.after(from, prefix); err != nil {
+		return nil, err
+	}
+	return &Watch{store: s, prefix: prefix, from: from}, ctx.Err()
+}
+
+// Next waits for the next revision that changed something and returns all its events. After Revision of the last of them, another
+// Watch can go on. Once the store stops it is fault Unavailable.
+func (w *Watch) Next(ctx context.Context) ([]Event, error) {
+	for {
+		events, upTo, grown, err := w.store.machine.ring.after(w.from, w.prefix)
+		if err != nil {
+			return nil, err
+		}
+		w.from = upTo
+		if len(events) > 0 {
+			return events, nil
+		}
+		if err := w.store.wait(ctx, grown); err != nil {
+			return nil, err
+		}
+	}
+}
