@@ -9,6 +9,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
 
@@ -95,12 +96,32 @@ func DecodeAll(name string, data []byte) ([]Document, error) {
 // Spec reads the document's spec into the struct that into points to. The error is a Faults.
 func (doc Document) Spec(into any) error {
 	d := &decoder{file: doc.Name}
-	spec := doc.spec
-	if spec == nil { // made in code, not by DecodeAll
-		spec = emptyMapping()
-	}
-	d.value(spec, "spec", target(into))
+	d.value(doc.body(), "spec", target(into))
 	return d.err()
+}
+
+// SpecJSON is the document's spec as JSON, keys in their order, for a caller that only hands it on.
+func (doc Document) SpecJSON() (json.RawMessage, error) {
+	d := &decoder{file: doc.Name}
+	b, _ := d.toJSON(doc.body(), "spec")
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// SpecFault makes a fault at a path below the spec, as "allow[0].logins", for a caller that learns of it elsewhere.
+func (doc Document) SpecFault(path, format string, args ...any) Fault {
+	line, canonical := resolve(doc.body(), path)
+	return Fault{File: doc.Name, Line: line, Msg: under("spec", canonical) + ": " + fmt.Sprintf(format, args...)}
+}
+
+// body is the spec's node; a document made in code, not by DecodeAll, has an empty one.
+func (doc Document) body() *yaml.Node {
+	if doc.spec == nil {
+		return emptyMapping()
+	}
+	return doc.spec
 }
 
 // Fault makes a fault at a place in the document, for a caller that finds one after decoding: an unknown kind, a name taken twice.

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -172,7 +173,7 @@ func TestTheReportOfAVeryBadFileIsBounded(t *testing.T) {
 		fmt.Fprintf(&in, "unknown%d: 1\n", i)
 	}
 	err := config.Decode("f", []byte(in.String()), &spec{})
-	if lines := strings.Split(err.Error(), "\n"); len(lines) != 101 || lines[100] != "… and 4901 more" {
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 101 || lines[100] != "f: 4901 more faults are not listed" {
 		t.Errorf("got %d lines ending %q, want 101 ending with the rest's count", len(lines), lines[len(lines)-1])
 	}
 }
@@ -234,6 +235,59 @@ func TestDecodeAllReportsHeadersAndSpecsTogether(t *testing.T) {
 		`f:7: metadata.nam: unknown key, did you mean "name"?`,
 		`f:4: spec.alow: unknown key, did you mean "allow"?`,
 	})
+}
+
+// words is like access.Strings: it knows only its JSON form.
+type words []string
+
+func (w *words) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*w = words{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(w))
+}
+
+func TestAValueThatReadsJSONReadsYAML(t *testing.T) {
+	var got struct {
+		One, Two words
+		Raw      json.RawMessage
+	}
+	in := "one: a\ntwo: [a, b]\nraw: {b: [1, 0x10, 2.5, true, text, 2026-01-01], a: {}}\n"
+	if err := config.Decode("f", []byte(in), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.One) != 1 || len(got.Two) != 2 || string(got.Raw) != `{"b":[1,16,2.5,true,"text","2026-01-01"],"a":{}}` {
+		t.Errorf("got %+v, raw %s", got, got.Raw)
+	}
+	same(t, config.Decode("f", []byte("one: 1\ntwo: [{}]\nraw: [.inf, ~]\n"), &got), []string{
+		"f:1: one: cannot be, or hold, number here",
+		"f:2: two: cannot be, or hold, object here",
+		`f:3: raw[0]: ".inf" is out of range`,
+		"f:3: raw[1]: has no value: give one, or remove the key",
+	})
+}
+
+func TestASpecCanTravelAsJSONAndKeepItsLines(t *testing.T) {
+	docs, err := config.DecodeAll("f", []byte(resources))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := docs[1].SpecJSON()
+	if want := `{"allow":[{"logins":["root"]}]}`; err != nil || string(got) != want {
+		t.Errorf("got %s, %v, want %s", got, err, want)
+	}
+	for path, want := range map[string]string{
+		"allow.0.logins":    "f:15: spec.allow[0].logins: x",
+		"allow[0].logins.0": "f:15: spec.allow[0].logins[0]: x",
+		"allow.0.actions":   "f:15: spec.allow[0].actions: x",
+		"":                  "f:14: spec: x",
+	} {
+		if got := docs[1].SpecFault(path, "x").String(); got != want {
+			t.Errorf("SpecFault(%q): got %s, want %s", path, got, want)
+		}
+	}
 }
 
 func TestDecodeAllOfNothingIsAFault(t *testing.T) {

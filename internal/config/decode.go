@@ -2,6 +2,8 @@ package config
 
 import (
 	"encoding"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"regexp"
@@ -17,6 +19,7 @@ type decoder struct {
 	file   string
 	faults Faults
 	faulty []string // paths that have a fault
+	more   int      // faults beyond maxFaults
 }
 
 func (d *decoder) err() error {
@@ -24,6 +27,9 @@ func (d *decoder) err() error {
 		return nil
 	}
 	byPlace(d.faults)
+	if d.more > 0 {
+		d.faults = append(d.faults, Fault{File: d.file, Msg: fmt.Sprintf("%d more faults are not listed", d.more)})
+	}
 	return d.faults
 }
 
@@ -44,9 +50,12 @@ func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 		d.value(n, path, v.Elem())
 		return
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	switch u := v.Addr().Interface().(type) {
+	case encoding.TextUnmarshaler:
 		d.text(n, path, u)
-	} else {
+	case json.Unmarshaler:
+		d.json(n, path, u)
+	default:
 		d.plain(n, path, v)
 	}
 	d.check(n, path, v)
@@ -199,6 +208,21 @@ func (d *decoder) text(n *yaml.Node, path string, u encoding.TextUnmarshaler) {
 	}
 }
 
+func (d *decoder) json(n *yaml.Node, path string, u json.Unmarshaler) {
+	b, ok := d.toJSON(n, path)
+	if !ok {
+		return
+	}
+	err := u.UnmarshalJSON(b)
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong):
+		d.fault(n.Line, orFile(path), "cannot be, or hold, %s here", wrong.Value)
+	case err != nil:
+		d.fault(n.Line, orFile(path), "%s", printable(err.Error(), 200))
+	}
+}
+
 // want reports a fault unless n is of the kind and, where tags are given, has one of them. It never shows the value: it may be a secret.
 func (d *decoder) want(n *yaml.Node, path string, kind yaml.Kind, what string, tags ...string) bool {
 	if n.Kind == kind {
@@ -243,30 +267,36 @@ func (d *decoder) check(n *yaml.Node, path string, v reflect.Value) {
 	}
 	before := d.faulty[:len(d.faulty):len(d.faulty)]
 	c.Check(func(sub, format string, args ...any) {
-		at := under(path, sub)
+		line, canonical := resolve(n, sub)
+		at := under(path, canonical)
 		for _, bad := range before {
 			if at == bad || strings.HasPrefix(at, bad+".") || strings.HasPrefix(at, bad+"[") {
 				return
 			}
 		}
-		d.fault(lineOf(n, sub), at, "%s", fmt.Sprintf(format, args...))
+		d.fault(line, at, "%s", fmt.Sprintf(format, args...))
 	})
 }
 
 // step is one part of a path: a key, or an index in brackets.
 var step = regexp.MustCompile(`[^.\[\]]+|\[\d+\]`)
 
-// lineOf finds the line of the part of n that path names, or of the deepest part on the way that the file has.
-func lineOf(n *yaml.Node, path string) int {
-	line := n.Line
-	for _, s := range step.FindAllString(path, -1) {
+// resolve finds the line of the part of n that sub names, or of the deepest part on the way that the file has, and sub in the form that
+// faults use: lists are written [0], also where a Checker says .0.
+func resolve(n *yaml.Node, sub string) (line int, canonical string) {
+	line = n.Line
+	steps := step.FindAllString(sub, -1)
+	for i, s := range steps {
 		next, at := child(n, s)
 		if next == nil {
-			break
+			return line, under(canonical, strings.Join(steps[i:], "."))
 		}
-		n, line = next, at
+		if n.Kind == yaml.SequenceNode {
+			s = "[" + strings.Trim(s, "[]") + "]"
+		}
+		n, line, canonical = next, at, under(canonical, s)
 	}
-	return line
+	return line, canonical
 }
 
 func child(n *yaml.Node, s string) (*yaml.Node, int) {

@@ -29,11 +29,7 @@ type Faults []Fault
 
 func (fs Faults) Error() string {
 	lines := make([]string, 0, len(fs))
-	for i, f := range fs {
-		if i == maxFaults {
-			lines = append(lines, fmt.Sprintf("… and %d more", len(fs)-i))
-			break
-		}
+	for _, f := range fs {
 		lines = append(lines, f.String())
 	}
 	return strings.Join(lines, "\n")

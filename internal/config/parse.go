@@ -126,7 +126,12 @@ func cut(s string, limit int) string {
 	return s
 }
 
+// fault notes what is wrong at a place; beyond maxFaults it only counts, so that a hostile file costs no more than an honest one.
 func (d *decoder) fault(line int, path, format string, args ...any) {
+	if len(d.faults) == maxFaults {
+		d.more++
+		return
+	}
 	if path != "" {
 		d.faulty = append(d.faulty, path)
 		format, args = "%s: "+format, append([]any{path}, args...)

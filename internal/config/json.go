@@ -1,0 +1,80 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// toJSON gives the JSON form of the tree below n, keys in their order. It is false when a part has none, which is then reported.
+func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
+	if isNull(n) {
+		d.fault(n.Line, orFile(path), "has no value: give one, or remove the key")
+		return nil, false
+	}
+	switch n.Kind {
+	case yaml.MappingNode:
+		return d.objectJSON(n, path)
+	case yaml.SequenceNode:
+		return d.arrayJSON(n, path)
+	}
+	v, err := scalarValue(n)
+	if err != nil {
+		d.fault(n.Line, orFile(path), "%s is out of range", quoted(n.Value))
+		return nil, false
+	}
+	b, err := json.Marshal(v)
+	if err != nil { // infinity, or no number at all
+		d.fault(n.Line, orFile(path), "%s is out of range", quoted(n.Value))
+	}
+	return b, err == nil
+}
+
+func (d *decoder) objectJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
+	out, sound := bytes.NewBufferString("{"), true
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		key, _ := json.Marshal(n.Content[i].Value) // text always has a JSON form
+		val, ok := d.toJSON(n.Content[i+1], join(path, n.Content[i].Value))
+		sound = sound && ok
+		out.Write(key)
+		out.WriteByte(':')
+		out.Write(val)
+	}
+	out.WriteByte('}')
+	return out.Bytes(), sound
+}
+
+func (d *decoder) arrayJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
+	out, sound := bytes.NewBufferString("["), true
+	for i, item := range n.Content {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		val, ok := d.toJSON(item, fmt.Sprintf("%s[%d]", path, i))
+		sound = sound && ok
+		out.Write(val)
+	}
+	out.WriteByte(']')
+	return out.Bytes(), sound
+}
+
+func scalarValue(n *yaml.Node) (any, error) {
+	switch n.Tag {
+	case "!!bool":
+		return n.Value[0] == 't' || n.Value[0] == 'T', nil
+	case "!!int":
+		if x, err := strconv.ParseInt(n.Value, 0, 64); err == nil {
+			return x, nil
+		}
+		return strconv.ParseUint(n.Value, 0, 64)
+	case "!!float":
+		return strconv.ParseFloat(n.Value, 64)
+	}
+	return n.Value, nil
+}
