@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -132,13 +131,7 @@ func checkName(id identity.Identity, name string) error {
 		}
 		return identity.CheckNodeName(name)
 	}
-	if a, err := netip.ParseAddr(name); err == nil {
-		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != name {
-			return fmt.Errorf("%q is not the plain form of one host's address", name)
-		}
-		return nil
-	}
-	return identity.CheckNodeName(name)
+	return identity.CheckHost(name)
 }
 
 // checkUserOptions holds source addresses and extensions to their forms, and to users.

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -141,10 +140,7 @@ func lintX509Names(d *draft) error {
 // lintHostNames refuses wildcards, look-alikes and anything else that is neither a plain host name nor an address.
 func lintHostNames(names []string) error {
 	for _, n := range names {
-		if _, err := netip.ParseAddr(n); err == nil {
-			continue
-		}
-		if err := identity.CheckNodeName(n); err != nil {
+		if err := identity.CheckHost(n); err != nil {
 			return err
 		}
 	}

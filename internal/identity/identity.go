@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Version is the newest identity format this code writes. Readers accept 1..Version and ignore fields they do not know.
@@ -116,8 +117,8 @@ func decode(b []byte) (Identity, error) {
 	if err := json.Unmarshal(b, &id); err != nil {
 		return Identity{}, fmt.Errorf("identity extension: %w", err)
 	}
-	if id.V < 1 {
-		return Identity{}, fmt.Errorf("identity extension has no version")
+	if id.V < 1 || id.V > Version { // a newer one may carry a restriction that this code would overlook
+		return Identity{}, fmt.Errorf("identity extension is of version %d, this program reads 1 to %d: update it", id.V, Version)
 	}
 	if err := id.Check(); err != nil {
 		return Identity{}, err
@@ -126,9 +127,10 @@ func decode(b []byte) (Identity, error) {
 }
 
 var (
-	clusterRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
-	nodeRE    = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
+	nodeRE    = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
 	loginRE   = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]*\$?$`)
+	loginIDRE = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
+	numberRE  = regexp.MustCompile(`^[0-9.]*$`) // what resolvers read as an IPv4 address, whole or short
 	idRE      = regexp.MustCompile(`^[0-9a-f]{32}$`)
 	wordRE    = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
 )
@@ -149,17 +151,30 @@ func CheckLogin(l Login) error {
 	return nil
 }
 
-// CheckNodeName refuses anything but a lower-case DNS-like name of at most 253 bytes.
+// CheckNodeName refuses anything but a lower-case host name of at most 253 bytes (RFC 1123 section 2.1), and one that could be read as
+// an address.
 func CheckNodeName(name string) error {
-	if len(name) > maxDNS || !nodeRE.MatchString(name) || strings.Contains(name, "..") {
+	if len(name) > maxDNS || !nodeRE.MatchString(name) || numberRE.MatchString(name) {
 		return fmt.Errorf("node name %q is not a lower-case host name", clip(name))
+	}
+	return nil
+}
+
+// CheckHost refuses anything but a host name that CheckNodeName allows, or the plain form of one host's IP address.
+func CheckHost(name string) error {
+	a, err := netip.ParseAddr(name)
+	if err != nil {
+		return CheckNodeName(name)
+	}
+	if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != name {
+		return fmt.Errorf("%q is not the plain form of one host's address", clip(name))
 	}
 	return nil
 }
 
 // CheckCluster refuses anything but a lower-case FQDN.
 func CheckCluster(name string) error {
-	if len(name) > maxDNS || !clusterRE.MatchString(name) {
+	if len(name) > maxDNS || !nodeRE.MatchString(name) || numberRE.MatchString(name) {
 		return fmt.Errorf("cluster name %q is not a lower-case domain name", clip(name))
 	}
 	return nil
@@ -181,10 +196,11 @@ func CheckWord(what, w string) error {
 	return nil
 }
 
-// CheckText refuses free text that is empty, longer than 512 bytes, or carries control characters.
+// CheckText refuses free text that is empty, longer than 512 bytes, not UTF-8, or carries control characters or such as turn the
+// writing direction or have no width: what is read in a log or listing is what is there.
 func CheckText(what, s string) error {
-	if s == "" || len(s) > maxString || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd || (r >= 0x80 && r < 0xa0) }) {
-		return fmt.Errorf("%s %q is empty, too long, or has control characters", what, clip(s))
+	if s == "" || len(s) > maxString || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) || r == unicode.ReplacementChar }) {
+		return fmt.Errorf("%s %q is empty, too long, or has control or invisible characters", what, clip(s))
 	}
 	return nil
 }
@@ -204,12 +220,26 @@ func (id Identity) Check() error {
 }
 
 func (id Identity) checkUser() error {
-	for _, f := range []struct{ what, s string }{{"user name", id.Name}, {"subject", id.Subject}, {"login id", string(id.LoginID)}} {
+	for _, f := range []struct{ what, s string }{{"user name", id.Name}, {"subject", id.Subject}} {
 		if err := CheckText(f.what, f.s); err != nil {
 			return err
 		}
 	}
+	if !loginIDRE.MatchString(string(id.LoginID)) {
+		return fmt.Errorf("login id %q is not letters, digits, _ . -, at most 64", clip(string(id.LoginID)))
+	}
 	if err := CheckWord("connector", id.Connector); err != nil {
+		return err
+	}
+	for _, f := range []struct{ what, s string }{{"factor", id.Factor}, {"via", id.Via}} {
+		if f.s == "" {
+			continue
+		}
+		if err := CheckWord(f.what, f.s); err != nil {
+			return err
+		}
+	}
+	if err := checkPins(id.From); err != nil {
 		return err
 	}
 	if id.ID != "" || len(id.Labels) != 0 {
@@ -240,7 +270,8 @@ func (id Identity) checkMachine() error {
 	if err := CheckNodeName(id.Name); err != nil {
 		return err
 	}
-	if id.Connector != "" || id.Subject != "" || id.LoginID != "" || len(id.Roles) != 0 || len(id.Traits) != 0 {
+	if id.Connector != "" || id.Subject != "" || id.LoginID != "" || len(id.Roles) != 0 || len(id.Traits) != 0 ||
+		len(id.From) != 0 || id.Factor != "" || id.Via != "" {
 		return fmt.Errorf("identity of %s %q carries a user's fields", id.Kind, clip(id.Name))
 	}
 	return id.Labels.Check()

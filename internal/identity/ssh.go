@@ -30,7 +30,6 @@ type SSHUser struct {
 	Logins []Login
 	Serial Serial
 	from   []netip.Prefix
-	raw    []byte
 }
 
 // VerifySSHUser accepts a public key only if it is a user certificate, issued by one of authorities for the cluster, valid now, with
@@ -41,7 +40,7 @@ func VerifySSHUser(key ssh.PublicKey, cluster string, authorities []ssh.PublicKe
 	if err != nil {
 		return SSHUser{}, err
 	}
-	u := SSHUser{Serial: Serial(cert.Serial), raw: cert.Marshal()}
+	u := SSHUser{Serial: Serial(cert.Serial)}
 	if u.Identity, err = decode([]byte(cert.Extensions[SSHExtension])); err != nil {
 		return SSHUser{}, err
 	}
@@ -54,7 +53,7 @@ func VerifySSHUser(key ssh.PublicKey, cluster string, authorities []ssh.PublicKe
 		}
 		u.Logins = append(u.Logins, Login(p))
 	}
-	if u.from, err = parseSourceAddress(cert.CriticalOptions[SSHSourceAddress]); err != nil {
+	if u.from, err = sources(cert, u.Identity); err != nil {
 		return SSHUser{}, err
 	}
 	if err := u.CheckFrom(from); err != nil {
@@ -69,26 +68,7 @@ func (u SSHUser) May(l Login) bool { return slices.Contains(u.Logins, l) }
 
 // CheckFrom refuses an address outside the certificate's source-address option. A certificate without one is good from anywhere.
 func (u SSHUser) CheckFrom(from net.Addr) error {
-	if len(u.from) == 0 {
-		return nil
-	}
-	ap, err := netip.ParseAddrPort(addrString(from))
-	if err != nil {
-		return fmt.Errorf("certificate is pinned to %v and the client's address is not known", u.from)
-	}
-	for _, p := range u.from {
-		if p.Contains(ap.Addr().Unmap()) {
-			return nil
-		}
-	}
-	return fmt.Errorf("certificate is pinned to %v and was used from %s", u.from, ap.Addr())
-}
-
-func addrString(a net.Addr) string {
-	if a == nil {
-		return ""
-	}
-	return a.String()
+	return checkFrom(u.from, from)
 }
 
 // VerifySSHHost accepts a host key only if it is a host certificate of one of authorities that names host, valid now.
@@ -96,6 +76,11 @@ func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, 
 	cert, err := checkSSH(key, ssh.HostCert, authorities, now)
 	if err != nil {
 		return err
+	}
+	for _, p := range cert.ValidPrincipals {
+		if err := CheckHost(p); err != nil {
+			return fmt.Errorf("host certificate principal: %w", err)
+		}
 	}
 	if !slices.Contains(cert.ValidPrincipals, host) {
 		return fmt.Errorf("host certificate names %s, not %s", strings.Join(cert.ValidPrincipals, ", "), host)
@@ -113,13 +98,16 @@ func checkSSH(key ssh.PublicKey, typ uint32, authorities []ssh.PublicKey, now ti
 	if _, nested := cert.SignatureKey.(*ssh.Certificate); nested || cert.SignatureKey == nil {
 		return nil, fmt.Errorf("certificate is signed by a certificate")
 	}
-	if _, nested := cert.Key.(*ssh.Certificate); nested || cert.Key == nil {
-		return nil, fmt.Errorf("certificate holds a certificate as its key")
+	if err := CheckSSHKey(cert.Key); err != nil {
+		return nil, fmt.Errorf("certificate's key: %w", err)
+	}
+	if cert.Signature == nil || cert.Signature.Format == ssh.KeyAlgoRSA {
+		return nil, fmt.Errorf("certificate has no signature, or one with SHA-1")
 	}
 	if cert.CertType != typ {
 		return nil, fmt.Errorf("certificate is of the wrong type (%d, want %d)", cert.CertType, typ)
 	}
-	if !slices.ContainsFunc(authorities, func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), cert.SignatureKey.Marshal()) }) {
+	if signer := cert.SignatureKey.Marshal(); !slices.ContainsFunc(authorities, func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), signer) }) {
 		return nil, fmt.Errorf("certificate is signed by an authority this cluster does not have (%s)", ssh.FingerprintSHA256(cert.SignatureKey))
 	}
 	if len(cert.ValidPrincipals) == 0 {
@@ -141,10 +129,12 @@ func checkSSH(key ssh.PublicKey, typ uint32, authorities []ssh.PublicKey, now ti
 	return cert, nil
 }
 
-// ErrClock is the text part that tells a person that a clock is off; a certificate far from its time is more often that than an attack.
 func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
 	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 || cert.ValidAfter >= cert.ValidBefore {
 		return fmt.Errorf("certificate has no sane validity period")
+	}
+	if cert.ValidBefore-cert.ValidAfter > uint64((MaxLife+Skew+time.Second)/time.Second) {
+		return errTooLong
 	}
 	return checkTimes(time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now)
 }
@@ -162,6 +152,9 @@ func (e *ExpiredError) Error() string {
 	return fmt.Sprintf("certificate expired at %s, %s ago (this machine's clock says %s)", stamp(e.Until), e.Now.Sub(e.Until).Round(time.Second), stamp(e.Now))
 }
 
+// errTooLong refuses at use what ca refuses at issue: no certificate of a person or machine lives longer than a day.
+var errTooLong = fmt.Errorf("certificate is valid for longer than %s", MaxLife)
+
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func checkTimes(from, until, now time.Time) error {
@@ -171,21 +164,40 @@ func checkTimes(from, until, now time.Time) error {
 	return nil
 }
 
-func parseSourceAddress(list string) ([]netip.Prefix, error) {
-	if list == "" {
+// sources reads the certificate's pins: the critical option, which the identity's own list may only repeat.
+func sources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
+	list, pinned := cert.CriticalOptions[SSHSourceAddress]
+	if !pinned {
+		if len(id.From) != 0 {
+			return nil, fmt.Errorf("certificate lacks the source-address option that its identity has")
+		}
 		return nil, nil
 	}
+	from, err := parseSourceAddress(list)
+	if err != nil {
+		return nil, err
+	}
+	if len(id.From) != 0 && !slices.Equal(from, id.From) {
+		return nil, fmt.Errorf("certificate's source-address option and its identity disagree")
+	}
+	return from, nil
+}
+
+// parseSourceAddress reads the option's list of networks and addresses. An empty list is refused: it would pin to nothing.
+func parseSourceAddress(list string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for s := range strings.SplitSeq(list, ",") {
-		if p, err := netip.ParsePrefix(s); err == nil {
-			out = append(out, p)
-			continue
-		}
-		a, err := netip.ParseAddr(s)
+		p, err := netip.ParsePrefix(s)
 		if err != nil {
+			var a netip.Addr
+			if a, err = netip.ParseAddr(s); err == nil {
+				p = netip.PrefixFrom(a, a.BitLen())
+			}
+		}
+		if err != nil || !p.IsValid() {
 			return nil, fmt.Errorf("certificate option source-address has %q, which is no address", clip(s))
 		}
-		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		out = append(out, p)
 	}
 	return out, nil
 }

@@ -47,10 +47,13 @@ func (p *Pin) UnmarshalText(b []byte) error {
 // ParsePin reads the text form of a pin, with or without the "sha256:" in front, in hex or in base64.
 func ParsePin(s string) (Pin, error) {
 	var p Pin
-	body := strings.TrimPrefix(strings.TrimPrefix(s, "sha256:"), "sha256//")
+	body, ok := strings.CutPrefix(s, "sha256:")
+	if !ok {
+		body = strings.TrimPrefix(s, "sha256//") // curl's form
+	}
 	b, err := hex.DecodeString(body)
-	if err != nil {
-		b, err = base64.StdEncoding.DecodeString(body)
+	if err != nil && len(body) == base64.StdEncoding.EncodedLen(len(p)) {
+		b, err = base64.StdEncoding.Strict().DecodeString(body)
 	}
 	if err != nil || len(b) != len(p) {
 		return p, fmt.Errorf("pin %q is not sha256: and 64 hex digits", clip(s))
@@ -97,9 +100,15 @@ func VerifyX509(chain []*x509.Certificate, cluster string, roots *x509.CertPool,
 	if len(chain) == 0 {
 		return Peer{}, fmt.Errorf("no certificate was presented")
 	}
+	if len(chain) > maxChain {
+		return Peer{}, fmt.Errorf("%d certificates were presented, more than %d", len(chain), maxChain)
+	}
 	leaf := chain[0]
 	if err := checkTimes(leaf.NotBefore, leaf.NotAfter, now); err != nil {
 		return Peer{}, err
+	}
+	if roots == nil {
+		return Peer{}, fmt.Errorf("no roots to verify a certificate under") // nil would mean the system's roots
 	}
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
@@ -108,12 +117,25 @@ func VerifyX509(chain []*x509.Certificate, cluster string, roots *x509.CertPool,
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{use}}); err != nil {
 		return Peer{}, fmt.Errorf("certificate: %w", err)
 	}
+	// Verify lets a leaf without any key usage, or with "any", pass for every use; ours always name it.
+	if !slices.Contains(leaf.ExtKeyUsage, use) {
+		return Peer{}, fmt.Errorf("certificate is not for this use")
+	}
 	return readLeaf(leaf, cluster, kinds)
 }
 
+// maxChain bounds what a peer may present: leaf, a few authorities of a rotation, and the root.
+const maxChain = 8
+
 func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error) {
-	if leaf.IsCA {
+	if leaf.IsCA || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 		return Peer{}, fmt.Errorf("certificate is an authority's own")
+	}
+	if leaf.NotAfter.Sub(leaf.NotBefore) > MaxLife+Skew+time.Second {
+		return Peer{}, errTooLong
+	}
+	if err := CheckKey(leaf.PublicKey); err != nil {
+		return Peer{}, fmt.Errorf("certificate's key: %w", err)
 	}
 	var raw []byte
 	for _, e := range leaf.Extensions {

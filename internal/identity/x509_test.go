@@ -1,0 +1,322 @@
+package identity_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"math/big"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// issuer is an X.509 authority of the tests.
+type issuer struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// newIssuer makes an authority under parent, or a root where parent is nil.
+func newIssuer(t testing.TB, name string, parent *issuer) *issuer {
+	t.Helper()
+	k := newKey(t, elliptic.P256())
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: noon.AddDate(-1, 0, 0), NotAfter: noon.AddDate(9, 0, 0),
+		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true}
+	by := &issuer{tmpl, k}
+	if parent != nil {
+		by = parent
+	}
+	return &issuer{create(t, tmpl, by, k), k}
+}
+
+func create(t testing.TB, tmpl *x509.Certificate, by *issuer, subject *ecdsa.PrivateKey) *x509.Certificate {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, by.cert, subject.Public(), by.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+func node() identity.Identity {
+	return identity.Identity{V: 1, Kind: identity.Node, Cluster: cluster, Name: "web-1", ID: "0123456789abcdef0123456789abcdef", Labels: identity.Labels{"env": "prod"}}
+}
+
+// leafOf is the template of a good leaf for id.
+func leafOf(t testing.TB, id identity.Identity) *x509.Certificate {
+	t.Helper()
+	u, err := url.Parse(id.URI())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: noon.Add(-identity.Skew), NotAfter: noon.Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true, URIs: []*url.URL{u},
+		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: []byte(encode(t, id))}}}
+}
+
+// trees are the cluster's two, and a foreign one.
+type trees struct{ users, root, services, foreign *issuer }
+
+func newTrees(t testing.TB) trees {
+	root := newIssuer(t, "root", nil)
+	return trees{users: newIssuer(t, "users", nil), root: root, services: newIssuer(t, "services", root), foreign: newIssuer(t, "root", nil)}
+}
+
+func (tr trees) trust() identity.Trust {
+	return identity.Trust{Users: pool(tr.users), Services: pool(tr.root)}
+}
+
+func pool(is ...*issuer) *x509.CertPool {
+	p := x509.NewCertPool()
+	for _, i := range is {
+		p.AddCert(i.cert)
+	}
+	return p
+}
+
+func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
+	tr := newTrees(t)
+	user := []*x509.Certificate{create(t, leafOf(t, alice()), tr.users, newKey(t, elliptic.P256()))}
+	p, err := tr.trust().VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.UserKey() != alice().UserKey() || !p.Expires.Equal(noon.Add(24*time.Hour)) || p.Cert != user[0] {
+		t.Errorf("got %+v, want alice until the certificate's end", p)
+	}
+	machine := []*x509.Certificate{create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P384())), tr.services.cert, tr.root.cert}
+	if p, err = tr.trust().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node); err != nil || p.ID != node().ID {
+		t.Errorf("got %+v, %v, want the node", p, err)
+	}
+}
+
+func TestVerifyX509Refuses(t *testing.T) {
+	tr := newTrees(t)
+	changed := func(id identity.Identity, f func(c *x509.Certificate)) *x509.Certificate {
+		c := leafOf(t, id)
+		f(c)
+		return c
+	}
+	same := func(*x509.Certificate) {}
+	raw := func(v string) func(c *x509.Certificate) {
+		return func(c *x509.Certificate) { c.ExtraExtensions[0].Value = []byte(v) }
+	}
+	uris := func(list ...string) func(c *x509.Certificate) {
+		return func(c *x509.Certificate) {
+			c.URIs = nil
+			for _, s := range list {
+				u, _ := url.Parse(s)
+				c.URIs = append(c.URIs, u)
+			}
+		}
+	}
+	usage := func(u ...x509.ExtKeyUsage) func(c *x509.Certificate) {
+		return func(c *x509.Certificate) { c.ExtKeyUsage = u }
+	}
+	foreignID := alice()
+	foreignID.Cluster = "other.example.com"
+	for _, tc := range []struct {
+		name  string
+		tmpl  *x509.Certificate
+		by    *issuer
+		curve elliptic.Curve
+		want  string
+	}{
+		{"expired", changed(alice(), func(c *x509.Certificate) { c.NotBefore, c.NotAfter = noon.Add(-9*time.Hour), noon.Add(-10*time.Minute) }), tr.users, nil, "expired at"},
+		{"not yet valid", changed(alice(), func(c *x509.Certificate) { c.NotBefore = noon.Add(10 * time.Minute) }), tr.users, nil, "check this machine's clock"},
+		{"a foreign root of the same name", changed(node(), same), tr.foreign, nil, "certificate"},
+		{"a user under the service authority", changed(alice(), same), tr.services, nil, "unknown authority"},
+		{"a user under the cluster root", changed(alice(), same), tr.root, nil, "unknown authority"},
+		{"a node under the user authority", changed(node(), same), tr.users, nil, "unknown authority"},
+		{"a proxy where none may come", changed(func() identity.Identity { id := node(); id.Kind = identity.Proxy; return id }(), same), tr.services, nil, "may not do this"},
+		{"no identity", changed(alice(), func(c *x509.Certificate) { c.ExtraExtensions = nil }), tr.users, nil, "unknown authority"},
+		{"a machine without identity", changed(node(), func(c *x509.Certificate) { c.ExtraExtensions = nil }), tr.services, nil, "no identity"},
+		{"an empty identity", changed(node(), raw("")), tr.services, nil, "identity"},
+		{"an identity with trailing bytes", changed(node(), raw(encode(t, node())+"{}")), tr.services, nil, "identity"},
+		{"an identity over 4 KiB", changed(node(), raw(encode(t, node())+strings.Repeat(" ", 4096))), tr.services, nil, "4096"},
+		{"another cluster", changed(foreignID, same), tr.users, nil, "other.example.com"},
+		{"no URI", changed(node(), uris()), tr.services, nil, "disagree"},
+		{"another node's URI", changed(node(), uris("threshold://"+cluster+"/node/ffffffffffffffffffffffffffffffff")), tr.services, nil, "disagree"},
+		{"two URIs", changed(node(), uris(node().URI(), node().URI())), tr.services, nil, "disagree"},
+		{"the URI of another kind", changed(node(), uris(strings.Replace(node().URI(), "/node/", "/auth/", 1))), tr.services, nil, "disagree"},
+		{"an authority as leaf", changed(node(), func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign }), tr.services, nil, "authority's own"},
+		{"a leaf that may sign certificates", changed(node(), func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign; c.BasicConstraintsValid = false }), tr.services, nil, "authority's own"},
+		{"another use", changed(node(), usage(x509.ExtKeyUsageServerAuth)), tr.services, nil, "usage"},
+		{"any use", changed(node(), usage(x509.ExtKeyUsageAny)), tr.services, nil, "not for this use"},
+		{"no use", changed(node(), usage()), tr.services, nil, "not for this use"},
+		{"a life of more than a day", changed(node(), func(c *x509.Certificate) { c.NotAfter = noon.Add(25 * time.Hour) }), tr.services, nil, "longer"},
+		{"a P-521 key", changed(node(), same), tr.services, elliptic.P521(), "P-256"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			curve := tc.curve
+			if curve == nil {
+				curve = elliptic.P256()
+			}
+			chain := []*x509.Certificate{create(t, tc.tmpl, tc.by, newKey(t, curve)), tr.services.cert}
+			p, err := tr.trust().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+			if err == nil {
+				t.Fatalf("got %+v, want a refusal", p)
+			}
+			if !strings.Contains(err.Error(), tc.want) || p.Cert != nil || p.Name != "" {
+				t.Errorf("got %+v, %q, want nothing but a message with %q", p, err, tc.want)
+			}
+		})
+	}
+}
+
+func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
+	tr := newTrees(t)
+	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
+	leaf.Extensions = append(leaf.Extensions, pkix.Extension{Id: identity.X509Extension, Value: []byte(encode(t, node()))}) // x509 parses no such certificate
+	_, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root), x509.ExtKeyUsageClientAuth, noon, identity.Node)
+	if err == nil || !strings.Contains(err.Error(), "two identities") {
+		t.Errorf("got %v, want a refusal of two identities", err)
+	}
+}
+
+func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
+	tr := newTrees(t)
+	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
+	verify := func(roots *x509.CertPool, chain ...*x509.Certificate) error {
+		_, err := identity.VerifyX509(chain, cluster, roots, x509.ExtKeyUsageClientAuth, noon, identity.Node)
+		return err
+	}
+	for name, err := range map[string]error{
+		"no certificate":     verify(pool(tr.root)),
+		"no intermediate":    verify(pool(tr.root), leaf),
+		"nine certificates":  verify(pool(tr.root), append([]*x509.Certificate{leaf}, slices.Repeat([]*x509.Certificate{tr.services.cert}, 8)...)...),
+		"no roots":           verify(pool(), leaf, tr.services.cert),
+		"the system's roots": verify(nil, leaf, tr.services.cert),
+		"a root of its own":  verify(pool(tr.root), leaf, tr.services.cert)} {
+		if want := name == "a root of its own"; (err == nil) != want {
+			t.Errorf("%s: got %v, want accepted: %v", name, err, want)
+		}
+	}
+	if _, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root), x509.ExtKeyUsageClientAuth, noon); err == nil {
+		t.Error("no kinds: got a peer, want a refusal")
+	}
+	if _, err := (identity.Trust{}).VerifyX509([]*x509.Certificate{leaf}, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node); err == nil {
+		t.Error("zero Trust: got a peer, want a refusal")
+	}
+}
+
+func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
+	tr := newTrees(t)
+	tmpl := leafOf(t, node())
+	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	leaf := create(t, tmpl, tr.services, newKey(t, elliptic.P256()))
+	chain := []*x509.Certificate{leaf, tr.services.cert, tr.root.cert}
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.root.cert), cluster, noon, identity.Node); err != nil {
+		t.Error(err)
+	}
+	var wrong *identity.PinError
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.foreign.cert), cluster, noon, identity.Node); !errors.As(err, &wrong) {
+		t.Errorf("got %v, want a PinError", err)
+	}
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.services.cert), cluster, noon, identity.Node); err == nil {
+		t.Error("got a pinned intermediate as root, want a refusal")
+	}
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(leaf), cluster, noon, identity.Node); err == nil {
+		t.Error("got a pinned leaf as root, want a refusal")
+	}
+	forged := []*x509.Certificate{leaf, tr.services.cert, tr.foreign.cert, tr.root.cert}
+	forged[0] = create(t, tmpl, tr.foreign, newKey(t, elliptic.P256()))
+	if _, err := identity.VerifyPinned(forged, identity.PinOf(tr.root.cert), cluster, noon, identity.Node); err == nil {
+		t.Error("got a leaf of another root beside the pinned one, want a refusal")
+	}
+}
+
+func TestParsePin(t *testing.T) {
+	want := identity.Pin(bytes.Repeat([]byte{0xa5}, 32))
+	hexed, b64 := hex.EncodeToString(want[:]), base64.StdEncoding.EncodeToString(want[:])
+	for _, in := range []string{want.String(), hexed, strings.ToUpper(hexed), "sha256:" + b64, "sha256//" + b64, b64} {
+		if got, err := identity.ParsePin(in); err != nil || got != want {
+			t.Errorf("ParsePin(%q): got %v, %v, want %v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "sha256:", hexed[:62], hexed + "00", " " + hexed, hexed + "\n", "sha1:" + hexed, "sha256:sha256//" + b64, "sha256:sha256:" + hexed,
+		b64[:40] + "\n" + b64[40:], strings.Repeat("x", 1<<16)} {
+		if got, err := identity.ParsePin(in); err == nil {
+			t.Errorf("ParsePin(%.80q): got %v, want an error", in, got)
+		} else if len(err.Error()) > 300 {
+			t.Errorf("ParsePin: got an error of %d bytes, want a short one", len(err.Error()))
+		}
+	}
+	var p identity.Pin
+	if err := p.UnmarshalText([]byte("nonsense")); err == nil || p != (identity.Pin{}) {
+		t.Errorf("got %v, %v, want an error and no pin", p, err)
+	}
+}
+
+func FuzzParsePin(f *testing.F) {
+	for _, s := range []string{"", "sha256:", strings.Repeat("a5", 32), "sha256//" + base64.StdEncoding.EncodeToString(make([]byte, 32))} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := identity.ParsePin(s)
+		if err != nil {
+			return
+		}
+		if again, err := identity.ParsePin(p.String()); err != nil || again != p {
+			t.Errorf("got %v, %v of %q, want the same pin", again, err, p)
+		}
+	})
+}
+
+// FuzzVerifyX509 gives the verifier leaves with odd identities and URIs, signed as by a broken issuer, and anything that parses beside.
+func FuzzVerifyX509(f *testing.F) {
+	tr := newTrees(f)
+	subject := newKey(f, elliptic.P256())
+	f.Add([]byte(encode(f, node())), node().URI(), tr.services.cert.Raw)
+	f.Add([]byte(encode(f, alice())), alice().URI(), tr.root.cert.Raw)
+	f.Add([]byte("{}"), "threshold://x/../", []byte{0x30, 0})
+	f.Add([]byte(`{"v":1,"kind":"auth","cluster":"`+cluster+`","name":"a","id":"0123456789abcdef0123456789abcdef"}`), "", []byte{})
+	f.Fuzz(func(t *testing.T, id []byte, uri string, beside []byte) {
+		tmpl := leafOf(t, node())
+		tmpl.ExtraExtensions[0].Value = id
+		u, err := url.Parse(uri)
+		if err != nil {
+			return
+		}
+		tmpl.URIs = []*url.URL{u}
+		der, err := x509.CreateCertificate(rand.Reader, tmpl, tr.services.cert, subject.Public(), tr.services.key)
+		if err != nil {
+			return
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			return
+		}
+		chain := []*x509.Certificate{leaf, tr.services.cert}
+		if c, err := x509.ParseCertificate(beside); err == nil {
+			chain = append(chain, c)
+		}
+		p, err := tr.trust().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+		if err == nil && (p.Kind != identity.Node || p.Cluster != cluster || p.Check() != nil || p.URI() != uri) {
+			t.Errorf("got %+v of %q, want a node of the cluster with its own URI", p, uri)
+		}
+	})
+}
