@@ -262,8 +262,8 @@ func TestAValueThatReadsJSONReadsYAML(t *testing.T) {
 		t.Errorf("got %+v, raw %s", got, got.Raw)
 	}
 	same(t, config.Decode("f", []byte("one: 1\ntwo: [{}]\nraw: [.inf, ~]\n"), &got), []string{
-		"f:1: one: cannot be, or hold, number here",
-		"f:2: two: cannot be, or hold, object here",
+		"f:1: one: cannot be, or hold, a number: put it in quotes if it is text",
+		"f:2: two: cannot be, or hold, keys and values",
 		`f:3: raw[0]: ".inf" is out of range`,
 		"f:3: raw[1]: has no value: give one, or remove the key",
 	})

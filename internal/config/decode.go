@@ -217,7 +217,7 @@ func (d *decoder) json(n *yaml.Node, path string, u json.Unmarshaler) {
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &wrong):
-		d.fault(n.Line, orFile(path), "cannot be, or hold, %s here", wrong.Value)
+		d.fault(n.Line, orFile(path), "cannot be, or hold, %s", describeJSON(wrong.Value))
 	case err != nil:
 		d.fault(n.Line, orFile(path), "%s", printable(err.Error(), 200))
 	}
@@ -255,6 +255,22 @@ func describe(n *yaml.Node) string {
 		return "a number"
 	case n.Tag == "!!timestamp":
 		return "a date"
+	}
+	return "text"
+}
+
+// describeJSON words what json.UnmarshalTypeError says of a value, as "number" or "number 300".
+func describeJSON(value string) string {
+	kind, _, _ := strings.Cut(value, " ")
+	switch kind {
+	case "number":
+		return "a number: put it in quotes if it is text"
+	case "bool":
+		return "true or false: put it in quotes if it is text"
+	case "array":
+		return "a list"
+	case "object":
+		return "keys and values"
 	}
 	return "text"
 }

@@ -162,10 +162,14 @@ func fromJSON(b []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
+// blockStyle writes a JSON tree as encode would have: lists of plain values on one line, everything else in blocks.
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
-	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+	switch {
+	case n.Kind == yaml.ScalarNode && n.Tag == "!!str":
 		*n = *text(n.Value)
+	case n.Kind == yaml.SequenceNode && !slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return c.Kind != yaml.ScalarNode }):
+		n.Style = yaml.FlowStyle
 	}
 	for _, c := range n.Content {
 		blockStyle(c)

@@ -35,8 +35,7 @@ map:
   a: 1.5
   b: false
 raw:
-  "y":
-    - 1
+  "y": [1]
   x: z
 nil: null
 metadata:
