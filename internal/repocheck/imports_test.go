@@ -28,6 +28,7 @@ var contracts = map[string][]string{
 	"identity":  {"fault"},
 	"config":    {"fault"},
 	"testnet":   {},
+	"forms":     {},
 	"repocheck": {},
 	"access":    {"fault", "identity", "config"},
 	"tunnel":    {"fault", "identity"},
