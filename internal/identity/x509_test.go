@@ -2,6 +2,7 @@ package identity_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -23,7 +24,7 @@ import (
 // issuer is an X.509 authority of the tests.
 type issuer struct {
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 }
 
 func newKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
@@ -37,8 +38,11 @@ func newKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 
 // newIssuer makes an authority under parent, or a root where parent is nil.
 func newIssuer(t testing.TB, name string, parent *issuer) *issuer {
+	return issuerOf(t, name, parent, newKey(t, elliptic.P256()))
+}
+
+func issuerOf(t testing.TB, name string, parent *issuer, k crypto.Signer) *issuer {
 	t.Helper()
-	k := newKey(t, elliptic.P256())
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: noon.AddDate(-1, 0, 0), NotAfter: noon.AddDate(9, 0, 0),
 		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true}
 	by := &issuer{tmpl, k}
@@ -48,7 +52,7 @@ func newIssuer(t testing.TB, name string, parent *issuer) *issuer {
 	return &issuer{create(t, tmpl, by, k), k}
 }
 
-func create(t testing.TB, tmpl *x509.Certificate, by *issuer, subject *ecdsa.PrivateKey) *x509.Certificate {
+func create(t testing.TB, tmpl *x509.Certificate, by *issuer, subject crypto.Signer) *x509.Certificate {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, by.cert, subject.Public(), by.key)
 	if err != nil {
@@ -288,8 +292,9 @@ func FuzzParsePin(f *testing.F) {
 
 // FuzzVerifyX509 gives the verifier leaves with odd identities and URIs, signed as by a broken issuer, and anything that parses beside.
 func FuzzVerifyX509(f *testing.F) {
-	tr := newTrees(f)
-	subject := newKey(f, elliptic.P256())
+	root := issuerOf(f, "root", nil, key('r')) // Ed25519 of fixed keys: the same bytes in every fuzzing process
+	tr := trees{users: issuerOf(f, "users", nil, key('c')), root: root, services: issuerOf(f, "services", root, key('s'))}
+	subject := key('u')
 	f.Add([]byte(encode(f, node())), node().URI(), tr.services.cert.Raw)
 	f.Add([]byte(encode(f, alice())), alice().URI(), tr.root.cert.Raw)
 	f.Add([]byte("{}"), "threshold://x/../", []byte{0x30, 0})
