@@ -37,6 +37,7 @@ var contracts = map[string][]string{
 	"recording": {"fault", "identity", "config", "access", "rules"},
 	"dial":      {"fault", "identity", "config", "access", "rules"},
 	"authrpc":   {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "recording", "dial"},
+	"member":    {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc"},
 }
 
 // floors give each room of a component its height: imports go from a lower number to a higher one, never back, never sideways.
