@@ -1,0 +1,196 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Bounds of a greeting.
+const (
+	nonceBytes = 32
+	maxVersion = 64
+	// maxClockOff is how far a node's clock may be from the proxy's. Certificates and rules would fail by it in less clear ways.
+	maxClockOff = 5 * time.Minute
+	// pushTimeout bounds a push of rules whose context has no deadline.
+	pushTimeout = 30 * time.Second
+)
+
+// verdict ends the greeting: the proxy's yes, or why not.
+type verdict struct {
+	Fault *fault.Error `json:"fault,omitempty"`
+}
+
+// Attached is the proxy's end of a tunnel. It is safe for concurrent use.
+type Attached struct {
+	session *yamux.Session
+	hello   Hello
+	reader  sync.WaitGroup
+
+	mu      sync.Mutex // serialises frames on control
+	control *stream
+}
+
+// Accept greets the node at the other end of conn, whose certificate the caller has verified. It takes conn over: it closes it when it
+// fails, as when the greeting takes longer than 10 s or ctx ends. What ctx does later does not matter.
+func Accept(ctx context.Context, conn net.Conn, node identity.Peer, proxy string, now func() time.Time) (*Attached, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	session, err := yamux.Server(conn, muxConfig())
+	if err != nil {
+		stop()
+		conn.Close()
+		return nil, fmt.Errorf("tunnel: %w", err)
+	}
+	a := &Attached{session: session}
+	err = a.greet(ctx, node, proxy, now)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		session.Close()
+		return nil, fmt.Errorf("tunnel: greet %s: %w", node, err)
+	}
+	a.reader.Go(a.watch)
+	return a, nil
+}
+
+func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, now func() time.Time) error {
+	raw, err := a.session.AcceptStreamWithContext(ctx)
+	if err != nil {
+		return err
+	}
+	a.control = &stream{Stream: raw}
+	if err := a.session.GoAway(); err != nil { // the node opens no stream but this one
+		return err
+	}
+	welcome := Welcome{V: Version, Proxy: proxy, Nonce: make([]byte, nonceBytes)}
+	_, _ = rand.Read(welcome.Nonce) // crypto/rand never fails since Go 1.24
+	if err := writeMessage(a.control, frameWelcome, welcome); err != nil {
+		return err
+	}
+	if err := readMessage(a.control, frameHello, &a.hello); err != nil {
+		return err
+	}
+	refusal := a.hello.check(node, welcome, now())
+	err = writeMessage(a.control, frameVerdict, verdict{Fault: refusal})
+	if refusal != nil { // whether or not it arrived
+		a.linger(ctx)
+		return refusal
+	}
+	return err
+}
+
+// linger waits until the node has read why it was refused and hangs up, or ctx ends.
+func (a *Attached) linger(ctx context.Context) {
+	select {
+	case <-a.session.CloseChan():
+	case <-ctx.Done():
+	}
+}
+
+// check holds the node to its certificate, this proxy, this nonce and this time.
+func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error {
+	const op = "tunnel.Accept"
+	if h.V != Version || len(h.Version) > maxVersion || (h.Version != "" && identity.CheckText("version", h.Version) != nil) {
+		return fault.New(fault.Invalid, op, "the node's greeting is not understood", "check that node and proxy versions match: threshold-node version")
+	}
+	at, err := h.Attachment.Verify(node.Cert.PublicKey)
+	if err != nil || at.Node != node.ID || at.Proxy != w.Proxy || subtle.ConstantTimeCompare(at.Nonce, w.Nonce) != 1 {
+		return &fault.Error{Kind: fault.Denied, Op: op, Msg: "the attachment is not this node's word for this proxy and tunnel",
+			Remedy: "restart the node; if it stays so, remove its data and join it again", Err: err}
+	}
+	if off := at.Time.Sub(now); off.Abs() > maxClockOff {
+		return fault.New(fault.Invalid, op, fmt.Sprintf("the node's clock is off by %s (it says %s, the proxy says %s)", off.Round(time.Second),
+			at.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)), "set the node's clock; an NTP service keeps it right")
+	}
+	return nil
+}
+
+// watch ends the tunnel when the node ends the control stream. The node has nothing to say on it in this version: frames are skipped.
+func (a *Attached) watch() {
+	for {
+		if _, _, err := readFrame(a.control, MaxHeaderBytes); err != nil {
+			a.session.Close()
+			return
+		}
+	}
+}
+
+// Open opens a session stream. It returns before the node has looked at it: a node that does not serve it closes it.
+func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
+	h.V = Version
+	if err := h.check(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	raw, err := a.session.OpenStream()
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open", "the tunnel to the node is gone", "try again in a few seconds")
+	}
+	s := &stream{Stream: raw}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	err = writeMessage(s, frameHeader, h)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		s.Close()
+		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open", "the tunnel to the node is stuck", "try again in a few seconds")
+	}
+	return s, nil
+}
+
+// PushRules sends a set to the node. When it fails the tunnel is over, for half a frame may have left.
+func (a *Attached) PushRules(ctx context.Context, set []byte) error {
+	deadline, has := ctx.Deadline()
+	if !has {
+		deadline = time.Now().Add(pushTimeout)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.control.SetWriteDeadline(deadline); err != nil {
+		return fmt.Errorf("tunnel: push rules: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { a.session.Close() })
+	err := writeFrame(a.control, frameRules, set)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		a.session.Close()
+		return fmt.Errorf("tunnel: push rules: %w", err)
+	}
+	return nil
+}
+
+// Evidence is the node's signed word that it is attached here.
+func (a *Attached) Evidence() SignedAttachment { return a.hello.Attachment }
+
+// Version is the agent's release, as the node says.
+func (a *Attached) Version() string { return a.hello.Version }
+
+// Streams counts the open session streams.
+func (a *Attached) Streams() int { return max(0, a.session.NumStreams()-1) }
+
+// Done is closed when the tunnel has ended.
+func (a *Attached) Done() <-chan struct{} { return a.session.CloseChan() }
+
+// Close ends the tunnel and every stream in it.
+func (a *Attached) Close() error {
+	err := a.session.Close()
+	a.reader.Wait()
+	return err
+}

@@ -1,0 +1,108 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"regexp"
+)
+
+// frameKind says what a frame's body is. Append only; a reader skips kinds it does not know.
+type frameKind byte
+
+const (
+	frameWelcome frameKind = 1 // Welcome, proxy to node
+	frameHello   frameKind = 2 // Hello, node to proxy
+	frameVerdict frameKind = 3 // verdict, proxy to node
+	frameRules   frameKind = 4 // a rules.Set, opaque here, proxy to node
+	frameHeader  frameKind = 5 // Header, first on each session stream
+)
+
+// A frame is one byte of kind, four of length (big endian), and a body of that length.
+const frameHead = 5
+
+func writeFrame(w io.Writer, kind frameKind, body []byte) error {
+	if len(body) > MaxFrameBytes {
+		return fmt.Errorf("tunnel: frame of %d bytes is larger than %d", len(body), MaxFrameBytes)
+	}
+	b := make([]byte, frameHead, frameHead+len(body))
+	b[0] = byte(kind)
+	binary.BigEndian.PutUint32(b[1:], uint32(len(body)))
+	_, err := w.Write(append(b, body...))
+	return err
+}
+
+// readFrame reads one frame whose body is at most limit bytes; a larger one is refused before anything is allocated for it.
+func readFrame(r io.Reader, limit int) (frameKind, []byte, error) {
+	var head [frameHead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, fmt.Errorf("tunnel: read frame: %w", err)
+	}
+	n := binary.BigEndian.Uint32(head[1:])
+	if uint64(n) > uint64(limit) {
+		return 0, nil, fmt.Errorf("tunnel: frame of %d bytes is larger than %d", n, limit)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return 0, nil, fmt.Errorf("tunnel: read frame: %w", err)
+	}
+	return frameKind(head[0]), body, nil
+}
+
+func writeMessage(w io.Writer, kind frameKind, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("tunnel: encode: %w", err)
+	}
+	if len(body) > MaxHeaderBytes {
+		return fmt.Errorf("tunnel: message of %d bytes is larger than %d", len(body), MaxHeaderBytes)
+	}
+	return writeFrame(w, kind, body)
+}
+
+// readMessage reads a small frame that must be of the kind.
+func readMessage(r io.Reader, kind frameKind, v any) error {
+	got, body, err := readFrame(r, MaxHeaderBytes)
+	if err != nil {
+		return err
+	}
+	if got != kind {
+		return fmt.Errorf("tunnel: got a frame of kind %d where kind %d belongs", got, kind)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("tunnel: decode: %w", err)
+	}
+	return nil
+}
+
+// readHeader reads what begins a session stream.
+func readHeader(r io.Reader) (Header, error) {
+	var h Header
+	if err := readMessage(r, frameHeader, &h); err != nil {
+		return Header{}, err
+	}
+	if err := h.check(); err != nil {
+		return Header{}, err
+	}
+	return h, nil
+}
+
+var byRE = regexp.MustCompile(`^[a-z]{1,16}$`)
+
+func (h Header) check() error {
+	if h.V != Version {
+		return fmt.Errorf("tunnel: header version %d is not understood", h.V)
+	}
+	if len(h.From) > 64 {
+		return fmt.Errorf("tunnel: the client's address is too long")
+	}
+	if _, err := netip.ParseAddrPort(h.From); err != nil {
+		return fmt.Errorf("tunnel: the client's address: %w", err)
+	}
+	if !byRE.MatchString(h.By) {
+		return fmt.Errorf("tunnel: %q is no way to come by", h.By)
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package tunnel
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+func headerBytes(t testing.TB, h Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := writeMessage(&b, frameHeader, h); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestHeaderRoundTrip(t *testing.T) {
+	for _, want := range []Header{{V: 1, From: "192.0.2.7:1", By: "dial"}, {V: 1, From: "[2001:db8::1]:65535", By: "ssh"}} {
+		got, err := readHeader(bytes.NewReader(headerBytes(t, want)))
+		if err != nil || got != want {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+	}
+}
+
+func TestReadHeaderRefuses(t *testing.T) {
+	big := append([]byte{byte(frameHeader)}, binary.BigEndian.AppendUint32(nil, MaxHeaderBytes+1)...)
+	for name, b := range map[string][]byte{
+		"nothing":               nil,
+		"half a frame":          headerBytes(t, Header{V: 1, From: "192.0.2.7:1", By: "dial"})[:12],
+		"a newer version":       headerBytes(t, Header{V: 2, From: "192.0.2.7:1", By: "dial"}),
+		"a name as address":     headerBytes(t, Header{V: 1, From: "web-1:22", By: "dial"}),
+		"no way to come by":     headerBytes(t, Header{V: 1, From: "192.0.2.7:1"}),
+		"a frame of other kind": {byte(frameRules), 0, 0, 0, 2, '{', '}'},
+		"text that is no JSON":  {byte(frameHeader), 0, 0, 0, 2, 'h', 'i'},
+		"more than allowed":     append(big, make([]byte, MaxHeaderBytes+1)...),
+	} {
+		if h, err := readHeader(bytes.NewReader(b)); err == nil {
+			t.Errorf("%s: got %+v, want refused", name, h)
+		}
+	}
+}
+
+// A length is refused before memory is taken for it.
+func TestReadFrameAllocatesNothingForAnOversizeLength(t *testing.T) {
+	r := io.MultiReader(bytes.NewReader([]byte{byte(frameRules), 0xff, 0xff, 0xff, 0xff}), neverRead{t})
+	if _, _, err := readFrame(r, MaxFrameBytes); err == nil {
+		t.Error("got a frame of 4 GiB accepted, want refused")
+	}
+}
+
+type neverRead struct{ t *testing.T }
+
+func (n neverRead) Read([]byte) (int, error) {
+	n.t.Error("got the body read, want the length refused first")
+	return 0, io.EOF
+}
+
+func FuzzReadHeader(f *testing.F) {
+	f.Add(headerBytes(f, Header{V: 1, From: "192.0.2.7:1", By: "dial"}))
+	f.Add([]byte{byte(frameHeader), 0, 0, 0, 2, '{', '}'})
+	f.Add([]byte{byte(frameHeader), 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := readHeader(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		if h.check() != nil || clientAddr(h) == nil {
+			t.Errorf("got %+v accepted", h)
+		}
+	})
+}
+
+func FuzzReadFrame(f *testing.F) {
+	f.Add([]byte{byte(frameRules), 0, 0, 0, 3, 'a', 'b', 'c'})
+	f.Add([]byte{9, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		kind, body, err := readFrame(bytes.NewReader(b), 64)
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		if err := writeFrame(&again, kind, body); err != nil || !bytes.HasPrefix(b, again.Bytes()) {
+			t.Errorf("got %x written back as %x, %v", b, again.Bytes(), err)
+		}
+	})
+}
+
+// A proxy that opens streams and sends no header keeps nobody else waiting, and loses them after headerTimeout.
+func TestStreamWithoutHeaderIsClosed(t *testing.T) {
+	Bubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		proxy, err := yamux.Server(near, muxConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, err := yamux.Client(far, muxConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := &Uplink{session: session, streams: make(chan opened)}
+		u.owned.Go(u.acceptStreams)
+		mute, err := proxy.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		good, err := proxy.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := writeMessage(good, frameHeader, Header{V: 1, From: "192.0.2.7:1", By: "ssh"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, h, err := u.Accept(); err != nil || h.By != "ssh" {
+			t.Fatalf("got %+v, %v, want the stream that spoke", h, err)
+		}
+		start := time.Now()
+		if _, err := mute.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("got %v, want EOF", err)
+		}
+		if took := time.Since(start); took != headerTimeout {
+			t.Errorf("got it closed after %s, want %s", took, headerTimeout)
+		}
+		proxy.Close()
+		u.Close()
+	})
+}
+
+// A node that does not read its control stream cannot hold a push for ever.
+func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
+	Bubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		proxy, err := yamux.Server(near, muxConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, err := yamux.Client(far, muxConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := session.Open(); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := proxy.AcceptStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &Attached{session: proxy, control: &stream{Stream: raw}}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := a.PushRules(ctx, make([]byte, MaxFrameBytes)); err == nil {
+			t.Error("got a push that nobody read, want an error")
+		}
+		<-a.Done()
+		session.Close()
+	})
+}

@@ -1,0 +1,339 @@
+package tunnel_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/yamux"
+	"go.uber.org/goleak"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/tunnel"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	nodeID  = identity.NodeID("00112233445566778899aabbccddeeff")
+	otherID = identity.NodeID("ffeeddccbbaa99887766554433221100")
+)
+
+// machine is a node with a service key.
+type machine struct {
+	key  *ecdsa.PrivateKey
+	peer identity.Peer
+}
+
+func newMachine(t testing.TB, id identity.NodeID) machine {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	who := identity.Identity{V: 1, Kind: identity.Node, Cluster: "demo.test", Name: "web-1", ID: id}
+	return machine{key: key, peer: identity.Peer{Identity: who, Cert: &x509.Certificate{PublicKey: key.Public()}}}
+}
+
+// join makes a tunnel over an in-memory connection; both ends close with the test.
+func join(t testing.TB, at func() time.Time) (*tunnel.Attached, *tunnel.Uplink) {
+	t.Helper()
+	m := newMachine(t, nodeID)
+	a, u, err, err2 := greet(t, m, m.peer, nodeID, at, at)
+	if err != nil || err2 != nil {
+		t.Fatalf("greet: %v, %v", err, err2)
+	}
+	t.Cleanup(func() { u.Close(); a.Close() })
+	return a, u
+}
+
+func greet(t testing.TB, m machine, claims identity.Peer, id identity.NodeID, proxyNow, nodeNow func() time.Time) (*tunnel.Attached, *tunnel.Uplink, error, error) {
+	t.Helper()
+	near, far := net.Pipe()
+	type result struct {
+		u   *tunnel.Uplink
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		u, err := tunnel.Connect(context.Background(), far, m.key, id, "v1.2.3", nodeNow)
+		done <- result{u, err}
+	}()
+	a, err := tunnel.Accept(t.Context(), near, claims, "proxy-1", proxyNow)
+	r := <-done
+	return a, r.u, err, r.err
+}
+
+func TestGreetingTellsWhoIsThere(t *testing.T) {
+	m := newMachine(t, nodeID)
+	a, u, err, err2 := greet(t, m, m.peer, nodeID, time.Now, time.Now)
+	if err != nil || err2 != nil {
+		t.Fatalf("greet: %v, %v", err, err2)
+	}
+	defer a.Close()
+	defer u.Close()
+	if u.Proxy() != "proxy-1" || a.Version() != "v1.2.3" {
+		t.Errorf("got proxy %q and version %q, want proxy-1 and v1.2.3", u.Proxy(), a.Version())
+	}
+	at, err := a.Evidence().Verify(m.key.Public())
+	if err != nil || at.Node != nodeID || at.Proxy != "proxy-1" {
+		t.Errorf("got evidence %+v, %v, want one of %s at proxy-1", at, err, nodeID)
+	}
+}
+
+func TestGreetingRefuses(t *testing.T) {
+	m, other := newMachine(t, nodeID), newMachine(t, nodeID)
+	late := func() time.Time { return time.Now().Add(10 * time.Minute) }
+	for _, tt := range []struct {
+		name   string
+		signer machine
+		id     identity.NodeID
+		node   func() time.Time
+		kind   fault.Kind
+		says   string
+	}{
+		{"an attachment of another key", other, nodeID, time.Now, fault.Denied, "not this node's word"},
+		{"an attachment of another node", m, otherID, time.Now, fault.Denied, "not this node's word"},
+		{"a clock ten minutes ahead", m, nodeID, late, fault.Invalid, "clock is off by 10m"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, _, err, err2 := greet(t, tt.signer, m.peer, tt.id, time.Now, tt.node)
+			for _, err := range []error{err, err2} {
+				if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) || fault.Remedy(err) == "" {
+					t.Errorf("got %v, want a %s that says %q and has a remedy", err, tt.kind, tt.says)
+				}
+			}
+		})
+	}
+}
+
+func TestSilentPeerEndsTheGreeting(t *testing.T) {
+	m := newMachine(t, nodeID)
+	tunnel.Bubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		go io.Copy(io.Discard, far)
+		start := time.Now()
+		if _, err := tunnel.Accept(t.Context(), near, m.peer, "proxy-1", time.Now); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want a deadline", err)
+		}
+		if took := time.Since(start); took != 10*time.Second {
+			t.Errorf("got refused after %s, want 10s", took)
+		}
+	})
+	tunnel.Bubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		go io.Copy(io.Discard, far)
+		if _, err := tunnel.Connect(t.Context(), near, m.key, nodeID, "v1", time.Now); err == nil {
+			t.Error("got a tunnel to a silent proxy, want an error")
+		}
+	})
+}
+
+var header = tunnel.Header{From: "192.0.2.7:50123", By: "dial"}
+
+func open(t testing.TB, a *tunnel.Attached, u *tunnel.Uplink) (near, far net.Conn) {
+	t.Helper()
+	near, err := a.Open(t.Context(), header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, h, err := u.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.From != header.From || h.By != header.By || far.RemoteAddr().String() != header.From {
+		t.Errorf("got header %+v and address %s, want %+v", h, far.RemoteAddr(), header)
+	}
+	return near, far
+}
+
+func TestStreamCarriesBytesBothWays(t *testing.T) {
+	a, u := join(t, time.Now)
+	near, far := open(t, a, u)
+	sent := make([]byte, 3*tunnel.Window)
+	_, _ = rand.Read(sent)
+	go func() {
+		near.Write(sent)
+		near.(interface{ CloseWrite() error }).CloseWrite()
+	}()
+	got, err := io.ReadAll(far)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("got %d bytes, %v, want the %d sent", len(got), err, len(sent))
+	}
+	go func() {
+		far.Write(sent) // the other direction goes on after the first has ended
+		far.Close()
+	}()
+	if got, err = io.ReadAll(near); err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("got %d bytes back, %v, want %d", len(got), err, len(sent))
+	}
+	near.Close()
+}
+
+func TestCloseWakesReaderAndDeadlinesWork(t *testing.T) {
+	a, u := join(t, time.Now)
+	near, far := open(t, a, u)
+	defer near.Close()
+	far.SetReadDeadline(time.Now())
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v, want a deadline", err)
+	}
+	far.SetReadDeadline(time.Time{})
+	done := make(chan error)
+	go func() {
+		_, err := far.Read(make([]byte, 1))
+		done <- err
+	}()
+	far.Close()
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want net.ErrClosed", err)
+	}
+	if _, err := near.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("got %v at the proxy, want EOF", err)
+	}
+}
+
+func TestRulesKeepsOnlyTheNewest(t *testing.T) {
+	tunnel.Bubble(t, func(t *testing.T) {
+		m := newMachine(t, nodeID)
+		a, u, err, err2 := greet(t, m, m.peer, nodeID, time.Now, time.Now)
+		if err != nil || err2 != nil {
+			t.Fatalf("greet: %v, %v", err, err2)
+		}
+		defer a.Close()
+		defer u.Close()
+		for _, set := range []string{"one", "two", "three"} {
+			if err := a.PushRules(t.Context(), []byte(set)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if got := string(<-u.Rules()); got != "three" {
+			t.Errorf("got %q, want three", got)
+		}
+		if err := a.PushRules(t.Context(), make([]byte, tunnel.MaxFrameBytes+1)); err == nil {
+			t.Error("got an oversize set pushed, want an error")
+		}
+	})
+}
+
+func TestOpenRefusesWhatNoNodeWouldRead(t *testing.T) {
+	a, _ := join(t, time.Now)
+	for _, h := range []tunnel.Header{{From: "nowhere", By: "dial"}, {From: "192.0.2.7:1", By: "a way"}, {By: "dial"}} {
+		if _, err := a.Open(t.Context(), h); err == nil {
+			t.Errorf("got %+v opened, want refused", h)
+		}
+	}
+}
+
+func TestEndOfOneSideEndsTheOther(t *testing.T) {
+	a, u := join(t, time.Now)
+	near, _ := open(t, a, u)
+	u.Close()
+	<-a.Done()
+	if _, err := near.Read(make([]byte, 1)); err == nil {
+		t.Error("got bytes from a tunnel that ended")
+	}
+	if _, err := a.Open(t.Context(), header); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v, want unavailable", err)
+	}
+	if _, _, err := u.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want net.ErrClosed", err)
+	}
+}
+
+// frozen is a connection whose line can be cut without either end noticing.
+type frozen struct {
+	net.Conn
+	cut chan struct{}
+}
+
+func (f frozen) Write(b []byte) (int, error) {
+	select {
+	case <-f.cut:
+		return len(b), nil
+	default:
+		return f.Conn.Write(b)
+	}
+}
+
+func TestHalfOpenTunnelIsNoticedWithinAMinute(t *testing.T) {
+	tunnel.Bubble(t, func(t *testing.T) {
+		m := newMachine(t, nodeID)
+		near, far := net.Pipe()
+		cut := make(chan struct{})
+		up := make(chan *tunnel.Uplink, 1)
+		go func() {
+			u, _ := tunnel.Connect(t.Context(), frozen{far, cut}, m.key, nodeID, "v1", time.Now)
+			up <- u
+		}()
+		a, err := tunnel.Accept(t.Context(), frozen{near, cut}, m.peer, "proxy-1", time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := <-up
+		close(cut)
+		start := time.Now()
+		<-a.Done()
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("got it noticed after %s, want at most 1m", took)
+		}
+		a.Close()
+		u.Close()
+	})
+}
+
+// A node that does not keep to the protocol: raw yamux.
+func rawNode(t *testing.T) (*tunnel.Attached, *yamux.Session) {
+	t.Helper()
+	m := newMachine(t, nodeID)
+	near, far := net.Pipe()
+	cfg := yamux.DefaultConfig()
+	cfg.LogOutput = io.Discard
+	session, err := yamux.Client(far, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { session.Close() })
+	go func() {
+		c, err := session.Open()
+		if err == nil {
+			err = tunnel.AnswerForTest(c, m.key, nodeID)
+		}
+		if err != nil {
+			t.Errorf("raw greeting: %v", err)
+		}
+	}()
+	a, err := tunnel.Accept(t.Context(), near, m.peer, "proxy-1", time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return a, session
+}
+
+func TestNodeOpensNoStreams(t *testing.T) {
+	_, session := rawNode(t)
+	c, err := session.Open()
+	if err != nil {
+		return // it knows already that the proxy takes none
+	}
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, yamux.ErrConnectionReset) {
+		t.Errorf("got %v, want a reset", err)
+	}
+}

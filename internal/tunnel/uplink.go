@@ -1,0 +1,175 @@
+package tunnel
+
+import (
+	"context"
+	"crypto"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const (
+	// headerTimeout bounds the wait for a session stream's header.
+	headerTimeout = 10 * time.Second
+	// pendingHeaders is how many streams may be without a header at once; more wait in the backlog.
+	pendingHeaders = 64
+)
+
+// Uplink is the node's end of a tunnel. It is safe for concurrent use.
+type Uplink struct {
+	session *yamux.Session
+	control *stream
+	proxy   string
+	rules   chan []byte // holds the newest set only
+	streams chan opened
+	owned   sync.WaitGroup
+}
+
+type opened struct {
+	conn   net.Conn
+	header Header
+}
+
+// Connect greets the proxy at the other end of conn, whose certificate the caller has verified, and signs the attachment with the
+// node's service key. It takes conn over: it closes it when it fails. A proxy that refuses says why, as a *fault.Error.
+func Connect(ctx context.Context, conn net.Conn, key crypto.Signer, id identity.NodeID, version string, now func() time.Time) (*Uplink, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	session, err := yamux.Client(conn, muxConfig())
+	if err != nil {
+		stop()
+		conn.Close()
+		return nil, fmt.Errorf("tunnel: %w", err)
+	}
+	u := &Uplink{session: session, rules: make(chan []byte, 1), streams: make(chan opened)}
+	err = u.greet(key, id, version, now)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		session.Close()
+		return nil, fmt.Errorf("tunnel: greet the proxy: %w", err)
+	}
+	u.owned.Go(u.readControl)
+	u.owned.Go(u.acceptStreams)
+	return u, nil
+}
+
+func (u *Uplink) greet(key crypto.Signer, id identity.NodeID, version string, now func() time.Time) error {
+	raw, err := u.session.OpenStream()
+	if err != nil {
+		return err
+	}
+	u.control = &stream{Stream: raw}
+	var w Welcome
+	if err := readMessage(u.control, frameWelcome, &w); err != nil {
+		return err
+	}
+	if w.V != Version || len(w.Nonce) != nonceBytes || identity.CheckNodeName(w.Proxy) != nil {
+		return fault.New(fault.Invalid, "tunnel.Connect", "the proxy's greeting is not understood", "check that node and proxy versions match: threshold-node version")
+	}
+	u.proxy = w.Proxy
+	signed, err := SignAttachment(key, Attachment{Node: id, Proxy: w.Proxy, Nonce: w.Nonce, Time: now().UTC()})
+	if err != nil {
+		return err
+	}
+	if err := writeMessage(u.control, frameHello, Hello{V: Version, Version: version, Attachment: signed}); err != nil {
+		return err
+	}
+	var v verdict
+	if err := readMessage(u.control, frameVerdict, &v); err != nil {
+		return err
+	}
+	if v.Fault != nil {
+		return v.Fault
+	}
+	return nil
+}
+
+// readControl keeps the newest rules at hand until the control stream ends, and the tunnel with it.
+func (u *Uplink) readControl() {
+	for {
+		kind, body, err := readFrame(u.control, MaxFrameBytes)
+		if err != nil {
+			u.session.Close()
+			return
+		}
+		if kind != frameRules {
+			continue
+		}
+		select { // this is the only sender, so after taking the old one there is room
+		case <-u.rules:
+		default:
+		}
+		u.rules <- body
+	}
+}
+
+func (u *Uplink) acceptStreams() {
+	slots := make(chan struct{}, pendingHeaders)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-u.Done():
+			return
+		}
+		raw, err := u.session.AcceptStream()
+		if err != nil {
+			return
+		}
+		u.owned.Go(func() {
+			defer func() { <-slots }()
+			u.begin(&stream{Stream: raw})
+		})
+	}
+}
+
+// begin reads a stream's header and hands it to Accept. A stream without a proper header is closed.
+func (u *Uplink) begin(s *stream) {
+	_ = s.SetReadDeadline(time.Now().Add(headerTimeout))
+	h, err := readHeader(s)
+	if err != nil {
+		s.Close()
+		return
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	s.from = clientAddr(h)
+	select {
+	case u.streams <- opened{s, h}:
+	case <-u.Done():
+		s.Close()
+	}
+}
+
+// Accept returns the next session stream and its header. The connection's RemoteAddr is the header's From: what the proxy says.
+func (u *Uplink) Accept() (net.Conn, Header, error) {
+	select {
+	case o := <-u.streams:
+		return o.conn, o.header, nil
+	case <-u.Done():
+		return nil, Header{}, net.ErrClosed
+	}
+}
+
+// Rules yields the set pushed last; older ones that nobody took are gone. Nothing in it is verified.
+func (u *Uplink) Rules() <-chan []byte { return u.rules }
+
+// Proxy is the proxy's name, as it says; the caller compares it with the certificate.
+func (u *Uplink) Proxy() string { return u.proxy }
+
+// Done is closed when the tunnel has ended.
+func (u *Uplink) Done() <-chan struct{} { return u.session.CloseChan() }
+
+// Close ends the tunnel and every stream in it.
+func (u *Uplink) Close() error {
+	err := u.session.Close()
+	u.owned.Wait()
+	return err
+}
