@@ -1,0 +1,41 @@
+package lifecycle_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/lifecycle"
+)
+
+func TestPartsStopInReverseOfTheirStart(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s := lifecycle.New(ctx)
+	var order []string // parts stop one after the other, so no lock is due
+	for _, name := range []string{"auth", "proxy", "node"} {
+		s.Run(name, func(ctx context.Context) error {
+			<-ctx.Done()
+			order = append(order, name)
+			return nil
+		})
+	}
+	cancel()
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"node", "proxy", "auth"}; !slices.Equal(order, want) {
+		t.Errorf("got %v, want %v", order, want)
+	}
+}
+
+func TestAFailingPartEndsTheStackAndIsNamed(t *testing.T) {
+	s := lifecycle.New(t.Context())
+	boom := errors.New("boom")
+	s.Run("auth", func(ctx context.Context) error { <-ctx.Done(); return nil })
+	s.Run("proxy", func(context.Context) error { return boom })
+	<-s.Context().Done()
+	if err := s.Stop(); !errors.Is(err, boom) || err.Error() != "proxy: boom" {
+		t.Errorf("got %v, want proxy: boom", err)
+	}
+}
