@@ -1,0 +1,88 @@
+package state
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// PendingLogin has passed provider and second factor, and waits for tsh to fetch it with the one-time code. It is stored under the
+// code's hash, so that what is stored redeems nothing.
+type PendingLogin struct {
+	Who       identity.Identity `json:"who"`
+	Proxy     identity.Identity `json:"proxy"` // it came by
+	From      string            `json:"from,omitempty"`
+	Challenge string            `json:"challenge"`
+	At        time.Time         `json:"at"` // when the second factor was shown
+	Expires   time.Time         `json:"expires"`
+}
+
+// CodeHash is the SHA-256 of a one-time code.
+type CodeHash [sha256.Size]byte
+
+func (h CodeHash) key() string { return hex.EncodeToString(h[:]) }
+
+var logins = table[PendingLogin]{prefix: "logins/", what: "login", remedy: "run: tsh login"}
+
+// sweepLimit is how many ended logins one new login clears away. It is more than one, so what was never fetched does not add up.
+const sweepLimit = 64
+
+// KeepLogin stores a login for its one-time code and notes it on the person's record, which it makes at the first login.
+func (s *State) KeepLogin(ctx context.Context, h CodeHash, p PendingLogin, events ...audit.Event) error {
+	return retry(func() error {
+		old, err := users.getOrNew(ctx, s, UserID(p.Who.UserKey()))
+		if err != nil {
+			return err
+		}
+		var c change
+		users.replaceOrCreate(&c, old, loggedIn(old.Value, p))
+		if err := s.sweepLogins(ctx, &c, p.At); err != nil {
+			return err
+		}
+		logins.create(&c, h.key(), p)
+		c.record(events...)
+		_, err = s.commit(ctx, &c)
+		return err
+	})
+}
+
+func loggedIn(u User, p PendingLogin) User {
+	u.Connector, u.Subject, u.Name, u.LastLogin = p.Who.Connector, p.Who.Subject, p.Who.Name, p.At
+	if u.Created.IsZero() {
+		u.Created = p.At
+	}
+	return u
+}
+
+// sweepLogins clears away some of the logins that nobody fetched in time.
+func (s *State) sweepLogins(ctx context.Context, c *change, now time.Time) error {
+	got, err := logins.list(ctx, s, Page{Limit: sweepLimit})
+	if err != nil {
+		return err
+	}
+	for _, l := range got.Items {
+		if now.After(l.Value.Expires) {
+			logins.drop(c, l.Key)
+		}
+	}
+	return nil
+}
+
+// PendingLogin returns the login stored under the hash of a code, or fault NotFound. Reading it spends nothing.
+func (s *State) PendingLogin(ctx context.Context, h CodeHash) (Stored[PendingLogin], error) {
+	return logins.get(ctx, s, h.key())
+}
+
+// TakeLogin spends a login that was read. Of all who try, one succeeds; the others get fault Expired.
+func (s *State) TakeLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
+	c := change{conflict: fault.New(fault.Expired, "state.TakeLogin", "this login was fetched already", logins.remedy)}
+	logins.remove(&c, l)
+	c.record(events...)
+	_, err := s.commit(ctx, &c)
+	return err
+}
