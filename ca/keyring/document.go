@@ -183,7 +183,7 @@ func (s stored) unseal(cluster string, seal Seal) (*secret, error) {
 	if err != nil || !bytes.Equal(pub, s.Public) {
 		return nil, broken(string(s.Authority)+"'s private and public keys differ", errors.New("mismatch"))
 	}
-	return &secret{key: signer, pub: signer.Public()}, nil
+	return newSecret(signer), nil
 }
 
 // hasCert reports whether the authority signs X.509 and so has a certificate itself.

@@ -41,26 +41,22 @@ func OpenSeal(rawURI string) (Seal, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "keyring.OpenSeal", "the seal key cannot be used", "make a new seal key and restore from a backup")
 	}
-	return &aeadSeal{uri: uri.NewFile(u.Path).String(), aead: aead}, nil
+	return &aeadSeal{uri: uri.NewFile(u.Path).String(), aead: func() cipher.AEAD { return aead }}, nil
 }
 
 // sealFormat is the first byte of every sealed value: XChaCha20-Poly1305, a random 24-byte nonce, then the ciphertext.
 const sealFormat = 1
 
-// aeadSeal seals with a key in memory. 2^96 messages would be needed before random nonces of this size risk a repeat.
+// aeadSeal seals with a key in memory. With random nonces of 192 bits a repeat is out of reach.
 type aeadSeal struct {
 	uri  string
-	aead cipher.AEAD
+	aead func() cipher.AEAD // behind a function for the reason that secret gives
 }
 
 func (s *aeadSeal) URI() string { return s.uri }
 
-// String, and so every log line, shows where the key is and nothing of it.
-func (s *aeadSeal) String() string   { return "seal " + s.uri }
-func (s *aeadSeal) GoString() string { return s.String() }
-
-// MarshalJSON gives the URI.
-func (s *aeadSeal) MarshalJSON() ([]byte, error) { return []byte(`"[seal]"`), nil }
+// String names the seal in logs.
+func (s *aeadSeal) String() string { return "seal " + s.uri }
 
 func associated(name string) []byte { return append([]byte{sealFormat}, name...) }
 
@@ -68,7 +64,7 @@ func (s *aeadSeal) Seal(name string, plaintext []byte) ([]byte, error) {
 	out := make([]byte, 1+chacha20poly1305.NonceSizeX, 1+chacha20poly1305.NonceSizeX+len(plaintext)+chacha20poly1305.Overhead)
 	out[0] = sealFormat
 	_, _ = rand.Read(out[1:]) // crypto/rand never fails since Go 1.24
-	return s.aead.Seal(out, out[1:], plaintext, associated(name)), nil
+	return s.aead().Seal(out, out[1:], plaintext, associated(name)), nil
 }
 
 func (s *aeadSeal) Open(name string, sealed []byte) ([]byte, error) {
@@ -76,7 +72,7 @@ func (s *aeadSeal) Open(name string, sealed []byte) ([]byte, error) {
 	if len(sealed) < head+chacha20poly1305.Overhead || sealed[0] != sealFormat {
 		return nil, s.cannotOpen(errors.New("not in a known sealed form"))
 	}
-	plain, err := s.aead.Open(nil, sealed[1:head], sealed[head:], associated(name))
+	plain, err := s.aead().Open(nil, sealed[1:head], sealed[head:], associated(name))
 	if err != nil {
 		return nil, s.cannotOpen(err)
 	}

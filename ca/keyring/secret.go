@@ -10,12 +10,18 @@ import (
 	"sync"
 )
 
-// secret is a private key that signs and shows nothing of itself: not in fmt, not in JSON, not in a log.
+// secret is a private key that signs and shows nothing of itself: not in fmt, not in JSON, not in a log. The key lies behind a function
+// because fmt, given a mistaken verb, walks into the unexported fields of whatever struct holds a value and past its Format method; of
+// a function it prints the address.
 type secret struct {
 	pub crypto.PublicKey
 
-	mu  sync.RWMutex // guards key: signing reads, wipe writes
-	key crypto.Signer
+	mu  sync.RWMutex         // guards key: signing reads, wipe writes
+	key func() crypto.Signer // nil: wiped
+}
+
+func newSecret(key crypto.Signer) *secret {
+	return &secret{pub: key.Public(), key: func() crypto.Signer { return key }}
 }
 
 func (s *secret) Public() crypto.PublicKey { return s.pub }
@@ -26,13 +32,16 @@ func (s *secret) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]
 	if s.key == nil {
 		return nil, errors.New("the key was wiped")
 	}
-	return s.key.Sign(rand, digest, opts)
+	return s.key().Sign(rand, digest, opts)
 }
 
 func (s *secret) wipe() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch k := s.key.(type) {
+	if s.key == nil {
+		return
+	}
+	switch k := s.key().(type) {
 	case ed25519.PrivateKey:
 		clear(k)
 	case *ecdsa.PrivateKey:

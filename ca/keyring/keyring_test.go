@@ -1,0 +1,483 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/ca/keyring"
+	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const cluster = "access.example.com"
+
+var birthday = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func born(t *testing.T) (*keyring.Keyring, *keyringtest.Store, keyring.Seal) {
+	t.Helper()
+	st, seal := new(keyringtest.Store), keyringtest.Seal(t)
+	k, err := keyring.Birth(t.Context(), cluster, st, seal, birthday)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, st, seal
+}
+
+// faulty holds that err is a fault of the kind that tells the person what to do.
+func faulty(t *testing.T, what string, err error, kind fault.Kind) {
+	t.Helper()
+	if !fault.Is(err, kind) || fault.Remedy(err) == "" {
+		t.Errorf("%s: got %v, want a fault of kind %s with a remedy", what, err, kind)
+	}
+}
+
+func TestOpenGivesTheKeysThatWereBorn(t *testing.T) {
+	k, st, seal := born(t)
+	again, err := keyring.Open(t.Context(), st, seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Pin() != k.Pin() || again.Cluster() != cluster || !bytes.Equal(again.UserSSH().PublicKey().Marshal(), k.UserSSH().PublicKey().Marshal()) {
+		t.Errorf("got %v, want %v", again, k)
+	}
+	p := again.Public()
+	if len(p.UserSSH) != 1 || len(p.HostSSH) != 1 || len(p.UserX509) != 1 || len(p.ServiceX509) != 1 || len(p.Rules) != 1 || p.Root == nil {
+		t.Fatalf("got %+v, want one key of each", p)
+	}
+	msg := []byte("rules")
+	sig, err := again.RulesSigner().Sign(rand.Reader, msg, crypto.Hash(0))
+	if err != nil || !ed25519.Verify(p.Rules[0], msg, sig) {
+		t.Errorf("got %v, want a rules signature that verifies", err)
+	}
+	digest := sha256.Sum256(msg)
+	rootKey, err := again.RootSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sig, err = rootKey.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil || p.Root.CheckSignature(x509.ECDSAWithSHA256, msg, sig) != nil {
+		t.Errorf("got %v, want a root signature that verifies", err)
+	}
+}
+
+func TestTreesStandApart(t *testing.T) {
+	k, _, _ := born(t)
+	p := k.Public()
+	keys := map[string]bool{}
+	for _, c := range []*x509.Certificate{p.Root, p.UserX509[0], p.ServiceX509[0]} {
+		keys[string(c.RawSubjectPublicKeyInfo)] = true
+		if !c.IsCA || c.NotBefore != birthday.Add(-identity.Skew) {
+			t.Errorf("%s: got CA %v from %s, want an authority from a minute before birth", c.Subject, c.IsCA, c.NotBefore)
+		}
+	}
+	for _, pub := range []ssh{p.UserSSH[0], p.HostSSH[0]} {
+		keys[string(pub.Marshal())] = true
+	}
+	if keys[string(p.Rules[0])] = true; len(keys) != 6 {
+		t.Errorf("got %d distinct keys, want 6", len(keys))
+	}
+	if err := p.UserX509[0].CheckSignatureFrom(p.Root); err == nil {
+		t.Error("got the user authority under the cluster root, want a tree of its own")
+	}
+	if err := p.ServiceX509[0].CheckSignatureFrom(p.Root); err != nil {
+		t.Errorf("service authority: %v", err)
+	}
+	if got, want := p.Root.NotAfter, birthday.AddDate(30, 0, 0); !got.Equal(want) {
+		t.Errorf("got a root until %s, want %s", got, want)
+	}
+	if !slices.Equal(p.UserX509[0].ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}) {
+		t.Errorf("got %v, want the user tree limited to clients", p.UserX509[0].ExtKeyUsage)
+	}
+}
+
+type ssh interface{ Marshal() []byte }
+
+func TestPublicIsTheCallersOwn(t *testing.T) {
+	k, _, _ := born(t)
+	p := k.Public()
+	clear(p.Rules[0])
+	p.UserSSH[0] = nil
+	if q := k.Public(); q.UserSSH[0] == nil || bytes.Equal(q.Rules[0], p.Rules[0]) {
+		t.Error("got a keyring changed through Public, want a copy")
+	}
+}
+
+func TestBirthHappensOnce(t *testing.T) {
+	k, st, seal := born(t)
+	_, err := keyring.Birth(t.Context(), cluster, st, seal, birthday)
+	faulty(t, "second birth", err, fault.Conflict)
+	if again, err := keyring.Open(t.Context(), st, seal); err != nil || again.Pin() != k.Pin() {
+		t.Errorf("got %v, %v, want the first keys untouched", again, err)
+	}
+}
+
+func TestConcurrentBirthsLeaveOneCluster(t *testing.T) {
+	st, seal := new(keyringtest.Store), keyringtest.Seal(t)
+	var wg sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = keyring.Birth(t.Context(), cluster, st, seal, birthday) })
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+			continue
+		}
+		faulty(t, "lost birth", err, fault.Conflict)
+	}
+	if won != 1 {
+		t.Errorf("got %d births, want 1", won)
+	}
+}
+
+func TestBirthRefusesABadName(t *testing.T) {
+	for _, name := range []string{"", "Access.example.com", "a/b", "10.0.0.1", "a b"} {
+		_, err := keyring.Birth(t.Context(), name, new(keyringtest.Store), keyringtest.Seal(t), birthday)
+		faulty(t, name, err, fault.Invalid)
+	}
+}
+
+// brokenStore fails in the ways a replicated store does.
+type brokenStore struct {
+	keyringtest.Store
+	load, save error
+}
+
+func (s *brokenStore) Load(ctx context.Context) ([]byte, error) {
+	if s.load != nil {
+		return nil, s.load
+	}
+	return s.Store.Load(ctx)
+}
+
+func (s *brokenStore) Save(context.Context, []byte, []byte) error { return s.save }
+
+func TestStoreFailuresAreNotMistakenForAnUnbornCluster(t *testing.T) {
+	down := fault.New(fault.Unavailable, "store", "no leader", "wait")
+	if _, err := keyring.Birth(t.Context(), cluster, &brokenStore{load: down}, keyringtest.Seal(t), birthday); !errors.Is(err, down) {
+		t.Errorf("got %v, want the store's error", err)
+	}
+	if _, err := keyring.Birth(t.Context(), cluster, &brokenStore{save: down}, keyringtest.Seal(t), birthday); !errors.Is(err, down) {
+		t.Errorf("got %v, want the store's error", err)
+	}
+	if _, err := keyring.Open(t.Context(), &brokenStore{load: down}, keyringtest.Seal(t)); !errors.Is(err, down) {
+		t.Errorf("got %v, want the store's error", err)
+	}
+	_, err := keyring.Open(t.Context(), new(keyringtest.Store), keyringtest.Seal(t))
+	faulty(t, "open before birth", err, fault.NotFound)
+}
+
+func TestAnotherSealDoesNotOpen(t *testing.T) {
+	_, st, _ := born(t)
+	_, err := keyring.Open(t.Context(), st, keyringtest.Seal(t))
+	faulty(t, "foreign seal", err, fault.Invalid)
+}
+
+// doc is the stored document as a stranger with write access to the store sees it.
+type doc struct {
+	V       int       `json:"v"`
+	Cluster string    `json:"cluster"`
+	Seal    string    `json:"seal"`
+	Born    time.Time `json:"born"`
+	Keys    []docKey  `json:"keys"`
+}
+
+type docKey struct {
+	Authority  string    `json:"authority"`
+	Generation int       `json:"generation"`
+	State      string    `json:"state"`
+	Created    time.Time `json:"created"`
+	Public     []byte    `json:"public"`
+	Cert       []byte    `json:"cert,omitempty"`
+	Sealed     []byte    `json:"sealed,omitempty"`
+}
+
+func (d *doc) key(authority string) *docKey {
+	for i := range d.Keys {
+		if d.Keys[i].Authority == authority {
+			return &d.Keys[i]
+		}
+	}
+	return nil
+}
+
+// rewrite gives the store's document to f and saves what f made of it.
+func rewrite(t *testing.T, st *keyringtest.Store, f func(d *doc)) {
+	t.Helper()
+	raw, err := st.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d doc
+	if err := json.Unmarshal(raw, &d); err != nil {
+		t.Fatal(err)
+	}
+	f(&d)
+	changed, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Save(t.Context(), raw, changed); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenRefusesAnAlteredDocument(t *testing.T) {
+	_, theirs, _ := born(t)
+	var foreign doc
+	rewrite(t, theirs, func(d *doc) { foreign = *d })
+	pub, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreignPublic, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name string
+		f    func(d *doc)
+		kind fault.Kind
+	}{
+		{"two sealed keys swapped", func(d *doc) {
+			a, b := d.key("user-ssh"), d.key("host-ssh")
+			a.Sealed, b.Sealed = b.Sealed, a.Sealed
+		}, fault.Invalid},
+		{"two whole keys swapped", func(d *doc) { d.key("user-ssh").Authority, d.key("host-ssh").Authority = "host-ssh", "user-ssh" }, fault.Invalid},
+		{"another generation", func(d *doc) { d.key("rules").Generation = 2 }, fault.Invalid},
+		{"another cluster's name", func(d *doc) { d.Cluster = "other.example.com" }, fault.Invalid},
+		{"a flipped bit in a sealed key", func(d *doc) { d.key("rules").Sealed[40] ^= 1 }, fault.Invalid},
+		{"a flipped bit in a nonce", func(d *doc) { d.key("rules").Sealed[2] ^= 1 }, fault.Invalid},
+		{"an unknown sealed form", func(d *doc) { d.key("rules").Sealed[0] = 2 }, fault.Invalid},
+		{"a cut sealed key", func(d *doc) { d.key("rules").Sealed = d.key("rules").Sealed[:20] }, fault.Invalid},
+		{"no sealed key", func(d *doc) { d.key("rules").Sealed = nil }, fault.Invalid},
+		{"a foreign public key slipped in", func(d *doc) { d.key("user-ssh").Public = foreignPublic }, fault.Internal},
+		{"a trusted key added without its private part", func(d *doc) {
+			d.Keys = append(d.Keys, docKey{Authority: "user-ssh", Generation: 2, State: "next", Public: foreignPublic})
+		}, fault.Invalid},
+		{"a trusted key added from another cluster", func(d *doc) {
+			k := *foreign.key("user-ssh")
+			k.Generation, k.State = 2, "previous"
+			d.Keys = append(d.Keys, k)
+		}, fault.Invalid},
+		{"another cluster's certificate", func(d *doc) { d.key("user-x509").Cert = foreign.key("user-x509").Cert }, fault.Internal},
+		{"another cluster's root", func(d *doc) { *d.key("root") = *foreign.key("root") }, fault.Invalid},
+		{"another cluster's root, kept offline", func(d *doc) {
+			*d.key("root") = *foreign.key("root")
+			d.key("root").Sealed = nil
+		}, fault.Internal},
+		{"no certificate", func(d *doc) { d.key("service-x509").Cert = nil }, fault.Internal},
+		{"a certificate that is none", func(d *doc) { d.key("service-x509").Cert = []byte{1, 2} }, fault.Internal},
+		{"a public key that is none", func(d *doc) { d.key("rules").Public = nil }, fault.Internal},
+		{"a key of the wrong type", func(d *doc) { d.key("rules").Public = d.key("root").Public }, fault.Internal},
+		{"two active keys", func(d *doc) {
+			k := *d.key("rules")
+			k.Generation = 2
+			d.Keys = append(d.Keys, k)
+		}, fault.Internal},
+		{"the same generation twice", func(d *doc) {
+			k := *d.key("rules")
+			k.State = "next"
+			d.Keys = append(d.Keys, k)
+		}, fault.Internal},
+		{"an unknown state", func(d *doc) { d.key("rules").State = "retired" }, fault.Internal},
+		{"a missing authority", func(d *doc) { d.Keys = d.Keys[:5] }, fault.Internal},
+		{"no root", func(d *doc) { d.Keys = d.Keys[1:] }, fault.Internal},
+		{"a generation below one", func(d *doc) { d.key("rules").Generation = 0 }, fault.Internal},
+		{"no version", func(d *doc) { d.V = 0 }, fault.Internal},
+		{"a newer version", func(d *doc) { d.V = keyring.Version + 1 }, fault.Invalid},
+		{"a bad cluster name", func(d *doc) { d.Cluster = "a/b" }, fault.Internal},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, st, seal := born(t)
+			rewrite(t, st, tc.f)
+			k, err := keyring.Open(t.Context(), st, seal)
+			if k != nil {
+				t.Errorf("got %v, want no keyring", k)
+			}
+			faulty(t, tc.name, err, tc.kind)
+		})
+	}
+}
+
+func TestOpenRefusesGarbage(t *testing.T) {
+	for _, raw := range []string{"{", "[]", "null", `{"v":1}`, strings.Repeat(" ", keyring.MaxBytes+1)} {
+		st := new(keyringtest.Store)
+		if err := st.Save(t.Context(), nil, []byte(raw)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := keyring.Open(t.Context(), st, keyringtest.Seal(t))
+		faulty(t, fmt.Sprintf("%.20q", raw), err, fault.Internal)
+	}
+}
+
+func TestRootKeptOffline(t *testing.T) {
+	k, st, seal := born(t)
+	rewrite(t, st, func(d *doc) { d.key("root").Sealed = nil })
+	again, err := keyring.Open(t.Context(), st, seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.RootSigner(); err == nil || again.Pin() != k.Pin() {
+		t.Errorf("got %v, want no root signer and the same pin", err)
+	} else {
+		faulty(t, "offline root", err, fault.Unavailable)
+	}
+	again.Wipe() // has no root key to wipe
+}
+
+// spySeal notes the plaintext of every key.
+type spySeal struct {
+	inner keyring.Seal
+	seen  [][]byte
+}
+
+func (s *spySeal) URI() string { return s.inner.URI() }
+
+func (s *spySeal) Open(name string, sealed []byte) ([]byte, error) { return s.inner.Open(name, sealed) }
+
+func (s *spySeal) Seal(name string, plain []byte) ([]byte, error) {
+	s.seen = append(s.seen, slices.Clone(plain))
+	return s.inner.Seal(name, plain)
+}
+
+func TestNothingShowsPrivateKeys(t *testing.T) {
+	st, spy := new(keyringtest.Store), &spySeal{inner: keyringtest.Seal(t)}
+	k, err := keyring.Birth(t.Context(), cluster, st, spy, birthday)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rootKey, err := k.RootSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, userKey := k.UserX509()
+	raw, err := st.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string][]byte{"store": raw}
+	for what, v := range map[string]any{"keyring": k, "root": rootKey, "rules": k.RulesSigner(), "user-x509": userKey, "user-ssh": k.UserSSH(), "seal": spy.inner} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		var log bytes.Buffer
+		slog.New(slog.NewTextHandler(&log, nil)).Info("x", "v", v)
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "v", v)
+		in := struct{ v any }{v} // fmt walks into unexported fields without asking for Format or String
+		shown[what] = slices.Concat(b, log.Bytes(), fmt.Appendf(nil, "%v %+v %#v %s %x %d", v, v, v, v, v, v), fmt.Appendf(nil, "%v %+v %#v %s %x %d", in, in, in, in, in, in))
+	}
+	if len(spy.seen) != 6 {
+		t.Fatalf("got %d sealed keys, want 6", len(spy.seen))
+	}
+	for _, der := range spy.seen {
+		for _, secret := range forms(t, der) {
+			for what, text := range shown {
+				if bytes.Contains(text, secret) || bytes.Contains(decodeAll(text), secret) {
+					t.Errorf("%s shows bytes of a private key", what)
+				}
+			}
+		}
+	}
+}
+
+// forms are the ways in which a private key could show: raw, in hex, in base64, and as fmt prints a byte slice.
+func forms(t *testing.T, der []byte) [][]byte {
+	t.Helper()
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var secret []byte
+	switch k := key.(type) {
+	case ed25519.PrivateKey:
+		secret = k.Seed()
+	case interface{ Bytes() ([]byte, error) }: // *ecdsa.PrivateKey
+		if secret, err = k.Bytes(); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		t.Fatalf("unexpected key %T", key)
+	}
+	secret = secret[4:28] // a part, so that another framing does not hide it
+	return [][]byte{secret, fmt.Appendf(nil, "%x", secret), []byte(strings.Trim(fmt.Sprint(secret), "[]")), []byte(base64.StdEncoding.EncodeToString(secret))}
+}
+
+// decodeAll decodes every base64 string of a JSON document into one heap of bytes.
+func decodeAll(text []byte) []byte {
+	var out []byte
+	for _, s := range bytes.Split(text, []byte(`"`)) {
+		if b, err := base64.StdEncoding.DecodeString(string(s)); err == nil {
+			out = append(out, b...)
+		}
+	}
+	return out
+}
+
+func TestWipedKeysSignNoMore(t *testing.T) {
+	k, st, seal := born(t)
+	signers := []crypto.Signer{k.RulesSigner()}
+	rootKey, err := k.RootSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, user := k.UserX509()
+	_, service := k.ServiceX509()
+	signers = append(signers, rootKey, user, service)
+	k.Wipe()
+	for i, s := range signers {
+		if sig, err := s.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {
+			t.Errorf("signer %d: got %x after Wipe, want an error", i, sig)
+		}
+	}
+	if _, err := k.UserSSH().Sign(rand.Reader, []byte("x")); err == nil {
+		t.Error("user-ssh: got a signature after Wipe, want an error")
+	}
+	if k.Public().Root == nil || k.Pin() == (identity.Pin{}) {
+		t.Error("got no public side after Wipe, want it untouched")
+	}
+	if _, err := keyring.Open(t.Context(), st, seal); err != nil {
+		t.Errorf("got %v, want the stored keys untouched", err)
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	st, seal := new(keyringtest.Store), keyringtest.Seal(f)
+	if _, err := keyring.Birth(f.Context(), cluster, st, seal, birthday); err != nil {
+		f.Fatal(err)
+	}
+	raw, err := st.Load(f.Context())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add([]byte(`{"v":1,"cluster":"a","keys":[{"authority":"root","generation":1,"state":"active"}]}`))
+	f.Add([]byte(`{"v":99}`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		st := new(keyringtest.Store)
+		if err := st.Save(t.Context(), nil, in); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keyring.Open(t.Context(), st, seal); err != nil && fault.Remedy(err) == "" {
+			t.Errorf("got %v, want a remedy", err)
+		}
+	})
+}
