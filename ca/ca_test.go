@@ -139,6 +139,8 @@ func pool(certs ...*x509.Certificate) *x509.CertPool {
 	return p
 }
 
+const clientAuth = x509.ExtKeyUsageClientAuth
+
 var loopback = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
 
 func TestUserGetsBothCertificatesOfOneLife(t *testing.T) {
