@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
@@ -18,7 +19,8 @@ import (
 
 // State is the cluster's knowledge. It is safe for concurrent use.
 type State struct {
-	store *raftstore.Store
+	store    *raftstore.Store
+	rulebook atomic.Pointer[Rulebook] // the last one made; Rulebook checks whether it is still current
 }
 
 // New reads and writes through an open store.
@@ -164,10 +166,10 @@ func (t table[T]) create(c *change, key string, v T) {
 	t.set(c, key, v)
 }
 
-// replace writes v over old, which must not have been changed since it was read.
+// replace writes v over old, which must not have been changed since it was read. What old's lease would take, it still takes.
 func (t table[T]) replace(c *change, old Stored[T], v T) {
 	c.when(raftstore.Unchanged(old.item))
-	t.set(c, old.Key, v)
+	t.setLeased(c, old.Key, v, old.item.Lease)
 }
 
 // set writes v, whatever was there.
