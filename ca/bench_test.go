@@ -1,0 +1,45 @@
+package ca_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/ca"
+	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
+)
+
+// nowhere records nothing, so that what is measured is the CA.
+type nowhere struct{}
+
+func (nowhere) RecordIssuance(context.Context, ca.Record) error { return nil }
+
+func bench(b *testing.B, r ca.Request) {
+	c, err := ca.New(ca.Config{Cluster: cluster, Keys: keyringtest.New(b, cluster, birthday), Recorder: nowhere{}, Now: func() time.Time { return noon }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Issue(b.Context(), r); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "certs/s")
+}
+
+func BenchmarkIssueUserSSH(b *testing.B) {
+	r := userRequest(b)
+	r.X509Key = nil
+	bench(b, r)
+}
+
+func BenchmarkIssueUserX509(b *testing.B) {
+	r := userRequest(b)
+	r.SSHKey = nil
+	bench(b, r)
+}
+
+func BenchmarkIssueUserBoth(b *testing.B) { bench(b, userRequest(b)) }
+func BenchmarkIssueHost(b *testing.B)     { bench(b, hostRequest(b)) }
+func BenchmarkIssueService(b *testing.B)  { bench(b, serviceRequest(b)) }
