@@ -45,7 +45,8 @@ func (s *secret) wipe() {
 	case ed25519.PrivateKey:
 		clear(k)
 	case *ecdsa.PrivateKey:
-		clear(k.D.Bits()) // D is deprecated for reading keys out; overwriting it is the point here
+		//lint:ignore SA1019 D is deprecated for reading keys out; overwriting it is the point here
+		clear(k.D.Bits())
 	}
 	s.key = nil
 }

@@ -3,7 +3,8 @@ package identity_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/dsa" //nolint:staticcheck // the test shows that DSA keys are refused
+	//lint:ignore SA1019 the test shows that DSA keys are refused
+	"crypto/dsa"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
