@@ -29,6 +29,7 @@ var contracts = map[string][]string{
 	"config":    {"fault"},
 	"testnet":   {},
 	"forms":     {},
+	"lifecycle": {},
 	"repocheck": {},
 	"access":    {"fault", "identity", "config"},
 	"tunnel":    {"fault", "identity"},
@@ -139,6 +140,14 @@ func TestImportsPointDown(t *testing.T) {
 					t.Errorf("%s imports %s: %s", p.name(), to, why)
 				}
 			}
+		}
+	}
+}
+
+func TestEveryContractHasItsPlace(t *testing.T) {
+	for _, p := range listPackages(t) {
+		if top, room := split(p.name()); top == "internal" && contracts[room] == nil {
+			t.Errorf("%s has no place in the table in imports_test.go", p.name())
 		}
 	}
 }
