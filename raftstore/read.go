@@ -154,7 +154,7 @@ func (s *Store) Linearize(ctx context.Context) error {
 func (s *Store) verify(ctx context.Context, r *raft.Raft) error {
 	verdict := make(chan error, 1)
 	future := r.VerifyLeader()
-	go func() { verdict <- future.Error() }() // ends with raft at the latest
+	go func() { verdict <- future.Error() }() // answered within a heartbeat; raft v1.8.0 may leave it open when it shuts down
 	select {
 	case err := <-verdict:
 		if err != nil {
@@ -163,5 +163,7 @@ func (s *Store) verify(ctx context.Context, r *raft.Raft) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.stopped:
+		return s.gone()
 	}
 }

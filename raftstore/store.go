@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/metadb"
-	raftsegment "github.com/hashicorp/raft-wal/segment"
+	walsegment "github.com/hashicorp/raft-wal/segment"
 
 	"github.com/threshold-access/threshold/internal/fault"
 )
@@ -138,7 +138,7 @@ func (s *Store) openLog(p *parts) (guardLog, error) {
 	dir := filepath.Join(s.cfg.Dir, logRoom)
 	meta := &metadb.BoltMetaDB{}
 	p.later(meta.Close)
-	w, err := wal.Open(dir, wal.WithMetaStore(guardMeta{meta, s.latch}), wal.WithSegmentFiler(raftsegment.NewFiler(dir, s.cfg.FS)),
+	w, err := wal.Open(dir, wal.WithMetaStore(mendingMeta{guardMeta{meta, s.latch}, s.cfg.FS}), wal.WithSegmentFiler(walsegment.NewFiler(dir, s.cfg.FS)),
 		wal.WithSegmentSize(s.cfg.Bounds.LogSegmentBytes), wal.WithLogger(libraryLog(s.cfg.Log)))
 	if err != nil {
 		return guardLog{}, err

@@ -1,0 +1,62 @@
+package raftstore
+
+import (
+	"testing"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
+	walsegment "github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
+)
+
+// forgetfulMeta refuses to learn anything after its first state: the process dies before a seal is entered.
+type forgetfulMeta struct {
+	types.MetaStore
+	commits int
+}
+
+func (m *forgetfulMeta) CommitState(s types.PersistentState) error {
+	m.commits++
+	if m.commits > 1 {
+		return errMalformed
+	}
+	return m.MetaStore.CommitState(s)
+}
+
+// A log whose last file was sealed when the process died must take entries again.
+func TestLogGoesOnAfterAKillBetweenSealAndMetadata(t *testing.T) {
+	dir := t.TempDir()
+	const size = 64 << 10
+	open := func(meta types.MetaStore) *wal.WAL {
+		t.Helper()
+		w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(walsegment.NewFiler(dir, newDiskFS())), wal.WithSegmentSize(size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	db := &metadb.BoltMetaDB{}
+	w := open(&forgetfulMeta{MetaStore: db})
+	if err := w.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: make([]byte, size)}}); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	_ = db.Close()
+
+	db = &metadb.BoltMetaDB{}
+	w = open(mendingMeta{db, newDiskFS()})
+	defer db.Close()
+	defer w.Close()
+	for i := uint64(2); i < 5; i++ {
+		if err := w.StoreLogs([]*raft.Log{{Index: i, Term: 1, Data: make([]byte, size)}}); err != nil {
+			t.Fatalf("entry %d: got %v, want it stored", i, err)
+		}
+	}
+	for i := uint64(1); i < 5; i++ {
+		var l raft.Log
+		if err := w.GetLog(i, &l); err != nil || l.Index != i || len(l.Data) != size {
+			t.Errorf("entry %d: got %d with %d bytes, %v", i, l.Index, len(l.Data), err)
+		}
+	}
+}

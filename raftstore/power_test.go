@@ -1,0 +1,166 @@
+package raftstore_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore"
+	"github.com/threshold-access/threshold/raftstore/raftstoretest"
+)
+
+const powerWriters = 4
+
+// ledger is what the writers know: per writer the last number acknowledged, and the last attempted.
+type ledger struct {
+	acked, tried [powerWriters]int
+}
+
+// write commits numbers until something fails: each sets the writer's key and appends the same number to the one stream.
+func (l *ledger) write(ctx context.Context, s *raftstore.Store, w int, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, uint64(w)))
+	for {
+		n := l.tried[w] + 1
+		l.tried[w] = n
+		pad := strings.Repeat(".", r.IntN(3000))
+		_, err := s.Commit(ctx, raftstore.Txn{
+			Then:   []raftstore.Write{raftstore.Put(fmt.Sprint("w", w), []byte(strconv.Itoa(n)))},
+			Append: []raftstore.Append{{Stream: "audit/all", Records: [][]byte{fmt.Appendf(nil, "%d %d %s", w, n, pad)}}},
+		})
+		if err != nil {
+			return
+		}
+		l.acked[w] = n
+	}
+}
+
+// check compares the store with the ledger and lets the ledger learn what happened without an acknowledgement.
+func (l *ledger) check(t *testing.T, s *raftstore.Store) {
+	t.Helper()
+	last := readAll(t, s)
+	for w := range powerWriters {
+		it, err := s.Get(within(t), fmt.Sprint("w", w))
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			t.Fatal(err)
+		}
+		n, _ := strconv.Atoi(string(it.Value))
+		if n < l.acked[w] || n > l.tried[w] {
+			t.Fatalf("writer %d: got %d, want %d to %d", w, n, l.acked[w], l.tried[w])
+		}
+		if last[w] != n {
+			t.Fatalf("writer %d: got %d as its last record, want %d as its key says", w, last[w], n)
+		}
+		l.acked[w], l.tried[w] = n, n
+	}
+}
+
+// readAll reads the stream to its end and checks that each writer's numbers are without gap or repetition.
+func readAll(t *testing.T, s *raftstore.Store) (last [powerWriters]int) {
+	t.Helper()
+	for from := uint64(1); ; {
+		recs, err := s.Read(within(t), "audit/all", from, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(recs) == 0 {
+			return last
+		}
+		for _, rec := range recs {
+			var w, n int
+			if _, err := fmt.Fscanf(bytes.NewReader(rec.Data), "%d %d", &w, &n); err != nil {
+				t.Fatalf("record %d: %v", rec.Number, err)
+			}
+			if rec.Number != from || n != last[w]+1 {
+				t.Fatalf("got record %d with %d of writer %d, want number %d with %d", rec.Number, n, w, from, last[w]+1)
+			}
+			last[w], from = n, from+1
+		}
+	}
+}
+
+func powerConfig(dir string, power *raftstoretest.Power) raftstore.Config {
+	cfg := raftstoretest.Config(dir)
+	cfg.FS = power
+	cfg.Bounds = raftstore.Bounds{LogSegmentBytes: 64 << 10, StreamSegment: 32 << 10, SnapshotEntries: 10, TrailingEntries: 3,
+		SnapshotInterval: 5 * time.Millisecond}
+	return cfg
+}
+
+// TestPowerLoss cuts the power at random points, during opening too, and looks after each whether what was acknowledged is there.
+func TestPowerLoss(t *testing.T) {
+	const rounds = 80
+	power, r, dir := raftstoretest.NewPower(1), rand.New(rand.NewPCG(1, 2)), t.TempDir()
+	var l ledger
+	for round := range rounds {
+		power.FailAfter(r.IntN(1+40<<r.IntN(4)), raftstoretest.ErrPowerLost)
+		cutWhileWriting(t, powerConfig(dir, power), &l, uint64(round))
+		power.Restore()
+		s, stop := raftstoretest.Start(t, powerConfig(dir, power))
+		l.check(t, s)
+		if err := stop(); err != nil {
+			t.Fatalf("round %d: got %v, want a clean end", round, err)
+		}
+	}
+	for w := range powerWriters {
+		if l.acked[w] < rounds/2 {
+			t.Errorf("got only %d writes of writer %d in %d rounds", l.acked[w], w, rounds)
+		}
+	}
+}
+
+// cutWhileWriting runs a store until its disk fails, with writers as soon as it is ready.
+func cutWhileWriting(t *testing.T, cfg raftstore.Config, l *ledger, seed uint64) {
+	t.Helper()
+	s, err := raftstore.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	if s.Ready(ctx) == nil {
+		var all sync.WaitGroup
+		for w := range powerWriters {
+			all.Go(func() { l.write(ctx, s, w, seed) })
+		}
+		all.Wait()
+	}
+	if err := <-ended; !errors.Is(err, raftstoretest.ErrPowerLost) {
+		t.Fatalf("got %v, want the power's loss", err)
+	}
+}
+
+func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
+	power, dir := raftstoretest.NewPower(3), t.TempDir()
+	s, stop := raftstoretest.Start(t, powerConfig(dir, power))
+	put(t, s, "kept", "1")
+	power.FailAfter(0, syscall.ENOSPC)
+	_, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("lost", nil)}})
+	wantKind(t, err, fault.Exhausted)
+	power.FailAfter(-1, nil) // there is space again, but what failed once is not tried again
+	_, err = s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("lost", nil)}})
+	wantKind(t, err, fault.Exhausted)
+	wantKind(t, s.Linearize(within(t)), fault.Exhausted)
+	if it, err := s.Get(within(t), "kept"); err != nil || string(it.Value) != "1" {
+		t.Errorf("got %+v, %v, want reads to go on", it, err)
+	}
+	wantKind(t, stop(), fault.Exhausted)
+
+	s, stop = raftstoretest.Start(t, powerConfig(dir, power))
+	if it, err := s.Get(within(t), "kept"); err != nil || string(it.Value) != "1" {
+		t.Errorf("got %+v, %v, want kept=1", it, err)
+	}
+	put(t, s, "next", "2")
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
