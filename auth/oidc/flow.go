@@ -1,0 +1,169 @@
+package oidc
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	gooidc "github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+const (
+	opStart    = "oidc.Start"
+	opVouch    = "oidc.Vouch"
+	startAgain = "start again: tsh login"
+)
+
+// Bounds of what a browser brings back, in bytes.
+const (
+	maxState = 128
+	maxCode  = 4 << 10
+	maxError = 1 << 10
+)
+
+// Flow is what must be remembered of one flow, out of the browser's reach: State, Nonce and Verifier are secrets.
+type Flow struct {
+	Connector string `json:"connector"`
+	Redirect  string `json:"redirect"` // where the provider sends the browser back to
+	State     string `json:"state"`
+	Nonce     string `json:"nonce"`
+	Verifier  string `json:"verifier"` // PKCE
+}
+
+// Return is what the provider sent the browser back with. All of it is a stranger's word.
+type Return struct {
+	State            string
+	Code             string
+	Issuer           string // RFC 9207
+	Error            string // RFC 6749 section 4.1.2.1
+	ErrorDescription string
+}
+
+// Start begins a flow and returns the provider's page to send the browser to.
+func (p *Providers) Start(ctx context.Context, connector, redirect string) (Flow, string, error) {
+	prov, err := p.provider(ctx, connector)
+	if err != nil {
+		return Flow{}, "", err
+	}
+	meta, err := prov.discover(ctx)
+	if err != nil {
+		return Flow{}, "", err
+	}
+	f := Flow{Connector: connector, Redirect: redirect, State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()}
+	cfg := prov.oauth(meta, redirect)
+	return f, cfg.AuthCodeURL(f.State, gooidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)), nil
+}
+
+func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {
+	return &oauth2.Config{ClientID: p.spec.ClientID, ClientSecret: p.spec.ClientSecret, Endpoint: meta.endpoint, RedirectURL: redirect, Scopes: p.spec.scopes()}
+}
+
+// Vouch ends a flow: it turns what the browser came back with into who the provider says this is.
+func (p *Providers) Vouch(ctx context.Context, f Flow, r Return) (Vouched, error) {
+	if err := r.check(f); err != nil {
+		return Vouched{}, err
+	}
+	prov, err := p.provider(ctx, f.Connector)
+	if err != nil {
+		return Vouched{}, err
+	}
+	meta, err := prov.discover(ctx)
+	if err != nil {
+		return Vouched{}, err
+	}
+	if r.Issuer != prov.spec.Issuer && (r.Issuer != "" || meta.sendsIss) {
+		return Vouched{}, mixedUp()
+	}
+	if r.Error != "" {
+		return Vouched{}, prov.refused(r)
+	}
+	select {
+	case p.calls <- struct{}{}:
+		defer func() { <-p.calls }()
+	case <-ctx.Done():
+		return Vouched{}, fault.Wrap(ctx.Err(), fault.Unavailable, opVouch, "too many people log in at once", "try again in a minute")
+	}
+	token, err := prov.exchange(ctx, meta, f, r.Code)
+	if err != nil {
+		return Vouched{}, err
+	}
+	claims, err := prov.verify(ctx, meta, f, token)
+	if err != nil {
+		return Vouched{}, err
+	}
+	return prov.vouch(claims)
+}
+
+// check refuses a return that belongs to another browser's flow, before anything in it is believed.
+func (r Return) check(f Flow) error {
+	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL || len(r.Error) > maxError || len(r.ErrorDescription) > maxError {
+		return fault.New(fault.Invalid, opVouch, "the identity provider's answer is too large", startAgain)
+	}
+	if f.State == "" || subtle.ConstantTimeCompare([]byte(r.State), []byte(f.State)) != 1 {
+		return fault.New(fault.Invalid, opVouch, "the answer of the identity provider does not belong to this login", startAgain+", and finish it in the same browser")
+	}
+	if r.Code == "" && r.Error == "" {
+		return fault.New(fault.Invalid, opVouch, "the identity provider sent neither a code nor an error", startAgain)
+	}
+	return nil
+}
+
+func mixedUp() error {
+	return fault.New(fault.Invalid, opVouch, "the answer comes from another identity provider than the one that was asked", startAgain)
+}
+
+// refused tells of the provider's error page in our words; its own are quoted, for they may say anything.
+func (p *provider) refused(r Return) error {
+	said := "the identity provider " + p.display() + " refused the login: " + printable(r.Error)
+	if d := printable(r.ErrorDescription); d != "" {
+		said += fmt.Sprintf(" (it says %q)", d)
+	}
+	switch r.Error {
+	case "access_denied":
+		return fault.New(fault.Denied, opVouch, said, "start again: tsh login, and agree on the provider's page; if it stays so, ask an administrator for access there")
+	case "server_error", "temporarily_unavailable":
+		return fault.New(fault.Unavailable, opVouch, said, "try again in a minute: tsh login")
+	case "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_response_type":
+		return fault.New(fault.Unavailable, opVouch, said, "ask an administrator to correct connector "+p.name)
+	}
+	return fault.New(fault.Denied, opVouch, said, startAgain)
+}
+
+// printable keeps at most 200 bytes that can be shown in a page or a log.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsGraphic(r) || r == unicode.ReplacementChar {
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "")
+	}
+	return s
+}
+
+// exchange spends the code for a token.
+func (p *provider) exchange(ctx context.Context, meta *metadata, f Flow, code string) (*oauth2.Token, error) {
+	ctx = gooidc.ClientContext(ctx, p.client)
+	token, err := p.oauth(meta, f.Redirect).Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
+	var said *oauth2.RetrieveError
+	switch {
+	case err == nil:
+		return token, nil
+	case !errors.As(err, &said):
+		return nil, p.down(err)
+	case said.ErrorCode == "invalid_grant":
+		return nil, fault.Wrap(err, fault.Invalid, opVouch, "the identity provider does not know this code: it was used already, has ended, or is another login's", startAgain)
+	case said.ErrorCode == "invalid_client" || said.ErrorCode == "unauthorized_client":
+		return nil, p.misconfigured(err, "it does not accept this cluster's client id and secret")
+	}
+	return nil, p.down(err)
+}

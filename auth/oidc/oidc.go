@@ -1,0 +1,120 @@
+// Package oidc answers: did the provider vouch for this person?
+//
+// It is the relying party of OpenID Connect Core 1.0: authorization code flow with PKCE (RFC 7636, S256), state, nonce, and for
+// providers that send it the issuer beside the code (RFC 9207). Several connectors may stand side by side; each names a provider and
+// maps its claims to roles and traits. Vouched is the evidence of a finished flow: only Vouch makes one.
+//
+// It keeps nothing of a flow: what must be remembered between Start and Vouch is a Flow, which login seals into the browser's
+// cookie. Everything about the answer, the state included, is checked here.
+package oidc
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// Source knows the connectors as they are now. state.Vault is one.
+type Source interface {
+	Connector(ctx context.Context, name string) (state.KeptConnector, error)
+	Connectors(ctx context.Context) ([]state.KeptConnector, error)
+}
+
+// Config is what the providers need.
+type Config struct {
+	// Source holds the connectors. Required.
+	Source Source
+	// Transport carries requests to providers. Nil means one with the system's trust and HTTPS_PROXY.
+	Transport http.RoundTripper
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+}
+
+// Providers speaks with the providers of all connectors. It is safe for concurrent use.
+type Providers struct {
+	source Source
+	client *http.Client
+	now    func() time.Time
+	calls  chan struct{} // one place for each exchange under way
+
+	mu    sync.Mutex // guards known
+	known map[string]*provider
+}
+
+// maxExchanges bounds the exchanges under way: strangers can cause them, each with a code that the provider refuses.
+const maxExchanges = 64
+
+// New makes Providers. It asks nobody anything yet.
+func New(cfg Config) (*Providers, error) {
+	if cfg.Source == nil {
+		return nil, fault.New(fault.Internal, "oidc.New", "there is no source of connectors", "report this: it is a defect")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Providers{source: cfg.Source, client: newClient(cfg.Transport), now: cfg.Now,
+		calls: make(chan struct{}, maxExchanges), known: map[string]*provider{}}, nil
+}
+
+// Choice is a connector as a person sees it.
+type Choice struct{ Name, Display string }
+
+// List returns the connectors by name.
+func (p *Providers) List(ctx context.Context) ([]Choice, error) {
+	all, err := p.source.Connectors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Choice, 0, len(all))
+	for _, c := range all {
+		choice := Choice{Name: c.Name, Display: c.Name}
+		if spec, err := ReadRecord(c.Connector); err == nil && spec.Display != "" {
+			choice.Display = spec.Display
+		}
+		out = append(out, choice)
+	}
+	return out, nil
+}
+
+// provider returns what is known of the connector's provider, afresh when the connector was changed.
+func (p *Providers) provider(ctx context.Context, name string) (*provider, error) {
+	rec, err := p.source.Connector(ctx, name)
+	if fault.Is(err, fault.NotFound) {
+		return nil, p.unknown(ctx, err, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if have := p.known[name]; have != nil && have.revision == rec.Revision {
+		return have, nil
+	}
+	spec, err := ReadRecord(rec.Connector)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Internal, opStart, "connector "+name+" cannot be read by this release", "run the newest release on every auth replica")
+	}
+	made := newProvider(name, spec, rec.Revision, p.client, p.now)
+	p.known[name] = made
+	return made, nil
+}
+
+func (p *Providers) unknown(ctx context.Context, cause error, name string) error {
+	remedy := "choose another one on the login page"
+	if all, err := p.List(ctx); err == nil && len(all) > 0 {
+		names := make([]string, len(all))
+		for i, c := range all {
+			names[i] = c.Name
+		}
+		remedy = "choose one of: " + strings.Join(names, ", ")
+	}
+	p.mu.Lock()
+	delete(p.known, name)
+	p.mu.Unlock()
+	return fault.Wrap(cause, fault.NotFound, opStart, "there is no connector "+clip(name), remedy)
+}

@@ -1,0 +1,282 @@
+// Package oidctest answers: how does a provider behave, and what if it does not?
+//
+// Provider is a small, real OpenID Connect provider: discovery, a login page, codes with PKCE (RFC 7636), ID tokens and keys. Unit
+// tests use it over HTTP, with hooks to misbehave; threshold-demo serves it so that a newcomer needs no other. It keeps everything in
+// memory and knows only the users it was made with, so no production binary links it.
+package oidctest
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Config is what a provider is made of.
+type Config struct {
+	Issuer  string // the URL it is served at, without a "/" at the end; a path is allowed
+	Clients []Client
+	Users   []User
+	Now     func() time.Time // nil: time.Now
+	// Alg signs ID tokens: RS256 (also when empty) or ES256.
+	Alg string
+}
+
+// Client is a relying party.
+type Client struct {
+	ID, Secret string
+	Redirects  []string // compared as they are
+}
+
+// User is a person with an account.
+type User struct {
+	Email    string // what is typed as login
+	Password string
+	Subject  string         // empty: the e-mail address
+	Claims   map[string]any // beside sub, email and email_verified, which they may overrule
+}
+
+const (
+	codeLife  = time.Minute
+	tokenLife = 5 * time.Minute
+	maxGrants = 1000    // codes not yet redeemed
+	maxForm   = 8 << 10 // bytes of a posted form
+)
+
+// grant is what a code stands for.
+type grant struct {
+	client, redirect, challenge, nonce string
+	user                               User
+	ends                               time.Time
+}
+
+// Provider is an OpenID Connect provider. It is safe for concurrent use.
+type Provider struct {
+	issuer  *url.URL
+	clients map[string]Client
+	users   map[string]User
+	now     func() time.Time
+	mux     *http.ServeMux
+	tries   throttle
+
+	mu     sync.Mutex // guards what follows
+	keys   signer
+	grants map[string]grant
+	faults Faults
+	seen   Seen
+}
+
+// New makes a provider.
+func New(cfg Config) (*Provider, error) {
+	issuer, err := url.Parse(cfg.Issuer)
+	if err != nil || issuer.Host == "" || strings.HasSuffix(cfg.Issuer, "/") {
+		return nil, fmt.Errorf("oidctest: issuer %q is no URL without a slash at the end", cfg.Issuer)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	p := &Provider{issuer: issuer, clients: map[string]Client{}, users: map[string]User{}, now: cfg.Now, grants: map[string]grant{}}
+	p.tries.now = cfg.Now
+	for _, c := range cfg.Clients {
+		p.clients[c.ID] = c
+	}
+	for _, u := range cfg.Users {
+		if u.Subject == "" {
+			u.Subject = u.Email
+		}
+		p.users[loginOf(u.Email)] = u
+	}
+	if p.keys, err = newSigner(cfg.Alg); err != nil {
+		return nil, err
+	}
+	p.routes()
+	return p, nil
+}
+
+func loginOf(typed string) string { return strings.ToLower(strings.TrimSpace(typed)) }
+
+func (p *Provider) routes() {
+	at := strings.TrimSuffix(p.issuer.Path, "/")
+	p.mux = http.NewServeMux()
+	p.mux.HandleFunc("GET "+at+"/.well-known/openid-configuration", p.discovery)
+	p.mux.HandleFunc("GET "+at+"/keys", p.publish)
+	p.mux.HandleFunc("GET "+at+"/authorize", p.authorize)
+	p.mux.HandleFunc("POST "+at+"/authorize", p.logIn)
+	p.mux.HandleFunc("POST "+at+"/token", p.token)
+	p.mux.HandleFunc("GET "+at+"/style.css", style)
+}
+
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p.current().Down {
+		http.Error(w, "down", http.StatusServiceUnavailable)
+		return
+	}
+	p.mux.ServeHTTP(w, r)
+}
+
+func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
+	f := p.note(func(s *Seen) { s.Discoveries++ })
+	issuer := p.issuer.String()
+	doc := map[string]any{
+		"issuer": issuer, "authorization_endpoint": issuer + "/authorize", "token_endpoint": issuer + "/token", "jwks_uri": issuer + "/keys",
+		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "grant_types_supported": []string{"authorization_code"},
+		"id_token_signing_alg_values_supported": []string{p.signer().alg()}, "code_challenge_methods_supported": []string{"S256"},
+		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"}, "scopes_supported": []string{"openid", "profile", "email"},
+		"authorization_response_iss_parameter_supported": true,
+	}
+	if f.Discovery != nil {
+		f.Discovery(doc)
+	}
+	answer(w, http.StatusOK, doc)
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client is gone if this fails
+}
+
+// request reads an authorization request (RFC 6749 section 4.1.1). Until client and redirect are known to belong together, nothing is
+// sent anywhere.
+func (p *Provider) request(r *http.Request) (grant, url.Values, error) {
+	q := r.URL.Query()
+	c, known := p.clients[q.Get("client_id")]
+	switch {
+	case !known:
+		return grant{}, q, fmt.Errorf("unknown client")
+	case !slices.Contains(c.Redirects, q.Get("redirect_uri")):
+		return grant{}, q, fmt.Errorf("the client has not registered this redirect_uri")
+	case q.Get("response_type") != "code" || !slices.Contains(strings.Fields(q.Get("scope")), "openid"):
+		return grant{}, q, fmt.Errorf("only response_type=code with scope openid is served")
+	case q.Get("code_challenge_method") != "S256" || len(q.Get("code_challenge")) != 43:
+		return grant{}, q, fmt.Errorf("PKCE with S256 is required")
+	}
+	return grant{client: c.ID, redirect: q.Get("redirect_uri"), challenge: q.Get("code_challenge"), nonce: q.Get("nonce")}, q, nil
+}
+
+// authorize shows the login page. The request stays in the page's address, so the form posts it back without any state here.
+func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
+	g, q, err := p.request(r)
+	if err != nil {
+		p.page(w, r, http.StatusBadRequest, page{Broken: err.Error()})
+		return
+	}
+	if code := p.current().Refuse; code != "" {
+		p.sendBack(w, r, g.redirect, url.Values{"error": {code}, "error_description": {p.current().Description}, "state": {q.Get("state")}})
+		return
+	}
+	p.page(w, r, http.StatusOK, page{Redirect: g.redirect, Login: q.Get("login_hint")})
+}
+
+func (p *Provider) logIn(w http.ResponseWriter, r *http.Request) {
+	g, q, err := p.request(r)
+	if err != nil {
+		p.page(w, r, http.StatusBadRequest, page{Broken: err.Error()})
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	login := r.PostFormValue("login")
+	if wait := p.tries.locked(loginOf(login)); wait > 0 {
+		p.page(w, r, http.StatusTooManyRequests, page{Redirect: g.redirect, Login: login, Wait: int(wait.Seconds()) + 1})
+		return
+	}
+	user, ok := p.check(login, r.PostFormValue("password"))
+	if !ok {
+		p.tries.wrong(loginOf(login))
+		p.page(w, r, http.StatusUnauthorized, page{Redirect: g.redirect, Login: login, Wrong: true})
+		return
+	}
+	p.tries.right(loginOf(login))
+	g.user, g.ends = user, p.now().Add(codeLife)
+	p.sendBack(w, r, g.redirect, url.Values{"code": {p.keep(g)}, "state": {q.Get("state")}})
+}
+
+// check does the same work for a login that does not exist.
+func (p *Provider) check(login, password string) (User, bool) {
+	user, known := p.users[loginOf(login)]
+	typed, want := sha256.Sum256([]byte(password)), sha256.Sum256([]byte(user.Password))
+	return user, subtle.ConstantTimeCompare(typed[:], want[:]) == 1 && known && user.Password != ""
+}
+
+func (p *Provider) keep(g grant) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for code, old := range p.grants {
+		if len(p.grants) >= maxGrants || p.now().After(old.ends) {
+			delete(p.grants, code)
+		}
+	}
+	code := rand.Text()
+	p.grants[code] = g
+	return code
+}
+
+// sendBack redirects to the client, naming this provider as RFC 9207 says.
+func (p *Provider) sendBack(w http.ResponseWriter, r *http.Request, redirect string, v url.Values) {
+	u, err := url.Parse(redirect)
+	if err != nil {
+		p.page(w, r, http.StatusBadRequest, page{Broken: "redirect_uri is no URL"})
+		return
+	}
+	v.Set("iss", p.issuer.String())
+	if f := p.current(); f.Return != nil {
+		f.Return(v)
+	}
+	q := u.Query()
+	for k := range v {
+		q.Set(k, v.Get(k))
+	}
+	u.RawQuery = q.Encode()
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	http.Redirect(w, r, u.String(), http.StatusSeeOther)
+}
+
+func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
+	p.note(func(s *Seen) { s.Exchanges++ })
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	id, secret, basic := r.BasicAuth()
+	if basic { // RFC 6749 section 2.3.1 encodes both as in a form
+		id, _ = url.QueryUnescape(id)
+		secret, _ = url.QueryUnescape(secret)
+	} else {
+		id, secret = r.PostFormValue("client_id"), r.PostFormValue("client_secret")
+	}
+	c, known := p.clients[id]
+	if !known || subtle.ConstantTimeCompare([]byte(secret), []byte(c.Secret)) != 1 {
+		answer(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client"})
+		return
+	}
+	g, ok := p.redeem(r.PostFormValue("code"), id, r.PostFormValue("redirect_uri"), r.PostFormValue("code_verifier"))
+	if !ok || r.PostFormValue("grant_type") != "authorization_code" {
+		answer(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
+		return
+	}
+	access := rand.Text()
+	token, err := p.idToken(g)
+	if err != nil {
+		answer(w, http.StatusInternalServerError, map[string]string{"error": "server_error"})
+		return
+	}
+	answer(w, http.StatusOK, map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": int(tokenLife.Seconds()), "id_token": token})
+}
+
+// redeem spends a code, also when it is shown by the wrong client or with the wrong verifier.
+func (p *Provider) redeem(code, client, redirect, verifier string) (grant, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g, known := p.grants[code]
+	delete(p.grants, code)
+	sum := sha256.Sum256([]byte(verifier))
+	challenge := base64.RawURLEncoding.EncodeToString(sum[:])
+	return g, known && p.now().Before(g.ends) && g.client == client && g.redirect == redirect &&
+		subtle.ConstantTimeCompare([]byte(challenge), []byte(g.challenge)) == 1
+}

@@ -1,0 +1,83 @@
+package oidctest
+
+import (
+	_ "embed"
+	"html/template"
+	"net/http"
+	"net/url"
+
+	"golang.org/x/text/language"
+)
+
+//go:embed page.html
+var pageText string
+
+//go:embed style.css
+var styleText []byte
+
+var pageTemplate = template.Must(template.New("page").Parse(pageText))
+
+// page is what the login page shows.
+type page struct {
+	Redirect string // where a right password leads
+	Login    string
+	Wrong    bool
+	Wait     int    // seconds
+	Broken   string // the request cannot be served at all
+	Style    string
+	Lang     string
+	Text     words
+}
+
+// words are the texts of the page in one language.
+type words struct{ Title, Lead, Login, Password, Submit, Wrong, WaitBefore, WaitAfter, Broken string }
+
+var (
+	languages = language.NewMatcher([]language.Tag{language.English, language.Korean})
+	texts     = []words{
+		{Title: "Example sign-in", Lead: "This stands in for your company's sign-in page.", Login: "E-mail address", Password: "Password", Submit: "Sign in",
+			Wrong: "E-mail address or password is wrong. Try again.", WaitBefore: "Too many wrong passwords. Try again in", WaitAfter: "seconds.",
+			Broken: "This sign-in link cannot be used. Start again: tsh login"},
+		{Title: "예제 로그인", Lead: "회사 로그인 페이지를 대신하는 예제 페이지입니다.", Login: "이메일 주소", Password: "비밀번호", Submit: "로그인",
+			Wrong: "이메일 주소 또는 비밀번호가 올바르지 않습니다. 다시 시도하세요.", WaitBefore: "비밀번호를 여러 번 잘못 입력했습니다. 다시 시도하기까지 남은 시간:", WaitAfter: "초",
+			Broken: "이 로그인 링크는 사용할 수 없습니다. 다시 시작하세요: tsh login"},
+	}
+	codes = []string{"en", "ko"}
+)
+
+func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v page) {
+	wanted, _, _ := language.ParseAcceptLanguage(r.Header.Get("Accept-Language")) // what cannot be read is English
+	_, i, _ := languages.Match(append(tags(r.URL.Query().Get("ui_locales")), wanted...)...)
+	v.Lang, v.Text, v.Style = codes[i], texts[i], p.issuer.JoinPath("style.css").Path
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"+origin(v.Redirect))
+	w.WriteHeader(status)
+	_ = pageTemplate.Execute(w, v) // the browser is gone if this fails
+}
+
+func tags(list string) []language.Tag {
+	t, err := language.Parse(list)
+	if err != nil {
+		return nil
+	}
+	return []language.Tag{t}
+}
+
+// origin lets the form's answer redirect to the client: browsers hold form-action against redirects too.
+func origin(redirect string) string {
+	u, err := url.Parse(redirect)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return " " + u.Scheme + "://" + u.Host
+}
+
+func style(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(styleText) // the browser is gone if this fails
+}

@@ -1,0 +1,120 @@
+package oidctest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// signer is the key of the moment.
+type signer struct{ key jose.JSONWebKey }
+
+func (s signer) alg() string { return s.key.Algorithm }
+
+func newSigner(alg string) (signer, error) {
+	key := jose.JSONWebKey{KeyID: rand.Text()[:8], Use: "sig", Algorithm: alg}
+	var err error
+	switch alg {
+	case "", string(jose.RS256):
+		key.Algorithm = string(jose.RS256)
+		key.Key, err = rsa.GenerateKey(rand.Reader, 2048)
+	case string(jose.ES256):
+		key.Key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	default:
+		err = fmt.Errorf("no keys for %q", alg)
+	}
+	if err != nil {
+		return signer{}, fmt.Errorf("oidctest: make key: %w", err)
+	}
+	return signer{key}, nil
+}
+
+func (s signer) sign(claims []byte) (string, error) {
+	j, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(s.alg()), Key: s.key}, (&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return "", fmt.Errorf("oidctest: make signer: %w", err)
+	}
+	signed, err := j.Sign(claims)
+	if err != nil {
+		return "", fmt.Errorf("oidctest: sign: %w", err)
+	}
+	return signed.CompactSerialize()
+}
+
+func (p *Provider) signer() signer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keys
+}
+
+// Rotate replaces the signing key. The old one is no longer published.
+func (p *Provider) Rotate() error {
+	next, err := newSigner(p.signer().alg())
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keys = next
+	return nil
+}
+
+func (p *Provider) publish(w http.ResponseWriter, _ *http.Request) {
+	f := p.note(func(s *Seen) { s.KeyFetches++ })
+	if f.NoKeys {
+		http.Error(w, "no keys", http.StatusInternalServerError)
+		return
+	}
+	s := p.signer()
+	answer(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.key.Public()}})
+}
+
+func (p *Provider) idToken(g grant) (string, error) {
+	f, now := p.current(), p.now()
+	claims := map[string]any{"iss": p.issuer.String(), "sub": g.user.Subject, "aud": g.client, "iat": now.Unix(), "exp": now.Add(tokenLife).Unix(),
+		"nonce": g.nonce, "email": g.user.Email, "email_verified": true}
+	maps.Copy(claims, g.user.Claims)
+	if f.Claims != nil {
+		f.Claims(claims)
+	}
+	b, err := json.Marshal(claims)
+	if err != nil {
+		return "", fmt.Errorf("oidctest: encode claims: %w", err)
+	}
+	return p.signAs(f.Signature, b)
+}
+
+func (p *Provider) signAs(how Signature, claims []byte) (string, error) {
+	s := p.signer()
+	switch how {
+	case Unsigned:
+		e := base64.RawURLEncoding
+		return strings.Join([]string{e.EncodeToString([]byte(`{"alg":"none"}`)), e.EncodeToString(claims), ""}, "."), nil
+	case PublicKeyAsSecret:
+		public, err := x509.MarshalPKIXPublicKey(s.key.Public().Key)
+		if err != nil {
+			return "", fmt.Errorf("oidctest: %w", err)
+		}
+		return signer{jose.JSONWebKey{Key: public, KeyID: s.key.KeyID, Algorithm: string(jose.HS256)}}.sign(claims)
+	case ForeignKey, UnknownKey:
+		foreign, err := newSigner(s.alg())
+		if err != nil {
+			return "", err
+		}
+		if how == ForeignKey {
+			foreign.key.KeyID = s.key.KeyID
+		}
+		return foreign.sign(claims)
+	}
+	return s.sign(claims)
+}

@@ -1,0 +1,185 @@
+package oidc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	gooidc "github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+const (
+	// freshFor is how long a discovery document is believed before it is fetched again.
+	freshFor = time.Hour
+	// staleFor is how long it serves when it cannot be fetched again: a provider may hide its discovery for a while and still log in.
+	staleFor = 24 * time.Hour
+	// retryAfter spares a provider that is down: until then every login hears of the same failure.
+	retryAfter = 2 * time.Second
+)
+
+// accepted are the signatures of ID tokens that count. None and the HMAC family are not among them: with those, what everybody knows
+// or what both sides know would make a token.
+var accepted = []string{gooidc.RS256, gooidc.RS384, gooidc.RS512, gooidc.ES256, gooidc.ES384, gooidc.ES512,
+	gooidc.PS256, gooidc.PS384, gooidc.PS512, gooidc.EdDSA}
+
+// metadata is a discovery document that passed check, ready for use.
+type metadata struct {
+	endpoint  oauth2.Endpoint
+	algs      []string
+	keys      *keySet
+	sendsIss  bool // RFC 9207: the provider names itself beside every code
+	fetchedAt time.Time
+}
+
+// provider is one connector and what its provider said of itself.
+type provider struct {
+	name     string
+	spec     Spec
+	revision uint64
+	client   *http.Client
+	now      func() time.Time
+
+	turn    chan struct{} // holds a token while somebody looks at or fetches what follows
+	meta    *metadata
+	failed  error
+	retryAt time.Time
+}
+
+func newProvider(name string, spec Spec, revision uint64, client *http.Client, now func() time.Time) *provider {
+	return &provider{name: name, spec: spec, revision: revision, client: client, now: now, turn: make(chan struct{}, 1)}
+}
+
+// discover returns the provider's metadata, fetching it when there is none or it is old. One caller fetches, the others wait for it.
+func (p *provider) discover(ctx context.Context) (*metadata, error) {
+	select {
+	case p.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-p.turn }()
+	now := p.now()
+	if p.meta != nil && now.Sub(p.meta.fetchedAt) < freshFor {
+		return p.meta, nil
+	}
+	if p.failed == nil || !now.Before(p.retryAt) {
+		p.refresh(ctx, now)
+	}
+	if p.meta != nil && now.Sub(p.meta.fetchedAt) < staleFor {
+		return p.meta, nil
+	}
+	return nil, p.failed
+}
+
+func (p *provider) refresh(ctx context.Context, now time.Time) {
+	meta, err := p.fetch(ctx)
+	if err != nil {
+		if ctx.Err() == nil { // one caller who gives up is no news about the provider
+			p.retryAt = now.Add(retryAfter)
+		}
+		p.failed = err
+		return
+	}
+	meta.fetchedAt = now
+	if p.meta != nil && p.meta.keys.url == meta.keys.url {
+		meta.keys = p.meta.keys // with what it has learned, and its rate
+	}
+	p.meta, p.failed = meta, nil
+}
+
+func (p *provider) fetch(ctx context.Context) (*metadata, error) {
+	found, err := gooidc.NewProvider(gooidc.ClientContext(ctx, p.client), p.spec.Issuer)
+	var other *gooidc.IssuerMismatchError
+	switch {
+	case errors.As(err, &other):
+		return nil, p.misconfigured(err, fmt.Sprintf("it says that its issuer is %q", clip(other.Discovered)))
+	case err != nil:
+		return nil, p.down(err)
+	}
+	var doc document
+	if err := found.Claims(&doc); err != nil {
+		return nil, p.down(err)
+	}
+	meta, err := doc.metadata(p.client, p.now)
+	if err != nil {
+		return nil, p.misconfigured(err, err.Error())
+	}
+	return meta, nil
+}
+
+func (p *provider) down(err error) error {
+	return fault.Wrap(err, fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be reached", "try again in a minute; if it stays so, tell an administrator that "+p.spec.Issuer+" does not answer")
+}
+
+func (p *provider) misconfigured(err error, what string) error {
+	return fault.Wrap(err, fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be used: "+what, "ask an administrator to correct connector "+p.name)
+}
+
+func (p *provider) display() string {
+	if p.spec.Display != "" {
+		return p.spec.Display
+	}
+	return p.name
+}
+
+// document is the part of a discovery document that is used (OpenID Connect Discovery 1.0 section 3).
+type document struct {
+	AuthURL   string   `json:"authorization_endpoint"`
+	TokenURL  string   `json:"token_endpoint"`
+	KeysURL   string   `json:"jwks_uri"`
+	Algs      []string `json:"id_token_signing_alg_values_supported"`
+	TokenAuth []string `json:"token_endpoint_auth_methods_supported"` // none listed: client_secret_basic
+	SendsIss  bool     `json:"authorization_response_iss_parameter_supported"`
+}
+
+func (d document) metadata(client *http.Client, now func() time.Time) (*metadata, error) {
+	for _, e := range []struct{ name, url string }{{"authorization_endpoint", d.AuthURL}, {"token_endpoint", d.TokenURL}, {"jwks_uri", d.KeysURL}} {
+		u, err := url.Parse(e.url)
+		if err != nil || u.Host == "" || u.User != nil || len(e.url) > maxURL {
+			return nil, fmt.Errorf("its %s %q is no address", e.name, clip(e.url))
+		}
+		if err := checkScheme(u); err != nil {
+			return nil, fmt.Errorf("its %s: %w", e.name, err)
+		}
+	}
+	algs, err := d.algs()
+	if err != nil {
+		return nil, err
+	}
+	return &metadata{
+		endpoint: oauth2.Endpoint{AuthURL: d.AuthURL, TokenURL: d.TokenURL, AuthStyle: d.authStyle()},
+		algs:     algs,
+		keys:     newKeySet(d.KeysURL, algs, client, now),
+		sendsIss: d.SendsIss,
+	}, nil
+}
+
+// algs are the signatures that the provider offers and that count. RS256 is what one offers who lists none.
+func (d document) algs() ([]string, error) {
+	if len(d.Algs) == 0 {
+		return []string{gooidc.RS256}, nil
+	}
+	var out []string
+	for _, a := range accepted {
+		if slices.Contains(d.Algs, a) {
+			out = append(out, a)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("it signs with none of %v", accepted)
+	}
+	return out, nil
+}
+
+func (d document) authStyle() oauth2.AuthStyle {
+	if len(d.TokenAuth) == 0 || slices.Contains(d.TokenAuth, "client_secret_basic") {
+		return oauth2.AuthStyleInHeader
+	}
+	return oauth2.AuthStyleInParams
+}

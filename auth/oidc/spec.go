@@ -1,0 +1,186 @@
+package oidc
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// SpecType is the one type of connector there is.
+const SpecType = "oidc"
+
+// Spec is the document of a connector: a provider, and what its claims mean here.
+type Spec struct {
+	Type         string         `json:"type" yaml:"type" config:"required"`           // "oidc"
+	Display      string         `json:"display,omitempty" yaml:"display,omitempty"`   // on the login page; empty: the connector's name
+	Issuer       string         `json:"issuer" yaml:"issuer" config:"required"`       // https; http only on loopback
+	ClientID     string         `json:"client_id" yaml:"client_id" config:"required"` // as registered with the provider
+	ClientSecret string         `json:"client_secret,omitempty" yaml:"client_secret,omitempty"`
+	Scopes       config.Strings `json:"scopes,omitempty" yaml:"scopes,omitempty"` // empty: openid profile email
+	// NameClaim is the claim that people are called by. Empty means email, which must then be verified. It is never a key.
+	NameClaim string      `json:"name_claim,omitempty" yaml:"name_claim,omitempty"`
+	Roles     []RoleRule  `json:"roles,omitempty" yaml:"roles,omitempty"`
+	Traits    []TraitRule `json:"traits,omitempty" yaml:"traits,omitempty"`
+}
+
+// RoleRule gives roles to everyone whose claim has a matching value. The claim may hold one value or a list. A name with dots reaches
+// into objects, as realm_access.roles, unless the token has a claim of just that name. The claim email counts only when verified.
+type RoleRule struct {
+	Claim string         `json:"claim" yaml:"claim" config:"required"`
+	Value string         `json:"value" yaml:"value" config:"required"` // "*" and "?" are wildcards
+	Roles config.Strings `json:"roles" yaml:"roles" config:"required"`
+}
+
+// TraitRule makes a claim a trait. Templates in roles see a trait only if Immutable says that a person cannot change the claim by
+// themselves: a claim such as a nickname would otherwise choose its owner's login. A trait that is not immutable goes nowhere yet.
+type TraitRule struct {
+	Trait     string `json:"trait" yaml:"trait" config:"required"`
+	Claim     string `json:"claim" yaml:"claim" config:"required"`
+	Immutable bool   `json:"immutable" yaml:"immutable" config:"required"`
+}
+
+const (
+	defaultNameClaim = "email"
+	emailClaim       = "email"
+	maxRules         = 100
+	maxURL           = 512
+)
+
+var defaultScopes = []string{"openid", "profile", "email"}
+
+func (s Spec) scopes() []string {
+	if len(s.Scopes) == 0 {
+		return defaultScopes
+	}
+	return s.Scopes
+}
+
+func (s Spec) nameClaim() string {
+	if s.NameClaim == "" {
+		return defaultNameClaim
+	}
+	return s.NameClaim
+}
+
+// Check refuses a document that could not work or could not mean what its author thinks. report is called once for every fault.
+func (s Spec) Check(report func(path, format string, args ...any)) {
+	if s.Type != SpecType {
+		report("type", "unknown type %q (known: %s)", clip(s.Type), SpecType)
+	}
+	if err := checkIssuer(s.Issuer); err != nil {
+		report("issuer", "%v", err)
+	}
+	for _, f := range []struct{ path, s string }{{"client_id", s.ClientID}, {"client_secret", s.ClientSecret}, {"display", s.Display}, {"name_claim", s.NameClaim}} {
+		required := f.path == "client_id"
+		if (required || f.s != "") && identity.CheckText(f.path, f.s) != nil {
+			report(f.path, "is empty, longer than 512 bytes, or has control or invisible characters")
+		}
+	}
+	if len(s.Scopes) > 0 && !slices.Contains(s.Scopes, "openid") {
+		report("scopes", "needs openid, or the provider sends no identity")
+	}
+	for i, scope := range s.Scopes {
+		if identity.CheckText("scope", scope) != nil || strings.ContainsAny(scope, " \"\\") {
+			report(fmt.Sprintf("scopes.%d", i), "%q is no scope", clip(scope))
+		}
+	}
+	s.checkRules(report)
+}
+
+func (s Spec) checkRules(report func(path, format string, args ...any)) {
+	if len(s.Roles) > maxRules || len(s.Traits) > maxRules {
+		report("", "has more than %d rules of one sort", maxRules)
+	}
+	for i, r := range s.Roles {
+		path := fmt.Sprintf("roles.%d", i)
+		checkClaim(path, r.Claim, report)
+		if identity.CheckText("value", r.Value) != nil {
+			report(path+".value", "is empty, longer than 512 bytes, or has control or invisible characters")
+		}
+		if len(r.Roles) == 0 {
+			report(path+".roles", "names no role, so the rule does nothing")
+		}
+		for _, role := range r.Roles {
+			if err := identity.CheckWord("role", role); err != nil {
+				report(path+".roles", "%v", err)
+			}
+		}
+	}
+	seen := map[string]bool{}
+	for i, t := range s.Traits {
+		path := fmt.Sprintf("traits.%d", i)
+		checkClaim(path, t.Claim, report)
+		if err := identity.CheckWord("trait", t.Trait); err != nil {
+			report(path+".trait", "%v", err)
+		}
+		if seen[t.Trait] {
+			report(path+".trait", "trait %q is made twice", clip(t.Trait))
+		}
+		seen[t.Trait] = true
+	}
+}
+
+func checkClaim(path, claim string, report func(path, format string, args ...any)) {
+	if identity.CheckText("claim", claim) != nil {
+		report(path+".claim", "is empty, longer than 512 bytes, or has control or invisible characters")
+	}
+}
+
+func checkIssuer(issuer string) error {
+	u, err := url.Parse(issuer)
+	if err != nil || len(issuer) > maxURL {
+		return fmt.Errorf("is not an address such as https://login.example.com")
+	}
+	if u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return fmt.Errorf("%q is not an address such as https://login.example.com", clip(u.Redacted()))
+	}
+	return checkScheme(u)
+}
+
+// checkScheme: plain http would hand codes and the client secret to the network, so it is for this machine alone.
+func checkScheme(u *url.URL) error {
+	if u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()) {
+		return nil
+	}
+	return fmt.Errorf("%q must begin with https:// (http:// is for loopback only)", clip(u.String()))
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Record is the spec as state keeps it: the secret apart, to be sealed.
+func (s Spec) Record() (state.Connector, error) {
+	secret := s.ClientSecret
+	s.ClientSecret = ""
+	b, err := json.Marshal(s)
+	if err != nil {
+		return state.Connector{}, fmt.Errorf("encode connector: %w", err)
+	}
+	return state.Connector{Spec: b, Secret: secret}, nil
+}
+
+// ReadRecord undoes Record.
+func ReadRecord(c state.Connector) (Spec, error) {
+	var s Spec
+	if err := json.Unmarshal(c.Spec, &s); err != nil {
+		return Spec{}, fmt.Errorf("decode connector: %w", err)
+	}
+	s.ClientSecret = c.Secret
+	return s, nil
+}
+
+func clip(s string) string {
+	if len(s) > 120 {
+		return s[:120] + "…"
+	}
+	return s
+}

@@ -1,0 +1,128 @@
+package oidc
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	gooidc "github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+const (
+	// Skew is how far the provider's clock may be from ours.
+	Skew = time.Minute
+	// maxTokenAge is how long ago an ID token may have been issued: it was fetched a moment ago, for a flow of at most ten minutes.
+	maxTokenAge = 10 * time.Minute
+	// maxToken bounds an ID token, in bytes.
+	maxToken = 32 << 10
+)
+
+// claims are those of a verified ID token. Numbers stay json.Number.
+type claims map[string]any
+
+// verify returns the claims of the ID token in the answer once every check of OpenID Connect Core 1.0 section 3.1.3.7 has passed.
+func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *oauth2.Token) (claims, error) {
+	raw, _ := answer.Extra("id_token").(string)
+	if raw == "" || len(raw) > maxToken {
+		return nil, p.badToken(fmt.Errorf("%d bytes", len(raw)), "it sent no ID token of a usable size")
+	}
+	keys := &attempt{keys: meta.keys}
+	// Times are checked below, with one bound for all of them.
+	verifier := gooidc.NewVerifier(p.spec.Issuer, keys, &gooidc.Config{ClientID: p.spec.ClientID, SupportedSigningAlgs: meta.algs, SkipExpiryCheck: true})
+	token, err := verifier.Verify(ctx, raw)
+	var unreachable *fetchError
+	switch {
+	case errors.As(keys.err, &unreachable):
+		return nil, p.down(err)
+	case errors.Is(keys.err, errTooSoon):
+		return nil, fault.Wrap(err, fault.Unavailable, opVouch, "the identity provider "+p.display()+" signed with a key it has not published", "try again in a minute: tsh login")
+	case err != nil:
+		return nil, p.badToken(err, "its ID token is not valid here")
+	}
+	all, err := decodeClaims(token)
+	if err != nil {
+		return nil, p.badToken(err, "its ID token cannot be read")
+	}
+	return all, errors.Join(p.checkParty(token, all, answer.AccessToken), checkNonce(f, token), p.checkTimes(token, all))
+}
+
+func decodeClaims(token *gooidc.IDToken) (claims, error) {
+	var raw json.RawMessage
+	if err := token.Claims(&raw); err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var all claims
+	return all, dec.Decode(&all)
+}
+
+// badToken is a provider's mistake or an attack; in either case an administrator must look.
+func (p *provider) badToken(err error, what string) error {
+	return fault.Wrap(err, fault.Invalid, opVouch, "the answer of the identity provider "+p.display()+" is refused: "+what,
+		startAgain+"; if it stays so, ask an administrator to look at connector "+p.name)
+}
+
+// checkParty refuses a token made for somebody else. go-oidc has checked iss and that aud names us.
+func (p *provider) checkParty(token *gooidc.IDToken, all claims, accessToken string) error {
+	azp, has := all["azp"]
+	if has && azp != p.spec.ClientID || !has && len(slices.Compact(slices.Sorted(slices.Values(token.Audience)))) > 1 {
+		return p.badToken(fmt.Errorf("azp %v, aud %q", azp, token.Audience), "its ID token was made for another client")
+	}
+	if token.AccessTokenHash != "" {
+		if err := token.VerifyAccessToken(accessToken); err != nil {
+			return p.badToken(err, "its two tokens do not belong together")
+		}
+	}
+	return nil
+}
+
+func checkNonce(f Flow, token *gooidc.IDToken) error {
+	if f.Nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(f.Nonce)) != 1 {
+		return fault.New(fault.Invalid, opVouch, "the answer of the identity provider does not belong to this login", startAgain)
+	}
+	return nil
+}
+
+// checkTimes: a token that was fetched a moment ago and is not of this moment means that one of the two clocks is wrong.
+func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
+	now := p.now()
+	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 || token.IssuedAt.IsZero() || token.IssuedAt.Unix() <= 0 {
+		return p.badToken(errors.New("no exp or no iat"), "its ID token does not say when it was made")
+	}
+	if ahead := token.IssuedAt.Sub(now); ahead > Skew {
+		return p.clockOff(ahead)
+	}
+	old, ended := now.Sub(token.IssuedAt), now.Sub(token.Expiry) > Skew
+	if old > maxTokenAge+Skew || ended && old > Skew {
+		return p.clockOff(-old)
+	}
+	if ended {
+		return p.badToken(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt), "its ID token has ended")
+	}
+	if nbf, has := all["nbf"]; has {
+		n, _ := nbf.(json.Number)
+		seconds, err := n.Float64()
+		if err != nil || seconds > float64(now.Add(Skew).Unix()) {
+			return p.badToken(fmt.Errorf("nbf %v", nbf), "its ID token is not valid yet")
+		}
+	}
+	return nil
+}
+
+func (p *provider) clockOff(by time.Duration) error {
+	where := "ahead of"
+	if by < 0 {
+		where, by = "behind", -by
+	}
+	return fault.New(fault.Invalid, opVouch, fmt.Sprintf("the clock of the identity provider %s is %s %s this server's (%s here)", p.display(),
+		by.Round(time.Second), where, p.now().UTC().Format(time.RFC3339)), "ask an administrator to set the clock of the auth server; then start again: tsh login")
+}
