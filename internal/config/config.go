@@ -53,6 +53,8 @@ func Decode(name string, data []byte, into any) error {
 type Metadata struct {
 	Name   string            `yaml:"name" json:"name" config:"required"`
 	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
+	// Revision is the one this document was made from; zero says nothing of it.
+	Revision uint64 `yaml:"revision,omitempty" json:"revision,omitempty"`
 }
 
 // Document is one resource of a file: its header, and a spec that only its kind can read.
@@ -70,6 +72,7 @@ type header struct {
 	Version  string    `yaml:"version" config:"required"`
 	Metadata Metadata  `yaml:"metadata" config:"required"`
 	Spec     yaml.Node `yaml:"spec" config:"required"`
+	Status   yaml.Node `yaml:"status"` // what is so, not what is asked for: read past, so that what was shown can be given back
 }
 
 // DecodeAll reads the headers of a file of one or more resources. Beside an error it also returns the documents whose header could be

@@ -132,6 +132,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a null key", "allow: []\n~: b\n", `f:2: a key must be text`},
 		{"a number where text is due", "allow: [{logins: [1]}]", `f:1: allow[0].logins[0]: must be text, not a number: put it in quotes`},
 		{"a truth value where text is due", "allow: [{logins: [true]}]", `f:1: allow[0].logins[0]: must be text, not true or false: put it in quotes`},
+		{"no value where keys are due", "allow: []\noptions:\n", `f:2: options: has no value: give one, write {} for one with nothing in it, or remove the key`},
 		{"no value in a list", "allow: [{logins: [~]}]", `f:1: allow[0].logins[0]: has no value: give one, or remove the key`},
 		{"a fraction where a whole number is due", "allow: []\nport: 1.5", `f:2: port: must be a whole number, not a number`},
 		{"a negative port", "allow: []\nport: -1", `f:2: port: "-1" is out of range`},
@@ -220,6 +221,13 @@ func TestDecodeAllReadsDocumentsAndTheirSpecs(t *testing.T) {
 	same(t, docs[1].Spec(&spec{}), []string{"all.yaml:15: spec.allow[0].logins[0]: root on every node is refused"})
 	if got := docs[1].Fault("kind %q is unknown", "role").String(); got != `all.yaml:9: kind "role" is unknown` {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestWhatWasShownCanBeGivenBack(t *testing.T) {
+	docs, err := config.DecodeAll("f", []byte("kind: role\nversion: v1\nmetadata: {name: a, revision: 7}\nspec: {allow: []}\nstatus: {holders: 3}\n"))
+	if err != nil || docs[0].Metadata.Revision != 7 {
+		t.Errorf("got %+v, %v, want revision 7", docs, err)
 	}
 }
 

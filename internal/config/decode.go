@@ -42,7 +42,7 @@ var (
 // value reads n into v, which can be set. What has a fault stays zero.
 func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	if isNull(n) {
-		d.fault(n.Line, orFile(path), "has no value: give one, or remove the key")
+		d.null(n, path, v.Type())
 		return
 	}
 	if v.Kind() == reflect.Pointer {
@@ -59,6 +59,17 @@ func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 		d.plain(n, path, v)
 	}
 	d.check(n, path, v)
+}
+
+func (d *decoder) null(n *yaml.Node, path string, t reflect.Type) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	hint := ""
+	if t.Kind() == reflect.Struct || t.Kind() == reflect.Map {
+		hint = ", write {} for one with nothing in it"
+	}
+	d.fault(n.Line, orFile(path), "has no value: give one%s, or remove the key", hint)
 }
 
 func (d *decoder) plain(n *yaml.Node, path string, v reflect.Value) {
