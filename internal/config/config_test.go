@@ -277,6 +277,18 @@ func TestAValueThatReadsJSONReadsYAML(t *testing.T) {
 	})
 }
 
+func TestStringsReadJSONToo(t *testing.T) {
+	for in, want := range map[string]config.Strings{`"a"`: {"a"}, `["a","b"]`: {"a", "b"}, `[]`: {}, `null`: nil} {
+		var got config.Strings
+		if err := json.Unmarshal([]byte(in), &got); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %#v, %v, want %#v", in, got, err, want)
+		}
+	}
+	if err := json.Unmarshal([]byte(`1`), new(config.Strings)); err == nil {
+		t.Error("1: got no error")
+	}
+}
+
 func TestASpecCanTravelAsJSONAndKeepItsLines(t *testing.T) {
 	docs, err := config.DecodeAll("f", []byte(resources))
 	if err != nil {

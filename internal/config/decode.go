@@ -53,6 +53,8 @@ func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	switch u := v.Addr().Interface().(type) {
 	case encoding.TextUnmarshaler:
 		d.text(n, path, u)
+	case *Strings: // reads JSON too, with poorer words
+		d.plain(n, path, v)
 	case json.Unmarshaler:
 		d.json(n, path, u)
 	default:
