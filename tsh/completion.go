@@ -1,0 +1,94 @@
+package tsh
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/threshold-access/threshold/internal/access"
+)
+
+// completionTime is how long a person pressing Tab waits for names.
+const completionTime = 2 * time.Second
+
+func (a *app) completionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:       "completion bash|zsh|fish",
+		Short:     "Print the script that completes tsh commands and node names",
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{"bash", "zsh", "fish"},
+		Example: `  source <(tsh completion bash)                                # in ~/.bashrc
+  tsh completion zsh > "${fpath[1]}/_tsh"
+  tsh completion fish > ~/.config/fish/completions/tsh.fish`,
+		RunE: func(c *cobra.Command, args []string) error {
+			switch args[0] {
+			case "zsh":
+				return c.Root().GenZshCompletion(a.Stdout)
+			case "fish":
+				return c.Root().GenFishCompletion(a.Stdout, true)
+			}
+			return c.Root().GenBashCompletionV2(a.Stdout, true)
+		},
+	}
+}
+
+// completeNode completes the first argument with node names, after user@ where that is typed. suffix follows each name: ":" for scp.
+func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		directive := cobra.ShellCompDirectiveNoFileComp
+		if suffix != "" {
+			directive = cobra.ShellCompDirectiveDefault | cobra.ShellCompDirectiveNoSpace
+		}
+		if onlyFirst && len(args) > 0 || strings.ContainsAny(typed, ":/") {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		user, host, at := strings.Cut(typed, "@")
+		if !at {
+			user, host = "", typed
+		} else {
+			user += "@"
+		}
+		var out []string
+		for _, n := range a.nodeNames(c.Context()) {
+			if strings.HasPrefix(n, host) {
+				out = append(out, user+n+suffix)
+			}
+		}
+		return out, directive
+	}
+}
+
+// nodeNames lists nodes for completion; nobody logged in, or nobody answering, means none.
+func (a *app) nodeNames(ctx context.Context) []string {
+	p, err := a.login()
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, completionTime)
+	defer cancel()
+	nodes, err := a.nodes(ctx, p, nil)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, n := range nodes {
+		if len(n.Logins) > 0 {
+			out = append(out, clean(n.Name))
+		}
+	}
+	return out
+}
+
+// completeKind completes the kinds of resources.
+func completeKind(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	for _, r := range access.Resources {
+		out = append(out, string(r))
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}

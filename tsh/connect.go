@@ -1,0 +1,249 @@
+package tsh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/profile"
+)
+
+const (
+	// handshakeTime bounds the SSH handshake with the node.
+	handshakeTime = 30 * time.Second
+	// keepaliveEvery and keepaliveMissed end a connection whose other side is gone: after 45 s.
+	keepaliveEvery  = 15 * time.Second
+	keepaliveMissed = 3
+	// maxBanner bounds what is kept of a node's words before authentication.
+	maxBanner = 8 << 10
+)
+
+// ciphers, fastest first where the processor has AES (measured: 3 times ChaCha20's rate).
+var ciphers = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305, ssh.CipherAES256CTR, ssh.CipherAES192CTR, ssh.CipherAES128CTR}
+
+// hostAlgorithms are certificates alone: a node that shows a plain key is refused.
+var hostAlgorithms = []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoECDSA384v01, ssh.CertAlgoRSASHA512v01, ssh.CertAlgoRSASHA256v01}
+
+// destinationOf is a node and whom to be there.
+type destinationOf struct {
+	login identity.Login
+	node  string
+}
+
+// parseDestination reads [user@]node, with -l as the user where no user@ is given.
+func parseDestination(s, userFlag string) (destinationOf, error) {
+	var d destinationOf
+	login, node, at := cutLast(s, "@")
+	if !at {
+		login, node = userFlag, s
+	}
+	if login != "" || at {
+		if err := identity.CheckLogin(identity.Login(login)); err != nil {
+			return d, fault.Wrap(err, fault.Invalid, "", err.Error(), "write LOGIN@NODE, as ubuntu@web-1")
+		}
+	}
+	name, err := nodeName(node)
+	return destinationOf{identity.Login(login), name}, err
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// connect opens an SSH connection to the node, verified end to end. The whole name, as usually typed, costs no further question; a
+// first label or a machine's id is asked of auth.
+func (a *app) connect(ctx context.Context, p *profile.Profile, d destinationOf) (*ssh.Client, error) {
+	if p.SSHCert == nil {
+		return nil, fault.New(fault.Denied, "", "no role of "+p.User+" lets you log in to any node", "ask an administrator for a role, then run: tsh login")
+	}
+	login, err := a.chooseLogin(p, d.login)
+	if err != nil {
+		return nil, err
+	}
+	name := d.node
+	if machineID.MatchString(name) {
+		n, err := a.resolve(ctx, p, name)
+		if err != nil {
+			return nil, err
+		}
+		name = n.Name
+	}
+	client, err := a.connectTo(ctx, p, login, name)
+	if !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Unavailable) {
+		return client, err
+	}
+	n, why := a.resolve(ctx, p, name)
+	switch {
+	case why != nil && fault.Is(err, fault.NotFound), fault.Is(why, fault.Unavailable) && n.Name != "":
+		return nil, why // it says more: which names there are, or since when the node is away
+	case why != nil || n.Name == name || n.Name+"."+p.Cluster == name:
+		return nil, err
+	}
+	return a.connectTo(ctx, p, login, n.Name)
+}
+
+// chooseLogin decides whom to be where no user@ is given: the only login, or the local user's name if it is among them.
+func (a *app) chooseLogin(p *profile.Profile, asked identity.Login) (identity.Login, error) {
+	if asked != "" {
+		return asked, nil // the node says whether it may be
+	}
+	if len(p.Logins) == 1 {
+		return p.Logins[0], nil
+	}
+	local := identity.Login(a.Getenv("USER"))
+	for _, l := range p.Logins {
+		if l == local {
+			return l, nil
+		}
+	}
+	return "", fault.New(fault.Invalid, "", "say as whom: your logins are "+join(p.Logins), "write LOGIN@NODE, as "+string(p.Logins[0])+"@NODE")
+}
+
+func (a *app) connectTo(ctx context.Context, p *profile.Profile, login identity.Login, name string) (*ssh.Client, error) {
+	conn, err := a.dialNode(ctx, p, name)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := ssh.NewSignerFromSigner(p.SSHKey)
+	if err != nil {
+		return nil, fmt.Errorf("use the SSH key: %w", err)
+	}
+	signer, err := ssh.NewCertSigner(p.SSHCert, plain)
+	if err != nil {
+		return nil, fmt.Errorf("use the SSH certificate: %w", err)
+	}
+	h := &handshake{app: a, profile: p, name: name, login: login}
+	cfg := &ssh.ClientConfig{
+		Config:            ssh.Config{Ciphers: ciphers},
+		User:              string(login),
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyCallback:   h.checkHost,
+		HostKeyAlgorithms: hostAlgorithms,
+		BannerCallback:    h.keepBanner,
+		ClientVersion:     "SSH-2.0-tsh",
+	}
+	return h.run(ctx, conn, cfg)
+}
+
+// handshake is one SSH handshake with a node, and what was learned of it should it fail.
+type handshake struct {
+	app     *app
+	profile *profile.Profile
+	name    string
+	login   identity.Login
+	host    error // why the host certificate was refused
+	banner  strings.Builder
+}
+
+func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConfig) (*ssh.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	c, chans, reqs, err := ssh.NewClientConn(conn, h.name, cfg)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+		_ = c.Close()
+	}
+	if err != nil {
+		return nil, h.explain(ctx, conn, err)
+	}
+	if b := cleanLines(h.banner.String()); b != "" {
+		fmt.Fprintln(h.app.Stderr, b)
+	}
+	return ssh.NewClient(c, chans, reqs), nil
+}
+
+// checkHost accepts only a certificate of the cluster's host authority that names the node that was meant.
+func (h *handshake) checkHost(_ string, _ net.Addr, key ssh.PublicKey) error {
+	h.host = identity.VerifySSHHost(key, h.name, h.profile.Authorities.HostSSH, h.app.Now())
+	return h.host
+}
+
+func (h *handshake) keepBanner(msg string) error {
+	if h.banner.Len()+len(msg) <= maxBanner {
+		h.banner.WriteString(msg)
+	}
+	return nil
+}
+
+// explain turns a failed handshake into what a person can act on: the proxy's refusal, the node's words, or a wrong host.
+func (h *handshake) explain(ctx context.Context, conn *nodeConn, err error) error {
+	var old *identity.ExpiredError
+	var auth *ssh.ServerAuthError
+	switch {
+	case errors.Is(context.Cause(ctx), context.Canceled):
+		return context.Canceled
+	case conn.refused != nil:
+		return conn.refused
+	case errors.As(h.host, &old):
+		return fault.Wrap(err, fault.Expired, "", "the node's "+old.Error(), "check this machine's clock; if it is right, look at threshold-node on "+h.name)
+	case h.host != nil:
+		return fault.Wrap(err, fault.Denied, "", "what answers is not node "+h.name+": "+h.host.Error(),
+			"log in again to learn of new authorities: tsh login; if it stays so, tell an administrator")
+	case ctx.Err() != nil:
+		return fault.Wrap(err, fault.Unavailable, "", "node "+h.name+" does not answer", "check that the machine runs; then try again")
+	case strings.Contains(err.Error(), "unable to authenticate"), errors.As(err, &auth):
+		return h.notLetIn(err)
+	}
+	return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+h.name+" broke off: "+clean(err.Error()), "try again; if it stays so, look at the log of threshold-node on it")
+}
+
+// notLetIn tells the node's own reason, which it sends as a banner: "reason" and, on a line of its own, "hint: remedy".
+func (h *handshake) notLetIn(err error) error {
+	msg, hint := fmt.Sprintf("node %s does not let you in as %s", h.name, h.login), "see which logins you have there: tsh ls name="+h.name
+	var said []string
+	for line := range strings.SplitSeq(cleanLines(h.banner.String()), "\n") {
+		line = strings.TrimPrefix(strings.TrimSpace(line), "threshold: ")
+		if remedy, ok := strings.CutPrefix(line, "hint: "); ok {
+			hint = remedy
+		} else if line != "" {
+			said = append(said, strings.TrimPrefix(line, "error: "))
+		}
+	}
+	if len(said) > 0 {
+		msg += ": " + strings.Join(said, "; ")
+	}
+	return fault.Wrap(err, fault.Denied, "", msg, hint)
+}
+
+// keepalive asks the node for a sign of life until ctx ends, and closes a connection that gives none.
+func keepalive(ctx context.Context, c *ssh.Client) {
+	tick := time.NewTicker(keepaliveEvery)
+	defer tick.Stop()
+	answered := make(chan error, 1)
+	waiting, missed := false, 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-answered:
+			if err != nil {
+				return
+			}
+			waiting, missed = false, 0
+		case <-tick.C:
+			if !waiting {
+				waiting = true
+				go func() { // ends with the connection, which its owner closes
+					_, _, err := c.SendRequest("keepalive@openssh.com", true, nil)
+					answered <- err
+				}()
+				continue
+			}
+			if missed++; missed >= keepaliveMissed-1 {
+				_ = c.Close()
+				return
+			}
+		}
+	}
+}

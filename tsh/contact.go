@@ -1,0 +1,172 @@
+package tsh
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/profile"
+)
+
+// Bounds of a first contact.
+const (
+	pingTime     = 15 * time.Second
+	maxPingBytes = 16 << 10
+)
+
+// cluster is whom a login is with: the pin says which, the name may still be identity.AnyCluster.
+type cluster struct {
+	pin  identity.Pin
+	name string
+}
+
+// contact learns which cluster the proxy must be of and checks that it is, before a person is sent to a browser.
+func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
+	at, err := a.choose(ctx, h, addr, o)
+	if err != nil {
+		return cluster{}, err
+	}
+	conn, err := dialTLS(ctx, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
+	if err != nil {
+		return cluster{}, err
+	}
+	return at, conn.Close()
+}
+
+// choose decides which cluster is meant: the pin that was given, else the one kept from an earlier login, which the
+// proxy's ping must repeat, else the one that its web certificate vouches for.
+func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
+	if o.pin != "" {
+		pin, err := identity.ParsePin(o.pin)
+		return cluster{pin, identity.AnyCluster}, fault.Wrap(err, fault.Invalid, "", fmt.Sprint(err), "copy the whole pin, as sha256:…")
+	}
+	known, err := h.ReadInfo(addr)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return cluster{}, err
+	}
+	var kept *identity.Pin
+	if err == nil {
+		pin, err := identity.ParsePin(known.Pin)
+		if err != nil {
+			return cluster{}, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), "give the pin: tsh login --pin sha256:…")
+		}
+		if o.caFile == "" {
+			return cluster{pin, known.Cluster}, nil // the pin is enough: no web certificate has a say
+		}
+		kept = &pin
+	}
+	got, err := a.ping(ctx, addr, o.caFile)
+	if err != nil {
+		return cluster{}, err
+	}
+	if kept != nil && *kept != got.Pin {
+		return cluster{}, otherRoot(addr, *kept, got.Pin)
+	}
+	return cluster{got.Pin, got.Cluster}, nil
+}
+
+func otherRoot(addr string, kept, got identity.Pin) error {
+	return fault.New(fault.Denied, "", fmt.Sprintf("THE CLUSTER AT %s IS NOT THE ONE YOU LOGGED IN TO BEFORE.\n  kept:  %s\n  shown: %s\n"+
+		"Either it was rebuilt, or somebody stands in between.", addr, kept, got),
+		"ask an administrator; only if they name the shown pin: tsh login --proxy "+addr+" --pin "+got.String())
+}
+
+// ping asks the proxy, over its public HTTPS, what it serves.
+func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) {
+	roots, err := rootsFrom(caFile)
+	if err != nil {
+		return dial.Ping{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	client := &http.Client{
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Time: a.Now}, Proxy: nil},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, origin(addr)+dial.PingPath, nil)
+	if err != nil {
+		return dial.Ping{}, fmt.Errorf("make request: %w", err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return dial.Ping{}, a.noContact(ctx, addr, err)
+	}
+	defer resp.Body.Close()
+	return readPing(addr, resp)
+}
+
+func readPing(addr string, resp *http.Response) (p dial.Ping, err error) {
+	err = json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&p)
+	if err == nil {
+		err = identity.CheckCluster(p.Cluster)
+	}
+	if resp.StatusCode != http.StatusOK || err != nil || p.Pin == (identity.Pin{}) {
+		return p, fault.Wrap(errors.Join(errors.New(resp.Status), err), fault.Invalid, "", addr+" answers, but is no Threshold proxy", "check the address")
+	}
+	return p, nil
+}
+
+func rootsFrom(caFile string) (*x509.CertPool, error) {
+	if caFile == "" {
+		return nil, nil // the system's
+	}
+	b, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Invalid, "", "--ca-file cannot be read: "+err.Error(), "check the path")
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, fault.New(fault.Invalid, "", "--ca-file "+caFile+" holds no certificate in PEM form", "give the file that the administrator named")
+	}
+	return roots, nil
+}
+
+// noContact says what a person should do about a first contact that failed.
+func (a *app) noContact(ctx context.Context, addr string, err error) error {
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case context.Cause(ctx) != nil && errors.Is(context.Cause(ctx), context.Canceled):
+		return context.Canceled
+	case errors.As(err, &unknown):
+		return fault.Wrap(err, fault.Denied, "", "the web certificate of "+addr+" is of an authority this machine does not know",
+			"ask an administrator for the cluster's pin and add --pin sha256:…, or for the authority's file and add --ca-file FILE")
+	case errors.As(err, &name):
+		return fault.Wrap(err, fault.Denied, "", "the web certificate of "+addr+" is not for that name", "use the name that the administrator gave")
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fault.Wrap(err, fault.Expired, "", fmt.Sprintf("the web certificate of %s is not valid now (this machine's clock says %s)", addr, a.Now().UTC().Format(time.RFC3339)),
+			"check this machine's clock; if it is right, tell an administrator")
+	}
+	return unreachable(addr, err)
+}
+
+// unreachable is a proxy that gave no connection.
+func unreachable(addr string, err error) error {
+	why := err.Error()
+	var op *net.OpError
+	if errors.As(err, &op) {
+		why = op.Err.Error()
+	}
+	if errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+		why = "no answer in time"
+	}
+	return fault.Wrap(err, fault.Unavailable, "", "the proxy "+addr+" cannot be reached: "+why, "check the address and the network, then try again")
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}

@@ -1,0 +1,107 @@
+package tsh
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/profile"
+)
+
+// connectTime bounds the way to the proxy, TLS included.
+const connectTime = 15 * time.Second
+
+// dialTLS connects to a proxy and finishes the handshake.
+func dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	d := tls.Dialer{NetDialer: &net.Dialer{KeepAlive: 15 * time.Second}, Config: cfg}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, tlsFault(addr, err)
+	}
+	return conn.(*tls.Conn), nil // what a tls.Dialer returns
+}
+
+// tlsFault says what a person should do about a TLS connection that did not come about, or that the proxy ended at once.
+func tlsFault(addr string, err error) error {
+	var pin *identity.PinError
+	var old *identity.ExpiredError
+	var alert tls.AlertError
+	var remote *net.OpError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.As(err, &pin):
+		return fault.Wrap(err, fault.Denied, "", addr+" does not show the root that it should (pin "+pin.Want.String()+"): it was rebuilt, or somebody stands in between",
+			"check the pin with an administrator; if the cluster is new, log in with its new pin: tsh login --pin sha256:…")
+	case errors.As(err, &old):
+		return fault.Wrap(err, fault.Expired, "", "the server's "+old.Error(), "check this machine's clock; if it is right, tell an administrator")
+	case errors.As(err, &remote) && remote.Op == "remote error", errors.As(err, &alert):
+		return fault.Wrap(err, fault.Unauthenticated, "", "the proxy refused the connection ("+clean(err.Error())+")", "run: tsh login; if that fails too, check the address")
+	}
+	return unreachable(addr, err)
+}
+
+// auth is a client of auth that shows the login's certificate.
+func (a *app) auth(p *profile.Profile) *authrpc.Client {
+	return authrpc.NewClient(p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth))
+}
+
+func certificate(p *profile.Profile) func() (*tls.Certificate, error) {
+	return func() (*tls.Certificate, error) { return &p.X509, nil }
+}
+
+// nodeConn is a connection to a node by way of the proxy. The request travels with the first Write; a refusal is what the first Read
+// returns, and stays in refused, because layers above may swallow it.
+type nodeConn struct {
+	net.Conn
+	tls     *tls.Conn
+	addr    string
+	refused error
+}
+
+// dialNode asks the proxy for a node by its whole name.
+func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*nodeConn, error) {
+	conn, err := dialTLS(ctx, p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNDial, certificate(p), a.Now, identity.Proxy))
+	if err != nil {
+		return nil, err
+	}
+	return &nodeConn{Conn: dial.Client(conn, dial.Request{Node: name}), tls: conn, addr: p.Proxy}, nil
+}
+
+// Read has one reader at a time; refused is read after that reader has ended.
+func (c *nodeConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil && c.refused == nil {
+		c.refused = refusal(c.addr, err)
+	}
+	return n, err
+}
+
+// refusal is the fault in what a first Read returned, or nil: an end of the stream is none.
+func refusal(addr string, err error) error {
+	var f *fault.Error
+	var remote *net.OpError
+	switch {
+	case errors.As(err, &f):
+		return f
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		return tlsFault(addr, err) // TLS 1.3 refuses a client certificate after the handshake
+	}
+	return nil
+}
+
+// CloseWrite tells the node that no more comes; what it still sends can be read.
+func (c *nodeConn) CloseWrite() error {
+	if _, err := c.Write(nil); err != nil { // the request, should nothing have been written yet
+		return err
+	}
+	return c.tls.CloseWrite()
+}

@@ -1,0 +1,119 @@
+package tsh
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/profile"
+)
+
+func (a *app) lsCmd() *cobra.Command {
+	var quiet bool
+	c := &cobra.Command{
+		Use:     "ls [LABEL=VALUE…]",
+		Short:   "List the nodes you may see",
+		GroupID: everyday,
+		Example: `  tsh ls
+  tsh ls env=prod 'team=web*'     # every label must match; * and ? are wildcards
+  tsh ls -q name='web-*'          # names alone`,
+	}
+	f := formatFlag(c)
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "names alone, one a line")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		labels, err := parseLabels(args)
+		if err != nil {
+			return err
+		}
+		p, err := a.login()
+		if err != nil {
+			return err
+		}
+		nodes, err := a.nodes(c.Context(), p, labels)
+		if err != nil {
+			return err
+		}
+		return a.write(*f, nodes, func(w io.Writer) error { return a.listNodes(w, nodes, quiet) })
+	}
+	return c
+}
+
+func parseLabels(args []string) (map[string]string, error) {
+	labels := map[string]string{}
+	for _, arg := range args {
+		key, value, ok := strings.Cut(arg, "=")
+		if !ok || identity.CheckWord("label", key) != nil || value == "" {
+			return nil, fault.New(fault.Invalid, "", fmt.Sprintf("%q is no label to look for", arg), "write LABEL=VALUE, as env=prod or name='web-*'")
+		}
+		if _, twice := labels[key]; twice {
+			return nil, fault.New(fault.Invalid, "", fmt.Sprintf("label %s is given twice", key), "give each label once; VALUE may have wildcards")
+		}
+		labels[key] = value
+	}
+	return labels, nil
+}
+
+// nodes fetches every page.
+func (a *app) nodes(ctx context.Context, p *profile.Profile, labels map[string]string) ([]authrpc.NodeInfo, error) {
+	c := a.auth(p)
+	defer c.Close()
+	all := []authrpc.NodeInfo{}
+	for after := ""; ; {
+		page, err := authrpc.Call(ctx, c, authrpc.ListNodes, authrpc.ListNodesRequest{Labels: labels, After: after})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Nodes...)
+		if page.Next == "" || page.Next == after { // the same mark again would never end
+			return all, nil
+		}
+		after = page.Next
+	}
+}
+
+func (a *app) listNodes(w io.Writer, nodes []authrpc.NodeInfo, quiet bool) error {
+	if quiet {
+		for _, n := range nodes {
+			if _, err := fmt.Fprintln(w, clean(n.Name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(nodes) == 0 {
+		_, err := fmt.Fprintln(a.Stderr, "No node that you may see matches.")
+		return err
+	}
+	var rows [][]string
+	for _, n := range nodes {
+		rows = append(rows, []string{n.Name, nodeStatus(n, a.Now()), labelText(n.Labels), join(n.Logins)})
+	}
+	return table(w, []string{"NAME", "STATUS", "LABELS", "LOGINS"}, rows)
+}
+
+func nodeStatus(n authrpc.NodeInfo, now time.Time) string {
+	switch {
+	case n.Online:
+		return "online"
+	case n.LastSeen.IsZero():
+		return "offline"
+	}
+	return "offline " + ago(now.Sub(n.LastSeen))
+}
+
+func labelText[M ~map[string]string](labels M) string {
+	var out []string
+	for k, v := range labels {
+		out = append(out, k+"="+v)
+	}
+	slices.Sort(out)
+	return strings.Join(out, ",")
+}

@@ -1,0 +1,152 @@
+// Package tsh answers: what does a person type, and what do they read?
+//
+// It is the one client, for users and administrators, as a library: one file for each command. It reaches auth only through authrpc,
+// nodes only through dial and SSH, and keeps what a login leaves in package profile. Main never ends the process.
+//
+// What goes where: answers to standard output; progress, notes and errors to standard error. An error is "tsh: error: …" and then
+// "tsh: hint: …" with what to do next. Text from servers loses its control characters before it is shown. Exit codes: 0; 1 for an
+// error; for "tsh ssh", the remote command's own status, 128 and the signal's number if one ended it, or 255 if it could not be run.
+package tsh
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/profile"
+)
+
+// Env is the process around tsh.
+type Env struct {
+	Args    []string // without the program's name
+	Stdin   io.Reader
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Getenv  func(string) string
+	Version string
+	Now     func() time.Time // zero: time.Now
+}
+
+// app is one run of tsh.
+type app struct {
+	Env
+	proxy string // --proxy as typed
+}
+
+// Main runs one command and returns its exit code.
+func Main(ctx context.Context, env Env) int {
+	if env.Now == nil {
+		env.Now = time.Now
+	}
+	a := &app{Env: env}
+	root := a.root()
+	root.SetArgs(env.Args)
+	err := root.ExecuteContext(ctx)
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	}
+	a.report(err)
+	var lost *connectError
+	if errors.As(err, &lost) {
+		return exitConnect
+	}
+	return 1
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tsh",
+		Short: "Reach servers through Threshold: log in once, then ssh and scp by name",
+		Example: `  tsh login --proxy access.example.com
+  tsh ls env=prod
+  tsh ssh web-1
+  tsh scp report.txt web-1:`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.PersistentFlags().StringVar(&a.proxy, "proxy", "", "the cluster's `HOST[:PORT]`; default: where you logged in last")
+	root.AddGroup(&cobra.Group{ID: everyday, Title: "Everyday:"}, &cobra.Group{ID: admin, Title: "Administration:"})
+	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.statusCmd(), a.lsCmd(), a.sshCmd(), a.scpCmd(), a.configCmd(), a.proxyCmd(),
+		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd())
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
+	for _, c := range root.Commands() {
+		checkUsage(c)
+	}
+	return root
+}
+
+// Groups of commands in the help text.
+const (
+	everyday = "everyday"
+	admin    = "admin"
+)
+
+// checkUsage turns what cobra says of wrong arguments into an error with a hint.
+func checkUsage(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usage(c, err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		checkUsage(sub)
+	}
+}
+
+func usage(c *cobra.Command, err error) error {
+	return fault.New(fault.Invalid, "", err.Error(), "see: "+c.CommandPath()+" --help")
+}
+
+func (a *app) home() (profile.Home, error) { return profile.Open(a.Getenv) }
+
+// address is the proxy that the command is about: --proxy, else where the latest login was.
+func (a *app) address() (string, error) {
+	if a.proxy != "" {
+		return profile.ParseProxy(a.proxy)
+	}
+	h, err := a.home()
+	if err != nil {
+		return "", err
+	}
+	return h.Current()
+}
+
+// login is the live login that the command works with; an ended one stops here, before any network.
+func (a *app) login() (*profile.Profile, error) {
+	h, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	addr, err := a.address()
+	if err != nil {
+		return nil, err
+	}
+	p, err := h.Load(addr)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.CheckTime(a.Now())
+}
+
+// terminal returns the file behind a stream if it is a terminal.
+func terminal(stream any) (*os.File, bool) {
+	f, ok := stream.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd()))
+}

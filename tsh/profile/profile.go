@@ -1,0 +1,312 @@
+// Package profile answers: what does a login leave on this machine?
+//
+// One folder for each proxy under TSH_HOME (default ~/.tsh, 0700), files 0600, each replaced atomically:
+//
+//	current             the folder of the proxy that commands use without --proxy
+//	HOST_PORT/
+//	  profile.yaml      proxy, cluster and pin; who is logged in, as which logins, until when
+//	  ssh_key           private key, OpenSSH PEM; ssh_key-cert.pub and ssh_key.pub beside it
+//	  x509_key.pem      private key, PKCS #8; x509_cert.pem beside it, leaf first
+//	  known_hosts       the host authority, for OpenSSH
+//	  authorities.json  the signed chain from the pin to the authorities trusted today
+//
+// A logout removes all but profile.yaml, which keeps the pin: a proxy that shows another root later is refused.
+package profile
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+)
+
+// Files of a profile.
+const (
+	infoFile        = "profile.yaml"
+	SSHKeyFile      = "ssh_key"
+	SSHCertFile     = "ssh_key-cert.pub"
+	sshPubFile      = "ssh_key.pub"
+	x509KeyFile     = "x509_key.pem"
+	x509CertFile    = "x509_cert.pem"
+	KnownHostsFile  = "known_hosts"
+	authoritiesFile = "authorities.json"
+	currentFile     = "current"
+)
+
+// Info is profile.yaml.
+type Info struct {
+	Version int              `yaml:"version"`
+	Proxy   string           `yaml:"proxy" config:"required"` // host:port
+	Cluster string           `yaml:"cluster,omitempty"`
+	Pin     string           `yaml:"pin" config:"required"`
+	User    string           `yaml:"user,omitempty"` // empty: logged out
+	Roles   []string         `yaml:"roles,omitempty"`
+	Logins  []identity.Login `yaml:"logins,omitempty"`
+	Expires time.Time        `yaml:"expires,omitempty"`
+}
+
+// infoVersion is the newest format of profile.yaml that this code reads.
+const infoVersion = 1
+
+// Profile is a login as it stands on disk: keys and certificates that fit each other, and authorities verified under the pin.
+type Profile struct {
+	Info
+	Dir         string
+	Pin         identity.Pin
+	SSHKey      crypto.Signer
+	SSHCert     *ssh.Certificate // nil for someone without any login
+	X509        tls.Certificate
+	Chain       []rules.Signed
+	Authorities rules.Parsed
+}
+
+// LoggedIn reports whether the folder holds a login, expired or not.
+func (i Info) LoggedIn() bool { return i.User != "" }
+
+// Host is the proxy's host name.
+func (i Info) Host() string { return hostOf(i.Proxy) }
+
+// ReadInfo reads profile.yaml of the proxy; nothing of it is verified. A proxy never met is a NotFound fault.
+func (h Home) ReadInfo(proxy string) (Info, error) { return readInfo(h.Dir(proxy), proxy) }
+
+func readInfo(dir, proxy string) (Info, error) {
+	path := filepath.Join(dir, infoFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Info{}, notLoggedIn(proxy)
+	}
+	if err != nil {
+		return Info{}, unreadable(path, err)
+	}
+	var i Info
+	if err := config.Decode(path, b, &i); err != nil {
+		return Info{}, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginAgain(proxy))
+	}
+	if i.Version > infoVersion {
+		return Info{}, fault.New(fault.Invalid, "", path+" was written by a newer tsh", "use the newer tsh, or set TSH_HOME to another folder")
+	}
+	return i, nil
+}
+
+// Load reads the login for the proxy and checks that its parts fit each other. It does not look at the clock: see CheckTime.
+func (h Home) Load(proxy string) (*Profile, error) {
+	info, err := h.ReadInfo(proxy)
+	if err != nil {
+		return nil, err
+	}
+	if !info.LoggedIn() {
+		return nil, notLoggedIn(proxy)
+	}
+	p := &Profile{Info: info, Dir: h.Dir(proxy)}
+	if err := p.read(); err != nil {
+		return nil, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginAgain(proxy))
+	}
+	return p, nil
+}
+
+func (p *Profile) read() (err error) {
+	if p.Pin, err = identity.ParsePin(p.Info.Pin); err != nil {
+		return err
+	}
+	b, err := p.file(authoritiesFile)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, &p.Chain); err != nil {
+		return fmt.Errorf("%s: %w", authoritiesFile, err)
+	}
+	cluster, parsed, err := rules.OpenAuthorities(p.Pin, p.Chain)
+	if err != nil {
+		return fmt.Errorf("%s: %w", authoritiesFile, err)
+	}
+	if cluster != p.Cluster {
+		return fmt.Errorf("%s is of cluster %q, not %q", authoritiesFile, cluster, p.Cluster)
+	}
+	p.Authorities = parsed
+	return errors.Join(p.readSSH(), p.readX509())
+}
+
+func (p *Profile) readSSH() error {
+	b, err := p.file(SSHKeyFile)
+	if err != nil {
+		return err
+	}
+	key, err := ssh.ParseRawPrivateKey(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", SSHKeyFile, err)
+	}
+	if p.SSHKey, err = signerOf(key); err != nil {
+		return fmt.Errorf("%s: %w", SSHKeyFile, err)
+	}
+	b, err = p.file(SSHCertFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // someone without any login
+	}
+	if err != nil {
+		return err
+	}
+	pub, _, _, _, err := ssh.ParseAuthorizedKey(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", SSHCertFile, err)
+	}
+	cert, ok := pub.(*ssh.Certificate)
+	if !ok {
+		return fmt.Errorf("%s holds no certificate", SSHCertFile)
+	}
+	own, err := ssh.NewPublicKey(p.SSHKey.Public())
+	if err != nil || !bytes.Equal(cert.Key.Marshal(), own.Marshal()) {
+		return fmt.Errorf("%s is not for %s", SSHCertFile, SSHKeyFile)
+	}
+	p.SSHCert = cert
+	return nil
+}
+
+func (p *Profile) readX509() error {
+	key, err := p.file(x509KeyFile)
+	if err != nil {
+		return err
+	}
+	certs, err := p.file(x509CertFile)
+	if err != nil {
+		return err
+	}
+	if p.X509, err = tls.X509KeyPair(certs, key); err != nil { // checks that they fit
+		return fmt.Errorf("%s: %w", x509CertFile, err)
+	}
+	return nil
+}
+
+func (p *Profile) file(name string) ([]byte, error) { return os.ReadFile(filepath.Join(p.Dir, name)) }
+
+// Path is where a file of the profile lies.
+func (p *Profile) Path(name string) string { return filepath.Join(p.Dir, name) }
+
+// CheckTime refuses a login that has ended, before anything goes over the network.
+func (p *Profile) CheckTime(now time.Time) error {
+	leaf := p.X509.Leaf
+	if now.Before(leaf.NotBefore) {
+		old := &identity.ExpiredError{From: leaf.NotBefore, Until: leaf.NotAfter, Now: now}
+		return fault.Wrap(old, fault.Expired, "", "the "+old.Error(), "set this machine's clock, then try again")
+	}
+	if !now.Before(leaf.NotAfter) {
+		return fault.New(fault.Expired, "", fmt.Sprintf("the login at %s ended at %s, %s ago", p.Proxy,
+			leaf.NotAfter.Local().Format("2006-01-02 15:04"), now.Sub(leaf.NotAfter).Round(time.Minute)), loginAgain(p.Proxy))
+	}
+	return nil
+}
+
+// Save writes the login and makes it current. profile.yaml goes last; Load refuses parts that do not fit, should the machine stop
+// in between.
+func (h Home) Save(p *Profile) error {
+	p.Dir, p.Version, p.Info.Pin = h.Dir(p.Proxy), infoVersion, p.Pin.String()
+	if err := h.make(p.Dir); err != nil {
+		return err
+	}
+	files, err := p.files()
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		path := filepath.Join(p.Dir, f.name)
+		if f.body == nil {
+			err = removeFile(path)
+		} else {
+			err = WriteFile(path, f.body, 0o600)
+		}
+		if err != nil {
+			return unwritable(path, err)
+		}
+	}
+	return h.SetCurrent(p.Proxy)
+}
+
+type file struct {
+	name string
+	body []byte // nil: the file goes
+}
+
+func (p *Profile) files() ([]file, error) {
+	sshKey, err := ssh.MarshalPrivateKey(p.SSHKey, p.User+"@"+p.Cluster)
+	if err != nil {
+		return nil, fmt.Errorf("encode the SSH key: %w", err)
+	}
+	pub, err := ssh.NewPublicKey(p.SSHKey.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encode the SSH key: %w", err)
+	}
+	x509Key, err := x509.MarshalPKCS8PrivateKey(p.X509.PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("encode the X.509 key: %w", err)
+	}
+	var certs []byte
+	for _, der := range p.X509.Certificate {
+		certs = append(certs, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	chain, err := json.Marshal(p.Chain)
+	if err != nil {
+		return nil, fmt.Errorf("encode the authorities: %w", err)
+	}
+	var info bytes.Buffer
+	if err := config.Encode(&info, p.Info); err != nil {
+		return nil, fmt.Errorf("encode the profile: %w", err)
+	}
+	var sshCert []byte
+	if p.SSHCert != nil {
+		sshCert = ssh.MarshalAuthorizedKey(p.SSHCert)
+	}
+	return []file{
+		{SSHKeyFile, pem.EncodeToMemory(sshKey)},
+		{sshPubFile, ssh.MarshalAuthorizedKey(pub)},
+		{SSHCertFile, sshCert},
+		{x509KeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x509Key})},
+		{x509CertFile, certs},
+		{authoritiesFile, chain},
+		{KnownHostsFile, p.knownHosts()},
+		{infoFile, info.Bytes()},
+	}, nil
+}
+
+// Remove ends the login at the proxy on this machine: keys and certificates go, the pin stays.
+func (h Home) Remove(proxy string) error {
+	info, err := h.ReadInfo(proxy)
+	if err != nil {
+		return err
+	}
+	dir := h.Dir(proxy)
+	for _, name := range []string{SSHKeyFile, sshPubFile, SSHCertFile, x509KeyFile, x509CertFile, authoritiesFile, KnownHostsFile} {
+		if err := removeFile(filepath.Join(dir, name)); err != nil {
+			return unwritable(filepath.Join(dir, name), err)
+		}
+	}
+	var b bytes.Buffer
+	if err := config.Encode(&b, Info{Version: infoVersion, Proxy: info.Proxy, Cluster: info.Cluster, Pin: info.Pin}); err != nil {
+		return fmt.Errorf("encode the profile: %w", err)
+	}
+	if err := WriteFile(filepath.Join(dir, infoFile), b.Bytes(), 0o600); err != nil {
+		return unwritable(filepath.Join(dir, infoFile), err)
+	}
+	return nil
+}
+
+func signerOf(key any) (crypto.Signer, error) {
+	s, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("a key of type %T cannot sign", key)
+	}
+	return s, nil
+}

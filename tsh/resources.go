@@ -1,0 +1,336 @@
+package tsh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// maxFile bounds what apply reads.
+const maxFile = config.MaxBytes
+
+func (a *app) getCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "get KIND [NAME]",
+		Short:   "Show roles, connectors, users, tokens or nodes",
+		GroupID: admin,
+		Example: `  tsh get roles
+  tsh get role ops --format=yaml > ops.yaml     # edit, then: tsh apply -f ops.yaml`,
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: completeKind,
+	}
+	f := formatFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		kind, name, err := parseResource(args)
+		if err != nil {
+			return err
+		}
+		list, err := a.fetch(c.Context(), kind, name)
+		if err != nil {
+			return err
+		}
+		return a.show(*f, kind, name, list)
+	}
+	return c
+}
+
+// parseResource reads "role ops", "roles/ops" and "roles".
+func parseResource(args []string) (access.Resource, string, error) {
+	word, name, slashed := strings.Cut(args[0], "/")
+	if len(args) == 2 {
+		if slashed {
+			return "", "", fault.New(fault.Invalid, "", fmt.Sprintf("%q and %q both name something", args[0], args[1]), "write KIND NAME or KIND/NAME")
+		}
+		name = args[1]
+	} else if slashed && name == "" {
+		return "", "", fault.New(fault.Invalid, "", fmt.Sprintf("%q names nothing", args[0]), "write KIND/NAME")
+	}
+	kind, err := resourceKind(word)
+	return kind, name, err
+}
+
+func resourceKind(word string) (access.Resource, error) {
+	for _, r := range access.Resources {
+		if plural := string(r); strings.EqualFold(word, plural) || strings.EqualFold(word, singular(r)) {
+			return r, nil
+		}
+	}
+	return "", fault.New(fault.Invalid, "", fmt.Sprintf("%q is no kind of resource", word), "known kinds: "+join(access.Resources))
+}
+
+func singular(r access.Resource) string { return strings.TrimSuffix(string(r), "s") }
+
+func (a *app) fetch(ctx context.Context, kind access.Resource, name string) ([]authrpc.Resource, error) {
+	p, err := a.login()
+	if err != nil {
+		return nil, err
+	}
+	c := a.auth(p)
+	defer c.Close()
+	all := []authrpc.Resource{}
+	for after := ""; ; {
+		page, err := authrpc.Call(ctx, c, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: kind, Name: name, After: after})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Resources...)
+		if page.Next == "" || page.Next == after { // the same mark again would never end
+			return all, nil
+		}
+		after = page.Next
+	}
+}
+
+func (a *app) show(f format, kind access.Resource, name string, list []authrpc.Resource) error {
+	if name != "" && len(list) == 0 {
+		return fault.New(fault.NotFound, "", fmt.Sprintf("there is no %s %s", singular(kind), name), "see: tsh get "+string(kind))
+	}
+	switch {
+	case f == asJSON && name != "":
+		return a.write(f, list[0], nil)
+	case f == asJSON:
+		return a.write(f, list, nil)
+	case f == asYAML || name != "":
+		return a.writeDocuments(list)
+	}
+	return a.write(f, list, func(w io.Writer) error {
+		var rows [][]string
+		for _, r := range list {
+			rows = append(rows, []string{r.Metadata.Name, labelText(r.Metadata.Labels), inShort(r.Spec), inShort(r.Status)})
+		}
+		if len(rows) == 0 {
+			_, err := fmt.Fprintf(a.Stderr, "There are no %s.\n", kind)
+			return err
+		}
+		return table(w, []string{"NAME", "LABELS", "SPEC", "STATUS"}, rows)
+	})
+}
+
+// writeDocuments writes what apply reads again.
+func (a *app) writeDocuments(list []authrpc.Resource) error {
+	docs := make([]any, 0, len(list))
+	for _, r := range list {
+		docs = append(docs, r)
+	}
+	err := config.EncodeAll(a.Stdout, docs...)
+	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
+}
+
+// inShort gives the plain values of a JSON object in one line, and how many there are of the rest.
+func inShort(raw json.RawMessage) string {
+	var m map[string]any
+	if json.Unmarshal(raw, &m) != nil {
+		return ""
+	}
+	var out []string
+	for k, v := range m {
+		switch v := v.(type) {
+		case string, bool, float64:
+			out = append(out, fmt.Sprintf("%s=%v", k, v))
+		case []any:
+			out = append(out, fmt.Sprintf("%s:%d", k, len(v)))
+		case map[string]any:
+			out = append(out, fmt.Sprintf("%s:%d", k, len(v)))
+		}
+	}
+	slices.Sort(out)
+	const limit = 60
+	if s := []rune(strings.Join(out, " ")); len(s) > limit {
+		return string(s[:limit-1]) + "…"
+	}
+	return strings.Join(out, " ")
+}
+
+func (a *app) applyCmd() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:     "apply -f FILE",
+		Short:   "Create or change the resources in a file",
+		Long:    "Create or change the resources in a YAML file of one or more documents. The whole file is checked before anything is sent.",
+		GroupID: admin,
+		Example: `  tsh apply -f role.yaml
+  tsh get role ops --format=yaml | sed s/staging/prod/ | tsh apply -f -`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			list, err := a.readResources(file)
+			if err != nil {
+				return err
+			}
+			return a.apply(c.Context(), list)
+		},
+	}
+	c.Flags().StringVarP(&file, "filename", "f", "", "`FILE` to read, or - for standard input")
+	_ = c.MarkFlagRequired("filename")
+	return c
+}
+
+func (a *app) readResources(file string) ([]authrpc.Resource, error) {
+	name, in := file, a.Stdin
+	if file == "-" {
+		name = "standard input"
+	} else {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, fault.Wrap(err, fault.Invalid, "", err.Error(), "check the path")
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Invalid, "", name+" cannot be read: "+err.Error(), "check the path")
+	}
+	return decodeResources(name, b)
+}
+
+// decodeResources checks what can be checked here, all faults at once: the syntax of every document, and what a role means.
+func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
+	docs, err := config.DecodeAll(name, b)
+	faults := []error{err}
+	var list []authrpc.Resource
+	for _, doc := range docs {
+		r, err := decodeResource(doc)
+		faults = append(faults, err)
+		list = append(list, r)
+	}
+	return list, config.Join(faults...)
+}
+
+func decodeResource(doc config.Document) (authrpc.Resource, error) {
+	kind, err := resourceKind(doc.Kind)
+	if err != nil {
+		return authrpc.Resource{}, config.Faults{doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources))}
+	}
+	r := authrpc.Resource{Kind: singular(kind), Version: doc.Version, Metadata: authrpc.Metadata{Name: doc.Metadata.Name, Labels: doc.Metadata.Labels}}
+	if kind == access.Roles {
+		var role access.Role
+		if err := doc.Spec(&role); err != nil {
+			return r, err
+		}
+	}
+	var spec yaml.Node
+	if err := doc.Spec(&spec); err != nil {
+		return r, err
+	}
+	v, err := plain(&spec)
+	if err != nil {
+		return r, config.Faults{doc.Fault("%v", err)}
+	}
+	r.Spec, err = json.Marshal(v)
+	return r, err
+}
+
+// plain gives a YAML tree as values that JSON has. Text that YAML takes for a date stays text.
+func plain(n *yaml.Node) (any, error) {
+	switch n.Kind {
+	case yaml.MappingNode:
+		m := map[string]any{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			v, err := plain(n.Content[i+1])
+			if err != nil {
+				return nil, err
+			}
+			m[n.Content[i].Value] = v
+		}
+		return m, nil
+	case yaml.SequenceNode:
+		list := []any{}
+		for _, item := range n.Content {
+			v, err := plain(item)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, v)
+		}
+		return list, nil
+	}
+	if n.Tag == "!!str" || n.Tag == "!!timestamp" {
+		return n.Value, nil
+	}
+	var v any
+	if err := n.Decode(&v); err != nil {
+		return nil, fmt.Errorf("line %d: %w", n.Line, err)
+	}
+	return v, nil
+}
+
+func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
+	p, err := a.login()
+	if err != nil {
+		return err
+	}
+	c := a.auth(p)
+	defer c.Close()
+	for i, r := range list {
+		got, err := authrpc.Call(ctx, c, authrpc.ApplyResource, authrpc.ApplyResourceRequest{Resource: r})
+		if err != nil {
+			if i > 0 {
+				fmt.Fprintf(a.Stderr, "Stopped at %s %s; the %d before it are applied.\n", r.Kind, clean(r.Metadata.Name), i)
+			}
+			return err
+		}
+		a.applied(p.Proxy, r, got)
+	}
+	return nil
+}
+
+func (a *app) applied(proxy string, sent authrpc.Resource, got authrpc.ApplyResourceResponse) {
+	word := "changed"
+	if got.Created {
+		word = "created"
+	}
+	name := got.Resource.Metadata.Name
+	if name == "" {
+		name = sent.Metadata.Name
+	}
+	fmt.Fprintf(a.Stdout, "%s %s %s\n", sent.Kind, clean(name), word)
+	if got.Note != "" {
+		fmt.Fprintln(a.Stderr, clean(got.Note))
+	}
+	if got.Secret != "" {
+		a.showToken(proxy, got.Secret)
+	}
+}
+
+func (a *app) rmCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:               "rm KIND NAME",
+		Short:             "Remove a role, connector, user, token or node",
+		GroupID:           admin,
+		Example:           "  tsh rm role ops\n  tsh rm token/3f2a…",
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: completeKind,
+		RunE: func(c *cobra.Command, args []string) error {
+			kind, name, err := parseResource(args)
+			if err != nil {
+				return err
+			}
+			if name == "" {
+				return fault.New(fault.Invalid, "", "rm needs the name of one "+singular(kind), "see: tsh get "+string(kind))
+			}
+			p, err := a.login()
+			if err != nil {
+				return err
+			}
+			api := a.auth(p)
+			defer api.Close()
+			if _, err := authrpc.Call(c.Context(), api, authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: kind, Name: name}); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.Stdout, "%s %s removed\n", singular(kind), clean(name))
+			return err
+		},
+	}
+}

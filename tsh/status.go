@@ -1,0 +1,175 @@
+package tsh
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/profile"
+)
+
+// loginStatus is a login as --format=json shows it.
+type loginStatus struct {
+	Proxy   string           `json:"proxy"`
+	Cluster string           `json:"cluster"`
+	Pin     string           `json:"pin"`
+	User    string           `json:"user,omitempty"`
+	Roles   []string         `json:"roles,omitempty"`
+	Logins  []identity.Login `json:"logins,omitempty"`
+	Expires time.Time        `json:"expires,omitzero"`
+	State   string           `json:"state"` // "valid", "expired" or "logged out"
+	Current bool             `json:"current"`
+}
+
+func (a *app) statusCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "status",
+		Short:   "Show who you are logged in as, where, and until when",
+		Long:    "Show who you are logged in as, where, and until when. It asks nobody: what is on this machine is shown.\nWithout a live login the exit code is 1.",
+		GroupID: everyday,
+		Args:    cobra.NoArgs,
+	}
+	f := formatFlag(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		list, err := a.statuses()
+		if err != nil {
+			return err
+		}
+		if err := a.write(*f, list, func(w io.Writer) error { return a.writeStatuses(w, list) }); err != nil {
+			return err
+		}
+		_, err = a.login()
+		return err
+	}
+	return c
+}
+
+// statuses lists the logins: the one that --proxy names, or all with the current one first.
+func (a *app) statuses() ([]loginStatus, error) {
+	h, err := a.home()
+	if err != nil {
+		return nil, err
+	}
+	current, err := a.address()
+	if err != nil {
+		return nil, err
+	}
+	proxies := []string{current}
+	if a.proxy == "" {
+		all, err := h.Proxies()
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range all {
+			if p != current {
+				proxies = append(proxies, p)
+			}
+		}
+	}
+	list := []loginStatus{}
+	for _, addr := range proxies {
+		i, err := h.ReadInfo(addr)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, loginStatus{Proxy: i.Proxy, Cluster: i.Cluster, Pin: i.Pin, User: i.User, Roles: i.Roles, Logins: i.Logins,
+			Expires: i.Expires, State: a.stateOf(i), Current: addr == current})
+	}
+	return list, nil
+}
+
+func (a *app) stateOf(i profile.Info) string {
+	switch {
+	case !i.LoggedIn():
+		return "logged out"
+	case !a.Now().Before(i.Expires):
+		return "expired"
+	}
+	return "valid"
+}
+
+func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
+	for n, s := range list {
+		if n > 0 {
+			if _, err := fmt.Fprintln(w); err != nil {
+				return err
+			}
+		}
+		if err := a.describe(profile.Info{Proxy: s.Proxy, Cluster: s.Cluster, User: s.User, Roles: s.Roles, Logins: s.Logins, Expires: s.Expires}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// describe writes a login in words.
+func (a *app) describe(i profile.Info) error {
+	if !i.LoggedIn() {
+		return pairs(a.Stdout, [2]string{"Proxy", i.Proxy}, [2]string{"Cluster", i.Cluster}, [2]string{"State", "logged out"})
+	}
+	until := i.Expires.Local().Format("2006-01-02 15:04")
+	if left := i.Expires.Sub(a.Now()); left > 0 {
+		until += fmt.Sprintf(" (%s left)", left.Round(time.Minute).String()[:len(left.Round(time.Minute).String())-2])
+	} else {
+		until += " (expired " + ago(-left) + " ago)"
+	}
+	logins := join(i.Logins)
+	if logins == "" {
+		logins = "none"
+	}
+	return pairs(a.Stdout, [2]string{"User", i.User}, [2]string{"Cluster", i.Cluster}, [2]string{"Proxy", i.Proxy},
+		[2]string{"Roles", join(i.Roles)}, [2]string{"Logins", logins}, [2]string{"Valid until", until})
+}
+
+func (a *app) logoutCmd() *cobra.Command {
+	var all bool
+	c := &cobra.Command{
+		Use:     "logout",
+		Short:   "Remove keys and certificates from this machine and from ssh-agent",
+		Long:    "Remove keys and certificates from this machine and from ssh-agent. The cluster's pin stays, so that the next login is with the same cluster.",
+		GroupID: everyday,
+		Args:    cobra.NoArgs,
+	}
+	c.Flags().BoolVar(&all, "all", false, "at every proxy")
+	c.RunE = func(c *cobra.Command, _ []string) error { return a.runLogout(all) }
+	return c
+}
+
+func (a *app) runLogout(all bool) error {
+	h, err := a.home()
+	if err != nil {
+		return err
+	}
+	var proxies []string
+	if all {
+		proxies, err = h.Proxies()
+	} else {
+		proxies = make([]string, 1)
+		proxies[0], err = a.address()
+	}
+	if err != nil {
+		return err
+	}
+	for _, addr := range proxies {
+		i, err := h.ReadInfo(addr)
+		if err != nil {
+			return err
+		}
+		if !i.LoggedIn() {
+			continue
+		}
+		a.forgetKeys(i)
+		if err := h.Remove(addr); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Stdout, "Logged out %s at %s.\n", clean(i.User), i.Proxy)
+	}
+	if len(proxies) == 0 {
+		return fault.New(fault.NotFound, "", "not logged in anywhere", "run: tsh login --proxy HOST")
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package tsh
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Life of a join token.
+const (
+	defaultTokenTTL = 30 * time.Minute
+	maxTokenTTL     = 30 * time.Minute
+)
+
+// tokenSpec is the spec of a token resource.
+type tokenSpec struct {
+	Kind   identity.Kind     `json:"kind"`
+	TTL    access.Duration   `json:"ttl"`
+	Labels map[string]string `json:"labels,omitempty"` // the machine's, whatever it wishes
+}
+
+func (a *app) tokenCmd() *cobra.Command {
+	c := &cobra.Command{Use: "token", Short: "Make join tokens for machines", GroupID: admin}
+	kind, ttl := string(identity.Node), defaultTokenTTL
+	var labels []string
+	create := &cobra.Command{
+		Use:     "create",
+		Short:   "Make a token that admits one machine, once, for a short time",
+		Example: "  tsh token create --label env=prod --label team=web",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := newToken(kind, ttl, labels)
+			if err != nil {
+				return err
+			}
+			return a.apply(c.Context(), []authrpc.Resource{r})
+		},
+	}
+	f := create.Flags()
+	f.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
+	f.DurationVar(&ttl, "ttl", ttl, "how long it may be used, at most 30m")
+	f.StringArrayVar(&labels, "label", nil, "`KEY=VALUE` of the machine; may be repeated")
+	_ = create.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp))
+	c.AddCommand(create)
+	return c
+}
+
+func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resource, err error) {
+	if kind != string(identity.Node) && kind != string(identity.Proxy) {
+		return r, fault.New(fault.Invalid, "", fmt.Sprintf("--kind=%s is no kind of machine that joins by token", kind), "use node or proxy")
+	}
+	if ttl < time.Minute || ttl > maxTokenTTL {
+		return r, fault.New(fault.Invalid, "", fmt.Sprintf("--ttl=%s is not between 1m and %s", ttl, maxTokenTTL), "choose a time in between")
+	}
+	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
+	if len(labels) > 0 {
+		if spec.Labels, err = parseLabels(labels); err != nil {
+			return r, err
+		}
+		if err := identity.Labels(spec.Labels).Check(); err != nil {
+			return r, fault.Wrap(err, fault.Invalid, "", err.Error(), "write --label KEY=VALUE, as --label env=prod")
+		}
+	}
+	var id [4]byte
+	_, _ = rand.Read(id[:]) // crypto/rand never fails since Go 1.24
+	r = authrpc.Resource{Kind: "token", Version: "v1", Metadata: authrpc.Metadata{Name: kind + "-" + hex.EncodeToString(id[:])}}
+	r.Spec, err = json.Marshal(spec)
+	return r, err
+}
+
+// showToken prints a join token, this once, with the command to type on the new machine. The token goes through a file or standard
+// input, never an argument: arguments show in process lists.
+func (a *app) showToken(proxy, secret string) {
+	kind := "node"
+	if t, err := authrpc.ParseToken(secret); err == nil {
+		kind = string(t.Kind)
+	}
+	fmt.Fprintf(a.Stdout, "token: %s\n", clean(secret))
+	program := "threshold-node"
+	if kind == string(identity.Proxy) {
+		program = "threshold"
+	}
+	fmt.Fprintf(a.Stderr, "It is shown this once, and admits one %s. %s\n", kind, fmt.Sprintf("On the new machine, put it in a file of mode 0600 that the configuration of %s names, with proxy %s.", program, proxy))
+}

@@ -1,0 +1,26 @@
+package tsh
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) versionCmd() *cobra.Command {
+	c := &cobra.Command{Use: "version", Short: "Show the version of tsh", Args: cobra.NoArgs}
+	f := formatFlag(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		v := struct {
+			Version  string `json:"version"`
+			Go       string `json:"go"`
+			Platform string `json:"platform"`
+		}{a.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+		return a.write(*f, v, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "tsh %s (%s, %s)\n", v.Version, v.Go, v.Platform)
+			return err
+		})
+	}
+	return c
+}
