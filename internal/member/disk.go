@@ -1,0 +1,163 @@
+package member
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+)
+
+// documentVersion is the newest format of membership.json that this code reads, and the one it writes.
+const documentVersion = 1
+
+// maxFileBytes bounds what is read back: the rules are the largest part.
+const maxFileBytes = authrpc.MaxAnswerBytes
+
+// document is membership.json. All of it is verified anew each time it is read.
+type document struct {
+	V       int          `json:"v"`
+	Pin     identity.Pin `json:"pin"`
+	SSHCert []byte       `json:"ssh_cert"`
+	X509    [][]byte     `json:"x509"`
+	Rules   rules.Set    `json:"rules"`
+}
+
+func (d *document) answer() authrpc.JoinResponse {
+	return authrpc.JoinResponse{SSHCert: d.SSHCert, X509: d.X509, Rules: d.Rules}
+}
+
+// load returns the membership in dir, or nil where there is none yet.
+func load(dir string) (*document, error) {
+	if err := checkDir(dir); err != nil {
+		return nil, err
+	}
+	b, err := readFile(dir, documentFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var d document
+	if err := json.Unmarshal(b, &d); err != nil {
+		return nil, spoilt(dir, fmt.Errorf("%s: %w", documentFile, err))
+	}
+	if d.V != documentVersion {
+		return nil, spoilt(dir, fmt.Errorf("%s is of version %d, this program reads %d", documentFile, d.V, documentVersion))
+	}
+	return &d, nil
+}
+
+func (d *document) save(dir string) error {
+	d.V = documentVersion
+	b, err := json.Marshal(d)
+	if err != nil {
+		return fmt.Errorf("encode membership: %w", err)
+	}
+	return writeFile(dir, documentFile, b)
+}
+
+// checkDir makes the directory, or refuses one that others may enter.
+func checkDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return diskFault(dir, err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return diskFault(dir, err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return fault.New(fault.Invalid, "member.Enter", dir+" holds keys and others may enter it", "run: chmod 700 "+dir)
+	}
+	return nil
+}
+
+func readFile(dir, name string) ([]byte, error) {
+	path := filepath.Join(dir, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, diskFault(path, err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fault.New(fault.Invalid, "member.Enter", "others may read "+path, "run: chmod 600 "+path)
+	}
+	if info.Size() > maxFileBytes {
+		return nil, spoilt(dir, fmt.Errorf("%s has %d bytes", name, info.Size()))
+	}
+	b, err := os.ReadFile(path)
+	return b, diskFault(path, err)
+}
+
+// writeFile puts a file in place whole or not at all: after a full disk or a power cut the old one is still there.
+func writeFile(dir, name string, data []byte) error {
+	path := filepath.Join(dir, name)
+	f, err := os.CreateTemp(dir, "."+name+".*") // mode 0600
+	if err != nil {
+		return diskFault(path, err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the first error is the one to tell
+		return diskFault(path, err)
+	}
+	return diskFault(dir, syncDir(dir))
+}
+
+// syncDir makes a rename last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// reserve is how much the disk must still take before a token is spent: rules and certificates are smaller than this in most clusters.
+const reserve = 1 << 20
+
+// checkSpace refuses to go on when the answer could not be kept.
+func checkSpace(dir string) error {
+	if err := writeFile(dir, "space", make([]byte, reserve)); err != nil {
+		return err
+	}
+	return diskFault(dir, os.Remove(filepath.Join(dir, "space")))
+}
+
+// diskFault says what a person can do about an error of the file system. A file that is not there stays fs.ErrNotExist.
+func diskFault(path string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fault.Wrap(err, fault.Exhausted, "member", "the disk is full: "+path+" cannot be written", "free some space there; nothing was changed")
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fault.Wrap(err, fault.Denied, "member", "this account may not use "+path, "start as the account that owns it, or name another directory with --data")
+	case errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	return fault.Wrap(err, fault.Internal, "member", path+" cannot be used", "look at the disk and at this machine's log")
+}
+
+// spoilt is for a membership that does not verify: it was altered, or belongs to other keys.
+func spoilt(dir string, err error) error {
+	return fault.Wrap(err, fault.Invalid, "member.Enter", "the membership in "+dir+" does not hold together ("+err.Error()+")",
+		"restore "+dir+" from a backup, or remove it and join again with a new token")
+}

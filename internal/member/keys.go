@@ -1,0 +1,104 @@
+package member
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Files in the data directory.
+const (
+	hostKeyFile    = "host.key"        // Ed25519, PKCS#8
+	serviceKeyFile = "service.key"     // ECDSA P-256, PKCS#8
+	documentFile   = "membership.json" // certificates, pin and rules: everything that is public
+)
+
+// keys are born here and never leave.
+type keys struct {
+	host    ed25519.PrivateKey
+	service *ecdsa.PrivateKey
+}
+
+// bearKeys loads both keys, making those that are missing. An interrupted join therefore goes on with the keys it began with.
+func bearKeys(dir string) (keys, error) {
+	for _, name := range []string{hostKeyFile, serviceKeyFile} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		key, err := newKey(name)
+		if err != nil {
+			return keys{}, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return keys{}, fmt.Errorf("encode %s: %w", name, err)
+		}
+		if err := writeFile(dir, name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+			return keys{}, err
+		}
+	}
+	return loadKeys(dir)
+}
+
+func newKey(name string) (key crypto.PrivateKey, err error) {
+	if name == hostKeyFile {
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+		return key, err
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+func loadKeys(dir string) (k keys, err error) {
+	if k.host, err = loadKey[ed25519.PrivateKey](dir, hostKeyFile); err != nil {
+		return keys{}, err
+	}
+	if k.service, err = loadKey[*ecdsa.PrivateKey](dir, serviceKeyFile); err != nil {
+		return keys{}, err
+	}
+	return k, nil
+}
+
+func loadKey[K any](dir, name string) (K, error) {
+	var none K
+	text, err := readFile(dir, name)
+	if err != nil {
+		return none, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return none, spoilt(dir, fmt.Errorf("%s is no PEM private key", name))
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return none, spoilt(dir, fmt.Errorf("%s: %w", name, err))
+	}
+	k, ok := key.(K)
+	if !ok {
+		return none, spoilt(dir, fmt.Errorf("%s holds a %T", name, key))
+	}
+	return k, nil
+}
+
+// public gives both public keys as requests carry them: SSH wire format and PKIX DER.
+func (k keys) public() (sshKey, x509Key []byte, err error) {
+	pub, err := ssh.NewPublicKey(k.host.Public())
+	if err != nil {
+		return nil, nil, fmt.Errorf("host key: %w", err)
+	}
+	x509Key, err = x509.MarshalPKIXPublicKey(k.service.Public())
+	if err != nil {
+		return nil, nil, fmt.Errorf("service key: %w", err)
+	}
+	return pub.Marshal(), x509Key, nil
+}

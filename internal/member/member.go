@@ -1,0 +1,161 @@
+// Package member answers: how does a machine become, and stay, a member of the cluster?
+//
+// A node or proxy is born with two keys that never leave it: an SSH host key and a service key for TLS. Enter loads the membership
+// from the data directory, or wins one with a join token: the pin in the token says which cluster to believe, and nothing that auth
+// answers is kept before it has been verified under that pin. Run renews the certificates in place. Nodes and proxies both use it.
+package member
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+)
+
+// Config says who wants to be a member, and where its keys live.
+type Config struct {
+	// Dir holds keys and certificates. It is made with mode 0700 where it is missing; one that others may enter is refused.
+	Dir string
+	// Kind is identity.Node or identity.Proxy.
+	Kind identity.Kind
+	// AuthAddr is host:port of auth's port, or of a proxy that passes through to it.
+	AuthAddr string
+	// Fallbacks are further addresses, tried in turn when AuthAddr does not answer a renewal. None: only AuthAddr.
+	Fallbacks []string
+	// Token is the join token's text. It is needed for the first join only.
+	Token string
+	// Name and Labels are wished for at the join; auth decides.
+	Name   string
+	Labels identity.Labels
+	// Names are a proxy's public host names and addresses. None for a node.
+	Names []string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Log gets what happens later; nil discards it.
+	Log *slog.Logger
+}
+
+// Member is a machine in good standing. Its certificates change in place; its keys, name and cluster do not.
+type Member struct {
+	cfg     Config
+	keys    keys
+	pin     identity.Pin
+	held    atomic.Pointer[held]
+	clients []*authrpc.Client
+	turn    atomic.Int32 // which of clients is asked
+}
+
+// held is a verified membership, as of the last join or renewal.
+type held struct {
+	id    identity.Identity
+	tls   *tls.Certificate
+	host  ssh.Signer
+	rules rules.Set
+	from  time.Time // of the service certificate
+}
+
+// Enter loads the membership from cfg.Dir, or joins with cfg.Token and keeps what it wins. A membership whose certificates have ended
+// meanwhile is still one: Run renews them.
+func Enter(ctx context.Context, cfg Config) (*Member, error) {
+	cfg, err := cfg.check()
+	if err != nil {
+		return nil, err
+	}
+	doc, err := load(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if doc == nil {
+		if doc, err = join(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkToken(cfg, doc.Pin); err != nil {
+		return nil, err
+	}
+	return open(cfg, doc)
+}
+
+func (cfg Config) check() (Config, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	cfg.Token = strings.TrimSpace(cfg.Token)
+	switch {
+	case cfg.Dir == "":
+		return cfg, fault.New(fault.Invalid, "member.Enter", "there is no data directory", "name one with --data")
+	case cfg.Kind != identity.Node && cfg.Kind != identity.Proxy:
+		return cfg, fault.New(fault.Invalid, "member.Enter", "only nodes and proxies join, not "+string(cfg.Kind), "start this machine as a node or a proxy")
+	case cfg.AuthAddr == "":
+		return cfg, fault.New(fault.Invalid, "member.Enter", "there is no address to reach the cluster at", "give the proxy's address, as --proxy proxy.example.com:443")
+	}
+	return cfg, nil
+}
+
+// checkToken refuses a token of another cluster: its giver means this machine to change sides, which it never does by itself.
+func checkToken(cfg Config, pin identity.Pin) error {
+	if cfg.Token == "" {
+		return nil
+	}
+	t, err := authrpc.ParseToken(cfg.Token)
+	if err == nil && t.Pin != pin {
+		return fault.New(fault.Conflict, "member.Enter", cfg.Dir+" holds a membership in another cluster than the token's",
+			"use another data directory, or remove "+cfg.Dir+" to leave the old cluster for good")
+	}
+	return nil
+}
+
+func open(cfg Config, doc *document) (*Member, error) {
+	k, err := loadKeys(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	h, err := k.verify(cfg.Kind, doc.Pin, doc.answer(), anyTime)
+	if err != nil {
+		return nil, spoilt(cfg.Dir, err)
+	}
+	m := &Member{cfg: cfg, keys: k, pin: doc.Pin}
+	m.held.Store(h)
+	trust := identity.PinnedTLS(m.pin, h.id.Cluster, identity.ALPNAuth, m.TLSCertificate, cfg.Now, identity.Auth)
+	for _, addr := range append([]string{cfg.AuthAddr}, cfg.Fallbacks...) {
+		m.clients = append(m.clients, authrpc.NewClient(addr, trust))
+	}
+	return m, nil
+}
+
+// Identity is who this machine is, by its current certificate.
+func (m *Member) Identity() identity.Identity { return m.held.Load().id }
+
+// Pin names the cluster.
+func (m *Member) Pin() identity.Pin { return m.pin }
+
+// Key is the service key.
+func (m *Member) Key() crypto.Signer { return m.keys.service }
+
+// TLSCertificate is the current service certificate, leaf first, cluster root last.
+func (m *Member) TLSCertificate() (*tls.Certificate, error) { return m.held.Load().tls, nil }
+
+// HostSigner is the host key with its current certificate.
+func (m *Member) HostSigner() (ssh.Signer, error) { return m.held.Load().host, nil }
+
+// FirstRules is the verified set that came with the last join or renewal.
+func (m *Member) FirstRules() rules.Set { return m.held.Load().rules }
+
+// Auth calls auth; every new connection shows the certificate of that moment.
+func (m *Member) Auth() *authrpc.Client { return m.clients[int(m.turn.Load())%len(m.clients)] }
+
+// TryNext makes Auth use the next of the addresses, for a caller who found that the present one does not answer.
+func (m *Member) TryNext() { m.turn.Add(1) }

@@ -1,0 +1,249 @@
+// Package membertest answers: what does a machine meet when it becomes a member? It is a small cluster for tests: real keys, real
+// certificates, really signed rules, and auth's routes for machines on a loopback port. It stores nothing.
+package membertest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+)
+
+// Name is the cluster's.
+const Name = "test.example.com"
+
+// life is how long machine certificates are good for.
+const life = 24 * time.Hour
+
+// Cluster is the whole of it.
+type Cluster struct {
+	t          testing.TB
+	off        atomic.Int64 // how far the cluster's clock is ahead
+	root       authority
+	service    authority
+	userX509   authority
+	userSSH    ssh.Signer
+	hostSSH    ssh.Signer
+	rulesKey   ed25519.PrivateKey
+	addr       string
+	mu         sync.Mutex // guards all below
+	serial     int64
+	index      uint64
+	roles      []access.Role
+	tokens     map[string]bool // true: unused
+	events     []audit.Event
+	renewals   int
+	refuse     error
+	corrupt    func(*authrpc.JoinResponse)
+	members    map[string]identity.Identity // by service key
+	hostKeys   map[string]ssh.PublicKey
+	eventsSeen chan struct{}
+}
+
+type authority struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+// New makes a cluster and serves its auth until the test ends.
+func New(t testing.TB) *Cluster {
+	c := &Cluster{t: t, tokens: map[string]bool{}, members: map[string]identity.Identity{},
+		hostKeys: map[string]ssh.PublicKey{}, eventsSeen: make(chan struct{}, 1)}
+	c.root = c.authority("root", nil)
+	c.service = c.authority("service", &c.root)
+	c.userX509 = c.authority("users", nil)
+	c.userSSH, c.hostSSH = newSSH(t), newSSH(t)
+	_, c.rulesKey, _ = ed25519.GenerateKey(rand.Reader)
+	c.serve()
+	return c
+}
+
+// Now is the cluster's clock, and SetClock puts it ahead of the machine's.
+func (c *Cluster) Now() time.Time { return time.Now().Add(time.Duration(c.off.Load())) }
+
+// SetClock puts the cluster's clock ahead of the machine's by off.
+func (c *Cluster) SetClock(off time.Duration) { c.off.Store(int64(off)) }
+
+// Pin names the cluster.
+func (c *Cluster) Pin() identity.Pin { return identity.PinOf(c.root.cert) }
+
+// Addr is where auth answers.
+func (c *Cluster) Addr() string { return c.addr }
+
+// Token makes a join token.
+func (c *Cluster) Token(kind identity.Kind) string {
+	tok := authrpc.Token{Kind: kind, Pin: c.Pin()}
+	_, _ = rand.Read(tok.Secret[:])
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tokens[tok.String()] = true
+	return tok.String()
+}
+
+// Refuse makes every call fail with err; nil ends that.
+func (c *Cluster) Refuse(err error) { c.mu.Lock(); c.refuse = err; c.mu.Unlock() }
+
+// Corrupt lets fn change what auth answers to joins and renewals.
+func (c *Cluster) Corrupt(fn func(*authrpc.JoinResponse)) { c.mu.Lock(); c.corrupt = fn; c.mu.Unlock() }
+
+// Renewals counts renewals served.
+func (c *Cluster) Renewals() int { c.mu.Lock(); defer c.mu.Unlock(); return c.renewals }
+
+// Events lists what was sent, and EventsSeen gets a value after each call that brought some.
+func (c *Cluster) Events() []audit.Event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.events)
+}
+
+// EventsSeen has a value when events came since it was last read.
+func (c *Cluster) EventsSeen() <-chan struct{} { return c.eventsSeen }
+
+// Allow replaces the roles; the set that Set gives next has them.
+func (c *Cluster) Allow(roles ...access.Role) { c.mu.Lock(); c.roles = roles; c.index++; c.mu.Unlock() }
+
+// Set signs the rules as of now.
+func (c *Cluster) Set() rules.Set { return c.SetAt(c.Now()) }
+
+// SetAt signs the rules with a head of the given time.
+func (c *Cluster) SetAt(now time.Time) rules.Set {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	auths := rules.Authorities{
+		Root: c.root.cert.Raw, UserSSH: [][]byte{c.userSSH.PublicKey().Marshal()}, HostSSH: [][]byte{c.hostSSH.PublicKey().Marshal()},
+		UserX509: [][]byte{c.userX509.cert.Raw}, ServiceX509: [][]byte{c.service.cert.Raw}, Rules: [][]byte{c.rulesKey.Public().(ed25519.PublicKey)},
+	}
+	rev := rules.Revision{Epoch: 1, Index: 1}
+	chain := c.sign(c.root.key, rules.Document{Kind: rules.AuthoritiesKind, Cluster: Name, Revision: rev, Body: marshal(c.t, auths)})
+	rolesRev := rules.Revision{Epoch: 1, Index: 1 + c.index}
+	roles := c.sign(c.rulesKey, rules.Document{Kind: rules.RolesKind, Cluster: Name, Revision: rolesRev, Body: marshal(c.t, rules.Roles{Roles: c.roles})})
+	head, err := rules.SignHead(c.rulesKey, rules.Head{Cluster: Name, Epoch: 1, Time: now, Docs: map[rules.Kind]rules.Ref{
+		rules.AuthoritiesKind: rules.RefTo(chain, rev), rules.RolesKind: rules.RefTo(roles, rolesRev)}})
+	c.must(err)
+	return rules.Set{Chain: []rules.Signed{chain}, Roles: roles, Head: head}
+}
+
+func (c *Cluster) sign(key crypto.Signer, d rules.Document) rules.Signed {
+	s, err := rules.SignDocument(key, d)
+	c.must(err)
+	return s
+}
+
+// User is an identity for tests to change.
+func (c *Cluster) User(name string, roles ...string) identity.Identity {
+	return identity.Identity{V: identity.Version, Kind: identity.User, Cluster: Name, Name: name, Connector: "corp", Subject: "sub-" + name,
+		LoginID: "login-1", Roles: roles, Factor: "totp"}
+}
+
+// UserSigner makes a fresh key with a user certificate. change, which may be nil, sees the certificate before it is signed.
+func (c *Cluster) UserSigner(who identity.Identity, change func(*ssh.Certificate), logins ...string) ssh.Signer {
+	plain := newSSH(c.t)
+	now := c.Now()
+	who.Expires = now.Add(time.Hour)
+	cert := &ssh.Certificate{Key: plain.PublicKey(), CertType: ssh.UserCert, KeyId: who.KeyID(), Serial: c.next().Uint64(), ValidPrincipals: logins,
+		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(who.Expires.Unix()),
+		Permissions: ssh.Permissions{Extensions: map[string]string{identity.SSHExtension: string(marshal(c.t, who)), "permit-pty": ""}}}
+	if change != nil {
+		change(cert)
+	}
+	c.must(cert.SignCert(rand.Reader, c.userSSH))
+	s, err := ssh.NewCertSigner(cert, plain)
+	c.must(err)
+	return s
+}
+
+// SignAsHostAuthority signs a certificate with the host authority, for tests that must be refused.
+func (c *Cluster) SignAsHostAuthority(cert *ssh.Certificate) {
+	c.must(cert.SignCert(rand.Reader, c.hostSSH))
+}
+
+// HostAuthority is the key that signs host certificates.
+func (c *Cluster) HostAuthority() ssh.PublicKey { return c.hostSSH.PublicKey() }
+
+// Service makes a service certificate for a fresh key.
+func (c *Cluster) Service(kind identity.Kind, name string) *tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	c.must(err)
+	ders := c.serviceCert(identity.Identity{Kind: kind, Cluster: Name, Name: name, ID: newID()}, key.Public())
+	return &tls.Certificate{Certificate: ders, PrivateKey: key}
+}
+
+func (c *Cluster) serviceCert(id identity.Identity, pub crypto.PublicKey) [][]byte {
+	now := c.Now()
+	id.Expires = now.Add(life).Truncate(time.Second).UTC()
+	text, err := id.Encode()
+	c.must(err)
+	uri, err := url.Parse(id.URI())
+	c.must(err)
+	tmpl := &x509.Certificate{SerialNumber: c.next(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true, URIs: []*url.URL{uri}, ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: text}}}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.service.cert, pub, c.service.key)
+	c.must(err)
+	return [][]byte{der, c.service.cert.Raw, c.root.cert.Raw}
+}
+
+func (c *Cluster) authority(name string, parent *authority) authority {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	c.must(err)
+	now := c.Now()
+	tmpl := &x509.Certificate{SerialNumber: c.next(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-240 * time.Hour), NotAfter: now.Add(240 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	signer := authority{tmpl, key}
+	if parent != nil {
+		signer = *parent
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, signer.cert, key.Public(), signer.key)
+	c.must(err)
+	cert, err := x509.ParseCertificate(der)
+	c.must(err)
+	return authority{cert, key}
+}
+
+func (c *Cluster) next() *big.Int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.serial++
+	return big.NewInt(c.serial)
+}
+
+func (c *Cluster) must(err error) {
+	if err != nil {
+		c.t.Helper()
+		c.t.Fatal(err)
+	}
+}
+
+func newSSH(t testing.TB) ssh.Signer {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+var errUsed = fault.New(fault.Expired, "auth.Join", "this join token was used already", "ask an administrator for a new one: tsh apply -f token.yaml")
