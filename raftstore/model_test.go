@@ -1,0 +1,303 @@
+package raftstore
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// model is what the machine should be: plain maps.
+type model struct {
+	items   map[string]Item
+	leases  map[LeaseID]bool
+	streams map[string][]string
+	last    LeaseID
+}
+
+// apply does what machine.Apply should, for one operation of a command that applies at revision at.
+func (m *model) apply(at Revision, op operation, touched map[string]bool) verdict {
+	switch op.kind {
+	case kindGrant:
+		m.last++
+		m.leases[m.last] = true
+		return done
+	case kindRevoke:
+		return m.revoke(op.leases, touched)
+	}
+	for _, c := range op.txn.If {
+		it, there := m.items[c.Key]
+		if there && c.Modified != anyRevision && c.Modified != it.Modified || !there && c.Modified != 0 {
+			return conditionFails
+		}
+	}
+	for _, w := range op.txn.Then {
+		if touched[w.Key] {
+			return conditionFails
+		}
+		if w.Lease != 0 && !m.leases[w.Lease] {
+			return leaseEnded
+		}
+	}
+	for _, a := range op.txn.Append {
+		for _, r := range a.Records {
+			m.streams[a.Stream] = append(m.streams[a.Stream], string(r))
+		}
+	}
+	for _, w := range op.txn.Then {
+		touched[w.Key] = true
+		old, had := m.items[w.Key]
+		delete(m.items, w.Key)
+		if w.Delete {
+			continue
+		}
+		it := Item{Key: w.Key, Value: w.Value, Created: at, Modified: at, Lease: w.Lease}
+		if had {
+			it.Created = old.Created
+		}
+		m.items[w.Key] = it
+	}
+	return done
+}
+
+func (m *model) revoke(ids []LeaseID, touched map[string]bool) verdict {
+	v := leaseEnded
+	for _, id := range ids {
+		if !m.leases[id] {
+			continue
+		}
+		v = done
+		delete(m.leases, id)
+		for key, it := range m.items {
+			if it.Lease == id {
+				delete(m.items, key)
+				touched[key] = true
+			}
+		}
+	}
+	return v
+}
+
+// equal compares the machine with the model.
+func (m *model) equal(t *testing.T, fsm *machine) {
+	t.Helper()
+	s := fsm.state.Load()
+	var got []string
+	each(s.items, func(_ []byte, it *Item) { got = append(got, fmt.Sprint(*it)) })
+	var want []string
+	for _, key := range slices.Sorted(maps.Keys(m.items)) {
+		want = append(want, fmt.Sprint(m.items[key]))
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("got items\n%v, want\n%v", got, want)
+	}
+	if s.leases.Len() != len(m.leases) || s.lastLease != m.last {
+		t.Fatalf("got %d leases, last %d, want %d, %d", s.leases.Len(), s.lastLease, len(m.leases), m.last)
+	}
+	held := 0
+	for _, it := range m.items {
+		if it.Lease != 0 {
+			held++
+		}
+	}
+	if s.held.Len() != held {
+		t.Fatalf("got %d keys held by leases, want %d", s.held.Len(), held)
+	}
+	for name, want := range m.streams {
+		st, _ := s.streams.Get([]byte(name))
+		recs, err := fsm.files.read(name, st, 1, 1<<20)
+		if err != nil || len(recs) != len(want) {
+			t.Fatalf("stream %s: got %d records, %v, want %d", name, len(recs), err, len(want))
+		}
+		for i, r := range recs {
+			if r.Number != uint64(i+1) || string(r.Data) != want[i] {
+				t.Fatalf("stream %s: got record %d %q, want %d %q", name, r.Number, r.Data, i+1, want[i])
+			}
+		}
+	}
+}
+
+func randomOperation(r *rand.Rand, m *model) operation {
+	switch r.IntN(12) {
+	case 0:
+		return operation{kind: kindGrant, ttl: time.Second}
+	case 1:
+		return operation{kind: kindRevoke, leases: []LeaseID{LeaseID(r.IntN(8) + 1), m.last}}
+	}
+	key := func() string { return fmt.Sprint("k", r.IntN(12)) }
+	op := operation{kind: kindTxn}
+	if r.IntN(2) == 0 {
+		k := key()
+		op.txn.If = []Condition{{Key: k, Modified: []Revision{0, anyRevision, m.items[k].Modified}[r.IntN(3)]}}
+	}
+	a, b := key(), key()
+	op.txn.Then = append(op.txn.Then, Write{Key: a, Value: fmt.Append(nil, r.IntN(100)), Lease: []LeaseID{0, 0, m.last}[r.IntN(3)]})
+	if a != b {
+		op.txn.Then = append(op.txn.Then, Delete(b))
+	}
+	if r.IntN(3) == 0 {
+		op.txn.Append = []Append{{Stream: fmt.Sprint("s/", r.IntN(3)), Records: [][]byte{fmt.Append(nil, r.Uint64()), {}}}}
+	}
+	return op
+}
+
+// TestModel applies random commands to the machine and to plain maps; now and then the machine is replaced by one restored from
+// its snapshot, or from an older one with the log after it, over the same segment files.
+func TestModel(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	dir := t.TempDir()
+	fresh := func() *machine {
+		l := newLatch()
+		return newMachine(newSegmentFiles(guardFS{newDiskFS(), l}, dir, 512), 1<<20, l)
+	}
+	fsm, m := fresh(), &model{items: map[string]Item{}, leases: map[LeaseID]bool{}, streams: map[string][]string{}}
+	var saved []byte
+	var since []*raft.Log
+	for index := uint64(1); index <= 3000; index++ {
+		var ops [][]byte
+		var want []verdict
+		touched := map[string]bool{}
+		for range 1 + r.IntN(3) {
+			op := randomOperation(r, m)
+			ops, want = append(ops, encodeOperation(op)), append(want, m.apply(Revision(index), op, touched))
+		}
+		l := &raft.Log{Index: index, Term: 1, Data: encodeCommand(time.Unix(int64(index), 0), ops)}
+		got := fsm.Apply(l).(*applied)
+		for i, o := range got.outcomes {
+			if o.verdict != want[i] {
+				t.Fatalf("command %d, operation %d: got verdict %d, want %d", index, i, o.verdict, want[i])
+			}
+		}
+		since = append(since, l)
+		switch {
+		case index%97 == 0:
+			saved, since = persisted(t, fsm), nil
+		case index%61 == 0 && saved != nil:
+			fsm = fresh()
+			if err := fsm.Restore(io.NopCloser(bytes.NewReader(saved))); err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range since {
+				fsm.Apply(l)
+			}
+			m.equal(t, fsm)
+		}
+	}
+	m.equal(t, fsm)
+}
+
+type bufferSink struct{ bytes.Buffer }
+
+func (*bufferSink) ID() string    { return "test" }
+func (*bufferSink) Cancel() error { return nil }
+func (*bufferSink) Close() error  { return nil }
+
+func persisted(t *testing.T, m *machine) []byte {
+	t.Helper()
+	snap, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sink bufferSink
+	if err := snap.Persist(&sink); err != nil {
+		t.Fatal(err)
+	}
+	return sink.Bytes()
+}
+
+func testMachine(t testing.TB) *machine {
+	t.Helper()
+	l := newLatch()
+	return newMachine(newSegmentFiles(guardFS{newDiskFS(), l}, t.TempDir(), 1<<20), 1<<20, l)
+}
+
+func TestUnknownCommandHaltsWithoutDiverging(t *testing.T) {
+	known := encodeCommand(time.Unix(1, 0), [][]byte{encodeOperation(operation{kind: kindTxn, txn: Txn{Then: []Write{Put("a", nil)}}})})
+	cases := map[string][]byte{
+		"a version of the future": {commandV1 + 1, 0, 0},
+		"a kind of the future":    {commandV1, 0, 1, 200, 0},
+		"nothing":                 {},
+		"a cut command":           known[:len(known)-1],
+		"a command with a tail":   append(slices.Clone(known), 0),
+	}
+	for name, data := range cases {
+		t.Run(name, func(t *testing.T) {
+			m := testMachine(t)
+			m.Apply(&raft.Log{Index: 1, Term: 1, Data: known})
+			before := m.state.Load()
+			for _, next := range [][]byte{data, known} { // nothing after it is applied either
+				if err, halted := m.Apply(&raft.Log{Index: 2, Term: 1, Data: next}).(error); !halted || fault.Remedy(err) == "" {
+					t.Errorf("got %v, want a fault with a remedy", err)
+				}
+			}
+			if m.state.Load() != before {
+				t.Error("got another state, want it unchanged")
+			}
+			if _, err := m.Snapshot(); err == nil {
+				t.Error("got a snapshot of a halted machine, want a fault")
+			}
+		})
+	}
+}
+
+func TestSnapshotThatIsCutOrOfTheFutureIsRefused(t *testing.T) {
+	m := testMachine(t)
+	m.Apply(&raft.Log{Index: 1, Term: 1, Data: encodeCommand(time.Unix(1, 0), [][]byte{encodeOperation(operation{kind: kindTxn,
+		txn: Txn{Then: []Write{Put("a", []byte("1"))}, Append: []Append{{Stream: "s", Records: [][]byte{[]byte("x")}}}}})})})
+	whole := persisted(t, m)
+	for n := range whole {
+		if _, err := readSnapshot(bytes.NewReader(whole[:n])); err == nil {
+			t.Fatalf("got no error for %d of %d bytes", n, len(whole))
+		}
+	}
+	future := slices.Clone(whole)
+	future[len(snapshotMagic)-1]++
+	if err := m.Restore(io.NopCloser(bytes.NewReader(future))); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v, want a fault that asks for the newer release", err)
+	}
+	elsewhere := testMachine(t) // has no segment files
+	if err := elsewhere.Restore(io.NopCloser(bytes.NewReader(whole))); !fault.Is(err, fault.Internal) {
+		t.Errorf("got %v, want the missing segment named", err)
+	}
+}
+
+func FuzzDecodeCommand(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{commandV1, 0, 1, 9, 0})
+	f.Add(encodeCommand(time.Unix(1, 0), [][]byte{
+		encodeOperation(operation{kind: kindTxn, txn: Txn{If: []Condition{Exists("a")}, Then: []Write{Put("k", []byte("v")), Delete("d")},
+			Append: []Append{{Stream: "audit", Records: [][]byte{[]byte("r")}}}}}),
+		encodeOperation(operation{kind: kindGrant, ttl: time.Second}),
+		encodeOperation(operation{kind: kindRevoke, leases: []LeaseID{1, 2}}),
+	}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := decodeCommand(b)
+		if err != nil {
+			return
+		}
+		var ops [][]byte
+		for _, op := range c.ops {
+			ops = append(ops, encodeOperation(op))
+		}
+		again, err := decodeCommand(encodeCommand(time.Unix(0, c.time), ops))
+		if err != nil || fmt.Sprint(again) != fmt.Sprint(c) {
+			t.Errorf("got %v, %v after encoding again, want %v", again, err, c)
+		}
+	})
+}
+
+func FuzzReadSnapshot(f *testing.F) {
+	var buf bytes.Buffer
+	_ = newState().write(&buf)
+	f.Add(buf.Bytes())
+	f.Add([]byte(snapshotMagic))
+	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = readSnapshot(bytes.NewReader(b)) })
+}
