@@ -1,0 +1,53 @@
+package repocheck_test
+
+import (
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// evidence is how docs/threat-model.md names a test: its folder and its function.
+var evidence = regexp.MustCompile("`([a-z][a-z0-9/]*): ((?:Test|Fuzz)[A-Za-z0-9_]+)`")
+
+func TestTheThreatModelNamesRealTests(t *testing.T) {
+	doc := read(t, "docs/threat-model.md")
+	named := evidence.FindAllStringSubmatch(doc, -1)
+	if len(named) == 0 {
+		t.Fatal("got no test named, want many")
+	}
+	for _, m := range named {
+		if !slices.ContainsFunc(listFiles(t), func(f string) bool {
+			return path.Dir(f) == m[1] && strings.HasSuffix(f, "_test.go") && strings.Contains(read(t, f), "func "+m[2]+"(")
+		}) {
+			t.Errorf("docs/threat-model.md names %s in %s, which is no test", m[2], m[1])
+		}
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+
+func TestLinksInTheDocumentsLeadSomewhere(t *testing.T) {
+	for _, name := range listFiles(t) {
+		if !strings.HasSuffix(name, ".md") {
+			continue
+		}
+		for _, m := range link.FindAllStringSubmatch(read(t, name), -1) {
+			if _, err := os.Stat(filepath.Join(root, path.Dir(name), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", name, m[1], err)
+			}
+		}
+	}
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
