@@ -97,7 +97,7 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 // whole of group commit; a lone writer never waits for company.
 func (s *Store) propose(ctx context.Context, r *raft.Raft) {
 	var next *proposal // took no part in the last group
-	for {
+	for ctx.Err() == nil {
 		if next == nil {
 			select {
 			case next = <-s.queue:
@@ -172,7 +172,7 @@ func (s *Store) apply(r *raft.Raft, group []*proposal) {
 
 func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applied, error) {
 	future := r.Apply(encodeCommand(s.cfg.Now(), ops), 0)
-	if err := future.Error(); err != nil {
+	if err := s.answer(future); err != nil {
 		return nil, s.applyFault(err)
 	}
 	switch got := future.Response().(type) {
@@ -182,6 +182,18 @@ func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applied, error) {
 		return nil, got
 	}
 	return nil, fault.New(fault.Internal, "raftstore.Commit", "the state machine gave no answer", "restart auth")
+}
+
+// answer waits for a future of raft's, or for raft's end: some futures then stay unanswered, and so does the goroutine here.
+func (s *Store) answer(future raft.Future) error {
+	answered := make(chan error, 1)
+	go func() { answered <- future.Error() }()
+	select {
+	case err := <-answered:
+		return err
+	case <-s.down:
+		return raft.ErrRaftShutdown
+	}
 }
 
 func (s *Store) applyFault(err error) error {

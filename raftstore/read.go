@@ -150,11 +150,10 @@ func (s *Store) Linearize(ctx context.Context) error {
 	}
 }
 
-// verify asks a quorum whether this replica still leads.
+// verify asks a quorum whether this replica still leads. It is answered within a heartbeat or two.
 func (s *Store) verify(ctx context.Context, r *raft.Raft) error {
 	verdict := make(chan error, 1)
-	future := r.VerifyLeader()
-	go func() { verdict <- future.Error() }() // answered within a heartbeat; raft v1.8.0 may leave it open when it shuts down
+	go func() { verdict <- s.answer(r.VerifyLeader()) }() // ends with raft at the latest
 	select {
 	case err := <-verdict:
 		if err != nil {
@@ -163,7 +162,5 @@ func (s *Store) verify(ctx context.Context, r *raft.Raft) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.stopped:
-		return s.gone()
 	}
 }

@@ -34,6 +34,7 @@ type Store struct {
 	raft    atomic.Pointer[raft.Raft] // nil until opened
 	started atomic.Bool
 	open    chan struct{} // closed when reads may begin
+	down    chan struct{} // closed when raft was shut down
 	stopped chan struct{} // closed when Run has ended
 }
 
@@ -47,7 +48,7 @@ func New(cfg Config) (*Store, error) {
 	files := newSegmentFiles(cfg.FS, filepath.Join(cfg.Dir, streamRoom), cfg.Bounds.StreamSegment)
 	return &Store{
 		cfg: cfg, latch: l, machine: newMachine(files, cfg.Bounds.WatchBytes, l), lessor: newLessor(),
-		queue: make(chan *proposal), open: make(chan struct{}), stopped: make(chan struct{}),
+		queue: make(chan *proposal), open: make(chan struct{}), down: make(chan struct{}), stopped: make(chan struct{}),
 	}, nil
 }
 
@@ -87,8 +88,27 @@ func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 		s.cfg.Log.Error("this replica stops writing", "error", s.latch.err(), "remedy", fault.Remedy(s.latch.err()))
 	}
 	cancel()
-	_ = r.Shutdown().Error() // ends proposals that wait for raft; reports only that it was shut down before
+	s.drain(&owned)
+	_ = r.Shutdown().Error() // reports only that it was shut down before
+	close(s.down)
 	owned.Wait()
+}
+
+// drainTime bounds how long Run waits, when it is to end, for a command that lacks a quorum.
+const drainTime = 2 * time.Second
+
+// drain lets the last command finish. raft v1.8.0 can leave a proposal that is being applied without any answer when it is shut
+// down; so it is shut down when there is none, and applyCommand does not rely on an answer.
+func (s *Store) drain(owned *sync.WaitGroup) {
+	finished := make(chan struct{})
+	go func() { owned.Wait(); close(finished) }() // serve waits for the same
+	timer := time.NewTimer(drainTime)
+	defer timer.Stop()
+	select {
+	case <-finished:
+	case <-s.latch.tripped:
+	case <-timer.C:
+	}
 }
 
 // parts is what an open store holds, to be closed in the opposite order.

@@ -1,0 +1,263 @@
+package raftstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore"
+	"github.com/threshold-access/threshold/raftstore/raftstoretest"
+)
+
+func next(t *testing.T, w *raftstore.Watch) []raftstore.Event {
+	t.Helper()
+	events, err := w.Next(within(t))
+	if err != nil {
+		t.Fatalf("next: %v", err)
+	}
+	return events
+}
+
+func TestWatchResumesAndWaits(t *testing.T) {
+	s := raftstoretest.Open(t)
+	first := put(t, s, "u/a", "1")
+	put(t, s, "other", "x")
+	gone := commit(t, s, raftstore.Txn{Then: []raftstore.Write{raftstore.Delete("u/a"), raftstore.Put("u/b", []byte("2"))}})
+	w, err := s.Watch(within(t), "u/", first.Revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := next(t, w)
+	if len(events) != 2 || !events[0].Deleted || events[0].Key != "u/a" || string(events[1].Item.Value) != "2" || events[1].Revision != gone.Revision {
+		t.Errorf("got %+v, want u/a deleted and u/b put in one revision", events)
+	}
+	later := make(chan []raftstore.Event, 1)
+	go func() {
+		events, _ := w.Next(within(t))
+		later <- events
+	}()
+	put(t, s, "other", "y") // wakes, but is not its business
+	put(t, s, "u/c", "3")
+	if events := <-later; len(events) != 1 || events[0].Key != "u/c" {
+		t.Errorf("got %+v, want u/c alone", events)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.Next(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's end", err)
+	}
+}
+
+func TestWatchTooOldIsExpired(t *testing.T) {
+	cfg := raftstoretest.Config(t.TempDir())
+	cfg.Bounds.WatchBytes = 4 << 10
+	s, stop := raftstoretest.Start(t, cfg)
+	defer stop()
+	first := put(t, s, "k", "0")
+	w, err := s.Watch(within(t), "k", first.Revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		put(t, s, "k", strings.Repeat("v", 200))
+	}
+	_, err = w.Next(within(t))
+	wantKind(t, err, fault.Expired)
+	_, err = s.Watch(within(t), "k", first.Revision)
+	wantKind(t, err, fault.Expired)
+	l, _ := s.List(within(t), "k", raftstore.Page{})
+	if _, err := s.Watch(within(t), "k", l.Revision); err != nil {
+		t.Errorf("got %v, want a watch from the listing", err)
+	}
+}
+
+// A slow reader that misses nothing sees every revision once, in order.
+func TestWatchMissesNothingUnderLoad(t *testing.T) {
+	s := raftstoretest.Open(t)
+	const writes = 300
+	w, err := s.Watch(within(t), "k", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for i := range writes {
+			if _, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))}}); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for seen := 0; seen < writes; {
+		for _, e := range next(t, w) {
+			if string(e.Item.Value) != fmt.Sprint(seen) {
+				t.Fatalf("got %s, want %d", e.Item.Value, seen)
+			}
+			seen++
+		}
+	}
+}
+
+func TestWatchEndsWithTheStore(t *testing.T) {
+	s, stop := raftstoretest.Start(t, raftstoretest.Config(t.TempDir()))
+	l, err := s.List(within(t), "", raftstore.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.Watch(within(t), "", l.Revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.Next(within(t))
+		ended <- err
+	}()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	wantKind(t, <-ended, fault.Unavailable)
+	_, err = s.Commit(within(t), raftstore.Txn{})
+	wantKind(t, err, fault.Unavailable)
+}
+
+func withLease(t *testing.T, s *raftstore.Store, key string, id raftstore.LeaseID) error {
+	t.Helper()
+	_, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{{Key: key, Value: []byte("v"), Lease: id}}})
+	return err
+}
+
+func TestLeaseTakesItsKeysAlong(t *testing.T) {
+	s := raftstoretest.Open(t)
+	id, err := s.Grant(within(t), 50*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long, err := s.Grant(within(t), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := put(t, s, "plain", "stays").Revision
+	w, _ := s.Watch(within(t), "leased/", from)
+	if err := errors.Join(withLease(t, s, "leased/a", id), withLease(t, s, "leased/b", long)); err != nil {
+		t.Fatal(err)
+	}
+	for events := next(t, w); !events[0].Deleted; events = next(t, w) {
+		if len(events) != 1 {
+			t.Fatalf("got %+v, want one event a revision", events)
+		}
+	}
+	if _, err := s.Get(within(t), "leased/a"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("got %v, want the leased key gone", err)
+	}
+	if _, err := s.Get(within(t), "leased/b"); err != nil {
+		t.Errorf("got %v, want the key of the other lease", err)
+	}
+	wantKind(t, s.KeepAlive(within(t), id), fault.Expired)
+	wantKind(t, withLease(t, s, "leased/c", id), fault.Expired)
+	if err := errors.Join(s.KeepAlive(within(t), long), s.Revoke(within(t), long)); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Get(within(t), "leased/b"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("got %v, want the key gone with its lease", err)
+	}
+	wantKind(t, s.Revoke(within(t), long), fault.Expired)
+	_, err = s.Grant(within(t), 25*time.Hour)
+	wantKind(t, err, fault.Invalid)
+}
+
+func TestLeaseBeginsAnewWithANewLeader(t *testing.T) {
+	dir := t.TempDir()
+	s, stop := raftstoretest.Start(t, raftstoretest.Config(dir))
+	id, err := s.Grant(within(t), 200*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := withLease(t, s, "k", id); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	s, stop = raftstoretest.Start(t, raftstoretest.Config(dir))
+	defer stop()
+	it, err := s.Get(within(t), "k")
+	if err != nil || it.Lease != id {
+		t.Fatalf("got %+v, %v, want the key with its lease", it, err)
+	}
+	w, err := s.Watch(within(t), "k", it.Modified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if events := next(t, w); !events[0].Deleted {
+		t.Errorf("got %+v, want the key to end with its lease", events)
+	}
+}
+
+func TestOversizeIsRefused(t *testing.T) {
+	s := raftstoretest.Open(t)
+	record := func(n int) raftstore.Append { return raftstore.Append{Stream: "s", Records: [][]byte{make([]byte, n)}} }
+	big := raftstore.Put("k", make([]byte, raftstore.MaxValueBytes))
+	cases := map[string]struct {
+		txn     raftstore.Txn
+		refused bool
+	}{
+		"no key":                 {raftstore.Txn{Then: []raftstore.Write{raftstore.Put("", nil)}}, true},
+		"a long key":             {raftstore.Txn{Then: []raftstore.Write{raftstore.Put(strings.Repeat("k", raftstore.MaxKeyBytes+1), nil)}}, true},
+		"the longest key":        {raftstore.Txn{Then: []raftstore.Write{raftstore.Put(strings.Repeat("k", raftstore.MaxKeyBytes), nil)}}, false},
+		"a large value":          {raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", make([]byte, raftstore.MaxValueBytes+1))}}, true},
+		"the largest value":      {raftstore.Txn{Then: []raftstore.Write{big}}, false},
+		"a large record":         {raftstore.Txn{Append: []raftstore.Append{record(raftstore.MaxRecordBytes + 1)}}, true},
+		"the largest record":     {raftstore.Txn{Append: []raftstore.Append{record(raftstore.MaxRecordBytes)}}, false},
+		"a stream's odd name":    {raftstore.Txn{Append: []raftstore.Append{{Stream: "../x~"}}}, true},
+		"a key twice":            {raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", nil), raftstore.Delete("k")}}, true},
+		"an empty condition key": {raftstore.Txn{If: []raftstore.Condition{raftstore.Missing("")}}, true},
+		"a delete with a value":  {raftstore.Txn{Then: []raftstore.Write{{Key: "k", Value: []byte("v"), Delete: true}}}, true},
+		"a transaction over 4 MiB": {raftstore.Txn{Then: []raftstore.Write{big, {Key: "l", Value: big.Value}, {Key: "m", Value: big.Value},
+			{Key: "n", Value: big.Value}}}, true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			_, err := s.Commit(within(t), c.txn)
+			if c.refused {
+				wantKind(t, err, fault.Invalid)
+			} else if err != nil {
+				t.Errorf("got %v, want a commit", err)
+			}
+		})
+	}
+}
+
+func TestNewRefusesABadConfigurationWithAllItsFaults(t *testing.T) {
+	_, err := raftstore.New(raftstore.Config{Heartbeat: time.Nanosecond})
+	wantKind(t, err, fault.Invalid)
+	for _, part := range []string{"data folder", "replica id", "stream layer", "heartbeat"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("got %v, want it to name the %s", err, part)
+		}
+	}
+}
+
+func TestAFolderHasOneUser(t *testing.T) {
+	cfg := raftstoretest.Config(t.TempDir())
+	_, stop := raftstoretest.Start(t, cfg)
+	defer stop()
+	second, err := raftstore.New(raftstoretest.Config(cfg.Dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, second.Run(within(t)), fault.Conflict)
+}
+
+func TestNotOpenIsUnavailable(t *testing.T) {
+	s, err := raftstore.New(raftstoretest.Config(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Get(within(t), "k")
+	wantKind(t, err, fault.Unavailable)
+	_, err = s.Commit(within(t), raftstore.Txn{})
+	wantKind(t, err, fault.Unavailable)
+}
