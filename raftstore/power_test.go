@@ -97,7 +97,7 @@ func powerConfig(dir string, power *raftstoretest.Power) raftstore.Config {
 
 // TestPowerLoss cuts the power at random points, during opening too, and looks after each whether what was acknowledged is there.
 func TestPowerLoss(t *testing.T) {
-	const rounds = 80
+	const rounds = 60
 	power, r, dir := raftstoretest.NewPower(1), rand.New(rand.NewPCG(1, 2)), t.TempDir()
 	var l ledger
 	for round := range rounds {
@@ -136,6 +136,22 @@ func cutWhileWriting(t *testing.T, cfg raftstore.Config, l *ledger, seed uint64)
 	}
 	if err := <-ended; !errors.Is(err, raftstoretest.ErrPowerLost) {
 		t.Fatalf("got %v, want the power's loss", err)
+	}
+}
+
+// TestPowerLossAtBirth cuts the power at each of the first changes of a new folder. The folder must become a store all the same.
+func TestPowerLossAtBirth(t *testing.T) {
+	for changes := range 12 {
+		power, dir := raftstoretest.NewPower(uint64(changes)), t.TempDir()
+		power.FailAfter(changes, raftstoretest.ErrPowerLost)
+		var l ledger
+		cutWhileWriting(t, powerConfig(dir, power), &l, uint64(changes))
+		power.Restore()
+		s, stop := raftstoretest.Start(t, powerConfig(dir, power))
+		l.check(t, s)
+		if err := stop(); err != nil {
+			t.Fatalf("after %d changes: got %v, want a clean end", changes, err)
+		}
 	}
 }
 

@@ -63,6 +63,9 @@ func (s *Store) Run(ctx context.Context) error {
 	parts, err := s.openParts()
 	if err != nil {
 		_ = parts.close() // what failed first is what to tell
+		if latched := s.latch.err(); latched != nil {
+			return latched
+		}
 		return openFault(err)
 	}
 	s.raft.Store(parts.raft)
@@ -174,8 +177,7 @@ func (s *Store) openRaft(p *parts, log guardLog, snaps raft.SnapshotStore) error
 	})
 	p.later(transport.Close)
 	if s.cfg.Bootstrap {
-		self := raft.Configuration{Servers: []raft.Server{{ID: cfg.LocalID, Address: transport.LocalAddr()}}}
-		if err := raft.BootstrapCluster(cfg, log, log, snaps, transport, self); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+		if err := bootstrap(cfg, log, snaps, transport); err != nil {
 			return err
 		}
 	}
@@ -186,6 +188,41 @@ func (s *Store) openRaft(p *parts, log guardLog, snaps raft.SnapshotStore) error
 	p.raft = r
 	return nil
 }
+
+// bootstrap makes this replica the first member of a new cluster, unless there is a log. raft keeps the first term before it writes
+// the first entry, and takes the term for a sign of life; a birth that broke off between them is begun again.
+func bootstrap(cfg *raft.Config, log guardLog, snaps raft.SnapshotStore, transport raft.Transport) error {
+	const firstTerm = 1
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
+	kept, err := snaps.List()
+	if err != nil {
+		return err
+	}
+	if last > 0 || len(kept) > 0 {
+		return nil
+	}
+	term, err := log.GetUint64(termKey)
+	if err != nil {
+		return err
+	}
+	vote, err := log.GetUint64(voteTermKey)
+	if err != nil {
+		return err
+	}
+	if term == firstTerm && vote == 0 {
+		if err := log.SetUint64(termKey, 0); err != nil {
+			return err
+		}
+	}
+	self := raft.Configuration{Servers: []raft.Server{{ID: cfg.LocalID, Address: transport.LocalAddr()}}}
+	return raft.BootstrapCluster(cfg, log, log, snaps, transport, self)
+}
+
+// Where raft keeps its term and the term of its last vote.
+var termKey, voteTermKey = []byte("CurrentTerm"), []byte("LastVoteTerm")
 
 func (s *Store) raftConfig() *raft.Config {
 	cfg := raft.DefaultConfig()
