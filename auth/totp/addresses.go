@@ -1,0 +1,101 @@
+package totp
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Bounds of the lock-out by address. An office shares one, so more is free than for a person.
+const (
+	freeTriesAddress = 20
+	forgetAfter      = 2 * time.Hour // longer than any pause
+	maxAddresses     = 10_000
+)
+
+// addresses locks out addresses that wrong codes come from, in the memory of this replica. The lock-out by person, which is stored, is
+// the one that guards; this one slows a stranger who tries many people.
+type addresses struct {
+	mu   sync.Mutex // guards seen
+	seen map[netip.Prefix]offence
+}
+
+type offence struct {
+	wrong int
+	last  time.Time
+	until time.Time
+}
+
+// networkOf is what counts as one address: an IPv4 address, or the /64 that an IPv6 client moves in. A proxy that knows no address
+// gives none, and then there is nothing to lock.
+func networkOf(from string) (netip.Prefix, bool) {
+	addr, err := netip.ParseAddr(from)
+	if err != nil {
+		ap, err := netip.ParseAddrPort(from)
+		if err != nil {
+			return netip.Prefix{}, false
+		}
+		addr = ap.Addr()
+	}
+	addr = addr.Unmap().WithZone("")
+	bits := 32
+	if addr.Is6() {
+		bits = 64
+	}
+	p, err := addr.Prefix(bits)
+	return p, err == nil
+}
+
+// locked returns how long the address still has to wait.
+func (a *addresses) locked(from string, now time.Time) time.Duration {
+	n, ok := networkOf(from)
+	if !ok {
+		return 0
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seen[n].until.Sub(now)
+}
+
+func (a *addresses) wrong(from string, now time.Time) {
+	n, ok := networkOf(from)
+	if !ok {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o, known := a.seen[n]
+	if !known {
+		a.makeRoom(now)
+	}
+	if now.Sub(o.last) > forgetAfter {
+		o.wrong = 0
+	}
+	o.wrong++
+	o.last = now
+	if pause := pauseAfter(o.wrong - freeTriesAddress + freeTries); pause > 0 {
+		o.until = now.Add(pause)
+	}
+	a.seen[n] = o
+}
+
+// makeRoom forgets what is old, and when that is not enough, somebody.
+func (a *addresses) makeRoom(now time.Time) {
+	if a.seen == nil {
+		a.seen = map[netip.Prefix]offence{}
+	}
+	if len(a.seen) < maxAddresses {
+		return
+	}
+	for n, o := range a.seen {
+		if now.Sub(o.last) > forgetAfter {
+			delete(a.seen, n)
+		}
+	}
+	for n := range a.seen {
+		if len(a.seen) < maxAddresses {
+			return
+		}
+		delete(a.seen, n)
+	}
+}

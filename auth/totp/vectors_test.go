@@ -1,0 +1,45 @@
+package totp
+
+import (
+	"encoding/base32"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// RFC 6238 appendix B, SHA-1, the last six of the eight digits.
+func TestRFC6238Vectors(t *testing.T) {
+	secret := base32.StdEncoding.EncodeToString([]byte("12345678901234567890"))
+	for at, want := range map[int64]string{59: "287082", 1111111109: "081804", 1111111111: "050471", 1234567890: "005924", 2000000000: "279037", 20000000000: "353130"} {
+		step, ok := match(secret, code{totp: want}, time.Unix(at, 0))
+		if !ok || step != at/30 {
+			t.Errorf("at %d: got step %d and %v, want %d", at, step, ok, at/30)
+		}
+		if _, ok := match(secret, code{totp: want}, time.Unix(at+90, 0)); ok {
+			t.Errorf("at %d: got the code accepted three steps later", at)
+		}
+	}
+}
+
+func TestAddressesAreBounded(t *testing.T) {
+	var a addresses
+	now := time.Unix(1_800_000_000, 0)
+	for i := range maxAddresses + 500 {
+		a.wrong(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), now)
+	}
+	if len(a.seen) > maxAddresses {
+		t.Errorf("got %d addresses, want at most %d", len(a.seen), maxAddresses)
+	}
+}
+
+func FuzzParseCode(f *testing.F) {
+	for _, s := range []string{"123456", " 123-456", "abcd-efgh-ijkl-mnop", "", "１２３"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, typed string) {
+		c, err := parseCode(typed)
+		if (err == nil) != (c.totp != "" || c.recovery != "") || c.totp != "" && c.recovery != "" {
+			t.Errorf("%q: got %+v and %v, want one of the two or a fault", typed, c, err)
+		}
+	})
+}
