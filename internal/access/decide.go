@@ -128,11 +128,12 @@ func (g Grant) matchesNode(r Request) bool {
 	return true
 }
 
-// matchesLogin: a question without a login is answered by any allow, but only by a deny that names no login.
+// matchesLogin: a question without a login is answered by an allow that gives the person one (or, to list, by any), but only by a deny
+// that names no login.
 func (g Grant) matchesLogin(r Request, allow bool) bool {
 	if r.Login == "" {
 		if allow {
-			return r.Action == List || len(g.Logins) > 0
+			return r.Action == List || slices.ContainsFunc(g.Logins, func(l string) bool { return len(g.loginsOf(l, r.Who.Traits, true)) > 0 })
 		}
 		return g.everyLogin()
 	}
@@ -172,9 +173,14 @@ func (g Grant) matchesAction(r Request, allow bool) bool {
 	case r.Action == List:
 		return len(g.Actions) > 0
 	case r.Action == "":
-		return slices.ContainsFunc(g.Actions, func(a string) bool { return a != string(List) })
+		return g.reaches()
 	}
 	return slices.Contains(g.Actions, string(r.Action))
+}
+
+// reaches reports whether an allow gives more than the sight of a node.
+func (g Grant) reaches() bool {
+	return len(g.Nodes) > 0 && slices.ContainsFunc(g.Actions, func(a string) bool { return a != string(List) })
 }
 
 // Logins lists every account that any of the person's roles could let them be, sorted: the principals of their certificate.
@@ -182,6 +188,9 @@ func (p Policy) Logins(who identity.Identity) []identity.Login {
 	var out []identity.Login
 	for _, name := range who.Roles {
 		for _, g := range p[name].Allow {
+			if !g.reaches() {
+				continue
+			}
 			for _, l := range g.Logins {
 				out = append(out, g.loginsOf(l, who.Traits, true)...)
 			}

@@ -92,13 +92,13 @@ const (
 )
 
 // Check refuses a role that could not mean what its author thinks. report is called once for every fault with the place, as
-// "allow.0.actions", and what is wrong.
+// "allow[0].actions", and what is wrong.
 func (r Role) Check(report func(path, format string, args ...any)) {
 	for i, g := range r.Allow {
-		g.check(fmt.Sprintf("allow.%d", i), true, report)
+		g.check(fmt.Sprintf("allow[%d]", i), true, report)
 	}
 	for i, g := range r.Deny {
-		g.check(fmt.Sprintf("deny.%d", i), false, report)
+		g.check(fmt.Sprintf("deny[%d]", i), false, report)
 	}
 	if ttl := time.Duration(r.Options.CertTTL); ttl != 0 && (ttl < minCertTTL || ttl > MaxCertTTL) {
 		report("options.cert_ttl", "%s is not between %s and %s", ttl, minCertTTL, MaxCertTTL)
@@ -156,7 +156,12 @@ func (g Grant) checkPatterns(path string, allow bool, report func(path, format s
 		switch {
 		case err != nil:
 			report(path+".logins", "%v", err)
-		case t.literal() && (allow || l != "*"):
+		case !t.literal():
+			// The text around a template must be able to be part of an account's name: else it means nobody, also in a deny.
+			if identity.CheckLogin(identity.Login(t.before+"x"+t.after)) != nil {
+				report(path+".logins", "%q can be no account name, whatever the trait holds", l)
+			}
+		case allow || l != "*":
 			if err := identity.CheckLogin(identity.Login(l)); err != nil {
 				report(path+".logins", "%v", err)
 			}

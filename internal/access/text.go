@@ -135,8 +135,11 @@ func glob(pattern, s string) bool {
 // systemAccounts are accounts of Debian and Red Hat systems that no template may yield: who may be root is written out in a role.
 var systemAccounts = []string{"root", "toor", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup",
 	"list", "irc", "gnats", "nobody", "adm", "shutdown", "halt", "operator", "ftp", "sshd", "messagebus", "polkitd", "dbus", "rpc", "tss", "ntp", "chrony",
-	"postgres", "mysql", "redis", "docker", "wheel", "sudo", "admin", "threshold"}
+	"postgres", "mysql", "redis", "docker", "wheel", "sudo", "admin", "threshold", "syslog", "uuidd", "tcpdump", "avahi", "nginx", "apache", "named",
+	"statd", "rpcuser", "nfsnobody", "pollinate", "landscape", "debian-exim"}
 
+// systemAccount also refuses a name of digits alone: some programs take one for a user id, and 0 is root's.
 func systemAccount(l string) bool {
-	return slices.Contains(systemAccounts, strings.ToLower(l)) || strings.HasPrefix(l, "_") || strings.HasPrefix(l, "systemd-")
+	return slices.Contains(systemAccounts, strings.ToLower(l)) || strings.HasPrefix(l, "_") || strings.HasPrefix(l, "systemd-") ||
+		strings.Trim(l, "0123456789") == ""
 }

@@ -1,0 +1,168 @@
+package access_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+func faultsOf(r access.Role) []string {
+	var out []string
+	r.Check(func(path, format string, args ...any) { out = append(out, path+": "+fmt.Sprintf(format, args...)) })
+	return out
+}
+
+func TestCheckAcceptsWhatTheDesignShows(t *testing.T) {
+	r := access.Role{
+		Allow: []access.Grant{
+			{Nodes: map[string]access.Strings{"env": {"staging", "prod"}, "team": {"{{traits.team}}"}}, Logins: access.Strings{"{{traits.unix}}", "ubuntu", "svc-{{traits.unix}}"},
+				Actions: access.Strings{"shell", "exec", "sftp", "forward-local"}},
+			{Nodes: nodes("*", "*"), Actions: access.Strings{"list"}},
+			{Resources: access.Strings{"*"}, Actions: access.Strings{"get", "apply", "rm"}},
+		},
+		Deny:    []access.Grant{{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}}, {Nodes: nodes("name", "vault-?"), Logins: access.Strings{"*"}}},
+		Options: access.Options{CertTTL: access.Duration(8 * time.Hour)},
+	}
+	if got := faultsOf(r); got != nil {
+		t.Errorf("got %q, want no faults", got)
+	}
+}
+
+func TestCheckRefuses(t *testing.T) {
+	good := access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"a1"}, Actions: access.Strings{"shell"}}
+	change := func(fn func(*access.Grant)) access.Grant {
+		g := good
+		fn(&g)
+		return g
+	}
+	for _, tt := range []struct {
+		name  string
+		grant access.Grant
+		want  string
+	}{
+		{"neither nodes nor resources", access.Grant{Actions: access.Strings{"shell"}}, "needs either nodes or resources"},
+		{"both", change(func(g *access.Grant) { g.Resources = access.Strings{"roles"} }), "needs either"},
+		{"no actions", change(func(g *access.Grant) { g.Actions = nil }), "grants nothing"},
+		{"an unknown action", change(func(g *access.Grant) { g.Actions = access.Strings{"shel"} }), "unknown action"},
+		{"a document's action on nodes", change(func(g *access.Grant) { g.Actions = access.Strings{"apply"} }), "unknown action"},
+		{"a node's action on documents", access.Grant{Resources: access.Strings{"roles"}, Actions: access.Strings{"shell"}}, "unknown action"},
+		{"an unknown resource", access.Grant{Resources: access.Strings{"role"}, Actions: access.Strings{"get"}}, "unknown resource"},
+		{"logins on documents", access.Grant{Resources: access.Strings{"roles"}, Actions: access.Strings{"get"}, Logins: access.Strings{"a1"}}, "logins belong to nodes"},
+		{"a star key with another value", change(func(g *access.Grant) { g.Nodes = nodes("*", "prod") }), "takes the one value"},
+		{"a key that is no word", change(func(g *access.Grant) { g.Nodes = nodes("a b", "x") }), "label"},
+		{"a key without value", change(func(g *access.Grant) { g.Nodes = nodes("env") }), "matches nothing"},
+		{"a broken template in nodes", change(func(g *access.Grant) { g.Nodes = nodes("env", "{{traits.x") }), "template"},
+		{"two templates", change(func(g *access.Grant) { g.Nodes = nodes("env", "{{traits.x}}{{traits.y}}") }), "template"},
+		{"a closing without an opening", change(func(g *access.Grant) { g.Nodes = nodes("env", "x}}") }), "never opened"},
+		{"a template of something else", change(func(g *access.Grant) { g.Logins = access.Strings{"{{name}}"} }), "template"},
+		{"a star as login", change(func(g *access.Grant) { g.Logins = access.Strings{"*"} }), "account name"},
+		{"a wildcard in a login", change(func(g *access.Grant) { g.Logins = access.Strings{"adm*"} }), "account name"},
+		{"a comma in a login", change(func(g *access.Grant) { g.Logins = access.Strings{"a,root"} }), "account name"},
+		{"a wildcard around a template", change(func(g *access.Grant) { g.Logins = access.Strings{"*{{traits.x}}"} }), "no account name"},
+		{"a dash before a template", change(func(g *access.Grant) { g.Logins = access.Strings{"-{{traits.x}}"} }), "no account name"},
+	} {
+		got := faultsOf(access.Role{Allow: []access.Grant{good, tt.grant}})
+		if len(got) != 1 || !strings.HasPrefix(got[0], "allow[1]") || !strings.Contains(got[0], tt.want) {
+			t.Errorf("%s: got %q, want one fault at allow[1] with %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestCheckRefusesDeniesThatMeanNothing(t *testing.T) {
+	for _, login := range []string{"adm*", "*{{traits.x}}", "a b"} {
+		got := faultsOf(access.Role{Deny: []access.Grant{{Nodes: nodes("*", "*"), Logins: access.Strings{login}}}})
+		if len(got) != 1 || !strings.HasPrefix(got[0], "deny[0].logins") {
+			t.Errorf("%q: got %q, want one fault at deny[0].logins", login, got)
+		}
+	}
+}
+
+func TestCheckBoundsTheLife(t *testing.T) {
+	for _, tt := range []struct {
+		ttl time.Duration
+		ok  bool
+	}{{0, true}, {time.Minute, true}, {24 * time.Hour, true}, {time.Second, false}, {25 * time.Hour, false}, {-time.Hour, false}} {
+		got := faultsOf(access.Role{Options: access.Options{CertTTL: access.Duration(tt.ttl)}})
+		if (len(got) == 0) != tt.ok {
+			t.Errorf("%s: got %q, want ok %v", tt.ttl, got, tt.ok)
+		}
+	}
+}
+
+func TestARoleReadsOneOrMany(t *testing.T) {
+	var r access.Role
+	err := json.Unmarshal([]byte(`{"allow":[{"nodes":{"env":"prod","team":["a","b"]},"logins":"root","actions":["shell"]}],"options":{"cert_ttl":"8h"}}`), &r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := r.Allow[0]
+	if !slices.Equal(g.Nodes["env"], access.Strings{"prod"}) || !slices.Equal(g.Nodes["team"], access.Strings{"a", "b"}) || !slices.Equal(g.Logins, access.Strings{"root"}) {
+		t.Errorf("got %+v, want one and many", g)
+	}
+	if b, err := json.Marshal(r.Options); err != nil || string(b) != `{"cert_ttl":"8h"}` {
+		t.Errorf("got %s (%v), want 8h", b, err)
+	}
+	for _, bad := range []string{`{"logins":[1]}`, `{"logins":{"a":1}}`, `{"logins":7}`} {
+		if json.Unmarshal([]byte(bad), new(access.Grant)) == nil {
+			t.Errorf("%s: got no error, want one", bad)
+		}
+	}
+	if json.Unmarshal([]byte(`{"cert_ttl":"soon"}`), new(access.Options)) == nil {
+		t.Error("a life of \"soon\": got no error, want one")
+	}
+}
+
+func TestDurationText(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "0s", 90 * time.Second: "1m30s", 10 * time.Minute: "10m", 8 * time.Hour: "8h", 10*time.Hour + 10*time.Minute: "10h10m", time.Hour + time.Second: "1h0m1s"} {
+		b, err := access.Duration(d).MarshalText()
+		var back access.Duration
+		if err != nil || string(b) != want || back.UnmarshalText(b) != nil || time.Duration(back) != d {
+			t.Errorf("%s: got %q, %s (%v), want %q and back", d, b, time.Duration(back), err, want)
+		}
+	}
+}
+
+func TestGlobs(t *testing.T) {
+	for _, tt := range []struct {
+		pattern, s string
+		want       bool
+	}{
+		{"", "", true}, {"", "a", false}, {"*", "", true}, {"*", "abc", true}, {"a*", "abc", true}, {"*c", "abc", true}, {"a*c", "abbc", true},
+		{"a*b*c", "a-b-b-c", true}, {"a*b*c", "a-c-b", false}, {"**", "x", true}, {"?", "", false}, {"?", "a", true}, {"??", "a", false}, {"a?c", "abc", true},
+		{"[a]", "a", false}, {"[a]", "[a]", true}, {`\*`, "*", false}, {"a*?", "a", false}, {"*ab", "aab", true}, {"A", "a", false},
+	} {
+		if got := access.Glob(tt.pattern, tt.s); got != tt.want {
+			t.Errorf("Glob(%q, %q): got %v, want %v", tt.pattern, tt.s, got, tt.want)
+		}
+	}
+	if access.Glob(strings.Repeat("a*", 500)+"b", strings.Repeat("a", 5000)) { // must end within moments
+		t.Error("got a match, want none")
+	}
+}
+
+// No trait may widen a rule: whatever its value, a label or login matches only if it is that value.
+func FuzzTraitsNeverWiden(f *testing.F) {
+	for _, v := range []string{"web", "*", "?", "", "{{traits.x}}", "}}", "a*b", "root", "web\x00", "wéb"} {
+		f.Add(v, "web")
+	}
+	f.Fuzz(func(t *testing.T, trait, value string) {
+		who := with(person("r"), identity.Traits{"x": {trait}})
+		g := access.Grant{Nodes: nodes("k", "{{traits.x}}"), Logins: access.Strings{"{{traits.x}}"}, Actions: access.Strings{"shell"}}
+		p := policy(allow(g))
+		n := node("n", identity.Labels{"k": value})
+		if access.Decide(p, ask(who, n, "", access.List)).Allow && trait != value {
+			t.Errorf("trait %q matches label %q", trait, value)
+		}
+		for _, l := range p.Logins(who) {
+			if string(l) != trait || identity.CheckLogin(l) != nil || strings.EqualFold(string(l), "root") {
+				t.Errorf("trait %q yields login %q", trait, l)
+			}
+		}
+	})
+}
