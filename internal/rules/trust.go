@@ -153,6 +153,9 @@ func (t *Trust) finish(s Set) error {
 	if err := json.Unmarshal(payload, &head); err != nil {
 		return fmt.Errorf("rules: head: %w", err)
 	}
+	if head.V != Version {
+		return fmt.Errorf("rules: head is of version %d, this program reads version %d", head.V, Version)
+	}
 	if head.Cluster != t.Cluster {
 		return fmt.Errorf("rules: head is of cluster %q, not %q", head.Cluster, t.Cluster)
 	}
@@ -214,6 +217,9 @@ func readRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy
 	}
 	p := access.Policy{}
 	for _, r := range body.Roles {
+		if _, twice := p[r.Name]; twice {
+			return nil, Revision{}, fmt.Errorf("rules: role %q is there twice", r.Name) // one's deny could hide behind the other
+		}
 		p[r.Name] = r
 	}
 	return p, doc.Revision, nil
