@@ -1,0 +1,146 @@
+// Package jump answers: which caller, which node?
+//
+// Two fronts lead to nodes: the dial protocol of tsh, and SSH for a stock "ssh -J". Both end in reach, which decides early and in
+// friendly words whether this person may reach that node; the node decides again and finally. What follows is copied: it is SSH between
+// client and node, end to end, and nothing here can read it.
+package jump
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/tunnel"
+)
+
+// reachTimeout bounds the way to a node, auth's answer included.
+const reachTimeout = 10 * time.Second
+
+// Ways leads to attached nodes.
+type Ways interface {
+	Find(node string) (access.Node, bool)
+	Open(ctx context.Context, id identity.NodeID, h tunnel.Header) (net.Conn, error)
+}
+
+// Config says what the fronts need. All but Now is required.
+type Config struct {
+	Cluster    string
+	Rules      interface{ Current() *rules.Trust }
+	Ways       Ways
+	Auth       *authrpc.Client
+	HostSigner func() (ssh.Signer, error) // shown to ssh -J; it may change while running
+	Now        func() time.Time           // zero: time.Now
+	Log        *slog.Logger
+}
+
+// Fronts serves people's connections. It is safe for concurrent use.
+type Fronts struct{ cfg Config }
+
+// New makes the fronts.
+func New(cfg Config) *Fronts {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Fronts{cfg}
+}
+
+// caller is a verified person at an address.
+type caller struct {
+	identity.Identity
+	from net.Addr
+	by   string // the front, as tunnel.Header says it
+}
+
+// reach opens a stream to the node for the caller, or says why not. Every error is a fault.
+func (f *Fronts) reach(ctx context.Context, who caller, name string) (net.Conn, access.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	now, trust := f.cfg.Now(), f.cfg.Rules.Current()
+	if err := trust.Usable(now); err != nil {
+		return nil, access.Node{}, fault.Wrap(err, fault.Unavailable, "proxy.reach", err.Error(), "ask an administrator to look at the proxy's link to auth")
+	}
+	node, attached := f.find(name)
+	if attached {
+		d := access.Decide(trust.Policy, f.question(who, node, "", now))
+		if d.Allow {
+			conn, err := f.cfg.Ways.Open(ctx, node.ID, tunnel.Header{V: tunnel.Version, From: who.from.String(), By: who.by})
+			return conn, node, err
+		}
+		if access.Decide(trust.Policy, f.question(who, node, access.List, now)).Allow {
+			return nil, node, fault.New(fault.Denied, "proxy.reach", d.Reason, d.Remedy)
+		}
+	}
+	// One who may not know of a node hears, after the same question to auth, what one hears of a node that is not there.
+	return nil, node, f.explain(ctx, who, name, trust, now)
+}
+
+// find looks for a whole name, then for name.cluster, then for an id; names are host names, so an id could only be one's whole name.
+func (f *Fronts) find(name string) (access.Node, bool) {
+	if n, ok := f.cfg.Ways.Find(name); ok {
+		return n, true
+	}
+	if short, ok := strings.CutSuffix(name, "."+f.cfg.Cluster); ok {
+		return f.cfg.Ways.Find(short)
+	}
+	return access.Node{}, false
+}
+
+func (f *Fronts) question(who caller, n access.Node, a access.Action, now time.Time) access.Request {
+	from, _ := netip.ParseAddrPort(who.from.String()) // the zero Addr where it is not known
+	return access.Request{Who: who.Identity, Node: n, Action: a, Now: now, From: from.Addr().Unmap()}
+}
+
+// explain says why no stream could be opened: the node is away, the caller may not reach it, or there is none.
+func (f *Fronts) explain(ctx context.Context, who caller, name string, trust *rules.Trust, now time.Time) error {
+	res, err := authrpc.Call(ctx, f.cfg.Auth, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: name})
+	if err != nil {
+		return fault.Wrap(err, fault.Unavailable, "proxy.reach", "node "+show(name)+" is not attached to this proxy, and auth cannot be asked about it",
+			"try again in a moment; if it stays so, ask an administrator to look at auth")
+	}
+	for _, n := range res.Nodes {
+		d := access.Decide(trust.Policy, f.question(who, n.Access(), "", now))
+		listed := access.Decide(trust.Policy, f.question(who, n.Access(), access.List, now)).Allow
+		switch {
+		case d.Allow:
+			return offline(n)
+		case listed:
+			return fault.New(fault.Denied, "proxy.reach", d.Reason, d.Remedy)
+		}
+	}
+	return fault.New(fault.NotFound, "proxy.reach", "no node "+show(name)+" that you may reach", "see: tsh ls")
+}
+
+func offline(n authrpc.NodeInfo) error {
+	seen := "never seen"
+	if !n.LastSeen.IsZero() {
+		seen = "last seen " + n.LastSeen.UTC().Format(time.RFC3339)
+	}
+	if n.Online {
+		return fault.New(fault.Unavailable, "proxy.reach", fmt.Sprintf("node %s is not attached to this proxy just now (%s)", n.Name, seen),
+			"try again in a few seconds")
+	}
+	return fault.New(fault.Unavailable, "proxy.reach", fmt.Sprintf("node %s is offline (%s)", n.Name, seen),
+		"start threshold-node on it, or ask its administrator to")
+}
+
+// show repeats a name in an answer only when it is one; what else a client sent is quoted and cut.
+func show(name string) string {
+	if identity.CheckNodeName(name) == nil {
+		return name
+	}
+	if len(name) > 64 {
+		name = name[:64] + "…"
+	}
+	return fmt.Sprintf("%q", name)
+}

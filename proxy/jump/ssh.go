@@ -1,0 +1,175 @@
+package jump
+
+import (
+	"context"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const (
+	// sshHandshake bounds everything before the user is known.
+	sshHandshake = 10 * time.Second
+	maxAuthTries = 6
+	// maxChannels is how many nodes one connection may be on at once.
+	maxChannels = 16
+	// idleWithout is how long a connection may stay without any channel.
+	idleWithout = time.Minute
+	// version is what the front calls itself; it does not say of which release it is.
+	version = "SSH-2.0-Threshold"
+)
+
+// ciphers: AES-GCM first, which has hardware on amd64 and arm64.
+var ciphers = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305}
+
+// ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for it, and nothing else.
+// settled is called once the user is known.
+func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func()) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	log := f.cfg.Log.With("from", conn.RemoteAddr(), "by", "ssh")
+	_ = conn.SetDeadline(time.Now().Add(sshHandshake))
+	sc, channels, requests, err := f.handshake(conn)
+	if err != nil {
+		log.Debug("ssh handshake failed", "err", err)
+		return
+	}
+	defer sc.Close()
+	_ = conn.SetDeadline(time.Time{})
+	user, ok := sc.Permissions.ExtraData[userKey{}].(identity.SSHUser)
+	if !ok {
+		log.Error("ssh handshake yielded no identity")
+		return
+	}
+	settled()
+	log = log.With("user", user.Name, "login_id", user.LoginID)
+	log.Info("ssh user connected")
+	var parts sync.WaitGroup
+	parts.Go(func() { ssh.DiscardRequests(requests) }) // every global request is answered no
+	f.serveChannels(ctx, caller{user.Identity, conn.RemoteAddr(), "ssh"}, sc, channels)
+	parts.Wait()
+}
+
+// userKey finds the verified user in the Permissions of the key that was accepted, the only place identity is taken from.
+type userKey struct{}
+
+func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+	host, err := f.cfg.HostSigner()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	cfg := &ssh.ServerConfig{
+		Config:       ssh.Config{Ciphers: ciphers},
+		MaxAuthTries: maxAuthTries,
+		// A key that is only asked about passes here too; it is the accepted one's Permissions that count.
+		PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			user, err := identity.VerifySSHUser(key, f.cfg.Cluster, f.cfg.Rules.Current().Authorities.UserSSH, meta.RemoteAddr(), f.cfg.Now())
+			if err != nil {
+				f.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
+				return nil, err
+			}
+			return &ssh.Permissions{ExtraData: map[any]any{userKey{}: user}}, nil
+		},
+		ServerVersion: version,
+	}
+	cfg.AddHostKey(host)
+	return ssh.NewServerConn(conn, cfg)
+}
+
+// serveChannels serves channel by channel until the connection ends.
+func (f *Fronts) serveChannels(ctx context.Context, who caller, sc *ssh.ServerConn, channels <-chan ssh.NewChannel) {
+	ctx, cancel := context.WithCancel(ctx)
+	slots := make(chan struct{}, maxChannels)
+	idle := time.AfterFunc(idleWithout, func() { sc.Close() })
+	var open sync.WaitGroup
+	defer idle.Stop() // after the last channel, which starts it again
+	defer open.Wait()
+	defer cancel()
+	for nc := range channels {
+		select {
+		case slots <- struct{}{}:
+			idle.Stop()
+		default:
+			_ = nc.Reject(ssh.ResourceShortage, "too many channels on this connection")
+			continue
+		}
+		open.Go(func() {
+			defer func() {
+				if <-slots; len(slots) == 0 {
+					idle.Reset(idleWithout)
+				}
+			}()
+			defer f.recover(sc)
+			f.serveChannel(ctx, who, nc)
+		})
+	}
+}
+
+// recover keeps a panic over one channel from being everyone's.
+func (f *Fronts) recover(sc *ssh.ServerConn) {
+	if r := recover(); r != nil {
+		f.cfg.Log.Error("panic while serving a channel", "from", sc.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
+		sc.Close()
+	}
+}
+
+// directTCPIP is what such a channel opens with (RFC 4254 section 7.2). The port means nothing here: a node has one service.
+type directTCPIP struct {
+	Host     string
+	Port     uint32
+	FromHost string
+	FromPort uint32
+}
+
+func (f *Fronts) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel) {
+	if nc.ChannelType() != "direct-tcpip" {
+		_ = nc.Reject(ssh.Prohibited, "this proxy only leads to nodes; use: ssh -J PROXY NODE")
+		return
+	}
+	var target directTCPIP
+	if err := ssh.Unmarshal(nc.ExtraData(), &target); err != nil {
+		_ = nc.Reject(ssh.ConnectionFailed, "the request could not be read")
+		return
+	}
+	log := f.cfg.Log.With("user", who.Name, "login_id", who.LoginID, "from", who.from, "by", "ssh", "node", show(target.Host))
+	node, _, err := f.reach(ctx, who, target.Host)
+	if err != nil {
+		public := fault.Public(err)
+		log.Info("refused", "kind", public.Kind, "id", public.ID, "err", err)
+		_ = nc.Reject(reason(public.Kind), sentence(public))
+		return
+	}
+	channel, requests, err := nc.Accept()
+	if err != nil {
+		node.Close()
+		return
+	}
+	log.Info("connected")
+	var quiet sync.WaitGroup
+	quiet.Go(func() { ssh.DiscardRequests(requests) })
+	relay(ctx, channel, node)
+	quiet.Wait()
+}
+
+func reason(k fault.Kind) ssh.RejectionReason {
+	if k == fault.Denied {
+		return ssh.Prohibited
+	}
+	return ssh.ConnectionFailed
+}
+
+// sentence is what ssh prints after "channel 0: open failed".
+func sentence(e *fault.Error) string {
+	s := e.Msg
+	if e.Remedy != "" {
+		s += " (" + e.Remedy + ")"
+	}
+	return s
+}

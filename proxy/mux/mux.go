@@ -1,0 +1,203 @@
+// Package mux answers: which protocol does this connection speak, and who serves it?
+//
+// One port takes everything. First bytes and then the ALPN names of the ClientHello choose (design section 7); the auth API is passed
+// through unopened. Whatever happens before someone has shown who they are has a deadline, a size limit, a limit by address and in all,
+// and a counter. What comes out is a connection with, for the threshold-* protocols, the verified identity of its peer.
+package mux
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+)
+
+const (
+	// handshakeTimeout bounds everything before the peer is known.
+	handshakeTimeout = 10 * time.Second
+	// Limits of connections in that state, and of those that stay anonymous: browsers and what is passed through to auth.
+	maxPending, maxPendingEach     = 4096, 128
+	maxAnonymous, maxAnonymousEach = 8192, 512
+)
+
+// Config says who serves what. All but Now, Drain and the limits is required.
+type Config struct {
+	Listener net.Listener
+	Cluster  string
+	AuthAddr string // host:port of auth, where threshold-auth connections go
+	Rules    interface{ Current() *rules.Trust }
+	// Service is this proxy's own certificate, shown to nodes and tsh. Web is what browsers get.
+	Service func() (*tls.Certificate, error)
+	Web     func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+	// The servers own the connection, and return when it has ended or soon after ctx has. ServeSSH calls settled once it knows the peer.
+	ServeSSH    func(ctx context.Context, conn net.Conn, settled func())
+	ServeDial   func(ctx context.Context, conn net.Conn, user identity.Peer)
+	ServeTunnel func(ctx context.Context, conn net.Conn, node identity.Peer)
+	ServeWeb    func(conn net.Conn) // hands over: returns at once
+
+	Drain time.Duration    // how long sessions may go on after Run's context ended. Zero: 10 s
+	Now   func() time.Time // zero: time.Now
+	Log   *slog.Logger
+}
+
+// Mux serves one listener.
+type Mux struct {
+	cfg       Config
+	tls       map[string]*tls.Config // by ALPN name; "" is the web
+	pending   *limit
+	anonymous *limit
+	counters  Counters
+
+	sessions *gate // what Drain waits for: people's sessions and calls to auth
+	all      sync.WaitGroup
+}
+
+// New makes a Mux. It starts nothing.
+func New(cfg Config) *Mux {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = 10 * time.Second
+	}
+	m := &Mux{cfg: cfg, pending: newLimit(maxPending, maxPendingEach), anonymous: newLimit(maxAnonymous, maxAnonymousEach), sessions: newGate()}
+	m.tls = map[string]*tls.Config{
+		identity.ALPNDial:   m.peerConfig(identity.ALPNDial, identity.User),
+		identity.ALPNTunnel: m.peerConfig(identity.ALPNTunnel, identity.Node),
+		"":                  m.webConfig(),
+	}
+	return m
+}
+
+// Counters tells what has come so far.
+func (m *Mux) Counters() *Counters { return &m.counters }
+
+// Run accepts until ctx ends. Then it closes the listener, lets sessions go on for at most Drain, ends the rest, and waits for all.
+func (m *Mux) Run(ctx context.Context) error {
+	serve, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { m.cfg.Listener.Close() })
+	defer stop()
+	err := m.accept(ctx, serve)
+	m.cfg.Listener.Close()
+	m.drain()
+	cancel()
+	m.all.Wait()
+	return err
+}
+
+func (m *Mux) accept(ctx, serve context.Context) error {
+	for wait := 5 * time.Millisecond; ; {
+		conn, err := m.cfg.Listener.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if conn != nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept: %w", err)
+		case err != nil: // too many open files, most likely: those that are served end and make room
+			m.counters.AcceptErrors.Add(1)
+			m.cfg.Log.Error("cannot accept connections", "err", err, "retry", wait)
+			select {
+			case <-ctx.Done():
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, time.Second)
+			continue
+		}
+		wait = 5 * time.Millisecond
+		m.begin(serve, conn)
+	}
+}
+
+// begin gives the connection a place among the pending ones, or closes it.
+func (m *Mux) begin(ctx context.Context, conn net.Conn) {
+	m.counters.Accepted.Add(1)
+	release, ok := m.pending.take(conn.RemoteAddr())
+	if !ok {
+		m.counters.Crowded.Add(1)
+		conn.Close()
+		return
+	}
+	m.all.Go(func() {
+		defer release()
+		defer m.recover(conn)
+		m.serve(ctx, conn, release)
+	})
+}
+
+// recover keeps one connection's panic from being everyone's.
+func (m *Mux) recover(conn net.Conn) {
+	if r := recover(); r != nil {
+		m.counters.Panics.Add(1)
+		m.cfg.Log.Error("panic while serving a connection", "from", conn.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
+		conn.Close()
+	}
+}
+
+func (m *Mux) drain() {
+	timer := time.NewTimer(m.cfg.Drain)
+	defer timer.Stop()
+	select {
+	case <-m.sessions.shut():
+	case <-timer.C:
+		m.cfg.Log.Warn("sessions are cut: the time to drain is over", "after", m.cfg.Drain)
+	}
+}
+
+// serve finds out what conn speaks and hands it to whoever serves that. release gives up the place among the pending ones.
+func (m *Mux) serve(ctx context.Context, conn net.Conn, release func()) {
+	deadline := time.Now().Add(handshakeTimeout)
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // at a shutdown nobody waits for the slow
+	p, kind, offered, err := sniff(conn, deadline)
+	stop()
+	if err != nil {
+		m.refuse(conn, "first bytes", err)
+		return
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	switch kind {
+	case speaksSSH:
+		m.counters.SSH.Add(1)
+		m.session(p, func() { m.cfg.ServeSSH(ctx, p, release) })
+	case speaksTLS:
+		m.serveTLS(ctx, p, offered, deadline, release)
+	case speaksHTTP:
+		m.counters.ClearHTTP.Add(1)
+		explainTLS(p)
+	}
+}
+
+// session runs what the drain waits for; when draining has begun, it closes the connection instead.
+func (m *Mux) session(conn net.Conn, serve func()) {
+	if !m.sessions.enter() {
+		conn.Close()
+		return
+	}
+	defer m.sessions.leave()
+	serve()
+}
+
+// refuse closes a connection that did not get as far as a server.
+func (m *Mux) refuse(conn net.Conn, at string, err error) {
+	var slow net.Error
+	switch {
+	case errors.As(err, &slow) && slow.Timeout() || errors.Is(err, context.DeadlineExceeded):
+		m.counters.TimedOut.Add(1)
+	default:
+		m.counters.Refused.Add(1)
+	}
+	m.cfg.Log.Debug("connection refused", "from", conn.RemoteAddr(), "at", at, "err", err)
+	conn.Close()
+}

@@ -1,0 +1,57 @@
+package mux
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// authConnect bounds the wait for auth to take a connection.
+	authConnect = 5 * time.Second
+	// authLinger is how long one direction may go on after the other has ended.
+	authLinger = 30 * time.Second
+)
+
+// passThrough joins the client with auth, byte for byte: TLS ends there, and this proxy can read none of it. The address to go to is
+// configured, never taken from the client.
+func (m *Mux) passThrough(ctx context.Context, p *peeked) {
+	defer p.Close()
+	dialer := net.Dialer{Timeout: authConnect}
+	up, err := dialer.DialContext(ctx, "tcp", m.cfg.AuthAddr)
+	if err != nil {
+		m.cfg.Log.Warn("auth cannot be reached", "addr", m.cfg.AuthAddr, "err", err)
+		return
+	}
+	defer up.Close()
+	stop := context.AfterFunc(ctx, func() { p.Close(); up.Close() })
+	defer stop()
+	if len(p.head) > 0 {
+		if _, err := up.Write(p.head); err != nil {
+			return
+		}
+		p.head = nil
+	}
+	splice(p.Conn, up)
+}
+
+// splice copies both ways until both have ended. Between TCP connections the kernel does it, without a copy in this process.
+func splice(a, b net.Conn) {
+	var both sync.WaitGroup
+	both.Go(func() { oneWay(a, b) })
+	both.Go(func() { oneWay(b, a) })
+	both.Wait()
+}
+
+func oneWay(dst, src net.Conn) {
+	_, err := io.Copy(dst, src)
+	half, ok := dst.(interface{ CloseWrite() error })
+	if err != nil || !ok || half.CloseWrite() != nil {
+		dst.Close()
+		src.Close()
+		return
+	}
+	_ = dst.SetReadDeadline(time.Now().Add(authLinger))
+}

@@ -1,0 +1,162 @@
+package mux
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// serveTLS routes by ALPN. Only threshold-auth is passed on unopened; for the rest TLS ends here.
+func (m *Mux) serveTLS(ctx context.Context, p *peeked, offered []string, deadline time.Time, release func()) {
+	name, err := choose(offered)
+	if err != nil {
+		m.refuse(p, "ALPN", err)
+		return
+	}
+	if name == identity.ALPNAuth {
+		m.anonymously(p, func(leave func()) {
+			release()
+			defer leave()
+			m.counters.Auth.Add(1)
+			m.session(p, func() { m.passThrough(ctx, p) })
+		})
+		return
+	}
+	if name == "" {
+		m.anonymously(p, func(leave func()) {
+			m.serveWeb(ctx, &leaving{peeked: p, leave: leave}, deadline)
+		})
+		return
+	}
+	m.servePeer(ctx, p, name, deadline, release)
+}
+
+// anonymously finds a place for a connection whose peer will stay unknown, or closes it.
+func (m *Mux) anonymously(conn net.Conn, serve func(leave func())) {
+	leave, ok := m.anonymous.take(conn.RemoteAddr())
+	if !ok {
+		m.counters.Crowded.Add(1)
+		conn.Close()
+		return
+	}
+	serve(leave)
+}
+
+// leaving gives up its place when it is closed.
+type leaving struct {
+	*peeked
+	leave func()
+}
+
+func (l *leaving) Close() error {
+	l.leave()
+	return l.peeked.Close()
+}
+
+func (m *Mux) serveWeb(ctx context.Context, conn net.Conn, deadline time.Time) {
+	tc, err := handshake(ctx, conn, m.tls[""], deadline)
+	if err != nil {
+		m.refuse(conn, "TLS for the web", err)
+		return
+	}
+	m.counters.Web.Add(1)
+	m.cfg.ServeWeb(tc)
+}
+
+func (m *Mux) servePeer(ctx context.Context, conn net.Conn, name string, deadline time.Time, release func()) {
+	cfg, ok := m.tls[name]
+	if !ok {
+		m.refuse(conn, "ALPN", errors.New("no such service: "+name))
+		return
+	}
+	var peer identity.Peer
+	tc, err := handshake(context.WithValue(ctx, peerKey{}, &peer), conn, cfg, deadline)
+	if err != nil {
+		m.refuse(conn, "TLS for "+name, err)
+		return
+	}
+	release()
+	if name == identity.ALPNTunnel {
+		m.counters.Tunnel.Add(1)
+		m.cfg.ServeTunnel(ctx, tc, peer)
+		return
+	}
+	m.counters.Dial.Add(1)
+	m.session(tc, func() { m.cfg.ServeDial(ctx, tc, peer) })
+}
+
+func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, deadline time.Time) (*tls.Conn, error) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	tc := tls.Server(conn, cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = ctx.Err()
+		}
+		return nil, err
+	}
+	return tc, nil
+}
+
+// peerKey finds, in a handshake's context, where the verified peer goes.
+type peerKey struct{}
+
+// peerConfig is for one of our own protocols: TLS 1.3, this proxy's service certificate, and a client certificate of the kind, verified
+// under the rules of this moment. VerifyConnection runs for resumed sessions too. The clones that GetConfigForClient makes share the
+// outer configuration's ticket keys, which live in this process alone and rotate.
+func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
+	base := &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		NextProtos:     []string{alpn},
+		ClientAuth:     tls.RequireAnyClientCert, // verified below
+		Time:           m.cfg.Now,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.cfg.Service() },
+	}
+	outer := base.Clone()
+	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		into, ok := hello.Context().Value(peerKey{}).(*identity.Peer)
+		if !ok {
+			return nil, errors.New("no place for the peer's identity")
+		}
+		cfg := base.Clone()
+		cfg.VerifyConnection = func(st tls.ConnectionState) error { return m.verify(st, alpn, kind, into) }
+		return cfg, nil
+	}
+	return outer
+}
+
+func (m *Mux) verify(st tls.ConnectionState, alpn string, kind identity.Kind, into *identity.Peer) error {
+	if st.NegotiatedProtocol != alpn {
+		return errors.New("the client did not agree to " + alpn)
+	}
+	trust := m.cfg.Rules.Current()
+	roots := trust.Authorities.UserRoots
+	if kind != identity.User {
+		roots = trust.Authorities.ServiceRoots
+	}
+	peer, err := identity.VerifyX509(st.PeerCertificates, m.cfg.Cluster, roots, x509.ExtKeyUsageClientAuth, m.cfg.Now(), kind)
+	if err != nil {
+		return err
+	}
+	*into = peer
+	return nil
+}
+
+func (m *Mux) webConfig() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: m.cfg.Web}
+}
+
+// explainTLS answers someone who came with http:// to a port that speaks https.
+func explainTLS(conn net.Conn) {
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+
+		"This port speaks HTTPS: put https:// in front of the address.\n")
+	_, _ = io.CopyN(io.Discard, conn, 4<<10) // so that the answer is not lost in a reset
+}

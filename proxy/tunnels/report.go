@@ -1,0 +1,60 @@
+package tunnels
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+)
+
+const (
+	// gather is how long a change waits for others, so that a thousand nodes coming back are few reports.
+	gather = 100 * time.Millisecond
+	// Back-off after a report that failed, with full jitter.
+	firstWait = 500 * time.Millisecond
+	maxWait   = 15 * time.Second
+	// Bounds of what auth may ask for as the time between reports.
+	minAgain = time.Second
+	maxAgain = time.Minute
+)
+
+// Run reports to auth until ctx ends.
+func (t *Tunnels) Run(ctx context.Context) error {
+	wait := firstWait
+	for ctx.Err() == nil {
+		res, err := authrpc.Call(ctx, t.cfg.Auth, authrpc.ReportNodes, authrpc.ReportNodesRequest{Attached: t.attached()})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			pause := rand.N(wait) + time.Millisecond
+			t.cfg.Log.Warn("auth does not take the report of attached nodes", "err", err, "retry", pause)
+			sleep(ctx, pause)
+			wait = min(2*wait, maxWait)
+			continue
+		}
+		wait = firstWait
+		t.pause(ctx, min(max(res.Again, minAgain), maxAgain))
+	}
+	return nil
+}
+
+// pause waits until something changes or a report is due.
+func (t *Tunnels) pause(ctx context.Context, again time.Duration) {
+	due := time.NewTimer(again)
+	defer due.Stop()
+	select {
+	case <-ctx.Done():
+	case <-due.C:
+	case <-t.changed:
+		sleep(ctx, gather)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

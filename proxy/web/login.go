@@ -1,0 +1,207 @@
+package web
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+const (
+	factorPath = "/login/factor"
+	// maxCode bounds what is typed as a code: six digits, or a recovery code with its dashes.
+	maxCode = 64
+	// maxParam bounds a parameter of the login address.
+	maxParam = 2 << 10
+)
+
+// again is the remedy of everything that cannot go on.
+const again = "run: tsh login"
+
+// begin is where tsh sends the browser: on to the provider, or to a choice of providers.
+func (s *Server) begin(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	for _, values := range q {
+		if len(values) != 1 || len(values[0]) > maxParam {
+			s.fail(w, r, fault.New(fault.Invalid, "web.login", "the login address is damaged", again))
+			return
+		}
+	}
+	if q.Get("challenge") == "" {
+		s.fail(w, r, fault.New(fault.Invalid, "web.login", "a login begins in the terminal", again))
+		return
+	}
+	res, err := ask(r.Context(), s, authrpc.BeginLogin, authrpc.BeginLoginRequest{Challenge: q.Get("challenge"), Callback: q.Get("callback"),
+		State: q.Get("state"), Connector: q.Get("connector"), Public: s.hosts[normalHost(r.Host)], From: browserAddr(r)})
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if len(res.Connectors) > 0 {
+		s.show(w, r, http.StatusOK, "choose", chooseView{Choices: choices(q, res.Connectors)})
+		return
+	}
+	if !goodProvider(res.Redirect) || res.Attempt == "" {
+		s.fail(w, r, errors.New("auth answered a login without a place to go"))
+		return
+	}
+	dropCookies(w, screenCookie)
+	setCookie(w, attemptCookie, res.Attempt)
+	http.Redirect(w, r, res.Redirect, http.StatusSeeOther)
+}
+
+// choice is one provider on the page that offers several.
+type choice struct{ Display, Link string }
+
+func choices(q url.Values, list []authrpc.Connector) []choice {
+	var out []choice
+	for _, c := range list {
+		q.Set("connector", c.Name)
+		display := c.Display
+		if display == "" {
+			display = c.Name
+		}
+		out = append(out, choice{display, "/login?" + q.Encode()})
+	}
+	return out
+}
+
+// callback takes what the provider sent the browser back with. The redirect after it keeps a reload from spending the code twice.
+func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
+	attempt, ok := readCookie(r, attemptCookie)
+	if !ok {
+		s.fail(w, r, noCookie())
+		return
+	}
+	q := r.URL.Query()
+	res, err := ask(r.Context(), s, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{Attempt: attempt, State: q.Get("state"), Code: q.Get("code"),
+		Error: q.Get("error"), ErrorDescription: q.Get("error_description"), From: browserAddr(r)})
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	sealed, err := s.seal.seal(screen{Name: res.Name, Enrol: res.Enrol, Expires: res.Expires}, res.Attempt)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	setCookie(w, attemptCookie, res.Attempt)
+	setCookie(w, screenCookie, sealed)
+	http.Redirect(w, r, factorPath, http.StatusSeeOther)
+}
+
+func noCookie() error {
+	return fault.New(fault.Expired, "web.login", "this browser has no login under way: it was finished, or cookies are off", again)
+}
+
+// pending reads both cookies of a login between provider and factor.
+func (s *Server) pending(r *http.Request) (attempt string, v screen, err error) {
+	attempt, ok := readCookie(r, attemptCookie)
+	sealed, ok2 := readCookie(r, screenCookie)
+	if !ok || !ok2 {
+		return "", v, noCookie()
+	}
+	v, err = s.seal.open(sealed, attempt)
+	if err != nil {
+		return "", v, fault.Wrap(err, fault.Expired, "web.login", "this login can go no further: its cookies are not from here, or the proxy was restarted", again)
+	}
+	if !v.Expires.IsZero() && s.cfg.Now().After(v.Expires) {
+		return "", v, fault.New(fault.Expired, "web.login", "this page was open for too long", again)
+	}
+	return attempt, v, nil
+}
+
+func (s *Server) showFactor(w http.ResponseWriter, r *http.Request) {
+	_, v, err := s.pending(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.factorPage(w, r, http.StatusOK, v, nil)
+}
+
+func (s *Server) factorPage(w http.ResponseWriter, r *http.Request, status int, v screen, wrong error) {
+	view := factorView{Name: v.Name, Recovery: v.Enrol == nil && r.FormValue("with") == "recovery"}
+	if v.Enrol != nil {
+		image, err := qrImage(v.Enrol.URI)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		view.Image, view.Secret = image, inFours(v.Enrol.Secret)
+	}
+	if wrong != nil {
+		view.Error = s.report(r, wrong)
+	}
+	s.show(w, r, status, "factor", view)
+}
+
+// proveFactor takes the code. A wrong one shows the form again; what can never succeed ends on an error page.
+func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
+	attempt, v, err := s.pending(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if err := r.ParseForm(); err != nil {
+		s.fail(w, r, fault.Wrap(err, fault.Invalid, "web.factor", "the form could not be read", again))
+		return
+	}
+	code := strings.TrimSpace(r.PostFormValue("code"))
+	if code == "" || len(code) > maxCode {
+		err = fault.New(fault.Invalid, "web.factor", "this is no code", "type the six digits that your authenticator app shows")
+		s.factorPage(w, r, fault.Invalid.Status(), v, err)
+		return
+	}
+	res, err := ask(r.Context(), s, authrpc.ProveFactor, authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: browserAddr(r)})
+	switch kind := fault.KindOf(err); {
+	case kind == fault.Expired, kind == fault.Internal:
+		s.fail(w, r, err)
+	case err != nil:
+		s.factorPage(w, r, kind.Status(), v, err)
+	default:
+		s.finish(w, r, res)
+	}
+}
+
+// finish sends the browser back to tsh; after an enrolment it first shows the recovery codes, this once.
+func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.ProveFactorResponse) {
+	back, err := loopback(res.Redirect)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	dropCookies(w, attemptCookie, screenCookie)
+	if len(res.RecoveryCodes) > 0 || back.Hostname() != "127.0.0.1" {
+		s.show(w, r, http.StatusOK, "done", doneView{Name: res.Name, Codes: res.RecoveryCodes, Next: res.Redirect})
+		return
+	}
+	http.Redirect(w, r, res.Redirect, http.StatusSeeOther)
+}
+
+// loopback refuses to send a browser with its one-time code anywhere but to this machine (RFC 8252 section 7.3).
+func loopback(to string) (*url.URL, error) {
+	u, err := url.Parse(to)
+	if err != nil {
+		return nil, errors.New("auth named a callback that is no address")
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	if u.Scheme != "http" || u.User != nil || err != nil || !a.IsLoopback() {
+		return nil, errors.New("auth named a callback that is not on loopback")
+	}
+	return u, nil
+}
+
+// goodProvider lets a browser go to https, or to http on loopback, where demos and tests have their provider.
+func goodProvider(to string) bool {
+	u, err := url.Parse(to)
+	if err != nil || u.Host == "" {
+		return false
+	}
+	_, err = loopback(to)
+	return u.Scheme == "https" || err == nil
+}

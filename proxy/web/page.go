@@ -1,0 +1,140 @@
+package web
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+//go:embed pages/*.html
+var pageFiles embed.FS
+
+//go:embed assets
+var assetFiles embed.FS
+
+// pages are parsed once; a mistake in one shows at start.
+var pages = func() map[string]*template.Template {
+	out := map[string]*template.Template{}
+	for _, name := range []string{"home", "choose", "factor", "done", "error"} {
+		out[name] = template.Must(template.ParseFS(pageFiles, "pages/layout.html", "pages/"+name+".html"))
+	}
+	return out
+}()
+
+// frame is what every page has.
+type frame struct {
+	words
+	Name    string // of the page: the title is words["NAME.title"]
+	Cluster string
+	Proxy   string // how tsh is told to find us
+	Other   []link // the same page in other languages
+	Is      any    // the page's own
+}
+
+type link struct{ Tag, Name, To string }
+
+type (
+	chooseView struct{ Choices []choice }
+	factorView struct {
+		Name   string
+		Image  template.URL // enrolment: the QR code
+		Secret string       // enrolment: the same to type
+		// Recovery: the field is for a recovery code, which has letters, so phones must not show digits only.
+		Recovery bool
+		Error    *report
+	}
+	doneView struct {
+		Name  string
+		Codes []string
+		Next  string
+	}
+	// report is a fault as a person reads it.
+	report struct {
+		Title  string // in their language
+		Msg    string // what happened, as auth says it; English
+		Advice string // in their language
+		Remedy string // what auth advises, where it is more than the advice
+		ID     string
+	}
+)
+
+func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, name string, view any) {
+	text := s.language(w, r)
+	f := frame{words: text, Name: name, Cluster: s.cfg.Cluster, Proxy: normalHost(r.Host), Other: others(r, text), Is: view}
+	var b bytes.Buffer
+	if err := pages[name].ExecuteTemplate(&b, "layout", f); err != nil {
+		s.cfg.Log.Error("page could not be made", "page", name, "err", err)
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Language", text.Tag)
+	h.Add("Vary", "Accept-Language, Cookie")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes()) // the browser is gone if this fails
+}
+
+// fail shows why a page cannot be had and what to do next, and logs it under the same id.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	public := fault.Public(err)
+	s.cfg.Log.Info("page refused", "path", r.URL.Path, "from", browserAddr(r), "kind", public.Kind, "id", public.ID, "err", err)
+	s.show(w, r, public.Kind.Status(), "error", reportOf(languageOf(r), public))
+}
+
+func (s *Server) report(r *http.Request, err error) *report {
+	public := fault.Public(err)
+	s.cfg.Log.Info("code refused", "from", browserAddr(r), "kind", public.Kind, "id", public.ID, "err", err)
+	return reportOf(languageOf(r), public)
+}
+
+func reportOf(t words, e *fault.Error) *report {
+	out := &report{Title: t.T("kind." + string(e.Kind)), Msg: e.Msg, Advice: t.T("advice." + string(e.Kind)), Remedy: e.Remedy, ID: e.ID}
+	if known, ok := t.say[e.Msg]; ok {
+		out.Msg = known
+	}
+	if known, ok := t.say[e.Remedy]; ok {
+		out.Remedy = known
+	}
+	return out
+}
+
+func (s *Server) home(w http.ResponseWriter, r *http.Request) {
+	s.show(w, r, http.StatusOK, "home", nil)
+}
+
+// serveAssets serves the style sheet and the icon.
+func serveAssets() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := fs.ReadFile(assetFiles, r.URL.Path[1:])
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		kinds := map[string]string{"/assets/style.css": "text/css; charset=utf-8", "/assets/icon.svg": "image/svg+xml"}
+		w.Header().Set("Content-Type", kinds[r.URL.Path])
+		w.Header().Set("Cache-Control", "public, max-age=3600")
+		_, _ = w.Write(b)
+	})
+}
+
+func serveIcon(w http.ResponseWriter, r *http.Request) {
+	http.Redirect(w, r, "/assets/icon.svg", http.StatusFound)
+}
+
+// T says a phrase in the page's language. A missing one is a defect that a test finds.
+func (t words) T(key string, args ...any) string {
+	phrase, ok := t.say[key]
+	if !ok {
+		return "[" + key + "]"
+	}
+	if len(args) > 0 {
+		return fmt.Sprintf(phrase, args...)
+	}
+	return phrase
+}

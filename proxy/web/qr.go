@@ -1,0 +1,42 @@
+package web
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"image/png"
+	"strings"
+
+	"github.com/boombuler/barcode"
+	"github.com/boombuler/barcode/qr"
+)
+
+// module is the width of one square of a QR code in pixels: sharp also on a phone with three pixels to the point.
+const module = 6
+
+// qrImage draws text as a QR code, as an address that an img element takes. The quiet zone around it is the style sheet's.
+func qrImage(text string) (template.URL, error) {
+	code, err := qr.Encode(text, qr.M, qr.Auto)
+	if err != nil {
+		return "", fmt.Errorf("draw QR code: %w", err)
+	}
+	side := code.Bounds().Dx() * module
+	if code, err = barcode.Scale(code, side, side); err != nil {
+		return "", fmt.Errorf("draw QR code: %w", err)
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, code); err != nil {
+		return "", fmt.Errorf("draw QR code: %w", err)
+	}
+	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), nil
+}
+
+// inFours breaks a secret into groups that a person can type.
+func inFours(s string) string {
+	var groups []string
+	for len(s) > 4 {
+		groups, s = append(groups, s[:4]), s[4:]
+	}
+	return strings.Join(append(groups, s), " ")
+}

@@ -1,0 +1,187 @@
+// Package web answers: what does a browser see?
+//
+// It serves the pages of a login (design section 4) and a word to whoever finds the door: html/template and one style sheet, no script.
+// It decides nothing. Each step asks auth, and what lasts between the steps is in cookies: auth's sealed attempt, and for a reload a
+// copy of what the page shows, sealed under a key of this process. It stores nothing.
+package web
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Bounds of what a stranger may send, and how slowly.
+const (
+	maxBodyBytes   = 16 << 10
+	maxHeaderBytes = 16 << 10
+	maxStreams     = 32 // at once on one HTTP/2 connection
+	headerTimeout  = 10 * time.Second
+	readTimeout    = 30 * time.Second
+	writeTimeout   = time.Minute
+	idleTimeout    = time.Minute
+	stopTimeout    = 5 * time.Second
+	// maxCalls is how many questions of browsers may be with auth at once.
+	maxCalls = 64
+)
+
+// Config says what the pages need. All but Now is required.
+type Config struct {
+	Auth    *authrpc.Client
+	Public  []string // host[:port] that people use, the first one preferred; other Host headers are refused
+	Cluster string
+	Pin     identity.Pin
+	Version string
+	Now     func() time.Time // zero: time.Now
+	Log     *slog.Logger
+}
+
+// Server serves the pages.
+type Server struct {
+	cfg     Config
+	hosts   map[string]string // Host header → origin
+	handler http.Handler
+	seal    sealer
+	calls   chan struct{}
+}
+
+// New makes the server. It starts nothing.
+func New(cfg Config) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{cfg: cfg, hosts: map[string]string{}, seal: newSealer(), calls: make(chan struct{}, maxCalls)}
+	for _, p := range cfg.Public {
+		h := normalHost(p)
+		s.hosts[h] = "https://" + h
+	}
+	s.handler = s.routes()
+	return s
+}
+
+// normalHost is lower-case and without the port that https means anyway.
+func normalHost(h string) string { return strings.TrimSuffix(strings.ToLower(h), ":443") }
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.home)
+	mux.HandleFunc("GET /login", s.begin)
+	mux.HandleFunc("GET "+authrpc.CallbackPath, s.callback)
+	mux.HandleFunc("GET "+factorPath, s.showFactor)
+	mux.HandleFunc("POST "+factorPath, s.proveFactor)
+	mux.HandleFunc("GET "+dial.PingPath, s.ping)
+	mux.Handle("GET /assets/", serveAssets())
+	mux.HandleFunc("GET /favicon.ico", serveIcon)
+	mux.HandleFunc("GET /robots.txt", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("User-agent: *\nDisallow: /\n")) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, fault.New(fault.NotFound, "web", "there is no such page", "go to the start page"))
+	})
+	cross := http.NewCrossOriginProtection()
+	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, fault.New(fault.Denied, "web", "this form was sent from another site", "close that page, then run: tsh login"))
+	}))
+	return s.guard(cross.Handler(mux))
+}
+
+// guard holds for every page: the headers, the body's size, and that it was asked for by a name of ours.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		setHeaders(w.Header())
+		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+		if _, ok := s.hosts[normalHost(r.Host)]; !ok {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.WriteHeader(http.StatusMisdirectedRequest)
+			_, _ = w.Write([]byte("This proxy is known by another name. Use the address you were given.\n"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// The policy allows no script at all. form-action lets the factor form be answered by a redirect to tsh on loopback: Chromium holds
+// redirects of forms to it. A host-source cannot name [::1], so callbacks there get a page with a link instead.
+const policy = "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self' http://127.0.0.1:*; base-uri 'none'; frame-ancestors 'none'"
+
+func setHeaders(h http.Header) {
+	h.Set("Content-Security-Policy", policy)
+	h.Set("Strict-Transport-Security", "max-age=31536000")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
+	h.Set("X-Robots-Tag", "noindex, nofollow")
+	h.Set("Cache-Control", "no-store")
+}
+
+// Run serves ln until ctx ends, then lets requests finish for a few seconds. Connections come with their TLS handshake done.
+func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		TLSConfig:         &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, // switches HTTP/2 on; the handshake was mux's
+		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		if srv.Shutdown(late) != nil {
+			srv.Close()
+		}
+	})
+	err := srv.Serve(ln)
+	if !stop() {
+		<-stopped
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Handler is all of it, for tests and for wiring.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+func (s *Server) ping(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(dial.Ping{V: dial.Version, Cluster: s.cfg.Cluster, Pin: s.cfg.Pin, Version: s.cfg.Version, Time: s.cfg.Now().UTC()})
+}
+
+// ask calls auth for a browser, unless too many are with it already.
+func ask[Req, Res any](ctx context.Context, s *Server, r authrpc.Route[Req, Res], req Req) (res Res, err error) {
+	select {
+	case s.calls <- struct{}{}:
+		defer func() { <-s.calls }()
+	default:
+		return res, fault.New(fault.Unavailable, r.Name, "too many people are logging in at once", "wait a minute, then try again")
+	}
+	return authrpc.Call(ctx, s.cfg.Auth, r, req)
+}
+
+// browserAddr is where the request came from.
+func browserAddr(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
+}
