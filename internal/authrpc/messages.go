@@ -44,6 +44,7 @@ type FinishOIDCRequest struct {
 	Attempt          string `json:"attempt"`
 	State            string `json:"state"`
 	Code             string `json:"code,omitempty"`
+	Issuer           string `json:"iss,omitempty"`   // RFC 9207: the provider's own name, against mix-up
 	Error            string `json:"error,omitempty"` // RFC 6749 section 4.1.2.1
 	ErrorDescription string `json:"error_description,omitempty"`
 	From             string `json:"from,omitempty"`

@@ -1,0 +1,135 @@
+package login
+
+import (
+	"context"
+	"net/url"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/oidc"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const opBegin = "login.Begin"
+
+// client is what tsh committed to, and where it listens.
+type client struct {
+	Challenge string `json:"challenge"`
+	Callback  string `json:"callback"`
+	State     string `json:"state"`
+}
+
+// begun is an attempt that was sent to a provider. Only Begin makes one.
+type begun struct {
+	Client client    `json:"client"`
+	Flow   oidc.Flow `json:"flow"`
+	Ends   time.Time `json:"ends"`
+}
+
+func (b *begun) ends() time.Time { return b.Ends }
+
+var (
+	challengeRE = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`) // base64 of a SHA-256
+	stateRE     = regexp.MustCompile(`^[A-Za-z0-9._~-]{8,128}$`)
+	// callbackRE is the whole of RFC 8252 section 7.3: this machine, by address and never by name, on a port of tsh's choice.
+	callbackRE = regexp.MustCompile(`^http://(?:127\.0\.0\.1|\[::1\]):([1-9][0-9]{0,4})/callback$`)
+)
+
+const (
+	maxConnector = 64
+	maxOrigin    = 300
+	maxFrom      = 64
+)
+
+// Begin starts an attempt for the browser in front of the proxy by. With several connectors and none chosen it lists them instead.
+func (s *Service) Begin(ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+	res, err := s.begin(ctx, by, req)
+	if err != nil {
+		s.refusals.note(begin, by, req.From, err)
+	}
+	return res, err
+}
+
+func (s *Service) begin(ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest) (res authrpc.BeginLoginResponse, err error) {
+	if err := s.checkBegin(by, req); err != nil {
+		return res, err
+	}
+	name, choices, err := s.choose(ctx, req.Connector)
+	if err != nil || name == "" {
+		return authrpc.BeginLoginResponse{Connectors: choices}, err
+	}
+	flow, page, err := s.cfg.Providers.Start(ctx, name, req.Public+authrpc.CallbackPath)
+	if err != nil {
+		return res, err
+	}
+	b := begun{Client: client{Challenge: req.Challenge, Callback: req.Callback, State: req.State}, Flow: flow, Ends: s.cfg.Now().Add(AttemptLife).UTC()}
+	res = authrpc.BeginLoginResponse{Redirect: page, Expires: b.Ends}
+	res.Attempt, err = s.sealer.seal(opBegin, stageBegun, b)
+	return res, err
+}
+
+func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
+	if err := checkProxy(opBegin, by); err != nil {
+		return err
+	}
+	link := func(what string) error {
+		return fault.New(fault.Invalid, opBegin, "this login link cannot be used: "+what, "use the link that tsh login shows, whole")
+	}
+	switch {
+	case !challengeRE.MatchString(req.Challenge):
+		return link("its challenge is not what tsh makes")
+	case !stateRE.MatchString(req.State):
+		return link("its state is not what tsh makes")
+	case !loopbackCallback(req.Callback):
+		return link("it leads back to something else than this machine")
+	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:
+		return link("a part is too long")
+	}
+	if err := checkOrigin(req.Public); err != nil {
+		return err
+	}
+	return s.cfg.AllowedOrigin(by, req.Public)
+}
+
+func loopbackCallback(callback string) bool {
+	m := callbackRE.FindStringSubmatch(callback)
+	if m == nil {
+		return false
+	}
+	port, err := strconv.Atoi(m[1])
+	return err == nil && port < 1<<16
+}
+
+// checkOrigin refuses everything but https://host[:port].
+func checkOrigin(origin string) error {
+	u, err := url.Parse(origin)
+	if err != nil || len(origin) > maxOrigin || u.Scheme != "https" || u.Host == "" || origin != "https://"+u.Host {
+		return fault.New(fault.Invalid, opBegin, "the proxy does not know its own address", "ask an administrator to set the proxy's public address")
+	}
+	return nil
+}
+
+// choose returns the connector to go to, or those to choose from.
+func (s *Service) choose(ctx context.Context, wanted string) (string, []authrpc.Connector, error) {
+	if wanted != "" {
+		return wanted, nil, nil
+	}
+	all, err := s.cfg.Providers.List(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	switch len(all) {
+	case 0:
+		return "", nil, fault.New(fault.Unavailable, opBegin, "this cluster has no connector, so nobody can log in", "ask an administrator to apply one: tsh apply -f connector.yaml")
+	case 1:
+		return all[0].Name, nil, nil
+	}
+	choices := make([]authrpc.Connector, len(all))
+	for i, c := range all {
+		choices[i] = authrpc.Connector{Name: c.Name, Display: c.Display}
+	}
+	return "", choices, nil
+}

@@ -1,0 +1,102 @@
+package login
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/url"
+	"slices"
+
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/auth/totp"
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const opProve = "login.Prove"
+
+const (
+	// codeBytes of randomness are in a one-time code: 256 bits.
+	codeBytes = 32
+	codeText  = 43 // as base64
+	maxTyped  = 256
+)
+
+// Prove takes the second factor. A wrong code is a fault, after which the same attempt may be shown again until it ends.
+func (s *Service) Prove(ctx context.Context, by identity.Identity, req authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+	i, err := s.openIdentified(by, req)
+	if err != nil {
+		s.refusals.note(prove, by, req.From, err)
+		return authrpc.ProveFactorResponse{}, err
+	}
+	i.Who.LoginID = identity.LoginID(state.NewID())
+	proof, err := s.cfg.Factor.Prove(ctx, totp.Answer{Who: i.Who, Code: req.Code, From: req.From, Proxy: by.Name, Offer: i.Offer})
+	if err != nil {
+		return authrpc.ProveFactorResponse{}, err // the factor has recorded what there is to record
+	}
+	res, err := s.finish(ctx, by, req.From, i, proof)
+	if err != nil {
+		return authrpc.ProveFactorResponse{}, s.refuse(ctx, i.Who, by, req.From, err)
+	}
+	return res, nil
+}
+
+func (s *Service) openIdentified(by identity.Identity, req authrpc.ProveFactorRequest) (i identified, err error) {
+	if err := checkProxy(opProve, by); err != nil {
+		return i, err
+	}
+	if len(req.From) > maxFrom || len(req.Code) > maxTyped {
+		return i, fault.New(fault.Invalid, opProve, "the code is too long", "enter the code that the app shows now")
+	}
+	return i, s.sealer.open(opProve, stageIdentified, req.Attempt, s.cfg.Now(), &i)
+}
+
+// finish stores the login under its one-time code. The proof must be this person's.
+func (s *Service) finish(ctx context.Context, by identity.Identity, from string, i identified, proof totp.Proof) (res authrpc.ProveFactorResponse, err error) {
+	if proof.Who() != i.Who.UserKey() || proof.Method() == "" {
+		return res, fault.New(fault.Internal, opProve, "the second factor was another person's", startAgain)
+	}
+	who := i.Who
+	who.Factor = proof.Method()
+	if who.Roles, err = s.roles(ctx, who); err != nil {
+		return res, err
+	}
+	if _, err := who.Encode(); err != nil { // what no certificate can carry is told now, not when tsh waits
+		return res, fault.Wrap(err, fault.Exhausted, opProve, "no certificate can carry this identity: "+err.Error(), "ask an administrator to map fewer roles and traits")
+	}
+	now := s.cfg.Now().UTC()
+	code, hash := newCode()
+	pending := state.PendingLogin{Who: who, Proxy: by, From: from, Challenge: i.Client.Challenge, At: now, Expires: now.Add(CodeLife)}
+	e := audit.Of(audit.LoginSucceeded, who, now)
+	e.From, e.Proxy, e.Fields = from, by.Name, map[string]string{"factor": who.Factor}
+	if err := s.cfg.Store.KeepLogin(ctx, hash, pending, e); err != nil {
+		return res, err
+	}
+	back := i.Client.Callback + "?" + url.Values{"code": {code}, "state": {i.Client.State}}.Encode()
+	return authrpc.ProveFactorResponse{Redirect: back, Name: who.Name, RecoveryCodes: proof.RecoveryCodes()}, nil
+}
+
+// roles are the connector's and those an administrator gave, sorted. Somebody without any may log in, and sees nothing.
+func (s *Service) roles(ctx context.Context, who identity.Identity) ([]string, error) {
+	rec, err := s.cfg.Store.User(ctx, who.UserKey())
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	roles := slices.Concat(who.Roles, rec.Value.Roles)
+	slices.Sort(roles)
+	return slices.Compact(roles), nil
+}
+
+func newCode() (string, state.CodeHash) {
+	var b [codeBytes]byte
+	_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
+	code := base64.RawURLEncoding.EncodeToString(b[:])
+	return code, hashCode(code)
+}
+
+func hashCode(code string) state.CodeHash {
+	return sha256.Sum256([]byte("threshold login code v1\x00" + code))
+}

@@ -1,0 +1,132 @@
+package login
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"regexp"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const opRedeem = "login.Redeem"
+
+// verifierRE is RFC 7636 section 4.1.
+var verifierRE = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
+
+// maxKey bounds a public key in either form: RSA of 8192 bits has about 1.1 kB.
+const maxKey = 2 << 10
+
+// Assured is a person who passed provider and second factor within the last minute, and the keys that were there from the beginning.
+// Only Redeem makes one; the zero value is nobody.
+type Assured struct {
+	who     identity.Identity
+	proxy   identity.Identity
+	from    string
+	at      time.Time
+	sshKey  ssh.PublicKey
+	x509Key crypto.PublicKey
+}
+
+// Who is the person, by a login id of its own. Expires is not set: that is for the issuer to decide.
+func (a Assured) Who() identity.Identity {
+	who := a.who
+	who.Roles = slices.Clone(who.Roles)
+	return who
+}
+
+// Keys are the public keys that the login's challenge committed to.
+func (a Assured) Keys() (ssh.PublicKey, crypto.PublicKey) { return a.sshKey, a.x509Key }
+
+// Proxy is the proxy that the login came by.
+func (a Assured) Proxy() identity.Identity { return a.proxy }
+
+// From is the browser's address, by the proxy's word.
+func (a Assured) From() string { return a.from }
+
+// At is when the second factor was shown.
+func (a Assured) At() time.Time { return a.at }
+
+// Redeem spends a one-time code. Nothing is written, and the code not spent, before verifier and keys have shown that this is the
+// client that began: one who only caught the code can not even spoil it.
+func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
+	a, err := s.redeem(ctx, req)
+	if err != nil {
+		s.refusals.note(redeem, identity.Identity{}, "", err)
+		return Assured{}, err
+	}
+	return a, nil
+}
+
+func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
+	sshKey, x509Key, err := parseKeys(req)
+	if err != nil {
+		return Assured{}, err
+	}
+	if len(req.Code) != codeText || !verifierRE.MatchString(req.Verifier) {
+		return Assured{}, unknownCode(nil)
+	}
+	l, err := s.cfg.Store.PendingLogin(ctx, hashCode(req.Code))
+	if fault.Is(err, fault.NotFound) {
+		return Assured{}, unknownCode(err)
+	}
+	if err != nil {
+		return Assured{}, err
+	}
+	if !s.cfg.Now().Before(l.Value.Expires) {
+		return Assured{}, unknownCode(nil)
+	}
+	if !authrpc.ChallengeMatches(l.Value.Challenge, req.Verifier, req.SSHKey, req.X509Key) {
+		return Assured{}, fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys", "log in on this machine: tsh login")
+	}
+	if err := s.take(ctx, l); err != nil {
+		return Assured{}, err
+	}
+	p := l.Value
+	return Assured{who: p.Who, proxy: p.Proxy, from: p.From, at: p.At, sshKey: sshKey, x509Key: x509Key}, nil
+}
+
+func (s *Service) take(ctx context.Context, l state.Stored[state.PendingLogin]) error {
+	err := s.cfg.Store.TakeLogin(ctx, l)
+	if fault.Is(err, fault.Expired) {
+		return unknownCode(err)
+	}
+	return err
+}
+
+// unknownCode is one answer to a code that never was, was used, or has ended.
+func unknownCode(cause error) error {
+	return &fault.Error{Kind: fault.Expired, Op: opRedeem, Msg: "this login was fetched already, has ended, or never was", Remedy: startAgain, Err: cause}
+}
+
+// parseKeys refuses keys that no certificate may be made for: weak ones, certificates, and other encodings than the one that was hashed.
+func parseKeys(req authrpc.RedeemLoginRequest) (ssh.PublicKey, crypto.PublicKey, error) {
+	bad := func(err error, which string) error {
+		return fault.Wrap(err, fault.Invalid, opRedeem, "the "+which+" key of this request is not accepted: "+err.Error(), "update tsh, then start again: tsh login")
+	}
+	if len(req.SSHKey) > maxKey || len(req.X509Key) > maxKey {
+		return nil, nil, fault.New(fault.Invalid, opRedeem, "a key of this request is too large", "update tsh, then start again: tsh login")
+	}
+	sshKey, err := ssh.ParsePublicKey(req.SSHKey)
+	if err == nil {
+		err = identity.CheckSSHKey(sshKey)
+	}
+	if err != nil {
+		return nil, nil, bad(err, "SSH")
+	}
+	x509Key, err := x509.ParsePKIXPublicKey(req.X509Key)
+	if err == nil {
+		err = identity.CheckKey(x509Key)
+	}
+	if err != nil {
+		return nil, nil, bad(err, "X.509")
+	}
+	return sshKey, x509Key, nil
+}
