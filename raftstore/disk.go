@@ -61,12 +61,19 @@ func syncDir(dir string) error {
 
 // makeDirs makes dir and its rooms, readable by their owner alone, and makes their names durable.
 func makeDirs(dir string, rooms ...string) error {
+	_, err := os.Stat(dir)
+	fresh := errors.Is(err, os.ErrNotExist)
 	for _, room := range rooms {
 		if err := os.MkdirAll(filepath.Join(dir, room), 0o700); err != nil {
 			return err
 		}
 	}
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	if fresh {
+		if err := syncDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	return syncDir(dir)
 }
 
 // lockDir makes this process the folder's only user until the file is closed; the kernel does that when the process dies. Without

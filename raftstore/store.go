@@ -21,6 +21,7 @@ import (
 const (
 	logRoom    = "log"     // raft-wal: log segments, and wal-meta.db with raft's term and vote
 	streamRoom = "streams" // segment files
+	stateRoom  = "state"   // raft's snapshots
 )
 
 // Store is one replica. Its methods may be called by many goroutines.
@@ -136,7 +137,7 @@ func (s *Store) openParts() (*parts, error) {
 	p := &parts{}
 	stream := sync.OnceValue(s.cfg.Stream.Close)
 	p.later(func() error { _ = stream(); return nil }) // raft's transport has mostly closed it before
-	if err := makeDirs(s.cfg.Dir, logRoom, streamRoom); err != nil {
+	if err := makeDirs(s.cfg.Dir, logRoom, streamRoom, stateRoom); err != nil {
 		return p, err
 	}
 	lock, err := lockDir(s.cfg.Dir)
@@ -149,7 +150,7 @@ func (s *Store) openParts() (*parts, error) {
 	if err != nil {
 		return p, err
 	}
-	files, err := raft.NewFileSnapshotStoreWithLogger(s.cfg.Dir, keptSnapshots, libraryLog(s.cfg.Log))
+	files, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(s.cfg.Dir, stateRoom), keptSnapshots, libraryLog(s.cfg.Log))
 	if err != nil {
 		return p, err
 	}

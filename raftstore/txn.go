@@ -8,6 +8,7 @@ import (
 )
 
 // Sizes a transaction may have. They bound what one call can cost every replica; Commit refuses more as Invalid.
+// They may grow, behind a new kind of operation, but never shrink: a replica halts on a log entry that breaks them.
 const (
 	MaxKeyBytes        = 1 << 10  // a key
 	MaxValueBytes      = 1 << 20  // a value

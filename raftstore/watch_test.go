@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,9 +36,10 @@ func TestWatchResumesAndWaits(t *testing.T) {
 	if len(events) != 2 || !events[0].Deleted || events[0].Key != "u/a" || string(events[1].Item.Value) != "2" || events[1].Revision != gone.Revision {
 		t.Errorf("got %+v, want u/a deleted and u/b put in one revision", events)
 	}
+	ctx, cancel := context.WithCancel(within(t))
 	later := make(chan []raftstore.Event, 1)
 	go func() {
-		events, _ := w.Next(within(t))
+		events, _ := w.Next(ctx)
 		later <- events
 	}()
 	put(t, s, "other", "y") // wakes, but is not its business
@@ -45,7 +47,6 @@ func TestWatchResumesAndWaits(t *testing.T) {
 	if events := <-later; len(events) != 1 || events[0].Key != "u/c" {
 		t.Errorf("got %+v, want u/c alone", events)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := w.Next(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's end", err)
@@ -83,13 +84,15 @@ func TestWatchMissesNothingUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	writer.Go(func() {
 		for i := range writes {
 			if _, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))}}); err != nil {
 				t.Error(err)
 			}
 		}
-	}()
+	})
 	for seen := 0; seen < writes; {
 		for _, e := range next(t, w) {
 			if string(e.Item.Value) != fmt.Sprint(seen) {
@@ -110,9 +113,10 @@ func TestWatchEndsWithTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx := within(t)
 	ended := make(chan error, 1)
 	go func() {
-		_, err := w.Next(within(t))
+		_, err := w.Next(ctx)
 		ended <- err
 	}()
 	if err := stop(); err != nil {
