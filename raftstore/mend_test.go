@@ -1,6 +1,9 @@
 package raftstore
 
 import (
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -8,6 +11,8 @@ import (
 	"github.com/hashicorp/raft-wal/metadb"
 	walsegment "github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
+
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // forgetfulMeta refuses to learn anything after its first state: the process dies before a seal is entered.
@@ -58,5 +63,44 @@ func TestLogGoesOnAfterAKillBetweenSealAndMetadata(t *testing.T) {
 		if err := w.GetLog(i, &l); err != nil || l.Index != i || len(l.Data) != size {
 			t.Errorf("entry %d: got %d with %d bytes, %v", i, l.Index, len(l.Data), err)
 		}
+	}
+}
+
+// A torn write at the end is rolled back; damage before a whole commit is not the mark of a crash, and refused.
+func TestScanTail(t *testing.T) {
+	dir := t.TempDir()
+	db := &metadb.BoltMetaDB{}
+	w, err := wal.Open(dir, wal.WithMetaStore(db), wal.WithSegmentFiler(walsegment.NewFiler(dir, newDiskFS())), wal.WithSegmentSize(64<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(1); i <= 3; i++ {
+		if err := w.StoreLogs([]*raft.Log{{Index: i, Term: 1, Data: make([]byte, 100)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state, err := db.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = w.Close(), db.Close()
+	data, err := os.ReadFile(filepath.Join(dir, walsegment.FileName(state.Segments[0])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := scanTail(data)
+	if err != nil || whole.entries != 3 || whole.indexStart != 0 {
+		t.Fatalf("got %+v, %v, want 3 entries", whole, err)
+	}
+	flipped := func(at int64) []byte {
+		out := slices.Clone(data)
+		out[at] ^= 1
+		return out
+	}
+	if got, err := scanTail(flipped(whole.end - 20)); err != nil || got.entries != 2 {
+		t.Errorf("got %+v, %v, want the torn third entry rolled back", got, err)
+	}
+	if _, err := scanTail(flipped(logHeaderBytes + 40)); !fault.Is(err, fault.Internal) {
+		t.Errorf("got %v, want damage refused", err)
 	}
 }

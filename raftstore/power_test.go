@@ -180,3 +180,31 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The log takes the entry, the stream's file does not: the write is not acknowledged, and happens as a whole at the next start.
+func TestFullDiskUnderAStreamHaltsBeforeTheStateMoves(t *testing.T) {
+	power, dir := raftstoretest.NewPower(4), t.TempDir()
+	cfg := powerConfig(dir, power)
+	cfg.Bounds.SnapshotEntries = 1000 // no snapshot between
+	s, stop := raftstoretest.Start(t, cfg)
+	power.FailAfter(2, syscall.ENOSPC) // the log's write and fsync succeed
+	_, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", nil)},
+		Append: []raftstore.Append{{Stream: "audit/all", Records: [][]byte{[]byte("0 1")}}}})
+	wantKind(t, err, fault.Exhausted)
+	if _, err := s.Get(within(t), "k"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("got %v, want the state unmoved", err)
+	}
+	wantKind(t, stop(), fault.Exhausted)
+	power.Restore()
+	cfg.Stream = raftstoretest.Config(dir).Stream
+	s, stop = raftstoretest.Start(t, cfg)
+	if _, err := s.Get(within(t), "k"); err != nil {
+		t.Errorf("got %v, want the entry of the log applied", err)
+	}
+	if last := readAll(t, s); last[0] != 1 {
+		t.Errorf("got record %d, want 1", last[0])
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
