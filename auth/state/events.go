@@ -107,10 +107,11 @@ func (s *State) AppendSentEvents(ctx context.Context, sender string, events []au
 
 const issuanceStream = "issued"
 
-// AppendIssuance stores the record of one issuance. Concurrent calls share log entries.
-func (s *State) AppendIssuance(ctx context.Context, record json.RawMessage) error {
+// AppendIssuance stores the record of one issuance and the events it is part of. Concurrent calls share log entries.
+func (s *State) AppendIssuance(ctx context.Context, record json.RawMessage, events ...audit.Event) error {
 	var c change
 	c.append(issuanceStream, record)
+	c.record(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }

@@ -185,7 +185,7 @@ func (s *State) RemoveMachine(ctx context.Context, old Stored[Machine], now time
 	return err
 }
 
-// ListMachines returns one page of the machines of a kind, by name.
+// ListMachines returns one page of the machines of a kind (empty: of every kind), by name.
 func (s *State) ListMachines(ctx context.Context, kind identity.Kind, p Page) (Listing[Machine], error) {
 	out := Listing[Machine]{}
 	limit := p.Limit
@@ -198,7 +198,7 @@ func (s *State) ListMachines(ctx context.Context, kind identity.Kind, p Page) (L
 			return out, err
 		}
 		for _, n := range got.Items {
-			if n.Value.Kind != kind || !n.Value.Until.IsZero() {
+			if kind != "" && n.Value.Kind != kind || !n.Value.Until.IsZero() {
 				continue
 			}
 			m, err := s.Machine(ctx, n.Value.ID)

@@ -1,0 +1,172 @@
+// Package api answers: what does auth do when it is asked?
+//
+// It serves every route of internal/authrpc: it makes sure that a calling machine is still on record, hands the request to the room
+// whose question it is, and puts the answer into the words of the contract. Who may call what stands in the contract's table.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/audit"
+	"github.com/threshold-access/threshold/auth/issue"
+	"github.com/threshold-access/threshold/auth/join"
+	"github.com/threshold-access/threshold/auth/login"
+	"github.com/threshold-access/threshold/auth/nodes"
+	"github.com/threshold-access/threshold/auth/resources"
+	"github.com/threshold-access/threshold/auth/rules"
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/identity"
+	signed "github.com/threshold-access/threshold/internal/rules"
+)
+
+// Config holds the rooms that answer; all of it is required.
+type Config struct {
+	Caller    func(*http.Request) (authrpc.Caller, error) // who asks, as the port saw
+	State     *state.State
+	Login     *login.Service
+	Door      *join.Door
+	Office    *issue.Office
+	Rules     *rules.Publisher
+	Nodes     *nodes.Registry
+	Resources *resources.Desk
+	Log       *audit.Log
+	Now       func() time.Time
+	Logger    *slog.Logger
+}
+
+// calls are the routes' handlers.
+type calls struct{ Config }
+
+// New makes the handler of the API.
+func New(cfg Config) http.Handler {
+	c := calls{cfg}
+	s := authrpc.NewServer(c.caller, cfg.Logger)
+
+	authrpc.Handle(s, authrpc.BeginLogin, c.beginLogin)
+	authrpc.Handle(s, authrpc.FinishOIDC, c.finishOIDC)
+	authrpc.Handle(s, authrpc.ProveFactor, c.proveFactor)
+	authrpc.Handle(s, authrpc.RedeemLogin, c.redeemLogin)
+
+	authrpc.Handle(s, authrpc.Join, c.join)
+	authrpc.Handle(s, authrpc.Renew, c.renew)
+	authrpc.HandleStream(s, authrpc.WatchRules, c.watchRules)
+	authrpc.Handle(s, authrpc.GetRules, c.getRules)
+	authrpc.Handle(s, authrpc.ReportNodes, c.reportNodes)
+	authrpc.Handle(s, authrpc.LocateNode, c.locateNode)
+	authrpc.Handle(s, authrpc.SendEvents, c.sendEvents)
+
+	authrpc.Handle(s, authrpc.WhoAmI, c.whoAmI)
+	authrpc.Handle(s, authrpc.GetAuthorities, c.getAuthorities)
+	authrpc.Handle(s, authrpc.ListNodes, c.listNodes)
+	authrpc.Handle(s, authrpc.GetResources, c.getResources)
+	authrpc.Handle(s, authrpc.ApplyResource, c.applyResource)
+	authrpc.Handle(s, authrpc.RemoveResource, c.removeResource)
+	return s
+}
+
+// caller refuses machines that are on record no longer, or whose recorded key is another: their certificates are good for hours more.
+func (c calls) caller(r *http.Request) (authrpc.Caller, error) {
+	who, err := c.Caller(r)
+	if err != nil || who.Kind != identity.Node && who.Kind != identity.Proxy {
+		return who, err
+	}
+	known, err := c.Door.Recognise(r.Context(), who)
+	if err != nil {
+		return who, err
+	}
+	who.Name = known.Machine().Name
+	return who, nil
+}
+
+func (c calls) beginLogin(ctx context.Context, by authrpc.Caller, r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+	return c.Login.Begin(ctx, by.Identity, r)
+}
+
+func (c calls) finishOIDC(ctx context.Context, by authrpc.Caller, r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+	return c.Login.Identify(ctx, by.Identity, r)
+}
+
+func (c calls) proveFactor(ctx context.Context, by authrpc.Caller, r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+	return c.Login.Prove(ctx, by.Identity, r)
+}
+
+func (c calls) redeemLogin(ctx context.Context, _ authrpc.Caller, r authrpc.RedeemLoginRequest) (authrpc.RedeemLoginResponse, error) {
+	assured, err := c.Login.Redeem(ctx, r)
+	if err != nil {
+		return authrpc.RedeemLoginResponse{}, err
+	}
+	return c.Office.ForLogin(ctx, assured)
+}
+
+func (c calls) join(ctx context.Context, _ authrpc.Caller, r authrpc.JoinRequest) (authrpc.JoinResponse, error) {
+	if _, _, err := c.Rules.Current(); err != nil { // before the token is spent
+		return authrpc.JoinResponse{}, err
+	}
+	admitted, err := c.Door.Admit(ctx, r)
+	if err != nil {
+		return authrpc.JoinResponse{}, err
+	}
+	return c.Office.ForMachine(ctx, admitted)
+}
+
+func (c calls) renew(ctx context.Context, by authrpc.Caller, r authrpc.RenewRequest) (authrpc.RenewResponse, error) {
+	admitted, err := c.Door.Renew(ctx, by, r)
+	if err != nil {
+		return authrpc.RenewResponse{}, err
+	}
+	return c.Office.ForMachine(ctx, admitted)
+}
+
+func (c calls) watchRules(ctx context.Context, _ authrpc.Caller, _ authrpc.WatchRulesRequest, send func(authrpc.RulesUpdate) error) error {
+	return c.Rules.Watch(ctx, func(s signed.Set) error { return send(authrpc.RulesUpdate{Set: s}) })
+}
+
+func (c calls) getRules(_ context.Context, _ authrpc.Caller, _ authrpc.WatchRulesRequest) (authrpc.RulesUpdate, error) {
+	set, _, err := c.Rules.Current()
+	return authrpc.RulesUpdate{Set: set}, err
+}
+
+func (c calls) reportNodes(ctx context.Context, by authrpc.Caller, r authrpc.ReportNodesRequest) (authrpc.ReportNodesResponse, error) {
+	return c.Nodes.Report(ctx, by.Identity, r)
+}
+
+func (c calls) locateNode(ctx context.Context, _ authrpc.Caller, r authrpc.LocateNodeRequest) (authrpc.LocateNodeResponse, error) {
+	return c.Nodes.Locate(ctx, r.Node)
+}
+
+func (c calls) sendEvents(ctx context.Context, by authrpc.Caller, r authrpc.SendEventsRequest) (authrpc.SendEventsResponse, error) {
+	return authrpc.SendEventsResponse{}, c.Log.Take(ctx, by.Identity, r.Events)
+}
+
+func (c calls) whoAmI(ctx context.Context, by authrpc.Caller, _ authrpc.WhoAmIRequest) (authrpc.WhoAmIResponse, error) {
+	policy, err := c.State.Policy(ctx)
+	if err != nil {
+		return authrpc.WhoAmIResponse{}, err
+	}
+	return authrpc.WhoAmIResponse{Identity: by.Identity, Logins: policy.Logins(by.Identity), Time: c.Now().UTC()}, nil
+}
+
+func (c calls) getAuthorities(ctx context.Context, _ authrpc.Caller, _ authrpc.GetAuthoritiesRequest) (authrpc.GetAuthoritiesResponse, error) {
+	chain, err := c.Rules.Authorities(ctx)
+	return authrpc.GetAuthoritiesResponse{Authorities: chain}, err
+}
+
+func (c calls) listNodes(ctx context.Context, by authrpc.Caller, r authrpc.ListNodesRequest) (authrpc.ListNodesResponse, error) {
+	return c.Nodes.List(ctx, by.Identity, r)
+}
+
+func (c calls) getResources(ctx context.Context, by authrpc.Caller, r authrpc.GetResourcesRequest) (authrpc.GetResourcesResponse, error) {
+	return c.Resources.Get(ctx, by.Identity, r)
+}
+
+func (c calls) applyResource(ctx context.Context, by authrpc.Caller, r authrpc.ApplyResourceRequest) (authrpc.ApplyResourceResponse, error) {
+	return c.Resources.Apply(ctx, by.Identity, r.Resource)
+}
+
+func (c calls) removeResource(ctx context.Context, by authrpc.Caller, r authrpc.RemoveResourceRequest) (authrpc.RemoveResourceResponse, error) {
+	return authrpc.RemoveResourceResponse{}, c.Resources.Remove(ctx, by.Identity, r)
+}

@@ -1,0 +1,244 @@
+// Package join answers: may this machine become a node or a proxy, and is this machine still the one that joined?
+//
+// A machine is admitted once, by a one-use token and proof that it holds its key; ever after by the key on record. Either yields
+// Admitted, the only thing that auth/issue makes machine certificates for. What is not from a token leaves no trace in the store.
+package join
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"fmt"
+	"maps"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Config says what admission needs; all of it is required.
+type Config struct {
+	State   *state.State
+	Cluster string
+	Pin     identity.Pin // goes into tokens
+	Now     func() time.Time
+}
+
+// Door admits machines. It is safe for concurrent use.
+type Door struct{ cfg Config }
+
+// New makes a door.
+func New(cfg Config) *Door { return &Door{cfg} }
+
+// Admitted is a machine that auth knows, shown by its token or by its key. Only Admit and Recognise make one.
+type Admitted struct {
+	machine state.Machine
+	ssh     ssh.PublicKey
+	service crypto.PublicKey
+	renewal bool
+}
+
+// Machine is the machine's record: its certificates say this and nothing else.
+func (a Admitted) Machine() state.Machine { return a.machine }
+
+// SSHKey is the host key on record.
+func (a Admitted) SSHKey() ssh.PublicKey { return a.ssh }
+
+// ServiceKey is the X.509 key on record.
+func (a Admitted) ServiceKey() crypto.PublicKey { return a.service }
+
+// Renewal reports whether the machine was a member before.
+func (a Admitted) Renewal() bool { return a.renewal }
+
+const (
+	op       = "join"
+	newToken = "make a new one: tsh token create"
+	// maxLabels bounds what a machine may be labelled with, beside what fits into its certificates.
+	maxLabels = 64
+	// maxNames bounds a proxy's public names, as ca does.
+	maxNames = 32
+	// maxTries bounds how many names are tried for one machine.
+	maxTries = 1000
+)
+
+// Admit makes a machine of whoever shows a good token and proves the key it brings. The token is spent in the transaction that stores
+// the machine. Of a token that auth never made nothing is said and nothing kept.
+func (d *Door) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, error) {
+	now := d.cfg.Now()
+	token, err := authrpc.ParseToken(r.Token)
+	if err != nil {
+		return Admitted{}, fault.Wrap(err, fault.Denied, op, err.Error(), newToken)
+	}
+	kept, err := d.cfg.State.TokenByHash(ctx, token.Hash())
+	if fault.Is(err, fault.NotFound) {
+		return Admitted{}, fault.New(fault.Denied, op, "this join token is not known", newToken)
+	}
+	if err != nil {
+		return Admitted{}, err
+	}
+	if err := d.checkToken(ctx, kept, now); err != nil {
+		return Admitted{}, err
+	}
+	a, err := d.read(r, kept.Value, now)
+	if err != nil {
+		return Admitted{}, d.refuse(ctx, kept, err)
+	}
+	return d.settle(ctx, a, kept, r)
+}
+
+// checkToken refuses a token whose one use or whose time is over.
+func (d *Door) checkToken(ctx context.Context, kept state.Stored[state.Token], now time.Time) error {
+	t := kept.Value
+	switch {
+	case !t.Used.IsZero():
+		return d.refuse(ctx, kept, fault.New(fault.Denied, op, "this join token was used already, at "+stamp(t.Used), newToken))
+	case !now.Before(t.Expires):
+		return d.refuse(ctx, kept, fault.New(fault.Expired, op, "this join token ended at "+stamp(t.Expires), newToken))
+	}
+	return nil
+}
+
+// maxRefusals bounds what the holder of a spent token can write into the audit log.
+const maxRefusals = 5
+
+// refuse notes that a token which auth did make was refused. Losing the note to a race or a full disk changes nothing of the answer.
+func (d *Door) refuse(ctx context.Context, kept state.Stored[state.Token], why error) error {
+	if kept.Value.Refused >= maxRefusals || fault.Is(why, fault.Internal) || fault.Is(why, fault.Conflict) {
+		return why
+	}
+	e := audit.Event{Code: audit.JoinRefused, Time: d.cfg.Now().UTC(), Reason: fault.Message(why),
+		Fields: map[string]string{"token": kept.Key, "kind": string(kept.Value.Kind)}}
+	if err := d.cfg.State.NoteRefusal(ctx, kept, e); err != nil && !fault.Is(err, fault.Conflict) {
+		return fmt.Errorf("%w (and the refusal could not be noted: %v)", why, err)
+	}
+	return why
+}
+
+// read turns the request into a machine, or says what is wrong with it.
+func (d *Door) read(r authrpc.JoinRequest, t state.Token, now time.Time) (Admitted, error) {
+	if r.Kind != t.Kind {
+		return Admitted{}, fault.New(fault.Denied, op, fmt.Sprintf("this join token is for a %s, not for a %.20q", t.Kind, r.Kind), newToken)
+	}
+	if err := checkClock(r.Time, now); err != nil {
+		return Admitted{}, err
+	}
+	a, err := readKeys(r)
+	if err != nil {
+		return Admitted{}, fault.Wrap(err, fault.Invalid, op, "the machine's keys are not acceptable: "+err.Error(), "update the agent, then remove its data folder and join again")
+	}
+	if err := prove(r, a.service); err != nil {
+		return Admitted{}, err
+	}
+	labels := identity.Labels{}
+	maps.Copy(labels, r.Labels)
+	maps.Copy(labels, t.Labels) // what the administrator said wins
+	a.machine = state.Machine{ID: identity.NodeID(state.NewID()), Kind: r.Kind, Labels: labels, SSHKey: r.SSHKey, X509Key: r.X509Key,
+		Names: r.Names, Created: now.UTC(), Renewed: now.UTC()}
+	return a, d.checkMachine(&a.machine)
+}
+
+// checkClock refuses a machine whose clock would make its certificates fail in ways nobody understands.
+func checkClock(theirs, ours time.Time) error {
+	off := theirs.Sub(ours)
+	if off.Abs() <= identity.Skew {
+		return nil
+	}
+	word := "ahead"
+	if off < 0 {
+		word = "behind"
+	}
+	return fault.New(fault.Invalid, op, fmt.Sprintf("this machine's clock says %s, auth's says %s: it is %s %s", stamp(theirs), stamp(ours),
+		off.Abs().Round(time.Second), word), "set this machine's clock (timedatectl set-ntp true), then start it again")
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func readKeys(r authrpc.JoinRequest) (a Admitted, err error) {
+	if a.ssh, err = ssh.ParsePublicKey(r.SSHKey); err != nil {
+		return a, err
+	}
+	if err := identity.CheckSSHKey(a.ssh); err != nil {
+		return a, err
+	}
+	if a.service, err = x509.ParsePKIXPublicKey(r.X509Key); err != nil {
+		return a, err
+	}
+	return a, identity.CheckKey(a.service)
+}
+
+// prove checks that the machine holds the key, and means this token and this host key.
+func prove(r authrpc.JoinRequest, key crypto.PublicKey) error {
+	pub, ok := key.(*ecdsa.PublicKey)
+	sum := authrpc.JoinProof(r.Token, r.SSHKey, r.X509Key)
+	if !ok || !ecdsa.VerifyASN1(pub, sum[:], r.Proof) {
+		return fault.New(fault.Denied, op, "the machine does not prove that it holds its key", "update the agent, then remove its data folder and join again")
+	}
+	return nil
+}
+
+// settle finds a name and stores the machine; names and the token may be taken meanwhile, so it looks again.
+func (d *Door) settle(ctx context.Context, a Admitted, kept state.Stored[state.Token], r authrpc.JoinRequest) (Admitted, error) {
+	wish := r.Name
+	if kept.Value.Machine != "" {
+		wish = kept.Value.Machine
+	}
+	var err error
+	for range 8 {
+		if a.machine.Name, err = d.chooseName(ctx, a.machine, wish); err != nil {
+			return Admitted{}, d.refuse(ctx, kept, err)
+		}
+		e := audit.Of(audit.MachineJoined, a.machine.Identity(d.cfg.Cluster), a.machine.Created)
+		e.Fields = map[string]string{"kind": string(a.machine.Kind), "token": kept.Key, "by": kept.Value.By}
+		err = d.cfg.State.AddMachine(ctx, a.machine, kept, e)
+		if !fault.Is(err, fault.Conflict) {
+			break
+		}
+		if kept, err = d.cfg.State.Token(ctx, kept.Key); err != nil {
+			return Admitted{}, err
+		}
+		if err := d.checkToken(ctx, kept, d.cfg.Now()); err != nil {
+			return Admitted{}, err
+		}
+		err = fault.New(fault.Conflict, op, "others joined at the same moment", "start the machine again")
+	}
+	if err != nil {
+		return Admitted{}, d.refuse(ctx, kept, err)
+	}
+	return a, nil
+}
+
+// Recognise tells whether the caller is a machine on record that still holds the recorded key. It is asked at every call of a machine.
+func (d *Door) Recognise(ctx context.Context, c authrpc.Caller) (Admitted, error) {
+	m, err := d.cfg.State.Machine(ctx, c.ID)
+	gone := fault.New(fault.Denied, op, fmt.Sprintf("the %s %s is not a member of this cluster any more", c.Kind, c.Name), "join again with a new token: tsh token create")
+	if fault.Is(err, fault.NotFound) || err == nil && m.Value.Kind != c.Kind {
+		return Admitted{}, gone
+	}
+	if err != nil {
+		return Admitted{}, err
+	}
+	a, err := readKeys(authrpc.JoinRequest{SSHKey: m.Value.SSHKey, X509Key: m.Value.X509Key})
+	if err != nil {
+		return Admitted{}, fmt.Errorf("read the keys on record: %w", err)
+	}
+	if on, ok := a.service.(*ecdsa.PublicKey); !ok || !on.Equal(c.Key) {
+		return Admitted{}, gone
+	}
+	a.machine, a.renewal = m.Value, true
+	return a, nil
+}
+
+// Renew is Recognise for a machine that asks for new certificates: its clock must be right.
+func (d *Door) Renew(ctx context.Context, c authrpc.Caller, r authrpc.RenewRequest) (Admitted, error) {
+	a, err := d.Recognise(ctx, c)
+	if err != nil {
+		return Admitted{}, err
+	}
+	return a, checkClock(r.Time, d.cfg.Now())
+}

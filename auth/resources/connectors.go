@@ -1,0 +1,132 @@
+package resources
+
+import (
+	"context"
+	"fmt"
+	"sort"
+
+	"github.com/threshold-access/threshold/auth/oidc"
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/access"
+	events "github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+type connectors struct{ *Desk }
+
+// Sealed stands in a shown connector where it has a client secret; applied again it means: as it was.
+const Sealed = "(sealed)"
+
+func (k connectors) document(c state.KeptConnector) (authrpc.Resource, error) {
+	spec, err := oidc.ReadRecord(c.Connector)
+	if err != nil {
+		return authrpc.Resource{}, err
+	}
+	if spec.ClientSecret != "" {
+		spec.ClientSecret = Sealed
+	}
+	return document("connector", c.Name, c.Revision, spec, nil)
+}
+
+func (k connectors) get(ctx context.Context, name string) (authrpc.Resource, error) {
+	c, err := k.cfg.Vault.Connector(ctx, name)
+	if err != nil {
+		return authrpc.Resource{}, err
+	}
+	return k.document(c)
+}
+
+// list gives a page of all connectors: a cluster has a handful.
+func (k connectors) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
+	all, err := k.cfg.Vault.Connectors(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	from := sort.Search(len(all), func(i int) bool { return all[i].Name > p.After })
+	for _, c := range all[from:] {
+		if len(out) == p.Limit {
+			return out, out[len(out)-1].Metadata.Name, nil
+		}
+		r, err := k.document(c)
+		if err != nil {
+			return nil, "", err
+		}
+		out = append(out, r)
+	}
+	return out, "", nil
+}
+
+func (k connectors) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+	name := r.Metadata.Name
+	if err := identity.CheckWord("connector", name); err != nil {
+		return out, invalidName("connector", err)
+	}
+	if err := by.mayVouch(); err != nil {
+		return out, err
+	}
+	var spec oidc.Spec
+	if err := readSpec(r, &spec); err != nil {
+		return out, err
+	}
+	old, err := k.cfg.Vault.Connector(ctx, name)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return out, err
+	}
+	if err := checkRevision(r.Metadata.Revision, old.Revision); err != nil {
+		return out, err
+	}
+	if spec.ClientSecret == Sealed {
+		if err := sameProvider(old, spec); err != nil {
+			return out, err
+		}
+		spec.ClientSecret = old.Secret
+	}
+	next, err := spec.Record()
+	if err != nil {
+		return out, err
+	}
+	old.Name = name
+	if err := k.cfg.Vault.PutConnector(ctx, old, next, by.event(events.ResourceApplied, access.Connectors, name)); err != nil {
+		return out, err
+	}
+	out.Created, out.Note = old.Revision == 0, unknownRoles(by.policy, spec)
+	out.Resource, err = k.get(ctx, name)
+	return out, err
+}
+
+// sameProvider refuses to send a secret that nobody typed to another provider than the one it was made for.
+func sameProvider(old state.KeptConnector, next oidc.Spec) error {
+	const remedy = "write the client_secret itself"
+	if old.Revision == 0 || old.Secret == "" {
+		return fault.New(fault.Invalid, "resources.Apply", "spec.client_secret: "+Sealed+" stands for a secret that is kept, and there is none", remedy)
+	}
+	was, err := oidc.ReadRecord(old.Connector)
+	if err != nil {
+		return err
+	}
+	if was.Issuer != next.Issuer || was.ClientID != next.ClientID {
+		return fault.New(fault.Invalid, "resources.Apply", "spec.client_secret: the kept secret belongs to another issuer or client_id", remedy)
+	}
+	return nil
+}
+
+func unknownRoles(p access.Policy, spec oidc.Spec) string {
+	for _, rule := range spec.Roles {
+		for _, role := range rule.Roles {
+			if _, known := p[role]; !known {
+				return fmt.Sprintf("there is no role %s yet; until there is, it gives nothing", role)
+			}
+		}
+	}
+	return ""
+}
+
+func (k connectors) remove(ctx context.Context, by caller, name string) error {
+	old, err := k.cfg.Vault.Connector(ctx, name)
+	if err != nil {
+		return err
+	}
+	return k.cfg.Vault.RemoveConnector(ctx, old, by.event(events.ResourceRemoved, access.Connectors, name))
+}
