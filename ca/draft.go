@@ -85,6 +85,10 @@ func (d *draft) draftSSH(r Request) *ssh.Certificate {
 
 // draftX509 lays out the X.509 certificate (RFC 5280).
 func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
+	value, err := identity.X509Value(d.encoded)
+	if err != nil {
+		return nil, refuse(fmt.Errorf("the identity cannot be encoded: %w", err), askAdmin)
+	}
 	uri, err := url.Parse(d.id.URI())
 	if err != nil {
 		return nil, refuse(fmt.Errorf("the identity gives no URI: %w", err), askAdmin)
@@ -94,7 +98,7 @@ func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
 		NotBefore: d.from, NotAfter: d.until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usages(d.profile), BasicConstraintsValid: true,
 		URIs:            []*url.URL{uri},
-		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: d.encoded}},
+		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: value}},
 	}
 	// The common name is for people's eyes; no verifier of ours reads it. A name too long for it is left out, never cut.
 	if len(d.id.Name) <= maxCN {

@@ -128,7 +128,8 @@ func lintX509Names(d *draft) error {
 	if len(t.URIs) != 1 || t.URIs[0].String() != d.id.URI() {
 		return errors.New("it does not have the identity's URI as its one URI")
 	}
-	if len(t.ExtraExtensions) != 1 || !t.ExtraExtensions[0].Id.Equal(identity.X509Extension) || !bytes.Equal(t.ExtraExtensions[0].Value, d.encoded) {
+	want, err := identity.X509Value(d.encoded)
+	if err != nil || len(t.ExtraExtensions) != 1 || !t.ExtraExtensions[0].Id.Equal(identity.X509Extension) || !bytes.Equal(t.ExtraExtensions[0].Value, want) {
 		return errors.New("it does not have the identity as its one private extension")
 	}
 	if len(t.EmailAddresses) != 0 || (d.profile == User && len(t.DNSNames)+len(t.IPAddresses) != 0) {

@@ -34,7 +34,7 @@ func claimsUser(chain []*x509.Certificate) bool {
 	}
 	for _, e := range chain[0].Extensions {
 		if e.Id.Equal(X509Extension) {
-			id, err := decode(e.Value)
+			id, err := decodeX509(e.Value)
 			return err == nil && id.Kind == User
 		}
 	}

@@ -124,6 +124,23 @@ func VerifyX509(chain []*x509.Certificate, cluster string, roots *x509.CertPool,
 	return readLeaf(leaf, cluster, kinds)
 }
 
+// X509Value gives the extension's value for an encoded identity: a DER UTF8String (RFC 5280 section 4.2 asks for DER).
+func X509Value(encoded []byte) ([]byte, error) {
+	return asn1.MarshalWithParams(string(encoded), "utf8")
+}
+
+func decodeX509(value []byte) (Identity, error) {
+	if len(value) > MaxBytes+8 {
+		return Identity{}, fmt.Errorf("identity extension is %d bytes, more than %d", len(value), MaxBytes)
+	}
+	var text string
+	rest, err := asn1.UnmarshalWithParams(value, &text, "utf8")
+	if err != nil || len(rest) != 0 {
+		return Identity{}, fmt.Errorf("identity extension is not one DER text")
+	}
+	return decode([]byte(text))
+}
+
 // maxChain bounds what a peer may present: leaf, a few authorities of a rotation, and the root.
 const maxChain = 8
 
@@ -149,7 +166,7 @@ func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error
 	if raw == nil {
 		return Peer{}, fmt.Errorf("certificate carries no identity")
 	}
-	id, err := decode(raw)
+	id, err := decodeX509(raw)
 	if err != nil {
 		return Peer{}, err
 	}

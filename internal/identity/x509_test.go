@@ -78,7 +78,7 @@ func leafOf(t testing.TB, id identity.Identity) *x509.Certificate {
 	}
 	return &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: noon.Add(-identity.Skew), NotAfter: noon.Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true, URIs: []*url.URL{u},
-		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: []byte(encode(t, id))}}}
+		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: encodeX509(t, id)}}}
 }
 
 // trees are the cluster's two, and a foreign one.
@@ -194,7 +194,7 @@ func TestVerifyX509Refuses(t *testing.T) {
 func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
 	tr := newTrees(t)
 	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
-	leaf.Extensions = append(leaf.Extensions, pkix.Extension{Id: identity.X509Extension, Value: []byte(encode(t, node()))}) // x509 parses no such certificate
+	leaf.Extensions = append(leaf.Extensions, pkix.Extension{Id: identity.X509Extension, Value: encodeX509(t, node())}) // x509 parses no such certificate
 	_, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root), x509.ExtKeyUsageClientAuth, noon, identity.Node)
 	if err == nil || !strings.Contains(err.Error(), "two identities") {
 		t.Errorf("got %v, want a refusal of two identities", err)
@@ -324,4 +324,33 @@ func FuzzVerifyX509(f *testing.F) {
 			t.Errorf("got %+v of %q, want a node of the cluster with its own URI", p, uri)
 		}
 	})
+}
+
+func encodeX509(t testing.TB, id identity.Identity) []byte {
+	t.Helper()
+	b, err := identity.X509Value([]byte(encode(t, id)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestAnIdentityThatIsNoSingleDERTextIsRefused(t *testing.T) {
+	good := encodeX509(t, node())
+	tr := newTrees(t)
+	verify := func(value []byte) error {
+		leaf := leafOf(t, node())
+		leaf.ExtraExtensions[0].Value = value
+		chain := []*x509.Certificate{create(t, leaf, tr.services, newKey(t, elliptic.P256())), tr.services.cert}
+		_, err := tr.trust().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node)
+		return err
+	}
+	for name, value := range map[string][]byte{"bare JSON": []byte(encode(t, node())), "something behind": append(slices.Clone(good), 0), "cut": good[:len(good)-1]} {
+		if err := verify(value); err == nil {
+			t.Errorf("%s: got it accepted, want a refusal", name)
+		}
+	}
+	if err := verify(good); err != nil {
+		t.Errorf("got %v, want the DER text accepted", err)
+	}
 }

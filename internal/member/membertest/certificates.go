@@ -50,6 +50,8 @@ func (c *Cluster) certificate(id identity.Identity, by authority, use []x509.Ext
 	id.Expires = now.Add(time.Hour).Truncate(time.Second).UTC()
 	text, err := id.Encode()
 	c.must(err)
+	text, err = identity.X509Value(text)
+	c.must(err)
 	uri, err := url.Parse(id.URI())
 	c.must(err)
 	tmpl := &x509.Certificate{SerialNumber: c.next(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,

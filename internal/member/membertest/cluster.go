@@ -193,6 +193,8 @@ func (c *Cluster) serviceCert(id identity.Identity, pub crypto.PublicKey) [][]by
 	id.Expires = now.Add(life).Truncate(time.Second).UTC()
 	text, err := id.Encode()
 	c.must(err)
+	text, err = identity.X509Value(text)
+	c.must(err)
 	uri, err := url.Parse(id.URI())
 	c.must(err)
 	tmpl := &x509.Certificate{SerialNumber: c.next(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,
