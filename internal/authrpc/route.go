@@ -13,6 +13,7 @@ import (
 const (
 	MaxBodyBytes     = 256 << 10 // of a request
 	MaxAnonymousBody = 16 << 10  // of a request without a client certificate
+	MaxReportBytes   = 16 << 20  // of a proxy's report: some 20,000 nodes
 	MaxAnswerBytes   = 8 << 20   // of a response, or of one message of a stream
 )
 
@@ -26,6 +27,8 @@ type Route[Req, Res any] struct {
 	Callers []identity.Kind
 	// Expired lets a machine whose certificate has ended call: only renewal does, because the TLS handshake proved the key.
 	Expired bool
+	// MaxBody bounds the request's body in bytes. Zero means MaxBodyBytes, or MaxAnonymousBody for a caller without a certificate.
+	MaxBody int64
 	// Stream: the response is a sequence of Res, one JSON value a line, until either side ends it.
 	Stream bool
 }
@@ -48,7 +51,7 @@ var (
 	Renew       = Route[RenewRequest, RenewResponse]{Name: "renew", Callers: callers(identity.Node, identity.Proxy), Expired: true}
 	WatchRules  = Route[WatchRulesRequest, RulesUpdate]{Name: "rules/watch", Callers: callers(identity.Proxy), Stream: true}
 	GetRules    = Route[WatchRulesRequest, RulesUpdate]{Name: "rules/get", Callers: callers(identity.Proxy, identity.Node)}
-	ReportNodes = Route[ReportNodesRequest, ReportNodesResponse]{Name: "nodes/report", Callers: callers(identity.Proxy)}
+	ReportNodes = Route[ReportNodesRequest, ReportNodesResponse]{Name: "nodes/report", Callers: callers(identity.Proxy), MaxBody: MaxReportBytes}
 	LocateNode  = Route[LocateNodeRequest, LocateNodeResponse]{Name: "nodes/locate", Callers: callers(identity.Proxy)}
 	SendEvents  = Route[SendEventsRequest, SendEventsResponse]{Name: "events/send", Callers: callers(identity.Node, identity.Proxy)}
 

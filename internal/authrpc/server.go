@@ -42,7 +42,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 func Handle[Req, Res any](s *Server, r Route[Req, Res], fn func(context.Context, Caller, Req) (Res, error)) {
 	s.handle(r.Name, r.Path(), r.Callers, r.Expired, func(w http.ResponseWriter, hr *http.Request, c Caller) error {
 		var req Req
-		if err := readBody(w, hr, c, &req); err != nil {
+		if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
 			return err
 		}
 		res, err := fn(hr.Context(), c, req)
@@ -58,7 +58,7 @@ func Handle[Req, Res any](s *Server, r Route[Req, Res], fn func(context.Context,
 func HandleStream[Req, Res any](s *Server, r Route[Req, Res], fn func(ctx context.Context, c Caller, req Req, send func(Res) error) error) {
 	s.handle(r.Name, r.Path(), r.Callers, r.Expired, func(w http.ResponseWriter, hr *http.Request, c Caller) error {
 		var req Req
-		if err := readBody(w, hr, c, &req); err != nil {
+		if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
 			return err
 		}
 		flush := http.NewResponseController(w)
@@ -121,8 +121,10 @@ func callerName(c Caller) string {
 	return c.Identity.String()
 }
 
-func readBody(w http.ResponseWriter, r *http.Request, c Caller, into any) error {
-	limit := int64(MaxBodyBytes)
+func readBody(w http.ResponseWriter, r *http.Request, c Caller, limit int64, into any) error {
+	if limit == 0 {
+		limit = MaxBodyBytes
+	}
 	if c.Kind == Anonymous {
 		limit = MaxAnonymousBody
 	}
