@@ -50,8 +50,8 @@ fuzz: ## run each fuzz target for FUZZTIME (10s)
 		echo "$$(dirname $$file) $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)"; \
 	done
 
-bench: ## run every benchmark
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+bench: build ## run every benchmark, side by side with OpenSSH where there is a peer
+	$(GO) test -tags integration -run '^$$' -bench . -benchmem -timeout 30m ./...
 
 clean: ## remove what was built
 	rm -rf bin
