@@ -114,7 +114,7 @@ func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser,
 func (c *Client) unreachable(path string, err error) error {
 	var pin *identity.PinError
 	var old *identity.ExpiredError
-	var alert tls.AlertError
+	var alert *net.OpError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
@@ -122,8 +122,8 @@ func (c *Client) unreachable(path string, err error) error {
 		return fault.Wrap(err, fault.Denied, path, pin.Error(), "check the address and the pin; if the cluster is new, log in with its new pin")
 	case errors.As(err, &old):
 		return fault.Wrap(err, fault.Expired, path, "the server's "+old.Error(), "set this machine's clock, or ask an administrator to look at auth")
-	case errors.As(err, &alert):
-		return fault.Wrap(err, fault.Unauthenticated, path, "the server refused this certificate ("+alert.Error()+")", "run: tsh login")
+	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the peer
+		return fault.Wrap(err, fault.Unauthenticated, path, "the server refused this certificate ("+alert.Err.Error()+")", "run: tsh login")
 	}
 	return fault.Wrap(err, fault.Unavailable, path, "auth cannot be reached at "+c.addr+": "+rootCause(err), "check the address and the network, then try again")
 }
