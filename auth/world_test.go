@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +34,16 @@ type world struct {
 	auth *Server
 	addr string
 	stop func() error
-	now  func() time.Time
+	past atomic.Int64 // ns that the clock of auth and of everyone else is ahead of the machine's
+}
+
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.past.Load())) }
+
+// pass lets time go by, and auth renew its own certificate as it would have meanwhile.
+func (w *world) pass(d time.Duration) {
+	w.t.Helper()
+	w.past.Add(int64(d))
+	w.must(w.auth.renew(w.t.Context(), w.auth.house))
 }
 
 func bootstrapText(dir string) []byte {
@@ -72,12 +82,12 @@ spec:
 // start gives birth to a cluster, or with birth nil opens the one in dir.
 func start(t *testing.T, dir string, birth []byte, adjust ...func(*Config, *raftstore.Config)) *world {
 	t.Helper()
-	w := &world{t: t, dir: dir, now: time.Now}
+	w := &world{t: t, dir: dir}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	w.must(err)
 	w.addr = ln.Addr().String()
 	cfg := Config{Dir: filepath.Join(dir, "auth"), Listener: ln, Bootstrap: birth, BootstrapName: "cluster.yaml", ReplicaID: "auth-1", Version: "test",
-		Log: slog.New(slog.DiscardHandler)}
+		Log: slog.New(slog.DiscardHandler), Now: w.now}
 	for _, a := range adjust {
 		a(&cfg, &raftstore.Config{})
 	}
@@ -172,7 +182,7 @@ func (w *world) client(cert *tls.Certificate) *authrpc.Client {
 // user is a client of a person with the roles.
 func (w *world) user(name string, roles ...string) *authrpc.Client {
 	w.t.Helper()
-	return w.client(w.sign(ca.Request{Profile: ca.User, Identity: person(w.auth.Cluster(), name, roles...)}, newKey(w.t), time.Now()))
+	return w.client(w.sign(ca.Request{Profile: ca.User, Identity: person(w.auth.Cluster(), name, roles...)}, newKey(w.t), w.now()))
 }
 
 // machine is one that has joined.

@@ -1,0 +1,36 @@
+// Package statetest gives tests of auth's rooms a cluster's state, on a real store, without the keys of a cluster.
+package statetest
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/raftstore/raftstoretest"
+)
+
+// Cluster is the name of the cluster.
+const Cluster = "example.com"
+
+// Born opens a store and gives birth to a cluster with the roles.
+func Born(t testing.TB, roles ...access.Role) (*state.State, *state.Vault) {
+	t.Helper()
+	st := state.New(raftstoretest.Open(t))
+	vault := state.NewVault(st, keyringtest.Seal(t))
+	err := vault.GiveBirth(t.Context(), state.Birth{
+		Cluster: state.Cluster{Name: Cluster, Seal: "file:///seal.key", Born: time.Now().UTC()}, Keyring: json.RawMessage(`{}`), Roles: roles,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st, vault
+}
+
+// Person is someone who logged in with the roles.
+func Person(name string, roles ...string) identity.Identity {
+	return identity.Identity{Kind: identity.User, Cluster: Cluster, Name: name, Connector: "corp", Subject: "sub-" + name, LoginID: "login-1", Roles: roles}
+}
