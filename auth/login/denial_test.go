@@ -196,6 +196,22 @@ func TestAttemptsOpenOnlyAtTheirStageInTheirTimeAndUnaltered(t *testing.T) {
 	})
 }
 
+func TestAttemptsGoOnAtAnotherReplicaButNotAtAnotherCluster(t *testing.T) {
+	l := newLobby(t)
+	req := l.begun(newClient(t))
+	_, err := l.replica(8).Identify(t.Context(), door, req)
+	l.wants(err, fault.Invalid, "of this cluster")
+	if _, err := l.replica(7).Identify(t.Context(), door, req); err != nil {
+		t.Errorf("got %v at another replica, want it to go on", err)
+	}
+}
+
+func TestAMachineWithoutItsPartsIsRefused(t *testing.T) {
+	if _, err := login.New(login.Config{}); !fault.Is(err, fault.Internal) {
+		t.Errorf("got %v, want it refused", err)
+	}
+}
+
 func TestAttemptsFitACookieAndShowNothing(t *testing.T) {
 	l := newLobby(t)
 	c := newClient(t)
@@ -240,7 +256,8 @@ func TestWrongCodesMayBeCorrectedUntilTheLockOut(t *testing.T) {
 	}
 	l.pass(time.Minute)
 	for range 4 {
-		_, err = l.prove(i.Attempt, wrong)
+		_, err := l.prove(i.Attempt, wrong)
+		l.wants(err, fault.Denied, "wrong")
 	}
 	_, err = l.prove(i.Attempt, wrong)
 	l.wants(err, fault.Exhausted, "try again in 30s")

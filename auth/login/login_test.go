@@ -97,11 +97,18 @@ func newLobby(t *testing.T) *lobby {
 			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"}}})
 	l.must(err)
 	l.connect("corp")
+	l.Service = l.replica(7)
+	return l
+}
+
+// replica makes a login machine over the lobby's store, with a key of the one byte.
+func (l *lobby) replica(key byte) *login.Service {
+	l.t.Helper()
 	providers, err := oidc.New(oidc.Config{Source: l.vault, Now: l.clock})
 	l.must(err)
 	factor, err := totp.New(totp.Config{Store: l.vault, Issuer: cluster, Now: l.clock})
 	l.must(err)
-	l.Service, err = login.New(login.Config{Cluster: cluster, Key: bytes.Repeat([]byte{7}, 32), Providers: providers, Factor: factor, Store: s, Now: l.clock,
+	s, err := login.New(login.Config{Cluster: cluster, Key: bytes.Repeat([]byte{key}, 32), Providers: providers, Factor: factor, Store: l.state, Now: l.clock,
 		Log: slog.New(slog.NewTextHandler(&l.log, nil)),
 		AllowedOrigin: func(by identity.Identity, o string) error {
 			if by.Name != door.Name || o != origin {
@@ -110,7 +117,7 @@ func newLobby(t *testing.T) *lobby {
 			return nil
 		}})
 	l.must(err)
-	return l
+	return s
 }
 
 func (l *lobby) must(err error) {

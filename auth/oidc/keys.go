@@ -33,13 +33,16 @@ type keySet struct {
 	client *http.Client
 	now    func() time.Time
 
+	turn chan struct{} // holds a token while somebody fetches
+
 	mu    sync.Mutex // guards what follows; not held while fetching
 	limit *rate.Limiter
 	keys  []jose.JSONWebKey
+	age   int // counts fetches that succeeded
 }
 
 func newKeySet(url string, algs []string, client *http.Client, now func() time.Time) *keySet {
-	k := &keySet{url: url, client: client, now: now, limit: rate.NewLimiter(rate.Every(keyEvery), keyBurst)}
+	k := &keySet{url: url, client: client, now: now, turn: make(chan struct{}, 1), limit: rate.NewLimiter(rate.Every(keyEvery), keyBurst)}
 	for _, a := range algs {
 		k.algs = append(k.algs, jose.SignatureAlgorithm(a))
 	}
@@ -56,11 +59,11 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 		return nil, fmt.Errorf("the token has %d signatures", len(jws.Signatures))
 	}
 	header := jws.Signatures[0].Protected
-	if payload, ok := verify(jws, header, k.known()); ok {
+	keys, age := k.known()
+	if payload, ok := verify(jws, header, keys); ok {
 		return payload, nil
 	}
-	keys, err := k.fetch(ctx)
-	if err != nil {
+	if keys, err = k.newer(ctx, age); err != nil {
 		return nil, err
 	}
 	if payload, ok := verify(jws, header, keys); ok {
@@ -95,10 +98,24 @@ func verify(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebK
 	return nil, false
 }
 
-func (k *keySet) known() []jose.JSONWebKey {
+func (k *keySet) known() (keys []jose.JSONWebKey, age int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.keys
+	return k.keys, k.age
+}
+
+// newer returns keys fetched after those of the age. Of many logins that meet a new key at once, one fetches and all use what it got.
+func (k *keySet) newer(ctx context.Context, than int) ([]jose.JSONWebKey, error) {
+	select {
+	case k.turn <- struct{}{}:
+		defer func() { <-k.turn }()
+	case <-ctx.Done():
+		return nil, &fetchError{ctx.Err()}
+	}
+	if keys, age := k.known(); age > than {
+		return keys, nil
+	}
+	return k.fetch(ctx)
 }
 
 func (k *keySet) mayFetch() bool {
@@ -131,6 +148,7 @@ func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.keys = keys
+	k.age++
 	return keys, nil
 }
 

@@ -311,6 +311,28 @@ func TestKeyRotationIsFollowed(t *testing.T) {
 	}
 }
 
+func TestManyWhoMeetANewKeyAtOnceFetchItOnce(t *testing.T) {
+	h := newHouse(t, "ES256")
+	const people = 12
+	var flows [people]oidc.Flow
+	var returns [people]oidc.Return
+	for i := range people {
+		flows[i], returns[i] = h.signIn(t)
+	}
+	var all sync.WaitGroup
+	for i := range people {
+		all.Go(func() {
+			if _, err := h.Vouch(t.Context(), flows[i], returns[i]); err != nil {
+				t.Errorf("person %d: got %v, want success", i, err)
+			}
+		})
+	}
+	all.Wait()
+	if got := h.Seen().KeyFetches; got != 1 {
+		t.Errorf("got %d fetches, want 1", got)
+	}
+}
+
 func TestUnknownKeyIDsCauseFewFetches(t *testing.T) {
 	h := newHouse(t, "ES256")
 	h.Misbehave(oidctest.Faults{Signature: oidctest.UnknownKey})
