@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // completionTime is how long a person pressing Tab waits for names.
@@ -74,8 +75,8 @@ func (a *app) nodeNames(ctx context.Context) []string {
 	}
 	var out []string
 	for _, n := range nodes {
-		if len(n.Logins) > 0 {
-			out = append(out, clean(n.Name))
+		if len(n.Logins) > 0 && identity.CheckNodeName(n.Name) == nil { // the shell gets no other text
+			out = append(out, n.Name)
 		}
 	}
 	return out

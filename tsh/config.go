@@ -1,14 +1,17 @@
 package tsh
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
@@ -20,7 +23,7 @@ func (a *app) configCmd() *cobra.Command {
 		Args:    cobra.NoArgs,
 		Example: `  tsh config > ~/.ssh/threshold.conf     # then, at the top of ~/.ssh/config: Include threshold.conf
   ssh ubuntu@web-1.CLUSTER`,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := a.login()
 			if err != nil {
 				return err
@@ -32,17 +35,21 @@ func (a *app) configCmd() *cobra.Command {
 			if err != nil {
 				return fault.Wrap(err, fault.Internal, "", "tsh does not know where it lies", "call it by its whole path")
 			}
-			return a.writeSSHConfig(a.Stdout, p, self)
+			names, err := a.bareNames(c.Context(), p)
+			if err != nil {
+				fmt.Fprintf(a.Stderr, "tsh: auth does not answer, so nodes are known by NODE.%s alone: %s\n", p.Cluster, clean(fault.Message(err)))
+			}
+			return a.writeSSHConfig(a.Stdout, p, self, names)
 		},
 	}
 }
 
-// sshConfig has two blocks: nodes by their names in the cluster's domain, by way of tsh; and the proxy itself, so that
-// "ssh -J proxy:port login@node.cluster" goes by way of the proxy's own SSH front. The second block only adds files: the proxy's host
-// may be in use for other things.
+// sshConfig has a block for nodes by their names in the cluster's domain, by way of tsh, and one for the proxy itself and for nodes by
+// their bare names, so that "ssh -J proxy:port login@node" works by way of the proxy's own SSH front. The second block only adds keys
+// and known hosts: what a bare name means without -J stays as it was, so no node can draw connections to itself by its name.
 const sshConfig = `# Nodes of cluster %[1]s, by way of %[2]s. Written by: tsh config
 #   ssh LOGIN@NODE.%[1]s
-#   ssh -J %[2]s LOGIN@NODE.%[1]s        without tsh on the way
+#   ssh -J %[2]s LOGIN@NODE        without tsh on the way
 Host *.%[1]s
     ProxyCommand %[3]s proxy ssh --proxy %[2]s %%h
     IdentityFile %[4]s
@@ -54,22 +61,37 @@ Host *.%[1]s
 Host %[7]s
     IdentityFile %[4]s
     CertificateFile %[5]s
+    IdentitiesOnly yes
     UserKnownHostsFile %[6]s ~/.ssh/known_hosts ~/.ssh/known_hosts2
 `
 
-func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string) error {
-	command := shellQuote(self)
-	if dir := a.Getenv("TSH_HOME"); dir != "" {
-		command = "env TSH_HOME=" + shellQuote(string(mustHome(a))) + " " + command
+// maxBareNames bounds the line of names.
+const maxBareNames = 1000
+
+// bareNames lists the nodes that the person may log in to whose names have no dot: those that known_hosts has a pattern for.
+func (a *app) bareNames(ctx context.Context, p *profile.Profile) ([]string, error) {
+	nodes, err := a.nodes(ctx, p, nil)
+	if err != nil {
+		return nil, err
 	}
-	_, err := fmt.Fprintf(w, sshConfig, p.Cluster, p.Proxy, strings.ReplaceAll(command, "%", "%%"), configQuote(p.Path(profile.SSHKeyFile)),
-		configQuote(p.Path(profile.SSHCertFile)), configQuote(p.Path(profile.KnownHostsFile)), p.Host())
-	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
+	var names []string
+	for _, n := range nodes {
+		if len(n.Logins) > 0 && identity.CheckNodeName(n.Name) == nil && !strings.Contains(n.Name, ".") && len(names) < maxBareNames {
+			names = append(names, n.Name)
+		}
+	}
+	return names, nil
 }
 
-func mustHome(a *app) profile.Home {
-	h, _ := a.home() // the profile was found in it
-	return h
+func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names []string) error {
+	command := shellQuote(self)
+	if a.Getenv("TSH_HOME") != "" {
+		command = "env TSH_HOME=" + shellQuote(filepath.Dir(p.Dir)) + " " + command
+	}
+	hosts := strings.Join(append([]string{p.Host()}, names...), " ")
+	_, err := fmt.Fprintf(w, sshConfig, p.Cluster, p.Proxy, strings.ReplaceAll(command, "%", "%%"), configQuote(p.Path(profile.SSHKeyFile)),
+		configQuote(p.Path(profile.SSHCertFile)), configQuote(p.Path(profile.KnownHostsFile)), hosts)
+	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
 }
 
 // shellQuote makes one word for sh, which runs a ProxyCommand.

@@ -79,17 +79,13 @@ func (a *app) connect(ctx context.Context, p *profile.Profile, d destinationOf) 
 		name = n.Name
 	}
 	client, err := a.connectTo(ctx, p, login, name)
-	if !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Unavailable) {
-		return client, err
+	if err == nil {
+		return client, nil
 	}
-	n, why := a.resolve(ctx, p, name)
-	switch {
-	case why != nil && fault.Is(err, fault.NotFound), fault.Is(why, fault.Unavailable) && n.Name != "":
-		return nil, why // it says more: which names there are, or since when the node is away
-	case why != nil || n.Name == name || n.Name+"."+p.Cluster == name:
+	if name, err = a.meant(ctx, p, name, err); err != nil {
 		return nil, err
 	}
-	return a.connectTo(ctx, p, login, n.Name)
+	return a.connectTo(ctx, p, login, name)
 }
 
 // chooseLogin decides whom to be where no user@ is given: the only login, or the local user's name if it is among them.

@@ -91,12 +91,19 @@ func refusal(addr string, err error) error {
 	var remote *net.OpError
 	switch {
 	case errors.As(err, &f):
-		return f
+		return &refusedError{f}
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return tlsFault(addr, err) // TLS 1.3 refuses a client certificate after the handshake
 	}
 	return nil
 }
+
+// refusedError is the proxy's answer to a dial request, told apart from a proxy that gave none.
+type refusedError struct{ fault *fault.Error }
+
+func (e *refusedError) Error() string { return e.fault.Error() }
+
+func (e *refusedError) Unwrap() error { return e.fault }
 
 // CloseWrite tells the node that no more comes; what it still sends can be read.
 func (c *nodeConn) CloseWrite() error {

@@ -110,6 +110,7 @@ func checkUsage(c *cobra.Command) {
 	}
 }
 
+// usage is a command that was typed wrongly.
 func usage(c *cobra.Command, err error) error {
 	return fault.New(fault.Invalid, "", err.Error(), "see: "+c.CommandPath()+" --help")
 }

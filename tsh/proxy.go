@@ -59,15 +59,12 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Canceled
-	case fault.Is(conn.refused, fault.NotFound):
-		if n, why := a.resolve(ctx, p, name); why != nil {
-			return why
-		} else if n.Name != name {
-			return fault.New(fault.NotFound, "", "there is no node "+name, "its whole name is "+n.Name+"; use "+n.Name+"."+p.Cluster)
-		}
-		return conn.refused
 	case conn.refused != nil:
-		return conn.refused
+		n, why := a.meant(ctx, p, name, conn.refused)
+		if why == nil {
+			why = fault.New(fault.NotFound, "", "there is no node "+name, "its whole name is "+n+"; use "+n+"."+p.Cluster)
+		}
+		return why
 	case err != nil && !errors.Is(err, io.EOF):
 		return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+name+" broke off: "+clean(err.Error()), "connect again")
 	}

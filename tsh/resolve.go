@@ -2,6 +2,7 @@ package tsh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -34,6 +35,23 @@ func (a *app) resolve(ctx context.Context, p *profile.Profile, name string) (aut
 		return authrpc.NodeInfo{}, err
 	}
 	return pick(resp.Nodes, name, p.Cluster, a.Now())
+}
+
+// meant finds, after the proxy refused a name, the whole name that was meant. Where there is none it returns the refusal, or what says
+// more: which names there are, or since when the node is away.
+func (a *app) meant(ctx context.Context, p *profile.Profile, name string, refused error) (string, error) {
+	var by *refusedError
+	if !errors.As(refused, &by) || by.fault.Kind != fault.NotFound && by.fault.Kind != fault.Unavailable {
+		return "", refused
+	}
+	n, err := a.resolve(ctx, p, name)
+	switch {
+	case n.Name != "" && err != nil, fault.Is(err, fault.NotFound), fault.Is(err, fault.Conflict):
+		return "", err
+	case err != nil || n.Name == name || n.Name+"."+p.Cluster == name:
+		return "", refused
+	}
+	return n.Name, nil
 }
 
 // maxAmbiguous bounds how many names an error lists.

@@ -213,7 +213,8 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 	if err != nil {
 		return authrpc.Resource{}, config.Faults{doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources))}
 	}
-	r := authrpc.Resource{Kind: singular(kind), Version: doc.Version, Metadata: authrpc.Metadata{Name: doc.Metadata.Name, Labels: doc.Metadata.Labels}}
+	r := authrpc.Resource{Kind: singular(kind), Version: doc.Version,
+		Metadata: authrpc.Metadata{Name: doc.Metadata.Name, Labels: doc.Metadata.Labels, Revision: doc.Metadata.Revision}}
 	if kind == access.Roles {
 		var role access.Role
 		if err := doc.Spec(&role); err != nil {

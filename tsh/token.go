@@ -1,8 +1,6 @@
 package tsh
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -18,6 +16,7 @@ import (
 // Life of a join token.
 const (
 	defaultTokenTTL = 30 * time.Minute
+	minTokenTTL     = time.Second
 	maxTokenTTL     = 30 * time.Minute
 )
 
@@ -58,8 +57,8 @@ func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resour
 	if kind != string(identity.Node) && kind != string(identity.Proxy) {
 		return r, fault.New(fault.Invalid, "", fmt.Sprintf("--kind=%s is no kind of machine that joins by token", kind), "use node or proxy")
 	}
-	if ttl < time.Minute || ttl > maxTokenTTL {
-		return r, fault.New(fault.Invalid, "", fmt.Sprintf("--ttl=%s is not between 1m and %s", ttl, maxTokenTTL), "choose a time in between")
+	if ttl < minTokenTTL || ttl > maxTokenTTL {
+		return r, fault.New(fault.Invalid, "", fmt.Sprintf("--ttl=%s is not between %s and %s", ttl, minTokenTTL, maxTokenTTL), "choose a time in between")
 	}
 	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
 	if len(labels) > 0 {
@@ -70,24 +69,19 @@ func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resour
 			return r, fault.Wrap(err, fault.Invalid, "", err.Error(), "write --label KEY=VALUE, as --label env=prod")
 		}
 	}
-	var id [4]byte
-	_, _ = rand.Read(id[:]) // crypto/rand never fails since Go 1.24
-	r = authrpc.Resource{Kind: "token", Version: "v1", Metadata: authrpc.Metadata{Name: kind + "-" + hex.EncodeToString(id[:])}}
+	r = authrpc.Resource{Kind: "token", Version: "v1"} // auth draws the name
 	r.Spec, err = json.Marshal(spec)
 	return r, err
 }
 
-// showToken prints a join token, this once, with the command to type on the new machine. The token goes through a file or standard
-// input, never an argument: arguments show in process lists.
+// showToken prints a join token, this once, with the commands to type on the new machine. The token goes through a file, never an
+// argument: arguments show in process lists.
 func (a *app) showToken(proxy, secret string) {
-	kind := "node"
-	if t, err := authrpc.ParseToken(secret); err == nil {
-		kind = string(t.Kind)
-	}
 	fmt.Fprintf(a.Stdout, "token: %s\n", clean(secret))
-	program := "threshold-node"
-	if kind == string(identity.Proxy) {
-		program = "threshold"
+	const save = "\nNext, on the new machine, as root:\n  install -m 0600 /dev/stdin token        # paste the token, then Enter and Ctrl-D\n"
+	if t, err := authrpc.ParseToken(secret); err == nil && t.Kind == identity.Proxy {
+		fmt.Fprint(a.Stderr, save+"  threshold start --config threshold.yaml # with token_file: token in its proxy section\n")
+		return
 	}
-	fmt.Fprintf(a.Stderr, "It is shown this once, and admits one %s. %s\n", kind, fmt.Sprintf("On the new machine, put it in a file of mode 0600 that the configuration of %s names, with proxy %s.", program, proxy))
+	fmt.Fprintf(a.Stderr, save+"  threshold-node --proxy %s --data /var/lib/threshold-node --token-file token\n", proxy)
 }
