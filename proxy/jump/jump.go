@@ -70,6 +70,9 @@ func (f *Fronts) reach(ctx context.Context, who caller, name string) (net.Conn, 
 	if err := trust.Usable(now); err != nil {
 		return nil, access.Node{}, fault.Wrap(err, fault.Unavailable, "proxy.reach", err.Error(), "ask an administrator to look at the proxy's link to auth")
 	}
+	if !now.Before(who.Expires) {
+		return nil, access.Node{}, fault.New(fault.Expired, "proxy.reach", "your certificate has ended", "run: tsh login")
+	}
 	node, attached := f.find(name)
 	if attached {
 		d := access.Decide(trust.Policy, f.question(who, node, "", now))

@@ -1,0 +1,218 @@
+package jump_test
+
+import (
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/member/membertest"
+)
+
+// jumper is a stock client on the SSH front.
+type jumper struct {
+	*ssh.Client
+	settled chan struct{}
+	wait    func()
+}
+
+func (f *fronts) jump(user string, keys ...ssh.Signer) (*jumper, error) {
+	client, server := pair(f.t)
+	j := &jumper{settled: make(chan struct{}, 1)}
+	done := make(chan struct{})
+	go func() { f.ServeSSH(f.t.Context(), server, func() { j.settled <- struct{}{} }); close(done) }()
+	j.wait = func() { <-done }
+	sc, chans, reqs, err := ssh.NewClientConn(client, "", &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: hostKey(f)})
+	if err != nil {
+		client.Close()
+		<-done
+		return nil, err
+	}
+	j.Client = ssh.NewClient(sc, chans, reqs)
+	return j, nil
+}
+
+func (f *fronts) mustJump(roles ...string) *jumper {
+	f.t.Helper()
+	j, err := f.jump("anybody", f.UserSigner(f.User("alice@example.com", roles...), nil, "ubuntu"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	<-j.settled
+	return j
+}
+
+func TestSSHJumpReachesANode(t *testing.T) {
+	f := newFronts(t)
+	j := f.mustJump("ops")
+	for _, target := range []string{"web-1:22", "web-1." + membertest.Name + ":2222"} { // the port means nothing
+		c, err := j.Dial("tcp", target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write([]byte("hello"))
+		c.(interface{ CloseWrite() error }).CloseWrite()
+		if got, err := io.ReadAll(c); err != nil || string(got) != "hello" {
+			t.Errorf("got %q, %v, want hello back after the half-close", got, err)
+		}
+		c.Close()
+	}
+	if f.ways.last.By != "ssh" || f.ways.last.From != j.LocalAddr().String() {
+		t.Errorf("got header %+v, want ssh from %s", f.ways.last, j.LocalAddr())
+	}
+	j.Close()
+	j.wait()
+}
+
+func TestSSHJumpSaysWhyNot(t *testing.T) {
+	f := newFronts(t)
+	for _, tt := range []struct {
+		node   string
+		roles  []string
+		reason ssh.RejectionReason
+		says   string
+	}{
+		{"web-9", []string{"ops"}, ssh.ConnectionFailed, "no node web-9 that you may reach (see: tsh ls)"},
+		{secretNode, []string{"ops"}, ssh.ConnectionFailed, "no node vault-1 that you may reach (see: tsh ls)"},
+		{"web-2", []string{"ops"}, ssh.ConnectionFailed, "node web-2 is offline (last seen 2026-01-02T03:04:05Z)"},
+		{"web-1", []string{"viewers"}, ssh.Prohibited, "allows reaching web-1"},
+		{"169.254.169.254", []string{"ops"}, ssh.ConnectionFailed, "no node"},
+		{"127.0.0.1", []string{"ops"}, ssh.ConnectionFailed, "no node"},
+	} {
+		j := f.mustJump(tt.roles...)
+		_, err := j.Dial("tcp", tt.node+":22")
+		refused, ok := err.(*ssh.OpenChannelError)
+		if !ok || refused.Reason != tt.reason || !strings.Contains(refused.Message, tt.says) {
+			t.Errorf("%s as %v: got %v, want reason %v that says %q", tt.node, tt.roles, err, tt.reason, tt.says)
+		}
+		j.Close()
+		j.wait()
+	}
+}
+
+func TestSSHFrontOffersNothingElse(t *testing.T) {
+	f := newFronts(t)
+	j := f.mustJump("ops")
+	for _, kind := range []string{"session", "x11", "forwarded-tcpip", "auth-agent@openssh.com", "direct-streamlocal@openssh.com", "tun@openssh.com", ""} {
+		_, _, err := j.OpenChannel(kind, nil)
+		refused, ok := err.(*ssh.OpenChannelError)
+		if !ok || refused.Reason != ssh.Prohibited || !strings.Contains(refused.Message, "ssh -J") {
+			t.Errorf("channel %q: got %v, want prohibited with a hint", kind, err)
+		}
+	}
+	if _, _, err := j.OpenChannel("direct-tcpip", []byte("garbage")); err == nil {
+		t.Error("got a direct-tcpip of garbage opened, want refused")
+	}
+	for _, kind := range []string{"tcpip-forward", "cancel-tcpip-forward", "streamlocal-forward@openssh.com", "keepalive@openssh.com", "hostkeys-prove-00@openssh.com"} {
+		if ok, _, err := j.SendRequest(kind, true, nil); ok || err != nil {
+			t.Errorf("global request %s: got %v, %v, want no", kind, ok, err)
+		}
+	}
+	// On a channel to a node, too, there is nothing to ask for.
+	ch, reqs, err := j.OpenChannel("direct-tcpip", ssh.Marshal(struct {
+		Host     string
+		Port     uint32
+		FromHost string
+		FromPort uint32
+	}{"web-1", 22, "127.0.0.1", 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(reqs)
+	for _, kind := range []string{"shell", "exec", "subsystem", "env", "pty-req", "auth-agent-req@openssh.com", "x11-req"} {
+		if ok, err := ch.SendRequest(kind, true, ssh.Marshal(struct{ S string }{"sftp"})); ok || err != nil {
+			t.Errorf("channel request %s: got %v, %v, want no", kind, ok, err)
+		}
+	}
+	ch.Close()
+	j.Close()
+	j.wait()
+}
+
+func TestSSHFrontRefusesKeys(t *testing.T) {
+	f, foreign := newFronts(t), newFronts(t)
+	alice := f.User("alice@example.com", "ops")
+	plain := foreign.UserSigner(alice, nil, "ubuntu")
+	for name, key := range map[string]ssh.Signer{
+		"a certificate without principals":  f.UserSigner(alice, nil),
+		"a certificate of another cluster":  plain,
+		"a plain key":                       plainKey{f.UserSigner(alice, nil, "ubuntu")},
+		"a host certificate":                f.HostSigner("web-1"),
+		"an expired certificate":            f.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu"),
+		"a certificate pinned elsewhere":    f.UserSigner(alice, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"source-address": "192.0.2.0/24"} }, "ubuntu"),
+		"a certificate with odd options":    f.UserSigner(alice, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"force-command": "true"} }, "ubuntu"),
+		"a certificate without an identity": f.UserSigner(alice, func(c *ssh.Certificate) { c.Extensions = nil }, "ubuntu"),
+	} {
+		if j, err := f.jump("ubuntu", key); err == nil {
+			t.Errorf("%s: got in, want refused", name)
+			j.Close()
+			j.wait()
+		}
+	}
+	// One that is asked about and one that signs: identity is that of the second.
+	j, err := f.jump("root", plain, f.UserSigner(f.User("carol@example.com", "ops"), nil, "ubuntu"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Close()
+	j.wait()
+}
+
+// plainKey offers a certificate's key without the certificate.
+type plainKey struct{ ssh.Signer }
+
+func (p plainKey) PublicKey() ssh.PublicKey { return p.Signer.PublicKey().(*ssh.Certificate).Key }
+
+func TestSSHFrontCapsTries(t *testing.T) {
+	f, foreign := newFronts(t), newFronts(t)
+	var keys []ssh.Signer
+	for range 7 {
+		keys = append(keys, foreign.UserSigner(f.User("eve@example.com"), nil, "ubuntu"))
+	}
+	keys = append(keys, f.UserSigner(f.User("alice@example.com"), nil, "ubuntu")) // good, and too late
+	if j, err := f.jump("x", keys...); err == nil {
+		t.Error("got in at the eighth key, want the connection ended before")
+		j.Close()
+		j.wait()
+	}
+}
+
+func TestSSHFrontCapsChannels(t *testing.T) {
+	f := newFronts(t)
+	j := f.mustJump("ops")
+	for range 16 {
+		if _, err := j.Dial("tcp", "web-1:22"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := j.Dial("tcp", "web-1:22"); err == nil {
+		t.Error("got a 17th channel, want refused")
+	}
+	j.Close()
+	j.wait()
+}
+
+func TestSSHFrontStalls(t *testing.T) {
+	f := newFronts(t)
+	for name, first := range map[string]string{"silence": "", "half a banner": "SSH-2.0", "a banner and no more": "SSH-2.0-x\r\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := net.Pipe()
+			start := time.Now()
+			go func() {
+				if first != "" {
+					io.WriteString(client, first)
+				}
+			}()
+			go io.Copy(io.Discard, client)
+			f.ServeSSH(t.Context(), addressed{server}, func() { t.Error("got settled without a key") })
+			if took := time.Since(start); took != 10*time.Second {
+				t.Errorf("%s: got held for %s, want 10s", name, took)
+			}
+			client.Close()
+		})
+	}
+}

@@ -1,0 +1,183 @@
+package mux
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"testing"
+	"time"
+)
+
+// helloOf captures what crypto/tls sends first.
+func helloOf(t testing.TB, cfg *tls.Config) []byte {
+	t.Helper()
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() {
+		_ = tls.Client(near, cfg).Handshake()
+		near.Close()
+	}()
+	var head [recordHead]byte
+	if _, err := io.ReadFull(far, head[:]); err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, int(head[3])<<8|int(head[4]))
+	if _, err := io.ReadFull(far, body); err != nil {
+		t.Fatal(err)
+	}
+	return append(head[:], body...)
+}
+
+// cut makes one record of many.
+func cut(hello []byte, size int) []byte {
+	var out []byte
+	for body := hello[recordHead:]; len(body) > 0; {
+		n := min(size, len(body))
+		out = append(append(out, recordHandshake, 3, 1, byte(n>>8), byte(n)), body[:n]...)
+		body = body[n:]
+	}
+	return out
+}
+
+func TestHelloProtocols(t *testing.T) {
+	one := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
+	two := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}, MaxVersion: tls.VersionTLS12})
+	none := helloOf(t, &tls.Config{InsecureSkipVerify: true, ServerName: "proxy.example.com"})
+	for _, tt := range []struct {
+		name  string
+		hello []byte
+		want  []string
+	}{
+		{"one name", one, []string{"threshold-dial"}},
+		{"two names, TLS 1.2", two, []string{"h2", "http/1.1"}},
+		{"no name", none, nil},
+		{"cut into small records", cut(one, 60), []string{"threshold-dial"}},
+		{"with more behind it", append(slices.Clone(one), "early data"...), []string{"threshold-dial"}},
+	} {
+		got, err := helloProtocols(tt.hello)
+		if err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %q, %v, want %q", tt.name, got, err, tt.want)
+		}
+	}
+	for n := range len(one) {
+		if _, err := helloProtocols(one[:n]); !errors.Is(err, errMore) {
+			t.Fatalf("first %d bytes: got %v, want to be asked for more", n, err)
+		}
+	}
+}
+
+func TestHelloProtocolsRefuses(t *testing.T) {
+	good := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	other := slices.Clone(good)
+	other[recordHead] = 2 // a ServerHello
+	long := slices.Clone(good)
+	long[recordHead+1] = 2 // 128 KiB
+	broken := slices.Clone(good)
+	broken[recordHead+handshakeHead+2+32] = 200 // a session id that is too long
+	for name, b := range map[string][]byte{
+		"another record type":     {23, 3, 3, 0, 1, 0},
+		"another version":         {22, 9, 9, 0, 1, 1},
+		"an empty record":         {22, 3, 1, 0, 0},
+		"a record over 16 KiB":    {22, 3, 1, 0x40, 1},
+		"another message":         other,
+		"a length of 128 KiB":     long,
+		"lengths that disagree":   broken,
+		"one byte in each record": cut(good, 1),
+	} {
+		if got, err := helloProtocols(b); err == nil || errors.Is(err, errMore) {
+			t.Errorf("%s: got %q, %v, want it refused", name, got, err)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for _, tt := range []struct {
+		offered []string
+		want    string
+		ok      bool
+	}{
+		{nil, "", true},
+		{[]string{"h2", "http/1.1"}, "", true},
+		{[]string{"threshold-auth"}, "threshold-auth", true},
+		{[]string{"threshold-dial", "threshold-tunnel"}, "", false},
+		{[]string{"h2", "threshold-auth"}, "", false},
+		{[]string{"threshold-auth", "threshold-auth"}, "", false},
+		{[]string{"h2", "Threshold-Auth"}, "", false},
+	} {
+		got, err := choose(tt.offered)
+		if got != tt.want || (err == nil) != tt.ok {
+			t.Errorf("%q: got %q, %v, want %q, ok %v", tt.offered, got, err, tt.want, tt.ok)
+		}
+	}
+}
+
+func FuzzRecognise(f *testing.F) {
+	f.Add([]byte("SSH-2.0-OpenSSH_9.9\r\n"))
+	f.Add([]byte("GET / HTTP/1.1\r\n"))
+	f.Add([]byte{22, 3, 1, 0, 5, 1, 0, 0, 1, 3})
+	f.Add(helloOf(f, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-auth"}}))
+	f.Add(cut(helloOf(f, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}), 50))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		kind, offered, err := recognise(b)
+		if err != nil && kind == speaksSSH {
+			t.Errorf("got SSH and %v", err)
+		}
+		if err != nil || kind != speaksTLS {
+			return
+		}
+		// What is recognised stays so, whatever comes behind it.
+		kind2, again, err := recognise(append(slices.Clone(b), 0, 1, 2))
+		if err != nil || kind2 != kind || !slices.Equal(again, offered) {
+			t.Errorf("got %q, then %q, %v with more behind it", offered, again, err)
+		}
+	})
+}
+
+// dribble gives its bytes one by one.
+type dribble struct {
+	net.Conn
+	r io.Reader
+}
+
+func (d dribble) Read(b []byte) (int, error)    { return d.r.Read(b[:min(1, len(b))]) }
+func (dribble) SetReadDeadline(time.Time) error { return nil }
+
+func TestSniffGivesEverythingAgain(t *testing.T) {
+	hello := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-tunnel"}})
+	p, kind, offered, err := sniff(dribble{r: bytes.NewReader(hello)}, time.Time{})
+	if err != nil || kind != speaksTLS || !slices.Equal(offered, []string{"threshold-tunnel"}) {
+		t.Fatalf("got %v, %q, %v, want TLS for threshold-tunnel", kind, offered, err)
+	}
+	if got, _ := io.ReadAll(p); !bytes.Equal(got, hello) {
+		t.Errorf("got %d bytes again, want the %d that were peeked at", len(got), len(hello))
+	}
+}
+
+// A hello that never ends is refused at the cap, not kept.
+func TestSniffStopsAtItsCap(t *testing.T) {
+	var endless bytes.Buffer
+	endless.Write([]byte{22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff}) // 65,535 bytes are announced
+	for range 8 {
+		endless.Write(make([]byte, maxRecord-4))
+		endless.Write([]byte{22, 3, 1, 0x40, 0})
+	}
+	whole := endless.Len()
+	_, _, _, err := sniff(dribbleFast{r: &endless}, time.Time{})
+	if !errors.Is(err, errTooLong) && !errors.Is(err, errNoHello) {
+		t.Errorf("got %v, want it refused", err)
+	}
+	if read := whole - endless.Len(); read > maxHelloBytes {
+		t.Errorf("got %d bytes read, want at most %d", read, maxHelloBytes)
+	}
+}
+
+type dribbleFast struct {
+	net.Conn
+	r io.Reader
+}
+
+func (d dribbleFast) Read(b []byte) (int, error)    { return d.r.Read(b) }
+func (dribbleFast) SetReadDeadline(time.Time) error { return nil }

@@ -1,0 +1,377 @@
+package mux_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/proxy/mux"
+	"github.com/threshold-access/threshold/proxy/proxytest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// current is the rules of the moment.
+type current struct{ atomic.Pointer[rules.Trust] }
+
+func (c *current) Current() *rules.Trust { return c.Load() }
+
+// lane is an in-memory listener, so that stalls take no real time.
+type lane struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newLane() *lane { return &lane{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (l *lane) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+func (l *lane) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *lane) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (l *lane) dial() net.Conn {
+	near, far := net.Pipe()
+	l.conns <- far
+	return near
+}
+
+// served says who came to which server.
+type served struct {
+	by   string
+	peer identity.Peer
+}
+
+type port struct {
+	*proxytest.Auth
+	rules *current
+	dial  func() net.Conn
+	mux   *mux.Mux
+	came  chan served
+	stop  func() error
+}
+
+// openPort must be closed with stop.
+func openPort(t *testing.T, a *proxytest.Auth, trust *rules.Trust) *port {
+	t.Helper()
+	l := newLane()
+	p := serve(a, trust, l)
+	p.dial = l.dial
+	return p
+}
+
+func serve(a *proxytest.Auth, trust *rules.Trust, ln net.Listener) *port {
+	p := &port{Auth: a, rules: &current{}, came: make(chan served, 300)}
+	p.rules.Store(trust)
+	own, _ := a.TLSCertificate()
+	end := func(by string) func(context.Context, net.Conn, identity.Peer) {
+		return func(_ context.Context, c net.Conn, peer identity.Peer) { p.came <- served{by, peer}; c.Close() }
+	}
+	p.mux = mux.New(mux.Config{Listener: ln, Cluster: membertest.Name, AuthAddr: a.Addr(), Rules: p.rules,
+		Service: func() (*tls.Certificate, error) { return own, nil },
+		Web:     func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil },
+		ServeSSH: func(_ context.Context, c net.Conn, settled func()) {
+			settled()
+			b := make([]byte, 9)
+			_ = c.SetReadDeadline(time.Now().Add(time.Second))
+			n, _ := c.Read(b)
+			if string(b[:n]) == "SSH-panic" {
+				panic("a defect")
+			}
+			p.came <- served{by: "ssh " + string(b[:n])}
+			c.Close()
+		},
+		ServeDial: end("dial"), ServeTunnel: end("tunnel"),
+		ServeWeb: func(c net.Conn) { p.came <- served{by: "web"}; c.Close() },
+		Log:      proxytest.Log()})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.mux.Run(ctx) }()
+	p.stop = func() error { cancel(); return <-done }
+	return p
+}
+
+func open(t *testing.T, a *proxytest.Auth) *rules.Trust {
+	t.Helper()
+	trust, err := rules.Open(a.Pin(), a.Set())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return trust
+}
+
+// shake does a TLS handshake and waits for the server's word on the certificate, which TLS 1.3 gives after it.
+func (p *port) shake(cfg *tls.Config) error {
+	raw := p.dial()
+	defer raw.Close()
+	cfg.InsecureSkipVerify = true
+	tc := tls.Client(raw, cfg)
+	defer tc.Close()
+	if err := tc.Handshake(); err != nil {
+		return err
+	}
+	_, err := tc.Read(make([]byte, 1))
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) {
+		return nil
+	}
+	return err
+}
+
+func certs(c *tls.Certificate) []tls.Certificate {
+	if c == nil {
+		return nil
+	}
+	return []tls.Certificate{*c}
+}
+
+func TestWhoMayComeInByWhichDoor(t *testing.T) {
+	a, foreign := proxytest.New(t), proxytest.New(t)
+	p := openPort(t, a, open(t, a))
+	alice, node := a.User("alice@example.com", "ops"), a.Machine(identity.Node, "web-1", nil)
+	expired := func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
+	}
+	server := func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
+	user, machine := a.UserCertificate(alice, nil), a.MachineCertificate(node, nil)
+	for _, tt := range []struct {
+		name string
+		alpn []string
+		cert *tls.Certificate
+		want string // the server; empty: refused
+	}{
+		{"a user on dial", []string{"threshold-dial"}, user, "dial"},
+		{"a node on tunnel", []string{"threshold-tunnel"}, machine, "tunnel"},
+		{"a browser", []string{"h2", "http/1.1"}, nil, "web"},
+		{"curl without ALPN", nil, nil, "web"},
+		{"a browser with a user certificate", []string{"h2"}, user, "web"},
+		{"a node on dial", []string{"threshold-dial"}, machine, ""},
+		{"a user on tunnel", []string{"threshold-tunnel"}, user, ""},
+		{"a proxy on tunnel", []string{"threshold-tunnel"}, a.MachineCertificate(a.Machine(identity.Proxy, "proxy-2", nil), nil), ""},
+		{"nobody on dial", []string{"threshold-dial"}, nil, ""},
+		{"nobody on tunnel", []string{"threshold-tunnel"}, nil, ""},
+		{"an expired user", []string{"threshold-dial"}, a.UserCertificate(alice, expired), ""},
+		{"an expired node", []string{"threshold-tunnel"}, a.MachineCertificate(node, expired), ""},
+		{"a user of another cluster's authority", []string{"threshold-dial"}, foreign.UserCertificate(alice, nil), ""},
+		{"a node of another cluster's authority", []string{"threshold-tunnel"}, foreign.MachineCertificate(node, nil), ""},
+		{"a user certificate for servers", []string{"threshold-dial"}, a.UserCertificate(alice, server), ""},
+		{"two of ours", []string{"threshold-dial", "threshold-tunnel"}, user, ""},
+		{"one of ours and the web", []string{"threshold-dial", "h2"}, user, ""},
+		{"auth and the web", []string{"http/1.1", "threshold-auth"}, nil, ""},
+		{"raft", []string{"threshold-raft"}, machine, ""},
+		{"another case", []string{"THRESHOLD-DIAL"}, user, ""},
+		{"a protocol nobody speaks", []string{"smtp"}, nil, ""},
+	} {
+		err := p.shake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert)})
+		switch {
+		case tt.want == "" && err == nil:
+			t.Errorf("%s: got in, want refused", tt.name)
+		case tt.want != "" && err != nil:
+			t.Errorf("%s: got %v, want served by %s", tt.name, err, tt.want)
+		case tt.want != "":
+			got := <-p.came
+			if got.by != tt.want || got.by == "dial" && got.peer.Name != alice.Name || got.by == "tunnel" && got.peer.ID != node.ID {
+				t.Errorf("%s: got %s as %s, want %s", tt.name, got.by, got.peer, tt.want)
+			}
+		}
+	}
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case s := <-p.came:
+		t.Errorf("got %s served, want nobody else", s.by)
+	default:
+	}
+	if c := p.mux.Counters(); c.Refused.Load() != 16 || c.Dial.Load() != 1 || c.Tunnel.Load() != 1 || c.Web.Load() != 3 {
+		t.Errorf("got %v, want 16 refused, one dial, one tunnel, three web", c.LogValue())
+	}
+}
+
+// The session cache would let the client come back without showing its certificate; what it showed is checked again under new rules.
+func TestResumedSessionsAreVerifiedUnderTheRulesOfNow(t *testing.T) {
+	a, other := proxytest.New(t), proxytest.New(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // resumption deadlocks over a pipe: both sides write at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := serve(a, open(t, a), ln)
+	p.dial = func() net.Conn {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	cfg := &tls.Config{NextProtos: []string{"threshold-dial"}, Certificates: certs(a.UserCertificate(a.User("alice@example.com"), nil)),
+		ClientSessionCache: tls.NewLRUClientSessionCache(4), ServerName: "proxy"}
+	resumed := false
+	cfg.VerifyConnection = func(st tls.ConnectionState) error { resumed = st.DidResume; return nil }
+	for range 2 {
+		if err := p.shake(cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !resumed {
+		t.Error("got a full handshake the second time, want the session resumed")
+	}
+	p.rules.Store(open(t, other)) // rotated away
+	if err := p.shake(cfg); err == nil {
+		t.Error("got in with a session of an authority that is gone, want refused")
+	}
+	p.stop()
+}
+
+func TestStrangers(t *testing.T) {
+	a := proxytest.New(t)
+	p := openPort(t, a, open(t, a))
+	for name, first := range map[string][]byte{
+		"garbage":           []byte("\x00\x01\x02\x03"),
+		"a broken hello":    {22, 3, 1, 0, 4, 2, 0, 0, 0},
+		"half a banner":     []byte("SSX"),
+		"an oversize hello": append([]byte{22, 3, 1, 0x40, 0, 1, 2, 0, 0}, make([]byte, 100)...),
+	} {
+		c := p.dial()
+		go c.Write(first)
+		if b, err := io.ReadAll(c); len(b) != 0 || err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("%s: got %q, %v, want the connection closed", name, b, err)
+		}
+		c.Close()
+	}
+	c := p.dial()
+	go c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	answer := make([]byte, 1024)
+	n, _ := c.Read(answer)
+	if !bytes.Contains(answer[:n], []byte("https://")) {
+		t.Errorf("got %q for http, want to be told of https", answer[:n])
+	}
+	c.Close()
+	c = p.dial()
+	c.Write([]byte("SSH-panic"))
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("got an answer from a server that panicked")
+	}
+	c.Close()
+	c = p.dial()
+	c.Write([]byte("SSH-"))
+	if s := <-p.came; s.by != "ssh SSH-" {
+		t.Errorf("got %q, want SSH with the bytes that were peeked at", s.by)
+	}
+	c.Close()
+	p.stop()
+	if c := p.mux.Counters(); c.Refused.Load() != 4 || c.Panics.Load() != 1 || c.ClearHTTP.Load() != 1 {
+		t.Errorf("got %v, want 4 refused, one panic, one in the clear", c.LogValue())
+	}
+}
+
+// Each stage before the peer is known ends by itself.
+func TestStalls(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	hello := firstFlight(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
+	for _, tt := range []struct {
+		name  string
+		first []byte
+		after time.Duration
+		ssh   bool
+	}{
+		{"silence is taken for SSH", nil, 300*time.Millisecond + time.Second, true},
+		{"after one byte of TLS", hello[:1], 10 * time.Second, false},
+		{"in the middle of the hello", hello[:len(hello)/2], 10 * time.Second, false},
+		{"after the hello", hello, 10 * time.Second, false},
+		{"in the SSH banner", []byte("SS"), 10 * time.Second, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := openPort(t, a, trust)
+			c, start := p.dial(), time.Now()
+			if tt.first != nil {
+				c.Write(tt.first)
+			}
+			io.Copy(io.Discard, c)
+			if took := time.Since(start); took != tt.after {
+				t.Errorf("%s: got closed after %s, want %s", tt.name, took, tt.after)
+			}
+			c.Close()
+			p.stop()
+			if timedOut := p.mux.Counters().TimedOut.Load() == 1; timedOut == tt.ssh {
+				t.Errorf("%s: got timed out %v, want %v", tt.name, timedOut, !tt.ssh)
+			}
+		})
+	}
+}
+
+func firstFlight(t *testing.T, cfg *tls.Config) []byte {
+	near, far := net.Pipe()
+	defer far.Close()
+	go func() { _ = tls.Client(near, cfg).Handshake(); near.Close() }()
+	b := make([]byte, 16<<10)
+	n, err := far.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[:n]
+}
+
+func TestOneAddressCannotTakeEveryPlace(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	synctest.Test(t, func(t *testing.T) {
+		p := openPort(t, a, trust)
+		var held []net.Conn
+		for range 128 {
+			c := p.dial()
+			c.Write([]byte{22})
+			held = append(held, c)
+		}
+		c := p.dial()
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("got %v for the 129th, want it closed at once", err)
+		}
+		if got := p.mux.Counters().Crowded.Load(); got != 1 {
+			t.Errorf("got %d crowded, want 1", got)
+		}
+		for _, c := range held {
+			c.Close()
+		}
+		synctest.Wait()
+		c = p.dial()
+		c.Write([]byte("SSH-"))
+		if s := <-p.came; s.by != "ssh SSH-" {
+			t.Errorf("got %q, want to be served once there is room", s.by)
+		}
+		c.Close()
+		p.stop()
+	})
+}
+
+func TestStopClosesWhatIsPending(t *testing.T) {
+	a := proxytest.New(t)
+	p := openPort(t, a, open(t, a))
+	c := p.dial()
+	c.Write([]byte{22})
+	if err := p.stop(); err != nil {
+		t.Errorf("got %v, want a clean stop", err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("got bytes after the stop")
+	}
+}
