@@ -1,0 +1,87 @@
+package pty
+
+import (
+	"encoding/binary"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// mode is one encoded terminal mode (RFC 4254 section 8).
+type mode struct {
+	op    byte
+	value uint32
+}
+
+// maxModes bounds a request; the RFC knows about 60.
+const maxModes = 256
+
+// parseModes reads opcode and value pairs up to the end marker (0) or the first opcode without a defined argument (160 and up).
+func parseModes(b []byte) []mode {
+	var out []mode
+	for len(b) >= 5 && b[0] != 0 && b[0] < 160 && len(out) < maxModes {
+		out = append(out, mode{b[0], binary.BigEndian.Uint32(b[1:5])})
+		b = b[5:]
+	}
+	return out
+}
+
+// characters of RFC 4254 section 8 by opcode.
+var characters = map[byte]int{
+	1: unix.VINTR, 2: unix.VQUIT, 3: unix.VERASE, 4: unix.VKILL, 5: unix.VEOF, 6: unix.VEOL, 7: unix.VEOL2, 8: unix.VSTART, 9: unix.VSTOP,
+	10: unix.VSUSP, 12: unix.VREPRINT, 13: unix.VWERASE, 14: unix.VLNEXT, 18: unix.VDISCARD,
+}
+
+var inputFlags = map[byte]uint32{
+	30: unix.IGNPAR, 31: unix.PARMRK, 32: unix.INPCK, 33: unix.ISTRIP, 34: unix.INLCR, 35: unix.IGNCR, 36: unix.ICRNL, 37: unix.IUCLC,
+	38: unix.IXON, 39: unix.IXANY, 40: unix.IXOFF, 41: unix.IMAXBEL, 42: unix.IUTF8,
+}
+
+var localFlags = map[byte]uint32{
+	50: unix.ISIG, 51: unix.ICANON, 52: unix.XCASE, 53: unix.ECHO, 54: unix.ECHOE, 55: unix.ECHOK, 56: unix.ECHONL, 57: unix.NOFLSH,
+	58: unix.TOSTOP, 59: unix.IEXTEN, 60: unix.ECHOCTL, 61: unix.ECHOKE, 62: unix.PENDIN,
+}
+
+var outputFlags = map[byte]uint32{
+	70: unix.OPOST, 71: unix.OLCUC, 72: unix.ONLCR, 73: unix.OCRNL, 74: unix.ONOCR, 75: unix.ONLRET,
+}
+
+// disabled is what a client sends for a character that is switched off.
+const disabled = 255
+
+// applyModes sets what the terminal knows and passes over the rest: a client describes its own terminal, not ours.
+func applyModes(tty *os.File, modes []mode) error {
+	if len(modes) == 0 {
+		return nil
+	}
+	return control(tty, func(fd int) error {
+		tio, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		if err != nil {
+			return err
+		}
+		for _, m := range modes {
+			m.apply(tio)
+		}
+		return unix.IoctlSetTermios(fd, unix.TCSETS, tio)
+	})
+}
+
+func (m mode) apply(tio *unix.Termios) {
+	if i, ok := characters[m.op]; ok {
+		tio.Cc[i] = byte(m.value)
+		if m.value == disabled {
+			tio.Cc[i] = 0 // _POSIX_VDISABLE on Linux
+		}
+	}
+	set := func(flags *uint32, known map[byte]uint32) {
+		if bit, ok := known[m.op]; ok {
+			*flags &^= bit
+			if m.value != 0 {
+				*flags |= bit
+			}
+		}
+	}
+	set(&tio.Iflag, inputFlags)
+	set(&tio.Lflag, localFlags)
+	set(&tio.Oflag, outputFlags)
+}

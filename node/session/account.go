@@ -1,0 +1,152 @@
+package session
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Account is an operating-system account of this machine.
+type Account struct {
+	Login  identity.Login
+	UID    uint32
+	GID    uint32
+	Groups []uint32 // supplementary
+	Home   string
+	Shell  string
+}
+
+// Accounts says who can be looked up, and as whom sessions can run.
+type Accounts struct {
+	Passwd, Group string // the files; empty means /etc/passwd and /etc/group
+	UID           uint32 // of this process: 0 may become anyone, any other only itself
+}
+
+// maxLine bounds one line of the account files.
+const maxLine = 1 << 20
+
+// ThisMachine is the accounts of the machine, as this process may use them.
+func ThisMachine() Accounts { return Accounts{UID: uint32(os.Geteuid())} }
+
+// Find returns the account, or says why a session cannot run as it.
+func (a Accounts) Find(login identity.Login) (Account, error) {
+	if err := identity.CheckLogin(login); err != nil {
+		return Account{}, fault.Wrap(err, fault.Invalid, "session.Find", err.Error(), "name an account of the node")
+	}
+	acc, found, err := a.passwd(func(acc Account) bool { return acc.Login == login })
+	if err != nil {
+		return Account{}, fault.Wrap(err, fault.Internal, "session.Find", "the accounts of this node cannot be read", "ask an administrator to look at the node")
+	}
+	if !found {
+		return Account{}, fault.New(fault.NotFound, "session.Find", fmt.Sprintf("there is no account %q on this node", login),
+			"ask an administrator to make the account, or use another login")
+	}
+	if a.UID != 0 && acc.UID != a.UID {
+		return Account{}, a.notRoot(login)
+	}
+	if acc.Groups, err = a.groups(login, acc.GID); err != nil {
+		return Account{}, fault.Wrap(err, fault.Internal, "session.Find", "the groups of this node cannot be read", "ask an administrator to look at the node")
+	}
+	return acc, nil
+}
+
+func (a Accounts) notRoot(login identity.Login) error {
+	own, found, err := a.passwd(func(acc Account) bool { return acc.UID == a.UID })
+	name := string(own.Login)
+	if err != nil || !found {
+		name = "user id " + strconv.FormatUint(uint64(a.UID), 10)
+	}
+	return fault.New(fault.Denied, "session.Find", fmt.Sprintf("this node runs as %s, not as root, so it cannot start a session as %s", name, login),
+		"log in as "+name+", or ask an administrator to run the node as root")
+}
+
+// passwd returns the first account of the file that match picks (passwd(5)). Lines that are not accounts are passed over.
+func (a Accounts) passwd(match func(Account) bool) (acc Account, found bool, err error) {
+	err = lines(a.Passwd, "/etc/passwd", func(f []string) bool {
+		if len(f) != 7 {
+			return true
+		}
+		uid, err1 := strconv.ParseUint(f[2], 10, 32)
+		gid, err2 := strconv.ParseUint(f[3], 10, 32)
+		if err1 != nil || err2 != nil {
+			return true
+		}
+		acc = Account{Login: identity.Login(f[0]), UID: uint32(uid), GID: uint32(gid), Home: f[5], Shell: f[6]}
+		found = match(acc)
+		return !found
+	})
+	if acc.Shell == "" {
+		acc.Shell = "/bin/sh" // as passwd(5) says
+	}
+	if !filepath.IsAbs(acc.Home) {
+		acc.Home = "/"
+	}
+	return acc, found, err
+}
+
+// groups lists the groups that name the account as a member, with its own first (group(5)).
+func (a Accounts) groups(login identity.Login, own uint32) ([]uint32, error) {
+	out := []uint32{own}
+	err := lines(a.Group, "/etc/group", func(f []string) bool {
+		if len(f) == 4 && slices.Contains(strings.Split(f[3], ","), string(login)) {
+			if gid, err := strconv.ParseUint(f[2], 10, 32); err == nil && !slices.Contains(out, uint32(gid)) {
+				out = append(out, uint32(gid))
+			}
+		}
+		return true
+	})
+	return out, err
+}
+
+// lines calls each with the colon-separated fields of every line until it returns false.
+func lines(path, otherwise string, each func([]string) bool) error {
+	if path == "" {
+		path = otherwise
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s := bufio.NewScanner(io.Reader(f))
+	s.Buffer(nil, maxLine)
+	for s.Scan() {
+		if !each(strings.Split(s.Text(), ":")) {
+			return nil
+		}
+	}
+	return s.Err()
+}
+
+// interactive reports whether the account's shell lets anyone in. For a shell it runs and says so itself; files have no other guard.
+func (acc Account) interactive() bool {
+	switch filepath.Base(acc.Shell) {
+	case "nologin", "false", "true", "sync", "halt", "shutdown":
+		return false
+	}
+	return true
+}
+
+// become makes the attributes under which a process runs as the account. Only root can, and need, change them.
+func (a Accounts) become(acc Account) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{}
+	if a.UID == 0 {
+		attr.Credential = &syscall.Credential{Uid: acc.UID, Gid: acc.GID, Groups: acc.Groups}
+	}
+	return attr
+}
+
+// diskIsFull reports whether err says so.
+func diskIsFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

@@ -1,0 +1,48 @@
+package session
+
+import (
+	"os"
+	"syscall"
+)
+
+// Exit is how a program ended.
+type Exit struct {
+	Code       int    // when Signal is empty
+	Signal     string // RFC 4254 section 6.10, without "SIG"
+	CoreDumped bool
+	In, Out    int64 // bytes moved
+}
+
+// signals by their names in RFC 4254 section 6.10.
+var signals = map[string]syscall.Signal{
+	"ABRT": syscall.SIGABRT, "ALRM": syscall.SIGALRM, "FPE": syscall.SIGFPE, "HUP": syscall.SIGHUP, "ILL": syscall.SIGILL, "INT": syscall.SIGINT,
+	"KILL": syscall.SIGKILL, "PIPE": syscall.SIGPIPE, "QUIT": syscall.SIGQUIT, "SEGV": syscall.SIGSEGV, "TERM": syscall.SIGTERM,
+	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
+}
+
+// SignalNamed returns the signal of the name that a client sent.
+func SignalNamed(name string) (syscall.Signal, bool) {
+	s, ok := signals[name]
+	return s, ok
+}
+
+func exitOf(st *os.ProcessState, in, out int64) Exit {
+	e := Exit{In: in, Out: out, Code: 255}
+	if st == nil {
+		return e
+	}
+	ws, ok := st.Sys().(syscall.WaitStatus)
+	if !ok || !ws.Signaled() {
+		e.Code = st.ExitCode()
+		return e
+	}
+	e.CoreDumped = ws.CoreDump()
+	for name, s := range signals {
+		if s == ws.Signal() {
+			e.Signal = name
+			return e
+		}
+	}
+	e.Code = 128 + int(ws.Signal()) // a signal that SSH has no name for, told as shells do
+	return e
+}

@@ -1,0 +1,105 @@
+package sshd
+
+import (
+	"fmt"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// door is one way in which a client may ask for something on a connection that is logged in (RFC 4254): where it knocks, and the name
+// it gives.
+type door struct {
+	at   string // atGlobal, atChannel or atSession
+	name string
+}
+
+const (
+	atGlobal  = "request"
+	atChannel = "channel"
+	atSession = "session request"
+)
+
+// terms say what a door needs. The zero value opens nothing.
+type terms struct {
+	// needs is the action that a rule must allow to this login. Empty with part set: any action at all.
+	needs access.Action
+	// part says that the door is part of what another one has opened, such as a window's size.
+	part bool
+	// later says that the door stays shut in this version, whatever the rules say, and what it would be for.
+	later string
+}
+
+// doors is every door that is known. One that is not listed is shut.
+var doors = map[door]terms{
+	{atGlobal, "keepalive@openssh.com"}:                  {part: true},
+	{atGlobal, "no-more-sessions@openssh.com"}:           {part: true},
+	{atGlobal, "tcpip-forward"}:                          {needs: access.ForwardRemote, later: "remote port forwarding"},
+	{atGlobal, "cancel-tcpip-forward"}:                   {needs: access.ForwardRemote, later: "remote port forwarding"},
+	{atGlobal, "streamlocal-forward@openssh.com"}:        {needs: access.ForwardRemote, later: "remote socket forwarding"},
+	{atGlobal, "cancel-streamlocal-forward@openssh.com"}: {needs: access.ForwardRemote, later: "remote socket forwarding"},
+
+	{atChannel, "session"}:                        {part: true},
+	{atChannel, "direct-tcpip"}:                   {needs: access.ForwardLocal, later: "port forwarding"},
+	{atChannel, "direct-streamlocal@openssh.com"}: {needs: access.ForwardLocal, later: "socket forwarding"},
+
+	{atSession, "shell"}:                      {needs: access.Shell},
+	{atSession, "exec"}:                       {needs: access.Exec},
+	{atSession, "subsystem sftp"}:             {needs: access.SFTP},
+	{atSession, "pty-req"}:                    {part: true},
+	{atSession, "window-change"}:              {part: true},
+	{atSession, "signal"}:                     {part: true},
+	{atSession, "env"}:                        {part: true},
+	{atSession, "keepalive@openssh.com"}:      {part: true},
+	{atSession, "auth-agent-req@openssh.com"}: {needs: access.ForwardAgent, later: "agent forwarding"},
+}
+
+// authorize is the one place that opens doors: for every channel, global request and session request. It asks the rules of this
+// moment, at this moment's time, for the certificate that the client proved to hold.
+func (c *connection) authorize(d door) (rule string, err error) {
+	t, known := doors[d]
+	if !known || (t.needs == "" && !t.part) {
+		return "", fault.New(fault.Denied, "node", fmt.Sprintf("this node does not serve the %s %q", d.at, shown(d.name)), "use a shell, a command, sftp or scp")
+	}
+	decision, err := c.decide(t.needs)
+	if err != nil {
+		return "", err
+	}
+	if !decision.Allow {
+		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
+	}
+	if t.later != "" {
+		return decision.Rule, fault.New(fault.Denied, "node", t.later+" is not part of this version of the node", "update the node once a release has it")
+	}
+	return decision.Rule, nil
+}
+
+// decide verifies the certificate again and asks access. Without an action it asks for any.
+func (c *connection) decide(a access.Action) (access.Decision, error) {
+	trust, now, err := c.srv.trust()
+	if err != nil {
+		return access.Decision{}, err
+	}
+	who, err := identity.VerifySSHUser(c.key, trust.Cluster, trust.Authorities.UserSSH, c.conn.RemoteAddr(), now)
+	if err != nil {
+		return access.Decision{}, badCertificate(err)
+	}
+	return c.srv.decide(trust, who, c.login, a, now, address(c.visit.from)), nil
+}
+
+// shown makes a client's word fit for a person's screen.
+func shown(s string) string {
+	const limit = 64
+	out := []rune{}
+	for _, r := range s {
+		if len(out) == limit {
+			return string(out) + "…"
+		}
+		if r < ' ' || r > '~' {
+			r = '?'
+		}
+		out = append(out, r)
+	}
+	return string(out)
+}

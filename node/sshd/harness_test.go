@@ -1,0 +1,259 @@
+package sshd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/member"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/node/session"
+	"github.com/threshold-access/threshold/node/sshd"
+)
+
+func TestMain(m *testing.M) {
+	if code, is := session.Reexecuted(); is {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+// me is the account that tests run as.
+func me() string {
+	u, err := user.Current()
+	if err != nil {
+		panic(err)
+	}
+	return u.Username
+}
+
+// everything lets the role's holders do all there is, as this account.
+func everything(name string, actions ...string) access.Role {
+	if len(actions) == 0 {
+		actions = []string{"shell", "exec", "sftp", "forward-local", "forward-remote", "forward-agent"}
+	}
+	return access.Role{Name: name, Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{me()}, Actions: actions}}}
+}
+
+// rig is a server with what it needs, and a listener for its clients.
+type rig struct {
+	t       testing.TB
+	cluster *membertest.Cluster
+	member  *member.Member
+	addr    string
+	cfg     sshd.Config
+	cancel  context.CancelFunc
+
+	mu     sync.Mutex // guards what follows
+	trust  *rules.Trust
+	events []audit.Event
+	full   error // what recording fails with
+	log    bytes.Buffer
+}
+
+func (r *rig) Write(b []byte) (int, error) { r.mu.Lock(); defer r.mu.Unlock(); return r.log.Write(b) }
+
+func (r *rig) logged() string { r.mu.Lock(); defer r.mu.Unlock(); return r.log.String() }
+
+func (r *rig) record(e audit.Event) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.full != nil {
+		return r.full
+	}
+	e.ID = strings.Repeat("0", 32)
+	if err := e.Check(); err != nil {
+		r.t.Errorf("event: %v", err)
+	}
+	r.events = append(r.events, e)
+	return nil
+}
+
+func (r *rig) recorded(code audit.Code) []audit.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []audit.Event
+	for _, e := range r.events {
+		if e.Code == code {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// allow puts roles in force.
+func (r *rig) allow(roles ...access.Role) {
+	r.cluster.Allow(roles...)
+	r.setRules(r.cluster.Set())
+}
+
+func (r *rig) setRules(set rules.Set) {
+	r.t.Helper()
+	trust, err := rules.Open(r.cluster.Pin(), set)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.mu.Lock()
+	r.trust = trust
+	r.mu.Unlock()
+}
+
+func newRig(t testing.TB, change func(*sshd.Config)) *rig {
+	t.Helper()
+	c := membertest.New(t)
+	m, err := member.Enter(t.Context(), member.Config{Dir: filepath.Join(t.TempDir(), "data"), Kind: identity.Node, AuthAddr: c.Addr(), Token: c.Token(identity.Node),
+		Name: "web-1", Labels: identity.Labels{"env": "test"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, cluster: c, member: m}
+	r.allow(everything("ops"))
+	r.cfg = sshd.Config{Identity: m.Identity, Host: m.HostSigner, Record: r.record, Accounts: session.ThisMachine(), Now: time.Now,
+		Rules: func() *rules.Trust { r.mu.Lock(); defer r.mu.Unlock(); return r.trust },
+		Log:   slog.New(slog.NewTextHandler(r, nil))}
+	if change != nil {
+		change(&r.cfg)
+	}
+	r.serve()
+	return r
+}
+
+func (r *rig) serve() {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.addr = ln.Addr().String()
+	server := sshd.New(r.cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				server.Serve(ctx, conn, sshd.Via{From: conn.RemoteAddr().String(), Proxy: "proxy-1", By: "dial"})
+			})
+		}
+	})
+	r.t.Cleanup(func() { cancel(); ln.Close(); all.Wait() })
+}
+
+// signer is a certificate for this account.
+func (r *rig) signer(roles ...string) ssh.Signer {
+	if len(roles) == 0 {
+		roles = []string{"ops"}
+	}
+	return r.cluster.UserSigner(r.cluster.User("alice@example.com", roles...), nil, me())
+}
+
+// client logs in, or fails the test.
+func (r *rig) client(signers ...ssh.Signer) *ssh.Client {
+	r.t.Helper()
+	if len(signers) == 0 {
+		signers = []ssh.Signer{r.signer()}
+	}
+	c, banner, err := r.dial(me(), signers...)
+	if err != nil {
+		r.t.Fatalf("log in: %v (banner %q)", err, banner)
+	}
+	return c
+}
+
+func (r *rig) dial(login string, signers ...ssh.Signer) (c *ssh.Client, banner string, err error) {
+	var text strings.Builder
+	cfg := &ssh.ClientConfig{User: login, Auth: []ssh.AuthMethod{ssh.PublicKeys(signers...)}, Timeout: 10 * time.Second,
+		BannerCallback: func(m string) error { text.WriteString(m); return nil },
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			return identity.VerifySSHHost(key, "web-1", []ssh.PublicKey{r.cluster.HostAuthority()}, time.Now())
+		}}
+	c, err = ssh.Dial("tcp", r.addr, cfg)
+	if err == nil {
+		r.t.Cleanup(func() { c.Close() })
+	}
+	return c, text.String(), err
+}
+
+// result is how a command ended.
+type result struct {
+	out, err string
+	status   int
+	signal   string
+}
+
+// run runs one command in a session of its own.
+func run(t testing.TB, c *ssh.Client, command string, stdin string) result {
+	t.Helper()
+	s := newSession(t, c)
+	var out, errs bytes.Buffer
+	s.Stdout, s.Stderr, s.Stdin = &out, &errs, strings.NewReader(stdin)
+	return ended(t, s.Run(command), &out, &errs)
+}
+
+func ended(t testing.TB, err error, out, errs fmt.Stringer) result {
+	t.Helper()
+	r := result{out: out.String(), err: errs.String()}
+	var exit *ssh.ExitError
+	switch {
+	case errors.As(err, &exit):
+		r.status, r.signal = exit.ExitStatus(), exit.Signal()
+	case err != nil:
+		t.Fatalf("run: %v", err)
+	}
+	return r
+}
+
+func newSession(t testing.TB, c *ssh.Client) *ssh.Session {
+	t.Helper()
+	s, err := c.NewSession()
+	if err != nil {
+		t.Fatalf("open session: %v", err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// within fails the test when what it waits for does not come.
+func within[T any](t testing.TB, what string, ch <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-ch:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: nothing came for 10 s", what)
+	}
+	return v
+}
+
+// eventually polls, for facts of the operating system that nothing announces.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s: not so after 10 s", what)
+		}
+	}
+}

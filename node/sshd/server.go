@@ -1,0 +1,274 @@
+// Package sshd answers: who is this, may they, and what do they get?
+//
+// It is the SSH server at the inner end: what comes here was relayed by a proxy that can read none of it. It verifies the certificate
+// itself, decides by the signed rules itself, and has the last word. RFC 4252 (authentication) and RFC 4254 (connections).
+package sshd
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/node/session"
+)
+
+const (
+	// helloTimeout bounds the wait for the client's first offer of a key; handshakeTimeout bounds all of the handshake, in which a
+	// person may have to touch a key.
+	helloTimeout     = 10 * time.Second
+	handshakeTimeout = 30 * time.Second
+	// maxConnections and maxSessions bound what clients can make this process hold.
+	maxConnections = 1000
+	maxSessions    = 64 // on one connection
+	maxHandshakes  = 64 // not yet logged in, over all connections
+)
+
+// Config is what the server needs of its node.
+type Config struct {
+	Identity func() identity.Identity   // this node's own
+	Host     func() (ssh.Signer, error) // host key with its certificate
+	Rules    func() *rules.Trust        // of the moment; nil: none yet
+	Record   func(audit.Event) error    // returns once the event is safe on disk
+	Accounts session.Accounts
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Server serves SSH on connections that are handed to it.
+type Server struct {
+	cfg        Config
+	visits     chan struct{} // one slot for each connection
+	handshakes chan struct{}
+}
+
+// New makes a server that serves nothing yet.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, visits: make(chan struct{}, maxConnections), handshakes: make(chan struct{}, maxHandshakes)}
+}
+
+// visit is where a connection came from.
+type visit struct {
+	from    string // the client's address as the proxy saw it
+	proxy   string // its name
+	by      string // "dial" or "ssh"
+	refused bool   // the person was told why, and it is recorded
+}
+
+// Via says how a connection came.
+type Via struct {
+	From  string // the client's address and port as the proxy saw them
+	Proxy string
+	By    string
+}
+
+// Serve serves one connection, whose RemoteAddr is the client's address, until it ends or ctx does. It never panics: what goes wrong
+// on a connection ends that connection.
+func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
+	defer conn.Close()
+	v := &visit{from: via.From, proxy: via.Proxy, by: via.By}
+	defer s.rescue(v, conn)
+	select {
+	case s.visits <- struct{}{}:
+		defer func() { <-s.visits }()
+	default:
+		s.cfg.Log.Warn("too many connections", "limit", maxConnections, "from", via.From)
+		return
+	}
+	sc, chans, reqs, err := s.handshake(ctx, conn, v)
+	if err != nil {
+		if !v.refused {
+			s.cfg.Log.Info("handshake failed", "from", v.from, "proxy", v.proxy, "err", err)
+		}
+		return
+	}
+	e, ok := evidenceOf(sc.Permissions)
+	if !ok {
+		s.cfg.Log.Error("a connection came through without an identity", "from", v.from)
+		return
+	}
+	c := &connection{srv: s, conn: sc, visit: v, key: e.key, login: e.login, who: e.who}
+	c.serve(ctx, chans, reqs)
+}
+
+// handshake runs key exchange and authentication under a deadline.
+func (s *Server) handshake(ctx context.Context, conn net.Conn, v *visit) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+	select {
+	case s.handshakes <- struct{}{}:
+		defer func() { <-s.handshakes }()
+	default:
+		return nil, nil, nil, errors.New("too many handshakes at once")
+	}
+	cfg, err := s.config(v)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	start := time.Now() // a deadline is about real time, whatever the injected clock says
+	_ = conn.SetDeadline(start.Add(helloTimeout))
+	cfg.AuthLogCallback = func(ssh.ConnMetadata, string, error) { _ = conn.SetDeadline(start.Add(handshakeTimeout)) }
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	sc, chans, reqs, err := ssh.NewServerConn(conn, cfg)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return sc, chans, reqs, conn.SetDeadline(time.Time{})
+}
+
+// rescue keeps a defect that one connection meets from ending the node.
+func (s *Server) rescue(v *visit, conn interface{ Close() error }) {
+	if p := recover(); p != nil {
+		conn.Close()
+		s.cfg.Log.Error("a connection met a defect", "from", v.from, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
+}
+
+// event starts an audit event about the person at the other end.
+func (s *Server) event(code audit.Code, v *visit, who identity.Identity, login identity.Login, rule string) audit.Event {
+	id := s.cfg.Identity()
+	e := audit.Of(code, who, s.cfg.Now())
+	e.Node, e.NodeID, e.Login, e.From, e.Proxy, e.Rule = id.Name, id.ID, login, v.from, v.proxy, rule
+	return e
+}
+
+// refusal records that a person who proved who they are was refused.
+func (s *Server) refusal(v *visit, e evidence, rule, what string, err error) {
+	login := e.login
+	if identity.CheckLogin(login) != nil {
+		login = ""
+	}
+	ev := s.event(audit.SessionRefused, v, e.who.Identity, login, rule)
+	ev.Reason = clip(clean(fault.Message(err)))
+	ev.Fields = map[string]string{"what": what, "by": v.by}
+	s.cfg.Log.Info("refused", "user", e.who.Name, "login", login, "what", what, "from", v.from, "reason", ev.Reason)
+	if err := s.cfg.Record(ev); err != nil {
+		s.cfg.Log.Warn("a refusal could not be recorded", "err", err)
+	}
+}
+
+func clip(s string) string {
+	const limit = 512
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}
+
+func newSessionID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+// connection is one that is logged in.
+type connection struct {
+	srv   *Server
+	conn  *ssh.ServerConn
+	visit *visit
+	key   ssh.PublicKey // the certificate that the client proved to hold
+	who   identity.SSHUser
+	login identity.Login
+
+	mu       sync.Mutex // guards what follows
+	sessions int
+	noMore   bool // the client wants no further sessions (OpenSSH PROTOCOL section 2.2)
+}
+
+func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
+	defer stop()
+	var running sync.WaitGroup
+	running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.globals(reqs) })
+	for nc := range chans {
+		running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.channel(ctx, nc) })
+	}
+	cancel() // the connection is gone: so is everything in it
+	running.Wait()
+}
+
+// globals answers every global request.
+func (c *connection) globals(reqs <-chan *ssh.Request) {
+	for r := range reqs {
+		_, err := c.authorize(door{atGlobal, r.Type})
+		if err == nil && r.Type == "no-more-sessions@openssh.com" {
+			c.mu.Lock()
+			c.noMore = true
+			c.mu.Unlock()
+		}
+		if err != nil && doors[door{atGlobal, r.Type}].needs != "" {
+			c.refused("", r.Type, err)
+		}
+		_ = r.Reply(err == nil, nil) // without WantReply it does nothing; otherwise the connection is gone
+	}
+}
+
+// channel serves one channel that the client opens.
+func (c *connection) channel(ctx context.Context, nc ssh.NewChannel) {
+	d := door{atChannel, nc.ChannelType()}
+	rule, err := c.authorize(d)
+	if err != nil {
+		reason := ssh.UnknownChannelType
+		if _, known := doors[d]; known {
+			reason = ssh.Prohibited
+			c.refused(rule, d.name, err)
+		}
+		_ = nc.Reject(reason, channelWords(err))
+		return
+	}
+	if err := c.enter(); err != nil {
+		_ = nc.Reject(ssh.ResourceShortage, channelWords(err))
+		return
+	}
+	defer c.leave()
+	ch, reqs, err := nc.Accept() // at once: requests that come before are lost
+	if err != nil {
+		return
+	}
+	defer ch.Close()
+	(&talk{conn: c, ch: ch, env: session.Env{}}).serve(ctx, reqs)
+}
+
+func channelWords(err error) string {
+	s := clean(fault.Message(err))
+	if hint := fault.Remedy(err); hint != "" {
+		s += " (" + clean(hint) + ")"
+	}
+	return s
+}
+
+func (c *connection) enter() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.noMore {
+		return fault.New(fault.Denied, "node", "this connection takes no further sessions", "open a new connection")
+	}
+	if c.sessions >= maxSessions {
+		return fault.New(fault.Exhausted, "node", fmt.Sprintf("this connection has %d sessions already", c.sessions), "end one, or open a new connection")
+	}
+	c.sessions++
+	return nil
+}
+
+func (c *connection) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sessions--
+}
+
+func (c *connection) refused(rule, what string, err error) {
+	c.srv.refusal(c.visit, evidence{who: c.who, login: c.login}, rule, what, err)
+}

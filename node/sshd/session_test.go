@@ -1,0 +1,323 @@
+package sshd_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/audit"
+)
+
+func TestACommandRunsAndTellsHowItEnded(t *testing.T) {
+	c := newRig(t, nil).client()
+	for _, tt := range []struct {
+		name, command, stdin string
+		want                 result
+	}{
+		{"output", "echo hello", "", result{out: "hello\n"}},
+		{"stdout and stderr stay apart", "echo out; echo err >&2", "", result{out: "out\n", err: "err\n"}},
+		{"exit status", "exit 42", "", result{status: 42}},
+		{"exit status 255", "exit 255", "", result{status: 255}},
+		{"a command that is not there", "/no/such/program 2>/dev/null", "", result{status: 127}},
+		{"death by signal", "kill -TERM $$", "", result{status: 0, signal: "TERM"}},
+		{"death by kill", "kill -9 $$", "", result{signal: "KILL"}},
+		{"stdin to its end", "cat; echo done", "abc", result{out: "abcdone\n"}},
+		{"no stdin at all", "cat </dev/null", "", result{}},
+		{"a login shell's quoting", `printf '%s|' "a b" 'c"d' \$x`, "", result{out: `a b|c"d|$x|`}},
+		{"output of a child that lives longer", "(sleep 0.2; echo late) & echo soon", "", result{out: "soon\nlate\n"}},
+		{"NUL bytes", `printf 'a\0b'`, "", result{out: "a\x00b"}},
+		{"nothing", "true", "", result{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := run(t, c, tt.command, tt.stdin)
+			if tt.want.signal != "" {
+				got.status = 0 // x/crypto makes one up
+			}
+			if got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestTheEnvironmentIsClean(t *testing.T) {
+	t.Setenv("NODE_SECRET", "must not be seen")
+	c := newRig(t, nil).client()
+	s := newSession(t, c)
+	for _, v := range [][2]string{{"LANG", "C.UTF-8"}, {"LC_TIME", "ko_KR.UTF-8"}} {
+		if err := s.Setenv(v[0], v[1]); err != nil {
+			t.Errorf("%s: got %v, want it allowed", v[0], err)
+		}
+	}
+	for _, name := range []string{"LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "HOME", "BASH_ENV", "ENV", "IFS", "PYTHONPATH", "PERL5LIB", "LC_", "LANGUAGE", "LC_X\nY", "THRESHOLD_USER"} {
+		if err := s.Setenv(name, "x"); err == nil {
+			t.Errorf("%s: got it allowed, want refused", name)
+		}
+	}
+	if err := s.Setenv("LC_ALL", "../../tmp/x"); err == nil {
+		t.Error("a locale that is a path: got it allowed, want refused")
+	}
+	out, err := s.Output("env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	home, _ := os.UserHomeDir()
+	for _, want := range []string{"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + home, "USER=" + me(), "LOGNAME=" + me(), "THRESHOLD_USER=alice@example.com", "THRESHOLD_NODE=web-1", "PATH=/usr/local"} {
+		if !strings.Contains("\n"+string(out), "\n"+want) {
+			t.Errorf("got no %s in %s", want, out)
+		}
+	}
+	for _, never := range []string{"NODE_SECRET", "LD_PRELOAD", "LD_LIBRARY_PATH", "BASH_ENV", "GOCOVERDIR"} {
+		if strings.Contains(string(out), never) {
+			t.Errorf("got %s in the environment:\n%s", never, out)
+		}
+	}
+}
+
+func TestEightMegabytesThereAndBack(t *testing.T) {
+	data := make([]byte, 8<<20)
+	_, _ = rand.Read(data)
+	r := newRig(t, nil)
+	got := run(t, r.client(), "cat", string(data))
+	if sha256.Sum256([]byte(got.out)) != sha256.Sum256(data) {
+		t.Errorf("got %d bytes back, want the same %d", len(got.out), len(data))
+	}
+	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	end := r.recorded(audit.SessionEnded)[0]
+	if end.Fields["bytes_in"] != fmt.Sprint(len(data)) || end.Fields["bytes_out"] != fmt.Sprint(len(data)) || end.Fields["status"] != "0" {
+		t.Errorf("got fields %v, want both byte counts %d and status 0", end.Fields, len(data))
+	}
+}
+
+func TestStartAndEndAreRecorded(t *testing.T) {
+	r := newRig(t, nil)
+	run(t, r.client(), "exit 3", "")
+	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	start, end := r.recorded(audit.SessionStarted)[0], r.recorded(audit.SessionEnded)[0]
+	if start.User != "alice@example.com" || start.Node != "web-1" || string(start.Login) != me() || start.Proxy != "proxy-1" || start.Rule != "role ops, allow 1" ||
+		start.Fields["command"] != "exit 3" || start.Session == "" || !strings.HasPrefix(start.From, "127.0.0.1:") || start.Subject != "corp/sub-alice@example.com" {
+		t.Errorf("got start %+v", start)
+	}
+	if end.Session != start.Session || end.Fields["status"] != "3" {
+		t.Errorf("got end %+v, want session %s with status 3", end, start.Session)
+	}
+}
+
+func TestSignalsReachTheProcessGroup(t *testing.T) {
+	c := newRig(t, nil).client()
+	s := newSession(t, c)
+	out, err := s.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(`trap 'echo caught; exit 7' USR1; echo ready; while :; do sleep 0.05; done`); err != nil {
+		t.Fatal(err)
+	}
+	readLine(t, out, "ready")
+	if err := s.Signal(ssh.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	readLine(t, out, "caught")
+	if err, ok := s.Wait().(*ssh.ExitError); !ok || err.ExitStatus() != 7 {
+		t.Errorf("got %v, want exit status 7", err)
+	}
+}
+
+func readLine(t *testing.T, r io.Reader, want string) {
+	t.Helper()
+	got := make(chan string, 1)
+	go func() {
+		var line []byte
+		var b [1]byte
+		for {
+			if _, err := r.Read(b[:]); err != nil || b[0] == '\n' {
+				got <- strings.TrimRight(string(line), "\r")
+				return
+			}
+			line = append(line, b[0])
+		}
+	}()
+	if line := within(t, want, got); line != want {
+		t.Fatalf("got line %q, want %q", line, want)
+	}
+}
+
+func TestATerminal(t *testing.T) {
+	c := newRig(t, nil).client()
+	s := newSession(t, c)
+	if err := s.RequestPty("xterm-256color", 24, 80, ssh.TerminalModes{ssh.ECHO: 0, ssh.TTY_OP_ISPEED: 38400}); err != nil {
+		t.Fatal(err)
+	}
+	in, _ := s.StdinPipe()
+	out, _ := s.StdoutPipe()
+	if err := s.Start(`test -t 0 && test -t 1 && test -t 2 && echo tty; stty size; echo $TERM; read line; echo "got $line"; trap 'stty size; exit 5' WINCH; echo armed; while :; do sleep 0.05; done`); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"tty", "24 80", "xterm-256color"} {
+		readLine(t, out, want)
+	}
+	fmt.Fprintln(in, "words")
+	readLine(t, out, "got words")
+	readLine(t, out, "armed")
+	if err := s.WindowChange(50, 132); err != nil {
+		t.Fatal(err)
+	}
+	readLine(t, out, "50 132")
+	if err, ok := s.Wait().(*ssh.ExitError); !ok || err.ExitStatus() != 5 {
+		t.Errorf("got %v, want exit status 5", err)
+	}
+}
+
+func TestAShellWithATerminalIsALoginShellAndEndsWithItsInput(t *testing.T) {
+	c := newRig(t, nil).client()
+	s := newSession(t, c)
+	if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	s.Stdout, s.Stdin = &out, strings.NewReader("echo zero=$0 $((40+2))\nexit 9\n")
+	if err := s.Shell(); err != nil {
+		t.Fatal(err)
+	}
+	if err, ok := s.Wait().(*ssh.ExitError); !ok || err.ExitStatus() != 9 {
+		t.Errorf("got %v, want exit status 9", err)
+	}
+	if !strings.Contains(out.String(), "zero=-") || !strings.Contains(out.String(), " 42") {
+		t.Errorf("got %q, want a login shell that answers", out.String())
+	}
+}
+
+func TestControlCReachesTheProgramInTheTerminal(t *testing.T) {
+	c := newRig(t, nil).client()
+	s := newSession(t, c)
+	if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
+		t.Fatal(err)
+	}
+	in, _ := s.StdinPipe()
+	out, _ := s.StdoutPipe()
+	if err := s.Start(`trap 'exit 11' INT; echo ready; while :; do sleep 0.05; done`); err != nil {
+		t.Fatal(err)
+	}
+	readLine(t, out, "ready")
+	fmt.Fprint(in, "\x03")
+	if err, ok := s.Wait().(*ssh.ExitError); !ok || err.ExitStatus() != 11 {
+		t.Errorf("got %v, want exit status 11", err)
+	}
+}
+
+func TestNothingIsLeftWhenTheConnectionIsGone(t *testing.T) {
+	for _, tt := range []struct{ name, command string }{
+		{"a program that obeys", `echo $$; exec sleep 1000`},
+		{"a program that ignores SIGHUP, and its child", `trap '' HUP; echo $$; sleep 1000 & while :; do sleep 1; done`},
+	} {
+		for _, terminal := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, terminal %v", tt.name, terminal), func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, nil)
+				c := r.client()
+				s := newSession(t, c)
+				if terminal {
+					if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				out, _ := s.StdoutPipe()
+				if err := s.Start(tt.command); err != nil {
+					t.Fatal(err)
+				}
+				var pid int
+				if _, err := fmt.Fscanln(out, &pid); err != nil {
+					t.Fatal(err)
+				}
+				c.Close()
+				eventually(t, "the process group is gone", func() bool { return syscall.Kill(-pid, 0) == syscall.ESRCH })
+				eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+			})
+		}
+	}
+}
+
+func TestTheEndOfTheServerHangsUp(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	s := newSession(t, c)
+	out, _ := s.StdoutPipe()
+	if err := s.Start(`echo ready; exec sleep 1000`); err != nil {
+		t.Fatal(err)
+	}
+	readLine(t, out, "ready")
+	r.cancel()
+	if err := c.Wait(); err == nil {
+		t.Error("got no error from the connection, want it closed")
+	}
+	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	if got := r.recorded(audit.SessionEnded)[0].Fields["signal"]; got != "HUP" {
+		t.Errorf("got signal %q, want HUP", got)
+	}
+}
+
+func TestFilesThereAndBackBySFTP(t *testing.T) {
+	r := newRig(t, nil)
+	c, err := sftp.NewClient(r.client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	dir := t.TempDir()
+	data := make([]byte, 3<<20)
+	_, _ = rand.Read(data)
+	f, err := c.Create(filepath.Join(dir, "a file with spaces"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.ReadFrom(bytes.NewReader(data)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	list, err := c.ReadDir(dir)
+	if err != nil || len(list) != 1 || list[0].Name() != "a file with spaces" || list[0].Size() != int64(len(data)) {
+		t.Errorf("got %v, %v, want the one file of %d bytes", list, err, len(data))
+	}
+	g, err := c.Open(filepath.Join(dir, "a file with spaces"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back bytes.Buffer
+	if _, err := g.WriteTo(&back); err != nil || !bytes.Equal(back.Bytes(), data) {
+		t.Errorf("got %d bytes back (%v), want the same %d", back.Len(), err, len(data))
+	}
+	g.Close()
+	home, _ := os.UserHomeDir()
+	if wd, err := c.Getwd(); err != nil || wd != home {
+		t.Errorf("got working directory %q (%v), want %q", wd, err, home)
+	}
+	c.Close()
+	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+}
+
+func TestManySessionsOnOneConnection(t *testing.T) {
+	c := newRig(t, nil).client()
+	done := make(chan result, 20)
+	for i := range 20 {
+		go func() { done <- run(t, c, fmt.Sprintf("echo %d; exit %d", i, i), "") }()
+	}
+	sum := 0
+	for range 20 {
+		sum += within(t, "a session", done).status
+	}
+	if sum != 190 {
+		t.Errorf("got statuses that sum to %d, want 190", sum)
+	}
+}

@@ -1,0 +1,256 @@
+package sshd
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/node/pty"
+	"github.com/threshold-access/threshold/node/session"
+)
+
+const (
+	// maxCommand bounds the command of an exec request; the kernel takes 128 kB for one argument.
+	maxCommand = 120 << 10
+	// refusedStatus is the exit status of a command that was refused: what shells use for "found, and may not be run".
+	refusedStatus = 126
+)
+
+// talk is one session channel: requests first, then one program.
+type talk struct {
+	conn *connection
+	ch   ssh.Channel
+	env  session.Env
+	term *pty.Request
+	proc *session.Process // nil until something runs
+	done bool             // something ran, or was refused: nothing else starts on this channel
+}
+
+// serve answers every request until the client closes the channel, and ends what runs then.
+func (t *talk) serve(ctx context.Context, reqs <-chan *ssh.Request) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	for r := range reqs {
+		start, err := t.request(r)
+		if err == nil && start != nil {
+			err = t.start(start)
+		}
+		t.answer(r, err)
+		if err == nil && start != nil {
+			t.attend(ctx, start, &running)
+		}
+	}
+	cancel()
+	running.Wait()
+}
+
+// request authorises one request and takes in what it says. It returns what to start, if anything.
+func (t *talk) request(r *ssh.Request) (*starting, error) {
+	d := door{atSession, r.Type}
+	var sub struct{ Name string }
+	if r.Type == "subsystem" {
+		if err := ssh.Unmarshal(r.Payload, &sub); err != nil {
+			return nil, malformed(r.Type, err)
+		}
+		d.name += " " + sub.Name
+	}
+	rule, err := t.conn.authorize(d)
+	if err != nil {
+		if doors[d].needs != "" {
+			t.conn.refused(rule, d.name, err)
+		}
+		return nil, err
+	}
+	switch r.Type {
+	case "shell":
+		return t.starting(rule, session.Shell, "")
+	case "subsystem":
+		return t.starting(rule, session.SFTP, "")
+	case "exec":
+		var m struct{ Command string }
+		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
+			return nil, malformed(r.Type, err)
+		}
+		if len(m.Command) > maxCommand {
+			return nil, fault.New(fault.Invalid, "node", fmt.Sprintf("the command has %d bytes, more than %d", len(m.Command), maxCommand), "copy a script and run that")
+		}
+		return t.starting(rule, session.Exec, m.Command)
+	}
+	return nil, t.detail(r)
+}
+
+// detail handles the requests that are part of a session.
+func (t *talk) detail(r *ssh.Request) error {
+	switch r.Type {
+	case "pty-req":
+		req, err := pty.ParseRequest(r.Payload)
+		if err != nil {
+			return malformed(r.Type, err)
+		}
+		if t.done || t.term != nil {
+			return fault.New(fault.Conflict, "node", "this session has begun, or has a terminal", "ask for the terminal first, and once")
+		}
+		t.term = &req
+	case "window-change":
+		size, err := pty.ParseSize(r.Payload)
+		if err != nil {
+			return malformed(r.Type, err)
+		}
+		if t.proc != nil {
+			return t.proc.Resize(size)
+		}
+		if t.term != nil {
+			t.term.Size = size
+		}
+	case "env":
+		var m struct{ Name, Value string }
+		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
+			return malformed(r.Type, err)
+		}
+		if t.done || !t.env.Set(m.Name, m.Value) {
+			return fault.New(fault.Denied, "node", "the variable "+shown(m.Name)+" is not one that clients may set", "set it on the node")
+		}
+	case "signal":
+		var m struct{ Name string }
+		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
+			return malformed(r.Type, err)
+		}
+		sig, known := session.SignalNamed(m.Name)
+		if !known || t.proc == nil {
+			return fault.New(fault.Invalid, "node", "no such signal, or nothing to send it to", "use a signal of RFC 4254")
+		}
+		return t.proc.Signal(sig)
+	}
+	return nil
+}
+
+func malformed(what string, err error) error {
+	return fault.Wrap(err, fault.Invalid, "node", "the request "+what+" could not be read", "update the SSH client")
+}
+
+// starting is a program that was allowed.
+type starting struct {
+	rule string
+	spec session.Spec
+}
+
+func (t *talk) starting(rule string, kind session.Kind, command string) (*starting, error) {
+	if t.done {
+		return nil, fault.New(fault.Conflict, "node", "this session runs a program already", "open another session")
+	}
+	c := t.conn
+	return &starting{rule, session.Spec{Kind: kind, Command: command, Terminal: t.term, Env: t.env, ID: newSessionID(), User: c.who.Name,
+		Node: c.srv.cfg.Identity().Name, From: c.visit.from}}, nil
+}
+
+// start makes the session's start durable, and only then starts the program.
+func (t *talk) start(st *starting) error {
+	c := t.conn
+	if st.spec.Kind == session.SFTP {
+		st.spec.Terminal = nil
+	}
+	acc, err := c.srv.cfg.Accounts.Find(c.login)
+	if err != nil {
+		c.refused(st.rule, string(st.spec.Kind), err)
+		return err
+	}
+	if err := c.srv.cfg.Record(t.event(audit.SessionStarted, st)); err != nil {
+		c.refused(st.rule, string(st.spec.Kind), err)
+		return err
+	}
+	if t.proc, err = c.srv.cfg.Accounts.Start(acc, st.spec); err != nil {
+		t.ended(st, session.Exit{Code: refusedStatus}, err)
+		return err
+	}
+	return nil
+}
+
+func (t *talk) event(code audit.Code, st *starting) audit.Event {
+	c := t.conn
+	e := c.srv.event(code, c.visit, c.who.Identity, c.login, st.rule)
+	e.Session = st.spec.ID
+	e.Fields = map[string]string{"kind": string(st.spec.Kind), "by": c.visit.by}
+	if st.spec.Kind == session.Exec {
+		e.Fields["command"] = clip(clean(st.spec.Command))
+	}
+	if st.spec.Terminal != nil {
+		e.Fields["terminal"] = "yes"
+	}
+	return e
+}
+
+// answer replies to a request, and where a person waits for a program that was refused, says why on stderr.
+func (t *talk) answer(r *ssh.Request, err error) {
+	program := r.Type == "shell" || r.Type == "exec" || r.Type == "subsystem"
+	if err == nil {
+		t.done = t.done || program
+		_ = r.Reply(true, nil)
+		return
+	}
+	if r.Type == "auth-agent-req@openssh.com" || r.Type == "x11-req" || program {
+		newline := "\n"
+		if t.term != nil {
+			newline = "\r\n" // the client's terminal is raw
+		}
+		_, _ = t.ch.Stderr().Write([]byte(words(err, newline)))
+	}
+	if t.done || !program || r.Type == "subsystem" {
+		_ = r.Reply(false, nil)
+		return
+	}
+	// A refused request would make OpenSSH print its own words after ours; a program that says why and ends does not.
+	t.done = true
+	_ = r.Reply(true, nil)
+	t.status(session.Exit{Code: refusedStatus})
+	_ = t.ch.Close()
+}
+
+// attend moves the program's bytes until it has ended, and tells the client and the audit log how.
+func (t *talk) attend(ctx context.Context, st *starting, running *sync.WaitGroup) {
+	running.Go(func() {
+		defer t.conn.srv.rescue(t.conn.visit, t.conn.conn)
+		exit := t.proc.Run(ctx, session.Streams{In: t.ch, Out: t.ch, Err: t.ch.Stderr()})
+		t.ended(st, exit, nil)
+		_ = t.ch.CloseWrite()
+		t.status(exit)
+		_ = t.ch.Close()
+	})
+}
+
+// ended records the end. It cannot be refused any more, so what goes wrong is logged.
+func (t *talk) ended(st *starting, exit session.Exit, err error) {
+	e := t.event(audit.SessionEnded, st)
+	delete(e.Fields, "command")
+	e.Fields["bytes_in"], e.Fields["bytes_out"] = strconv.FormatInt(exit.In, 10), strconv.FormatInt(exit.Out, 10)
+	if exit.Signal != "" {
+		e.Fields["signal"] = exit.Signal
+	} else {
+		e.Fields["status"] = strconv.Itoa(exit.Code)
+	}
+	if err != nil {
+		e.Reason = clip(clean(fault.Message(err)))
+	}
+	if err := t.conn.srv.cfg.Record(e); err != nil {
+		t.conn.srv.cfg.Log.Error("the end of a session could not be recorded", "session", st.spec.ID, "err", err)
+	}
+}
+
+// status sends exit-status or exit-signal (RFC 4254 section 6.10).
+func (t *talk) status(e session.Exit) {
+	if e.Signal == "" {
+		_, _ = t.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(e.Code)}))
+		return
+	}
+	_, _ = t.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
+		Signal     string
+		CoreDumped bool
+		Message    string
+		Language   string
+	}{e.Signal, e.CoreDumped, "", ""}))
+}

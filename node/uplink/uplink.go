@@ -1,0 +1,264 @@
+// Package uplink answers: how does this node stay reachable without listening?
+//
+// It dials the cluster's one public address and keeps tunnels up to a few distinct proxies, whatever happens: a proxy that goes is
+// dialled again within seconds, and nothing makes it give up. What comes through a tunnel is handed on: streams to Handle, pushed
+// rules, unverified, to Rules.
+package uplink
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/tunnel"
+)
+
+// DefaultTunnels is how many distinct proxies a node keeps a tunnel to.
+const DefaultTunnels = 2
+
+const (
+	dialTimeout = 10 * time.Second
+	// keepalive of TCP, beside the tunnel's own pings.
+	keepalive = 15 * time.Second
+	// afterOutage bounds each pause for a while after a tunnel that stood has ended: the proxy was there and will be again.
+	afterOutage = 5 * time.Second
+	outageFor   = 2 * time.Minute
+	// Pauses otherwise: drawn from the whole range up to a ceiling that doubles.
+	minPause, maxPause = time.Second, time.Minute
+	// sparePause is how long a spare waits to see whether there is a second proxy now.
+	sparePause = 2 * time.Minute
+)
+
+// Config says where to, as whom, and what to do with what comes.
+type Config struct {
+	Proxies []string // addresses of the public port, host:port; at least one
+	Tunnels int      // 0: DefaultTunnels
+	Pin     identity.Pin
+	Cluster string
+	ID      identity.NodeID
+	Key     crypto.Signer
+	Cert    func() (*tls.Certificate, error)
+	Version string
+	Now     func() time.Time
+	Log     *slog.Logger
+
+	// Handle serves one session stream and returns when it is over, soon after ctx ends. It owns conn.
+	Handle func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string)
+	// Rules gets every pushed set, unverified.
+	Rules func([]byte)
+	// Attached is called each time a tunnel stands.
+	Attached func()
+}
+
+// Links keeps the tunnels.
+type Links struct {
+	cfg Config
+
+	mu    sync.Mutex      // guards proxies
+	taken map[string]bool // the proxies that a tunnel stands to, by name
+}
+
+// New makes ready; Run dials.
+func New(cfg Config) *Links {
+	if cfg.Tunnels == 0 {
+		cfg.Tunnels = DefaultTunnels
+	}
+	return &Links{cfg: cfg, taken: map[string]bool{}}
+}
+
+// errSpare says that every proxy this dial could reach has its tunnel already.
+var errSpare = errors.New("uplink: a tunnel to this proxy stands already")
+
+// Run keeps tunnels up until ctx ends, and then waits for what runs in them.
+func (l *Links) Run(ctx context.Context) error {
+	var slots sync.WaitGroup
+	for i := range l.cfg.Tunnels {
+		slots.Go(func() { l.slot(ctx, i) })
+	}
+	slots.Wait()
+	return nil
+}
+
+// slot keeps one tunnel up.
+func (l *Links) slot(ctx context.Context, i int) {
+	pause := pauses{draw: rand.N[time.Duration], now: l.cfg.Now, addrs: len(l.cfg.Proxies)}
+	for try := i; ctx.Err() == nil; try++ {
+		addr := l.cfg.Proxies[try%len(l.cfg.Proxies)]
+		stood, err := l.once(ctx, addr)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := pause.after(stood, errors.Is(err, errSpare))
+		switch {
+		case stood:
+			l.cfg.Log.Warn("tunnel ended", "proxy", addr, "again", wait)
+		case !errors.Is(err, errSpare):
+			l.cfg.Log.Warn("no tunnel", "proxy", addr, "err", err, "remedy", fault.Remedy(err), "again", wait)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// pauses says how long to wait before dialling again.
+type pauses struct {
+	draw   func(time.Duration) time.Duration // uniform in [0, n)
+	now    func() time.Time
+	lost   time.Time // when a tunnel last ended
+	failed int       // dials in a row
+	spares int       // dials in a row that found a tunnel standing
+	addrs  int       // how many addresses there are to try
+}
+
+func (p *pauses) after(stood, spare bool) time.Duration {
+	switch {
+	case spare:
+		p.failed = 0
+		if p.spares++; p.spares%p.addrs != 0 { // another address may lead to another proxy
+			return p.draw(afterOutage)
+		}
+		return sparePause/2 + p.draw(sparePause/2)
+	case stood:
+		p.lost, p.failed = p.now(), 0
+		return p.draw(afterOutage)
+	case p.now().Sub(p.lost) < outageFor:
+		return minPause + p.draw(afterOutage-minPause)
+	}
+	p.failed++
+	ceiling := min(minPause<<min(p.failed, 6), maxPause)
+	return minPause + p.draw(ceiling-minPause+1)
+}
+
+// once dials, and serves the tunnel until it ends. stood reports whether it ever stood.
+func (l *Links) once(ctx context.Context, addr string) (stood bool, err error) {
+	conn, proxy, err := l.dial(ctx, addr)
+	if err != nil {
+		return false, err
+	}
+	if !l.take(proxy) {
+		conn.Close()
+		return false, errSpare
+	}
+	defer l.release(proxy)
+	up, err := tunnel.Connect(ctx, conn, l.cfg.Key, l.cfg.ID, l.cfg.Version, l.cfg.Now)
+	if err != nil {
+		return false, explain(addr, err)
+	}
+	defer up.Close()
+	if up.Proxy() != proxy {
+		return false, fmt.Errorf("uplink: the proxy calls itself %q and its certificate says %q", up.Proxy(), proxy)
+	}
+	l.cfg.Log.Info("tunnel stands", "proxy", proxy, "address", addr)
+	l.cfg.Attached()
+	l.serve(ctx, up, proxy)
+	return true, nil
+}
+
+// dial connects and returns the proxy's name as its certificate has it.
+func (l *Links) dial(ctx context.Context, addr string) (net.Conn, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	d := tls.Dialer{NetDialer: &net.Dialer{KeepAlive: keepalive},
+		Config: identity.PinnedTLS(l.cfg.Pin, l.cfg.Cluster, identity.ALPNTunnel, l.cfg.Cert, l.cfg.Now, identity.Proxy)}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, "", explain(addr, err)
+	}
+	peer, err := identity.VerifyPinned(conn.(*tls.Conn).ConnectionState().PeerCertificates, l.cfg.Pin, l.cfg.Cluster, l.cfg.Now(), identity.Proxy)
+	if err != nil {
+		conn.Close()
+		return nil, "", explain(addr, err)
+	}
+	return conn, peer.Name, nil
+}
+
+func explain(addr string, err error) error {
+	var pin *identity.PinError
+	var old *identity.ExpiredError
+	var said *fault.Error
+	switch {
+	case errors.As(err, &said):
+		return err
+	case errors.As(err, &pin):
+		return fault.Wrap(err, fault.Denied, "uplink", "the proxy at "+addr+" is not of this node's cluster", "check the address given with --proxy")
+	case errors.As(err, &old):
+		return fault.Wrap(err, fault.Expired, "uplink", "the proxy's "+old.Error(), "set this machine's clock, or look at the proxy")
+	}
+	return fault.Wrap(err, fault.Unavailable, "uplink", "the proxy at "+addr+" cannot be reached", "check the address and that outgoing connections are allowed")
+}
+
+// serve hands on what comes until the tunnel or ctx ends, and waits for the streams. They end before the tunnel, so that people still
+// read why.
+func (l *Links) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var streams sync.WaitGroup
+	streams.Go(func() {
+		for {
+			select {
+			case set := <-up.Rules():
+				l.cfg.Rules(set)
+			case <-up.Done():
+				cancel()
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	var gate sync.Mutex // guards stopping, and that no stream starts after it
+	stopping := false
+	accepting := make(chan struct{})
+	go func() {
+		defer close(accepting)
+		for {
+			conn, h, err := up.Accept()
+			if err != nil {
+				return
+			}
+			gate.Lock()
+			if stopping {
+				conn.Close()
+			} else {
+				streams.Go(func() { l.cfg.Handle(ctx, conn, h, proxy) })
+			}
+			gate.Unlock()
+		}
+	}()
+	<-ctx.Done()
+	gate.Lock()
+	stopping = true
+	gate.Unlock()
+	streams.Wait()
+	up.Close()
+	<-accepting
+}
+
+func (l *Links) take(proxy string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.taken[proxy] {
+		return false
+	}
+	l.taken[proxy] = true
+	return true
+}
+
+func (l *Links) release(proxy string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.taken, proxy)
+}
