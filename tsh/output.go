@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -45,21 +46,21 @@ func formatFlag(c *cobra.Command) *format {
 	return &f
 }
 
-// write writes v as JSON or YAML, or calls text. YAML escapes what a terminal could obey; so does writeJSON.
+// write writes v as JSON or YAML, or calls text. Neither JSON nor YAML has a raw character that clean would drop.
 func (a *app) write(f format, v any, text func(io.Writer) error) error {
 	var err error
 	switch f {
 	case asJSON:
 		err = writeJSON(a.Stdout, v)
 	case asYAML:
-		err = config.Encode(a.Stdout, v)
+		err = writeYAML(a.Stdout, v)
 	default:
 		err = text(a.Stdout)
 	}
 	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
 }
 
-// writeJSON leaves no character raw that clean would drop: encoding/json escapes those below U+0020 only.
+// writeJSON escapes what encoding/json leaves: it escapes control characters below U+0020 only.
 func writeJSON(w io.Writer, v any) error {
 	var raw bytes.Buffer
 	enc := json.NewEncoder(&raw)
@@ -68,20 +69,59 @@ func writeJSON(w io.Writer, v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	var b strings.Builder
-	for _, r := range raw.String() {
-		switch {
-		case r == '\n' || unicode.IsGraphic(r):
-			b.WriteRune(r)
-		case r > 0xffff:
-			hi, lo := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
+	_, err := io.WriteString(w, escapeHidden(raw.String(), func(r rune) string {
+		if hi, lo := utf16.EncodeRune(r); r > 0xffff {
+			return fmt.Sprintf(`\u%04x\u%04x`, hi, lo)
+		}
+		return fmt.Sprintf(`\u%04x`, r)
+	}))
+	return err
+}
+
+// writeYAML writes each value as a document. Text that hides something is put in double quotes first, where it can be escaped.
+func writeYAML(w io.Writer, values ...any) error {
+	var raw, out bytes.Buffer
+	if err := config.EncodeAll(&raw, values...); err != nil {
+		return err
+	}
+	dec, enc := yaml.NewDecoder(&raw), yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	for range values {
+		var doc yaml.Node
+		if err := dec.Decode(&doc); err != nil {
+			return err
+		}
+		quoteHidden(&doc)
+		if err := enc.Encode(&doc); err != nil {
+			return err
 		}
 	}
-	_, err := io.WriteString(w, b.String())
+	if err := enc.Close(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, escapeHidden(out.String(), func(r rune) string { return fmt.Sprintf(`\U%08x`, r) }))
 	return err
+}
+
+func quoteHidden(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode && escapeHidden(n.Value, func(rune) string { return "" }) != n.Value {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	for _, c := range n.Content {
+		quoteHidden(c)
+	}
+}
+
+func escapeHidden(s string, escape func(rune) string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r == '\n' || unicode.IsGraphic(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(escape(r))
+		}
+	}
+	return b.String()
 }
 
 // table writes rows under a heading, columns aligned and cleaned.

@@ -28,6 +28,7 @@ func nodeName(typed string) (string, error) {
 // resolve asks auth which node is meant by a name that the proxy does not know as a whole one: a first label, or a machine's id. It
 // explains a name that means none, several, or a node that is offline.
 func (a *app) resolve(ctx context.Context, p *profile.Profile, name string) (authrpc.NodeInfo, error) {
+	name = strings.TrimSuffix(name, "."+p.Cluster)
 	c := a.auth(p)
 	defer c.Close()
 	resp, err := authrpc.Call(ctx, c, authrpc.ListNodes, authrpc.ListNodesRequest{Name: name, Limit: maxAmbiguous + 1})

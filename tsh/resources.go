@@ -124,7 +124,7 @@ func (a *app) writeDocuments(list []authrpc.Resource) error {
 	for _, r := range list {
 		docs = append(docs, r)
 	}
-	err := config.EncodeAll(a.Stdout, docs...)
+	err := writeYAML(a.Stdout, docs...)
 	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
 }
 

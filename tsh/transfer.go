@@ -151,19 +151,32 @@ func (t *transfer) putFile(src, dst string) (err error) {
 	return nil
 }
 
-// target follows a link at the destination, so that what it points to is replaced, not the link.
+// maxLinks bounds how many links are followed at a destination, as kernels do.
+const maxLinks = 40
+
+// target follows links at the destination, so that what they lead to is replaced, not the link. RealPath would not do: not every file
+// service follows links in it.
 func (t *transfer) target(dst string) (string, fs.FileInfo, error) {
-	old, err := t.remote.Stat(dst)
-	if err != nil {
-		return dst, nil, nil // writing tells what is wrong, if anything is
+	for range maxLinks {
+		old, err := t.remote.Lstat(dst)
+		switch {
+		case err != nil:
+			return dst, nil, nil // writing tells what is wrong, if anything is
+		case old.IsDir():
+			return dst, old, fault.New(fault.Invalid, "", dst+" is a folder on the node", "name a file, or remove the folder")
+		case old.Mode()&fs.ModeSymlink == 0:
+			return dst, old, nil
+		}
+		to, err := t.remote.ReadLink(dst)
+		if err != nil {
+			return dst, nil, t.remoteFault(dst, err)
+		}
+		if !path.IsAbs(to) {
+			to = path.Join(path.Dir(dst), to)
+		}
+		dst = to
 	}
-	if old.IsDir() {
-		return dst, old, fault.New(fault.Invalid, "", dst+" is a folder on the node", "name a file, or remove the folder")
-	}
-	if real, err := t.remote.RealPath(dst); err == nil {
-		dst = real
-	}
-	return dst, old, nil
+	return dst, nil, fault.New(fault.Invalid, "", clean(dst)+" leads in a circle on the node", "name a file")
 }
 
 func (t *transfer) send(f *os.File, info fs.FileInfo, part, shown string) (err error) {
