@@ -1,0 +1,185 @@
+package rules_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
+	signed "github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/proxy/proxytest"
+	"github.com/threshold-access/threshold/proxy/rules"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 10 * time.Second
+
+type carrier struct {
+	*rules.Carrier
+	*proxytest.Auth
+	t   *testing.T
+	cfg rules.Config
+}
+
+func newCarrier(t *testing.T) *carrier {
+	t.Helper()
+	a := proxytest.New(t)
+	client := a.Client()
+	t.Cleanup(client.Close)
+	cfg := rules.Config{Pin: a.Pin(), First: a.Set(), Path: filepath.Join(t.TempDir(), "rules.json"), Auth: client, Log: proxytest.Log()}
+	c, err := rules.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &carrier{c, a, t, cfg}
+}
+
+func (c *carrier) run() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+// next is the next set that a follower hears of, verified.
+func next(t *testing.T, c *carrier, sets <-chan []byte) *signed.Trust {
+	t.Helper()
+	select {
+	case b := <-sets:
+		s, err := signed.Decode(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		trust, err := signed.Open(c.Pin(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return trust
+	case <-time.After(patience):
+		t.Fatal("heard of no rules")
+	}
+	return nil
+}
+
+func role(name string) access.Role { return access.Role{Name: name} }
+
+func TestNewRulesReachFollowersDiskAndOurselves(t *testing.T) {
+	c := newCarrier(t)
+	sets, stopFollowing := c.Follow()
+	defer stopFollowing()
+	first := next(t, c, sets) // at once
+	stop := c.run()
+	c.Allow(role("ops"))
+	c.Publish(c.SetAt(time.Now().Add(time.Second)))
+	for {
+		if _, ok := next(t, c, sets).Policy["ops"]; ok {
+			break
+		}
+	}
+	if _, ok := c.Current().Policy["ops"]; !ok || c.Current().Head.Time.Before(first.Head.Time) {
+		t.Error("got the old rules, want the new ones")
+	}
+	stop() // waits for the write, too
+	if info, err := os.Stat(c.cfg.Path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("got %v, %v, want a file of mode 0600", info, err)
+	}
+}
+
+func TestOldAndForeignRulesChangeNothing(t *testing.T) {
+	c, foreign := newCarrier(t), proxytest.New(t)
+	stop := c.run()
+	c.Allow(role("ops"))
+	older := c.SetAt(time.Now().Add(-time.Hour))
+	c.Publish(foreign.Set())
+	c.Publish(older)
+	good := c.SetAt(time.Now().Add(time.Second))
+	sets, stopFollowing := c.Follow()
+	defer stopFollowing()
+	c.Publish(good)
+	for {
+		got := next(t, c, sets)
+		if !got.Head.Time.After(time.Now().Add(-time.Minute)) || got.Cluster != c.Current().Cluster {
+			t.Errorf("got a head of %s, want no old one", got.Head.Time)
+		}
+		if _, ok := got.Policy["ops"]; ok {
+			break
+		}
+	}
+	stop()
+}
+
+func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
+	c := newCarrier(t)
+	sets, stopFollowing := c.Follow()
+	defer stopFollowing()
+	stop := c.run()
+	c.Allow(role("ops"))
+	c.Publish(c.SetAt(time.Now().Add(time.Second)))
+	for {
+		if _, ok := next(t, c, sets).Policy["ops"]; ok {
+			break
+		}
+	}
+	stop() // waits for the write, too
+	c.Down(true)
+	for name, first := range map[string]signed.Set{"with an older set from the membership": c.cfg.First, "with none": {}} {
+		cfg := c.cfg
+		cfg.First = first
+		again, err := rules.New(cfg)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, ok := again.Current().Policy["ops"]; !ok {
+			t.Errorf("%s: got the older rules, want those on disk", name)
+		}
+	}
+}
+
+func TestNewRefusesWhatTheClusterDidNotSign(t *testing.T) {
+	c, foreign := newCarrier(t), proxytest.New(t)
+	cfg := c.cfg
+	cfg.First = foreign.Set()
+	if _, err := rules.New(cfg); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
+		t.Errorf("got %v, want unavailable with a remedy", err)
+	}
+	b, err := foreign.Set().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.Path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rules.New(cfg); err == nil {
+		t.Error("got another cluster's rules from disk")
+	}
+	if _, err := rules.New(c.cfg); err != nil {
+		t.Errorf("got %v, want the first set in place of a bad file", err)
+	}
+}
+
+func TestItComesBackWhenAuthDoes(t *testing.T) {
+	c := newCarrier(t)
+	c.Down(true)
+	stop := c.run()
+	defer stop()
+	c.Allow(role("ops"))
+	sets, stopFollowing := c.Follow()
+	defer stopFollowing()
+	c.Down(false)
+	for {
+		if _, ok := next(t, c, sets).Policy["ops"]; ok { // the stream's first message, once it is back
+			return
+		}
+	}
+}

@@ -1,0 +1,285 @@
+package tunnels_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/proxy/proxytest"
+	"github.com/threshold-access/threshold/proxy/tunnels"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// news is a set of rules to follow.
+type news struct{ sets chan []byte }
+
+func (n news) Follow() (<-chan []byte, func()) { return n.sets, func() {} }
+
+// patience bounds every wait in these tests.
+const patience = 10 * time.Second
+
+type house struct {
+	*proxytest.Auth
+	*tunnels.Tunnels
+	t    *testing.T
+	news news
+	ctx  context.Context
+}
+
+func newHouse(t *testing.T, now func() time.Time) *house {
+	t.Helper()
+	a := proxytest.New(t)
+	client := a.Client()
+	t.Cleanup(client.Close)
+	h := &house{Auth: a, t: t, news: news{make(chan []byte, 8)}, ctx: t.Context()}
+	h.Tunnels = tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.news, Now: now, Log: proxytest.Log()})
+	return h
+}
+
+// machine is a node that may attach several times.
+type machine struct {
+	id   identity.Identity
+	cert *tls.Certificate
+	leaf *x509.Certificate
+}
+
+func (h *house) machine(name string) machine {
+	h.t.Helper()
+	id := h.Machine(identity.Node, name, identity.Labels{"env": "test"})
+	cert := h.MachineCertificate(id, nil)
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	id.Expires = leaf.NotAfter
+	return machine{id, cert, leaf}
+}
+
+// link is one tunnel: the node's end, and when the proxy has let go of it.
+type link struct {
+	*tunnel.Uplink
+	served chan struct{}
+}
+
+func (h *house) attach(m machine, version string) link {
+	h.t.Helper()
+	near, far := net.Pipe()
+	l := link{served: make(chan struct{})}
+	go func() {
+		h.Serve(h.ctx, near, identity.Peer{Identity: m.id, Cert: m.leaf})
+		close(l.served)
+	}()
+	var err error
+	if l.Uplink, err = tunnel.Connect(h.t.Context(), far, m.cert.PrivateKey.(crypto.Signer), m.id.ID, version, time.Now); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { l.Close(); <-l.served })
+	return l
+}
+
+// until waits for a condition that another goroutine brings about.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+func (h *house) has(node string) func() bool {
+	return func() bool { _, ok := h.Find(node); return ok }
+}
+
+func (h *house) hasNot(node string) func() bool { return func() bool { return !h.has(node)() } }
+
+var header = tunnel.Header{From: "192.0.2.7:5000", By: "dial"}
+
+func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
+	h := newHouse(t, nil)
+	m := h.machine("web-1")
+	l := h.attach(m, "v1")
+	until(t, "the node is attached", h.has("web-1"))
+	n, ok := h.Find(string(m.id.ID))
+	if !ok || n.Name != "web-1" || n.Labels["env"] != "test" {
+		t.Errorf("got %+v, %v by id, want web-1 with its labels", n, ok)
+	}
+	for _, name := range []string{"", "web", "WEB-1", "web-1.test.example.com", "ffffffffffffffffffffffffffffffff"} {
+		if n, ok := h.Find(name); ok {
+			t.Errorf("got %+v for %q, want nothing", n, name)
+		}
+	}
+	go func() {
+		c, _, err := l.Accept()
+		if err == nil {
+			io.WriteString(c, "hi")
+			c.Close()
+		}
+	}()
+	c, err := h.Open(t.Context(), m.id.ID, header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); string(got) != "hi" || err != nil {
+		t.Errorf("got %q, %v, want hi", got, err)
+	}
+	c.Close()
+	l.Close()
+	until(t, "the node is gone", h.hasNot("web-1"))
+	if _, err := h.Open(t.Context(), m.id.ID, header); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v, want unavailable", err)
+	}
+}
+
+func TestANewerTunnelStandsInFrontAndTheOldOneLivesOn(t *testing.T) {
+	h := newHouse(t, nil)
+	m := h.machine("web-1")
+	old := h.attach(m, "v1")
+	until(t, "the first is attached", h.has("web-1"))
+	running, err := h.Open(t.Context(), m.id.ID, header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	atNode, _, err := old.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := h.attach(m, "v2")
+	got := make(chan string, 2)
+	for name, l := range map[string]link{"old": old, "new": fresh} {
+		go func() {
+			if c, _, err := l.Accept(); err == nil {
+				got <- name
+				c.Close()
+			}
+		}()
+	}
+	var by string
+	until(t, "the newer one is used", func() bool {
+		c, err := h.Open(t.Context(), m.id.ID, header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		by = <-got
+		return by == "new"
+	})
+	go io.WriteString(atNode, "still here")
+	b := make([]byte, 10)
+	if _, err := io.ReadFull(running, b); err != nil || string(b) != "still here" {
+		t.Errorf("got %q, %v over the older tunnel, want it to live on", b, err)
+	}
+	fresh.Close()
+	<-fresh.served
+	if _, ok := h.Find("web-1"); !ok {
+		t.Error("got the node gone, want the older tunnel to serve again")
+	}
+	running.Close()
+}
+
+func TestANodeHasAtMostFourTunnels(t *testing.T) {
+	h := newHouse(t, nil)
+	m := h.machine("web-1")
+	first := h.attach(m, "v1")
+	until(t, "the first is attached", h.has("web-1"))
+	for range 4 {
+		h.attach(m, "v1")
+	}
+	select {
+	case <-first.Done():
+	case <-time.After(patience):
+		t.Error("got five tunnels of one node, want the oldest ended")
+	}
+}
+
+func TestRulesGoToEveryTunnel(t *testing.T) {
+	h := newHouse(t, nil)
+	l := h.attach(h.machine("web-1"), "v1")
+	for _, want := range []string{"set one", "set two"} {
+		h.news.sets <- []byte(want)
+		if got := string(<-l.Rules()); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestATunnelWhoseCertificateEndedTakesNothingNew(t *testing.T) {
+	h := newHouse(t, nil)
+	m := h.machine("web-1")
+	m.id.Expires = time.Now().Add(200 * time.Millisecond)
+	l := h.attach(m, "v1")
+	select {
+	case <-l.served:
+	case <-time.After(patience):
+		t.Error("got the tunnel kept after its certificate ended")
+	}
+	if h.has("web-1")() {
+		t.Error("got the node found by an expired certificate")
+	}
+}
+
+func TestAGreetingThatIsRefusedAttachesNothing(t *testing.T) {
+	h := newHouse(t, nil)
+	m, other := h.machine("web-1"), h.machine("web-2")
+	near, far := net.Pipe()
+	served := make(chan struct{})
+	go func() { h.Serve(t.Context(), near, identity.Peer{Identity: m.id, Cert: m.leaf}); close(served) }()
+	if _, err := tunnel.Connect(t.Context(), far, other.cert.PrivateKey.(crypto.Signer), m.id.ID, "v1", time.Now); !fault.Is(err, fault.Denied) {
+		t.Errorf("got %v, want denied", err)
+	}
+	<-served
+	if h.has("web-1")() {
+		t.Error("got the node attached by another's key")
+	}
+}
+
+func TestReportsFollowChanges(t *testing.T) {
+	h := newHouse(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- h.Run(ctx) }()
+	wait := func(n int) authrpc.ReportNodesRequest {
+		t.Helper()
+		for {
+			select {
+			case r := <-h.Reports:
+				if len(r.Attached) == n {
+					return r
+				}
+			case <-time.After(patience):
+				t.Fatalf("waited in vain for a report of %d nodes", n)
+			}
+		}
+	}
+	wait(0) // the lease begins with the first, empty one
+	m := h.machine("web-1")
+	l := h.attach(m, "v7")
+	r := wait(1)
+	at, err := r.Attached[0].Attachment.Verify(m.cert.PrivateKey.(crypto.Signer).Public())
+	if err != nil || at.Node != m.id.ID || at.Proxy != proxytest.Name || r.Attached[0].Version != "v7" {
+		t.Errorf("got %+v, %v, want the node's own word", r.Attached[0], err)
+	}
+	h.Down(true)
+	l.Close()
+	until(t, "the node is gone", h.hasNot("web-1"))
+	h.Down(false)
+	wait(0) // the change is not lost with auth
+	cancel()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+}
