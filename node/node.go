@@ -202,10 +202,12 @@ func (n *Node) enter(ctx context.Context) (*member.Member, error) {
 		switch {
 		case err == nil:
 			return m, nil
-		case ctx.Err() != nil:
+		case errors.Is(err, context.Canceled):
 			return nil, nil
 		case !fault.Is(err, fault.Unavailable):
 			return nil, err
+		case ctx.Err() != nil:
+			return nil, nil
 		}
 		wait := rand.N(min(firstRetry<<min(try, 6), lastRetry)) + firstRetry/2
 		n.cfg.Log.Warn("the cluster cannot be joined yet", "err", err, "remedy", fault.Remedy(err), "again", wait)

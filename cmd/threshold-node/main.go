@@ -1,0 +1,70 @@
+// Command threshold-node is the agent: it makes this machine reachable through the cluster without opening a port.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/node"
+)
+
+var version = "dev"
+
+func main() {
+	if code, is := node.Helper(); is {
+		os.Exit(code)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run returns the exit status: 0 for a clean end, 1 for a fault, 2 for a command line that cannot be meant.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		return 2
+	case err == nil && o.showVersion:
+		fmt.Fprintln(stdout, "threshold-node", version)
+		return 0
+	case err == nil:
+		err = serve(ctx, o, stderr)
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "threshold-node: error:", fault.Message(err))
+	if hint := fault.Remedy(err); hint != "" {
+		fmt.Fprintln(stderr, "threshold-node: hint:", hint)
+	}
+	return 1
+}
+
+func serve(ctx context.Context, o options, stderr io.Writer) error {
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	cfg, err := o.config(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	cfg.Version, cfg.Log = version, log
+	if o.token != "" {
+		log.Warn("the join token stands on the command line, where others on this machine can read it", "better", "--token-file FILE, or "+tokenVariable)
+	}
+	_ = os.Unsetenv(tokenVariable) // nothing that this process starts needs it
+	n, err := node.New(cfg)
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx)
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/node"
+)
+
+// tokenVariable may hold the join token: unlike the command line it does not show in ps.
+const tokenVariable = "THRESHOLD_TOKEN"
+
+// systemData is where a node that runs as root keeps its keys.
+const systemData = "/var/lib/threshold-node"
+
+// maxToken bounds a token file, in bytes.
+const maxToken = 4 << 10
+
+const usage = `threshold-node makes this machine reachable through a Threshold cluster. It opens no port.
+
+  threshold-node --proxy HOST:PORT --token-file FILE   the first start: join with a token from an administrator
+  threshold-node --proxy HOST:PORT                     every later start
+  threshold-node --config FILE                         the same from a file
+
+The token may also be in the environment variable THRESHOLD_TOKEN.
+
+`
+
+// errUsage says that the flag package has told the person what is wrong.
+var errUsage = errors.New("usage")
+
+// options are what the command line says.
+type options struct {
+	file        string
+	proxies     list
+	token       string
+	tokenFile   string
+	data        string
+	name        string
+	labels      labels
+	showVersion bool
+}
+
+// file is the configuration file.
+type file struct {
+	Kind    string `yaml:"kind" config:"required"`    // node
+	Version string `yaml:"version" config:"required"` // v1
+	Spec    spec   `yaml:"spec" config:"required"`
+}
+
+// spec has what the flags have, but for the token itself, which belongs in a file of its own.
+type spec struct {
+	Proxies   config.Strings    `yaml:"proxies" config:"required"`
+	TokenFile string            `yaml:"token_file"`
+	Data      string            `yaml:"data"`
+	Name      string            `yaml:"name"`
+	Labels    map[string]string `yaml:"labels"`
+}
+
+// Check finds what the types cannot say.
+func (f file) Check(report func(path, format string, args ...any)) {
+	if f.Kind != "" && f.Kind != "node" {
+		report("kind", "is %q, a node's configuration has kind: node", f.Kind)
+	}
+	if f.Version != "" && f.Version != "v1" {
+		report("version", "is %q, this program knows v1", f.Version)
+	}
+	if err := identity.Labels(f.Spec.Labels).Check(); err != nil {
+		report("spec.labels", "%v", err)
+	}
+}
+
+// list is a flag that may be given several times, or with commas.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(s string) error {
+	for one := range strings.SplitSeq(s, ",") {
+		if one = strings.TrimSpace(one); one == "" {
+			return errors.New("is empty")
+		} else {
+			*l = append(*l, one)
+		}
+	}
+	return nil
+}
+
+// labels is the flag --label key=value.
+type labels map[string]string
+
+func (l labels) String() string { return "" }
+
+func (l labels) Set(s string) error {
+	key, value, ok := strings.Cut(s, "=")
+	if !ok {
+		return errors.New("must be key=value")
+	}
+	if err := (identity.Labels{key: value}).Check(); err != nil {
+		return err
+	}
+	l[key] = value
+	return nil
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	o := options{labels: labels{}}
+	flags := flag.NewFlagSet("threshold-node", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage); flags.PrintDefaults() }
+	flags.StringVar(&o.file, "config", "", "read the configuration `FILE`; flags win over it")
+	flags.Var(&o.proxies, "proxy", "`HOST:PORT` of the cluster's public port; may be repeated")
+	flags.StringVar(&o.token, "token", "", "the join `TOKEN`; others can read it in ps, so prefer --token-file")
+	flags.StringVar(&o.tokenFile, "token-file", "", "read the join token from `FILE`")
+	flags.StringVar(&o.data, "data", "", "keep keys in `DIR` (default "+systemData+", or the user's own state directory)")
+	flags.StringVar(&o.name, "name", "", "the `NAME` to wish for (default this machine's host name)")
+	flags.Var(o.labels, "label", "a label `KEY=VALUE` to wish for; may be repeated")
+	flags.BoolVar(&o.showVersion, "version", false, "print the version")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return o, err
+		}
+		return o, errUsage
+	}
+	if flags.NArg() == 1 && flags.Arg(0) == "version" {
+		o.showVersion = true
+	} else if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "threshold-node: error: %q is no flag\nthreshold-node: hint: run: threshold-node -h\n", flags.Arg(0))
+		return o, errUsage
+	}
+	return o, nil
+}
+
+// config puts flags, file and environment together.
+func (o options) config(env func(string) (string, bool)) (node.Config, error) {
+	var f file
+	if o.file != "" {
+		b, err := os.ReadFile(o.file)
+		if err != nil {
+			return node.Config{}, fault.Wrap(err, fault.Invalid, "", "the configuration file "+o.file+" cannot be read: "+reason(err), "name another with --config")
+		}
+		if err := config.Decode(o.file, b, &f); err != nil {
+			return node.Config{}, err
+		}
+	}
+	s := f.Spec
+	cfg := node.Config{Proxies: pick(o.proxies, list(s.Proxies)), Dir: first(o.data, s.Data), Name: first(o.name, s.Name), Labels: identity.Labels(s.Labels)}
+	if len(o.labels) > 0 {
+		cfg.Labels = identity.Labels(o.labels)
+	}
+	if len(cfg.Proxies) == 0 {
+		return node.Config{}, fault.New(fault.Invalid, "", "there is no proxy to dial", "give the cluster's address, as --proxy proxy.example.com:443")
+	}
+	var err error
+	if cfg.Dir == "" {
+		if cfg.Dir, err = dataDir(os.Geteuid(), env); err != nil {
+			return node.Config{}, err
+		}
+	}
+	cfg.Token, err = o.joinToken(s.TokenFile, env)
+	return cfg, err
+}
+
+func (o options) joinToken(fromFile string, env func(string) (string, bool)) (string, error) {
+	if o.token != "" {
+		return o.token, nil
+	}
+	name := first(o.tokenFile, fromFile)
+	if name == "" {
+		t, _ := env(tokenVariable)
+		return t, nil
+	}
+	b, err := os.ReadFile(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && o.tokenFile == "":
+		return "", nil // a file that was removed after the join, as it should be
+	case err != nil:
+		return "", fault.Wrap(err, fault.Invalid, "", "the token file "+name+" cannot be read: "+reason(err), "check --token-file")
+	case len(b) > maxToken:
+		return "", fault.New(fault.Invalid, "", "the token file "+name+" is too large to hold a token", "check --token-file")
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func dataDir(uid int, env func(string) (string, bool)) (string, error) {
+	if uid == 0 {
+		return systemData, nil
+	}
+	if dir, ok := env("XDG_STATE_HOME"); ok && filepath.IsAbs(dir) {
+		return filepath.Join(dir, "threshold-node"), nil
+	}
+	if home, ok := env("HOME"); ok && filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "threshold-node"), nil
+	}
+	return "", fault.New(fault.Invalid, "", "there is no home directory to keep keys in", "name a directory with --data")
+}
+
+func reason(err error) string {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func pick(a, b list) list {
+	if len(a) > 0 {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/node"
+)
+
+func environment(vars map[string]string) func(string) (string, bool) {
+	return func(k string) (string, bool) { v, ok := vars[k]; return v, ok }
+}
+
+func put(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "node.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func configure(t *testing.T, vars map[string]string, args ...string) (node.Config, error) {
+	t.Helper()
+	var out strings.Builder
+	o, err := parse(args, &out)
+	if err != nil {
+		t.Fatalf("%v: %v: %s", args, err, out.String())
+	}
+	return o.config(environment(vars))
+}
+
+const whole = `kind: node
+version: v1
+spec:
+  proxies: [a.example.com:443, b.example.com:443]
+  token_file: TOKEN
+  data: /data
+  name: from-file
+  labels: {env: file}
+`
+
+func TestFlagsWinOverTheFile(t *testing.T) {
+	token := put(t, " secret \n")
+	path := put(t, strings.ReplaceAll(whole, "TOKEN", token))
+	cfg, err := configure(t, nil, "--config", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(cfg.Proxies, []string{"a.example.com:443", "b.example.com:443"}) || cfg.Dir != "/data" || cfg.Name != "from-file" || cfg.Labels["env"] != "file" || cfg.Token != "secret" {
+		t.Errorf("got %+v from the file", cfg)
+	}
+	cfg, err = configure(t, map[string]string{tokenVariable: "not this"}, "--config", path, "--proxy", "c:1,d:2", "--proxy=e:3", "--data", "/x", "--name", "n", "--label", "env=flag", "--label", "team=core", "--token", "on-the-line")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(cfg.Proxies, []string{"c:1", "d:2", "e:3"}) || cfg.Dir != "/x" || cfg.Name != "n" || cfg.Labels["env"] != "flag" || cfg.Labels["team"] != "core" || cfg.Token != "on-the-line" {
+		t.Errorf("got %+v from the flags", cfg)
+	}
+}
+
+func TestTheTokenComesFromTheEnvironmentLast(t *testing.T) {
+	vars := map[string]string{tokenVariable: "env"}
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"alone", nil, "env"},
+		{"beside a file", []string{"--token-file", put(t, "file")}, "file"},
+		{"beside the flag", []string{"--token", "flag"}, "flag"},
+	} {
+		cfg, err := configure(t, vars, append([]string{"--proxy", "p:1", "--data", "/d"}, tt.args...)...)
+		if err != nil || cfg.Token != tt.want {
+			t.Errorf("%s: got %q, %v, want %q", tt.name, cfg.Token, err, tt.want)
+		}
+	}
+}
+
+func TestConfigurationsThatAreRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no proxy", nil, "no proxy"},
+		{"a file that is not there", []string{"--config", "/none"}, "/none cannot be read"},
+		{"a token file that is not there", []string{"--proxy", "p:1", "--token-file", "/none"}, "/none cannot be read"},
+		{"an unknown key", []string{"--config", put(t, "kind: node\nversion: v1\nspec: {proxies: [p:1], naem: x}\n")}, "name"},
+		{"another kind", []string{"--config", put(t, "kind: server\nversion: v1\nspec: {proxies: [p:1]}\n")}, "kind: node"},
+		{"a newer version", []string{"--config", put(t, "kind: node\nversion: v2\nspec: {proxies: [p:1]}\n")}, "knows v1"},
+		{"all faults at once", []string{"--config", put(t, "kind: x\nversion: v9\nspec: {proxies: [p:1], labels: {'a b': c}}\n")}, "a b"},
+	} {
+		_, err := configure(t, nil, tt.args...)
+		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tt.want) || fault.Remedy(err) == "" {
+			t.Errorf("%s: got %v (remedy %q), want an invalid fault with %q", tt.name, err, fault.Remedy(err), tt.want)
+		}
+	}
+}
+
+func TestATokenFileNamedInTheConfigurationMayBeGone(t *testing.T) {
+	cfg, err := configure(t, nil, "--config", put(t, strings.ReplaceAll(whole, "TOKEN", "/none")))
+	if err != nil || cfg.Token != "" {
+		t.Errorf("got %q, %v, want no token and no error", cfg.Token, err)
+	}
+}
+
+func TestWhereDataIsKept(t *testing.T) {
+	for _, tt := range []struct {
+		uid  int
+		vars map[string]string
+		want string
+	}{
+		{0, map[string]string{"HOME": "/root"}, "/var/lib/threshold-node"},
+		{1000, map[string]string{"HOME": "/home/a"}, "/home/a/.local/state/threshold-node"},
+		{1000, map[string]string{"HOME": "/home/a", "XDG_STATE_HOME": "/state"}, "/state/threshold-node"},
+	} {
+		if got, err := dataDir(tt.uid, environment(tt.vars)); err != nil || got != tt.want {
+			t.Errorf("got %q, %v, want %q", got, err, tt.want)
+		}
+	}
+	if _, err := dataDir(1000, environment(nil)); !fault.Is(err, fault.Invalid) {
+		t.Errorf("got %v without a home, want an invalid fault", err)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, tt := range []struct {
+		args []string
+		want int
+		says string
+	}{
+		{[]string{"--version"}, 0, "threshold-node dev"},
+		{[]string{"version"}, 0, "threshold-node dev"},
+		{[]string{"-h"}, 0, "--token-file"},
+		{[]string{"--no-such-flag"}, 2, "no-such-flag"},
+		{[]string{"--label", "novalue"}, 2, "key=value"},
+		{[]string{"start"}, 2, `"start" is no flag`},
+		{nil, 1, "hint: give the cluster's address"},
+		{[]string{"--proxy", "nonsense", "--data", t.TempDir()}, 1, "is not host:port"},
+		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d"}, 1, "no join token"},
+		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d", "--token", "x"}, 1, "others on this machine can read it"},
+	} {
+		var out strings.Builder
+		if got := run(ctx, tt.args, &out, &out); got != tt.want || !strings.Contains(out.String(), tt.says) {
+			t.Errorf("%v: got status %d and %q, want %d and %q", tt.args, got, out.String(), tt.want, tt.says)
+		}
+	}
+	if _, err := parse([]string{"-h"}, &strings.Builder{}); !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("got %v for -h, want help", err)
+	}
+}
