@@ -43,6 +43,18 @@ func TestLinksInTheDocumentsLeadSomewhere(t *testing.T) {
 	}
 }
 
+// folder is how docs/architecture.md names a place in the tree: a line of the house, or a step of a journey.
+var folder = regexp.MustCompile("`((?:auth|ca|raftstore|proxy|node|tsh|internal)(?:/[a-z]+(?:\\.go)?)?)`")
+
+func TestTheArchitectureNamesRealPlaces(t *testing.T) {
+	doc := read(t, "docs/architecture.md")
+	for _, m := range folder.FindAllStringSubmatch(doc, -1) {
+		if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+			t.Errorf("docs/architecture.md names %s: %v", m[1], err)
+		}
+	}
+}
+
 func read(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(root, name))
