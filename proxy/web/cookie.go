@@ -74,7 +74,7 @@ func (s sealer) seal(v screen, attempt string) (string, error) {
 }
 
 func (s sealer) open(text, attempt string) (v screen, err error) {
-	sealed, err := base64.RawURLEncoding.DecodeString(text)
+	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {
 		return v, errors.New("the page's cookie is not ours")
 	}

@@ -51,7 +51,13 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request) {
 	}
 	dropCookies(w, screenCookie)
 	setCookie(w, attemptCookie, res.Attempt)
-	http.Redirect(w, r, res.Redirect, http.StatusSeeOther)
+	sendTo(w, res.Redirect)
+}
+
+// sendTo redirects without a body: nothing keeps a copy of an address that carries a code.
+func sendTo(w http.ResponseWriter, to string) {
+	w.Header().Set("Location", to)
+	w.WriteHeader(http.StatusSeeOther)
 }
 
 // choice is one provider on the page that offers several.
@@ -91,7 +97,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	}
 	setCookie(w, attemptCookie, res.Attempt)
 	setCookie(w, screenCookie, sealed)
-	http.Redirect(w, r, factorPath, http.StatusSeeOther)
+	sendTo(w, factorPath)
 }
 
 func noCookie() error {
@@ -180,7 +186,7 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.Prov
 		s.show(w, r, http.StatusOK, "done", doneView{Name: res.Name, Codes: res.RecoveryCodes, Next: res.Redirect})
 		return
 	}
-	http.Redirect(w, r, res.Redirect, http.StatusSeeOther)
+	sendTo(w, res.Redirect)
 }
 
 // loopback refuses to send a browser with its one-time code anywhere but to this machine (RFC 8252 section 7.3).

@@ -1,0 +1,65 @@
+package web
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+func TestLanguagesHaveTheSamePhrases(t *testing.T) {
+	want := slices.Sorted(maps.Keys(english))
+	if got := slices.Sorted(maps.Keys(korean)); !slices.Equal(got, want) {
+		t.Errorf("got keys %v in Korean, want %v", got, want)
+	}
+	for key, phrase := range english {
+		if strings.Count(phrase, "%s") != strings.Count(korean[key], "%s") {
+			t.Errorf("%s: the languages take different arguments", key)
+		}
+	}
+}
+
+// Every phrase that a page asks for exists, and every kind of fault has its words.
+func TestPagesAskForPhrasesThatExist(t *testing.T) {
+	files, err := filepath.Glob("pages/*.html")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("got pages %v, %v", files, err)
+	}
+	ask := regexp.MustCompile(`\.T "([^"]+)"`)
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range ask.FindAllStringSubmatch(string(b), -1) {
+			if english[m[1]] == "" {
+				t.Errorf("%s asks for %q, which nobody wrote", name, m[1])
+			}
+		}
+	}
+	for _, k := range []fault.Kind{fault.Internal, fault.Invalid, fault.Unauthenticated, fault.Denied, fault.Expired, fault.NotFound, fault.Conflict, fault.Unavailable, fault.Exhausted} {
+		if english["kind."+string(k)] == "" || english["advice."+string(k)] == "" {
+			t.Errorf("a fault of kind %s has no words", k)
+		}
+	}
+}
+
+func FuzzOpenScreen(f *testing.F) {
+	s := newSealer()
+	good, err := s.seal(screen{Name: "alice"}, "attempt")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good, "attempt")
+	f.Add("", "")
+	f.Fuzz(func(t *testing.T, text, attempt string) {
+		if v, err := s.open(text, attempt); err == nil && (text != good || attempt != "attempt") {
+			t.Errorf("got %+v from a text that nobody sealed", v)
+		}
+	})
+}

@@ -1,0 +1,546 @@
+package web_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/net/html"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/proxy/proxytest"
+	"github.com/threshold-access/threshold/proxy/web"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	provider = "https://id.example.com/authorize?x=1"
+	back     = "http://127.0.0.1:40000/callback?code=one-time&state=abc"
+	secret   = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+	goodCode = "123456"
+)
+
+// site is the pages over TLS, with an auth that knows one login.
+type site struct {
+	*proxytest.Auth
+	t      *testing.T
+	srv    *httptest.Server
+	enrol  bool
+	codes  []string
+	to     string // where a proven factor leads
+	choose []authrpc.Connector
+	now    time.Time
+	began  []authrpc.BeginLoginRequest
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{Auth: proxytest.New(t), t: t, to: back, now: time.Now()}
+	client := s.Client()
+	s.srv = httptest.NewUnstartedServer(nil)
+	s.srv.EnableHTTP2 = true
+	host := s.srv.Listener.Addr().String()
+	pages := web.New(web.Config{Auth: client, Public: []string{"Proxy.Example.com:443", host}, Cluster: membertest.Name, Pin: s.Pin(), Version: "v1",
+		Now: func() time.Time { return s.now }, Log: proxytest.Log()})
+	s.srv.Config.Handler = pages.Handler()
+	s.srv.StartTLS()
+	t.Cleanup(func() { s.srv.Close(); client.Close() })
+	s.Begin = s.begin
+	s.Finish = s.finish
+	s.Prove = s.prove
+	return s
+}
+
+func (s *site) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+	s.began = append(s.began, r)
+	if len(s.choose) > 0 && r.Connector == "" {
+		return authrpc.BeginLoginResponse{Connectors: s.choose}, nil
+	}
+	return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: provider}, nil
+}
+
+func (s *site) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+	switch {
+	case r.Error != "":
+		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login", "the provider did not sign you in: "+r.Error, "try again: tsh login")
+	case r.Attempt != "begun" || r.State != "st" || r.Code != "co":
+		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login", "this is not the answer to this login", "run: tsh login")
+	}
+	res := authrpc.FinishOIDCResponse{Attempt: "identified", Name: "alice@example.com", Expires: s.now.Add(10 * time.Minute)}
+	if s.enrol {
+		res.Enrol = &authrpc.Enrolment{URI: "otpauth://totp/Threshold:alice@example.com?secret=" + secret + "&issuer=Threshold", Secret: secret}
+	}
+	return res, nil
+}
+
+func (s *site) prove(r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+	switch {
+	case r.Attempt != "identified":
+		return authrpc.ProveFactorResponse{}, fault.New(fault.Expired, "login", "this login is over", "run: tsh login")
+	case r.Code == "999999":
+		return authrpc.ProveFactorResponse{}, fault.New(fault.Exhausted, "login", "too many wrong codes", "wait 30s, then try again")
+	case r.Code != goodCode:
+		return authrpc.ProveFactorResponse{}, fault.New(fault.Denied, "login", "the code is wrong or was used already", "wait for the next code")
+	}
+	return authrpc.ProveFactorResponse{Redirect: s.to, Name: "alice@example.com", RecoveryCodes: s.codes}, nil
+}
+
+// browser keeps cookies and follows no redirect.
+type browser struct {
+	s    *site
+	http *http.Client
+	lang string
+}
+
+func (s *site) browser(lang string) *browser {
+	c := s.srv.Client()
+	jar, _ := cookiejar.New(nil)
+	return &browser{s, &http.Client{Transport: c.Transport, Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, lang}
+}
+
+type answer struct {
+	*http.Response
+	body string
+}
+
+func (b *browser) do(r *http.Request) answer {
+	b.s.t.Helper()
+	r.Header.Set("Accept-Language", b.lang)
+	resp, err := b.http.Do(r)
+	if err != nil {
+		b.s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.s.t.Fatal(err)
+	}
+	a := answer{resp, string(body)}
+	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+		checkPage(b.s.t, a)
+	}
+	return a
+}
+
+func (b *browser) get(path string) answer {
+	b.s.t.Helper()
+	r, err := http.NewRequest(http.MethodGet, b.s.srv.URL+path, nil)
+	if err != nil {
+		b.s.t.Fatal(err)
+	}
+	return b.do(r)
+}
+
+func (b *browser) post(path string, form url.Values, change func(*http.Request)) answer {
+	b.s.t.Helper()
+	r, err := http.NewRequest(http.MethodPost, b.s.srv.URL+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		b.s.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	r.Header.Set("Origin", b.s.srv.URL)
+	if change != nil {
+		change(r)
+	}
+	return b.do(r)
+}
+
+func (b *browser) code(code string) answer {
+	b.s.t.Helper()
+	return b.post("/login/factor", url.Values{"code": {code}}, nil)
+}
+
+const start = "/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz"
+
+// identified goes as far as the factor page.
+func (s *site) identified(lang string) *browser {
+	s.t.Helper()
+	b := s.browser(lang)
+	if a := b.get(start); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
+		s.t.Fatalf("got %d to %q, want to be sent to the provider", a.StatusCode, a.Header.Get("Location"))
+	}
+	if a := b.get("/login/callback?state=st&code=co"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/login/factor" {
+		s.t.Fatalf("got %d to %q: %s, want to be sent to the factor page", a.StatusCode, a.Header.Get("Location"), a.body)
+	}
+	return b
+}
+
+// checkPage holds what is true of every page in every language.
+func checkPage(t *testing.T, a answer) {
+	t.Helper()
+	root, err := html.Parse(strings.NewReader(a.body))
+	if err != nil {
+		t.Fatalf("%s: %v", a.Request.URL, err)
+	}
+	count, labels, ids := map[string]int{}, map[string]bool{}, map[string]bool{}
+	var inputs []string
+	for n := range root.Descendants() {
+		if n.Type != html.ElementNode {
+			continue
+		}
+		count[n.Data]++
+		for _, at := range n.Attr {
+			switch {
+			case strings.HasPrefix(at.Key, "on") || at.Key == "style":
+				t.Errorf("%s: element %s has attribute %s", a.Request.URL, n.Data, at.Key)
+			case at.Key == "id":
+				if ids[at.Val] {
+					t.Errorf("%s: id %q twice", a.Request.URL, at.Val)
+				}
+				ids[at.Val] = true
+			case n.Data == "label" && at.Key == "for":
+				labels[at.Val] = true
+			case n.Data == "html" && at.Key == "lang" && at.Val != a.Header.Get("Content-Language"):
+				t.Errorf("%s: got lang %q, want %q", a.Request.URL, at.Val, a.Header.Get("Content-Language"))
+			}
+		}
+		if n.Data == "input" && attribute(n, "type") != "hidden" {
+			inputs = append(inputs, attribute(n, "id"))
+		}
+		if n.Data == "img" && !slices.ContainsFunc(n.Attr, func(a html.Attribute) bool { return a.Key == "alt" }) {
+			t.Errorf("%s: an image without alt", a.Request.URL)
+		}
+	}
+	for _, id := range inputs {
+		if !labels[id] {
+			t.Errorf("%s: input %q has no label", a.Request.URL, id)
+		}
+	}
+	if count["h1"] != 1 || count["main"] != 1 || count["title"] != 1 || count["script"] != 0 || count["style"] != 0 || count["iframe"] != 0 {
+		t.Errorf("%s: got %v, want one h1, main and title, no script, style or iframe", a.Request.URL, count)
+	}
+	if key := missing.FindString(a.body); key != "" {
+		t.Errorf("%s: phrase %s is missing", a.Request.URL, key)
+	}
+	checkHeaders(t, a)
+}
+
+// missing finds what stands where a language lacks a phrase.
+var missing = regexp.MustCompile(`\[[a-z]+\.[a-z_-]+\]`)
+
+func attribute(n *html.Node, key string) string {
+	for _, a := range n.Attr {
+		if a.Key == key {
+			return a.Val
+		}
+	}
+	return ""
+}
+
+func checkHeaders(t *testing.T, a answer) {
+	t.Helper()
+	policy := a.Header.Get("Content-Security-Policy")
+	for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self' http://127.0.0.1:*"} {
+		if !strings.Contains(policy, want) {
+			t.Errorf("%s: got policy %q, want %q in it", a.Request.URL, policy, want)
+		}
+	}
+	if strings.Contains(policy, "unsafe") || strings.Contains(policy, "script-src") {
+		t.Errorf("got policy %q, want no script at all", policy)
+	}
+	for key, want := range map[string]string{"Strict-Transport-Security": "max-age=31536000", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+		"X-Robots-Tag": "noindex, nofollow", "Cache-Control": "no-store", "X-Frame-Options": "DENY"} {
+		if got := a.Header.Get(key); got != want {
+			t.Errorf("%s: got %s %q, want %q", a.Request.URL, key, got, want)
+		}
+	}
+}
+
+func has(t *testing.T, a answer, status int, texts ...string) {
+	t.Helper()
+	if a.StatusCode != status {
+		t.Errorf("%s: got status %d, want %d", a.Request.URL.Path, a.StatusCode, status)
+	}
+	for _, text := range texts {
+		if !strings.Contains(a.body, text) {
+			t.Errorf("%s: got no %q in:\n%s", a.Request.URL.Path, text, a.body)
+		}
+	}
+}
+
+func TestLoginEndsAtTsh(t *testing.T) {
+	s := newSite(t)
+	b := s.identified("en")
+	a := b.get("/login/factor")
+	has(t, a, 200, "Signed in as alice@example.com", `name="code"`, `inputmode="numeric"`, `autocomplete="one-time-code"`, "autofocus")
+	if strings.Contains(a.body, `id="secret"`) {
+		t.Error("got a secret on a page without enrolment")
+	}
+	has(t, b.get("/login/factor"), 200, "alice@example.com") // a reload changes nothing
+	has(t, b.code("000000"), 403, `id="error"`, "the code is wrong or was used already", "wait for the next code", `role="alert"`, `name="code"`)
+	has(t, b.code("999999"), 429, "too many wrong codes", `name="code"`)
+	has(t, b.code("  "), 400, "six digits")
+	has(t, b.code(strings.Repeat("1", 65)), 400, "six digits")
+	a = b.code(" " + goodCode + " ")
+	if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != back {
+		t.Errorf("got %d to %q, want tsh's loopback", a.StatusCode, a.Header.Get("Location"))
+	}
+	has(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
+	if got := s.began[0]; got.Public != s.srv.URL || got.From != "127.0.0.1" || got.Challenge != "abc" || got.State != "xyz" {
+		t.Errorf("got begun with %+v, want this origin and address", got)
+	}
+}
+
+func TestEnrolmentShowsSecretAndRecoveryCodes(t *testing.T) {
+	s := newSite(t)
+	s.enrol = true
+	for i := range 10 {
+		s.codes = append(s.codes, "code-"+string(rune('a'+i)))
+	}
+	b := s.identified("en")
+	for range 2 { // shown again on a reload
+		has(t, b.get("/login/factor"), 200, `<code id="secret">JBSW Y3DP`, `src="data:image/png;base64,`)
+	}
+	has(t, b.code("000000"), 403, `id="secret"`, "wrong")
+	a := b.code(goodCode)
+	has(t, a, 200, `id="continue"`, `href="http://127.0.0.1:40000/callback?code=one-time&amp;state=abc"`, "<code>code-a</code>", "<code>code-j</code>")
+	has(t, b.code(goodCode), 410, "tsh login")
+}
+
+func TestRecoveryCodeFieldTakesLetters(t *testing.T) {
+	s := newSite(t)
+	b := s.identified("en")
+	has(t, b.get("/login/factor?with=recovery"), 200, `inputmode="text"`, "Recovery code")
+	a := b.post("/login/factor", url.Values{"code": {"x"}, "with": {"recovery"}}, nil)
+	has(t, a, 403, `inputmode="text"`)
+}
+
+func TestChooserKeepsTheWholeRequest(t *testing.T) {
+	s := newSite(t)
+	s.choose = []authrpc.Connector{{Name: "corp", Display: "Corp & Co"}, {Name: "partner"}}
+	b := s.browser("en")
+	a := b.get(start)
+	has(t, a, 200, "Corp &amp; Co", "partner", "connector=corp", "challenge=abc")
+	if a := b.get(start + "&connector=partner"); a.Header.Get("Location") != provider {
+		t.Errorf("got %d, want the provider after the choice", a.StatusCode)
+	}
+}
+
+func TestCookiesAreStrict(t *testing.T) {
+	s := newSite(t)
+	b := s.browser("en")
+	for _, path := range []string{start, "/login/callback?state=st&code=co", "/?lang=ko"} {
+		for _, c := range b.get(path).Cookies() {
+			if !strings.HasPrefix(c.Name, "__Host-threshold-") || !c.Secure || !c.HttpOnly || c.Path != "/" || c.Domain != "" || c.SameSite != http.SameSiteLaxMode {
+				t.Errorf("%s: got cookie %s, want a strict one", path, c)
+			}
+			if strings.Contains(c.Value, "alice") || strings.Contains(c.Value, secret) {
+				t.Errorf("%s: got a readable cookie %s", path, c)
+			}
+		}
+	}
+}
+
+func TestTamperedAndMissingCookies(t *testing.T) {
+	s, other := newSite(t), newSite(t)
+	u, _ := url.Parse(s.srv.URL)
+	set := func(b *browser, name, value string) {
+		b.http.Jar.SetCookies(u, []*http.Cookie{{Name: name, Value: value, Path: "/", Secure: true}})
+	}
+	value := func(b *browser, name string) string {
+		for _, c := range b.http.Jar.Cookies(u) {
+			if c.Name == name {
+				return c.Value
+			}
+		}
+		return ""
+	}
+	const attempt, page = "__Host-threshold-login", "__Host-threshold-page"
+	foreign := value(&browser{s, other.identified("en").http, ""}, page)
+	for name, change := range map[string]func(*browser){
+		"the page's cookie altered":         func(b *browser) { v := value(b, page); set(b, page, "A"+v[1:]) },
+		"the page's cookie cut":             func(b *browser) { set(b, page, value(b, page)[:20]) },
+		"the page's cookie of another host": func(b *browser) { set(b, page, foreign) },
+		"another attempt":                   func(b *browser) { set(b, attempt, "somebody-else") },
+		"no attempt":                        func(b *browser) { set(b, attempt, "") },
+		"no page":                           func(b *browser) { set(b, page, "") },
+		"too large":                         func(b *browser) { set(b, attempt, strings.Repeat("x", 5000)) },
+	} {
+		b := s.identified("en")
+		change(b)
+		if a := b.get("/login/factor"); a.StatusCode != http.StatusGone || !strings.Contains(a.body, "tsh login") {
+			t.Errorf("%s: got %d, want to be told to start again", name, a.StatusCode)
+		}
+		if a := b.code(goodCode); a.StatusCode != http.StatusGone {
+			t.Errorf("%s: got %d for the code, want it refused", name, a.StatusCode)
+		}
+	}
+	b := s.browser("en")
+	has(t, b.get("/login/callback?state=st&code=co"), 410, "no login under way", "tsh login")
+	has(t, b.get("/login/factor"), 410, "tsh login")
+	has(t, b.code(goodCode), 410, "tsh login")
+}
+
+func TestAPageLeftOpenTooLong(t *testing.T) {
+	s := newSite(t)
+	b := s.identified("en")
+	s.now = s.now.Add(11 * time.Minute)
+	has(t, b.get("/login/factor"), 410, "open for too long", "tsh login")
+	has(t, b.code(goodCode), 410, "open for too long")
+}
+
+func TestTheProvidersRefusalIsShown(t *testing.T) {
+	s := newSite(t)
+	b := s.browser("en")
+	b.get(start)
+	has(t, b.get("/login/callback?error=access_denied&state=st"), 403, "the provider did not sign you in: access_denied", "tsh login")
+	has(t, b.get("/login/callback?state=forged&code=co"), 403, "not the answer to this login")
+}
+
+func TestOtherSitesCannotPost(t *testing.T) {
+	s := newSite(t)
+	b := s.identified("en")
+	for name, change := range map[string]func(*http.Request){
+		"cross-site": func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") },
+		"same-site":  func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-site") },
+		"another origin": func(r *http.Request) {
+			r.Header.Del("Sec-Fetch-Site")
+			r.Header.Set("Origin", "https://evil.example.com")
+		},
+		"no origin": func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "null") },
+	} {
+		if a := b.post("/login/factor", url.Values{"code": {goodCode}}, change); a.StatusCode != http.StatusForbidden {
+			t.Errorf("%s: got %d, want it refused", name, a.StatusCode)
+		}
+	}
+	if a := b.code(goodCode); a.StatusCode != http.StatusSeeOther {
+		t.Errorf("got %d for the form's own, want it taken", a.StatusCode)
+	}
+}
+
+func TestHostMustBeOurs(t *testing.T) {
+	s := newSite(t)
+	b := s.browser("en")
+	for host, want := range map[string]int{"proxy.example.com": 200, "PROXY.example.com:443": 200, "evil.example.com": 421, "proxy.example.com:8443": 421, "proxy.example.com.": 421} {
+		r, _ := http.NewRequest(http.MethodGet, s.srv.URL+"/", nil)
+		r.Host = host
+		r.Header.Set("X-Forwarded-Host", "proxy.example.com")
+		if a := b.do(r); a.StatusCode != want || strings.Contains(a.body, "evil") {
+			t.Errorf("%s: got %d, want %d", host, a.StatusCode, want)
+		}
+	}
+}
+
+func TestNoOpenRedirect(t *testing.T) {
+	for _, to := range []string{"https://evil.example.com/", "http://127.0.0.1.evil.example.com/", "http://192.0.2.7/", "//evil.example.com", "javascript:alert(1)",
+		"http://user@127.0.0.1:1/", "http://localhost:1/", ""} {
+		s := newSite(t)
+		s.to = to
+		a := s.identified("en").code(goodCode)
+		if a.StatusCode != http.StatusInternalServerError || a.Header.Get("Location") != "" || to != "" && strings.Contains(a.body, to) {
+			t.Errorf("%q: got %d to %q, want an error page", to, a.StatusCode, a.Header.Get("Location"))
+		}
+	}
+	s := newSite(t)
+	s.to = "http://[::1]:4000/callback?code=x" // loopback, but no policy can name it
+	has(t, s.identified("en").code(goodCode), 200, `id="continue"`, "http://[::1]:4000/callback?code=x")
+}
+
+func TestProvidersAddressIsChecked(t *testing.T) {
+	for to, ok := range map[string]bool{"https://id.example.com/x": true, "http://127.0.0.1:5556/auth": true, "http://id.example.com/": false, "javascript:alert(1)": false, "/": false} {
+		s := newSite(t)
+		s.Begin = func(authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+			return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: to}, nil
+		}
+		if a := s.browser("en").get(start); (a.Header.Get("Location") == to) != ok {
+			t.Errorf("%q: got %d to %q, want ok %v", to, a.StatusCode, a.Header.Get("Location"), ok)
+		}
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	s := newSite(t)
+	b := s.browser("en")
+	has(t, b.get("/login"), 400, "a login begins in the terminal", "tsh login")
+	has(t, b.get("/login?challenge=a&challenge=b"), 400, "damaged")
+	has(t, b.get("/login?challenge="+strings.Repeat("a", 3000)), 400, "damaged")
+	has(t, b.get("/nothing"), 404, "no such page")
+	if a := b.get("/assets/text.go"); a.StatusCode != 404 {
+		t.Errorf("got %d for a file that is none, want 404", a.StatusCode)
+	}
+	b = s.identified("en")
+	has(t, b.code(strings.Repeat("1", 20<<10)), 400, "could not be read")
+	s.Down(true)
+	has(t, b.code(goodCode), 503, "auth is down", `name="code"`)
+	has(t, b.get(start), 503, "auth is down")
+}
+
+func TestBothLanguages(t *testing.T) {
+	for lang, want := range map[string]string{"en-GB,en;q=0.8": "en", "ko-KR,ko;q=0.9,en;q=0.5": "ko", "fr": "en", "": "en", "fr;q=0.9,ko;q=0.5": "ko", strings.Repeat("ko,", 200): "en"} {
+		s := newSite(t)
+		s.enrol, s.codes = true, []string{"one", "two"}
+		s.choose = []authrpc.Connector{{Name: "a"}, {Name: "b"}}
+		b := s.browser(lang)
+		pages := []answer{b.get("/"), b.get(start), b.get("/nothing"), b.get("/login")}
+		s.choose = nil
+		b = s.identified(lang)
+		pages = append(pages, b.get("/login/factor"), b.code("0"), b.code(goodCode))
+		s.enrol = false
+		b = s.identified(lang)
+		pages = append(pages, b.get("/login/factor"), b.get("/login/factor?with=recovery"))
+		for _, a := range pages {
+			if got := a.Header.Get("Content-Language"); got != want {
+				t.Errorf("%q: %s: got %q, want %q", lang, a.Request.URL.Path, got, want)
+			}
+			if korean := strings.ContainsFunc(a.body, func(r rune) bool { return r >= 0xac00 && r <= 0xd7a3 }); !korean {
+				t.Errorf("%s: got no Korean, not even the link to it", a.Request.URL.Path)
+			}
+		}
+	}
+}
+
+func TestAChosenLanguageOutlivesTheProvider(t *testing.T) {
+	s := newSite(t)
+	b := s.browser("en")
+	b.get(start + "&lang=ko")
+	b.get("/?lang=ko")
+	if got := b.get("/").Header.Get("Content-Language"); got != "ko" {
+		t.Errorf("got %q, want the language that was chosen", got)
+	}
+	if got := b.get("/?lang=xx").Header.Get("Content-Language"); got != "ko" {
+		t.Errorf("got %q, want an unknown one ignored", got)
+	}
+}
+
+func TestPingAssetsAndRobots(t *testing.T) {
+	s := newSite(t)
+	b := s.browser("en")
+	a := b.get(dial.PingPath)
+	var ping dial.Ping
+	if err := json.Unmarshal([]byte(a.body), &ping); err != nil || ping.Pin != s.Pin() || ping.Cluster != membertest.Name || ping.Version != "v1" || ping.V != 1 {
+		t.Errorf("got %+v, %v, want this cluster's", ping, err)
+	}
+	if a := b.get("/assets/style.css"); a.Header.Get("Content-Type") != "text/css; charset=utf-8" || !strings.Contains(a.body, "prefers-color-scheme: dark") {
+		t.Errorf("got %q, want the style sheet, dark too", a.Header.Get("Content-Type"))
+	}
+	if a := b.get("/assets/icon.svg"); a.Header.Get("Content-Type") != "image/svg+xml" {
+		t.Errorf("got %q, want the icon", a.Header.Get("Content-Type"))
+	}
+	has(t, b.get("/robots.txt"), 200, "Disallow: /")
+}
+
+// What auth or a provider says is text, whatever is in it.
+func TestNothingIsMarkup(t *testing.T) {
+	s := newSite(t)
+	b := s.browser("en")
+	b.get(start)
+	a := b.get("/login/callback?state=st&error=" + url.QueryEscape(`<script>alert(1)</script>`))
+	if strings.Contains(a.body, "<script") {
+		t.Errorf("got markup from a parameter:\n%s", a.body)
+	}
+	has(t, a, 403, "&lt;script&gt;")
+}
