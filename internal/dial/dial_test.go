@@ -1,0 +1,163 @@
+package dial_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+func TestRequestAndReplyRoundTrip(t *testing.T) {
+	var b bytes.Buffer
+	if err := dial.WriteRequest(&b, dial.Request{Node: "web-1"}, []byte("SSH-2.0")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := dial.ReadRequest(&b)
+	if err != nil || got.Node != "web-1" || b.String() != "SSH-2.0" {
+		t.Errorf("got %+v, %v and then %q, want web-1 and SSH-2.0", got, err, b.String())
+	}
+	b.Reset()
+	if err := dial.WriteReply(&b, dial.Reply{Fault: fault.New(fault.NotFound, "op", "no node x", "see: tsh ls")}); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := dial.ReadReply(&b)
+	if err != nil || rep.Fault == nil || rep.Fault.Kind != fault.NotFound || rep.Fault.Remedy != "see: tsh ls" {
+		t.Errorf("got %+v, %v, want the fault", rep.Fault, err)
+	}
+}
+
+func TestTooMuchIsNotSent(t *testing.T) {
+	if err := dial.WriteRequest(io.Discard, dial.Request{Node: strings.Repeat("x", dial.MaxBytes)}, nil); err == nil {
+		t.Error("got an oversize request sent, want an error")
+	}
+}
+
+func TestReadRequestRefuses(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"nothing":                nil,
+		"half a head":            {1, 0},
+		"another version":        {2, 0, 2, '{', '}'},
+		"half a body":            {1, 0, 9, '{', '}'},
+		"text that is no JSON":   {1, 0, 2, 'h', 'i'},
+		"a node of another type": append([]byte{1, 0, 10}, `{"node":1}`...),
+		"more than allowed":      append([]byte{1, 0x10, 1}, bytes.Repeat([]byte(" "), dial.MaxBytes+1)...),
+	} {
+		if got, err := dial.ReadRequest(bytes.NewReader(b)); err == nil {
+			t.Errorf("%s: got %+v, want refused", name, got)
+		}
+	}
+}
+
+// counted counts writes.
+type counted struct {
+	net.Conn
+	writes int
+}
+
+func (c *counted) Write(b []byte) (int, error) { c.writes++; return c.Conn.Write(b) }
+
+func pipe(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	near, far = net.Pipe()
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return near, far
+}
+
+func TestClientSpeaksBeforeTheReplyAndInOneWrite(t *testing.T) {
+	near, far := pipe(t)
+	raw := &counted{Conn: near}
+	c := dial.Client(raw, dial.Request{Node: "web-1"})
+	done := make(chan error, 1)
+	go func() {
+		req, err := dial.ReadRequest(far)
+		if err == nil && req.Node != "web-1" {
+			err = errors.New("another node: " + req.Node)
+		}
+		first := make([]byte, 5)
+		if err == nil {
+			_, err = io.ReadFull(far, first) // the client's first bytes are there before any reply
+		}
+		if err == nil {
+			err = dial.WriteReply(far, dial.Reply{})
+		}
+		if err == nil {
+			_, err = far.Write(first)
+		}
+		done <- err
+	}()
+	if n, err := c.Write([]byte("hello")); n != 5 || err != nil {
+		t.Fatalf("got %d, %v, want 5 bytes written", n, err)
+	}
+	if raw.writes != 1 {
+		t.Errorf("got %d writes, want request and first bytes in one", raw.writes)
+	}
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello" {
+		t.Errorf("got %q, %v, want the reply stripped and hello", got, err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClientSaysWhyItWasRefused(t *testing.T) {
+	near, far := pipe(t)
+	c := dial.Client(near, dial.Request{Node: "web-9"})
+	go func() {
+		_, _ = dial.ReadRequest(far)
+		_ = dial.WriteReply(far, dial.Reply{Fault: fault.New(fault.NotFound, "proxy.reach", "no node web-9 that you may reach", "see: tsh ls")})
+		far.Close()
+	}()
+	c.Write(nil)
+	for range 2 { // and says so again
+		if _, err := c.Read(make([]byte, 1)); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "see: tsh ls" {
+			t.Errorf("got %v, want not found with its remedy", err)
+		}
+	}
+}
+
+func TestClientWithoutAnAnswer(t *testing.T) {
+	near, far := pipe(t)
+	c := dial.Client(near, dial.Request{Node: "web-1"})
+	go func() {
+		_, _ = dial.ReadRequest(far)
+		far.Close()
+	}()
+	c.Write(nil)
+	if _, err := c.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
+		t.Errorf("got %v, want unavailable with a remedy", err)
+	}
+}
+
+func FuzzReadRequest(f *testing.F) {
+	f.Add([]byte{1, 0, 16, '{', '"', 'n', 'o', 'd', 'e', '"', ':', '"', 'w', 'e', 'b', '-', '1', '"', '}'})
+	f.Add([]byte{1, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		req, err := dial.ReadRequest(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		if err := dial.WriteRequest(&again, req, nil); err != nil {
+			return // escapes make it longer than it came
+		}
+		if got, err := dial.ReadRequest(&again); err != nil || got != req {
+			t.Errorf("got %+v, %v, want %+v", got, err, req)
+		}
+	})
+}
+
+func FuzzReadReply(f *testing.F) {
+	f.Add([]byte{1, 0, 2, '{', '}'})
+	f.Add(append([]byte{1, 0, 36}, `{"fault":{"kind":"denied","msg":""}}`...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if rep, err := dial.ReadReply(bytes.NewReader(b)); err == nil && rep.Fault != nil {
+			_ = rep.Fault.Error()
+		}
+	})
+}
