@@ -161,3 +161,9 @@ func spoilt(dir string, err error) error {
 	return fault.Wrap(err, fault.Invalid, "member.Enter", "the membership in "+dir+" does not hold together ("+err.Error()+")",
 		"restore "+dir+" from a backup, or remove it and join again with a new token")
 }
+
+// Exists reports whether dir holds a membership, so that no token is needed to Enter.
+func Exists(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, documentFile))
+	return err == nil
+}

@@ -1,0 +1,55 @@
+// Command threshold-demo runs a whole cluster in the foreground: auth, proxy, a node for the current account, and a small OIDC
+// provider. It is a program of its own, so that no production binary contains the toy provider.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/node"
+)
+
+var version = "dev"
+
+func main() {
+	if code, ran := node.Helper(); ran {
+		os.Exit(code)
+	}
+	os.Exit(run())
+}
+
+func run() int {
+	flags := flag.NewFlagSet("threshold-demo", flag.ContinueOnError)
+	listen := flags.String("listen", "127.0.0.1:8443", "`address` of the cluster's one port")
+	data := flags.String("data", "", "keep the cluster's data in this `folder` (default: a temporary one, removed at the end)")
+	show := flags.Bool("version", false, "print the version and end")
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), "threshold-demo runs a whole Threshold cluster on this machine until Ctrl-C.\n\n")
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(os.Args[1:]); err != nil {
+		if err == flag.ErrHelp {
+			return 0
+		}
+		return 2
+	}
+	if *show {
+		fmt.Println("threshold-demo", version)
+		return 0
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := demo(ctx, *listen, *data, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "threshold-demo: error:", fault.Message(err))
+		if hint := fault.Remedy(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "threshold-demo: hint:", hint)
+		}
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/threshold-access/threshold/auth"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/lifecycle"
+	"github.com/threshold-access/threshold/internal/member"
+	"github.com/threshold-access/threshold/node"
+	"github.com/threshold-access/threshold/proxy"
+)
+
+const (
+	defaultAuthListen = "127.0.0.1:3025"
+	defaultReplica    = "auth-1"
+	startWithin       = 2 * time.Minute
+	tokenLife         = 5 * time.Minute
+)
+
+// server is the parts that run, and what the later ones need of the earlier.
+type server struct {
+	spec     spec
+	log      *slog.Logger
+	stack    *lifecycle.Stack
+	auth     *auth.Server // nil where another server runs it
+	authAddr string
+	public   []string
+}
+
+func start(ctx context.Context, configFile, bootstrapFile string, stderr io.Writer) error {
+	s, err := readConfig(configFile)
+	if err != nil {
+		return err
+	}
+	srv := &server{spec: s, log: slog.New(slog.NewTextHandler(stderr, nil)), stack: lifecycle.New(ctx)}
+	err = srv.serve(ctx, bootstrapFile)
+	if failed := srv.stack.Stop(); failed != nil {
+		return failed
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// serve starts the parts in order, each ready before the next begins, and waits for the end.
+func (s *server) serve(ctx context.Context, bootstrapFile string) error {
+	starting, cancel := context.WithTimeout(s.stack.Context(), startWithin)
+	defer cancel()
+	for _, part := range []func(context.Context) error{
+		func(ctx context.Context) error { return s.startAuth(ctx, bootstrapFile) }, s.startProxy, s.startNode,
+	} {
+		if err := part(starting); err != nil {
+			return err
+		}
+	}
+	s.log.Info("ready", "version", version)
+	<-s.stack.Context().Done()
+	return nil
+}
+
+func (s *server) startAuth(ctx context.Context, bootstrapFile string) error {
+	if s.spec.Auth == nil {
+		if bootstrapFile != "" {
+			return fault.New(fault.Invalid, "threshold start", "--bootstrap is for a server that runs auth", "add auth to the configuration, or leave out --bootstrap")
+		}
+		return nil
+	}
+	var birth []byte
+	var err error
+	if bootstrapFile != "" {
+		if birth, err = readFile(bootstrapFile); err != nil {
+			return err
+		}
+	}
+	l, err := listen("spec.auth.listen", s.spec.Auth.Listen, defaultAuthListen)
+	if err != nil {
+		return err
+	}
+	s.auth, err = auth.New(auth.Config{Dir: filepath.Join(s.spec.Data, "auth"), Listener: l, Bootstrap: birth, BootstrapName: bootstrapFile,
+		ReplicaID: cmp.Or(s.spec.Auth.Replica, defaultReplica), Version: version, Log: s.log.With("part", "auth")})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s.authAddr = l.Addr().String()
+	s.stack.Run("auth", s.auth.Run)
+	if err := s.auth.Ready(ctx); err != nil {
+		return err
+	}
+	// For people whose web certificate is the cluster's own: tsh login --ca-file.
+	if err := os.WriteFile(filepath.Join(s.spec.Data, "ca.pem"), s.auth.RootPEM(), 0o644); err != nil {
+		return fault.Wrap(err, fault.Exhausted, "threshold start", "cannot write ca.pem", "look at the disk that holds spec.data")
+	}
+	s.log.Info("auth is ready", "cluster", s.auth.Cluster(), "pin", s.auth.Pin(), "listen", s.authAddr)
+	return nil
+}
+
+func (s *server) startProxy(ctx context.Context) error {
+	p := s.spec.Proxy
+	if p == nil {
+		return nil
+	}
+	l, err := listen("spec.proxy.listen", p.Listen, ":"+httpsPort)
+	if err != nil {
+		return err
+	}
+	for _, a := range p.Public {
+		a, _ := withPort(a) // checked with the configuration
+		s.public = append(s.public, a)
+	}
+	if p.Auth != "" {
+		s.authAddr = p.Auth
+	}
+	dir := filepath.Join(s.spec.Data, "proxy")
+	token, err := s.token(ctx, dir, p.TokenFile, identity.Proxy, nil)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	name, err := hostName(p.Name)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	px, err := proxy.New(proxy.Config{Listener: l, Public: s.public, Dir: dir, AuthAddr: s.authAddr, Token: token, Name: name,
+		CertFile: p.CertFile, KeyFile: p.KeyFile, Version: version, Log: s.log.With("part", "proxy")})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s.stack.Run("proxy", px.Run)
+	if err := px.Ready(ctx); err != nil {
+		return err
+	}
+	s.log.Info("proxy is ready", "listen", l.Addr(), "public", s.public)
+	return nil
+}
+
+func (s *server) startNode(ctx context.Context) error {
+	n := s.spec.Node
+	if n == nil {
+		return nil
+	}
+	proxies := n.Proxies
+	if len(proxies) == 0 {
+		proxies = s.public[:1]
+	}
+	dir := filepath.Join(s.spec.Data, "node")
+	token, err := s.token(ctx, dir, n.TokenFile, identity.Node, n.Labels)
+	if err != nil {
+		return err
+	}
+	nd, err := node.New(node.Config{Dir: dir, Proxies: proxies, Token: token, Name: n.Name, Labels: n.Labels, Version: version, Log: s.log.With("part", "node")})
+	if err != nil {
+		return err
+	}
+	s.stack.Run("node", nd.Run)
+	if err := nd.Ready(ctx); err != nil {
+		return err
+	}
+	s.log.Info("node is attached", "proxies", proxies)
+	return nil
+}
+
+// token gives what a part needs to join: nothing once it is a member, else what its file says, else an invitation by our own auth.
+func (s *server) token(ctx context.Context, dir, file string, kind identity.Kind, labels identity.Labels) (string, error) {
+	if member.Exists(dir) {
+		return "", nil
+	}
+	if file != "" || s.auth == nil {
+		return readToken(file)
+	}
+	t, err := s.auth.Invite(ctx, kind, labels, tokenLife)
+	if err != nil {
+		return "", err
+	}
+	return t.String(), nil
+}
+
+func hostName(configured string) (string, error) {
+	if configured != "" {
+		return configured, nil
+	}
+	name, err := os.Hostname()
+	return name, fault.Wrap(err, fault.Invalid, "threshold start", "this machine's host name cannot be read", "set spec.proxy.name in the configuration")
+}
+
+// listen opens a port early, so that one in use is said before anything starts. key is where the configuration names it.
+func listen(key, addr, otherwise string) (net.Listener, error) {
+	if addr == "" {
+		addr = otherwise
+	}
+	l, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fault.Wrap(err, fault.Conflict, "threshold start", addr+" is in use by another program", "end that program, or change "+key)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fault.Wrap(err, fault.Denied, "threshold start", "may not listen on "+addr, "give the program CAP_NET_BIND_SERVICE, or change "+key)
+	}
+	return l, fault.Wrap(err, fault.Invalid, "threshold start", fmt.Sprintf("cannot listen on %s", addr), "change "+key)
+}

@@ -1,0 +1,151 @@
+package harness
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/forms"
+)
+
+// ClusterName is the name of every cluster that Birth describes.
+const ClusterName = "story.threshold.test"
+
+// Provider is an OIDC provider that a story runs.
+type Provider struct {
+	Issuer, ClientID, ClientSecret string
+}
+
+// Server is a running threshold server with a configuration of the story's own.
+type Server struct {
+	Proxy   string // host:port of the public port
+	Dir     string
+	CAFile  string
+	Process *Process
+}
+
+// FreeAddr gives an address of the host that nobody listens on.
+func FreeAddr(t testing.TB, host string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Account is the current operating-system account.
+func Account(t testing.TB) string {
+	t.Helper()
+	u, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Username
+}
+
+// Birth is a bootstrap file: whoever the provider calls alice@example.com is an administrator and may be the current account on every
+// node; everyone else has no role.
+func Birth(t testing.TB, p Provider, seal string) string {
+	t.Helper()
+	return fmt.Sprintf(`kind: cluster
+version: v1
+metadata: {name: %s}
+spec:
+  seal: file://%s
+  connector:
+    name: corp
+    type: oidc
+    issuer: %s
+    client_id: %s
+    client_secret: %s
+    roles:
+      - {claim: email, value: alice@example.com, roles: [operator]}
+  admin: {claim: email, value: alice@example.com}
+---
+kind: role
+version: v1
+metadata: {name: operator}
+spec:
+  allow:
+    - nodes: {"*": "*"}
+      logins: [%s]
+      actions: [shell, exec, sftp]
+`, ClusterName, seal, p.Issuer, p.ClientID, p.ClientSecret, Account(t))
+}
+
+// StartServer gives birth to a cluster and runs auth and proxy, and a node with the name given (none if empty), in one process.
+func StartServer(t testing.TB, proxy string, p Provider, node string) *Server {
+	t.Helper()
+	s := &Server{Proxy: proxy, Dir: t.TempDir()}
+	s.CAFile = filepath.Join(s.Dir, "data", "ca.pem")
+	birth := WriteFile(t, s.Dir, "birth.yaml", Birth(t, p, filepath.Join(s.Dir, "seal.key")))
+	spec := fmt.Sprintf("kind: server\nversion: v1\nspec:\n  data: %s/data\n  auth: {listen: \"127.0.0.1:0\"}\n  proxy: {listen: %q, public: [%q], name: proxy-1}\n", s.Dir, proxy, proxy)
+	if node != "" {
+		spec += fmt.Sprintf("  node: {name: %s, labels: {env: story}}\n", node)
+	}
+	s.Process = Start(t, nil, Bin(t, "threshold"), "start", "--config", WriteFile(t, s.Dir, "threshold.yaml", spec), "--bootstrap", birth)
+	s.Process.WaitFor("msg=ready")
+	return s
+}
+
+// AuthAddr is where the server's auth port listens, as its log says.
+func (s *Server) AuthAddr(t testing.TB) string {
+	t.Helper()
+	for line := range strings.Lines(s.Process.Output()) {
+		if strings.Contains(line, `msg="auth is ready"`) {
+			_, rest, _ := strings.Cut(line, "listen=")
+			return strings.Fields(rest)[0]
+		}
+	}
+	t.Fatalf("the log does not say where auth listens:\n%s", s.Process.Output())
+	return ""
+}
+
+// Roots is what a browser must trust to open the server's pages.
+func (s *Server) Roots(t testing.TB) *x509.CertPool { return roots(t, s.CAFile) }
+
+// WriteFile writes a file of the story's own and returns its path.
+func WriteFile(t testing.TB, dir, name, text string) string {
+	t.Helper()
+	file := filepath.Join(dir, name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// FirstLogin logs a person in who has no second factor yet: it enrols, and returns the person with the secret.
+func (c *Client) FirstLogin(s *Server, u User) User {
+	c.t.Helper()
+	p := c.StartLogin("--proxy", s.Proxy, "--ca-file", s.CAFile)
+	page := SignIn(c.t, s.Roots(c.t), p.Line("Open: "), u.Email, u.Password)
+	u, page = Enrol(c.t, page, u)
+	if _, err := page.Follow(c.t.Context(), "continue"); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		c.t.Fatalf("tsh login: %v\n%s", err, p.Output())
+	}
+	return u
+}
+
+// Enrol confirms the second factor that the page offers and returns the person with the secret, and the page with recovery codes.
+func Enrol(t testing.TB, page *forms.Page, u User) (User, *forms.Page) {
+	t.Helper()
+	u.TOTPSecret = strings.ReplaceAll(page.ByID("secret"), " ", "")
+	if u.TOTPSecret == "" {
+		t.Fatalf("got page %q, want an enrolment", page.Text())
+	}
+	next, err := page.Submit(t.Context(), map[string]string{"code": FreshCode(t, u)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u, next
+}

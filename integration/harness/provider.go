@@ -1,0 +1,55 @@
+package harness
+
+import (
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/oidc/oidctest"
+)
+
+// People of StartProvider. Their password is Password.
+var People = []string{"alice@example.com", "bob@example.com"}
+
+// Password of everyone at the provider that StartProvider runs.
+const Password = "correct horse battery"
+
+// StartProvider runs a small OIDC provider on host until the story ends, for clusters whose proxies are at the addresses.
+func StartProvider(t testing.TB, host string, proxies ...string) Provider {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Provider{Issuer: "http://" + l.Addr().String(), ClientID: "threshold", ClientSecret: "a secret of the story's"}
+	client := oidctest.Client{ID: p.ClientID, Secret: p.ClientSecret}
+	for _, addr := range proxies {
+		client.Redirects = append(client.Redirects, "https://"+addr+"/login/callback")
+	}
+	var users []oidctest.User
+	for _, email := range People {
+		users = append(users, oidctest.User{Email: email, Password: Password, Subject: "id of " + email})
+	}
+	provider, err := oidctest.New(oidctest.Config{Issuer: p.Issuer, Clients: []oidctest.Client{client}, Users: users})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: provider, ReadHeaderTimeout: 5 * time.Second}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l) // ends with ErrServerClosed
+	}()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-done
+	})
+	return p
+}
+
+// Alice is the administrator at a provider of StartProvider.
+func Alice() User { return User{Email: People[0], Password: Password} }
+
+// Bob has no role.
+func Bob() User { return User{Email: People[1], Password: Password} }

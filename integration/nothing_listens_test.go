@@ -1,0 +1,76 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/integration/harness"
+)
+
+// In a network namespace of its own, the node has no listening socket, neither at rest nor while a session is live.
+func TestANodeListensOnNothingWhileASessionIsLive(t *testing.T) {
+	hostIP, netns := namespace(t)
+	proxy := harness.FreeAddr(t, hostIP)
+	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
+	c := harness.NewClient(t)
+	c.FirstLogin(s, harness.Alice())
+	harness.StartNode(t, proxy, c.Token("node"), "quiet-node", "ip", "netns", "exec", netns)
+	if got := listening(t, netns); got != "" {
+		t.Errorf("at rest: got listening sockets\n%s, want none", got)
+	}
+
+	cmd := c.Command("ssh", "quiet-node", "echo live; cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := harness.StartCmd(t, cmd)
+	session.WaitFor("live")
+	if got := listening(t, netns); got != "" {
+		t.Errorf("with a session: got listening sockets\n%s, want none", got)
+	}
+	if out := sockets(t, netns, "-tn", "state", "established"); !strings.Contains(out, proxy) {
+		t.Errorf("got %q, want the node's own connection to %s: the test must look where the node is", out, proxy)
+	}
+	stdin.Close()
+	if err := session.Wait(); err != nil {
+		t.Errorf("session: %v", err)
+	}
+}
+
+func listening(t *testing.T, netns string) string {
+	return sockets(t, netns, "-tulxnH", "state", "listening") + sockets(t, netns, "-uanH")
+}
+
+func sockets(t *testing.T, netns string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("ip", append([]string{"netns", "exec", netns, "ss"}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ss: %v %s", err, out)
+	}
+	return string(out)
+}
+
+// namespace makes a network namespace joined to this host by a pair of interfaces, and returns the host's address in it.
+func namespace(t *testing.T) (hostIP, name string) {
+	t.Helper()
+	id := os.Getpid() % 10000
+	name = fmt.Sprintf("thr%d", id)
+	inside, outside := fmt.Sprintf("thi%d", id), fmt.Sprintf("tho%d", id)
+	hostIP = fmt.Sprintf("10.%d.%d.1", 200+id/250%50, id%250)
+	nodeIP := strings.TrimSuffix(hostIP, ".1") + ".2"
+	harness.AsRoot(t, "ip", "netns", "add", name)
+	t.Cleanup(func() { harness.AsRoot(t, "ip", "netns", "del", name) })
+	harness.AsRoot(t, "ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
+	harness.AsRoot(t, "ip", "addr", "add", hostIP+"/30", "dev", outside)
+	harness.AsRoot(t, "ip", "link", "set", outside, "up")
+	harness.AsRoot(t, "ip", "-n", name, "addr", "add", nodeIP+"/30", "dev", inside)
+	harness.AsRoot(t, "ip", "-n", name, "link", "set", inside, "up")
+	harness.AsRoot(t, "ip", "-n", name, "link", "set", "lo", "up")
+	return hostIP, name
+}

@@ -1,0 +1,206 @@
+//go:build integration
+
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/integration/harness"
+)
+
+// Whoever reads all of a proxy's memory finds no key of the CA or of a node, and nothing of what was typed in a session.
+func TestAProxysMemoryHoldsNoForeignKeyAndNoSessionText(t *testing.T) {
+	first, second := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
+	s := harness.StartServer(t, first, harness.StartProvider(t, "127.0.0.1", first, second), "")
+	c := harness.NewClient(t)
+	alice := c.FirstLogin(s, harness.Alice())
+	proxy := harness.StartProxy(t, second, s.AuthAddr(t), c.Token("proxy"), "proxy-2")
+	node := harness.StartNode(t, second, c.Token("node"), "far-node")
+
+	// The session stays live while memory is read, so that nothing was freed yet.
+	marker := randomText()
+	onSecond := harness.NewClient(t)
+	onSecond.LoginAt(second, s, alice)
+	cmd := onSecond.Command("ssh", "far-node", "cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := harness.StartCmd(t, cmd)
+	if _, err := stdin.Write([]byte(marker + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	session.WaitFor(marker)
+
+	proxyMemory := memory(t, proxy.Cmd.Process.Pid)
+	nodeMemory := memory(t, node.Process.Cmd.Process.Pid)
+	authMemory := memory(t, s.Process.Cmd.Process.Pid)
+	for name, secret := range map[string][]byte{"what was typed": []byte(marker), "the node's host key": hostSeed(t, node.Dir)} {
+		if bytes.Contains(proxyMemory, secret) {
+			t.Errorf("the proxy's memory holds %s", name)
+		}
+		if !bytes.Contains(nodeMemory, secret) {
+			t.Errorf("the node's memory does not hold %s: the search proves nothing", name)
+		}
+	}
+	authorities := authorityKeys(t, c)
+	if n := seeds(authMemory, authorities); n < len(authorities) {
+		t.Errorf("got %d of %d authority keys in auth's own memory: the search proves nothing", n, len(authorities))
+	}
+	if n := seeds(proxyMemory, authorities); n != 0 {
+		t.Errorf("the proxy's memory holds %d authority keys", n)
+	}
+	stdin.Close()
+	if err := session.Wait(); err != nil {
+		t.Errorf("session: %v", err)
+	}
+}
+
+func randomText() string {
+	var b [24]byte
+	_, _ = rand.Read(b[:])
+	return "typed-" + hex.EncodeToString(b[:])
+}
+
+// memory reads everything that a process can read and write.
+func memory(t *testing.T, pid int) []byte {
+	t.Helper()
+	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer maps.Close()
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	var all []byte
+	lines := bufio.NewScanner(maps)
+	for lines.Scan() {
+		var from, to int64
+		var mode string
+		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil {
+			t.Fatalf("maps: %q: %v", lines.Text(), err)
+		}
+		if !strings.HasPrefix(mode, "rw") {
+			continue
+		}
+		// Untouched pages of a reservation cannot be read, or are zero: what can be read is what there is.
+		part := make([]byte, to-from)
+		n, _ := mem.ReadAt(part, from)
+		all = append(all, part[:n]...)
+	}
+	if len(all) < 1<<20 {
+		t.Fatalf("got %d bytes of memory, want a process's worth", len(all))
+	}
+	return all
+}
+
+// seeds counts the public keys whose private key lies before them in memory, as crypto/ed25519 keeps it: seed, then public key.
+func seeds(memory []byte, keys []ed25519.PublicKey) (found int) {
+	for _, k := range keys {
+		for at := 0; ; {
+			i := bytes.Index(memory[at:], k)
+			if i < 0 {
+				break
+			}
+			at += i
+			if at >= ed25519.SeedSize && bytes.Equal(ed25519.NewKeyFromSeed(memory[at-ed25519.SeedSize : at])[ed25519.SeedSize:], k) {
+				found++
+				break
+			}
+			at++
+		}
+	}
+	return found
+}
+
+// hostSeed finds the node's Ed25519 host key in its folder.
+func hostSeed(t *testing.T, dir string) []byte {
+	t.Helper()
+	var seed []byte
+	err := filepath.WalkDir(dir, func(file string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || seed != nil {
+			return err
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+			if key, err := ssh.ParseRawPrivateKey(pem.EncodeToMemory(block)); err == nil {
+				if k, ok := key.(*ed25519.PrivateKey); ok {
+					seed = k.Seed()
+				}
+			} else if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+				if k, ok := key.(ed25519.PrivateKey); ok {
+					seed = k.Seed()
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || seed == nil {
+		t.Fatalf("got %v, want the node's host key below %s", err, dir)
+	}
+	return seed
+}
+
+// authorityKeys are the user and host authorities that the person's certificate and known hosts name.
+func authorityKeys(t *testing.T, c *harness.Client) (keys []ed25519.PublicKey) {
+	t.Helper()
+	err := filepath.WalkDir(c.Home, func(file string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(b)) {
+			if _, _, key, _, _, err := ssh.ParseKnownHosts([]byte(line)); err == nil {
+				keys = add(keys, key)
+			}
+			if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)); err == nil {
+				if cert, ok := key.(*ssh.Certificate); ok {
+					keys = add(keys, cert.SignatureKey)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || len(keys) < 2 {
+		t.Fatalf("got %d authorities, %v, want the user and the host authority", len(keys), err)
+	}
+	return keys
+}
+
+func add(keys []ed25519.PublicKey, key ssh.PublicKey) []ed25519.PublicKey {
+	k, ok := key.(ssh.CryptoPublicKey)
+	if !ok {
+		return keys
+	}
+	pub, ok := k.CryptoPublicKey().(ed25519.PublicKey)
+	for _, have := range keys {
+		ok = ok && !bytes.Equal(have, pub)
+	}
+	if !ok {
+		return keys
+	}
+	return append(keys, pub)
+}
