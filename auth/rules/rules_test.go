@@ -1,0 +1,190 @@
+package rules_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/rules"
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/ca/keyring"
+	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
+	signed "github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/raftstore/raftstoretest"
+)
+
+const cluster = "example.com"
+
+type press struct {
+	*testing.T
+	*rules.Publisher
+	st   *state.State
+	keys *keyring.Keyring
+	cfg  rules.Config
+}
+
+// open gives birth to a cluster with its authorities and one role.
+func open(t *testing.T) *press {
+	t.Helper()
+	p := &press{T: t, st: state.New(raftstoretest.Open(t)), keys: keyringtest.New(t, cluster, time.Now())}
+	root, err := p.keys.RootSigner()
+	p.must(err)
+	pub := p.keys.Public()
+	a := signed.Authorities{Root: pub.Root.Raw, UserX509: [][]byte{pub.UserX509[0].Raw}, ServiceX509: [][]byte{pub.ServiceX509[0].Raw},
+		UserSSH: [][]byte{pub.UserSSH[0].Marshal()}, HostSSH: [][]byte{pub.HostSSH[0].Marshal()}, Rules: [][]byte{pub.Rules[0]}}
+	first, err := rules.First(root, cluster, a, time.Now())
+	p.must(err)
+	p.must(state.NewVault(p.st, keyringtest.Seal(t)).GiveBirth(t.Context(), state.Birth{
+		Cluster: state.Cluster{Name: cluster, Born: time.Now()}, Keyring: json.RawMessage(`{}`), Authorities: first, Roles: []access.Role{{Name: "one"}},
+	}))
+	p.cfg = rules.Config{State: p.st, Cluster: cluster, Signer: p.keys.RulesSigner, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	p.Publisher = rules.New(p.cfg)
+	return p
+}
+
+func (p *press) must(err error) {
+	p.Helper()
+	if err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p *press) current() signed.Set {
+	p.Helper()
+	s, _, err := p.Current()
+	p.must(err)
+	return s
+}
+
+func (p *press) addRole(name string) {
+	p.Helper()
+	_, err := p.st.PutRole(p.Context(), state.Stored[access.Role]{}, access.Role{Name: name}, time.Now())
+	p.must(err)
+}
+
+func TestTheSetVerifiesFromThePinAlone(t *testing.T) {
+	p := open(t)
+	if _, _, err := p.Current(); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
+		t.Errorf("before the first head: got %v, want unavailable with a remedy", err)
+	}
+	p.must(p.Publish(t.Context()))
+	trust, err := signed.Open(p.keys.Pin(), p.current())
+	p.must(err)
+	if _, known := trust.Policy["one"]; !known || trust.Cluster != cluster {
+		t.Errorf("got %+v of %q, want the role one of %s", trust.Policy, trust.Cluster, cluster)
+	}
+	chain, err := p.Authorities(t.Context())
+	p.must(err)
+	if _, _, err := signed.OpenAuthorities(p.keys.Pin(), chain); err != nil {
+		t.Errorf("the chain alone: got %v", err)
+	}
+}
+
+func TestAChangedRoleAdvancesTheSet(t *testing.T) {
+	p := open(t)
+	p.must(p.Publish(t.Context()))
+	trust, err := signed.Open(p.keys.Pin(), p.current())
+	p.must(err)
+	p.addRole("two")
+	p.must(p.Publish(t.Context()))
+	newer, err := trust.Advance(p.current())
+	p.must(err)
+	if _, known := newer.Policy["two"]; !known {
+		t.Errorf("got %+v, want the role two", newer.Policy)
+	}
+	if _, err := newer.Advance(trust.Set()); err == nil {
+		t.Error("the set before was accepted again")
+	}
+}
+
+func TestEveryReplicaSignsTheSameDocuments(t *testing.T) {
+	p := open(t)
+	p.addRole("two")
+	p.must(p.Publish(t.Context()))
+	here := p.current()
+	there := rules.New(p.cfg)
+	p.must(there.Publish(t.Context()))
+	other, _, err := there.Current()
+	p.must(err)
+	if string(here.Roles.Payload) != string(other.Roles.Payload) || string(here.Roles.Sig) != string(other.Roles.Sig) {
+		t.Errorf("got roles\n%s\nand\n%s, want the same bytes", here.Roles.Payload, other.Roles.Payload)
+	}
+}
+
+func TestWatchersHearOfAChangeAtOnce(t *testing.T) {
+	p := open(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ran := make(chan error, 1)
+	runCtx, stop := context.WithCancel(t.Context())
+	go func() { ran <- p.Publisher.Run(runCtx) }()
+	sets := make(chan signed.Set)
+	watched := make(chan error, 1)
+	go func() {
+		watched <- p.Watch(ctx, func(s signed.Set) error {
+			select {
+			case sets <- s:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	began := time.Now()
+	trust, err := signed.Open(p.keys.Pin(), <-sets)
+	p.must(err)
+	p.addRole("two")
+	for known := false; !known; _, known = trust.Policy["two"] {
+		if trust, err = trust.Advance(<-sets); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took > rules.HeadEvery/2 {
+		t.Errorf("the change took %s to be told, want it at once", took)
+	}
+	cancel()
+	if err := <-watched; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v from Watch, want it to end with its context", err)
+	}
+	stop()
+	if err := <-ran; err != nil {
+		t.Errorf("got %v from Run, want nil", err)
+	}
+}
+
+func TestHeadsWriteNothing(t *testing.T) {
+	p := open(t)
+	before, err := p.st.Rulebook(t.Context())
+	p.must(err)
+	for range 3 {
+		p.must(p.Publish(t.Context()))
+	}
+	p.addRole("two")
+	after, err := p.st.Rulebook(t.Context())
+	p.must(err)
+	if after.Revision != before.Revision+1 {
+		t.Errorf("got revision %d after three heads and a role, want %d", after.Revision, before.Revision+1)
+	}
+}
+
+// A key that is not the cluster's makes nothing that machines take.
+func TestAnotherKeySignsForNobody(t *testing.T) {
+	p := open(t)
+	_, key, err := ed25519.GenerateKey(nil)
+	p.must(err)
+	p.cfg.Signer = func() crypto.Signer { return key }
+	forger := rules.New(p.cfg)
+	p.must(forger.Publish(t.Context()))
+	set, _, err := forger.Current()
+	p.must(err)
+	if _, err := signed.Open(p.keys.Pin(), set); err == nil {
+		t.Error("a set of another key was accepted")
+	}
+}
