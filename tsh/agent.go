@@ -106,7 +106,7 @@ func destinations(hosts []string, authorities []ssh.PublicKey) []byte {
 		d := ssh.Marshal(destination{From: from, To: ssh.Marshal(hop{Host: h, Keys: keys})})
 		list = append(list, ssh.Marshal(struct{ B []byte }{d})...)
 	}
-	return ssh.Marshal(struct{ B []byte }{list})
+	return list
 }
 
 // forgetKeys removes every key that a login at the cluster put into ssh-agent. Without an agent there is nothing to do.

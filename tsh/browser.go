@@ -4,16 +4,19 @@ import (
 	"context"
 	"os/exec"
 	"runtime"
+	"time"
 )
 
-// openBrowser hands the address to the desktop. The launchers return once they have passed it on.
+const openTime = 5 * time.Second
+
+// openBrowser hands the address to the desktop. The launchers return once they have passed it on; where there is no desktop, some wait
+// for a text browser to end, which openTime bounds.
 func openBrowser(ctx context.Context, url string) error {
-	name, args := "xdg-open", []string{url}
-	switch runtime.GOOS {
-	case "darwin":
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
+	name := "xdg-open"
+	if runtime.GOOS == "darwin" {
 		name = "open"
-	case "windows":
-		name, args = "rundll32", []string{"url.dll,FileProtocolHandler", url}
 	}
-	return exec.CommandContext(ctx, name, args...).Run()
+	return exec.CommandContext(ctx, name, url).Run()
 }

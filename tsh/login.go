@@ -74,6 +74,9 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 		return err
 	}
 	addr, err := a.address()
+	if fault.Is(err, fault.NotFound) {
+		return fault.New(fault.Invalid, "", "which cluster? --proxy is missing, and this is the first login", "run: tsh login --proxy HOST")
+	}
 	if err != nil {
 		return err
 	}

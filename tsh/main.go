@@ -11,6 +11,7 @@ package tsh
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -107,6 +108,16 @@ func checkUsage(c *cobra.Command) {
 	}
 	for _, sub := range c.Commands() {
 		checkUsage(sub)
+	}
+}
+
+// needs checks how many arguments there are. most is -1 for any number.
+func needs(least, most int, what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) < least || most >= 0 && len(args) > most {
+			return usage(c, fmt.Errorf("%s needs %s", c.CommandPath(), what))
+		}
+		return nil
 	}
 }
 

@@ -16,7 +16,7 @@ func (a *app) proxyCmd() *cobra.Command {
 	c.AddCommand(&cobra.Command{
 		Use:               "ssh NODE[.CLUSTER]",
 		Short:             "Copy standard input and output to a node's SSH service, as OpenSSH's ProxyCommand",
-		Args:              cobra.ExactArgs(1),
+		Args:              needs(1, 1, "one node"),
 		ValidArgsFunction: a.completeNode("", true),
 		RunE: func(c *cobra.Command, args []string) error {
 			name, err := nodeName(args[0])

@@ -28,7 +28,7 @@ func (a *app) getCmd() *cobra.Command {
 		GroupID: admin,
 		Example: `  tsh get roles
   tsh get role ops --format=yaml > ops.yaml     # edit, then: tsh apply -f ops.yaml`,
-		Args:              cobra.RangeArgs(1, 2),
+		Args:              needs(1, 2, "a kind, and may have a name: "+join(access.Resources)),
 		ValidArgsFunction: completeKind,
 	}
 	f := formatFlag(c)
@@ -164,6 +164,9 @@ func (a *app) applyCmd() *cobra.Command {
   tsh get role ops --format=yaml | sed s/staging/prod/ | tsh apply -f -`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if file == "" {
+				return fault.New(fault.Invalid, "", "there is no file to apply", "run: tsh apply -f FILE, or -f - for standard input")
+			}
 			list, err := a.readResources(file)
 			if err != nil {
 				return err
@@ -172,7 +175,6 @@ func (a *app) applyCmd() *cobra.Command {
 		},
 	}
 	c.Flags().StringVarP(&file, "filename", "f", "", "`FILE` to read, or - for standard input")
-	_ = c.MarkFlagRequired("filename")
 	return c
 }
 
@@ -311,7 +313,7 @@ func (a *app) rmCmd() *cobra.Command {
 		Short:             "Remove a role, connector, user, token or node",
 		GroupID:           admin,
 		Example:           "  tsh rm role ops\n  tsh rm token/3f2a…",
-		Args:              cobra.RangeArgs(1, 2),
+		Args:              needs(1, 2, "a kind and a name"),
 		ValidArgsFunction: completeKind,
 		RunE: func(c *cobra.Command, args []string) error {
 			kind, name, err := parseResource(args)

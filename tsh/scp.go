@@ -31,7 +31,7 @@ A file appears under its name once it is whole: a copy that fails leaves what wa
 		Example: `  tsh scp report.txt web-1:
   tsh scp -r ubuntu@web-1:/var/log/nginx ./logs
   tsh scp 'web-1:*.csv' .`,
-		Args:              cobra.MinimumNArgs(2),
+		Args:              needs(2, -1, "a source and a destination"),
 		ValidArgsFunction: a.completeNode(":", false),
 		RunE:              func(c *cobra.Command, args []string) error { return a.runSCP(c.Context(), o, args) },
 	}

@@ -34,7 +34,7 @@ In a terminal, a line that begins with ~. ends the connection; ~? lists such esc
 		Example: `  tsh ssh web-1
   tsh ssh ubuntu@web-1 uptime
   tsh ssh -t web-1 top`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              needs(1, -1, "a node: tsh ssh [LOGIN@]NODE"),
 		ValidArgsFunction: a.completeNode("", true),
 		RunE:              func(c *cobra.Command, args []string) error { return a.runSSH(c.Context(), o, args[0], args[1:]) },
 	}
@@ -44,11 +44,13 @@ In a terminal, a line that begins with ~. ends the connection; ~? lists such esc
 	f.BoolVarP(&o.tty, "tty", "t", false, "a terminal for the command too")
 	f.BoolVarP(&o.noTTY, "no-tty", "T", false, "no terminal")
 	f.BoolVarP(&o.log, "verbose", "v", false, "say what is done")
-	c.MarkFlagsMutuallyExclusive("tty", "no-tty")
 	return c
 }
 
 func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []string) error {
+	if o.tty && o.noTTY {
+		return fault.New(fault.Invalid, "", "-t and -T contradict each other", "give one of them, or none")
+	}
 	d, err := parseDestination(dest, o.login)
 	if err != nil {
 		return err
@@ -190,7 +192,7 @@ func outcome(err error) error {
 		if exit.Signal() != "" {
 			return exitStatus(128 + signalNumber(exit.Signal()))
 		}
-		return exitStatus(exit.ExitStatus() & 0xff)
+		return exitStatus(min(exit.ExitStatus(), exitConnect)) // a process has 8 bits; what is more must not become 0
 	case errors.As(err, &missing):
 		return fault.Wrap(err, fault.Unavailable, "", "the connection to the node was lost", "connect again; if it was cut on purpose, tsh status says what you may still do")
 	}

@@ -74,9 +74,8 @@ func (e *escapes) Read(b []byte) (int, error) {
 		buf := make([]byte, len(b))
 		n, err := e.in.Read(buf)
 		for _, c := range buf[:n] {
-			e.feed(c)
-			if e.ended {
-				return 0, io.EOF
+			if e.feed(c); e.ended {
+				break
 			}
 		}
 		if n == 0 && err != nil {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -63,6 +64,7 @@ type host struct {
 	command func(cmd string, ch ssh.Channel) ssh.Signal
 	status  uint32
 	root    string // sftp starts here
+	events  chan string
 }
 
 func (w *world) RecordIssuance(context.Context, ca.Record) error { return nil }
@@ -450,11 +452,31 @@ func (h *host) session(user string, ch ssh.Channel, reqs <-chan *ssh.Request) {
 			}
 		case "exec", "shell":
 			_ = r.Reply(true, nil)
-			go ssh.DiscardRequests(reqs)
+			go h.watch(reqs)
 			h.run(s.Text, env, ch)
 			return
 		default:
 			_ = r.Reply(false, nil)
+		}
+	}
+}
+
+// watch hands on what happens while a command runs. It ends with the channel.
+func (h *host) watch(reqs <-chan *ssh.Request) {
+	for r := range reqs {
+		_ = r.Reply(false, nil)
+		if h.events == nil {
+			continue
+		}
+		switch r.Type {
+		case "signal":
+			var s struct{ Name string }
+			_ = ssh.Unmarshal(r.Payload, &s)
+			h.events <- "signal " + s.Name
+		case "window-change":
+			var s struct{ Columns, Rows, Width, Height uint32 }
+			_ = ssh.Unmarshal(r.Payload, &s)
+			h.events <- fmt.Sprintf("size %dx%d", s.Columns, s.Rows)
 		}
 	}
 }

@@ -1,0 +1,214 @@
+package tsh_test
+
+import (
+	"bytes"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+)
+
+// startAgent runs OpenSSH's ssh-agent until the test ends.
+func startAgent(t *testing.T) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "agent")
+	cmd := exec.Command("ssh-agent", "-D", "-a", socket)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it prints once it listens
+		t.Fatal(err)
+	}
+	return socket
+}
+
+func dialAgent(t *testing.T, socket string) agent.ExtendedAgent {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return agent.NewClient(conn)
+}
+
+// bind tells the agent which host the connection is with, as OpenSSH's client does (PROTOCOL.agent section 1).
+func bind(t *testing.T, a agent.ExtendedAgent, h ssh.Signer, session string, forwarding bool) {
+	t.Helper()
+	sig, err := h.Sign(nil, []byte(session))
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := ssh.Marshal(struct {
+		Key        []byte
+		Session    string
+		Sig        []byte
+		Forwarding bool
+	}{h.PublicKey().Marshal(), session, ssh.Marshal(sig), forwarding})
+	if _, err := a.Extension("session-bind@openssh.com", msg); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// request is what a client signs to log in (RFC 4252 section 7).
+func request(key ssh.PublicKey, session, method string, host ssh.PublicKey) []byte {
+	b := ssh.Marshal(struct {
+		Session               string
+		Type                  byte
+		User, Service, Method string
+		Signed                bool
+		Algorithm             string
+		Key                   []byte
+	}{session, 50, "alice", "ssh-connection", method, true, key.Type(), key.Marshal()})
+	if host != nil {
+		b = append(b, ssh.Marshal(struct{ Key []byte }{host.Marshal()})...)
+	}
+	return b
+}
+
+func TestTheAgentForbidsOnwardHops(t *testing.T) {
+	w, other := newWorld(t), newWorld(t)
+	web1, web2 := w.addNode("web-1"), w.addNode("web-2")
+	socket := startAgent(t)
+	c := w.client()
+	c.env["SSH_AUTH_SOCK"] = socket
+	if r := c.login(c.browse, "--pin", w.keys.Pin().String()); r.code != 0 || strings.Contains(r.stderr, "Not loaded") {
+		t.Fatalf("got %d %s", r.code, r.stderr)
+	}
+	keys, err := dialAgent(t, socket).List()
+	if err != nil || len(keys) != 1 || keys[0].Format != ssh.CertAlgoED25519v01 {
+		t.Fatalf("got %v (%v), want one certificate", keys, err)
+	}
+	key, err := ssh.ParsePublicKey(keys[0].Blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const hostbound = "publickey-hostbound-v00@openssh.com"
+	for _, tt := range []struct {
+		name string
+		try  func(a agent.ExtendedAgent) error
+		want bool
+	}{
+		{"a connection to a node", func(a agent.ExtendedAgent) error {
+			bind(t, a, web1.cert, "s1", false)
+			_, err := a.Sign(key, request(key, "s1", "publickey", nil))
+			return err
+		}, true},
+		{"a connection to a host of another cluster", func(a agent.ExtendedAgent) error {
+			bind(t, a, other.newHost("web-1").cert, "s1", false)
+			_, err := a.Sign(key, request(key, "s1", "publickey", nil))
+			return err
+		}, false},
+		{"a hop from a node onwards", func(a agent.ExtendedAgent) error {
+			bind(t, a, web1.cert, "s1", true)
+			bind(t, a, web2.cert, "s2", false)
+			_, err := a.Sign(key, request(key, "s2", hostbound, web2.cert.PublicKey()))
+			return err
+		}, false},
+		{"anything that is not bound", func(a agent.ExtendedAgent) error {
+			_, err := a.Sign(key, []byte("anything"))
+			return err
+		}, false},
+	} {
+		if err := tt.try(dialAgent(t, socket)); (err == nil) != tt.want {
+			t.Errorf("%s: got %v, want signed %v", tt.name, err, tt.want)
+		}
+	}
+	if r := c.login(c.browse, "--pin", w.keys.Pin().String()); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	if keys, err := dialAgent(t, socket).List(); err != nil || len(keys) != 1 {
+		t.Errorf("after a second login: got %d keys (%v), want the new one in place of the old", len(keys), err)
+	}
+	c.ok("logout")
+	if keys, err := dialAgent(t, socket).List(); err != nil || len(keys) != 0 {
+		t.Errorf("after logout: got %d keys (%v), want none", len(keys), err)
+	}
+}
+
+// An agent that knows no destinations, such as x/crypto's own, gets the key only from who asks for it.
+func TestAnAgentWithoutDestinationsGetsTheKeyOnlyWhenAsked(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1")
+	socket := filepath.Join(t.TempDir(), "agent")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, done := agent.NewKeyring(), make(chan struct{})
+	go func() {
+		defer close(done)
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			_ = agent.ServeAgent(ring, conn)
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close(); <-done })
+	for mode, want := range map[string]int{"auto": 0, "no": 0, "yes": 1} {
+		c := w.client()
+		c.env["SSH_AUTH_SOCK"] = socket
+		r := c.login(c.browse, "--pin", w.keys.Pin().String(), "--add-keys-to-agent="+mode)
+		keys, err := ring.List()
+		if r.code != 0 || err != nil || len(keys) != want {
+			t.Errorf("%s: got %d %q, %d keys (%v), want %d", mode, r.code, r.stderr, len(keys), err, want)
+		}
+		if mode == "auto" && !strings.Contains(r.stderr, "--add-keys-to-agent=yes") {
+			t.Errorf("got %q, want to be told how to load it", r.stderr)
+		}
+		c.ok("logout")
+	}
+}
+
+// OpenSSH accepts the configuration, the key, the certificate and the known hosts.
+func TestOpenSSHReadsTheConfiguration(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1")
+	c := w.in()
+	conf := filepath.Join(t.TempDir(), "conf")
+	write(t, conf, []byte(c.ok("config")), 0o600)
+	resolve := func(host string) string {
+		out, err := exec.Command("ssh", "-G", "-F", conf, host).Output()
+		if err != nil {
+			t.Fatalf("%s: %v", host, err)
+		}
+		return string(out)
+	}
+	if out := resolve("web-1." + clusterName); !strings.Contains(out, "proxy ssh --proxy "+w.addr+" %h") || !strings.Contains(out, "identitiesonly yes") {
+		t.Errorf("got %q, want the way by tsh", out)
+	}
+	for _, host := range []string{"web-1", "127.0.0.1"} {
+		if out := resolve(host); strings.Contains(out, "proxycommand") || !strings.Contains(out, "certificatefile "+c.home) {
+			t.Errorf("%s: got %q, want keys and no way of its own", host, out)
+		}
+	}
+	if out := resolve("elsewhere.example.org"); strings.Contains(out, c.home) {
+		t.Errorf("got %q, want nothing of ours for other hosts", out)
+	}
+	dir, err := filepath.Glob(filepath.Join(c.home, "127*"))
+	if err != nil || len(dir) != 1 {
+		t.Fatal(dir, err)
+	}
+	if out, err := exec.Command("ssh-keygen", "-L", "-f", filepath.Join(dir[0], "ssh_key-cert.pub")).Output(); err != nil || !bytes.Contains(out, []byte("alice@example.com@"+clusterName)) {
+		t.Errorf("got %s (%v), want the certificate read", out, err)
+	}
+	if out, err := exec.Command("ssh-keygen", "-y", "-f", filepath.Join(dir[0], "ssh_key")).Output(); err != nil || !bytes.HasPrefix(out, []byte("ssh-ed25519 ")) {
+		t.Errorf("got %s (%v), want the key read", out, err)
+	}
+	hosts := filepath.Join(dir[0], "known_hosts")
+	port := w.addr[strings.LastIndex(w.addr, ":")+1:]
+	for host, want := range map[string]bool{"web-1." + clusterName: true, "web-1": true, "[127.0.0.1]:" + port: true, "127.0.0.1": false, "web-1.example.org": false, "[web-1]:2222": false} {
+		out, _ := exec.Command("ssh-keygen", "-F", host, "-f", hosts).Output() // exits with 1 when there is none
+		if found := bytes.Contains(out, []byte("@cert-authority")); found != want {
+			t.Errorf("%s: got known %v, want %v", host, found, want)
+		}
+	}
+}

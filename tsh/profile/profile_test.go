@@ -1,0 +1,99 @@
+package profile_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/profile"
+)
+
+func TestOpen(t *testing.T) {
+	for _, tt := range []struct {
+		tshHome, home, want string
+	}{{"/a/b", "/home/x", "/a/b"}, {"", "/home/x", "/home/x/.tsh"}, {"", "", ""}} {
+		env := map[string]string{"TSH_HOME": tt.tshHome, "HOME": tt.home}
+		h, err := profile.Open(func(k string) string { return env[k] })
+		if string(h) != tt.want || (err == nil) != (tt.want != "") || err != nil && fault.Remedy(err) == "" {
+			t.Errorf("%+v: got %q (%v)", tt, h, err)
+		}
+	}
+}
+
+func TestParseProxy(t *testing.T) {
+	for in, want := range map[string]string{
+		"access.example.com": "access.example.com:443", "ACCESS.example.com:8443": "access.example.com:8443", "https://x.example.com/": "x.example.com:443",
+		"127.0.0.1:8443": "127.0.0.1:8443", "[::1]:8443": "[::1]:8443", "::1": "[::1]:443",
+		"": "", "a b": "", "x:0": "", "x:99999": "", "x:http": "", "../x": "", "x/y": "", "-oProxyCommand=id": "", "x;id": "", "a:b:c": "", "x\nHost *": "", ".hidden": "",
+	} {
+		got, err := profile.ParseProxy(in)
+		if got != want || (err == nil) != (want != "") || err != nil && fault.Remedy(err) == "" {
+			t.Errorf("%q: got %q (%v), want %q", in, got, err, want)
+		}
+	}
+}
+
+func TestDirsOfProxiesDiffer(t *testing.T) {
+	h, seen := profile.Home("/h"), map[string]string{}
+	for _, addr := range []string{"a:443", "a:8443", "b:443", "[::1]:443", "[::1]:1", "127.0.0.1:443"} {
+		dir := h.Dir(addr)
+		if seen[dir] != "" || filepath.Dir(dir) != "/h" || strings.ContainsAny(filepath.Base(dir), ":/ ") {
+			t.Errorf("%s: got %s, also of %q", addr, dir, seen[dir])
+		}
+		seen[dir] = addr
+	}
+}
+
+func TestWriteFileReplacesOrLeavesAlone(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for _, body := range []string{"one", "two"} {
+		if err := profile.WriteFile(path, []byte(body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != body {
+			t.Errorf("got %q (%v), want %q", got, err, body)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := profile.WriteFile(filepath.Join(dir, "folder"), []byte("x"), 0o600); err == nil {
+		t.Error("over a folder: got no error, want one")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		t.Errorf("got %v (%v), want no file left over", entries, err)
+	}
+}
+
+func TestAProxyNeverMet(t *testing.T) {
+	h := profile.Home(t.TempDir())
+	if _, err := h.Load("x:443"); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "run: tsh login --proxy x" {
+		t.Errorf("got %v (%s), want to be told to log in", err, fault.Remedy(err))
+	}
+	if _, err := h.Current(); !fault.Is(err, fault.NotFound) {
+		t.Errorf("got %v, want NotFound", err)
+	}
+	if all, err := h.Proxies(); err != nil || len(all) != 0 {
+		t.Errorf("got %v (%v), want none", all, err)
+	}
+}
+
+func TestAProfileOfANewerTshIsLeftAlone(t *testing.T) {
+	h := profile.Home(t.TempDir())
+	for body, want := range map[string]string{
+		"version: 2\nproxy: x:443\npin: p\n": "newer tsh", "version: 1\nproxy: x:443\n": "damaged", "version: 1\nproxy: x:443\npin: p\nbogus: 1\n": "damaged", "{": "damaged",
+	} {
+		if err := os.MkdirAll(h.Dir("x:443"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(h.Dir("x:443"), "profile.yaml"), []byte(body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Load("x:443"); err == nil || !strings.Contains(fault.Message(err), want) || fault.Remedy(err) == "" {
+			t.Errorf("%q: got %v, want %q and a remedy", body, err, want)
+		}
+	}
+}
