@@ -56,9 +56,11 @@ type (
 	// report is a fault as a person reads it.
 	report struct {
 		Title  string // in their language
-		Msg    string // what happened, as auth says it; English
+		Msg    string // what happened, as auth says it
+		MsgIn  string // the language of Msg: English where theirs lacks it
 		Advice string // in their language
-		Remedy string // what auth advises, where it is more than the advice
+		Remedy string // what auth advises
+		HintIn string // the language of Remedy
 		ID     string
 	}
 )
@@ -94,14 +96,18 @@ func (s *Server) report(r *http.Request, err error) *report {
 }
 
 func reportOf(t words, e *fault.Error) *report {
-	out := &report{Title: t.T("kind." + string(e.Kind)), Msg: e.Msg, Advice: t.T("advice." + string(e.Kind)), Remedy: e.Remedy, ID: e.ID}
-	if known, ok := t.say[e.Msg]; ok {
-		out.Msg = known
-	}
-	if known, ok := t.say[e.Remedy]; ok {
-		out.Remedy = known
-	}
+	out := &report{Title: t.T("kind." + string(e.Kind)), Advice: t.T("advice." + string(e.Kind)), ID: e.ID}
+	out.Msg, out.MsgIn = t.translate(e.Msg)
+	out.Remedy, out.HintIn = t.translate(e.Remedy)
 	return out
+}
+
+// translate gives a sentence in the page's language, or as it is, and says which language that is.
+func (t words) translate(sentence string) (text, tag string) {
+	if known, ok := t.say[sentence]; ok {
+		return known, t.Tag
+	}
+	return sentence, tongues[0].Tag
 }
 
 func (s *Server) home(w http.ResponseWriter, r *http.Request) {
