@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -137,8 +138,10 @@ type handshake struct {
 	profile *profile.Profile
 	name    string
 	login   identity.Login
-	host    error // why the host certificate was refused
-	banner  strings.Builder
+
+	mu     sync.Mutex // guards what follows: x/crypto calls back from goroutines of its own
+	host   error      // why the host certificate was refused
+	banner strings.Builder
 }
 
 func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConfig) (*ssh.Client, error) {
@@ -150,6 +153,8 @@ func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConf
 		err = context.Cause(ctx)
 		_ = c.Close()
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if err != nil {
 		return nil, h.explain(ctx, conn, err)
 	}
@@ -161,11 +166,15 @@ func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConf
 
 // checkHost accepts only a certificate of the cluster's host authority that names the node that was meant.
 func (h *handshake) checkHost(_ string, _ net.Addr, key ssh.PublicKey) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.host = identity.VerifySSHHost(key, h.name, h.profile.Authorities.HostSSH, h.app.Now())
 	return h.host
 }
 
 func (h *handshake) keepBanner(msg string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.banner.Len()+len(msg) <= maxBanner {
 		h.banner.WriteString(msg)
 	}
@@ -179,8 +188,8 @@ func (h *handshake) explain(ctx context.Context, conn *nodeConn, err error) erro
 	switch {
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		return context.Canceled
-	case conn.refused != nil:
-		return conn.refused
+	case conn.refused() != nil:
+		return conn.refused()
 	case errors.As(h.host, &old):
 		return fault.Wrap(err, fault.Expired, "", "the node's "+old.Error(), "check this machine's clock; if it is right, look at threshold-node on "+h.name)
 	case h.host != nil:

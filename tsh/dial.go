@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -62,9 +63,11 @@ func certificate(p *profile.Profile) func() (*tls.Certificate, error) {
 // returns, and stays in refused, because layers above may swallow it.
 type nodeConn struct {
 	net.Conn
-	tls     *tls.Conn
-	addr    string
-	refused error
+	tls  *tls.Conn
+	addr string
+
+	mu  sync.Mutex // guards why
+	why error
 }
 
 // dialNode asks the proxy for a node by its whole name.
@@ -76,13 +79,23 @@ func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*n
 	return &nodeConn{Conn: dial.Client(conn, dial.Request{Node: name}), tls: conn, addr: p.Proxy}, nil
 }
 
-// Read has one reader at a time; refused is read after that reader has ended.
 func (c *nodeConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if err != nil && c.refused == nil {
-		c.refused = refusal(c.addr, err)
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.why == nil {
+			c.why = refusal(c.addr, err)
+		}
 	}
 	return n, err
+}
+
+// refused is why the proxy gave no connection to the node, or nil.
+func (c *nodeConn) refused() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
 }
 
 // refusal is the fault in what a first Read returned, or nil: an end of the stream is none.

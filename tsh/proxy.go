@@ -59,8 +59,8 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Canceled
-	case conn.refused != nil:
-		n, why := a.meant(ctx, p, name, conn.refused)
+	case conn.refused() != nil:
+		n, why := a.meant(ctx, p, name, conn.refused())
 		if why == nil {
 			why = fault.New(fault.NotFound, "", "there is no node "+name, "its whole name is "+n+"; use "+n+"."+p.Cluster)
 		}

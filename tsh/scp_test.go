@@ -13,12 +13,12 @@ import (
 )
 
 // files gives a node with a home folder, a person, and a folder here.
-func files(t *testing.T) (c *client, h *host, there, here string) {
+func files(t *testing.T) (c *client, there, here string) {
 	t.Helper()
 	w := newWorld(t)
-	h = w.addNode("web-1")
-	h.root, here = t.TempDir(), t.TempDir()
-	return w.in(), h, h.root, here
+	there, here = t.TempDir(), t.TempDir()
+	w.addNode("web-1").root = there
+	return w.in(), there, here
 }
 
 func write(t *testing.T, path string, body []byte, mode fs.FileMode) {
@@ -61,7 +61,7 @@ func wantNoParts(t *testing.T, dirs ...string) {
 }
 
 func TestSCPCarriesFilesBothWays(t *testing.T) {
-	c, _, there, here := files(t)
+	c, there, here := files(t)
 	big := make([]byte, 5<<20+123)
 	_, _ = rand.Read(big)
 	write(t, filepath.Join(here, "big file"), big, 0o755)
@@ -79,7 +79,7 @@ func TestSCPCarriesFilesBothWays(t *testing.T) {
 }
 
 func TestSCPKeepsTimesAndModesWhenAsked(t *testing.T) {
-	c, _, there, here := files(t)
+	c, there, here := files(t)
 	then := time.Date(2020, 2, 2, 2, 2, 2, 0, time.UTC)
 	src := filepath.Join(here, "f")
 	write(t, src, []byte("x"), 0o640)
@@ -96,7 +96,7 @@ func TestSCPKeepsTimesAndModesWhenAsked(t *testing.T) {
 }
 
 func TestSCPReplacesWithoutLosingModeOrLink(t *testing.T) {
-	c, _, there, here := files(t)
+	c, there, here := files(t)
 	write(t, filepath.Join(here, "new"), []byte("new"), 0o644)
 	write(t, filepath.Join(there, "old"), []byte("old"), 0o600)
 	if err := os.Symlink("old", filepath.Join(there, "link")); err != nil {
@@ -120,7 +120,7 @@ func TestSCPReplacesWithoutLosingModeOrLink(t *testing.T) {
 }
 
 func TestSCPCarriesFolders(t *testing.T) {
-	c, _, there, here := files(t)
+	c, there, here := files(t)
 	for i := range 5 {
 		write(t, filepath.Join(here, "tree", fmt.Sprint("d", i%2), fmt.Sprint("f", i)), []byte{byte(i)}, 0o644)
 	}
@@ -137,7 +137,7 @@ func TestSCPCarriesFolders(t *testing.T) {
 }
 
 func TestSCPRefuses(t *testing.T) {
-	c, h, there, here := files(t)
+	c, there, here := files(t)
 	write(t, filepath.Join(here, "a"), []byte("a"), 0o644)
 	write(t, filepath.Join(here, "kept"), []byte("kept"), 0o644)
 	write(t, filepath.Join(there, "locked"), []byte("x"), 0o600)
@@ -162,12 +162,12 @@ func TestSCPRefuses(t *testing.T) {
 	}
 	wantFile(t, filepath.Join(here, "kept"), []byte("kept"))
 	wantNoParts(t, here, there)
-	h.root = ""
-	c.refused(1, []string{"scp", filepath.Join(here, "a"), "web-1:"}, "no file transfer", "sftp")
+	c.w.addNode("no-files")
+	c.refused(1, []string{"scp", filepath.Join(here, "a"), "no-files:"}, "no file transfer", "sftp")
 }
 
 func TestSCPLetsNoNodeChooseNamesHere(t *testing.T) {
-	c, _, there, here := files(t)
+	c, there, here := files(t)
 	for _, name := range []string{"a\nb", "x\x1b[2J", `back\slash`, "\u202eright", "bad\xff"} {
 		dir := filepath.Join(there, "d")
 		write(t, filepath.Join(dir, name), []byte("x"), 0o644)

@@ -23,7 +23,7 @@ var signalNames = map[ssh.Signal]syscall.Signal{
 // forwarded are the signals that reach the remote command. In a raw terminal Ctrl-C is a byte, not a signal.
 var forwarded = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 
-// signalNumber is 0 for a signal this machine does not know, and it goes by the name "BUS" as well as "bus" on no machine.
+// signalNumber is 0 for a signal this machine does not know.
 func signalNumber(name string) int {
 	if s, ok := signalNames[ssh.Signal(name)]; ok {
 		return int(s)
@@ -32,13 +32,13 @@ func signalNumber(name string) int {
 }
 
 // forwardSignals hands signals on. A second one of a kind ends the connection: the remote command may not be listening.
-func (s *session) forwardSignals(ctx context.Context, signals <-chan os.Signal) {
+func (s *session) forwardSignals(ctx context.Context) {
 	seen := map[os.Signal]bool{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case sig := <-signals:
+		case sig := <-s.signals:
 			if seen[sig] {
 				_ = s.client.Close()
 				return

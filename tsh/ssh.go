@@ -94,9 +94,10 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command []
 // session is a running shell or command.
 type session struct {
 	*ssh.Session
-	client *ssh.Client
-	stdin  io.WriteCloser
-	in     *os.File // the terminal, if there is one
+	client  *ssh.Client
+	stdin   io.WriteCloser
+	in      *os.File // the terminal, if there is one
+	signals chan os.Signal
 }
 
 func (a *app) runSession(ctx context.Context, o sshOptions, client *ssh.Client, command string) error {
@@ -121,6 +122,9 @@ func (a *app) runSession(ctx context.Context, o sshOptions, client *ssh.Client, 
 			return err
 		}
 	}
+	s.signals = make(chan os.Signal, 4)
+	signal.Notify(s.signals, forwarded...) // before the start: no signal for the command gets lost
+	defer signal.Stop(s.signals)
 	if err := start(inner, command); err != nil {
 		return err
 	}
@@ -142,10 +146,7 @@ func (a *app) serve(ctx context.Context, s *session, withTTY bool) error {
 	if s.in != nil {
 		tasks.Go(func() { s.followSize(ctx) })
 	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, forwarded...)
-	defer signal.Stop(signals)
-	tasks.Go(func() { s.forwardSignals(ctx, signals) })
+	tasks.Go(func() { s.forwardSignals(ctx) })
 
 	escaped := make(chan struct{})
 	go func() { // a read from a terminal cannot be interrupted: this ends with the process, or with its input

@@ -2,6 +2,7 @@ package tsh_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -147,18 +148,28 @@ func TestSSHRefusesAnotherHost(t *testing.T) {
 
 func TestSSHEndsAsTheCommandDid(t *testing.T) {
 	w := newWorld(t)
-	h := w.addNode("web-1")
 	c := w.in()
-	h.command = func(string, ssh.Channel) ssh.Signal { return ssh.SIGTERM }
-	if r := c.run("ssh", "web-1", "sleep"); r.code != 128+15 {
+	for _, name := range []string{"signal", "lost", "status-0", "status-1", "status-255", "status-256"} {
+		h := w.addNode(name)
+		h.command = func(string, ssh.Channel) ssh.Signal { return "" }
+		switch name {
+		case "signal":
+			h.command = func(string, ssh.Channel) ssh.Signal { return ssh.SIGTERM }
+		case "lost":
+			h.command = func(_ string, ch ssh.Channel) ssh.Signal { _ = ch.Close(); return "" }
+		default:
+			if _, err := fmt.Sscanf(name, "status-%d", &h.status); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if r := c.run("ssh", "signal", "x"); r.code != 128+15 {
 		t.Errorf("a signal: got %d, want 143", r.code)
 	}
-	h.command = func(_ string, ch ssh.Channel) ssh.Signal { _ = ch.Close(); return "" }
-	c.refused(255, []string{"ssh", "web-1", "x"}, "lost")
-	for _, status := range []uint32{0, 1, 255} {
-		h.command, h.status = func(string, ssh.Channel) ssh.Signal { return "" }, status
-		if r := c.run("ssh", "web-1", "x"); r.code != int(status) || r.stderr != "" {
-			t.Errorf("got %+v, want %d and no word", r, status)
+	c.refused(255, []string{"ssh", "lost", "x"}, "lost")
+	for name, want := range map[string]int{"status-0": 0, "status-1": 1, "status-255": 255, "status-256": 255} {
+		if r := c.run("ssh", name, "x"); r.code != want || r.stderr != "" {
+			t.Errorf("%s: got %+v, want %d and no word", name, r, want)
 		}
 	}
 }
@@ -166,20 +177,19 @@ func TestSSHEndsAsTheCommandDid(t *testing.T) {
 // A command that has its answer before its input ends must not wait for it, and one that ends its input gets it as a half-close.
 func TestSSHHalfCloses(t *testing.T) {
 	w := newWorld(t)
-	h := w.addNode("web-1")
-	c := w.in()
-	h.command = func(_ string, ch ssh.Channel) ssh.Signal {
+	w.addNode("upper").command = func(_ string, ch ssh.Channel) ssh.Signal {
 		in, _ := io.ReadAll(ch)
 		_, _ = io.WriteString(ch, strings.ToUpper(string(in)))
 		return ""
 	}
-	if r := c.runWith(strings.NewReader("abc"), "ssh", "web-1", "x"); r.out != "ABC" || r.code != 0 {
+	w.addNode("eager").command = func(_ string, ch ssh.Channel) ssh.Signal { _, _ = io.WriteString(ch, "done"); return "" }
+	c := w.in()
+	if r := c.runWith(strings.NewReader("abc"), "ssh", "upper", "x"); r.out != "ABC" || r.code != 0 {
 		t.Errorf("got %+v, want ABC after the end of input", r)
 	}
-	h.command = func(_ string, ch ssh.Channel) ssh.Signal { _, _ = io.WriteString(ch, "done"); return "" }
 	in, hold := io.Pipe()
 	defer hold.Close()
-	if r := c.runWith(in, "ssh", "web-1", "x"); r.out != "done" || r.code != 0 {
+	if r := c.runWith(in, "ssh", "eager", "x"); r.out != "done" || r.code != 0 {
 		t.Errorf("got %+v, want done while the input is still open", r)
 	}
 }
