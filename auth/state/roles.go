@@ -7,7 +7,6 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
@@ -138,23 +137,18 @@ func (s *State) Policy(ctx context.Context) (access.Policy, error) {
 	return book.Policy, nil
 }
 
-// AwaitRules waits until a rule changes after the revision. It is fault Expired, never silence, when it cannot tell.
+// AwaitRules waits until a rule changes after the revision.
 func (s *State) AwaitRules(ctx context.Context, after uint64) error {
-	now, err := marks.get(ctx, s, rolesMark)
+	now, err := marks.list(ctx, s, Page{}) // with the revision of the whole store, which a watch can always go on from
 	if err != nil {
 		return err
 	}
-	if now.Revision > after {
-		return nil
-	}
-	w, err := s.store.Watch(ctx, marks.prefix, now.item.Modified)
-	if fault.Is(err, fault.Expired) { // so many changes since that the mark's is forgotten: list anew, as of now
-		l, lerr := marks.list(ctx, s, Page{})
-		if lerr != nil {
-			return lerr
+	for _, m := range now.Items {
+		if m.Revision > after {
+			return nil
 		}
-		w, err = s.store.Watch(ctx, marks.prefix, l.revision)
 	}
+	w, err := s.store.Watch(ctx, marks.prefix, now.revision)
 	if err != nil {
 		return err
 	}
