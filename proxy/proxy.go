@@ -162,7 +162,8 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	if err != nil {
 		return err
 	}
-	carrier, err := rules.New(rules.Config{Pin: m.Pin(), First: m.FirstRules(), Path: filepath.Join(cfg.Dir, "rules.json"), Auth: m.Auth(), Now: cfg.Now, Log: cfg.Log})
+	carrier, err := rules.New(rules.Config{Pin: m.Pin(), First: m.FirstRules(), Path: filepath.Join(cfg.Dir, "rules.json"), Auth: m.Auth(),
+		Now: cfg.Now, Log: cfg.Log})
 	if err != nil {
 		return err
 	}

@@ -176,7 +176,6 @@ func TestOnePortServesEveryone(t *testing.T) {
 	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
 		t.Errorf("auth through the proxy: %v", err)
 	}
-	through.Close()
 
 	if r := <-d.Reports; len(r.Attached) > 1 {
 		t.Errorf("got %d nodes reported, want at most one", len(r.Attached))
@@ -204,6 +203,23 @@ func TestStopLetsASessionEnd(t *testing.T) {
 	conn.Close()
 	if err := <-stopped; err != nil {
 		t.Errorf("got %v, want a clean stop once the session ended", err)
+	}
+}
+
+// Clients keep idle connections to auth open; a stop does not wait for those.
+func TestStopDoesNotWaitForIdleConnectionsToAuth(t *testing.T) {
+	d := openDoor(t, time.Minute)
+	through := authrpc.NewClient(d.addr, identity.PinnedTLS(d.Pin(), membertest.Name, identity.ALPNAuth, d.TLSCertificate, time.Now, identity.Auth))
+	defer through.Close()
+	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("got stopped after %s, want well before the time to drain is over", took)
 	}
 }
 

@@ -1,6 +1,9 @@
 package mux
 
-import "sync"
+import (
+	"net"
+	"sync"
+)
 
 // gate counts who is inside and, once shut, lets nobody in and tells when the last has left.
 type gate struct {
@@ -11,6 +14,16 @@ type gate struct {
 }
 
 func newGate() *gate { return &gate{empty: make(chan struct{})} }
+
+// within serves inside the gate; when it is shut, it closes the connection instead.
+func (g *gate) within(conn net.Conn, serve func()) {
+	if !g.enter() {
+		conn.Close()
+		return
+	}
+	defer g.leave()
+	serve()
+}
 
 func (g *gate) enter() bool {
 	g.mu.Lock()

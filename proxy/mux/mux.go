@@ -26,6 +26,8 @@ const (
 	// Limits of connections in that state, and of those that stay anonymous: browsers and what is passed through to auth.
 	maxPending, maxPendingEach     = 4096, 128
 	maxAnonymous, maxAnonymousEach = 8192, 512
+	// callGrace is what a call to auth gets to finish when the proxy stops. Clients keep such connections open when idle.
+	callGrace = 500 * time.Millisecond
 )
 
 // Config says who serves what. All but Now, Drain and the limits is required.
@@ -57,7 +59,8 @@ type Mux struct {
 	anonymous *limit
 	counters  Counters
 
-	sessions *gate // what Drain waits for: people's sessions and calls to auth
+	sessions *gate // what Drain waits for: people's sessions
+	calls    *gate // connections to auth, which get callGrace: whether a call is under way on one cannot be seen
 	all      sync.WaitGroup
 }
 
@@ -69,7 +72,7 @@ func New(cfg Config) *Mux {
 	if cfg.Drain == 0 {
 		cfg.Drain = 10 * time.Second
 	}
-	m := &Mux{cfg: cfg, pending: newLimit(maxPending, maxPendingEach), anonymous: newLimit(maxAnonymous, maxAnonymousEach), sessions: newGate()}
+	m := &Mux{cfg: cfg, pending: newLimit(maxPending, maxPendingEach), anonymous: newLimit(maxAnonymous, maxAnonymousEach), sessions: newGate(), calls: newGate()}
 	m.tls = map[string]*tls.Config{
 		identity.ALPNDial:   m.peerConfig(identity.ALPNDial, identity.User),
 		identity.ALPNTunnel: m.peerConfig(identity.ALPNTunnel, identity.Node),
@@ -146,13 +149,21 @@ func (m *Mux) recover(conn net.Conn) {
 	}
 }
 
+// drain waits for what should not be cut short: sessions for Drain, calls to auth for callGrace.
 func (m *Mux) drain() {
+	sessions, calls := m.sessions.shut(), m.calls.shut()
+	grace := time.NewTimer(callGrace)
+	defer grace.Stop()
 	timer := time.NewTimer(m.cfg.Drain)
 	defer timer.Stop()
 	select {
-	case <-m.sessions.shut():
+	case <-sessions:
 	case <-timer.C:
 		m.cfg.Log.Warn("sessions are cut: the time to drain is over", "after", m.cfg.Drain)
+	}
+	select {
+	case <-calls:
+	case <-grace.C:
 	}
 }
 
@@ -170,23 +181,13 @@ func (m *Mux) serve(ctx context.Context, conn net.Conn, release func()) {
 	switch kind {
 	case speaksSSH:
 		m.counters.SSH.Add(1)
-		m.session(p, func() { m.cfg.ServeSSH(ctx, p, release) })
+		m.sessions.within(p, func() { m.cfg.ServeSSH(ctx, p, release) })
 	case speaksTLS:
 		m.serveTLS(ctx, p, offered, deadline, release)
 	case speaksHTTP:
 		m.counters.ClearHTTP.Add(1)
 		explainTLS(p)
 	}
-}
-
-// session runs what the drain waits for; when draining has begun, it closes the connection instead.
-func (m *Mux) session(conn net.Conn, serve func()) {
-	if !m.sessions.enter() {
-		conn.Close()
-		return
-	}
-	defer m.sessions.leave()
-	serve()
 }
 
 // refuse closes a connection that did not get as far as a server.

@@ -81,13 +81,17 @@ func openPort(t *testing.T, a *proxytest.Auth, trust *rules.Trust) *port {
 }
 
 func serve(a *proxytest.Auth, trust *rules.Trust, ln net.Listener) *port {
+	return serveWithAuthAt(a, a.Addr(), trust, ln)
+}
+
+func serveWithAuthAt(a *proxytest.Auth, authAddr string, trust *rules.Trust, ln net.Listener) *port {
 	p := &port{Auth: a, rules: &current{}, came: make(chan served, 300)}
 	p.rules.Store(trust)
 	own, _ := a.TLSCertificate()
 	end := func(by string) func(context.Context, net.Conn, identity.Peer) {
 		return func(_ context.Context, c net.Conn, peer identity.Peer) { p.came <- served{by, peer}; c.Close() }
 	}
-	p.mux = mux.New(mux.Config{Listener: ln, Cluster: membertest.Name, AuthAddr: a.Addr(), Rules: p.rules,
+	p.mux = mux.New(mux.Config{Listener: ln, Cluster: membertest.Name, AuthAddr: authAddr, Rules: p.rules,
 		Service: func() (*tls.Certificate, error) { return own, nil },
 		Web:     func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil },
 		ServeSSH: func(_ context.Context, c net.Conn, settled func()) {
@@ -374,4 +378,34 @@ func TestStopClosesWhatIsPending(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("got bytes after the stop")
 	}
+}
+
+func TestAuthIsPassedThroughUnopenedOrNotAtAll(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	p := openPort(t, a, trust)
+	var shown string
+	cfg := &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true, VerifyConnection: func(st tls.ConnectionState) error {
+		shown = st.PeerCertificates[0].Subject.CommonName
+		return nil
+	}}
+	c := tls.Client(p.dial(), cfg)
+	if err := c.Handshake(); err != nil || shown != "auth-1" {
+		t.Errorf("got %q, %v, want auth's own certificate through the proxy", shown, err)
+	}
+	c.Close()
+	p.stop()
+
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	lane := newLane()
+	p = serveWithAuthAt(a, gone.Addr().String(), trust, lane)
+	p.dial = lane.dial
+	if err := p.shake(cfg); err == nil {
+		t.Error("got an answer while auth is down")
+	}
+	p.stop()
 }

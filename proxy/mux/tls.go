@@ -24,7 +24,7 @@ func (m *Mux) serveTLS(ctx context.Context, p *peeked, offered []string, deadlin
 			release()
 			defer leave()
 			m.counters.Auth.Add(1)
-			m.session(p, func() { m.passThrough(ctx, p) })
+			m.calls.within(p, func() { m.passThrough(ctx, p) })
 		})
 		return
 	}
@@ -88,7 +88,7 @@ func (m *Mux) servePeer(ctx context.Context, conn net.Conn, name string, deadlin
 		return
 	}
 	m.counters.Dial.Add(1)
-	m.session(tc, func() { m.cfg.ServeDial(ctx, tc, peer) })
+	m.sessions.within(tc, func() { m.cfg.ServeDial(ctx, tc, peer) })
 }
 
 func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, deadline time.Time) (*tls.Conn, error) {

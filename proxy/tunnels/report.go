@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// gather is how long a change waits for others, so that a thousand nodes coming back are few reports.
+	// gather is the least time between two reports: the first change is told at once, and a thousand nodes coming back are few reports.
 	gather = 100 * time.Millisecond
 	// Back-off after a report that failed, with full jitter.
 	firstWait = 500 * time.Millisecond
@@ -40,15 +40,15 @@ func (t *Tunnels) Run(ctx context.Context) error {
 	return nil
 }
 
-// pause waits until something changes or a report is due.
+// pause waits until something changes or a report is due, but never less than gather.
 func (t *Tunnels) pause(ctx context.Context, again time.Duration) {
+	sleep(ctx, gather)
 	due := time.NewTimer(again)
 	defer due.Stop()
 	select {
 	case <-ctx.Done():
 	case <-due.C:
 	case <-t.changed:
-		sleep(ctx, gather)
 	}
 }
 

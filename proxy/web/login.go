@@ -84,8 +84,9 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	res, err := ask(r.Context(), s, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{Attempt: attempt, State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"),
-		Error: q.Get("error"), ErrorDescription: q.Get("error_description"), From: browserAddr(r)})
+	res, err := ask(r.Context(), s, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{
+		Attempt: attempt, State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"),
+		ErrorDescription: q.Get("error_description"), From: browserAddr(r)})
 	if err != nil {
 		s.fail(w, r, err)
 		return

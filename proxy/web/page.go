@@ -85,13 +85,22 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, name s
 // fail shows why a page cannot be had and what to do next, and logs it under the same id.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	public := fault.Public(err)
-	s.cfg.Log.Info("page refused", "path", r.URL.Path, "from", browserAddr(r), "kind", public.Kind, "id", public.ID, "err", err)
+	s.note("page refused", r, public, err)
 	s.show(w, r, public.Kind.Status(), "error", reportOf(languageOf(r), public))
+}
+
+// note logs a refusal. Strangers cause most of them, so there is a limit to how many a second are written; the others are counted.
+func (s *Server) note(what string, r *http.Request, public *fault.Error, err error) {
+	if !s.notes.Allow() {
+		s.unnoted.Add(1)
+		return
+	}
+	s.cfg.Log.Info(what, "path", r.URL.Path, "from", browserAddr(r), "kind", public.Kind, "id", public.ID, "unlogged_before", s.unnoted.Swap(0), "err", err)
 }
 
 func (s *Server) report(r *http.Request, err error) *report {
 	public := fault.Public(err)
-	s.cfg.Log.Info("code refused", "from", browserAddr(r), "kind", public.Kind, "id", public.ID, "err", err)
+	s.note("code refused", r, public, err)
 	return reportOf(languageOf(r), public)
 }
 

@@ -1,7 +1,11 @@
 package web
 
 import (
+	"bytes"
+	"log/slog"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -65,4 +69,17 @@ func FuzzOpenScreen(f *testing.F) {
 			t.Errorf("got %+v from a text that nobody sealed", v)
 		}
 	})
+}
+
+// A flood of refusals does not become a flood of log lines; what was left out is counted.
+func TestRefusalsFillNoLog(t *testing.T) {
+	var log bytes.Buffer
+	s := New(Config{Public: []string{"proxy.example.com"}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 1000 {
+		r := httptest.NewRequest(http.MethodGet, "https://proxy.example.com/nothing", nil)
+		s.Handler().ServeHTTP(httptest.NewRecorder(), r)
+	}
+	if lines := strings.Count(log.String(), "\n"); lines < notesPerSecond || lines > 500 || s.unnoted.Load() < 500 {
+		t.Errorf("got %d lines and %d left out of 1000 refusals, want few and the rest counted", lines, s.unnoted.Load())
+	}
 }

@@ -14,7 +14,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
@@ -34,6 +37,8 @@ const (
 	stopTimeout    = 5 * time.Second
 	// maxCalls is how many questions of browsers may be with auth at once.
 	maxCalls = 64
+	// notesPerSecond bounds what refusals put into the log.
+	notesPerSecond = 10
 )
 
 // Config says what the pages need. All but Now is required.
@@ -54,6 +59,8 @@ type Server struct {
 	handler http.Handler
 	seal    sealer
 	calls   chan struct{}
+	notes   *rate.Limiter
+	unnoted atomic.Int64 // refusals that went over notes since one was logged
 }
 
 // New makes the server. It starts nothing.
@@ -61,7 +68,8 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, hosts: map[string]string{}, seal: newSealer(), calls: make(chan struct{}, maxCalls)}
+	s := &Server{cfg: cfg, hosts: map[string]string{}, seal: newSealer(), calls: make(chan struct{}, maxCalls),
+		notes: rate.NewLimiter(notesPerSecond, 10*notesPerSecond)}
 	for _, p := range cfg.Public {
 		h := normalHost(p)
 		s.hosts[h] = "https://" + h
