@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
@@ -92,7 +91,7 @@ func memory(t *testing.T, pid int) []byte {
 	var all []byte
 	lines := bufio.NewScanner(maps)
 	for lines.Scan() {
-		var from, to int64
+		var from, to uint64
 		var mode string
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil {
 			t.Fatalf("maps: %q: %v", lines.Text(), err)
@@ -102,7 +101,7 @@ func memory(t *testing.T, pid int) []byte {
 		}
 		// Untouched pages of a reservation cannot be read, or are zero: what can be read is what there is.
 		part := make([]byte, to-from)
-		n, _ := mem.ReadAt(part, from)
+		n, _ := mem.ReadAt(part, int64(from))
 		all = append(all, part[:n]...)
 	}
 	if len(all) < 1<<20 {
@@ -144,10 +143,6 @@ func hostSeed(t *testing.T, dir string) []byte {
 		}
 		for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
 			if key, err := ssh.ParseRawPrivateKey(pem.EncodeToMemory(block)); err == nil {
-				if k, ok := key.(*ed25519.PrivateKey); ok {
-					seed = k.Seed()
-				}
-			} else if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
 				if k, ok := key.(ed25519.PrivateKey); ok {
 					seed = k.Seed()
 				}

@@ -27,6 +27,7 @@ type Server struct {
 	Dir     string
 	CAFile  string
 	Process *Process
+	config  string
 }
 
 // FreeAddr gives an address of the host that nobody listens on.
@@ -83,16 +84,35 @@ spec:
 // StartServer gives birth to a cluster and runs auth and proxy, and a node with the name given (none if empty), in one process.
 func StartServer(t testing.TB, proxy string, p Provider, node string) *Server {
 	t.Helper()
-	s := &Server{Proxy: proxy, Dir: t.TempDir()}
+	return StartServerIn(t, t.TempDir(), proxy, p, node)
+}
+
+// StartServerIn is StartServer in a folder of the story's choice.
+func StartServerIn(t testing.TB, dir, proxy string, p Provider, node string) *Server {
+	t.Helper()
+	s := &Server{Proxy: proxy, Dir: dir}
 	s.CAFile = filepath.Join(s.Dir, "data", "ca.pem")
 	birth := WriteFile(t, s.Dir, "birth.yaml", Birth(t, p, filepath.Join(s.Dir, "seal.key")))
 	spec := fmt.Sprintf("kind: server\nversion: v1\nspec:\n  data: %s/data\n  auth: {listen: \"127.0.0.1:0\"}\n  proxy: {listen: %q, public: [%q], name: proxy-1}\n", s.Dir, proxy, proxy)
 	if node != "" {
 		spec += fmt.Sprintf("  node: {name: %s, labels: {env: story}}\n", node)
 	}
-	s.Process = Start(t, nil, Bin(t, "threshold"), "start", "--config", WriteFile(t, s.Dir, "threshold.yaml", spec), "--bootstrap", birth)
-	s.Process.WaitFor("msg=ready")
+	s.config = WriteFile(t, s.Dir, "threshold.yaml", spec)
+	s.start(t, "--bootstrap", birth)
 	return s
+}
+
+func (s *Server) start(t testing.TB, more ...string) {
+	t.Helper()
+	s.Process = Start(t, nil, Bin(t, "threshold"), append([]string{"start", "--config", s.config}, more...)...)
+	s.Process.WaitFor("msg=ready")
+}
+
+// Restart stops the server as SIGTERM would and starts it again.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	_ = s.Process.Stop() // how it ended is the story's business
+	s.start(t)
 }
 
 // AuthAddr is where the server's auth port listens, as its log says.

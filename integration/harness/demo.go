@@ -98,6 +98,18 @@ func (c *Client) Tsh(args ...string) Result {
 	return Run(c.t, c.Env, nil, c.bin, args...)
 }
 
+// Until runs tsh again and again until what it prints is as wanted: for news that takes a moment to get round.
+func (c *Client) Until(wanted func(stdout string) bool, args ...string) {
+	c.t.Helper()
+	var out string
+	for late := time.Now().Add(Patience); time.Now().Before(late); {
+		if out = c.Tsh(args...).Stdout; wanted(out) {
+			return
+		}
+	}
+	c.t.Fatalf("tsh %v did not come to print what was wanted, but %q", args, out)
+}
+
 // Path of the tsh program.
 func (c *Client) Path() string { return c.bin }
 

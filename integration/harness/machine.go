@@ -32,16 +32,28 @@ type Node struct {
 // "ip netns exec NAME".
 func StartNode(t testing.TB, proxy, token, name string, before ...string) *Node {
 	t.Helper()
-	n := &Node{Dir: t.TempDir()}
-	n.Process = StartCmd(t, n.command(t, proxy, token, name, before...))
+	return StartNodeIn(t, filepath.Join(t.TempDir(), "data"), proxy, token, name, before...)
+}
+
+// StartNodeIn is StartNode with its data in dir.
+func StartNodeIn(t testing.TB, dir, proxy, token, name string, before ...string) *Node {
+	t.Helper()
+	args := append(before, nodeCommand(t, dir, proxy, token, name)...)
+	n := &Node{Dir: dir, Process: Start(t, nil, args[0], args[1:]...)}
 	n.Process.WaitFor("tunnel stands")
 	return n
 }
 
-func (n *Node) command(t testing.TB, proxy, token, name string, before ...string) *exec.Cmd {
-	args := append(before, Bin(t, "threshold-node"), "--proxy", proxy, "--data", n.Dir, "--name", name,
-		"--token-file", WriteFile(t, t.TempDir(), "token", token))
-	return exec.Command(args[0], args[1:]...)
+func nodeCommand(t testing.TB, dir, proxy, token, name string) []string {
+	t.Helper()
+	return []string{Bin(t, "threshold-node"), "--proxy", proxy, "--data", dir, "--name", name, "--token-file", WriteFile(t, t.TempDir(), "token", token)}
+}
+
+// RunNode runs threshold-node to its end: for one that must not get in.
+func RunNode(t testing.TB, proxy, token, name string) Result {
+	t.Helper()
+	args := nodeCommand(t, filepath.Join(t.TempDir(), "data"), proxy, token, name)
+	return Run(t, nil, nil, args[0], args[1:]...)
 }
 
 // StartProxy runs a proxy alone, in a process of its own.

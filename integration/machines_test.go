@@ -1,0 +1,59 @@
+//go:build integration
+
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/integration/harness"
+)
+
+// An administrator brings machines in, people meet their names, and machines come and go.
+func TestMachinesJoinAreNamedGoOfflineAndAreRemoved(t *testing.T) {
+	proxy := harness.FreeAddr(t, "127.0.0.1")
+	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
+	c := harness.NewClient(t)
+	c.FirstLogin(s, harness.Alice())
+	token := c.Token("node", "--label", "env=prod")
+	eu := harness.StartNode(t, proxy, token, "web.eu")
+	harness.StartNode(t, proxy, c.Token("node", "--label", "env=test"), "web.us")
+
+	t.Run("the token's labels are the node's", func(t *testing.T) {
+		out := c.Tsh("ls", "env=prod").OK(t)
+		if !strings.Contains(out, "web.eu") || strings.Contains(out, "web.us") {
+			t.Errorf("got %q, want web.eu alone", out)
+		}
+	})
+	t.Run("an ambiguous name lists what it could mean, a whole one works", func(t *testing.T) {
+		c.Tsh("ssh", "web", "true").Refused(t, "ambiguous", "web.eu", "web.us")
+		if out := c.Tsh("ssh", "web.us", "echo here").OK(t); strings.TrimSpace(out) != "here" {
+			t.Errorf("got %q, want the command's output", out)
+		}
+	})
+	t.Run("a token is good once", func(t *testing.T) {
+		r := harness.RunNode(t, proxy, token, "web.jp")
+		if r.Code == 0 || !strings.Contains(r.Stderr, "used") || !strings.Contains(r.Stderr, "tsh token create") {
+			t.Errorf("got %+v, want the used token named and the way to a new one", r)
+		}
+	})
+	t.Run("a node that went away is offline, and says since when", func(t *testing.T) {
+		if err := eu.Process.Stop(); err != nil {
+			t.Errorf("threshold-node ended with %v, want a clean end", err)
+		}
+		c.Until(func(out string) bool { return strings.Contains(out, "offline") }, "ls")
+		c.Tsh("ssh", "web.eu", "true").Refused(t, "offline", "last seen")
+	})
+	t.Run("a unique first label is enough once the other is removed", func(t *testing.T) {
+		c.Tsh("rm", "node", "web.eu").OK(t)
+		if out := c.Tsh("ssh", "web", "echo one left").OK(t); strings.TrimSpace(out) != "one left" {
+			t.Errorf("got %q, want the command's output", out)
+		}
+	})
+	t.Run("a removed name is not given away at once", func(t *testing.T) {
+		harness.StartNode(t, proxy, c.Token("node"), "web.eu")
+		if out := c.Tsh("ls").OK(t); strings.Contains(out, "web.eu ") || !strings.Contains(out, "web-2.eu") {
+			t.Errorf("got %q, want the newcomer under another name", out)
+		}
+	})
+}
