@@ -158,18 +158,23 @@ func (c *Cluster) User(name string, roles ...string) identity.Identity {
 // UserSigner makes a fresh key with a user certificate. change, which may be nil, sees the certificate before it is signed.
 func (c *Cluster) UserSigner(who identity.Identity, change func(*ssh.Certificate), logins ...string) ssh.Signer {
 	plain := newSSH(c.t)
+	s, err := ssh.NewCertSigner(c.UserCert(plain.PublicKey(), who, change, logins...), plain)
+	c.must(err)
+	return s
+}
+
+// UserCert makes a user certificate for a key.
+func (c *Cluster) UserCert(key ssh.PublicKey, who identity.Identity, change func(*ssh.Certificate), logins ...string) *ssh.Certificate {
 	now := c.Now()
 	who.Expires = now.Add(time.Hour)
-	cert := &ssh.Certificate{Key: plain.PublicKey(), CertType: ssh.UserCert, KeyId: who.KeyID(), Serial: c.next().Uint64(), ValidPrincipals: logins,
+	cert := &ssh.Certificate{Key: key, CertType: ssh.UserCert, KeyId: who.KeyID(), Serial: c.next().Uint64(), ValidPrincipals: logins,
 		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(who.Expires.Unix()),
 		Permissions: ssh.Permissions{Extensions: map[string]string{identity.SSHExtension: string(marshal(c.t, who)), "permit-pty": ""}}}
 	if change != nil {
 		change(cert)
 	}
 	c.must(cert.SignCert(rand.Reader, c.userSSH))
-	s, err := ssh.NewCertSigner(cert, plain)
-	c.must(err)
-	return s
+	return cert
 }
 
 // SignAsHostAuthority signs a certificate with the host authority, for tests that must be refused.

@@ -1,0 +1,136 @@
+package rules_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	signed "github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/node/rules"
+)
+
+func keeper(t *testing.T, c *membertest.Cluster, dir string, first signed.Set) *rules.Keeper {
+	t.Helper()
+	k, err := rules.Open(rules.Config{Dir: dir, Pin: c.Pin(), First: first, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func encode(t *testing.T, s signed.Set) []byte {
+	t.Helper()
+	b, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestNewerRulesAreTakenAndKept(t *testing.T) {
+	c, dir := membertest.New(t), t.TempDir()
+	first := c.Set()
+	k := keeper(t, c, dir, first)
+	c.Allow(access.Role{Name: "ops"})
+	if err := k.Offer(encode(t, c.Set())); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := k.Current().Policy["ops"]; !ok {
+		t.Error("got no role ops, want it in force")
+	}
+	if _, ok := keeper(t, c, dir, first).Current().Policy["ops"]; !ok {
+		t.Error("got no role ops after a restart, want it kept")
+	}
+}
+
+func TestRulesThatAreRefused(t *testing.T) {
+	c, other := membertest.New(t), membertest.New(t)
+	k := keeper(t, c, t.TempDir(), c.Set())
+	old := c.SetAt(c.Now().Add(-time.Hour))
+	c.Allow(access.Role{Name: "ops"})
+	good := c.Set()
+	if err := k.Offer(encode(t, good)); err != nil {
+		t.Fatal(err)
+	}
+	mixed := good
+	mixed.Roles = old.Roles
+	altered := c.Set()
+	altered.Head.Payload = append([]byte{}, altered.Head.Payload...)
+	altered.Head.Payload[10] ^= 1
+	want := k.Current()
+	for name, b := range map[string][]byte{"older": encode(t, old), "of another cluster": encode(t, other.Set()), "mixed": encode(t, mixed), "altered": encode(t, altered),
+		"nonsense": []byte("{"), "empty": nil, "huge": make([]byte, signed.MaxSetBytes+1)} {
+		if err := k.Offer(b); err == nil || k.Current() != want {
+			t.Errorf("%s: got %v, want it refused and nothing changed", name, err)
+		}
+	}
+	if err := k.Offer(encode(t, good)); err != nil {
+		t.Errorf("the same again: got %v, want it taken", err)
+	}
+}
+
+func TestHeadsAloneDoNotWearTheDisk(t *testing.T) {
+	c, dir := membertest.New(t), t.TempDir()
+	k := keeper(t, c, dir, c.Set())
+	writes := 0
+	var last time.Time
+	for i := range 180 { // half an hour of heads
+		if err := k.Offer(encode(t, c.SetAt(c.Now().Add(time.Duration(i)*10*time.Second)))); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(dir, "rules.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, err := signed.Decode(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept, err := signed.Open(c.Pin(), set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !kept.Head.Time.Equal(last) {
+			last, writes = kept.Head.Time, writes+1
+		}
+	}
+	if writes != 3 {
+		t.Errorf("got %d writes in half an hour, want 3", writes)
+	}
+}
+
+func TestSpoiltRulesOnDiskAreNotUsed(t *testing.T) {
+	c, other, dir := membertest.New(t), membertest.New(t), t.TempDir()
+	first := c.Set()
+	for name, text := range map[string][]byte{"torn": []byte(`{"chain":`), "of another cluster": encode(t, other.SetAt(time.Now().Add(time.Hour)))} {
+		if err := os.WriteFile(filepath.Join(dir, "rules.json"), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := keeper(t, c, dir, first).Current().Set().Head; string(got.Payload) != string(first.Head.Payload) {
+			t.Errorf("%s: got other rules, want those of the membership", name)
+		}
+	}
+}
+
+func TestRulesStayInForceWhenTheDiskIsFull(t *testing.T) {
+	c := membertest.New(t)
+	k := keeper(t, c, filepath.Join(t.TempDir(), "gone"), c.Set()) // a directory that cannot be written stands for it
+	c.Allow(access.Role{Name: "ops"})
+	if err := k.Offer(encode(t, c.Set())); err != nil {
+		t.Errorf("got %v, want the rules taken all the same", err)
+	}
+	if _, ok := k.Current().Policy["ops"]; !ok {
+		t.Error("got no role ops, want it in force")
+	}
+}
+
+func TestAMembershipWithAnotherPinIsRefused(t *testing.T) {
+	c, other := membertest.New(t), membertest.New(t)
+	if _, err := rules.Open(rules.Config{Dir: t.TempDir(), Pin: other.Pin(), First: c.Set(), Log: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("got rules under a foreign pin, want an error")
+	}
+}

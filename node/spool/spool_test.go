@@ -1,0 +1,232 @@
+package spool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/node/spool"
+)
+
+// auth takes events as long as it has no fault to give.
+type auth struct {
+	mu     sync.Mutex // guards what follows
+	got    []audit.Event
+	calls  int
+	refuse func([]audit.Event) error
+}
+
+func (a *auth) send(_ context.Context, list []audit.Event) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls++
+	if a.refuse != nil {
+		if err := a.refuse(list); err != nil {
+			return err
+		}
+	}
+	a.got = append(a.got, list...)
+	return nil
+}
+
+func openSpool(t *testing.T, dir string, a *auth) *spool.Spool {
+	t.Helper()
+	s, err := spool.Open(spool.Config{Dir: dir, Send: a.send, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func event(code audit.Code, n int) audit.Event {
+	e := audit.Of(code, identity.Identity{Kind: identity.Node, Name: "web-1"}, time.Now())
+	e.Session = fmt.Sprint(n)
+	return e
+}
+
+func record(t *testing.T, s *spool.Spool, code audit.Code, n int) {
+	t.Helper()
+	if err := s.Record(event(code, n)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var errAway = fault.New(fault.Unavailable, "auth", "away", "wait")
+
+func TestEventsSurviveARestartAndArriveInOrder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := openSpool(t, dir, &auth{})
+	for i := range 450 { // more than two batches
+		record(t, s, audit.SessionStarted, i)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a := &auth{}
+		s := openSpool(t, dir, a)
+		run(t, s, func() {
+			synctest.Wait()
+			if len(a.got) != 450 || a.calls != (450+authrpc.MaxEvents-1)/authrpc.MaxEvents {
+				t.Errorf("got %d events in %d calls, want 450 in 3", len(a.got), a.calls)
+			}
+			for i, e := range a.got {
+				if e.Session != fmt.Sprint(i) || len(e.ID) != 32 {
+					t.Fatalf("got event %d as %+v, want order kept and an id", i, e)
+				}
+			}
+			record(t, s, audit.SessionEnded, 450) // and what comes while it runs goes at once
+			synctest.Wait()
+			if len(a.got) != 451 {
+				t.Errorf("got %d events, want 451", len(a.got))
+			}
+		})
+	})
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("got %d files left, want none", len(left))
+	}
+}
+
+// run runs the spool while fn does its work.
+func run(t *testing.T, s *spool.Spool, fn func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	fn()
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("got %v from Run, want nil", err)
+	}
+}
+
+func TestItTriesAgainUntilAuthIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &auth{refuse: func([]audit.Event) error { return errAway }}
+		s := openSpool(t, t.TempDir(), a)
+		record(t, s, audit.SessionStarted, 1)
+		run(t, s, func() {
+			<-time.After(10 * time.Minute) // of the bubble's clock
+			a.mu.Lock()
+			if calls := a.calls; calls < 10 || calls > 40 {
+				t.Errorf("got %d tries in 10 minutes, want about one a minute", calls)
+			}
+			a.refuse = nil
+			a.mu.Unlock()
+			<-time.After(2 * time.Minute)
+			synctest.Wait()
+			if s.Waiting() != 0 || len(a.got) != 1 {
+				t.Errorf("got %d waiting and %d sent, want 0 and 1", s.Waiting(), len(a.got))
+			}
+		})
+	})
+}
+
+func TestOneEventThatAuthWillNeverTakeDoesNotHoldUpTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &auth{refuse: func(list []audit.Event) error {
+			for _, e := range list {
+				if e.Session == "2" {
+					return fault.New(fault.Invalid, "auth", "no", "none")
+				}
+			}
+			return nil
+		}}
+		s := openSpool(t, t.TempDir(), a)
+		for i := range 5 {
+			record(t, s, audit.SessionStarted, i)
+		}
+		run(t, s, synctest.Wait)
+		if len(a.got) != 4 || s.Waiting() != 0 {
+			t.Errorf("got %d sent and %d waiting, want 4 and 0", len(a.got), s.Waiting())
+		}
+	})
+}
+
+func TestWhatIsUnreadableIsSetAside(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"00000000000000000001-x.json": "{", ".00000000000000000002-y.json": "half"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a := &auth{}
+		s := openSpool(t, dir, a)
+		record(t, s, audit.SessionStarted, 1)
+		run(t, s, synctest.Wait)
+		if len(a.got) != 1 {
+			t.Errorf("got %d events, want the one good", len(a.got))
+		}
+	})
+	left, _ := os.ReadDir(dir)
+	if len(left) != 1 || !strings.HasSuffix(left[0].Name(), ".unreadable") {
+		t.Errorf("got %v, want the unreadable one set aside and the half-written one gone", left)
+	}
+}
+
+func TestRefusalsNeverTakeTheRoomOfSessions(t *testing.T) {
+	dir := t.TempDir()
+	for i := range spool.MaxEvents { // as many files as wait at most; their content does not matter here
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.json", i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if i != spool.MaxEvents/2-1 && i != spool.MaxEvents/2 && i != spool.MaxEvents-1 {
+			continue
+		}
+		s := openSpool(t, dir, &auth{})
+		refusal, start, end := s.Record(event(audit.SessionRefused, 0)), s.Record(event(audit.SessionStarted, 0)), s.Record(event(audit.SessionEnded, 0))
+		full := i == spool.MaxEvents-1
+		if !fault.Is(refusal, fault.Exhausted) || fault.Is(start, fault.Exhausted) != full || end != nil {
+			t.Errorf("with %d waiting: got refusal %v, start %v, end %v", i+1, refusal, start, end)
+		}
+		if full && fault.Remedy(start) == "" {
+			t.Error("got no remedy")
+		}
+	}
+}
+
+func TestAFullDiskIsSaidPlainlyAndLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16k,nr_inodes=64,mode=700"); err != nil {
+		dir = "" // only root may mount; the wording is looked at below
+	} else {
+		t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
+	}
+	if err := spool.DiskFault("/d", &os.PathError{Op: "write", Path: "/d", Err: syscall.ENOSPC}); !fault.Is(err, fault.Exhausted) || !strings.Contains(fault.Message(err), "this node's disk is full") || fault.Remedy(err) == "" {
+		t.Errorf("got %v, want the full disk named with a remedy", err)
+	}
+	if dir == "" {
+		return
+	}
+	s := openSpool(t, dir, &auth{})
+	var err error
+	n := 0
+	for ; n < 100 && err == nil; n++ {
+		err = s.Record(event(audit.SessionStarted, n))
+	}
+	if !fault.Is(err, fault.Exhausted) || !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("got %v after %d events, want a full disk", err, n)
+	}
+	entries, _ := os.ReadDir(dir)
+	if len(entries) != n-1 {
+		t.Errorf("got %d files, want the %d that were acknowledged", len(entries), n-1)
+	}
+}
+
+func TestEventsThatCannotBeMeant(t *testing.T) {
+	s := openSpool(t, t.TempDir(), &auth{})
+	if err := s.Record(event("TH0000", 1)); err == nil {
+		t.Error("got an unregistered code recorded, want an error")
+	}
+}

@@ -1,0 +1,470 @@
+package sshd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/node/sshd"
+)
+
+func TestCertificatesThatAreRefusedAtLogin(t *testing.T) {
+	r := newRig(t, nil)
+	other := membertest.New(t)
+	alice := r.cluster.User("alice@example.com", "ops")
+	hour := uint64(time.Hour / time.Second)
+	for _, tt := range []struct {
+		name   string
+		signer ssh.Signer
+		login  string
+		banner string // what the person reads; empty: nothing, as for a stranger's key
+	}{
+		{"another cluster's", other.UserSigner(alice, nil, me()), me(), "an authority this cluster does not have"},
+		{"another cluster's name, our key", r.cluster.UserSigner(func() identity.Identity { a := alice; a.Cluster = "other.example.com"; return a }(), nil, me()), me(), "other.example.com"},
+		{"without principals", r.cluster.UserSigner(alice, nil), me(), "no principals"},
+		{"with a wildcard principal", r.cluster.UserSigner(alice, nil, "*"), me(), "principal"},
+		{"with a comma in a principal", r.cluster.UserSigner(alice, nil, "root,"+me()), me(), "principal"},
+		{"expired", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter -= 3 * hour; c.ValidBefore -= 2 * hour }, me()), me(), "expired at"},
+		{"not valid yet", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter += 2 * hour; c.ValidBefore += 2 * hour }, me()), me(), "check this machine's clock"},
+		{"without an end", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidBefore = ssh.CertTimeInfinity }, me()), me(), "validity"},
+		{"without an identity", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { delete(c.Extensions, identity.SSHExtension) }, me()), me(), "identity"},
+		{"with an unknown critical option", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"force-command": "x"} }, me()), me(), "force-command"},
+		{"of a host", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CertType = ssh.HostCert }, me()), me(), "wrong type"},
+		{"pinned to another address", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"source-address": "203.0.113.0/24"} }, me()), me(), "pinned"},
+		{"of another kind of holder", r.cluster.UserSigner(func() identity.Identity { a := alice; a.Kind = identity.Node; return a }(), nil, me()), me(), "threshold: error"},
+		{"for a login it does not name", r.cluster.UserSigner(alice, nil, "somebody"), me(), "does not name the login"},
+		{"for a login that no rule allows", r.cluster.UserSigner(alice, nil, "daemon"), "daemon", "no role of alice@example.com (roles: ops) allows"},
+		{"for a login that is no account name", r.cluster.UserSigner(alice, nil, me()), "a,b", "no plain account name"},
+		{"without roles", r.cluster.UserSigner(r.cluster.User("bob@example.com"), nil, me()), me(), "no role of bob@example.com (none) allows"},
+		{"with a role that does not exist", r.cluster.UserSigner(r.cluster.User("bob@example.com", "gone"), nil, me()), me(), "roles: gone"},
+		{"a plain key", plain(t), me(), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, banner, err := r.dial(tt.login, tt.signer)
+			if err == nil {
+				t.Fatal("got logged in, want refused")
+			}
+			if tt.banner == "" && banner != "" || !strings.Contains(banner, tt.banner) {
+				t.Errorf("got banner %q, want %q in it", banner, tt.banner)
+			}
+			if tt.banner != "" && !strings.Contains(banner, "threshold: hint: ") {
+				t.Errorf("got banner %q, want a hint in it", banner)
+			}
+		})
+	}
+	if got := r.recorded(audit.SessionStarted); len(got) != 0 {
+		t.Errorf("got %d sessions recorded, want none", len(got))
+	}
+	refusals := r.recorded(audit.SessionRefused)
+	if len(refusals) != 5 { // those who proved to hold a good certificate
+		t.Errorf("got %d refusals recorded, want 5: %+v", len(refusals), refusals)
+	}
+	r.client() // and the good one still gets in
+}
+
+// plain is a key without a certificate.
+func plain(t *testing.T) ssh.Signer {
+	t.Helper()
+	c := membertest.New(t)
+	s := c.UserSigner(c.User("x"), nil, "x")
+	return bare{s}
+}
+
+// bare shows only the key inside a certificate.
+type bare struct{ ssh.Signer }
+
+func (b bare) PublicKey() ssh.PublicKey { return b.Signer.PublicKey().(*ssh.Certificate).Key }
+
+// thief holds somebody's certificate and not the key.
+type thief struct{ ssh.Signer }
+
+func (thief) Sign(io.Reader, []byte) (*ssh.Signature, error) {
+	return &ssh.Signature{Format: ssh.KeyAlgoED25519, Blob: make([]byte, 64)}, nil
+}
+
+func TestACertificateWithoutItsKeyOpensAndTellsNothing(t *testing.T) {
+	r := newRig(t, nil)
+	r.allow() // no roles at all, so its owner would be told so
+	_, banner, err := r.dial(me(), thief{r.signer()})
+	if err == nil || banner != "" {
+		t.Errorf("got %v and banner %q, want a refusal and no word", err, banner)
+	}
+	if got := r.recorded(audit.SessionRefused); len(got) != 0 {
+		t.Errorf("got %d refusals on record, want none: nobody proved who they are", len(got))
+	}
+}
+
+func TestPasswordsAndNothingAreNoLogin(t *testing.T) {
+	r := newRig(t, nil)
+	for _, auth := range [][]ssh.AuthMethod{nil, {ssh.Password("x")}, {ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })}} {
+		c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{User: me(), Auth: auth, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		if err == nil {
+			c.Close()
+			t.Error("got logged in, want refused")
+		}
+	}
+}
+
+func TestTriesAreLimited(t *testing.T) {
+	r := newRig(t, nil)
+	var keys []ssh.Signer
+	for range sshd.MaxAuthTries {
+		keys = append(keys, plain(t))
+	}
+	if _, _, err := r.dial(me(), append(keys, r.signer())...); err == nil {
+		t.Error("got logged in with the seventh key, want the connection closed before")
+	}
+	if _, _, err := r.dial(me(), append(keys[:3], r.signer())...); err != nil {
+		t.Errorf("got %v with the fourth key, want logged in", err)
+	}
+}
+
+func TestTheClockAndTheRulesAgeCount(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		off    time.Duration
+		banner string
+	}{
+		{"10 minutes behind", -10 * time.Minute, "clock is behind"},
+		{"a day and an hour without news", 25 * time.Hour, "has not heard from the cluster"},
+	} {
+		r := newRig(t, func(c *sshd.Config) { c.Now = membertest.Skewed(tt.off) })
+		if _, banner, err := r.dial(me(), r.signer()); err == nil || !strings.Contains(banner, tt.banner) || !strings.Contains(banner, "hint: ") {
+			t.Errorf("%s: got %v and banner %q, want a refusal with %q", tt.name, err, banner, tt.banner)
+		}
+	}
+	r := newRig(t, func(c *sshd.Config) { c.Now = membertest.Skewed(40 * time.Minute) }) // rules 40 minutes old, certificate still good
+	r.client()
+}
+
+// knocks is every way in that a client can try, with the action it needs.
+var knocks = []struct {
+	name   string
+	needs  access.Action // empty: no grant opens it
+	opens  bool          // in this version
+	try    func(*testing.T, *ssh.Client) error
+	reason string // what the person reads when it stays shut although granted
+}{
+	{"shell", access.Shell, true, func(t *testing.T, c *ssh.Client) error {
+		return program(t, c, func(s *ssh.Session) error { return s.Shell() })
+	}, ""},
+	{"shell with a terminal", access.Shell, true, func(t *testing.T, c *ssh.Client) error {
+		return program(t, c, func(s *ssh.Session) error { return errors.Join(s.RequestPty("dumb", 24, 80, nil), s.Shell()) })
+	}, ""},
+	{"exec", access.Exec, true, func(t *testing.T, c *ssh.Client) error {
+		return program(t, c, func(s *ssh.Session) error { return s.Start("true") })
+	}, ""},
+	{"exec of scp", access.Exec, true, func(t *testing.T, c *ssh.Client) error {
+		return program(t, c, func(s *ssh.Session) error { return s.Start("command -v true") })
+	}, ""},
+	{"sftp", access.SFTP, true, func(t *testing.T, c *ssh.Client) error {
+		return program(t, c, func(s *ssh.Session) error { return s.RequestSubsystem("sftp") })
+	}, ""},
+	{"another subsystem", "", false, ask("subsystem", "netconf"), ""},
+	{"direct-tcpip", access.ForwardLocal, false, open("direct-tcpip", ssh.Marshal(struct {
+		Host   string
+		Port   uint32
+		From   string
+		Origin uint32
+	}{"127.0.0.1", 22, "127.0.0.1", 1})), "not part of this version"},
+	{"direct-streamlocal", access.ForwardLocal, false, open("direct-streamlocal@openssh.com", nil), "not part of this version"},
+	{"x11 channel", "", false, open("x11", nil), "does not serve"},
+	{"forwarded-tcpip", "", false, open("forwarded-tcpip", nil), "does not serve"},
+	{"tun", "", false, open("tun@openssh.com", nil), "does not serve"},
+	{"an agent channel", "", false, open("auth-agent@openssh.com", nil), "does not serve"},
+	{"tcpip-forward", access.ForwardRemote, false, global("tcpip-forward"), ""},
+	{"cancel-tcpip-forward", access.ForwardRemote, false, global("cancel-tcpip-forward"), ""},
+	{"streamlocal-forward", access.ForwardRemote, false, global("streamlocal-forward@openssh.com"), ""},
+	{"hostkeys-prove", "", false, global("hostkeys-prove-00@openssh.com"), ""},
+	{"an unknown global request", "", false, global("open-sesame"), ""},
+	{"agent forwarding", access.ForwardAgent, false, ask("auth-agent-req@openssh.com"), ""},
+	{"x11 forwarding", "", false, ask("x11-req", "single"), ""},
+	{"break", "", false, ask("break"), ""},
+	{"xon-xoff", "", false, ask("xon-xoff"), ""},
+	{"an unknown session request", "", false, ask("open-sesame"), ""},
+	{"LD_PRELOAD", "", false, ask("env", "LD_PRELOAD", "/tmp/x.so"), ""},
+}
+
+// program starts one and expects the end that it has when it was allowed: status 0 or a closed connection, not the refusal's 126.
+func program(t *testing.T, c *ssh.Client, start func(*ssh.Session) error) error {
+	s := newSession(t, c)
+	in, _ := s.StdinPipe()
+	stderr, _ := s.StderrPipe()
+	if err := start(s); err != nil {
+		said := make([]byte, 4096)
+		n, _ := stderr.Read(said) // it came before the refusal
+		return fmt.Errorf("%w: %s", err, said[:n])
+	}
+	_, _ = io.WriteString(in, "exit\n") // for a shell in a terminal, which does not end with its input
+	in.Close()
+	err := s.Wait()
+	var exit *ssh.ExitError
+	if errors.As(err, &exit) && exit.ExitStatus() == 126 {
+		said, _ := io.ReadAll(stderr)
+		return errors.New(string(said))
+	}
+	return nil
+}
+
+func open(kind string, extra []byte) func(*testing.T, *ssh.Client) error {
+	return func(_ *testing.T, c *ssh.Client) error {
+		ch, _, err := c.OpenChannel(kind, extra)
+		if err == nil {
+			ch.Close()
+		}
+		return err
+	}
+}
+
+func global(name string) func(*testing.T, *ssh.Client) error {
+	return func(_ *testing.T, c *ssh.Client) error {
+		ok, _, err := c.SendRequest(name, true, ssh.Marshal(struct {
+			Host string
+			Port uint32
+		}{"127.0.0.1", 0}))
+		if err == nil && !ok {
+			err = errors.New("refused")
+		}
+		return err
+	}
+}
+
+func ask(name string, args ...string) func(*testing.T, *ssh.Client) error {
+	return func(t *testing.T, c *ssh.Client) error {
+		var payload []byte
+		for _, a := range args {
+			payload = append(payload, ssh.Marshal(struct{ S string }{a})...)
+		}
+		ok, err := newSession(t, c).SendRequest(name, true, payload)
+		if err == nil && !ok {
+			err = errors.New("refused")
+		}
+		return err
+	}
+}
+
+func TestEveryDoorAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
+	all := []string{"shell", "exec", "sftp", "forward-local", "forward-remote", "forward-agent"}
+	r := newRig(t, nil)
+	roles := []access.Role{everything("all", all...)}
+	for _, a := range all {
+		without := everything("without-"+a, slices.DeleteFunc(slices.Clone(all), func(x string) bool { return x == a })...)
+		denied := everything("denied-"+a, all...)
+		denied.Deny = []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{a}}}
+		roles = append(roles, without, denied, everything("only-"+a, a))
+	}
+	r.allow(roles...)
+	for _, role := range roles {
+		t.Run(role.Name, func(t *testing.T) {
+			c := r.client(r.signer(role.Name))
+			for _, k := range knocks {
+				granted := k.needs != "" && (role.Name == "all" || role.Name == "only-"+string(k.needs) ||
+					!strings.HasPrefix(role.Name, "only-") && !strings.HasSuffix(role.Name, "-"+string(k.needs)))
+				err := k.try(t, c)
+				if (err == nil) != (granted && k.opens) {
+					t.Errorf("%s: got %v, want allowed %v", k.name, err, granted && k.opens)
+				}
+				if granted && err != nil && k.reason != "" && !strings.Contains(err.Error(), k.reason) {
+					t.Errorf("%s: got %v, want %q in it", k.name, err, k.reason)
+				}
+				if k.opens && !granted && !strings.Contains(err.Error(), "threshold: error: ") {
+					t.Errorf("%s: got %v, want the reason", k.name, err)
+				}
+				if k.opens && strings.HasPrefix(role.Name, "denied-") && !granted && !strings.Contains(err.Error(), "role "+role.Name+", deny 1") {
+					t.Errorf("%s: got %v, want the rule's name", k.name, err)
+				}
+			}
+		})
+	}
+	for _, e := range r.recorded(audit.SessionRefused) {
+		if e.Reason == "" || e.User != "alice@example.com" || e.Fields["what"] == "" {
+			t.Errorf("got refusal %+v, want who, what and why", e)
+		}
+	}
+}
+
+func TestKeepaliveIsAnswered(t *testing.T) {
+	c := newRig(t, nil).client()
+	if ok, _, err := c.SendRequest("keepalive@openssh.com", true, nil); err != nil || !ok {
+		t.Errorf("got %v, %v, want a reply", ok, err)
+	}
+	if ok, err := newSession(t, c).SendRequest("keepalive@openssh.com", true, nil); err != nil || !ok {
+		t.Errorf("got %v, %v on a session, want a reply", ok, err)
+	}
+}
+
+func TestNoMoreSessionsIsKept(t *testing.T) {
+	c := newRig(t, nil).client()
+	newSession(t, c)
+	if _, _, err := c.SendRequest("no-more-sessions@openssh.com", false, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a session is refused", func() bool {
+		s, err := c.NewSession()
+		if err == nil {
+			s.Close()
+		}
+		return err != nil && strings.Contains(err.Error(), "no further sessions")
+	})
+}
+
+func TestOneProgramForEachSession(t *testing.T) {
+	c := newRig(t, nil).client()
+	s := newSession(t, c)
+	in, _ := s.StdinPipe()
+	if err := s.Start("cat"); err != nil {
+		t.Fatal(err)
+	}
+	for _, again := range []string{"exec", "shell", "pty-req"} {
+		if ok, err := s.SendRequest(again, true, ssh.Marshal(struct{ C string }{"true"})); err != nil || ok {
+			t.Errorf("%s a second time: got %v, %v, want refused", again, ok, err)
+		}
+	}
+	in.Close()
+	if err := s.Wait(); err != nil {
+		t.Errorf("got %v, want the first program undisturbed", err)
+	}
+}
+
+func TestSessionsOnOneConnectionAreLimited(t *testing.T) {
+	c := newRig(t, nil).client()
+	var err error
+	n := 0
+	for ; n < 100 && err == nil; n++ {
+		_, _, err = c.OpenChannel("session", nil)
+	}
+	if err == nil || n > 65 || !strings.Contains(err.Error(), "sessions already") {
+		t.Errorf("got %v after %d sessions, want a refusal after 64", err, n)
+	}
+}
+
+func TestANewRuleCountsForTheNextSessionOfAnOpenConnection(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	if got := run(t, c, "echo 1", ""); got.out != "1\n" {
+		t.Errorf("got %+v, want it run", got)
+	}
+	r.allow(everything("ops", "sftp"))
+	if got := run(t, c, "echo 2", ""); got.status != 126 || !strings.Contains(got.err, "no role of alice@example.com") {
+		t.Errorf("got %+v after exec was taken away, want refused", got)
+	}
+	r.allow()
+	if _, err := c.NewSession(); err == nil || !strings.Contains(err.Error(), "no role of") {
+		t.Errorf("got %v after everything was taken away, want refused", err)
+	}
+}
+
+func TestACertificateThatEndsMeanwhileStartsNothingMore(t *testing.T) {
+	var off time.Duration
+	r := newRig(t, nil)
+	r.cancel()
+	r.cfg.Now = func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return time.Now().Add(off) }
+	r.serve()
+	c := r.client()
+	run(t, c, "true", "")
+	r.mu.Lock()
+	off = 2 * time.Hour
+	r.mu.Unlock()
+	if _, err := c.NewSession(); err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("got %v, want a refusal that says expired", err)
+	}
+}
+
+func TestWhatCannotBeRecordedDoesNotStart(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	r.mu.Lock()
+	r.full = fault.New(fault.Exhausted, "spool.Record", "this node's disk is full, so the session cannot be recorded", "ask an administrator to free space on the node")
+	r.mu.Unlock()
+	marker := t.TempDir() + "/ran"
+	got := run(t, c, "touch "+marker, "")
+	if got.status != 126 || !strings.Contains(got.err, "this node's disk is full") || !strings.Contains(got.err, "hint: ask an administrator to free space") {
+		t.Errorf("got %+v, want a refusal with the reason", got)
+	}
+	r.mu.Lock()
+	r.full = nil
+	r.mu.Unlock()
+	if got := run(t, c, "test ! -e "+marker, ""); got.status != 0 {
+		t.Errorf("got %+v: the command ran although it was not on record", got)
+	}
+}
+
+func TestAccountsThatCannotBeUsed(t *testing.T) {
+	r := newRig(t, func(c *sshd.Config) { c.Accounts.UID = 12345 }) // as a node that is not root
+	role := everything("ops")
+	role.Allow[0].Logins = access.Strings{me(), "no-such-account", "daemon"}
+	r.allow(role)
+	signer := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), nil, me(), "no-such-account", "daemon")
+	for login, want := range map[string]string{"no-such-account": `there is no account "no-such-account" on this node`, "daemon": "this node runs as user id 12345, not as root"} {
+		if _, banner, err := r.dial(login, signer); err == nil || !strings.Contains(banner, want) || !strings.Contains(banner, "hint: ") {
+			t.Errorf("%s: got %v and %q, want a refusal with %q", login, err, banner, want)
+		}
+	}
+	r2 := newRig(t, nil)
+	r2.client()
+}
+
+func TestADefectEndsOneConnectionOnly(t *testing.T) {
+	broken := false
+	r := newRig(t, nil)
+	r.cancel()
+	record := r.cfg.Record
+	r.cfg.Record = func(e audit.Event) error {
+		r.mu.Lock()
+		b := broken
+		r.mu.Unlock()
+		if b {
+			panic("a defect")
+		}
+		return record(e)
+	}
+	r.serve()
+	bad, good := r.client(), r.client()
+	r.mu.Lock()
+	broken = true
+	r.mu.Unlock()
+	s := newSession(t, bad)
+	_ = s.Run("true")
+	if err := bad.Wait(); err == nil {
+		t.Error("got a connection that lives on, want it closed")
+	}
+	r.mu.Lock()
+	broken = false
+	r.mu.Unlock()
+	if got := run(t, good, "echo fine", ""); got.out != "fine\n" {
+		t.Errorf("got %+v on the other connection, want it undisturbed", got)
+	}
+	if !strings.Contains(r.logged(), "a connection met a defect") {
+		t.Error("got nothing in the log, want the defect")
+	}
+}
+
+func TestSilenceAndNonsenseBeforeLogin(t *testing.T) {
+	r := newRig(t, nil)
+	for name, bytes := range map[string]string{"nonsense": "GET / HTTP/1.1\r\n\r\n", "a version and nonsense": "SSH-2.0-x\r\n" + strings.Repeat("\xff", 100), "an endless version": strings.Repeat("x", 1<<16)} {
+		conn, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, bytes)
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: got an open connection after 5 s, want it closed", name)
+		}
+		conn.Close()
+	}
+	r.client()
+}
