@@ -2,9 +2,12 @@ package tsh_test
 
 import (
 	"bytes"
+	"errors"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -210,5 +213,47 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 		if found := bytes.Contains(out, []byte("@cert-authority")); found != want {
 			t.Errorf("%s: got known %v, want %v", host, found, want)
 		}
+	}
+}
+
+// The whole way of a stock ssh: its configuration, tsh as ProxyCommand, and the key from a file or from the agent alone.
+func TestOpenSSHConnectsByWayOfTsh(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1").status = 9
+	c := w.client()
+	c.env["SSH_AUTH_SOCK"] = startAgent(t)
+	if r := c.login(c.browse, "--pin", w.keys.Pin().String()); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	program, conf := filepath.Join(dir, "tsh"), filepath.Join(dir, "conf")
+	if err := os.Symlink(self, program); err != nil { // the test's own binary is tsh when it is called so
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(c.ok("config"), self, program)
+	write(t, conf, []byte(text), 0o600)
+	agentOnly := filepath.Join(dir, "agent-only")
+	write(t, agentOnly, []byte(regexp.MustCompile(`(?m)^ *(IdentityFile|CertificateFile|IdentitiesOnly) .*\n`).ReplaceAllString(text, "")+"    IdentityFile none\n"), 0o600)
+	for name, tt := range map[string]struct{ conf, socket string }{"the files": {conf, ""}, "the agent": {agentOnly, c.env["SSH_AUTH_SOCK"]}} {
+		cmd := exec.Command("ssh", "-F", tt.conf, "-o", "BatchMode=yes", "alice@web-1."+clusterName, "echo")
+		cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+tt.socket, "HOME="+dir)
+		out, err := cmd.Output()
+		if cmd.ProcessState.ExitCode() != 9 || !bytes.Contains(out, []byte(`"cmd":"echo"`)) {
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				err = errors.New(string(exit.Stderr))
+			}
+			t.Errorf("by %s: got %d %s (%v), want the command run", name, cmd.ProcessState.ExitCode(), out, err)
+		}
+	}
+	cmd := exec.Command("ssh", "-F", conf, "-o", "BatchMode=yes", "alice@nosuch."+clusterName, "echo")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err == nil || !strings.Contains(stderr.String(), "tsh: hint: ") {
+		t.Errorf("an unknown node: got %v %q, want tsh's words", err, stderr.String())
 	}
 }

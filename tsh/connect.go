@@ -203,11 +203,22 @@ func (h *handshake) explain(ctx context.Context, conn *nodeConn, err error) erro
 	return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+h.name+" broke off: "+clean(err.Error()), "try again; if it stays so, look at the log of threshold-node on it")
 }
 
-// notLetIn tells the node's own reason, which it sends as a banner: "reason" and, on a line of its own, "hint: remedy".
+// notLetIn tells the node's own reason, which it sends as a banner.
 func (h *handshake) notLetIn(err error) error {
 	msg, hint := fmt.Sprintf("node %s does not let you in as %s", h.name, h.login), "see which logins you have there: tsh ls name="+h.name
+	if why, what := nodeWords(h.banner.String()); why != "" {
+		msg += ": " + why
+		if what != "" {
+			hint = what
+		}
+	}
+	return fault.Wrap(err, fault.Denied, "", msg, hint)
+}
+
+// nodeWords reads a refusal in a node's words: lines "threshold: error: …" and "threshold: hint: …".
+func nodeWords(text string) (why, hint string) {
 	var said []string
-	for line := range strings.SplitSeq(cleanLines(h.banner.String()), "\n") {
+	for line := range strings.SplitSeq(cleanLines(text), "\n") {
 		line = strings.TrimPrefix(strings.TrimSpace(line), "threshold: ")
 		if remedy, ok := strings.CutPrefix(line, "hint: "); ok {
 			hint = remedy
@@ -215,10 +226,7 @@ func (h *handshake) notLetIn(err error) error {
 			said = append(said, strings.TrimPrefix(line, "error: "))
 		}
 	}
-	if len(said) > 0 {
-		msg += ": " + strings.Join(said, "; ")
-	}
-	return fault.Wrap(err, fault.Denied, "", msg, hint)
+	return strings.Join(said, "; "), hint
 }
 
 // keepalive asks the node for a sign of life until ctx ends, and closes a connection that gives none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -146,6 +147,8 @@ func (a *app) withFiles(ctx context.Context, p *profile.Profile, d destinationOf
 		return err
 	}
 	defer client.Close()
+	stop := cutLater(ctx, client)
+	defer stop()
 	files, err := openFiles(client)
 	if err != nil {
 		return err
@@ -155,8 +158,6 @@ func (a *app) withFiles(ctx context.Context, p *profile.Profile, d destinationOf
 	done := make(chan struct{})
 	go func() { defer close(done); keepalive(alive, client) }()
 	defer func() { cancel(); <-done }()
-	stop := cutLater(ctx, client)
-	defer stop()
 	err = fn(files)
 	if ctx.Err() != nil {
 		return context.Canceled
@@ -164,16 +165,39 @@ func (a *app) withFiles(ctx context.Context, p *profile.Profile, d destinationOf
 	return err
 }
 
+// openFiles starts the node's file service. A refusal is in the node's own words, which it writes to the session's standard error.
 func openFiles(client *ssh.Client) (*sftp.Client, error) {
-	c, err := sftp.NewClient(client, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(64))
-	if err == nil {
-		return c, nil
-	}
-	var open *ssh.OpenChannelError
-	if errors.As(err, &open) {
+	s, err := client.NewSession()
+	if err != nil {
 		return nil, refusedBy(err, "the node opens no session")
 	}
-	return nil, fault.Wrap(err, fault.Denied, "", "the node gives no file transfer", "see what your roles allow: ask an administrator for the action sftp")
+	in, err1 := s.StdinPipe()
+	out, err2 := s.StdoutPipe()
+	words, err3 := s.StderrPipe()
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, fmt.Errorf("session: %w", err)
+	}
+	if err := s.RequestSubsystem("sftp"); err != nil {
+		_ = s.Close()
+		said, _ := io.ReadAll(io.LimitReader(words, maxBanner)) // until the node closes its side too
+		return nil, noFiles(err, string(said))
+	}
+	c, err := sftp.NewClientPipe(out, in, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(64))
+	if err != nil {
+		return nil, noFiles(err, "")
+	}
+	return c, nil
+}
+
+func noFiles(err error, said string) error {
+	msg, hint := "the node gives no file transfer", "ask an administrator for the action sftp"
+	if why, what := nodeWords(said); why != "" {
+		msg += ": " + why
+		if what != "" {
+			hint = what
+		}
+	}
+	return fault.Wrap(err, fault.Denied, "", msg, hint)
 }
 
 func isFolderHere(path string, must bool) (bool, error) {

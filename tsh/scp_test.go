@@ -163,7 +163,7 @@ func TestSCPRefuses(t *testing.T) {
 	wantFile(t, filepath.Join(here, "kept"), []byte("kept"))
 	wantNoParts(t, here, there)
 	c.w.addNode("no-files")
-	c.refused(1, []string{"scp", filepath.Join(here, "a"), "no-files:"}, "no file transfer", "sftp")
+	c.refused(1, []string{"scp", filepath.Join(here, "a"), "no-files:"}, "no file transfer: no role of alice allows sftp", "tsh: hint: ask for one that does")
 }
 
 func TestSCPLetsNoNodeChooseNamesHere(t *testing.T) {

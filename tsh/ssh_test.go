@@ -116,7 +116,7 @@ func TestSSHLogins(t *testing.T) {
 
 func TestSSHTellsTheNodesOwnReason(t *testing.T) {
 	w := newWorld(t)
-	w.addNode("web-1").refuse = "role ops, deny 1 denies shell as alice on web-1\x1b[2J\r\nhint: ask for another role\r\n"
+	w.addNode("web-1").refuse = "threshold: error: role ops, deny 1 denies shell as alice on web-1\x1b[2J\r\nthreshold: hint: ask for another role\r\n"
 	c := w.in()
 	c.refused(255, []string{"ssh", "web-1"}, "web-1 does not let you in as alice: role ops, deny 1 denies", "tsh: hint: ask for another role")
 	if r := c.run("ssh", "web-1"); strings.Contains(r.stderr, "\x1b") {

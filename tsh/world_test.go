@@ -445,6 +445,9 @@ func (h *host) session(user string, ch ssh.Channel, reqs <-chan *ssh.Request) {
 			env["TERM"] = s.Text
 			_ = r.Reply(true, nil)
 		case "subsystem":
+			if h.root == "" {
+				_, _ = io.WriteString(ch.Stderr(), "threshold: error: no role of alice allows sftp as alice on this node\nthreshold: hint: ask for one that does\n")
+			}
 			_ = r.Reply(s.Text == "sftp" && h.root != "", nil)
 			if h.root != "" {
 				h.files(ch)
