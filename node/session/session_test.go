@@ -1,0 +1,212 @@
+package session_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/node/session"
+)
+
+func TestMain(m *testing.M) {
+	if code, is := session.Reexecuted(); is {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+const passwd = `root:x:0:0:root:/root:/bin/bash
+# a comment, and a broken line
+broken:x:1
+negative:x:-1:5::/:/bin/sh
+alice:x:1000:1000:Alice,,,:/home/alice:/bin/zsh
+noshell:x:1001:1001::/home/n:
+nohome:x:1002:1002:::/bin/sh
+alice:x:0:0:a second alice:/root:/bin/bash
+`
+
+const group = `root:x:0:
+sudo:x:27:alice,bob
+alice:x:1000:
+docker:x:998:bob,alice
+bad:x:y:alice
+twin:x:27:alice
+`
+
+func accounts(t *testing.T, uid uint32) session.Accounts {
+	t.Helper()
+	dir := t.TempDir()
+	put := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return session.Accounts{Passwd: put("passwd", passwd), Group: put("group", group), UID: uid}
+}
+
+func TestAccountsAreFoundAsTheFilesHaveThem(t *testing.T) {
+	a := accounts(t, 0)
+	got, err := a.Find("alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.UID != 1000 || got.GID != 1000 || got.Home != "/home/alice" || got.Shell != "/bin/zsh" || !slices.Equal(got.Groups, []uint32{1000, 27, 998}) {
+		t.Errorf("got %+v, want the first alice with groups 1000, 27 and 998", got)
+	}
+	if got, err := a.Find("noshell"); err != nil || got.Shell != "/bin/sh" {
+		t.Errorf("got %+v, %v, want /bin/sh where the file names none", got, err)
+	}
+	if got, err := a.Find("nohome"); err != nil || got.Home != "/" {
+		t.Errorf("got %+v, %v, want / where the file names none", got, err)
+	}
+}
+
+func TestAccountsThatAreRefused(t *testing.T) {
+	for _, tt := range []struct {
+		login identity.Login
+		uid   uint32
+		kind  fault.Kind
+		words string
+	}{
+		{"nobody-here", 0, fault.NotFound, "no account"},
+		{"broken", 0, fault.NotFound, "no account"},
+		{"negative", 0, fault.NotFound, "no account"},
+		{"../x", 0, fault.Invalid, "plain account name"},
+		{"", 0, fault.Invalid, "plain account name"},
+		{"root", 1000, fault.Denied, "runs as alice, not as root"},
+		{"noshell", 4242, fault.Denied, "user id 4242"},
+	} {
+		_, err := accounts(t, tt.uid).Find(tt.login)
+		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.words) || fault.Remedy(err) == "" {
+			t.Errorf("%q as %d: got %v, want kind %s with %q and a remedy", tt.login, tt.uid, err, tt.kind, tt.words)
+		}
+	}
+	if _, err := accounts(t, 1000).Find("alice"); err != nil {
+		t.Errorf("got %v, want a process to be its own account", err)
+	}
+	if _, err := (session.Accounts{Passwd: "/none"}).Find("root"); !fault.Is(err, fault.Internal) {
+		t.Errorf("got %v without an account file, want an internal fault", err)
+	}
+}
+
+// do runs a program to its end.
+func do(t *testing.T, acc session.Account, s session.Spec, stdin string) (session.Exit, string, string) {
+	t.Helper()
+	p, err := session.ThisMachine().Start(acc, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	exit := p.Run(t.Context(), session.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errs})
+	return exit, out.String(), errs.String()
+}
+
+func self(t *testing.T) session.Account {
+	t.Helper()
+	u, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	acc, err := session.ThisMachine().Find(identity.Login(u.Username))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return acc
+}
+
+func TestRootBecomesTheAccountWhole(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // only root can; the next test is for everyone
+	}
+	acc := session.Account{Login: "someone", UID: 54321, GID: 54322, Groups: []uint32{54322, 54323}, Home: "/", Shell: "/bin/sh"}
+	_, out, errs := do(t, acc, session.Spec{Kind: session.Exec, Command: "id -u; id -g; id -G; grep ^Cap[EPI] /proc/self/status; grep ^Uid /proc/self/status"}, "")
+	for _, want := range []string{"54321\n54322\n54322 54323\n", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "Uid:\t54321\t54321\t54321\t54321"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("got %s%s, want %q in it", out, errs, want)
+		}
+	}
+	home := t.TempDir() // 0700 and root's: the account cannot enter its home
+	acc.Home = home
+	if err := os.Chmod(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, out, errs := do(t, acc, session.Spec{Kind: session.Exec, Command: "pwd"}, ""); out != "/\n" {
+		t.Errorf("got %q %q, want a start in /", out, errs)
+	}
+	if exit, _, _ := do(t, acc, session.Spec{Kind: session.SFTP}, ""); exit.Code != 0 {
+		t.Errorf("got %+v, want the file server started as the account", exit)
+	}
+}
+
+func TestDescriptorsOfTheNodeStayWithTheNode(t *testing.T) {
+	f, err := os.Open("/etc/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, out, _ := do(t, self(t), session.Spec{Kind: session.Exec, Command: "ls -l /proc/self/fd | grep -c passwd"}, "")
+	if strings.TrimSpace(out) != "0" {
+		t.Errorf("got %q descriptors of the node's in a session, want 0", out)
+	}
+}
+
+func TestAShellThatLetsNobodyIn(t *testing.T) {
+	acc := self(t)
+	for _, shell := range []string{"/usr/sbin/nologin", "/bin/false"} {
+		acc.Shell = shell
+		if exit, _, _ := do(t, acc, session.Spec{Kind: session.Exec, Command: "echo in"}, ""); exit.Code != 1 {
+			t.Errorf("%s: got %+v, want its own refusal, status 1", shell, exit)
+		}
+		_, err := session.ThisMachine().Start(acc, session.Spec{Kind: session.SFTP})
+		if !fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), shell) {
+			t.Errorf("%s: got %v for sftp, want a refusal that names the shell", shell, err)
+		}
+	}
+	acc.Shell = "/no/such/shell"
+	if _, err := session.ThisMachine().Start(acc, session.Spec{Kind: session.Shell}); !fault.Is(err, fault.Internal) || fault.Remedy(err) == "" || !strings.Contains(fault.Message(err), "/no/such/shell") {
+		t.Errorf("got %v, want the missing shell named with a remedy", err)
+	}
+}
+
+func TestTheEndOfTheContextEndsAProgramThatWaitsForItsOutputToBeTaken(t *testing.T) {
+	p, err := session.ThisMachine().Start(self(t), session.Spec{Kind: session.Exec, Command: "cat /dev/zero"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe() // nobody reads on
+	done := make(chan session.Exit, 1)
+	go func() { done <- p.Run(ctx, session.Streams{In: strings.NewReader(""), Out: w, Err: io.Discard}) }()
+	if _, err := io.ReadFull(r, make([]byte, 1<<16)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	r.Close() // as a connection that is gone does
+	if exit := <-done; exit.Signal == "" {
+		t.Errorf("got %+v, want an end by signal", exit)
+	}
+}
+
+func TestSignalNames(t *testing.T) {
+	for name, want := range map[string]bool{"TERM": true, "INT": true, "USR1": true, "SIGTERM": false, "STOP": false, "": false, "9": false} {
+		if _, got := session.SignalNamed(name); got != want {
+			t.Errorf("%q: got known %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestNoProgramOfOursServesFilesByAccident(t *testing.T) {
+	if _, is := session.Reexecuted(); is {
+		t.Error("got a test binary taken for a session's child")
+	}
+}
