@@ -101,6 +101,18 @@ func TestResourcesGoOutAndComeBack(t *testing.T) {
 	c.refused(1, []string{"rm", "role", "ops"}, "no ops")
 }
 
+func TestEventsReadAsALog(t *testing.T) {
+	w := newWorld(t)
+	w.docs["7"] = authrpc.Resource{Kind: "event", Version: "v1", Metadata: authrpc.Metadata{Name: "7"},
+		Spec: json.RawMessage(`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z","user":"bob\u001b[2J","node":"web-1","login":"root"}`)}
+	out := w.in().ok("get", "events")
+	for _, want := range []string{"NUMBER", "TH3001", "bob[2J", "root@web-1", "a session started on a node"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("got %q, want %q in it", out, want)
+		}
+	}
+}
+
 func TestApplyReportsAllFaultsAndSendsNothing(t *testing.T) {
 	w := newWorld(t)
 	c := w.in()

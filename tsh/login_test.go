@@ -284,3 +284,30 @@ func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 	c.refused(1, []string{"ls"}, "not logged in", "tsh login --proxy "+w.addr)
 	c.refused(1, []string{"status"}, "not logged in")
 }
+
+func TestTheClosingPageSpeaksKorean(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	r := c.login(func(page string) {
+		u, _ := url.Parse(page)
+		q := u.Query()
+		req, err := http.NewRequest(http.MethodGet, q.Get("callback")+"?"+url.Values{"code": {"good-" + q.Get("challenge")}, "state": {q.Get("state")}}.Encode(), nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		req.Header.Set("Accept-Language", "ko-KR,ko;q=0.9,en;q=0.5")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		if b, _ := io.ReadAll(resp.Body); !strings.Contains(string(b), "로그인되었습니다") || resp.Header.Get("Content-Security-Policy") == "" {
+			t.Errorf("got %s, want the Korean page under a policy", b)
+		}
+	}, "--pin", w.keys.Pin().String())
+	if r.code != 0 {
+		t.Errorf("got %s, want a login", r.stderr)
+	}
+}

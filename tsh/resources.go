@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -24,7 +25,7 @@ const maxFile = config.MaxBytes
 func (a *app) getCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "get KIND [NAME]",
-		Short:   "Show roles, connectors, users, tokens or nodes",
+		Short:   "Show roles, connectors, users, tokens, nodes or events",
 		GroupID: admin,
 		Example: `  tsh get roles
   tsh get role ops --format=yaml > ops.yaml     # edit, then: tsh apply -f ops.yaml`,
@@ -105,6 +106,9 @@ func (a *app) show(f format, kind access.Resource, name string, list []authrpc.R
 	case f == asYAML || name != "":
 		return a.writeDocuments(list)
 	}
+	if kind == access.Events {
+		return a.write(f, list, func(w io.Writer) error { return listEvents(w, list) })
+	}
 	return a.write(f, list, func(w io.Writer) error {
 		var rows [][]string
 		for _, r := range list {
@@ -116,6 +120,27 @@ func (a *app) show(f format, kind access.Resource, name string, list []authrpc.R
 		}
 		return table(w, []string{"NAME", "LABELS", "SPEC", "STATUS"}, rows)
 	})
+}
+
+// listEvents is the audit log as a person reads it.
+func listEvents(w io.Writer, list []authrpc.Resource) error {
+	var rows [][]string
+	for _, r := range list {
+		var e audit.Event
+		if err := json.Unmarshal(r.Spec, &e); err != nil {
+			return fmt.Errorf("event %s: %w", clean(r.Metadata.Name), err)
+		}
+		what := audit.Meaning[e.Code]
+		if what == "" {
+			what = "of a newer version"
+		}
+		where := e.Node
+		if e.Login != "" {
+			where = string(e.Login) + "@" + where
+		}
+		rows = append(rows, []string{r.Metadata.Name, e.Time.Local().Format("2006-01-02 15:04:05"), string(e.Code), e.User, where, what})
+	}
+	return table(w, []string{"NUMBER", "TIME", "CODE", "WHO", "WHERE", "WHAT"}, rows)
 }
 
 // writeDocuments writes what apply reads again.

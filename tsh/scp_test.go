@@ -181,3 +181,11 @@ func TestSCPLetsNoNodeChooseNamesHere(t *testing.T) {
 		}
 	}
 }
+
+func TestSCPSaysThatADiskIsFull(t *testing.T) {
+	c, there, here := files(t)
+	write(t, filepath.Join(here, "f"), []byte("x"), 0o644)
+	write(t, filepath.Join(there, "f"), []byte("x"), 0o644)
+	c.refused(1, []string{"scp", "web-1:f", "/dev/full"}, "this machine's disk is full", "free some space")
+	c.refused(1, []string{"scp", filepath.Join(here, "f"), "web-1:/dev/full"}, "the node's disk is full", "free some space")
+}

@@ -1,6 +1,7 @@
 package tsh
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -430,7 +431,7 @@ func createHere(dst string, mode fs.FileMode) (*os.File, func(error) error, erro
 			return nil, nil, syscall.EISDIR
 		}
 		f, err := os.OpenFile(dst, os.O_WRONLY, 0)
-		return f, func(error) error { return f.Close() }, err
+		return f, func(failed error) error { return cmp.Or(failed, f.Close()) }, err
 	}
 	name := filepath.Join(filepath.Dir(dst), partName(filepath.Base(dst)))
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666&mode|0o600)
