@@ -17,7 +17,7 @@ type Attachment struct {
 	Proxy   string                  `json:"proxy"` // its name
 	Since   time.Time               `json:"since"` // when the node signed it
 	Version string                  `json:"version,omitempty"`
-	Signed  tunnel.SignedAttachment `json:"signed"`
+	Signed  tunnel.SignedAttachment `json:"signed,omitzero"` // kept by proxy alone: it is what the next report is compared with
 }
 
 // proxyLease is the lease of a proxy's attachments; the record ends with the lease itself.
@@ -38,7 +38,7 @@ var (
 	lastSeen      = table[seen]{prefix: "seen/", what: "last sight of", remedy: "run: tsh ls"}
 )
 
-// AttachmentsOf returns where the node is attached.
+// AttachmentsOf returns where the node is attached, without its signed word.
 func (s *State) AttachmentsOf(ctx context.Context, node identity.NodeID) ([]Attachment, error) {
 	got, err := attachedNode.listUnder(ctx, s, string(node)+"/", Page{})
 	if err != nil {
@@ -108,8 +108,9 @@ func (s *State) ChangeAttachments(ctx context.Context, proxy identity.NodeID, ca
 		var c change
 		n := min(len(came), attachGroup)
 		for _, a := range came[:n] {
-			attachedNode.setLeased(&c, string(a.Node)+"/"+string(proxy), a, lease)
 			attachedProxy.setLeased(&c, string(proxy)+"/"+string(a.Node), a, lease)
+			a.Signed = tunnel.SignedAttachment{}
+			attachedNode.setLeased(&c, string(a.Node)+"/"+string(proxy), a, lease)
 			lastSeen.set(&c, string(a.Node), seen{now.UTC()})
 		}
 		came = came[n:]

@@ -8,6 +8,7 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -65,28 +66,32 @@ type table[T any] struct {
 const recordVersion = 1
 
 // envelope is the stored form of a record. T itself only ever grows by fields that old releases may ignore.
-type envelope struct {
-	V int             `json:"v"`
-	D json.RawMessage `json:"d"`
+type envelope[T any] struct {
+	V int `json:"v"`
+	D T   `json:"d"`
 }
 
-func encode(v any) ([]byte, error) {
-	d, err := json.Marshal(v)
+func encode[T any](v T) ([]byte, error) {
+	b, err := json.Marshal(envelope[T]{V: recordVersion, D: v})
 	if err != nil {
 		return nil, fmt.Errorf("encode record: %w", err)
 	}
-	return json.Marshal(envelope{V: recordVersion, D: d})
+	return b, nil
 }
 
-func decode(b []byte, into any) error {
-	var e envelope
-	if err := json.Unmarshal(b, &e); err != nil {
-		return fmt.Errorf("decode record: %w", err)
+func decode[T any](b []byte) (T, error) {
+	var e envelope[T]
+	err := json.Unmarshal(b, &e)
+	if e.V != 0 && (e.V < 1 || e.V > recordVersion) { // what else is wrong with it does not matter
+		err = fmt.Errorf("it is of version %d, this release reads 1 to %d", e.V, recordVersion)
 	}
-	if e.V < 1 || e.V > recordVersion {
-		return fmt.Errorf("decode record: it is of version %d, this release reads 1 to %d", e.V, recordVersion)
+	if err == nil && e.V == 0 {
+		err = errors.New("it has no version")
 	}
-	return json.Unmarshal(e.D, into)
+	if err != nil {
+		return e.D, fmt.Errorf("decode record: %w", err)
+	}
+	return e.D, nil
 }
 
 // get returns the record, or fault NotFound.
@@ -103,7 +108,8 @@ func (t table[T]) get(ctx context.Context, s *State, key string) (Stored[T], err
 
 func (t table[T]) stored(it raftstore.Item) (Stored[T], error) {
 	out := Stored[T]{Key: strings.TrimPrefix(it.Key, t.prefix), Revision: uint64(it.Modified), item: it}
-	if err := decode(it.Value, &out.Value); err != nil {
+	var err error
+	if out.Value, err = decode[T](it.Value); err != nil {
 		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", fmt.Sprintf("the %s %q cannot be read by this release", t.what, clip(out.Key)),
 			"run the newest release on every auth replica")
 	}
