@@ -23,9 +23,9 @@ type Size struct {
 // maxSide bounds rows and columns; the kernel keeps 16 bits, and no real window is near it.
 const maxSide = 0xffff
 
-func (s Size) winsize() *pty.Winsize {
+func (s Size) winsize() *unix.Winsize {
 	cut := func(n uint32) uint16 { return uint16(min(n, maxSide)) }
-	return &pty.Winsize{Rows: cut(s.Rows), Cols: cut(s.Cols), X: cut(s.Width), Y: cut(s.Height)}
+	return &unix.Winsize{Row: cut(s.Rows), Col: cut(s.Cols), Xpixel: cut(s.Width), Ypixel: cut(s.Height)}
 }
 
 // Request is what a client asks for.
@@ -75,12 +75,30 @@ func Open(r Request, uid, gid int) (*Terminal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open terminal: %w", err)
 	}
+	if master, err = pollable(master); err != nil {
+		slave.Close()
+		return nil, fmt.Errorf("open terminal: %w", err)
+	}
 	t := &Terminal{master, slave}
 	if err := t.prepare(r, uid, gid); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("prepare terminal: %w", err)
 	}
 	return t, nil
+}
+
+// pollable makes of the file one that waits without holding a thread, and takes deadlines. Opening the terminal made it a blocking one.
+func pollable(f *os.File) (*os.File, error) {
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 func (t *Terminal) prepare(r Request, uid, gid int) error {
@@ -112,7 +130,9 @@ func (t *Terminal) Started() { _ = t.slave.Close() }
 func (t *Terminal) Master() *os.File { return t.master }
 
 // Resize tells the programs of a new window.
-func (t *Terminal) Resize(s Size) error { return pty.Setsize(t.master, s.winsize()) }
+func (t *Terminal) Resize(s Size) error {
+	return control(t.master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, s.winsize()) })
+}
 
 // EndOfInput is the character that a program reading lines takes for the end of its input, or 0 when it does not read lines.
 func (t *Terminal) EndOfInput() byte {

@@ -216,10 +216,10 @@ func (t *talk) attend(ctx context.Context, st *starting, running *sync.WaitGroup
 	running.Go(func() {
 		defer t.conn.srv.rescue(t.conn.visit, t.conn.conn)
 		exit := t.proc.Run(ctx, session.Streams{In: t.ch, Out: t.ch, Err: t.ch.Stderr()})
-		t.ended(st, exit, nil)
 		_ = t.ch.CloseWrite()
 		t.status(exit)
 		_ = t.ch.Close()
+		t.ended(st, exit, nil) // after the person has their prompt back: making it durable takes a while
 	})
 }
 
