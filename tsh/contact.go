@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -45,7 +46,8 @@ func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginO
 }
 
 // choose decides which cluster is meant: the pin that was given, else the one kept from an earlier login, which the
-// proxy's ping must repeat, else the one that its web certificate vouches for.
+// proxy's ping must repeat, else the one that its web certificate vouches for. A --ca-file that holds the cluster root itself says as
+// much as --pin, and so replaces a kept pin.
 func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
 	if o.pin != "" {
 		pin, err := identity.ParsePin(o.pin)
@@ -70,10 +72,24 @@ func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOp
 	if err != nil {
 		return cluster{}, err
 	}
-	if kept != nil && *kept != got.Pin {
+	if kept != nil && *kept != got.Pin && !holdsRoot(o.caFile, got.Pin) {
 		return cluster{}, otherRoot(addr, *kept, got.Pin)
 	}
 	return cluster{got.Pin, got.Cluster}, nil
+}
+
+// holdsRoot reports whether the file holds the certificate that the pin names.
+func holdsRoot(file string, pin identity.Pin) bool {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil && identity.PinOf(c) == pin {
+			return true
+		}
+	}
+	return false
 }
 
 func otherRoot(addr string, kept, got identity.Pin) error {

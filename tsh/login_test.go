@@ -143,6 +143,24 @@ func TestAPinOnceLearnedHolds(t *testing.T) {
 	}
 }
 
+func TestAFileWithTheClusterRootItselfReplacesAKeptPin(t *testing.T) {
+	old := newWorld(t)
+	c := old.client()
+	if r := c.login(c.browse, "--ca-file", old.caFile()); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	rebuilt := newWorld(t) // another cluster at an address that the profile knows
+	info := filepath.Join(c.home, strings.ReplaceAll(old.addr, ":", "_"))
+	if err := os.Rename(info, filepath.Join(c.home, strings.ReplaceAll(rebuilt.addr, ":", "_"))); err != nil {
+		t.Fatal(err)
+	}
+	d := rebuilt.client()
+	d.home = c.home
+	if r := d.login(d.browse, "--ca-file", rebuilt.caFile()); r.code != 0 {
+		t.Errorf("got %s, want a login: the file names the root as surely as --pin", r.stderr)
+	}
+}
+
 func TestOnlyOurStateIsHeardOnLoopback(t *testing.T) {
 	w := newWorld(t)
 	c := w.client()
@@ -303,7 +321,7 @@ func TestTheClosingPageSpeaksKorean(t *testing.T) {
 			return
 		}
 		defer resp.Body.Close()
-		if b, _ := io.ReadAll(resp.Body); !strings.Contains(string(b), "로그인되었습니다") || resp.Header.Get("Content-Security-Policy") == "" {
+		if b, _ := io.ReadAll(resp.Body); !strings.Contains(string(b), "터미널로 돌아가세요") || resp.Header.Get("Content-Security-Policy") == "" {
 			t.Errorf("got %s, want the Korean page under a policy", b)
 		}
 	}, "--pin", w.keys.Pin().String())

@@ -3,23 +3,16 @@ package tsh
 import (
 	"context"
 	"crypto/subtle"
-	"embed"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"strings"
 	"time"
-
-	"golang.org/x/text/language"
 
 	"github.com/threshold-access/threshold/internal/fault"
 )
-
-//go:embed pages/*.html
-var pages embed.FS
 
 const (
 	callbackPath = "/callback"
@@ -101,18 +94,11 @@ func (l *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "This login has had its answer already.", http.StatusConflict)
 		return
 	}
-	page := "done"
 	if a.err != nil {
-		page = "failed"
-	}
-	body, err := pages.ReadFile("pages/" + page + "." + languageOf(r) + ".html")
-	if err != nil {
-		http.Error(w, "You may close this window.", http.StatusOK)
+		writeClosing(w, r, closingFailed)
 		return
 	}
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Connection", "close")
-	_, _ = w.Write(body) // the code is here; the page is courtesy
+	writeClosing(w, r, closingDone)
 }
 
 func readAnswer(code, failed string) answer {
@@ -123,14 +109,4 @@ func readAnswer(code, failed string) answer {
 		return answer{err: fault.Wrap(errors.New("no code"), fault.Invalid, "", "the browser came back without a login code", "run the command again")}
 	}
 	return answer{code: code}
-}
-
-var languages = language.NewMatcher([]language.Tag{language.English, language.Korean})
-
-func languageOf(r *http.Request) string {
-	tag, _ := language.MatchStrings(languages, r.Header.Get("Accept-Language"))
-	if base, _ := tag.Base(); strings.EqualFold(base.String(), "ko") {
-		return "ko"
-	}
-	return "en"
 }

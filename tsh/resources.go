@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/threshold-access/threshold/internal/access"
-	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -106,41 +104,13 @@ func (a *app) show(f format, kind access.Resource, name string, list []authrpc.R
 	case f == asYAML || name != "":
 		return a.writeDocuments(list)
 	}
-	if kind == access.Events {
-		return a.write(f, list, func(w io.Writer) error { return listEvents(w, list) })
-	}
 	return a.write(f, list, func(w io.Writer) error {
-		var rows [][]string
-		for _, r := range list {
-			rows = append(rows, []string{r.Metadata.Name, labelText(r.Metadata.Labels), inShort(r.Spec), inShort(r.Status)})
-		}
-		if len(rows) == 0 {
+		if len(list) == 0 {
 			_, err := fmt.Fprintf(a.Stderr, "There are no %s.\n", kind)
 			return err
 		}
-		return table(w, []string{"NAME", "LABELS", "SPEC", "STATUS"}, rows)
+		return writeListing(w, kind, list)
 	})
-}
-
-// listEvents is the audit log as a person reads it.
-func listEvents(w io.Writer, list []authrpc.Resource) error {
-	var rows [][]string
-	for _, r := range list {
-		var e audit.Event
-		if err := json.Unmarshal(r.Spec, &e); err != nil {
-			return fmt.Errorf("event %s: %w", clean(r.Metadata.Name), err)
-		}
-		what := audit.Meaning[e.Code]
-		if what == "" {
-			what = "of a newer version"
-		}
-		where := e.Node
-		if e.Login != "" {
-			where = string(e.Login) + "@" + where
-		}
-		rows = append(rows, []string{r.Metadata.Name, e.Time.Local().Format("2006-01-02 15:04:05"), string(e.Code), e.User, where, what})
-	}
-	return table(w, []string{"NUMBER", "TIME", "CODE", "WHO", "WHERE", "WHAT"}, rows)
 }
 
 // writeDocuments writes what apply reads again.
@@ -151,31 +121,6 @@ func (a *app) writeDocuments(list []authrpc.Resource) error {
 	}
 	err := writeYAML(a.Stdout, docs...)
 	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
-}
-
-// inShort gives the plain values of a JSON object in one line, and how many there are of the rest.
-func inShort(raw json.RawMessage) string {
-	var m map[string]any
-	if json.Unmarshal(raw, &m) != nil {
-		return ""
-	}
-	var out []string
-	for k, v := range m {
-		switch v := v.(type) {
-		case string, bool, float64:
-			out = append(out, fmt.Sprintf("%s=%v", k, v))
-		case []any:
-			out = append(out, fmt.Sprintf("%s:%d", k, len(v)))
-		case map[string]any:
-			out = append(out, fmt.Sprintf("%s:%d", k, len(v)))
-		}
-	}
-	slices.Sort(out)
-	const limit = 60
-	if s := []rune(strings.Join(out, " ")); len(s) > limit {
-		return string(s[:limit-1]) + "…"
-	}
-	return strings.Join(out, " ")
 }
 
 func (a *app) applyCmd() *cobra.Command {
