@@ -10,6 +10,7 @@ TOOL     := $(GO) tool -modfile=tools.mod
 BUILD    := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # go uses every core itself, and setup must be done before anything else begins
 .PHONY: help demo build test setup lint unit integration dex vuln fuzz bench clean
 
 help: ## list the targets
@@ -19,12 +20,13 @@ demo: build ## build, then run a whole cluster on 127.0.0.1:8443 until Ctrl-C (D
 	@exec bin/threshold-demo $(DEMO_FLAGS)
 
 build: ## build every program into bin/
+	@command -v $(GO) >/dev/null || { echo "Go is missing; on Debian this installs it: .ci/setup go" >&2; exit 1; }
 	@mkdir -p bin
 	$(if $(PROGRAMS),$(BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS)))
 
-test: setup lint unit integration dex ## the whole suite: lint, unit tests with the race detector, integration with real binaries
+test: setup lint unit integration dex ## the whole suite: setup, lint, unit tests with the race detector, integration with real binaries
 
-setup:
+setup: ## install what the tests need and is missing (Debian; as root or with sudo)
 	@.ci/setup
 
 lint: ## gofmt, go vet, staticcheck
