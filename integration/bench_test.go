@@ -70,15 +70,15 @@ func startSSHD(b *testing.B) (config string) {
 	return harness.WriteFile(b, dir, "client.conf", client.String())
 }
 
-// BenchmarkAgentMemory measures the agent's resident memory at rest and with one session, its children not counted.
+// BenchmarkAgentMemory measures the agent's resident memory before its first session and with one, its children not counted.
 func BenchmarkAgentMemory(b *testing.B) {
 	proxy := harness.FreeAddr(b, "127.0.0.1")
 	s := harness.StartServer(b, proxy, harness.StartProvider(b, "127.0.0.1", proxy), "")
 	c := harness.NewClient(b)
 	c.FirstLogin(s, harness.Alice())
 	node := harness.StartNode(b, proxy, c.Token("node"), "small-node")
+	rest := residentMB(b, node.Process.Cmd.Process.Pid)
 	for b.Loop() {
-		rest := residentMB(b, node.Process.Cmd.Process.Pid)
 		cmd := c.Command("ssh", "small-node", "echo live; cat")
 		stdin, err := cmd.StdinPipe()
 		if err != nil {
