@@ -83,7 +83,7 @@ func chromium(t *testing.T, caFile string) *browser {
 	t.Helper()
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.ExecPath("/usr/bin/chromium"),
 		chromedp.Flag("disable-quic", true), chromedp.WindowSize(1100, 900),
-		chromedp.Flag("lang", "en"), chromedp.Env("LANG=en_US.UTF-8", "LANGUAGE=en"),
+		chromedp.Flag("lang", "en"), chromedp.Env("LANG=en_US.UTF-8", "LANGUAGE=en", "TMPDIR="+t.TempDir()),
 		chromedp.Flag("ignore-certificate-errors-spki-list", spki(t, caFile)))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
 	t.Cleanup(cancel)

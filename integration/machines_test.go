@@ -41,7 +41,7 @@ func TestMachinesJoinAreNamedGoOfflineAndAreRemoved(t *testing.T) {
 		if err := eu.Process.Stop(); err != nil {
 			t.Errorf("threshold-node ended with %v, want a clean end", err)
 		}
-		c.Until(func(out string) bool { return strings.Contains(out, "offline") }, "ls")
+		c.Until(func(out string) bool { return strings.Contains(out, "offline") }, "ls", "env=prod")
 		c.Tsh("ssh", "web.eu", "true").Refused(t, "offline", "last seen")
 	})
 	t.Run("a unique first label is enough once the other is removed", func(t *testing.T) {
