@@ -238,6 +238,28 @@ func TestTheClientSecretIsNeverShown(t *testing.T) {
 	}
 }
 
+// Whoever points a connector elsewhere would hand its users' roles to strangers; a rename of everything else is free.
+func TestAConnectorIsNotPointedAtAnotherIssuer(t *testing.T) {
+	d := open(t)
+	elsewhere := strings.Replace(connectorSpec, "login.example.org", "other.example.org", 1)
+	for _, spec := range []string{connectorSpec, strings.Replace(connectorSpec, `"threshold"`, `"another-client"`, 1)} {
+		_, err := d.apply(admin, doc("connector", "corp", spec))
+		d.must(err)
+	}
+	refused := func(when string) {
+		t.Helper()
+		if _, err := d.apply(admin, doc("connector", "corp", elsewhere)); !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Remedy(err), "another name") {
+			t.Errorf("%s: got %v (%s), want a conflict whose remedy is another name", when, err, fault.Remedy(err))
+		}
+	}
+	refused("over it")
+	d.must(d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Connectors, Name: "corp"}))
+	refused("after its removal")
+	if _, err := d.apply(admin, doc("connector", "other", elsewhere)); err != nil {
+		t.Errorf("got %v for another name, want none", err)
+	}
+}
+
 func TestTheAdminRoleStays(t *testing.T) {
 	d := open(t)
 	if err := d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "admin"}); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {

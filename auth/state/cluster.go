@@ -94,6 +94,7 @@ func (v *Vault) GiveBirth(ctx context.Context, b Birth) error {
 		if err != nil {
 			return err
 		}
+		realms.create(&c, conn.Name, realm{conn.Realm})
 		connectors.create(&c, conn.Name, connectorRecord{Connector: conn.Connector, Sealed: sealed})
 	}
 	c.record(b.Events...)

@@ -3,14 +3,17 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // Connector is one provider that may vouch for people. What Spec says is auth/oidc's affair; it holds no secret.
 type Connector struct {
 	Spec   json.RawMessage `json:"spec"`
-	Secret string          `json:"-"` // the client secret. Sealed at rest
+	Realm  string          `json:"realm,omitempty"` // whose subjects its people are: the issuer. It stays for good
+	Secret string          `json:"-"`               // the client secret. Sealed at rest
 }
 
 type connectorRecord struct {
@@ -19,6 +22,14 @@ type connectorRecord struct {
 }
 
 var connectors = table[connectorRecord]{prefix: "connectors/", what: "connector", remedy: "run: tsh get connectors"}
+
+// realm is what a connector's name has stood for since it was first used. It outlives the connector, as its users do: a user is
+// (connector, subject), so behind another issuer the same subject would be somebody else, with the first one's roles.
+type realm struct {
+	Of string `json:"of"`
+}
+
+var realms = table[realm]{prefix: "realms/", what: "realm of connector", remedy: "run: tsh get connectors"}
 
 // KeptConnector is a Connector as it was read.
 type KeptConnector struct {
@@ -62,7 +73,7 @@ func (v *Vault) openConnector(rec Stored[connectorRecord]) (KeptConnector, error
 }
 
 // PutConnector writes the connector named old.Name. It is fault Conflict if old is no longer what is stored; an old that was not read
-// must not exist yet.
+// must not exist yet. A name that stood for another realm, even long ago, is refused.
 func (v *Vault) PutConnector(ctx context.Context, old KeptConnector, next Connector, events ...audit.Event) error {
 	sealed, err := v.sealText(connectors.prefix+old.Name, next.Secret)
 	if err != nil {
@@ -70,8 +81,25 @@ func (v *Vault) PutConnector(ctx context.Context, old KeptConnector, next Connec
 	}
 	old.record.Key = old.Name
 	var c change
+	if err := v.keepRealm(ctx, &c, old.Name, next.Realm); err != nil {
+		return err
+	}
 	c.record(events...)
 	return write(ctx, v.state, connectors, old.record, &c, connectorRecord{Connector: next, Sealed: sealed})
+}
+
+func (v *Vault) keepRealm(ctx context.Context, c *change, name, of string) error {
+	have, err := realms.getOrNew(ctx, v.state, name)
+	switch {
+	case err != nil:
+		return err
+	case have.Revision == 0:
+		realms.create(c, name, realm{of})
+	case have.Value.Of != of:
+		return fault.New(fault.Conflict, "state.PutConnector", fmt.Sprintf("connector %q stands for the people of %s: with another issuer, strangers could get their roles", name, have.Value.Of),
+			"make a connector of another name for the other issuer")
+	}
+	return nil
 }
 
 // RemoveConnector forgets a connector. Its users stay, for the day it comes back.

@@ -154,6 +154,57 @@ func TestConnectorsComeBackWithTheirSecret(t *testing.T) {
 	}
 }
 
+// A user is (connector, subject): behind another issuer the same subject is somebody else.
+func TestAConnectorsNameStandsForOneIssuerForGood(t *testing.T) {
+	v := NewVault(open(t), mask{})
+	put := func(of string) error {
+		old, err := v.Connector(t.Context(), "corp")
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			t.Fatal(err)
+		}
+		old.Name = "corp"
+		return v.PutConnector(t.Context(), old, Connector{Spec: []byte(`{}`), Realm: of})
+	}
+	refused := func(when string) {
+		t.Helper()
+		if err := put("https://other.example"); !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Remedy(err), "another name") {
+			t.Errorf("%s: got %v (%s), want a conflict whose remedy is another name", when, err, fault.Remedy(err))
+		}
+	}
+	for range 2 {
+		if err := put("https://one.example"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused("over the connector")
+	kept, err := v.Connector(t.Context(), "corp")
+	if err != nil || kept.Realm != "https://one.example" {
+		t.Fatalf("got %+v and %v, want the first issuer's", kept, err)
+	}
+	if err := v.RemoveConnector(t.Context(), kept); err != nil {
+		t.Fatal(err)
+	}
+	refused("after its removal")
+	if err := put("https://one.example"); err != nil {
+		t.Errorf("got %v for the issuer that comes back, want none", err)
+	}
+}
+
+// The name of a connector that the cluster was born with is taken as well.
+func TestABornConnectorKeepsItsIssuer(t *testing.T) {
+	v := NewVault(open(t), mask{})
+	if err := v.GiveBirth(t.Context(), Birth{Keyring: []byte(`{}`), Connectors: []NamedConnector{{"corp", Connector{Spec: []byte(`{}`), Realm: "https://one.example"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	old, err := v.Connector(t.Context(), "corp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.PutConnector(t.Context(), old, Connector{Spec: []byte(`{}`), Realm: "https://other.example"}); !fault.Is(err, fault.Conflict) {
+		t.Errorf("got %v, want a conflict", err)
+	}
+}
+
 func pending(at time.Time) PendingLogin {
 	return PendingLogin{Who: identity.Identity{Kind: identity.User, Connector: "corp", Subject: "a/1", Name: "alice"}, At: at, Expires: at.Add(time.Minute)}
 }
