@@ -1,10 +1,12 @@
 // Package join answers: may this machine become a node or a proxy, and is this machine still the one that joined?
 //
-// A machine is admitted once, by a one-use token and proof that it holds its key; ever after by the key on record. Either yields
+// A machine is admitted once, by a one-use token and proof that it holds its key; ever after by the key on record. (While the token
+// lives it may ask again with both, because an answer may be lost.) Either yields
 // Admitted, the only thing that auth/issue makes machine certificates for. What is not from a token leaves no trace in the store.
 package join
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -82,6 +84,9 @@ func (d *Door) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, erro
 	if err != nil {
 		return Admitted{}, err
 	}
+	if a, ok := d.again(ctx, kept.Value, r, now); ok {
+		return a, nil
+	}
 	if err := d.checkToken(ctx, kept, now); err != nil {
 		return Admitted{}, err
 	}
@@ -90,6 +95,21 @@ func (d *Door) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, erro
 		return Admitted{}, d.refuse(ctx, kept, err)
 	}
 	return d.settle(ctx, a, kept, r)
+}
+
+// again admits a machine whose answer was lost: it shows the token it joined with, in the token's time, and proves the keys it joined
+// with. What it wishes now changes nothing of the record.
+func (d *Door) again(ctx context.Context, t state.Token, r authrpc.JoinRequest, now time.Time) (Admitted, bool) {
+	if t.UsedBy == "" || !now.Before(t.Expires) {
+		return Admitted{}, false
+	}
+	m, err := d.cfg.State.Machine(ctx, t.UsedBy)
+	if err != nil || !bytes.Equal(m.Value.SSHKey, r.SSHKey) || !bytes.Equal(m.Value.X509Key, r.X509Key) {
+		return Admitted{}, false
+	}
+	a, err := d.read(r, t, now)
+	a.machine, a.renewal = m.Value, true
+	return a, err == nil
 }
 
 // checkToken refuses a token whose one use or whose time is over.
@@ -201,6 +221,9 @@ func (d *Door) settle(ctx context.Context, a Admitted, kept state.Stored[state.T
 		}
 		if kept, err = d.cfg.State.Token(ctx, kept.Key); err != nil {
 			return Admitted{}, err
+		}
+		if same, ok := d.again(ctx, kept.Value, r, d.cfg.Now()); ok {
+			return same, nil
 		}
 		if err := d.checkToken(ctx, kept, d.cfg.Now()); err != nil {
 			return Admitted{}, err

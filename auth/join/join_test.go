@@ -204,7 +204,11 @@ func TestNamesAreChosenByAuth(t *testing.T) {
 		{"web", "web"},
 		{"web", "web-2"},
 		{"WEB", "web-3"},
-		{"web.example.com", "web-4"}, // the cluster's own suffix says nothing
+		{"web.example.com", "web-4"},             // the cluster's own suffix says nothing
+		{"web.example.com.example.com", "web-5"}, // web's own host certificate says web.example.com
+		{"web.example-.com", "web-6"},
+		{"web.example..com", "web-7"},
+		{"web._example.com.Example.COM", "web-8"},
 		{"db.internal", "db.internal"},
 		{"db.internal", "db-2.internal"},
 		{"My Laptop_1", "my-laptop-1"},
@@ -269,7 +273,7 @@ func TestARemovedNameRestsForADay(t *testing.T) {
 func TestOfManyWhoShowATokenOneGetsIn(t *testing.T) {
 	g := open(t)
 	token := g.token(join.Wish{})
-	const many = 8
+	const many = 20
 	errs := make([]error, many)
 	var all sync.WaitGroup
 	for i := range many {
@@ -290,14 +294,76 @@ func TestOfManyWhoShowATokenOneGetsIn(t *testing.T) {
 	}
 }
 
+// The answer to a join may be lost on its way: the machine, and nobody else, gets it again for as long as the token lives.
+func TestALostAnswerIsGivenAgain(t *testing.T) {
+	g := open(t)
+	token := g.token(join.Wish{})
+	r, key := g.request(token, "web")
+	first, err := g.Admit(t.Context(), r)
+	g.must(err)
+	r.Name, r.Labels = "db", identity.Labels{"env": "prod"} // another wish changes nothing
+	again, err := g.Admit(t.Context(), r)
+	g.must(err)
+	if m := again.Machine(); m.ID != first.Machine().ID || m.Name != "web" || len(m.Labels) != 0 || !again.Renewal() {
+		t.Errorf("got %+v, want the machine as it joined", m)
+	}
+	for name, spoil := range map[string]func(*authrpc.JoinRequest){
+		"without the key":      func(r *authrpc.JoinRequest) { r.Proof = nil },
+		"another host key":     func(r *authrpc.JoinRequest) { o, _ := g.request(token, "x"); r.SSHKey = o.SSHKey; g.prove(r, key) },
+		"another service key":  func(r *authrpc.JoinRequest) { *r, _ = g.request(token, "web") },
+		"as another kind":      func(r *authrpc.JoinRequest) { r.Kind = identity.Proxy },
+		"with a clock far off": func(r *authrpc.JoinRequest) { r.Time = g.now.Add(time.Hour) },
+	} {
+		bad := r
+		spoil(&bad)
+		if _, err := g.Admit(t.Context(), bad); !fault.Is(err, fault.Denied) {
+			t.Errorf("%s: got %v, want denied", name, err)
+		}
+	}
+	kept, err := g.st.Machine(t.Context(), first.Machine().ID)
+	g.must(err)
+	g.now = g.now.Add(join.DefaultTokenTTL)
+	r.Time = g.now
+	if _, err := g.Admit(t.Context(), r); err == nil {
+		t.Error("after the token's end: got in, want a refusal")
+	}
+	g.now = g.now.Add(-join.DefaultTokenTTL)
+	r.Time = g.now
+	g.must(g.st.RemoveMachine(t.Context(), kept, g.now))
+	if _, err := g.Admit(t.Context(), r); !fault.Is(err, fault.Denied) {
+		t.Errorf("after the machine was removed: got %v, want denied", err)
+	}
+}
+
+// Impatient as well as lost: the same machine asks twenty times at once, and is one machine.
+func TestTwentyCallsOfOneMachineMakeOneMachine(t *testing.T) {
+	g := open(t)
+	r, _ := g.request(g.token(join.Wish{}), "web")
+	errs, ids := make([]error, 20), make([]identity.NodeID, 20)
+	var all sync.WaitGroup
+	for i := range errs {
+		all.Go(func() {
+			a, err := g.Admit(context.Background(), r)
+			errs[i], ids[i] = err, a.Machine().ID
+		})
+	}
+	all.Wait()
+	for i, err := range errs {
+		if err != nil || ids[i] != ids[0] {
+			t.Errorf("call %d: got machine %s, %v, want %s", i, ids[i], err, ids[0])
+		}
+	}
+}
+
 func TestASpentTokenFillsNoLog(t *testing.T) {
 	g := open(t)
 	token := g.token(join.Wish{})
 	r, _ := g.request(token, "web")
 	_, err := g.Admit(t.Context(), r)
 	g.must(err)
+	other, _ := g.request(token, "web")
 	for range 20 {
-		if _, err := g.Admit(t.Context(), r); !fault.Is(err, fault.Denied) {
+		if _, err := g.Admit(t.Context(), other); !fault.Is(err, fault.Denied) {
 			t.Fatalf("got %v, want denied", err)
 		}
 	}

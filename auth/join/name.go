@@ -55,16 +55,24 @@ var notInNames = regexp.MustCompile(`[^a-z0-9.-]+`)
 // plainName makes a machine name of what a host calls itself. Names stand under the cluster's: web.CLUSTER and web are one.
 func (d *Door) plainName(wish string) string {
 	s := notInNames.ReplaceAllString(strings.ToLower(wish), "-")
-	s = d.underCluster(s)
-	labels := strings.Split(s, ".")
+	labels := strings.Split(d.underCluster(s), ".")
 	for i := range labels {
 		labels[i] = strings.Trim(labels[i][:min(len(labels[i]), 58)], "-") // leaves room for a suffix
 	}
 	labels = slices.DeleteFunc(labels, func(l string) bool { return l == "" })
-	return strings.Join(labels, ".")
+	return d.underCluster(strings.Join(labels, ".")) // tidied, it may end in the cluster's name at last
 }
 
-func (d *Door) underCluster(name string) string { return strings.TrimSuffix(name, "."+d.cfg.Cluster) }
+// underCluster takes the cluster's name off the end, however often it is there.
+func (d *Door) underCluster(name string) string {
+	for {
+		short := strings.TrimSuffix(name, "."+d.cfg.Cluster)
+		if short == name {
+			return name
+		}
+		name = short
+	}
+}
 
 // checkName refuses names that would speak for another: a machine's id is a principal of that machine's own certificate, and the
 // cluster's name is what people call the front door.
@@ -77,6 +85,8 @@ func (d *Door) checkName(name string) error {
 		return fmt.Errorf("the name %q looks like a machine's id", name)
 	case name == d.cfg.Cluster:
 		return fmt.Errorf("the name %q is the cluster's", name)
+	case d.underCluster(name) != name: // web.CLUSTER is what the node web is called in full
+		return fmt.Errorf("the name %q says the cluster's name, which every name has behind it anyway", name)
 	}
 	return identity.CheckNodeName(name + "." + d.cfg.Cluster)
 }
