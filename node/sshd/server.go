@@ -33,6 +33,7 @@ const (
 	// maxConnections and maxSessions bound what clients can make this process hold.
 	maxConnections = 1000
 	maxSessions    = 64 // on one connection
+	maxRefusals    = 32 // recorded on one connection; a client that goes on is only counted
 	maxHandshakes  = 64 // not yet logged in, over all connections
 )
 
@@ -183,6 +184,7 @@ type connection struct {
 
 	mu       sync.Mutex // guards what follows
 	sessions int
+	refusals int
 	noMore   bool // the client wants no further sessions (OpenSSH PROTOCOL section 2.2)
 }
 
@@ -194,7 +196,9 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	var running sync.WaitGroup
 	running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.globals(reqs) })
 	for nc := range chans {
-		running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.channel(ctx, nc) })
+		if c.open(nc) { // one after the other: a client that floods waits for its own answers
+			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.session(ctx, nc) })
+		}
 	}
 	cancel() // the connection is gone: so is everything in it
 	running.Wait()
@@ -216,8 +220,8 @@ func (c *connection) globals(reqs <-chan *ssh.Request) {
 	}
 }
 
-// channel serves one channel that the client opens.
-func (c *connection) channel(ctx context.Context, nc ssh.NewChannel) {
+// open decides about a channel that the client opens, and turns away what may not be.
+func (c *connection) open(nc ssh.NewChannel) bool {
 	d := door{atChannel, nc.ChannelType()}
 	rule, err := c.authorize(d)
 	if err != nil {
@@ -227,12 +231,17 @@ func (c *connection) channel(ctx context.Context, nc ssh.NewChannel) {
 			c.refused(rule, d.name, err)
 		}
 		_ = nc.Reject(reason, channelWords(err))
-		return
+		return false
 	}
 	if err := c.enter(); err != nil {
 		_ = nc.Reject(ssh.ResourceShortage, channelWords(err))
-		return
+		return false
 	}
+	return true
+}
+
+// session serves a channel that was let in.
+func (c *connection) session(ctx context.Context, nc ssh.NewChannel) {
 	defer c.leave()
 	ch, reqs, err := nc.Accept() // at once: requests that come before are lost
 	if err != nil {
@@ -269,6 +278,16 @@ func (c *connection) leave() {
 	c.sessions--
 }
 
+// refused records a refusal, unless the connection has had its share: nobody fills the record, or the disk, by asking again.
 func (c *connection) refused(rule, what string, err error) {
-	c.srv.refusal(c.visit, evidence{who: c.who, login: c.login}, rule, what, err)
+	c.mu.Lock()
+	c.refusals++
+	n := c.refusals
+	c.mu.Unlock()
+	switch {
+	case n <= maxRefusals:
+		c.srv.refusal(c.visit, evidence{who: c.who, login: c.login}, rule, what, err)
+	case n == maxRefusals+1:
+		c.srv.cfg.Log.Warn("further refusals on this connection are not recorded", "user", c.who.Name, "login", c.login, "from", c.visit.from)
+	}
 }

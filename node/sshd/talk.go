@@ -29,13 +29,15 @@ type talk struct {
 	term *pty.Request
 	proc *session.Process // nil until something runs
 	done bool             // something ran, or was refused: nothing else starts on this channel
+	told bool             // a refusal was put into words, which is done once
+
+	running sync.WaitGroup // what still has bytes to move when the channel closes
 }
 
 // serve answers every request until the client closes the channel, and ends what runs then.
 func (t *talk) serve(ctx context.Context, reqs <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var running sync.WaitGroup
 	for r := range reqs {
 		start, err := t.request(r)
 		if err == nil && start != nil {
@@ -43,11 +45,11 @@ func (t *talk) serve(ctx context.Context, reqs <-chan *ssh.Request) {
 		}
 		t.answer(r, err)
 		if err == nil && start != nil {
-			t.attend(ctx, start, &running)
+			t.attend(ctx, start)
 		}
 	}
 	cancel()
-	running.Wait()
+	t.running.Wait()
 }
 
 // request authorises one request and takes in what it says. It returns what to start, if anything.
@@ -185,7 +187,8 @@ func (t *talk) event(code audit.Code, st *starting) audit.Event {
 	return e
 }
 
-// answer replies to a request, and where a person waits for a program that was refused, says why on stderr.
+// answer replies to a request, and where a person waits for a program that was refused, says why on stderr. It waits for nobody to
+// read that: requests that pile up here would hold up everything else on the connection, its end included.
 func (t *talk) answer(r *ssh.Request, err error) {
 	program := r.Type == "shell" || r.Type == "exec" || r.Type == "subsystem"
 	if err == nil {
@@ -193,27 +196,43 @@ func (t *talk) answer(r *ssh.Request, err error) {
 		_ = r.Reply(true, nil)
 		return
 	}
-	if r.Type == "auth-agent-req@openssh.com" || r.Type == "x11-req" || program {
-		newline := "\n"
-		if t.term != nil {
-			newline = "\r\n" // the client's terminal is raw
-		}
-		_, _ = t.ch.Stderr().Write([]byte(words(err, newline)))
-	}
-	if t.done || !program || r.Type == "subsystem" {
+	switch {
+	case t.done || !program:
 		_ = r.Reply(false, nil)
-		return
+		if program || r.Type == "auth-agent-req@openssh.com" || r.Type == "x11-req" {
+			t.tell(err, func() {})
+		}
+	case r.Type == "subsystem": // its client hangs up on the refusal
+		t.tell(err, func() { _ = r.Reply(false, nil) })
+	default: // a refused request would make OpenSSH print its own words after ours; a program that says why and ends does not
+		t.done = true
+		_ = r.Reply(true, nil)
+		t.tell(err, func() {
+			t.status(session.Exit{Code: refusedStatus})
+			_ = t.ch.Close()
+		})
 	}
-	// A refused request would make OpenSSH print its own words after ours; a program that says why and ends does not.
-	t.done = true
-	_ = r.Reply(true, nil)
-	t.status(session.Exit{Code: refusedStatus})
-	_ = t.ch.Close()
+}
+
+// tell puts the first refusal of the channel into words on stderr, and calls then.
+func (t *talk) tell(err error, then func()) {
+	say := !t.told
+	t.told = true
+	newline := "\n"
+	if t.term != nil {
+		newline = "\r\n" // the client's terminal is raw
+	}
+	t.running.Go(func() {
+		if say {
+			_, _ = t.ch.Stderr().Write([]byte(words(err, newline)))
+		}
+		then()
+	})
 }
 
 // attend moves the program's bytes until it has ended, and tells the client and the audit log how.
-func (t *talk) attend(ctx context.Context, st *starting, running *sync.WaitGroup) {
-	running.Go(func() {
+func (t *talk) attend(ctx context.Context, st *starting) {
+	t.running.Go(func() {
 		defer t.conn.srv.rescue(t.conn.visit, t.conn.conn)
 		exit := t.proc.Run(ctx, session.Streams{In: t.ch, Out: t.ch, Err: t.ch.Stderr()})
 		_ = t.ch.CloseWrite()
