@@ -3,6 +3,7 @@ package sshd_test
 import (
 	"bufio"
 	"io"
+	"net"
 	"strconv"
 	"strings"
 	"syscall"
@@ -78,4 +79,18 @@ func TestAFloodOfRefusalsIsRecordedInPart(t *testing.T) {
 	if got := run(t, c, "echo still here", ""); got.out != "still here\n" {
 		t.Errorf("got %+v after the flood, want the connection to go on", got)
 	}
+}
+
+func TestHandshakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
+	r := newRig(t, nil)
+	elsewhere := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	for range 80 {
+		conn, err := elsewhere.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = conn.Read(make([]byte, 4)) // the server's version, or the end of a connection too many
+	}
+	r.client()
 }

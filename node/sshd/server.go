@@ -31,10 +31,12 @@ const (
 	helloTimeout     = 10 * time.Second
 	handshakeTimeout = 30 * time.Second
 	// maxConnections and maxSessions bound what clients can make this process hold.
-	maxConnections = 1000
-	maxSessions    = 64 // on one connection
-	maxRefusals    = 32 // recorded on one connection; a client that goes on is only counted
-	maxHandshakes  = 64 // not yet logged in, over all connections
+	maxConnections  = 1000
+	eachConnections = 250 // of one client address
+	maxSessions     = 64  // on one connection
+	maxRefusals     = 32  // recorded on one connection; a client that goes on is only counted
+	maxHandshakes   = 64  // not yet logged in, over all connections
+	eachHandshakes  = 16  // of one client address
 )
 
 // Config is what the server needs of its node.
@@ -51,13 +53,13 @@ type Config struct {
 // Server serves SSH on connections that are handed to it.
 type Server struct {
 	cfg        Config
-	visits     chan struct{} // one slot for each connection
-	handshakes chan struct{}
+	visits     *places // of connections
+	handshakes *places
 }
 
 // New makes a server that serves nothing yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, visits: make(chan struct{}, maxConnections), handshakes: make(chan struct{}, maxHandshakes)}
+	return &Server{cfg: cfg, visits: newPlaces(maxConnections, eachConnections), handshakes: newPlaces(maxHandshakes, eachHandshakes)}
 }
 
 // visit is where a connection came from.
@@ -81,13 +83,12 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
 	defer conn.Close()
 	v := &visit{from: via.From, proxy: via.Proxy, by: via.By}
 	defer s.rescue(v, conn)
-	select {
-	case s.visits <- struct{}{}:
-		defer func() { <-s.visits }()
-	default:
-		s.cfg.Log.Warn("too many connections", "limit", maxConnections, "from", via.From)
+	leave, ok := s.visits.take(address(via.From))
+	if !ok {
+		s.cfg.Log.Warn("too many connections", "limit", maxConnections, "of one address", eachConnections, "from", via.From)
 		return
 	}
+	defer leave()
 	sc, chans, reqs, err := s.handshake(ctx, conn, v)
 	if err != nil {
 		if !v.refused {
@@ -106,12 +107,11 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
 
 // handshake runs key exchange and authentication under a deadline.
 func (s *Server) handshake(ctx context.Context, conn net.Conn, v *visit) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
-	select {
-	case s.handshakes <- struct{}{}:
-		defer func() { <-s.handshakes }()
-	default:
+	leave, ok := s.handshakes.take(address(v.from))
+	if !ok {
 		return nil, nil, nil, errors.New("too many handshakes at once")
 	}
+	defer leave()
 	cfg, err := s.config(v)
 	if err != nil {
 		return nil, nil, nil, err
