@@ -12,6 +12,8 @@ import (
 
 	"github.com/pquerna/otp/totp"
 	"golang.org/x/term"
+
+	"github.com/threshold-access/threshold/internal/durable"
 )
 
 // codeStep is how long a TOTP code lasts (RFC 6238 section 5.2).
@@ -39,7 +41,7 @@ func (c *cluster) present(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(c.dir, "demo.json"), b); err != nil {
+	if err := durable.WriteFile(filepath.Join(c.dir, "demo.json"), append(b, '\n')); err != nil {
 		return err
 	}
 	c.printWelcome(out)

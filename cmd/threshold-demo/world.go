@@ -16,6 +16,7 @@ import (
 	"github.com/pquerna/otp/totp"
 
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/forms"
 )
 
@@ -76,14 +77,7 @@ func (w *world) save() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(w.file, b)
-}
-
-func writeFile(name string, b []byte) error {
-	if err := os.WriteFile(name+".new", append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(name), err)
-	}
-	return os.Rename(name+".new", name)
+	return durable.WriteFile(w.file, append(b, '\n'))
 }
 
 func (w *world) issuer() string { return "http://" + w.Provider }

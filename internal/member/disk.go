@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -96,38 +97,9 @@ func readFile(dir, name string) ([]byte, error) {
 	return b, diskFault(path, err)
 }
 
-// writeFile puts a file in place whole or not at all: after a full disk or a power cut the old one is still there.
 func writeFile(dir, name string, data []byte) error {
 	path := filepath.Join(dir, name)
-	f, err := os.CreateTemp(dir, "."+name+".*") // mode 0600
-	if err != nil {
-		return diskFault(path, err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // the first error is the one to tell
-		return diskFault(path, err)
-	}
-	return diskFault(dir, syncDir(dir))
-}
-
-// syncDir makes a rename last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return diskFault(path, durable.WriteFile(path, data))
 }
 
 // reserve is how much the disk must still take before a token is spent: rules and certificates are smaller than this in most clusters.

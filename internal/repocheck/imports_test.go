@@ -30,6 +30,7 @@ var contracts = map[string][]string{
 	"testnet":   {},
 	"forms":     {},
 	"lifecycle": {},
+	"durable":   {},
 	"repocheck": {},
 	"access":    {"fault", "identity", "config"},
 	"tunnel":    {"fault", "identity"},
@@ -38,7 +39,7 @@ var contracts = map[string][]string{
 	"recording": {"fault", "identity", "config", "access", "rules"},
 	"dial":      {"fault", "identity", "config", "access", "rules"},
 	"authrpc":   {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "recording", "dial"},
-	"member":    {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc"},
+	"member":    {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc", "durable"},
 }
 
 // floors give each room of a component its height: imports go from a lower number to a higher one, never back, never sideways.

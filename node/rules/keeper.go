@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 )
@@ -120,27 +121,11 @@ func (k *Keeper) due(next *rules.Trust) bool {
 	return false
 }
 
-// save puts the set in place whole or not at all.
 func (k *Keeper) save(t *rules.Trust) error {
 	set := t.Set()
 	b, err := set.Encode()
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(k.cfg.Dir, "."+file+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(k.cfg.Dir, file))
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
+	return durable.WriteFile(filepath.Join(k.cfg.Dir, file), b)
 }

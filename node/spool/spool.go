@@ -24,6 +24,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
@@ -103,8 +104,8 @@ func (s *Spool) Record(e audit.Event) error {
 	}
 	s.last = max(s.last+1, s.cfg.Now().UnixNano())
 	name := fmt.Sprintf("%020d-%s%s", s.last, e.ID[:8], suffix)
-	if err := s.write(name, b); err != nil {
-		return err
+	if err := durable.WriteFile(filepath.Join(s.cfg.Dir, name), b); err != nil {
+		return diskFault(s.cfg.Dir, err)
 	}
 	s.names = append(s.names, name)
 	select {
@@ -128,37 +129,6 @@ func (s *Spool) room(code audit.Code) error {
 	}
 	return fault.New(fault.Exhausted, "spool.Record", fmt.Sprintf("this node holds %d audit events that auth has not taken", len(s.names)),
 		"ask an administrator to see why the node cannot reach auth")
-}
-
-// write puts the file in place whole, and lasting, or not at all.
-func (s *Spool) write(name string, b []byte) error {
-	tmp := filepath.Join(s.cfg.Dir, "."+name)
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return diskFault(s.cfg.Dir, err)
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(tmp, filepath.Join(s.cfg.Dir, name))
-	}
-	if err != nil {
-		_ = os.Remove(tmp) // the first error is the one to tell
-		return diskFault(s.cfg.Dir, err)
-	}
-	return diskFault(s.cfg.Dir, syncDir(s.cfg.Dir))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 func diskFault(path string, err error) error {

@@ -6,8 +6,8 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 )
@@ -50,20 +50,5 @@ func write(path string, t *rules.Trust) error {
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".rules-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already when the rename worked
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return durable.WriteFile(path, b)
 }

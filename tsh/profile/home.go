@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
@@ -106,7 +107,7 @@ func (h Home) Current() (string, error) {
 // SetCurrent makes the proxy the one that commands use without --proxy.
 func (h Home) SetCurrent(proxy string) error {
 	path := filepath.Join(string(h), currentFile)
-	if err := WriteFile(path, []byte(proxy+"\n"), 0o600); err != nil {
+	if err := durable.WriteFile(path, []byte(proxy+"\n")); err != nil {
 		return unwritable(path, err)
 	}
 	return nil

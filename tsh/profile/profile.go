@@ -30,6 +30,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -226,7 +227,7 @@ func (h Home) Save(p *Profile) error {
 		if f.body == nil {
 			err = removeFile(path)
 		} else {
-			err = WriteFile(path, f.body, 0o600)
+			err = durable.WriteFile(path, f.body)
 		}
 		if err != nil {
 			return unwritable(path, err)
@@ -297,7 +298,7 @@ func (h Home) Remove(proxy string) error {
 	if err := config.Encode(&b, Info{Version: infoVersion, Proxy: info.Proxy, Cluster: info.Cluster, Pin: info.Pin}); err != nil {
 		return fmt.Errorf("encode the profile: %w", err)
 	}
-	if err := WriteFile(filepath.Join(dir, infoFile), b.Bytes(), 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, infoFile), b.Bytes()); err != nil {
 		return unwritable(filepath.Join(dir, infoFile), err)
 	}
 	return nil

@@ -46,28 +46,6 @@ func TestDirsOfProxiesDiffer(t *testing.T) {
 	}
 }
 
-func TestWriteFileReplacesOrLeavesAlone(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "f")
-	for _, body := range []string{"one", "two"} {
-		if err := profile.WriteFile(path, []byte(body), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(path); err != nil || string(got) != body {
-			t.Errorf("got %q (%v), want %q", got, err, body)
-		}
-	}
-	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := profile.WriteFile(filepath.Join(dir, "folder"), []byte("x"), 0o600); err == nil {
-		t.Error("over a folder: got no error, want one")
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
-		t.Errorf("got %v (%v), want no file left over", entries, err)
-	}
-}
-
 func TestAProxyNeverMet(t *testing.T) {
 	h := profile.Home(t.TempDir())
 	if _, err := h.Load("x:443"); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "run: tsh login --proxy x" {

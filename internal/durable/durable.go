@@ -1,0 +1,42 @@
+// Package durable answers: does this file survive a full disk, a crash or a power cut?
+//
+// auth's store has rules of its own (raftstore); everything else that must not be torn is written here.
+package durable
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+// WriteFile puts body under path, readable by its owner alone, as a whole or not at all: a new file beside it, synced, takes its name.
+// After an error what was there before is still there. A process that is killed meanwhile may leave a file whose name begins with a dot.
+func WriteFile(path string, body []byte) error {
+	dir, name := filepath.Dir(path), filepath.Base(path)
+	f, err := os.CreateTemp(dir, "."+name+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(body)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the first error is the one to tell
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a rename last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
