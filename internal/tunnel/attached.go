@@ -46,7 +46,7 @@ func Accept(ctx context.Context, conn net.Conn, node identity.Peer, proxy string
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	session, err := yamux.Server(conn, muxConfig())
+	session, err := yamux.Server(guard(conn), muxConfig())
 	if err != nil {
 		stop()
 		conn.Close()

@@ -42,7 +42,7 @@ func Connect(ctx context.Context, conn net.Conn, key crypto.Signer, id identity.
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	session, err := yamux.Client(conn, muxConfig())
+	session, err := yamux.Client(guard(conn), muxConfig())
 	if err != nil {
 		stop()
 		conn.Close()
@@ -122,6 +122,10 @@ func (u *Uplink) acceptStreams() {
 		}
 		raw, err := u.session.AcceptStream()
 		if err != nil {
+			return
+		}
+		if u.session.NumStreams() > maxStreams {
+			u.session.Close()
 			return
 		}
 		u.owned.Go(func() {

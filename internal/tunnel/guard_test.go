@@ -1,0 +1,110 @@
+package tunnel
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// frame is one of the multiplexer's.
+func frame(kind byte, flags byte, length byte, data string) []byte {
+	return append([]byte{0, kind, 0, flags, 0, 0, 0, 1, 0, 0, 0, length}, data...)
+}
+
+func TestAFloodOfPingsEndsTheTunnel(t *testing.T) {
+	near, far := net.Pipe()
+	flood := make(chan int)
+	go func() {
+		sent := 0
+		for ; sent < 100_000; sent++ { // and reads nothing
+			if _, err := far.Write(frame(muxPing, muxSYN, 1, "")); err != nil {
+				break
+			}
+		}
+		flood <- sent
+	}()
+	if _, err := Accept(t.Context(), near, identity.Peer{}, "proxy-1", time.Now); err == nil {
+		t.Error("got a tunnel, want an end")
+	}
+	far.Close()
+	if sent := <-flood; sent > 2*maxPings {
+		t.Errorf("got %d pings taken, want about %d", sent, maxPings)
+	}
+}
+
+func TestPingsAreCountedBetweenData(t *testing.T) {
+	Bubble(t, func(t *testing.T) {
+		var wire bytes.Buffer
+		for range maxPings {
+			wire.Write(frame(muxPing, muxSYN, 0, ""))
+			wire.Write(frame(muxData, 0, 24, string(frame(muxPing, muxSYN, 0, ""))+string(frame(muxPing, muxSYN, 0, "")))) // pings within data are data
+			wire.Write(frame(muxPing, 2, 0, ""))                                                                           // an answer
+		}
+		g := &guarded{}
+		read := func(b []byte) error {
+			_, err := io.Copy(writerFunc(g.scan), iotest.OneByteReader(bytes.NewReader(b)))
+			return err
+		}
+		if err := read(wire.Bytes()); err != nil {
+			t.Errorf("got %v for as many pings as are allowed", err)
+		}
+		if err := read(frame(muxPing, muxSYN, 0, "")); err == nil {
+			t.Error("got one ping more through, want an error")
+		}
+		time.Sleep(pingPeriod + 1)
+		if err := read(frame(muxPing, muxSYN, 0, "")); err != nil {
+			t.Errorf("got %v for a ping after a pause", err)
+		}
+	})
+}
+
+type writerFunc func([]byte) error
+
+func (f writerFunc) Write(b []byte) (int, error) { return len(b), f(b) }
+
+func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
+	Bubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		proxy, err := yamux.Server(near, muxConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, err := yamux.Client(guard(far), muxConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := &Uplink{session: session, streams: make(chan opened)}
+		u.owned.Go(u.acceptStreams)
+		go func() {
+			for { // a node that closes at once, whose proxy never does
+				conn, _, err := u.Accept()
+				if err != nil {
+					return
+				}
+				conn.Close()
+			}
+		}()
+		opened := 0
+		for ; opened < 2*maxStreams; opened++ {
+			s, err := proxy.OpenStream()
+			if err == nil {
+				err = writeMessage(s, frameHeader, Header{V: 1, From: "192.0.2.7:1", By: "ssh"})
+			}
+			if err != nil {
+				break
+			}
+		}
+		if opened > maxStreams+backlog+pendingHeaders {
+			t.Errorf("got %d streams opened, want an end at about %d", opened, maxStreams)
+		}
+		proxy.Close()
+		u.Close()
+	})
+}
