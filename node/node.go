@@ -141,6 +141,9 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if err := session.KeepDescriptors(); err != nil {
+		return err
+	}
 	m, err := n.enter(ctx)
 	if err != nil || m == nil {
 		return err

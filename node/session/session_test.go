@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/node/session"
@@ -154,6 +156,14 @@ func TestDescriptorsOfTheNodeStayWithTheNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	inherited, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 100) // as one that the node was started with: it goes on to programs
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(inherited)
+	if err := session.KeepDescriptors(); err != nil {
+		t.Fatal(err)
+	}
 	_, out, _ := do(t, self(t), session.Spec{Kind: session.Exec, Command: "ls -l /proc/self/fd | grep -c passwd"}, "")
 	if strings.TrimSpace(out) != "0" {
 		t.Errorf("got %q descriptors of the node's in a session, want 0", out)
