@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -24,6 +26,9 @@ const (
 	// pushTimeout bounds a push of rules whose context has no deadline.
 	pushTimeout = 30 * time.Second
 )
+
+// ErrLeft says that a node hung up instead of greeting, as one does that finds a tunnel of its own to this proxy standing already.
+var ErrLeft = errors.New("the node left without a greeting")
 
 // verdict ends the greeting: the proxy's yes, or why not.
 type verdict struct {
@@ -67,6 +72,9 @@ func Accept(ctx context.Context, conn net.Conn, node identity.Peer, proxy string
 
 func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, now func() time.Time) error {
 	raw, err := a.session.AcceptStreamWithContext(ctx)
+	if errors.Is(err, io.EOF) {
+		return ErrLeft
+	}
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ package tunnels
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"slices"
@@ -70,7 +71,11 @@ func New(cfg Config) *Tunnels {
 func (t *Tunnels) Serve(ctx context.Context, conn net.Conn, node identity.Peer) {
 	log := t.cfg.Log.With("node", node.Name, "id", node.ID, "from", conn.RemoteAddr())
 	end, err := tunnel.Accept(ctx, conn, node, t.cfg.Proxy, t.cfg.Now)
-	if err != nil {
+	switch {
+	case errors.Is(err, tunnel.ErrLeft): // its tunnel to this proxy stands: this was a look for another one
+		log.Debug("spare tunnel", "err", err)
+		return
+	case err != nil:
 		log.Warn("tunnel refused", "err", err)
 		return
 	}

@@ -1,11 +1,13 @@
 package tunnels_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -244,6 +246,21 @@ func TestAGreetingThatIsRefusedAttachesNothing(t *testing.T) {
 	<-served
 	if h.has("web-1")() {
 		t.Error("got the node attached by another's key")
+	}
+}
+
+func TestANodeThatLeavesWithoutAGreetingIsNoCauseForAWarning(t *testing.T) {
+	var said bytes.Buffer
+	h := newHouse(t, nil)
+	m := h.machine("web-1")
+	client := h.Client()
+	defer client.Close()
+	quiet := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.news, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	near, far := net.Pipe()
+	far.Close()
+	quiet.Serve(t.Context(), near, identity.Peer{Identity: m.id, Cert: m.leaf})
+	if said.Len() > 0 {
+		t.Errorf("got %q in the log, want nothing", &said)
 	}
 }
 
