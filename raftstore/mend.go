@@ -103,8 +103,7 @@ func scanTail(data []byte) (logTail, error) {
 			whole := crc32.Checksum(data[batch:off], castagnoli) == uint32(size)
 			size = 0
 			if whole && broken {
-				return good, fault.New(fault.Internal, "raftstore.Run", "the log is damaged before its end",
-					"check the disk, then restore this replica from a backup")
+				return good, damagedLog()
 			}
 			batch, broken = off+logFrameHeader, !whole
 			if whole {
@@ -112,14 +111,34 @@ func scanTail(data []byte) (logTail, error) {
 				good = now
 			}
 		default:
-			return good, nil
+			return good, checkRest(data, good)
 		}
 		if size > int64(len(data)-off) {
-			return good, nil
+			return good, checkRest(data, good)
 		}
 		off += logFrameHeader + int(size+7)&^7
 	}
-	return good, nil
+	return good, checkRest(data, good)
+}
+
+// checkRest looks at what is behind the last commit that was reached. A torn write is one batch at most; a whole one behind another commit
+// shows that what was acknowledged is damaged, and must not be taken for never written.
+func checkRest(data []byte, good logTail) error {
+	batch := 0 // behind the last frame that looks like a commit
+	for off := max(int(good.end), logHeaderBytes); off+logFrameHeader <= len(data); off += logFrameHeader {
+		if data[off] != logFrameCommit || data[off+1]|data[off+2]|data[off+3] != 0 {
+			continue
+		}
+		if batch > 0 && crc32.Checksum(data[batch:off], castagnoli) == binary.LittleEndian.Uint32(data[off+4:]) {
+			return damagedLog()
+		}
+		batch = off + logFrameHeader
+	}
+	return nil
+}
+
+func damagedLog() error {
+	return fault.New(fault.Internal, "raftstore.Run", "the log is damaged before its end", "check the disk, then restore this replica from a backup")
 }
 
 // zeroRest overwrites with zeros, durably, what is not yet zero behind end.

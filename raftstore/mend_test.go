@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,7 +101,18 @@ func TestScanTail(t *testing.T) {
 	if got, err := scanTail(flipped(whole.end - 20)); err != nil || got.entries != 2 {
 		t.Errorf("got %+v, %v, want the torn third entry rolled back", got, err)
 	}
-	if _, err := scanTail(flipped(logHeaderBytes + 40)); !fault.Is(err, fault.Internal) {
-		t.Errorf("got %v, want damage refused", err)
+	for what, spoil := range map[string]func([]byte){
+		"a flipped bit":         func(b []byte) { b[40] ^= 1 },
+		"an unknown frame":      func(b []byte) { b[0] = 0xff },
+		"a frame of no end":     func(b []byte) { b[7] = 0xff },
+		"a frame to the end":    func(b []byte) { binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-64)) },
+		"zeros":                 func(b []byte) { clear(b[:96]) },
+		"the first commit gone": func(b []byte) { clear(b[:124]) },
+	} {
+		out := slices.Clone(data)
+		spoil(out[logHeaderBytes:])
+		if got, err := scanTail(out); !fault.Is(err, fault.Internal) {
+			t.Errorf("%s: got %+v, %v, want damage refused", what, got, err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -274,7 +275,10 @@ func openFault(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return diskFault(err)
 	}
-	return fault.Wrap(err, fault.Internal, "raftstore.Run", "the data folder can not be opened", "check that auth's account owns the folder and that its disk is well")
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) {
+		return fault.Wrap(err, fault.Denied, "raftstore.Run", "the data folder can not be used: "+err.Error(), "check that auth's account owns the folder and may write there")
+	}
+	return fault.Wrap(err, fault.Internal, "raftstore.Run", "the data folder can not be read: "+err.Error(), "check the disk, then restore the data folder from a backup")
 }
 
 func unavailable(msg string) error {
