@@ -200,7 +200,7 @@ func (h *handshake) explain(ctx context.Context, conn *nodeConn, err error) erro
 	case strings.Contains(err.Error(), "unable to authenticate"), errors.As(err, &auth):
 		return h.notLetIn(err)
 	}
-	return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+h.name+" broke off: "+clean(err.Error()), "try again; if it stays so, look at the log of threshold-node on it")
+	return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+h.name+" broke off: "+clean(fault.Network(err)), "try again; if it stays so, look at the log of threshold-node on it")
 }
 
 // notLetIn tells the node's own reason, which it sends as a banner.

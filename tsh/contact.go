@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"time"
@@ -171,18 +170,5 @@ func (a *app) noContact(ctx context.Context, addr string, err error) error {
 
 // unreachable is a proxy that gave no connection.
 func unreachable(addr string, err error) error {
-	why := err.Error()
-	var op *net.OpError
-	if errors.As(err, &op) {
-		why = op.Err.Error()
-	}
-	if errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
-		why = "no answer in time"
-	}
-	return fault.Wrap(err, fault.Unavailable, "", "the proxy "+addr+" cannot be reached: "+why, "check the address and the network, then try again")
-}
-
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
+	return fault.Wrap(err, fault.Unavailable, "", "the proxy "+addr+" cannot be reached: "+fault.Network(err), "check the address and the network, then try again")
 }

@@ -40,12 +40,12 @@ func tlsFault(addr string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	case errors.As(err, &pin):
-		return fault.Wrap(err, fault.Denied, "", addr+" does not show the root that it should (pin "+pin.Want.String()+"): it was rebuilt, or somebody stands in between",
-			"check the pin with an administrator; if the cluster is new, log in with its new pin: tsh login --pin sha256:…")
+		return fault.Wrap(err, fault.Denied, "", addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
+			"ask an administrator for the cluster's pin, then: tsh login --proxy "+addr+" --pin sha256:…")
 	case errors.As(err, &old):
 		return fault.Wrap(err, fault.Expired, "", "the server's "+old.Error(), "check this machine's clock; if it is right, tell an administrator")
 	case errors.As(err, &remote) && remote.Op == "remote error", errors.As(err, &alert):
-		return fault.Wrap(err, fault.Unauthenticated, "", "the proxy refused the connection ("+clean(err.Error())+")", "run: tsh login; if that fails too, check the address")
+		return fault.Wrap(err, fault.Unauthenticated, "", "the proxy does not accept this login's certificate", "run: tsh login; if that fails too, check the address")
 	}
 	return unreachable(addr, err)
 }

@@ -38,7 +38,7 @@ func (a *app) loginCmd() *cobra.Command {
 		Use:     "login --proxy HOST",
 		Short:   "Log in with the browser; get certificates for some hours",
 		GroupID: everyday,
-		Args:    cobra.NoArgs,
+		Args:    noArgs("name the proxy with a flag: tsh login --proxy %s"),
 		Example: `  tsh login --proxy access.example.com
   tsh login --browser=none        # prints a line to open elsewhere on this machine`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runLogin(c.Context(), o) },
@@ -48,7 +48,7 @@ func (a *app) loginCmd() *cobra.Command {
 	f.StringVar(&o.pin, "pin", "", "the cluster's `PIN` (sha256:…), from an administrator; then no web certificate is needed")
 	f.StringVar(&o.browser, "browser", "", "`none` prints the address instead of opening a browser")
 	f.StringVar(&o.connector, "connector", "", "`NAME` of the identity provider, where there are several")
-	f.StringVar(&o.agent, "add-keys-to-agent", "auto", "auto: only if ssh-agent can forbid onward hops; `yes` or no")
+	f.StringVar(&o.agent, "add-keys-to-agent", "auto", "`auto|yes|no`; auto: only if ssh-agent can forbid onward hops")
 	_ = c.RegisterFlagCompletionFunc("add-keys-to-agent", cobra.FixedCompletions([]string{"auto", "yes", "no"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("browser", cobra.FixedCompletions([]string{"none"}, cobra.ShellCompDirectiveNoFileComp))
 	return c

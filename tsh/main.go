@@ -48,7 +48,7 @@ func Main(ctx context.Context, env Env) int {
 	a := &app{Env: env}
 	root := a.root()
 	root.SetArgs(env.Args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	var status exitStatus
 	switch {
 	case err == nil:
@@ -57,8 +57,7 @@ func Main(ctx context.Context, env Env) int {
 		return int(status)
 	}
 	a.report(err)
-	var lost *connectError
-	if errors.As(err, &lost) {
+	if c.Name() == "ssh" { // also "tsh proxy ssh": whatever kept it from running is told apart from the command's own status
 		return exitConnect
 	}
 	return 1
@@ -83,7 +82,7 @@ func (a *app) root() *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: everyday, Title: "Everyday:"}, &cobra.Group{ID: admin, Title: "Administration:"})
 	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.statusCmd(), a.lsCmd(), a.sshCmd(), a.scpCmd(), a.configCmd(), a.proxyCmd(),
 		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd())
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
+	root.SetFlagErrorFunc(wrongFlag)
 	for _, c := range root.Commands() {
 		checkUsage(c)
 	}
@@ -98,6 +97,10 @@ const (
 
 // checkUsage turns what cobra says of wrong arguments into an error with a hint.
 func checkUsage(c *cobra.Command) {
+	if c.HasSubCommands() { // cobra alone would show the help and call it done
+		c.Args = cobra.NoArgs
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
@@ -121,8 +124,22 @@ func needs(least, most int, what string) cobra.PositionalArgs {
 	}
 }
 
+// noArgs refuses arguments; instead says what may have been meant, with %s for the first of them.
+func noArgs(instead string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return fault.New(fault.Invalid, "", fmt.Sprintf("%q is one word too many after %s", args[0], c.CommandPath()), fmt.Sprintf(instead, clean(args[0])))
+	}
+}
+
 // usage is a command that was typed wrongly.
 func usage(c *cobra.Command, err error) error {
+	var said *fault.Error
+	if errors.As(err, &said) {
+		return err
+	}
 	return fault.New(fault.Invalid, "", err.Error(), "see: "+c.CommandPath()+" --help")
 }
 

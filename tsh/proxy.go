@@ -23,10 +23,7 @@ func (a *app) proxyCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.pipe(c.Context(), name); err != nil {
-				return &connectError{err}
-			}
-			return nil
+			return a.pipe(c.Context(), name)
 		},
 	})
 	return c
@@ -66,7 +63,7 @@ func (a *app) pipe(ctx context.Context, name string) error {
 		}
 		return why
 	case err != nil && !errors.Is(err, io.EOF):
-		return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+name+" broke off: "+clean(err.Error()), "connect again")
+		return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+name+" broke off: "+clean(fault.Network(err)), "connect again")
 	}
 	return nil
 }

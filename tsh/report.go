@@ -17,12 +17,6 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 // exitConnect is what ssh gives when there is no remote status.
 const exitConnect = 255
 
-// connectError is an error of tsh ssh or tsh proxy ssh itself, told apart from any status of the remote command.
-type connectError struct{ err error }
-
-func (e *connectError) Error() string { return e.err.Error() }
-func (e *connectError) Unwrap() error { return e.err }
-
 // report prints an error and what to do about it.
 func (a *app) report(err error) {
 	msg, hint := explain(err)
@@ -34,14 +28,17 @@ func explain(err error) (msg, hint string) {
 	if errors.Is(err, context.Canceled) {
 		return "interrupted", "run the command again when you are ready"
 	}
-	if unknown := err.Error(); strings.HasPrefix(unknown, "unknown command") {
-		return clean(strings.ReplaceAll(unknown, "\n", " ")), "see: tsh --help"
+	var f *fault.Error
+	if unknown, similar, _ := strings.Cut(err.Error(), "\n\n"); !errors.As(err, &f) && strings.HasPrefix(unknown, "unknown command") {
+		if similar = strings.Join(strings.Fields(strings.TrimPrefix(similar, "Did you mean this?")), ", or tsh "); similar != "" {
+			return clean(unknown), "did you mean: tsh " + clean(similar)
+		}
+		return clean(unknown), "see: tsh --help"
 	}
 	msg, hint = cleanLines(fault.Message(err)), clean(fault.Remedy(err))
 	if hint == "" {
 		hint = "if it stays so, show this message to an administrator"
 	}
-	var f *fault.Error
 	if errors.As(err, &f) && f.ID != "" && f.Kind == fault.Internal {
 		msg += " (error id " + clean(f.ID) + ")"
 	}

@@ -2,14 +2,12 @@ package tsh
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -132,7 +130,7 @@ func (a *app) applyCmd() *cobra.Command {
 		GroupID: admin,
 		Example: `  tsh apply -f role.yaml
   tsh get role ops --format=yaml | sed s/staging/prod/ | tsh apply -f -`,
-		Args: cobra.NoArgs,
+		Args: noArgs("name the file with a flag: tsh apply -f %s"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if file == "" {
 				return fault.New(fault.Invalid, "", "there is no file to apply", "run: tsh apply -f FILE, or -f - for standard input")
@@ -193,50 +191,8 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 			return r, err
 		}
 	}
-	var spec yaml.Node
-	if err := doc.Spec(&spec); err != nil {
-		return r, err
-	}
-	v, err := plain(&spec)
-	if err != nil {
-		return r, config.Faults{doc.Fault("%v", err)}
-	}
-	r.Spec, err = json.Marshal(v)
+	r.Spec, err = doc.SpecJSON()
 	return r, err
-}
-
-// plain gives a YAML tree as values that JSON has. Text that YAML takes for a date stays text.
-func plain(n *yaml.Node) (any, error) {
-	switch n.Kind {
-	case yaml.MappingNode:
-		m := map[string]any{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			v, err := plain(n.Content[i+1])
-			if err != nil {
-				return nil, err
-			}
-			m[n.Content[i].Value] = v
-		}
-		return m, nil
-	case yaml.SequenceNode:
-		list := []any{}
-		for _, item := range n.Content {
-			v, err := plain(item)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, v)
-		}
-		return list, nil
-	}
-	if n.Tag == "!!str" || n.Tag == "!!timestamp" {
-		return n.Value, nil
-	}
-	var v any
-	if err := n.Decode(&v); err != nil {
-		return nil, fmt.Errorf("line %d: %w", n.Line, err)
-	}
-	return v, nil
 }
 
 func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {

@@ -55,12 +55,10 @@ func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []s
 	if err != nil {
 		return err
 	}
-	err = a.ssh(ctx, o, d, command)
-	var status exitStatus
-	if err == nil || errors.As(err, &status) {
-		return err
+	if len(command) > 0 && strings.HasPrefix(command[0], "-") && command[0] != "--" {
+		return fault.New(fault.Invalid, "", fmt.Sprintf("%s stands after the node, where the command begins", command[0]), "write flags before the node: tsh ssh [FLAGS] NODE [COMMAND…]")
 	}
-	return &connectError{err}
+	return a.ssh(ctx, o, d, command)
 }
 
 func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command []string) error {
@@ -197,5 +195,5 @@ func outcome(err error) error {
 	case errors.As(err, &missing):
 		return fault.Wrap(err, fault.Unavailable, "", "the connection to the node was lost", "connect again; if it was cut on purpose, tsh status says what you may still do")
 	}
-	return fault.Wrap(err, fault.Unavailable, "", "the session broke off: "+clean(err.Error()), "connect again")
+	return fault.Wrap(err, fault.Unavailable, "", "the session broke off: "+clean(fault.Network(err)), "connect again")
 }

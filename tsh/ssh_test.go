@@ -76,9 +76,9 @@ func TestSSHNames(t *testing.T) {
 	}
 	c.refused(255, []string{"ssh", "web"}, "node name web is ambiguous: web.eu, web.us", "hint: use the whole name")
 	c.refused(255, []string{"ssh", "nosuch"}, "no node nosuch that you may reach", "tsh ls")
-	c.refused(1, []string{"ssh", "we b"}, "no node name")
-	c.refused(1, []string{"ssh", "alice,root@cache"}, "account name")
-	c.refused(1, []string{"ssh", "@cache"}, "account name")
+	c.refused(255, []string{"ssh", "we b"}, "no node name")
+	c.refused(255, []string{"ssh", "alice,root@cache"}, "account name")
+	c.refused(255, []string{"ssh", "@cache"}, "account name")
 	w.mu.Lock()
 	delete(w.hosts, "cache")
 	w.nodes[3].Online, w.nodes[3].LastSeen = false, time.Now().Add(-3*time.Minute)

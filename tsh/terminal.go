@@ -91,6 +91,7 @@ func (e *escapes) feed(c byte) {
 		return
 	case e.state == afterTilde && c == '.':
 		e.ended = true
+		fmt.Fprint(e.tell, "\r\n")
 		e.leave()
 		return
 	case e.state == afterTilde && c == '?':

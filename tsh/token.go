@@ -46,7 +46,7 @@ func (a *app) tokenCmd() *cobra.Command {
 	}
 	f := create.Flags()
 	f.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
-	f.DurationVar(&ttl, "ttl", ttl, "how long it may be used, at most 30m")
+	f.DurationVar(&ttl, "ttl", ttl, "how long it may be used, as 90s or 15m; at most 30m")
 	f.StringArrayVar(&labels, "label", nil, "`KEY=VALUE` of the machine; may be repeated")
 	_ = create.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp))
 	c.AddCommand(create)

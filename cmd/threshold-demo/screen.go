@@ -67,18 +67,19 @@ In another terminal, in this folder:
   %s ssh %s@%s
   %s scp README.md %s@%s:/tmp/
 
-The login opens your browser; no browser here? Add --browser=none and open the printed address.
+The login opens your browser. No browser here? Open the address it prints.
 
   who                  password      may
-  %-20s %s  be %s on %s, and administer: %s get roles
+  %-20s %s  log in to %s as %s, and administer
   %-20s %s  list nodes only
 
-Everything else: %s    log: %s
+The same for scripts: %s
+Log: %s
 Ctrl-C ends the demo%s.
 
 Six-digit codes, in place of an authenticator app:
 `, clusterName, c.proxy, tsh, c.proxy, c.caFile(), tsh, tsh, c.world.Account, nodeName, tsh, c.world.Account, nodeName,
-		alice.Email, alice.Password, c.world.Account, nodeName, tsh, bob.Email, bob.Password,
+		alice.Email, alice.Password, nodeName, c.world.Account, bob.Email, bob.Password,
 		filepath.Join(c.dir, "demo.json"), filepath.Join(c.dir, "demo.log"), c.goodbye())
 }
 

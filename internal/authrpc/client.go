@@ -119,21 +119,12 @@ func (c *Client) unreachable(path string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &pin):
-		return fault.Wrap(err, fault.Denied, path, pin.Error(), "check the address and the pin; if the cluster is new, log in with its new pin")
+		return fault.Wrap(err, fault.Denied, path, c.addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
+			"ask an administrator for the cluster's pin")
 	case errors.As(err, &old):
 		return fault.Wrap(err, fault.Expired, path, "the server's "+old.Error(), "set this machine's clock, or ask an administrator to look at auth")
 	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the peer
-		return fault.Wrap(err, fault.Unauthenticated, path, "the server refused this certificate ("+alert.Err.Error()+")", "run: tsh login")
+		return fault.Wrap(err, fault.Unauthenticated, path, "the server does not accept this certificate", "run: tsh login")
 	}
-	return fault.Wrap(err, fault.Unavailable, path, "auth cannot be reached at "+c.addr+": "+rootCause(err), "check the address and the network, then try again")
-}
-
-func rootCause(err error) string {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err.Error()
-		}
-		err = next
-	}
+	return fault.Wrap(err, fault.Unavailable, path, "auth cannot be reached at "+c.addr+": "+fault.Network(err), "check the address and the network, then try again")
 }

@@ -1,0 +1,39 @@
+package fault
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"syscall"
+)
+
+// Network says in plain words why a connection did not come about or broke off. Go's own text names calls, sockets and name servers.
+func Network(err error) string {
+	var name *net.DNSError
+	var timed interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &name) && name.IsNotFound:
+		return "there is no host " + name.Name
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timed) && timed.Timeout():
+		return "no answer in time"
+	case errors.As(err, &name):
+		return "the name server does not know or does not answer"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there (connection refused)"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "the other side closed the connection"
+	}
+	return innermost(err).Error()
+}
+
+// innermost is the first cause, which has the fewest words around it.
+func innermost(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
