@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/ca"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -190,5 +192,52 @@ func TestARemovedMachineMayDoNothing(t *testing.T) {
 		if err := ask(); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
 			t.Errorf("%s after removal: got %v, want denied with a remedy", name, err)
 		}
+	}
+}
+
+// What an administrator takes from a person counts at auth at once, whatever their certificate says for hours more.
+func TestACertificateGivesNoMoreThanTheRecord(t *testing.T) {
+	w := born(t)
+	root, alice, bob := w.user("root", "admin"), w.user("alice", "admin", "viewer"), w.user("bob", "viewer")
+	whoami := func(c *authrpc.Client) ([]string, error) {
+		res, err := authrpc.Call(t.Context(), c, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
+		return res.Identity.Roles, err
+	}
+	roles := authrpc.GetResourcesRequest{Kind: "roles"}
+	if _, err := authrpc.Call(t.Context(), alice, authrpc.GetResources, roles); err != nil {
+		t.Fatalf("an administrator: got %v", err)
+	}
+	// Alice's provider calls her a viewer alone at her next login, by whatever machine.
+	w.user("alice", "viewer")
+	if got, err := whoami(alice); err != nil || len(got) != 1 || got[0] != "viewer" {
+		t.Errorf("got roles %v, %v by the older certificate, want viewer", got, err)
+	}
+	if _, err := authrpc.Call(t.Context(), alice, authrpc.GetResources, roles); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+		t.Errorf("reading roles by the older certificate: got %v, want denied with a remedy", err)
+	}
+	_, err := authrpc.Call(t.Context(), root, authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: "users", Name: "corp/sub-bob"})
+	w.must(err)
+	for _, r := range routes() {
+		if !r.user || r.name == authrpc.RedeemLogin.Name {
+			continue
+		}
+		if err := r.ask(t.Context(), bob); !fault.Is(err, fault.Denied) || fault.Remedy(err) != "run: tsh login" {
+			t.Errorf("%s by a user who was removed: got %v, want denied and: run: tsh login", r.name, err)
+		}
+	}
+	// The certificate of before is no obstacle to a new login.
+	if _, err := authrpc.Call(t.Context(), bob, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{}); fault.Is(err, fault.Denied) {
+		t.Errorf("redeeming a login: got %v, want it judged by itself", err)
+	}
+}
+
+func TestAConnectorThatIsGoneVouchesForNobody(t *testing.T) {
+	w := born(t)
+	who := person("example.com", "eve", "viewer")
+	who.Connector = "old"
+	w.must(w.state().PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "old", Subject: who.Subject, Mapped: who.Roles}))
+	eve := w.client(w.sign(ca.Request{Profile: ca.User, Identity: who}, newKey(t), w.now()))
+	if _, err := authrpc.Call(t.Context(), eve, authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(err, fault.Denied) {
+		t.Errorf("got %v for a person of a connector that is gone, want denied", err)
 	}
 }

@@ -182,7 +182,14 @@ func (w *world) client(cert *tls.Certificate) *authrpc.Client {
 // user is a client of a person with the roles.
 func (w *world) user(name string, roles ...string) *authrpc.Client {
 	w.t.Helper()
-	return w.client(w.sign(ca.Request{Profile: ca.User, Identity: person(w.auth.Cluster(), name, roles...)}, newKey(w.t), w.now()))
+	who := person(w.auth.Cluster(), name, roles...)
+	kept, err := w.state().User(w.t.Context(), who.UserKey())
+	if err != nil {
+		kept = state.Stored[state.User]{}
+	}
+	u := state.User{Connector: who.Connector, Subject: who.Subject, Name: name, Mapped: roles, Roles: kept.Value.Roles}
+	w.must(w.state().PutUser(w.t.Context(), kept, u))
+	return w.client(w.sign(ca.Request{Profile: ca.User, Identity: who}, newKey(w.t), w.now()))
 }
 
 // machine is one that has joined.

@@ -6,6 +6,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/threshold-access/threshold/auth/rules"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
@@ -68,18 +70,36 @@ func New(cfg Config) http.Handler {
 	return s
 }
 
-// caller refuses machines that are on record no longer, or whose recorded key is another: their certificates are good for hours more.
+// caller holds everyone to what is on record now: their certificates say what was, and are good for hours more.
 func (c calls) caller(r *http.Request) (authrpc.Caller, error) {
 	who, err := c.Caller(r)
-	if err != nil || who.Kind != identity.Node && who.Kind != identity.Proxy {
-		return who, err
+	switch {
+	case err != nil:
+	case who.Kind == identity.Node || who.Kind == identity.Proxy:
+		var known join.Admitted
+		known, err = c.Door.Recognise(r.Context(), who)
+		who.Name = known.Machine().Name
+	case who.Kind == identity.User && r.URL.Path != authrpc.RedeemLogin.Path(): // a new login stands for itself
+		who.Roles, err = c.rolesNow(r.Context(), who.Identity)
 	}
-	known, err := c.Door.Recognise(r.Context(), who)
+	return who, err
+}
+
+// rolesNow are those of the person's roles that nobody has taken from them since their certificate was issued.
+func (c calls) rolesNow(ctx context.Context, who identity.Identity) ([]string, error) {
+	gone := fault.New(fault.Denied, "auth", fmt.Sprintf("%s is no user of this cluster any more", who.Name), "run: tsh login")
+	u, err := c.State.User(ctx, who.UserKey())
+	if fault.Is(err, fault.NotFound) {
+		return nil, gone
+	}
 	if err != nil {
-		return who, err
+		return nil, err
 	}
-	who.Name = known.Machine().Name
-	return who, nil
+	has, err := c.State.HasConnector(ctx, who.Connector)
+	if err == nil && !has {
+		err = gone
+	}
+	return u.Value.Holds(who.Roles), err
 }
 
 func (c calls) beginLogin(ctx context.Context, by authrpc.Caller, r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {

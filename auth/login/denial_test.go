@@ -34,13 +34,16 @@ func TestLinksThatTshDidNotMakeAreRefused(t *testing.T) {
 		"no state":             func(r *authrpc.BeginLoginRequest) { r.State = "" },
 		"a state with a space": func(r *authrpc.BeginLoginRequest) { r.State = "with a space" },
 		"a state too long":     func(r *authrpc.BeginLoginRequest) { r.State = strings.Repeat("s", 129) },
+		"a language of two":    func(r *authrpc.BeginLoginRequest) { r.Locale = "en ko" },
 		"a connector too long": func(r *authrpc.BeginLoginRequest) { r.Connector = strings.Repeat("c", 65) },
 		"an address too long":  func(r *authrpc.BeginLoginRequest) { r.From = strings.Repeat("1", 65) },
 	}
 	for _, to := range []string{"", "http://localhost:1234/callback", "https://127.0.0.1:1234/callback", "http://127.0.0.1/callback", "http://127.0.0.1:0/callback",
 		"http://127.0.0.1:65536/callback", "http://127.0.0.1:1234/callback?x=1", "http://127.0.0.1:1234/callback#x", "http://127.0.0.1:1234/", "http://127.0.0.1:1234/callback/",
 		"http://u@127.0.0.1:1234/callback", "http://127.0.0.1:1234@evil.example/callback", "http://127.0.0.2:1234/callback", "http://127.1:1234/callback",
-		"http://[::1%25lo]:1234/callback", "http://[::ffff:127.0.0.1]:1234/callback", "http://evil.example:1234/callback", " " + callback, callback + "\n"} {
+		"http://[::1%25lo]:1234/callback", "http://[::ffff:127.0.0.1]:1234/callback", "http://evil.example:1234/callback", "HTTP://127.0.0.1:1234/callback", "http://127.0.0.1.:1234/callback",
+		"http://127.0.0.1:01234/callback", "http://127.0.0.1:1234/%63allback", "http://127.0.0.1%2eevil.example:1234/callback", "http://127.0.0.1:1234\\@evil.example/callback",
+		"http://[::1]:1234@evil.example/callback", "http://[0:0:0:0:0:0:0:1]:1234/callback", "javascript:alert(1)", "//127.0.0.1:1234/callback", " " + callback, callback + "\n"} {
 		cases["back to "+to] = func(r *authrpc.BeginLoginRequest) { r.Callback = to }
 	}
 	l.untouched(func() {
@@ -451,4 +454,34 @@ func TestNobodyIsTheZeroValue(t *testing.T) {
 	if a.Who().Kind != "" || sshKey != nil || x509Key != nil || a.Proxy().Kind != "" {
 		t.Errorf("got %+v, want nobody", a)
 	}
+}
+
+// Between the second factor and the certificate there is a minute in which an administrator may act.
+func TestWhatIsTakenBeforeALoginIsFetchedIsNotInIt(t *testing.T) {
+	l := newLobby(t)
+	c := newClient(t)
+	secret, _ := l.enrol(c)
+	alice := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
+	give := func(roles ...string) {
+		u, err := l.state.User(t.Context(), alice)
+		l.must(err)
+		u.Value.Roles = roles
+		l.must(l.state.PutUser(t.Context(), u, u.Value))
+	}
+	give("ops")
+	c = newClient(t)
+	code := l.logIn(c, secret)
+	give()
+	a, err := l.Redeem(t.Context(), c.redeem(code))
+	if got := strings.Join(a.Who().Roles, " "); err != nil || got != "dev" {
+		t.Errorf("got roles %q, %v, want the connector's alone", got, err)
+	}
+	l.pass(time.Minute)
+	c = newClient(t)
+	code = l.logIn(c, secret)
+	u, err := l.state.User(t.Context(), alice)
+	l.must(err)
+	l.must(l.state.RemoveUser(t.Context(), u))
+	_, err = l.Redeem(t.Context(), c.redeem(code))
+	l.wants(err, fault.Expired, "tsh login")
 }

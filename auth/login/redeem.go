@@ -86,10 +86,18 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	if !authrpc.ChallengeMatches(l.Value.Challenge, req.Verifier, req.SSHKey, req.X509Key) {
 		return Assured{}, fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys", "log in on this machine: tsh login")
 	}
+	p := l.Value
+	u, err := s.cfg.Store.User(ctx, p.Who.UserKey())
+	if fault.Is(err, fault.NotFound) { // removed since the factor was shown
+		return Assured{}, unknownCode(err)
+	}
+	if err != nil {
+		return Assured{}, err
+	}
+	p.Who.Roles = u.Value.Holds(p.Who.Roles)
 	if err := s.take(ctx, l); err != nil {
 		return Assured{}, err
 	}
-	p := l.Value
 	return Assured{who: p.Who, proxy: p.Proxy, from: p.From, at: p.At, sshKey: sshKey, x509Key: x509Key}, nil
 }
 

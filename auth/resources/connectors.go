@@ -3,6 +3,7 @@ package resources
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/threshold-access/threshold/auth/oidc"
@@ -87,6 +88,9 @@ func (k connectors) apply(ctx context.Context, by caller, r authrpc.Resource) (o
 	if err != nil {
 		return out, err
 	}
+	if err := k.mayEndAdmins(ctx, name, spec); err != nil {
+		return out, err
+	}
 	old.Name = name
 	if err := k.cfg.Vault.PutConnector(ctx, old, next, by.event(events.ResourceApplied, access.Connectors, name)); err != nil {
 		return out, err
@@ -112,6 +116,31 @@ func sameProvider(old state.KeptConnector, next oidc.Spec) error {
 	return nil
 }
 
+// mayEndAdmins refuses a change after which no connector makes an administrator any more, where one did: nobody could mend it.
+func (k connectors) mayEndAdmins(ctx context.Context, name string, next oidc.Spec) error {
+	all, err := k.cfg.Vault.Connectors(ctx)
+	if err != nil {
+		return err
+	}
+	before, after := false, makesAdmins(next)
+	for _, c := range all {
+		spec, err := oidc.ReadRecord(c.Connector)
+		if err != nil {
+			return err
+		}
+		before = before || makesAdmins(spec)
+		after = after || c.Name != name && makesAdmins(spec)
+	}
+	if after || !before {
+		return nil
+	}
+	return fault.New(fault.Denied, "resources", "no connector would give anybody the role "+state.AdminRole+" any more", "map a claim to it in another connector first")
+}
+
+func makesAdmins(s oidc.Spec) bool {
+	return slices.ContainsFunc(s.Roles, func(r oidc.RoleRule) bool { return slices.Contains(r.Roles, state.AdminRole) })
+}
+
 func unknownRoles(p access.Policy, spec oidc.Spec) string {
 	for _, rule := range spec.Roles {
 		for _, role := range rule.Roles {
@@ -126,6 +155,9 @@ func unknownRoles(p access.Policy, spec oidc.Spec) string {
 func (k connectors) remove(ctx context.Context, by caller, name string) error {
 	old, err := k.cfg.Vault.Connector(ctx, name)
 	if err != nil {
+		return err
+	}
+	if err := k.mayEndAdmins(ctx, name, oidc.Spec{}); err != nil {
 		return err
 	}
 	return k.cfg.Vault.RemoveConnector(ctx, old, by.event(events.ResourceRemoved, access.Connectors, name))

@@ -20,6 +20,17 @@ func (c caller) mayVouch() error {
 	return fault.New(fault.Denied, "resources.Apply", "a connector decides who people are and which roles they have: to change one takes apply on roles as well", askRoles)
 }
 
+// mayStay refuses a change after which the one who makes it could no longer mend the roles: nobody shall lock themselves out by
+// mistake. after is the rules, roles the caller's, as they would be.
+func (c caller) mayStay(after access.Policy, roles []string) error {
+	next := c
+	next.policy, next.who.Roles = after, roles
+	if !c.may(access.Apply, access.Roles) || next.may(access.Apply, access.Roles) {
+		return nil
+	}
+	return fault.New(fault.Denied, "resources.Apply", "after this you could not apply roles any more, not even to undo it", "ask another administrator to do it")
+}
+
 // mayGive: roles that someone gets or loses must be among one's own, unless one may apply roles. Losing counts, since roles may deny.
 func (c caller) mayGive(before, after []string) error {
 	if c.may(access.Apply, access.Roles) {

@@ -307,6 +307,7 @@ func TestNobodyGainsByASideDoor(t *testing.T) {
 	d := open(t)
 	d.person("alice")
 	d.person("boss", "admin")
+	d.must(d.st.PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "corp", Subject: "sub-chief", Name: "chief", Mapped: []string{"admin"}}))
 	d.machine("prod-db", "prod")
 	gain := map[string]func(who identity.Identity) error{
 		"give oneself admin": func(who identity.Identity) error {
@@ -316,6 +317,9 @@ func TestNobodyGainsByASideDoor(t *testing.T) {
 		"take admin from another": func(who identity.Identity) error {
 			_, err := d.apply(who, doc("user", "corp/sub-boss", `{"roles":[]}`))
 			return err
+		},
+		"remove an administrator by the connector's word, with the second factor": func(who identity.Identity) error {
+			return d.Remove(t.Context(), who, authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-chief"})
 		},
 		"remove an administrator": func(who identity.Identity) error {
 			return d.Remove(t.Context(), who, authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-boss"})
@@ -427,5 +431,59 @@ func TestUnreadableRequestsAreTold(t *testing.T) {
 	}
 	if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: "x"}); !fault.Is(err, fault.Invalid) {
 		t.Errorf("got %v, want invalid", err)
+	}
+}
+
+func TestNobodyLocksThemselvesOut(t *testing.T) {
+	d := open(t)
+	rootID := "corp/sub-root@example.com"
+	d.must(d.st.PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "corp", Subject: "sub-root@example.com", Mapped: []string{"viewer"}, Roles: []string{"admin"}}))
+	both := statetest.Person("root@example.com", "admin", "viewer")
+	const denies = `{"deny":[{"resources":["*"]}]}`
+	if _, err := d.apply(both, doc("role", "other", denies)); err != nil {
+		t.Errorf("a role of others that denies: got %v", err)
+	}
+	for what, try := range map[string]func() error{
+		"deny through another of one's roles": func() error { _, err := d.apply(both, doc("role", "viewer", denies)); return err },
+		"take the role from oneself": func() error {
+			_, err := d.apply(both, doc("user", rootID, `{"roles":[]}`))
+			return err
+		},
+		"remove oneself": func() error {
+			return d.Remove(t.Context(), both, authrpc.RemoveResourceRequest{Kind: access.Users, Name: rootID})
+		},
+	} {
+		if err := try(); !fault.Is(err, fault.Denied) || !strings.Contains(fault.Remedy(err), "another administrator") {
+			t.Errorf("%s: got %v, want denied, and who may", what, err)
+		}
+	}
+	keeper := statetest.Person("r", "roles-keeper")
+	if err := d.Remove(t.Context(), keeper, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "roles-keeper"}); !fault.Is(err, fault.Denied) {
+		t.Errorf("remove the role one mends roles by: got %v, want denied", err)
+	}
+	if err := d.Remove(t.Context(), both, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "roles-keeper"}); err != nil {
+		t.Errorf("by one who has another: got %v", err)
+	}
+}
+
+func TestTheLastConnectorOfAdministratorsStays(t *testing.T) {
+	d := open(t)
+	admins := strings.Replace(connectorSpec, `["dev"]`, `["admin"]`, 1)
+	for _, name := range []string{"corp", "spare"} {
+		_, err := d.apply(admin, doc("connector", name, admins))
+		d.must(err)
+	}
+	rm := func(name string) error {
+		return d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Connectors, Name: name})
+	}
+	d.must(rm("spare"))
+	if err := rm("corp"); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+		t.Errorf("remove the last: got %v, want denied with a remedy", err)
+	}
+	if _, err := d.apply(admin, doc("connector", "corp", connectorSpec)); !fault.Is(err, fault.Denied) {
+		t.Errorf("no rule for administrators any more: got %v, want denied", err)
+	}
+	if _, err := d.apply(admin, doc("connector", "corp", admins)); err != nil {
+		t.Errorf("as it was: got %v", err)
 	}
 }

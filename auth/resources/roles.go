@@ -2,6 +2,7 @@ package resources
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/threshold-access/threshold/auth/state"
@@ -65,6 +66,11 @@ func (k roles) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 	if err := checkRevision(r.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
+	after := maps.Clone(by.policy)
+	after[role.Name] = role
+	if err := by.mayStay(after, by.who.Roles); err != nil {
+		return out, err
+	}
 	if _, err := k.cfg.State.PutRole(ctx, old, role, by.now, by.event(events.ResourceApplied, access.Roles, role.Name)); err != nil {
 		return out, err
 	}
@@ -79,6 +85,11 @@ func (k roles) remove(ctx context.Context, by caller, name string) error {
 	}
 	old, err := k.cfg.State.Role(ctx, name)
 	if err != nil {
+		return err
+	}
+	after := maps.Clone(by.policy)
+	delete(after, name)
+	if err := by.mayStay(after, by.who.Roles); err != nil {
 		return err
 	}
 	return k.cfg.State.RemoveRole(ctx, old, by.now, by.event(events.ResourceRemoved, access.Roles, name))

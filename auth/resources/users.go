@@ -121,10 +121,13 @@ func (k users) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 	next := old.Value
 	slices.Sort(spec.Roles)
 	next.Roles = slices.Compact(spec.Roles)
+	if err := by.mayChange(old.Value, next); err != nil {
+		return out, err
+	}
 	if err := k.cfg.State.PutUser(ctx, old, next, by.event(events.ResourceApplied, access.Users, old.Key)); err != nil {
 		return out, err
 	}
-	out.Note = "takes effect at the next login; certificates issued before keep their roles until they end"
+	out.Note = "what is given takes effect at the next login; what is taken counts at auth no more, and on nodes until the certificates issued before end"
 	for _, role := range next.Roles {
 		if _, known := by.policy[role]; !known {
 			out.Note = fmt.Sprintf("there is no role %s yet; until there is, it gives nothing", role)
@@ -134,12 +137,24 @@ func (k users) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 	return out, err
 }
 
+// mayChange is mayStay where the record is the caller's own.
+func (c caller) mayChange(old, next state.User) error {
+	if old.UserKey() != c.who.UserKey() {
+		return nil
+	}
+	return c.mayStay(c.policy, next.Holds(c.who.Roles))
+}
+
 func (k users) remove(ctx context.Context, by caller, name string) error {
 	old, err := k.find(ctx, name)
 	if err != nil {
 		return err
 	}
-	if err := by.mayGive(old.Value.Roles, nil); err != nil {
+	// Their second factor goes as well: whoever may remove an administrator may stand in for one at the next enrolment.
+	if err := by.mayGive(slices.Concat(old.Value.Roles, old.Value.Mapped), nil); err != nil {
+		return err
+	}
+	if err := by.mayChange(old.Value, state.User{}); err != nil {
 		return err
 	}
 	return k.cfg.State.RemoveUser(ctx, old, by.event(events.ResourceRemoved, access.Users, old.Key))

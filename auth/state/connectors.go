@@ -72,6 +72,12 @@ func (v *Vault) openConnector(rec Stored[connectorRecord]) (KeptConnector, error
 	return out, err
 }
 
+// HasConnector reports whether there is a connector of that name.
+func (s *State) HasConnector(ctx context.Context, name string) (bool, error) {
+	rec, err := connectors.getOrNew(ctx, s, name)
+	return rec.Revision != 0, err
+}
+
 // PutConnector writes the connector named old.Name. It is fault Conflict if old is no longer what is stored; an old that was not read
 // must not exist yet. A name that stood for another realm, even long ago, is refused.
 func (v *Vault) PutConnector(ctx context.Context, old KeptConnector, next Connector, events ...audit.Event) error {

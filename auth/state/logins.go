@@ -15,7 +15,8 @@ import (
 // code's hash, so that what is stored redeems nothing.
 type PendingLogin struct {
 	Who       identity.Identity `json:"who"`
-	Proxy     identity.Identity `json:"proxy"` // it came by
+	Mapped    []string          `json:"mapped,omitempty"` // those of Who's roles that the connector mapped
+	Proxy     identity.Identity `json:"proxy"`            // it came by
 	From      string            `json:"from,omitempty"`
 	Challenge string            `json:"challenge"`
 	At        time.Time         `json:"at"` // when the second factor was shown
@@ -53,6 +54,7 @@ func (s *State) KeepLogin(ctx context.Context, h CodeHash, p PendingLogin, event
 
 func loggedIn(u User, p PendingLogin) User {
 	u.Connector, u.Subject, u.Name, u.LastLogin = p.Who.Connector, p.Who.Subject, p.Who.Name, p.At
+	u.Mapped = p.Mapped
 	if u.Created.IsZero() {
 		u.Created = p.At
 	}

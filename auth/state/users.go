@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
@@ -15,8 +16,9 @@ import (
 type User struct {
 	Connector string    `json:"connector"`
 	Subject   string    `json:"subject"`
-	Name      string    `json:"name"`            // what the provider called them at the last login; never a key
-	Roles     []string  `json:"roles,omitempty"` // given by an administrator, on top of what the connector maps
+	Name      string    `json:"name"`             // what the provider called them at the last login; never a key
+	Roles     []string  `json:"roles,omitempty"`  // given by an administrator, on top of what the connector maps
+	Mapped    []string  `json:"mapped,omitempty"` // what the connector mapped at the last login
 	Created   time.Time `json:"created,omitzero"`
 	LastLogin time.Time `json:"last_login,omitzero"`
 }
@@ -24,6 +26,11 @@ type User struct {
 // UserKey is the pair that is this user.
 func (u User) UserKey() identity.UserKey {
 	return identity.UserKey{Connector: u.Connector, Subject: u.Subject}
+}
+
+// Holds narrows the roles that a certificate or a login says to those the person has now.
+func (u User) Holds(said []string) []string {
+	return slices.DeleteFunc(slices.Clone(said), func(r string) bool { return !slices.Contains(u.Roles, r) && !slices.Contains(u.Mapped, r) })
 }
 
 var users = table[User]{prefix: "users/", what: "user", remedy: "run: tsh get users"}
