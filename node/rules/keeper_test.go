@@ -33,7 +33,7 @@ func encode(t *testing.T, s signed.Set) []byte {
 
 func TestNewerRulesAreTakenAndKept(t *testing.T) {
 	c, dir := membertest.New(t), t.TempDir()
-	first := c.Set()
+	first, older := c.Set(), c.SetAt(c.Now().Add(time.Millisecond))
 	k := keeper(t, c, dir, first)
 	c.Allow(access.Role{Name: "ops"})
 	if err := k.Offer(encode(t, c.Set())); err != nil {
@@ -42,8 +42,12 @@ func TestNewerRulesAreTakenAndKept(t *testing.T) {
 	if _, ok := k.Current().Policy["ops"]; !ok {
 		t.Error("got no role ops, want it in force")
 	}
-	if _, ok := keeper(t, c, dir, first).Current().Policy["ops"]; !ok {
+	k = keeper(t, c, dir, first)
+	if _, ok := k.Current().Policy["ops"]; !ok {
 		t.Error("got no role ops after a restart, want it kept")
+	}
+	if err := k.Offer(encode(t, older)); err == nil {
+		t.Error("got rules taken after a restart that are older than those kept, want an error")
 	}
 }
 
