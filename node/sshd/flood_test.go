@@ -94,3 +94,78 @@ func TestHandshakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
 	}
 	r.client()
 }
+
+// words in SSH's wire form.
+func wire(parts ...any) (b []byte) {
+	for _, p := range parts {
+		switch p := p.(type) {
+		case string:
+			b = append(b, ssh.Marshal(struct{ S string }{p})...)
+		case uint32:
+			b = append(b, ssh.Marshal(struct{ N uint32 }{p})...)
+		case []byte:
+			b = append(b, p...)
+		}
+	}
+	return b
+}
+
+func TestPayloadsThatNoClientMeans(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	const most = ^uint32(0)
+	long := strings.Repeat("A", 100<<10)
+	for name, ask := range map[string]struct {
+		request string
+		payload []byte
+	}{
+		"a terminal without a payload":        {"pty-req", nil},
+		"a terminal cut short":                {"pty-req", wire("xterm", uint32(80))},
+		"a terminal of no size":               {"pty-req", wire("xterm", uint32(0), uint32(0), uint32(0), uint32(0), "")},
+		"a terminal without bounds":           {"pty-req", wire("xterm", most, most, most, most, "\x80\xff\xff\xff\xff\x01")},
+		"a terminal with many modes":          {"pty-req", wire("xterm", uint32(80), uint32(24), uint32(0), uint32(0), strings.Repeat("\x35\x00\x00\x00\x01", 10_000))},
+		"modes cut short":                     {"pty-req", wire("xterm", uint32(80), uint32(24), uint32(0), uint32(0), "\x35\x00")},
+		"a terminal of a type that is a path": {"pty-req", wire("../../etc/passwd\x00", uint32(80), uint32(24), uint32(0), uint32(0), "")},
+		"a length beyond the payload":         {"pty-req", []byte{0xff, 0xff, 0xff, 0xff, 'x'}},
+		"a window of no size":                 {"window-change", wire(uint32(0), uint32(0), uint32(0), uint32(0))},
+		"a window without bounds":             {"window-change", wire(most, most, most, most)},
+		"a window cut short":                  {"window-change", wire(uint32(1))},
+		"a variable cut short":                {"env", wire("LANG")},
+		"a long variable":                     {"env", wire("LANG", long)},
+		"a variable with a line's end":        {"env", wire("LANG", "C\nLD_PRELOAD=/tmp/x.so")},
+		"a variable whose name is another's":  {"env", wire("LANG=C\x00LD_PRELOAD", "x")},
+		"a signal without a name":             {"signal", wire("")},
+		"a signal by its number":              {"signal", wire("9")},
+		"a signal before there is a program":  {"signal", wire("KILL")},
+		"a long signal":                       {"signal", wire(long)},
+		"a subsystem cut short":               {"subsystem", []byte{0, 0}},
+		"a subsystem without a name":          {"subsystem", wire("")},
+		"a command cut short":                 {"exec", []byte{0, 0, 0, 9, 'x'}},
+		"a command with a NUL":                {"exec", wire("true\x00false")},
+		"a command that is too long":          {"exec", wire(strings.Repeat("A", 125<<10))},
+		"a request with a long name":          {long, nil},
+		"a request with a name that acts":     {"\x1b]0;x\x07", nil},
+	} {
+		s := newSession(t, c)
+		_, err := s.SendRequest(ask.request, true, ask.payload)
+		if err != nil && err != io.EOF { // a refused program ends its channel
+			t.Errorf("%s: got %v, want an answer", name, err)
+		}
+		s.Close()
+		if got := run(t, c, "echo alive", ""); got.out != "alive\n" {
+			t.Fatalf("%s: got %+v after it, want the connection to live", name, got)
+		}
+	}
+	s := newSession(t, c)
+	for i := range 1000 {
+		if _, err := s.SendRequest("env", false, wire("LC_"+strings.Repeat("A", 1+i/26%30)+string(rune('A'+i%26)), "x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := s.Output("env | grep -c ^LC_"); strings.TrimSpace(string(out)) != "64" {
+		t.Errorf("got %s variables of 1000 into a session (%v), want 64", out, err)
+	}
+	if strings.Contains(r.logged(), "a connection met a defect") || strings.Contains(r.logged(), "\x1b") {
+		t.Errorf("got a defect, or an escape sequence, in the log:\n%s", r.logged())
+	}
+}

@@ -151,20 +151,12 @@ func (s *Server) refusal(v *visit, e evidence, rule, what string, err error) {
 		login = ""
 	}
 	ev := s.event(audit.SessionRefused, v, e.who.Identity, login, rule)
-	ev.Reason = clip(clean(fault.Message(err)))
+	ev.Reason = audit.Cut(clean(fault.Message(err)))
 	ev.Fields = map[string]string{"what": what, "by": v.by}
 	s.cfg.Log.Info("refused", "user", e.who.Name, "login", login, "what", what, "from", v.from, "reason", ev.Reason)
 	if err := s.cfg.Record(ev); err != nil {
 		s.cfg.Log.Warn("a refusal could not be recorded", "err", err)
 	}
-}
-
-func clip(s string) string {
-	const limit = 512
-	if len(s) > limit {
-		return s[:limit] + "…"
-	}
-	return s
 }
 
 func newSessionID() string {

@@ -179,7 +179,7 @@ func (t *talk) event(code audit.Code, st *starting) audit.Event {
 	e.Session = st.spec.ID
 	e.Fields = map[string]string{"kind": string(st.spec.Kind), "by": c.visit.by}
 	if st.spec.Kind == session.Exec {
-		e.Fields["command"] = clip(clean(st.spec.Command))
+		e.Fields["command"] = audit.Cut(clean(st.spec.Command))
 	}
 	if st.spec.Terminal != nil {
 		e.Fields["terminal"] = "yes"
@@ -253,7 +253,7 @@ func (t *talk) ended(st *starting, exit session.Exit, err error) {
 		e.Fields["status"] = strconv.Itoa(exit.Code)
 	}
 	if err != nil {
-		e.Reason = clip(clean(fault.Message(err)))
+		e.Reason = audit.Cut(clean(fault.Message(err)))
 	}
 	if err := t.conn.srv.cfg.Record(e); err != nil {
 		t.conn.srv.cfg.Log.Error("the end of a session could not be recorded", "session", st.spec.ID, "err", err)
