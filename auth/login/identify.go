@@ -72,16 +72,9 @@ func (s *Service) who(v oidc.Vouched) identity.Identity {
 // refuse records the refusal of a person for whom a provider vouched, and returns it. If it cannot be recorded, that is told too.
 func (s *Service) refuse(ctx context.Context, who, by identity.Identity, from string, why error) error {
 	e := audit.Of(audit.LoginRefused, who, s.cfg.Now())
-	e.From, e.Proxy, e.Reason = clip(from), by.Name, clip(fault.Message(why))
+	e.From, e.Proxy, e.Reason = audit.Cut(from), by.Name, audit.Cut(fault.Message(why))
 	if err := s.cfg.Store.AppendEvents(ctx, e); err != nil {
 		s.cfg.Log.Error("a refusal could not be recorded", "err", err, "user", who.Name, "refusal", why)
 	}
 	return why
-}
-
-func clip(s string) string {
-	if len(s) > maxFrom*4 {
-		return s[:maxFrom*4]
-	}
-	return s
 }

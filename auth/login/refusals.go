@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -57,7 +58,7 @@ func (r refusals) note(at step, by identity.Identity, from string, why error) {
 	if k := fault.KindOf(why); k == fault.Unavailable || k == fault.Internal {
 		level = slog.LevelWarn // not the stranger's fault
 	}
-	r.log.Log(context.Background(), level, "login refused", "step", stepNames[at], "proxy", by.Name, "from", clip(from), "kind", fault.KindOf(why), "err", why)
+	r.log.Log(context.Background(), level, "login refused", "step", stepNames[at], "proxy", by.Name, "from", audit.Cut(from), "kind", fault.KindOf(why), "err", why)
 }
 
 func (r refusals) count() Refused {

@@ -10,6 +10,7 @@ package oidc
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -116,5 +117,5 @@ func (p *Providers) unknown(ctx context.Context, cause error, name string) error
 	p.mu.Lock()
 	delete(p.known, name)
 	p.mu.Unlock()
-	return fault.Wrap(cause, fault.NotFound, opStart, "there is no connector "+clip(name), remedy)
+	return fault.Wrap(cause, fault.NotFound, opStart, fmt.Sprintf("there is no connector %.80q", name), remedy)
 }

@@ -98,7 +98,7 @@ func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 	var other *gooidc.IssuerMismatchError
 	switch {
 	case errors.As(err, &other):
-		return nil, p.misconfigured(err, fmt.Sprintf("it says that its issuer is %q", clip(other.Discovered)))
+		return nil, p.misconfigured(err, fmt.Sprintf("it says that its issuer is %.120q", other.Discovered))
 	case err != nil:
 		return nil, p.down(err)
 	}
@@ -142,7 +142,7 @@ func (d document) metadata(client *http.Client, now func() time.Time) (*metadata
 	for _, e := range []struct{ name, url string }{{"authorization_endpoint", d.AuthURL}, {"token_endpoint", d.TokenURL}, {"jwks_uri", d.KeysURL}} {
 		u, err := url.Parse(e.url)
 		if err != nil || u.Host == "" || u.User != nil || len(e.url) > maxURL {
-			return nil, fmt.Errorf("its %s %q is no address", e.name, clip(e.url))
+			return nil, fmt.Errorf("its %s %.120q is no address", e.name, e.url)
 		}
 		if err := checkScheme(u); err != nil {
 			return nil, fmt.Errorf("its %s: %w", e.name, err)

@@ -72,7 +72,7 @@ func (s Spec) nameClaim() string {
 // Check refuses a document that could not work or could not mean what its author thinks. report is called once for every fault.
 func (s Spec) Check(report func(path, format string, args ...any)) {
 	if s.Type != SpecType {
-		report("type", "unknown type %q (known: %s)", clip(s.Type), SpecType)
+		report("type", "unknown type %.120q (known: %s)", s.Type, SpecType)
 	}
 	if err := checkIssuer(s.Issuer); err != nil {
 		report("issuer", "%v", err)
@@ -88,7 +88,7 @@ func (s Spec) Check(report func(path, format string, args ...any)) {
 	}
 	for i, scope := range s.Scopes {
 		if identity.CheckText("scope", scope) != nil || strings.ContainsAny(scope, " \"\\") {
-			report(fmt.Sprintf("scopes.%d", i), "%q is no scope", clip(scope))
+			report(fmt.Sprintf("scopes.%d", i), "%.120q is no scope", scope)
 		}
 	}
 	s.checkRules(report)
@@ -121,7 +121,7 @@ func (s Spec) checkRules(report func(path, format string, args ...any)) {
 			report(path+".trait", "%v", err)
 		}
 		if seen[t.Trait] {
-			report(path+".trait", "trait %q is made twice", clip(t.Trait))
+			report(path+".trait", "trait %.120q is made twice", t.Trait)
 		}
 		seen[t.Trait] = true
 	}
@@ -139,7 +139,7 @@ func checkIssuer(issuer string) error {
 		return fmt.Errorf("is not an address such as https://login.example.com")
 	}
 	if u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return fmt.Errorf("%q is not an address such as https://login.example.com", clip(u.Redacted()))
+		return fmt.Errorf("%.120q is not an address such as https://login.example.com", u.Redacted())
 	}
 	return checkScheme(u)
 }
@@ -149,7 +149,7 @@ func checkScheme(u *url.URL) error {
 	if u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()) {
 		return nil
 	}
-	return fmt.Errorf("%q must begin with https:// (http:// is for loopback only)", clip(u.String()))
+	return fmt.Errorf("%.120q must begin with https:// (http:// is for loopback only)", u.String())
 }
 
 func loopback(host string) bool {
@@ -176,11 +176,4 @@ func ReadRecord(c state.Connector) (Spec, error) {
 	}
 	s.ClientSecret = c.Secret
 	return s, nil
-}
-
-func clip(s string) string {
-	if len(s) > 120 {
-		return s[:120] + "…"
-	}
-	return s
 }

@@ -68,7 +68,7 @@ func (p *provider) text(all claims, claim string) (string, error) {
 }
 
 func (p *provider) unusable(err error, claim string) error {
-	return fault.Wrap(err, fault.Invalid, opVouch, fmt.Sprintf("the identity provider %s sent no usable claim %q (it is missing, too long, or has invisible characters)", p.display(), clip(claim)),
+	return fault.Wrap(err, fault.Invalid, opVouch, fmt.Sprintf("the identity provider %s sent no usable claim %.120q (it is missing, too long, or has invisible characters)", p.display(), claim),
 		"ask an administrator to correct the account at the provider, or connector "+p.name)
 }
 

@@ -171,8 +171,8 @@ func (d *Desk) refused(ctx context.Context, who identity.Identity, a access.Acti
 
 func (d *Desk) note(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name, rule string, why error) error {
 	e := events.Of(events.ResourceRefused, who, d.cfg.Now())
-	e.Rule, e.Reason = rule, clip(fault.Message(why))
-	e.Fields = map[string]string{"action": string(a), "kind": string(of), "name": clip(name)}
+	e.Rule, e.Reason = rule, events.Cut(fault.Message(why))
+	e.Fields = map[string]string{"action": string(a), "kind": string(of), "name": events.Cut(name)}
 	if err := d.cfg.State.AppendEvents(ctx, e); err != nil {
 		return fmt.Errorf("%w (and the refusal could not be noted: %v)", why, err)
 	}
@@ -182,7 +182,7 @@ func (d *Desk) note(ctx context.Context, who identity.Identity, a access.Action,
 // event is the audit event of a change.
 func (c caller) event(code events.Code, of access.Resource, name string) events.Event {
 	e := events.Of(code, c.who, c.now)
-	e.Fields = map[string]string{"kind": string(of), "name": clip(name)}
+	e.Fields = map[string]string{"kind": string(of), "name": events.Cut(name)}
 	return e
 }
 
@@ -192,13 +192,4 @@ func checkRevision(asked, now uint64) error {
 		return nil
 	}
 	return fault.New(fault.Conflict, "resources.Apply", fmt.Sprintf("it was changed meanwhile: its revision is %d, not %d", now, asked), "get it again and repeat the change")
-}
-
-// clip keeps what goes into events within audit's bounds.
-func clip(s string) string {
-	const limit = 512
-	if len(s) > limit {
-		return s[:limit] + "…"
-	}
-	return s
 }

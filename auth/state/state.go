@@ -98,7 +98,7 @@ func decode[T any](b []byte) (T, error) {
 func (t table[T]) get(ctx context.Context, s *State, key string) (Stored[T], error) {
 	it, err := s.store.Get(ctx, t.prefix+key)
 	if fault.Is(err, fault.NotFound) {
-		return Stored[T]{}, fault.New(fault.NotFound, "state.get", fmt.Sprintf("there is no %s %q", t.what, clip(key)), t.remedy)
+		return Stored[T]{}, fault.New(fault.NotFound, "state.get", fmt.Sprintf("there is no %s %.80q", t.what, key), t.remedy)
 	}
 	if err != nil {
 		return Stored[T]{}, err
@@ -110,7 +110,7 @@ func (t table[T]) stored(it raftstore.Item) (Stored[T], error) {
 	out := Stored[T]{Key: strings.TrimPrefix(it.Key, t.prefix), Revision: uint64(it.Modified), item: it}
 	var err error
 	if out.Value, err = decode[T](it.Value); err != nil {
-		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", fmt.Sprintf("the %s %q cannot be read by this release", t.what, clip(out.Key)),
+		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", fmt.Sprintf("the %s %.80q cannot be read by this release", t.what, out.Key),
 			"run the newest release on every auth replica")
 	}
 	return out, nil
@@ -280,11 +280,4 @@ func retry(attempt func() error) error {
 		}
 	}
 	return err
-}
-
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:80] + "…"
-	}
-	return s
 }

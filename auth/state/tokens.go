@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
@@ -44,7 +45,7 @@ func (s *State) AddToken(ctx context.Context, name string, t Token, events ...au
 	if err != nil {
 		return 0, err
 	}
-	c := change{conflict: fault.New(fault.Conflict, "state.AddToken", "there is a token "+clip(name)+" already", "choose another name, or remove it: tsh rm token "+clip(name))}
+	c := change{conflict: fault.New(fault.Conflict, "state.AddToken", fmt.Sprintf("there is a token %.80q already", name), "choose another name, or remove it: tsh rm token NAME")}
 	tokens.missing(&c, name)
 	tokens.setLeased(&c, name, t, lease)
 	tokenNames.setLeased(&c, hex.EncodeToString(t.Hash), tokenName{Name: name}, lease)

@@ -4,6 +4,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strings"
 
 	"go.step.sm/crypto/kms/uri"
@@ -26,7 +27,7 @@ func OpenSeal(rawURI string) (Seal, error) {
 		return nil, fault.Wrap(err, fault.Invalid, "keyring.OpenSeal", "the seal is not a key URI", "name a key file, as file:///etc/threshold/seal.key")
 	}
 	if scheme := strings.ToLower(u.Scheme); scheme != "file" {
-		return nil, fault.New(fault.Invalid, "keyring.OpenSeal", "there is no seal of the kind "+clip(scheme)+"; what exists: file",
+		return nil, fault.New(fault.Invalid, "keyring.OpenSeal", fmt.Sprintf("there is no seal of the kind %.40q; what exists: file", scheme),
 			"name a key file, as file:///etc/threshold/seal.key")
 	}
 	if u.Host != "" || u.Opaque != "" || u.RawQuery != "" || u.Fragment != "" || !strings.HasPrefix(u.Path, "/") {
@@ -82,11 +83,4 @@ func (s *aeadSeal) Open(name string, sealed []byte) ([]byte, error) {
 func (s *aeadSeal) cannotOpen(err error) error {
 	return fault.Wrap(err, fault.Invalid, "keyring.Seal", "the seal "+s.uri+" does not open this secret: it is another key, or the secret was altered",
 		"point the configuration at the seal key this cluster was born with")
-}
-
-func clip(s string) string {
-	if len(s) > 40 {
-		return s[:40] + "…"
-	}
-	return s
 }

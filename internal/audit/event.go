@@ -5,6 +5,7 @@ package audit
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
@@ -88,6 +89,17 @@ const (
 	MaxFields = 32
 	MaxText   = 1024
 )
+
+// maxCut is what a text from outside keeps, in bytes. It leaves room below MaxText.
+const maxCut = 512
+
+// Cut shortens a text from outside to what an event should hold, at a whole character.
+func Cut(s string) string {
+	if len(s) <= maxCut {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxCut], "") + "…"
+}
 
 // Of starts an event about a person.
 func Of(code Code, who identity.Identity, now time.Time) Event {

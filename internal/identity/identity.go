@@ -146,7 +146,7 @@ const (
 // commas, spaces, control characters, wildcards and look-alikes out of principals.
 func CheckLogin(l Login) error {
 	if len(l) > maxLogin || !loginRE.MatchString(string(l)) {
-		return fmt.Errorf("login %q is not a plain account name (letters, digits, _ . -, at most %d)", clip(string(l)), maxLogin)
+		return fmt.Errorf("login %.80q is not a plain account name (letters, digits, _ . -, at most %d)", string(l), maxLogin)
 	}
 	return nil
 }
@@ -155,7 +155,7 @@ func CheckLogin(l Login) error {
 // an address.
 func CheckNodeName(name string) error {
 	if len(name) > maxDNS || !nodeRE.MatchString(name) || numberRE.MatchString(name) {
-		return fmt.Errorf("node name %q is not a lower-case host name", clip(name))
+		return fmt.Errorf("node name %.80q is not a lower-case host name", name)
 	}
 	return nil
 }
@@ -167,7 +167,7 @@ func CheckHost(name string) error {
 		return CheckNodeName(name)
 	}
 	if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != name {
-		return fmt.Errorf("%q is not the plain form of one host's address", clip(name))
+		return fmt.Errorf("%.80q is not the plain form of one host's address", name)
 	}
 	return nil
 }
@@ -175,7 +175,7 @@ func CheckHost(name string) error {
 // CheckCluster refuses anything but a lower-case FQDN.
 func CheckCluster(name string) error {
 	if len(name) > maxDNS || !nodeRE.MatchString(name) || numberRE.MatchString(name) {
-		return fmt.Errorf("cluster name %q is not a lower-case domain name", clip(name))
+		return fmt.Errorf("cluster name %.80q is not a lower-case domain name", name)
 	}
 	return nil
 }
@@ -183,7 +183,7 @@ func CheckCluster(name string) error {
 // CheckNodeID refuses anything but 32 lower-case hex digits.
 func CheckNodeID(id NodeID) error {
 	if !idRE.MatchString(string(id)) {
-		return fmt.Errorf("%q is not a machine id", clip(string(id)))
+		return fmt.Errorf("%.80q is not a machine id", string(id))
 	}
 	return nil
 }
@@ -191,7 +191,7 @@ func CheckNodeID(id NodeID) error {
 // CheckWord refuses anything but a resource, role, trait or label name: letters, digits, "_", ".", "-", at most 64 bytes.
 func CheckWord(what, w string) error {
 	if len(w) > maxWord || !wordRE.MatchString(w) {
-		return fmt.Errorf("%s %q is not a plain name (letters, digits, _ . -, at most %d)", what, clip(w), maxWord)
+		return fmt.Errorf("%s %.80q is not a plain name (letters, digits, _ . -, at most %d)", what, w, maxWord)
 	}
 	return nil
 }
@@ -200,7 +200,7 @@ func CheckWord(what, w string) error {
 // writing direction or have no width: what is read in a log or listing is what is there.
 func CheckText(what, s string) error {
 	if s == "" || len(s) > maxString || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) || r == unicode.ReplacementChar }) {
-		return fmt.Errorf("%s %q is empty, too long, or has control or invisible characters", what, clip(s))
+		return fmt.Errorf("%s %.80q is empty, too long, or has control or invisible characters", what, s)
 	}
 	return nil
 }
@@ -216,7 +216,7 @@ func (id Identity) Check() error {
 	case Node, Proxy, Auth:
 		return id.checkMachine()
 	}
-	return fmt.Errorf("identity of unknown kind %q", clip(string(id.Kind)))
+	return fmt.Errorf("identity of unknown kind %.80q", string(id.Kind))
 }
 
 func (id Identity) checkUser() error {
@@ -226,7 +226,7 @@ func (id Identity) checkUser() error {
 		}
 	}
 	if !loginIDRE.MatchString(string(id.LoginID)) {
-		return fmt.Errorf("login id %q is not letters, digits, _ . -, at most 64", clip(string(id.LoginID)))
+		return fmt.Errorf("login id %.80q is not letters, digits, _ . -, at most 64", string(id.LoginID))
 	}
 	if err := CheckWord("connector", id.Connector); err != nil {
 		return err
@@ -243,7 +243,7 @@ func (id Identity) checkUser() error {
 		return err
 	}
 	if id.ID != "" || len(id.Labels) != 0 {
-		return fmt.Errorf("identity of user %q carries a machine's fields", clip(id.Name))
+		return fmt.Errorf("identity of user %.80q carries a machine's fields", id.Name)
 	}
 	for _, r := range id.Roles {
 		if err := CheckWord("role", r); err != nil {
@@ -272,7 +272,7 @@ func (id Identity) checkMachine() error {
 	}
 	if id.Connector != "" || id.Subject != "" || id.LoginID != "" || len(id.Roles) != 0 || len(id.Traits) != 0 ||
 		len(id.From) != 0 || id.Factor != "" || id.Via != "" {
-		return fmt.Errorf("identity of %s %q carries a user's fields", id.Kind, clip(id.Name))
+		return fmt.Errorf("identity of %s %.80q carries a user's fields", id.Kind, id.Name)
 	}
 	return id.Labels.Check()
 }
@@ -288,13 +288,6 @@ func (l Labels) Check() error {
 		}
 	}
 	return nil
-}
-
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:80] + "…"
-	}
-	return s
 }
 
 // escape keeps letters, digits and "-._~" and percent-encodes the rest (RFC 3986 section 2.3).

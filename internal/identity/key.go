@@ -53,11 +53,11 @@ func CheckSSHKey(key ssh.PublicKey) error {
 	switch key.Type() {
 	case ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoRSA:
 	default:
-		return fmt.Errorf("a key of type %q is not accepted: use ssh-ed25519", clip(key.Type()))
+		return fmt.Errorf("a key of type %.80q is not accepted: use ssh-ed25519", key.Type())
 	}
 	plain, ok := key.(ssh.CryptoPublicKey)
 	if !ok {
-		return fmt.Errorf("a key of type %q cannot be examined", clip(key.Type()))
+		return fmt.Errorf("a key of type %.80q cannot be examined", key.Type())
 	}
 	return CheckKey(plain.CryptoPublicKey())
 }

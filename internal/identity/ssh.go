@@ -195,7 +195,7 @@ func parseSourceAddress(list string) ([]netip.Prefix, error) {
 			}
 		}
 		if err != nil || !p.IsValid() {
-			return nil, fmt.Errorf("certificate option source-address has %q, which is no address", clip(s))
+			return nil, fmt.Errorf("certificate option source-address has %.80q, which is no address", s)
 		}
 		out = append(out, p)
 	}

@@ -56,7 +56,7 @@ func ParsePin(s string) (Pin, error) {
 		b, err = base64.StdEncoding.Strict().DecodeString(body)
 	}
 	if err != nil || len(b) != len(p) {
-		return p, fmt.Errorf("pin %q is not sha256: and 64 hex digits", clip(s))
+		return p, fmt.Errorf("pin %.80q is not sha256: and 64 hex digits", s)
 	}
 	copy(p[:], b)
 	return p, nil
