@@ -58,7 +58,7 @@ func TestPingsAreCountedBetweenData(t *testing.T) {
 		if err := read(frame(muxPing, muxSYN, 0, "")); err == nil {
 			t.Error("got one ping more through, want an error")
 		}
-		time.Sleep(pingPeriod + 1)
+		<-time.After(pingPeriod + 1) // in the bubble's time
 		if err := read(frame(muxPing, muxSYN, 0, "")); err != nil {
 			t.Errorf("got %v for a ping after a pause", err)
 		}
