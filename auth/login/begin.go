@@ -35,6 +35,7 @@ var (
 	challengeRE = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`) // base64 of a SHA-256
 	stateRE     = regexp.MustCompile(`^[A-Za-z0-9._~-]{8,128}$`)
 	// callbackRE is the whole of RFC 8252 section 7.3: this machine, by address and never by name, on a port of tsh's choice.
+	localeRE   = regexp.MustCompile(`^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}$`) // BCP 47, as far as it matters here
 	callbackRE = regexp.MustCompile(`^http://(?:127\.0\.0\.1|\[::1\]):([1-9][0-9]{0,4})/callback$`)
 )
 
@@ -61,7 +62,7 @@ func (s *Service) begin(ctx context.Context, by identity.Identity, req authrpc.B
 	if err != nil || name == "" {
 		return authrpc.BeginLoginResponse{Connectors: choices}, err
 	}
-	flow, page, err := s.cfg.Providers.Start(ctx, name, req.Public+authrpc.CallbackPath)
+	flow, page, err := s.cfg.Providers.Start(ctx, name, req.Public+authrpc.CallbackPath, req.Locale)
 	if err != nil {
 		return res, err
 	}
@@ -85,6 +86,8 @@ func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest
 		return link("its state is not what tsh makes")
 	case !loopbackCallback(req.Callback):
 		return link("it leads back to something else than this machine")
+	case req.Locale != "" && !localeRE.MatchString(req.Locale):
+		return link("its language is none")
 	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:
 		return link("a part is too long")
 	}

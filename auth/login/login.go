@@ -36,7 +36,7 @@ const (
 // Providers vouch for people. oidc.Providers are some.
 type Providers interface {
 	List(ctx context.Context) ([]oidc.Choice, error)
-	Start(ctx context.Context, connector, redirect string) (f oidc.Flow, page string, err error)
+	Start(ctx context.Context, connector, redirect, locale string) (f oidc.Flow, page string, err error)
 	Vouch(ctx context.Context, f oidc.Flow, r oidc.Return) (oidc.Vouched, error)
 }
 

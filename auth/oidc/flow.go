@@ -46,8 +46,8 @@ type Return struct {
 	ErrorDescription string
 }
 
-// Start begins a flow and returns the provider's page to send the browser to.
-func (p *Providers) Start(ctx context.Context, connector, redirect string) (Flow, string, error) {
+// Start begins a flow and returns the provider's page to send the browser to. A locale that is not empty asks for that page in a language.
+func (p *Providers) Start(ctx context.Context, connector, redirect, locale string) (Flow, string, error) {
 	prov, err := p.provider(ctx, connector)
 	if err != nil {
 		return Flow{}, "", err
@@ -58,7 +58,11 @@ func (p *Providers) Start(ctx context.Context, connector, redirect string) (Flow
 	}
 	f := Flow{Connector: connector, Redirect: redirect, State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()}
 	cfg := prov.oauth(meta, redirect)
-	return f, cfg.AuthCodeURL(f.State, gooidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)), nil
+	options := []oauth2.AuthCodeOption{gooidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)}
+	if locale != "" {
+		options = append(options, oauth2.SetAuthURLParam("ui_locales", locale)) // OpenID Connect Core 1.0 section 3.1.2.1
+	}
+	return f, cfg.AuthCodeURL(f.State, options...), nil
 }
 
 func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {

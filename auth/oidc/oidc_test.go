@@ -110,7 +110,7 @@ func newHouse(t *testing.T, alg string) *house {
 // signIn goes through the provider's page and returns what the browser came back with.
 func (h *house) signIn(t *testing.T) (oidc.Flow, oidc.Return) {
 	t.Helper()
-	f, page, err := h.Start(t.Context(), "corp", redirect)
+	f, page, err := h.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestAPersonIsVouchedFor(t *testing.T) {
 
 func TestPKCEIsS256AndSecretsStayHome(t *testing.T) {
 	h := newHouse(t, "ES256")
-	f, page, err := h.Start(t.Context(), "corp", redirect)
+	f, page, err := h.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,6 +187,20 @@ func claim(name string, v any) oidctest.Faults {
 		}
 		c[name] = v
 	}}
+}
+
+func TestAChosenLanguageGoesToTheProvider(t *testing.T) {
+	h := newHouse(t, "ES256")
+	for locale, want := range map[string]bool{"ko": true, "": false} {
+		_, page, err := h.Start(t.Context(), "corp", redirect, locale)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := url.Parse(page)
+		if err != nil || u.Query().Get("ui_locales") != locale || u.Query().Has("ui_locales") != want {
+			t.Errorf("%q: got %s (%v)", locale, page, err)
+		}
+	}
 }
 
 func TestWrongAnswersAreRefused(t *testing.T) {
@@ -355,14 +369,14 @@ func TestDiscoveryIsCachedRetriedAndOutlivesAnOutage(t *testing.T) {
 	h := newHouse(t, "ES256")
 	h.Misbehave(oidctest.Faults{Down: true})
 	for range 3 {
-		if _, _, err := h.Start(t.Context(), "corp", redirect); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
+		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
 			t.Fatalf("got %v, want unavailable with a remedy", err)
 		}
 	}
 	h.Misbehave(oidctest.Faults{})
 	h.pass(3 * time.Second)
 	for range 3 {
-		if _, _, err := h.Start(t.Context(), "corp", redirect); err != nil {
+		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); err != nil {
 			t.Fatalf("got %v after the outage, want success", err)
 		}
 	}
@@ -371,11 +385,11 @@ func TestDiscoveryIsCachedRetriedAndOutlivesAnOutage(t *testing.T) {
 	}
 	h.Misbehave(oidctest.Faults{Down: true})
 	h.pass(2 * time.Hour)
-	if _, _, err := h.Start(t.Context(), "corp", redirect); err != nil {
+	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); err != nil {
 		t.Errorf("got %v with an old discovery document, want success", err)
 	}
 	h.pass(24 * time.Hour)
-	if _, _, err := h.Start(t.Context(), "corp", redirect); !fault.Is(err, fault.Unavailable) {
+	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v with one that is a day old, want unavailable", err)
 	}
 }
@@ -402,7 +416,7 @@ func TestDiscoveryThatCannotBeUsedIsNamed(t *testing.T) {
 	} {
 		h := newHouse(t, "ES256")
 		h.Misbehave(oidctest.Faults{Discovery: func(d map[string]any) { d[tt.key] = tt.value }})
-		if _, _, err := h.Start(t.Context(), "corp", redirect); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
+		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want unavailable with %q", tt.name, err, tt.says)
 		}
 	}
@@ -426,7 +440,7 @@ func TestAWrongClientSecretIsTheAdministratorsAffair(t *testing.T) {
 
 func TestUnknownConnectorNamesThoseThereAre(t *testing.T) {
 	h := newHouse(t, "ES256")
-	if _, _, err := h.Start(t.Context(), "crop", redirect); !fault.Is(err, fault.NotFound) || !strings.Contains(fault.Remedy(err), "corp") {
+	if _, _, err := h.Start(t.Context(), "crop", redirect, ""); !fault.Is(err, fault.NotFound) || !strings.Contains(fault.Remedy(err), "corp") {
 		t.Errorf("got %v with remedy %q, want corp offered", err, fault.Remedy(err))
 	}
 	if got, err := h.List(t.Context()); err != nil || len(got) != 1 || got[0].Display != "Corp" {
@@ -444,7 +458,7 @@ func TestHugeAnswersAreCutOff(t *testing.T) {
 	spec := h.spec()
 	spec.Issuer = big.URL
 	h.source.put("corp", spec)
-	if _, _, err := h.Start(t.Context(), "corp", redirect); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "larger than") {
+	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("got %v, want the answer cut off", err)
 	}
 }

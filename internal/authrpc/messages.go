@@ -20,6 +20,7 @@ type BeginLoginRequest struct {
 	Connector string `json:"connector,omitempty"` // which provider; may be empty while there is only one
 	Public    string `json:"public"`              // the proxy's own origin, https://host[:port]; the provider returns to Public + CallbackPath
 	From      string `json:"from,omitempty"`      // the browser's address
+	Locale    string `json:"locale,omitempty"`    // the language that the person chose (BCP 47), for the provider's page
 }
 
 // CallbackPath is where the provider sends the browser back to.

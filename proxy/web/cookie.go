@@ -85,6 +85,9 @@ func (s sealer) open(text, attempt string) (v screen, err error) {
 	return v, json.Unmarshal(plain, &v)
 }
 
+// nameOf names an attempt in its page's form, and tells nothing of it.
+func nameOf(attempt string) string { return base64.RawURLEncoding.EncodeToString(bind(attempt)[:12]) }
+
 func bind(attempt string) []byte {
 	sum := sha256.Sum256([]byte("threshold page v1\x00" + attempt))
 	return sum[:]

@@ -9,13 +9,18 @@ import (
 
 // words are the phrases of one language.
 type words struct {
-	Tag  string // BCP 47, for the lang attribute
-	Self string // the language's own name
-	say  map[string]string
+	Tag   string // BCP 47, for the lang attribute
+	Self  string // the language's own name
+	say   map[string]string
+	said  map[string]string // sentences of auth's
+	forms []form            // those of them with gaps
 }
 
 // tongues are the languages we speak; the first is for everybody else.
-var tongues = []words{{"en", "English", english}, {"ko", "한국어", korean}}
+var tongues = []words{
+	{Tag: "en", Self: "English", say: english},
+	{Tag: "ko", Self: "한국어", say: korean, said: saidInKorean, forms: formsOf(saidInKorean)},
+}
 
 var matcher = func() language.Matcher {
 	var tags []language.Tag
@@ -51,6 +56,15 @@ func spoken(tag string) bool {
 		}
 	}
 	return false
+}
+
+// chosen is the language that the person chose here, or "": of what the browser prefers it tells the provider itself.
+func (s *Server) chosen(w http.ResponseWriter, r *http.Request) string {
+	tag := s.language(w, r).Tag
+	if cookie, _ := readCookie(r, languageCookie); cookie == tag || r.URL.Query().Get("lang") == tag {
+		return tag
+	}
+	return ""
 }
 
 // language is languageOf, and remembers a choice, because the way through the provider loses the parameter.

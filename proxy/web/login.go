@@ -36,7 +36,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	res, err := ask(r.Context(), s, authrpc.BeginLogin, authrpc.BeginLoginRequest{Challenge: q.Get("challenge"), Callback: q.Get("callback"),
-		State: q.Get("state"), Connector: q.Get("connector"), Public: s.hosts[normalHost(r.Host)], From: browserAddr(r)})
+		State: q.Get("state"), Connector: q.Get("connector"), Public: s.hosts[normalHost(r.Host)], From: browserAddr(r), Locale: s.chosen(w, r)})
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -123,16 +123,16 @@ func (s *Server) pending(r *http.Request) (attempt string, v screen, err error) 
 }
 
 func (s *Server) showFactor(w http.ResponseWriter, r *http.Request) {
-	_, v, err := s.pending(r)
+	attempt, v, err := s.pending(r)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	s.factorPage(w, r, http.StatusOK, v, nil)
+	s.factorPage(w, r, http.StatusOK, attempt, v, nil)
 }
 
-func (s *Server) factorPage(w http.ResponseWriter, r *http.Request, status int, v screen, wrong error) {
-	view := factorView{Name: v.Name, Recovery: v.Enrol == nil && r.FormValue("with") == "recovery"}
+func (s *Server) factorPage(w http.ResponseWriter, r *http.Request, status int, attempt string, v screen, wrong error) {
+	view := factorView{Name: v.Name, Login: nameOf(attempt), Recovery: v.Enrol == nil && r.FormValue("with") == "recovery"}
 	if v.Enrol != nil {
 		image, err := qrImage(v.Enrol.URI)
 		if err != nil {
@@ -158,10 +158,16 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fault.Wrap(err, fault.Invalid, "web.factor", "the form could not be read", again))
 		return
 	}
+	// A second login in the same browser, perhaps one that another site opened, takes over the cookies. A code typed into the first one's
+	// page is not for it. Forms that name no login are not ours; that they come from no other site was checked before.
+	if of := r.PostFormValue("attempt"); of != "" && of != nameOf(attempt) {
+		s.fail(w, r, fault.New(fault.Expired, "web.factor", "this page belongs to another login than the one under way in this browser", again))
+		return
+	}
 	code := strings.TrimSpace(r.PostFormValue("code"))
 	if code == "" || len(code) > maxCode {
 		err = fault.New(fault.Invalid, "web.factor", "this is no code", "type the six digits that your authenticator app shows")
-		s.factorPage(w, r, fault.Invalid.Status(), v, err)
+		s.factorPage(w, r, fault.Invalid.Status(), attempt, v, err)
 		return
 	}
 	res, err := ask(r.Context(), s, authrpc.ProveFactor, authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: browserAddr(r)})
@@ -169,7 +175,7 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 	case kind == fault.Expired, kind == fault.Internal:
 		s.fail(w, r, err)
 	case err != nil:
-		s.factorPage(w, r, kind.Status(), v, err)
+		s.factorPage(w, r, kind.Status(), attempt, v, err)
 	default:
 		s.finish(w, r, res)
 	}

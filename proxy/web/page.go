@@ -42,6 +42,7 @@ type (
 	chooseView struct{ Choices []choice }
 	factorView struct {
 		Name   string
+		Login  string       // which login the form is of
 		Image  template.URL // enrolment: the QR code
 		Secret string       // enrolment: the same to type
 		// Recovery: the field is for a recovery code, which has letters, so phones must not show digits only.
@@ -108,15 +109,8 @@ func reportOf(t words, e *fault.Error) *report {
 	out := &report{Title: t.T("kind." + string(e.Kind)), Advice: t.T("advice." + string(e.Kind)), ID: e.ID}
 	out.Msg, out.MsgIn = t.translate(e.Msg)
 	out.Remedy, out.HintIn = t.translate(e.Remedy)
+	out.Msg, out.Remedy = capital(out.Msg), capital(out.Remedy)
 	return out
-}
-
-// translate gives a sentence in the page's language, or as it is, and says which language that is.
-func (t words) translate(sentence string) (text, tag string) {
-	if known, ok := t.say[sentence]; ok {
-		return known, t.Tag
-	}
-	return sentence, tongues[0].Tag
 }
 
 func (s *Server) home(w http.ResponseWriter, r *http.Request) {

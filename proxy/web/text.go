@@ -1,7 +1,6 @@
 package web
 
-// The phrases of the pages, by page and place. Every language has the same keys, which a test holds. Keys that are whole sentences are
-// what auth says; they are shown as they are where a language does not know them.
+// The phrases of the pages, by page and place. Every language has the same keys, which a test holds. What auth says is in said.go.
 
 var english = map[string]string{
 	"brand": "Threshold",
@@ -129,31 +128,4 @@ var korean = map[string]string{
 	"advice.conflict":        "터미널로 돌아가 다시 시작하세요: tsh login",
 	"advice.unavailable":     "잠시 기다렸다가 다시 시도하세요.",
 	"advice.exhausted":       "시간을 두고 다시 시도하세요.",
-
-	// What auth and these pages say most often. Whatever is not here is shown in English, under a Korean heading.
-	"this code is wrong":                     "코드가 맞지 않습니다",
-	"this code was used already":             "이미 사용한 코드입니다",
-	"wait for the next one, then enter that": "다음 코드가 나올 때까지 기다렸다가 입력하세요",
-	"enter the code that the app shows now":  "앱에 지금 표시된 코드를 입력하세요",
-	"enter the code that the app shows now; if it stays wrong, let the phone set its clock by itself": "앱에 지금 표시된 코드를 입력하세요. 계속 맞지 않으면 휴대폰의 시간을 자동으로 설정하세요",
-	"this is no code: one has six digits, a recovery code has sixteen letters and digits":             "코드가 아닙니다. 코드는 숫자 6자리, 복구 코드는 영문자와 숫자 16자리입니다",
-	"this is no code": "코드가 아닙니다",
-	"type the six digits that your authenticator app shows":                                   "인증 앱에 표시된 숫자 6자리를 입력하세요",
-	"this page has ended: a login must be finished within 10 minutes":                         "이 화면의 유효 시간이 지났습니다. 로그인은 10분 안에 마쳐야 합니다",
-	"this page was open for too long":                                                         "이 화면을 너무 오래 열어 두었습니다",
-	"the browser shows no login under way":                                                    "이 브라우저에서 진행 중인 로그인이 없습니다",
-	"this browser has no login under way: it was finished, or cookies are off":                "이 브라우저에서 진행 중인 로그인이 없습니다. 이미 마쳤거나 쿠키가 꺼져 있습니다",
-	"this login can go no further: its cookies are not from here, or the proxy was restarted": "이 로그인은 계속할 수 없습니다. 쿠키가 이 서버의 것이 아니거나 프록시가 다시 시작되었습니다",
-	"a login begins in the terminal":                                                          "로그인은 터미널에서 시작합니다",
-	"the login address is damaged":                                                            "로그인 주소가 손상되었습니다",
-	"the form could not be read":                                                              "양식을 읽을 수 없습니다",
-	"there is no such page":                                                                   "그런 페이지가 없습니다",
-	"go to the start page":                                                                    "첫 화면으로 가세요",
-	"this form was sent from another site":                                                    "다른 사이트에서 보낸 양식입니다",
-	"close that page, then run: tsh login":                                                    "그 페이지를 닫고 터미널에서 실행하세요: tsh login",
-	"too many people are logging in at once":                                                  "지금 로그인하는 사람이 너무 많습니다",
-	"wait a minute, then try again":                                                           "1분 뒤에 다시 시도하세요",
-	"the answer of the identity provider does not belong to this login":                       "인증 제공자의 응답이 이 로그인의 것이 아닙니다",
-	"run: tsh login":         "터미널에서 실행하세요: tsh login",
-	"start again: tsh login": "터미널에서 다시 시작하세요: tsh login",
 }

@@ -96,10 +96,8 @@ func (s *Server) routes() http.Handler {
 		s.fail(w, r, fault.New(fault.NotFound, "web", "there is no such page", "go to the start page"))
 	})
 	cross := http.NewCrossOriginProtection()
-	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, fault.New(fault.Denied, "web", "this form was sent from another site", "close that page, then run: tsh login"))
-	}))
-	return s.guard(cross.Handler(mux))
+	cross.SetDenyHandler(http.HandlerFunc(s.otherSite))
+	return s.guard(s.sameOrigin(cross.Handler(mux)))
 }
 
 // guard holds for every page: the headers, the body's size, and that it was asked for by a name of ours.
@@ -115,6 +113,21 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// sameOrigin compares whole origins, where a browser names one: net/http's check of old browsers lets http pass for https.
+func (s *Server) sameOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if o := r.Header.Get("Origin"); r.Method == http.MethodPost && o != "" && o != s.hosts[normalHost(r.Host)] {
+			s.otherSite(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) otherSite(w http.ResponseWriter, r *http.Request) {
+	s.fail(w, r, fault.New(fault.Denied, "web", "this form was sent from another site", "close that page, then run: tsh login"))
 }
 
 // The policy allows no script at all. form-action lets the factor form be answered by a redirect to tsh on loopback: Chromium holds
@@ -182,7 +195,13 @@ func ask[Req, Res any](ctx context.Context, s *Server, r authrpc.Route[Req, Res]
 	default:
 		return res, fault.New(fault.Unavailable, r.Name, "too many people are logging in at once", "wait a minute, then try again")
 	}
-	return authrpc.Call(ctx, s.cfg.Auth, r, req)
+	res, err = authrpc.Call(ctx, s.cfg.Auth, r, req)
+	var known *fault.Error
+	if errors.As(err, &known) && known.ID == "" {
+		// Not auth's answer but our own client's fault: it speaks to machines and names addresses inside, which are not a stranger's.
+		err = fault.Wrap(err, fault.Unavailable, r.Name, "auth does not answer this proxy", "try again in a minute; if it stays so, tell an administrator")
+	}
+	return res, err
 }
 
 // browserAddr is where the request came from.

@@ -1,8 +1,10 @@
 package web_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -266,7 +268,7 @@ func has(t *testing.T, a answer, status int, texts ...string) {
 		t.Errorf("%s: got status %d, want %d", a.Request.URL.Path, a.StatusCode, status)
 	}
 	for _, text := range texts {
-		if !strings.Contains(a.body, text) {
+		if !strings.Contains(a.body, text) && !strings.Contains(a.body, strings.ToUpper(text[:1])+text[1:]) { // pages begin sentences as people do
 			t.Errorf("%s: got no %q in:\n%s", a.Request.URL.Path, text, a.body)
 		}
 	}
@@ -411,6 +413,10 @@ func TestOtherSitesCannotPost(t *testing.T) {
 			r.Header.Del("Sec-Fetch-Site")
 			r.Header.Set("Origin", "https://evil.example.com")
 		},
+		"our name over http": func(r *http.Request) {
+			r.Header.Del("Sec-Fetch-Site")
+			r.Header.Set("Origin", strings.Replace(s.srv.URL, "https:", "http:", 1))
+		},
 		"no origin": func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "null") },
 	} {
 		if a := b.post("/login/factor", url.Values{"code": {goodCode}}, change); a.StatusCode != http.StatusForbidden {
@@ -419,6 +425,80 @@ func TestOtherSitesCannotPost(t *testing.T) {
 	}
 	if a := b.code(goodCode); a.StatusCode != http.StatusSeeOther {
 		t.Errorf("got %d for the form's own, want it taken", a.StatusCode)
+	}
+}
+
+// A login that another site opens in the same browser takes over the cookies. What a person types into the page of their own is not
+// spent on it.
+func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
+	s := newSite(t)
+	mine, logins := "", 0
+	s.Finish = func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+		logins++
+		return authrpc.FinishOIDCResponse{Attempt: strings.Repeat("identified ", logins), Name: "alice@example.com", Expires: s.now.Add(time.Minute)}, nil
+	}
+	proved := 0
+	s.Prove = func(authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+		proved++
+		return authrpc.ProveFactorResponse{Redirect: back}, nil
+	}
+	b := s.identified("en")
+	field := regexp.MustCompile(`name="attempt" value="([^"]+)"`)
+	page := b.get("/login/factor")
+	if m := field.FindStringSubmatch(page.body); m != nil {
+		mine = m[1]
+	}
+	if mine == "" || strings.Contains(page.body, "identified") {
+		t.Fatalf("got %s, want the form to name its login and not to show it", page.body)
+	}
+	b.get(start)
+	b.get("/login/callback?state=st&code=co")
+	has(t, b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil), 410, "belongs to another login", "tsh login")
+	if proved != 0 {
+		t.Error("the code was spent on another login")
+	}
+	now := field.FindStringSubmatch(b.get("/login/factor").body)[1]
+	if a := b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {now}}, nil); a.StatusCode != http.StatusSeeOther || proved != 1 {
+		t.Errorf("got %d, want the page's own login to go on", a.StatusCode)
+	}
+}
+
+// Where a browser is, it cannot say itself; and a provider hears of a language only what was chosen here.
+func TestABrowserIsWhereItsConnectionComesFrom(t *testing.T) {
+	s := newSite(t)
+	b := s.browser("ko")
+	for _, path := range []string{start, start + "&lang=ko", start} {
+		r, err := http.NewRequest(http.MethodGet, s.srv.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range []string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "True-Client-Ip"} {
+			r.Header.Set(h, "for=192.0.2.66")
+		}
+		b.do(r)
+	}
+	for i, want := range []string{"", "ko", "ko"} {
+		if got := s.began[i]; got.From != "127.0.0.1" || got.Locale != want || got.Public != s.srv.URL {
+			t.Errorf("%d: got %+v, want it from 127.0.0.1 with locale %q", i, got, want)
+		}
+	}
+}
+
+// What our own client says of auth names addresses inside.
+func TestStrangersAreNotToldWhereAuthIs(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close() // nobody is there
+	auth := authrpc.NewClient(ln.Addr().String(), &tls.Config{MinVersion: tls.VersionTLS13})
+	defer auth.Close()
+	pages := web.New(web.Config{Auth: auth, Public: []string{"proxy.example.com"}, Cluster: membertest.Name, Log: proxytest.Log()})
+	w := httptest.NewRecorder()
+	pages.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "https://proxy.example.com"+start, nil))
+	body := w.Body.String()
+	if w.Code != 503 || strings.Contains(body, "127.0.0.1:"+strings.Split(ln.Addr().String(), ":")[1]) || !strings.Contains(body, "Auth does not answer this proxy") {
+		t.Errorf("got %d %s, want no address of auth", w.Code, body)
 	}
 }
 
