@@ -358,6 +358,40 @@ func TestPushedRulesAreInForceAtOnce(t *testing.T) {
 	output(t, login(t, c, a), "true")
 }
 
+func TestAProxyThatPushesNonsenseFillsNoLog(t *testing.T) {
+	c := membertest.New(t)
+	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	m := start(t, c, d)
+	a := within(t, "the tunnel", d.tunnels)
+	began := time.Now()
+	for range 5000 {
+		if err := a.PushRules(t.Context(), []byte("{")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allow(t, c)
+	set := c.Set()
+	b, _ := set.Encode()
+	if err := a.PushRules(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.After(10 * time.Second); ; {
+		if text, err := os.ReadFile(filepath.Join(m.dir, "rules.json")); err == nil {
+			if kept, err := rules.Decode(text); err == nil && bytes.Equal(kept.Roles.Payload, set.Roles.Payload) {
+				break
+			}
+		}
+		select {
+		case <-deadline:
+			t.Fatal("good rules after the nonsense are not on disk after 10 s")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	if n, most := strings.Count(m.log.String(), "pushed rules are not used"), 5*int(time.Since(began)/time.Second+1); n == 0 || n > most {
+		t.Errorf("got %d lines of 5000 pushes, want some and at most %d", n, most)
+	}
+}
+
 func TestANodeWorksAfterARestartWhileAuthIsAway(t *testing.T) {
 	c := membertest.New(t)
 	allow(t, c)

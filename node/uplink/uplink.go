@@ -34,6 +34,9 @@ const (
 	outageFor   = 2 * time.Minute
 	// Pauses otherwise: drawn from the whole range up to a ceiling that doubles.
 	minPause, maxPause = time.Second, time.Minute
+	// rulesPause is the least time between two sets from one proxy; of those that come faster only the newest counts. Verifying costs the
+	// node work and, where it fails, a line in its log.
+	rulesPause = 200 * time.Millisecond
 	// sparePause is how long a spare waits to see whether there is a second proxy now.
 	sparePause = 2 * time.Minute
 )
@@ -207,10 +210,16 @@ func (l *Links) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	defer cancel()
 	var streams sync.WaitGroup
 	streams.Go(func() {
+		sets, pause := up.Rules(), time.NewTimer(0)
+		defer pause.Stop()
 		for {
 			select {
-			case set := <-up.Rules():
+			case <-pause.C:
+				sets = up.Rules()
+			case set := <-sets:
 				l.cfg.Rules(set)
+				sets = nil
+				pause.Reset(rulesPause)
 			case <-up.Done():
 				cancel()
 				return
