@@ -37,6 +37,8 @@ type Config struct {
 	Listener net.Listener
 	// Bootstrap is the file a cluster is born from. It is required on an empty data folder and refused on any other.
 	Bootstrap []byte
+	// ResumeBirth opens the cluster that Bootstrap names where it was born already: for a caller who was killed before it knew.
+	ResumeBirth bool
 	// BootstrapName is what faults call that file.
 	BootstrapName string
 	// ReplicaID names this replica among the members for ever: a lower-case host name. Required.

@@ -59,6 +59,25 @@ func TestBirthIsForAnEmptyFolder(t *testing.T) {
 	if err := try(t, dir, bootstrapText(dir)); !fault.Is(err, fault.Conflict) || fault.Remedy(err) != "start without --bootstrap" {
 		t.Errorf("a second birth: got %v, want a conflict", err)
 	}
+	resume := func(name string) *Server {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		w.must(err)
+		birth := []byte(strings.Replace(string(bootstrapText(dir)), "example.com", name, 1))
+		s, err := New(Config{Dir: filepath.Join(dir, "auth"), Listener: ln, Bootstrap: birth, ResumeBirth: true, ReplicaID: "auth-1", Log: slog.New(slog.DiscardHandler)})
+		w.must(err)
+		return s
+	}
+	if err := resume("other.example.com").Run(t.Context()); !fault.Is(err, fault.Conflict) {
+		t.Errorf("resuming the birth of another cluster: got %v, want a conflict", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s, ended := resume("example.com"), make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	if err := s.Ready(ctx); err != nil || s.Pin() != pin {
+		t.Errorf("resuming the birth of this cluster: got %v, %v, want it open", s.Pin(), err)
+	}
+	cancel()
+	w.must(<-ended)
 	again := start(t, dir, nil)
 	if again.auth.Pin() != pin || again.auth.Cluster() != "example.com" || !strings.Contains(string(again.auth.RootPEM()), "BEGIN CERTIFICATE") {
 		t.Errorf("got %s of %q after a restart, want the same cluster", again.auth.Pin(), again.auth.Cluster())

@@ -76,6 +76,9 @@ func (s *Server) checkBirth(ctx context.Context, st *state.State) error {
 	case empty && s.birth == nil:
 		return fault.New(fault.NotFound, "auth.Run", "there is no cluster in "+s.cfg.Dir+" yet", "run once: threshold start --bootstrap FILE")
 	case !empty && s.birth != nil:
+		if c, err := st.Cluster(ctx); err == nil && s.cfg.ResumeBirth && c.Name == s.birth.name {
+			return nil
+		}
 		return fault.New(fault.Conflict, "auth.Run", "the cluster in "+s.cfg.Dir+" was born already", "start without --bootstrap")
 	case empty:
 		return s.bear(ctx, st)

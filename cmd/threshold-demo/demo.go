@@ -34,7 +34,7 @@ const (
 
 // demo runs the cluster until ctx ends. data is the folder to keep; empty means a temporary one.
 func demo(ctx context.Context, listen, data string, out io.Writer) (err error) {
-	front, err := open(listen)
+	front, err := open(listen, `choose another port: make demo DEMO_FLAGS="--listen 127.0.0.1:9443"`)
 	if err != nil {
 		return err
 	}
@@ -79,11 +79,10 @@ func (c *cluster) serve(out io.Writer) error {
 }
 
 // open listens, and says what to do when someone else does already.
-func open(listen string) (net.Listener, error) {
+func open(listen, inUse string) (net.Listener, error) {
 	l, err := net.Listen("tcp", listen)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fault.Wrap(err, fault.Conflict, "demo", listen+" is in use by another program",
-			`choose another port: make demo DEMO_FLAGS="--listen 127.0.0.1:9443"`)
+		return nil, fault.Wrap(err, fault.Conflict, "demo", listen+" is in use by another program", inUse)
 	}
 	return l, fault.Wrap(err, fault.Invalid, "demo", "cannot listen on "+listen, "give an address of this machine and a free port: --listen 127.0.0.1:9443")
 }
@@ -130,7 +129,7 @@ func (c *cluster) start(ctx context.Context) error {
 }
 
 func (c *cluster) startProvider() error {
-	l, err := open(c.world.Provider)
+	l, err := open(c.world.Provider, "end that program: a demo over the same folder, perhaps; or begin in another folder: --data DIR")
 	if err != nil {
 		return err
 	}
@@ -162,23 +161,17 @@ func (c *cluster) startProvider() error {
 }
 
 func (c *cluster) startAuth(ctx context.Context) (addr string, err error) {
-	l, err := open("127.0.0.1:0")
+	l, err := open("127.0.0.1:0", "try again")
 	if err != nil {
 		return "", err
 	}
-	cfg := auth.Config{Dir: filepath.Join(c.dir, "auth"), Listener: l, ReplicaID: "auth-1", Version: version, Log: c.log.With("part", "auth")}
-	if !c.world.Born {
-		cfg.Bootstrap, cfg.BootstrapName = c.world.bootstrap(), "bootstrap.yaml"
-	}
-	if c.auth, err = auth.New(cfg); err != nil {
+	c.auth, err = auth.New(auth.Config{Dir: filepath.Join(c.dir, "auth"), Listener: l, Bootstrap: c.world.bootstrap(), BootstrapName: "bootstrap.yaml",
+		ResumeBirth: true, ReplicaID: "auth-1", Version: version, Log: c.log.With("part", "auth")})
+	if err != nil {
 		return "", err
 	}
 	c.stack.Run("auth", c.auth.Run)
 	if err := c.auth.Ready(ctx); err != nil {
-		return "", err
-	}
-	c.world.Born = true
-	if err := c.world.save(); err != nil {
 		return "", err
 	}
 	return l.Addr().String(), os.WriteFile(c.caFile(), c.auth.RootPEM(), 0o644)

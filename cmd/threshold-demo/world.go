@@ -25,7 +25,6 @@ const clientID = "threshold"
 // world is what the demo remembers between two runs with --data.
 type world struct {
 	file         string
-	Born         bool     `json:"born"`
 	Provider     string   `json:"provider"` // where the provider listens: its address is its name, so it must stay
 	ClientSecret string   `json:"client_secret"`
 	Account      string   `json:"account"` // the current account
