@@ -9,7 +9,8 @@ import (
 // Bounds of the lock-out by address. An office shares one, so more is free than for a person.
 const (
 	freeTriesAddress = 20
-	forgetAfter      = 2 * time.Hour // longer than any pause
+	forgiveEvery     = 5 * time.Minute // one wrong code of an address is forgiven, so that an office's slips of a day do not add up
+	forgetAfter      = 2 * time.Hour   // longer than any pause
 	maxAddresses     = 10_000
 )
 
@@ -22,8 +23,18 @@ type addresses struct {
 
 type offence struct {
 	wrong int
-	last  time.Time
+	last  time.Time // up to when wrong codes are forgiven
 	until time.Time
+}
+
+func (o *offence) forgive(now time.Time) {
+	n := int(now.Sub(o.last) / forgiveEvery)
+	if n >= o.wrong {
+		o.wrong, o.last = 0, now
+		return
+	}
+	o.wrong -= n
+	o.last = o.last.Add(time.Duration(n) * forgiveEvery)
 }
 
 // networkOf is what counts as one address: an IPv4 address, or the /64 that an IPv6 client moves in. A proxy that knows no address
@@ -68,11 +79,8 @@ func (a *addresses) wrong(from string, now time.Time) {
 	if !known {
 		a.makeRoom(now)
 	}
-	if now.Sub(o.last) > forgetAfter {
-		o.wrong = 0
-	}
+	o.forgive(now)
 	o.wrong++
-	o.last = now
 	if pause := pauseAfter(o.wrong - freeTriesAddress + freeTries); pause > 0 {
 		o.until = now.Add(pause)
 	}

@@ -43,3 +43,19 @@ func FuzzParseCode(f *testing.F) {
 		}
 	})
 }
+
+// An office shares one address: its slips are forgiven as fast as they come, but not those of somebody who tries.
+func TestSlipsOfAnOfficeDoNotAddUp(t *testing.T) {
+	for every, want := range map[time.Duration]bool{forgiveEvery: false, forgiveEvery / 2: true} {
+		var a addresses
+		locked, now := false, time.Unix(1_700_000_000, 0)
+		for range 1000 {
+			a.wrong("192.0.2.7", now)
+			locked = locked || a.locked("192.0.2.7", now) > 0
+			now = now.Add(every)
+		}
+		if locked != want {
+			t.Errorf("a wrong code every %s: got locked %v, want %v", every, locked, want)
+		}
+	}
+}
