@@ -29,8 +29,8 @@ import (
 // Bounds of what strangers can make the port hold.
 const (
 	maxConns         = 8192             // open connections; the process may have 20,000 descriptors
-	maxHandshakes    = 512              // TLS handshakes going on at once
-	maxAnonymous     = 1024             // open connections without a client certificate
+	maxHandshakes    = 512              // TLS handshakes going on at once; the oldest makes room
+	maxAnonymous     = 1024             // open connections without a client certificate; the oldest makes room
 	handshakeTimeout = 10 * time.Second // from accept to the end of TLS
 	headerTimeout    = 10 * time.Second // for a request's header
 	bodyTimeout      = 30 * time.Second // for a request, header and body
@@ -56,9 +56,9 @@ type Port struct {
 	api        *queue
 	raft       *layer
 	counts     counters
-	conns      chan struct{} // these three hold one place for each
-	handshakes chan struct{}
-	anonymous  chan struct{}
+	conns      chan struct{} // holds one place for each
+	handshakes crowd
+	anonymous  crowd
 }
 
 // Terms are what the port lets people in by. They are known once the cluster's keys are open.
@@ -79,10 +79,10 @@ func New(cfg Config) (*Port, error) {
 		cfg.Now = time.Now
 	}
 	addr := cfg.Listener.Addr()
-	return &Port{
-		cfg: cfg, api: newQueue(addr), raft: &layer{queue: newQueue(addr), now: cfg.Now},
-		conns: make(chan struct{}, maxConns), handshakes: make(chan struct{}, maxHandshakes), anonymous: make(chan struct{}, maxAnonymous),
-	}, nil
+	p := &Port{cfg: cfg, api: newQueue(addr), raft: &layer{queue: newQueue(addr), now: cfg.Now}, conns: make(chan struct{}, maxConns)}
+	p.handshakes.max, p.handshakes.pushed = maxHandshakes, &p.counts.pushed
+	p.anonymous.max, p.anonymous.pushed = maxAnonymous, &p.counts.pushed
+	return p, nil
 }
 
 // Run lets callers in on these terms until ctx ends; then it gives calls under way a moment, closes every connection and returns nil.
@@ -199,6 +199,8 @@ func passing(err error) bool {
 
 // welcome does the handshake and hands the connection on. What it does not hand on it closes.
 func (p *Port) welcome(ctx context.Context, raw net.Conn, terms Terms) {
+	leave := p.handshakes.enter(raw)
+	defer leave()
 	g, err := p.handshake(ctx, raw, terms)
 	if err != nil {
 		p.counts.refused.Add(1)
@@ -217,10 +219,6 @@ func (p *Port) welcome(ctx context.Context, raw net.Conn, terms Terms) {
 // handshake finds out who came. The guest it returns holds the connection's places, also beside an error.
 func (p *Port) handshake(ctx context.Context, raw net.Conn, terms Terms) (*guest, error) {
 	g := &guest{Conn: raw, now: p.cfg.Now, left: func() { give(p.conns) }}
-	if !take(p.handshakes) {
-		return g, errors.New("too many handshakes at once")
-	}
-	defer give(p.handshakes)
 	ctx, done := context.WithTimeout(ctx, handshakeTimeout)
 	defer done()
 	conn := tls.Server(raw, p.tlsFor(terms, g))
@@ -232,10 +230,8 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn, terms Terms) (*guest
 		return g, nil
 	}
 	p.counts.anonymous.Add(1)
-	if !take(p.anonymous) {
-		return g, errors.New("too many connections without a certificate")
-	}
-	g.left = func() { give(p.anonymous); give(p.conns) }
+	leave := p.anonymous.enter(raw)
+	g.left = func() { leave(); give(p.conns) }
 	return g, nil
 }
 

@@ -180,11 +180,17 @@ func TestNobodyIsDialledBeforeTheDoorIsOpen(t *testing.T) {
 }
 
 func TestStrangersDoNotCrowdOutMembers(t *testing.T) {
-	d := open(t, func(p *Port) { p.anonymous = make(chan struct{}, 1) })
+	d := open(t, func(p *Port) { p.anonymous.max = 1 })
 	first := d.connect(nil)
 	defer first.Close()
-	if err := d.read(d.connect(nil)); errors.Is(err, errSilent) {
-		t.Error("a second stranger was let in, want one at a time")
+	if got, err := d.ask(nil); err != nil || got != "" {
+		t.Errorf("a second stranger: got %q, %v, want it served", got, err)
+	}
+	if err := d.read(first); errors.Is(err, errSilent) {
+		t.Error("the first stranger is still there, want one at a time")
+	}
+	if d.Counts().Pushed == 0 {
+		t.Error("nothing was counted")
 	}
 	if got, err := d.ask(d.machine(identity.Node)); err != nil || got != "node" {
 		t.Errorf("a node beside them: got %q, %v, want it served", got, err)
@@ -225,6 +231,29 @@ func TestAHalfOpenHandshakeKeepsNobodyOut(t *testing.T) {
 	began := time.Now()
 	if err := d.stop(); err != nil || time.Since(began) > handshakeTimeout {
 		t.Errorf("got %v after %s, want stalled handshakes to end with the port", err, time.Since(began))
+	}
+}
+
+// However many strangers stall in the handshake, and however long they would: others are answered at once.
+func TestAFloodOfStalledHandshakesKeepsNobodyOut(t *testing.T) {
+	d := open(t, func(p *Port) { p.handshakes.max = 16 })
+	node := d.machine(identity.Node)
+	for range 100 {
+		conn, err := net.Dial("tcp", d.addr)
+		d.must(err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, "\x16\x03\x01")
+		d.must(err)
+	}
+	began := time.Now()
+	if got, err := d.ask(node); err != nil || got != "node" {
+		t.Errorf("a node beside them: got %q, %v, want it served", got, err)
+	}
+	if _, err := d.ask(nil); err != nil {
+		t.Errorf("a stranger beside them: got %v, want it served", err)
+	}
+	if took := time.Since(began); took > handshakeTimeout/2 {
+		t.Errorf("got answers after %s, want them at once", took)
 	}
 }
 
