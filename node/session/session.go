@@ -16,8 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/node/pty"
 )
@@ -54,6 +52,7 @@ const (
 // Process is a program under way.
 type Process struct {
 	cmd      *exec.Cmd
+	pidfd    int           // of the program; -1 where the kernel has none
 	terminal *pty.Terminal // nil: pipes
 	stdin    *os.File
 	stdout   *os.File
@@ -71,7 +70,8 @@ func (a Accounts) Start(acc Account, s Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{cmd: cmd, exited: make(chan struct{})}
+	p := &Process{cmd: cmd, pidfd: -1, exited: make(chan struct{})}
+	cmd.SysProcAttr.PidFD = &p.pidfd
 	if err := p.start(acc, s); err != nil {
 		p.closeAll()
 		if diskIsFull(err) {
@@ -82,8 +82,7 @@ func (a Accounts) Start(acc Account, s Spec) (*Process, error) {
 	}
 	go func() { // ends with the program; Run waits for it
 		defer close(p.exited)
-		for unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
-		}
+		awaitExit(p.cmd.Process.Pid, p.pidfd)
 	}()
 	return p, nil
 }

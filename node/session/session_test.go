@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -148,7 +149,66 @@ func TestRootBecomesTheAccountWhole(t *testing.T) {
 	if exit, _, _ := do(t, acc, session.Spec{Kind: session.SFTP}, ""); exit.Code != 0 {
 		t.Errorf("got %+v, want the file server started as the account", exit)
 	}
+	fileServerIsTheAccount(t, acc)
 }
+
+// fileServerIsTheAccount looks at the file server while it runs: nothing of root's and nothing of the node's is left in it.
+func fileServerIsTheAccount(t *testing.T, acc session.Account) {
+	t.Helper()
+	if err := session.KeepDescriptors(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := session.ThisMachine().Start(acc, session.Spec{Kind: session.SFTP, ID: "s1", User: "alice@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin, more := io.Pipe()
+	answer := make(chan []byte, 1)
+	done := make(chan session.Exit, 1)
+	go func() {
+		done <- p.Run(t.Context(), session.Streams{In: stdin, Out: writer(func(b []byte) { answer <- bytes.Clone(b) }), Err: io.Discard})
+	}()
+	_, _ = more.Write([]byte{0, 0, 0, 5, 1, 0, 0, 0, 3}) // SSH_FXP_INIT, version 3
+	if b := <-answer; len(b) < 5 || b[4] != 2 {
+		t.Errorf("got %v, want SSH_FXP_VERSION", b)
+	}
+	proc := "/proc/" + strconv.Itoa(p.Pid())
+	status, err := os.ReadFile(proc + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Uid:\t54321\t54321\t54321\t54321\n", "Gid:\t54322\t54322\t54322\t54322\n", "Groups:\t54322 54323", "CapPrm:\t0000000000000000\n",
+		"CapEff:\t0000000000000000\n", "CapInh:\t0000000000000000\n", "CapAmb:\t0000000000000000\n"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("got %s, want %q in it", status, want)
+		}
+	}
+	open, err := os.ReadDir(proc + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range open {
+		to, _ := os.Readlink(proc + "/fd/" + e.Name())
+		own := strings.HasPrefix(to, "anon_inode:") || strings.HasPrefix(to, "/sys/fs/cgroup/") // Go's runtime opens these for itself
+		if !own && !strings.HasPrefix(to, "pipe:") {
+			t.Errorf("got descriptor %s to %s in the file server, want its pipes alone", e.Name(), to)
+		}
+	}
+	environ, _ := os.ReadFile(proc + "/environ")
+	for _, v := range strings.Split(strings.TrimSuffix(string(environ), "\x00"), "\x00") {
+		if name, _, _ := strings.Cut(v, "="); !slices.Contains([]string{"PATH", "HOME", "USER", "LOGNAME", "SHELL"}, name) && !strings.HasPrefix(name, "THRESHOLD_") {
+			t.Errorf("got %s in the file server's environment", v)
+		}
+	}
+	more.Close()
+	if exit := <-done; exit.Code != 0 {
+		t.Errorf("got %+v, want a clean end", exit)
+	}
+}
+
+type writer func([]byte)
+
+func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 func TestDescriptorsOfTheNodeStayWithTheNode(t *testing.T) {
 	f, err := os.Open("/etc/passwd")
