@@ -77,7 +77,7 @@ func TestResourcesGoOutAndComeBack(t *testing.T) {
 	if out := c.ok("apply", "-f", file); out != "role ops created\nuser bob created\n" {
 		t.Errorf("got %q, want both created", out)
 	}
-	if got := string(w.docs["bob"].Spec); got != `{"count":3,"on":true,"since":"2026-01-01"}` {
+	if got := string(w.docs["bob"].Spec); got != `{"since":"2026-01-01","count":3,"on":true}` {
 		t.Errorf("got %s, want the values with their types", got)
 	}
 	shown := c.ok("get", "role", "ops")

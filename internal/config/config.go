@@ -113,12 +113,6 @@ func (doc Document) SpecJSON() (json.RawMessage, error) {
 	return b, nil
 }
 
-// SpecFault makes a fault at a path below the spec, as "allow[0].logins", for a caller that learns of it elsewhere.
-func (doc Document) SpecFault(path, format string, args ...any) Fault {
-	line, canonical := resolve(doc.body(), path)
-	return Fault{File: doc.Name, Line: line, Msg: under("spec", canonical) + ": " + fmt.Sprintf(format, args...)}
-}
-
 // body is the spec's node; a document made in code, not by DecodeAll, has an empty one.
 func (doc Document) body() *yaml.Node {
 	if doc.spec == nil {
