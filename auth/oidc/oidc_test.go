@@ -2,6 +2,7 @@ package oidc_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -460,5 +461,26 @@ func TestHugeAnswersAreCutOff(t *testing.T) {
 	h.source.put("corp", spec)
 	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("got %v, want the answer cut off", err)
+	}
+}
+
+// Libraries quote what a provider answers, whole; each login that fails by it would put that into the log.
+func TestAProvidersBodyDoesNotFillTheLog(t *testing.T) {
+	h := newHouse(t, "ES256")
+	loud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, strings.Repeat("sorry ", 20_000), http.StatusInternalServerError)
+	}))
+	defer loud.Close()
+	spec := h.spec()
+	spec.Issuer = loud.URL
+	h.source.put("loud", spec)
+	_, _, err := h.Start(t.Context(), "loud", redirect, "")
+	if !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v, want unavailable", err)
+	}
+	for ; err != nil; err = errors.Unwrap(err) {
+		if n := len(err.Error()); n > 2000 {
+			t.Errorf("got an error of %d bytes, want its beginning", n)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
@@ -114,11 +115,21 @@ func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 }
 
 func (p *provider) down(err error) error {
-	return fault.Wrap(err, fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be reached", "try again in a minute; if it stays so, tell an administrator that "+p.spec.Issuer+" does not answer")
+	return fault.Wrap(brief(err), fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be reached", "try again in a minute; if it stays so, tell an administrator that "+p.spec.Issuer+" does not answer")
 }
 
 func (p *provider) misconfigured(err error, what string) error {
-	return fault.Wrap(err, fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be used: "+what, "ask an administrator to correct connector "+p.name)
+	return fault.Wrap(brief(err), fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be used: "+what, "ask an administrator to correct connector "+p.name)
+}
+
+// maxCause bounds what a provider's answer puts into our log, in bytes: libraries quote bodies whole.
+const maxCause = 500
+
+func brief(err error) error {
+	if text := err.Error(); len(text) > maxCause {
+		return errors.New(strings.ToValidUTF8(text[:maxCause], "") + "…")
+	}
+	return err
 }
 
 func (p *provider) display() string {

@@ -67,7 +67,7 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 
 // badToken is a provider's mistake or an attack; in either case an administrator must look.
 func (p *provider) badToken(err error, what string) error {
-	return fault.Wrap(err, fault.Invalid, opVouch, "the answer of the identity provider "+p.display()+" is refused: "+what,
+	return fault.Wrap(brief(err), fault.Invalid, opVouch, "the answer of the identity provider "+p.display()+" is refused: "+what,
 		startAgain+"; if it stays so, ask an administrator to look at connector "+p.name)
 }
 

@@ -11,6 +11,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
+
+	"golang.org/x/time/rate"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -29,11 +32,20 @@ type Server struct {
 	mux    *http.ServeMux
 	caller func(*http.Request) (Caller, error)
 	log    *slog.Logger
+
+	strangers *rate.Limiter // lines about refusals that somebody without a certificate can cause
+	unlogged  atomic.Int64  // refusals that went over it since the last line
 }
+
+// Strangers cause so many lines in the log a second, and so many in a burst. A login page's visitors stand behind a proxy's certificate.
+const (
+	strangersRate  = 10
+	strangersBurst = 100
+)
 
 // NewServer makes a server that learns from caller who asks.
 func NewServer(caller func(*http.Request) (Caller, error), log *slog.Logger) *Server {
-	return &Server{mux: http.NewServeMux(), caller: caller, log: log}
+	return &Server{mux: http.NewServeMux(), caller: caller, log: log, strangers: rate.NewLimiter(strangersRate, strangersBurst)}
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
@@ -104,14 +116,23 @@ func refuseKind(name string, c Caller) error {
 
 func (s *Server) refuse(w http.ResponseWriter, name string, c Caller, err error) {
 	public := fault.Public(err)
+	s.note(name, c, public, err)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(public.Kind.Status())
+	_ = json.NewEncoder(w).Encode(public) // the caller is gone if this fails
+}
+
+func (s *Server) note(name string, c Caller, public *fault.Error, err error) {
+	if (c.Kind == Anonymous || c.Kind == identity.Proxy) && !s.strangers.Allow() {
+		s.unlogged.Add(1)
+		return
+	}
 	level := slog.LevelInfo
 	if public.Kind == fault.Internal {
 		level = slog.LevelError
 	}
-	s.log.Log(context.Background(), level, "call refused", "route", name, "caller", callerName(c), "kind", public.Kind, "id", public.ID, "err", err)
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(public.Kind.Status())
-	_ = json.NewEncoder(w).Encode(public) // the caller is gone if this fails
+	s.log.Log(context.Background(), level, "call refused", "route", name, "caller", callerName(c), "kind", public.Kind, "id", public.ID,
+		"unlogged_before", s.unlogged.Swap(0), "err", err)
 }
 
 func callerName(c Caller) string {
