@@ -179,6 +179,8 @@ func (w *world) client(cert *tls.Certificate) *authrpc.Client {
 	return c
 }
 
+func userRequest(who identity.Identity) ca.Request { return ca.Request{Profile: ca.User, Identity: who} }
+
 // user is a client of a person with the roles.
 func (w *world) user(name string, roles ...string) *authrpc.Client {
 	w.t.Helper()
@@ -189,7 +191,7 @@ func (w *world) user(name string, roles ...string) *authrpc.Client {
 	}
 	u := state.User{Connector: who.Connector, Subject: who.Subject, Name: name, Mapped: roles, Roles: kept.Value.Roles}
 	w.must(w.state().PutUser(w.t.Context(), kept, u))
-	return w.client(w.sign(ca.Request{Profile: ca.User, Identity: who}, newKey(w.t), w.now()))
+	return w.client(w.sign(userRequest(who), newKey(w.t), w.now()))
 }
 
 // machine is one that has joined.
