@@ -468,3 +468,48 @@ func TestSilenceAndNonsenseBeforeLogin(t *testing.T) {
 	}
 	r.client()
 }
+
+// turncoat asks about one certificate and, once that is accepted, signs by another.
+type turncoat struct {
+	ssh.Signer               // of the second
+	asked      ssh.PublicKey // the first
+}
+
+func (c turncoat) PublicKey() ssh.PublicKey {
+	return &turning{PublicKey: c.asked, then: c.Signer.PublicKey()}
+}
+
+type turning struct {
+	ssh.PublicKey
+	then ssh.PublicKey
+	seen int
+}
+
+func (k *turning) Marshal() []byte {
+	if k.seen++; k.seen > 2 { // the question, and the look at its answer
+		return k.then.Marshal()
+	}
+	return k.PublicKey.Marshal()
+}
+
+func TestIdentityIsThatOfTheKeyThatSigned(t *testing.T) {
+	r := newRig(t, nil)
+	r.allow(everything("ops"), everything("files", "sftp"))
+	bob := r.cluster.UserSigner(r.cluster.User("bob@example.com", "files"), nil, me())
+	c := r.client(turncoat{bob, r.signer().PublicKey()}) // Alice, who may run commands, is asked about
+	if err := newSession(t, c).Run("true"); err == nil {
+		t.Error("got a command run by what Alice may, want it refused to Bob")
+	}
+	if err := newSession(t, c).RequestSubsystem("sftp"); err != nil {
+		t.Errorf("got %v for what Bob may", err)
+	}
+	events := append(r.recorded(audit.SessionStarted), r.recorded(audit.SessionRefused)...)
+	for _, e := range events {
+		if e.User != "bob@example.com" {
+			t.Errorf("got %s on record, want bob@example.com", e.User)
+		}
+	}
+	if len(events) != 2 {
+		t.Errorf("got %d events, want a refusal and a start", len(events))
+	}
+}
