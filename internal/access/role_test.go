@@ -166,3 +166,10 @@ func FuzzTraitsNeverWiden(f *testing.F) {
 		}
 	})
 }
+
+func TestNullIsNoText(t *testing.T) {
+	var g access.Grant
+	if err := json.Unmarshal([]byte(`{"logins":null,"actions":"shell"}`), &g); err != nil || len(g.Logins) != 0 || len(g.Actions) != 1 {
+		t.Errorf("got %+v (%v), want no login and one action", g, err)
+	}
+}

@@ -1,27 +1,17 @@
 package access
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Strings is one string or a list of them; a document may write either.
-type Strings []string
-
-// UnmarshalJSON accepts "a" and ["a", "b"].
-func (s *Strings) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		*s = Strings{one}
-		return nil
-	}
-	return json.Unmarshal(b, (*[]string)(s))
-}
+// Strings is one text or a list of them; a document may write either.
+type Strings = config.Strings
 
 // Duration is a time.Duration that travels as text: "8h".
 type Duration time.Duration

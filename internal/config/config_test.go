@@ -245,7 +245,7 @@ func TestDecodeAllReportsHeadersAndSpecsTogether(t *testing.T) {
 	})
 }
 
-// words is like access.Strings: it knows only its JSON form.
+// words knows only its JSON form.
 type words []string
 
 func (w *words) UnmarshalJSON(b []byte) error {
