@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
@@ -70,6 +71,101 @@ func TestCallsThatAreRefused(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What a package keeps at its top level is fixed when the process starts, and importing a package does nothing.
+func TestNoPackageHasStateOfItsOwn(t *testing.T) {
+	fixed, set := map[string]bool{}, map[string]string{} // by folder and name; where it is set
+	for _, name := range listFiles(t) {
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "integration/") {
+			continue
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, filepath.Join(root, name), nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, d := range file.Decls {
+			switch d := d.(type) {
+			case *ast.GenDecl:
+				for _, v := range namesOf(d) {
+					fixed[path.Dir(name)+"."+v] = true
+				}
+			case *ast.FuncDecl:
+				if d.Recv == nil && d.Name.Name == "init" {
+					t.Errorf("%s: init: importing a package does nothing", name)
+				}
+				for v, pos := range assignedIn(d) {
+					set[path.Dir(name)+"."+v] = fset.Position(pos).String()
+				}
+			}
+		}
+	}
+	for v, where := range set {
+		if fixed[v] {
+			t.Errorf("%s: sets %s, a variable of the package: keep it in a value that somebody owns", where, v)
+		}
+	}
+}
+
+// namesOf are the variables that a declaration makes.
+func namesOf(d *ast.GenDecl) (out []string) {
+	for _, spec := range d.Specs {
+		if v, ok := spec.(*ast.ValueSpec); ok && d.Tok == token.VAR {
+			for _, id := range v.Names {
+				out = append(out, id.Name)
+			}
+		}
+	}
+	return out
+}
+
+// assignedIn are the names that a function sets, itself or an element or field, and does not declare.
+func assignedIn(f *ast.FuncDecl) map[string]token.Pos {
+	out, own := map[string]token.Pos{}, map[string]bool{}
+	var set func(ast.Expr)
+	set = func(e ast.Expr) {
+		switch e := e.(type) {
+		case *ast.Ident:
+			out[e.Name] = e.Pos()
+		case *ast.IndexExpr:
+			set(e.X)
+		case *ast.SelectorExpr:
+			set(e.X)
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.Field:
+			for _, id := range n.Names {
+				own[id.Name] = true
+			}
+		case *ast.ValueSpec:
+			for _, id := range n.Names {
+				own[id.Name] = true
+			}
+		case *ast.RangeStmt:
+			for _, e := range []ast.Expr{n.Key, n.Value} {
+				if id, ok := e.(*ast.Ident); ok {
+					own[id.Name] = true
+				}
+			}
+		case *ast.IncDecStmt:
+			set(n.X)
+		case *ast.AssignStmt:
+			for _, e := range n.Lhs {
+				if id, ok := e.(*ast.Ident); ok && n.Tok == token.DEFINE {
+					own[id.Name] = true
+				} else {
+					set(e)
+				}
+			}
+		}
+		return true
+	})
+	maps.DeleteFunc(out, func(v string, _ token.Pos) bool { return own[v] })
+	return out
 }
 
 func endsProcess(c call) bool {
