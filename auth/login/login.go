@@ -31,6 +31,8 @@ const (
 	AttemptLife = 10 * time.Minute
 	// CodeLife is how long the one-time code waits for tsh.
 	CodeLife = time.Minute
+	// FirstCodeLife is CodeLife after an enrolment: the browser shows recovery codes, which a person writes down before going on.
+	FirstCodeLife = 10 * time.Minute
 )
 
 // Providers vouch for people. oidc.Providers are some.

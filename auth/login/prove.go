@@ -69,7 +69,11 @@ func (s *Service) finish(ctx context.Context, by identity.Identity, from string,
 	}
 	now := s.cfg.Now().UTC()
 	code, hash := newCode()
-	pending := state.PendingLogin{Who: who, Mapped: i.Who.Roles, Proxy: by, From: from, Challenge: i.Client.Challenge, At: now, Expires: now.Add(CodeLife)}
+	life := CodeLife
+	if len(proof.RecoveryCodes()) > 0 {
+		life = FirstCodeLife
+	}
+	pending := state.PendingLogin{Who: who, Mapped: i.Who.Roles, Proxy: by, From: from, Challenge: i.Client.Challenge, At: now, Expires: now.Add(life)}
 	e := audit.Of(audit.LoginSucceeded, who, now)
 	e.From, e.Proxy, e.Fields = from, by.Name, map[string]string{"factor": who.Factor}
 	if err := s.cfg.Store.KeepLogin(ctx, hash, pending, e); err != nil {

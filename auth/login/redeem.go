@@ -24,7 +24,7 @@ var verifierRE = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
 // maxKey bounds a public key in either form: RSA of 8192 bits has about 1.1 kB.
 const maxKey = 2 << 10
 
-// Assured is a person who passed provider and second factor within the last minute, and the keys that were there from the beginning.
+// Assured is a person who passed provider and second factor within the life of a one-time code, and the keys that were there from the beginning.
 // Only Redeem makes one; the zero value is nobody.
 type Assured struct {
 	who     identity.Identity
