@@ -241,3 +241,30 @@ func TestAConnectorThatIsGoneVouchesForNobody(t *testing.T) {
 		t.Errorf("got %v for a person of a connector that is gone, want denied", err)
 	}
 }
+
+// A stream that was open when its proxy was removed ends with the next head, and no clock brings a removed machine back.
+func TestARemovedMachineKeepsNoStreamAndRenewsNever(t *testing.T) {
+	w := born(t)
+	p := w.join(identity.Proxy, "edge", nil, "edge.example.org")
+	root := w.user("root", "admin")
+	got, ended := make(chan struct{}, 100), make(chan error, 1)
+	go func() {
+		ended <- authrpc.Stream(t.Context(), p.Client, authrpc.WatchRules, authrpc.WatchRulesRequest{}, func(authrpc.RulesUpdate) error {
+			got <- struct{}{}
+			return nil
+		})
+	}()
+	<-got
+	_, err := authrpc.Call(t.Context(), root, authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: "nodes", Name: "edge"})
+	w.must(err)
+	w.must(w.auth.house.publisher.Publish(t.Context()))
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Error("the stream of a removed proxy goes on")
+	}
+	w.pass(25 * time.Hour)
+	if _, err := authrpc.Call(t.Context(), w.client(p.cert()), authrpc.Renew, authrpc.RenewRequest{Time: w.now()}); !fault.Is(err, fault.Denied) {
+		t.Errorf("renewing the ended certificate of a removed proxy: got %v, want denied", err)
+	}
+}

@@ -179,7 +179,9 @@ func (w *world) client(cert *tls.Certificate) *authrpc.Client {
 	return c
 }
 
-func userRequest(who identity.Identity) ca.Request { return ca.Request{Profile: ca.User, Identity: who} }
+func userRequest(who identity.Identity) ca.Request {
+	return ca.Request{Profile: ca.User, Identity: who}
+}
 
 // user is a client of a person with the roles.
 func (w *world) user(name string, roles ...string) *authrpc.Client {

@@ -141,8 +141,14 @@ func (c calls) renew(ctx context.Context, by authrpc.Caller, r authrpc.RenewRequ
 	return c.Office.ForMachine(ctx, admitted)
 }
 
-func (c calls) watchRules(ctx context.Context, _ authrpc.Caller, _ authrpc.WatchRulesRequest, send func(authrpc.RulesUpdate) error) error {
-	return c.Rules.Watch(ctx, func(s signed.Set) error { return send(authrpc.RulesUpdate{Set: s}) })
+// watchRules lasts for as long as the machine is a member, which is asked with every head.
+func (c calls) watchRules(ctx context.Context, by authrpc.Caller, _ authrpc.WatchRulesRequest, send func(authrpc.RulesUpdate) error) error {
+	return c.Rules.Watch(ctx, func(s signed.Set) error {
+		if _, err := c.Door.Recognise(ctx, by); err != nil {
+			return err
+		}
+		return send(authrpc.RulesUpdate{Set: s})
+	})
 }
 
 func (c calls) getRules(_ context.Context, _ authrpc.Caller, _ authrpc.WatchRulesRequest) (authrpc.RulesUpdate, error) {
