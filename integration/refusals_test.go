@@ -65,6 +65,15 @@ func TestEveryRefusalSaysWhatToDoNext(t *testing.T) {
 			t.Errorf("got %+v, want the port named and a hint", r)
 		}
 	})
+	t.Run("a command line that cannot be meant", func(t *testing.T) {
+		for _, args := range [][]string{{"threshold", "start", "--bogus"}, {"threshold", "start", "server.yaml"}, {"threshold", "bogus"},
+			{"threshold-demo", "--bogus"}, {"threshold-demo", "bogus"}, {"threshold-node", "--bogus"}} {
+			r := harness.Run(t, nil, nil, harness.Bin(t, args[0]), args[1:]...)
+			if r.Code != 2 || strings.Count(r.Stderr, "\n") != 2 || !strings.Contains(r.Stderr, args[0]+": error: ") || !strings.Contains(r.Stderr, args[0]+": hint: run: ") {
+				t.Errorf("%q: got %+v, want an error and a hint, and no more", args, r)
+			}
+		}
+	})
 	t.Run("bad configuration, all faults at once", func(t *testing.T) { badConfiguration(t) })
 	t.Run("bad resources, all faults at once", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "role.yaml")

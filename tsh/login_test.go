@@ -171,8 +171,8 @@ func TestOnlyOurStateIsHeardOnLoopback(t *testing.T) {
 		if u.Path != "/login" || u.Host != w.addr || !strings.HasPrefix(q.Get("callback"), "http://127.0.0.1:") {
 			t.Errorf("got page %s, want the proxy's login with a loopback callback", page)
 		}
-		if code, _ := c.back(q.Get("callback"), url.Values{"code": {"evil"}, "state": {"guess"}}); code != http.StatusForbidden {
-			t.Errorf("a wrong state: got %d, want 403", code)
+		if code, body := c.back(q.Get("callback"), url.Values{"code": {"evil"}, "state": {"guess"}}); code != http.StatusForbidden || !strings.Contains(body, "tsh login") {
+			t.Errorf("a wrong state: got %d %q, want 403 and what to do", code, body)
 		}
 		if code, _ := c.back(q.Get("callback"), url.Values{"code": {"evil"}}); code != http.StatusForbidden {
 			t.Errorf("no state: got %d, want 403", code)

@@ -84,21 +84,21 @@ func (l *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "GET only", http.StatusMethodNotAllowed)
 		return
 	case subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(l.state)) != 1:
-		http.Error(w, "This link belongs to another login. Start again with: tsh login", http.StatusForbidden)
+		writeClosing(w, r, http.StatusForbidden, closingForeign)
 		return
 	}
 	a := readAnswer(q.Get("code"), q.Get("error"))
 	select {
 	case l.codes <- a:
 	default:
-		http.Error(w, "This login has had its answer already.", http.StatusConflict)
+		writeClosing(w, r, http.StatusConflict, closingTwice)
 		return
 	}
 	if a.err != nil {
-		writeClosing(w, r, closingFailed)
+		writeClosing(w, r, http.StatusOK, closingFailed)
 		return
 	}
-	writeClosing(w, r, closingDone)
+	writeClosing(w, r, http.StatusOK, closingDone)
 }
 
 func readAnswer(code, failed string) answer {

@@ -27,13 +27,25 @@ var (
 	}
 )
 
+var (
+	closingForeign = []closing{
+		{"en", "failed", "This link belongs to another login", "Start again in your terminal: tsh login"},
+		{"ko", "failed", "다른 로그인의 주소입니다", "터미널에서 다시 시작하세요: tsh login"},
+	}
+	closingTwice = []closing{
+		{"en", "failed", "This login has had its answer already", "You may close this window. Your terminal says how it went."},
+		{"ko", "failed", "이 로그인은 이미 응답을 받았습니다", "이 창을 닫아도 됩니다. 결과는 터미널에 표시됩니다."},
+	}
+)
+
 // languages are those of closing pages, in their order.
 var languages = language.NewMatcher([]language.Tag{language.English, language.Korean})
 
 // writeClosing shows the page in the browser's language. The answer is in tsh's hands already, so a page that cannot be sent is no fault.
-func writeClosing(w http.ResponseWriter, r *http.Request, pages []closing) {
+func writeClosing(w http.ResponseWriter, r *http.Request, status int, pages []closing) {
 	_, index := language.MatchStrings(languages, r.Header.Get("Accept-Language"))
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Connection", "close")
+	w.WriteHeader(status)
 	_ = pageTemplate.Execute(w, pages[index])
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -32,17 +33,25 @@ func run() int {
 		fmt.Fprint(flags.Output(), "threshold-demo runs a whole Threshold cluster on this machine until Ctrl-C.\n\n")
 		flags.PrintDefaults()
 	}
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		if err == flag.ErrHelp {
-			return 0
-		}
+	flags.SetOutput(io.Discard) // what is wrong comes without the whole help around it
+	err := flags.Parse(os.Args[1:])
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("%q is no flag", flags.Arg(0))
+	}
+	if err == flag.ErrHelp {
+		flags.SetOutput(os.Stderr)
+		flags.Usage()
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "threshold-demo: error: %v\nthreshold-demo: hint: run: threshold-demo -h\n", err)
 		return 2
 	}
 	if *show {
 		fmt.Println("threshold-demo", version)
 		return 0
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // a closed window ends it too
 	defer stop()
 	if err := demo(ctx, *listen, *data, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "threshold-demo: error:", fault.Message(err))

@@ -114,8 +114,8 @@ func (l labels) Set(s string) error {
 func parse(args []string, stderr io.Writer) (options, error) {
 	o := options{labels: labels{}}
 	flags := flag.NewFlagSet("threshold-node", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage); flags.PrintDefaults() }
+	flags.SetOutput(io.Discard) // what is wrong comes without the whole help around it
+	flags.Usage = func() { fmt.Fprint(flags.Output(), usage); flags.PrintDefaults() }
 	flags.StringVar(&o.file, "config", "", "read the configuration `FILE`; flags win over it")
 	flags.Var(&o.proxies, "proxy", "`HOST:PORT` of the cluster's public port; may be repeated")
 	flags.StringVar(&o.token, "token", "", "the join `TOKEN`; others can read it in ps, so prefer --token-file")
@@ -126,8 +126,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.BoolVar(&o.showVersion, "version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			flags.SetOutput(stderr)
+			flags.Usage()
 			return o, err
 		}
+		fmt.Fprintf(stderr, "threshold-node: error: %v\nthreshold-node: hint: run: threshold-node -h\n", err)
 		return o, errUsage
 	}
 	if flags.NArg() == 1 && flags.Arg(0) == "version" {

@@ -142,7 +142,7 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"--version"}, 0, "threshold-node dev"},
 		{[]string{"version"}, 0, "threshold-node dev"},
 		{[]string{"-h"}, 0, "--token-file"},
-		{[]string{"--no-such-flag"}, 2, "no-such-flag"},
+		{[]string{"--no-such-flag"}, 2, "no-such-flag\nthreshold-node: hint: run: threshold-node -h\n"},
 		{[]string{"--label", "novalue"}, 2, "key=value"},
 		{[]string{"start"}, 2, `"start" is no flag`},
 		{nil, 1, "hint: give the cluster's address"},

@@ -55,16 +55,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func runStart(ctx context.Context, args []string, stderr io.Writer) int {
 	flags := flag.NewFlagSet("threshold start", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard) // what is wrong comes without the whole help around it
 	file := flags.String("config", "/etc/threshold/threshold.yaml", "the server's configuration `file`")
 	birth := flags.String("bootstrap", "", "give birth to a cluster as this `file` says; once, on an empty data folder")
-	if err := flags.Parse(args); err != nil {
-		if err == flag.ErrHelp {
-			return 0
-		}
+	err := flags.Parse(args)
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("%q is one word too many: files are named with flags", flags.Arg(0))
+	}
+	if err == flag.ErrHelp {
+		flags.SetOutput(stderr)
+		flags.Usage()
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "threshold: error: %v\nthreshold: hint: run: threshold start -h\n", err)
 		return 2
 	}
-	err := start(ctx, *file, *birth, stderr)
+	err = start(ctx, *file, *birth, stderr)
 	if err == nil {
 		return 0
 	}
