@@ -34,9 +34,11 @@ const (
 	outageFor   = 2 * time.Minute
 	// Pauses otherwise: drawn from the whole range up to a ceiling that doubles.
 	minPause, maxPause = time.Second, time.Minute
-	// rulesPause is the least time between two sets from one proxy; of those that come faster only the newest counts. Verifying costs the
-	// node work and, where it fails, a line in its log.
-	rulesPause = 200 * time.Millisecond
+	// A proxy may push so many sets in rulesPeriod that are taken at once; then only the newest counts after each rulesPause. Verifying
+	// costs the node work and, where it fails, a line in its log.
+	rulesBurst  = 20
+	rulesPeriod = 10 * time.Second
+	rulesPause  = 200 * time.Millisecond
 	// sparePause is how long a spare waits to see whether there is a second proxy now.
 	sparePause = 2 * time.Minute
 )
@@ -209,25 +211,7 @@ func (l *Links) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var streams sync.WaitGroup
-	streams.Go(func() {
-		sets, pause := up.Rules(), time.NewTimer(0)
-		defer pause.Stop()
-		for {
-			select {
-			case <-pause.C:
-				sets = up.Rules()
-			case set := <-sets:
-				l.cfg.Rules(set)
-				sets = nil
-				pause.Reset(rulesPause)
-			case <-up.Done():
-				cancel()
-				return
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
+	streams.Go(func() { defer cancel(); l.follow(ctx, up) })
 	var gate sync.Mutex // guards stopping, and that no stream starts after it
 	stopping := false
 	accepting := make(chan struct{})
@@ -254,6 +238,32 @@ func (l *Links) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	streams.Wait()
 	up.Close()
 	<-accepting
+}
+
+// follow hands on the rules that a proxy pushes, at a bounded pace, until the tunnel or ctx ends.
+func (l *Links) follow(ctx context.Context, up *tunnel.Uplink) {
+	sets, taken, since := up.Rules(), 0, time.Now()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-pause.C:
+			sets = up.Rules()
+		case set := <-sets:
+			l.cfg.Rules(set)
+			if now := time.Now(); now.Sub(since) > rulesPeriod {
+				taken, since = 0, now
+			}
+			if taken++; taken >= rulesBurst {
+				sets = nil
+				pause.Reset(rulesPause)
+			}
+		case <-up.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (l *Links) take(proxy string) bool {
