@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/places"
 )
 
 // Bounds of the lock-out by address. An office shares one, so more is free than for a person.
@@ -37,30 +39,10 @@ func (o *offence) forgive(now time.Time) {
 	o.last = o.last.Add(time.Duration(n) * forgiveEvery)
 }
 
-// networkOf is what counts as one address: an IPv4 address, or the /64 that an IPv6 client moves in. A proxy that knows no address
-// gives none, and then there is nothing to lock.
-func networkOf(from string) (netip.Prefix, bool) {
-	addr, err := netip.ParseAddr(from)
-	if err != nil {
-		ap, err := netip.ParseAddrPort(from)
-		if err != nil {
-			return netip.Prefix{}, false
-		}
-		addr = ap.Addr()
-	}
-	addr = addr.Unmap().WithZone("")
-	bits := 32
-	if addr.Is6() {
-		bits = 64
-	}
-	p, err := addr.Prefix(bits)
-	return p, err == nil
-}
-
 // locked returns how long the address still has to wait.
 func (a *addresses) locked(from string, now time.Time) time.Duration {
-	n, ok := networkOf(from)
-	if !ok {
+	n := places.Network(from)
+	if !n.IsValid() { // a proxy that knows no address gives none, and then there is nothing to lock
 		return 0
 	}
 	a.mu.Lock()
@@ -69,8 +51,8 @@ func (a *addresses) locked(from string, now time.Time) time.Duration {
 }
 
 func (a *addresses) wrong(from string, now time.Time) {
-	n, ok := networkOf(from)
-	if !ok {
+	n := places.Network(from)
+	if !n.IsValid() {
 		return
 	}
 	a.mu.Lock()

@@ -31,6 +31,7 @@ var contracts = map[string][]string{
 	"forms":     {},
 	"lifecycle": {},
 	"durable":   {},
+	"places":    {},
 	"repocheck": {},
 	"access":    {"fault", "identity", "config"},
 	"tunnel":    {"fault", "identity"},

@@ -21,6 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/places"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/node/session"
 )
@@ -53,13 +54,13 @@ type Config struct {
 // Server serves SSH on connections that are handed to it.
 type Server struct {
 	cfg        Config
-	visits     *places // of connections
-	handshakes *places
+	visits     *places.Places // of connections
+	handshakes *places.Places
 }
 
 // New makes a server that serves nothing yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, visits: newPlaces(maxConnections, eachConnections), handshakes: newPlaces(maxHandshakes, eachHandshakes)}
+	return &Server{cfg: cfg, visits: places.New(maxConnections, eachConnections), handshakes: places.New(maxHandshakes, eachHandshakes)}
 }
 
 // visit is where a connection came from.
@@ -83,7 +84,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
 	defer conn.Close()
 	v := &visit{from: via.From, proxy: via.Proxy, by: via.By}
 	defer s.rescue(v, conn)
-	leave, ok := s.visits.take(address(via.From))
+	leave, ok := s.visits.Take(via.From)
 	if !ok {
 		s.cfg.Log.Warn("too many connections", "limit", maxConnections, "of one address", eachConnections, "from", via.From)
 		return
@@ -107,7 +108,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
 
 // handshake runs key exchange and authentication under a deadline.
 func (s *Server) handshake(ctx context.Context, conn net.Conn, v *visit) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
-	leave, ok := s.handshakes.take(address(v.from))
+	leave, ok := s.handshakes.Take(v.from)
 	if !ok {
 		return nil, nil, nil, errors.New("too many handshakes at once")
 	}

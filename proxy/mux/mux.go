@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/places"
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
@@ -55,8 +56,8 @@ type Config struct {
 type Mux struct {
 	cfg       Config
 	tls       map[string]*tls.Config // by ALPN name; "" is the web
-	pending   *limit
-	anonymous *limit
+	pending   *places.Places
+	anonymous *places.Places
 	counters  Counters
 
 	sessions *gate // what Drain waits for: people's sessions
@@ -72,7 +73,7 @@ func New(cfg Config) *Mux {
 	if cfg.Drain == 0 {
 		cfg.Drain = 10 * time.Second
 	}
-	m := &Mux{cfg: cfg, pending: newLimit(maxPending, maxPendingEach), anonymous: newLimit(maxAnonymous, maxAnonymousEach), sessions: newGate(), calls: newGate()}
+	m := &Mux{cfg: cfg, pending: places.New(maxPending, maxPendingEach), anonymous: places.New(maxAnonymous, maxAnonymousEach), sessions: newGate(), calls: newGate()}
 	m.tls = map[string]*tls.Config{
 		identity.ALPNDial:   m.peerConfig(identity.ALPNDial, identity.User),
 		identity.ALPNTunnel: m.peerConfig(identity.ALPNTunnel, identity.Node),
@@ -127,7 +128,7 @@ func (m *Mux) accept(ctx, serve context.Context) error {
 // begin gives the connection a place among the pending ones, or closes it.
 func (m *Mux) begin(ctx context.Context, conn net.Conn) {
 	m.counters.Accepted.Add(1)
-	release, ok := m.pending.take(conn.RemoteAddr())
+	release, ok := m.pending.Take(conn.RemoteAddr().String())
 	if !ok {
 		m.counters.Crowded.Add(1)
 		conn.Close()

@@ -39,7 +39,7 @@ func (m *Mux) serveTLS(ctx context.Context, p *peeked, offered []string, deadlin
 
 // anonymously finds a place for a connection whose peer will stay unknown, or closes it.
 func (m *Mux) anonymously(conn net.Conn, serve func(leave func())) {
-	leave, ok := m.anonymous.take(conn.RemoteAddr())
+	leave, ok := m.anonymous.Take(conn.RemoteAddr().String())
 	if !ok {
 		m.counters.Crowded.Add(1)
 		conn.Close()
