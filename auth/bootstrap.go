@@ -81,7 +81,7 @@ func readBootstrap(name string, data []byte) (*bootstrap, error) {
 	if err := config.Join(faults...); err != nil {
 		return nil, err
 	}
-	return b, nil
+	return b, resources.CheckSize(b.roles)
 }
 
 func (b *bootstrap) read(doc config.Document, clusters int) error {

@@ -1,7 +1,9 @@
 package resources_test
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
 )
 
 // desk is a desk with people around it: admin may do everything, and one person for each kind may do everything with that kind.
@@ -485,5 +488,35 @@ func TestTheLastConnectorOfAdministratorsStays(t *testing.T) {
 	}
 	if _, err := d.apply(admin, doc("connector", "corp", admins)); err != nil {
 		t.Errorf("as it was: got %v", err)
+	}
+}
+
+// Rules that are too large to publish would leave machines without any, and auth without a start.
+func TestRolesAreBoundedTogether(t *testing.T) {
+	d := open(t)
+	large := `{"allow":[{"nodes":{"env":["` + strings.Repeat("a", 200<<10) + `"]},"actions":["list"]}]}`
+	var err error
+	name := ""
+	for i := 0; i < 20 && err == nil; i++ {
+		name = fmt.Sprintf("large-%d", i)
+		_, err = d.apply(admin, doc("role", name, large))
+	}
+	if !fault.Is(err, fault.Exhausted) || fault.Remedy(err) == "" {
+		t.Fatalf("got %v after %s, want exhausted with a remedy", err, name)
+	}
+	key := ed25519.NewKeyFromSeed(make([]byte, 32))
+	book, err := d.st.Rulebook(t.Context())
+	d.must(err)
+	body, err := json.Marshal(rules.Roles{Roles: book.Roles})
+	d.must(err)
+	s, err := rules.SignDocument(key, rules.Document{Kind: rules.RolesKind, Cluster: statetest.Cluster, Body: body})
+	d.must(err)
+	set, err := rules.Set{Roles: s}.Encode()
+	d.must(err)
+	if len(set) > rules.MaxSetBytes*9/10 {
+		t.Errorf("got a set of %d bytes, want room for more than it under %d", len(set), rules.MaxSetBytes)
+	}
+	if _, err := d.apply(admin, doc("role", "large-0", `{}`)); err != nil {
+		t.Errorf("a smaller one: got %v", err)
 	}
 }

@@ -2,6 +2,8 @@ package resources
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -71,6 +73,9 @@ func (k roles) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 	if err := by.mayStay(after, by.who.Roles); err != nil {
 		return out, err
 	}
+	if err := CheckSize(slices.Collect(maps.Values(after))); err != nil {
+		return out, err
+	}
 	if _, err := k.cfg.State.PutRole(ctx, old, role, by.now, by.event(events.ResourceApplied, access.Roles, role.Name)); err != nil {
 		return out, err
 	}
@@ -93,6 +98,22 @@ func (k roles) remove(ctx context.Context, by caller, name string) error {
 		return err
 	}
 	return k.cfg.State.RemoveRole(ctx, old, by.now, by.event(events.ResourceRemoved, access.Roles, name))
+}
+
+// maxRoles bounds all roles together, as JSON. Signed, and encoded for the wire twice, they stay well under rules.MaxSetBytes: beyond
+// it no machine would get any.
+const maxRoles = 3 << 19
+
+// CheckSize refuses more roles than can be published.
+func CheckSize(roles []access.Role) error {
+	b, err := json.Marshal(roles)
+	if err != nil {
+		return fmt.Errorf("encode roles: %w", err)
+	}
+	if len(b) > maxRoles {
+		return fault.New(fault.Exhausted, "resources", fmt.Sprintf("all roles together would have %d bytes, more than %d", len(b), maxRoles), "remove roles that are not used, or write shorter ones")
+	}
+	return nil
 }
 
 // keepAdmin refuses an admin role that could no longer mend the roles: a cluster must never lock everyone out for good.
