@@ -20,7 +20,7 @@ func (a *app) completionCmd() *cobra.Command {
 		Short:     "Print the script that completes tsh commands and node names",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"bash", "zsh", "fish"},
-		Example: `  source <(tsh completion bash)                                # in ~/.bashrc
+		Example: `  source <(tsh completion bash)                   # in ~/.bashrc; needs the package bash-completion
   tsh completion zsh > "${fpath[1]}/_tsh"
   tsh completion fish > ~/.config/fish/completions/tsh.fish`,
 		RunE: func(c *cobra.Command, args []string) error {
