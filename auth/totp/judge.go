@@ -123,7 +123,7 @@ func lockedFault(wait time.Duration, why string) error {
 // roundUp says a pause as people do: "30s", "2m", "1h".
 func roundUp(d time.Duration) string {
 	switch {
-	case d < time.Minute:
+	case d <= time.Minute-time.Second:
 		return fmt.Sprintf("%ds", int((d+time.Second-1)/time.Second))
 	case d <= time.Hour-time.Minute:
 		return fmt.Sprintf("%dm", int((d+time.Minute-1)/time.Minute))

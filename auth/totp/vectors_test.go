@@ -59,3 +59,12 @@ func TestSlipsOfAnOfficeDoNotAddUp(t *testing.T) {
 		}
 	}
 }
+
+func TestPausesAreSaidAsPeopleDo(t *testing.T) {
+	for d, want := range map[time.Duration]string{time.Nanosecond: "1s", 30 * time.Second: "30s", 59 * time.Second: "59s", time.Minute - 1: "1m", time.Minute + 1: "2m",
+		59 * time.Minute: "59m", time.Hour - 1: "1h", time.Hour: "1h"} {
+		if got := roundUp(d); got != want {
+			t.Errorf("%s: got %q, want %q", d, got, want)
+		}
+	}
+}
