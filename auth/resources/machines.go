@@ -2,6 +2,7 @@ package resources
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -212,18 +213,27 @@ func (k happenings) list(ctx context.Context, p state.Page) (out []authrpc.Resou
 		}
 	}
 	got, err := k.cfg.Log.Read(ctx, after, p.Limit)
+	size := 0
 	for _, e := range got {
 		r, err := k.document(e)
 		if err != nil {
 			return nil, "", err
 		}
-		out = append(out, r)
+		if size += len(r.Spec); size > maxPageBytes && len(out) > 0 {
+			break
+		}
+		out, after = append(out, r), e.Number
 	}
-	if len(got) == p.Limit {
-		next = strconv.FormatUint(got[len(got)-1].Number, 10)
+	// A page may be short because events are large, so only the log itself knows whether there are more.
+	more, merr := k.cfg.Log.Read(ctx, after, 1)
+	if len(more) > 0 {
+		next = strconv.FormatUint(after, 10)
 	}
-	return out, next, err
+	return out, next, errors.Join(err, merr)
 }
+
+// maxPageBytes bounds a page of events, which machines write and may make large, under authrpc.MaxAnswerBytes.
+const maxPageBytes = 2 << 20
 
 func (k happenings) apply(context.Context, caller, authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
 	return authrpc.ApplyResourceResponse{}, appendOnly()

@@ -520,3 +520,33 @@ func TestRolesAreBoundedTogether(t *testing.T) {
 		t.Errorf("a smaller one: got %v", err)
 	}
 }
+
+// A node that went bad can not hide what happened behind events that are too large to be told in one answer.
+func TestLargeEventsHideNothing(t *testing.T) {
+	d := open(t)
+	large := events.Event{Code: events.SessionEnded, Time: time.Now(), Fields: map[string]string{}}
+	for i := range events.MaxFields {
+		large.Fields[fmt.Sprintf("field-%d", i)] = strings.Repeat("\x00", 300)
+	}
+	for range 200 {
+		d.must(d.st.AppendEvents(t.Context(), large))
+	}
+	d.must(d.st.AppendEvents(t.Context(), events.Event{Code: events.AuthStarted, Time: time.Now()}))
+	seen, last := 0, ""
+	for after := ""; ; {
+		page, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: after})
+		d.must(err)
+		if text, err := json.Marshal(page); err != nil || len(text) > authrpc.MaxAnswerBytes/2 {
+			t.Fatalf("got a page of %d bytes, %v, want it well under %d", len(text), err, authrpc.MaxAnswerBytes)
+		}
+		for _, r := range page.Resources {
+			seen, last = seen+1, string(r.Spec)
+		}
+		if after = page.Next; after == "" {
+			break
+		}
+	}
+	if seen != 201 || !strings.Contains(last, string(events.AuthStarted)) {
+		t.Errorf("got %d events, the last %.80s, want 201 and auth's start", seen, last)
+	}
+}
