@@ -8,7 +8,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -26,6 +25,7 @@ import (
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/auth/totp"
+	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -41,21 +41,6 @@ const (
 )
 
 var door = identity.Identity{Kind: identity.Proxy, Cluster: cluster, Name: "proxy-1", ID: "0123456789abcdef0123456789abcdef"}
-
-// box binds the name and is otherwise open: what it hides is tested beside state.Vault.
-type box struct{}
-
-func (box) Seal(name string, plain []byte) ([]byte, error) {
-	return []byte(name + "\x00" + string(plain)), nil
-}
-
-func (box) Open(name string, sealed []byte) ([]byte, error) {
-	plain, ok := strings.CutPrefix(string(sealed), name+"\x00")
-	if !ok {
-		return nil, errors.New("sealed under another name")
-	}
-	return []byte(plain), nil
-}
 
 // lobby is the login machine with real parts behind it: provider over HTTP, factor and store; and a clock.
 type lobby struct {
@@ -86,7 +71,7 @@ func (l *lobby) pass(d time.Duration) {
 func newLobby(t *testing.T) *lobby {
 	t.Helper()
 	s := state.New(raftstoretest.Open(t))
-	l := &lobby{t: t, state: s, vault: state.NewVault(s, box{}), now: time.Now().Truncate(30 * time.Second)}
+	l := &lobby{t: t, state: s, vault: state.NewVault(s, keyringtest.Seal(t)), now: time.Now().Truncate(30 * time.Second)}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.provider.ServeHTTP(w, r) }))
 	t.Cleanup(server.Close)
 	l.issuer = server.URL

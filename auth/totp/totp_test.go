@@ -1,7 +1,6 @@
 package totp_test
 
 import (
-	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,26 +12,12 @@ import (
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/auth/totp"
+	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
-
-// box binds the name and is otherwise open: what it hides is tested beside state.Vault.
-type box struct{}
-
-func (box) Seal(name string, plain []byte) ([]byte, error) {
-	return []byte(name + "\x00" + string(plain)), nil
-}
-
-func (box) Open(name string, sealed []byte) ([]byte, error) {
-	plain, ok := strings.CutPrefix(string(sealed), name+"\x00")
-	if !ok {
-		return nil, errors.New("sealed under another name")
-	}
-	return []byte(plain), nil
-}
 
 var alice = identity.Identity{Kind: identity.User, Cluster: "example.com", Connector: "corp", Subject: "sub-alice", Name: "alice@example.com", LoginID: "l1"}
 
@@ -48,7 +33,7 @@ type desk struct {
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	s := state.New(raftstoretest.Open(t))
-	d := &desk{t: t, state: s, vault: state.NewVault(s, box{}), now: time.Unix(1_800_000_000, 0)}
+	d := &desk{t: t, state: s, vault: state.NewVault(s, keyringtest.Seal(t)), now: time.Unix(1_800_000_000, 0)}
 	d.restart()
 	return d
 }
