@@ -113,7 +113,7 @@ func TestAnAttachedNodeIsFoundUntilItLeaves(t *testing.T) {
 			t.Errorf("%s: got %+v, want it at edge", name, got)
 		}
 	}
-	for _, name := range []string{"edge", "nothing", "we", "WEB", "web.other.com", "", "a b"} {
+	for _, name := range []string{"edge", "nothing", "we", "WEB", "web.other.com", "", "a b", "*", "we?", "web.", "name=web", string(web.ID)[:31]} {
 		if got := r.locate(name); len(got) != 0 {
 			t.Errorf("%q: got %+v, want no node", name, got)
 		}
