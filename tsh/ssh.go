@@ -158,6 +158,7 @@ func (a *app) serve(ctx context.Context, s *session, withTTY bool) error {
 	err := s.Wait()
 	select {
 	case <-escaped:
+		fmt.Fprint(a.Stderr, "\r\n") // leave the remote prompt's line
 		return fault.New(fault.Unavailable, "", "the connection was ended by ~.", "connect again when you like")
 	default:
 		return outcome(err)

@@ -91,7 +91,6 @@ func (e *escapes) feed(c byte) {
 		return
 	case e.state == afterTilde && c == '.':
 		e.ended = true
-		fmt.Fprint(e.tell, "\r\n")
 		e.leave()
 		return
 	case e.state == afterTilde && c == '?':
