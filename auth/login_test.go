@@ -42,7 +42,7 @@ func openCompany(t *testing.T) *company {
 	c := &company{world: start(t, dir, []byte(text))}
 	var err error
 	provider, err = oidctest.New(oidctest.Config{Issuer: server.URL, Alg: "ES256", Now: c.now,
-		Clients: []oidctest.Client{{ID: "threshold", Secret: "a client secret", Redirects: []string{origin + authrpc.CallbackPath}}},
+		Clients: []oidctest.Client{{ID: "threshold", Secret: "a client secret", Redirects: []string{origin + authrpc.CallbackPath("corp")}}},
 		Users: []oidctest.User{{Email: "alice@example.com", Password: "wonderland", Subject: "sub-alice", Claims: map[string]any{"groups": []string{"admins"}}},
 			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"}}})
 	c.must(err)
@@ -89,7 +89,7 @@ func (c *company) identified(me tsh, login, password string) authrpc.FinishOIDCR
 	back, err := url.Parse(page.Location)
 	c.must(err)
 	q := back.Query()
-	out, err := authrpc.Call(c.t.Context(), c.proxy.Client, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{
+	out, err := authrpc.Call(c.t.Context(), c.proxy.Client, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{Connector: "corp",
 		Attempt: begun.Attempt, State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), From: "192.0.2.7"})
 	c.must(err)
 	return out

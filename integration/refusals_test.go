@@ -145,7 +145,7 @@ func TestTheLoginPagesSayWhatIsWrong(t *testing.T) {
 		}
 	})
 	t.Run("tampered state", func(t *testing.T) {
-		address, err := url.Parse("https://" + d.Proxy + "/login/callback?code=x&state=y")
+		address, err := url.Parse("https://" + d.Proxy + "/login/callback/demo?code=x&state=y")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,7 @@ import (
 // answer of one passes for an answer of the other.
 func TestTwoProvidersStandSideBySide(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
-	corp, guests := harness.StartProvider(t, "127.0.0.1", proxy), harness.StartProvider(t, "127.0.0.1", proxy)
+	corp, guests := harness.StartProvider(t, "127.0.0.1", proxy), harness.StartProviderAs(t, "guests", "127.0.0.1", proxy)
 	s := harness.StartServer(t, proxy, corp, "")
 	admin := harness.NewClient(t)
 	alice := admin.FirstLogin(s, harness.Alice())
@@ -72,7 +72,7 @@ func TestTwoProvidersStandSideBySide(t *testing.T) {
 		}
 	})
 	t.Run("an answer serves neither another browser nor another provider's login", func(t *testing.T) {
-		callback := "https://" + proxy + "/login/callback"
+		callback := "https://" + proxy + "/login/callback/"
 		answer := func(name string) (*forms.Browser, url.Values) {
 			b := forms.New(s.Roots(t), callback)
 			page, err := b.Open(t.Context(), begin(t, harness.NewClient(t), "--connector", name).Line("Open: "))
@@ -83,7 +83,7 @@ func TestTwoProvidersStandSideBySide(t *testing.T) {
 				t.Fatal(err)
 			}
 			u, err := url.Parse(page.Location)
-			if err != nil || !strings.HasPrefix(page.Location, callback) {
+			if err != nil || !strings.HasPrefix(page.Location, callback+name+"?") {
 				t.Fatalf("got %d to %q, want the callback", page.Status, page.Location)
 			}
 			return b, u.Query()
@@ -93,16 +93,19 @@ func TestTwoProvidersStandSideBySide(t *testing.T) {
 		mixed := url.Values{"state": own["state"], "code": other["code"], "iss": other["iss"]}
 		silent := url.Values{"state": own["state"], "code": other["code"]}
 		for name, try := range map[string]struct {
-			in   *forms.Browser
-			with url.Values
-			says string
+			in     *forms.Browser
+			at     string
+			with   url.Values
+			status int
+			says   string
 		}{
-			"another browser's":                      {theirs, own, "does not belong to this login"},
-			"another provider's code":                {mine, mixed, "another identity provider"},
-			"another provider's code without a name": {mine, silent, "another identity provider"},
+			"another browser's":                      {theirs, "guests", own, 400, "does not belong to this login"},
+			"another provider's code":                {mine, "corp", mixed, 400, "another identity provider"},
+			"another provider's code without a name": {mine, "corp", silent, 400, "another identity provider"},
+			"one that came to another's address":     {mine, "guests", silent, 403, "another provider's address"},
 		} {
-			page, err := try.in.Open(t.Context(), callback+"?"+try.with.Encode())
-			if err != nil || page.Status != 400 || !strings.Contains(page.Text(), try.says) || !strings.Contains(page.Text(), "tsh login") {
+			page, err := try.in.Open(t.Context(), callback+try.at+"?"+try.with.Encode())
+			if err != nil || page.Status != try.status || !strings.Contains(page.Text(), try.says) || !strings.Contains(page.Text(), "tsh login") {
 				t.Errorf("%s: got %v %+v, want it refused with %q", name, err, page, try.says)
 			}
 		}

@@ -62,7 +62,7 @@ func (s *Service) begin(ctx context.Context, by identity.Identity, req authrpc.B
 	if err != nil || name == "" {
 		return authrpc.BeginLoginResponse{Connectors: choices}, err
 	}
-	flow, page, err := s.cfg.Providers.Start(ctx, name, req.Public+authrpc.CallbackPath, req.Locale)
+	flow, page, err := s.cfg.Providers.Start(ctx, name, req.Public+authrpc.CallbackPath(name), req.Locale)
 	if err != nil {
 		return res, err
 	}

@@ -131,6 +131,10 @@ func TestAnAnswerOfAnotherBrowserIsRefused(t *testing.T) {
 		mixed.State = mine.State // and with the victim's state
 		_, err = l.Identify(t.Context(), door, mixed)
 		l.wants(err, fault.Invalid, "does not know this code")
+		elsewhere := mine
+		elsewhere.Connector = "guests" // another provider sent the browser on
+		_, err = l.Identify(t.Context(), door, elsewhere)
+		l.wants(err, fault.Denied, "another provider's address")
 		mine.Issuer = "https://evil.example"
 		_, err = l.Identify(t.Context(), door, mine)
 		l.wants(err, fault.Invalid, "another identity provider")

@@ -46,6 +46,9 @@ func (s *Service) vouch(ctx context.Context, by identity.Identity, req authrpc.F
 	if err := s.sealer.open(opIdentify, stageBegun, req.Attempt, s.cfg.Now(), &b); err != nil {
 		return oidc.Vouched{}, client{}, err
 	}
+	if req.Connector != b.Flow.Connector {
+		return oidc.Vouched{}, client{}, fault.New(fault.Denied, opIdentify, "the answer came to another provider's address than this login's", startAgain)
+	}
 	v, err := s.cfg.Providers.Vouch(ctx, b.Flow, oidc.Return{State: req.State, Code: req.Code, Issuer: req.Issuer, Error: req.Error, ErrorDescription: req.ErrorDescription})
 	return v, b.Client, err
 }

@@ -77,7 +77,7 @@ func newLobby(t *testing.T) *lobby {
 	l.issuer = server.URL
 	var err error
 	l.provider, err = oidctest.New(oidctest.Config{Issuer: server.URL, Alg: "ES256", Now: l.clock,
-		Clients: []oidctest.Client{{ID: "threshold", Secret: "s3cret", Redirects: []string{origin + authrpc.CallbackPath}}},
+		Clients: []oidctest.Client{{ID: "threshold", Secret: "s3cret", Redirects: []string{origin + authrpc.CallbackPath("corp")}}},
 		Users: []oidctest.User{{Email: "alice@example.com", Password: "wonderland", Subject: "sub-alice", Claims: map[string]any{"groups": "eng", "uid": "alice"}},
 			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"}}})
 	l.must(err)
@@ -199,11 +199,11 @@ func (l *lobby) signIn(res authrpc.BeginLoginResponse, user, password string) au
 	l.must(err)
 	back, err := url.Parse(p.Location)
 	l.must(err)
-	if !strings.HasPrefix(p.Location, origin+authrpc.CallbackPath+"?") {
+	if !strings.HasPrefix(p.Location, origin+authrpc.CallbackPath("corp")+"?") {
 		l.t.Fatalf("got status %d to %q, want the proxy's callback", p.Status, p.Location)
 	}
 	q := back.Query()
-	return authrpc.FinishOIDCRequest{Attempt: res.Attempt, State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"),
+	return authrpc.FinishOIDCRequest{Attempt: res.Attempt, Connector: "corp", State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"),
 		ErrorDescription: q.Get("error_description"), From: "192.0.2.7"}
 }
 

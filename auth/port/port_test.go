@@ -1,6 +1,7 @@
 package port
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -183,6 +184,13 @@ func TestStrangersDoNotCrowdOutMembers(t *testing.T) {
 	d := open(t, func(p *Port) { p.anonymous.max = 1 })
 	first := d.connect(nil)
 	defer first.Close()
+	// An answer shows that the server has let it in: a client's handshake ends before the server's does.
+	if _, err := io.WriteString(first, "GET / HTTP/1.1\r\nHost: auth\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.ReadResponse(bufio.NewReader(first), nil); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("the first stranger: got %v, %v, want it served", resp, err)
+	}
 	if got, err := d.ask(nil); err != nil || got != "" {
 		t.Errorf("a second stranger: got %q, %v, want it served", got, err)
 	}

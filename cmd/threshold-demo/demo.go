@@ -140,7 +140,7 @@ func (c *cluster) startProvider() error {
 	}
 	provider, err := oidctest.New(oidctest.Config{
 		Issuer:  c.world.issuer(),
-		Clients: []oidctest.Client{{ID: clientID, Secret: c.world.ClientSecret, Redirects: []string{"https://" + c.proxy + authrpc.CallbackPath}}},
+		Clients: []oidctest.Client{{ID: clientID, Secret: c.world.ClientSecret, Redirects: []string{"https://" + c.proxy + authrpc.CallbackPath("demo")}}},
 		Users:   c.world.users(),
 	})
 	if err != nil {

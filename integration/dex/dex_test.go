@@ -96,7 +96,7 @@ func fill(ctx context.Context, t *testing.T, store storage.Storage, proxy string
 			t.Fatal(err)
 		}
 	}
-	client := storage.Client{ID: clientID, Secret: clientSecret, Name: "Threshold", RedirectURIs: []string{"https://" + proxy + "/login/callback"}}
+	client := storage.Client{ID: clientID, Secret: clientSecret, Name: "Threshold", RedirectURIs: []string{"https://" + proxy + "/login/callback/" + harness.Connector}}
 	if err := store.CreateClient(ctx, client); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,9 @@ import (
 	"github.com/threshold-access/threshold/internal/forms"
 )
 
+// Connector is the name of its provider in every cluster that Birth describes.
+const Connector = "corp"
+
 // ClusterName is the name of every cluster that Birth describes.
 const ClusterName = "story.threshold.test"
 
@@ -61,7 +64,7 @@ metadata: {name: %s}
 spec:
   seal: file://%s
   connector:
-    name: corp
+    name: %s
     type: oidc
     issuer: %s
     client_id: %s
@@ -78,7 +81,7 @@ spec:
     - nodes: {"*": "*"}
       logins: [%s]
       actions: [shell, exec, sftp]
-`, ClusterName, seal, p.Issuer, p.ClientID, p.ClientSecret, Account(t))
+`, ClusterName, seal, Connector, p.Issuer, p.ClientID, p.ClientSecret, Account(t))
 }
 
 // StartServer gives birth to a cluster and runs auth and proxy, and a node with the name given (none if empty), in one process.

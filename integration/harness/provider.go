@@ -15,8 +15,14 @@ var People = []string{"alice@example.com", "bob@example.com"}
 // Password of everyone at the provider that StartProvider runs.
 const Password = "correct horse battery"
 
-// StartProvider runs a small OIDC provider on host until the story ends, for clusters whose proxies are at the addresses.
+// StartProvider runs a small OIDC provider on host until the story ends, as Connector of clusters whose proxies are at the addresses.
 func StartProvider(t testing.TB, host string, proxies ...string) Provider {
+	t.Helper()
+	return StartProviderAs(t, Connector, host, proxies...)
+}
+
+// StartProviderAs is StartProvider for a connector of the story's own.
+func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Provider {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
@@ -25,7 +31,7 @@ func StartProvider(t testing.TB, host string, proxies ...string) Provider {
 	p := Provider{Issuer: "http://" + l.Addr().String(), ClientID: "threshold", ClientSecret: "a secret of the story's"}
 	client := oidctest.Client{ID: p.ClientID, Secret: p.ClientSecret}
 	for _, addr := range proxies {
-		client.Redirects = append(client.Redirects, "https://"+addr+"/login/callback")
+		client.Redirects = append(client.Redirects, "https://"+addr+"/login/callback/"+connector)
 	}
 	var users []oidctest.User
 	for _, email := range People {

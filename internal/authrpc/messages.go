@@ -18,13 +18,17 @@ type BeginLoginRequest struct {
 	Callback  string `json:"callback"`            // tsh's loopback address, http://127.0.0.1:PORT/callback (RFC 8252 section 7.3)
 	State     string `json:"state"`               // tsh's own state, handed back with the code on loopback
 	Connector string `json:"connector,omitempty"` // which provider; may be empty while there is only one
-	Public    string `json:"public"`              // the proxy's own origin, https://host[:port]; the provider returns to Public + CallbackPath
+	Public    string `json:"public"`              // the proxy's own origin, https://host[:port]; the provider returns to Public + CallbackPath(connector)
 	From      string `json:"from,omitempty"`      // the browser's address
 	Locale    string `json:"locale,omitempty"`    // the language that the person chose (BCP 47), for the provider's page
 }
 
-// CallbackPath is where the provider sends the browser back to.
-const CallbackPath = "/login/callback"
+// CallbackPrefix and a connector's name are where its provider sends the browser back to. Each has an address of its own, so that no
+// provider can have another's code passed to it (RFC 9700 section 4.4.2).
+const CallbackPrefix = "/login/callback/"
+
+// CallbackPath is the path of a connector's callback.
+func CallbackPath(connector string) string { return CallbackPrefix + connector }
 
 // BeginLoginResponse either names the provider page to go to or, when the person must choose, the connectors.
 type BeginLoginResponse struct {
@@ -43,6 +47,7 @@ type Connector struct {
 // FinishOIDCRequest carries what the provider sent the browser back with.
 type FinishOIDCRequest struct {
 	Attempt          string `json:"attempt"`
+	Connector        string `json:"connector"` // whose callback address the browser came to
 	State            string `json:"state"`
 	Code             string `json:"code,omitempty"`
 	Issuer           string `json:"iss,omitempty"`   // RFC 9207: the provider's own name, against mix-up

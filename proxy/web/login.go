@@ -85,7 +85,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	}
 	q := r.URL.Query()
 	res, err := ask(r.Context(), s, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{
-		Attempt: attempt, State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"),
+		Attempt: attempt, Connector: r.PathValue("connector"), State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"),
 		ErrorDescription: q.Get("error_description"), From: browserAddr(r)})
 	if err != nil {
 		s.fail(w, r, err)

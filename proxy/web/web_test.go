@@ -175,7 +175,7 @@ func (s *site) identified(lang string) *browser {
 	if a := b.get(start); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
 		s.t.Fatalf("got %d to %q, want to be sent to the provider", a.StatusCode, a.Header.Get("Location"))
 	}
-	if a := b.get("/login/callback?state=st&code=co"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/login/factor" {
+	if a := b.get("/login/callback/corp?state=st&code=co"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/login/factor" {
 		s.t.Fatalf("got %d to %q: %s, want to be sent to the factor page", a.StatusCode, a.Header.Get("Location"), a.body)
 	}
 	return b
@@ -335,7 +335,7 @@ func TestChooserKeepsTheWholeRequest(t *testing.T) {
 func TestCookiesAreStrict(t *testing.T) {
 	s := newSite(t)
 	b := s.browser("en")
-	for _, path := range []string{start, "/login/callback?state=st&code=co", "/?lang=ko"} {
+	for _, path := range []string{start, "/login/callback/corp?state=st&code=co", "/?lang=ko"} {
 		for _, c := range b.get(path).Cookies() {
 			if !strings.HasPrefix(c.Name, "__Host-threshold-") || !c.Secure || !c.HttpOnly || c.Path != "/" || c.Domain != "" || c.SameSite != http.SameSiteLaxMode {
 				t.Errorf("%s: got cookie %s, want a strict one", path, c)
@@ -382,7 +382,7 @@ func TestTamperedAndMissingCookies(t *testing.T) {
 		}
 	}
 	b := s.browser("en")
-	has(t, b.get("/login/callback?state=st&code=co"), 410, "no login under way", "tsh login")
+	has(t, b.get("/login/callback/corp?state=st&code=co"), 410, "no login under way", "tsh login")
 	has(t, b.get("/login/factor"), 410, "tsh login")
 	has(t, b.code(goodCode), 410, "tsh login")
 }
@@ -399,8 +399,8 @@ func TestTheProvidersRefusalIsShown(t *testing.T) {
 	s := newSite(t)
 	b := s.browser("en")
 	b.get(start)
-	has(t, b.get("/login/callback?error=access_denied&state=st"), 403, "the provider did not sign you in: access_denied", "tsh login")
-	has(t, b.get("/login/callback?state=forged&code=co"), 403, "not the answer to this login")
+	has(t, b.get("/login/callback/corp?error=access_denied&state=st"), 403, "the provider did not sign you in: access_denied", "tsh login")
+	has(t, b.get("/login/callback/corp?state=forged&code=co"), 403, "not the answer to this login")
 }
 
 func TestOtherSitesCannotPost(t *testing.T) {
@@ -454,7 +454,7 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 		t.Fatalf("got %s, want the form to name its login and not to show it", page.body)
 	}
 	b.get(start)
-	b.get("/login/callback?state=st&code=co")
+	b.get("/login/callback/corp?state=st&code=co")
 	has(t, b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil), 410, "belongs to another login", "tsh login")
 	if proved != 0 {
 		t.Error("the code was spent on another login")
@@ -620,7 +620,7 @@ func TestNothingIsMarkup(t *testing.T) {
 	s := newSite(t)
 	b := s.browser("en")
 	b.get(start)
-	a := b.get("/login/callback?state=st&error=" + url.QueryEscape(`<script>alert(1)</script>`))
+	a := b.get("/login/callback/corp?state=st&error=" + url.QueryEscape(`<script>alert(1)</script>`))
 	if strings.Contains(a.body, "<script") {
 		t.Errorf("got markup from a parameter:\n%s", a.body)
 	}
