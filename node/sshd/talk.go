@@ -235,8 +235,9 @@ func (t *talk) attend(ctx context.Context, st *starting) {
 	t.running.Go(func() {
 		defer t.conn.srv.rescue(t.conn.visit, t.conn.conn)
 		exit := t.proc.Run(ctx, session.Streams{In: t.ch, Out: t.ch, Err: t.ch.Stderr()})
-		_ = t.ch.CloseWrite()
+		// The status goes before the end of the output: a client that sees that end may close the channel at once, and then hears no more.
 		t.status(exit)
+		_ = t.ch.CloseWrite()
 		_ = t.ch.Close()
 		t.ended(st, exit, nil) // after the person has their prompt back: making it durable takes a while
 	})
