@@ -120,6 +120,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	stored := make(chan error, 1)
 	go func() { stored <- s.store.Run(storeCtx) }()
 	served := s.serve(ctx)
+	if s.opened() {
+		s.cfg.Log.Info("auth stopped", "connections", s.port.Counts(), "logins_refused", s.house.logins.Refusals())
+	}
 	stop()
 	if err := <-stored; err != nil {
 		return err // it is also what serve failed of, if it did

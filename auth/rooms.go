@@ -38,6 +38,7 @@ type house struct {
 	publisher *rules.Publisher
 	door      *join.Door
 	office    *issue.Office
+	logins    *login.Service
 	api       http.Handler
 }
 
@@ -97,13 +98,12 @@ func (s *Server) furnish(h *house, seal keyring.Seal) error {
 	}
 	h.office = issue.New(issue.Config{CA: signer, State: h.state, Rules: h.publisher, Cluster: h.cluster.Name, Now: now})
 	vault := state.NewVault(h.state, seal)
-	logins, err := s.loginMachine(h, vault, seal)
-	if err != nil {
+	if h.logins, err = s.loginMachine(h, vault, seal); err != nil {
 		return err
 	}
 	record := audit.New(h.state)
 	h.api = api.New(api.Config{
-		Caller: port.CallerOf, State: h.state, Login: logins, Door: h.door, Office: h.office, Rules: h.publisher,
+		Caller: port.CallerOf, State: h.state, Login: h.logins, Door: h.door, Office: h.office, Rules: h.publisher,
 		Nodes:     nodes.New(nodes.Config{State: h.state, Cluster: h.cluster.Name, Now: now, Log: log}),
 		Resources: resources.New(resources.Config{State: h.state, Vault: vault, Door: h.door, Log: record, Now: now}),
 		Log:       record, Now: now, Logger: log,

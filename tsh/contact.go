@@ -68,6 +68,9 @@ func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOp
 		kept = &pin
 	}
 	got, err := a.ping(ctx, addr, o.caFile)
+	if err == nil && !got.Time.IsZero() {
+		err = checkClock(got.Time, a.Now()) // before a person types anything
+	}
 	if err != nil {
 		return cluster{}, err
 	}

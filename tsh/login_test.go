@@ -224,6 +224,14 @@ func TestLoginRefusesWhatAuthMayNotSend(t *testing.T) {
 	}
 }
 
+func TestAWrongClockIsToldBeforeTheBrowserOpens(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	c.now = func() time.Time { return time.Now().Add(10 * time.Minute) }
+	r := c.login(func(page string) { t.Errorf("got %s opened, want a refusal before", page) }, "--ca-file", w.caFile())
+	c.wantRefusal(r, "ten minutes ahead", 1, "clock is 10m", "ahead", "set this machine's clock")
+}
+
 func TestLoginCanBeInterrupted(t *testing.T) {
 	w := newWorld(t)
 	c := w.client()

@@ -212,7 +212,7 @@ func (w *world) web() http.Handler {
 	mux.HandleFunc("GET "+dial.PingPath, func(rw http.ResponseWriter, _ *http.Request) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		_ = json.NewEncoder(rw).Encode(dial.Ping{V: 1, Cluster: clusterName, Pin: w.pinged, Time: time.Now()})
+		_ = json.NewEncoder(rw).Encode(dial.Ping{V: 1, Cluster: clusterName, Pin: w.pinged, Time: w.clock()})
 	})
 	return mux
 }
