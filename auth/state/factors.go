@@ -61,15 +61,6 @@ func (v *Vault) PutFactor(ctx context.Context, old KeptFactor, f Factor, events 
 	return write(ctx, v.state, factors, old.record, &c, next)
 }
 
-// ResetFactor forgets the person's second factor, recovery codes and lock-out: the next login enrols anew.
-func (s *State) ResetFactor(ctx context.Context, k identity.UserKey, events ...audit.Event) error {
-	var c change
-	factors.drop(&c, UserID(k))
-	c.record(events...)
-	_, err := s.commit(ctx, &c)
-	return err
-}
-
 // HasFactor reports whether the person has enrolled a second factor. It opens no secret.
 func (s *State) HasFactor(ctx context.Context, k identity.UserKey) (bool, error) {
 	rec, err := factors.getOrNew(ctx, s, UserID(k))
