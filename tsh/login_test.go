@@ -312,17 +312,25 @@ func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 }
 
 func TestTheClosingPageSpeaksKorean(t *testing.T) {
+	for chosen, browser := range map[string]string{"": "ko-KR,ko;q=0.9,en;q=0.5", "ko": "en-US"} {
+		closesInKorean(t, chosen, browser)
+	}
+}
+
+// closesInKorean logs in with a language chosen at the proxy, if any, and one that the browser asks for.
+func closesInKorean(t *testing.T, chosen, browser string) {
+	t.Helper()
 	w := newWorld(t)
 	c := w.client()
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)
 		q := u.Query()
-		req, err := http.NewRequest(http.MethodGet, q.Get("callback")+"?"+url.Values{"code": {"good-" + q.Get("challenge")}, "state": {q.Get("state")}}.Encode(), nil)
+		req, err := http.NewRequest(http.MethodGet, q.Get("callback")+"?"+url.Values{"code": {"good-" + q.Get("challenge")}, "state": {q.Get("state")}, "lang": {chosen}}.Encode(), nil)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		req.Header.Set("Accept-Language", "ko-KR,ko;q=0.9,en;q=0.5")
+		req.Header.Set("Accept-Language", browser)
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Error(err)

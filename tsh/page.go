@@ -25,9 +25,6 @@ var (
 		{"en", "failed", "The login was not completed", "You may close this window. Your terminal says why, and what to do next."},
 		{"ko", "failed", "로그인이 완료되지 않았습니다", "이 창을 닫아도 됩니다. 이유와 다음 단계는 터미널에 표시됩니다."},
 	}
-)
-
-var (
 	closingForeign = []closing{
 		{"en", "failed", "This link belongs to another login", "Start again in your terminal: tsh login"},
 		{"ko", "failed", "다른 로그인의 주소입니다", "터미널에서 다시 시작하세요: tsh login"},
@@ -41,9 +38,9 @@ var (
 // languages are those of closing pages, in their order.
 var languages = language.NewMatcher([]language.Tag{language.English, language.Korean})
 
-// writeClosing shows the page in the browser's language. The answer is in tsh's hands already, so a page that cannot be sent is no fault.
+// writeClosing shows the page in the language that was chosen at the proxy, else in the browser's. The answer is in tsh's hands already, so a page that cannot be sent is no fault.
 func writeClosing(w http.ResponseWriter, r *http.Request, status int, pages []closing) {
-	_, index := language.MatchStrings(languages, r.Header.Get("Accept-Language"))
+	_, index := language.MatchStrings(languages, r.URL.Query().Get("lang"), r.Header.Get("Accept-Language"))
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Connection", "close")
 	w.WriteHeader(status)

@@ -189,11 +189,25 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.Prov
 		return
 	}
 	dropCookies(w, attemptCookie, screenCookie)
+	next := inChosenLanguage(r, back)
 	if len(res.RecoveryCodes) > 0 || back.Hostname() != "127.0.0.1" {
-		s.show(w, r, http.StatusOK, "done", doneView{Name: res.Name, Codes: res.RecoveryCodes, Next: res.Redirect})
+		s.show(w, r, http.StatusOK, "done", doneView{Name: res.Name, Codes: res.RecoveryCodes, Next: next})
 		return
 	}
-	sendTo(w, res.Redirect)
+	sendTo(w, next)
+}
+
+// inChosenLanguage tells tsh's closing page the language that was chosen here, if one was: its own cookies are of another site.
+func inChosenLanguage(r *http.Request, back *url.URL) string {
+	tag, ok := readCookie(r, languageCookie)
+	if !ok || !spoken(tag) {
+		return back.String()
+	}
+	q := back.Query()
+	q.Set("lang", tag)
+	to := *back
+	to.RawQuery = q.Encode()
+	return to.String()
 }
 
 // loopback refuses to send a browser with its one-time code anywhere but to this machine (RFC 8252 section 7.3).

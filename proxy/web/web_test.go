@@ -274,6 +274,16 @@ func has(t *testing.T, a answer, status int, texts ...string) {
 	}
 }
 
+func TestAChosenLanguageGoesOnToTsh(t *testing.T) {
+	s := newSite(t)
+	b := s.identified("en")
+	b.get("/login/factor?lang=ko")
+	to, err := url.Parse(b.code(goodCode).Header.Get("Location"))
+	if err != nil || to.Query().Get("lang") != "ko" || to.Host != "127.0.0.1:40000" {
+		t.Errorf("got %v, %v, want tsh's loopback in Korean", to, err)
+	}
+}
+
 func TestLoginEndsAtTsh(t *testing.T) {
 	s := newSite(t)
 	b := s.identified("en")
