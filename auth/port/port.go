@@ -175,7 +175,11 @@ func (p *Port) accept(ctx context.Context, terms Terms) error {
 			_ = conn.Close()
 			continue
 		}
-		owned.Go(func() { p.welcome(ctx, conn, terms) })
+		leave := p.handshakes.enter(conn) // here, so that the order is the one they came in
+		owned.Go(func() {
+			defer leave()
+			p.welcome(ctx, conn, terms)
+		})
 	}
 }
 
@@ -199,8 +203,6 @@ func passing(err error) bool {
 
 // welcome does the handshake and hands the connection on. What it does not hand on it closes.
 func (p *Port) welcome(ctx context.Context, raw net.Conn, terms Terms) {
-	leave := p.handshakes.enter(raw)
-	defer leave()
 	g, err := p.handshake(ctx, raw, terms)
 	if err != nil {
 		p.counts.refused.Add(1)
