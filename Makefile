@@ -39,10 +39,10 @@ unit:
 	$(GO) test -race -shuffle=on -timeout 10m ./...
 
 integration: build ## drive the real binaries, OpenSSH and a browser
-	@if [ -d integration ]; then set -x; $(GO) test -tags integration -timeout 12m ./integration/...; fi
+	@if [ -d integration ]; then set -x; $(GO) test -count=1 -tags integration -timeout 12m ./integration/...; fi
 
 dex: build
-	@if [ -f integration/dex/go.mod ]; then set -x; cd integration/dex && $(GO) test -timeout 10m ./...; fi
+	@if [ -f integration/dex/go.mod ]; then set -x; cd integration/dex && $(GO) test -count=1 -timeout 10m ./...; fi
 
 vuln: ## look up known vulnerabilities of what is linked (needs the network)
 	$(TOOL) govulncheck ./...
