@@ -32,11 +32,8 @@ func (k connectors) document(c state.KeptConnector) (authrpc.Resource, error) {
 }
 
 func (k connectors) get(ctx context.Context, name string) (authrpc.Resource, error) {
-	c, err := k.cfg.Vault.Connector(ctx, name)
-	if err != nil {
-		return authrpc.Resource{}, err
-	}
-	return k.document(c)
+	got, err := k.cfg.Vault.Connector(ctx, name)
+	return only(got, err, k.document)
 }
 
 // list gives a page of all connectors: a cluster has a handful.

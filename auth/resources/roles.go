@@ -37,11 +37,8 @@ func (k roles) document(r state.Stored[access.Role]) (authrpc.Resource, error) {
 }
 
 func (k roles) get(ctx context.Context, name string) (authrpc.Resource, error) {
-	r, err := k.cfg.State.Role(ctx, name)
-	if err != nil {
-		return authrpc.Resource{}, err
-	}
-	return k.document(r)
+	got, err := k.cfg.State.Role(ctx, name)
+	return only(got, err, k.document)
 }
 
 func (k roles) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
@@ -132,6 +129,14 @@ func keepAdmin(r access.Role) error {
 		}
 	}
 	return nil
+}
+
+// only turns the one record that was asked for into a document.
+func only[T any](got T, err error, document func(T) (authrpc.Resource, error)) (authrpc.Resource, error) {
+	if err != nil {
+		return authrpc.Resource{}, err
+	}
+	return document(got)
 }
 
 // documents turns a page of records into documents.
