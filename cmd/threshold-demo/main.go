@@ -54,10 +54,7 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // a closed window ends it too
 	defer stop()
 	if err := demo(ctx, *listen, *data, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "threshold-demo: error:", fault.Message(err))
-		if hint := fault.Remedy(err); hint != "" {
-			fmt.Fprintln(os.Stderr, "threshold-demo: hint:", hint)
-		}
+		fault.Report(os.Stderr, "threshold-demo", err)
 		return 1
 	}
 	return 0

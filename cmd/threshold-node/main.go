@@ -51,10 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "threshold-node: error:", fault.Message(err))
-	if hint := fault.Remedy(err); hint != "" {
-		fmt.Fprintln(stderr, "threshold-node: hint:", hint)
-	}
+	fault.Report(stderr, "threshold-node", err)
 	return 1
 }
 

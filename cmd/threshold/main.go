@@ -75,9 +75,6 @@ func runStart(ctx context.Context, args []string, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "threshold: error:", fault.Message(err))
-	if hint := fault.Remedy(err); hint != "" {
-		fmt.Fprintln(stderr, "threshold: hint:", hint)
-	}
+	fault.Report(stderr, "threshold", err)
 	return 1
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 )
 
@@ -111,6 +112,14 @@ func Message(err error) string {
 		return e.Msg
 	}
 	return err.Error()
+}
+
+// Report writes err as every program of ours ends with one: what happened, and what to do next where that is known.
+func Report(w io.Writer, program string, err error) {
+	fmt.Fprintf(w, "%s: error: %s\n", program, Message(err))
+	if hint := Remedy(err); hint != "" {
+		fmt.Fprintf(w, "%s: hint: %s\n", program, hint)
+	}
 }
 
 var statuses = map[Kind]int{

@@ -41,3 +41,12 @@ func TestWrapOfNilIsNil(t *testing.T) {
 		t.Errorf("got %v, want nil", err)
 	}
 }
+
+func TestReportSaysWhatHappenedAndWhatToDo(t *testing.T) {
+	var out strings.Builder
+	fault.Report(&out, "threshold", fault.Wrap(errors.New("cause"), fault.Conflict, "op", "the port is in use", "choose another"))
+	fault.Report(&out, "threshold", errors.New("plain"))
+	if want := "threshold: error: the port is in use\nthreshold: hint: choose another\nthreshold: error: plain\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
