@@ -72,7 +72,7 @@ func TestTwoProvidersStandSideBySide(t *testing.T) {
 		}
 	})
 	t.Run("an answer serves neither another browser nor another provider's login", func(t *testing.T) {
-		callback := "https://" + proxy + "/login/callback/"
+		callback := harness.CallbackURL(proxy, "")
 		answer := func(name string) (*forms.Browser, url.Values) {
 			b := forms.New(s.Roots(t), callback)
 			page, err := b.Open(t.Context(), begin(t, harness.NewClient(t), "--connector", name).Line("Open: "))

@@ -6,7 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -70,17 +69,8 @@ func startDex(t *testing.T, proxy string) harness.Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: dex, ReadHeaderTimeout: 5 * time.Second}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l) // ends with ErrServerClosed
-	}()
-	t.Cleanup(func() {
-		_ = srv.Close()
-		cancel()
-		<-done
-	})
+	t.Cleanup(cancel)
+	harness.Serve(t, l, dex)
 	return harness.Provider{Issuer: issuer, ClientID: clientID, ClientSecret: clientSecret}
 }
 
@@ -96,7 +86,7 @@ func fill(ctx context.Context, t *testing.T, store storage.Storage, proxy string
 			t.Fatal(err)
 		}
 	}
-	client := storage.Client{ID: clientID, Secret: clientSecret, Name: "Threshold", RedirectURIs: []string{"https://" + proxy + "/login/callback/" + harness.Connector}}
+	client := storage.Client{ID: clientID, Secret: clientSecret, Name: "Threshold", RedirectURIs: []string{harness.CallbackURL(proxy, harness.Connector)}}
 	if err := store.CreateClient(ctx, client); err != nil {
 		t.Fatal(err)
 	}

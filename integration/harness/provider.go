@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
+	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
 // People of StartProvider. Their password is Password.
@@ -31,7 +32,7 @@ func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Pr
 	p := Provider{Issuer: "http://" + l.Addr().String(), ClientID: "threshold", ClientSecret: "a secret of the story's"}
 	client := oidctest.Client{ID: p.ClientID, Secret: p.ClientSecret}
 	for _, addr := range proxies {
-		client.Redirects = append(client.Redirects, "https://"+addr+"/login/callback/"+connector)
+		client.Redirects = append(client.Redirects, CallbackURL(addr, connector))
 	}
 	var users []oidctest.User
 	for _, email := range People {
@@ -41,7 +42,19 @@ func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Pr
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: provider, ReadHeaderTimeout: 5 * time.Second}
+	Serve(t, l, provider)
+	return p
+}
+
+// CallbackURL is where a connector's provider sends browsers back to, by the proxy at the address.
+func CallbackURL(proxy, connector string) string {
+	return "https://" + proxy + authrpc.CallbackPath(connector)
+}
+
+// Serve serves HTTP on the listener until the story ends.
+func Serve(t testing.TB, l net.Listener, h http.Handler) {
+	t.Helper()
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -51,7 +64,6 @@ func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Pr
 		_ = srv.Close()
 		<-done
 	})
-	return p
 }
 
 // Alice is the administrator at a provider of StartProvider.
