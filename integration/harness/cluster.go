@@ -58,6 +58,11 @@ func Account(t testing.TB) string {
 // node; everyone else has no role.
 func Birth(t testing.TB, p Provider, seal string) string {
 	t.Helper()
+	return BirthOf(p, seal, "shell, exec, sftp", Account(t))
+}
+
+// BirthOf is Birth with the actions that the role operator allows, and the accounts.
+func BirthOf(p Provider, seal, actions string, logins ...string) string {
 	return fmt.Sprintf(`kind: cluster
 version: v1
 metadata: {name: %s}
@@ -80,8 +85,8 @@ spec:
   allow:
     - nodes: {"*": "*"}
       logins: [%s]
-      actions: [shell, exec, sftp]
-`, ClusterName, seal, Connector, p.Issuer, p.ClientID, p.ClientSecret, Account(t))
+      actions: [%s]
+`, ClusterName, seal, Connector, p.Issuer, p.ClientID, p.ClientSecret, strings.Join(logins, ", "), actions)
 }
 
 // StartServer gives birth to a cluster and runs auth and proxy, and a node with the name given (none if empty), in one process.
@@ -93,9 +98,15 @@ func StartServer(t testing.TB, proxy string, p Provider, node string) *Server {
 // StartServerIn is StartServer in a folder of the story's choice.
 func StartServerIn(t testing.TB, dir, proxy string, p Provider, node string) *Server {
 	t.Helper()
+	return StartServerFrom(t, dir, proxy, Birth(t, p, filepath.Join(dir, "seal.key")), node)
+}
+
+// StartServerFrom is StartServerIn with a bootstrap file of the story's own.
+func StartServerFrom(t testing.TB, dir, proxy, birth, node string) *Server {
+	t.Helper()
 	s := &Server{Proxy: proxy, Dir: dir}
 	s.CAFile = filepath.Join(s.Dir, "data", "ca.pem")
-	birth := WriteFile(t, s.Dir, "birth.yaml", Birth(t, p, filepath.Join(s.Dir, "seal.key")))
+	birth = WriteFile(t, s.Dir, "birth.yaml", birth)
 	spec := fmt.Sprintf("kind: server\nversion: v1\nspec:\n  data: %s/data\n  auth: {listen: \"127.0.0.1:0\"}\n  proxy: {listen: %q, public: [%q], name: proxy-1}\n", s.Dir, proxy, proxy)
 	if node != "" {
 		spec += fmt.Sprintf("  node: {name: %s, labels: {env: story}}\n", node)
