@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -162,6 +163,28 @@ func FreshCode(t testing.TB, u User) string {
 		next := now.Truncate(step).Add(step)
 		<-time.After(time.Until(next))
 	}
+}
+
+// Through makes of the login at a proxy one by way of another address, such as a relay's in front of it, and the one that commands use.
+func (c *Client) Through(proxy, by string) {
+	c.t.Helper()
+	home := filepath.Join(c.Home, ".tsh")
+	dir := func(addr string) string { return filepath.Join(home, strings.ReplaceAll(addr, ":", "_")) }
+	if err := os.MkdirAll(dir(by), 0o700); err != nil {
+		c.t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir(proxy))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(dir(proxy), f.Name()))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		WriteFile(c.t, dir(by), f.Name(), strings.ReplaceAll(string(b), proxy, by))
+	}
+	WriteFile(c.t, home, "current", by)
 }
 
 // Command prepares tsh to be started in another way than Tsh does.
