@@ -138,6 +138,7 @@ func (s *Server) terms(h *house) port.Terms {
 		Cluster: h.cluster.Name, Pin: h.keys.Pin(), Handler: h.api,
 		Trust:       func() identity.Trust { return trust },
 		Certificate: s.own.Load,
+		Introduced:  h.door.Introduced,
 	}
 }
 

@@ -71,10 +71,11 @@ type Member interface {
 
 // Proxy is one proxy.
 type Proxy struct {
-	cfg   Config
-	ready chan struct{} // closed once connections are served
-	ended chan struct{} // closed once Run has returned
-	err   error         // why Run returned; read after ended
+	cfg     Config
+	ready   chan struct{}  // closed once connections are served
+	carrier *rules.Carrier // set before ready is closed
+	ended   chan struct{}  // closed once Run has returned
+	err     error          // why Run returned; read after ended
 }
 
 // New checks the configuration. It starts nothing.
@@ -171,7 +172,7 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	fronts := jump.New(jump.Config{Cluster: me.Cluster, Rules: carrier, Ways: ways, Auth: m.Auth(), HostSigner: m.HostSigner, Now: cfg.Now, Log: cfg.Log})
 	site := web.New(web.Config{Auth: m.Auth(), Public: cfg.Public, Cluster: me.Cluster, Pin: m.Pin(), Version: cfg.Version, Now: cfg.Now, Log: cfg.Log})
 	browsers := newHandover(cfg.Listener.Addr())
-	door := mux.New(mux.Config{Listener: cfg.Listener, Cluster: me.Cluster, AuthAddr: cfg.AuthAddr, Rules: carrier, Service: m.TLSCertificate, Web: webCert,
+	door := mux.New(mux.Config{Listener: cfg.Listener, Cluster: me.Cluster, AuthAddr: cfg.AuthAddr, Rules: carrier, Introduce: introduce(m), Service: m.TLSCertificate, Web: webCert,
 		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Serve, ServeWeb: browsers.take, Drain: cfg.Drain, Now: cfg.Now, Log: cfg.Log})
 
 	stack := lifecycle.New(ctx)
@@ -180,6 +181,7 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	stack.Run("tunnels", ways.Run)
 	stack.Run("web", func(ctx context.Context) error { return site.Run(ctx, browsers) })
 	stack.Run("port", door.Run)
+	p.carrier = carrier
 	close(p.ready)
 	<-stack.Context().Done()
 	err = stack.Stop()

@@ -257,6 +257,19 @@ func (d *Door) Recognise(ctx context.Context, c authrpc.Caller) (Admitted, error
 	return a, nil
 }
 
+// Introduced believes the introduction of a proxy on record, and returns the proxy's name.
+func (d *Door) Introduced(ctx context.Context, i authrpc.Introduction) (string, error) {
+	m, err := d.cfg.State.Machine(ctx, i.Proxy)
+	if err != nil {
+		return "", err
+	}
+	key, err := x509.ParsePKIXPublicKey(m.Value.X509Key)
+	if err != nil || m.Value.Kind != identity.Proxy || !i.Verify(key) {
+		return "", fault.New(fault.Denied, "join.Introduced", "no proxy on record introduces this connection", "connect by way of a proxy of this cluster")
+	}
+	return m.Value.Name, nil
+}
+
 // Renew is Recognise for a machine that asks for new certificates: its clock must be right.
 func (d *Door) Renew(ctx context.Context, c authrpc.Caller, r authrpc.RenewRequest) (Admitted, error) {
 	a, err := d.Recognise(ctx, c)

@@ -1,6 +1,7 @@
 package port
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -19,6 +20,8 @@ import (
 type guest struct {
 	net.Conn
 	peer identity.Peer // Kind is empty for one without a certificate
+	from net.Addr      // the client's address: the peer's, or what the proxy that passes it through says
+	via  string        // that proxy's name
 	now  func() time.Time
 
 	once sync.Once
@@ -39,11 +42,26 @@ func CallerOf(r *http.Request) (authrpc.Caller, error) {
 	if !ok {
 		return authrpc.Caller{}, fault.New(fault.Unauthenticated, "port.CallerOf", "the request came by no known door", "call auth at its port")
 	}
-	c := authrpc.Caller{Identity: g.peer.Identity, Addr: g.RemoteAddr()}
+	c := authrpc.Caller{Identity: g.peer.Identity, Addr: g.from, Via: g.via}
 	if g.peer.Cert != nil {
 		c.Key, c.Expired = g.peer.Cert.PublicKey, !g.now().Before(g.peer.Cert.NotAfter)
 	}
 	return c, nil
+}
+
+// introduction takes off what a proxy says in front of a connection that it passes through. What no proxy on record has signed refuses
+// the connection.
+func (g *guest) introduction(ctx context.Context, raw net.Conn, terms Terms) (net.Conn, error) {
+	g.from = raw.RemoteAddr()
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Now()) })
+	defer stop()
+	conn, said, err := authrpc.ReadIntroduction(raw)
+	if err != nil || said == nil {
+		return conn, err
+	}
+	g.from = net.TCPAddrFromAddrPort(said.From)
+	g.via, err = terms.Introduced(ctx, *said)
+	return conn, err
 }
 
 // kinds are who may show a certificate to each protocol. A node must not speak raft.

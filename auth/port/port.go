@@ -68,6 +68,8 @@ type Terms struct {
 	Trust       func() identity.Trust   // the two trees, as of now
 	Certificate func() *tls.Certificate // auth's own, with its chain and the cluster root, as of now
 	Handler     http.Handler            // the API; CallerOf tells it who asks
+	// Introduced verifies a proxy's word from where a connection comes that it passes through, and returns the proxy's name.
+	Introduced func(context.Context, authrpc.Introduction) (string, error)
 }
 
 // New makes a port. Nobody is let in before Run.
@@ -223,7 +225,11 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn, terms Terms) (*guest
 	g := &guest{Conn: raw, now: p.cfg.Now, left: func() { give(p.conns) }}
 	ctx, done := context.WithTimeout(ctx, handshakeTimeout)
 	defer done()
-	conn := tls.Server(raw, p.tlsFor(terms, g))
+	plain, err := g.introduction(ctx, raw, terms)
+	if err != nil {
+		return g, err
+	}
+	conn := tls.Server(plain, p.tlsFor(terms, g))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return g, err
 	}

@@ -13,7 +13,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/threshold-access/threshold/ca"
 	"github.com/threshold-access/threshold/ca/keyring"
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
+	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -35,6 +38,8 @@ type door struct {
 	keys *keyring.Keyring
 	ca   *ca.CA
 	stop func() error
+
+	introducer *ecdsa.PrivateKey // the proxy on record
 }
 
 type unrecorded struct{}
@@ -56,6 +61,8 @@ func open(t *testing.T, adjust ...func(*Port)) *door {
 	for _, a := range adjust {
 		a(d.Port)
 	}
+	d.introducer, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	d.must(err)
 	own := d.machine(identity.Auth)
 	public := d.keys.Public()
 	trust := identity.Trust{Users: x509.NewCertPool(), Services: x509.NewCertPool()}
@@ -69,7 +76,16 @@ func open(t *testing.T, adjust ...func(*Port)) *door {
 				return
 			}
 			_, _ = io.WriteString(w, string(c.Kind))
-		})}
+			if c.Via != "" {
+				_, _ = io.WriteString(w, c.Addr.String()+" by "+c.Via)
+			}
+		}),
+		Introduced: func(_ context.Context, i authrpc.Introduction) (string, error) {
+			if !i.Verify(&d.introducer.PublicKey) {
+				return "", errors.New("not a proxy's word")
+			}
+			return "proxy-1", nil
+		}}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Port.Run(ctx, terms) }()
@@ -121,6 +137,59 @@ func (d *door) ask(cert *tls.Certificate) (string, error) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	return string(b), err
+}
+
+// introducing sends a proxy's word in front of its first write, which is the ClientHello.
+type introducing struct {
+	net.Conn
+	key  *ecdsa.PrivateKey
+	once sync.Once
+}
+
+func (c *introducing) Write(b []byte) (n int, err error) {
+	c.once.Do(func() {
+		var word []byte
+		if word, err = authrpc.Introduce(c.key, "0123456789abcdef0123456789abcdef", netip.MustParseAddrPort("192.0.2.7:40022"), b); err == nil {
+			_, err = c.Conn.Write(word)
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
+
+// askBy is ask for a client that a proxy with the key passes through.
+func (d *door) askBy(key *ecdsa.PrivateKey) (string, error) {
+	cfg := identity.PinnedTLS(d.keys.Pin(), cluster, identity.ALPNAuth, nil, time.Now, identity.Auth)
+	tr := &http.Transport{DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		raw, err := net.Dial(network, addr)
+		if err != nil {
+			return nil, err
+		}
+		conn := tls.Client(&introducing{Conn: raw, key: key}, cfg)
+		return conn, conn.HandshakeContext(ctx)
+	}}
+	defer tr.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: tr}).Get("https://" + d.addr)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
+}
+
+func TestTheAPIIsToldFromWhereAPassedThroughClientComes(t *testing.T) {
+	d := open(t)
+	if got, err := d.askBy(d.introducer); err != nil || got != "192.0.2.7:40022 by proxy-1" {
+		t.Errorf("got %q, %v, want the address that the proxy said", got, err)
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	d.must(err)
+	if got, err := d.askBy(other); err == nil {
+		t.Errorf("got %q by the word of somebody else, want refused", got)
+	}
 }
 
 func TestTheAPIIsToldWhoCalls(t *testing.T) {

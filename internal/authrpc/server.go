@@ -24,7 +24,8 @@ type Caller struct {
 	identity.Identity                  // Kind is Anonymous for one without a certificate
 	Key               crypto.PublicKey // of the certificate shown
 	Expired           bool             // the certificate has ended; only routes that say so serve it
-	Addr              net.Addr         // the peer of the connection: a proxy, where it was passed through
+	Addr              net.Addr         // the client's, by the word of Via where a proxy passed it through
+	Via               string           // the name of that proxy; empty for a connection of the caller's own
 }
 
 // Server serves the routes that were handed to Handle and HandleStream.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -37,6 +38,8 @@ type Config struct {
 	Cluster  string
 	AuthAddr string // host:port of auth, where threshold-auth connections go
 	Rules    interface{ Current() *rules.Trust }
+	// Introduce makes this proxy's word for a client that is passed through to auth, given the client's first bytes.
+	Introduce func(from netip.AddrPort, hello []byte) ([]byte, error)
 	// Service is this proxy's own certificate, shown to nodes and tsh. Web is what browsers get.
 	Service func() (*tls.Certificate, error)
 	Web     func(*tls.ClientHelloInfo) (*tls.Certificate, error)

@@ -3,11 +3,13 @@ package mux_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -91,7 +94,7 @@ func serveWithAuthAt(a *proxytest.Auth, authAddr string, trust *rules.Trust, ln 
 	end := func(by string) func(context.Context, net.Conn, identity.Peer) {
 		return func(_ context.Context, c net.Conn, peer identity.Peer) { p.came <- served{by, peer}; c.Close() }
 	}
-	p.mux = mux.New(mux.Config{Listener: ln, Cluster: membertest.Name, AuthAddr: authAddr, Rules: p.rules,
+	p.mux = mux.New(mux.Config{Listener: ln, Cluster: membertest.Name, AuthAddr: authAddr, Rules: p.rules, Introduce: introduceAs(own),
 		Service: func() (*tls.Certificate, error) { return own, nil },
 		Web:     func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil },
 		ServeSSH: func(_ context.Context, c net.Conn, settled func()) {
@@ -115,6 +118,15 @@ func serveWithAuthAt(a *proxytest.Auth, authAddr string, trust *rules.Trust, ln 
 	return p
 }
 
+// introducer is this proxy's id in introductions.
+const introducer = identity.NodeID("0123456789abcdef0123456789abcdef")
+
+func introduceAs(own *tls.Certificate) func(netip.AddrPort, []byte) ([]byte, error) {
+	return func(from netip.AddrPort, hello []byte) ([]byte, error) {
+		return authrpc.Introduce(own.PrivateKey.(crypto.Signer), introducer, from, hello)
+	}
+}
+
 func open(t *testing.T, a *proxytest.Auth) *rules.Trust {
 	t.Helper()
 	trust, err := rules.Open(a.Pin(), a.Set())
@@ -122,6 +134,49 @@ func open(t *testing.T, a *proxytest.Auth) *rules.Trust {
 		t.Fatal(err)
 	}
 	return trust
+}
+
+// overTCP is a port whose clients have addresses.
+func overTCP(t *testing.T, a *proxytest.Auth, authAddr string, trust *rules.Trust) *port {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := serveWithAuthAt(a, authAddr, trust, ln)
+	p.dial = func() net.Conn {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	return p
+}
+
+// Auth sees this proxy's address alone, so it is told the client's, in words that only this proxy can have signed.
+func TestAuthIsToldFromWhereAClientComes(t *testing.T) {
+	a := proxytest.New(t)
+	auth, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer auth.Close()
+	p := overTCP(t, a, auth.Addr().String(), open(t, a))
+	defer p.stop()
+	client := p.dial()
+	defer client.Close()
+	go tls.Client(client, &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true}).Handshake()
+	conn, err := auth.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, said, err := authrpc.ReadIntroduction(conn)
+	own, _ := a.TLSCertificate()
+	if err != nil || said == nil || said.From.String() != client.LocalAddr().String() || said.Proxy != introducer || !said.Verify(own.PrivateKey.(crypto.Signer).Public()) {
+		t.Errorf("got %+v, %v, want the proxy's signed word for %s", said, err, client.LocalAddr())
+	}
 }
 
 // shake does a TLS handshake and waits for the server's word on the certificate, which TLS 1.3 gives after it.
@@ -383,7 +438,7 @@ func TestStopClosesWhatIsPending(t *testing.T) {
 func TestAuthIsPassedThroughUnopenedOrNotAtAll(t *testing.T) {
 	a := proxytest.New(t)
 	trust := open(t, a)
-	p := openPort(t, a, trust)
+	p := overTCP(t, a, a.Addr(), trust)
 	var shown string
 	cfg := &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true, VerifyConnection: func(st tls.ConnectionState) error {
 		shown = st.PeerCertificates[0].Subject.CommonName

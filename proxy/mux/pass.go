@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -28,13 +29,26 @@ func (m *Mux) passThrough(ctx context.Context, p *peeked) {
 	defer up.Close()
 	stop := context.AfterFunc(ctx, func() { p.Close(); up.Close() })
 	defer stop()
-	if len(p.head) > 0 {
-		if _, err := up.Write(p.head); err != nil {
-			return
-		}
-		p.head = nil
+	if err := m.introduce(up, p); err != nil {
+		m.cfg.Log.Warn("a client could not be passed on to auth", "from", p.RemoteAddr(), "err", err)
+		return
 	}
 	splice(p.Conn, up)
+}
+
+// introduce sends what the client has sent already, behind a word from where it comes: auth sees nothing but this proxy.
+func (m *Mux) introduce(up net.Conn, p *peeked) error {
+	from, err := netip.ParseAddrPort(p.RemoteAddr().String())
+	if err != nil {
+		return err
+	}
+	word, err := m.cfg.Introduce(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), p.head)
+	if err != nil {
+		return err
+	}
+	_, err = up.Write(append(word, p.head...))
+	p.head = nil
+	return err
 }
 
 // splice copies both ways until both have ended. Between TCP connections the kernel does it, without a copy in this process.

@@ -83,7 +83,7 @@ func (a *Auth) serve(h http.Handler) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = srv.Serve(hiding{tls.NewListener(ln, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		_ = srv.Serve(hiding{tls.NewListener(membertest.Introduced(ln), &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return a.Service(identity.Auth, "auth-1"), nil
 		}, NextProtos: []string{identity.ALPNAuth}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13})})
 	}()

@@ -37,7 +37,7 @@ func (c *Cluster) serve() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = web.Serve(plain{tls.NewListener(ln, &tls.Config{GetCertificate: c.authCert, NextProtos: []string{identity.ALPNAuth},
+		_ = web.Serve(plain{tls.NewListener(Introduced(ln), &tls.Config{GetCertificate: c.authCert, NextProtos: []string{identity.ALPNAuth},
 			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13})})
 	}()
 	c.t.Cleanup(func() { _ = web.Close(); <-done })
