@@ -59,7 +59,7 @@ spec:
     - nodes: {env: [prod, dev]}
       logins: ubuntu
       actions: [shell]
-  options: {cert_ttl: 8h}
+  options: {cert_ttl: 8h, idle_timeout: 600s, max_session: 12h, max_sessions: 5, end_with_certificate: true}
 ---
 kind: user
 version: v1
@@ -81,6 +81,9 @@ func TestResourcesGoOutAndComeBack(t *testing.T) {
 		t.Errorf("got %s, want the values with their types", got)
 	}
 	shown := c.ok("get", "role", "ops")
+	if got := string(w.docs["ops"].Spec); !strings.Contains(got, `"max_sessions":5`) || !strings.Contains(got, `"end_with_certificate":true`) {
+		t.Errorf("got %s, want the limits with their types", got)
+	}
 	if again := c.runWith(strings.NewReader(shown), "apply", "-f", "-"); again.code != 0 || again.out != "role ops changed\n" {
 		t.Errorf("got %+v for %s, want what get shows applied", again, shown)
 	}

@@ -90,6 +90,7 @@ func (d *desk) count(code events.Code) (n int) {
 
 const (
 	roleSpec      = `{"allow":[{"nodes":{"env":"dev"},"logins":["ubuntu"],"actions":["shell"]}],"options":{"cert_ttl":"4h"}}`
+	limitedSpec   = `{"options":{"idle_timeout":"10m","max_session":"8h","max_sessions":3,"end_with_certificate":true}}`
 	connectorSpec = `{"type":"oidc","issuer":"https://login.example.org","client_id":"threshold","client_secret":"hunter2","roles":[{"claim":"groups","value":"ops","roles":["dev"]}]}`
 )
 
@@ -159,6 +160,24 @@ func TestARoleComesBackAsItWasApplied(t *testing.T) {
 	}
 }
 
+func TestLimitsComeBackAsTheyWereApplied(t *testing.T) {
+	d := open(t)
+	_, err := d.apply(admin, doc("role", "ops", limitedSpec))
+	d.must(err)
+	shown := d.one(access.Roles, "ops")
+	if string(shown.Spec) != limitedSpec {
+		t.Errorf("got %s, want %s", shown.Spec, limitedSpec)
+	}
+	_, err = d.apply(admin, shown) // what get shows, apply takes
+	d.must(err)
+	policy, err := d.st.Policy(t.Context())
+	d.must(err)
+	want := access.Options{IdleTimeout: access.Duration(10 * time.Minute), MaxSession: access.Duration(8 * time.Hour), MaxSessions: 3, EndWithCertificate: true}
+	if got := policy["ops"].Options; got != want {
+		t.Errorf("got %+v in the policy, want %+v", got, want)
+	}
+}
+
 func TestStaleRevisionsAreRefused(t *testing.T) {
 	d := open(t)
 	_, err := d.apply(admin, doc("role", "ops", roleSpec))
@@ -185,6 +204,10 @@ func TestSpecsAreReadStrictly(t *testing.T) {
 	}{
 		"unknown keys":       {doc("role", "x", `{"alow":[],"options":{"certttl":"8h"}}`), []string{"alow", "did you mean", "certttl"}},
 		"every fault":        {doc("role", "x", `{"allow":[{"nodes":{"env":"a"},"actions":["fly"]}],"options":{"cert_ttl":"99h"}}`), []string{"fly", "cert_ttl"}},
+		"limits":             {doc("role", "x", `{"options":{"idle_timeout":"25h","max_session":"1ms","max_sessions":1001}}`), []string{"options.idle_timeout", "options.max_session", "options.max_sessions"}},
+		"no session at all":  {doc("role", "x", `{"options":{"max_sessions":0}}`), []string{"options.max_sessions", "0 is no limit"}},
+		"a limit of no unit": {doc("role", "x", `{"options":{"idle_timeout":600}}`), []string{"options.idle_timeout"}},
+		"a half limit":       {doc("role", "x", `{"options":{"end_with_certificate":"sometimes"}}`), []string{"options.end_with_certificate"}},
 		"a name in a spec":   {doc("role", "x", `{"name":"admin"}`), []string{"name"}},
 		"a bad name":         {doc("role", "a b", roleSpec), []string{"metadata.name"}},
 		"a bad connector":    {doc("connector", "x", `{"type":"oidc","issuer":"http://evil.example.org","client_id":"x"}`), []string{"https"}},

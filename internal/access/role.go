@@ -82,6 +82,18 @@ type Options struct {
 	// CertTTL is the longest life of a certificate of this role's holders. Zero means the default of 8h; at most 24h. Of several
 	// roles the shortest wins.
 	CertTTL Duration `json:"cert_ttl,omitzero" yaml:"cert_ttl,omitempty"`
+
+	// What follows bounds sessions. Nodes enforce it by the rules of the moment, also on sessions that run. Of several roles the
+	// strictest wins, whichever of them allowed the session. Zero bounds nothing.
+
+	// IdleTimeout ends a connection on which its user has typed nothing for so long; 1s to 24h.
+	IdleTimeout Duration `json:"idle_timeout,omitzero" yaml:"idle_timeout,omitempty"`
+	// MaxSession is how long a connection, and so every session in it, may last; 1s to 168h.
+	MaxSession Duration `json:"max_session,omitzero" yaml:"max_session,omitempty"`
+	// MaxSessions is how many sessions one person may have at once on one node; 1 to 1000.
+	MaxSessions Count `json:"max_sessions,omitzero" yaml:"max_sessions,omitempty"`
+	// EndWithCertificate ends a connection when the certificate that opened it does.
+	EndWithCertificate bool `json:"end_with_certificate,omitzero" yaml:"end_with_certificate,omitempty"`
 }
 
 // MaxCertTTL is the longest life a user certificate may have; DefaultCertTTL is what it has when no role says otherwise.
@@ -100,8 +112,25 @@ func (r Role) Check(report func(path, format string, args ...any)) {
 	for i, g := range r.Deny {
 		g.check(fmt.Sprintf("deny[%d]", i), false, report)
 	}
-	if ttl := time.Duration(r.Options.CertTTL); ttl != 0 && (ttl < minCertTTL || ttl > MaxCertTTL) {
-		report("options.cert_ttl", "%s is not between %s and %s", ttl, minCertTTL, MaxCertTTL)
+	r.Options.check(report)
+}
+
+func (o Options) check(report func(path, format string, args ...any)) {
+	for _, b := range []struct {
+		key      string
+		is       Duration
+		min, max time.Duration
+	}{
+		{"cert_ttl", o.CertTTL, minCertTTL, MaxCertTTL},
+		{"idle_timeout", o.IdleTimeout, minLimit, maxIdleTimeout},
+		{"max_session", o.MaxSession, minLimit, maxMaxSession},
+	} {
+		if d := time.Duration(b.is); d != 0 && (d < b.min || d > b.max) {
+			report("options."+b.key, "%s is not between %s and %s", d, Duration(b.min), Duration(b.max))
+		}
+	}
+	if o.MaxSessions != 0 && (o.MaxSessions < 1 || o.MaxSessions > maxMaxSessions) {
+		report("options.max_sessions", "%d is not between 1 and %d", o.MaxSessions, maxMaxSessions)
 	}
 }
 

@@ -95,6 +95,54 @@ func TestCheckBoundsTheLife(t *testing.T) {
 	}
 }
 
+func TestCheckBoundsTheLimits(t *testing.T) {
+	d := func(s string) access.Duration {
+		v, err := time.ParseDuration(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return access.Duration(v)
+	}
+	for _, tt := range []struct {
+		name string
+		is   access.Options
+		want string // the start of the one fault; empty: none
+	}{
+		{"an idle timeout", access.Options{IdleTimeout: d("600s")}, ""},
+		{"the shortest and the longest", access.Options{IdleTimeout: d("1s"), MaxSession: d("168h"), MaxSessions: 1}, ""},
+		{"the longest and the shortest", access.Options{IdleTimeout: d("24h"), MaxSession: d("1s"), MaxSessions: 1000}, ""},
+		{"the end of the certificate", access.Options{EndWithCertificate: true}, ""},
+		{"an idle timeout of no time", access.Options{IdleTimeout: d("10ms")}, "options.idle_timeout: 10ms is not between 1s and 24h"},
+		{"an idle timeout below zero", access.Options{IdleTimeout: d("-10m")}, "options.idle_timeout: -10m0s is not between"},
+		{"an idle timeout of days", access.Options{IdleTimeout: d("25h")}, "options.idle_timeout"},
+		{"sessions of no time", access.Options{MaxSession: d("999ms")}, "options.max_session: "},
+		{"sessions of weeks", access.Options{MaxSession: d("169h")}, "options.max_session: "},
+		{"sessions below zero", access.Options{MaxSessions: -1}, "options.max_sessions: -1 is not between 1 and 1000"},
+		{"too many sessions", access.Options{MaxSessions: 1001}, "options.max_sessions"},
+	} {
+		got := faultsOf(access.Role{Options: tt.is})
+		if tt.want == "" && got != nil || tt.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], tt.want)) {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestLimitsAreReadAndWrittenAsTheyStand(t *testing.T) {
+	const text = `{"idle_timeout":"10m","max_session":"8h","max_sessions":3,"end_with_certificate":true}`
+	var o access.Options
+	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := json.Marshal(o); err != nil || string(b) != text {
+		t.Errorf("got %s (%v), want %s", b, err, text)
+	}
+	for _, bad := range []string{`{"max_sessions":0}`, `{"max_sessions":"3"}`, `{"max_sessions":1.5}`, `{"idle_timeout":600}`, `{"end_with_certificate":"yes"}`} {
+		if json.Unmarshal([]byte(bad), new(access.Options)) == nil {
+			t.Errorf("%s: got no error, want one", bad)
+		}
+	}
+}
+
 func TestARoleReadsOneOrMany(t *testing.T) {
 	var r access.Role
 	err := json.Unmarshal([]byte(`{"allow":[{"nodes":{"env":"prod","team":["a","b"]},"logins":"root","actions":["shell"]}],"options":{"cert_ttl":"8h"}}`), &r)

@@ -16,6 +16,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -24,8 +25,12 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Version is the format of documents and heads that this code writes.
+// Version is the format of heads, and of documents that say nothing newer programs added.
 const Version = 1
+
+// limitsVersion is that of roles which bound sessions. A program that does not know those options would let sessions go on that they
+// end, so it must refuse the document; roles without them stay readable to it (docs/decisions/0009).
+const limitsVersion = 2
 
 // MaxSetBytes bounds a Set on the wire and on disk.
 const MaxSetBytes = 4 << 20
@@ -122,9 +127,19 @@ func Decode(b []byte) (Set, error) {
 // Encode gives the set's wire form.
 func (s Set) Encode() ([]byte, error) { return json.Marshal(s) }
 
-// SignDocument signs a document with the rules key of the authorities before it; the very first with the cluster root key.
+// SignDocument signs a document with the rules key of the authorities before it; the very first with the cluster root key. Its version
+// is the lowest whose readers heed all that it says.
 func SignDocument(key crypto.Signer, d Document) (Signed, error) {
 	d.V = Version
+	if d.Kind == RolesKind {
+		var body Roles
+		if err := decodeStrictly(d.Body, &body); err != nil {
+			return Signed{}, fmt.Errorf("encode %s: %w", d.Kind, err)
+		}
+		if slices.ContainsFunc(body.Roles, func(r access.Role) bool { return r.Options.LimitsSessions() }) {
+			d.V = limitsVersion
+		}
+	}
 	return sign(key, d.Kind, d)
 }
 

@@ -290,6 +290,58 @@ func replace(b []byte, old, repl string) []byte {
 	return []byte(strings.Replace(string(b), old, repl, 1))
 }
 
+// rolesOf is a set whose roles document has the body, with its version changed from what this program would write.
+func (c *cluster) rolesOf(body, from, to string) rules.Set {
+	c.t.Helper()
+	key := c.signers[0]
+	roles := c.document(key, rules.RolesKind, rev(2), json.RawMessage(body))
+	if !strings.Contains(string(roles.Payload), from) {
+		c.t.Fatalf("got %s, want %s in it", roles.Payload, from)
+	}
+	roles.Payload = replace(roles.Payload, from, to)
+	roles.Sig = ed25519.Sign(key, append([]byte("threshold rules v1 roles\x00"), roles.Payload...))
+	return c.set(key, noon, []rules.Signed{c.link(c.rootKey, rev(1), 0)}, rev(1), roles, rev(2))
+}
+
+// A program that does not know an option of a role must not go on without it.
+func TestRolesAreOfTheVersionThatHeedsThem(t *testing.T) {
+	c := newCluster(t, clusterName)
+	for _, tt := range []struct{ name, options, want string }{
+		{"without options", `{}`, `"v":1`},
+		{"a life of certificates", `{"cert_ttl":"8h"}`, `"v":1`},
+		{"an idle timeout", `{"idle_timeout":"10m"}`, `"v":2`},
+		{"a longest session", `{"max_session":"8h"}`, `"v":2`},
+		{"a number of sessions", `{"max_sessions":3}`, `"v":2`},
+		{"the end of the certificate", `{"end_with_certificate":true}`, `"v":2`},
+	} {
+		set := c.rolesOf(`{"roles":[{"name":"free"},{"name":"ops","options":`+tt.options+`}]}`, tt.want, tt.want)
+		trust := mustOpen(t, c, set)
+		if got := trust.Policy["ops"].Options.LimitsSessions(); got != (tt.want == `"v":2`) {
+			t.Errorf("%s: got limits %v", tt.name, got)
+		}
+	}
+}
+
+func TestRolesThatThisProgramCannotHeedAreRefused(t *testing.T) {
+	c := newCluster(t, clusterName)
+	trust := mustOpen(t, c, c.born())
+	for _, tt := range []struct{ name, body, from, to, want string }{
+		{"of a version to come", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":3`, "version 3"},
+		{"of no version", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":0`, "version 0"},
+		{"with an option to come", `{"roles":[{"name":"ops","options":{"idle_timeout":"10m"}}]}`, `"idle_timeout"`, `"typed_timeout"`, "typed_timeout"},
+		{"with a word to come in a grant", `{"roles":[{"name":"ops","allow":[{"logins":["a"]}]}]}`, `"logins":["a"]`, `"logins":["a"],"from":["10.0.0.0/8"]`, "from"},
+		{"with a word to come beside the roles", `{"roles":[{"name":"ops"}]}`, `"roles":[`, `"only":"dev","roles":[`, "only"},
+	} {
+		set := c.rolesOf(tt.body, tt.from, tt.to)
+		_, err := rules.Open(c.pin(), set)
+		wantRefusal(t, tt.name, err, tt.want)
+		_, err = trust.Advance(set)
+		wantRefusal(t, tt.name+", later", err, tt.want)
+	}
+	_, err := rules.SignDocument(c.signers[0], rules.Document{Kind: rules.RolesKind, Cluster: clusterName, Body: json.RawMessage(`{"roles":[{"nmae":"ops"}]}`)})
+	wantRefusal(t, "to be signed", err, "nmae")
+}
+
 func TestAuthoritiesMustBeWhole(t *testing.T) {
 	for name, spoil := range map[string]func(*rules.Authorities){
 		"no root":                           func(a *rules.Authorities) { a.Root = nil },

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -230,14 +231,25 @@ func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 	if err := json.Unmarshal(payload, &d); err != nil {
 		return d, fmt.Errorf("rules: %s: %w", kind, err)
 	}
-	if d.Kind != kind || d.V != Version {
-		return d, fmt.Errorf("rules: got a %s document of version %d where %s version %d belongs", d.Kind, d.V, kind, Version)
+	newest, decode := Version, json.Unmarshal
+	if kind == RolesKind {
+		newest, decode = limitsVersion, decodeStrictly
+	}
+	if d.Kind != kind || d.V < Version || d.V > newest {
+		return d, fmt.Errorf("rules: got a %s document of version %d where %s of version %d to %d belongs: update this program", d.Kind, d.V, kind, Version, newest)
 	}
 	if err := identity.CheckCluster(d.Cluster); err != nil {
 		return d, err
 	}
-	if err := json.Unmarshal(d.Body, body); err != nil {
+	if err := decode(d.Body, body); err != nil {
 		return d, fmt.Errorf("rules: %s: %w", kind, err)
 	}
 	return d, nil
+}
+
+// decodeStrictly refuses what it does not know: a word in a role that this program would ignore may be the one that restricts.
+func decodeStrictly(b []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	return dec.Decode(into)
 }
