@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -28,12 +29,23 @@ type Account struct {
 
 // Accounts says who can be looked up, and as whom sessions can run.
 type Accounts struct {
-	Passwd, Group string // the files; empty means /etc/passwd and /etc/group
-	UID           uint32 // of this process: 0 may become anyone, any other only itself
+	Root string           // the folder that holds etc, run and var; empty means /
+	UID  uint32           // of this process: 0 may become anyone, any other only itself
+	Now  func() time.Time // nil means time.Now
 }
 
 // maxLine bounds one line of the account files.
 const maxLine = 1 << 20
+
+// file is where a file of the machine is.
+func (a Accounts) file(name string) string { return filepath.Join("/", a.Root, name) }
+
+func (a Accounts) now() time.Time {
+	if a.Now == nil {
+		return time.Now()
+	}
+	return a.Now()
+}
 
 // ThisMachine is the accounts of the machine, as this process may use them.
 func ThisMachine() Accounts { return Accounts{UID: uint32(os.Geteuid())} }
@@ -72,7 +84,7 @@ func (a Accounts) notRoot(login identity.Login) error {
 
 // passwd returns the first account of the file that match picks (passwd(5)). Lines that are not accounts are passed over.
 func (a Accounts) passwd(match func(Account) bool) (acc Account, found bool, err error) {
-	err = lines(a.Passwd, "/etc/passwd", func(f []string) bool {
+	err = lines(a.file("etc/passwd"), func(f []string) bool {
 		if len(f) != 7 {
 			return true
 		}
@@ -97,7 +109,7 @@ func (a Accounts) passwd(match func(Account) bool) (acc Account, found bool, err
 // groups lists the groups that name the account as a member, with its own first (group(5)).
 func (a Accounts) groups(login identity.Login, own uint32) ([]uint32, error) {
 	out := []uint32{own}
-	err := lines(a.Group, "/etc/group", func(f []string) bool {
+	err := lines(a.file("etc/group"), func(f []string) bool {
 		if len(f) == 4 && slices.Contains(strings.Split(f[3], ","), string(login)) {
 			if gid, err := strconv.ParseUint(f[2], 10, 32); err == nil && !slices.Contains(out, uint32(gid)) {
 				out = append(out, uint32(gid))
@@ -109,10 +121,7 @@ func (a Accounts) groups(login identity.Login, own uint32) ([]uint32, error) {
 }
 
 // lines calls each with the colon-separated fields of every line until it returns false.
-func lines(path, otherwise string, each func([]string) bool) error {
-	if path == "" {
-		path = otherwise
-	}
+func lines(path string, each func([]string) bool) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

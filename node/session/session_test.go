@@ -3,6 +3,7 @@ package session_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/user"
@@ -46,15 +47,20 @@ twin:x:27:alice
 
 func accounts(t *testing.T, uid uint32) session.Accounts {
 	t.Helper()
-	dir := t.TempDir()
-	put := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	return session.Accounts{Root: machine(t, map[string]string{"etc/passwd": passwd, "etc/group": group}), UID: uid}
+}
+
+// machine writes the files of a machine under a folder of the test's own.
+func machine(t *testing.T, files map[string]string) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		return path
 	}
-	return session.Accounts{Passwd: put("passwd", passwd), Group: put("group", group), UID: uid}
+	return root
 }
 
 func TestAccountsAreFoundAsTheFilesHaveThem(t *testing.T) {
@@ -97,7 +103,7 @@ func TestAccountsThatAreRefused(t *testing.T) {
 	if _, err := accounts(t, 1000).Find("alice"); err != nil {
 		t.Errorf("got %v, want a process to be its own account", err)
 	}
-	if _, err := (session.Accounts{Passwd: "/none"}).Find("root"); !fault.Is(err, fault.Internal) {
+	if _, err := (session.Accounts{Root: "/none"}).Find("root"); !fault.Is(err, fault.Internal) {
 		t.Errorf("got %v without an account file, want an internal fault", err)
 	}
 }
