@@ -4,6 +4,8 @@
 // it does not wait for the reply. The proxy answers with one reply, and after an accepting one the bytes are the node's.
 //
 // Both messages are: one version byte (1), two bytes of length (big endian), JSON of that length.
+//
+// Within SSH, the node's server reads the first program of a session from the message that opens the channel: see ReadsOpenings.
 package dial
 
 import (

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/places"
@@ -69,6 +70,9 @@ type visit struct {
 	proxy   string // its name
 	by      string // "dial" or "ssh"
 	refused bool   // the person was told why, and it is recorded
+
+	bare int  // keys without a certificate that were offered
+	told bool // a certificate was shown, or its lack was put into words
 }
 
 // Via says how a connection came.
@@ -189,8 +193,8 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	var running sync.WaitGroup
 	running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.globals(reqs) })
 	for nc := range chans {
-		if c.open(nc) { // one after the other: a client that floods waits for its own answers
-			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.session(ctx, nc) })
+		if asked, ok := c.open(nc); ok { // one after the other: a client that floods waits for its own answers
+			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.session(ctx, nc, asked) })
 		}
 	}
 	cancel() // the connection is gone: so is everything in it
@@ -213,8 +217,8 @@ func (c *connection) globals(reqs <-chan *ssh.Request) {
 	}
 }
 
-// open decides about a channel that the client opens, and turns away what may not be.
-func (c *connection) open(nc ssh.NewChannel) bool {
+// open decides about a channel that the client opens, and turns away what may not be. It returns what the client asks for at once.
+func (c *connection) open(nc ssh.NewChannel) ([]dial.Asked, bool) {
 	d := door{atChannel, nc.ChannelType()}
 	rule, err := c.authorize(d)
 	if err != nil {
@@ -224,24 +228,29 @@ func (c *connection) open(nc ssh.NewChannel) bool {
 			c.refused(rule, d.name, err)
 		}
 		_ = nc.Reject(reason, channelWords(err))
-		return false
+		return nil, false
+	}
+	asked, err := dial.ParseOpening(nc.ExtraData())
+	if err != nil {
+		_ = nc.Reject(ssh.ConnectionFailed, channelWords(malformed("for a session", err)))
+		return nil, false
 	}
 	if err := c.enter(); err != nil {
 		_ = nc.Reject(ssh.ResourceShortage, channelWords(err))
-		return false
+		return nil, false
 	}
-	return true
+	return asked, true
 }
 
 // session serves a channel that was let in.
-func (c *connection) session(ctx context.Context, nc ssh.NewChannel) {
+func (c *connection) session(ctx context.Context, nc ssh.NewChannel, asked []dial.Asked) {
 	defer c.leave()
 	ch, reqs, err := nc.Accept() // at once: requests that come before are lost
 	if err != nil {
 		return
 	}
 	defer ch.Close()
-	(&talk{conn: c, ch: ch, env: session.Env{}}).serve(ctx, reqs)
+	(&talk{conn: c, ch: ch, env: session.Env{}}).serve(ctx, asked, reqs)
 }
 
 func channelWords(err error) string {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/node/pty"
 	"github.com/threshold-access/threshold/node/session"
@@ -34,22 +35,30 @@ type talk struct {
 	running sync.WaitGroup // what still has bytes to move when the channel closes
 }
 
-// serve answers every request until the client closes the channel, and ends what runs then.
-func (t *talk) serve(ctx context.Context, reqs <-chan *ssh.Request) {
+// serve answers every request, first those that came with the channel's opening, until the client closes the channel, and ends what
+// runs then.
+func (t *talk) serve(ctx context.Context, asked []dial.Asked, reqs <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	for _, a := range asked {
+		t.handle(ctx, &ssh.Request{Type: a.Type, Payload: a.Payload})
+	}
 	for r := range reqs {
-		start, err := t.request(r)
-		if err == nil && start != nil {
-			err = t.start(start)
-		}
-		t.answer(r, err)
-		if err == nil && start != nil {
-			t.attend(ctx, start)
-		}
+		t.handle(ctx, r)
 	}
 	cancel()
 	t.running.Wait()
+}
+
+func (t *talk) handle(ctx context.Context, r *ssh.Request) {
+	start, err := t.request(r)
+	if err == nil && start != nil {
+		err = t.start(start)
+	}
+	t.answer(r, err)
+	if err == nil && start != nil {
+		t.attend(ctx, start)
+	}
 }
 
 // request authorises one request and takes in what it says. It returns what to start, if anything.
@@ -157,7 +166,7 @@ func (t *talk) start(st *starting) error {
 	if st.spec.Kind == session.SFTP {
 		st.spec.Terminal = nil
 	}
-	acc, err := c.srv.cfg.Accounts.Find(c.login)
+	acc, err := c.srv.cfg.Accounts.Admit(c.login)
 	if err != nil {
 		c.refused(st.rule, string(st.spec.Kind), err)
 		return err
@@ -202,7 +211,7 @@ func (t *talk) answer(r *ssh.Request, err error) {
 		if program || r.Type == "auth-agent-req@openssh.com" || r.Type == "x11-req" {
 			t.tell(err, func() {})
 		}
-	case r.Type == "subsystem": // its client hangs up on the refusal
+	case r.Type == "subsystem" && r.WantReply: // its client hangs up on the refusal
 		t.tell(err, func() { _ = r.Reply(false, nil) })
 	default: // a refused request would make OpenSSH print its own words after ours; a program that says why and ends does not
 		t.done = true

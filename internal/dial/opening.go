@@ -1,0 +1,71 @@
+package dial
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
+
+// MaxOpening bounds an opening, in bytes. A command that does not fit is asked for in requests of its own.
+const MaxOpening = 64 << 10
+
+// openingVersion is what the version strings of servers that read openings begin with.
+const openingVersion = "SSH-2.0-Threshold"
+
+// Asked is one channel request (RFC 4254 section 5.4) that wants no reply.
+type Asked struct {
+	Type    string
+	Payload []byte
+}
+
+// ReadsOpenings reports whether an SSH server with this version string reads the type-specific data of a channel of type session
+// (RFC 4254 section 5.1 and 6.1, where it is empty) as an opening: requests that it is to treat as if they had come right after the
+// channel opened, in order. That spares the program a round trip. Others must not be sent any.
+func ReadsOpenings(serverVersion []byte) bool {
+	return strings.HasPrefix(string(serverVersion), openingVersion)
+}
+
+// MarshalOpening encodes requests: for each the type and the payload, as two strings of RFC 4251 section 5. It reports whether they fit.
+func MarshalOpening(list []Asked) (b []byte, fits bool) {
+	for _, r := range list {
+		if len(r.Type)+len(r.Payload) > MaxOpening {
+			return nil, false
+		}
+		b = binary.BigEndian.AppendUint32(b, uint32(len(r.Type)))
+		b = append(b, r.Type...)
+		b = binary.BigEndian.AppendUint32(b, uint32(len(r.Payload)))
+		b = append(b, r.Payload...)
+	}
+	return b, len(b) <= MaxOpening
+}
+
+// ParseOpening decodes what MarshalOpening encoded. The payloads share memory with b.
+func ParseOpening(b []byte) ([]Asked, error) {
+	if len(b) > MaxOpening {
+		return nil, fmt.Errorf("dial: opening of %d bytes is larger than %d", len(b), MaxOpening)
+	}
+	var list []Asked
+	for len(b) > 0 {
+		kind, rest, ok := cutString(b)
+		if !ok {
+			return nil, fmt.Errorf("dial: request %d of the opening has no whole type", len(list)+1)
+		}
+		payload, rest, ok := cutString(rest)
+		if !ok {
+			return nil, fmt.Errorf("dial: request %d of the opening has no whole payload", len(list)+1)
+		}
+		list, b = append(list, Asked{string(kind), payload}), rest
+	}
+	return list, nil
+}
+
+func cutString(b []byte) (s, rest []byte, ok bool) {
+	if len(b) < 4 {
+		return nil, nil, false
+	}
+	n := binary.BigEndian.Uint32(b)
+	if b = b[4:]; uint64(n) > uint64(len(b)) {
+		return nil, nil, false
+	}
+	return b[:n], b[n:], true
+}

@@ -1,0 +1,148 @@
+package sshd_test
+
+import (
+	"encoding/binary"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/dial"
+)
+
+func command(line string) dial.Asked {
+	return dial.Asked{Type: "exec", Payload: ssh.Marshal(struct{ Command string }{line})}
+}
+
+func variable(name, value string) dial.Asked {
+	return dial.Asked{Type: "env", Payload: ssh.Marshal(struct{ Name, Value string }{name, value})}
+}
+
+var xterm = dial.Asked{Type: "pty-req", Payload: ssh.Marshal(struct {
+	Term                         string
+	Columns, Rows, Width, Height uint32
+	Modes                        string
+}{"xterm-test", 97, 31, 0, 0, "\x00"})}
+
+// opened opens a session with requests in its opening, ends its input and returns all that came, once the node has closed it.
+func opened(t *testing.T, c *ssh.Client, asked ...dial.Asked) result {
+	t.Helper()
+	extra, fits := dial.MarshalOpening(asked)
+	if !fits {
+		t.Fatal("the opening does not fit")
+	}
+	ch, reqs, err := c.OpenChannel("session", extra)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	r := result{status: -1}
+	var both sync.WaitGroup
+	both.Go(func() { b, _ := io.ReadAll(ch); r.out = string(b) })
+	both.Go(func() { b, _ := io.ReadAll(ch.Stderr()); r.err = string(b) })
+	_ = ch.CloseWrite()
+	for q := range reqs {
+		if q.WantReply {
+			_ = q.Reply(false, nil)
+		}
+		if q.Type == "exit-status" {
+			r.status = int(binary.BigEndian.Uint32(q.Payload))
+		}
+	}
+	both.Wait()
+	return r
+}
+
+func TestAProgramAskedForInTheOpening(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	if !dial.ReadsOpenings(c.ServerVersion()) {
+		t.Fatalf("got the version %q, which tells clients to send no openings", c.ServerVersion())
+	}
+	got := opened(t, c, variable("LANG", "ko_KR.UTF-8"), variable("LD_PRELOAD", "x"), command(`echo "$LANG$LD_PRELOAD"; echo err >&2; exit 7`))
+	if got.out != "ko_KR.UTF-8\n" || got.err != "err\n" || got.status != 7 {
+		t.Errorf("got %+v, want the command with the one variable that clients may set, and 7", got)
+	}
+	if got := opened(t, c, xterm, command("echo $TERM; stty size")); got.out != "xterm-test\r\n31 97\r\n" || got.status != 0 {
+		t.Errorf("got %+v, want a terminal of that kind and size", got)
+	}
+	if got := opened(t, c, command("echo one"), command("echo two")); got.out != "one\n" {
+		t.Errorf("got %+v, want one program for each session", got)
+	}
+	if n := len(r.recorded(audit.SessionStarted)); n != 3 {
+		t.Errorf("got %d starts on record, want 3", n)
+	}
+}
+
+func TestWhatIsAskedForInTheOpeningCanFollowOnTheChannel(t *testing.T) {
+	r := newRig(t, nil)
+	extra, _ := dial.MarshalOpening([]dial.Asked{variable("LANG", "C")})
+	ch, reqs, err := r.client().OpenChannel("session", extra)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(reqs)
+	if ok, err := ch.SendRequest("exec", true, command("echo $LANG").Payload); !ok || err != nil {
+		t.Fatalf("got %v, %v, want the command started", ok, err)
+	}
+	if b, err := io.ReadAll(ch); string(b) != "C\n" || err != nil {
+		t.Errorf("got %q, %v, want C", b, err)
+	}
+}
+
+// Every program behind its grant: asked for in the opening it is refused as it is when asked for later.
+func TestAnOpeningThatARoleDoesNotAllow(t *testing.T) {
+	r := newRig(t, nil)
+	r.allow(everything("ops", "list", "forward-agent"))
+	c := r.client()
+	for name, a := range map[string]dial.Asked{
+		"exec":  command("echo x"),
+		"shell": {Type: "shell"},
+		"sftp":  {Type: "subsystem", Payload: ssh.Marshal(struct{ Name string }{"sftp"})},
+		"other": {Type: "subsystem", Payload: ssh.Marshal(struct{ Name string }{"other"})},
+	} {
+		got := opened(t, c, a)
+		if got.out != "" || got.status != 126 || strings.Count(got.err, "threshold: error: ") != 1 || !strings.Contains(got.err, "threshold: hint: ") {
+			t.Errorf("%s: got %+v, want words once, and 126", name, got)
+		}
+	}
+	if n := len(r.recorded(audit.SessionRefused)); n != 3 {
+		t.Errorf("got %d refusals on record, want 3", n)
+	}
+	if n := len(r.recorded(audit.SessionStarted)); n != 0 {
+		t.Errorf("got %d starts on record, want none", n)
+	}
+}
+
+func TestOpeningsThatCannotBeRead(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	for name, extra := range map[string]string{
+		"a request cut off": "\x00\x00\x00\x04exec\x00\x00\x00\x09x",
+		"more than allowed": "\x00\x00\x00\x04exec" + "\x00\x01\x00\x00" + strings.Repeat("x", 1<<16),
+	} {
+		_, _, err := c.OpenChannel("session", []byte(extra))
+		if err == nil || !strings.Contains(err.Error(), "could not be read") {
+			t.Errorf("%s: got %v, want the channel refused, with words", name, err)
+		}
+	}
+	if got := opened(t, c, dial.Asked{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")}); got.status != 126 || !strings.Contains(got.err, "could not be read") {
+		t.Errorf("a command cut off: got %+v, want words and 126", got)
+	}
+	if n := len(r.recorded(audit.SessionStarted)); n != 0 {
+		t.Errorf("got %d starts on record, want none", n)
+	}
+}
+
+func TestAFloodOfRequestsInAnOpening(t *testing.T) {
+	r := newRig(t, nil)
+	var asked []dial.Asked
+	for range 1000 {
+		asked = append(asked, variable("LANG", "C"), dial.Asked{Type: "no-such@example.com"})
+	}
+	if got := opened(t, r.client(), append(asked, command("echo live"))...); got.out != "live\n" {
+		t.Errorf("got %+v, want the command to run after them", got)
+	}
+}
