@@ -180,8 +180,12 @@ func (r *rig) client(signers ...ssh.Signer) *ssh.Client {
 }
 
 func (r *rig) dial(login string, signers ...ssh.Signer) (c *ssh.Client, banner string, err error) {
+	return r.dialBy(login, ssh.PublicKeys(signers...))
+}
+
+func (r *rig) dialBy(login string, auth ...ssh.AuthMethod) (c *ssh.Client, banner string, err error) {
 	var text strings.Builder
-	cfg := &ssh.ClientConfig{User: login, Auth: []ssh.AuthMethod{ssh.PublicKeys(signers...)}, Timeout: 10 * time.Second,
+	cfg := &ssh.ClientConfig{User: login, Auth: auth, Timeout: 10 * time.Second,
 		BannerCallback: func(m string) error { text.WriteString(m); return nil },
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			return identity.VerifySSHHost(key, "web-1", []ssh.PublicKey{r.cluster.HostAuthority()}, time.Now())

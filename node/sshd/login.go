@@ -44,20 +44,40 @@ func (s *Server) config(v *visit) (*ssh.ServerConfig, error) {
 		MaxAuthTries:      MaxAuthTries,
 		ServerVersion:     "SSH-2.0-Threshold",
 		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) { return s.offered(v, m, key) },
+		KeyboardInteractiveCallback: func(ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+			return nil, v.noCertificate(true)
+		},
 		VerifiedPublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey, p *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 			return s.proven(v, m, p)
 		},
 	}
-	cfg.AddHostKey(host)
+	for _, key := range identity.HostKeys(host) {
+		cfg.AddHostKey(key)
+	}
 	return cfg, nil
+}
+
+// noCertificate says that this login needs a certificate: once, and only if none was shown. Until its last try a client that holds many
+// keys goes on unseen, so that nobody reads of an error who then gets in. OpenSSH, PuTTY and others try keyboard-interactive once their
+// keys are used up; it asks nothing here and lets nobody in, and is there so that they can be told.
+func (v *visit) noCertificate(last bool) error {
+	err := fault.New(fault.Unauthenticated, "node", "this node takes a certificate and nothing else; your client showed none",
+		"run: tsh login, then name the certificate to your client, or connect by: tsh ssh")
+	if !last || v.told {
+		return err
+	}
+	v.told = true
+	return banner(err)
 }
 
 // offered looks at a key that the client has not yet proved to hold: it verifies the certificate and nothing else, so that whoever
 // shows somebody's certificate learns nothing of what its owner may do.
 func (s *Server) offered(v *visit, m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-	if _, plain := key.(*ssh.Certificate); !plain {
-		return nil, errors.New("a plain key was offered, not a certificate") // agents hold many: the client tries on, unseen
+	if _, ok := key.(*ssh.Certificate); !ok {
+		v.bare++
+		return nil, v.noCertificate(v.bare == MaxAuthTries)
 	}
+	v.told = true
 	trust, now, err := s.trust()
 	if err != nil {
 		return nil, banner(err)
@@ -101,7 +121,7 @@ func (s *Server) admit(e evidence, from netip.Addr) (rule string, err error) {
 	if !d.Allow {
 		return d.Rule, fault.New(fault.Denied, "node", d.Reason, d.Remedy)
 	}
-	_, err = s.cfg.Accounts.Find(e.login)
+	_, err = s.cfg.Accounts.Admit(e.login)
 	return d.Rule, err
 }
 

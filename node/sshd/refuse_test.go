@@ -1,6 +1,7 @@
 package sshd_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -115,6 +116,61 @@ func TestPasswordsAndNothingAreNoLogin(t *testing.T) {
 			c.Close()
 			t.Error("got logged in, want refused")
 		}
+	}
+}
+
+func TestAClientWithoutACertificateIsToldOnceItsKeysAreUsedUp(t *testing.T) {
+	r := newRig(t, nil)
+	many := func(n int) (keys []ssh.Signer) {
+		for range n {
+			keys = append(keys, plain(t))
+		}
+		return keys
+	}
+	interactive := ssh.KeyboardInteractive(func(_, instruction string, questions []string, _ []bool) ([]string, error) {
+		t.Errorf("got asked %q %v, want no question", instruction, questions)
+		return nil, nil
+	})
+	for _, tt := range []struct {
+		name string
+		auth []ssh.AuthMethod
+		told int
+	}{
+		{"a password", []ssh.AuthMethod{ssh.Password("x")}, 0}, // hears from its client that passwords are not taken
+		{"answers to questions", []ssh.AuthMethod{interactive}, 1},
+		{"one key, then answers", []ssh.AuthMethod{ssh.PublicKeys(many(1)...), interactive}, 1},
+		{"as many keys as may be", []ssh.AuthMethod{ssh.PublicKeys(many(sshd.MaxAuthTries)...)}, 1},
+		{"a key that nobody asks about further", []ssh.AuthMethod{ssh.PublicKeys(many(1)...)}, 0},
+	} {
+		_, said, err := r.dialBy(me(), tt.auth...)
+		if err == nil || strings.Count(said, "tsh login") != tt.told {
+			t.Errorf("%s: got %v and banner %q, want a refusal and to be told %d times", tt.name, err, said, tt.told)
+		}
+	}
+	if _, said, err := r.dial(me(), append(many(sshd.MaxAuthTries-1), r.signer())...); err != nil || said != "" {
+		t.Errorf("got %v and banner %q, want one who has a certificate let in without a word", err, said)
+	}
+	r.allow()
+	if _, said, err := r.dialBy(me(), ssh.PublicKeys(r.signer()), interactive); err == nil || strings.Contains(said, "showed none") {
+		t.Errorf("got %v and banner %q, want nothing about a missing certificate", err, said)
+	}
+}
+
+func TestClientsThatKnowNoHostCertificatesGetTheKeyAlone(t *testing.T) {
+	r := newRig(t, nil)
+	var shown ssh.PublicKey
+	c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{User: me(), Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { shown = key; return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	host, err := r.member.HostSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := host.PublicKey().(*ssh.Certificate).Key; !bytes.Equal(shown.Marshal(), want.Marshal()) {
+		t.Errorf("got host key %s, want %s", ssh.FingerprintSHA256(shown), ssh.FingerprintSHA256(want))
 	}
 }
 

@@ -65,6 +65,8 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	why := fault.New(fault.Unauthenticated, "proxy.ssh", "this proxy takes a certificate and nothing else; your client showed none",
+		"run: tsh login, then name the certificate to your client")
 	cfg := &ssh.ServerConfig{
 		Config:       ssh.Config{Ciphers: ciphers},
 		MaxAuthTries: maxAuthTries,
@@ -73,13 +75,22 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 			user, err := identity.VerifySSHUser(key, f.cfg.Cluster, f.cfg.Rules.Current().Authorities.UserSSH, meta.RemoteAddr(), f.cfg.Now())
 			if err != nil {
 				f.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
+				if _, ok := key.(*ssh.Certificate); ok {
+					why = fault.New(fault.Unauthenticated, "proxy.ssh", "this proxy does not take your certificate", "run: tsh login")
+				}
 				return nil, err
 			}
 			return &ssh.Permissions{ExtraData: map[any]any{userKey{}: user}}, nil
 		},
+		// OpenSSH, PuTTY and others come to this once their keys are used up. It asks nothing and lets nobody in; it tells what helps.
+		KeyboardInteractiveCallback: func(ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+			return nil, &ssh.BannerError{Err: why, Message: "threshold: error: " + why.Msg + "\r\nthreshold: hint: " + why.Remedy + "\r\n"}
+		},
 		ServerVersion: version,
 	}
-	cfg.AddHostKey(host)
+	for _, key := range identity.HostKeys(host) {
+		cfg.AddHostKey(key)
+	}
 	return ssh.NewServerConn(conn, cfg)
 }
 

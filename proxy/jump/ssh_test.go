@@ -21,12 +21,16 @@ type jumper struct {
 }
 
 func (f *fronts) jump(user string, keys ...ssh.Signer) (*jumper, error) {
+	return f.jumpAs(&ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: hostKey(f)})
+}
+
+func (f *fronts) jumpAs(cfg *ssh.ClientConfig) (*jumper, error) {
 	client, server := pair(f.t)
 	j := &jumper{settled: make(chan struct{}, 1)}
 	done := make(chan struct{})
 	go func() { f.ServeSSH(f.t.Context(), server, func() { j.settled <- struct{}{} }); close(done) }()
 	j.wait = func() { <-done }
-	sc, chans, reqs, err := ssh.NewClientConn(client, "", &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: hostKey(f)})
+	sc, chans, reqs, err := ssh.NewClientConn(client, "", cfg)
 	if err != nil {
 		client.Close()
 		<-done
@@ -166,6 +170,43 @@ func TestSSHFrontRefusesKeys(t *testing.T) {
 type plainKey struct{ ssh.Signer }
 
 func (p plainKey) PublicKey() ssh.PublicKey { return p.Signer.PublicKey().(*ssh.Certificate).Key }
+
+func TestSSHFrontTellsWhatHelps(t *testing.T) {
+	f := newFronts(t)
+	alice := f.User("alice@example.com", "ops")
+	ended := f.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
+	interactive := ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })
+	for _, tt := range []struct {
+		name string
+		auth []ssh.AuthMethod
+		says string
+	}{
+		{"no key", []ssh.AuthMethod{interactive}, "showed none"},
+		{"a key alone", []ssh.AuthMethod{ssh.PublicKeys(plainKey{ended}), interactive}, "showed none"},
+		{"a certificate that ended", []ssh.AuthMethod{ssh.PublicKeys(ended), interactive}, "does not take your certificate"},
+	} {
+		said := ""
+		_, err := f.jumpAs(&ssh.ClientConfig{User: "ubuntu", Auth: tt.auth, HostKeyCallback: hostKey(f), BannerCallback: func(s string) error { said += s; return nil }})
+		if err == nil || !strings.Contains(said, tt.says) || !strings.Contains(said, "tsh login") {
+			t.Errorf("%s: got %v and banner %q, want a refusal that says %q", tt.name, err, said, tt.says)
+		}
+	}
+}
+
+func TestSSHFrontShowsTheKeyAloneWhenAsked(t *testing.T) {
+	f := newFronts(t)
+	var shown ssh.PublicKey
+	j, err := f.jumpAs(&ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{ssh.PublicKeys(f.UserSigner(f.User("alice@example.com", "ops"), nil, "ubuntu"))},
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519}, HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { shown = key; return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shown.Type() != ssh.KeyAlgoED25519 {
+		t.Errorf("got a host key of type %s, want %s", shown.Type(), ssh.KeyAlgoED25519)
+	}
+	j.Close()
+	j.wait()
+}
 
 func TestSSHFrontCapsTries(t *testing.T) {
 	f, foreign := newFronts(t), newFronts(t)
