@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -60,7 +61,8 @@ type Node struct {
 	cfg   Config
 	ready chan struct{}
 	once  sync.Once
-	mu    sync.Mutex // guards id
+	links atomic.Pointer[uplink.Links] // nil before the node is a member
+	mu    sync.Mutex                   // guards id
 	id    identity.Identity
 }
 
@@ -163,6 +165,7 @@ func (n *Node) Run(ctx context.Context) error {
 	server := sshd.New(sshd.Config{Identity: m.Identity, Host: func() (ssh.Signer, error) { return m.HostSigner() }, Rules: keeper.Current,
 		Record: events.Record, Accounts: *n.cfg.Accounts, Now: n.cfg.Now, Log: n.cfg.Log})
 	links := uplink.New(n.uplink(m, keeper, server))
+	n.links.Store(links)
 
 	// Events are sent until the last session has ended and recorded it.
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))

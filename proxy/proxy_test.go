@@ -47,9 +47,10 @@ var ops = access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]acce
 // door is a whole proxy.
 type door struct {
 	*proxytest.Auth
-	t    *testing.T
-	addr string
-	stop func() error
+	t     *testing.T
+	proxy *Proxy
+	addr  string
+	stop  func() error
 }
 
 func openDoor(t *testing.T, drain time.Duration) *door {
@@ -71,7 +72,7 @@ func openDoor(t *testing.T, drain time.Duration) *door {
 	if err := p.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d := &door{Auth: a, t: t, addr: ln.Addr().String()}
+	d := &door{Auth: a, t: t, proxy: p, addr: ln.Addr().String()}
 	d.stop = func() error { cancel(); return <-ran }
 	t.Cleanup(func() {
 		cancel()

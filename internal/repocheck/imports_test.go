@@ -31,6 +31,7 @@ var contracts = map[string][]string{
 	"forms":     {},
 	"lifecycle": {},
 	"durable":   {},
+	"daemon":    {"fault"},
 	"places":    {},
 	"repocheck": {},
 	"access":    {"fault", "identity", "config"},

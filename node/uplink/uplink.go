@@ -276,6 +276,13 @@ func (l *Links) take(proxy string) bool {
 	return true
 }
 
+// Standing is to how many proxies a tunnel stands.
+func (l *Links) Standing() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.taken)
+}
+
 func (l *Links) release(proxy string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,0 +1,230 @@
+package daemon_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/threshold-access/threshold/internal/daemon"
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func TestLevelsAndFormats(t *testing.T) {
+	var out strings.Builder
+	log := daemon.Log{Level: "warn", Format: "json"}.Logger(&out)
+	log.Info("not this")
+	log.Warn("this", "n", 1)
+	var line struct {
+		Msg string
+		N   int
+	}
+	if err := json.Unmarshal([]byte(out.String()), &line); err != nil || line.Msg != "this" || line.N != 1 {
+		t.Errorf("got %q, %v, want one record", out.String(), err)
+	}
+	out.Reset()
+	log = daemon.Log{}.Or(daemon.Log{Level: "debug"}).Logger(&out)
+	log.Debug("quiet words")
+	if !strings.Contains(out.String(), `level=DEBUG msg="quiet words"`) {
+		t.Errorf("got %q, want text at the level of the file", out.String())
+	}
+	if got := (daemon.Log{Level: "error"}).Or(daemon.Log{Level: "debug", Format: "json"}); got.Level != "error" || got.Format != "json" {
+		t.Errorf("got %+v, want the flag's level and the file's format", got)
+	}
+}
+
+func TestLogsThatAreRefused(t *testing.T) {
+	for _, l := range []daemon.Log{{Level: "loud"}, {Format: "xml"}, {Level: "INFO"}} {
+		if err := l.Err(); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+			t.Errorf("%+v: got %v, want it refused with a remedy", l, err)
+		}
+	}
+	if err := (daemon.Log{Level: "info", Format: "text"}).Err(); err != nil {
+		t.Errorf("got %v for what is good", err)
+	}
+}
+
+func TestTheLastFaultIsSaidInTheLogsForm(t *testing.T) {
+	err := fault.New(fault.Invalid, "x", "it broke", "mend it")
+	var text, machine strings.Builder
+	daemon.Log{}.Report(&text, "threshold", err)
+	daemon.Log{Format: "json"}.Report(&machine, "threshold", err)
+	if text.String() != "threshold: error: it broke\nthreshold: hint: mend it\n" {
+		t.Errorf("got %q for people", text.String())
+	}
+	var rec map[string]string
+	if err := json.Unmarshal([]byte(machine.String()), &rec); err != nil || rec["msg"] != "it broke" || rec["remedy"] != "mend it" {
+		t.Errorf("got %q, %v, want a record with its remedy", machine.String(), err)
+	}
+}
+
+func TestHealthIsForThisMachineAlone(t *testing.T) {
+	for _, addr := range []string{"0.0.0.0:3080", ":3080", "[::]:3080", "192.0.2.1:3080", "localhost:3080", "127.0.0.1", "example.com:80", "[::ffff:192.0.2.1]:1"} {
+		if l, err := daemon.ListenHealth(addr); err == nil {
+			l.Close()
+			t.Errorf("%s: got a listener, want it refused", addr)
+		} else if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+			t.Errorf("%s: got %v, want an invalid fault with a remedy", addr, err)
+		}
+	}
+	for _, addr := range []string{"127.0.0.1:3080", "127.8.9.1:1", "[::1]:3080", "[::ffff:127.0.0.1]:1"} {
+		if err := daemon.CheckHealthAddr(addr); err != nil {
+			t.Errorf("%s: got %v, want it taken", addr, err)
+		}
+	}
+	if l, err := daemon.ListenHealth(""); l != nil || err != nil {
+		t.Errorf("got %v, %v without an address, want nothing", l, err)
+	}
+}
+
+func TestReadyMeansEveryPartWorks(t *testing.T) {
+	var h daemon.Health
+	l, err := daemon.ListenHealth("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(ctx, l, quiet) }()
+	broken := error(nil)
+	h.Add("auth", func(context.Context) error { return nil })
+	h.Add("proxy", func(context.Context) error { return broken })
+
+	for _, tt := range []struct {
+		name string
+		do   func()
+		code int
+		says string
+	}{
+		{"before all parts are there", func() {}, 503, `"ready":false`},
+		{"once they are", h.Up, 200, `{"ready":true,"stopping":false,"parts":[{"name":"auth","ready":true},{"name":"proxy","ready":true}]}`},
+		{"when one part cannot work", func() { broken = fault.New(fault.Unavailable, "x", "no way to auth", "y") }, 503, `{"name":"proxy","ready":false,"reason":"no way to auth"}`},
+		{"when it can again", func() { broken = nil }, 200, `"ready":true`},
+		{"while sessions end", h.Stop, 503, `"stopping":true`},
+	} {
+		tt.do()
+		code, body := get(t, l.Addr(), "/readyz")
+		if code != tt.code || !strings.Contains(body, tt.says) {
+			t.Errorf("%s: got %d %s, want %d and %s", tt.name, code, body, tt.code, tt.says)
+		}
+		if code, body := get(t, l.Addr(), "/healthz"); code != 200 || !json.Valid([]byte(body)) {
+			t.Errorf("%s: got %d %s of a program that runs, want 200", tt.name, code, body)
+		}
+	}
+	if code, _ := get(t, l.Addr(), "/"); code != 404 {
+		t.Errorf("got %d for another page, want 404", code)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Errorf("got %v at the end", err)
+	}
+}
+
+func get(t *testing.T, addr net.Addr, path string) (int, string) {
+	t.Helper()
+	resp, err := http.Get(fmt.Sprintf("http://%s%s", addr, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func manager(t *testing.T) *net.UnixConn {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	t.Setenv("NOTIFY_SOCKET", path)
+	return c
+}
+
+func said(t *testing.T, c *net.UnixConn) string {
+	t.Helper()
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	n, err := c.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(buf[:n])
+}
+
+func TestTheServiceManagerIsTold(t *testing.T) {
+	c := manager(t)
+	m := daemon.ManagerFor(quiet)
+	m.Ready("two\nWATCHDOG=1 lines")
+	if got, want := said(t, c), "READY=1\nSTATUS=two WATCHDOG=1 lines"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	m.Stopping(30 * time.Second)
+	if got := said(t, c); !strings.HasPrefix(got, "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000\n") {
+		t.Errorf("got %q, want the end and how long it may take", got)
+	}
+}
+
+func TestAManagerThatIsGoneIsAWarning(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
+	var out strings.Builder
+	daemon.ManagerFor(daemon.Log{}.Logger(&out)).Ready("x")
+	if !strings.Contains(out.String(), "cannot be told") {
+		t.Errorf("got %q, want a warning", out.String())
+	}
+}
+
+func TestTheWatchdogHearsOfAProgramWhosePartsAnswer(t *testing.T) {
+	c := manager(t)
+	t.Setenv("WATCHDOG_USEC", "30000")
+	var h daemon.Health
+	hang, hung := make(chan struct{}), make(chan struct{})
+	looks := 0
+	h.Add("part", func(ctx context.Context) error {
+		if looks++; looks < 3 {
+			return errors.New("not ready, but alive")
+		}
+		close(hung)
+		<-hang
+		return nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- daemon.ManagerFor(quiet).Watch(ctx, &h) }()
+	for range 2 {
+		if got := said(t, c); got != "WATCHDOG=1" {
+			t.Errorf("got %q, want the sign of life", got)
+		}
+	}
+	<-hung
+	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, err := c.Read(make([]byte, 64)); err == nil {
+		t.Errorf("got %d bytes from a program that hangs, want silence", n)
+	}
+	cancel()
+	close(hang)
+	if err := <-ended; err != nil {
+		t.Errorf("got %v", err)
+	}
+}

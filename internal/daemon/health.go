@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+const (
+	healthTimeout = 5 * time.Second // for a request, its answer, and for what a part says
+	maxHealthHead = 8 << 10
+)
+
+// Health is how the parts of this program are. The zero value has none, and is not ready.
+type Health struct {
+	mu       sync.Mutex // guards what follows
+	parts    []part
+	up       bool
+	stopping bool
+}
+
+type part struct {
+	name string
+	look func(context.Context) error
+}
+
+// Part is one part in the answer. Reason is set when it is not ready.
+type Part struct {
+	Name   string `json:"name"`
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Status is the answer.
+type Status struct {
+	Ready    bool   `json:"ready"`
+	Stopping bool   `json:"stopping"`
+	Parts    []Part `json:"parts"`
+}
+
+// Add adds a part. look says why the part cannot do its work now, or nil; it is called for each answer and obeys its context.
+func (h *Health) Add(name string, look func(context.Context) error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.parts = append(h.parts, part{name, look})
+}
+
+// Up says that every part was added.
+func (h *Health) Up() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.up = true
+}
+
+// Stop says that the program is ending: what is under way may end, nothing new should come.
+func (h *Health) Stop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopping = true
+}
+
+// Look asks every part.
+func (h *Health) Look(ctx context.Context) Status {
+	h.mu.Lock()
+	parts, s := h.parts, Status{Ready: h.up && !h.stopping, Stopping: h.stopping, Parts: []Part{}}
+	h.mu.Unlock()
+	for _, p := range parts {
+		at := Part{Name: p.name, Ready: true}
+		if err := p.look(ctx); err != nil {
+			at.Ready, at.Reason, s.Ready = false, fault.Message(err), false
+		}
+		s.Parts = append(s.Parts, at)
+	}
+	return s
+}
+
+// CheckHealthAddr refuses an address that other machines could reach: what it tells is for this one.
+func CheckHealthAddr(addr string) error {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return errors.New("is no address with a port: write 127.0.0.1:3080")
+	}
+	if !ap.Addr().Unmap().IsLoopback() {
+		return errors.New("is not on loopback: what it tells is for this machine alone; write 127.0.0.1:3080")
+	}
+	return nil
+}
+
+// ListenHealth opens the port for Serve. No address gives no listener.
+func ListenHealth(addr string) (net.Listener, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	if err := CheckHealthAddr(addr); err != nil {
+		return nil, fault.Wrap(err, fault.Invalid, "daemon", "the health address "+addr+" "+err.Error(), "change spec.health")
+	}
+	l, err := net.Listen("tcp", addr)
+	return l, fault.Wrap(err, fault.Conflict, "daemon", "cannot listen on "+addr+" for health", "end the program that uses it, or change spec.health")
+}
+
+// Serve answers /healthz (the program runs) and /readyz (it does its work; else 503) on l until ctx ends. Without a listener it only waits.
+func (h *Health) Serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
+	if l == nil {
+		<-ctx.Done()
+		return nil
+	}
+	pages := http.NewServeMux()
+	pages.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, h.Look(r.Context())) })
+	pages.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		s, code := h.Look(r.Context()), http.StatusOK
+		if !s.Ready {
+			code = http.StatusServiceUnavailable
+		}
+		answer(w, code, s)
+	})
+	srv := &http.Server{Handler: http.TimeoutHandler(pages, healthTimeout, "a part does not answer\n"), ReadTimeout: healthTimeout, WriteTimeout: 2 * healthTimeout,
+		MaxHeaderBytes: maxHealthHead, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	srv.SetKeepAlivesEnabled(false)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(l) }()
+	select {
+	case <-ctx.Done():
+		_ = srv.Close()
+		<-ended
+		return nil
+	case err := <-ended:
+		return err
+	}
+}
+
+func answer(w http.ResponseWriter, code int, s Status) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(s) // whoever asked has gone
+}

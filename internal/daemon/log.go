@@ -1,0 +1,73 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// Log says how much a program tells about its work, and in which form.
+type Log struct {
+	// Level is debug, info, warn or error. Empty means info.
+	Level string `yaml:"level"`
+	// Format is text or json, a record a line. Empty means text.
+	Format string `yaml:"format"`
+}
+
+var levels = map[string]slog.Level{"": slog.LevelInfo, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+
+const jsonFormat = "json"
+
+// Check implements config.Checker.
+func (l Log) Check(report func(path, format string, args ...any)) {
+	if _, known := levels[l.Level]; !known {
+		report("level", "is %q, known are debug, info, warn and error", l.Level)
+	}
+	if l.Format != "" && l.Format != "text" && l.Format != jsonFormat {
+		report("format", "is %q, known are text and json", l.Format)
+	}
+}
+
+// Err is what Check finds, for what did not come from a file.
+func (l Log) Err() error {
+	var wrong []string
+	l.Check(func(path, format string, args ...any) {
+		wrong = append(wrong, "the log's "+path+" "+fmt.Sprintf(format, args...))
+	})
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fault.New(fault.Invalid, "", strings.Join(wrong, "; "), "correct --log-level or --log-format")
+}
+
+// Or takes what l leaves open from other.
+func (l Log) Or(other Log) Log {
+	if l.Level == "" {
+		l.Level = other.Level
+	}
+	if l.Format == "" {
+		l.Format = other.Format
+	}
+	return l
+}
+
+// Logger writes to w.
+func (l Log) Logger(w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: levels[l.Level]}
+	if l.Format == jsonFormat {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// Report writes the fault that a program ends with: for people as every program does, for machines as one more record.
+func (l Log) Report(w io.Writer, program string, err error) {
+	if l.Format == jsonFormat {
+		l.Logger(w).Error(fault.Message(err), "program", program, "remedy", fault.Remedy(err))
+		return
+	}
+	fault.Report(w, program, err)
+}

@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// Manager is the service manager that started this program, if one did. Everything said to none is lost.
+type Manager struct{ log *slog.Logger }
+
+// ManagerFor tells the service manager what is said; a message that does not reach it is a warning in the log.
+func ManagerFor(log *slog.Logger) Manager { return Manager{log} }
+
+// Ready says that the program is up, and in a few words what it does.
+func (m Manager) Ready(status string) { m.say(daemon.SdNotifyReady, "STATUS="+oneLine(status)) }
+
+// Status says in a few words what the program does.
+func (m Manager) Status(status string) { m.say("STATUS=" + oneLine(status)) }
+
+// Stopping says that the program is ending, and that it may take as long as within.
+func (m Manager) Stopping(within time.Duration) {
+	m.say(daemon.SdNotifyStopping, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", within.Microseconds()), "STATUS=waiting for sessions to end, at most "+within.String())
+}
+
+// Watch tells the manager's watchdog, where it has one, that the program is alive for as long as its parts answer at all, until ctx ends.
+func (m Manager) Watch(ctx context.Context, h *Health) error {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || every == 0 {
+		<-ctx.Done()
+		return err
+	}
+	tick := time.NewTicker(every / 3) // sd_watchdog_enabled(3) recommends half of it at most
+	defer tick.Stop()
+	for {
+		h.Look(ctx) // a part that hangs keeps the next line from being reached
+		m.say(daemon.SdNotifyWatchdog)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (m Manager) say(lines ...string) {
+	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
+		m.log.Warn("the service manager cannot be told", "err", err)
+	}
+}
+
+// oneLine keeps a status from being taken for more messages.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

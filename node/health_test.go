@@ -1,0 +1,29 @@
+package node_test
+
+import (
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/node"
+)
+
+func TestHealthMeansATunnelStands(t *testing.T) {
+	n, err := node.New(node.Config{Dir: t.TempDir(), Proxies: []string{"127.0.0.1:1"}, Name: "web-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v of a node that has not run, want unavailable", err)
+	}
+	c := membertest.New(t)
+	allow(t, c)
+	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	m := start(t, c, d)
+	if err := m.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Health(t.Context()); err != nil {
+		t.Errorf("got %v of one with a tunnel, want none", err)
+	}
+}
