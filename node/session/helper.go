@@ -12,15 +12,24 @@ const (
 	selfPath   = "/proc/self/exe"
 	helperName = "threshold-session"
 	sftpGuard  = "__threshold_session_sftp_v1"
+	entryGuard = "__threshold_session_enter_v1"
 )
+
+// refusedExit is the exit status of a child that could not do its work.
+const refusedExit = 126
 
 // Reexecuted reports whether this process is such a child, and after having done its work, with which code it should end. Every
 // program that embeds a node calls it first thing in main.
 func Reexecuted() (code int, is bool) {
-	if len(os.Args) != 2 || os.Args[0] != helperName || os.Args[1] != sftpGuard {
+	switch {
+	case len(os.Args) < 2 || os.Args[0] != helperName:
 		return 0, false
+	case os.Args[1] == sftpGuard && len(os.Args) == 2:
+		return serveSFTP(), true
+	case os.Args[1] == entryGuard && len(os.Args) > 3:
+		return enter(os.Args[2:]), true
 	}
-	return serveSFTP(), true
+	return 0, false
 }
 
 type stdio struct {

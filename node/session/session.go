@@ -70,14 +70,15 @@ func (a Accounts) Start(acc Account, s Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	program := cmd.Path
 	p := &Process{cmd: cmd, pidfd: -1, exited: make(chan struct{})}
 	cmd.SysProcAttr.PidFD = &p.pidfd
-	if err := p.start(acc, s); err != nil {
+	if err := a.start(p, acc, s); err != nil {
 		p.closeAll()
 		if diskIsFull(err) {
 			return nil, fault.Wrap(err, fault.Exhausted, "session.Start", "this node's disk is full", "ask an administrator to free space on the node")
 		}
-		return nil, fault.Wrap(err, fault.Internal, "session.Start", fmt.Sprintf("%s could not be started as %s: %v", cmd.Path, acc.Login, rootCause(err)),
+		return nil, fault.Wrap(err, fault.Internal, "session.Start", fmt.Sprintf("%s could not be started as %s: %v", program, acc.Login, rootCause(err)),
 			"ask an administrator to look at the account and its login shell")
 	}
 	go func() { // ends with the program; Run waits for it
@@ -109,7 +110,7 @@ func (a Accounts) command(acc Account, s Spec) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-func (p *Process) start(acc Account, s Spec) error {
+func (a Accounts) start(p *Process, acc Account, s Spec) error {
 	var theirs []*os.File
 	defer func() {
 		for _, f := range theirs {
@@ -131,7 +132,14 @@ func (p *Process) start(acc Account, s Spec) error {
 		}
 		p.cmd.SysProcAttr.Setsid = true
 	}
-	err := p.cmd.Start()
+	report, err := a.entered(acc, p.cmd)
+	if err != nil {
+		return err
+	}
+	if report != nil {
+		return startEntered(p.cmd, report)
+	}
+	err = p.cmd.Start()
 	if errors.Is(err, syscall.EACCES) && p.cmd.Dir != "/" { // a home that the account itself may not enter
 		c := p.cmd
 		p.cmd = &exec.Cmd{Path: c.Path, Args: c.Args, Env: c.Env, Dir: "/", SysProcAttr: c.SysProcAttr, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr}

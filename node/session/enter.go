@@ -1,0 +1,144 @@
+package session
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// entry is what has to be done between fork and exec that os/exec cannot do: a re-executed child of ours does it to itself while it is
+// still root, becomes the account, and then the program. So there is no moment at which the program runs without its limits.
+type entry struct {
+	UID, GID uint32
+	Groups   []uint32
+	Root     bool // the child is root, and becomes the account
+	Umask    int
+	Limits   []limit
+	Path     string
+	Dir      string
+}
+
+// entryReport is the descriptor on which the child tells the number of the error that kept it from running the program.
+const entryReport = firstOther
+
+// entered makes cmd run by way of such a child, if the account's limits or the umask ask for it: it costs a few milliseconds. It returns
+// where the child reports, or nil.
+func (a Accounts) entered(acc Account, cmd *exec.Cmd) (*os.File, error) {
+	e := entry{UID: acc.UID, GID: acc.GID, Groups: acc.Groups, Root: a.UID == 0, Umask: a.umask(), Path: cmd.Path, Dir: cmd.Dir}
+	if e.Root { // others keep the limits that they have
+		var err error
+		if e.Limits, err = a.limits(acc); err != nil {
+			return nil, err
+		}
+	}
+	if e.Path == selfPath { // Go's runtime sets aside more address space than many a limit grants, and uses little of it
+		e.Limits = slices.DeleteFunc(e.Limits, func(l limit) bool { return l.Resource == unix.RLIMIT_AS })
+	}
+	if len(e.Limits) == 0 && e.Umask == ownUmask() {
+		return nil, nil
+	}
+	spec, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Args = append([]string{helperName, entryGuard, string(spec)}, cmd.Args...)
+	cmd.Path, cmd.Dir = selfPath, "/"
+	cmd.SysProcAttr.Credential = nil
+	cmd.ExtraFiles = []*os.File{w}
+	return r, nil
+}
+
+// startEntered starts what entered prepared, and waits until the program runs.
+func startEntered(cmd *exec.Cmd, report *os.File) error {
+	defer report.Close()
+	err := cmd.Start()
+	_ = cmd.ExtraFiles[0].Close()
+	if err != nil {
+		return err
+	}
+	b, err := io.ReadAll(io.LimitReader(report, 64)) // nothing, once the program runs: exec closes the descriptor
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	_ = cmd.Wait() // it has said why it ends
+	n, err := strconv.Atoi(string(b))
+	if err != nil {
+		return errors.New("the program was not reached")
+	}
+	return syscall.Errno(n)
+}
+
+// enter is the child's side. It returns only when it failed.
+func enter(args []string) int {
+	syscall.CloseOnExec(entryReport)
+	report := os.NewFile(entryReport, "report")
+	var e entry
+	err := json.Unmarshal([]byte(args[0]), &e)
+	if err == nil {
+		err = e.become(args[1:])
+	}
+	var no syscall.Errno
+	if !errors.As(err, &no) {
+		no = syscall.EINVAL
+	}
+	fmt.Fprint(report, int(no))
+	return refusedExit
+}
+
+// become changes this thread alone and never lets go of it: the program starts from it. The limit on address space is set last and little
+// is allocated after it, for the runtime has more of it than many a limit grants.
+func (e entry) become(args []string) error {
+	runtime.LockOSThread()
+	debug.SetGCPercent(-1)
+	syscall.Umask(e.Umask)
+	for _, l := range e.Limits {
+		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
+			return err
+		}
+	}
+	if e.Root {
+		if err := e.drop(); err != nil {
+			return err
+		}
+	}
+	if unix.Chdir(e.Dir) != nil { // a home that the account itself may not enter
+		if err := unix.Chdir("/"); err != nil {
+			return err
+		}
+	}
+	return syscall.Exec(e.Path, args, os.Environ())
+}
+
+// drop gives root up on this thread. The others end with exec.
+func (e entry) drop() error {
+	var groups *uint32
+	if len(e.Groups) > 0 {
+		groups = &e.Groups[0]
+	}
+	if _, _, no := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(e.Groups)), uintptr(unsafe.Pointer(groups)), 0); no != 0 {
+		return no
+	}
+	gid, uid := uintptr(e.GID), uintptr(e.UID)
+	if _, _, no := syscall.RawSyscall(syscall.SYS_SETRESGID, gid, gid, gid); no != 0 {
+		return no
+	}
+	if _, _, no := syscall.RawSyscall(syscall.SYS_SETRESUID, uid, uid, uid); no != 0 {
+		return no
+	}
+	return nil
+}
