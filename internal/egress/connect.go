@@ -1,0 +1,186 @@
+package egress
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+const (
+	// connectTimeout bounds the HTTP proxy's answer, for callers whose context has no end.
+	connectTimeout = 30 * time.Second
+	// maxReplyBytes bounds the head of its answer. It is also the longest line.
+	maxReplyBytes = 8 << 10
+)
+
+// connect opens a tunnel to addr through the HTTP proxy (RFC 9110 section 9.3.6).
+func connect(ctx context.Context, d *net.Dialer, by *url.URL, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := dialProxy(ctx, d, by)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	tunnel, err := ask(conn, by, addr)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, unanswered(by, err)
+	}
+	return tunnel, nil
+}
+
+// dialProxy connects to the HTTP proxy itself, whose own certificate is verified as any web site's: a password may be told to it.
+func dialProxy(ctx context.Context, d *net.Dialer, by *url.URL) (net.Conn, error) {
+	port := by.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[by.Scheme]
+	}
+	at := net.JoinHostPort(by.Hostname(), port)
+	conn, err := d.DialContext(ctx, "tcp", at)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" cannot be reached: "+fault.Network(err), "check HTTPS_PROXY (https_proxy in a file) and the network")
+	}
+	if by.Scheme == "http" {
+		return conn, nil
+	}
+	tc, err := handshake(ctx, conn, at, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Unavailable, "egress", "no TLS connection to the HTTP proxy at "+by.Host+": "+fault.Network(err),
+			"check HTTPS_PROXY: http:// may be meant; if its authority is the company's own, name the file in SSL_CERT_FILE")
+	}
+	return tc, nil
+}
+
+// ask asks for the tunnel and returns it, with what the other end has said already.
+func ask(conn net.Conn, by *url.URL, addr string) (net.Conn, error) {
+	var req bytes.Buffer
+	fmt.Fprintf(&req, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: threshold\r\n", addr, addr)
+	if u := by.User; u != nil {
+		password, _ := u.Password()
+		fmt.Fprintf(&req, "Proxy-Authorization: Basic %s\r\n", base64.StdEncoding.EncodeToString([]byte(u.Username()+":"+password)))
+	}
+	req.WriteString("\r\n")
+	if _, err := conn.Write(req.Bytes()); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReaderSize(conn, maxReplyBytes)
+	resp, err := readReply(r)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, refusal(resp, by, addr)
+	}
+	early, _ := r.Peek(r.Buffered()) // what is buffered can be peeked at
+	if len(early) == 0 {
+		return conn, nil
+	}
+	return &begun{Conn: conn, early: early}, nil
+}
+
+// errReply says that what came is no answer to CONNECT.
+var errReply = errors.New("the answer is not HTTP, or too long")
+
+// readReply reads the head of an HTTP answer and nothing behind it: that is the tunnel's.
+func readReply(r *bufio.Reader) (*http.Response, error) {
+	var head []byte
+	for {
+		line, err := r.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			return nil, errReply
+		}
+		if err != nil {
+			return nil, err
+		}
+		if head = append(head, line...); len(head) > maxReplyBytes {
+			return nil, errReply
+		}
+		if len(bytes.TrimRight(line, "\r\n")) == 0 {
+			break
+		}
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errReply, err)
+	}
+	resp.Body.Close()
+	return resp, nil
+}
+
+// refusal is the HTTP proxy's no, in words. Nothing of its text is repeated: it may be anything.
+func refusal(resp *http.Response, by *url.URL, addr string) error {
+	at, to, status := "the HTTP proxy at "+by.Host, addr, fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	switch {
+	case resp.StatusCode == http.StatusProxyAuthRequired && !basic(resp.Header):
+		return fault.New(fault.Unauthenticated, "egress", at+" wants another proof than a password, which Threshold cannot give",
+			"ask its administrator for a password, or to let "+to+" through without")
+	case resp.StatusCode == http.StatusProxyAuthRequired && by.User == nil:
+		return fault.New(fault.Unauthenticated, "egress", at+" wants a password", "write HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT")
+	case resp.StatusCode == http.StatusProxyAuthRequired:
+		return fault.New(fault.Unauthenticated, "egress", at+" does not accept the password for "+fmt.Sprintf("%q", by.User.Username()),
+			"check user and password in HTTPS_PROXY; write what is odd in them as %XX")
+	case resp.StatusCode/100 == 5:
+		return fault.New(fault.Unavailable, "egress", at+" gives no way to "+to+": "+status, "check the address; if it is right, try again in a minute")
+	}
+	return fault.New(fault.Denied, "egress", at+" refuses CONNECT to "+to+": "+status, "ask its administrator to let "+to+" through, or set NO_PROXY where there is a straight way")
+}
+
+// basic reports whether a password would be accepted. A proxy that does not say is tried with one.
+func basic(h http.Header) bool {
+	offers := h.Values("Proxy-Authenticate")
+	for _, o := range offers {
+		for part := range strings.SplitSeq(o, ",") {
+			scheme, _, _ := strings.Cut(strings.TrimSpace(part), " ")
+			if strings.EqualFold(scheme, "Basic") {
+				return true
+			}
+		}
+	}
+	return len(offers) == 0
+}
+
+// unanswered says what a person should do about an HTTP proxy that did not answer CONNECT.
+func unanswered(by *url.URL, err error) error {
+	var said *fault.Error
+	switch {
+	case errors.As(err, &said):
+		return err
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, errReply):
+		return fault.Wrap(err, fault.Invalid, "egress", "what answers at "+by.Host+" is no HTTP proxy", "check HTTPS_PROXY (https_proxy in a file): https:// may be meant, or another port")
+	}
+	return fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" does not answer CONNECT: "+fault.Network(err), "check HTTPS_PROXY (https_proxy in a file), then try again")
+}
+
+// begun is a tunnel whose first bytes came along with the HTTP proxy's answer.
+type begun struct {
+	net.Conn
+	early []byte
+}
+
+func (b *begun) Read(p []byte) (int, error) {
+	if len(b.early) == 0 {
+		return b.Conn.Read(p)
+	}
+	n := copy(p, b.early)
+	if b.early = b.early[n:]; len(b.early) == 0 {
+		b.early = nil // let the buffer go
+	}
+	return n, nil
+}

@@ -1,0 +1,509 @@
+package egress_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"go.uber.org/goleak"
+
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/egress"
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+var discard = log.New(io.Discard, "", 0)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// httpProxy answers CONNECT as a test says. It sends every tunnel to where to leads, whatever was asked for, so that tests can ask for
+// names that are not this machine's own.
+type httpProxy struct {
+	net.Listener
+	to    string // "": the tunnel echoes
+	reply string // "": 200
+	early string // said at once, behind the reply
+
+	mu    sync.Mutex // guards asked
+	asked []string   // heads of the requests
+	all   sync.WaitGroup
+}
+
+func (p *httpProxy) start(t *testing.T) *httpProxy {
+	t.Helper()
+	var err error
+	if p.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	p.all.Go(func() {
+		for {
+			c, err := p.Accept()
+			if err != nil {
+				return
+			}
+			p.all.Go(func() { defer c.Close(); p.serve(c) })
+		}
+	})
+	t.Cleanup(func() { p.Close(); p.all.Wait() })
+	return p
+}
+
+func (p *httpProxy) serve(c net.Conn) {
+	r := bufio.NewReader(c)
+	var head strings.Builder
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		if head.WriteString(line); line == "\r\n" {
+			break
+		}
+	}
+	p.mu.Lock()
+	p.asked = append(p.asked, head.String())
+	p.mu.Unlock()
+	if p.reply != "" {
+		io.WriteString(c, p.reply)
+		return
+	}
+	io.WriteString(c, "HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n"+p.early)
+	if p.to == "" {
+		io.Copy(c, r)
+		return
+	}
+	up, err := net.Dial("tcp", p.to)
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	go func() { io.Copy(up, r); up.Close() }()
+	io.Copy(c, up)
+}
+
+func (p *httpProxy) heads() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
+}
+
+func (p *httpProxy) url(user string) string {
+	if user != "" {
+		user += "@"
+	}
+	return "http://" + user + p.Addr().String()
+}
+
+func way(t *testing.T, cfg egress.Config) *egress.Way {
+	t.Helper()
+	w, err := egress.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func say(t *testing.T, c net.Conn, word string) string {
+	t.Helper()
+	if _, err := io.WriteString(c, word); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, len(word))
+	if _, err := io.ReadFull(c, b); err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestATunnelThroughAnHTTPProxy(t *testing.T) {
+	p := (&httpProxy{early: "first "}).start(t)
+	for _, tt := range []struct{ address, authorization string }{
+		{p.url(""), ""},
+		{p.Addr().String(), ""}, // http:// is meant
+		{p.url("alice:p%40ss"), "Proxy-Authorization: Basic YWxpY2U6cEBzcw==\r\n"},
+	} {
+		c, err := way(t, egress.Config{HTTPSProxy: tt.address}).DialContext(t.Context(), "tcp", "access.example.com:443")
+		if err != nil {
+			t.Fatal(err)
+		}
+		early := make([]byte, 6)
+		if _, err := io.ReadFull(c, early); err != nil || string(early) != "first " {
+			t.Errorf("got %q, %v, want what the tunnel said at once", early, err)
+		}
+		if got := say(t, c, "hello"); got != "hello" {
+			t.Errorf("got %q back, want hello", got)
+		}
+		c.Close()
+		heads := p.heads()
+		head := heads[len(heads)-1]
+		if !strings.HasPrefix(head, "CONNECT access.example.com:443 HTTP/1.1\r\nHost: access.example.com:443\r\n") || !strings.Contains(head, tt.authorization) ||
+			tt.authorization == "" && strings.Contains(head, "Authorization") {
+			t.Errorf("got request %q, want CONNECT with %q", head, tt.authorization)
+		}
+	}
+}
+
+func TestWhatGoesByTheProxy(t *testing.T) {
+	p := (&httpProxy{reply: "HTTP/1.1 403 Forbidden\r\n\r\n"}).start(t)
+	here, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	_, port, _ := net.SplitHostPort(here.Addr().String())
+	dead, cancel := context.WithCancel(t.Context())
+	cancel() // straight ways are not gone
+	for _, tt := range []struct {
+		addr, no string
+		proxied  bool
+	}{
+		{"access.example.com:443", "", true},
+		{"access.example.com:443", "example.org, .example.net", true},
+		{"access.example.com:443", "example.com", false},
+		{"access.example.com:443", ".example.com", false},
+		{"access.example.com:443", "*", false},
+		{"access.example.com:443", "access.example.com:8443", true},
+		{"198.51.100.7:443", "198.51.100.0/24", false},
+		{"[2001:db8::7]:443", "2001:db8::/32", false},
+		{"[2001:db8::7]:443", "", true},
+		{"localhost:443", "", false},
+		{"127.0.0.1:" + port, "", false},
+		{"[::1]:443", "", false},
+	} {
+		ctx := t.Context()
+		if !tt.proxied {
+			ctx = dead
+		}
+		_, err := way(t, egress.Config{HTTPSProxy: p.url(""), NoProxy: tt.no}).DialContext(ctx, "tcp", tt.addr)
+		if got := fault.Is(err, fault.Denied); got != tt.proxied {
+			t.Errorf("%s with NO_PROXY=%q: got by the proxy %v (%v), want %v", tt.addr, tt.no, got, err, tt.proxied)
+		}
+	}
+}
+
+func TestWhatAnHTTPProxyRefuses(t *testing.T) {
+	const ask = "Proxy-Authenticate: Basic realm=\"x\"\r\n"
+	for _, tt := range []struct {
+		name, user, reply string
+		kind              fault.Kind
+		says              string
+	}{
+		{"no password was given", "", "HTTP/1.1 407 Proxy Authentication Required\r\n" + ask + "\r\n", fault.Unauthenticated, "wants a password"},
+		{"the wrong one was", "alice:tell-nobody", "HTTP/1.1 407 Proxy Authentication Required\r\n" + ask + "\r\n", fault.Unauthenticated, `does not accept the password for "alice"`},
+		{"a ticket is wanted", "alice:tell-nobody", "HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n", fault.Unauthenticated, "another proof than a password"},
+		{"it is forbidden", "", "HTTP/1.1 403 \x1b[31mred\r\n\r\n", fault.Denied, "refuses CONNECT to access.example.com:443: 403 Forbidden"},
+		{"it is not known", "", "HTTP/1.0 404 Not Found\r\n\r\n", fault.Denied, "404 Not Found"},
+		{"there is no way on", "", "HTTP/1.1 502 Bad Gateway\r\n\r\n", fault.Unavailable, "gives no way to access.example.com:443: 502 Bad Gateway"},
+		{"it is no HTTP", "", "SSH-2.0-OpenSSH_9.9\r\n\r\n", fault.Invalid, "is no HTTP proxy"},
+		{"the answer has no end", "", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-A: b\r\n", 4<<10), fault.Invalid, "is no HTTP proxy"},
+		{"a line has no end", "", "HTTP/1.1 200 " + strings.Repeat("O", 64<<10), fault.Invalid, "is no HTTP proxy"},
+		{"it hangs up", "", "HTTP/1.1 200 OK\r\nX-A", fault.Unavailable, "does not answer CONNECT"},
+	} {
+		p := (&httpProxy{reply: tt.reply}).start(t)
+		_, err := way(t, egress.Config{HTTPSProxy: p.url(tt.user)}).DialContext(t.Context(), "tcp", "access.example.com:443")
+		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) || !strings.Contains(fault.Message(err), p.Addr().String()) || fault.Remedy(err) == "" {
+			t.Errorf("%s: got %v (%s), want %s with %q, the proxy and what to do", tt.name, err, fault.KindOf(err), tt.kind, tt.says)
+		}
+		if strings.Contains(err.Error(), "tell-nobody") || strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("%s: got %q, want neither the password nor the proxy's own text", tt.name, err)
+		}
+	}
+}
+
+func TestAnHTTPProxyThatSaysNothing(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = way(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp", "access.example.com:443")
+	if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "no answer in time") {
+		t.Errorf("got %v, want no answer in time", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if _, err = way(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp", "access.example.com:443"); err == nil {
+		t.Error("got a connection after the context ended")
+	}
+}
+
+func TestAddressesOfHTTPProxiesThatAreRefused(t *testing.T) {
+	for _, address := range []string{"socks5://bob:tell-nobody@127.0.0.1:1080", "ftp://x", "http://", "http://bob:tell-nobody@", "http://bob:tell%nobody@host:1", "http://host:port"} {
+		_, err := egress.New(egress.Config{HTTPSProxy: address})
+		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" || !strings.Contains(err.Error(), "HTTPS_PROXY") {
+			t.Errorf("%s: got %v, want an invalid fault that names HTTPS_PROXY", address, err)
+		} else if strings.Contains(err.Error(), "nobody") {
+			t.Errorf("got %q, want no password in it", err)
+		}
+	}
+}
+
+func TestTheEnvironment(t *testing.T) {
+	for _, tt := range []struct {
+		vars map[string]string
+		want egress.Config
+	}{
+		{map[string]string{"HTTPS_PROXY": "a", "NO_PROXY": "b"}, egress.Config{HTTPSProxy: "a", NoProxy: "b"}},
+		{map[string]string{"HTTPS_PROXY": "a", "https_proxy": "c", "NO_PROXY": "b", "no_proxy": "d"}, egress.Config{HTTPSProxy: "c", NoProxy: "d"}},
+		{map[string]string{"HTTP_PROXY": "a", "http_proxy": "a", "ALL_PROXY": "a"}, egress.Config{}},
+	} {
+		if got := egress.Environment(func(k string) string { return tt.vars[k] }); got != tt.want {
+			t.Errorf("%v: got %+v, want %+v", tt.vars, got, tt.want)
+		}
+	}
+}
+
+func TestPasswordsAreSeen(t *testing.T) {
+	for address, want := range map[string]bool{"http://a:b@c:1": true, "a:b@c:1": true, "http://a@c:1": false, "c:1": false, "": false} {
+		if got := egress.HasPassword(address); got != want {
+			t.Errorf("%q: got %v, want %v", address, got, want)
+		}
+	}
+}
+
+// site is a proxy of ours behind a balancer: its ping document, and a WebSocket inside which TLS ends at inner.
+type site struct {
+	*httptest.Server
+	transport dial.Transport
+	every     time.Duration
+
+	mu    sync.Mutex // guards pings
+	pings int
+	all   sync.WaitGroup
+}
+
+const innerALPN = "threshold-dial"
+
+func startSite(t *testing.T, transport dial.Transport) *site {
+	t.Helper()
+	s := &site{transport: transport, every: egress.KeepAlive}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+dial.PingPath, func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.pings++
+		json.NewEncoder(w).Encode(dial.Ping{V: 1, Transport: s.transport})
+	})
+	mux.HandleFunc("GET "+dial.ConnectPath, func(w http.ResponseWriter, r *http.Request) {
+		if s.transport != dial.WebSocket {
+			http.Error(w, "no WebSockets here", http.StatusForbidden)
+			return
+		}
+		ws, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		at := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(r.RemoteAddr))
+		s.all.Go(func() { s.echo(egress.NewStream(ws, at, at, s.every)) })
+	})
+	s.Server = httptest.NewUnstartedServer(mux)
+	s.Config.ErrorLog = discard
+	s.StartTLS()
+	t.Cleanup(func() { s.Close(); s.all.Wait() })
+	return s
+}
+
+// echo says everything again, and that it has ended after the other end said so.
+func (s *site) echo(c net.Conn) {
+	defer c.Close()
+	tc := tls.Server(c, &tls.Config{Certificates: s.TLS.Certificates, NextProtos: []string{innerALPN}})
+	if _, err := io.Copy(tc, tc); err == nil {
+		io.WriteString(tc, "end")
+		tc.CloseWrite()
+	}
+}
+
+func (s *site) asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pings
+}
+
+// pinned trusts the site's own certificate only inside, as identity.PinnedTLS does.
+func (s *site) pinned() *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true, NextProtos: []string{innerALPN}, VerifyConnection: func(st tls.ConnectionState) error {
+		if st.NegotiatedProtocol != innerALPN {
+			return errors.New("the server does not speak " + innerALPN)
+		}
+		return nil
+	}}
+}
+
+func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
+	s := startSite(t, dial.WebSocket)
+	addr := s.Listener.Addr().String()
+	corporate := (&httpProxy{to: addr}).start(t)
+	for _, tt := range []struct{ name, addr, proxy string }{
+		{"straight", addr, ""},
+		{"through an HTTP proxy", "access.example.com:443", corporate.url("alice:secret")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := way(t, egress.Config{HTTPSProxy: tt.proxy})
+			w.Use(tt.addr, dial.WebSocket)
+			c, err := w.DialTLS(t.Context(), tt.addr, s.pinned())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			big := strings.Repeat("0123456789abcdef", 64<<10) // 1 MiB
+			go io.WriteString(c, big)
+			got := make([]byte, len(big))
+			if _, err := io.ReadFull(c, got); err != nil || string(got) != big {
+				t.Fatalf("got %d bytes, %v, want the same 1 MiB back", len(got), err)
+			}
+			if err := c.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if rest, err := io.ReadAll(c); err != nil || string(rest) != "end" {
+				t.Errorf("got %q, %v after the half-close, want what the other end still says", rest, err)
+			}
+		})
+	}
+}
+
+func TestWhatThePingDocumentSaysDecides(t *testing.T) {
+	s := startSite(t, dial.WebSocket)
+	addr := s.Listener.Addr().String()
+	w := way(t, egress.Config{Ask: true})
+	for range 2 {
+		c, err := w.DialTLS(t.Context(), addr, s.pinned())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	if got := s.asked(); got != 1 {
+		t.Errorf("got %d pings, want one for both connections", got)
+	}
+	if c, err := way(t, egress.Config{}).DialTLS(t.Context(), addr, s.pinned()); err == nil { // nobody said WebSocket
+		c.Close()
+		t.Error("got a connection by another transport than was said")
+	}
+}
+
+// An operator puts a balancer before a proxy, or takes it away.
+func TestAFailedConnectionAsksAgain(t *testing.T) {
+	s := startSite(t, dial.WebSocket)
+	addr := s.Listener.Addr().String()
+	w := way(t, egress.Config{Ask: true})
+	w.Use(addr, dial.TLS) // as it was
+	if _, err := w.DialTLS(t.Context(), addr, s.pinned()); err == nil {
+		t.Fatal("got a connection without the WebSocket")
+	}
+	c, err := w.DialTLS(t.Context(), addr, s.pinned())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+
+	s.transport = dial.TLS
+	if _, err := w.DialTLS(t.Context(), addr, s.pinned()); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "403") {
+		t.Errorf("got %v, want the refused WebSocket told", err)
+	}
+	before := s.asked()
+	w.DialTLS(t.Context(), addr, s.pinned())
+	if got := s.asked(); got != before+1 {
+		t.Errorf("got %d pings, want to have asked again", got-before)
+	}
+
+	s.Close()
+	before = s.asked()
+	if _, err := w.DialTLS(t.Context(), addr, s.pinned()); err == nil {
+		t.Error("got a connection to a proxy that is gone")
+	}
+}
+
+func TestAProxyWithoutAPingDocumentIsSpokenToInTLS(t *testing.T) {
+	plain := httptest.NewUnstartedServer(http.NotFoundHandler())
+	plain.TLS = &tls.Config{NextProtos: []string{innerALPN, "http/1.1"}}
+	plain.Config.ErrorLog = discard
+	plain.StartTLS()
+	defer plain.Close()
+	c, err := way(t, egress.Config{Ask: true}).DialTLS(t.Context(), plain.Listener.Addr().String(), (&site{}).pinned())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
+func TestAStreamIsNeverSilentForLong(t *testing.T) {
+	near, far := socketPair(t)
+	a := egress.NewStream(near, nil, nil, 5*time.Millisecond)
+	defer a.Close()
+	far.SetReadLimit(1)
+	for range 3 {
+		kind, b, err := far.Read(t.Context())
+		if err != nil || kind != websocket.MessageBinary || len(b) != 0 {
+			t.Fatalf("got %v %q, %v, want an empty message", kind, b, err)
+		}
+	}
+	a.Close()
+	if _, _, err := far.Read(t.Context()); err == nil {
+		t.Error("got a message after the end")
+	}
+	if err := a.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v at the second close, want %v", err, net.ErrClosed)
+	}
+}
+
+func TestAStreamTakesNoOtherMessages(t *testing.T) {
+	for name, send := range map[string]func(*websocket.Conn) error{
+		"text": func(c *websocket.Conn) error { return c.Write(t.Context(), websocket.MessageText, []byte("x")) },
+		"too large": func(c *websocket.Conn) error {
+			return c.Write(t.Context(), websocket.MessageBinary, make([]byte, 1<<20))
+		},
+	} {
+		near, far := socketPair(t)
+		a := egress.NewStream(near, nil, nil, time.Minute)
+		far.CloseRead(t.Context()) // answers the close frame
+		go func() { _ = send(far) }()
+		n, err := io.Copy(io.Discard, a)
+		if err == nil || n > 64<<10+1 {
+			t.Errorf("%s: got %d bytes, %v, want the stream ended", name, n, err)
+		}
+		a.Close()
+		far.CloseNow()
+	}
+}
+
+// socketPair is both ends of a WebSocket.
+func socketPair(t *testing.T) (near, far *websocket.Conn) {
+	t.Helper()
+	accepted := make(chan *websocket.Conn, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}))
+	near, _, err := websocket.Dial(t.Context(), srv.URL, &websocket.DialOptions{HTTPClient: srv.Client()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	far = <-accepted
+	t.Cleanup(func() { far.CloseNow(); near.CloseNow(); srv.Close() })
+	return near, far
+}
+
+func ExampleConfig() {
+	_, err := egress.New(egress.Config{HTTPSProxy: "socks5://10.0.0.1:1080"})
+	fmt.Println(fault.Message(err))
+	// Output: the address in HTTPS_PROXY (https_proxy in a file) begins with socks5://, and only http:// and https:// proxies are known
+}
