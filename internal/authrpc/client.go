@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	connectTimeout = 10 * time.Second
+	connectTimeout = 15 * time.Second // an HTTP proxy and a balancer on the way included
 	// callTimeout bounds a call without a deadline of its own; streams have none.
 	callTimeout = 30 * time.Second
 )
@@ -28,19 +28,41 @@ type Client struct {
 	http *http.Client
 }
 
-// NewClient makes a client for the address (host:port of an auth port or of a proxy). cfg decides whom to trust and which certificate
-// to show: see identity.PinnedTLS.
-func NewClient(addr string, cfg *tls.Config) *Client {
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}, Config: cfg}
+// Way is how to get to an address: egress.Way is one.
+type Way interface {
+	DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error)
+}
+
+// NewClient makes a client for the address (host:port of an auth port or of a proxy), which is gone to straight. cfg decides whom to
+// trust and which certificate to show: see identity.PinnedTLS.
+func NewClient(addr string, cfg *tls.Config) *Client { return NewClientBy(straight{}, addr, cfg) }
+
+// NewClientBy is NewClient by another way.
+func NewClientBy(way Way, addr string, cfg *tls.Config) *Client {
 	return &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
-		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 			defer cancel()
-			return dialer.DialContext(ctx, network, addr)
+			conn, err := way.DialTLS(ctx, addr, cfg)
+			if err != nil {
+				return nil, err // not a nil *tls.Conn
+			}
+			return conn, nil
 		},
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     time.Minute,
 	}}}
+}
+
+type straight struct{}
+
+func (straight) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	d := tls.Dialer{NetDialer: &net.Dialer{KeepAlive: 15 * time.Second}, Config: cfg}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*tls.Conn), nil // what a tls.Dialer returns
 }
 
 // Close drops idle connections, so that the next call shows the certificate of that moment.
@@ -115,9 +137,12 @@ func (c *Client) unreachable(path string, err error) error {
 	var pin *identity.PinError
 	var old *identity.ExpiredError
 	var alert *net.OpError
+	var said *fault.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
+	case errors.As(err, &said): // what stands on the way, as an HTTP proxy, has its own words
+		return said
 	case errors.As(err, &pin):
 		return fault.Wrap(err, fault.Denied, path, c.addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
 			"ask an administrator for the cluster's pin")

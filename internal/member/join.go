@@ -69,7 +69,7 @@ func (k keys) ask(ctx context.Context, cfg Config, token authrpc.Token) (res aut
 	if req.Proof, err = k.service.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
 		return res, fmt.Errorf("sign join request: %w", err)
 	}
-	client := authrpc.NewClient(cfg.AuthAddr, identity.PinnedTLS(token.Pin, identity.AnyCluster, identity.ALPNAuth, nil, cfg.Now, identity.Auth))
+	client := cfg.client(cfg.AuthAddr, identity.PinnedTLS(token.Pin, identity.AnyCluster, identity.ALPNAuth, nil, cfg.Now, identity.Auth))
 	defer client.Close()
 	res, err = authrpc.Call(ctx, client, authrpc.Join, req)
 	return res, explain(err, cfg.Now())

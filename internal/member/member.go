@@ -32,6 +32,8 @@ type Config struct {
 	AuthAddr string
 	// Fallbacks are further addresses, tried in turn when AuthAddr does not answer a renewal. None: only AuthAddr.
 	Fallbacks []string
+	// Way is how to get to these addresses; nil means straight.
+	Way authrpc.Way
 	// Token is the join token's text. It is needed for the first join only.
 	Token string
 	// Name and Labels are wished for at the join; auth decides.
@@ -105,6 +107,14 @@ func (cfg Config) check() (Config, error) {
 	return cfg, nil
 }
 
+// client calls auth at addr by the way that was configured.
+func (cfg Config) client(addr string, trust *tls.Config) *authrpc.Client {
+	if cfg.Way == nil {
+		return authrpc.NewClient(addr, trust)
+	}
+	return authrpc.NewClientBy(cfg.Way, addr, trust)
+}
+
 // checkToken refuses a token of another cluster: its giver means this machine to change sides, which it never does by itself.
 func checkToken(cfg Config, pin identity.Pin) error {
 	if cfg.Token == "" {
@@ -131,7 +141,7 @@ func open(cfg Config, doc *document) (*Member, error) {
 	m.held.Store(h)
 	trust := identity.PinnedTLS(m.pin, h.id.Cluster, identity.ALPNAuth, m.TLSCertificate, cfg.Now, identity.Auth)
 	for _, addr := range append([]string{cfg.AuthAddr}, cfg.Fallbacks...) {
-		m.clients = append(m.clients, authrpc.NewClient(addr, trust))
+		m.clients = append(m.clients, cfg.client(addr, trust))
 	}
 	return m, nil
 }
