@@ -23,6 +23,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member"
@@ -40,6 +41,8 @@ type Config struct {
 	Dir string
 	// Proxies are addresses of the cluster's public port, host:port. At least one.
 	Proxies []string
+	// Egress says what stands between this machine and them. The zero value means nothing does.
+	Egress egress.Config
 	// Token is the join token, needed for the first start only.
 	Token string
 	// Name is the name wished for at the join. Empty means this machine's host name.
@@ -59,6 +62,7 @@ type Config struct {
 // Node is one machine of the cluster.
 type Node struct {
 	cfg   Config
+	way   *egress.Way
 	ready chan struct{}
 	once  sync.Once
 	links atomic.Pointer[uplink.Links] // nil before the node is a member
@@ -92,6 +96,11 @@ func New(cfg Config) (*Node, error) {
 	if len(wrong) > 0 {
 		return nil, fault.New(fault.Invalid, "node.New", strings.Join(wrong, "; "), "correct the flags or the configuration file; see -h")
 	}
+	cfg.Egress.Ask = true
+	way, err := egress.New(cfg.Egress)
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Accounts == nil {
 		here := session.ThisMachine()
 		cfg.Accounts = &here
@@ -102,7 +111,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Node{cfg: cfg, ready: make(chan struct{})}, nil
+	return &Node{cfg: cfg, way: way, ready: make(chan struct{})}, nil
 }
 
 // hostName makes a node name of the machine's own.
@@ -183,7 +192,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) uplink(m *member.Member, keeper *rules.Keeper, server *sshd.Server) uplink.Config {
 	id := m.Identity()
 	return uplink.Config{
-		Proxies: n.cfg.Proxies, Pin: m.Pin(), Cluster: id.Cluster, ID: id.ID, Key: m.Key(), Version: n.cfg.Version, Now: n.cfg.Now, Log: n.cfg.Log,
+		Proxies: n.cfg.Proxies, Way: n.way, Pin: m.Pin(), Cluster: id.Cluster, ID: id.ID, Key: m.Key(), Version: n.cfg.Version, Now: n.cfg.Now, Log: n.cfg.Log,
 		Cert: func() (*tls.Certificate, error) { return m.TLSCertificate() },
 		Handle: func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string) {
 			server.Serve(ctx, conn, sshd.Via{From: h.From, Proxy: proxy, By: h.By})
@@ -203,8 +212,8 @@ func (n *Node) enter(ctx context.Context) (*member.Member, error) {
 	const firstRetry, lastRetry = time.Second, time.Minute
 	for try := 0; ; try++ {
 		addr := n.cfg.Proxies[try%len(n.cfg.Proxies)]
-		m, err := member.Enter(ctx, member.Config{Dir: n.cfg.Dir, Kind: identity.Node, AuthAddr: addr, Fallbacks: n.cfg.Proxies, Token: n.cfg.Token,
-			Name: n.cfg.Name, Labels: n.cfg.Labels, Now: n.cfg.Now, Log: n.cfg.Log})
+		m, err := member.Enter(ctx, member.Config{Dir: n.cfg.Dir, Kind: identity.Node, AuthAddr: addr, Fallbacks: n.cfg.Proxies, Way: n.way,
+			Token: n.cfg.Token, Name: n.cfg.Name, Labels: n.cfg.Labels, Now: n.cfg.Now, Log: n.cfg.Log})
 		switch {
 		case err == nil:
 			return m, nil

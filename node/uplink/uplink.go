@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -26,9 +28,8 @@ import (
 const DefaultTunnels = 2
 
 const (
-	dialTimeout = 10 * time.Second
-	// keepalive of TCP, beside the tunnel's own pings.
-	keepalive = 15 * time.Second
+	// dialTimeout bounds the way to a proxy: that it is asked how to be spoken to, and an HTTP proxy or a balancer on the way, included.
+	dialTimeout = 15 * time.Second
 	// afterOutage bounds each pause for a while after a tunnel that stood has ended: the proxy was there and will be again.
 	afterOutage = 5 * time.Second
 	outageFor   = 2 * time.Minute
@@ -46,7 +47,8 @@ const (
 // Config says where to, as whom, and what to do with what comes.
 type Config struct {
 	Proxies []string // addresses of the public port, host:port; at least one
-	Tunnels int      // 0: DefaultTunnels
+	Way     authrpc.Way // how to get to them; nil: straight
+	Tunnels int         // 0: DefaultTunnels
 	Pin     identity.Pin
 	Cluster string
 	ID      identity.NodeID
@@ -76,6 +78,9 @@ type Links struct {
 func New(cfg Config) *Links {
 	if cfg.Tunnels == 0 {
 		cfg.Tunnels = DefaultTunnels
+	}
+	if cfg.Way == nil {
+		cfg.Way = &egress.Way{}
 	}
 	return &Links{cfg: cfg, taken: map[string]bool{}}
 }
@@ -176,13 +181,11 @@ func (l *Links) once(ctx context.Context, addr string) (stood bool, err error) {
 func (l *Links) dial(ctx context.Context, addr string) (net.Conn, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	d := tls.Dialer{NetDialer: &net.Dialer{KeepAlive: keepalive},
-		Config: identity.PinnedTLS(l.cfg.Pin, l.cfg.Cluster, identity.ALPNTunnel, l.cfg.Cert, l.cfg.Now, identity.Proxy)}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := l.cfg.Way.DialTLS(ctx, addr, identity.PinnedTLS(l.cfg.Pin, l.cfg.Cluster, identity.ALPNTunnel, l.cfg.Cert, l.cfg.Now, identity.Proxy))
 	if err != nil {
 		return nil, "", explain(addr, err)
 	}
-	peer, err := identity.VerifyPinned(conn.(*tls.Conn).ConnectionState().PeerCertificates, l.cfg.Pin, l.cfg.Cluster, l.cfg.Now(), identity.Proxy)
+	peer, err := identity.VerifyPinned(conn.ConnectionState().PeerCertificates, l.cfg.Pin, l.cfg.Cluster, l.cfg.Now(), identity.Proxy)
 	if err != nil {
 		conn.Close()
 		return nil, "", explain(addr, err)
