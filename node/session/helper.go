@@ -13,6 +13,8 @@ const (
 	helperName = "threshold-session"
 	sftpGuard  = "__threshold_session_sftp_v1"
 	entryGuard = "__threshold_session_enter_v1"
+
+	socketsGuard = "__threshold_session_sockets_v1"
 )
 
 // refusedExit is the exit status of a child that could not do its work.
@@ -26,6 +28,8 @@ func Reexecuted() (code int, is bool) {
 		return 0, false
 	case os.Args[1] == sftpGuard && len(os.Args) == 2:
 		return serveSFTP(), true
+	case os.Args[1] == socketsGuard && len(os.Args) == 2:
+		return serveSockets(), true
 	case os.Args[1] == entryGuard && len(os.Args) > 3:
 		return enter(os.Args[2:]), true
 	}
