@@ -132,8 +132,7 @@ func TestNoAnonymousCallWritesToTheStore(t *testing.T) {
 	}
 	r, _ := w.request(token.String(), identity.Node, "web")
 	if _, err := authrpc.Call(t.Context(), stranger, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{
-		Code: "0123456789abcdef0123456789abcdef", Verifier: "0123456789abcdef0123456789abcdef0123456789abcdef", SSHKey: r.SSHKey, X509Key: r.X509Key,
-	}); err == nil {
+		Code: "0123456789abcdef0123456789abcdef", Keys: authrpc.Keys{Verifier: "0123456789abcdef0123456789abcdef0123456789abcdef", SSHKey: r.SSHKey, X509Key: r.X509Key}}); err == nil {
 		t.Error("an unknown code was redeemed")
 	}
 	if after := w.revision(); after != before {

@@ -108,7 +108,7 @@ func (c *company) logIn(me tsh, login, password string) authrpc.RedeemLoginReque
 	c.must(err)
 	back, err := url.Parse(proven.Redirect)
 	c.must(err)
-	return authrpc.RedeemLoginRequest{Code: back.Query().Get("code"), Verifier: me.verifier, SSHKey: me.sshKey, X509Key: me.x509Key}
+	return authrpc.RedeemLoginRequest{Code: back.Query().Get("code"), Keys: authrpc.Keys{Verifier: me.verifier, SSHKey: me.sshKey, X509Key: me.x509Key}}
 }
 
 func TestALoginEarnsCertificates(t *testing.T) {

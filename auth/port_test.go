@@ -121,7 +121,7 @@ func TestTheServerIsKnownByThePinAlone(t *testing.T) {
 		c := authrpc.NewClient(w.addr, identity.PinnedTLS(pin, identity.AnyCluster, identity.ALPNAuth, nil, w.now, identity.Auth))
 		defer c.Close()
 		r, _ := w.request("t", identity.Node, "n")
-		_, err := authrpc.Call(t.Context(), c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: "x", Verifier: "y", SSHKey: r.SSHKey, X509Key: r.X509Key})
+		_, err := authrpc.Call(t.Context(), c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: "x", Keys: authrpc.Keys{Verifier: "y", SSHKey: r.SSHKey, X509Key: r.X509Key}})
 		if !fault.Is(err, want) {
 			t.Errorf("got %v, want kind %s", err, want)
 		}

@@ -197,7 +197,7 @@ func origin(addr string) string {
 func redeem(ctx context.Context, addr string, at cluster, now func() time.Time, code string, k *keyring) (authrpc.RedeemLoginResponse, error) {
 	c := authrpc.NewClient(addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, now, identity.Auth))
 	defer c.Close()
-	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Verifier: k.verifier, SSHKey: k.sshPub, X509Key: k.x509Pub})
+	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: authrpc.Keys{Verifier: k.verifier, SSHKey: k.sshPub, X509Key: k.x509Pub}})
 }
 
 func (a *app) welcome(p *profile.Profile) error {

@@ -52,6 +52,8 @@ func New(cfg Config) http.Handler {
 	authrpc.Handle(s, authrpc.FinishOIDC, c.finishOIDC)
 	authrpc.Handle(s, authrpc.ProveFactor, c.proveFactor)
 	authrpc.Handle(s, authrpc.RedeemLogin, c.redeemLogin)
+	authrpc.Handle(s, authrpc.BeginHeadless, c.beginHeadless)
+	authrpc.Handle(s, authrpc.RedeemHeadless, c.redeemHeadless)
 
 	authrpc.Handle(s, authrpc.Join, c.join)
 	authrpc.Handle(s, authrpc.Renew, c.renew)
@@ -120,6 +122,19 @@ func (c calls) redeemLogin(ctx context.Context, _ authrpc.Caller, r authrpc.Rede
 		return authrpc.RedeemLoginResponse{}, err
 	}
 	return c.Office.ForLogin(ctx, assured)
+}
+
+func (c calls) beginHeadless(_ context.Context, by authrpc.Caller, r authrpc.BeginHeadlessRequest) (authrpc.BeginHeadlessResponse, error) {
+	return c.Login.BeginHeadless(by, r)
+}
+
+func (c calls) redeemHeadless(ctx context.Context, by authrpc.Caller, r authrpc.RedeemHeadlessRequest) (authrpc.RedeemHeadlessResponse, error) {
+	assured, approved, err := c.Login.RedeemHeadless(ctx, by, r)
+	if err != nil || !approved {
+		return authrpc.RedeemHeadlessResponse{}, err
+	}
+	res, err := c.Office.ForLogin(ctx, assured)
+	return authrpc.RedeemHeadlessResponse{Login: &res}, err
 }
 
 func (c calls) join(ctx context.Context, _ authrpc.Caller, r authrpc.JoinRequest) (authrpc.JoinResponse, error) {

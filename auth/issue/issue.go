@@ -86,7 +86,7 @@ func surface(err error) error {
 // ForLogin issues what a login has earned.
 func (o *Office) ForLogin(ctx context.Context, a login.Assured) (authrpc.RedeemLoginResponse, error) {
 	sshKey, service := a.Keys()
-	return o.forPerson(ctx, person{who: a.Who(), ssh: sshKey, service: service, proxy: a.Proxy().Name, from: a.From()})
+	return o.forPerson(ctx, person{who: a.Who(), ssh: sshKey, service: service, proxy: a.Proxy().Name, from: a.From(), longest: a.Longest()})
 }
 
 // person is what a login has established, and the keys it committed to.
@@ -96,6 +96,16 @@ type person struct {
 	service crypto.PublicKey
 	proxy   string // the login came by
 	from    string // the browser's address, by the proxy's word
+	longest time.Duration
+}
+
+// ttl is the life of the person's certificates.
+func (p person) ttl(policy access.Policy) time.Duration {
+	ttl := policy.CertTTL(p.who)
+	if p.longest > 0 {
+		ttl = min(ttl, p.longest)
+	}
+	return ttl
 }
 
 // forPerson issues both certificates of a person.
@@ -113,7 +123,7 @@ func (o *Office) forPerson(ctx context.Context, p person) (authrpc.RedeemLoginRe
 	e.Proxy, e.From = p.proxy, p.from
 	out, err := o.issue(ctx, ca.Request{
 		Profile: ca.User, Identity: p.who, SSHKey: p.ssh, X509Key: p.service, Logins: logins, SourceAddress: p.who.From,
-		Extensions: permits(policy, p.who), TTL: policy.CertTTL(p.who),
+		Extensions: permits(policy, p.who), TTL: p.ttl(policy),
 	}, e)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err

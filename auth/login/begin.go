@@ -15,11 +15,20 @@ import (
 
 const opBegin = "login.Begin"
 
-// client is what tsh committed to, and where it listens.
+// client is what tsh committed to, and where it listens; one without a browser does not listen.
 type client struct {
-	Challenge string `json:"challenge"`
-	Callback  string `json:"callback"`
-	State     string `json:"state"`
+	Challenge string  `json:"challenge"`
+	Callback  string  `json:"callback,omitempty"`
+	State     string  `json:"state,omitempty"`
+	Headless  *handle `json:"headless,omitempty"`
+}
+
+// ask is what the browser shows of a headless login; nil for any other.
+func (c client) ask() *authrpc.Headless {
+	if c.Headless == nil {
+		return nil
+	}
+	return c.Headless.ask()
 }
 
 // begun is an attempt that was sent to a provider. Only Begin makes one.
@@ -55,8 +64,9 @@ func (s *Service) Begin(ctx context.Context, by identity.Identity, req authrpc.B
 }
 
 func (s *Service) begin(ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest) (res authrpc.BeginLoginResponse, err error) {
-	if err := s.checkBegin(by, req); err != nil {
-		return res, err
+	c, err := s.client(by, req)
+	if err != nil || c.Headless != nil && !req.Confirmed {
+		return authrpc.BeginLoginResponse{Headless: c.ask()}, err
 	}
 	name, choices, err := s.choose(ctx, req.Connector)
 	if err != nil || name == "" {
@@ -66,25 +76,42 @@ func (s *Service) begin(ctx context.Context, by identity.Identity, req authrpc.B
 	if err != nil {
 		return res, err
 	}
-	b := begun{Client: client{Challenge: req.Challenge, Callback: req.Callback, State: req.State}, Flow: flow, Ends: s.cfg.Now().Add(AttemptLife).UTC()}
+	b := begun{Client: c, Flow: flow, Ends: s.cfg.Now().Add(AttemptLife).UTC()}
 	res = authrpc.BeginLoginResponse{Redirect: page, Expires: b.Ends}
 	res.Attempt, err = s.sealer.seal(opBegin, stageBegun, b)
 	return res, err
 }
 
-func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
+// client reads for whom a login begins, once all of the request is as it must be.
+func (s *Service) client(by identity.Identity, req authrpc.BeginLoginRequest) (client, error) {
 	if err := checkProxy(opBegin, by); err != nil {
-		return err
+		return client{}, err
 	}
+	if err := s.checkBegin(by, req); err != nil {
+		return client{}, err
+	}
+	if req.Handle == "" {
+		return client{Challenge: req.Challenge, Callback: req.Callback, State: req.State}, nil
+	}
+	var h handle
+	if err := s.sealer.open(opBegin, stageHeadless, req.Handle, s.cfg.Now(), &h); err != nil {
+		return client{}, err
+	}
+	return client{Challenge: h.Challenge, Headless: &h}, nil
+}
+
+func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
 	link := func(what string) error {
 		return fault.New(fault.Invalid, opBegin, "this login link cannot be used: "+what, "use the link that tsh login shows, whole")
 	}
 	switch {
-	case !challengeRE.MatchString(req.Challenge):
+	case req.Handle != "" && req.Challenge+req.State+req.Callback != "":
+		return link("it is of two kinds")
+	case req.Handle == "" && !challengeRE.MatchString(req.Challenge):
 		return link("its challenge is not what tsh makes")
-	case !stateRE.MatchString(req.State):
+	case req.Handle == "" && !stateRE.MatchString(req.State):
 		return link("its state is not what tsh makes")
-	case !loopbackCallback(req.Callback):
+	case req.Handle == "" && !loopbackCallback(req.Callback):
 		return link("it leads back to something else than this machine")
 	case req.Locale != "" && !localeRE.MatchString(req.Locale):
 		return link("its language is none")

@@ -58,7 +58,7 @@ func (s *Service) identify(ctx context.Context, v oidc.Vouched, c client) (res a
 	if i.Offer, err = s.cfg.Factor.Offer(ctx, i.Who); err != nil {
 		return res, err
 	}
-	res = authrpc.FinishOIDCResponse{Name: i.Who.Name, Expires: i.Ends}
+	res = authrpc.FinishOIDCResponse{Name: i.Who.Name, Expires: i.Ends, Headless: c.ask()}
 	if i.Offer != nil {
 		res.Enrol = &authrpc.Enrolment{URI: i.Offer.URI, Secret: i.Offer.Secret}
 	}

@@ -186,7 +186,7 @@ func (c client) begin() authrpc.BeginLoginRequest {
 }
 
 func (c client) redeem(code string) authrpc.RedeemLoginRequest {
-	return authrpc.RedeemLoginRequest{Code: code, Verifier: c.verifier, SSHKey: c.sshKey, X509Key: c.x509Key}
+	return authrpc.RedeemLoginRequest{Code: code, Keys: authrpc.Keys{Verifier: c.verifier, SSHKey: c.sshKey, X509Key: c.x509Key}}
 }
 
 // signIn goes through the provider's page and returns what the proxy hears.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"net/netip"
 	"net/url"
 	"slices"
 
@@ -64,23 +65,28 @@ func (s *Service) finish(ctx context.Context, by identity.Identity, from string,
 	if who.Roles, err = s.roles(ctx, who); err != nil {
 		return res, err
 	}
+	if h := i.Client.Headless; h != nil { // the machine that asked is waiting, and its certificates are good nowhere else
+		who.From = []netip.Prefix{h.network()}
+	}
 	if _, err := who.Encode(); err != nil { // what no certificate can carry is told now, not when tsh waits
 		return res, fault.Wrap(err, fault.Exhausted, opProve, "no certificate can carry this identity: "+err.Error(), "ask an administrator to map fewer roles and traits")
 	}
 	now := s.cfg.Now().UTC()
-	code, hash := newCode()
-	life := CodeLife
-	if len(proof.RecoveryCodes()) > 0 {
-		life = FirstCodeLife
-	}
-	pending := state.PendingLogin{Who: who, Mapped: i.Who.Roles, Proxy: by, From: from, Challenge: i.Client.Challenge, At: now, Expires: now.Add(life)}
 	e := audit.Of(audit.LoginSucceeded, who, now)
 	e.From, e.Proxy, e.Fields = from, by.Name, map[string]string{"factor": who.Factor}
-	if err := s.cfg.Store.KeepLogin(ctx, hash, pending, e); err != nil {
-		return res, err
+	pending := state.PendingLogin{Who: who, Mapped: i.Who.Roles, Proxy: by, From: from, Challenge: i.Client.Challenge, At: now, Expires: now.Add(CodeLife)}
+	res = authrpc.ProveFactorResponse{Name: who.Name, RecoveryCodes: proof.RecoveryCodes()}
+	if h := i.Client.Headless; h != nil {
+		pending.Longest = HeadlessLife
+		e.Fields["headless"] = h.From.String()
+		return res, s.cfg.Store.KeepLogin(ctx, headlessHash(h.Challenge), pending, e)
 	}
-	back := i.Client.Callback + "?" + url.Values{"code": {code}, "state": {i.Client.State}}.Encode()
-	return authrpc.ProveFactorResponse{Redirect: back, Name: who.Name, RecoveryCodes: proof.RecoveryCodes()}, nil
+	code, hash := newCode()
+	if len(res.RecoveryCodes) > 0 {
+		pending.Expires = now.Add(FirstCodeLife)
+	}
+	res.Redirect = i.Client.Callback + "?" + url.Values{"code": {code}, "state": {i.Client.State}}.Encode()
+	return res, s.cfg.Store.KeepLogin(ctx, hash, pending, e)
 }
 
 // roles are the connector's and those an administrator gave, sorted. Somebody without any may log in, and sees nothing.

@@ -31,8 +31,14 @@ type Assured struct {
 	proxy   identity.Identity
 	from    string
 	at      time.Time
-	sshKey  ssh.PublicKey
-	x509Key crypto.PublicKey
+	longest time.Duration
+	keys    keyPair
+}
+
+// keyPair is the public keys of a client.
+type keyPair struct {
+	ssh  ssh.PublicKey
+	x509 crypto.PublicKey
 }
 
 // Who is the person, by a login id of its own. Expires is not set: that is for the issuer to decide.
@@ -43,7 +49,10 @@ func (a Assured) Who() identity.Identity {
 }
 
 // Keys are the public keys that the login's challenge committed to.
-func (a Assured) Keys() (ssh.PublicKey, crypto.PublicKey) { return a.sshKey, a.x509Key }
+func (a Assured) Keys() (ssh.PublicKey, crypto.PublicKey) { return a.keys.ssh, a.keys.x509 }
+
+// Longest bounds the life of the certificates that this login earns. Zero: as the roles say.
+func (a Assured) Longest() time.Duration { return a.longest }
 
 // Proxy is the proxy that the login came by.
 func (a Assured) Proxy() identity.Identity { return a.proxy }
@@ -66,7 +75,7 @@ func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 }
 
 func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
-	sshKey, x509Key, err := parseKeys(req)
+	keys, err := parseKeys(req.Keys)
 	if err != nil {
 		return Assured{}, err
 	}
@@ -80,13 +89,18 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	if err != nil {
 		return Assured{}, err
 	}
-	if !s.cfg.Now().Before(l.Value.Expires) {
+	return s.spend(ctx, l, keys, req.Keys)
+}
+
+// spend takes a login out of the store for the client whose keys and verifier it was begun with.
+func (s *Service) spend(ctx context.Context, l state.Stored[state.PendingLogin], keys keyPair, shown authrpc.Keys) (Assured, error) {
+	p := l.Value
+	if !s.cfg.Now().Before(p.Expires) {
 		return Assured{}, unknownCode(nil)
 	}
-	if !authrpc.ChallengeMatches(l.Value.Challenge, req.Verifier, req.SSHKey, req.X509Key) {
-		return Assured{}, fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys", "log in on this machine: tsh login")
+	if err := matches(p.Challenge, shown); err != nil {
+		return Assured{}, err
 	}
-	p := l.Value
 	u, err := s.cfg.Store.User(ctx, p.Who.UserKey())
 	if fault.Is(err, fault.NotFound) { // removed since the factor was shown
 		return Assured{}, unknownCode(err)
@@ -98,7 +112,14 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	if err := s.take(ctx, l); err != nil {
 		return Assured{}, err
 	}
-	return Assured{who: p.Who, proxy: p.Proxy, from: p.From, at: p.At, sshKey: sshKey, x509Key: x509Key}, nil
+	return Assured{who: p.Who, proxy: p.Proxy, from: p.From, at: p.At, longest: p.Longest, keys: keys}, nil
+}
+
+func matches(challenge string, shown authrpc.Keys) error {
+	if !verifierRE.MatchString(shown.Verifier) || !authrpc.ChallengeMatches(challenge, shown.Verifier, shown.SSHKey, shown.X509Key) {
+		return fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys", "log in on this machine: tsh login")
+	}
+	return nil
 }
 
 func (s *Service) take(ctx context.Context, l state.Stored[state.PendingLogin]) error {
@@ -115,26 +136,26 @@ func unknownCode(cause error) error {
 }
 
 // parseKeys refuses keys that no certificate may be made for: weak ones, certificates, and other encodings than the one that was hashed.
-func parseKeys(req authrpc.RedeemLoginRequest) (ssh.PublicKey, crypto.PublicKey, error) {
+func parseKeys(shown authrpc.Keys) (keyPair, error) {
 	bad := func(err error, which string) error {
 		return fault.Wrap(err, fault.Invalid, opRedeem, "the "+which+" key of this request is not accepted: "+err.Error(), "update tsh, then start again: tsh login")
 	}
-	if len(req.SSHKey) > maxKey || len(req.X509Key) > maxKey {
-		return nil, nil, fault.New(fault.Invalid, opRedeem, "a key of this request is too large", "update tsh, then start again: tsh login")
+	if len(shown.SSHKey) > maxKey || len(shown.X509Key) > maxKey {
+		return keyPair{}, fault.New(fault.Invalid, opRedeem, "a key of this request is too large", "update tsh, then start again: tsh login")
 	}
-	sshKey, err := ssh.ParsePublicKey(req.SSHKey)
+	sshKey, err := ssh.ParsePublicKey(shown.SSHKey)
 	if err == nil {
 		err = identity.CheckSSHKey(sshKey)
 	}
 	if err != nil {
-		return nil, nil, bad(err, "SSH")
+		return keyPair{}, bad(err, "SSH")
 	}
-	x509Key, err := x509.ParsePKIXPublicKey(req.X509Key)
+	x509Key, err := x509.ParsePKIXPublicKey(shown.X509Key)
 	if err == nil {
 		err = identity.CheckKey(x509Key)
 	}
 	if err != nil {
-		return nil, nil, bad(err, "X.509")
+		return keyPair{}, bad(err, "X.509")
 	}
-	return sshKey, x509Key, nil
+	return keyPair{sshKey, x509Key}, nil
 }

@@ -21,13 +21,14 @@ const (
 	identify
 	prove
 	redeem
+	headless
 	steps
 )
 
-var stepNames = [steps]string{"begin", "identify", "prove", "redeem"}
+var stepNames = [steps]string{"begin", "identify", "prove", "redeem", "headless"}
 
 // Refused counts refusals of strangers by step, and those that the log's rate kept out of it.
-type Refused struct{ Begin, Identify, Prove, Redeem, Unlogged uint64 }
+type Refused struct{ Begin, Identify, Prove, Redeem, Headless, Unlogged uint64 }
 
 // A stranger can cause so many lines: a burst, then one every logEvery.
 const (
@@ -63,5 +64,5 @@ func (r refusals) note(at step, by identity.Identity, from string, why error) {
 
 func (r refusals) count() Refused {
 	return Refused{Begin: r.counts[begin].Load(), Identify: r.counts[identify].Load(), Prove: r.counts[prove].Load(), Redeem: r.counts[redeem].Load(),
-		Unlogged: r.unlogged.Load()}
+		Headless: r.counts[headless].Load(), Unlogged: r.unlogged.Load()}
 }

@@ -18,6 +18,7 @@ type stage string
 const (
 	stageBegun      stage = "begun"
 	stageIdentified stage = "identified"
+	stageHeadless   stage = "headless"
 )
 
 const (

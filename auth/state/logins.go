@@ -19,7 +19,8 @@ type PendingLogin struct {
 	Proxy     identity.Identity `json:"proxy"`            // it came by
 	From      string            `json:"from,omitempty"`
 	Challenge string            `json:"challenge"`
-	At        time.Time         `json:"at"` // when the second factor was shown
+	Longest   time.Duration     `json:"longest,omitempty"` // bounds the certificates' life; zero: as the roles say
+	At        time.Time         `json:"at"`                // when the second factor was shown
 	Expires   time.Time         `json:"expires"`
 }
 

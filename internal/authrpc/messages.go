@@ -14,13 +14,25 @@ import (
 // BeginLoginRequest starts a login for a browser. Nothing is stored: the attempt travels in the answer's sealed Attempt, which the
 // proxy keeps in a cookie.
 type BeginLoginRequest struct {
-	Challenge string `json:"challenge"`           // Challenge(…): commits to tsh's verifier and both public keys
-	Callback  string `json:"callback"`            // tsh's loopback address, http://127.0.0.1:PORT/callback (RFC 8252 section 7.3)
-	State     string `json:"state"`               // tsh's own state, handed back with the code on loopback
+	Challenge string `json:"challenge,omitempty"` // Challenge(…): commits to tsh's verifier and both public keys
+	Callback  string `json:"callback,omitempty"`  // tsh's loopback address, http://127.0.0.1:PORT/callback (RFC 8252 section 7.3)
+	State     string `json:"state,omitempty"`     // tsh's own state, handed back with the code on loopback
 	Connector string `json:"connector,omitempty"` // which provider; may be empty while there is only one
 	Public    string `json:"public"`              // the proxy's own origin, https://host[:port]; the provider returns to Public + CallbackPath(connector)
 	From      string `json:"from,omitempty"`      // the browser's address
 	Locale    string `json:"locale,omitempty"`    // the language that the person chose (BCP 47), for the provider's page
+
+	// Handle, of BeginHeadless, stands in place of Challenge, Callback and State. Nothing happens before Confirmed, which says that the
+	// person saw who asks.
+	Handle    string `json:"handle,omitempty"`
+	Confirmed bool   `json:"confirmed,omitempty"`
+}
+
+// Headless is what a person compares with the terminal of a machine without a browser before they log in for it.
+type Headless struct {
+	From    string    `json:"from"` // the machine's address, by the word of the proxy that it asked through
+	Code    string    `json:"code"` // XXXX-XXXX
+	Expires time.Time `json:"expires"`
 }
 
 // CallbackPrefix and a connector's name are where its provider sends the browser back to. Each has an address of its own, so that no
@@ -30,11 +42,13 @@ const CallbackPrefix = "/login/callback/"
 // CallbackPath is the path of a connector's callback.
 func CallbackPath(connector string) string { return CallbackPrefix + connector }
 
-// BeginLoginResponse either names the provider page to go to or, when the person must choose, the connectors.
+// BeginLoginResponse either names the provider page to go to or, when the person must choose, the connectors; for a handle that is not
+// confirmed, it says who asks.
 type BeginLoginResponse struct {
 	Attempt    string      `json:"attempt,omitempty"`  // sealed; for the cookie
 	Redirect   string      `json:"redirect,omitempty"` // the provider's page
 	Connectors []Connector `json:"connectors,omitempty"`
+	Headless   *Headless   `json:"headless,omitempty"`
 	Expires    time.Time   `json:"expires,omitzero"`
 }
 
@@ -58,10 +72,11 @@ type FinishOIDCRequest struct {
 
 // FinishOIDCResponse asks for the second factor.
 type FinishOIDCResponse struct {
-	Attempt string     `json:"attempt"` // sealed anew, now identified
-	Name    string     `json:"name"`    // who the provider says this is
-	Enrol   *Enrolment `json:"enrol,omitempty"`
-	Expires time.Time  `json:"expires"`
+	Attempt  string     `json:"attempt"` // sealed anew, now identified
+	Name     string     `json:"name"`    // who the provider says this is
+	Enrol    *Enrolment `json:"enrol,omitempty"`
+	Headless *Headless  `json:"headless,omitempty"` // for which machine this is, if for another
+	Expires  time.Time  `json:"expires"`
 }
 
 // Enrolment is shown once, to a person without a second factor.
@@ -79,17 +94,22 @@ type ProveFactorRequest struct {
 
 // ProveFactorResponse ends the browser's part. After a wrong code the call fails and the same Attempt may be used again until it ends.
 type ProveFactorResponse struct {
-	Redirect      string   `json:"redirect"` // tsh's loopback with the one-time code and state
+	Redirect      string   `json:"redirect,omitempty"` // tsh's loopback with the one-time code and state; none for a headless login
 	Name          string   `json:"name"`
 	RecoveryCodes []string `json:"recovery_codes,omitempty"` // after enrolment, shown once
 }
 
-// RedeemLoginRequest turns the one-time code into certificates. The verifier and keys must be the ones the challenge committed to.
-type RedeemLoginRequest struct {
-	Code     string `json:"code"`
+// Keys open a challenge: the verifier and public keys it committed to.
+type Keys struct {
 	Verifier string `json:"verifier"`
 	SSHKey   []byte `json:"ssh_key"`  // SSH wire format
 	X509Key  []byte `json:"x509_key"` // PKIX DER
+}
+
+// RedeemLoginRequest turns the one-time code into certificates.
+type RedeemLoginRequest struct {
+	Code string `json:"code"`
+	Keys
 }
 
 // RedeemLoginResponse is all that a client needs.
@@ -101,6 +121,34 @@ type RedeemLoginResponse struct {
 	// Authorities is the chain of the signed authorities documents: what the client trusts nodes and proxies by. People get no roles.
 	Authorities []rules.Signed `json:"authorities"`
 	Time        time.Time      `json:"time"` // auth's clock
+}
+
+// BeginHeadlessRequest asks for a login on a machine without a browser.
+type BeginHeadlessRequest struct {
+	Challenge string `json:"challenge"`
+}
+
+// BeginHeadlessResponse has the handle that goes into the link, HeadlessPath?handle=…, which a person opens elsewhere.
+type BeginHeadlessResponse struct {
+	Handle  string        `json:"handle"`
+	Code    string        `json:"code"` // the person compares it
+	From    string        `json:"from"` // this machine's address, as auth is told
+	Expires time.Time     `json:"expires"`
+	Every   time.Duration `json:"every"` // how often to ask whether the person is done
+}
+
+// HeadlessPath is the page that a headless login's link leads to.
+const HeadlessPath = "/login/headless"
+
+// RedeemHeadlessRequest asks whether the person is done, and if so for the certificates.
+type RedeemHeadlessRequest struct {
+	Handle string `json:"handle"`
+	Keys
+}
+
+// RedeemHeadlessResponse has no login while the person is not done.
+type RedeemHeadlessResponse struct {
+	Login *RedeemLoginResponse `json:"login,omitempty"`
 }
 
 // JoinRequest admits a machine. Proof signs the request with the X.509 key: see JoinProof.

@@ -46,6 +46,10 @@ var (
 	ProveFactor = Route[ProveFactorRequest, ProveFactorResponse]{Name: "login/factor", Callers: callers(identity.Proxy)}
 	RedeemLogin = Route[RedeemLoginRequest, RedeemLoginResponse]{Name: "login/redeem", Callers: callers(Anonymous, identity.User)}
 
+	// Login for a machine without a browser, by what it shows a person who has one.
+	BeginHeadless  = Route[BeginHeadlessRequest, BeginHeadlessResponse]{Name: "login/headless", Callers: callers(Anonymous)}
+	RedeemHeadless = Route[RedeemHeadlessRequest, RedeemHeadlessResponse]{Name: "login/headless/redeem", Callers: callers(Anonymous)}
+
 	// Machines.
 	Join        = Route[JoinRequest, JoinResponse]{Name: "join", Callers: callers(Anonymous)}
 	Renew       = Route[RenewRequest, RenewResponse]{Name: "renew", Callers: callers(identity.Node, identity.Proxy), Expired: true}

@@ -18,6 +18,7 @@ import (
 const (
 	attemptCookie  = "__Host-threshold-login" // auth's sealed attempt
 	screenCookie   = "__Host-threshold-page"  // screen, sealed here
+	askedCookie    = "__Host-threshold-asked" // nameOf the headless login that this browser was asked about
 	languageCookie = "__Host-threshold-lang"
 	maxCookieBytes = 4 << 10 // what browsers keep
 )
@@ -42,9 +43,10 @@ func readCookie(r *http.Request, name string) (string, bool) {
 
 // screen is what the factor page shows. Auth tells it once; a reload shows it again.
 type screen struct {
-	Name    string             `json:"name"`
-	Enrol   *authrpc.Enrolment `json:"enrol,omitempty"`
-	Expires time.Time          `json:"expires"`
+	Name     string             `json:"name"`
+	Enrol    *authrpc.Enrolment `json:"enrol,omitempty"`
+	Headless *authrpc.Headless  `json:"headless,omitempty"`
+	Expires  time.Time          `json:"expires"`
 }
 
 // sealer keeps screens from being read or made by anyone else, a browser's owner included. Its key dies with the process.

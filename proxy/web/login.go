@@ -25,31 +25,49 @@ const again = "run: tsh login"
 // begin is where tsh sends the browser: on to the provider, or to a choice of providers.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	for _, values := range q {
-		if len(values) != 1 || len(values[0]) > maxParam {
-			s.fail(w, r, fault.New(fault.Invalid, "web.login", "the login address is damaged", again))
-			return
-		}
+	if !s.soundAddress(w, r) {
+		return
 	}
 	if q.Get("challenge") == "" {
 		s.fail(w, r, fault.New(fault.Invalid, "web.login", "a login begins in the terminal", again))
 		return
 	}
-	res, err := ask(r.Context(), s, authrpc.BeginLogin, authrpc.BeginLoginRequest{Challenge: q.Get("challenge"), Callback: q.Get("callback"),
-		State: q.Get("state"), Connector: q.Get("connector"), Public: s.hosts[normalHost(r.Host)], From: browserAddr(r), Locale: s.chosen(w, r)})
+	s.start(w, r, authrpc.BeginLoginRequest{Challenge: q.Get("challenge"), Callback: q.Get("callback"), State: q.Get("state")})
+}
+
+// soundAddress shows an error page in place of a login whose address has a parameter twice, or too long a one.
+func (s *Server) soundAddress(w http.ResponseWriter, r *http.Request) bool {
+	for _, values := range r.URL.Query() {
+		if len(values) != 1 || len(values[0]) > maxParam {
+			s.fail(w, r, fault.New(fault.Invalid, "web.login", "the login address is damaged", again))
+			return false
+		}
+	}
+	return true
+}
+
+// start asks auth for the way to the provider, and sends the browser there.
+func (s *Server) start(w http.ResponseWriter, r *http.Request, req authrpc.BeginLoginRequest) {
+	q := r.URL.Query()
+	req.Connector, req.Public, req.From, req.Locale = q.Get("connector"), s.hosts[normalHost(r.Host)], browserAddr(r), s.chosen(w, r)
+	res, err := ask(r.Context(), s, authrpc.BeginLogin, req)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
+	if res.Headless != nil {
+		s.askFirst(w, r, req.Handle, *res.Headless)
+		return
+	}
 	if len(res.Connectors) > 0 {
-		s.show(w, r, http.StatusOK, "choose", chooseView{Choices: choices(q, res.Connectors)})
+		s.show(w, r, http.StatusOK, "choose", chooseView{Choices: choices(r.URL.Path, q, res.Connectors)})
 		return
 	}
 	if !goodProvider(res.Redirect) || res.Attempt == "" {
 		s.fail(w, r, errors.New("auth answered a login without a place to go"))
 		return
 	}
-	dropCookies(w, screenCookie)
+	dropCookies(w, screenCookie, askedCookie)
 	setCookie(w, attemptCookie, res.Attempt)
 	sendTo(w, res.Redirect)
 }
@@ -63,7 +81,7 @@ func sendTo(w http.ResponseWriter, to string) {
 // choice is one provider on the page that offers several.
 type choice struct{ Display, Link string }
 
-func choices(q url.Values, list []authrpc.Connector) []choice {
+func choices(path string, q url.Values, list []authrpc.Connector) []choice {
 	var out []choice
 	for _, c := range list {
 		q.Set("connector", c.Name)
@@ -71,7 +89,7 @@ func choices(q url.Values, list []authrpc.Connector) []choice {
 		if display == "" {
 			display = c.Name
 		}
-		out = append(out, choice{display, "/login?" + q.Encode()})
+		out = append(out, choice{display, path + "?" + q.Encode()})
 	}
 	return out
 }
@@ -91,7 +109,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	sealed, err := s.seal.seal(screen{Name: res.Name, Enrol: res.Enrol, Expires: res.Expires}, res.Attempt)
+	sealed, err := s.seal.seal(screen{Name: res.Name, Enrol: res.Enrol, Headless: res.Headless, Expires: res.Expires}, res.Attempt)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -132,7 +150,7 @@ func (s *Server) showFactor(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) factorPage(w http.ResponseWriter, r *http.Request, status int, attempt string, v screen, wrong error) {
-	view := factorView{Name: v.Name, Login: nameOf(attempt), Recovery: v.Enrol == nil && r.FormValue("with") == "recovery"}
+	view := factorView{Name: v.Name, Login: nameOf(attempt), Recovery: v.Enrol == nil && r.FormValue("with") == "recovery", For: v.Headless}
 	if v.Enrol != nil {
 		image, err := qrImage(v.Enrol.URI)
 		if err != nil {
@@ -176,6 +194,9 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 	case err != nil:
 		s.factorPage(w, r, kind.Status(), attempt, v, err)
+	case v.Headless != nil:
+		dropCookies(w, attemptCookie, screenCookie)
+		s.show(w, r, http.StatusOK, "approved", approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: v.Headless.From})
 	default:
 		s.finish(w, r, res)
 	}

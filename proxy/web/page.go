@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 
+	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
@@ -20,7 +21,7 @@ var assetFiles embed.FS
 // pages are parsed once; a mistake in one shows at start.
 var pages = func() map[string]*template.Template {
 	out := map[string]*template.Template{}
-	for _, name := range []string{"home", "choose", "factor", "done", "error"} {
+	for _, name := range []string{"home", "choose", "headless", "factor", "done", "approved", "error"} {
 		out[name] = template.Must(template.ParseFS(pageFiles, "pages/layout.html", "pages/"+name+".html"))
 	}
 	return out
@@ -47,7 +48,17 @@ type (
 		Secret string       // enrolment: the same to type
 		// Recovery: the field is for a recovery code, which has letters, so phones must not show digits only.
 		Recovery bool
+		For      *authrpc.Headless // the machine that this login is for, if for another
 		Error    *report
+	}
+	headlessView struct {
+		From, Code string
+		Next       string
+	}
+	approvedView struct {
+		Name  string
+		Codes []string
+		From  string
 	}
 	doneView struct {
 		Name  string

@@ -18,6 +18,16 @@ var english = map[string]string{
 	"choose.title": "Who vouches for you?",
 	"choose.lead":  "Choose where you have your account.",
 
+	"headless.title":    "Log in on another machine?",
+	"headless.lead":     "A machine at the address %s asks to be logged in as you. Its terminal must show this code:",
+	"headless.warn":     "Go on only if you started this yourself, just now, and the terminal shows the same code. If somebody sent you this link, close the page: whoever holds that machine would act as you.",
+	"headless.continue": "It is my machine: log in",
+	"headless.else":     "Its certificates will last an hour at most, and work from that address alone.",
+
+	"approved.title": "Logged in",
+	"approved.lead":  "The machine at %s goes on by itself. You can close this page.",
+
+	"factor.for":           "This is for another machine, at %s. Its terminal must show",
 	"factor.title":         "Your second factor",
 	"factor.enrol-title":   "Set up your second factor",
 	"factor.hello":         "Signed in as %s.",
@@ -82,6 +92,16 @@ var korean = map[string]string{
 	"choose.title": "어느 계정으로 로그인할까요?",
 	"choose.lead":  "계정이 있는 곳을 고르세요.",
 
+	"headless.title":    "다른 컴퓨터에서 로그인할까요?",
+	"headless.lead":     "주소가 %s인 컴퓨터가 당신의 계정으로 로그인하려고 합니다. 그 터미널에 다음 코드가 보여야 합니다.",
+	"headless.warn":     "방금 직접 시작했고 터미널에 같은 코드가 보일 때만 계속하세요. 다른 사람이 보낸 주소라면 이 화면을 닫으세요. 그 컴퓨터를 가진 사람이 당신의 권한을 쓰게 됩니다.",
+	"headless.continue": "내 컴퓨터입니다. 로그인",
+	"headless.else":     "인증서는 최대 한 시간 동안, 그 주소에서만 쓸 수 있습니다.",
+
+	"approved.title": "로그인했습니다",
+	"approved.lead":  "주소가 %s인 컴퓨터에서 이어집니다. 이 화면은 닫아도 됩니다.",
+
+	"factor.for":           "주소가 %s인 다른 컴퓨터를 위한 로그인입니다. 그 터미널에 보여야 하는 코드:",
 	"factor.title":         "2단계 인증",
 	"factor.enrol-title":   "2단계 인증 설정",
 	"factor.hello":         "%s(으)로 로그인했습니다.",

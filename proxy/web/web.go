@@ -85,6 +85,7 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.home)
 	mux.HandleFunc("GET /login", s.begin)
+	mux.HandleFunc("GET "+authrpc.HeadlessPath, s.headless)
 	mux.HandleFunc("GET "+authrpc.CallbackPath("{connector}"), s.callback)
 	mux.HandleFunc("GET "+factorPath, s.showFactor)
 	mux.HandleFunc("POST "+factorPath, s.proveFactor)

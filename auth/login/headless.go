@@ -1,0 +1,130 @@
+package login
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/places"
+)
+
+const opHeadless = "login.Headless"
+
+const (
+	// HeadlessLife is the longest life of certificates that a headless login earns.
+	HeadlessLife = time.Hour
+	// headlessEvery is how often a waiting tsh asks.
+	headlessEvery = 2 * time.Second
+	// Codes for people's eyes are of letters that are no vowels and not mistaken for digits: RFC 8628 section 6.1. Two groups of four.
+	codeLetters = "BCDFGHJKLMNPQRSTVWXZ"
+	codeGroup   = 4
+)
+
+// handle is a login that a machine without a browser asks for. It lives in the link that a person opens somewhere else, sealed: nothing
+// of it is stored before that person has shown a second factor.
+type handle struct {
+	Challenge string     `json:"c"`
+	From      netip.Addr `json:"f"` // the machine
+	Code      string     `json:"k"` // shown in the terminal and in the browser
+	Ends      time.Time  `json:"e"`
+}
+
+func (h *handle) ends() time.Time { return h.Ends }
+
+// network is what the certificates of such a login are pinned to.
+func (h *handle) network() netip.Prefix { return places.Network(h.From.String()) }
+
+// ask is what the browser shows of it.
+func (h *handle) ask() *authrpc.Headless {
+	return &authrpc.Headless{From: h.From.String(), Code: h.Code, Expires: h.Ends}
+}
+
+// BeginHeadless seals a handle for the machine that asks. It stores nothing.
+func (s *Service) BeginHeadless(by authrpc.Caller, req authrpc.BeginHeadlessRequest) (authrpc.BeginHeadlessResponse, error) {
+	res, err := s.beginHeadless(by.Addr, req)
+	if err != nil {
+		s.refusals.note(headless, by.Identity, text(by.Addr), err)
+	}
+	return res, err
+}
+
+func (s *Service) beginHeadless(from net.Addr, req authrpc.BeginHeadlessRequest) (res authrpc.BeginHeadlessResponse, err error) {
+	if !challengeRE.MatchString(req.Challenge) {
+		return res, fault.New(fault.Invalid, opHeadless, "the challenge is not what tsh makes", "update tsh, then start again: tsh login --headless")
+	}
+	at, err := netip.ParseAddrPort(text(from))
+	if err != nil {
+		return res, fault.Wrap(err, fault.Internal, opHeadless, "it is not known from where this machine asks", "log in with a browser: tsh login")
+	}
+	h := handle{Challenge: req.Challenge, From: at.Addr().Unmap().WithZone(""), Code: newShownCode(), Ends: s.cfg.Now().Add(AttemptLife).UTC().Truncate(time.Second)}
+	res = authrpc.BeginHeadlessResponse{Code: h.Code, From: h.From.String(), Expires: h.Ends, Every: headlessEvery}
+	res.Handle, err = s.sealer.seal(opHeadless, stageHeadless, h)
+	return res, err
+}
+
+func text(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}
+
+func newShownCode() string {
+	var out []byte
+	for len(out) < 2*codeGroup+1 {
+		if len(out) == codeGroup {
+			out = append(out, '-')
+		}
+		var b [1]byte
+		_, _ = rand.Read(b[:])                                   // crypto/rand never fails since Go 1.24
+		if int(b[0]) < len(codeLetters)*(256/len(codeLetters)) { // or else the first letters would come more often
+			out = append(out, codeLetters[int(b[0])%len(codeLetters)])
+		}
+	}
+	return string(out)
+}
+
+// headlessHash is where a headless login waits. Who asks for it must open the challenge, so there is no secret in it.
+func headlessHash(challenge string) state.CodeHash {
+	return sha256.Sum256([]byte("threshold headless login v1\x00" + challenge))
+}
+
+// RedeemHeadless spends a headless login that a person has approved. It reports false while nobody has.
+func (s *Service) RedeemHeadless(ctx context.Context, by authrpc.Caller, req authrpc.RedeemHeadlessRequest) (Assured, bool, error) {
+	a, ok, err := s.redeemHeadless(ctx, by.Addr, req)
+	if err != nil {
+		s.refusals.note(headless, by.Identity, text(by.Addr), err)
+	}
+	return a, ok, err
+}
+
+func (s *Service) redeemHeadless(ctx context.Context, from net.Addr, req authrpc.RedeemHeadlessRequest) (Assured, bool, error) {
+	keys, err := parseKeys(req.Keys)
+	if err != nil {
+		return Assured{}, false, err
+	}
+	var h handle
+	if err := s.sealer.open(opHeadless, stageHeadless, req.Handle, s.cfg.Now(), &h); err != nil {
+		return Assured{}, false, err
+	}
+	pinned := identity.Identity{From: []netip.Prefix{h.network()}}
+	if err := pinned.CheckFrom(from); err != nil {
+		return Assured{}, false, fault.Wrap(err, fault.Denied, opHeadless, "this login was asked for from another address: "+h.From.String(), "start again: tsh login --headless")
+	}
+	l, err := s.cfg.Store.PendingLogin(ctx, headlessHash(h.Challenge))
+	if fault.Is(err, fault.NotFound) {
+		return Assured{}, false, matches(h.Challenge, req.Keys) // whoever cannot open the challenge learns nothing by asking
+	}
+	if err != nil {
+		return Assured{}, false, err
+	}
+	a, err := s.spend(ctx, l, keys, req.Keys)
+	return a, err == nil, err
+}

@@ -1,0 +1,81 @@
+package web_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+const asksFor = "/login/headless?handle=sealed"
+
+// headlessSite is a site whose auth knows one headless login.
+func headlessSite(t *testing.T) *site {
+	s := newSite(t)
+	who := &authrpc.Headless{From: "203.0.113.9", Code: "WDJB-MJHT", Expires: s.now.Add(10 * time.Minute)}
+	begin, finish, prove := s.Begin, s.Finish, s.Prove
+	s.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+		switch {
+		case r.Handle != "sealed":
+			return authrpc.BeginLoginResponse{}, fault.New(fault.Expired, "login", "this page has ended", "run: tsh login")
+		case !r.Confirmed:
+			return authrpc.BeginLoginResponse{Headless: who}, nil
+		}
+		return begin(r)
+	}
+	s.Finish = func(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+		res, err := finish(r)
+		res.Headless = who
+		return res, err
+	}
+	s.to = ""
+	s.Prove = prove
+	return s
+}
+
+func TestAHeadlessLoginIsAskedAboutAndApproved(t *testing.T) {
+	for lang, done := range map[string]string{"en": "goes on by itself", "ko": "이어집니다"} {
+		s := headlessSite(t)
+		s.codes = []string{"code-a"}
+		b := s.browser(lang)
+		a := b.get(asksFor)
+		has(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`, "go=1")
+		if a := b.get(asksFor + "&go=1"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
+			t.Fatalf("%s: got %d to %q: %s, want the provider", lang, a.StatusCode, a.Header.Get("Location"), a.body)
+		}
+		b.get("/login/callback/corp?state=st&code=co")
+		has(t, b.get("/login/factor"), 200, "203.0.113.9", "WDJB-MJHT", `name="code"`)
+		has(t, b.code("000000"), 403, "WDJB-MJHT", `id="error"`)
+		has(t, b.code(goodCode), 200, "203.0.113.9", done, "code-a")
+		has(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
+	}
+}
+
+// A link, or another site, cannot skip the page that says who asks.
+func TestNobodyIsTakenPastTheQuestion(t *testing.T) {
+	s := headlessSite(t)
+	has(t, s.browser("en").get(asksFor+"&go=1"), 200, "WDJB-MJHT") // a link straight to the provider
+	b := s.browser("en")
+	b.get(asksFor)
+	r, err := http.NewRequest(http.MethodGet, s.srv.URL+asksFor+"&go=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Sec-Fetch-Site", "cross-site")
+	has(t, b.do(r), 200, "WDJB-MJHT")
+	if a := b.get(asksFor + "&go=1"); a.StatusCode != http.StatusSeeOther {
+		t.Errorf("got %d from the page itself, want the provider", a.StatusCode)
+	}
+}
+
+func TestHeadlessLinksThatAreRefused(t *testing.T) {
+	s := headlessSite(t)
+	b := s.browser("en")
+	has(t, b.get("/login/headless"), 400, "begins in the terminal")
+	has(t, b.get(asksFor+"&handle=other"), 400, "damaged")
+	has(t, b.get("/login/headless?handle="+strings.Repeat("x", 3000)), 400, "damaged")
+	has(t, b.get("/login/headless?handle=old"), 410, "this page has ended")
+}
