@@ -69,8 +69,8 @@ type Terminal struct {
 	slave  *os.File // closed by Started
 }
 
-// Open opens a terminal that belongs to the account.
-func Open(r Request, uid, gid int) (*Terminal, error) {
+// Open opens a terminal that belongs to the user and group, under the mode.
+func Open(r Request, uid, gid int, mode os.FileMode) (*Terminal, error) {
 	master, slave, err := pty.Open()
 	if err != nil {
 		return nil, fmt.Errorf("open terminal: %w", err)
@@ -80,7 +80,7 @@ func Open(r Request, uid, gid int) (*Terminal, error) {
 		return nil, fmt.Errorf("open terminal: %w", err)
 	}
 	t := &Terminal{master, slave}
-	if err := t.prepare(r, uid, gid); err != nil {
+	if err := t.prepare(r, uid, gid, mode); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("prepare terminal: %w", err)
 	}
@@ -101,7 +101,7 @@ func pollable(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-func (t *Terminal) prepare(r Request, uid, gid int) error {
+func (t *Terminal) prepare(r Request, uid, gid int, mode os.FileMode) error {
 	if err := t.Resize(r.Size); err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (t *Terminal) prepare(r Request, uid, gid int) error {
 	if os.Geteuid() != 0 {
 		return nil // devpts made it ours already
 	}
-	return errors.Join(t.slave.Chown(uid, gid), t.slave.Chmod(0o600))
+	return errors.Join(t.slave.Chown(uid, gid), t.slave.Chmod(mode))
 }
 
 // Attach makes the terminal the command's three streams and controlling terminal, in a session of its own.
@@ -125,6 +125,14 @@ func (t *Terminal) Attach(cmd *exec.Cmd) {
 
 // Started drops the program's side, so that its end shows as the end of reading.
 func (t *Terminal) Started() { _ = t.slave.Close() }
+
+// Name is the program's side, as "/dev/pts/3".
+func (t *Terminal) Name() string { return t.slave.Name() }
+
+// Break sends a break (RFC 4335), as tcsendbreak does. What programs hear of it is up to the kernel's terminal.
+func (t *Terminal) Break() error {
+	return control(t.master, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCSBRK, 0) })
+}
 
 // Master is the side that people sit at. Reading it fails with EIO once no program has the terminal open.
 func (t *Terminal) Master() *os.File { return t.master }

@@ -50,7 +50,7 @@ func ask(t *testing.T, modes string, command string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	term, err := pty.Open(r, -1, -1)
+	term, err := pty.Open(r, -1, -1, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestTheTerminalIsTheControllingOne(t *testing.T) {
 
 func TestEndOfInputIsForProgramsThatReadLines(t *testing.T) {
 	r, _ := pty.ParseRequest(payload("vt100", 80, 24, ""))
-	term, err := pty.Open(r, -1, -1)
+	term, err := pty.Open(r, -1, -1, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

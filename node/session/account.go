@@ -120,6 +120,28 @@ func (a Accounts) groups(login identity.Login, own uint32) ([]uint32, error) {
 	return out, err
 }
 
+// groupID is the number of the group of that name.
+func (a Accounts) groupID(name string) (id uint32, ok bool) {
+	_ = lines(a.file("etc/group"), func(f []string) bool { // without the file there is none
+		if len(f) != 4 || f[0] != name {
+			return true
+		}
+		gid, err := strconv.ParseUint(f[2], 10, 32)
+		id, ok = uint32(gid), err == nil
+		return false
+	})
+	return id, ok
+}
+
+// ttyGroup is the group that an account's terminals belong to, and their mode: as under sshd, others of the machine write to them only
+// by way of the programs of the group tty.
+func (a Accounts) ttyGroup(acc Account) (gid uint32, mode os.FileMode) {
+	if gid, ok := a.groupID("tty"); ok {
+		return gid, 0o620
+	}
+	return acc.GID, 0o600
+}
+
 // lines calls each with the colon-separated fields of every line until it returns false.
 func lines(path string, each func([]string) bool) error {
 	f, err := os.Open(path)

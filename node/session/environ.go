@@ -1,8 +1,12 @@
 package session
 
 import (
+	"maps"
+	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -28,31 +32,72 @@ func (e Env) Set(name, value string) bool {
 	return true
 }
 
-// Where sessions look for programs.
+// Where sessions look for programs, unless the machine says otherwise.
 const (
 	rootPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	userPath = "/usr/local/bin:/usr/bin:/bin"
+	userPath = "/usr/local/bin:/usr/bin:/bin:/usr/games"
 )
 
-// environ makes a clean environment: nothing of the node's own gets into a session.
-func (s Spec) environ(acc Account) []string {
-	path := userPath
+// environ makes a clean environment: nothing of the node's own gets into a session. What the machine sets for everyone comes first, what
+// the client asked for wins over it, and what says who this is cannot be set by either.
+func (a Accounts) environ(acc Account, s Spec) []string {
+	vars := map[string]string{"PATH": userPath}
 	if acc.UID == 0 {
-		path = rootPath
+		vars["PATH"] = rootPath
 	}
-	vars := Env{}
-	for k, v := range s.Env {
-		vars[k] = v
+	for _, name := range []string{"etc/default/locale", "etc/environment"} {
+		text, _ := notice(a.file(name)) // without the file, the machine sets nothing
+		machineEnv(text, vars)
 	}
+	maps.Copy(vars, s.Env)
+	maps.Copy(vars, map[string]string{
+		"HOME": acc.Home, "USER": string(acc.Login), "LOGNAME": string(acc.Login), "SHELL": acc.Shell, "MAIL": "/var/mail/" + string(acc.Login),
+		"THRESHOLD_SESSION": s.ID, "THRESHOLD_USER": s.User, "THRESHOLD_NODE": s.Node, "THRESHOLD_FROM": s.From,
+	})
+	host, port := ends(s.From)
+	ownHost, ownPort := ends(s.At)
+	vars["SSH_CLIENT"] = strings.Join([]string{host, port, ownPort}, " ")
+	vars["SSH_CONNECTION"] = strings.Join([]string{host, port, ownHost, ownPort}, " ")
 	if s.Terminal != nil {
 		vars["TERM"] = s.Terminal.Term
 	}
-	out := []string{"PATH=" + path, "HOME=" + acc.Home, "USER=" + string(acc.Login), "LOGNAME=" + string(acc.Login), "SHELL=" + acc.Shell,
-		"THRESHOLD_SESSION=" + s.ID, "THRESHOLD_USER=" + s.User, "THRESHOLD_NODE=" + s.Node, "THRESHOLD_FROM=" + s.From}
-	for k, v := range vars {
-		out = append(out, k+"="+v)
+	out := make([]string, 0, len(vars))
+	for _, k := range slices.Sorted(maps.Keys(vars)) {
+		out = append(out, k+"="+vars[k])
 	}
 	return out
+}
+
+// ends parts an address from its port, in sshd's words where there is none.
+func ends(addr string) (host, port string) {
+	a, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return "UNKNOWN", "65535"
+	}
+	return a.Addr().Unmap().String(), strconv.Itoa(int(a.Port()))
+}
+
+var (
+	nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+	// ownRE is what the machine's files do not set: what a loader obeys, and what sessions and their terminals are known by.
+	ownRE = regexp.MustCompile(`^(LD_|SSH_|THRESHOLD_|TERM$)`)
+)
+
+// machineEnv adds the variables of a file that is read by pam_env(8) too: lines of NAME=value, where the value may stand in quotes.
+func machineEnv(text string, vars map[string]string) {
+	for line := range strings.Lines(text) {
+		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		if !ok || !nameRE.MatchString(name) || ownRE.MatchString(name) || strings.ContainsRune(value, 0) {
+			continue
+		}
+		for _, quote := range []string{`"`, "'"} {
+			if len(value) >= 2 && strings.HasPrefix(value, quote) && strings.HasSuffix(value, quote) {
+				value = value[1 : len(value)-1]
+				break
+			}
+		}
+		vars[name] = value
+	}
 }
 
 // argv0 is how a shell is told that it is a login shell.

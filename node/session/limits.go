@@ -184,16 +184,8 @@ func inRange(text string, id uint32) bool {
 
 // inGroup reports whether the account is in the group of that name.
 func (a Accounts) inGroup(name string, acc Account) bool {
-	in := false
-	_ = lines(a.file("etc/group"), func(f []string) bool { // without the file nobody is
-		if len(f) == 4 && f[0] == name {
-			gid, err := strconv.ParseUint(f[2], 10, 32)
-			in = err == nil && slices.Contains(acc.Groups, uint32(gid))
-			return false
-		}
-		return true
-	})
-	return in
+	gid, ok := a.groupID(name)
+	return ok && slices.Contains(acc.Groups, gid)
 }
 
 // usualUmask is that of a session where the machine names none.

@@ -37,7 +37,8 @@ type Spec struct {
 	Env      Env
 
 	// For the environment, so that programs and administrators can tell sessions apart.
-	ID, User, Node, From string
+	ID, User, Node string
+	From, At       string // address and port of the client, and of this end of the way to it
 }
 
 const (
@@ -57,6 +58,9 @@ type Process struct {
 	stdin    *os.File
 	stdout   *os.File
 	stderr   *os.File // nil with a terminal
+	greeting []byte   // what the terminal shows first
+	seat     *seat    // in the machine's records; nil: none
+	free     sync.Once
 	in, out  atomic.Int64
 	exited   chan struct{} // closed when the program has ended; it stays a zombie until reap, so that its number is nobody else's
 
@@ -81,6 +85,10 @@ func (a Accounts) Start(acc Account, s Spec) (*Process, error) {
 		return nil, fault.Wrap(err, fault.Internal, "session.Start", fmt.Sprintf("%s could not be started as %s: %v", program, acc.Login, rootCause(err)),
 			"ask an administrator to look at the account and its login shell")
 	}
+	if p.seat != nil {
+		pid := p.cmd.Process.Pid
+		_ = errors.Join(p.seat.take(pid), p.seat.began(pid)) // as in greet
+	}
 	go func() { // ends with the program; Run waits for it
 		defer close(p.exited)
 		awaitExit(p.cmd.Process.Pid, p.pidfd)
@@ -89,7 +97,7 @@ func (a Accounts) Start(acc Account, s Spec) (*Process, error) {
 }
 
 func (a Accounts) command(acc Account, s Spec) (*exec.Cmd, error) {
-	cmd := &exec.Cmd{Path: acc.Shell, Env: s.environ(acc), SysProcAttr: a.become(acc), Dir: acc.Home}
+	cmd := &exec.Cmd{Path: acc.Shell, Env: a.environ(acc, s), SysProcAttr: a.become(acc), Dir: acc.Home}
 	switch s.Kind {
 	case Shell:
 		cmd.Args = []string{argv0(acc.Shell, true)}
@@ -118,11 +126,14 @@ func (a Accounts) start(p *Process, acc Account, s Spec) error {
 		}
 	}()
 	if s.Terminal != nil {
-		t, err := pty.Open(*s.Terminal, int(acc.UID), int(acc.GID))
+		gid, mode := a.ttyGroup(acc)
+		t, err := pty.Open(*s.Terminal, int(acc.UID), int(gid), mode)
 		if err != nil {
 			return err
 		}
 		t.Attach(p.cmd)
+		p.cmd.Env = append(p.cmd.Env, "SSH_TTY="+t.Name())
+		p.seat = a.seatOf(acc, s, t.Name())
 		p.terminal, p.stdin, p.stdout = t, t.Master(), t.Master()
 		defer t.Started()
 	} else {
@@ -132,6 +143,22 @@ func (a Accounts) start(p *Process, acc Account, s Spec) error {
 		}
 		p.cmd.SysProcAttr.Setsid = true
 	}
+	p.greet(a, acc, s)
+	return p.launch(a, acc)
+}
+
+// greet prepares what the terminal shows, and takes the seat in the machine's records: before the program can look there.
+func (p *Process) greet(a Accounts, acc Account, s Spec) {
+	if s.Terminal != nil && s.Kind == Shell {
+		p.greeting = a.greeting(acc)
+	}
+	if p.seat != nil {
+		_ = p.seat.take(os.Getpid()) // a record that cannot be written keeps nobody out
+	}
+}
+
+// launch starts the program itself.
+func (p *Process) launch(a Accounts, acc Account) error {
 	report, err := a.entered(acc, p.cmd)
 	if err != nil {
 		return err
@@ -177,7 +204,12 @@ type Streams struct {
 func (p *Process) Run(ctx context.Context, s Streams) Exit {
 	go p.feed(s.In)
 	var outputs sync.WaitGroup
-	outputs.Go(func() { p.drain(p.stdout, s.Out) })
+	outputs.Go(func() {
+		if len(p.greeting) > 0 {
+			_, _ = s.Out.Write(p.greeting) // the first write of the program's own finds out if nobody takes it
+		}
+		p.drain(p.stdout, s.Out)
+	})
 	if p.stderr != nil {
 		outputs.Go(func() { p.drain(p.stderr, s.Err) })
 	}
@@ -280,9 +312,7 @@ func (p *Process) hasExited() bool {
 // end hangs up on the process group, and kills what stays.
 func (p *Process) end() {
 	_ = p.Signal(syscall.SIGHUP)
-	if p.terminal != nil {
-		p.terminal.Close()
-	}
+	p.hangUp()
 	timer := time.NewTimer(hangupGrace)
 	defer timer.Stop()
 	select {
@@ -311,10 +341,25 @@ func (p *Process) Resize(s pty.Size) error {
 	return p.terminal.Resize(s)
 }
 
-func (p *Process) closeAll() {
-	if p.terminal != nil {
-		p.terminal.Close()
+// hangUp frees the seat in the machine's records, and closes the terminal only then: the next session may get the same one.
+func (p *Process) hangUp() {
+	if p.terminal == nil {
+		return
 	}
+	p.free.Do(func() {
+		pid := 0
+		if p.cmd.Process != nil {
+			pid = p.cmd.Process.Pid
+		}
+		if p.seat != nil {
+			_ = p.seat.leave(pid) // as in greet
+		}
+	})
+	p.terminal.Close()
+}
+
+func (p *Process) closeAll() {
+	p.hangUp()
 	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
 		if f != nil {
 			_ = f.Close()
