@@ -33,6 +33,7 @@ var contracts = map[string][]string{
 	"durable":   {},
 	"daemon":    {"fault"},
 	"places":    {},
+	"alive":     {},
 	"repocheck": {},
 	"access":    {"fault", "identity", "config"},
 	"tunnel":    {"fault", "identity"},

@@ -29,8 +29,8 @@ const (
 var ciphers = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305}
 
 // ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for it, and nothing else.
-// settled is called once the user is known.
-func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func()) {
+// settled is called once the user is known. The error says why that never was: it is a fault.Denied when keys were shown that are not good.
+func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -39,22 +39,23 @@ func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func()) {
 	sc, channels, requests, err := f.handshake(conn)
 	if err != nil {
 		log.Debug("ssh handshake failed", "err", err)
-		return
+		return err
 	}
 	defer sc.Close()
 	_ = conn.SetDeadline(time.Time{})
 	user, ok := sc.Permissions.ExtraData[userKey{}].(identity.SSHUser)
 	if !ok {
 		log.Error("ssh handshake yielded no identity")
-		return
+		return nil
 	}
-	settled()
+	settled(user.Identity)
 	log = log.With("user", user.Name, "login_id", user.LoginID)
 	log.Info("ssh user connected")
 	var parts sync.WaitGroup
 	parts.Go(func() { ssh.DiscardRequests(requests) }) // every global request is answered no
 	f.serveChannels(ctx, caller{user.Identity, conn.RemoteAddr(), "ssh"}, sc, channels)
 	parts.Wait()
+	return nil
 }
 
 // userKey finds the verified user in the Permissions of the key that was accepted, the only place identity is taken from.
@@ -67,6 +68,7 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 	}
 	why := fault.New(fault.Unauthenticated, "proxy.ssh", "this proxy takes a certificate and nothing else; your client showed none",
 		"run: tsh login, then name the certificate to your client")
+	shown := false // a key that is not good
 	cfg := &ssh.ServerConfig{
 		Config:       ssh.Config{Ciphers: ciphers},
 		MaxAuthTries: maxAuthTries,
@@ -75,6 +77,7 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 			user, err := identity.VerifySSHUser(key, f.cfg.Cluster, f.cfg.Rules.Current().Authorities.UserSSH, meta.RemoteAddr(), f.cfg.Now())
 			if err != nil {
 				f.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
+				shown = true
 				if _, ok := key.(*ssh.Certificate); ok {
 					why = fault.New(fault.Unauthenticated, "proxy.ssh", "this proxy does not take your certificate", "run: tsh login")
 				}
@@ -91,7 +94,11 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 	for _, key := range identity.HostKeys(host) {
 		cfg.AddHostKey(key)
 	}
-	return ssh.NewServerConn(conn, cfg)
+	sc, channels, requests, err := ssh.NewServerConn(conn, cfg)
+	if err != nil && shown {
+		err = fault.Wrap(err, fault.Denied, "proxy.ssh", why.Msg, why.Remedy)
+	}
+	return sc, channels, requests, err
 }
 
 // serveChannels serves channel by channel until the connection ends.

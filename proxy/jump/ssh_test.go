@@ -1,6 +1,7 @@
 package jump_test
 
 import (
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 )
 
@@ -28,7 +30,10 @@ func (f *fronts) jumpAs(cfg *ssh.ClientConfig) (*jumper, error) {
 	client, server := pair(f.t)
 	j := &jumper{settled: make(chan struct{}, 1)}
 	done := make(chan struct{})
-	go func() { f.ServeSSH(f.t.Context(), server, func() { j.settled <- struct{}{} }); close(done) }()
+	go func() {
+		_ = f.ServeSSH(f.t.Context(), server, func(identity.Identity) { j.settled <- struct{}{} })
+		close(done)
+	}()
 	j.wait = func() { <-done }
 	sc, chans, reqs, err := ssh.NewClientConn(client, "", cfg)
 	if err != nil {
@@ -249,9 +254,13 @@ func TestSSHFrontStalls(t *testing.T) {
 				}
 			}()
 			go io.Copy(io.Discard, client)
-			f.ServeSSH(t.Context(), addressed{server}, func() { t.Error("got settled without a key") })
+			err := f.ServeSSH(t.Context(), addressed{server}, func(identity.Identity) { t.Error("got settled without a key") })
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%s: got held for %s, want 10s", name, took)
+			}
+			var slow net.Error
+			if !errors.As(err, &slow) || !slow.Timeout() {
+				t.Errorf("%s: got %v, want a timeout", name, err)
 			}
 			client.Close()
 		})

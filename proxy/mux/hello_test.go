@@ -147,7 +147,8 @@ func (dribble) SetReadDeadline(time.Time) error { return nil }
 
 func TestSniffGivesEverythingAgain(t *testing.T) {
 	hello := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-tunnel"}})
-	p, kind, offered, err := sniff(dribble{r: bytes.NewReader(hello)}, time.Time{})
+	p := &peeked{Conn: dribble{r: bytes.NewReader(hello)}}
+	kind, offered, err := p.sniff(time.Time{})
 	if err != nil || kind != speaksTLS || !slices.Equal(offered, []string{"threshold-tunnel"}) {
 		t.Fatalf("got %v, %q, %v, want TLS for threshold-tunnel", kind, offered, err)
 	}
@@ -165,7 +166,8 @@ func TestSniffStopsAtItsCap(t *testing.T) {
 		endless.Write([]byte{22, 3, 1, 0x40, 0})
 	}
 	whole := endless.Len()
-	_, _, _, err := sniff(dribbleFast{r: &endless}, time.Time{})
+	p := &peeked{Conn: dribbleFast{r: &endless}}
+	_, _, err := p.sniff(time.Time{})
 	if !errors.Is(err, errTooLong) && !errors.Is(err, errNoHello) {
 		t.Errorf("got %v, want it refused", err)
 	}

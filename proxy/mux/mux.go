@@ -14,9 +14,14 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
+	"github.com/threshold-access/threshold/internal/alive"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/places"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -25,14 +30,11 @@ import (
 const (
 	// handshakeTimeout bounds everything before the peer is known.
 	handshakeTimeout = 10 * time.Second
-	// Limits of connections in that state, and of those that stay anonymous: browsers and what is passed through to auth.
-	maxPending, maxPendingEach     = 4096, 128
-	maxAnonymous, maxAnonymousEach = 8192, 512
 	// callGrace is what a call to auth gets to finish when the proxy stops. Clients keep such connections open when idle.
 	callGrace = 500 * time.Millisecond
 )
 
-// Config says who serves what. All but Now, Drain and the limits is required.
+// Config says who serves what. What says nothing of a zero value is required.
 type Config struct {
 	Listener net.Listener
 	Cluster  string
@@ -43,12 +45,23 @@ type Config struct {
 	// Service is this proxy's own certificate, shown to nodes and tsh. Web is what browsers get.
 	Service func() (*tls.Certificate, error)
 	Web     func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Challenge answers an ACME authority (acme-tls/1). Nil: nobody asked one.
+	Challenge func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-	// The servers own the connection, and return when it has ended or soon after ctx has. ServeSSH calls settled once it knows the peer.
-	ServeSSH    func(ctx context.Context, conn net.Conn, settled func())
+	// The servers own the connection, and return when it has ended or soon after ctx has. ServeSSH calls settled once it knows the peer,
+	// and returns why it never did; a fault.Denied says that what the peer showed is not good.
+	ServeSSH    func(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error
 	ServeDial   func(ctx context.Context, conn net.Conn, user identity.Peer)
 	ServeTunnel func(ctx context.Context, conn net.Conn, node identity.Peer)
 	ServeWeb    func(conn net.Conn) // hands over: returns at once
+
+	// Balancers are the networks of balancers in front of this port. Everybody comes from their addresses, so what is counted by network
+	// is not counted for them. With ProxyProtocol each of their connections must begin with a PROXY header, whose source address then
+	// counts; a header from anywhere else is garbage. None: nobody is believed.
+	Balancers     []netip.Prefix
+	ProxyProtocol bool
+	// Exempt are networks that are never turned away for what came from them. None: only those from which people are known to come.
+	Exempt []netip.Prefix
 
 	Drain time.Duration    // how long sessions may go on after Run's context ended. Zero: 10 s
 	Now   func() time.Time // zero: time.Now
@@ -59,9 +72,11 @@ type Config struct {
 type Mux struct {
 	cfg       Config
 	tls       map[string]*tls.Config // by ALPN name; "" is the web
-	pending   *places.Places
-	anonymous *places.Places
+	pending   *places.Room
+	anonymous *places.Room
+	penalties *penalties
 	counters  Counters
+	notes     *rate.Limiter // of lines about networks that are turned away
 
 	sessions *gate // what Drain waits for: people's sessions
 	calls    *gate // connections to auth, which get callGrace: whether a call is under way on one cannot be seen
@@ -76,7 +91,12 @@ func New(cfg Config) *Mux {
 	if cfg.Drain == 0 {
 		cfg.Drain = 10 * time.Second
 	}
-	m := &Mux{cfg: cfg, pending: places.New(maxPending, maxPendingEach), anonymous: places.New(maxAnonymous, maxAnonymousEach), sessions: newGate(), calls: newGate()}
+	m := &Mux{cfg: cfg,
+		// Connections whose peer is not known yet, and those that stay anonymous: browsers and what is passed through to auth. The first
+		// limit is for all, the second for one network.
+		pending:   places.NewRoom(places.Limit{Start: 2048, Rate: 30, Full: 4096}, places.Limit{Start: 128, Rate: 30, Full: 256}),
+		anonymous: places.NewRoom(places.Limit{Start: 4096, Rate: 30, Full: 8192}, places.Limit{Start: 512, Rate: 30, Full: 1024}),
+		penalties: newPenalties(cfg.Exempt), notes: rate.NewLimiter(rate.Every(notesEvery), notesBurst), sessions: newGate(), calls: newGate()}
 	m.tls = map[string]*tls.Config{
 		identity.ALPNDial:   m.peerConfig(identity.ALPNDial, identity.User),
 		identity.ALPNTunnel: m.peerConfig(identity.ALPNTunnel, identity.Node),
@@ -94,6 +114,7 @@ func (m *Mux) Run(ctx context.Context) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { m.cfg.Listener.Close() })
 	defer stop()
+	m.all.Go(func() { m.report(serve) })
 	err := m.accept(ctx, serve)
 	m.cfg.Listener.Close()
 	m.drain()
@@ -128,20 +149,77 @@ func (m *Mux) accept(ctx, serve context.Context) error {
 	}
 }
 
-// begin gives the connection a place among the pending ones, or closes it.
+// visit is one connection until its peer is known.
+type visit struct {
+	*peeked
+	who      netip.Prefix // its network. The zero one is neither penalised nor counted by itself.
+	deadline time.Time    // for everything before the peer is known
+	release  func()       // gives up the place among the pending ones
+	dropped  atomic.Bool  // lost its place to another
+}
+
+// begin lets a connection in that was just accepted, from where it really comes.
 func (m *Mux) begin(ctx context.Context, conn net.Conn) {
 	m.counters.Accepted.Add(1)
-	release, ok := m.pending.Take(conn.RemoteAddr().String())
-	if !ok {
-		m.counters.Crowded.Add(1)
-		conn.Close()
+	alive.Watch(conn)
+	v := &visit{peeked: &peeked{Conn: conn}, who: places.Network(conn.RemoteAddr().String()), deadline: time.Now().Add(handshakeTimeout)}
+	balanced := m.balanced(conn.RemoteAddr())
+	if balanced {
+		v.who = netip.Prefix{}
+	}
+	if !m.admit(v) {
 		return
 	}
 	m.all.Go(func() {
-		defer release()
+		defer func() { v.release() }()
 		defer m.recover(conn)
-		m.serve(ctx, conn, release)
+		if !balanced || !m.cfg.ProxyProtocol || m.present(ctx, v) {
+			m.serve(ctx, v)
+		}
 	})
+}
+
+// balanced reports whether it is a balancer who connects.
+func (m *Mux) balanced(addr net.Addr) bool {
+	ap, err := netip.ParseAddrPort(addr.String())
+	return err == nil && slices.ContainsFunc(m.cfg.Balancers, func(n netip.Prefix) bool { return n.Contains(ap.Addr().Unmap().WithZone("")) })
+}
+
+// admit gives the connection a place among the pending ones, or closes it.
+func (m *Mux) admit(v *visit) bool {
+	if m.penalties.refuses(v.who) {
+		m.counters.Penalised.Add(1)
+		v.Conn.Close()
+		return false
+	}
+	v.release = m.pending.Enter(v.who, func() { m.drop(v) })
+	return true
+}
+
+// drop ends a connection that lost its place. That is no fault of its own.
+func (m *Mux) drop(v *visit) {
+	v.dropped.Store(true)
+	m.counters.Dropped.Add(1)
+	v.Conn.Close()
+}
+
+// present takes the client's address from the balancer, and lets the client in by that.
+func (m *Mux) present(ctx context.Context, v *visit) bool {
+	_ = v.SetReadDeadline(v.deadline)
+	stop := context.AfterFunc(ctx, func() { v.Conn.Close() })
+	err := v.readProxyHeader()
+	stop()
+	if err != nil {
+		m.refuse(v, "PROXY header", err)
+		return false
+	}
+	if v.from == nil { // the balancer's own
+		return true
+	}
+	m.counters.Presented.Add(1)
+	v.release()
+	v.who = places.Network(v.from.String())
+	return m.admit(v)
 }
 
 // recover keeps one connection's panic from being everyone's.
@@ -171,38 +249,60 @@ func (m *Mux) drain() {
 	}
 }
 
-// serve finds out what conn speaks and hands it to whoever serves that. release gives up the place among the pending ones.
-func (m *Mux) serve(ctx context.Context, conn net.Conn, release func()) {
-	deadline := time.Now().Add(handshakeTimeout)
-	stop := context.AfterFunc(ctx, func() { conn.Close() }) // at a shutdown nobody waits for the slow
-	p, kind, offered, err := sniff(conn, deadline)
+// serve finds out what a connection speaks and hands it to whoever serves that.
+func (m *Mux) serve(ctx context.Context, v *visit) {
+	stop := context.AfterFunc(ctx, func() { v.Conn.Close() }) // at a shutdown nobody waits for the slow
+	kind, offered, err := v.sniff(v.deadline)
 	stop()
 	if err != nil {
-		m.refuse(conn, "first bytes", err)
+		m.refuse(v, "first bytes", err)
 		return
 	}
-	_ = conn.SetReadDeadline(time.Time{})
+	_ = v.SetReadDeadline(time.Time{})
 	switch kind {
 	case speaksSSH:
 		m.counters.SSH.Add(1)
-		m.sessions.within(p, func() { m.cfg.ServeSSH(ctx, p, release) })
+		m.sessions.within(v, func() { m.serveSSH(ctx, v) })
 	case speaksTLS:
-		m.serveTLS(ctx, p, offered, deadline, release)
+		m.serveTLS(ctx, v, offered)
 	case speaksHTTP:
 		m.counters.ClearHTTP.Add(1)
-		explainTLS(p)
+		explainTLS(v)
 	}
 }
 
-// refuse closes a connection that did not get as far as a server.
-func (m *Mux) refuse(conn net.Conn, at string, err error) {
-	var slow net.Error
+func (m *Mux) serveSSH(ctx context.Context, v *visit) {
+	err := m.cfg.ServeSSH(ctx, v.peeked, func(who identity.Identity) { m.settle(v, who) })
+	if err != nil {
+		m.refuse(v, "SSH", err)
+	}
+}
+
+// settle notes that the peer is known.
+func (m *Mux) settle(v *visit, who identity.Identity) {
+	v.release()
+	m.penalties.vouch(v.who, who.Expires.Sub(m.cfg.Now()))
+}
+
+// refuse closes a connection that did not get as far as a server, and has its network pay for it.
+func (m *Mux) refuse(v *visit, at string, err error) { m.refuseAt(v, at, err, false) }
+
+func (m *Mux) refuseAt(v *visit, at string, err error, anonymous bool) {
+	v.Conn.Close()
+	if v.dropped.Load() {
+		return
+	}
 	switch {
-	case errors.As(err, &slow) && slow.Timeout() || errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, errNobody):
+		m.counters.Nobody.Add(1)
+		return
+	case timedOut(err):
 		m.counters.TimedOut.Add(1)
 	default:
 		m.counters.Refused.Add(1)
 	}
-	m.cfg.Log.Debug("connection refused", "from", conn.RemoteAddr(), "at", at, "err", err)
-	conn.Close()
+	m.cfg.Log.Debug("connection refused", "from", v.RemoteAddr(), "at", at, "err", err)
+	if m.penalties.charge(v.who, costOf(err, anonymous)) && m.notes.Allow() {
+		m.cfg.Log.Info("a network is turned away for a while: nothing but refusals came from it", "network", v.who, "last", at, "err", err)
+	}
 }

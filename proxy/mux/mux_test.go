@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -53,16 +54,35 @@ func (l *lane) Accept() (net.Conn, error) {
 func (l *lane) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *lane) Addr() net.Addr { return &net.TCPAddr{} }
 
-func (l *lane) dial() net.Conn {
+func (l *lane) dial() net.Conn { return l.dialFrom(nil) }
+
+// dialFrom dials as if from another address; nil is no IP address at all.
+func (l *lane) dialFrom(addr net.Addr) net.Conn {
 	near, far := net.Pipe()
-	l.conns <- far
+	l.conns <- located{far, addr}
 	return near
 }
+
+// located is a pipe with an address.
+type located struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (l located) RemoteAddr() net.Addr {
+	if l.addr == nil {
+		return l.Conn.RemoteAddr()
+	}
+	return l.addr
+}
+
+func tcp(addr string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)) }
 
 // served says who came to which server.
 type served struct {
 	by   string
 	peer identity.Peer
+	from string
 }
 
 type port struct {
@@ -88,29 +108,44 @@ func serve(a *proxytest.Auth, trust *rules.Trust, ln net.Listener) *port {
 }
 
 func serveWithAuthAt(a *proxytest.Auth, authAddr string, trust *rules.Trust, ln net.Listener) *port {
+	return serveAs(a, trust, mux.Config{Listener: ln, AuthAddr: authAddr})
+}
+
+// serveAs serves by a configuration that says where to listen and what the test is about.
+func serveAs(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *port {
 	p := &port{Auth: a, rules: &current{}, came: make(chan served, 300)}
 	p.rules.Store(trust)
 	own, _ := a.TLSCertificate()
 	end := func(by string) func(context.Context, net.Conn, identity.Peer) {
-		return func(_ context.Context, c net.Conn, peer identity.Peer) { p.came <- served{by, peer}; c.Close() }
-	}
-	p.mux = mux.New(mux.Config{Listener: ln, Cluster: membertest.Name, AuthAddr: authAddr, Rules: p.rules, Introduce: introduceAs(own),
-		Service: func() (*tls.Certificate, error) { return own, nil },
-		Web:     func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil },
-		ServeSSH: func(_ context.Context, c net.Conn, settled func()) {
-			settled()
-			b := make([]byte, 9)
-			_ = c.SetReadDeadline(time.Now().Add(time.Second))
-			n, _ := c.Read(b)
-			if string(b[:n]) == "SSH-panic" {
-				panic("a defect")
-			}
-			p.came <- served{by: "ssh " + string(b[:n])}
+		return func(_ context.Context, c net.Conn, peer identity.Peer) {
+			p.came <- served{by, peer, c.RemoteAddr().String()}
 			c.Close()
-		},
-		ServeDial: end("dial"), ServeTunnel: end("tunnel"),
-		ServeWeb: func(c net.Conn) { p.came <- served{by: "web"}; c.Close() },
-		Log:      proxytest.Log()})
+		}
+	}
+	cfg.Cluster, cfg.Rules, cfg.Introduce, cfg.Log = membertest.Name, p.rules, introduceAs(own), proxytest.Log()
+	cfg.Service = func() (*tls.Certificate, error) { return own, nil }
+	cfg.Web = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil }
+	cfg.ServeSSH = func(_ context.Context, c net.Conn, settled func(identity.Identity)) error {
+		b := make([]byte, 9)
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		n, _ := c.Read(b)
+		switch string(b[:n]) {
+		case "SSH-panic":
+			panic("a defect")
+		case "SSH-alice":
+			alice := a.User("alice@example.com")
+			alice.Expires = time.Now().Add(8 * time.Hour)
+			settled(alice)
+		case "SSH-thief":
+			return fault.Wrap(errors.New("a foreign certificate"), fault.Denied, "test", "no", "no")
+		}
+		p.came <- served{by: "ssh " + string(b[:n]), from: c.RemoteAddr().String()}
+		c.Close()
+		return nil
+	}
+	cfg.ServeDial, cfg.ServeTunnel = end("dial"), end("tunnel")
+	cfg.ServeWeb = func(c net.Conn) { p.came <- served{by: "web", from: c.RemoteAddr().String()}; c.Close() }
+	p.mux = mux.New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.mux.Run(ctx) }()
@@ -388,38 +423,6 @@ func firstFlight(t *testing.T, cfg *tls.Config) []byte {
 		t.Fatal(err)
 	}
 	return b[:n]
-}
-
-func TestOneAddressCannotTakeEveryPlace(t *testing.T) {
-	a := proxytest.New(t)
-	trust := open(t, a)
-	synctest.Test(t, func(t *testing.T) {
-		p := openPort(t, a, trust)
-		var held []net.Conn
-		for range 128 {
-			c := p.dial()
-			c.Write([]byte{22})
-			held = append(held, c)
-		}
-		c := p.dial()
-		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("got %v for the 129th, want it closed at once", err)
-		}
-		if got := p.mux.Counters().Crowded.Load(); got != 1 {
-			t.Errorf("got %d crowded, want 1", got)
-		}
-		for _, c := range held {
-			c.Close()
-		}
-		synctest.Wait()
-		c = p.dial()
-		c.Write([]byte("SSH-"))
-		if s := <-p.came; s.by != "ssh SSH-" {
-			t.Errorf("got %q, want to be served once there is room", s.by)
-		}
-		c.Close()
-		p.stop()
-	})
 }
 
 func TestStopClosesWhatIsPending(t *testing.T) {

@@ -31,6 +31,15 @@ var clearHTTP = [][]byte{[]byte("GET /"), []byte("HEAD "), []byte("POST ")}
 type peeked struct {
 	net.Conn
 	head []byte
+	from net.Addr // the client's address where a balancer has told it, else nil
+}
+
+// RemoteAddr is the client's address.
+func (p *peeked) RemoteAddr() net.Addr {
+	if p.from != nil {
+		return p.from
+	}
+	return p.Conn.RemoteAddr()
 }
 
 func (p *peeked) Read(b []byte) (int, error) {
@@ -52,28 +61,33 @@ func (p *peeked) CloseWrite() error {
 	return p.Conn.Close()
 }
 
-// sniff reads until it knows what conn speaks and, for TLS, which ALPN names it offers. The whole takes until deadline at most.
-func sniff(conn net.Conn, deadline time.Time) (*peeked, protocol, []string, error) {
-	p := &peeked{Conn: conn}
-	_ = conn.SetReadDeadline(time.Now().Add(silence))
-	err := p.more()
-	if errors.Is(err, os.ErrDeadlineExceeded) && len(p.head) == 0 {
-		return p, speaksSSH, nil, nil
+// errNobody says that a connection was closed before its first byte, as by whoever only looks whether the port is open.
+var errNobody = errors.New("closed before the first byte")
+
+// sniff reads until it knows what the connection speaks and, for TLS, which ALPN names it offers. The whole takes until deadline at most.
+func (p *peeked) sniff(deadline time.Time) (protocol, []string, error) {
+	if len(p.head) == 0 {
+		_ = p.SetReadDeadline(time.Now().Add(silence))
+		err := p.more()
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return speaksSSH, nil, nil
+		case errors.Is(err, io.EOF):
+			return unknown, nil, errNobody
+		case err != nil:
+			return unknown, nil, err
+		}
 	}
-	_ = conn.SetReadDeadline(deadline)
-	for ; err == nil; err = p.more() {
+	_ = p.SetReadDeadline(deadline)
+	for {
 		kind, offered, look := recognise(p.head)
 		if !errors.Is(look, errMore) {
-			return p, kind, offered, look
+			return kind, offered, look
 		}
-		if len(p.head) >= maxHelloBytes {
-			return p, unknown, nil, errTooLong
+		if err := p.more(); err != nil {
+			return unknown, nil, err
 		}
 	}
-	if errors.Is(err, io.EOF) && len(p.head) > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return p, unknown, nil, err
 }
 
 // recognise tells from the first bytes what is spoken, or asks for more with errMore.
@@ -111,13 +125,19 @@ func settle(b []byte, need int, kind protocol) (protocol, []string, error) {
 
 const readStep = 2 << 10 // a ClientHello is 0.3 to 2 kB
 
-// more reads once and keeps what came.
+// more reads once and keeps what came. It fails once maxHelloBytes are there.
 func (p *peeked) more() error {
 	var step [readStep]byte
+	if len(p.head) >= maxHelloBytes {
+		return errTooLong
+	}
 	n, err := p.Conn.Read(step[:min(readStep, maxHelloBytes-len(p.head))])
 	p.head = append(p.head, step[:n]...)
 	if n > 0 {
 		return nil
+	}
+	if errors.Is(err, io.EOF) && len(p.head) > 0 {
+		err = io.ErrUnexpectedEOF
 	}
 	return err
 }

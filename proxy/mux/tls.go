@@ -13,39 +13,24 @@ import (
 )
 
 // serveTLS routes by ALPN. Only threshold-auth is passed on unopened; for the rest TLS ends here.
-func (m *Mux) serveTLS(ctx context.Context, p *peeked, offered []string, deadline time.Time, release func()) {
+func (m *Mux) serveTLS(ctx context.Context, v *visit, offered []string) {
 	name, err := choose(offered)
-	if err != nil {
-		m.refuse(p, "ALPN", err)
-		return
+	switch {
+	case err != nil:
+		m.refuse(v, "ALPN", err)
+	case name == "":
+		m.serveWeb(ctx, v)
+	case name == challengeProtocol && m.cfg.Challenge != nil:
+		m.serveChallenge(ctx, v)
+	case name == identity.ALPNAuth:
+		leave := m.anonymous.Enter(v.who, func() { m.drop(v) })
+		defer leave()
+		v.release()
+		m.counters.Auth.Add(1)
+		m.calls.within(v, func() { m.passThrough(ctx, v.peeked) })
+	default:
+		m.servePeer(ctx, v, name)
 	}
-	if name == identity.ALPNAuth {
-		m.anonymously(p, func(leave func()) {
-			release()
-			defer leave()
-			m.counters.Auth.Add(1)
-			m.calls.within(p, func() { m.passThrough(ctx, p) })
-		})
-		return
-	}
-	if name == "" {
-		m.anonymously(p, func(leave func()) {
-			m.serveWeb(ctx, &leaving{peeked: p, leave: leave}, deadline)
-		})
-		return
-	}
-	m.servePeer(ctx, p, name, deadline, release)
-}
-
-// anonymously finds a place for a connection whose peer will stay unknown, or closes it.
-func (m *Mux) anonymously(conn net.Conn, serve func(leave func())) {
-	leave, ok := m.anonymous.Take(conn.RemoteAddr().String())
-	if !ok {
-		m.counters.Crowded.Add(1)
-		conn.Close()
-		return
-	}
-	serve(leave)
 }
 
 // leaving gives up its place when it is closed.
@@ -59,29 +44,44 @@ func (l *leaving) Close() error {
 	return l.peeked.Close()
 }
 
-func (m *Mux) serveWeb(ctx context.Context, conn net.Conn, deadline time.Time) {
-	tc, err := handshake(ctx, conn, m.tls[""], deadline)
+// serveWeb ends TLS for somebody who stays unknown, as far as this room can tell.
+func (m *Mux) serveWeb(ctx context.Context, v *visit) {
+	conn := &leaving{peeked: v.peeked, leave: m.anonymous.Enter(v.who, func() { m.drop(v) })}
+	tc, err := handshake(ctx, conn, m.tls[""], v.deadline)
 	if err != nil {
-		m.refuse(conn, "TLS for the web", err)
+		conn.Close()
+		m.refuseAt(v, "TLS for the web", err, true)
 		return
 	}
 	m.counters.Web.Add(1)
 	m.cfg.ServeWeb(tc)
 }
 
-func (m *Mux) servePeer(ctx context.Context, conn net.Conn, name string, deadline time.Time, release func()) {
+// serveChallenge shows an ACME authority the certificate that proves a name; there is nothing more to say (RFC 8737 section 3).
+func (m *Mux) serveChallenge(ctx context.Context, v *visit) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{challengeProtocol}, GetCertificate: m.cfg.Challenge}
+	tc, err := handshake(ctx, v.peeked, cfg, v.deadline)
+	if err != nil {
+		m.refuse(v, "ACME challenge", err)
+		return
+	}
+	m.counters.Web.Add(1)
+	tc.Close()
+}
+
+func (m *Mux) servePeer(ctx context.Context, v *visit, name string) {
 	cfg, ok := m.tls[name]
 	if !ok {
-		m.refuse(conn, "ALPN", errors.New("no such service: "+name))
+		m.refuse(v, "ALPN", errors.New("no such service: "+name))
 		return
 	}
 	var peer identity.Peer
-	tc, err := handshake(context.WithValue(ctx, peerKey{}, &peer), conn, cfg, deadline)
+	tc, err := handshake(context.WithValue(ctx, peerKey{}, &peer), v.peeked, cfg, v.deadline)
 	if err != nil {
-		m.refuse(conn, "TLS for "+name, err)
+		m.refuse(v, "TLS for "+name, err)
 		return
 	}
-	release()
+	m.settle(v, peer.Identity)
 	if name == identity.ALPNTunnel {
 		m.counters.Tunnel.Add(1)
 		m.cfg.ServeTunnel(ctx, tc, peer)
@@ -125,7 +125,12 @@ func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 			return nil, errors.New("no place for the peer's identity")
 		}
 		cfg := base.Clone()
-		cfg.VerifyConnection = func(st tls.ConnectionState) error { return m.verify(st, alpn, kind, into) }
+		cfg.VerifyConnection = func(st tls.ConnectionState) error {
+			if err := m.verify(st, alpn, kind, into); err != nil {
+				return refusedError{err}
+			}
+			return nil
+		}
 		return cfg, nil
 	}
 	return outer

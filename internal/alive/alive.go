@@ -1,0 +1,35 @@
+// Package alive answers: is the other end of this TCP connection still there?
+//
+// A machine that loses power, its network or its state in a firewall says no goodbye: the connection stands half-open. Nobody may hold
+// a session, a tunnel or a place for it longer than a minute. Two clocks of the kernel see to that: probes while nothing is under way,
+// and a limit to how long sent bytes may stay unacknowledged while something is (RFC 5482), where retransmission alone takes 15 minutes.
+package alive
+
+import (
+	"net"
+	"time"
+)
+
+// Noticed is how long a peer that has vanished goes unnoticed at most.
+const Noticed = 45 * time.Second
+
+// Probes of an idle connection: the first after idle, then one each interval; Noticed after the last sign of life it ends.
+const (
+	idle     = 15 * time.Second
+	interval = 10 * time.Second
+	probes   = 3
+)
+
+// KeepAlive is the setting for a net.Dialer or net.ListenConfig. Watch does more.
+func KeepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: probes}
+}
+
+// Watch makes conn, and what waits on it, fail when its peer has vanished. On anything but TCP it does nothing: what has no network
+// beneath it cannot lose it. A setting that the system does not take leaves the connection as it was.
+func Watch(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAliveConfig(KeepAlive())
+		limitUnacknowledged(tcp, Noticed)
+	}
+}

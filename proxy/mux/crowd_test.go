@@ -1,0 +1,228 @@
+package mux_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/threshold-access/threshold/proxy/mux"
+	"github.com/threshold-access/threshold/proxy/proxytest"
+)
+
+// hello is what somebody sends who is let in at once by the test's SSH server.
+func (l *lane) hello(from, words string) net.Conn {
+	c := l.dialFrom(tcp(from))
+	go c.Write([]byte(words)) // fails where the connection is closed at once
+	return c
+}
+
+// closed reads until the connection ends.
+func closed(c net.Conn) { _, _ = io.Copy(io.Discard, c); c.Close() }
+
+func TestOneNetworkCannotTakeEveryPlace(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane()
+		p := serve(a, trust, l)
+		var held []net.Conn
+		for i := range 2000 {
+			held = append(held, l.hello(fmt.Sprintf("192.0.2.1:%d", 1+i), "\x16"))
+		}
+		synctest.Wait()
+		if got := p.mux.Counters().Dropped.Load(); got < 2000-256 || got > 2000-128 {
+			t.Errorf("got %d of 2,000 dropped, want all but 128 to 256", got)
+		}
+		for _, from := range []string{"192.0.2.1:9999", "192.0.2.2:9999"} { // the flooder's neighbour, and somebody else
+			c := l.hello(from, "SSH-alice")
+			if s := <-p.came; s.by != "ssh SSH-alice" {
+				t.Errorf("%s: got %q, want to be served in the middle of it", from, s.by)
+			}
+			c.Close()
+		}
+		for _, c := range held {
+			c.Close()
+		}
+		p.stop()
+	})
+}
+
+// What the port holds for strangers is bounded, and gone when they are: goroutines return to where they were, but for a few that are not
+// the port's.
+func TestAFloodFromEverywhereIsBoundedAndLeavesNothing(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane()
+		p := serve(a, trust, l)
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		var held []net.Conn
+		for i := range 6000 {
+			held = append(held, l.hello(fmt.Sprintf("10.0.%d.%d:7", i/250, i%250), "\x16\x03"))
+		}
+		synctest.Wait()
+		if got := p.mux.Counters().Dropped.Load(); got < 6000-4096 {
+			t.Errorf("got %d of 6,000 dropped, want at most 4,096 held", got)
+		}
+		for _, c := range held {
+			c.Close()
+		}
+		synctest.Wait()
+		if after := runtime.NumGoroutine(); after > before+10 {
+			t.Errorf("got %d goroutines after the flood, want the %d of before", after, before)
+		}
+		p.stop()
+	})
+}
+
+// offend makes n connections that speak nothing which belongs here.
+func offend(l *lane, from string, n int) {
+	for range n {
+		closed(l.hello(from, "\x00\x01\x02\x03"))
+	}
+}
+
+func TestANetworkThatOnlyOffendsIsTurnedAwayForAWhile(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	for _, tt := range []struct {
+		name    string
+		offence func(l *lane, from string)
+	}{
+		{"garbage", func(l *lane, from string) { offend(l, from, 6) }},
+		{"a PROXY header where none is believed", func(l *lane, from string) {
+			for range 6 {
+				closed(l.hello(from, "PROXY TCP4 192.0.2.9 192.0.2.10 1 2\r\nSSH-alice"))
+			}
+		}},
+		{"certificates that are not good", func(l *lane, from string) {
+			for range 4 {
+				closed(l.hello(from, "SSH-thief"))
+			}
+		}},
+		{"stalls", func(l *lane, from string) {
+			var held []net.Conn
+			for range 3 {
+				held = append(held, l.hello(from, "\x16"))
+			}
+			for _, c := range held {
+				closed(c)
+			}
+		}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLane()
+			p := serve(a, trust, l)
+			tt.offence(l, "192.0.2.1:5")
+			if !served1(l, p, "192.0.2.2:1") {
+				t.Errorf("%s: got a neighbour's neighbour turned away", tt.name)
+			}
+			if served1(l, p, "192.0.2.1:6") {
+				t.Errorf("%s: got served, want turned away", tt.name)
+			}
+			if p.mux.Counters().Penalised.Load() != 1 {
+				t.Errorf("%s: got %v, want one turned away", tt.name, p.mux.Counters().LogValue())
+			}
+			<-time.After(5 * time.Minute) // in the bubble: what is owed is paid by then at the latest
+			if !served1(l, p, "192.0.2.1:7") {
+				t.Errorf("%s: got turned away after five minutes, want served", tt.name)
+			}
+			p.stop()
+		})
+	}
+}
+
+// served1 reports whether alice is served from the address.
+func served1(l *lane, p *port, from string) bool {
+	c := l.hello(from, "SSH-alice")
+	closed(c)
+	synctest.Wait()
+	select {
+	case s := <-p.came:
+		return s.by == "ssh SSH-alice"
+	default:
+		return false
+	}
+}
+
+func TestAFewOffencesAreNotMinded(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane()
+		p := serve(a, trust, l)
+		offend(l, "192.0.2.1:5", 5)
+		for range 100 { // whoever only looks whether the port is open
+			l.dialFrom(tcp("192.0.2.1:6")).Close()
+		}
+		if !served1(l, p, "192.0.2.1:7") {
+			t.Error("got turned away, want served")
+		}
+		p.stop()
+	})
+}
+
+// An office shares an address: who behaves badly there locks nobody out where somebody has logged in.
+func TestAKnownNetworkIsNotTurnedAway(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	for _, from := range []string{"192.0.2.1:5", "[2001:db8:1:2:3::4]:5"} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLane()
+			p := serve(a, trust, l)
+			if !served1(l, p, from) {
+				t.Fatal("got the first one turned away")
+			}
+			offend(l, from, 50)
+			if !served1(l, p, from) {
+				t.Error("got an office locked out by one who offends there, want it served")
+			}
+			<-time.After(25 * time.Hour) // in the bubble: alice's certificate has ended
+			offend(l, from, 6)
+			if served1(l, p, from) {
+				t.Error("got a network served that nobody is known to come from any more")
+			}
+			p.stop()
+		})
+	}
+}
+
+func TestExemptNetworksAreNotTurnedAway(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane()
+		p := serveAs(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(),
+			Exempt: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("2001:db8::7/128")}})
+		for from, want := range map[string]bool{"192.0.2.1:5": true, "[2001:db8::9]:5": true, "192.0.2.200:5": false} {
+			offend(l, from, 20)
+			if got := served1(l, p, from); got != want {
+				t.Errorf("%s: got served %v, want %v", from, got, want)
+			}
+		}
+		p.stop()
+	})
+}
+
+// Addresses of one IPv6 network are one source.
+func TestAnIPv6NetworkIsOneSource(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane()
+		p := serve(a, trust, l)
+		for i := range 10 {
+			offend(l, fmt.Sprintf("[2001:db8::%x]:7", i+1), 1)
+		}
+		if served1(l, p, "[2001:db8::ffff]:7") || !served1(l, p, "[2001:db8:0:1::1]:7") {
+			t.Error("got another answer than: the /64 is turned away, the next one is not")
+		}
+		p.stop()
+	})
+}
