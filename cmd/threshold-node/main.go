@@ -7,13 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/node"
 )
 
@@ -31,6 +30,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal does what signals do
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -45,30 +45,42 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err == nil && o.showVersion:
 		fmt.Fprintln(stdout, "threshold-node", version)
 		return 0
-	case err == nil:
-		err = serve(ctx, o, stderr)
+	}
+	if err = o.log.Err(); err == nil {
+		o = o.orDefault(defaultConfig)
+		err = begin(ctx, &o, stdout, stderr)
 	}
 	if err == nil {
 		return 0
 	}
-	fault.Report(stderr, "threshold-node", err)
+	o.log.Report(stderr, "threshold-node", err)
 	return 1
 }
 
-func serve(ctx context.Context, o options, stderr io.Writer) error {
-	log := slog.New(slog.NewTextHandler(stderr, nil))
-	cfg, err := o.config(os.LookupEnv)
+// begin checks everything, and serves unless that was all that is asked for.
+func begin(ctx context.Context, o *options, stdout, stderr io.Writer) error {
+	s, err := o.read()
+	if err != nil {
+		return err
+	}
+	o.log = o.log.Or(s.Log)
+	log := o.log.Logger(stderr)
+	cfg, err := o.config(s, os.LookupEnv)
 	if err != nil {
 		return err
 	}
 	cfg.Version, cfg.Log = version, log
-	if o.token != "" {
-		log.Warn("the join token stands on the command line, where others on this machine can read it", "better", "--token-file FILE, or "+tokenVariable)
-	}
-	_ = os.Unsetenv(tokenVariable) // nothing that this process starts needs it
 	n, err := node.New(cfg)
 	if err != nil {
 		return err
 	}
-	return n.Run(ctx)
+	if o.check {
+		fmt.Fprintf(stdout, "%s: ok, dials %s\n", first(o.file, "the command line"), strings.Join(cfg.Proxies, ", "))
+		return nil
+	}
+	if o.token != "" {
+		log.Warn("the join token stands on the command line, where others on this machine can read it", "better", "--token-file FILE, or "+tokenVariable)
+	}
+	_ = os.Unsetenv(tokenVariable) // nothing that this process starts needs it
+	return serve(ctx, n, s, log)
 }

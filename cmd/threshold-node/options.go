@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/daemon"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/node"
@@ -21,6 +23,9 @@ const tokenVariable = "THRESHOLD_TOKEN"
 // systemData is where a node that runs as root keeps its keys.
 const systemData = "/var/lib/threshold-node"
 
+// defaultConfig is read when neither a file nor a proxy is named.
+const defaultConfig = "/etc/threshold/node.yaml"
+
 // maxToken bounds a token file, in bytes.
 const maxToken = 4 << 10
 
@@ -30,7 +35,11 @@ const usage = `threshold-node makes this machine reachable through a Threshold c
   threshold-node --proxy HOST:PORT                     every later start
   threshold-node --config FILE                         the same from a file
 
+  threshold-node --check                               say what is wrong with all that, and start nothing
+
+Without --config and --proxy it reads /etc/threshold/node.yaml, if there is one.
 The token may also be in the environment variable THRESHOLD_TOKEN.
+A second signal ends the agent at once, without waiting for sessions.
 
 `
 
@@ -46,6 +55,8 @@ type options struct {
 	data        string
 	name        string
 	labels      labels
+	log         daemon.Log
+	check       bool
 	showVersion bool
 }
 
@@ -63,6 +74,12 @@ type spec struct {
 	Data      string            `yaml:"data"`
 	Name      string            `yaml:"name"`
 	Labels    map[string]string `yaml:"labels"`
+	// Log is how much the log tells, and in which form. Flags win over it.
+	Log daemon.Log `yaml:"log"`
+	// Health is an address on loopback that answers /healthz and /readyz. Empty means none: the agent listens on nothing.
+	Health string `yaml:"health"`
+	// Drain is how long sessions may go on after SIGTERM. Zero means 10s; at most 1h.
+	Drain time.Duration `yaml:"drain"`
 }
 
 // Check finds what the types cannot say.
@@ -76,7 +93,21 @@ func (f file) Check(report func(path, format string, args ...any)) {
 	if err := identity.Labels(f.Spec.Labels).Check(); err != nil {
 		report("spec.labels", "%v", err)
 	}
+	if f.Spec.Health != "" {
+		if err := daemon.CheckHealthAddr(f.Spec.Health); err != nil {
+			report("spec.health", "%v", err)
+		}
+	}
+	if f.Spec.Drain > maxDrain {
+		report("spec.drain", "is %s, it must be at most %s", f.Spec.Drain, maxDrain)
+	}
 }
+
+// Bounds of how long sessions may go on after SIGTERM.
+const (
+	defaultDrain = 10 * time.Second
+	maxDrain     = time.Hour
+)
 
 // list is a flag that may be given several times, or with commas.
 type list []string
@@ -123,6 +154,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.data, "data", "", "keep keys in `DIR` (default "+systemData+", or the user's own state directory)")
 	flags.StringVar(&o.name, "name", "", "the `NAME` to wish for (default this machine's host name)")
 	flags.Var(o.labels, "label", "a label `KEY=VALUE` to wish for; may be repeated")
+	flags.StringVar(&o.log.Level, "log-level", "", "`LEVEL` of the log: debug, info, warn or error (default info)")
+	flags.StringVar(&o.log.Format, "log-format", "", "`FORM` of the log: text or json (default text)")
+	flags.BoolVar(&o.check, "check", false, "say what is wrong with the flags and the file, and start nothing")
 	flags.BoolVar(&o.showVersion, "version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -142,25 +176,38 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	return o, nil
 }
 
-// config puts flags, file and environment together.
-func (o options) config(env func(string) (string, bool)) (node.Config, error) {
-	var f file
-	if o.file != "" {
-		b, err := os.ReadFile(o.file)
-		if err != nil {
-			return node.Config{}, fault.Wrap(err, fault.Invalid, "", "the configuration file "+o.file+" cannot be read: "+reason(err), "name another with --config")
-		}
-		if err := config.Decode(o.file, b, &f); err != nil {
-			return node.Config{}, err
+// orDefault names the file that is read when nothing else says where to go, if it is there.
+func (o options) orDefault(name string) options {
+	if o.file == "" && len(o.proxies) == 0 {
+		if _, err := os.Stat(name); err == nil {
+			o.file = name
 		}
 	}
-	s := f.Spec
+	return o
+}
+
+// read reads the configuration file; none is an empty one.
+func (o options) read() (s spec, err error) {
+	if o.file == "" {
+		return s, nil
+	}
+	b, err := os.ReadFile(o.file)
+	if err != nil {
+		return s, fault.Wrap(err, fault.Invalid, "", "the configuration file "+o.file+" cannot be read: "+reason(err), "name another with --config")
+	}
+	var f file
+	err = config.Decode(o.file, b, &f)
+	return f.Spec, err
+}
+
+// config puts flags, file and environment together.
+func (o options) config(s spec, env func(string) (string, bool)) (node.Config, error) {
 	cfg := node.Config{Proxies: pick(o.proxies, list(s.Proxies)), Dir: first(o.data, s.Data), Name: first(o.name, s.Name), Labels: identity.Labels(s.Labels)}
 	if len(o.labels) > 0 {
 		cfg.Labels = identity.Labels(o.labels)
 	}
 	if len(cfg.Proxies) == 0 {
-		return node.Config{}, fault.New(fault.Invalid, "", "there is no proxy to dial", "give the cluster's address, as --proxy proxy.example.com:443")
+		return node.Config{}, fault.New(fault.Invalid, "", "there is no proxy to dial", "give the cluster's address, as --proxy proxy.example.com:443, or write "+defaultConfig)
 	}
 	var err error
 	if cfg.Dir == "" {

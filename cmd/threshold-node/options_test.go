@@ -34,7 +34,11 @@ func configure(t *testing.T, vars map[string]string, args ...string) (node.Confi
 	if err != nil {
 		t.Fatalf("%v: %v: %s", args, err, out.String())
 	}
-	return o.config(environment(vars))
+	s, err := o.read()
+	if err != nil {
+		return node.Config{}, err
+	}
+	return o.config(s, environment(vars))
 }
 
 const whole = `kind: node
@@ -145,6 +149,11 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"--no-such-flag"}, 2, "no-such-flag\nthreshold-node: hint: run: threshold-node -h\n"},
 		{[]string{"--label", "novalue"}, 2, "key=value"},
 		{[]string{"start"}, 2, `"start" is no flag`},
+		{[]string{"--log-level", "loud"}, 1, "known are debug"},
+		{[]string{"--log-format", "json", "--config", "/none"}, 1, `"remedy":"name another with --config"`},
+		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: ['p:1'], data: /d, log: {level: warn}, health: '127.0.0.1:3080', drain: 30s}\n")}, 0, "ok, dials p:1"},
+		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: [p], data: /d}\n")}, 1, "is not host:port"},
+		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: ['p:1'], health: '0.0.0.0:3080', drain: 2h, log: {level: x}}\n")}, 1, "not on loopback"},
 		{nil, 1, "hint: give the cluster's address"},
 		{[]string{"--proxy", "nonsense", "--data", t.TempDir()}, 1, "is not host:port"},
 		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d"}, 1, "no join token"},
@@ -157,5 +166,29 @@ func TestExitStatus(t *testing.T) {
 	}
 	if _, err := parse([]string{"-h"}, &strings.Builder{}); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("got %v for -h, want help", err)
+	}
+}
+
+func TestTheDefaultFileIsReadWhenNothingElseSaysWhereToGo(t *testing.T) {
+	path := put(t, whole)
+	for _, tt := range []struct {
+		name string
+		args []string
+		file string
+		want string
+	}{
+		{"without flags", nil, path, path},
+		{"with flags that name no proxy", []string{"--check", "--log-level", "debug"}, path, path},
+		{"beside a proxy", []string{"--proxy", "p:1"}, path, ""},
+		{"beside another file", []string{"--config", "/other"}, path, "/other"},
+		{"where there is none", nil, path + "-none", ""},
+	} {
+		o, err := parse(tt.args, &strings.Builder{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := o.orDefault(tt.file).file; got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
 	}
 }
