@@ -6,6 +6,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -48,8 +51,16 @@ type Config struct {
 	Cluster string
 	Pin     identity.Pin
 	Version string
-	Now     func() time.Time // zero: time.Now
-	Log     *slog.Logger
+	// Transport is what the ping document tells tsh and machines. Empty: TLS.
+	Transport dial.Transport
+	// Connect takes over the byte stream of a WebSocket, which came in the connection outer. Nil: there are none.
+	Connect func(outer, stream net.Conn)
+	// KeepAlive is how long a WebSocket is silent at most. Zero: egress.KeepAlive.
+	KeepAlive time.Duration
+	// Balancers say in X-Forwarded-For for whom they come. Nobody else is believed.
+	Balancers []netip.Prefix
+	Now       func() time.Time // zero: time.Now
+	Log       *slog.Logger
 }
 
 // Server serves the pages.
@@ -68,6 +79,8 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	cfg.Transport = cmp.Or(cfg.Transport, dial.TLS)
+	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, egress.KeepAlive)
 	s := &Server{cfg: cfg, hosts: map[string]string{}, seal: newSealer(), calls: make(chan struct{}, maxCalls),
 		notes: rate.NewLimiter(notesPerSecond, 10*notesPerSecond)}
 	for _, p := range cfg.Public {
@@ -90,6 +103,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+factorPath, s.showFactor)
 	mux.HandleFunc("POST "+factorPath, s.proveFactor)
 	mux.HandleFunc("GET "+dial.PingPath, s.ping)
+	mux.HandleFunc("GET "+dial.ConnectPath, s.connect)
 	mux.Handle("GET /assets/", serveAssets())
 	mux.HandleFunc("GET /favicon.ico", serveIcon)
 	mux.HandleFunc("GET /robots.txt", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("User-agent: *\nDisallow: /\n")) })
@@ -101,12 +115,14 @@ func (s *Server) routes() http.Handler {
 	return s.guard(s.sameOrigin(cross.Handler(mux)))
 }
 
-// guard holds for every page: the headers, the body's size, and that it was asked for by a name of ours.
+// guard holds for every page: the headers, the body's size, and that it was asked for by a name of ours. Machines may come by another
+// one, as an address inside: what they ask is no secret and is done for nobody's browser.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setHeaders(w.Header())
 		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
-		if _, ok := s.hosts[normalHost(r.Host)]; !ok {
+		r.RemoteAddr = s.clientAddr(r)
+		if _, ok := s.hosts[normalHost(r.Host)]; !ok && r.URL.Path != dial.PingPath && r.URL.Path != dial.ConnectPath {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.WriteHeader(http.StatusMisdirectedRequest)
 			_, _ = w.Write([]byte("This proxy is known by another name. Use the address you were given.\n"))
@@ -160,6 +176,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		TLSConfig:         &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, // switches HTTP/2 on; the handshake was mux's
+		ConnContext:       keepConn,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan struct{})
@@ -186,7 +203,8 @@ func (s *Server) Handler() http.Handler { return s.handler }
 
 func (s *Server) ping(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(dial.Ping{V: dial.Version, Cluster: s.cfg.Cluster, Pin: s.cfg.Pin, Version: s.cfg.Version, Time: s.cfg.Now().UTC()})
+	_ = json.NewEncoder(w).Encode(dial.Ping{V: dial.Version, Cluster: s.cfg.Cluster, Pin: s.cfg.Pin, Version: s.cfg.Version, Time: s.cfg.Now().UTC(),
+		Transport: s.cfg.Transport})
 }
 
 // ask calls auth for a browser, unless too many are with it already.

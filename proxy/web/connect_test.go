@@ -1,0 +1,190 @@
+package web_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/proxy/proxytest"
+	"github.com/threshold-access/threshold/proxy/web"
+)
+
+// behind is the pages behind a balancer that speaks HTTP/1.1 to them, and what came in WebSockets.
+type behind struct {
+	*proxytest.Auth
+	addr  string
+	came  chan came
+	began chan authrpc.BeginLoginRequest
+}
+
+type came struct{ outer, stream net.Conn }
+
+func newBehind(t *testing.T, change func(*web.Config)) *behind {
+	t.Helper()
+	b := &behind{Auth: proxytest.New(t), came: make(chan came, 1), began: make(chan authrpc.BeginLoginRequest, 1)}
+	b.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+		b.began <- r
+		return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: provider}, nil
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.addr = ln.Addr().String()
+	client := b.Client()
+	cfg := web.Config{Auth: client, Public: []string{"access.example.com"}, Cluster: membertest.Name, Pin: b.Pin(), Transport: dial.WebSocket,
+		Connect: func(outer, stream net.Conn) { b.came <- came{outer, stream} }, Balancers: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, Log: proxytest.Log()}
+	change(&cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- web.New(cfg).Run(ctx, ln) }()
+	t.Cleanup(func() { cancel(); <-done; client.Close() })
+	return b
+}
+
+func asIs(*web.Config) {}
+
+func (b *behind) get(t *testing.T, path string, header http.Header) *http.Response {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+b.addr+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = "access.example.com"
+	if header != nil {
+		r.Header = header
+	}
+	tr := &http.Transport{DisableKeepAlives: true}
+	resp, err := tr.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp
+}
+
+func forwarded(lines ...string) http.Header { return http.Header{"X-Forwarded-For": lines} }
+
+func TestAWebSocketIsAByteStreamForThePort(t *testing.T) {
+	b := newBehind(t, asIs)
+	c, _, err := websocket.Dial(t.Context(), "ws://"+b.addr+dial.ConnectPath, &websocket.DialOptions{HTTPHeader: forwarded("203.0.113.9")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	got := <-b.came
+	defer got.stream.Close()
+	if got.stream.RemoteAddr().String() != "203.0.113.9:0" || got.outer.LocalAddr().String() != b.addr || got.stream.LocalAddr().String() != b.addr {
+		t.Errorf("got a stream from %s at %s, want it from the client", got.stream.RemoteAddr(), got.stream.LocalAddr())
+	}
+	for _, part := range []string{"hello ", "", "world"} {
+		if err := c.Write(t.Context(), websocket.MessageBinary, []byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	word := make([]byte, 11)
+	if _, err := io.ReadFull(got.stream, word); err != nil || string(word) != "hello world" {
+		t.Errorf("got %q, %v, want the messages as one stream", word, err)
+	}
+	if _, err := got.stream.Write([]byte("back")); err != nil {
+		t.Fatal(err)
+	}
+	if _, m, err := c.Read(t.Context()); err != nil || string(m) != "back" {
+		t.Errorf("got %q, %v, want the answer", m, err)
+	}
+}
+
+func TestWhoMayNotOpenAWebSocket(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*web.Config)
+		header http.Header
+		want   int
+	}{
+		{"a page of another site", asIs, http.Header{"Origin": {"https://evil.example.com"}}, http.StatusForbidden},
+		{"a page of our own", asIs, http.Header{"Origin": {"https://access.example.com"}}, http.StatusForbidden},
+		{"a page without an origin", asIs, http.Header{"Origin": {"null"}}, http.StatusForbidden},
+		{"a browser without Origin", asIs, http.Header{"Sec-Fetch-Site": {"none"}}, http.StatusForbidden},
+		{"anyone where there is no balancer", func(c *web.Config) { c.Transport = dial.TLS }, http.Header{}, http.StatusNotFound},
+		{"anyone where nobody takes them", func(c *web.Config) { c.Connect = nil }, http.Header{}, http.StatusNotFound},
+	} {
+		b := newBehind(t, tt.change)
+		c, resp, err := websocket.Dial(t.Context(), "ws://"+b.addr+dial.ConnectPath, &websocket.DialOptions{HTTPHeader: tt.header})
+		if err == nil {
+			c.CloseNow()
+			t.Fatalf("%s: got in, want refused", tt.name)
+		}
+		if resp == nil || resp.StatusCode != tt.want {
+			t.Errorf("%s: got %v, want %d", tt.name, err, tt.want)
+		}
+	}
+	b := newBehind(t, asIs)
+	if resp := b.get(t, dial.ConnectPath, nil); resp.StatusCode != http.StatusUpgradeRequired {
+		t.Errorf("got %d without an upgrade, want %d", resp.StatusCode, http.StatusUpgradeRequired)
+	}
+}
+
+func TestThePingDocumentSaysHowToCome(t *testing.T) {
+	for _, want := range []dial.Transport{dial.WebSocket, dial.TLS} {
+		b := newBehind(t, func(c *web.Config) { c.Transport = want })
+		var p dial.Ping
+		if err := json.NewDecoder(b.get(t, dial.PingPath, nil).Body).Decode(&p); err != nil || p.Transport != want {
+			t.Errorf("got %q, %v, want %q", p.Transport, err, want)
+		}
+	}
+}
+
+// Machines may know the proxy by an address inside. Pages stay where they are.
+func TestMachinesMayComeByAnotherName(t *testing.T) {
+	b := newBehind(t, asIs)
+	resp, err := http.Get("http://" + b.addr + dial.PingPath)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("got %v, %v, want the ping document by any name", resp, err)
+	}
+	resp.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestOnlyAListedBalancerSaysForWhomItComes(t *testing.T) {
+	elsewhere := func(c *web.Config) { c.Balancers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }
+	for _, tt := range []struct {
+		name   string
+		change func(*web.Config)
+		header http.Header
+		want   string
+	}{
+		{"its own line", asIs, forwarded("203.0.113.9"), "203.0.113.9"},
+		{"what a client had written before is not the balancer's", asIs, forwarded("192.0.2.1, 203.0.113.9"), "203.0.113.9"},
+		{"on lines of its own", asIs, forwarded("192.0.2.1", "192.0.2.2,203.0.113.9"), "203.0.113.9"},
+		{"with a port", asIs, forwarded("203.0.113.9:4711"), "203.0.113.9"},
+		{"IPv6", asIs, forwarded("2001:db8::9"), "2001:db8::9"},
+		{"IPv6 in brackets, with a port", asIs, forwarded("[2001:db8::9]:4711"), "2001:db8::9"},
+		{"IPv4 in IPv6", asIs, forwarded("::ffff:203.0.113.9"), "203.0.113.9"},
+		{"nonsense", asIs, forwarded("unknown"), "127.0.0.1"},
+		{"nothing", asIs, forwarded(), "127.0.0.1"},
+		{"nothing behind the comma", asIs, forwarded("192.0.2.1,"), "127.0.0.1"},
+		{"another header", asIs, http.Header{"X-Real-Ip": {"192.0.2.1"}, "Forwarded": {"for=192.0.2.1"}}, "127.0.0.1"},
+		{"a peer that is not listed", elsewhere, forwarded("203.0.113.9"), "127.0.0.1"},
+	} {
+		b := newBehind(t, tt.change)
+		b.get(t, start, tt.header)
+		select {
+		case got := <-b.began:
+			if got.From != tt.want {
+				t.Errorf("%s: got from %s, want %s", tt.name, got.From, tt.want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: got no login begun", tt.name)
+		}
+	}
+}
