@@ -119,6 +119,7 @@ spec:
     - nodes: {"*": "*"}
       logins: [%s]
       actions: [shell, exec, sftp]
+  options: {idle_timeout: 600s}
 ---
 kind: role
 version: v1

@@ -59,6 +59,7 @@ type rig struct {
 	addr    string
 	cfg     sshd.Config
 	cancel  context.CancelFunc
+	server  *sshd.Server
 
 	mu     sync.Mutex // guards what follows
 	trust  *rules.Trust
@@ -141,6 +142,7 @@ func (r *rig) serve() {
 	}
 	r.addr = ln.Addr().String()
 	server := sshd.New(r.cfg)
+	r.server = server
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	var all sync.WaitGroup

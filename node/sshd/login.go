@@ -110,6 +110,9 @@ func (s *Server) proven(v *visit, m ssh.ConnMetadata, p *ssh.Permissions) (*ssh.
 
 // admit lets a login in that the certificate names, the rules grant something, and this machine has an account for.
 func (s *Server) admit(e evidence, from netip.Addr) (rule string, err error) {
+	if s.stopping() {
+		return "", s.stop.err
+	}
 	if err := identity.CheckLogin(e.login); err != nil {
 		return "", fault.Wrap(err, fault.Invalid, "node", "the login is no plain account name", "name an account of the node, as in ssh ACCOUNT@NODE")
 	}

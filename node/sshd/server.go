@@ -57,11 +57,13 @@ type Server struct {
 	cfg        Config
 	visits     *places.Places // of connections
 	handshakes *places.Places
+	people     people
+	closing
 }
 
 // New makes a server that serves nothing yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, visits: places.New(maxConnections, eachConnections), handshakes: places.New(maxHandshakes, eachHandshakes)}
+	return &Server{cfg: cfg, visits: places.New(maxConnections, eachConnections), handshakes: places.New(maxHandshakes, eachHandshakes), closing: newClosing()}
 }
 
 // visit is where a connection came from.
@@ -106,8 +108,12 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
 		s.cfg.Log.Error("a connection came through without an identity", "from", v.from)
 		return
 	}
-	c := &connection{srv: s, conn: sc, visit: v, key: e.key, login: e.login, who: e.who}
-	c.serve(ctx, chans, reqs)
+	c := &connection{srv: s, conn: sc, visit: v, key: e.key, login: e.login, who: e.who, leash: newLeash(e.who.Expires),
+		live: map[*talk]chan struct{}{}, changed: make(chan struct{}, 1)}
+	if s.join(c) {
+		defer s.leave(c)
+		c.serve(ctx, chans, reqs)
+	}
 }
 
 // handshake runs key exchange and authentication under a deadline.
@@ -178,8 +184,13 @@ type connection struct {
 	key   ssh.PublicKey // the certificate that the client proved to hold
 	who   identity.SSHUser
 	login identity.Login
+	leash *leash
 
-	mu       sync.Mutex // guards what follows
+	changed chan struct{} // has a value when a session was left since it was last read; of watch
+
+	mu       sync.Mutex              // guards what follows
+	live     map[*talk]chan struct{} // sessions in which a program runs; each is closed when its client was told how that ended
+	ending   *ending                 // set once the node ends the connection
 	sessions int
 	refusals int
 	noMore   bool // the client wants no further sessions (OpenSSH PROTOCOL section 2.2)
@@ -190,11 +201,20 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
 	defer stop()
+	sessions, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	var running sync.WaitGroup
 	running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.globals(reqs) })
+	running.Go(func() {
+		defer c.srv.rescue(c.visit, c.conn)
+		if why := c.watch(ctx); why != nil {
+			c.end(ctx, why, end)
+			cancel()
+		}
+	})
 	for nc := range chans {
 		if asked, ok := c.open(nc); ok { // one after the other: a client that floods waits for its own answers
-			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.session(ctx, nc, asked) })
+			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.session(sessions, nc, asked) })
 		}
 	}
 	cancel() // the connection is gone: so is everything in it
@@ -278,6 +298,10 @@ func (c *connection) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sessions--
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
 }
 
 // refused records a refusal, unless the connection has had its share: nobody fills the record, or the disk, by asking again.

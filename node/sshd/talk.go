@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -32,7 +33,8 @@ type talk struct {
 	done bool             // something ran, or was refused: nothing else starts on this channel
 	told bool             // a refusal was put into words, which is done once
 
-	running sync.WaitGroup // what still has bytes to move when the channel closes
+	running    sync.WaitGroup // what still has bytes to move when the channel closes
+	announcing sync.Mutex     // held while a line is on its way to the terminal
 }
 
 // serve answers every request, first those that came with the channel's opening, until the client closes the channel, and ends what
@@ -137,6 +139,11 @@ func (t *talk) detail(r *ssh.Request) error {
 			return fault.New(fault.Invalid, "node", "no such signal, or nothing to send it to", "use a signal of RFC 4254")
 		}
 		return t.proc.Signal(sig)
+	case "break": // RFC 4335; its length is the terminal's own affair, as with OpenSSH
+		if t.proc == nil {
+			return fault.New(fault.Invalid, "node", "nothing runs that a break could be sent to", "start a shell first")
+		}
+		return t.proc.Break()
 	}
 	return nil
 }
@@ -157,7 +164,7 @@ func (t *talk) starting(rule string, kind session.Kind, command string) (*starti
 	}
 	c := t.conn
 	return &starting{rule, session.Spec{Kind: kind, Command: command, Terminal: t.term, Env: t.env, ID: newSessionID(), User: c.who.Name,
-		Node: c.srv.cfg.Identity().Name, From: c.visit.from}}, nil
+		Node: c.srv.cfg.Identity().Name, From: c.visit.from, At: c.conn.LocalAddr().String()}}, nil
 }
 
 // start makes the session's start durable, and only then starts the program.
@@ -171,11 +178,19 @@ func (t *talk) start(st *starting) error {
 		c.refused(st.rule, string(st.spec.Kind), err)
 		return err
 	}
+	if rule, err := c.begin(t); err != nil {
+		c.refused(rule, string(st.spec.Kind), err)
+		return err
+	}
 	if err := c.srv.cfg.Record(t.event(audit.SessionStarted, st)); err != nil {
+		c.free(t)
+		c.part(t)
 		c.refused(st.rule, string(st.spec.Kind), err)
 		return err
 	}
 	if t.proc, err = c.srv.cfg.Accounts.Start(acc, st.spec); err != nil {
+		c.free(t)
+		c.part(t)
 		t.ended(st, session.Exit{Code: refusedStatus}, err)
 		return err
 	}
@@ -208,7 +223,7 @@ func (t *talk) answer(r *ssh.Request, err error) {
 	switch {
 	case t.done || !program:
 		_ = r.Reply(false, nil)
-		if program || r.Type == "auth-agent-req@openssh.com" || r.Type == "x11-req" {
+		if program || r.Type == "pty-req" || r.Type == "auth-agent-req@openssh.com" || r.Type == "x11-req" {
 			t.tell(err, func() {})
 		}
 	case r.Type == "subsystem" && r.WantReply: // its client hangs up on the refusal
@@ -227,10 +242,7 @@ func (t *talk) answer(r *ssh.Request, err error) {
 func (t *talk) tell(err error, then func()) {
 	say := !t.told
 	t.told = true
-	newline := "\n"
-	if t.term != nil {
-		newline = "\r\n" // the client's terminal is raw
-	}
+	newline := t.newline()
 	t.running.Go(func() {
 		if say {
 			_, _ = t.ch.Stderr().Write([]byte(words(err, newline)))
@@ -239,17 +251,60 @@ func (t *talk) tell(err error, then func()) {
 	})
 }
 
+// newline ends a line on the client's terminal, which is raw if there is one here.
+func (t *talk) newline() string {
+	if t.term != nil {
+		return "\r\n"
+	}
+	return "\n"
+}
+
+// line begins a line of its own: on a terminal something may stand before the cursor.
+func (t *talk) line() string {
+	if t.term != nil {
+		return "\r\n"
+	}
+	return ""
+}
+
+// announce puts a line on the terminal, unless the one before is still waiting for a client that takes no output.
+func (t *talk) announce(line string) {
+	if !t.announcing.TryLock() {
+		return
+	}
+	t.running.Go(func() {
+		defer t.announcing.Unlock()
+		_, _ = t.ch.Stderr().Write([]byte(t.line() + clean(line) + t.newline()))
+	})
+}
+
 // attend moves the program's bytes until it has ended, and tells the client and the audit log how.
 func (t *talk) attend(ctx context.Context, st *starting) {
 	t.running.Go(func() {
 		defer t.conn.srv.rescue(t.conn.visit, t.conn.conn)
-		exit := t.proc.Run(ctx, session.Streams{In: t.ch, Out: t.ch, Err: t.ch.Stderr()})
-		// The status goes before the end of the output: a client that sees that end may close the channel at once, and then hears no more.
-		t.status(exit)
-		_ = t.ch.CloseWrite()
-		_ = t.ch.Close()
-		t.ended(st, exit, nil) // after the person has their prompt back: making it durable takes a while
+		exit, why := t.see(ctx)
+		t.ended(st, exit, why) // after the person has their prompt back: making it durable takes a while
 	})
+}
+
+// see stays with the program to its end and tells the client. Where the node ended it, the person reads why.
+func (t *talk) see(ctx context.Context) (exit session.Exit, why error) {
+	defer t.conn.part(t)
+	exit = t.run(ctx)
+	if end := endingOf(ctx); end != nil {
+		exit.Code, exit.Signal, why = endedStatus, "", end
+		_, _ = t.ch.Stderr().Write([]byte(t.line() + words(end.err, t.newline())))
+	}
+	// The status goes before the end of the output: a client that sees that end may close the channel at once, and then hears no more.
+	t.status(exit)
+	_ = t.ch.CloseWrite()
+	_ = t.ch.Close()
+	return exit, why
+}
+
+func (t *talk) run(ctx context.Context) session.Exit {
+	defer t.conn.free(t)
+	return t.proc.Run(ctx, session.Streams{In: heard{t.ch, t.conn.leash.typed}, Out: t.ch, Err: t.ch.Stderr()})
 }
 
 // ended records the end. It cannot be refused any more, so what goes wrong is logged.
@@ -264,6 +319,10 @@ func (t *talk) ended(st *starting, exit session.Exit, err error) {
 	}
 	if err != nil {
 		e.Reason = audit.Cut(clean(fault.Message(err)))
+	}
+	var end *ending
+	if errors.As(err, &end) {
+		e.Fields["ended_by"] = end.by
 	}
 	if err := t.conn.srv.cfg.Record(e); err != nil {
 		t.conn.srv.cfg.Log.Error("the end of a session could not be recorded", "session", st.spec.ID, "err", err)
