@@ -341,6 +341,17 @@ func (p *Process) Resize(s pty.Size) error {
 	return p.terminal.Resize(s)
 }
 
+// errNoTerminal says that something was asked of a terminal where there is none.
+var errNoTerminal = errors.New("the session has no terminal")
+
+// Break sends a break to the terminal.
+func (p *Process) Break() error {
+	if p.terminal == nil {
+		return errNoTerminal
+	}
+	return p.terminal.Break()
+}
+
 // hangUp frees the seat in the machine's records, and closes the terminal only then: the next session may get the same one.
 func (p *Process) hangUp() {
 	if p.terminal == nil {
