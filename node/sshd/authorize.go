@@ -3,6 +3,8 @@ package sshd
 import (
 	"fmt"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -27,6 +29,8 @@ type terms struct {
 	needs access.Action
 	// part says that the door is part of what another one has opened, such as a window's size.
 	part bool
+	// permit is an extension that the certificate must carry as well, whoever made it so (OpenSSH PROTOCOL.certkeys).
+	permit string
 	// later says that the door stays shut in this version, whatever the rules say, and what it would be for.
 	later string
 }
@@ -47,9 +51,10 @@ var doors = map[door]terms{
 	{atSession, "shell"}:                      {needs: access.Shell},
 	{atSession, "exec"}:                       {needs: access.Exec},
 	{atSession, "subsystem sftp"}:             {needs: access.SFTP},
-	{atSession, "pty-req"}:                    {part: true},
+	{atSession, "pty-req"}:                    {part: true, permit: "permit-pty"},
 	{atSession, "window-change"}:              {part: true},
 	{atSession, "signal"}:                     {part: true},
+	{atSession, "break"}:                      {part: true},
 	{atSession, "env"}:                        {part: true},
 	{atSession, "keepalive@openssh.com"}:      {part: true},
 	{atSession, "auth-agent-req@openssh.com"}: {needs: access.ForwardAgent, later: "agent forwarding"},
@@ -69,10 +74,24 @@ func (c *connection) authorize(d door) (rule string, err error) {
 	if !decision.Allow {
 		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
 	}
+	if t.permit != "" && !c.permits(t.permit) {
+		return decision.Rule, fault.New(fault.Denied, "node", fmt.Sprintf("the certificate does not carry %s, which the %s %q needs", t.permit, d.at, d.name),
+			"ask an administrator for a role that grants it, then run: tsh login")
+	}
 	if t.later != "" {
 		return decision.Rule, fault.New(fault.Denied, "node", t.later+" is not part of this version of the node", "update the node once a release has it")
 	}
 	return decision.Rule, nil
+}
+
+// permits reports whether the certificate that the client proved to hold carries an extension.
+func (c *connection) permits(extension string) bool {
+	cert, ok := c.key.(*ssh.Certificate)
+	if !ok {
+		return false
+	}
+	_, permits := cert.Extensions[extension]
+	return permits
 }
 
 // decide verifies the certificate again and asks access. Without an action it asks for any.

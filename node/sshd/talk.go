@@ -229,7 +229,7 @@ func (t *talk) answer(r *ssh.Request, err error) {
 	case r.Type == "subsystem" && r.WantReply: // its client hangs up on the refusal
 		t.tell(err, func() { _ = r.Reply(false, nil) })
 	default: // a refused request would make OpenSSH print its own words after ours; a program that says why and ends does not
-		t.done = true
+		t.done, t.told = true, false // whatever was refused before, this is why nothing runs
 		_ = r.Reply(true, nil)
 		t.tell(err, func() {
 			t.status(session.Exit{Code: refusedStatus})
