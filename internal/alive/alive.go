@@ -20,16 +20,22 @@ const (
 	probes   = 3
 )
 
-// KeepAlive is the setting for a net.Dialer or net.ListenConfig. Watch does more.
-func KeepAlive() net.KeepAliveConfig {
+func keepAlive() net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: probes}
 }
 
-// Watch makes conn, and what waits on it, fail when its peer has vanished. On anything but TCP it does nothing: what has no network
-// beneath it cannot lose it. A setting that the system does not take leaves the connection as it was.
+// Dialer makes connections that fail when their peer has vanished.
+func Dialer() *net.Dialer { return &net.Dialer{KeepAliveConfig: keepAlive(), Control: limit} }
+
+// Watch is Dialer for a connection that was accepted. On anything but TCP it does nothing: what has no network beneath it cannot lose it.
+// A setting that the system does not take leaves the connection as it was.
 func Watch(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetKeepAliveConfig(KeepAlive())
-		limitUnacknowledged(tcp, Noticed)
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	_ = tcp.SetKeepAliveConfig(keepAlive())
+	if raw, err := tcp.SyscallConn(); err == nil {
+		_ = limit("", "", raw)
 	}
 }

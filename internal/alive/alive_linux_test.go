@@ -16,32 +16,45 @@ func TestTheKernelIsToldToLook(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	conn, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	for name, conn := range map[string]func() (net.Conn, error){
+		"dialled": func() (net.Conn, error) { return alive.Dialer().DialContext(t.Context(), "tcp", ln.Addr().String()) },
+		"watched": func() (net.Conn, error) {
+			conn, err := net.Dial("tcp", ln.Addr().String())
+			if err == nil {
+				alive.Watch(conn)
+			}
+			return conn, err
+		},
+	} {
+		conn, err := conn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if option(t, conn, unix.SOL_SOCKET, unix.SO_KEEPALIVE) != 1 {
+			t.Errorf("%s: got no probes, want them", name)
+		}
+		after := option(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE) + option(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)*option(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
+		if after > 60 {
+			t.Errorf("%s: got a vanished peer noticed after %d s, want within 60", name, after)
+		}
+		if ms := option(t, conn, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); ms == 0 || ms > 60_000 {
+			t.Errorf("%s: got %d ms for bytes to be acknowledged, want 60,000 at most", name, ms)
+		}
 	}
-	defer conn.Close()
-	alive.Watch(conn)
+}
+
+func option(t *testing.T, conn net.Conn, level, name int) (n int) {
+	t.Helper()
 	raw, err := conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
-	option := func(level, name int) (n int) {
-		if err := raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), level, name) }); err != nil {
-			t.Fatal(err)
-		}
-		return n
+	var bad error
+	if err := raw.Control(func(fd uintptr) { n, bad = unix.GetsockoptInt(int(fd), level, name) }); err != nil || bad != nil {
+		t.Fatal(err, bad)
 	}
-	if option(unix.SOL_SOCKET, unix.SO_KEEPALIVE) != 1 {
-		t.Error("got no probes, want them")
-	}
-	idle, every, count := option(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE), option(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL), option(unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
-	if after := idle + every*count; after > 60 {
-		t.Errorf("got a vanished peer noticed after %d s, want within 60", after)
-	}
-	if limit := option(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); limit == 0 || limit > 60_000 {
-		t.Errorf("got %d ms for bytes to be acknowledged, want 60,000 at most", limit)
-	}
+	return n
 }
 
 func TestAPipeIsLeftAlone(t *testing.T) {

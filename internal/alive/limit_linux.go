@@ -1,18 +1,14 @@
 package alive
 
 import (
-	"net"
-	"time"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-func limitUnacknowledged(conn *net.TCPConn, d time.Duration) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+// limit bounds how long sent bytes may stay unacknowledged. A kernel that does not know how leaves the probes.
+func limit(_, _ string, conn syscall.RawConn) error {
+	return conn.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(Noticed.Milliseconds()))
 	})
 }

@@ -2,10 +2,7 @@
 
 package alive
 
-import (
-	"net"
-	"time"
-)
+import "syscall"
 
-// limitUnacknowledged has no equal elsewhere: there the system's own limit of retransmissions holds, and the probes.
-func limitUnacknowledged(*net.TCPConn, time.Duration) {}
+// limit has no equal elsewhere: there the system's own limit of retransmissions holds, and the probes.
+func limit(_, _ string, _ syscall.RawConn) error { return nil }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/alive"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
@@ -57,7 +58,7 @@ func NewClientBy(way Way, addr string, cfg *tls.Config) *Client {
 type straight struct{}
 
 func (straight) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
-	d := tls.Dialer{NetDialer: &net.Dialer{KeepAlive: 15 * time.Second}, Config: cfg}
+	d := tls.Dialer{NetDialer: alive.Dialer(), Config: cfg}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err

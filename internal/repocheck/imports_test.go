@@ -41,8 +41,8 @@ var contracts = map[string][]string{
 	"audit":     {"fault", "identity", "config", "access", "rules"},
 	"recording": {"fault", "identity", "config", "access", "rules"},
 	"dial":      {"fault", "identity", "config", "access", "rules"},
-	"egress":    {"fault", "identity", "dial"},
-	"authrpc":   {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "recording", "dial"},
+	"egress":    {"fault", "identity", "alive", "dial"},
+	"authrpc":   {"alive", "fault", "identity", "config", "access", "rules", "tunnel", "audit", "recording", "dial"},
 	"member":    {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc", "durable"},
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/alive"
 )
 
 const (
@@ -20,7 +22,8 @@ const (
 // configured, never taken from the client.
 func (m *Mux) passThrough(ctx context.Context, p *peeked) {
 	defer p.Close()
-	dialer := net.Dialer{Timeout: authConnect}
+	dialer := alive.Dialer()
+	dialer.Timeout = authConnect
 	up, err := dialer.DialContext(ctx, "tcp", m.cfg.AuthAddr)
 	if err != nil {
 		m.cfg.Log.Warn("auth cannot be reached", "addr", m.cfg.AuthAddr, "err", err)
