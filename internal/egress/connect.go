@@ -25,10 +25,10 @@ const (
 )
 
 // connect opens a tunnel to addr through the HTTP proxy (RFC 9110 section 9.3.6).
-func connect(ctx context.Context, d *net.Dialer, by *url.URL, addr string) (net.Conn, error) {
+func connect(ctx context.Context, by *url.URL, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := dialProxy(ctx, d, by)
+	conn, err := dialProxy(ctx, by)
 	if err != nil {
 		return nil, err
 	}
@@ -45,13 +45,13 @@ func connect(ctx context.Context, d *net.Dialer, by *url.URL, addr string) (net.
 }
 
 // dialProxy connects to the HTTP proxy itself, whose own certificate is verified as any web site's: a password may be told to it.
-func dialProxy(ctx context.Context, d *net.Dialer, by *url.URL) (net.Conn, error) {
+func dialProxy(ctx context.Context, by *url.URL) (net.Conn, error) {
 	port := by.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[by.Scheme]
 	}
 	at := net.JoinHostPort(by.Hostname(), port)
-	conn, err := d.DialContext(ctx, "tcp", at)
+	conn, err := straight(ctx, "tcp", at)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" cannot be reached: "+fault.Network(err), "check HTTPS_PROXY (https_proxy in a file) and the network")
 	}

@@ -15,16 +15,13 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/net/http/httpproxy"
 
+	"github.com/threshold-access/threshold/internal/alive"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 )
-
-// keepalive of TCP.
-const keepalive = 15 * time.Second
 
 // Config says what stands between this machine and the Internet. The zero value means nothing does.
 type Config struct {
@@ -107,18 +104,21 @@ func HasPassword(proxy string) bool {
 
 // DialContext opens a TCP connection to addr (host:port), or a tunnel of the HTTP proxy's there.
 func (w *Way) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d = net.Dialer{KeepAlive: keepalive}
 	if w.proxyFor == nil {
-		return d.DialContext(ctx, network, addr)
+		return straight(ctx, network, addr)
 	}
 	by, err := w.proxyFor(&url.URL{Scheme: "https", Host: addr})
 	if err != nil {
 		return nil, err
 	}
 	if by == nil {
-		return d.DialContext(ctx, network, addr)
+		return straight(ctx, network, addr)
 	}
-	return connect(ctx, &d, by, addr)
+	return connect(ctx, by, addr)
+}
+
+func straight(ctx context.Context, network, addr string) (net.Conn, error) {
+	return alive.Dialer().DialContext(ctx, network, addr)
 }
 
 // DialTLS opens a TLS connection to the proxy at addr and finishes its handshake. cfg says whom to trust: see identity.PinnedTLS.
@@ -185,7 +185,7 @@ func (w *Way) forget(addr string) {
 	}
 }
 
-// transport is how to speak to the proxy at addr. One that answers, but not with a ping document of ours, is spoken to in TLS.
+// transport is how to speak to the proxy at addr.
 func (w *Way) transport(ctx context.Context, addr string) (dial.Transport, error) {
 	w.mu.Lock()
 	t, known := w.known[addr]
@@ -193,7 +193,13 @@ func (w *Way) transport(ctx context.Context, addr string) (dial.Transport, error
 	if known || !w.ask {
 		return t, nil
 	}
-	ping, err := w.Ping(ctx, addr)
+	return w.Learn(ctx, addr)
+}
+
+// Learn asks the proxy at addr how it wants to be spoken to, and does so from now on. One that answers, but not with a ping document of
+// ours, is spoken to in TLS.
+func (w *Way) Learn(ctx context.Context, addr string) (dial.Transport, error) {
+	ping, err := w.ping(ctx, addr)
 	var odd *oddAnswer
 	switch {
 	case errors.As(err, &odd):

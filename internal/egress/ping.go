@@ -28,9 +28,9 @@ func (e *oddAnswer) Error() string { return "no ping document: " + e.err.Error()
 
 func (e *oddAnswer) Unwrap() error { return e.err }
 
-// Ping asks the proxy at addr for its ping document. Whoever stands on the way can alter it: nothing in it may be trusted but how the
+// ping asks the proxy at addr for its ping document. Whoever stands on the way can alter it: nothing in it may be trusted but how the
 // proxy wants to be spoken to, for whoever lies about that only keeps a connection from coming about.
-func (w *Way) Ping(ctx context.Context, addr string) (p dial.Ping, err error) {
+func (w *Way) ping(ctx context.Context, addr string) (p dial.Ping, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	conn, err := w.DialContext(ctx, "tcp", addr)

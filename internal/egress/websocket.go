@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -85,7 +86,20 @@ func (s *Stream) Read(b []byte) (int, error) {
 	if errors.Is(err, io.EOF) {
 		err = io.EOF
 	}
-	return n, err
+	return n, passed(err)
+}
+
+func (s *Stream) Write(b []byte) (int, error) {
+	n, err := s.Conn.Write(b)
+	return n, passed(err)
+}
+
+// passed gives what a net.Conn gives after its deadline: nothing else cancels.
+func passed(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return os.ErrDeadlineExceeded
+	}
+	return err
 }
 
 // Close ends both directions and waits for nothing.

@@ -20,6 +20,7 @@ type Counters struct {
 	Accepted     atomic.Int64
 	AcceptErrors atomic.Int64
 	Presented    atomic.Int64 // came by a balancer that said whose they are
+	Inside       atomic.Int64 // came in a WebSocket
 	Nobody       atomic.Int64 // closed before the first byte
 	Penalised    atomic.Int64 // closed at once: their network is turned away
 	Dropped      atomic.Int64 // lost their place to a newcomer
@@ -38,6 +39,7 @@ type Counters struct {
 func (c *Counters) LogValue() slog.Value {
 	return slog.GroupValue(
 		slog.Int64("accepted", c.Accepted.Load()), slog.Int64("accept_errors", c.AcceptErrors.Load()), slog.Int64("presented", c.Presented.Load()),
+		slog.Int64("inside", c.Inside.Load()),
 		slog.Int64("nobody", c.Nobody.Load()), slog.Int64("penalised", c.Penalised.Load()), slog.Int64("dropped", c.Dropped.Load()),
 		slog.Int64("timed_out", c.TimedOut.Load()), slog.Int64("refused", c.Refused.Load()), slog.Int64("clear_http", c.ClearHTTP.Load()),
 		slog.Int64("ssh", c.SSH.Load()), slog.Int64("dial", c.Dial.Load()), slog.Int64("tunnel", c.Tunnel.Load()),

@@ -77,6 +77,8 @@ type Mux struct {
 	penalties *penalties
 	counters  Counters
 	notes     *rate.Limiter // of lines about networks that are turned away
+	entering  chan net.Conn // from inside WebSockets
+	shut      chan struct{} // closed once nothing enters any more
 
 	sessions *gate // what Drain waits for: people's sessions
 	calls    *gate // connections to auth, which get callGrace: whether a call is under way on one cannot be seen
@@ -96,7 +98,8 @@ func New(cfg Config) *Mux {
 		// limit is for all, the second for one network.
 		pending:   places.NewRoom(places.Limit{Start: 2048, Rate: 30, Full: 4096}, places.Limit{Start: 128, Rate: 30, Full: 256}),
 		anonymous: places.NewRoom(places.Limit{Start: 4096, Rate: 30, Full: 8192}, places.Limit{Start: 512, Rate: 30, Full: 1024}),
-		penalties: newPenalties(cfg.Exempt), notes: rate.NewLimiter(rate.Every(notesEvery), notesBurst), sessions: newGate(), calls: newGate()}
+		penalties: newPenalties(cfg.Exempt), notes: rate.NewLimiter(rate.Every(notesEvery), notesBurst), sessions: newGate(), calls: newGate(),
+		entering: make(chan net.Conn), shut: make(chan struct{})}
 	m.tls = map[string]*tls.Config{
 		identity.ALPNDial:   m.peerConfig(identity.ALPNDial, identity.User),
 		identity.ALPNTunnel: m.peerConfig(identity.ALPNTunnel, identity.Node),
@@ -115,6 +118,7 @@ func (m *Mux) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { m.cfg.Listener.Close() })
 	defer stop()
 	m.all.Go(func() { m.report(serve) })
+	m.all.Go(func() { m.takeIn(ctx, serve) })
 	err := m.accept(ctx, serve)
 	m.cfg.Listener.Close()
 	m.drain()
