@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,13 +102,17 @@ func StartServerIn(t testing.TB, dir, proxy string, p Provider, node string) *Se
 	return StartServerFrom(t, dir, proxy, Birth(t, p, filepath.Join(dir, "seal.key")), node)
 }
 
-// StartServerFrom is StartServerIn with a bootstrap file of the story's own.
-func StartServerFrom(t testing.TB, dir, proxy, birth, node string) *Server {
+// StartServerFrom is StartServerIn with a bootstrap file of the story's own, and with more keys of the proxy's section, as "name: value".
+func StartServerFrom(t testing.TB, dir, proxy, birth, node string, more ...string) *Server {
 	t.Helper()
 	s := &Server{Proxy: proxy, Dir: dir}
 	s.CAFile = filepath.Join(s.Dir, "data", "ca.pem")
 	birth = WriteFile(t, s.Dir, "birth.yaml", birth)
-	spec := fmt.Sprintf("kind: server\nversion: v1\nspec:\n  data: %s/data\n  auth: {listen: \"127.0.0.1:0\"}\n  proxy: {listen: %q, public: [%q], name: proxy-1}\n", s.Dir, proxy, proxy)
+	keys := append([]string{"name: proxy-1", fmt.Sprintf("listen: %q", proxy)}, more...)
+	if !slices.ContainsFunc(more, func(k string) bool { return strings.HasPrefix(k, "public:") }) {
+		keys = append(keys, fmt.Sprintf("public: [%q]", proxy))
+	}
+	spec := fmt.Sprintf("kind: server\nversion: v1\nspec:\n  data: %s/data\n  auth: {listen: \"127.0.0.1:0\"}\n  proxy: {%s}\n", s.Dir, strings.Join(keys, ", "))
 	if node != "" {
 		spec += fmt.Sprintf("  node: {name: %s, labels: {env: story}}\n", node)
 	}
