@@ -5,9 +5,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -26,6 +28,7 @@ import (
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/internal/member"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/node/rules"
@@ -53,11 +56,18 @@ type Config struct {
 	Version string
 	// Accounts are the accounts that sessions may run as. The zero value means this machine's.
 	Accounts *session.Accounts
+	// Drain is how long sessions may go on after Run's context has ended. Zero means 10 s; at most 1 h.
+	Drain time.Duration
 	// Log gets what happens; nil discards it.
 	Log *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
+
+const (
+	defaultDrain = 10 * time.Second
+	maxDrain     = time.Hour
+)
 
 // Node is one machine of the cluster.
 type Node struct {
@@ -93,6 +103,9 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Labels.Check(); err != nil {
 		wrong = append(wrong, err.Error())
 	}
+	if cfg.Drain < 0 || cfg.Drain > maxDrain {
+		wrong = append(wrong, fmt.Sprintf("the time to drain is %s, not between 0 and %s", cfg.Drain, maxDrain))
+	}
 	if len(wrong) > 0 {
 		return nil, fault.New(fault.Invalid, "node.New", strings.Join(wrong, "; "), "correct the flags or the configuration file; see -h")
 	}
@@ -105,6 +118,7 @@ func New(cfg Config) (*Node, error) {
 		here := session.ThisMachine()
 		cfg.Accounts = &here
 	}
+	cfg.Drain = cmp.Or(cfg.Drain, defaultDrain)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -144,8 +158,8 @@ func (n *Node) Identity() identity.Identity {
 	return n.id
 }
 
-// Run joins the cluster if need be and serves until ctx ends. Sessions are hung up then, their ends recorded, and what auth has not
-// taken waits on disk for the next start.
+// Run joins the cluster if need be and serves until ctx ends. Then it takes nobody new and lets sessions go on for Drain; what is left is
+// hung up, the ends are recorded, and what auth has not taken waits on disk for the next start.
 func (n *Node) Run(ctx context.Context) error {
 	unlock, err := lock(n.cfg.Dir)
 	if err != nil {
@@ -181,12 +195,30 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stopSending()
 	var sender errgroup.Group
 	sender.Go(func() error { return events.Run(sending) })
-	group, gctx := errgroup.WithContext(ctx)
+	serving, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer hangUp()
+	group, gctx := errgroup.WithContext(serving)
 	group.Go(func() error { return m.Run(gctx) })
 	group.Go(func() error { return links.Run(gctx) })
+	group.Go(func() error {
+		defer hangUp()
+		select {
+		case <-ctx.Done():
+			n.drain(ctx, server)
+		case <-gctx.Done():
+		}
+		return nil
+	})
 	err = group.Wait()
 	stopSending()
 	return errors.Join(err, sender.Wait())
+}
+
+// drain lets sessions end by themselves, for a bounded time.
+func (n *Node) drain(ctx context.Context, server *sshd.Server) {
+	grace, cancel := lifecycle.Grace(ctx, n.cfg.Drain)
+	defer cancel()
+	server.Drain(grace)
 }
 
 func (n *Node) uplink(m *member.Member, keeper *rules.Keeper, server *sshd.Server) uplink.Config {

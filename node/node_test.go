@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -427,12 +429,50 @@ func TestTwoNodesDoNotShareADirectory(t *testing.T) {
 	}
 }
 
+func TestASessionThatRunsMayEndBeforeTheNodeStops(t *testing.T) {
+	c := membertest.New(t)
+	allow(t, c)
+	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	m := start(t, c, d)
+	client := login(t, c, within(t, "a tunnel", d.tunnels))
+	s, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, _ := s.StdinPipe()
+	out, _ := s.StdoutPipe()
+	if err := s.Start("echo on; cat; exit 7"); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 3)
+	if _, err := io.ReadFull(out, line); err != nil {
+		t.Fatal(err)
+	}
+	m.stop()
+	gone := make(chan error, 1)
+	go func() { gone <- s.Wait() }()
+	select {
+	case err := <-gone:
+		t.Fatalf("got the session ended (%v) by the stop, want it to go on", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	in.Close()
+	var exit *ssh.ExitError
+	if err := within(t, "the session's end", gone); !errors.As(err, &exit) || exit.ExitStatus() != 7 {
+		t.Errorf("got %v, want the program's own status 7", err)
+	}
+	if err := within(t, "the node's end", m.done); err != nil {
+		t.Errorf("got %v from Run, want nil", err)
+	}
+	close(m.done)
+}
+
 func TestConfigurationsThatAreRefused(t *testing.T) {
-	_, err := node.New(node.Config{Proxies: []string{"no port"}, Name: "UPPER", Labels: identity.Labels{"a b": "c"}})
+	_, err := node.New(node.Config{Proxies: []string{"no port"}, Name: "UPPER", Labels: identity.Labels{"a b": "c"}, Drain: 2 * time.Hour})
 	if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 		t.Fatalf("got %v, want an invalid fault with a remedy", err)
 	}
-	for _, want := range []string{"no data directory", "no port", "UPPER", "a b"} {
+	for _, want := range []string{"no data directory", "no port", "UPPER", "a b", "time to drain is 2h"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it: all faults at once", err, want)
 		}

@@ -212,7 +212,8 @@ func (c *cluster) startNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, err := node.New(node.Config{Dir: dir, Proxies: []string{c.proxy}, Token: token, Name: nodeName, Version: version, Log: c.log.With("part", "node")})
+	n, err := node.New(node.Config{Dir: dir, Proxies: []string{c.proxy}, Token: token, Name: nodeName, Version: version,
+		Drain: time.Second, Log: c.log.With("part", "node")})
 	if err != nil {
 		return err
 	}

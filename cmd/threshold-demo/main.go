@@ -3,15 +3,14 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"syscall"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/node"
 )
 
@@ -51,7 +50,7 @@ func run() int {
 		fmt.Println("threshold-demo", version)
 		return 0
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // a closed window ends it too
+	ctx, stop := lifecycle.UntilSignal(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // a closed window ends it too
 	defer stop()
 	if err := demo(ctx, *listen, *data, os.Stdout); err != nil {
 		fault.Report(os.Stderr, "threshold-demo", err)

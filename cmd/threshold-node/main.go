@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"strings"
 	"syscall"
 
+	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/node"
 )
 
@@ -28,9 +28,8 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := lifecycle.UntilSignal(os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal does what signals do
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/daemon"
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/node"
@@ -55,6 +56,7 @@ type options struct {
 	data        string
 	name        string
 	labels      labels
+	httpsProxy  string
 	log         daemon.Log
 	check       bool
 	showVersion bool
@@ -74,6 +76,10 @@ type spec struct {
 	Data      string            `yaml:"data"`
 	Name      string            `yaml:"name"`
 	Labels    map[string]string `yaml:"labels"`
+	// HTTPSProxy is the company's HTTP proxy on the way to the cluster, and NoProxy what is reached without it. Where they are empty, the
+	// environment's HTTPS_PROXY and NO_PROXY count.
+	HTTPSProxy string `yaml:"https_proxy"`
+	NoProxy    string `yaml:"no_proxy"`
 	// Log is how much the log tells, and in which form. Flags win over it.
 	Log daemon.Log `yaml:"log"`
 	// Health is an address on loopback that answers /healthz and /readyz. Empty means none: the agent listens on nothing.
@@ -154,6 +160,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.data, "data", "", "keep keys in `DIR` (default "+systemData+", or the user's own state directory)")
 	flags.StringVar(&o.name, "name", "", "the `NAME` to wish for (default this machine's host name)")
 	flags.Var(o.labels, "label", "a label `KEY=VALUE` to wish for; may be repeated")
+	flags.StringVar(&o.httpsProxy, "https-proxy", "", "the `URL` of an HTTP proxy on the way to the cluster (default $HTTPS_PROXY); put one with a password into the file")
 	flags.StringVar(&o.log.Level, "log-level", "", "`LEVEL` of the log: debug, info, warn or error (default info)")
 	flags.StringVar(&o.log.Format, "log-format", "", "`FORM` of the log: text or json (default text)")
 	flags.BoolVar(&o.check, "check", false, "say what is wrong with the flags and the file, and start nothing")
@@ -202,13 +209,14 @@ func (o options) read() (s spec, err error) {
 
 // config puts flags, file and environment together.
 func (o options) config(s spec, env func(string) (string, bool)) (node.Config, error) {
-	cfg := node.Config{Proxies: pick(o.proxies, list(s.Proxies)), Dir: first(o.data, s.Data), Name: first(o.name, s.Name), Labels: identity.Labels(s.Labels)}
+	cfg := node.Config{Proxies: pick(o.proxies, list(s.Proxies)), Dir: first(o.data, s.Data), Name: first(o.name, s.Name), Labels: identity.Labels(s.Labels), Drain: s.Drain}
 	if len(o.labels) > 0 {
 		cfg.Labels = identity.Labels(o.labels)
 	}
 	if len(cfg.Proxies) == 0 {
 		return node.Config{}, fault.New(fault.Invalid, "", "there is no proxy to dial", "give the cluster's address, as --proxy proxy.example.com:443, or write "+defaultConfig)
 	}
+	cfg.Egress = o.egress(s, env)
 	var err error
 	if cfg.Dir == "" {
 		if cfg.Dir, err = dataDir(os.Geteuid(), env); err != nil {
@@ -217,6 +225,12 @@ func (o options) config(s spec, env func(string) (string, bool)) (node.Config, e
 	}
 	cfg.Token, err = o.joinToken(s.TokenFile, env)
 	return cfg, err
+}
+
+// egress is what stands before the Internet: by the flag, the file or the environment.
+func (o options) egress(s spec, env func(string) (string, bool)) egress.Config {
+	cfg := egress.Environment(func(k string) string { v, _ := env(k); return v })
+	return egress.Config{HTTPSProxy: first(first(o.httpsProxy, s.HTTPSProxy), cfg.HTTPSProxy), NoProxy: first(s.NoProxy, cfg.NoProxy)}
 }
 
 func (o options) joinToken(fromFile string, env func(string) (string, bool)) (string, error) {
