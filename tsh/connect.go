@@ -63,7 +63,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 
 // connect opens an SSH connection to the node, verified end to end. The whole name, as usually typed, costs no further question; a
 // first label or a machine's id is asked of auth.
-func (a *app) connect(ctx context.Context, p *profile.Profile, d destinationOf) (*ssh.Client, error) {
+func (a *app) connect(ctx context.Context, p *profile.Profile, d destinationOf, quiet bool) (*ssh.Client, error) {
 	if p.SSHCert == nil {
 		return nil, fault.New(fault.Denied, "", "no role of "+p.User+" lets you log in to any node", "ask an administrator for a role, then run: tsh login")
 	}
@@ -79,14 +79,14 @@ func (a *app) connect(ctx context.Context, p *profile.Profile, d destinationOf) 
 		}
 		name = n.Name
 	}
-	client, err := a.connectTo(ctx, p, login, name)
+	client, err := a.connectTo(ctx, p, login, name, quiet)
 	if err == nil {
 		return client, nil
 	}
 	if name, err = a.meant(ctx, p, name, err); err != nil {
 		return nil, err
 	}
-	return a.connectTo(ctx, p, login, name)
+	return a.connectTo(ctx, p, login, name, quiet)
 }
 
 // chooseLogin decides whom to be where no user@ is given: the only login, or the local user's name if it is among them.
@@ -106,7 +106,7 @@ func (a *app) chooseLogin(p *profile.Profile, asked identity.Login) (identity.Lo
 	return "", fault.New(fault.Invalid, "", "say as whom: your logins are "+join(p.Logins), "write LOGIN@NODE, as "+string(p.Logins[0])+"@NODE")
 }
 
-func (a *app) connectTo(ctx context.Context, p *profile.Profile, login identity.Login, name string) (*ssh.Client, error) {
+func (a *app) connectTo(ctx context.Context, p *profile.Profile, login identity.Login, name string, quiet bool) (*ssh.Client, error) {
 	conn, err := a.dialNode(ctx, p, name)
 	if err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ func (a *app) connectTo(ctx context.Context, p *profile.Profile, login identity.
 	if err != nil {
 		return nil, fmt.Errorf("use the SSH certificate: %w", err)
 	}
-	h := &handshake{app: a, profile: p, name: name, login: login}
+	h := &handshake{app: a, profile: p, name: name, login: login, quiet: quiet}
 	cfg := &ssh.ClientConfig{
 		Config:            ssh.Config{Ciphers: ciphers},
 		User:              string(login),
@@ -138,6 +138,7 @@ type handshake struct {
 	profile *profile.Profile
 	name    string
 	login   identity.Login
+	quiet   bool // a banner is for nobody
 
 	mu     sync.Mutex // guards what follows: x/crypto calls back from goroutines of its own
 	host   error      // why the host certificate was refused
@@ -158,7 +159,7 @@ func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConf
 	if err != nil {
 		return nil, h.explain(ctx, conn, err)
 	}
-	if b := cleanLines(h.banner.String()); b != "" {
+	if b := cleanLines(h.banner.String()); b != "" && !h.quiet {
 		fmt.Fprintln(h.app.Stderr, b)
 	}
 	return ssh.NewClient(c, chans, reqs), nil

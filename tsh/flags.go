@@ -9,29 +9,54 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// later is the answer to OpenSSH's flags for what tsh cannot do yet.
-const later = "tsh does not forward ports, agents or windows yet; what it can do: tsh ssh --help"
-
 // opensshFlags says what people should do who type a flag of ssh or scp that tsh has not.
 var opensshFlags = map[string]string{
-	"A": later, "D": later, "L": later, "N": later, "R": later, "W": "connect other programs with: tsh proxy ssh NODE", "X": later, "Y": later, "f": later,
+	"4": "leave it out: the proxy is reached whichever way its name leads",
+	"6": "leave it out: the proxy is reached whichever way its name leads",
 	"C": "leave it out: tsh does not compress",
+	"E": "leave it out, and write 2>FILE for a log",
 	"F": "leave it out: tsh reads no OpenSSH configuration; for ssh itself see: tsh config",
+	"G": "see: tsh config",
 	"J": "leave it out: tsh goes through the proxy of your login by itself",
+	"M": "leave it out: each tsh makes a connection of its own; ssh itself can share one, see: tsh config",
+	"O": "leave it out: each tsh makes a connection of its own; ssh itself can share one, see: tsh config",
 	"P": "leave it out: nodes have no ports, they are reached by name",
+	"S": "leave it out: each tsh makes a connection of its own; ssh itself can share one, see: tsh config",
+	"V": "see: tsh version",
+	"X": noWindows, "Y": noWindows,
+	"c": "leave it out: tsh takes the fastest safe cipher by itself",
+	"f": "leave it out, and let the shell put it in the background: tsh ssh -N … &",
+	"g": "leave it out, and say where to listen: -L '*:8080:localhost:80'",
 	"i": "leave it out: tsh uses the key and certificate of your login",
-	"n": "leave it out, and write </dev/null for an empty input",
-	"o": "leave it out: tsh takes no OpenSSH options; ssh itself does, see: tsh config",
+	"m": "leave it out: tsh takes the fastest safe cipher by itself",
 	"p": "leave it out: nodes have no ports, they are reached by name",
-	"q": "leave it out: tsh is quiet unless -v is given",
+	"w": "leave it out: nodes serve no network tunnels; see -L, -R and -D",
 }
+
+// scpFlags are those that mean something else, or nothing, to scp.
+var scpFlags = map[string]string{
+	"3": "leave it out: copy to this machine first, then from here",
+	"A": "leave it out: a copy needs no agent",
+	"B": "leave it out: tsh asks nothing",
+	"O": "leave it out: tsh scp speaks SFTP alone; scp itself has -O, see: tsh config",
+	"l": "leave it out: tsh scp has no limit on speed; name a login as LOGIN@NODE",
+	"o": "leave it out: tsh scp takes no OpenSSH options; scp itself does, see: tsh config",
+	"v": "leave it out; to see how a node is reached: tsh ssh -v NODE true",
+}
+
+// noWindows is the answer to those who want X11.
+const noWindows = "leave it out: windows (X11) are not forwarded, because any program there could read the keys you type here"
 
 // wrongFlag words what is wrong with a flag. pflag's own text is fit to read but for values, where it shows what Go's parser said.
 func wrongFlag(c *cobra.Command, err error) error {
 	var unknown interface{ GetSpecifiedName() string }
 	if errors.As(err, &unknown) && (c.Name() == "ssh" || c.Name() == "scp") {
 		name := unknown.GetSpecifiedName()
-		if hint, ok := opensshFlags[name]; ok && c.Flags().ShorthandLookup(name) == nil {
+		hint, ok := scpFlags[name]
+		if !ok || c.Name() != "scp" {
+			hint, ok = opensshFlags[name]
+		}
+		if ok && c.Flags().ShorthandLookup(name) == nil {
 			return fault.Wrap(err, fault.Invalid, "", fmt.Sprintf("%s has no flag -%s", c.CommandPath(), name), hint)
 		}
 	}

@@ -2,7 +2,6 @@ package tsh
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -142,7 +141,7 @@ func byNode(list []place) [][]place {
 // withFiles connects to the node's file service for as long as fn runs. When ctx ends, fn is to notice within moments; a connection
 // that hangs is cut.
 func (a *app) withFiles(ctx context.Context, p *profile.Profile, d destinationOf, fn func(*sftp.Client) error) error {
-	client, err := a.connect(ctx, p, d)
+	client, err := a.connect(ctx, p, d, false)
 	if err != nil {
 		return err
 	}
@@ -167,26 +166,19 @@ func (a *app) withFiles(ctx context.Context, p *profile.Profile, d destinationOf
 
 // openFiles starts the node's file service. A refusal is in the node's own words, which it writes to the session's standard error.
 func openFiles(client *ssh.Client) (*sftp.Client, error) {
-	s, err := client.NewSession()
-	if err != nil {
-		return nil, refusedBy(err, "the node opens no session")
+	s, err := openSession(client, nil, subsystem("sftp"))
+	if s == nil {
+		return nil, err
 	}
-	in, err1 := s.StdinPipe()
-	out, err2 := s.StdoutPipe()
-	words, err3 := s.StderrPipe()
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, fmt.Errorf("session: %w", err)
+	if err == nil {
+		var c *sftp.Client
+		if c, err = sftp.NewClientPipe(s, input{s}, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(64)); err == nil {
+			return c, nil
+		}
 	}
-	if err := s.RequestSubsystem("sftp"); err != nil {
-		_ = s.Close()
-		said, _ := io.ReadAll(io.LimitReader(words, maxBanner)) // until the node closes its side too
-		return nil, noFiles(err, string(said))
-	}
-	c, err := sftp.NewClientPipe(out, in, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(64))
-	if err != nil {
-		return nil, noFiles(err, "")
-	}
-	return c, nil
+	_ = s.Close()
+	said, _ := io.ReadAll(io.LimitReader(s.Stderr(), maxBanner)) // until the node closes its side too
+	return nil, noFiles(err, string(said))
 }
 
 func noFiles(err error, said string) error {

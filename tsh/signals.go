@@ -31,6 +31,12 @@ func signalNumber(name string) int {
 	return int(unix.SignalNum("SIG" + name))
 }
 
+// endedBy is the exit status of a tsh that a signal ended.
+func endedBy(s os.Signal) error {
+	number, _ := s.(syscall.Signal)
+	return exitStatus(128 + int(number))
+}
+
 // forwardSignals hands signals on. A second one of a kind ends the connection: the remote command may not be listening.
 func (s *session) forwardSignals(ctx context.Context) {
 	seen := map[os.Signal]bool{}
@@ -46,7 +52,7 @@ func (s *session) forwardSignals(ctx context.Context) {
 			seen[sig] = true
 			for name, number := range signalNames {
 				if number == sig {
-					_ = s.Signal(name) // a lost connection shows in Wait
+					s.remote.signal(name)
 				}
 			}
 		}
@@ -64,7 +70,7 @@ func (s *session) followSize(ctx context.Context) {
 			return
 		case <-changed:
 			if w, h, err := term.GetSize(int(s.in.Fd())); err == nil {
-				_ = s.WindowChange(h, w) // a lost connection shows in Wait
+				s.remote.resize(w, h)
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package tsh
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,13 +13,25 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
 
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/forward"
 )
 
 // sshOptions are the flags of tsh ssh.
 type sshOptions struct {
-	login           string
-	tty, noTTY, log bool
+	login                  string
+	tty                    int // how often -t was given
+	noTTY                  bool
+	verbose, quiet         bool
+	noInput, noCommand     bool
+	subsystem              bool
+	agent, noAgent         bool
+	escape                 string
+	stdio                  string
+	local, remote, dynamic []string
+	options                []string
+	env                    []string // NAME=VALUE, by -o SetEnv
 }
 
 func (a *app) sshCmd() *cobra.Command {
@@ -33,22 +44,42 @@ func (a *app) sshCmd() *cobra.Command {
 In a terminal, a line that begins with ~. ends the connection; ~? lists such escapes.`,
 		Example: `  tsh ssh web-1
   tsh ssh ubuntu@web-1 uptime
-  tsh ssh -t web-1 top`,
+  tsh ssh -t web-1 top
+  tsh ssh -N -L 8080:localhost:80 web-1     # then open http://localhost:8080
+  tsh ssh -D 1080 web-1                     # a SOCKS proxy by way of the node`,
 		Args:              needs(1, -1, "a node: tsh ssh [LOGIN@]NODE"),
 		ValidArgsFunction: a.completeNode("", true),
 		RunE:              func(c *cobra.Command, args []string) error { return a.runSSH(c.Context(), o, args[0], args[1:]) },
 	}
 	f := c.Flags()
 	f.SetInterspersed(false) // what follows the node is the command, flags and all
+	f.SortFlags = false
 	f.StringVarP(&o.login, "login", "l", "", "`LOGIN` on the node")
-	f.BoolVarP(&o.tty, "tty", "t", false, "a terminal for the command too")
+	f.CountVarP(&o.tty, "tty", "t", "a terminal for the command too")
 	f.BoolVarP(&o.noTTY, "no-tty", "T", false, "no terminal")
-	f.BoolVarP(&o.log, "verbose", "v", false, "say what is done")
+	f.BoolVarP(&o.noInput, "no-input", "n", false, "an empty standard input")
+	f.BoolVarP(&o.noCommand, "no-command", "N", false, "run nothing: for forwarding alone")
+	f.StringArrayVarP(&o.local, "forward-local", "L", nil, "`[BIND:]PORT:HOST:HOSTPORT`: what connects to PORT here reaches HOST by way of the node")
+	f.StringArrayVarP(&o.remote, "forward-remote", "R", nil, "`[BIND:]PORT:HOST:HOSTPORT`: what connects to PORT on the node reaches HOST from here")
+	f.StringArrayVarP(&o.dynamic, "forward-dynamic", "D", nil, "`[BIND:]PORT`: a SOCKS proxy here, by way of the node")
+	f.StringVarP(&o.stdio, "forward-stdio", "W", "", "`HOST:PORT`: join standard input and output with it by way of the node")
+	f.BoolVarP(&o.agent, "forward-agent", "A", false, "let the node use your ssh-agent, where a role allows it")
+	f.BoolVarP(&o.noAgent, "no-forward-agent", "a", false, "do not, which is the default")
+	f.StringVarP(&o.escape, "escape-char", "e", "~", "`CHAR` that begins escapes; none for no escapes")
+	f.BoolVarP(&o.subsystem, "subsystem", "s", false, "the command names a subsystem, as sftp")
+	f.StringArrayVarP(&o.options, "option", "o", nil, "an OpenSSH `OPTION=VALUE`; those that make no difference here are ignored")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "no notes, errors alone")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "say what is done")
+	f.BoolP("no-x11", "x", false, "no windows: there are none")
+	_ = f.MarkHidden("no-x11")
 	return c
 }
 
 func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []string) error {
-	if o.tty && o.noTTY {
+	if err := o.take(o.options); err != nil {
+		return err
+	}
+	if o.tty > 0 && o.noTTY {
 		return fault.New(fault.Invalid, "", "-t and -T contradict each other", "give one of them, or none")
 	}
 	d, err := parseDestination(dest, o.login)
@@ -58,22 +89,56 @@ func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []s
 	if len(command) > 0 && strings.HasPrefix(command[0], "-") && command[0] != "--" {
 		return fault.New(fault.Invalid, "", fmt.Sprintf("%s stands after the node, where the command begins", command[0]), "write flags before the node: tsh ssh [FLAGS] NODE [COMMAND…]")
 	}
-	return a.ssh(ctx, o, d, command)
+	if len(command) > 0 && command[0] == "--" {
+		command = command[1:]
+	}
+	if err := o.check(command); err != nil {
+		return err
+	}
+	return a.ssh(ctx, o, d, strings.Join(command, " "))
 }
 
-func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command []string) error {
+// check refuses flags that contradict each other.
+func (o sshOptions) check(command []string) error {
+	contradict := func(one, other string) error {
+		return fault.New(fault.Invalid, "", one+" and "+other+" contradict each other", "give one of them")
+	}
+	switch {
+	case o.noCommand && len(command) > 0:
+		return contradict("-N", "a command")
+	case o.stdio != "" && len(command) > 0:
+		return contradict("-W", "a command")
+	case o.stdio != "" && o.noCommand:
+		return contradict("-W", "-N")
+	case o.subsystem && len(command) != 1:
+		return fault.New(fault.Invalid, "", "-s needs the name of one subsystem", "as: tsh ssh -s NODE sftp")
+	case o.escape != "none" && len(o.escape) != 1:
+		return fault.New(fault.Invalid, "", fmt.Sprintf("-e %s is no character", o.escape), "give one character, or none")
+	}
+	return nil
+}
+
+func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command string) error {
+	fw, err := a.forwards(o)
+	if err != nil {
+		return err
+	}
 	p, err := a.login()
 	if err != nil {
 		return err
 	}
-	if o.log {
+	if err := fw.Listen(); err != nil { // before anybody connects: there is no way without it
+		return err
+	}
+	defer fw.Close()
+	if o.verbose {
 		fmt.Fprintf(a.Stderr, "tsh: %s of %s by way of %s, certificate until %s\n", clean(p.User), p.Cluster, p.Proxy, p.Expires.Local().Format("15:04"))
 	}
-	client, err := a.connect(ctx, p, d)
+	client, err := a.connect(ctx, p, d, o.quiet)
 	if err != nil {
 		return err
 	}
-	if o.log {
+	if o.verbose {
 		fmt.Fprintf(a.Stderr, "tsh: connected as %s, server %s\n", client.User(), clean(string(client.ServerVersion())))
 	}
 	// From here on signals are for the remote command, and the connection ends with it.
@@ -82,61 +147,84 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command []
 	tasks.Go(func() { keepalive(ctx, client) })
 	defer tasks.Wait()
 	defer cancel()
+	defer fw.Wait()
 	defer client.Close()
-	if len(command) > 0 && command[0] == "--" {
-		command = command[1:]
+	defer fw.Close()
+	s := &session{app: a, opts: o, client: client, signals: make(chan os.Signal, 4)}
+	signal.Notify(s.signals, forwarded...) // before the start: no signal for the command gets lost
+	defer signal.Stop(s.signals)
+	if err := fw.Start(client); err != nil {
+		return err
 	}
-	return a.runSession(ctx, o, client, strings.Join(command, " "))
+	switch {
+	case o.stdio != "":
+		err = s.joinStdio(ctx)
+	case o.noCommand:
+		return s.stay(ctx)
+	default:
+		err = s.run(ctx, command)
+	}
+	fw.Close()
+	s.drain(ctx, fw)
+	return err
 }
 
-// session is a running shell or command.
+// session is a running shell or command, or what stands in for one.
 type session struct {
-	*ssh.Session
+	app     *app
+	opts    sshOptions
 	client  *ssh.Client
-	stdin   io.WriteCloser
+	remote  *remote
 	in      *os.File // the terminal, if there is one
 	signals chan os.Signal
 }
 
-func (a *app) runSession(ctx context.Context, o sshOptions, client *ssh.Client, command string) error {
-	inner, err := client.NewSession()
-	if err != nil {
-		return refusedBy(err, "the node opens no session")
+// program is what to ask the node for.
+func (s *session) program(command string) dial.Asked {
+	switch {
+	case s.opts.subsystem:
+		return subsystem(command)
+	case command == "":
+		return shell()
 	}
-	defer inner.Close()
-	s := &session{Session: inner, client: client}
-	s.Stdout, s.Stderr = a.Stdout, a.Stderr
-	if s.stdin, err = inner.StdinPipe(); err != nil {
-		return fmt.Errorf("session input: %w", err)
-	}
-	a.sendEnv(inner)
+	return execute(command)
+}
+
+func (s *session) run(ctx context.Context, command string) error {
+	a, o := s.app, s.opts
 	in, isTerminal := terminal(a.Stdin)
-	withTTY := o.tty || command == "" && isTerminal && !o.noTTY
-	if withTTY {
+	isTerminal = isTerminal && !o.noInput
+	details := a.environment(o.env)
+	if o.tty > 0 || command == "" && isTerminal && !o.noTTY {
 		if isTerminal {
 			s.in = in
 		}
-		if err := a.requestPTY(s); err != nil {
-			return err
-		}
+		details = append(details, a.askPTY(s.in))
 	}
-	s.signals = make(chan os.Signal, 4)
-	signal.Notify(s.signals, forwarded...) // before the start: no signal for the command gets lost
-	defer signal.Stop(s.signals)
-	if err := start(inner, command); err != nil {
+	if o.agent {
+		details = append(details, dial.Asked{Type: "auth-agent-req@openssh.com"})
+	}
+	var err error
+	s.remote, err = openSession(s.client, details, s.program(command))
+	if s.remote == nil {
 		return err
 	}
+	if err != nil {
+		_ = s.remote.CloseWrite()
+		_ = s.remote.Close()
+		_, _ = s.remote.copyOut(io.Discard, a.Stderr) // why
+		return fault.Wrap(err, fault.Denied, "", "the node does not run it", "see what your roles allow: tsh status; ask an administrator for more")
+	}
 	if s.in != nil {
-		old, err := term.MakeRaw(int(s.in.Fd()))
-		if err == nil {
+		if old, err := term.MakeRaw(int(s.in.Fd())); err == nil {
 			defer func() { _ = term.Restore(int(s.in.Fd()), old) }()
 		}
 	}
-	return a.serve(ctx, s, withTTY)
+	return s.serve(ctx)
 }
 
 // serve moves bytes, sizes and signals until the remote command ends.
-func (a *app) serve(ctx context.Context, s *session, withTTY bool) error {
+func (s *session) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
@@ -145,56 +233,88 @@ func (a *app) serve(ctx context.Context, s *session, withTTY bool) error {
 		tasks.Go(func() { s.followSize(ctx) })
 	}
 	tasks.Go(func() { s.forwardSignals(ctx) })
-
 	escaped := make(chan struct{})
-	go func() { // a read from a terminal cannot be interrupted: this ends with the process, or with its input
-		var in = a.Stdin
-		if s.in != nil {
-			in = newEscapes(a.Stdin, a.Stderr, func() { close(escaped); _ = s.client.Close() })
-		}
-		_, _ = io.Copy(s.stdin, in)
-		_ = s.stdin.Close() // half-close: the command reads the end of its input and may still answer
-	}()
-	err := s.Wait()
+	go s.feed(func() { close(escaped); _ = s.client.Close() }) // a read from a terminal cannot be interrupted: this ends with the process, or with its input
+	end, err := s.remote.copyOut(s.app.Stdout, s.app.Stderr)
 	select {
 	case <-escaped:
-		fmt.Fprint(a.Stderr, "\r\n") // leave the remote prompt's line
-		return fault.New(fault.Unavailable, "", "the connection was ended by ~.", "connect again when you like")
+		fmt.Fprint(s.app.Stderr, "\r\n") // leave the remote prompt's line
+		return fault.New(fault.Unavailable, "", "the connection was ended by "+s.opts.escape+".", "connect again when you like")
 	default:
-		return outcome(err)
 	}
+	if err != nil {
+		return err
+	}
+	return end.outcome()
 }
 
-func start(s *ssh.Session, command string) error {
-	if command == "" {
-		return refusedBy(s.Shell(), "the node starts no shell")
-	}
-	return refusedBy(s.Start(command), "the node does not run the command")
-}
-
-// refusedBy words a refusal of a channel or request. A node says why on the session's standard error.
-func refusedBy(err error, what string) error {
-	var open *ssh.OpenChannelError
-	if errors.As(err, &open) {
-		what += ": " + clean(open.Message)
-	}
-	return fault.Wrap(err, fault.Denied, "", what, "see what your roles allow: tsh status; ask an administrator for more")
-}
-
-// outcome turns the end of a session into tsh's: the remote status, 128 and the number of the signal, or a lost connection.
-func outcome(err error) error {
-	var exit *ssh.ExitError
-	var missing *ssh.ExitMissingError
+// feed hands standard input on.
+func (s *session) feed(leave func()) {
+	var in io.Reader = s.app.Stdin
 	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &exit):
-		if exit.Signal() != "" {
-			return exitStatus(128 + signalNumber(exit.Signal()))
-		}
-		return exitStatus(min(exit.ExitStatus(), exitConnect)) // a process has 8 bits; what is more must not become 0
-	case errors.As(err, &missing):
-		return fault.Wrap(err, fault.Unavailable, "", "the connection to the node was lost", "connect again; if it was cut on purpose, tsh status says what you may still do")
+	case s.opts.noInput:
+		in = strings.NewReader("")
+	case s.in != nil && s.opts.escape != "none":
+		in = newEscapes(in, s.app.Stderr, s.opts.escape[0], leave)
 	}
-	return fault.Wrap(err, fault.Unavailable, "", "the session broke off: "+clean(fault.Network(err)), "connect again")
+	_, _ = io.Copy(s.remote, in)
+	_ = s.remote.CloseWrite() // half-close: the command reads the end of its input and may still answer
+}
+
+// stay keeps the connection for what is forwarded until a signal, or until it is lost.
+func (s *session) stay(ctx context.Context) error {
+	lost := make(chan error, 1)
+	go func() { lost <- s.client.Wait() }()
+	select {
+	case sig := <-s.signals:
+		return endedBy(sig)
+	case <-lost:
+		return ending{}.outcome()
+	}
+}
+
+// joinStdio joins standard input and output with an address that the node reaches.
+func (s *session) joinStdio(ctx context.Context) error {
+	to, err := forward.ParseTarget(s.opts.stdio)
+	if err != nil {
+		return err
+	}
+	ch, reqs, err := forward.OpenTo(s.client, to, nil)
+	if err != nil {
+		return refusedBy(err, "the node gives no connection to "+s.opts.stdio)
+	}
+	go ssh.DiscardRequests(reqs)
+	go func() { // as above, a read may last
+		_, _ = io.Copy(ch, s.app.Stdin)
+		_ = ch.CloseWrite()
+	}()
+	done := make(chan error, 1)
+	go func() { _, err := io.Copy(s.app.Stdout, ch); done <- err }()
+	select {
+	case err := <-done:
+		return fault.Wrap(err, fault.Unavailable, "", "the connection broke off", "connect again")
+	case sig := <-s.signals:
+		return endedBy(sig)
+	}
+}
+
+// drain lets connections that are still forwarded come to their end, as OpenSSH does, unless a signal says that it is enough.
+func (s *session) drain(ctx context.Context, fw *forward.Forwards) {
+	n := fw.Open()
+	if n == 0 {
+		return
+	}
+	if !s.opts.quiet {
+		fmt.Fprintf(s.app.Stderr, "tsh: waiting for forwarded connections to end (%d); Ctrl-C ends them\n", n)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.signals:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	fw.Drain(ctx)
 }

@@ -3,46 +3,62 @@ package tsh
 import (
 	"fmt"
 	"io"
+	"os"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
 
-	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/dial"
 )
 
 // localeNames are what goes along so that the remote program speaks the person's language. A node accepts them or does not.
 var localeNames = []string{"LANG", "LC_ALL", "LC_ADDRESS", "LC_COLLATE", "LC_CTYPE", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_MESSAGES",
 	"LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"}
 
-// sendEnv does not wait for answers: that would cost a round trip each, and a refusal changes nothing.
-func (a *app) sendEnv(s *ssh.Session) {
+// environment is the person's language, and variables that were asked for. A node takes them or does not: nobody waits to hear.
+func (a *app) environment(more []string) []dial.Asked {
+	var list []dial.Asked
+	add := func(name, value string) {
+		list = append(list, dial.Asked{Type: "env", Payload: ssh.Marshal(struct{ Name, Value string }{name, value})})
+	}
 	for _, name := range localeNames {
 		if v := a.Getenv(name); v != "" {
-			_, _ = s.SendRequest("env", false, ssh.Marshal(struct{ Name, Value string }{name, v}))
+			add(name, v)
 		}
 	}
+	for _, pair := range more {
+		if name, value, ok := strings.Cut(pair, "="); ok {
+			add(name, value)
+		}
+	}
+	return list
 }
 
-// requestPTY asks for a terminal of the local one's kind and size.
-func (a *app) requestPTY(s *session) error {
+// askPTY asks for a terminal of the local one's kind and size.
+func (a *app) askPTY(in *os.File) dial.Asked {
 	kind := a.Getenv("TERM")
 	if kind == "" {
 		kind = "dumb"
 	}
 	width, height := 80, 24
-	if s.in != nil {
-		if w, h, err := term.GetSize(int(s.in.Fd())); err == nil {
+	if in != nil {
+		if w, h, err := term.GetSize(int(in.Fd())); err == nil {
 			width, height = w, h
 		}
 	}
-	err := s.RequestPty(kind, height, width, ssh.TerminalModes{})
-	return fault.Wrap(err, fault.Denied, "", "the node gives no terminal", "try without one: tsh ssh -T")
+	return dial.Asked{Type: "pty-req", Payload: ssh.Marshal(struct {
+		Term                         string
+		Columns, Rows, Width, Height uint32
+		Modes                        string // none: the node's own
+	}{kind, uint32(width), uint32(height), 0, 0, "\x00"})}
 }
 
 // escapes watches what is typed in a terminal for ~ at the start of a line, as OpenSSH's client does.
 type escapes struct {
 	in    io.Reader
 	tell  io.Writer
+	char  byte // ~, or what -e says
 	leave func()
 	state int
 	ended bool
@@ -56,10 +72,10 @@ const (
 	midLine
 )
 
-const escapeHelp = "\r\nSupported escape sequences:\r\n ~.   end the connection\r\n ~?   this message\r\n ~~   send the character ~\r\n(only at the start of a line)\r\n"
+const escapeHelp = "\r\nSupported escape sequences:\r\n %[1]c.   end the connection\r\n %[1]c?   this message\r\n %[1]c%[1]c   send the character %[1]c\r\n(only at the start of a line)\r\n"
 
-func newEscapes(in io.Reader, tell io.Writer, leave func()) *escapes {
-	return &escapes{in: in, tell: tell, leave: leave}
+func newEscapes(in io.Reader, tell io.Writer, char byte, leave func()) *escapes {
+	return &escapes{in: in, tell: tell, char: char, leave: leave}
 }
 
 func (e *escapes) Read(b []byte) (int, error) {
@@ -86,7 +102,7 @@ func (e *escapes) Read(b []byte) (int, error) {
 
 func (e *escapes) feed(c byte) {
 	switch {
-	case e.state == lineStart && c == '~':
+	case e.state == lineStart && c == e.char:
 		e.state = afterTilde
 		return
 	case e.state == afterTilde && c == '.':
@@ -94,11 +110,11 @@ func (e *escapes) feed(c byte) {
 		e.leave()
 		return
 	case e.state == afterTilde && c == '?':
-		fmt.Fprint(e.tell, escapeHelp)
+		fmt.Fprintf(e.tell, escapeHelp, e.char)
 		e.state = lineStart
 		return
-	case e.state == afterTilde && c != '~':
-		e.ready = append(e.ready, '~')
+	case e.state == afterTilde && c != e.char:
+		e.ready = append(e.ready, e.char)
 	}
 	e.ready = append(e.ready, c)
 	e.state = midLine

@@ -50,7 +50,7 @@ func TestEscapes(t *testing.T) {
 	} {
 		for name, wrap := range map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "with its end": iotest.DataErrReader} {
 			left, help := false, bytes.Buffer{}
-			got, err := io.ReadAll(newEscapes(wrap(strings.NewReader(tt.in)), &help, func() { left = true }))
+			got, err := io.ReadAll(newEscapes(wrap(strings.NewReader(tt.in)), &help, '~', func() { left = true }))
 			if err != nil || string(got) != tt.out || left != tt.left {
 				t.Errorf("%q %s: got %q left %v (%v), want %q left %v", tt.in, name, got, left, err, tt.out, tt.left)
 			}

@@ -1,0 +1,169 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+const (
+	// socksTime bounds the wait for a SOCKS request, and dialTime the way to where -R leads on this side.
+	socksTime = 10 * time.Second
+	dialTime  = 30 * time.Second
+)
+
+// Config is what is to be forwarded.
+type Config struct {
+	Local  []Rule // -L and -D
+	Remote []Rule // -R
+	Agent  string // -A: the socket of ssh-agent; empty: none
+	Say    func(string)
+}
+
+// Forwards is what one SSH connection forwards.
+type Forwards struct {
+	cfg       Config
+	listeners []net.Listener // one for each local rule
+	accepting sync.WaitGroup
+	conns     sync.WaitGroup
+	ended     chan struct{} // has room for one; filled when a connection ends
+
+	mu    sync.Mutex // guards what follows
+	ports map[uint32]Rule
+	paths map[string]Rule
+	open  int
+	said  string // the latest word about a connection that failed
+}
+
+// New takes the rules and starts nothing.
+func New(cfg Config) *Forwards {
+	return &Forwards{cfg: cfg, ports: map[uint32]Rule{}, paths: map[string]Rule{}, ended: make(chan struct{}, 1)}
+}
+
+// Any reports whether anything is to be forwarded.
+func (f *Forwards) Any() bool {
+	return len(f.cfg.Local)+len(f.cfg.Remote) > 0 || f.cfg.Agent != ""
+}
+
+// Listen opens the listeners on this machine; the first that cannot be had ends it. Close closes them.
+func (f *Forwards) Listen() error {
+	for _, r := range f.cfg.Local {
+		l, err := listen(r.From)
+		if err != nil {
+			f.Close()
+			return cannotListen(r.From, err)
+		}
+		f.listeners = append(f.listeners, l)
+	}
+	return nil
+}
+
+// listen opens one listener. A socket is its owner's alone.
+func listen(a Addr) (net.Listener, error) {
+	if a.Path == "" {
+		return net.Listen("tcp", net.JoinHostPort(a.Host, fmt.Sprint(a.Port)))
+	}
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	return net.Listen("unix", a.Path)
+}
+
+func cannotListen(a Addr, err error) error {
+	what := fmt.Sprintf("%s on this machine cannot be listened to: %s", a, fault.Network(err))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE) && a.Path != "":
+		return fault.Wrap(err, fault.Conflict, "", what, "if nobody uses the socket any more: rm "+a.Path)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fault.Wrap(err, fault.Conflict, "", what, "choose another port, or end the program that has it")
+	case errors.Is(err, os.ErrPermission) && a.Path == "":
+		return fault.Wrap(err, fault.Denied, "", what, "choose a port above 1023")
+	}
+	return fault.Wrap(err, fault.Invalid, "", what, "choose an address of this machine")
+}
+
+// Close closes the listeners on this machine. Connections go on.
+func (f *Forwards) Close() {
+	for _, l := range f.listeners {
+		_ = l.Close()
+	}
+}
+
+// Open is how many forwarded connections there are.
+func (f *Forwards) Open() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open
+}
+
+// Start serves the connections of both sides, and asks the node for the remote listeners: the first that it refuses is the error.
+func (f *Forwards) Start(c *ssh.Client) error {
+	if len(f.cfg.Remote) > 0 {
+		f.take(c, "forwarded-tcpip", func(nc ssh.NewChannel) { f.fromNode(nc, f.forPort) })
+		f.take(c, "forwarded-streamlocal@openssh.com", func(nc ssh.NewChannel) { f.fromNode(nc, f.forPath) })
+	}
+	if f.cfg.Agent != "" {
+		f.take(c, "auth-agent@openssh.com", f.toAgent)
+	}
+	for i, l := range f.listeners {
+		f.accepting.Go(func() { f.accept(c, l, f.cfg.Local[i]) })
+	}
+	for _, r := range f.cfg.Remote {
+		if err := f.ask(c, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drain waits, after Close, until no forwarded connection is open or ctx ends.
+func (f *Forwards) Drain(ctx context.Context) {
+	for f.Open() > 0 {
+		select {
+		case <-f.ended:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Wait waits, once listeners and the SSH connection are closed, until all has ended.
+func (f *Forwards) Wait() {
+	f.accepting.Wait()
+	f.conns.Wait()
+}
+
+// tell says why a connection failed, but not again and again: a browser tries often.
+func (f *Forwards) tell(what string) {
+	f.mu.Lock()
+	again := f.said == what
+	f.said = what
+	f.mu.Unlock()
+	if !again {
+		f.cfg.Say(what)
+	}
+}
+
+// count keeps the number of open connections: call what it returns at the end of one.
+func (f *Forwards) count() (done func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open++
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.open--
+		select {
+		case f.ended <- struct{}{}:
+		default:
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package forward
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// ask asks the node to listen for a rule.
+func (f *Forwards) ask(c *ssh.Client, r Rule) error {
+	kind, payload := "tcpip-forward", ssh.Marshal(struct {
+		Host string
+		Port uint32
+	}{r.From.Host, uint32(r.From.Port)})
+	if r.From.Path != "" {
+		kind, payload = "streamlocal-forward@openssh.com", ssh.Marshal(struct{ Path string }{r.From.Path})
+	}
+	f.expect(r, uint32(r.From.Port)) // before asking: a connection may come at once
+	granted, answer, err := c.SendRequest(kind, true, payload)
+	switch {
+	case err != nil:
+		return fault.Wrap(err, fault.Unavailable, "", "the connection to the node was lost", "connect again")
+	case !granted:
+		return notGranted(r, string(answer))
+	case r.From.Path == "" && r.From.Port == 0 && len(answer) == 4:
+		port := binary.BigEndian.Uint32(answer)
+		f.expect(r, port)
+		f.cfg.Say(fmt.Sprintf("port %d of the node is forwarded to %s", port, r.To))
+	}
+	return nil
+}
+
+// expect takes note of a listener on the node.
+func (f *Forwards) expect(r Rule, port uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.From.Path != "" {
+		f.paths[r.From.Path] = r
+	} else if port != 0 {
+		f.ports[port] = r
+	}
+}
+
+// notGranted tells that the node listens to nothing; one of ours says why in its answer.
+func notGranted(r Rule, why string) error {
+	msg := fmt.Sprintf("the node does not listen on %s", r.From)
+	if why != "" {
+		msg += ": " + why
+	}
+	return fault.New(fault.Denied, "", msg, "choose another port; if your roles lack forward-remote, ask an administrator for it")
+}
+
+// take serves the channels of a kind that the node opens, until the connection ends.
+func (f *Forwards) take(c *ssh.Client, kind string, serve func(ssh.NewChannel)) {
+	chans := c.HandleChannelOpen(kind)
+	f.conns.Go(func() {
+		for nc := range chans {
+			f.conns.Go(func() { serve(nc) })
+		}
+	})
+}
+
+func (f *Forwards) forPort(extra []byte) (Rule, bool) {
+	var m struct {
+		Host       string
+		Port       uint32
+		Origin     string
+		OriginPort uint32
+	}
+	if ssh.Unmarshal(extra, &m) != nil {
+		return Rule{}, false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, ok := f.ports[m.Port]
+	return r, ok
+}
+
+func (f *Forwards) forPath(extra []byte) (Rule, bool) {
+	var m struct{ Path, Reserved string }
+	if ssh.Unmarshal(extra, &m) != nil {
+		return Rule{}, false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, ok := f.paths[m.Path]
+	return r, ok
+}
+
+// fromNode serves a channel that leads to this side. A node opens only what it was asked for.
+func (f *Forwards) fromNode(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
+	defer f.count()()
+	r, ok := find(nc.ExtraData())
+	if !ok {
+		_ = nc.Reject(ssh.Prohibited, "nobody asked for this")
+		return
+	}
+	if r.To == (Addr{}) {
+		f.socksFromNode(nc)
+		return
+	}
+	conn, err := dial(r.To)
+	if err != nil {
+		_ = nc.Reject(ssh.ConnectionFailed, "connection refused on the client's side")
+		f.tell(fmt.Sprintf("no connection to %s: %s", r.To, fault.Network(err)))
+		return
+	}
+	defer conn.Close()
+	if ch, reqs, err := nc.Accept(); err == nil {
+		Pipe(conn, ch, reqs)
+	}
+}
+
+func dial(a Addr) (end, error) {
+	network, addr := "unix", a.Path
+	if a.Path == "" {
+		network, addr = "tcp", a.String()
+	}
+	conn, err := net.DialTimeout(network, addr, dialTime)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(end), nil // TCP and Unix sockets are
+}
+
+// socksFromNode serves -R without a target: programs on the node say where on this side they want to.
+func (f *Forwards) socksFromNode(nc ssh.NewChannel) {
+	ch, reqs, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	defer ch.Close()
+	late := time.AfterFunc(socksTime, func() { _ = ch.Close() })
+	asked, err := ReadSOCKS(ch)
+	if !late.Stop() {
+		return
+	}
+	var conn end
+	if err == nil {
+		conn, err = dial(asked.To)
+	}
+	if asked.Version != 0 {
+		_, _ = ch.Write(asked.Answer(err == nil))
+	}
+	if err != nil {
+		f.tell(fmt.Sprintf("SOCKS from the node: %s", fault.Network(err)))
+		f.conns.Go(func() { ssh.DiscardRequests(reqs) })
+		return
+	}
+	defer conn.Close()
+	Pipe(conn, ch, reqs)
+}
