@@ -34,6 +34,7 @@ type Relay struct {
 
 	mu      sync.Mutex // guards what follows
 	known   int        // round trips that clients have seen the end of
+	resets  int
 	conns   int
 	open    map[net.Conn]struct{}
 	flights []Flight
@@ -63,10 +64,11 @@ func StartRelay(t testing.TB, target string, roundTrip time.Duration) *Relay {
 	return r
 }
 
-// Reset forgets what was counted and recorded. Nothing should be under way.
+// Reset forgets what was counted and recorded. Connections that are open go on and count no more.
 func (r *Relay) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.resets++
 	r.known, r.conns, r.flights, r.began = 0, 0, nil, time.Now()
 }
 
@@ -131,7 +133,7 @@ func (r *Relay) accept() {
 		}
 		r.mu.Lock()
 		r.conns++
-		p := &passage{relay: r, id: r.conns}
+		p := &passage{relay: r, id: r.conns, since: r.resets}
 		sent := r.known
 		r.mu.Unlock()
 		r.tasks.Go(func() { p.run(c, sent) })
@@ -142,6 +144,7 @@ func (r *Relay) accept() {
 type passage struct {
 	relay *Relay
 	id    int
+	since int // the reset that it came after
 	known int // round trips that the server knows of; guarded by relay.mu
 }
 
@@ -154,7 +157,9 @@ func (p *passage) run(client net.Conn, sent int) {
 	}
 	wait(2 * r.half) // SYN there, SYN-ACK back
 	r.mu.Lock()
-	r.known = max(r.known, sent+1)
+	if p.since == r.resets {
+		r.known = max(r.known, sent+1)
+	}
 	p.known = sent + 2 // by the ACK: a server's greeting is one round trip more
 	r.mu.Unlock()
 	toServer, toClient := make(chan chunk, relayQueue), make(chan chunk, relayQueue)
@@ -251,6 +256,9 @@ func (p *passage) arrived(c chunk, fromClient bool) {
 	r := p.relay
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if p.since != r.resets {
+		return
+	}
 	f := Flight{At: time.Since(r.began), Conn: p.id, FromClient: fromClient, Bytes: len(*c.data), Trips: c.trips}
 	if fromClient {
 		p.known = max(p.known, c.trips)
