@@ -23,6 +23,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/alive"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/internal/places"
 	"github.com/threshold-access/threshold/internal/rules"
 )
@@ -121,7 +122,7 @@ func (m *Mux) Run(ctx context.Context) error {
 	m.all.Go(func() { m.takeIn(ctx, serve) })
 	err := m.accept(ctx, serve)
 	m.cfg.Listener.Close()
-	m.drain()
+	m.drain(ctx)
 	cancel()
 	m.all.Wait()
 	return err
@@ -236,16 +237,16 @@ func (m *Mux) recover(conn net.Conn) {
 }
 
 // drain waits for what should not be cut short: sessions for Drain, calls to auth for callGrace.
-func (m *Mux) drain() {
+func (m *Mux) drain(ctx context.Context) {
 	sessions, calls := m.sessions.shut(), m.calls.shut()
 	grace := time.NewTimer(callGrace)
 	defer grace.Stop()
-	timer := time.NewTimer(m.cfg.Drain)
-	defer timer.Stop()
+	within, cancel := lifecycle.Grace(ctx, m.cfg.Drain)
+	defer cancel()
 	select {
 	case <-sessions:
-	case <-timer.C:
-		m.cfg.Log.Warn("sessions are cut: the time to drain is over", "after", m.cfg.Drain)
+	case <-within.Done():
+		m.cfg.Log.Warn("sessions are cut: the time to drain is over", "at most", m.cfg.Drain)
 	}
 	select {
 	case <-calls:
