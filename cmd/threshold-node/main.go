@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/node"
 )
@@ -79,6 +80,9 @@ func begin(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	}
 	if o.token != "" {
 		log.Warn("the join token stands on the command line, where others on this machine can read it", "better", "--token-file FILE, or "+tokenVariable)
+	}
+	if egress.HasPassword(o.httpsProxy) {
+		log.Warn("the HTTP proxy's password stands on the command line, where others on this machine can read it", "better", "https_proxy in the file")
 	}
 	_ = os.Unsetenv(tokenVariable) // nothing that this process starts needs it
 	return serve(ctx, n, s, log)

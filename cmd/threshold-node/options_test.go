@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/node"
 )
@@ -88,6 +89,25 @@ func TestTheTokenComesFromTheEnvironmentLast(t *testing.T) {
 	}
 }
 
+func TestTheWayOutIsTheFlagsThenTheFilesThenTheEnvironments(t *testing.T) {
+	env := map[string]string{"HTTPS_PROXY": "env:1", "NO_PROXY": "env.example.com", "HTTP_PROXY": "clear:1"}
+	path := put(t, "kind: node\nversion: v1\nspec: {proxies: [p:1], data: /d, https_proxy: 'http://bob:secret@file:1', no_proxy: file.example.com}\n")
+	for _, tt := range []struct {
+		name string
+		args []string
+		want egress.Config
+	}{
+		{"the environment alone", []string{"--proxy", "p:1", "--data", "/d"}, egress.Config{HTTPSProxy: "env:1", NoProxy: "env.example.com"}},
+		{"a file", []string{"--config", path}, egress.Config{HTTPSProxy: "http://bob:secret@file:1", NoProxy: "file.example.com"}},
+		{"a flag", []string{"--config", path, "--https-proxy", "flag:1"}, egress.Config{HTTPSProxy: "flag:1", NoProxy: "file.example.com"}},
+	} {
+		cfg, err := configure(t, env, tt.args...)
+		if err != nil || cfg.Egress != tt.want {
+			t.Errorf("%s: got %+v, %v, want %+v", tt.name, cfg.Egress, err, tt.want)
+		}
+	}
+}
+
 func TestConfigurationsThatAreRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -155,6 +175,8 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: [p], data: /d}\n")}, 1, "is not host:port"},
 		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: ['p:1'], health: '0.0.0.0:3080', drain: 2h, log: {level: x}}\n")}, 1, "not on loopback"},
 		{nil, 1, "hint: give the cluster's address"},
+		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d", "--https-proxy", "socks5://x:1"}, 1, "only http:// and https:// proxies"},
+		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d", "--https-proxy", "http://bob:pw@x:1"}, 1, "password stands on the command line"},
 		{[]string{"--proxy", "nonsense", "--data", t.TempDir()}, 1, "is not host:port"},
 		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d"}, 1, "no join token"},
 		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d", "--token", "x"}, 1, "others on this machine can read it"},
