@@ -27,8 +27,9 @@ const (
 
 // cluster is whom a login is with: the pin says which, the name may still be identity.AnyCluster.
 type cluster struct {
-	pin  identity.Pin
-	name string
+	pin       identity.Pin
+	name      string
+	transport dial.Transport // of the proxy; empty: not asked yet
 }
 
 // contact learns which cluster the proxy must be of and checks that it is, before a person is sent to a browser.
@@ -37,11 +38,33 @@ func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginO
 	if err != nil {
 		return cluster{}, err
 	}
-	conn, err := dialTLS(ctx, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
+	if err := a.learn(ctx, addr, &at); err != nil {
+		return cluster{}, err
+	}
+	conn, err := a.dialTLS(ctx, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
 	if err != nil {
 		return cluster{}, err
 	}
 	return at, conn.Close()
+}
+
+// learn finds out how the proxy wants to be spoken to. Who has a pin takes only that from the ping document, and so needs no certificate.
+func (a *app) learn(ctx context.Context, addr string, at *cluster) error {
+	if a.out.err != nil {
+		return a.out.err
+	}
+	if at.transport != "" {
+		a.out.way.Use(addr, at.transport)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	transport, err := a.out.way.Learn(ctx, addr)
+	if err != nil {
+		return tlsFault(addr, err)
+	}
+	at.transport = transport
+	return nil
 }
 
 // choose decides which cluster is meant: the pin that was given, else the one kept from an earlier login, which the
@@ -50,7 +73,7 @@ func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginO
 func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
 	if o.pin != "" {
 		pin, err := identity.ParsePin(o.pin)
-		return cluster{pin, identity.AnyCluster}, fault.Wrap(err, fault.Invalid, "", fmt.Sprint(err), "copy the whole pin, as sha256:…")
+		return cluster{pin: pin, name: identity.AnyCluster}, fault.Wrap(err, fault.Invalid, "", fmt.Sprint(err), "copy the whole pin, as sha256:…")
 	}
 	known, err := h.ReadInfo(addr)
 	if err != nil && !fault.Is(err, fault.NotFound) {
@@ -63,7 +86,7 @@ func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOp
 			return cluster{}, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), "give the pin: tsh login --pin sha256:…")
 		}
 		if o.caFile == "" {
-			return cluster{pin, known.Cluster}, nil // the pin is enough: no web certificate has a say
+			return cluster{pin: pin, name: known.Cluster}, nil // the pin is enough: no web certificate has a say
 		}
 		kept = &pin
 	}
@@ -77,7 +100,7 @@ func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOp
 	if kept != nil && *kept != got.Pin && !holdsRoot(o.caFile, got.Pin) {
 		return cluster{}, otherRoot(addr, *kept, got.Pin)
 	}
-	return cluster{got.Pin, got.Cluster}, nil
+	return cluster{got.Pin, got.Cluster, got.Transport}, nil
 }
 
 // holdsRoot reports whether the file holds the certificate that the pin names.
@@ -109,7 +132,7 @@ func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) 
 	ctx, cancel := context.WithTimeout(ctx, pingTime)
 	defer cancel()
 	client := &http.Client{
-		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Time: a.Now}, Proxy: nil},
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Time: a.Now}, DialContext: a.out.dialContext},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	defer client.CloseIdleConnections()
@@ -156,9 +179,12 @@ func (a *app) noContact(ctx context.Context, addr string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
+	var said *fault.Error
 	switch {
 	case context.Cause(ctx) != nil && errors.Is(context.Cause(ctx), context.Canceled):
 		return context.Canceled
+	case errors.As(err, &said): // what stands on the way has its own words
+		return said
 	case errors.As(err, &unknown):
 		return fault.Wrap(err, fault.Denied, "", "the web certificate of "+addr+" is of an authority this machine does not know",
 			"ask an administrator for the cluster's pin and add --pin sha256:…, or for the authority's file and add --ca-file FILE")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
@@ -18,16 +19,45 @@ import (
 // connectTime bounds the way to the proxy, TLS included.
 const connectTime = 15 * time.Second
 
+// outward is the way to proxies, as the environment says it, and why it cannot be gone if it says nonsense.
+type outward struct {
+	way *egress.Way
+	err error
+}
+
+func newOutward(getenv func(string) string) outward {
+	way, err := egress.New(egress.Environment(getenv))
+	if err != nil {
+		return outward{&egress.Way{}, err}
+	}
+	return outward{way, nil}
+}
+
+// DialTLS makes outward an authrpc.Way.
+func (o outward) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	if o.err != nil {
+		return nil, o.err
+	}
+	return o.way.DialTLS(ctx, addr, cfg)
+}
+
+// dialContext is for the web: what comes back is not yet TLS.
+func (o outward) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if o.err != nil {
+		return nil, o.err
+	}
+	return o.way.DialContext(ctx, network, addr)
+}
+
 // dialTLS connects to a proxy and finishes the handshake.
-func dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+func (a *app) dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
-	d := tls.Dialer{NetDialer: &net.Dialer{KeepAlive: 15 * time.Second}, Config: cfg}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := a.out.DialTLS(ctx, addr, cfg)
 	if err != nil {
 		return nil, tlsFault(addr, err)
 	}
-	return conn.(*tls.Conn), nil // what a tls.Dialer returns
+	return conn, nil
 }
 
 // tlsFault says what a person should do about a TLS connection that did not come about, or that the proxy ended at once.
@@ -36,9 +66,12 @@ func tlsFault(addr string, err error) error {
 	var old *identity.ExpiredError
 	var alert tls.AlertError
 	var remote *net.OpError
+	var said *fault.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
+	case errors.As(err, &said): // what stands on the way has its own words
+		return said
 	case errors.As(err, &pin):
 		return fault.Wrap(err, fault.Denied, "", addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
 			"ask an administrator for the cluster's pin, then: tsh login --proxy "+addr+" --pin sha256:…")
@@ -52,7 +85,7 @@ func tlsFault(addr string, err error) error {
 
 // auth is a client of auth that shows the login's certificate.
 func (a *app) auth(p *profile.Profile) *authrpc.Client {
-	return authrpc.NewClient(p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth))
+	return authrpc.NewClientBy(a.out, p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth))
 }
 
 func certificate(p *profile.Profile) func() (*tls.Certificate, error) {
@@ -72,7 +105,7 @@ type nodeConn struct {
 
 // dialNode asks the proxy for a node by its whole name.
 func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*nodeConn, error) {
-	conn, err := dialTLS(ctx, p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNDial, certificate(p), a.Now, identity.Proxy))
+	conn, err := a.dialTLS(ctx, p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNDial, certificate(p), a.Now, identity.Proxy))
 	if err != nil {
 		return nil, err
 	}

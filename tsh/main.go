@@ -38,6 +38,7 @@ type Env struct {
 type app struct {
 	Env
 	proxy string // --proxy as typed
+	out   outward
 }
 
 // Main runs one command and returns its exit code.
@@ -45,7 +46,7 @@ func Main(ctx context.Context, env Env) int {
 	if env.Now == nil {
 		env.Now = time.Now
 	}
-	a := &app{Env: env}
+	a := &app{Env: env, out: newOutward(env.Getenv)}
 	root := a.root()
 	root.SetArgs(env.Args)
 	c, err := root.ExecuteContextC(ctx)
@@ -171,6 +172,7 @@ func (a *app) login() (*profile.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.out.way.Use(p.Proxy, p.Transport)
 	return p, p.CheckTime(a.Now())
 }
 

@@ -30,6 +30,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -51,14 +52,16 @@ const (
 
 // Info is profile.yaml.
 type Info struct {
-	Version int              `yaml:"version"`
-	Proxy   string           `yaml:"proxy" config:"required"` // host:port
-	Cluster string           `yaml:"cluster,omitempty"`
-	Pin     string           `yaml:"pin" config:"required"`
-	User    string           `yaml:"user,omitempty"` // empty: logged out
-	Roles   []string         `yaml:"roles,omitempty"`
-	Logins  []identity.Login `yaml:"logins,omitempty"`
-	Expires time.Time        `yaml:"expires,omitempty"`
+	Version int    `yaml:"version"`
+	Proxy   string `yaml:"proxy" config:"required"` // host:port
+	Cluster string `yaml:"cluster,omitempty"`
+	Pin     string `yaml:"pin" config:"required"`
+	// Transport is how the proxy wants to be spoken to, as its ping document said at the login. Empty: TLS.
+	Transport dial.Transport   `yaml:"transport,omitempty"`
+	User      string           `yaml:"user,omitempty"` // empty: logged out
+	Roles     []string         `yaml:"roles,omitempty"`
+	Logins    []identity.Login `yaml:"logins,omitempty"`
+	Expires   time.Time        `yaml:"expires,omitempty"`
 }
 
 // infoVersion is the newest format of profile.yaml that this code reads.
