@@ -90,6 +90,15 @@ func cannotListen(a Addr, err error) error {
 	return fault.Wrap(err, fault.Invalid, "", what, "choose an address of this machine")
 }
 
+// Addrs are the addresses on this machine that are listened to.
+func (f *Forwards) Addrs() []net.Addr {
+	var out []net.Addr
+	for _, l := range f.listeners {
+		out = append(out, l.Addr())
+	}
+	return out
+}
+
 // Close closes the listeners on this machine. Connections go on.
 func (f *Forwards) Close() {
 	for _, l := range f.listeners {

@@ -1,0 +1,310 @@
+package forward_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/forward"
+)
+
+// echo listens and answers each connection with what it said, once it has said all.
+func echo(t testing.TB, network, addr string) net.Addr {
+	t.Helper()
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer c.Close()
+				b, _ := io.ReadAll(c)
+				_, _ = c.Write(append([]byte("echo "), b...))
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); all.Wait() })
+	return l.Addr()
+}
+
+// ask says something and ends, and returns the answer.
+func ask(t testing.TB, network, addr, before string, answer int) string {
+	t.Helper()
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(c, before)
+	if _, err := io.ReadFull(c, make([]byte, answer)); err != nil {
+		return "no answer: " + err.Error()
+	}
+	_, _ = io.WriteString(c, "hello")
+	_ = c.(end).CloseWrite()
+	b, _ := io.ReadAll(c)
+	return string(b)
+}
+
+// said collects words for the person.
+type said struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (s *said) say(line string) { s.mu.Lock(); defer s.mu.Unlock(); s.lines = append(s.lines, line) }
+
+func (s *said) all() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.lines, "\n")
+}
+
+// start sets forwards up over a connection to f.
+func start(t testing.TB, f *far, cfg forward.Config) (*forward.Forwards, error) {
+	t.Helper()
+	fw := forward.New(cfg)
+	if err := fw.Listen(); err != nil {
+		return fw, err
+	}
+	t.Cleanup(func() { fw.Close(); f.client.Close(); fw.Wait() })
+	return fw, fw.Start(f.client)
+}
+
+func free(t testing.TB) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+func local(addr net.Addr) forward.Addr {
+	return port("127.0.0.1", uint16(addr.(*net.TCPAddr).Port))
+}
+
+func TestForwardsBothWaysWithPortsAndSockets(t *testing.T) {
+	dir := t.TempDir()
+	tcp, unix := local(echo(t, "tcp", "127.0.0.1:0")), socket(filepath.Join(dir, "service"))
+	echo(t, "unix", unix.Path)
+	for name, to := range map[string]forward.Addr{"a port": tcp, "a socket": unix} {
+		for kind, from := range map[string]forward.Addr{"a port": port("127.0.0.1", free(t)), "a socket": socket(filepath.Join(dir, strings.ReplaceAll(name, " ", "-")))} {
+			rule := []forward.Rule{{From: from, To: to}}
+			network := "tcp"
+			if from.Path != "" {
+				network = "unix"
+			}
+			for way, cfg := range map[string]forward.Config{"-L": {Local: rule}, "-R": {Remote: rule}} {
+				t.Run(way+" from "+kind+" to "+name, func(t *testing.T) {
+					var s said
+					cfg.Say = s.say
+					f := newFar(t)
+					if _, err := start(t, f, cfg); err != nil {
+						t.Fatal(err)
+					}
+					for range 2 {
+						if got := ask(t, network, from.String(), "", 0); got != "echo hello" {
+							t.Errorf("got %q, want the echo, after a half-close (%s)", got, s.all())
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestManyForwardsAndConnectionsAtOnce(t *testing.T) {
+	to := local(echo(t, "tcp", "127.0.0.1:0"))
+	var cfg forward.Config
+	cfg.Say = func(s string) { t.Error(s) }
+	for range 8 {
+		cfg.Local = append(cfg.Local, forward.Rule{From: port("127.0.0.1", free(t)), To: to})
+	}
+	fw, err := start(t, newFar(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range 64 {
+		all.Go(func() {
+			if got := ask(t, "tcp", cfg.Local[i%8].From.String(), "", 0); got != "echo hello" {
+				t.Errorf("got %q, want the echo", got)
+			}
+		})
+	}
+	all.Wait()
+	fw.Close()
+	fw.Drain(t.Context())
+	if n := fw.Open(); n != 0 {
+		t.Errorf("got %d connections open, want none left", n)
+	}
+}
+
+func TestDynamicForwards(t *testing.T) {
+	to := local(echo(t, "tcp", "127.0.0.1:0"))
+	hi, lo := string([]byte{byte(to.Port >> 8)}), string([]byte{byte(to.Port)})
+	var s said
+	f := newFar(t)
+	here, there := port("127.0.0.1", free(t)), port("127.0.0.1", free(t))
+	if _, err := start(t, f, forward.Config{Local: []forward.Rule{{From: here}}, Remote: []forward.Rule{{From: there}}, Say: s.say}); err != nil {
+		t.Fatal(err)
+	}
+	for way, from := range map[string]forward.Addr{"-D": here, "-R without a target": there} {
+		for version, tt := range map[string]struct {
+			before string
+			answer int
+		}{
+			"4":  {"\x04\x01" + hi + lo + "\x7f\x00\x00\x01me\x00", 8},
+			"4a": {"\x04\x01" + hi + lo + "\x00\x00\x00\x01\x00localhost\x00", 8},
+			"5":  {"\x05\x01\x00\x05\x01\x00\x03\x09127.0.0.1" + hi + lo, 12},
+		} {
+			if got := ask(t, "tcp", from.String(), tt.before, tt.answer); got != "echo hello" {
+				t.Errorf("%s, SOCKS %s: got %q, want the echo", way, version, got)
+			}
+		}
+	}
+	f.mu.Lock()
+	f.refuse = "role ops does not allow forward-local"
+	f.mu.Unlock()
+	if got := ask(t, "tcp", here.String(), "\x05\x01\x00\x05\x01\x00\x03\x02db\x00\x50", 12); got != "" {
+		t.Errorf("got %q, want a refusal and the end", got)
+	}
+	if !strings.Contains(s.all(), "no connection to db:80 by way of the node: role ops does not allow forward-local") {
+		t.Errorf("got %q said, want the node's reason", s.all())
+	}
+}
+
+func TestALocalListenerIsTheMachinesOwnAndItsOwners(t *testing.T) {
+	r, err := forward.ParseLocal("0:localhost:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sock := filepath.Join(t.TempDir(), "s")
+	fw := forward.New(forward.Config{Local: []forward.Rule{r, {From: socket(sock), To: r.To}}})
+	if err := fw.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	defer fw.Close()
+	for _, a := range fw.Addrs() {
+		if tcp, ok := a.(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+			t.Errorf("got %s listened to, want loopback", a)
+		}
+	}
+	if info, err := os.Stat(sock); err != nil || info.Mode().Perm()&0o077 != 0 {
+		t.Errorf("got mode %v, %v, want a socket for its owner alone", info.Mode(), err)
+	}
+}
+
+func TestWhatCannotBeForwardedIsToldAtOnce(t *testing.T) {
+	taken := local(echo(t, "tcp", "127.0.0.1:0"))
+	sock := filepath.Join(t.TempDir(), "s")
+	echo(t, "unix", sock)
+	for name, from := range map[string]forward.Addr{"a port in use": taken, "a socket in use": socket(sock), "no address of this machine": port("203.0.113.1", 8080)} {
+		fw := forward.New(forward.Config{Local: []forward.Rule{{From: port("127.0.0.1", free(t)), To: taken}, {From: from, To: taken}}})
+		if err := fw.Listen(); err == nil || fault.Remedy(err) == "" {
+			t.Errorf("%s: got %v, want an error with what to do", name, err)
+		}
+	}
+	f := newFar(t)
+	f.refuse = "role ops does not allow forward-remote"
+	_, err := start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Say: func(string) {}})
+	if !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "the node does not listen on localhost:8080: role ops does not allow forward-remote") {
+		t.Errorf("got %v, want the node's reason", err)
+	}
+}
+
+func TestAPortThatTheNodeChoosesIsTold(t *testing.T) {
+	to := local(echo(t, "tcp", "127.0.0.1:0"))
+	var s said
+	if _, err := start(t, newFar(t), forward.Config{Remote: []forward.Rule{{From: port("localhost", 0), To: to}}, Say: s.say}); err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Fields(s.all()) // port N of the node …
+	if len(words) < 2 {
+		t.Fatalf("got %q, want the port", s.all())
+	}
+	if got := ask(t, "tcp", "127.0.0.1:"+words[1], "", 0); got != "echo hello" {
+		t.Errorf("got %q, want the echo", got)
+	}
+}
+
+// A node that was asked for nothing opens no way to this machine.
+func TestTheNodeOpensOnlyWhatItWasAskedFor(t *testing.T) {
+	to := local(echo(t, "tcp", "127.0.0.1:0"))
+	f := newFar(t)
+	if _, err := start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", free(t)), To: to}}, Say: func(string) {}}); err != nil {
+		t.Fatal(err)
+	}
+	for kind, extra := range map[string][]byte{
+		"forwarded-tcpip": ssh.Marshal(struct {
+			Host       string
+			Port       uint32
+			Origin     string
+			OriginPort uint32
+		}{"localhost", 1, "127.0.0.1", 1}),
+		"forwarded-streamlocal@openssh.com": ssh.Marshal(struct{ Path, Reserved string }{"/run/x", ""}),
+		"auth-agent@openssh.com":            nil,
+		"x11":                               nil,
+		"direct-tcpip":                      nil,
+		"session":                           nil,
+	} {
+		if _, _, err := f.conn.OpenChannel(kind, extra); err == nil {
+			t.Errorf("%s: got opened, want refused", kind)
+		}
+	}
+	for _, garbage := range [][]byte{nil, {0, 0, 0, 9}} {
+		if _, _, err := f.conn.OpenChannel("forwarded-tcpip", garbage); err == nil {
+			t.Errorf("%q: got opened, want refused", garbage)
+		}
+	}
+}
+
+func TestDrainLetsConnectionsEnd(t *testing.T) {
+	to := local(echo(t, "tcp", "127.0.0.1:0"))
+	from := port("127.0.0.1", free(t))
+	fw, err := start(t, newFar(t), forward.Config{Local: []forward.Rule{{From: from, To: to}}, Say: func(string) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", from.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "x")
+	for tick := time.NewTicker(time.Millisecond); fw.Open() == 0; <-tick.C {
+	}
+	fw.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	fw.Drain(ctx) // returns although one is open
+	if fw.Open() != 1 {
+		t.Errorf("got %d open, want the one", fw.Open())
+	}
+	_ = c.(end).CloseWrite()
+	if b, _ := io.ReadAll(c); !bytes.Equal(b, []byte("echo x")) {
+		t.Errorf("got %q, want the echo although no more connections are taken", b)
+	}
+	fw.Drain(t.Context())
+	if _, err := net.Dial("tcp", from.String()); err == nil {
+		t.Error("got a new connection, want none after Close")
+	}
+}
