@@ -96,9 +96,9 @@ func New(cfg Config) *Mux {
 	}
 	m := &Mux{cfg: cfg,
 		// Connections whose peer is not known yet, and those that stay anonymous: browsers and what is passed through to auth. The first
-		// limit is for all, the second for one network.
-		pending:   places.NewRoom(places.Limit{Start: 2048, Rate: 30, Full: 4096}, places.Limit{Start: 128, Rate: 30, Full: 256}),
-		anonymous: places.NewRoom(places.Limit{Start: 4096, Rate: 30, Full: 8192}, places.Limit{Start: 512, Rate: 30, Full: 1024}),
+		// limit is for all, the second for one network. A process may have 20,000 descriptors, and 10,000 nodes.
+		pending:   places.NewRoom(places.Limit{Start: 1024, Rate: 30, Full: 2048}, places.Limit{Start: 128, Rate: 30, Full: 256}),
+		anonymous: places.NewRoom(places.Limit{Start: 2048, Rate: 30, Full: 4096}, places.Limit{Start: 256, Rate: 30, Full: 512}),
 		penalties: newPenalties(cfg.Exempt), notes: rate.NewLimiter(rate.Every(notesEvery), notesBurst), sessions: newGate(), calls: newGate(),
 		entering: make(chan net.Conn), shut: make(chan struct{})}
 	m.tls = map[string]*tls.Config{

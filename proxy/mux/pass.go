@@ -36,7 +36,7 @@ func (m *Mux) passThrough(ctx context.Context, p *peeked) {
 		m.cfg.Log.Warn("a client could not be passed on to auth", "from", p.RemoteAddr(), "err", err)
 		return
 	}
-	splice(p.Conn, up)
+	join(p.Conn, up)
 }
 
 // introduce sends what the client has sent already, behind a word from where it comes: auth sees nothing but this proxy.
@@ -54,16 +54,25 @@ func (m *Mux) introduce(up net.Conn, p *peeked) error {
 	return err
 }
 
-// splice copies both ways until both have ended. Between TCP connections the kernel does it, without a copy in this process.
-func splice(a, b net.Conn) {
+// join copies both ways until both have ended.
+func join(a, b net.Conn) {
 	var both sync.WaitGroup
 	both.Go(func() { oneWay(a, b) })
 	both.Go(func() { oneWay(b, a) })
 	both.Wait()
 }
 
+// passBytes is the size of a copy's buffer: calls to auth are small.
+const passBytes = 8 << 10
+
+var buffers = sync.Pool{New: func() any { return new([passBytes]byte) }}
+
+// oneWay copies in this process: that the kernel splices would cost two descriptors more each way for as long as the connection stands,
+// and strangers decide how many of those there are.
 func oneWay(dst, src net.Conn) {
-	_, err := io.Copy(dst, src)
+	buf := buffers.Get().(*[passBytes]byte)
+	_, err := io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, buf[:])
+	buffers.Put(buf)
 	half, ok := dst.(interface{ CloseWrite() error })
 	if err != nil || !ok || half.CloseWrite() != nil {
 		dst.Close()
