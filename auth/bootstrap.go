@@ -63,6 +63,12 @@ func (c clusterSpec) Check(report func(path, format string, args ...any)) {
 	}
 }
 
+// CheckBootstrap says what is wrong with a file that a cluster would be born from.
+func CheckBootstrap(name string, data []byte) error {
+	_, err := readBootstrap(name, data)
+	return err
+}
+
 // readBootstrap reads the file and reports everything wrong with it at once.
 func readBootstrap(name string, data []byte) (*bootstrap, error) {
 	docs, err := config.DecodeAll(name, data)

@@ -1,25 +1,42 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// webCertificate is what browsers are shown.
-func (p *Proxy) webCertificate(m Member) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	if p.cfg.CertFile == "" {
-		return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.TLSCertificate() }, nil
+// face is what strangers are shown.
+type face struct {
+	cert      func(*tls.ClientHelloInfo) (*tls.Certificate, error) // to browsers
+	challenge func(*tls.ClientHelloInfo) (*tls.Certificate, error) // to an ACME authority; nil: to none
+	run       func(context.Context) error                          // keeps it good until ctx ends
+}
+
+// webCertificate chooses between files, ACME and the proxy's own certificate.
+func (p *Proxy) webCertificate(ctx context.Context, m Member) (face, error) {
+	idle := func(ctx context.Context) error { <-ctx.Done(); return nil }
+	switch {
+	case p.cfg.ACME != nil:
+		a, err := newAutomatic(ctx, *p.cfg.ACME, filepath.Join(p.cfg.Dir, "acme"), m.TLSCertificate, p.cfg.Log)
+		if err != nil {
+			return face{}, err
+		}
+		return face{a.get, a.challenge, a.Run}, nil
+	case p.cfg.CertFile != "":
+		f := &certFile{cert: p.cfg.CertFile, key: p.cfg.KeyFile, now: p.cfg.Now, log: p.cfg.Log}
+		if err := f.load(); err != nil {
+			return face{}, fault.Wrap(err, fault.Invalid, "proxy.Run", "the web certificate cannot be used", "check "+p.cfg.CertFile+" and "+p.cfg.KeyFile)
+		}
+		return face{f.get, nil, idle}, nil
 	}
-	f := &certFile{cert: p.cfg.CertFile, key: p.cfg.KeyFile, now: p.cfg.Now, log: p.cfg.Log}
-	if err := f.load(); err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "proxy.Run", "the web certificate cannot be used", "check "+p.cfg.CertFile+" and "+p.cfg.KeyFile)
-	}
-	return f.get, nil
+	return face{func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.TLSCertificate() }, nil, idle}, nil
 }
 
 // lookEvery is how often a certificate file is looked at, when somebody connects.

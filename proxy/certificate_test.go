@@ -52,12 +52,12 @@ func TestACertificateFileIsReadAgainWhenItChanges(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	first := writePair(t, dir, 1)
 	p := &Proxy{cfg: Config{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key"), Now: func() time.Time { return now }, Log: proxytest.Log()}}
-	get, err := p.webCertificate(nil)
+	files, err := p.webCertificate(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	shown := func() []byte {
-		c, err := get(nil)
+		c, err := files.cert(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,5 +108,12 @@ func TestStartFailuresReachWhoWaits(t *testing.T) {
 		if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
 			t.Errorf("%s: got the port still open", name)
 		}
+	}
+}
+
+func writeCertificate(t *testing.T, file string, der []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

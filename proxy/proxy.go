@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/lifecycle"
@@ -48,6 +50,19 @@ type Config struct {
 	// CertFile and KeyFile hold the certificate that browsers see, PEM; they are read again when they change. Empty: browsers see this
 	// proxy's service certificate, which is good for a demo.
 	CertFile, KeyFile string
+	// ACME gets that certificate by itself. Nil: it does not.
+	ACME *ACME
+	// Balancers are the networks of balancers in front of the port: what one says of its clients' addresses is believed, by a PROXY header
+	// if ProxyProtocol, which then each of its connections must begin with, else by X-Forwarded-For. None: nobody is believed.
+	Balancers     []netip.Prefix
+	ProxyProtocol bool
+	// Transport is how tsh and machines are told to come, in the ping document. Empty: TLS to the port itself, or through balancers that
+	// pass it on unopened. WebSocket: through balancers that end TLS; what comes straight is served all the same.
+	Transport dial.Transport
+	// KeepAlive is how long a WebSocket is silent at most. Zero: egress.KeepAlive.
+	KeepAlive time.Duration
+	// PenaltyExempt are networks that are never turned away for what came from them.
+	PenaltyExempt []netip.Prefix
 	// Version is this release, as browsers' clients and logs are told.
 	Version string
 	// Drain is how long sessions may go on after a stop. Zero means 10 s.
@@ -101,9 +116,11 @@ func (c Config) check() error {
 	need(c.Dir != "", "there is no data directory")
 	need(len(c.Public) > 0, "there is no public address")
 	need((c.CertFile == "") == (c.KeyFile == ""), "a certificate needs its key file, and a key its certificate file")
+	need(c.ACME == nil || c.CertFile == "" && len(c.ACME.Hosts) > 0, "ACME needs names to get certificates for, and no certificate file beside it")
 	for _, p := range c.Public {
 		need(hostOf(p) != "", fmt.Sprintf("public address %q has no host", p))
 	}
+	need(!c.ProxyProtocol || len(c.Balancers) > 0, "the PROXY protocol needs to be told whose: there are no balancers")
 	_, _, err := net.SplitHostPort(c.AuthAddr)
 	need(err == nil, fmt.Sprintf("auth address %q is not host:port", c.AuthAddr))
 	return fault.Wrap(errors.Join(faults...), fault.Invalid, "proxy.New", "the proxy's configuration is not complete", "correct it, then start again")
@@ -159,7 +176,7 @@ func (p *Proxy) run(ctx context.Context, enter func(context.Context) (Member, er
 // the pages, the reports to auth, the rules, and last the membership.
 func (p *Proxy) serve(ctx context.Context, m Member) error {
 	cfg, me := p.cfg, m.Identity()
-	webCert, err := p.webCertificate(m)
+	shown, err := p.webCertificate(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -170,10 +187,13 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	}
 	ways := tunnels.New(tunnels.Config{Proxy: me.Name, Auth: m.Auth(), Rules: carrier, Now: cfg.Now, Log: cfg.Log})
 	fronts := jump.New(jump.Config{Cluster: me.Cluster, Rules: carrier, Ways: ways, Auth: m.Auth(), HostSigner: m.HostSigner, Now: cfg.Now, Log: cfg.Log})
-	site := web.New(web.Config{Auth: m.Auth(), Public: cfg.Public, Cluster: me.Cluster, Pin: m.Pin(), Version: cfg.Version, Now: cfg.Now, Log: cfg.Log})
+	var door *mux.Mux
+	site := web.New(web.Config{Auth: m.Auth(), Public: cfg.Public, Cluster: me.Cluster, Pin: m.Pin(), Version: cfg.Version, Transport: cfg.Transport,
+		Connect: func(outer, stream net.Conn) { door.Enter(outer, stream) }, KeepAlive: cfg.KeepAlive, Balancers: cfg.Balancers, Now: cfg.Now, Log: cfg.Log})
 	browsers := newHandover(cfg.Listener.Addr())
-	door := mux.New(mux.Config{Listener: cfg.Listener, Cluster: me.Cluster, AuthAddr: cfg.AuthAddr, Rules: carrier, Introduce: introduce(m), Service: m.TLSCertificate, Web: webCert,
-		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Serve, ServeWeb: browsers.take, Drain: cfg.Drain, Now: cfg.Now, Log: cfg.Log})
+	door = mux.New(mux.Config{Listener: cfg.Listener, Cluster: me.Cluster, AuthAddr: cfg.AuthAddr, Rules: carrier, Introduce: introduce(m), Service: m.TLSCertificate, Web: shown.cert, Challenge: shown.challenge,
+		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Serve, ServeWeb: browsers.take,
+		Balancers: cfg.Balancers, ProxyProtocol: cfg.ProxyProtocol, Exempt: cfg.PenaltyExempt, Drain: cfg.Drain, Now: cfg.Now, Log: cfg.Log})
 
 	stack := lifecycle.New(ctx)
 	stack.Run("membership", m.Run)
@@ -181,6 +201,7 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	stack.Run("tunnels", ways.Run)
 	stack.Run("web", func(ctx context.Context) error { return site.Run(ctx, browsers) })
 	stack.Run("port", door.Run)
+	stack.Run("web certificate", shown.run)
 	p.carrier = carrier
 	close(p.ready)
 	<-stack.Context().Done()

@@ -216,7 +216,7 @@ func (o options) config(s spec, env func(string) (string, bool)) (node.Config, e
 	if len(cfg.Proxies) == 0 {
 		return node.Config{}, fault.New(fault.Invalid, "", "there is no proxy to dial", "give the cluster's address, as --proxy proxy.example.com:443, or write "+defaultConfig)
 	}
-	cfg.Egress = o.egress(s, env)
+	cfg.Egress = egress.Config{HTTPSProxy: first(o.httpsProxy, s.HTTPSProxy), NoProxy: s.NoProxy}.Or(egress.Environment(func(k string) string { v, _ := env(k); return v }))
 	var err error
 	if cfg.Dir == "" {
 		if cfg.Dir, err = dataDir(os.Geteuid(), env); err != nil {
@@ -225,12 +225,6 @@ func (o options) config(s spec, env func(string) (string, bool)) (node.Config, e
 	}
 	cfg.Token, err = o.joinToken(s.TokenFile, env)
 	return cfg, err
-}
-
-// egress is what stands before the Internet: by the flag, the file or the environment.
-func (o options) egress(s spec, env func(string) (string, bool)) egress.Config {
-	cfg := egress.Environment(func(k string) string { v, _ := env(k); return v })
-	return egress.Config{HTTPSProxy: first(first(o.httpsProxy, s.HTTPSProxy), cfg.HTTPSProxy), NoProxy: first(s.NoProxy, cfg.NoProxy)}
 }
 
 func (o options) joinToken(fromFile string, env func(string) (string, bool)) (string, error) {

@@ -1,16 +1,25 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
+	"net/url"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/threshold-access/threshold/internal/config"
+	"github.com/threshold-access/threshold/internal/daemon"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/proxy"
 )
 
 // file is the server's configuration file.
@@ -23,10 +32,16 @@ type file struct {
 // spec names the parts this machine runs: those whose section is present.
 type spec struct {
 	// Data is the folder for everything the parts keep. It must not be shared with another server.
-	Data  string     `yaml:"data" config:"required"`
-	Auth  *authSpec  `yaml:"auth"`
-	Proxy *proxySpec `yaml:"proxy"`
-	Node  *nodeSpec  `yaml:"node"`
+	Data string `yaml:"data" config:"required"`
+	// Log is how much the log tells, and in which form. Flags win over it.
+	Log daemon.Log `yaml:"log"`
+	// Health is an address on loopback that answers /healthz and /readyz. Empty means none.
+	Health string `yaml:"health"`
+	// Drain is how long the sessions of each part may go on after SIGTERM. Zero means 10s; at most 1h.
+	Drain time.Duration `yaml:"drain"`
+	Auth  *authSpec     `yaml:"auth"`
+	Proxy *proxySpec    `yaml:"proxy"`
+	Node  *nodeSpec     `yaml:"node"`
 }
 
 type authSpec struct {
@@ -50,6 +65,29 @@ type proxySpec struct {
 	// CertFile and KeyFile are the public web certificate (PEM). Empty means the cluster's own, which browsers trust only when told to.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
+	// ACME gets and renews that certificate by itself. Not beside CertFile.
+	ACME *acmeSpec `yaml:"acme"`
+	// Balancers are the networks of balancers in front of this proxy, as 10.0.0.0/24: what one says of its clients' addresses is believed.
+	Balancers []netip.Prefix `yaml:"balancers"`
+	// ProxyProtocol says that each connection of a balancer begins with a PROXY header, version 1 or 2.
+	ProxyProtocol bool `yaml:"proxy_protocol"`
+	// Transport is how tsh and machines are told to come: tls, to the port itself, or websocket, through balancers that end TLS. Empty means tls.
+	Transport dial.Transport `yaml:"transport"`
+	// WebSocketKeepAlive is how long a WebSocket is silent at most; balancers cut those that are silent for long. Zero means 20s.
+	WebSocketKeepAlive time.Duration `yaml:"websocket_keepalive"`
+	// PenaltyExempt are networks that are never turned away for garbage, refused certificates and stalls that came from them.
+	PenaltyExempt []netip.Prefix `yaml:"penalty_exempt"`
+}
+
+type acmeSpec struct {
+	// Email is whom the authority tells of trouble. It may be empty.
+	Email string `yaml:"email"`
+	// Directory is the authority's directory, a URL with https. Empty means Let's Encrypt.
+	Directory string `yaml:"directory"`
+	// CAFile has the certificates (PEM) that the directory itself is trusted by. Empty means the system's.
+	CAFile string `yaml:"ca_file"`
+	// Hosts are the names to get certificates for, each among Public. Empty means every host name there.
+	Hosts []string `yaml:"hosts"`
 }
 
 type nodeSpec struct {
@@ -60,6 +98,10 @@ type nodeSpec struct {
 	// Name is the name this node wishes for. Empty means this machine's host name.
 	Name   string            `yaml:"name"`
 	Labels map[string]string `yaml:"labels"`
+	// HTTPSProxy is the company's HTTP proxy on the way to the cluster, and NoProxy what is reached without it. Where they are empty, the
+	// environment's HTTPS_PROXY and NO_PROXY count.
+	HTTPSProxy string `yaml:"https_proxy"`
+	NoProxy    string `yaml:"no_proxy"`
 }
 
 // Check finds what the types cannot say.
@@ -77,6 +119,14 @@ func (s spec) Check(report func(path, format string, args ...any)) {
 	if s.Auth == nil && s.Proxy == nil && s.Node == nil {
 		report("", "names no part to run: add auth, proxy or node")
 	}
+	if s.Health != "" {
+		if err := daemon.CheckHealthAddr(s.Health); err != nil {
+			report("health", "%v", err)
+		}
+	}
+	if s.Drain > maxDrain {
+		report("drain", "is %s, it must be at most %s", s.Drain, maxDrain)
+	}
 	if s.Proxy != nil {
 		s.Proxy.check(s.Auth != nil, report)
 	}
@@ -89,8 +139,20 @@ func (p proxySpec) check(besideAuth bool, report func(path, format string, args 
 	if (p.CertFile == "") != (p.KeyFile == "") {
 		report("proxy", "cert_file and key_file belong together")
 	}
+	if p.ACME != nil {
+		p.ACME.check(p, report)
+	}
 	if p.Auth == "" && !besideAuth {
 		report("proxy", "needs auth, the address of an auth port, because this server runs no auth")
+	}
+	if !slices.Contains([]dial.Transport{"", dial.TLS, dial.WebSocket}, p.Transport) {
+		report("proxy.transport", "is %q, it must be %s or %s", p.Transport, dial.TLS, dial.WebSocket)
+	}
+	if d := p.WebSocketKeepAlive; d != 0 && (d < time.Second || d > time.Minute) {
+		report("proxy.websocket_keepalive", "is %s, it must be between 1s and 1m", d)
+	}
+	if p.ProxyProtocol && len(p.Balancers) == 0 {
+		report("proxy.proxy_protocol", "needs balancers, the networks whose PROXY headers are believed")
 	}
 	for i, a := range p.Public {
 		if _, err := withPort(a); err != nil {
@@ -99,23 +161,96 @@ func (p proxySpec) check(besideAuth bool, report func(path, format string, args 
 	}
 }
 
+func (a acmeSpec) check(p proxySpec, report func(path, format string, args ...any)) {
+	if p.CertFile != "" {
+		report("proxy.acme", "stands beside cert_file: the certificate comes from one of them")
+	}
+	if u, err := url.Parse(a.Directory); a.Directory != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
+		report("proxy.acme.directory", "%q is no https:// address", a.Directory)
+	}
+	public := p.hostNames()
+	if len(public) == 0 {
+		report("proxy.acme", "has nothing to get a certificate for: proxy.public names no host, only addresses")
+	}
+	for i, h := range a.Hosts {
+		if !slices.Contains(public, strings.ToLower(h)) {
+			report(fmt.Sprintf("proxy.acme.hosts[%d]", i), "%q is no host name among proxy.public", h)
+		}
+	}
+}
+
+// acme is the section as the proxy takes it; nil where there is none.
+func (p proxySpec) acme() *proxy.ACME {
+	if p.ACME == nil {
+		return nil
+	}
+	a := proxy.ACME{Email: p.ACME.Email, Directory: p.ACME.Directory, CAFile: p.ACME.CAFile, Hosts: p.hostNames()}
+	if len(p.ACME.Hosts) > 0 {
+		a.Hosts = nil
+		for _, h := range p.ACME.Hosts {
+			a.Hosts = append(a.Hosts, strings.ToLower(h))
+		}
+	}
+	return &a
+}
+
+// hostNames are the public hosts that are names, not addresses.
+func (p proxySpec) hostNames() (out []string) {
+	for _, a := range p.Public {
+		a, _ = withPort(a)
+		host, _, _ := net.SplitHostPort(a)
+		if _, err := netip.ParseAddr(host); err != nil && strings.Contains(host, ".") {
+			out = append(out, strings.ToLower(host))
+		}
+	}
+	return out
+}
+
 func (n nodeSpec) check(besideProxy bool, report func(path, format string, args ...any)) {
 	if len(n.Proxies) == 0 && !besideProxy {
 		report("node", "needs proxies, the cluster's public address, because this server runs no proxy")
+	}
+	for i, a := range n.Proxies {
+		if _, err := withPort(a); err != nil {
+			report(fmt.Sprintf("node.proxies[%d]", i), "%v", err)
+		}
 	}
 	if err := identity.Labels(n.Labels).Check(); err != nil {
 		report("node.labels", "%v", err)
 	}
 }
 
-const httpsPort = "443"
+const (
+	httpsPort = "443"
+	// Bounds of how long sessions may go on after SIGTERM.
+	defaultDrain = 10 * time.Second
+	maxDrain     = time.Hour
+)
+
+// drain is how long the sessions of a part may go on.
+func (s spec) drain() time.Duration { return cmp.Or(s.Drain, defaultDrain) }
+
+// parts names what runs, for people.
+func (s spec) parts() string {
+	var out []string
+	for _, p := range []struct {
+		name string
+		runs bool
+	}{{"auth", s.Auth != nil}, {"proxy", s.Proxy != nil}, {"node", s.Node != nil}} {
+		if p.runs {
+			out = append(out, p.name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
 
 // withPort adds the HTTPS port to an address that has none.
 func withPort(addr string) (string, error) {
-	if host, port, err := net.SplitHostPort(addr); err == nil && host != "" && port != "" {
+	host, port, err := net.SplitHostPort(addr)
+	if _, bad := strconv.ParseUint(port, 10, 16); err == nil && bad == nil && host != "" {
 		return addr, nil
 	}
-	if addr == "" || strings.ContainsAny(addr, " /") {
+	if addr == "" || strings.ContainsAny(addr, " /") || err == nil {
 		return "", fmt.Errorf("%q is no address: write host or host:port", addr)
 	}
 	return net.JoinHostPort(strings.Trim(addr, "[]"), httpsPort), nil

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/auth"
+	"github.com/threshold-access/threshold/internal/daemon"
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/lifecycle"
@@ -27,25 +29,43 @@ const (
 	defaultReplica    = "auth-1"
 	startWithin       = 2 * time.Minute
 	tokenLife         = 5 * time.Minute
+	firstProxyLife    = 30 * time.Minute
 )
+
+// stopSlack is what a stop may take beside waiting for sessions.
+const stopSlack = 20 * time.Second
 
 // server is the parts that run, and what the later ones need of the earlier.
 type server struct {
 	spec     spec
 	log      *slog.Logger
+	stdout   io.Writer
+	health   daemon.Health
+	manager  daemon.Manager
 	stack    *lifecycle.Stack
 	auth     *auth.Server // nil where another server runs it
 	authAddr string
 	public   []string
 }
 
-func start(ctx context.Context, configFile, bootstrapFile string, stderr io.Writer) error {
-	s, err := readConfig(configFile)
+func start(ctx context.Context, o *options, stdout, stderr io.Writer) error {
+	if err := o.log.Err(); err != nil {
+		return err
+	}
+	spec, err := readConfig(o.config)
 	if err != nil {
 		return err
 	}
-	srv := &server{spec: s, log: slog.New(slog.NewTextHandler(stderr, nil)), stack: lifecycle.New(ctx)}
-	err = srv.serve(ctx, bootstrapFile)
+	o.log = o.log.Or(spec.Log)
+	health, err := daemon.ListenHealth(spec.Health)
+	if err != nil {
+		return err
+	}
+	log := o.log.Logger(stderr)
+	srv := &server{spec: spec, log: log, stdout: stdout, stack: lifecycle.New(ctx), manager: daemon.ManagerFor(log)}
+	srv.stack.Run("health", func(ctx context.Context) error { return srv.health.Serve(ctx, health, log) })
+	srv.stack.Run("watchdog", func(ctx context.Context) error { return srv.manager.Watch(ctx, &srv.health) })
+	err = srv.serve(o)
 	if failed := srv.stack.Stop(); failed != nil {
 		return failed
 	}
@@ -56,18 +76,60 @@ func start(ctx context.Context, configFile, bootstrapFile string, stderr io.Writ
 }
 
 // serve starts the parts in order, each ready before the next begins, and waits for the end.
-func (s *server) serve(ctx context.Context, bootstrapFile string) error {
+func (s *server) serve(o *options) error {
 	starting, cancel := context.WithTimeout(s.stack.Context(), startWithin)
 	defer cancel()
 	for _, part := range []func(context.Context) error{
-		func(ctx context.Context) error { return s.startAuth(ctx, bootstrapFile) }, s.startProxy, s.startNode,
+		func(ctx context.Context) error { return s.startAuth(ctx, o.bootstrap) }, s.startProxy, s.startNode,
 	} {
 		if err := part(starting); err != nil {
 			return err
 		}
 	}
-	s.log.Info("ready", "version", version)
+	return s.run(starting, o)
+}
+
+// run is the time between the start of the last part and the stop of the first.
+func (s *server) run(starting context.Context, o *options) error {
+	if o.firstProxy {
+		if err := s.inviteFirst(starting); err != nil {
+			return err
+		}
+	}
+	s.health.Up()
+	s.log.Info("ready", "version", version, "parts", s.spec.parts())
+	s.manager.Ready("runs " + s.spec.parts())
+	if o.untilReady {
+		return nil
+	}
 	<-s.stack.Context().Done()
+	s.health.Stop()
+	s.log.Info("stopping: sessions may end by themselves, a second signal ends them", "within", s.spec.drain())
+	s.manager.Stopping(s.longestStop())
+	return nil
+}
+
+// longestStop is how long a stop may take: parts stop one after the other.
+func (s *server) longestStop() time.Duration {
+	longest := stopSlack
+	for _, drains := range []bool{s.spec.Proxy != nil, s.spec.Node != nil} {
+		if drains {
+			longest += s.spec.drain()
+		}
+	}
+	return longest
+}
+
+// inviteFirst prints the join token of the cluster's first proxy.
+func (s *server) inviteFirst(ctx context.Context) error {
+	if s.auth == nil {
+		return fault.New(fault.Invalid, "threshold start", "--first-proxy is for a server that runs auth", "run it where auth runs")
+	}
+	t, err := s.auth.InviteFirst(ctx, firstProxyLife)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(s.stdout, t)
 	return nil
 }
 
@@ -96,6 +158,7 @@ func (s *server) startAuth(ctx context.Context, bootstrapFile string) error {
 	}
 	s.authAddr = l.Addr().String()
 	s.stack.Run("auth", s.auth.Run)
+	s.health.Add("auth", s.auth.Health)
 	if err := s.auth.Ready(ctx); err != nil {
 		return err
 	}
@@ -133,11 +196,13 @@ func (s *server) startProxy(ctx context.Context) error {
 		return errors.Join(err, l.Close())
 	}
 	px, err := proxy.New(proxy.Config{Listener: l, Public: s.public, Dir: dir, AuthAddr: s.authAddr, Token: token, Name: name,
-		CertFile: p.CertFile, KeyFile: p.KeyFile, Version: version, Log: s.log.With("part", "proxy")})
+		CertFile: p.CertFile, KeyFile: p.KeyFile, ACME: p.acme(), Balancers: p.Balancers, ProxyProtocol: p.ProxyProtocol, PenaltyExempt: p.PenaltyExempt,
+		Transport: p.Transport, KeepAlive: p.WebSocketKeepAlive, Version: version, Drain: s.spec.drain(), Log: s.log.With("part", "proxy")})
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
 	s.stack.Run("proxy", px.Run)
+	s.health.Add("proxy", px.Health)
 	if err := px.Ready(ctx); err != nil {
 		return err
 	}
@@ -150,7 +215,11 @@ func (s *server) startNode(ctx context.Context) error {
 	if n == nil {
 		return nil
 	}
-	proxies := n.Proxies
+	var proxies []string
+	for _, a := range n.Proxies {
+		a, _ := withPort(a) // checked with the configuration
+		proxies = append(proxies, a)
+	}
 	if len(proxies) == 0 {
 		proxies = s.public[:1]
 	}
@@ -159,11 +228,13 @@ func (s *server) startNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	nd, err := node.New(node.Config{Dir: dir, Proxies: proxies, Token: token, Name: n.Name, Labels: n.Labels, Version: version, Log: s.log.With("part", "node")})
+	nd, err := node.New(node.Config{Dir: dir, Proxies: proxies, Token: token, Name: n.Name, Labels: n.Labels, Version: version,
+		Egress: egress.Config{HTTPSProxy: n.HTTPSProxy, NoProxy: n.NoProxy}.Or(egress.Environment(os.Getenv)), Drain: s.spec.drain(), Log: s.log.With("part", "node")})
 	if err != nil {
 		return err
 	}
 	s.stack.Run("node", nd.Run)
+	s.health.Add("node", nd.Health)
 	if err := nd.Ready(ctx); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -47,6 +48,12 @@ func Environment(getenv func(string) string) Config {
 		return ""
 	}
 	return Config{HTTPSProxy: first("https_proxy", "HTTPS_PROXY"), NoProxy: first("no_proxy", "NO_PROXY")}
+}
+
+// Or is c with what it does not say taken from other: a file's from the environment's.
+func (c Config) Or(other Config) Config {
+	c.HTTPSProxy, c.NoProxy = cmp.Or(c.HTTPSProxy, other.HTTPSProxy), cmp.Or(c.NoProxy, other.NoProxy)
+	return c
 }
 
 // Way is a way out. The zero value leads straight. It is safe for concurrent use.
