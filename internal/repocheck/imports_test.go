@@ -53,7 +53,7 @@ var floors = map[string]map[string]int{
 		"rules": 4, "nodes": 4, "audit": 4, "cluster": 4, "recordings": 4, "state": 5,
 	},
 	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "peers": 3, "rules": 4, "mux": 4},
-	"node":  {"sshd": 0, "uplink": 0, "session": 1, "pty": 2, "rules": 3, "spool": 3},
+	"node":  {"sshd": 0, "uplink": 0, "session": 1, "forward": 1, "pty": 2, "sftp": 2, "rules": 3, "spool": 3},
 	"tsh":   {"profile": 0, "forward": 0},
 	"ca":    {"keyring": 0},
 }

@@ -1,10 +1,9 @@
 package session
 
 import (
-	"io"
 	"os"
 
-	"github.com/pkg/sftp"
+	"github.com/threshold-access/threshold/node/sftp"
 )
 
 // What a node runs as another account in place of a shell is this same program, started anew with these arguments.
@@ -36,23 +35,10 @@ func Reexecuted() (code int, is bool) {
 	return 0, false
 }
 
-type stdio struct {
-	io.Reader
-	io.WriteCloser
-}
-
 // serveSFTP serves files as the account this process runs as, on stdin and stdout. The kernel guards every access; there is no root
 // to come back to.
 func serveSFTP() int {
-	dir, err := os.Getwd()
-	if err != nil {
-		dir = "/"
-	}
-	s, err := sftp.NewServer(stdio{os.Stdin, os.Stdout}, sftp.WithServerWorkingDirectory(dir))
-	if err != nil {
-		return 1
-	}
-	if err := s.Serve(); err != nil && err != io.EOF {
+	if sftp.Serve(os.Stdin, os.Stdout) != nil {
 		return 1
 	}
 	return 0

@@ -1,0 +1,152 @@
+package sftp
+
+import (
+	"encoding/binary"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flags say which attributes there are (draft section 5).
+const (
+	hasSize     = 1 << 0
+	hasOwner    = 1 << 1
+	hasMode     = 1 << 2
+	hasTimes    = 1 << 3
+	hasExtended = 1 << 31
+)
+
+// attrs are those of a file, as far as flags say.
+type attrs struct {
+	flags        uint32
+	size         uint64
+	uid, gid     uint32
+	mode         uint32
+	atime, mtime uint32 // seconds since 1970
+}
+
+func (p *packet) attrs() attrs {
+	a := attrs{flags: p.uint32()}
+	if a.flags&hasSize != 0 {
+		a.size = p.uint64()
+	}
+	if a.flags&hasOwner != 0 {
+		a.uid, a.gid = p.uint32(), p.uint32()
+	}
+	if a.flags&hasMode != 0 {
+		a.mode = p.uint32()
+	}
+	if a.flags&hasTimes != 0 {
+		a.atime, a.mtime = p.uint32(), p.uint32()
+	}
+	if a.flags&hasExtended != 0 {
+		for n := p.uint32(); n > 0 && p.ok(); n-- { // nobody knows any
+			p.bytes()
+			p.bytes()
+		}
+	}
+	return a
+}
+
+func appendAttrs(b []byte, st *unix.Stat_t) []byte {
+	b = binary.BigEndian.AppendUint32(b, hasSize|hasOwner|hasMode|hasTimes)
+	b = binary.BigEndian.AppendUint64(b, uint64(st.Size))
+	for _, n := range []uint32{st.Uid, st.Gid, st.Mode, uint32(st.Atim.Sec), uint32(st.Mtim.Sec)} {
+		b = binary.BigEndian.AppendUint32(b, n)
+	}
+	return b
+}
+
+// modeBits are those that chmod, mkdir and open take.
+const modeBits = 0o7777
+
+// modeOr is the mode that the client wants a new file to have, before the umask.
+func (a attrs) modeOr(otherwise uint32) uint32 {
+	if a.flags&hasMode == 0 {
+		return otherwise
+	}
+	return a.mode & modeBits
+}
+
+func (a attrs) times() []unix.Timespec {
+	return []unix.Timespec{unix.NsecToTimespec(int64(a.atime) * 1e9), unix.NsecToTimespec(int64(a.mtime) * 1e9)}
+}
+
+// target is what attributes are set on.
+type target struct {
+	truncate func(size int64) error
+	chmod    func(mode uint32) error
+	times    func([]unix.Timespec) error
+	chown    func(uid, gid int) error
+}
+
+// setOn sets what there is, in the order of OpenSSH's server, until something fails.
+func (a attrs) setOn(t target) error {
+	if a.flags&hasSize != 0 {
+		if err := t.truncate(int64(a.size)); err != nil {
+			return err
+		}
+	}
+	if a.flags&hasMode != 0 {
+		if err := t.chmod(a.mode & modeBits); err != nil {
+			return err
+		}
+	}
+	if a.flags&hasTimes != 0 {
+		if err := t.times(a.times()); err != nil {
+			return err
+		}
+	}
+	if a.flags&hasOwner != 0 {
+		return t.chown(int(a.uid), int(a.gid))
+	}
+	return nil
+}
+
+// followed is what a path leads to.
+func followed(path string) target {
+	return target{
+		truncate: func(size int64) error { return unix.Truncate(path, size) },
+		chmod:    func(mode uint32) error { return unix.Chmod(path, mode) },
+		times:    func(ts []unix.Timespec) error { return unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, 0) },
+		chown:    func(uid, gid int) error { return unix.Chown(path, uid, gid) },
+	}
+}
+
+// opened is an open file. Its times are set by its descriptor, whatever its name leads to by now.
+func opened(fd int) target {
+	byName := "/proc/self/fd/" + strconv.Itoa(fd)
+	return target{
+		truncate: func(size int64) error { return unix.Ftruncate(fd, size) },
+		chmod:    func(mode uint32) error { return unix.Fchmod(fd, mode) },
+		times:    func(ts []unix.Timespec) error { return unix.UtimesNanoAt(unix.AT_FDCWD, byName, ts, 0) },
+		chown:    func(uid, gid int) error { return unix.Fchown(fd, uid, gid) },
+	}
+}
+
+// itself is what a path names, a link included.
+func itself(path string) target {
+	return target{
+		truncate: func(int64) error { return errMalformed },
+		chmod: func(mode uint32) error {
+			fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			var st unix.Stat_t
+			if err := unix.Fstat(fd, &st); err != nil {
+				return err
+			}
+			if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+				return unix.EOPNOTSUPP // links have no mode on Linux
+			}
+			return unix.Chmod(filepath.Join("/proc/self/fd", strconv.Itoa(fd)), mode)
+		},
+		times: func(ts []unix.Timespec) error {
+			return unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, unix.AT_SYMLINK_NOFOLLOW)
+		},
+		chown: func(uid, gid int) error { return unix.Lchown(path, uid, gid) },
+	}
+}

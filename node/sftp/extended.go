@@ -1,0 +1,242 @@
+package sftp
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// offered are the requests beyond the draft that clients are told of, with their versions (OpenSSH PROTOCOL section 4; copy-data and
+// home-directory have drafts of their own).
+var offered = []struct{ name, version string }{
+	{"posix-rename@openssh.com", "1"}, {"statvfs@openssh.com", "2"}, {"fstatvfs@openssh.com", "2"}, {"hardlink@openssh.com", "1"}, {"fsync@openssh.com", "1"},
+	{"lsetstat@openssh.com", "1"}, {"limits@openssh.com", "1"}, {"expand-path@openssh.com", "1"}, {"copy-data", "1"}, {"home-directory", "1"},
+	{"users-groups-by-id@openssh.com", "1"},
+}
+
+// extended answers one of them.
+func (s *server) extended(p *packet) error {
+	switch string(p.bytes()) {
+	case "posix-rename@openssh.com":
+		return s.onPaths(p, unix.Rename)
+	case "hardlink@openssh.com":
+		return s.onPaths(p, unix.Link)
+	case "statvfs@openssh.com":
+		return s.statvfs(p)
+	case "fstatvfs@openssh.com":
+		return s.fstatvfs(p)
+	case "fsync@openssh.com":
+		return s.fsync(p)
+	case "lsetstat@openssh.com":
+		return s.lsetstat(p)
+	case "limits@openssh.com":
+		return s.limits(p)
+	case "expand-path@openssh.com":
+		return s.expand(p)
+	case "copy-data":
+		return s.copyData(p)
+	case "home-directory":
+		return s.homeDirectory(p)
+	case "users-groups-by-id@openssh.com":
+		return s.usersGroups(p)
+	}
+	return errUnsupported
+}
+
+func (s *server) statvfs(p *packet) error {
+	path := p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return err
+	}
+	return s.tellFS(p.id, &st)
+}
+
+func (s *server) fstatvfs(p *packet) error {
+	h := s.handles[p.number()]
+	if h == nil {
+		return unix.EBADF
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(h.file.Fd()), &st); err != nil {
+		return err
+	}
+	return s.tellFS(p.id, &st)
+}
+
+// tellFS answers with what statvfs(3) has.
+func (s *server) tellFS(id uint32, st *unix.Statfs_t) error {
+	fsid := uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
+	flags := uint64(st.Flags) & (unix.ST_RDONLY | unix.ST_NOSUID)
+	s.answer(typeExtendedReply, func(b []byte) []byte {
+		b = binary.BigEndian.AppendUint32(b, id)
+		for _, n := range []uint64{uint64(st.Bsize), uint64(st.Frsize), st.Blocks, st.Bfree, st.Bavail, st.Files, st.Ffree, st.Ffree, fsid, flags, uint64(st.Namelen)} {
+			b = binary.BigEndian.AppendUint64(b, n)
+		}
+		return b
+	})
+	return nil
+}
+
+func (s *server) fsync(p *packet) error {
+	h, err := s.handle(p, false)
+	if err != nil {
+		return err
+	}
+	if err := unix.Fsync(int(h.file.Fd())); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+func (s *server) lsetstat(p *packet) error {
+	path, a := p.path(), p.attrs()
+	if !p.ok() {
+		return errMalformed
+	}
+	if err := a.setOn(itself(path)); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+// ownFiles is how many descriptors the process itself uses.
+const ownFiles = 10
+
+// limits tells how much the client may ask for at once.
+func (s *server) limits(p *packet) error {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return err
+	}
+	s.answer(typeExtendedReply, func(b []byte) []byte {
+		b = binary.BigEndian.AppendUint32(b, p.id)
+		for _, n := range []uint64{maxPacket, maxData, maxData, max(files.Cur, ownFiles) - ownFiles} {
+			b = binary.BigEndian.AppendUint64(b, n)
+		}
+		return b
+	})
+	return nil
+}
+
+// expand resolves a path that may begin with ~ or ~name.
+func (s *server) expand(p *packet) error {
+	path := p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	if rest, ok := strings.CutPrefix(path, "~"); ok {
+		user, below, _ := strings.Cut(rest, "/")
+		home, known := s.homeOf(user)
+		if !known {
+			return unix.ENOENT
+		}
+		path = home + "/" + below
+	}
+	real, err := resolve(path)
+	if err != nil {
+		return err
+	}
+	return s.name(p.id, real)
+}
+
+// homeOf is a user's home; nobody's is our own.
+func (s *server) homeOf(user string) (string, bool) {
+	if user == "" {
+		home := os.Getenv("HOME")
+		return home, home != ""
+	}
+	return s.people.home(user)
+}
+
+func (s *server) homeDirectory(p *packet) error {
+	user := p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	home, known := s.homeOf(user)
+	if !known {
+		return unix.ENOENT
+	}
+	return s.name(p.id, home)
+}
+
+// usersGroups answers with the names of users and of groups; an empty one is not known.
+func (s *server) usersGroups(p *packet) error {
+	users, groups := &packet{rest: p.bytes()}, &packet{rest: p.bytes()}
+	if !p.ok() {
+		return errMalformed
+	}
+	s.people.load()
+	list := func(ids *packet, known map[uint32]string) (out []byte) {
+		for len(ids.rest) > 0 && ids.ok() {
+			out = appendString(out, known[ids.uint32()])
+		}
+		return out
+	}
+	u, g := list(users, s.people.users), list(groups, s.people.groups)
+	if !users.ok() || !groups.ok() || len(u)+len(g) > maxData {
+		return errMalformed
+	}
+	s.answer(typeExtendedReply, func(b []byte) []byte {
+		return appendString(appendString(binary.BigEndian.AppendUint32(b, p.id), string(u)), string(g))
+	})
+	return nil
+}
+
+// copyData copies from one open file to another, without a detour by the client. A length of 0 means to the end.
+func (s *server) copyData(p *packet) error {
+	from, err := s.handle(p, false)
+	if err != nil {
+		return err
+	}
+	at, size := int64(p.uint64()), p.uint64()
+	to, err := s.handle(p, false)
+	if err != nil {
+		return err
+	}
+	out := int64(p.uint64())
+	if !p.ok() {
+		return errMalformed
+	}
+	if same(from, to) {
+		return errSame
+	}
+	if err := copyBetween(from, to, at, out, size); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+var errSame = errors.New("both are the same file")
+
+func same(a, b *handle) bool {
+	x, err1 := a.file.Stat()
+	y, err2 := b.file.Stat()
+	return err1 != nil || err2 != nil || os.SameFile(x, y)
+}
+
+func copyBetween(from, to *handle, at, out int64, size uint64) error {
+	buf := make([]byte, flushAt)
+	for toEnd := size == 0; toEnd || size > 0; {
+		part := buf
+		if !toEnd {
+			part = buf[:min(size, uint64(len(buf)))]
+		}
+		n, err := retry(func() (int, error) { return unix.Pread(int(from.file.Fd()), part, at) })
+		if err != nil || n == 0 {
+			return err
+		}
+		if err := to.writeAt(part[:n], out); err != nil {
+			return err
+		}
+		at, out, size = at+int64(n), out+int64(n), size-min(size, uint64(n))
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package sftp
+
+import (
+	"encoding/binary"
+	"io"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// handle is an open file or folder.
+type handle struct {
+	file *os.File
+	dir  bool
+	more bool // of a folder: it was read from
+	add  bool // writes go to the end, wherever the client says
+}
+
+// Open flags (draft section 6.3).
+const (
+	openRead      = 1 << 0
+	openWrite     = 1 << 1
+	openAppend    = 1 << 2
+	openCreate    = 1 << 3
+	openTruncate  = 1 << 4
+	openExclusive = 1 << 5
+)
+
+func (s *server) openFile(p *packet) error {
+	path, wanted, a := p.path(), p.uint32(), p.attrs()
+	if !p.ok() {
+		return errMalformed
+	}
+	flags := unix.O_RDONLY
+	switch wanted & (openRead | openWrite) {
+	case openRead | openWrite:
+		flags = unix.O_RDWR
+	case openWrite:
+		flags = unix.O_WRONLY
+	}
+	for bit, flag := range map[uint32]int{openCreate: unix.O_CREAT, openTruncate: unix.O_TRUNC, openExclusive: unix.O_EXCL} {
+		if wanted&bit != 0 {
+			flags |= flag
+		}
+	}
+	add := wanted&(openWrite|openAppend) == openWrite|openAppend
+	if add {
+		flags |= unix.O_APPEND
+	}
+	fd, err := retry(func() (int, error) {
+		return unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_LARGEFILE, a.modeOr(0o666))
+	})
+	if err != nil {
+		return err
+	}
+	return s.give(p.id, &handle{file: os.NewFile(uintptr(fd), path), add: add})
+}
+
+func (s *server) openDir(p *packet) error {
+	path := p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	fd, err := retry(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return err
+	}
+	return s.give(p.id, &handle{file: os.NewFile(uintptr(fd), path), dir: true})
+}
+
+// retry repeats what a signal interrupted: the runtime sends itself some.
+func retry[T any](fn func() (T, error)) (T, error) {
+	for {
+		v, err := fn()
+		if err != unix.EINTR {
+			return v, err
+		}
+	}
+}
+
+// give answers with a handle. Numbers are not used again, so that none is taken for another.
+func (s *server) give(id uint32, h *handle) error {
+	s.last++
+	s.handles[s.last] = h
+	s.answer(typeHandle, func(b []byte) []byte {
+		b = binary.BigEndian.AppendUint32(b, id)
+		return appendString(b, string(binary.BigEndian.AppendUint32(nil, s.last)))
+	})
+	return nil
+}
+
+// handle reads one of ours: an open file, or a folder if dir is set.
+func (s *server) handle(p *packet, dir bool) (*handle, error) {
+	h := s.handles[p.number()]
+	if !p.ok() {
+		return nil, errMalformed
+	}
+	if h == nil || h.dir != dir {
+		return nil, unix.EBADF
+	}
+	return h, nil
+}
+
+// number reads a handle's own. 0 is nobody's.
+func (p *packet) number() uint32 {
+	if b := p.bytes(); len(b) == 4 {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (s *server) close(p *packet) error {
+	n := p.number()
+	h := s.handles[n]
+	if h == nil {
+		return unix.EBADF
+	}
+	delete(s.handles, n)
+	if err := h.file.Close(); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+func (s *server) closeAll() {
+	for _, h := range s.handles {
+		_ = h.file.Close() // nobody is left to tell
+	}
+}
+
+func (s *server) read(p *packet) error {
+	h, err := s.handle(p, false)
+	if err != nil {
+		return err
+	}
+	at, size := p.uint64(), p.uint32()
+	if !p.ok() {
+		return errMalformed
+	}
+	const head = 4 + 1 + 4 + 4 // length, type, id, length of the data
+	start := len(s.answers)
+	s.answers = slices.Grow(s.answers, head+int(min(size, maxData)))
+	room := s.answers[start+head : start+head+int(min(size, maxData))]
+	n, err := retry(func() (int, error) { return unix.Pread(int(h.file.Fd()), room, int64(at)) })
+	if err != nil {
+		return err
+	}
+	if n == 0 && size > 0 {
+		return io.EOF
+	}
+	s.answer(typeData, func(b []byte) []byte {
+		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, p.id), uint32(n))
+		return b[:len(b)+n] // the bytes stand there already
+	})
+	return nil
+}
+
+func (s *server) write(p *packet) error {
+	h, err := s.handle(p, false)
+	if err != nil {
+		return err
+	}
+	at, data := p.uint64(), p.bytes()
+	if !p.ok() {
+		return errMalformed
+	}
+	if err := h.writeAt(data, int64(at)); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+func (h *handle) writeAt(data []byte, at int64) error {
+	for len(data) > 0 {
+		n, err := retry(func() (int, error) {
+			if h.add {
+				return unix.Write(int(h.file.Fd()), data)
+			}
+			return unix.Pwrite(int(h.file.Fd()), data, at)
+		})
+		if err != nil {
+			return err
+		}
+		data, at = data[n:], at+int64(n)
+	}
+	return nil
+}
+
+func (s *server) fsetstat(p *packet) error {
+	h, a := s.handles[p.number()], p.attrs()
+	if !p.ok() {
+		return errMalformed
+	}
+	if h == nil {
+		return unix.EBADF
+	}
+	if err := a.setOn(opened(int(h.file.Fd()))); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+func (s *server) fstat(p *packet) error {
+	h := s.handles[p.number()]
+	if h == nil {
+		return unix.EBADF
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(h.file.Fd()), &st); err != nil {
+		return err
+	}
+	return s.tell(p.id, &st)
+}

@@ -1,0 +1,157 @@
+package sftp
+
+import (
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// onPath answers a request that names one path and either succeeds or not.
+func (s *server) onPath(p *packet, fn func(path string) error) error {
+	path := p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	if err := fn(path); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+// onPaths is onPath for two.
+func (s *server) onPaths(p *packet, fn func(a, b string) error) error {
+	a, b := p.path(), p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	if err := fn(a, b); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+func (s *server) remove(p *packet) error { return s.onPath(p, unix.Unlink) }
+func (s *server) rmdir(p *packet) error  { return s.onPath(p, unix.Rmdir) }
+
+func (s *server) mkdir(p *packet) error {
+	path, a := p.path(), p.attrs()
+	if !p.ok() {
+		return errMalformed
+	}
+	if err := unix.Mkdir(path, a.modeOr(0o777)); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+// symlink has its arguments in the order in which OpenSSH, and so everyone, sends them: what the link says, then where it is. What it
+// says stays as it is.
+func (s *server) symlink(p *packet) error { return s.onPaths(p, unix.Symlink) }
+
+func (s *server) setstat(p *packet) error {
+	path, a := p.path(), p.attrs()
+	if !p.ok() {
+		return errMalformed
+	}
+	if err := a.setOn(followed(path)); err != nil {
+		return err
+	}
+	return s.done(p.id)
+}
+
+// rename replaces nothing: that is what version 3 says.
+func (s *server) rename(p *packet) error { return s.onPaths(p, renameAside) }
+
+func renameAside(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if err != unix.EINVAL && err != unix.ENOSYS {
+		return err
+	}
+	var st unix.Stat_t // a file system that cannot tell in one step
+	if unix.Lstat(to, &st) == nil {
+		return unix.EEXIST
+	}
+	return unix.Rename(from, to)
+}
+
+func (s *server) stat(p *packet) error  { return s.statBy(p, unix.Stat) }
+func (s *server) lstat(p *packet) error { return s.statBy(p, unix.Lstat) }
+
+func (s *server) statBy(p *packet, stat func(string, *unix.Stat_t) error) error {
+	path := p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	var st unix.Stat_t
+	if err := stat(path, &st); err != nil {
+		return err
+	}
+	return s.tell(p.id, &st)
+}
+
+// tell answers with attributes.
+func (s *server) tell(id uint32, st *unix.Stat_t) error {
+	s.answer(typeAttrs, func(b []byte) []byte { return appendAttrs(binary.BigEndian.AppendUint32(b, id), st) })
+	return nil
+}
+
+// name answers with one, which has no attributes.
+func (s *server) name(id uint32, name string) error {
+	s.answer(typeName, func(b []byte) []byte {
+		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, id), 1)
+		return binary.BigEndian.AppendUint32(appendString(appendString(b, name), name), 0)
+	})
+	return nil
+}
+
+func (s *server) readlink(p *packet) error {
+	path := p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	says, err := os.Readlink(path)
+	if err != nil {
+		return err
+	}
+	return s.name(p.id, says)
+}
+
+func (s *server) realpath(p *packet) error {
+	path := p.path()
+	if !p.ok() {
+		return errMalformed
+	}
+	real, err := resolve(path)
+	if err != nil {
+		return err
+	}
+	return s.name(p.id, real)
+}
+
+// resolve follows every link on a path, of which the last part need not be there.
+func resolve(path string) (string, error) {
+	if !strings.HasPrefix(path, "/") {
+		here, err := os.Getwd()
+		if err != nil {
+			return "", err
+		}
+		path = here + "/" + path // not joined: what .. leads to is for the file system to say
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return real, err
+	}
+	folder, last := filepath.Split(strings.TrimRight(path, "/"))
+	if last == "" || last == "." || last == ".." {
+		return "", err
+	}
+	if real, err = filepath.EvalSymlinks(folder); err != nil {
+		return "", err
+	}
+	return filepath.Join(real, last), nil
+}
