@@ -53,7 +53,7 @@ type door struct {
 	stop  func() error
 }
 
-func openDoor(t *testing.T, drain time.Duration) *door {
+func openDoor(t *testing.T, drain time.Duration, change ...func(*Config)) *door {
 	t.Helper()
 	a := proxytest.New(t)
 	a.Allow(ops)
@@ -61,7 +61,11 @@ func openDoor(t *testing.T, drain time.Duration) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(Config{Listener: ln, Public: []string{ln.Addr().String()}, Dir: t.TempDir(), AuthAddr: a.Addr(), Version: "v1", Drain: drain, Log: proxytest.Log()})
+	cfg := Config{Listener: ln, Public: []string{ln.Addr().String()}, Dir: t.TempDir(), AuthAddr: a.Addr(), Version: "v1", Drain: drain, Log: proxytest.Log()}
+	for _, c := range change {
+		c(&cfg)
+	}
+	p, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

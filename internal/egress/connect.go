@@ -125,13 +125,14 @@ func readReply(r *bufio.Reader) (*http.Response, error) {
 // refusal is the HTTP proxy's no, in words. Nothing of its text is repeated: it may be anything.
 func refusal(resp *http.Response, by *url.URL, addr string) error {
 	at, to, status := "the HTTP proxy at "+by.Host, addr, fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	wantsProof := resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized // tinyproxy says so to a wrong password
 	switch {
-	case resp.StatusCode == http.StatusProxyAuthRequired && !basic(resp.Header):
+	case wantsProof && !basic(resp.Header):
 		return fault.New(fault.Unauthenticated, "egress", at+" wants another proof than a password, which Threshold cannot give",
 			"ask its administrator for a password, or to let "+to+" through without")
-	case resp.StatusCode == http.StatusProxyAuthRequired && by.User == nil:
+	case wantsProof && by.User == nil:
 		return fault.New(fault.Unauthenticated, "egress", at+" wants a password", "write HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT")
-	case resp.StatusCode == http.StatusProxyAuthRequired:
+	case wantsProof:
 		return fault.New(fault.Unauthenticated, "egress", at+" does not accept the password for "+fmt.Sprintf("%q", by.User.Username()),
 			"check user and password in HTTPS_PROXY; write what is odd in them as %XX")
 	case resp.StatusCode/100 == 5:

@@ -204,6 +204,7 @@ func TestWhatAnHTTPProxyRefuses(t *testing.T) {
 	}{
 		{"no password was given", "", "HTTP/1.1 407 Proxy Authentication Required\r\n" + ask + "\r\n", fault.Unauthenticated, "wants a password"},
 		{"the wrong one was", "alice:tell-nobody", "HTTP/1.1 407 Proxy Authentication Required\r\n" + ask + "\r\n", fault.Unauthenticated, `does not accept the password for "alice"`},
+		{"the wrong one was, and the proxy does not know 407", "alice:tell-nobody", "HTTP/1.0 401 Unauthorized\r\n\r\n", fault.Unauthenticated, "does not accept the password"},
 		{"a ticket is wanted", "alice:tell-nobody", "HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n", fault.Unauthenticated, "another proof than a password"},
 		{"it is forbidden", "", "HTTP/1.1 403 \x1b[31mred\r\n\r\n", fault.Denied, "refuses CONNECT to access.example.com:443: 403 Forbidden"},
 		{"it is not known", "", "HTTP/1.0 404 Not Found\r\n\r\n", fault.Denied, "404 Not Found"},
