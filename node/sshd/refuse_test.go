@@ -156,6 +156,19 @@ func TestAClientWithoutACertificateIsToldOnceItsKeysAreUsedUp(t *testing.T) {
 	}
 }
 
+func TestOldAlgorithmsFindNothingInCommon(t *testing.T) {
+	r := newRig(t, nil)
+	for _, c := range []ssh.Config{
+		{KeyExchanges: []string{ssh.InsecureKeyExchangeDH14SHA1}}, {Ciphers: []string{ssh.InsecureCipherAES128CBC}}, {Ciphers: []string{ssh.CipherAES128CTR}, MACs: []string{ssh.HMACSHA1}},
+	} {
+		conn, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{Config: c, User: me(), Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		if err == nil {
+			conn.Close()
+			t.Errorf("%+v: got logged in, want no common algorithm", c)
+		}
+	}
+}
+
 func TestClientsThatKnowNoHostCertificatesGetTheKeyAlone(t *testing.T) {
 	r := newRig(t, nil)
 	var shown ssh.PublicKey

@@ -25,8 +25,15 @@ const (
 	version = "SSH-2.0-Threshold"
 )
 
-// ciphers: AES-GCM first, which has hardware on amd64 and arm64.
-var ciphers = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305}
+// algorithms: AES-GCM first, which has hardware on amd64 and arm64; CTR for libraries that have nothing newer. Key exchanges begin with
+// ML-KEM, and none is by SHA-1, as in the library's defaults.
+func algorithms() ssh.Config {
+	return ssh.Config{
+		KeyExchanges: ssh.SupportedAlgorithms().KeyExchanges,
+		Ciphers:      []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305, ssh.CipherAES128CTR, ssh.CipherAES256CTR},
+		MACs:         []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
+	}
+}
 
 // ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for it, and nothing else.
 // settled is called once the user is known. The error says why that never was: it is a fault.Denied when keys were shown that are not good.
@@ -70,7 +77,7 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 		"run: tsh login, then name the certificate to your client")
 	shown := false // a key that is not good
 	cfg := &ssh.ServerConfig{
-		Config:       ssh.Config{Ciphers: ciphers},
+		Config:       algorithms(),
 		MaxAuthTries: maxAuthTries,
 		// A key that is only asked about passes here too; it is the accepted one's Permissions that count.
 		PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {

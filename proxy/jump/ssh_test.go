@@ -198,6 +198,24 @@ func TestSSHFrontTellsWhatHelps(t *testing.T) {
 	}
 }
 
+func TestSSHFrontAgreesOnNothingOld(t *testing.T) {
+	f := newFronts(t)
+	auth := []ssh.AuthMethod{ssh.PublicKeys(f.UserSigner(f.User("alice@example.com", "ops"), nil, "ubuntu"))}
+	j, err := f.jumpAs(&ssh.ClientConfig{Config: ssh.Config{Ciphers: []string{ssh.CipherAES128CTR}}, Auth: auth, HostKeyCallback: hostKey(f)})
+	if err != nil {
+		t.Fatalf("CTR: %v", err)
+	}
+	j.Close()
+	j.wait()
+	for _, c := range []ssh.Config{{KeyExchanges: []string{ssh.InsecureKeyExchangeDH14SHA1}}, {Ciphers: []string{ssh.CipherAES128CTR}, MACs: []string{ssh.HMACSHA1}}} {
+		if j, err := f.jumpAs(&ssh.ClientConfig{Config: c, Auth: auth, HostKeyCallback: hostKey(f)}); err == nil {
+			j.Close()
+			j.wait()
+			t.Errorf("%+v: got in, want no common algorithm", c)
+		}
+	}
+}
+
 func TestSSHFrontShowsTheKeyAloneWhenAsked(t *testing.T) {
 	f := newFronts(t)
 	var shown ssh.PublicKey
