@@ -3,6 +3,7 @@ package tsh
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -61,7 +62,7 @@ func wrongFlag(c *cobra.Command, err error) error {
 		}
 	}
 	var value interface{ GetValue() string }
-	if errors.As(err, &value) && c.Flags().Lookup("ttl") != nil {
+	if errors.As(err, &value) && strings.Contains(err.Error(), `"--ttl"`) {
 		return fault.Wrap(err, fault.Invalid, "", fmt.Sprintf("%q is no length of time", value.GetValue()), "write a number and a unit, as 90s or 15m")
 	}
 	return usage(c, err)

@@ -142,6 +142,20 @@ func TestTokenIsShownOnceWithTheNextStep(t *testing.T) {
 	c.refused(1, []string{"token", "create", "--label", "env"}, "LABEL=VALUE")
 }
 
+func TestTokenForPrograms(t *testing.T) {
+	w := newWorld(t)
+	c := w.in()
+	r := c.run("token", "create", "--format=json", "--ttl", "10m")
+	var got struct{ Name, Kind, TTL, Token string }
+	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.stderr != "" || got.Name != "node-1" || got.Kind != "node" || got.TTL != "10m" || !strings.HasPrefix(got.Token, "thjoin1.node.") {
+		t.Errorf("got %+v (%v), want the token and no word beside it", r, err)
+	}
+	if out := c.ok("token", "create", "--format=yaml"); !strings.Contains(out, "\ntoken: thjoin1.node.") || !strings.Contains(out, "ttl: 30m\n") {
+		t.Errorf("got %q, want YAML", out)
+	}
+	c.refused(1, []string{"token", "create", "--format=csv"}, "text, json or yaml")
+}
+
 func TestCompletionKnowsNodes(t *testing.T) {
 	w := newWorld(t)
 	w.addNode("db")
@@ -153,6 +167,15 @@ func TestCompletionKnowsNodes(t *testing.T) {
 	c := w.in()
 	if out := c.ok("__complete", "ssh", "we"); !strings.HasPrefix(out, "web-1\n:") {
 		t.Errorf("got %q, want web-1 and no name that is none", out)
+	}
+	if out := c.ok("__complete", "ssh", "-N", "-L", "1:a:1", "we"); !strings.HasPrefix(out, "web-1\n") {
+		t.Errorf("got %q, want web-1 after flags", out)
+	}
+	if out := c.ok("__complete", "ssh", "--forward-"); !strings.Contains(out, "--forward-local") {
+		t.Errorf("got %q, want the flags", out)
+	}
+	if out := c.ok("__complete", "help", "tok"); !strings.Contains(out, "token\n") {
+		t.Errorf("got %q, want the commands", out)
 	}
 	if out := c.ok("__complete", "scp", "file", "root@d"); !strings.HasPrefix(out, "root@db:\n") {
 		t.Errorf("got %q, want root@db:", out)

@@ -82,7 +82,8 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.proxy, "proxy", "", "the cluster's `HOST[:PORT]`; default: where you logged in last")
 	root.AddGroup(&cobra.Group{ID: everyday, Title: "Everyday:"}, &cobra.Group{ID: admin, Title: "Administration:"})
 	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.statusCmd(), a.lsCmd(), a.sshCmd(), a.scpCmd(), a.configCmd(), a.proxyCmd(),
-		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd())
+		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd(), sftpCmd())
+	root.SetHelpCommand(helpCmd())
 	root.SetFlagErrorFunc(wrongFlag)
 	for _, c := range root.Commands() {
 		checkUsage(c)

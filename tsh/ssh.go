@@ -21,12 +21,11 @@ import (
 // sshOptions are the flags of tsh ssh.
 type sshOptions struct {
 	login                  string
-	tty                    int // how often -t was given
-	noTTY                  bool
+	tty, noTTY             bool
 	verbose, quiet         bool
 	noInput, noCommand     bool
 	subsystem              bool
-	agent, noAgent         bool
+	agent, noAgent         bool // noAgent wins
 	escape                 string
 	stdio                  string
 	local, remote, dynamic []string
@@ -37,11 +36,15 @@ type sshOptions struct {
 func (a *app) sshCmd() *cobra.Command {
 	var o sshOptions
 	c := &cobra.Command{
-		Use:     "ssh [LOGIN@]NODE [COMMAND…]",
-		Short:   "Open a shell on a node, or run a command there",
-		GroupID: everyday,
+		Use:                   "ssh [FLAGS] [LOGIN@]NODE [COMMAND…]",
+		DisableFlagsInUseLine: true,
+		Short:                 "Open a shell on a node, or run a command there",
+		GroupID:               everyday,
 		Long: `Open a shell on a node, or run a command there. The exit code is the command's own; 255 if it could not be run.
-In a terminal, a line that begins with ~. ends the connection; ~? lists such escapes.`,
+In a terminal, a line that begins with ~. ends the connection; ~? lists such escapes.
+
+The listeners of -L, -R and -D take connections from their own machine alone, unless an address stands in front of
+the port, as in '*:8080:db:80'. The path of a Unix socket may stand for a port, or for a host with its port.`,
 		Example: `  tsh ssh web-1
   tsh ssh ubuntu@web-1 uptime
   tsh ssh -t web-1 top
@@ -55,22 +58,23 @@ In a terminal, a line that begins with ~. ends the connection; ~? lists such esc
 	f.SetInterspersed(false) // what follows the node is the command, flags and all
 	f.SortFlags = false
 	f.StringVarP(&o.login, "login", "l", "", "`LOGIN` on the node")
-	f.CountVarP(&o.tty, "tty", "t", "a terminal for the command too")
+	f.BoolVarP(&o.tty, "tty", "t", false, "a terminal for the command too")
 	f.BoolVarP(&o.noTTY, "no-tty", "T", false, "no terminal")
 	f.BoolVarP(&o.noInput, "no-input", "n", false, "an empty standard input")
 	f.BoolVarP(&o.noCommand, "no-command", "N", false, "run nothing: for forwarding alone")
-	f.StringArrayVarP(&o.local, "forward-local", "L", nil, "`[BIND:]PORT:HOST:HOSTPORT`: what connects to PORT here reaches HOST by way of the node")
-	f.StringArrayVarP(&o.remote, "forward-remote", "R", nil, "`[BIND:]PORT:HOST:HOSTPORT`: what connects to PORT on the node reaches HOST from here")
-	f.StringArrayVarP(&o.dynamic, "forward-dynamic", "D", nil, "`[BIND:]PORT`: a SOCKS proxy here, by way of the node")
-	f.StringVarP(&o.stdio, "forward-stdio", "W", "", "`HOST:PORT`: join standard input and output with it by way of the node")
-	f.BoolVarP(&o.agent, "forward-agent", "A", false, "let the node use your ssh-agent, where a role allows it")
-	f.BoolVarP(&o.noAgent, "no-forward-agent", "a", false, "do not, which is the default")
-	f.StringVarP(&o.escape, "escape-char", "e", "~", "`CHAR` that begins escapes; none for no escapes")
+	f.StringArrayVarP(&o.local, "forward-local", "L", nil, "`RULE` as 8080:db:80: port 8080 here leads to db:80, seen from the node")
+	f.StringArrayVarP(&o.remote, "forward-remote", "R", nil, "`RULE` as 8080:db:80: port 8080 there leads to db:80, seen from here")
+	f.StringArrayVarP(&o.dynamic, "forward-dynamic", "D", nil, "`PORT` of a SOCKS proxy here that leads to wherever the node does")
+	f.StringVarP(&o.stdio, "forward-stdio", "W", "", "`HOST:PORT`, seen from the node, to join with standard input and output")
+	f.BoolVarP(&o.agent, "forward-agent", "A", false, "let programs on the node use your ssh-agent")
+	f.StringVarP(&o.escape, "escape-char", "e", "~", "`CHAR` that begins escapes, or none")
 	f.BoolVarP(&o.subsystem, "subsystem", "s", false, "the command names a subsystem, as sftp")
-	f.StringArrayVarP(&o.options, "option", "o", nil, "an OpenSSH `OPTION=VALUE`; those that make no difference here are ignored")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "no notes, errors alone")
+	f.StringArrayVarP(&o.options, "option", "o", nil, "`OPTION=VALUE` of OpenSSH; what makes no difference here is ignored")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "errors alone, no notes")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say what is done")
-	f.BoolP("no-x11", "x", false, "no windows: there are none")
+	f.BoolVarP(&o.noAgent, "no-forward-agent", "a", false, "") // as things are anyway
+	f.BoolP("no-x11", "x", false, "")
+	_ = f.MarkHidden("no-forward-agent")
 	_ = f.MarkHidden("no-x11")
 	return c
 }
@@ -79,7 +83,8 @@ func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []s
 	if err := o.take(o.options); err != nil {
 		return err
 	}
-	if o.tty > 0 && o.noTTY {
+	o.agent = o.agent && !o.noAgent
+	if o.tty && o.noTTY {
 		return fault.New(fault.Invalid, "", "-t and -T contradict each other", "give one of them, or none")
 	}
 	d, err := parseDestination(dest, o.login)
@@ -195,7 +200,7 @@ func (s *session) run(ctx context.Context, command string) error {
 	in, isTerminal := terminal(a.Stdin)
 	isTerminal = isTerminal && !o.noInput
 	details := a.environment(o.env)
-	if o.tty > 0 || command == "" && isTerminal && !o.noTTY {
+	if o.tty || command == "" && isTerminal && !o.noTTY {
 		if isTerminal {
 			s.in = in
 		}

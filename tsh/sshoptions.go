@@ -49,9 +49,9 @@ func (o *sshOptions) set(name, value string) error {
 	case "requesttty":
 		switch strings.ToLower(value) {
 		case "yes", "force":
-			o.tty++
+			o.tty = true
 		case "no":
-			o.noTTY = o.tty == 0
+			o.noTTY = !o.tty
 		}
 	case "setenv":
 		o.env = append(o.env, value)

@@ -1,6 +1,7 @@
 package tsh
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -34,15 +35,19 @@ func (a *app) tokenCmd() *cobra.Command {
 	create := &cobra.Command{
 		Use:     "create",
 		Short:   "Make a token that admits one machine, once, for a short time",
-		Example: "  tsh token create --label env=prod --label team=web",
+		Example: "  tsh token create --label env=prod --label team=web\n  tsh token create --format=json | jq -r .token",
 		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			r, err := newToken(kind, ttl, labels)
-			if err != nil {
-				return err
-			}
+	}
+	form := formatFlag(create)
+	create.RunE = func(c *cobra.Command, _ []string) error {
+		r, err := newToken(kind, ttl, labels)
+		if err != nil {
+			return err
+		}
+		if *form == asText {
 			return a.apply(c.Context(), []authrpc.Resource{r})
-		},
+		}
+		return a.makeToken(c.Context(), r, createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}, *form)
 	}
 	f := create.Flags()
 	f.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
@@ -51,6 +56,30 @@ func (a *app) tokenCmd() *cobra.Command {
 	_ = create.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp))
 	c.AddCommand(create)
 	return c
+}
+
+// createdToken is a new token for programs to read.
+type createdToken struct {
+	Name  string          `json:"name"`
+	Kind  identity.Kind   `json:"kind"`
+	TTL   access.Duration `json:"ttl"`
+	Token string          `json:"token"` // secret; shown this once
+}
+
+// makeToken makes a token and writes it for a program: nothing else is said.
+func (a *app) makeToken(ctx context.Context, r authrpc.Resource, t createdToken, form format) error {
+	p, err := a.login()
+	if err != nil {
+		return err
+	}
+	c := a.auth(p)
+	defer c.Close()
+	got, err := authrpc.Call(ctx, c, authrpc.ApplyResource, authrpc.ApplyResourceRequest{Resource: r})
+	if err != nil {
+		return err
+	}
+	t.Name, t.Token = got.Resource.Metadata.Name, got.Secret
+	return a.write(form, t, nil)
 }
 
 func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resource, err error) {
