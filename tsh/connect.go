@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
@@ -127,7 +128,7 @@ func (a *app) connectTo(ctx context.Context, p *profile.Profile, login identity.
 		HostKeyCallback:   h.checkHost,
 		HostKeyAlgorithms: hostAlgorithms,
 		BannerCallback:    h.keepBanner,
-		ClientVersion:     "SSH-2.0-tsh",
+		ClientVersion:     dial.ClientVersion,
 	}
 	return h.run(ctx, conn, cfg)
 }

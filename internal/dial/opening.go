@@ -9,6 +9,15 @@ import (
 // MaxOpening bounds an opening, in bytes. A command that does not fit is asked for in requests of its own.
 const MaxOpening = 64 << 10
 
+// ClientVersion is the version string of tsh. What begins so reads, in the reply to a global request that is refused, why: RFC 4254
+// section 4 has nothing there.
+const ClientVersion = "SSH-2.0-tsh"
+
+// ReadsReasons reports whether an SSH client with this version string reads why a global request was refused.
+func ReadsReasons(clientVersion []byte) bool {
+	return strings.HasPrefix(string(clientVersion), ClientVersion)
+}
+
 // openingVersion is what the version strings of servers that read openings begin with.
 const openingVersion = "SSH-2.0-Threshold"
 

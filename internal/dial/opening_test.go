@@ -67,6 +67,14 @@ func TestReadsOpenings(t *testing.T) {
 	}
 }
 
+func TestReadsReasons(t *testing.T) {
+	for version, want := range map[string]bool{dial.ClientVersion: true, dial.ClientVersion + "_2": true, "SSH-2.0-OpenSSH_9.2": false, "": false} {
+		if got := dial.ReadsReasons([]byte(version)); got != want {
+			t.Errorf("%q: got %v, want %v", version, got, want)
+		}
+	}
+}
+
 func FuzzParseOpening(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x03env\x00\x00\x00\x04LANG\x00\x00\x00\x05shell\x00\x00\x00\x00"))
 	f.Add([]byte("\xff\xff\xff\xff"))
