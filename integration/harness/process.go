@@ -137,6 +137,9 @@ func (p *Process) end(sig os.Signal) error {
 	return p.Wait()
 }
 
+// Done is closed once the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
 // Wait waits for the process to end by itself; one that does not is killed and fails the story.
 func (p *Process) Wait() error {
 	select {
