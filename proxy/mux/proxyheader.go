@@ -97,7 +97,10 @@ func proxyHeader2(b []byte) (int, netip.AddrPort, error) {
 		return n, netip.AddrPort{}, nil
 	}
 	from, err := source(family, b[proxyV2Fix:n])
-	return n, from, err
+	if err != nil {
+		return 0, from, err
+	}
+	return n, from, nil
 }
 
 // source is the source address in the tail of version 2: addresses, then ports. Datagrams and UNIX sockets do not end here.

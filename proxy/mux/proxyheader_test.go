@@ -100,6 +100,7 @@ func FuzzProxyHeader(f *testing.F) {
 	f.Add(version2(proxyFor, proxyTCP4, four))
 	f.Add(version2(proxyFor, proxyTCP6, slices.Concat(six, tlvs)))
 	f.Add(version2(proxyLocal, 0x31, make([]byte, 216)))
+	f.Add(version2(proxyFor, 0x30, []byte("0")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, from, err := proxyHeader(b)
 		if err != nil {
