@@ -23,7 +23,7 @@ func New(s *state.State) *Log { return &Log{s} }
 
 // allowed are the codes each kind of machine may send: what it alone can know. No node can say that somebody logged in.
 var allowed = map[identity.Kind][]audit.Code{
-	identity.Node:  {audit.SessionStarted, audit.SessionEnded, audit.SessionRefused},
+	identity.Node:  {audit.SessionStarted, audit.SessionEnded, audit.SessionRefused, audit.ForwardStarted},
 	identity.Proxy: {audit.SessionRefused, audit.NodeConnected, audit.NodeDisconnected},
 }
 

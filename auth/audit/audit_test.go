@@ -43,7 +43,7 @@ func TestMachinesReportOnlyWhatTheyCanKnow(t *testing.T) {
 	st, _ := statetest.Born(t)
 	log := audit.New(st)
 	may := map[events.Code]string{
-		events.SessionStarted: "n", events.SessionEnded: "n", events.SessionRefused: "np", events.NodeConnected: "p", events.NodeDisconnected: "p",
+		events.SessionStarted: "n", events.SessionEnded: "n", events.SessionRefused: "np", events.ForwardStarted: "n", events.NodeConnected: "p", events.NodeDisconnected: "p",
 	}
 	for code := range events.Meaning {
 		for _, from := range []identity.Identity{web, edge} {

@@ -30,6 +30,7 @@ const (
 	SessionStarted   Code = "TH3001"
 	SessionEnded     Code = "TH3002"
 	SessionRefused   Code = "TH3003"
+	ForwardStarted   Code = "TH3004"
 	ResourceApplied  Code = "TH4001"
 	ResourceRemoved  Code = "TH4002"
 	ResourceRefused  Code = "TH4003"
@@ -54,6 +55,7 @@ var Meaning = map[Code]string{
 	SessionStarted:   "a session started on a node",
 	SessionEnded:     "a session ended on a node",
 	SessionRefused:   "a node refused a person",
+	ForwardStarted:   "a port, socket or agent was forwarded through a node",
 	ResourceApplied:  "a resource was created or changed",
 	ResourceRemoved:  "a resource was removed",
 	ResourceRefused:  "work on a resource was refused",

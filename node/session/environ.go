@@ -58,6 +58,9 @@ func (a Accounts) environ(acc Account, s Spec) []string {
 	ownHost, ownPort := ends(s.At)
 	vars["SSH_CLIENT"] = strings.Join([]string{host, port, ownPort}, " ")
 	vars["SSH_CONNECTION"] = strings.Join([]string{host, port, ownHost, ownPort}, " ")
+	if s.Agent != "" {
+		vars["SSH_AUTH_SOCK"] = s.Agent
+	}
 	if s.Terminal != nil {
 		vars["TERM"] = s.Terminal.Term
 	}

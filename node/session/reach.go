@@ -24,6 +24,8 @@ const (
 	answerTimeout = 10 * time.Second
 	// maxPath bounds the path of a Unix socket (unix(7)).
 	maxPath = 107
+	// firstFreePort is the first that others than root may listen on (ip(7)).
+	firstFreePort = 1024
 )
 
 // Reach is what one connection reaches as an account: TCP by sockets that belong to it, Unix sockets through a process that is started
@@ -40,16 +42,18 @@ type Reach struct {
 // Reach starts nothing. Close ends it.
 func (a Accounts) Reach(acc Account) *Reach { return &Reach{accounts: a, acc: acc} }
 
-// IsRoot reports whether the account may do what root may.
-func (r *Reach) IsRoot() bool { return r.acc.UID == 0 }
-
 // Dial opens a TCP connection.
 func (r *Reach) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return r.accounts.Dial(ctx, r.acc, to)
 }
 
-// Listen listens on a TCP address.
-func (r *Reach) Listen(at netip.AddrPort) (net.Listener, error) { return r.accounts.Listen(r.acc, at) }
+// Listen listens on a TCP address. The kernel sees root bind it, so the ports that are root's are kept for root here.
+func (r *Reach) Listen(at netip.AddrPort) (net.Listener, error) {
+	if r.accounts.UID == 0 && r.acc.UID != 0 && at.Port() != 0 && at.Port() < firstFreePort {
+		return nil, os.NewSyscallError("bind", syscall.EACCES)
+	}
+	return r.accounts.Listen(r.acc, at)
+}
 
 // DialSocket connects to a Unix socket. A path that is not absolute begins at the account's home.
 func (r *Reach) DialSocket(ctx context.Context, path string) (net.Conn, error) {

@@ -104,6 +104,19 @@ func TestTCPBelongsToTheAccount(t *testing.T) {
 	}
 }
 
+func TestPortsOfRootAreForRoot(t *testing.T) {
+	if os.Geteuid() == 0 { // otherwise the kernel says so
+		if _, err := reach(t, other(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023")); !errors.Is(err, syscall.EACCES) {
+			t.Errorf("got %v, want permission denied", err)
+		}
+		ln, err := reach(t, self(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln.Close()
+	}
+}
+
 func TestTCPDialTellsHowItFailed(t *testing.T) {
 	r := reach(t, other(t))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

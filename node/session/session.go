@@ -35,6 +35,7 @@ type Spec struct {
 	Command  string       // of Exec: what the account's shell is told to run
 	Terminal *pty.Request // nil: none
 	Env      Env
+	Agent    string // path of the socket by which the program reaches the client's ssh-agent; empty: none
 
 	// For the environment, so that programs and administrators can tell sessions apart.
 	ID, User, Node string

@@ -32,7 +32,7 @@ import (
 const (
 	// MaxEvents is how many events may wait before no session starts any more.
 	MaxEvents = 20_000
-	// maxRefusals is how many may wait before refusals are only logged.
+	// maxRefusals is how many may wait before refusals are only logged, and nothing is forwarded any more: neither keeps sessions out.
 	maxRefusals = MaxEvents / 2
 	maxBytes    = 64 << 10 // of one event
 )
@@ -121,7 +121,7 @@ func (s *Spool) room(code audit.Code) error {
 	switch code {
 	case audit.SessionEnded:
 		return nil
-	case audit.SessionRefused:
+	case audit.SessionRefused, audit.ForwardStarted:
 		limit = maxRefusals
 	}
 	if len(s.names) < limit {

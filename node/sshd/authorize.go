@@ -31,22 +31,25 @@ type terms struct {
 	part bool
 	// permit is an extension that the certificate must carry as well, whoever made it so (OpenSSH PROTOCOL.certkeys).
 	permit string
-	// later says that the door stays shut in this version, whatever the rules say, and what it would be for.
-	later string
+	// never says why the door stays shut whatever the rules say; hint, what helps instead.
+	never, hint string
 }
+
+// permitPorts is what OpenSSH asks of a certificate for ports and Unix sockets alike.
+const permitPorts = "permit-port-forwarding"
 
 // doors is every door that is known. One that is not listed is shut.
 var doors = map[door]terms{
 	{atGlobal, "keepalive@openssh.com"}:                  {part: true},
 	{atGlobal, "no-more-sessions@openssh.com"}:           {part: true},
-	{atGlobal, "tcpip-forward"}:                          {needs: access.ForwardRemote, later: "remote port forwarding"},
-	{atGlobal, "cancel-tcpip-forward"}:                   {needs: access.ForwardRemote, later: "remote port forwarding"},
-	{atGlobal, "streamlocal-forward@openssh.com"}:        {needs: access.ForwardRemote, later: "remote socket forwarding"},
-	{atGlobal, "cancel-streamlocal-forward@openssh.com"}: {needs: access.ForwardRemote, later: "remote socket forwarding"},
+	{atGlobal, "tcpip-forward"}:                          {needs: access.ForwardRemote, permit: permitPorts},
+	{atGlobal, "cancel-tcpip-forward"}:                   {needs: access.ForwardRemote, permit: permitPorts},
+	{atGlobal, "streamlocal-forward@openssh.com"}:        {needs: access.ForwardRemote, permit: permitPorts},
+	{atGlobal, "cancel-streamlocal-forward@openssh.com"}: {needs: access.ForwardRemote, permit: permitPorts},
 
 	{atChannel, "session"}:                        {part: true},
-	{atChannel, "direct-tcpip"}:                   {needs: access.ForwardLocal, later: "port forwarding"},
-	{atChannel, "direct-streamlocal@openssh.com"}: {needs: access.ForwardLocal, later: "socket forwarding"},
+	{atChannel, "direct-tcpip"}:                   {needs: access.ForwardLocal, permit: permitPorts},
+	{atChannel, "direct-streamlocal@openssh.com"}: {needs: access.ForwardLocal, permit: permitPorts},
 
 	{atSession, "shell"}:                      {needs: access.Shell},
 	{atSession, "exec"}:                       {needs: access.Exec},
@@ -57,13 +60,17 @@ var doors = map[door]terms{
 	{atSession, "break"}:                      {part: true},
 	{atSession, "env"}:                        {part: true},
 	{atSession, "keepalive@openssh.com"}:      {part: true},
-	{atSession, "auth-agent-req@openssh.com"}: {needs: access.ForwardAgent, later: "agent forwarding"},
+	{atSession, "auth-agent-req@openssh.com"}: {needs: access.ForwardAgent, permit: "permit-agent-forwarding"},
+	{atSession, "x11-req"}:                    {never: "this node forwards no X11 displays", hint: "leave out -X and -Y; a desktop on the node can be had through a forwarded port: ssh -L"},
 }
 
 // authorize is the one place that opens doors: for every channel, global request and session request. It asks the rules of this
 // moment, at this moment's time, for the certificate that the client proved to hold.
 func (c *connection) authorize(d door) (rule string, err error) {
 	t, known := doors[d]
+	if t.never != "" {
+		return "", fault.New(fault.Denied, "node", t.never, t.hint)
+	}
 	if !known || (t.needs == "" && !t.part) {
 		return "", fault.New(fault.Denied, "node", fmt.Sprintf("this node does not serve the %s %q", d.at, shown(d.name)), "use a shell, a command, sftp or scp")
 	}
@@ -77,9 +84,6 @@ func (c *connection) authorize(d door) (rule string, err error) {
 	if t.permit != "" && !c.permits(t.permit) {
 		return decision.Rule, fault.New(fault.Denied, "node", fmt.Sprintf("the certificate does not carry %s, which the %s %q needs", t.permit, d.at, d.name),
 			"ask an administrator for a role that grants it, then run: tsh login")
-	}
-	if t.later != "" {
-		return decision.Rule, fault.New(fault.Denied, "node", t.later+" is not part of this version of the node", "update the node once a release has it")
 	}
 	return decision.Rule, nil
 }

@@ -88,7 +88,7 @@ func (c *connection) part(t *talk) {
 func (c *connection) unused() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sessions == 0
+	return c.sessions == 0 && c.forwards.Open() == 0
 }
 
 // announce puts a line on every terminal of the connection. A client that takes no output misses it.

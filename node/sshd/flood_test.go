@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -59,6 +60,7 @@ func TestWordsThatNobodyReadsHoldNothingUp(t *testing.T) {
 
 func TestAFloodOfRefusalsIsRecordedInPart(t *testing.T) {
 	r := newRig(t, nil)
+	r.allow(everything("ops", "exec"))
 	c := r.client()
 	for range 500 {
 		ch, _, err := c.OpenChannel("direct-tcpip", nil)
@@ -84,15 +86,31 @@ func TestAFloodOfRefusalsIsRecordedInPart(t *testing.T) {
 func TestHandshakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
 	r := newRig(t, nil)
 	elsewhere := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
-	for range 80 {
+	for i := range 80 {
 		conn, err := elsewhere.Dial("tcp", r.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_, _ = conn.Read(make([]byte, 4)) // the server's version, or the end of a connection too many
+		if i < 16 { // each of these takes a place; the others wait for one
+			_, _ = conn.Read(make([]byte, 4))
+		}
 	}
 	r.client()
+}
+
+func TestManyAtOnceWaitTheirTurn(t *testing.T) {
+	r := newRig(t, nil)
+	signer := r.signer()
+	var all sync.WaitGroup
+	for range 60 {
+		all.Go(func() {
+			if _, said, err := r.dial(me(), signer); err != nil {
+				t.Errorf("got %v (%s), want everybody logged in", err, said)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // words in SSH's wire form.

@@ -142,12 +142,6 @@ func TestStockOpenSSH(t *testing.T) {
 		openSSH(t, nil, "ssh", "-O", "exit", "-F", config, "web-1")
 		_ = master.Wait()
 	})
-	t.Run("a forward is refused, and says why", func(t *testing.T) {
-		got := openSSH(t, nil, "ssh", "-W", "127.0.0.1:22", "-F", config, "web-1")
-		if got.status == 0 || !strings.Contains(got.err, "port forwarding is not part of this version") {
-			t.Errorf("got %+v, want a refusal with the reason", got)
-		}
-	})
 	t.Run("a refused command says why", func(t *testing.T) {
 		r.allow(everything("ops", "sftp"))
 		got := openSSH(t, nil, "ssh", "-F", config, "web-1", "true")

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/places"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/node/forward"
 	"github.com/threshold-access/threshold/node/session"
 )
 
@@ -48,8 +50,10 @@ type Config struct {
 	Rules    func() *rules.Trust        // of the moment; nil: none yet
 	Record   func(audit.Event) error    // returns once the event is safe on disk
 	Accounts session.Accounts
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Resolve finds the addresses of hosts that ports are forwarded to. Nil means the machine's resolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
 // Server serves SSH on connections that are handed to it.
@@ -58,12 +62,14 @@ type Server struct {
 	visits     *places.Places // of connections
 	handshakes *places.Places
 	people     people
+	room       *forward.Room
 	closing
 }
 
 // New makes a server that serves nothing yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, visits: places.New(maxConnections, eachConnections), handshakes: places.New(maxHandshakes, eachHandshakes), closing: newClosing()}
+	return &Server{cfg: cfg, visits: places.New(maxConnections, eachConnections), handshakes: places.New(maxHandshakes, eachHandshakes), closing: newClosing(),
+		room: forward.NewRoom()}
 }
 
 // visit is where a connection came from.
@@ -118,7 +124,9 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
 
 // handshake runs key exchange and authentication under a deadline.
 func (s *Server) handshake(ctx context.Context, conn net.Conn, v *visit) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
-	leave, ok := s.handshakes.Take(v.from)
+	turn, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	leave, ok := s.handshakes.Wait(turn, v.from)
 	if !ok {
 		return nil, nil, nil, errors.New("too many handshakes at once")
 	}
@@ -186,11 +194,14 @@ type connection struct {
 	login identity.Login
 	leash *leash
 
-	changed chan struct{} // has a value when a session was left since it was last read; of watch
+	forwards *forward.Forwards
+	askAgent func(rule string) (path string, err error) // gives the socket by which programs reach the client's agent
+	changed  chan struct{}                              // has a value when a session was left since it was last read; of watch
 
 	mu       sync.Mutex              // guards what follows
 	live     map[*talk]chan struct{} // sessions in which a program runs; each is closed when its client was told how that ended
 	ending   *ending                 // set once the node ends the connection
+	reach    *session.Reach          // nil until something is forwarded
 	sessions int
 	refusals int
 	noMore   bool // the client wants no further sessions (OpenSSH PROTOCOL section 2.2)
@@ -204,7 +215,10 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	sessions, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var running sync.WaitGroup
-	running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.globals(reqs) })
+	c.forwards = c.forwarding()
+	defer func() { cancel(); c.release() }()
+	c.askAgent = func(rule string) (string, error) { return c.forwards.Agent(sessions, rule) }
+	running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.globals(sessions, reqs) })
 	running.Go(func() {
 		defer c.srv.rescue(c.visit, c.conn)
 		if why := c.watch(ctx); why != nil {
@@ -213,8 +227,8 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 		}
 	})
 	for nc := range chans {
-		if asked, ok := c.open(nc); ok { // one after the other: a client that floods waits for its own answers
-			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.session(sessions, nc, asked) })
+		if serve := c.open(sessions, nc); serve != nil { // one after the other: a client that floods waits for its own answers
+			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); serve() })
 		}
 	}
 	cancel() // the connection is gone: so is everything in it
@@ -222,44 +236,70 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 }
 
 // globals answers every global request.
-func (c *connection) globals(reqs <-chan *ssh.Request) {
+func (c *connection) globals(ctx context.Context, reqs <-chan *ssh.Request) {
 	for r := range reqs {
-		_, err := c.authorize(door{atGlobal, r.Type})
-		if err == nil && r.Type == "no-more-sessions@openssh.com" {
-			c.mu.Lock()
-			c.noMore = true
-			c.mu.Unlock()
+		reply, err := c.global(ctx, r)
+		if err != nil {
+			c.srv.cfg.Log.Debug("request refused", "user", c.who.Name, "request", shown(r.Type), "err", err)
+			if dial.ReadsReasons(c.conn.ClientVersion()) {
+				reply = []byte(channelWords(err))
+			}
 		}
-		if err != nil && doors[door{atGlobal, r.Type}].needs != "" {
-			c.refused("", r.Type, err)
-		}
-		_ = r.Reply(err == nil, nil) // without WantReply it does nothing; otherwise the connection is gone
+		_ = r.Reply(err == nil, reply) // without WantReply it does nothing; otherwise the connection is gone
 	}
 }
 
-// open decides about a channel that the client opens, and turns away what may not be. It returns what the client asks for at once.
-func (c *connection) open(nc ssh.NewChannel) ([]dial.Asked, bool) {
+// global authorises one global request and does what it asks for.
+func (c *connection) global(ctx context.Context, r *ssh.Request) (reply []byte, err error) {
+	d := door{atGlobal, r.Type}
+	rule, err := c.authorize(d)
+	if err != nil {
+		if doors[d].needs != "" {
+			c.refused(rule, told(r.Type, r.Payload), err)
+		}
+		return nil, err
+	}
+	switch {
+	case r.Type == "no-more-sessions@openssh.com":
+		c.mu.Lock()
+		c.noMore = true
+		c.mu.Unlock()
+	case doors[d].needs != "":
+		return c.listen(ctx, r, rule)
+	}
+	return nil, nil
+}
+
+// open decides about a channel that the client opens, and turns away what may not be. It returns what serves the channel.
+func (c *connection) open(ctx context.Context, nc ssh.NewChannel) (serve func()) {
 	d := door{atChannel, nc.ChannelType()}
 	rule, err := c.authorize(d)
 	if err != nil {
 		reason := ssh.UnknownChannelType
 		if _, known := doors[d]; known {
 			reason = ssh.Prohibited
-			c.refused(rule, d.name, err)
+			c.refused(rule, told(d.name, nc.ExtraData()), err)
 		}
 		_ = nc.Reject(reason, channelWords(err))
-		return nil, false
+		return nil
+	}
+	if doors[d].needs != "" {
+		serve, err := c.direct(ctx, nc, rule)
+		if err != nil {
+			_ = nc.Reject(forward.Rejection(err), channelWords(err))
+		}
+		return serve
 	}
 	asked, err := dial.ParseOpening(nc.ExtraData())
 	if err != nil {
 		_ = nc.Reject(ssh.ConnectionFailed, channelWords(malformed("for a session", err)))
-		return nil, false
+		return nil
 	}
 	if err := c.enter(); err != nil {
 		_ = nc.Reject(ssh.ResourceShortage, channelWords(err))
-		return nil, false
+		return nil
 	}
-	return asked, true
+	return func() { c.session(ctx, nc, asked) }
 }
 
 // session serves a channel that was let in.
@@ -296,8 +336,13 @@ func (c *connection) enter() error {
 
 func (c *connection) leave() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.sessions--
+	c.mu.Unlock()
+	c.nudge()
+}
+
+// nudge has the connection looked at again: something on it has ended.
+func (c *connection) nudge() {
 	select {
 	case c.changed <- struct{}{}:
 	default:

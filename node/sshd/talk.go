@@ -12,6 +12,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/node/forward"
 	"github.com/threshold-access/threshold/node/pty"
 	"github.com/threshold-access/threshold/node/session"
 )
@@ -25,13 +26,14 @@ const (
 
 // talk is one session channel: requests first, then one program.
 type talk struct {
-	conn *connection
-	ch   ssh.Channel
-	env  session.Env
-	term *pty.Request
-	proc *session.Process // nil until something runs
-	done bool             // something ran, or was refused: nothing else starts on this channel
-	told bool             // a refusal was put into words, which is done once
+	conn  *connection
+	ch    ssh.Channel
+	env   session.Env
+	term  *pty.Request
+	agent string           // path of the socket by which programs reach the client's agent; empty: none
+	proc  *session.Process // nil until something runs
+	done  bool             // something ran, or was refused: nothing else starts on this channel
+	told  bool             // a refusal was put into words, which is done once
 
 	running    sync.WaitGroup // what still has bytes to move when the channel closes
 	announcing sync.Mutex     // held while a line is on its way to the terminal
@@ -94,8 +96,19 @@ func (t *talk) request(r *ssh.Request) (*starting, error) {
 			return nil, fault.New(fault.Invalid, "node", fmt.Sprintf("the command has %d bytes, more than %d", len(m.Command), maxCommand), "copy a script and run that")
 		}
 		return t.starting(rule, session.Exec, m.Command)
+	case forward.AskAgent:
+		return nil, t.forwardAgent(rule)
 	}
 	return nil, t.detail(r)
+}
+
+// forwardAgent has the session's program find the client's agent.
+func (t *talk) forwardAgent(rule string) (err error) {
+	if t.done {
+		return fault.New(fault.Conflict, "node", "this session has begun", "ask for the agent first")
+	}
+	t.agent, err = t.conn.askAgent(rule)
+	return err
 }
 
 // detail handles the requests that are part of a session.
@@ -163,7 +176,7 @@ func (t *talk) starting(rule string, kind session.Kind, command string) (*starti
 		return nil, fault.New(fault.Conflict, "node", "this session runs a program already", "open another session")
 	}
 	c := t.conn
-	return &starting{rule, session.Spec{Kind: kind, Command: command, Terminal: t.term, Env: t.env, ID: newSessionID(), User: c.who.Name,
+	return &starting{rule, session.Spec{Kind: kind, Command: command, Terminal: t.term, Env: t.env, Agent: t.agent, ID: newSessionID(), User: c.who.Name,
 		Node: c.srv.cfg.Identity().Name, From: c.visit.from, At: c.conn.LocalAddr().String()}}, nil
 }
 

@@ -169,7 +169,8 @@ func (c *Cluster) UserCert(key ssh.PublicKey, who identity.Identity, change func
 	who.Expires = now.Add(time.Hour)
 	cert := &ssh.Certificate{Key: key, CertType: ssh.UserCert, KeyId: who.KeyID(), Serial: c.next().Uint64(), ValidPrincipals: logins,
 		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(who.Expires.Unix()),
-		Permissions: ssh.Permissions{Extensions: map[string]string{identity.SSHExtension: string(marshal(c.t, who)), "permit-pty": ""}}}
+		Permissions: ssh.Permissions{Extensions: map[string]string{identity.SSHExtension: string(marshal(c.t, who)), "permit-pty": "",
+			"permit-port-forwarding": "", "permit-agent-forwarding": ""}}}
 	if change != nil {
 		change(cert)
 	}

@@ -1,0 +1,551 @@
+package sshd_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/node/sshd"
+)
+
+// echo sends back what it gets, on loopback or a Unix socket, and then ends.
+func echo(t testing.TB, network string) net.Addr {
+	t.Helper()
+	at := "127.0.0.1:0"
+	if network == "unix" {
+		at = filepath.Join(t.TempDir(), "echo")
+	}
+	ln, err := net.Listen(network, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
+			}()
+		}
+	}()
+	return ln.Addr()
+}
+
+// directTCP is the data of a direct-tcpip channel.
+func directTCP(to net.Addr) []byte {
+	host, port, _ := net.SplitHostPort(to.String())
+	n, _ := strconv.Atoi(port)
+	return wire(host, uint32(n), "127.0.0.1", uint32(1))
+}
+
+// listenTCP asks for a listener and returns its port.
+func listenTCP(c *ssh.Client, host string, port uint32) (uint32, error) {
+	ok, reply, err := c.SendRequest("tcpip-forward", true, wire(host, port))
+	switch {
+	case err != nil:
+		return 0, err
+	case !ok:
+		return 0, errors.New("refused")
+	case port == 0 && len(reply) == 4:
+		return binary.BigEndian.Uint32(reply), nil
+	case port != 0 && len(reply) == 0:
+		return port, nil
+	}
+	return 0, fmt.Errorf("a reply of %d bytes", len(reply))
+}
+
+// thereAndBack sends text, ends its own way, and wants the same until the other end's.
+func thereAndBack(t *testing.T, c interface {
+	io.ReadWriter
+	CloseWrite() error
+}, text string) {
+	t.Helper()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(c, text)
+		sent <- errors.Join(err, c.CloseWrite())
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil || string(got) != text {
+		t.Errorf("got %d bytes, %v, want the %d sent", len(got), err, len(text))
+	}
+	if err := within(t, "what was sent", sent); err != nil {
+		t.Error(err)
+	}
+}
+
+var megabytes = strings.Repeat("0123456789abcdef", 1<<17)
+
+func TestFromTheNodeOutwards(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	tcp, unix := echo(t, "tcp"), echo(t, "unix")
+	for name, extra := range map[string][]byte{"direct-tcpip": directTCP(tcp), "direct-streamlocal@openssh.com": wire(unix.String(), "", uint32(0))} {
+		for range 2 {
+			ch, reqs, err := c.OpenChannel(name, extra)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			go ssh.DiscardRequests(reqs)
+			thereAndBack(t, ch, megabytes)
+			ch.Close()
+		}
+	}
+	events := r.recorded(audit.ForwardStarted)
+	if len(events) != 2 {
+		t.Fatalf("got %d events of two ways that were used twice, want 2", len(events))
+	}
+	for _, e := range events {
+		if to := e.Fields["target"]; to != tcp.String() && to != unix.String() || e.Fields["way"] != "local" || e.Rule != "role ops, allow 1" || e.User != "alice@example.com" {
+			t.Errorf("got %+v, want who, where to and by which rule", e)
+		}
+	}
+}
+
+func TestWhatCannotBeReachedIsSaid(t *testing.T) {
+	names := map[string][]netip.Addr{
+		"metadata.example": {netip.MustParseAddr("169.254.169.254")},
+		"mapped.example":   {netip.MustParseAddr("::ffff:169.254.169.254")},
+		"both.example":     {netip.MustParseAddr("fe80::1%lo"), netip.MustParseAddr("127.0.0.1")},
+	}
+	asked := map[string]int{}
+	r := newRig(t, func(c *sshd.Config) {
+		c.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
+			asked[host]++
+			if a, ok := names[host]; ok {
+				return a, nil
+			}
+			return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+		}
+	})
+	c := r.client()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	unreachable := func(host string, port int) []byte { return wire(host, uint32(port), "", uint32(0)) }
+	for _, tt := range []struct {
+		name   string
+		extra  []byte
+		reason ssh.RejectionReason
+		words  string
+	}{
+		{"nobody listens", directTCP(closed.Addr()), ssh.ConnectionFailed, "connection refused"},
+		{"no such host", unreachable("no.example", 80), ssh.ConnectionFailed, "there is no host no.example"},
+		{"a metadata address", unreachable("169.254.169.254", 80), ssh.Prohibited, "metadata"},
+		{"the same inside of IPv6", unreachable("::ffff:169.254.169.254", 80), ssh.Prohibited, "metadata"},
+		{"the same for a translator", unreachable("64:ff9b::a9fe:a9fe", 80), ssh.Prohibited, "metadata"},
+		{"a name for it", unreachable("metadata.example", 80), ssh.Prohibited, "metadata"},
+		{"a name for it, mapped", unreachable("mapped.example", 80), ssh.Prohibited, "metadata"},
+		{"metadata by IPv6", unreachable("fd00:ec2::254", 80), ssh.Prohibited, "metadata"},
+		{"link-local by IPv6", unreachable("fe80::1%lo", 22), ssh.Prohibited, "link-local"},
+		{"no host", unreachable("", 80), ssh.ConnectionFailed, "no host is named"},
+		{"no port", unreachable("127.0.0.1", 0), ssh.ConnectionFailed, "no port"},
+		{"a port that wraps", unreachable("127.0.0.1", 65536+80), ssh.ConnectionFailed, "no port"},
+		{"a name with blanks", unreachable("a b", 80), ssh.ConnectionFailed, "no name of a host"},
+		{"cut short", []byte{0, 0, 0, 9, 'x'}, ssh.ConnectionFailed, "could not be read"},
+	} {
+		_, _, err := c.OpenChannel("direct-tcpip", tt.extra)
+		var refused *ssh.OpenChannelError
+		if !errors.As(err, &refused) || refused.Reason != tt.reason || !strings.Contains(refused.Message, tt.words) {
+			t.Errorf("%s: got %v, want %v with %q", tt.name, err, tt.reason, tt.words)
+		}
+	}
+	to := echo(t, "tcp").(*net.TCPAddr)
+	ch, reqs, err := c.OpenChannel("direct-tcpip", unreachable("both.example", to.Port))
+	if err != nil {
+		t.Fatalf("a name with one good address: %v", err)
+	}
+	go ssh.DiscardRequests(reqs)
+	thereAndBack(t, ch, "x")
+	for host, n := range asked {
+		if n != 1 {
+			t.Errorf("got %s resolved %d times, want once: a second answer could be another", host, n)
+		}
+	}
+	for _, e := range r.recorded(audit.SessionRefused) {
+		if what := e.Fields["what"]; !strings.HasPrefix(what, "direct-tcpip ") || !strings.HasSuffix(what, ":80") && !strings.HasSuffix(what, ":22") {
+			t.Errorf("got a refusal of %q on record, want the target named", what)
+		}
+	}
+	if n := len(r.recorded(audit.SessionRefused)); n != 7 {
+		t.Errorf("got %d refusals on record, want the 7 that are prohibited", n)
+	}
+	for path, words := range map[string]string{filepath.Join(t.TempDir(), "none"): "there is no ", "": "no path", "/a\x00b": "no path of"} {
+		if _, _, err := c.OpenChannel("direct-streamlocal@openssh.com", wire(path, "", uint32(0))); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%q: got %v, want %q in it", path, err, words)
+		}
+	}
+}
+
+// arrivals takes every channel of the kind that the node opens.
+func arrivals(t *testing.T, c *ssh.Client, kind string) <-chan ssh.NewChannel {
+	t.Helper()
+	ch := c.HandleChannelOpen(kind)
+	if ch == nil {
+		t.Fatalf("%s is handled already", kind)
+	}
+	return ch
+}
+
+func TestAListenerOnTheNodesLoopback(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	came := arrivals(t, c, "forwarded-tcpip")
+	for _, host := range []string{"", "localhost", "0.0.0.0", "::", "*", "127.0.0.1", "192.0.2.1", "db.example"} {
+		port, err := listenTCP(c, host, 0)
+		if err != nil {
+			t.Errorf("%q: %v", host, err)
+			continue
+		}
+		visitor, err := net.Dial("tcp", loopbackFor(host, port))
+		if err != nil {
+			t.Errorf("%q: %v", host, err)
+			continue
+		}
+		nc := within(t, "the channel", came)
+		from := visitor.LocalAddr().(*net.TCPAddr)
+		if want := wire(host, port, from.IP.String(), uint32(from.Port)); !bytes.Equal(nc.ExtraData(), want) {
+			t.Errorf("%q: got %q, want who came to what was asked for: %q", host, nc.ExtraData(), want)
+		}
+		ch, reqs, err := nc.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go ssh.DiscardRequests(reqs)
+		go func() { _, _ = io.Copy(ch, ch); _ = ch.Close() }()
+		thereAndBack(t, visitor.(*net.TCPConn), megabytes)
+		onlyLoopback(t, port)
+		if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, wire(host, port)); !ok {
+			t.Errorf("%q: the listener could not be cancelled", host)
+		}
+		if conn, err := net.Dial("tcp", loopbackFor(host, port)); err == nil {
+			conn.Close()
+			t.Errorf("%q: got a listener after it was cancelled", host)
+		}
+		if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, wire(host, port)); ok {
+			t.Errorf("%q: got the listener cancelled twice", host)
+		}
+	}
+}
+
+func loopbackFor(host string, port uint32) string {
+	if host == "::" {
+		return net.JoinHostPort("::1", fmt.Sprint(port))
+	}
+	return net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
+}
+
+// onlyLoopback looks at the kernel's own list: nothing listens on the port but on loopback addresses.
+func onlyLoopback(t *testing.T, port uint32) {
+	t.Helper()
+	const listen = "0A"
+	found := 0
+	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+		b, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) < 4 || f[3] != listen || !strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
+				continue
+			}
+			found++
+			if at, _, _ := strings.Cut(f[1], ":"); at != "0100007F" && at != "00000000000000000000000001000000" {
+				t.Errorf("got a listener on %s, want loopback alone", f[1])
+			}
+		}
+	}
+	if found == 0 {
+		t.Errorf("nothing listens on port %d", port)
+	}
+}
+
+func TestPortsThatCannotBeHad(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	taken := uint32(echo(t, "tcp").(*net.TCPAddr).Port)
+	for name, payload := range map[string][]byte{"taken": wire("localhost", taken), "too high": wire("localhost", uint32(65536)), "cut short": wire("localhost"), "odd host": wire("a\nb", uint32(0))} {
+		if ok, _, err := c.SendRequest("tcpip-forward", true, payload); ok || err != nil {
+			t.Errorf("%s: got %v, %v, want refused", name, ok, err)
+		}
+	}
+	for i := range 65 {
+		_, err := listenTCP(c, "127.0.0.1", 0)
+		if (err == nil) != (i < 64) {
+			t.Errorf("listener %d: got %v, want 64 and no more", i+1, err)
+		}
+	}
+	c.Close()
+	eventually(t, "another connection finds room", func() bool {
+		_, err := listenTCP(r.client(), "127.0.0.1", 0)
+		return err == nil
+	})
+}
+
+func TestListenersEndWithTheirConnection(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	port, err := listenTCP(c, "localhost", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	if err := global("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	eventually(t, "the port is free and the socket gone", func() bool {
+		conn, err := net.Dial("tcp", loopbackFor("", port))
+		if err == nil {
+			conn.Close()
+		}
+		_, gone := os.Lstat(path)
+		return err != nil && os.IsNotExist(gone)
+	})
+}
+
+func TestASocketOnTheNode(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	came := arrivals(t, c, "forwarded-streamlocal@openssh.com")
+	path := filepath.Join(t.TempDir(), "s")
+	if err := global("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+		t.Fatal(err)
+	}
+	if err := global("streamlocal-forward@openssh.com", wire(path))(t, c); err == nil {
+		t.Error("got the same path twice, want what is there to stay")
+	}
+	for range 3 {
+		visitor, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc := within(t, "the channel", came)
+		if !bytes.Equal(nc.ExtraData(), wire(path, "")) {
+			t.Errorf("got %q, want the path", nc.ExtraData())
+		}
+		ch, reqs, err := nc.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go ssh.DiscardRequests(reqs)
+		go func() { _, _ = io.Copy(ch, ch); _ = ch.Close() }()
+		thereAndBack(t, visitor.(*net.UnixConn), megabytes)
+		visitor.Close()
+	}
+	if err := global("cancel-streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("got %v, want the socket removed", err)
+	}
+}
+
+func TestTheClientsAgent(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	keyring := agent.NewKeyring()
+	if err := agent.ForwardToAgent(c, keyring); err != nil {
+		t.Fatal(err)
+	}
+	s := newSession(t, c)
+	if err := agent.RequestAgentForwarding(s); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.Output(`stat -c %a "$(dirname "$SSH_AUTH_SOCK")" "$SSH_AUTH_SOCK"; echo "$SSH_AUTH_SOCK"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(out))
+	if len(f) != 3 || f[0] != "700" || f[1] != "600" {
+		t.Fatalf("got %q, want a folder with 700, a socket with 600, and its path", out)
+	}
+	conn, err := net.Dial("unix", f[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if keys, err := agent.NewClient(conn).List(); err != nil || len(keys) != 0 {
+		t.Errorf("got %v, %v, want an answer of the client's agent", keys, err)
+	}
+	other := newSession(t, c)
+	if out, err := other.Output(`echo "${SSH_AUTH_SOCK-none}"`); err != nil || string(out) != "none\n" {
+		t.Errorf("got %q, %v in a session that did not ask, want none", out, err)
+	}
+	again := newSession(t, c)
+	if err := agent.RequestAgentForwarding(again); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := again.Output(`echo "$SSH_AUTH_SOCK"`); err != nil || strings.TrimSpace(string(out)) != f[2] {
+		t.Errorf("got %q, %v, want the connection's one socket %s", out, err, f[2])
+	}
+	if got := r.recorded(audit.ForwardStarted); len(got) != 1 || got[0].Fields["way"] != "agent" {
+		t.Errorf("got %+v, want one event", got)
+	}
+	r.allow(everything("ops", "exec"))
+	late, err := net.Dial("unix", f[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if _, err := agent.NewClient(late).List(); err == nil {
+		t.Error("got an answer after the grant was taken away, want none")
+	}
+	c.Close()
+	eventually(t, "the folder is gone", func() bool { _, err := os.Lstat(filepath.Dir(f[2])); return os.IsNotExist(err) })
+}
+
+func TestWhoComesToAListenerIsDecidedAnew(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	came := arrivals(t, c, "forwarded-tcpip")
+	port, err := listenTCP(c, "127.0.0.1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.allow(everything("ops", "exec"))
+	visitor, err := net.Dial("tcp", loopbackFor("", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer visitor.Close()
+	_ = visitor.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := visitor.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want the end", err)
+	}
+	select {
+	case <-came:
+		t.Error("got a channel although the grant is gone")
+	default:
+	}
+}
+
+func TestForwardsOfOneConnectionAreLimited(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	extra := directTCP(echo(t, "tcp"))
+	var err error
+	n := 0
+	for ; n < 300 && err == nil; n++ {
+		_, _, err = c.OpenChannel("direct-tcpip", extra)
+	}
+	var refused *ssh.OpenChannelError
+	if !errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage || n != 257 {
+		t.Errorf("got %v after %d, want a shortage after 256", err, n)
+	}
+	if got := run(t, c, "echo still here", ""); got.out != "still here\n" {
+		t.Errorf("got %+v, want sessions to go on", got)
+	}
+}
+
+func TestNoMoreSessionsStopsNoForwards(t *testing.T) {
+	c := newRig(t, nil).client()
+	if _, _, err := c.SendRequest("no-more-sessions@openssh.com", true, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := open("direct-tcpip", directTCP(echo(t, "tcp")))(t, c); err != nil {
+		t.Error(err)
+	}
+	if _, err := listenTCP(c, "localhost", 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatCannotBeRecordedIsNotForwarded(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	r.mu.Lock()
+	r.full = fault.New(fault.Exhausted, "spool.Record", "this node's disk is full", "ask an administrator to free space on the node")
+	r.mu.Unlock()
+	if err := open("direct-tcpip", directTCP(echo(t, "tcp")))(t, c); err == nil || !strings.Contains(err.Error(), "disk is full") {
+		t.Errorf("got %v, want a refusal with the reason", err)
+	}
+	if _, err := listenTCP(c, "localhost", 0); err == nil {
+		t.Error("got a listener that is not on record")
+	}
+	if err := ask("auth-agent-req@openssh.com")(t, c); err == nil {
+		t.Error("got an agent that is not on record")
+	}
+}
+
+func TestACertificateMustPermitForwardingToo(t *testing.T) {
+	r := newRig(t, nil)
+	signer := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) {
+		delete(c.Extensions, "permit-port-forwarding")
+		delete(c.Extensions, "permit-agent-forwarding")
+	}, me())
+	c := r.client(signer)
+	if err := open("direct-tcpip", directTCP(echo(t, "tcp")))(t, c); err == nil || !strings.Contains(err.Error(), "permit-port-forwarding") {
+		t.Errorf("got %v, want the missing permit named", err)
+	}
+	if err := askTold("auth-agent-req@openssh.com")(t, c); err == nil || !strings.Contains(err.Error(), "permit-agent-forwarding") {
+		t.Errorf("got %v, want the missing permit named", err)
+	}
+	if _, err := listenTCP(c, "localhost", 0); err == nil {
+		t.Error("got a listener, want it refused")
+	}
+}
+
+// After many forwards of every kind, some of them cut off, nothing is left of them.
+func TestForwardsLeaveNothingBehind(t *testing.T) {
+	r := newRig(t, nil)
+	tcp, unix := directTCP(echo(t, "tcp")), wire(echo(t, "unix").String(), "", uint32(0))
+	fds := func() int { l, _ := os.ReadDir("/proc/self/fd"); return len(l) }
+	round := func() {
+		c := r.client()
+		came := arrivals(t, c, "forwarded-tcpip")
+		port, err := listenTCP(c, "127.0.0.1", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			for name, extra := range map[string][]byte{"direct-tcpip": tcp, "direct-streamlocal@openssh.com": unix} {
+				ch, reqs, err := c.OpenChannel(name, extra)
+				if err != nil {
+					t.Fatal(err)
+				}
+				go ssh.DiscardRequests(reqs)
+				_, _ = ch.Write([]byte("cut off"))
+			}
+			visitor, err := net.Dial("tcp", loopbackFor("", port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _, _ = within(t, "a visitor", came).Accept()
+			defer visitor.Close()
+		}
+		c.Close()
+		_ = c.Wait()
+	}
+	round()
+	eventually(t, "the first round's are given back", func() bool { return fds() < 40 })
+	before, goroutines := fds(), runtime.NumGoroutine()
+	for range 3 {
+		round()
+	}
+	eventually(t, "descriptors and goroutines are given back", func() bool { return fds() <= before+2 && runtime.NumGoroutine() <= goroutines+10 })
+}
