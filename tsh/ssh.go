@@ -144,7 +144,7 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command st
 		return err
 	}
 	if o.verbose {
-		fmt.Fprintf(a.Stderr, "tsh: connected as %s, server %s\n", client.User(), clean(string(client.ServerVersion())))
+		fmt.Fprintf(a.Stderr, "tsh: connected as %s, server %s%s\n", client.User(), clean(string(client.ServerVersion())), negotiated(client))
 	}
 	// From here on signals are for the remote command, and the connection ends with it.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))

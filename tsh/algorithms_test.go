@@ -1,0 +1,23 @@
+package tsh
+
+import (
+	"slices"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+)
+
+func TestCiphersFollowTheProcessor(t *testing.T) {
+	with, without := ciphers(true), ciphers(false)
+	if with[0] != ssh.CipherAES128GCM {
+		t.Errorf("got %s first with AES in the processor, want AES-GCM", with[0])
+	}
+	if without[0] != ssh.CipherChaCha20Poly1305 {
+		t.Errorf("got %s first without, want ChaCha20", without[0])
+	}
+	slices.Sort(with)
+	slices.Sort(without)
+	if !slices.Equal(with, without) {
+		t.Errorf("got %v and %v, want the same choice", with, without)
+	}
+}
