@@ -20,8 +20,8 @@ const (
 )
 
 const (
-	// silence is how long a connection may say nothing before it is taken for SSH.
-	silence  = 300 * time.Millisecond
+	// silence is how long a connection may say nothing before it is taken for SSH: docs/decisions/0012 says why so long.
+	silence  = time.Second
 	sshStart = "SSH-"
 )
 
