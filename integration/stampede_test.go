@@ -1,0 +1,235 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/integration/harness"
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/node/uplink"
+	"github.com/threshold-access/threshold/proxy/jump"
+	"github.com/threshold-access/threshold/proxy/mux"
+	"github.com/threshold-access/threshold/proxy/proxytest"
+	"github.com/threshold-access/threshold/proxy/tunnels"
+)
+
+const (
+	agents = 1000
+	// Agents come back within five seconds of an outage, each at a moment of its own: 20 in each tenth of a second on average.
+	bucket    = 100 * time.Millisecond
+	maxBucket = 160 // eight times that, for a machine that pauses; node/uplink holds the pauses themselves to four
+)
+
+// A thousand agents lose their proxy at one moment, and it comes up again. They do not all return at once, all are back soon, and people
+// are served meanwhile. The agents are real uplinks and the proxy is a real port in this process, because a thousand processes do not fit.
+func TestAThousandAgentsDoNotStampede(t *testing.T) {
+	c := proxytest.New(t)
+	c.Allow(access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}}}})
+	client := c.Client()
+	t.Cleanup(func() { client.Close() })
+	trust, err := rules.Open(c.Pin(), c.Set())
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := harness.FreeAddr(t, "127.0.0.1")
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	t.Cleanup(running.Wait)
+	t.Cleanup(stop)
+
+	p := openProxy(t, c, trust, addr)
+	var attached atomic.Int64
+	for i := range agents {
+		links := agent(c, addr, fmt.Sprintf("agent-%d", i), func() { attached.Add(1) })
+		running.Go(func() { _ = links.Run(ctx) })
+	}
+	first := until(t, &attached, agents)
+	t.Logf("all attached for the first time after %s", first.Round(bucket))
+
+	p.stop()
+	p = openProxy(t, c, trust, addr)
+	defer p.stop()
+	back := time.Now()
+	steady(t, c, addr)
+	done := make(chan time.Duration, 1)
+	go func() { done <- until(t, &attached, 2*agents) }()
+	var times []time.Duration
+	var all time.Duration
+	for tick := time.NewTicker(200 * time.Millisecond); all == 0; {
+		times = append(times, visit(t, c, addr))
+		select {
+		case all = <-done:
+			tick.Stop()
+		case <-tick.C:
+		}
+	}
+	slices.Sort(times)
+	worst := times[len(times)-1]
+	curve, most := p.arrivals(back)
+	t.Logf("all back after %s; most in one tenth of a second: %d; people meanwhile: median %s, worst %s of %d; arrivals %v", all.Round(bucket), most,
+		times[len(times)/2].Round(time.Millisecond), worst.Round(time.Millisecond), len(times), curve)
+	if most > maxBucket {
+		t.Errorf("got %d agents within %s, want at most %d", most, bucket, maxBucket)
+	}
+	if all > 30*time.Second { // five, and twice five for those who met a proxy that was too busy
+		t.Errorf("got all back after %s, want within 30s", all)
+	}
+	if late := times[len(times)*9/10]; late > time.Second { // one in ten may meet a machine that pauses
+		t.Errorf("got people answered in %v, want within a second", times)
+	}
+}
+
+// until waits for the count and returns how long it took.
+func until(t *testing.T, n *atomic.Int64, want int64) time.Duration {
+	t.Helper()
+	start := time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(2 * harness.Patience); n.Load() < want; {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Errorf("got %d attached, want %d", n.Load(), want)
+			return time.Since(start)
+		}
+	}
+	return time.Since(start)
+}
+
+// agent keeps one tunnel up.
+func agent(c *proxytest.Auth, addr, name string, attached func()) *uplink.Links {
+	id := c.Machine(identity.Node, name, nil)
+	cert := c.MachineCertificate(id, nil)
+	return uplink.New(uplink.Config{Proxies: []string{addr}, Tunnels: 1, Pin: c.Pin(), Cluster: membertest.Name, ID: id.ID,
+		Key: cert.PrivateKey.(crypto.Signer), Cert: func() (*tls.Certificate, error) { return cert, nil }, Version: "v1", Now: time.Now,
+		Log: slog.New(slog.DiscardHandler), Attached: attached, Rules: func([]byte) {},
+		Handle: func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() }})
+}
+
+// steady attaches the node that people want, which echoes.
+func steady(t *testing.T, c *proxytest.Auth, addr string) {
+	t.Helper()
+	id := c.Machine(identity.Node, "wanted", nil)
+	cert := c.MachineCertificate(id, nil)
+	conn, err := tls.Dial("tcp", addr, identity.PinnedTLS(c.Pin(), membertest.Name, identity.ALPNTunnel, func() (*tls.Certificate, error) { return cert, nil }, time.Now, identity.Proxy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, err := tunnel.Connect(t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v1", time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { up.Close() })
+	go func() {
+		for {
+			s, _, err := up.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(s, s); s.Close() }()
+		}
+	}()
+}
+
+// visit is a person who comes afresh and hears from the node; it returns how long that took.
+func visit(t *testing.T, c *proxytest.Auth, addr string) time.Duration {
+	t.Helper()
+	cert := c.UserCertificate(c.User("alice@example.com", "ops"), nil)
+	start := time.Now()
+	conn, err := tls.Dial("tcp", addr, identity.PinnedTLS(c.Pin(), membertest.Name, identity.ALPNDial, func() (*tls.Certificate, error) { return cert, nil }, time.Now, identity.Proxy))
+	if err != nil {
+		t.Errorf("a person: %v", err)
+		return time.Since(start)
+	}
+	defer conn.Close()
+	node := dial.Client(conn, dial.Request{Node: "wanted"})
+	if _, err := io.WriteString(node, "hello"); err != nil {
+		t.Errorf("a person: %v", err)
+	}
+	if _, err := io.ReadFull(node, make([]byte, 5)); err != nil {
+		t.Errorf("a person: %v", err)
+	}
+	return time.Since(start)
+}
+
+// theProxy is a port with its tunnels, and when connections came to it.
+type theProxy struct {
+	net.Listener
+	stop func()
+
+	mu   sync.Mutex // guards came
+	came []time.Time
+}
+
+// still is rules that do not change.
+type still struct{ *rules.Trust }
+
+func (s still) Current() *rules.Trust           { return s.Trust }
+func (s still) Follow() (<-chan []byte, func()) { return nil, func() {} }
+
+func openProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string) *theProxy {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &theProxy{Listener: ln}
+	client := c.Client()
+	ways := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: still{trust}, Log: proxytest.Log()})
+	fronts := jump.New(jump.Config{Cluster: membertest.Name, Rules: still{trust}, Ways: ways, Auth: client, HostSigner: c.HostKey, Log: proxytest.Log()})
+	m := mux.New(mux.Config{Listener: p, Cluster: membertest.Name, AuthAddr: c.Addr(), Rules: still{trust}, Service: c.TLSCertificate,
+		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Serve, ServeWeb: func(conn net.Conn) { conn.Close() }, Log: proxytest.Log()})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	p.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		client.Close()
+	})
+	return p
+}
+
+func (p *theProxy) Accept() (net.Conn, error) {
+	conn, err := p.Listener.Accept()
+	if err == nil {
+		p.mu.Lock()
+		p.came = append(p.came, time.Now())
+		p.mu.Unlock()
+	}
+	return conn, err
+}
+
+// arrivals counts who came in each bucket since, and the most in one.
+func (p *theProxy) arrivals(since time.Time) (curve []int, most int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, at := range p.came {
+		i := int(max(0, at.Sub(since)) / bucket)
+		for len(curve) <= i {
+			curve = append(curve, 0)
+		}
+		curve[i]++
+		most = max(most, curve[i])
+	}
+	return curve, most
+}
