@@ -11,7 +11,7 @@ BUILD    := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # go uses every core itself, and setup must be done before anything else begins
-.PHONY: help demo build test setup lint unit integration dex vuln fuzz bench clean
+.PHONY: help demo build deb test setup lint unit integration dex vuln fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,19 @@ build: ## build every program into bin/
 	@command -v $(GO) >/dev/null || { echo "Go is missing; on Debian this installs it: .ci/setup go" >&2; exit 1; }
 	@mkdir -p bin
 	$(if $(PROGRAMS),$(BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS)))
+
+# A Debian version begins with a digit and has no hyphen of its own: v1.2.3 is 1.2.3, and what has no tag sorts before every release.
+export DEB_VERSION := $(subst -,+,$(if $(filter v0% v1% v2% v3% v4% v5% v6% v7% v8% v9%,$(VERSION)),$(VERSION:v%=%),0~$(VERSION)))
+DEB_ARCHES  ?= amd64 arm64
+DEB_PACKAGES ?= threshold threshold-node threshold-tsh
+
+deb: ## build the Debian packages of server, agent and client into dist/ (DEB_ARCHES="amd64 arm64")
+	@mkdir -p dist/completion
+	for arch in $(DEB_ARCHES); do \
+		mkdir -p dist/$$arch && GOARCH=$$arch $(BUILD) -o dist/$$arch/ $(addprefix ./cmd/,$(DEB_PACKAGES:threshold-tsh=tsh)) || exit 1; done
+	for shell in bash zsh fish; do $(GO) run -buildvcs=false ./cmd/tsh completion $$shell >dist/completion/tsh.$$shell || exit 1; done
+	for arch in $(DEB_ARCHES); do for package in $(DEB_PACKAGES); do \
+		ARCH=$$arch $(TOOL) nfpm package --packager deb --config deploy/nfpm-$$package.yaml --target dist/ || exit 1; done; done
 
 test: setup lint unit integration dex ## the whole suite: setup, lint, unit tests with the race detector, integration with real binaries
 
@@ -52,8 +65,9 @@ fuzz: ## run each fuzz target for FUZZTIME (10s)
 		echo "$$(dirname $$file) $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)"; \
 	done
 
-bench: build ## run every benchmark, side by side with OpenSSH where there is a peer
-	$(GO) test -tags integration -run '^$$' -bench . -benchmem -timeout 30m ./...
+bench: build ## run every benchmark; those side by side with OpenSSH come first and go into docs/benchmarks.md
+	$(GO) test -tags integration -run '^$$' -bench . -timeout 30m ./integration -args -figures=$(CURDIR)/docs/benchmarks.md
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

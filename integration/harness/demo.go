@@ -3,6 +3,7 @@ package harness
 import (
 	"crypto/x509"
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -182,9 +183,15 @@ func (c *Client) Through(proxy, by string) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		WriteFile(c.t, dir(by), f.Name(), strings.ReplaceAll(string(b), proxy, by))
+		WriteFile(c.t, dir(by), f.Name(), strings.NewReplacer(proxy, by, bracketed(proxy), bracketed(by)).Replace(string(b)))
 	}
 	WriteFile(c.t, home, "current", by)
+}
+
+// bracketed is how known_hosts names a host at a port of its own.
+func bracketed(addr string) string {
+	host, port, _ := net.SplitHostPort(addr)
+	return "[" + host + "]:" + port
 }
 
 // Command prepares tsh to be started in another way than Tsh does.
