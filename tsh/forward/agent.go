@@ -28,8 +28,8 @@ func (f *Forwards) toAgent(nc ssh.NewChannel) {
 		err = bind(conn)
 	}
 	if err != nil {
-		_ = nc.Reject(ssh.ConnectionFailed, "the client's agent does not answer")
 		f.tell(fmt.Sprintf("ssh-agent: %s", fault.Network(err)))
+		_ = nc.Reject(ssh.ConnectionFailed, "the client's agent does not answer")
 		return
 	}
 	if ch, reqs, err := nc.Accept(); err == nil {

@@ -32,7 +32,7 @@ type Config struct {
 // Forwards is what one SSH connection forwards.
 type Forwards struct {
 	cfg       Config
-	listeners []net.Listener // one for each local rule
+	listeners []listening
 	accepting sync.WaitGroup
 	conns     sync.WaitGroup
 	ended     chan struct{} // has room for one; filled when a connection ends
@@ -54,27 +54,59 @@ func (f *Forwards) Any() bool {
 	return len(f.cfg.Local)+len(f.cfg.Remote) > 0 || f.cfg.Agent != ""
 }
 
+// listening is a listener on this machine, for a rule.
+type listening struct {
+	net.Listener
+	to Addr
+}
+
 // Listen opens the listeners on this machine; the first that cannot be had ends it. Close closes them.
 func (f *Forwards) Listen() error {
 	for _, r := range f.cfg.Local {
-		l, err := listen(r.From)
+		list, err := listen(r.From)
+		for _, l := range list {
+			f.listeners = append(f.listeners, listening{l, r.To})
+		}
 		if err != nil {
 			f.Close()
 			return cannotListen(r.From, err)
 		}
-		f.listeners = append(f.listeners, l)
 	}
 	return nil
 }
 
-// listen opens one listener. A socket is its owner's alone.
-func listen(a Addr) (net.Listener, error) {
-	if a.Path == "" {
-		return net.Listen("tcp", net.JoinHostPort(a.Host, fmt.Sprint(a.Port)))
+// listen opens the listeners of one address. A socket is its owner's alone. localhost is what programs understand by it: both loopbacks,
+// as far as the machine has them, on one port, so that nobody else answers on the other.
+func listen(a Addr) ([]net.Listener, error) {
+	switch {
+	case a.Path != "":
+		old := syscall.Umask(0o177)
+		defer syscall.Umask(old)
+		l, err := net.Listen("unix", a.Path)
+		return one(l, err)
+	case a.Host != "localhost":
+		l, err := net.Listen("tcp", net.JoinHostPort(a.Host, fmt.Sprint(a.Port)))
+		return one(l, err)
 	}
-	old := syscall.Umask(0o177)
-	defer syscall.Umask(old)
-	return net.Listen("unix", a.Path)
+	four, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", a.Port))
+	if err != nil {
+		return nil, err
+	}
+	six, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", a.Port))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return []net.Listener{four}, err
+	}
+	if err != nil { // no IPv6 here
+		return []net.Listener{four}, nil
+	}
+	return []net.Listener{four, six}, nil
+}
+
+func one(l net.Listener, err error) ([]net.Listener, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{l}, nil
 }
 
 func cannotListen(a Addr, err error) error {
@@ -122,8 +154,8 @@ func (f *Forwards) Start(c *ssh.Client) error {
 	if f.cfg.Agent != "" {
 		f.take(c, "auth-agent@openssh.com", f.toAgent)
 	}
-	for i, l := range f.listeners {
-		f.accepting.Go(func() { f.accept(c, l, f.cfg.Local[i]) })
+	for _, l := range f.listeners {
+		f.accepting.Go(func() { f.accept(c, l) })
 	}
 	for _, r := range f.cfg.Remote {
 		if err := f.ask(c, r); err != nil {

@@ -3,6 +3,7 @@ package forward_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -173,7 +174,7 @@ func TestDynamicForwards(t *testing.T) {
 			answer int
 		}{
 			"4":  {"\x04\x01" + hi + lo + "\x7f\x00\x00\x01me\x00", 8},
-			"4a": {"\x04\x01" + hi + lo + "\x00\x00\x00\x01\x00localhost\x00", 8},
+			"4a": {"\x04\x01" + hi + lo + "\x00\x00\x00\x01\x00127.0.0.1\x00", 8},
 			"5":  {"\x05\x01\x00\x05\x01\x00\x03\x09127.0.0.1" + hi + lo, 12},
 		} {
 			if got := ask(t, "tcp", from.String(), tt.before, tt.answer); got != "echo hello" {
@@ -193,7 +194,7 @@ func TestDynamicForwards(t *testing.T) {
 }
 
 func TestALocalListenerIsTheMachinesOwnAndItsOwners(t *testing.T) {
-	r, err := forward.ParseLocal("0:localhost:80")
+	r, err := forward.ParseLocal(fmt.Sprintf("%d:localhost:80", free(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,6 +204,9 @@ func TestALocalListenerIsTheMachinesOwnAndItsOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fw.Close()
+	if fw.Addrs()[0].String() != fmt.Sprintf("127.0.0.1:%d", r.From.Port) {
+		t.Errorf("got %v, want 127.0.0.1 whatever a name server says of localhost", fw.Addrs())
+	}
 	for _, a := range fw.Addrs() {
 		if tcp, ok := a.(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
 			t.Errorf("got %s listened to, want loopback", a)

@@ -10,18 +10,18 @@ import (
 )
 
 // accept serves one listener until it is closed.
-func (f *Forwards) accept(c *ssh.Client, l net.Listener, r Rule) {
+func (f *Forwards) accept(c *ssh.Client, l listening) {
 	for {
 		conn, err := l.Accept()
 		var passing interface{ Timeout() bool }
 		switch {
 		case err == nil:
-			f.conns.Go(func() { f.toNode(c, conn.(end), r.To) })
+			f.conns.Go(func() { f.toNode(c, conn.(end), l.to) })
 		case errors.As(err, &passing) && passing.Timeout():
 		case errors.Is(err, net.ErrClosed):
 			return
 		default: // such as too many open files: that passes
-			f.tell(fmt.Sprintf("%s: %v", r.From, err))
+			f.tell(fmt.Sprintf("%s: %v", l.Addr(), err))
 			<-time.After(retryAccept)
 		}
 	}

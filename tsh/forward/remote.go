@@ -106,8 +106,8 @@ func (f *Forwards) fromNode(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
 	}
 	conn, err := dial(r.To)
 	if err != nil {
-		_ = nc.Reject(ssh.ConnectionFailed, "connection refused on the client's side")
 		f.tell(fmt.Sprintf("no connection to %s: %s", r.To, fault.Network(err)))
+		_ = nc.Reject(ssh.ConnectionFailed, "connection refused on the client's side")
 		return
 	}
 	defer conn.Close()

@@ -27,6 +27,9 @@ func (a Addr) String() string {
 	return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
 }
 
+// unknown says that the kernel is to choose the port, which nobody on this machine would learn.
+func (a Addr) unknown() bool { return a.Path == "" && a.Port == 0 }
+
 // Rule forwards connections that come to From, to To. To is zero where whoever connects says where to, in SOCKS.
 type Rule struct{ From, To Addr }
 
@@ -34,7 +37,7 @@ type Rule struct{ From, To Addr }
 // listener is this machine's own: loopback.
 func ParseLocal(s string) (Rule, error) {
 	r, ok := parseRule(s)
-	if !ok || r.To == (Addr{}) {
+	if !ok || r.To == (Addr{}) || r.From.unknown() {
 		return r, wrong("-L", s, "write [BIND:]PORT:HOST:HOSTPORT, as -L 8080:localhost:80; either end may be the path of a socket")
 	}
 	return r, nil
@@ -52,7 +55,7 @@ func ParseRemote(s string) (Rule, error) {
 // ParseDynamic reads what -D takes: [BIND:]PORT.
 func ParseDynamic(s string) (Rule, error) {
 	r, ok := parseRule(s)
-	if !ok || r.To != (Addr{}) || r.From.Path != "" {
+	if !ok || r.To != (Addr{}) || r.From.Path != "" || r.From.unknown() {
 		return r, wrong("-D", s, "write [BIND:]PORT, as -D 1080")
 	}
 	return r, nil

@@ -23,7 +23,6 @@ func TestRulesAsOpenSSHReadsThem(t *testing.T) {
 		"[::]:8080:/run/app.sock": {From: port("::", 8080), To: socket("/run/app.sock")},
 		"/tmp/s:db:5432":          {From: socket("/tmp/s"), To: port("db", 5432)},
 		"./s:/run/app.sock":       {From: socket("./s"), To: socket("/run/app.sock")},
-		"0:db:5432":               {From: port("localhost", 0), To: port("db", 5432)},
 	} {
 		if got, err := forward.ParseLocal(s); err != nil || got != want {
 			t.Errorf("-L %s: got %+v, %v, want %+v", s, got, err, want)
@@ -31,6 +30,9 @@ func TestRulesAsOpenSSHReadsThem(t *testing.T) {
 		if got, err := forward.ParseRemote(s); err != nil || got != want {
 			t.Errorf("-R %s: got %+v, %v, want %+v", s, got, err, want)
 		}
+	}
+	if got, err := forward.ParseRemote("0:db:5432"); err != nil || got.From != port("localhost", 0) {
+		t.Errorf("-R 0: got %+v, %v, want the choice left to the node", got, err)
 	}
 	for s, want := range map[string]forward.Addr{"1080": port("localhost", 1080), "*:1080": port("", 1080), "[::1]:1080": port("::1", 1080)} {
 		if got, err := forward.ParseDynamic(s); err != nil || got != (forward.Rule{From: want, To: none}) {
@@ -50,9 +52,9 @@ func TestRulesThatAreRefused(t *testing.T) {
 		"-W": func(s string) error { _, err := forward.ParseTarget(s); return err },
 	}
 	for flag, list := range map[string][]string{
-		"-L": {"", "8080", "db:5432", "8080:db:0", "8080:db:70000", "8080:db:http", "8080::80", "a:b:c:d:e", "1:2:3:4:5", "[::1:8080:db:1", "[::1]x:8080:db:1", "-1:db:80", "+1:db:80", "80:db:80\n", "/s", "a:/s:db:80"},
+		"-L": {"", "8080", "db:5432", "8080:db:0", "8080:db:70000", "8080:db:http", "8080::80", "a:b:c:d:e", "1:2:3:4:5", "[::1:8080:db:1", "[::1]x:8080:db:1", "-1:db:80", "+1:db:80", "80:db:80\n", "/s", "0:db:80", "a:/s:db:80"},
 		"-R": {"", "db", "8080:db", "8080:db:0", "x:db:80"},
-		"-D": {"", "x", "1080:db:80", "/s", "1080:/s"},
+		"-D": {"", "x", "0", "1080:db:80", "/s", "1080:/s"},
 		"-W": {"", "db", ":80", "db:0", "db:80:x", "/s"},
 	} {
 		for _, s := range list {
