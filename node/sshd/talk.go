@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -240,7 +241,10 @@ func (t *talk) answer(r *ssh.Request, err error) {
 			t.tell(err, func() {})
 		}
 	case r.Type == "subsystem" && r.WantReply: // its client hangs up on the refusal
-		t.tell(err, func() { _ = r.Reply(false, nil) })
+		t.tell(err, func() {
+			t.await()
+			_ = r.Reply(false, nil)
+		})
 	default: // a refused request would make OpenSSH print its own words after ours; a program that says why and ends does not
 		t.done, t.told = true, false // whatever was refused before, this is why nothing runs
 		_ = r.Reply(true, nil)
@@ -262,6 +266,25 @@ func (t *talk) tell(err error, then func()) {
 		}
 		then()
 	})
+}
+
+// patience is how long a refusal waits for the client to have read the words before it.
+const patience = time.Second
+
+// await returns once the client has dealt with what it was sent so far: OpenSSH ends at once when a subsystem is refused, with words that
+// came in the same moment unread. A client that does not answer is waited for no longer than patience.
+func (t *talk) await() {
+	answered := make(chan struct{})
+	t.running.Go(func() {
+		defer close(answered)
+		_, _ = t.ch.SendRequest("keepalive@openssh.com", true, nil) // refused as unknown, or the channel is gone
+	})
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-answered:
+	case <-timer.C:
+	}
 }
 
 // newline ends a line on the client's terminal, which is raw if there is one here.
