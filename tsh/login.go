@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
@@ -30,6 +31,7 @@ const loginTime = 10 * time.Minute
 // loginOptions are the flags of tsh login.
 type loginOptions struct {
 	caFile, pin, browser, connector, agent string
+	headless                               bool
 }
 
 func (a *app) loginCmd() *cobra.Command {
@@ -40,13 +42,15 @@ func (a *app) loginCmd() *cobra.Command {
 		GroupID: everyday,
 		Args:    noArgs("name the proxy with a flag: tsh login --proxy %s"),
 		Example: `  tsh login --proxy access.example.com
-  tsh login --browser=none        # prints a line to open elsewhere on this machine`,
+  tsh login --browser=none        # prints a line to open elsewhere on this machine
+  tsh login --headless            # on a machine without a browser: approve in one on another`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runLogin(c.Context(), o) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.caFile, "ca-file", "", "`FILE` with the authority of the proxy's web certificate, for a first contact")
 	f.StringVar(&o.pin, "pin", "", "the cluster's `PIN` (sha256:…), from an administrator; then no web certificate is needed")
 	f.StringVar(&o.browser, "browser", "", "`none` prints the address instead of opening a browser")
+	f.BoolVar(&o.headless, "headless", false, "approve in a browser on another machine; certificates for an hour, for this address alone")
 	f.StringVar(&o.connector, "connector", "", "`NAME` of the identity provider, where there are several")
 	f.StringVar(&o.agent, "add-keys-to-agent", "auto", "`auto|yes|no`; auto: only if ssh-agent can forbid onward hops")
 	_ = c.RegisterFlagCompletionFunc("add-keys-to-agent", cobra.FixedCompletions([]string{"auto", "yes", "no"}, cobra.ShellCompDirectiveNoFileComp))
@@ -57,6 +61,9 @@ func (a *app) loginCmd() *cobra.Command {
 func (o loginOptions) check() error {
 	if o.browser != "" && o.browser != "none" {
 		return fault.New(fault.Invalid, "", fmt.Sprintf("--browser=%s is not known", o.browser), "use --browser=none, or leave it out")
+	}
+	if o.headless && o.browser != "" {
+		return fault.New(fault.Invalid, "", "--headless opens no browser, so --browser means nothing beside it", "leave one of them out")
 	}
 	switch o.agent {
 	case "auto", "yes", "no":
@@ -90,11 +97,11 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, loginTime, errTooSlow)
 	defer cancel()
-	code, err := a.browse(ctx, addr, keys.challenge(), o)
-	if err != nil {
-		return err
+	earn := a.withBrowser
+	if o.headless {
+		earn = a.headless
 	}
-	resp, err := redeem(ctx, addr, at, a.Now, code, keys)
+	resp, err := earn(ctx, addr, at, keys, o)
 	if err != nil {
 		return err
 	}
@@ -103,6 +110,9 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 		return err
 	}
 	p.Proxy = addr
+	if at.transport == dial.WebSocket {
+		p.Transport = at.transport
+	}
 	old, _ := h.Load(addr) // whose keys leave the agent; a damaged one has none to name
 	if err := h.Save(p); err != nil {
 		return err
@@ -143,6 +153,11 @@ func newKeys() (*keyring, error) {
 }
 
 func (k *keyring) challenge() string { return authrpc.Challenge(k.verifier, k.sshPub, k.x509Pub) }
+
+// shown opens the challenge.
+func (k *keyring) shown() authrpc.Keys {
+	return authrpc.Keys{Verifier: k.verifier, SSHKey: k.sshPub, X509Key: k.x509Pub}
+}
 
 // secret is 256 random bits as text.
 func secret() string {
@@ -193,11 +208,20 @@ func origin(addr string) string {
 	return "https://" + host
 }
 
+// withBrowser logs in with a browser on this machine.
+func (a *app) withBrowser(ctx context.Context, addr string, at cluster, k *keyring, o loginOptions) (authrpc.RedeemLoginResponse, error) {
+	code, err := a.browse(ctx, addr, k.challenge(), o)
+	if err != nil {
+		return authrpc.RedeemLoginResponse{}, err
+	}
+	return a.redeem(ctx, addr, at, code, k)
+}
+
 // redeem turns the code into certificates, end to end at auth: the proxy passes the TLS connection through unopened.
-func redeem(ctx context.Context, addr string, at cluster, now func() time.Time, code string, k *keyring) (authrpc.RedeemLoginResponse, error) {
-	c := authrpc.NewClient(addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, now, identity.Auth))
+func (a *app) redeem(ctx context.Context, addr string, at cluster, code string, k *keyring) (authrpc.RedeemLoginResponse, error) {
+	c := authrpc.NewClientBy(a.out, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
 	defer c.Close()
-	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: authrpc.Keys{Verifier: k.verifier, SSHKey: k.sshPub, X509Key: k.x509Pub}})
+	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: k.shown()})
 }
 
 func (a *app) welcome(p *profile.Profile) error {

@@ -236,7 +236,7 @@ func TestLoginCanBeInterrupted(t *testing.T) {
 	w := newWorld(t)
 	c := w.client()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := c.loginIn(ctx, func(string) { cancel() }, "--pin", w.keys.Pin().String())
+	r := c.loginIn(ctx, func(string) { cancel() }, "--browser=none", "--pin", w.keys.Pin().String())
 	c.wantRefusal(r, "Ctrl-C", 1, "interrupted")
 }
 

@@ -54,7 +54,8 @@ type world struct {
 	calls  []string         // routes asked of auth, and dials
 	pinged identity.Pin     // what ping says
 	docs   map[string]authrpc.Resource
-	forKey []byte // not nil: redeem certifies this SSH key in place of the asked one
+	asked  []string // what a person did about headless logins: "approve", "refuse" or "wait", one for each question
+	forKey []byte   // not nil: redeem certifies this SSH key in place of the asked one
 }
 
 // host is a node's SSH server.
@@ -65,6 +66,9 @@ type host struct {
 	status  uint32
 	root    string // sftp starts here
 	events  chan string
+	version string               // of its SSH server; empty: one that reads no openings
+	forward func(ssh.NewChannel) // serves channels that are no sessions; nil: there are none
+	request func(*ssh.Request)   // serves global requests; nil: refuses them
 }
 
 func (w *world) RecordIssuance(context.Context, ca.Record) error { return nil }
@@ -246,6 +250,8 @@ func (w *world) auth() http.Handler {
 		return authrpc.Caller{Identity: p.Identity}, err
 	}, slog.New(slog.DiscardHandler))
 	authrpc.Handle(s, authrpc.RedeemLogin, w.redeem)
+	authrpc.Handle(s, authrpc.BeginHeadless, w.beginHeadless)
+	authrpc.Handle(s, authrpc.RedeemHeadless, w.redeemHeadless)
 	authrpc.Handle(s, authrpc.ListNodes, w.list)
 	authrpc.Handle(s, authrpc.GetResources, w.get)
 	authrpc.Handle(s, authrpc.ApplyResource, w.apply)
@@ -400,6 +406,7 @@ func (w *world) serveDial(c *tls.Conn) {
 
 func (h *host) serve(w *world, c net.Conn) {
 	cfg := &ssh.ServerConfig{
+		ServerVersion: h.version,
 		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			u, err := identity.VerifySSHUser(key, clusterName, w.keys.Public().UserSSH, c.RemoteAddr(), time.Now())
 			if err == nil && !u.May(identity.Login(m.User())) {
@@ -419,14 +426,61 @@ func (h *host) serve(w *world, c net.Conn) {
 	defer conn.Close()
 	var all sync.WaitGroup
 	defer all.Wait()
-	all.Go(func() { ssh.DiscardRequests(reqs) })
+	all.Go(func() { h.globals(reqs) })
 	for nc := range chans {
+		if nc.ChannelType() != "session" {
+			h.channel(&all, nc)
+			continue
+		}
 		ch, reqs, err := nc.Accept()
 		if err != nil {
 			return
 		}
-		all.Go(func() { h.session(conn.User(), ch, reqs) })
+		all.Go(func() { h.session(conn.User(), ch, h.opening(nc, reqs)) })
 	}
+}
+
+// opening puts what came with the channel in front of the requests, for a server whose version says that it reads it.
+func (h *host) opening(nc ssh.NewChannel, reqs <-chan *ssh.Request) <-chan *ssh.Request {
+	if h.version == "" {
+		if len(nc.ExtraData()) > 0 {
+			panic("an opening was sent to a server that reads none")
+		}
+		return reqs
+	}
+	asked, err := dial.ParseOpening(nc.ExtraData())
+	if err != nil {
+		panic(err)
+	}
+	all := make(chan *ssh.Request, len(asked))
+	for _, a := range asked {
+		all <- &ssh.Request{Type: a.Type, Payload: a.Payload}
+	}
+	go func() {
+		defer close(all)
+		for r := range reqs {
+			all <- r
+		}
+	}()
+	return all
+}
+
+func (h *host) globals(reqs <-chan *ssh.Request) {
+	for r := range reqs {
+		if h.request != nil && r.Type != "keepalive@openssh.com" {
+			h.request(r)
+		} else {
+			_ = r.Reply(false, nil)
+		}
+	}
+}
+
+func (h *host) channel(all *sync.WaitGroup, nc ssh.NewChannel) {
+	if h.forward == nil {
+		_ = nc.Reject(ssh.Prohibited, "no role of alice allows "+nc.ChannelType())
+		return
+	}
+	all.Go(func() { h.forward(nc) })
 }
 
 func (h *host) session(user string, ch ssh.Channel, reqs <-chan *ssh.Request) {
@@ -572,7 +626,7 @@ func (c *client) wantRefusal(r result, what string, code int, words ...string) {
 // login runs tsh login; browse plays the browser with the address that is printed.
 func (c *client) login(browse func(page string), args ...string) result {
 	c.t.Helper()
-	return c.loginIn(c.t.Context(), browse, args...)
+	return c.loginIn(c.t.Context(), browse, append([]string{"--browser=none"}, args...)...)
 }
 
 func (c *client) loginIn(ctx context.Context, browse func(page string), args ...string) result {
@@ -581,7 +635,7 @@ func (c *client) loginIn(ctx context.Context, browse func(page string), args ...
 	var errs bytes.Buffer
 	codes := make(chan int, 1)
 	go func() {
-		codes <- tsh.Main(ctx, tsh.Env{Args: append([]string{"login", "--browser=none", "--proxy", c.w.addr}, args...), Stdin: strings.NewReader(""), Stdout: w, Stderr: &errs, Getenv: c.getenv, Now: c.now})
+		codes <- tsh.Main(ctx, tsh.Env{Args: append([]string{"login", "--proxy", c.w.addr}, args...), Stdin: strings.NewReader(""), Stdout: w, Stderr: &errs, Getenv: c.getenv, Now: c.now})
 		_ = w.Close()
 	}()
 	var out strings.Builder
