@@ -202,6 +202,10 @@ func TestVerifySSHUserRefuses(t *testing.T) {
 		{"an end before its start", with(func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = c.ValidBefore, c.ValidAfter }), "validity"},
 		{"a life of more than a day", with(func(c *ssh.Certificate) { c.ValidBefore = uint64(noon.Add(24*time.Hour + 2*time.Second).Unix()) }), "longer"},
 		{"a short RSA key", subjectKey(rsaKey(2048)), "RSA"},
+		{"an RSA key that only costs time (CVE-2026-39829)", subjectKey(func(t *testing.T) ssh.PublicKey {
+			n := new(big.Int).Add(new(big.Int).Lsh(big.NewInt(1), 8192), big.NewInt(1)) // one bit too many
+			return plain(t, &rsa.PublicKey{N: n, E: 65537})
+		}), "RSA"},
 		{"a P-521 key", subjectKey(func(t *testing.T) ssh.PublicKey {
 			k, _ := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 			return plain(t, k.Public())
