@@ -37,16 +37,17 @@ func endedBy(s os.Signal) error {
 	return exitStatus(128 + int(number))
 }
 
-// forwardSignals hands signals on. A second one of a kind ends the connection: the remote command may not be listening.
-func (s *session) forwardSignals(ctx context.Context) {
+// forwardSignals hands signals on. A second one of a kind ends the connection: the remote command may not be listening. At a terminal,
+// where keys reach the remote program as bytes, a signal is for tsh itself.
+func (s *session) forwardSignals(ctx context.Context, leave func(error)) {
 	seen := map[os.Signal]bool{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case sig := <-s.signals:
-			if seen[sig] {
-				_ = s.client.Close()
+			if s.in != nil || seen[sig] {
+				leave(endedBy(sig))
 				return
 			}
 			seen[sig] = true

@@ -237,14 +237,25 @@ func (s *session) serve(ctx context.Context) error {
 	if s.in != nil {
 		tasks.Go(func() { s.followSize(ctx) })
 	}
-	tasks.Go(func() { s.forwardSignals(ctx) })
-	escaped := make(chan struct{})
-	go s.feed(func() { close(escaped); _ = s.client.Close() }) // a read from a terminal cannot be interrupted: this ends with the process, or with its input
+	left := make(chan error, 1) // why the person ended it
+	leave := func(why error) {
+		select {
+		case left <- why:
+		default:
+		}
+		_ = s.client.Close()
+	}
+	tasks.Go(func() { s.forwardSignals(ctx, leave) })
+	go s.feed(func() { // a read from a terminal cannot be interrupted: this ends with the process, or with its input
+		leave(fault.New(fault.Unavailable, "", "the connection was ended by "+s.opts.escape+".", "connect again when you like"))
+	})
 	end, err := s.remote.copyOut(s.app.Stdout, s.app.Stderr)
 	select {
-	case <-escaped:
-		fmt.Fprint(s.app.Stderr, "\r\n") // leave the remote prompt's line
-		return fault.New(fault.Unavailable, "", "the connection was ended by "+s.opts.escape+".", "connect again when you like")
+	case why := <-left:
+		if s.in != nil {
+			fmt.Fprint(s.app.Stderr, "\r\n") // leave the remote prompt's line
+		}
+		return why
 	default:
 	}
 	if err != nil {

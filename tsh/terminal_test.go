@@ -4,18 +4,20 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/term"
 
 	"github.com/threshold-access/threshold/tsh"
 )
 
-// inTerminal runs tsh in a terminal of its own and returns the other end of it, and a channel for the exit code.
-func (c *client) inTerminal(stderr io.Writer, args ...string) (*os.File, <-chan int) {
+// inTerminal runs tsh in a terminal of its own and returns the other end of it, tsh's end, and a channel for the exit code.
+func (c *client) inTerminal(stderr io.Writer, args ...string) (far, near *os.File, codes <-chan int) {
 	c.t.Helper()
 	far, near, err := pty.Open()
 	if err != nil {
@@ -24,12 +26,12 @@ func (c *client) inTerminal(stderr io.Writer, args ...string) (*os.File, <-chan 
 	if err := pty.Setsize(far, &pty.Winsize{Rows: 33, Cols: 101}); err != nil {
 		c.t.Fatal(err)
 	}
-	codes := make(chan int, 1)
+	done := make(chan int, 1)
 	go func() {
-		codes <- tsh.Main(c.t.Context(), tsh.Env{Args: args, Stdin: near, Stdout: near, Stderr: stderr, Getenv: c.getenv, Now: c.now})
+		done <- tsh.Main(c.t.Context(), tsh.Env{Args: args, Stdin: near, Stdout: near, Stderr: stderr, Getenv: c.getenv, Now: c.now})
 	}()
 	c.t.Cleanup(func() { _ = near.Close(); _ = far.Close() })
-	return far, codes
+	return far, near, done
 }
 
 // until reads from r until it has seen the text.
@@ -58,7 +60,7 @@ func TestATerminalIsRawFollowsItsSizeAndCanBeLeft(t *testing.T) {
 	}
 	c := w.in()
 	var stderr bytes.Buffer
-	far, codes := c.inTerminal(&stderr, "ssh", "web-1")
+	far, _, codes := c.inTerminal(&stderr, "ssh", "web-1")
 	until(t, far, "ready")
 	_, _ = io.WriteString(far, "x\x03y\r") // Ctrl-C is a byte for the node, not a signal for tsh
 	until(t, far, "X\x03Y")
@@ -74,6 +76,38 @@ func TestATerminalIsRawFollowsItsSizeAndCanBeLeft(t *testing.T) {
 	_, _ = io.WriteString(far, "~.")
 	if code := <-codes; code != 255 || !strings.Contains(stderr.String(), "ended by ~.") {
 		t.Errorf("got %d %q, want the connection left", code, stderr.String())
+	}
+}
+
+func TestASignalEndsTshAtATerminalAndLeavesTheTerminalAsItWas(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1").command = func(_ string, ch ssh.Channel) ssh.Signal {
+		_, _ = io.WriteString(ch, "ready\r\n")
+		_, _ = io.Copy(io.Discard, ch)
+		return ""
+	}
+	c := w.in()
+	var stderr bytes.Buffer
+	far, near, codes := c.inTerminal(&stderr, "ssh", "web-1")
+	other, fresh, err := pty.Open() // as near was
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	defer fresh.Close()
+	before, err := term.GetState(int(fresh.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, far, "ready")
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-codes; code != 128+15 || strings.Contains(stderr.String(), "error") {
+		t.Errorf("got %d %q, want 143 and no complaint", code, stderr.String())
+	}
+	if after, err := term.GetState(int(near.Fd())); err != nil || !reflect.DeepEqual(after, before) {
+		t.Errorf("got %+v, %v, want the terminal as it was: %+v", after, err, before)
 	}
 }
 
