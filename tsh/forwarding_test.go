@@ -1,0 +1,274 @@
+package tsh_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/tsh"
+)
+
+// onward serves direct-tcpip and direct-streamlocal channels with an echo, and notes where they lead.
+func onward(where chan<- string) func(ssh.NewChannel) {
+	return func(nc ssh.NewChannel) {
+		var m struct {
+			Host string
+			Rest []byte `ssh:"rest"`
+		}
+		_ = ssh.Unmarshal(nc.ExtraData(), &m)
+		where <- nc.ChannelType() + " " + m.Host
+		ch, reqs, err := nc.Accept()
+		if err != nil {
+			return
+		}
+		go ssh.DiscardRequests(reqs)
+		b, _ := io.ReadAll(ch)
+		_, _ = ch.Write(append([]byte("echo "), b...))
+		_ = ch.Close()
+	}
+}
+
+// signalled sends this process a signal: tsh runs in it.
+func signalled(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(syscall.Getpid(), s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// notes is standard error that can be read while tsh runs.
+type notes struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (n *notes) Write(b []byte) (int, error) { n.mu.Lock(); defer n.mu.Unlock(); return n.b.Write(b) }
+
+func (n *notes) String() string { n.mu.Lock(); defer n.mu.Unlock(); return n.b.String() }
+
+// begin runs tsh beside the test and gives its standard error and exit code.
+func (c *client) begin(args ...string) (*notes, <-chan int) {
+	words, codes := &notes{}, make(chan int, 1)
+	go func() {
+		codes <- tsh.Main(c.t.Context(), tsh.Env{Args: args, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: words, Getenv: c.getenv, Now: c.now})
+	}()
+	return words, codes
+}
+
+// reach connects as soon as somebody listens, and says hello.
+func reach(t *testing.T, network, addr string) string {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for late := time.Now().Add(10 * time.Second); time.Now().Before(late); <-tick.C {
+		conn, err := net.Dial(network, addr)
+		if err != nil {
+			continue
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "hello")
+		_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+		b, _ := io.ReadAll(conn)
+		return string(b)
+	}
+	t.Fatalf("nobody listens on %s", addr)
+	return ""
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+func TestForwardingAlone(t *testing.T) {
+	w := newWorld(t)
+	where := make(chan string, 8)
+	w.addNode("web-1").forward = onward(where)
+	c := w.in()
+	port, dynamic, sock := freePort(t), freePort(t), filepath.Join(t.TempDir(), "s")
+	words, codes := c.begin("ssh", "-N", "-L", port+":db:5432", "-L", sock+":/run/app", "-D", dynamic, "web-1")
+	for addr, want := range map[string]string{"127.0.0.1:" + port: "direct-tcpip db", sock: "direct-streamlocal@openssh.com /run/app"} {
+		network := "tcp"
+		if addr == sock {
+			network = "unix"
+		}
+		if got := reach(t, network, addr); got != "echo hello" {
+			t.Errorf("%s: got %q, want the echo (%s)", addr, got, words)
+		}
+		if got := <-where; got != want {
+			t.Errorf("%s: got %q asked of the node, want %q", addr, got, want)
+		}
+	}
+	signalled(t, syscall.SIGINT)
+	if code := <-codes; code != 130 || words.String() != "" {
+		t.Errorf("got %d %q, want 130 and no word: Ctrl-C is how people end this", code, words)
+	}
+	if _, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
+		t.Error("got a connection after the end, want none")
+	}
+}
+
+func TestForwardsThatCannotBeHad(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1").request = func(r *ssh.Request) { _ = r.Reply(false, []byte("no role of alice allows forward-remote")) }
+	c := w.in()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, taken, _ := net.SplitHostPort(l.Addr().String())
+	c.refused(255, []string{"ssh", "-L", taken + ":db:1", "web-1", "x"}, "localhost:"+taken, "in use", "choose another port")
+	if asked := w.since(); len(asked) != 0 {
+		t.Errorf("got %q asked, want nothing before the listener is there", asked)
+	}
+	r := c.run("ssh", "-R", "8080:db:1", "web-1", "x")
+	c.wantRefusal(r, "-R", 255, "localhost:8080: no role of alice allows forward-remote")
+	if r.out != "" {
+		t.Errorf("got %q, want no command run without its forward", r.out)
+	}
+	c.refused(255, []string{"ssh", "-W", "db:1", "web-1"}, "no role of alice allows direct-tcpip")
+	c.refused(255, []string{"ssh", "-A", "web-1"}, "no ssh-agent", "SSH_AUTH_SOCK")
+}
+
+func TestAForwardedConnectionThatTheNodeRefusesIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1")
+	c := w.in()
+	port := freePort(t)
+	words, codes := c.begin("ssh", "-N", "-L", port+":db:5432", "web-1")
+	for range 2 {
+		if got := reach(t, "tcp", "127.0.0.1:"+port); got != "" {
+			t.Errorf("got %q, want the end", got)
+		}
+	}
+	signalled(t, syscall.SIGTERM)
+	if code := <-codes; code != 143 {
+		t.Errorf("got %d, want 143", code)
+	}
+	if got := words.String(); got != "tsh: no connection to db:5432 by way of the node: no role of alice allows direct-tcpip\r\n" {
+		t.Errorf("got %q, want the node's reason, once", got)
+	}
+}
+
+func TestStandardInputAndOutputAreForwarded(t *testing.T) {
+	w := newWorld(t)
+	where := make(chan string, 1)
+	w.addNode("web-1").forward = onward(where)
+	r := w.in().runWith(strings.NewReader("hello"), "ssh", "-W", "db:5432", "web-1")
+	if r.code != 0 || r.out != "echo hello" || <-where != "direct-tcpip db" {
+		t.Errorf("got %+v, want the echo of db", r)
+	}
+}
+
+// The command may end before what it forwarded: "ssh -L … node sleep 5" is how people make a tunnel that ends by itself.
+func TestForwardedConnectionsOutliveTheCommand(t *testing.T) {
+	w := newWorld(t)
+	h := w.addNode("web-1")
+	open := make(chan struct{})
+	h.forward = func(nc ssh.NewChannel) {
+		close(open)
+		onward(make(chan string, 1))(nc)
+	}
+	h.command = func(string, ssh.Channel) ssh.Signal { <-open; return "" }
+	c := w.in()
+	port := freePort(t)
+	words, codes := c.begin("ssh", "-L", port+":db:5432", "web-1", "sleep 5")
+	var conn net.Conn
+	for tick := time.NewTicker(time.Millisecond); conn == nil; <-tick.C {
+		conn, _ = net.Dial("tcp", "127.0.0.1:"+port)
+	}
+	defer conn.Close()
+	for tick := time.NewTicker(time.Millisecond); !strings.Contains(words.String(), "waiting for forwarded connections to end (1)"); <-tick.C {
+	}
+	_, _ = io.WriteString(conn, "late")
+	_ = conn.(*net.TCPConn).CloseWrite()
+	if b, _ := io.ReadAll(conn); string(b) != "echo late" {
+		t.Errorf("got %q, want the echo although the command has ended", b)
+	}
+	if code := <-codes; code != 0 {
+		t.Errorf("got %d %s, want the command's 0", code, words)
+	}
+}
+
+// To a node of ours the command goes with the message that opens the channel; to another server in requests of its own.
+func TestTheOpeningCarriesTheCommand(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("other").status = 3
+	w.addNode("ours").version = "SSH-2.0-Threshold"
+	w.hosts["ours"].status = 3
+	c := w.in()
+	for _, node := range []string{"other", "ours"} {
+		r := c.runWith(strings.NewReader("input"), "ssh", "-t", "-o", "SetEnv=LC_TEST=x", node, "top")
+		var got said
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || got.Cmd != "top" || got.In != "input" || got.Env["TERM"] != "xterm" || got.Env["LC_TEST"] != "x" || r.code != 3 {
+			t.Errorf("%s: got %+v (%v), want the command with its terminal and variables", node, r, err)
+		}
+	}
+	long := strings.Repeat("x", dial.MaxOpening)
+	if r := c.run("ssh", "ours", long); r.code != 3 || !strings.Contains(r.out, long) {
+		t.Errorf("a long command: got %d and %d bytes, want it asked for on the channel", r.code, len(r.out))
+	}
+}
+
+func TestFlagsOfOpenSSH(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1")
+	c := w.in()
+	get := func(args ...string) said {
+		t.Helper()
+		r := c.runWith(strings.NewReader("typed"), append([]string{"ssh"}, args...)...)
+		var got said
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.code != 0 {
+			t.Fatalf("%q: got %+v (%v)", args, r, err)
+		}
+		return got
+	}
+	if got := get("-n", "web-1", "x"); got.In != "" {
+		t.Errorf("-n: got %q read, want nothing", got.In)
+	}
+	if got := get("-t", "-t", "web-1", "x"); got.Env["TERM"] != "xterm" {
+		t.Errorf("-t -t: got %v, want a terminal", got.Env)
+	}
+	if got := get("-T", "web-1", "x"); got.Env["TERM"] != "" {
+		t.Errorf("-T: got %v, want no terminal", got.Env)
+	}
+	if got := get("-aqx", "-o", "StrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-o", "BatchMode yes", "-o", "User=alice", "web-1", "x"); got.Cmd != "x" {
+		t.Errorf("got %+v, want options of scripts taken", got)
+	}
+	if got := get("-o", "RequestTTY=force", "--", "web-1", "x", "-L", "1"); got.Env["TERM"] != "xterm" || got.Cmd != "x -L 1" {
+		t.Errorf("got %+v, want a terminal, and flags after the node left to the command", got)
+	}
+	c.refused(255, []string{"ssh", "-t", "-T", "web-1"}, "contradict")
+	c.refused(255, []string{"ssh", "-o", "User=a,b", "web-1"}, "account name")
+	w.hosts["web-1"].root = t.TempDir()
+	if r := c.run("ssh", "-s", "web-1", "nosuch"); r.code != 255 || !strings.Contains(r.stderr, "does not run it") {
+		t.Errorf("-s nosuch: got %+v, want refused", r)
+	}
+}
+
+// Both ends put the hybrid with ML-KEM and, where the processor helps, AES-GCM first.
+func TestTheBestAlgorithmsAreTaken(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1")
+	r := w.in().run("ssh", "-v", "web-1", "x")
+	if !strings.Contains(r.stderr, "mlkem768x25519-sha256, aes128-gcm@openssh.com\n") && !strings.Contains(r.stderr, "mlkem768x25519-sha256, chacha20-poly1305@openssh.com\n") {
+		t.Errorf("got %q, want ML-KEM and a fast cipher", r.stderr)
+	}
+}
