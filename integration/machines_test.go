@@ -3,6 +3,8 @@
 package integration
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -23,6 +25,23 @@ func TestMachinesJoinAreNamedGoOfflineAndAreRemoved(t *testing.T) {
 		out := c.Tsh("ls", "env=prod").OK(t)
 		if !strings.Contains(out, "web.eu") || strings.Contains(out, "web.us") {
 			t.Errorf("got %q, want web.eu alone", out)
+		}
+	})
+	t.Run("the token is in no list of processes, environment, log or listing", func(t *testing.T) {
+		places := map[string]string{"the node's log": eu.Process.Output(), "the server's log": s.Process.Output(),
+			"tsh get token": c.Tsh("get", "token", "--format=json").OK(t), "tsh get events": c.Tsh("get", "events", "--format=json").OK(t)}
+		for _, file := range []string{"cmdline", "environ"} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", eu.Process.Cmd.Process.Pid, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			places["the node's "+file] = string(b)
+		}
+		secret := strings.Split(token, ".")[2] // thjoin1.KIND.SECRET.PIN
+		for where, text := range places {
+			if text == "" || strings.Contains(text, secret) {
+				t.Errorf("%s: got %q, want something without the token", where, text)
+			}
 		}
 	})
 	t.Run("an ambiguous name lists what it could mean, a whole one works", func(t *testing.T) {

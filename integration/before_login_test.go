@@ -1,0 +1,96 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/integration/harness"
+)
+
+// rude is a client that goes through the key exchange honestly and then sends one message that does not belong there, by Paramiko's
+// transport, which asks no questions. It prints "SERVED" when a channel opens, and "login" when the server takes it for logged in.
+const rude = `
+import socket, sys, paramiko
+from paramiko.message import Message
+host, port, what, key, cert, user, command = sys.argv[1:8]
+sock = socket.create_connection((host, int(port)), 10) if host else paramiko.ProxyCommand(command)
+t = paramiko.Transport(sock)
+t.banner_timeout = t.auth_timeout = 15
+t.start_client(timeout=15)
+def message(kind, *strings):
+    m = Message(); m.add_byte(bytes([kind]))
+    for s in strings: m.add_string(s)
+    return m
+def session():
+    try:
+        ch = t.open_session(timeout=3)
+        print("SERVED", flush=True)
+        ch.exec_command("echo rude"); print(ch.recv(100), flush=True)
+    except Exception as e: print("refused:", e, flush=True)
+if what == "channel": session()
+if what == "success":
+    t._send_message(message(52)); session()
+if what == "global":
+    m = message(80, "tcpip-forward"); m.add_boolean(True); m.add_string("127.0.0.1"); m.add_int(0); t._send_message(m); session()
+if what == "query":
+    # asks whether the certificate would do, and goes on as though it had signed
+    k = paramiko.Ed25519Key.from_private_key_file(key); k.load_certificate(cert)
+    t._send_message(message(5, "ssh-userauth"))
+    m = message(50, user, "ssh-connection", "publickey"); m.add_boolean(False)
+    m.add_string("ssh-ed25519-cert-v01@openssh.com"); m.add_string(k.public_blob.key_blob); t._send_message(m)
+    session()
+if what == "replies":
+    k = paramiko.Ed25519Key.from_private_key_file(key); k.load_certificate(cert)
+    t.auth_publickey(user, k); print("login", flush=True)
+    for _ in range(5000): t._send_message(message(81)); t._send_message(message(82))
+    for i in range(100):
+        m = Message(); m.add_byte(bytes([99])); m.add_int(i); t._send_message(m)
+    session()
+print("active", t.is_active(), flush=True)
+t.close()
+`
+
+// After the key exchange and before a login nothing is served but logins: not by the proxy's front, not by the node. Answers that nobody
+// waits for, after a login, hold nothing up.
+func TestNothingIsServedBeforeALogin(t *testing.T) {
+	d := harness.StartDemo(t)
+	c := harness.NewClient(t)
+	c.Login(d, d.Alice())
+	host, port, err := net.SplitHostPort(d.Proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := profileDir(t, c)
+	script := harness.WriteFile(t, t.TempDir(), "rude.py", rude)
+	node := fmt.Sprintf("env TSH_HOME=%s %s proxy ssh %s", filepath.Join(c.Home, ".tsh"), c.Path(), d.Node)
+	for _, door := range []struct{ name, host, command string }{{"the proxy's front", host, ""}, {"the node", "", node}} {
+		for _, what := range []string{"channel", "success", "global", "query"} {
+			r := harness.Run(t, c.Env, nil, "/usr/bin/python3", script, door.host, port, what, filepath.Join(dir, "ssh_key"), filepath.Join(dir, "ssh_key-cert.pub"), d.Login, door.command)
+			if strings.Contains(r.Stdout, "SERVED") || !strings.Contains(r.Stdout, "refused") {
+				t.Errorf("%s, %s: got %+v, want nothing served", door.name, what, r)
+			}
+		}
+		r := harness.Run(t, c.Env, nil, "/usr/bin/python3", script, door.host, port, "replies", filepath.Join(dir, "ssh_key"), filepath.Join(dir, "ssh_key-cert.pub"), d.Login, door.command)
+		if !strings.Contains(r.Stdout, "login") {
+			t.Errorf("%s: got %+v, want a login before the flood of answers", door.name, r)
+		}
+		if out := c.Tsh("ssh", d.Node, "echo others").OK(t); strings.TrimSpace(out) != "others" {
+			t.Errorf("%s: got %q after the flood of answers, want others served", door.name, out)
+		}
+	}
+}
+
+// profileDir is where tsh keeps its only login.
+func profileDir(t *testing.T, c *harness.Client) string {
+	t.Helper()
+	certs, err := filepath.Glob(filepath.Join(c.Home, ".tsh", "*", "ssh_key-cert.pub"))
+	if err != nil || len(certs) != 1 {
+		t.Fatalf("got %v, %v, want one profile", certs, err)
+	}
+	return filepath.Dir(certs[0])
+}
