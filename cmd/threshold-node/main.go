@@ -20,7 +20,11 @@ import (
 var version = "dev"
 
 // gcPercent makes the agent keep less memory after a burst of sessions (2 of 15 MB), for some processor time within one.
-const gcPercent = 50
+const gcPercent = 25
+
+// memoryLimit is what the runtime keeps to by collecting more often, rather than to let garbage pile up while many sessions move a lot. What is
+// in use has no limit by it.
+const memoryLimit = 12 << 20
 
 func main() {
 	if code, is := node.Helper(); is {
@@ -28,6 +32,7 @@ func main() {
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+		debug.SetMemoryLimit(memoryLimit)
 	}
 	ctx, stop := lifecycle.UntilSignal(os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/daemon"
@@ -61,5 +62,6 @@ func tell(ctx context.Context, n *node.Node, m daemon.Manager) {
 			return
 		}
 	}
+	debug.FreeOSMemory() // what the first handshakes took, and nothing takes again
 	m.Ready("attached")
 }

@@ -264,3 +264,48 @@ func TestAClientThatTakesNoOutputIsHungUpOn(t *testing.T) {
 		t.Errorf("got %+v, want it recorded why", got)
 	}
 }
+
+func TestManyChannelsShareWhatClientsMaySendAhead(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	var took []int
+	for range 12 {
+		took = append(took, ahead(t, c))
+	}
+	if took[0] != 1<<20 {
+		t.Errorf("got %d bytes ahead on the first channel, want %d", took[0], 1<<20)
+	}
+	if last := took[len(took)-1]; last != 64<<10 {
+		t.Errorf("got %d bytes ahead on the last channel of %v, want %d", last, took, 64<<10)
+	}
+	c.Close()
+	eventually(t, "what is given back is given again", func() bool { return ahead(t, r.client()) == 1<<20 })
+}
+
+// ahead is how much the node takes on a channel whose program takes nothing.
+func ahead(t *testing.T, c *ssh.Client) (sent int) {
+	t.Helper()
+	ch, reqs, err := c.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(reqs)
+	took := make(chan int, 1024)
+	go func() {
+		for chunk := make([]byte, 16<<10); ; { // nothing runs on the channel: nobody reads
+			n, err := ch.Write(chunk)
+			if err != nil {
+				return
+			}
+			took <- n
+		}
+	}()
+	for {
+		select {
+		case n := <-took:
+			sent += n
+		case <-time.After(200 * time.Millisecond):
+			return sent
+		}
+	}
+}

@@ -62,6 +62,7 @@ type Server struct {
 	visits     *places.Places // of connections
 	handshakes *places.Places
 	people     people
+	windows    windows
 	room       *forward.Room
 	closing
 }
@@ -228,7 +229,8 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	})
 	for nc := range chans {
 		if serve := c.open(sessions, nc); serve != nil { // one after the other: a client that floods waits for its own answers
-			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); serve() })
+			giveBack := c.srv.windows.narrow(nc)
+			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); defer giveBack(); serve() })
 		}
 	}
 	cancel() // the connection is gone: so is everything in it
