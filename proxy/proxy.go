@@ -188,8 +188,12 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	ways := tunnels.New(tunnels.Config{Proxy: me.Name, Auth: m.Auth(), Rules: carrier, Now: cfg.Now, Log: cfg.Log})
 	fronts := jump.New(jump.Config{Cluster: me.Cluster, Rules: carrier, Ways: ways, Auth: m.Auth(), HostSigner: m.HostSigner, Now: cfg.Now, Log: cfg.Log})
 	var door *mux.Mux
+	forwarders := cfg.Balancers
+	if cfg.ProxyProtocol { // then a header of HTTP is anybody's, as a client may well come from a balancer's network
+		forwarders = nil
+	}
 	site := web.New(web.Config{Auth: m.Auth(), Public: cfg.Public, Cluster: me.Cluster, Pin: m.Pin(), Version: cfg.Version, Transport: cfg.Transport,
-		Connect: func(outer, stream net.Conn) { door.Enter(outer, stream) }, KeepAlive: cfg.KeepAlive, Balancers: cfg.Balancers, Now: cfg.Now, Log: cfg.Log})
+		Connect: func(outer, stream net.Conn) { door.Enter(outer, stream) }, KeepAlive: cfg.KeepAlive, Balancers: forwarders, Now: cfg.Now, Log: cfg.Log})
 	browsers := newHandover(cfg.Listener.Addr())
 	door = mux.New(mux.Config{Listener: cfg.Listener, Cluster: me.Cluster, AuthAddr: cfg.AuthAddr, Rules: carrier, Introduce: introduce(m), Service: m.TLSCertificate, Web: shown.cert, Challenge: shown.challenge,
 		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Serve, ServeWeb: browsers.take,

@@ -46,6 +46,11 @@ func TestCheckSaysEverythingThatIsWrongAtOnce(t *testing.T) {
 		{"nothing that ACME could name", "  auth: {}\n  proxy: {public: [192.0.2.1, localhost, '[::1]:443'], acme: {}}\n", []string{"names no host"}},
 		{"a name that is not public", "  auth: {}\n  proxy: {public: [a.example.com], acme: {hosts: [b.example.com], directory: 'http://ca/dir'}}\n", []string{"b.example.com", "https://"}},
 		{"a node's proxy that is no address", "  node: {proxies: [access.example.com, 'https://access.example.com']}\n", []string{"node.proxies[1]", "write host or host:port"}},
+		{"everything about balancers", "  auth: {}\n  proxy: {public: [a.example.com], balancers: [10.0.0.0/24, 'fd00::/64'], proxy_protocol: true, penalty_exempt: [192.0.2.0/24]}\n",
+			[]string{"ok, runs auth, proxy"}},
+		{"the PROXY protocol of nobody", "  auth: {}\n  proxy: {public: [a.example.com], proxy_protocol: true}\n", []string{"proxy.proxy_protocol", "needs balancers"}},
+		{"balancers that are no networks", "  auth: {}\n  proxy: {public: [a.example.com], balancers: [lb.example.com], penalty_exempt: [10.0.0.0/33]}\n",
+			[]string{"balancers[0]", "penalty_exempt[0]"}},
 		{"an unknown key", "  auth: {listn: x}\n", []string{"listn"}},
 	} {
 		code, said := told(t, "check", "--config", put(t, "threshold.yaml", head+tt.spec))
