@@ -25,6 +25,8 @@ import (
 const (
 	// maxPerNode bounds the tunnels of one node; one more ends the oldest.
 	maxPerNode = 4
+	// maxGreetings bounds the connections of one node that have not greeted yet: a stolen key must not fill the port.
+	maxGreetings = 8
 	// retirePoll is how often a tunnel whose certificate has ended is looked at, whether its last session is over.
 	retirePoll = 10 * time.Second
 )
@@ -51,6 +53,7 @@ type Tunnels struct {
 	mu     sync.Mutex // guards what follows
 	byID   map[identity.NodeID][]*way
 	byName map[string]identity.NodeID
+	greets map[identity.NodeID]int // who is greeting now, and how often
 }
 
 // way is one tunnel to one node.
@@ -64,13 +67,14 @@ func New(cfg Config) *Tunnels {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Tunnels{cfg: cfg, changed: make(chan struct{}, 1), byID: map[identity.NodeID][]*way{}, byName: map[string]identity.NodeID{}}
+	return &Tunnels{cfg: cfg, changed: make(chan struct{}, 1), byID: map[identity.NodeID][]*way{}, byName: map[string]identity.NodeID{},
+		greets: map[identity.NodeID]int{}}
 }
 
 // Serve greets the node on its verified connection and keeps the tunnel until it ends or ctx does. It takes conn over.
 func (t *Tunnels) Serve(ctx context.Context, conn net.Conn, node identity.Peer) {
 	log := t.cfg.Log.With("node", node.Name, "id", node.ID, "from", conn.RemoteAddr())
-	end, err := tunnel.Accept(ctx, conn, node, t.cfg.Proxy, t.cfg.Now)
+	end, err := t.greet(ctx, conn, node)
 	switch {
 	case errors.Is(err, tunnel.ErrLeft): // its tunnel to this proxy stands: this was a look for another one
 		log.Debug("spare tunnel", "err", err)
@@ -86,6 +90,28 @@ func (t *Tunnels) Serve(ctx context.Context, conn net.Conn, node identity.Peer) 
 	t.remove(w)
 	end.Close()
 	log.Info("node detached", "err", err)
+}
+
+// greet greets the node, unless it is being greeted on many connections already.
+func (t *Tunnels) greet(ctx context.Context, conn net.Conn, node identity.Peer) (*tunnel.Attached, error) {
+	t.mu.Lock()
+	full := t.greets[node.ID] >= maxGreetings
+	if !full {
+		t.greets[node.ID]++
+	}
+	t.mu.Unlock()
+	if full {
+		conn.Close()
+		return nil, errors.New("too many connections of this node are without a greeting")
+	}
+	defer func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.greets[node.ID]--; t.greets[node.ID] == 0 {
+			delete(t.greets, node.ID)
+		}
+	}()
+	return tunnel.Accept(ctx, conn, node, t.cfg.Proxy, t.cfg.Now)
 }
 
 // carry pushes rules until the tunnel, its certificate or ctx ends.

@@ -234,6 +234,39 @@ func TestATunnelWhoseCertificateEndedTakesNothingNew(t *testing.T) {
 	}
 }
 
+// A node's stolen key fills the port with connections that never greet: a few are waited for, and other nodes attach meanwhile.
+func TestOneNodesGreetingsAreBounded(t *testing.T) {
+	h := newHouse(t, nil)
+	m := h.machine("web-1")
+	var silent []net.Conn
+	ended := make(chan struct{}, 20)
+	for range 20 {
+		near, far := net.Pipe()
+		silent = append(silent, far)
+		go func() {
+			h.Serve(h.ctx, near, identity.Peer{Identity: m.id, Cert: m.leaf})
+			ended <- struct{}{}
+		}()
+	}
+	for range 20 - 8 {
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Fatal("got more than 8 connections waited for")
+		}
+	}
+	h.attach(h.machine("web-2"), "v1")
+	until(t, "another node is attached", h.has("web-2"))
+	for _, c := range silent {
+		c.Close()
+	}
+	for range 8 {
+		<-ended
+	}
+	h.attach(m, "v1")
+	until(t, "the node is attached, now that it greets", h.has("web-1"))
+}
+
 func TestAGreetingThatIsRefusedAttachesNothing(t *testing.T) {
 	h := newHouse(t, nil)
 	m, other := h.machine("web-1"), h.machine("web-2")
