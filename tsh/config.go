@@ -51,7 +51,7 @@ const sshConfig = `# Nodes of cluster %[1]s, by way of %[2]s. Written by: tsh co
 #   ssh LOGIN@NODE.%[1]s
 #   ssh -J %[2]s LOGIN@NODE        without tsh on the way
 Host *.%[1]s
-    ProxyCommand %[3]s proxy ssh --proxy %[2]s %%h
+    ProxyCommand %[3]s proxy ssh --proxy %[8]s %%h
     IdentityFile %[4]s
     CertificateFile %[5]s
     IdentitiesOnly yes
@@ -90,12 +90,20 @@ func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names
 	}
 	hosts := strings.Join(append([]string{p.Host()}, names...), " ")
 	_, err := fmt.Fprintf(w, sshConfig, p.Cluster, p.Proxy, strings.ReplaceAll(command, "%", "%%"), configQuote(p.Path(profile.SSHKeyFile)),
-		configQuote(p.Path(profile.SSHCertFile)), configQuote(p.Path(profile.KnownHostsFile)), hosts)
+		configQuote(p.Path(profile.SSHCertFile)), configQuote(p.Path(profile.KnownHostsFile)), hosts, shellWord(p.Proxy))
 	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
 }
 
 // shellQuote makes one word for sh, which runs a ProxyCommand.
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// shellWord quotes an address only where a shell could take its brackets for a pattern.
+func shellWord(addr string) string {
+	if strings.Contains(addr, "[") {
+		return shellQuote(addr)
+	}
+	return addr
+}
 
 // configQuote makes one word of ssh_config: quoted, and without tokens.
 func configQuote(s string) string {
