@@ -25,6 +25,13 @@ func (f *Fronts) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	log := f.cfg.Log.With("user", user.Name, "login_id", user.LoginID, "from", conn.RemoteAddr(), "by", "dial")
+	leave, err := f.people.enter(user.Identity)
+	if err != nil {
+		log.Info("refused", "err", err)
+		refuse(conn, err)
+		return
+	}
+	defer leave()
 	_ = conn.SetDeadline(time.Now().Add(requestTimeout))
 	req, err := dial.ReadRequest(conn)
 	if err != nil {

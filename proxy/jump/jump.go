@@ -45,14 +45,17 @@ type Config struct {
 }
 
 // Fronts serves people's connections. It is safe for concurrent use.
-type Fronts struct{ cfg Config }
+type Fronts struct {
+	cfg    Config
+	people people
+}
 
 // New makes the fronts.
 func New(cfg Config) *Fronts {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Fronts{cfg}
+	return &Fronts{cfg: cfg, people: people{visits: map[person]int{}}}
 }
 
 // caller is a verified person at an address.

@@ -57,6 +57,12 @@ func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func(ident
 	}
 	settled(user.Identity)
 	log = log.With("user", user.Name, "login_id", user.LoginID)
+	leave, err := f.people.enter(user.Identity)
+	if err != nil {
+		log.Info("refused", "err", err)
+		return nil
+	}
+	defer leave()
 	log.Info("ssh user connected")
 	var parts sync.WaitGroup
 	parts.Go(func() { ssh.DiscardRequests(requests) }) // every global request is answered no
