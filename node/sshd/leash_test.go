@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,19 +22,29 @@ import (
 // measured is a connection without a network: what is measured is time.
 type measured struct {
 	*connection
-	policy access.Policy
-	ended  chan *ending
-	shown  chan string // lines on the one terminal
+	trust atomic.Pointer[rules.Trust]
+	ended chan *ending
+	shown chan string // lines on the one terminal
 }
 
 // measure must be called in a bubble. The person has the role ops.
 func measure(ctx context.Context, o access.Options, life time.Duration) *measured {
-	m := &measured{policy: access.Policy{"ops": {Name: "ops", Options: o}}, ended: make(chan *ending, 1), shown: make(chan string, 100)}
-	srv := New(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Rules: func() *rules.Trust { return &rules.Trust{Policy: m.policy} }})
+	m := &measured{ended: make(chan *ending, 1), shown: make(chan string, 100)}
+	m.allow(access.Role{Name: "ops", Options: o})
+	srv := New(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Rules: m.trust.Load})
 	who := identity.SSHUser{Identity: identity.Identity{Kind: identity.User, Name: "alice", Connector: "corp", Subject: "1", Roles: []string{"ops"}}}
 	m.connection = &connection{srv: srv, who: who, leash: newLeash(time.Now().Add(life)), live: map[*talk]chan struct{}{}, changed: make(chan struct{}, 1)}
 	go func() { m.ended <- m.watch(ctx) }()
 	return m
+}
+
+// allow puts roles in force.
+func (m *measured) allow(roles ...access.Role) {
+	p := access.Policy{}
+	for _, r := range roles {
+		p[r.Name] = r
+	}
+	m.trust.Store(&rules.Trust{Policy: p})
 }
 
 // terminal opens a session with a terminal on the connection.
@@ -146,7 +157,7 @@ func TestARoleThatChangesHoldsForWhoIsIn(t *testing.T) {
 		if e := m.at(start, 20*time.Minute+time.Second); e != nil {
 			t.Fatalf("got ended by %s without a limit", e.by)
 		}
-		m.policy["ops"] = access.Role{Name: "ops", Options: access.Options{MaxSession: 10 * minute}}
+		m.allow(access.Role{Name: "ops", Options: access.Options{MaxSession: 10 * minute}})
 		if e := m.at(start, 20*time.Minute+time.Second+limitsEvery); e == nil || e.by != "max_session" {
 			t.Errorf("got %v, want ended by max_session within %s", e, limitsEvery)
 		}
@@ -155,7 +166,7 @@ func TestARoleThatChangesHoldsForWhoIsIn(t *testing.T) {
 		start := time.Now()
 		m := measure(t.Context(), access.Options{MaxSession: 10 * minute}, time.Hour)
 		m.at(start, 9*time.Minute)
-		delete(m.policy, "ops")
+		m.allow()
 		if e := m.at(start, 20*time.Minute); e != nil {
 			t.Errorf("got ended by %s, want the limit gone with the role", e.by)
 		}
