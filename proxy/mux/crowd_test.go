@@ -226,3 +226,34 @@ func TestAnIPv6NetworkIsOneSource(t *testing.T) {
 		p.stop()
 	})
 }
+
+// A balancer looks every other second whether the port is open, and resets the connection: that is nobody's offence.
+func TestLookingWhetherThePortIsOpenIsNoOffence(t *testing.T) {
+	a := proxytest.New(t)
+	p := overTCP(t, a, a.Addr(), open(t, a))
+	for range 50 {
+		c := p.dial().(*net.TCPConn)
+		if err := c.SetLinger(0); err != nil { // a reset in place of a goodbye
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(10 * time.Second); p.mux.Counters().Nobody.Load() < 50; {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("got %v, want 50 counted as nobody", p.mux.Counters().LogValue())
+		}
+	}
+	c := p.dial()
+	if _, err := io.WriteString(c, "SSH-alice"); err != nil {
+		t.Fatal(err)
+	}
+	if s := <-p.came; s.by != "ssh SSH-alice" {
+		t.Errorf("got %q, want to be served", s.by)
+	}
+	c.Close()
+	p.stop()
+}

@@ -214,6 +214,9 @@ func (m *Mux) present(ctx context.Context, v *visit) bool {
 	stop := context.AfterFunc(ctx, func() { v.Conn.Close() })
 	err := v.readProxyHeader()
 	stop()
+	if len(v.head) == 0 && hungUp(err) {
+		err = errNobody
+	}
 	if err != nil {
 		m.refuse(v, "PROXY header", err)
 		return false

@@ -72,7 +72,7 @@ func (p *peeked) sniff(deadline time.Time) (protocol, []string, error) {
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return speaksSSH, nil, nil
-		case errors.Is(err, io.EOF):
+		case hungUp(err):
 			return unknown, nil, errNobody
 		case err != nil:
 			return unknown, nil, err
