@@ -55,12 +55,14 @@ func folder(t *testing.T, acc session.Account) string {
 // owner is whom the kernel has the TCP socket with the local port down for.
 func owner(t *testing.T, port int) string {
 	t.Helper()
+	const timeWait = "06" // a connection that was, and belongs to nobody
 	b, err := os.ReadFile("/proc/self/net/tcp")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
+		f := strings.Fields(line)
+		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && f[3] != timeWait {
 			return f[7]
 		}
 	}

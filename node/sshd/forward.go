@@ -16,14 +16,16 @@ func (c *connection) forwarding() *forward.Forwards {
 		Heard: c.leash.forwarded, Resolve: c.srv.cfg.Resolve, Guard: func(work func()) { defer c.srv.rescue(c.visit, c.conn); work() }})
 }
 
-// release ends what is forwarded, once the connection's context has ended.
+// release ends what is forwarded, once the connection's context has ended. The account's process goes first and takes its sockets along:
+// it might not answer, and there may be many.
 func (c *connection) release() {
-	c.forwards.Close()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.reach != nil {
-		c.reach.Close()
+	reach := c.reach
+	c.mu.Unlock()
+	if reach != nil {
+		reach.Close()
 	}
+	c.forwards.Close()
 }
 
 // account is what forwards reach things as. It looks the account up each time, and nothing is forwarded on a connection that must end.

@@ -549,3 +549,27 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 	}
 	eventually(t, "descriptors and goroutines are given back", func() bool { return fds() <= before+2 && runtime.NumGoroutine() <= goroutines+10 })
 }
+
+func TestWhatIsForwardedMayEndBeforeTheNodeStops(t *testing.T) {
+	r := newRig(t, nil)
+	c, waiting := r.client(), r.client()
+	to := directTCP(echo(t, "tcp"))
+	ch, reqs, err := c.OpenChannel("direct-tcpip", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(reqs)
+	if _, err := listenTCP(waiting, "localhost", 0); err != nil {
+		t.Fatal(err)
+	}
+	_, done := r.drain()
+	if err := waiting.Wait(); err == nil {
+		t.Error("got a connection that only listens ended by the client, want by the node")
+	}
+	if err := open("direct-tcpip", to)(t, c); err == nil || !strings.Contains(err.Error(), "this node is stopping") {
+		t.Errorf("got %v, want nothing new forwarded", err)
+	}
+	thereAndBack(t, ch, "still here")
+	ch.Close()
+	within(t, "the end", done)
+}
