@@ -48,7 +48,8 @@ const (
 	// drainGrace is how long a terminal may stay silent after its program has ended, while others still hold it open.
 	drainGrace = 200 * time.Millisecond
 	// copyBytes is the size of copy buffers; they are pooled.
-	copyBytes = 32 << 10
+	copyBytes      = 32 << 10
+	smallCopyBytes = 4 << 10
 )
 
 // Process is a program under way.
@@ -209,10 +210,10 @@ func (p *Process) Run(ctx context.Context, s Streams) Exit {
 		if len(p.greeting) > 0 {
 			_, _ = s.Out.Write(p.greeting) // the first write of the program's own finds out if nobody takes it
 		}
-		p.drain(p.stdout, s.Out)
+		p.drain(&buffers, p.stdout, s.Out)
 	})
 	if p.stderr != nil {
-		outputs.Go(func() { p.drain(p.stderr, s.Err) })
+		outputs.Go(func() { p.drain(&smallBuffers, p.stderr, s.Err) })
 	}
 	drained := make(chan struct{})
 	go func() { outputs.Wait(); close(drained) }()
@@ -263,9 +264,9 @@ func (p *Process) feed(in io.Reader) {
 }
 
 // drain delivers output until there is no more. A read deadline is set once the program is gone; it counts silence, not time.
-func (p *Process) drain(from *os.File, to io.Writer) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+func (p *Process) drain(pool *sync.Pool, from *os.File, to io.Writer) {
+	buf := pool.Get().(*[]byte)
+	defer pool.Put(buf)
 	silent := false
 	for {
 		n, err := from.Read(*buf)
@@ -310,7 +311,8 @@ func (p *Process) hasExited() bool {
 	}
 }
 
-// end hangs up on the process group, and kills what stays.
+// end hangs up on the process group, and kills all of it if the program stays. Where it goes, what it left behind that ignores the
+// hangup stays, as with OpenSSH's sshd: an editor's server that was started with nohup is still there after a lost connection.
 func (p *Process) end() {
 	_ = p.Signal(syscall.SIGHUP)
 	p.hangUp()
@@ -319,9 +321,9 @@ func (p *Process) end() {
 	select {
 	case <-p.exited:
 	case <-timer.C:
+		_ = p.Signal(syscall.SIGKILL)
+		<-p.exited
 	}
-	_ = p.Signal(syscall.SIGKILL)
-	<-p.exited
 }
 
 // Signal sends a signal to the program's process group.
@@ -379,7 +381,10 @@ func (p *Process) closeAll() {
 	}
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
+var (
+	buffers      = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
+	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopyBytes); return &b }} // of stderr, where little comes
+)
 
 type counted struct {
 	w io.Writer

@@ -18,6 +18,10 @@ import (
 // MaxAuthTries is how many keys a client may offer.
 const MaxAuthTries = 6
 
+// version is what the node calls itself; it does not say of which release it is. The comment is for clients that go by the name OpenSSH to
+// send the arguments of SSH_FXP_SYMLINK in the order that everybody uses and the specification does not.
+const version = "SSH-2.0-Threshold sftp-as-OpenSSH"
+
 // evidence is what login hands on, through the Permissions of the key that was accepted and no other way (CVE-2024-45337).
 type evidence struct {
 	key   ssh.PublicKey // the certificate
@@ -43,7 +47,7 @@ func (s *Server) config(v *visit) (*ssh.ServerConfig, error) {
 			MACs:         []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
 		},
 		MaxAuthTries:      MaxAuthTries,
-		ServerVersion:     "SSH-2.0-Threshold",
+		ServerVersion:     version,
 		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) { return s.offered(v, m, key) },
 		KeyboardInteractiveCallback: func(ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
 			return nil, v.noCertificate(true)

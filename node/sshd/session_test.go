@@ -247,6 +247,26 @@ func TestNothingIsLeftWhenTheConnectionIsGone(t *testing.T) {
 	}
 }
 
+// An editor's server must outlive a lost connection, so that the editor finds it again.
+func TestWhatWasStartedWithNohupStays(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.client()
+	s := newSession(t, c)
+	out, _ := s.StdoutPipe()
+	if err := s.Start(`nohup sleep 1000 >/dev/null 2>&1 </dev/null & while ! grep -qs '^SigIgn:.*[13579bdf]$' /proc/$!/status; do sleep 0.01; done; echo $!; wait`); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Fscanln(out, &pid); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Errorf("got %v, want the process still there", err)
+	}
+}
+
 func TestTheEndOfTheServerHangsUp(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.client()
