@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,7 +91,8 @@ func New(cfg Config) (*Node, error) {
 		wrong = append(wrong, "there is no proxy to dial")
 	}
 	for _, p := range cfg.Proxies {
-		if host, port, err := net.SplitHostPort(p); err != nil || host == "" || port == "" {
+		host, port, err := net.SplitHostPort(p)
+		if _, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || host == "" {
 			wrong = append(wrong, "the proxy "+p+" is not host:port")
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -213,6 +214,9 @@ func (o options) config(s spec, env func(string) (string, bool)) (node.Config, e
 	if len(o.labels) > 0 {
 		cfg.Labels = identity.Labels(o.labels)
 	}
+	for i, p := range cfg.Proxies {
+		cfg.Proxies[i] = withPort(p)
+	}
 	if len(cfg.Proxies) == 0 {
 		return node.Config{}, fault.New(fault.Invalid, "", "there is no proxy to dial", "give the cluster's address, as --proxy proxy.example.com:443, or write "+defaultConfig)
 	}
@@ -259,6 +263,14 @@ func dataDir(uid int, env func(string) (string, bool)) (string, error) {
 		return filepath.Join(home, ".local", "state", "threshold-node"), nil
 	}
 	return "", fault.New(fault.Invalid, "", "there is no home directory to keep keys in", "name a directory with --data")
+}
+
+// withPort adds the HTTPS port to a host that has none. What is no host is left for node.New to refuse.
+func withPort(addr string) string {
+	if host := strings.Trim(addr, "[]"); !strings.ContainsAny(addr, "/ ") && (!strings.Contains(host, ":") || net.ParseIP(host) != nil) {
+		return net.JoinHostPort(host, "443")
+	}
+	return addr
 }
 
 func reason(err error) string {

@@ -172,12 +172,12 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"--log-level", "loud"}, 1, "known are debug"},
 		{[]string{"--log-format", "json", "--config", "/none"}, 1, `"remedy":"name another with --config"`},
 		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: ['p:1'], data: /d, log: {level: warn}, health: '127.0.0.1:3080', drain: 30s}\n")}, 0, "ok, dials p:1"},
-		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: [p], data: /d}\n")}, 1, "is not host:port"},
+		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: ['p:'], data: /d}\n")}, 1, "is not host:port"},
 		{[]string{"--check", "--config", put(t, "kind: node\nversion: v1\nspec: {proxies: ['p:1'], health: '0.0.0.0:3080', drain: 2h, log: {level: x}}\n")}, 1, "not on loopback"},
 		{nil, 1, "hint: give the cluster's address"},
 		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d", "--https-proxy", "socks5://x:1"}, 1, "only http:// and https:// proxies"},
 		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d", "--https-proxy", "http://bob:pw@x:1"}, 1, "password stands on the command line"},
-		{[]string{"--proxy", "nonsense", "--data", t.TempDir()}, 1, "is not host:port"},
+		{[]string{"--proxy", "p:", "--data", t.TempDir()}, 1, "is not host:port"},
 		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d"}, 1, "no join token"},
 		{[]string{"--proxy", "127.0.0.1:1", "--data", t.TempDir() + "/d", "--token", "x"}, 1, "others on this machine can read it"},
 	} {
@@ -211,6 +211,18 @@ func TestTheDefaultFileIsReadWhenNothingElseSaysWhereToGo(t *testing.T) {
 		}
 		if got := o.orDefault(tt.file).file; got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestAProxyWithoutAPortIsOnTheHTTPSPort(t *testing.T) {
+	for addr, want := range map[string]string{
+		"p.example.com": "p.example.com:443", "p.example.com:8443": "p.example.com:8443", "192.0.2.1": "192.0.2.1:443", "2001:db8::1": "[2001:db8::1]:443", "[2001:db8::1]": "[2001:db8::1]:443",
+		"[2001:db8::1]:8443": "[2001:db8::1]:8443",
+	} {
+		cfg, err := configure(t, nil, "--proxy", addr, "--data", "/d")
+		if err != nil || cfg.Proxies[0] != want {
+			t.Errorf("%s: got %v, %v, want %s", addr, cfg.Proxies, err, want)
 		}
 	}
 }

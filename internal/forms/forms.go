@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -49,6 +50,12 @@ func New(roots *x509.CertPool, stop string) *Browser {
 			return nil
 		},
 	}}
+}
+
+// Through makes the browser connect by dial: for a test whose machines are elsewhere than names and routes of this one lead.
+func (b *Browser) Through(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Browser {
+	b.http.Transport.(*http.Transport).DialContext = dial
+	return b
 }
 
 // Page is where the browser is.

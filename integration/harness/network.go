@@ -1,0 +1,61 @@
+package harness
+
+import (
+	"context"
+	"net"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listen opens a port in the room's network, served by the story.
+func (r *Room) Listen(addr string) net.Listener {
+	r.t.Helper()
+	var l net.Listener
+	err := r.within(func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return l
+}
+
+// Dial gives connections out of the room's network to the story. names stand in for a name server.
+func (r *Room) Dial(names map[string]string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		if ip, ok := names[host]; ok {
+			addr = net.JoinHostPort(ip, port)
+		}
+		err = r.within(func() (err error) {
+			conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+			return err
+		})
+		return conn, err
+	}
+}
+
+// within does something in the room's network. A socket stays in the network it was made in. The thread that went there is never used
+// again: it ends with its goroutine, because that keeps it locked.
+func (r *Room) within(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := os.Open("/proc/" + r.Pid + "/ns/net")
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
+}

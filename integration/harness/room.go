@@ -1,0 +1,138 @@
+package harness
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Room is a machine of its own within this one: this machine's files, seen through a layer that takes every change and goes with the room;
+// a host name, processes and a network of its own. Packages are installed in it and services run as they would be on a machine.
+type Room struct {
+	Name string
+	Pid  string // of the room's first process, as this machine sees it
+	t    testing.TB
+	end  func()
+}
+
+// roomScript makes the room's view of the files and stays in it.
+const roomScript = `set -e
+mount -t tmpfs -o mode=755 tmpfs "$1"
+mkdir "$1/changes" "$1/work" "$1/root"
+mount -t overlay -o "lowerdir=/,upperdir=$1/changes,workdir=$1/work" overlay "$1/root"
+mount --rbind /dev "$1/root/dev"
+mount -t proc proc "$1/root/proc"
+for dir in run tmp; do mount -t tmpfs -o mode=1777 tmpfs "$1/root/$dir"; done
+chmod 755 "$1/root/run"
+hostname "$2"
+read -r pid rest </proc/self/stat
+echo "pid $pid"
+exec chroot "$1/root" cat >/dev/null`
+
+// NewRoom makes a room that goes with the story. It needs root.
+func NewRoom(t testing.TB, name string) *Room {
+	t.Helper()
+	cmd := exec.Command("unshare", "--mount", "--propagation=private", "--uts", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", roomScript, "sh", t.TempDir(), name)
+	hold, err := cmd.StdinPipe() // the room goes when this end does, however the story ends
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() {
+		hold.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed, as it should be
+	})
+	t.Cleanup(end)
+	line, err := bufio.NewReader(out).ReadString('\n')
+	pid, ok := strings.CutPrefix(strings.TrimSpace(line), "pid ")
+	if !ok {
+		t.Fatalf("the room %s did not stand up: %q, %v", name, line, err)
+	}
+	r := &Room{Name: name, Pid: pid, t: t, end: end}
+	r.Run("ip", "link", "set", "lo", "up").OK(t)
+	return r
+}
+
+// Path is where this machine finds a file of the room.
+func (r *Room) Path(name string) string { return filepath.Join("/proc", r.Pid, "root", name) }
+
+// enter puts a command into the room.
+func (r *Room) enter(args ...string) []string {
+	return append([]string{"nsenter", "--target", r.Pid, "--mount", "--uts", "--net", "--pid", "--root", "--wdns=/root", "--"}, args...)
+}
+
+// Run runs a command in the room to its end.
+func (r *Room) Run(args ...string) Result { return r.RunWith(nil, args...) }
+
+// RunWith is Run with a standard input.
+func (r *Room) RunWith(stdin io.Reader, args ...string) Result {
+	r.t.Helper()
+	args = r.enter(args...)
+	return Run(r.t, []string{"HOME=/root", "SSH_AUTH_SOCK="}, stdin, args[0], args[1:]...)
+}
+
+// Start runs a command in the room until the story ends.
+func (r *Room) Start(env []string, args ...string) *Process {
+	r.t.Helper()
+	args = r.enter(args...)
+	p := Start(r.t, append([]string{"HOME=/root", "SSH_AUTH_SOCK="}, env...), args[0], args[1:]...)
+	r.t.Cleanup(r.end) // before the process is asked to stop: nsenter passes no signal on, and the room takes everything with it
+	return p
+}
+
+// Wire joins two rooms: an interface in each, both up and without an address.
+func (r *Room) Wire(mine string, other *Room, theirs string) {
+	r.t.Helper()
+	for _, args := range [][]string{
+		{"--target", r.Pid, "--net", "ip", "link", "add", mine, "type", "veth", "peer", "name", theirs, "netns", other.Pid},
+		{"--target", r.Pid, "--net", "ip", "link", "set", mine, "up"},
+		{"--target", other.Pid, "--net", "ip", "link", "set", theirs, "up"},
+	} {
+		Run(r.t, nil, nil, "nsenter", args...).OK(r.t)
+	}
+}
+
+// Put writes a file into the room.
+func (r *Room) Put(name string, data []byte, mode os.FileMode) {
+	r.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(r.Path(name)), 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.WriteFile(r.Path(name), data, mode); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.Chmod(r.Path(name), mode); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Packages builds Debian packages of a version for an architecture, all if none is named, and returns the files by package.
+func Packages(t testing.TB, version, arch string, names ...string) map[string]string {
+	t.Helper()
+	if len(names) == 0 {
+		names = []string{"threshold", "threshold-node", "threshold-tsh"}
+	}
+	root := filepath.Dir(filepath.Dir(Bin(t, "tsh")))
+	cmd := exec.Command("make", "-C", root, "deb", "VERSION="+version, "DEB_ARCHES="+arch, "DEB_PACKAGES="+strings.Join(names, " "))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make deb: %v\n%s", err, out)
+	}
+	debs := map[string]string{}
+	for _, name := range names {
+		debs[name] = filepath.Join(root, "dist", fmt.Sprintf("%s_%s_%s.deb", name, strings.TrimPrefix(version, "v"), arch))
+	}
+	return debs
+}
