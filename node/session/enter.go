@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,9 @@ type entry struct {
 
 // entryReport is the descriptor on which the child tells the number of the error that kept it from running the program.
 const entryReport = firstOther
+
+// enterPatience bounds what may take long: a home on a file server that is gone, or an account that stops the child as soon as it can.
+const enterPatience = 30 * time.Second
 
 // entered makes cmd run by way of such a child, if the account's limits or the umask ask for it: it costs a few milliseconds. It returns
 // where the child reports, or nil.
@@ -71,11 +75,16 @@ func startEntered(cmd *exec.Cmd, report *os.File) error {
 	if err != nil {
 		return err
 	}
+	_ = report.SetReadDeadline(time.Now().Add(enterPatience))
 	b, err := io.ReadAll(io.LimitReader(report, 64)) // nothing, once the program runs: exec closes the descriptor
-	if err != nil || len(b) == 0 {
+	if err == nil && len(b) == 0 {
+		return nil
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // it has said why it ends, or hangs
+	if err != nil {
 		return err
 	}
-	_ = cmd.Wait() // it has said why it ends
 	n, err := strconv.Atoi(string(b))
 	if err != nil {
 		return errors.New("the program was not reached")
