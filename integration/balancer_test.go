@@ -52,7 +52,7 @@ defaults
 
 	c := harness.NewClient(t)
 	s.CAFile = ca // what browsers, and a first contact without a pin, see
-	c.FirstLogin(s, harness.Alice())
+	alice := c.FirstLogin(s, harness.Alice())
 	node := harness.StartNode(t, front, c.Token("node"), "web-1")
 
 	t.Run("a command that is silent for longer than the balancer's patience", func(t *testing.T) {
@@ -84,6 +84,18 @@ defaults
 		if got := c.Tsh("ssh", "web-1", "echo", "$SSH_CLIENT").OK(t); !strings.HasPrefix(got, "127.0.0.1 ") {
 			t.Errorf("got the session from %q, want from the client's 127.0.0.1", got)
 		}
+	})
+	t.Run("who has a pin needs no web certificate", func(t *testing.T) {
+		other := harness.NewClient(t)
+		p := other.StartLogin("--proxy", front, "--pin", pinOf(t, c))
+		page := harness.SignIn(t, s.Roots(t), p.Line("Open: "), alice.Email, alice.Password)
+		if _, err := page.Submit(t.Context(), map[string]string{"code": harness.FreshCode(t, alice)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Fatalf("tsh login: %v\n%s", err, p.Output())
+		}
+		other.Tsh("ssh", "web-1", "true").OK(t)
 	})
 	t.Run("a peer that is not listed is not believed", func(t *testing.T) {
 		c.Through(front, unlisted)

@@ -424,7 +424,6 @@ func TestAFailedConnectionAsksAgain(t *testing.T) {
 	}
 
 	s.Close()
-	before = s.asked()
 	if _, err := w.DialTLS(t.Context(), addr, s.pinned()); err == nil {
 		t.Error("got a connection to a proxy that is gone")
 	}
