@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"errors"
-	"io"
+	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -14,25 +16,34 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 )
 
-// floodBytes is far more than a client may send before the server has had enough of any of these.
-const floodBytes = 32 << 20
+// floodFrames is far more than a client may send before the server has had enough of any of these.
+const floodFrames = 1 << 20
 
-// h2 opens an HTTP/2 connection by hand.
-func (d *door) h2() (*tls.Conn, *http2.Framer) {
+// rapidFrames is fewer: a server that is quick enough keeps up with requests that are taken back, and need not end the connection.
+const rapidFrames = 1 << 13
+
+// h2 opens an HTTP/2 connection by hand, on which little can be under way towards the client. What is written to it goes out in large
+// pieces, or with Flush.
+func (d *door) h2() (*tls.Conn, *bufio.Writer, *http2.Framer) {
 	d.t.Helper()
-	conn, err := tls.Dial("tcp", d.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	raw, err := net.Dial("tcp", d.addr)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	d.t.Cleanup(func() { conn.Close() })
-	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+	d.t.Cleanup(func() { raw.Close() })
+	if err := raw.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
 		d.t.Fatal(err)
 	}
-	f := http2.NewFramer(conn, conn)
-	if err := f.WriteSettings(); err != nil {
+	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	out := bufio.NewWriterSize(conn, 16<<10)
+	f := http2.NewFramer(out, conn)
+	if _, err := out.WriteString(http2.ClientPreface); err != nil {
 		d.t.Fatal(err)
 	}
-	return conn, f
+	if err := errors.Join(f.WriteSettings(), out.Flush()); err != nil {
+		d.t.Fatal(err)
+	}
+	return conn, out, f
 }
 
 // header is a request of the front page, compressed.
@@ -47,7 +58,7 @@ func header(d *door) []byte {
 
 func TestABrowserIsToldHowManyStreamsItMayHave(t *testing.T) {
 	d := openDoor(t, time.Second)
-	_, f := d.h2()
+	_, _, f := d.h2()
 	frame, err := f.ReadFrame()
 	if err != nil {
 		t.Fatal(err)
@@ -64,19 +75,21 @@ func TestABrowserIsToldHowManyStreamsItMayHave(t *testing.T) {
 	}
 }
 
-// HTTP/2 lets a client abuse a connection without ever waiting for an answer. The connection ends, and others are served on.
+// HTTP/2 lets a client abuse a connection without ever waiting for an answer. What that costs is bounded, the connection ends, and others
+// are served on.
 func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 	d := openDoor(t, time.Second)
 	request := header(d)
 	for _, tt := range []struct {
-		name  string
-		frame func(f *http2.Framer, i uint32) error // the i-th, from 0
+		name   string
+		frames uint32
+		frame  func(f *http2.Framer, i uint32) error // the i-th, from 0
 	}{
-		{"rapid reset (CVE-2023-44487)", func(f *http2.Framer, i uint32) error {
+		{"rapid reset (CVE-2023-44487)", rapidFrames, func(f *http2.Framer, i uint32) error {
 			err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: request, EndStream: true, EndHeaders: true})
 			return errors.Join(err, f.WriteRSTStream(2*i+1, http2.ErrCodeCancel))
 		}},
-		{"a header without end (CVE-2023-45288)", func(f *http2.Framer, i uint32) error {
+		{"a header without end (CVE-2023-45288)", floodFrames, func(f *http2.Framer, i uint32) error {
 			if i == 0 {
 				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request})
 			}
@@ -84,23 +97,28 @@ func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 			_ = hpack.NewEncoder(&b).WriteField(hpack.HeaderField{Name: "x", Value: string(make([]byte, 8<<10)), Sensitive: true}) // to a buffer
 			return f.WriteContinuation(1, false, b.Bytes())
 		}},
-		{"more streams than there may be", func(f *http2.Framer, i uint32) error {
+		{"more streams than there may be", rapidFrames, func(f *http2.Framer, i uint32) error {
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: request, EndHeaders: true})
 		}},
-		{"pings that are never read", func(f *http2.Framer, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) }},
+		{"pings that are never read", floodFrames, func(f *http2.Framer, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn, f := d.h2()
-			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-			sent := 0
-			for i := uint32(0); sent < floodBytes; i++ {
-				if err := tt.frame(f, i); err != nil {
-					break
-				}
-				sent += len(request)
+			conn, out, f := d.h2()
+			defer conn.NetConn().Close() // at once: there is no room for an alert
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
+			before, most := runtime.NumGoroutine(), 0
+			var err error
+			for i := uint32(0); i < tt.frames && err == nil; i++ {
+				err = tt.frame(f, i)
+				most = max(most, runtime.NumGoroutine())
 			}
-			if sent >= floodBytes {
-				t.Error("got all of it taken, want the connection ended")
+			err = errors.Join(err, out.Flush())
+			var slow net.Error
+			if tt.frames == floodFrames && err == nil || errors.As(err, &slow) && slow.Timeout() {
+				t.Errorf("got %v after all of it, want the connection ended", err)
+			}
+			if most > before+200 {
+				t.Errorf("got %d goroutines, %d before: want the streams bounded", most, before)
 			}
 			resp, err := d.browser().Get("https://" + d.addr + dial.PingPath)
 			if err != nil {
