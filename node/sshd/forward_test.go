@@ -573,3 +573,30 @@ func TestWhatIsForwardedMayEndBeforeTheNodeStops(t *testing.T) {
 	ch.Close()
 	within(t, "the end", done)
 }
+
+func TestForwardsNeedARealAccount(t *testing.T) {
+	root := t.TempDir()
+	put := func(name, text string) {
+		if err := errors.Join(os.MkdirAll(filepath.Join(root, "etc"), 0o755), os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("passwd", fmt.Sprintf("%s:x:%d:%d::/:/bin/sh\n", me(), os.Geteuid(), os.Getegid()))
+	put("group", "")
+	r := newRig(t, func(c *sshd.Config) { c.Accounts.Root = root })
+	c := r.client()
+	knock := open("direct-tcpip", directTCP(echo(t, "tcp")))
+	if err := knock(t, c); err != nil {
+		t.Fatal(err)
+	}
+	put("passwd", "")
+	if err := knock(t, c); err == nil || !strings.Contains(err.Error(), "there is no account") {
+		t.Errorf("got %v once the account is gone, want a refusal that says so", err)
+	}
+	if _, err := listenTCP(c, "localhost", 0); err == nil {
+		t.Error("got a listener for an account that is gone")
+	}
+	if err := ask("auth-agent-req@openssh.com")(t, c); err == nil {
+		t.Error("got an agent for an account that is gone")
+	}
+}
