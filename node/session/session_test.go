@@ -51,7 +51,7 @@ func accounts(t *testing.T, uid uint32) session.Accounts {
 }
 
 // machine writes the files of a machine under a folder of the test's own.
-func machine(t *testing.T, files map[string]string) (root string) {
+func machine(t testing.TB, files map[string]string) (root string) {
 	t.Helper()
 	root = t.TempDir()
 	for name, text := range files {
@@ -120,7 +120,7 @@ func do(t *testing.T, acc session.Account, s session.Spec, stdin string) (sessio
 	return exit, out.String(), errs.String()
 }
 
-func self(t *testing.T) session.Account {
+func self(t testing.TB) session.Account {
 	t.Helper()
 	u, err := user.Current()
 	if err != nil {

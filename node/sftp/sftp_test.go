@@ -304,3 +304,24 @@ func TestRequestsOfEverySize(t *testing.T) {
 		_ = os.Remove(filepath.Join(dir, "back"))
 	}
 }
+
+// BenchmarkBesideOpenSSH moves a file by OpenSSH's client over a local pipe, each way, to our server and to OpenSSH's.
+func BenchmarkBesideOpenSSH(b *testing.B) {
+	const size = 256 << 20
+	dir := b.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "data"), make([]byte, size), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for _, verb := range []string{"put", "get"} {
+		for name, server := range map[string]string{"threshold": ours(b), "openssh": theirs} {
+			b.Run(verb+"/"+name, func(b *testing.B) {
+				b.SetBytes(size)
+				for b.Loop() {
+					if _, errs := session(b, server, dir, verb+" data there\n"); errs != "" {
+						b.Fatal(errs)
+					}
+				}
+			})
+		}
+	}
+}
