@@ -3,9 +3,11 @@ package mux_test
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,8 +23,12 @@ func (l *lane) hello(from, words string) net.Conn {
 	return c
 }
 
-// closed reads until the connection ends.
-func closed(c net.Conn) { _, _ = io.Copy(io.Discard, c); c.Close() }
+// closed reads until the connection ends and the port is done with it. It is for bubbles.
+func closed(c net.Conn) {
+	_, _ = io.Copy(io.Discard, c)
+	c.Close()
+	synctest.Wait()
+}
 
 func TestOneNetworkCannotTakeEveryPlace(t *testing.T) {
 	a := proxytest.New(t)
@@ -256,4 +262,29 @@ func TestLookingWhetherThePortIsOpenIsNoOffence(t *testing.T) {
 	}
 	c.Close()
 	p.stop()
+}
+
+// However many are refused, the log has a line a minute about them, and one for each network that is turned away, a few at once.
+func TestRefusalsAreToldInFewLines(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder // one goroutine writes at a time: a handler has a lock
+		l := newLane()
+		p := serveAs(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+		for i := range 100 {
+			offend(l, fmt.Sprintf("192.0.2.%d:5", i), 6)
+		}
+		<-time.After(10 * time.Minute) // in the bubble
+		p.stop()
+		if n := strings.Count(log.String(), "connections were refused"); n != 1 {
+			t.Errorf("got %d lines about what was refused, want 1 in the minute when it was:\n%s", n, log.String())
+		}
+		if n := strings.Count(log.String(), "turned away for a while"); n != 10 {
+			t.Errorf("got %d lines about networks, want 10 at once and no more", n)
+		}
+		if !strings.Contains(log.String(), "so_far.refused=600") || !strings.Contains(log.String(), "networks_turned_away=") {
+			t.Errorf("got %s, want the counters in it", log.String())
+		}
+	})
 }

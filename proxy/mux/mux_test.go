@@ -122,7 +122,10 @@ func serveAs(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *port {
 			c.Close()
 		}
 	}
-	cfg.Cluster, cfg.Rules, cfg.Introduce, cfg.Log = membertest.Name, p.rules, introduceAs(own), proxytest.Log()
+	cfg.Cluster, cfg.Rules, cfg.Introduce = membertest.Name, p.rules, introduceAs(own)
+	if cfg.Log == nil {
+		cfg.Log = proxytest.Log()
+	}
 	cfg.Service = func() (*tls.Certificate, error) { return own, nil }
 	cfg.Web = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil }
 	cfg.ServeSSH = func(_ context.Context, c net.Conn, settled func(identity.Identity)) error {
