@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -200,12 +201,16 @@ func TestTheWatchdogHearsOfAProgramWhosePartsAnswer(t *testing.T) {
 	t.Setenv("WATCHDOG_USEC", "30000")
 	var h daemon.Health
 	hang, hung := make(chan struct{}), make(chan struct{})
-	looks := 0
+	stuck, looks := sync.OnceFunc(func() { close(hung) }), 0
 	h.Add("part", func(ctx context.Context) error {
-		if looks++; looks < 3 {
+		switch looks++; looks {
+		case 1:
 			return errors.New("not ready, but alive")
+		case 2:
+			<-ctx.Done() // slow, but alive
+			return ctx.Err()
 		}
-		close(hung)
+		stuck()
 		<-hang
 		return nil
 	})

@@ -37,7 +37,9 @@ func (m Manager) Watch(ctx context.Context, h *Health) error {
 	tick := time.NewTicker(every / 3) // sd_watchdog_enabled(3) recommends half of it at most
 	defer tick.Stop()
 	for {
-		h.Look(ctx) // a part that hangs keeps the next line from being reached
+		look, cancel := context.WithTimeout(ctx, every/3)
+		h.Look(look) // a part that is not ready is alive; one that heeds no deadline keeps the next line from being reached
+		cancel()
 		m.say(daemon.SdNotifyWatchdog)
 		select {
 		case <-ctx.Done():
