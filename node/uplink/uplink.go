@@ -46,7 +46,7 @@ const (
 
 // Config says where to, as whom, and what to do with what comes.
 type Config struct {
-	Proxies []string // addresses of the public port, host:port; at least one
+	Proxies []string    // addresses of the public port, host:port; at least one
 	Way     authrpc.Way // how to get to them; nil: straight
 	Tunnels int         // 0: DefaultTunnels
 	Pin     identity.Pin
