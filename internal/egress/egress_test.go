@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -479,6 +480,16 @@ func TestAStreamTakesNoOtherMessages(t *testing.T) {
 		}
 		a.Close()
 		far.CloseNow()
+	}
+}
+
+func TestADeadlineOfAStreamThatPassesIsToldAsOne(t *testing.T) {
+	near, _ := socketPair(t)
+	a := egress.NewStream(near, nil, nil, time.Minute)
+	defer a.Close()
+	a.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if _, err := a.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v from a read that waited, want %v", err, os.ErrDeadlineExceeded)
 	}
 }
 
