@@ -157,7 +157,34 @@ func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConf
 	if b := cleanLines(h.banner.String()); b != "" && !h.quiet {
 		fmt.Fprintln(h.app.Stderr, b)
 	}
-	return ssh.NewClient(c, chans, reqs), nil
+	return ssh.NewClient(c, chans, h.app.heed(reqs)), nil
+}
+
+// heed keeps a node's word on why it ends the connection, and hands every other global request on.
+func (a *app) heed(reqs <-chan *ssh.Request) <-chan *ssh.Request {
+	rest := make(chan *ssh.Request)
+	go func() { // ends with the connection, which its owner closes
+		defer close(rest)
+		for r := range reqs {
+			if r.Type != dial.EndNotice {
+				rest <- r
+				continue
+			}
+			text := string(r.Payload[:min(len(r.Payload), maxBanner)])
+			a.ended.Store(&text)
+		}
+	}()
+	return rest
+}
+
+// lost says why a connection without a session ended: in the node's words, if it had any.
+func (a *app) lost() error {
+	if text := a.ended.Load(); text != nil {
+		if why, hint := nodeWords(*text); why != "" {
+			return fault.New(fault.Unavailable, "", why, hint)
+		}
+	}
+	return ending{}.outcome()
 }
 
 // checkHost accepts only a certificate of the cluster's host authority that names the node that was meant.

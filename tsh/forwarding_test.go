@@ -167,6 +167,16 @@ func TestAForwardedConnectionThatTheNodeRefusesIsTold(t *testing.T) {
 	}
 }
 
+func TestANodesWordOnWhyItEndsAConnectionIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1").ends = "threshold: error: the session has ended: nothing was typed for 4s\nthreshold: hint: connect again\n"
+	c := w.in()
+	r := c.run("ssh", "-N", "web-1")
+	if r.code != 255 || r.stderr != "tsh: error: the session has ended: nothing was typed for 4s\ntsh: hint: connect again\n" {
+		t.Errorf("got %+v, want the node's words, once", r)
+	}
+}
+
 func TestStandardInputAndOutputAreForwarded(t *testing.T) {
 	w := newWorld(t)
 	where := make(chan string, 1)

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,7 @@ type app struct {
 	Env
 	proxy string // --proxy as typed
 	out   outward
+	ended atomic.Pointer[string] // what a node said of why it ends the connection
 }
 
 // Main runs one command and returns its exit code.

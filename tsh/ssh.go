@@ -285,7 +285,7 @@ func (s *session) stay(ctx context.Context) error {
 	case sig := <-s.signals:
 		return endedBy(sig)
 	case <-lost:
-		return ending{}.outcome()
+		return s.app.lost()
 	}
 }
 

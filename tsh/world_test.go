@@ -66,6 +66,7 @@ type host struct {
 	status  uint32
 	root    string // sftp starts here
 	events  chan string
+	ends    string               // not empty: it ends every connection at once, and says why
 	version string               // of its SSH server; empty: one that reads no openings
 	forward func(ssh.NewChannel) // serves channels that are no sessions; nil: there are none
 	request func(*ssh.Request)   // serves global requests; nil: refuses them
@@ -427,6 +428,11 @@ func (h *host) serve(w *world, c net.Conn) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	all.Go(func() { h.globals(reqs) })
+	if h.ends != "" {
+		_, _, _ = conn.SendRequest(dial.EndNotice, false, []byte(h.ends))
+		_ = conn.Close()
+		return
+	}
 	for nc := range chans {
 		if nc.ChannelType() != "session" {
 			h.channel(&all, nc)

@@ -13,7 +13,11 @@ const MaxOpening = 64 << 10
 // section 4 has nothing there.
 const ClientVersion = "SSH-2.0-tsh"
 
-// ReadsReasons reports whether an SSH client with this version string reads why a global request was refused.
+// EndNotice is the global request, without a reply, in which a node tells a tsh that has no session why the connection ends: lines as a
+// session's standard error would get them.
+const EndNotice = "end-notice@threshold"
+
+// ReadsReasons reports whether an SSH client with this version string reads why a global request was refused, and EndNotice.
 func ReadsReasons(clientVersion []byte) bool {
 	return strings.HasPrefix(string(clientVersion), ClientVersion)
 }

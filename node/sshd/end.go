@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
@@ -114,6 +115,11 @@ func (c *connection) end(ctx context.Context, why *ending, sessions context.Canc
 	}
 	c.mu.Unlock()
 	sessions(why)
+	if len(live) == 0 && dial.ReadsReasons(c.conn.ClientVersion()) {
+		go func() { // ends with the connection, which does not wait for a client that reads nothing
+			_, _, _ = c.conn.SendRequest(dial.EndNotice, false, []byte(words(why.err, "\n")))
+		}()
+	}
 	timer := time.NewTimer(endGrace)
 	defer timer.Stop()
 	for _, gone := range live {
