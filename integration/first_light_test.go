@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -56,7 +57,7 @@ func TestANewcomerIsInsideAShellThroughTheRealPath(t *testing.T) {
 			t.Errorf("got status %d and %d bytes, want the %d bytes sent", r.Code, len(r.Stdout), len(in))
 		}
 	})
-	t.Run("a shell has a terminal of the right size", func(t *testing.T) { shellWithTerminal(t, d, c) })
+	t.Run("a shell has a terminal of the right size", func(t *testing.T) { usesATerminal(t, c.Command("ssh", d.Login+"@"+d.Node)) })
 	t.Run("scp carries a file there and back", func(t *testing.T) { copyThereAndBack(t, d, c) })
 	t.Run("logout leaves nothing to log in with", func(t *testing.T) {
 		c.Tsh("logout").OK(t)
@@ -64,8 +65,9 @@ func TestANewcomerIsInsideAShellThroughTheRealPath(t *testing.T) {
 	})
 }
 
-func shellWithTerminal(t *testing.T, d *harness.Demo, c *harness.Client) {
-	cmd := c.Command("ssh", d.Login+"@"+d.Node)
+// usesATerminal has a client open a shell, whose window changes its size, and end it with a status.
+func usesATerminal(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	term, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 33, Cols: 101})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,94 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/integration/harness"
+)
+
+// smallFiles makes a folder of so many small files.
+func smallFiles(t *testing.T, dir string, many int) {
+	t.Helper()
+	for i := range many {
+		sub := filepath.Join(dir, fmt.Sprint(i%10))
+		if err := os.MkdirAll(sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprint("file ", i)), fmt.Appendf(nil, "content %d\n", i), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// sameTree fails the story unless both folders hold the same.
+func sameTree(t *testing.T, a, b string) {
+	t.Helper()
+	if r := harness.Run(t, nil, nil, "diff", "-r", a, b); r.Code != 0 {
+		t.Errorf("the folders differ:\n%s%s", r.Stdout, r.Stderr)
+	}
+}
+
+func rsyncStory(t *testing.T, o *office, e *harness.Entry) {
+	dir := t.TempDir()
+	from, back := filepath.Join(dir, "from"), filepath.Join(dir, "back")
+	smallFiles(t, from, 2000)
+	rsync := func(t *testing.T, args ...string) string {
+		t.Helper()
+		return o.run(t, "rsync", append([]string{"-a", "--stats", "-e", o.command()}, args...)...).OK(t)
+	}
+	e.Proves(t, "carries 2,000 small files there and back", func(t *testing.T) {
+		rsync(t, from+"/", o.at()+":rsync/")
+		rsync(t, o.at()+":rsync/", back+"/")
+		sameTree(t, from, back)
+	}, harness.Certificate, harness.Exec, harness.ByCommand)
+	e.Proves(t, "--delete both ways", func(t *testing.T) {
+		if err := os.RemoveAll(filepath.Join(from, "3")); err != nil {
+			t.Fatal(err)
+		}
+		rsync(t, "--delete", from+"/", o.at()+":rsync/")
+		sameTree(t, from, o.home("rsync"))
+		rsync(t, "--delete", o.at()+":rsync/", back+"/")
+		sameTree(t, from, back)
+	})
+	e.Proves(t, "goes on with a file that came half", func(t *testing.T) {
+		big := filepath.Join(dir, "big")
+		data := noise(t, big, 8<<20)
+		rsync(t, big, o.at()+":big")
+		if err := os.Truncate(o.home("big"), 6<<20); err != nil {
+			t.Fatal(err)
+		}
+		out := rsync(t, "--append-verify", big, o.at()+":big")
+		same(t, o.home("big"), data)
+		if n := literal(t, out); n > 3<<20 {
+			t.Errorf("got %d bytes sent, want the missing part alone", n)
+		}
+	})
+	e.Proves(t, "through ssh -J", func(t *testing.T) {
+		node := o.account.Username + "@bellows:rsync-j/"
+		o.run(t, "rsync", "-a", "-e", o.command()+" -J x@"+o.Proxy, filepath.Join(from, "1")+"/", node).OK(t)
+		sameTree(t, filepath.Join(from, "1"), o.home("rsync-j"))
+	}, harness.ByJump)
+}
+
+var literalRE = regexp.MustCompile(`Literal data: ([\d,]+)`)
+
+func literal(t *testing.T, stats string) int {
+	t.Helper()
+	m := literalRE.FindStringSubmatch(stats)
+	if m == nil {
+		t.Fatalf("no literal data in %q", stats)
+	}
+	n, err := strconv.Atoi(strings.ReplaceAll(m[1], ",", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

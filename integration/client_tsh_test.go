@@ -1,0 +1,32 @@
+//go:build integration
+
+package integration
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/threshold-access/threshold/integration/harness"
+)
+
+// tshStory is the yardstick: the client that comes with the cluster.
+func tshStory(t *testing.T, o *office, e *harness.Entry) {
+	node := o.account.Username + "@anvil"
+	e.Proves(t, "runs a command as the account, with its exit status and both outputs apart", func(t *testing.T) {
+		r := o.person.Tsh("ssh", node, "id -un; echo oops >&2; exit 7")
+		if strings.TrimSpace(r.Stdout) != o.account.Username || strings.TrimSpace(r.Stderr) != "oops" || r.Code != 7 {
+			t.Errorf("got %+v, want the account, oops and 7", r)
+		}
+	}, harness.Certificate, harness.Exec)
+	e.Proves(t, "opens a shell on a terminal that changes its size", func(t *testing.T) {
+		usesATerminal(t, o.person.Command("ssh", node))
+	}, harness.Shell)
+	e.Proves(t, "copies a file there and back", func(t *testing.T) {
+		dir := t.TempDir()
+		data := noise(t, filepath.Join(dir, "from"), 3<<20)
+		o.person.Tsh("scp", filepath.Join(dir, "from"), node+":tsh-there").OK(t)
+		o.person.Tsh("scp", node+":tsh-there", filepath.Join(dir, "back")).OK(t)
+		same(t, filepath.Join(dir, "back"), data)
+	}, harness.SFTP, harness.SCP)
+}
