@@ -11,7 +11,7 @@ BUILD    := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # go uses every core itself, and setup must be done before anything else begins
-.PHONY: help demo build deb test setup lint unit integration dex vuln fuzz bench clean
+.PHONY: help demo build deb compatibility test setup lint unit integration dex vuln fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ unit:
 
 integration: build ## drive the real binaries, OpenSSH and a browser
 	@if [ -d integration ]; then set -x; $(GO) test -count=1 -tags integration -timeout 12m ./integration/...; fi
+
+compatibility: build ## try every client and write docs/compatibility.md as it went
+	$(GO) test -count=1 -tags integration -timeout 5m -run '^TestPeopleKeepTheirClients$$' ./integration -update
 
 dex: build
 	@if [ -f integration/dex/go.mod ]; then set -x; cd integration/dex && $(GO) test -count=1 -timeout 10m ./...; fi

@@ -78,8 +78,8 @@ func opensshStory(t *testing.T, o *office, e *harness.Entry) {
 	algorithms(t, o, e)
 	keyscan(t, o, e)
 	crowd(t, o, e)
-	e.Notes("OpenSSH's client decides which cipher is used, and up to 10.0 it puts ChaCha20 before AES-GCM, whatever a server prefers. `tsh config` therefore names " +
-		"AES-GCM first where the machine has it in hardware. The node offers the post-quantum exchange mlkem768x25519-sha256, which OpenSSH knows from 9.9 on; " +
+	e.Notes("OpenSSH's client decides which cipher is used, and up to 10.0 it puts ChaCha20 before AES-GCM, whatever a server prefers; hence the line in `tsh config`. " +
+		"With ssh -J, `-c aes128-gcm@openssh.com` does the same. The node offers the post-quantum exchange mlkem768x25519-sha256, which OpenSSH knows from 9.9 on; " +
 		"with the sntrup761x25519 of older releases there is nothing in common, so those agree on curve25519.")
 	e.Notes("Nodes listen nowhere, so `ssh-keyscan` cannot ask them. It is not needed: every host key has a certificate, which `@cert-authority` in the known hosts that " +
 		"tsh writes covers.")
@@ -227,6 +227,19 @@ func lendsItsAgent(t *testing.T, o *office) {
 
 // algorithms shows what is agreed on with this release, and that what is old is refused.
 func algorithms(t *testing.T, o *office, e *harness.Entry) {
+	e.Proves(t, "tsh config puts AES-GCM before ChaCha20 where the processor knows AES", func(t *testing.T) {
+		written, err := os.ReadFile(o.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "chacha20-poly1305@openssh.com"
+		if strings.Contains(string(written), "Ciphers ^aes128-gcm@openssh.com") {
+			want = "aes128-gcm@openssh.com"
+		}
+		if r := o.run(t, "ssh", o.options("-v", o.at(), "true")...); !strings.Contains(r.Stderr, "cipher: "+want) {
+			t.Errorf("got %q, want %s agreed on", r.Stderr, want)
+		}
+	})
 	e.Proves(t, "AES-GCM and ChaCha20 alike, curve25519 and ECDH alike", func(t *testing.T) {
 		for _, opt := range []string{"Ciphers=aes128-gcm@openssh.com", "Ciphers=aes256-gcm@openssh.com", "Ciphers=chacha20-poly1305@openssh.com", "KexAlgorithms=curve25519-sha256", "KexAlgorithms=ecdh-sha2-nistp256"} {
 			_, value, _ := strings.Cut(opt, "=")

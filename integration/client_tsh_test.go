@@ -29,4 +29,12 @@ func tshStory(t *testing.T, o *office, e *harness.Entry) {
 		o.person.Tsh("scp", node+":tsh-there", filepath.Join(dir, "back")).OK(t)
 		same(t, filepath.Join(dir, "back"), data)
 	}, harness.SFTP, harness.SCP)
+	e.Proves(t, "forwards with -L, -R and -D", func(t *testing.T) {
+		behind := echo(t, "tcp", "127.0.0.1:0")
+		local, remote, socks := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
+		stays(t, o.person.Command("ssh", "-N", "-L", local+":"+behind, "-R", remote+":"+behind, "-D", socks, node))
+		echoes(t, to("tcp", local))
+		echoes(t, to("tcp", remote))
+		echoes(t, bySOCKS(socks, behind))
+	}, harness.Local, harness.Remote, harness.Dynamic)
 }

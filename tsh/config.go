@@ -57,13 +57,16 @@ Host *.%[1]s
     IdentitiesOnly yes
     UserKnownHostsFile %[6]s
     StrictHostKeyChecking yes
-
+%[9]s
 Host %[7]s
     IdentityFile %[4]s
     CertificateFile %[5]s
     IdentitiesOnly yes
     UserKnownHostsFile %[6]s ~/.ssh/known_hosts ~/.ssh/known_hosts2
 `
+
+// fastCiphers puts AES-GCM before ChaCha20, which OpenSSH prefers up to its release 10.0; the rest of its list stays as it was.
+const fastCiphers = "    Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\n"
 
 // maxBareNames bounds the line of names.
 const maxBareNames = 1000
@@ -89,8 +92,12 @@ func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names
 		command = "env TSH_HOME=" + shellQuote(filepath.Dir(p.Dir)) + " " + command
 	}
 	hosts := strings.Join(append([]string{p.Host()}, names...), " ")
+	faster := ""
+	if hasAES() {
+		faster = fastCiphers
+	}
 	_, err := fmt.Fprintf(w, sshConfig, p.Cluster, p.Proxy, strings.ReplaceAll(command, "%", "%%"), configQuote(p.Path(profile.SSHKeyFile)),
-		configQuote(p.Path(profile.SSHCertFile)), configQuote(p.Path(profile.KnownHostsFile)), hosts, shellWord(p.Proxy))
+		configQuote(p.Path(profile.SSHCertFile)), configQuote(p.Path(profile.KnownHostsFile)), hosts, shellWord(p.Proxy), faster)
 	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
 }
 
