@@ -21,7 +21,8 @@ type Room struct {
 	end  func()
 }
 
-// roomScript makes the room's view of the files and stays in it.
+// roomScript makes the room's view of the files and stays in it. It says that it stands only from inside: until then, what goes by its
+// process id would reach this machine's own files.
 const roomScript = `set -e
 mount -t tmpfs -o mode=755 tmpfs "$1"
 mkdir "$1/changes" "$1/work" "$1/root"
@@ -32,8 +33,7 @@ for dir in run tmp; do mount -t tmpfs -o mode=1777 tmpfs "$1/root/$dir"; done
 chmod 755 "$1/root/run"
 hostname "$2"
 read -r pid rest </proc/self/stat
-echo "pid $pid"
-exec chroot "$1/root" cat >/dev/null`
+exec chroot "$1/root" sh -c 'echo "pid $0"; exec cat >/dev/null' "$pid"`
 
 // NewRoom makes a room that goes with the story. It needs root.
 func NewRoom(t testing.TB, name string) *Room {
