@@ -3,6 +3,8 @@ package auth
 import (
 	"context"
 	"crypto/tls"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,6 +56,8 @@ func routes() []route {
 	add("p")(call(authrpc.FinishOIDC))
 	add("p")(call(authrpc.ProveFactor))
 	add("au")(call(authrpc.RedeemLogin))
+	add("a")(call(authrpc.BeginHeadless))
+	add("a")(call(authrpc.RedeemHeadless))
 	add("a")(call(authrpc.Join))
 	add("np")(call(authrpc.Renew))
 	add("p")(call(authrpc.WatchRules))
@@ -227,6 +231,29 @@ func TestACertificateGivesNoMoreThanTheRecord(t *testing.T) {
 	// The certificate of before is no obstacle to a new login.
 	if _, err := authrpc.Call(t.Context(), bob, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{}); fault.Is(err, fault.Denied) {
 		t.Errorf("redeeming a login: got %v, want it judged by itself", err)
+	}
+}
+
+// A certificate that is pinned to a network, as one of a headless login, asks nothing of auth from another.
+func TestAPinnedCertificateIsGoodFromItsNetworkAlone(t *testing.T) {
+	w := born(t)
+	w.user("alice", "admin")
+	from := func(network string) *authrpc.Client {
+		r := userRequest(person(w.auth.Cluster(), "alice", "admin"))
+		r.SourceAddress = []netip.Prefix{netip.MustParsePrefix(network)}
+		return w.client(w.sign(r, newKey(t), w.now()))
+	}
+	if _, err := authrpc.Call(t.Context(), from("127.0.0.0/8"), authrpc.WhoAmI, authrpc.WhoAmIRequest{}); err != nil {
+		t.Errorf("from its network: got %v", err)
+	}
+	stolen := from("192.0.2.7/32")
+	for _, r := range routes() {
+		if !r.user || r.name == authrpc.RedeemLogin.Name {
+			continue
+		}
+		if err := r.ask(t.Context(), stolen); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" || !strings.Contains(fault.Message(err), "192.0.2.7") {
+			t.Errorf("%s from another network: got %v, want denied with a remedy", r.name, err)
+		}
 	}
 }
 

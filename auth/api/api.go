@@ -72,7 +72,8 @@ func New(cfg Config) http.Handler {
 	return s
 }
 
-// caller holds everyone to what is on record now: their certificates say what was, and are good for hours more.
+// caller holds everyone to what is on record now: their certificates say what was, and are good for hours more; those that are pinned to
+// a network, from there alone.
 func (c calls) caller(r *http.Request) (authrpc.Caller, error) {
 	who, err := c.Caller(r)
 	switch {
@@ -82,6 +83,9 @@ func (c calls) caller(r *http.Request) (authrpc.Caller, error) {
 		known, err = c.Door.Recognise(r.Context(), who)
 		who.Name = known.Machine().Name
 	case who.Kind == identity.User && r.URL.Path != authrpc.RedeemLogin.Path(): // a new login stands for itself
+		if err := who.CheckFrom(who.Addr); err != nil {
+			return who, fault.Wrap(err, fault.Denied, "auth", err.Error(), "log in where you are now: tsh login")
+		}
 		who.Roles, err = c.rolesNow(r.Context(), who.Identity)
 	}
 	return who, err
