@@ -1,7 +1,9 @@
 package web_test
 
 import (
+	"html"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +70,22 @@ func TestNobodyIsTakenPastTheQuestion(t *testing.T) {
 	has(t, b.do(r), 200, "WDJB-MJHT")
 	if a := b.get(asksFor + "&go=1"); a.StatusCode != http.StatusSeeOther {
 		t.Errorf("got %d from the page itself, want the provider", a.StatusCode)
+	}
+}
+
+// Who prefers another language reads the same question in it.
+func TestTheQuestionIsAskedInTheOtherLanguageToo(t *testing.T) {
+	s := headlessSite(t)
+	b := s.browser("en")
+	a := b.get(asksFor)
+	link := regexp.MustCompile(`href="([^"]*lang=ko[^"]*)"`).FindStringSubmatch(a.body)
+	if link == nil {
+		t.Fatalf("got no link to Korean in:\n%s", a.body)
+	}
+	a = b.get(html.UnescapeString(link[1]))
+	has(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`)
+	if got := a.Header.Get("Content-Language"); got != "ko" {
+		t.Errorf("got the question in %q, want ko", got)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"net/url"
 
 	"golang.org/x/text/language"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
 // words are the phrases of one language.
@@ -81,7 +83,7 @@ func (s *Server) language(w http.ResponseWriter, r *http.Request) words {
 func others(r *http.Request, now words) []link {
 	path, q := r.URL.Path, r.URL.Query()
 	switch path {
-	case "/", "/login":
+	case "/", "/login", authrpc.HeadlessPath:
 	default:
 		q = url.Values{}
 		if path != factorPath {
