@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -62,8 +63,14 @@ func opensshStory(t *testing.T, o *office, e *harness.Entry) {
 	e.Proves(t, "scp, also scp -O, files and folders", func(t *testing.T) { copiesBySCP(t, o) }, harness.SCP)
 	e.Proves(t, "sftp: list, df, mkdir, put, rename, ln, symlink, chmod, get, resume both ways, remove", func(t *testing.T) { usesSFTP(t, o) }, harness.SFTP)
 	e.Proves(t, "ControlMaster: 50 sessions at once on one connection", func(t *testing.T) { sharesAConnection(t, o) }, harness.Shared)
-	e.Proves(t, "forwards Unix sockets both ways", func(t *testing.T) { forwardsSockets(t, o) }, harness.Sockets)
-	e.Proves(t, "lends its agent with -A", func(t *testing.T) { lendsItsAgent(t, o) }, harness.Agent)
+	e.Proves(t, "forwards Unix sockets both ways", func(t *testing.T) {
+		forwardsSockets(t, func(flags ...string) *exec.Cmd { return o.start("ssh", o.options(append(flags, o.at())...)...) })
+	}, harness.Sockets)
+	e.Proves(t, "lends its agent with -A", func(t *testing.T) {
+		lendsItsAgent(t, o, func(flag, command string) []string {
+			return append([]string{"ssh"}, o.options(flag, o.at(), command)...)
+		})
+	}, harness.Agent)
 	e.Proves(t, "sends LANG and LC_*; other variables are dropped without a word", func(t *testing.T) {
 		cmd := o.options("-o", "SetEnv=LC_TEST=kept LD_PRELOAD=x", o.at(), "echo $LC_TEST,$LD_PRELOAD")
 		if out := o.run(t, "ssh", cmd...).OK(t); strings.TrimSpace(out) != "kept," {
@@ -200,16 +207,18 @@ func sharesAConnection(t *testing.T, o *office) {
 	_ = master.Wait() // with 0 or 255, as the release has it
 }
 
-func forwardsSockets(t *testing.T, o *office) {
+// forwardsSockets tries -L and -R with Unix sockets on a client that stays with these flags.
+func forwardsSockets(t *testing.T, client func(flags ...string) *exec.Cmd) {
 	dir := openFolder(t)
 	behind := echo(t, "unix", filepath.Join(dir, "behind"))
 	local, remote := filepath.Join(dir, "local"), filepath.Join(dir, "remote")
-	stays(t, o.start("ssh", o.options("-N", "-o", "ExitOnForwardFailure=yes", "-L", local+":"+behind, "-R", remote+":"+behind, o.at())...))
+	stays(t, client("-N", "-o", "ExitOnForwardFailure=yes", "-L", local+":"+behind, "-R", remote+":"+behind))
 	t.Run("L", func(t *testing.T) { echoes(t, to("unix", local)) })
 	t.Run("R", func(t *testing.T) { echoes(t, to("unix", remote)) })
 }
 
-func lendsItsAgent(t *testing.T, o *office) {
+// lendsItsAgent tries -A and -a on a client, given the words that run a command with the flag.
+func lendsItsAgent(t *testing.T, o *office, client func(flag, command string) []string) {
 	dir := t.TempDir()
 	socket, key := filepath.Join(dir, "agent"), filepath.Join(dir, "key")
 	harness.Start(t, nil, "ssh-agent", "-D", "-a", socket)
@@ -217,10 +226,12 @@ func lendsItsAgent(t *testing.T, o *office) {
 	dialled(t, to("unix", socket)).Close()
 	env := append(o.person.Env, "SSH_AUTH_SOCK="+socket)
 	harness.Run(t, env, nil, "ssh-add", "-q", key).OK(t)
-	if out := harness.Run(t, env, nil, "ssh", o.options("-A", o.at(), "ssh-add -l")...).OK(t); !strings.Contains(out, "lent by the story") {
+	words := client("-A", "ssh-add -l")
+	if out := harness.Run(t, env, nil, words[0], words[1:]...).OK(t); !strings.Contains(out, "lent by the story") {
 		t.Errorf("got %q, want the agent's key listed on the node", out)
 	}
-	if r := harness.Run(t, env, nil, "ssh", o.options("-a", o.at(), "ssh-add -l")...); r.Code == 0 {
+	words = client("-a", "ssh-add -l")
+	if r := harness.Run(t, env, nil, words[0], words[1:]...); r.Code == 0 {
 		t.Errorf("got %+v, want no agent without -A", r)
 	}
 }

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,4 +38,12 @@ func tshStory(t *testing.T, o *office, e *harness.Entry) {
 		echoes(t, to("tcp", remote))
 		echoes(t, bySOCKS(socks, behind))
 	}, harness.Local, harness.Remote, harness.Dynamic)
+	e.Proves(t, "forwards Unix sockets both ways", func(t *testing.T) {
+		forwardsSockets(t, func(flags ...string) *exec.Cmd {
+			return o.person.Command(append(append([]string{"ssh"}, flags...), node)...)
+		})
+	}, harness.Sockets)
+	e.Proves(t, "lends its agent with -A: the keys that may go onward", func(t *testing.T) {
+		lendsItsAgent(t, o, func(flag, command string) []string { return []string{o.person.Path(), "ssh", flag, node, command} })
+	}, harness.Agent)
 }
