@@ -135,6 +135,31 @@ func TestTheUmaskIsTheMachines(t *testing.T) {
 	}
 }
 
+func TestProgramsThatCannotStartKeepNoDescriptors(t *testing.T) {
+	acc := self(t)
+	acc.Shell = "/no/such/shell"
+	for how, defs := range map[string]string{"plain": "", "by way of a child": "UMASK 077\n"} {
+		a := session.ThisMachine()
+		a.Root = machine(t, map[string]string{"etc/login.defs": defs})
+		var open []int
+		for range 2 {
+			list, err := os.ReadDir("/proc/self/fd")
+			if err != nil {
+				t.Fatal(err)
+			}
+			open = append(open, len(list))
+			for range 20 {
+				if _, err := a.Start(acc, session.Spec{Kind: session.Shell}); err == nil {
+					t.Fatal("got a program without a shell")
+				}
+			}
+		}
+		if open[1] >= open[0]+20 {
+			t.Errorf("%s: got %d open descriptors and %d after 20 failures, want them closed", how, open[0], open[1])
+		}
+	}
+}
+
 // BenchmarkStart tells what it costs when a program has to be started by way of a child of ours: here, for another umask.
 func BenchmarkStart(b *testing.B) {
 	acc := self(b)

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/node/pty"
 )
@@ -81,6 +83,9 @@ func (a Accounts) Start(acc Account, s Spec) (*Process, error) {
 	cmd.SysProcAttr.PidFD = &p.pidfd
 	if err := a.start(p, acc, s); err != nil {
 		p.closeAll()
+		if p.pidfd >= 0 { // a child was there, and did not reach the program
+			_ = unix.Close(p.pidfd)
+		}
 		if diskIsFull(err) {
 			return nil, fault.Wrap(err, fault.Exhausted, "session.Start", "this node's disk is full", "ask an administrator to free space on the node")
 		}
@@ -143,6 +148,9 @@ func (a Accounts) start(p *Process, acc Account, s Spec) error {
 		if theirs, err = p.pipes(); err != nil {
 			return err
 		}
+		if err = a.give(acc, theirs); err != nil {
+			return err
+		}
 		p.cmd.SysProcAttr.Setsid = true
 	}
 	p.greet(a, acc, s)
@@ -192,6 +200,19 @@ func (p *Process) pipes() (theirs []*os.File, err error) {
 	}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = theirs[0], theirs[1], theirs[2]
 	return theirs, nil
+}
+
+// give makes the account the owner of its program's streams: who opens /dev/stderr opens the pipe behind it anew, by its owner and mode.
+func (a Accounts) give(acc Account, theirs []*os.File) error {
+	if a.UID != 0 {
+		return nil // they are the account's already
+	}
+	for _, f := range theirs {
+		if err := f.Chown(int(acc.UID), int(acc.GID)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Streams are where a program's bytes come from and go to.

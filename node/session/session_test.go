@@ -236,6 +236,14 @@ func TestDescriptorsOfTheNodeStayWithTheNode(t *testing.T) {
 	}
 }
 
+// Scripts write to /dev/stderr and read /dev/stdin, which opens the pipe behind it once more.
+func TestProgramsOpenTheirStreamsByName(t *testing.T) {
+	_, out, errs := do(t, other(t), session.Spec{Kind: session.Exec, Command: "cat /dev/stdin >/dev/stdout; echo apart | tee /dev/stderr"}, "in\n")
+	if out != "in\napart\n" || errs != "apart\n" {
+		t.Errorf("got %q and %q, want all three to be the account's", out, errs)
+	}
+}
+
 func TestAShellThatLetsNobodyIn(t *testing.T) {
 	acc := self(t)
 	for _, shell := range []string{"/usr/sbin/nologin", "/bin/false"} {
