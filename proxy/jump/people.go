@@ -8,7 +8,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// maxVisits is how many connections one person may have at once, over both fronts. It leaves room for everyone else on a port that may
+// maxVisits is how many connections one person may have at once, over both fronts, and the channels on them. It leaves room for everyone else on a port that may
 // have 20,000 descriptors, and is far over what a person's tools open.
 const maxVisits = 1000
 

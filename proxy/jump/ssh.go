@@ -5,6 +5,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -17,8 +18,6 @@ const (
 	// sshHandshake bounds everything before the user is known.
 	sshHandshake = 10 * time.Second
 	maxAuthTries = 6
-	// maxChannels is how many nodes one connection may be on at once.
-	maxChannels = 16
 	// idleWithout is how long a connection may stay without any channel.
 	idleWithout = time.Minute
 	// version is what the front calls itself; it does not say of which release it is.
@@ -114,26 +113,31 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 	return sc, channels, requests, err
 }
 
-// serveChannels serves channel by channel until the connection ends.
+// serveChannels serves channel by channel until the connection ends. Each counts as one more connection of the person: a tool may share one
+// jump among all its nodes, and holds no more of the proxy than with a jump for each.
 func (f *Fronts) serveChannels(ctx context.Context, who caller, sc *ssh.ServerConn, channels <-chan ssh.NewChannel) {
 	ctx, cancel := context.WithCancel(ctx)
-	slots := make(chan struct{}, maxChannels)
-	idle := time.AfterFunc(idleWithout, func() { sc.Close() })
+	var serving atomic.Int32
+	idle := time.AfterFunc(idleWithout, func() {
+		if serving.Load() == 0 { // a channel may open while the one before it starts this again
+			sc.Close()
+		}
+	})
 	var open sync.WaitGroup
 	defer idle.Stop() // after the last channel, which starts it again
 	defer open.Wait()
 	defer cancel()
 	for nc := range channels {
-		select {
-		case slots <- struct{}{}:
-			idle.Stop()
-		default:
-			_ = nc.Reject(ssh.ResourceShortage, "too many channels on this connection")
+		leave, err := f.people.enter(who.Identity)
+		if err != nil {
+			_ = nc.Reject(ssh.ResourceShortage, sentence(fault.Public(err)))
 			continue
 		}
+		serving.Add(1)
+		idle.Stop()
 		open.Go(func() {
 			defer func() {
-				if <-slots; len(slots) == 0 {
+				if leave(); serving.Add(-1) == 0 {
 					idle.Reset(idleWithout)
 				}
 			}()

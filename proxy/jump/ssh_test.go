@@ -245,19 +245,27 @@ func TestSSHFrontCapsTries(t *testing.T) {
 	}
 }
 
-func TestSSHFrontCapsChannels(t *testing.T) {
+// One jump that a tool shares among hundreds of nodes is fine; beyond what a person may have it is not.
+func TestSSHFrontCountsChannelsByPerson(t *testing.T) {
 	f := newFronts(t)
 	j := f.mustJump("ops")
-	for range 16 {
+	for n := 1; n < 1000; n++ { // the connection counts too
 		if _, err := j.Dial("tcp", "web-1:22"); err != nil {
-			t.Fatal(err)
+			t.Fatalf("channel %d: %v", n, err)
 		}
 	}
-	if _, err := j.Dial("tcp", "web-1:22"); err == nil {
-		t.Error("got a 17th channel, want refused")
+	var refused *ssh.OpenChannelError
+	if _, err := j.Dial("tcp", "web-1:22"); !errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage || !strings.Contains(refused.Message, "1000 connections") {
+		t.Errorf("got %v for one more, want it refused with the reason", err)
 	}
 	j.Close()
 	j.wait()
+	again := f.mustJump("ops")
+	if _, err := again.Dial("tcp", "web-1:22"); err != nil {
+		t.Errorf("got %v once the others had ended, want a channel", err)
+	}
+	again.Close()
+	again.wait()
 }
 
 func TestSSHFrontStalls(t *testing.T) {
