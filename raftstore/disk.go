@@ -13,11 +13,23 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// diskFS is raft-wal's own file system, with one promise more: the first Sync of a file opened by OpenWriter makes its name durable
-// too. Without it a file that was created, then reopened after kill -9, could be synced and still vanish with its folder's entry.
+// diskFS is raft-wal's own file system, with two promises more. Files are their owner's alone. And the first Sync of a file opened by
+// OpenWriter makes its name durable too: without it a file that was created, then reopened after kill -9, could be synced and still
+// vanish with its folder's entry.
 type diskFS struct{ *fs.FS }
 
 func newDiskFS() types.VFS { return diskFS{fs.New()} }
+
+func (d diskFS) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	f, err := d.FS.Create(dir, name, size)
+	if err != nil {
+		return nil, err
+	}
+	if err := ownerOnly(filepath.Join(dir, name)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
 
 func (d diskFS) OpenWriter(dir, name string) (types.WritableFile, error) {
 	f, err := d.FS.OpenWriter(dir, name)
@@ -74,6 +86,16 @@ func makeDirs(dir string, rooms ...string) error {
 		}
 	}
 	return syncDir(dir)
+}
+
+// ownerOnly takes files that the libraries make for everybody to read away from everybody but their owner.
+func ownerOnly(paths ...string) error {
+	for _, path := range paths {
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lockDir makes this process the folder's only user until the file is closed; the kernel does that when the process dies. Without

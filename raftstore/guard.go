@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -101,9 +102,11 @@ func (g guardMeta) SetStable(key, value []byte) error {
 }
 
 // guardSnapshots keeps a latched replica from making a snapshot, after which raft would drop log entries. A snapshot that fails
-// latches nothing: the log still has it all, and raft tries again.
+// latches nothing: the log still has it all, and raft tries again. It also keeps a snapshot's files their owner's alone, from before
+// anything is in them.
 type guardSnapshots struct {
 	raft.SnapshotStore
+	dir   string // where raft makes a folder for each, which ends in .tmp until it is whole
 	latch *latch
 }
 
@@ -114,6 +117,10 @@ func (g guardSnapshots) Create(v raft.SnapshotVersion, index, term uint64, conf 
 	sink, err := g.SnapshotStore.Create(v, index, term, conf, at, t)
 	if err != nil {
 		return nil, err
+	}
+	fresh := filepath.Join(g.dir, sink.ID()+".tmp")
+	if err := ownerOnly(filepath.Join(fresh, "state.bin"), filepath.Join(fresh, "meta.json")); err != nil {
+		return nil, errors.Join(err, sink.Cancel())
 	}
 	return guardSink{sink, g.latch}, nil
 }

@@ -22,7 +22,7 @@ import (
 const (
 	logRoom    = "log"     // raft-wal: log segments, and wal-meta.db with raft's term and vote
 	streamRoom = "streams" // segment files
-	stateRoom  = "state"   // raft's snapshots
+	stateRoom  = "state"   // raft's snapshots, in a folder "snapshots" that raft makes
 )
 
 // Store is one replica. Its methods may be called by many goroutines.
@@ -155,7 +155,7 @@ func (s *Store) openParts() (*parts, error) {
 	if err != nil {
 		return p, err
 	}
-	return p, s.openRaft(p, log, guardSnapshots{files, s.latch})
+	return p, s.openRaft(p, log, guardSnapshots{files, filepath.Join(s.cfg.Dir, stateRoom, "snapshots"), s.latch})
 }
 
 // openLog opens raft-wal. The metadata store is closed by us: WAL.Close leaves it open, and its lock held.
@@ -169,7 +169,7 @@ func (s *Store) openLog(p *parts) (guardLog, error) {
 		return guardLog{}, err
 	}
 	p.later(w.Close)
-	return guardLog{w, s.latch}, nil
+	return guardLog{w, s.latch}, ownerOnly(filepath.Join(dir, metadb.FileName))
 }
 
 func (s *Store) openRaft(p *parts, log guardLog, snaps raft.SnapshotStore) error {

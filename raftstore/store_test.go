@@ -3,6 +3,9 @@ package raftstore_test
 import (
 	"context"
 	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -210,5 +213,43 @@ func TestStateAndStreamsSurviveARestart(t *testing.T) {
 	}
 	if err := s.Linearize(within(t)); err != nil {
 		t.Errorf("linearize: %v", err)
+	}
+}
+
+// What is in a store is in clear: also where the folders around it, or a backup's, are open, its files are their owner's alone.
+func TestFilesAreTheirOwnersAlone(t *testing.T) {
+	cfg := raftstoretest.Config(t.TempDir())
+	cfg.Bounds = raftstore.Bounds{LogSegmentBytes: 64 << 10, SnapshotEntries: 10, TrailingEntries: 3, SnapshotInterval: 5 * time.Millisecond}
+	s, stop := raftstoretest.Start(t, cfg)
+	for i := range 30 {
+		commit(t, s, raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))}, Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x")}}}})
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for found := []string(nil); len(found) == 0; {
+		select {
+		case <-tick.C:
+		case <-within(t).Done():
+			t.Fatal("got no snapshot within a minute")
+		}
+		found, _ = filepath.Glob(filepath.Join(cfg.Dir, "*", "snapshots", "*", "state.bin"))
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	err := filepath.WalkDir(cfg.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && !d.IsDir() && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: got mode %v, want its owner's alone", strings.TrimPrefix(path, cfg.Dir), info.Mode())
+		}
+		seen[d.Name()] = true
+		return err
+	})
+	if err != nil || !seen["state.bin"] || !seen["wal-meta.db"] {
+		t.Errorf("got %v with %v, want log and snapshot looked at", seen, err)
 	}
 }
