@@ -79,20 +79,39 @@ func TestDebianPackagesComeAndGo(t *testing.T) {
 		}
 		room.Run("test", "-e", "/etc/threshold/seal/seal.key").OK(t)
 	})
-	t.Run("removed packages leave data and configuration, purged ones nothing", func(t *testing.T) {
+	t.Run("removed packages leave data and configuration, purged ones a cluster alone", func(t *testing.T) {
 		room.Run("sh", "-c", "mkdir -p /var/lib/threshold/auth /var/lib/threshold-node").OK(t)
 		room.Run("dpkg", "-r", "threshold", "threshold-node", "threshold-tsh").OK(t)
 		room.Run("ls", "/etc/threshold/seal/seal.key", "/etc/threshold/node.yaml", "/var/lib/threshold/auth", "/var/lib/threshold-node").OK(t)
-		room.Run("dpkg", "-P", "threshold", "threshold-node", "threshold-tsh").OK(t)
-		for name := range inventory(t, room) {
-			if !before[name] {
-				t.Errorf("%s is left", name)
-			}
+		purged := room.Run("dpkg", "-P", "threshold", "threshold-node", "threshold-tsh")
+		purged.OK(t)
+		if want := "rm -r /var/lib/threshold /etc/threshold/seal && userdel threshold"; !strings.Contains(purged.Stderr, want) {
+			t.Errorf("got %q, want it told how to end the cluster: %s", purged.Stderr, want)
 		}
-		if got := room.Run("getent", "passwd", "threshold"); got.Code == 0 {
-			t.Errorf("got %q, want the account gone", got.Stdout)
+		if got := room.Run("stat", "-c", "%U", "/etc/threshold/seal/seal.key", "/var/lib/threshold/auth", "/var/lib/threshold").OK(t); !strings.HasSuffix(got, "threshold\n") {
+			t.Errorf("got owners %q, want the account still there", got)
 		}
+		room.Run("sh", "-c", "rm -r /var/lib/threshold /etc/threshold/seal && userdel threshold").OK(t)
+		room.Run("sh", "-c", "rmdir --ignore-fail-on-non-empty /etc/threshold").OK(t)
+		nothingLeft(t, room, before)
 	})
+	t.Run("where no cluster was, nothing is left", func(t *testing.T) {
+		room.Run("dpkg", "-i", "/root/threshold.deb").OK(t)
+		room.Run("dpkg", "-P", "threshold").OK(t)
+		nothingLeft(t, room, before)
+	})
+}
+
+func nothingLeft(t *testing.T, room *harness.Room, before map[string]bool) {
+	t.Helper()
+	for name := range inventory(t, room) {
+		if !before[name] {
+			t.Errorf("%s is left", name)
+		}
+	}
+	if got := room.Run("getent", "passwd", "threshold"); got.Code == 0 {
+		t.Errorf("got %q, want the account gone", got.Stdout)
+	}
 }
 
 // checkUnits asks systemd itself, of the files as they are installed.
