@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -18,7 +17,9 @@ import (
 const answerTimeout = 10 * time.Second
 
 // helperEnv is all that such a process needs to know. It mostly waits, so one processor is enough, and less memory is set aside.
-var helperEnv = []string{"PATH=" + userPath, "GOMAXPROCS=1"}
+func helperEnv(acc Account) []string {
+	return []string{"PATH=" + userPath, "HOME=" + acc.Home, "GOMAXPROCS=1"}
+}
 
 // attendant is the node's side of the process.
 type attendant struct {
@@ -41,16 +42,9 @@ func (a Accounts) attend(acc Account) (*attendant, error) {
 	}
 	defer theirs.Close()
 	c := &attendant{pidfd: -1, control: control, gone: make(chan struct{}), waiting: map[uint32]chan note{}, listeners: map[uint32]*socketListener{}}
-	start := func(dir string) error {
-		c.cmd = &exec.Cmd{Path: selfPath, Args: []string{helperName, socketsGuard}, Env: helperEnv, Dir: dir, Stdin: theirs, SysProcAttr: a.become(acc)}
-		c.cmd.SysProcAttr.Setsid, c.cmd.SysProcAttr.PidFD = true, &c.pidfd
-		return c.cmd.Start()
-	}
-	err = start(acc.Home)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.ENOTDIR) {
-		err = start("/") // a home that is not there, or not for the account
-	}
-	if err != nil {
+	c.cmd = &exec.Cmd{Path: selfPath, Args: []string{helperName, socketsGuard}, Env: helperEnv(acc), Dir: "/", Stdin: theirs, SysProcAttr: a.become(acc)} // it goes home by itself
+	c.cmd.SysProcAttr.Setsid, c.cmd.SysProcAttr.PidFD = true, &c.pidfd
+	if err := c.cmd.Start(); err != nil {
 		control.Close()
 		return nil, err
 	}

@@ -36,9 +36,9 @@ const entryReport = firstOther
 // enterPatience bounds what may take long: a home on a file server that is gone, or an account that stops the child as soon as it can.
 const enterPatience = 30 * time.Second
 
-// entered makes cmd run by way of such a child, if the account's limits or the umask ask for it: it costs a few milliseconds. It returns
-// where the child reports, or nil.
-func (a Accounts) entered(acc Account, cmd *exec.Cmd) (*os.File, error) {
+// entered makes cmd run by way of such a child, if it starts in a folder that is far, or the account's limits or the umask ask for it: it
+// costs a few milliseconds. It returns where the child reports, or nil.
+func (a Accounts) entered(acc Account, cmd *exec.Cmd, far bool) (*os.File, error) {
 	e := entry{UID: acc.UID, GID: acc.GID, Groups: acc.Groups, Root: a.UID == 0, Umask: a.umask(), Path: cmd.Path, Dir: cmd.Dir}
 	if e.Root { // others keep the limits that they have
 		var err error
@@ -49,7 +49,7 @@ func (a Accounts) entered(acc Account, cmd *exec.Cmd) (*os.File, error) {
 	if e.Path == selfPath { // Go's runtime sets aside more address space than many a limit grants, and uses little of it
 		e.Limits = slices.DeleteFunc(e.Limits, func(l limit) bool { return l.Resource == unix.RLIMIT_AS })
 	}
-	if len(e.Limits) == 0 && e.Umask == ownUmask() {
+	if !far && len(e.Limits) == 0 && e.Umask == ownUmask() {
 		return nil, nil
 	}
 	spec, err := json.Marshal(e)

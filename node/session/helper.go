@@ -38,6 +38,7 @@ func Reexecuted() (code int, is bool) {
 // serveSFTP serves files as the account this process runs as, on stdin and stdout. The kernel guards every access; there is no root
 // to come back to.
 func serveSFTP() int {
+	goHome()
 	if sftp.Serve(os.Stdin, os.Stdout) != nil {
 		return 1
 	}

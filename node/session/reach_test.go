@@ -52,8 +52,8 @@ func folder(t *testing.T, acc session.Account) string {
 	return dir
 }
 
-// owner is whom the kernel has the TCP socket with the local port down for.
-func owner(t *testing.T, port int) string {
+// owner is whom the kernel has the TCP socket between the two ports down for; the far port of a listener is 0.
+func owner(t *testing.T, port, far int) string {
 	t.Helper()
 	const timeWait = "06" // a connection that was, and belongs to nobody
 	b, err := os.ReadFile("/proc/self/net/tcp")
@@ -62,11 +62,11 @@ func owner(t *testing.T, port int) string {
 	}
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
-		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && f[3] != timeWait {
+		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && strings.HasSuffix(f[2], fmt.Sprintf(":%04X", far)) && f[3] != timeWait {
 			return f[7]
 		}
 	}
-	t.Fatalf("no socket has port %d", port)
+	t.Fatalf("no socket has ports %d and %d", port, far)
 	return ""
 }
 
@@ -81,7 +81,7 @@ func TestTCPBelongsToTheAccount(t *testing.T) {
 		}
 		defer ln.Close()
 		uid := strconv.Itoa(int(acc.UID))
-		if got := owner(t, port(ln.Addr())); got != uid {
+		if got := owner(t, port(ln.Addr()), 0); got != uid {
 			t.Errorf("got a listener of user %s, want %s", got, uid)
 		}
 		for range 50 {
@@ -89,7 +89,7 @@ func TestTCPBelongsToTheAccount(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := owner(t, port(c.LocalAddr())); got != uid {
+			if got := owner(t, port(c.LocalAddr()), port(ln.Addr())); got != uid {
 				t.Errorf("got a connection of user %s, want %s", got, uid)
 			}
 			c.Close()
@@ -466,7 +466,7 @@ func TestTheProcessHasNothingOfTheNodes(t *testing.T) {
 	if want := fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", acc.UID); !strings.Contains(string(status), want) {
 		t.Errorf("got %s, want %q in it", status, want)
 	}
-	if environ, _ := os.ReadFile(proc + "/environ"); !strings.HasPrefix(string(environ), "PATH=/usr/") || strings.Count(string(environ), "\x00") != 2 {
+	if environ, _ := os.ReadFile(proc + "/environ"); !strings.HasPrefix(string(environ), "PATH=/usr/") || strings.Count(string(environ), "\x00") != 3 {
 		t.Errorf("got environment %q", environ)
 	}
 	open, err := os.ReadDir(proc + "/fd")

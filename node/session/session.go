@@ -115,12 +115,9 @@ func (a Accounts) command(acc Account, s Spec) (*exec.Cmd, error) {
 			return nil, fault.New(fault.Denied, "session.Start", fmt.Sprintf("the login shell of %s is %s, which lets nobody in", acc.Login, acc.Shell),
 				"ask an administrator to give the account a shell, or use another login")
 		}
-		cmd.Path, cmd.Args = selfPath, []string{helperName, sftpGuard}
+		cmd.Path, cmd.Args, cmd.Dir = selfPath, []string{helperName, sftpGuard}, "/" // it goes home by itself
 	default:
 		return nil, fmt.Errorf("session: unknown kind %q", s.Kind)
-	}
-	if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
-		cmd.Dir = "/"
 	}
 	return cmd, nil
 }
@@ -169,15 +166,18 @@ func (p *Process) greet(a Accounts, acc Account, s Spec) {
 
 // launch starts the program itself.
 func (p *Process) launch(a Accounts, acc Account) error {
-	report, err := a.entered(acc, p.cmd)
+	home := openNear(p.cmd.Dir)
+	defer home.Close() // of none it does nothing
+	report, err := a.entered(acc, p.cmd, home == nil)
 	if err != nil {
 		return err
 	}
 	if report != nil {
 		return startEntered(p.cmd, report)
 	}
+	p.cmd.Dir = pathOf(home)
 	err = p.cmd.Start()
-	if errors.Is(err, syscall.EACCES) && p.cmd.Dir != "/" { // a home that the account itself may not enter
+	if errors.Is(err, syscall.EACCES) { // a home that the account itself may not enter
 		c := p.cmd
 		p.cmd = &exec.Cmd{Path: c.Path, Args: c.Args, Env: c.Env, Dir: "/", SysProcAttr: c.SysProcAttr, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr}
 		err = p.cmd.Start()

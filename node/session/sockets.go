@@ -38,6 +38,7 @@ type sockets struct {
 // serveSockets does what the node asks for on stdin until the node hangs up, and removes what it made.
 func serveSockets() int {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM) // the node's end is the one end there is: what was made is removed then
+	goHome()
 	control, err := unixConn(0)
 	if err != nil {
 		return 1
