@@ -12,6 +12,7 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/egress"
+	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -58,8 +59,9 @@ func TestEverythingWorksThroughABalancerThatEndsTLS(t *testing.T) {
 		c.Close()
 	}()
 	outer := d.by(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil), identity.Proxy)
-	if _, ok := outer.NetConn().(*egress.Stream); !ok {
-		t.Errorf("got a %T beneath, want the ping document to have been heeded", outer.NetConn())
+	beneath := gather.Of(outer).Conn
+	if _, ok := beneath.(*egress.Stream); !ok {
+		t.Errorf("got a %T beneath, want the ping document to have been heeded", beneath)
 	}
 	conn := dial.Client(outer, dial.Request{Node: "web-1"})
 	if _, err := io.WriteString(conn, "hello"); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
@@ -109,7 +110,7 @@ func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*n
 	if err != nil {
 		return nil, err
 	}
-	return &nodeConn{Conn: dial.Client(conn, dial.Request{Node: name}), tls: conn, addr: p.Proxy}, nil
+	return &nodeConn{Conn: dial.Client(gather.Conn(conn), dial.Request{Node: name}), tls: conn, addr: p.Proxy}, nil
 }
 
 func (c *nodeConn) Read(b []byte) (int, error) {

@@ -19,12 +19,13 @@ import (
 
 var version = "dev"
 
-// gcPercent makes the agent keep less memory after a burst of sessions (2 of 15 MB), for some processor time within one.
-const gcPercent = 25
+// gcPercent makes the agent keep less memory after a burst of sessions, for some processor time within one: half of what it was is as much
+// as it may be without a collection for every megabyte that a client sends.
+const gcPercent = 50
 
 // memoryLimit is what the runtime keeps to by collecting more often, rather than to let garbage pile up while many sessions move a lot. What is
-// in use has no limit by it.
-const memoryLimit = 12 << 20
+// in use has no limit by it; it leaves room above that, or the runtime would do nothing but collect.
+const memoryLimit = 16 << 20
 
 func main() {
 	if code, is := node.Helper(); is {

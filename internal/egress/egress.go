@@ -22,6 +22,7 @@ import (
 	"github.com/threshold-access/threshold/internal/alive"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/gather"
 )
 
 // Config says what stands between this machine and the Internet. The zero value means nothing does.
@@ -158,7 +159,7 @@ func handshake(ctx context.Context, conn net.Conn, addr string, cfg *tls.Config)
 		cfg = cfg.Clone()
 		cfg.ServerName = hostOf(addr)
 	}
-	tc := tls.Client(conn, cfg)
+	tc := tls.Client(gather.Beneath(conn), cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, err

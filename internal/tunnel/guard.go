@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/gather"
 )
 
 // Either side pings every keepalive. The multiplexer answers each ping on a goroutine of its own, which waits as long as the peer does
@@ -34,9 +36,30 @@ type guarded struct {
 	skip  uint32 // bytes of data to come
 	pings int    // since
 	since time.Time
+
+	under *gather.Under // nil: none
+	holds bool          // a head was written whose body follows; of Write alone
 }
 
-func guard(conn net.Conn) net.Conn { return &guarded{Conn: conn} }
+func guard(conn net.Conn) net.Conn { return &guarded{Conn: conn, under: gather.Of(conn)} }
+
+// Write has a frame of data leave in one piece. The multiplexer writes from one goroutine, each body right after its head.
+func (g *guarded) Write(b []byte) (int, error) {
+	if g.under == nil {
+		return g.Conn.Write(b)
+	}
+	if !g.holds {
+		g.under.Hold()
+	}
+	n, err := g.Conn.Write(b)
+	if g.holds = !g.holds && err == nil && len(b) == muxHead && b[1] == muxData && binary.BigEndian.Uint32(b[8:]) > 0; g.holds {
+		return n, nil
+	}
+	if left := g.under.Release(); err == nil && left != nil {
+		n, err = 0, left
+	}
+	return n, err
+}
 
 func (g *guarded) Read(b []byte) (int, error) {
 	n, err := g.Conn.Read(b)

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"testing/iotest"
 	"time"
 
 	"github.com/hashicorp/yamux"
 
+	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -107,4 +109,31 @@ func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 		proxy.Close()
 		u.Close()
 	})
+}
+
+// sent notes what leaves together.
+type sent struct {
+	net.Conn
+	pieces []string
+}
+
+func (s *sent) Write(b []byte) (int, error) {
+	s.pieces = append(s.pieces, string(b))
+	return len(b), nil
+}
+
+func TestAFrameLeavesWhole(t *testing.T) {
+	var wire sent
+	under := gather.Beneath(&wire)
+	g := &guarded{Conn: under, under: under}
+	data, last, ping := frame(muxData, 0, 5, ""), frame(muxData, 4, 0, ""), frame(muxPing, muxSYN, 0, "")
+	for _, b := range []string{string(ping), string(data), "hello", string(last), string(data), "again", string(ping)} {
+		if n, err := g.Write([]byte(b)); n != len(b) || err != nil {
+			t.Fatalf("got %d, %v, want %d", n, err, len(b))
+		}
+	}
+	want := []string{string(ping), string(data) + "hello", string(last), string(data) + "again", string(ping)}
+	if !slices.Equal(wire.pieces, want) {
+		t.Errorf("got %q, want %q", wire.pieces, want)
+	}
 }

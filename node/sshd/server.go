@@ -22,6 +22,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/places"
 	"github.com/threshold-access/threshold/internal/rules"
@@ -141,10 +142,12 @@ func (s *Server) handshake(ctx context.Context, conn net.Conn, v *visit) (*ssh.S
 	cfg.AuthLogCallback = func(ssh.ConnMetadata, string, error) { _ = conn.SetDeadline(start.Add(handshakeTimeout)) }
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	sc, chans, reqs, err := ssh.NewServerConn(conn, cfg)
+	packets := gather.PacketsOf(conn)
+	sc, chans, reqs, err := ssh.NewServerConn(packets, cfg)
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	packets.Join()
 	return sc, chans, reqs, conn.SetDeadline(time.Time{})
 }
 

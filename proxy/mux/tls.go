@@ -9,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -76,7 +77,7 @@ func (m *Mux) servePeer(ctx context.Context, v *visit, name string) {
 		return
 	}
 	var peer identity.Peer
-	tc, err := handshake(context.WithValue(ctx, peerKey{}, &peer), v.peeked, cfg, v.deadline)
+	tc, err := handshake(context.WithValue(ctx, peerKey{}, &peer), gather.Beneath(v.peeked), cfg, v.deadline)
 	if err != nil {
 		m.refuse(v, "TLS for "+name, err)
 		return
