@@ -185,7 +185,7 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 		}
 		return string(out)
 	}
-	if out := resolve("web-1." + clusterName); !strings.Contains(out, "proxy ssh --proxy "+w.addr+" %h") || !strings.Contains(out, "identitiesonly yes") {
+	if out := resolve("web-1." + clusterName); !strings.Contains(out, "proxy ssh --proxy "+w.addr+" '%h'") || !strings.Contains(out, "identitiesonly yes") {
 		t.Errorf("got %q, want the way by tsh", out)
 	}
 	for _, host := range []string{"web-1", "127.0.0.1"} {

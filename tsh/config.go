@@ -51,7 +51,7 @@ const sshConfig = `# Nodes of cluster %[1]s, by way of %[2]s. Written by: tsh co
 #   ssh LOGIN@NODE.%[1]s
 #   ssh -J %[2]s LOGIN@NODE        without tsh on the way
 Host *.%[1]s
-    ProxyCommand %[3]s proxy ssh --proxy %[8]s %%h
+    ProxyCommand %[3]s proxy ssh --proxy %[8]s '%%h'
     IdentityFile %[4]s
     CertificateFile %[5]s
     IdentitiesOnly yes
@@ -104,9 +104,12 @@ func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names
 // shellQuote makes one word for sh, which runs a ProxyCommand.
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// shellWord quotes an address only where a shell could take its brackets for a pattern.
+// shellWord quotes an address only where a shell could read more in it than a word, such as a pattern in the brackets of IPv6.
 func shellWord(addr string) string {
-	if strings.Contains(addr, "[") {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".:-", r)
+	}
+	if strings.ContainsFunc(addr, func(r rune) bool { return !plain(r) }) {
 		return shellQuote(addr)
 	}
 	return addr

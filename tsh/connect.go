@@ -13,6 +13,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
@@ -144,7 +145,8 @@ func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConf
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	c, chans, reqs, err := ssh.NewClientConn(conn, h.name, cfg)
+	packets := gather.PacketsOf(conn)
+	c, chans, reqs, err := ssh.NewClientConn(packets, h.name, cfg)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 		_ = c.Close()
@@ -157,6 +159,7 @@ func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConf
 	if b := cleanLines(h.banner.String()); b != "" && !h.quiet {
 		fmt.Fprintln(h.app.Stderr, b)
 	}
+	packets.Join()
 	return ssh.NewClient(c, chans, h.app.heed(reqs)), nil
 }
 
@@ -181,7 +184,7 @@ func (a *app) heed(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 func (a *app) lost() error {
 	if text := a.ended.Load(); text != nil {
 		if why, hint := nodeWords(*text); why != "" {
-			return fault.New(fault.Unavailable, "", why, hint)
+			return fault.New(fault.Unavailable, "", "the node ended the connection: "+why, said(hint, "connect again"))
 		}
 	}
 	return ending{}.outcome()
@@ -231,9 +234,7 @@ func (h *handshake) notLetIn(err error) error {
 	msg, hint := fmt.Sprintf("node %s does not let you in as %s", h.name, h.login), "see which logins you have there: tsh ls name="+h.name
 	if why, what := nodeWords(h.banner.String()); why != "" {
 		msg += ": " + why
-		if what != "" {
-			hint = what
-		}
+		hint = said(what, hint)
 	}
 	return fault.Wrap(err, fault.Denied, "", msg, hint)
 }
@@ -250,6 +251,14 @@ func nodeWords(text string) (why, hint string) {
 		}
 	}
 	return strings.Join(said, "; "), hint
+}
+
+// said tells a node's advice as the node's, so that none passes for tsh's own.
+func said(hint, otherwise string) string {
+	if hint == "" {
+		return otherwise
+	}
+	return "the node says: " + hint
 }
 
 // keepalive asks the node for a sign of life until ctx ends, and closes a connection that gives none.

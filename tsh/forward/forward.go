@@ -19,6 +19,9 @@ const (
 	// socksTime bounds the wait for a SOCKS request, and dialTime the way to where -R leads on this side.
 	socksTime = 10 * time.Second
 	dialTime  = 30 * time.Second
+	// maxFromNode is how many connections the node may have to this side at once: more than programs there need, and few enough for this
+	// machine and its ssh-agent.
+	maxFromNode = 256
 )
 
 // Config is what is to be forwarded.
@@ -36,6 +39,7 @@ type Forwards struct {
 	accepting sync.WaitGroup
 	conns     sync.WaitGroup
 	ended     chan struct{} // has room for one; filled when a connection ends
+	fromThere chan struct{} // one for each connection that the node has to this side
 
 	mu    sync.Mutex // guards what follows
 	ports map[uint32]Rule
@@ -46,7 +50,7 @@ type Forwards struct {
 
 // New takes the rules and starts nothing.
 func New(cfg Config) *Forwards {
-	return &Forwards{cfg: cfg, ports: map[uint32]Rule{}, paths: map[string]Rule{}, ended: make(chan struct{}, 1)}
+	return &Forwards{cfg: cfg, ports: map[uint32]Rule{}, paths: map[string]Rule{}, ended: make(chan struct{}, 1), fromThere: make(chan struct{}, maxFromNode)}
 }
 
 // Any reports whether anything is to be forwarded.
@@ -82,7 +86,7 @@ func listen(a Addr) ([]net.Listener, error) {
 	case a.Path != "":
 		old := syscall.Umask(0o177)
 		defer syscall.Umask(old)
-		l, err := net.Listen("unix", a.Path)
+		l, err := net.Listen("unix", a.file())
 		return one(l, err)
 	case a.Host != "localhost":
 		l, err := net.Listen("tcp", net.JoinHostPort(a.Host, fmt.Sprint(a.Port)))

@@ -3,6 +3,7 @@ package forward_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -278,6 +279,117 @@ func TestTheNodeOpensOnlyWhatItWasAskedFor(t *testing.T) {
 		if _, _, err := f.conn.OpenChannel("forwarded-tcpip", garbage); err == nil {
 			t.Errorf("%q: got opened, want refused", garbage)
 		}
+	}
+}
+
+// A node that opens one way after the other to this side gets no more than its programs could need.
+func TestTheNodesConnectionsToThisSideAreBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var held sync.WaitGroup
+	held.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			held.Go(func() { // an agent that answers everything with a failure, and waits for more
+				defer c.Close()
+				head := make([]byte, 4)
+				for {
+					if _, err := io.ReadFull(c, head); err != nil {
+						return
+					}
+					if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head))); err != nil {
+						return
+					}
+					_, _ = c.Write([]byte{0, 0, 0, 1, 5})
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); held.Wait() })
+	var s said
+	f := newFar(t)
+	if _, err := start(t, f, forward.Config{Agent: path, Say: s.say}); err != nil {
+		t.Fatal(err)
+	}
+	open := func() (ssh.Channel, error) {
+		ch, reqs, err := f.conn.OpenChannel("auth-agent@openssh.com", nil)
+		if err == nil {
+			go ssh.DiscardRequests(reqs)
+		}
+		return ch, err
+	}
+	var last ssh.Channel
+	for n := range 256 {
+		if last, err = open(); err != nil {
+			t.Fatalf("channel %d: %v", n, err)
+		}
+	}
+	for range 3 {
+		if _, err := open(); err == nil {
+			t.Error("got one more opened, want refused")
+		}
+	}
+	if got := s.all(); strings.Count(got, "\n") != 0 || !strings.Contains(got, "more than 256 connections") {
+		t.Errorf("got %q said, want it told once", got)
+	}
+	_ = last.Close()
+	for late := time.Now().Add(10 * time.Second); ; {
+		if _, err := open(); err == nil {
+			break
+		} else if time.Now().After(late) {
+			t.Fatalf("got %v once one had ended, want a place", err)
+		}
+	}
+}
+
+// A path that begins with @ is a file's: an abstract socket would be everybody's.
+func TestNoSocketIsAbstract(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("@", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r, err := forward.ParseLocal("@/s:db:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fw := forward.New(forward.Config{Local: []forward.Rule{r}})
+	if err := fw.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	defer fw.Close()
+	if info, err := os.Lstat("@/s"); err != nil || info.Mode().Type() != os.ModeSocket || info.Mode().Perm()&0o077 != 0 {
+		t.Errorf("got %v, %v, want a socket of its owner's alone at @/s", info, err)
+	}
+}
+
+// What lies where a socket shall be stays, a link is not followed.
+func TestNoListenerReplacesAFileOrFollowsALink(t *testing.T) {
+	dir := t.TempDir()
+	for name, make := range map[string]func(string) error{
+		"a file":          func(p string) error { return os.WriteFile(p, []byte("mine"), 0o600) },
+		"a dangling link": func(p string) error { return os.Symlink(filepath.Join(dir, "elsewhere"), p) },
+	} {
+		path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
+		if err := make(path); err != nil {
+			t.Fatal(err)
+		}
+		fw := forward.New(forward.Config{Local: []forward.Rule{{From: socket(path), To: port("db", 80)}}})
+		if err := fw.Listen(); err == nil || fault.Remedy(err) == "" {
+			t.Errorf("%s: got %v, want it refused with what to do", name, err)
+		}
+		fw.Close()
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("%s: got %v, want it still there", name, err)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "elsewhere")); err == nil {
+		t.Error("got a socket where the link leads, want none")
 	}
 }
 

@@ -55,12 +55,22 @@ func notGranted(r Rule, why string) error {
 	return fault.New(fault.Denied, "", msg, "choose another port; if your roles lack forward-remote, ask an administrator for it")
 }
 
-// take serves the channels of a kind that the node opens, until the connection ends.
+// take serves the channels of a kind that the node opens, until the connection ends. Beyond maxFromNode at once they are refused.
 func (f *Forwards) take(c *ssh.Client, kind string, serve func(ssh.NewChannel)) {
 	chans := c.HandleChannelOpen(kind)
 	f.conns.Go(func() {
 		for nc := range chans {
-			f.conns.Go(func() { serve(nc) })
+			select {
+			case f.fromThere <- struct{}{}:
+			default:
+				f.tell(fmt.Sprintf("the node wants more than %d connections to this side at once", maxFromNode))
+				_ = nc.Reject(ssh.ResourceShortage, "too many connections to the client's side")
+				continue
+			}
+			f.conns.Go(func() {
+				defer func() { <-f.fromThere }()
+				serve(nc)
+			})
 		}
 	})
 }
@@ -117,7 +127,7 @@ func (f *Forwards) fromNode(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
 }
 
 func dial(a Addr) (end, error) {
-	network, addr := "unix", a.Path
+	network, addr := "unix", a.file()
 	if a.Path == "" {
 		network, addr = "tcp", a.String()
 	}

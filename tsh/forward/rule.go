@@ -27,6 +27,15 @@ func (a Addr) String() string {
 	return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
 }
 
+// file is the path for the kernel. One that begins with @ is a file's like any other, as in OpenSSH; Go would take it for an abstract socket,
+// which no file mode guards.
+func (a Addr) file() string {
+	if strings.HasPrefix(a.Path, "@") {
+		return "./" + a.Path
+	}
+	return a.Path
+}
+
 // unknown says that the kernel is to choose the port, which nobody on this machine would learn.
 func (a Addr) unknown() bool { return a.Path == "" && a.Port == 0 }
 
