@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -94,6 +95,19 @@ func newShownCode() string {
 // headlessHash is where a headless login waits. Who asks for it must open the challenge, so there is no secret in it.
 func headlessHash(challenge string) state.CodeHash {
 	return sha256.Sum256([]byte("threshold headless login v1\x00" + challenge))
+}
+
+// keepHeadless stores what one person has approved. Of several who have the link, that is the first.
+func (s *Service) keepHeadless(ctx context.Context, h *handle, p state.PendingLogin, e audit.Event) error {
+	hash := headlessHash(h.Challenge)
+	err := s.cfg.Store.KeepLogin(ctx, hash, p, e)
+	if !fault.Is(err, fault.Conflict) {
+		return err
+	}
+	if _, err := s.cfg.Store.PendingLogin(ctx, hash); err == nil {
+		return fault.New(fault.Expired, opHeadless, "this login was approved already", "start again: tsh login --headless")
+	}
+	return err
 }
 
 // RedeemHeadless spends a headless login that a person has approved. It reports false while nobody has.

@@ -88,6 +88,23 @@ func TestAHeadlessLoginIsApprovedElsewhere(t *testing.T) {
 	}
 }
 
+// Whoever else has the link comes too late, and is told so: the machine goes on as the first of them.
+func TestAHeadlessLoginIsApprovedOnce(t *testing.T) {
+	l := newLobby(t)
+	c := newClient(t)
+	asked := l.headless(c)
+	begun, err := l.Begin(t.Context(), door, opened(asked.Handle, true))
+	l.must(err)
+	bob, err := l.Identify(t.Context(), door, l.signIn(begun, "bob@example.com", "builder"))
+	l.must(err)
+	l.approve(asked.Handle)
+	_, err = l.prove(bob.Attempt, l.code(bob.Enrol.Secret))
+	l.wants(err, fault.Expired, "approved already")
+	if a, ok, err := l.fetch(builder, asked.Handle, c); !ok || err != nil || a.Who().Name != "alice@example.com" {
+		t.Errorf("got %q, %v, %v, want the first to have approved", a.Who().Name, ok, err)
+	}
+}
+
 func TestAHeadlessLoginIsPinnedToANetworkOfVersionSix(t *testing.T) {
 	l := newLobby(t)
 	c := newClient(t)

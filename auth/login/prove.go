@@ -79,7 +79,7 @@ func (s *Service) finish(ctx context.Context, by identity.Identity, from string,
 	if h := i.Client.Headless; h != nil {
 		pending.Longest = HeadlessLife
 		e.Fields["headless"] = h.From.String()
-		return res, s.cfg.Store.KeepLogin(ctx, headlessHash(h.Challenge), pending, e)
+		return res, s.keepHeadless(ctx, h, pending, e)
 	}
 	code, hash := newCode()
 	if len(res.RecoveryCodes) > 0 {
