@@ -53,7 +53,7 @@ var saidInKorean = map[string]string{
 	"it is of two kinds":                                                                      "두 종류의 로그인이 섞여 있습니다",
 	"the challenge is not what tsh makes":                                                     "challenge 값이 tsh가 만든 것이 아닙니다",
 	"this login was asked for from another address: *":                                        "다른 주소에서 요청한 로그인입니다: {1}",
-	"this login was approved already":                                                        "이미 승인된 로그인입니다",
+	"this login was approved already":                                                         "이미 승인된 로그인입니다",
 	"it is not known from where this machine asks":                                            "이 컴퓨터의 주소를 알 수 없습니다",
 	"log in with a browser: tsh login":                                                        "브라우저로 로그인하세요: tsh login",
 	"start again: tsh login --headless":                                                       "터미널에서 다시 시작하세요: tsh login --headless",
