@@ -15,19 +15,6 @@ type Exit struct {
 	In, Out    int64 // bytes moved
 }
 
-// signals by their names in RFC 4254 section 6.10.
-var signals = map[string]syscall.Signal{
-	"ABRT": syscall.SIGABRT, "ALRM": syscall.SIGALRM, "FPE": syscall.SIGFPE, "HUP": syscall.SIGHUP, "ILL": syscall.SIGILL, "INT": syscall.SIGINT,
-	"KILL": syscall.SIGKILL, "PIPE": syscall.SIGPIPE, "QUIT": syscall.SIGQUIT, "SEGV": syscall.SIGSEGV, "TERM": syscall.SIGTERM,
-	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
-}
-
-// SignalNamed returns the signal of the name that a client sent.
-func SignalNamed(name string) (syscall.Signal, bool) {
-	s, ok := signals[name]
-	return s, ok
-}
-
 func exitOf(st *os.ProcessState, in, out int64) Exit {
 	e := Exit{In: in, Out: out, Code: 255}
 	if st == nil {

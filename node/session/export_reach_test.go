@@ -18,3 +18,6 @@ func CheckNote(t *testing.T, b []byte) {
 		t.Errorf("got %x back, want %x", n.marshal(), b)
 	}
 }
+
+// Of makes the program somebody else's.
+func (p *Process) Of(acc Account) { p.acc = acc }

@@ -14,6 +14,7 @@ const (
 	entryGuard = "__threshold_session_enter_v1"
 
 	socketsGuard = "__threshold_session_sockets_v1"
+	signalGuard  = "__threshold_session_signal_v1"
 )
 
 // refusedExit is the exit status of a child that could not do its work.
@@ -29,6 +30,8 @@ func Reexecuted() (code int, is bool) {
 		return serveSFTP(), true
 	case os.Args[1] == socketsGuard && len(os.Args) == 2:
 		return serveSockets(), true
+	case os.Args[1] == signalGuard && len(os.Args) == 4:
+		return passSignal(os.Args[2], os.Args[3]), true
 	case os.Args[1] == entryGuard && len(os.Args) > 3:
 		return enter(os.Args[2:]), true
 	}

@@ -56,6 +56,8 @@ const (
 
 // Process is a program under way.
 type Process struct {
+	accounts Accounts
+	acc      Account
 	cmd      *exec.Cmd
 	pidfd    int           // of the program; -1 where the kernel has none
 	terminal *pty.Terminal // nil: pipes
@@ -79,7 +81,7 @@ func (a Accounts) Start(acc Account, s Spec) (*Process, error) {
 		return nil, err
 	}
 	program := cmd.Path
-	p := &Process{cmd: cmd, pidfd: -1, exited: make(chan struct{})}
+	p := &Process{accounts: a, acc: acc, cmd: cmd, pidfd: -1, exited: make(chan struct{})}
 	cmd.SysProcAttr.PidFD = &p.pidfd
 	if err := a.start(p, acc, s); err != nil {
 		p.closeAll()
@@ -335,20 +337,31 @@ func (p *Process) hasExited() bool {
 // end hangs up on the process group, and kills all of it if the program stays. Where it goes, what it left behind that ignores the
 // hangup stays, as with OpenSSH's sshd: an editor's server that was started with nohup is still there after a lost connection.
 func (p *Process) end() {
-	_ = p.Signal(syscall.SIGHUP)
+	_ = p.kill(syscall.SIGHUP)
 	p.hangUp()
 	timer := time.NewTimer(hangupGrace)
 	defer timer.Stop()
 	select {
 	case <-p.exited:
 	case <-timer.C:
-		_ = p.Signal(syscall.SIGKILL)
+		_ = p.kill(syscall.SIGKILL)
 		<-p.exited
 	}
 }
 
-// Signal sends a signal to the program's process group.
+// Signal sends a signal to the program's process group, as the account: what is in it and has become somebody else, by way of sudo, is
+// not the account's to end.
 func (p *Process) Signal(sig syscall.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped {
+		return os.ErrProcessDone
+	}
+	return p.accounts.signal(p.acc, p.cmd.Process.Pid, sig)
+}
+
+// kill is Signal with all the rights there are.
+func (p *Process) kill(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.reaped {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -286,6 +287,34 @@ func TestSignalNames(t *testing.T) {
 		if _, got := session.SignalNamed(name); got != want {
 			t.Errorf("%q: got known %v, want %v", name, got, want)
 		}
+	}
+}
+
+func TestSignalsReachWhatIsTheAccounts(t *testing.T) {
+	acc := other(t)
+	p, err := session.ThisMachine().Start(acc, session.Spec{Kind: session.Exec, Command: "exec sleep 300"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan session.Exit, 1)
+	go func() {
+		done <- p.Run(t.Context(), session.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard})
+	}()
+	if os.Geteuid() == 0 {
+		p.Of(session.Account{UID: acc.UID + 1, GID: acc.GID}) // as if the program had become another's
+		if err := p.Signal(syscall.SIGUSR1); err == nil {
+			t.Error("got a signal through to somebody else's program")
+		}
+		p.Of(acc)
+	}
+	if err := p.Signal(syscall.SIGUSR2); err != nil {
+		t.Error(err)
+	}
+	if exit := <-done; exit.Signal != "USR2" {
+		t.Errorf("got %+v, want an end by the account's own signal", exit)
+	}
+	if err := p.Signal(syscall.SIGUSR2); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("got %v, want no signal to what has ended", err)
 	}
 }
 

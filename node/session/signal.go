@@ -1,0 +1,48 @@
+package session
+
+import (
+	"context"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// signals by their names in RFC 4254 section 6.10.
+var signals = map[string]syscall.Signal{
+	"ABRT": syscall.SIGABRT, "ALRM": syscall.SIGALRM, "FPE": syscall.SIGFPE, "HUP": syscall.SIGHUP, "ILL": syscall.SIGILL, "INT": syscall.SIGINT,
+	"KILL": syscall.SIGKILL, "PIPE": syscall.SIGPIPE, "QUIT": syscall.SIGQUIT, "SEGV": syscall.SIGSEGV, "TERM": syscall.SIGTERM,
+	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
+}
+
+// SignalNamed returns the signal of the name that a client sent.
+func SignalNamed(name string) (syscall.Signal, bool) {
+	s, ok := signals[name]
+	return s, ok
+}
+
+// signalPatience bounds the wait for the child that sends a signal: its account may stop it.
+const signalPatience = 2 * time.Second
+
+// signal sends a signal to a process group with the account's rights. The kernel goes by the ids of a whole process there, so it takes one.
+func (a Accounts) signal(acc Account, group int, sig syscall.Signal) error {
+	if acc.UID == a.UID {
+		return syscall.Kill(-group, sig)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), signalPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, selfPath)
+	cmd.Args = []string{helperName, signalGuard, strconv.Itoa(group), strconv.Itoa(int(sig))}
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{"GOMAXPROCS=1"}, "/", a.become(acc)
+	return cmd.Run()
+}
+
+// passSignal is the child's side.
+func passSignal(group, sig string) int {
+	pid, err1 := strconv.Atoi(group)
+	no, err2 := strconv.Atoi(sig)
+	if err1 != nil || err2 != nil || pid <= 1 || syscall.Kill(-pid, syscall.Signal(no)) != nil {
+		return refusedExit
+	}
+	return 0
+}
