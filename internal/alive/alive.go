@@ -1,8 +1,9 @@
 // Package alive answers: is the other end of this TCP connection still there?
 //
 // A machine that loses power, its network or its state in a firewall says no goodbye: the connection stands half-open. Nobody may hold
-// a session, a tunnel or a place for it longer than a minute. Two clocks of the kernel see to that: probes while nothing is under way,
-// and a limit to how long sent bytes may stay unacknowledged while something is (RFC 5482), where retransmission alone takes 15 minutes.
+// a session, a tunnel or a place for it longer than a minute. Two clocks see to that: the kernel's probes while nothing is under way, and
+// one here while something is, for bytes that were sent and get no answer, where retransmission alone takes 15 minutes. A peer that is
+// there and reads nothing is waited for.
 package alive
 
 import (
@@ -10,7 +11,7 @@ import (
 	"time"
 )
 
-// Noticed is how long a peer that has vanished goes unnoticed at most.
+// Noticed is after how long without a sign of life a peer counts as vanished.
 const Noticed = 45 * time.Second
 
 // Probes of an idle connection: the first after idle, then one each interval; Noticed after the last sign of life it ends.
@@ -24,8 +25,10 @@ func keepAlive() net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: probes}
 }
 
-// Dialer makes connections that fail when their peer has vanished.
-func Dialer() *net.Dialer { return &net.Dialer{KeepAliveConfig: keepAlive(), Control: limit} }
+// Dialer makes connections that fail when their peer has vanished, or never was there.
+func Dialer() *net.Dialer {
+	return &net.Dialer{Timeout: Noticed, KeepAliveConfig: keepAlive(), Control: limit}
+}
 
 // Watch is Dialer for a connection that was accepted. On anything but TCP it does nothing: what has no network beneath it cannot lose it.
 // A setting that the system does not take leaves the connection as it was.
