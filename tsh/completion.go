@@ -2,12 +2,14 @@ package tsh
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -15,11 +17,17 @@ import (
 const completionTime = 2 * time.Second
 
 func (a *app) completionCmd() *cobra.Command {
+	shells := []string{"bash", "zsh", "fish"}
 	return &cobra.Command{
-		Use:       "completion bash|zsh|fish",
-		Short:     "Print the script that completes tsh commands and node names",
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"bash", "zsh", "fish"},
+		Use:   "completion bash|zsh|fish",
+		Short: "Print the script that completes tsh commands and node names",
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 || !slices.Contains(shells, args[0]) {
+				return fault.New(fault.Invalid, "", "tsh completion needs the name of one shell that it knows", "write bash, zsh or fish, as: tsh completion bash")
+			}
+			return nil
+		},
+		ValidArgs: shells,
 		Example: `  source <(tsh completion bash)                   # in ~/.bashrc; needs the package bash-completion
   tsh completion zsh > "${fpath[1]}/_tsh"
   tsh completion fish > ~/.config/fish/completions/tsh.fish`,

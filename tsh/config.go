@@ -20,7 +20,7 @@ func (a *app) configCmd() *cobra.Command {
 		Use:     "config",
 		Short:   "Print the OpenSSH configuration for the cluster's nodes",
 		GroupID: everyday,
-		Args:    cobra.NoArgs,
+		Args:    noArgs("leave %s out"),
 		Example: `  tsh config > ~/.ssh/threshold.conf     # then, at the top of ~/.ssh/config: Include threshold.conf
   ssh ubuntu@web-1.CLUSTER`,
 		RunE: func(c *cobra.Command, _ []string) error {

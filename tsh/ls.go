@@ -51,7 +51,7 @@ func parseLabels(args []string) (map[string]string, error) {
 	for _, arg := range args {
 		key, value, ok := strings.Cut(arg, "=")
 		if !ok || identity.CheckWord("label", key) != nil || value == "" {
-			return nil, fault.New(fault.Invalid, "", fmt.Sprintf("%q is no label to look for", arg), "write LABEL=VALUE, as env=prod or name='web-*'")
+			return nil, fault.New(fault.Invalid, "", fmt.Sprintf("%q is not LABEL=VALUE", arg), "give each label with its value, as env=prod or name='web-*'")
 		}
 		if _, twice := labels[key]; twice {
 			return nil, fault.New(fault.Invalid, "", fmt.Sprintf("label %s is given twice", key), "give each label once; VALUE may have wildcards")

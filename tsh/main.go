@@ -86,6 +86,9 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.statusCmd(), a.lsCmd(), a.sshCmd(), a.scpCmd(), a.configCmd(), a.proxyCmd(),
 		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd(), sftpCmd())
 	root.SetHelpCommand(helpCmd())
+	root.Flags().Bool("version", false, "show the version") // without cobra's -v, which means something else to those who know ssh
+	root.Version = a.versionLine()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(wrongFlag)
 	for _, c := range root.Commands() {
 		checkUsage(c)

@@ -31,7 +31,7 @@ func (a *app) statusCmd() *cobra.Command {
 		Short:   "Show who you are logged in as, where, and until when",
 		Long:    "Show who you are logged in as, where, and until when. It asks nobody: what is on this machine is shown.\nWithout a live login the exit code is 1.",
 		GroupID: everyday,
-		Args:    cobra.NoArgs,
+		Args:    noArgs("leave %s out"),
 	}
 	f := formatFlag(c)
 	c.RunE = func(*cobra.Command, []string) error {
@@ -132,7 +132,7 @@ func (a *app) logoutCmd() *cobra.Command {
 		Short:   "Remove keys and certificates from this machine and from ssh-agent",
 		Long:    "Remove keys and certificates from this machine and from ssh-agent. The cluster's pin stays, so that the next login is with the same cluster.",
 		GroupID: everyday,
-		Args:    cobra.NoArgs,
+		Args:    noArgs("leave %s out"),
 	}
 	c.Flags().BoolVar(&all, "all", false, "at every proxy")
 	c.RunE = func(c *cobra.Command, _ []string) error { return a.runLogout(all) }

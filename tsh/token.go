@@ -36,7 +36,7 @@ func (a *app) tokenCmd() *cobra.Command {
 		Use:     "create",
 		Short:   "Make a token that admits one machine, once, for a short time",
 		Example: "  tsh token create --label env=prod --label team=web\n  tsh token create --format=json | jq -r .token",
-		Args:    cobra.NoArgs,
+		Args:    noArgs("leave %s out"),
 	}
 	form := formatFlag(create)
 	create.RunE = func(c *cobra.Command, _ []string) error {
@@ -91,11 +91,11 @@ func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resour
 	}
 	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
 	if len(labels) > 0 {
-		if spec.Labels, err = parseLabels(labels); err != nil {
-			return r, err
+		if spec.Labels, err = parseLabels(labels); err == nil {
+			err = identity.Labels(spec.Labels).Check()
 		}
-		if err := identity.Labels(spec.Labels).Check(); err != nil {
-			return r, fault.Wrap(err, fault.Invalid, "", err.Error(), "write --label KEY=VALUE, as --label env=prod")
+		if err != nil {
+			return r, fault.Wrap(err, fault.Invalid, "", "--label: "+err.Error(), "write --label KEY=VALUE, as --label env=prod")
 		}
 	}
 	r = authrpc.Resource{Kind: "token", Version: "v1"} // auth draws the name

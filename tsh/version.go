@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) versionCmd() *cobra.Command {
-	c := &cobra.Command{Use: "version", Short: "Show the version of tsh", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "version", Short: "Show the version of tsh", Args: noArgs("leave %s out")}
 	f := formatFlag(c)
 	c.RunE = func(*cobra.Command, []string) error {
 		v := struct {
@@ -18,9 +18,13 @@ func (a *app) versionCmd() *cobra.Command {
 			Platform string `json:"platform"`
 		}{a.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 		return a.write(*f, v, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "tsh %s (%s, %s)\n", v.Version, v.Go, v.Platform)
+			_, err := fmt.Fprintln(w, a.versionLine())
 			return err
 		})
 	}
 	return c
+}
+
+func (a *app) versionLine() string {
+	return fmt.Sprintf("tsh %s (%s, %s/%s)", a.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

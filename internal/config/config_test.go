@@ -92,7 +92,7 @@ Hidden: x
 		`r.yaml:5: allow[2].logins: must be a list, not a number`,
 		`r.yaml:7: options.cert_ttl: a duration needs a unit, as 600s`,
 		`r.yaml:8: options.ratio: must be a number, not text`,
-		`r.yaml:9: from[0]: netip.ParsePrefix(\"10.0.0.0/33\"): prefix length out of range`,
+		`r.yaml:9: from[0]: netip.ParsePrefix("10.0.0.0/33"): prefix length out of range`,
 		`r.yaml:10: limit: "1000" is out of range`,
 		`r.yaml:11: strict: must be true or false, not text`,
 		`r.yaml:12: zzzzzz: unknown key; known here: allow, options, from, limit, port, strict`,

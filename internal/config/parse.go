@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -114,7 +115,7 @@ func quoted(s string) string { return strconv.Quote(cut(s, 40)) }
 // printable shows s without quotes, and without what a terminal would obey.
 func printable(s string, limit int) string {
 	q := strconv.Quote(cut(s, limit))
-	return q[1 : len(q)-1]
+	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
 
 func cut(s string, limit int) string {
