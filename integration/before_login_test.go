@@ -58,6 +58,7 @@ t.close()
 // After the key exchange and before a login nothing is served but logins: not by the proxy's front, not by the node. Answers that nobody
 // waits for, after a login, hold nothing up.
 func TestNothingIsServedBeforeALogin(t *testing.T) {
+	t.Parallel()
 	d := harness.StartDemo(t)
 	c := harness.NewClient(t)
 	c.Login(d, d.Alice())
@@ -68,20 +69,29 @@ func TestNothingIsServedBeforeALogin(t *testing.T) {
 	dir := profileDir(t, c)
 	script := harness.WriteFile(t, t.TempDir(), "rude.py", rude)
 	node := fmt.Sprintf("env TSH_HOME=%s %s proxy ssh %s", filepath.Join(c.Home, ".tsh"), c.Path(), d.Node)
-	for _, door := range []struct{ name, host, command string }{{"the proxy's front", host, ""}, {"the node", "", node}} {
-		for _, what := range []string{"channel", "success", "global", "query"} {
-			r := harness.Run(t, c.Env, nil, "/usr/bin/python3", script, door.host, port, what, filepath.Join(dir, "ssh_key"), filepath.Join(dir, "ssh_key-cert.pub"), d.Login, door.command)
-			if strings.Contains(r.Stdout, "SERVED") || !strings.Contains(r.Stdout, "refused") {
-				t.Errorf("%s, %s: got %+v, want nothing served", door.name, what, r)
+	t.Run("asked", func(t *testing.T) { // until all have been asked: mostly it is waiting
+		for _, door := range []struct{ name, host, command string }{{"the proxy's front", host, ""}, {"the node", "", node}} {
+			ask := func(t *testing.T, what string) harness.Result {
+				return harness.Run(t, c.Env, nil, "/usr/bin/python3", script, door.host, port, what, filepath.Join(dir, "ssh_key"), filepath.Join(dir, "ssh_key-cert.pub"), d.Login, door.command)
 			}
+			for _, what := range []string{"channel", "success", "global", "query"} {
+				t.Run(door.name+", "+what, func(t *testing.T) {
+					t.Parallel()
+					if r := ask(t, what); strings.Contains(r.Stdout, "SERVED") || !strings.Contains(r.Stdout, "refused") {
+						t.Errorf("got %+v, want nothing served", r)
+					}
+				})
+			}
+			t.Run(door.name+", replies", func(t *testing.T) {
+				t.Parallel()
+				if r := ask(t, "replies"); !strings.Contains(r.Stdout, "login") {
+					t.Errorf("got %+v, want a login before the flood of answers", r)
+				}
+			})
 		}
-		r := harness.Run(t, c.Env, nil, "/usr/bin/python3", script, door.host, port, "replies", filepath.Join(dir, "ssh_key"), filepath.Join(dir, "ssh_key-cert.pub"), d.Login, door.command)
-		if !strings.Contains(r.Stdout, "login") {
-			t.Errorf("%s: got %+v, want a login before the flood of answers", door.name, r)
-		}
-		if out := c.Tsh("ssh", d.Node, "echo others").OK(t); strings.TrimSpace(out) != "others" {
-			t.Errorf("%s: got %q after the flood of answers, want others served", door.name, out)
-		}
+	})
+	if out := c.Tsh("ssh", d.Node, "echo others").OK(t); strings.TrimSpace(out) != "others" {
+		t.Errorf("got %q after the floods of answers, want others served", out)
 	}
 }
 

@@ -56,15 +56,16 @@ func TestFloodsKeepNobodyOut(t *testing.T) {
 		name   string
 		from   string // who floods
 		honest string // who logs in meanwhile
+		size   int    // connections
 		flood  func(f *flood)
 	}{
-		{"2,000 idle from elsewhere", "127.0.0.2", "127.0.0.1", func(f *flood) { f.hold(2000, nil) }},
-		{"2,000 idle from the same address", "127.0.0.1", "127.0.0.1", func(f *flood) { f.hold(2000, nil) }},
-		{"10,000 times garbage from elsewhere", "127.0.0.3", "127.0.0.1", func(f *flood) { f.garbage(10_000) }},
-		{"10,000 times garbage from the same address", "127.0.0.1", "127.0.0.1", func(f *flood) { f.garbage(10_000) }},
-		{"stalls at every stage, from elsewhere", "127.0.0.4", "127.0.0.1", func(f *flood) { f.stall(me, hello, 60) }},
-		{"stalls at every stage, from the same address", "127.0.0.5", "127.0.0.5", func(f *flood) { f.stall(me, hello, 20) }},
-		{"stalls in the PROXY header", "127.0.0.6", "127.0.0.1", func(f *flood) { f.hold(500, []byte("PROXY TCP4 192.0.2")) }},
+		{"2,000 idle from elsewhere", "127.0.0.2", "127.0.0.1", 2000, func(f *flood) { f.hold(2000, nil) }},
+		{"2,000 idle from the same address", "127.0.0.1", "127.0.0.1", 2000, func(f *flood) { f.hold(2000, nil) }},
+		{"10,000 times garbage from elsewhere", "127.0.0.3", "127.0.0.1", 10_000, func(f *flood) { f.garbage(10_000) }},
+		{"10,000 times garbage from the same address", "127.0.0.1", "127.0.0.1", 10_000, func(f *flood) { f.garbage(10_000) }},
+		{"stalls at every stage, from elsewhere", "127.0.0.4", "127.0.0.1", 600, func(f *flood) { f.stall(me, hello, 60) }},
+		{"stalls at every stage, from the same address", "127.0.0.5", "127.0.0.5", 200, func(f *flood) { f.stall(me, hello, 20) }},
+		{"stalls in the PROXY header", "127.0.0.6", "127.0.0.1", 500, func(f *flood) { f.hold(500, []byte("PROXY TCP4 192.0.2")) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := &flood{t: t, from: tt.from, to: addr}
@@ -91,7 +92,9 @@ func TestFloodsKeepNobodyOut(t *testing.T) {
 			if cost > floodMemory {
 				t.Errorf("got %d MB more of memory, want at most %d", cost>>20, floodMemory>>20)
 			}
-			f.end()
+			if n := f.end(); n < tt.size*9/10 {
+				t.Errorf("got a flood of %d connections, want %d", n, tt.size)
+			}
 			settles(t, pid, files+floodFiles)
 		})
 	}
@@ -136,6 +139,8 @@ type flood struct {
 
 	once  sync.Once
 	begun chan struct{}
+
+	stuck sync.WaitGroup // in the middle of a connection
 
 	mu   sync.Mutex // guards held and over
 	held []net.Conn
@@ -229,26 +234,26 @@ func (f *flood) stall(me *profile.Profile, hello []byte, n int) {
 			_ = tls.Client(c, identity.PinnedTLS(me.Pin, me.Cluster, identity.ALPNDial, own, time.Now, identity.Proxy)).Handshake()
 		},
 	}
-	var each sync.WaitGroup
-	defer each.Wait()
 	for range n {
 		for _, stage := range stages {
 			if conn := f.open(); conn != nil {
-				each.Go(func() { stage(conn) })
+				f.stuck.Go(func() { stage(conn) })
 			}
 		}
 	}
 	f.started()
 }
 
-// end hangs up.
-func (f *flood) end() {
+// end hangs up, and returns how many connections there were.
+func (f *flood) end() int {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.over = true
 	for _, c := range f.held {
 		c.Close()
 	}
+	f.mu.Unlock()
+	f.stuck.Wait()
+	return len(f.held)
 }
 
 // firstBytes are what a TLS client sends first.
