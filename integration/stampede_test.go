@@ -119,7 +119,7 @@ func agent(c *proxytest.Auth, addr, name string, attached func()) *uplink.Links 
 	cert := c.MachineCertificate(id, nil)
 	return uplink.New(uplink.Config{Proxies: []string{addr}, Tunnels: 1, Pin: c.Pin(), Cluster: membertest.Name, ID: id.ID,
 		Key: cert.PrivateKey.(crypto.Signer), Cert: func() (*tls.Certificate, error) { return cert, nil }, Version: "v1", Now: time.Now,
-		Log: slog.New(slog.DiscardHandler), Attached: attached, Rules: func([]byte) {},
+		Log: slog.New(slog.DiscardHandler), Attached: attached, Rules: func(tunnel.News) {},
 		Handle: func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() }})
 }
 
@@ -181,8 +181,8 @@ type theProxy struct {
 // still is rules that do not change.
 type still struct{ *rules.Trust }
 
-func (s still) Current() *rules.Trust           { return s.Trust }
-func (s still) Follow() (<-chan []byte, func()) { return nil, func() {} }
+func (s still) Current() *rules.Trust                { return s.Trust }
+func (s still) Follow() (<-chan tunnel.News, func()) { return nil, func() {} }
 
 func openProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string) *theProxy {
 	t.Helper()

@@ -231,13 +231,25 @@ func (n *Node) uplink(m *member.Member, keeper *rules.Keeper, server *sshd.Serve
 		Handle: func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string) {
 			server.Serve(ctx, conn, sshd.Via{From: h.From, Proxy: proxy, By: h.By})
 		},
-		Rules: func(b []byte) {
-			if err := keeper.Offer(b); err != nil {
+		Rules: func(news tunnel.News) {
+			if err := learn(keeper, news); err != nil {
 				n.cfg.Log.Warn("pushed rules are not used", "err", err)
 			}
 		},
 		Attached: func() { n.once.Do(func() { close(n.ready) }) },
 	}
+}
+
+// learn takes a set, and then the head that came after it.
+func learn(keeper *rules.Keeper, news tunnel.News) error {
+	var whole, head error
+	if news.Set != nil {
+		whole = keeper.Offer(news.Set)
+	}
+	if news.Head != nil {
+		head = keeper.Renew(news.Head)
+	}
+	return errors.Join(whole, head)
 }
 
 // enter becomes a member. A cluster that cannot be reached is tried again, because a machine often starts before its network; every

@@ -97,7 +97,7 @@ func (d *door) serve(conn net.Conn) {
 	defer a.Close()
 	set := d.cluster.Set()
 	b, _ := set.Encode()
-	if err := a.PushRules(d.ctx, b); err != nil {
+	if err := a.PushRules(d.ctx, tunnel.News{Set: b}); err != nil {
 		return
 	}
 	d.tunnels <- a
@@ -341,7 +341,7 @@ func TestPushedRulesAreInForceAtOnce(t *testing.T) {
 	allow(t, c)
 	set := c.Set()
 	b, _ := set.Encode()
-	if err := a.PushRules(t.Context(), b); err != nil {
+	if err := a.PushRules(t.Context(), tunnel.News{Set: b}); err != nil {
 		t.Fatal(err)
 	}
 	want := filepath.Join(m.dir, "rules.json")
@@ -367,14 +367,14 @@ func TestAProxyThatPushesNonsenseFillsNoLog(t *testing.T) {
 	a := within(t, "the tunnel", d.tunnels)
 	began := time.Now()
 	for range 5000 {
-		if err := a.PushRules(t.Context(), []byte("{")); err != nil {
+		if err := a.PushRules(t.Context(), tunnel.News{Set: []byte("{")}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	allow(t, c)
 	set := c.Set()
 	b, _ := set.Encode()
-	if err := a.PushRules(t.Context(), b); err != nil {
+	if err := a.PushRules(t.Context(), tunnel.News{Set: b}); err != nil {
 		t.Fatal(err)
 	}
 	for deadline := time.After(10 * time.Second); ; {

@@ -124,6 +124,27 @@ func Decode(b []byte) (Set, error) {
 	return s, nil
 }
 
+// DecodeHead reads a head's wire form, JSON of at most MaxSetBytes.
+func DecodeHead(b []byte) (Signed, error) {
+	var s Signed
+	if len(b) > MaxSetBytes {
+		return s, fmt.Errorf("rules: a head of %d bytes is larger than %d", len(b), MaxSetBytes)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Signed{}, fmt.Errorf("rules: head: %w", err)
+	}
+	return s, nil
+}
+
+// EncodeHead is the wire form of the set's head alone.
+func (s Set) EncodeHead() ([]byte, error) { return json.Marshal(s.Head) }
+
+// Fingerprint is the same for two heads if they name the same documents.
+func (h Head) Fingerprint() ([sha256.Size]byte, error) {
+	b, err := json.Marshal(h.Docs) // which sorts the keys
+	return sha256.Sum256(b), err
+}
+
 // Encode gives the set's wire form.
 func (s Set) Encode() ([]byte, error) { return json.Marshal(s) }
 

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ type Attached struct {
 
 	mu      sync.Mutex // serialises frames on control
 	control *stream
+	docs    [sha256.Size]byte // of the news sent last; guarded by mu
 }
 
 // Accept greets the node at the other end of conn, whose certificate the caller has verified. It takes conn over: it closes it when it
@@ -161,8 +163,9 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	return s, nil
 }
 
-// PushRules sends a set to the node. When it fails the tunnel is over, for half a frame may have left.
-func (a *Attached) PushRules(ctx context.Context, set []byte) error {
+// PushRules sends news to the node: the whole set, or its head alone where the node has had the same documents by this tunnel, in which
+// nothing is lost or overtakes. When it fails the tunnel is over, for half a frame may have left.
+func (a *Attached) PushRules(ctx context.Context, n News) error {
 	deadline, has := ctx.Deadline()
 	if !has {
 		deadline = time.Now().Add(pushTimeout)
@@ -173,7 +176,8 @@ func (a *Attached) PushRules(ctx context.Context, set []byte) error {
 		return fmt.Errorf("tunnel: push rules: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { a.session.Close() })
-	err := writeFrame(a.control, frameRules, set)
+	kind, body := n.frame(a.hello.Heads, a.docs)
+	err := writeFrame(a.control, kind, body)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -181,6 +185,7 @@ func (a *Attached) PushRules(ctx context.Context, set []byte) error {
 		a.session.Close()
 		return fmt.Errorf("tunnel: push rules: %w", err)
 	}
+	a.docs = n.Docs
 	return nil
 }
 

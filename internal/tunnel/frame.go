@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"regexp"
+	"slices"
 )
 
 // frameKind says what a frame's body is. Append only; a reader skips kinds it does not know.
@@ -18,25 +19,34 @@ const (
 	frameVerdict frameKind = 3 // verdict, proxy to node
 	frameRules   frameKind = 4 // a rules.Set, opaque here, proxy to node
 	frameHeader  frameKind = 5 // Header, first on each session stream
+	frameHead    frameKind = 6 // the signed head of a rules.Set alone, opaque here, proxy to node; only where Hello.Heads says so
 )
 
 // A frame is one byte of kind, four of length (big endian), and a body of that length.
-const frameHead = 5
+const frameStart = 5
+
+// pieceBytes is how much of a frame is written at once: the multiplexer keeps, for as long as the tunnel stands, a buffer of the largest
+// write there was.
+const pieceBytes = 2 << 10
 
 func writeFrame(w io.Writer, kind frameKind, body []byte) error {
 	if len(body) > MaxFrameBytes {
 		return fmt.Errorf("tunnel: frame of %d bytes is larger than %d", len(body), MaxFrameBytes)
 	}
-	b := make([]byte, frameHead, frameHead+len(body))
+	b := make([]byte, frameStart, frameStart+len(body))
 	b[0] = byte(kind)
 	binary.BigEndian.PutUint32(b[1:], uint32(len(body)))
-	_, err := w.Write(append(b, body...))
-	return err
+	for piece := range slices.Chunk(append(b, body...), pieceBytes) {
+		if _, err := w.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readFrame reads one frame whose body is at most limit bytes; a larger one is refused before anything is allocated for it.
 func readFrame(r io.Reader, limit int) (frameKind, []byte, error) {
-	var head [frameHead]byte
+	var head [frameStart]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, nil, fmt.Errorf("tunnel: read frame: %w", err)
 	}

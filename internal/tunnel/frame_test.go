@@ -156,10 +156,35 @@ func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 		a := &Attached{session: proxy, control: &stream{Stream: raw}}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if err := a.PushRules(ctx, make([]byte, MaxFrameBytes)); err == nil {
+		if err := a.PushRules(ctx, News{Set: make([]byte, MaxFrameBytes)}); err == nil {
 			t.Error("got a push that nobody read, want an error")
 		}
 		<-a.Done()
 		session.Close()
 	})
+}
+
+// A node of before heads travelled alone would skip them.
+func TestANodeThatDoesNotReadHeadsGetsWholeSets(t *testing.T) {
+	n := News{Set: []byte("set"), Head: []byte("head"), Docs: [32]byte{1}}
+	if kind, body := n.frame(false, n.Docs); kind != frameRules || string(body) != "set" {
+		t.Errorf("got kind %d with %q, want the set", kind, body)
+	}
+	if kind, body := n.frame(true, n.Docs); kind != frameHead || string(body) != "head" {
+		t.Errorf("got kind %d with %q for one that reads them, want the head", kind, body)
+	}
+}
+
+// What is written at once stays with the multiplexer as a buffer.
+func TestALargeFrameLeavesInPieces(t *testing.T) {
+	var wire bytes.Buffer
+	largest := 0
+	body := bytes.Repeat([]byte("rules"), 20_000)
+	err := writeFrame(writerFunc(func(b []byte) error { largest = max(largest, len(b)); _, err := wire.Write(b); return err }), frameRules, body)
+	if err != nil || largest > pieceBytes {
+		t.Fatalf("got %v and %d bytes written at once, want at most %d", err, largest, pieceBytes)
+	}
+	if kind, got, err := readFrame(&wire, MaxFrameBytes); err != nil || kind != frameRules || !bytes.Equal(got, body) {
+		t.Errorf("got kind %d, %d bytes, %v, want what was written", kind, len(got), err)
+	}
 }

@@ -48,6 +48,7 @@ type Hello struct {
 	V          int              `json:"v"`
 	Version    string           `json:"version"` // the agent's release, for listings
 	Attachment SignedAttachment `json:"attachment"`
+	Heads      bool             `json:"heads,omitempty"` // the node reads heads without their documents
 }
 
 // SignedAttachment is an attachment and the signature of the node's service key (ECDSA P-256 over SHA-256).

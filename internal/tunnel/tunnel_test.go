@@ -217,15 +217,15 @@ func TestRulesKeepsOnlyTheNewest(t *testing.T) {
 		defer a.Close()
 		defer u.Close()
 		for _, set := range []string{"one", "two", "three"} {
-			if err := a.PushRules(t.Context(), []byte(set)); err != nil {
+			if err := a.PushRules(t.Context(), tunnel.News{Set: []byte(set)}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		synctest.Wait()
-		if got := string(<-u.Rules()); got != "three" {
+		if got := string((<-u.Rules()).Set); got != "three" {
 			t.Errorf("got %q, want three", got)
 		}
-		if err := a.PushRules(t.Context(), make([]byte, tunnel.MaxFrameBytes+1)); err == nil {
+		if err := a.PushRules(t.Context(), tunnel.News{Set: make([]byte, tunnel.MaxFrameBytes+1)}); err == nil {
 			t.Error("got an oversize set pushed, want an error")
 		}
 	})
@@ -336,4 +336,48 @@ func TestNodeOpensNoStreams(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, yamux.ErrConnectionReset) {
 		t.Errorf("got %v, want a reset", err)
 	}
+}
+
+// news is what a proxy pushes whose documents are doc.
+func news(doc, head string) tunnel.News {
+	n := tunnel.News{Set: []byte(doc + " by " + head), Head: []byte(head)}
+	copy(n.Docs[:], doc)
+	return n
+}
+
+func TestAHeadAloneTravelsWhileTheDocumentsStay(t *testing.T) {
+	tunnel.Bubble(t, func(t *testing.T) {
+		m := newMachine(t, nodeID)
+		a, u, err, err2 := greet(t, m, m.peer, nodeID, time.Now, time.Now)
+		if err != nil || err2 != nil {
+			t.Fatalf("greet: %v, %v", err, err2)
+		}
+		defer a.Close()
+		defer u.Close()
+		for _, tt := range []struct {
+			push      []tunnel.News // before the node takes any
+			set, head string
+		}{
+			{[]tunnel.News{news("A", "1")}, "A by 1", ""},
+			{[]tunnel.News{news("A", "2")}, "", "2"},
+			{[]tunnel.News{news("B", "3")}, "B by 3", ""},
+			{[]tunnel.News{news("A", "4")}, "A by 4", ""}, // what came once does not count for ever
+			{[]tunnel.News{news("A", "5"), news("A", "6")}, "", "6"},
+			{[]tunnel.News{news("C", "7"), news("C", "8"), news("C", "9")}, "C by 7", "9"}, // no head replaces documents that were not taken
+			{[]tunnel.News{news("C", "10"), news("D", "11")}, "D by 11", ""},
+			{[]tunnel.News{{Set: []byte("unknown")}}, "unknown", ""},
+			{[]tunnel.News{{Set: []byte("unknown"), Head: []byte("12")}}, "unknown", ""}, // documents without a name are never the same
+			{[]tunnel.News{news("D", "13")}, "D by 13", ""},
+		} {
+			for _, n := range tt.push {
+				if err := a.PushRules(t.Context(), n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Wait()
+			if got := <-u.Rules(); string(got.Set) != tt.set || string(got.Head) != tt.head {
+				t.Errorf("got set %q and head %q, want %q and %q", got.Set, got.Head, tt.set, tt.head)
+			}
+		}
+	})
 }

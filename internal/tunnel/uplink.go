@@ -26,7 +26,7 @@ type Uplink struct {
 	session *yamux.Session
 	control *stream
 	proxy   string
-	rules   chan []byte // holds the newest set only
+	rules   chan News // holds the newest only
 	streams chan opened
 	owned   sync.WaitGroup
 }
@@ -48,7 +48,7 @@ func Connect(ctx context.Context, conn net.Conn, key crypto.Signer, id identity.
 		conn.Close()
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	u := &Uplink{session: session, rules: make(chan []byte, 1), streams: make(chan opened)}
+	u := &Uplink{session: session, rules: make(chan News, 1), streams: make(chan opened)}
 	err = u.greet(key, id, version, now)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
@@ -80,7 +80,7 @@ func (u *Uplink) greet(key crypto.Signer, id identity.NodeID, version string, no
 	if err != nil {
 		return err
 	}
-	if err := writeMessage(u.control, frameHello, Hello{V: Version, Version: version, Attachment: signed}); err != nil {
+	if err := writeMessage(u.control, frameHello, Hello{V: Version, Version: version, Attachment: signed, Heads: true}); err != nil {
 		return err
 	}
 	var v verdict
@@ -101,14 +101,21 @@ func (u *Uplink) readControl() {
 			u.session.Close()
 			return
 		}
-		if kind != frameRules {
+		var n News
+		switch kind {
+		case frameRules:
+			n.Set = body
+		case frameHead:
+			n.Head = body
+		default:
 			continue
 		}
 		select { // this is the only sender, so after taking the old one there is room
-		case <-u.rules:
+		case older := <-u.rules:
+			n = n.after(older)
 		default:
 		}
-		u.rules <- body
+		u.rules <- n
 	}
 }
 
@@ -162,8 +169,8 @@ func (u *Uplink) Accept() (net.Conn, Header, error) {
 	}
 }
 
-// Rules yields the set pushed last; older ones that nobody took are gone. Nothing in it is verified.
-func (u *Uplink) Rules() <-chan []byte { return u.rules }
+// Rules yields the set and the head pushed last; older ones that nobody took are gone. Nothing in it is verified.
+func (u *Uplink) Rules() <-chan News { return u.rules }
 
 // Proxy is the proxy's name, as it says; the caller compares it with the certificate.
 func (u *Uplink) Proxy() string { return u.proxy }

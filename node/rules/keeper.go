@@ -91,9 +91,22 @@ func (k *Keeper) Offer(b []byte) error {
 	if err != nil {
 		return err
 	}
+	return k.take(func(held *rules.Trust) (*rules.Trust, error) { return held.Advance(set) })
+}
+
+// Renew takes a pushed head over if it verifies, is newer, and names the documents held.
+func (k *Keeper) Renew(b []byte) error {
+	head, err := rules.DecodeHead(b)
+	if err != nil {
+		return err
+	}
+	return k.take(func(held *rules.Trust) (*rules.Trust, error) { return held.Renew(head) })
+}
+
+func (k *Keeper) take(advance func(*rules.Trust) (*rules.Trust, error)) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next, err := k.current.Load().Advance(set)
+	next, err := advance(k.current.Load())
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,61 @@ func TestRulesThatAreRefused(t *testing.T) {
 	}
 }
 
+func head(t *testing.T, s signed.Set) []byte {
+	t.Helper()
+	b, err := s.EncodeHead()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestAHeadAloneKeepsTheRulesFresh(t *testing.T) {
+	c := membertest.New(t)
+	k := keeper(t, c, t.TempDir(), c.Set())
+	c.Allow(access.Role{Name: "ops"})
+	if err := k.Offer(encode(t, c.Set())); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i <= 3; i++ {
+		want := c.Now().Add(time.Duration(i) * 10 * time.Second)
+		if err := k.Renew(head(t, c.SetAt(want))); err != nil || !k.Current().Head.Time.Equal(want) {
+			t.Fatalf("got %v and a head of %s, want one of %s", err, k.Current().Head.Time, want)
+		}
+	}
+	if _, ok := k.Current().Policy["ops"]; !ok {
+		t.Error("got the role ops lost, want the documents kept")
+	}
+}
+
+func TestHeadsThatAreRefused(t *testing.T) {
+	c, other := membertest.New(t), membertest.New(t)
+	k := keeper(t, c, t.TempDir(), c.Set())
+	past := c.SetAt(c.Now().Add(time.Second)) // of the documents before
+	c.Allow(access.Role{Name: "ops"})
+	if err := k.Offer(encode(t, c.SetAt(c.Now().Add(time.Minute)))); err != nil {
+		t.Fatal(err)
+	}
+	older := c.SetAt(c.Now().Add(time.Second)) // of the same documents
+	altered := c.SetAt(c.Now().Add(time.Hour))
+	altered.Head.Payload = append([]byte{}, altered.Head.Payload...)
+	altered.Head.Payload[10] ^= 1
+	later := c.SetAt(c.Now().Add(time.Hour))
+	asRoles := signed.Set{Head: later.Roles}
+	c.Allow(access.Role{Name: "dev"})
+	unseen := c.SetAt(c.Now().Add(time.Hour))
+	want := k.Current()
+	for name, b := range map[string][]byte{"of documents that were replaced": head(t, past), "older": head(t, older), "of another cluster": head(t, other.SetAt(c.Now().Add(time.Hour))),
+		"of documents not held": head(t, unseen), "altered": head(t, altered), "roles in its place": head(t, asRoles), "nonsense": []byte("{"), "empty": nil, "huge": make([]byte, signed.MaxSetBytes+1)} {
+		if err := k.Renew(b); err == nil || k.Current() != want {
+			t.Errorf("%s: got %v, want it refused and nothing changed", name, err)
+		}
+	}
+	if err := k.Renew(head(t, later)); err != nil {
+		t.Errorf("a good one after them: got %v, want it taken", err)
+	}
+}
+
 func TestHeadsAloneDoNotWearTheDisk(t *testing.T) {
 	c, dir := membertest.New(t), t.TempDir()
 	k := keeper(t, c, dir, c.Set())

@@ -60,8 +60,8 @@ type Config struct {
 
 	// Handle serves one session stream and returns when it is over, soon after ctx ends. It owns conn.
 	Handle func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string)
-	// Rules gets every pushed set, unverified.
-	Rules func([]byte)
+	// Rules gets what is pushed, unverified.
+	Rules func(tunnel.News)
 	// Attached is called each time a tunnel stands.
 	Attached func()
 }
@@ -245,20 +245,20 @@ func (l *Links) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 
 // follow hands on the rules that a proxy pushes, at a bounded pace, until the tunnel or ctx ends.
 func (l *Links) follow(ctx context.Context, up *tunnel.Uplink) {
-	sets, taken, since := up.Rules(), 0, time.Now()
+	news, taken, since := up.Rules(), 0, time.Now()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
 		select {
 		case <-pause.C:
-			sets = up.Rules()
-		case set := <-sets:
-			l.cfg.Rules(set)
+			news = up.Rules()
+		case n := <-news:
+			l.cfg.Rules(n)
 			if now := time.Now(); now.Sub(since) > rulesPeriod {
 				taken, since = 0, now
 			}
 			if taken++; taken >= rulesBurst {
-				sets = nil
+				news = nil
 				pause.Reset(rulesPause)
 			}
 		case <-up.Done():

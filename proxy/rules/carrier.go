@@ -17,6 +17,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
 const (
@@ -46,8 +47,8 @@ type Carrier struct {
 
 	mu        sync.Mutex // guards what follows
 	trust     *rules.Trust
-	bytes     []byte
-	followers map[chan []byte]struct{}
+	news      tunnel.News
+	followers map[chan tunnel.News]struct{}
 }
 
 // New verifies the newest of what is on disk and cfg.First. It fails when neither is good.
@@ -60,7 +61,7 @@ func New(cfg Config) (*Carrier, error) {
 		return nil, fault.Wrap(err, fault.Unavailable, "proxy.rules", "the proxy has no rules that its cluster signed",
 			"remove the proxy's data directory and join it again with a new token")
 	}
-	c := &Carrier{cfg: cfg, followers: map[chan []byte]struct{}{}}
+	c := &Carrier{cfg: cfg, followers: map[chan tunnel.News]struct{}{}}
 	return c, c.set(trust)
 }
 
@@ -88,13 +89,12 @@ func (c *Carrier) Current() *rules.Trust {
 	return c.trust
 }
 
-// Follow yields the newest set's bytes, at once and after each change; one that is not taken in time is replaced by the next. stop
-// ends it.
-func (c *Carrier) Follow() (sets <-chan []byte, stop func()) {
-	ch := make(chan []byte, 1)
+// Follow yields the newest set, at once and after each change; one that is not taken in time is replaced by the next. stop ends it.
+func (c *Carrier) Follow() (news <-chan tunnel.News, stop func()) {
+	ch := make(chan tunnel.News, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ch <- c.bytes
+	ch <- c.news
 	c.followers[ch] = struct{}{}
 	return ch, func() {
 		c.mu.Lock()
@@ -104,21 +104,32 @@ func (c *Carrier) Follow() (sets <-chan []byte, stop func()) {
 }
 
 func (c *Carrier) set(trust *rules.Trust) error {
-	b, err := trust.Set().Encode()
+	n, err := newsOf(trust)
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.trust, c.bytes = trust, b
+	c.trust, c.news = trust, n
 	for ch := range c.followers {
 		select { // only set sends, under mu: after taking the old one there is room
 		case <-ch:
 		default:
 		}
-		ch <- b
+		ch <- n
 	}
 	return nil
+}
+
+func newsOf(trust *rules.Trust) (n tunnel.News, err error) {
+	if n.Set, err = trust.Set().Encode(); err != nil {
+		return n, err
+	}
+	if n.Head, err = trust.Set().EncodeHead(); err != nil {
+		return n, err
+	}
+	n.Docs, err = trust.Head.Fingerprint()
+	return n, err
 }
 
 // Run follows auth until ctx ends. Without auth the last good set stays.

@@ -12,6 +12,7 @@ import (
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/fault"
 	signed "github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/proxy/proxytest"
 	"github.com/threshold-access/threshold/proxy/rules"
 )
@@ -53,23 +54,60 @@ func (c *carrier) run() (stop func()) {
 }
 
 // next is the next set that a follower hears of, verified.
-func next(t *testing.T, c *carrier, sets <-chan []byte) *signed.Trust {
+func next(t *testing.T, c *carrier, news <-chan tunnel.News) *signed.Trust {
 	t.Helper()
 	select {
-	case b := <-sets:
-		s, err := signed.Decode(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		trust, err := signed.Open(c.Pin(), s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return trust
+	case n := <-news:
+		return verified(t, c, n)
 	case <-time.After(patience):
 		t.Fatal("heard of no rules")
 	}
 	return nil
+}
+
+func verified(t *testing.T, c *carrier, n tunnel.News) *signed.Trust {
+	t.Helper()
+	s, err := signed.Decode(n.Set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := signed.Open(c.Pin(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return trust
+}
+
+// A tunnel carries a head alone while the documents are the same; so they must be told apart.
+func TestNewsTellsWhetherItsDocumentsAreOthers(t *testing.T) {
+	c := newCarrier(t)
+	news, stopFollowing := c.Follow()
+	defer stopFollowing()
+	first := <-news
+	stop := c.run()
+	defer stop()
+	c.Publish(c.SetAt(time.Now().Add(time.Second)))
+	later := <-news
+	held := verified(t, c, first)
+	head, err := signed.DecodeHead(later.Head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next, err := held.Renew(head); err != nil || !next.Head.Time.After(held.Head.Time) || later.Docs != first.Docs {
+		t.Errorf("got %v, and documents %x after %x, want a newer head over the same", err, later.Docs, first.Docs)
+	}
+	c.Allow(role("ops"))
+	c.Publish(c.SetAt(time.Now().Add(2 * time.Second)))
+	for {
+		n := <-news
+		if _, ok := verified(t, c, n).Policy["ops"]; !ok {
+			continue
+		}
+		if n.Docs == first.Docs {
+			t.Error("got changed documents that count as the same")
+		}
+		return
+	}
 }
 
 func role(name string) access.Role { return access.Role{Name: name} }

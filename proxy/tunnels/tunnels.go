@@ -33,7 +33,7 @@ const (
 
 // Rules is what tunnels hand on to nodes.
 type Rules interface {
-	Follow() (sets <-chan []byte, stop func())
+	Follow() (news <-chan tunnel.News, stop func())
 }
 
 // Config says what Tunnels need.
@@ -116,7 +116,7 @@ func (t *Tunnels) greet(ctx context.Context, conn net.Conn, node identity.Peer) 
 
 // carry pushes rules until the tunnel, its certificate or ctx ends.
 func (t *Tunnels) carry(ctx context.Context, w *way) error {
-	sets, stop := t.cfg.Rules.Follow()
+	news, stop := t.cfg.Rules.Follow()
 	defer stop()
 	expired := time.NewTimer(w.node.Expires.Sub(t.cfg.Now()))
 	defer expired.Stop()
@@ -126,8 +126,8 @@ func (t *Tunnels) carry(ctx context.Context, w *way) error {
 			return ctx.Err()
 		case <-w.end.Done():
 			return nil
-		case set := <-sets:
-			if err := w.end.PushRules(ctx, set); err != nil {
+		case n := <-news:
+			if err := w.end.PushRules(ctx, n); err != nil {
 				return err
 			}
 		case <-expired.C:

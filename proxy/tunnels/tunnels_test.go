@@ -25,9 +25,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // news is a set of rules to follow.
-type news struct{ sets chan []byte }
+type news struct{ sets chan tunnel.News }
 
-func (n news) Follow() (<-chan []byte, func()) { return n.sets, func() {} }
+func (n news) Follow() (<-chan tunnel.News, func()) { return n.sets, func() {} }
 
 // patience bounds every wait in these tests.
 const patience = 10 * time.Second
@@ -45,7 +45,7 @@ func newHouse(t *testing.T, now func() time.Time) *house {
 	a := proxytest.New(t)
 	client := a.Client()
 	t.Cleanup(client.Close)
-	h := &house{Auth: a, t: t, news: news{make(chan []byte, 8)}, ctx: t.Context()}
+	h := &house{Auth: a, t: t, news: news{make(chan tunnel.News, 8)}, ctx: t.Context()}
 	h.Tunnels = tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.news, Now: now, Log: proxytest.Log()})
 	return h
 }
@@ -212,8 +212,8 @@ func TestRulesGoToEveryTunnel(t *testing.T) {
 	h := newHouse(t, nil)
 	l := h.attach(h.machine("web-1"), "v1")
 	for _, want := range []string{"set one", "set two"} {
-		h.news.sets <- []byte(want)
-		if got := string(<-l.Rules()); got != want {
+		h.news.sets <- tunnel.News{Set: []byte(want)}
+		if got := string((<-l.Rules()).Set); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
