@@ -119,13 +119,21 @@ func (e ending) outcome() error {
 	return exitStatus(min(e.status, exitConnect)) // a process has 8 bits; what is more must not become 0
 }
 
+// noGrant is what to do where a node refuses without saying what.
+const noGrant = "ask an administrator whether your roles allow it; after a change of roles run: tsh login"
+
 // refusedBy words a refusal of a channel. A node says why in it.
 func refusedBy(err error, what string) error {
 	var open *ssh.OpenChannelError
+	hint := noGrant
 	if errors.As(err, &open) && open.Message != "" {
-		what += ": " + clean(open.Message)
+		why, remedy := fault.SplitLine(clean(open.Message))
+		what += ": " + why
+		if remedy != "" {
+			hint = remedy
+		}
 	}
-	return fault.Wrap(err, fault.Denied, "", what, "see what your roles allow: tsh status; ask an administrator for more")
+	return fault.Wrap(err, fault.Denied, "", what, hint)
 }
 
 // Programs that a session can run.

@@ -219,7 +219,7 @@ func (s *session) run(ctx context.Context, command string) error {
 		_ = s.remote.CloseWrite()
 		_ = s.remote.Close()
 		_, _ = s.remote.copyOut(io.Discard, a.Stderr) // why
-		return fault.Wrap(err, fault.Denied, "", "the node does not run it", "see what your roles allow: tsh status; ask an administrator for more")
+		return fault.Wrap(err, fault.Denied, "", "the node does not run it", noGrant)
 	}
 	if s.in != nil {
 		if old, err := term.MakeRaw(int(s.in.Fd())); err == nil {

@@ -234,6 +234,12 @@ func TestWhatCannotBeForwardedIsToldAtOnce(t *testing.T) {
 	if !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "the node does not listen on localhost:8080: role ops does not allow forward-remote") {
 		t.Errorf("got %v, want the node's reason", err)
 	}
+	f = newFar(t)
+	f.refuse = "role ops does not allow forward-remote (ask an administrator)"
+	_, err = start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Say: func(string) {}})
+	if got := fault.Message(err); !strings.HasSuffix(got, "allow forward-remote") || fault.Remedy(err) != "ask an administrator" {
+		t.Errorf("got %q and %q, want the node's own remedy for a hint", got, fault.Remedy(err))
+	}
 }
 
 func TestAPortThatTheNodeChoosesIsTold(t *testing.T) {

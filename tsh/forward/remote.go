@@ -48,11 +48,15 @@ func (f *Forwards) expect(r Rule, port uint32) {
 
 // notGranted tells that the node listens to nothing; one of ours says why in its answer.
 func notGranted(r Rule, why string) error {
-	msg := fmt.Sprintf("the node does not listen on %s", r.From)
+	msg, hint := fmt.Sprintf("the node does not listen on %s", r.From), "choose another port; if your roles lack forward-remote, ask an administrator for it"
+	why, remedy := fault.SplitLine(why)
 	if why != "" {
 		msg += ": " + why
 	}
-	return fault.New(fault.Denied, "", msg, "choose another port; if your roles lack forward-remote, ask an administrator for it")
+	if remedy != "" {
+		hint = remedy
+	}
+	return fault.New(fault.Denied, "", msg, hint)
 }
 
 // take serves the channels of a kind that the node opens, until the connection ends. Beyond maxFromNode at once they are refused.
