@@ -266,13 +266,20 @@ func (f *Forwards) channel(ctx context.Context, name string, data []byte) (ssh.C
 		ch   ssh.Channel
 		reqs <-chan *ssh.Request
 	}
-	answer := make(chan opened, 1)
-	go func() { // ends with the client's answer, or with the connection
+	answer := make(chan opened)
+	go func() { // ends with the connection at the latest
 		ch, reqs, err := f.cfg.Client.OpenChannel(name, data)
 		if err != nil {
 			ch, reqs = nil, nil
 		}
-		answer <- opened{ch, reqs}
+		select {
+		case answer <- opened{ch, reqs}:
+		case <-ctx.Done():
+			if ch != nil { // too late; but what nobody takes would hold up all that comes by the connection, its end included
+				_ = ch.Close()
+				ssh.DiscardRequests(reqs)
+			}
+		}
 	}()
 	select {
 	case o := <-answer:

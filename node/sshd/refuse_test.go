@@ -552,6 +552,53 @@ func TestADefectEndsOneConnectionOnly(t *testing.T) {
 	}
 }
 
+// What a client sent before a defect is still on its way in when the connection is closed.
+func TestADefectLeavesNothingBehind(t *testing.T) {
+	flood := func(send func(name string, wantReply bool, payload []byte) (bool, error)) {
+		for range 100 {
+			_, _ = send("more", false, nil)
+		}
+	}
+	for name, meet := range map[string]func(*ssh.Client){
+		"in a session": func(c *ssh.Client) {
+			ch, _, err := c.OpenChannel("session", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = ch.SendRequest("exec", false, wire("true"))
+			flood(ch.SendRequest)
+		},
+		"in a request": func(c *ssh.Client) {
+			_, _, _ = c.SendRequest("tcpip-forward", false, wire("127.0.0.1", uint32(0)))
+			flood(func(name string, reply bool, data []byte) (bool, error) {
+				_, _, err := c.SendRequest(name, reply, data)
+				return false, err
+			})
+		},
+		"at a channel": func(c *ssh.Client) {
+			for range 40 {
+				go func() { _, _, _ = c.OpenChannel("direct-tcpip", nil) }()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			r.cancel()
+			sent := make(chan struct{})
+			r.cfg.Record = func(audit.Event) error { <-sent; panic("a defect") }
+			r.allow(everything("ops", "exec", "forward-remote"))
+			r.serve()
+			c := r.client()
+			meet(c)
+			close(sent)
+			_ = c.Wait()
+			_, done := r.drain()
+			within(t, "the connection's end", done)
+		})
+	}
+}
+
 func TestSilenceAndNonsenseBeforeLogin(t *testing.T) {
 	r := newRig(t, nil)
 	for name, bytes := range map[string]string{"nonsense": "GET / HTTP/1.1\r\n\r\n", "a version and nonsense": "SSH-2.0-x\r\n" + strings.Repeat("\xff", 100), "an endless version": strings.Repeat("x", 1<<16)} {

@@ -222,7 +222,11 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	c.forwards = c.forwarding()
 	defer func() { cancel(); c.release() }()
 	c.askAgent = func(rule string) (string, error) { return c.forwards.Agent(sessions, rule) }
-	running.Go(func() { defer c.srv.rescue(c.visit, c.conn); c.globals(sessions, reqs) })
+	running.Go(func() {
+		defer ssh.DiscardRequests(reqs)
+		defer c.srv.rescue(c.visit, c.conn)
+		c.globals(sessions, reqs)
+	})
 	running.Go(func() {
 		defer c.srv.rescue(c.visit, c.conn)
 		if why := c.watch(ctx); why != nil {
@@ -231,13 +235,20 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 		}
 	})
 	for nc := range chans {
-		if serve := c.open(sessions, nc); serve != nil { // one after the other: a client that floods waits for its own answers
+		if serve := c.opened(sessions, nc); serve != nil { // one after the other: a client that floods waits for its own answers
 			giveBack := c.srv.windows.narrow(nc)
 			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); defer giveBack(); serve() })
 		}
 	}
 	cancel() // the connection is gone: so is everything in it
 	running.Wait()
+}
+
+// opened is open, in which a defect ends the connection and not this loop over its channels. Requests and channels that nobody takes hold
+// up all that comes by a connection, its end included; so whoever stops taking them early takes the rest once the connection is closed.
+func (c *connection) opened(ctx context.Context, nc ssh.NewChannel) (serve func()) {
+	defer c.srv.rescue(c.visit, c.conn)
+	return c.open(ctx, nc)
 }
 
 // globals answers every global request.
@@ -314,6 +325,8 @@ func (c *connection) session(ctx context.Context, nc ssh.NewChannel, asked []dia
 	if err != nil {
 		return
 	}
+	defer ssh.DiscardRequests(reqs)
+	defer c.srv.rescue(c.visit, c.conn)
 	defer ch.Close()
 	(&talk{conn: c, ch: ch, env: session.Env{}}).serve(ctx, asked, reqs)
 }

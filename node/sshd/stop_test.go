@@ -3,9 +3,12 @@ package sshd_test
 import (
 	"context"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/audit"
 )
@@ -75,6 +78,38 @@ func TestSessionsEndWhenTheTimeToDrainIsOver(t *testing.T) {
 	}
 	hurry()
 	wantEnded(t, r, ended(t, s.Wait(), &out, &errs), "stop", "this node is stopping")
+	within(t, "the end", done)
+}
+
+// Channels that were asked for before the end and are opened after it, with requests that nobody takes any more, hold up no stop.
+func TestAClientThatOpensTooLateHoldsUpNoStop(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	c := r.client()
+	came := arrivals(t, c, "forwarded-tcpip")
+	port, err := listenTCP(c, "127.0.0.1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []ssh.NewChannel
+	for range 5 {
+		visitor, err := net.Dial("tcp", loopbackFor("", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer visitor.Close()
+		asked = append(asked, within(t, "a visitor", came))
+	}
+	hurry, done := r.drain()
+	hurry()
+	eventually(t, "the connection is ended", func() bool { return strings.Contains(r.logged(), "connection ended") })
+	for _, nc := range asked {
+		if ch, _, err := nc.Accept(); err == nil {
+			for range 100 {
+				_, _ = ch.SendRequest("more", false, nil)
+			}
+		}
+	}
 	within(t, "the end", done)
 }
 
