@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -150,6 +151,13 @@ func (e *ExpiredError) Error() string {
 			stamp(e.From), e.From.Sub(e.Now).Round(time.Second), stamp(e.Now))
 	}
 	return fmt.Sprintf("certificate expired at %s, %s ago (this machine's clock says %s)", stamp(e.Until), e.Now.Sub(e.Until).Round(time.Second), stamp(e.Now))
+}
+
+// Ended reports whether err, of a verifier asked as of now, says that the certificate has ended, and nothing else is wrong with it: asked
+// as of its last second, verify finds no fault.
+func Ended(err error, now time.Time, verify func(at time.Time) error) bool {
+	var old *ExpiredError
+	return errors.As(err, &old) && !now.Before(old.Until) && verify(old.Until.Add(-time.Second)) == nil
 }
 
 // errTooLong refuses at use what ca refuses at issue: no certificate of a person or machine lives longer than a day.

@@ -35,7 +35,8 @@ func algorithms() ssh.Config {
 }
 
 // ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for it, and nothing else.
-// settled is called once the user is known. The error says why that never was: it is a fault.Denied when keys were shown that are not good.
+// settled is called once the user is known. The error says why that never was: it is a fault.Denied when keys were shown that are
+// not good, and a fault.Expired when one of them was a certificate that has merely ended.
 func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -86,11 +87,19 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 		MaxAuthTries: maxAuthTries,
 		// A key that is only asked about passes here too; it is the accepted one's Permissions that count.
 		PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			user, err := identity.VerifySSHUser(key, f.cfg.Cluster, f.cfg.Rules.Current().Authorities.UserSSH, meta.RemoteAddr(), f.cfg.Now())
+			now, authorities := f.cfg.Now(), f.cfg.Rules.Current().Authorities.UserSSH
+			verify := func(at time.Time) (identity.SSHUser, error) {
+				return identity.VerifySSHUser(key, f.cfg.Cluster, authorities, meta.RemoteAddr(), at)
+			}
+			user, err := verify(now)
 			if err != nil {
 				f.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
 				shown = true
-				if _, ok := key.(*ssh.Certificate); ok {
+				_, isCert := key.(*ssh.Certificate)
+				switch {
+				case identity.Ended(err, now, func(at time.Time) error { _, err := verify(at); return err }):
+					why = fault.New(fault.Expired, "proxy.ssh", "your certificate has ended", "run: tsh login")
+				case isCert && why.Kind != fault.Expired:
 					why = fault.New(fault.Unauthenticated, "proxy.ssh", "this proxy does not take your certificate", "run: tsh login")
 				}
 				return nil, err
@@ -107,7 +116,11 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 		cfg.AddHostKey(key)
 	}
 	sc, channels, requests, err := ssh.NewServerConn(conn, cfg)
-	if err != nil && shown {
+	switch {
+	case err == nil:
+	case why.Kind == fault.Expired:
+		err = fault.Wrap(err, fault.Expired, "proxy.ssh", why.Msg, why.Remedy)
+	case shown:
 		err = fault.Wrap(err, fault.Denied, "proxy.ssh", why.Msg, why.Remedy)
 	}
 	return sc, channels, requests, err

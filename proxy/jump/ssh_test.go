@@ -180,6 +180,7 @@ func TestSSHFrontTellsWhatHelps(t *testing.T) {
 	f := newFronts(t)
 	alice := f.User("alice@example.com", "ops")
 	ended := f.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
+	foreign := newFronts(t).UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
 	interactive := ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })
 	for _, tt := range []struct {
 		name string
@@ -188,7 +189,8 @@ func TestSSHFrontTellsWhatHelps(t *testing.T) {
 	}{
 		{"no key", []ssh.AuthMethod{interactive}, "showed none"},
 		{"a key alone", []ssh.AuthMethod{ssh.PublicKeys(plainKey{ended}), interactive}, "showed none"},
-		{"a certificate that ended", []ssh.AuthMethod{ssh.PublicKeys(ended), interactive}, "does not take your certificate"},
+		{"a certificate that ended", []ssh.AuthMethod{ssh.PublicKeys(ended), interactive}, "your certificate has ended"},
+		{"a certificate that ended, of another cluster", []ssh.AuthMethod{ssh.PublicKeys(foreign), interactive}, "does not take your certificate"},
 	} {
 		said := ""
 		_, err := f.jumpAs(&ssh.ClientConfig{User: "ubuntu", Auth: tt.auth, HostKeyCallback: hostKey(f), BannerCallback: func(s string) error { said += s; return nil }})

@@ -1,6 +1,8 @@
 package mux_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/proxy/mux"
 	"github.com/threshold-access/threshold/proxy/proxytest"
 )
@@ -172,6 +175,46 @@ func TestAFewOffencesAreNotMinded(t *testing.T) {
 		}
 		p.stop()
 	})
+}
+
+// A program that goes on with the certificate of yesterday keeps nobody beside it from logging in.
+func TestCertificatesThatHaveEndedAreHardlyMinded(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	now := time.Now() // not the bubble's, in which a's authorities do not exist yet
+	yesterday := func(a *proxytest.Auth) *tls.Certificate {
+		return a.UserCertificate(a.User("alice@example.com"), func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(-time.Minute), now.Add(-time.Second) })
+	}
+	ours, foreign := yesterday(a), yesterday(proxytest.New(t))
+	for _, tt := range []struct {
+		name  string
+		come  func(l *lane, from string)
+		close bool // they are turned away
+	}{
+		{"by SSH", func(l *lane, from string) { closed(l.hello(from, "SSH-ended")) }, false},
+		{"by tsh", func(l *lane, from string) { shows(l, from, ours) }, false},
+		{"of another cluster", func(l *lane, from string) { shows(l, from, foreign) }, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLane()
+			p := serveAs(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Now: func() time.Time { return now }})
+			for range 10 {
+				tt.come(l, "192.0.2.1:5")
+			}
+			if got := served1(l, p, "192.0.2.1:6"); got == tt.close {
+				t.Errorf("%s: got served %v, want %v", tt.name, got, !tt.close)
+			}
+			p.stop()
+		})
+	}
+}
+
+// shows comes with a certificate for dial. It is for bubbles.
+func shows(l *lane, from string, cert *tls.Certificate) {
+	conn := l.dialFrom(tcp(from))
+	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{identity.ALPNDial}, Certificates: []tls.Certificate{*cert}})
+	_ = c.Handshake()
+	closed(c)
 }
 
 // An office shares an address: who behaves badly there locks nobody out where somebody has logged in.

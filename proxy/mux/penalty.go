@@ -18,7 +18,7 @@ import (
 // What a connection costs its network whose peer never became known, in time that the network is in debt, as OpenSSH's
 // PerSourcePenalties. Debts end by themselves: a second is paid each second.
 const (
-	costLeft    = time.Second      // hung up half-way: a scanner does, and so does ssh-keyscan
+	costLeft    = time.Second      // hung up half-way: a scanner does, and so does ssh-keyscan; or showed a certificate of ours that has ended
 	costGarbage = 3 * time.Second  // spoke nothing that belongs here
 	costRefused = 5 * time.Second  // showed a certificate or key that is not good
 	costTimeout = 10 * time.Second // held a place until the deadline
@@ -128,18 +128,25 @@ func (p *penalties) inDebt() (n int) {
 }
 
 // refusedError marks that a certificate was looked at and is not good.
-type refusedError struct{ error }
+type refusedError struct {
+	error
+	ended bool // that is all that is wrong with it
+}
 
 func (e refusedError) Unwrap() error { return e.error }
 
 // costOf says what a connection costs that ended with err before its peer was known. Browsers hang up as they like, and before the
-// first byte so does whoever only looks whether the port is open: anonymous connections pay for nonsense and for time alone.
+// first byte so does whoever only looks whether the port is open: anonymous connections pay for nonsense and for time alone. A program
+// that goes on with the certificate of yesterday must not keep its person from the page where they get today's.
 func costOf(err error, anonymous bool) time.Duration {
 	var refused refusedError
+	shown := errors.As(err, &refused)
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &refused), fault.Is(err, fault.Denied):
+	case refused.ended, fault.Is(err, fault.Expired):
+		return costLeft
+	case shown, fault.Is(err, fault.Denied):
 		return costRefused
 	case timedOut(err):
 		return costTimeout

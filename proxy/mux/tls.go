@@ -127,10 +127,7 @@ func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 		}
 		cfg := base.Clone()
 		cfg.VerifyConnection = func(st tls.ConnectionState) error {
-			if err := m.verify(st, alpn, kind, into); err != nil {
-				return refusedError{err}
-			}
-			return nil
+			return m.verify(st, alpn, kind, into)
 		}
 		return cfg, nil
 	}
@@ -139,16 +136,20 @@ func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 
 func (m *Mux) verify(st tls.ConnectionState, alpn string, kind identity.Kind, into *identity.Peer) error {
 	if st.NegotiatedProtocol != alpn {
-		return errors.New("the client did not agree to " + alpn)
+		return refusedError{errors.New("the client did not agree to " + alpn), false}
 	}
 	trust := m.cfg.Rules.Current()
 	roots := trust.Authorities.UserRoots
 	if kind != identity.User {
 		roots = trust.Authorities.ServiceRoots
 	}
-	peer, err := identity.VerifyX509(st.PeerCertificates, m.cfg.Cluster, roots, x509.ExtKeyUsageClientAuth, m.cfg.Now(), kind)
+	now := m.cfg.Now()
+	verify := func(at time.Time) (peer identity.Peer, err error) {
+		return identity.VerifyX509(st.PeerCertificates, m.cfg.Cluster, roots, x509.ExtKeyUsageClientAuth, at, kind)
+	}
+	peer, err := verify(now)
 	if err != nil {
-		return err
+		return refusedError{err, identity.Ended(err, now, func(at time.Time) error { _, err := verify(at); return err })}
 	}
 	*into = peer
 	return nil
