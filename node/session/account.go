@@ -82,6 +82,9 @@ func (a Accounts) notRoot(login identity.Login) error {
 		"log in as "+name+", or ask an administrator to run the node as root")
 }
 
+// noID is what the kernel takes for "as it is" where ids are changed: whoever had that number would stay root.
+const noID = 1<<32 - 1
+
 // passwd returns the first account of the file that match picks (passwd(5)). Lines that are not accounts are passed over.
 func (a Accounts) passwd(match func(Account) bool) (acc Account, found bool, err error) {
 	err = lines(a.file("etc/passwd"), func(f []string) bool {
@@ -90,7 +93,7 @@ func (a Accounts) passwd(match func(Account) bool) (acc Account, found bool, err
 		}
 		uid, err1 := strconv.ParseUint(f[2], 10, 32)
 		gid, err2 := strconv.ParseUint(f[3], 10, 32)
-		if err1 != nil || err2 != nil {
+		if err1 != nil || err2 != nil || uid == noID || gid == noID {
 			return true
 		}
 		acc = Account{Login: identity.Login(f[0]), UID: uint32(uid), GID: uint32(gid), Home: f[5], Shell: f[6]}

@@ -116,7 +116,7 @@ func (e entry) become(args []string) error {
 	debug.SetGCPercent(-1)
 	syscall.Umask(e.Umask)
 	for _, l := range e.Limits {
-		if err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard}); err != nil {
+		if err := l.set(); err != nil {
 			return err
 		}
 	}
@@ -131,6 +131,20 @@ func (e entry) become(args []string) error {
 		}
 	}
 	return syscall.Exec(e.Path, args, os.Environ())
+}
+
+// set sets the limit. Where it would go beyond what this process may grant, as "unlimited" files do, all that it may is granted: nobody is
+// kept out because less is to be had.
+func (l limit) set() error {
+	err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard})
+	if err != syscall.EPERM {
+		return err
+	}
+	var now syscall.Rlimit
+	if err := syscall.Getrlimit(l.Resource, &now); err != nil {
+		return err
+	}
+	return syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: min(l.Soft, now.Max), Max: min(l.Hard, now.Max)})
 }
 
 // drop gives root up on this thread. The others end with exec.

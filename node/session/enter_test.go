@@ -91,6 +91,21 @@ func TestProgramsStartUnderTheLimitsOfTheirAccount(t *testing.T) {
 	}
 }
 
+func TestALimitBeyondWhatThereIsKeepsNobodyOut(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // as above
+	}
+	acc := other(t)
+	for _, files := range []string{"unlimited", "2000000000"} { // more than any kernel lets root have
+		a := session.Accounts{Root: machine(t, map[string]string{"etc/security/limits.conf": "* - nofile " + files + "\n* hard cpu 3\n"})}
+		got := asked(t, a, acc, "ulimit -n; ulimit -Hn; ulimit -Ht")
+		want := asked(t, session.Accounts{Root: t.TempDir()}, acc, "ulimit -Hn; ulimit -Hn; echo 180")
+		if got != want {
+			t.Errorf("%s: got %q, want %q", files, got, want)
+		}
+	}
+}
+
 func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // as above

@@ -86,21 +86,28 @@ var (
 	ownRE = regexp.MustCompile(`^(LD_|SSH_|THRESHOLD_|TERM$)`)
 )
 
-// machineEnv adds the variables of a file that is read by pam_env(8) too: lines of NAME=value, where the value may stand in quotes.
+// machineEnv adds the variables of a file that is read by pam_env(8) too: lines of NAME=value, of which all from a # on is a comment.
 func machineEnv(text string, vars map[string]string) {
 	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
 		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		if !ok || !nameRE.MatchString(name) || ownRE.MatchString(name) || strings.ContainsRune(value, 0) {
-			continue
+		if ok && nameRE.MatchString(name) && !ownRE.MatchString(name) && !strings.ContainsRune(value, 0) {
+			vars[name] = unquoted(value)
 		}
-		for _, quote := range []string{`"`, "'"} {
-			if len(value) >= 2 && strings.HasPrefix(value, quote) && strings.HasSuffix(value, quote) {
-				value = value[1 : len(value)-1]
-				break
-			}
-		}
-		vars[name] = value
 	}
+}
+
+// unquoted takes a quotation mark from the beginning of a value, and then one from its end: any mark, as pam_env does.
+func unquoted(value string) string {
+	const marks = `"'`
+	if value == "" || !strings.Contains(marks, value[:1]) {
+		return value
+	}
+	value = value[1:]
+	if n := len(value); n > 0 && strings.Contains(marks, value[n-1:]) {
+		value = value[:n-1]
+	}
+	return value
 }
 
 // argv0 is how a shell is told that it is a login shell.

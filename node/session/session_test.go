@@ -35,6 +35,8 @@ negative:x:-1:5::/:/bin/sh
 alice:x:1000:1000:Alice,,,:/home/alice:/bin/zsh
 noshell:x:1001:1001::/home/n:
 nohome:x:1002:1002:::/bin/sh
+unset:x:4294967295:5:::/bin/sh
+unsetgroup:x:1003:4294967295:::/bin/sh
 alice:x:0:0:a second alice:/root:/bin/bash
 `
 
@@ -91,6 +93,8 @@ func TestAccountsThatAreRefused(t *testing.T) {
 		{"nobody-here", 0, fault.NotFound, "no account"},
 		{"broken", 0, fault.NotFound, "no account"},
 		{"negative", 0, fault.NotFound, "no account"},
+		{"unset", 0, fault.NotFound, "no account"},
+		{"unsetgroup", 0, fault.NotFound, "no account"},
 		{"../x", 0, fault.Invalid, "plain account name"},
 		{"", 0, fault.Invalid, "plain account name"},
 		{"root", 1000, fault.Denied, "runs as alice, not as root"},
