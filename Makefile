@@ -52,7 +52,7 @@ unit:
 	$(GO) test -race -shuffle=on -timeout 10m ./...
 
 integration: build ## drive the real binaries, OpenSSH and a browser
-	@if [ -d integration ]; then set -x; $(GO) test -count=1 -tags integration -timeout 12m ./integration/...; fi
+	@if [ -d integration ]; then set -x; $(GO) test -count=1 -tags integration -parallel 4 -timeout 15m ./integration/...; fi
 
 compatibility: build ## try every client and write docs/compatibility.md as it went
 	$(GO) test -count=1 -tags integration -timeout 5m -run '^TestPeopleKeepTheirClients$$' ./integration -update

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -109,7 +108,7 @@ spec:
 func startPebble(t *testing.T, room *harness.Room, a *webAuthority) {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "pebble")
-	if out, err := exec.Command("go", "build", "-modfile=../tools.mod", "-o", bin, "github.com/letsencrypt/pebble/v2/cmd/pebble").CombinedOutput(); err != nil {
+	if out, err := harness.Build("go", "build", "-modfile=../tools.mod", "-o", bin, "github.com/letsencrypt/pebble/v2/cmd/pebble"); err != nil {
 		t.Fatalf("build pebble: %v\n%s", err, out)
 	}
 	program, err := os.ReadFile(bin)

@@ -22,6 +22,10 @@ import (
 var page = flag.String("figures", "", "write what the benchmarks measured into the table of this `FILE`")
 
 func TestMain(m *testing.M) {
+	if err := harness.Alone(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	flag.Parse()
 	code := m.Run()
 	if *page != "" {

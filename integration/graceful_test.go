@@ -20,6 +20,7 @@ import (
 
 // An agent that is told to stop says so, takes nobody new, and lets a person finish; told twice it waits no longer.
 func TestAnAgentStopsGracefully(t *testing.T) {
+	t.Parallel()
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
 	c := harness.NewClient(t)

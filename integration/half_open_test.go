@@ -20,6 +20,7 @@ const noticed = time.Minute
 // A router between them stops passing anything on, in the middle of everything, and nobody hears a goodbye. Within a minute both ends of
 // the tunnel know, the client's tsh knows, and what ran for it on the node is gone. Afterwards the node finds back by itself.
 func TestAPeerThatVanishedIsNoticed(t *testing.T) {
+	t.Parallel()
 	r := newRouter(t)
 	near := r.join(t, "", 1) // this machine
 	proxy := harness.FreeAddr(t, near)

@@ -15,6 +15,7 @@ import (
 
 // Somebody logs in on a build machine that has no browser, with the browser of another.
 func TestLoginOnAMachineWithoutABrowser(t *testing.T) {
+	t.Parallel()
 	d := harness.StartDemo(t)
 	alice := d.Alice()
 	builder := harness.NewClient(t)

@@ -89,6 +89,7 @@ func (b *bounded) run(config, command string) (out string, code int) {
 
 // Whoever goes for lunch leaves no shell behind, whatever runs in it; and no session outlives what its role allows.
 func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
+	t.Parallel()
 	b := newBounded(t, "web")
 	t.Run("idle, though output flows", func(t *testing.T) {
 		b.role("idle_timeout: 3s")
@@ -197,6 +198,7 @@ func (b *bounded) until(what string, so func() bool) {
 
 // Whoever updates an agent cuts nobody off in the middle of a word.
 func TestSessionsEndBeforeTheirNodeStops(t *testing.T) {
+	t.Parallel()
 	b := newBounded(t, "")
 	dir := filepath.Join(t.TempDir(), "data")
 	node := harness.StartNodeIn(t, dir, b.server.Proxy, b.client.Token("node"), "web")

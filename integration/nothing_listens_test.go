@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/threshold-access/threshold/integration/harness"
@@ -56,20 +57,23 @@ func sockets(t *testing.T, netns string, args ...string) string {
 	return string(out)
 }
 
+// namespaces counts those made: one that is deleted goes some time later, with its interfaces.
+var namespaces atomic.Int32
+
 // namespace makes a network namespace joined to this host by a pair of interfaces, and returns the host's address in it.
 func namespace(t *testing.T) (hostIP, name string) {
 	t.Helper()
-	id := os.Getpid() % 10000
-	name = fmt.Sprintf("thr%d", id)
-	inside, outside := fmt.Sprintf("thi%d", id), fmt.Sprintf("tho%d", id)
-	hostIP = fmt.Sprintf("10.%d.%d.1", 200+id/250%50, id%250)
-	nodeIP := strings.TrimSuffix(hostIP, ".1") + ".2"
+	id, n := os.Getpid()%10000, namespaces.Add(1)
+	name = fmt.Sprintf("thr%d-%d", id, n)
+	inside, outside := fmt.Sprintf("thi%d-%d", id, n), fmt.Sprintf("tho%d-%d", id, n)
+	net := fmt.Sprintf("10.%d.%d.", 200+id/250%50, id%250)
+	hostIP = net + fmt.Sprint(4*n+1)
 	harness.AsRoot(t, "ip", "netns", "add", name)
 	t.Cleanup(func() { harness.AsRoot(t, "ip", "netns", "del", name) })
 	harness.AsRoot(t, "ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
 	harness.AsRoot(t, "ip", "addr", "add", hostIP+"/30", "dev", outside)
 	harness.AsRoot(t, "ip", "link", "set", outside, "up")
-	harness.AsRoot(t, "ip", "-n", name, "addr", "add", nodeIP+"/30", "dev", inside)
+	harness.AsRoot(t, "ip", "-n", name, "addr", "add", net+fmt.Sprint(4*n+2)+"/30", "dev", inside)
 	harness.AsRoot(t, "ip", "-n", name, "link", "set", inside, "up")
 	harness.AsRoot(t, "ip", "-n", name, "link", "set", "lo", "up")
 	return hostIP, name

@@ -20,6 +20,7 @@ const kills = 50
 
 // The whole process is killed again and again while administrators write. What was acknowledged is there afterwards.
 func TestNoAcknowledgedWriteIsLostByKill9(t *testing.T) {
+	t.Parallel()
 	d := harness.StartDemo(t)
 	c := harness.NewClient(t)
 	c.Login(d, d.Alice())

@@ -41,8 +41,7 @@ func buildAll() (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("make", "-C", root, "build")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := Build("make", "-C", root, "build"); err != nil {
 		return "", fmt.Errorf("make build: %w\n%s", err, out)
 	}
 	return dir, nil

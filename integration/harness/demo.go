@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -143,17 +144,29 @@ func SignIn(t testing.TB, roots *x509.CertPool, address, email, password string)
 // step is the length of a TOTP time step (RFC 6238 section 4.1).
 const step = 30 * time.Second
 
-var spent = map[string]int64{}
+// spent has the last step used of each secret.
+var spent = struct {
+	mu    sync.Mutex
+	steps map[string]int64
+}{steps: map[string]int64{}}
 
 // FreshCode gives a code that was not used yet in this run. Codes of the step before and after are good too, so up to three
 // logins of one person need no waiting; a fourth waits for the clock, which nothing can replace: auth runs in another process.
 func FreshCode(t testing.TB, u User) string {
 	t.Helper()
+	spend := func(n int64) bool {
+		spent.mu.Lock()
+		defer spent.mu.Unlock()
+		fresh := n > spent.steps[u.TOTPSecret]
+		if fresh {
+			spent.steps[u.TOTPSecret] = n
+		}
+		return fresh
+	}
 	for {
 		now := time.Now()
 		for _, at := range []time.Time{now, now.Add(step)} {
-			if n := at.Unix() / int64(step.Seconds()); n > spent[u.TOTPSecret] {
-				spent[u.TOTPSecret] = n
+			if spend(at.Unix() / int64(step.Seconds())) {
 				code, err := totp.GenerateCode(u.TOTPSecret, at)
 				if err != nil {
 					t.Fatal(err)

@@ -41,19 +41,28 @@ func (r *Room) Dial(names map[string]string) func(ctx context.Context, network, 
 	}
 }
 
-// within does something in the room's network. A socket stays in the network it was made in. The thread that went there is never used
-// again: it ends with its goroutine, because that keeps it locked.
+// within does something in the room's network. A socket stays in the network it was made in. The thread comes back; one that cannot is
+// never used again, because it stays locked to a goroutine that has ended.
 func (r *Room) within(do func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		ns, err := os.Open("/proc/" + r.Pid + "/ns/net")
+		here, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer here.Close()
+		there, err := os.Open("/proc/" + r.Pid + "/ns/net")
 		if err == nil {
-			defer ns.Close()
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+			defer there.Close()
+			err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET)
 		}
 		if err == nil {
 			err = do()
+		}
+		if unix.Setns(int(here.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
 		}
 		done <- err
 	}()

@@ -44,6 +44,10 @@ func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 	p := &Process{Cmd: cmd, t: t, seen: make(chan struct{}, 1), quiet: make(chan struct{}), done: make(chan struct{})}
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // a run that is killed leaves nothing behind
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", cmd.Path, err)
 	}

@@ -18,6 +18,7 @@ type Room struct {
 	Name string
 	Pid  string // of the room's first process, as this machine sees it
 	t    testing.TB
+	root *os.Root // its files, and nothing outside them, whatever its links say
 	end  func()
 }
 
@@ -61,13 +62,31 @@ func NewRoom(t testing.TB, name string) *Room {
 	if !ok {
 		t.Fatalf("the room %s did not stand up: %q, %v", name, line, err)
 	}
-	r := &Room{Name: name, Pid: pid, t: t, end: end}
+	root, err := os.OpenRoot(filepath.Join("/proc", pid, "root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	if sameFolder(t, root, "/") {
+		t.Fatalf("the room %s has this machine's own files", name)
+	}
+	r := &Room{Name: name, Pid: pid, t: t, root: root, end: end}
 	r.Run("ip", "link", "set", "lo", "up").OK(t)
 	return r
 }
 
-// Path is where this machine finds a file of the room.
-func (r *Room) Path(name string) string { return filepath.Join("/proc", r.Pid, "root", name) }
+func sameFolder(t testing.TB, root *os.Root, path string) bool {
+	t.Helper()
+	a, err := root.Stat(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.SameFile(a, b)
+}
 
 // enter puts a command into the room.
 func (r *Room) enter(args ...string) []string {
@@ -108,13 +127,15 @@ func (r *Room) Wire(mine string, other *Room, theirs string) {
 // Put writes a file into the room.
 func (r *Room) Put(name string, data []byte, mode os.FileMode) {
 	r.t.Helper()
-	if err := os.MkdirAll(filepath.Dir(r.Path(name)), 0o755); err != nil {
-		r.t.Fatal(err)
+	name = strings.TrimPrefix(name, "/")
+	err := r.root.MkdirAll(filepath.Dir(name), 0o755)
+	if err == nil {
+		err = r.root.WriteFile(name, data, mode)
 	}
-	if err := os.WriteFile(r.Path(name), data, mode); err != nil {
-		r.t.Fatal(err)
+	if err == nil {
+		err = r.root.Chmod(name, mode)
 	}
-	if err := os.Chmod(r.Path(name), mode); err != nil {
+	if err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -126,8 +147,7 @@ func Packages(t testing.TB, version, arch string, names ...string) map[string]st
 		names = []string{"threshold", "threshold-node", "threshold-tsh"}
 	}
 	root := filepath.Dir(filepath.Dir(Bin(t, "tsh")))
-	cmd := exec.Command("make", "-C", root, "deb", "VERSION="+version, "DEB_ARCHES="+arch, "DEB_PACKAGES="+strings.Join(names, " "))
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := Build("make", "-C", root, "deb", "VERSION="+version, "DEB_ARCHES="+arch, "DEB_PACKAGES="+strings.Join(names, " ")); err != nil {
 		t.Fatalf("make deb: %v\n%s", err, out)
 	}
 	debs := map[string]string{}

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -59,10 +59,11 @@ func (s *Systemd) start(name string) {
 		s.room.Run(append(u.become(), strings.Fields(pre)...)...).OK(s.t)
 	}
 	socket := "/run/notify-" + name
-	_ = os.Remove(s.room.Path(socket))
-	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.room.Path(socket), Net: "unixgram"})
+	// The folder is a file system of the room's own, without links.
+	_ = s.room.root.Remove(socket[1:])
+	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join("/proc", s.room.Pid, "root", socket), Net: "unixgram"})
 	if err == nil {
-		err = os.Chmod(s.room.Path(socket), 0o777)
+		err = s.room.root.Chmod(socket[1:], 0o777)
 	}
 	if err != nil {
 		s.t.Fatal(err)

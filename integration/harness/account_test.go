@@ -1,0 +1,29 @@
+//go:build integration
+
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"os/user"
+	"testing"
+)
+
+func TestAccountsOfRunsThatAreNoMoreAreRemoved(t *testing.T) {
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("thorphan%d", gone.Process.Pid)
+	AsRoot(t, "useradd", "--create-home", "--comment", fmt.Sprint(accountOf, gone.Process.Pid), name)
+	mine := MakeAccount(t, "thheir")
+	var unknown user.UnknownUserError
+	if _, err := user.Lookup(name); !errors.As(err, &unknown) {
+		t.Errorf("got %v, want the account of a run that has ended removed", err)
+	}
+	MakeAccount(t, "thother")
+	if _, err := user.Lookup(mine.Username); err != nil {
+		t.Errorf("got %v, want the account of this run kept", err)
+	}
+}
