@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/fault"
 )
 
 // accept serves one listener until it is closed.
@@ -89,5 +91,9 @@ func failed(to Addr, err error) string {
 	if open.Message == "" {
 		return fmt.Sprintf("no connection to %s by way of the node: %s", to, open.Reason)
 	}
-	return fmt.Sprintf("no connection to %s by way of the node: %s", to, open.Message)
+	why, remedy := fault.SplitLine(open.Message)
+	if remedy != "" {
+		why += "; " + remedy
+	}
+	return fmt.Sprintf("no connection to %s by way of the node: %s", to, why)
 }
