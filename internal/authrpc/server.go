@@ -132,7 +132,7 @@ func (s *Server) note(name string, c Caller, public *fault.Error, err error) {
 	if public.Kind == fault.Internal {
 		level = slog.LevelError
 	}
-	s.log.Log(context.Background(), level, "call refused", "route", name, "caller", callerName(c), "kind", public.Kind, "id", public.ID,
+	s.log.Log(context.Background(), level, "call refused", "route", name, "caller", callerName(c), "from", c.Addr, "via", c.Via, "kind", public.Kind, "id", public.ID,
 		"unlogged_before", s.unlogged.Swap(0), "err", err)
 }
 
