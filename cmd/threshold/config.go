@@ -17,6 +17,7 @@ import (
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/daemon"
 	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/proxy"
@@ -125,7 +126,10 @@ func (s spec) Check(report func(path, format string, args ...any)) {
 		}
 	}
 	if s.Drain > maxDrain {
-		report("drain", "is %s, it must be at most %s", s.Drain, maxDrain)
+		report("drain", "is %s, it must be at most 1h", s.Drain)
+	}
+	if s.Auth != nil {
+		s.Auth.check(report)
 	}
 	if s.Proxy != nil {
 		s.Proxy.check(s.Auth != nil, report)
@@ -135,7 +139,32 @@ func (s spec) Check(report func(path, format string, args ...any)) {
 	}
 }
 
+func (a authSpec) check(report func(path, format string, args ...any)) {
+	checkListen("auth.listen", a.Listen, report)
+	if a.Replica != "" && identity.CheckNodeName(a.Replica) != nil {
+		report("auth.replica", "%q is not a lower-case host name", a.Replica)
+	}
+}
+
+// checkListen looks at the form alone: whether the port is free shows at the start.
+func checkListen(path, addr string, report func(path, format string, args ...any)) {
+	_, port, err := net.SplitHostPort(addr)
+	if _, bad := strconv.ParseUint(port, 10, 16); addr != "" && (err != nil || bad != nil) {
+		report(path, "%q is no address to listen on: write host:port, or :port for all of this machine's", addr)
+	}
+}
+
 func (p proxySpec) check(besideAuth bool, report func(path, format string, args ...any)) {
+	checkListen("proxy.listen", p.Listen, report)
+	if len(p.Public) == 0 {
+		report("proxy", "needs public, the addresses that people type")
+	}
+	if p.Name != "" && identity.CheckNodeName(p.Name) != nil {
+		report("proxy.name", "%q is not a lower-case host name", p.Name)
+	}
+	if _, port, err := net.SplitHostPort(p.Auth); p.Auth != "" && (err != nil || port == "") {
+		report("proxy.auth", "%q is no address: write host:port, as auth.internal:3025", p.Auth)
+	}
 	if (p.CertFile == "") != (p.KeyFile == "") {
 		report("proxy", "cert_file and key_file belong together")
 	}
@@ -207,6 +236,12 @@ func (p proxySpec) hostNames() (out []string) {
 }
 
 func (n nodeSpec) check(besideProxy bool, report func(path, format string, args ...any)) {
+	if n.Name != "" && identity.CheckNodeName(n.Name) != nil {
+		report("node.name", "%q is not a lower-case host name", n.Name)
+	}
+	if _, err := egress.New(egress.Config{HTTPSProxy: n.HTTPSProxy}); err != nil {
+		report("node.https_proxy", "%s", fault.Message(err))
+	}
 	if len(n.Proxies) == 0 && !besideProxy {
 		report("node", "needs proxies, the cluster's public address, because this server runs no proxy")
 	}

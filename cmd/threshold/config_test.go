@@ -51,6 +51,11 @@ func TestCheckSaysEverythingThatIsWrongAtOnce(t *testing.T) {
 		{"the PROXY protocol of nobody", "  auth: {}\n  proxy: {public: [a.example.com], proxy_protocol: true}\n", []string{"proxy.proxy_protocol", "needs balancers"}},
 		{"balancers that are no networks", "  auth: {}\n  proxy: {public: [a.example.com], balancers: [lb.example.com], penalty_exempt: [10.0.0.0/33]}\n",
 			[]string{"balancers[0]", "penalty_exempt[0]"}},
+		{"addresses that are none", "  auth: {listen: nonsense}\n  proxy: {public: [a.example.com], listen: ':https', auth: auth.internal}\n",
+			[]string{`auth.listen: "nonsense" is no address to listen on`, `proxy.listen: ":https"`, `proxy.auth: "auth.internal" is no address`}},
+		{"names that are none", "  auth: {replica: a b}\n  proxy: {public: [], name: A_B}\n  node: {name: a b, https_proxy: 'ftp://gate'}\n",
+			[]string{`auth.replica: "a b" is not`, "proxy: needs public", `proxy.name: "A_B" is not`, `node.name: "a b" is not`, "node.https_proxy: "}},
+		{"every form of an address", "  auth: {listen: '[::]:3025'}\n  proxy: {public: ['[2001:db8::1]:443'], listen: 'localhost:8443'}\n", []string{"ok, runs auth, proxy"}},
 		{"an unknown key", "  auth: {listn: x}\n", []string{"listn"}},
 	} {
 		code, said := told(t, "check", "--config", put(t, "threshold.yaml", head+tt.spec))
@@ -74,6 +79,25 @@ func TestCheckReadsTheFilesThatAreNamed(t *testing.T) {
 	web := put(t, "threshold.yaml", head+"  auth: {}\n  proxy: {public: [a.example.com], cert_file: /none.pem, key_file: /none.key}\n")
 	if code, said := told(t, "check", "--config", web); code != 1 || !strings.Contains(said, "/none.pem") {
 		t.Errorf("got %d, %q, want the missing certificate named", code, said)
+	}
+}
+
+// Whoever forgets to become the service's account would leave files that the service cannot read, its keys among them.
+func TestRootDoesNotWriteIntoAnotherAccountsFolder(t *testing.T) {
+	data := t.TempDir()
+	if os.Geteuid() == 0 {
+		if err := os.Chown(data, 12345, 12345); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := put(t, "threshold.yaml", "kind: server\nversion: v1\nspec: {data: "+data+", auth: {listen: '127.0.0.1:0'}}\n")
+	code, said := told(t, "start", "--config", cfg)
+	want := "belongs to the account 12345"
+	if os.Geteuid() != 0 {
+		want = "there is no cluster" // one's own folder is another matter
+	}
+	if code != 1 || !strings.Contains(said, want) {
+		t.Errorf("got %d, %q, want %q", code, said, want)
 	}
 }
 

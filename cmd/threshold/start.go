@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -56,6 +58,9 @@ func start(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := ownFolder(spec.Data); err != nil {
+		return err
+	}
 	o.log = o.log.Or(spec.Log)
 	health, err := daemon.ListenHealth(spec.Health)
 	if err != nil {
@@ -73,6 +78,24 @@ func start(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return nil
 	}
 	return err
+}
+
+// ownFolder refuses that root writes into the folder of the account that a service runs as: the service could read none of it.
+func ownFolder(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil // whoever makes it owns it
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || os.Geteuid() != 0 || st.Uid == 0 {
+		return nil
+	}
+	owner := strconv.FormatUint(uint64(st.Uid), 10)
+	if u, err := user.LookupId(owner); err == nil {
+		owner = u.Username
+	}
+	return fault.New(fault.Denied, "threshold start", "the data folder "+dir+" belongs to the account "+owner+", and this is root",
+		"run it as that account: runuser -u "+owner+" -- threshold start …; or make the folder root's: chown -R root "+dir)
 }
 
 // serve starts the parts in order, each ready before the next begins, and waits for the end.
