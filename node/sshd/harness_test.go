@@ -115,6 +115,33 @@ func (r *rig) setRules(set rules.Set) {
 	r.mu.Unlock()
 }
 
+// atHome is this account with a home of the test's own: what people have in theirs, shells run and tests would wait for.
+func atHome(t testing.TB) session.Accounts {
+	t.Helper()
+	u, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := session.ThisMachine()
+	a.Root = t.TempDir()
+	etc := filepath.Join(a.Root, "etc")
+	if err := errors.Join(os.Mkdir(etc, 0o755), os.WriteFile(filepath.Join(etc, "group"), nil, 0o600),
+		os.WriteFile(filepath.Join(etc, "passwd"), []byte(fmt.Sprintf("%s:x:%s:%s::%s:/bin/bash\n", u.Username, u.Uid, u.Gid, t.TempDir())), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// home is where sessions start.
+func (r *rig) home() string {
+	r.t.Helper()
+	acc, err := r.cfg.Accounts.Find(identity.Login(me()))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return acc.Home
+}
+
 func newRig(t testing.TB, change func(*sshd.Config)) *rig {
 	t.Helper()
 	c := membertest.New(t)
@@ -125,7 +152,7 @@ func newRig(t testing.TB, change func(*sshd.Config)) *rig {
 	}
 	r := &rig{t: t, cluster: c, member: m}
 	r.allow(everything("ops"))
-	r.cfg = sshd.Config{Identity: m.Identity, Host: m.HostSigner, Record: r.record, Accounts: session.ThisMachine(), Now: time.Now,
+	r.cfg = sshd.Config{Identity: m.Identity, Host: m.HostSigner, Record: r.record, Accounts: atHome(t), Now: time.Now,
 		Rules: func() *rules.Trust { r.mu.Lock(); defer r.mu.Unlock(); return r.trust },
 		Log:   slog.New(slog.NewTextHandler(r, nil))}
 	if change != nil {

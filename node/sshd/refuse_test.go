@@ -20,6 +20,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/node/session"
 	"github.com/threshold-access/threshold/node/sshd"
 )
 
@@ -503,7 +504,7 @@ func TestWhatCannotBeRecordedDoesNotStart(t *testing.T) {
 }
 
 func TestAccountsThatCannotBeUsed(t *testing.T) {
-	r := newRig(t, func(c *sshd.Config) { c.Accounts.UID = 12345 }) // as a node that is not root
+	r := newRig(t, func(c *sshd.Config) { c.Accounts = session.Accounts{UID: 12345} }) // as a node that is not root
 	role := everything("ops")
 	role.Allow[0].Logins = access.Strings{me(), "no-such-account", "daemon"}
 	r.allow(role)

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -52,8 +51,8 @@ func TestACommandRunsAndTellsHowItEnded(t *testing.T) {
 
 func TestTheEnvironmentIsClean(t *testing.T) {
 	t.Setenv("NODE_SECRET", "must not be seen")
-	c := newRig(t, nil).client()
-	s := newSession(t, c)
+	r := newRig(t, nil)
+	s := newSession(t, r.client())
 	for _, v := range [][2]string{{"LANG", "C.UTF-8"}, {"LC_TIME", "ko_KR.UTF-8"}} {
 		if err := s.Setenv(v[0], v[1]); err != nil {
 			t.Errorf("%s: got %v, want it allowed", v[0], err)
@@ -71,8 +70,7 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	home, _ := os.UserHomeDir()
-	for _, want := range []string{"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + home, "USER=" + me(), "LOGNAME=" + me(), "THRESHOLD_USER=alice@example.com", "THRESHOLD_NODE=web-1", "PATH=/usr/local"} {
+	for _, want := range []string{"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + r.home(), "USER=" + me(), "LOGNAME=" + me(), "THRESHOLD_USER=alice@example.com", "THRESHOLD_NODE=web-1", "PATH=/usr/local"} {
 		if !strings.Contains("\n"+string(out), "\n"+want) {
 			t.Errorf("got no %s in %s", want, out)
 		}
@@ -319,9 +317,8 @@ func TestFilesThereAndBackBySFTP(t *testing.T) {
 		t.Errorf("got %d bytes back (%v), want the same %d", back.Len(), err, len(data))
 	}
 	g.Close()
-	home, _ := os.UserHomeDir()
-	if wd, err := c.Getwd(); err != nil || wd != home {
-		t.Errorf("got working directory %q (%v), want %q", wd, err, home)
+	if wd, err := c.Getwd(); err != nil || wd != r.home() {
+		t.Errorf("got working directory %q (%v), want %q", wd, err, r.home())
 	}
 	c.Close()
 	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
