@@ -99,7 +99,11 @@ func readHeader(r io.Reader) (Header, error) {
 	return h, nil
 }
 
-var byRE = regexp.MustCompile(`^[a-z]{1,16}$`)
+var (
+	byRE = regexp.MustCompile(`^[a-z]{1,16}$`)
+	// zoneRE is the name of a network interface. A zone can be any text, and addresses get into environments, records and terminals.
+	zoneRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
+)
 
 func (h Header) check() error {
 	if h.V != Version {
@@ -108,8 +112,12 @@ func (h Header) check() error {
 	if len(h.From) > 64 {
 		return fmt.Errorf("tunnel: the client's address is too long")
 	}
-	if _, err := netip.ParseAddrPort(h.From); err != nil {
+	from, err := netip.ParseAddrPort(h.From)
+	if err != nil {
 		return fmt.Errorf("tunnel: the client's address: %w", err)
+	}
+	if zone := from.Addr().Zone(); zone != "" && !zoneRE.MatchString(zone) {
+		return fmt.Errorf("tunnel: the client's address has the zone %q", zone)
 	}
 	if !byRE.MatchString(h.By) {
 		return fmt.Errorf("tunnel: %q is no way to come by", h.By)

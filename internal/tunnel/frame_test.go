@@ -23,7 +23,7 @@ func headerBytes(t testing.TB, h Header) []byte {
 }
 
 func TestHeaderRoundTrip(t *testing.T) {
-	for _, want := range []Header{{V: 1, From: "192.0.2.7:1", By: "dial"}, {V: 1, From: "[2001:db8::1]:65535", By: "ssh"}} {
+	for _, want := range []Header{{V: 1, From: "192.0.2.7:1", By: "dial"}, {V: 1, From: "[2001:db8::1]:65535", By: "ssh"}, {V: 1, From: "[fe80::1%eth0.7]:1", By: "ssh"}} {
 		got, err := readHeader(bytes.NewReader(headerBytes(t, want)))
 		if err != nil || got != want {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
@@ -38,6 +38,8 @@ func TestReadHeaderRefuses(t *testing.T) {
 		"half a frame":          headerBytes(t, Header{V: 1, From: "192.0.2.7:1", By: "dial"})[:12],
 		"a newer version":       headerBytes(t, Header{V: 2, From: "192.0.2.7:1", By: "dial"}),
 		"a name as address":     headerBytes(t, Header{V: 1, From: "web-1:22", By: "dial"}),
+		"a zone of odd text":    headerBytes(t, Header{V: 1, From: "[fe80::1%\x1b[2J]:1", By: "dial"}),
+		"a zone of words":       headerBytes(t, Header{V: 1, From: "[fe80::1%eth0 22 ::1]:1", By: "dial"}),
 		"no way to come by":     headerBytes(t, Header{V: 1, From: "192.0.2.7:1"}),
 		"a frame of other kind": {byte(frameRules), 0, 0, 0, 2, '{', '}'},
 		"text that is no JSON":  {byte(frameHeader), 0, 0, 0, 2, 'h', 'i'},
