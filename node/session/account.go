@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,13 +163,19 @@ func lines(path string, each func([]string) bool) error {
 	return s.Err()
 }
 
-// interactive reports whether the account's shell lets anyone in. For a shell it runs and says so itself; files have no other guard.
-func (acc Account) interactive() bool {
-	switch filepath.Base(acc.Shell) {
-	case "nologin", "false", "true", "sync", "halt", "shutdown":
+// opens reports whether the account's shell is one that lets people do as they like (shells(5)). A shell that does not is run and says so
+// itself; files have no other guard.
+func (a Accounts) opens(shell string) bool {
+	switch filepath.Base(shell) {
+	case "nologin", "false", "true", "sync", "halt", "shutdown", "rbash", "rksh", "rzsh": // which some machines list
 		return false
 	}
-	return true
+	listed := false
+	err := lines(a.file("etc/shells"), func(f []string) bool {
+		listed = len(f) == 1 && f[0] == shell
+		return !listed
+	})
+	return listed || errors.Is(err, fs.ErrNotExist)
 }
 
 // become makes the attributes under which a process runs as the account. Only root can, and need, change them.

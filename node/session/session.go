@@ -113,9 +113,9 @@ func (a Accounts) command(acc Account, s Spec) (*exec.Cmd, error) {
 	case Exec:
 		cmd.Args = []string{argv0(acc.Shell, false), "-c", s.Command}
 	case SFTP:
-		if !acc.interactive() {
-			return nil, fault.New(fault.Denied, "session.Start", fmt.Sprintf("the login shell of %s is %s, which lets nobody in", acc.Login, acc.Shell),
-				"ask an administrator to give the account a shell, or use another login")
+		if !a.opens(acc.Shell) {
+			return nil, fault.New(fault.Denied, "session.Start", fmt.Sprintf("the login shell of %s is %s, which opens no files", acc.Login, acc.Shell),
+				"ask an administrator to give the account a shell of /etc/shells, or use another login")
 		}
 		cmd.Path, cmd.Args, cmd.Dir = selfPath, []string{helperName, sftpGuard}, "/" // it goes home by itself
 	default:

@@ -267,6 +267,32 @@ func TestAShellThatLetsNobodyIn(t *testing.T) {
 	}
 }
 
+// A shell that restricts people is no guard of their files once they are served by something else; sshd has the shell start that.
+func TestFilesAreForShellsThatDoNotRestrict(t *testing.T) {
+	for shells, want := range map[string]map[string]bool{
+		"# /etc/shells\n/bin/sh\n/bin/rbash\n/usr/sbin/nologin\n": {"/bin/sh": true, "/bin/rbash": false, "/usr/sbin/nologin": false, "/usr/bin/git-shell": false},
+		"": {"/bin/sh": true, "/usr/bin/git-shell": true, "/bin/false": false}, // a machine that does without the list
+	} {
+		files := map[string]string{}
+		if shells != "" {
+			files["etc/shells"] = shells
+		}
+		a := session.ThisMachine()
+		a.Root = machine(t, files)
+		for shell, want := range want {
+			acc := self(t)
+			acc.Shell = shell
+			p, err := a.Start(acc, session.Spec{Kind: session.SFTP})
+			if (err == nil) != want || err != nil && (!fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), shell)) {
+				t.Errorf("%s: got %v, want files served %v", shell, err, want)
+			}
+			if err == nil {
+				p.Run(t.Context(), session.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard})
+			}
+		}
+	}
+}
+
 func TestTheEndOfTheContextEndsAProgramThatWaitsForItsOutputToBeTaken(t *testing.T) {
 	p, err := session.ThisMachine().Start(self(t), session.Spec{Kind: session.Exec, Command: "cat /dev/zero"})
 	if err != nil {
