@@ -223,7 +223,7 @@ func openProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string)
 	ways := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: still{trust}, Log: proxytest.Log()})
 	fronts := jump.New(jump.Config{Cluster: membertest.Name, Rules: still{trust}, Ways: ways, Auth: client, HostSigner: c.HostKey, Log: proxytest.Log()})
 	m := mux.New(mux.Config{Listener: p, Cluster: membertest.Name, AuthAddr: c.Addr(), Rules: still{trust}, Service: c.TLSCertificate,
-		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Serve, ServeWeb: func(conn net.Conn) { conn.Close() }, Log: proxytest.Log()})
+		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Attach, ServeWeb: func(conn net.Conn) { conn.Close() }, Log: proxytest.Log()})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()

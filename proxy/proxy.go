@@ -196,7 +196,7 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 		Connect: func(outer, stream net.Conn) { door.Enter(outer, stream) }, KeepAlive: cfg.KeepAlive, Balancers: forwarders, Now: cfg.Now, Log: cfg.Log})
 	browsers := newHandover(cfg.Listener.Addr())
 	door = mux.New(mux.Config{Listener: cfg.Listener, Cluster: me.Cluster, AuthAddr: cfg.AuthAddr, Rules: carrier, Introduce: introduce(m), Service: m.TLSCertificate, Web: shown.cert, Challenge: shown.challenge,
-		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Serve, ServeWeb: browsers.take,
+		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Attach, ServeWeb: browsers.take,
 		Balancers: cfg.Balancers, ProxyProtocol: cfg.ProxyProtocol, Exempt: cfg.PenaltyExempt, Drain: cfg.Drain, Now: cfg.Now, Log: cfg.Log})
 
 	stack := lifecycle.New(ctx)

@@ -103,3 +103,18 @@ func TestPinnedTLSShowsTheClientsCertificate(t *testing.T) {
 		t.Errorf("got TLS %x for %v, want 1.3 for one protocol", cfg.MinVersion, cfg.NextProtos)
 	}
 }
+
+// Proxies trust the signing authorities themselves, auth the root above them: the chain goes where it is needed.
+func TestOnlyAuthIsShownTheChain(t *testing.T) {
+	whole := &tls.Certificate{Certificate: [][]byte{{1}, {2}, {3}}}
+	own := func() (*tls.Certificate, error) { return whole, nil }
+	for alpn, want := range map[string]int{identity.ALPNTunnel: 1, identity.ALPNDial: 1, identity.ALPNAuth: 3} {
+		got, err := identity.PinnedTLS(identity.Pin{}, "c", alpn, own, time.Now).GetClientCertificate(nil)
+		if err != nil || len(got.Certificate) != want {
+			t.Errorf("%s: got %v, %v, want %d certificates", alpn, got, err, want)
+		}
+	}
+	if len(whole.Certificate) != 3 {
+		t.Error("got the certificate itself cut")
+	}
+}

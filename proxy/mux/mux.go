@@ -51,9 +51,10 @@ type Config struct {
 
 	// The servers own the connection, and return when it has ended or soon after ctx has. ServeSSH calls settled once it knows the peer,
 	// and returns why it never did; a fault.Denied says that what the peer showed is not good, a fault.Expired that it was.
-	ServeSSH    func(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error
-	ServeDial   func(ctx context.Context, conn net.Conn, user identity.Peer)
-	ServeTunnel func(ctx context.Context, conn net.Conn, node identity.Peer)
+	ServeSSH  func(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error
+	ServeDial func(ctx context.Context, conn net.Conn, user identity.Peer)
+	// ServeTunnel greets the node, and returns what then serves the tunnel; nil if there is none.
+	ServeTunnel func(ctx context.Context, conn net.Conn, node identity.Peer) (serve func())
 	ServeWeb    func(conn net.Conn) // hands over: returns at once
 
 	// Balancers are the networks of balancers in front of this port. Everybody comes from their addresses, so what is counted by network

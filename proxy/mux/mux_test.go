@@ -148,7 +148,10 @@ func serveAs(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *port {
 		c.Close()
 		return nil
 	}
-	cfg.ServeDial, cfg.ServeTunnel = end("dial"), end("tunnel")
+	cfg.ServeDial = end("dial")
+	cfg.ServeTunnel = func(ctx context.Context, c net.Conn, node identity.Peer) func() {
+		return func() { end("tunnel")(ctx, c, node) }
+	}
 	cfg.ServeWeb = func(c net.Conn) { p.came <- served{by: "web", from: c.RemoteAddr().String()}; c.Close() }
 	p.mux = mux.New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -85,11 +85,22 @@ func (m *Mux) servePeer(ctx context.Context, v *visit, name string) {
 	m.settle(v, peer.Identity)
 	if name == identity.ALPNTunnel {
 		m.counters.Tunnel.Add(1)
-		m.cfg.ServeTunnel(ctx, tc, peer)
+		if serve := m.cfg.ServeTunnel(ctx, tc, peer); serve != nil {
+			m.goOn(tc, serve)
+		}
 		return
 	}
 	m.counters.Dial.Add(1)
-	m.sessions.within(tc, func() { m.cfg.ServeDial(ctx, tc, peer) })
+	m.goOn(tc, func() { m.sessions.within(tc, func() { m.cfg.ServeDial(ctx, tc, peer) }) })
+}
+
+// goOn serves in a goroutine of its own: the one that verified the peer has grown a stack of 16 kB or more for that, and a tunnel stands
+// for days.
+func (m *Mux) goOn(conn net.Conn, serve func()) {
+	m.all.Go(func() {
+		defer m.recover(conn)
+		serve()
+	})
 }
 
 func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, deadline time.Time) (*tls.Conn, error) {

@@ -71,25 +71,28 @@ func New(cfg Config) *Tunnels {
 		greets: map[identity.NodeID]int{}}
 }
 
-// Serve greets the node on its verified connection and keeps the tunnel until it ends or ctx does. It takes conn over.
-func (t *Tunnels) Serve(ctx context.Context, conn net.Conn, node identity.Peer) {
+// Attach greets the node on its verified connection. It returns what keeps the tunnel until it ends or ctx does; nil if there is none.
+// It takes conn over.
+func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer) (serve func()) {
 	log := t.cfg.Log.With("node", node.Name, "id", node.ID, "from", conn.RemoteAddr())
 	end, err := t.greet(ctx, conn, node)
 	switch {
 	case errors.Is(err, tunnel.ErrLeft): // its tunnel to this proxy stands: this was a look for another one
 		log.Debug("spare tunnel", "err", err)
-		return
+		return nil
 	case err != nil:
 		log.Warn("tunnel refused", "err", err)
-		return
+		return nil
 	}
-	w := &way{node: node, end: end}
-	t.add(w)
-	log.Info("node attached", "version", end.Version())
-	err = t.carry(ctx, w)
-	t.remove(w)
-	end.Close()
-	log.Info("node detached", "err", err)
+	return func() {
+		w := &way{node: node, end: end}
+		t.add(w)
+		log.Info("node attached", "version", end.Version())
+		err := t.carry(ctx, w)
+		t.remove(w)
+		end.Close()
+		log.Info("node detached", "err", err)
+	}
 }
 
 // greet greets the node, unless it is being greeted on many connections already.

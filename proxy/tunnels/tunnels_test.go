@@ -75,12 +75,19 @@ type link struct {
 	served chan struct{}
 }
 
+// serve attaches the node and keeps its tunnel.
+func serve(ctx context.Context, t *tunnels.Tunnels, conn net.Conn, node identity.Peer) {
+	if keep := t.Attach(ctx, conn, node); keep != nil {
+		keep()
+	}
+}
+
 func (h *house) attach(m machine, version string) link {
 	h.t.Helper()
 	near, far := net.Pipe()
 	l := link{served: make(chan struct{})}
 	go func() {
-		h.Serve(h.ctx, near, identity.Peer{Identity: m.id, Cert: m.leaf})
+		serve(h.ctx, h.Tunnels, near, identity.Peer{Identity: m.id, Cert: m.leaf})
 		close(l.served)
 	}()
 	var err error
@@ -244,7 +251,7 @@ func TestOneNodesGreetingsAreBounded(t *testing.T) {
 		near, far := net.Pipe()
 		silent = append(silent, far)
 		go func() {
-			h.Serve(h.ctx, near, identity.Peer{Identity: m.id, Cert: m.leaf})
+			serve(h.ctx, h.Tunnels, near, identity.Peer{Identity: m.id, Cert: m.leaf})
 			ended <- struct{}{}
 		}()
 	}
@@ -272,7 +279,10 @@ func TestAGreetingThatIsRefusedAttachesNothing(t *testing.T) {
 	m, other := h.machine("web-1"), h.machine("web-2")
 	near, far := net.Pipe()
 	served := make(chan struct{})
-	go func() { h.Serve(t.Context(), near, identity.Peer{Identity: m.id, Cert: m.leaf}); close(served) }()
+	go func() {
+		serve(t.Context(), h.Tunnels, near, identity.Peer{Identity: m.id, Cert: m.leaf})
+		close(served)
+	}()
 	if _, err := tunnel.Connect(t.Context(), far, other.cert.PrivateKey.(crypto.Signer), m.id.ID, "v1", time.Now); !fault.Is(err, fault.Denied) {
 		t.Errorf("got %v, want denied", err)
 	}
@@ -291,7 +301,7 @@ func TestANodeThatLeavesWithoutAGreetingIsNoCauseForAWarning(t *testing.T) {
 	quiet := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.news, Log: slog.New(slog.NewTextHandler(&said, nil))})
 	near, far := net.Pipe()
 	far.Close()
-	quiet.Serve(t.Context(), near, identity.Peer{Identity: m.id, Cert: m.leaf})
+	serve(t.Context(), quiet, near, identity.Peer{Identity: m.id, Cert: m.leaf})
 	if said.Len() > 0 {
 		t.Errorf("got %q in the log, want nothing", &said)
 	}
