@@ -307,6 +307,9 @@ func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 	if err != nil || !strings.Contains(string(b), w.keys.Pin().String()) || strings.Contains(string(b), "alice") {
 		t.Errorf("got %s (%v), want the pin and no person", b, err)
 	}
+	if r := c.run("logout"); r.code != 0 || !strings.Contains(r.stderr, "Nobody was logged in at "+w.addr) {
+		t.Errorf("got %+v, want it told that there was nothing to do", r)
+	}
 	c.refused(1, []string{"ls"}, "not logged in", "tsh login --proxy "+w.addr)
 	c.refused(1, []string{"status"}, "not logged in")
 }

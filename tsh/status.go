@@ -160,6 +160,9 @@ func (a *app) runLogout(all bool) error {
 			return err
 		}
 		if !i.LoggedIn() {
+			if !all {
+				fmt.Fprintf(a.Stderr, "Nobody was logged in at %s.\n", i.Proxy)
+			}
 			continue
 		}
 		a.forgetKeys(i)

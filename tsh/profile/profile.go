@@ -208,8 +208,8 @@ func (p *Profile) CheckTime(now time.Time) error {
 		return fault.Wrap(old, fault.Expired, "", "the "+old.Error(), "set this machine's clock, then try again")
 	}
 	if !now.Before(leaf.NotAfter) {
-		return fault.New(fault.Expired, "", fmt.Sprintf("the login at %s ended at %s, %s ago", p.Proxy,
-			leaf.NotAfter.Local().Format("2006-01-02 15:04"), now.Sub(leaf.NotAfter).Round(time.Minute)), loginAgain(p.Proxy))
+		return fault.New(fault.Expired, "", fmt.Sprintf("the login at %s ended at %s", p.Proxy,
+			leaf.NotAfter.Local().Format("2006-01-02 15:04")), loginAgain(p.Proxy))
 	}
 	return nil
 }
