@@ -13,40 +13,55 @@ import (
 // maxNames is how many entries one answer has. With names of 255 bytes twice, they stay below the size of a packet.
 const maxNames = 100
 
-// readDir answers with the next entries, the folder itself and its parent first, as OpenSSH's server does.
+// readDir answers with the next entries, the folder itself and its parent first, as OpenSSH's server does. There is at least one: clients
+// take an answer without any for the end.
 func (s *server) readDir(p *packet) error {
 	h, err := s.handle(p, true)
 	if err != nil {
 		return err
 	}
+	for {
+		list, err := h.names()
+		if err != nil {
+			return err
+		}
+		if b, n := s.entries(h, list); n > 0 {
+			s.answer(typeName, func(out []byte) []byte {
+				return append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(out, p.id), n), b...)
+			})
+			return nil
+		}
+	}
+}
+
+// names are the next of a folder.
+func (h *handle) names() ([]string, error) {
 	var list []string
 	if !h.more {
 		list = []string{".", ".."}
 	}
 	more, err := h.file.Readdirnames(maxNames - len(list))
 	if err != nil && !errors.Is(err, io.EOF) {
-		return err
+		return nil, err
 	}
 	h.more = true
 	if list = append(list, more...); len(list) == 0 {
-		return io.EOF
+		return nil, io.EOF
 	}
-	s.answer(typeName, func(b []byte) []byte {
-		b = binary.BigEndian.AppendUint32(b, p.id)
-		at, n := len(b), uint32(0)
-		b = append(b, 0, 0, 0, 0)
-		for _, name := range list {
-			var st unix.Stat_t
-			if unix.Fstatat(int(h.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-				continue // it is gone again
-			}
-			b = appendAttrs(appendString(appendString(b, name), s.people.line(name, &st)), &st)
-			n++
+	return list, nil
+}
+
+// entries are those of the names that are still there, or that the account may look at, and how many.
+func (s *server) entries(h *handle, list []string) (b []byte, n uint32) {
+	for _, name := range list {
+		var st unix.Stat_t
+		if unix.Fstatat(int(h.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+			continue
 		}
-		binary.BigEndian.PutUint32(b[at:], n)
-		return b
-	})
-	return nil
+		b = appendAttrs(appendString(appendString(b, name), s.people.line(name, &st)), &st)
+		n++
+	}
+	return b, n
 }
 
 // kinds of files, as ls shows them.

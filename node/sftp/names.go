@@ -55,6 +55,9 @@ func first[K comparable](m map[K]string, key K, value string) {
 	}
 }
 
+// maxLine bounds one line: a group may have thousands of members.
+const maxLine = 1 << 20
+
 // each calls fn with the fields of the lines that are accounts or groups. Without the file, there are no names.
 func each(path string, fields int, fn func(f []string, id uint32)) {
 	file, err := os.Open(path)
@@ -62,7 +65,9 @@ func each(path string, fields int, fn func(f []string, id uint32)) {
 		return
 	}
 	defer file.Close()
-	for s := bufio.NewScanner(file); s.Scan(); {
+	s := bufio.NewScanner(file)
+	s.Buffer(nil, maxLine)
+	for s.Scan() {
 		f := strings.Split(s.Text(), ":")
 		if len(f) != fields {
 			continue

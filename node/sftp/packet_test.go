@@ -3,9 +3,11 @@ package sftp_test
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/threshold-access/threshold/node/sftp"
@@ -187,4 +189,38 @@ func harmless(b []byte) bool {
 		b = b[4+size:]
 	}
 	return true
+}
+
+// meanwhile does something when what stands before it was read.
+type meanwhile func()
+
+func (m meanwhile) Read([]byte) (int, error) { m(); return 0, io.EOF }
+
+// OpenSSH's client takes an answer without entries for the end of a folder.
+func TestEntriesThatAreGoneAgainDoNotEndAFolder(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 250 {
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := wire(12, 2, "\x00\x00\x00\x01")
+	empty := meanwhile(func() {
+		old, _ := filepath.Glob(filepath.Join(dir, "*"))
+		for _, name := range old {
+			_ = os.Remove(name)
+		}
+	})
+	var out bytes.Buffer
+	if err := sftp.Serve(io.MultiReader(bytes.NewReader(slices.Concat(hello, wire(11, 1, dir), list)), empty, bytes.NewReader(list)), &out); err != nil {
+		t.Fatal(err)
+	}
+	var last []byte
+	for out.Len() > 0 {
+		head := out.Next(4)
+		last = bytes.Clone(out.Next(int(binary.BigEndian.Uint32(head))))
+	}
+	if status(last) != 1 {
+		t.Errorf("got %x, want the end", last)
+	}
 }
