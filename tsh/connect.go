@@ -166,7 +166,7 @@ func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConf
 // heed keeps a node's word on why it ends the connection, and hands every other global request on.
 func (a *app) heed(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 	rest := make(chan *ssh.Request)
-	go func() { // ends with the connection, which its owner closes
+	a.heeding.Go(func() { // ends with the connection, which its owner closes
 		defer close(rest)
 		for r := range reqs {
 			if r.Type != dial.EndNotice {
@@ -176,12 +176,13 @@ func (a *app) heed(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 			text := string(r.Payload[:min(len(r.Payload), maxBanner)])
 			a.ended.Store(&text)
 		}
-	}()
+	})
 	return rest
 }
 
-// lost says why a connection without a session ended: in the node's words, if it had any.
+// lost says why a connection without a session, which is over, ended: in the node's words, if it had any.
 func (a *app) lost() error {
+	a.heeding.Wait() // its last word may have come with the end
 	if text := a.ended.Load(); text != nil {
 		if why, hint := nodeWords(*text); why != "" {
 			return fault.New(fault.Unavailable, "", "the node ended the connection: "+why, said(hint, "connect again"))

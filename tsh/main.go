@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,7 +41,9 @@ type app struct {
 	Env
 	proxy string // --proxy as typed
 	out   outward
-	ended atomic.Pointer[string] // what a node said of why it ends the connection
+
+	ended   atomic.Pointer[string] // what a node said of why it ends the connection
+	heeding sync.WaitGroup         // whoever listens for that, until the connection is over
 }
 
 // Main runs one command and returns its exit code.
