@@ -177,6 +177,31 @@ func TestAFewOffencesAreNotMinded(t *testing.T) {
 	})
 }
 
+// Who took a pinned certificate along does not make a network known with it.
+func TestAPinnedCertificateVouchesForItsNetworkAlone(t *testing.T) {
+	a := proxytest.New(t)
+	trust := open(t, a)
+	now := time.Now() // not the bubble's
+	alice := a.User("alice@example.com")
+	alice.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+	cert := a.UserCertificate(alice, nil)
+	for from, want := range map[string]bool{"192.0.2.1:5": true, "192.0.2.2:5": false} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLane()
+			p := serveAs(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Now: func() time.Time { return now }})
+			shows(l, from, cert)
+			if s := <-p.came; s.by != "dial" {
+				t.Errorf("%s: got %q, want dial, which tells what is wrong", from, s.by)
+			}
+			offend(l, from, 20)
+			if got := served1(l, p, from); got != want {
+				t.Errorf("%s: got served %v after offences, want %v", from, got, want)
+			}
+			p.stop()
+		})
+	}
+}
+
 // A program that goes on with the certificate of yesterday keeps nobody beside it from logging in.
 func TestCertificatesThatHaveEndedAreHardlyMinded(t *testing.T) {
 	a := proxytest.New(t)

@@ -287,10 +287,12 @@ func (m *Mux) serveSSH(ctx context.Context, v *visit) {
 	}
 }
 
-// settle notes that the peer is known.
+// settle notes that the peer is known. One who is pinned to another network is told so by the server, and vouches for none.
 func (m *Mux) settle(v *visit, who identity.Identity) {
 	v.release()
-	m.penalties.vouch(v.who, who.Expires.Sub(m.cfg.Now()))
+	if who.CheckFrom(v.RemoteAddr()) == nil {
+		m.penalties.vouch(v.who, who.Expires.Sub(m.cfg.Now()))
+	}
 }
 
 // refuse closes a connection that did not get as far as a server, and has its network pay for it.
