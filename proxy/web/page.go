@@ -22,7 +22,7 @@ var assetFiles embed.FS
 var pages = func() map[string]*template.Template {
 	out := map[string]*template.Template{}
 	for _, name := range []string{"home", "choose", "headless", "factor", "done", "approved", "error"} {
-		out[name] = template.Must(template.ParseFS(pageFiles, "pages/layout.html", "pages/"+name+".html"))
+		out[name] = template.Must(template.ParseFS(pageFiles, "pages/layout.html", "pages/codes.html", "pages/"+name+".html"))
 	}
 	return out
 }()
