@@ -40,7 +40,7 @@ func TestStockOpenSSHWorksBothWays(t *testing.T) {
 			if r.Stdout != "hello" || !strings.Contains(r.Stderr, "err") || r.Code != 5 {
 				t.Errorf("got %+v, want hello, err and 5", r)
 			}
-			if r := ssh("", "-W", "127.0.0.1:22"); r.Code == 0 {
+			if r := ssh("", "-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:22", "true"); r.Code != 255 {
 				t.Errorf("got %+v, want forwarding without a grant refused", r)
 			}
 		})

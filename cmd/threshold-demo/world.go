@@ -118,7 +118,7 @@ spec:
   allow:
     - nodes: {"*": "*"}
       logins: [%s]
-      actions: [shell, exec, sftp]
+      actions: [shell, exec, sftp, forward-local]
   options: {idle_timeout: 600s}
 ---
 kind: role
