@@ -44,7 +44,7 @@ func (a Accounts) attend(acc Account) (*attendant, error) {
 	c := &attendant{pidfd: -1, control: control, gone: make(chan struct{}), waiting: map[uint32]chan note{}, listeners: map[uint32]*socketListener{}}
 	c.cmd = &exec.Cmd{Path: selfPath, Args: []string{helperName, socketsGuard}, Env: helperEnv(acc), Dir: "/", Stdin: theirs, SysProcAttr: a.become(acc)} // it goes home by itself
 	c.cmd.SysProcAttr.Setsid, c.cmd.SysProcAttr.PidFD = true, &c.pidfd
-	if err := c.cmd.Start(); err != nil {
+	if err := a.apart(c.cmd); err != nil {
 		control.Close()
 		return nil, err
 	}

@@ -68,9 +68,9 @@ func (a Accounts) entered(acc Account, cmd *exec.Cmd, far bool) (*os.File, error
 }
 
 // startEntered starts what entered prepared, and waits until the program runs.
-func startEntered(cmd *exec.Cmd, report *os.File) error {
+func (a Accounts) startEntered(cmd *exec.Cmd, report *os.File) error {
 	defer report.Close()
-	err := cmd.Start()
+	err := a.apart(cmd)
 	_ = cmd.ExtraFiles[0].Close()
 	if err != nil {
 		return err

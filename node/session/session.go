@@ -175,14 +175,14 @@ func (p *Process) launch(a Accounts, acc Account) error {
 		return err
 	}
 	if report != nil {
-		return startEntered(p.cmd, report)
+		return a.startEntered(p.cmd, report)
 	}
 	p.cmd.Dir = pathOf(home)
-	err = p.cmd.Start()
+	err = a.apart(p.cmd)
 	if errors.Is(err, syscall.EACCES) { // a home that the account itself may not enter
 		c := p.cmd
 		p.cmd = &exec.Cmd{Path: c.Path, Args: c.Args, Env: c.Env, Dir: "/", SysProcAttr: c.SysProcAttr, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr}
-		err = p.cmd.Start()
+		err = a.apart(p.cmd)
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -238,6 +239,29 @@ func TestDescriptorsOfTheNodeStayWithTheNode(t *testing.T) {
 	_, out, _ := do(t, self(t), session.Spec{Kind: session.Exec, Command: "ls -l /proc/self/fd | grep -c passwd"}, "")
 	if strings.TrimSpace(out) != "0" {
 		t.Errorf("got %q descriptors of the node's in a session, want 0", out)
+	}
+}
+
+// Kernel keys that this process, or another account's program, can use are none of a program's.
+func TestProgramsShareNoSessionKeyring(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // one account has one keyring
+	}
+	runtime.LockOSThread() // whose keyring it is, until the test ends
+	for how, defs := range map[string]string{"plain": "", "by way of a child": "UMASK 077\n"} {
+		_, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+		if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+			return // no keyrings here
+		}
+		_, err2 := unix.AddKey("user", "of-the-node", []byte("secret"), unix.KEY_SPEC_SESSION_KEYRING)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		a := session.ThisMachine()
+		a.Root = machine(t, map[string]string{"etc/login.defs": defs})
+		if got := asked(t, a, other(t), "cat /proc/keys"); strings.Contains(got, "of-the-node") {
+			t.Errorf("%s: got %s, want nothing of the node's keyring in it", how, got)
+		}
 	}
 }
 

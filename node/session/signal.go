@@ -34,7 +34,10 @@ func (a Accounts) signal(acc Account, group int, sig syscall.Signal) error {
 	cmd := exec.CommandContext(ctx, selfPath)
 	cmd.Args = []string{helperName, signalGuard, strconv.Itoa(group), strconv.Itoa(int(sig))}
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{"GOMAXPROCS=1"}, "/", a.become(acc)
-	return cmd.Run()
+	if err := a.apart(cmd); err != nil {
+		return err
+	}
+	return cmd.Wait()
 }
 
 // passSignal is the child's side.
