@@ -2,15 +2,16 @@ package sshd_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -600,16 +601,74 @@ func TestADefectLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestSilenceAndNonsenseBeforeLogin(t *testing.T) {
+// Whoever stalls is waited for until the first offer of a key, and somewhat longer then: a person may have to touch theirs.
+func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 	r := newRig(t, nil)
-	for name, bytes := range map[string]string{"nonsense": "GET / HTTP/1.1\r\n\r\n", "a version and nonsense": "SSH-2.0-x\r\n" + strings.Repeat("\xff", 100), "an endless version": strings.Repeat("x", 1<<16)} {
+	stall := func(t *testing.T, client func(net.Conn)) time.Duration {
+		near, far := net.Pipe()
+		done := make(chan struct{})
+		go func() { defer close(done); client(near) }()
+		start := time.Now()
+		sshd.New(r.cfg).Serve(t.Context(), far, sshd.Via{From: "192.0.2.1:1", Proxy: "proxy-1", By: "dial"})
+		took := time.Since(start)
+		near.Close()
+		<-done
+		return took
+	}
+	for name, first := range map[string]string{"silence": "", "another protocol": "GET / HTTP/1.1\r\n\r\n", "half a version": "SSH-2.0", "a version and no more": "SSH-2.0-x\r\n", "half a packet": "SSH-2.0-x\r\n\x00\x00\x01\x00\x08\x14"} {
+		synctest.Test(t, func(t *testing.T) {
+			took := stall(t, func(c net.Conn) {
+				go func() { _, _ = io.WriteString(c, first) }()
+				_, _ = io.Copy(io.Discard, c)
+			})
+			if took != 10*time.Second {
+				t.Errorf("%s: got held for %s, want 10s", name, took)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		gone := make(chan struct{})
+		touch := ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { <-gone; return nil, errors.New("nobody touched it") })
+		took := stall(t, func(c net.Conn) {
+			time.AfterFunc(time.Minute, func() { close(gone) })
+			_, _, _, _ = ssh.NewClientConn(&posted{Conn: c}, "", &ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{touch}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		})
+		if took != 30*time.Second {
+			t.Errorf("a key that nobody touches: got held for %s, want 30s", took)
+		}
+	})
+}
+
+// posted is a pipe whose writes wait for nobody: both ends of SSH begin with one.
+type posted struct {
+	net.Conn
+	after chan struct{} // closed once the write before is done
+}
+
+func (p *posted) Write(b []byte) (int, error) {
+	before, done := p.after, make(chan struct{})
+	p.after = done
+	b = bytes.Clone(b)
+	go func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		_, _ = p.Conn.Write(b)
+	}()
+	return len(b), nil
+}
+
+func TestNonsenseBeforeLogin(t *testing.T) {
+	r := newRig(t, nil)
+	for name, bytes := range map[string]string{"a version and nonsense": "SSH-2.0-x\r\n" + strings.Repeat("\xff", 100), "an endless version": strings.Repeat("x", 1<<16)} {
 		conn, err := net.Dial("tcp", r.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, _ = io.WriteString(conn, bytes)
 		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-		if _, err := io.Copy(io.Discard, conn); errors.Is(err, context.DeadlineExceeded) {
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: got an open connection after 5 s, want it closed", name)
 		}
 		conn.Close()
