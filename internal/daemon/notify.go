@@ -19,9 +19,6 @@ func ManagerFor(log *slog.Logger) Manager { return Manager{log} }
 // Ready says that the program is up, and in a few words what it does.
 func (m Manager) Ready(status string) { m.say(daemon.SdNotifyReady, "STATUS="+oneLine(status)) }
 
-// Status says in a few words what the program does.
-func (m Manager) Status(status string) { m.say("STATUS=" + oneLine(status)) }
-
 // Stopping says that the program is ending, and that it may take as long as within.
 func (m Manager) Stopping(within time.Duration) {
 	m.say(daemon.SdNotifyStopping, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", within.Microseconds()), "STATUS=waiting for sessions to end, at most "+within.String())

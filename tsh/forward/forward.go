@@ -53,11 +53,6 @@ func New(cfg Config) *Forwards {
 	return &Forwards{cfg: cfg, ports: map[uint32]Rule{}, paths: map[string]Rule{}, ended: make(chan struct{}, 1), fromThere: make(chan struct{}, maxFromNode)}
 }
 
-// Any reports whether anything is to be forwarded.
-func (f *Forwards) Any() bool {
-	return len(f.cfg.Local)+len(f.cfg.Remote) > 0 || f.cfg.Agent != ""
-}
-
 // listening is a listener on this machine, for a rule.
 type listening struct {
 	net.Listener
