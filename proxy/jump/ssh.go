@@ -35,8 +35,8 @@ func algorithms() ssh.Config {
 }
 
 // ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for it, and nothing else.
-// settled is called once the user is known. The error says why that never was: it is a fault.Denied when keys were shown that are
-// not good, and a fault.Expired when one of them was a certificate that has merely ended.
+// settled is called once the user is known. The error says why that never was: for one who asked to be let in it is fault.Denied where a
+// certificate was shown that is not good, fault.Expired where it merely has ended, and fault.Unauthenticated where there was none.
 func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -81,7 +81,7 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 	}
 	why := fault.New(fault.Unauthenticated, "proxy.ssh", "this proxy takes a certificate and nothing else; your client showed none",
 		"run: tsh login, then name the certificate to your client")
-	shown := false // a key that is not good
+	asked := false
 	cfg := &ssh.ServerConfig{
 		Config:       algorithms(),
 		MaxAuthTries: maxAuthTries,
@@ -94,13 +94,12 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 			user, err := verify(now)
 			if err != nil {
 				f.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
-				shown = true
 				_, isCert := key.(*ssh.Certificate)
 				switch {
 				case identity.Ended(err, now, func(at time.Time) error { _, err := verify(at); return err }):
 					why = fault.New(fault.Expired, "proxy.ssh", "your certificate has ended", "run: tsh login")
 				case isCert && why.Kind != fault.Expired:
-					why = fault.New(fault.Unauthenticated, "proxy.ssh", "this proxy does not take your certificate", "run: tsh login")
+					why = fault.New(fault.Denied, "proxy.ssh", "this proxy does not take your certificate", "run: tsh login")
 				}
 				return nil, err
 			}
@@ -110,18 +109,15 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 		KeyboardInteractiveCallback: func(ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
 			return nil, &ssh.BannerError{Err: why, Message: "threshold: error: " + why.Msg + "\r\nthreshold: hint: " + why.Remedy + "\r\n"}
 		},
-		ServerVersion: version,
+		AuthLogCallback: func(ssh.ConnMetadata, string, error) { asked = true },
+		ServerVersion:   version,
 	}
 	for _, key := range identity.HostKeys(host) {
 		cfg.AddHostKey(key)
 	}
 	sc, channels, requests, err := ssh.NewServerConn(conn, cfg)
-	switch {
-	case err == nil:
-	case why.Kind == fault.Expired:
-		err = fault.Wrap(err, fault.Expired, "proxy.ssh", why.Msg, why.Remedy)
-	case shown:
-		err = fault.Wrap(err, fault.Denied, "proxy.ssh", why.Msg, why.Remedy)
+	if err != nil && asked {
+		err = fault.Wrap(err, why.Kind, "proxy.ssh", why.Msg, why.Remedy)
 	}
 	return sc, channels, requests, err
 }

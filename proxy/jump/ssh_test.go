@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 )
@@ -268,6 +269,35 @@ func TestSSHFrontCountsChannelsByPerson(t *testing.T) {
 	}
 	again.Close()
 	again.wait()
+}
+
+// What a client showed decides what its network pays.
+func TestSSHFrontSaysWhatWasShown(t *testing.T) {
+	f := newFronts(t)
+	alice := f.User("alice@example.com", "ops")
+	ended := f.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
+	foreign := newFronts(t).UserSigner(alice, nil, "ubuntu")
+	for name, tt := range map[string]struct {
+		keys []ssh.Signer
+		want fault.Kind
+	}{
+		"nothing":                               {nil, fault.Unauthenticated},
+		"a key alone":                           {[]ssh.Signer{plainKey{ended}}, fault.Unauthenticated},
+		"a certificate that ended":              {[]ssh.Signer{ended}, fault.Expired},
+		"a foreign one":                         {[]ssh.Signer{foreign}, fault.Denied},
+		"one that ended, among all that it has": {[]ssh.Signer{plainKey{ended}, foreign, ended, foreign}, fault.Expired},
+	} {
+		client, server := pair(t)
+		said := make(chan error, 1)
+		go func() {
+			said <- f.ServeSSH(t.Context(), server, func(identity.Identity) { t.Errorf("%s: got settled", name) })
+		}()
+		_, _, _, err := ssh.NewClientConn(client, "", &ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{ssh.PublicKeys(tt.keys...)}, HostKeyCallback: hostKey(f)})
+		client.Close()
+		if got := <-said; err == nil || !fault.Is(got, tt.want) {
+			t.Errorf("%s: got %v, want %s", name, got, tt.want)
+		}
+	}
 }
 
 func TestSSHFrontStalls(t *testing.T) {

@@ -202,8 +202,8 @@ func TestAPinnedCertificateVouchesForItsNetworkAlone(t *testing.T) {
 	}
 }
 
-// A program that goes on with the certificate of yesterday keeps nobody beside it from logging in.
-func TestCertificatesThatHaveEndedAreHardlyMinded(t *testing.T) {
+// A program that goes on with the certificate of yesterday, or none, keeps nobody beside it from logging in.
+func TestWhoHasNotLoggedInIsHardlyMinded(t *testing.T) {
 	a := proxytest.New(t)
 	trust := open(t, a)
 	now := time.Now() // not the bubble's, in which a's authorities do not exist yet
@@ -217,6 +217,7 @@ func TestCertificatesThatHaveEndedAreHardlyMinded(t *testing.T) {
 		close bool // they are turned away
 	}{
 		{"by SSH", func(l *lane, from string) { closed(l.hello(from, "SSH-ended")) }, false},
+		{"by SSH, with none", func(l *lane, from string) { closed(l.hello(from, "SSH-none")) }, false},
 		{"by tsh", func(l *lane, from string) { shows(l, from, ours) }, false},
 		{"of another cluster", func(l *lane, from string) { shows(l, from, foreign) }, true},
 	} {

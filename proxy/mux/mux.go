@@ -50,7 +50,8 @@ type Config struct {
 	Challenge func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
 	// The servers own the connection, and return when it has ended or soon after ctx has. ServeSSH calls settled once it knows the peer,
-	// and returns why it never did; a fault.Denied says that what the peer showed is not good, a fault.Expired that it was.
+	// and returns why it never did; a fault.Denied says that what the peer showed is not good, fault.Expired that it was, and
+	// fault.Unauthenticated that it asked to be let in and showed nothing.
 	ServeSSH  func(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error
 	ServeDial func(ctx context.Context, conn net.Conn, user identity.Peer)
 	// ServeTunnel greets the node, and returns what then serves the tunnel; nil if there is none.

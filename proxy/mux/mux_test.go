@@ -141,6 +141,8 @@ func serveAs(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *port {
 			settled(alice)
 		case "SSH-thief":
 			return fault.Wrap(errors.New("a foreign certificate"), fault.Denied, "test", "no", "no")
+		case "SSH-none":
+			return fault.Wrap(errors.New("no certificate"), fault.Unauthenticated, "test", "no", "no")
 		case "SSH-ended":
 			return fault.Wrap(errors.New("a certificate that has ended"), fault.Expired, "test", "no", "no")
 		}

@@ -18,9 +18,9 @@ import (
 // What a connection costs its network whose peer never became known, in time that the network is in debt, as OpenSSH's
 // PerSourcePenalties. Debts end by themselves: a second is paid each second.
 const (
-	costLeft    = time.Second      // hung up half-way: a scanner does, and so does ssh-keyscan; or showed a certificate of ours that has ended
+	costLeft    = time.Second      // hung up half-way: a scanner does, and so does ssh-keyscan; or has not logged in, or not today
 	costGarbage = 3 * time.Second  // spoke nothing that belongs here
-	costRefused = 5 * time.Second  // showed a certificate or key that is not good
+	costRefused = 5 * time.Second  // showed a certificate that is not good
 	costTimeout = 10 * time.Second // held a place until the deadline
 )
 
@@ -137,19 +137,19 @@ func (e refusedError) Unwrap() error { return e.error }
 
 // costOf says what a connection costs that ended with err before its peer was known. Browsers hang up as they like, and before the
 // first byte so does whoever only looks whether the port is open: anonymous connections pay for nonsense and for time alone. A program
-// that goes on with the certificate of yesterday must not keep its person from the page where they get today's.
+// that goes on with the certificate of yesterday, or none, must not keep its person from the page where they get today's.
 func costOf(err error, anonymous bool) time.Duration {
 	var refused refusedError
 	shown := errors.As(err, &refused)
 	switch {
 	case err == nil:
 		return 0
-	case refused.ended, fault.Is(err, fault.Expired):
+	case timedOut(err):
+		return costTimeout
+	case refused.ended, fault.Is(err, fault.Expired), fault.Is(err, fault.Unauthenticated):
 		return costLeft
 	case shown, fault.Is(err, fault.Denied):
 		return costRefused
-	case timedOut(err):
-		return costTimeout
 	case hungUp(err):
 		if anonymous {
 			return 0
