@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
@@ -21,6 +22,27 @@ func SignalNamed(name string) (syscall.Signal, bool) {
 	return s, ok
 }
 
+// Signal sends a signal to the program's process group, as the account: what is in it and has become somebody else, by way of sudo, is
+// not the account's to end.
+func (p *Process) Signal(sig syscall.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped {
+		return os.ErrProcessDone
+	}
+	return p.accounts.signal(p.acc, p.cmd.Process.Pid, sig)
+}
+
+// kill is Signal with all the rights there are.
+func (p *Process) kill(sig syscall.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped {
+		return os.ErrProcessDone
+	}
+	return syscall.Kill(-p.cmd.Process.Pid, sig)
+}
+
 // signalPatience bounds the wait for the child that sends a signal: its account may stop it.
 const signalPatience = 2 * time.Second
 
@@ -34,6 +56,7 @@ func (a Accounts) signal(acc Account, group int, sig syscall.Signal) error {
 	cmd := exec.CommandContext(ctx, selfPath)
 	cmd.Args = []string{helperName, signalGuard, strconv.Itoa(group), strconv.Itoa(int(sig))}
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{"GOMAXPROCS=1"}, "/", a.become(acc)
+	cmd.SysProcAttr.Setsid = true // the terminal that the node may have been started at is none of the account's
 	if err := a.apart(cmd); err != nil {
 		return err
 	}
