@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -26,5 +27,5 @@ func (s slogSink) Accept(name string, level hclog.Level, msg string, args ...any
 	case hclog.Error:
 		to = slog.LevelError
 	}
-	s.log.Log(context.Background(), to, msg, append([]any{"part", name}, args...)...)
+	s.log.Log(context.Background(), to, msg, append([]any{"library", cmp.Or(name, "raft")}, args...)...)
 }
