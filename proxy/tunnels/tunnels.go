@@ -91,7 +91,10 @@ func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer)
 		err := t.carry(ctx, w)
 		t.remove(w)
 		end.Close()
-		log.Info("node detached", "err", err)
+		if err != nil {
+			log = log.With("err", err)
+		}
+		log.Info("node detached")
 	}
 }
 
