@@ -203,6 +203,29 @@ func TestAHostileNodesWordsAreShownAsItsOwn(t *testing.T) {
 	}
 }
 
+// Requests without end, and statuses that are none, change nothing: the last word that can be read is how the command ended.
+func TestAFloodOfANodesRequestsChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	h := w.addNode("web-1")
+	h.status = 3
+	h.command = func(_ string, ch ssh.Channel) ssh.Signal {
+		for range 2000 {
+			_, _ = ch.SendRequest("exit-status", false, []byte{0, 0, 0, 0})
+			_, _ = ch.SendRequest("exit-status", false, []byte{0, 0, 0, 0, 0})
+			_, _ = ch.SendRequest("exit-signal", false, []byte{0xff, 0xff, 0xff, 0xff})
+			_, _ = ch.SendRequest("window-change\x1b[2J", false, make([]byte, 1<<10))
+		}
+		if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"id"})); ok || err != nil {
+			t.Errorf("got %v, %v to a request to run something here, want no", ok, err)
+		}
+		_, _ = io.WriteString(ch, "done")
+		return ""
+	}
+	if r := w.in().run("ssh", "web-1", "x"); r.code != 3 || r.out != "done" || r.stderr != "" {
+		t.Errorf("got %+v, want the command's own end", r)
+	}
+}
+
 func TestStandardInputAndOutputAreForwarded(t *testing.T) {
 	w := newWorld(t)
 	where := make(chan string, 1)
