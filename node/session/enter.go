@@ -46,8 +46,8 @@ func (a Accounts) entered(acc Account, cmd *exec.Cmd, far bool) (*os.File, error
 			return nil, err
 		}
 	}
-	if e.Path == selfPath { // Go's runtime sets aside more address space than many a limit grants, and uses little of it
-		e.Limits = slices.DeleteFunc(e.Limits, func(l limit) bool { return l.Resource == unix.RLIMIT_AS })
+	if e.Path == selfPath {
+		e.Limits = slices.DeleteFunc(e.Limits, limit.ofMemory)
 	}
 	if !far && len(e.Limits) == 0 && e.Umask == ownUmask() {
 		return nil, nil
@@ -109,8 +109,8 @@ func enter(args []string) int {
 	return refusedExit
 }
 
-// become changes this thread alone and never lets go of it: the program starts from it. The limit on address space is set last and little
-// is allocated after it, for the runtime has more of it than many a limit grants.
+// become changes this thread alone and never lets go of it: the program starts from it. Limits of memory are set last, and little is
+// allocated after them.
 func (e entry) become(args []string) error {
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)

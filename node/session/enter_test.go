@@ -111,7 +111,7 @@ func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 		return // as above
 	}
 	a := session.Accounts{Root: machine(t, map[string]string{"etc/passwd": passwd, "etc/group": group,
-		"etc/security/limits.conf": "* - as 400000\n* - nproc 200\n* - nofile 64\n* - memlock 64\n", "etc/login.defs": "# a comment\nUMASK\t\t027\nUMASKS 1\n"})}
+		"etc/security/limits.conf": "* - as 400000\n* - data 20000\n* - nproc 200\n* - nofile 64\n* - memlock 64\n", "etc/login.defs": "# a comment\nUMASK\t\t027\nUMASKS 1\n"})}
 	acc := found(t, a, "alice")
 	got := asked(t, a, acc, "ulimit -Sv; ulimit -Hn; umask; id -u; id -g; id -G; grep -h -e ^Cap[EPI] -e ^Uid -e ^Gid /proc/self/status; pwd; tr '\\0' ' ' </proc/$$/cmdline; ls /proc/self/fd | wc -l")
 	for _, want := range []string{"400000\n64\n0027\n1000\n1000\n1000 27 998\n", "Uid:\t1000\t1000\t1000\t1000\n", "Gid:\t1000\t1000\t1000\t1000\n", "CapPrm:\t0000000000000000\n",

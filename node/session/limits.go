@@ -20,6 +20,9 @@ type limit struct {
 	Soft, Hard uint64
 }
 
+// ofMemory says that Go's runtime may not live with the limit: it sets aside more than many a limit grants, and uses little of it.
+func (l limit) ofMemory() bool { return l.Resource == unix.RLIMIT_AS || l.Resource == unix.RLIMIT_DATA }
+
 // resources by their names in limits.conf(5), with what one unit there is worth. What is not among them, such as maxlogins, is no
 // limit of a process.
 var resources = map[string]struct {
@@ -55,7 +58,8 @@ type side struct {
 // usualFiles is how many files a program may have open until it asks for more. This process has asked: Go does when it starts.
 const usualFiles = 1024
 
-// limits are those of limits.conf(5) and limits.d for the account, which pam_limits would set. They are nil on most machines.
+// limits are those of limits.conf(5) and limits.d for the account, which pam_limits would set, those of memory last. They are nil on most
+// machines.
 func (a Accounts) limits(acc Account) ([]limit, error) {
 	files, err := filepath.Glob(a.file("etc/security/limits.d/*.conf")) // sorted
 	if err != nil {
@@ -68,7 +72,7 @@ func (a Accounts) limits(acc Account) ([]limit, error) {
 			return nil, err
 		}
 	}
-	var out []limit
+	var out, last []limit
 	for name, r := range resources {
 		soft, hard := found[side{name, false}], found[side{name, true}]
 		if soft.fits == fitsNot && hard.fits == fitsNot {
@@ -87,10 +91,14 @@ func (a Accounts) limits(acc Account) ([]limit, error) {
 				soft.value = usualFiles
 			}
 		}
-		out = append(out, limit{r.number, min(soft.value, hard.value), hard.value})
+		l := limit{r.number, min(soft.value, hard.value), hard.value}
+		if l.ofMemory() {
+			last = append(last, l)
+		} else {
+			out = append(out, l)
+		}
 	}
-	slices.SortFunc(out, func(a, b limit) int { return -cmp.Compare(a.Resource, b.Resource) }) // the address space last: see enter
-	return out, nil
+	return append(out, last...), nil
 }
 
 // readLimits adds what one file says. An entry of the form "alice -" frees its account of all limits.
