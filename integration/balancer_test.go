@@ -23,6 +23,7 @@ import (
 // A real HAProxy ends TLS in front of the proxy, with a certificate of its own, and cuts what was silent for 5 s. People and machines come
 // and go through it, inside WebSockets; the TLS of the cluster is inside those, and nobody in between can pass for its end.
 func TestABalancerThatEndsTLSCarriesEverything(t *testing.T) {
+	t.Parallel() // most of it is silence
 	listen, front, unlisted, astray := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.3"), harness.FreeAddr(t, "127.0.0.3"), harness.FreeAddr(t, "127.0.0.3")
 	foreign := harness.FreeAddr(t, "127.0.0.1")
 	dir := t.TempDir()
