@@ -534,6 +534,9 @@ func TestADefectEndsOneConnectionOnly(t *testing.T) {
 		return record(e)
 	}
 	r.serve()
+	one := everything("ops")
+	one.Options.MaxSessions = 1 // that which met the defect counts no more
+	r.allow(one)
 	bad, good := r.client(), r.client()
 	r.mu.Lock()
 	broken = true

@@ -196,18 +196,22 @@ func (t *talk) start(st *starting) error {
 		c.refused(rule, string(st.spec.Kind), err)
 		return err
 	}
+	running := false
+	defer func() {
+		if !running { // it was refused, has failed, or met a defect
+			c.free(t)
+			c.part(t)
+		}
+	}()
 	if err := c.srv.cfg.Record(t.event(audit.SessionStarted, st)); err != nil {
-		c.free(t)
-		c.part(t)
 		c.refused(st.rule, string(st.spec.Kind), err)
 		return err
 	}
 	if t.proc, err = c.srv.cfg.Accounts.Start(acc, st.spec); err != nil {
-		c.free(t)
-		c.part(t)
 		t.ended(st, session.Exit{Code: refusedStatus}, err)
 		return err
 	}
+	running = true
 	return nil
 }
 
