@@ -14,7 +14,8 @@ import (
 const (
 	// authConnect bounds the wait for auth to take a connection.
 	authConnect = 5 * time.Second
-	// authLinger is how long one direction may go on after the other has ended.
+	// authLinger is how long one direction may go on after the other has ended, and how long a peer may read nothing: auth waits no
+	// longer for its own.
 	authLinger = 30 * time.Second
 )
 
@@ -71,7 +72,7 @@ var buffers = sync.Pool{New: func() any { return new([passBytes]byte) }}
 // and strangers decide how many of those there are.
 func oneWay(dst, src net.Conn) {
 	buf := buffers.Get().(*[passBytes]byte)
-	_, err := io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, buf[:])
+	_, err := io.CopyBuffer(impatient{dst}, struct{ io.Reader }{src}, buf[:])
 	buffers.Put(buf)
 	half, ok := dst.(interface{ CloseWrite() error })
 	if err != nil || !ok || half.CloseWrite() != nil {
@@ -80,4 +81,14 @@ func oneWay(dst, src net.Conn) {
 		return
 	}
 	_ = dst.SetReadDeadline(time.Now().Add(authLinger))
+}
+
+// impatient gives each write a deadline.
+type impatient struct{ dst net.Conn }
+
+func (w impatient) Write(b []byte) (int, error) {
+	if err := w.dst.SetWriteDeadline(time.Now().Add(authLinger)); err != nil {
+		return 0, err
+	}
+	return w.dst.Write(b)
 }
