@@ -1,7 +1,9 @@
 package tsh
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +43,14 @@ func (a *app) completionCmd() *cobra.Command {
 			return c.Root().GenBashCompletionV2(a.Stdout, true)
 		},
 	}
+}
+
+// unmarked drops the marks by which help texts name the value of a flag: a shell would show them.
+type unmarked struct{ io.Writer }
+
+func (u unmarked) Write(p []byte) (int, error) {
+	_, err := u.Writer.Write(bytes.ReplaceAll(p, []byte("`"), nil))
+	return len(p), err
 }
 
 // completeNode completes the first argument with node names, after user@ where that is typed. suffix follows each name: ":" for scp.

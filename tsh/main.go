@@ -54,6 +54,9 @@ func Main(ctx context.Context, env Env) int {
 	a := &app{Env: env, out: newOutward(env.Getenv)}
 	root := a.root()
 	root.SetArgs(env.Args)
+	if len(env.Args) > 0 && (env.Args[0] == cobra.ShellCompRequestCmd || env.Args[0] == cobra.ShellCompNoDescRequestCmd) {
+		root.SetOut(unmarked{env.Stdout})
+	}
 	c, err := root.ExecuteContextC(ctx)
 	var status exitStatus
 	switch {
