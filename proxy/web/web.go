@@ -37,6 +37,7 @@ const (
 	readTimeout    = 30 * time.Second
 	writeTimeout   = time.Minute
 	idleTimeout    = time.Minute
+	unreadTimeout  = 10 * time.Second // for a client that reads nothing of what it asks for; HTTP/2 answers pings without being asked twice
 	stopTimeout    = 5 * time.Second
 	// maxCalls is how many questions of browsers may be with auth at once.
 	maxCalls = 64
@@ -174,7 +175,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: unreadTimeout},
 		TLSConfig:         &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, // switches HTTP/2 on; the handshake was mux's
 		ConnContext:       keepConn,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
