@@ -84,8 +84,12 @@ func (d *door) serve(conn net.Conn) {
 	if err := tc.HandshakeContext(d.ctx); err != nil {
 		return
 	}
-	chain := tc.ConnectionState().PeerCertificates
-	peer, err := identity.VerifyX509(chain, membertest.Name, serviceRoots(chain), x509.ExtKeyUsageClientAuth, d.cluster.Now(), identity.Node)
+	trust, err := rules.Open(d.cluster.Pin(), d.cluster.Set())
+	if err != nil {
+		d.t.Errorf("rules: %v", err)
+		return
+	}
+	peer, err := identity.VerifyX509(tc.ConnectionState().PeerCertificates, membertest.Name, trust.Authorities.ServiceRoots, x509.ExtKeyUsageClientAuth, d.cluster.Now(), identity.Node)
 	if err != nil {
 		d.t.Errorf("node's certificate: %v", err)
 		return
@@ -105,14 +109,6 @@ func (d *door) serve(conn net.Conn) {
 	case <-a.Done():
 	case <-d.ctx.Done():
 	}
-}
-
-func serviceRoots(chain []*x509.Certificate) *x509.CertPool {
-	p := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		p.AddCert(c)
-	}
-	return p
 }
 
 // machine is a node under test.
