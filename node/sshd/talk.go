@@ -38,6 +38,8 @@ type talk struct {
 
 	running    sync.WaitGroup // what still has bytes to move when the channel closes
 	announcing sync.Mutex     // held while a line is on its way to the terminal
+	speaking   sync.Mutex     // held while words of ours go out, and by who ends the output: the library leaves that to its callers
+	silent     bool           // the output has ended; guarded by speaking
 }
 
 // serve answers every request, first those that came with the channel's opening, until the client closes the channel, and ends what
@@ -266,10 +268,29 @@ func (t *talk) tell(err error, then func()) {
 	newline := t.newline()
 	t.running.Go(func() {
 		if say {
-			_, _ = t.ch.Stderr().Write([]byte(words(err, newline)))
+			t.say(words(err, newline))
 		}
 		then()
 	})
+}
+
+// say puts words on stderr, unless the output has ended.
+func (t *talk) say(text string) {
+	t.speaking.Lock()
+	defer t.speaking.Unlock()
+	if !t.silent {
+		_, _ = t.ch.Stderr().Write([]byte(text))
+	}
+}
+
+// hush ends the output. While words are still on their way it does not, for a client that takes no output: the end of the channel, which
+// comes next, tells the same (RFC 4254 section 5.3).
+func (t *talk) hush() {
+	if t.speaking.TryLock() {
+		t.silent = true
+		_ = t.ch.CloseWrite()
+		t.speaking.Unlock()
+	}
 }
 
 // patience is how long a refusal waits for the client to have read the words before it.
@@ -314,7 +335,7 @@ func (t *talk) announce(line string) {
 	}
 	t.running.Go(func() {
 		defer t.announcing.Unlock()
-		_, _ = t.ch.Stderr().Write([]byte(t.line() + clean(line) + t.newline()))
+		t.say(t.line() + clean(line) + t.newline())
 	})
 }
 
@@ -337,7 +358,7 @@ func (t *talk) see(ctx context.Context) (exit session.Exit, why error) {
 	}
 	// The status goes before the end of the output: a client that sees that end may close the channel at once, and then hears no more.
 	t.status(exit)
-	_ = t.ch.CloseWrite()
+	t.hush()
 	_ = t.ch.Close()
 	return exit, why
 }
