@@ -67,6 +67,7 @@ func (a Accounts) Start(acc Account, s Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	mindHangup()
 	program := cmd.Path
 	p := &Process{accounts: a, acc: acc, cmd: cmd, pidfd: -1, exited: make(chan struct{})}
 	cmd.SysProcAttr.PidFD = &p.pidfd

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"runtime"
@@ -375,5 +376,15 @@ func TestSignalsReachWhatIsTheAccounts(t *testing.T) {
 func TestNoProgramOfOursServesFilesByAccident(t *testing.T) {
 	if _, is := session.Reexecuted(); is {
 		t.Error("got a test binary taken for a session's child")
+	}
+}
+
+// An agent that somebody started by nohup(1) must not hand its deafness on.
+func TestProgramsOfADeafAgentHearTheHangup(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	exit, out, _ := do(t, self(t), session.Spec{Kind: session.Exec, Command: "kill -HUP $$; echo deaf"}, "")
+	if exit.Signal != "HUP" || out != "" {
+		t.Errorf("got %+v and %q, want an end by HUP", exit, out)
 	}
 }

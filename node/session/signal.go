@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"syscall"
 	"time"
@@ -20,6 +21,14 @@ var signals = map[string]syscall.Signal{
 func SignalNamed(name string) (syscall.Signal, bool) {
 	s, ok := signals[name]
 	return s, ok
+}
+
+// mindHangup makes sure that programs can be hung up on. A process that was itself started to ignore that, as by nohup(1), hands so much
+// on to all it starts (signal(7)): what is ignored stays so in a new program, what is caught does not.
+func mindHangup() {
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 }
 
 // Signal sends a signal to the program's process group, as the account: what is in it and has become somebody else, by way of sudo, is
