@@ -9,6 +9,9 @@ TOOL     := $(GO) tool -modfile=tools.mod
 # -buildvcs=false: the version is stamped here, also where go cannot read the repository.
 BUILD    := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
+# The agent speaks HTTP/1.1 alone. What would speak HTTP/2 took 0.5 MB of its file and 0.4 MB of its memory.
+AGENT := -tags nethttpomithttp2
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # go uses every core itself, and setup must be done before anything else begins
 .PHONY: help demo build deb compatibility test setup lint unit integration dex vuln fuzz bench clean
@@ -22,7 +25,8 @@ demo: build ## build, then run a whole cluster on 127.0.0.1:8443 until Ctrl-C (D
 build: ## build every program into bin/
 	@command -v $(GO) >/dev/null || { echo "Go is missing; on Debian this installs it: .ci/setup go" >&2; exit 1; }
 	@mkdir -p bin
-	$(if $(PROGRAMS),$(BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS)))
+	$(BUILD) -o bin/ $(addprefix ./cmd/,$(filter-out threshold-node,$(PROGRAMS)))
+	$(BUILD) $(AGENT) -o bin/ ./cmd/threshold-node
 
 # A Debian version begins with a digit and has no hyphen of its own: v1.2.3 is 1.2.3, and what has no tag sorts before every release.
 export DEB_VERSION := $(subst -,+,$(if $(filter v0% v1% v2% v3% v4% v5% v6% v7% v8% v9%,$(VERSION)),$(VERSION:v%=%),0~$(VERSION)))
@@ -32,7 +36,10 @@ DEB_PACKAGES ?= threshold threshold-node threshold-tsh
 deb: ## build the Debian packages of server, agent and client into dist/ (DEB_ARCHES="amd64 arm64")
 	@mkdir -p dist/completion
 	for arch in $(DEB_ARCHES); do \
-		mkdir -p dist/$$arch && GOARCH=$$arch $(BUILD) -o dist/$$arch/ $(addprefix ./cmd/,$(DEB_PACKAGES:threshold-tsh=tsh)) || exit 1; done
+		mkdir -p dist/$$arch; \
+		for package in $(DEB_PACKAGES:threshold-tsh=tsh); do \
+			tags=; [ $$package != threshold-node ] || tags="$(AGENT)"; \
+			GOARCH=$$arch $(BUILD) $$tags -o dist/$$arch/ ./cmd/$$package || exit 1; done; done
 	for shell in bash zsh fish; do $(GO) run -buildvcs=false ./cmd/tsh completion $$shell >dist/completion/tsh.$$shell || exit 1; done
 	for arch in $(DEB_ARCHES); do for package in $(DEB_PACKAGES); do \
 		ARCH=$$arch $(TOOL) nfpm package --packager deb --config deploy/nfpm-$$package.yaml --target dist/ || exit 1; done; done

@@ -280,9 +280,9 @@ func (p *peers) compareSessions(b *testing.B) {
 
 // BenchmarkAgentMemory measures the agent's resident memory at rest, with one session and with 20 more that are idle.
 func BenchmarkAgentMemory(b *testing.B) {
-	p := startPeers(b)
-	pid := p.agent.Cmd.Process.Pid
 	for b.Loop() {
+		p := startPeers(b) // an agent that has had a session keeps some of what that took
+		pid := p.agent.Cmd.Process.Pid
 		rest := harness.MemoryMB(b, pid, "VmRSS")
 		var ends []func()
 		open := func() {

@@ -38,7 +38,7 @@ type Figure struct {
 	What         string  // "tsh ssh node true, loopback"
 	Unit         string  // of Ours and Theirs: "ms", "MB/s", "s/GB"
 	Ours, Theirs float64 // Theirs 0: there is no peer in the same run, and Bound is of Ours
-	Bound        float64 // the target for Ours/Theirs, or for Ours
+	Bound        float64 // the target for Ours/Theirs, or for Ours; 0: the design has none
 	Least        bool    // the target is a least, not a most
 }
 
@@ -85,7 +85,10 @@ func (f Figure) line() string {
 	if f.Least {
 		sign = "≥"
 	}
-	if f.Theirs == 0 {
+	switch {
+	case f.Bound == 0:
+		return fmt.Sprintf("| %s | | %s %s | | | |", f.What, number(f.Ours), f.Unit)
+	case f.Theirs == 0:
 		return fmt.Sprintf("| %s | | %s %s | | %s %s | %s |", f.What, number(f.Ours), f.Unit, sign, number(f.Bound), verdict)
 	}
 	return fmt.Sprintf("| %s | %.2f | %s %s | %s %s | %s %.2f | %s |", f.What, f.Ratio(), number(f.Ours), f.Unit, number(f.Theirs), f.Unit, sign, f.Bound, verdict)
