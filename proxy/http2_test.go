@@ -84,11 +84,12 @@ func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 		name   string
 		frames uint32
 		frame  func(f *http2.Framer, i uint32) error // the i-th, from 0
+		deaf   bool                                  // there are answers, which nobody reads
 	}{
 		{"rapid reset (CVE-2023-44487)", rapidFrames, func(f *http2.Framer, i uint32) error {
 			err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: request, EndStream: true, EndHeaders: true})
 			return errors.Join(err, f.WriteRSTStream(2*i+1, http2.ErrCodeCancel))
-		}},
+		}, false},
 		{"a header without end (CVE-2023-45288)", floodFrames, func(f *http2.Framer, i uint32) error {
 			if i == 0 {
 				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request})
@@ -96,16 +97,16 @@ func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 			var b bytes.Buffer
 			_ = hpack.NewEncoder(&b).WriteField(hpack.HeaderField{Name: "x", Value: string(make([]byte, 8<<10)), Sensitive: true}) // to a buffer
 			return f.WriteContinuation(1, false, b.Bytes())
-		}},
+		}, false},
 		{"more streams than there may be", rapidFrames, func(f *http2.Framer, i uint32) error {
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: request, EndHeaders: true})
-		}},
-		{"pings that are never read", floodFrames, func(f *http2.Framer, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) }},
+		}, false},
+		{"pings that are never read", floodFrames, func(f *http2.Framer, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) }, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			conn, out, f := d.h2()
 			defer conn.NetConn().Close() // at once: there is no room for an alert
-			_ = conn.SetDeadline(time.Now().Add(time.Minute))
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 			before, most := runtime.NumGoroutine(), 0
 			var err error
 			for i := uint32(0); i < tt.frames && err == nil; i++ {
@@ -113,8 +114,10 @@ func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 				most = max(most, runtime.NumGoroutine())
 			}
 			err = errors.Join(err, out.Flush())
+			// Who reads nothing may also be stopped by TCP: with its own buffers full it takes no acknowledgement either, and gets no further.
 			var slow net.Error
-			if tt.frames == floodFrames && err == nil || errors.As(err, &slow) && slow.Timeout() {
+			stopped := errors.As(err, &slow) && slow.Timeout()
+			if tt.frames == floodFrames && err == nil || stopped && !tt.deaf {
 				t.Errorf("got %v after all of it, want the connection ended", err)
 			}
 			if most > before+200 {
