@@ -1,0 +1,63 @@
+package connqueue_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/connqueue"
+)
+
+// isClosed reports whether the other end of a pipe was closed.
+func isClosed(t *testing.T, far net.Conn) bool {
+	t.Helper()
+	_, err := far.Read(make([]byte, 1))
+	return errors.Is(err, io.EOF)
+}
+
+func TestAcceptYieldsWhatWasPut(t *testing.T) {
+	t.Parallel()
+	addr := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443}
+	l := connqueue.New(addr)
+	near, far := net.Pipe()
+	defer far.Close()
+	put := make(chan struct{})
+	go func() {
+		defer close(put)
+		l.Put(t.Context(), near)
+	}()
+	got, err := l.Accept()
+	if err != nil || got != near {
+		t.Fatalf("got %v, %v, want the connection that was put", got, err)
+	}
+	<-put
+	got.Close()
+	if l.Addr() != net.Addr(addr) {
+		t.Errorf("got address %v, want %v", l.Addr(), addr)
+	}
+}
+
+func TestConnectionsThatNobodyAcceptsAreClosed(t *testing.T) {
+	t.Parallel()
+	l := connqueue.New(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	near, far := net.Pipe()
+	l.Put(ctx, near)
+	if !isClosed(t, far) {
+		t.Error("its context had ended: the connection is still open")
+	}
+	if err := errors.Join(l.Close(), l.Close()); err != nil {
+		t.Errorf("closing twice: got %v, want nil", err)
+	}
+	near, far = net.Pipe()
+	l.Put(t.Context(), near)
+	if !isClosed(t, far) {
+		t.Error("the listener was closed: the connection is still open")
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want net.ErrClosed", err)
+	}
+}

@@ -1,0 +1,60 @@
+package lifecycle
+
+import (
+	"context"
+	"sync"
+
+	"github.com/threshold-access/threshold/internal/fault"
+)
+
+// Readiness tells other goroutines how far a server has come: starting, ready, ended. A server becomes ready at most once and ends once;
+// it may end without having been ready. All methods may be called by several goroutines at once.
+type Readiness struct {
+	name  string        // of the server, as in "the proxy has stopped"
+	ready chan struct{} // closed by Set
+	ended chan struct{} // closed by End
+	once  sync.Once     // guards the closing of ready
+	err   error         // why the server ended; written before ended is closed, read only after
+}
+
+// NewReadiness makes the state of a server that has not started. name stands in messages: "the proxy".
+func NewReadiness(name string) *Readiness {
+	return &Readiness{name: name, ready: make(chan struct{}), ended: make(chan struct{})}
+}
+
+// Set says that the server is ready. Further calls do nothing.
+func (r *Readiness) Set() { r.once.Do(func() { close(r.ready) }) }
+
+// End says that the server has ended, and why; nil after a clean stop. The server's Run calls it once, last.
+func (r *Readiness) End(err error) {
+	r.err = err
+	close(r.ended)
+}
+
+// IsReady reports whether Set has been called. It stays true after End.
+func (r *Readiness) IsReady() bool {
+	select {
+	case <-r.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// Wait returns nil once the server is ready. It returns the server's error when the server ends before, and the context's when ctx does.
+func (r *Readiness) Wait(ctx context.Context) error {
+	select {
+	case <-r.ready:
+		return nil
+	case <-r.ended:
+		if r.IsReady() { // both are closed, and select draws one
+			return nil
+		}
+		if r.err != nil {
+			return r.err
+		}
+		return fault.New(fault.Unavailable, "lifecycle.Wait", r.name+" has stopped before it was ready", "start it again")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,61 @@
+package lifecycle_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/lifecycle"
+)
+
+func TestWaitReturnsOnceTheServerIsReady(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := lifecycle.NewReadiness("the proxy")
+		waited := make(chan error, 1)
+		go func() { waited <- r.Wait(t.Context()) }()
+		synctest.Wait()
+		select {
+		case err := <-waited:
+			t.Fatalf("not ready yet: got %v, want Wait to block", err)
+		default:
+		}
+		if r.IsReady() {
+			t.Error("ready before Set")
+		}
+		r.Set()
+		r.Set()
+		if err := <-waited; err != nil || !r.IsReady() {
+			t.Errorf("got %v, ready %v, want nil and true", err, r.IsReady())
+		}
+		r.End(errors.New("disk"))
+		for range 20 { // select draws among what is ready
+			if err := r.Wait(t.Context()); err != nil {
+				t.Fatalf("after the end: got %v, want nil, because it was ready", err)
+			}
+		}
+	})
+}
+
+func TestWaitTellsWhyAServerIsNeverReady(t *testing.T) {
+	t.Parallel()
+	why := errors.New("the disk is full")
+	failed := lifecycle.NewReadiness("the proxy")
+	failed.End(why)
+	if err := failed.Wait(t.Context()); !errors.Is(err, why) {
+		t.Errorf("got %v, want the server's error", err)
+	}
+	stopped := lifecycle.NewReadiness("the proxy")
+	stopped.End(nil)
+	err := stopped.Wait(t.Context())
+	if !fault.Is(err, fault.Unavailable) || err.Error() == "" || fault.Remedy(err) == "" {
+		t.Errorf("got %v, want a fault with a remedy", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := lifecycle.NewReadiness("the proxy").Wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+}

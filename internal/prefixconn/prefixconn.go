@@ -1,0 +1,60 @@
+// Package prefixconn answers: how is a connection handed on after its first bytes have been read?
+package prefixconn
+
+import "net"
+
+// Conn gives the bytes that were read ahead once more, and then reads from the connection beneath. Its methods follow net.Conn;
+// Prefix and Fill belong to the goroutine that reads.
+type Conn struct {
+	net.Conn
+	prefix []byte // read from the connection and not yet given; nil when there is none, so that the buffer can be freed
+}
+
+// New makes a connection that gives prefix first. It keeps the slice.
+func New(conn net.Conn, prefix []byte) *Conn {
+	if len(prefix) == 0 {
+		prefix = nil
+	}
+	return &Conn{Conn: conn, prefix: prefix}
+}
+
+// Read implements io.Reader. One call gives bytes of the prefix or of the connection, never of both.
+func (c *Conn) Read(b []byte) (int, error) {
+	if len(c.prefix) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.prefix)
+	c.Discard(n)
+	return n, nil
+}
+
+// Prefix is what was read ahead and not yet given. It is valid until the next call of Read, Fill or Discard.
+func (c *Conn) Prefix() []byte { return c.prefix }
+
+// Fill reads ahead once, up to n bytes more, and appends them to the prefix. As with io.Reader, bytes may come with an error.
+func (c *Conn) Fill(n int) error {
+	have := len(c.prefix)
+	if cap(c.prefix)-have < n {
+		grown := make([]byte, have, have+n)
+		copy(grown, c.prefix)
+		c.prefix = grown
+	}
+	got, err := c.Conn.Read(c.prefix[have : have+n])
+	c.prefix = c.prefix[:have+got]
+	return err
+}
+
+// Discard drops the first n bytes of the prefix, which holds at least as many.
+func (c *Conn) Discard(n int) {
+	if c.prefix = c.prefix[n:]; len(c.prefix) == 0 {
+		c.prefix = nil
+	}
+}
+
+// CloseWrite closes the sending half of the connection beneath, or all of it where it has no halves.
+func (c *Conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Conn.Close()
+}

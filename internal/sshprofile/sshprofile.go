@@ -1,0 +1,67 @@
+// Package sshprofile answers: which SSH do our servers speak, and in which words do they refuse?
+//
+// The node's server and the proxy's front for stock clients share it, so that a client meets the same algorithms and messages at both.
+package sshprofile
+
+import (
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const (
+	// Version begins the identification string of our servers (RFC 4253 section 4.2). It does not tell the release.
+	Version = "SSH-2.0-Threshold"
+	// MaxAuthTries is how many authentication requests a client may fail, as in OpenSSH.
+	MaxAuthTries = 6
+)
+
+// NewServerConfig makes the configuration of one connection: algorithms, limits and host keys. The caller adds the callbacks that decide
+// who may log in; without any, nobody can.
+func NewServerConfig(host ssh.Signer) *ssh.ServerConfig {
+	cfg := &ssh.ServerConfig{
+		Config: ssh.Config{
+			// ML-KEM comes first. The library's defaults would end with a key exchange by SHA-1.
+			KeyExchanges: ssh.SupportedAlgorithms().KeyExchanges,
+			// AES-GCM first: with hardware support it is three times as fast as ChaCha20. CTR is for libraries that have nothing newer.
+			Ciphers: []string{
+				ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305,
+				ssh.CipherAES128CTR, ssh.CipherAES256CTR,
+			},
+			MACs: []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
+		},
+		MaxAuthTries:  MaxAuthTries,
+		ServerVersion: Version,
+	}
+	for _, key := range identity.HostKeys(host) {
+		cfg.AddHostKey(key)
+	}
+	return cfg
+}
+
+// Banner makes an authentication error whose message the client shows (RFC 4252 section 5.4).
+func Banner(err error) error {
+	return &ssh.BannerError{Err: err, Message: Message(err, "\r\n")}
+}
+
+// Message tells a fault as tsh does: what happened, then what helps. Each line ends with newline.
+func Message(err error, newline string) string {
+	out := "threshold: error: " + Clean(fault.Message(err)) + newline
+	if hint := fault.Remedy(err); hint != "" {
+		out += "threshold: hint: " + Clean(hint) + newline
+	}
+	return out
+}
+
+// Clean replaces control characters, which a terminal would obey, by question marks: messages carry names that others chose.
+func Clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
