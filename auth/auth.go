@@ -37,8 +37,8 @@ type Config struct {
 	Listener net.Listener
 	// Bootstrap is the file a cluster is born from. It is required on an empty data folder and refused on any other.
 	Bootstrap []byte
-	// ResumeBirth opens the cluster that Bootstrap names where it was born already: for a caller who was killed before it knew.
-	ResumeBirth bool
+	// ResumeBootstrap opens the cluster that Bootstrap names where it was born already: for a caller who was killed before it knew.
+	ResumeBootstrap bool
 	// BootstrapName is what faults call that file.
 	BootstrapName string
 	// ReplicaID names this replica among the members for ever: a lower-case host name. Required.
@@ -58,16 +58,16 @@ type Server struct {
 	store *raftstore.Store
 	port  *port.Port
 
-	own     atomic.Pointer[tls.Certificate] // what the port shows
-	ready   chan struct{}                   // closed when the port is open
-	ended   chan struct{}                   // closed when Run has ended
-	err     error                           // why; set before ended is closed
-	house   *house                          // set before ready is closed
-	started atomic.Bool
+	own      atomic.Pointer[tls.Certificate] // what the port shows
+	ready    chan struct{}                   // closed when the port is open
+	ended    chan struct{}                   // closed when Run has ended
+	err      error                           // why; set before ended is closed
+	services *services                       // set before ready is closed
+	started  atomic.Bool
 }
 
-// storeRoom is where in the data folder the replicated store is.
-const storeRoom = "store"
+// storeDir is where in the data folder the replicated store is.
+const storeDir = "store"
 
 // New checks the configuration, the bootstrap file with it. It starts nothing and opens nothing.
 func New(cfg Config) (*Server, error) { return newServer(cfg, func(*raftstore.Config) {}) }
@@ -77,7 +77,7 @@ func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 	if cfg.Dir == "" || cfg.Listener == nil || cfg.Log == nil {
 		return nil, fault.New(fault.Internal, "auth.New", "the data folder, the listener or the log is missing", "report this defect")
 	}
-	if err := identity.CheckNodeName(cfg.ReplicaID); err != nil {
+	if err := identity.CheckMachineName(cfg.ReplicaID); err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, "auth.New", "the replica id: "+err.Error(), "give auth.replica a lower-case host name")
 	}
 	if cfg.Now == nil {
@@ -94,7 +94,7 @@ func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 		return nil, err
 	}
 	// A folder without a log is always made a cluster of one: several replicas join by a call of their own.
-	store := raftstore.Config{Dir: filepath.Join(cfg.Dir, storeRoom), ReplicaID: cfg.ReplicaID, Stream: s.port.Raft(), Bootstrap: true, Log: cfg.Log, Now: cfg.Now}
+	store := raftstore.Config{Dir: filepath.Join(cfg.Dir, storeDir), ReplicaID: cfg.ReplicaID, Stream: s.port.Raft(), Bootstrap: true, Log: cfg.Log, Now: cfg.Now}
 	adjust(&store)
 	s.store, err = raftstore.New(store)
 	return s, err
@@ -121,7 +121,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	go func() { stored <- s.store.Run(storeCtx) }()
 	served := s.serve(ctx)
 	if s.opened() {
-		s.cfg.Log.Info("auth stopped", "connections", s.port.Counts(), "logins_refused", s.house.logins.Refusals())
+		s.cfg.Log.Info("auth stopped", "connections", s.port.Counts(), "logins_refused", s.services.logins.Refusals())
 	}
 	stop()
 	if err := <-stored; err != nil {
@@ -135,7 +135,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 
 // checkFolder refuses to open what is not there, before anything is made.
 func (s *Server) checkFolder() error {
-	_, err := os.Stat(filepath.Join(s.cfg.Dir, storeRoom))
+	_, err := os.Stat(filepath.Join(s.cfg.Dir, storeDir))
 	if errors.Is(err, fs.ErrNotExist) && s.birth == nil {
 		return fault.New(fault.NotFound, "auth.Run", "there is no cluster in "+s.cfg.Dir+" yet", "run once: threshold start --bootstrap FILE")
 	}
@@ -155,19 +155,19 @@ func (s *Server) serve(ctx context.Context) error {
 		return err
 	}
 	defer h.keys.Wipe()
-	if err := s.renew(ctx, h); err != nil {
+	if err := s.renewCertificate(ctx, h); err != nil {
 		return err
 	}
 	if err := h.publisher.Publish(ctx); err != nil {
 		return err
 	}
-	if err := s.noteStart(ctx, h); err != nil {
+	if err := s.recordStart(ctx, h); err != nil {
 		return err
 	}
-	s.house = h
+	s.services = h
 	close(s.ready)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.port.Run(ctx, s.terms(h)) })
+	g.Go(func() error { return s.port.Run(ctx, s.portConfig(h)) })
 	g.Go(func() error { return h.publisher.Run(ctx) })
 	g.Go(func() error { return s.keepCertificate(ctx, h) })
 	return g.Wait()
@@ -203,7 +203,7 @@ func (s *Server) Pin() identity.Pin {
 	if !s.opened() {
 		return identity.Pin{}
 	}
-	return s.house.keys.Pin()
+	return s.services.keys.Pin()
 }
 
 // Cluster is the cluster's name; "" before Ready.
@@ -211,7 +211,7 @@ func (s *Server) Cluster() string {
 	if !s.opened() {
 		return ""
 	}
-	return s.house.keys.Cluster()
+	return s.services.keys.Cluster()
 }
 
 // RootPEM is the cluster root's certificate; nil before Ready.
@@ -219,7 +219,7 @@ func (s *Server) RootPEM() []byte {
 	if !s.opened() {
 		return nil
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.house.keys.Root().Raw})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.services.keys.Root().Raw})
 }
 
 // Counts tells how the port is used.
@@ -230,6 +230,6 @@ func (s *Server) Invite(ctx context.Context, kind identity.Kind, labels identity
 	if err := s.Ready(ctx); err != nil {
 		return authrpc.Token{}, err
 	}
-	t, _, err := s.house.door.Create(ctx, join.Wish{Kind: kind, Labels: labels, TTL: ttl})
+	t, _, err := s.services.join.Create(ctx, join.TokenRequest{Kind: kind, Labels: labels, TTL: ttl})
 	return t, err
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestAMachineJoinsAndRenews(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	n := w.join(identity.Node, "web-1", identity.Labels{"env": "prod"})
 	if n.res.Identity.Name != "web-1" || n.res.Identity.Kind != identity.Node {
 		t.Errorf("got identity %+v, want node web-1", n.res.Identity)

@@ -22,15 +22,15 @@ import (
 // loginKeyBytes is the size of the key that seals login attempts.
 const loginKeyBytes = 32
 
-// bear gives birth to the cluster, in one transaction: after a crash there is a whole cluster or none.
-func (s *Server) bear(ctx context.Context, st *state.State) error {
-	seal, err := s.birthSeal()
+// createCluster gives birth to the cluster, in one transaction: after a crash there is a whole cluster or none.
+func (s *Server) createCluster(ctx context.Context, st *state.State) error {
+	seal, err := s.openSeal()
 	if err != nil {
 		return err
 	}
 	now := s.cfg.Now().UTC()
-	var kept onlyMemory
-	keys, err := keyring.Birth(ctx, s.birth.name, &kept, seal, now)
+	var kept memoryStore
+	keys, err := keyring.Generate(ctx, s.birth.name, &kept, seal, now)
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (s *Server) bear(ctx context.Context, st *state.State) error {
 	if err != nil {
 		return err
 	}
-	first, err := rules.First(root, s.birth.name, trusted(keys.Public()), now)
+	first, err := rules.FirstAuthorities(root, s.birth.name, authoritiesOf(keys.Public()), now)
 	if err != nil {
 		return err
 	}
@@ -50,10 +50,10 @@ func (s *Server) bear(ctx context.Context, st *state.State) error {
 	if err != nil {
 		return err
 	}
-	err = state.NewVault(st, seal).GiveBirth(ctx, state.Birth{
-		Cluster: state.Cluster{Name: s.birth.name, Seal: seal.URI(), Born: now, LoginKey: sealed},
+	err = state.NewVault(st, seal).CreateCluster(ctx, state.InitialRecords{
+		Cluster: state.Cluster{Name: s.birth.name, Seal: seal.URI(), Created: now, LoginKey: sealed},
 		Keyring: kept.doc, Authorities: first, Roles: s.birth.roles, Connectors: s.birth.connectors,
-		Events: []audit.Event{{Code: audit.ClusterBorn, Time: now, Fields: map[string]string{"cluster": s.birth.name, "pin": keys.Pin().String()}}},
+		Events: []audit.Event{{Code: audit.ClusterCreated, Time: now, Fields: map[string]string{"cluster": s.birth.name, "pin": keys.Pin().String()}}},
 	})
 	if err == nil {
 		s.cfg.Log.Info("the cluster was born", "cluster", s.birth.name, "pin", keys.Pin().String())
@@ -61,8 +61,8 @@ func (s *Server) bear(ctx context.Context, st *state.State) error {
 	return err
 }
 
-// birthSeal opens the seal the bootstrap file names, and makes it first where it is a file that is missing.
-func (s *Server) birthSeal() (keyring.Seal, error) {
+// openSeal opens the seal the bootstrap file names, and makes it first where it is a file that is missing.
+func (s *Server) openSeal() (keyring.Seal, error) {
 	u, err := url.Parse(s.birth.seal)
 	if err == nil && u.Scheme == "file" {
 		if _, err := os.Lstat(u.Path); errors.Is(err, fs.ErrNotExist) {
@@ -75,11 +75,11 @@ func (s *Server) birthSeal() (keyring.Seal, error) {
 	return keyring.OpenSeal(s.birth.seal)
 }
 
-// onlyMemory takes the keyring's document from keyring.Birth, so that it enters the store together with the rest.
-type onlyMemory struct{ doc []byte }
+// memoryStore takes the keyring's document from keyring.Birth, so that it enters the store together with the rest.
+type memoryStore struct{ doc []byte }
 
 // Load implements keyring.Store.
-func (m *onlyMemory) Load(context.Context) ([]byte, error) {
+func (m *memoryStore) Load(context.Context) ([]byte, error) {
 	if m.doc == nil {
 		return nil, fault.New(fault.NotFound, "auth.bear", "there is no keyring yet", "give birth to one")
 	}
@@ -87,14 +87,14 @@ func (m *onlyMemory) Load(context.Context) ([]byte, error) {
 }
 
 // Save implements keyring.Store.
-func (m *onlyMemory) Save(_ context.Context, _, doc []byte) error {
+func (m *memoryStore) Save(_ context.Context, _, doc []byte) error {
 	m.doc = slices.Clone(doc)
 	return nil
 }
 
-// trusted is the public side of the keys in the form of the authorities document.
-func trusted(p keyring.Public) signed.Authorities {
-	a := signed.Authorities{Root: p.Root.Raw, UserSSH: wire(p.UserSSH), HostSSH: wire(p.HostSSH)}
+// authoritiesOf is the public side of the keys in the form of the authorities document.
+func authoritiesOf(p keyring.Public) signed.Authorities {
+	a := signed.Authorities{Root: p.Root.Raw, UserSSH: marshalKeys(p.UserSSH), HostSSH: marshalKeys(p.HostSSH)}
 	for _, c := range p.UserX509 {
 		a.UserX509 = append(a.UserX509, c.Raw)
 	}
@@ -107,7 +107,7 @@ func trusted(p keyring.Public) signed.Authorities {
 	return a
 }
 
-func wire(keys []ssh.PublicKey) [][]byte {
+func marshalKeys(keys []ssh.PublicKey) [][]byte {
 	out := make([][]byte, len(keys))
 	for i, k := range keys {
 		out[i] = k.Marshal()

@@ -74,8 +74,8 @@ func routes() []route {
 	return out
 }
 
-// gated reports whether the gate itself refused, and not the room behind it.
-func gated(err error, kind identity.Kind) bool {
+// refusedByTable reports whether the gate itself refused, and not the room behind it.
+func refusedByTable(err error, kind identity.Kind) bool {
 	msg := fault.Message(orNil(err))
 	return msg == "this needs a certificate" || msg == "a "+string(kind)+" certificate may not do this"
 }
@@ -88,7 +88,7 @@ func orNil(err error) error {
 }
 
 func TestWhoMayCallWhat(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	clients := map[identity.Kind]*authrpc.Client{
 		authrpc.Anonymous: w.client(nil), identity.User: w.user("alice", "admin"),
 		identity.Node: w.join(identity.Node, "web", nil).Client, identity.Proxy: w.join(identity.Proxy, "edge", nil, "edge.example.org").Client,
@@ -97,7 +97,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 		may := map[identity.Kind]bool{authrpc.Anonymous: r.anonymous, identity.User: r.user, identity.Node: r.node, identity.Proxy: r.proxy}
 		for kind, client := range clients {
 			err := r.ask(t.Context(), client)
-			if got := !gated(err, kind); got != may[kind] {
+			if got := !refusedByTable(err, kind); got != may[kind] {
 				t.Errorf("%s by %q: got let in %v (%v), want %v", r.name, kind, got, err, may[kind])
 			}
 			if err != nil && fault.Remedy(err) == "" {
@@ -108,7 +108,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 }
 
 // revision is that of the whole store.
-func (w *world) revision() raftstore.Revision {
+func (w *testServer) revision() raftstore.Revision {
 	w.t.Helper()
 	l, err := w.auth.store.List(w.t.Context(), "no such prefix", raftstore.Page{})
 	w.must(err)
@@ -116,7 +116,7 @@ func (w *world) revision() raftstore.Revision {
 }
 
 func TestNoAnonymousCallWritesToTheStore(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	token, err := w.auth.Invite(t.Context(), identity.Node, nil, 0)
 	w.must(err)
 	before := w.revision()
@@ -149,10 +149,10 @@ func TestNoAnonymousCallWritesToTheStore(t *testing.T) {
 }
 
 func TestAnExpiredMachineMayOnlyRenew(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	n := w.join(identity.Node, "web", nil)
 	person := w.user("alice", "admin")
-	w.pass(25 * time.Hour)
+	w.advance(25 * time.Hour)
 	for _, c := range []*authrpc.Client{n.Client, person} {
 		c.Close()
 	}
@@ -171,7 +171,7 @@ func TestAnExpiredMachineMayOnlyRenew(t *testing.T) {
 }
 
 func TestARemovedMachineMayDoNothing(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	n := w.join(identity.Node, "web", nil)
 	if _, err := authrpc.Call(t.Context(), n.Client, authrpc.GetRules, authrpc.WatchRulesRequest{}); err != nil {
 		t.Fatalf("a member: got %v", err)
@@ -199,8 +199,8 @@ func TestARemovedMachineMayDoNothing(t *testing.T) {
 }
 
 // What an administrator takes from a person counts at auth at once, whatever their certificate says for hours more.
-func TestACertificateGivesNoMoreThanTheRecord(t *testing.T) {
-	w := born(t)
+func TestACertificateGrantsNoMoreThanTheRecord(t *testing.T) {
+	w := newTestServer(t)
 	root, alice, bob := w.user("root", "admin"), w.user("alice", "admin", "viewer"), w.user("bob", "viewer")
 	whoami := func(c *authrpc.Client) ([]string, error) {
 		res, err := authrpc.Call(t.Context(), c, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
@@ -235,11 +235,11 @@ func TestACertificateGivesNoMoreThanTheRecord(t *testing.T) {
 }
 
 // A certificate that is pinned to a network, as one of a headless login, asks nothing of auth from another.
-func TestAPinnedCertificateIsGoodFromItsNetworkAlone(t *testing.T) {
-	w := born(t)
+func TestAPinnedCertificateWorksOnlyFromItsNetwork(t *testing.T) {
+	w := newTestServer(t)
 	w.user("alice", "admin")
 	from := func(network string) *authrpc.Client {
-		r := userRequest(person(w.auth.Cluster(), "alice", "admin"))
+		r := userRequest(userIdentity(w.auth.Cluster(), "alice", "admin"))
 		r.SourceAddress = []netip.Prefix{netip.MustParsePrefix(network)}
 		return w.client(w.sign(r, newKey(t), w.now()))
 	}
@@ -257,9 +257,9 @@ func TestAPinnedCertificateIsGoodFromItsNetworkAlone(t *testing.T) {
 	}
 }
 
-func TestAConnectorThatIsGoneVouchesForNobody(t *testing.T) {
-	w := born(t)
-	who := person("example.com", "eve", "viewer")
+func TestARemovedConnectorAuthenticatesNobody(t *testing.T) {
+	w := newTestServer(t)
+	who := userIdentity("example.com", "eve", "viewer")
 	who.Connector = "old"
 	w.must(w.state().PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "old", Subject: who.Subject, Mapped: who.Roles}))
 	eve := w.client(w.sign(ca.Request{Profile: ca.User, Identity: who}, newKey(t), w.now()))
@@ -269,8 +269,8 @@ func TestAConnectorThatIsGoneVouchesForNobody(t *testing.T) {
 }
 
 // A stream that was open when its proxy was removed ends with the next head, and no clock brings a removed machine back.
-func TestARemovedMachineKeepsNoStreamAndRenewsNever(t *testing.T) {
-	w := born(t)
+func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
+	w := newTestServer(t)
 	p := w.join(identity.Proxy, "edge", nil, "edge.example.org")
 	root := w.user("root", "admin")
 	got, ended := make(chan struct{}, 100), make(chan error, 1)
@@ -283,13 +283,13 @@ func TestARemovedMachineKeepsNoStreamAndRenewsNever(t *testing.T) {
 	<-got
 	_, err := authrpc.Call(t.Context(), root, authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: "nodes", Name: "edge"})
 	w.must(err)
-	w.must(w.auth.house.publisher.Publish(t.Context()))
+	w.must(w.auth.services.publisher.Publish(t.Context()))
 	select {
 	case <-ended:
 	case <-time.After(patience):
 		t.Error("the stream of a removed proxy goes on")
 	}
-	w.pass(25 * time.Hour)
+	w.advance(25 * time.Hour)
 	if _, err := authrpc.Call(t.Context(), w.client(p.cert()), authrpc.Renew, authrpc.RenewRequest{Time: w.now()}); !fault.Is(err, fault.Denied) {
 		t.Errorf("renewing the ended certificate of a removed proxy: got %v, want denied", err)
 	}

@@ -30,7 +30,7 @@ func hostKey(t *testing.T, b []byte) ssh.PublicKey {
 }
 
 func TestAMachinesCertificatesSayWhatIsOnRecord(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	n := w.join(identity.Node, "web", identity.Labels{"env": "prod"})
 	p := w.join(identity.Proxy, "edge", nil, "access.example.com", "127.0.0.1")
 	trust, err := rules.Open(w.auth.Pin(), n.res.Rules)
@@ -59,7 +59,7 @@ func TestAMachinesCertificatesSayWhatIsOnRecord(t *testing.T) {
 }
 
 func TestARenewalTakesNothingFromTheCaller(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	n := w.join(identity.Node, "web", identity.Labels{"env": "prod"})
 	apply := authrpc.ApplyResourceRequest{Resource: authrpc.Resource{Kind: "node", Version: "v1",
 		Metadata: authrpc.Metadata{Name: "web", Labels: map[string]string{"env": "dev"}}, Spec: json.RawMessage(`{}`)}}
@@ -83,7 +83,7 @@ func TestARenewalTakesNothingFromTheCaller(t *testing.T) {
 }
 
 func TestEveryIssuanceIsOnRecord(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	n := w.join(identity.Node, "web", nil)
 	_, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: w.now()})
 	w.must(err)
@@ -104,17 +104,17 @@ func TestEveryIssuanceIsOnRecord(t *testing.T) {
 	for _, e := range events {
 		codes = append(codes, e.Event.Code)
 	}
-	want := []audit.Code{audit.ClusterBorn, audit.AuthStarted, audit.TokenCreated, audit.MachineJoined, audit.CertIssued, audit.CertRenewed}
+	want := []audit.Code{audit.ClusterCreated, audit.AuthStarted, audit.TokenCreated, audit.MachineJoined, audit.CertIssued, audit.CertRenewed}
 	if !slices.Equal(codes, want) {
 		t.Errorf("got events %v, want %v", codes, want)
 	}
 }
 
 func TestAuthRenewsItsOwnCertificateInPlace(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	before := w.auth.own.Load().Leaf
 	client := w.client(nil)
-	w.pass(25 * time.Hour)
+	w.advance(25 * time.Hour)
 	client.Close()
 	if _, err := authrpc.Call(t.Context(), client, authrpc.Join, authrpc.JoinRequest{}); !fault.Is(err, fault.Denied) {
 		t.Errorf("got %v after a day, want the room's own answer", err)
@@ -125,7 +125,7 @@ func TestAuthRenewsItsOwnCertificateInPlace(t *testing.T) {
 }
 
 func TestRulesStreamToAProxy(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	p := w.join(identity.Proxy, "edge", nil, "access.example.com")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -19,27 +19,27 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
 const origin = "https://access.example.com"
 
-// company is a running cluster, its identity provider and a proxy in front.
-type company struct {
-	*world
+// loginFixture is a running cluster, its identity provider and a proxy in front.
+type loginFixture struct {
+	*testServer
 	proxy *machine
 }
 
-func openCompany(t *testing.T) *company {
+func newLoginFixture(t *testing.T) *loginFixture {
 	t.Helper()
 	var provider *oidctest.Provider
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { provider.ServeHTTP(w, r) }))
 	t.Cleanup(server.Close)
 	dir := t.TempDir()
 	text := strings.Replace(string(bootstrapText(dir)), "https://login.example.org", server.URL, 1)
-	c := &company{world: start(t, dir, []byte(text))}
+	c := &loginFixture{testServer: startServer(t, dir, []byte(text))}
 	var err error
 	provider, err = oidctest.New(oidctest.Config{Issuer: server.URL, Alg: "ES256", Now: c.now,
 		Clients: []oidctest.Client{{ID: "threshold", Secret: "a client secret", Redirects: []string{origin + authrpc.CallbackPath("corp")}}},
@@ -50,15 +50,15 @@ func openCompany(t *testing.T) *company {
 	return c
 }
 
-// tsh is a client that logs in.
-type tsh struct {
+// loginClient is a client that logs in.
+type loginClient struct {
 	verifier string
 	sshKey   []byte
 	x509Key  []byte
 	key      ed25519.PrivateKey
 }
 
-func newTSH(t *testing.T) tsh {
+func newLoginClient(t *testing.T) loginClient {
 	t.Helper()
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -72,16 +72,16 @@ func newTSH(t *testing.T) tsh {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tsh{verifier: rand.Text() + rand.Text(), sshKey: sshKey.Marshal(), x509Key: der, key: key}
+	return loginClient{verifier: rand.Text() + rand.Text(), sshKey: sshKey.Marshal(), x509Key: der, key: key}
 }
 
-// identified goes through the browser's part up to the second factor.
-func (c *company) identified(me tsh, login, password string) authrpc.FinishOIDCResponse {
+// loginUntilFactor goes through the browser's part up to the second factor.
+func (c *loginFixture) loginUntilFactor(me loginClient, login, password string) authrpc.FinishOIDCResponse {
 	c.t.Helper()
 	begun, err := authrpc.Call(c.t.Context(), c.proxy.Client, authrpc.BeginLogin, authrpc.BeginLoginRequest{
-		Challenge: authrpc.Challenge(me.verifier, me.sshKey, me.x509Key), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", Public: origin, From: "192.0.2.7"})
+		Challenge: authrpc.Challenge(me.verifier, me.sshKey, me.x509Key), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", PublicOrigin: origin, From: "192.0.2.7"})
 	c.must(err)
-	page, err := forms.New(nil, origin).Open(c.t.Context(), begun.Redirect)
+	page, err := formbrowser.New(nil, origin).Open(c.t.Context(), begun.Redirect)
 	if err == nil && page.Location == "" {
 		page, err = page.Submit(c.t.Context(), map[string]string{"login": login, "password": password})
 	}
@@ -96,9 +96,9 @@ func (c *company) identified(me tsh, login, password string) authrpc.FinishOIDCR
 }
 
 // logIn enrols the person's factor and returns what tsh has to redeem.
-func (c *company) logIn(me tsh, login, password string) authrpc.RedeemLoginRequest {
+func (c *loginFixture) logIn(me loginClient, login, password string) authrpc.RedeemLoginRequest {
 	c.t.Helper()
-	i := c.identified(me, login, password)
+	i := c.loginUntilFactor(me, login, password)
 	if i.Enrol == nil {
 		c.t.Fatal("got no enrolment at a first login")
 	}
@@ -112,10 +112,10 @@ func (c *company) logIn(me tsh, login, password string) authrpc.RedeemLoginReque
 }
 
 func TestALoginEarnsCertificates(t *testing.T) {
-	c := openCompany(t)
-	me := newTSH(t)
+	c := newLoginFixture(t)
+	me := newLoginClient(t)
 	redeem := c.logIn(me, "alice@example.com", "wonderland")
-	other := newTSH(t)
+	other := newLoginClient(t)
 	stolen := redeem
 	stolen.SSHKey, stolen.X509Key = other.sshKey, other.x509Key
 	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, stolen); !fault.Is(err, fault.Denied) {
@@ -149,9 +149,9 @@ func TestALoginEarnsCertificates(t *testing.T) {
 	}
 }
 
-func TestAPersonWithoutRolesGetsNowhere(t *testing.T) {
-	c := openCompany(t)
-	me := newTSH(t)
+func TestAUserWithoutRolesIsRefused(t *testing.T) {
+	c := newLoginFixture(t)
+	me := newLoginClient(t)
 	res, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, c.logIn(me, "bob@example.com", "builder"))
 	c.must(err)
 	bob := c.client(&tls.Certificate{Certificate: res.X509, PrivateKey: me.key})
@@ -169,11 +169,11 @@ func TestAPersonWithoutRolesGetsNowhere(t *testing.T) {
 }
 
 func TestAProxySendsBrowsersOnlyToItself(t *testing.T) {
-	c := openCompany(t)
-	me := newTSH(t)
+	c := newLoginFixture(t)
+	me := newLoginClient(t)
 	for public, want := range map[string]fault.Kind{origin: "", origin + ":8443": "", "https://evil.example.org": fault.Denied} {
 		_, err := authrpc.Call(t.Context(), c.proxy.Client, authrpc.BeginLogin, authrpc.BeginLoginRequest{
-			Challenge: authrpc.Challenge(me.verifier, me.sshKey, me.x509Key), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", Public: public})
+			Challenge: authrpc.Challenge(me.verifier, me.sshKey, me.x509Key), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", PublicOrigin: public})
 		if fault.KindOf(err) != want {
 			t.Errorf("%s: got %v, want kind %q", public, err, want)
 		}
@@ -181,28 +181,28 @@ func TestAProxySendsBrowsersOnlyToItself(t *testing.T) {
 }
 
 // The browser's part writes nothing before the provider has vouched and the factor is there.
-func TestTheBeginningOfALoginIsStoredNowhere(t *testing.T) {
-	c := openCompany(t)
+func TestAnUnfinishedLoginStoresNothing(t *testing.T) {
+	c := newLoginFixture(t)
 	before := c.revision()
-	c.identified(newTSH(t), "alice@example.com", "wonderland")
+	c.loginUntilFactor(newLoginClient(t), "alice@example.com", "wonderland")
 	if after := c.revision(); after != before {
 		t.Errorf("got revision %d, want %d: a login that only began leaves no trace", after, before)
 	}
 }
 
-func TestALoginOutlivesARestart(t *testing.T) {
-	c := openCompany(t)
-	me := newTSH(t)
+func TestALoginSurvivesARestart(t *testing.T) {
+	c := newLoginFixture(t)
+	me := newLoginClient(t)
 	redeem := c.logIn(me, "alice@example.com", "wonderland")
 	c.must(c.stop())
-	c.world = start(t, c.dir, nil)
+	c.testServer = startServer(t, c.dir, nil)
 	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, redeem); err != nil {
 		t.Errorf("got %v after the restart, want the login", err)
 	}
 }
 
 // event returns the last event of the code about the person.
-func (c *company) event(code audit.Code, user string) (last audit.Event) {
+func (c *loginFixture) event(code audit.Code, user string) (last audit.Event) {
 	c.t.Helper()
 	for after := uint64(1); ; {
 		got, err := c.state().ReadEvents(c.t.Context(), after, 100)

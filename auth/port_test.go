@@ -15,8 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// knock does a TLS handshake and one read, and tells how the server takes it: nil when it waits for a request.
-func (w *world) knock(cert *tls.Certificate, alpn ...string) error {
+// probe does a TLS handshake and one read, and tells how the server takes it: nil when it waits for a request.
+func (w *testServer) probe(cert *tls.Certificate, alpn ...string) error {
 	w.t.Helper()
 	cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, NextProtos: alpn}
 	if cert != nil {
@@ -37,14 +37,14 @@ func (w *world) knock(cert *tls.Certificate, alpn ...string) error {
 }
 
 // machineCert is one that auth never issued, for a machine of the kind.
-func (w *world) machineCert(kind identity.Kind) *tls.Certificate {
+func (w *testServer) machineCert(kind identity.Kind) *tls.Certificate {
 	id := identity.Identity{Kind: kind, Cluster: w.auth.Cluster(), Name: "x", ID: "00000000000000000000000000000001"}
 	return w.sign(ca.Request{Profile: ca.Service, Identity: id}, newKey(w.t), w.now())
 }
 
-func TestTheDoorKnowsWhoSpeaksWhat(t *testing.T) {
-	w := born(t)
-	user := w.sign(ca.Request{Profile: ca.User, Identity: person(w.auth.Cluster(), "alice")}, newKey(t), w.now())
+func TestThePortChecksProtocolAndCertificateKind(t *testing.T) {
+	w := newTestServer(t)
+	user := w.sign(ca.Request{Profile: ca.User, Identity: userIdentity(w.auth.Cluster(), "alice")}, newKey(t), w.now())
 	const auth, raft = identity.ALPNAuth, identity.ALPNRaft
 	for _, tt := range []struct {
 		name string
@@ -64,7 +64,7 @@ func TestTheDoorKnowsWhoSpeaksWhat(t *testing.T) {
 		{"no protocol", nil, nil, false},
 		{"another protocol", nil, []string{"h2"}, false},
 	} {
-		if err := w.knock(tt.cert, tt.alpn...); (err == nil) != tt.in {
+		if err := w.probe(tt.cert, tt.alpn...); (err == nil) != tt.in {
 			t.Errorf("%s: got %v, want let in %v", tt.name, err, tt.in)
 		}
 	}
@@ -74,16 +74,16 @@ func TestTheDoorKnowsWhoSpeaksWhat(t *testing.T) {
 }
 
 func TestAForeignCertificateIsRefusedWithAnAlert(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	keys := keyringtest.New(t, "example.com", time.Now()) // the same name, other keys
 	other, err := ca.New(ca.Config{Cluster: "example.com", Keys: keys, Recorder: unrecorded{}})
 	w.must(err)
 	key := newKey(t)
-	out, err := other.Issue(t.Context(), ca.Request{Profile: ca.User, Identity: person("example.com", "mallory", "admin"), X509Key: key.Public()})
+	out, err := other.Issue(t.Context(), ca.Request{Profile: ca.User, Identity: userIdentity("example.com", "mallory", "admin"), X509Key: key.Public()})
 	w.must(err)
 	cert := &tls.Certificate{Certificate: [][]byte{out.X509.Raw}, PrivateKey: key}
 	var alert *net.OpError
-	if err := w.knock(cert, identity.ALPNAuth); !errors.As(err, &alert) || alert.Op != "remote error" {
+	if err := w.probe(cert, identity.ALPNAuth); !errors.As(err, &alert) || alert.Op != "remote error" {
 		t.Errorf("got %v, want a TLS alert", err)
 	}
 	if _, err = authrpc.Call(t.Context(), w.client(cert), authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(err, fault.Unauthenticated) || fault.Remedy(err) != "run: tsh login" {
@@ -91,21 +91,21 @@ func TestAForeignCertificateIsRefusedWithAnAlert(t *testing.T) {
 	}
 }
 
-func TestTheUserTreeMakesNoMachines(t *testing.T) {
-	w := born(t)
+func TestTheUserAuthorityCannotSignMachines(t *testing.T) {
+	w := newTestServer(t)
 	// A machine's identity under the user authority, as a thief of only that key could sign it.
-	parent, signer := w.auth.house.keys.UserX509()
+	parent, signer := w.auth.services.keys.UserX509()
 	template := w.machineCert(identity.Auth).Leaf
 	key := newKey(t)
 	der, err := x509.CreateCertificate(nil, template, parent, key.Public(), signer)
 	w.must(err)
-	if err := w.knock(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, identity.ALPNAuth); err == nil {
+	if err := w.probe(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, identity.ALPNAuth); err == nil {
 		t.Error("got let in, want refused")
 	}
 }
 
 func TestTLSBelow13IsRefused(t *testing.T) {
-	w := born(t)
+	w := newTestServer(t)
 	conn, err := tls.Dial("tcp", w.addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, NextProtos: []string{identity.ALPNAuth}})
 	if err == nil {
 		conn.Close()
@@ -113,8 +113,8 @@ func TestTLSBelow13IsRefused(t *testing.T) {
 	}
 }
 
-func TestTheServerIsKnownByThePinAlone(t *testing.T) {
-	w := born(t)
+func TestThePinAloneVerifiesTheServer(t *testing.T) {
+	w := newTestServer(t)
 	right, wrong := w.auth.Pin(), w.auth.Pin()
 	wrong[0] ^= 1
 	for pin, want := range map[identity.Pin]fault.Kind{right: fault.Expired, wrong: fault.Denied} { // redeem of nothing is refused in the room

@@ -9,13 +9,13 @@ import (
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 )
 
-// nowhere records nothing, so that what is measured is the CA.
-type nowhere struct{}
+// discardRecorder records nothing, so that what is measured is the CA.
+type discardRecorder struct{}
 
-func (nowhere) RecordIssuance(context.Context, ca.Record) error { return nil }
+func (discardRecorder) RecordIssuance(context.Context, ca.Record) error { return nil }
 
 func bench(b *testing.B, r ca.Request) {
-	c, err := ca.New(ca.Config{Cluster: cluster, Keys: keyringtest.New(b, cluster, birthday), Recorder: nowhere{}, Now: func() time.Time { return noon }})
+	c, err := ca.New(ca.Config{Cluster: cluster, Keys: keyringtest.New(b, cluster, createdAt), Recorder: discardRecorder{}, Now: func() time.Time { return testNow }})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -35,17 +35,17 @@ type Config struct {
 
 // CA issues certificates. It is safe for concurrent use.
 type CA struct {
-	cluster  string
-	keys     *keyring.Keyring
-	recorder Recorder
-	now      func() time.Time
-	user     *softcas.SoftCAS // signs user X.509
-	service  *softcas.SoftCAS // signs service X.509
-	guard    guard
-	ours     [][]byte // the authorities' own public keys, DER: never a subject's
+	cluster       string
+	keys          *keyring.Keyring
+	recorder      Recorder
+	now           func() time.Time
+	user          *softcas.SoftCAS // signs user X.509
+	service       *softcas.SoftCAS // signs service X.509
+	namePolicy    namePolicy
+	authorityKeys [][]byte // the authorities' own public keys, DER: never a subject's
 
-	mu     sync.Mutex // guards latest
-	latest time.Time  // the latest time at which something was issued: the clock may not fall behind it by more than identity.Skew
+	mu         sync.Mutex // guards latest
+	lastIssued time.Time  // the latest time at which something was issued: the clock may not fall behind it by more than identity.Skew
 }
 
 // New makes a CA.
@@ -62,20 +62,20 @@ func New(cfg Config) (*CA, error) {
 	}
 	c := &CA{cluster: cfg.Cluster, keys: cfg.Keys, recorder: cfg.Recorder, now: cfg.Now}
 	var err error
-	if c.user, err = signX509With(c.keys.UserX509); err != nil {
+	if c.user, err = newX509Signer(c.keys.UserX509); err != nil {
 		return nil, err
 	}
-	if c.service, err = signX509With(c.keys.ServiceX509); err != nil {
+	if c.service, err = newX509Signer(c.keys.ServiceX509); err != nil {
 		return nil, err
 	}
-	if c.ours, err = ownKeys(c.keys.Public()); err != nil {
+	if c.authorityKeys, err = authorityKeys(c.keys.Public()); err != nil {
 		return nil, err
 	}
-	c.guard, err = newGuard(c.cluster)
+	c.namePolicy, err = newNamePolicy(c.cluster)
 	return c, err
 }
 
-func ownKeys(p keyring.Public) ([][]byte, error) {
+func authorityKeys(p keyring.Public) ([][]byte, error) {
 	var out [][]byte
 	for _, cert := range slices.Concat([]*x509.Certificate{p.Root}, p.UserX509, p.ServiceX509) {
 		out = append(out, cert.RawSubjectPublicKeyInfo)
@@ -122,7 +122,7 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 	if err != nil {
 		return Issued{}, fault.Wrap(err, fault.Internal, "ca.sign", "the certificate could not be signed", "look at the log of auth")
 	}
-	out.Record = recordOf(d, out)
+	out.Record = newRecord(d, out)
 	if err := c.recorder.RecordIssuance(ctx, out.Record); err != nil {
 		return Issued{}, fault.Wrap(err, fault.Unavailable, "ca.Issue", "the certificate could not be recorded, so it was not released", "try again in a moment")
 	}
@@ -135,7 +135,7 @@ func (c *CA) clock() (time.Time, error) {
 	now := c.now().UTC()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	floor := c.latest
+	floor := c.lastIssued
 	if born := c.keys.Root().NotBefore.Add(identity.Skew); born.After(floor) {
 		floor = born
 	}
@@ -143,8 +143,8 @@ func (c *CA) clock() (time.Time, error) {
 		return now, fault.New(fault.Unavailable, "ca.Issue", fmt.Sprintf("the clock of auth says %s, which is before certificates it issued (%s)",
 			now.Format(time.RFC3339), floor.Format(time.RFC3339)), "set the clock of the auth host, then restart auth")
 	}
-	if now.After(c.latest) {
-		c.latest = now
+	if now.After(c.lastIssued) {
+		c.lastIssued = now
 	}
 	return now, nil
 }

@@ -23,14 +23,14 @@ import (
 
 const cluster = "access.example.com"
 
-// birthday is when the cluster of the tests was born; an hour later it issues.
+// createdAt is when the cluster of the tests was born; an hour later it issues.
 var (
-	birthday = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	noon     = birthday.Add(time.Hour)
+	createdAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	testNow   = createdAt.Add(time.Hour)
 )
 
-// world is a CA with its keys, its records and its clock in the test's hands.
-type world struct {
+// fixture is a CA with its keys, its records and its clock in the test's hands.
+type fixture struct {
 	ca   *ca.CA
 	keys *keyring.Keyring
 
@@ -40,9 +40,9 @@ type world struct {
 	fail    error // what the recorder answers
 }
 
-func newWorld(t testing.TB) *world {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	w := &world{keys: keyringtest.New(t, cluster, birthday), now: noon}
+	w := &fixture{keys: keyringtest.New(t, cluster, createdAt), now: testNow}
 	var err error
 	if w.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: w.keys, Recorder: w, Now: w.clock}); err != nil {
 		t.Fatal(err)
@@ -50,19 +50,19 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-func (w *world) clock() time.Time {
+func (w *fixture) clock() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.now
 }
 
-func (w *world) setClock(t time.Time) {
+func (w *fixture) setClock(t time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.now = t
 }
 
-func (w *world) RecordIssuance(_ context.Context, r ca.Record) error {
+func (w *fixture) RecordIssuance(_ context.Context, r ca.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fail != nil {
@@ -72,7 +72,7 @@ func (w *world) RecordIssuance(_ context.Context, r ca.Record) error {
 	return nil
 }
 
-func (w *world) issue(t testing.TB, r ca.Request) ca.Issued {
+func (w *fixture) issue(t testing.TB, r ca.Request) ca.Issued {
 	t.Helper()
 	out, err := w.ca.Issue(t.Context(), r)
 	if err != nil {
@@ -143,21 +143,21 @@ const clientAuth = x509.ExtKeyUsageClientAuth
 
 var loopback = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
 
-func TestUserGetsBothCertificatesOfOneLife(t *testing.T) {
-	w := newWorld(t)
+func TestUserGetsBothCertificatesWithOneValidity(t *testing.T) {
+	w := newFixture(t)
 	out := w.issue(t, userRequest(t))
-	u, err := identity.VerifySSHUser(out.SSH, cluster, w.keys.Public().UserSSH, loopback, noon)
+	u, err := identity.VerifySSHUser(out.SSH, cluster, w.keys.Public().UserSSH, loopback, testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Public().UserX509...), x509.ExtKeyUsageClientAuth, noon, identity.User)
+	p, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Public().UserX509...), x509.ExtKeyUsageClientAuth, testNow, identity.User)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u.UserKey() != alice().UserKey() || p.UserKey() != alice().UserKey() || !u.May("ubuntu") || u.May("root") {
+	if u.UserKey() != alice().UserKey() || p.UserKey() != alice().UserKey() || !u.HasLogin("ubuntu") || u.HasLogin("root") {
 		t.Errorf("got %+v and %+v, want alice as alice and ubuntu", u, p)
 	}
-	if want := noon.Add(8 * time.Hour); !u.Expires.Equal(want) || !p.Expires.Equal(want) || !out.Record.NotAfter.Equal(want) {
+	if want := testNow.Add(8 * time.Hour); !u.Expires.Equal(want) || !p.Expires.Equal(want) || !out.Record.NotAfter.Equal(want) {
 		t.Errorf("got ends %s, %s, %s, want %s", u.Expires, p.Expires, out.Record.NotAfter, want)
 	}
 	if len(w.records) != 1 || w.records[0].Serial != u.Serial || out.X509.SerialNumber.Uint64() != uint64(u.Serial) {
@@ -166,7 +166,7 @@ func TestUserGetsBothCertificatesOfOneLife(t *testing.T) {
 }
 
 func TestUserWithoutLoginsGetsX509Only(t *testing.T) {
-	w, r := newWorld(t), userRequest(t)
+	w, r := newFixture(t), userRequest(t)
 	r.Logins = nil
 	if out := w.issue(t, r); out.SSH != nil || out.X509 == nil || out.Record.SSHDigest != (ca.Digest{}) {
 		t.Errorf("got an SSH certificate %v, want X.509 alone", out.SSH)
@@ -174,18 +174,18 @@ func TestUserWithoutLoginsGetsX509Only(t *testing.T) {
 }
 
 func TestHostCertificateNamesItsHost(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	out := w.issue(t, hostRequest(t))
-	if err := identity.VerifySSHHost(out.SSH, "web-1", w.keys.Public().HostSSH, noon); err != nil {
+	if err := identity.VerifySSHHost(out.SSH, "web-1", w.keys.Public().HostSSH, testNow); err != nil {
 		t.Error(err)
 	}
-	if err := identity.VerifySSHHost(out.SSH, "web-2", w.keys.Public().HostSSH, noon); err == nil {
+	if err := identity.VerifySSHHost(out.SSH, "web-2", w.keys.Public().HostSSH, testNow); err == nil {
 		t.Error("got a host certificate good for another host, want a refusal")
 	}
 }
 
 func TestServiceChainLeadsToTheRoot(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	for _, kind := range []identity.Kind{identity.Node, identity.Proxy, identity.Auth} {
 		r := serviceRequest(t)
 		r.Identity.Kind = kind
@@ -197,7 +197,7 @@ func TestServiceChainLeadsToTheRoot(t *testing.T) {
 			t.Fatalf("%s: got a chain of %d, want leaf, intermediate and root", kind, len(out.Chain))
 		}
 		for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-			if _, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Root()), use, noon, kind); err != nil {
+			if _, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Root()), use, testNow, kind); err != nil {
 				t.Errorf("%s: %v", kind, err)
 			}
 		}

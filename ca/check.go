@@ -15,7 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-func refuse(err error, remedy string) error {
+func refused(err error, remedy string) error {
 	return fault.Wrap(err, fault.Invalid, "ca.Issue", "no certificate: "+err.Error(), remedy)
 }
 
@@ -25,27 +25,27 @@ const askAdmin = "ask an administrator to correct the user's roles or the machin
 func (c *CA) check(r Request) error {
 	p, ok := profiles[r.Profile]
 	if !ok {
-		return refuse(fmt.Errorf("there is no profile %q", r.Profile), "use the profile user, host or service")
+		return refused(fmt.Errorf("there is no profile %q", r.Profile), "use the profile user, host or service")
 	}
 	if !slices.Contains(p.kinds, r.Identity.Kind) {
-		return refuse(fmt.Errorf("a %s cannot have a %s certificate", r.Identity.Kind, r.Profile), askAdmin)
+		return refused(fmt.Errorf("a %s cannot have a %s certificate", r.Identity.Kind, r.Profile), askAdmin)
 	}
 	if r.Identity.Cluster != c.cluster {
-		return refuse(fmt.Errorf("the identity is of cluster %q, not %q", r.Identity.Cluster, c.cluster), "ask the cluster that the identity belongs to")
+		return refused(fmt.Errorf("the identity is of cluster %q, not %q", r.Identity.Cluster, c.cluster), "ask the cluster that the identity belongs to")
 	}
 	if err := c.checkKeys(r, p); err != nil {
-		return refuse(err, "make a new key: ssh-keygen -t ed25519, or log in again with tsh login")
+		return refused(err, "make a new key: ssh-keygen -t ed25519, or log in again with tsh login")
 	}
 	if err := r.checkNames(); err != nil {
-		return refuse(err, askAdmin)
+		return refused(err, askAdmin)
 	}
 	if err := r.checkUserOptions(); err != nil {
-		return refuse(err, askAdmin)
+		return refused(err, askAdmin)
 	}
 	return nil
 }
 
-func (c *CA) checkKeys(r Request, p rule) error {
+func (c *CA) checkKeys(r Request, p profileLimits) error {
 	switch {
 	case r.SSHKey == nil && r.X509Key == nil:
 		return errors.New("no key was given")
@@ -58,7 +58,7 @@ func (c *CA) checkKeys(r Request, p rule) error {
 		if err := identity.CheckSSHKey(r.SSHKey); err != nil {
 			return err
 		}
-		if err := c.checkNotOurs(r.SSHKey.(ssh.CryptoPublicKey).CryptoPublicKey()); err != nil {
+		if err := c.checkNotAuthority(r.SSHKey.(ssh.CryptoPublicKey).CryptoPublicKey()); err != nil {
 			return err
 		}
 	}
@@ -66,18 +66,18 @@ func (c *CA) checkKeys(r Request, p rule) error {
 		if err := identity.CheckKey(r.X509Key); err != nil {
 			return err
 		}
-		return c.checkNotOurs(r.X509Key)
+		return c.checkNotAuthority(r.X509Key)
 	}
 	return nil
 }
 
-// checkNotOurs refuses an authority's own key as a subject's.
-func (c *CA) checkNotOurs(key crypto.PublicKey) error {
+// checkNotAuthority refuses an authority's own key as a subject's.
+func (c *CA) checkNotAuthority(key crypto.PublicKey) error {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return fmt.Errorf("the key cannot be encoded: %w", err)
 	}
-	if slices.ContainsFunc(c.ours, func(own []byte) bool { return bytes.Equal(own, der) }) {
+	if slices.ContainsFunc(c.authorityKeys, func(own []byte) bool { return bytes.Equal(own, der) }) {
 		return errors.New("the key is one of the cluster's own authorities")
 	}
 	return nil
@@ -129,7 +129,7 @@ func checkName(id identity.Identity, name string) error {
 		if !slices.Contains(own, name) {
 			return fmt.Errorf("%q is not a name of node %s", name, id.Name)
 		}
-		return identity.CheckNodeName(name)
+		return identity.CheckMachineName(name)
 	}
 	return identity.CheckHost(name)
 }
@@ -155,11 +155,11 @@ func (r Request) checkUserOptions() error {
 	return nil
 }
 
-// window gives the certificate's first and last second. Backdating is identity.Skew and never more.
-func (r Request) window(now time.Time) (from, until time.Time, err error) {
+// validity gives the certificate's first and last second. Backdating is identity.Skew and never more.
+func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 	p := profiles[r.Profile]
 	if r.TTL < 0 {
-		return from, until, refuse(fmt.Errorf("the lifetime %s is negative", r.TTL), "ask for a lifetime above zero")
+		return from, until, refused(fmt.Errorf("the lifetime %s is negative", r.TTL), "ask for a lifetime above zero")
 	}
 	until = now.Add(p.defaultTTL)
 	switch {
@@ -176,7 +176,7 @@ func (r Request) window(now time.Time) (from, until time.Time, err error) {
 		return from, until, fault.New(fault.Expired, "ca.Issue", "no certificate: it would have ended already, at "+until.Format(time.RFC3339), "run: tsh login")
 	}
 	if longest := now.Add(p.maxTTL); until.After(longest) || r.TTL > p.maxTTL {
-		return from, until, refuse(fmt.Errorf("a %s certificate may live %s at most", r.Profile, p.maxTTL), "ask for a shorter lifetime")
+		return from, until, refused(fmt.Errorf("a %s certificate may live %s at most", r.Profile, p.maxTTL), "ask for a shorter lifetime")
 	}
 	return from, until, nil
 }

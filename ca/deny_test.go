@@ -36,13 +36,13 @@ func rsaKey(t testing.TB, bits int) *rsa.PublicKey {
 func logins(l ...identity.Login) func(*ca.Request) { return func(r *ca.Request) { r.Logins = l } }
 func names(n ...string) func(*ca.Request)          { return func(r *ca.Request) { r.Names = n } }
 func ttl(d time.Duration) func(*ca.Request)        { return func(r *ca.Request) { r.TTL = d } }
-func end(at time.Time) func(*ca.Request)           { return func(r *ca.Request) { r.NotAfter = at } }
+func notAfter(at time.Time) func(*ca.Request)      { return func(r *ca.Request) { r.NotAfter = at } }
 
-func who(f func(id *identity.Identity)) func(*ca.Request) {
+func editIdentity(f func(id *identity.Identity)) func(*ca.Request) {
 	return func(r *ca.Request) { f(&r.Identity) }
 }
 
-func pins(p ...string) func(*ca.Request) {
+func sourceAddresses(p ...string) func(*ca.Request) {
 	return func(r *ca.Request) {
 		for _, s := range p {
 			r.SourceAddress = append(r.SourceAddress, netip.MustParsePrefix(s))
@@ -50,19 +50,19 @@ func pins(p ...string) func(*ca.Request) {
 	}
 }
 
-// foreignSSH is a certificate in the place of a key.
-func foreignSSH(t testing.TB) ssh.PublicKey {
-	return newWorld(t).issue(t, userRequest(t)).SSH
+// certificateAsKey is a certificate in the place of a key.
+func certificateAsKey(t testing.TB) ssh.PublicKey {
+	return newFixture(t).issue(t, userRequest(t)).SSH
 }
 
 func TestIssueRefuses(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	small := rsaKey(t, 2048)
 	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	asCert := foreignSSH(t)
+	asCert := certificateAsKey(t)
 	p := w.keys.Public()
 	for _, tc := range []struct {
 		name   string
@@ -78,15 +78,15 @@ func TestIssueRefuses(t *testing.T) {
 		{"a node as a user", userRequest, func(r *ca.Request) { r.Identity = machine(identity.Node, "web-1") }, fault.Invalid, "cannot have"},
 		{"a user as a service", serviceRequest, func(r *ca.Request) { r.Identity = alice() }, fault.Invalid, "cannot have"},
 		{"a user as a host", hostRequest, func(r *ca.Request) { r.Identity = alice() }, fault.Invalid, "cannot have"},
-		{"auth as an SSH host", hostRequest, who(func(id *identity.Identity) { id.Kind = identity.Auth }), fault.Invalid, "cannot have"},
-		{"another cluster", userRequest, who(func(id *identity.Identity) { id.Cluster = "other.example.com" }), fault.Invalid, "other.example.com"},
-		{"another cluster's node", hostRequest, who(func(id *identity.Identity) { id.Cluster = "other.example.com" }), fault.Invalid, "other.example.com"},
-		{"a user without subject", userRequest, who(func(id *identity.Identity) { id.Subject = "" }), fault.Invalid, "subject"},
-		{"a user without login id", userRequest, who(func(id *identity.Identity) { id.LoginID = "" }), fault.Invalid, "login id"},
-		{"a user with a machine's id", userRequest, who(func(id *identity.Identity) { id.ID = machine(identity.Node, "x").ID }), fault.Invalid, "machine's"},
-		{"a name with an escape sequence", userRequest, who(func(id *identity.Identity) { id.Name = "a\x1b[2J" }), fault.Invalid, "user name"},
-		{"a name that turns the writing direction", userRequest, who(func(id *identity.Identity) { id.Name = "a\u202eb" }), fault.Invalid, "user name"},
-		{"an identity over 4 KiB", userRequest, who(func(id *identity.Identity) {
+		{"auth as an SSH host", hostRequest, editIdentity(func(id *identity.Identity) { id.Kind = identity.Auth }), fault.Invalid, "cannot have"},
+		{"another cluster", userRequest, editIdentity(func(id *identity.Identity) { id.Cluster = "other.example.com" }), fault.Invalid, "other.example.com"},
+		{"another cluster's node", hostRequest, editIdentity(func(id *identity.Identity) { id.Cluster = "other.example.com" }), fault.Invalid, "other.example.com"},
+		{"a user without subject", userRequest, editIdentity(func(id *identity.Identity) { id.Subject = "" }), fault.Invalid, "subject"},
+		{"a user without login id", userRequest, editIdentity(func(id *identity.Identity) { id.LoginID = "" }), fault.Invalid, "login id"},
+		{"a user with a machine's id", userRequest, editIdentity(func(id *identity.Identity) { id.ID = machine(identity.Node, "x").ID }), fault.Invalid, "machine's"},
+		{"a name with an escape sequence", userRequest, editIdentity(func(id *identity.Identity) { id.Name = "a\x1b[2J" }), fault.Invalid, "user name"},
+		{"a name that turns the writing direction", userRequest, editIdentity(func(id *identity.Identity) { id.Name = "a\u202eb" }), fault.Invalid, "user name"},
+		{"an identity over 4 KiB", userRequest, editIdentity(func(id *identity.Identity) {
 			id.Traits = identity.Traits{"t": slices.Repeat([]string{strings.Repeat("x", 500)}, 9)}
 		}), fault.Invalid, "4096"},
 
@@ -159,10 +159,10 @@ func TestIssueRefuses(t *testing.T) {
 		{"the identity as an extension", userRequest, func(r *ca.Request) { r.Extensions = []string{identity.SSHExtension} }, fault.Invalid, "not known"},
 		{"an extension that waives touch", userRequest, func(r *ca.Request) { r.Extensions = []string{"no-touch-required"} }, fault.Invalid, "not known"},
 		{"extensions for a host", hostRequest, func(r *ca.Request) { r.Extensions = []string{"permit-pty"} }, fault.Invalid, "neither"},
-		{"pins for a host", hostRequest, pins("192.0.2.0/24"), fault.Invalid, "neither"},
-		{"pins for a service", serviceRequest, pins("192.0.2.0/24"), fault.Invalid, "neither"},
-		{"a pin that is no network", userRequest, pins("192.0.2.1/24"), fault.Invalid, "not a network"},
-		{"a pin to a mapped network", userRequest, pins("::ffff:192.0.2.0/120"), fault.Invalid, "not a network"},
+		{"pins for a host", hostRequest, sourceAddresses("192.0.2.0/24"), fault.Invalid, "neither"},
+		{"pins for a service", serviceRequest, sourceAddresses("192.0.2.0/24"), fault.Invalid, "neither"},
+		{"a pin that is no network", userRequest, sourceAddresses("192.0.2.1/24"), fault.Invalid, "not a network"},
+		{"a pin to a mapped network", userRequest, sourceAddresses("::ffff:192.0.2.0/120"), fault.Invalid, "not a network"},
 		{"a pin to nothing", userRequest, func(r *ca.Request) { r.SourceAddress = make([]netip.Prefix, 1) }, fault.Invalid, "not a network"},
 		{"too many pins", userRequest, func(r *ca.Request) { r.SourceAddress = make([]netip.Prefix, 65) }, fault.Invalid, "65"},
 
@@ -171,11 +171,11 @@ func TestIssueRefuses(t *testing.T) {
 		{"a host's life over the cap", hostRequest, ttl(24*time.Hour + time.Second), fault.Invalid, "24h"},
 		{"a service's life over the cap", serviceRequest, ttl(25 * time.Hour), fault.Invalid, "24h"},
 		{"a life that overflows", userRequest, ttl(1<<63 - 1), fault.Invalid, "24h"},
-		{"a life over the cap behind an earlier end", userRequest, func(r *ca.Request) { r.TTL, r.NotAfter = 25*time.Hour, noon.Add(time.Hour) }, fault.Invalid, "24h"},
-		{"an end over the cap", userRequest, end(noon.Add(24*time.Hour + time.Second)), fault.Invalid, "24h"},
-		{"an end in a hundred years", serviceRequest, end(noon.AddDate(100, 0, 0)), fault.Invalid, "24h"},
-		{"an end that has passed", userRequest, end(noon.Add(-time.Second)), fault.Expired, "ended already"},
-		{"an end now", userRequest, end(noon), fault.Expired, "ended already"},
+		{"a life over the cap behind an earlier end", userRequest, func(r *ca.Request) { r.TTL, r.NotAfter = 25*time.Hour, testNow.Add(time.Hour) }, fault.Invalid, "24h"},
+		{"an end over the cap", userRequest, notAfter(testNow.Add(24*time.Hour + time.Second)), fault.Invalid, "24h"},
+		{"an end in a hundred years", serviceRequest, notAfter(testNow.AddDate(100, 0, 0)), fault.Invalid, "24h"},
+		{"an end that has passed", userRequest, notAfter(testNow.Add(-time.Second)), fault.Expired, "ended already"},
+		{"an end now", userRequest, notAfter(testNow), fault.Expired, "ended already"},
 		{"a life of less than a second", userRequest, ttl(time.Millisecond), fault.Expired, "ended already"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -198,8 +198,8 @@ func TestIssueRefuses(t *testing.T) {
 // rsaModulus is odd and of 3072 bits; nobody needs to sign with it.
 var rsaModulus = new(big.Int).Add(new(big.Int).Lsh(big.NewInt(1), 3071), big.NewInt(1))
 
-func TestIssueAllowsTheBounds(t *testing.T) {
-	w := newWorld(t)
+func TestIssueAcceptsTheLimits(t *testing.T) {
+	w := newFixture(t)
 	many := make([]identity.Login, 256)
 	for i := range many {
 		many[i] = identity.Login(fmt.Sprintf("u%d", i))
@@ -210,25 +210,25 @@ func TestIssueAllowsTheBounds(t *testing.T) {
 		change func(r *ca.Request)
 		until  time.Time
 	}{
-		{"a day", userRequest, ttl(24 * time.Hour), noon.Add(24 * time.Hour)},
-		{"a second", userRequest, ttl(time.Second), noon.Add(time.Second)},
-		{"an end in a day", userRequest, end(noon.Add(24 * time.Hour)), noon.Add(24 * time.Hour)},
-		{"the earlier of life and end", userRequest, func(r *ca.Request) { r.TTL, r.NotAfter = 2*time.Hour, noon.Add(time.Hour) }, noon.Add(time.Hour)},
-		{"the earlier of end and life", userRequest, func(r *ca.Request) { r.TTL, r.NotAfter = time.Hour, noon.Add(2*time.Hour) }, noon.Add(time.Hour)},
-		{"an end with a fraction is cut, not rounded up", userRequest, end(noon.Add(time.Hour + 900*time.Millisecond)), noon.Add(time.Hour)},
-		{"256 logins", userRequest, logins(many...), noon.Add(8 * time.Hour)},
-		{"a login twice", userRequest, logins("alice", "alice"), noon.Add(8 * time.Hour)},
-		{"RSA of 3072 bits", userRequest, func(r *ca.Request) { k := rsaKey(t, 3072); r.SSHKey, r.X509Key = sshOf(t, k), k }, noon.Add(8 * time.Hour)},
-		{"SSH alone", userRequest, func(r *ca.Request) { r.X509Key = nil }, noon.Add(8 * time.Hour)},
-		{"X.509 alone", userRequest, func(r *ca.Request) { r.SSHKey = nil }, noon.Add(8 * time.Hour)},
+		{"a day", userRequest, ttl(24 * time.Hour), testNow.Add(24 * time.Hour)},
+		{"a second", userRequest, ttl(time.Second), testNow.Add(time.Second)},
+		{"an end in a day", userRequest, notAfter(testNow.Add(24 * time.Hour)), testNow.Add(24 * time.Hour)},
+		{"the earlier of life and end", userRequest, func(r *ca.Request) { r.TTL, r.NotAfter = 2*time.Hour, testNow.Add(time.Hour) }, testNow.Add(time.Hour)},
+		{"the earlier of end and life", userRequest, func(r *ca.Request) { r.TTL, r.NotAfter = time.Hour, testNow.Add(2*time.Hour) }, testNow.Add(time.Hour)},
+		{"an end with a fraction is cut, not rounded up", userRequest, notAfter(testNow.Add(time.Hour + 900*time.Millisecond)), testNow.Add(time.Hour)},
+		{"256 logins", userRequest, logins(many...), testNow.Add(8 * time.Hour)},
+		{"a login twice", userRequest, logins("alice", "alice"), testNow.Add(8 * time.Hour)},
+		{"RSA of 3072 bits", userRequest, func(r *ca.Request) { k := rsaKey(t, 3072); r.SSHKey, r.X509Key = sshOf(t, k), k }, testNow.Add(8 * time.Hour)},
+		{"SSH alone", userRequest, func(r *ca.Request) { r.X509Key = nil }, testNow.Add(8 * time.Hour)},
+		{"X.509 alone", userRequest, func(r *ca.Request) { r.SSHKey = nil }, testNow.Add(8 * time.Hour)},
 		{"every known extension", userRequest, func(r *ca.Request) {
 			r.Extensions = []string{"permit-pty", "permit-port-forwarding", "permit-agent-forwarding", "permit-X11-forwarding", "permit-user-rc", "permit-pty"}
-		}, noon.Add(8 * time.Hour)},
+		}, testNow.Add(8 * time.Hour)},
 		{"a proxy as SSH host under its addresses", hostRequest, func(r *ca.Request) {
 			r.Identity, r.Names = machine(identity.Proxy, "proxy-1"), []string{"proxy.example.com", "127.0.0.1", "::1"}
-		}, noon.Add(24 * time.Hour)},
-		{"a host under its id", hostRequest, names("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef."+cluster), noon.Add(24 * time.Hour)},
-		{"a service without names", serviceRequest, names(), noon.Add(24 * time.Hour)},
+		}, testNow.Add(24 * time.Hour)},
+		{"a host under its id", hostRequest, names("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef."+cluster), testNow.Add(24 * time.Hour)},
+		{"a service without names", serviceRequest, names(), testNow.Add(24 * time.Hour)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := tc.base(t)
@@ -240,31 +240,31 @@ func TestIssueAllowsTheBounds(t *testing.T) {
 			if out.X509 != nil && !out.X509.NotAfter.Equal(tc.until) {
 				t.Errorf("got an X.509 end at %s, want %s", out.X509.NotAfter, tc.until)
 			}
-			if from := noon.Add(-identity.Skew); !out.Record.NotBefore.Equal(from) || !out.Record.Identity.Expires.Equal(tc.until) {
+			if from := testNow.Add(-identity.Skew); !out.Record.NotBefore.Equal(from) || !out.Record.Identity.Expires.Equal(tc.until) {
 				t.Errorf("got a record from %s until %s, want %s and %s", out.Record.NotBefore, out.Record.Identity.Expires, from, tc.until)
 			}
 		})
 	}
 }
 
-func TestIssueHoldsAPersonToTheirAddress(t *testing.T) {
-	w, r := newWorld(t), userRequest(t)
-	pins("192.0.2.0/24", "2001:db8::/32")(&r)
+func TestIssueBindsCertificatesToSourceAddresses(t *testing.T) {
+	w, r := newFixture(t), userRequest(t)
+	sourceAddresses("192.0.2.0/24", "2001:db8::/32")(&r)
 	out := w.issue(t, r)
 	authorities := w.keys.Public().UserSSH
-	if _, err := identity.VerifySSHUser(out.SSH, cluster, authorities, loopback, noon); err == nil {
+	if _, err := identity.VerifySSHUser(out.SSH, cluster, authorities, loopback, testNow); err == nil {
 		t.Error("SSH: got it accepted from elsewhere, want a refusal")
 	}
 	there := netip.MustParseAddrPort("192.0.2.77:1")
-	if _, err := identity.VerifySSHUser(out.SSH, cluster, authorities, addr{there}, noon); err != nil {
+	if _, err := identity.VerifySSHUser(out.SSH, cluster, authorities, addr{there}, testNow); err != nil {
 		t.Errorf("SSH: %v", err)
 	}
-	p, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Public().UserX509...), clientAuth, noon, identity.User)
+	p, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Public().UserX509...), clientAuth, testNow, identity.User)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.CheckFrom(loopback) == nil || p.CheckFrom(addr{there}) != nil {
-		t.Errorf("X.509: got pins %v, want those of the SSH certificate", p.From)
+	if p.CheckSourceAddress(loopback) == nil || p.CheckSourceAddress(addr{there}) != nil {
+		t.Errorf("X.509: got pins %v, want those of the SSH certificate", p.SourceAddresses)
 	}
 }
 
@@ -273,19 +273,19 @@ type addr struct{ netip.AddrPort }
 
 func (addr) Network() string { return "tcp" }
 
-func TestRequestCannotSmuggleAnEndOrPinsIntoTheIdentity(t *testing.T) {
-	w, r := newWorld(t), userRequest(t)
-	r.Identity.Expires = noon.AddDate(10, 0, 0)
-	r.Identity.From = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+func TestRequestCannotSetExpiryOrSourceAddressesOfTheIdentity(t *testing.T) {
+	w, r := newFixture(t), userRequest(t)
+	r.Identity.Expires = testNow.AddDate(10, 0, 0)
+	r.Identity.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	r.Identity.V = 77
 	out := w.issue(t, r)
-	if id := out.Record.Identity; !id.Expires.Equal(noon.Add(8*time.Hour)) || id.From != nil || id.V != identity.Version {
+	if id := out.Record.Identity; !id.Expires.Equal(testNow.Add(8*time.Hour)) || id.SourceAddresses != nil || id.V != identity.Version {
 		t.Errorf("got %+v, want end, pins and version set by the CA", id)
 	}
 }
 
 func TestUnrecordedCertificatesAreNotReleased(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.fail = errors.New("the log is full")
 	for _, r := range []ca.Request{userRequest(t), hostRequest(t), serviceRequest(t)} {
 		out, err := w.ca.Issue(t.Context(), r)
@@ -299,18 +299,18 @@ func TestUnrecordedCertificatesAreNotReleased(t *testing.T) {
 }
 
 func TestClockGoneBackwardsStopsIssuing(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.issue(t, userRequest(t))
 	for _, tc := range []struct {
 		name string
 		now  time.Time
 		good bool
 	}{
-		{"a little, as clocks do", noon.Add(-identity.Skew), true},
-		{"more than the skew", noon.Add(-identity.Skew - time.Second), false},
-		{"before the cluster was born", birthday.Add(-time.Hour), false},
+		{"a little, as clocks do", testNow.Add(-identity.Skew), true},
+		{"more than the skew", testNow.Add(-identity.Skew - time.Second), false},
+		{"before the cluster was born", createdAt.Add(-time.Hour), false},
 		{"to the epoch", time.Unix(0, 0), false},
-		{"right again", noon.Add(time.Second), true},
+		{"right again", testNow.Add(time.Second), true},
 	} {
 		w.setClock(tc.now)
 		_, err := w.ca.Issue(t.Context(), userRequest(t))
@@ -323,9 +323,9 @@ func TestClockGoneBackwardsStopsIssuing(t *testing.T) {
 	}
 }
 
-func TestAuthoritiesEndSomeDay(t *testing.T) {
-	w := newWorld(t)
-	w.setClock(birthday.AddDate(10, 0, 0).Add(-time.Hour))
+func TestCertificateNeverOutlivesItsAuthority(t *testing.T) {
+	w := newFixture(t)
+	w.setClock(createdAt.AddDate(10, 0, 0).Add(-time.Hour))
 	for _, r := range []ca.Request{userRequest(t), serviceRequest(t)} {
 		if _, err := w.ca.Issue(t.Context(), r); err == nil || !strings.Contains(err.Error(), "outlive") {
 			t.Errorf("%s: got %v, want a refusal to outlive the authority", r.Profile, err)
@@ -334,7 +334,7 @@ func TestAuthoritiesEndSomeDay(t *testing.T) {
 }
 
 func TestConcurrentIssuesAreDistinctAndRecorded(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	const n = 32
 	requests := make([]ca.Request, n)
 	for i := range requests {
@@ -362,12 +362,12 @@ func TestConcurrentIssuesAreDistinctAndRecorded(t *testing.T) {
 }
 
 func TestNewRefusesAnIncompleteOrForeignConfig(t *testing.T) {
-	keys := keyringtest.New(t, cluster, birthday)
+	keys := keyringtest.New(t, cluster, createdAt)
 	for name, cfg := range map[string]ca.Config{
 		"nothing":         {},
 		"no recorder":     {Cluster: cluster, Keys: keys},
-		"no keys":         {Cluster: cluster, Recorder: &world{}},
-		"another cluster": {Cluster: "other.example.com", Keys: keys, Recorder: &world{}},
+		"no keys":         {Cluster: cluster, Recorder: &fixture{}},
+		"another cluster": {Cluster: "other.example.com", Keys: keys, Recorder: &fixture{}},
 	} {
 		if c, err := ca.New(cfg); err == nil || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, %v, want a fault with a remedy", name, c, err)

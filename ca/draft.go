@@ -40,12 +40,12 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	}
 	d := &draft{profile: r.Profile, id: r.Identity, serial: newSerial(), sources: r.SourceAddress}
 	var err error
-	if d.from, d.until, err = r.window(now); err != nil {
+	if d.from, d.until, err = r.validity(now); err != nil {
 		return nil, err
 	}
-	d.id.V, d.id.Expires, d.id.From = identity.Version, d.until, r.SourceAddress
+	d.id.V, d.id.Expires, d.id.SourceAddresses = identity.Version, d.until, r.SourceAddress
 	if d.encoded, err = d.id.Encode(); err != nil {
-		return nil, refuse(err, askAdmin)
+		return nil, refused(err, askAdmin)
 	}
 	switch {
 	case r.Profile != User:
@@ -87,11 +87,11 @@ func (d *draft) draftSSH(r Request) *ssh.Certificate {
 func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
 	value, err := identity.X509Value(d.encoded)
 	if err != nil {
-		return nil, refuse(fmt.Errorf("the identity cannot be encoded: %w", err), askAdmin)
+		return nil, refused(fmt.Errorf("the identity cannot be encoded: %w", err), askAdmin)
 	}
 	uri, err := url.Parse(d.id.URI())
 	if err != nil {
-		return nil, refuse(fmt.Errorf("the identity gives no URI: %w", err), askAdmin)
+		return nil, refused(fmt.Errorf("the identity gives no URI: %w", err), askAdmin)
 	}
 	t := &x509.Certificate{
 		SerialNumber: new(big.Int).SetUint64(uint64(d.serial)), PublicKey: r.X509Key,

@@ -58,7 +58,7 @@ func golden(t *testing.T, name, got string) {
 func fields(c *ssh.Certificate) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "type %d\nkey %s\nsigner %s\nsignature %s\nnonce %d bytes\n", c.CertType, c.Key.Type(), c.SignatureKey.Type(), c.Signature.Format, len(c.Nonce))
-	fmt.Fprintf(&b, "key id %q\nafter %s\nbefore %s\nprincipals %q\n", c.KeyId, stamp(c.ValidAfter), stamp(c.ValidBefore), c.ValidPrincipals)
+	fmt.Fprintf(&b, "key id %q\nafter %s\nbefore %s\nprincipals %q\n", c.KeyId, formatTime(c.ValidAfter), formatTime(c.ValidBefore), c.ValidPrincipals)
 	for _, m := range []struct {
 		what string
 		kv   map[string]string
@@ -70,18 +70,18 @@ func fields(c *ssh.Certificate) string {
 	return b.String()
 }
 
-func stamp(sec uint64) string { return time.Unix(int64(sec), 0).UTC().Format(time.RFC3339) }
+func formatTime(sec uint64) string { return time.Unix(int64(sec), 0).UTC().Format(time.RFC3339) }
 
 func TestGoldenSSHFields(t *testing.T) {
-	w, r := newWorld(t), userRequest(t)
-	pins("192.0.2.0/24", "2001:db8::/32")(&r)
+	w, r := newFixture(t), userRequest(t)
+	sourceAddresses("192.0.2.0/24", "2001:db8::/32")(&r)
 	golden(t, "user.ssh.txt", fields(w.issue(t, r).SSH))
 	golden(t, "host.ssh.txt", fields(w.issue(t, hostRequest(t)).SSH))
 }
 
 func TestGoldenRecord(t *testing.T) {
-	w, r := newWorld(t), userRequest(t)
-	pins("192.0.2.0/24")(&r)
+	w, r := newFixture(t), userRequest(t)
+	sourceAddresses("192.0.2.0/24")(&r)
 	rec := w.issue(t, r).Record
 	rec.Serial, rec.SSHDigest, rec.X509Digest = 1<<63+1, ca.Digest{1}, ca.Digest{2} // the random ones
 	b, err := json.MarshalIndent(rec, "", "  ")
@@ -102,7 +102,7 @@ func TestGoldenRecord(t *testing.T) {
 }
 
 func TestRecordDigestsAreOfWhatWasReleased(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	out := w.issue(t, userRequest(t))
 	if got, want := out.Record.SSHDigest, ca.Digest(sha256.Sum256(out.SSH.Marshal())); got != want {
 		t.Errorf("got SSH digest %s, want %s", got, want)
@@ -132,8 +132,8 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// holds checks that every part is in text.
-func holds(t *testing.T, what, text string, parts ...string) {
+// wantContains checks that every part is in text.
+func wantContains(t *testing.T, what, text string, parts ...string) {
 	t.Helper()
 	for _, p := range parts {
 		if !strings.Contains(text, p) {
@@ -143,8 +143,8 @@ func holds(t *testing.T, what, text string, parts ...string) {
 }
 
 func TestOpenSSHReadsOurCertificates(t *testing.T) {
-	w, r := newWorld(t), userRequest(t)
-	pins("192.0.2.0/24")(&r)
+	w, r := newFixture(t), userRequest(t)
+	sourceAddresses("192.0.2.0/24")(&r)
 	read := func(c *ssh.Certificate) string {
 		path := filepath.Join(t.TempDir(), "id-cert.pub")
 		if err := os.WriteFile(path, ssh.MarshalAuthorizedKey(c), 0o600); err != nil {
@@ -153,15 +153,15 @@ func TestOpenSSHReadsOurCertificates(t *testing.T) {
 		return run(t, "ssh-keygen", "-L", "-f", path)
 	}
 	user := w.issue(t, r).SSH
-	holds(t, "user", read(user), "ssh-ed25519-cert-v01@openssh.com user certificate", "Signing CA: ED25519 "+ssh.FingerprintSHA256(w.keys.UserSSH().PublicKey()),
+	wantContains(t, "user", read(user), "ssh-ed25519-cert-v01@openssh.com user certificate", "Signing CA: ED25519 "+ssh.FingerprintSHA256(w.keys.UserSSH().PublicKey()),
 		`Key ID: "alice@example.com@access.example.com/login-1"`, fmt.Sprintf("Serial: %d", user.Serial), "from 2026-03-01T12:59:00 to 2026-03-01T21:00:00",
 		"alice\n", "ubuntu\n", "source-address 192.0.2.0/24", "permit-pty", "identity@threshold UNKNOWN OPTION")
-	holds(t, "host", read(w.issue(t, hostRequest(t)).SSH), "host certificate", ssh.FingerprintSHA256(w.keys.HostSSH().PublicKey()), `Key ID: "node web-1@access.example.com"`,
+	wantContains(t, "host", read(w.issue(t, hostRequest(t)).SSH), "host certificate", ssh.FingerprintSHA256(w.keys.HostSSH().PublicKey()), `Key ID: "node web-1@access.example.com"`,
 		"web-1\n", "web-1.access.example.com\n", "Critical Options: (none)", "Extensions: (none)")
 }
 
 func TestOpenSSLReadsOurCertificates(t *testing.T) {
-	w, dir := newWorld(t), t.TempDir()
+	w, dir := newFixture(t), t.TempDir()
 	write := func(name string, certs ...*x509.Certificate) string {
 		var b []byte
 		for _, c := range certs {
@@ -173,19 +173,19 @@ func TestOpenSSLReadsOurCertificates(t *testing.T) {
 		}
 		return path
 	}
-	at := fmt.Sprint(noon.Unix())
+	at := fmt.Sprint(testNow.Unix())
 	user, service := w.issue(t, userRequest(t)), w.issue(t, serviceRequest(t))
 	leaf, root := write("user.pem", user.X509), write("users.pem", w.keys.Public().UserX509...)
-	holds(t, "user", run(t, "openssl", "verify", "-x509_strict", "-attime", at, "-purpose", "sslclient", "-CAfile", root, leaf), "OK")
-	holds(t, "user", run(t, "openssl", "x509", "-noout", "-text", "-in", leaf), "alice@example.com", "TLS Web Client Authentication", "CA:FALSE", "Digital Signature",
+	wantContains(t, "user", run(t, "openssl", "verify", "-x509_strict", "-attime", at, "-purpose", "sslclient", "-CAfile", root, leaf), "OK")
+	wantContains(t, "user", run(t, "openssl", "x509", "-noout", "-text", "-in", leaf), "alice@example.com", "TLS Web Client Authentication", "CA:FALSE", "Digital Signature",
 		"URI:threshold://access.example.com/user/corp/00u1%2Fa%20b", "Not Before: Mar  1 12:59:00 2026 GMT", "Not After : Mar  1 21:00:00 2026 GMT", "2.25.1947282563.1")
 
 	leaf, root = write("service.pem", service.X509), write("root.pem", w.keys.Root())
 	between := write("between.pem", service.Chain[1])
 	for _, purpose := range []string{"sslserver", "sslclient"} {
-		holds(t, purpose, run(t, "openssl", "verify", "-x509_strict", "-attime", at, "-purpose", purpose, "-CAfile", root, "-untrusted", between, leaf), "OK")
+		wantContains(t, purpose, run(t, "openssl", "verify", "-x509_strict", "-attime", at, "-purpose", purpose, "-CAfile", root, "-untrusted", between, leaf), "OK")
 	}
-	holds(t, "service", run(t, "openssl", "x509", "-noout", "-text", "-in", leaf), "DNS:proxy.example.com", "IP Address:127.0.0.1", "IP Address:0:0:0:0:0:0:0:1",
+	wantContains(t, "service", run(t, "openssl", "x509", "-noout", "-text", "-in", leaf), "DNS:proxy.example.com", "IP Address:127.0.0.1", "IP Address:0:0:0:0:0:0:0:1",
 		"URI:threshold://access.example.com/proxy/0123456789abcdef0123456789abcdef")
 }
 
@@ -241,10 +241,10 @@ func TestZlintOverEveryProfile(t *testing.T) {
 // boundaryCases are the smallest and largest certificates of every profile, every key type, and the authorities' own.
 func boundaryCases(t *testing.T) map[string]*x509.Certificate {
 	t.Helper()
-	w := newWorld(t)
+	w := newFixture(t)
 	p := w.keys.Public()
 	long := strings.Repeat(strings.Repeat("a", 49)+".", 5) + "com" // 253 bytes
-	lw := &world{keys: keyringtest.New(t, long, birthday), now: noon}
+	lw := &fixture{keys: keyringtest.New(t, long, createdAt), now: testNow}
 	var err error
 	if lw.ca, err = ca.New(ca.Config{Cluster: long, Keys: lw.keys, Recorder: lw, Now: lw.clock}); err != nil {
 		t.Fatal(err)
@@ -260,7 +260,7 @@ func boundaryCases(t *testing.T) map[string]*x509.Certificate {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
-		w      *world
+		w      *fixture
 		base   func(testing.TB) ca.Request
 		change func(r *ca.Request)
 	}{
@@ -270,15 +270,15 @@ func boundaryCases(t *testing.T) map[string]*x509.Certificate {
 		"user with P-384":          {w, userRequest, func(r *ca.Request) { r.X509Key = p384.Public() }},
 		"user with Ed25519":        {w, userRequest, func(r *ca.Request) { r.X509Key = edwards }},
 		"user with RSA":            {w, userRequest, func(r *ca.Request) { r.X509Key = rsaKey(t, 3072) }},
-		"user with a name of 64":   {w, userRequest, who(func(id *identity.Identity) { id.Name = strings.Repeat("n", 64) })},
-		"user with a name of 65":   {w, userRequest, who(func(id *identity.Identity) { id.Name = strings.Repeat("n", 65) })},
-		"user with a Korean name":  {w, userRequest, who(func(id *identity.Identity) { id.Name = "김철수" })},
-		"user with an odd subject": {w, userRequest, who(func(id *identity.Identity) { id.Subject = "a/../b?c#d%e|김 " })},
-		"user with 4 KiB of traits": {w, userRequest, who(func(id *identity.Identity) {
+		"user with a name of 64":   {w, userRequest, editIdentity(func(id *identity.Identity) { id.Name = strings.Repeat("n", 64) })},
+		"user with a name of 65":   {w, userRequest, editIdentity(func(id *identity.Identity) { id.Name = strings.Repeat("n", 65) })},
+		"user with a Korean name":  {w, userRequest, editIdentity(func(id *identity.Identity) { id.Name = "김철수" })},
+		"user with an odd subject": {w, userRequest, editIdentity(func(id *identity.Identity) { id.Subject = "a/../b?c#d%e|김 " })},
+		"user with 4 KiB of traits": {w, userRequest, editIdentity(func(id *identity.Identity) {
 			id.Traits = identity.Traits{"t": slices.Repeat([]string{strings.Repeat("x", 446)}, 8)}
 		})},
 		"user pinned":            {w, userRequest, func(r *ca.Request) { r.SourceAddress = []netip.Prefix{netip.MustParsePrefix("::/0")} }},
-		"user of a long cluster": {lw, userRequest, who(func(id *identity.Identity) { id.Cluster = long })},
+		"user of a long cluster": {lw, userRequest, editIdentity(func(id *identity.Identity) { id.Cluster = long })},
 		"service without names":  {w, serviceRequest, names()},
 		"service with 64 names": {w, serviceRequest, func(r *ca.Request) {
 			r.Names = nil

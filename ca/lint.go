@@ -32,7 +32,7 @@ func (c *CA) lint(d *draft, now time.Time) error {
 			return fmt.Errorf("x509: %w", err)
 		}
 	}
-	return c.guard.check(d)
+	return c.namePolicy.check(d)
 }
 
 // lintTimes holds a certificate to its profile's longest life, to backdating by identity.Skew (rounded down to a second), and both

@@ -19,15 +19,15 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type dropped struct{}
+type discardRecorder struct{}
 
-func (dropped) RecordIssuance(context.Context, Record) error { return nil }
+func (discardRecorder) RecordIssuance(context.Context, Record) error { return nil }
 
 var lintNow = time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
 
 func lintCA(t *testing.T) *CA {
 	t.Helper()
-	c, err := New(Config{Cluster: "access.example.com", Keys: keyringtest.New(t, "access.example.com", lintNow.Add(-time.Hour)), Recorder: dropped{}})
+	c, err := New(Config{Cluster: "access.example.com", Keys: keyringtest.New(t, "access.example.com", lintNow.Add(-time.Hour)), Recorder: discardRecorder{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,8 +63,8 @@ func lintDraft(t *testing.T, c *CA, p Profile) *draft {
 	return d
 }
 
-// TestLintRefusesWhateverMadeTheDraft alters good drafts as a defect elsewhere in the package would.
-func TestLintRefusesWhateverMadeTheDraft(t *testing.T) {
+// TestLintRefusesBadDrafts alters good drafts as a defect elsewhere in the package would.
+func TestLintRefusesBadDrafts(t *testing.T) {
 	c := lintCA(t)
 	for _, p := range []Profile{User, Host, Service} {
 		if err := c.lint(lintDraft(t, c, p), lintNow); err != nil {
@@ -148,19 +148,19 @@ func TestNamePolicyIsASecondOpinion(t *testing.T) {
 		"a mailbox in SSH":      func(d *draft) { d.ssh.ValidPrincipals = []string{"alice@example.com"} },
 	} {
 		d := lintDraft(t, c, User)
-		if err := c.guard.check(d); err != nil {
+		if err := c.namePolicy.check(d); err != nil {
 			t.Fatal(err)
 		}
 		f(d)
-		if err := c.guard.check(d); err == nil {
+		if err := c.namePolicy.check(d); err == nil {
 			t.Errorf("%s: got it allowed, want a refusal by the policy alone", name)
 		}
 	}
 }
 
-func TestNamePolicyKnowsClustersOfOneLabel(t *testing.T) {
+func TestNamePolicyAcceptsClustersWithOneLabel(t *testing.T) {
 	for _, cluster := range []string{"demo", "access.example.com", "xn--bcher-kva.example"} {
-		c, err := New(Config{Cluster: cluster, Keys: keyringtest.New(t, cluster, lintNow), Recorder: dropped{}, Now: func() time.Time { return lintNow }})
+		c, err := New(Config{Cluster: cluster, Keys: keyringtest.New(t, cluster, lintNow), Recorder: discardRecorder{}, Now: func() time.Time { return lintNow }})
 		if err != nil {
 			t.Errorf("%s: %v", cluster, err)
 			continue

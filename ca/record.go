@@ -52,7 +52,7 @@ func (d *Digest) UnmarshalText(b []byte) error {
 	return nil
 }
 
-func recordOf(d *draft, out Issued) Record {
+func newRecord(d *draft, out Issued) Record {
 	r := Record{
 		V: RecordVersion, Serial: d.serial, Profile: d.profile, Identity: d.id, Principals: d.principals, SourceAddress: d.sources,
 		Extensions: d.permits, NotBefore: d.from, NotAfter: d.until,

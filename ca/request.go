@@ -33,18 +33,18 @@ type Request struct {
 	TTL           time.Duration     // zero: up to NotAfter if set, else the profile's default
 }
 
-// rule is what a profile allows.
-type rule struct {
+// profileLimits is what a profile allows.
+type profileLimits struct {
 	kinds      []identity.Kind
 	ssh, x509  bool
 	defaultTTL time.Duration
 	maxTTL     time.Duration // longer is refused, never shortened
 }
 
-var profiles = map[Profile]rule{
-	User:    {kinds: []identity.Kind{identity.User}, ssh: true, x509: true, defaultTTL: 8 * time.Hour, maxTTL: identity.MaxLife},
-	Host:    {kinds: []identity.Kind{identity.Node, identity.Proxy}, ssh: true, defaultTTL: 24 * time.Hour, maxTTL: identity.MaxLife},
-	Service: {kinds: []identity.Kind{identity.Node, identity.Proxy, identity.Auth}, x509: true, defaultTTL: 24 * time.Hour, maxTTL: identity.MaxLife},
+var profiles = map[Profile]profileLimits{
+	User:    {kinds: []identity.Kind{identity.User}, ssh: true, x509: true, defaultTTL: 8 * time.Hour, maxTTL: identity.MaxLifetime},
+	Host:    {kinds: []identity.Kind{identity.Node, identity.Proxy}, ssh: true, defaultTTL: 24 * time.Hour, maxTTL: identity.MaxLifetime},
+	Service: {kinds: []identity.Kind{identity.Node, identity.Proxy, identity.Auth}, x509: true, defaultTTL: 24 * time.Hour, maxTTL: identity.MaxLifetime},
 }
 
 // Limits on lists. OpenSSH reads at most 256 principals (SSHKEY_CERT_MAX_PRINCIPALS).

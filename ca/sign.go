@@ -11,8 +11,8 @@ import (
 	"go.step.sm/crypto/sshutil"
 )
 
-// signX509With makes a signer that asks for the active key at every signature, so that a rotation needs no restart.
-func signX509With(active func() (*x509.Certificate, crypto.Signer)) (*softcas.SoftCAS, error) {
+// newX509Signer makes a signer that asks for the active key at every signature, so that a rotation needs no restart.
+func newX509Signer(active func() (*x509.Certificate, crypto.Signer)) (*softcas.SoftCAS, error) {
 	cas, err := softcas.New(context.Background(), apiv1.Options{Type: apiv1.SoftCAS, CertificateSigner: func() ([]*x509.Certificate, crypto.Signer, error) {
 		cert, key := active()
 		return []*x509.Certificate{cert}, key, nil

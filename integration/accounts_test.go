@@ -17,50 +17,50 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// house is a node with accounts of its own, and a person with stock OpenSSH who may be all of them.
-type house struct {
-	*harness.Household
+// sessionFixture is a node with accounts of its own, and a person with stock OpenSSH who may be all of them.
+type sessionFixture struct {
+	*harness.AccountFixture
 	t    testing.TB
 	c    *harness.Client
 	node *harness.Node
 	cfg  string
 }
 
-// newHouse makes accounts by fill, and gives alice every login named and root.
-func newHouse(t testing.TB, fill func(*harness.Household), logins ...string) *house {
+// newSessionFixture makes accounts by fill, and gives alice every login named and root.
+func newSessionFixture(t testing.TB, fill func(*harness.AccountFixture), logins ...string) *sessionFixture {
 	t.Helper()
-	h := &house{Household: harness.NewHousehold(t), t: t}
-	fill(h.Household)
+	h := &sessionFixture{AccountFixture: harness.NewAccountFixture(t), t: t}
+	fill(h.AccountFixture)
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
 	h.c = harness.NewClient(t)
 	alice := h.c.FirstLogin(s, harness.Alice())
 	role := "kind: role\nversion: v1\nmetadata: {name: operator}\nspec:\n  allow:\n    - nodes: {\"*\": \"*\"}\n      logins: [root, " + strings.Join(logins, ", ") + "]\n      actions: [shell, exec, sftp]\n"
 	h.c.Tsh("apply", "-f", harness.WriteFile(t, t.TempDir(), "role.yaml", role)).OK(t)
-	h.node = harness.StartNode(t, proxy, h.c.Token("node"), "house", h.Within()...)
+	h.node = harness.StartNode(t, proxy, h.c.Token("node"), "house", h.CommandPrefix()...)
 	h.c.LoginAt(proxy, s, alice) // for a certificate with the new logins
 	h.cfg = harness.WriteFile(t, h.c.Home, "ssh_config", h.c.Tsh("config").OK(t))
 	return h
 }
 
 // target is how stock clients name an account there.
-func (h *house) target(login string) string {
+func (h *sessionFixture) target(login string) string {
 	return login + "@house." + harness.ClusterName
 }
 
-func (h *house) ssh(login string, args ...string) harness.Result {
+func (h *sessionFixture) ssh(login string, args ...string) harness.Result {
 	h.t.Helper()
 	return h.run("", "ssh", append([]string{h.target(login)}, args...)...)
 }
 
 // run runs one of OpenSSH's programs with the person's configuration.
-func (h *house) run(stdin, program string, args ...string) harness.Result {
+func (h *sessionFixture) run(stdin, program string, args ...string) harness.Result {
 	h.t.Helper()
 	return harness.Run(h.t, h.c.Env, strings.NewReader(stdin), program, append([]string{"-F", h.cfg, "-o", "BatchMode=yes"}, args...)...)
 }
 
-// typed runs a login shell on a terminal and types into it.
-func (h *house) typed(login, text string) string {
+// typeInShell runs a login shell on a terminal and types into it.
+func (h *sessionFixture) typeInShell(login, text string) string {
 	h.t.Helper()
 	return h.run(text, "ssh", "-tt", h.target(login)).Stdout
 }
@@ -75,8 +75,8 @@ func contains(t *testing.T, got string, want ...string) {
 }
 
 // A session is the account's own, as people know it from sshd.
-func TestASessionIsTheAccountsOwn(t *testing.T) {
-	h := newHouse(t, func(h *harness.Household) {
+func TestASessionRunsAsTheAccountDoesLocally(t *testing.T) {
+	h := newSessionFixture(t, func(h *harness.AccountFixture) {
 		h.AddGroup("wheelers")
 		h.AddGroup("painters")
 		h.Add("lena", "--groups", "wheelers,painters", "--uid", "23456")
@@ -99,15 +99,15 @@ func TestASessionIsTheAccountsOwn(t *testing.T) {
 		}
 	})
 	t.Run("a login shell with a terminal is greeted and shown by who", func(t *testing.T) {
-		first := h.typed("lena", "echo shell=$0 tty=$SSH_TTY; who; logout\n")
+		first := h.typeInShell("lena", "echo shell=$0 tty=$SSH_TTY; who; logout\n")
 		contains(t, first, "Message of the day.\r\n", "shell=-bash")
 		tty := regexp.MustCompile(`tty=/dev/(pts/\d+)`).FindStringSubmatch(first)
 		if tty == nil || !regexp.MustCompile(`lena +`+tty[1]+` .*\(127\.0\.0\.1\)`).MatchString(first) || strings.Contains(first, "Last login:") {
 			t.Errorf("got %q, want who to show the session, and no login before", first)
 		}
-		contains(t, h.typed("lena", "logout\n"), "Message of the day.\r\nLast login: ", " from 127.0.0.1\r\n")
+		contains(t, h.typeInShell("lena", "logout\n"), "Message of the day.\r\nLast login: ", " from 127.0.0.1\r\n")
 		got, want := "", regexp.MustCompile(`^(lena +pts/\d+ +127\.0\.0\.1 .* - \d\d:\d\d +\(00:0\d\)\n){2}`)
-		for late := time.Now().Add(harness.Patience); !want.MatchString(got) && time.Now().Before(late); { // last takes an end in its own second for none
+		for late := time.Now().Add(harness.Timeout); !want.MatchString(got) && time.Now().Before(late); { // last takes an end in its own second for none
 			got = h.ssh("lena", "who; last | head -2").Stdout
 		}
 		if !want.MatchString(got) {
@@ -119,7 +119,7 @@ func TestASessionIsTheAccountsOwn(t *testing.T) {
 	t.Run("a command is not greeted, nor is one who does not want it", func(t *testing.T) {
 		h.ssh("lena", "touch .hushlogin")
 		for what, got := range map[string]string{"a command": h.ssh("lena", "-tt", "true").Stdout, "no terminal": h.run("true\n", "ssh", "-T", h.target("root")).Stdout,
-			"a hushed login": h.typed("lena", "logout\n")} {
+			"a hushed login": h.typeInShell("lena", "logout\n")} {
 			if strings.Contains(got, "Message of the day") || strings.Contains(got, "Last login") {
 				t.Errorf("%s: got %q, want no greeting", what, got)
 			}
@@ -190,7 +190,7 @@ func (zeroes) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 // What flows through a session is never held by the node.
 func TestAGigabyteThroughASessionLeavesTheNodeSmall(t *testing.T) {
-	h := newHouse(t, func(h *harness.Household) { h.Add("lena") }, "lena")
+	h := newSessionFixture(t, func(h *harness.AccountFixture) { h.Add("lena") }, "lena")
 	const size, most = 1 << 30, 25 << 10 // bytes, and kB of memory
 	r := harness.Run(t, h.c.Env, io.LimitReader(zeroes{}, size), "ssh", "-F", h.cfg, "-o", "BatchMode=yes", h.target("lena"), "wc -c; head -c 1000 /dev/zero; echo apart >&2")
 	if want := fmt.Sprintf("%d\n", size) + strings.Repeat("\x00", 1000); r.Stdout != want || !strings.Contains(r.Stderr, "apart") {

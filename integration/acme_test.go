@@ -16,7 +16,7 @@ import (
 	"testing"
 
 	"github.com/threshold-access/threshold/integration/harness"
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
 // publicName is what browsers call the proxy; the room's own hosts file stands in for a name server.
@@ -25,7 +25,7 @@ const publicName = "access.example.com"
 // A real ACME authority (pebble) proves the proxy's name by TLS-ALPN-01 on the public port and issues. It shares a room with the server,
 // because it goes where the name leads, to port 443.
 func TestTheProxyGetsItsWebCertificateByACME(t *testing.T) {
-	room := harness.NewRoom(t, "proxy-1")
+	room := harness.NewContainer(t, "proxy-1")
 	room.Run("rm", "-f", "/etc/hosts").OK(t)
 	room.Put("/etc/hosts", []byte("127.0.0.1 localhost proxy-1 "+publicName+"\n"), 0o644)
 	a := newWebAuthority(t)
@@ -35,16 +35,16 @@ func TestTheProxyGetsItsWebCertificateByACME(t *testing.T) {
 	server.WaitFor(`msg="web certificate from the ACME authority"`)
 	roots := pebbleRoots(t, room, a)
 
-	first := shownTo(t, room, publicName)
+	first := certificateFor(t, room, publicName)
 	t.Run("browsers trust it", func(t *testing.T) {
-		page, err := forms.New(roots, "").Through(room.Dial(map[string]string{publicName: "127.0.0.1"})).Open(t.Context(), "https://"+publicName+"/")
+		page, err := formbrowser.New(roots, "").DialWith(room.Dial(map[string]string{publicName: "127.0.0.1"})).Open(t.Context(), "https://"+publicName+"/")
 		if err != nil || page.Status != http.StatusOK {
 			t.Errorf("got %+v, %v, want the proxy's page", page, err)
 		}
 	})
 	t.Run("whoever comes by another name gets the cluster's own", func(t *testing.T) {
 		for _, name := range []string{"", "other.example.com"} {
-			if got := shownTo(t, room, name); got.Equal(first) || verifies(got, roots) {
+			if got := certificateFor(t, room, name); got.Equal(first) || verifies(got, roots) {
 				t.Errorf("%q: got %v, want the proxy's own certificate", name, got.Subject)
 			}
 		}
@@ -71,21 +71,21 @@ func TestTheProxyGetsItsWebCertificateByACME(t *testing.T) {
 			t.Fatal(err)
 		}
 		start().WaitFor(`msg="web certificate from the ACME authority"`)
-		if got := shownTo(t, room, publicName); !got.Equal(first) {
+		if got := certificateFor(t, room, publicName); !got.Equal(first) {
 			t.Errorf("got serial %s after a restart, want %s from the disk", got.SerialNumber, first.SerialNumber)
 		}
 	})
 }
 
 // startACMEServer writes the server's files into the room and returns how to start it.
-func startACMEServer(t *testing.T, room *harness.Room) func(more ...string) *harness.Process {
+func startACMEServer(t *testing.T, room *harness.Container) func(more ...string) *harness.Process {
 	t.Helper()
 	bin, err := os.ReadFile(harness.Bin(t, "threshold"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	room.Put("/usr/local/bin/threshold", bin, 0o755)
-	birth := harness.Birth(t, harness.Provider{Issuer: "http://127.0.0.1:1", ClientID: "threshold", ClientSecret: "secret"}, "/srv/seal.key")
+	birth := harness.Bootstrap(t, harness.Provider{Issuer: "http://127.0.0.1:1", ClientID: "threshold", ClientSecret: "secret"}, "/srv/seal.key")
 	room.Put("/srv/birth.yaml", []byte(birth), 0o600)
 	room.Put("/srv/threshold.yaml", fmt.Appendf(nil, `kind: server
 version: v1
@@ -105,7 +105,7 @@ spec:
 }
 
 // startPebble builds and runs the authority in the room.
-func startPebble(t *testing.T, room *harness.Room, a *webAuthority) {
+func startPebble(t *testing.T, room *harness.Container, a *webAuthority) {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "pebble")
 	if out, err := harness.Build("go", "build", "-modfile=../tools.mod", "-o", bin, "github.com/letsencrypt/pebble/v2/cmd/pebble"); err != nil {
@@ -131,7 +131,7 @@ func startPebble(t *testing.T, room *harness.Room, a *webAuthority) {
 }
 
 // pebbleRoots asks the authority for the root it made up.
-func pebbleRoots(t *testing.T, room *harness.Room, a *webAuthority) *x509.CertPool {
+func pebbleRoots(t *testing.T, room *harness.Container, a *webAuthority) *x509.CertPool {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DialContext: room.Dial(nil), TLSClientConfig: &tls.Config{RootCAs: a.pool()}, DisableKeepAlives: true}}
 	resp, err := client.Get("https://127.0.0.1:15000/roots/0")
@@ -148,7 +148,7 @@ func pebbleRoots(t *testing.T, room *harness.Room, a *webAuthority) *x509.CertPo
 }
 
 // handshake comes to the public port by a name and looks at what is shown, whoever vouches for it.
-func handshake(t *testing.T, room *harness.Room, name, alpn string) (*x509.Certificate, error) {
+func handshake(t *testing.T, room *harness.Container, name, alpn string) (*x509.Certificate, error) {
 	t.Helper()
 	conn, err := room.Dial(nil)(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", "443"))
 	if err != nil {
@@ -162,8 +162,8 @@ func handshake(t *testing.T, room *harness.Room, name, alpn string) (*x509.Certi
 	return tc.ConnectionState().PeerCertificates[0], nil
 }
 
-// shownTo is the certificate that a browser which asks for the name is shown.
-func shownTo(t *testing.T, room *harness.Room, name string) *x509.Certificate {
+// certificateFor is the certificate that a browser which asks for the name is shown.
+func certificateFor(t *testing.T, room *harness.Container, name string) *x509.Certificate {
 	t.Helper()
 	c, err := handshake(t, room, name, "http/1.1")
 	if err != nil {

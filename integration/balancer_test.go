@@ -47,8 +47,8 @@ defaults
 	harness.Start(t, nil, "haproxy", "-db", "-f", harness.WriteFile(t, dir, "haproxy.cfg", cfg))
 	provider := harness.StartProvider(t, "127.0.0.1", front)
 	behind := []string{"transport: websocket", "websocket_keepalive: 1s", "balancers: [" + balancer + "/32]"}
-	s := harness.StartServerFrom(t, dir, listen, harness.Birth(t, provider, filepath.Join(dir, "seal.key")), "", append(behind, fmt.Sprintf("public: [%q]", front))...)
-	harness.StartServerFrom(t, t.TempDir(), foreign, harness.Birth(t, provider, filepath.Join(t.TempDir(), "seal.key")), "", append(behind, fmt.Sprintf("public: [%q]", astray))...)
+	s := harness.StartServerFrom(t, dir, listen, harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")), "", append(behind, fmt.Sprintf("public: [%q]", front))...)
+	harness.StartServerFrom(t, t.TempDir(), foreign, harness.Bootstrap(t, provider, filepath.Join(t.TempDir(), "seal.key")), "", append(behind, fmt.Sprintf("public: [%q]", astray))...)
 	s.Proxy = front
 
 	c := harness.NewClient(t)
@@ -99,15 +99,15 @@ defaults
 		other.Tsh("ssh", "web-1", "true").OK(t)
 	})
 	t.Run("a peer that is not listed is not believed", func(t *testing.T) {
-		c.Through(front, unlisted)
-		defer c.Through(front, front)
+		c.UseRelay(front, unlisted)
+		defer c.UseRelay(front, front)
 		if got := c.Tsh("ssh", "web-1", "echo", "$SSH_CLIENT").OK(t); !strings.HasPrefix(got, "127.0.0.4 ") {
 			t.Errorf("got the session from %q, want from 127.0.0.4, whatever it says", got)
 		}
 	})
 	t.Run("another cluster behind the balancer is refused", func(t *testing.T) {
-		c.Through(front, astray)
-		defer c.Through(front, front)
+		c.UseRelay(front, astray)
+		defer c.UseRelay(front, front)
 		c.Tsh("ssh", "web-1", "true").Refused(t, "is not the cluster with sha256:")
 		c.Tsh("ls").Refused(t, "is not the cluster with sha256:")
 	})

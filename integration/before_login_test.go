@@ -12,9 +12,9 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// rude is a client that goes through the key exchange honestly and then sends one message that does not belong there, by Paramiko's
+// skipAuthScript is a client that goes through the key exchange honestly and then sends one message that does not belong there, by Paramiko's
 // transport, which asks no questions. It prints "SERVED" when a channel opens, and "login" when the server takes it for logged in.
-const rude = `
+const skipAuthScript = `
 import socket, sys, paramiko
 from paramiko.message import Message
 host, port, what, key, cert, user, command = sys.argv[1:8]
@@ -67,7 +67,7 @@ func TestNothingIsServedBeforeALogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := profileDir(t, c)
-	script := harness.WriteFile(t, t.TempDir(), "rude.py", rude)
+	script := harness.WriteFile(t, t.TempDir(), "rude.py", skipAuthScript)
 	node := fmt.Sprintf("env TSH_HOME=%s %s proxy ssh %s", filepath.Join(c.Home, ".tsh"), c.Path(), d.Node)
 	t.Run("asked", func(t *testing.T) { // until all have been asked: mostly it is waiting
 		for _, door := range []struct{ name, host, command string }{{"the proxy's front", host, ""}, {"the node", "", node}} {

@@ -22,14 +22,14 @@ import (
 var page = flag.String("figures", "", "write what the benchmarks measured into the table of this `FILE`")
 
 func TestMain(m *testing.M) {
-	if err := harness.Alone(); err != nil {
+	if err := harness.Isolate(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	flag.Parse()
 	code := m.Run()
 	if *page != "" {
-		if err := harness.WriteFigures(*page); err != nil {
+		if err := harness.WriteMeasurements(*page); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -37,25 +37,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// peers is the same machine behind two doors: a Threshold proxy, and a jump host of Debian's sshd. Both are reached at loopback, and
+// benchmark is the same machine behind two doors: a Threshold proxy, and a jump host of Debian's sshd. Both are reached at loopback, and
 // again through relays that make the way to the door 50 ms long.
-type peers struct {
+type benchmark struct {
 	client  *harness.Client
 	account *user.User
 	proxy   *harness.Process // threshold: auth and proxy in one
 	agent   *harness.Process
 	jump    *harness.Process // sshd
-	near    doors
-	far     doors
+	near    routes
+	far     routes
 }
 
-// doors are ways to run a command on the machine.
-type doors struct {
-	tsh     func(command string) *exec.Cmd
-	openssh func(command string, options ...string) *exec.Cmd // stock ssh with tsh's ProxyCommand
-	viaUs   func(command string, options ...string) *exec.Cmd // ssh -J through the proxy
-	viaSSHD func(command string, options ...string) *exec.Cmd // ssh -J through the jump host
-	aesSSHD func(command string, options ...string) *exec.Cmd // the same at AES-GCM, on both hops: -c is not for the first
+// routes are ways to run a command on the machine.
+type routes struct {
+	tsh      func(command string) *exec.Cmd
+	openssh  func(command string, options ...string) *exec.Cmd // stock ssh with tsh's ProxyCommand
+	viaProxy func(command string, options ...string) *exec.Cmd // ssh -J through the proxy
+	viaSSHD  func(command string, options ...string) *exec.Cmd // ssh -J through the jump host
+	aesSSHD  func(command string, options ...string) *exec.Cmd // the same at AES-GCM, on both hops: -c is not for the first
 }
 
 const (
@@ -64,21 +64,21 @@ const (
 	roundTrip = 50 * time.Millisecond
 )
 
-func startPeers(b *testing.B) *peers {
+func startBenchmark(b *testing.B) *benchmark {
 	b.Helper()
 	proxy := harness.FreeAddr(b, "127.0.0.1")
 	account := harness.MakeAccount(b, "thbench") // whose shell reads nothing that somebody put into a home
 	dir := b.TempDir()
-	birth := harness.BirthOf(harness.StartProvider(b, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"), "shell, exec, sftp", account.Username)
+	birth := harness.BootstrapFor(harness.StartProvider(b, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"), "shell, exec, sftp", account.Username)
 	s := harness.StartServerFrom(b, dir, proxy, birth, "")
 	c := harness.NewClient(b)
 	c.FirstLogin(s, harness.Alice())
-	p := &peers{client: c, proxy: s.Process, account: account}
+	p := &benchmark{client: c, proxy: s.Process, account: account}
 	p.agent = harness.StartNode(b, proxy, c.Token("node"), benchNode).Process
 	c.Until(func(out string) bool { return strings.Contains(out, benchNode) }, "ls", "-q")
 	jumpAddr := p.startSSHD(b, dir)
 
-	p.near = p.doorsAt(b, dir, proxy, jumpAddr)
+	p.near = p.routesAt(b, dir, proxy, jumpAddr)
 	relay, relayedJump := harness.StartRelay(b, proxy, roundTrip), harness.StartRelay(b, jumpAddr, roundTrip)
 	far := *c
 	far.Home = b.TempDir()
@@ -88,14 +88,14 @@ func startPeers(b *testing.B) *peers {
 		b.Fatal(err)
 	}
 	far.Env = []string{"TSH_HOME=" + filepath.Join(far.Home, ".tsh"), "HOME=" + far.Home, "SSH_AUTH_SOCK="}
-	far.Through(proxy, relay.Addr)
-	p.far = p.doorsAt(b, dir, relay.Addr, relayedJump.Addr)
+	far.UseRelay(proxy, relay.Addr)
+	p.far = p.routesAt(b, dir, relay.Addr, relayedJump.Addr)
 	p.client = c
 	return p
 }
 
-// doorsAt are the ways to the machine by a proxy and a jump host at these addresses.
-func (p *peers) doorsAt(b *testing.B, dir, proxy, jump string) doors {
+// routesAt are the ways to the machine by a proxy and a jump host at these addresses.
+func (p *benchmark) routesAt(b *testing.B, dir, proxy, jump string) routes {
 	b.Helper()
 	c := p.client
 	cfg := harness.WriteFile(b, c.Home, "ssh_config", c.Tsh("config").OK(b)+"\nHost *\n  BatchMode yes\n  LogLevel ERROR\n")
@@ -111,18 +111,18 @@ func (p *peers) doorsAt(b *testing.B, dir, proxy, jump string) doors {
 			return cmd
 		}
 	}
-	return doors{
-		tsh:     func(command string) *exec.Cmd { return c.Command("ssh", p.account.Username+"@"+benchNode, command) },
-		openssh: ssh("-F", cfg, p.account.Username+"@"+benchNode+"."+harness.ClusterName),
-		viaUs:   ssh("-F", cfg, "-J", "x@"+proxy, p.account.Username+"@"+benchNode),
-		viaSSHD: ssh("-F", plain, "-J", "jump", "target"),
-		aesSSHD: ssh("-F", atAES, "-J", "jump", "target"),
+	return routes{
+		tsh:      func(command string) *exec.Cmd { return c.Command("ssh", p.account.Username+"@"+benchNode, command) },
+		openssh:  ssh("-F", cfg, p.account.Username+"@"+benchNode+"."+harness.ClusterName),
+		viaProxy: ssh("-F", cfg, "-J", "x@"+proxy, p.account.Username+"@"+benchNode),
+		viaSSHD:  ssh("-F", plain, "-J", "jump", "target"),
+		aesSSHD:  ssh("-F", atAES, "-J", "jump", "target"),
 	}
 }
 
 // startSSHD runs two OpenSSH servers on loopback, a jump host and a target, and returns the jump host's address. target.client in dir
 // is what a client must know.
-func (p *peers) startSSHD(b *testing.B, dir string) (jump string) {
+func (p *benchmark) startSSHD(b *testing.B, dir string) (jump string) {
 	b.Helper()
 	for _, key := range []string{"host", "user"} {
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key)).CombinedOutput(); err != nil {
@@ -169,22 +169,22 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 // BenchmarkBesideOpenSSH compares Threshold with OpenSSH doing the same in the same run, in turns. Ratios count, not seconds.
 func BenchmarkBesideOpenSSH(b *testing.B) {
-	p := startPeers(b)
+	p := startBenchmark(b)
 	b.Run("true", func(b *testing.B) { p.compareTrue(b, "loopback", p.near, 20, 0.25) })
 	b.Run("true-at-50ms", func(b *testing.B) { p.compareTrue(b, "50 ms", p.far, 8, 0.4) })
 	b.Run("gigabyte", p.compareGigabyte)
 	b.Run("sessions", p.compareSessions)
 }
 
-func (p *peers) compareTrue(b *testing.B, where string, d doors, rounds int, bound float64) {
+func (p *benchmark) compareTrue(b *testing.B, where string, d routes, rounds int, bound float64) {
 	for b.Loop() {
 		run := func(way func(string, ...string) *exec.Cmd) func() { return func() { must(b, way("true")) } }
-		t := harness.Race(rounds, func() { must(b, d.tsh("true")) }, run(d.openssh), run(d.viaUs), run(d.viaSSHD))
+		t := harness.MedianTimes(rounds, func() { must(b, d.tsh("true")) }, run(d.openssh), run(d.viaProxy), run(d.viaSSHD))
 		peer := milliseconds(t[3])
 		harness.Report(b,
-			harness.Figure{What: "`tsh ssh node true`, " + where + ", against `ssh -J`", Unit: "ms", Ours: milliseconds(t[0]), Theirs: peer, Bound: bound},
-			harness.Figure{What: "the same by stock ssh with `tsh config`", Unit: "ms", Ours: milliseconds(t[1]), Theirs: peer, Bound: 1},
-			harness.Figure{What: "the same by stock `ssh -J` through the proxy", Unit: "ms", Ours: milliseconds(t[2]), Theirs: peer, Bound: 1})
+			harness.Measurement{What: "`tsh ssh node true`, " + where + ", against `ssh -J`", Unit: "ms", Ours: milliseconds(t[0]), Peer: peer, Bound: bound},
+			harness.Measurement{What: "the same by stock ssh with `tsh config`", Unit: "ms", Ours: milliseconds(t[1]), Peer: peer, Bound: 1},
+			harness.Measurement{What: "the same by stock `ssh -J` through the proxy", Unit: "ms", Ours: milliseconds(t[2]), Peer: peer, Bound: 1})
 		b.ReportMetric(milliseconds(t[0])/peer, "of-ssh-J")
 	}
 }
@@ -195,7 +195,7 @@ const (
 )
 
 // compareGigabyte moves 1 GiB each way, and asks both doors for the processor time they took.
-func (p *peers) compareGigabyte(b *testing.B) {
+func (p *benchmark) compareGigabyte(b *testing.B) {
 	zeros := filepath.Join(b.TempDir(), "zeros")
 	if err := os.WriteFile(zeros, nil, 0o600); err != nil {
 		b.Fatal(err)
@@ -220,7 +220,7 @@ func (p *peers) compareGigabyte(b *testing.B) {
 			run     func(*exec.Cmd)
 		}{{"from the node", fmt.Sprintf("head -c %d /dev/zero", gigabyte), down}, {"to the node", "cat >/dev/null", up}} {
 			var proxy, jump, jumpAES time.Duration
-			t := harness.Race(2,
+			t := harness.MedianTimes(2,
 				func() {
 					proxy += harness.CPUDuring(b, p.proxy.Cmd.Process.Pid, func() { way.run(p.near.tsh(way.command)) })
 				},
@@ -234,18 +234,18 @@ func (p *peers) compareGigabyte(b *testing.B) {
 			rate := func(d time.Duration) float64 { return gigabyte / 1e6 / d.Seconds() }
 			cost := func(d time.Duration) float64 { return d.Seconds() / 2 / (gigabyte / 1e9) }
 			harness.Report(b,
-				harness.Figure{What: "1 GiB " + way.name + " by tsh, against `ssh -J` by default", Unit: "MB/s", Ours: rate(t[0]), Theirs: rate(t[2]), Bound: 1.5, Least: true},
-				harness.Figure{What: "1 GiB " + way.name + " by tsh, against `ssh -J` at AES-GCM", Unit: "MB/s", Ours: rate(t[0]), Theirs: rate(t[3]), Bound: 1, Least: true},
-				harness.Figure{What: "1 GiB " + way.name + " by stock ssh with `tsh config`, both at AES-GCM", Unit: "MB/s", Ours: rate(t[1]), Theirs: rate(t[3]), Bound: 1, Least: true},
-				harness.Figure{What: "processor time of the proxy for 1 GB " + way.name + ", against the jump host by default", Unit: "s", Ours: cost(proxy), Theirs: cost(jump), Bound: 1},
-				harness.Figure{What: "the same, against the jump host at AES-GCM", Unit: "s", Ours: cost(proxy), Theirs: cost(jumpAES), Bound: 2})
+				harness.Measurement{What: "1 GiB " + way.name + " by tsh, against `ssh -J` by default", Unit: "MB/s", Ours: rate(t[0]), Peer: rate(t[2]), Bound: 1.5, AtLeast: true},
+				harness.Measurement{What: "1 GiB " + way.name + " by tsh, against `ssh -J` at AES-GCM", Unit: "MB/s", Ours: rate(t[0]), Peer: rate(t[3]), Bound: 1, AtLeast: true},
+				harness.Measurement{What: "1 GiB " + way.name + " by stock ssh with `tsh config`, both at AES-GCM", Unit: "MB/s", Ours: rate(t[1]), Peer: rate(t[3]), Bound: 1, AtLeast: true},
+				harness.Measurement{What: "processor time of the proxy for 1 GB " + way.name + ", against the jump host by default", Unit: "s", Ours: cost(proxy), Peer: cost(jump), Bound: 1},
+				harness.Measurement{What: "the same, against the jump host at AES-GCM", Unit: "s", Ours: cost(proxy), Peer: cost(jumpAES), Bound: 2})
 			b.ReportMetric(rate(t[0])/rate(t[2]), "x-ssh-J-"+strings.Fields(way.name)[0])
 		}
 	}
 }
 
 // compareSessions counts how many commands a door can start in a second, with clients on the same cores.
-func (p *peers) compareSessions(b *testing.B) {
+func (p *benchmark) compareSessions(b *testing.B) {
 	const clients, span = 8, 6 * time.Second
 	rate := func(run func() *exec.Cmd) float64 {
 		var done atomic.Int64
@@ -272,8 +272,8 @@ func (p *peers) compareSessions(b *testing.B) {
 		stock := rate(func() *exec.Cmd { return p.near.openssh("true") })
 		theirs := rate(func() *exec.Cmd { return p.near.viaSSHD("true") })
 		harness.Report(b,
-			harness.Figure{What: "new sessions a second by tsh, against `ssh -J`, clients on the same cores", Unit: "/s", Ours: ours, Theirs: theirs, Bound: 10, Least: true},
-			harness.Figure{What: "the same by stock ssh with `tsh config`", Unit: "/s", Ours: stock, Theirs: theirs, Bound: 1, Least: true})
+			harness.Measurement{What: "new sessions a second by tsh, against `ssh -J`, clients on the same cores", Unit: "/s", Ours: ours, Peer: theirs, Bound: 10, AtLeast: true},
+			harness.Measurement{What: "the same by stock ssh with `tsh config`", Unit: "/s", Ours: stock, Peer: theirs, Bound: 1, AtLeast: true})
 		b.ReportMetric(ours/theirs, "x-ssh-J")
 	}
 }
@@ -281,7 +281,7 @@ func (p *peers) compareSessions(b *testing.B) {
 // BenchmarkAgentMemory measures the agent's resident memory at rest, with one session and with 20 more that are idle.
 func BenchmarkAgentMemory(b *testing.B) {
 	for b.Loop() {
-		p := startPeers(b) // an agent that has had a session keeps some of what that took
+		p := startBenchmark(b) // an agent that has had a session keeps some of what that took
 		pid := p.agent.Cmd.Process.Pid
 		rest := harness.MemoryMB(b, pid, "VmRSS")
 		var ends []func()
@@ -303,9 +303,9 @@ func BenchmarkAgentMemory(b *testing.B) {
 		}
 		many := harness.MemoryMB(b, pid, "VmRSS")
 		harness.Report(b,
-			harness.Figure{What: "agent at rest", Unit: "MB", Ours: rest, Bound: 13},
-			harness.Figure{What: "agent with one session", Unit: "MB", Ours: one, Bound: 15},
-			harness.Figure{What: "agent for each further idle session", Unit: "MB", Ours: max(0, many-one) / further, Bound: 0.5})
+			harness.Measurement{What: "agent at rest", Unit: "MB", Ours: rest, Bound: 13},
+			harness.Measurement{What: "agent with one session", Unit: "MB", Ours: one, Bound: 15},
+			harness.Measurement{What: "agent for each further idle session", Unit: "MB", Ours: max(0, many-one) / further, Bound: 0.5})
 		for _, end := range ends {
 			end()
 		}

@@ -155,14 +155,14 @@ func BenchmarkIdleTunnels(b *testing.B) {
 		busy := (harness.CPU(b, pid) - began).Seconds() / watch.Seconds()
 		full := harness.MemoryMB(b, pid, "VmRSS")
 		harness.Report(b,
-			harness.Figure{What: fmt.Sprintf("%d idle tunnels at one proxy, each", machines), Unit: "kB", Ours: (full - empty) * 1000 / machines, Bound: 60},
-			harness.Figure{What: "processor time of that proxy for them, of one core", Unit: "s/s", Ours: busy})
-		t := harness.Race(5, func() { c.Tsh("ls", "-q", "name=fleet-77").OK(b) }, func() {
+			harness.Measurement{What: fmt.Sprintf("%d idle tunnels at one proxy, each", machines), Unit: "kB", Ours: (full - empty) * 1000 / machines, Bound: 60},
+			harness.Measurement{What: "processor time of that proxy for them, of one core", Unit: "s/s", Ours: busy})
+		t := harness.MedianTimes(5, func() { c.Tsh("ls", "-q", "name=fleet-77").OK(b) }, func() {
 			if out := c.Tsh("ls", "-q").OK(b); strings.Count(out, "\n") < machines {
 				b.Fatalf("got %d nodes listed, want %d", strings.Count(out, "\n"), machines)
 			}
 		})
-		harness.Report(b, harness.Figure{What: fmt.Sprintf("`tsh ls` of %d nodes", machines), Unit: "ms", Ours: milliseconds(t[1]), Bound: 300})
+		harness.Report(b, harness.Measurement{What: fmt.Sprintf("`tsh ls` of %d nodes", machines), Unit: "ms", Ours: milliseconds(t[1]), Bound: 300})
 		fleet.close()
 	}
 }

@@ -32,22 +32,22 @@ func TestAFirstLoginInChromiumWithoutJavaScript(t *testing.T) {
 
 	b := chromium(t, s.CAFile)
 	b.run(chromedp.Navigate("https://"+s.Proxy+"/"), chromedp.WaitVisible(chromedp.CSS("h1")))
-	b.shoot("welcome")
+	b.screenshot("welcome")
 	b.run(chromedp.Navigate("https://"+s.Proxy+"/login"), chromedp.WaitVisible(chromedp.CSS("h1")))
-	b.shoot("refusal")
+	b.screenshot("refusal")
 	b.run(chromedp.Navigate(address), chromedp.WaitVisible(chromedp.CSS(`input[name="password"]`)))
-	b.shoot("provider")
+	b.screenshot("provider")
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="login"]`), alice.Email), chromedp.SendKeys(chromedp.CSS(`input[name="password"]`), alice.Password+"\r"),
 		chromedp.WaitVisible(chromedp.CSS("#secret")))
-	b.shoot("enrolment")
-	alice.TOTPSecret = strings.Join(strings.Fields(ask(b, chromedp.Text(chromedp.CSS("#secret")))), "")
+	b.screenshot("enrolment")
+	alice.TOTPSecret = strings.Join(strings.Fields(evaluate(b, chromedp.Text(chromedp.CSS("#secret")))), "")
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), "000000\r"), chromedp.WaitVisible(chromedp.CSS("#error")))
-	b.shoot("enrolment-wrong-code")
+	b.screenshot("enrolment-wrong-code")
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), harness.FreshCode(t, alice)+"\r"), chromedp.WaitVisible(chromedp.CSS("#continue")))
-	b.shoot("recovery-codes")
+	b.screenshot("recovery-codes")
 	b.run(chromedp.Click(chromedp.CSS("#continue")), chromedp.WaitNotPresent(chromedp.CSS("#continue")), chromedp.WaitVisible(chromedp.CSS("h1")))
-	b.shoot("done")
-	if landed := ask(b, chromedp.Location()); !strings.HasPrefix(landed, "http://127.0.0.1:") {
+	b.screenshot("done")
+	if landed := evaluate(b, chromedp.Location()); !strings.HasPrefix(landed, "http://127.0.0.1:") {
 		t.Errorf("got %s, want tsh's own page on loopback", landed)
 	}
 	if err := login.Wait(); err != nil {
@@ -59,12 +59,12 @@ func TestAFirstLoginInChromiumWithoutJavaScript(t *testing.T) {
 	again := second.StartLogin("--proxy", s.Proxy, "--ca-file", s.CAFile)
 	b.run(chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile), chromedp.Navigate(again.Line("Open: ")+"&lang=ko"))
 	b.run(chromedp.WaitVisible(chromedp.CSS(`input[name="password"]`)))
-	b.shoot("provider-phone-ko")
+	b.screenshot("provider-phone-ko")
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="login"]`), alice.Email), chromedp.SendKeys(chromedp.CSS(`input[name="password"]`), alice.Password+"\r"),
 		chromedp.WaitVisible(chromedp.CSS(`input[name="code"]`)))
-	b.shoot("factor-phone-ko")
+	b.screenshot("factor-phone-ko")
 	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), harness.FreshCode(t, alice)+"\r"), chromedp.WaitNotPresent(chromedp.CSS(`input[name="code"]`)), chromedp.WaitVisible(chromedp.CSS("h1")))
-	b.shoot("done-phone-ko")
+	b.screenshot("done-phone-ko")
 	if err := again.Wait(); err != nil {
 		t.Fatalf("second tsh login: %v\n%s", err, again.Output())
 	}
@@ -117,7 +117,7 @@ func spki(t *testing.T, caFile string) string {
 
 func (b *browser) run(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, browserPatience)
+	ctx, cancel := context.WithTimeout(b.ctx, browserTimeout)
 	defer cancel()
 	if err := chromedp.Do(ctx, steps...); err != nil {
 		where, _ := chromedp.Run(b.ctx, chromedp.Location())
@@ -126,12 +126,12 @@ func (b *browser) run(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-const browserPatience = 30 * time.Second
+const browserTimeout = 30 * time.Second
 
-// ask runs an action that returns something.
-func ask[T any](b *browser, what chromedp.Action[T]) T {
+// evaluate runs an action that returns something.
+func evaluate[T any](b *browser, what chromedp.Action[T]) T {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, browserPatience)
+	ctx, cancel := context.WithTimeout(b.ctx, browserTimeout)
 	defer cancel()
 	got, err := chromedp.Run(ctx, what)
 	if err != nil {
@@ -140,9 +140,9 @@ func ask[T any](b *browser, what chromedp.Action[T]) T {
 	return got
 }
 
-func (b *browser) shoot(name string) {
+func (b *browser) screenshot(name string) {
 	b.t.Helper()
-	png := ask(b, chromedp.FullScreenshot(100))
+	png := evaluate(b, chromedp.FullScreenshot(100))
 	if b.dir != "" {
 		if err := os.WriteFile(filepath.Join(b.dir, name+".png"), png, 0o644); err != nil {
 			b.t.Fatal(err)

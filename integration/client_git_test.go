@@ -10,26 +10,26 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-func gitStory(t *testing.T, o *office, e *harness.Entry) {
+func gitStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	dir := t.TempDir()
-	env := append(o.person.Env, "GIT_SSH_COMMAND="+o.command(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com",
+	env := append(o.client.Env, "GIT_SSH_COMMAND="+o.sshCommand(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com",
 		"GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com")
 	git := func(t *testing.T, args ...string) string {
 		t.Helper()
 		return harness.Run(t, env, nil, "git", append([]string{"-C", dir}, args...)...).OK(t)
 	}
-	o.run(t, "ssh", o.options(o.at(), "git init -q --bare forge.git")...).OK(t)
+	o.run(t, "ssh", o.options(o.target(), "git init -q --bare forge.git")...).OK(t)
 	work := filepath.Join(dir, "work")
-	e.Proves(t, "clones, and pushes 500 files with a blob of 4 MB", func(t *testing.T) {
-		git(t, "clone", "-q", o.at()+":forge.git", "work")
+	e.Supports(t, "clones, and pushes 500 files with a blob of 4 MB", func(t *testing.T) {
+		git(t, "clone", "-q", o.target()+":forge.git", "work")
 		smallFiles(t, filepath.Join(work, "files"), 500)
-		noise(t, filepath.Join(work, "blob"), 4<<20)
+		writeRandomFile(t, filepath.Join(work, "blob"), 4<<20)
 		git(t, "-C", work, "add", ".")
 		git(t, "-C", work, "commit", "-q", "-m", "all")
 		git(t, "-C", work, "push", "-q", "origin", "HEAD:refs/heads/main")
 	}, harness.Certificate, harness.Exec, harness.ByCommand)
-	e.Proves(t, "clones by an ssh:// address, and fetches what came meanwhile", func(t *testing.T) {
-		git(t, "clone", "-q", "-b", "main", "ssh://"+o.at()+o.home("forge.git"), "again")
+	e.Supports(t, "clones by an ssh:// address, and fetches what came meanwhile", func(t *testing.T) {
+		git(t, "clone", "-q", "-b", "main", "ssh://"+o.target()+o.home("forge.git"), "again")
 		sameTree(t, filepath.Join(work, "files"), filepath.Join(dir, "again", "files"))
 		git(t, "-C", work, "commit", "-q", "--allow-empty", "-m", "more")
 		git(t, "-C", work, "push", "-q", "origin", "HEAD:refs/heads/main")
@@ -38,13 +38,13 @@ func gitStory(t *testing.T, o *office, e *harness.Entry) {
 			t.Errorf("got %q, want what was pushed", out)
 		}
 	})
-	e.Proves(t, "clones through ssh -J", func(t *testing.T) {
-		jump := append(env, "GIT_SSH_COMMAND="+o.command()+" -J x@"+o.Proxy)
+	e.Supports(t, "clones through ssh -J", func(t *testing.T) {
+		jump := append(env, "GIT_SSH_COMMAND="+o.sshCommand()+" -J x@"+o.Proxy)
 		harness.Run(t, jump, nil, "git", "-C", dir, "clone", "-q", "-b", "main", o.account.Username+"@anvil:forge.git", "jumped").OK(t)
 		sameTree(t, filepath.Join(work, "files"), filepath.Join(dir, "jumped", "files"))
 	}, harness.ByJump)
-	e.Proves(t, "hears of a repository that is not there", func(t *testing.T) {
-		r := harness.Run(t, env, nil, "git", "ls-remote", o.at()+":missing.git")
+	e.Supports(t, "hears of a repository that is not there", func(t *testing.T) {
+		r := harness.Run(t, env, nil, "git", "ls-remote", o.target()+":missing.git")
 		if r.Code == 0 || !strings.Contains(r.Stderr, "missing.git") {
 			t.Errorf("got %+v, want git's own words from the node", r)
 		}

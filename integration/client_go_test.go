@@ -26,8 +26,8 @@ type goClient struct {
 	host *ssh.Certificate
 }
 
-// speak begins SSH as the login on a connection to a host that known_hosts must know.
-func speak(t *testing.T, o *office, conn net.Conn, address, login string) *goClient {
+// newGoClient begins SSH as the login on a connection to a host that known_hosts must know.
+func newGoClient(t *testing.T, o *clientFixture, conn net.Conn, address, login string) *goClient {
 	t.Helper()
 	known, err := knownhosts.New(filepath.Join(o.profile, "known_hosts"))
 	if err != nil {
@@ -51,7 +51,7 @@ func speak(t *testing.T, o *office, conn net.Conn, address, login string) *goCli
 }
 
 // certificate is the person's.
-func certificate(t *testing.T, o *office) ssh.Signer {
+func certificate(t *testing.T, o *clientFixture) ssh.Signer {
 	t.Helper()
 	var parts [2][]byte
 	for i, name := range []string{"ssh_key", "ssh_key-cert.pub"} {
@@ -76,39 +76,39 @@ func certificate(t *testing.T, o *office) ssh.Signer {
 	return signer
 }
 
-// jumped is on the proxy's SSH front, and reached goes on to a machine from there.
-func jumped(t *testing.T, o *office) *goClient {
+// dialProxy is on the proxy's SSH front, and reached goes on to a machine from there.
+func dialProxy(t *testing.T, o *clientFixture) *goClient {
 	t.Helper()
 	conn, err := net.Dial("tcp", o.Proxy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return speak(t, o, conn, o.Proxy, "anyone")
+	return newGoClient(t, o, conn, o.Proxy, "anyone")
 }
 
-func reached(t *testing.T, o *office, front *ssh.Client) *goClient {
+func dialNode(t *testing.T, o *clientFixture, front *ssh.Client) *goClient {
 	t.Helper()
 	conn, err := front.Dial("tcp", o.nodes[0]+":22")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return speak(t, o, conn, o.nodes[0]+":22", o.account.Username)
+	return newGoClient(t, o, conn, o.nodes[0]+":22", o.account.Username)
 }
 
-func goStory(t *testing.T, o *office, e *harness.Entry) {
-	c := reached(t, o, jumped(t, o).Client)
-	e.Proves(t, "through the proxy's channel: a command with its exit status; verifies the host's certificate", func(t *testing.T) { runsACommand(t, o, c) },
+func goStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
+	c := dialNode(t, o, dialProxy(t, o).Client)
+	e.Supports(t, "through the proxy's channel: a command with its exit status; verifies the host's certificate", func(t *testing.T) { runsACommand(t, o, c) },
 		harness.Certificate, harness.Exec, harness.ByJump)
-	e.Proves(t, "agrees on the post-quantum exchange mlkem768x25519-sha256 and on AES-GCM without being told", func(t *testing.T) {
+	e.Supports(t, "agrees on the post-quantum exchange mlkem768x25519-sha256 and on AES-GCM without being told", func(t *testing.T) {
 		got := c.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
 		if got.KeyExchange != ssh.KeyExchangeMLKEM768X25519 || got.Read.Cipher != ssh.CipherAES128GCM || got.Write.Cipher != ssh.CipherAES128GCM {
 			t.Errorf("got %+v", got)
 		}
 	})
-	e.Proves(t, "sftp with pkg/sftp", func(t *testing.T) { usesPkgSFTP(t, c) }, harness.SFTP)
-	e.Proves(t, "dials and listens on the node, by TCP and by Unix sockets", func(t *testing.T) { goForwards(t, c) }, harness.Local, harness.Remote, harness.Sockets)
-	e.Proves(t, "lends an agent", func(t *testing.T) { lendsAGoAgent(t, o, c) }, harness.Agent)
-	e.Proves(t, "40 sessions at once on one connection", func(t *testing.T) {
+	e.Supports(t, "sftp with pkg/sftp", func(t *testing.T) { usesPkgSFTP(t, c) }, harness.SFTP)
+	e.Supports(t, "dials and listens on the node, by TCP and by Unix sockets", func(t *testing.T) { goForwards(t, c) }, harness.Local, harness.Remote, harness.Sockets)
+	e.Supports(t, "lends an agent", func(t *testing.T) { forwardsAGoAgent(t, o, c) }, harness.Agent)
+	e.Supports(t, "40 sessions at once on one connection", func(t *testing.T) {
 		for range 40 {
 			s, err := c.NewSession()
 			if err != nil {
@@ -120,10 +120,10 @@ func goStory(t *testing.T, o *office, e *harness.Entry) {
 			}
 		}
 	}, harness.Shared)
-	e.Lacks(t, "a key without its certificate, a password and answers to questions get nowhere", func(t *testing.T) { getsNowhere(t, o) })
+	e.Lacks(t, "a key without its certificate, a password and answers to questions get nowhere", func(t *testing.T) { isRefused(t, o) })
 }
 
-func runsACommand(t *testing.T, o *office, c *goClient) {
+func runsACommand(t *testing.T, o *clientFixture, c *goClient) {
 	s, err := c.NewSession()
 	if err != nil {
 		t.Fatal(err)
@@ -162,10 +162,10 @@ func usesPkgSFTP(t *testing.T, c *goClient) {
 }
 
 func goForwards(t *testing.T, c *goClient) {
-	dir := openFolder(t)
-	tcp, unix := echo(t, "tcp", "127.0.0.1:0"), echo(t, "unix", filepath.Join(dir, "behind"))
-	echoes(t, func() (net.Conn, error) { return c.Dial("tcp", tcp) })
-	echoes(t, func() (net.Conn, error) { return c.Dial("unix", unix) })
+	dir := sharedDir(t)
+	tcp, unix := startEcho(t, "tcp", "127.0.0.1:0"), startEcho(t, "unix", filepath.Join(dir, "behind"))
+	checkClientEcho(t, func() (net.Conn, error) { return c.Dial("tcp", tcp) })
+	checkClientEcho(t, func() (net.Conn, error) { return c.Dial("unix", unix) })
 	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(dir, "remote")} {
 		l, err := c.Listen(network, address)
 		if err != nil {
@@ -182,7 +182,7 @@ func goForwards(t *testing.T, c *goClient) {
 			defer conn.Close()
 			_, _ = io.Copy(conn, conn)
 		}()
-		echoes(t, to(network, l.Addr().String()))
+		checkClientEcho(t, dialer(network, l.Addr().String()))
 		<-done
 		if err := l.Close(); err != nil {
 			t.Errorf("close the listener on %s: %v", network, err)
@@ -190,7 +190,7 @@ func goForwards(t *testing.T, c *goClient) {
 	}
 }
 
-func lendsAGoAgent(t *testing.T, o *office, c *goClient) {
+func forwardsAGoAgent(t *testing.T, o *clientFixture, c *goClient) {
 	keys := sshagent.NewKeyring()
 	file, err := os.ReadFile(filepath.Join(o.profile, "ssh_key"))
 	if err != nil {
@@ -219,8 +219,8 @@ func lendsAGoAgent(t *testing.T, o *office, c *goClient) {
 	}
 }
 
-func getsNowhere(t *testing.T, o *office) {
-	front := jumped(t, o)
+func isRefused(t *testing.T, o *clientFixture) {
+	front := dialProxy(t, o)
 	signer := certificate(t, o)
 	for name, method := range map[string]ssh.AuthMethod{
 		"a bare key":           ssh.PublicKeys(bareSigner{signer}),

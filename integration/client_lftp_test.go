@@ -10,14 +10,14 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-func lftpStory(t *testing.T, o *office, e *harness.Entry) {
-	e.Proves(t, "mirrors 500 files there and back over sftp", func(t *testing.T) {
+func lftpStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
+	e.Supports(t, "mirrors 500 files there and back over sftp", func(t *testing.T) {
 		dir := t.TempDir()
 		from, back := filepath.Join(dir, "from"), filepath.Join(dir, "back")
 		smallFiles(t, from, 500)
 		script := fmt.Sprintf("set sftp:connect-program 'ssh -a -x -F %s'; open sftp://%s:@%s; mirror -R %s lftp; mirror lftp %s; bye",
 			o.config, o.account.Username, o.nodes[0], from, back)
-		harness.Run(t, append(o.person.Env, "HOME="+dir), nil, "lftp", "-e", script).OK(t)
+		harness.Run(t, append(o.client.Env, "HOME="+dir), nil, "lftp", "-e", script).OK(t)
 		sameTree(t, from, back)
 	}, harness.Certificate, harness.SFTP, harness.ByCommand)
 }

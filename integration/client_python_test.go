@@ -17,8 +17,8 @@ import (
 // python is Debian's, with its packages.
 const python = "/usr/bin/python3"
 
-// takes runs one step of a script of testdata.
-func takes(t *testing.T, script string, args ...string) string {
+// runStep runs one step of a script of testdata.
+func runStep(t *testing.T, script string, args ...string) string {
 	t.Helper()
 	out := harness.Run(t, nil, nil, python, append([]string{"-W", "ignore", filepath.Join("testdata", script)}, args...)...).OK(t)
 	if !strings.HasSuffix(out, "done\n") {
@@ -27,11 +27,11 @@ func takes(t *testing.T, script string, args ...string) string {
 	return out
 }
 
-func paramikoStory(t *testing.T, o *office, e *harness.Entry) {
+func paramikoStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	known := filepath.Join(t.TempDir(), "known_hosts")
 	by := func(t *testing.T, way, name string) string {
 		t.Helper()
-		return takes(t, "paramiko_story.py", name, o.account.Username, o.nodes[0], o.profile, known, way, echo(t, "tcp", "127.0.0.1:0"), t.TempDir())
+		return runStep(t, "paramiko_story.py", name, o.account.Username, o.nodes[0], o.profile, known, way, startEcho(t, "tcp", "127.0.0.1:0"), t.TempDir())
 	}
 	step := func(t *testing.T, name string) string { t.Helper(); return by(t, o.proxyCommand(t, o.nodes[0]), name) }
 	writeKnownHosts(t, o, known)
@@ -45,9 +45,9 @@ func paramikoStory(t *testing.T, o *office, e *harness.Entry) {
 		{"local", "opens direct-tcpip channels", []harness.Feature{harness.Local}},
 		{"remote", "forwards a port of the node that the node chose", []harness.Feature{harness.Remote}},
 	} {
-		e.Proves(t, s.what, func(t *testing.T) { step(t, s.step) }, s.shows...)
+		e.Supports(t, s.what, func(t *testing.T) { step(t, s.step) }, s.shows...)
 	}
-	e.Proves(t, "reaches a node over a channel of the proxy, without tsh", func(t *testing.T) {
+	e.Supports(t, "reaches a node over a channel of the proxy, without tsh", func(t *testing.T) {
 		by(t, o.Proxy, "jump")
 	}, harness.ByJump)
 	e.Lacks(t, "a key without its certificate, or a password, raises AuthenticationException", func(t *testing.T) {
@@ -57,29 +57,29 @@ func paramikoStory(t *testing.T, o *office, e *harness.Entry) {
 			}
 		}
 	})
-	e.Notes("Paramiko checks no certificates of hosts: it must be given each bare host key, in its known hosts. A key that was not compared with the certificate's is trust at first sight. " +
+	e.AddNote("Paramiko checks no certificates of hosts: it must be given each bare host key, in its known hosts. A key that was not compared with the certificate's is trust at first sight. " +
 		"Give it the one key, with `allow_agent=False` and `look_for_keys=False`: before each further try Paramiko asks for the authentication service anew, and the node then ends the connection.")
 }
 
 // writeKnownHosts writes the bare host keys of the machine and of the proxy, each taken from a certificate that was verified.
-func writeKnownHosts(t *testing.T, o *office, file string) {
+func writeKnownHosts(t *testing.T, o *clientFixture, file string) {
 	t.Helper()
-	front := jumped(t, o)
+	front := dialProxy(t, o)
 	var lines strings.Builder
 	host, port, _ := strings.Cut(o.Proxy, ":")
 	fmt.Fprintf(&lines, "[%s]:%s %s", host, port, ssh.MarshalAuthorizedKey(front.host.Key))
-	fmt.Fprintf(&lines, "%s %s", o.nodes[0], ssh.MarshalAuthorizedKey(reached(t, o, front.Client).host.Key))
+	fmt.Fprintf(&lines, "%s %s", o.nodes[0], ssh.MarshalAuthorizedKey(dialNode(t, o, front.Client).host.Key))
 	if err := os.WriteFile(file, []byte(lines.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func asyncsshStory(t *testing.T, o *office, e *harness.Entry) {
+func asyncsshStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	step := func(t *testing.T, name, way string) {
 		t.Helper()
-		dir := openFolder(t)
-		echo(t, "unix", filepath.Join(dir, "behind"))
-		takes(t, "asyncssh_story.py", name, o.account.Username, o.nodes[0], o.profile, way, echo(t, "tcp", "127.0.0.1:0"), dir)
+		dir := sharedDir(t)
+		startEcho(t, "unix", filepath.Join(dir, "behind"))
+		runStep(t, "asyncssh_story.py", name, o.account.Username, o.nodes[0], o.profile, way, startEcho(t, "tcp", "127.0.0.1:0"), dir)
 	}
 	for _, s := range []struct {
 		step, what string
@@ -95,8 +95,8 @@ func asyncsshStory(t *testing.T, o *office, e *harness.Entry) {
 		{"dynamic", "serves SOCKS", []harness.Feature{harness.Dynamic}},
 		{"sockets", "forwards Unix sockets both ways", []harness.Feature{harness.Sockets}},
 	} {
-		e.Proves(t, s.what, func(t *testing.T) { step(t, s.step, o.proxyCommand(t, o.nodes[0])) }, s.shows...)
+		e.Supports(t, s.what, func(t *testing.T) { step(t, s.step, o.proxyCommand(t, o.nodes[0])) }, s.shows...)
 	}
-	e.Proves(t, "reaches a node through the proxy as its tunnel, without tsh", func(t *testing.T) { step(t, "jump", o.Proxy) }, harness.ByJump)
-	e.Proves(t, "refuses a host whose authority it does not trust", func(t *testing.T) { step(t, "untrusted", o.proxyCommand(t, o.nodes[0])) })
+	e.Supports(t, "reaches a node through the proxy as its tunnel, without tsh", func(t *testing.T) { step(t, "jump", o.Proxy) }, harness.ByJump)
+	e.Supports(t, "refuses a host whose authority it does not trust", func(t *testing.T) { step(t, "untrusted", o.proxyCommand(t, o.nodes[0])) })
 }

@@ -36,44 +36,44 @@ func sameTree(t *testing.T, a, b string) {
 	}
 }
 
-func rsyncStory(t *testing.T, o *office, e *harness.Entry) {
+func rsyncStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	dir := t.TempDir()
 	from, back := filepath.Join(dir, "from"), filepath.Join(dir, "back")
 	smallFiles(t, from, 2000)
 	rsync := func(t *testing.T, args ...string) string {
 		t.Helper()
-		return o.run(t, "rsync", append([]string{"-a", "--stats", "-e", o.command()}, args...)...).OK(t)
+		return o.run(t, "rsync", append([]string{"-a", "--stats", "-e", o.sshCommand()}, args...)...).OK(t)
 	}
-	e.Proves(t, "carries 2,000 small files there and back", func(t *testing.T) {
-		rsync(t, from+"/", o.at()+":rsync/")
-		rsync(t, o.at()+":rsync/", back+"/")
+	e.Supports(t, "carries 2,000 small files there and back", func(t *testing.T) {
+		rsync(t, from+"/", o.target()+":rsync/")
+		rsync(t, o.target()+":rsync/", back+"/")
 		sameTree(t, from, back)
 	}, harness.Certificate, harness.Exec, harness.ByCommand)
-	e.Proves(t, "--delete both ways", func(t *testing.T) {
+	e.Supports(t, "--delete both ways", func(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(from, "3")); err != nil {
 			t.Fatal(err)
 		}
-		rsync(t, "--delete", from+"/", o.at()+":rsync/")
+		rsync(t, "--delete", from+"/", o.target()+":rsync/")
 		sameTree(t, from, o.home("rsync"))
-		rsync(t, "--delete", o.at()+":rsync/", back+"/")
+		rsync(t, "--delete", o.target()+":rsync/", back+"/")
 		sameTree(t, from, back)
 	})
-	e.Proves(t, "goes on with a file that came half", func(t *testing.T) {
+	e.Supports(t, "goes on with a file that came half", func(t *testing.T) {
 		big := filepath.Join(dir, "big")
-		data := noise(t, big, 8<<20)
-		rsync(t, big, o.at()+":big")
+		data := writeRandomFile(t, big, 8<<20)
+		rsync(t, big, o.target()+":big")
 		if err := os.Truncate(o.home("big"), 6<<20); err != nil {
 			t.Fatal(err)
 		}
-		out := rsync(t, "--append-verify", big, o.at()+":big")
-		same(t, o.home("big"), data)
+		out := rsync(t, "--append-verify", big, o.target()+":big")
+		wantFile(t, o.home("big"), data)
 		if n := literal(t, out); n > 3<<20 {
 			t.Errorf("got %d bytes sent, want the missing part alone", n)
 		}
 	})
-	e.Proves(t, "through ssh -J", func(t *testing.T) {
+	e.Supports(t, "through ssh -J", func(t *testing.T) {
 		node := o.account.Username + "@bellows:rsync-j/"
-		o.run(t, "rsync", "-a", "-e", o.command()+" -J x@"+o.Proxy, filepath.Join(from, "1")+"/", node).OK(t)
+		o.run(t, "rsync", "-a", "-e", o.sshCommand()+" -J x@"+o.Proxy, filepath.Join(from, "1")+"/", node).OK(t)
 		sameTree(t, filepath.Join(from, "1"), o.home("rsync-j"))
 	}, harness.ByJump)
 }

@@ -12,38 +12,38 @@ import (
 )
 
 // tshStory is the yardstick: the client that comes with the cluster.
-func tshStory(t *testing.T, o *office, e *harness.Entry) {
+func tshStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	node := o.account.Username + "@anvil"
-	e.Proves(t, "runs a command as the account, with its exit status and both outputs apart", func(t *testing.T) {
-		r := o.person.Tsh("ssh", node, "id -un; echo oops >&2; exit 7")
+	e.Supports(t, "runs a command as the account, with its exit status and both outputs apart", func(t *testing.T) {
+		r := o.client.Tsh("ssh", node, "id -un; echo oops >&2; exit 7")
 		if strings.TrimSpace(r.Stdout) != o.account.Username || strings.TrimSpace(r.Stderr) != "oops" || r.Code != 7 {
 			t.Errorf("got %+v, want the account, oops and 7", r)
 		}
 	}, harness.Certificate, harness.Exec)
-	e.Proves(t, "opens a shell on a terminal that changes its size", func(t *testing.T) {
-		usesATerminal(t, o.person.Command("ssh", node))
+	e.Supports(t, "opens a shell on a terminal that changes its size", func(t *testing.T) {
+		usesATerminal(t, o.client.Command("ssh", node))
 	}, harness.Shell)
-	e.Proves(t, "copies a file there and back", func(t *testing.T) {
+	e.Supports(t, "copies a file there and back", func(t *testing.T) {
 		dir := t.TempDir()
-		data := noise(t, filepath.Join(dir, "from"), 3<<20)
-		o.person.Tsh("scp", filepath.Join(dir, "from"), node+":tsh-there").OK(t)
-		o.person.Tsh("scp", node+":tsh-there", filepath.Join(dir, "back")).OK(t)
-		same(t, filepath.Join(dir, "back"), data)
+		data := writeRandomFile(t, filepath.Join(dir, "from"), 3<<20)
+		o.client.Tsh("scp", filepath.Join(dir, "from"), node+":tsh-there").OK(t)
+		o.client.Tsh("scp", node+":tsh-there", filepath.Join(dir, "back")).OK(t)
+		wantFile(t, filepath.Join(dir, "back"), data)
 	}, harness.SFTP, harness.SCP)
-	e.Proves(t, "forwards with -L, -R and -D", func(t *testing.T) {
-		behind := echo(t, "tcp", "127.0.0.1:0")
+	e.Supports(t, "forwards with -L, -R and -D", func(t *testing.T) {
+		behind := startEcho(t, "tcp", "127.0.0.1:0")
 		local, remote, socks := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
-		stays(t, o.person.Command("ssh", "-N", "-L", local+":"+behind, "-R", remote+":"+behind, "-D", socks, node))
-		echoes(t, to("tcp", local))
-		echoes(t, to("tcp", remote))
-		echoes(t, bySOCKS(socks, behind))
+		startUntilEnd(t, o.client.Command("ssh", "-N", "-L", local+":"+behind, "-R", remote+":"+behind, "-D", socks, node))
+		checkClientEcho(t, dialer("tcp", local))
+		checkClientEcho(t, dialer("tcp", remote))
+		checkClientEcho(t, bySOCKS(socks, behind))
 	}, harness.Local, harness.Remote, harness.Dynamic)
-	e.Proves(t, "forwards Unix sockets both ways", func(t *testing.T) {
+	e.Supports(t, "forwards Unix sockets both ways", func(t *testing.T) {
 		forwardsSockets(t, func(flags ...string) *exec.Cmd {
-			return o.person.Command(append(append([]string{"ssh"}, flags...), node)...)
+			return o.client.Command(append(append([]string{"ssh"}, flags...), node)...)
 		})
 	}, harness.Sockets)
-	e.Proves(t, "lends its agent with -A: the keys that may go onward", func(t *testing.T) {
-		lendsItsAgent(t, o, func(flag, command string) []string { return []string{o.person.Path(), "ssh", flag, node, command} })
+	e.Supports(t, "lends its agent with -A: the keys that may go onward", func(t *testing.T) {
+		forwardsItsAgent(t, o, func(flag, command string) []string { return []string{o.client.Path(), "ssh", flag, node, command} })
 	}, harness.Agent)
 }

@@ -49,24 +49,24 @@ echo "listeningOn==$(cat $dir/port)=="
 
 // vscodeStory does what VS Code's Remote - SSH does to OpenSSH: one long-lived command without a terminal, whose script comes on standard
 // input, and everything else through forwards that open and close all the time.
-func vscodeStory(t *testing.T, o *office, e *harness.Entry) {
+func vscodeStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	first := startEditor(t, o)
-	e.Proves(t, "ssh -T -D PORT HOST bash: a script on standard input starts a server that stays", func(t *testing.T) {
+	e.Supports(t, "ssh -T -D PORT HOST bash: a script on standard input starts a server that stays", func(t *testing.T) {
 		exchange(t, bySOCKS(first.socks, "127.0.0.1:"+first.port), 64<<10)
 	}, harness.Certificate, harness.Exec, harness.Dynamic, harness.ByCommand)
-	e.Proves(t, "100 connections at once through -D, opened and closed while others talk", func(t *testing.T) {
+	e.Supports(t, "100 connections at once through -D, opened and closed while others talk", func(t *testing.T) {
 		var all sync.WaitGroup
 		for range 100 {
 			all.Go(func() { exchange(t, bySOCKS(first.socks, "127.0.0.1:"+first.port), 64<<10) })
 		}
 		all.Wait()
 	}, harness.Shared)
-	e.Proves(t, "-L to the server's Unix socket", func(t *testing.T) {
+	e.Supports(t, "-L to the server's Unix socket", func(t *testing.T) {
 		local := harness.FreeAddr(t, "127.0.0.1")
-		stays(t, o.start("ssh", o.options("-T", "-N", "-o", "ExitOnForwardFailure=yes", "-L", local+":"+o.home(".editor-server/socket"), o.at())...))
-		echoes(t, to("tcp", local))
+		startUntilEnd(t, o.start("ssh", o.options("-T", "-N", "-o", "ExitOnForwardFailure=yes", "-L", local+":"+o.home(".editor-server/socket"), o.target())...))
+		checkClientEcho(t, dialer("tcp", local))
 	}, harness.Local, harness.Sockets)
-	e.Proves(t, "a lost connection leaves the server running, and the editor finds it again", func(t *testing.T) {
+	e.Supports(t, "a lost connection leaves the server running, and the editor finds it again", func(t *testing.T) {
 		first.stop()
 		second := startEditor(t, o)
 		if second.pid != first.pid || second.port != first.port {
@@ -82,19 +82,19 @@ type editor struct {
 	stop             func()
 }
 
-func startEditor(t *testing.T, o *office) *editor {
+func startEditor(t *testing.T, o *clientFixture) *editor {
 	t.Helper()
 	ed := &editor{socks: harness.FreeAddr(t, "127.0.0.1")}
 	_, port, err := net.SplitHostPort(ed.socks)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := o.start("ssh", o.options("-T", "-D", port, o.at(), "bash")...)
+	cmd := o.start("ssh", o.options("-T", "-D", port, o.target(), "bash")...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := stays(t, cmd)
+	p := startUntilEnd(t, cmd)
 	if _, err := io.WriteString(stdin, bootstrap); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func exchange(t *testing.T, dial func() (net.Conn, error), size int) {
 		return
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(harness.Patience))
+	_ = conn.SetDeadline(time.Now().Add(harness.Timeout))
 	line := strings.Repeat("x", size/16-1) + "\n"
 	back := bufio.NewReaderSize(conn, size)
 	for i := range 16 {

@@ -16,8 +16,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// echo sends everything back until the story ends. It is what forwarding leads to; anybody may use its socket.
-func echo(t *testing.T, network, address string) string {
+// startEcho sends everything back until the story ends. It is what forwarding leads to; anybody may use its socket.
+func startEcho(t *testing.T, network, address string) string {
 	t.Helper()
 	l, err := net.Listen(network, address)
 	if err != nil {
@@ -45,12 +45,12 @@ func echo(t *testing.T, network, address string) string {
 	return l.Addr().String()
 }
 
-// echoes sends a megabyte over what dial reaches and wants it back. It dials until something answers.
-func echoes(t *testing.T, dial func() (net.Conn, error)) {
+// checkClientEcho sends a megabyte over what dial reaches and wants it back. It dials until something answers.
+func checkClientEcho(t *testing.T, dial func() (net.Conn, error)) {
 	t.Helper()
-	conn := dialled(t, dial)
+	conn := dialUntilUp(t, dial)
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(harness.Patience)) // not every forwarded connection has deadlines
+	_ = conn.SetDeadline(time.Now().Add(harness.Timeout)) // not every forwarded connection has deadlines
 	sent := make([]byte, 1<<20)
 	_, _ = rand.Read(sent)
 	var writing sync.WaitGroup
@@ -68,12 +68,12 @@ func echoes(t *testing.T, dial func() (net.Conn, error)) {
 	}
 }
 
-// dialled dials until something answers: a client does not say when it has begun to listen.
-func dialled(t *testing.T, dial func() (net.Conn, error)) net.Conn {
+// dialUntilUp dials until something answers: a client does not say when it has begun to listen.
+func dialUntilUp(t *testing.T, dial func() (net.Conn, error)) net.Conn {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(harness.Patience)
+	late := time.After(harness.Timeout)
 	for {
 		conn, err := dial()
 		if err == nil {
@@ -87,13 +87,13 @@ func dialled(t *testing.T, dial func() (net.Conn, error)) net.Conn {
 	}
 }
 
-// to dials an address.
-func to(network, address string) func() (net.Conn, error) {
+// dialer dials an address.
+func dialer(network, address string) func() (net.Conn, error) {
 	return func() (net.Conn, error) { return net.Dial(network, address) }
 }
 
-// openFolder is a folder that the account, too, may enter and write to.
-func openFolder(t *testing.T) string {
+// sharedDir is a folder that the account, too, may enter and write to.
+func sharedDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "th") // short: a socket's path has at most 107 bytes
 	if err != nil {
@@ -106,8 +106,8 @@ func openFolder(t *testing.T) string {
 	return dir
 }
 
-// noise writes a file of random bytes and returns them.
-func noise(t *testing.T, file string, size int) []byte {
+// writeRandomFile writes a file of random bytes and returns them.
+func writeRandomFile(t *testing.T, file string, size int) []byte {
 	t.Helper()
 	data := make([]byte, size)
 	_, _ = rand.Read(data)
@@ -117,8 +117,8 @@ func noise(t *testing.T, file string, size int) []byte {
 	return data
 }
 
-// same fails the story unless the file holds the bytes.
-func same(t *testing.T, file string, want []byte) {
+// wantFile fails the story unless the file holds the bytes.
+func wantFile(t *testing.T, file string, want []byte) {
 	t.Helper()
 	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%s: got %d bytes, %v, want the %d bytes sent", filepath.Base(file), len(got), err, len(want))

@@ -28,7 +28,7 @@ tried and works, "no" was tried and is refused with words that help, and an empt
 var clients = []struct {
 	name    string
 	version []string // what prints it; nil for what is of this release
-	story   func(*testing.T, *office, *harness.Entry)
+	story   func(*testing.T, *clientFixture, *harness.ClientReport)
 }{
 	{"tsh", nil, tshStory},
 	{"OpenSSH", []string{"ssh", "-V"}, opensshStory},
@@ -45,15 +45,15 @@ var clients = []struct {
 }
 
 // People will not change their tools. Each brings their own to one cluster; then the page must say what they found.
-func TestPeopleKeepTheirClients(t *testing.T) {
-	o := openOffice(t)
-	book := &harness.Book{}
+func TestCommonClientsWork(t *testing.T) {
+	o := newClientFixture(t)
+	book := &harness.CompatibilityReport{}
 	t.Run("clients", func(t *testing.T) {
 		for _, c := range clients {
-			e := book.Open(t, c.name, c.version...)
+			e := book.AddClient(t, c.name, c.version...)
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				e.Begun()
+				e.MarkStarted()
 				c.story(t, o, e)
 			})
 		}
@@ -72,30 +72,30 @@ func TestPeopleKeepTheirClients(t *testing.T) {
 	}
 }
 
-// office is where everybody brings their own client: a cluster with two machines, an account on them, and a person who is logged in.
-type office struct {
+// clientFixture is where everybody brings their own client: a cluster with two machines, an account on them, and a person who is logged in.
+type clientFixture struct {
 	*harness.Server
-	person  *harness.Client
+	client  *harness.Client
 	account *user.User
 	config  string   // what tsh config prints
 	profile string   // the folder that login wrote
 	nodes   []string // by their whole names
 }
 
-func openOffice(t *testing.T) *office {
+func newClientFixture(t *testing.T) *clientFixture {
 	t.Helper()
 	proxy, dir := harness.FreeAddr(t, "127.0.0.1"), t.TempDir()
-	o := &office{account: harness.MakeAccount(t, "thclient"), person: harness.NewClient(t)}
-	birth := harness.BirthOf(harness.StartProvider(t, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"),
+	o := &clientFixture{account: harness.MakeAccount(t, "thclient"), client: harness.NewClient(t)}
+	birth := harness.BootstrapFor(harness.StartProvider(t, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"),
 		"shell, exec, sftp, forward-local, forward-remote, forward-agent", o.account.Username)
 	o.Server = harness.StartServerFrom(t, dir, proxy, birth, "")
-	o.person.FirstLogin(o.Server, harness.Alice())
+	o.client.FirstLogin(o.Server, harness.Alice())
 	for _, name := range []string{"anvil", "bellows"} {
-		harness.StartNode(t, proxy, o.person.Token("node"), name)
+		harness.StartNode(t, proxy, o.client.Token("node"), name)
 		o.nodes = append(o.nodes, name+"."+harness.ClusterName)
 	}
-	o.config = harness.WriteFile(t, o.person.Home, "ssh_config", o.person.Tsh("config").OK(t))
-	keys, err := filepath.Glob(filepath.Join(o.person.Home, ".tsh", "*", "ssh_key"))
+	o.config = harness.WriteFile(t, o.client.Home, "ssh_config", o.client.Tsh("config").OK(t))
+	keys, err := filepath.Glob(filepath.Join(o.client.Home, ".tsh", "*", "ssh_key"))
 	if err != nil || len(keys) != 1 {
 		t.Fatalf("got keys %v, %v, want one", keys, err)
 	}
@@ -103,41 +103,41 @@ func openOffice(t *testing.T) *office {
 	return o
 }
 
-// at names the account on the first machine, as every client does.
-func (o *office) at() string { return o.account.Username + "@" + o.nodes[0] }
+// target names the account on the first machine, as every client does.
+func (o *clientFixture) target() string { return o.account.Username + "@" + o.nodes[0] }
 
 // options make ssh, scp and sftp use the person's configuration and ask nothing.
-func (o *office) options(more ...string) []string {
+func (o *clientFixture) options(more ...string) []string {
 	return append([]string{"-F", o.config, "-o", "BatchMode=yes"}, more...)
 }
 
-// command is ssh with what makes it work, as one word for the programs that call it.
-func (o *office) command() string { return "ssh -F " + o.config + " -o BatchMode=yes" }
+// sshCommand is ssh with what makes it work, as one word for the programs that call it.
+func (o *clientFixture) sshCommand() string { return "ssh -F " + o.config + " -o BatchMode=yes" }
 
 // proxyCommand is what leads a client to a machine; %host and the like stand for the machine's name.
-func (o *office) proxyCommand(t *testing.T, node string) string {
+func (o *clientFixture) proxyCommand(t *testing.T, node string) string {
 	return "env TSH_HOME=" + filepath.Dir(o.profile) + " " + harness.Bin(t, "tsh") + " proxy ssh --proxy " + o.Proxy + " " + node
 }
 
 // run runs a program as the person.
-func (o *office) run(t *testing.T, name string, args ...string) harness.Result {
+func (o *clientFixture) run(t *testing.T, name string, args ...string) harness.Result {
 	t.Helper()
-	return harness.Run(t, o.person.Env, nil, name, args...)
+	return harness.Run(t, o.client.Env, nil, name, args...)
 }
 
 // home is a path in the account's home.
-func (o *office) home(name string) string { return filepath.Join(o.account.HomeDir, name) }
+func (o *clientFixture) home(name string) string { return filepath.Join(o.account.HomeDir, name) }
 
 // start prepares a program to be started as the person.
-func (o *office) start(name string, args ...string) *exec.Cmd {
+func (o *clientFixture) start(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), append(o.person.Env, "TERM=xterm")...)
+	cmd.Env = append(os.Environ(), append(o.client.Env, "TERM=xterm")...)
 	return cmd
 }
 
-// stays starts a program that serves until the story ends. ssh is killed, because a signal that it could heed is lost when it comes just
+// startUntilEnd starts a program that serves until the story ends. ssh is killed, because a signal that it could heed is lost when it comes just
 // before its poll(2).
-func stays(t *testing.T, cmd *exec.Cmd) *harness.Process {
+func startUntilEnd(t *testing.T, cmd *exec.Cmd) *harness.Process {
 	t.Helper()
 	p := harness.StartCmd(t, cmd)
 	t.Cleanup(p.Kill)

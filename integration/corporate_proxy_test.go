@@ -14,8 +14,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// company is a network whose only way out is a real HTTP proxy with a password, at the gate.
-type company struct {
+// corporateNetwork is a network whose only way out is a real HTTP proxy with a password, at the gate.
+type corporateNetwork struct {
 	t     *testing.T
 	name  string // of its namespace
 	gate  string // host:port of the HTTP proxy
@@ -24,17 +24,17 @@ type company struct {
 }
 
 const (
-	officeUser     = "clerk"
-	officePassword = "behind-7-doors"
+	corporateUser     = "clerk"
+	corporatePassword = "behind-7-doors"
 )
 
-// newCompany makes two namespaces: the gate, joined to this machine, and the office, joined to the gate alone. Nothing is forwarded, and
+// newCorporateNetwork makes two namespaces: the gate, joined to this machine, and the office, joined to the gate alone. Nothing is forwarded, and
 // the office has no default route.
-func newCompany(t *testing.T) *company {
+func newCorporateNetwork(t *testing.T) *corporateNetwork {
 	t.Helper()
 	host, gate := namespace(t)
 	id := os.Getpid() % 10000
-	o := &company{t: t, Host: host, name: fmt.Sprintf("thc%d", id)}
+	o := &corporateNetwork{t: t, Host: host, name: fmt.Sprintf("thc%d", id)}
 	harness.AsRoot(t, "ip", "netns", "add", o.name)
 	t.Cleanup(func() { harness.AsRoot(t, "ip", "netns", "del", o.name) })
 	harness.AsRoot(t, "ip", "-n", gate, "link", "add", "office", "type", "veth", "peer", "name", "gate", "netns", o.name)
@@ -46,41 +46,41 @@ func newCompany(t *testing.T) *company {
 	harness.AsRoot(t, "ip", "-n", o.name, "link", "set", "lo", "up")
 
 	o.gate = "192.0.2.1:8888"
-	conf := harness.WriteFile(t, t.TempDir(), "tinyproxy.conf", fmt.Sprintf("Port 8888\nListen 192.0.2.1\nTimeout 600\nMaxClients 50\nLogLevel Info\nBasicAuth %s %s\n", officeUser, officePassword))
+	conf := harness.WriteFile(t, t.TempDir(), "tinyproxy.conf", fmt.Sprintf("Port 8888\nListen 192.0.2.1\nTimeout 600\nMaxClients 50\nLogLevel Info\nBasicAuth %s %s\n", corporateUser, corporatePassword))
 	o.tinyd = harness.Start(t, nil, "ip", "netns", "exec", gate, "tinyproxy", "-d", "-c", conf)
 	o.tinyd.WaitFor("Accepting connections")
 	return o
 }
 
-func (o *company) proxy(user, password string) string {
+func (o *corporateNetwork) proxy(user, password string) string {
 	if user == "" {
 		return "http://" + o.gate
 	}
 	return fmt.Sprintf("http://%s:%s@%s", user, password, o.gate)
 }
 
-// in puts a command into the office.
-func (o *company) in(args ...string) []string {
+// insideCommand puts a command into the office.
+func (o *corporateNetwork) insideCommand(args ...string) []string {
 	return append([]string{"ip", "netns", "exec", o.name}, args...)
 }
 
-func (o *company) run(env []string, args ...string) harness.Result {
+func (o *corporateNetwork) run(env []string, args ...string) harness.Result {
 	o.t.Helper()
-	args = o.in(args...)
+	args = o.insideCommand(args...)
 	return harness.Run(o.t, env, nil, args[0], args[1:]...)
 }
 
 // A company lets nothing out but what its HTTP proxy carries. Machines join and people log in and work from there all the same.
-func TestPeopleAndMachinesWorkFromBehindACorporateProxy(t *testing.T) {
-	o := newCompany(t)
+func TestUsersAndNodesWorkBehindACorporateProxy(t *testing.T) {
+	o := newCorporateNetwork(t)
 	proxy := harness.FreeAddr(t, o.Host)
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
 	admin := harness.NewClient(t)
 	alice := admin.FirstLogin(s, harness.Alice())
 	token := admin.Token("node")
-	good := "HTTPS_PROXY=" + o.proxy(officeUser, officePassword)
+	good := "HTTPS_PROXY=" + o.proxy(corporateUser, corporatePassword)
 	clerk := harness.NewClient(t)
-	clerk.Env = append(clerk.Env, "HTTPS_PROXY=", "https_proxy=", "HTTP_PROXY="+o.proxy(officeUser, officePassword), "NO_PROXY=", "no_proxy=")
+	clerk.Env = append(clerk.Env, "HTTPS_PROXY=", "https_proxy=", "HTTP_PROXY="+o.proxy(corporateUser, corporatePassword), "NO_PROXY=", "no_proxy=")
 	pin := pinOf(t, admin)
 
 	t.Run("there is no other way out, and HTTP_PROXY is for something else", func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestPeopleAndMachinesWorkFromBehindACorporateProxy(t *testing.T) {
 		r.Refused(t, proxy+" cannot be reached")
 	})
 	t.Run("a password that is missing or wrong is said to be", func(t *testing.T) {
-		for url, says := range map[string]string{o.proxy("", ""): "the HTTP proxy at " + o.gate + " wants a password", o.proxy(officeUser, "guess"): `does not accept the password for "clerk"`} {
+		for url, says := range map[string]string{o.proxy("", ""): "the HTTP proxy at " + o.gate + " wants a password", o.proxy(corporateUser, "guess"): `does not accept the password for "clerk"`} {
 			r := o.run(append(clerk.Env, "HTTPS_PROXY="+url), clerk.Path(), "login", "--headless", "--proxy", proxy, "--pin", pin)
 			r.Refused(t, says)
 			if strings.Contains(r.Stderr, "guess") {
@@ -104,15 +104,15 @@ func TestPeopleAndMachinesWorkFromBehindACorporateProxy(t *testing.T) {
 	})
 
 	cfg := harness.WriteFile(t, t.TempDir(), "node.yaml", fmt.Sprintf("kind: node\nversion: v1\nspec: {proxies: [%q], https_proxy: %q, data: %q, token_file: %q, name: branch}\n",
-		proxy, o.proxy(officeUser, officePassword), filepath.Join(t.TempDir(), "data"), harness.WriteFile(t, t.TempDir(), "token", token)))
-	agent := o.in(harness.Bin(t, "threshold-node"), "--config", cfg)
+		proxy, o.proxy(corporateUser, corporatePassword), filepath.Join(t.TempDir(), "data"), harness.WriteFile(t, t.TempDir(), "token", token)))
+	agent := o.insideCommand(harness.Bin(t, "threshold-node"), "--config", cfg)
 	node := harness.Start(t, nil, agent[0], agent[1:]...)
 	node.WaitFor("tunnel stands")
-	if strings.Contains(node.Output(), officePassword) {
+	if strings.Contains(node.Output(), corporatePassword) {
 		t.Error("got the HTTP proxy's password in the agent's log")
 	}
 	clerk.Env = append(clerk.Env, good)
-	approveHeadless(t, s, alice, clerk, o.in(clerk.Path(), "login", "--headless", "--proxy", proxy, "--pin", pin))
+	approveHeadless(t, s, alice, clerk, o.insideCommand(clerk.Path(), "login", "--headless", "--proxy", proxy, "--pin", pin))
 
 	tsh := func(args ...string) harness.Result {
 		t.Helper()
@@ -153,7 +153,7 @@ func TestPeopleAndMachinesWorkFromBehindACorporateProxy(t *testing.T) {
 			filepath.Join(dir, "data"), second, second, s.AuthAddr(t), harness.WriteFile(t, dir, "token", admin.Token("proxy")))
 		p := harness.Start(t, nil, harness.Bin(t, "threshold"), "start", "--config", harness.WriteFile(t, dir, "threshold.yaml", conf))
 		p.WaitFor("msg=ready")
-		agent := o.in(harness.Bin(t, "threshold-node"), "--proxy", second, "--name", "branch-2", "--https-proxy", o.proxy(officeUser, officePassword),
+		agent := o.insideCommand(harness.Bin(t, "threshold-node"), "--proxy", second, "--name", "branch-2", "--https-proxy", o.proxy(corporateUser, corporatePassword),
 			"--data", filepath.Join(dir, "node"), "--token-file", harness.WriteFile(t, dir, "node-token", admin.Token("node")))
 		n := harness.Start(t, nil, agent[0], agent[1:]...)
 		n.WaitFor("tunnel stands")

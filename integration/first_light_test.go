@@ -18,7 +18,7 @@ import (
 )
 
 // A newcomer starts the demo, logs in, looks around, gets a shell and moves files.
-func TestANewcomerIsInsideAShellThroughTheRealPath(t *testing.T) {
+func TestANewUserLogsInAndOpensAShell(t *testing.T) {
 	d := harness.StartDemo(t)
 	c := harness.NewClient(t)
 	c.Login(d, d.Alice())

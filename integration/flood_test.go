@@ -25,20 +25,20 @@ import (
 )
 
 const (
-	// calm is how long a fresh login may take, whatever else goes on at the port.
-	calm = time.Second
-	// knocks are made during each flood; one of them may meet a busy machine.
-	knocks = 11
+	// maxDialTime is how long a fresh login may take, whatever else goes on at the port.
+	maxDialTime = time.Second
+	// dials are made during each flood; one of them may meet a busy machine.
+	dials = 11
 	// A flood may cost the server so much memory and, once it is over, so many descriptors. The runtime gives memory back late.
 	floodMemory, floodFiles = 200 << 20, 16
 )
 
 // Strangers who fill the port, from somewhere else or from right beside somebody, keep nobody out: a fresh login, TLS, dial and SSH, is
 // answered within a second. When they are gone, so is what they cost.
-func TestFloodsKeepNobodyOut(t *testing.T) {
+func TestUsersLogInDuringConnectionFloods(t *testing.T) {
 	addr := harness.FreeAddr(t, "127.0.0.1")
 	dir := t.TempDir()
-	s := harness.StartServerFrom(t, dir, addr, harness.Birth(t, harness.StartProvider(t, "127.0.0.1", addr), filepath.Join(dir, "seal.key")), "inner",
+	s := harness.StartServerFrom(t, dir, addr, harness.Bootstrap(t, harness.StartProvider(t, "127.0.0.1", addr), filepath.Join(dir, "seal.key")), "inner",
 		"balancers: [127.0.0.6/32]", "proxy_protocol: true")
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
@@ -47,7 +47,7 @@ func TestFloodsKeepNobodyOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := s.Process.Cmd.Process.Pid
-	if took, err := knock(me, "127.0.0.1"); err != nil {
+	if took, err := dialTime(me, "127.0.0.1"); err != nil {
 		t.Fatalf("got %v after %s before any flood", err, took)
 	}
 	files := descriptors(t, pid)
@@ -74,8 +74,8 @@ func TestFloodsKeepNobodyOut(t *testing.T) {
 			go func() { defer close(running); tt.flood(f) }()
 			<-f.underway()
 			var times []time.Duration
-			for range knocks {
-				took, err := knock(me, tt.honest)
+			for range dials {
+				took, err := dialTime(me, tt.honest)
 				if err != nil {
 					t.Errorf("got %v after %s, want to be let in", err, took)
 				}
@@ -84,10 +84,10 @@ func TestFloodsKeepNobodyOut(t *testing.T) {
 			<-running
 			slices.Sort(times)
 			cost := peakMemory(t, pid) - before
-			t.Logf("fresh login: median %s, worst %s; memory +%d MB; %d connections held at the end of it", times[knocks/2].Round(time.Millisecond),
-				times[knocks-1].Round(time.Millisecond), cost>>20, descriptors(t, pid)-files)
-			if times[knocks-2] > calm {
-				t.Errorf("got fresh logins answered in %v, want each within %s", times, calm)
+			t.Logf("fresh login: median %s, worst %s; memory +%d MB; %d connections held at the end of it", times[dials/2].Round(time.Millisecond),
+				times[dials-1].Round(time.Millisecond), cost>>20, descriptors(t, pid)-files)
+			if times[dials-2] > maxDialTime {
+				t.Errorf("got fresh logins answered in %v, want each within %s", times, maxDialTime)
 			}
 			if cost > floodMemory {
 				t.Errorf("got %d MB more of memory, want at most %d", cost>>20, floodMemory>>20)
@@ -100,8 +100,8 @@ func TestFloodsKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// knock logs in afresh and returns how long it took: TLS, the dial request and the SSH handshake with the node.
-func knock(me *profile.Profile, from string) (took time.Duration, err error) {
+// dialTime logs in afresh and returns how long it took: TLS, the dial request and the SSH handshake with the node.
+func dialTime(me *profile.Profile, from string) (took time.Duration, err error) {
 	start := time.Now()
 	defer func() { took = time.Since(start) }()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
@@ -288,7 +288,7 @@ func settles(t *testing.T, pid, most int) {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for late := time.After(harness.Patience); ; {
+	for late := time.After(harness.Timeout); ; {
 		n := descriptors(t, pid)
 		if n <= most {
 			return

@@ -99,7 +99,7 @@ func healthUntil(t *testing.T, addr string, wanted func(daemon.Status) bool) {
 	var body []byte
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for late := time.Now().Add(harness.Patience); time.Now().Before(late); <-tick.C {
+	for late := time.Now().Add(harness.Timeout); time.Now().Before(late); <-tick.C {
 		resp, err := http.Get("http://" + addr + "/readyz")
 		if err != nil {
 			continue // not yet, or not any more

@@ -14,12 +14,12 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// noticed is how long a peer that has vanished may go unnoticed.
-const noticed = time.Minute
+// detectionTime is how long a peer that has vanished may go unnoticed.
+const detectionTime = time.Minute
 
 // A router between them stops passing anything on, in the middle of everything, and nobody hears a goodbye. Within a minute both ends of
 // the tunnel know, the client's tsh knows, and what ran for it on the node is gone. Afterwards the node finds back by itself.
-func TestAPeerThatVanishedIsNoticed(t *testing.T) {
+func TestAVanishedPeerIsDetected(t *testing.T) {
 	t.Parallel()
 	r := newRouter(t)
 	near := r.join(t, "", 1) // this machine
@@ -57,7 +57,7 @@ func TestAPeerThatVanishedIsNoticed(t *testing.T) {
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for late := time.After(noticed + 5*time.Second); len(waiting) > 0; {
+	for late := time.After(detectionTime + 5*time.Second); len(waiting) > 0; {
 		for who, knows := range waiting {
 			if !knows() {
 				continue
@@ -65,8 +65,8 @@ func TestAPeerThatVanishedIsNoticed(t *testing.T) {
 			delete(waiting, who)
 			took := time.Since(cut)
 			t.Logf("%s: after %s", who, took.Round(100*time.Millisecond))
-			if took > noticed {
-				t.Errorf("%s: got it noticed after %s, want within %s", who, took, noticed)
+			if took > detectionTime {
+				t.Errorf("%s: got it noticed after %s, want within %s", who, took, detectionTime)
 			}
 		}
 		select {
@@ -78,9 +78,9 @@ func TestAPeerThatVanishedIsNoticed(t *testing.T) {
 			return
 		}
 	}
-	r.mend(t)
+	r.restore(t)
 	again := strings.Count(node.Process.Output(), "tunnel stands") + 1
-	for late := time.After(harness.Patience); strings.Count(node.Process.Output(), "tunnel stands") < again; {
+	for late := time.After(harness.Timeout); strings.Count(node.Process.Output(), "tunnel stands") < again; {
 		select {
 		case <-tick.C:
 		case <-late:
@@ -96,7 +96,7 @@ func newRouter(t *testing.T) *router {
 	t.Helper()
 	r := &router{fmt.Sprintf("tho%d", os.Getpid()%10000)}
 	r.netns(t, r.name)
-	r.mend(t)
+	r.restore(t)
 	return r
 }
 
@@ -132,8 +132,8 @@ func (r *router) join(t *testing.T, name string, n int) (addr string) {
 }
 
 // cut makes the router swallow everything, without a word to anybody.
-func (r *router) cut(t *testing.T)  { r.forward(t, "0") }
-func (r *router) mend(t *testing.T) { r.forward(t, "1") }
+func (r *router) cut(t *testing.T)     { r.forward(t, "0") }
+func (r *router) restore(t *testing.T) { r.forward(t, "1") }
 
 func (r *router) forward(t *testing.T, on string) {
 	t.Helper()

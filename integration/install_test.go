@@ -24,29 +24,29 @@ import (
 
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/integration/harness"
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
 // Where the guide's names are. auth and proxy share a network inside; proxy, node and laptop share one outside, where the provider is
 // too. Nothing forwards between them: the node has no way to auth but through the proxy.
 var addresses = map[string]string{"access.example.com": "203.0.113.20", "login.example.com": "203.0.113.5"}
 
-// guide is docs/install.md under way: a room for each machine that it names.
-type guide struct {
-	t        *testing.T
-	rooms    map[string]*harness.Room
-	systemd  map[string]*harness.Systemd
-	roots    *x509.CertPool
-	token    string // the last one that was printed
-	printed  string // by the last command
-	enrolled harness.User
+// guideRun is docs/install.md under way: a room for each machine that it names.
+type guideRun struct {
+	t          *testing.T
+	containers map[string]*harness.Container
+	systemd    map[string]*harness.Systemd
+	roots      *x509.CertPool
+	token      string // the last one that was printed
+	printed    string // by the last command
+	enrolled   harness.User
 }
 
 // What docs/install.md tells people to type is typed here, as it stands. Three things are not: a token is pasted where the guide says to
 // paste one; "systemctl" is what harness.Systemd makes of it, because no service manager runs in a room; and the laptop has no desktop, so
 // the story opens the page that tsh names.
 func TestTheInstallationGuideAsItIsWritten(t *testing.T) {
-	g := &guide{t: t, rooms: map[string]*harness.Room{}, systemd: map[string]*harness.Systemd{}}
+	g := &guideRun{t: t, containers: map[string]*harness.Container{}, systemd: map[string]*harness.Systemd{}}
 	g.build()
 	text, err := os.ReadFile("../docs/install.md")
 	if err != nil {
@@ -59,18 +59,18 @@ func TestTheInstallationGuideAsItIsWritten(t *testing.T) {
 	for _, b := range blocks {
 		for _, command := range commands(b[2]) {
 			began := time.Now()
-			g.typed(b[1], command)
+			g.runTyped(b[1], command)
 			t.Logf("%.1fs on %s: %s", time.Since(began).Seconds(), b[1], strings.SplitN(command, "\n", 2)[0])
 		}
 	}
-	g.comesBack()
+	g.waitForReconnect()
 	g.isReady("auth", "auth")
 	g.isReady("proxy", "proxy")
-	if out := g.rooms["node"].Run("ss", "-tulnH", "state", "listening"); strings.TrimSpace(out.OK(t)) != "" {
+	if out := g.containers["node"].Run("ss", "-tulnH", "state", "listening"); strings.TrimSpace(out.OK(t)) != "" {
 		t.Errorf("got %q, want a node that listens on nothing", out.Stdout)
 	}
 	for _, name := range []string{"auth", "proxy"} {
-		if owner := g.rooms[name].Run("sh", "-c", "find /var/lib/threshold ! -user threshold; find /var/lib/threshold -maxdepth 0 ! -perm 700").OK(t); owner != "" {
+		if owner := g.containers[name].Run("sh", "-c", "find /var/lib/threshold ! -user threshold; find /var/lib/threshold -maxdepth 0 ! -perm 700").OK(t); owner != "" {
 			t.Errorf("%s: got %q, want data that is the server's alone", name, owner)
 		}
 		g.systemd[name].Do("stop", "threshold")
@@ -78,12 +78,12 @@ func TestTheInstallationGuideAsItIsWritten(t *testing.T) {
 	g.systemd["node"].Do("stop", "threshold-node")
 }
 
-// comesBack waits until the node has dialled the restarted proxy again.
-func (g *guide) comesBack() {
+// waitForReconnect waits until the node has dialled the restarted proxy again.
+func (g *guideRun) waitForReconnect() {
 	g.t.Helper()
 	var r harness.Result
-	for late := time.Now().Add(harness.Patience); time.Now().Before(late); {
-		if r = g.rooms["laptop"].Run("tsh", "ssh", "ubuntu@web-1", "id -un"); r.Code == 0 && strings.TrimSpace(r.Stdout) == "ubuntu" {
+	for late := time.Now().Add(harness.Timeout); time.Now().Before(late); {
+		if r = g.containers["laptop"].Run("tsh", "ssh", "ubuntu@web-1", "id -un"); r.Code == 0 && strings.TrimSpace(r.Stdout) == "ubuntu" {
 			return
 		}
 	}
@@ -109,10 +109,10 @@ func commands(block string) (out []string) {
 	return out
 }
 
-// typed types one command on a machine.
-func (g *guide) typed(machine, command string) {
+// runTyped types one command on a machine.
+func (g *guideRun) runTyped(machine, command string) {
 	g.t.Helper()
-	room := g.rooms[machine]
+	room := g.containers[machine]
 	if room == nil {
 		g.t.Fatalf("the guide types %q on %q, which is no machine of it", command, machine)
 	}
@@ -139,10 +139,10 @@ func (g *guide) typed(machine, command string) {
 }
 
 // login types a tsh login and is the person in front of the browser.
-func (g *guide) login(room *harness.Room, words []string) {
+func (g *guideRun) login(room *harness.Container, words []string) {
 	g.t.Helper()
 	p := room.Start(nil, words...)
-	browser := forms.New(g.roots, "").Through(room.Dial(addresses))
+	browser := formbrowser.New(g.roots, "").DialWith(room.Dial(addresses))
 	page, err := browser.Open(g.t.Context(), p.Line("Open: "))
 	if err != nil {
 		g.t.Fatal(err)
@@ -163,9 +163,9 @@ func (g *guide) login(room *harness.Room, words []string) {
 }
 
 // isReady asks the machine's own /readyz, from the machine.
-func (g *guide) isReady(machine, part string) {
+func (g *guideRun) isReady(machine, part string) {
 	g.t.Helper()
-	client := &http.Client{Transport: &http.Transport{DialContext: g.rooms[machine].Dial(nil), DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DialContext: g.containers[machine].Dial(nil), DisableKeepAlives: true}}
 	resp, err := client.Get("http://127.0.0.1:3080/readyz")
 	if err != nil {
 		g.t.Fatal(err)
@@ -178,13 +178,13 @@ func (g *guide) isReady(machine, part string) {
 }
 
 // build makes the machines, their networks, the identity provider, and what the guide tells people to have ready.
-func (g *guide) build() {
+func (g *guideRun) build() {
 	debs := harness.Packages(g.t, "v1.2.3", runtime.GOARCH)
 	authority := newWebAuthority(g.t)
 	g.roots = authority.pool()
 	for name, host := range map[string]string{"auth": "auth-1", "proxy": "proxy-1", "node": "web-1", "laptop": "laptop"} {
-		room := harness.NewRoom(g.t, host)
-		g.rooms[name], g.systemd[name] = room, room.Systemd()
+		room := harness.NewContainer(g.t, host)
+		g.containers[name], g.systemd[name] = room, room.Systemd()
 		var hosts strings.Builder
 		hosts.WriteString("127.0.0.1 localhost " + host + "\n")
 		for n, ip := range addresses {
@@ -202,36 +202,36 @@ func (g *guide) build() {
 			room.Put(filepath.Join("/root", p+"_1.2.3_"+runtime.GOARCH+".deb"), deb, 0o644)
 		}
 	}
-	g.wire()
+	g.connectNetworks()
 	cert, key := authority.issue(g.t, "access.example.com")
-	g.rooms["proxy"].Put("/root/access.example.com.pem", cert, 0o644)
-	g.rooms["proxy"].Put("/root/access.example.com.key", key, 0o600)
-	g.provide(authority)
+	g.containers["proxy"].Put("/root/access.example.com.pem", cert, 0o644)
+	g.containers["proxy"].Put("/root/access.example.com.key", key, 0o600)
+	g.startProvider(authority)
 }
 
-// wire lays the networks.
-func (g *guide) wire() {
-	auth, proxy, node, laptop := g.rooms["auth"], g.rooms["proxy"], g.rooms["node"], g.rooms["laptop"]
+// connectNetworks lays the networks.
+func (g *guideRun) connectNetworks() {
+	auth, proxy, node, laptop := g.containers["auth"], g.containers["proxy"], g.containers["node"], g.containers["laptop"]
 	laptop.Run("ip", "link", "add", "outside", "type", "bridge").OK(g.t)
 	laptop.Run("ip", "link", "set", "outside", "up").OK(g.t)
 	laptop.Run("ip", "addr", "add", "203.0.113.5/24", "dev", "outside").OK(g.t)
-	for name, room := range map[string]*harness.Room{"to-proxy": proxy, "to-node": node} {
-		laptop.Wire(name, room, "outside")
+	for name, room := range map[string]*harness.Container{"to-proxy": proxy, "to-node": node} {
+		laptop.Connect(name, room, "outside")
 		laptop.Run("ip", "link", "set", name, "master", "outside").OK(g.t)
 	}
 	proxy.Run("ip", "addr", "add", "203.0.113.20/24", "dev", "outside").OK(g.t)
 	node.Run("ip", "addr", "add", "203.0.113.30/24", "dev", "outside").OK(g.t)
-	auth.Wire("inside", proxy, "inside")
+	auth.Connect("inside", proxy, "inside")
 	auth.Run("ip", "addr", "add", "10.20.0.10/24", "dev", "inside").OK(g.t)
 	proxy.Run("ip", "addr", "add", "10.20.0.20/24", "dev", "inside").OK(g.t)
-	auth.Wire("egress", laptop, "to-auth") // to the provider, and to nothing else
+	auth.Connect("egress", laptop, "to-auth") // to the provider, and to nothing else
 	auth.Run("ip", "addr", "add", "198.51.100.2/30", "dev", "egress").OK(g.t)
 	laptop.Run("ip", "addr", "add", "198.51.100.1/30", "dev", "to-auth").OK(g.t)
 	auth.Run("ip", "route", "add", "203.0.113.5/32", "via", "198.51.100.1").OK(g.t)
 }
 
-// provide runs the identity provider that the guide's cluster is born with.
-func (g *guide) provide(authority *webAuthority) {
+// startProvider runs the identity provider that the guide's cluster is born with.
+func (g *guideRun) startProvider(authority *webAuthority) {
 	const issuer = "https://login.example.com"
 	provider, err := oidctest.New(oidctest.Config{Issuer: issuer,
 		Clients: []oidctest.Client{{ID: "threshold", Secret: "the secret from your provider", Redirects: []string{harness.CallbackURL("access.example.com", "corp")}}},
@@ -244,7 +244,7 @@ func (g *guide) provide(authority *webAuthority) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	l := g.rooms["laptop"].Listen(net.JoinHostPort(addresses["login.example.com"], "443"))
+	l := g.containers["laptop"].Listen(net.JoinHostPort(addresses["login.example.com"], "443"))
 	harness.Serve(g.t, tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}), provider)
 }
 

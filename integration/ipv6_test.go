@@ -56,7 +56,7 @@ func TestEverythingWorksOverIPv6(t *testing.T) {
 }
 
 // The default, as ":443", takes both kinds of addresses, and people of each are where they are.
-func TestOnePortTakesBothKindsOfAddresses(t *testing.T) {
+func TestOnePortServesIPv4AndIPv6(t *testing.T) {
 	_, port, err := net.SplitHostPort(harness.FreeAddr(t, "::"))
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestOnePortTakesBothKindsOfAddresses(t *testing.T) {
 	four, six := "127.0.0.1:"+port, "[::1]:"+port
 	dir := t.TempDir()
 	provider := harness.StartProvider(t, "127.0.0.1", four)
-	s := harness.StartServerFrom(t, dir, ":"+port, harness.Birth(t, provider, filepath.Join(dir, "seal.key")), "both", `public: ["`+four+`", "`+six+`"]`)
+	s := harness.StartServerFrom(t, dir, ":"+port, harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")), "both", `public: ["`+four+`", "`+six+`"]`)
 	s.Proxy = four
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())

@@ -17,8 +17,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// bounded is a cluster with one node, alice who may be the current account there, and her stock OpenSSH.
-type bounded struct {
+// limitFixture is a cluster with one node, alice who may be the current account there, and her stock OpenSSH.
+type limitFixture struct {
 	*testing.T
 	server *harness.Server
 	client *harness.Client
@@ -26,22 +26,22 @@ type bounded struct {
 	config string
 }
 
-func newBounded(t *testing.T, node string) *bounded {
+func newLimitFixture(t *testing.T, node string) *limitFixture {
 	t.Helper()
 	proxy := harness.FreeAddr(t, "127.0.0.1")
-	b := &bounded{T: t, server: harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), node), client: harness.NewClient(t)}
+	b := &limitFixture{T: t, server: harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), node), client: harness.NewClient(t)}
 	b.alice = b.client.FirstLogin(b.server, harness.Alice())
 	b.config = b.sshConfig(b.client)
 	return b
 }
 
-func (b *bounded) sshConfig(c *harness.Client) string {
+func (b *limitFixture) sshConfig(c *harness.Client) string {
 	b.Helper()
 	return harness.WriteFile(b.T, c.Home, "ssh_config", c.Tsh("config").OK(b.T))
 }
 
-// role gives the role of everybody here the options.
-func (b *bounded) role(options string) {
+// setRoleOptions gives the role of everybody here the options.
+func (b *limitFixture) setRoleOptions(options string) {
 	b.Helper()
 	file := harness.WriteFile(b.T, b.client.Home, "role.yaml", fmt.Sprintf(`kind: role
 version: v1
@@ -57,17 +57,17 @@ spec:
 }
 
 // ssh is stock OpenSSH on its way to the node.
-func (b *bounded) ssh(config string, more ...string) *exec.Cmd {
+func (b *limitFixture) ssh(config string, more ...string) *exec.Cmd {
 	args := append([]string{"-F", config, "-o", "BatchMode=yes"}, more...)
 	cmd := exec.Command("ssh", args...)
 	cmd.Env = append(os.Environ(), b.client.Env...)
 	return cmd
 }
 
-func (b *bounded) host() string { return harness.Account(b.T) + "@web." + harness.ClusterName }
+func (b *limitFixture) host() string { return harness.Account(b.T) + "@web." + harness.ClusterName }
 
 // terminal runs a command on the node in a terminal that the story types on.
-func (b *bounded) terminal(command string) (screen *harness.Screen, keys *os.File, wait func() int) {
+func (b *limitFixture) terminal(command string) (screen *harness.Screen, keys *os.File, wait func() int) {
 	b.Helper()
 	cmd := b.ssh(b.config, "-tt", b.host(), command)
 	keys, err := pty.Start(cmd)
@@ -81,7 +81,7 @@ func (b *bounded) terminal(command string) (screen *harness.Screen, keys *os.Fil
 	}
 }
 
-func (b *bounded) run(config, command string) (out string, code int) {
+func (b *limitFixture) run(config, command string) (out string, code int) {
 	b.Helper()
 	r := harness.Run(b.T, b.client.Env, nil, "ssh", "-F", config, "-o", "BatchMode=yes", b.host(), command)
 	return r.Stdout + r.Stderr, r.Code
@@ -90,9 +90,9 @@ func (b *bounded) run(config, command string) (out string, code int) {
 // Whoever goes for lunch leaves no shell behind, whatever runs in it; and no session outlives what its role allows.
 func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 	t.Parallel()
-	b := newBounded(t, "web")
+	b := newLimitFixture(t, "web")
 	t.Run("idle, though output flows", func(t *testing.T) {
-		b.role("idle_timeout: 3s")
+		b.setRoleOptions("idle_timeout: 3s")
 		start := time.Now()
 		screen, _, wait := b.terminal("while :; do echo tick; sleep 0.1; done")
 		screen.Wait("threshold: error: the session has ended: nothing was typed for 3s (role operator, idle_timeout)")
@@ -122,7 +122,7 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 		}
 	})
 	t.Run("the longest session, though somebody types", func(t *testing.T) {
-		b.role("max_session: 3s")
+		b.setRoleOptions("max_session: 3s")
 		screen, keys, wait := b.terminal("cat")
 		stop := make(chan struct{})
 		typed := make(chan struct{})
@@ -148,10 +148,10 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 		}
 	})
 	t.Run("the number of sessions", func(t *testing.T) {
-		b.role("max_sessions: 1")
+		b.setRoleOptions("max_sessions: 1")
 		screen, keys, wait := b.terminal("echo on; cat")
 		screen.Wait("on")
-		b.until("a second session is refused", func() bool {
+		b.eventually("a second session is refused", func() bool {
 			out, code := b.run(b.config, "echo in")
 			return code == 126 && strings.Contains(out, "and role operator, max_sessions allows 1")
 		})
@@ -169,14 +169,14 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 		}
 	})
 	t.Run("the audit log says why", func(t *testing.T) {
-		b.until("events", func() bool {
+		b.eventually("events", func() bool {
 			out := b.client.Tsh("get", "events", "--format=json").Stdout
 			return strings.Contains(out, `"ended_by":"idle_timeout"`) && strings.Contains(out, `"ended_by":"max_session"`) ||
 				strings.Contains(out, `"ended_by": "idle_timeout"`) && strings.Contains(out, `"ended_by": "max_session"`)
 		})
 	})
 	t.Run("with its certificate", func(t *testing.T) {
-		b.role("cert_ttl: 1m, end_with_certificate: true")
+		b.setRoleOptions("cert_ttl: 1m, end_with_certificate: true")
 		short := harness.NewClient(t)
 		short.LoginAt(b.server.Proxy, b.server, b.alice)
 		out, code := b.run(b.sshConfig(short), "echo on; exec sleep 1000")
@@ -186,12 +186,12 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 	})
 }
 
-// until polls for news that take a moment to get round.
-func (b *bounded) until(what string, so func() bool) {
+// eventually polls for news that take a moment to get round.
+func (b *limitFixture) eventually(what string, so func() bool) {
 	b.Helper()
-	for late := time.Now().Add(harness.Patience); !so(); {
+	for late := time.Now().Add(harness.Timeout); !so(); {
 		if time.Now().After(late) {
-			b.Fatalf("%s: not so after %s", what, harness.Patience)
+			b.Fatalf("%s: not so after %s", what, harness.Timeout)
 		}
 	}
 }
@@ -199,7 +199,7 @@ func (b *bounded) until(what string, so func() bool) {
 // Whoever updates an agent cuts nobody off in the middle of a word.
 func TestSessionsEndBeforeTheirNodeStops(t *testing.T) {
 	t.Parallel()
-	b := newBounded(t, "")
+	b := newLimitFixture(t, "")
 	dir := filepath.Join(t.TempDir(), "data")
 	node := harness.StartNodeIn(t, dir, b.server.Proxy, b.client.Token("node"), "web")
 	stop := func() {
@@ -209,7 +209,7 @@ func TestSessionsEndBeforeTheirNodeStops(t *testing.T) {
 		}
 	}
 	there := func() bool { out, _ := b.run(b.config, "echo there"); return out == "there\n" }
-	b.until("the node is reached", there)
+	b.eventually("the node is reached", there)
 
 	screen, keys, wait := b.terminal("echo on; read line; exit 4")
 	screen.Wait("on")
@@ -229,7 +229,7 @@ func TestSessionsEndBeforeTheirNodeStops(t *testing.T) {
 	}
 
 	node = harness.StartNodeIn(t, dir, b.server.Proxy, "", "web")
-	b.until("the node is reached again", there)
+	b.eventually("the node is reached again", there)
 	screen, _, wait = b.terminal("echo on; exec sleep 1000")
 	screen.Wait("on")
 	stop()

@@ -12,7 +12,7 @@ import (
 )
 
 // An administrator brings machines in, people meet their names, and machines come and go.
-func TestMachinesJoinAreNamedGoOfflineAndAreRemoved(t *testing.T) {
+func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
 	c := harness.NewClient(t)

@@ -13,9 +13,9 @@ import (
 )
 
 // Real packages on a real dpkg, on a machine that is a layer over this one: they install, upgrade and go without a trace.
-func TestDebianPackagesComeAndGo(t *testing.T) {
+func TestDebianPackagesAreInstalledUpgradedAndRemoved(t *testing.T) {
 	debs := harness.Packages(t, "v1.2.3", runtime.GOARCH)
-	room := harness.NewRoom(t, "machine")
+	room := harness.NewContainer(t, "machine")
 	before := inventory(t, room)
 	for name, file := range debs {
 		deb, err := os.ReadFile(file)
@@ -93,16 +93,16 @@ func TestDebianPackagesComeAndGo(t *testing.T) {
 		}
 		room.Run("sh", "-c", "rm -r /var/lib/threshold /etc/threshold/seal && userdel threshold").OK(t)
 		room.Run("sh", "-c", "rmdir --ignore-fail-on-non-empty /etc/threshold").OK(t)
-		nothingLeft(t, room, before)
+		wantNothingLeft(t, room, before)
 	})
 	t.Run("where no cluster was, nothing is left", func(t *testing.T) {
 		room.Run("dpkg", "-i", "/root/threshold.deb").OK(t)
 		room.Run("dpkg", "-P", "threshold").OK(t)
-		nothingLeft(t, room, before)
+		wantNothingLeft(t, room, before)
 	})
 }
 
-func nothingLeft(t *testing.T, room *harness.Room, before map[string]bool) {
+func wantNothingLeft(t *testing.T, room *harness.Container, before map[string]bool) {
 	t.Helper()
 	for name := range inventory(t, room) {
 		if !before[name] {
@@ -115,7 +115,7 @@ func nothingLeft(t *testing.T, room *harness.Room, before map[string]bool) {
 }
 
 // checkUnits asks systemd itself, of the files as they are installed.
-func checkUnits(t *testing.T, room *harness.Room) {
+func checkUnits(t *testing.T, room *harness.Container) {
 	if out := room.Run("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/threshold.service", "/usr/lib/systemd/system/threshold-node.service"); out.Code != 0 || strings.Contains(out.Stderr, "threshold") {
 		t.Errorf("got %+v, want nothing to say about the units", out)
 	}
@@ -133,7 +133,7 @@ func checkUnits(t *testing.T, room *harness.Room) {
 }
 
 // inventory is what the packages could leave behind.
-func inventory(t *testing.T, room *harness.Room) map[string]bool {
+func inventory(t *testing.T, room *harness.Container) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
 	for _, top := range []string{"/etc", "/usr", "/var/lib"} {

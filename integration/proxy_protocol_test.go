@@ -19,7 +19,7 @@ const balancer = "127.0.0.2"
 
 // Behind a balancer that passes TCP on, everybody keeps their address, by either version of the PROXY protocol. Only the balancer is
 // believed, and it must speak.
-func TestPeopleKeepTheirAddressBehindABalancer(t *testing.T) {
+func TestUsersKeepTheirAddressBehindABalancer(t *testing.T) {
 	listen := harness.FreeAddr(t, "127.0.0.1")
 	fronts := map[string]string{"send-proxy": harness.FreeAddr(t, "127.0.0.3"), "send-proxy-v2 proxy-v2-options crc32c": harness.FreeAddr(t, "127.0.0.3")}
 	var public []string
@@ -31,7 +31,7 @@ func TestPeopleKeepTheirAddressBehindABalancer(t *testing.T) {
 	dir := t.TempDir()
 	provider := harness.StartProvider(t, "127.0.0.1", strings.Trim(public[0], `"`), strings.Trim(public[1], `"`))
 	harness.Start(t, nil, "haproxy", "-db", "-f", harness.WriteFile(t, dir, "haproxy.cfg", cfg))
-	s := harness.StartServerFrom(t, dir, listen, harness.Birth(t, provider, filepath.Join(dir, "seal.key")), "inner",
+	s := harness.StartServerFrom(t, dir, listen, harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")), "inner",
 		"public: ["+strings.Join(public, ", ")+"]", "balancers: ["+balancer+"/32]", "proxy_protocol: true")
 	alice := harness.Alice()
 	for how, addr := range fronts {

@@ -14,7 +14,7 @@ import (
 )
 
 // Bad input gets a clear error that says what to do next.
-func TestEveryRefusalSaysWhatToDoNext(t *testing.T) {
+func TestEveryRefusalNamesTheNextStep(t *testing.T) {
 	d := harness.StartDemo(t)
 	alice := harness.NewClient(t)
 	alice.Login(d, d.Alice())
@@ -121,7 +121,7 @@ func TestTheLoginPagesSayWhatIsWrong(t *testing.T) {
 		p := first.StartLogin("--proxy", d.Proxy, "--ca-file", d.CAFile)
 		page := harness.SignIn(t, d.Roots(t), p.Line("Open: "), alice.Email, alice.Password)
 		page, err := page.Submit(t.Context(), map[string]string{"code": "000000"})
-		if err != nil || !page.Has("code") {
+		if err != nil || !page.HasField("code") {
 			t.Fatalf("got %v %v, want the factor page again", page, err)
 		}
 		if !strings.Contains(page.ByID("error"), "code") {
@@ -140,7 +140,7 @@ func TestTheLoginPagesSayWhatIsWrong(t *testing.T) {
 	})
 	t.Run("unknown user", func(t *testing.T) {
 		page := harness.SignIn(t, d.Roots(t), begin(t), "mallory@example.com", "x")
-		if page.Has("code") || !page.Has("password") {
+		if page.HasField("code") || !page.HasField("password") {
 			t.Errorf("got %q, want the provider's form again", page.Text())
 		}
 	})

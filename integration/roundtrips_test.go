@@ -17,43 +17,43 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// most is how many round trips tsh may spend from its start to the first byte of a command's output: TCP, TLS, SSH's versions, its key
+// maxRoundTrips is how many round trips tsh may spend from its start to the first byte of a command's output: TCP, TLS, SSH's versions, its key
 // exchange, the service, "none", the key, its signature, and the channel with the command in it.
-const most = 9
+const maxRoundTrips = 9
 
-// longWay is a round trip so long that no hiccup of the machine looks like one.
-const longWay = 150 * time.Millisecond
+// relayRoundTrip is a round trip so long that no hiccup of the machine looks like one.
+const relayRoundTrip = 150 * time.Millisecond
 
 // People far away wait for light: each round trip to the proxy counts, whatever the machines can do.
 func TestRoundTripsToTheFirstByte(t *testing.T) {
 	d := harness.StartDemo(t)
 	c := harness.NewClient(t)
 	c.Login(d, d.Alice())
-	r := harness.StartRelay(t, d.Proxy, longWay)
-	c.Through(d.Proxy, r.Addr)
+	r := harness.StartRelay(t, d.Proxy, relayRoundTrip)
+	c.UseRelay(d.Proxy, r.Addr)
 	const program = "echo up; cat"
 	target := d.Login + "@" + d.Node
-	if got := trips(t, r, c.Command("ssh", target, program)); got > most {
-		t.Errorf("tsh ssh: got %d round trips, want at most %d\n%s", got, most, r.Log())
+	if got := countTrips(t, r, c.Command("ssh", target, program)); got > maxRoundTrips {
+		t.Errorf("tsh ssh: got %d round trips, want at most %d\n%s", got, maxRoundTrips, r.Log())
 	}
 	terminal := "stty size; cat" // a terminal costs nothing more
-	if got := trips(t, r, c.Command("ssh", "-t", target, terminal)); got > most {
-		t.Errorf("tsh ssh -t: got %d round trips, want at most %d\n%s", got, most, r.Log())
+	if got := countTrips(t, r, c.Command("ssh", "-t", target, terminal)); got > maxRoundTrips {
+		t.Errorf("tsh ssh -t: got %d round trips, want at most %d\n%s", got, maxRoundTrips, r.Log())
 	}
 	cfg := harness.WriteFile(t, c.Home, "ssh_config", c.Tsh("config").OK(t))
 	openSSH := exec.Command("ssh", "-F", cfg, "-o", "BatchMode=yes", target+".demo.threshold.test", program)
 	openSSH.Env = c.Command().Env
-	byProxyCommand := trips(t, r, openSSH)
+	byProxyCommand := countTrips(t, r, openSSH)
 	byLog := r.Log()
 	direct := directTrips(t, program)
-	t.Logf("tsh %d or fewer, OpenSSH by ProxyCommand %d, OpenSSH to its own server %d", most, byProxyCommand, direct)
+	t.Logf("tsh %d or fewer, OpenSSH by ProxyCommand %d, OpenSSH to its own server %d", maxRoundTrips, byProxyCommand, direct)
 	if byProxyCommand > direct+1 {
 		t.Errorf("OpenSSH by tsh proxy ssh: got %d round trips, want at most one more than the %d to its own server\n%s", byProxyCommand, direct, byLog)
 	}
 }
 
-// trips runs a command whose output begins with a line and then waits for the end of its input, and counts the round trips to that line.
-func trips(t testing.TB, r *harness.Relay, cmd *exec.Cmd) int {
+// countTrips runs a command whose output begins with a line and then waits for the end of its input, and counts the round trips to that line.
+func countTrips(t testing.TB, r *harness.Relay, cmd *exec.Cmd) int {
 	t.Helper()
 	r.Reset()
 	in, err := cmd.StdinPipe()
@@ -85,12 +85,12 @@ func trips(t testing.TB, r *harness.Relay, cmd *exec.Cmd) int {
 func directTrips(t *testing.T, program string) int {
 	t.Helper()
 	cfg, target := startPlainSSHD(t)
-	r := harness.StartRelay(t, target, longWay)
+	r := harness.StartRelay(t, target, relayRoundTrip)
 	host, port, err := net.SplitHostPort(r.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return trips(t, r, exec.Command("ssh", "-F", cfg, "-p", port, host, program))
+	return countTrips(t, r, exec.Command("ssh", "-F", cfg, "-p", port, host, program))
 }
 
 // BenchmarkRoundTrips measures the same in time: what 100 ms more of a round trip add to the whole run, in round trips. It is a
@@ -101,7 +101,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 	c.Login(d, d.Alice())
 	near, far := harness.StartRelay(b, d.Proxy, 50*time.Millisecond), harness.StartRelay(b, d.Proxy, 150*time.Millisecond)
 	run := func(r *harness.Relay) time.Duration {
-		c.Through(d.Proxy, r.Addr)
+		c.UseRelay(d.Proxy, r.Addr)
 		start := time.Now()
 		c.Tsh("ssh", d.Login+"@"+d.Node, "true").OK(b)
 		return time.Since(start)

@@ -17,8 +17,8 @@ import (
 )
 
 // People move files as the account they log in as, by what they always used.
-func TestFilesMoveAsTheAccount(t *testing.T) {
-	h := newHouse(t, func(h *harness.Household) {
+func TestFilesAreTransferredAsTheAccount(t *testing.T) {
+	h := newSessionFixture(t, func(h *harness.AccountFixture) {
 		h.AddGroup("painters")
 		h.Add("lena", "--groups", "painters")
 		h.Add("otto")
@@ -113,7 +113,7 @@ func TestFilesMoveAsTheAccount(t *testing.T) {
 // BenchmarkFiles moves 1 GiB each way by OpenSSH's sftp, through Threshold to a node's file server and through a jump host of sshd to
 // OpenSSH's, in turns.
 func BenchmarkFiles(b *testing.B) {
-	p := startPeers(b)
+	p := startBenchmark(b)
 	zeros, back := filepath.Join(b.TempDir(), "zeros"), filepath.Join(b.TempDir(), "back")
 	if err := errors.Join(os.WriteFile(zeros, nil, 0o600), os.Truncate(zeros, gigabyte)); err != nil {
 		b.Fatal(err)
@@ -129,9 +129,9 @@ func BenchmarkFiles(b *testing.B) {
 				}
 			}
 			for b.Loop() {
-				t := harness.Race(1, sftp(p.near.viaUs("sftp", "-s")), sftp(p.near.viaSSHD("/usr/lib/openssh/sftp-server")))
+				t := harness.MedianTimes(1, sftp(p.near.viaProxy("sftp", "-s")), sftp(p.near.viaSSHD("/usr/lib/openssh/sftp-server")))
 				ours, theirs := gigabyte/1e6/t[0].Seconds(), gigabyte/1e6/t[1].Seconds()
-				harness.Report(b, harness.Figure{What: "1 GiB by sftp, " + what + ", against `sftp -J`", Unit: "MB/s", Ours: ours, Theirs: theirs, Bound: 1, Least: true})
+				harness.Report(b, harness.Measurement{What: "1 GiB by sftp, " + what + ", against `sftp -J`", Unit: "MB/s", Ours: ours, Peer: theirs, Bound: 1, AtLeast: true})
 				b.ReportMetric(ours/theirs, "of-sftp-J")
 			}
 		})

@@ -40,15 +40,15 @@ func TestTheAgentIsSmall(t *testing.T) {
 	}
 	report(t, "binary", size.Size(), maxBinary)
 
-	w := newWeighed(t)
+	w := newMemoryFixture(t)
 	w.settle()
 	rest := w.resident()
 	report(t, "at rest", rest, maxAtRest)
 
-	first := w.idle(1)
+	first := w.openIdleSessions(1)
 	one := w.resident()
 	report(t, "with one session", one, maxOneSession)
-	first = append(first, w.idle(manySessions)...)
+	first = append(first, w.openIdleSessions(manySessions)...)
 	many := w.resident()
 	report(t, "each further idle session", (many-one)/manySessions, maxEachFurther)
 	for _, end := range first {
@@ -56,12 +56,12 @@ func TestTheAgentIsSmall(t *testing.T) {
 	}
 
 	stop := w.watch()
-	w.move(manySessions)
+	w.transferMany(manySessions)
 	report(t, "20 sessions of 64 MB at once, half up and half down, at the peak", stop(), maxUnderLoad)
 
 	w.restart()
 	stop = w.watch()
-	w.transfer()
+	w.transferFile()
 	report(t, "64 MB by sftp, up and down, at the peak", stop(), maxUnderLoad)
 }
 
@@ -74,8 +74,8 @@ func report(t *testing.T, what string, got, most int64) {
 	}
 }
 
-// weighed is an agent in a process of its own, and somebody who uses it.
-type weighed struct {
+// memoryFixture is an agent in a process of its own, and somebody who uses it.
+type memoryFixture struct {
 	*testing.T
 	client *harness.Client
 	node   *harness.Node
@@ -83,20 +83,20 @@ type weighed struct {
 	token  string
 }
 
-func newWeighed(t *testing.T) *weighed {
+func newMemoryFixture(t *testing.T) *memoryFixture {
 	t.Helper()
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
-	w := &weighed{T: t, client: c, proxy: proxy, token: c.Token("node")}
+	w := &memoryFixture{T: t, client: c, proxy: proxy, token: c.Token("node")}
 	w.node = harness.StartNode(t, proxy, w.token, "small")
 	c.Until(func(out string) bool { return strings.Contains(out, "small") }, "ls", "-q")
 	return w
 }
 
 // restart gives an agent without a past.
-func (w *weighed) restart() {
+func (w *memoryFixture) restart() {
 	w.Helper()
 	_ = w.node.Process.Stop()
 	w.node = harness.StartNodeIn(w.T, w.node.Dir, w.proxy, w.token, "small")
@@ -104,15 +104,15 @@ func (w *weighed) restart() {
 }
 
 // pid of the agent.
-func (w *weighed) pid() int { return w.node.Process.Cmd.Process.Pid }
+func (w *memoryFixture) pid() int { return w.node.Process.Cmd.Process.Pid }
 
 // settle waits until what the agent takes is no longer less than just before.
-func (w *weighed) settle() {
+func (w *memoryFixture) settle() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for least, calm := taken(w.pid(), "VmRSS"), 0; calm < 3; {
+	for least, calm := statusBytes(w.pid(), "VmRSS"), 0; calm < 3; {
 		<-tick.C
-		now := taken(w.pid(), "VmRSS")
+		now := statusBytes(w.pid(), "VmRSS")
 		if calm++; now < least {
 			least, calm = now, 0
 		}
@@ -120,16 +120,16 @@ func (w *weighed) settle() {
 }
 
 // resident is what the agent takes now, with its helpers.
-func (w *weighed) resident() int64 {
-	sum := taken(w.pid(), "VmRSS")
+func (w *memoryFixture) resident() int64 {
+	sum := statusBytes(w.pid(), "VmRSS")
 	for _, p := range helpers(w.pid()) {
-		sum += taken(p, "RssAnon")
+		sum += statusBytes(p, "RssAnon")
 	}
 	return sum
 }
 
-// idle opens sessions with a terminal in which nothing happens.
-func (w *weighed) idle(n int) (ends []func()) {
+// openIdleSessions opens sessions with a terminal in which nothing happens.
+func (w *memoryFixture) openIdleSessions(n int) (ends []func()) {
 	w.Helper()
 	for range n {
 		cmd := w.client.Command("ssh", "-t", "small", "echo on; exec sleep 1000")
@@ -140,8 +140,8 @@ func (w *weighed) idle(n int) (ends []func()) {
 	return ends
 }
 
-// move has many sessions at once, half of which send the node as many bytes as the others get from it.
-func (w *weighed) move(sessions int) {
+// transferMany has many sessions at once, half of which send the node as many bytes as the others get from it.
+func (w *memoryFixture) transferMany(sessions int) {
 	w.Helper()
 	want := digest(zeros(eachBytes))
 	var all sync.WaitGroup
@@ -150,9 +150,9 @@ func (w *weighed) move(sessions int) {
 			var sum string
 			var err error
 			if i%2 == 0 {
-				sum, err = w.up()
+				sum, err = w.upload()
 			} else {
-				sum, err = w.down()
+				sum, err = w.download()
 			}
 			if err != nil || sum != want {
 				w.Errorf("session %d: got %v and digest %q, want that of %d zeros", i, err, sum, eachBytes)
@@ -162,8 +162,8 @@ func (w *weighed) move(sessions int) {
 	all.Wait()
 }
 
-// up sends bytes to a program on the node, and returns their digest as made there.
-func (w *weighed) up() (digest string, err error) {
+// upload sends bytes to a program on the node, and returns their digest as made there.
+func (w *memoryFixture) upload() (digest string, err error) {
 	cmd := w.client.Command("ssh", "-T", "small", "sha256sum -b")
 	cmd.Stdin, cmd.Stderr = zeros(eachBytes), os.Stderr
 	out, err := cmd.Output()
@@ -171,8 +171,8 @@ func (w *weighed) up() (digest string, err error) {
 	return digest, err
 }
 
-// down gets bytes from a program on the node, and returns their digest as made here.
-func (w *weighed) down() (digest string, err error) {
+// download gets bytes from a program on the node, and returns their digest as made here.
+func (w *memoryFixture) download() (digest string, err error) {
 	cmd := w.client.Command("ssh", "-T", "small", fmt.Sprintf("head -c %d /dev/zero", eachBytes))
 	got := sha256.New()
 	cmd.Stdout, cmd.Stderr = got, os.Stderr
@@ -180,8 +180,8 @@ func (w *weighed) down() (digest string, err error) {
 	return fmt.Sprintf("%x", got.Sum(nil)), err
 }
 
-// transfer sends a file by sftp, and gets it back.
-func (w *weighed) transfer() {
+// transferFile sends a file by sftp, and gets it back.
+func (w *memoryFixture) transferFile() {
 	w.Helper()
 	dir := w.TempDir()
 	from, there, back := filepath.Join(dir, "from"), filepath.Join(dir, "there"), filepath.Join(dir, "back")
@@ -198,16 +198,16 @@ func (w *weighed) transfer() {
 
 // watch looks at the agent and its helpers all the time, until the function that it returns tells the most that they took together. A
 // helper runs the agent's own program, whose pages the kernel keeps once: of it counts what is its own.
-func (w *weighed) watch() (stop func() int64) {
+func (w *memoryFixture) watch() (stop func() int64) {
 	quit, peak := make(chan struct{}), make(chan int64)
 	go func() {
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		var most int64
 		for {
-			sum := taken(w.pid(), "VmHWM")
+			sum := statusBytes(w.pid(), "VmHWM")
 			for _, p := range helpers(w.pid()) {
-				sum += taken(p, "RssAnon")
+				sum += statusBytes(p, "RssAnon")
 			}
 			most = max(most, sum)
 			select {
@@ -221,13 +221,13 @@ func (w *weighed) watch() (stop func() int64) {
 	return func() int64 {
 		close(quit)
 		most := <-peak
-		w.Logf("of which the agent itself: %.2f MB", float64(taken(w.pid(), "VmHWM"))/mb)
+		w.Logf("of which the agent itself: %.2f MB", float64(statusBytes(w.pid(), "VmHWM"))/mb)
 		return most
 	}
 }
 
-// taken is a field of /proc/PID/status in bytes; 0 for a process that has ended.
-func taken(pid int, field string) int64 {
+// statusBytes is a field of /proc/PID/status in bytes; 0 for a process that has ended.
+func statusBytes(pid int, field string) int64 {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(b)) {
 		if rest, ok := strings.CutPrefix(line, field+":"); ok {

@@ -42,10 +42,10 @@ const (
 // are served meanwhile. The agents are real uplinks and the proxy is a real port in this process, because a thousand processes do not fit.
 func TestAThousandAgentsDoNotStampede(t *testing.T) {
 	c := proxytest.New(t)
-	c.Allow(access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}}}})
+	c.SetRoles(access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}}}})
 	client := c.Client()
 	t.Cleanup(func() { client.Close() })
-	trust, err := rules.Open(c.Pin(), c.Set())
+	trust, err := rules.Open(c.Pin(), c.SignRules())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,27 +55,27 @@ func TestAThousandAgentsDoNotStampede(t *testing.T) {
 	t.Cleanup(running.Wait)
 	t.Cleanup(stop)
 
-	p := openProxy(t, c, trust, addr)
+	p := startProxy(t, c, trust, addr)
 	var attached atomic.Int64
 	for i := range agents {
-		links := agent(c, addr, fmt.Sprintf("agent-%d", i), func() { attached.Add(1) })
+		links := startUplink(c, addr, fmt.Sprintf("agent-%d", i), func() { attached.Add(1) })
 		running.Go(func() { _ = links.Run(ctx) })
 	}
-	first := until(t, &attached, agents)
+	first := waitForCount(t, &attached, agents)
 	t.Logf("all attached for the first time after %s", first.Round(bucket))
 
 	p.stop()
-	paused := pauses(t)
-	p = openProxy(t, c, trust, addr)
+	paused := measurePauses(t)
+	p = startProxy(t, c, trust, addr)
 	defer p.stop()
 	back := time.Now()
-	steady(t, c, addr)
+	startEchoNode(t, c, addr)
 	done := make(chan time.Duration, 1)
-	go func() { done <- until(t, &attached, 2*agents) }()
+	go func() { done <- waitForCount(t, &attached, 2*agents) }()
 	var times []time.Duration
 	var all time.Duration
 	for tick := time.NewTicker(200 * time.Millisecond); all == 0; {
-		times = append(times, visit(t, c, addr))
+		times = append(times, dialOnce(t, c, addr))
 		select {
 		case all = <-done:
 			tick.Stop()
@@ -99,8 +99,8 @@ func TestAThousandAgentsDoNotStampede(t *testing.T) {
 	}
 }
 
-// pauses tells how long this process was kept waiting at most for something that was due, since it was called.
-func pauses(t *testing.T) func() time.Duration {
+// measurePauses tells how long this process was kept waiting at most for something that was due, since it was called.
+func measurePauses(t *testing.T) func() time.Duration {
 	t.Helper()
 	const every = 5 * time.Millisecond
 	stop, worst := make(chan struct{}), make(chan time.Duration)
@@ -124,13 +124,13 @@ func pauses(t *testing.T) func() time.Duration {
 	return end
 }
 
-// until waits for the count and returns how long it took.
-func until(t *testing.T, n *atomic.Int64, want int64) time.Duration {
+// waitForCount waits for the count and returns how long it took.
+func waitForCount(t *testing.T, n *atomic.Int64, want int64) time.Duration {
 	t.Helper()
 	start := time.Now()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for late := time.After(2 * harness.Patience); n.Load() < want; {
+	for late := time.After(2 * harness.Timeout); n.Load() < want; {
 		select {
 		case <-tick.C:
 		case <-late:
@@ -141,18 +141,18 @@ func until(t *testing.T, n *atomic.Int64, want int64) time.Duration {
 	return time.Since(start)
 }
 
-// agent keeps one tunnel up.
-func agent(c *proxytest.Auth, addr, name string, attached func()) *uplink.Links {
+// startUplink keeps one tunnel up.
+func startUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tunnels {
 	id := c.Machine(identity.Node, name, nil)
 	cert := c.MachineCertificate(id, nil)
 	return uplink.New(uplink.Config{Proxies: []string{addr}, Tunnels: 1, Pin: c.Pin(), Cluster: membertest.Name, ID: id.ID,
 		Key: cert.PrivateKey.(crypto.Signer), Cert: func() (*tls.Certificate, error) { return cert, nil }, Version: "v1", Now: time.Now,
-		Log: slog.New(slog.DiscardHandler), Attached: attached, Rules: func(tunnel.News) {},
+		Log: slog.New(slog.DiscardHandler), Attached: attached, Rules: func(tunnel.RulesPush) {},
 		Handle: func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() }})
 }
 
-// steady attaches the node that people want, which echoes.
-func steady(t *testing.T, c *proxytest.Auth, addr string) {
+// startEchoNode attaches the node that people want, which echoes.
+func startEchoNode(t *testing.T, c *proxytest.Auth, addr string) {
 	t.Helper()
 	id := c.Machine(identity.Node, "wanted", nil)
 	cert := c.MachineCertificate(id, nil)
@@ -176,8 +176,8 @@ func steady(t *testing.T, c *proxytest.Auth, addr string) {
 	}()
 }
 
-// visit is a person who comes afresh and hears from the node; it returns how long that took.
-func visit(t *testing.T, c *proxytest.Auth, addr string) time.Duration {
+// dialOnce is a person who comes afresh and hears from the node; it returns how long that took.
+func dialOnce(t *testing.T, c *proxytest.Auth, addr string) time.Duration {
 	t.Helper()
 	cert := c.UserCertificate(c.User("alice@example.com", "ops"), nil)
 	start := time.Now()
@@ -197,32 +197,32 @@ func visit(t *testing.T, c *proxytest.Auth, addr string) time.Duration {
 	return time.Since(start)
 }
 
-// theProxy is a port with its tunnels, and when connections came to it.
-type theProxy struct {
+// testProxy is a port with its tunnels, and when connections came to it.
+type testProxy struct {
 	net.Listener
 	stop func()
 
-	mu   sync.Mutex // guards came
-	came []time.Time
+	mu       sync.Mutex // guards came
+	accepted []time.Time
 }
 
-// still is rules that do not change.
-type still struct{ *rules.Trust }
+// fixedRules is rules that do not change.
+type fixedRules struct{ *rules.Trust }
 
-func (s still) Current() *rules.Trust                { return s.Trust }
-func (s still) Follow() (<-chan tunnel.News, func()) { return nil, func() {} }
+func (s fixedRules) Current() *rules.Trust                     { return s.Trust }
+func (s fixedRules) Subscribe() (<-chan tunnel.RulesPush, func()) { return nil, func() {} }
 
-func openProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string) *theProxy {
+func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string) *testProxy {
 	t.Helper()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &theProxy{Listener: ln}
+	p := &testProxy{Listener: ln}
 	client := c.Client()
-	ways := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: still{trust}, Log: proxytest.Log()})
-	fronts := jump.New(jump.Config{Cluster: membertest.Name, Rules: still{trust}, Ways: ways, Auth: client, HostSigner: c.HostKey, Log: proxytest.Log()})
-	m := mux.New(mux.Config{Listener: p, Cluster: membertest.Name, AuthAddr: c.Addr(), Rules: still{trust}, Service: c.TLSCertificate,
+	ways := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: fixedRules{trust}, Log: proxytest.Log()})
+	fronts := jump.New(jump.Config{Cluster: membertest.Name, Rules: fixedRules{trust}, Nodes: ways, Auth: client, HostSigner: c.HostKey, Log: proxytest.Log()})
+	m := mux.New(mux.Config{Listener: p, Cluster: membertest.Name, AuthAddr: c.Addr(), Rules: fixedRules{trust}, Service: c.TLSCertificate,
 		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Attach, ServeWeb: func(conn net.Conn) { conn.Close() }, Log: proxytest.Log()})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -237,21 +237,21 @@ func openProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string)
 	return p
 }
 
-func (p *theProxy) Accept() (net.Conn, error) {
+func (p *testProxy) Accept() (net.Conn, error) {
 	conn, err := p.Listener.Accept()
 	if err == nil {
 		p.mu.Lock()
-		p.came = append(p.came, time.Now())
+		p.accepted = append(p.accepted, time.Now())
 		p.mu.Unlock()
 	}
 	return conn, err
 }
 
 // arrivals counts who came in each bucket since, and the most in one.
-func (p *theProxy) arrivals(since time.Time) (curve []int, most int) {
+func (p *testProxy) arrivals(since time.Time) (curve []int, most int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, at := range p.came {
+	for _, at := range p.accepted {
 		i := int(max(0, at.Sub(since)) / bucket)
 		for len(curve) <= i {
 			curve = append(curve, 0)

@@ -25,7 +25,7 @@ func TestTshForwardsPortsSocketsAndTheAgent(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	dir := t.TempDir()
 	account := harness.Account(t)
-	birth := harness.BirthOf(harness.StartProvider(t, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"), "shell, exec, sftp, forward-local, forward-remote, forward-agent", account)
+	birth := harness.BootstrapFor(harness.StartProvider(t, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"), "shell, exec, sftp, forward-local, forward-remote, forward-agent", account)
 	s := harness.StartServerFrom(t, dir, proxy, birth, "anvil")
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())

@@ -9,12 +9,12 @@ import (
 	"testing"
 
 	"github.com/threshold-access/threshold/integration/harness"
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
 // A second provider is added. People choose; the same address, and even the same subject, at the other one is somebody else; and no
 // answer of one passes for an answer of the other.
-func TestTwoProvidersStandSideBySide(t *testing.T) {
+func TestTwoProvidersWorkSideBySide(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	corp, guests := harness.StartProvider(t, "127.0.0.1", proxy), harness.StartProviderAs(t, "guests", "127.0.0.1", proxy)
 	s := harness.StartServer(t, proxy, corp, "")
@@ -39,7 +39,7 @@ func TestTwoProvidersStandSideBySide(t *testing.T) {
 		c := harness.NewClient(t)
 		p := begin(t, c)
 		page := harness.Open(t, s.Roots(t), p.Line("Open: "))
-		if page.Has("password") || !strings.Contains(page.Text(), "The guests") || !strings.Contains(page.Text(), "corp") {
+		if page.HasField("password") || !strings.Contains(page.Text(), "The guests") || !strings.Contains(page.Text(), "corp") {
 			t.Fatalf("got %q, want both to choose from", page.Text())
 		}
 		page, err := page.Follow(t.Context(), "The guests")
@@ -64,7 +64,7 @@ func TestTwoProvidersStandSideBySide(t *testing.T) {
 		}
 	})
 	t.Run("--connector leads there at once, and nowhere if there is none", func(t *testing.T) {
-		if page := harness.Open(t, s.Roots(t), begin(t, harness.NewClient(t), "--connector", "corp").Line("Open: ")); !page.Has("password") || !strings.HasPrefix(page.URL.String(), corp.Issuer) {
+		if page := harness.Open(t, s.Roots(t), begin(t, harness.NewClient(t), "--connector", "corp").Line("Open: ")); !page.HasField("password") || !strings.HasPrefix(page.URL.String(), corp.Issuer) {
 			t.Errorf("got %s, want corp's form", page.URL)
 		}
 		if page := harness.Open(t, s.Roots(t), begin(t, harness.NewClient(t), "--connector", "nosuch").Line("Open: ")); page.Status != 404 || !strings.Contains(page.Text(), "guests") {
@@ -73,8 +73,8 @@ func TestTwoProvidersStandSideBySide(t *testing.T) {
 	})
 	t.Run("an answer serves neither another browser nor another provider's login", func(t *testing.T) {
 		callback := harness.CallbackURL(proxy, "")
-		answer := func(name string) (*forms.Browser, url.Values) {
-			b := forms.New(s.Roots(t), callback)
+		answer := func(name string) (*formbrowser.Browser, url.Values) {
+			b := formbrowser.New(s.Roots(t), callback)
 			page, err := b.Open(t.Context(), begin(t, harness.NewClient(t), "--connector", name).Line("Open: "))
 			if err == nil {
 				page, err = page.Submit(t.Context(), map[string]string{"login": alice.Email, "password": alice.Password})
@@ -93,7 +93,7 @@ func TestTwoProvidersStandSideBySide(t *testing.T) {
 		mixed := url.Values{"state": own["state"], "code": other["code"], "iss": other["iss"]}
 		silent := url.Values{"state": own["state"], "code": other["code"]}
 		for name, try := range map[string]struct {
-			in     *forms.Browser
+			in     *formbrowser.Browser
 			at     string
 			with   url.Values
 			status int

@@ -8,7 +8,7 @@ import (
 
 // Health says why nobody reaches this node now: no tunnel stands.
 func (n *Node) Health(context.Context) error {
-	if l := n.links.Load(); l != nil && l.Standing() > 0 {
+	if l := n.tunnels.Load(); l != nil && l.Count() > 0 {
 		return nil
 	}
 	return fault.New(fault.Unavailable, "node.Health", "no tunnel to a proxy stands", "look at the node's log")

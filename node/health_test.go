@@ -8,7 +8,7 @@ import (
 	"github.com/threshold-access/threshold/node"
 )
 
-func TestHealthMeansATunnelStands(t *testing.T) {
+func TestHealthNeedsATunnel(t *testing.T) {
 	n, err := node.New(node.Config{Dir: t.TempDir(), Proxies: []string{"127.0.0.1:1"}, Name: "web-1"})
 	if err != nil {
 		t.Fatal(err)
@@ -18,7 +18,7 @@ func TestHealthMeansATunnelStands(t *testing.T) {
 	}
 	c := membertest.New(t)
 	allow(t, c)
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	m := start(t, c, d)
 	if err := m.Ready(t.Context()); err != nil {
 		t.Fatal(err)

@@ -56,7 +56,7 @@ type Config struct {
 	// Version is this program's release, for listings.
 	Version string
 	// Accounts are the accounts that sessions may run as. The zero value means this machine's.
-	Accounts *session.Accounts
+	Accounts *session.Database
 	// Drain is how long sessions may go on after Run's context has ended. Zero means 10 s; at most 1 h.
 	Drain time.Duration
 	// Log gets what happens; nil discards it.
@@ -72,13 +72,13 @@ const (
 
 // Node is one machine of the cluster.
 type Node struct {
-	cfg   Config
-	way   *egress.Way
-	ready chan struct{}
-	once  sync.Once
-	links atomic.Pointer[uplink.Links] // nil before the node is a member
-	mu    sync.Mutex                   // guards id
-	id    identity.Identity
+	cfg       Config
+	dialer    *egress.Dialer
+	ready     chan struct{}
+	readyOnce sync.Once
+	tunnels   atomic.Pointer[uplink.Tunnels] // nil before the node is a member
+	mu        sync.Mutex                     // guards id
+	id        identity.Identity
 }
 
 // New checks the configuration. It starts nothing.
@@ -99,7 +99,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Name == "" {
 		cfg.Name = hostName()
 	}
-	if err := identity.CheckNodeName(cfg.Name); err != nil {
+	if err := identity.CheckMachineName(cfg.Name); err != nil {
 		wrong = append(wrong, err.Error())
 	}
 	if err := cfg.Labels.Check(); err != nil {
@@ -111,13 +111,13 @@ func New(cfg Config) (*Node, error) {
 	if len(wrong) > 0 {
 		return nil, fault.New(fault.Invalid, "node.New", strings.Join(wrong, "; "), "correct the flags or the configuration file; see -h")
 	}
-	cfg.Egress.Ask = true
+	cfg.Egress.LearnTransport = true
 	way, err := egress.New(cfg.Egress)
 	if err != nil {
 		return nil, err
 	}
 	if cfg.Accounts == nil {
-		here := session.ThisMachine()
+		here := session.Local()
 		cfg.Accounts = &here
 	}
 	cfg.Drain = cmp.Or(cfg.Drain, defaultDrain)
@@ -127,7 +127,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Node{cfg: cfg, way: way, ready: make(chan struct{})}, nil
+	return &Node{cfg: cfg, dialer: way, ready: make(chan struct{})}, nil
 }
 
 // hostName makes a node name of the machine's own.
@@ -141,7 +141,7 @@ func hostName() string {
 
 // Helper reports whether this process was started anew as another account to serve a part of a session, and with which code it should
 // end now that it has. Every program that embeds a node calls it first thing in main.
-func Helper() (code int, is bool) { return session.Reexecuted() }
+func Helper() (code int, is bool) { return session.RunHelper() }
 
 // Ready waits until the node has been attached to a proxy once.
 func (n *Node) Ready(ctx context.Context) error {
@@ -168,10 +168,10 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := session.KeepDescriptors(); err != nil {
+	if err := session.CloseDescriptorsOnExec(); err != nil {
 		return err
 	}
-	m, err := n.enter(ctx)
+	m, err := n.join(ctx)
 	if err != nil || m == nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.id = m.Identity()
 	n.mu.Unlock()
 	events, err := spool.Open(spool.Config{Dir: filepath.Join(n.cfg.Dir, "spool"), Now: n.cfg.Now, Log: n.cfg.Log,
-		Send: func(ctx context.Context, list []audit.Event) error { return send(ctx, m, list) }})
+		Send: func(ctx context.Context, list []audit.Event) error { return sendEvents(ctx, m, list) }})
 	if err != nil {
 		return err
 	}
@@ -187,10 +187,10 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	server := sshd.New(sshd.Config{Identity: m.Identity, Host: func() (ssh.Signer, error) { return m.HostSigner() }, Rules: keeper.Current,
-		Record: events.Record, Accounts: *n.cfg.Accounts, Now: n.cfg.Now, Log: n.cfg.Log})
-	links := uplink.New(n.uplink(m, keeper, server))
-	n.links.Store(links)
+	server := sshd.New(sshd.Config{Identity: m.Identity, HostSigner: func() (ssh.Signer, error) { return m.HostSigner() }, Rules: keeper.Current,
+		Audit: events.Record, Accounts: *n.cfg.Accounts, Now: n.cfg.Now, Log: n.cfg.Log})
+	links := uplink.New(n.uplinkConfig(m, keeper, server))
+	n.tunnels.Store(links)
 
 	// Events are sent until the last session has ended and recorded it.
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
@@ -218,30 +218,30 @@ func (n *Node) Run(ctx context.Context) error {
 
 // drain lets sessions end by themselves, for a bounded time.
 func (n *Node) drain(ctx context.Context, server *sshd.Server) {
-	grace, cancel := lifecycle.Grace(ctx, n.cfg.Drain)
+	grace, cancel := lifecycle.DrainContext(ctx, n.cfg.Drain)
 	defer cancel()
 	server.Drain(grace)
 }
 
-func (n *Node) uplink(m *member.Member, keeper *rules.Keeper, server *sshd.Server) uplink.Config {
+func (n *Node) uplinkConfig(m *member.Member, keeper *rules.Keeper, server *sshd.Server) uplink.Config {
 	id := m.Identity()
 	return uplink.Config{
-		Proxies: n.cfg.Proxies, Way: n.way, Pin: m.Pin(), Cluster: id.Cluster, ID: id.ID, Key: m.Key(), Version: n.cfg.Version, Now: n.cfg.Now, Log: n.cfg.Log,
+		Proxies: n.cfg.Proxies, Dialer: n.dialer, Pin: m.Pin(), Cluster: id.Cluster, ID: id.ID, Key: m.Key(), Version: n.cfg.Version, Now: n.cfg.Now, Log: n.cfg.Log,
 		Cert: func() (*tls.Certificate, error) { return m.TLSCertificate() },
 		Handle: func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string) {
-			server.Serve(ctx, conn, sshd.Via{From: h.From, Proxy: proxy, By: h.By})
+			server.Serve(ctx, conn, sshd.Origin{From: h.From, Proxy: proxy, By: h.Protocol})
 		},
-		Rules: func(news tunnel.News) {
-			if err := learn(keeper, news); err != nil {
+		Rules: func(news tunnel.RulesPush) {
+			if err := applyPush(keeper, news); err != nil {
 				n.cfg.Log.Warn("pushed rules are not used", "err", err)
 			}
 		},
-		Attached: func() { n.once.Do(func() { close(n.ready) }) },
+		Attached: func() { n.readyOnce.Do(func() { close(n.ready) }) },
 	}
 }
 
-// learn takes a set, and then the head that came after it.
-func learn(keeper *rules.Keeper, news tunnel.News) error {
+// applyPush takes a set, and then the head that came after it.
+func applyPush(keeper *rules.Keeper, news tunnel.RulesPush) error {
 	var whole, head error
 	if news.Set != nil {
 		whole = keeper.Offer(news.Set)
@@ -252,13 +252,13 @@ func learn(keeper *rules.Keeper, news tunnel.News) error {
 	return errors.Join(whole, head)
 }
 
-// enter becomes a member. A cluster that cannot be reached is tried again, because a machine often starts before its network; every
+// join becomes a member. A cluster that cannot be reached is tried again, because a machine often starts before its network; every
 // other fault needs a person. It returns no member and no error when ctx ended first.
-func (n *Node) enter(ctx context.Context) (*member.Member, error) {
+func (n *Node) join(ctx context.Context) (*member.Member, error) {
 	const firstRetry, lastRetry = time.Second, time.Minute
 	for try := 0; ; try++ {
 		addr := n.cfg.Proxies[try%len(n.cfg.Proxies)]
-		m, err := member.Enter(ctx, member.Config{Dir: n.cfg.Dir, Kind: identity.Node, AuthAddr: addr, Fallbacks: n.cfg.Proxies, Way: n.way,
+		m, err := member.LoadOrJoin(ctx, member.Config{Dir: n.cfg.Dir, Kind: identity.Node, AuthAddr: addr, Fallbacks: n.cfg.Proxies, Dialer: n.dialer,
 			Token: n.cfg.Token, Name: n.cfg.Name, Labels: n.cfg.Labels, Now: n.cfg.Now, Log: n.cfg.Log})
 		switch {
 		case err == nil:
@@ -282,8 +282,8 @@ func (n *Node) enter(ctx context.Context) (*member.Member, error) {
 	}
 }
 
-// send hands events to auth; when it does not answer, the next try takes the next address.
-func send(ctx context.Context, m *member.Member, list []audit.Event) error {
+// sendEvents hands events to auth; when it does not answer, the next try takes the next address.
+func sendEvents(ctx context.Context, m *member.Member, list []audit.Event) error {
 	_, err := authrpc.Call(ctx, m.Auth(), authrpc.SendEvents, authrpc.SendEventsRequest{Events: list})
 	if fault.Is(err, fault.Unavailable) {
 		m.TryNext()

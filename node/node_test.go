@@ -37,54 +37,54 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// door is a proxy in small: one port that passes auth through and takes tunnels.
-type door struct {
+// testProxy is a proxy in small: one port that passes auth through and takes tunnels.
+type testProxy struct {
 	t       *testing.T
 	cluster *membertest.Cluster
 	name    string
 	cert    *tls.Certificate
 	ln      net.Listener
-	all     sync.WaitGroup
+	wg      sync.WaitGroup
 	ctx     context.Context
 	stop    context.CancelFunc
 	tunnels chan *tunnel.Attached
 }
 
-func newDoor(t *testing.T, c *membertest.Cluster, name, addr string) *door {
+func newTestProxy(t *testing.T, c *membertest.Cluster, name, addr string) *testProxy {
 	t.Helper()
-	d := &door{t: t, cluster: c, name: name, cert: c.Service(identity.Proxy, name), tunnels: make(chan *tunnel.Attached, 16)}
+	d := &testProxy{t: t, cluster: c, name: name, cert: c.ServiceCertificate(identity.Proxy, name), tunnels: make(chan *tunnel.Attached, 16)}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	var err error
 	if d.ln, err = net.Listen("tcp", addr); err != nil {
 		t.Fatal(err)
 	}
-	d.all.Go(d.accept)
+	d.wg.Go(d.accept)
 	t.Cleanup(d.close)
 	return d
 }
 
-func (d *door) close() { d.stop(); d.ln.Close(); d.all.Wait() }
+func (d *testProxy) close() { d.stop(); d.ln.Close(); d.wg.Wait() }
 
-func (d *door) addr() string { return d.ln.Addr().String() }
+func (d *testProxy) addr() string { return d.ln.Addr().String() }
 
-func (d *door) accept() {
+func (d *testProxy) accept() {
 	for {
 		conn, err := d.ln.Accept()
 		if err != nil {
 			return
 		}
-		d.all.Go(func() { d.serve(conn) })
+		d.wg.Go(func() { d.serve(conn) })
 	}
 }
 
-func (d *door) serve(conn net.Conn) {
+func (d *testProxy) serve(conn net.Conn) {
 	defer conn.Close()
 	tc := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{*d.cert}, NextProtos: []string{identity.ALPNTunnel}, ClientAuth: tls.RequireAnyClientCert,
 		MinVersion: tls.VersionTLS13})
 	if err := tc.HandshakeContext(d.ctx); err != nil {
 		return
 	}
-	trust, err := rules.Open(d.cluster.Pin(), d.cluster.Set())
+	trust, err := rules.Open(d.cluster.Pin(), d.cluster.SignRules())
 	if err != nil {
 		d.t.Errorf("rules: %v", err)
 		return
@@ -99,9 +99,9 @@ func (d *door) serve(conn net.Conn) {
 		return
 	}
 	defer a.Close()
-	set := d.cluster.Set()
+	set := d.cluster.SignRules()
 	b, _ := set.Encode()
-	if err := a.PushRules(d.ctx, tunnel.News{Set: b}); err != nil {
+	if err := a.PushRules(d.ctx, tunnel.RulesPush{Set: b}); err != nil {
 		return
 	}
 	d.tunnels <- a
@@ -111,8 +111,8 @@ func (d *door) serve(conn net.Conn) {
 	}
 }
 
-// machine is a node under test.
-type machine struct {
+// testNode is a node under test.
+type testNode struct {
 	*node.Node
 	dir  string
 	stop context.CancelFunc
@@ -133,18 +133,18 @@ func (l *logBuffer) Write(b []byte) (int, error) {
 func (l *logBuffer) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
 
 // start runs a node that joined directly at auth, and then dials the doors.
-func start(t *testing.T, c *membertest.Cluster, doors ...*door) *machine {
+func start(t *testing.T, c *membertest.Cluster, doors ...*testProxy) *testNode {
 	t.Helper()
 	return startIn(t, c, filepath.Join(t.TempDir(), "data"), doors...)
 }
 
-func startIn(t *testing.T, c *membertest.Cluster, dir string, doors ...*door) *machine {
+func startIn(t *testing.T, c *membertest.Cluster, dir string, doors ...*testProxy) *testNode {
 	t.Helper()
 	addrs := []string{c.Addr()} // the test's doors do not pass auth through
 	for _, d := range doors {
 		addrs = append(addrs, d.addr())
 	}
-	m := &machine{dir: dir, log: &logBuffer{}, done: make(chan error, 1)}
+	m := &testNode{dir: dir, log: &logBuffer{}, done: make(chan error, 1)}
 	n, err := node.New(node.Config{Dir: dir, Proxies: addrs, Token: c.Token(identity.Node), Name: "web-1", Labels: identity.Labels{"env": "test"},
 		Version: "v0", Log: slog.New(slog.NewTextHandler(m.log, nil))})
 	if err != nil {
@@ -166,7 +166,7 @@ func startIn(t *testing.T, c *membertest.Cluster, dir string, doors ...*door) *m
 	return m
 }
 
-func me(t *testing.T) string {
+func testAccount(t *testing.T) string {
 	t.Helper()
 	u, err := user.Current()
 	if err != nil {
@@ -176,10 +176,10 @@ func me(t *testing.T) string {
 }
 
 func allow(t *testing.T, c *membertest.Cluster) {
-	c.Allow(access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"env": {"test"}}, Logins: access.Strings{me(t)}, Actions: []string{"shell", "exec"}}}})
+	c.SetRoles(access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"env": {"test"}}, Logins: access.Strings{testAccount(t)}, Actions: []string{"shell", "exec"}}}})
 }
 
-func within[T any](t *testing.T, what string, ch <-chan T) (v T) {
+func receive[T any](t *testing.T, what string, ch <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-ch:
@@ -192,12 +192,12 @@ func within[T any](t *testing.T, what string, ch <-chan T) (v T) {
 // login speaks SSH through a tunnel, as a client behind the proxy does.
 func login(t *testing.T, c *membertest.Cluster, a *tunnel.Attached) *ssh.Client {
 	t.Helper()
-	conn, err := a.Open(t.Context(), tunnel.Header{From: "192.0.2.7:4711", By: "dial"})
+	conn, err := a.Open(t.Context(), tunnel.Header{From: "192.0.2.7:4711", Protocol: "dial"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	signer := c.UserSigner(c.User("alice@example.com", "ops"), nil, me(t))
-	cc, chans, reqs, err := ssh.NewClientConn(conn, "web-1", &ssh.ClientConfig{User: me(t), Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+	signer := c.UserSigner(c.User("alice@example.com", "ops"), nil, testAccount(t))
+	cc, chans, reqs, err := ssh.NewClientConn(conn, "web-1", &ssh.ClientConfig{User: testAccount(t), Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			return identity.VerifySSHHost(key, "web-1", []ssh.PublicKey{c.HostAuthority()}, time.Now())
 		}})
@@ -209,7 +209,7 @@ func login(t *testing.T, c *membertest.Cluster, a *tunnel.Attached) *ssh.Client 
 	return client
 }
 
-func output(t *testing.T, client *ssh.Client, command string) string {
+func runCommand(t *testing.T, client *ssh.Client, command string) string {
 	t.Helper()
 	s, err := client.NewSession()
 	if err != nil {
@@ -226,37 +226,37 @@ func output(t *testing.T, client *ssh.Client, command string) string {
 func TestASessionThroughATunnel(t *testing.T) {
 	c := membertest.New(t)
 	allow(t, c)
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	m := start(t, c, d)
-	a := within(t, "the tunnel", d.tunnels)
+	a := receive(t, "the tunnel", d.tunnels)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := m.Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
 	client := login(t, c, a)
-	if got := output(t, client, "echo $THRESHOLD_FROM"); got != "192.0.2.7:4711\n" {
+	if got := runCommand(t, client, "echo $THRESHOLD_FROM"); got != "192.0.2.7:4711\n" {
 		t.Errorf("got client address %q, want the one of the header", got)
 	}
 	client.Close()
 	for seen := map[audit.Code]bool{}; !seen[audit.SessionStarted] || !seen[audit.SessionEnded]; {
-		within(t, "events at auth", c.EventsSeen())
+		receive(t, "events at auth", c.EventsSeen())
 		for _, e := range c.Events() {
 			seen[e.Code] = true
-			if e.Node != "web-1" || e.Proxy != "proxy-1" || e.From != "192.0.2.7:4711" {
+			if e.Machine != "web-1" || e.Proxy != "proxy-1" || e.From != "192.0.2.7:4711" {
 				t.Errorf("got event %+v", e)
 			}
 		}
 	}
 }
 
-func TestTheNodeListensOnNothingWhileASessionIsLive(t *testing.T) {
+func TestTheNodeHasNoListenerWhileASessionIsOpen(t *testing.T) {
 	c := membertest.New(t)
 	allow(t, c)
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	before := listeners(t)
 	start(t, c, d)
-	client := login(t, c, within(t, "the tunnel", d.tunnels))
+	client := login(t, c, receive(t, "the tunnel", d.tunnels))
 	s, err := client.NewSession()
 	if err != nil {
 		t.Fatal(err)
@@ -298,13 +298,13 @@ func listeners(t *testing.T) int {
 	return n
 }
 
-func TestTwoTunnelsToDistinctProxiesAndOneWhereThereIsOne(t *testing.T) {
+func TestOneTunnelToEachOfTwoProxies(t *testing.T) {
 	c := membertest.New(t)
-	d1 := newDoor(t, c, "proxy-1", "127.0.0.1:0")
-	d2 := newDoor(t, c, "proxy-2", "127.0.0.1:0")
+	d1 := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
+	d2 := newTestProxy(t, c, "proxy-2", "127.0.0.1:0")
 	start(t, c, d1, d2)
-	within(t, "the first tunnel", d1.tunnels)
-	within(t, "the second tunnel", d2.tunnels)
+	receive(t, "the first tunnel", d1.tunnels)
+	receive(t, "the second tunnel", d2.tunnels)
 	select {
 	case <-d1.tunnels:
 		t.Error("got a second tunnel to the same proxy, want one")
@@ -314,30 +314,30 @@ func TestTwoTunnelsToDistinctProxiesAndOneWhereThereIsOne(t *testing.T) {
 	}
 }
 
-func TestATunnelComesBackAfterAnOutage(t *testing.T) {
+func TestATunnelIsRestoredAfterAnOutage(t *testing.T) {
 	c := membertest.New(t)
 	allow(t, c)
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	start(t, c, d)
-	within(t, "the tunnel", d.tunnels)
+	receive(t, "the tunnel", d.tunnels)
 	addr := d.addr()
 	d.close()
-	again := newDoor(t, c, "proxy-1", addr)
-	a := within(t, "the tunnel after the outage", again.tunnels)
-	if got := output(t, login(t, c, a), "echo back"); got != "back\n" {
+	again := newTestProxy(t, c, "proxy-1", addr)
+	a := receive(t, "the tunnel after the outage", again.tunnels)
+	if got := runCommand(t, login(t, c, a), "echo back"); got != "back\n" {
 		t.Errorf("got %q, want back", got)
 	}
 }
 
-func TestPushedRulesAreInForceAtOnce(t *testing.T) {
+func TestPushedRulesApplyAtOnce(t *testing.T) {
 	c := membertest.New(t)
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	m := start(t, c, d)
-	a := within(t, "the tunnel", d.tunnels)
+	a := receive(t, "the tunnel", d.tunnels)
 	allow(t, c)
-	set := c.Set()
+	set := c.SignRules()
 	b, _ := set.Encode()
-	if err := a.PushRules(t.Context(), tunnel.News{Set: b}); err != nil {
+	if err := a.PushRules(t.Context(), tunnel.RulesPush{Set: b}); err != nil {
 		t.Fatal(err)
 	}
 	want := filepath.Join(m.dir, "rules.json")
@@ -353,24 +353,24 @@ func TestPushedRulesAreInForceAtOnce(t *testing.T) {
 		}
 		<-time.After(5 * time.Millisecond)
 	}
-	output(t, login(t, c, a), "true")
+	runCommand(t, login(t, c, a), "true")
 }
 
-func TestAProxyThatPushesNonsenseFillsNoLog(t *testing.T) {
+func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 	c := membertest.New(t)
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	m := start(t, c, d)
-	a := within(t, "the tunnel", d.tunnels)
+	a := receive(t, "the tunnel", d.tunnels)
 	began := time.Now()
 	for range 5000 {
-		if err := a.PushRules(t.Context(), tunnel.News{Set: []byte("{")}); err != nil {
+		if err := a.PushRules(t.Context(), tunnel.RulesPush{Set: []byte("{")}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	allow(t, c)
-	set := c.Set()
+	set := c.SignRules()
 	b, _ := set.Encode()
-	if err := a.PushRules(t.Context(), tunnel.News{Set: b}); err != nil {
+	if err := a.PushRules(t.Context(), tunnel.RulesPush{Set: b}); err != nil {
 		t.Fatal(err)
 	}
 	for deadline := time.After(10 * time.Second); ; {
@@ -390,32 +390,32 @@ func TestAProxyThatPushesNonsenseFillsNoLog(t *testing.T) {
 	}
 }
 
-func TestANodeWorksAfterARestartWhileAuthIsAway(t *testing.T) {
+func TestANodeRestartsWhileAuthIsUnavailable(t *testing.T) {
 	c := membertest.New(t)
 	allow(t, c)
 	dir := filepath.Join(t.TempDir(), "data")
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	first := startIn(t, c, dir, d)
-	within(t, "the tunnel", d.tunnels)
+	receive(t, "the tunnel", d.tunnels)
 	first.stop()
-	if err := within(t, "the end of Run", first.done); err != nil {
+	if err := receive(t, "the end of Run", first.done); err != nil {
 		t.Fatal(err)
 	}
 	close(first.done)
 	c.Refuse(fault.New(fault.Unavailable, "auth", "away", "wait"))
 	startIn(t, c, dir, d)
-	client := login(t, c, within(t, "the tunnel", d.tunnels))
-	output(t, client, "true")
+	client := login(t, c, receive(t, "the tunnel", d.tunnels))
+	runCommand(t, client, "true")
 	client.Close()
 	c.Refuse(nil)
-	within(t, "spooled events", c.EventsSeen())
+	receive(t, "spooled events", c.EventsSeen())
 }
 
 func TestTwoNodesDoNotShareADirectory(t *testing.T) {
 	c := membertest.New(t)
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	m := start(t, c, d)
-	within(t, "the tunnel", d.tunnels)
+	receive(t, "the tunnel", d.tunnels)
 	n, err := node.New(node.Config{Dir: m.dir, Proxies: []string{d.addr()}, Name: "web-2"})
 	if err != nil {
 		t.Fatal(err)
@@ -425,12 +425,12 @@ func TestTwoNodesDoNotShareADirectory(t *testing.T) {
 	}
 }
 
-func TestASessionThatRunsMayEndBeforeTheNodeStops(t *testing.T) {
+func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	c := membertest.New(t)
 	allow(t, c)
-	d := newDoor(t, c, "proxy-1", "127.0.0.1:0")
+	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
 	m := start(t, c, d)
-	client := login(t, c, within(t, "a tunnel", d.tunnels))
+	client := login(t, c, receive(t, "a tunnel", d.tunnels))
 	s, err := client.NewSession()
 	if err != nil {
 		t.Fatal(err)
@@ -454,16 +454,16 @@ func TestASessionThatRunsMayEndBeforeTheNodeStops(t *testing.T) {
 	}
 	in.Close()
 	var exit *ssh.ExitError
-	if err := within(t, "the session's end", gone); !errors.As(err, &exit) || exit.ExitStatus() != 7 {
+	if err := receive(t, "the session's end", gone); !errors.As(err, &exit) || exit.ExitStatus() != 7 {
 		t.Errorf("got %v, want the program's own status 7", err)
 	}
-	if err := within(t, "the node's end", m.done); err != nil {
+	if err := receive(t, "the node's end", m.done); err != nil {
 		t.Errorf("got %v from Run, want nil", err)
 	}
 	close(m.done)
 }
 
-func TestConfigurationsThatAreRefused(t *testing.T) {
+func TestInvalidConfigurations(t *testing.T) {
 	_, err := node.New(node.Config{Proxies: []string{"no port"}, Name: "UPPER", Labels: identity.Labels{"a b": "c"}, Drain: 2 * time.Hour})
 	if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 		t.Fatalf("got %v, want an invalid fault with a remedy", err)
@@ -478,7 +478,7 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestAnUnreachableClusterIsTriedUntilTheEnd(t *testing.T) {
+func TestJoiningIsRetriedUntilTheContextEnds(t *testing.T) {
 	var log logBuffer
 	n, err := node.New(node.Config{Dir: t.TempDir() + "/d", Proxies: []string{"127.0.0.1:1"}, Name: "web-1", Token: membertest.New(t).Token(identity.Node),
 		Log: slog.New(slog.NewTextHandler(&log, nil))})

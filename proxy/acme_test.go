@@ -15,7 +15,7 @@ import (
 )
 
 // While the authority cannot be reached nobody waits for it: browsers get the proxy's own certificate, and a stop is a stop.
-func TestAnAuthorityThatIsAwayHoldsUpNobody(t *testing.T) {
+func TestUnreachableACMEAuthorityDelaysNoHandshake(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	directory := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		close(asked)
@@ -50,7 +50,7 @@ func TestAnAuthorityThatIsAwayHoldsUpNobody(t *testing.T) {
 	}
 }
 
-func TestAnAuthorityDoesNotPutAnOrderOffForLong(t *testing.T) {
+func TestRetryAfterIsBounded(t *testing.T) {
 	for _, tt := range []struct {
 		status      int
 		pause, want string
@@ -67,7 +67,7 @@ func TestAnAuthorityDoesNotPutAnOrderOffForLong(t *testing.T) {
 	}
 }
 
-func TestABadAuthorityFileIsSaidAtTheStart(t *testing.T) {
+func TestBadACMEAuthorityFileFailsAtStart(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	if err := os.WriteFile(empty, bytes.Repeat([]byte("x"), 10), 0o600); err != nil {
 		t.Fatal(err)

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/coalesce"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/egress"
-	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -23,10 +23,10 @@ func behindBalancer(c *Config) {
 	c.Balancers = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 }
 
-// by opens a connection as tsh and machines do, who ask how the proxy wants to be spoken to.
-func (d *door) by(alpn string, cert *tls.Certificate, kind identity.Kind) *tls.Conn {
+// dialEgress opens a connection as tsh and machines do, who ask how the proxy wants to be spoken to.
+func (d *testProxy) dialEgress(alpn string, cert *tls.Certificate, kind identity.Kind) *tls.Conn {
 	d.t.Helper()
-	way, err := egress.New(egress.Config{Ask: true})
+	way, err := egress.New(egress.Config{LearnTransport: true})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -38,11 +38,11 @@ func (d *door) by(alpn string, cert *tls.Certificate, kind identity.Kind) *tls.C
 }
 
 // Tunnel, dial and auth all work inside WebSockets, and each direction still ends by itself.
-func TestEverythingWorksThroughABalancerThatEndsTLS(t *testing.T) {
-	d := openDoor(t, time.Second, behindBalancer)
+func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
+	d := startProxy(t, time.Second, behindBalancer)
 	id := d.Machine(identity.Node, "web-1", nil)
 	cert := d.MachineCertificate(id, nil)
-	node, err := tunnel.Connect(t.Context(), d.by(identity.ALPNTunnel, cert, identity.Proxy), cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
+	node, err := tunnel.Connect(t.Context(), d.dialEgress(identity.ALPNTunnel, cert, identity.Proxy), cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +58,8 @@ func TestEverythingWorksThroughABalancerThatEndsTLS(t *testing.T) {
 		}
 		c.Close()
 	}()
-	outer := d.by(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil), identity.Proxy)
-	beneath := gather.Of(outer).Conn
+	outer := d.dialEgress(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil), identity.Proxy)
+	beneath := coalesce.TransportOf(outer).Conn
 	if _, ok := beneath.(*egress.Stream); !ok {
 		t.Errorf("got a %T beneath, want the ping document to have been heeded", beneath)
 	}
@@ -75,11 +75,11 @@ func TestEverythingWorksThroughABalancerThatEndsTLS(t *testing.T) {
 	}
 	conn.Close()
 
-	way, err := egress.New(egress.Config{Ask: true})
+	way, err := egress.New(egress.Config{LearnTransport: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	through := authrpc.NewClientBy(way, d.addr, identity.PinnedTLS(d.Pin(), membertest.Name, identity.ALPNAuth, d.TLSCertificate, time.Now, identity.Auth))
+	through := authrpc.NewClientWithDialer(way, d.addr, identity.PinnedTLS(d.Pin(), membertest.Name, identity.ALPNAuth, d.TLSCertificate, time.Now, identity.Auth))
 	defer through.Close()
 	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
 		t.Errorf("auth through the proxy: %v", err)
@@ -89,10 +89,10 @@ func TestEverythingWorksThroughABalancerThatEndsTLS(t *testing.T) {
 	}
 }
 
-func TestASessionInAWebSocketMayEndAtAStop(t *testing.T) {
-	d := openDoor(t, time.Minute, behindBalancer)
+func TestStopDrainsASessionInAWebSocket(t *testing.T) {
+	d := startProxy(t, time.Minute, behindBalancer)
 	d.attach("web-1")
-	conn := dial.Client(d.by(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil), identity.Proxy), dial.Request{Node: "web-1"})
+	conn := dial.Client(d.dialEgress(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil), identity.Proxy), dial.Request{Node: "web-1"})
 	echo(t, conn)
 	stopped := make(chan error, 1)
 	go func() { stopped <- d.stop() }()
@@ -112,8 +112,8 @@ func TestASessionInAWebSocketMayEndAtAStop(t *testing.T) {
 
 // What stands in between ends the outer TLS, and could be anybody's: the inner one must be of the cluster.
 func TestAnotherClustersProxyBehindTheBalancerIsRefused(t *testing.T) {
-	d, other := openDoor(t, time.Second, behindBalancer), openDoor(t, time.Second, behindBalancer)
-	way, err := egress.New(egress.Config{Ask: true})
+	d, other := startProxy(t, time.Second, behindBalancer), startProxy(t, time.Second, behindBalancer)
+	way, err := egress.New(egress.Config{LearnTransport: true})
 	if err != nil {
 		t.Fatal(err)
 	}

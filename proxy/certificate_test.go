@@ -80,7 +80,7 @@ func TestACertificateFileIsReadAgainWhenItChanges(t *testing.T) {
 	}
 }
 
-func TestStartFailuresReachWhoWaits(t *testing.T) {
+func TestStartFailuresReachRunAndReady(t *testing.T) {
 	a := proxytest.New(t)
 	boom := fault.New(fault.Unauthenticated, "test", "no token", "ask for one")
 	for name, tt := range map[string]struct {

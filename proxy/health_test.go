@@ -22,7 +22,7 @@ func TestHealthFollowsTheProxy(t *testing.T) {
 	if err := p.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v before it runs, want unavailable", err)
 	}
-	d := openDoor(t, time.Second)
+	d := startProxy(t, time.Second)
 	if err := d.proxy.Health(t.Context()); err != nil {
 		t.Errorf("got %v of one that serves, want none", err)
 	}

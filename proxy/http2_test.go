@@ -24,7 +24,7 @@ const rapidFrames = 1 << 13
 
 // h2 opens an HTTP/2 connection by hand, on which little can be under way towards the client. What is written to it goes out in large
 // pieces, or with Flush.
-func (d *door) h2() (*tls.Conn, *bufio.Writer, *http2.Framer) {
+func (d *testProxy) h2() (*tls.Conn, *bufio.Writer, *http2.Framer) {
 	d.t.Helper()
 	raw, err := net.Dial("tcp", d.addr)
 	if err != nil {
@@ -46,8 +46,8 @@ func (d *door) h2() (*tls.Conn, *bufio.Writer, *http2.Framer) {
 	return conn, out, f
 }
 
-// header is a request of the front page, compressed.
-func header(d *door) []byte {
+// homePageHeader is a request of the front page, compressed.
+func homePageHeader(d *testProxy) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
 	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", d.addr}, {":path", "/"}} {
@@ -56,8 +56,8 @@ func header(d *door) []byte {
 	return b.Bytes()
 }
 
-func TestABrowserIsToldHowManyStreamsItMayHave(t *testing.T) {
-	d := openDoor(t, time.Second)
+func TestHTTP2StreamLimitIsAnnounced(t *testing.T) {
+	d := startProxy(t, time.Second)
 	_, _, f := d.h2()
 	frame, err := f.ReadFrame()
 	if err != nil {
@@ -78,8 +78,8 @@ func TestABrowserIsToldHowManyStreamsItMayHave(t *testing.T) {
 // HTTP/2 lets a client abuse a connection without ever waiting for an answer. What that costs is bounded, the connection ends, and others
 // are served on.
 func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
-	d := openDoor(t, time.Second)
-	request := header(d)
+	d := startProxy(t, time.Second)
+	request := homePageHeader(d)
 	for _, tt := range []struct {
 		name   string
 		frames uint32

@@ -156,8 +156,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 		for _, a := range p.cfg.Public {
 			names = append(names, hostOf(a))
 		}
-		return member.Enter(ctx, member.Config{Dir: p.cfg.Dir, Kind: identity.Proxy, AuthAddr: p.cfg.AuthAddr, Token: p.cfg.Token, Name: p.cfg.Name,
-			Names: names, Now: p.cfg.Now, Log: p.cfg.Log})
+		return member.LoadOrJoin(ctx, member.Config{Dir: p.cfg.Dir, Kind: identity.Proxy, AuthAddr: p.cfg.AuthAddr, Token: p.cfg.Token, Name: p.cfg.Name,
+			PublicNames: names, Now: p.cfg.Now, Log: p.cfg.Log})
 	})
 }
 
@@ -186,16 +186,16 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 		return err
 	}
 	ways := tunnels.New(tunnels.Config{Proxy: me.Name, Auth: m.Auth(), Rules: carrier, Now: cfg.Now, Log: cfg.Log})
-	fronts := jump.New(jump.Config{Cluster: me.Cluster, Rules: carrier, Ways: ways, Auth: m.Auth(), HostSigner: m.HostSigner, Now: cfg.Now, Log: cfg.Log})
+	fronts := jump.New(jump.Config{Cluster: me.Cluster, Rules: carrier, Nodes: ways, Auth: m.Auth(), HostSigner: m.HostSigner, Now: cfg.Now, Log: cfg.Log})
 	var door *mux.Mux
 	forwarders := cfg.Balancers
 	if cfg.ProxyProtocol { // then a header of HTTP is anybody's, as a client may well come from a balancer's network
 		forwarders = nil
 	}
 	site := web.New(web.Config{Auth: m.Auth(), Public: cfg.Public, Cluster: me.Cluster, Pin: m.Pin(), Version: cfg.Version, Transport: cfg.Transport,
-		Connect: func(outer, stream net.Conn) { door.Enter(outer, stream) }, KeepAlive: cfg.KeepAlive, Balancers: forwarders, Now: cfg.Now, Log: cfg.Log})
+		Connect: func(outer, stream net.Conn) { door.ServeStream(outer, stream) }, KeepAlive: cfg.KeepAlive, Balancers: forwarders, Now: cfg.Now, Log: cfg.Log})
 	browsers := newHandover(cfg.Listener.Addr())
-	door = mux.New(mux.Config{Listener: cfg.Listener, Cluster: me.Cluster, AuthAddr: cfg.AuthAddr, Rules: carrier, Introduce: introduce(m), Service: m.TLSCertificate, Web: shown.cert, Challenge: shown.challenge,
+	door = mux.New(mux.Config{Listener: cfg.Listener, Cluster: me.Cluster, AuthAddr: cfg.AuthAddr, Rules: carrier, SignForwardedFrom: signForwardedFrom(m), Service: m.TLSCertificate, Web: shown.cert, Challenge: shown.challenge,
 		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Attach, ServeWeb: browsers.take,
 		Balancers: cfg.Balancers, ProxyProtocol: cfg.ProxyProtocol, Exempt: cfg.PenaltyExempt, Drain: cfg.Drain, Now: cfg.Now, Log: cfg.Log})
 

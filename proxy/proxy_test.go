@@ -39,13 +39,13 @@ type cluster = *proxytest.Auth
 
 func (m membership) HostSigner() (ssh.Signer, error) { return m.HostKey() }
 func (m membership) Auth() *authrpc.Client           { return m.client }
-func (m membership) FirstRules() signed.Set          { return m.Set() }
+func (m membership) FirstRules() signed.Set          { return m.SignRules() }
 func (m membership) Run(ctx context.Context) error   { <-ctx.Done(); return nil }
 
 var ops = access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}}}}
 
-// door is a whole proxy.
-type door struct {
+// testProxy is a whole proxy.
+type testProxy struct {
 	*proxytest.Auth
 	t     *testing.T
 	proxy *Proxy
@@ -53,10 +53,10 @@ type door struct {
 	stop  func() error
 }
 
-func openDoor(t *testing.T, drain time.Duration, change ...func(*Config)) *door {
+func startProxy(t *testing.T, drain time.Duration, change ...func(*Config)) *testProxy {
 	t.Helper()
 	a := proxytest.New(t)
-	a.Allow(ops)
+	a.SetRoles(ops)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func openDoor(t *testing.T, drain time.Duration, change ...func(*Config)) *door 
 	if err := p.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d := &door{Auth: a, t: t, proxy: p, addr: ln.Addr().String()}
+	d := &testProxy{Auth: a, t: t, proxy: p, addr: ln.Addr().String()}
 	d.stop = func() error { cancel(); return <-ran }
 	t.Cleanup(func() {
 		cancel()
@@ -86,11 +86,11 @@ func openDoor(t *testing.T, drain time.Duration, change ...func(*Config)) *door 
 }
 
 // attach makes a node that echoes on every session stream.
-func (d *door) attach(name string) *tunnel.Uplink {
+func (d *testProxy) attach(name string) *tunnel.Uplink {
 	d.t.Helper()
 	id := d.Machine(identity.Node, name, nil)
 	cert := d.MachineCertificate(id, nil)
-	conn := d.tls(identity.ALPNTunnel, cert)
+	conn := d.dialTLS(identity.ALPNTunnel, cert)
 	u, err := tunnel.Connect(d.t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
 	if err != nil {
 		d.t.Fatal(err)
@@ -108,7 +108,7 @@ func (d *door) attach(name string) *tunnel.Uplink {
 	return u
 }
 
-func (d *door) tls(alpn string, cert *tls.Certificate) *tls.Conn {
+func (d *testProxy) dialTLS(alpn string, cert *tls.Certificate) *tls.Conn {
 	d.t.Helper()
 	cfg := identity.PinnedTLS(d.Pin(), membertest.Name, alpn, func() (*tls.Certificate, error) { return cert, nil }, time.Now, identity.Proxy)
 	conn, err := tls.Dial("tcp", d.addr, cfg)
@@ -118,7 +118,7 @@ func (d *door) tls(alpn string, cert *tls.Certificate) *tls.Conn {
 	return conn
 }
 
-func (d *door) browser() *http.Client {
+func (d *testProxy) browser() *http.Client {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	d.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
@@ -135,13 +135,13 @@ func echo(t *testing.T, rw io.ReadWriter) {
 	}
 }
 
-func TestOnePortServesEveryone(t *testing.T) {
-	d := openDoor(t, time.Second)
+func TestOnePortServesEveryProtocol(t *testing.T) {
+	d := startProxy(t, time.Second)
 	d.attach("web-1")
 
 	// tsh, by the dial protocol
 	alice := d.User("alice@example.com", "ops")
-	conn := dial.Client(d.tls(identity.ALPNDial, d.UserCertificate(alice, nil)), dial.Request{Node: "web-1"})
+	conn := dial.Client(d.dialTLS(identity.ALPNDial, d.UserCertificate(alice, nil)), dial.Request{Node: "web-1"})
 	echo(t, conn)
 	conn.Close()
 
@@ -190,10 +190,10 @@ func TestOnePortServesEveryone(t *testing.T) {
 	}
 }
 
-func TestStopLetsASessionEnd(t *testing.T) {
-	d := openDoor(t, time.Minute)
+func TestStopDrainsASession(t *testing.T) {
+	d := startProxy(t, time.Minute)
 	d.attach("web-1")
-	conn := dial.Client(d.tls(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)), dial.Request{Node: "web-1"})
+	conn := dial.Client(d.dialTLS(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)), dial.Request{Node: "web-1"})
 	echo(t, conn)
 	stopped := make(chan error, 1)
 	go func() { stopped <- d.stop() }()
@@ -213,7 +213,7 @@ func TestStopLetsASessionEnd(t *testing.T) {
 
 // Clients keep idle connections to auth open; a stop does not wait for those.
 func TestStopDoesNotWaitForIdleConnectionsToAuth(t *testing.T) {
-	d := openDoor(t, time.Minute)
+	d := startProxy(t, time.Minute)
 	through := authrpc.NewClient(d.addr, identity.PinnedTLS(d.Pin(), membertest.Name, identity.ALPNAuth, d.TLSCertificate, time.Now, identity.Auth))
 	defer through.Close()
 	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
@@ -228,10 +228,10 @@ func TestStopDoesNotWaitForIdleConnectionsToAuth(t *testing.T) {
 	}
 }
 
-func TestStopCutsWhatOutlivesTheDrain(t *testing.T) {
-	d := openDoor(t, 50*time.Millisecond)
+func TestStopCutsSessionsAfterTheDrain(t *testing.T) {
+	d := startProxy(t, 50*time.Millisecond)
 	d.attach("web-1")
-	conn := dial.Client(d.tls(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)), dial.Request{Node: "web-1"})
+	conn := dial.Client(d.dialTLS(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)), dial.Request{Node: "web-1"})
 	echo(t, conn)
 	if err := d.stop(); err != nil {
 		t.Errorf("got %v, want a clean stop", err)
@@ -242,7 +242,7 @@ func TestStopCutsWhatOutlivesTheDrain(t *testing.T) {
 	conn.Close()
 }
 
-func TestNewNamesEveryFault(t *testing.T) {
+func TestNewReportsEveryFault(t *testing.T) {
 	_, err := New(Config{Public: []string{":443"}, CertFile: "x"})
 	if err == nil {
 		t.Fatal("got a proxy of nothing, want an error")

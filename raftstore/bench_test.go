@@ -16,7 +16,7 @@ func BenchmarkCommit(b *testing.B) {
 		b.Run(fmt.Sprint(writers, "writers"), func(b *testing.B) {
 			s := raftstoretest.Open(b)
 			value := make([]byte, 256)
-			ctx := within(b)
+			ctx := testContext(b)
 			var left atomic.Int64
 			left.Store(int64(b.N))
 			b.ResetTimer()

@@ -22,8 +22,8 @@ const (
 	kindRevoke kind = 3 // the end of leases, and of their keys
 )
 
-// errFuture marks a command of a version or kind this release does not know.
-var errFuture = errors.New("command of an unknown version or kind")
+// errUnsupported marks a command of a version or kind this release does not know.
+var errUnsupported = errors.New("command of an unknown version or kind")
 
 // operation is one part of a command, with a result of its own. Which fields matter is decided by kind.
 type operation struct {
@@ -109,7 +109,7 @@ func (w *writer) txn(t Txn) {
 func decodeCommand(b []byte) (command, error) {
 	r := reader{buf: b}
 	if v := r.byte(); r.err == nil && v != commandV1 {
-		return command{}, errFuture
+		return command{}, errUnsupported
 	}
 	c := command{time: int64(r.uint() & (1<<63 - 1))}
 	c.ops = make([]operation, r.count(2))
@@ -141,7 +141,7 @@ func decodeOperation(k kind, body []byte) (operation, error) {
 			op.leases[i] = LeaseID(r.uint())
 		}
 	default:
-		return op, errFuture
+		return op, errUnsupported
 	}
 	return op, r.end()
 }

@@ -12,16 +12,16 @@ import (
 
 // proposal is an operation on its way into the log.
 type proposal struct {
-	ctx   context.Context
-	bytes []byte        // encodeOperation's
-	keys  []string      // it writes
-	alone bool          // it shares no command: what it writes is known only when it is applied
-	ttl   time.Duration // of the lease it grants
-	reply chan reply
+	ctx       context.Context
+	bytes     []byte        // encodeOperation's
+	keys      []string      // it writes
+	exclusive bool          // it shares no command: what it writes is known only when it is applied
+	ttl       time.Duration // of the lease it grants
+	reply     chan reply
 }
 
 type reply struct {
-	applied *applied
+	result  *applyResult
 	outcome outcome
 	err     error
 }
@@ -43,13 +43,13 @@ func (s *Store) Commit(ctx context.Context, t Txn) (Result, error) {
 	if err := r.outcome.fault(); err != nil {
 		return Result{}, err
 	}
-	return Result{Revision: r.applied.revision, First: r.outcome.first, Time: r.applied.time}, nil
+	return Result{Revision: r.result.revision, First: r.outcome.first, Time: r.result.time}, nil
 }
 
 func (o outcome) fault() error {
 	const op = "raftstore.Commit"
 	switch o.verdict {
-	case conditionFails:
+	case conditionFailed:
 		return fault.New(fault.Conflict, op, quote(o.key)+" was changed meanwhile", "read it again and repeat the change")
 	case leaseEnded:
 		return fault.New(fault.Expired, op, "the lease has ended", "take a new lease and write again")
@@ -67,7 +67,7 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	if err := s.latch.err(); err != nil {
 		return reply{}, err
 	}
-	if err := s.mayRead(ctx); err != nil {
+	if err := s.checkReadable(ctx); err != nil {
 		return reply{}, err
 	}
 	p.ctx, p.reply = ctx, make(chan reply, 1)
@@ -76,7 +76,7 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	case <-ctx.Done():
 		return reply{}, ctx.Err()
 	case <-s.stopped:
-		return reply{}, s.gone()
+		return reply{}, s.stoppedError()
 	}
 	select {
 	case r := <-p.reply:
@@ -89,7 +89,7 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	case r := <-p.reply:
 		return r, r.err
 	default:
-		return reply{}, s.gone()
+		return reply{}, s.stoppedError()
 	}
 }
 
@@ -106,28 +106,28 @@ func (s *Store) propose(ctx context.Context, r *raft.Raft) {
 			}
 		}
 		var group []*proposal
-		group, next = s.gather(next)
-		s.apply(r, group)
+		group, next = s.collectGroup(next)
+		s.applyGroup(r, group)
 	}
 }
 
-// gather takes what waits in the queue as long as it may share a command with first. It returns the one that may not, if any.
-func (s *Store) gather(first *proposal) (group []*proposal, next *proposal) {
+// collectGroup takes what waits in the queue as long as it may share a command with first. It returns the one that may not, if any.
+func (s *Store) collectGroup(first *proposal) (group []*proposal, next *proposal) {
 	group = []*proposal{first}
 	size := commandOverhead + len(first.bytes)
 	written := map[string]struct{}{}
-	if first.alone {
+	if first.exclusive {
 		return group, nil
 	}
-	mark(written, first.keys)
+	addKeys(written, first.keys)
 	for {
 		select {
 		case p := <-s.queue:
 			size += len(p.bytes)
-			if p.alone || size > MaxCommandBytes || overlaps(written, p.keys) {
+			if p.exclusive || size > MaxCommandBytes || overlaps(written, p.keys) {
 				return group, p
 			}
-			mark(written, p.keys)
+			addKeys(written, p.keys)
 			group = append(group, p)
 		default:
 			return group, nil
@@ -135,7 +135,7 @@ func (s *Store) gather(first *proposal) (group []*proposal, next *proposal) {
 	}
 }
 
-func mark(set map[string]struct{}, keys []string) {
+func addKeys(set map[string]struct{}, keys []string) {
 	for _, k := range keys {
 		set[k] = struct{}{}
 	}
@@ -151,8 +151,8 @@ func overlaps(set map[string]struct{}, keys []string) bool {
 	return false
 }
 
-// apply puts a group into the log and answers each member.
-func (s *Store) apply(r *raft.Raft, group []*proposal) {
+// applyGroup puts a group into the log and answers each member.
+func (s *Store) applyGroup(r *raft.Raft, group []*proposal) {
 	ops := make([][]byte, len(group))
 	for i, p := range group {
 		ops[i] = p.bytes
@@ -166,17 +166,17 @@ func (s *Store) apply(r *raft.Raft, group []*proposal) {
 		if id := got.outcomes[i].lease; id != 0 {
 			s.lessor.add(id, p.ttl, time.Now())
 		}
-		p.reply <- reply{applied: got, outcome: got.outcomes[i]}
+		p.reply <- reply{result: got, outcome: got.outcomes[i]}
 	}
 }
 
-func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applied, error) {
+func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applyResult, error) {
 	future := r.Apply(encodeCommand(s.cfg.Now(), ops), 0)
-	if err := s.answer(future); err != nil {
+	if err := s.waitFuture(future); err != nil {
 		return nil, s.applyFault(err)
 	}
 	switch got := future.Response().(type) {
-	case *applied:
+	case *applyResult:
 		return got, nil
 	case error:
 		return nil, got
@@ -184,14 +184,14 @@ func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applied, error) {
 	return nil, fault.New(fault.Internal, "raftstore.Commit", "the state machine gave no answer", "restart auth")
 }
 
-// answer waits for a future of raft's, or for raft's end: some futures then stay unanswered, and so does the goroutine here.
-func (s *Store) answer(future raft.Future) error {
+// waitFuture waits for a future of raft's, or for raft's end: some futures then stay unanswered, and so does the goroutine here.
+func (s *Store) waitFuture(future raft.Future) error {
 	answered := make(chan error, 1)
 	go func() { answered <- future.Error() }()
 	select {
 	case err := <-answered:
 		return err
-	case <-s.down:
+	case <-s.raftStopped:
 		return raft.ErrRaftShutdown
 	}
 }

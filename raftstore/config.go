@@ -90,14 +90,14 @@ func (c *Config) check() error {
 }
 
 func (c *Config) defaults() {
-	orElse(&c.Heartbeat, defaultHeartbeat)
-	orElse(&c.Log, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	orElse(&c.Bounds.SnapshotEntries, 8192)
-	orElse(&c.Bounds.TrailingEntries, 4096)
-	orElse(&c.Bounds.LogSegmentBytes, 16<<20)
-	orElse(&c.Bounds.StreamSegment, 4<<20)
-	orElse(&c.Bounds.WatchBytes, 32<<20)
-	orElse(&c.Bounds.SnapshotInterval, 30*time.Second)
+	setDefault(&c.Heartbeat, defaultHeartbeat)
+	setDefault(&c.Log, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	setDefault(&c.Bounds.SnapshotEntries, 8192)
+	setDefault(&c.Bounds.TrailingEntries, 4096)
+	setDefault(&c.Bounds.LogSegmentBytes, 16<<20)
+	setDefault(&c.Bounds.StreamSegment, 4<<20)
+	setDefault(&c.Bounds.WatchBytes, 32<<20)
+	setDefault(&c.Bounds.SnapshotInterval, 30*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -106,7 +106,7 @@ func (c *Config) defaults() {
 	}
 }
 
-func orElse[T comparable](v *T, otherwise T) {
+func setDefault[T comparable](v *T, otherwise T) {
 	var zero T
 	if *v == zero {
 		*v = otherwise

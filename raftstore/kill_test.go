@@ -20,13 +20,13 @@ import (
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
-// killDir, when set, makes this binary the writer that TestKill kills, on the data folder it names.
-const killDir = "RAFTSTORE_KILL_DIR"
+// killDirEnv, when set, makes this binary the writer that TestKill kills, on the data folder it names.
+const killDirEnv = "RAFTSTORE_KILL_DIR"
 
 const killWriters = 4
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(killDir); dir != "" {
+	if dir := os.Getenv(killDirEnv); dir != "" {
 		if err := writeUntilKilled(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -53,7 +53,7 @@ func writeUntilKilled(dir string) error {
 	}
 	var have [killWriters]int
 	for w := range have {
-		if have[w], err = found(ctx, s, w); err != nil {
+		if have[w], err = lastNumber(ctx, s, w); err != nil {
 			return err
 		}
 		fmt.Printf("have %d %d\n", w, have[w])
@@ -62,7 +62,7 @@ func writeUntilKilled(dir string) error {
 	for w := range have {
 		all.Go(func() {
 			for n := have[w] + 1; ; n++ {
-				if _, err := s.Commit(ctx, numbered(w, n)); err != nil {
+				if _, err := s.Commit(ctx, numberedTxn(w, n)); err != nil {
 					fmt.Fprintln(os.Stderr, err)
 					return
 				}
@@ -74,8 +74,8 @@ func writeUntilKilled(dir string) error {
 	return <-ended
 }
 
-// numbered is a transaction that writes n to the writer's key and appends it, as record n, to the writer's stream.
-func numbered(w, n int) raftstore.Txn {
+// numberedTxn is a transaction that writes n to the writer's key and appends it, as record n, to the writer's stream.
+func numberedTxn(w, n int) raftstore.Txn {
 	data := make([]byte, 500)
 	copy(data, strconv.Itoa(n))
 	return raftstore.Txn{
@@ -84,8 +84,8 @@ func numbered(w, n int) raftstore.Txn {
 	}
 }
 
-// found returns the writer's number, after checking that its stream ends with it.
-func found(ctx context.Context, s *raftstore.Store, w int) (int, error) {
+// lastNumber returns the writer's number, after checking that its stream ends with it.
+func lastNumber(ctx context.Context, s *raftstore.Store, w int) (int, error) {
 	it, _ := s.Get(ctx, fmt.Sprint("w", w)) // absent: 0
 	n, _ := strconv.Atoi(string(it.Value))
 	recs, err := s.Read(ctx, fmt.Sprint("s/", w), uint64(max(n, 1)), 10)
@@ -117,7 +117,7 @@ func TestKill(t *testing.T) {
 func killOnce(t *testing.T, dir string, after int, acked *[killWriters]int) {
 	t.Helper()
 	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), killDir+"="+dir)
+	child.Env = append(os.Environ(), killDirEnv+"="+dir)
 	child.Stderr = os.Stderr
 	out, err := child.StdoutPipe()
 	if err != nil {
@@ -153,10 +153,10 @@ func killOnce(t *testing.T, dir string, after int, acked *[killWriters]int) {
 	}
 }
 
-// loopback is a raft.StreamLayer on a socket, as auth/port's will be.
-type loopback struct{ net.Listener }
+// tcpStream is a raft.StreamLayer on a socket, as auth/port's will be.
+type tcpStream struct{ net.Listener }
 
-func (loopback) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+func (tcpStream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	return net.DialTimeout("tcp", string(to), timeout)
 }
 
@@ -166,7 +166,7 @@ func TestLoopbackStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := raftstoretest.Config(t.TempDir())
-	cfg.Stream = loopback{l}
+	cfg.Stream = tcpStream{l}
 	s, stop := raftstoretest.Start(t, cfg)
 	put(t, s, "a", "1")
 	if err := stop(); err != nil {

@@ -14,8 +14,8 @@ import (
 type latch struct {
 	tripped chan struct{} // closed at the first failure
 
-	mu  sync.Mutex // guards why
-	why error
+	mu    sync.Mutex // guards why
+	cause error
 }
 
 func newLatch() *latch { return &latch{tripped: make(chan struct{})} }
@@ -24,18 +24,18 @@ func newLatch() *latch { return &latch{tripped: make(chan struct{})} }
 func (l *latch) trip(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.why == nil {
-		l.why = err
+	if l.cause == nil {
+		l.cause = err
 		close(l.tripped)
 	}
-	return l.why
+	return l.cause
 }
 
 // err returns what is latched, or nil.
 func (l *latch) err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.why
+	return l.cause
 }
 
 // diskFault says what a failed disk operation means for the person who runs this replica.

@@ -18,20 +18,20 @@ const maxTTL = 24 * time.Hour
 // lessor is the leader's clock over leases. The state machine knows which leases live, not until when; the leader does, and
 // proposes their end as a command. Keeping a lease alive therefore writes nothing. A new leader gives each its full time again.
 type lessor struct {
-	mu    sync.Mutex            // guards what follows
-	ends  map[LeaseID]time.Time // nil while this replica does not lead
-	ttls  map[LeaseID]time.Duration
-	moved chan struct{} // has room for one; an earlier end may have come
+	mu      sync.Mutex            // guards what follows
+	ends    map[LeaseID]time.Time // nil while this replica does not lead
+	ttls    map[LeaseID]time.Duration
+	changed chan struct{} // has room for one; an earlier end may have come
 }
 
-func newLessor() *lessor { return &lessor{moved: make(chan struct{}, 1)} }
+func newLessor() *lessor { return &lessor{changed: make(chan struct{}, 1)} }
 
-// begin starts the time of all leases anew: this replica leads.
-func (l *lessor) begin(now time.Time, s *state) {
+// start starts the time of all leases anew: this replica leads.
+func (l *lessor) start(now time.Time, s *state) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ends, l.ttls = map[LeaseID]time.Time{}, map[LeaseID]time.Duration{}
-	each(s.leases, func(key []byte, ttl time.Duration) { l.set(LeaseID(binary.BigEndian.Uint64(key)), ttl, now) })
+	walk(s.leases, func(key []byte, ttl time.Duration) { l.set(LeaseID(binary.BigEndian.Uint64(key)), ttl, now) })
 }
 
 // stop forgets all: another replica leads.
@@ -52,13 +52,13 @@ func (l *lessor) add(id LeaseID, ttl time.Duration, now time.Time) {
 func (l *lessor) set(id LeaseID, ttl time.Duration, now time.Time) {
 	l.ends[id], l.ttls[id] = now.Add(ttl), ttl
 	select {
-	case l.moved <- struct{}{}:
+	case l.changed <- struct{}{}:
 	default:
 	}
 }
 
-// keep gives a lease its full time again, unless its end has been reached: then it is already being proposed.
-func (l *lessor) keep(id LeaseID, now time.Time) bool {
+// renew gives a lease its full time again, unless its end has been reached: then it is already being proposed.
+func (l *lessor) renew(id LeaseID, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	end, known := l.ends[id]
@@ -69,7 +69,7 @@ func (l *lessor) keep(id LeaseID, now time.Time) bool {
 	return true
 }
 
-func (l *lessor) forget(ids []LeaseID) {
+func (l *lessor) remove(ids []LeaseID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, id := range ids {
@@ -78,8 +78,8 @@ func (l *lessor) forget(ids []LeaseID) {
 	}
 }
 
-// due returns the leases that ended by now, in order, and how long until the next one does (an hour when there is none).
-func (l *lessor) due(now time.Time) (ended []LeaseID, next time.Duration) {
+// expired returns the leases that ended by now, in order, and how long until the next one does (an hour when there is none).
+func (l *lessor) expired(now time.Time) (ended []LeaseID, next time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next = time.Hour
@@ -99,19 +99,19 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 	if ttl <= 0 || ttl > maxTTL {
 		return 0, fault.New(fault.Invalid, "raftstore.Grant", "a lease lives for up to 24 hours", "ask for a time between 1 ns and 24 h")
 	}
-	r, err := s.submit(ctx, &proposal{bytes: encodeOperation(operation{kind: kindGrant, ttl: ttl}), alone: true, ttl: ttl})
+	r, err := s.submit(ctx, &proposal{bytes: encodeOperation(operation{kind: kindGrant, ttl: ttl}), exclusive: true, ttl: ttl})
 	return r.outcome.lease, err
 }
 
 // KeepAlive gives the lease its full time again; fault Expired when it has ended. It writes nothing.
 func (s *Store) KeepAlive(ctx context.Context, id LeaseID) error {
-	if err := s.mayRead(ctx); err != nil {
+	if err := s.checkReadable(ctx); err != nil {
 		return err
 	}
 	if err := s.verify(ctx, s.raft.Load()); err != nil {
 		return err
 	}
-	if !s.lessor.keep(id, time.Now()) {
+	if !s.lessor.renew(id, time.Now()) {
 		return outcome{verdict: leaseEnded}.fault()
 	}
 	return nil
@@ -127,15 +127,15 @@ func (s *Store) Revoke(ctx context.Context, id LeaseID) error {
 }
 
 func (s *Store) revoke(ctx context.Context, ids []LeaseID) (reply, error) {
-	r, err := s.submit(ctx, &proposal{bytes: encodeOperation(operation{kind: kindRevoke, leases: ids}), alone: true})
+	r, err := s.submit(ctx, &proposal{bytes: encodeOperation(operation{kind: kindRevoke, leases: ids}), exclusive: true})
 	if err == nil {
-		s.lessor.forget(ids)
+		s.lessor.remove(ids)
 	}
 	return r, err
 }
 
-// lead begins each term this replica leads with an empty command, which Ready and Linearize wait for, and keeps the lessor.
-func (s *Store) lead(ctx context.Context, r *raft.Raft) {
+// watchLeadership begins each term this replica leads with an empty command, which Ready and Linearize wait for, and keeps the lessor.
+func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -150,7 +150,7 @@ func (s *Store) lead(ctx context.Context, r *raft.Raft) {
 			s.cfg.Log.Info("leadership was lost at once", "error", err)
 			continue
 		}
-		s.lessor.begin(time.Now(), s.machine.state.Load())
+		s.lessor.start(time.Now(), s.fsm.state.Load())
 	}
 }
 
@@ -160,10 +160,10 @@ const retryExpiry = time.Second
 // expiryGroup is how many leases one command ends, at most.
 const expiryGroup = 1000
 
-// expire proposes the end of leases whose time has come.
-func (s *Store) expire(ctx context.Context) {
+// expireLeases proposes the end of leases whose time has come.
+func (s *Store) expireLeases(ctx context.Context) {
 	for {
-		ended, next := s.lessor.due(time.Now())
+		ended, next := s.lessor.expired(time.Now())
 		if len(ended) > 0 {
 			next = 0
 			if _, err := s.revoke(ctx, ended[:min(len(ended), expiryGroup)]); err != nil {
@@ -174,7 +174,7 @@ func (s *Store) expire(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.lessor.moved:
+		case <-s.lessor.changed:
 		case <-timer.C:
 		}
 		timer.Stop()

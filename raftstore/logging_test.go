@@ -8,7 +8,7 @@ import (
 )
 
 // Whoever keeps a store names the part it belongs to: what the libraries say must not name it again, for JSON has each key once.
-func TestLibrariesSpeakUnderTheirOwnName(t *testing.T) {
+func TestLibraryLogKeepsThePartOfItsLogger(t *testing.T) {
 	var out bytes.Buffer
 	log := libraryLog(slog.New(slog.NewJSONHandler(&out, nil)).With("part", "auth"))
 	log.Warn("heartbeat timeout reached")

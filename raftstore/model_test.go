@@ -17,31 +17,31 @@ import (
 
 // model is what the machine should be: plain maps.
 type model struct {
-	items   map[string]Item
-	leases  map[LeaseID]bool
-	streams map[string][]string
-	last    LeaseID
+	items     map[string]Item
+	leases    map[LeaseID]bool
+	streams   map[string][]string
+	lastLease LeaseID
 }
 
 // apply does what machine.Apply should, for one operation of a command that applies at revision at.
 func (m *model) apply(at Revision, op operation, touched map[string]bool) verdict {
 	switch op.kind {
 	case kindGrant:
-		m.last++
-		m.leases[m.last] = true
-		return done
+		m.lastLease++
+		m.leases[m.lastLease] = true
+		return succeeded
 	case kindRevoke:
 		return m.revoke(op.leases, touched)
 	}
 	for _, c := range op.txn.If {
 		it, there := m.items[c.Key]
 		if there && c.Modified != anyRevision && c.Modified != it.Modified || !there && c.Modified != 0 {
-			return conditionFails
+			return conditionFailed
 		}
 	}
 	for _, w := range op.txn.Then {
 		if touched[w.Key] {
-			return conditionFails
+			return conditionFailed
 		}
 		if w.Lease != 0 && !m.leases[w.Lease] {
 			return leaseEnded
@@ -65,7 +65,7 @@ func (m *model) apply(at Revision, op operation, touched map[string]bool) verdic
 		}
 		m.items[w.Key] = it
 	}
-	return done
+	return succeeded
 }
 
 func (m *model) revoke(ids []LeaseID, touched map[string]bool) verdict {
@@ -74,7 +74,7 @@ func (m *model) revoke(ids []LeaseID, touched map[string]bool) verdict {
 		if !m.leases[id] {
 			continue
 		}
-		v = done
+		v = succeeded
 		delete(m.leases, id)
 		for key, it := range m.items {
 			if it.Lease == id {
@@ -87,11 +87,11 @@ func (m *model) revoke(ids []LeaseID, touched map[string]bool) verdict {
 }
 
 // equal compares the machine with the model.
-func (m *model) equal(t *testing.T, fsm *machine) {
+func (m *model) equal(t *testing.T, fsm *fsm) {
 	t.Helper()
 	s := fsm.state.Load()
 	var got []string
-	each(s.items, func(_ []byte, it *Item) { got = append(got, fmt.Sprint(*it)) })
+	walk(s.items, func(_ []byte, it *Item) { got = append(got, fmt.Sprint(*it)) })
 	var want []string
 	for _, key := range slices.Sorted(maps.Keys(m.items)) {
 		want = append(want, fmt.Sprint(m.items[key]))
@@ -99,8 +99,8 @@ func (m *model) equal(t *testing.T, fsm *machine) {
 	if !slices.Equal(got, want) {
 		t.Fatalf("got items\n%v, want\n%v", got, want)
 	}
-	if s.leases.Len() != len(m.leases) || s.lastLease != m.last {
-		t.Fatalf("got %d leases, last %d, want %d, %d", s.leases.Len(), s.lastLease, len(m.leases), m.last)
+	if s.leases.Len() != len(m.leases) || s.lastLease != m.lastLease {
+		t.Fatalf("got %d leases, last %d, want %d, %d", s.leases.Len(), s.lastLease, len(m.leases), m.lastLease)
 	}
 	held := 0
 	for _, it := range m.items {
@@ -108,8 +108,8 @@ func (m *model) equal(t *testing.T, fsm *machine) {
 			held++
 		}
 	}
-	if s.held.Len() != held {
-		t.Fatalf("got %d keys held by leases, want %d", s.held.Len(), held)
+	if s.keysByLease.Len() != held {
+		t.Fatalf("got %d keys held by leases, want %d", s.keysByLease.Len(), held)
 	}
 	for name, want := range m.streams {
 		st, _ := s.streams.Get([]byte(name))
@@ -130,7 +130,7 @@ func randomOperation(r *rand.Rand, m *model) operation {
 	case 0:
 		return operation{kind: kindGrant, ttl: time.Second}
 	case 1:
-		return operation{kind: kindRevoke, leases: []LeaseID{LeaseID(r.IntN(8) + 1), m.last}}
+		return operation{kind: kindRevoke, leases: []LeaseID{LeaseID(r.IntN(8) + 1), m.lastLease}}
 	}
 	key := func() string { return fmt.Sprint("k", r.IntN(12)) }
 	op := operation{kind: kindTxn}
@@ -139,7 +139,7 @@ func randomOperation(r *rand.Rand, m *model) operation {
 		op.txn.If = []Condition{{Key: k, Modified: []Revision{0, anyRevision, m.items[k].Modified}[r.IntN(3)]}}
 	}
 	a, b := key(), key()
-	op.txn.Then = append(op.txn.Then, Write{Key: a, Value: fmt.Append(nil, r.IntN(100)), Lease: []LeaseID{0, 0, m.last}[r.IntN(3)]})
+	op.txn.Then = append(op.txn.Then, Write{Key: a, Value: fmt.Append(nil, r.IntN(100)), Lease: []LeaseID{0, 0, m.lastLease}[r.IntN(3)]})
 	if a != b {
 		op.txn.Then = append(op.txn.Then, Delete(b))
 	}
@@ -154,9 +154,9 @@ func randomOperation(r *rand.Rand, m *model) operation {
 func TestModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 12))
 	dir := t.TempDir()
-	fresh := func() *machine {
+	fresh := func() *fsm {
 		l := newLatch()
-		return newMachine(newSegmentFiles(guardFS{newDiskFS(), l}, dir, 512), 1<<20, l)
+		return newFSM(newSegmentFiles(guardFS{newDiskFS(), l}, dir, 512), 1<<20, l)
 	}
 	fsm, m := fresh(), &model{items: map[string]Item{}, leases: map[LeaseID]bool{}, streams: map[string][]string{}}
 	var saved []byte
@@ -170,7 +170,7 @@ func TestModel(t *testing.T) {
 			ops, want = append(ops, encodeOperation(op)), append(want, m.apply(Revision(index), op, touched))
 		}
 		l := &raft.Log{Index: index, Term: 1, Data: encodeCommand(time.Unix(int64(index), 0), ops)}
-		got := fsm.Apply(l).(*applied)
+		got := fsm.Apply(l).(*applyResult)
 		for i, o := range got.outcomes {
 			if o.verdict != want[i] {
 				t.Fatalf("command %d, operation %d: got verdict %d, want %d", index, i, o.verdict, want[i])
@@ -179,7 +179,7 @@ func TestModel(t *testing.T) {
 		since = append(since, l)
 		switch {
 		case index%97 == 0:
-			saved, since = persisted(t, fsm), nil
+			saved, since = persist(t, fsm), nil
 		case index%61 == 0 && saved != nil:
 			fsm = fresh()
 			if err := fsm.Restore(io.NopCloser(bytes.NewReader(saved))); err != nil {
@@ -200,7 +200,7 @@ func (*bufferSink) ID() string    { return "test" }
 func (*bufferSink) Cancel() error { return nil }
 func (*bufferSink) Close() error  { return nil }
 
-func persisted(t *testing.T, m *machine) []byte {
+func persist(t *testing.T, m *fsm) []byte {
 	t.Helper()
 	snap, err := m.Snapshot()
 	if err != nil {
@@ -213,13 +213,13 @@ func persisted(t *testing.T, m *machine) []byte {
 	return sink.Bytes()
 }
 
-func testMachine(t testing.TB) *machine {
+func newTestFSM(t testing.TB) *fsm {
 	t.Helper()
 	l := newLatch()
-	return newMachine(newSegmentFiles(guardFS{newDiskFS(), l}, t.TempDir(), 1<<20), 1<<20, l)
+	return newFSM(newSegmentFiles(guardFS{newDiskFS(), l}, t.TempDir(), 1<<20), 1<<20, l)
 }
 
-func TestUnknownCommandHaltsWithoutDiverging(t *testing.T) {
+func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 	known := encodeCommand(time.Unix(1, 0), [][]byte{encodeOperation(operation{kind: kindTxn, txn: Txn{Then: []Write{Put("a", nil)}}})})
 	cases := map[string][]byte{
 		"a version of the future": {commandV1 + 1, 0, 0},
@@ -230,7 +230,7 @@ func TestUnknownCommandHaltsWithoutDiverging(t *testing.T) {
 	}
 	for name, data := range cases {
 		t.Run(name, func(t *testing.T) {
-			m := testMachine(t)
+			m := newTestFSM(t)
 			m.Apply(&raft.Log{Index: 1, Term: 1, Data: known})
 			before := m.state.Load()
 			for _, next := range [][]byte{data, known} { // nothing after it is applied either
@@ -248,11 +248,11 @@ func TestUnknownCommandHaltsWithoutDiverging(t *testing.T) {
 	}
 }
 
-func TestSnapshotThatIsCutOrOfTheFutureIsRefused(t *testing.T) {
-	m := testMachine(t)
+func TestTruncatedOrUnsupportedSnapshotIsRefused(t *testing.T) {
+	m := newTestFSM(t)
 	m.Apply(&raft.Log{Index: 1, Term: 1, Data: encodeCommand(time.Unix(1, 0), [][]byte{encodeOperation(operation{kind: kindTxn,
 		txn: Txn{Then: []Write{Put("a", []byte("1"))}, Append: []Append{{Stream: "s", Records: [][]byte{[]byte("x")}}}}})})})
-	whole := persisted(t, m)
+	whole := persist(t, m)
 	for n := range whole {
 		if _, err := readSnapshot(bytes.NewReader(whole[:n])); err == nil {
 			t.Fatalf("got no error for %d of %d bytes", n, len(whole))
@@ -263,7 +263,7 @@ func TestSnapshotThatIsCutOrOfTheFutureIsRefused(t *testing.T) {
 	if err := m.Restore(io.NopCloser(bytes.NewReader(future))); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want a fault that asks for the newer release", err)
 	}
-	elsewhere := testMachine(t) // has no segment files
+	elsewhere := newTestFSM(t) // has no segment files
 	if err := elsewhere.Restore(io.NopCloser(bytes.NewReader(whole))); !fault.Is(err, fault.Internal) {
 		t.Errorf("got %v, want the missing segment named", err)
 	}

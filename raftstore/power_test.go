@@ -22,15 +22,15 @@ const powerWriters = 4
 
 // ledger is what the writers know: per writer the last number acknowledged, and the last attempted.
 type ledger struct {
-	acked, tried [powerWriters]int
+	acked, attempted [powerWriters]int
 }
 
 // write commits numbers until something fails: each sets the writer's key and appends the same number to the one stream.
 func (l *ledger) write(ctx context.Context, s *raftstore.Store, w int, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, uint64(w)))
 	for {
-		n := l.tried[w] + 1
-		l.tried[w] = n
+		n := l.attempted[w] + 1
+		l.attempted[w] = n
 		pad := strings.Repeat(".", r.IntN(3000))
 		_, err := s.Commit(ctx, raftstore.Txn{
 			Then:   []raftstore.Write{raftstore.Put(fmt.Sprint("w", w), []byte(strconv.Itoa(n)))},
@@ -48,18 +48,18 @@ func (l *ledger) check(t *testing.T, s *raftstore.Store) {
 	t.Helper()
 	last := readAll(t, s)
 	for w := range powerWriters {
-		it, err := s.Get(within(t), fmt.Sprint("w", w))
+		it, err := s.Get(testContext(t), fmt.Sprint("w", w))
 		if err != nil && !fault.Is(err, fault.NotFound) {
 			t.Fatal(err)
 		}
 		n, _ := strconv.Atoi(string(it.Value))
-		if n < l.acked[w] || n > l.tried[w] {
-			t.Fatalf("writer %d: got %d, want %d to %d", w, n, l.acked[w], l.tried[w])
+		if n < l.acked[w] || n > l.attempted[w] {
+			t.Fatalf("writer %d: got %d, want %d to %d", w, n, l.acked[w], l.attempted[w])
 		}
 		if last[w] != n {
 			t.Fatalf("writer %d: got %d as its last record, want %d as its key says", w, last[w], n)
 		}
-		l.acked[w], l.tried[w] = n, n
+		l.acked[w], l.attempted[w] = n, n
 	}
 }
 
@@ -67,7 +67,7 @@ func (l *ledger) check(t *testing.T, s *raftstore.Store) {
 func readAll(t *testing.T, s *raftstore.Store) (last [powerWriters]int) {
 	t.Helper()
 	for from := uint64(1); ; {
-		recs, err := s.Read(within(t), "audit/all", from, 100)
+		recs, err := s.Read(testContext(t), "audit/all", from, 100)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func readAll(t *testing.T, s *raftstore.Store) (last [powerWriters]int) {
 	}
 }
 
-func powerConfig(dir string, power *raftstoretest.Power) raftstore.Config {
+func powerConfig(dir string, power *raftstoretest.PowerFS) raftstore.Config {
 	cfg := raftstoretest.Config(dir)
 	cfg.FS = power
 	cfg.Bounds = raftstore.Bounds{LogSegmentBytes: 64 << 10, StreamSegment: 32 << 10, SnapshotEntries: 10, TrailingEntries: 3,
@@ -98,11 +98,11 @@ func powerConfig(dir string, power *raftstoretest.Power) raftstore.Config {
 // TestPowerLoss cuts the power at random points, during opening too, and looks after each whether what was acknowledged is there.
 func TestPowerLoss(t *testing.T) {
 	const rounds = 60
-	power, r, dir := raftstoretest.NewPower(1), rand.New(rand.NewPCG(1, 2)), t.TempDir()
+	power, r, dir := raftstoretest.NewPowerFS(1), rand.New(rand.NewPCG(1, 2)), t.TempDir()
 	var l ledger
 	for round := range rounds {
 		power.FailAfter(r.IntN(1+40<<r.IntN(4)), raftstoretest.ErrPowerLost)
-		cutWhileWriting(t, powerConfig(dir, power), &l, uint64(round))
+		writeUntilPowerLoss(t, powerConfig(dir, power), &l, uint64(round))
 		power.Restore()
 		s, stop := raftstoretest.Start(t, powerConfig(dir, power))
 		l.check(t, s)
@@ -117,14 +117,14 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// cutWhileWriting runs a store until its disk fails, with writers as soon as it is ready.
-func cutWhileWriting(t *testing.T, cfg raftstore.Config, l *ledger, seed uint64) {
+// writeUntilPowerLoss runs a store until its disk fails, with writers as soon as it is ready.
+func writeUntilPowerLoss(t *testing.T, cfg raftstore.Config, l *ledger, seed uint64) {
 	t.Helper()
 	s, err := raftstore.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := within(t)
+	ctx := testContext(t)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	if s.Ready(ctx) == nil {
@@ -139,13 +139,13 @@ func cutWhileWriting(t *testing.T, cfg raftstore.Config, l *ledger, seed uint64)
 	}
 }
 
-// TestPowerLossAtBirth cuts the power at each of the first changes of a new folder. The folder must become a store all the same.
-func TestPowerLossAtBirth(t *testing.T) {
+// TestPowerLossDuringBootstrap cuts the power at each of the first changes of a new folder. The folder must become a store all the same.
+func TestPowerLossDuringBootstrap(t *testing.T) {
 	for changes := range 12 {
-		power, dir := raftstoretest.NewPower(uint64(changes)), t.TempDir()
+		power, dir := raftstoretest.NewPowerFS(uint64(changes)), t.TempDir()
 		power.FailAfter(changes, raftstoretest.ErrPowerLost)
 		var l ledger
-		cutWhileWriting(t, powerConfig(dir, power), &l, uint64(changes))
+		writeUntilPowerLoss(t, powerConfig(dir, power), &l, uint64(changes))
 		power.Restore()
 		s, stop := raftstoretest.Start(t, powerConfig(dir, power))
 		l.check(t, s)
@@ -156,23 +156,23 @@ func TestPowerLossAtBirth(t *testing.T) {
 }
 
 func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
-	power, dir := raftstoretest.NewPower(3), t.TempDir()
+	power, dir := raftstoretest.NewPowerFS(3), t.TempDir()
 	s, stop := raftstoretest.Start(t, powerConfig(dir, power))
 	put(t, s, "kept", "1")
 	power.FailAfter(0, syscall.ENOSPC)
-	_, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("lost", nil)}})
+	_, err := s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("lost", nil)}})
 	wantKind(t, err, fault.Exhausted)
 	power.FailAfter(-1, nil) // there is space again, but what failed once is not tried again
-	_, err = s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("lost", nil)}})
+	_, err = s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("lost", nil)}})
 	wantKind(t, err, fault.Exhausted)
-	wantKind(t, s.Linearize(within(t)), fault.Exhausted)
-	if it, err := s.Get(within(t), "kept"); err != nil || string(it.Value) != "1" {
+	wantKind(t, s.Linearize(testContext(t)), fault.Exhausted)
+	if it, err := s.Get(testContext(t), "kept"); err != nil || string(it.Value) != "1" {
 		t.Errorf("got %+v, %v, want reads to go on", it, err)
 	}
 	wantKind(t, stop(), fault.Exhausted)
 
 	s, stop = raftstoretest.Start(t, powerConfig(dir, power))
-	if it, err := s.Get(within(t), "kept"); err != nil || string(it.Value) != "1" {
+	if it, err := s.Get(testContext(t), "kept"); err != nil || string(it.Value) != "1" {
 		t.Errorf("got %+v, %v, want kept=1", it, err)
 	}
 	put(t, s, "next", "2")
@@ -182,23 +182,23 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 }
 
 // The log takes the entry, the stream's file does not: the write is not acknowledged, and happens as a whole at the next start.
-func TestFullDiskUnderAStreamHaltsBeforeTheStateMoves(t *testing.T) {
-	power, dir := raftstoretest.NewPower(4), t.TempDir()
+func TestFullDiskDuringAStreamWriteLeavesTheStateUnchanged(t *testing.T) {
+	power, dir := raftstoretest.NewPowerFS(4), t.TempDir()
 	cfg := powerConfig(dir, power)
 	cfg.Bounds.SnapshotEntries = 1000 // no snapshot between
 	s, stop := raftstoretest.Start(t, cfg)
 	power.FailAfter(2, syscall.ENOSPC) // the log's write and fsync succeed
-	_, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", nil)},
+	_, err := s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", nil)},
 		Append: []raftstore.Append{{Stream: "audit/all", Records: [][]byte{[]byte("0 1")}}}})
 	wantKind(t, err, fault.Exhausted)
-	if _, err := s.Get(within(t), "k"); !fault.Is(err, fault.NotFound) {
+	if _, err := s.Get(testContext(t), "k"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want the state unmoved", err)
 	}
 	wantKind(t, stop(), fault.Exhausted)
 	power.Restore()
 	cfg.Stream = raftstoretest.Config(dir).Stream
 	s, stop = raftstoretest.Start(t, cfg)
-	if _, err := s.Get(within(t), "k"); err != nil {
+	if _, err := s.Get(testContext(t), "k"); err != nil {
 		t.Errorf("got %v, want the entry of the log applied", err)
 	}
 	if last := readAll(t, s); last[0] != 1 {

@@ -46,10 +46,10 @@ func (it *Item) clone() Item {
 
 // Get returns the item as this replica knows it, or fault NotFound.
 func (s *Store) Get(ctx context.Context, key string) (Item, error) {
-	if err := s.mayRead(ctx); err != nil {
+	if err := s.checkReadable(ctx); err != nil {
 		return Item{}, err
 	}
-	it, there := s.machine.state.Load().items.Get([]byte(key))
+	it, there := s.fsm.state.Load().items.Get([]byte(key))
 	if !there {
 		return Item{}, fault.New(fault.NotFound, "raftstore.Get", "there is no "+quote(key), "list what there is")
 	}
@@ -58,10 +58,10 @@ func (s *Store) Get(ctx context.Context, key string) (Item, error) {
 
 // List returns the items whose keys begin with prefix, in the order of the keys' bytes.
 func (s *Store) List(ctx context.Context, prefix string, p Page) (Listing, error) {
-	if err := s.mayRead(ctx); err != nil {
+	if err := s.checkReadable(ctx); err != nil {
 		return Listing{}, err
 	}
-	now := s.machine.state.Load()
+	now := s.fsm.state.Load()
 	out := Listing{Revision: now.revision}
 	from := prefix
 	if p.After >= prefix {
@@ -84,29 +84,29 @@ func (s *Store) List(ctx context.Context, prefix string, p Page) (Listing, error
 // Read returns up to limit records of a stream from number from on (0 and 1 are the first); limit is bounded as a page's. None,
 // without a fault, means that there are no more yet.
 func (s *Store) Read(ctx context.Context, name string, from uint64, limit int) ([]Record, error) {
-	if err := s.mayRead(ctx); err != nil {
+	if err := s.checkReadable(ctx); err != nil {
 		return nil, err
 	}
-	st, known := s.machine.state.Load().streams.Get([]byte(name))
+	st, known := s.fsm.state.Load().streams.Get([]byte(name))
 	if !known {
 		return nil, nil
 	}
-	return s.machine.files.read(name, st, from, pageLimit(limit))
+	return s.fsm.files.read(name, st, from, pageLimit(limit))
 }
 
 // Empty reports whether no key was ever written, as far as this replica knows: ask after Ready.
 func (s *Store) Empty(ctx context.Context) (bool, error) {
-	if err := s.mayRead(ctx); err != nil {
+	if err := s.checkReadable(ctx); err != nil {
 		return false, err
 	}
-	return s.machine.state.Load().born == 0, nil
+	return s.fsm.state.Load().firstWrite == 0, nil
 }
 
-func (s *Store) mayRead(ctx context.Context) error {
+func (s *Store) checkReadable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.opened()
+	return s.checkOpen()
 }
 
 // Ready waits until writes are accepted. A store that stops before is a fault.
@@ -116,8 +116,8 @@ func (s *Store) Ready(ctx context.Context) error {
 	}
 	r := s.raft.Load()
 	for {
-		grown := s.machine.ring.changed()
-		if r.State() == raft.Leader && s.machine.state.Load().term == r.CurrentTerm() {
+		grown := s.fsm.ring.changed()
+		if r.State() == raft.Leader && s.fsm.state.Load().term == r.CurrentTerm() {
 			return s.latch.err()
 		}
 		if err := s.wait(ctx, grown); err != nil {
@@ -132,7 +132,7 @@ func (s *Store) Ready(ctx context.Context) error {
 // Why that is enough: each leader begins its term with a command (lead). Having applied a command of the term it just verified, the
 // machine holds everything committed in terms before; and what this leader acknowledged, its own machine had applied first.
 func (s *Store) Linearize(ctx context.Context) error {
-	if err := s.mayRead(ctx); err != nil {
+	if err := s.checkReadable(ctx); err != nil {
 		return err
 	}
 	r := s.raft.Load()
@@ -140,8 +140,8 @@ func (s *Store) Linearize(ctx context.Context) error {
 		return err
 	}
 	for term := r.CurrentTerm(); ; {
-		grown := s.machine.ring.changed()
-		if s.machine.state.Load().term >= term {
+		grown := s.fsm.ring.changed()
+		if s.fsm.state.Load().term >= term {
 			return s.latch.err()
 		}
 		if err := s.wait(ctx, grown); err != nil {
@@ -153,7 +153,7 @@ func (s *Store) Linearize(ctx context.Context) error {
 // verify asks a quorum whether this replica still leads. It is answered within a heartbeat or two.
 func (s *Store) verify(ctx context.Context, r *raft.Raft) error {
 	verdict := make(chan error, 1)
-	go func() { verdict <- s.answer(r.VerifyLeader()) }() // ends with raft at the latest
+	go func() { verdict <- s.waitFuture(r.VerifyLeader()) }() // ends with raft at the latest
 	select {
 	case err := <-verdict:
 		if err != nil {

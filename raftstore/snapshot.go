@@ -55,37 +55,37 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 func (snapshot) Release() {}
 
 func (s *state) write(to io.Writer) error {
-	out := sections{w: bufio.NewWriterSize(to, 256<<10)}
+	out := sectionWriter{w: bufio.NewWriterSize(to, 256<<10)}
 	_, out.err = out.w.WriteString(snapshotMagic)
 	out.put(sectionHead, func(w *writer) {
-		for _, v := range []uint64{uint64(s.revision), s.term, uint64(s.clock), uint64(s.lastLease), uint64(s.born)} {
+		for _, v := range []uint64{uint64(s.revision), s.term, uint64(s.clock), uint64(s.lastLease), uint64(s.firstWrite)} {
 			w.uint(v)
 		}
 	})
-	each(s.leases, func(key []byte, ttl time.Duration) {
+	walk(s.leases, func(key []byte, ttl time.Duration) {
 		out.put(sectionLease, func(w *writer) { w.uint(binary.BigEndian.Uint64(key)); w.uint(uint64(ttl)) })
 	})
-	each(s.items, func(_ []byte, it *Item) { out.put(sectionItem, func(w *writer) { w.item(it) }) })
-	each(s.streams, func(name []byte, st stream) { out.put(sectionStream, func(w *writer) { w.bytes(name); w.stream(st) }) })
+	walk(s.items, func(_ []byte, it *Item) { out.put(sectionItem, func(w *writer) { w.item(it) }) })
+	walk(s.streams, func(name []byte, st stream) { out.put(sectionStream, func(w *writer) { w.bytes(name); w.stream(st) }) })
 	out.put(sectionEnd, func(*writer) {})
 	return errors.Join(out.err, out.w.Flush())
 }
 
-// each calls do for every leaf, in the order of the keys.
-func each[T any](t *iradix.Tree[T], do func(key []byte, v T)) {
+// walk calls do for every leaf, in the order of the keys.
+func walk[T any](t *iradix.Tree[T], do func(key []byte, v T)) {
 	it := t.Root().Iterator()
 	for key, v, ok := it.Next(); ok; key, v, ok = it.Next() {
 		do(key, v)
 	}
 }
 
-type sections struct {
+type sectionWriter struct {
 	w    *bufio.Writer
 	body writer
 	err  error
 }
 
-func (s *sections) put(kind byte, fill func(*writer)) {
+func (s *sectionWriter) put(kind byte, fill func(*writer)) {
 	if s.err != nil {
 		return
 	}
@@ -118,10 +118,10 @@ func (w *writer) stream(st stream) {
 func (r *reader) stream() (st stream) {
 	st.next = r.uint()
 	for n := r.count(2); n > 0; n-- {
-		if st.hasWrite {
+		if st.hasTail {
 			st.sealed = append(st.sealed, st.tail)
 		}
-		st.tail, st.hasWrite = segment{base: r.uint(), size: int64(r.uint() & (1<<62 - 1))}, true
+		st.tail, st.hasTail = segment{base: r.uint(), size: int64(r.uint() & (1<<62 - 1))}, true
 	}
 	return st
 }
@@ -134,10 +134,10 @@ func readSnapshot(from io.Reader) (*state, error) {
 		return nil, err
 	}
 	if string(magic[:]) != snapshotMagic {
-		return nil, errFuture
+		return nil, errUnsupported
 	}
 	s := newState()
-	step := s.begin(0, 0, 0, nil)
+	step := s.builder(0, 0, 0, nil)
 	for {
 		kind, body, err := readSection(in)
 		if err != nil {
@@ -155,11 +155,11 @@ func readSnapshot(from io.Reader) (*state, error) {
 func readSection(in *bufio.Reader) (byte, []byte, error) {
 	kind, err := in.ReadByte()
 	if err != nil {
-		return 0, nil, noEOF(err)
+		return 0, nil, unexpectedEOF(err)
 	}
 	size, err := binary.ReadUvarint(in)
 	if err != nil {
-		return 0, nil, noEOF(err)
+		return 0, nil, unexpectedEOF(err)
 	}
 	if size > maxSection {
 		return 0, nil, errMalformed
@@ -171,7 +171,7 @@ func readSection(in *bufio.Reader) (byte, []byte, error) {
 	return kind, body, err
 }
 
-func noEOF(err error) error {
+func unexpectedEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF // a snapshot ends with sectionEnd
 	}
@@ -179,30 +179,30 @@ func noEOF(err error) error {
 }
 
 // restore adds one section to the state.
-func (s *step) restore(kind byte, r reader) error {
+func (s *stateBuilder) restore(kind byte, r reader) error {
 	switch kind {
 	case sectionHead:
 		s.revision, s.term, s.clock = Revision(r.uint()), r.uint(), int64(r.uint()&(1<<63-1))
-		s.lastLease, s.born = LeaseID(r.uint()), Revision(r.uint())
+		s.lastLease, s.firstWrite = LeaseID(r.uint()), Revision(r.uint())
 	case sectionLease:
 		s.leases.Insert(leaseKey(LeaseID(r.uint())), time.Duration(r.uint()&(1<<63-1)))
 	case sectionItem:
 		it := &Item{Key: r.string(), Value: r.bytes(), Created: Revision(r.uint()), Modified: Revision(r.uint()), Lease: LeaseID(r.uint())}
 		s.items.Insert([]byte(it.Key), it)
 		if it.Lease != 0 {
-			s.held.Insert(heldKey(it.Lease, it.Key), it.Key)
+			s.keysByLease.Insert(leaseItemKey(it.Lease, it.Key), it.Key)
 		}
 	case sectionStream:
 		name := r.bytes()
 		s.streams.Insert(name, r.stream())
 	default:
-		return fmt.Errorf("section %d: %w", kind, errFuture)
+		return fmt.Errorf("section %d: %w", kind, errUnsupported)
 	}
 	return r.end()
 }
 
 func snapshotFault(err error) error {
-	if errors.Is(err, errFuture) {
+	if errors.Is(err, errUnsupported) {
 		return fault.Wrap(err, fault.Unavailable, "raftstore.Run", "the snapshot is of a newer release", "start the release that wrote it, or a newer one")
 	}
 	return fault.Wrap(err, fault.Internal, "raftstore.Run", "the snapshot can not be read", "restore the data folder from a backup")

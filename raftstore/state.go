@@ -12,33 +12,33 @@ import (
 // state is everything the log says, at one revision. It is immutable: readers and snapshots keep theirs while the machine makes the
 // next, and share what did not change.
 type state struct {
-	revision  Revision // the last command's index
-	term      uint64   // and its term
-	clock     int64    // ns since 1970; the latest a leader stamped
-	lastLease LeaseID
-	born      Revision // the first revision that wrote a key; 0: none ever did
+	revision   Revision // the last command's index
+	term       uint64   // and its term
+	clock      int64    // ns since 1970; the latest a leader stamped
+	lastLease  LeaseID
+	firstWrite Revision // the first revision that wrote a key; 0: none ever did
 
-	items   *iradix.Tree[*Item]
-	leases  *iradix.Tree[time.Duration] // lease → its time to live
-	held    *iradix.Tree[string]        // lease and key → key
-	streams *iradix.Tree[stream]
+	items       *iradix.Tree[*Item]
+	leases      *iradix.Tree[time.Duration] // lease → its time to live
+	keysByLease *iradix.Tree[string]        // lease and key → key
+	streams     *iradix.Tree[stream]
 }
 
 func newState() *state {
-	return &state{items: iradix.New[*Item](), leases: iradix.New[time.Duration](), held: iradix.New[string](), streams: iradix.New[stream]()}
+	return &state{items: iradix.New[*Item](), leases: iradix.New[time.Duration](), keysByLease: iradix.New[string](), streams: iradix.New[stream]()}
 }
 
 func leaseKey(id LeaseID) []byte { return binary.BigEndian.AppendUint64(nil, uint64(id)) }
 
-func heldKey(id LeaseID, key string) []byte { return append(leaseKey(id), key...) }
+func leaseItemKey(id LeaseID, key string) []byte { return append(leaseKey(id), key...) }
 
 // verdict is what became of one operation.
 type verdict byte
 
 const (
-	done           verdict = iota
-	conditionFails         // a condition did not hold, or an operation before it in the same command wrote the key
-	leaseEnded             // the lease of a write is gone
+	succeeded       verdict = iota
+	conditionFailed         // a condition did not hold, or an operation before it in the same command wrote the key
+	leaseEnded              // the lease of a write is gone
 	tooManyStreams
 )
 
@@ -50,36 +50,36 @@ type outcome struct {
 	lease   LeaseID
 }
 
-// step makes the next state from one command. Nothing in it depends on a clock, on chance or on the order of a map.
-type step struct {
+// stateBuilder makes the next state from one command. Nothing in it depends on a clock, on chance or on the order of a map.
+type stateBuilder struct {
 	state // next; its trees are set by finish
 	files *segmentFiles
 
-	items   *iradix.Txn[*Item]
-	leases  *iradix.Txn[time.Duration]
-	held    *iradix.Txn[string]
-	streams *iradix.Txn[stream]
+	items       *iradix.Txn[*Item]
+	leases      *iradix.Txn[time.Duration]
+	keysByLease *iradix.Txn[string]
+	streams     *iradix.Txn[stream]
 
-	touched map[string]struct{} // keys this command wrote; only looked up
+	written map[string]struct{} // keys this command wrote; only looked up
 	count   int                 // streams
 	events  []Event
 }
 
-func (s *state) begin(at Revision, term uint64, clock int64, files *segmentFiles) *step {
-	next := &step{state: *s, files: files, items: s.items.Txn(), leases: s.leases.Txn(), held: s.held.Txn(), streams: s.streams.Txn(),
-		touched: map[string]struct{}{}, count: s.streams.Len()}
+func (s *state) builder(at Revision, term uint64, clock int64, files *segmentFiles) *stateBuilder {
+	next := &stateBuilder{state: *s, files: files, items: s.items.Txn(), leases: s.leases.Txn(), keysByLease: s.keysByLease.Txn(), streams: s.streams.Txn(),
+		written: map[string]struct{}{}, count: s.streams.Len()}
 	next.revision, next.term, next.clock = at, term, max(clock, s.clock)
 	return next
 }
 
-func (s *step) finish() *state {
+func (s *stateBuilder) finish() *state {
 	out := s.state
-	out.items, out.leases, out.held, out.streams = s.items.CommitOnly(), s.leases.CommitOnly(), s.held.CommitOnly(), s.streams.CommitOnly()
+	out.items, out.leases, out.keysByLease, out.streams = s.items.CommitOnly(), s.leases.CommitOnly(), s.keysByLease.CommitOnly(), s.streams.CommitOnly()
 	return &out
 }
 
-// do applies one operation. An error is the disk's.
-func (s *step) do(op operation) (outcome, error) {
+// apply applies one operation. An error is the disk's.
+func (s *stateBuilder) apply(op operation) (outcome, error) {
 	switch op.kind {
 	case kindTxn:
 		return s.txn(op.txn)
@@ -90,11 +90,11 @@ func (s *step) do(op operation) (outcome, error) {
 	case kindRevoke:
 		return s.revoke(op.leases), nil
 	}
-	return outcome{}, errFuture // decodeCommand lets none pass
+	return outcome{}, errUnsupported // decodeCommand lets none pass
 }
 
-func (s *step) txn(t Txn) (outcome, error) {
-	if o := s.refuse(t); o.verdict != done {
+func (s *stateBuilder) txn(t Txn) (outcome, error) {
+	if o := s.check(t); o.verdict != succeeded {
 		return o, nil
 	}
 	o := outcome{first: make([]uint64, len(t.Append))}
@@ -119,18 +119,18 @@ func (s *step) txn(t Txn) (outcome, error) {
 	return o, nil
 }
 
-// refuse finds the first reason why t must not happen. Everything is checked before anything changes.
-func (s *step) refuse(t Txn) outcome {
+// check finds the first reason why t must not happen. Everything is checked before anything changes.
+func (s *stateBuilder) check(t Txn) outcome {
 	for _, c := range t.If {
 		it, there := s.items.Get([]byte(c.Key))
 		if holds := there && (c.Modified == anyRevision || c.Modified == it.Modified) || !there && c.Modified == 0; !holds {
-			return outcome{verdict: conditionFails, key: c.Key}
+			return outcome{verdict: conditionFailed, key: c.Key}
 		}
 	}
 	for _, w := range t.Then {
 		// Two writes of a key in one revision would look alike to Unchanged.
-		if _, twice := s.touched[w.Key]; twice {
-			return outcome{verdict: conditionFails, key: w.Key}
+		if _, twice := s.written[w.Key]; twice {
+			return outcome{verdict: conditionFailed, key: w.Key}
 		}
 		if w.Lease == 0 {
 			continue
@@ -139,10 +139,10 @@ func (s *step) refuse(t Txn) outcome {
 			return outcome{verdict: leaseEnded, key: w.Key}
 		}
 	}
-	return s.refuseStreams(t.Append)
+	return s.checkStreams(t.Append)
 }
 
-func (s *step) refuseStreams(appends []Append) outcome {
+func (s *stateBuilder) checkStreams(appends []Append) outcome {
 	fresh := map[string]struct{}{}
 	for _, a := range appends {
 		if _, known := s.streams.Get([]byte(a.Stream)); !known {
@@ -155,10 +155,10 @@ func (s *step) refuseStreams(appends []Append) outcome {
 	return outcome{}
 }
 
-func (s *step) write(w Write) {
-	s.touched[w.Key] = struct{}{}
-	if s.born == 0 {
-		s.born = s.revision
+func (s *stateBuilder) write(w Write) {
+	s.written[w.Key] = struct{}{}
+	if s.firstWrite == 0 {
+		s.firstWrite = s.revision
 	}
 	if w.Delete {
 		s.remove(w.Key)
@@ -167,48 +167,48 @@ func (s *step) write(w Write) {
 	it := &Item{Key: strings.Clone(w.Key), Value: bytes.Clone(w.Value), Created: s.revision, Modified: s.revision, Lease: w.Lease}
 	if old, had := s.items.Get([]byte(w.Key)); had {
 		it.Created = old.Created
-		s.release(old)
+		s.detachLease(old)
 	}
 	if it.Lease != 0 {
-		s.held.Insert(heldKey(it.Lease, it.Key), it.Key)
+		s.keysByLease.Insert(leaseItemKey(it.Lease, it.Key), it.Key)
 	}
 	s.items.Insert([]byte(it.Key), it)
 	s.events = append(s.events, Event{Revision: s.revision, Key: it.Key, Item: *it})
 }
 
-func (s *step) remove(key string) {
+func (s *stateBuilder) remove(key string) {
 	old, had := s.items.Delete([]byte(key))
 	if !had {
 		return
 	}
-	s.release(old)
+	s.detachLease(old)
 	s.events = append(s.events, Event{Revision: s.revision, Key: old.Key, Deleted: true})
 }
 
-func (s *step) release(it *Item) {
+func (s *stateBuilder) detachLease(it *Item) {
 	if it.Lease != 0 {
-		s.held.Delete(heldKey(it.Lease, it.Key))
+		s.keysByLease.Delete(leaseItemKey(it.Lease, it.Key))
 	}
 }
 
 // revoke ends leases and removes their keys, in the order of the command and then of the keys.
-func (s *step) revoke(ids []LeaseID) outcome {
+func (s *stateBuilder) revoke(ids []LeaseID) outcome {
 	o := outcome{verdict: leaseEnded}
 	for _, id := range ids {
 		if _, alive := s.leases.Delete(leaseKey(id)); !alive {
 			continue
 		}
-		o.verdict = done
-		for _, key := range s.keysOf(id) {
-			s.touched[key] = struct{}{}
+		o.verdict = succeeded
+		for _, key := range s.leaseKeys(id) {
+			s.written[key] = struct{}{}
 			s.remove(key)
 		}
 	}
 	return o
 }
 
-func (s *step) keysOf(id LeaseID) (keys []string) {
-	it := s.held.Root().Iterator()
+func (s *stateBuilder) leaseKeys(id LeaseID) (keys []string) {
+	it := s.keysByLease.Root().Iterator()
 	it.SeekPrefix(leaseKey(id))
 	for _, key, ok := it.Next(); ok; _, key, ok = it.Next() {
 		keys = append(keys, key)

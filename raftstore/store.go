@@ -20,24 +20,24 @@ import (
 
 // The rooms of the data folder.
 const (
-	logRoom    = "log"     // raft-wal: log segments, and wal-meta.db with raft's term and vote
-	streamRoom = "streams" // segment files
-	stateRoom  = "state"   // raft's snapshots, in a folder "snapshots" that raft makes
+	logDir    = "log"     // raft-wal: log segments, and wal-meta.db with raft's term and vote
+	streamDir = "streams" // segment files
+	stateDir  = "state"   // raft's snapshots, in a folder "snapshots" that raft makes
 )
 
 // Store is one replica. Its methods may be called by many goroutines.
 type Store struct {
-	cfg     Config
-	latch   *latch
-	machine *machine
-	lessor  *lessor
-	queue   chan *proposal
+	cfg    Config
+	latch  *latch
+	fsm    *fsm
+	lessor *lessor
+	queue  chan *proposal
 
-	raft    atomic.Pointer[raft.Raft] // nil until opened
-	started atomic.Bool
-	open    chan struct{} // closed when reads may begin
-	down    chan struct{} // closed when raft was shut down
-	stopped chan struct{} // closed when Run has ended
+	raft        atomic.Pointer[raft.Raft] // nil until opened
+	started     atomic.Bool
+	open        chan struct{} // closed when reads may begin
+	raftStopped chan struct{} // closed when raft was shut down
+	stopped     chan struct{} // closed when Run has ended
 }
 
 // New checks cfg and makes a store that is not yet open. Run opens it, once.
@@ -47,10 +47,10 @@ func New(cfg Config) (*Store, error) {
 	}
 	l := newLatch()
 	cfg.FS = guardFS{cfg.FS, l}
-	files := newSegmentFiles(cfg.FS, filepath.Join(cfg.Dir, streamRoom), cfg.Bounds.StreamSegment)
+	files := newSegmentFiles(cfg.FS, filepath.Join(cfg.Dir, streamDir), cfg.Bounds.StreamSegment)
 	return &Store{
-		cfg: cfg, latch: l, machine: newMachine(files, cfg.Bounds.WatchBytes, l), lessor: newLessor(),
-		queue: make(chan *proposal), open: make(chan struct{}), down: make(chan struct{}), stopped: make(chan struct{}),
+		cfg: cfg, latch: l, fsm: newFSM(files, cfg.Bounds.WatchBytes, l), lessor: newLessor(),
+		queue: make(chan *proposal), open: make(chan struct{}), raftStopped: make(chan struct{}), stopped: make(chan struct{}),
 	}, nil
 }
 
@@ -62,7 +62,7 @@ func (s *Store) Run(ctx context.Context) error {
 		return fault.New(fault.Internal, "raftstore.Run", "the store was run before", "make a new one")
 	}
 	defer close(s.stopped)
-	parts, err := s.openParts()
+	parts, err := s.openResources()
 	if err != nil {
 		_ = parts.close() // what failed first is what to tell
 		if latched := s.latch.err(); latched != nil {
@@ -85,8 +85,8 @@ func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 	defer cancel()
 	var owned sync.WaitGroup
 	owned.Go(func() { s.propose(ctx, r) })
-	owned.Go(func() { s.lead(ctx, r) })
-	owned.Go(func() { s.expire(ctx) })
+	owned.Go(func() { s.watchLeadership(ctx, r) })
+	owned.Go(func() { s.expireLeases(ctx) })
 	select {
 	case <-ctx.Done():
 	case <-s.latch.tripped:
@@ -95,7 +95,7 @@ func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 	cancel()
 	s.drain(&owned)
 	_ = r.Shutdown().Error() // reports only that it was shut down before
-	close(s.down)
+	close(s.raftStopped)
 	owned.Wait()
 }
 
@@ -116,74 +116,74 @@ func (s *Store) drain(owned *sync.WaitGroup) {
 	}
 }
 
-// parts is what an open store holds, to be closed in the opposite order.
-type parts struct {
-	raft   *raft.Raft
-	closed []func() error
+// resources is what an open store holds, to be closed in the opposite order.
+type resources struct {
+	raft    *raft.Raft
+	closers []func() error
 }
 
-func (p *parts) later(f func() error) { p.closed = append(p.closed, f) }
+func (p *resources) onClose(f func() error) { p.closers = append(p.closers, f) }
 
-func (p *parts) close() error {
+func (p *resources) close() error {
 	var errs []error
-	for i := len(p.closed) - 1; i >= 0; i-- {
-		errs = append(errs, p.closed[i]())
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		errs = append(errs, p.closers[i]())
 	}
-	p.closed = nil
+	p.closers = nil
 	return errors.Join(errs...)
 }
 
-// openParts opens everything. On an error the caller closes what it got.
-func (s *Store) openParts() (*parts, error) {
-	p := &parts{}
+// openResources opens everything. On an error the caller closes what it got.
+func (s *Store) openResources() (*resources, error) {
+	p := &resources{}
 	stream := sync.OnceValue(s.cfg.Stream.Close)
-	p.later(func() error { _ = stream(); return nil }) // raft's transport has mostly closed it before
-	if err := makeDirs(s.cfg.Dir, logRoom, streamRoom, stateRoom); err != nil {
+	p.onClose(func() error { _ = stream(); return nil }) // raft's transport has mostly closed it before
+	if err := makeDirs(s.cfg.Dir, logDir, streamDir, stateDir); err != nil {
 		return p, err
 	}
 	lock, err := lockDir(s.cfg.Dir)
 	if err != nil {
 		return p, err
 	}
-	p.later(lock.Close)
-	p.later(s.machine.files.close)
+	p.onClose(lock.Close)
+	p.onClose(s.fsm.files.close)
 	log, err := s.openLog(p)
 	if err != nil {
 		return p, err
 	}
-	files, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(s.cfg.Dir, stateRoom), keptSnapshots, libraryLog(s.cfg.Log))
+	files, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(s.cfg.Dir, stateDir), keptSnapshots, libraryLog(s.cfg.Log))
 	if err != nil {
 		return p, err
 	}
-	return p, s.openRaft(p, log, guardSnapshots{files, filepath.Join(s.cfg.Dir, stateRoom, "snapshots"), s.latch})
+	return p, s.openRaft(p, log, guardSnapshots{files, filepath.Join(s.cfg.Dir, stateDir, "snapshots"), s.latch})
 }
 
 // openLog opens raft-wal. The metadata store is closed by us: WAL.Close leaves it open, and its lock held.
-func (s *Store) openLog(p *parts) (guardLog, error) {
-	dir := filepath.Join(s.cfg.Dir, logRoom)
+func (s *Store) openLog(p *resources) (guardLog, error) {
+	dir := filepath.Join(s.cfg.Dir, logDir)
 	meta := &metadb.BoltMetaDB{}
-	p.later(meta.Close)
+	p.onClose(meta.Close)
 	w, err := wal.Open(dir, wal.WithMetaStore(mendingMeta{guardMeta{meta, s.latch}, s.cfg.FS}), wal.WithSegmentFiler(walsegment.NewFiler(dir, s.cfg.FS)),
 		wal.WithSegmentSize(s.cfg.Bounds.LogSegmentBytes), wal.WithLogger(libraryLog(s.cfg.Log)))
 	if err != nil {
 		return guardLog{}, err
 	}
-	p.later(w.Close)
+	p.onClose(w.Close)
 	return guardLog{w, s.latch}, ownerOnly(filepath.Join(dir, metadb.FileName))
 }
 
-func (s *Store) openRaft(p *parts, log guardLog, snaps raft.SnapshotStore) error {
+func (s *Store) openRaft(p *resources, log guardLog, snaps raft.SnapshotStore) error {
 	cfg := s.raftConfig()
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: guardStream{s.cfg.Stream, s.latch}, MaxPool: 3, Timeout: 10 * time.Second, Logger: cfg.Logger, MsgpackUseNewTimeFormat: true,
 	})
-	p.later(transport.Close)
+	p.onClose(transport.Close)
 	if s.cfg.Bootstrap {
 		if err := bootstrap(cfg, log, snaps, transport); err != nil {
 			return err
 		}
 	}
-	r, err := raft.NewRaft(cfg, s.machine, log, log, snaps, transport)
+	r, err := raft.NewRaft(cfg, s.fsm, log, log, snaps, transport)
 	if err != nil {
 		return err
 	}
@@ -237,8 +237,8 @@ func (s *Store) raftConfig() *raft.Config {
 	return cfg
 }
 
-// opened reports whether the state may be read.
-func (s *Store) opened() error {
+// checkOpen reports whether the state may be read.
+func (s *Store) checkOpen() error {
 	select {
 	case <-s.open:
 		return nil
@@ -255,12 +255,12 @@ func (s *Store) wait(ctx context.Context, ready <-chan struct{}) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-s.stopped:
-		return s.gone()
+		return s.stoppedError()
 	}
 }
 
-// gone says why the store no longer serves.
-func (s *Store) gone() error {
+// stoppedError says why the store no longer serves.
+func (s *Store) stoppedError() error {
 	if err := s.latch.err(); err != nil {
 		return err
 	}

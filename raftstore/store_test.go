@@ -15,7 +15,7 @@ import (
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
-func within(t testing.TB) context.Context {
+func testContext(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -24,7 +24,7 @@ func within(t testing.TB) context.Context {
 
 func commit(t testing.TB, s *raftstore.Store, txn raftstore.Txn) raftstore.Result {
 	t.Helper()
-	r, err := s.Commit(within(t), txn)
+	r, err := s.Commit(testContext(t), txn)
 	if err != nil {
 		t.Fatalf("commit: %v", err)
 	}
@@ -48,26 +48,26 @@ func wantKind(t testing.TB, err error, want fault.Kind) {
 
 func TestGetAfterCommit(t *testing.T) {
 	s := raftstoretest.Open(t)
-	empty, err := s.Empty(within(t))
+	empty, err := s.Empty(testContext(t))
 	if err != nil || !empty {
 		t.Errorf("got empty %v, %v, want true before the first write", empty, err)
 	}
 	r := put(t, s, "a", "1")
-	it, err := s.Get(within(t), "a")
+	it, err := s.Get(testContext(t), "a")
 	if err != nil || string(it.Value) != "1" || it.Created != r.Revision || it.Modified != r.Revision {
 		t.Errorf("got %+v, %v, want a=1 at %d", it, err, r.Revision)
 	}
-	if empty, _ := s.Empty(within(t)); empty {
+	if empty, _ := s.Empty(testContext(t)); empty {
 		t.Error("got an empty store after a write, want false")
 	}
-	_, err = s.Get(within(t), "b")
+	_, err = s.Get(testContext(t), "b")
 	wantKind(t, err, fault.NotFound)
 }
 
 func TestConditions(t *testing.T) {
 	s := raftstoretest.Open(t)
 	put(t, s, "k", "old")
-	it, _ := s.Get(within(t), "k")
+	it, _ := s.Get(testContext(t), "k")
 	then := []raftstore.Write{raftstore.Put("k", []byte("new"))}
 	cases := []struct {
 		name  string
@@ -82,7 +82,7 @@ func TestConditions(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := s.Commit(within(t), raftstore.Txn{If: []raftstore.Condition{c.cond}, Then: then})
+			_, err := s.Commit(testContext(t), raftstore.Txn{If: []raftstore.Condition{c.cond}, Then: then})
 			if c.holds && err != nil {
 				t.Errorf("got %v, want a commit", err)
 			}
@@ -91,22 +91,22 @@ func TestConditions(t *testing.T) {
 			}
 		})
 	}
-	now, _ := s.Get(within(t), "k")
+	now, _ := s.Get(testContext(t), "k")
 	commit(t, s, raftstore.Txn{If: []raftstore.Condition{raftstore.Unchanged(now)}, Then: then})
 }
 
 func TestRefusedTransactionChangesNothing(t *testing.T) {
 	s := raftstoretest.Open(t)
-	_, err := s.Commit(within(t), raftstore.Txn{
+	_, err := s.Commit(testContext(t), raftstore.Txn{
 		If:     []raftstore.Condition{raftstore.Exists("none")},
 		Then:   []raftstore.Write{raftstore.Put("a", nil)},
 		Append: []raftstore.Append{{Stream: "log", Records: [][]byte{[]byte("x")}}},
 	})
 	wantKind(t, err, fault.Conflict)
-	if _, err := s.Get(within(t), "a"); !fault.Is(err, fault.NotFound) {
+	if _, err := s.Get(testContext(t), "a"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want no key", err)
 	}
-	if recs, err := s.Read(within(t), "log", 1, 10); err != nil || len(recs) != 0 {
+	if recs, err := s.Read(testContext(t), "log", 1, 10); err != nil || len(recs) != 0 {
 		t.Errorf("got %v, %v, want no record", recs, err)
 	}
 }
@@ -120,12 +120,12 @@ func TestConcurrentCountersLoseNothing(t *testing.T) {
 	for range writers {
 		all.Go(func() {
 			for done := 0; done < rounds; {
-				it, err := s.Get(within(t), "n")
+				it, err := s.Get(testContext(t), "n")
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				_, err = s.Commit(within(t), raftstore.Txn{
+				_, err = s.Commit(testContext(t), raftstore.Txn{
 					If: []raftstore.Condition{raftstore.Unchanged(it)}, Then: []raftstore.Write{raftstore.Put("n", append(it.Value, '+'))}})
 				if err == nil {
 					done++
@@ -137,7 +137,7 @@ func TestConcurrentCountersLoseNothing(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if it, _ := s.Get(within(t), "n"); len(it.Value) != writers*rounds {
+	if it, _ := s.Get(testContext(t), "n"); len(it.Value) != writers*rounds {
 		t.Errorf("got %d increments, want %d", len(it.Value), writers*rounds)
 	}
 }
@@ -170,7 +170,7 @@ func TestListPages(t *testing.T) {
 	var keys []string
 	page := raftstore.Page{Limit: 10}
 	for {
-		l, err := s.List(within(t), "p/", page)
+		l, err := s.List(testContext(t), "p/", page)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,20 +204,20 @@ func TestStateAndStreamsSurviveARestart(t *testing.T) {
 	s, stop = raftstoretest.Start(t, cfg)
 	defer stop()
 	t.Logf("ready again after %v", time.Since(begun))
-	if it, err := s.Get(within(t), "a"); err != nil || string(it.Value) != "1" {
+	if it, err := s.Get(testContext(t), "a"); err != nil || string(it.Value) != "1" {
 		t.Errorf("got %+v, %v, want a=1", it, err)
 	}
-	recs, err := s.Read(within(t), "audit", 2, 10)
+	recs, err := s.Read(testContext(t), "audit", 2, 10)
 	if err != nil || len(recs) != 1 || string(recs[0].Data) != "y" || recs[0].Number != 2 || recs[0].Revision != r.Revision || !recs[0].Time.Equal(r.Time) {
 		t.Errorf("got %+v, %v, want y as number 2", recs, err)
 	}
-	if err := s.Linearize(within(t)); err != nil {
+	if err := s.Linearize(testContext(t)); err != nil {
 		t.Errorf("linearize: %v", err)
 	}
 }
 
 // What is in a store is in clear: also where the folders around it, or a backup's, are open, its files are their owner's alone.
-func TestFilesAreTheirOwnersAlone(t *testing.T) {
+func TestFilesAreReadableByTheirOwnerOnly(t *testing.T) {
 	cfg := raftstoretest.Config(t.TempDir())
 	cfg.Bounds = raftstore.Bounds{LogSegmentBytes: 64 << 10, SnapshotEntries: 10, TrailingEntries: 3, SnapshotInterval: 5 * time.Millisecond}
 	s, stop := raftstoretest.Start(t, cfg)
@@ -229,7 +229,7 @@ func TestFilesAreTheirOwnersAlone(t *testing.T) {
 	for found := []string(nil); len(found) == 0; {
 		select {
 		case <-tick.C:
-		case <-within(t).Done():
+		case <-testContext(t).Done():
 			t.Fatal("got no snapshot within a minute")
 		}
 		found, _ = filepath.Glob(filepath.Join(cfg.Dir, "*", "snapshots", "*", "state.bin"))

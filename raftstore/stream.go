@@ -52,14 +52,14 @@ type segment struct {
 
 // stream is what the state knows of one. The last segment is the one that grows. Values are immutable: append makes a new one.
 type stream struct {
-	next     uint64 // number of the record to come
-	sealed   []segment
-	tail     segment
-	hasWrite bool // false only before the first segment exists
+	next    uint64 // number of the record to come
+	sealed  []segment
+	tail    segment
+	hasTail bool // false only before the first segment exists
 }
 
 func (st stream) segments() []segment {
-	if !st.hasWrite {
+	if !st.hasTail {
 		return nil
 	}
 	return append(slices.Clip(st.sealed), st.tail)
@@ -113,7 +113,7 @@ func (s *segmentFiles) append(name string, st stream, at Revision, clock int64, 
 	if err := s.roll(name, &st); err != nil {
 		return st, err
 	}
-	f, err := s.writer(name, st.tail)
+	f, err := s.tailFile(name, st.tail)
 	if err != nil {
 		return st, err
 	}
@@ -135,26 +135,26 @@ func (s *segmentFiles) append(name string, st stream, at Revision, clock int64, 
 
 // roll seals a full tail, durably, and begins the next segment.
 func (s *segmentFiles) roll(name string, st *stream) error {
-	if st.hasWrite && st.tail.size < s.limit {
+	if st.hasTail && st.tail.size < s.limit {
 		return nil
 	}
-	if st.hasWrite {
-		f, err := s.writer(name, st.tail)
+	if st.hasTail {
+		f, err := s.tailFile(name, st.tail)
 		if err != nil {
 			return err
 		}
 		delete(s.open, name)
-		if err := f.finish(); err != nil {
+		if err := f.syncAndClose(); err != nil {
 			return err
 		}
 		st.sealed = append(st.sealed, st.tail)
 	}
-	st.tail, st.hasWrite = segment{base: st.next}, true
+	st.tail, st.hasTail = segment{base: st.next}, true
 	return nil
 }
 
-// writer returns the open file of a stream's tail.
-func (s *segmentFiles) writer(name string, tail segment) (*segmentFile, error) {
+// tailFile returns the open file of a stream's tail.
+func (s *segmentFiles) tailFile(name string, tail segment) (*segmentFile, error) {
 	if f := s.open[name]; f != nil && f.base == tail.base {
 		return f, nil
 	}
@@ -177,8 +177,8 @@ func (s *segmentFiles) openFile(name string, fresh bool) (types.WritableFile, er
 	return s.fs.OpenWriter(s.dir, name)
 }
 
-// finish makes the file durable and closes it.
-func (f *segmentFile) finish() error {
+// syncAndClose makes the file durable and closes it.
+func (f *segmentFile) syncAndClose() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
@@ -343,7 +343,7 @@ func (s *segmentFiles) readSegment(name string, seg segment, from uint64, limit,
 			out, bytesLimit = append(out, rec), bytesLimit-len(rec.Data)
 		}
 	}
-	s.keepCursor(name, at)
+	s.setCursor(name, at)
 	return out, nil
 }
 
@@ -357,7 +357,7 @@ func (s *segmentFiles) cursor(name string, base, from uint64) cursor {
 	return cursor{number: base, base: base, offset: int64(len(segmentMagic))}
 }
 
-func (s *segmentFiles) keepCursor(name string, c cursor) {
+func (s *segmentFiles) setCursor(name string, c cursor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cursors[name] = c

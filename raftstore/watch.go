@@ -26,11 +26,11 @@ const eventOverhead = 160
 type ring struct {
 	limit int // bytes kept
 
-	mu    sync.Mutex // guards what follows
-	since Revision   // every event after this revision is here
-	kept  []revisionEvents
-	size  int
-	grown chan struct{} // closed and replaced when the state moves on
+	mu     sync.Mutex // guards what follows
+	since  Revision   // every event after this revision is here
+	kept   []revisionEvents
+	size   int
+	notify chan struct{} // closed and replaced when the state moves on
 }
 
 // revisionEvents are the events of one revision; they are never split.
@@ -40,7 +40,7 @@ type revisionEvents struct {
 	size     int
 }
 
-func newRing(limit int) *ring { return &ring{limit: limit, grown: make(chan struct{})} }
+func newRing(limit int) *ring { return &ring{limit: limit, notify: make(chan struct{})} }
 
 // add appends the events of one revision, which may be none, and wakes everyone who waits for the state to move on.
 func (r *ring) add(at Revision, events []Event) {
@@ -61,7 +61,7 @@ func (r *ring) add(at Revision, events []Event) {
 		drop++
 	}
 	r.kept = slices.Delete(r.kept, 0, drop)
-	r.wake()
+	r.notifyAll()
 }
 
 // reset forgets all events: the state jumped to revision at.
@@ -69,19 +69,19 @@ func (r *ring) reset(at Revision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.kept, r.size, r.since = nil, 0, at
-	r.wake()
+	r.notifyAll()
 }
 
-func (r *ring) wake() {
-	close(r.grown)
-	r.grown = make(chan struct{})
+func (r *ring) notifyAll() {
+	close(r.notify)
+	r.notify = make(chan struct{})
 }
 
 // changed returns a channel that is closed when the state moves on from now.
 func (r *ring) changed() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.grown
+	return r.notify
 }
 
 // after returns the events under prefix of the first revision after from that has some, and the revision up to which all is now
@@ -110,7 +110,7 @@ func (r *ring) after(from Revision, prefix string) (events []Event, upTo Revisio
 			break
 		}
 	}
-	return events, from, r.grown, nil
+	return events, from, r.notify, nil
 }
 
 // Watch is a cursor over the store's events. It needs no closing, and one goroutine at a time may use it.
@@ -123,10 +123,10 @@ type Watch struct {
 // Watch delivers every change of keys with the prefix after revision from, as a Listing's or Result's Revision says it. Changes too
 // old to be kept are fault Expired, here or from Next: list again.
 func (s *Store) Watch(ctx context.Context, prefix string, from Revision) (*Watch, error) {
-	if err := s.opened(); err != nil {
+	if err := s.checkOpen(); err != nil {
 		return nil, err
 	}
-	if _, _, _, err := s.machine.ring.after(from, prefix); err != nil {
+	if _, _, _, err := s.fsm.ring.after(from, prefix); err != nil {
 		return nil, err
 	}
 	return &Watch{store: s, prefix: prefix, from: from}, ctx.Err()
@@ -136,7 +136,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, from Revision) (*Watch
 // Watch can go on. Once the store stops it is fault Unavailable.
 func (w *Watch) Next(ctx context.Context) ([]Event, error) {
 	for {
-		events, upTo, grown, err := w.store.machine.ring.after(w.from, w.prefix)
+		events, upTo, grown, err := w.store.fsm.ring.after(w.from, w.prefix)
 		if err != nil {
 			return nil, err
 		}

@@ -16,7 +16,7 @@ import (
 
 func next(t *testing.T, w *raftstore.Watch) []raftstore.Event {
 	t.Helper()
-	events, err := w.Next(within(t))
+	events, err := w.Next(testContext(t))
 	if err != nil {
 		t.Fatalf("next: %v", err)
 	}
@@ -28,7 +28,7 @@ func TestWatchResumesAndWaits(t *testing.T) {
 	first := put(t, s, "u/a", "1")
 	put(t, s, "other", "x")
 	gone := commit(t, s, raftstore.Txn{Then: []raftstore.Write{raftstore.Delete("u/a"), raftstore.Put("u/b", []byte("2"))}})
-	w, err := s.Watch(within(t), "u/", first.Revision)
+	w, err := s.Watch(testContext(t), "u/", first.Revision)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestWatchResumesAndWaits(t *testing.T) {
 	if len(events) != 2 || !events[0].Deleted || events[0].Key != "u/a" || string(events[1].Item.Value) != "2" || events[1].Revision != gone.Revision {
 		t.Errorf("got %+v, want u/a deleted and u/b put in one revision", events)
 	}
-	ctx, cancel := context.WithCancel(within(t))
+	ctx, cancel := context.WithCancel(testContext(t))
 	later := make(chan []raftstore.Event, 1)
 	go func() {
 		events, _ := w.Next(ctx)
@@ -59,19 +59,19 @@ func TestWatchTooOldIsExpired(t *testing.T) {
 	s, stop := raftstoretest.Start(t, cfg)
 	defer stop()
 	first := put(t, s, "k", "0")
-	w, err := s.Watch(within(t), "k", first.Revision)
+	w, err := s.Watch(testContext(t), "k", first.Revision)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 50 {
 		put(t, s, "k", strings.Repeat("v", 200))
 	}
-	_, err = w.Next(within(t))
+	_, err = w.Next(testContext(t))
 	wantKind(t, err, fault.Expired)
-	_, err = s.Watch(within(t), "k", first.Revision)
+	_, err = s.Watch(testContext(t), "k", first.Revision)
 	wantKind(t, err, fault.Expired)
-	l, _ := s.List(within(t), "k", raftstore.Page{})
-	if _, err := s.Watch(within(t), "k", l.Revision); err != nil {
+	l, _ := s.List(testContext(t), "k", raftstore.Page{})
+	if _, err := s.Watch(testContext(t), "k", l.Revision); err != nil {
 		t.Errorf("got %v, want a watch from the listing", err)
 	}
 }
@@ -80,7 +80,7 @@ func TestWatchTooOldIsExpired(t *testing.T) {
 func TestWatchMissesNothingUnderLoad(t *testing.T) {
 	s := raftstoretest.Open(t)
 	const writes = 300
-	w, err := s.Watch(within(t), "k", 0)
+	w, err := s.Watch(testContext(t), "k", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestWatchMissesNothingUnderLoad(t *testing.T) {
 	defer writer.Wait()
 	writer.Go(func() {
 		for i := range writes {
-			if _, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))}}); err != nil {
+			if _, err := s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))}}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -105,15 +105,15 @@ func TestWatchMissesNothingUnderLoad(t *testing.T) {
 
 func TestWatchEndsWithTheStore(t *testing.T) {
 	s, stop := raftstoretest.Start(t, raftstoretest.Config(t.TempDir()))
-	l, err := s.List(within(t), "", raftstore.Page{})
+	l, err := s.List(testContext(t), "", raftstore.Page{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := s.Watch(within(t), "", l.Revision)
+	w, err := s.Watch(testContext(t), "", l.Revision)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := within(t)
+	ctx := testContext(t)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := w.Next(ctx)
@@ -123,29 +123,29 @@ func TestWatchEndsWithTheStore(t *testing.T) {
 		t.Error(err)
 	}
 	wantKind(t, <-ended, fault.Unavailable)
-	_, err = s.Commit(within(t), raftstore.Txn{})
+	_, err = s.Commit(testContext(t), raftstore.Txn{})
 	wantKind(t, err, fault.Unavailable)
 }
 
-func withLease(t *testing.T, s *raftstore.Store, key string, id raftstore.LeaseID) error {
+func putWithLease(t *testing.T, s *raftstore.Store, key string, id raftstore.LeaseID) error {
 	t.Helper()
-	_, err := s.Commit(within(t), raftstore.Txn{Then: []raftstore.Write{{Key: key, Value: []byte("v"), Lease: id}}})
+	_, err := s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{{Key: key, Value: []byte("v"), Lease: id}}})
 	return err
 }
 
-func TestLeaseTakesItsKeysAlong(t *testing.T) {
+func TestExpiredLeaseRemovesItsKeys(t *testing.T) {
 	s := raftstoretest.Open(t)
-	id, err := s.Grant(within(t), 50*time.Millisecond)
+	id, err := s.Grant(testContext(t), 50*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
-	long, err := s.Grant(within(t), time.Hour)
+	long, err := s.Grant(testContext(t), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
 	from := put(t, s, "plain", "stays").Revision
-	w, _ := s.Watch(within(t), "leased/", from)
-	if err := errors.Join(withLease(t, s, "leased/a", id), withLease(t, s, "leased/b", long)); err != nil {
+	w, _ := s.Watch(testContext(t), "leased/", from)
+	if err := errors.Join(putWithLease(t, s, "leased/a", id), putWithLease(t, s, "leased/b", long)); err != nil {
 		t.Fatal(err)
 	}
 	for events := next(t, w); !events[0].Deleted; events = next(t, w) {
@@ -153,33 +153,33 @@ func TestLeaseTakesItsKeysAlong(t *testing.T) {
 			t.Fatalf("got %+v, want one event a revision", events)
 		}
 	}
-	if _, err := s.Get(within(t), "leased/a"); !fault.Is(err, fault.NotFound) {
+	if _, err := s.Get(testContext(t), "leased/a"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want the leased key gone", err)
 	}
-	if _, err := s.Get(within(t), "leased/b"); err != nil {
+	if _, err := s.Get(testContext(t), "leased/b"); err != nil {
 		t.Errorf("got %v, want the key of the other lease", err)
 	}
-	wantKind(t, s.KeepAlive(within(t), id), fault.Expired)
-	wantKind(t, withLease(t, s, "leased/c", id), fault.Expired)
-	if err := errors.Join(s.KeepAlive(within(t), long), s.Revoke(within(t), long)); err != nil {
+	wantKind(t, s.KeepAlive(testContext(t), id), fault.Expired)
+	wantKind(t, putWithLease(t, s, "leased/c", id), fault.Expired)
+	if err := errors.Join(s.KeepAlive(testContext(t), long), s.Revoke(testContext(t), long)); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Get(within(t), "leased/b"); !fault.Is(err, fault.NotFound) {
+	if _, err := s.Get(testContext(t), "leased/b"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want the key gone with its lease", err)
 	}
-	wantKind(t, s.Revoke(within(t), long), fault.Expired)
-	_, err = s.Grant(within(t), 25*time.Hour)
+	wantKind(t, s.Revoke(testContext(t), long), fault.Expired)
+	_, err = s.Grant(testContext(t), 25*time.Hour)
 	wantKind(t, err, fault.Invalid)
 }
 
-func TestLeaseBeginsAnewWithANewLeader(t *testing.T) {
+func TestNewLeaderRestartsLeaseTimes(t *testing.T) {
 	dir := t.TempDir()
 	s, stop := raftstoretest.Start(t, raftstoretest.Config(dir))
-	id, err := s.Grant(within(t), 200*time.Millisecond)
+	id, err := s.Grant(testContext(t), 200*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := withLease(t, s, "k", id); err != nil {
+	if err := putWithLease(t, s, "k", id); err != nil {
 		t.Fatal(err)
 	}
 	if err := stop(); err != nil {
@@ -187,11 +187,11 @@ func TestLeaseBeginsAnewWithANewLeader(t *testing.T) {
 	}
 	s, stop = raftstoretest.Start(t, raftstoretest.Config(dir))
 	defer stop()
-	it, err := s.Get(within(t), "k")
+	it, err := s.Get(testContext(t), "k")
 	if err != nil || it.Lease != id {
 		t.Fatalf("got %+v, %v, want the key with its lease", it, err)
 	}
-	w, err := s.Watch(within(t), "k", it.Modified)
+	w, err := s.Watch(testContext(t), "k", it.Modified)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestOversizeIsRefused(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, err := s.Commit(within(t), c.txn)
+			_, err := s.Commit(testContext(t), c.txn)
 			if c.refused {
 				wantKind(t, err, fault.Invalid)
 			} else if err != nil {
@@ -234,7 +234,7 @@ func TestOversizeIsRefused(t *testing.T) {
 	}
 }
 
-func TestNewRefusesABadConfigurationWithAllItsFaults(t *testing.T) {
+func TestNewReportsAllFaultsOfAConfiguration(t *testing.T) {
 	_, err := raftstore.New(raftstore.Config{Heartbeat: time.Nanosecond})
 	wantKind(t, err, fault.Invalid)
 	for _, part := range []string{"data folder", "replica id", "stream layer", "heartbeat"} {
@@ -244,7 +244,7 @@ func TestNewRefusesABadConfigurationWithAllItsFaults(t *testing.T) {
 	}
 }
 
-func TestAFolderHasOneUser(t *testing.T) {
+func TestDataFolderIsUsedByOneProcessAtATime(t *testing.T) {
 	cfg := raftstoretest.Config(t.TempDir())
 	_, stop := raftstoretest.Start(t, cfg)
 	defer stop()
@@ -252,16 +252,16 @@ func TestAFolderHasOneUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantKind(t, second.Run(within(t)), fault.Conflict)
+	wantKind(t, second.Run(testContext(t)), fault.Conflict)
 }
 
-func TestNotOpenIsUnavailable(t *testing.T) {
+func TestStoreThatIsNotOpenIsUnavailable(t *testing.T) {
 	s, err := raftstore.New(raftstoretest.Config(t.TempDir()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Get(within(t), "k")
+	_, err = s.Get(testContext(t), "k")
 	wantKind(t, err, fault.Unavailable)
-	_, err = s.Commit(within(t), raftstore.Txn{})
+	_, err = s.Commit(testContext(t), raftstore.Txn{})
 	wantKind(t, err, fault.Unavailable)
 }

@@ -22,11 +22,11 @@ const (
 	restrictDestination = "restrict-destination-v00@openssh.com"
 )
 
-// agentAfterLogin puts the new key and certificate in place of the old ones in ssh-agent. mode is auto, yes or no. A login does not
+// updateAgent puts the new key and certificate in place of the old ones in ssh-agent. mode is auto, yes or no. A login does not
 // fail because of it: tsh itself uses the files.
-func (a *app) agentAfterLogin(ctx context.Context, mode string, old, p *profile.Profile) {
+func (a *app) updateAgent(ctx context.Context, mode string, old, p *profile.Profile) {
 	if old != nil {
-		a.forgetKeys(old.Info)
+		a.removeAgentKeys(old.Info)
 	}
 	if mode == "no" || p.SSHCert == nil || a.Getenv("SSH_AUTH_SOCK") == "" {
 		return
@@ -39,7 +39,7 @@ func (a *app) agentAfterLogin(ctx context.Context, mode string, old, p *profile.
 func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) error {
 	key := agent.AddedKey{PrivateKey: p.SSHKey, Certificate: p.SSHCert, Comment: agentComment(p.Info),
 		LifetimeSecs: uint32(max(1, p.Expires.Sub(a.Now())/time.Second))}
-	restricted, err := a.restricted(ctx, p, key)
+	restricted, err := a.restrictKey(ctx, p, key)
 	if err == nil {
 		if err = a.withAgent(func(c agent.ExtendedAgent) error { return c.Add(restricted) }); err == nil {
 			return nil
@@ -56,10 +56,10 @@ func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) e
 	return nil
 }
 
-// restricted limits a key to connections from this machine to the nodes the person may be on, and to the proxy. A forwarded agent can
+// restrictKey limits a key to connections from this machine to the nodes the person may be on, and to the proxy. A forwarded agent can
 // then not be used for an onward hop. OpenSSH compares whole host names, so each node is named; one that joins later is reached with
 // the key file.
-func (a *app) restricted(ctx context.Context, p *profile.Profile, key agent.AddedKey) (agent.AddedKey, error) {
+func (a *app) restrictKey(ctx context.Context, p *profile.Profile, key agent.AddedKey) (agent.AddedKey, error) {
 	nodes, err := a.nodes(ctx, p, nil)
 	if err != nil {
 		return key, err
@@ -109,8 +109,8 @@ func destinations(hosts []string, authorities []ssh.PublicKey) []byte {
 	return list
 }
 
-// forgetKeys removes every key that a login at the cluster put into ssh-agent. Without an agent there is nothing to do.
-func (a *app) forgetKeys(i profile.Info) {
+// removeAgentKeys removes every key that a login at the cluster put into ssh-agent. Without an agent there is nothing to do.
+func (a *app) removeAgentKeys(i profile.Info) {
 	if a.Getenv("SSH_AUTH_SOCK") == "" {
 		return
 	}

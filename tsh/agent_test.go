@@ -79,7 +79,7 @@ func request(key ssh.PublicKey, session, method string, host ssh.PublicKey) []by
 }
 
 func TestTheAgentForbidsOnwardHops(t *testing.T) {
-	w, other := newWorld(t), newWorld(t)
+	w, other := newTestCluster(t), newTestCluster(t)
 	web1, web2 := w.addNode("web-1"), w.addNode("web-2")
 	socket := startAgent(t)
 	c := w.client()
@@ -140,7 +140,7 @@ func TestTheAgentForbidsOnwardHops(t *testing.T) {
 
 // An agent that knows no destinations, such as x/crypto's own, gets the key only from who asks for it.
 func TestAnAgentWithoutDestinationsGetsTheKeyOnlyWhenAsked(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.addNode("web-1")
 	socket := filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", socket)
@@ -173,9 +173,9 @@ func TestAnAgentWithoutDestinationsGetsTheKeyOnlyWhenAsked(t *testing.T) {
 
 // OpenSSH accepts the configuration, the key, the certificate and the known hosts.
 func TestOpenSSHReadsTheConfiguration(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.addNode("web-1")
-	c := w.in()
+	c := w.loggedIn()
 	conf := filepath.Join(t.TempDir(), "conf")
 	write(t, conf, []byte(c.ok("config")), 0o600)
 	resolve := func(host string) string {
@@ -217,8 +217,8 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 }
 
 // The whole way of a stock ssh: its configuration, tsh as ProxyCommand, and the key from a file or from the agent alone.
-func TestOpenSSHConnectsByWayOfTsh(t *testing.T) {
-	w := newWorld(t)
+func TestOpenSSHConnectsThroughTsh(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("web-1").status = 9
 	c := w.client()
 	c.env["SSH_AUTH_SOCK"] = startAgent(t)

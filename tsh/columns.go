@@ -24,7 +24,7 @@ var listings = map[access.Resource]listing{
 	access.Roles: {[]string{"NAME", "ALLOW", "DENY"}, func(r authrpc.Resource) []string {
 		var role access.Role
 		read(r.Spec, &role)
-		return []string{r.Metadata.Name, inShort(role.Allow), inShort(role.Deny)}
+		return []string{r.Metadata.Name, summarizeGrants(role.Allow), summarizeGrants(role.Deny)}
 	}},
 	access.Connectors: {[]string{"NAME", "TYPE", "ISSUER", "CLIENT"}, func(r authrpc.Resource) []string {
 		var c struct{ Type, Issuer, Client_ID string }
@@ -59,7 +59,7 @@ var listings = map[access.Resource]listing{
 		read(r.Status, &status)
 		return []string{r.Metadata.Name, spec.Kind, labelText(spec.Labels), status.State, status.By, moment(status.Expires)}
 	}},
-	access.Nodes: {[]string{"NAME", "KIND", "LABELS", "JOINED", "RENEWED"}, func(r authrpc.Resource) []string {
+	access.Machines: {[]string{"NAME", "KIND", "LABELS", "JOINED", "RENEWED"}, func(r authrpc.Resource) []string {
 		var status struct {
 			Kind             string
 			Created, Renewed time.Time
@@ -74,11 +74,11 @@ var listings = map[access.Resource]listing{
 func eventCells(r authrpc.Resource) []string {
 	var e audit.Event
 	read(r.Spec, &e)
-	what := audit.Meaning[e.Code]
+	what := audit.Descriptions[e.Code]
 	if what == "" {
 		what = "of a newer version"
 	}
-	where := e.Node
+	where := e.Machine
 	if e.Login != "" {
 		where = string(e.Login) + "@" + where
 	}
@@ -105,8 +105,8 @@ func moment(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
-// inShort says in a line what grants are about: "root on env=prod|test: shell,exec; roles: get".
-func inShort(grants []access.Grant) string {
+// summarizeGrants says in a line what grants are about: "root on env=prod|test: shell,exec; roles: get".
+func summarizeGrants(grants []access.Grant) string {
 	var out []string
 	for _, g := range grants {
 		about := strings.Join(g.Resources, ",")

@@ -45,10 +45,10 @@ func (a *app) completionCmd() *cobra.Command {
 	}
 }
 
-// unmarked drops the marks by which help texts name the value of a flag: a shell would show them.
-type unmarked struct{ io.Writer }
+// backtickFilter drops the marks by which help texts name the value of a flag: a shell would show them.
+type backtickFilter struct{ io.Writer }
 
-func (u unmarked) Write(p []byte) (int, error) {
+func (u backtickFilter) Write(p []byte) (int, error) {
 	_, err := u.Writer.Write(bytes.ReplaceAll(p, []byte("`"), nil))
 	return len(p), err
 }
@@ -81,7 +81,7 @@ func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
 
 // nodeNames lists nodes for completion; nobody logged in, or nobody answering, means none.
 func (a *app) nodeNames(ctx context.Context) []string {
-	p, err := a.login()
+	p, err := a.currentLogin()
 	if err != nil {
 		return nil
 	}
@@ -93,7 +93,7 @@ func (a *app) nodeNames(ctx context.Context) []string {
 	}
 	var out []string
 	for _, n := range nodes {
-		if len(n.Logins) > 0 && identity.CheckNodeName(n.Name) == nil { // the shell gets no other text
+		if len(n.Logins) > 0 && identity.CheckMachineName(n.Name) == nil { // the shell gets no other text
 			out = append(out, n.Name)
 		}
 	}

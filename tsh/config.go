@@ -24,7 +24,7 @@ func (a *app) configCmd() *cobra.Command {
 		Example: `  tsh config > ~/.ssh/threshold.conf     # then, at the top of ~/.ssh/config: Include threshold.conf
   ssh ubuntu@web-1.CLUSTER`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			p, err := a.login()
+			p, err := a.currentLogin()
 			if err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ func (a *app) bareNames(ctx context.Context, p *profile.Profile) ([]string, erro
 	}
 	var names []string
 	for _, n := range nodes {
-		if len(n.Logins) > 0 && identity.CheckNodeName(n.Name) == nil && !strings.Contains(n.Name, ".") && len(names) < maxBareNames {
+		if len(n.Logins) > 0 && identity.CheckMachineName(n.Name) == nil && !strings.Contains(n.Name, ".") && len(names) < maxBareNames {
 			names = append(names, n.Name)
 		}
 	}

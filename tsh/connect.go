@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/coalesce"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
@@ -79,7 +79,7 @@ func (a *app) connect(ctx context.Context, p *profile.Profile, d destinationOf, 
 	if err == nil {
 		return client, nil
 	}
-	if name, err = a.meant(ctx, p, name, err); err != nil {
+	if name, err = a.resolveAfterRefusal(ctx, p, name, err); err != nil {
 		return nil, err
 	}
 	return a.connectTo(ctx, p, login, name, quiet)
@@ -136,16 +136,16 @@ type handshake struct {
 	login   identity.Login
 	quiet   bool // a banner is for nobody
 
-	mu     sync.Mutex // guards what follows: x/crypto calls back from goroutines of its own
-	host   error      // why the host certificate was refused
-	banner strings.Builder
+	mu      sync.Mutex // guards what follows: x/crypto calls back from goroutines of its own
+	hostErr error      // why the host certificate was refused
+	banner  strings.Builder
 }
 
 func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConfig) (*ssh.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	packets := gather.PacketsOf(conn)
+	packets := coalesce.NewSSHConn(conn)
 	c, chans, reqs, err := ssh.NewClientConn(packets, h.name, cfg)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
@@ -159,14 +159,14 @@ func (h *handshake) run(ctx context.Context, conn *nodeConn, cfg *ssh.ClientConf
 	if b := cleanLines(h.banner.String()); b != "" && !h.quiet {
 		fmt.Fprintln(h.app.Stderr, b)
 	}
-	packets.Join()
-	return ssh.NewClient(c, chans, h.app.heed(reqs)), nil
+	packets.JoinPackets()
+	return ssh.NewClient(c, chans, h.app.watchEndNotice(reqs)), nil
 }
 
-// heed keeps a node's word on why it ends the connection, and hands every other global request on.
-func (a *app) heed(reqs <-chan *ssh.Request) <-chan *ssh.Request {
+// watchEndNotice keeps a node's word on why it ends the connection, and hands every other global request on.
+func (a *app) watchEndNotice(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 	rest := make(chan *ssh.Request)
-	a.heeding.Go(func() { // ends with the connection, which its owner closes
+	a.endNoticeReaders.Go(func() { // ends with the connection, which its owner closes
 		defer close(rest)
 		for r := range reqs {
 			if r.Type != dial.EndNotice {
@@ -174,29 +174,29 @@ func (a *app) heed(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 				continue
 			}
 			text := string(r.Payload[:min(len(r.Payload), maxBanner)])
-			a.ended.Store(&text)
+			a.endNotice.Store(&text)
 		}
 	})
 	return rest
 }
 
-// lost says why a connection without a session, which is over, ended: in the node's words, if it had any.
-func (a *app) lost() error {
-	a.heeding.Wait() // its last word may have come with the end
-	if text := a.ended.Load(); text != nil {
-		if why, hint := nodeWords(*text); why != "" {
+// lostConnection says why a connection without a session, which is over, ended: in the node's words, if it had any.
+func (a *app) lostConnection() error {
+	a.endNoticeReaders.Wait() // its last word may have come with the end
+	if text := a.endNotice.Load(); text != nil {
+		if why, hint := parseRefusal(*text); why != "" {
 			return fault.New(fault.Unavailable, "", "the node ended the connection: "+why, said(hint, "connect again"))
 		}
 	}
-	return ending{}.outcome()
+	return programExit{}.result()
 }
 
 // checkHost accepts only a certificate of the cluster's host authority that names the node that was meant.
 func (h *handshake) checkHost(_ string, _ net.Addr, key ssh.PublicKey) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.host = identity.VerifySSHHost(key, h.name, h.profile.Authorities.HostSSH, h.app.Now())
-	return h.host
+	h.hostErr = identity.VerifySSHHost(key, h.name, h.profile.Authorities.HostSSH, h.app.Now())
+	return h.hostErr
 }
 
 func (h *handshake) keepBanner(msg string) error {
@@ -217,31 +217,31 @@ func (h *handshake) explain(ctx context.Context, conn *nodeConn, err error) erro
 		return context.Canceled
 	case conn.refused() != nil:
 		return conn.refused()
-	case errors.As(h.host, &old):
+	case errors.As(h.hostErr, &old):
 		return fault.Wrap(err, fault.Expired, "", "the node's "+old.Error(), "check this machine's clock; if it is right, look at threshold-node on "+h.name)
-	case h.host != nil:
-		return fault.Wrap(err, fault.Denied, "", "what answers is not node "+h.name+": "+h.host.Error(),
+	case h.hostErr != nil:
+		return fault.Wrap(err, fault.Denied, "", "what answers is not node "+h.name+": "+h.hostErr.Error(),
 			"log in again to learn of new authorities: tsh login; if it stays so, tell an administrator")
 	case ctx.Err() != nil:
 		return fault.Wrap(err, fault.Unavailable, "", "node "+h.name+" does not answer", "check that the machine runs; then try again")
 	case strings.Contains(err.Error(), "unable to authenticate"), errors.As(err, &auth):
-		return h.notLetIn(err)
+		return h.loginRefused(err)
 	}
-	return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+h.name+" broke off: "+clean(fault.Network(err)), "try again; if it stays so, look at the log of threshold-node on it")
+	return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+h.name+" broke off: "+clean(fault.DescribeNetwork(err)), "try again; if it stays so, look at the log of threshold-node on it")
 }
 
-// notLetIn tells the node's own reason, which it sends as a banner.
-func (h *handshake) notLetIn(err error) error {
+// loginRefused tells the node's own reason, which it sends as a banner.
+func (h *handshake) loginRefused(err error) error {
 	msg, hint := fmt.Sprintf("node %s does not let you in as %s", h.name, h.login), "see which logins you have there: tsh ls name="+h.name
-	if why, what := nodeWords(h.banner.String()); why != "" {
+	if why, what := parseRefusal(h.banner.String()); why != "" {
 		msg += ": " + why
 		hint = said(what, hint)
 	}
 	return fault.Wrap(err, fault.Denied, "", msg, hint)
 }
 
-// nodeWords reads a refusal in a node's words: lines "threshold: error: …" and "threshold: hint: …".
-func nodeWords(text string) (why, hint string) {
+// parseRefusal reads a refusal in a node's words: lines "threshold: error: …" and "threshold: hint: …".
+func parseRefusal(text string) (why, hint string) {
 	var said []string
 	for line := range strings.SplitSeq(cleanLines(text), "\n") {
 		line = strings.TrimPrefix(strings.TrimSpace(line), "threshold: ")

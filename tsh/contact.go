@@ -34,11 +34,11 @@ type cluster struct {
 
 // contact learns which cluster the proxy must be of and checks that it is, before a person is sent to a browser.
 func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
-	at, err := a.choose(ctx, h, addr, o)
+	at, err := a.choosePin(ctx, h, addr, o)
 	if err != nil {
 		return cluster{}, err
 	}
-	if err := a.learn(ctx, addr, &at); err != nil {
+	if err := a.learnTransport(ctx, addr, &at); err != nil {
 		return cluster{}, err
 	}
 	conn, err := a.dialTLS(ctx, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
@@ -48,18 +48,18 @@ func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginO
 	return at, conn.Close()
 }
 
-// learn finds out how the proxy wants to be spoken to. Who has a pin takes only that from the ping document, and so needs no certificate.
-func (a *app) learn(ctx context.Context, addr string, at *cluster) error {
-	if a.out.err != nil {
-		return a.out.err
+// learnTransport finds out how the proxy wants to be spoken to. Who has a pin takes only that from the ping document, and so needs no certificate.
+func (a *app) learnTransport(ctx context.Context, addr string, at *cluster) error {
+	if a.dialer.err != nil {
+		return a.dialer.err
 	}
 	if at.transport != "" {
-		a.out.way.Use(addr, at.transport)
+		a.dialer.egress.SetTransport(addr, at.transport)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTime)
 	defer cancel()
-	transport, err := a.out.way.Learn(ctx, addr)
+	transport, err := a.dialer.egress.LearnTransport(ctx, addr)
 	if err != nil {
 		return tlsFault(addr, err)
 	}
@@ -67,10 +67,10 @@ func (a *app) learn(ctx context.Context, addr string, at *cluster) error {
 	return nil
 }
 
-// choose decides which cluster is meant: the pin that was given, else the one kept from an earlier login, which the
+// choosePin decides which cluster is meant: the pin that was given, else the one kept from an earlier login, which the
 // proxy's ping must repeat, else the one that its web certificate vouches for. A --ca-file that holds the cluster root itself says as
 // much as --pin, and so replaces a kept pin.
-func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
+func (a *app) choosePin(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
 	if o.pin != "" {
 		pin, err := identity.ParsePin(o.pin)
 		return cluster{pin: pin, name: identity.AnyCluster}, fault.Wrap(err, fault.Invalid, "", fmt.Sprint(err), "copy the whole pin, as sha256:…")
@@ -98,7 +98,7 @@ func (a *app) choose(ctx context.Context, h profile.Home, addr string, o loginOp
 		return cluster{}, err
 	}
 	if kept != nil && *kept != got.Pin && !holdsRoot(o.caFile, got.Pin) {
-		return cluster{}, otherRoot(addr, *kept, got.Pin)
+		return cluster{}, rootChanged(addr, *kept, got.Pin)
 	}
 	return cluster{got.Pin, got.Cluster, got.Transport}, nil
 }
@@ -117,7 +117,7 @@ func holdsRoot(file string, pin identity.Pin) bool {
 	return false
 }
 
-func otherRoot(addr string, kept, got identity.Pin) error {
+func rootChanged(addr string, kept, got identity.Pin) error {
 	return fault.New(fault.Denied, "", fmt.Sprintf("THE CLUSTER AT %s IS NOT THE ONE YOU LOGGED IN TO BEFORE.\n  kept:  %s\n  shown: %s\n"+
 		"Either it was rebuilt, or somebody stands in between.", addr, kept, got),
 		"ask an administrator; only if they name the shown pin: tsh login --proxy "+addr+" --pin "+got.String())
@@ -132,7 +132,7 @@ func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) 
 	ctx, cancel := context.WithTimeout(ctx, pingTime)
 	defer cancel()
 	client := &http.Client{
-		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Time: a.Now}, DialContext: a.out.dialContext},
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Time: a.Now}, DialContext: a.dialer.dialContext},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	defer client.CloseIdleConnections()
@@ -142,7 +142,7 @@ func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) 
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return dial.Ping{}, a.noContact(ctx, addr, err)
+		return dial.Ping{}, a.pingFault(ctx, addr, err)
 	}
 	defer resp.Body.Close()
 	return readPing(addr, resp)
@@ -174,8 +174,8 @@ func rootsFrom(caFile string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// noContact says what a person should do about a first contact that failed.
-func (a *app) noContact(ctx context.Context, addr string, err error) error {
+// pingFault says what a person should do about a first contact that failed.
+func (a *app) pingFault(ctx context.Context, addr string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
@@ -199,5 +199,5 @@ func (a *app) noContact(ctx context.Context, addr string, err error) error {
 
 // unreachable is a proxy that gave no connection.
 func unreachable(addr string, err error) error {
-	return fault.Wrap(err, fault.Unavailable, "", "the proxy "+addr+" cannot be reached: "+fault.Network(err), "check the address and the network, then try again")
+	return fault.Wrap(err, fault.Unavailable, "", "the proxy "+addr+" cannot be reached: "+fault.DescribeNetwork(err), "check the address and the network, then try again")
 }

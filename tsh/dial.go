@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/coalesce"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
@@ -20,41 +20,41 @@ import (
 // connectTime bounds the way to the proxy, TLS included.
 const connectTime = 15 * time.Second
 
-// outward is the way to proxies, as the environment says it, and why it cannot be gone if it says nonsense.
-type outward struct {
-	way *egress.Way
-	err error
+// proxyDialer is the way to proxies, as the environment says it, and why it cannot be gone if it says nonsense.
+type proxyDialer struct {
+	egress *egress.Dialer
+	err    error
 }
 
-func newOutward(getenv func(string) string) outward {
-	way, err := egress.New(egress.Environment(getenv))
+func newProxyDialer(getenv func(string) string) proxyDialer {
+	way, err := egress.New(egress.ConfigFromEnv(getenv))
 	if err != nil {
-		return outward{&egress.Way{}, err}
+		return proxyDialer{&egress.Dialer{}, err}
 	}
-	return outward{way, nil}
+	return proxyDialer{way, nil}
 }
 
 // DialTLS makes outward an authrpc.Way.
-func (o outward) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+func (o proxyDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	if o.err != nil {
 		return nil, o.err
 	}
-	return o.way.DialTLS(ctx, addr, cfg)
+	return o.egress.DialTLS(ctx, addr, cfg)
 }
 
 // dialContext is for the web: what comes back is not yet TLS.
-func (o outward) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+func (o proxyDialer) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	if o.err != nil {
 		return nil, o.err
 	}
-	return o.way.DialContext(ctx, network, addr)
+	return o.egress.DialContext(ctx, network, addr)
 }
 
 // dialTLS connects to a proxy and finishes the handshake.
 func (a *app) dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
-	conn, err := a.out.DialTLS(ctx, addr, cfg)
+	conn, err := a.dialer.DialTLS(ctx, addr, cfg)
 	if err != nil {
 		return nil, tlsFault(addr, err)
 	}
@@ -86,7 +86,7 @@ func tlsFault(addr string, err error) error {
 
 // auth is a client of auth that shows the login's certificate.
 func (a *app) auth(p *profile.Profile) *authrpc.Client {
-	return authrpc.NewClientBy(a.out, p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth))
+	return authrpc.NewClientWithDialer(a.dialer, p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth))
 }
 
 func certificate(p *profile.Profile) func() (*tls.Certificate, error) {
@@ -110,7 +110,7 @@ func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*n
 	if err != nil {
 		return nil, err
 	}
-	return &nodeConn{Conn: dial.Client(gather.Conn(conn), dial.Request{Node: name}), tls: conn, addr: p.Proxy}, nil
+	return &nodeConn{Conn: dial.Client(coalesce.Conn(conn), dial.Request{Node: name}), tls: conn, addr: p.Proxy}, nil
 }
 
 func (c *nodeConn) Read(b []byte) (int, error) {

@@ -78,8 +78,8 @@ func (t *transfer) baseName(name string) (string, error) {
 	return base, nil
 }
 
-// maxFolders bounds how deep a download follows folders: a node could make them up without end.
-const maxFolders = 256
+// maxDepth bounds how deep a download follows folders: a node could make them up without end.
+const maxDepth = 256
 
 func (t *transfer) get(src, dst string, depth int) error {
 	if err := t.ctx.Err(); err != nil {
@@ -93,14 +93,14 @@ func (t *transfer) get(src, dst string, depth int) error {
 		return t.getFile(src, dst, info)
 	case !t.recursive:
 		return fault.New(fault.Invalid, "", clean(src)+" is a folder on the node", "add -r to copy folders")
-	case depth >= maxFolders:
-		return fault.New(fault.Invalid, "", fmt.Sprintf("folders on the node are more than %d deep at %s", maxFolders, clean(src)), "copy a part at a time")
+	case depth >= maxDepth:
+		return fault.New(fault.Invalid, "", fmt.Sprintf("folders on the node are more than %d deep at %s", maxDepth, clean(src)), "copy a part at a time")
 	}
 	entries, err := t.remote.ReadDir(src)
 	if err != nil {
 		return t.remoteFault(src, err)
 	}
-	if err := makeFolder(dst); err != nil {
+	if err := makeLocalDir(dst); err != nil {
 		return err
 	}
 	for _, e := range entries {
@@ -109,7 +109,7 @@ func (t *transfer) get(src, dst string, depth int) error {
 		}
 	}
 	if t.preserve {
-		return keepHere(dst, info)
+		return preserveLocal(dst, info)
 	}
 	return nil
 }
@@ -129,8 +129,8 @@ func (t *transfer) getEntry(src, dst string, e fs.FileInfo, depth int) error {
 	return t.get(path.Join(src, name), filepath.Join(dst, name), depth+1)
 }
 
-// makeFolder makes the folder, or takes one that is there. A link to a folder may be the person's own: a download makes no links.
-func makeFolder(dst string) error {
+// makeLocalDir makes the folder, or takes one that is there. A link to a folder may be the person's own: a download makes no links.
+func makeLocalDir(dst string) error {
 	err := os.Mkdir(dst, 0o777) // less the umask
 	if errors.Is(err, fs.ErrExist) {
 		if info, err := os.Stat(dst); err == nil && info.IsDir() {
@@ -160,7 +160,7 @@ func (t *transfer) getFile(src, dst string, info fs.FileInfo) (err error) {
 		return t.remoteFault(src, err)
 	}
 	defer in.Close()
-	out, finish, err := createHere(dst, info.Mode().Perm())
+	out, finish, err := createLocal(dst, info.Mode().Perm())
 	if err != nil {
 		return localFault(dst, err)
 	}
@@ -183,14 +183,14 @@ func (t *transfer) getFile(src, dst string, info fs.FileInfo) (err error) {
 	}
 	bar.done()
 	if t.preserve {
-		return keepHere(dst, info)
+		return preserveLocal(dst, info)
 	}
 	return nil
 }
 
-// createHere opens a file that takes the name dst when finish is called with nil, and else vanishes. What is there already keeps its
+// createLocal opens a file that takes the name dst when finish is called with nil, and else vanishes. What is there already keeps its
 // mode; a device or pipe is written to as it is; a link is followed.
-func createHere(dst string, mode fs.FileMode) (*os.File, func(error) error, error) {
+func createLocal(dst string, mode fs.FileMode) (*os.File, func(error) error, error) {
 	if real, err := filepath.EvalSymlinks(dst); err == nil {
 		dst = real
 	}
@@ -202,7 +202,7 @@ func createHere(dst string, mode fs.FileMode) (*os.File, func(error) error, erro
 		f, err := os.OpenFile(dst, os.O_WRONLY, 0)
 		return f, func(failed error) error { return cmp.Or(failed, f.Close()) }, err
 	}
-	name := filepath.Join(filepath.Dir(dst), partName(filepath.Base(dst)))
+	name := filepath.Join(filepath.Dir(dst), tempName(filepath.Base(dst)))
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666&mode|0o600)
 	if err != nil {
 		return nil, nil, err
@@ -243,7 +243,7 @@ func settle(f *os.File, old fs.FileInfo, mode fs.FileMode) error {
 	return f.Sync()
 }
 
-func keepHere(dst string, info fs.FileInfo) error {
+func preserveLocal(dst string, info fs.FileInfo) error {
 	err := os.Chmod(dst, info.Mode().Perm())
 	if err == nil {
 		err = os.Chtimes(dst, info.ModTime(), info.ModTime())

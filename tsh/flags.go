@@ -24,7 +24,7 @@ var opensshFlags = map[string]string{
 	"P": "leave it out: nodes have no ports, they are reached by name",
 	"S": "leave it out: each tsh makes a connection of its own; ssh itself can share one, see: tsh config",
 	"V": "see: tsh version",
-	"X": noWindows, "Y": noWindows,
+	"X": hintNoX11, "Y": hintNoX11,
 	"c": "leave it out: tsh takes the fastest safe cipher by itself",
 	"f": "leave it out, and let the shell put it in the background: tsh ssh -N … &",
 	"g": "leave it out, and say where to listen: -L '*:8080:localhost:80'",
@@ -45,8 +45,8 @@ var scpFlags = map[string]string{
 	"v": "leave it out; to see how a node is reached: tsh ssh -v NODE true",
 }
 
-// noWindows is the answer to those who want X11.
-const noWindows = "leave it out: windows (X11) are not forwarded, because any program there could read the keys you type here"
+// hintNoX11 is the answer to those who want X11.
+const hintNoX11 = "leave it out: windows (X11) are not forwarded, because any program there could read the keys you type here"
 
 // wrongFlag words what is wrong with a flag. pflag's own text is fit to read but for values, where it shows what Go's parser said.
 func wrongFlag(c *cobra.Command, err error) error {

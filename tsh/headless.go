@@ -11,13 +11,13 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// slowest bounds how long a waiting login pauses between questions, whatever auth says.
-const slowest = 10 * time.Second
+// maxPollInterval bounds how long a waiting login pauses between questions, whatever auth says.
+const maxPollInterval = 10 * time.Second
 
-// headless logs in from a machine without a browser: it shows a link and a code, and waits until somebody has logged in with them
+// loginHeadless logs in from a machine without a browser: it shows a link and a code, and waits until somebody has logged in with them
 // elsewhere. All of it goes end to end to auth, so that no proxy can show another's code.
-func (a *app) headless(ctx context.Context, addr string, at cluster, k *keyring, o loginOptions) (authrpc.RedeemLoginResponse, error) {
-	c := authrpc.NewClientBy(a.out, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
+func (a *app) loginHeadless(ctx context.Context, addr string, at cluster, k *loginKeys, o loginOptions) (authrpc.RedeemLoginResponse, error) {
+	c := authrpc.NewClientWithDialer(a.dialer, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
 	defer c.Close()
 	asked, err := authrpc.Call(ctx, c, authrpc.BeginHeadless, authrpc.BeginHeadlessRequest{Challenge: k.challenge()})
 	if err != nil {
@@ -27,12 +27,12 @@ func (a *app) headless(ctx context.Context, addr string, at cluster, k *keyring,
 	fmt.Fprintln(a.Stdout, "Open: "+headlessURL(addr, asked.Handle, o.connector))
 	fmt.Fprintf(a.Stderr, "Go on there only if it shows this code:  %s  (and that this machine is at %s)\n", clean(asked.Code), clean(asked.From))
 	fmt.Fprintf(a.Stderr, "Waiting until %s. The certificates will last an hour at most, and work from this address alone.\n", asked.Expires.Local().Format("15:04"))
-	return a.await(ctx, c, authrpc.RedeemHeadlessRequest{Handle: asked.Handle, Keys: k.shown()}, asked.Every)
+	return a.pollHeadless(ctx, c, authrpc.RedeemHeadlessRequest{Handle: asked.Handle, Keys: k.reveal()}, asked.PollInterval)
 }
 
-// await asks until the person is done. That auth, or the way there, is away for a moment ends nothing.
-func (a *app) await(ctx context.Context, c *authrpc.Client, req authrpc.RedeemHeadlessRequest, every time.Duration) (authrpc.RedeemLoginResponse, error) {
-	tick := time.NewTicker(min(max(every, time.Second/2), slowest))
+// pollHeadless asks until the person is done. That auth, or the way there, is away for a moment ends nothing.
+func (a *app) pollHeadless(ctx context.Context, c *authrpc.Client, req authrpc.RedeemHeadlessRequest, every time.Duration) (authrpc.RedeemLoginResponse, error) {
+	tick := time.NewTicker(min(max(every, time.Second/2), maxPollInterval))
 	defer tick.Stop()
 	for {
 		select {

@@ -13,16 +13,16 @@ import (
 
 const handlePrefix = "sealed-"
 
-func (w *world) beginHeadless(_ context.Context, _ authrpc.Caller, r authrpc.BeginHeadlessRequest) (authrpc.BeginHeadlessResponse, error) {
-	return authrpc.BeginHeadlessResponse{Handle: handlePrefix + r.Challenge, Code: "WDJB-MJHT", From: "203.0.113.9", Every: time.Millisecond,
+func (w *testCluster) beginHeadless(_ context.Context, _ authrpc.Caller, r authrpc.BeginHeadlessRequest) (authrpc.BeginHeadlessResponse, error) {
+	return authrpc.BeginHeadlessResponse{Handle: handlePrefix + r.Challenge, Code: "WDJB-MJHT", From: "203.0.113.9", PollInterval: time.Millisecond,
 		Expires: time.Now().Add(10 * time.Minute)}, nil
 }
 
 // redeemHeadless gives the next of the answers that a test put up.
-func (w *world) redeemHeadless(ctx context.Context, by authrpc.Caller, r authrpc.RedeemHeadlessRequest) (authrpc.RedeemHeadlessResponse, error) {
+func (w *testCluster) redeemHeadless(ctx context.Context, by authrpc.Caller, r authrpc.RedeemHeadlessRequest) (authrpc.RedeemHeadlessResponse, error) {
 	w.mu.Lock()
-	next := w.asked[0]
-	w.asked = w.asked[1:]
+	next := w.headlessAnswers[0]
+	w.headlessAnswers = w.headlessAnswers[1:]
 	w.mu.Unlock()
 	switch next {
 	case "refuse":
@@ -39,7 +39,7 @@ func (w *world) redeemHeadless(ctx context.Context, by authrpc.Caller, r authrpc
 func (c *client) headless(asked []string, flags ...string) (result, []string) {
 	c.t.Helper()
 	c.w.mu.Lock()
-	c.w.asked = asked
+	c.w.headlessAnswers = asked
 	c.w.mu.Unlock()
 	var pages []string
 	r := c.loginIn(c.t.Context(), func(string) {}, append([]string{"--headless", "--pin", c.w.keys.Pin().String()}, flags...)...)
@@ -51,8 +51,8 @@ func (c *client) headless(asked []string, flags ...string) (result, []string) {
 	return r, pages
 }
 
-func TestHeadlessLoginWaitsForSomebodyElsewhere(t *testing.T) {
-	w := newWorld(t)
+func TestHeadlessLoginWaitsForApproval(t *testing.T) {
+	w := newTestCluster(t)
 	c := w.client()
 	r, pages := c.headless([]string{"wait", "away", "approve"}, "--connector", "corp")
 	if r.code != 0 || len(pages) != 1 {
@@ -72,8 +72,8 @@ func TestHeadlessLoginWaitsForSomebodyElsewhere(t *testing.T) {
 	}
 }
 
-func TestHeadlessLoginThatEnds(t *testing.T) {
-	w := newWorld(t)
+func TestHeadlessLoginThatFails(t *testing.T) {
+	w := newTestCluster(t)
 	c := w.client()
 	r, _ := c.headless([]string{"wait", "refuse"})
 	c.wantRefusal(r, "a headless login that nobody approved", 1, "this page has ended", "tsh login")

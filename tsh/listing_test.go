@@ -13,14 +13,14 @@ import (
 )
 
 func TestLSShowsEveryPage(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	for _, n := range []string{"a", "b", "c", "d", "e"} {
 		w.addNode(n)
 	}
 	w.mu.Lock()
 	w.nodes[4].Online, w.nodes[4].LastSeen, w.nodes[4].Labels = false, time.Now().Add(-50*time.Hour), identity.Labels{"note": "x\x1b[2J\u202ey", "env": "dev"}
 	w.mu.Unlock()
-	c := w.in()
+	c := w.loggedIn()
 	out := c.ok("ls")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if len(lines) != 6 || strings.Join(strings.Fields(lines[0]), " ") != "NAME STATUS LABELS LOGINS" || strings.Join(strings.Fields(lines[1]), " ") != "a online env=prod alice" {
@@ -67,9 +67,9 @@ metadata: {name: bob}
 spec: {since: 2026-01-01, count: 3, on: true}
 `
 
-func TestResourcesGoOutAndComeBack(t *testing.T) {
-	w := newWorld(t)
-	c := w.in()
+func TestResourcesRoundTrip(t *testing.T) {
+	w := newTestCluster(t)
+	c := w.loggedIn()
 	file := filepath.Join(t.TempDir(), "f.yaml")
 	if err := os.WriteFile(file, []byte(roleFile), 0o600); err != nil {
 		t.Fatal(err)
@@ -105,10 +105,10 @@ func TestResourcesGoOutAndComeBack(t *testing.T) {
 }
 
 func TestEventsReadAsALog(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.docs["7"] = authrpc.Resource{Kind: "event", Version: "v1", Metadata: authrpc.Metadata{Name: "7"},
 		Spec: json.RawMessage(`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z","user":"bob\u001b[2J","node":"web-1","login":"root"}`)}
-	out := w.in().ok("get", "events")
+	out := w.loggedIn().ok("get", "events")
 	for _, want := range []string{"NUMBER", "TH3001", "bob[2J", "root@web-1", "a session started on a node"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("got %q, want %q in it", out, want)
@@ -117,19 +117,19 @@ func TestEventsReadAsALog(t *testing.T) {
 }
 
 func TestApplyReportsAllFaultsAndSendsNothing(t *testing.T) {
-	w := newWorld(t)
-	c := w.in()
+	w := newTestCluster(t)
+	c := w.loggedIn()
 	bad := strings.NewReader("kind: role\nversion: v1\nmetadata: {name: a}\nspec:\n  allow:\n    - nodes: {env: prod}\n      loggins: [x]\n      actions: [shel]\n---\nkind: rule\nversion: v1\nmetadata: {name: b}\nspec: {}\n---\nkind: user\nversion: v1\nspec: {}\n")
 	r := c.runWith(bad, "apply", "-f", "-")
 	c.wantRefusal(r, "apply", 1, "standard input:7", "loggins", `unknown action "shel"`, "kind rule is not known", "metadata")
-	if got := w.since(); got != nil {
+	if got := w.takeCalls(); got != nil {
 		t.Errorf("got %q sent, want nothing", got)
 	}
 }
 
 func TestTokenIsShownOnceWithTheNextStep(t *testing.T) {
-	w := newWorld(t)
-	c := w.in()
+	w := newTestCluster(t)
+	c := w.loggedIn()
 	r := c.run("token", "create", "--label", "env=prod", "--ttl", "10m")
 	if r.code != 0 || !strings.Contains(r.out, "token: thjoin1.node.") || !strings.Contains(r.stderr, "threshold-node --proxy "+w.addr) {
 		t.Errorf("got %+v, want the token and the next command", r)
@@ -142,9 +142,9 @@ func TestTokenIsShownOnceWithTheNextStep(t *testing.T) {
 	c.refused(1, []string{"token", "create", "--label", "env"}, "LABEL=VALUE")
 }
 
-func TestTokenForPrograms(t *testing.T) {
-	w := newWorld(t)
-	c := w.in()
+func TestTokenInMachineReadableFormats(t *testing.T) {
+	w := newTestCluster(t)
+	c := w.loggedIn()
 	r := c.run("token", "create", "--format=json", "--ttl", "10m")
 	var got struct{ Name, Kind, TTL, Token string }
 	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.stderr != "" || got.Name != "node-1" || got.Kind != "node" || got.TTL != "10m" || !strings.HasPrefix(got.Token, "thjoin1.node.") {
@@ -157,14 +157,14 @@ func TestTokenForPrograms(t *testing.T) {
 }
 
 func TestCompletionKnowsNodes(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.addNode("db")
 	w.addNode("web-1")
 	w.addNode("web-z")
 	w.mu.Lock()
 	w.nodes[2].Name = "web-z$(id)"
 	w.mu.Unlock()
-	c := w.in()
+	c := w.loggedIn()
 	if out := c.ok("__complete", "ssh", "we"); !strings.HasPrefix(out, "web-1\n:") {
 		t.Errorf("got %q, want web-1 and no name that is none", out)
 	}

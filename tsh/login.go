@@ -80,7 +80,7 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return err
 	}
-	addr, err := a.address()
+	addr, err := a.proxyAddress()
 	if fault.Is(err, fault.NotFound) {
 		return fault.New(fault.Invalid, "", "which cluster? --proxy is missing, and this is the first login", "run: tsh login --proxy HOST")
 	}
@@ -95,11 +95,11 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, loginTime, errTooSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, loginTime, errLoginTimeout)
 	defer cancel()
-	earn := a.withBrowser
+	earn := a.loginWithBrowser
 	if o.headless {
-		earn = a.headless
+		earn = a.loginHeadless
 	}
 	resp, err := earn(ctx, addr, at, keys, o)
 	if err != nil {
@@ -117,14 +117,14 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	if err := h.Save(p); err != nil {
 		return err
 	}
-	a.agentAfterLogin(ctx, o.agent, old, p)
+	a.updateAgent(ctx, o.agent, old, p)
 	return a.welcome(p)
 }
 
-var errTooSlow = fault.New(fault.Expired, "", "the browser's part of the login took longer than "+loginTime.String(), "run the command again")
+var errLoginTimeout = fault.New(fault.Expired, "", "the browser's part of the login took longer than "+loginTime.String(), "run the command again")
 
-// keyring is what a login is for: keys born here, which never leave, and the verifier that proves they began it.
-type keyring struct {
+// loginKeys is what a login is for: keys born here, which never leave, and the verifier that proves they began it.
+type loginKeys struct {
 	ssh      ed25519.PrivateKey
 	x509     *ecdsa.PrivateKey
 	sshPub   []byte // SSH wire format
@@ -132,8 +132,8 @@ type keyring struct {
 	verifier string
 }
 
-func newKeys() (*keyring, error) {
-	k := &keyring{verifier: secret()}
+func newKeys() (*loginKeys, error) {
+	k := &loginKeys{verifier: secret()}
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make an SSH key: %w", err)
@@ -152,10 +152,10 @@ func newKeys() (*keyring, error) {
 	return k, nil
 }
 
-func (k *keyring) challenge() string { return authrpc.Challenge(k.verifier, k.sshPub, k.x509Pub) }
+func (k *loginKeys) challenge() string { return authrpc.Challenge(k.verifier, k.sshPub, k.x509Pub) }
 
-// shown opens the challenge.
-func (k *keyring) shown() authrpc.Keys {
+// reveal opens the challenge.
+func (k *loginKeys) reveal() authrpc.Keys {
 	return authrpc.Keys{Verifier: k.verifier, SSHKey: k.sshPub, X509Key: k.x509Pub}
 }
 
@@ -166,8 +166,8 @@ func secret() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// browse sends the person to the proxy's login page and waits for the one-time code on loopback (RFC 8252 section 7.3).
-func (a *app) browse(ctx context.Context, addr, challenge string, o loginOptions) (code string, err error) {
+// awaitBrowser sends the person to the proxy's login page and waits for the one-time code on loopback (RFC 8252 section 7.3).
+func (a *app) awaitBrowser(ctx context.Context, addr, challenge string, o loginOptions) (code string, err error) {
 	back, err := newLoopback()
 	if err != nil {
 		return "", fault.Wrap(err, fault.Unavailable, "", "no port on 127.0.0.1 can be opened for the browser's answer: "+err.Error(), "look at this machine's firewall and limits")
@@ -182,8 +182,8 @@ func (a *app) browse(ctx context.Context, addr, challenge string, o loginOptions
 		fmt.Fprintln(a.Stderr, "Your browser opens. If it does not, open this address on this machine:\n  "+page)
 	}
 	code, err = back.wait(ctx)
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errTooSlow) {
-		return "", errTooSlow
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errLoginTimeout) {
+		return "", errLoginTimeout
 	}
 	return code, err
 }
@@ -208,9 +208,9 @@ func origin(addr string) string {
 	return "https://" + host
 }
 
-// withBrowser logs in with a browser on this machine.
-func (a *app) withBrowser(ctx context.Context, addr string, at cluster, k *keyring, o loginOptions) (authrpc.RedeemLoginResponse, error) {
-	code, err := a.browse(ctx, addr, k.challenge(), o)
+// loginWithBrowser logs in with a browser on this machine.
+func (a *app) loginWithBrowser(ctx context.Context, addr string, at cluster, k *loginKeys, o loginOptions) (authrpc.RedeemLoginResponse, error) {
+	code, err := a.awaitBrowser(ctx, addr, k.challenge(), o)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
@@ -218,15 +218,15 @@ func (a *app) withBrowser(ctx context.Context, addr string, at cluster, k *keyri
 }
 
 // redeem turns the code into certificates, end to end at auth: the proxy passes the TLS connection through unopened.
-func (a *app) redeem(ctx context.Context, addr string, at cluster, code string, k *keyring) (authrpc.RedeemLoginResponse, error) {
-	c := authrpc.NewClientBy(a.out, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
+func (a *app) redeem(ctx context.Context, addr string, at cluster, code string, k *loginKeys) (authrpc.RedeemLoginResponse, error) {
+	c := authrpc.NewClientWithDialer(a.dialer, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
 	defer c.Close()
-	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: k.shown()})
+	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: k.reveal()})
 }
 
 func (a *app) welcome(p *profile.Profile) error {
 	fmt.Fprintln(a.Stdout, "Logged in.")
-	if err := a.describe(p.Info); err != nil {
+	if err := a.writeLogin(p.Info); err != nil {
 		return err
 	}
 	if p.SSHCert == nil {

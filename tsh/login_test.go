@@ -52,12 +52,12 @@ func (c *client) back(callback string, q url.Values) (int, string) {
 }
 
 func TestLoginLeavesAProfile(t *testing.T) {
-	for name, flags := range map[string]func(*world) []string{
-		"by the web certificate": func(w *world) []string { return []string{"--ca-file", w.caFile()} },
-		"by the pin":             func(w *world) []string { return []string{"--pin", w.keys.Pin().String()} },
+	for name, flags := range map[string]func(*testCluster) []string{
+		"by the web certificate": func(w *testCluster) []string { return []string{"--ca-file", w.caFile()} },
+		"by the pin":             func(w *testCluster) []string { return []string{"--pin", w.keys.Pin().String()} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newTestCluster(t)
 			c := w.client()
 			r := c.login(c.browse, flags(w)...)
 			if r.code != 0 {
@@ -102,7 +102,7 @@ func checkModes(t *testing.T, home string) {
 }
 
 func TestLoginRefuses(t *testing.T) {
-	w, other := newWorld(t), newWorld(t)
+	w, other := newTestCluster(t), newTestCluster(t)
 	for _, tt := range []struct {
 		name  string
 		flags []string
@@ -126,15 +126,15 @@ func TestLoginRefuses(t *testing.T) {
 	}
 }
 
-func TestAPinOnceLearnedHolds(t *testing.T) {
-	w, other := newWorld(t), newWorld(t)
+func TestLearnedPinIsKept(t *testing.T) {
+	w, other := newTestCluster(t), newTestCluster(t)
 	c := w.client()
 	if r := c.login(c.browse, "--ca-file", w.caFile()); r.code != 0 {
 		t.Fatal(r.stderr)
 	}
 	c.ok("logout")
 	w.mu.Lock()
-	w.pinged = other.keys.Pin()
+	w.pingPin = other.keys.Pin()
 	w.mu.Unlock()
 	nobody := func(page string) { t.Errorf("got %s opened, want a refusal before", page) }
 	c.wantRefusal(c.login(nobody, "--ca-file", w.caFile()), "another root", 1, "NOT THE ONE", w.keys.Pin().String(), other.keys.Pin().String(), "--pin")
@@ -143,13 +143,13 @@ func TestAPinOnceLearnedHolds(t *testing.T) {
 	}
 }
 
-func TestAFileWithTheClusterRootItselfReplacesAKeptPin(t *testing.T) {
-	old := newWorld(t)
+func TestFileWithTheClusterRootReplacesTheKeptPin(t *testing.T) {
+	old := newTestCluster(t)
 	c := old.client()
 	if r := c.login(c.browse, "--ca-file", old.caFile()); r.code != 0 {
 		t.Fatal(r.stderr)
 	}
-	rebuilt := newWorld(t) // another cluster at an address that the profile knows
+	rebuilt := newTestCluster(t) // another cluster at an address that the profile knows
 	info := filepath.Join(c.home, strings.ReplaceAll(old.addr, ":", "_"))
 	if err := os.Rename(info, filepath.Join(c.home, strings.ReplaceAll(rebuilt.addr, ":", "_"))); err != nil {
 		t.Fatal(err)
@@ -161,8 +161,8 @@ func TestAFileWithTheClusterRootItselfReplacesAKeptPin(t *testing.T) {
 	}
 }
 
-func TestOnlyOurStateIsHeardOnLoopback(t *testing.T) {
-	w := newWorld(t)
+func TestLoopbackAcceptsOnlyItsOwnState(t *testing.T) {
+	w := newTestCluster(t)
 	c := w.client()
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)
@@ -189,25 +189,25 @@ func TestOnlyOurStateIsHeardOnLoopback(t *testing.T) {
 	}
 }
 
-func TestLoginRefusesWhatAuthMayNotSend(t *testing.T) {
+func TestLoginRefusesInvalidResponsesOfAuth(t *testing.T) {
 	stranger, err := ssh.NewPublicKey(newKey(t).Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := newWorld(t)
+	other := newTestCluster(t)
 	for _, tt := range []struct {
 		name  string
-		spoil func(*world, *client)
+		spoil func(*testCluster, *client)
 		words []string
 	}{
-		{"authorities of another cluster", func(w *world, _ *client) { w.chain = other.chain }, []string{"pin"}},
-		{"no authorities", func(w *world, _ *client) { w.chain = nil }, []string{"no authorities"}},
-		{"a certificate for another key", func(w *world, _ *client) { w.forKey = stranger.Marshal() }, []string{"not for our key"}},
-		{"our clock ten minutes ahead", func(_ *world, c *client) { c.now = func() time.Time { return time.Now().Add(10 * time.Minute) } }, []string{"clock is 10m", "ahead"}},
-		{"our clock ten minutes behind", func(_ *world, c *client) { c.now = func() time.Time { return time.Now().Add(-10 * time.Minute) } }, []string{"clock"}},
-		{"a code that is not good", func(_ *world, c *client) { c.env["spoil"] = "code" }, []string{"login code"}},
+		{"authorities of another cluster", func(w *testCluster, _ *client) { w.chain = other.chain }, []string{"pin"}},
+		{"no authorities", func(w *testCluster, _ *client) { w.chain = nil }, []string{"no authorities"}},
+		{"a certificate for another key", func(w *testCluster, _ *client) { w.certifyKey = stranger.Marshal() }, []string{"not for our key"}},
+		{"our clock ten minutes ahead", func(_ *testCluster, c *client) { c.now = func() time.Time { return time.Now().Add(10 * time.Minute) } }, []string{"clock is 10m", "ahead"}},
+		{"our clock ten minutes behind", func(_ *testCluster, c *client) { c.now = func() time.Time { return time.Now().Add(-10 * time.Minute) } }, []string{"clock"}},
+		{"a code that is not good", func(_ *testCluster, c *client) { c.env["spoil"] = "code" }, []string{"login code"}},
 	} {
-		w := newWorld(t)
+		w := newTestCluster(t)
 		c := w.client()
 		tt.spoil(w, c)
 		browse := c.browse
@@ -224,8 +224,8 @@ func TestLoginRefusesWhatAuthMayNotSend(t *testing.T) {
 	}
 }
 
-func TestAWrongClockIsToldBeforeTheBrowserOpens(t *testing.T) {
-	w := newWorld(t)
+func TestWrongClockIsReportedBeforeTheBrowserOpens(t *testing.T) {
+	w := newTestCluster(t)
 	c := w.client()
 	c.now = func() time.Time { return time.Now().Add(10 * time.Minute) }
 	r := c.login(func(page string) { t.Errorf("got %s opened, want a refusal before", page) }, "--ca-file", w.caFile())
@@ -233,15 +233,15 @@ func TestAWrongClockIsToldBeforeTheBrowserOpens(t *testing.T) {
 }
 
 func TestLoginCanBeInterrupted(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	c := w.client()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := c.loginIn(ctx, func(string) { cancel() }, "--browser=none", "--pin", w.keys.Pin().String())
 	c.wantRefusal(r, "Ctrl-C", 1, "interrupted")
 }
 
-func TestARefusalInTheBrowserEndsTheLogin(t *testing.T) {
-	w := newWorld(t)
+func TestRefusalInTheBrowserEndsTheLogin(t *testing.T) {
+	w := newTestCluster(t)
 	c := w.client()
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)
@@ -253,11 +253,11 @@ func TestARefusalInTheBrowserEndsTheLogin(t *testing.T) {
 	}
 }
 
-func TestSomeoneWithoutLoginsMayStillList(t *testing.T) {
-	w := newWorld(t)
+func TestUserWithoutLoginsCanListNodes(t *testing.T) {
+	w := newTestCluster(t)
 	w.logins = nil
 	w.addNode("web-1")
-	c := w.in()
+	c := w.loggedIn()
 	if out := c.ok("ls"); !strings.Contains(out, "web-1") {
 		t.Errorf("got %q, want the node", out)
 	}
@@ -265,9 +265,9 @@ func TestSomeoneWithoutLoginsMayStillList(t *testing.T) {
 	c.refused(1, []string{"config"}, "no role")
 }
 
-func TestAnEndedLoginStopsBeforeTheNetwork(t *testing.T) {
-	w := newWorld(t)
-	c := w.in()
+func TestExpiredLoginFailsBeforeTheNetwork(t *testing.T) {
+	w := newTestCluster(t)
+	c := w.loggedIn()
 	c.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
 	for _, args := range [][]string{{"ls"}, {"scp", "a", "web-1:"}, {"get", "roles"}, {"status"}} {
 		c.refused(1, args, "ended", "tsh login --proxy "+w.addr)
@@ -275,15 +275,15 @@ func TestAnEndedLoginStopsBeforeTheNetwork(t *testing.T) {
 	c.refused(255, []string{"ssh", "web-1"}, "ended", "tsh login --proxy "+w.addr)
 	c.now = func() time.Time { return time.Now().Add(-time.Hour) }
 	c.refused(1, []string{"ls"}, "clock")
-	if got := w.since(); got != nil {
+	if got := w.takeCalls(); got != nil {
 		t.Errorf("got %q asked, want nothing", got)
 	}
 }
 
-func TestADamagedProfileSaysSo(t *testing.T) {
-	w := newWorld(t)
+func TestDamagedProfileIsReported(t *testing.T) {
+	w := newTestCluster(t)
 	for _, name := range []string{"ssh_key", "ssh_key-cert.pub", "x509_cert.pem", "authorities.json", "profile.yaml"} {
-		c := w.in()
+		c := w.loggedIn()
 		found, err := filepath.Glob(filepath.Join(c.home, "*", name))
 		if err != nil || len(found) != 1 {
 			t.Fatalf("got %q %v, want one %s", found, err, name)
@@ -296,8 +296,8 @@ func TestADamagedProfileSaysSo(t *testing.T) {
 }
 
 func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
-	w := newWorld(t)
-	c := w.in()
+	w := newTestCluster(t)
+	c := w.loggedIn()
 	c.ok("logout", "--all")
 	left, err := filepath.Glob(filepath.Join(c.home, "*", "*"))
 	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "profile.yaml" {
@@ -314,16 +314,16 @@ func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 	c.refused(1, []string{"status"}, "not logged in")
 }
 
-func TestTheClosingPageSpeaksKorean(t *testing.T) {
+func TestResultPageInKorean(t *testing.T) {
 	for chosen, browser := range map[string]string{"": "ko-KR,ko;q=0.9,en;q=0.5", "ko": "en-US"} {
-		closesInKorean(t, chosen, browser)
+		wantKoreanPage(t, chosen, browser)
 	}
 }
 
-// closesInKorean logs in with a language chosen at the proxy, if any, and one that the browser asks for.
-func closesInKorean(t *testing.T, chosen, browser string) {
+// wantKoreanPage logs in with a language chosen at the proxy, if any, and one that the browser asks for.
+func wantKoreanPage(t *testing.T, chosen, browser string) {
 	t.Helper()
-	w := newWorld(t)
+	w := newTestCluster(t)
 	c := w.client()
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)

@@ -17,18 +17,18 @@ import (
 const (
 	callbackPath = "/callback"
 	maxCode      = 1 << 10 // bytes
-	// lastPage is how long the browser has to fetch the closing page once the code is here.
-	lastPage = 2 * time.Second
+	// shutdownTimeout is how long the browser has to fetch the closing page once the code is here.
+	shutdownTimeout = 2 * time.Second
 )
 
 // loopback hears the browser's answer: one request with the code and our state, and it is done.
 type loopback struct {
 	listener net.Listener
 	state    string
-	codes    chan answer
+	result   chan callbackResult
 }
 
-type answer struct {
+type callbackResult struct {
 	code string
 	err  error
 }
@@ -38,7 +38,7 @@ func newLoopback() (*loopback, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &loopback{listener: l, state: secret(), codes: make(chan answer, 1)}, nil
+	return &loopback{listener: l, state: secret(), result: make(chan callbackResult, 1)}, nil
 }
 
 func (l *loopback) url() string { return "http://" + l.listener.Addr().String() + callbackPath }
@@ -50,7 +50,7 @@ func (l *loopback) wait(ctx context.Context) (string, error) {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l.listener) }()
 	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastPage)
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		if srv.Shutdown(closing) != nil {
 			_ = srv.Close()
@@ -58,7 +58,7 @@ func (l *loopback) wait(ctx context.Context) (string, error) {
 		<-served
 	}()
 	select {
-	case a := <-l.codes:
+	case a := <-l.result:
 		return a.code, a.err
 	case err := <-served:
 		served <- err
@@ -84,29 +84,29 @@ func (l *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "GET only", http.StatusMethodNotAllowed)
 		return
 	case subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(l.state)) != 1:
-		writeClosing(w, r, http.StatusForbidden, closingForeign)
+		writeResultPage(w, r, http.StatusForbidden, pagesWrongState)
 		return
 	}
-	a := readAnswer(q.Get("code"), q.Get("error"))
+	a := parseCallback(q.Get("code"), q.Get("error"))
 	select {
-	case l.codes <- a:
+	case l.result <- a:
 	default:
-		writeClosing(w, r, http.StatusConflict, closingTwice)
+		writeResultPage(w, r, http.StatusConflict, pagesAnswered)
 		return
 	}
 	if a.err != nil {
-		writeClosing(w, r, http.StatusOK, closingFailed)
+		writeResultPage(w, r, http.StatusOK, pagesFailed)
 		return
 	}
-	writeClosing(w, r, http.StatusOK, closingDone)
+	writeResultPage(w, r, http.StatusOK, pagesDone)
 }
 
-func readAnswer(code, failed string) answer {
+func parseCallback(code, failed string) callbackResult {
 	switch {
 	case failed != "":
-		return answer{err: fault.New(fault.Denied, "", "the login was refused in the browser: "+clean(failed), "run the command again, or ask an administrator")}
+		return callbackResult{err: fault.New(fault.Denied, "", "the login was refused in the browser: "+clean(failed), "run the command again, or ask an administrator")}
 	case code == "" || len(code) > maxCode:
-		return answer{err: fault.Wrap(errors.New("no code"), fault.Invalid, "", "the browser came back without a login code", "run the command again")}
+		return callbackResult{err: fault.Wrap(errors.New("no code"), fault.Invalid, "", "the browser came back without a login code", "run the command again")}
 	}
-	return answer{code: code}
+	return callbackResult{code: code}
 }

@@ -33,7 +33,7 @@ func (a *app) lsCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		p, err := a.login()
+		p, err := a.currentLogin()
 		if err != nil {
 			return err
 		}

@@ -39,11 +39,11 @@ type Env struct {
 // app is one run of tsh.
 type app struct {
 	Env
-	proxy string // --proxy as typed
-	out   outward
+	proxy  string // --proxy as typed
+	dialer proxyDialer
 
-	ended   atomic.Pointer[string] // what a node said of why it ends the connection
-	heeding sync.WaitGroup         // whoever listens for that, until the connection is over
+	endNotice        atomic.Pointer[string] // what a node said of why it ends the connection
+	endNoticeReaders sync.WaitGroup         // whoever listens for that, until the connection is over
 }
 
 // Main runs one command and returns its exit code.
@@ -51,11 +51,11 @@ func Main(ctx context.Context, env Env) int {
 	if env.Now == nil {
 		env.Now = time.Now
 	}
-	a := &app{Env: env, out: newOutward(env.Getenv)}
+	a := &app{Env: env, dialer: newProxyDialer(env.Getenv)}
 	root := a.root()
 	root.SetArgs(env.Args)
 	if len(env.Args) > 0 && (env.Args[0] == cobra.ShellCompRequestCmd || env.Args[0] == cobra.ShellCompNoDescRequestCmd) {
-		root.SetOut(unmarked{env.Stdout})
+		root.SetOut(backtickFilter{env.Stdout})
 	}
 	c, err := root.ExecuteContextC(ctx)
 	var status exitStatus
@@ -158,8 +158,8 @@ func usage(c *cobra.Command, err error) error {
 
 func (a *app) home() (profile.Home, error) { return profile.Open(a.Getenv) }
 
-// address is the proxy that the command is about: --proxy, else where the latest login was.
-func (a *app) address() (string, error) {
+// proxyAddress is the proxy that the command is about: --proxy, else where the latest login was.
+func (a *app) proxyAddress() (string, error) {
 	if a.proxy != "" {
 		return profile.ParseProxy(a.proxy)
 	}
@@ -170,13 +170,13 @@ func (a *app) address() (string, error) {
 	return h.Current()
 }
 
-// login is the live login that the command works with; an ended one stops here, before any network.
-func (a *app) login() (*profile.Profile, error) {
+// currentLogin is the live login that the command works with; an ended one stops here, before any network.
+func (a *app) currentLogin() (*profile.Profile, error) {
 	h, err := a.home()
 	if err != nil {
 		return nil, err
 	}
-	addr, err := a.address()
+	addr, err := a.proxyAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (a *app) login() (*profile.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.out.way.Use(p.Proxy, p.Transport)
+	a.dialer.egress.SetTransport(p.Proxy, p.Transport)
 	return p, p.CheckTime(a.Now())
 }
 

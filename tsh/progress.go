@@ -97,10 +97,10 @@ func progressLine(name string, moved, size int64, spent time.Duration, width int
 	if size > 0 {
 		fmt.Fprintf(&tail, "  %3d%%", min(100, moved*100/size))
 	}
-	fmt.Fprintf(&tail, "  %9s", byteText(moved))
+	fmt.Fprintf(&tail, "  %9s", sizeText(moved))
 	if secs := spent.Seconds(); secs > 0.5 || moved == size {
 		rate := float64(moved) / max(secs, 1e-3)
-		fmt.Fprintf(&tail, "  %9s/s", byteText(int64(rate)))
+		fmt.Fprintf(&tail, "  %9s/s", sizeText(int64(rate)))
 		if left := size - moved; left > 0 && rate > 0 {
 			eta := time.Duration(float64(left) / rate * float64(time.Second)).Round(time.Second)
 			fmt.Fprintf(&tail, "  %s left", clock(eta))
@@ -120,8 +120,8 @@ func clock(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d", int(d.Minutes()), int(d.Seconds())%60)
 }
 
-// byteText is a size in powers of 1000, as disks and networks are sold.
-func byteText(n int64) string {
+// sizeText is a size in powers of 1000, as disks and networks are sold.
+func sizeText(n int64) string {
 	if n < 1000 {
 		return fmt.Sprintf("%d B", n)
 	}

@@ -31,7 +31,7 @@ func (a *app) proxyCmd() *cobra.Command {
 
 // pipe joins standard input and output to the node. It ends when the node has said its last, whatever input may still come.
 func (a *app) pipe(ctx context.Context, name string) error {
-	p, err := a.login()
+	p, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
@@ -57,13 +57,13 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	case ctx.Err() != nil:
 		return context.Canceled
 	case conn.refused() != nil:
-		n, why := a.meant(ctx, p, name, conn.refused())
+		n, why := a.resolveAfterRefusal(ctx, p, name, conn.refused())
 		if why == nil {
 			why = fault.New(fault.NotFound, "", "there is no node "+name, "its whole name is "+n+"; use "+n+"."+p.Cluster)
 		}
 		return why
 	case err != nil && !errors.Is(err, io.EOF):
-		return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+name+" broke off: "+clean(fault.Network(err)), "connect again")
+		return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+name+" broke off: "+clean(fault.DescribeNetwork(err)), "connect again")
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ var machineID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 // nodeName is what a person typed, in the form that names have, and refused where it can be none.
 func nodeName(typed string) (string, error) {
 	name := strings.TrimSuffix(strings.ToLower(typed), ".")
-	if err := identity.CheckNodeName(name); err != nil {
+	if err := identity.CheckMachineName(name); err != nil {
 		return "", fault.Wrap(err, fault.Invalid, "", fmt.Sprintf("%q is no node name", typed), "see: tsh ls")
 	}
 	return name, nil
@@ -38,9 +38,9 @@ func (a *app) resolve(ctx context.Context, p *profile.Profile, name string) (aut
 	return pick(resp.Nodes, name, p.Cluster, a.Now())
 }
 
-// meant finds, after the proxy refused a name, the whole name that was meant. Where there is none it returns the refusal, or what says
+// resolveAfterRefusal finds, after the proxy refused a name, the whole name that was meant. Where there is none it returns the refusal, or what says
 // more: which names there are, or since when the node is away.
-func (a *app) meant(ctx context.Context, p *profile.Profile, name string, refused error) (string, error) {
+func (a *app) resolveAfterRefusal(ctx context.Context, p *profile.Profile, name string, refused error) (string, error) {
 	var by *refusedError
 	if !errors.As(refused, &by) || by.fault.Kind != fault.NotFound && by.fault.Kind != fault.Unavailable {
 		return "", refused
@@ -70,7 +70,7 @@ func pick(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (authrp
 		return authrpc.NodeInfo{}, fault.New(fault.NotFound, "", fmt.Sprintf("there is no node %s that you may reach", name), "see: tsh ls")
 	case len(nodes) > 1:
 		return authrpc.NodeInfo{}, ambiguous(nodes, name)
-	case identity.CheckNodeName(nodes[0].Name) != nil:
+	case identity.CheckMachineName(nodes[0].Name) != nil:
 		return authrpc.NodeInfo{}, fault.New(fault.Invalid, "", "auth names a node in a way that no node is named", "show this message to an administrator")
 	case !nodes[0].Online:
 		return nodes[0], offline(nodes[0], now)

@@ -15,8 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// maxFile bounds what apply reads.
-const maxFile = config.MaxBytes
+// maxApplyBytes bounds what apply reads.
+const maxApplyBytes = config.MaxBytes
 
 func (a *app) getCmd() *cobra.Command {
 	c := &cobra.Command{
@@ -34,11 +34,11 @@ func (a *app) getCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		list, err := a.fetch(c.Context(), kind, name)
+		list, err := a.fetchResources(c.Context(), kind, name)
 		if err != nil {
 			return err
 		}
-		return a.show(*f, kind, name, list)
+		return a.showResources(*f, kind, name, list)
 	}
 	return c
 }
@@ -69,8 +69,8 @@ func resourceKind(word string) (access.Resource, error) {
 
 func singular(r access.Resource) string { return strings.TrimSuffix(string(r), "s") }
 
-func (a *app) fetch(ctx context.Context, kind access.Resource, name string) ([]authrpc.Resource, error) {
-	p, err := a.login()
+func (a *app) fetchResources(ctx context.Context, kind access.Resource, name string) ([]authrpc.Resource, error) {
+	p, err := a.currentLogin()
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (a *app) fetch(ctx context.Context, kind access.Resource, name string) ([]a
 	}
 }
 
-func (a *app) show(f format, kind access.Resource, name string, list []authrpc.Resource) error {
+func (a *app) showResources(f format, kind access.Resource, name string, list []authrpc.Resource) error {
 	if name != "" && len(list) == 0 {
 		return fault.New(fault.NotFound, "", fmt.Sprintf("there is no %s %s", singular(kind), name), "see: tsh get "+string(kind))
 	}
@@ -158,7 +158,7 @@ func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 		defer f.Close()
 		in = f
 	}
-	b, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	b, err := io.ReadAll(io.LimitReader(in, maxApplyBytes+1))
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, "", name+" cannot be read: "+err.Error(), "check the path")
 	}
@@ -196,7 +196,7 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 }
 
 func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
-	p, err := a.login()
+	p, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
@@ -210,12 +210,12 @@ func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 			}
 			return err
 		}
-		a.applied(p.Proxy, r, got)
+		a.reportApplied(p.Proxy, r, got)
 	}
 	return nil
 }
 
-func (a *app) applied(proxy string, sent authrpc.Resource, got authrpc.ApplyResourceResponse) {
+func (a *app) reportApplied(proxy string, sent authrpc.Resource, got authrpc.ApplyResourceResponse) {
 	word := "changed"
 	if got.Created {
 		word = "created"
@@ -249,7 +249,7 @@ func (a *app) rmCmd() *cobra.Command {
 			if name == "" {
 				return fault.New(fault.Invalid, "", "rm needs the name of one "+singular(kind), "see: tsh get "+string(kind))
 			}
-			p, err := a.login()
+			p, err := a.currentLogin()
 			if err != nil {
 				return err
 			}

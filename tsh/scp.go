@@ -48,8 +48,8 @@ type place struct {
 	path string
 }
 
-// parsePlace reads [LOGIN@]NODE:PATH, or a path here. A colon after a slash belongs to a path, as in ./a:b.
-func parsePlace(s string) (place, error) {
+// parseLocation reads [LOGIN@]NODE:PATH, or a path here. A colon after a slash belongs to a path, as in ./a:b.
+func parseLocation(s string) (place, error) {
 	i := strings.IndexByte(s, ':')
 	if s == "" {
 		return place{}, fault.New(fault.Invalid, "", "a path is empty", "write a file's name, or . for this folder")
@@ -75,10 +75,10 @@ func remotePath(p string) string {
 	return p
 }
 
-func parsePlaces(args []string) (sources []place, to place, err error) {
+func parseLocations(args []string) (sources []place, to place, err error) {
 	var here, there bool
 	for i, arg := range args {
-		p, err := parsePlace(arg)
+		p, err := parseLocation(arg)
 		if err != nil {
 			return nil, to, err
 		}
@@ -100,24 +100,24 @@ func parsePlaces(args []string) (sources []place, to place, err error) {
 }
 
 func (a *app) runSCP(ctx context.Context, o scpOptions, args []string) error {
-	sources, to, err := parsePlaces(args)
+	sources, to, err := parseLocations(args)
 	if err != nil {
 		return err
 	}
-	p, err := a.login()
+	p, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
 	t := &transfer{scpOptions: o, app: a, ctx: ctx, meter: a.newMeter(o.quiet)}
 	if to.on != nil {
-		return a.withFiles(ctx, p, *to.on, func(c *sftp.Client) error { t.remote = c; return t.upload(sources, to.path) })
+		return a.withSFTP(ctx, p, *to.on, func(c *sftp.Client) error { t.remote = c; return t.upload(sources, to.path) })
 	}
-	into, err := isFolderHere(to.path, len(sources) > 1)
+	into, err := isLocalDir(to.path, len(sources) > 1)
 	if err != nil {
 		return err
 	}
 	for _, group := range byNode(sources) {
-		err := a.withFiles(ctx, p, *group[0].on, func(c *sftp.Client) error { t.remote = c; return t.download(group, to.path, into) })
+		err := a.withSFTP(ctx, p, *group[0].on, func(c *sftp.Client) error { t.remote = c; return t.download(group, to.path, into) })
 		if err != nil {
 			return err
 		}
@@ -138,17 +138,17 @@ func byNode(list []place) [][]place {
 	return out
 }
 
-// withFiles connects to the node's file service for as long as fn runs. When ctx ends, fn is to notice within moments; a connection
+// withSFTP connects to the node's file service for as long as fn runs. When ctx ends, fn is to notice within moments; a connection
 // that hangs is cut.
-func (a *app) withFiles(ctx context.Context, p *profile.Profile, d destinationOf, fn func(*sftp.Client) error) error {
+func (a *app) withSFTP(ctx context.Context, p *profile.Profile, d destinationOf, fn func(*sftp.Client) error) error {
 	client, err := a.connect(ctx, p, d, false)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	stop := cutLater(ctx, client)
+	stop := closeAfter(ctx, client)
 	defer stop()
-	files, err := openFiles(client)
+	files, err := openSFTP(client)
 	if err != nil {
 		return err
 	}
@@ -164,8 +164,8 @@ func (a *app) withFiles(ctx context.Context, p *profile.Profile, d destinationOf
 	return err
 }
 
-// openFiles starts the node's file service. A refusal is in the node's own words, which it writes to the session's standard error.
-func openFiles(client *ssh.Client) (*sftp.Client, error) {
+// openSFTP starts the node's file service. A refusal is in the node's own words, which it writes to the session's standard error.
+func openSFTP(client *ssh.Client) (*sftp.Client, error) {
 	s, err := openSession(client, nil, subsystem("sftp"))
 	if s == nil {
 		return nil, err
@@ -178,12 +178,12 @@ func openFiles(client *ssh.Client) (*sftp.Client, error) {
 	}
 	_ = s.Close()
 	said, _ := io.ReadAll(io.LimitReader(s.Stderr(), maxBanner)) // until the node closes its side too
-	return nil, noFiles(err, string(said))
+	return nil, sftpRefused(err, string(said))
 }
 
-func noFiles(err error, said string) error {
+func sftpRefused(err error, said string) error {
 	msg, hint := "the node gives no file transfer", "ask an administrator for the action sftp"
-	if why, what := nodeWords(said); why != "" {
+	if why, what := parseRefusal(said); why != "" {
 		msg += ": " + why
 		if what != "" {
 			hint = what
@@ -192,7 +192,7 @@ func noFiles(err error, said string) error {
 	return fault.Wrap(err, fault.Denied, "", msg, hint)
 }
 
-func isFolderHere(path string, must bool) (bool, error) {
+func isLocalDir(path string, must bool) (bool, error) {
 	info, err := os.Stat(path)
 	if err == nil && info.IsDir() {
 		return true, nil

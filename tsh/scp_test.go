@@ -15,10 +15,10 @@ import (
 // files gives a node with a home folder, a person, and a folder here.
 func files(t *testing.T) (c *client, there, here string) {
 	t.Helper()
-	w := newWorld(t)
+	w := newTestCluster(t)
 	there, here = t.TempDir(), t.TempDir()
 	w.addNode("web-1").root = there
-	return w.in(), there, here
+	return w.loggedIn(), there, here
 }
 
 func write(t *testing.T, path string, body []byte, mode fs.FileMode) {
@@ -60,7 +60,7 @@ func wantNoParts(t *testing.T, dirs ...string) {
 	}
 }
 
-func TestSCPCarriesFilesBothWays(t *testing.T) {
+func TestSCPCopiesFilesBothWays(t *testing.T) {
 	c, there, here := files(t)
 	big := make([]byte, 5<<20+123)
 	_, _ = rand.Read(big)
@@ -119,7 +119,7 @@ func TestSCPReplacesWithoutLosingModeOrLink(t *testing.T) {
 	}
 }
 
-func TestSCPCarriesFolders(t *testing.T) {
+func TestSCPCopiesFolders(t *testing.T) {
 	c, there, here := files(t)
 	for i := range 5 {
 		write(t, filepath.Join(here, "tree", fmt.Sprint("d", i%2), fmt.Sprint("f", i)), []byte{byte(i)}, 0o644)
@@ -166,7 +166,7 @@ func TestSCPRefuses(t *testing.T) {
 	c.refused(1, []string{"scp", filepath.Join(here, "a"), "no-files:"}, "no file transfer: no role of alice allows sftp", "tsh: hint: ask for one that does")
 }
 
-func TestSCPLetsNoNodeChooseNamesHere(t *testing.T) {
+func TestSCPRefusesUnsafeNamesFromTheNode(t *testing.T) {
 	c, there, here := files(t)
 	for _, name := range []string{"a\nb", "x\x1b[2J", `back\slash`, "\u202eright", "bad\xff"} {
 		dir := filepath.Join(there, "d")
@@ -182,7 +182,7 @@ func TestSCPLetsNoNodeChooseNamesHere(t *testing.T) {
 	}
 }
 
-func TestSCPSaysThatADiskIsFull(t *testing.T) {
+func TestSCPReportsAFullDisk(t *testing.T) {
 	c, there, here := files(t)
 	write(t, filepath.Join(here, "f"), []byte("x"), 0o644)
 	write(t, filepath.Join(there, "f"), []byte("x"), 0o644)

@@ -16,30 +16,30 @@ import (
 type remote struct {
 	ssh.Channel
 	closed chan struct{} // once the node has closed the channel
-	end    ending        // set before closed is
+	end    programExit   // set before closed is
 }
 
-// ending is how a program ended, as the node tells (RFC 4254 section 6.10). The zero value: it told nothing.
-type ending struct {
-	told   bool
-	status uint32
-	signal string
+// programExit is how a program ended, as the node tells (RFC 4254 section 6.10). The zero value: it told nothing.
+type programExit struct {
+	received bool
+	status   uint32
+	signal   string
 }
 
 // openSession opens a session and asks for a program in it. To a node of ours all of it goes in the message that opens the channel,
 // which saves a round trip; a refusal then comes as words and a status, as from a program. Details want no answer either way.
-func openSession(c *ssh.Client, details []dial.Asked, program dial.Asked) (*remote, error) {
-	extra, fits := dial.MarshalOpening(append(details, program))
-	atOnce := fits && dial.ReadsOpenings(c.ServerVersion())
+func openSession(c *ssh.Client, details []dial.ChannelRequest, program dial.ChannelRequest) (*remote, error) {
+	extra, fits := dial.MarshalEarlyRequests(append(details, program))
+	atOnce := fits && dial.ReadsEarlyRequests(c.ServerVersion())
 	if !atOnce {
 		extra = nil
 	}
 	ch, reqs, err := c.OpenChannel("session", extra)
 	if err != nil {
-		return nil, refusedBy(err, "the node opens no session")
+		return nil, channelRefused(err, "the node opens no session")
 	}
 	r := &remote{Channel: ch, closed: make(chan struct{})}
-	go r.listen(reqs) // ends with the connection
+	go r.readRequests(reqs) // ends with the connection
 	if atOnce {
 		return r, nil
 	}
@@ -48,27 +48,27 @@ func openSession(c *ssh.Client, details []dial.Asked, program dial.Asked) (*remo
 	}
 	granted, err := ch.SendRequest(program.Type, true, program.Payload)
 	if err == nil && !granted {
-		err = errNotGranted
+		err = errRequestDenied
 	}
 	return r, err
 }
 
-// errNotGranted is a refusal of which the node says more on the channel.
-var errNotGranted = errors.New("the node does not run it")
+// errRequestDenied is a refusal of which the node says more on the channel.
+var errRequestDenied = errors.New("the node does not run it")
 
 // input is the program's, for those who end it by Close.
 type input struct{ *remote }
 
 func (i input) Close() error { return i.CloseWrite() }
 
-// listen takes in what the node says about the program.
-func (r *remote) listen(reqs <-chan *ssh.Request) {
+// readRequests takes in what the node says about the program.
+func (r *remote) readRequests(reqs <-chan *ssh.Request) {
 	defer close(r.closed)
 	for q := range reqs {
 		switch q.Type {
 		case "exit-status":
 			if len(q.Payload) == 4 {
-				r.end = ending{told: true, status: binary.BigEndian.Uint32(q.Payload)}
+				r.end = programExit{received: true, status: binary.BigEndian.Uint32(q.Payload)}
 			}
 		case "exit-signal":
 			var m struct {
@@ -78,7 +78,7 @@ func (r *remote) listen(reqs <-chan *ssh.Request) {
 				Language   string
 			}
 			if ssh.Unmarshal(q.Payload, &m) == nil {
-				r.end = ending{told: true, signal: m.Name}
+				r.end = programExit{received: true, signal: m.Name}
 			}
 		}
 		_ = q.Reply(false, nil) // where one is wanted, it is a sign of life
@@ -87,7 +87,7 @@ func (r *remote) listen(reqs <-chan *ssh.Request) {
 
 // copyOut writes what the program says until the channel is closed and all is written, and returns how it ended. An output that takes
 // nothing more ends the session.
-func (r *remote) copyOut(stdout, stderr io.Writer) (ending, error) {
+func (r *remote) copyOut(stdout, stderr io.Writer) (programExit, error) {
 	var both sync.WaitGroup
 	var errOut, errErr error
 	write := func(to io.Writer, from io.Reader, failed *error) {
@@ -101,15 +101,15 @@ func (r *remote) copyOut(stdout, stderr io.Writer) (ending, error) {
 	both.Wait()
 	<-r.closed
 	if err := errors.Join(errOut, errErr); err != nil {
-		return r.end, fault.Wrap(err, fault.Internal, "", "what the program says cannot be written: "+fault.Network(err), "look at where standard output leads")
+		return r.end, fault.Wrap(err, fault.Internal, "", "what the program says cannot be written: "+fault.DescribeNetwork(err), "look at where standard output leads")
 	}
 	return r.end, nil
 }
 
-// outcome turns the end of a program into tsh's: its status, or 128 and the number of the signal that ended it.
-func (e ending) outcome() error {
+// result turns the end of a program into tsh's: its status, or 128 and the number of the signal that ended it.
+func (e programExit) result() error {
 	switch {
-	case !e.told:
+	case !e.received:
 		return fault.New(fault.Unavailable, "", "the connection to the node was lost", "connect again; if it was cut on purpose, tsh status says what you may still do")
 	case e.signal != "":
 		return exitStatus(128 + signalNumber(e.signal))
@@ -119,13 +119,13 @@ func (e ending) outcome() error {
 	return exitStatus(min(e.status, exitConnect)) // a process has 8 bits; what is more must not become 0
 }
 
-// noGrant is what to do where a node refuses without saying what.
-const noGrant = "ask an administrator whether your roles allow it; after a change of roles run: tsh login"
+// hintAskForRole is what to do where a node refuses without saying what.
+const hintAskForRole = "ask an administrator whether your roles allow it; after a change of roles run: tsh login"
 
-// refusedBy words a refusal of a channel. A node says why in it.
-func refusedBy(err error, what string) error {
+// channelRefused words a refusal of a channel. A node says why in it.
+func channelRefused(err error, what string) error {
 	var open *ssh.OpenChannelError
-	hint := noGrant
+	hint := hintAskForRole
 	if errors.As(err, &open) && open.Message != "" {
 		why, remedy := fault.SplitLine(clean(open.Message))
 		what += ": " + why
@@ -137,14 +137,14 @@ func refusedBy(err error, what string) error {
 }
 
 // Programs that a session can run.
-func shell() dial.Asked { return dial.Asked{Type: "shell"} }
+func shell() dial.ChannelRequest { return dial.ChannelRequest{Type: "shell"} }
 
-func execute(command string) dial.Asked {
-	return dial.Asked{Type: "exec", Payload: ssh.Marshal(struct{ Command string }{command})}
+func execRequest(command string) dial.ChannelRequest {
+	return dial.ChannelRequest{Type: "exec", Payload: ssh.Marshal(struct{ Command string }{command})}
 }
 
-func subsystem(name string) dial.Asked {
-	return dial.Asked{Type: "subsystem", Payload: ssh.Marshal(struct{ Name string }{name})}
+func subsystem(name string) dial.ChannelRequest {
+	return dial.ChannelRequest{Type: "subsystem", Payload: ssh.Marshal(struct{ Name string }{name})}
 }
 
 // What follows goes along while the program runs.

@@ -31,8 +31,8 @@ func signalNumber(name string) int {
 	return int(unix.SignalNum("SIG" + name))
 }
 
-// endedBy is the exit status of a tsh that a signal ended.
-func endedBy(s os.Signal) error {
+// signalExit is the exit status of a tsh that a signal ended.
+func signalExit(s os.Signal) error {
 	number, _ := s.(syscall.Signal)
 	return exitStatus(128 + int(number))
 }
@@ -47,7 +47,7 @@ func (s *session) forwardSignals(ctx context.Context, leave func(error)) {
 			return
 		case sig := <-s.signals:
 			if s.in != nil || seen[sig] {
-				leave(endedBy(sig))
+				leave(signalExit(sig))
 				return
 			}
 			seen[sig] = true

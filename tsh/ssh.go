@@ -81,7 +81,7 @@ the port, as in '*:8080:db:80'. The path of a Unix socket may stand for a port, 
 }
 
 func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []string) error {
-	if err := o.take(o.options); err != nil {
+	if err := o.applyOptions(o.options); err != nil {
 		return err
 	}
 	o.agent = o.agent && !o.noAgent
@@ -129,7 +129,7 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command st
 	if err != nil {
 		return err
 	}
-	p, err := a.login()
+	p, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
@@ -164,9 +164,9 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command st
 	}
 	switch {
 	case o.stdio != "":
-		err = s.joinStdio(ctx)
+		err = s.forwardStdio(ctx)
 	case o.noCommand:
-		return s.stay(ctx)
+		return s.keepForwarding(ctx)
 	default:
 		err = s.run(ctx, command)
 	}
@@ -186,14 +186,14 @@ type session struct {
 }
 
 // program is what to ask the node for.
-func (s *session) program(command string) dial.Asked {
+func (s *session) program(command string) dial.ChannelRequest {
 	switch {
 	case s.opts.subsystem:
 		return subsystem(command)
 	case command == "":
 		return shell()
 	}
-	return execute(command)
+	return execRequest(command)
 }
 
 func (s *session) run(ctx context.Context, command string) error {
@@ -208,7 +208,7 @@ func (s *session) run(ctx context.Context, command string) error {
 		details = append(details, a.askPTY(s.in))
 	}
 	if o.agent {
-		details = append(details, dial.Asked{Type: "auth-agent-req@openssh.com"})
+		details = append(details, dial.ChannelRequest{Type: "auth-agent-req@openssh.com"})
 	}
 	var err error
 	s.remote, err = openSession(s.client, details, s.program(command))
@@ -219,7 +219,7 @@ func (s *session) run(ctx context.Context, command string) error {
 		_ = s.remote.CloseWrite()
 		_ = s.remote.Close()
 		_, _ = s.remote.copyOut(io.Discard, a.Stderr) // why
-		return fault.Wrap(err, fault.Denied, "", "the node does not run it", noGrant)
+		return fault.Wrap(err, fault.Denied, "", "the node does not run it", hintAskForRole)
 	}
 	if s.in != nil {
 		if old, err := term.MakeRaw(int(s.in.Fd())); err == nil {
@@ -247,7 +247,7 @@ func (s *session) serve(ctx context.Context) error {
 		_ = s.client.Close()
 	}
 	tasks.Go(func() { s.forwardSignals(ctx, leave) })
-	go s.feed(func() { // a read from a terminal cannot be interrupted: this ends with the process, or with its input
+	go s.copyInput(func() { // a read from a terminal cannot be interrupted: this ends with the process, or with its input
 		leave(fault.New(fault.Unavailable, "", "the connection was ended by "+s.opts.escape+".", "connect again when you like"))
 	})
 	end, err := s.remote.copyOut(s.app.Stdout, s.app.Stderr)
@@ -262,11 +262,11 @@ func (s *session) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return end.outcome()
+	return end.result()
 }
 
-// feed hands standard input on.
-func (s *session) feed(leave func()) {
+// copyInput hands standard input on.
+func (s *session) copyInput(leave func()) {
 	var in io.Reader = s.app.Stdin
 	switch {
 	case s.opts.noInput:
@@ -278,27 +278,27 @@ func (s *session) feed(leave func()) {
 	_ = s.remote.CloseWrite() // half-close: the command reads the end of its input and may still answer
 }
 
-// stay keeps the connection for what is forwarded until a signal, or until it is lost.
-func (s *session) stay(ctx context.Context) error {
+// keepForwarding keeps the connection for what is forwarded until a signal, or until it is lost.
+func (s *session) keepForwarding(ctx context.Context) error {
 	lost := make(chan error, 1)
 	go func() { lost <- s.client.Wait() }()
 	select {
 	case sig := <-s.signals:
-		return endedBy(sig)
+		return signalExit(sig)
 	case <-lost:
-		return s.app.lost()
+		return s.app.lostConnection()
 	}
 }
 
-// joinStdio joins standard input and output with an address that the node reaches.
-func (s *session) joinStdio(ctx context.Context) error {
+// forwardStdio joins standard input and output with an address that the node reaches.
+func (s *session) forwardStdio(ctx context.Context) error {
 	to, err := forward.ParseTarget(s.opts.stdio)
 	if err != nil {
 		return err
 	}
 	ch, reqs, err := forward.OpenTo(s.client, to, nil)
 	if err != nil {
-		return refusedBy(err, "the node gives no connection to "+s.opts.stdio)
+		return channelRefused(err, "the node gives no connection to "+s.opts.stdio)
 	}
 	go ssh.DiscardRequests(reqs)
 	go func() { // as above, a read may last
@@ -311,12 +311,12 @@ func (s *session) joinStdio(ctx context.Context) error {
 	case err := <-done:
 		return fault.Wrap(err, fault.Unavailable, "", "the connection broke off", "connect again")
 	case sig := <-s.signals:
-		return endedBy(sig)
+		return signalExit(sig)
 	}
 }
 
 // drain lets connections that are still forwarded come to their end, as OpenSSH does, unless a signal says that it is enough.
-func (s *session) drain(ctx context.Context, fw *forward.Forwards) {
+func (s *session) drain(ctx context.Context, fw *forward.Forwarder) {
 	n := fw.Open()
 	if n == 0 {
 		return

@@ -20,10 +20,10 @@ type said struct {
 	Env     map[string]string
 }
 
-func TestSSHRunsACommandInOneQuestion(t *testing.T) {
-	w := newWorld(t)
+func TestSSHRunsACommandWithOneDial(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("web-1").status = 7
-	c := w.in()
+	c := w.loggedIn()
 	r := c.runWith(strings.NewReader("input"), "ssh", "web-1", "echo", "-n", "a b")
 	var got said
 	if err := json.Unmarshal([]byte(r.out), &got); err != nil {
@@ -35,22 +35,22 @@ func TestSSHRunsACommandInOneQuestion(t *testing.T) {
 	if got.Env["USER"] != "alice" || got.Env["LANG"] != "ko_KR.UTF-8" || got.Env["TERM"] != "" {
 		t.Errorf("got %v, want alice, the language and no terminal", got.Env)
 	}
-	if asked := w.since(); !slices.Equal(asked, []string{"dial web-1"}) {
+	if asked := w.takeCalls(); !slices.Equal(asked, []string{"dial web-1"}) {
 		t.Errorf("got %q, want the dial alone: a whole name costs nothing more", asked)
 	}
 }
 
-func TestSSHWithATerminalSaysItsKind(t *testing.T) {
-	w := newWorld(t)
+func TestSSHSendsTheTerminalType(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("web-1")
 	var got said
-	if err := json.Unmarshal([]byte(w.in().ok("ssh", "-t", "web-1", "top")), &got); err != nil || got.Env["TERM"] != "xterm" {
+	if err := json.Unmarshal([]byte(w.loggedIn().ok("ssh", "-t", "web-1", "top")), &got); err != nil || got.Env["TERM"] != "xterm" {
 		t.Errorf("got %+v (%v), want TERM xterm", got, err)
 	}
 }
 
 func TestSSHNames(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	for _, n := range []string{"web.eu", "web.us", "db.eu", "cache"} {
 		w.addNode(n)
 	}
@@ -58,7 +58,7 @@ func TestSSHNames(t *testing.T) {
 	w.nodes[2].Online = true
 	id := string(w.nodes[2].ID)
 	w.mu.Unlock()
-	c := w.in()
+	c := w.loggedIn()
 	for typed, want := range map[string][]string{
 		"cache":                {"dial cache"},
 		"CACHE":                {"dial cache"},
@@ -70,7 +70,7 @@ func TestSSHNames(t *testing.T) {
 		if r := c.run("ssh", "alice@"+typed, "true"); r.code != 0 {
 			t.Errorf("%s: got %d %s", typed, r.code, r.stderr)
 		}
-		if got := w.since(); !slices.Equal(got, want) {
+		if got := w.takeCalls(); !slices.Equal(got, want) {
 			t.Errorf("%s: got %q asked, want %q", typed, got, want)
 		}
 	}
@@ -89,10 +89,10 @@ func TestSSHNames(t *testing.T) {
 }
 
 func TestSSHLogins(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.logins = []identity.Login{"ubuntu", "alice"}
 	w.addNode("web-1")
-	c := w.in()
+	c := w.loggedIn()
 	user := func(args ...string) string {
 		var got said
 		if err := json.Unmarshal([]byte(c.ok(append([]string{"ssh"}, args...)...)), &got); err != nil {
@@ -114,10 +114,10 @@ func TestSSHLogins(t *testing.T) {
 	c.refused(255, []string{"ssh", "root@web-1", "x"}, "does not let you in as root")
 }
 
-func TestSSHTellsTheNodesOwnReason(t *testing.T) {
-	w := newWorld(t)
+func TestSSHReportsTheReasonOfTheNode(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("web-1").refuse = "threshold: error: role ops, deny 1 denies shell as alice on web-1\x1b[2J\r\nthreshold: hint: ask for another role\r\n"
-	c := w.in()
+	c := w.loggedIn()
 	c.refused(255, []string{"ssh", "web-1"}, "web-1 does not let you in as alice: role ops, deny 1 denies", "tsh: hint: the node says: ask for another role")
 	if r := c.run("ssh", "web-1"); strings.Contains(r.stderr, "\x1b") {
 		t.Errorf("got %q, want no escape sequence", r.stderr)
@@ -125,9 +125,9 @@ func TestSSHTellsTheNodesOwnReason(t *testing.T) {
 }
 
 func TestSSHRefusesAnotherHost(t *testing.T) {
-	w, other := newWorld(t), newWorld(t)
+	w, other := newTestCluster(t), newTestCluster(t)
 	w.addNode("web-1")
-	c := w.in()
+	c := w.loggedIn()
 	for name, h := range map[string]*host{"a node of another name": w.newHost("web-2"), "a node of another cluster": other.newHost("web-1")} {
 		w.mu.Lock()
 		w.hosts["web-1"] = h
@@ -146,9 +146,9 @@ func TestSSHRefusesAnotherHost(t *testing.T) {
 	}
 }
 
-func TestSSHEndsAsTheCommandDid(t *testing.T) {
-	w := newWorld(t)
-	c := w.in()
+func TestSSHExitStatusIsTheCommands(t *testing.T) {
+	w := newTestCluster(t)
+	c := w.loggedIn()
 	for _, name := range []string{"signal", "lost", "status-0", "status-1", "status-255", "status-256"} {
 		h := w.addNode(name)
 		h.command = func(string, ssh.Channel) ssh.Signal { return "" }
@@ -175,15 +175,15 @@ func TestSSHEndsAsTheCommandDid(t *testing.T) {
 }
 
 // A command that has its answer before its input ends must not wait for it, and one that ends its input gets it as a half-close.
-func TestSSHHalfCloses(t *testing.T) {
-	w := newWorld(t)
+func TestSSHHalfClosesInput(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("upper").command = func(_ string, ch ssh.Channel) ssh.Signal {
 		in, _ := io.ReadAll(ch)
 		_, _ = io.WriteString(ch, strings.ToUpper(string(in)))
 		return ""
 	}
 	w.addNode("eager").command = func(_ string, ch ssh.Channel) ssh.Signal { _, _ = io.WriteString(ch, "done"); return "" }
-	c := w.in()
+	c := w.loggedIn()
 	if r := c.runWith(strings.NewReader("abc"), "ssh", "upper", "x"); r.out != "ABC" || r.code != 0 {
 		t.Errorf("got %+v, want ABC after the end of input", r)
 	}
@@ -195,9 +195,9 @@ func TestSSHHalfCloses(t *testing.T) {
 }
 
 func TestProxySSHCopiesBothWays(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.addNode("web-1")
-	c := w.in()
+	c := w.loggedIn()
 	r := c.run("proxy", "ssh", "web-1."+clusterName) // input ends at once: the node still says who it is
 	if r.code != 0 || !strings.HasPrefix(r.out, "SSH-2.0-") {
 		t.Errorf("got %+v, want the node's version line", r)

@@ -19,8 +19,8 @@ var idle = map[string]bool{
 	"userknownhostsfile": true, "visualhostkey": true,
 }
 
-// take reads OpenSSH's options, as OPTION=VALUE or "OPTION VALUE".
-func (o *sshOptions) take(options []string) error {
+// applyOptions reads OpenSSH's options, as OPTION=VALUE or "OPTION VALUE".
+func (o *sshOptions) applyOptions(options []string) error {
 	for _, s := range options {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok || strings.ContainsAny(name, " \t") {
@@ -30,7 +30,7 @@ func (o *sshOptions) take(options []string) error {
 		if name == "" || value == "" {
 			return fault.New(fault.Invalid, "", fmt.Sprintf("-o %q is no option", s), "write OPTION=VALUE, as -o RequestTTY=yes")
 		}
-		if err := o.set(strings.ToLower(name), value); err != nil {
+		if err := o.applyOption(strings.ToLower(name), value); err != nil {
 			return err
 		}
 	}
@@ -40,7 +40,7 @@ func (o *sshOptions) take(options []string) error {
 	return nil
 }
 
-func (o *sshOptions) set(name, value string) error {
+func (o *sshOptions) applyOption(name, value string) error {
 	yes, no := strings.EqualFold(value, "yes"), strings.EqualFold(value, "no")
 	switch name {
 	case "user":

@@ -42,7 +42,7 @@ func (a *app) statusCmd() *cobra.Command {
 		if err := a.write(*f, list, func(w io.Writer) error { return a.writeStatuses(w, list) }); err != nil {
 			return err
 		}
-		_, err = a.login()
+		_, err = a.currentLogin()
 		return err
 	}
 	return c
@@ -54,7 +54,7 @@ func (a *app) statuses() ([]loginStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	current, err := a.address()
+	current, err := a.proxyAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -77,12 +77,12 @@ func (a *app) statuses() ([]loginStatus, error) {
 			return nil, err
 		}
 		list = append(list, loginStatus{Proxy: i.Proxy, Cluster: i.Cluster, Pin: i.Pin, User: i.User, Roles: i.Roles, Logins: i.Logins,
-			Expires: i.Expires, State: a.stateOf(i), Current: addr == current})
+			Expires: i.Expires, State: a.loginState(i), Current: addr == current})
 	}
 	return list, nil
 }
 
-func (a *app) stateOf(i profile.Info) string {
+func (a *app) loginState(i profile.Info) string {
 	switch {
 	case !i.LoggedIn():
 		return "logged out"
@@ -99,15 +99,15 @@ func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
 				return err
 			}
 		}
-		if err := a.describe(profile.Info{Proxy: s.Proxy, Cluster: s.Cluster, User: s.User, Roles: s.Roles, Logins: s.Logins, Expires: s.Expires}); err != nil {
+		if err := a.writeLogin(profile.Info{Proxy: s.Proxy, Cluster: s.Cluster, User: s.User, Roles: s.Roles, Logins: s.Logins, Expires: s.Expires}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// describe writes a login in words.
-func (a *app) describe(i profile.Info) error {
+// writeLogin writes a login in words.
+func (a *app) writeLogin(i profile.Info) error {
 	if !i.LoggedIn() {
 		return pairs(a.Stdout, [2]string{"Proxy", i.Proxy}, [2]string{"Cluster", i.Cluster}, [2]string{"State", "logged out"})
 	}
@@ -149,7 +149,7 @@ func (a *app) runLogout(all bool) error {
 		proxies, err = h.Proxies()
 	} else {
 		proxies = make([]string, 1)
-		proxies[0], err = a.address()
+		proxies[0], err = a.proxyAddress()
 	}
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func (a *app) runLogout(all bool) error {
 			}
 			continue
 		}
-		a.forgetKeys(i)
+		a.removeAgentKeys(i)
 		if err := h.Remove(addr); err != nil {
 			return err
 		}

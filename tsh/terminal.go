@@ -17,10 +17,10 @@ var localeNames = []string{"LANG", "LC_ALL", "LC_ADDRESS", "LC_COLLATE", "LC_CTY
 	"LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"}
 
 // environment is the person's language, and variables that were asked for. A node takes them or does not: nobody waits to hear.
-func (a *app) environment(more []string) []dial.Asked {
-	var list []dial.Asked
+func (a *app) environment(more []string) []dial.ChannelRequest {
+	var list []dial.ChannelRequest
 	add := func(name, value string) {
-		list = append(list, dial.Asked{Type: "env", Payload: ssh.Marshal(struct{ Name, Value string }{name, value})})
+		list = append(list, dial.ChannelRequest{Type: "env", Payload: ssh.Marshal(struct{ Name, Value string }{name, value})})
 	}
 	for _, name := range localeNames {
 		if v := a.Getenv(name); v != "" {
@@ -36,7 +36,7 @@ func (a *app) environment(more []string) []dial.Asked {
 }
 
 // askPTY asks for a terminal of the local one's kind and size.
-func (a *app) askPTY(in *os.File) dial.Asked {
+func (a *app) askPTY(in *os.File) dial.ChannelRequest {
 	kind := a.Getenv("TERM")
 	if kind == "" {
 		kind = "dumb"
@@ -47,7 +47,7 @@ func (a *app) askPTY(in *os.File) dial.Asked {
 			width, height = w, h
 		}
 	}
-	return dial.Asked{Type: "pty-req", Payload: ssh.Marshal(struct {
+	return dial.ChannelRequest{Type: "pty-req", Payload: ssh.Marshal(struct {
 		Term                         string
 		Columns, Rows, Width, Height uint32
 		Modes                        string // none: the node's own
@@ -56,13 +56,13 @@ func (a *app) askPTY(in *os.File) dial.Asked {
 
 // escapes watches what is typed in a terminal for ~ at the start of a line, as OpenSSH's client does.
 type escapes struct {
-	in    io.Reader
-	tell  io.Writer
-	char  byte // ~, or what -e says
-	leave func()
-	state int
-	ended bool
-	ready []byte
+	in         io.Reader
+	out        io.Writer
+	char       byte // ~, or what -e says
+	disconnect func()
+	state      int
+	ended      bool
+	ready      []byte
 }
 
 // States of escapes.
@@ -75,7 +75,7 @@ const (
 const escapeHelp = "\r\nSupported escape sequences:\r\n %[1]c.   end the connection\r\n %[1]c?   this message\r\n %[1]c%[1]c   send the character %[1]c\r\n(only at the start of a line)\r\n"
 
 func newEscapes(in io.Reader, tell io.Writer, char byte, leave func()) *escapes {
-	return &escapes{in: in, tell: tell, char: char, leave: leave}
+	return &escapes{in: in, out: tell, char: char, disconnect: leave}
 }
 
 func (e *escapes) Read(b []byte) (int, error) {
@@ -107,10 +107,10 @@ func (e *escapes) feed(c byte) {
 		return
 	case e.state == afterTilde && c == '.':
 		e.ended = true
-		e.leave()
+		e.disconnect()
 		return
 	case e.state == afterTilde && c == '?':
-		fmt.Fprintf(e.tell, escapeHelp, e.char)
+		fmt.Fprintf(e.out, escapeHelp, e.char)
 		e.state = lineStart
 		return
 	case e.state == afterTilde && c != e.char:

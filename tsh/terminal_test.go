@@ -46,8 +46,8 @@ func until(t *testing.T, r io.Reader, text string) {
 	}
 }
 
-func TestATerminalIsRawFollowsItsSizeAndCanBeLeft(t *testing.T) {
-	w := newWorld(t)
+func TestTerminalRawModeResizeAndDisconnect(t *testing.T) {
+	w := newTestCluster(t)
 	h := w.addNode("web-1")
 	h.events = make(chan string, 8)
 	h.command = func(_ string, ch ssh.Channel) ssh.Signal {
@@ -58,7 +58,7 @@ func TestATerminalIsRawFollowsItsSizeAndCanBeLeft(t *testing.T) {
 		}
 		return ""
 	}
-	c := w.in()
+	c := w.loggedIn()
 	var stderr bytes.Buffer
 	far, _, codes := c.inTerminal(&stderr, "ssh", "web-1")
 	until(t, far, "ready")
@@ -79,14 +79,14 @@ func TestATerminalIsRawFollowsItsSizeAndCanBeLeft(t *testing.T) {
 	}
 }
 
-func TestASignalEndsTshAtATerminalAndLeavesTheTerminalAsItWas(t *testing.T) {
-	w := newWorld(t)
+func TestSignalAtATerminalRestoresTheTerminal(t *testing.T) {
+	w := newTestCluster(t)
 	w.addNode("web-1").command = func(_ string, ch ssh.Channel) ssh.Signal {
 		_, _ = io.WriteString(ch, "ready\r\n")
 		_, _ = io.Copy(io.Discard, ch)
 		return ""
 	}
-	c := w.in()
+	c := w.loggedIn()
 	var stderr bytes.Buffer
 	far, near, codes := c.inTerminal(&stderr, "ssh", "web-1")
 	other, fresh, err := pty.Open() // as near was
@@ -112,7 +112,7 @@ func TestASignalEndsTshAtATerminalAndLeavesTheTerminalAsItWas(t *testing.T) {
 }
 
 func TestSignalsReachTheCommand(t *testing.T) {
-	w := newWorld(t)
+	w := newTestCluster(t)
 	h := w.addNode("web-1")
 	h.events = make(chan string, 8)
 	out, started := io.Pipe()
@@ -121,7 +121,7 @@ func TestSignalsReachTheCommand(t *testing.T) {
 		<-h.events
 		return ssh.SIGTERM
 	}
-	c := w.in()
+	c := w.loggedIn()
 	codes := make(chan int, 1)
 	go func() {
 		codes <- tsh.Main(t.Context(), tsh.Env{Args: []string{"ssh", "web-1", "sleep"}, Stdin: strings.NewReader(""), Stdout: started, Stderr: io.Discard, Getenv: c.getenv})

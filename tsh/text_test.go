@@ -13,7 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-func TestCleanLeavesWhatCanBeRead(t *testing.T) {
+func TestCleanKeepsReadableText(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain é 한국": "plain é 한국", "a\x1b[31mb\x1b[0m": "a[31mb[0m", "a\nb\tc\rd": "a b c d", "a\u202eb\u200bc": "abc",
 		"a\x9bb\u009bc": "abc", "\x1b]52;c;AAAA\x07": "]52;c;AAAA", "": "",
@@ -40,7 +40,7 @@ func TestEveryErrorEndsInAHint(t *testing.T) {
 	}
 }
 
-func TestEscapes(t *testing.T) {
+func TestEscapeSequences(t *testing.T) {
 	for _, tt := range []struct {
 		in, out string
 		left    bool
@@ -87,12 +87,12 @@ func TestProgressLines(t *testing.T) {
 	}
 }
 
-func TestPlaces(t *testing.T) {
+func TestParseLocation(t *testing.T) {
 	for in, want := range map[string]string{
 		"f": "here f", "./a:b": "here ./a:b", "/x:y": "here /x:y", "web-1:": "web-1 .", "web-1:~": "web-1 .", "web-1:~/x": "web-1 ./x", "web-1:/etc/x": "web-1 /etc/x",
 		"me@web-1:x": "me@web-1 x", "WEB-1:x:y": "web-1 x:y",
 	} {
-		p, err := parsePlace(in)
+		p, err := parseLocation(in)
 		got := "here " + p.path
 		if p.on != nil {
 			got = p.on.node + " " + p.path

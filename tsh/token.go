@@ -68,7 +68,7 @@ type createdToken struct {
 
 // makeToken makes a token and writes it for a program: nothing else is said.
 func (a *app) makeToken(ctx context.Context, r authrpc.Resource, t createdToken, form format) error {
-	p, err := a.login()
+	p, err := a.currentLogin()
 	if err != nil {
 		return err
 	}

@@ -25,14 +25,14 @@ type transfer struct {
 	meter  *meter
 }
 
-// graceful is how long an interrupted transfer may tidy up on the node before the connection is cut.
-const graceful = 2 * time.Second
+// cleanupTime is how long an interrupted transfer may tidy up on the node before the connection is cut.
+const cleanupTime = 2 * time.Second
 
-// cutLater closes the connection some time after ctx ends, unless stopped before.
-func cutLater(ctx context.Context, client *ssh.Client) (stop func()) {
+// closeAfter closes the connection some time after ctx ends, unless stopped before.
+func closeAfter(ctx context.Context, client *ssh.Client) (stop func()) {
 	ended := make(chan struct{})
 	release := context.AfterFunc(ctx, func() {
-		timer := time.NewTimer(graceful)
+		timer := time.NewTimer(cleanupTime)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -43,8 +43,8 @@ func cutLater(ctx context.Context, client *ssh.Client) (stop func()) {
 	return func() { release(); close(ended) }
 }
 
-// partName is what a file is called until it is whole. Long names are cut: a file system takes 255 bytes.
-func partName(base string) string {
+// tempName is what a file is called until it is whole. Long names are cut: a file system takes 255 bytes.
+func tempName(base string) string {
 	var b [6]byte
 	_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
 	return "." + strings.ToValidUTF8(base[:min(len(base), 200)], "") + ".tsh-" + hex.EncodeToString(b[:])

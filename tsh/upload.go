@@ -66,7 +66,7 @@ func (t *transfer) put(src, dst string) error {
 		}
 	}
 	if t.preserve {
-		return t.keepThere(dst, info)
+		return t.preserveRemote(dst, info)
 	}
 	return nil
 }
@@ -93,7 +93,7 @@ func (t *transfer) putFile(src, dst string) (err error) {
 	}
 	part := dst
 	if old == nil || old.Mode().IsRegular() {
-		part = path.Join(path.Dir(dst), partName(path.Base(dst)))
+		part = path.Join(path.Dir(dst), tempName(path.Base(dst)))
 		defer func() {
 			if err != nil {
 				_ = t.remote.Remove(part) // if the connection is gone, the part stays; its name says what it is
@@ -106,7 +106,7 @@ func (t *transfer) putFile(src, dst string) (err error) {
 	if part == dst {
 		return nil
 	}
-	if err := t.modeThere(part, info, old); err != nil {
+	if err := t.setRemoteMode(part, info, old); err != nil {
 		return err
 	}
 	if err := t.remote.PosixRename(part, dst); err != nil {
@@ -175,11 +175,11 @@ func (t *transfer) send(f *os.File, info fs.FileInfo, part, shown string) (err e
 	return t.remoteFault(shown, err)
 }
 
-// modeThere gives the new file the mode of the one it replaces; with -p the source's; else x where the source has it and the node's
+// setRemoteMode gives the new file the mode of the one it replaces; with -p the source's; else x where the source has it and the node's
 // own umask lets others read.
-func (t *transfer) modeThere(part string, src, old fs.FileInfo) error {
+func (t *transfer) setRemoteMode(part string, src, old fs.FileInfo) error {
 	if t.preserve {
-		return t.keepThere(part, src)
+		return t.preserveRemote(part, src)
 	}
 	made, err := t.remote.Stat(part)
 	if err != nil {
@@ -199,7 +199,7 @@ func (t *transfer) modeThere(part string, src, old fs.FileInfo) error {
 	return nil
 }
 
-func (t *transfer) keepThere(name string, info fs.FileInfo) error {
+func (t *transfer) preserveRemote(name string, info fs.FileInfo) error {
 	if err := t.remote.Chmod(name, info.Mode().Perm()); err != nil {
 		return t.remoteFault(name, err)
 	}

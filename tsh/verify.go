@@ -25,7 +25,7 @@ const maxClockGap = 2 * time.Minute
 
 // verify checks all that a redeemed login brought before any of it is kept: the authorities under the pin, both certificates under
 // the authorities, and that they are for our keys.
-func verify(resp authrpc.RedeemLoginResponse, at cluster, k *keyring, now time.Time) (*profile.Profile, error) {
+func verify(resp authrpc.RedeemLoginResponse, at cluster, k *loginKeys, now time.Time) (*profile.Profile, error) {
 	if err := checkClock(resp.Time, now); err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func checkClock(theirs, now time.Time) error {
 		now.UTC().Format(time.RFC3339), theirs.UTC().Format(time.RFC3339)), "set this machine's clock, then log in again")
 }
 
-func open(resp authrpc.RedeemLoginResponse, at cluster, k *keyring, now time.Time) (*profile.Profile, error) {
+func open(resp authrpc.RedeemLoginResponse, at cluster, k *loginKeys, now time.Time) (*profile.Profile, error) {
 	name, trusted, err := rules.OpenAuthorities(at.pin, resp.Authorities)
 	if err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func open(resp authrpc.RedeemLoginResponse, at cluster, k *keyring, now time.Tim
 	if at.name != identity.AnyCluster && at.name != name {
 		return nil, fmt.Errorf("the cluster calls itself %q, not %q", name, at.name)
 	}
-	peer, chain, err := openX509(resp.X509, name, trusted, k, now)
+	peer, chain, err := verifyX509(resp.X509, name, trusted, k, now)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func open(resp authrpc.RedeemLoginResponse, at cluster, k *keyring, now time.Tim
 	if len(resp.SSHCert) == 0 {
 		return p, nil
 	}
-	user, cert, err := openSSH(resp.SSHCert, name, trusted, k, now)
+	user, cert, err := verifySSH(resp.SSHCert, name, trusted, k, now)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func open(resp authrpc.RedeemLoginResponse, at cluster, k *keyring, now time.Tim
 	return p, nil
 }
 
-func openX509(ders [][]byte, name string, trusted rules.Parsed, k *keyring, now time.Time) (identity.Peer, tls.Certificate, error) {
+func verifyX509(ders [][]byte, name string, trusted rules.ParsedAuthorities, k *loginKeys, now time.Time) (identity.Peer, tls.Certificate, error) {
 	var chain []*x509.Certificate
 	for _, der := range ders {
 		c, err := x509.ParseCertificate(der)
@@ -97,12 +97,12 @@ func openX509(ders [][]byte, name string, trusted rules.Parsed, k *keyring, now 
 	return peer, tls.Certificate{Certificate: ders, PrivateKey: k.x509, Leaf: peer.Cert}, nil
 }
 
-func openSSH(wire []byte, name string, trusted rules.Parsed, k *keyring, now time.Time) (identity.SSHUser, *ssh.Certificate, error) {
+func verifySSH(wire []byte, name string, trusted rules.ParsedAuthorities, k *loginKeys, now time.Time) (identity.SSHUser, *ssh.Certificate, error) {
 	key, err := ssh.ParsePublicKey(wire)
 	if err != nil {
 		return identity.SSHUser{}, nil, err
 	}
-	user, err := identity.VerifySSHUser(key, name, trusted.UserSSH, ownAddress(key), now)
+	user, err := identity.VerifySSHUser(key, name, trusted.UserSSH, permittedAddress(key), now)
 	if err != nil {
 		return identity.SSHUser{}, nil, err
 	}
@@ -113,9 +113,9 @@ func openSSH(wire []byte, name string, trusted rules.Parsed, k *keyring, now tim
 	return user, cert, nil
 }
 
-// ownAddress is an address that the certificate's own pin permits, or nil where it has none: we do not know which address the proxy
+// permittedAddress is an address that the certificate's own pin permits, or nil where it has none: we do not know which address the proxy
 // sees, and the check is the proxy's and the node's.
-func ownAddress(key ssh.PublicKey) net.Addr {
+func permittedAddress(key ssh.PublicKey) net.Addr {
 	cert, ok := key.(*ssh.Certificate)
 	if !ok {
 		return nil

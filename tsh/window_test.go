@@ -13,9 +13,9 @@ import (
 
 // A node may send two megabytes before the person's side has taken any: x/crypto's window, which a far node needs to be fast (1 MB at
 // 50 ms of round trip are 20 MB a second). Somebody who reads slowly holds no more than that.
-func TestANodeMaySendAMegabyteAhead(t *testing.T) {
+func TestNodeMaySendOneMegabyteAhead(t *testing.T) {
 	const ahead, most = 1 << 20, 5 << 20
-	w := newWorld(t)
+	w := newTestCluster(t)
 	h := w.addNode("web-1")
 	written, all := make(chan struct{}), make(chan struct{})
 	h.command = func(_ string, ch ssh.Channel) ssh.Signal {
@@ -25,7 +25,7 @@ func TestANodeMaySendAMegabyteAhead(t *testing.T) {
 		close(all)
 		return ""
 	}
-	c := w.in()
+	c := w.loggedIn()
 	out, in := io.Pipe()
 	codes := make(chan int, 1)
 	go func() {

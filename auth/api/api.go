@@ -11,11 +11,11 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/threshold-access/threshold/auth/attachments"
 	"github.com/threshold-access/threshold/auth/audit"
 	"github.com/threshold-access/threshold/auth/issue"
 	"github.com/threshold-access/threshold/auth/join"
 	"github.com/threshold-access/threshold/auth/login"
-	"github.com/threshold-access/threshold/auth/nodes"
 	"github.com/threshold-access/threshold/auth/resources"
 	"github.com/threshold-access/threshold/auth/rules"
 	"github.com/threshold-access/threshold/auth/state"
@@ -27,25 +27,25 @@ import (
 
 // Config holds the rooms that answer; all of it is required.
 type Config struct {
-	Caller    func(*http.Request) (authrpc.Caller, error) // who asks, as the port saw
-	State     *state.State
-	Login     *login.Service
-	Door      *join.Door
-	Office    *issue.Office
-	Rules     *rules.Publisher
-	Nodes     *nodes.Registry
-	Resources *resources.Desk
-	Log       *audit.Log
-	Now       func() time.Time
-	Logger    *slog.Logger
+	Caller      func(*http.Request) (authrpc.Caller, error) // who asks, as the port saw
+	State       *state.State
+	Login       *login.Service
+	Join        *join.Service
+	Issuer      *issue.Issuer
+	Rules       *rules.Publisher
+	Attachments *attachments.Registry
+	Resources   *resources.Service
+	Log         *audit.Log
+	Now         func() time.Time
+	Logger      *slog.Logger
 }
 
-// calls are the routes' handlers.
-type calls struct{ Config }
+// handlers are the routes' handlers.
+type handlers struct{ Config }
 
 // New makes the handler of the API.
 func New(cfg Config) http.Handler {
-	c := calls{cfg}
+	c := handlers{cfg}
 	s := authrpc.NewServer(c.caller, cfg.Logger)
 
 	authrpc.Handle(s, authrpc.BeginLogin, c.beginLogin)
@@ -74,25 +74,25 @@ func New(cfg Config) http.Handler {
 
 // caller holds everyone to what is on record now: their certificates say what was, and are good for hours more; those that are pinned to
 // a network, from there alone.
-func (c calls) caller(r *http.Request) (authrpc.Caller, error) {
+func (c handlers) caller(r *http.Request) (authrpc.Caller, error) {
 	who, err := c.Caller(r)
 	switch {
 	case err != nil:
 	case who.Kind == identity.Node || who.Kind == identity.Proxy:
 		var known join.Admitted
-		known, err = c.Door.Recognise(r.Context(), who)
+		known, err = c.Join.VerifyMember(r.Context(), who)
 		who.Name = known.Machine().Name
 	case who.Kind == identity.User && r.URL.Path != authrpc.RedeemLogin.Path(): // a new login stands for itself
-		if err := who.CheckFrom(who.Addr); err != nil {
+		if err := who.CheckSourceAddress(who.Addr); err != nil {
 			return who, fault.Wrap(err, fault.Denied, "auth", err.Error(), "log in where you are now: tsh login")
 		}
-		who.Roles, err = c.rolesNow(r.Context(), who.Identity)
+		who.Roles, err = c.currentRoles(r.Context(), who.Identity)
 	}
 	return who, err
 }
 
-// rolesNow are those of the person's roles that nobody has taken from them since their certificate was issued.
-func (c calls) rolesNow(ctx context.Context, who identity.Identity) ([]string, error) {
+// currentRoles are those of the person's roles that nobody has taken from them since their certificate was issued.
+func (c handlers) currentRoles(ctx context.Context, who identity.Identity) ([]string, error) {
 	gone := fault.New(fault.Denied, "auth", fmt.Sprintf("%s is no user of this cluster any more", who.Name), "run: tsh login")
 	u, err := c.State.User(ctx, who.UserKey())
 	if fault.Is(err, fault.NotFound) {
@@ -105,89 +105,89 @@ func (c calls) rolesNow(ctx context.Context, who identity.Identity) ([]string, e
 	if err == nil && !has {
 		err = gone
 	}
-	return u.Value.Holds(who.Roles), err
+	return u.Value.FilterRoles(who.Roles), err
 }
 
-func (c calls) beginLogin(ctx context.Context, by authrpc.Caller, r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+func (c handlers) beginLogin(ctx context.Context, by authrpc.Caller, r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 	return c.Login.Begin(ctx, by.Identity, r)
 }
 
-func (c calls) finishOIDC(ctx context.Context, by authrpc.Caller, r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+func (c handlers) finishOIDC(ctx context.Context, by authrpc.Caller, r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 	return c.Login.Identify(ctx, by.Identity, r)
 }
 
-func (c calls) proveFactor(ctx context.Context, by authrpc.Caller, r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+func (c handlers) proveFactor(ctx context.Context, by authrpc.Caller, r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
 	return c.Login.Prove(ctx, by.Identity, r)
 }
 
-func (c calls) redeemLogin(ctx context.Context, _ authrpc.Caller, r authrpc.RedeemLoginRequest) (authrpc.RedeemLoginResponse, error) {
+func (c handlers) redeemLogin(ctx context.Context, _ authrpc.Caller, r authrpc.RedeemLoginRequest) (authrpc.RedeemLoginResponse, error) {
 	assured, err := c.Login.Redeem(ctx, r)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
-	return c.Office.ForLogin(ctx, assured)
+	return c.Issuer.ForLogin(ctx, assured)
 }
 
-func (c calls) beginHeadless(_ context.Context, by authrpc.Caller, r authrpc.BeginHeadlessRequest) (authrpc.BeginHeadlessResponse, error) {
+func (c handlers) beginHeadless(_ context.Context, by authrpc.Caller, r authrpc.BeginHeadlessRequest) (authrpc.BeginHeadlessResponse, error) {
 	return c.Login.BeginHeadless(by, r)
 }
 
-func (c calls) redeemHeadless(ctx context.Context, by authrpc.Caller, r authrpc.RedeemHeadlessRequest) (authrpc.RedeemHeadlessResponse, error) {
+func (c handlers) redeemHeadless(ctx context.Context, by authrpc.Caller, r authrpc.RedeemHeadlessRequest) (authrpc.RedeemHeadlessResponse, error) {
 	assured, approved, err := c.Login.RedeemHeadless(ctx, by, r)
 	if err != nil || !approved {
 		return authrpc.RedeemHeadlessResponse{}, err
 	}
-	res, err := c.Office.ForLogin(ctx, assured)
+	res, err := c.Issuer.ForLogin(ctx, assured)
 	return authrpc.RedeemHeadlessResponse{Login: &res}, err
 }
 
-func (c calls) join(ctx context.Context, _ authrpc.Caller, r authrpc.JoinRequest) (authrpc.JoinResponse, error) {
+func (c handlers) join(ctx context.Context, _ authrpc.Caller, r authrpc.JoinRequest) (authrpc.JoinResponse, error) {
 	if _, _, err := c.Rules.Current(); err != nil { // before the token is spent
 		return authrpc.JoinResponse{}, err
 	}
-	admitted, err := c.Door.Admit(ctx, r)
+	admitted, err := c.Join.Admit(ctx, r)
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
-	return c.Office.ForMachine(ctx, admitted)
+	return c.Issuer.ForMachine(ctx, admitted)
 }
 
-func (c calls) renew(ctx context.Context, by authrpc.Caller, r authrpc.RenewRequest) (authrpc.RenewResponse, error) {
-	admitted, err := c.Door.Renew(ctx, by, r)
+func (c handlers) renew(ctx context.Context, by authrpc.Caller, r authrpc.RenewRequest) (authrpc.RenewResponse, error) {
+	admitted, err := c.Join.Renew(ctx, by, r)
 	if err != nil {
 		return authrpc.RenewResponse{}, err
 	}
-	return c.Office.ForMachine(ctx, admitted)
+	return c.Issuer.ForMachine(ctx, admitted)
 }
 
 // watchRules lasts for as long as the machine is a member, which is asked with every head.
-func (c calls) watchRules(ctx context.Context, by authrpc.Caller, _ authrpc.WatchRulesRequest, send func(authrpc.RulesUpdate) error) error {
+func (c handlers) watchRules(ctx context.Context, by authrpc.Caller, _ authrpc.WatchRulesRequest, send func(authrpc.RulesUpdate) error) error {
 	return c.Rules.Watch(ctx, func(s signed.Set) error {
-		if _, err := c.Door.Recognise(ctx, by); err != nil {
+		if _, err := c.Join.VerifyMember(ctx, by); err != nil {
 			return err
 		}
 		return send(authrpc.RulesUpdate{Set: s})
 	})
 }
 
-func (c calls) getRules(_ context.Context, _ authrpc.Caller, _ authrpc.WatchRulesRequest) (authrpc.RulesUpdate, error) {
+func (c handlers) getRules(_ context.Context, _ authrpc.Caller, _ authrpc.WatchRulesRequest) (authrpc.RulesUpdate, error) {
 	set, _, err := c.Rules.Current()
 	return authrpc.RulesUpdate{Set: set}, err
 }
 
-func (c calls) reportNodes(ctx context.Context, by authrpc.Caller, r authrpc.ReportNodesRequest) (authrpc.ReportNodesResponse, error) {
-	return c.Nodes.Report(ctx, by.Identity, r)
+func (c handlers) reportNodes(ctx context.Context, by authrpc.Caller, r authrpc.ReportNodesRequest) (authrpc.ReportNodesResponse, error) {
+	return c.Attachments.Report(ctx, by.Identity, r)
 }
 
-func (c calls) locateNode(ctx context.Context, _ authrpc.Caller, r authrpc.LocateNodeRequest) (authrpc.LocateNodeResponse, error) {
-	return c.Nodes.Locate(ctx, r.Node)
+func (c handlers) locateNode(ctx context.Context, _ authrpc.Caller, r authrpc.LocateNodeRequest) (authrpc.LocateNodeResponse, error) {
+	return c.Attachments.Locate(ctx, r.Node)
 }
 
-func (c calls) sendEvents(ctx context.Context, by authrpc.Caller, r authrpc.SendEventsRequest) (authrpc.SendEventsResponse, error) {
-	return authrpc.SendEventsResponse{}, c.Log.Take(ctx, by.Identity, r.Events)
+func (c handlers) sendEvents(ctx context.Context, by authrpc.Caller, r authrpc.SendEventsRequest) (authrpc.SendEventsResponse, error) {
+	return authrpc.SendEventsResponse{}, c.Log.AppendMachineEvents(ctx, by.Identity, r.Events)
 }
 
-func (c calls) whoAmI(ctx context.Context, by authrpc.Caller, _ authrpc.WhoAmIRequest) (authrpc.WhoAmIResponse, error) {
+func (c handlers) whoAmI(ctx context.Context, by authrpc.Caller, _ authrpc.WhoAmIRequest) (authrpc.WhoAmIResponse, error) {
 	policy, err := c.State.Policy(ctx)
 	if err != nil {
 		return authrpc.WhoAmIResponse{}, err
@@ -195,23 +195,23 @@ func (c calls) whoAmI(ctx context.Context, by authrpc.Caller, _ authrpc.WhoAmIRe
 	return authrpc.WhoAmIResponse{Identity: by.Identity, Logins: policy.Logins(by.Identity), Time: c.Now().UTC()}, nil
 }
 
-func (c calls) getAuthorities(ctx context.Context, _ authrpc.Caller, _ authrpc.GetAuthoritiesRequest) (authrpc.GetAuthoritiesResponse, error) {
+func (c handlers) getAuthorities(ctx context.Context, _ authrpc.Caller, _ authrpc.GetAuthoritiesRequest) (authrpc.GetAuthoritiesResponse, error) {
 	chain, err := c.Rules.Authorities(ctx)
 	return authrpc.GetAuthoritiesResponse{Authorities: chain}, err
 }
 
-func (c calls) listNodes(ctx context.Context, by authrpc.Caller, r authrpc.ListNodesRequest) (authrpc.ListNodesResponse, error) {
-	return c.Nodes.List(ctx, by.Identity, r)
+func (c handlers) listNodes(ctx context.Context, by authrpc.Caller, r authrpc.ListNodesRequest) (authrpc.ListNodesResponse, error) {
+	return c.Attachments.List(ctx, by.Identity, r)
 }
 
-func (c calls) getResources(ctx context.Context, by authrpc.Caller, r authrpc.GetResourcesRequest) (authrpc.GetResourcesResponse, error) {
+func (c handlers) getResources(ctx context.Context, by authrpc.Caller, r authrpc.GetResourcesRequest) (authrpc.GetResourcesResponse, error) {
 	return c.Resources.Get(ctx, by.Identity, r)
 }
 
-func (c calls) applyResource(ctx context.Context, by authrpc.Caller, r authrpc.ApplyResourceRequest) (authrpc.ApplyResourceResponse, error) {
+func (c handlers) applyResource(ctx context.Context, by authrpc.Caller, r authrpc.ApplyResourceRequest) (authrpc.ApplyResourceResponse, error) {
 	return c.Resources.Apply(ctx, by.Identity, r.Resource)
 }
 
-func (c calls) removeResource(ctx context.Context, by authrpc.Caller, r authrpc.RemoveResourceRequest) (authrpc.RemoveResourceResponse, error) {
+func (c handlers) removeResource(ctx context.Context, by authrpc.Caller, r authrpc.RemoveResourceRequest) (authrpc.RemoveResourceResponse, error) {
 	return authrpc.RemoveResourceResponse{}, c.Resources.Remove(ctx, by.Identity, r)
 }

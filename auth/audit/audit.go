@@ -21,14 +21,14 @@ type Log struct{ state *state.State }
 // New makes a log.
 func New(s *state.State) *Log { return &Log{s} }
 
-// allowed are the codes each kind of machine may send: what it alone can know. No node can say that somebody logged in.
-var allowed = map[identity.Kind][]audit.Code{
+// allowedCodes are the codes each kind of machine may send: what it alone can know. No node can say that somebody logged in.
+var allowedCodes = map[identity.Kind][]audit.Code{
 	identity.Node:  {audit.SessionStarted, audit.SessionEnded, audit.SessionRefused, audit.ForwardStarted},
 	identity.Proxy: {audit.SessionRefused, audit.NodeConnected, audit.NodeDisconnected},
 }
 
-// Take stores a machine's events, each id once. A node's are stored as its own, whatever they claim; a proxy's as having come by it.
-func (l *Log) Take(ctx context.Context, from identity.Identity, events []audit.Event) error {
+// AppendMachineEvents stores a machine's events, each id once. A node's are stored as its own, whatever they claim; a proxy's as having come by it.
+func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, events []audit.Event) error {
 	if len(events) > authrpc.MaxEvents {
 		return fault.New(fault.Invalid, "audit.Take", fmt.Sprintf("%d events at once, more than %d", len(events), authrpc.MaxEvents), "send fewer at once")
 	}
@@ -38,23 +38,23 @@ func (l *Log) Take(ctx context.Context, from identity.Identity, events []audit.E
 			return fault.Wrap(err, fault.Invalid, "audit.Take", err.Error(), "update the agent: its version does not match auth's")
 		}
 		if from.Kind == identity.Node {
-			e.Node, e.NodeID = from.Name, from.ID
+			e.Machine, e.MachineID = from.Name, from.ID
 		} else {
 			e.Proxy = from.Name
 		}
 		checked[i] = e
 	}
-	return l.state.AppendSentEvents(ctx, string(from.ID), checked)
+	return l.state.AppendMachineEvents(ctx, string(from.ID), checked)
 }
 
 func check(from identity.Identity, e audit.Event) error {
 	if err := e.Check(); err != nil {
 		return err
 	}
-	if identity.CheckNodeID(identity.NodeID(e.ID)) != nil { // 32 hex digits, as a machine's id
+	if identity.CheckMachineID(identity.MachineID(e.ID)) != nil { // 32 hex digits, as a machine's id
 		return fmt.Errorf("event id %.40q is not 32 hex digits", e.ID)
 	}
-	for _, code := range allowed[from.Kind] {
+	for _, code := range allowedCodes[from.Kind] {
 		if code == e.Code {
 			return nil
 		}

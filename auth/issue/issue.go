@@ -39,11 +39,11 @@ type Config struct {
 	Now     func() time.Time
 }
 
-// Office issues certificates. It is safe for concurrent use.
-type Office struct{ cfg Config }
+// Issuer issues certificates. It is safe for concurrent use.
+type Issuer struct{ cfg Config }
 
 // New makes an office.
-func New(cfg Config) *Office { return &Office{cfg} }
+func New(cfg Config) *Issuer { return &Issuer{cfg} }
 
 // Recorder keeps issuance records in the state: it is what ca demands before it releases a certificate.
 type Recorder struct{ State *state.State }
@@ -65,16 +65,16 @@ func (r Recorder) RecordIssuance(ctx context.Context, rec ca.Record) error {
 }
 
 // issue asks the CA; e, unless it has no code, is committed with the record.
-func (o *Office) issue(ctx context.Context, r ca.Request, e audit.Event) (ca.Issued, error) {
+func (o *Issuer) issue(ctx context.Context, r ca.Request, e audit.Event) (ca.Issued, error) {
 	if e.Code != "" {
 		ctx = context.WithValue(ctx, eventsKey{}, e)
 	}
 	out, err := o.cfg.CA.Issue(ctx, r)
-	return out, surface(err)
+	return out, unwrapExhausted(err)
 }
 
-// surface brings a full disk to the front: it says what to do better than that the record was not kept.
-func surface(err error) error {
+// unwrapExhausted brings a full disk to the front: it says what to do better than that the record was not kept.
+func unwrapExhausted(err error) error {
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		if f, ok := e.(*fault.Error); ok && f.Kind == fault.Exhausted {
 			return fault.Wrap(err, f.Kind, f.Op, f.Msg, f.Remedy)
@@ -84,13 +84,13 @@ func surface(err error) error {
 }
 
 // ForLogin issues what a login has earned.
-func (o *Office) ForLogin(ctx context.Context, a login.Assured) (authrpc.RedeemLoginResponse, error) {
+func (o *Issuer) ForLogin(ctx context.Context, a login.Assured) (authrpc.RedeemLoginResponse, error) {
 	sshKey, service := a.Keys()
-	return o.forPerson(ctx, person{who: a.Who(), ssh: sshKey, service: service, proxy: a.Proxy().Name, from: a.From(), longest: a.Longest()})
+	return o.forUser(ctx, userLogin{who: a.Who(), ssh: sshKey, service: service, proxy: a.Proxy().Name, from: a.From(), longest: a.MaxTTL()})
 }
 
-// person is what a login has established, and the keys it committed to.
-type person struct {
+// userLogin is what a login has established, and the keys it committed to.
+type userLogin struct {
 	who     identity.Identity
 	ssh     ssh.PublicKey
 	service crypto.PublicKey
@@ -100,7 +100,7 @@ type person struct {
 }
 
 // ttl is the life of the person's certificates.
-func (p person) ttl(policy access.Policy) time.Duration {
+func (p userLogin) ttl(policy access.Policy) time.Duration {
 	ttl := policy.CertTTL(p.who)
 	if p.longest > 0 {
 		ttl = min(ttl, p.longest)
@@ -108,8 +108,8 @@ func (p person) ttl(policy access.Policy) time.Duration {
 	return ttl
 }
 
-// forPerson issues both certificates of a person.
-func (o *Office) forPerson(ctx context.Context, p person) (authrpc.RedeemLoginResponse, error) {
+// forUser issues both certificates of a person.
+func (o *Issuer) forUser(ctx context.Context, p userLogin) (authrpc.RedeemLoginResponse, error) {
 	policy, err := o.cfg.State.Policy(ctx)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
@@ -119,11 +119,11 @@ func (o *Office) forPerson(ctx context.Context, p person) (authrpc.RedeemLoginRe
 		return authrpc.RedeemLoginResponse{}, err
 	}
 	logins := policy.Logins(p.who)
-	e := audit.Of(audit.CertIssued, p.who, o.cfg.Now())
+	e := audit.NewEvent(audit.CertIssued, p.who, o.cfg.Now())
 	e.Proxy, e.From = p.proxy, p.from
 	out, err := o.issue(ctx, ca.Request{
-		Profile: ca.User, Identity: p.who, SSHKey: p.ssh, X509Key: p.service, Logins: logins, SourceAddress: p.who.From,
-		Extensions: permits(policy, p.who), TTL: p.ttl(policy),
+		Profile: ca.User, Identity: p.who, SSHKey: p.ssh, X509Key: p.service, Logins: logins, SourceAddress: p.who.SourceAddresses,
+		Extensions: sshExtensions(policy, p.who), TTL: p.ttl(policy),
 	}, e)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
@@ -135,8 +135,8 @@ func (o *Office) forPerson(ctx context.Context, p person) (authrpc.RedeemLoginRe
 	return res, nil
 }
 
-// permits are the extensions that the person's roles give reason for. What a node allows is decided there, by the same roles.
-func permits(p access.Policy, who identity.Identity) []string {
+// sshExtensions are the extensions that the person's roles give reason for. What a node allows is decided there, by the same roles.
+func sshExtensions(p access.Policy, who identity.Identity) []string {
 	may := func(actions ...access.Action) bool {
 		return slices.ContainsFunc(who.Roles, func(role string) bool {
 			return slices.ContainsFunc(p[role].Allow, func(g access.Grant) bool {
@@ -158,13 +158,13 @@ func permits(p access.Policy, who identity.Identity) []string {
 }
 
 // ForMachine issues a machine's host and service certificates for the keys on record.
-func (o *Office) ForMachine(ctx context.Context, a join.Admitted) (authrpc.JoinResponse, error) {
+func (o *Issuer) ForMachine(ctx context.Context, a join.Admitted) (authrpc.JoinResponse, error) {
 	m := a.Machine()
 	set, _, err := o.cfg.Rules.Current()
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
-	id, names := m.Identity(o.cfg.Cluster), o.names(m)
+	id, names := m.Identity(o.cfg.Cluster), o.hostNames(m)
 	host, err := o.issue(ctx, ca.Request{Profile: ca.Host, Identity: id, SSHKey: a.SSHKey(), Names: names}, audit.Event{})
 	if err != nil {
 		return authrpc.JoinResponse{}, err
@@ -174,20 +174,20 @@ func (o *Office) ForMachine(ctx context.Context, a join.Admitted) (authrpc.JoinR
 		code = audit.CertRenewed
 	}
 	now := o.cfg.Now().UTC()
-	service, err := o.issue(ctx, ca.Request{Profile: ca.Service, Identity: id, X509Key: a.ServiceKey(), Names: names}, audit.Of(code, id, now))
+	service, err := o.issue(ctx, ca.Request{Profile: ca.Service, Identity: id, X509Key: a.ServiceKey(), Names: names}, audit.NewEvent(code, id, now))
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
 	if a.Renewal() {
-		if err := o.cfg.State.NoteRenewal(ctx, m.ID, now); err != nil {
+		if err := o.cfg.State.RecordRenewal(ctx, m.ID, now); err != nil {
 			return authrpc.JoinResponse{}, err
 		}
 	}
 	return authrpc.JoinResponse{Identity: service.Record.Identity, SSHCert: host.SSH.Marshal(), X509: der(service.Chain), Rules: set, Time: now}, nil
 }
 
-// names are what a machine may be reached by: a node by name and id, bare and under the cluster; a proxy also by its public names.
-func (o *Office) names(m state.Machine) []string {
+// hostNames are what a machine may be reached by: a node by name and id, bare and under the cluster; a proxy also by its public names.
+func (o *Issuer) hostNames(m state.Machine) []string {
 	own := []string{m.Name, m.Name + "." + o.cfg.Cluster}
 	if m.Kind == identity.Node {
 		return append(own, string(m.ID), string(m.ID)+"."+o.cfg.Cluster)
@@ -197,7 +197,7 @@ func (o *Office) names(m state.Machine) []string {
 
 // ForAuth issues a replica's own service certificate: what it shows at its port. The chain ends with the cluster root, so a pin is
 // enough to verify it.
-func (o *Office) ForAuth(ctx context.Context, id identity.Identity, key crypto.PublicKey) ([]*x509.Certificate, error) {
+func (o *Issuer) ForAuth(ctx context.Context, id identity.Identity, key crypto.PublicKey) ([]*x509.Certificate, error) {
 	out, err := o.issue(ctx, ca.Request{Profile: ca.Service, Identity: id, X509Key: key, Names: []string{id.Name}}, audit.Event{})
 	return out.Chain, err
 }

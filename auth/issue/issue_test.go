@@ -26,9 +26,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-type office struct {
+type fixture struct {
 	*testing.T
-	*Office
+	*Issuer
 	st *state.State
 }
 
@@ -36,8 +36,8 @@ func grant(login, action string) access.Grant {
 	return access.Grant{Nodes: map[string]access.Strings{"env": {"dev"}}, Logins: access.Strings{login}, Actions: access.Strings{action}}
 }
 
-func open(t *testing.T) *office {
-	st, _ := statetest.Born(t,
+func newFixture(t *testing.T) *fixture {
+	st, _ := statetest.NewCluster(t,
 		access.Role{Name: "shell", Allow: []access.Grant{grant("ubuntu", "shell")}, Options: access.Options{CertTTL: access.Duration(time.Hour)}},
 		access.Role{Name: "copy", Allow: []access.Grant{grant("backup", "sftp")}},
 		access.Role{Name: "forward", Allow: []access.Grant{grant("ubuntu", "forward-local"), grant("ubuntu", "forward-agent")}},
@@ -49,10 +49,10 @@ func open(t *testing.T) *office {
 		t.Fatal(err)
 	}
 	book := rules.New(rules.Config{State: st, Cluster: statetest.Cluster, Signer: keys.RulesSigner, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
-	return &office{t, New(Config{CA: signer, State: st, Rules: book, Cluster: statetest.Cluster, Now: time.Now}), st}
+	return &fixture{t, New(Config{CA: signer, State: st, Rules: book, Cluster: statetest.Cluster, Now: time.Now}), st}
 }
 
-func (o *office) forRoles(roles ...string) authrpc.RedeemLoginResponse {
+func (o *fixture) forRoles(roles ...string) authrpc.RedeemLoginResponse {
 	o.Helper()
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
 	o.must(err)
@@ -60,12 +60,12 @@ func (o *office) forRoles(roles ...string) authrpc.RedeemLoginResponse {
 	o.must(err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	o.must(err)
-	res, err := o.forPerson(o.Context(), person{who: statetest.Person("alice@example.com", roles...), ssh: sshKey, service: key.Public(), proxy: "edge", from: "192.0.2.1"})
+	res, err := o.forUser(o.Context(), userLogin{who: statetest.User("alice@example.com", roles...), ssh: sshKey, service: key.Public(), proxy: "edge", from: "192.0.2.1"})
 	o.must(err)
 	return res
 }
 
-func (o *office) must(err error) {
+func (o *fixture) must(err error) {
 	o.Helper()
 	if err != nil {
 		o.Fatal(err)
@@ -73,7 +73,7 @@ func (o *office) must(err error) {
 }
 
 func TestACertificateSaysWhatTheRolesAllow(t *testing.T) {
-	o := open(t)
+	o := newFixture(t)
 	for _, tt := range []struct {
 		roles  []string
 		logins string
@@ -104,7 +104,7 @@ func TestACertificateSaysWhatTheRolesAllow(t *testing.T) {
 }
 
 func TestWithoutALoginThereIsNoSSHCertificate(t *testing.T) {
-	o := open(t)
+	o := newFixture(t)
 	for _, roles := range [][]string{{"viewer"}, {"no-such-role"}, nil} {
 		res := o.forRoles(roles...)
 		if len(res.SSHCert) != 0 || len(res.X509) != 1 || len(res.Logins) != 0 {
@@ -113,8 +113,8 @@ func TestWithoutALoginThereIsNoSSHCertificate(t *testing.T) {
 	}
 }
 
-func TestTheRecordAndTheEventAreOne(t *testing.T) {
-	o := open(t)
+func TestRecordAndEventAreOneTransaction(t *testing.T) {
+	o := newFixture(t)
 	o.forRoles("shell")
 	records, err := o.st.ReadIssuances(t.Context(), 1, 10)
 	o.must(err)
@@ -131,17 +131,17 @@ func TestTheRecordAndTheEventAreOne(t *testing.T) {
 	}
 }
 
-func TestAFullDiskComesToTheFront(t *testing.T) {
+func TestAFullDiskErrorIsUnwrapped(t *testing.T) {
 	full := fault.New(fault.Exhausted, "raftstore", "the disk is full", "free space")
 	wrapped := fault.Wrap(full, fault.Unavailable, "ca.Issue", "not recorded", "try again in a moment")
-	if err := surface(wrapped); !fault.Is(err, fault.Exhausted) || fault.Remedy(err) != "free space" {
+	if err := unwrapExhausted(wrapped); !fault.Is(err, fault.Exhausted) || fault.Remedy(err) != "free space" {
 		t.Errorf("got %v, want the full disk", err)
 	}
-	if err := surface(nil); err != nil {
+	if err := unwrapExhausted(nil); err != nil {
 		t.Errorf("got %v of nil", err)
 	}
 	other := fault.New(fault.Unavailable, "ca.Issue", "not recorded", "try again in a moment")
-	if err := surface(other); !fault.Is(err, fault.Unavailable) {
+	if err := unwrapExhausted(other); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want it as it was", err)
 	}
 }

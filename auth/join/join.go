@@ -32,11 +32,11 @@ type Config struct {
 	Now     func() time.Time
 }
 
-// Door admits machines. It is safe for concurrent use.
-type Door struct{ cfg Config }
+// Service admits machines. It is safe for concurrent use.
+type Service struct{ cfg Config }
 
 // New makes a door.
-func New(cfg Config) *Door { return &Door{cfg} }
+func New(cfg Config) *Service { return &Service{cfg} }
 
 // Admitted is a machine that auth knows, shown by its token or by its key. Only Admit and Recognise make one.
 type Admitted struct {
@@ -59,8 +59,8 @@ func (a Admitted) ServiceKey() crypto.PublicKey { return a.service }
 func (a Admitted) Renewal() bool { return a.renewal }
 
 const (
-	op       = "join"
-	newToken = "make a new one: tsh token create"
+	op             = "join"
+	newTokenRemedy = "make a new one: tsh token create"
 	// maxLabels bounds what a machine may be labelled with, beside what fits into its certificates.
 	maxLabels = 64
 	// maxNames bounds a proxy's public names, as ca does.
@@ -71,35 +71,35 @@ const (
 
 // Admit makes a machine of whoever shows a good token and proves the key it brings. The token is spent in the transaction that stores
 // the machine. Of a token that auth never made nothing is said and nothing kept.
-func (d *Door) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, error) {
+func (d *Service) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, error) {
 	now := d.cfg.Now()
 	token, err := authrpc.ParseToken(r.Token)
 	if err != nil {
-		return Admitted{}, fault.Wrap(err, fault.Denied, op, err.Error(), newToken)
+		return Admitted{}, fault.Wrap(err, fault.Denied, op, err.Error(), newTokenRemedy)
 	}
 	kept, err := d.cfg.State.TokenByHash(ctx, token.Hash())
 	if fault.Is(err, fault.NotFound) {
-		return Admitted{}, fault.New(fault.Denied, op, "this join token is not known", newToken)
+		return Admitted{}, fault.New(fault.Denied, op, "this join token is not known", newTokenRemedy)
 	}
 	if err != nil {
 		return Admitted{}, err
 	}
-	if a, ok := d.again(ctx, kept.Value, r, now); ok {
+	if a, ok := d.admitAgain(ctx, kept.Value, r, now); ok {
 		return a, nil
 	}
 	if err := d.checkToken(ctx, kept, now); err != nil {
 		return Admitted{}, err
 	}
-	a, err := d.read(r, kept.Value, now)
+	a, err := d.checkRequest(r, kept.Value, now)
 	if err != nil {
-		return Admitted{}, d.refuse(ctx, kept, err)
+		return Admitted{}, d.recordRefusal(ctx, kept, err)
 	}
-	return d.settle(ctx, a, kept, r)
+	return d.register(ctx, a, kept, r)
 }
 
-// again admits a machine whose answer was lost: it shows the token it joined with, in the token's time, and proves the keys it joined
+// admitAgain admits a machine whose answer was lost: it shows the token it joined with, in the token's time, and proves the keys it joined
 // with. What it wishes now changes nothing of the record.
-func (d *Door) again(ctx context.Context, t state.Token, r authrpc.JoinRequest, now time.Time) (Admitted, bool) {
+func (d *Service) admitAgain(ctx context.Context, t state.Token, r authrpc.JoinRequest, now time.Time) (Admitted, bool) {
 	if t.UsedBy == "" || !now.Before(t.Expires) {
 		return Admitted{}, false
 	}
@@ -107,19 +107,19 @@ func (d *Door) again(ctx context.Context, t state.Token, r authrpc.JoinRequest, 
 	if err != nil || !bytes.Equal(m.Value.SSHKey, r.SSHKey) || !bytes.Equal(m.Value.X509Key, r.X509Key) {
 		return Admitted{}, false
 	}
-	a, err := d.read(r, t, now)
+	a, err := d.checkRequest(r, t, now)
 	a.machine, a.renewal = m.Value, true
 	return a, err == nil
 }
 
 // checkToken refuses a token whose one use or whose time is over.
-func (d *Door) checkToken(ctx context.Context, kept state.Stored[state.Token], now time.Time) error {
+func (d *Service) checkToken(ctx context.Context, kept state.Stored[state.Token], now time.Time) error {
 	t := kept.Value
 	switch {
 	case !t.Used.IsZero():
-		return d.refuse(ctx, kept, fault.New(fault.Denied, op, "this join token was used already, at "+stamp(t.Used), newToken))
+		return d.recordRefusal(ctx, kept, fault.New(fault.Denied, op, "this join token was used already, at "+formatTime(t.Used), newTokenRemedy))
 	case !now.Before(t.Expires):
-		return d.refuse(ctx, kept, fault.New(fault.Expired, op, "this join token ended at "+stamp(t.Expires), newToken))
+		return d.recordRefusal(ctx, kept, fault.New(fault.Expired, op, "this join token ended at "+formatTime(t.Expires), newTokenRemedy))
 	}
 	return nil
 }
@@ -127,23 +127,23 @@ func (d *Door) checkToken(ctx context.Context, kept state.Stored[state.Token], n
 // maxRefusals bounds what the holder of a spent token can write into the audit log.
 const maxRefusals = 5
 
-// refuse notes that a token which auth did make was refused. Losing the note to a race or a full disk changes nothing of the answer.
-func (d *Door) refuse(ctx context.Context, kept state.Stored[state.Token], why error) error {
+// recordRefusal notes that a token which auth did make was refused. Losing the note to a race or a full disk changes nothing of the answer.
+func (d *Service) recordRefusal(ctx context.Context, kept state.Stored[state.Token], why error) error {
 	if kept.Value.Refused >= maxRefusals || fault.Is(why, fault.Internal) || fault.Is(why, fault.Conflict) {
 		return why
 	}
 	e := audit.Event{Code: audit.JoinRefused, Time: d.cfg.Now().UTC(), Reason: fault.Message(why),
 		Fields: map[string]string{"token": kept.Key, "kind": string(kept.Value.Kind)}}
-	if err := d.cfg.State.NoteRefusal(ctx, kept, e); err != nil && !fault.Is(err, fault.Conflict) {
+	if err := d.cfg.State.CountRefusal(ctx, kept, e); err != nil && !fault.Is(err, fault.Conflict) {
 		return fmt.Errorf("%w (and the refusal could not be noted: %v)", why, err)
 	}
 	return why
 }
 
-// read turns the request into a machine, or says what is wrong with it.
-func (d *Door) read(r authrpc.JoinRequest, t state.Token, now time.Time) (Admitted, error) {
+// checkRequest turns the request into a machine, or says what is wrong with it.
+func (d *Service) checkRequest(r authrpc.JoinRequest, t state.Token, now time.Time) (Admitted, error) {
 	if r.Kind != t.Kind {
-		return Admitted{}, fault.New(fault.Denied, op, fmt.Sprintf("this join token is for a %s, not for a %.20q", t.Kind, r.Kind), newToken)
+		return Admitted{}, fault.New(fault.Denied, op, fmt.Sprintf("this join token is for a %s, not for a %.20q", t.Kind, r.Kind), newTokenRemedy)
 	}
 	if err := checkClock(r.Time, now); err != nil {
 		return Admitted{}, err
@@ -152,14 +152,14 @@ func (d *Door) read(r authrpc.JoinRequest, t state.Token, now time.Time) (Admitt
 	if err != nil {
 		return Admitted{}, fault.Wrap(err, fault.Invalid, op, "the machine's keys are not acceptable: "+err.Error(), "update the agent, then remove its data folder and join again")
 	}
-	if err := prove(r, a.service); err != nil {
+	if err := checkProof(r, a.service); err != nil {
 		return Admitted{}, err
 	}
 	labels := identity.Labels{}
 	maps.Copy(labels, r.Labels)
 	maps.Copy(labels, t.Labels) // what the administrator said wins
-	a.machine = state.Machine{ID: identity.NodeID(state.NewID()), Kind: r.Kind, Labels: labels, SSHKey: r.SSHKey, X509Key: r.X509Key,
-		Names: r.Names, Created: now.UTC(), Renewed: now.UTC()}
+	a.machine = state.Machine{ID: identity.MachineID(state.NewID()), Kind: r.Kind, Labels: labels, SSHKey: r.SSHKey, X509Key: r.X509Key,
+		Names: r.PublicNames, Created: now.UTC(), Renewed: now.UTC()}
 	return a, d.checkMachine(&a.machine)
 }
 
@@ -173,11 +173,11 @@ func checkClock(theirs, ours time.Time) error {
 	if off < 0 {
 		word = "behind"
 	}
-	return fault.New(fault.Invalid, op, fmt.Sprintf("this machine's clock says %s, auth's says %s: it is %s %s", stamp(theirs), stamp(ours),
+	return fault.New(fault.Invalid, op, fmt.Sprintf("this machine's clock says %s, auth's says %s: it is %s %s", formatTime(theirs), formatTime(ours),
 		off.Abs().Round(time.Second), word), "set this machine's clock (timedatectl set-ntp true), then start it again")
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func readKeys(r authrpc.JoinRequest) (a Admitted, err error) {
 	if a.ssh, err = ssh.ParsePublicKey(r.SSHKey); err != nil {
@@ -192,8 +192,8 @@ func readKeys(r authrpc.JoinRequest) (a Admitted, err error) {
 	return a, identity.CheckKey(a.service)
 }
 
-// prove checks that the machine holds the key, and means this token and this host key.
-func prove(r authrpc.JoinRequest, key crypto.PublicKey) error {
+// checkProof checks that the machine holds the key, and means this token and this host key.
+func checkProof(r authrpc.JoinRequest, key crypto.PublicKey) error {
 	pub, ok := key.(*ecdsa.PublicKey)
 	sum := authrpc.JoinProof(r.Token, r.SSHKey, r.X509Key)
 	if !ok || !ecdsa.VerifyASN1(pub, sum[:], r.Proof) {
@@ -202,8 +202,8 @@ func prove(r authrpc.JoinRequest, key crypto.PublicKey) error {
 	return nil
 }
 
-// settle finds a name and stores the machine; names and the token may be taken meanwhile, so it looks again.
-func (d *Door) settle(ctx context.Context, a Admitted, kept state.Stored[state.Token], r authrpc.JoinRequest) (Admitted, error) {
+// register finds a name and stores the machine; names and the token may be taken meanwhile, so it looks again.
+func (d *Service) register(ctx context.Context, a Admitted, kept state.Stored[state.Token], r authrpc.JoinRequest) (Admitted, error) {
 	wish := r.Name
 	if kept.Value.Machine != "" {
 		wish = kept.Value.Machine
@@ -211,9 +211,9 @@ func (d *Door) settle(ctx context.Context, a Admitted, kept state.Stored[state.T
 	var err error
 	for range 8 {
 		if a.machine.Name, err = d.chooseName(ctx, a.machine, wish); err != nil {
-			return Admitted{}, d.refuse(ctx, kept, err)
+			return Admitted{}, d.recordRefusal(ctx, kept, err)
 		}
-		e := audit.Of(audit.MachineJoined, a.machine.Identity(d.cfg.Cluster), a.machine.Created)
+		e := audit.NewEvent(audit.MachineJoined, a.machine.Identity(d.cfg.Cluster), a.machine.Created)
 		e.Fields = map[string]string{"kind": string(a.machine.Kind), "token": kept.Key, "by": kept.Value.By}
 		err = d.cfg.State.AddMachine(ctx, a.machine, kept, e)
 		if !fault.Is(err, fault.Conflict) {
@@ -222,7 +222,7 @@ func (d *Door) settle(ctx context.Context, a Admitted, kept state.Stored[state.T
 		if kept, err = d.cfg.State.Token(ctx, kept.Key); err != nil {
 			return Admitted{}, err
 		}
-		if same, ok := d.again(ctx, kept.Value, r, d.cfg.Now()); ok {
+		if same, ok := d.admitAgain(ctx, kept.Value, r, d.cfg.Now()); ok {
 			return same, nil
 		}
 		if err := d.checkToken(ctx, kept, d.cfg.Now()); err != nil {
@@ -231,13 +231,13 @@ func (d *Door) settle(ctx context.Context, a Admitted, kept state.Stored[state.T
 		err = fault.New(fault.Conflict, op, "others joined at the same moment", "start the machine again")
 	}
 	if err != nil {
-		return Admitted{}, d.refuse(ctx, kept, err)
+		return Admitted{}, d.recordRefusal(ctx, kept, err)
 	}
 	return a, nil
 }
 
-// Recognise tells whether the caller is a machine on record that still holds the recorded key. It is asked at every call of a machine.
-func (d *Door) Recognise(ctx context.Context, c authrpc.Caller) (Admitted, error) {
+// VerifyMember tells whether the caller is a machine on record that still holds the recorded key. It is asked at every call of a machine.
+func (d *Service) VerifyMember(ctx context.Context, c authrpc.Caller) (Admitted, error) {
 	m, err := d.cfg.State.Machine(ctx, c.ID)
 	gone := fault.New(fault.Denied, op, fmt.Sprintf("the %s %s is not a member of this cluster any more", c.Kind, c.Name), "join again with a new token: tsh token create")
 	if fault.Is(err, fault.NotFound) || err == nil && m.Value.Kind != c.Kind {
@@ -257,9 +257,9 @@ func (d *Door) Recognise(ctx context.Context, c authrpc.Caller) (Admitted, error
 	return a, nil
 }
 
-// Introduced believes the introduction of a proxy on record, and returns the proxy's name.
-func (d *Door) Introduced(ctx context.Context, i authrpc.Introduction) (string, error) {
-	m, err := d.cfg.State.Machine(ctx, i.Proxy)
+// VerifyForwarded believes the introduction of a proxy on record, and returns the proxy's name.
+func (d *Service) VerifyForwarded(ctx context.Context, i authrpc.ForwardedFrom) (string, error) {
+	m, err := d.cfg.State.Machine(ctx, i.ProxyID)
 	if err != nil {
 		return "", err
 	}
@@ -271,8 +271,8 @@ func (d *Door) Introduced(ctx context.Context, i authrpc.Introduction) (string, 
 }
 
 // Renew is Recognise for a machine that asks for new certificates: its clock must be right.
-func (d *Door) Renew(ctx context.Context, c authrpc.Caller, r authrpc.RenewRequest) (Admitted, error) {
-	a, err := d.Recognise(ctx, c)
+func (d *Service) Renew(ctx context.Context, c authrpc.Caller, r authrpc.RenewRequest) (Admitted, error) {
+	a, err := d.VerifyMember(ctx, c)
 	if err != nil {
 		return Admitted{}, err
 	}

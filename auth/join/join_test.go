@@ -25,28 +25,28 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type gate struct {
+type fixture struct {
 	*testing.T
-	*join.Door
+	*join.Service
 	st  *state.State
 	now time.Time // a clock that stands until the test moves it
 }
 
-func open(t *testing.T) *gate {
-	st, _ := statetest.Born(t)
-	g := &gate{T: t, st: st, now: time.Now()}
-	g.Door = join.New(join.Config{State: st, Cluster: statetest.Cluster, Now: func() time.Time { return g.now }})
+func newFixture(t *testing.T) *fixture {
+	st, _ := statetest.NewCluster(t)
+	g := &fixture{T: t, st: st, now: time.Now()}
+	g.Service = join.New(join.Config{State: st, Cluster: statetest.Cluster, Now: func() time.Time { return g.now }})
 	return g
 }
 
-func (g *gate) must(err error) {
+func (g *fixture) must(err error) {
 	g.Helper()
 	if err != nil {
 		g.Fatal(err)
 	}
 }
 
-func (g *gate) token(w join.Wish) string {
+func (g *fixture) token(w join.TokenRequest) string {
 	g.Helper()
 	if w.Kind == "" {
 		w.Kind = identity.Node
@@ -57,7 +57,7 @@ func (g *gate) token(w join.Wish) string {
 }
 
 // request is one that is right in everything.
-func (g *gate) request(token, name string) (authrpc.JoinRequest, *ecdsa.PrivateKey) {
+func (g *fixture) request(token, name string) (authrpc.JoinRequest, *ecdsa.PrivateKey) {
 	g.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	g.must(err)
@@ -72,7 +72,7 @@ func (g *gate) request(token, name string) (authrpc.JoinRequest, *ecdsa.PrivateK
 	return r, key
 }
 
-func (g *gate) prove(r *authrpc.JoinRequest, key *ecdsa.PrivateKey) {
+func (g *fixture) prove(r *authrpc.JoinRequest, key *ecdsa.PrivateKey) {
 	g.Helper()
 	sum := authrpc.JoinProof(r.Token, r.SSHKey, r.X509Key)
 	var err error
@@ -81,10 +81,10 @@ func (g *gate) prove(r *authrpc.JoinRequest, key *ecdsa.PrivateKey) {
 }
 
 // joined admits a machine that must be admitted.
-func (g *gate) joined(w join.Wish, name string, names ...string) state.Machine {
+func (g *fixture) joined(w join.TokenRequest, name string, names ...string) state.Machine {
 	g.Helper()
 	r, _ := g.request(g.token(w), name)
-	r.Names = names
+	r.PublicNames = names
 	if w.Kind != "" {
 		r.Kind = w.Kind
 	}
@@ -94,7 +94,7 @@ func (g *gate) joined(w join.Wish, name string, names ...string) state.Machine {
 }
 
 // refusals counts the events that say so.
-func (g *gate) refusals() (n int) {
+func (g *fixture) refusals() (n int) {
 	g.Helper()
 	list, err := g.st.ReadEvents(g.Context(), 1, 1000)
 	g.must(err)
@@ -107,8 +107,8 @@ func (g *gate) refusals() (n int) {
 }
 
 func TestATokenAdmitsOnce(t *testing.T) {
-	g := open(t)
-	token := g.token(join.Wish{Labels: identity.Labels{"env": "prod"}})
+	g := newFixture(t)
+	token := g.token(join.TokenRequest{Labels: identity.Labels{"env": "prod"}})
 	r, _ := g.request(token, "web-1")
 	r.Labels = identity.Labels{"env": "dev", "rack": "7"}
 	a, err := g.Admit(t.Context(), r)
@@ -128,7 +128,7 @@ func TestATokenAdmitsOnce(t *testing.T) {
 }
 
 func TestWhatJoinRefuses(t *testing.T) {
-	g := open(t)
+	g := newFixture(t)
 	for _, tt := range []struct {
 		name  string
 		spoil func(*authrpc.JoinRequest, *ecdsa.PrivateKey)
@@ -152,7 +152,7 @@ func TestWhatJoinRefuses(t *testing.T) {
 			r.X509Key = other.X509Key
 		}, fault.Denied, "does not prove", true},
 		{"no keys", func(r *authrpc.JoinRequest, _ *ecdsa.PrivateKey) { r.SSHKey = nil }, fault.Invalid, "keys are not acceptable", true},
-		{"public names for a node", func(r *authrpc.JoinRequest, _ *ecdsa.PrivateKey) { r.Names = []string{"access.example.com"} }, fault.Denied, "no public names", true},
+		{"public names for a node", func(r *authrpc.JoinRequest, _ *ecdsa.PrivateKey) { r.PublicNames = []string{"access.example.com"} }, fault.Denied, "no public names", true},
 		{"labels that forge lines", func(r *authrpc.JoinRequest, _ *ecdsa.PrivateKey) { r.Labels = identity.Labels{"env": "a\nb"} }, fault.Invalid, "label", true},
 		{"labels beyond what certificates hold", func(r *authrpc.JoinRequest, _ *ecdsa.PrivateKey) {
 			r.Labels = identity.Labels{"a": strings.Repeat("<", 500), "b": strings.Repeat("<", 500)}
@@ -167,7 +167,7 @@ func TestWhatJoinRefuses(t *testing.T) {
 		{"no token", func(r *authrpc.JoinRequest, _ *ecdsa.PrivateKey) { r.Token = "" }, fault.Denied, "no join token", false},
 	} {
 		before, clock := g.refusals(), g.now
-		r, key := g.request(g.token(join.Wish{}), "web")
+		r, key := g.request(g.token(join.TokenRequest{}), "web")
 		tt.spoil(&r, key)
 		_, err := g.Admit(t.Context(), r)
 		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) || fault.Remedy(err) == "" {
@@ -178,12 +178,12 @@ func TestWhatJoinRefuses(t *testing.T) {
 		}
 		g.now = clock
 	}
-	g.joined(join.Wish{}, "web") // and the same request unspoiled is admitted
+	g.joined(join.TokenRequest{}, "web") // and the same request unspoiled is admitted
 }
 
-func TestAClockThatIsOffIsToldBothTimes(t *testing.T) {
-	g := open(t)
-	r, _ := g.request(g.token(join.Wish{}), "web")
+func TestAWrongClockIsReportedWithBothTimes(t *testing.T) {
+	g := newFixture(t)
+	r, _ := g.request(g.token(join.TokenRequest{}), "web")
 	r.Time = g.now.Add(-10 * time.Minute)
 	_, err := g.Admit(t.Context(), r)
 	for _, clock := range []time.Time{g.now, r.Time} {
@@ -198,7 +198,7 @@ func TestAClockThatIsOffIsToldBothTimes(t *testing.T) {
 }
 
 func TestNamesAreChosenByAuth(t *testing.T) {
-	g := open(t)
+	g := newFixture(t)
 	const id = "0123456789abcdef0123456789abcdef"
 	for _, tt := range []struct{ wish, want string }{
 		{"web", "web"},
@@ -219,60 +219,60 @@ func TestNamesAreChosenByAuth(t *testing.T) {
 		{"10.0.0.1", "10-2.0.0.1"},
 		{strings.Repeat("a", 300), strings.Repeat("a", 58)},
 	} {
-		if got := g.joined(join.Wish{}, tt.wish).Name; got != tt.want {
+		if got := g.joined(join.TokenRequest{}, tt.wish).Name; got != tt.want {
 			t.Errorf("wish %.40q: got %q, want %q", tt.wish, got, tt.want)
 		}
 	}
-	if got := g.joined(join.Wish{Machine: "build-7"}, "anything").Name; got != "build-7" {
+	if got := g.joined(join.TokenRequest{Machine: "build-7"}, "anything").Name; got != "build-7" {
 		t.Errorf("the token's name: got %q, want build-7", got)
 	}
 }
 
 func TestNobodyTakesAProxysName(t *testing.T) {
-	g := open(t)
-	proxy := join.Wish{Kind: identity.Proxy}
+	g := newFixture(t)
+	proxy := join.TokenRequest{Kind: identity.Proxy}
 	g.joined(proxy, "edge", "access.example.com", "gate.example.org", "127.0.0.1")
 	for wish, want := range map[string]string{"edge": "edge-2", "access": "access-2", "gate.example.org": "gate-2.example.org"} {
-		if got := g.joined(join.Wish{}, wish).Name; got != want {
+		if got := g.joined(join.TokenRequest{}, wish).Name; got != want {
 			t.Errorf("a node that wishes %s: got %q, want %q", wish, got, want)
 		}
 	}
 	// A second proxy may answer to the same public names; to a node's it may not.
 	g.joined(proxy, "edge-b", "access.example.com")
-	g.joined(join.Wish{}, "shop")
+	g.joined(join.TokenRequest{}, "shop")
 	r, _ := g.request(g.token(proxy), "edge-c")
-	r.Kind, r.Names = identity.Proxy, []string{"shop.example.com"}
+	r.Kind, r.PublicNames = identity.Proxy, []string{"shop.example.com"}
 	if _, err := g.Admit(t.Context(), r); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
 		t.Errorf("a proxy with a node's name: got %v, want denied with a remedy", err)
 	}
 	for _, bad := range []string{"*", "a,b", "EDGE.example.com", "0.0.0.0", "::ffff:1.2.3.4", "0123456789abcdef0123456789abcdef"} {
 		r, _ := g.request(g.token(proxy), "edge-d")
-		r.Kind, r.Names = identity.Proxy, []string{bad}
+		r.Kind, r.PublicNames = identity.Proxy, []string{bad}
 		if _, err := g.Admit(t.Context(), r); !fault.Is(err, fault.Invalid) {
 			t.Errorf("public name %q: got %v, want invalid", bad, err)
 		}
 	}
 }
 
-func TestARemovedNameRestsForADay(t *testing.T) {
-	g := open(t)
-	m := g.joined(join.Wish{}, "web")
+func TestARemovedNameStaysReservedForADay(t *testing.T) {
+	g := newFixture(t)
+	m := g.joined(join.TokenRequest{}, "web")
 	kept, err := g.st.Machine(t.Context(), m.ID)
 	g.must(err)
 	g.must(g.st.RemoveMachine(t.Context(), kept, g.now))
 	g.now = g.now.Add(23 * time.Hour)
-	if got := g.joined(join.Wish{}, "web").Name; got != "web-2" {
+	if got := g.joined(join.TokenRequest{}, "web").Name; got != "web-2" {
 		t.Errorf("within a day: got %q, want web-2", got)
 	}
 	g.now = g.now.Add(2 * time.Hour)
-	if got := g.joined(join.Wish{}, "web").Name; got != "web" {
+	if got := g.joined(join.TokenRequest{}, "web").Name; got != "web" {
 		t.Errorf("after a day: got %q, want web", got)
 	}
 }
 
-func TestOfManyWhoShowATokenOneGetsIn(t *testing.T) {
-	g := open(t)
-	token := g.token(join.Wish{})
+func TestATokenAdmitsOneOfManyMachines(t *testing.T) {
+	g := newFixture(t)
+	token := g.token(join.TokenRequest{})
 	const many = 20
 	errs := make([]error, many)
 	var all sync.WaitGroup
@@ -295,9 +295,9 @@ func TestOfManyWhoShowATokenOneGetsIn(t *testing.T) {
 }
 
 // The answer to a join may be lost on its way: the machine, and nobody else, gets it again for as long as the token lives.
-func TestALostAnswerIsGivenAgain(t *testing.T) {
-	g := open(t)
-	token := g.token(join.Wish{})
+func TestALostJoinResponseIsRepeated(t *testing.T) {
+	g := newFixture(t)
+	token := g.token(join.TokenRequest{})
 	r, key := g.request(token, "web")
 	first, err := g.Admit(t.Context(), r)
 	g.must(err)
@@ -337,9 +337,9 @@ func TestALostAnswerIsGivenAgain(t *testing.T) {
 
 // Impatient as well as lost: the same machine asks twenty times at once, and is one machine.
 func TestTwentyCallsOfOneMachineMakeOneMachine(t *testing.T) {
-	g := open(t)
-	r, _ := g.request(g.token(join.Wish{}), "web")
-	errs, ids := make([]error, 20), make([]identity.NodeID, 20)
+	g := newFixture(t)
+	r, _ := g.request(g.token(join.TokenRequest{}), "web")
+	errs, ids := make([]error, 20), make([]identity.MachineID, 20)
 	var all sync.WaitGroup
 	for i := range errs {
 		all.Go(func() {
@@ -355,9 +355,9 @@ func TestTwentyCallsOfOneMachineMakeOneMachine(t *testing.T) {
 	}
 }
 
-func TestASpentTokenFillsNoLog(t *testing.T) {
-	g := open(t)
-	token := g.token(join.Wish{})
+func TestASpentTokenCannotFillTheLog(t *testing.T) {
+	g := newFixture(t)
+	token := g.token(join.TokenRequest{})
 	r, _ := g.request(token, "web")
 	_, err := g.Admit(t.Context(), r)
 	g.must(err)
@@ -372,9 +372,9 @@ func TestASpentTokenFillsNoLog(t *testing.T) {
 	}
 }
 
-func TestRecogniseGoesByTheKeyOnRecord(t *testing.T) {
-	g := open(t)
-	r, key := g.request(g.token(join.Wish{}), "web")
+func TestAMemberIsVerifiedByTheKeyOnRecord(t *testing.T) {
+	g := newFixture(t)
+	r, key := g.request(g.token(join.TokenRequest{}), "web")
 	a, err := g.Admit(t.Context(), r)
 	g.must(err)
 	id := a.Machine().Identity(statetest.Cluster)
@@ -391,7 +391,7 @@ func TestRecogniseGoesByTheKeyOnRecord(t *testing.T) {
 		"another key": {Identity: id, Key: other.Public()}, "no key": {Identity: id}, "another kind": asProxy,
 		"an unknown id": {Identity: identity.Identity{Kind: identity.Node, ID: "00000000000000000000000000000000"}, Key: key.Public()},
 	} {
-		if _, err := g.Recognise(t.Context(), c); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+		if _, err := g.VerifyMember(t.Context(), c); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want denied with a remedy", name, err)
 		}
 	}
@@ -401,8 +401,8 @@ func TestRecogniseGoesByTheKeyOnRecord(t *testing.T) {
 }
 
 func TestTokensAreBounded(t *testing.T) {
-	g := open(t)
-	for name, w := range map[string]join.Wish{
+	g := newFixture(t)
+	for name, w := range map[string]join.TokenRequest{
 		"an hour": {Kind: identity.Node, TTL: time.Hour}, "a user": {Kind: identity.User}, "a replica": {Kind: identity.Auth}, "no kind": {},
 		"bad labels": {Kind: identity.Node, Labels: identity.Labels{"a b": "c"}}, "a bad name": {Kind: identity.Node, Machine: "UPPER"},
 	} {
@@ -410,14 +410,14 @@ func TestTokensAreBounded(t *testing.T) {
 			t.Errorf("%s: got %v, want invalid with a remedy", name, err)
 		}
 	}
-	if _, _, err := g.Create(t.Context(), join.Wish{Kind: identity.Node, TTL: join.MaxTokenTTL}); err != nil {
+	if _, _, err := g.Create(t.Context(), join.TokenRequest{Kind: identity.Node, TTL: join.MaxTokenTTL}); err != nil {
 		t.Errorf("half an hour: got %v", err)
 	}
 }
 
 func TestOriginsAreTheProxysOwn(t *testing.T) {
-	g := open(t)
-	m := g.joined(join.Wish{Kind: identity.Proxy}, "edge", "access.example.com", "127.0.0.1", "::1")
+	g := newFixture(t)
+	m := g.joined(join.TokenRequest{Kind: identity.Proxy}, "edge", "access.example.com", "127.0.0.1", "::1")
 	id := m.Identity(statetest.Cluster)
 	for _, good := range []string{"https://access.example.com", "https://access.example.com:8443", "https://127.0.0.1:8443", "https://[::1]:8443"} {
 		if err := g.AllowedOrigin(id, good); err != nil {

@@ -16,8 +16,8 @@ import (
 )
 
 // chooseName gives the machine a name of its own: the wished one, or with -2, -3 and so on when that is taken.
-func (d *Door) chooseName(ctx context.Context, m state.Machine, wish string) (string, error) {
-	base := d.plainName(wish)
+func (d *Service) chooseName(ctx context.Context, m state.Machine, wish string) (string, error) {
+	base := d.normalizeName(wish)
 	if base == "" {
 		base = string(m.Kind)
 	}
@@ -52,19 +52,19 @@ func suffixed(base string, i int) string {
 
 var notInNames = regexp.MustCompile(`[^a-z0-9.-]+`)
 
-// plainName makes a machine name of what a host calls itself. Names stand under the cluster's: web.CLUSTER and web are one.
-func (d *Door) plainName(wish string) string {
+// normalizeName makes a machine name of what a host calls itself. Names stand under the cluster's: web.CLUSTER and web are one.
+func (d *Service) normalizeName(wish string) string {
 	s := notInNames.ReplaceAllString(strings.ToLower(wish), "-")
-	labels := strings.Split(d.underCluster(s), ".")
+	labels := strings.Split(d.trimCluster(s), ".")
 	for i := range labels {
 		labels[i] = strings.Trim(labels[i][:min(len(labels[i]), 58)], "-") // leaves room for a suffix
 	}
 	labels = slices.DeleteFunc(labels, func(l string) bool { return l == "" })
-	return d.underCluster(strings.Join(labels, ".")) // tidied, it may end in the cluster's name at last
+	return d.trimCluster(strings.Join(labels, ".")) // tidied, it may end in the cluster's name at last
 }
 
-// underCluster takes the cluster's name off the end, however often it is there.
-func (d *Door) underCluster(name string) string {
+// trimCluster takes the cluster's name off the end, however often it is there.
+func (d *Service) trimCluster(name string) string {
 	for {
 		short := strings.TrimSuffix(name, "."+d.cfg.Cluster)
 		if short == name {
@@ -76,24 +76,24 @@ func (d *Door) underCluster(name string) string {
 
 // checkName refuses names that would speak for another: a machine's id is a principal of that machine's own certificate, and the
 // cluster's name is what people call the front door.
-func (d *Door) checkName(name string) error {
-	if err := identity.CheckNodeName(name); err != nil {
+func (d *Service) checkName(name string) error {
+	if err := identity.CheckMachineName(name); err != nil {
 		return err
 	}
 	switch {
-	case identity.CheckNodeID(identity.NodeID(name)) == nil:
+	case identity.CheckMachineID(identity.MachineID(name)) == nil:
 		return fmt.Errorf("the name %q looks like a machine's id", name)
 	case name == d.cfg.Cluster:
 		return fmt.Errorf("the name %q is the cluster's", name)
-	case d.underCluster(name) != name: // web.CLUSTER is what the node web is called in full
+	case d.trimCluster(name) != name: // web.CLUSTER is what the node web is called in full
 		return fmt.Errorf("the name %q says the cluster's name, which every name has behind it anyway", name)
 	}
-	return identity.CheckNodeName(name + "." + d.cfg.Cluster)
+	return identity.CheckMachineName(name + "." + d.cfg.Cluster)
 }
 
 // checkMachine refuses what would not fit into certificates, while the token is still unspent; and notes which host names a proxy
 // answers to, so that no node is ever called the same.
-func (d *Door) checkMachine(m *state.Machine) error {
+func (d *Service) checkMachine(m *state.Machine) error {
 	const remedy = "correct the machine's configuration, then start it again"
 	if err := CheckLabels(m.Labels); err != nil {
 		return err
@@ -105,7 +105,7 @@ func (d *Door) checkMachine(m *state.Machine) error {
 		return fault.New(fault.Invalid, op, fmt.Sprintf("the proxy has %d public names, more than %d", len(m.Names), maxNames), remedy)
 	}
 	for _, n := range m.Names {
-		alias, err := d.publicName(n)
+		alias, err := d.checkPublicName(n)
 		if err != nil {
 			return fault.Wrap(err, fault.Invalid, op, err.Error(), remedy)
 		}
@@ -135,26 +135,26 @@ func CheckLabels(l identity.Labels) error {
 	return nil
 }
 
-// publicName checks one public name or address of a proxy, and returns the machine name it forbids to nodes; "" for an address.
-func (d *Door) publicName(n string) (alias string, err error) {
+// checkPublicName checks one public name or address of a proxy, and returns the machine name it forbids to nodes; "" for an address.
+func (d *Service) checkPublicName(n string) (alias string, err error) {
 	if a, err := netip.ParseAddr(n); err == nil {
 		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != n {
 			return "", fmt.Errorf("the public address %.80q is not the plain form of one host's address", n)
 		}
 		return "", nil
 	}
-	if err := identity.CheckNodeName(n); err != nil {
+	if err := identity.CheckMachineName(n); err != nil {
 		return "", fmt.Errorf("public name: %w", err)
 	}
-	if identity.CheckNodeID(identity.NodeID(d.underCluster(n))) == nil {
+	if identity.CheckMachineID(identity.MachineID(d.trimCluster(n))) == nil {
 		return "", fmt.Errorf("the public name %q looks like a machine's id", n)
 	}
-	return d.underCluster(n), nil
+	return d.trimCluster(n), nil
 }
 
 // AllowedOrigin refuses an origin that is not at one of the public names that the proxy joined with, so that a proxy that went bad can
 // not have a provider send browsers, and their codes, elsewhere. Any port is good: one name may be served at several.
-func (d *Door) AllowedOrigin(by identity.Identity, origin string) error {
+func (d *Service) AllowedOrigin(by identity.Identity, origin string) error {
 	m, err := d.cfg.State.Machine(context.Background(), by.ID) // a look at memory
 	if err != nil {
 		return err

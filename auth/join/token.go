@@ -20,8 +20,8 @@ const (
 	minTokenTTL     = time.Second
 )
 
-// Wish is a token someone wants.
-type Wish struct {
+// TokenRequest is a token someone wants.
+type TokenRequest struct {
 	Name    string        // the token's own; empty: drawn
 	Kind    identity.Kind // node or proxy
 	TTL     time.Duration // zero: DefaultTokenTTL
@@ -30,8 +30,8 @@ type Wish struct {
 	By      identity.Identity // who asks; the zero Identity is auth itself, for the parts that run in its own process
 }
 
-// CheckWish reports what is wrong with a wish, each with the field of the token's document that it is in.
-func CheckWish(w Wish, report func(path, format string, args ...any)) {
+// CheckTokenRequest reports what is wrong with a wish, each with the field of the token's document that it is in.
+func CheckTokenRequest(w TokenRequest, report func(path, format string, args ...any)) {
 	if w.Kind != identity.Node && w.Kind != identity.Proxy {
 		report("kind", "%.20q is no kind of machine that joins by a token: use node or proxy", w.Kind)
 	}
@@ -42,17 +42,17 @@ func CheckWish(w Wish, report func(path, format string, args ...any)) {
 		report("labels", "%s", fault.Message(err))
 	}
 	if w.Machine != "" {
-		if err := identity.CheckNodeName(w.Machine); err != nil {
+		if err := identity.CheckMachineName(w.Machine); err != nil {
 			report("machine", "%v", err)
 		}
 	}
 }
 
 // Create makes a token. Its text is known to the caller alone: auth keeps a hash.
-func (d *Door) Create(ctx context.Context, w Wish) (authrpc.Token, state.Stored[state.Token], error) {
+func (d *Service) Create(ctx context.Context, w TokenRequest) (authrpc.Token, state.Stored[state.Token], error) {
 	var none state.Stored[state.Token]
 	var bad error
-	CheckWish(w, func(path, format string, args ...any) {
+	CheckTokenRequest(w, func(path, format string, args ...any) {
 		if bad == nil {
 			bad = fault.New(fault.Invalid, "token", path+": "+fmt.Sprintf(format, args...), "correct the token's "+path+", then try again")
 		}
@@ -69,12 +69,12 @@ func (d *Door) Create(ctx context.Context, w Wish) (authrpc.Token, state.Stored[
 		w.Name = string(w.Kind) + "-" + state.NewID()[:12]
 	}
 	hash, now := t.Hash(), d.cfg.Now().UTC()
-	rec := state.Token{Hash: hash[:], Kind: w.Kind, Labels: w.Labels, Machine: w.Machine, By: maker(w.By), Created: now, Expires: now.Add(w.TTL)}
+	rec := state.Token{Hash: hash[:], Kind: w.Kind, Labels: w.Labels, Machine: w.Machine, By: creatorName(w.By), Created: now, Expires: now.Add(w.TTL)}
 	e := audit.Event{Code: audit.TokenCreated, Time: now, User: "auth"}
 	if w.By.Kind == identity.User {
-		e = audit.Of(audit.TokenCreated, w.By, now)
+		e = audit.NewEvent(audit.TokenCreated, w.By, now)
 	}
-	e.Fields = map[string]string{"token": w.Name, "kind": string(w.Kind), "expires": stamp(rec.Expires)}
+	e.Fields = map[string]string{"token": w.Name, "kind": string(w.Kind), "expires": formatTime(rec.Expires)}
 	if _, err := d.cfg.State.AddToken(ctx, w.Name, rec, e); err != nil {
 		return authrpc.Token{}, none, err
 	}
@@ -82,7 +82,7 @@ func (d *Door) Create(ctx context.Context, w Wish) (authrpc.Token, state.Stored[
 	return t, kept, err
 }
 
-func maker(by identity.Identity) string {
+func creatorName(by identity.Identity) string {
 	if by.Kind == identity.User {
 		return by.Name
 	}

@@ -15,30 +15,30 @@ import (
 
 const opBegin = "login.Begin"
 
-// client is what tsh committed to, and where it listens; one without a browser does not listen.
-type client struct {
-	Challenge string  `json:"challenge"`
-	Callback  string  `json:"callback,omitempty"`
-	State     string  `json:"state,omitempty"`
-	Headless  *handle `json:"headless,omitempty"`
+// clientRequest is what tsh committed to, and where it listens; one without a browser does not listen.
+type clientRequest struct {
+	Challenge string          `json:"challenge"`
+	Callback  string          `json:"callback,omitempty"`
+	State     string          `json:"state,omitempty"`
+	Headless  *headlessHandle `json:"headless,omitempty"`
 }
 
-// ask is what the browser shows of a headless login; nil for any other.
-func (c client) ask() *authrpc.Headless {
+// headlessPrompt is what the browser shows of a headless login; nil for any other.
+func (c clientRequest) headlessPrompt() *authrpc.Headless {
 	if c.Headless == nil {
 		return nil
 	}
-	return c.Headless.ask()
+	return c.Headless.prompt()
 }
 
-// begun is an attempt that was sent to a provider. Only Begin makes one.
-type begun struct {
-	Client client    `json:"client"`
-	Flow   oidc.Flow `json:"flow"`
-	Ends   time.Time `json:"ends"`
+// begunAttempt is an attempt that was sent to a provider. Only Begin makes one.
+type begunAttempt struct {
+	Client  clientRequest `json:"client"`
+	Flow    oidc.Flow     `json:"flow"`
+	Expires time.Time     `json:"ends"`
 }
 
-func (b *begun) ends() time.Time { return b.Ends }
+func (b *begunAttempt) ends() time.Time { return b.Expires }
 
 var (
 	challengeRE = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`) // base64 of a SHA-256
@@ -58,46 +58,46 @@ const (
 func (s *Service) Begin(ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 	res, err := s.begin(ctx, by, req)
 	if err != nil {
-		s.refusals.note(begin, by, req.From, err)
+		s.refusals.record(begin, by, req.From, err)
 	}
 	return res, err
 }
 
 func (s *Service) begin(ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest) (res authrpc.BeginLoginResponse, err error) {
-	c, err := s.client(by, req)
+	c, err := s.parseBegin(by, req)
 	if err != nil || c.Headless != nil && !req.Confirmed {
-		return authrpc.BeginLoginResponse{Headless: c.ask()}, err
+		return authrpc.BeginLoginResponse{Headless: c.headlessPrompt()}, err
 	}
-	name, choices, err := s.choose(ctx, req.Connector)
+	name, choices, err := s.chooseConnector(ctx, req.Connector)
 	if err != nil || name == "" {
 		return authrpc.BeginLoginResponse{Connectors: choices}, err
 	}
-	flow, page, err := s.cfg.Providers.Start(ctx, name, req.Public+authrpc.CallbackPath(name), req.Locale)
+	flow, page, err := s.cfg.Providers.Start(ctx, name, req.PublicOrigin+authrpc.CallbackPath(name), req.Locale)
 	if err != nil {
 		return res, err
 	}
-	b := begun{Client: c, Flow: flow, Ends: s.cfg.Now().Add(AttemptLife).UTC()}
-	res = authrpc.BeginLoginResponse{Redirect: page, Expires: b.Ends}
+	b := begunAttempt{Client: c, Flow: flow, Expires: s.cfg.Now().Add(AttemptLife).UTC()}
+	res = authrpc.BeginLoginResponse{Redirect: page, Expires: b.Expires}
 	res.Attempt, err = s.sealer.seal(opBegin, stageBegun, b)
 	return res, err
 }
 
-// client reads for whom a login begins, once all of the request is as it must be.
-func (s *Service) client(by identity.Identity, req authrpc.BeginLoginRequest) (client, error) {
+// parseBegin reads for whom a login begins, once all of the request is as it must be.
+func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest) (clientRequest, error) {
 	if err := checkProxy(opBegin, by); err != nil {
-		return client{}, err
+		return clientRequest{}, err
 	}
 	if err := s.checkBegin(by, req); err != nil {
-		return client{}, err
+		return clientRequest{}, err
 	}
 	if req.Handle == "" {
-		return client{Challenge: req.Challenge, Callback: req.Callback, State: req.State}, nil
+		return clientRequest{Challenge: req.Challenge, Callback: req.Callback, State: req.State}, nil
 	}
-	var h handle
+	var h headlessHandle
 	if err := s.sealer.open(opBegin, stageHeadless, req.Handle, s.cfg.Now(), &h); err != nil {
-		return client{}, err
+		return clientRequest{}, err
 	}
-	return client{Challenge: h.Challenge, Headless: &h}, nil
+	return clientRequest{Challenge: h.Challenge, Headless: &h}, nil
 }
 
 func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
@@ -118,10 +118,10 @@ func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest
 	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:
 		return link("a part is too long")
 	}
-	if err := checkOrigin(req.Public); err != nil {
+	if err := checkOrigin(req.PublicOrigin); err != nil {
 		return err
 	}
-	return s.cfg.AllowedOrigin(by, req.Public)
+	return s.cfg.AllowedOrigin(by, req.PublicOrigin)
 }
 
 func loopbackCallback(callback string) bool {
@@ -142,8 +142,8 @@ func checkOrigin(origin string) error {
 	return nil
 }
 
-// choose returns the connector to go to, or those to choose from.
-func (s *Service) choose(ctx context.Context, wanted string) (string, []authrpc.Connector, error) {
+// chooseConnector returns the connector to go to, or those to choose from.
+func (s *Service) chooseConnector(ctx context.Context, wanted string) (string, []authrpc.Connector, error) {
 	if wanted != "" {
 		return wanted, nil, nil
 	}
@@ -159,7 +159,7 @@ func (s *Service) choose(ctx context.Context, wanted string) (string, []authrpc.
 	}
 	choices := make([]authrpc.Connector, len(all))
 	for i, c := range all {
-		choices[i] = authrpc.Connector{Name: c.Name, Display: c.Display}
+		choices[i] = authrpc.Connector{Name: c.Name, DisplayName: c.Display}
 	}
 	return "", choices, nil
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-func TestLinksThatTshDidNotMakeAreRefused(t *testing.T) {
-	l := newLobby(t)
+func TestMalformedLoginLinksAreRefused(t *testing.T) {
+	l := newFixture(t)
 	c := newClient(t)
 	cases := map[string]func(*authrpc.BeginLoginRequest){
 		"no challenge":         func(r *authrpc.BeginLoginRequest) { r.Challenge = "" },
@@ -46,11 +46,11 @@ func TestLinksThatTshDidNotMakeAreRefused(t *testing.T) {
 		"http://[::1]:1234@evil.example/callback", "http://[0:0:0:0:0:0:0:1]:1234/callback", "javascript:alert(1)", "//127.0.0.1:1234/callback", " " + callback, callback + "\n"} {
 		cases["back to "+to] = func(r *authrpc.BeginLoginRequest) { r.Callback = to }
 	}
-	l.untouched(func() {
+	l.noWrites(func() {
 		for name, change := range cases {
 			req := c.begin()
 			change(&req)
-			res, err := l.Begin(t.Context(), door, req)
+			res, err := l.Begin(t.Context(), proxyIdentity, req)
 			if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" || res.Attempt != "" {
 				t.Errorf("%s: got %+v and %v, want it refused", name, res, err)
 			}
@@ -58,7 +58,7 @@ func TestLinksThatTshDidNotMakeAreRefused(t *testing.T) {
 	})
 	req := c.begin()
 	req.Callback = "http://[::1]:1/callback"
-	if _, err := l.Begin(t.Context(), door, req); err != nil {
+	if _, err := l.Begin(t.Context(), proxyIdentity, req); err != nil {
 		t.Errorf("got %v for IPv6 loopback, want it allowed", err)
 	}
 	if got := l.Refusals(); int(got.Begin) != len(cases) {
@@ -66,83 +66,83 @@ func TestLinksThatTshDidNotMakeAreRefused(t *testing.T) {
 	}
 }
 
-func TestTheProviderIsNeverToldToSendABrowserElsewhere(t *testing.T) {
-	l := newLobby(t)
+func TestForeignOriginsAreRefused(t *testing.T) {
+	l := newFixture(t)
 	for origin, kind := range map[string]fault.Kind{"": fault.Invalid, "http://proxy.example.com:8443": fault.Invalid, origin + "/": fault.Invalid, origin + "?": fault.Invalid,
 		"https://u@proxy.example.com:8443": fault.Invalid, "https://" + strings.Repeat("x", 400): fault.Invalid, "https://evil.example": fault.Denied} {
 		req := newClient(t).begin()
-		req.Public = origin
-		if _, err := l.Begin(t.Context(), door, req); !fault.Is(err, kind) {
+		req.PublicOrigin = origin
+		if _, err := l.Begin(t.Context(), proxyIdentity, req); !fault.Is(err, kind) {
 			t.Errorf("%q: got %v, want %s", origin, err, kind)
 		}
 	}
 }
 
-func TestOnlyProxiesMayAsk(t *testing.T) {
-	l := newLobby(t)
+func TestOnlyProxiesMayCall(t *testing.T) {
+	l := newFixture(t)
 	for _, kind := range []identity.Kind{"", identity.User, identity.Node, identity.Auth} {
-		by := door
+		by := proxyIdentity
 		by.Kind = kind
 		_, err := l.Begin(t.Context(), by, newClient(t).begin())
-		l.wants(err, fault.Denied, "only a proxy")
+		l.wantFault(err, fault.Denied, "only a proxy")
 		_, err = l.Identify(t.Context(), by, authrpc.FinishOIDCRequest{})
-		l.wants(err, fault.Denied, "only a proxy")
+		l.wantFault(err, fault.Denied, "only a proxy")
 		_, err = l.Prove(t.Context(), by, authrpc.ProveFactorRequest{})
-		l.wants(err, fault.Denied, "only a proxy")
+		l.wantFault(err, fault.Denied, "only a proxy")
 	}
 }
 
-func TestConnectorsAreChosen(t *testing.T) {
-	l := newLobby(t)
+func TestConnectorIsChosen(t *testing.T) {
+	l := newFixture(t)
 	l.connect("other")
-	res, err := l.Begin(t.Context(), door, newClient(t).begin())
-	if err != nil || len(res.Connectors) != 2 || res.Attempt != "" || res.Connectors[0] != (authrpc.Connector{Name: "corp", Display: "Corp"}) {
+	res, err := l.Begin(t.Context(), proxyIdentity, newClient(t).begin())
+	if err != nil || len(res.Connectors) != 2 || res.Attempt != "" || res.Connectors[0] != (authrpc.Connector{Name: "corp", DisplayName: "Corp"}) {
 		t.Errorf("got %+v and %v, want both to choose from and nothing begun", res, err)
 	}
 	req := newClient(t).begin()
 	req.Connector = "crop"
-	_, err = l.Begin(t.Context(), door, req)
-	l.wants(err, fault.NotFound, "corp, other")
+	_, err = l.Begin(t.Context(), proxyIdentity, req)
+	l.wantFault(err, fault.NotFound, "corp, other")
 	for _, name := range []string{"corp", "other"} {
 		kept, err := l.vault.Connector(t.Context(), name)
 		l.must(err)
 		l.must(l.vault.RemoveConnector(t.Context(), kept))
 	}
-	_, err = l.Begin(t.Context(), door, newClient(t).begin())
-	l.wants(err, fault.Unavailable, "tsh apply")
+	_, err = l.Begin(t.Context(), proxyIdentity, newClient(t).begin())
+	l.wantFault(err, fault.Unavailable, "tsh apply")
 }
 
-// begun starts a login and returns what the provider's page leads back with.
-func (l *lobby) begun(c client) authrpc.FinishOIDCRequest {
+// begin starts a login and returns what the provider's page leads back with.
+func (l *fixture) begin(c client) authrpc.FinishOIDCRequest {
 	l.t.Helper()
-	res, err := l.Begin(l.t.Context(), door, c.begin())
+	res, err := l.Begin(l.t.Context(), proxyIdentity, c.begin())
 	l.must(err)
 	return l.signIn(res, "alice@example.com", "wonderland")
 }
 
-func TestAnAnswerOfAnotherBrowserIsRefused(t *testing.T) {
-	l := newLobby(t)
-	mine, theirs := l.begun(newClient(t)), l.begun(newClient(t))
+func TestCallbackOfAnotherBrowserIsRefused(t *testing.T) {
+	l := newFixture(t)
+	mine, theirs := l.begin(newClient(t)), l.begin(newClient(t))
 	mixed := theirs
 	mixed.Attempt = mine.Attempt // the attacker's code and state, in the victim's browser
-	l.untouched(func() {
-		_, err := l.Identify(t.Context(), door, mixed)
-		l.wants(err, fault.Invalid, "does not belong to this login")
+	l.noWrites(func() {
+		_, err := l.Identify(t.Context(), proxyIdentity, mixed)
+		l.wantFault(err, fault.Invalid, "does not belong to this login")
 		mixed.State = mine.State // and with the victim's state
-		_, err = l.Identify(t.Context(), door, mixed)
-		l.wants(err, fault.Invalid, "does not know this code")
+		_, err = l.Identify(t.Context(), proxyIdentity, mixed)
+		l.wantFault(err, fault.Invalid, "does not know this code")
 		elsewhere := mine
 		elsewhere.Connector = "guests" // another provider sent the browser on
-		_, err = l.Identify(t.Context(), door, elsewhere)
-		l.wants(err, fault.Denied, "another provider's address")
+		_, err = l.Identify(t.Context(), proxyIdentity, elsewhere)
+		l.wantFault(err, fault.Denied, "another provider's address")
 		mine.Issuer = "https://evil.example"
-		_, err = l.Identify(t.Context(), door, mine)
-		l.wants(err, fault.Invalid, "another identity provider")
+		_, err = l.Identify(t.Context(), proxyIdentity, mine)
+		l.wantFault(err, fault.Invalid, "another identity provider")
 	})
 }
 
-func TestWhatTheProviderRefusesIsToldAndLeavesNothing(t *testing.T) {
-	l := newLobby(t)
+func TestProviderRefusalIsReportedAndNotStored(t *testing.T) {
+	l := newFixture(t)
 	for _, tt := range []struct {
 		faults oidctest.Faults
 		kind   fault.Kind
@@ -153,35 +153,35 @@ func TestWhatTheProviderRefusesIsToldAndLeavesNothing(t *testing.T) {
 		{oidctest.Faults{Claims: func(c map[string]any) { c["iat"] = l.clock().Add(10 * time.Minute).Unix() }}, fault.Invalid, "10m0s ahead"},
 		{oidctest.Faults{Claims: func(c map[string]any) { c["email_verified"] = false }}, fault.Denied, "not verified"},
 	} {
-		l.provider.Misbehave(tt.faults)
-		req := l.begun(newClient(t))
-		l.untouched(func() {
-			_, err := l.Identify(t.Context(), door, req)
-			l.wants(err, tt.kind, tt.says)
+		l.provider.SetFaults(tt.faults)
+		req := l.begin(newClient(t))
+		l.noWrites(func() {
+			_, err := l.Identify(t.Context(), proxyIdentity, req)
+			l.wantFault(err, tt.kind, tt.says)
 		})
 	}
-	req := l.begun(newClient(t))
-	l.provider.Misbehave(oidctest.Faults{Down: true})
-	_, err := l.Identify(t.Context(), door, req)
-	l.wants(err, fault.Unavailable, "cannot be reached")
+	req := l.begin(newClient(t))
+	l.provider.SetFaults(oidctest.Faults{Down: true})
+	_, err := l.Identify(t.Context(), proxyIdentity, req)
+	l.wantFault(err, fault.Unavailable, "cannot be reached")
 }
 
-func TestNothingIsWrittenBeforeACode(t *testing.T) {
-	l := newLobby(t)
-	l.untouched(func() { l.identified(newClient(t)) })
+func TestNothingIsStoredBeforeTheFactor(t *testing.T) {
+	l := newFixture(t)
+	l.noWrites(func() { l.identify(newClient(t)) })
 }
 
-func TestAttemptsOpenOnlyAtTheirStageInTheirTimeAndUnaltered(t *testing.T) {
-	l := newLobby(t)
-	req := l.begun(newClient(t))
-	i := l.identified(newClient(t))
-	l.untouched(func() {
+func TestAttemptIsBoundToStageTimeAndContent(t *testing.T) {
+	l := newFixture(t)
+	req := l.begin(newClient(t))
+	i := l.identify(newClient(t))
+	l.noWrites(func() {
 		_, err := l.prove(req.Attempt, "123456")
-		l.wants(err, fault.Invalid, "does not belong to a login of this cluster at this step")
+		l.wantFault(err, fault.Invalid, "does not belong to a login of this cluster at this step")
 		swapped := req
 		swapped.Attempt = i.Attempt
-		_, err = l.Identify(t.Context(), door, swapped)
-		l.wants(err, fault.Invalid, "at this step")
+		_, err = l.Identify(t.Context(), proxyIdentity, swapped)
+		l.wantFault(err, fault.Invalid, "at this step")
 		for at := 0; at < len(i.Attempt); at += 7 {
 			b := []byte(i.Attempt)
 			b[at] ^= 1
@@ -191,58 +191,58 @@ func TestAttemptsOpenOnlyAtTheirStageInTheirTimeAndUnaltered(t *testing.T) {
 		}
 		for _, text := range []string{i.Attempt[:len(i.Attempt)-4], i.Attempt + "AAAA", "AQ", "!", strings.Repeat("A", 5000)} {
 			_, err = l.prove(text, "123456")
-			l.wants(err, fault.Invalid, "start again")
+			l.wantFault(err, fault.Invalid, "start again")
 		}
 		_, err = l.prove("", "123456")
-		l.wants(err, fault.Invalid, "cookies")
-		l.pass(login.AttemptLife)
+		l.wantFault(err, fault.Invalid, "cookies")
+		l.advance(login.AttemptLife)
 		_, err = l.prove(i.Attempt, l.code(i.Enrol.Secret))
-		l.wants(err, fault.Expired, "start again: tsh login")
-		_, err = l.Identify(t.Context(), door, req)
-		l.wants(err, fault.Expired, "start again: tsh login")
+		l.wantFault(err, fault.Expired, "start again: tsh login")
+		_, err = l.Identify(t.Context(), proxyIdentity, req)
+		l.wantFault(err, fault.Expired, "start again: tsh login")
 	})
 }
 
-func TestAttemptsGoOnAtAnotherReplicaButNotAtAnotherCluster(t *testing.T) {
-	l := newLobby(t)
-	req := l.begun(newClient(t))
-	_, err := l.replica(8).Identify(t.Context(), door, req)
-	l.wants(err, fault.Invalid, "of this cluster")
-	if _, err := l.replica(7).Identify(t.Context(), door, req); err != nil {
+func TestAttemptContinuesOnAnotherReplicaOfTheCluster(t *testing.T) {
+	l := newFixture(t)
+	req := l.begin(newClient(t))
+	_, err := l.replica(8).Identify(t.Context(), proxyIdentity, req)
+	l.wantFault(err, fault.Invalid, "of this cluster")
+	if _, err := l.replica(7).Identify(t.Context(), proxyIdentity, req); err != nil {
 		t.Errorf("got %v at another replica, want it to go on", err)
 	}
 }
 
-func TestAMachineWithoutItsPartsIsRefused(t *testing.T) {
+func TestNewRefusesAnIncompleteConfig(t *testing.T) {
 	if _, err := login.New(login.Config{}); !fault.Is(err, fault.Internal) {
 		t.Errorf("got %v, want it refused", err)
 	}
 }
 
-func TestAttemptsFitACookieAndShowNothing(t *testing.T) {
-	l := newLobby(t)
+func TestAttemptFitsACookieAndIsSealed(t *testing.T) {
+	l := newFixture(t)
 	c := newClient(t)
-	res, err := l.Begin(t.Context(), door, c.begin())
+	res, err := l.Begin(t.Context(), proxyIdentity, c.begin())
 	l.must(err)
-	i := l.identified(c)
+	i := l.identify(c)
 	for _, text := range []string{res.Attempt, i.Attempt} {
 		if len(text) > 3800 || strings.Contains(text, c.state) {
 			t.Errorf("got an attempt of %d bytes, want one that fits and is sealed", len(text))
 		}
 	}
-	l.provider.Misbehave(oidctest.Faults{Claims: func(m map[string]any) { m["uid"] = strings.Split(strings.Repeat("somebody ", 400), " ") }})
-	_, err = l.Identify(t.Context(), door, l.begun(c))
-	l.wants(err, fault.Exhausted, "fewer")
-	if got := l.events(audit.LoginRefused); len(got) != 1 || got[0].User != "alice@example.com" || got[0].Proxy != door.Name || got[0].From == "" {
+	l.provider.SetFaults(oidctest.Faults{Claims: func(m map[string]any) { m["uid"] = strings.Split(strings.Repeat("somebody ", 400), " ") }})
+	_, err = l.Identify(t.Context(), proxyIdentity, l.begin(c))
+	l.wantFault(err, fault.Exhausted, "fewer")
+	if got := l.events(audit.LoginRefused); len(got) != 1 || got[0].User != "alice@example.com" || got[0].Proxy != proxyIdentity.Name || got[0].From == "" {
 		t.Errorf("got %+v, want the refusal recorded: the provider had vouched", got)
 	}
 }
 
-func TestWrongCodesMayBeCorrectedUntilTheLockOut(t *testing.T) {
-	l := newLobby(t)
+func TestWrongCodesMayBeCorrectedUntilLockout(t *testing.T) {
+	l := newFixture(t)
 	secret, _ := l.enrol(newClient(t))
 	c := newClient(t)
-	i := l.identified(c)
+	i := l.identify(c)
 	if i.Enrol != nil {
 		t.Fatal("got an enrolment for one who has a factor")
 	}
@@ -252,47 +252,47 @@ func TestWrongCodesMayBeCorrectedUntilTheLockOut(t *testing.T) {
 	}
 	for range 4 {
 		_, err := l.prove(i.Attempt, wrong)
-		l.wants(err, fault.Denied, "wrong")
+		l.wantFault(err, fault.Denied, "wrong")
 	}
 	p, err := l.prove(i.Attempt, l.code(secret))
 	l.must(err)
 	_, err = l.prove(i.Attempt, l.code(secret))
-	l.wants(err, fault.Denied, "used already")
+	l.wantFault(err, fault.Denied, "used already")
 	if _, err := l.Redeem(t.Context(), c.redeem(codeOf(t, p, c))); err != nil {
 		t.Error(err)
 	}
-	l.pass(time.Minute)
+	l.advance(time.Minute)
 	for range 4 {
 		_, err := l.prove(i.Attempt, wrong)
-		l.wants(err, fault.Denied, "wrong")
+		l.wantFault(err, fault.Denied, "wrong")
 	}
 	_, err = l.prove(i.Attempt, wrong)
-	l.wants(err, fault.Exhausted, "try again in 30s")
-	l.untouched(func() {
+	l.wantFault(err, fault.Exhausted, "try again in 30s")
+	l.noWrites(func() {
 		_, err = l.prove(i.Attempt, l.code(secret))
-		l.wants(err, fault.Exhausted, "try again in 30s")
+		l.wantFault(err, fault.Exhausted, "try again in 30s")
 	})
 	for _, e := range l.events(audit.LoginRefused) {
-		if e.From != "192.0.2.7" || e.Proxy != door.Name || e.User != "alice@example.com" || e.Reason == "" {
+		if e.From != "192.0.2.7" || e.Proxy != proxyIdentity.Name || e.User != "alice@example.com" || e.Reason == "" {
 			t.Errorf("got event %+v, want who, whence and why", e)
 		}
 	}
 }
 
-func TestOfTwoEnrolmentsTheFirstCodeDecides(t *testing.T) {
-	l := newLobby(t)
-	one, two := l.identified(newClient(t)), l.identified(newClient(t))
+func TestFirstConfirmedEnrolmentWins(t *testing.T) {
+	l := newFixture(t)
+	one, two := l.identify(newClient(t)), l.identify(newClient(t))
 	if _, err := l.prove(one.Attempt, l.code(one.Enrol.Secret)); err != nil {
 		t.Fatal(err)
 	}
 	_, err := l.prove(two.Attempt, l.code(two.Enrol.Secret))
-	l.wants(err, fault.Expired, "enrolled meanwhile")
+	l.wantFault(err, fault.Expired, "enrolled meanwhile")
 }
 
-func TestOneCodeAtTwentyDoorsLogsInOnce(t *testing.T) {
-	l := newLobby(t)
+func TestConcurrentUseOfOneCodeLogsInOnce(t *testing.T) {
+	l := newFixture(t)
 	secret, _ := l.enrol(newClient(t))
-	i, code := l.identified(newClient(t)), l.code(secret)
+	i, code := l.identify(newClient(t)), l.code(secret)
 	var in atomic.Int32
 	var all sync.WaitGroup
 	for range 20 {
@@ -314,12 +314,12 @@ func TestOneCodeAtTwentyDoorsLogsInOnce(t *testing.T) {
 }
 
 func TestRecoveryCodesLogIn(t *testing.T) {
-	l := newLobby(t)
+	l := newFixture(t)
 	c := newClient(t)
-	i := l.identified(c)
+	i := l.identify(c)
 	first, err := l.prove(i.Attempt, l.code(i.Enrol.Secret))
 	l.must(err)
-	p, err := l.prove(l.identified(c).Attempt, first.RecoveryCodes[9])
+	p, err := l.prove(l.identify(c).Attempt, first.RecoveryCodes[9])
 	l.must(err)
 	a, err := l.Redeem(t.Context(), c.redeem(codeOf(t, p, c)))
 	if err != nil || a.Who().Factor != "recovery" {
@@ -327,8 +327,8 @@ func TestRecoveryCodesLogIn(t *testing.T) {
 	}
 }
 
-func TestACodeRedeemsForItsClientAlone(t *testing.T) {
-	l := newLobby(t)
+func TestOneTimeCodeIsBoundToItsClient(t *testing.T) {
+	l := newFixture(t)
 	c, thief := newClient(t), newClient(t)
 	_, code := l.enrol(c)
 	good := c.redeem(code)
@@ -342,7 +342,7 @@ func TestACodeRedeemsForItsClientAlone(t *testing.T) {
 		"no code":          func(r *authrpc.RedeemLoginRequest) { r.Code = "" },
 		"a long code":      func(r *authrpc.RedeemLoginRequest) { r.Code += "A" },
 	}
-	l.untouched(func() {
+	l.noWrites(func() {
 		for name, change := range cases {
 			req := good
 			change(&req)
@@ -356,11 +356,11 @@ func TestACodeRedeemsForItsClientAlone(t *testing.T) {
 		t.Errorf("got %v for the client itself, want the code unspoilt", err)
 	}
 	_, err := l.Redeem(t.Context(), good)
-	l.wants(err, fault.Expired, "fetched already")
+	l.wantFault(err, fault.Expired, "fetched already")
 }
 
-func TestACodeIsRedeemedOnceAmongMany(t *testing.T) {
-	l := newLobby(t)
+func TestConcurrentRedeemSucceedsOnce(t *testing.T) {
+	l := newFixture(t)
 	c := newClient(t)
 	_, code := l.enrol(c)
 	var got atomic.Int32
@@ -380,24 +380,24 @@ func TestACodeIsRedeemedOnceAmongMany(t *testing.T) {
 	}
 }
 
-func TestACodeEndsAfterAMinute(t *testing.T) {
-	l := newLobby(t)
+func TestOneTimeCodeExpiresAfterAMinute(t *testing.T) {
+	l := newFixture(t)
 	c := newClient(t)
 	secret, first := l.enrol(c) // takes half a minute, and shows recovery codes
 	code := l.logIn(c, secret)  // again half a minute
-	l.pass(30 * time.Second)
-	l.untouched(func() {
+	l.advance(30 * time.Second)
+	l.noWrites(func() {
 		_, err := l.Redeem(t.Context(), c.redeem(code))
-		l.wants(err, fault.Expired, "start again: tsh login")
+		l.wantFault(err, fault.Expired, "start again: tsh login")
 	})
-	l.pass(5 * time.Minute)
+	l.advance(5 * time.Minute)
 	if _, err := l.Redeem(t.Context(), c.redeem(first)); err != nil {
 		t.Errorf("got %v for one who wrote down recovery codes first, want time for it", err)
 	}
 }
 
-func TestWhatIsStoredRedeemsNothing(t *testing.T) {
-	l := newLobby(t)
+func TestStoredHashRedeemsNothing(t *testing.T) {
+	l := newFixture(t)
 	c := newClient(t)
 	_, code := l.enrol(c)
 	if _, err := l.state.PendingLogin(t.Context(), state.CodeHash([]byte(code)[:32])); !fault.Is(err, fault.NotFound) {
@@ -408,8 +408,8 @@ func TestWhatIsStoredRedeemsNothing(t *testing.T) {
 	}
 }
 
-func TestKeysThatNoCertificateMayCarryAreRefused(t *testing.T) {
-	l := newLobby(t)
+func TestUnacceptableKeysAreRefused(t *testing.T) {
+	l := newFixture(t)
 	weak, err := rsa.GenerateKey(rand.Reader, 2048)
 	l.must(err)
 	weakSSH, err := ssh.NewPublicKey(weak.Public())
@@ -432,7 +432,7 @@ func TestKeysThatNoCertificateMayCarryAreRefused(t *testing.T) {
 		"bytes behind TLS":  func(c *client) { c.x509Key = append(bytes.Clone(c.x509Key), 0) },
 		"a huge key":        func(c *client) { c.x509Key = make([]byte, 4096) },
 	} {
-		l.pass(time.Minute)
+		l.advance(time.Minute)
 		c := newClient(t)
 		change(&c) // the challenge commits to the bad key
 		_, err := l.Redeem(t.Context(), c.redeem(strings.Repeat("A", 43)))
@@ -442,13 +442,13 @@ func TestKeysThatNoCertificateMayCarryAreRefused(t *testing.T) {
 	}
 }
 
-func TestRefusalsOfStrangersAreLoggedAtABoundedRate(t *testing.T) {
-	l := newLobby(t)
+func TestUnauthenticatedRefusalsAreLoggedAtABoundedRate(t *testing.T) {
+	l := newFixture(t)
 	const strangers = 500
-	l.untouched(func() {
+	l.noWrites(func() {
 		for i := range strangers {
 			_, err := l.prove(fmt.Sprintf("made-up-%d", i), "123456")
-			l.wants(err, fault.Invalid, "start again")
+			l.wantFault(err, fault.Invalid, "start again")
 		}
 	})
 	lines := strings.Count(l.log.String(), "\n")
@@ -457,7 +457,7 @@ func TestRefusalsOfStrangersAreLoggedAtABoundedRate(t *testing.T) {
 	}
 }
 
-func TestNobodyIsTheZeroValue(t *testing.T) {
+func TestZeroAssuredIsNobody(t *testing.T) {
 	var a login.Assured
 	sshKey, x509Key := a.Keys()
 	if a.Who().Kind != "" || sshKey != nil || x509Key != nil || a.Proxy().Kind != "" {
@@ -466,8 +466,8 @@ func TestNobodyIsTheZeroValue(t *testing.T) {
 }
 
 // Between the second factor and the certificate there is a minute in which an administrator may act.
-func TestWhatIsTakenBeforeALoginIsFetchedIsNotInIt(t *testing.T) {
-	l := newLobby(t)
+func TestRolesRevokedBeforeRedeemAreNotGranted(t *testing.T) {
+	l := newFixture(t)
 	c := newClient(t)
 	secret, _ := l.enrol(c)
 	alice := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
@@ -485,12 +485,12 @@ func TestWhatIsTakenBeforeALoginIsFetchedIsNotInIt(t *testing.T) {
 	if got := strings.Join(a.Who().Roles, " "); err != nil || got != "dev" {
 		t.Errorf("got roles %q, %v, want the connector's alone", got, err)
 	}
-	l.pass(time.Minute)
+	l.advance(time.Minute)
 	c = newClient(t)
 	code = l.logIn(c, secret)
 	u, err := l.state.User(t.Context(), alice)
 	l.must(err)
 	l.must(l.state.RemoveUser(t.Context(), u))
 	_, err = l.Redeem(t.Context(), c.redeem(code))
-	l.wants(err, fault.Expired, "tsh login")
+	l.wantFault(err, fault.Expired, "tsh login")
 }

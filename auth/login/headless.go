@@ -13,7 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/places"
+	"github.com/threshold-access/threshold/internal/limit"
 )
 
 const opHeadless = "login.Headless"
@@ -28,30 +28,30 @@ const (
 	codeGroup   = 4
 )
 
-// handle is a login that a machine without a browser asks for. It lives in the link that a person opens somewhere else, sealed: nothing
+// headlessHandle is a login that a machine without a browser asks for. It lives in the link that a person opens somewhere else, sealed: nothing
 // of it is stored before that person has shown a second factor.
-type handle struct {
+type headlessHandle struct {
 	Challenge string     `json:"c"`
 	From      netip.Addr `json:"f"` // the machine
 	Code      string     `json:"k"` // shown in the terminal and in the browser
-	Ends      time.Time  `json:"e"`
+	Expires   time.Time  `json:"e"`
 }
 
-func (h *handle) ends() time.Time { return h.Ends }
+func (h *headlessHandle) ends() time.Time { return h.Expires }
 
 // network is what the certificates of such a login are pinned to.
-func (h *handle) network() netip.Prefix { return places.Network(h.From.String()) }
+func (h *headlessHandle) network() netip.Prefix { return limit.Network(h.From.String()) }
 
-// ask is what the browser shows of it.
-func (h *handle) ask() *authrpc.Headless {
-	return &authrpc.Headless{From: h.From.String(), Code: h.Code, Expires: h.Ends}
+// prompt is what the browser shows of it.
+func (h *headlessHandle) prompt() *authrpc.Headless {
+	return &authrpc.Headless{From: h.From.String(), Code: h.Code, Expires: h.Expires}
 }
 
 // BeginHeadless seals a handle for the machine that asks. It stores nothing.
 func (s *Service) BeginHeadless(by authrpc.Caller, req authrpc.BeginHeadlessRequest) (authrpc.BeginHeadlessResponse, error) {
 	res, err := s.beginHeadless(by.Addr, req)
 	if err != nil {
-		s.refusals.note(headless, by.Identity, text(by.Addr), err)
+		s.refusals.record(headless, by.Identity, addrString(by.Addr), err)
 	}
 	return res, err
 }
@@ -60,24 +60,24 @@ func (s *Service) beginHeadless(from net.Addr, req authrpc.BeginHeadlessRequest)
 	if !challengeRE.MatchString(req.Challenge) {
 		return res, fault.New(fault.Invalid, opHeadless, "the challenge is not what tsh makes", "update tsh, then start again: tsh login --headless")
 	}
-	at, err := netip.ParseAddrPort(text(from))
+	at, err := netip.ParseAddrPort(addrString(from))
 	if err != nil {
 		return res, fault.Wrap(err, fault.Internal, opHeadless, "it is not known from where this machine asks", "log in with a browser: tsh login")
 	}
-	h := handle{Challenge: req.Challenge, From: at.Addr().Unmap().WithZone(""), Code: newShownCode(), Ends: s.cfg.Now().Add(AttemptLife).UTC().Truncate(time.Second)}
-	res = authrpc.BeginHeadlessResponse{Code: h.Code, From: h.From.String(), Expires: h.Ends, Every: headlessEvery}
+	h := headlessHandle{Challenge: req.Challenge, From: at.Addr().Unmap().WithZone(""), Code: newDisplayCode(), Expires: s.cfg.Now().Add(AttemptLife).UTC().Truncate(time.Second)}
+	res = authrpc.BeginHeadlessResponse{Code: h.Code, From: h.From.String(), Expires: h.Expires, PollInterval: headlessEvery}
 	res.Handle, err = s.sealer.seal(opHeadless, stageHeadless, h)
 	return res, err
 }
 
-func text(a net.Addr) string {
+func addrString(a net.Addr) string {
 	if a == nil {
 		return ""
 	}
 	return a.String()
 }
 
-func newShownCode() string {
+func newDisplayCode() string {
 	var out []byte
 	for len(out) < 2*codeGroup+1 {
 		if len(out) == codeGroup {
@@ -97,10 +97,10 @@ func headlessHash(challenge string) state.CodeHash {
 	return sha256.Sum256([]byte("threshold headless login v1\x00" + challenge))
 }
 
-// keepHeadless stores what one person has approved. Of several who have the link, that is the first.
-func (s *Service) keepHeadless(ctx context.Context, h *handle, p state.PendingLogin, e audit.Event) error {
+// storeHeadless stores what one person has approved. Of several who have the link, that is the first.
+func (s *Service) storeHeadless(ctx context.Context, h *headlessHandle, p state.PendingLogin, e audit.Event) error {
 	hash := headlessHash(h.Challenge)
-	err := s.cfg.Store.KeepLogin(ctx, hash, p, e)
+	err := s.cfg.Store.AddLogin(ctx, hash, p, e)
 	if !fault.Is(err, fault.Conflict) {
 		return err
 	}
@@ -114,7 +114,7 @@ func (s *Service) keepHeadless(ctx context.Context, h *handle, p state.PendingLo
 func (s *Service) RedeemHeadless(ctx context.Context, by authrpc.Caller, req authrpc.RedeemHeadlessRequest) (Assured, bool, error) {
 	a, ok, err := s.redeemHeadless(ctx, by.Addr, req)
 	if err != nil {
-		s.refusals.note(headless, by.Identity, text(by.Addr), err)
+		s.refusals.record(headless, by.Identity, addrString(by.Addr), err)
 	}
 	return a, ok, err
 }
@@ -124,21 +124,21 @@ func (s *Service) redeemHeadless(ctx context.Context, from net.Addr, req authrpc
 	if err != nil {
 		return Assured{}, false, err
 	}
-	var h handle
+	var h headlessHandle
 	if err := s.sealer.open(opHeadless, stageHeadless, req.Handle, s.cfg.Now(), &h); err != nil {
 		return Assured{}, false, err
 	}
-	pinned := identity.Identity{From: []netip.Prefix{h.network()}}
-	if err := pinned.CheckFrom(from); err != nil {
+	pinned := identity.Identity{SourceAddresses: []netip.Prefix{h.network()}}
+	if err := pinned.CheckSourceAddress(from); err != nil {
 		return Assured{}, false, fault.Wrap(err, fault.Denied, opHeadless, "this login was asked for from another address: "+h.From.String(), "start again: tsh login --headless")
 	}
 	l, err := s.cfg.Store.PendingLogin(ctx, headlessHash(h.Challenge))
 	if fault.Is(err, fault.NotFound) {
-		return Assured{}, false, matches(h.Challenge, req.Keys) // whoever cannot open the challenge learns nothing by asking
+		return Assured{}, false, checkChallenge(h.Challenge, req.Keys) // whoever cannot open the challenge learns nothing by asking
 	}
 	if err != nil {
 		return Assured{}, false, err
 	}
-	a, err := s.spend(ctx, l, keys, req.Keys)
+	a, err := s.redeemPending(ctx, l, keys, req.Keys)
 	return a, err == nil, err
 }

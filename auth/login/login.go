@@ -39,23 +39,23 @@ const (
 type Providers interface {
 	List(ctx context.Context) ([]oidc.Choice, error)
 	Start(ctx context.Context, connector, redirect, locale string) (f oidc.Flow, page string, err error)
-	Vouch(ctx context.Context, f oidc.Flow, r oidc.Return) (oidc.Vouched, error)
+	Finish(ctx context.Context, f oidc.Flow, r oidc.CallbackParams) (oidc.VerifiedUser, error)
 }
 
 // Factor is a second factor: TOTP now, WebAuthn to follow. totp.Service is one.
 type Factor interface {
-	// Offer returns an enrolment for a person without the factor, nil for one who has it.
-	Offer(ctx context.Context, who identity.Identity) (*totp.Offer, error)
-	// Prove checks an answer and uses it up; it records its own refusals.
-	Prove(ctx context.Context, a totp.Answer) (totp.Proof, error)
+	// OfferEnrolment returns an enrolment for a person without the factor, nil for one who has it.
+	OfferEnrolment(ctx context.Context, who identity.Identity) (*totp.Enrolment, error)
+	// Verify checks an answer and uses it up; it records its own refusals.
+	Verify(ctx context.Context, a totp.Answer) (totp.Proof, error)
 }
 
 // Store keeps finished logins, and knows what an administrator gave a person. state.State is one.
 type Store interface {
 	User(ctx context.Context, who identity.UserKey) (state.Stored[state.User], error)
-	KeepLogin(ctx context.Context, h state.CodeHash, p state.PendingLogin, events ...audit.Event) error
+	AddLogin(ctx context.Context, h state.CodeHash, p state.PendingLogin, events ...audit.Event) error
 	PendingLogin(ctx context.Context, h state.CodeHash) (state.Stored[state.PendingLogin], error)
-	TakeLogin(ctx context.Context, l state.Stored[state.PendingLogin], events ...audit.Event) error
+	RedeemLogin(ctx context.Context, l state.Stored[state.PendingLogin], events ...audit.Event) error
 	AppendEvents(ctx context.Context, events ...audit.Event) error
 }
 
@@ -100,7 +100,7 @@ func New(cfg Config) (*Service, error) {
 }
 
 // Refusals counts what strangers were refused since the start.
-func (s *Service) Refusals() Refused { return s.refusals.count() }
+func (s *Service) Refusals() RefusalCounts { return s.refusals.snapshot() }
 
 // checkProxy: only proxies stand between a browser and this machine.
 func checkProxy(op string, by identity.Identity) error {

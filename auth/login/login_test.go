@@ -29,7 +29,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
@@ -40,10 +40,10 @@ const (
 	cluster  = "example.com"
 )
 
-var door = identity.Identity{Kind: identity.Proxy, Cluster: cluster, Name: "proxy-1", ID: "0123456789abcdef0123456789abcdef"}
+var proxyIdentity = identity.Identity{Kind: identity.Proxy, Cluster: cluster, Name: "proxy-1", ID: "0123456789abcdef0123456789abcdef"}
 
-// lobby is the login machine with real parts behind it: provider over HTTP, factor and store; and a clock.
-type lobby struct {
+// fixture is the login machine with real parts behind it: provider over HTTP, factor and store; and a clock.
+type fixture struct {
 	*login.Service
 	t        *testing.T
 	state    *state.State
@@ -56,22 +56,22 @@ type lobby struct {
 	now time.Time
 }
 
-func (l *lobby) clock() time.Time {
+func (l *fixture) clock() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.now
 }
 
-func (l *lobby) pass(d time.Duration) {
+func (l *fixture) advance(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.now = l.now.Add(d)
 }
 
-func newLobby(t *testing.T) *lobby {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	s := state.New(raftstoretest.Open(t))
-	l := &lobby{t: t, state: s, vault: state.NewVault(s, keyringtest.Seal(t)), now: time.Now().Truncate(30 * time.Second)}
+	l := &fixture{t: t, state: s, vault: state.NewVault(s, keyringtest.Seal(t)), now: time.Now().Truncate(30 * time.Second)}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.provider.ServeHTTP(w, r) }))
 	t.Cleanup(server.Close)
 	l.issuer = server.URL
@@ -87,7 +87,7 @@ func newLobby(t *testing.T) *lobby {
 }
 
 // replica makes a login machine over the lobby's store, with a key of the one byte.
-func (l *lobby) replica(key byte) *login.Service {
+func (l *fixture) replica(key byte) *login.Service {
 	l.t.Helper()
 	providers, err := oidc.New(oidc.Config{Source: l.vault, Now: l.clock})
 	l.must(err)
@@ -96,7 +96,7 @@ func (l *lobby) replica(key byte) *login.Service {
 	s, err := login.New(login.Config{Cluster: cluster, Key: bytes.Repeat([]byte{key}, 32), Providers: providers, Factor: factor, Store: l.state, Now: l.clock,
 		Log: slog.New(slog.NewTextHandler(&l.log, nil)),
 		AllowedOrigin: func(by identity.Identity, o string) error {
-			if by.Name != door.Name || o != origin {
+			if by.Name != proxyIdentity.Name || o != origin {
 				return fault.New(fault.Denied, "test", "not an origin of this proxy", "register it")
 			}
 			return nil
@@ -105,31 +105,31 @@ func (l *lobby) replica(key byte) *login.Service {
 	return s
 }
 
-func (l *lobby) must(err error) {
+func (l *fixture) must(err error) {
 	l.t.Helper()
 	if err != nil {
 		l.t.Fatal(err)
 	}
 }
 
-func (l *lobby) connect(name string) {
+func (l *fixture) connect(name string) {
 	l.t.Helper()
 	rec, err := oidc.Spec{Type: "oidc", Display: "Corp", Issuer: l.issuer, ClientID: "threshold", ClientSecret: "s3cret",
 		Roles:  []oidc.RoleRule{{Claim: "groups", Value: "eng", Roles: []string{"dev"}}},
 		Traits: []oidc.TraitRule{{Trait: "unix", Claim: "uid", Immutable: true}}}.Record()
 	l.must(err)
-	l.must(l.vault.PutConnector(l.t.Context(), state.KeptConnector{Name: name}, rec))
+	l.must(l.vault.PutConnector(l.t.Context(), state.StoredConnector{Name: name}, rec))
 }
 
-func (l *lobby) wants(err error, kind fault.Kind, says string) {
+func (l *fixture) wantFault(err error, kind fault.Kind, says string) {
 	l.t.Helper()
 	if !fault.Is(err, kind) || !strings.Contains(err.Error()+" "+fault.Remedy(err), says) || fault.Remedy(err) == "" {
 		l.t.Errorf("got %v (kind %s, remedy %q), want %s with %q", err, fault.KindOf(err), fault.Remedy(err), kind, says)
 	}
 }
 
-// untouched runs f and fails if the store was written to meanwhile: each probe writes once itself.
-func (l *lobby) untouched(f func()) {
+// noWrites runs f and fails if the store was written to meanwhile: each probe writes once itself.
+func (l *fixture) noWrites(f func()) {
 	l.t.Helper()
 	before := l.probe()
 	f()
@@ -139,7 +139,7 @@ func (l *lobby) untouched(f func()) {
 }
 
 // probe writes a record and returns its revision.
-func (l *lobby) probe() uint64 {
+func (l *fixture) probe() uint64 {
 	l.t.Helper()
 	key := identity.UserKey{Connector: "probe", Subject: "probe"}
 	old, err := l.state.User(l.t.Context(), key)
@@ -182,7 +182,7 @@ func newClient(t *testing.T) client {
 }
 
 func (c client) begin() authrpc.BeginLoginRequest {
-	return authrpc.BeginLoginRequest{Challenge: authrpc.Challenge(c.verifier, c.sshKey, c.x509Key), Callback: callback, State: c.state, Public: origin, From: "192.0.2.7"}
+	return authrpc.BeginLoginRequest{Challenge: authrpc.Challenge(c.verifier, c.sshKey, c.x509Key), Callback: callback, State: c.state, PublicOrigin: origin, From: "192.0.2.7"}
 }
 
 func (c client) redeem(code string) authrpc.RedeemLoginRequest {
@@ -190,9 +190,9 @@ func (c client) redeem(code string) authrpc.RedeemLoginRequest {
 }
 
 // signIn goes through the provider's page and returns what the proxy hears.
-func (l *lobby) signIn(res authrpc.BeginLoginResponse, user, password string) authrpc.FinishOIDCRequest {
+func (l *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) authrpc.FinishOIDCRequest {
 	l.t.Helper()
-	p, err := forms.New(nil, origin).Open(l.t.Context(), res.Redirect)
+	p, err := formbrowser.New(nil, origin).Open(l.t.Context(), res.Redirect)
 	if err == nil && p.Location == "" {
 		p, err = p.Submit(l.t.Context(), map[string]string{"login": user, "password": password})
 	}
@@ -207,46 +207,46 @@ func (l *lobby) signIn(res authrpc.BeginLoginResponse, user, password string) au
 		ErrorDescription: q.Get("error_description"), From: "192.0.2.7"}
 }
 
-// identified takes alice's browser to the page that asks for the code.
-func (l *lobby) identified(c client) authrpc.FinishOIDCResponse {
+// identify takes alice's browser to the page that asks for the code.
+func (l *fixture) identify(c client) authrpc.FinishOIDCResponse {
 	l.t.Helper()
-	res, err := l.Begin(l.t.Context(), door, c.begin())
+	res, err := l.Begin(l.t.Context(), proxyIdentity, c.begin())
 	l.must(err)
-	out, err := l.Identify(l.t.Context(), door, l.signIn(res, "alice@example.com", "wonderland"))
+	out, err := l.Identify(l.t.Context(), proxyIdentity, l.signIn(res, "alice@example.com", "wonderland"))
 	l.must(err)
 	return out
 }
 
-func (l *lobby) code(secret string) string {
+func (l *fixture) code(secret string) string {
 	l.t.Helper()
 	c, err := ptotp.GenerateCode(secret, l.clock())
 	l.must(err)
 	return c
 }
 
-func (l *lobby) prove(attempt, code string) (authrpc.ProveFactorResponse, error) {
-	return l.Prove(l.t.Context(), door, authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: "192.0.2.7"})
+func (l *fixture) prove(attempt, code string) (authrpc.ProveFactorResponse, error) {
+	return l.Prove(l.t.Context(), proxyIdentity, authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: "192.0.2.7"})
 }
 
 // enrol logs alice in for the first time and returns her secret and the one-time code; its step has passed.
-func (l *lobby) enrol(c client) (secret, code string) {
+func (l *fixture) enrol(c client) (secret, code string) {
 	l.t.Helper()
-	i := l.identified(c)
+	i := l.identify(c)
 	if i.Enrol == nil {
 		l.t.Fatal("got no enrolment, want one at the first login")
 	}
 	p, err := l.prove(i.Attempt, l.code(i.Enrol.Secret))
 	l.must(err)
-	l.pass(30 * time.Second)
+	l.advance(30 * time.Second)
 	return i.Enrol.Secret, codeOf(l.t, p, c)
 }
 
 // logIn logs alice in with her factor.
-func (l *lobby) logIn(c client, secret string) (code string) {
+func (l *fixture) logIn(c client, secret string) (code string) {
 	l.t.Helper()
-	p, err := l.prove(l.identified(c).Attempt, l.code(secret))
+	p, err := l.prove(l.identify(c).Attempt, l.code(secret))
 	l.must(err)
-	l.pass(30 * time.Second)
+	l.advance(30 * time.Second)
 	return codeOf(l.t, p, c)
 }
 
@@ -259,7 +259,7 @@ func codeOf(t *testing.T, p authrpc.ProveFactorResponse, c client) string {
 	return u.Query().Get("code")
 }
 
-func (l *lobby) events(code audit.Code) (out []audit.Event) {
+func (l *fixture) events(code audit.Code) (out []audit.Event) {
 	l.t.Helper()
 	all, err := l.state.ReadEvents(l.t.Context(), 1, 1000)
 	l.must(err)
@@ -271,8 +271,8 @@ func (l *lobby) events(code audit.Code) (out []audit.Event) {
 	return out
 }
 
-func TestAPersonLogsIn(t *testing.T) {
-	l := newLobby(t)
+func TestUserLogsIn(t *testing.T) {
+	l := newFixture(t)
 	c := newClient(t)
 	secret, first := l.enrol(c)
 	if _, err := l.Redeem(t.Context(), c.redeem(first)); err != nil {
@@ -294,20 +294,20 @@ func TestAPersonLogsIn(t *testing.T) {
 		t.Errorf("got roles %q, traits %v, login id %q, want those of connector and record", got, who.Traits, who.LoginID)
 	}
 	sshKey, x509Key := a.Keys()
-	if !bytes.Equal(sshKey.Marshal(), c.sshKey) || !x509Key.(*ecdsa.PublicKey).Equal(c.x509) || a.Proxy().ID != door.ID || a.From() != "192.0.2.7" {
+	if !bytes.Equal(sshKey.Marshal(), c.sshKey) || !x509Key.(*ecdsa.PublicKey).Equal(c.x509) || a.Proxy().ID != proxyIdentity.ID || a.From() != "192.0.2.7" {
 		t.Errorf("got proxy %v from %q, want the keys, door and address that were shown", a.Proxy(), a.From())
 	}
-	if got := l.events(audit.LoginSucceeded); len(got) != 2 || got[1].LoginID != who.LoginID || got[1].Proxy != door.Name || got[0].LoginID == got[1].LoginID {
+	if got := l.events(audit.LoginSucceeded); len(got) != 2 || got[1].LoginID != who.LoginID || got[1].Proxy != proxyIdentity.Name || got[0].LoginID == got[1].LoginID {
 		t.Errorf("got events %+v, want one for each login", got)
 	}
 }
 
-func TestSomebodyWithoutRolesMayLogIn(t *testing.T) {
-	l := newLobby(t)
+func TestUserWithoutRolesMayLogIn(t *testing.T) {
+	l := newFixture(t)
 	c := newClient(t)
-	res, err := l.Begin(t.Context(), door, c.begin())
+	res, err := l.Begin(t.Context(), proxyIdentity, c.begin())
 	l.must(err)
-	i, err := l.Identify(t.Context(), door, l.signIn(res, "bob@example.com", "builder"))
+	i, err := l.Identify(t.Context(), proxyIdentity, l.signIn(res, "bob@example.com", "builder"))
 	l.must(err)
 	p, err := l.prove(i.Attempt, l.code(i.Enrol.Secret))
 	l.must(err)

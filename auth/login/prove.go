@@ -21,72 +21,72 @@ const opProve = "login.Prove"
 
 const (
 	// codeBytes of randomness are in a one-time code: 256 bits.
-	codeBytes = 32
-	codeText  = 43 // as base64
-	maxTyped  = 256
+	codeBytes    = 32
+	codeLength   = 43 // as base64
+	maxCodeBytes = 256
 )
 
 // Prove takes the second factor. A wrong code is a fault, after which the same attempt may be shown again until it ends.
 func (s *Service) Prove(ctx context.Context, by identity.Identity, req authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
 	i, err := s.openIdentified(by, req)
 	if err != nil {
-		s.refusals.note(prove, by, req.From, err)
+		s.refusals.record(prove, by, req.From, err)
 		return authrpc.ProveFactorResponse{}, err
 	}
-	i.Who.LoginID = identity.LoginID(state.NewID())
-	proof, err := s.cfg.Factor.Prove(ctx, totp.Answer{Who: i.Who, Code: req.Code, From: req.From, Proxy: by.Name, Offer: i.Offer})
+	i.User.LoginID = identity.LoginID(state.NewID())
+	proof, err := s.cfg.Factor.Verify(ctx, totp.Answer{Who: i.User, Code: req.Code, From: req.From, Proxy: by.Name, Enrolment: i.Enrolment})
 	if err != nil {
 		return authrpc.ProveFactorResponse{}, err // the factor has recorded what there is to record
 	}
 	res, err := s.finish(ctx, by, req.From, i, proof)
 	if err != nil {
-		return authrpc.ProveFactorResponse{}, s.refuse(ctx, i.Who, by, req.From, err)
+		return authrpc.ProveFactorResponse{}, s.recordRefusal(ctx, i.User, by, req.From, err)
 	}
 	return res, nil
 }
 
-func (s *Service) openIdentified(by identity.Identity, req authrpc.ProveFactorRequest) (i identified, err error) {
+func (s *Service) openIdentified(by identity.Identity, req authrpc.ProveFactorRequest) (i identifiedAttempt, err error) {
 	if err := checkProxy(opProve, by); err != nil {
 		return i, err
 	}
-	if len(req.From) > maxFrom || len(req.Code) > maxTyped {
+	if len(req.From) > maxFrom || len(req.Code) > maxCodeBytes {
 		return i, fault.New(fault.Invalid, opProve, "the code is too long", "enter the code that the app shows now")
 	}
 	return i, s.sealer.open(opProve, stageIdentified, req.Attempt, s.cfg.Now(), &i)
 }
 
 // finish stores the login under its one-time code. The proof must be this person's.
-func (s *Service) finish(ctx context.Context, by identity.Identity, from string, i identified, proof totp.Proof) (res authrpc.ProveFactorResponse, err error) {
-	if proof.Who() != i.Who.UserKey() || proof.Method() == "" {
+func (s *Service) finish(ctx context.Context, by identity.Identity, from string, i identifiedAttempt, proof totp.Proof) (res authrpc.ProveFactorResponse, err error) {
+	if proof.Who() != i.User.UserKey() || proof.Method() == "" {
 		return res, fault.New(fault.Internal, opProve, "the second factor was another person's", startAgain)
 	}
-	who := i.Who
+	who := i.User
 	who.Factor = proof.Method()
 	if who.Roles, err = s.roles(ctx, who); err != nil {
 		return res, err
 	}
 	if h := i.Client.Headless; h != nil { // the machine that asked is waiting, and its certificates are good nowhere else
-		who.From = []netip.Prefix{h.network()}
+		who.SourceAddresses = []netip.Prefix{h.network()}
 	}
 	if _, err := who.Encode(); err != nil { // what no certificate can carry is told now, not when tsh waits
 		return res, fault.Wrap(err, fault.Exhausted, opProve, "no certificate can carry this identity: "+err.Error(), "ask an administrator to map fewer roles and traits")
 	}
 	now := s.cfg.Now().UTC()
-	e := audit.Of(audit.LoginSucceeded, who, now)
+	e := audit.NewEvent(audit.LoginSucceeded, who, now)
 	e.From, e.Proxy, e.Fields = from, by.Name, map[string]string{"factor": who.Factor}
-	pending := state.PendingLogin{Who: who, Mapped: i.Who.Roles, Proxy: by, From: from, Challenge: i.Client.Challenge, At: now, Expires: now.Add(CodeLife)}
+	pending := state.PendingLogin{Who: who, Mapped: i.User.Roles, Proxy: by, From: from, Challenge: i.Client.Challenge, AuthTime: now, Expires: now.Add(CodeLife)}
 	res = authrpc.ProveFactorResponse{Name: who.Name, RecoveryCodes: proof.RecoveryCodes()}
 	if h := i.Client.Headless; h != nil {
-		pending.Longest = HeadlessLife
+		pending.MaxTTL = HeadlessLife
 		e.Fields["headless"] = h.From.String()
-		return res, s.keepHeadless(ctx, h, pending, e)
+		return res, s.storeHeadless(ctx, h, pending, e)
 	}
 	code, hash := newCode()
 	if len(res.RecoveryCodes) > 0 {
 		pending.Expires = now.Add(FirstCodeLife)
 	}
 	res.Redirect = i.Client.Callback + "?" + url.Values{"code": {code}, "state": {i.Client.State}}.Encode()
-	return res, s.cfg.Store.KeepLogin(ctx, hash, pending, e)
+	return res, s.cfg.Store.AddLogin(ctx, hash, pending, e)
 }
 
 // roles are the connector's and those an administrator gave, sorted. Somebody without any may log in, and sees nothing.

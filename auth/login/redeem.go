@@ -27,12 +27,12 @@ const maxKey = 2 << 10
 // Assured is a person who passed provider and second factor within the life of a one-time code, and the keys that were there from the beginning.
 // Only Redeem makes one; the zero value is nobody.
 type Assured struct {
-	who     identity.Identity
-	proxy   identity.Identity
-	from    string
-	at      time.Time
-	longest time.Duration
-	keys    keyPair
+	who      identity.Identity
+	proxy    identity.Identity
+	from     string
+	authTime time.Time
+	maxTTL   time.Duration
+	keys     keyPair
 }
 
 // keyPair is the public keys of a client.
@@ -51,8 +51,8 @@ func (a Assured) Who() identity.Identity {
 // Keys are the public keys that the login's challenge committed to.
 func (a Assured) Keys() (ssh.PublicKey, crypto.PublicKey) { return a.keys.ssh, a.keys.x509 }
 
-// Longest bounds the life of the certificates that this login earns. Zero: as the roles say.
-func (a Assured) Longest() time.Duration { return a.longest }
+// MaxTTL bounds the life of the certificates that this login earns. Zero: as the roles say.
+func (a Assured) MaxTTL() time.Duration { return a.maxTTL }
 
 // Proxy is the proxy that the login came by.
 func (a Assured) Proxy() identity.Identity { return a.proxy }
@@ -60,15 +60,15 @@ func (a Assured) Proxy() identity.Identity { return a.proxy }
 // From is the browser's address, by the proxy's word.
 func (a Assured) From() string { return a.from }
 
-// At is when the second factor was shown.
-func (a Assured) At() time.Time { return a.at }
+// AuthTime is when the second factor was shown.
+func (a Assured) AuthTime() time.Time { return a.authTime }
 
 // Redeem spends a one-time code. Nothing is written, and the code not spent, before verifier and keys have shown that this is the
 // client that began: one who only caught the code can not even spoil it.
 func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
 	a, err := s.redeem(ctx, req)
 	if err != nil {
-		s.refusals.note(redeem, identity.Identity{}, "", err)
+		s.refusals.record(redeem, identity.Identity{}, "", err)
 		return Assured{}, err
 	}
 	return a, nil
@@ -79,59 +79,59 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	if err != nil {
 		return Assured{}, err
 	}
-	if len(req.Code) != codeText || !verifierRE.MatchString(req.Verifier) {
-		return Assured{}, unknownCode(nil)
+	if len(req.Code) != codeLength || !verifierRE.MatchString(req.Verifier) {
+		return Assured{}, errUnknownCode(nil)
 	}
 	l, err := s.cfg.Store.PendingLogin(ctx, hashCode(req.Code))
 	if fault.Is(err, fault.NotFound) {
-		return Assured{}, unknownCode(err)
+		return Assured{}, errUnknownCode(err)
 	}
 	if err != nil {
 		return Assured{}, err
 	}
-	return s.spend(ctx, l, keys, req.Keys)
+	return s.redeemPending(ctx, l, keys, req.Keys)
 }
 
-// spend takes a login out of the store for the client whose keys and verifier it was begun with.
-func (s *Service) spend(ctx context.Context, l state.Stored[state.PendingLogin], keys keyPair, shown authrpc.Keys) (Assured, error) {
+// redeemPending takes a login out of the store for the client whose keys and verifier it was begun with.
+func (s *Service) redeemPending(ctx context.Context, l state.Stored[state.PendingLogin], keys keyPair, shown authrpc.Keys) (Assured, error) {
 	p := l.Value
 	if !s.cfg.Now().Before(p.Expires) {
-		return Assured{}, unknownCode(nil)
+		return Assured{}, errUnknownCode(nil)
 	}
-	if err := matches(p.Challenge, shown); err != nil {
+	if err := checkChallenge(p.Challenge, shown); err != nil {
 		return Assured{}, err
 	}
 	u, err := s.cfg.Store.User(ctx, p.Who.UserKey())
 	if fault.Is(err, fault.NotFound) { // removed since the factor was shown
-		return Assured{}, unknownCode(err)
+		return Assured{}, errUnknownCode(err)
 	}
 	if err != nil {
 		return Assured{}, err
 	}
-	p.Who.Roles = u.Value.Holds(p.Who.Roles)
-	if err := s.take(ctx, l); err != nil {
+	p.Who.Roles = u.Value.FilterRoles(p.Who.Roles)
+	if err := s.redeemStored(ctx, l); err != nil {
 		return Assured{}, err
 	}
-	return Assured{who: p.Who, proxy: p.Proxy, from: p.From, at: p.At, longest: p.Longest, keys: keys}, nil
+	return Assured{who: p.Who, proxy: p.Proxy, from: p.From, authTime: p.AuthTime, maxTTL: p.MaxTTL, keys: keys}, nil
 }
 
-func matches(challenge string, shown authrpc.Keys) error {
+func checkChallenge(challenge string, shown authrpc.Keys) error {
 	if !verifierRE.MatchString(shown.Verifier) || !authrpc.ChallengeMatches(challenge, shown.Verifier, shown.SSHKey, shown.X509Key) {
 		return fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys", "log in on this machine: tsh login")
 	}
 	return nil
 }
 
-func (s *Service) take(ctx context.Context, l state.Stored[state.PendingLogin]) error {
-	err := s.cfg.Store.TakeLogin(ctx, l)
+func (s *Service) redeemStored(ctx context.Context, l state.Stored[state.PendingLogin]) error {
+	err := s.cfg.Store.RedeemLogin(ctx, l)
 	if fault.Is(err, fault.Expired) {
-		return unknownCode(err)
+		return errUnknownCode(err)
 	}
 	return err
 }
 
-// unknownCode is one answer to a code that never was, was used, or has ended.
-func unknownCode(cause error) error {
+// errUnknownCode is one answer to a code that never was, was used, or has ended.
+func errUnknownCode(cause error) error {
 	return &fault.Error{Kind: fault.Expired, Op: opRedeem, Msg: "this login was fetched already, has ended, or never was", Remedy: startAgain, Err: cause}
 }
 

@@ -27,8 +27,8 @@ const (
 
 var stepNames = [steps]string{"begin", "identify", "prove", "redeem", "headless"}
 
-// Refused counts refusals of strangers by step, and those that the log's rate kept out of it.
-type Refused struct{ Begin, Identify, Prove, Redeem, Headless, Unlogged uint64 }
+// RefusalCounts counts refusals of strangers by step, and those that the log's rate kept out of it.
+type RefusalCounts struct{ Begin, Identify, Prove, Redeem, Headless, Unlogged uint64 }
 
 // A stranger can cause so many lines: a burst, then one every logEvery.
 const (
@@ -49,7 +49,7 @@ func newRefusals(log *slog.Logger, now func() time.Time) refusals {
 	return refusals{log: log, now: now, limit: rate.NewLimiter(rate.Every(logEvery), logBurst), counts: new([steps]atomic.Uint64), unlogged: new(atomic.Uint64)}
 }
 
-func (r refusals) note(at step, by identity.Identity, from string, why error) {
+func (r refusals) record(at step, by identity.Identity, from string, why error) {
 	r.counts[at].Add(1)
 	if !r.limit.AllowN(r.now(), 1) {
 		r.unlogged.Add(1)
@@ -59,10 +59,10 @@ func (r refusals) note(at step, by identity.Identity, from string, why error) {
 	if k := fault.KindOf(why); k == fault.Unavailable || k == fault.Internal {
 		level = slog.LevelWarn // not the stranger's fault
 	}
-	r.log.Log(context.Background(), level, "login refused", "step", stepNames[at], "proxy", by.Name, "from", audit.Cut(from), "kind", fault.KindOf(why), "err", why)
+	r.log.Log(context.Background(), level, "login refused", "step", stepNames[at], "proxy", by.Name, "from", audit.Truncate(from), "kind", fault.KindOf(why), "err", why)
 }
 
-func (r refusals) count() Refused {
-	return Refused{Begin: r.counts[begin].Load(), Identify: r.counts[identify].Load(), Prove: r.counts[prove].Load(), Redeem: r.counts[redeem].Load(),
+func (r refusals) snapshot() RefusalCounts {
+	return RefusalCounts{Begin: r.counts[begin].Load(), Identify: r.counts[identify].Load(), Prove: r.counts[prove].Load(), Redeem: r.counts[redeem].Load(),
 		Headless: r.counts[headless].Load(), Unlogged: r.unlogged.Load()}
 }

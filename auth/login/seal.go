@@ -66,18 +66,18 @@ func (s sealer) open(op string, st stage, text string, now time.Time, into inter
 		return fault.New(fault.Invalid, op, "the browser shows no login under way", startAgain+", in a browser that keeps cookies")
 	}
 	if len(text) > maxAttempt {
-		return tampered(op, nil)
+		return errNotOurs(op, nil)
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil || len(b) < head || b[0] != sealVersion {
-		return tampered(op, err)
+		return errNotOurs(op, err)
 	}
 	plain, err := s.aead.Open(nil, b[1:head], b[head:], associated(st))
 	if err != nil {
-		return tampered(op, err)
+		return errNotOurs(op, err)
 	}
 	if err := json.Unmarshal(plain, into); err != nil {
-		return tampered(op, err)
+		return errNotOurs(op, err)
 	}
 	if !now.Before(into.ends()) {
 		return fault.New(fault.Expired, op, "this page has ended: a login must be finished within 10 minutes", startAgain)
@@ -85,6 +85,6 @@ func (s sealer) open(op string, st stage, text string, now time.Time, into inter
 	return nil
 }
 
-func tampered(op string, cause error) error {
+func errNotOurs(op string, cause error) error {
 	return &fault.Error{Kind: fault.Invalid, Op: op, Msg: "this page does not belong to a login of this cluster at this step", Remedy: startAgain, Err: cause}
 }

@@ -32,30 +32,30 @@ func newClient(via http.RoundTripper) *http.Client {
 		}
 	}
 	return &http.Client{
-		Transport:     capped{via},
+		Transport:     limitedTransport{via},
 		Timeout:       callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// capped ends bodies that are too large with an error, for every library that reads one whole.
-type capped struct{ via http.RoundTripper }
+// limitedTransport ends bodies that are too large with an error, for every library that reads one whole.
+type limitedTransport struct{ base http.RoundTripper }
 
-func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := c.via.RoundTrip(r)
+func (c limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := c.base.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = &cappedBody{ReadCloser: resp.Body, left: maxBody}
+	resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxBody}
 	return resp, nil
 }
 
-type cappedBody struct {
+type limitedBody struct {
 	io.ReadCloser
 	left int64
 }
 
-func (b *cappedBody) Read(p []byte) (int, error) {
+func (b *limitedBody) Read(p []byte) (int, error) {
 	if b.left <= 0 {
 		return 0, fmt.Errorf("the answer is larger than %d bytes", maxBody)
 	}

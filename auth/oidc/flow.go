@@ -17,7 +17,7 @@ import (
 
 const (
 	opStart    = "oidc.Start"
-	opVouch    = "oidc.Vouch"
+	opFinish   = "oidc.Vouch"
 	startAgain = "start again: tsh login"
 )
 
@@ -37,8 +37,8 @@ type Flow struct {
 	Verifier  string `json:"verifier"` // PKCE
 }
 
-// Return is what the provider sent the browser back with. All of it is a stranger's word.
-type Return struct {
+// CallbackParams is what the provider sent the browser back with. All of it is a stranger's word.
+type CallbackParams struct {
 	State            string
 	Code             string
 	Issuer           string // RFC 9207
@@ -69,75 +69,75 @@ func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {
 	return &oauth2.Config{ClientID: p.spec.ClientID, ClientSecret: p.spec.ClientSecret, Endpoint: meta.endpoint, RedirectURL: redirect, Scopes: p.spec.scopes()}
 }
 
-// Vouch ends a flow: it turns what the browser came back with into who the provider says this is.
-func (p *Providers) Vouch(ctx context.Context, f Flow, r Return) (Vouched, error) {
+// Finish ends a flow: it turns what the browser came back with into who the provider says this is.
+func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (VerifiedUser, error) {
 	if err := r.check(f); err != nil {
-		return Vouched{}, err
+		return VerifiedUser{}, err
 	}
 	prov, err := p.provider(ctx, f.Connector)
 	if err != nil {
-		return Vouched{}, err
+		return VerifiedUser{}, err
 	}
 	meta, err := prov.discover(ctx)
 	if err != nil {
-		return Vouched{}, err
+		return VerifiedUser{}, err
 	}
 	if r.Issuer != prov.spec.Issuer && (r.Issuer != "" || meta.sendsIss) {
-		return Vouched{}, mixedUp()
+		return VerifiedUser{}, errIssuerMismatch()
 	}
 	if r.Error != "" {
-		return Vouched{}, prov.refused(r)
+		return VerifiedUser{}, prov.providerError(r)
 	}
 	select {
-	case p.calls <- struct{}{}:
-		defer func() { <-p.calls }()
+	case p.exchanges <- struct{}{}:
+		defer func() { <-p.exchanges }()
 	case <-ctx.Done():
-		return Vouched{}, fault.Wrap(ctx.Err(), fault.Unavailable, opVouch, "too many people log in at once", "try again in a minute")
+		return VerifiedUser{}, fault.Wrap(ctx.Err(), fault.Unavailable, opFinish, "too many people log in at once", "try again in a minute")
 	}
 	token, err := prov.exchange(ctx, meta, f, r.Code)
 	if err != nil {
-		return Vouched{}, err
+		return VerifiedUser{}, err
 	}
 	claims, err := prov.verify(ctx, meta, f, token)
 	if err != nil {
-		return Vouched{}, err
+		return VerifiedUser{}, err
 	}
-	return prov.vouch(claims)
+	return prov.mapClaims(claims)
 }
 
 // check refuses a return that belongs to another browser's flow, before anything in it is believed.
-func (r Return) check(f Flow) error {
+func (r CallbackParams) check(f Flow) error {
 	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL || len(r.Error) > maxError || len(r.ErrorDescription) > maxError {
-		return fault.New(fault.Invalid, opVouch, "the identity provider's answer is too large", startAgain)
+		return fault.New(fault.Invalid, opFinish, "the identity provider's answer is too large", startAgain)
 	}
 	if f.State == "" || subtle.ConstantTimeCompare([]byte(r.State), []byte(f.State)) != 1 {
-		return fault.New(fault.Invalid, opVouch, "the answer of the identity provider does not belong to this login", startAgain+", and finish it in the same browser")
+		return fault.New(fault.Invalid, opFinish, "the answer of the identity provider does not belong to this login", startAgain+", and finish it in the same browser")
 	}
 	if r.Code == "" && r.Error == "" {
-		return fault.New(fault.Invalid, opVouch, "the identity provider sent neither a code nor an error", startAgain)
+		return fault.New(fault.Invalid, opFinish, "the identity provider sent neither a code nor an error", startAgain)
 	}
 	return nil
 }
 
-func mixedUp() error {
-	return fault.New(fault.Invalid, opVouch, "the answer comes from another identity provider than the one that was asked", startAgain)
+func errIssuerMismatch() error {
+	return fault.New(fault.Invalid, opFinish, "the answer comes from another identity provider than the one that was asked", startAgain)
 }
 
-// refused tells of the provider's error page in our words; its own are quoted, for they may say anything.
-func (p *provider) refused(r Return) error {
+// providerError tells of the provider's error page in our words; its own are quoted, for they may say anything.
+func (p *provider) providerError(r CallbackParams) error {
 	said := "the identity provider " + p.display() + " refused the login: " + printable(r.Error)
 	if d := printable(r.ErrorDescription); d != "" {
 		said += fmt.Sprintf(" (it says %q)", d)
 	}
 	switch r.Error {
 	case "access_denied":
-		return fault.New(fault.Denied, opVouch, said, "start again: tsh login, and agree on the provider's page; if it stays so, ask an administrator for access there")
+		return fault.New(fault.Denied, opFinish, said, "start again: tsh login, and agree on the provider's page; if it stays so, ask an administrator for access there")
 	case "server_error", "temporarily_unavailable":
-		return fault.New(fault.Unavailable, opVouch, said, "try again in a minute: tsh login")
+		return fault.New(fault.Unavailable, opFinish, said, "try again in a minute: tsh login")
 	case "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_response_type":
-		return fault.New(fault.Unavailable, opVouch, said, "ask an administrator to correct connector "+p.name)
+		return fault.New(fault.Unavailable, opFinish, said, "ask an administrator to correct connector "+p.name)
 	}
-	return fault.New(fault.Denied, opVouch, said, startAgain)
+	return fault.New(fault.Denied, opFinish, said, startAgain)
 }
 
 // printable keeps at most 200 bytes that can be shown in a page or a log.
@@ -163,11 +163,11 @@ func (p *provider) exchange(ctx context.Context, meta *metadata, f Flow, code st
 	case err == nil:
 		return token, nil
 	case !errors.As(err, &said):
-		return nil, p.down(err)
+		return nil, p.unreachable(err)
 	case said.ErrorCode == "invalid_grant":
-		return nil, fault.Wrap(err, fault.Invalid, opVouch, "the identity provider does not know this code: it was used already, has ended, or is another login's", startAgain)
+		return nil, fault.Wrap(err, fault.Invalid, opFinish, "the identity provider does not know this code: it was used already, has ended, or is another login's", startAgain)
 	case said.ErrorCode == "invalid_client" || said.ErrorCode == "unauthorized_client":
 		return nil, p.misconfigured(err, "it does not accept this cluster's client id and secret")
 	}
-	return nil, p.down(err)
+	return nil, p.unreachable(err)
 }

@@ -24,7 +24,7 @@ const (
 	keyEvery = 10 * time.Second
 )
 
-var errTooSoon = errors.New("the provider's keys were fetched a moment ago")
+var errFetchedRecently = errors.New("the provider's keys were fetched a moment ago")
 
 // keySet is a provider's signing keys, fetched when a token names one that is not known (OpenID Connect Core 1.0 section 10.1.1).
 type keySet struct {
@@ -33,16 +33,16 @@ type keySet struct {
 	client *http.Client
 	now    func() time.Time
 
-	turn chan struct{} // holds a token while somebody fetches
+	fetching chan struct{} // holds a token while somebody fetches
 
-	mu    sync.Mutex // guards what follows; not held while fetching
-	limit *rate.Limiter
-	keys  []jose.JSONWebKey
-	age   int // counts fetches that succeeded
+	mu         sync.Mutex // guards what follows; not held while fetching
+	limit      *rate.Limiter
+	keys       []jose.JSONWebKey
+	generation int // counts fetches that succeeded
 }
 
 func newKeySet(url string, algs []string, client *http.Client, now func() time.Time) *keySet {
-	k := &keySet{url: url, client: client, now: now, turn: make(chan struct{}, 1), limit: rate.NewLimiter(rate.Every(keyEvery), keyBurst)}
+	k := &keySet{url: url, client: client, now: now, fetching: make(chan struct{}, 1), limit: rate.NewLimiter(rate.Every(keyEvery), keyBurst)}
 	for _, a := range algs {
 		k.algs = append(k.algs, jose.SignatureAlgorithm(a))
 	}
@@ -59,11 +59,11 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 		return nil, fmt.Errorf("the token has %d signatures", len(jws.Signatures))
 	}
 	header := jws.Signatures[0].Protected
-	keys, age := k.known()
+	keys, age := k.cached()
 	if payload, ok := verify(jws, header, keys); ok {
 		return payload, nil
 	}
-	if keys, err = k.newer(ctx, age); err != nil {
+	if keys, err = k.fetchNewer(ctx, age); err != nil {
 		return nil, err
 	}
 	if payload, ok := verify(jws, header, keys); ok {
@@ -72,14 +72,14 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	return nil, errors.New("no key of the provider signed the token")
 }
 
-// attempt remembers why a verification failed: go-oidc keeps only the words of that error.
-type attempt struct {
+// errorRecorder remembers why a verification failed: go-oidc keeps only the words of that error.
+type errorRecorder struct {
 	keys *keySet
 	err  error
 }
 
 // VerifySignature is keySet's.
-func (a *attempt) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+func (a *errorRecorder) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	payload, err := a.keys.VerifySignature(ctx, token)
 	a.err = err
 	return payload, err
@@ -98,21 +98,21 @@ func verify(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebK
 	return nil, false
 }
 
-func (k *keySet) known() (keys []jose.JSONWebKey, age int) {
+func (k *keySet) cached() (keys []jose.JSONWebKey, age int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.keys, k.age
+	return k.keys, k.generation
 }
 
-// newer returns keys fetched after those of the age. Of many logins that meet a new key at once, one fetches and all use what it got.
-func (k *keySet) newer(ctx context.Context, than int) ([]jose.JSONWebKey, error) {
+// fetchNewer returns keys fetched after those of the age. Of many logins that meet a new key at once, one fetches and all use what it got.
+func (k *keySet) fetchNewer(ctx context.Context, than int) ([]jose.JSONWebKey, error) {
 	select {
-	case k.turn <- struct{}{}:
-		defer func() { <-k.turn }()
+	case k.fetching <- struct{}{}:
+		defer func() { <-k.fetching }()
 	case <-ctx.Done():
 		return nil, &fetchError{ctx.Err()}
 	}
-	if keys, age := k.known(); age > than {
+	if keys, age := k.cached(); age > than {
 		return keys, nil
 	}
 	return k.fetch(ctx)
@@ -126,7 +126,7 @@ func (k *keySet) mayFetch() bool {
 
 func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	if !k.mayFetch() {
-		return nil, errTooSoon
+		return nil, errFetchedRecently
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
 	if err != nil {
@@ -148,7 +148,7 @@ func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.keys = keys
-	k.age++
+	k.generation++
 	return keys, nil
 }
 

@@ -22,8 +22,8 @@ import (
 
 // Source knows the connectors as they are now. state.Vault is one.
 type Source interface {
-	Connector(ctx context.Context, name string) (state.KeptConnector, error)
-	Connectors(ctx context.Context) ([]state.KeptConnector, error)
+	Connector(ctx context.Context, name string) (state.StoredConnector, error)
+	Connectors(ctx context.Context) ([]state.StoredConnector, error)
 }
 
 // Config is what the providers need.
@@ -38,13 +38,13 @@ type Config struct {
 
 // Providers speaks with the providers of all connectors. It is safe for concurrent use.
 type Providers struct {
-	source Source
-	client *http.Client
-	now    func() time.Time
-	calls  chan struct{} // one place for each exchange under way
+	source    Source
+	client    *http.Client
+	now       func() time.Time
+	exchanges chan struct{} // one place for each exchange under way
 
 	mu    sync.Mutex // guards known
-	known map[string]*provider
+	cache map[string]*provider
 }
 
 // maxExchanges bounds the exchanges under way: strangers can cause them, each with a code that the provider refuses.
@@ -59,7 +59,7 @@ func New(cfg Config) (*Providers, error) {
 		cfg.Now = time.Now
 	}
 	return &Providers{source: cfg.Source, client: newClient(cfg.Transport), now: cfg.Now,
-		calls: make(chan struct{}, maxExchanges), known: map[string]*provider{}}, nil
+		exchanges: make(chan struct{}, maxExchanges), cache: map[string]*provider{}}, nil
 }
 
 // Choice is a connector as a person sees it.
@@ -86,14 +86,14 @@ func (p *Providers) List(ctx context.Context) ([]Choice, error) {
 func (p *Providers) provider(ctx context.Context, name string) (*provider, error) {
 	rec, err := p.source.Connector(ctx, name)
 	if fault.Is(err, fault.NotFound) {
-		return nil, p.unknown(ctx, err, name)
+		return nil, p.unknownConnector(ctx, err, name)
 	}
 	if err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if have := p.known[name]; have != nil && have.revision == rec.Revision {
+	if have := p.cache[name]; have != nil && have.revision == rec.Revision {
 		return have, nil
 	}
 	spec, err := ReadRecord(rec.Connector)
@@ -101,11 +101,11 @@ func (p *Providers) provider(ctx context.Context, name string) (*provider, error
 		return nil, fault.Wrap(err, fault.Internal, opStart, "connector "+name+" cannot be read by this release", "run the newest release on every auth replica")
 	}
 	made := newProvider(name, spec, rec.Revision, p.client, p.now)
-	p.known[name] = made
+	p.cache[name] = made
 	return made, nil
 }
 
-func (p *Providers) unknown(ctx context.Context, cause error, name string) error {
+func (p *Providers) unknownConnector(ctx context.Context, cause error, name string) error {
 	remedy := "choose another one on the login page"
 	if all, err := p.List(ctx); err == nil && len(all) > 0 {
 		names := make([]string, len(all))
@@ -115,7 +115,7 @@ func (p *Providers) unknown(ctx context.Context, cause error, name string) error
 		remedy = "choose one of: " + strings.Join(names, ", ")
 	}
 	p.mu.Lock()
-	delete(p.known, name)
+	delete(p.cache, name)
 	p.mu.Unlock()
 	return fault.Wrap(cause, fault.NotFound, opStart, fmt.Sprintf("there is no connector %.80q", name), remedy)
 }

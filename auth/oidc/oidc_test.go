@@ -15,70 +15,70 @@ import (
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
 const redirect = "http://127.0.0.1:9/login/callback"
 
-// house is a provider over HTTP, the connectors that name it, and a clock.
-type house struct {
+// fixture is a provider over HTTP, the connectors that name it, and a clock.
+type fixture struct {
 	*oidctest.Provider
 	*oidc.Providers
 	server *httptest.Server
-	source *source
+	source *memorySource
 
 	mu  sync.Mutex
 	now time.Time
 }
 
-func (h *house) clock() time.Time {
+func (h *fixture) clock() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.now
 }
 
-func (h *house) pass(d time.Duration) {
+func (h *fixture) advance(d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.now = h.now.Add(d)
 }
 
-// source holds connectors in memory.
-type source struct {
+// memorySource holds connectors in memory.
+type memorySource struct {
 	mu   sync.Mutex
-	recs map[string]state.KeptConnector
+	recs map[string]state.StoredConnector
 }
 
-func (s *source) put(name string, spec oidc.Spec) {
+func (s *memorySource) put(name string, spec oidc.Spec) {
 	rec, err := spec.Record()
 	if err != nil {
 		panic(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.recs[name] = state.KeptConnector{Name: name, Connector: rec, Revision: s.recs[name].Revision + 1}
+	s.recs[name] = state.StoredConnector{Name: name, Connector: rec, Revision: s.recs[name].Revision + 1}
 }
 
-func (s *source) Connector(_ context.Context, name string) (state.KeptConnector, error) {
+func (s *memorySource) Connector(_ context.Context, name string) (state.StoredConnector, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c, ok := s.recs[name]; ok {
 		return c, nil
 	}
-	return state.KeptConnector{}, fault.New(fault.NotFound, "test", "none", "make one")
+	return state.StoredConnector{}, fault.New(fault.NotFound, "test", "none", "make one")
 }
 
-func (s *source) Connectors(context.Context) ([]state.KeptConnector, error) {
+func (s *memorySource) Connectors(context.Context) ([]state.StoredConnector, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []state.KeptConnector
+	var out []state.StoredConnector
 	for _, c := range s.recs {
 		out = append(out, c)
 	}
 	return out, nil
 }
 
-func (h *house) spec() oidc.Spec {
+func (h *fixture) spec() oidc.Spec {
 	return oidc.Spec{Type: "oidc", Display: "Corp", Issuer: h.server.URL, ClientID: "threshold", ClientSecret: "client-secret",
 		Roles: []oidc.RoleRule{{Claim: "groups", Value: "eng-*", Roles: []string{"dev", "ops"}}, {Claim: "email", Value: "*@example.com", Roles: []string{"staff"}},
 			{Claim: "realm.roles", Value: "boss", Roles: []string{"admin"}}},
@@ -86,9 +86,9 @@ func (h *house) spec() oidc.Spec {
 	}
 }
 
-func newHouse(t *testing.T, alg string) *house {
+func newFixture(t *testing.T, alg string) *fixture {
 	t.Helper()
-	h := &house{now: time.Now().Truncate(time.Second), source: &source{recs: map[string]state.KeptConnector{}}}
+	h := &fixture{now: time.Now().Truncate(time.Second), source: &memorySource{recs: map[string]state.StoredConnector{}}}
 	h.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.Provider.ServeHTTP(w, r) }))
 	t.Cleanup(h.server.Close)
 	var err error
@@ -109,18 +109,18 @@ func newHouse(t *testing.T, alg string) *house {
 }
 
 // signIn goes through the provider's page and returns what the browser came back with.
-func (h *house) signIn(t *testing.T) (oidc.Flow, oidc.Return) {
+func (h *fixture) signIn(t *testing.T) (oidc.Flow, oidc.CallbackParams) {
 	t.Helper()
 	f, page, err := h.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return f, walk(t, page)
+	return f, signInAt(t, page)
 }
 
-func walk(t *testing.T, address string) oidc.Return {
+func signInAt(t *testing.T, address string) oidc.CallbackParams {
 	t.Helper()
-	p, err := forms.New(nil, redirect).Open(t.Context(), address)
+	p, err := formbrowser.New(nil, redirect).Open(t.Context(), address)
 	if err == nil && p.Location == "" {
 		p, err = p.Submit(t.Context(), map[string]string{"login": "alice@example.com", "password": "wonderland"})
 	}
@@ -132,14 +132,14 @@ func walk(t *testing.T, address string) oidc.Return {
 		t.Fatalf("got status %d to %q, want a redirect to the client", p.Status, p.Location)
 	}
 	q := back.Query()
-	return oidc.Return{State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"), ErrorDescription: q.Get("error_description")}
+	return oidc.CallbackParams{State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"), ErrorDescription: q.Get("error_description")}
 }
 
-func TestAPersonIsVouchedFor(t *testing.T) {
+func TestFinishReturnsTheVerifiedUser(t *testing.T) {
 	for _, alg := range []string{"RS256", "ES256"} {
-		h := newHouse(t, alg)
+		h := newFixture(t, alg)
 		f, r := h.signIn(t)
-		v, err := h.Vouch(t.Context(), f, r)
+		v, err := h.Finish(t.Context(), f, r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,8 +155,8 @@ func TestAPersonIsVouchedFor(t *testing.T) {
 	}
 }
 
-func TestPKCEIsS256AndSecretsStayHome(t *testing.T) {
-	h := newHouse(t, "ES256")
+func TestPKCEIsS256AndSecretsAreNotSent(t *testing.T) {
+	h := newFixture(t, "ES256")
 	f, page, err := h.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
 		t.Fatal(err)
@@ -170,17 +170,17 @@ func TestPKCEIsS256AndSecretsStayHome(t *testing.T) {
 	}
 }
 
-// tamper is one way in which an answer may be wrong.
-type tamper struct {
+// tamperCase is one way in which an answer may be wrong.
+type tamperCase struct {
 	name   string
 	faults oidctest.Faults
 	flow   func(*oidc.Flow)
-	ret    func(*oidc.Return)
+	ret    func(*oidc.CallbackParams)
 	want   fault.Kind
 	says   string
 }
 
-func claim(name string, v any) oidctest.Faults {
+func withClaim(name string, v any) oidctest.Faults {
 	return oidctest.Faults{Claims: func(c map[string]any) {
 		if v == nil {
 			delete(c, name)
@@ -190,8 +190,8 @@ func claim(name string, v any) oidctest.Faults {
 	}}
 }
 
-func TestAChosenLanguageGoesToTheProvider(t *testing.T) {
-	h := newHouse(t, "ES256")
+func TestLocaleIsSentToTheProvider(t *testing.T) {
+	h := newFixture(t, "ES256")
 	for locale, want := range map[string]bool{"ko": true, "": false} {
 		_, page, err := h.Start(t.Context(), "corp", redirect, locale)
 		if err != nil {
@@ -204,51 +204,51 @@ func TestAChosenLanguageGoesToTheProvider(t *testing.T) {
 	}
 }
 
-func TestWrongAnswersAreRefused(t *testing.T) {
-	h := newHouse(t, "RS256")
+func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
+	h := newFixture(t, "RS256")
 	now := h.clock()
-	for _, tt := range []tamper{
-		{name: "the state of another browser", ret: func(r *oidc.Return) { r.State = "other" }, want: fault.Invalid, says: "does not belong"},
-		{name: "no state at all", ret: func(r *oidc.Return) { r.State = "" }, want: fault.Invalid, says: "does not belong"},
-		{name: "a flow without state", flow: func(f *oidc.Flow) { f.State = "" }, ret: func(r *oidc.Return) { r.State = "" }, want: fault.Invalid, says: "does not belong"},
-		{name: "neither code nor error", ret: func(r *oidc.Return) { r.Code = "" }, want: fault.Invalid, says: "neither"},
-		{name: "a made-up code", ret: func(r *oidc.Return) { r.Code = "made-up" }, want: fault.Invalid, says: "does not know this code"},
-		{name: "a code too long", ret: func(r *oidc.Return) { r.Code = strings.Repeat("x", 5000) }, want: fault.Invalid, says: "too large"},
+	for _, tt := range []tamperCase{
+		{name: "the state of another browser", ret: func(r *oidc.CallbackParams) { r.State = "other" }, want: fault.Invalid, says: "does not belong"},
+		{name: "no state at all", ret: func(r *oidc.CallbackParams) { r.State = "" }, want: fault.Invalid, says: "does not belong"},
+		{name: "a flow without state", flow: func(f *oidc.Flow) { f.State = "" }, ret: func(r *oidc.CallbackParams) { r.State = "" }, want: fault.Invalid, says: "does not belong"},
+		{name: "neither code nor error", ret: func(r *oidc.CallbackParams) { r.Code = "" }, want: fault.Invalid, says: "neither"},
+		{name: "a made-up code", ret: func(r *oidc.CallbackParams) { r.Code = "made-up" }, want: fault.Invalid, says: "does not know this code"},
+		{name: "a code too long", ret: func(r *oidc.CallbackParams) { r.Code = strings.Repeat("x", 5000) }, want: fault.Invalid, says: "too large"},
 		{name: "another PKCE verifier", flow: func(f *oidc.Flow) { f.Verifier = strings.Repeat("v", 43) }, want: fault.Invalid, says: "does not know this code"},
 		{name: "another redirect", flow: func(f *oidc.Flow) { f.Redirect += "x" }, want: fault.Invalid, says: "does not know this code"},
-		{name: "another issuer beside the code", ret: func(r *oidc.Return) { r.Issuer = "https://evil.example" }, want: fault.Invalid, says: "another identity provider"},
-		{name: "no issuer from one who sends it", ret: func(r *oidc.Return) { r.Issuer = "" }, want: fault.Invalid, says: "another identity provider"},
-		{name: "the nonce of another login", faults: claim("nonce", "replayed"), want: fault.Invalid, says: "does not belong"},
-		{name: "no nonce", faults: claim("nonce", nil), want: fault.Invalid, says: "does not belong"},
-		{name: "another issuer", faults: claim("iss", "https://evil.example"), want: fault.Invalid, says: "not valid here"},
-		{name: "another audience", faults: claim("aud", "somebody-else"), want: fault.Invalid, says: "not valid here"},
-		{name: "several audiences and no azp", faults: claim("aud", []string{"threshold", "somebody-else"}), want: fault.Invalid, says: "another client"},
-		{name: "another azp", faults: claim("azp", "somebody-else"), want: fault.Invalid, says: "another client"},
-		{name: "an azp of no text", faults: claim("azp", 7), want: fault.Invalid, says: "another client"},
-		{name: "an expired token", faults: claim("exp", now.Add(-2*time.Minute).Unix()), want: fault.Invalid, says: "has ended"},
-		{name: "no expiry", faults: claim("exp", nil), want: fault.Invalid, says: "when it was made"},
-		{name: "no issue time", faults: claim("iat", nil), want: fault.Invalid, says: "when it was made"},
-		{name: "a token from the future", faults: claim("iat", now.Add(10*time.Minute).Unix()), want: fault.Invalid, says: "is 10m0s ahead of this server's"},
-		{name: "a token from long ago", faults: claim("iat", now.Add(-12*time.Minute).Unix()), want: fault.Invalid, says: "is 12m"},
-		{name: "a token not valid yet", faults: claim("nbf", now.Add(5*time.Minute).Unix()), want: fault.Invalid, says: "not valid yet"},
+		{name: "another issuer beside the code", ret: func(r *oidc.CallbackParams) { r.Issuer = "https://evil.example" }, want: fault.Invalid, says: "another identity provider"},
+		{name: "no issuer from one who sends it", ret: func(r *oidc.CallbackParams) { r.Issuer = "" }, want: fault.Invalid, says: "another identity provider"},
+		{name: "the nonce of another login", faults: withClaim("nonce", "replayed"), want: fault.Invalid, says: "does not belong"},
+		{name: "no nonce", faults: withClaim("nonce", nil), want: fault.Invalid, says: "does not belong"},
+		{name: "another issuer", faults: withClaim("iss", "https://evil.example"), want: fault.Invalid, says: "not valid here"},
+		{name: "another audience", faults: withClaim("aud", "somebody-else"), want: fault.Invalid, says: "not valid here"},
+		{name: "several audiences and no azp", faults: withClaim("aud", []string{"threshold", "somebody-else"}), want: fault.Invalid, says: "another client"},
+		{name: "another azp", faults: withClaim("azp", "somebody-else"), want: fault.Invalid, says: "another client"},
+		{name: "an azp of no text", faults: withClaim("azp", 7), want: fault.Invalid, says: "another client"},
+		{name: "an expired token", faults: withClaim("exp", now.Add(-2*time.Minute).Unix()), want: fault.Invalid, says: "has ended"},
+		{name: "no expiry", faults: withClaim("exp", nil), want: fault.Invalid, says: "when it was made"},
+		{name: "no issue time", faults: withClaim("iat", nil), want: fault.Invalid, says: "when it was made"},
+		{name: "a token from the future", faults: withClaim("iat", now.Add(10*time.Minute).Unix()), want: fault.Invalid, says: "is 10m0s ahead of this server's"},
+		{name: "a token from long ago", faults: withClaim("iat", now.Add(-12*time.Minute).Unix()), want: fault.Invalid, says: "is 12m"},
+		{name: "a token not valid yet", faults: withClaim("nbf", now.Add(5*time.Minute).Unix()), want: fault.Invalid, says: "not valid yet"},
 		{name: "alg none", faults: oidctest.Faults{Signature: oidctest.Unsigned}, want: fault.Invalid, says: "not valid here"},
 		{name: "HS256 with the public key", faults: oidctest.Faults{Signature: oidctest.PublicKeyAsSecret}, want: fault.Invalid, says: "not valid here"},
 		{name: "a foreign key under the right id", faults: oidctest.Faults{Signature: oidctest.ForeignKey}, want: fault.Invalid, says: "not valid here"},
-		{name: "an at_hash of another token", faults: claim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), want: fault.Invalid, says: "belong together"},
-		{name: "a token too large", faults: claim("extra", strings.Repeat("x", 64<<10)), want: fault.Invalid, says: "usable size"},
-		{name: "no subject", faults: claim("sub", nil), want: fault.Invalid, says: `"sub"`},
-		{name: "a subject with a new line", faults: claim("sub", "a\nb"), want: fault.Invalid, says: `"sub"`},
-		{name: "a name that turns the writing direction", faults: claim("email", "a\u202eb@example.com"), want: fault.Invalid, says: `"email"`},
-		{name: "an address not verified", faults: claim("email_verified", false), want: fault.Denied, says: "not verified"},
-		{name: "an address of which nothing is said", faults: claim("email_verified", nil), want: fault.Denied, says: "not verified"},
-		{name: "a trait with a control character", faults: claim("uid", "a\x00b"), want: fault.Invalid, says: `"uid"`},
+		{name: "an at_hash of another token", faults: withClaim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), want: fault.Invalid, says: "belong together"},
+		{name: "a token too large", faults: withClaim("extra", strings.Repeat("x", 64<<10)), want: fault.Invalid, says: "usable size"},
+		{name: "no subject", faults: withClaim("sub", nil), want: fault.Invalid, says: `"sub"`},
+		{name: "a subject with a new line", faults: withClaim("sub", "a\nb"), want: fault.Invalid, says: `"sub"`},
+		{name: "a name that turns the writing direction", faults: withClaim("email", "a\u202eb@example.com"), want: fault.Invalid, says: `"email"`},
+		{name: "an address not verified", faults: withClaim("email_verified", false), want: fault.Denied, says: "not verified"},
+		{name: "an address of which nothing is said", faults: withClaim("email_verified", nil), want: fault.Denied, says: "not verified"},
+		{name: "a trait with a control character", faults: withClaim("uid", "a\x00b"), want: fault.Invalid, says: `"uid"`},
 		{name: "access denied", faults: oidctest.Faults{Refuse: "access_denied", Description: "no\x1b[31m luck"}, want: fault.Denied, says: `access_denied (it says "no[31m luck")`},
 		{name: "a provider's own defect", faults: oidctest.Faults{Refuse: "server_error"}, want: fault.Unavailable, says: "server_error"},
 		{name: "a wrong client registration", faults: oidctest.Faults{Refuse: "invalid_scope"}, want: fault.Unavailable, says: "invalid_scope"},
 		{name: "any other error", faults: oidctest.Faults{Refuse: "login_required"}, want: fault.Denied, says: "login_required"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h.Misbehave(tt.faults)
+			h.SetFaults(tt.faults)
 			f, r := h.signIn(t)
 			if tt.flow != nil {
 				tt.flow(&f)
@@ -256,7 +256,7 @@ func TestWrongAnswersAreRefused(t *testing.T) {
 			if tt.ret != nil {
 				tt.ret(&r)
 			}
-			v, err := h.Vouch(t.Context(), f, r)
+			v, err := h.Finish(t.Context(), f, r)
 			if !fault.Is(err, tt.want) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
 				t.Errorf("got %v (kind %s, remedy %q), want %s with %q", err, fault.KindOf(err), fault.Remedy(err), tt.want, tt.says)
 			}
@@ -265,100 +265,100 @@ func TestWrongAnswersAreRefused(t *testing.T) {
 			}
 		})
 	}
-	h.pass(time.Minute) // so that the rate of key fetches is no reason
-	h.Misbehave(oidctest.Faults{})
+	h.advance(time.Minute) // so that the rate of key fetches is no reason
+	h.SetFaults(oidctest.Faults{})
 	f, r := h.signIn(t)
-	if _, err := h.Vouch(t.Context(), f, r); err != nil {
+	if _, err := h.Finish(t.Context(), f, r); err != nil {
 		t.Errorf("got %v from the provider that behaves again, want success", err)
 	}
 }
 
-func TestSkewOfAMinuteIsNoFault(t *testing.T) {
-	h := newHouse(t, "ES256")
+func TestClockSkewOfAMinuteIsAccepted(t *testing.T) {
+	h := newFixture(t, "ES256")
 	for _, d := range []time.Duration{-59 * time.Second, 59 * time.Second} {
-		h.Misbehave(oidctest.Faults{Claims: func(c map[string]any) {
+		h.SetFaults(oidctest.Faults{Claims: func(c map[string]any) {
 			c["iat"], c["exp"] = h.clock().Add(d).Unix(), h.clock().Add(d).Add(time.Second).Unix()
 		}})
 		f, r := h.signIn(t)
-		if _, err := h.Vouch(t.Context(), f, r); err != nil {
+		if _, err := h.Finish(t.Context(), f, r); err != nil {
 			t.Errorf("clock off by %s: got %v, want success", d, err)
 		}
 	}
 }
 
-func TestACodeWorksOnce(t *testing.T) {
-	h := newHouse(t, "ES256")
+func TestAuthorizationCodeWorksOnce(t *testing.T) {
+	h := newFixture(t, "ES256")
 	f, r := h.signIn(t)
-	if _, err := h.Vouch(t.Context(), f, r); err != nil {
+	if _, err := h.Finish(t.Context(), f, r); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Vouch(t.Context(), f, r); !fault.Is(err, fault.Invalid) {
+	if _, err := h.Finish(t.Context(), f, r); !fault.Is(err, fault.Invalid) {
 		t.Errorf("got %v, want the used code refused", err)
 	}
 }
 
 func TestRolesByEmailNeedAVerifiedAddress(t *testing.T) {
-	h := newHouse(t, "ES256")
+	h := newFixture(t, "ES256")
 	spec := h.spec()
 	spec.NameClaim = "uid"
 	h.source.put("corp", spec)
-	h.Misbehave(claim("email_verified", false))
+	h.SetFaults(withClaim("email_verified", false))
 	f, r := h.signIn(t)
-	v, err := h.Vouch(t.Context(), f, r)
+	v, err := h.Finish(t.Context(), f, r)
 	if err != nil || strings.Contains(strings.Join(v.Roles(), " "), "staff") || v.Name() != "alice" {
 		t.Errorf("got %v %v and %v, want no role by the address", v.Name(), v.Roles(), err)
 	}
 }
 
 func TestKeyRotationIsFollowed(t *testing.T) {
-	h := newHouse(t, "ES256")
+	h := newFixture(t, "ES256")
 	for i := range 2 {
 		f, r := h.signIn(t)
-		if _, err := h.Vouch(t.Context(), f, r); err != nil {
+		if _, err := h.Finish(t.Context(), f, r); err != nil {
 			t.Fatalf("key %d: %v", i+1, err)
 		}
 		if err := h.Rotate(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := h.Seen().KeyFetches; got != 2 {
+	if got := h.RequestCounts().KeyFetches; got != 2 {
 		t.Errorf("got %d fetches, want one for each key", got)
 	}
 }
 
-func TestManyWhoMeetANewKeyAtOnceFetchItOnce(t *testing.T) {
-	h := newHouse(t, "ES256")
+func TestConcurrentLoginsFetchANewKeyOnce(t *testing.T) {
+	h := newFixture(t, "ES256")
 	const people = 12
 	var flows [people]oidc.Flow
-	var returns [people]oidc.Return
+	var returns [people]oidc.CallbackParams
 	for i := range people {
 		flows[i], returns[i] = h.signIn(t)
 	}
 	var all sync.WaitGroup
 	for i := range people {
 		all.Go(func() {
-			if _, err := h.Vouch(t.Context(), flows[i], returns[i]); err != nil {
+			if _, err := h.Finish(t.Context(), flows[i], returns[i]); err != nil {
 				t.Errorf("person %d: got %v, want success", i, err)
 			}
 		})
 	}
 	all.Wait()
-	if got := h.Seen().KeyFetches; got != 1 {
+	if got := h.RequestCounts().KeyFetches; got != 1 {
 		t.Errorf("got %d fetches, want 1", got)
 	}
 }
 
 func TestUnknownKeyIDsCauseFewFetches(t *testing.T) {
-	h := newHouse(t, "ES256")
-	h.Misbehave(oidctest.Faults{Signature: oidctest.UnknownKey})
+	h := newFixture(t, "ES256")
+	h.SetFaults(oidctest.Faults{Signature: oidctest.UnknownKey})
 	var last error
 	for range 10 {
 		f, r := h.signIn(t)
-		if _, last = h.Vouch(t.Context(), f, r); last == nil {
+		if _, last = h.Finish(t.Context(), f, r); last == nil {
 			t.Fatal("got a foreign key accepted")
 		}
 	}
-	if got := h.Seen().KeyFetches; got != 3 {
+	if got := h.RequestCounts().KeyFetches; got != 3 {
 		t.Errorf("got %d fetches for 10 tokens, want 3", got)
 	}
 	if !fault.Is(last, fault.Unavailable) || fault.Remedy(last) == "" {
@@ -366,45 +366,45 @@ func TestUnknownKeyIDsCauseFewFetches(t *testing.T) {
 	}
 }
 
-func TestDiscoveryIsCachedRetriedAndOutlivesAnOutage(t *testing.T) {
-	h := newHouse(t, "ES256")
-	h.Misbehave(oidctest.Faults{Down: true})
+func TestDiscoveryIsCachedRetriedAndSurvivesAnOutage(t *testing.T) {
+	h := newFixture(t, "ES256")
+	h.SetFaults(oidctest.Faults{Down: true})
 	for range 3 {
 		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
 			t.Fatalf("got %v, want unavailable with a remedy", err)
 		}
 	}
-	h.Misbehave(oidctest.Faults{})
-	h.pass(3 * time.Second)
+	h.SetFaults(oidctest.Faults{})
+	h.advance(3 * time.Second)
 	for range 3 {
 		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); err != nil {
 			t.Fatalf("got %v after the outage, want success", err)
 		}
 	}
-	if got := h.Seen().Discoveries; got != 1 {
+	if got := h.RequestCounts().Discoveries; got != 1 {
 		t.Errorf("got %d discoveries, want 1", got)
 	}
-	h.Misbehave(oidctest.Faults{Down: true})
-	h.pass(2 * time.Hour)
+	h.SetFaults(oidctest.Faults{Down: true})
+	h.advance(2 * time.Hour)
 	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); err != nil {
 		t.Errorf("got %v with an old discovery document, want success", err)
 	}
-	h.pass(24 * time.Hour)
+	h.advance(24 * time.Hour)
 	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v with one that is a day old, want unavailable", err)
 	}
 }
 
-func TestAProviderWithoutKeysIsDownAndNotWrong(t *testing.T) {
-	h := newHouse(t, "ES256")
-	h.Misbehave(oidctest.Faults{NoKeys: true})
+func TestMissingKeySetIsUnavailable(t *testing.T) {
+	h := newFixture(t, "ES256")
+	h.SetFaults(oidctest.Faults{NoKeys: true})
 	f, r := h.signIn(t)
-	if _, err := h.Vouch(t.Context(), f, r); !fault.Is(err, fault.Unavailable) {
+	if _, err := h.Finish(t.Context(), f, r); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want unavailable", err)
 	}
 }
 
-func TestDiscoveryThatCannotBeUsedIsNamed(t *testing.T) {
+func TestUnusableDiscoveryIsReported(t *testing.T) {
 	for _, tt := range []struct {
 		name, key string
 		value     any
@@ -415,32 +415,32 @@ func TestDiscoveryThatCannotBeUsedIsNamed(t *testing.T) {
 		{"a script for a page", "authorization_endpoint", "javascript:alert(1)", "no address"},
 		{"only signatures that do not count", "id_token_signing_alg_values_supported", []string{"none", "HS256"}, "signs with none"},
 	} {
-		h := newHouse(t, "ES256")
-		h.Misbehave(oidctest.Faults{Discovery: func(d map[string]any) { d[tt.key] = tt.value }})
+		h := newFixture(t, "ES256")
+		h.SetFaults(oidctest.Faults{Discovery: func(d map[string]any) { d[tt.key] = tt.value }})
 		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want unavailable with %q", tt.name, err, tt.says)
 		}
 	}
 }
 
-func TestAWrongClientSecretIsTheAdministratorsAffair(t *testing.T) {
-	h := newHouse(t, "ES256")
+func TestWrongClientSecretNamesTheConnector(t *testing.T) {
+	h := newFixture(t, "ES256")
 	spec := h.spec()
 	spec.ClientSecret = "old"
 	h.source.put("corp", spec)
 	f, r := h.signIn(t)
-	if _, err := h.Vouch(t.Context(), f, r); !fault.Is(err, fault.Unavailable) || !strings.Contains(fault.Remedy(err), "connector corp") {
+	if _, err := h.Finish(t.Context(), f, r); !fault.Is(err, fault.Unavailable) || !strings.Contains(fault.Remedy(err), "connector corp") {
 		t.Errorf("got %v with remedy %q, want the connector named", err, fault.Remedy(err))
 	}
 	h.source.put("corp", h.spec())
 	f, r = h.signIn(t)
-	if _, err := h.Vouch(t.Context(), f, r); err != nil {
+	if _, err := h.Finish(t.Context(), f, r); err != nil {
 		t.Errorf("got %v after the correction, want success", err)
 	}
 }
 
-func TestUnknownConnectorNamesThoseThereAre(t *testing.T) {
-	h := newHouse(t, "ES256")
+func TestUnknownConnectorListsTheKnownOnes(t *testing.T) {
+	h := newFixture(t, "ES256")
 	if _, _, err := h.Start(t.Context(), "crop", redirect, ""); !fault.Is(err, fault.NotFound) || !strings.Contains(fault.Remedy(err), "corp") {
 		t.Errorf("got %v with remedy %q, want corp offered", err, fault.Remedy(err))
 	}
@@ -449,13 +449,13 @@ func TestUnknownConnectorNamesThoseThereAre(t *testing.T) {
 	}
 }
 
-func TestHugeAnswersAreCutOff(t *testing.T) {
+func TestLargeResponsesAreRefused(t *testing.T) {
 	big := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"issuer":"` + strings.Repeat("x", 2<<20) + `"}`))
 	}))
 	defer big.Close()
-	h := newHouse(t, "ES256")
+	h := newFixture(t, "ES256")
 	spec := h.spec()
 	spec.Issuer = big.URL
 	h.source.put("corp", spec)
@@ -465,8 +465,8 @@ func TestHugeAnswersAreCutOff(t *testing.T) {
 }
 
 // Libraries quote what a provider answers, whole; each login that fails by it would put that into the log.
-func TestAProvidersBodyDoesNotFillTheLog(t *testing.T) {
-	h := newHouse(t, "ES256")
+func TestErrorQuotesProviderBodiesBriefly(t *testing.T) {
+	h := newFixture(t, "ES256")
 	loud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, strings.Repeat("sorry ", 20_000), http.StatusInternalServerError)
 	}))

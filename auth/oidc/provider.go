@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	// freshFor is how long a discovery document is believed before it is fetched again.
-	freshFor = time.Hour
-	// staleFor is how long it serves when it cannot be fetched again: a provider may hide its discovery for a while and still log in.
-	staleFor = 24 * time.Hour
+	// metadataTTL is how long a discovery document is believed before it is fetched again.
+	metadataTTL = time.Hour
+	// maxMetadataAge is how long it serves when it cannot be fetched again: a provider may hide its discovery for a while and still log in.
+	maxMetadataAge = 24 * time.Hour
 	// retryAfter spares a provider that is down: until then every login hears of the same failure.
 	retryAfter = 2 * time.Second
 )
 
-// accepted are the signatures of ID tokens that count. None and the HMAC family are not among them: with those, what everybody knows
+// acceptedAlgs are the signatures of ID tokens that count. None and the HMAC family are not among them: with those, what everybody knows
 // or what both sides know would make a token.
-var accepted = []string{gooidc.RS256, gooidc.RS384, gooidc.RS512, gooidc.ES256, gooidc.ES384, gooidc.ES512,
+var acceptedAlgs = []string{gooidc.RS256, gooidc.RS384, gooidc.RS512, gooidc.ES256, gooidc.ES384, gooidc.ES512,
 	gooidc.PS256, gooidc.PS384, gooidc.PS512, gooidc.EdDSA}
 
 // metadata is a discovery document that passed check, ready for use.
@@ -47,32 +47,32 @@ type provider struct {
 	client   *http.Client
 	now      func() time.Time
 
-	turn    chan struct{} // holds a token while somebody looks at or fetches what follows
+	lock    chan struct{} // holds a token while somebody looks at or fetches what follows
 	meta    *metadata
 	failed  error
 	retryAt time.Time
 }
 
 func newProvider(name string, spec Spec, revision uint64, client *http.Client, now func() time.Time) *provider {
-	return &provider{name: name, spec: spec, revision: revision, client: client, now: now, turn: make(chan struct{}, 1)}
+	return &provider{name: name, spec: spec, revision: revision, client: client, now: now, lock: make(chan struct{}, 1)}
 }
 
 // discover returns the provider's metadata, fetching it when there is none or it is old. One caller fetches, the others wait for it.
 func (p *provider) discover(ctx context.Context) (*metadata, error) {
 	select {
-	case p.turn <- struct{}{}:
+	case p.lock <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-p.turn }()
+	defer func() { <-p.lock }()
 	now := p.now()
-	if p.meta != nil && now.Sub(p.meta.fetchedAt) < freshFor {
+	if p.meta != nil && now.Sub(p.meta.fetchedAt) < metadataTTL {
 		return p.meta, nil
 	}
 	if p.failed == nil || !now.Before(p.retryAt) {
 		p.refresh(ctx, now)
 	}
-	if p.meta != nil && now.Sub(p.meta.fetchedAt) < staleFor {
+	if p.meta != nil && now.Sub(p.meta.fetchedAt) < maxMetadataAge {
 		return p.meta, nil
 	}
 	return nil, p.failed
@@ -101,11 +101,11 @@ func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 	case errors.As(err, &other):
 		return nil, p.misconfigured(err, fmt.Sprintf("it says that its issuer is %.120q", other.Discovered))
 	case err != nil:
-		return nil, p.down(err)
+		return nil, p.unreachable(err)
 	}
-	var doc document
+	var doc discoveryDocument
 	if err := found.Claims(&doc); err != nil {
-		return nil, p.down(err)
+		return nil, p.unreachable(err)
 	}
 	meta, err := doc.metadata(p.client, p.now)
 	if err != nil {
@@ -114,18 +114,18 @@ func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 	return meta, nil
 }
 
-func (p *provider) down(err error) error {
-	return fault.Wrap(brief(err), fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be reached", "try again in a minute; if it stays so, tell an administrator that "+p.spec.Issuer+" does not answer")
+func (p *provider) unreachable(err error) error {
+	return fault.Wrap(truncateError(err), fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be reached", "try again in a minute; if it stays so, tell an administrator that "+p.spec.Issuer+" does not answer")
 }
 
 func (p *provider) misconfigured(err error, what string) error {
-	return fault.Wrap(brief(err), fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be used: "+what, "ask an administrator to correct connector "+p.name)
+	return fault.Wrap(truncateError(err), fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be used: "+what, "ask an administrator to correct connector "+p.name)
 }
 
 // maxCause bounds what a provider's answer puts into our log, in bytes: libraries quote bodies whole.
 const maxCause = 500
 
-func brief(err error) error {
+func truncateError(err error) error {
 	if text := err.Error(); len(text) > maxCause {
 		return errors.New(strings.ToValidUTF8(text[:maxCause], "") + "…")
 	}
@@ -139,8 +139,8 @@ func (p *provider) display() string {
 	return p.name
 }
 
-// document is the part of a discovery document that is used (OpenID Connect Discovery 1.0 section 3).
-type document struct {
+// discoveryDocument is the part of a discovery document that is used (OpenID Connect Discovery 1.0 section 3).
+type discoveryDocument struct {
 	AuthURL   string   `json:"authorization_endpoint"`
 	TokenURL  string   `json:"token_endpoint"`
 	KeysURL   string   `json:"jwks_uri"`
@@ -149,7 +149,7 @@ type document struct {
 	SendsIss  bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
-func (d document) metadata(client *http.Client, now func() time.Time) (*metadata, error) {
+func (d discoveryDocument) metadata(client *http.Client, now func() time.Time) (*metadata, error) {
 	for _, e := range []struct{ name, url string }{{"authorization_endpoint", d.AuthURL}, {"token_endpoint", d.TokenURL}, {"jwks_uri", d.KeysURL}} {
 		u, err := url.Parse(e.url)
 		if err != nil || u.Host == "" || u.User != nil || len(e.url) > maxURL {
@@ -172,23 +172,23 @@ func (d document) metadata(client *http.Client, now func() time.Time) (*metadata
 }
 
 // algs are the signatures that the provider offers and that count. RS256 is what one offers who lists none.
-func (d document) algs() ([]string, error) {
+func (d discoveryDocument) algs() ([]string, error) {
 	if len(d.Algs) == 0 {
 		return []string{gooidc.RS256}, nil
 	}
 	var out []string
-	for _, a := range accepted {
+	for _, a := range acceptedAlgs {
 		if slices.Contains(d.Algs, a) {
 			out = append(out, a)
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("it signs with none of %v", accepted)
+		return nil, fmt.Errorf("it signs with none of %v", acceptedAlgs)
 	}
 	return out, nil
 }
 
-func (d document) authStyle() oauth2.AuthStyle {
+func (d discoveryDocument) authStyle() oauth2.AuthStyle {
 	if len(d.TokenAuth) == 0 || slices.Contains(d.TokenAuth, "client_secret_basic") {
 		return oauth2.AuthStyleInHeader
 	}

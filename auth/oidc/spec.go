@@ -165,7 +165,7 @@ func (s Spec) Record() (state.Connector, error) {
 	if err != nil {
 		return state.Connector{}, fmt.Errorf("encode connector: %w", err)
 	}
-	return state.Connector{Spec: b, Realm: s.Issuer, Secret: secret}, nil
+	return state.Connector{Spec: b, Issuer: s.Issuer, Secret: secret}, nil
 }
 
 // ReadRecord undoes Record.

@@ -8,7 +8,7 @@ import (
 	"github.com/threshold-access/threshold/internal/config"
 )
 
-const goodSpec = `type: oidc
+const validSpec = `type: oidc
 display: Corp
 issuer: https://login.example.com/tenant
 client_id: threshold
@@ -22,9 +22,9 @@ traits:
   - {trait: unix, claim: uid, immutable: true}
 `
 
-func TestASpecIsReadAndKept(t *testing.T) {
+func TestSpecRoundTrip(t *testing.T) {
 	var s oidc.Spec
-	if err := config.Decode("c.yaml", []byte(goodSpec), &s); err != nil {
+	if err := config.Decode("c.yaml", []byte(validSpec), &s); err != nil {
 		t.Fatal(err)
 	}
 	rec, err := s.Record()
@@ -37,7 +37,7 @@ func TestASpecIsReadAndKept(t *testing.T) {
 	}
 }
 
-func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
+func TestInvalidSpecsAreRefused(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, says string }{
 		{"another type", "type: oidc", "type: saml", "unknown type"},
 		{"plain http over the network", "https://login", "http://login", "https"},
@@ -55,14 +55,14 @@ func TestSpecsThatCannotBeMeantAreRefused(t *testing.T) {
 		{"an invisible character", "client_id: threshold", `client_id: "thres\u200bhold"`, "invisible"},
 	} {
 		var s oidc.Spec
-		err := config.Decode("c.yaml", []byte(strings.Replace(goodSpec, tt.old, tt.new, 1)), &s)
+		err := config.Decode("c.yaml", []byte(strings.Replace(validSpec, tt.old, tt.new, 1)), &s)
 		if err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: got %v, want it refused with %q", tt.name, err, tt.says)
 		}
 	}
 	var s oidc.Spec
 	for _, host := range []string{"127.0.0.1:5556", "[::1]:5556", "localhost"} {
-		if err := config.Decode("c.yaml", []byte(strings.Replace(goodSpec, "https://login.example.com", "http://"+host, 1)), &s); err != nil {
+		if err := config.Decode("c.yaml", []byte(strings.Replace(validSpec, "https://login.example.com", "http://"+host, 1)), &s); err != nil {
 			t.Errorf("got %v for http on %s, want it allowed", err, host)
 		}
 	}

@@ -34,16 +34,16 @@ func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *o
 	if raw == "" || len(raw) > maxToken {
 		return nil, p.badToken(fmt.Errorf("%d bytes", len(raw)), "it sent no ID token of a usable size")
 	}
-	keys := &attempt{keys: meta.keys}
+	keys := &errorRecorder{keys: meta.keys}
 	// Times are checked below, with one bound for all of them.
 	verifier := gooidc.NewVerifier(p.spec.Issuer, keys, &gooidc.Config{ClientID: p.spec.ClientID, SupportedSigningAlgs: meta.algs, SkipExpiryCheck: true})
 	token, err := verifier.Verify(ctx, raw)
 	var unreachable *fetchError
 	switch {
 	case errors.As(keys.err, &unreachable):
-		return nil, p.down(err)
-	case errors.Is(keys.err, errTooSoon):
-		return nil, fault.Wrap(err, fault.Unavailable, opVouch, "the identity provider "+p.display()+" signed with a key it has not published", "try again in a minute: tsh login")
+		return nil, p.unreachable(err)
+	case errors.Is(keys.err, errFetchedRecently):
+		return nil, fault.Wrap(err, fault.Unavailable, opFinish, "the identity provider "+p.display()+" signed with a key it has not published", "try again in a minute: tsh login")
 	case err != nil:
 		return nil, p.badToken(err, "its ID token is not valid here")
 	}
@@ -51,7 +51,7 @@ func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *o
 	if err != nil {
 		return nil, p.badToken(err, "its ID token cannot be read")
 	}
-	return all, errors.Join(p.checkParty(token, all, answer.AccessToken), checkNonce(f, token), p.checkTimes(token, all))
+	return all, errors.Join(p.checkAudience(token, all, answer.AccessToken), checkNonce(f, token), p.checkTimes(token, all))
 }
 
 func decodeClaims(token *gooidc.IDToken) (claims, error) {
@@ -67,12 +67,12 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 
 // badToken is a provider's mistake or an attack; in either case an administrator must look.
 func (p *provider) badToken(err error, what string) error {
-	return fault.Wrap(brief(err), fault.Invalid, opVouch, "the answer of the identity provider "+p.display()+" is refused: "+what,
+	return fault.Wrap(truncateError(err), fault.Invalid, opFinish, "the answer of the identity provider "+p.display()+" is refused: "+what,
 		startAgain+"; if it stays so, ask an administrator to look at connector "+p.name)
 }
 
-// checkParty refuses a token made for somebody else. go-oidc has checked iss and that aud names us.
-func (p *provider) checkParty(token *gooidc.IDToken, all claims, accessToken string) error {
+// checkAudience refuses a token made for somebody else. go-oidc has checked iss and that aud names us.
+func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken string) error {
 	azp, has := all["azp"]
 	if has && azp != p.spec.ClientID || !has && len(slices.Compact(slices.Sorted(slices.Values(token.Audience)))) > 1 {
 		return p.badToken(fmt.Errorf("azp %v, aud %q", azp, token.Audience), "its ID token was made for another client")
@@ -87,7 +87,7 @@ func (p *provider) checkParty(token *gooidc.IDToken, all claims, accessToken str
 
 func checkNonce(f Flow, token *gooidc.IDToken) error {
 	if f.Nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(f.Nonce)) != 1 {
-		return fault.New(fault.Invalid, opVouch, "the answer of the identity provider does not belong to this login", startAgain)
+		return fault.New(fault.Invalid, opFinish, "the answer of the identity provider does not belong to this login", startAgain)
 	}
 	return nil
 }
@@ -99,11 +99,11 @@ func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 		return p.badToken(errors.New("no exp or no iat"), "its ID token does not say when it was made")
 	}
 	if ahead := token.IssuedAt.Sub(now); ahead > Skew {
-		return p.clockOff(ahead)
+		return p.clockSkewError(ahead)
 	}
 	old, ended := now.Sub(token.IssuedAt), now.Sub(token.Expiry) > Skew
 	if old > maxTokenAge+Skew || ended && old > Skew {
-		return p.clockOff(-old)
+		return p.clockSkewError(-old)
 	}
 	if ended {
 		return p.badToken(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt), "its ID token has ended")
@@ -118,11 +118,11 @@ func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 	return nil
 }
 
-func (p *provider) clockOff(by time.Duration) error {
+func (p *provider) clockSkewError(by time.Duration) error {
 	where := "ahead of"
 	if by < 0 {
 		where, by = "behind", -by
 	}
-	return fault.New(fault.Invalid, opVouch, fmt.Sprintf("the clock of the identity provider %s is %s %s this server's (%s here)", p.display(),
+	return fault.New(fault.Invalid, opFinish, fmt.Sprintf("the clock of the identity provider %s is %s %s this server's (%s here)", p.display(),
 		by.Round(time.Second), where, p.now().UTC().Format(time.RFC3339)), "ask an administrator to set the clock of the auth server; then start again: tsh login")
 }

@@ -4,7 +4,7 @@ import "sync/atomic"
 
 // counters count what comes to the door, most of it before anyone is known.
 type counters struct {
-	accepted, full, refused, anonymous, pushed atomic.Uint64
+	accepted, full, refused, anonymous, evicted atomic.Uint64
 }
 
 // Counts are how many connections, since the start, …
@@ -13,7 +13,7 @@ type Counts struct {
 	Full      uint64 // were closed at once, because too many were open
 	Refused   uint64 // did not pass the handshake
 	Anonymous uint64 // passed it without a certificate
-	Pushed    uint64 // of strangers were closed because others came
+	Evicted   uint64 // of strangers were closed because others came
 	Open      int    // are open now
 }
 
@@ -21,6 +21,6 @@ type Counts struct {
 func (p *Port) Counts() Counts {
 	return Counts{
 		Accepted: p.counts.accepted.Load(), Full: p.counts.full.Load(), Refused: p.counts.refused.Load(),
-		Anonymous: p.counts.anonymous.Load(), Pushed: p.counts.pushed.Load(), Open: len(p.conns),
+		Anonymous: p.counts.anonymous.Load(), Evicted: p.counts.evicted.Load(), Open: len(p.conns),
 	}
 }

@@ -54,22 +54,22 @@ type Config struct {
 type Port struct {
 	cfg        Config
 	api        *queue
-	raft       *layer
+	raft       *raftLayer
 	counts     counters
 	conns      chan struct{} // holds one place for each
-	handshakes crowd
-	anonymous  crowd
+	handshakes evictingSet
+	anonymous  evictingSet
 }
 
-// Terms are what the port lets people in by. They are known once the cluster's keys are open.
-type Terms struct {
+// RunConfig are what the port lets people in by. They are known once the cluster's keys are open.
+type RunConfig struct {
 	Cluster     string
 	Pin         identity.Pin
-	Trust       func() identity.Trust   // the two trees, as of now
+	Roots       func() identity.Roots   // the two trees, as of now
 	Certificate func() *tls.Certificate // auth's own, with its chain and the cluster root, as of now
 	Handler     http.Handler            // the API; CallerOf tells it who asks
-	// Introduced verifies a proxy's word from where a connection comes that it passes through, and returns the proxy's name.
-	Introduced func(context.Context, authrpc.Introduction) (string, error)
+	// VerifyForwarded verifies a proxy's word from where a connection comes that it passes through, and returns the proxy's name.
+	VerifyForwarded func(context.Context, authrpc.ForwardedFrom) (string, error)
 }
 
 // New makes a port. Nobody is let in before Run.
@@ -81,15 +81,15 @@ func New(cfg Config) (*Port, error) {
 		cfg.Now = time.Now
 	}
 	addr := cfg.Listener.Addr()
-	p := &Port{cfg: cfg, api: newQueue(addr), raft: &layer{queue: newQueue(addr), now: cfg.Now}, conns: make(chan struct{}, maxConns)}
-	p.handshakes.max, p.handshakes.pushed = maxHandshakes, &p.counts.pushed
-	p.anonymous.max, p.anonymous.pushed = maxAnonymous, &p.counts.pushed
+	p := &Port{cfg: cfg, api: newQueue(addr), raft: &raftLayer{queue: newQueue(addr), now: cfg.Now}, conns: make(chan struct{}, maxConns)}
+	p.handshakes.max, p.handshakes.evicted = maxHandshakes, &p.counts.evicted
+	p.anonymous.max, p.anonymous.evicted = maxAnonymous, &p.counts.evicted
 	return p, nil
 }
 
 // Run lets callers in on these terms until ctx ends; then it gives calls under way a moment, closes every connection and returns nil.
-func (p *Port) Run(ctx context.Context, terms Terms) error {
-	p.raft.terms.Store(&terms)
+func (p *Port) Run(ctx context.Context, terms RunConfig) error {
+	p.raft.config.Store(&terms)
 	server := p.server(ctx, terms.Handler)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.accept(ctx, terms) })
@@ -117,7 +117,7 @@ func (p *Port) Close() error { return p.cfg.Listener.Close() }
 
 func (p *Port) server(ctx context.Context, handler http.Handler) *http.Server {
 	return &http.Server{
-		Handler:           bounded(handler),
+		Handler:           withWriteDeadlines(handler),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       bodyTimeout,
 		IdleTimeout:       idleTimeout,
@@ -125,26 +125,26 @@ func (p *Port) server(ctx context.Context, handler http.Handler) *http.Server {
 		ErrorLog:          slog.NewLogLogger(p.cfg.Log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, guestKey{}, c.(*guest))
+			return context.WithValue(ctx, connKey{}, c.(*clientConn))
 		},
 	}
 }
 
-// bounded gives each piece of an answer its own deadline: a stream may last, a reader that stands still may not.
-func bounded(h http.Handler) http.Handler {
+// withWriteDeadlines gives each piece of an answer its own deadline: a stream may last, a reader that stands still may not.
+func withWriteDeadlines(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(&pieces{ResponseWriter: w, control: http.NewResponseController(w)}, r)
+		h.ServeHTTP(&deadlineWriter{ResponseWriter: w, control: http.NewResponseController(w)}, r)
 	})
 }
 
-type pieces struct {
+type deadlineWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 }
 
-func (p *pieces) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+func (p *deadlineWriter) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 
-func (p *pieces) Write(b []byte) (int, error) {
+func (p *deadlineWriter) Write(b []byte) (int, error) {
 	if err := p.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, err
 	}
@@ -152,7 +152,7 @@ func (p *pieces) Write(b []byte) (int, error) {
 }
 
 // accept takes connections until ctx ends, each handled by a goroutine of its own until its kind is known; it waits for those.
-func (p *Port) accept(ctx context.Context, terms Terms) error {
+func (p *Port) accept(ctx context.Context, terms RunConfig) error {
 	var owned sync.WaitGroup
 	defer owned.Wait()
 	for {
@@ -164,23 +164,23 @@ func (p *Port) accept(ctx context.Context, terms Terms) error {
 			return nil
 		}
 		if err != nil {
-			if !passing(err) {
+			if !temporary(err) {
 				return fault.Wrap(err, fault.Internal, "port.Run", "the auth port takes no more connections", "look at the listener's address and the limits of open files")
 			}
 			p.cfg.Log.Warn("a connection could not be taken", "err", err)
-			pause(ctx)
+			sleep(ctx)
 			continue
 		}
 		p.counts.accepted.Add(1)
-		if !take(p.conns) {
+		if !acquire(p.conns) {
 			p.counts.full.Add(1)
 			_ = conn.Close()
 			continue
 		}
-		leave := p.handshakes.enter(conn) // here, so that the order is the one they came in
+		leave := p.handshakes.add(conn) // here, so that the order is the one they came in
 		owned.Go(func() {
 			defer leave()
-			p.welcome(ctx, conn, terms)
+			p.handle(ctx, conn, terms)
 		})
 	}
 }
@@ -188,7 +188,7 @@ func (p *Port) accept(ctx context.Context, terms Terms) error {
 // acceptPause is how long the port rests when the machine has no descriptors left.
 const acceptPause = 50 * time.Millisecond
 
-func pause(ctx context.Context) {
+func sleep(ctx context.Context) {
 	t := time.NewTimer(acceptPause)
 	defer t.Stop()
 	select {
@@ -197,14 +197,14 @@ func pause(ctx context.Context) {
 	}
 }
 
-// passing reports whether an accept may succeed a moment later.
-func passing(err error) bool {
+// temporary reports whether an accept may succeed a moment later.
+func temporary(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && !errors.Is(err, net.ErrClosed)
 }
 
-// welcome does the handshake and hands the connection on. What it does not hand on it closes.
-func (p *Port) welcome(ctx context.Context, raw net.Conn, terms Terms) {
+// handle does the handshake and hands the connection on. What it does not hand on it closes.
+func (p *Port) handle(ctx context.Context, raw net.Conn, terms RunConfig) {
 	g, err := p.handshake(ctx, raw, terms)
 	if err != nil {
 		p.counts.refused.Add(1)
@@ -221,15 +221,15 @@ func (p *Port) welcome(ctx context.Context, raw net.Conn, terms Terms) {
 }
 
 // handshake finds out who came. The guest it returns holds the connection's places, also beside an error.
-func (p *Port) handshake(ctx context.Context, raw net.Conn, terms Terms) (*guest, error) {
-	g := &guest{Conn: raw, now: p.cfg.Now, left: func() { give(p.conns) }}
+func (p *Port) handshake(ctx context.Context, raw net.Conn, terms RunConfig) (*clientConn, error) {
+	g := &clientConn{Conn: raw, now: p.cfg.Now, release: func() { release(p.conns) }}
 	ctx, done := context.WithTimeout(ctx, handshakeTimeout)
 	defer done()
-	plain, err := g.introduction(ctx, raw, terms)
+	plain, err := g.readForwarded(ctx, raw, terms)
 	if err != nil {
 		return g, err
 	}
-	conn := tls.Server(plain, p.tlsFor(terms, g))
+	conn := tls.Server(plain, p.tlsConfig(terms, g))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return g, err
 	}
@@ -238,8 +238,8 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn, terms Terms) (*guest
 		return g, nil
 	}
 	p.counts.anonymous.Add(1)
-	leave := p.anonymous.enter(raw)
-	g.left = func() { leave(); give(p.conns) }
+	leave := p.anonymous.add(raw)
+	g.release = func() { leave(); release(p.conns) }
 	return g, nil
 }
 
@@ -258,7 +258,7 @@ func linger(raw net.Conn) {
 	}
 }
 
-func take(slots chan struct{}) bool {
+func acquire(slots chan struct{}) bool {
 	select {
 	case slots <- struct{}{}:
 		return true
@@ -267,4 +267,4 @@ func take(slots chan struct{}) bool {
 	}
 }
 
-func give(slots chan struct{}) { <-slots }
+func release(slots chan struct{}) { <-slots }

@@ -30,8 +30,8 @@ import (
 
 const cluster = "example.com"
 
-// door is a running port whose API tells who called.
-type door struct {
+// testPort is a running port whose API tells who called.
+type testPort struct {
 	*testing.T
 	*Port
 	addr string
@@ -39,19 +39,19 @@ type door struct {
 	ca   *ca.CA
 	stop func() error
 
-	introducer *ecdsa.PrivateKey // the proxy on record
+	proxyKey *ecdsa.PrivateKey // the proxy on record
 }
 
-type unrecorded struct{}
+type discardRecorder struct{}
 
-func (unrecorded) RecordIssuance(context.Context, ca.Record) error { return nil }
+func (discardRecorder) RecordIssuance(context.Context, ca.Record) error { return nil }
 
-// open opens the door; adjust may narrow its bounds before.
-func open(t *testing.T, adjust ...func(*Port)) *door {
+// newTestPort opens the door; adjust may narrow its bounds before.
+func newTestPort(t *testing.T, adjust ...func(*Port)) *testPort {
 	t.Helper()
-	d := &door{T: t, keys: keyringtest.New(t, cluster, time.Now())}
+	d := &testPort{T: t, keys: keyringtest.New(t, cluster, time.Now())}
 	var err error
-	d.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: d.keys, Recorder: unrecorded{}})
+	d.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: d.keys, Recorder: discardRecorder{}})
 	d.must(err)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	d.must(err)
@@ -61,14 +61,14 @@ func open(t *testing.T, adjust ...func(*Port)) *door {
 	for _, a := range adjust {
 		a(d.Port)
 	}
-	d.introducer, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	d.proxyKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	d.must(err)
 	own := d.machine(identity.Auth)
 	public := d.keys.Public()
-	trust := identity.Trust{Users: x509.NewCertPool(), Services: x509.NewCertPool()}
+	trust := identity.Roots{Users: x509.NewCertPool(), Services: x509.NewCertPool()}
 	trust.Users.AddCert(public.UserX509[0])
 	trust.Services.AddCert(public.ServiceX509[0])
-	terms := Terms{Cluster: cluster, Pin: d.keys.Pin(), Trust: func() identity.Trust { return trust }, Certificate: func() *tls.Certificate { return own },
+	terms := RunConfig{Cluster: cluster, Pin: d.keys.Pin(), Roots: func() identity.Roots { return trust }, Certificate: func() *tls.Certificate { return own },
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			c, err := CallerOf(r)
 			if err != nil {
@@ -76,12 +76,12 @@ func open(t *testing.T, adjust ...func(*Port)) *door {
 				return
 			}
 			_, _ = io.WriteString(w, string(c.Kind))
-			if c.Via != "" {
-				_, _ = io.WriteString(w, c.Addr.String()+" by "+c.Via)
+			if c.Proxy != "" {
+				_, _ = io.WriteString(w, c.Addr.String()+" by "+c.Proxy)
 			}
 		}),
-		Introduced: func(_ context.Context, i authrpc.Introduction) (string, error) {
-			if !i.Verify(&d.introducer.PublicKey) {
+		VerifyForwarded: func(_ context.Context, i authrpc.ForwardedFrom) (string, error) {
+			if !i.Verify(&d.proxyKey.PublicKey) {
 				return "", errors.New("not a proxy's word")
 			}
 			return "proxy-1", nil
@@ -94,19 +94,19 @@ func open(t *testing.T, adjust ...func(*Port)) *door {
 	return d
 }
 
-func (d *door) must(err error) {
+func (d *testPort) must(err error) {
 	d.Helper()
 	if err != nil {
 		d.Fatal(err)
 	}
 }
 
-func (d *door) machine(kind identity.Kind) *tls.Certificate {
+func (d *testPort) machine(kind identity.Kind) *tls.Certificate {
 	d.Helper()
 	return d.issue(ca.Request{Profile: ca.Service, Identity: identity.Identity{Kind: kind, Cluster: cluster, Name: "m", ID: "00000000000000000000000000000001"}})
 }
 
-func (d *door) issue(r ca.Request) *tls.Certificate {
+func (d *testPort) issue(r ca.Request) *tls.Certificate {
 	d.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	d.must(err)
@@ -121,7 +121,7 @@ func (d *door) issue(r ca.Request) *tls.Certificate {
 }
 
 // ask makes one request and returns what the API said.
-func (d *door) ask(cert *tls.Certificate) (string, error) {
+func (d *testPort) ask(cert *tls.Certificate) (string, error) {
 	cfg := identity.PinnedTLS(d.keys.Pin(), cluster, identity.ALPNAuth, nil, time.Now, identity.Auth)
 	if cert != nil {
 		cfg.Certificates = []tls.Certificate{*cert}
@@ -139,17 +139,17 @@ func (d *door) ask(cert *tls.Certificate) (string, error) {
 	return string(b), err
 }
 
-// introducing sends a proxy's word in front of its first write, which is the ClientHello.
-type introducing struct {
+// forwardingConn sends a proxy's word in front of its first write, which is the ClientHello.
+type forwardingConn struct {
 	net.Conn
 	key  *ecdsa.PrivateKey
 	once sync.Once
 }
 
-func (c *introducing) Write(b []byte) (n int, err error) {
+func (c *forwardingConn) Write(b []byte) (n int, err error) {
 	c.once.Do(func() {
 		var word []byte
-		if word, err = authrpc.Introduce(c.key, "0123456789abcdef0123456789abcdef", netip.MustParseAddrPort("192.0.2.7:40022"), b); err == nil {
+		if word, err = authrpc.SignForwardedFrom(c.key, "0123456789abcdef0123456789abcdef", netip.MustParseAddrPort("192.0.2.7:40022"), b); err == nil {
 			_, err = c.Conn.Write(word)
 		}
 	})
@@ -159,15 +159,15 @@ func (c *introducing) Write(b []byte) (n int, err error) {
 	return c.Conn.Write(b)
 }
 
-// askBy is ask for a client that a proxy with the key passes through.
-func (d *door) askBy(key *ecdsa.PrivateKey) (string, error) {
+// askForwarded is ask for a client that a proxy with the key passes through.
+func (d *testPort) askForwarded(key *ecdsa.PrivateKey) (string, error) {
 	cfg := identity.PinnedTLS(d.keys.Pin(), cluster, identity.ALPNAuth, nil, time.Now, identity.Auth)
 	tr := &http.Transport{DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := net.Dial(network, addr)
 		if err != nil {
 			return nil, err
 		}
-		conn := tls.Client(&introducing{Conn: raw, key: key}, cfg)
+		conn := tls.Client(&forwardingConn{Conn: raw, key: key}, cfg)
 		return conn, conn.HandshakeContext(ctx)
 	}}
 	defer tr.CloseIdleConnections()
@@ -180,20 +180,20 @@ func (d *door) askBy(key *ecdsa.PrivateKey) (string, error) {
 	return string(b), err
 }
 
-func TestTheAPIIsToldFromWhereAPassedThroughClientComes(t *testing.T) {
-	d := open(t)
-	if got, err := d.askBy(d.introducer); err != nil || got != "192.0.2.7:40022 by proxy-1" {
+func TestTheAPIGetsTheForwardedAddress(t *testing.T) {
+	d := newTestPort(t)
+	if got, err := d.askForwarded(d.proxyKey); err != nil || got != "192.0.2.7:40022 by proxy-1" {
 		t.Errorf("got %q, %v, want the address that the proxy said", got, err)
 	}
 	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	d.must(err)
-	if got, err := d.askBy(other); err == nil {
+	if got, err := d.askForwarded(other); err == nil {
 		t.Errorf("got %q by the word of somebody else, want refused", got)
 	}
 }
 
-func TestTheAPIIsToldWhoCalls(t *testing.T) {
-	d := open(t)
+func TestTheAPIGetsTheCallersKind(t *testing.T) {
+	d := newTestPort(t)
 	user := d.issue(ca.Request{Profile: ca.User, Identity: identity.Identity{Kind: identity.User, Cluster: cluster, Name: "alice", Connector: "corp", Subject: "1", LoginID: "l"}})
 	for want, cert := range map[string]*tls.Certificate{
 		"": nil, "user": user, "node": d.machine(identity.Node), "proxy": d.machine(identity.Proxy), "auth": d.machine(identity.Auth),
@@ -210,8 +210,8 @@ func TestTheAPIIsToldWhoCalls(t *testing.T) {
 	}
 }
 
-func TestRaftPassesThroughTheDoor(t *testing.T) {
-	d := open(t)
+func TestRaftConnectsThroughThePort(t *testing.T) {
+	d := newTestPort(t)
 	layer := d.Raft()
 	if _, err := d.ask(nil); err != nil { // the port is open
 		t.Fatal(err)
@@ -234,7 +234,7 @@ func TestRaftPassesThroughTheDoor(t *testing.T) {
 	}
 }
 
-func TestNobodyIsDialledBeforeTheDoorIsOpen(t *testing.T) {
+func TestRaftDialFailsBeforeThePortRuns(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -249,8 +249,8 @@ func TestNobodyIsDialledBeforeTheDoorIsOpen(t *testing.T) {
 	}
 }
 
-func TestStrangersDoNotCrowdOutMembers(t *testing.T) {
-	d := open(t, func(p *Port) { p.anonymous.max = 1 })
+func TestAnonymousConnectionsDoNotDisplaceMembers(t *testing.T) {
+	d := newTestPort(t, func(p *Port) { p.anonymous.max = 1 })
 	first := d.connect(nil)
 	defer first.Close()
 	// An answer shows that the server has let it in: a client's handshake ends before the server's does.
@@ -266,7 +266,7 @@ func TestStrangersDoNotCrowdOutMembers(t *testing.T) {
 	if err := d.read(first); errors.Is(err, errSilent) {
 		t.Error("the first stranger is still there, want one at a time")
 	}
-	if d.Counts().Pushed == 0 {
+	if d.Counts().Evicted == 0 {
 		t.Error("nothing was counted")
 	}
 	if got, err := d.ask(d.machine(identity.Node)); err != nil || got != "node" {
@@ -275,7 +275,7 @@ func TestStrangersDoNotCrowdOutMembers(t *testing.T) {
 }
 
 func TestTheNumberOfConnectionsIsBounded(t *testing.T) {
-	d := open(t, func(p *Port) { p.conns = make(chan struct{}, 1) })
+	d := newTestPort(t, func(p *Port) { p.conns = make(chan struct{}, 1) })
 	first := d.connect(nil)
 	if _, err := d.ask(nil); err == nil {
 		t.Error("a second connection was served, want it closed")
@@ -293,8 +293,8 @@ func TestTheNumberOfConnectionsIsBounded(t *testing.T) {
 	}
 }
 
-func TestAHalfOpenHandshakeKeepsNobodyOut(t *testing.T) {
-	d := open(t)
+func TestStalledHandshakesDoNotBlockOthers(t *testing.T) {
+	d := newTestPort(t)
 	for _, garbage := range []string{"", "\x16", "\x16\x03\x01\x02", "GET / HTTP/1.1\r\n\r\n", "SSH-2.0-x\r\n"} {
 		conn, err := net.Dial("tcp", d.addr)
 		d.must(err)
@@ -312,8 +312,8 @@ func TestAHalfOpenHandshakeKeepsNobodyOut(t *testing.T) {
 }
 
 // However many strangers stall in the handshake, and however long they would: others are answered at once.
-func TestAFloodOfStalledHandshakesKeepsNobodyOut(t *testing.T) {
-	d := open(t, func(p *Port) { p.handshakes.max = 16 })
+func TestAFloodOfStalledHandshakesDoesNotBlockOthers(t *testing.T) {
+	d := newTestPort(t, func(p *Port) { p.handshakes.max = 16 })
 	node := d.machine(identity.Node)
 	for range 100 {
 		conn, err := net.Dial("tcp", d.addr)
@@ -334,7 +334,7 @@ func TestAFloodOfStalledHandshakesKeepsNobodyOut(t *testing.T) {
 	}
 }
 
-func TestACallerOfNoPortIsRefused(t *testing.T) {
+func TestARequestFromOutsideThePortIsRefused(t *testing.T) {
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -344,7 +344,7 @@ func TestACallerOfNoPortIsRefused(t *testing.T) {
 	}
 }
 
-func (d *door) connect(cert *tls.Certificate) *tls.Conn {
+func (d *testPort) connect(cert *tls.Certificate) *tls.Conn {
 	d.Helper()
 	cfg := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{identity.ALPNAuth}}
 	if cert != nil {
@@ -358,7 +358,7 @@ func (d *door) connect(cert *tls.Certificate) *tls.Conn {
 var errSilent = errors.New("the server waits")
 
 // read tells how the server takes a connection: errSilent when it waits for a request.
-func (d *door) read(conn *tls.Conn) error {
+func (d *testPort) read(conn *tls.Conn) error {
 	d.Helper()
 	defer conn.Close()
 	d.must(conn.SetReadDeadline(time.Now().Add(2 * time.Second)))
@@ -377,7 +377,7 @@ func FuzzChooseALPN(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b string) {
 		offered := slices.DeleteFunc([]string{a, b}, func(s string) bool { return s == "" })
 		got, err := chooseALPN(offered)
-		if err == nil && (len(offered) != 1 || got != offered[0] || kinds[got] == nil) {
+		if err == nil && (len(offered) != 1 || got != offered[0] || allowedKinds[got] == nil) {
 			t.Errorf("got %q of %q", got, offered)
 		}
 	})

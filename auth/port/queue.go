@@ -56,19 +56,19 @@ func (q *queue) Close() error {
 // Addr implements net.Listener.
 func (q *queue) Addr() net.Addr { return q.addr }
 
-// layer is raft's way through the port.
-type layer struct {
+// raftLayer is raft's way through the port.
+type raftLayer struct {
 	*queue
-	now   func() time.Time
-	terms atomic.Pointer[Terms] // nil until the port is open
+	now    func() time.Time
+	config atomic.Pointer[RunConfig] // nil until the port is open
 }
 
 // Raft is the layer that a store speaks raft over. A replica can be reached, and reach others, once Run has its terms.
 func (p *Port) Raft() raft.StreamLayer { return p.raft }
 
 // Dial implements raft.StreamLayer: mutual TLS with another auth replica of this cluster.
-func (l *layer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	terms := l.terms.Load()
+func (l *raftLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	terms := l.config.Load()
 	if terms == nil {
 		return nil, errors.New("the auth port is not open yet")
 	}

@@ -15,12 +15,12 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type connectors struct{ *Desk }
+type connectorKind struct{ *Service }
 
 // Sealed stands in a shown connector where it has a client secret; applied again it means: as it was.
 const Sealed = "(sealed)"
 
-func (k connectors) document(c state.KeptConnector) (authrpc.Resource, error) {
+func (k connectorKind) document(c state.StoredConnector) (authrpc.Resource, error) {
 	spec, err := oidc.ReadRecord(c.Connector)
 	if err != nil {
 		return authrpc.Resource{}, err
@@ -31,13 +31,13 @@ func (k connectors) document(c state.KeptConnector) (authrpc.Resource, error) {
 	return document("connector", c.Name, c.Revision, spec, nil)
 }
 
-func (k connectors) get(ctx context.Context, name string) (authrpc.Resource, error) {
+func (k connectorKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	got, err := k.cfg.Vault.Connector(ctx, name)
-	return only(got, err, k.document)
+	return oneDocument(got, err, k.document)
 }
 
 // list gives a page of all connectors: a cluster has a handful.
-func (k connectors) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
+func (k connectorKind) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
 	all, err := k.cfg.Vault.Connectors(ctx)
 	if err != nil {
 		return nil, "", err
@@ -56,12 +56,12 @@ func (k connectors) list(ctx context.Context, p state.Page) (out []authrpc.Resou
 	return out, "", nil
 }
 
-func (k connectors) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k connectorKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
 	name := r.Metadata.Name
 	if err := identity.CheckWord("connector", name); err != nil {
 		return out, invalidName("connector", err)
 	}
-	if err := by.mayVouch(); err != nil {
+	if err := by.mayChangeConnectors(); err != nil {
 		return out, err
 	}
 	var spec oidc.Spec
@@ -76,7 +76,7 @@ func (k connectors) apply(ctx context.Context, by caller, r authrpc.Resource) (o
 		return out, err
 	}
 	if spec.ClientSecret == Sealed {
-		if err := sameProvider(old, spec); err != nil {
+		if err := checkSameProvider(old, spec); err != nil {
 			return out, err
 		}
 		spec.ClientSecret = old.Secret
@@ -85,20 +85,20 @@ func (k connectors) apply(ctx context.Context, by caller, r authrpc.Resource) (o
 	if err != nil {
 		return out, err
 	}
-	if err := k.mayEndAdmins(ctx, name, spec); err != nil {
+	if err := k.keepAdminConnector(ctx, name, spec); err != nil {
 		return out, err
 	}
 	old.Name = name
 	if err := k.cfg.Vault.PutConnector(ctx, old, next, by.event(events.ResourceApplied, access.Connectors, name)); err != nil {
 		return out, err
 	}
-	out.Created, out.Note = old.Revision == 0, unknownRoles(by.policy, spec)
+	out.Created, out.Note = old.Revision == 0, noteUnknownRoles(by.policy, spec)
 	out.Resource, err = k.get(ctx, name)
 	return out, err
 }
 
-// sameProvider refuses to send a secret that nobody typed to another provider than the one it was made for.
-func sameProvider(old state.KeptConnector, next oidc.Spec) error {
+// checkSameProvider refuses to send a secret that nobody typed to another provider than the one it was made for.
+func checkSameProvider(old state.StoredConnector, next oidc.Spec) error {
 	const remedy = "write the client_secret itself"
 	if old.Revision == 0 || old.Secret == "" {
 		return fault.New(fault.Invalid, "resources.Apply", "spec.client_secret: "+Sealed+" stands for a secret that is kept, and there is none", remedy)
@@ -113,20 +113,20 @@ func sameProvider(old state.KeptConnector, next oidc.Spec) error {
 	return nil
 }
 
-// mayEndAdmins refuses a change after which no connector makes an administrator any more, where one did: nobody could mend it.
-func (k connectors) mayEndAdmins(ctx context.Context, name string, next oidc.Spec) error {
+// keepAdminConnector refuses a change after which no connector makes an administrator any more, where one did: nobody could mend it.
+func (k connectorKind) keepAdminConnector(ctx context.Context, name string, next oidc.Spec) error {
 	all, err := k.cfg.Vault.Connectors(ctx)
 	if err != nil {
 		return err
 	}
-	before, after := false, makesAdmins(next)
+	before, after := false, mapsAdmin(next)
 	for _, c := range all {
 		spec, err := oidc.ReadRecord(c.Connector)
 		if err != nil {
 			return err
 		}
-		before = before || makesAdmins(spec)
-		after = after || c.Name != name && makesAdmins(spec)
+		before = before || mapsAdmin(spec)
+		after = after || c.Name != name && mapsAdmin(spec)
 	}
 	if after || !before {
 		return nil
@@ -134,11 +134,11 @@ func (k connectors) mayEndAdmins(ctx context.Context, name string, next oidc.Spe
 	return fault.New(fault.Denied, "resources", "no connector would give anybody the role "+state.AdminRole+" any more", "map a claim to it in another connector first")
 }
 
-func makesAdmins(s oidc.Spec) bool {
+func mapsAdmin(s oidc.Spec) bool {
 	return slices.ContainsFunc(s.Roles, func(r oidc.RoleRule) bool { return slices.Contains(r.Roles, state.AdminRole) })
 }
 
-func unknownRoles(p access.Policy, spec oidc.Spec) string {
+func noteUnknownRoles(p access.Policy, spec oidc.Spec) string {
 	for _, rule := range spec.Roles {
 		for _, role := range rule.Roles {
 			if _, known := p[role]; !known {
@@ -149,12 +149,12 @@ func unknownRoles(p access.Policy, spec oidc.Spec) string {
 	return ""
 }
 
-func (k connectors) remove(ctx context.Context, by caller, name string) error {
+func (k connectorKind) remove(ctx context.Context, by caller, name string) error {
 	old, err := k.cfg.Vault.Connector(ctx, name)
 	if err != nil {
 		return err
 	}
-	if err := k.mayEndAdmins(ctx, name, oidc.Spec{}); err != nil {
+	if err := k.keepAdminConnector(ctx, name, oidc.Spec{}); err != nil {
 		return err
 	}
 	return k.cfg.Vault.RemoveConnector(ctx, old, by.event(events.ResourceRemoved, access.Connectors, name))

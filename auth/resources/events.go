@@ -11,14 +11,14 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// happenings are the audit log, as documents. They are named by their number.
-type happenings struct{ *Desk }
+// eventKind are the audit log, as documents. They are named by their number.
+type eventKind struct{ *Service }
 
-func (k happenings) document(e state.NumberedEvent) (authrpc.Resource, error) {
+func (k eventKind) document(e state.NumberedEvent) (authrpc.Resource, error) {
 	return document("event", strconv.FormatUint(e.Number, 10), 0, e.Event, nil)
 }
 
-func (k happenings) get(ctx context.Context, name string) (authrpc.Resource, error) {
+func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	n, err := strconv.ParseUint(name, 10, 64)
 	missing := fault.New(fault.NotFound, "resources.Get", fmt.Sprintf("there is no event %.40q", name), "events are named by number: tsh get events")
 	if err != nil || n == 0 {
@@ -34,7 +34,7 @@ func (k happenings) get(ctx context.Context, name string) (authrpc.Resource, err
 	return k.document(got[0])
 }
 
-func (k happenings) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
+func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
 	after := uint64(0)
 	if p.After != "" {
 		if after, err = strconv.ParseUint(p.After, 10, 64); err != nil {
@@ -64,12 +64,12 @@ func (k happenings) list(ctx context.Context, p state.Page) (out []authrpc.Resou
 // maxPageBytes bounds a page of events, which machines write and may make large, under authrpc.MaxAnswerBytes.
 const maxPageBytes = 2 << 20
 
-func (k happenings) apply(context.Context, caller, authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
-	return authrpc.ApplyResourceResponse{}, appendOnly()
+func (k eventKind) apply(context.Context, caller, authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
+	return authrpc.ApplyResourceResponse{}, errAppendOnly()
 }
 
-func (k happenings) remove(context.Context, caller, string) error { return appendOnly() }
+func (k eventKind) remove(context.Context, caller, string) error { return errAppendOnly() }
 
-func appendOnly() error {
+func errAppendOnly() error {
 	return fault.New(fault.Denied, "resources", "events can only be read: the audit log is never changed", "use: tsh get events")
 }

@@ -30,13 +30,13 @@ const Version = "v1"
 type Config struct {
 	State *state.State
 	Vault *state.Vault
-	Door  *join.Door
+	Join  *join.Service
 	Log   *audit.Log
 	Now   func() time.Time
 }
 
-// Desk serves documents. It is safe for concurrent use.
-type Desk struct {
+// Service serves documents. It is safe for concurrent use.
+type Service struct {
 	cfg   Config
 	kinds map[access.Resource]kind
 }
@@ -62,18 +62,18 @@ func (c caller) may(a access.Action, r access.Resource) bool {
 }
 
 // New makes a desk.
-func New(cfg Config) *Desk {
-	d := &Desk{cfg: cfg}
+func New(cfg Config) *Service {
+	d := &Service{cfg: cfg}
 	d.kinds = map[access.Resource]kind{
-		access.Roles: roles{d}, access.Connectors: connectors{d}, access.Users: users{d}, access.Tokens: tokens{d}, access.Nodes: nodes{d},
-		access.Events: happenings{d},
+		access.Roles: roleKind{d}, access.Connectors: connectorKind{d}, access.Users: userKind{d}, access.Tokens: tokenKind{d}, access.Machines: machineKind{d},
+		access.Events: eventKind{d},
 	}
 	return d
 }
 
 // singular is what a document's own kind field says.
 var singular = map[access.Resource]string{
-	access.Roles: "role", access.Connectors: "connector", access.Users: "user", access.Tokens: "token", access.Nodes: "node", access.Events: "event",
+	access.Roles: "role", access.Connectors: "connector", access.Users: "user", access.Tokens: "token", access.Machines: "node", access.Events: "event",
 }
 
 func pluralOf(kind string) (access.Resource, error) {
@@ -90,8 +90,8 @@ func unknownKind(kind string) error {
 }
 
 // Get reads one document, or a page of a kind.
-func (d *Desk) Get(ctx context.Context, who identity.Identity, r authrpc.GetResourcesRequest) (authrpc.GetResourcesResponse, error) {
-	k, _, err := d.enter(ctx, who, access.Get, r.Kind, r.Name)
+func (d *Service) Get(ctx context.Context, who identity.Identity, r authrpc.GetResourcesRequest) (authrpc.GetResourcesResponse, error) {
+	k, _, err := d.authorize(ctx, who, access.Get, r.Kind, r.Name)
 	if err != nil {
 		return authrpc.GetResourcesResponse{}, err
 	}
@@ -117,12 +117,12 @@ func pageLimit(n int) int {
 }
 
 // Apply creates or changes a document.
-func (d *Desk) Apply(ctx context.Context, who identity.Identity, r authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
+func (d *Service) Apply(ctx context.Context, who identity.Identity, r authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
 	plural, err := pluralOf(r.Kind)
 	if err != nil {
 		return authrpc.ApplyResourceResponse{}, err
 	}
-	k, by, err := d.enter(ctx, who, access.Apply, plural, r.Metadata.Name)
+	k, by, err := d.authorize(ctx, who, access.Apply, plural, r.Metadata.Name)
 	if err != nil {
 		return authrpc.ApplyResourceResponse{}, err
 	}
@@ -130,20 +130,20 @@ func (d *Desk) Apply(ctx context.Context, who identity.Identity, r authrpc.Resou
 		return authrpc.ApplyResourceResponse{}, fault.New(fault.Invalid, "resources.Apply", fmt.Sprintf("version %.20q of a %s is not known", r.Version, r.Kind), "write version: "+Version)
 	}
 	out, err := k.apply(ctx, by, r)
-	return out, d.refused(ctx, who, access.Apply, plural, r.Metadata.Name, err)
+	return out, d.recordIfDenied(ctx, who, access.Apply, plural, r.Metadata.Name, err)
 }
 
 // Remove removes a document.
-func (d *Desk) Remove(ctx context.Context, who identity.Identity, r authrpc.RemoveResourceRequest) error {
-	k, by, err := d.enter(ctx, who, access.Remove, r.Kind, r.Name)
+func (d *Service) Remove(ctx context.Context, who identity.Identity, r authrpc.RemoveResourceRequest) error {
+	k, by, err := d.authorize(ctx, who, access.Remove, r.Kind, r.Name)
 	if err != nil {
 		return err
 	}
-	return d.refused(ctx, who, access.Remove, r.Kind, r.Name, k.remove(ctx, by, r.Name))
+	return d.recordIfDenied(ctx, who, access.Remove, r.Kind, r.Name, k.remove(ctx, by, r.Name))
 }
 
-// enter asks the rules whether the person may, and notes it where they may not.
-func (d *Desk) enter(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string) (kind, caller, error) {
+// authorize asks the rules whether the person may, and notes it where they may not.
+func (d *Service) authorize(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string) (kind, caller, error) {
 	k, known := d.kinds[of]
 	if !known {
 		return nil, caller{}, unknownKind(string(of))
@@ -158,21 +158,21 @@ func (d *Desk) enter(ctx context.Context, who identity.Identity, a access.Action
 		return k, by, nil
 	}
 	denied := fault.New(fault.Denied, "resources", said.Reason, said.Remedy)
-	return nil, by, d.note(ctx, who, a, of, name, said.Rule, denied)
+	return nil, by, d.recordRefusal(ctx, who, a, of, name, said.Rule, denied)
 }
 
-// refused notes a refusal that came later than the rules: by what the document would have given.
-func (d *Desk) refused(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string, err error) error {
+// recordIfDenied notes a refusal that came later than the rules: by what the document would have given.
+func (d *Service) recordIfDenied(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string, err error) error {
 	if !fault.Is(err, fault.Denied) {
 		return err
 	}
-	return d.note(ctx, who, a, of, name, "", err)
+	return d.recordRefusal(ctx, who, a, of, name, "", err)
 }
 
-func (d *Desk) note(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name, rule string, why error) error {
-	e := events.Of(events.ResourceRefused, who, d.cfg.Now())
-	e.Rule, e.Reason = rule, events.Cut(fault.Message(why))
-	e.Fields = map[string]string{"action": string(a), "kind": string(of), "name": events.Cut(name)}
+func (d *Service) recordRefusal(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name, rule string, why error) error {
+	e := events.NewEvent(events.ResourceRefused, who, d.cfg.Now())
+	e.Rule, e.Reason = rule, events.Truncate(fault.Message(why))
+	e.Fields = map[string]string{"action": string(a), "kind": string(of), "name": events.Truncate(name)}
 	if err := d.cfg.State.AppendEvents(ctx, e); err != nil {
 		return fmt.Errorf("%w (and the refusal could not be noted: %v)", why, err)
 	}
@@ -181,8 +181,8 @@ func (d *Desk) note(ctx context.Context, who identity.Identity, a access.Action,
 
 // event is the audit event of a change.
 func (c caller) event(code events.Code, of access.Resource, name string) events.Event {
-	e := events.Of(code, c.who, c.now)
-	e.Fields = map[string]string{"kind": string(of), "name": events.Cut(name)}
+	e := events.NewEvent(code, c.who, c.now)
+	e.Fields = map[string]string{"kind": string(of), "name": events.Truncate(name)}
 	return e
 }
 

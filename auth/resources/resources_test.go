@@ -21,22 +21,22 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// desk is a desk with people around it: admin may do everything, and one person for each kind may do everything with that kind.
-type desk struct {
+// fixture is a desk with people around it: admin may do everything, and one person for each kind may do everything with that kind.
+type fixture struct {
 	*testing.T
-	*resources.Desk
+	*resources.Service
 	st    *state.State
 	vault *state.Vault
 }
 
-var admin = statetest.Person("root@example.com", "admin")
+var admin = statetest.User("root@example.com", "admin")
 
-// keeper is who may do everything with one kind of document, and shell as ubuntu where env is dev.
-func keeper(kind access.Resource) identity.Identity {
-	return statetest.Person(string(kind)+"-keeper", string(kind)+"-keeper", "dev")
+// keeperOf is who may do everything with one kind of document, and shell as ubuntu where env is dev.
+func keeperOf(kind access.Resource) identity.Identity {
+	return statetest.User(string(kind)+"-keeper", string(kind)+"-keeper", "dev")
 }
 
-func open(t *testing.T) *desk {
+func newFixture(t *testing.T) *fixture {
 	roles := []access.Role{resources.BuiltInAdmin(), {Name: "dev", Allow: []access.Grant{
 		{Nodes: map[string]access.Strings{"env": {"dev"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}},
 	}}}
@@ -45,12 +45,12 @@ func open(t *testing.T) *desk {
 			{Resources: access.Strings{string(k)}, Actions: access.Strings{"get", "apply", "rm"}},
 		}})
 	}
-	st, vault := statetest.Born(t, roles...)
+	st, vault := statetest.NewCluster(t, roles...)
 	door := join.New(join.Config{State: st, Cluster: statetest.Cluster, Now: time.Now})
-	return &desk{t, resources.New(resources.Config{State: st, Vault: vault, Door: door, Log: audit.New(st), Now: time.Now}), st, vault}
+	return &fixture{t, resources.New(resources.Config{State: st, Vault: vault, Join: door, Log: audit.New(st), Now: time.Now}), st, vault}
 }
 
-func (d *desk) must(err error) {
+func (d *fixture) must(err error) {
 	d.Helper()
 	if err != nil {
 		d.Fatal(err)
@@ -61,11 +61,11 @@ func doc(kind, name, spec string) authrpc.Resource {
 	return authrpc.Resource{Kind: kind, Version: "v1", Metadata: authrpc.Metadata{Name: name}, Spec: json.RawMessage(spec)}
 }
 
-func (d *desk) apply(who identity.Identity, r authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
+func (d *fixture) apply(who identity.Identity, r authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
 	return d.Apply(d.Context(), who, r)
 }
 
-func (d *desk) one(kind access.Resource, name string) authrpc.Resource {
+func (d *fixture) getOne(kind access.Resource, name string) authrpc.Resource {
 	d.Helper()
 	got, err := d.Get(d.Context(), admin, authrpc.GetResourcesRequest{Kind: kind, Name: name})
 	d.must(err)
@@ -75,8 +75,8 @@ func (d *desk) one(kind access.Resource, name string) authrpc.Resource {
 	return got.Resources[0]
 }
 
-// count tells how many events of a code there are.
-func (d *desk) count(code events.Code) (n int) {
+// countEvents tells how many events of a code there are.
+func (d *fixture) countEvents(code events.Code) (n int) {
 	d.Helper()
 	all, err := d.st.ReadEvents(d.Context(), 1, 1000)
 	d.must(err)
@@ -94,21 +94,21 @@ const (
 	connectorSpec = `{"type":"oidc","issuer":"https://login.example.org","client_id":"threshold","client_secret":"hunter2","roles":[{"claim":"groups","value":"ops","roles":["dev"]}]}`
 )
 
-func TestEveryKindIsReadAndChangedOnlyByTheRules(t *testing.T) {
-	d := open(t)
-	d.person("alice")
-	d.machine("web", "dev")
+func TestEveryKindIsReadAndChangedOnlyAsRolesAllow(t *testing.T) {
+	d := newFixture(t)
+	d.addUser("alice")
+	d.addNode("web", "dev")
 	for kind, r := range map[access.Resource]authrpc.Resource{
 		access.Roles: doc("role", "ops", roleSpec), access.Connectors: doc("connector", "corp", connectorSpec),
 		access.Users: doc("user", "corp/sub-alice", `{"roles":[]}`), access.Tokens: doc("token", "t1", `{"kind":"node","ttl":"5m"}`),
-		access.Nodes: {Kind: "node", Version: "v1", Metadata: authrpc.Metadata{Name: "web", Labels: map[string]string{"env": "dev"}}, Spec: json.RawMessage(`{}`)},
+		access.Machines: {Kind: "node", Version: "v1", Metadata: authrpc.Metadata{Name: "web", Labels: map[string]string{"env": "dev"}}, Spec: json.RawMessage(`{}`)},
 	} {
 		for _, other := range access.Resources {
 			if other == kind {
 				continue
 			}
-			before := d.count(events.ResourceRefused)
-			who := keeper(other)
+			before := d.countEvents(events.ResourceRefused)
+			who := keeperOf(other)
 			_, err1 := d.Get(t.Context(), who, authrpc.GetResourcesRequest{Kind: kind})
 			_, err2 := d.apply(who, r)
 			err3 := d.Remove(t.Context(), who, authrpc.RemoveResourceRequest{Kind: kind, Name: r.Metadata.Name})
@@ -117,15 +117,15 @@ func TestEveryKindIsReadAndChangedOnlyByTheRules(t *testing.T) {
 					t.Errorf("%s, action %d by the keeper of %s: got %v, want denied with a remedy", kind, i, other, err)
 				}
 			}
-			if got := d.count(events.ResourceRefused) - before; got != 3 {
+			if got := d.countEvents(events.ResourceRefused) - before; got != 3 {
 				t.Errorf("%s by the keeper of %s: got %d refusals in the audit log, want 3", kind, other, got)
 			}
 		}
-		applied, removed := d.count(events.ResourceApplied)+d.count(events.TokenCreated), d.count(events.ResourceRemoved)
+		applied, removed := d.countEvents(events.ResourceApplied)+d.countEvents(events.TokenCreated), d.countEvents(events.ResourceRemoved)
 		if _, err := d.apply(admin, r); err != nil {
 			t.Errorf("apply %s by admin: got %v", kind, err)
 		}
-		if got := d.one(kind, r.Metadata.Name); got.Kind != r.Kind || got.Metadata.Revision == 0 {
+		if got := d.getOne(kind, r.Metadata.Name); got.Kind != r.Kind || got.Metadata.Revision == 0 {
 			t.Errorf("get %s: got %+v, want the document with its revision", kind, got)
 		}
 		if err := d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: kind, Name: r.Metadata.Name}); err != nil {
@@ -134,20 +134,20 @@ func TestEveryKindIsReadAndChangedOnlyByTheRules(t *testing.T) {
 		if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: kind, Name: r.Metadata.Name}); !fault.Is(err, fault.NotFound) || fault.Remedy(err) == "" {
 			t.Errorf("get %s after rm: got %v, want not found with a remedy", kind, err)
 		}
-		if a, r := d.count(events.ResourceApplied)+d.count(events.TokenCreated)-applied, d.count(events.ResourceRemoved)-removed; a != 1 || r != 1 {
+		if a, r := d.countEvents(events.ResourceApplied)+d.countEvents(events.TokenCreated)-applied, d.countEvents(events.ResourceRemoved)-removed; a != 1 || r != 1 {
 			t.Errorf("%s: got %d applied and %d removed events, want one each", kind, a, r)
 		}
 	}
 }
 
-func TestARoleComesBackAsItWasApplied(t *testing.T) {
-	d := open(t)
+func TestRoleIsReadAsApplied(t *testing.T) {
+	d := newFixture(t)
 	got, err := d.apply(admin, doc("role", "ops", roleSpec))
 	d.must(err)
 	if !got.Created || got.Resource.Metadata.Name != "ops" {
 		t.Errorf("got %+v, want ops, created", got)
 	}
-	shown := d.one(access.Roles, "ops")
+	shown := d.getOne(access.Roles, "ops")
 	again, err := d.apply(admin, shown) // what get shows, apply takes
 	d.must(err)
 	if again.Created {
@@ -160,11 +160,11 @@ func TestARoleComesBackAsItWasApplied(t *testing.T) {
 	}
 }
 
-func TestLimitsComeBackAsTheyWereApplied(t *testing.T) {
-	d := open(t)
+func TestSessionLimitsAreReadAsApplied(t *testing.T) {
+	d := newFixture(t)
 	_, err := d.apply(admin, doc("role", "ops", limitedSpec))
 	d.must(err)
-	shown := d.one(access.Roles, "ops")
+	shown := d.getOne(access.Roles, "ops")
 	if string(shown.Spec) != limitedSpec {
 		t.Errorf("got %s, want %s", shown.Spec, limitedSpec)
 	}
@@ -179,10 +179,10 @@ func TestLimitsComeBackAsTheyWereApplied(t *testing.T) {
 }
 
 func TestStaleRevisionsAreRefused(t *testing.T) {
-	d := open(t)
+	d := newFixture(t)
 	_, err := d.apply(admin, doc("role", "ops", roleSpec))
 	d.must(err)
-	shown := d.one(access.Roles, "ops")
+	shown := d.getOne(access.Roles, "ops")
 	_, err = d.apply(admin, shown)
 	d.must(err)
 	if _, err := d.apply(admin, shown); !fault.Is(err, fault.Conflict) || fault.Remedy(err) == "" {
@@ -195,9 +195,9 @@ func TestStaleRevisionsAreRefused(t *testing.T) {
 	}
 }
 
-func TestSpecsAreReadStrictly(t *testing.T) {
-	d := open(t)
-	d.person("alice")
+func TestSpecsAreDecodedStrictly(t *testing.T) {
+	d := newFixture(t)
+	d.addUser("alice")
 	for name, tt := range map[string]struct {
 		r    authrpc.Resource
 		says []string
@@ -232,10 +232,10 @@ func TestSpecsAreReadStrictly(t *testing.T) {
 }
 
 func TestTheClientSecretIsNeverShown(t *testing.T) {
-	d := open(t)
+	d := newFixture(t)
 	got, err := d.apply(admin, doc("connector", "corp", connectorSpec))
 	d.must(err)
-	shown := d.one(access.Connectors, "corp")
+	shown := d.getOne(access.Connectors, "corp")
 	list, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Connectors})
 	d.must(err)
 	all, err := json.Marshal([]any{got, shown, list})
@@ -265,8 +265,8 @@ func TestTheClientSecretIsNeverShown(t *testing.T) {
 }
 
 // Whoever points a connector elsewhere would hand its users' roles to strangers; a rename of everything else is free.
-func TestAConnectorIsNotPointedAtAnotherIssuer(t *testing.T) {
-	d := open(t)
+func TestConnectorKeepsItsIssuer(t *testing.T) {
+	d := newFixture(t)
 	elsewhere := strings.Replace(connectorSpec, "login.example.org", "other.example.org", 1)
 	for _, spec := range []string{connectorSpec, strings.Replace(connectorSpec, `"threshold"`, `"another-client"`, 1)} {
 		_, err := d.apply(admin, doc("connector", "corp", spec))
@@ -286,8 +286,8 @@ func TestAConnectorIsNotPointedAtAnotherIssuer(t *testing.T) {
 	}
 }
 
-func TestTheAdminRoleStays(t *testing.T) {
-	d := open(t)
+func TestAdminRoleCannotBeRemovedOrWeakened(t *testing.T) {
+	d := newFixture(t)
 	if err := d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "admin"}); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
 		t.Errorf("rm: got %v, want denied", err)
 	}
@@ -307,19 +307,19 @@ func TestTheAdminRoleStays(t *testing.T) {
 	}
 }
 
-// person puts someone on record, as a login does.
-func (d *desk) person(name string, roles ...string) {
+// addUser puts someone on record, as a login does.
+func (d *fixture) addUser(name string, roles ...string) {
 	d.Helper()
 	u := state.User{Connector: "corp", Subject: "sub-" + name, Name: name, Roles: roles, Created: time.Now()}
 	d.must(d.st.PutUser(d.Context(), state.Stored[state.User]{}, u))
 }
 
-// machine puts a node on record, as a join does.
-func (d *desk) machine(name, env string) state.Machine {
+// addNode puts a node on record, as a join does.
+func (d *fixture) addNode(name, env string) state.Machine {
 	d.Helper()
-	_, kept, err := join.New(join.Config{State: d.st, Cluster: statetest.Cluster, Now: time.Now}).Create(d.Context(), join.Wish{Kind: identity.Node})
+	_, kept, err := join.New(join.Config{State: d.st, Cluster: statetest.Cluster, Now: time.Now}).Create(d.Context(), join.TokenRequest{Kind: identity.Node})
 	d.must(err)
-	m := state.Machine{ID: identity.NodeID(state.NewID()), Kind: identity.Node, Name: name, Labels: identity.Labels{"env": env}, Created: time.Now()}
+	m := state.Machine{ID: identity.MachineID(state.NewID()), Kind: identity.Node, Name: name, Labels: identity.Labels{"env": env}, Created: time.Now()}
 	d.must(d.st.AddMachine(d.Context(), m, kept))
 	return m
 }
@@ -329,12 +329,12 @@ func node(name string, labels map[string]string) authrpc.Resource {
 }
 
 // Who may change one kind of document reaches nothing that another kind guards.
-func TestNobodyGainsByASideDoor(t *testing.T) {
-	d := open(t)
-	d.person("alice")
-	d.person("boss", "admin")
+func TestNoKindEscalatesToAnother(t *testing.T) {
+	d := newFixture(t)
+	d.addUser("alice")
+	d.addUser("boss", "admin")
 	d.must(d.st.PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "corp", Subject: "sub-chief", Name: "chief", Mapped: []string{"admin"}}))
-	d.machine("prod-db", "prod")
+	d.addNode("prod-db", "prod")
 	gain := map[string]func(who identity.Identity) error{
 		"give oneself admin": func(who identity.Identity) error {
 			_, err := d.apply(who, doc("user", "corp/sub-alice", `{"roles":["admin"]}`))
@@ -367,18 +367,18 @@ func TestNobodyGainsByASideDoor(t *testing.T) {
 			return err
 		},
 	}
-	for _, kind := range []access.Resource{access.Users, access.Connectors, access.Nodes, access.Tokens, access.Events} {
+	for _, kind := range []access.Resource{access.Users, access.Connectors, access.Machines, access.Tokens, access.Events} {
 		for what, try := range gain {
-			if err := try(keeper(kind)); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+			if err := try(keeperOf(kind)); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
 				t.Errorf("the keeper of %s may %s: got %v, want denied with a remedy", kind, what, err)
 			}
 		}
 	}
 	// What gives them nothing they lack is theirs to do.
-	if _, err := d.apply(keeper(access.Users), doc("user", "corp/sub-alice", `{"roles":["dev"]}`)); err != nil {
+	if _, err := d.apply(keeperOf(access.Users), doc("user", "corp/sub-alice", `{"roles":["dev"]}`)); err != nil {
 		t.Errorf("giving a role that one has: got %v", err)
 	}
-	if _, err := d.apply(keeper(access.Nodes), node("prod-db", map[string]string{"env": "prod", "rack": "7"})); err != nil {
+	if _, err := d.apply(keeperOf(access.Machines), node("prod-db", map[string]string{"env": "prod", "rack": "7"})); err != nil {
 		t.Errorf("a label that no rule looks at: got %v", err)
 	}
 	for what, try := range gain {
@@ -386,20 +386,20 @@ func TestNobodyGainsByASideDoor(t *testing.T) {
 			t.Errorf("admin may not %s: got %v", what, err)
 		}
 		if what == "remove an administrator" {
-			d.person("boss", "admin") // for who comes next
+			d.addUser("boss", "admin") // for who comes next
 		}
 	}
 }
 
-func TestATokenIsShownOnce(t *testing.T) {
-	d := open(t)
+func TestTokenSecretIsShownOnce(t *testing.T) {
+	d := newFixture(t)
 	got, err := d.apply(admin, doc("token", "node-1", `{"kind":"node","ttl":"5m","labels":{"env":"dev"}}`))
 	d.must(err)
 	secret, err := authrpc.ParseToken(got.Secret)
 	if err != nil || secret.Kind != identity.Node || !got.Created || got.Note == "" {
 		t.Errorf("got %+v and %v, want a token for a node", got, err)
 	}
-	shown, err := json.Marshal([]any{d.one(access.Tokens, "node-1"), got.Resource})
+	shown, err := json.Marshal([]any{d.getOne(access.Tokens, "node-1"), got.Resource})
 	d.must(err)
 	if parts := strings.Split(got.Secret, "."); strings.Contains(string(shown), parts[2]) {
 		t.Error("the secret is shown again")
@@ -412,15 +412,15 @@ func TestATokenIsShownOnce(t *testing.T) {
 	}
 }
 
-func TestRemovingAUserTakesTheFactorAlong(t *testing.T) {
-	d := open(t)
-	d.person("alice")
+func TestRemovingAUserRemovesTheFactor(t *testing.T) {
+	d := newFixture(t)
+	d.addUser("alice")
 	who := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
 	old, err := d.vault.Factor(t.Context(), who)
 	d.must(err)
 	d.must(d.vault.PutFactor(t.Context(), old, state.Factor{Secret: "JBSWY3DPEHPK3PXP"}))
-	if !strings.Contains(string(d.one(access.Users, "alice").Status), `"second_factor":true`) { // found by name, too
-		t.Errorf("got %s, want a second factor", d.one(access.Users, "alice").Status)
+	if !strings.Contains(string(d.getOne(access.Users, "alice").Status), `"second_factor":true`) { // found by name, too
+		t.Errorf("got %s, want a second factor", d.getOne(access.Users, "alice").Status)
 	}
 	d.must(d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-alice"}))
 	if has, err := d.st.HasFactor(t.Context(), who); err != nil || has {
@@ -429,9 +429,9 @@ func TestRemovingAUserTakesTheFactorAlong(t *testing.T) {
 }
 
 func TestEventsCanOnlyBeRead(t *testing.T) {
-	d := open(t)
-	d.must(d.st.AppendEvents(t.Context(), events.Event{Code: events.AuthStarted, Time: time.Now()}, events.Event{Code: events.ClusterBorn, Time: time.Now()}))
-	page, err := d.Get(t.Context(), keeper(access.Events), authrpc.GetResourcesRequest{Kind: access.Events, Limit: 1})
+	d := newFixture(t)
+	d.must(d.st.AppendEvents(t.Context(), events.Event{Code: events.AuthStarted, Time: time.Now()}, events.Event{Code: events.ClusterCreated, Time: time.Now()}))
+	page, err := d.Get(t.Context(), keeperOf(access.Events), authrpc.GetResourcesRequest{Kind: access.Events, Limit: 1})
 	d.must(err)
 	if len(page.Resources) != 1 || page.Resources[0].Metadata.Name != "1" || page.Next != "1" {
 		t.Errorf("got %+v, want event 1 and a next page", page)
@@ -450,8 +450,8 @@ func TestEventsCanOnlyBeRead(t *testing.T) {
 	}
 }
 
-func TestUnreadableRequestsAreTold(t *testing.T) {
-	d := open(t)
+func TestInvalidRequestsAreRefused(t *testing.T) {
+	d := newFixture(t)
 	if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: "spells"}); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want invalid with a remedy", err)
 	}
@@ -460,11 +460,11 @@ func TestUnreadableRequestsAreTold(t *testing.T) {
 	}
 }
 
-func TestNobodyLocksThemselvesOut(t *testing.T) {
-	d := open(t)
+func TestAdministratorsCannotLockThemselvesOut(t *testing.T) {
+	d := newFixture(t)
 	rootID := "corp/sub-root@example.com"
 	d.must(d.st.PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "corp", Subject: "sub-root@example.com", Mapped: []string{"viewer"}, Roles: []string{"admin"}}))
-	both := statetest.Person("root@example.com", "admin", "viewer")
+	both := statetest.User("root@example.com", "admin", "viewer")
 	const denies = `{"deny":[{"resources":["*"]}]}`
 	if _, err := d.apply(both, doc("role", "other", denies)); err != nil {
 		t.Errorf("a role of others that denies: got %v", err)
@@ -483,7 +483,7 @@ func TestNobodyLocksThemselvesOut(t *testing.T) {
 			t.Errorf("%s: got %v, want denied, and who may", what, err)
 		}
 	}
-	keeper := statetest.Person("r", "roles-keeper")
+	keeper := statetest.User("r", "roles-keeper")
 	if err := d.Remove(t.Context(), keeper, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "roles-keeper"}); !fault.Is(err, fault.Denied) {
 		t.Errorf("remove the role one mends roles by: got %v, want denied", err)
 	}
@@ -492,8 +492,8 @@ func TestNobodyLocksThemselvesOut(t *testing.T) {
 	}
 }
 
-func TestTheLastConnectorOfAdministratorsStays(t *testing.T) {
-	d := open(t)
+func TestLastAdminConnectorCannotBeRemoved(t *testing.T) {
+	d := newFixture(t)
 	admins := strings.Replace(connectorSpec, `["dev"]`, `["admin"]`, 1)
 	for _, name := range []string{"corp", "spare"} {
 		_, err := d.apply(admin, doc("connector", name, admins))
@@ -515,8 +515,8 @@ func TestTheLastConnectorOfAdministratorsStays(t *testing.T) {
 }
 
 // Rules that are too large to publish would leave machines without any, and auth without a start.
-func TestRolesAreBoundedTogether(t *testing.T) {
-	d := open(t)
+func TestTotalSizeOfRolesIsBounded(t *testing.T) {
+	d := newFixture(t)
 	large := `{"allow":[{"nodes":{"env":["` + strings.Repeat("a", 200<<10) + `"]},"actions":["list"]}]}`
 	var err error
 	name := ""
@@ -528,7 +528,7 @@ func TestRolesAreBoundedTogether(t *testing.T) {
 		t.Fatalf("got %v after %s, want exhausted with a remedy", err, name)
 	}
 	key := ed25519.NewKeyFromSeed(make([]byte, 32))
-	book, err := d.st.Rulebook(t.Context())
+	book, err := d.st.RoleSet(t.Context())
 	d.must(err)
 	body, err := json.Marshal(rules.Roles{Roles: book.Roles})
 	d.must(err)
@@ -545,8 +545,8 @@ func TestRolesAreBoundedTogether(t *testing.T) {
 }
 
 // A node that went bad can not hide what happened behind events that are too large to be told in one answer.
-func TestLargeEventsHideNothing(t *testing.T) {
-	d := open(t)
+func TestLargeEventsAreListedCompletely(t *testing.T) {
+	d := newFixture(t)
 	large := events.Event{Code: events.SessionEnded, Time: time.Now(), Fields: map[string]string{}}
 	for i := range events.MaxFields {
 		large.Fields[fmt.Sprintf("field-%d", i)] = strings.Repeat("\x00", 300)

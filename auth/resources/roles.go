@@ -15,7 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type roles struct{ *Desk }
+type roleKind struct{ *Service }
 
 // roleSpec is a role without its name, which is the document's.
 type roleSpec struct {
@@ -32,21 +32,21 @@ func BuiltInAdmin() access.Role {
 	}}
 }
 
-func (k roles) document(r state.Stored[access.Role]) (authrpc.Resource, error) {
+func (k roleKind) document(r state.Stored[access.Role]) (authrpc.Resource, error) {
 	return document("role", r.Key, r.Revision, roleSpec{r.Value.Allow, r.Value.Deny, r.Value.Options}, nil)
 }
 
-func (k roles) get(ctx context.Context, name string) (authrpc.Resource, error) {
+func (k roleKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	got, err := k.cfg.State.Role(ctx, name)
-	return only(got, err, k.document)
+	return oneDocument(got, err, k.document)
 }
 
-func (k roles) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
+func (k roleKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
 	got, err := k.cfg.State.ListRoles(ctx, p)
 	return documents(got, err, k.document)
 }
 
-func (k roles) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k roleKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
 	if err := identity.CheckWord("role", r.Metadata.Name); err != nil {
 		return out, invalidName("role", err)
 	}
@@ -55,7 +55,7 @@ func (k roles) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 		return out, err
 	}
 	role.Name = r.Metadata.Name
-	if err := keepAdmin(role); err != nil {
+	if err := checkAdminRole(role); err != nil {
 		return out, err
 	}
 	old, err := k.cfg.State.Role(ctx, role.Name)
@@ -67,7 +67,7 @@ func (k roles) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 	}
 	after := maps.Clone(by.policy)
 	after[role.Name] = role
-	if err := by.mayStay(after, by.who.Roles); err != nil {
+	if err := by.keepsRoleAdmin(after, by.who.Roles); err != nil {
 		return out, err
 	}
 	if err := CheckSize(slices.Collect(maps.Values(after))); err != nil {
@@ -81,7 +81,7 @@ func (k roles) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 	return out, err
 }
 
-func (k roles) remove(ctx context.Context, by caller, name string) error {
+func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	if name == state.AdminRole {
 		return fault.New(fault.Denied, "resources.Remove", "the role admin cannot be removed: nobody could put it back", "take the role from people instead, in their connector or user document")
 	}
@@ -91,15 +91,15 @@ func (k roles) remove(ctx context.Context, by caller, name string) error {
 	}
 	after := maps.Clone(by.policy)
 	delete(after, name)
-	if err := by.mayStay(after, by.who.Roles); err != nil {
+	if err := by.keepsRoleAdmin(after, by.who.Roles); err != nil {
 		return err
 	}
 	return k.cfg.State.RemoveRole(ctx, old, by.now, by.event(events.ResourceRemoved, access.Roles, name))
 }
 
-// maxRoles bounds all roles together, as JSON. Signed, and encoded for the wire twice, they stay well under rules.MaxSetBytes: beyond
+// maxRolesBytes bounds all roles together, as JSON. Signed, and encoded for the wire twice, they stay well under rules.MaxSetBytes: beyond
 // it no machine would get any.
-const maxRoles = 3 << 19
+const maxRolesBytes = 3 << 19
 
 // CheckSize refuses more roles than can be published.
 func CheckSize(roles []access.Role) error {
@@ -107,14 +107,14 @@ func CheckSize(roles []access.Role) error {
 	if err != nil {
 		return fmt.Errorf("encode roles: %w", err)
 	}
-	if len(b) > maxRoles {
-		return fault.New(fault.Exhausted, "resources", fmt.Sprintf("all roles together would have %d bytes, more than %d", len(b), maxRoles), "remove roles that are not used, or write shorter ones")
+	if len(b) > maxRolesBytes {
+		return fault.New(fault.Exhausted, "resources", fmt.Sprintf("all roles together would have %d bytes, more than %d", len(b), maxRolesBytes), "remove roles that are not used, or write shorter ones")
 	}
 	return nil
 }
 
-// keepAdmin refuses an admin role that could no longer mend the roles: a cluster must never lock everyone out for good.
-func keepAdmin(r access.Role) error {
+// checkAdminRole refuses an admin role that could no longer mend the roles: a cluster must never lock everyone out for good.
+func checkAdminRole(r access.Role) error {
 	if r.Name != state.AdminRole {
 		return nil
 	}
@@ -131,8 +131,8 @@ func keepAdmin(r access.Role) error {
 	return nil
 }
 
-// only turns the one record that was asked for into a document.
-func only[T any](got T, err error, document func(T) (authrpc.Resource, error)) (authrpc.Resource, error) {
+// oneDocument turns the one record that was asked for into a document.
+func oneDocument[T any](got T, err error, document func(T) (authrpc.Resource, error)) (authrpc.Resource, error) {
 	if err != nil {
 		return authrpc.Resource{}, err
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type tokens struct{ *Desk }
+type tokenKind struct{ *Service }
 
 // tokenSpec is a join token as it is asked for.
 type tokenSpec struct {
@@ -22,23 +22,23 @@ type tokenSpec struct {
 	Machine string          `json:"machine,omitempty"` // the name the machine gets; empty: what it wishes
 }
 
-func (s tokenSpec) wish() join.Wish {
-	return join.Wish{Kind: s.Kind, TTL: time.Duration(s.TTL), Labels: s.Labels, Machine: s.Machine}
+func (s tokenSpec) wish() join.TokenRequest {
+	return join.TokenRequest{Kind: s.Kind, TTL: time.Duration(s.TTL), Labels: s.Labels, Machine: s.Machine}
 }
 
 // Check implements config.Checker.
 func (s tokenSpec) Check(report func(path, format string, args ...any)) {
-	join.CheckWish(s.wish(), report)
+	join.CheckTokenRequest(s.wish(), report)
 }
 
 type tokenStatus struct {
-	State   string          `json:"state"` // ready, used or ended
-	By      string          `json:"by"`
-	Expires time.Time       `json:"expires"`
-	UsedBy  identity.NodeID `json:"used_by,omitempty"`
+	State   string             `json:"state"` // ready, used or ended
+	By      string             `json:"by"`
+	Expires time.Time          `json:"expires"`
+	UsedBy  identity.MachineID `json:"used_by,omitempty"`
 }
 
-func (k tokens) document(t state.Stored[state.Token]) (authrpc.Resource, error) {
+func (k tokenKind) document(t state.Stored[state.Token]) (authrpc.Resource, error) {
 	v := t.Value
 	s := tokenStatus{State: "ready", By: v.By, Expires: v.Expires, UsedBy: v.UsedBy}
 	switch {
@@ -50,18 +50,18 @@ func (k tokens) document(t state.Stored[state.Token]) (authrpc.Resource, error) 
 	return document("token", t.Key, t.Revision, tokenSpec{v.Kind, access.Duration(v.Expires.Sub(v.Created)), v.Labels, v.Machine}, s)
 }
 
-func (k tokens) get(ctx context.Context, name string) (authrpc.Resource, error) {
+func (k tokenKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	got, err := k.cfg.State.Token(ctx, name)
-	return only(got, err, k.document)
+	return oneDocument(got, err, k.document)
 }
 
-func (k tokens) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
+func (k tokenKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
 	got, err := k.cfg.State.ListTokens(ctx, p)
 	return documents(got, err, k.document)
 }
 
 // apply makes a token; a token is never changed.
-func (k tokens) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k tokenKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
 	if r.Metadata.Name != "" {
 		if err := identity.CheckWord("token", r.Metadata.Name); err != nil {
 			return out, invalidName("token", err)
@@ -73,7 +73,7 @@ func (k tokens) apply(ctx context.Context, by caller, r authrpc.Resource) (out a
 	}
 	w := spec.wish()
 	w.Name, w.By = r.Metadata.Name, by.who
-	secret, kept, err := k.cfg.Door.Create(ctx, w)
+	secret, kept, err := k.cfg.Join.Create(ctx, w)
 	if err != nil {
 		return out, err
 	}
@@ -83,7 +83,7 @@ func (k tokens) apply(ctx context.Context, by caller, r authrpc.Resource) (out a
 	return out, err
 }
 
-func (k tokens) remove(ctx context.Context, by caller, name string) error {
+func (k tokenKind) remove(ctx context.Context, by caller, name string) error {
 	t, err := k.cfg.State.Token(ctx, name)
 	if err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type users struct{ *Desk }
+type userKind struct{ *Service }
 
 // userSpec is what an administrator may say of a person.
 type userSpec struct {
@@ -47,7 +47,7 @@ type userStatus struct {
 	SecondFactor bool      `json:"second_factor"`
 }
 
-func (k users) document(ctx context.Context, u state.Stored[state.User]) (authrpc.Resource, error) {
+func (k userKind) document(ctx context.Context, u state.Stored[state.User]) (authrpc.Resource, error) {
 	v := u.Value
 	has, err := k.cfg.State.HasFactor(ctx, v.UserKey())
 	if err != nil {
@@ -57,14 +57,14 @@ func (k users) document(ctx context.Context, u state.Stored[state.User]) (authrp
 }
 
 // find reads a person by connector/subject, or by name where only one has it.
-func (k users) find(ctx context.Context, name string) (state.Stored[state.User], error) {
+func (k userKind) find(ctx context.Context, name string) (state.Stored[state.User], error) {
 	u, err := k.cfg.State.UserByID(ctx, name)
 	if !fault.Is(err, fault.NotFound) || strings.Contains(name, "/") {
 		return u, err
 	}
 	var same []state.Stored[state.User]
 	for p := (state.Page{}); ; {
-		got, lerr := k.cfg.State.Users(ctx, p)
+		got, lerr := k.cfg.State.ListUsers(ctx, p)
 		if lerr != nil {
 			return u, lerr
 		}
@@ -86,7 +86,7 @@ func (k users) find(ctx context.Context, name string) (state.Stored[state.User],
 	return u, fault.New(fault.Conflict, "resources", fmt.Sprintf("%d people are called %.80q", len(same), name), "name the one you mean by connector/subject: tsh get users")
 }
 
-func (k users) get(ctx context.Context, name string) (authrpc.Resource, error) {
+func (k userKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	u, err := k.find(ctx, name)
 	if err != nil {
 		return authrpc.Resource{}, err
@@ -94,12 +94,12 @@ func (k users) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	return k.document(ctx, u)
 }
 
-func (k users) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
-	got, err := k.cfg.State.Users(ctx, p)
+func (k userKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
+	got, err := k.cfg.State.ListUsers(ctx, p)
 	return documents(got, err, func(u state.Stored[state.User]) (authrpc.Resource, error) { return k.document(ctx, u) })
 }
 
-func (k users) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k userKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
 	var spec userSpec
 	if err := readSpec(r, &spec); err != nil {
 		return out, err
@@ -115,13 +115,13 @@ func (k users) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 	if err := checkRevision(r.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
-	if err := by.mayGive(old.Value.Roles, spec.Roles); err != nil {
+	if err := by.mayChangeRoles(old.Value.Roles, spec.Roles); err != nil {
 		return out, err
 	}
 	next := old.Value
 	slices.Sort(spec.Roles)
 	next.Roles = slices.Compact(spec.Roles)
-	if err := by.mayChange(old.Value, next); err != nil {
+	if err := by.mayChangeSelf(old.Value, next); err != nil {
 		return out, err
 	}
 	if err := k.cfg.State.PutUser(ctx, old, next, by.event(events.ResourceApplied, access.Users, old.Key)); err != nil {
@@ -137,24 +137,24 @@ func (k users) apply(ctx context.Context, by caller, r authrpc.Resource) (out au
 	return out, err
 }
 
-// mayChange is mayStay where the record is the caller's own.
-func (c caller) mayChange(old, next state.User) error {
+// mayChangeSelf is keepsRoleAdmin where the record is the caller's own.
+func (c caller) mayChangeSelf(old, next state.User) error {
 	if old.UserKey() != c.who.UserKey() {
 		return nil
 	}
-	return c.mayStay(c.policy, next.Holds(c.who.Roles))
+	return c.keepsRoleAdmin(c.policy, next.FilterRoles(c.who.Roles))
 }
 
-func (k users) remove(ctx context.Context, by caller, name string) error {
+func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	old, err := k.find(ctx, name)
 	if err != nil {
 		return err
 	}
 	// Their second factor goes as well: whoever may remove an administrator may stand in for one at the next enrolment.
-	if err := by.mayGive(slices.Concat(old.Value.Roles, old.Value.Mapped), nil); err != nil {
+	if err := by.mayChangeRoles(slices.Concat(old.Value.Roles, old.Value.Mapped), nil); err != nil {
 		return err
 	}
-	if err := by.mayChange(old.Value, state.User{}); err != nil {
+	if err := by.mayChangeSelf(old.Value, state.User{}); err != nil {
 		return err
 	}
 	return k.cfg.State.RemoveUser(ctx, old, by.event(events.ResourceRemoved, access.Users, old.Key))

@@ -21,8 +21,8 @@ import (
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
 
-// HeadEvery is how often a head is signed while nothing changes.
-const HeadEvery = 10 * time.Second
+// HeadInterval is how often a head is signed while nothing changes.
+const HeadInterval = 10 * time.Second
 
 // firstEpoch is the epoch of a cluster that was never restored.
 const firstEpoch = 1
@@ -40,10 +40,10 @@ type Config struct {
 type Publisher struct {
 	cfg Config
 
-	mu      sync.Mutex // guards what follows
-	set     signed.Set
-	made    bool          // set holds something
-	changed chan struct{} // closed and replaced with every new head
+	mu        sync.Mutex // guards what follows
+	set       signed.Set
+	published bool          // set holds something
+	changed   chan struct{} // closed and replaced with every new head
 }
 
 // New makes a publisher; Run makes it publish.
@@ -53,9 +53,9 @@ func New(cfg Config) *Publisher { return &Publisher{cfg: cfg, changed: make(chan
 func (p *Publisher) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	poke := make(chan struct{}, 1)
-	g.Go(func() error { return p.listen(ctx, poke) })
+	g.Go(func() error { return p.watchStore(ctx, poke) })
 	g.Go(func() error {
-		tick := time.NewTicker(HeadEvery)
+		tick := time.NewTicker(HeadInterval)
 		defer tick.Stop()
 		for {
 			if err := p.Publish(ctx); err != nil && ctx.Err() == nil {
@@ -72,13 +72,13 @@ func (p *Publisher) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// retryListen is how long listen rests after the store could not tell what changed.
-const retryListen = time.Second
+// watchRetry is how long listen rests after the store could not tell what changed.
+const watchRetry = time.Second
 
-// listen pokes when a rule changes.
-func (p *Publisher) listen(ctx context.Context, poke chan<- struct{}) error {
+// watchStore pokes when a rule changes.
+func (p *Publisher) watchStore(ctx context.Context, poke chan<- struct{}) error {
 	for {
-		book, err := p.cfg.State.Rulebook(ctx)
+		book, err := p.cfg.State.RoleSet(ctx)
 		if err == nil {
 			err = p.cfg.State.AwaitRules(ctx, book.Revision)
 		}
@@ -87,7 +87,7 @@ func (p *Publisher) listen(ctx context.Context, poke chan<- struct{}) error {
 		}
 		if err != nil {
 			p.cfg.Log.Warn("changes of rules cannot be seen", "err", err)
-			rest(ctx, retryListen)
+			sleep(ctx, watchRetry)
 			continue
 		}
 		select {
@@ -97,7 +97,7 @@ func (p *Publisher) listen(ctx context.Context, poke chan<- struct{}) error {
 	}
 }
 
-func rest(ctx context.Context, d time.Duration) {
+func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -130,7 +130,7 @@ func (p *Publisher) Publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.keep(signed.Set{Chain: chain, Roles: roles, Head: head})
+	return p.setCurrent(signed.Set{Chain: chain, Roles: roles, Head: head})
 }
 
 func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision, error) {
@@ -150,7 +150,7 @@ func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision
 
 // roles signs the roles document of the last change of any role.
 func (p *Publisher) roles(ctx context.Context) (signed.Signed, signed.Revision, error) {
-	book, err := p.cfg.State.Rulebook(ctx)
+	book, err := p.cfg.State.RoleSet(ctx)
 	if err != nil {
 		return signed.Signed{}, signed.Revision{}, err
 	}
@@ -165,8 +165,8 @@ func (p *Publisher) roles(ctx context.Context) (signed.Signed, signed.Revision, 
 	return s, rev, err
 }
 
-// keep makes a set the current one. One that machines could not read is refused here, where an administrator can still be told.
-func (p *Publisher) keep(s signed.Set) error {
+// setCurrent makes a set the current one. One that machines could not read is refused here, where an administrator can still be told.
+func (p *Publisher) setCurrent(s signed.Set) error {
 	b, err := s.Encode()
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
@@ -177,7 +177,7 @@ func (p *Publisher) keep(s signed.Set) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.set, p.made = s, true
+	p.set, p.published = s, true
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil
@@ -187,7 +187,7 @@ func (p *Publisher) keep(s signed.Set) error {
 func (p *Publisher) Current() (signed.Set, <-chan struct{}, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.made {
+	if !p.published {
 		return signed.Set{}, p.changed, fault.New(fault.Unavailable, "rules.Current", "this auth replica has not signed the rules yet", "try again in a moment")
 	}
 	return p.set, p.changed, nil
@@ -217,8 +217,8 @@ func (p *Publisher) Authorities(ctx context.Context) ([]signed.Signed, error) {
 	return chain, err
 }
 
-// First makes the authorities document a cluster is born with, signed by the root key.
-func First(root crypto.Signer, cluster string, a signed.Authorities, now time.Time) (state.Authorities, error) {
+// FirstAuthorities makes the authorities document a cluster is born with, signed by the root key.
+func FirstAuthorities(root crypto.Signer, cluster string, a signed.Authorities, now time.Time) (state.Authorities, error) {
 	body, err := json.Marshal(a)
 	if err != nil {
 		return state.Authorities{}, fmt.Errorf("encode authorities: %w", err)

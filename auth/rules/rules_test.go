@@ -22,7 +22,7 @@ import (
 
 const cluster = "example.com"
 
-type press struct {
+type fixture struct {
 	*testing.T
 	*rules.Publisher
 	st   *state.State
@@ -30,47 +30,47 @@ type press struct {
 	cfg  rules.Config
 }
 
-// open gives birth to a cluster with its authorities and one role.
-func open(t *testing.T) *press {
+// newFixture gives birth to a cluster with its authorities and one role.
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	p := &press{T: t, st: state.New(raftstoretest.Open(t)), keys: keyringtest.New(t, cluster, time.Now())}
+	p := &fixture{T: t, st: state.New(raftstoretest.Open(t)), keys: keyringtest.New(t, cluster, time.Now())}
 	root, err := p.keys.RootSigner()
 	p.must(err)
 	pub := p.keys.Public()
 	a := signed.Authorities{Root: pub.Root.Raw, UserX509: [][]byte{pub.UserX509[0].Raw}, ServiceX509: [][]byte{pub.ServiceX509[0].Raw},
 		UserSSH: [][]byte{pub.UserSSH[0].Marshal()}, HostSSH: [][]byte{pub.HostSSH[0].Marshal()}, Rules: [][]byte{pub.Rules[0]}}
-	first, err := rules.First(root, cluster, a, time.Now())
+	first, err := rules.FirstAuthorities(root, cluster, a, time.Now())
 	p.must(err)
-	p.must(state.NewVault(p.st, keyringtest.Seal(t)).GiveBirth(t.Context(), state.Birth{
-		Cluster: state.Cluster{Name: cluster, Born: time.Now()}, Keyring: json.RawMessage(`{}`), Authorities: first, Roles: []access.Role{{Name: "one"}},
+	p.must(state.NewVault(p.st, keyringtest.Seal(t)).CreateCluster(t.Context(), state.InitialRecords{
+		Cluster: state.Cluster{Name: cluster, Created: time.Now()}, Keyring: json.RawMessage(`{}`), Authorities: first, Roles: []access.Role{{Name: "one"}},
 	}))
 	p.cfg = rules.Config{State: p.st, Cluster: cluster, Signer: p.keys.RulesSigner, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
 	p.Publisher = rules.New(p.cfg)
 	return p
 }
 
-func (p *press) must(err error) {
+func (p *fixture) must(err error) {
 	p.Helper()
 	if err != nil {
 		p.Fatal(err)
 	}
 }
 
-func (p *press) current() signed.Set {
+func (p *fixture) current() signed.Set {
 	p.Helper()
 	s, _, err := p.Current()
 	p.must(err)
 	return s
 }
 
-func (p *press) addRole(name string) {
+func (p *fixture) addRole(name string) {
 	p.Helper()
 	_, err := p.st.PutRole(p.Context(), state.Stored[access.Role]{}, access.Role{Name: name}, time.Now())
 	p.must(err)
 }
 
 func TestTheSetVerifiesFromThePinAlone(t *testing.T) {
-	p := open(t)
+	p := newFixture(t)
 	if _, _, err := p.Current(); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
 		t.Errorf("before the first head: got %v, want unavailable with a remedy", err)
 	}
@@ -88,7 +88,7 @@ func TestTheSetVerifiesFromThePinAlone(t *testing.T) {
 }
 
 func TestAChangedRoleAdvancesTheSet(t *testing.T) {
-	p := open(t)
+	p := newFixture(t)
 	p.must(p.Publish(t.Context()))
 	trust, err := signed.Open(p.keys.Pin(), p.current())
 	p.must(err)
@@ -105,7 +105,7 @@ func TestAChangedRoleAdvancesTheSet(t *testing.T) {
 }
 
 func TestEveryReplicaSignsTheSameDocuments(t *testing.T) {
-	p := open(t)
+	p := newFixture(t)
 	p.addRole("two")
 	p.must(p.Publish(t.Context()))
 	here := p.current()
@@ -118,8 +118,8 @@ func TestEveryReplicaSignsTheSameDocuments(t *testing.T) {
 	}
 }
 
-func TestWatchersHearOfAChangeAtOnce(t *testing.T) {
-	p := open(t)
+func TestWatchersGetAChangeAtOnce(t *testing.T) {
+	p := newFixture(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	ran := make(chan error, 1)
@@ -146,7 +146,7 @@ func TestWatchersHearOfAChangeAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if took := time.Since(began); took > rules.HeadEvery/2 {
+	if took := time.Since(began); took > rules.HeadInterval/2 {
 		t.Errorf("the change took %s to be told, want it at once", took)
 	}
 	cancel()
@@ -160,14 +160,14 @@ func TestWatchersHearOfAChangeAtOnce(t *testing.T) {
 }
 
 func TestHeadsWriteNothing(t *testing.T) {
-	p := open(t)
-	before, err := p.st.Rulebook(t.Context())
+	p := newFixture(t)
+	before, err := p.st.RoleSet(t.Context())
 	p.must(err)
 	for range 3 {
 		p.must(p.Publish(t.Context()))
 	}
 	p.addRole("two")
-	after, err := p.st.Rulebook(t.Context())
+	after, err := p.st.RoleSet(t.Context())
 	p.must(err)
 	if after.Revision != before.Revision+1 {
 		t.Errorf("got revision %d after three heads and a role, want %d", after.Revision, before.Revision+1)
@@ -175,8 +175,8 @@ func TestHeadsWriteNothing(t *testing.T) {
 }
 
 // A key that is not the cluster's makes nothing that machines take.
-func TestAnotherKeySignsForNobody(t *testing.T) {
-	p := open(t)
+func TestASetOfAnotherKeyIsRejected(t *testing.T) {
+	p := newFixture(t)
 	_, key, err := ed25519.GenerateKey(nil)
 	p.must(err)
 	p.cfg.Signer = func() crypto.Signer { return key }

@@ -12,8 +12,8 @@ import (
 
 // Attachment says that a node is attached to a proxy. It goes with the proxy's lease.
 type Attachment struct {
-	Node    identity.NodeID         `json:"node"`
-	ProxyID identity.NodeID         `json:"proxy_id"`
+	Node    identity.MachineID      `json:"node"`
+	ProxyID identity.MachineID      `json:"proxy_id"`
 	Proxy   string                  `json:"proxy"` // its name
 	Since   time.Time               `json:"since"` // when the node signed it
 	Version string                  `json:"version,omitempty"`
@@ -25,33 +25,33 @@ type proxyLease struct {
 	Lease raftstore.LeaseID `json:"lease"`
 }
 
-// seen is when a node was last known to be attached.
-type seen struct {
-	At time.Time `json:"at"`
+// lastSeenRecord is when a node was last known to be attached.
+type lastSeenRecord struct {
+	Time time.Time `json:"at"`
 }
 
 // An attachment is kept twice: by node, for whoever looks for the node, and by proxy, for that proxy's next report.
 var (
-	attachedNode  = table[Attachment]{prefix: "attached/node/", what: "attachment", remedy: "look at the node's log"}
-	attachedProxy = table[Attachment]{prefix: "attached/proxy/", what: "attachment", remedy: "look at the proxy's log"}
-	proxyLeases   = table[proxyLease]{prefix: "attached/lease/", what: "lease of proxy", remedy: "report again"}
-	lastSeen      = table[seen]{prefix: "seen/", what: "last sight of", remedy: "run: tsh ls"}
+	attachmentsByNode  = table[Attachment]{prefix: "attached/node/", noun: "attachment", remedy: "look at the node's log"}
+	attachmentsByProxy = table[Attachment]{prefix: "attached/proxy/", noun: "attachment", remedy: "look at the proxy's log"}
+	proxyLeases        = table[proxyLease]{prefix: "attached/lease/", noun: "lease of proxy", remedy: "report again"}
+	lastSeen           = table[lastSeenRecord]{prefix: "seen/", noun: "last sight of", remedy: "run: tsh ls"}
 )
 
-// AttachmentsOf returns where the node is attached, without its signed word.
-func (s *State) AttachmentsOf(ctx context.Context, node identity.NodeID) ([]Attachment, error) {
-	got, err := attachedNode.listUnder(ctx, s, string(node)+"/", Page{})
+// AttachmentsByNode returns where the node is attached, without its signed word.
+func (s *State) AttachmentsByNode(ctx context.Context, node identity.MachineID) ([]Attachment, error) {
+	got, err := attachmentsByNode.listUnder(ctx, s, string(node)+"/", Page{})
 	if err != nil {
 		return nil, err
 	}
 	return values(got.Items), nil
 }
 
-// AttachedTo returns what the proxy last reported, by node.
-func (s *State) AttachedTo(ctx context.Context, proxy identity.NodeID) (map[identity.NodeID]Attachment, error) {
-	out := map[identity.NodeID]Attachment{}
+// AttachmentsByProxy returns what the proxy last reported, by node.
+func (s *State) AttachmentsByProxy(ctx context.Context, proxy identity.MachineID) (map[identity.MachineID]Attachment, error) {
+	out := map[identity.MachineID]Attachment{}
 	for p := (Page{}); ; {
-		got, err := attachedProxy.listUnder(ctx, s, string(proxy)+"/", p)
+		got, err := attachmentsByProxy.listUnder(ctx, s, string(proxy)+"/", p)
 		if err != nil {
 			return nil, err
 		}
@@ -66,14 +66,14 @@ func (s *State) AttachedTo(ctx context.Context, proxy identity.NodeID) (map[iden
 }
 
 // LastSeen returns when the node was last known to be attached; the zero time when it never was.
-func (s *State) LastSeen(ctx context.Context, node identity.NodeID) (time.Time, error) {
+func (s *State) LastSeen(ctx context.Context, node identity.MachineID) (time.Time, error) {
 	got, err := lastSeen.getOrNew(ctx, s, string(node))
-	return got.Value.At, err
+	return got.Value.Time, err
 }
 
-// KeepProxy gives the proxy's lease its full time again, and reports whether there was one. Without one it makes one of length ttl, and
+// KeepProxyLease gives the proxy's lease its full time again, and reports whether there was one. Without one it makes one of length ttl, and
 // nothing is attached to the proxy yet. Keeping one writes nothing.
-func (s *State) KeepProxy(ctx context.Context, proxy identity.NodeID, ttl time.Duration) (kept bool, err error) {
+func (s *State) KeepProxyLease(ctx context.Context, proxy identity.MachineID, ttl time.Duration) (kept bool, err error) {
 	have, err := proxyLeases.getOrNew(ctx, s, string(proxy))
 	if err != nil {
 		return false, err
@@ -94,11 +94,11 @@ func (s *State) KeepProxy(ctx context.Context, proxy identity.NodeID, ttl time.D
 	return false, err
 }
 
-// attachGroup is how many attachments change in one transaction: two writes and one for last seen each, well under raftstore's bound.
-const attachGroup = 500
+// attachmentsPerTxn is how many attachments change in one transaction: two writes and one for last seen each, well under raftstore's bound.
+const attachmentsPerTxn = 500
 
 // ChangeAttachments notes which nodes came to and which left the proxy, under its lease.
-func (s *State) ChangeAttachments(ctx context.Context, proxy identity.NodeID, came, left []Attachment, now time.Time) error {
+func (s *State) ChangeAttachments(ctx context.Context, proxy identity.MachineID, came, left []Attachment, now time.Time) error {
 	have, err := proxyLeases.get(ctx, s, string(proxy))
 	if err != nil {
 		return err
@@ -106,20 +106,20 @@ func (s *State) ChangeAttachments(ctx context.Context, proxy identity.NodeID, ca
 	lease := have.Value.Lease
 	for len(came)+len(left) > 0 {
 		var c change
-		n := min(len(came), attachGroup)
+		n := min(len(came), attachmentsPerTxn)
 		for _, a := range came[:n] {
-			attachedProxy.setLeased(&c, string(proxy)+"/"+string(a.Node), a, lease)
+			attachmentsByProxy.setLeased(&c, string(proxy)+"/"+string(a.Node), a, lease)
 			a.Signed = tunnel.SignedAttachment{}
-			attachedNode.setLeased(&c, string(a.Node)+"/"+string(proxy), a, lease)
-			lastSeen.set(&c, string(a.Node), seen{now.UTC()})
+			attachmentsByNode.setLeased(&c, string(a.Node)+"/"+string(proxy), a, lease)
+			lastSeen.set(&c, string(a.Node), lastSeenRecord{now.UTC()})
 		}
 		came = came[n:]
-		n = min(len(left), attachGroup)
+		n = min(len(left), attachmentsPerTxn)
 		for _, a := range left[:n] {
-			attachedNode.drop(&c, string(a.Node)+"/"+string(proxy))
-			attachedProxy.drop(&c, string(proxy)+"/"+string(a.Node))
+			attachmentsByNode.deleteKey(&c, string(a.Node)+"/"+string(proxy))
+			attachmentsByProxy.deleteKey(&c, string(proxy)+"/"+string(a.Node))
 			if _, err := s.Machine(ctx, a.Node); err == nil { // not of one that was removed
-				lastSeen.set(&c, string(a.Node), seen{now.UTC()})
+				lastSeen.set(&c, string(a.Node), lastSeenRecord{now.UTC()})
 			}
 		}
 		left = left[n:]

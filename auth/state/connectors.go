@@ -12,7 +12,7 @@ import (
 // Connector is one provider that may vouch for people. What Spec says is auth/oidc's affair; it holds no secret.
 type Connector struct {
 	Spec   json.RawMessage `json:"spec"`
-	Realm  string          `json:"realm,omitempty"` // whose subjects its people are: the issuer. It stays for good
+	Issuer string          `json:"realm,omitempty"` // whose subjects its people are: the issuer. It stays for good
 	Secret string          `json:"-"`               // the client secret. Sealed at rest
 }
 
@@ -21,18 +21,18 @@ type connectorRecord struct {
 	Sealed []byte `json:"sealed,omitempty"`
 }
 
-var connectors = table[connectorRecord]{prefix: "connectors/", what: "connector", remedy: "run: tsh get connectors"}
+var connectors = table[connectorRecord]{prefix: "connectors/", noun: "connector", remedy: "run: tsh get connectors"}
 
-// realm is what a connector's name has stood for since it was first used. It outlives the connector, as its users do: a user is
+// issuerRecord is what a connector's name has stood for since it was first used. It outlives the connector, as its users do: a user is
 // (connector, subject), so behind another issuer the same subject would be somebody else, with the first one's roles.
-type realm struct {
-	Of string `json:"of"`
+type issuerRecord struct {
+	Issuer string `json:"of"`
 }
 
-var realms = table[realm]{prefix: "realms/", what: "realm of connector", remedy: "run: tsh get connectors"}
+var connectorIssuers = table[issuerRecord]{prefix: "realms/", noun: "realm of connector", remedy: "run: tsh get connectors"}
 
-// KeptConnector is a Connector as it was read.
-type KeptConnector struct {
+// StoredConnector is a Connector as it was read.
+type StoredConnector struct {
 	Connector
 	Name     string
 	Revision uint64
@@ -40,21 +40,21 @@ type KeptConnector struct {
 }
 
 // Connector returns the connector of that name, or fault NotFound.
-func (v *Vault) Connector(ctx context.Context, name string) (KeptConnector, error) {
+func (v *Vault) Connector(ctx context.Context, name string) (StoredConnector, error) {
 	rec, err := connectors.get(ctx, v.state, name)
 	if err != nil {
-		return KeptConnector{}, err
+		return StoredConnector{}, err
 	}
 	return v.openConnector(rec)
 }
 
 // Connectors returns every connector by name: a cluster has a handful.
-func (v *Vault) Connectors(ctx context.Context) ([]KeptConnector, error) {
+func (v *Vault) Connectors(ctx context.Context) ([]StoredConnector, error) {
 	recs, err := connectors.all(ctx, v.state)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]KeptConnector, 0, len(recs))
+	out := make([]StoredConnector, 0, len(recs))
 	for _, rec := range recs {
 		c, err := v.openConnector(rec)
 		if err != nil {
@@ -65,8 +65,8 @@ func (v *Vault) Connectors(ctx context.Context) ([]KeptConnector, error) {
 	return out, nil
 }
 
-func (v *Vault) openConnector(rec Stored[connectorRecord]) (KeptConnector, error) {
-	out := KeptConnector{Connector: rec.Value.Connector, Name: rec.Key, Revision: rec.Revision, record: rec}
+func (v *Vault) openConnector(rec Stored[connectorRecord]) (StoredConnector, error) {
+	out := StoredConnector{Connector: rec.Value.Connector, Name: rec.Key, Revision: rec.Revision, record: rec}
 	secret, err := v.openText(connectors.prefix+rec.Key, rec.Value.Sealed)
 	out.Secret = secret
 	return out, err
@@ -80,39 +80,39 @@ func (s *State) HasConnector(ctx context.Context, name string) (bool, error) {
 
 // PutConnector writes the connector named old.Name. It is fault Conflict if old is no longer what is stored; an old that was not read
 // must not exist yet. A name that stood for another realm, even long ago, is refused.
-func (v *Vault) PutConnector(ctx context.Context, old KeptConnector, next Connector, events ...audit.Event) error {
+func (v *Vault) PutConnector(ctx context.Context, old StoredConnector, next Connector, events ...audit.Event) error {
 	sealed, err := v.sealText(connectors.prefix+old.Name, next.Secret)
 	if err != nil {
 		return err
 	}
 	old.record.Key = old.Name
 	var c change
-	if err := v.keepRealm(ctx, &c, old.Name, next.Realm); err != nil {
+	if err := v.checkIssuer(ctx, &c, old.Name, next.Issuer); err != nil {
 		return err
 	}
-	c.record(events...)
+	c.appendEvents(events...)
 	return write(ctx, v.state, connectors, old.record, &c, connectorRecord{Connector: next, Sealed: sealed})
 }
 
-func (v *Vault) keepRealm(ctx context.Context, c *change, name, of string) error {
-	have, err := realms.getOrNew(ctx, v.state, name)
+func (v *Vault) checkIssuer(ctx context.Context, c *change, name, of string) error {
+	have, err := connectorIssuers.getOrNew(ctx, v.state, name)
 	switch {
 	case err != nil:
 		return err
 	case have.Revision == 0:
-		realms.create(c, name, realm{of})
-	case have.Value.Of != of:
-		return fault.New(fault.Conflict, "state.PutConnector", fmt.Sprintf("connector %q stands for the people of %s: with another issuer, strangers could get their roles", name, have.Value.Of),
+		connectorIssuers.create(c, name, issuerRecord{of})
+	case have.Value.Issuer != of:
+		return fault.New(fault.Conflict, "state.PutConnector", fmt.Sprintf("connector %q stands for the people of %s: with another issuer, strangers could get their roles", name, have.Value.Issuer),
 			"make a connector of another name for the other issuer")
 	}
 	return nil
 }
 
 // RemoveConnector forgets a connector. Its users stay, for the day it comes back.
-func (v *Vault) RemoveConnector(ctx context.Context, old KeptConnector, events ...audit.Event) error {
+func (v *Vault) RemoveConnector(ctx context.Context, old StoredConnector, events ...audit.Event) error {
 	var c change
 	connectors.remove(&c, old.record)
-	c.record(events...)
+	c.appendEvents(events...)
 	_, err := v.state.commit(ctx, &c)
 	return err
 }

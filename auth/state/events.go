@@ -18,8 +18,8 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// record appends audit events in the same transaction. One without an id gets one.
-func (c *change) record(events ...audit.Event) {
+// appendEvents appends audit events in the same transaction. One without an id gets one.
+func (c *change) appendEvents(events ...audit.Event) {
 	for _, e := range events {
 		if e.V == 0 {
 			e.V = audit.Version
@@ -27,8 +27,8 @@ func (c *change) record(events ...audit.Event) {
 		if e.ID == "" {
 			e.ID = NewID()
 		}
-		c.fail(e.Check())
-		c.append(auditStream, e)
+		c.setErr(e.Check())
+		c.appendRecord(auditStream, e)
 	}
 }
 
@@ -38,7 +38,7 @@ func (s *State) AppendEvents(ctx context.Context, events ...audit.Event) error {
 		return nil
 	}
 	var c change
-	c.record(events...)
+	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }
@@ -66,20 +66,20 @@ func (s *State) ReadEvents(ctx context.Context, from uint64, limit int) ([]Numbe
 	return out, nil
 }
 
-// sent remembers which events of a machine were stored last, so that sending them again after a lost answer is harmless.
-type sent struct {
+// recentEvents remembers which events of a machine were stored last, so that sending them again after a lost answer is harmless.
+type recentEvents struct {
 	IDs []string `json:"ids"` // newest last
 }
 
-// sentKept is how many ids are remembered: a machine has one call in flight, of at most audit's 200 events.
-const sentKept = 400
+// maxRecentEvents is how many ids are remembered: a machine has one call in flight, of at most audit's 200 events.
+const maxRecentEvents = 400
 
-var sentEvents = table[sent]{prefix: "sent/", what: "record of sent events of", remedy: "send them again"}
+var recentEventIDs = table[recentEvents]{prefix: "sent/", noun: "record of sent events of", remedy: "send them again"}
 
-// AppendSentEvents stores events that a machine sent, each id once.
-func (s *State) AppendSentEvents(ctx context.Context, sender string, events []audit.Event) error {
-	return retry(func() error {
-		old, err := sentEvents.getOrNew(ctx, s, sender)
+// AppendMachineEvents stores events that a machine sent, each id once.
+func (s *State) AppendMachineEvents(ctx context.Context, sender string, events []audit.Event) error {
+	return retryOnConflict(func() error {
+		old, err := recentEventIDs.getOrNew(ctx, s, sender)
 		if err != nil {
 			return err
 		}
@@ -93,13 +93,13 @@ func (s *State) AppendSentEvents(ctx context.Context, sender string, events []au
 			if !known[e.ID] {
 				known[e.ID] = true
 				ids = append(ids, e.ID)
-				c.record(e)
+				c.appendEvents(e)
 			}
 		}
 		if len(c.txn.Append) == 0 {
 			return c.err
 		}
-		sentEvents.replaceOrCreate(&c, old, sent{IDs: ids[max(0, len(ids)-sentKept):]})
+		recentEventIDs.replaceOrCreate(&c, old, recentEvents{IDs: ids[max(0, len(ids)-maxRecentEvents):]})
 		_, err = s.commit(ctx, &c)
 		return err
 	})
@@ -110,8 +110,8 @@ const issuanceStream = "issued"
 // AppendIssuance stores the record of one issuance and the events it is part of. Concurrent calls share log entries.
 func (s *State) AppendIssuance(ctx context.Context, record json.RawMessage, events ...audit.Event) error {
 	var c change
-	c.append(issuanceStream, record)
-	c.record(events...)
+	c.appendRecord(issuanceStream, record)
+	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }

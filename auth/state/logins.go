@@ -19,8 +19,8 @@ type PendingLogin struct {
 	Proxy     identity.Identity `json:"proxy"`            // it came by
 	From      string            `json:"from,omitempty"`
 	Challenge string            `json:"challenge"`
-	Longest   time.Duration     `json:"longest,omitempty"` // bounds the certificates' life; zero: as the roles say
-	At        time.Time         `json:"at"`                // when the second factor was shown
+	MaxTTL    time.Duration     `json:"longest,omitempty"` // bounds the certificates' life; zero: as the roles say
+	AuthTime  time.Time         `json:"at"`                // when the second factor was shown
 	Expires   time.Time         `json:"expires"`
 }
 
@@ -29,35 +29,35 @@ type CodeHash [sha256.Size]byte
 
 func (h CodeHash) key() string { return hex.EncodeToString(h[:]) }
 
-var logins = table[PendingLogin]{prefix: "logins/", what: "login", remedy: "run: tsh login"}
+var logins = table[PendingLogin]{prefix: "logins/", noun: "login", remedy: "run: tsh login"}
 
 // sweepLimit is how many ended logins one new login clears away. It is more than one, so what was never fetched does not add up.
 const sweepLimit = 64
 
-// KeepLogin stores a login for its one-time code and notes it on the person's record, which it makes at the first login.
-func (s *State) KeepLogin(ctx context.Context, h CodeHash, p PendingLogin, events ...audit.Event) error {
-	return retry(func() error {
+// AddLogin stores a login for its one-time code and notes it on the person's record, which it makes at the first login.
+func (s *State) AddLogin(ctx context.Context, h CodeHash, p PendingLogin, events ...audit.Event) error {
+	return retryOnConflict(func() error {
 		old, err := users.getOrNew(ctx, s, UserID(p.Who.UserKey()))
 		if err != nil {
 			return err
 		}
 		var c change
-		users.replaceOrCreate(&c, old, loggedIn(old.Value, p))
-		if err := s.sweepLogins(ctx, &c, p.At); err != nil {
+		users.replaceOrCreate(&c, old, userAfterLogin(old.Value, p))
+		if err := s.sweepLogins(ctx, &c, p.AuthTime); err != nil {
 			return err
 		}
 		logins.create(&c, h.key(), p)
-		c.record(events...)
+		c.appendEvents(events...)
 		_, err = s.commit(ctx, &c)
 		return err
 	})
 }
 
-func loggedIn(u User, p PendingLogin) User {
-	u.Connector, u.Subject, u.Name, u.LastLogin = p.Who.Connector, p.Who.Subject, p.Who.Name, p.At
+func userAfterLogin(u User, p PendingLogin) User {
+	u.Connector, u.Subject, u.Name, u.LastLogin = p.Who.Connector, p.Who.Subject, p.Who.Name, p.AuthTime
 	u.Mapped = p.Mapped
 	if u.Created.IsZero() {
-		u.Created = p.At
+		u.Created = p.AuthTime
 	}
 	return u
 }
@@ -70,7 +70,7 @@ func (s *State) sweepLogins(ctx context.Context, c *change, now time.Time) error
 	}
 	for _, l := range got.Items {
 		if now.After(l.Value.Expires) {
-			logins.drop(c, l.Key)
+			logins.deleteKey(c, l.Key)
 		}
 	}
 	return nil
@@ -81,11 +81,11 @@ func (s *State) PendingLogin(ctx context.Context, h CodeHash) (Stored[PendingLog
 	return logins.get(ctx, s, h.key())
 }
 
-// TakeLogin spends a login that was read. Of all who try, one succeeds; the others get fault Expired.
-func (s *State) TakeLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
+// RedeemLogin spends a login that was read. Of all who try, one succeeds; the others get fault Expired.
+func (s *State) RedeemLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
 	c := change{conflict: fault.New(fault.Expired, "state.TakeLogin", "this login was fetched already", logins.remedy)}
 	logins.remove(&c, l)
-	c.record(events...)
+	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }

@@ -13,16 +13,16 @@ import (
 
 // Machine is a node or proxy on record. Renewals copy what is here and nothing else.
 type Machine struct {
-	ID      identity.NodeID `json:"id"`
-	Kind    identity.Kind   `json:"kind"`
-	Name    string          `json:"name"`
-	Labels  identity.Labels `json:"labels,omitempty"`
-	SSHKey  []byte          `json:"ssh_key"`           // host key, SSH wire format
-	X509Key []byte          `json:"x509_key"`          // PKIX DER
-	Names   []string        `json:"names,omitempty"`   // proxy: the public host names and addresses it answers to
-	Aliases []string        `json:"aliases,omitempty"` // proxy: the host names among Names in the form of machine names; no node may have one
-	Created time.Time       `json:"created"`
-	Renewed time.Time       `json:"renewed"` // when its certificates were last issued
+	ID      identity.MachineID `json:"id"`
+	Kind    identity.Kind      `json:"kind"`
+	Name    string             `json:"name"`
+	Labels  identity.Labels    `json:"labels,omitempty"`
+	SSHKey  []byte             `json:"ssh_key"`           // host key, SSH wire format
+	X509Key []byte             `json:"x509_key"`          // PKIX DER
+	Names   []string           `json:"names,omitempty"`   // proxy: the public host names and addresses it answers to
+	Aliases []string           `json:"aliases,omitempty"` // proxy: the host names among Names in the form of machine names; no node may have one
+	Created time.Time          `json:"created"`
+	Renewed time.Time          `json:"renewed"` // when its certificates were last issued
 }
 
 // Identity is what the machine's certificates say.
@@ -30,35 +30,35 @@ func (m Machine) Identity(cluster string) identity.Identity {
 	return identity.Identity{Kind: m.Kind, Cluster: cluster, Name: m.Name, ID: m.ID, Labels: m.Labels}
 }
 
-// holder says whose a name is. A name of a removed machine stays reserved until Until.
-type holder struct {
-	ID    identity.NodeID `json:"id"`
-	Kind  identity.Kind   `json:"kind"`
-	Until time.Time       `json:"until,omitzero"` // zero: in use
+// nameRecord says whose a name is. A name of a removed machine stays reserved until Until.
+type nameRecord struct {
+	ID    identity.MachineID `json:"id"`
+	Kind  identity.Kind      `json:"kind"`
+	Until time.Time          `json:"until,omitzero"` // zero: in use
 }
 
-// public says which proxies answer to a public name; several may, behind one address.
-type public struct {
-	Proxies []identity.NodeID `json:"proxies"`
+// publicNameRecord says which proxies answer to a public name; several may, behind one address.
+type publicNameRecord struct {
+	Proxies []identity.MachineID `json:"proxies"`
 }
 
 var (
-	machines = table[Machine]{prefix: "machine/", what: "machine", remedy: "run: tsh ls"}
-	names    = table[holder]{prefix: "name/", what: "machine named", remedy: "run: tsh ls"}
-	publics  = table[public]{prefix: "public/", what: "public name", remedy: "run: tsh ls"}
+	machines     = table[Machine]{prefix: "machine/", noun: "machine", remedy: "run: tsh ls"}
+	machineNames = table[nameRecord]{prefix: "name/", noun: "machine named", remedy: "run: tsh ls"}
+	publicNames  = table[publicNameRecord]{prefix: "public/", noun: "public name", remedy: "run: tsh ls"}
 )
 
-// NameReserved is how long the name of a removed machine can be taken by no other: as long as a certificate with that name may live.
-const NameReserved = identity.MaxLife
+// NameReservation is how long the name of a removed machine can be taken by no other: as long as a certificate with that name may live.
+const NameReservation = identity.MaxLifetime
 
 // Machine returns the machine with the id.
-func (s *State) Machine(ctx context.Context, id identity.NodeID) (Stored[Machine], error) {
+func (s *State) Machine(ctx context.Context, id identity.MachineID) (Stored[Machine], error) {
 	return machines.get(ctx, s, string(id))
 }
 
 // MachineByName returns the node or proxy that has the name now.
 func (s *State) MachineByName(ctx context.Context, name string) (Stored[Machine], error) {
-	h, err := names.get(ctx, s, name)
+	h, err := machineNames.get(ctx, s, name)
 	if err != nil {
 		return Stored[Machine]{}, err
 	}
@@ -68,37 +68,37 @@ func (s *State) MachineByName(ctx context.Context, name string) (Stored[Machine]
 // NameTaken reports whether a machine of the kind may not be called name: it is another's, reserved since a removal, or what proxies
 // are reached by.
 func (s *State) NameTaken(ctx context.Context, name string, kind identity.Kind, now time.Time) (bool, error) {
-	h, err := names.getOrNew(ctx, s, name)
+	h, err := machineNames.getOrNew(ctx, s, name)
 	if err != nil || h.Revision != 0 && !h.Value.free(now) {
 		return true, err
 	}
-	p, err := publics.getOrNew(ctx, s, name)
+	p, err := publicNames.getOrNew(ctx, s, name)
 	return kind == identity.Node && len(p.Value.Proxies) > 0, err
 }
 
-func (h holder) free(now time.Time) bool { return !h.Until.IsZero() && !now.Before(h.Until) }
+func (h nameRecord) free(now time.Time) bool { return !h.Until.IsZero() && !now.Before(h.Until) }
 
 // AddMachine stores a new machine under its name and spends the token that admits it, all or nothing. Fault Conflict means that name or
 // token were taken meanwhile: look again.
 func (s *State) AddMachine(ctx context.Context, m Machine, spent Stored[Token], events ...audit.Event) error {
 	var c change
 	machines.create(&c, string(m.ID), m)
-	if err := s.takeName(ctx, &c, m); err != nil {
+	if err := s.claimName(ctx, &c, m); err != nil {
 		return err
 	}
-	if err := s.takePublicNames(ctx, &c, m); err != nil {
+	if err := s.claimPublicNames(ctx, &c, m); err != nil {
 		return err
 	}
 	used := spent.Value
 	used.Used, used.UsedBy = m.Created, m.ID
 	tokens.replace(&c, spent, used)
-	c.record(events...)
+	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }
 
-func (s *State) takeName(ctx context.Context, c *change, m Machine) error {
-	h, err := names.getOrNew(ctx, s, m.Name)
+func (s *State) claimName(ctx context.Context, c *change, m Machine) error {
+	h, err := machineNames.getOrNew(ctx, s, m.Name)
 	if err != nil {
 		return err
 	}
@@ -106,16 +106,16 @@ func (s *State) takeName(ctx context.Context, c *change, m Machine) error {
 		return fault.New(fault.Conflict, "state.AddMachine", "the name "+m.Name+" is taken", "choose another name")
 	}
 	if m.Kind == identity.Node {
-		publics.missing(c, m.Name)
+		publicNames.requireMissing(c, m.Name)
 	}
-	names.replaceOrCreate(c, h, holder{ID: m.ID, Kind: m.Kind})
+	machineNames.replaceOrCreate(c, h, nameRecord{ID: m.ID, Kind: m.Kind})
 	return nil
 }
 
-// takePublicNames notes a proxy's public names, and refuses one that a node has: the node's host certificate would speak for the proxy.
-func (s *State) takePublicNames(ctx context.Context, c *change, m Machine) error {
+// claimPublicNames notes a proxy's public names, and refuses one that a node has: the node's host certificate would speak for the proxy.
+func (s *State) claimPublicNames(ctx context.Context, c *change, m Machine) error {
 	for _, n := range m.Aliases {
-		h, err := names.getOrNew(ctx, s, n)
+		h, err := machineNames.getOrNew(ctx, s, n)
 		if err != nil {
 			return err
 		}
@@ -124,16 +124,16 @@ func (s *State) takePublicNames(ctx context.Context, c *change, m Machine) error
 		}
 		if n != m.Name {
 			if h.Revision == 0 {
-				names.missing(c, n)
+				machineNames.requireMissing(c, n)
 			} else {
-				names.unchanged(c, h)
+				machineNames.requireUnchanged(c, h)
 			}
 		}
-		p, err := publics.getOrNew(ctx, s, n)
+		p, err := publicNames.getOrNew(ctx, s, n)
 		if err != nil {
 			return err
 		}
-		publics.replaceOrCreate(c, p, public{Proxies: append(slices.Clone(p.Value.Proxies), m.ID)})
+		publicNames.replaceOrCreate(c, p, publicNameRecord{Proxies: append(slices.Clone(p.Value.Proxies), m.ID)})
 	}
 	return nil
 }
@@ -143,14 +143,14 @@ func (s *State) ChangeMachine(ctx context.Context, old Stored[Machine], next Mac
 	next.ID, next.Kind, next.Name, next.SSHKey, next.X509Key = old.Value.ID, old.Value.Kind, old.Value.Name, old.Value.SSHKey, old.Value.X509Key
 	var c change
 	machines.replace(&c, old, next)
-	c.record(events...)
+	c.appendEvents(events...)
 	r, err := s.commit(ctx, &c)
 	return r.Revision, err
 }
 
-// NoteRenewal writes down when the machine's certificates were issued.
-func (s *State) NoteRenewal(ctx context.Context, id identity.NodeID, now time.Time, events ...audit.Event) error {
-	return retry(func() error {
+// RecordRenewal writes down when the machine's certificates were issued.
+func (s *State) RecordRenewal(ctx context.Context, id identity.MachineID, now time.Time, events ...audit.Event) error {
+	return retryOnConflict(func() error {
 		old, err := s.Machine(ctx, id)
 		if err != nil {
 			return err
@@ -166,21 +166,21 @@ func (s *State) NoteRenewal(ctx context.Context, id identity.NodeID, now time.Ti
 func (s *State) RemoveMachine(ctx context.Context, old Stored[Machine], now time.Time, events ...audit.Event) error {
 	var c change
 	machines.remove(&c, old)
-	lastSeen.drop(&c, old.Key)
-	names.set(&c, old.Value.Name, holder{ID: old.Value.ID, Kind: old.Value.Kind, Until: now.UTC().Add(NameReserved)})
+	lastSeen.deleteKey(&c, old.Key)
+	machineNames.set(&c, old.Value.Name, nameRecord{ID: old.Value.ID, Kind: old.Value.Kind, Until: now.UTC().Add(NameReservation)})
 	for _, n := range old.Value.Aliases {
-		p, err := publics.getOrNew(ctx, s, n)
+		p, err := publicNames.getOrNew(ctx, s, n)
 		if err != nil {
 			return err
 		}
-		rest := slices.DeleteFunc(slices.Clone(p.Value.Proxies), func(id identity.NodeID) bool { return id == old.Value.ID })
+		rest := slices.DeleteFunc(slices.Clone(p.Value.Proxies), func(id identity.MachineID) bool { return id == old.Value.ID })
 		if p.Revision != 0 && len(rest) == 0 {
-			publics.remove(&c, p)
+			publicNames.remove(&c, p)
 		} else if p.Revision != 0 {
-			publics.replace(&c, p, public{Proxies: rest})
+			publicNames.replace(&c, p, publicNameRecord{Proxies: rest})
 		}
 	}
-	c.record(events...)
+	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }
@@ -193,7 +193,7 @@ func (s *State) ListMachines(ctx context.Context, kind identity.Kind, p Page) (L
 		limit = maxPage
 	}
 	for {
-		got, err := names.list(ctx, s, Page{After: p.After, Limit: limit})
+		got, err := machineNames.list(ctx, s, Page{After: p.After, Limit: limit})
 		if err != nil {
 			return out, err
 		}
@@ -223,13 +223,13 @@ func (s *State) ListMachines(ctx context.Context, kind identity.Kind, p Page) (L
 
 const maxPage = 1000
 
-// MachinesByFirstLabel returns the nodes whose name is label, or begins with label and a dot.
-func (s *State) MachinesByFirstLabel(ctx context.Context, label string) ([]Machine, error) {
+// NodesByShortName returns the nodes whose name is label, or begins with label and a dot.
+func (s *State) NodesByShortName(ctx context.Context, label string) ([]Machine, error) {
 	var out []Machine
 	if m, err := s.MachineByName(ctx, label); err == nil && m.Value.Kind == identity.Node {
 		out = append(out, m.Value)
 	}
-	got, err := names.listUnder(ctx, s, label+".", Page{})
+	got, err := machineNames.listUnder(ctx, s, label+".", Page{})
 	if err != nil {
 		return nil, err
 	}

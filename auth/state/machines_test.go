@@ -29,10 +29,10 @@ func token(t *testing.T, s *State, name string) Stored[Token] {
 }
 
 func newMachine(kind identity.Kind, name string, aliases ...string) Machine {
-	return Machine{ID: identity.NodeID(NewID()), Kind: kind, Name: name, Aliases: aliases, Created: time.Now()}
+	return Machine{ID: identity.MachineID(NewID()), Kind: kind, Name: name, Aliases: aliases, Created: time.Now()}
 }
 
-func TestAMachineItsNameAndItsTokenAreOneFact(t *testing.T) {
+func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 	s := open(t)
 	one := token(t, s, "one")
 	web := newMachine(identity.Node, "web")
@@ -61,10 +61,10 @@ func TestAMachineItsNameAndItsTokenAreOneFact(t *testing.T) {
 	}
 }
 
-func TestATokenIsForgottenWithItsLease(t *testing.T) {
+func TestTokenEndsWithItsLease(t *testing.T) {
 	s := open(t)
 	tok := token(t, s, "one")
-	must(t, s.NoteRefusal(t.Context(), tok)) // a change must not free it from its lease
+	must(t, s.CountRefusal(t.Context(), tok)) // a change must not free it from its lease
 	tok, err := s.Token(t.Context(), "one")
 	must(t, err)
 	if tok.item.Lease == 0 || tok.Value.Refused != 1 {
@@ -99,11 +99,11 @@ func TestRemovedNamesStayReserved(t *testing.T) {
 			t.Errorf("%s after removal: got taken %v (%v), want %v", name, got, err, want)
 		}
 	}
-	if got, err := s.NameTaken(t.Context(), "edge", identity.Node, time.Now().Add(NameReserved+time.Second)); err != nil || got {
+	if got, err := s.NameTaken(t.Context(), "edge", identity.Node, time.Now().Add(NameReservation+time.Second)); err != nil || got {
 		t.Errorf("edge a day later: got taken %v (%v), want free", got, err)
 	}
 	late := newMachine(identity.Node, "edge")
-	late.Created = time.Now().Add(NameReserved + time.Second)
+	late.Created = time.Now().Add(NameReservation + time.Second)
 	must(t, s.AddMachine(t.Context(), late, token(t, s, "two")))
 }
 
@@ -136,23 +136,23 @@ func TestListMachinesPagesByNameAndKind(t *testing.T) {
 	}
 }
 
-func TestAttachmentsGoWithTheProxysLease(t *testing.T) {
+func TestAttachmentsEndWithTheProxyLease(t *testing.T) {
 	s := open(t)
 	web := newMachine(identity.Node, "web")
 	must(t, s.AddMachine(t.Context(), web, token(t, s, "one")))
-	proxy := identity.NodeID(NewID())
-	kept, err := s.KeepProxy(t.Context(), proxy, time.Minute)
+	proxy := identity.MachineID(NewID())
+	kept, err := s.KeepProxyLease(t.Context(), proxy, time.Minute)
 	if err != nil || kept {
 		t.Fatalf("got kept %v, %v, want a new lease", kept, err)
 	}
 	a := Attachment{Node: web.ID, ProxyID: proxy, Proxy: "edge", Since: time.Now()}
 	must(t, s.ChangeAttachments(t.Context(), proxy, []Attachment{a}, nil, time.Now()))
-	if kept, err := s.KeepProxy(t.Context(), proxy, time.Minute); err != nil || !kept {
+	if kept, err := s.KeepProxyLease(t.Context(), proxy, time.Minute); err != nil || !kept {
 		t.Errorf("got kept %v, %v, want the lease kept", kept, err)
 	}
-	of, err := s.AttachmentsOf(t.Context(), web.ID)
+	of, err := s.AttachmentsByNode(t.Context(), web.ID)
 	must(t, err)
-	to, err := s.AttachedTo(t.Context(), proxy)
+	to, err := s.AttachmentsByProxy(t.Context(), proxy)
 	must(t, err)
 	if len(of) != 1 || len(to) != 1 {
 		t.Errorf("got %v and %v, want the attachment by node and by proxy", of, to)
@@ -160,9 +160,9 @@ func TestAttachmentsGoWithTheProxysLease(t *testing.T) {
 	lease, err := proxyLeases.get(t.Context(), s, string(proxy))
 	must(t, err)
 	must(t, s.store.Revoke(t.Context(), lease.Value.Lease)) // as when the proxy is silent for too long
-	of, err = s.AttachmentsOf(t.Context(), web.ID)
+	of, err = s.AttachmentsByNode(t.Context(), web.ID)
 	must(t, err)
-	to, err = s.AttachedTo(t.Context(), proxy)
+	to, err = s.AttachmentsByProxy(t.Context(), proxy)
 	must(t, err)
 	if len(of)+len(to) != 0 {
 		t.Errorf("got %v and %v after the lease, want none", of, to)
@@ -172,40 +172,40 @@ func TestAttachmentsGoWithTheProxysLease(t *testing.T) {
 	}
 }
 
-func TestABatchOfAttachmentsFitsItsTransactions(t *testing.T) {
+func TestManyAttachmentsFitTheirTransactions(t *testing.T) {
 	s := open(t)
-	proxy := identity.NodeID(NewID())
-	_, err := s.KeepProxy(t.Context(), proxy, time.Minute)
+	proxy := identity.MachineID(NewID())
+	_, err := s.KeepProxyLease(t.Context(), proxy, time.Minute)
 	must(t, err)
-	many := make([]Attachment, 2*attachGroup+1)
+	many := make([]Attachment, 2*attachmentsPerTxn+1)
 	for i := range many {
-		many[i] = Attachment{Node: identity.NodeID(fmt.Sprintf("%032x", i)), ProxyID: proxy, Proxy: "edge", Since: time.Now()}
+		many[i] = Attachment{Node: identity.MachineID(fmt.Sprintf("%032x", i)), ProxyID: proxy, Proxy: "edge", Since: time.Now()}
 		many[i].Signed.Payload, many[i].Signed.Sig = make([]byte, 300), make([]byte, 72)
 	}
 	must(t, s.ChangeAttachments(t.Context(), proxy, many, nil, time.Now()))
-	to, err := s.AttachedTo(t.Context(), proxy)
+	to, err := s.AttachmentsByProxy(t.Context(), proxy)
 	if err != nil || len(to) != len(many) {
 		t.Errorf("got %d and %v, want %d", len(to), err, len(many))
 	}
 	must(t, s.ChangeAttachments(t.Context(), proxy, nil, many, time.Now()))
-	if to, err = s.AttachedTo(t.Context(), proxy); err != nil || len(to) != 0 {
+	if to, err = s.AttachmentsByProxy(t.Context(), proxy); err != nil || len(to) != 0 {
 		t.Errorf("got %d and %v, want none", len(to), err)
 	}
 }
 
-func TestTheRulebookFollowsEveryChange(t *testing.T) {
+func TestRoleSetFollowsEveryChange(t *testing.T) {
 	s := open(t)
-	if _, err := s.Rulebook(t.Context()); !fault.Is(err, fault.NotFound) {
+	if _, err := s.RoleSet(t.Context()); !fault.Is(err, fault.NotFound) {
 		t.Errorf("unborn: got %v, want not found", err)
 	}
 	rev, err := s.PutRole(t.Context(), Stored[access.Role]{}, access.Role{Name: "one"}, time.Now())
 	must(t, err)
-	book, err := s.Rulebook(t.Context())
+	book, err := s.RoleSet(t.Context())
 	must(t, err)
 	if book.Revision != rev || len(book.Policy) != 1 {
 		t.Errorf("got %+v, want the role at revision %d", book, rev)
 	}
-	if again, err := s.Rulebook(t.Context()); err != nil || again != book {
+	if again, err := s.RoleSet(t.Context()); err != nil || again != book {
 		t.Errorf("got another book though nothing changed (%v)", err)
 	}
 	waited := make(chan error, 1)
@@ -214,12 +214,12 @@ func TestTheRulebookFollowsEveryChange(t *testing.T) {
 	must(t, err)
 	must(t, s.RemoveRole(t.Context(), old, time.Now()))
 	must(t, <-waited)
-	if book, err = s.Rulebook(t.Context()); err != nil || len(book.Policy) != 0 || book.Revision <= rev {
+	if book, err = s.RoleSet(t.Context()); err != nil || len(book.Policy) != 0 || book.Revision <= rev {
 		t.Errorf("got %+v, %v, want no role", book, err)
 	}
 }
 
-func TestTheKeyringIsComparedBeforeItIsReplaced(t *testing.T) {
+func TestKeyringSaveComparesBeforeItReplaces(t *testing.T) {
 	s := open(t)
 	k := s.Keyring()
 	if _, err := k.Load(t.Context()); !fault.Is(err, fault.NotFound) || fault.Remedy(err) == "" {
@@ -237,7 +237,7 @@ func TestTheKeyringIsComparedBeforeItIsReplaced(t *testing.T) {
 	}
 }
 
-func TestAReplicaKeepsItsID(t *testing.T) {
+func TestReplicaIDIsStable(t *testing.T) {
 	s := open(t)
 	one, err := s.Replica(t.Context(), "auth-1")
 	must(t, err)
@@ -245,7 +245,7 @@ func TestAReplicaKeepsItsID(t *testing.T) {
 	must(t, err)
 	other, err := s.Replica(t.Context(), "auth-2")
 	must(t, err)
-	if one != again || one == other || identity.CheckNodeID(one) != nil {
+	if one != again || one == other || identity.CheckMachineID(one) != nil {
 		t.Errorf("got %s, %s and %s, want one for each replica", one, again, other)
 	}
 }

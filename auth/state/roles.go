@@ -13,18 +13,18 @@ import (
 // AdminRole is the built-in role of administrators. It cannot be removed, nor emptied.
 const AdminRole = "admin"
 
-// mark is written with every change of a kind of rules. Its revision is the document's, its time the document's time, so every replica
+// rulesVersion is written with every change of a kind of rules. Its revision is the document's, its time the document's time, so every replica
 // that signs makes the same bytes.
-type mark struct {
+type rulesVersion struct {
 	Time time.Time `json:"time"`
 }
 
-const rolesMark = "roles"
+const rolesVersionKey = "roles"
 
 var (
-	roles       = table[access.Role]{prefix: "role/", what: "role", remedy: "run: tsh get roles"}
-	marks       = table[mark]{prefix: "mark/", what: "mark of", remedy: bornFirst}
-	authorities = table[Authorities]{prefix: "authorities/", what: "authorities document", remedy: bornFirst}
+	roles         = table[access.Role]{prefix: "role/", noun: "role", remedy: "run: tsh get roles"}
+	rulesVersions = table[rulesVersion]{prefix: "mark/", noun: "mark of", remedy: bootstrapRemedy}
+	authorities   = table[Authorities]{prefix: "authorities/", noun: "authorities document", remedy: bootstrapRemedy}
 )
 
 // Authorities is one signed authorities document of the chain.
@@ -78,59 +78,59 @@ func (s *State) RemoveRole(ctx context.Context, old Stored[access.Role], now tim
 }
 
 func (s *State) commitRoles(ctx context.Context, c *change, now time.Time, events []audit.Event) (uint64, error) {
-	marks.set(c, rolesMark, mark{Time: now.UTC()})
-	c.record(events...)
+	rulesVersions.set(c, rolesVersionKey, rulesVersion{Time: now.UTC()})
+	c.appendEvents(events...)
 	r, err := s.commit(ctx, c)
 	return r.Revision, err
 }
 
-// Rulebook is every role as of one revision.
-type Rulebook struct {
+// RoleSet is every role as of one revision.
+type RoleSet struct {
 	Roles    []access.Role // by name
 	Policy   access.Policy
 	Revision uint64    // of the last change of any role
 	Time     time.Time // of that change
 }
 
-// Rulebook returns the roles as they are now. It is cheap while nothing changes.
-func (s *State) Rulebook(ctx context.Context) (*Rulebook, error) {
+// RoleSet returns the roles as they are now. It is cheap while nothing changes.
+func (s *State) RoleSet(ctx context.Context) (*RoleSet, error) {
 	for {
-		before, err := marks.get(ctx, s, rolesMark)
+		before, err := rulesVersions.get(ctx, s, rolesVersionKey)
 		if err != nil {
 			return nil, err
 		}
-		if held := s.rulebook.Load(); held != nil && held.Revision == before.Revision {
+		if held := s.roleSet.Load(); held != nil && held.Revision == before.Revision {
 			return held, nil
 		}
-		made, err := s.readRulebook(ctx, before)
+		made, err := s.readRoleSet(ctx, before)
 		if err != nil || made != nil {
 			return made, err
 		}
 	}
 }
 
-// readRulebook reads all roles; nil when they changed meanwhile.
-func (s *State) readRulebook(ctx context.Context, at Stored[mark]) (*Rulebook, error) {
+// readRoleSet reads all roles; nil when they changed meanwhile.
+func (s *State) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*RoleSet, error) {
 	all, err := roles.all(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	after, err := marks.get(ctx, s, rolesMark)
+	after, err := rulesVersions.get(ctx, s, rolesVersionKey)
 	if err != nil || after.Revision != at.Revision {
 		return nil, err
 	}
-	book := &Rulebook{Policy: access.Policy{}, Revision: at.Revision, Time: at.Value.Time}
+	book := &RoleSet{Policy: access.Policy{}, Revision: at.Revision, Time: at.Value.Time}
 	for _, r := range all {
 		book.Roles = append(book.Roles, r.Value)
 		book.Policy[r.Value.Name] = r.Value
 	}
-	s.rulebook.Store(book)
+	s.roleSet.Store(book)
 	return book, nil
 }
 
 // Policy returns the roles in the form decisions are made by.
 func (s *State) Policy(ctx context.Context) (access.Policy, error) {
-	book, err := s.Rulebook(ctx)
+	book, err := s.RoleSet(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (s *State) Policy(ctx context.Context) (access.Policy, error) {
 
 // AwaitRules waits until a rule changes after the revision.
 func (s *State) AwaitRules(ctx context.Context, after uint64) error {
-	now, err := marks.list(ctx, s, Page{}) // with the revision of the whole store, which a watch can always go on from
+	now, err := rulesVersions.list(ctx, s, Page{}) // with the revision of the whole store, which a watch can always go on from
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (s *State) AwaitRules(ctx context.Context, after uint64) error {
 			return nil
 		}
 	}
-	w, err := s.store.Watch(ctx, marks.prefix, now.revision)
+	w, err := s.store.Watch(ctx, rulesVersions.prefix, now.revision)
 	if err != nil {
 		return err
 	}

@@ -20,8 +20,8 @@ import (
 
 // State is the cluster's knowledge. It is safe for concurrent use.
 type State struct {
-	store    *raftstore.Store
-	rulebook atomic.Pointer[Rulebook] // the last one made; Rulebook checks whether it is still current
+	store   *raftstore.Store
+	roleSet atomic.Pointer[RoleSet] // the last one made; Rulebook checks whether it is still current
 }
 
 // New reads and writes through an open store.
@@ -58,7 +58,7 @@ type Listing[T any] struct {
 // table is one kind of record: T as JSON under prefix.
 type table[T any] struct {
 	prefix string // ends in "/"
-	what   string // for people: "role"
+	noun   string // for people: "role"
 	remedy string // when there is none: "run: tsh get roles"
 }
 
@@ -98,7 +98,7 @@ func decode[T any](b []byte) (T, error) {
 func (t table[T]) get(ctx context.Context, s *State, key string) (Stored[T], error) {
 	it, err := s.store.Get(ctx, t.prefix+key)
 	if fault.Is(err, fault.NotFound) {
-		return Stored[T]{}, fault.New(fault.NotFound, "state.get", fmt.Sprintf("there is no %s %.80q", t.what, key), t.remedy)
+		return Stored[T]{}, fault.New(fault.NotFound, "state.get", fmt.Sprintf("there is no %s %.80q", t.noun, key), t.remedy)
 	}
 	if err != nil {
 		return Stored[T]{}, err
@@ -110,7 +110,7 @@ func (t table[T]) stored(it raftstore.Item) (Stored[T], error) {
 	out := Stored[T]{Key: strings.TrimPrefix(it.Key, t.prefix), Revision: uint64(it.Modified), item: it}
 	var err error
 	if out.Value, err = decode[T](it.Value); err != nil {
-		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", fmt.Sprintf("the %s %.80q cannot be read by this release", t.what, out.Key),
+		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", fmt.Sprintf("the %s %.80q cannot be read by this release", t.noun, out.Key),
 			"run the newest release on every auth replica")
 	}
 	return out, nil
@@ -168,13 +168,13 @@ type change struct {
 
 // create writes a record that must not exist yet.
 func (t table[T]) create(c *change, key string, v T) {
-	c.when(raftstore.Missing(t.prefix + key))
+	c.require(raftstore.Missing(t.prefix + key))
 	t.set(c, key, v)
 }
 
 // replace writes v over old, which must not have been changed since it was read. What old's lease would take, it still takes.
 func (t table[T]) replace(c *change, old Stored[T], v T) {
-	c.when(raftstore.Unchanged(old.item))
+	c.require(raftstore.Unchanged(old.item))
 	t.setLeased(c, old.Key, v, old.item.Lease)
 }
 
@@ -184,7 +184,7 @@ func (t table[T]) set(c *change, key string, v T) { t.setLeased(c, key, v, 0) }
 // setLeased writes v, to go when the lease ends.
 func (t table[T]) setLeased(c *change, key string, v T, lease raftstore.LeaseID) {
 	b, err := encode(v)
-	c.fail(err)
+	c.setErr(err)
 	w := raftstore.Put(t.prefix+key, b)
 	w.Lease = lease
 	c.txn.Then = append(c.txn.Then, w)
@@ -192,8 +192,8 @@ func (t table[T]) setLeased(c *change, key string, v T, lease raftstore.LeaseID)
 
 // remove deletes old, which must not have been changed since it was read.
 func (t table[T]) remove(c *change, old Stored[T]) {
-	c.when(raftstore.Unchanged(old.item))
-	t.drop(c, old.Key)
+	c.require(raftstore.Unchanged(old.item))
+	t.deleteKey(c, old.Key)
 }
 
 // getOrNew is get, but "there is none" gives an empty record (Revision 0) for replaceOrCreate.
@@ -214,29 +214,31 @@ func (t table[T]) replaceOrCreate(c *change, old Stored[T], v T) {
 	t.replace(c, old, v)
 }
 
-// drop deletes what is under key, if anything.
-func (t table[T]) drop(c *change, key string) {
+// deleteKey deletes what is under key, if anything.
+func (t table[T]) deleteKey(c *change, key string) {
 	c.txn.Then = append(c.txn.Then, raftstore.Delete(t.prefix+key))
 }
 
-// missing makes the whole change depend on there being no such record.
-func (t table[T]) missing(c *change, key string) { c.when(raftstore.Missing(t.prefix + key)) }
+// requireMissing makes the whole change depend on there being no such record.
+func (t table[T]) requireMissing(c *change, key string) { c.require(raftstore.Missing(t.prefix + key)) }
 
-// unchanged makes the whole change depend on a record that it does not write.
-func (t table[T]) unchanged(c *change, old Stored[T]) { c.when(raftstore.Unchanged(old.item)) }
+// requireUnchanged makes the whole change depend on a record that it does not write.
+func (t table[T]) requireUnchanged(c *change, old Stored[T]) {
+	c.require(raftstore.Unchanged(old.item))
+}
 
-func (c *change) when(cond raftstore.Condition) { c.txn.If = append(c.txn.If, cond) }
+func (c *change) require(cond raftstore.Condition) { c.txn.If = append(c.txn.If, cond) }
 
-func (c *change) fail(err error) {
+func (c *change) setErr(err error) {
 	if c.err == nil {
 		c.err = err
 	}
 }
 
-// append adds records to a stream.
-func (c *change) append(stream string, v any) {
+// appendRecord adds records to a stream.
+func (c *change) appendRecord(stream string, v any) {
 	b, err := json.Marshal(v)
-	c.fail(err)
+	c.setErr(err)
 	for i, a := range c.txn.Append {
 		if a.Stream == stream {
 			c.txn.Append[i].Records = append(a.Records, b)
@@ -271,8 +273,8 @@ func (s *State) commit(ctx context.Context, c *change) (result, error) {
 	return result{Revision: uint64(r.Revision), Time: r.Time}, nil
 }
 
-// retry carries out attempt until no condition of it fails for being overtaken, at most a few times.
-func retry(attempt func() error) error {
+// retryOnConflict carries out attempt until no condition of it fails for being overtaken, at most a few times.
+func retryOnConflict(attempt func() error) error {
 	var err error
 	for range 8 {
 		if err = attempt(); !fault.Is(err, fault.Conflict) {

@@ -11,57 +11,57 @@ import (
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
-type fruit struct {
+type testRecord struct {
 	Name string `json:"name"`
 }
 
-var fruits = table[fruit]{prefix: "fruit/", what: "fruit", remedy: "run: tsh get fruits"}
+var testRecords = table[testRecord]{prefix: "fruit/", noun: "fruit", remedy: "run: tsh get fruits"}
 
 func open(t *testing.T) *State {
 	t.Helper()
 	return New(raftstoretest.Open(t))
 }
 
-// put stores one fruit and gives it back as read.
-func put(t *testing.T, s *State, key, name string) Stored[fruit] {
+// putTestRecord stores one fruit and gives it back as read.
+func putTestRecord(t *testing.T, s *State, key, name string) Stored[testRecord] {
 	t.Helper()
 	var c change
-	fruits.create(&c, key, fruit{Name: name})
+	testRecords.create(&c, key, testRecord{Name: name})
 	if _, err := s.commit(t.Context(), &c); err != nil {
 		t.Fatal(err)
 	}
-	got, err := fruits.get(t.Context(), s, key)
+	got, err := testRecords.get(t.Context(), s, key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return got
 }
 
-func TestRecordsComeBackAsWritten(t *testing.T) {
+func TestRecordsAreReadAsWritten(t *testing.T) {
 	s := open(t)
-	got := put(t, s, "a", "apple")
+	got := putTestRecord(t, s, "a", "apple")
 	if got.Key != "a" || got.Value.Name != "apple" || got.Revision == 0 {
 		t.Errorf("got %+v, want key a, apple and a revision", got)
 	}
 }
 
-func TestCreateRefusesWhatIsThere(t *testing.T) {
+func TestCreateRefusesAnExistingRecord(t *testing.T) {
 	s := open(t)
-	put(t, s, "a", "apple")
+	putTestRecord(t, s, "a", "apple")
 	var c change
-	fruits.create(&c, "a", fruit{Name: "another"})
+	testRecords.create(&c, "a", testRecord{Name: "another"})
 	if _, err := s.commit(t.Context(), &c); !fault.Is(err, fault.Conflict) || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want a conflict with a remedy", err)
 	}
 }
 
-func TestReplaceRefusesWhatChangedMeanwhile(t *testing.T) {
+func TestReplaceRefusesAChangedRecord(t *testing.T) {
 	s := open(t)
-	old := put(t, s, "a", "apple")
+	old := putTestRecord(t, s, "a", "apple")
 	for i, want := range []fault.Kind{"", fault.Conflict} {
 		var c change
-		fruits.replace(&c, old, fruit{Name: "pear"})
-		c.record(audit.Event{Code: audit.ResourceApplied, Time: time.Now()})
+		testRecords.replace(&c, old, testRecord{Name: "pear"})
+		c.appendEvents(audit.Event{Code: audit.ResourceApplied, Time: time.Now()})
 		if _, err := s.commit(t.Context(), &c); fault.KindOf(err) != want {
 			t.Errorf("replace %d: got %v, want kind %q", i+1, err, want)
 		}
@@ -72,25 +72,25 @@ func TestReplaceRefusesWhatChangedMeanwhile(t *testing.T) {
 	}
 }
 
-func TestMissingRecordSaysWhatToDo(t *testing.T) {
+func TestMissingRecordHasARemedy(t *testing.T) {
 	s := open(t)
-	if _, err := fruits.get(t.Context(), s, "z"); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "run: tsh get fruits" {
+	if _, err := testRecords.get(t.Context(), s, "z"); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "run: tsh get fruits" {
 		t.Errorf("got %v with remedy %q, want not found with the kind's remedy", err, fault.Remedy(err))
 	}
 }
 
-func TestUnreadableRecordsNeverFailAList(t *testing.T) {
+func TestUnreadableRecordsDoNotFailAList(t *testing.T) {
 	s := open(t)
-	put(t, s, "a", "apple")
-	put(t, s, "c", "cherry")
+	putTestRecord(t, s, "a", "apple")
+	putTestRecord(t, s, "c", "cherry")
 	if _, err := s.store.Commit(t.Context(), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("fruit/b", []byte(`{"v":2,"d":{}}`))}}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := fruits.list(t.Context(), s, Page{})
+	got, err := testRecords.list(t.Context(), s, Page{})
 	if err != nil || len(got.Items) != 2 || len(got.Unreadable) != 1 || got.Unreadable[0] != "b" {
 		t.Errorf("got %+v and %v, want a and c, and b told as unreadable", got, err)
 	}
-	if _, err := fruits.get(t.Context(), s, "b"); !fault.Is(err, fault.Internal) {
+	if _, err := testRecords.get(t.Context(), s, "b"); !fault.Is(err, fault.Internal) {
 		t.Errorf("got %v for a record of the future, want it refused", err)
 	}
 }
@@ -98,25 +98,25 @@ func TestUnreadableRecordsNeverFailAList(t *testing.T) {
 func TestPagesFollowEachOther(t *testing.T) {
 	s := open(t)
 	for _, k := range []string{"a", "b", "c"} {
-		put(t, s, k, k)
+		putTestRecord(t, s, k, k)
 	}
-	first, err := fruits.list(t.Context(), s, Page{Limit: 2})
+	first, err := testRecords.list(t.Context(), s, Page{Limit: 2})
 	if err != nil || len(first.Items) != 2 || first.Next != "b" {
 		t.Fatalf("got %+v and %v, want a, b and next b", first, err)
 	}
-	rest, err := fruits.list(t.Context(), s, Page{After: first.Next})
+	rest, err := testRecords.list(t.Context(), s, Page{After: first.Next})
 	if err != nil || len(rest.Items) != 1 || rest.Items[0].Key != "c" || rest.Next != "" {
 		t.Errorf("got %+v and %v, want c alone", rest, err)
 	}
 }
 
-func TestEventsOfAMachineAreStoredOnce(t *testing.T) {
+func TestMachineEventsAreStoredOnce(t *testing.T) {
 	s := open(t)
-	sender := identity.NodeID(NewID())
+	sender := identity.MachineID(NewID())
 	one := audit.Event{V: 1, Code: audit.SessionStarted, ID: NewID(), Time: time.Now()}
 	two := audit.Event{V: 1, Code: audit.SessionEnded, ID: NewID(), Time: time.Now()}
 	for _, batch := range [][]audit.Event{{one}, {one, two, two}, {one, two}} {
-		if err := s.AppendSentEvents(t.Context(), string(sender), batch); err != nil {
+		if err := s.AppendMachineEvents(t.Context(), string(sender), batch); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,16 +14,16 @@ import (
 
 // Token is a join token, without its secret.
 type Token struct {
-	Hash    []byte          `json:"hash"` // authrpc.Token.Hash; the secret itself is nowhere
-	Kind    identity.Kind   `json:"kind"`
-	Labels  identity.Labels `json:"labels,omitempty"`  // what the machine is labelled with, whatever it wishes
-	Machine string          `json:"machine,omitempty"` // the name the machine gets; empty: what it wishes
-	By      string          `json:"by,omitempty"`      // who made it
-	Created time.Time       `json:"created"`
-	Expires time.Time       `json:"expires"`
-	Used    time.Time       `json:"used,omitzero"`
-	UsedBy  identity.NodeID `json:"used_by,omitempty"`
-	Refused int             `json:"refused,omitempty"` // how often it was shown after its use or end
+	Hash    []byte             `json:"hash"` // authrpc.Token.Hash; the secret itself is nowhere
+	Kind    identity.Kind      `json:"kind"`
+	Labels  identity.Labels    `json:"labels,omitempty"`  // what the machine is labelled with, whatever it wishes
+	Machine string             `json:"machine,omitempty"` // the name the machine gets; empty: what it wishes
+	By      string             `json:"by,omitempty"`      // who made it
+	Created time.Time          `json:"created"`
+	Expires time.Time          `json:"expires"`
+	Used    time.Time          `json:"used,omitzero"`
+	UsedBy  identity.MachineID `json:"used_by,omitempty"`
+	Refused int                `json:"refused,omitempty"` // how often it was shown after its use or end
 }
 
 // tokenName says which token has a hash.
@@ -32,24 +32,24 @@ type tokenName struct {
 }
 
 var (
-	tokens     = table[Token]{prefix: "token/", what: "token", remedy: "run: tsh get tokens"}
-	tokenNames = table[tokenName]{prefix: "token-hash/", what: "token", remedy: "make a new one: tsh token create"}
+	tokens     = table[Token]{prefix: "token/", noun: "token", remedy: "run: tsh get tokens"}
+	tokenNames = table[tokenName]{prefix: "token-hash/", noun: "token", remedy: "make a new one: tsh token create"}
 )
 
-// tokenKept is how long a token is remembered after its birth, so that a late user is told that it ended.
-const tokenKept = 24 * time.Hour
+// tokenRetention is how long a token is remembered after its birth, so that a late user is told that it ended.
+const tokenRetention = 24 * time.Hour
 
 // AddToken stores a token under a name that is free.
 func (s *State) AddToken(ctx context.Context, name string, t Token, events ...audit.Event) (uint64, error) {
-	lease, err := s.store.Grant(ctx, tokenKept)
+	lease, err := s.store.Grant(ctx, tokenRetention)
 	if err != nil {
 		return 0, err
 	}
 	c := change{conflict: fault.New(fault.Conflict, "state.AddToken", fmt.Sprintf("there is a token %.80q already", name), "choose another name, or remove it: tsh rm token NAME")}
-	tokens.missing(&c, name)
+	tokens.requireMissing(&c, name)
 	tokens.setLeased(&c, name, t, lease)
 	tokenNames.setLeased(&c, hex.EncodeToString(t.Hash), tokenName{Name: name}, lease)
-	c.record(events...)
+	c.appendEvents(events...)
 	r, err := s.commit(ctx, &c)
 	return r.Revision, err
 }
@@ -73,13 +73,13 @@ func (s *State) ListTokens(ctx context.Context, p Page) (Listing[Token], error) 
 	return tokens.list(ctx, s, p)
 }
 
-// NoteRefusal counts that a token was shown after its use or end, with its events.
-func (s *State) NoteRefusal(ctx context.Context, old Stored[Token], events ...audit.Event) error {
+// CountRefusal counts that a token was shown after its use or end, with its events.
+func (s *State) CountRefusal(ctx context.Context, old Stored[Token], events ...audit.Event) error {
 	next := old.Value
 	next.Refused++
 	var c change
 	tokens.replace(&c, old, next)
-	c.record(events...)
+	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }
@@ -88,8 +88,8 @@ func (s *State) NoteRefusal(ctx context.Context, old Stored[Token], events ...au
 func (s *State) RemoveToken(ctx context.Context, old Stored[Token], events ...audit.Event) error {
 	var c change
 	tokens.remove(&c, old)
-	tokenNames.drop(&c, hex.EncodeToString(old.Value.Hash))
-	c.record(events...)
+	tokenNames.deleteKey(&c, hex.EncodeToString(old.Value.Hash))
+	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }

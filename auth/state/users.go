@@ -28,20 +28,20 @@ func (u User) UserKey() identity.UserKey {
 	return identity.UserKey{Connector: u.Connector, Subject: u.Subject}
 }
 
-// Holds narrows the roles that a certificate or a login says to those the person has now.
-func (u User) Holds(said []string) []string {
+// FilterRoles narrows the roles that a certificate or a login says to those the person has now.
+func (u User) FilterRoles(said []string) []string {
 	return slices.DeleteFunc(slices.Clone(said), func(r string) bool { return !slices.Contains(u.Roles, r) && !slices.Contains(u.Mapped, r) })
 }
 
-var users = table[User]{prefix: "users/", what: "user", remedy: "run: tsh get users"}
+var users = table[User]{prefix: "users/", noun: "user", remedy: "run: tsh get users"}
 
-// maxReadable is the longest escaped subject that stands in a key as it is; raftstore's keys have at most 1024 bytes.
-const maxReadable = 600
+// maxEscapedSubject is the longest escaped subject that stands in a key as it is; raftstore's keys have at most 1024 bytes.
+const maxEscapedSubject = 600
 
 // UserID is the key of the user's records: connector/subject with the subject escaped, so that no two users share one. A very long
 // subject is named by its hash, behind a second "/" that no escaped subject begins with.
 func UserID(k identity.UserKey) string {
-	if s := url.PathEscape(k.Subject); len(s) <= maxReadable {
+	if s := url.PathEscape(k.Subject); len(s) <= maxEscapedSubject {
 		return k.Connector + "/" + s
 	}
 	sum := sha256.Sum256([]byte(k.Subject))
@@ -58,8 +58,8 @@ func (s *State) UserByID(ctx context.Context, id string) (Stored[User], error) {
 	return users.get(ctx, s, id)
 }
 
-// Users returns one page of the users, by connector and subject.
-func (s *State) Users(ctx context.Context, p Page) (Listing[User], error) {
+// ListUsers returns one page of the users, by connector and subject.
+func (s *State) ListUsers(ctx context.Context, p Page) (Listing[User], error) {
 	return users.list(ctx, s, p)
 }
 
@@ -68,7 +68,7 @@ func (s *State) Users(ctx context.Context, p Page) (Listing[User], error) {
 func (s *State) PutUser(ctx context.Context, old Stored[User], u User, events ...audit.Event) error {
 	old.Key = UserID(u.UserKey())
 	var c change
-	c.record(events...)
+	c.appendEvents(events...)
 	return write(ctx, s, users, old, &c, u)
 }
 
@@ -76,8 +76,8 @@ func (s *State) PutUser(ctx context.Context, old Stored[User], u User, events ..
 func (s *State) RemoveUser(ctx context.Context, old Stored[User], events ...audit.Event) error {
 	var c change
 	users.remove(&c, old)
-	factors.drop(&c, old.Key)
-	c.record(events...)
+	factors.deleteKey(&c, old.Key)
+	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)
 	return err
 }

@@ -13,22 +13,22 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// mask is a seal of its own kind: it binds the name and hides the text, which is all these tests ask of one.
-type mask struct{}
+// fakeSeal is a seal of its own kind: it binds the name and hides the text, which is all these tests ask of one.
+type fakeSeal struct{}
 
-func (mask) Seal(name string, plain []byte) ([]byte, error) {
-	return flip([]byte(name + "\x00" + string(plain))), nil
+func (fakeSeal) Seal(name string, plain []byte) ([]byte, error) {
+	return invert([]byte(name + "\x00" + string(plain))), nil
 }
 
-func (mask) Open(name string, sealed []byte) ([]byte, error) {
-	plain, ok := bytes.CutPrefix(flip(sealed), []byte(name+"\x00"))
+func (fakeSeal) Open(name string, sealed []byte) ([]byte, error) {
+	plain, ok := bytes.CutPrefix(invert(sealed), []byte(name+"\x00"))
 	if !ok {
 		return nil, errors.New("sealed under another name")
 	}
 	return plain, nil
 }
 
-func flip(b []byte) []byte {
+func invert(b []byte) []byte {
 	out := bytes.Clone(b)
 	for i := range out {
 		out[i] ^= 0xff
@@ -56,7 +56,7 @@ func TestNoTwoUsersShareAKey(t *testing.T) {
 	}
 }
 
-func TestAUserIsWrittenOnceAndComparedAfter(t *testing.T) {
+func TestPutUserComparesRevisions(t *testing.T) {
 	s := open(t)
 	u := User{Connector: "corp", Subject: "a/1", Name: "alice@example.com", Roles: []string{"ops"}}
 	if err := s.PutUser(t.Context(), Stored[User]{}, u); err != nil {
@@ -76,7 +76,7 @@ func TestAUserIsWrittenOnceAndComparedAfter(t *testing.T) {
 
 func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 	s := open(t)
-	v := NewVault(s, mask{})
+	v := NewVault(s, fakeSeal{})
 	if err := s.PutUser(t.Context(), Stored[User]{}, User{Connector: "corp", Subject: "a/1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -96,24 +96,24 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 	}
 }
 
-func TestSecretsAreSealedAtRestAndKeptByAnUnrelatedWrite(t *testing.T) {
+func TestSecretsAreSealedAtRestAndSurviveOtherWrites(t *testing.T) {
 	s := open(t)
-	v := NewVault(s, mask{})
+	v := NewVault(s, fakeSeal{})
 	f, _ := v.Factor(t.Context(), alice)
 	if err := v.PutFactor(t.Context(), f, Factor{Secret: "JBSWY3DP"}); err != nil {
 		t.Fatal(err)
 	}
 	f, _ = v.Factor(t.Context(), alice)
 	next := f.Factor
-	next.Step = 7
+	next.LastStep = 7
 	if err := v.PutFactor(t.Context(), f, next); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.PutConnector(t.Context(), KeptConnector{Name: "corp"}, Connector{Spec: []byte(`{}`), Secret: "JBSWY3DP"}); err != nil {
+	if err := v.PutConnector(t.Context(), StoredConnector{Name: "corp"}, Connector{Spec: []byte(`{}`), Secret: "JBSWY3DP"}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := v.Factor(t.Context(), alice)
-	if err != nil || got.Secret != "JBSWY3DP" || got.Step != 7 {
+	if err != nil || got.Secret != "JBSWY3DP" || got.LastStep != 7 {
 		t.Errorf("got %+v and %v, want the secret and step 7", got.Factor, err)
 	}
 	for _, key := range []string{"factors/" + UserID(alice), "connectors/corp"} {
@@ -124,22 +124,22 @@ func TestSecretsAreSealedAtRestAndKeptByAnUnrelatedWrite(t *testing.T) {
 	}
 }
 
-func TestAFactorIsComparedBeforeItIsSet(t *testing.T) {
-	v := NewVault(open(t), mask{})
+func TestPutFactorComparesRevisions(t *testing.T) {
+	v := NewVault(open(t), fakeSeal{})
 	f, _ := v.Factor(t.Context(), alice)
 	for i, want := range []fault.Kind{"", fault.Conflict} {
-		if err := v.PutFactor(t.Context(), f, Factor{Secret: "JBSWY3DP", Step: int64(i)}); fault.KindOf(err) != want {
+		if err := v.PutFactor(t.Context(), f, Factor{Secret: "JBSWY3DP", LastStep: int64(i)}); fault.KindOf(err) != want {
 			t.Errorf("write %d: got %v, want kind %q", i+1, err, want)
 		}
 	}
 }
 
-func TestConnectorsComeBackWithTheirSecret(t *testing.T) {
-	v := NewVault(open(t), mask{})
+func TestConnectorsAreReadWithTheirSecret(t *testing.T) {
+	v := NewVault(open(t), fakeSeal{})
 	if _, err := v.Connector(t.Context(), "corp"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want not found", err)
 	}
-	if err := v.PutConnector(t.Context(), KeptConnector{Name: "corp"}, Connector{Spec: []byte(`{"type":"oidc"}`), Secret: "s3cret"}); err != nil {
+	if err := v.PutConnector(t.Context(), StoredConnector{Name: "corp"}, Connector{Spec: []byte(`{"type":"oidc"}`), Secret: "s3cret"}); err != nil {
 		t.Fatal(err)
 	}
 	all, err := v.Connectors(t.Context())
@@ -155,15 +155,15 @@ func TestConnectorsComeBackWithTheirSecret(t *testing.T) {
 }
 
 // A user is (connector, subject): behind another issuer the same subject is somebody else.
-func TestAConnectorsNameStandsForOneIssuerForGood(t *testing.T) {
-	v := NewVault(open(t), mask{})
+func TestConnectorNameIsBoundToItsIssuer(t *testing.T) {
+	v := NewVault(open(t), fakeSeal{})
 	put := func(of string) error {
 		old, err := v.Connector(t.Context(), "corp")
 		if err != nil && !fault.Is(err, fault.NotFound) {
 			t.Fatal(err)
 		}
 		old.Name = "corp"
-		return v.PutConnector(t.Context(), old, Connector{Spec: []byte(`{}`), Realm: of})
+		return v.PutConnector(t.Context(), old, Connector{Spec: []byte(`{}`), Issuer: of})
 	}
 	refused := func(when string) {
 		t.Helper()
@@ -178,7 +178,7 @@ func TestAConnectorsNameStandsForOneIssuerForGood(t *testing.T) {
 	}
 	refused("over the connector")
 	kept, err := v.Connector(t.Context(), "corp")
-	if err != nil || kept.Realm != "https://one.example" {
+	if err != nil || kept.Issuer != "https://one.example" {
 		t.Fatalf("got %+v and %v, want the first issuer's", kept, err)
 	}
 	if err := v.RemoveConnector(t.Context(), kept); err != nil {
@@ -191,28 +191,28 @@ func TestAConnectorsNameStandsForOneIssuerForGood(t *testing.T) {
 }
 
 // The name of a connector that the cluster was born with is taken as well.
-func TestABornConnectorKeepsItsIssuer(t *testing.T) {
-	v := NewVault(open(t), mask{})
-	if err := v.GiveBirth(t.Context(), Birth{Keyring: []byte(`{}`), Connectors: []NamedConnector{{"corp", Connector{Spec: []byte(`{}`), Realm: "https://one.example"}}}}); err != nil {
+func TestInitialConnectorNameIsBoundToItsIssuer(t *testing.T) {
+	v := NewVault(open(t), fakeSeal{})
+	if err := v.CreateCluster(t.Context(), InitialRecords{Keyring: []byte(`{}`), Connectors: []NamedConnector{{"corp", Connector{Spec: []byte(`{}`), Issuer: "https://one.example"}}}}); err != nil {
 		t.Fatal(err)
 	}
 	old, err := v.Connector(t.Context(), "corp")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := v.PutConnector(t.Context(), old, Connector{Spec: []byte(`{}`), Realm: "https://other.example"}); !fault.Is(err, fault.Conflict) {
+	if err := v.PutConnector(t.Context(), old, Connector{Spec: []byte(`{}`), Issuer: "https://other.example"}); !fault.Is(err, fault.Conflict) {
 		t.Errorf("got %v, want a conflict", err)
 	}
 }
 
-func pending(at time.Time) PendingLogin {
-	return PendingLogin{Who: identity.Identity{Kind: identity.User, Connector: "corp", Subject: "a/1", Name: "alice"}, At: at, Expires: at.Add(time.Minute)}
+func newPendingLogin(at time.Time) PendingLogin {
+	return PendingLogin{Who: identity.Identity{Kind: identity.User, Connector: "corp", Subject: "a/1", Name: "alice"}, AuthTime: at, Expires: at.Add(time.Minute)}
 }
 
-func TestALoginIsTakenOnce(t *testing.T) {
+func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	s := open(t)
 	h := CodeHash{1}
-	if err := s.KeepLogin(t.Context(), h, pending(time.Now())); err != nil {
+	if err := s.AddLogin(t.Context(), h, newPendingLogin(time.Now())); err != nil {
 		t.Fatal(err)
 	}
 	l, err := s.PendingLogin(t.Context(), h)
@@ -223,7 +223,7 @@ func TestALoginIsTakenOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			err := s.TakeLogin(t.Context(), l)
+			err := s.RedeemLogin(t.Context(), l)
 			if err == nil {
 				took.Add(1)
 			} else if !fault.Is(err, fault.Expired) {
@@ -240,15 +240,15 @@ func TestALoginIsTakenOnce(t *testing.T) {
 	}
 }
 
-func TestLoginsNobodyFetchedAreSweptByTheNext(t *testing.T) {
+func TestExpiredLoginsAreSweptByTheNextOne(t *testing.T) {
 	s := open(t)
 	now := time.Now()
 	for i := range 3 {
-		if err := s.KeepLogin(t.Context(), CodeHash{byte(i)}, pending(now)); err != nil {
+		if err := s.AddLogin(t.Context(), CodeHash{byte(i)}, newPendingLogin(now)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.KeepLogin(t.Context(), CodeHash{9}, pending(now.Add(2*time.Minute))); err != nil {
+	if err := s.AddLogin(t.Context(), CodeHash{9}, newPendingLogin(now.Add(2*time.Minute))); err != nil {
 		t.Fatal(err)
 	}
 	left, err := logins.all(t.Context(), s)

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// maxTyped bounds what is looked at of what a person typed, in bytes.
-	maxTyped = 64
+	// maxInput bounds what is looked at of what a person typed, in bytes.
+	maxInput = 64
 	// recoveryCodes is how many a person gets.
 	recoveryCodes = 10
 	// recoveryBytes of randomness are 80 bits, 16 letters.
@@ -27,37 +27,37 @@ var (
 	recoveryRE = regexp.MustCompile(`^[A-Z2-7]{16}$`)
 )
 
-// code is what was typed, in the one form that is compared: one of the two, the other is empty.
-type code struct{ totp, recovery string }
+// parsedCode is what was typed, in the one form that is compared: one of the two, the other is empty.
+type parsedCode struct{ totp, recovery string }
 
 // parseCode drops the spaces and dashes that people type and apps show. What has neither form is no guess, and costs nothing.
-func parseCode(typed string) (code, error) {
-	if len(typed) <= maxTyped {
+func parseCode(typed string) (parsedCode, error) {
+	if len(typed) <= maxInput {
 		s := strings.ToUpper(strings.NewReplacer(" ", "", "-", "", "\t", "", "\u00a0", "", "\r", "", "\n", "").Replace(typed))
 		switch {
 		case totpRE.MatchString(s):
-			return code{totp: s}, nil
+			return parsedCode{totp: s}, nil
 		case recoveryRE.MatchString(s):
-			return code{recovery: s}, nil
+			return parsedCode{recovery: s}, nil
 		}
 	}
-	return code{}, fault.New(fault.Invalid, opProve, "this is no code: one has six digits, a recovery code has sixteen letters and digits", "enter the code that the app shows now")
+	return parsedCode{}, fault.New(fault.Invalid, opVerify, "this is no code: one has six digits, a recovery code has sixteen letters and digits", "enter the code that the app shows now")
 }
 
-// newRecovery draws recovery codes, as they are shown and as they are stored.
-func newRecovery(who identity.UserKey) (shown []string, stored [][]byte) {
+// newRecoveryCodes draws recovery codes, as they are shown and as they are stored.
+func newRecoveryCodes(who identity.UserKey) (shown []string, stored [][]byte) {
 	for range recoveryCodes {
 		var b [recoveryBytes]byte
 		_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
 		s := base32.StdEncoding.EncodeToString(b[:])
 		shown = append(shown, strings.Join([]string{s[:4], s[4:8], s[8:12], s[12:]}, "-"))
-		stored = append(stored, hashRecovery(who, s))
+		stored = append(stored, hashRecoveryCode(who, s))
 	}
 	return shown, stored
 }
 
-// hashRecovery needs no slow hash: a code has 80 random bits.
-func hashRecovery(who identity.UserKey, normal string) []byte {
+// hashRecoveryCode needs no slow hash: a code has 80 random bits.
+func hashRecoveryCode(who identity.UserKey, normal string) []byte {
 	h := sha256.New()
 	h.Write([]byte("threshold recovery v1"))
 	for _, part := range []string{who.Connector, who.Subject, normal} {
@@ -67,9 +67,9 @@ func hashRecovery(who identity.UserKey, normal string) []byte {
 	return h.Sum(nil)
 }
 
-// findRecovery looks at every stored hash, whichever one matches.
-func findRecovery(stored [][]byte, who identity.UserKey, c code) (at int, ok bool) {
-	h := hashRecovery(who, c.recovery)
+// findRecoveryCode looks at every stored hash, whichever one matches.
+func findRecoveryCode(stored [][]byte, who identity.UserKey, c parsedCode) (at int, ok bool) {
+	h := hashRecoveryCode(who, c.recovery)
 	for i, s := range stored {
 		if subtle.ConstantTimeCompare(h, s) == 1 && c.recovery != "" {
 			at, ok = i, true

@@ -10,14 +10,14 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Offer is an enrolment that waits for its first right code. Until then it is nowhere but in the sealed attempt of the one browser.
-type Offer struct {
+// Enrolment is an enrolment that waits for its first right code. Until then it is nowhere but in the sealed attempt of the one browser.
+type Enrolment struct {
 	Secret string `json:"secret"` // base32, 160 bits
 	URI    string `json:"-"`      // otpauth://, for the QR code
 }
 
-// Offer returns nil for a person who has a second factor, and a fresh enrolment for one who has none. It stores nothing.
-func (s *Service) Offer(ctx context.Context, who identity.Identity) (*Offer, error) {
+// OfferEnrolment returns nil for a person who has a second factor, and a fresh enrolment for one who has none. It stores nothing.
+func (s *Service) OfferEnrolment(ctx context.Context, who identity.Identity) (*Enrolment, error) {
 	have, err := s.store.Factor(ctx, who.UserKey())
 	if err != nil || have.Secret != "" {
 		return nil, err
@@ -26,5 +26,5 @@ func (s *Service) Offer(ctx context.Context, who identity.Identity) (*Offer, err
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "totp.Offer", "no secret could be made", "try again: tsh login")
 	}
-	return &Offer{Secret: key.Secret(), URI: key.String()}, nil
+	return &Enrolment{Secret: key.Secret(), URI: key.String()}, nil
 }

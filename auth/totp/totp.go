@@ -27,8 +27,8 @@ const (
 
 // Store keeps second factors. PutFactor is fault Conflict when the factor was written since it was read. state.Vault is one.
 type Store interface {
-	Factor(ctx context.Context, who identity.UserKey) (state.KeptFactor, error)
-	PutFactor(ctx context.Context, old state.KeptFactor, f state.Factor, events ...audit.Event) error
+	Factor(ctx context.Context, who identity.UserKey) (state.StoredFactor, error)
+	PutFactor(ctx context.Context, old state.StoredFactor, f state.Factor, events ...audit.Event) error
 }
 
 // Config is what the factor needs.
@@ -46,7 +46,7 @@ type Service struct {
 	store     Store
 	issuer    string
 	now       func() time.Time
-	addresses addresses
+	addresses addressLockout
 }
 
 // New makes a Service.
@@ -66,8 +66,8 @@ type Answer struct {
 	Code  string            // as typed
 	From  string            // the browser's address, for the lock-out and the audit log
 	Proxy string            // it came by
-	// Offer is the enrolment that was offered to this person in this login and waits to be confirmed; nil: none was.
-	Offer *Offer
+	// Enrolment is the enrolment that was offered to this person in this login and waits to be confirmed; nil: none was.
+	Enrolment *Enrolment
 }
 
 // Proof is a person who showed a right code. Only Prove makes one; the zero value proves nothing.
@@ -86,72 +86,72 @@ func (p Proof) Method() string { return p.method }
 // RecoveryCodes are shown once, after an enrolment.
 func (p Proof) RecoveryCodes() []string { return p.recovery }
 
-// Prove checks a code and uses it up.
-func (s *Service) Prove(ctx context.Context, a Answer) (Proof, error) {
+// Verify checks a code and uses it up.
+func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 	code, err := parseCode(a.Code)
 	if err != nil {
 		return Proof{}, err
 	}
-	if wait := s.addresses.locked(a.From, s.now()); wait > 0 {
+	if wait := s.addresses.lockedFor(a.From, s.now()); wait > 0 {
 		return Proof{}, lockedFault(wait, "too many wrong codes came from this address")
 	}
 	// Of those who show the same code at once one writes first; the others read again, and find the step burned.
-	for range maxRaces {
-		proof, err := s.prove(ctx, a, code)
+	for range maxConflicts {
+		proof, err := s.verify(ctx, a, code)
 		if !fault.Is(err, fault.Conflict) {
 			return proof, err
 		}
 	}
-	return Proof{}, fault.New(fault.Unavailable, opProve, "too many codes of this person are being checked at once", "wait for the next code, then try again")
+	return Proof{}, fault.New(fault.Unavailable, opVerify, "too many codes of this person are being checked at once", "wait for the next code, then try again")
 }
 
-// maxRaces is more than a person's own browsers can cause.
-const maxRaces = 32
+// maxConflicts is more than a person's own browsers can cause.
+const maxConflicts = 32
 
-func (s *Service) prove(ctx context.Context, a Answer, code code) (Proof, error) {
+func (s *Service) verify(ctx context.Context, a Answer, code parsedCode) (Proof, error) {
 	have, err := s.store.Factor(ctx, a.Who.UserKey())
 	if err != nil {
 		return Proof{}, err
 	}
 	now := s.now()
-	if wait := have.Until.Sub(now); wait > 0 {
+	if wait := have.LockedUntil.Sub(now); wait > 0 {
 		return Proof{}, lockedFault(wait, "too many wrong codes were entered")
 	}
-	if a.Offer != nil && have.Secret != "" {
-		return Proof{}, fault.New(fault.Expired, opProve, "a second factor was enrolled meanwhile", "start again: tsh login, and use the code of the app enrolled then")
+	if a.Enrolment != nil && have.Secret != "" {
+		return Proof{}, fault.New(fault.Expired, opVerify, "a second factor was enrolled meanwhile", "start again: tsh login, and use the code of the app enrolled then")
 	}
-	j := judge(have.Factor, a, code, now)
+	j := checkCode(have.Factor, a, code, now)
 	if j.changed {
 		if err := s.store.PutFactor(ctx, have, j.next, events(a, j, now)...); err != nil {
 			return Proof{}, err
 		}
 	}
-	if j.fault != nil {
-		if j.verdict == wrong {
-			s.addresses.wrong(a.From, now)
+	if j.err != nil {
+		if j.result == codeWrong {
+			s.addresses.recordWrong(a.From, now)
 		}
-		return Proof{}, j.fault
+		return Proof{}, j.err
 	}
 	return Proof{who: a.Who.UserKey(), method: j.method, recovery: j.recovery}, nil
 }
 
 // events are the audit events that are stored together with the judgement.
-func events(a Answer, j judgement, now time.Time) []audit.Event {
+func events(a Answer, j outcome, now time.Time) []audit.Event {
 	event := func(code audit.Code, reason string) audit.Event {
-		e := audit.Of(code, a.Who, now)
+		e := audit.NewEvent(code, a.Who, now)
 		e.ID, e.From, e.Proxy, e.Reason = state.NewID(), a.From, a.Proxy, reason
 		return e
 	}
 	var out []audit.Event
 	switch {
-	case j.verdict == wrong:
+	case j.result == codeWrong:
 		out = append(out, event(audit.LoginRefused, "wrong code"))
-		if !j.next.Until.IsZero() {
-			out = append(out, event(audit.FactorLocked, "locked until "+j.next.Until.UTC().Format(time.RFC3339)))
+		if !j.next.LockedUntil.IsZero() {
+			out = append(out, event(audit.FactorLocked, "locked until "+j.next.LockedUntil.UTC().Format(time.RFC3339)))
 		}
-	case j.verdict == reused:
+	case j.result == codeReused:
 		out = append(out, event(audit.LoginRefused, "a code that was used already"))
-	case a.Offer != nil:
+	case a.Enrolment != nil:
 		out = append(out, event(audit.FactorEnrolled, "totp"))
 	case j.method == MethodRecovery:
 		out = append(out, event(audit.RecoveryUsed, ""))

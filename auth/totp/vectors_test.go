@@ -11,24 +11,24 @@ import (
 func TestRFC6238Vectors(t *testing.T) {
 	secret := base32.StdEncoding.EncodeToString([]byte("12345678901234567890"))
 	for at, want := range map[int64]string{59: "287082", 1111111109: "081804", 1111111111: "050471", 1234567890: "005924", 2000000000: "279037", 20000000000: "353130"} {
-		step, ok := match(secret, code{totp: want}, time.Unix(at, 0))
+		step, ok := matchStep(secret, parsedCode{totp: want}, time.Unix(at, 0))
 		if !ok || step != at/30 {
 			t.Errorf("at %d: got step %d and %v, want %d", at, step, ok, at/30)
 		}
-		if _, ok := match(secret, code{totp: want}, time.Unix(at+90, 0)); ok {
+		if _, ok := matchStep(secret, parsedCode{totp: want}, time.Unix(at+90, 0)); ok {
 			t.Errorf("at %d: got the code accepted three steps later", at)
 		}
 	}
 }
 
 func TestAddressesAreBounded(t *testing.T) {
-	var a addresses
+	var a addressLockout
 	now := time.Unix(1_800_000_000, 0)
 	for i := range maxAddresses + 500 {
-		a.wrong(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), now)
+		a.recordWrong(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), now)
 	}
-	if len(a.seen) > maxAddresses {
-		t.Errorf("got %d addresses, want at most %d", len(a.seen), maxAddresses)
+	if len(a.byNetwork) > maxAddresses {
+		t.Errorf("got %d addresses, want at most %d", len(a.byNetwork), maxAddresses)
 	}
 }
 
@@ -45,13 +45,13 @@ func FuzzParseCode(f *testing.F) {
 }
 
 // An office shares one address: its slips are forgiven as fast as they come, but not those of somebody who tries.
-func TestSlipsOfAnOfficeDoNotAddUp(t *testing.T) {
-	for every, want := range map[time.Duration]bool{forgiveEvery: false, forgiveEvery / 2: true} {
-		var a addresses
+func TestOccasionalWrongCodesOfAnAddressAreForgiven(t *testing.T) {
+	for every, want := range map[time.Duration]bool{forgiveInterval: false, forgiveInterval / 2: true} {
+		var a addressLockout
 		locked, now := false, time.Unix(1_700_000_000, 0)
 		for range 1000 {
-			a.wrong("192.0.2.7", now)
-			locked = locked || a.locked("192.0.2.7", now) > 0
+			a.recordWrong("192.0.2.7", now)
+			locked = locked || a.lockedFor("192.0.2.7", now) > 0
 			now = now.Add(every)
 		}
 		if locked != want {
@@ -60,10 +60,10 @@ func TestSlipsOfAnOfficeDoNotAddUp(t *testing.T) {
 	}
 }
 
-func TestPausesAreSaidAsPeopleDo(t *testing.T) {
+func TestFormatWait(t *testing.T) {
 	for d, want := range map[time.Duration]string{time.Nanosecond: "1s", 30 * time.Second: "30s", 59 * time.Second: "59s", time.Minute - 1: "1m", time.Minute + 1: "2m",
 		59 * time.Minute: "59m", time.Hour - 1: "1h", time.Hour: "1h"} {
-		if got := roundUp(d); got != want {
+		if got := formatWait(d); got != want {
 			t.Errorf("%s: got %q, want %q", d, got, want)
 		}
 	}

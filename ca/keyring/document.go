@@ -61,15 +61,15 @@ func (s State) rank() int {
 
 // document is what the Store keeps.
 type document struct {
-	V       int       `json:"v"`
-	Cluster string    `json:"cluster"`
-	Seal    string    `json:"seal"` // URI of the seal that Birth used: tells a person which one to look for
-	Born    time.Time `json:"born"`
-	Keys    []stored  `json:"keys"`
+	V       int         `json:"v"`
+	Cluster string      `json:"cluster"`
+	Seal    string      `json:"seal"` // URI of the seal that Birth used: tells a person which one to look for
+	Created time.Time   `json:"born"`
+	Keys    []storedKey `json:"keys"`
 }
 
-// stored is one key at rest.
-type stored struct {
+// storedKey is one key at rest.
+type storedKey struct {
 	Authority  Authority `json:"authority"`
 	Generation int       `json:"generation"` // 1 at birth, one more with each rotation
 	State      State     `json:"state"`
@@ -84,27 +84,27 @@ func sealName(cluster string, a Authority, generation int) string {
 	return fmt.Sprintf("threshold/keyring/1/%s/%s/%d", cluster, a, generation)
 }
 
-func broken(what string, err error) error {
+func damaged(what string, err error) error {
 	return fault.Wrap(err, fault.Internal, "keyring.Open", "the stored keyring is damaged: "+what, "restore the auth store from a backup")
 }
 
 func decode(raw []byte) (*document, error) {
 	if len(raw) > MaxBytes {
-		return nil, broken("too large", fmt.Errorf("%d bytes, more than %d", len(raw), MaxBytes))
+		return nil, damaged("too large", fmt.Errorf("%d bytes, more than %d", len(raw), MaxBytes))
 	}
 	var d document
 	if err := json.Unmarshal(raw, &d); err != nil {
-		return nil, broken("unreadable", err)
+		return nil, damaged("unreadable", err)
 	}
 	if d.V > Version {
 		return nil, fault.New(fault.Invalid, "keyring.Open", fmt.Sprintf("the stored keyring is of version %d, this program reads up to %d", d.V, Version),
 			"start the newer release of threshold that wrote it")
 	}
 	if d.V < 1 {
-		return nil, broken("no version", errors.New("v is missing"))
+		return nil, damaged("no version", errors.New("v is missing"))
 	}
 	if err := d.check(); err != nil {
-		return nil, broken("incomplete", err)
+		return nil, damaged("incomplete", err)
 	}
 	return &d, nil
 }
@@ -141,21 +141,21 @@ func (d *document) check() error {
 }
 
 // open unseals one key and proves that it, its public part and its certificate are one.
-func (s stored) open(cluster string, seal Seal) (*entry, error) {
+func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
 	e := &entry{authority: s.Authority, generation: s.Generation, state: s.State}
 	var err error
 	if e.public, err = x509.ParsePKIXPublicKey(s.Public); err != nil {
-		return nil, broken(string(s.Authority)+" has no readable public key", err)
+		return nil, damaged(string(s.Authority)+" has no readable public key", err)
 	}
 	if !s.Authority.fits(e.public) {
-		return nil, broken(fmt.Sprintf("%s has a key of a wrong type", s.Authority), fmt.Errorf("%T", e.public))
+		return nil, damaged(fmt.Sprintf("%s has a key of a wrong type", s.Authority), fmt.Errorf("%T", e.public))
 	}
 	if s.Authority.hasCert() {
 		if e.cert, err = x509.ParseCertificate(s.Cert); err != nil {
-			return nil, broken(string(s.Authority)+" has no readable certificate", err)
+			return nil, damaged(string(s.Authority)+" has no readable certificate", err)
 		}
 		if !bytes.Equal(e.cert.RawSubjectPublicKeyInfo, s.Public) {
-			return nil, broken(fmt.Sprintf("%s's certificate is of another key", s.Authority), errors.New("public keys differ"))
+			return nil, damaged(fmt.Sprintf("%s's certificate is of another key", s.Authority), errors.New("public keys differ"))
 		}
 	}
 	if s.Authority == root && len(s.Sealed) == 0 {
@@ -165,7 +165,7 @@ func (s stored) open(cluster string, seal Seal) (*entry, error) {
 	return e, err
 }
 
-func (s stored) unseal(cluster string, seal Seal) (*secret, error) {
+func (s storedKey) unseal(cluster string, seal Seal) (*secret, error) {
 	plain, err := seal.Open(sealName(cluster, s.Authority, s.Generation), s.Sealed)
 	if err != nil {
 		return nil, fmt.Errorf("open the %s key: %w", s.Authority, err)
@@ -173,15 +173,15 @@ func (s stored) unseal(cluster string, seal Seal) (*secret, error) {
 	defer clear(plain)
 	key, err := x509.ParsePKCS8PrivateKey(plain)
 	if err != nil {
-		return nil, broken(string(s.Authority)+" has no readable private key", errors.New("not PKCS #8")) // the cause could quote key bytes
+		return nil, damaged(string(s.Authority)+" has no readable private key", errors.New("not PKCS #8")) // the cause could quote key bytes
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, broken(string(s.Authority)+" has a key that cannot sign", fmt.Errorf("%T", key))
+		return nil, damaged(string(s.Authority)+" has a key that cannot sign", fmt.Errorf("%T", key))
 	}
 	pub, err := x509.MarshalPKIXPublicKey(signer.Public())
 	if err != nil || !bytes.Equal(pub, s.Public) {
-		return nil, broken(string(s.Authority)+"'s private and public keys differ", errors.New("mismatch"))
+		return nil, damaged(string(s.Authority)+"'s private and public keys differ", errors.New("mismatch"))
 	}
 	return newSecret(signer), nil
 }

@@ -86,7 +86,7 @@ func (d *document) open(seal Seal) (*Keyring, error) {
 		slices.SortStableFunc(set, func(a, b *entry) int { return a.state.rank() - b.state.rank() })
 	}
 	if err := k.checkTrees(); err != nil {
-		return nil, broken("the certificates of its authorities do not belong together", err)
+		return nil, damaged("the certificates of its authorities do not belong together", err)
 	}
 	return k, k.makeSSH()
 }

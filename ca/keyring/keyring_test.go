@@ -27,28 +27,28 @@ import (
 
 const cluster = "access.example.com"
 
-var birthday = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+var createdAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-func born(t *testing.T) (*keyring.Keyring, *keyringtest.Store, keyring.Seal) {
+func newKeyring(t *testing.T) (*keyring.Keyring, *keyringtest.Store, keyring.Seal) {
 	t.Helper()
 	st, seal := new(keyringtest.Store), keyringtest.Seal(t)
-	k, err := keyring.Birth(t.Context(), cluster, st, seal, birthday)
+	k, err := keyring.Generate(t.Context(), cluster, st, seal, createdAt)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return k, st, seal
 }
 
-// faulty holds that err is a fault of the kind that tells the person what to do.
-func faulty(t *testing.T, what string, err error, kind fault.Kind) {
+// wantFault holds that err is a fault of the kind that tells the person what to do.
+func wantFault(t *testing.T, what string, err error, kind fault.Kind) {
 	t.Helper()
 	if !fault.Is(err, kind) || fault.Remedy(err) == "" {
 		t.Errorf("%s: got %v, want a fault of kind %s with a remedy", what, err, kind)
 	}
 }
 
-func TestOpenGivesTheKeysThatWereBorn(t *testing.T) {
-	k, st, seal := born(t)
+func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
+	k, st, seal := newKeyring(t)
 	again, err := keyring.Open(t.Context(), st, seal)
 	if err != nil {
 		t.Fatal(err)
@@ -75,13 +75,13 @@ func TestOpenGivesTheKeysThatWereBorn(t *testing.T) {
 	}
 }
 
-func TestTreesStandApart(t *testing.T) {
-	k, _, _ := born(t)
+func TestUserAndServiceTreesAreSeparate(t *testing.T) {
+	k, _, _ := newKeyring(t)
 	p := k.Public()
 	keys := map[string]bool{}
 	for _, c := range []*x509.Certificate{p.Root, p.UserX509[0], p.ServiceX509[0]} {
 		keys[string(c.RawSubjectPublicKeyInfo)] = true
-		if !c.IsCA || c.NotBefore != birthday.Add(-identity.Skew) {
+		if !c.IsCA || c.NotBefore != createdAt.Add(-identity.Skew) {
 			t.Errorf("%s: got CA %v from %s, want an authority from a minute before birth", c.Subject, c.IsCA, c.NotBefore)
 		}
 	}
@@ -97,7 +97,7 @@ func TestTreesStandApart(t *testing.T) {
 	if err := p.ServiceX509[0].CheckSignatureFrom(p.Root); err != nil {
 		t.Errorf("service authority: %v", err)
 	}
-	if got, want := p.Root.NotAfter, birthday.AddDate(30, 0, 0); !got.Equal(want) {
+	if got, want := p.Root.NotAfter, createdAt.AddDate(30, 0, 0); !got.Equal(want) {
 		t.Errorf("got a root until %s, want %s", got, want)
 	}
 	if !slices.Equal(p.UserX509[0].ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}) {
@@ -107,8 +107,8 @@ func TestTreesStandApart(t *testing.T) {
 
 type ssh interface{ Marshal() []byte }
 
-func TestPublicIsTheCallersOwn(t *testing.T) {
-	k, _, _ := born(t)
+func TestPublicReturnsACopy(t *testing.T) {
+	k, _, _ := newKeyring(t)
 	p := k.Public()
 	clear(p.Rules[0])
 	p.UserSSH[0] = nil
@@ -117,21 +117,21 @@ func TestPublicIsTheCallersOwn(t *testing.T) {
 	}
 }
 
-func TestBirthHappensOnce(t *testing.T) {
-	k, st, seal := born(t)
-	_, err := keyring.Birth(t.Context(), cluster, st, seal, birthday)
-	faulty(t, "second birth", err, fault.Conflict)
+func TestGenerateRefusesASecondTime(t *testing.T) {
+	k, st, seal := newKeyring(t)
+	_, err := keyring.Generate(t.Context(), cluster, st, seal, createdAt)
+	wantFault(t, "second birth", err, fault.Conflict)
 	if again, err := keyring.Open(t.Context(), st, seal); err != nil || again.Pin() != k.Pin() {
 		t.Errorf("got %v, %v, want the first keys untouched", again, err)
 	}
 }
 
-func TestConcurrentBirthsLeaveOneCluster(t *testing.T) {
+func TestConcurrentGenerateCallsCreateOneKeyring(t *testing.T) {
 	st, seal := new(keyringtest.Store), keyringtest.Seal(t)
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
 	for i := range errs {
-		wg.Go(func() { _, errs[i] = keyring.Birth(t.Context(), cluster, st, seal, birthday) })
+		wg.Go(func() { _, errs[i] = keyring.Generate(t.Context(), cluster, st, seal, createdAt) })
 	}
 	wg.Wait()
 	won := 0
@@ -140,17 +140,17 @@ func TestConcurrentBirthsLeaveOneCluster(t *testing.T) {
 			won++
 			continue
 		}
-		faulty(t, "lost birth", err, fault.Conflict)
+		wantFault(t, "lost birth", err, fault.Conflict)
 	}
 	if won != 1 {
 		t.Errorf("got %d births, want 1", won)
 	}
 }
 
-func TestBirthRefusesABadName(t *testing.T) {
+func TestGenerateRefusesABadClusterName(t *testing.T) {
 	for _, name := range []string{"", "Access.example.com", "a/b", "10.0.0.1", "a b"} {
-		_, err := keyring.Birth(t.Context(), name, new(keyringtest.Store), keyringtest.Seal(t), birthday)
-		faulty(t, name, err, fault.Invalid)
+		_, err := keyring.Generate(t.Context(), name, new(keyringtest.Store), keyringtest.Seal(t), createdAt)
+		wantFault(t, name, err, fault.Invalid)
 	}
 }
 
@@ -169,25 +169,25 @@ func (s *brokenStore) Load(ctx context.Context) ([]byte, error) {
 
 func (s *brokenStore) Save(context.Context, []byte, []byte) error { return s.save }
 
-func TestStoreFailuresAreNotMistakenForAnUnbornCluster(t *testing.T) {
+func TestStoreFailuresAreNotTakenForAnEmptyStore(t *testing.T) {
 	down := fault.New(fault.Unavailable, "store", "no leader", "wait")
-	if _, err := keyring.Birth(t.Context(), cluster, &brokenStore{load: down}, keyringtest.Seal(t), birthday); !errors.Is(err, down) {
+	if _, err := keyring.Generate(t.Context(), cluster, &brokenStore{load: down}, keyringtest.Seal(t), createdAt); !errors.Is(err, down) {
 		t.Errorf("got %v, want the store's error", err)
 	}
-	if _, err := keyring.Birth(t.Context(), cluster, &brokenStore{save: down}, keyringtest.Seal(t), birthday); !errors.Is(err, down) {
+	if _, err := keyring.Generate(t.Context(), cluster, &brokenStore{save: down}, keyringtest.Seal(t), createdAt); !errors.Is(err, down) {
 		t.Errorf("got %v, want the store's error", err)
 	}
 	if _, err := keyring.Open(t.Context(), &brokenStore{load: down}, keyringtest.Seal(t)); !errors.Is(err, down) {
 		t.Errorf("got %v, want the store's error", err)
 	}
 	_, err := keyring.Open(t.Context(), new(keyringtest.Store), keyringtest.Seal(t))
-	faulty(t, "open before birth", err, fault.NotFound)
+	wantFault(t, "open before birth", err, fault.NotFound)
 }
 
 func TestAnotherSealDoesNotOpen(t *testing.T) {
-	_, st, _ := born(t)
+	_, st, _ := newKeyring(t)
 	_, err := keyring.Open(t.Context(), st, keyringtest.Seal(t))
-	faulty(t, "foreign seal", err, fault.Invalid)
+	wantFault(t, "foreign seal", err, fault.Invalid)
 }
 
 // doc is the stored document as a stranger with write access to the store sees it.
@@ -195,7 +195,7 @@ type doc struct {
 	V       int       `json:"v"`
 	Cluster string    `json:"cluster"`
 	Seal    string    `json:"seal"`
-	Born    time.Time `json:"born"`
+	Created time.Time `json:"born"`
 	Keys    []docKey  `json:"keys"`
 }
 
@@ -218,8 +218,8 @@ func (d *doc) key(authority string) *docKey {
 	return nil
 }
 
-// rewrite gives the store's document to f and saves what f made of it.
-func rewrite(t *testing.T, st *keyringtest.Store, f func(d *doc)) {
+// rewriteDocument gives the store's document to f and saves what f made of it.
+func rewriteDocument(t *testing.T, st *keyringtest.Store, f func(d *doc)) {
 	t.Helper()
 	raw, err := st.Load(t.Context())
 	if err != nil {
@@ -240,9 +240,9 @@ func rewrite(t *testing.T, st *keyringtest.Store, f func(d *doc)) {
 }
 
 func TestOpenRefusesAnAlteredDocument(t *testing.T) {
-	_, theirs, _ := born(t)
+	_, theirs, _ := newKeyring(t)
 	var foreign doc
-	rewrite(t, theirs, func(d *doc) { foreign = *d })
+	rewriteDocument(t, theirs, func(d *doc) { foreign = *d })
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -306,13 +306,13 @@ func TestOpenRefusesAnAlteredDocument(t *testing.T) {
 		{"a bad cluster name", func(d *doc) { d.Cluster = "a/b" }, fault.Internal},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, st, seal := born(t)
-			rewrite(t, st, tc.f)
+			_, st, seal := newKeyring(t)
+			rewriteDocument(t, st, tc.f)
 			k, err := keyring.Open(t.Context(), st, seal)
 			if k != nil {
 				t.Errorf("got %v, want no keyring", k)
 			}
-			faulty(t, tc.name, err, tc.kind)
+			wantFault(t, tc.name, err, tc.kind)
 		})
 	}
 }
@@ -324,13 +324,13 @@ func TestOpenRefusesGarbage(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := keyring.Open(t.Context(), st, keyringtest.Seal(t))
-		faulty(t, fmt.Sprintf("%.20q", raw), err, fault.Internal)
+		wantFault(t, fmt.Sprintf("%.20q", raw), err, fault.Internal)
 	}
 }
 
 func TestRootKeptOffline(t *testing.T) {
-	k, st, seal := born(t)
-	rewrite(t, st, func(d *doc) { d.key("root").Sealed = nil })
+	k, st, seal := newKeyring(t)
+	rewriteDocument(t, st, func(d *doc) { d.key("root").Sealed = nil })
 	again, err := keyring.Open(t.Context(), st, seal)
 	if err != nil {
 		t.Fatal(err)
@@ -338,7 +338,7 @@ func TestRootKeptOffline(t *testing.T) {
 	if _, err := again.RootSigner(); err == nil || again.Pin() != k.Pin() {
 		t.Errorf("got %v, want no root signer and the same pin", err)
 	} else {
-		faulty(t, "offline root", err, fault.Unavailable)
+		wantFault(t, "offline root", err, fault.Unavailable)
 	}
 	again.Wipe() // has no root key to wipe
 }
@@ -360,7 +360,7 @@ func (s *spySeal) Seal(name string, plain []byte) ([]byte, error) {
 
 func TestNothingShowsPrivateKeys(t *testing.T) {
 	st, spy := new(keyringtest.Store), &spySeal{inner: keyringtest.Seal(t)}
-	k, err := keyring.Birth(t.Context(), cluster, st, spy, birthday)
+	k, err := keyring.Generate(t.Context(), cluster, st, spy, createdAt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +389,7 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 		t.Fatalf("got %d sealed keys, want 6", len(spy.seen))
 	}
 	for _, der := range spy.seen {
-		for _, secret := range forms(t, der) {
+		for _, secret := range encodings(t, der) {
 			for what, text := range shown {
 				if bytes.Contains(text, secret) || bytes.Contains(decodeAll(text), secret) {
 					t.Errorf("%s shows bytes of a private key", what)
@@ -399,8 +399,8 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 	}
 }
 
-// forms are the ways in which a private key could show: raw, in hex, in base64, and as fmt prints a byte slice.
-func forms(t *testing.T, der []byte) [][]byte {
+// encodings are the ways in which a private key could show: raw, in hex, in base64, and as fmt prints a byte slice.
+func encodings(t *testing.T, der []byte) [][]byte {
 	t.Helper()
 	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
@@ -432,8 +432,8 @@ func decodeAll(text []byte) []byte {
 	return out
 }
 
-func TestWipedKeysSignNoMore(t *testing.T) {
-	k, st, seal := born(t)
+func TestWipedKeysRefuseToSign(t *testing.T) {
+	k, st, seal := newKeyring(t)
 	signers := []crypto.Signer{k.RulesSigner()}
 	rootKey, err := k.RootSigner()
 	if err != nil {
@@ -461,7 +461,7 @@ func TestWipedKeysSignNoMore(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	st, seal := new(keyringtest.Store), keyringtest.Seal(f)
-	if _, err := keyring.Birth(f.Context(), cluster, st, seal, birthday); err != nil {
+	if _, err := keyring.Generate(f.Context(), cluster, st, seal, createdAt); err != nil {
 		f.Fatal(err)
 	}
 	raw, err := st.Load(f.Context())

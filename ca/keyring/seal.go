@@ -59,13 +59,13 @@ func (s *aeadSeal) URI() string { return s.uri }
 // String names the seal in logs.
 func (s *aeadSeal) String() string { return "seal " + s.uri }
 
-func associated(name string) []byte { return append([]byte{sealFormat}, name...) }
+func associatedData(name string) []byte { return append([]byte{sealFormat}, name...) }
 
 func (s *aeadSeal) Seal(name string, plaintext []byte) ([]byte, error) {
 	out := make([]byte, 1+chacha20poly1305.NonceSizeX, 1+chacha20poly1305.NonceSizeX+len(plaintext)+chacha20poly1305.Overhead)
 	out[0] = sealFormat
 	_, _ = rand.Read(out[1:]) // crypto/rand never fails since Go 1.24
-	return s.aead().Seal(out, out[1:], plaintext, associated(name)), nil
+	return s.aead().Seal(out, out[1:], plaintext, associatedData(name)), nil
 }
 
 func (s *aeadSeal) Open(name string, sealed []byte) ([]byte, error) {
@@ -73,7 +73,7 @@ func (s *aeadSeal) Open(name string, sealed []byte) ([]byte, error) {
 	if len(sealed) < head+chacha20poly1305.Overhead || sealed[0] != sealFormat {
 		return nil, s.cannotOpen(errors.New("not in a known sealed form"))
 	}
-	plain, err := s.aead().Open(nil, sealed[1:head], sealed[head:], associated(name))
+	plain, err := s.aead().Open(nil, sealed[1:head], sealed[head:], associatedData(name))
 	if err != nil {
 		return nil, s.cannotOpen(err)
 	}

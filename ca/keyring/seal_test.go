@@ -35,7 +35,7 @@ func TestSealOpensWhatItSealed(t *testing.T) {
 	}
 }
 
-func TestSealRefusesWhatIsNotItsOwn(t *testing.T) {
+func TestSealRefusesForeignOrAlteredData(t *testing.T) {
 	seal := keyringtest.Seal(t)
 	sealed, err := seal.Seal("a", []byte("secret"))
 	if err != nil {
@@ -45,18 +45,18 @@ func TestSealRefusesWhatIsNotItsOwn(t *testing.T) {
 		bad := bytes.Clone(sealed)
 		bad[i] ^= 0x80
 		_, err := seal.Open("a", bad)
-		faulty(t, fmt.Sprintf("byte %d flipped", i), err, fault.Invalid)
+		wantFault(t, fmt.Sprintf("byte %d flipped", i), err, fault.Invalid)
 	}
 	for n := range sealed {
 		_, err := seal.Open("a", sealed[:n])
-		faulty(t, fmt.Sprintf("cut to %d", n), err, fault.Invalid)
+		wantFault(t, fmt.Sprintf("cut to %d", n), err, fault.Invalid)
 	}
 	for _, name := range []string{"", "b", "aa", "a\x00"} {
 		_, err := seal.Open(name, sealed)
-		faulty(t, fmt.Sprintf("under the name %q", name), err, fault.Invalid)
+		wantFault(t, fmt.Sprintf("under the name %q", name), err, fault.Invalid)
 	}
 	_, err = keyringtest.Seal(t).Open("a", sealed)
-	faulty(t, "another key", err, fault.Invalid)
+	wantFault(t, "another key", err, fault.Invalid)
 }
 
 func TestSealURI(t *testing.T) {
@@ -76,7 +76,7 @@ func TestSealURI(t *testing.T) {
 	}
 	for _, u := range []string{"", path, "file:", "file:seal.key", "file://host" + path, "file://" + path + "?x=1", "file://" + path + "#x", "pkcs11:token=x", "awskms:key-id=1", "%zz:"} {
 		_, err := keyring.OpenSeal(u)
-		faulty(t, u, err, fault.Invalid)
+		wantFault(t, u, err, fault.Invalid)
 	}
 	if _, err := keyring.OpenSeal("pkcs11:token=x"); !strings.Contains(fault.Message(err), "what exists: file") {
 		t.Errorf("got %q, want it to name what exists", fault.Message(err))
@@ -96,7 +96,7 @@ func TestSealFileIsPrivateAndNeverOverwritten(t *testing.T) {
 	if err != nil || !bytes.HasPrefix(before, []byte("-----BEGIN THRESHOLD SEAL KEY-----")) {
 		t.Errorf("got %q, %v, want text armour", before, err)
 	}
-	faulty(t, "again", keyring.CreateSealFile(path), fault.Conflict)
+	wantFault(t, "again", keyring.CreateSealFile(path), fault.Conflict)
 	if after, _ := os.ReadFile(path); !bytes.Equal(after, before) {
 		t.Error("got another key, want the first one kept")
 	}
@@ -104,11 +104,11 @@ func TestSealFileIsPrivateAndNeverOverwritten(t *testing.T) {
 	if err := os.Symlink(filepath.Join(t.TempDir(), "elsewhere"), link); err != nil {
 		t.Fatal(err)
 	}
-	faulty(t, "through a dangling link", keyring.CreateSealFile(link), fault.Conflict)
-	faulty(t, "no folder", keyring.CreateSealFile(filepath.Join(t.TempDir(), "no", "seal.key")), fault.Internal)
+	wantFault(t, "through a dangling link", keyring.CreateSealFile(link), fault.Conflict)
+	wantFault(t, "no folder", keyring.CreateSealFile(filepath.Join(t.TempDir(), "no", "seal.key")), fault.Internal)
 }
 
-func TestSealFileThatOthersMayTouchIsRefused(t *testing.T) {
+func TestSealFileAccessibleToOthersIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "seal.key")
 	if err := keyring.CreateSealFile(good); err != nil {
@@ -152,7 +152,7 @@ func TestSealFileThatOthersMayTouchIsRefused(t *testing.T) {
 				}
 				return
 			}
-			faulty(t, tc.name, err, tc.kind)
+			wantFault(t, tc.name, err, tc.kind)
 			if strings.Contains(fmt.Sprint(err), string(text[40:60])) {
 				t.Error("got the key in the message")
 			}
@@ -179,5 +179,5 @@ func TestSealFileOfAnotherAccountIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := keyring.OpenSeal("file://" + path)
-	faulty(t, "another owner", err, fault.Denied)
+	wantFault(t, "another owner", err, fault.Denied)
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// sealArmour is the PEM type of a seal key file.
-const sealArmour = "THRESHOLD SEAL KEY"
+// sealPEMType is the PEM type of a seal key file.
+const sealPEMType = "THRESHOLD SEAL KEY"
 
 // maxSealFile bounds what is read of a seal key file; a good one has about 110 bytes.
 const maxSealFile = 4 << 10
@@ -46,7 +46,7 @@ func writeSealKey(f *os.File) error {
 	key := make([]byte, chacha20poly1305.KeySize)
 	defer clear(key)
 	_, _ = rand.Read(key) // crypto/rand never fails since Go 1.24
-	text := pem.EncodeToMemory(&pem.Block{Type: sealArmour, Bytes: key})
+	text := pem.EncodeToMemory(&pem.Block{Type: sealPEMType, Bytes: key})
 	defer clear(text)
 	if _, err := f.Write(text); err != nil {
 		return err
@@ -81,7 +81,7 @@ func readSealFile(path string) ([]byte, error) {
 		return nil, fault.Wrap(err, fault.Internal, op, "the seal key file "+path+" cannot be read", "check the disk")
 	}
 	block, rest := pem.Decode(text)
-	if block == nil || block.Type != sealArmour || len(block.Bytes) != chacha20poly1305.KeySize || len(bytes.TrimSpace(rest)) != 0 {
+	if block == nil || block.Type != sealPEMType || len(block.Bytes) != chacha20poly1305.KeySize || len(bytes.TrimSpace(rest)) != 0 {
 		return nil, fault.New(fault.Invalid, op, "the file "+path+" is not a seal key", "restore the seal key from where it is kept")
 	}
 	return block.Bytes, nil

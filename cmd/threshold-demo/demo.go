@@ -166,7 +166,7 @@ func (c *cluster) startAuth(ctx context.Context) (addr string, err error) {
 		return "", err
 	}
 	c.auth, err = auth.New(auth.Config{Dir: filepath.Join(c.dir, "auth"), Listener: l, Bootstrap: c.world.bootstrap(), BootstrapName: "bootstrap.yaml",
-		ResumeBirth: true, ReplicaID: "auth-1", Version: version, Log: c.log.With("part", "auth")})
+		ResumeBootstrap: true, ReplicaID: "auth-1", Version: version, Log: c.log.With("part", "auth")})
 	if err != nil {
 		return "", err
 	}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/internal/durable"
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
 const clientID = "threshold"
@@ -149,7 +149,7 @@ const nowhere = "http://127.0.0.1:1/callback"
 func (c *cluster) enrol(ctx context.Context, p *person) error {
 	// The challenge commits to keys that do not exist: this login can never be redeemed.
 	address := "https://" + c.proxy + "/login?challenge=" + strings.Repeat("A", 43) + "&state=enrolment-of-demo&callback=" + nowhere
-	page, err := forms.New(c.roots(), nowhere).Open(ctx, address)
+	page, err := formbrowser.New(c.roots(), nowhere).Open(ctx, address)
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (c *cluster) enrol(ctx context.Context, p *person) error {
 		if err := proveEnrolment(ctx, page, p); err != nil {
 			return err
 		}
-	} else if !page.Has("code") {
+	} else if !page.HasField("code") {
 		return fmt.Errorf("unexpected page: %s", page.Text())
 	}
 	p.Enrolled = true
@@ -173,13 +173,13 @@ func (c *cluster) enrol(ctx context.Context, p *person) error {
 }
 
 // proveEnrolment shows the code of the step before, so that the present one is still unused when somebody logs in at once.
-func proveEnrolment(ctx context.Context, page *forms.Page, p *person) error {
+func proveEnrolment(ctx context.Context, page *formbrowser.Page, p *person) error {
 	for range 2 { // the step may end between the two: then the code was two steps old, and the next is not
 		code, err := totp.GenerateCode(p.TOTPSecret, time.Now().Add(-codeStep))
 		if err != nil {
 			return err
 		}
-		if page, err = page.Submit(ctx, map[string]string{"code": code}); err != nil || !page.Has("code") {
+		if page, err = page.Submit(ctx, map[string]string{"code": code}); err != nil || !page.HasField("code") {
 			return err
 		}
 	}

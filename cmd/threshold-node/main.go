@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "threshold-node", version)
 		return 0
 	}
-	if err = o.log.Err(); err == nil {
+	if err = o.log.Validate(); err == nil {
 		o = o.orDefault(defaultConfig)
 		err = begin(ctx, &o, stdout, stderr)
 	}
@@ -69,7 +69,7 @@ func begin(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	o.log = o.log.Or(s.Log)
+	o.log = o.log.WithDefaults(s.Log)
 	log := o.log.Logger(stderr)
 	cfg, err := o.config(s, os.LookupEnv)
 	if err != nil {

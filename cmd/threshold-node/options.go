@@ -220,7 +220,7 @@ func (o options) config(s spec, env func(string) (string, bool)) (node.Config, e
 	if len(cfg.Proxies) == 0 {
 		return node.Config{}, fault.New(fault.Invalid, "", "there is no proxy to dial", "give the cluster's address, as --proxy proxy.example.com:443, or write "+defaultConfig)
 	}
-	cfg.Egress = egress.Config{HTTPSProxy: first(o.httpsProxy, s.HTTPSProxy), NoProxy: s.NoProxy}.Or(egress.Environment(func(k string) string { v, _ := env(k); return v }))
+	cfg.Egress = egress.Config{HTTPSProxy: first(o.httpsProxy, s.HTTPSProxy), NoProxy: s.NoProxy}.WithDefaults(egress.ConfigFromEnv(func(k string) string { v, _ := env(k); return v }))
 	var err error
 	if cfg.Dir == "" {
 		if cfg.Dir, err = dataDir(os.Geteuid(), env); err != nil {

@@ -108,7 +108,7 @@ func TestTheWayOutIsTheFlagsThenTheFilesThenTheEnvironments(t *testing.T) {
 	}
 }
 
-func TestConfigurationsThatAreRefused(t *testing.T) {
+func TestInvalidConfigurations(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		args []string

@@ -28,11 +28,11 @@ func serve(ctx context.Context, n *node.Node, s spec, log *slog.Logger) error {
 	}
 	var health daemon.Health
 	health.Add("node", n.Health)
-	health.Up()
-	manager := daemon.ManagerFor(log)
+	health.Started()
+	manager := daemon.NewServiceManager(log)
 	stack := lifecycle.New(ctx)
 	stack.Run("health", func(ctx context.Context) error { return health.Serve(ctx, l, log) })
-	stack.Run("watchdog", func(ctx context.Context) error { return manager.Watch(ctx, &health) })
+	stack.Run("watchdog", func(ctx context.Context) error { return manager.FeedWatchdog(ctx, &health) })
 	ended := make(chan error, 1) // the node may end without a fault, as where ctx ended early
 	stack.Run("manager", func(ctx context.Context) error { tell(ctx, n, manager); return nil })
 	stack.Run("node", func(ctx context.Context) error {
@@ -44,13 +44,13 @@ func serve(ctx context.Context, n *node.Node, s spec, log *slog.Logger) error {
 	case <-stack.Context().Done():
 	case <-ended:
 	}
-	health.Stop()
+	health.Stopping()
 	manager.Stopping(cmp.Or(s.Drain, defaultDrain) + stopSlack)
 	return stack.Stop()
 }
 
 // tell says when the node is up, and when it is attached, if that takes longer.
-func tell(ctx context.Context, n *node.Node, m daemon.Manager) {
+func tell(ctx context.Context, n *node.Node, m daemon.ServiceManager) {
 	soon, cancel := context.WithTimeout(ctx, attachPatience)
 	defer cancel()
 	if n.Ready(soon) != nil {

@@ -141,7 +141,7 @@ func (s spec) Check(report func(path, format string, args ...any)) {
 
 func (a authSpec) check(report func(path, format string, args ...any)) {
 	checkListen("auth.listen", a.Listen, report)
-	if a.Replica != "" && identity.CheckNodeName(a.Replica) != nil {
+	if a.Replica != "" && identity.CheckMachineName(a.Replica) != nil {
 		report("auth.replica", "%q is not a lower-case host name", a.Replica)
 	}
 }
@@ -159,7 +159,7 @@ func (p proxySpec) check(besideAuth bool, report func(path, format string, args 
 	if len(p.Public) == 0 {
 		report("proxy", "needs public, the addresses that people type")
 	}
-	if p.Name != "" && identity.CheckNodeName(p.Name) != nil {
+	if p.Name != "" && identity.CheckMachineName(p.Name) != nil {
 		report("proxy.name", "%q is not a lower-case host name", p.Name)
 	}
 	if _, port, err := net.SplitHostPort(p.Auth); p.Auth != "" && (err != nil || port == "") {
@@ -236,7 +236,7 @@ func (p proxySpec) hostNames() (out []string) {
 }
 
 func (n nodeSpec) check(besideProxy bool, report func(path, format string, args ...any)) {
-	if n.Name != "" && identity.CheckNodeName(n.Name) != nil {
+	if n.Name != "" && identity.CheckMachineName(n.Name) != nil {
 		report("node.name", "%q is not a lower-case host name", n.Name)
 	}
 	if _, err := egress.New(egress.Config{HTTPSProxy: n.HTTPSProxy}); err != nil {

@@ -43,7 +43,7 @@ type server struct {
 	log      *slog.Logger
 	stdout   io.Writer
 	health   daemon.Health
-	manager  daemon.Manager
+	manager  daemon.ServiceManager
 	stack    *lifecycle.Stack
 	auth     *auth.Server // nil where another server runs it
 	authAddr string
@@ -51,7 +51,7 @@ type server struct {
 }
 
 func start(ctx context.Context, o *options, stdout, stderr io.Writer) error {
-	if err := o.log.Err(); err != nil {
+	if err := o.log.Validate(); err != nil {
 		return err
 	}
 	spec, err := readConfig(o.config)
@@ -61,15 +61,15 @@ func start(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	if err := ownFolder(spec.Data); err != nil {
 		return err
 	}
-	o.log = o.log.Or(spec.Log)
+	o.log = o.log.WithDefaults(spec.Log)
 	health, err := daemon.ListenHealth(spec.Health)
 	if err != nil {
 		return err
 	}
 	log := o.log.Logger(stderr)
-	srv := &server{spec: spec, log: log, stdout: stdout, stack: lifecycle.New(ctx), manager: daemon.ManagerFor(log)}
+	srv := &server{spec: spec, log: log, stdout: stdout, stack: lifecycle.New(ctx), manager: daemon.NewServiceManager(log)}
 	srv.stack.Run("health", func(ctx context.Context) error { return srv.health.Serve(ctx, health, log) })
-	srv.stack.Run("watchdog", func(ctx context.Context) error { return srv.manager.Watch(ctx, &srv.health) })
+	srv.stack.Run("watchdog", func(ctx context.Context) error { return srv.manager.FeedWatchdog(ctx, &srv.health) })
 	err = srv.serve(o)
 	if failed := srv.stack.Stop(); failed != nil {
 		return failed
@@ -119,14 +119,14 @@ func (s *server) run(starting context.Context, o *options) error {
 			return err
 		}
 	}
-	s.health.Up()
+	s.health.Started()
 	s.log.Info("ready", "version", version, "parts", s.spec.parts())
 	s.manager.Ready("runs " + s.spec.parts())
 	if o.untilReady {
 		return nil
 	}
 	<-s.stack.Context().Done()
-	s.health.Stop()
+	s.health.Stopping()
 	s.log.Info("stopping: sessions may end by themselves, a second signal ends them", "within", s.spec.drain())
 	s.manager.Stopping(s.longestStop())
 	return nil
@@ -148,7 +148,7 @@ func (s *server) inviteFirst(ctx context.Context) error {
 	if s.auth == nil {
 		return fault.New(fault.Invalid, "threshold start", "--first-proxy is for a server that runs auth", "run it where auth runs")
 	}
-	t, err := s.auth.InviteFirst(ctx, firstProxyLife)
+	t, err := s.auth.InviteFirstProxy(ctx, firstProxyLife)
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func (s *server) startNode(ctx context.Context) error {
 		return err
 	}
 	nd, err := node.New(node.Config{Dir: dir, Proxies: proxies, Token: token, Name: n.Name, Labels: n.Labels, Version: version,
-		Egress: egress.Config{HTTPSProxy: n.HTTPSProxy, NoProxy: n.NoProxy}.Or(egress.Environment(os.Getenv)), Drain: s.spec.drain(), Log: s.log.With("part", "node")})
+		Egress: egress.Config{HTTPSProxy: n.HTTPSProxy, NoProxy: n.NoProxy}.WithDefaults(egress.ConfigFromEnv(os.Getenv)), Drain: s.spec.drain(), Log: s.log.With("part", "node")})
 	if err != nil {
 		return err
 	}

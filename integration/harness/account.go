@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// accountOf is the comment of the accounts that a run makes, before its process id: what a killed run leaves behind is known by it.
-const accountOf = "made by the stories of process "
+// accountComment is the comment of the accounts that a run makes, before its process id: what a killed run leaves behind is known by it.
+const accountComment = "made by the stories of process "
 
 // MakeAccount makes an operating-system account with a home and bash, under a name of this run's own that begins with prefix, until
 // the story ends. It needs root.
@@ -21,7 +21,7 @@ func MakeAccount(t testing.TB, prefix string) *user.User {
 	t.Helper()
 	removeOrphans(t)
 	name := fmt.Sprintf("%s%d", prefix, os.Getpid())
-	AsRoot(t, "useradd", "--create-home", "--shell", "/bin/bash", "--comment", accountOf+strconv.Itoa(os.Getpid()), name)
+	AsRoot(t, "useradd", "--create-home", "--shell", "/bin/bash", "--comment", accountComment+strconv.Itoa(os.Getpid()), name)
 	t.Cleanup(func() { removeAccount(t, name) })
 	u, err := user.Lookup(name)
 	if err != nil {
@@ -42,7 +42,7 @@ func removeOrphans(t testing.TB) {
 		if len(fields) != 7 {
 			continue
 		}
-		pid, ours := strings.CutPrefix(fields[4], accountOf)
+		pid, ours := strings.CutPrefix(fields[4], accountComment)
 		if _, err := os.Stat("/proc/" + pid); ours && errors.Is(err, os.ErrNotExist) {
 			removeAccount(t, fields[0])
 		}

@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-func TestAccountsOfRunsThatAreNoMoreAreRemoved(t *testing.T) {
+func TestAccountsOfEndedRunsAreRemoved(t *testing.T) {
 	gone := exec.Command("true")
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
 	name := fmt.Sprintf("thorphan%d", gone.Process.Pid)
-	AsRoot(t, "useradd", "--create-home", "--comment", fmt.Sprint(accountOf, gone.Process.Pid), name)
+	AsRoot(t, "useradd", "--create-home", "--comment", fmt.Sprint(accountComment, gone.Process.Pid), name)
 	mine := MakeAccount(t, "thheir")
 	var unknown user.UnknownUserError
 	if _, err := user.Lookup(name); !errors.As(err, &unknown) {

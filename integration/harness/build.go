@@ -1,6 +1,6 @@
 // Package harness answers: how does a story start the real programs and use them as a person would?
 //
-// It builds the binaries once, runs them as processes of their own, drives the login pages through internal/forms, and prints what a
+// It builds the binaries once, runs them as processes of their own, drives the login pages through internal/formbrowser, and prints what a
 // process said when a story fails. Every port is chosen by the kernel.
 package harness
 

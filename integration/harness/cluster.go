@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
 // Connector is the name of its provider in every cluster that Birth describes.
@@ -55,15 +55,15 @@ func Account(t testing.TB) string {
 	return u.Username
 }
 
-// Birth is a bootstrap file: whoever the provider calls alice@example.com is an administrator and may be the current account on every
+// Bootstrap is a bootstrap file: whoever the provider calls alice@example.com is an administrator and may be the current account on every
 // node; everyone else has no role.
-func Birth(t testing.TB, p Provider, seal string) string {
+func Bootstrap(t testing.TB, p Provider, seal string) string {
 	t.Helper()
-	return BirthOf(p, seal, "shell, exec, sftp", Account(t))
+	return BootstrapFor(p, seal, "shell, exec, sftp", Account(t))
 }
 
-// BirthOf is Birth with the actions that the role operator allows, and the accounts.
-func BirthOf(p Provider, seal, actions string, logins ...string) string {
+// BootstrapFor is Birth with the actions that the role operator allows, and the accounts.
+func BootstrapFor(p Provider, seal, actions string, logins ...string) string {
 	return fmt.Sprintf(`kind: cluster
 version: v1
 metadata: {name: %s}
@@ -99,7 +99,7 @@ func StartServer(t testing.TB, proxy string, p Provider, node string) *Server {
 // StartServerIn is StartServer in a folder of the story's choice.
 func StartServerIn(t testing.TB, dir, proxy string, p Provider, node string) *Server {
 	t.Helper()
-	return StartServerFrom(t, dir, proxy, Birth(t, p, filepath.Join(dir, "seal.key")), node)
+	return StartServerFrom(t, dir, proxy, Bootstrap(t, p, filepath.Join(dir, "seal.key")), node)
 }
 
 // StartServerFrom is StartServerIn with a bootstrap file of the story's own, and with more keys of the proxy's section, as "name: value".
@@ -176,7 +176,7 @@ func (c *Client) FirstLogin(s *Server, u User) User {
 }
 
 // Enrol confirms the second factor that the page offers and returns the person with the secret, and the page with recovery codes.
-func Enrol(t testing.TB, page *forms.Page, u User) (User, *forms.Page) {
+func Enrol(t testing.TB, page *formbrowser.Page, u User) (User, *formbrowser.Page) {
 	t.Helper()
 	u.TOTPSecret = strings.ReplaceAll(page.ByID("secret"), " ", "")
 	if u.TOTPSecret == "" {

@@ -33,22 +33,22 @@ const (
 
 var features = []Feature{Certificate, Exec, Shell, SFTP, SCP, Local, Remote, Dynamic, Sockets, Agent, Shared, ByCommand, ByJump}
 
-// Book gathers what clients proved, one entry for each.
-type Book struct{ entries []*Entry }
+// CompatibilityReport gathers what clients proved, one entry for each.
+type CompatibilityReport struct{ entries []*ClientReport }
 
-// Entry is what one client proved.
-type Entry struct {
+// ClientReport is what one client proved.
+type ClientReport struct {
 	name, version string
 
-	mu     sync.Mutex // guards what follows
-	opened bool
-	proved []string
-	notes  []string
-	marks  map[Feature]string
+	mu      sync.Mutex // guards what follows
+	started bool
+	proved  []string
+	notes   []string
+	marks   map[Feature]string
 }
 
-// Open adds an entry for a client. What prints its version is run; without it, the client is of this release.
-func (b *Book) Open(t testing.TB, name string, prints ...string) *Entry {
+// AddClient adds an entry for a client. What prints its version is run; without it, the client is of this release.
+func (b *CompatibilityReport) AddClient(t testing.TB, name string, prints ...string) *ClientReport {
 	t.Helper()
 	version := ""
 	if len(prints) > 0 {
@@ -57,33 +57,33 @@ func (b *Book) Open(t testing.TB, name string, prints ...string) *Entry {
 			t.Fatalf("%s: %v printed %q, which tells no version", name, prints, out)
 		}
 	}
-	e := &Entry{name: name, version: version, marks: map[Feature]string{}}
+	e := &ClientReport{name: name, version: version, marks: map[Feature]string{}}
 	b.entries = append(b.entries, e)
 	return e
 }
 
 var versionRE = regexp.MustCompile(`\d+\.\d+`)
 
-// Proves runs a test of the story and, if it passes, writes down what it proved.
-func (e *Entry) Proves(t *testing.T, what string, prove func(*testing.T), shows ...Feature) {
+// Supports runs a test of the story and, if it passes, writes down what it proved.
+func (e *ClientReport) Supports(t *testing.T, what string, prove func(*testing.T), shows ...Feature) {
 	t.Helper()
 	e.run(t, what, prove, "yes", shows)
 }
 
 // Lacks runs a test that shows how the client is turned away for what it lacks.
-func (e *Entry) Lacks(t *testing.T, what string, prove func(*testing.T), shows ...Feature) {
+func (e *ClientReport) Lacks(t *testing.T, what string, prove func(*testing.T), shows ...Feature) {
 	t.Helper()
 	e.run(t, what, prove, "no", shows)
 }
 
-// Notes writes down what people should know and no test needs to show.
-func (e *Entry) Notes(text string) {
+// AddNote writes down what people should know and no test needs to show.
+func (e *ClientReport) AddNote(text string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.notes = append(e.notes, text)
 }
 
-func (e *Entry) run(t *testing.T, what string, prove func(*testing.T), mark string, shows []Feature) {
+func (e *ClientReport) run(t *testing.T, what string, prove func(*testing.T), mark string, shows []Feature) {
 	t.Helper()
 	t.Run(what, func(t *testing.T) {
 		prove(t)
@@ -99,20 +99,20 @@ func (e *Entry) run(t *testing.T, what string, prove func(*testing.T), mark stri
 	})
 }
 
-// Begun says that the client's story runs, and Complete whether all of them did.
-func (e *Entry) Begun() {
+// MarkStarted says that the client's story runs, and Complete whether all of them did.
+func (e *ClientReport) MarkStarted() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.opened = true
+	e.started = true
 }
 
 // Complete reports whether every client's story ran: a part of them makes no page.
-func (b *Book) Complete() bool {
-	return !slices.ContainsFunc(b.entries, func(e *Entry) bool { return !e.opened })
+func (b *CompatibilityReport) Complete() bool {
+	return !slices.ContainsFunc(b.entries, func(e *ClientReport) bool { return !e.started })
 }
 
 // Page writes the page, which begins with the introduction.
-func (b *Book) Page(introduction string) []byte {
+func (b *CompatibilityReport) Page(introduction string) []byte {
 	var out bytes.Buffer
 	out.WriteString(introduction)
 	out.WriteString("\n| client |")

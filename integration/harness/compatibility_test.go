@@ -7,14 +7,14 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-func TestThePageHoldsWhatWasProvedAndNothingElse(t *testing.T) {
-	book := &harness.Book{}
-	e := book.Open(t, "some client", "echo", "version 1.2.3-beta")
+func TestPageListsOnlyWhatClientsShowed(t *testing.T) {
+	book := &harness.CompatibilityReport{}
+	e := book.AddClient(t, "some client", "echo", "version 1.2.3-beta")
 	if book.Complete() {
 		t.Error("got a complete book before the story began")
 	}
-	e.Begun()
-	e.Proves(t, "runs a command", func(*testing.T) {}, harness.Exec)
+	e.MarkStarted()
+	e.Supports(t, "runs a command", func(*testing.T) {}, harness.Exec)
 	e.Lacks(t, "is refused", func(*testing.T) {}, harness.Certificate)
 	page := string(book.Page("intro\n"))
 	for _, want := range []string{"intro\n", "| some client 1.2 | no | yes |  |", "- runs a command\n- is refused\n"} {

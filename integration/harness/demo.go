@@ -14,7 +14,7 @@ import (
 
 	"github.com/pquerna/otp/totp"
 
-	"github.com/threshold-access/threshold/internal/forms"
+	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
 // User is one of the demo's people.
@@ -105,7 +105,7 @@ func (c *Client) Tsh(args ...string) Result {
 func (c *Client) Until(wanted func(stdout string) bool, args ...string) {
 	c.t.Helper()
 	var out string
-	for late := time.Now().Add(Patience); time.Now().Before(late); {
+	for late := time.Now().Add(Timeout); time.Now().Before(late); {
 		if out = c.Tsh(args...).Stdout; wanted(out) {
 			return
 		}
@@ -129,9 +129,9 @@ func (c *Client) StartLogin(args ...string) *Process {
 }
 
 // SignIn opens the login page in a fresh browser and signs in at the provider; it returns the page after that.
-func SignIn(t testing.TB, roots *x509.CertPool, address, email, password string) *forms.Page {
+func SignIn(t testing.TB, roots *x509.CertPool, address, email, password string) *formbrowser.Page {
 	t.Helper()
-	page, err := forms.New(roots, "").Open(t.Context(), address)
+	page, err := formbrowser.New(roots, "").Open(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,8 +144,8 @@ func SignIn(t testing.TB, roots *x509.CertPool, address, email, password string)
 // step is the length of a TOTP time step (RFC 6238 section 4.1).
 const step = 30 * time.Second
 
-// spent has the last step used of each secret.
-var spent = struct {
+// usedSteps has the last step used of each secret.
+var usedSteps = struct {
 	mu    sync.Mutex
 	steps map[string]int64
 }{steps: map[string]int64{}}
@@ -155,11 +155,11 @@ var spent = struct {
 func FreshCode(t testing.TB, u User) string {
 	t.Helper()
 	spend := func(n int64) bool {
-		spent.mu.Lock()
-		defer spent.mu.Unlock()
-		fresh := n > spent.steps[u.TOTPSecret]
+		usedSteps.mu.Lock()
+		defer usedSteps.mu.Unlock()
+		fresh := n > usedSteps.steps[u.TOTPSecret]
 		if fresh {
-			spent.steps[u.TOTPSecret] = n
+			usedSteps.steps[u.TOTPSecret] = n
 		}
 		return fresh
 	}
@@ -179,8 +179,8 @@ func FreshCode(t testing.TB, u User) string {
 	}
 }
 
-// Through makes of the login at a proxy one by way of another address, such as a relay's in front of it, and the one that commands use.
-func (c *Client) Through(proxy, by string) {
+// UseRelay makes of the login at a proxy one by way of another address, such as a relay's in front of it, and the one that commands use.
+func (c *Client) UseRelay(proxy, by string) {
 	c.t.Helper()
 	home := filepath.Join(c.Home, ".tsh")
 	dir := func(addr string) string { return filepath.Join(home, strings.ReplaceAll(addr, ":", "_")) }
@@ -196,13 +196,13 @@ func (c *Client) Through(proxy, by string) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		WriteFile(c.t, dir(by), f.Name(), strings.NewReplacer(proxy, by, bracketed(proxy), bracketed(by)).Replace(string(b)))
+		WriteFile(c.t, dir(by), f.Name(), strings.NewReplacer(proxy, by, knownHostsName(proxy), knownHostsName(by)).Replace(string(b)))
 	}
 	WriteFile(c.t, home, "current", by)
 }
 
-// bracketed is how known_hosts names a host at a port of its own.
-func bracketed(addr string) string {
+// knownHostsName is how known_hosts names a host at a port of its own.
+func knownHostsName(addr string) string {
 	host, port, _ := net.SplitHostPort(addr)
 	return "[" + host + "]:" + port
 }
@@ -215,9 +215,9 @@ func (c *Client) Command(args ...string) *exec.Cmd {
 }
 
 // Open opens an address in a fresh browser.
-func Open(t testing.TB, roots *x509.CertPool, address string) *forms.Page {
+func Open(t testing.TB, roots *x509.CertPool, address string) *formbrowser.Page {
 	t.Helper()
-	page, err := forms.New(roots, "").Open(t.Context(), address)
+	page, err := formbrowser.New(roots, "").Open(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,10 +10,10 @@ import (
 )
 
 // Listen opens a port in the room's network, served by the story.
-func (r *Room) Listen(addr string) net.Listener {
+func (r *Container) Listen(addr string) net.Listener {
 	r.t.Helper()
 	var l net.Listener
-	err := r.within(func() (err error) {
+	err := r.inNetwork(func() (err error) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	})
@@ -24,7 +24,7 @@ func (r *Room) Listen(addr string) net.Listener {
 }
 
 // Dial gives connections out of the room's network to the story. names stand in for a name server.
-func (r *Room) Dial(names map[string]string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (r *Container) Dial(names map[string]string) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 		host, port, err := net.SplitHostPort(addr)
 		if err != nil {
@@ -33,7 +33,7 @@ func (r *Room) Dial(names map[string]string) func(ctx context.Context, network, 
 		if ip, ok := names[host]; ok {
 			addr = net.JoinHostPort(ip, port)
 		}
-		err = r.within(func() (err error) {
+		err = r.inNetwork(func() (err error) {
 			conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 			return err
 		})
@@ -41,9 +41,9 @@ func (r *Room) Dial(names map[string]string) func(ctx context.Context, network, 
 	}
 }
 
-// within does something in the room's network. A socket stays in the network it was made in. The thread comes back; one that cannot is
+// inNetwork does something in the room's network. A socket stays in the network it was made in. The thread comes back; one that cannot is
 // never used again, because it stays locked to a goroutine that has ended.
-func (r *Room) within(do func() error) error {
+func (r *Container) inNetwork(do func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()

@@ -15,19 +15,19 @@ import (
 	"time"
 )
 
-// Patience is how long a story waits for something that should happen at once.
-const Patience = 60 * time.Second
+// Timeout is how long a story waits for something that should happen at once.
+const Timeout = 60 * time.Second
 
 // Process is a program of ours that runs beside the story.
 type Process struct {
-	Cmd   *exec.Cmd
-	t     testing.TB
-	mu    sync.Mutex
-	out   bytes.Buffer // guarded by mu
-	seen  chan struct{}
-	quiet chan struct{} // closed after the last output
-	done  chan struct{}
-	err   error // set before done is closed
+	Cmd          *exec.Cmd
+	t            testing.TB
+	mu           sync.Mutex
+	out          bytes.Buffer // guarded by mu
+	printed      chan struct{}
+	outputClosed chan struct{} // closed after the last output
+	done         chan struct{}
+	err          error // set before done is closed
 }
 
 // Start runs a program until the story ends. What it printed is shown if the story fails.
@@ -41,7 +41,7 @@ func Start(t testing.TB, env []string, name string, args ...string) *Process {
 // StartCmd is Start for a command made elsewhere.
 func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
-	p := &Process{Cmd: cmd, t: t, seen: make(chan struct{}, 1), quiet: make(chan struct{}), done: make(chan struct{})}
+	p := &Process{Cmd: cmd, t: t, printed: make(chan struct{}, 1), outputClosed: make(chan struct{}), done: make(chan struct{})}
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w
 	if cmd.SysProcAttr == nil {
@@ -67,7 +67,7 @@ func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 }
 
 func (p *Process) collect(r io.Reader) {
-	defer close(p.quiet)
+	defer close(p.outputClosed)
 	lines := bufio.NewReader(r)
 	for {
 		line, err := lines.ReadString('\n')
@@ -75,7 +75,7 @@ func (p *Process) collect(r io.Reader) {
 		p.out.WriteString(line)
 		p.mu.Unlock()
 		select {
-		case p.seen <- struct{}{}:
+		case p.printed <- struct{}{}:
 		default:
 		}
 		if err != nil {
@@ -114,11 +114,11 @@ func (p *Process) WaitFor(text string) {
 
 func (p *Process) wait(what string, there func() bool) {
 	p.t.Helper()
-	late := time.After(Patience)
+	late := time.After(Timeout)
 	for !there() {
 		select {
-		case <-p.seen:
-		case <-p.quiet:
+		case <-p.printed:
+		case <-p.outputClosed:
 			if !there() {
 				p.t.Fatalf("%s ended (%v) before it printed %q:\n%s", p.Cmd.Path, p.Wait(), what, p.Output())
 			}
@@ -148,7 +148,7 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) Wait() error {
 	select {
 	case <-p.done:
-	case <-time.After(Patience):
+	case <-time.After(Timeout):
 		p.t.Errorf("%s did not end", p.Cmd.Path)
 		_ = p.Cmd.Process.Kill()
 		<-p.done
@@ -165,7 +165,7 @@ type Result struct {
 // Run runs a command to its end with the given standard input.
 func Run(t testing.TB, env []string, stdin io.Reader, name string, args ...string) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)

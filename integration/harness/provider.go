@@ -10,8 +10,8 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// People of StartProvider. Their password is Password.
-var People = []string{"alice@example.com", "bob@example.com"}
+// Users of StartProvider. Their password is Password.
+var Users = []string{"alice@example.com", "bob@example.com"}
 
 // Password of everyone at the provider that StartProvider runs.
 const Password = "correct horse battery"
@@ -35,7 +35,7 @@ func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Pr
 		client.Redirects = append(client.Redirects, CallbackURL(addr, connector))
 	}
 	var users []oidctest.User
-	for _, email := range People {
+	for _, email := range Users {
 		users = append(users, oidctest.User{Email: email, Password: Password, Subject: "id of " + email})
 	}
 	provider, err := oidctest.New(oidctest.Config{Issuer: p.Issuer, Clients: []oidctest.Client{client}, Users: users})
@@ -67,7 +67,7 @@ func Serve(t testing.TB, l net.Listener, h http.Handler) {
 }
 
 // Alice is the administrator at a provider of StartProvider.
-func Alice() User { return User{Email: People[0], Password: Password} }
+func Alice() User { return User{Email: Users[0], Password: Password} }
 
 // Bob has no role.
-func Bob() User { return User{Email: People[1], Password: Password} }
+func Bob() User { return User{Email: Users[1], Password: Password} }

@@ -133,15 +133,15 @@ func (r *Relay) accept() {
 		}
 		r.mu.Lock()
 		r.conns++
-		p := &passage{relay: r, id: r.conns, since: r.resets}
+		p := &relayedConn{relay: r, id: r.conns, since: r.resets}
 		sent := r.known
 		r.mu.Unlock()
 		r.tasks.Go(func() { p.run(c, sent) })
 	}
 }
 
-// passage is one connection.
-type passage struct {
+// relayedConn is one connection.
+type relayedConn struct {
 	relay *Relay
 	id    int
 	since int // the reset that it came after
@@ -149,7 +149,7 @@ type passage struct {
 }
 
 // run relays one connection; sent is what the client knew when it asked for it.
-func (p *passage) run(client net.Conn, sent int) {
+func (p *relayedConn) run(client net.Conn, sent int) {
 	r := p.relay
 	defer r.drop(client)
 	if !r.track(client) {
@@ -195,7 +195,7 @@ type chunk struct {
 var chunks = sync.Pool{New: func() any { b := make([]byte, relayChunk); return &b }}
 
 // read takes in what a side sends, until it ends.
-func (p *passage) read(from net.Conn, way chan<- chunk, fromClient bool) {
+func (p *relayedConn) read(from net.Conn, way chan<- chunk, fromClient bool) {
 	defer close(way)
 	for {
 		b := chunks.Get().(*[]byte)
@@ -216,7 +216,7 @@ func (p *passage) read(from net.Conn, way chan<- chunk, fromClient bool) {
 }
 
 // write hands on what comes, each at its time. When its receiver is gone it makes the sender end.
-func (p *passage) write(to, from net.Conn, way <-chan chunk, fromClient bool) {
+func (p *relayedConn) write(to, from net.Conn, way <-chan chunk, fromClient bool) {
 	defer discard(way)
 	for c := range way {
 		wait(time.Until(c.due))
@@ -242,7 +242,7 @@ func discard(way <-chan chunk) {
 }
 
 // stamp says how far things are for what a side sends now.
-func (p *passage) stamp(fromClient bool) int {
+func (p *relayedConn) stamp(fromClient bool) int {
 	p.relay.mu.Lock()
 	defer p.relay.mu.Unlock()
 	if fromClient {
@@ -252,7 +252,7 @@ func (p *passage) stamp(fromClient bool) int {
 }
 
 // arrived is called before the receiver can know of the chunk, and so before it can answer.
-func (p *passage) arrived(c chunk, fromClient bool) {
+func (p *relayedConn) arrived(c chunk, fromClient bool) {
 	r := p.relay
 	r.mu.Lock()
 	defer r.mu.Unlock()

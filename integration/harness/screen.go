@@ -50,7 +50,7 @@ func (s *Screen) Text() string {
 // Wait waits until the text has been shown.
 func (s *Screen) Wait(text string) {
 	s.t.Helper()
-	late := time.After(Patience)
+	late := time.After(Timeout)
 	for !strings.Contains(s.Text(), text) {
 		select {
 		case <-s.more:

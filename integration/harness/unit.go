@@ -14,9 +14,9 @@ import (
 // installed and runs its ExecStartPre and ExecStart as its User with its StateDirectory and privileges, waits for READY=1, and stops with
 // SIGTERM. The unit's sandbox is not made; "systemd-analyze" looks at that elsewhere.
 type Systemd struct {
-	room    *Room
-	t       testing.TB
-	running map[string]*service
+	container *Container
+	t         testing.TB
+	running   map[string]*service
 }
 
 type service struct {
@@ -26,7 +26,9 @@ type service struct {
 }
 
 // Systemd is the room's.
-func (r *Room) Systemd() *Systemd { return &Systemd{room: r, t: r.t, running: map[string]*service{}} }
+func (r *Container) Systemd() *Systemd {
+	return &Systemd{container: r, t: r.t, running: map[string]*service{}}
+}
 
 // Do is systemctl with these arguments.
 func (s *Systemd) Do(args ...string) {
@@ -51,39 +53,39 @@ func (s *Systemd) Log(name string) string { return s.running[name].process.Outpu
 func (s *Systemd) start(name string) {
 	s.t.Helper()
 	u := s.unit(name)
-	owner := u.one("User", "root")
+	owner := u.value("User", "root")
 	for _, dir := range u["StateDirectory"] {
-		s.room.Run("install", "-d", "-o", owner, "-g", u.one("Group", "root"), "-m", u.one("StateDirectoryMode", "0755"), "/var/lib/"+dir).OK(s.t)
+		s.container.Run("install", "-d", "-o", owner, "-g", u.value("Group", "root"), "-m", u.value("StateDirectoryMode", "0755"), "/var/lib/"+dir).OK(s.t)
 	}
 	for _, pre := range u["ExecStartPre"] {
-		s.room.Run(append(u.become(), strings.Fields(pre)...)...).OK(s.t)
+		s.container.Run(append(u.privilegeCommand(), strings.Fields(pre)...)...).OK(s.t)
 	}
 	socket := "/run/notify-" + name
 	// The folder is a file system of the room's own, without links.
-	_ = s.room.root.Remove(socket[1:])
-	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join("/proc", s.room.Pid, "root", socket), Net: "unixgram"})
+	_ = s.container.root.Remove(socket[1:])
+	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join("/proc", s.container.Pid, "root", socket), Net: "unixgram"})
 	if err == nil {
-		err = s.room.root.Chmod(socket[1:], 0o777)
+		err = s.container.root.Chmod(socket[1:], 0o777)
 	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	env := []string{"NOTIFY_SOCKET=" + socket}
-	if d, err := time.ParseDuration(strings.Replace(u.one("WatchdogSec", "0s"), "min", "m", 1)); err == nil && d > 0 {
+	if d, err := time.ParseDuration(strings.Replace(u.value("WatchdogSec", "0s"), "min", "m", 1)); err == nil && d > 0 {
 		env = append(env, fmt.Sprintf("WATCHDOG_USEC=%d", d.Microseconds()))
 	}
-	command := append([]string{"sh", "-c", `echo $$ >"$0"; exec "$@"`, "/run/" + name + ".pid"}, append(u.become(), strings.Fields(u.one("ExecStart", ""))...)...)
-	svc := &service{process: s.room.Start(env, command...), notify: listener}
+	command := append([]string{"sh", "-c", `echo $$ >"$0"; exec "$@"`, "/run/" + name + ".pid"}, append(u.privilegeCommand(), strings.Fields(u.value("ExecStart", ""))...)...)
+	svc := &service{process: s.container.Start(env, command...), notify: listener}
 	s.running[name] = svc
 	s.t.Cleanup(func() { listener.Close() })
-	if err := svc.until("READY=1"); err != nil {
+	if err := svc.waitFor("READY=1"); err != nil {
 		s.t.Fatalf("%s did not get ready: %v\n%s", name, err, svc.process.Output())
 	}
 }
 
-// until reads what the service tells its manager.
-func (svc *service) until(want string) error {
-	if err := svc.notify.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+// waitFor reads what the service tells its manager.
+func (svc *service) waitFor(want string) error {
+	if err := svc.notify.SetReadDeadline(time.Now().Add(Timeout)); err != nil {
 		return err
 	}
 	buf := make([]byte, 4096)
@@ -109,9 +111,9 @@ func (s *Systemd) stop(name string) {
 	if svc == nil {
 		s.t.Fatalf("%s does not run", name)
 	}
-	pid := strings.TrimSpace(s.room.Run("cat", "/run/"+name+".pid").OK(s.t))
-	s.room.Run("kill", "-TERM", pid).OK(s.t)
-	if err := errors.Join(svc.until("STOPPING=1"), svc.process.Wait()); err != nil {
+	pid := strings.TrimSpace(s.container.Run("cat", "/run/"+name+".pid").OK(s.t))
+	s.container.Run("kill", "-TERM", pid).OK(s.t)
+	if err := errors.Join(svc.waitFor("STOPPING=1"), svc.process.Wait()); err != nil {
 		s.t.Errorf("%s ended with %v, want a clean end it tells of\n%s", name, err, svc.process.Output())
 	}
 	delete(s.running, name)
@@ -123,7 +125,7 @@ type unit map[string][]string
 func (s *Systemd) unit(name string) unit {
 	s.t.Helper()
 	u := unit{}
-	for line := range strings.Lines(s.room.Run("cat", "/usr/lib/systemd/system/"+name+".service").OK(s.t)) {
+	for line := range strings.Lines(s.container.Run("cat", "/usr/lib/systemd/system/"+name+".service").OK(s.t)) {
 		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
 			u[key] = append(u[key], value)
 		}
@@ -131,22 +133,22 @@ func (s *Systemd) unit(name string) unit {
 	return u
 }
 
-func (u unit) one(key, otherwise string) string {
+func (u unit) value(key, otherwise string) string {
 	if len(u[key]) == 0 {
 		return otherwise
 	}
 	return u[key][0]
 }
 
-// become is the command that takes on the unit's account and privileges.
-func (u unit) become() []string {
-	user := u.one("User", "")
+// privilegeCommand is the command that takes on the unit's account and privileges.
+func (u unit) privilegeCommand() []string {
+	user := u.value("User", "")
 	if user == "" {
 		return nil
 	}
 	caps := "-all"
-	for c := range strings.FieldsSeq(u.one("AmbientCapabilities", "")) {
+	for c := range strings.FieldsSeq(u.value("AmbientCapabilities", "")) {
 		caps += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
 	}
-	return []string{"setpriv", "--reuid=" + user, "--regid=" + u.one("Group", user), "--init-groups", "--no-new-privs", "--inh-caps=" + caps, "--ambient-caps=" + caps, "--bounding-set=" + caps}
+	return []string{"setpriv", "--reuid=" + user, "--regid=" + u.value("Group", user), "--init-groups", "--no-new-privs", "--inh-caps=" + caps, "--ambient-caps=" + caps, "--bounding-set=" + caps}
 }

@@ -14,7 +14,7 @@ type Policy map[string]Role
 
 // Node is what rules can see of a machine.
 type Node struct {
-	ID     identity.NodeID
+	ID     identity.MachineID
 	Name   string
 	Labels identity.Labels
 }
@@ -133,28 +133,28 @@ func (g Grant) matchesNode(r Request) bool {
 func (g Grant) matchesLogin(r Request, allow bool) bool {
 	if r.Login == "" {
 		if allow {
-			return r.Action == List || slices.ContainsFunc(g.Logins, func(l string) bool { return len(g.loginsOf(l, r.Who.Traits, true)) > 0 })
+			return r.Action == List || slices.ContainsFunc(g.Logins, func(l string) bool { return len(g.expandLogin(l, r.Who.Traits, true)) > 0 })
 		}
-		return g.everyLogin()
+		return g.deniesEveryLogin()
 	}
-	if !allow && g.everyLogin() {
+	if !allow && g.deniesEveryLogin() {
 		return true
 	}
-	return slices.ContainsFunc(g.Logins, func(l string) bool { return slices.Contains(g.loginsOf(l, r.Who.Traits, allow), r.Login) })
+	return slices.ContainsFunc(g.Logins, func(l string) bool { return slices.Contains(g.expandLogin(l, r.Who.Traits, allow), r.Login) })
 }
 
-// everyLogin reports whether a deny is about all logins.
-func (g Grant) everyLogin() bool { return len(g.Logins) == 0 || slices.Contains(g.Logins, "*") }
+// deniesEveryLogin reports whether a deny is about all logins.
+func (g Grant) deniesEveryLogin() bool { return len(g.Logins) == 0 || slices.Contains(g.Logins, "*") }
 
-// loginsOf expands one entry. In allow a template never yields a system account or anything but a plain account name; in deny it may.
-func (g Grant) loginsOf(entry string, traits identity.Traits, allow bool) []identity.Login {
+// expandLogin expands one entry. In allow a template never yields a system account or anything but a plain account name; in deny it may.
+func (g Grant) expandLogin(entry string, traits identity.Traits, allow bool) []identity.Login {
 	t, err := parseTemplate(entry)
 	if err != nil {
 		return nil
 	}
 	var out []identity.Login
 	for _, v := range t.expand(traits) {
-		if identity.CheckLogin(identity.Login(v)) == nil && (!allow || t.literal() || !systemAccount(v)) {
+		if identity.CheckLogin(identity.Login(v)) == nil && (!allow || t.literal() || !isSystemAccount(v)) {
 			out = append(out, identity.Login(v))
 		}
 	}
@@ -173,13 +173,13 @@ func (g Grant) matchesAction(r Request, allow bool) bool {
 	case r.Action == List:
 		return len(g.Actions) > 0
 	case r.Action == "":
-		return g.reaches()
+		return g.allowsReaching()
 	}
 	return slices.Contains(g.Actions, string(r.Action))
 }
 
-// reaches reports whether an allow gives more than the sight of a node.
-func (g Grant) reaches() bool {
+// allowsReaching reports whether an allow gives more than the sight of a node.
+func (g Grant) allowsReaching() bool {
 	return len(g.Nodes) > 0 && slices.ContainsFunc(g.Actions, func(a string) bool { return a != string(List) })
 }
 
@@ -188,11 +188,11 @@ func (p Policy) Logins(who identity.Identity) []identity.Login {
 	var out []identity.Login
 	for _, name := range who.Roles {
 		for _, g := range p[name].Allow {
-			if !g.reaches() {
+			if !g.allowsReaching() {
 				continue
 			}
 			for _, l := range g.Logins {
-				out = append(out, g.loginsOf(l, who.Traits, true)...)
+				out = append(out, g.expandLogin(l, who.Traits, true)...)
 			}
 		}
 	}

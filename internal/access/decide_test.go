@@ -12,11 +12,11 @@ import (
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-func person(roles ...string) identity.Identity {
+func user(roles ...string) identity.Identity {
 	return identity.Identity{Kind: identity.User, Cluster: "c.example", Name: "alice", Connector: "corp", Subject: "1", Roles: roles, Expires: now.Add(time.Hour)}
 }
 
-func with(id identity.Identity, traits identity.Traits) identity.Identity {
+func withTraits(id identity.Identity, traits identity.Traits) identity.Identity {
 	id.Traits = traits
 	return id
 }
@@ -40,7 +40,7 @@ func shellAs(logins ...string) access.Grant {
 	return access.Grant{Nodes: nodes("*", "*"), Logins: logins, Actions: access.Strings{"shell"}}
 }
 
-func ask(who identity.Identity, n access.Node, login identity.Login, a access.Action) access.Request {
+func request(who identity.Identity, n access.Node, login identity.Login, a access.Action) access.Request {
 	return access.Request{Who: who, Node: n, Login: login, Action: a, Now: now}
 }
 
@@ -49,14 +49,14 @@ func TestNothingIsAllowedByDefault(t *testing.T) {
 		t.Error("the zero decision allows")
 	}
 	for _, p := range []access.Policy{nil, {}, policy(access.Role{}), policy(allow(access.Grant{})), policy(allow(access.Grant{Actions: access.Strings{"shell"}, Logins: access.Strings{"alice"}}))} {
-		d := access.Decide(p, ask(person("r"), prod, "alice", access.Shell))
+		d := access.Decide(p, request(user("r"), prod, "alice", access.Shell))
 		if d.Allow || d.Reason == "" || d.Remedy == "" {
 			t.Errorf("%v: got %+v, want a refusal with reason and remedy", p, d)
 		}
 	}
 }
 
-func TestOnlyPeopleWithALiveCertificateAreAllowed(t *testing.T) {
+func TestOnlyUsersWithAValidCertificateAreAllowed(t *testing.T) {
 	p := policy(allow(shellAs("alice")))
 	for _, tt := range []struct {
 		name   string
@@ -72,7 +72,7 @@ func TestOnlyPeopleWithALiveCertificateAreAllowed(t *testing.T) {
 		{"a person with a role nobody wrote", func(r *access.Request) { r.Who.Roles = []string{"gone"} }, false},
 		{"a person with a role of other case", func(r *access.Request) { r.Who.Roles = []string{"R"} }, false},
 	} {
-		r := ask(person("r"), prod, "alice", access.Shell)
+		r := request(user("r"), prod, "alice", access.Shell)
 		tt.change(&r)
 		if got := access.Decide(p, r); got.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, got, tt.want)
@@ -117,7 +117,7 @@ func TestNodesMatchByLabels(t *testing.T) {
 		{"a template of something else", nodes("team", "{{name}}"), identity.Traits{"name": {"web"}}, prod, false},
 	} {
 		g := access.Grant{Nodes: tt.nodes, Logins: access.Strings{"alice"}, Actions: access.Strings{"shell"}}
-		d := access.Decide(policy(allow(g)), ask(with(person("r"), tt.traits), tt.node, "alice", access.Shell))
+		d := access.Decide(policy(allow(g)), request(withTraits(user("r"), tt.traits), tt.node, "alice", access.Shell))
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
@@ -152,11 +152,11 @@ func TestLogins(t *testing.T) {
 		{"a star written out", []string{"*"}, nil, "alice", false},
 		{"a star written out, asked as star", []string{"*"}, nil, "*", false},
 	} {
-		d := access.Decide(policy(allow(shellAs(tt.logins...))), ask(with(person("r"), tt.traits), prod, tt.asked, access.Shell))
+		d := access.Decide(policy(allow(shellAs(tt.logins...))), request(withTraits(user("r"), tt.traits), prod, tt.asked, access.Shell))
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
-		if got := slices.Contains(policy(allow(shellAs(tt.logins...))).Logins(with(person("r"), tt.traits)), tt.asked); got != tt.want {
+		if got := slices.Contains(policy(allow(shellAs(tt.logins...))).Logins(withTraits(user("r"), tt.traits)), tt.asked); got != tt.want {
 			t.Errorf("%s: got %v among the certificate's principals, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -188,7 +188,7 @@ func TestActions(t *testing.T) {
 		{"a shell by list alone", []string{"list"}, []string{"a1"}, "a1", access.Shell, false},
 	} {
 		g := access.Grant{Nodes: nodes("*", "*"), Logins: tt.logins, Actions: tt.actions}
-		if d := access.Decide(policy(allow(g)), ask(person("r"), prod, tt.login, tt.asked)); d.Allow != tt.want {
+		if d := access.Decide(policy(allow(g)), request(user("r"), prod, tt.login, tt.asked)); d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
 	}
@@ -223,10 +223,10 @@ func TestDenyWins(t *testing.T) {
 		{"a node by template", access.Grant{Nodes: nodes("team", "{{traits.team}}")}, "alice", access.Shell, false},
 		{"a grant about documents", access.Grant{Resources: access.Strings{"*"}}, "alice", access.Shell, true},
 	} {
-		who := with(person("opener", "closer"), identity.Traits{"unix": {"alice"}, "su": {"root"}, "team": {"web"}})
+		who := withTraits(user("opener", "closer"), identity.Traits{"unix": {"alice"}, "su": {"root"}, "team": {"web"}})
 		p := access.Policy{"opener": {Name: "opener", Allow: []access.Grant{everything}}, "closer": {Name: "closer", Deny: []access.Grant{tt.deny}}}
 		for range 2 {
-			d := access.Decide(p, ask(who, prod, tt.login, tt.asked))
+			d := access.Decide(p, request(who, prod, tt.login, tt.asked))
 			if d.Allow != tt.want {
 				t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 			}
@@ -240,11 +240,11 @@ func TestDenyWins(t *testing.T) {
 
 func TestDecisionsNameTheirRule(t *testing.T) {
 	p := policy(allow(access.Grant{Nodes: nodes("env", "dev"), Logins: access.Strings{"alice"}, Actions: access.Strings{"shell"}}, shellAs("alice")))
-	d := access.Decide(p, ask(person("r"), prod, "alice", access.Shell))
+	d := access.Decide(p, request(user("r"), prod, "alice", access.Shell))
 	if !d.Allow || d.Rule != "role r, allow 2" || d.Reason != "role r, allow 2 allows shell as alice on web-1" || d.Remedy != "" {
 		t.Errorf("got %+v, want the second allow named", d)
 	}
-	d = access.Decide(p, ask(person("r"), prod, "root", access.Shell))
+	d = access.Decide(p, request(user("r"), prod, "root", access.Shell))
 	if d.Allow || d.Rule != "" || !strings.Contains(d.Reason, "shell as root on web-1") || !strings.Contains(d.Reason, "roles: r") || d.Remedy == "" {
 		t.Errorf("got %+v, want what is missing named", d)
 	}
@@ -268,18 +268,18 @@ func TestResources(t *testing.T) {
 		{"every resource, another action", allow(grant("*", "apply")), access.Connectors, access.Remove, false},
 		{"no action", allow(access.Grant{Resources: access.Strings{"*"}}), access.Roles, access.Get, false},
 		{"no action asked", allow(grant("roles", "get")), access.Roles, "", false},
-		{"a grant about nodes", allow(access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"get"}}), access.Nodes, access.Get, false},
+		{"a grant about nodes", allow(access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"get"}}), access.Machines, access.Get, false},
 		{"a deny", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{grant("users", "get")}}, access.Users, access.Get, false},
 		{"a deny of all actions", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{{Resources: access.Strings{"users"}}}}, access.Users, access.Get, false},
 		{"a deny of another action", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{grant("users", "rm")}}, access.Users, access.Get, true},
 		{"a deny of another resource", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{grant("users", "get")}}, access.Roles, access.Get, true},
 	} {
-		d := access.Decide(policy(tt.role), access.Request{Who: person("r"), Resource: tt.kind, Action: tt.asked, Now: now})
+		d := access.Decide(policy(tt.role), access.Request{Who: user("r"), Resource: tt.kind, Action: tt.asked, Now: now})
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
 	}
-	if d := access.Decide(policy(allow(grant("nodes", "get"))), ask(person("r"), prod, "alice", access.Shell)); d.Allow {
+	if d := access.Decide(policy(allow(grant("nodes", "get"))), request(user("r"), prod, "alice", access.Shell)); d.Allow {
 		t.Errorf("got %+v, want no shell by a grant about documents", d)
 	}
 }
@@ -290,7 +290,7 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 		"b": {Allow: []access.Grant{shellAs("alice", "{{traits.unix}}")}, Deny: []access.Grant{{Nodes: nodes("env", "prod"), Logins: access.Strings{"ubuntu"}}}},
 		"c": {Allow: []access.Grant{shellAs("root")}},
 	}
-	who := with(person("a", "b", "unknown"), identity.Traits{"unix": {"al", "root"}})
+	who := withTraits(user("a", "b", "unknown"), identity.Traits{"unix": {"al", "root"}})
 	if got, want := p.Logins(who), []identity.Login{"al", "alice", "ubuntu"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -303,12 +303,12 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 	if got := p.LoginsAt(who, prod, who.Expires); got != nil {
 		t.Errorf("after the certificate's end: got %v, want none", got)
 	}
-	if got := p.Logins(person()); got != nil {
+	if got := p.Logins(user()); got != nil {
 		t.Errorf("without roles: got %v, want none", got)
 	}
 }
 
-func TestTheShortestLifeWins(t *testing.T) {
+func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 	ttl := func(d time.Duration) access.Role {
 		return access.Role{Options: access.Options{CertTTL: access.Duration(d)}}
 	}
@@ -321,7 +321,7 @@ func TestTheShortestLifeWins(t *testing.T) {
 		{[]string{"hour"}, time.Hour}, {[]string{"day"}, 24 * time.Hour}, {[]string{"day", "hour", "none"}, time.Hour},
 		{[]string{"week"}, access.MaxCertTTL}, {[]string{"minus"}, access.DefaultCertTTL},
 	} {
-		if got := p.CertTTL(person(tt.roles...)); got != tt.want {
+		if got := p.CertTTL(user(tt.roles...)); got != tt.want {
 			t.Errorf("%v: got %s, want %s", tt.roles, got, tt.want)
 		}
 	}

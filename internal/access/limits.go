@@ -41,8 +41,8 @@ func (d Duration) String() string {
 
 // Limit is one bound and the role that set it. The zero value bounds nothing.
 type Limit[T any] struct {
-	At   T
-	Rule string // "role ops, idle_timeout"; empty: there is no such limit
+	Value T
+	Rule  string // "role ops, idle_timeout"; empty: there is no such limit
 }
 
 // Limits bound a person's sessions on every node.
@@ -58,24 +58,24 @@ func (p Policy) Limits(who identity.Identity) Limits {
 	var l Limits
 	for _, name := range who.Roles {
 		o := p[name].Options
-		strictest(&l.IdleTimeout, time.Duration(o.IdleTimeout), name, "idle_timeout")
-		strictest(&l.MaxSession, time.Duration(o.MaxSession), name, "max_session")
-		strictest(&l.MaxSessions, int(o.MaxSessions), name, "max_sessions")
+		keepStrictest(&l.IdleTimeout, time.Duration(o.IdleTimeout), name, "idle_timeout")
+		keepStrictest(&l.MaxSession, time.Duration(o.MaxSession), name, "max_session")
+		keepStrictest(&l.MaxSessions, int(o.MaxSessions), name, "max_sessions")
 		if o.EndWithCertificate && l.EndWithCertificate.Rule == "" {
-			l.EndWithCertificate = Limit[bool]{At: true, Rule: ruleOf(name, "end_with_certificate")}
+			l.EndWithCertificate = Limit[bool]{Value: true, Rule: optionRule(name, "end_with_certificate")}
 		}
 	}
 	return l
 }
 
-// strictest keeps the smaller bound. One below zero, which Check refuses, bounds all the same: it allows nothing.
-func strictest[T ~int | ~int64](have *Limit[T], at T, role, option string) {
-	if at != 0 && (have.Rule == "" || at < have.At) {
-		*have = Limit[T]{At: at, Rule: ruleOf(role, option)}
+// keepStrictest keeps the smaller bound. One below zero, which Check refuses, bounds all the same: it allows nothing.
+func keepStrictest[T ~int | ~int64](have *Limit[T], at T, role, option string) {
+	if at != 0 && (have.Rule == "" || at < have.Value) {
+		*have = Limit[T]{Value: at, Rule: optionRule(role, option)}
 	}
 }
 
-func ruleOf(role, option string) string { return "role " + role + ", " + option }
+func optionRule(role, option string) string { return "role " + role + ", " + option }
 
 // LimitsSessions reports whether the role says anything about sessions: what a program that knows nothing of it would let go on.
 func (o Options) LimitsSessions() bool {

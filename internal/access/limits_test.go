@@ -7,16 +7,16 @@ import (
 	"github.com/threshold-access/threshold/internal/access"
 )
 
-func TestTheStrictestLimitOfAPersonsRolesWins(t *testing.T) {
+func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 	role := func(idle, session time.Duration, count int, end bool) access.Role {
 		return access.Role{Options: access.Options{IdleTimeout: access.Duration(idle), MaxSession: access.Duration(session), MaxSessions: access.Count(count), EndWithCertificate: end}}
 	}
 	p := access.Policy{"free": {}, "short": role(time.Minute, 8*time.Hour, 5, false), "few": role(time.Hour, 0, 1, true), "day": role(0, time.Hour, 0, true), "broken": role(-1, -1, -1, false)}
 	d := func(at time.Duration, rule string) access.Limit[time.Duration] {
-		return access.Limit[time.Duration]{At: at, Rule: rule}
+		return access.Limit[time.Duration]{Value: at, Rule: rule}
 	}
-	n := func(at int, rule string) access.Limit[int] { return access.Limit[int]{At: at, Rule: rule} }
-	end := func(rule string) access.Limit[bool] { return access.Limit[bool]{At: true, Rule: rule} }
+	n := func(at int, rule string) access.Limit[int] { return access.Limit[int]{Value: at, Rule: rule} }
+	end := func(rule string) access.Limit[bool] { return access.Limit[bool]{Value: true, Rule: rule} }
 	for _, tt := range []struct {
 		name  string
 		roles []string
@@ -33,7 +33,7 @@ func TestTheStrictestLimitOfAPersonsRolesWins(t *testing.T) {
 		{"what nobody should have been able to store", []string{"few", "broken"}, access.Limits{IdleTimeout: d(-1, "role broken, idle_timeout"), MaxSession: d(-1, "role broken, max_session"),
 			MaxSessions: n(-1, "role broken, max_sessions"), EndWithCertificate: end("role few, end_with_certificate")}},
 	} {
-		if got := p.Limits(person(tt.roles...)); got != tt.want {
+		if got := p.Limits(user(tt.roles...)); got != tt.want {
 			t.Errorf("%s: got %+v, want %+v", tt.name, got, tt.want)
 		}
 	}

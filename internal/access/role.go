@@ -47,12 +47,12 @@ const (
 	Connectors Resource = "connectors"
 	Users      Resource = "users"
 	Tokens     Resource = "tokens"
-	Nodes      Resource = "nodes"
+	Machines   Resource = "nodes"
 	Events     Resource = "events" // the audit log; get only
 )
 
 // Resources lists every resource kind.
-var Resources = []Resource{Roles, Connectors, Users, Tokens, Nodes, Events}
+var Resources = []Resource{Roles, Connectors, Users, Tokens, Machines, Events}
 
 // Role is one role document.
 type Role struct {

@@ -18,7 +18,7 @@ func faultsOf(r access.Role) []string {
 	return out
 }
 
-func TestCheckAcceptsWhatTheDesignShows(t *testing.T) {
+func TestCheckAcceptsTheExamplesOfTheDesign(t *testing.T) {
 	r := access.Role{
 		Allow: []access.Grant{
 			{Nodes: map[string]access.Strings{"env": {"staging", "prod"}, "team": {"{{traits.team}}"}}, Logins: access.Strings{"{{traits.unix}}", "ubuntu", "svc-{{traits.unix}}"},
@@ -74,7 +74,7 @@ func TestCheckRefuses(t *testing.T) {
 	}
 }
 
-func TestCheckRefusesDeniesThatMeanNothing(t *testing.T) {
+func TestCheckRefusesDeniesThatMatchNothing(t *testing.T) {
 	for _, login := range []string{"adm*", "*{{traits.x}}", "a b"} {
 		got := faultsOf(access.Role{Deny: []access.Grant{{Nodes: nodes("*", "*"), Logins: access.Strings{login}}}})
 		if len(got) != 1 || !strings.HasPrefix(got[0], "deny[0].logins") {
@@ -83,7 +83,7 @@ func TestCheckRefusesDeniesThatMeanNothing(t *testing.T) {
 	}
 }
 
-func TestCheckBoundsTheLife(t *testing.T) {
+func TestCheckBoundsTheCertificateLifetime(t *testing.T) {
 	for _, tt := range []struct {
 		ttl time.Duration
 		ok  bool
@@ -127,7 +127,7 @@ func TestCheckBoundsTheLimits(t *testing.T) {
 	}
 }
 
-func TestLimitsAreReadAndWrittenAsTheyStand(t *testing.T) {
+func TestLimitsRoundTripAsJSON(t *testing.T) {
 	const text = `{"idle_timeout":"10m","max_session":"8h","max_sessions":3,"end_with_certificate":true}`
 	var o access.Options
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
@@ -143,7 +143,7 @@ func TestLimitsAreReadAndWrittenAsTheyStand(t *testing.T) {
 	}
 }
 
-func TestARoleReadsOneOrMany(t *testing.T) {
+func TestARoleFieldAcceptsOneStringOrAList(t *testing.T) {
 	var r access.Role
 	err := json.Unmarshal([]byte(`{"allow":[{"nodes":{"env":"prod","team":["a","b"]},"logins":"root","actions":["shell"]}],"options":{"cert_ttl":"8h"}}`), &r)
 	if err != nil {
@@ -200,11 +200,11 @@ func FuzzTraitsNeverWiden(f *testing.F) {
 		f.Add(v, "web")
 	}
 	f.Fuzz(func(t *testing.T, trait, value string) {
-		who := with(person("r"), identity.Traits{"x": {trait}})
+		who := withTraits(user("r"), identity.Traits{"x": {trait}})
 		g := access.Grant{Nodes: nodes("k", "{{traits.x}}"), Logins: access.Strings{"{{traits.x}}"}, Actions: access.Strings{"shell"}}
 		p := policy(allow(g))
 		n := node("n", identity.Labels{"k": value})
-		if access.Decide(p, ask(who, n, "", access.List)).Allow && trait != value {
+		if access.Decide(p, request(who, n, "", access.List)).Allow && trait != value {
 			t.Errorf("trait %q matches label %q", trait, value)
 		}
 		for _, l := range p.Logins(who) {
@@ -215,7 +215,7 @@ func FuzzTraitsNeverWiden(f *testing.F) {
 	})
 }
 
-func TestNullIsNoText(t *testing.T) {
+func TestNullIsAnEmptyList(t *testing.T) {
 	var g access.Grant
 	if err := json.Unmarshal([]byte(`{"logins":null,"actions":"shell"}`), &g); err != nil || len(g.Logins) != 0 || len(g.Actions) != 1 {
 		t.Errorf("got %+v (%v), want no login and one action", g, err)

@@ -84,15 +84,15 @@ func matches(pattern, value string, traits identity.Traits) bool {
 		return glob(pattern, value)
 	}
 	for _, v := range traits[t.trait] {
-		if t.around(value, v) {
+		if t.matchesAround(value, v) {
 			return true
 		}
 	}
 	return false
 }
 
-// around reports whether value is before + v + after for some way to place v. An empty v, as from a claim left empty, matches nothing.
-func (t template) around(value, v string) bool {
+// matchesAround reports whether value is before + v + after for some way to place v. An empty v, as from a claim left empty, matches nothing.
+func (t template) matchesAround(value, v string) bool {
 	for i := 0; v != "" && i+len(v) <= len(value); i++ {
 		if value[i:i+len(v)] == v && glob(t.before, value[:i]) && glob(t.after, value[i+len(v):]) {
 			return true
@@ -128,8 +128,8 @@ var systemAccounts = []string{"root", "toor", "daemon", "bin", "sys", "sync", "g
 	"postgres", "mysql", "redis", "docker", "wheel", "sudo", "admin", "threshold", "syslog", "uuidd", "tcpdump", "avahi", "nginx", "apache", "named",
 	"statd", "rpcuser", "nfsnobody", "pollinate", "landscape", "debian-exim"}
 
-// systemAccount also refuses a name of digits alone: some programs take one for a user id, and 0 is root's.
-func systemAccount(l string) bool {
+// isSystemAccount also refuses a name of digits alone: some programs take one for a user id, and 0 is root's.
+func isSystemAccount(l string) bool {
 	return slices.Contains(systemAccounts, strings.ToLower(l)) || strings.HasPrefix(l, "_") || strings.HasPrefix(l, "systemd-") ||
 		strings.Trim(l, "0123456789") == ""
 }

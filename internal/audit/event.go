@@ -35,14 +35,14 @@ const (
 	ResourceRemoved  Code = "TH4002"
 	ResourceRefused  Code = "TH4003"
 	TokenCreated     Code = "TH4004"
-	ClusterBorn      Code = "TH5001"
+	ClusterCreated   Code = "TH5001"
 	AuthStarted      Code = "TH5002"
 	NodeConnected    Code = "TH6001"
 	NodeDisconnected Code = "TH6002"
 )
 
-// Meaning says what each registered code stands for.
-var Meaning = map[Code]string{
+// Descriptions says what each registered code stands for.
+var Descriptions = map[Code]string{
 	LoginSucceeded:   "a person logged in with provider and second factor",
 	LoginRefused:     "a login was refused after the provider vouched",
 	FactorEnrolled:   "a second factor was enrolled",
@@ -60,7 +60,7 @@ var Meaning = map[Code]string{
 	ResourceRemoved:  "a resource was removed",
 	ResourceRefused:  "work on a resource was refused",
 	TokenCreated:     "a join token was created",
-	ClusterBorn:      "the cluster was born",
+	ClusterCreated:   "the cluster was born",
 	AuthStarted:      "an auth replica started",
 	NodeConnected:    "a node attached to a proxy",
 	NodeDisconnected: "a node left a proxy",
@@ -68,22 +68,22 @@ var Meaning = map[Code]string{
 
 // Event is one fact. Only auth stores events; nodes send theirs to auth, which checks that Node is the sender.
 type Event struct {
-	V       int               `json:"v"`
-	Code    Code              `json:"code"`
-	ID      string            `json:"id"`   // 32 hex digits; makes sending twice harmless
-	Time    time.Time         `json:"time"` // where it happened, by that machine's clock
-	User    string            `json:"user,omitempty"`
-	Subject string            `json:"subject,omitempty"` // connector/subject: the user behind the name
-	LoginID identity.LoginID  `json:"login_id,omitempty"`
-	Node    string            `json:"node,omitempty"`
-	NodeID  identity.NodeID   `json:"node_id,omitempty"`
-	Login   identity.Login    `json:"login,omitempty"`
-	Session string            `json:"session,omitempty"`
-	From    string            `json:"from,omitempty"`  // the client's address as the proxy saw it
-	Proxy   string            `json:"proxy,omitempty"` // the proxy it came by
-	Rule    string            `json:"rule,omitempty"`
-	Reason  string            `json:"reason,omitempty"`
-	Fields  map[string]string `json:"fields,omitempty"` // what else this code carries
+	V         int                `json:"v"`
+	Code      Code               `json:"code"`
+	ID        string             `json:"id"`   // 32 hex digits; makes sending twice harmless
+	Time      time.Time          `json:"time"` // where it happened, by that machine's clock
+	User      string             `json:"user,omitempty"`
+	Subject   string             `json:"subject,omitempty"` // connector/subject: the user behind the name
+	LoginID   identity.LoginID   `json:"login_id,omitempty"`
+	Machine   string             `json:"node,omitempty"`
+	MachineID identity.MachineID `json:"node_id,omitempty"`
+	Login     identity.Login     `json:"login,omitempty"`
+	Session   string             `json:"session,omitempty"`
+	From      string             `json:"from,omitempty"`  // the client's address as the proxy saw it
+	Proxy     string             `json:"proxy,omitempty"` // the proxy it came by
+	Rule      string             `json:"rule,omitempty"`
+	Reason    string             `json:"reason,omitempty"`
+	Fields    map[string]string  `json:"fields,omitempty"` // what else this code carries
 }
 
 // MaxFields and MaxText bound an event from outside.
@@ -92,31 +92,31 @@ const (
 	MaxText   = 1024
 )
 
-// maxCut is what a text from outside keeps, in bytes. It leaves room below MaxText.
-const maxCut = 512
+// truncatedBytes is what a text from outside keeps, in bytes. It leaves room below MaxText.
+const truncatedBytes = 512
 
-// Cut shortens a text from outside to what an event should hold, at a whole character.
-func Cut(s string) string {
-	if len(s) <= maxCut {
+// Truncate shortens a text from outside to what an event should hold, at a whole character.
+func Truncate(s string) string {
+	if len(s) <= truncatedBytes {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxCut], "") + "…"
+	return strings.ToValidUTF8(s[:truncatedBytes], "") + "…"
 }
 
-// Of starts an event about a person.
-func Of(code Code, who identity.Identity, now time.Time) Event {
+// NewEvent starts an event about a person.
+func NewEvent(code Code, who identity.Identity, now time.Time) Event {
 	e := Event{V: Version, Code: code, Time: now.UTC()}
 	if who.Kind == identity.User {
 		e.User, e.Subject, e.LoginID = who.Name, who.Connector+"/"+who.Subject, who.LoginID
 	} else {
-		e.Node, e.NodeID = who.Name, who.ID
+		e.Machine, e.MachineID = who.Name, who.ID
 	}
 	return e
 }
 
 // Check refuses an event with an unregistered code, no id or oversize text.
 func (e Event) Check() error {
-	if _, ok := Meaning[e.Code]; !ok {
+	if _, ok := Descriptions[e.Code]; !ok {
 		return fmt.Errorf("event code %.20q is not registered", e.Code)
 	}
 	if len(e.ID) != 32 || e.Time.IsZero() {
@@ -125,7 +125,7 @@ func (e Event) Check() error {
 	if len(e.Fields) > MaxFields {
 		return fmt.Errorf("event has %d fields, more than %d", len(e.Fields), MaxFields)
 	}
-	for _, s := range []string{e.User, e.Subject, string(e.LoginID), e.Node, string(e.NodeID), string(e.Login), e.Session, e.From, e.Proxy, e.Rule, e.Reason} {
+	for _, s := range []string{e.User, e.Subject, string(e.LoginID), e.Machine, string(e.MachineID), string(e.Login), e.Session, e.From, e.Proxy, e.Rule, e.Reason} {
 		if len(s) > MaxText {
 			return fmt.Errorf("event has a text of %d bytes, more than %d", len(s), MaxText)
 		}

@@ -8,12 +8,12 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
-func TestCutEndsAtAWholeCharacterWithinTheBound(t *testing.T) {
-	if got := audit.Cut("web-1"); got != "web-1" {
+func TestTruncateEndsAtAWholeCharacterWithinTheBound(t *testing.T) {
+	if got := audit.Truncate("web-1"); got != "web-1" {
 		t.Errorf("got %q, want a short text as it is", got)
 	}
 	for shift := range 3 {
-		got := audit.Cut(strings.Repeat("x", shift) + strings.Repeat("한", audit.MaxText))
+		got := audit.Truncate(strings.Repeat("x", shift) + strings.Repeat("한", audit.MaxText))
 		if len(got) > audit.MaxText || !utf8.ValidString(got) || !strings.HasSuffix(got, "한…") {
 			t.Errorf("got %d bytes ending in %q, want whole characters and at most %d bytes", len(got), got[len(got)-8:], audit.MaxText)
 		}

@@ -12,9 +12,9 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/threshold-access/threshold/internal/alive"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/keepalive"
 )
 
 const (
@@ -29,17 +29,19 @@ type Client struct {
 	http *http.Client
 }
 
-// Way is how to get to an address: egress.Way is one.
-type Way interface {
+// Dialer is how to get to an address: egress.Way is one.
+type Dialer interface {
 	DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error)
 }
 
 // NewClient makes a client for the address (host:port of an auth port or of a proxy), which is gone to straight. cfg decides whom to
 // trust and which certificate to show: see identity.PinnedTLS.
-func NewClient(addr string, cfg *tls.Config) *Client { return NewClientBy(straight{}, addr, cfg) }
+func NewClient(addr string, cfg *tls.Config) *Client {
+	return NewClientWithDialer(directDialer{}, addr, cfg)
+}
 
-// NewClientBy is NewClient by another way.
-func NewClientBy(way Way, addr string, cfg *tls.Config) *Client {
+// NewClientWithDialer is NewClient by another way.
+func NewClientWithDialer(way Dialer, addr string, cfg *tls.Config) *Client {
 	return &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -55,10 +57,10 @@ func NewClientBy(way Way, addr string, cfg *tls.Config) *Client {
 	}}}
 }
 
-type straight struct{}
+type directDialer struct{}
 
-func (straight) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
-	d := tls.Dialer{NetDialer: alive.Dialer(), Config: cfg}
+func (directDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	d := tls.Dialer{NetDialer: keepalive.Dialer(), Config: cfg}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -123,7 +125,7 @@ func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser,
 	hr.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(hr)
 	if err != nil {
-		return nil, c.unreachable(path, err)
+		return nil, c.explainCallError(path, err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
@@ -133,8 +135,8 @@ func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser,
 	return nil, fault.Decode(text)
 }
 
-// unreachable says what a person should do about a connection that did not come about.
-func (c *Client) unreachable(path string, err error) error {
+// explainCallError says what a person should do about a connection that did not come about.
+func (c *Client) explainCallError(path string, err error) error {
 	var pin *identity.PinError
 	var old *identity.ExpiredError
 	var alert *net.OpError
@@ -152,5 +154,5 @@ func (c *Client) unreachable(path string, err error) error {
 	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the peer
 		return fault.Wrap(err, fault.Unauthenticated, path, "the server does not accept this certificate", "run: tsh login")
 	}
-	return fault.Wrap(err, fault.Unavailable, path, "auth cannot be reached at "+c.addr+": "+fault.Network(err), "check the address and the network, then try again")
+	return fault.Wrap(err, fault.Unavailable, path, "auth cannot be reached at "+c.addr+": "+fault.DescribeNetwork(err), "check the address and the network, then try again")
 }

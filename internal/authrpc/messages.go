@@ -14,13 +14,13 @@ import (
 // BeginLoginRequest starts a login for a browser. Nothing is stored: the attempt travels in the answer's sealed Attempt, which the
 // proxy keeps in a cookie.
 type BeginLoginRequest struct {
-	Challenge string `json:"challenge,omitempty"` // Challenge(…): commits to tsh's verifier and both public keys
-	Callback  string `json:"callback,omitempty"`  // tsh's loopback address, http://127.0.0.1:PORT/callback (RFC 8252 section 7.3)
-	State     string `json:"state,omitempty"`     // tsh's own state, handed back with the code on loopback
-	Connector string `json:"connector,omitempty"` // which provider; may be empty while there is only one
-	Public    string `json:"public"`              // the proxy's own origin, https://host[:port]; the provider returns to Public + CallbackPath(connector)
-	From      string `json:"from,omitempty"`      // the browser's address
-	Locale    string `json:"locale,omitempty"`    // the language that the person chose (BCP 47), for the provider's page
+	Challenge    string `json:"challenge,omitempty"` // Challenge(…): commits to tsh's verifier and both public keys
+	Callback     string `json:"callback,omitempty"`  // tsh's loopback address, http://127.0.0.1:PORT/callback (RFC 8252 section 7.3)
+	State        string `json:"state,omitempty"`     // tsh's own state, handed back with the code on loopback
+	Connector    string `json:"connector,omitempty"` // which provider; may be empty while there is only one
+	PublicOrigin string `json:"public"`              // the proxy's own origin, https://host[:port]; the provider returns to Public + CallbackPath(connector)
+	From         string `json:"from,omitempty"`      // the browser's address
+	Locale       string `json:"locale,omitempty"`    // the language that the person chose (BCP 47), for the provider's page
 
 	// Handle, of BeginHeadless, stands in place of Challenge, Callback and State. Nothing happens before Confirmed, which says that the
 	// person saw who asks.
@@ -54,8 +54,8 @@ type BeginLoginResponse struct {
 
 // Connector is a provider as a person sees it.
 type Connector struct {
-	Name    string `json:"name"`
-	Display string `json:"display"`
+	Name        string `json:"name"`
+	DisplayName string `json:"display"`
 }
 
 // FinishOIDCRequest carries what the provider sent the browser back with.
@@ -130,11 +130,11 @@ type BeginHeadlessRequest struct {
 
 // BeginHeadlessResponse has the handle that goes into the link, HeadlessPath?handle=…, which a person opens elsewhere.
 type BeginHeadlessResponse struct {
-	Handle  string        `json:"handle"`
-	Code    string        `json:"code"` // the person compares it
-	From    string        `json:"from"` // this machine's address, as auth is told
-	Expires time.Time     `json:"expires"`
-	Every   time.Duration `json:"every"` // how often to ask whether the person is done
+	Handle       string        `json:"handle"`
+	Code         string        `json:"code"` // the person compares it
+	From         string        `json:"from"` // this machine's address, as auth is told
+	Expires      time.Time     `json:"expires"`
+	PollInterval time.Duration `json:"every"` // how often to ask whether the person is done
 }
 
 // HeadlessPath is the page that a headless login's link leads to.
@@ -153,15 +153,15 @@ type RedeemHeadlessResponse struct {
 
 // JoinRequest admits a machine. Proof signs the request with the X.509 key: see JoinProof.
 type JoinRequest struct {
-	Token   string          `json:"token"`
-	Kind    identity.Kind   `json:"kind"`
-	Name    string          `json:"name"`             // wished; auth decides
-	Labels  identity.Labels `json:"labels,omitempty"` // wished; the token's own win
-	Names   []string        `json:"names,omitempty"`  // proxy: the public host names and addresses it answers to
-	SSHKey  []byte          `json:"ssh_key"`          // host key, SSH wire format
-	X509Key []byte          `json:"x509_key"`         // PKIX DER
-	Proof   []byte          `json:"proof"`
-	Time    time.Time       `json:"time"` // the machine's clock, so that auth can say it is off
+	Token       string          `json:"token"`
+	Kind        identity.Kind   `json:"kind"`
+	Name        string          `json:"name"`             // wished; auth decides
+	Labels      identity.Labels `json:"labels,omitempty"` // wished; the token's own win
+	PublicNames []string        `json:"names,omitempty"`  // proxy: the public host names and addresses it answers to
+	SSHKey      []byte          `json:"ssh_key"`          // host key, SSH wire format
+	X509Key     []byte          `json:"x509_key"`         // PKIX DER
+	Proof       []byte          `json:"proof"`
+	Time        time.Time       `json:"time"` // the machine's clock, so that auth can say it is off
 }
 
 // JoinResponse makes the machine a member.
@@ -198,14 +198,14 @@ type ReportNodesRequest struct {
 
 // AttachedNode is the node's own signed word.
 type AttachedNode struct {
-	Node       identity.NodeID         `json:"node"`
+	Node       identity.MachineID      `json:"node"`
 	Attachment tunnel.SignedAttachment `json:"attachment"`
 	Version    string                  `json:"version,omitempty"`
 }
 
 // ReportNodesResponse says when to report again even if nothing changed.
 type ReportNodesResponse struct {
-	Again time.Duration `json:"again"`
+	ReportAfter time.Duration `json:"again"`
 }
 
 // GetAuthoritiesRequest has no fields yet.
@@ -228,14 +228,14 @@ type LocateNodeResponse struct {
 
 // NodeInfo is a node in listings.
 type NodeInfo struct {
-	ID       identity.NodeID  `json:"id"`
-	Name     string           `json:"name"`
-	Labels   identity.Labels  `json:"labels,omitempty"`
-	Online   bool             `json:"online"`
-	Proxies  []string         `json:"proxies,omitempty"` // where it is attached
-	LastSeen time.Time        `json:"last_seen,omitzero"`
-	Version  string           `json:"version,omitempty"`
-	Logins   []identity.Login `json:"logins,omitempty"` // which of them the asker may be
+	ID       identity.MachineID `json:"id"`
+	Name     string             `json:"name"`
+	Labels   identity.Labels    `json:"labels,omitempty"`
+	Online   bool               `json:"online"`
+	Proxies  []string           `json:"proxies,omitempty"` // where it is attached
+	LastSeen time.Time          `json:"last_seen,omitzero"`
+	Version  string             `json:"version,omitempty"`
+	Logins   []identity.Login   `json:"logins,omitempty"` // which of them the asker may be
 }
 
 // Access is the node as rules see it.

@@ -25,8 +25,8 @@ type Route[Req, Res any] struct {
 	Name string
 	// Callers lists who may call. Deny is the zero value: nobody.
 	Callers []identity.Kind
-	// Expired lets a machine whose certificate has ended call: only renewal does, because the TLS handshake proved the key.
-	Expired bool
+	// AllowExpired lets a machine whose certificate has ended call: only renewal does, because the TLS handshake proved the key.
+	AllowExpired bool
 	// MaxBody bounds the request's body in bytes. Zero means MaxBodyBytes, or MaxAnonymousBody for a caller without a certificate.
 	MaxBody int64
 	// Stream: the response is a sequence of Res, one JSON value a line, until either side ends it.
@@ -52,7 +52,7 @@ var (
 
 	// Machines.
 	Join        = Route[JoinRequest, JoinResponse]{Name: "join", Callers: callers(Anonymous)}
-	Renew       = Route[RenewRequest, RenewResponse]{Name: "renew", Callers: callers(identity.Node, identity.Proxy), Expired: true}
+	Renew       = Route[RenewRequest, RenewResponse]{Name: "renew", Callers: callers(identity.Node, identity.Proxy), AllowExpired: true}
 	WatchRules  = Route[WatchRulesRequest, RulesUpdate]{Name: "rules/watch", Callers: callers(identity.Proxy), Stream: true}
 	GetRules    = Route[WatchRulesRequest, RulesUpdate]{Name: "rules/get", Callers: callers(identity.Proxy, identity.Node)}
 	ReportNodes = Route[ReportNodesRequest, ReportNodesResponse]{Name: "nodes/report", Callers: callers(identity.Proxy), MaxBody: MaxReportBytes}

@@ -25,7 +25,7 @@ type Caller struct {
 	Key               crypto.PublicKey // of the certificate shown
 	Expired           bool             // the certificate has ended; only routes that say so serve it
 	Addr              net.Addr         // the client's, by the word of Via where a proxy passed it through
-	Via               string           // the name of that proxy; empty for a connection of the caller's own
+	Proxy             string           // the name of that proxy; empty for a connection of the caller's own
 }
 
 // Server serves the routes that were handed to Handle and HandleStream.
@@ -34,26 +34,26 @@ type Server struct {
 	caller func(*http.Request) (Caller, error)
 	log    *slog.Logger
 
-	strangers *rate.Limiter // lines about refusals that somebody without a certificate can cause
-	unlogged  atomic.Int64  // refusals that went over it since the last line
+	refusalLog *rate.Limiter // lines about refusals that somebody without a certificate can cause
+	suppressed atomic.Int64  // refusals that went over it since the last line
 }
 
 // Strangers cause so many lines in the log a second, and so many in a burst. A login page's visitors stand behind a proxy's certificate.
 const (
-	strangersRate  = 10
-	strangersBurst = 100
+	refusalLogRate  = 10
+	refusalLogBurst = 100
 )
 
 // NewServer makes a server that learns from caller who asks.
 func NewServer(caller func(*http.Request) (Caller, error), log *slog.Logger) *Server {
-	return &Server{mux: http.NewServeMux(), caller: caller, log: log, strangers: rate.NewLimiter(strangersRate, strangersBurst)}
+	return &Server{mux: http.NewServeMux(), caller: caller, log: log, refusalLog: rate.NewLimiter(refusalLogRate, refusalLogBurst)}
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 // Handle serves a route.
 func Handle[Req, Res any](s *Server, r Route[Req, Res], fn func(context.Context, Caller, Req) (Res, error)) {
-	s.handle(r.Name, r.Path(), r.Callers, r.Expired, func(w http.ResponseWriter, hr *http.Request, c Caller) error {
+	s.handle(r.Name, r.Path(), r.Callers, r.AllowExpired, func(w http.ResponseWriter, hr *http.Request, c Caller) error {
 		var req Req
 		if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
 			return err
@@ -69,7 +69,7 @@ func Handle[Req, Res any](s *Server, r Route[Req, Res], fn func(context.Context,
 
 // HandleStream serves a streaming route: fn sends until it returns or the caller goes.
 func HandleStream[Req, Res any](s *Server, r Route[Req, Res], fn func(ctx context.Context, c Caller, req Req, send func(Res) error) error) {
-	s.handle(r.Name, r.Path(), r.Callers, r.Expired, func(w http.ResponseWriter, hr *http.Request, c Caller) error {
+	s.handle(r.Name, r.Path(), r.Callers, r.AllowExpired, func(w http.ResponseWriter, hr *http.Request, c Caller) error {
 		var req Req
 		if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
 			return err
@@ -96,7 +96,7 @@ func (s *Server) handle(name, path string, callers []identity.Kind, expired bool
 		switch {
 		case err != nil:
 		case !slices.Contains(callers, c.Kind):
-			err = refuseKind(name, c)
+			err = refuseCallerKind(name, c)
 		case c.Expired && !expired:
 			err = fault.New(fault.Expired, name, "the certificate has ended", "run: tsh login")
 		default:
@@ -108,7 +108,7 @@ func (s *Server) handle(name, path string, callers []identity.Kind, expired bool
 	})
 }
 
-func refuseKind(name string, c Caller) error {
+func refuseCallerKind(name string, c Caller) error {
 	if c.Kind == Anonymous {
 		return fault.New(fault.Unauthenticated, name, "this needs a certificate", "run: tsh login")
 	}
@@ -117,23 +117,23 @@ func refuseKind(name string, c Caller) error {
 
 func (s *Server) refuse(w http.ResponseWriter, name string, c Caller, err error) {
 	public := fault.Public(err)
-	s.note(name, c, public, err)
+	s.logRefusal(name, c, public, err)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(public.Kind.Status())
 	_ = json.NewEncoder(w).Encode(public) // the caller is gone if this fails
 }
 
-func (s *Server) note(name string, c Caller, public *fault.Error, err error) {
-	if (c.Kind == Anonymous || c.Kind == identity.Proxy) && !s.strangers.Allow() {
-		s.unlogged.Add(1)
+func (s *Server) logRefusal(name string, c Caller, public *fault.Error, err error) {
+	if (c.Kind == Anonymous || c.Kind == identity.Proxy) && !s.refusalLog.Allow() {
+		s.suppressed.Add(1)
 		return
 	}
 	level := slog.LevelInfo
 	if public.Kind == fault.Internal {
 		level = slog.LevelError
 	}
-	s.log.Log(context.Background(), level, "call refused", "route", name, "caller", callerName(c), "from", c.Addr, "via", c.Via, "kind", public.Kind, "id", public.ID,
-		"unlogged_before", s.unlogged.Swap(0), "err", err)
+	s.log.Log(context.Background(), level, "call refused", "route", name, "caller", callerName(c), "from", c.Addr, "via", c.Proxy, "kind", public.Kind, "id", public.ID,
+		"unlogged_before", s.suppressed.Swap(0), "err", err)
 }
 
 func callerName(c Caller) string {

@@ -37,7 +37,7 @@ func Decode(name string, data []byte, into any) error {
 	d := &decoder{file: name}
 	docs := d.parse(data)
 	if len(docs) > 1 {
-		d.fault(docs[1].Line, "", "a second document begins here, and this file holds only one")
+		d.addFault(docs[1].Line, "", "a second document begins here, and this file holds only one")
 	}
 	root := emptyMapping()
 	if len(docs) > 0 {
@@ -81,7 +81,7 @@ func DecodeAll(name string, data []byte) ([]Document, error) {
 	d := &decoder{file: name}
 	roots := d.parse(data)
 	if len(roots) == 0 && len(d.faults) == 0 {
-		d.fault(1, "", "the file holds no resource: it needs kind, version, metadata and spec")
+		d.addFault(1, "", "the file holds no resource: it needs kind, version, metadata and spec")
 	}
 	var docs []Document
 	for _, root := range roots {
@@ -99,22 +99,22 @@ func DecodeAll(name string, data []byte) ([]Document, error) {
 // Spec reads the document's spec into the struct that into points to. The error is a Faults.
 func (doc Document) Spec(into any) error {
 	d := &decoder{file: doc.Name}
-	d.value(doc.body(), "spec", target(into))
+	d.value(doc.specNode(), "spec", target(into))
 	return d.err()
 }
 
 // SpecJSON is the document's spec as JSON, keys in their order, for a caller that only hands it on.
 func (doc Document) SpecJSON() (json.RawMessage, error) {
 	d := &decoder{file: doc.Name}
-	b, _ := d.toJSON(doc.body(), "spec")
+	b, _ := d.toJSON(doc.specNode(), "spec")
 	if err := d.err(); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-// body is the spec's node; a document made in code, not by DecodeAll, has an empty one.
-func (doc Document) body() *yaml.Node {
+// specNode is the spec's node; a document made in code, not by DecodeAll, has an empty one.
+func (doc Document) specNode() *yaml.Node {
 	if doc.spec == nil {
 		return emptyMapping()
 	}

@@ -100,10 +100,10 @@ Hidden: x
 		`r.yaml:14: Hidden: unknown key; known here: allow, options, from, limit, port, strict`,
 	}
 	err := config.Decode("r.yaml", []byte(in), &spec{})
-	same(t, err, want)
+	wantFaults(t, err, want)
 }
 
-func same(t *testing.T, err error, want []string) {
+func wantFaults(t *testing.T, err error, want []string) {
 	t.Helper()
 	var fs config.Faults
 	if !errors.As(err, &fs) {
@@ -143,7 +143,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			same(t, config.Decode("f", []byte(tt.in), &spec{}), []string{tt.want})
+			wantFaults(t, config.Decode("f", []byte(tt.in), &spec{}), []string{tt.want})
 		})
 	}
 }
@@ -161,7 +161,7 @@ func TestDecodeCapsSizeAndDepth(t *testing.T) {
 		t.Errorf("big: got %v, want a size fault", err)
 	}
 	deep := "allow: " + strings.Repeat("[", config.MaxDepth) + strings.Repeat("]", config.MaxDepth)
-	same(t, config.Decode("f", []byte(deep), &spec{}), []string{"f:1: nested more than 32 deep"})
+	wantFaults(t, config.Decode("f", []byte(deep), &spec{}), []string{"f:1: nested more than 32 deep"})
 	bomb := strings.Repeat("[", 200_000)
 	if err := config.Decode("f", []byte(bomb), &spec{}); err == nil {
 		t.Error("bomb: got no error")
@@ -218,13 +218,13 @@ func TestDecodeAllReadsDocumentsAndTheirSpecs(t *testing.T) {
 	if err := docs[0].Spec(&ops); err != nil || ops.Allow[0].Logins[0] != "ubuntu" {
 		t.Errorf("ops: got %+v, %v", ops, err)
 	}
-	same(t, docs[1].Spec(&spec{}), []string{"all.yaml:15: spec.allow[0].logins[0]: root on every node is refused"})
+	wantFaults(t, docs[1].Spec(&spec{}), []string{"all.yaml:15: spec.allow[0].logins[0]: root on every node is refused"})
 	if got := docs[1].Fault("kind %q is unknown", "role").String(); got != `all.yaml:9: kind "role" is unknown` {
 		t.Errorf("got %q", got)
 	}
 }
 
-func TestWhatWasShownCanBeGivenBack(t *testing.T) {
+func TestAShownResourceCanBeAppliedAgain(t *testing.T) {
 	docs, err := config.DecodeAll("f", []byte("kind: role\nversion: v1\nmetadata: {name: a, revision: 7}\nspec: {allow: []}\nstatus: {holders: 3}\n"))
 	if err != nil || docs[0].Metadata.Revision != 7 {
 		t.Errorf("got %+v, %v, want revision 7", docs, err)
@@ -237,7 +237,7 @@ func TestDecodeAllReportsHeadersAndSpecsTogether(t *testing.T) {
 	if len(docs) != 1 {
 		t.Fatalf("got %d documents, want the one with a sound header", len(docs))
 	}
-	same(t, config.Join(err, docs[0].Spec(&spec{}), nil), []string{
+	wantFaults(t, config.Join(err, docs[0].Spec(&spec{}), nil), []string{
 		"f:6: version: is missing, and required",
 		"f:6: spec: is missing, and required",
 		`f:7: metadata.nam: unknown key, did you mean "name"?`,
@@ -257,7 +257,7 @@ func (w *words) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(w))
 }
 
-func TestAValueThatReadsJSONReadsYAML(t *testing.T) {
+func TestAJSONUnmarshalerReadsYAML(t *testing.T) {
 	var got struct {
 		One, Two words
 		Raw      json.RawMessage
@@ -269,7 +269,7 @@ func TestAValueThatReadsJSONReadsYAML(t *testing.T) {
 	if len(got.One) != 1 || len(got.Two) != 2 || string(got.Raw) != `{"b":[1,16,2.5,true,"text","2026-01-01"],"a":{}}` {
 		t.Errorf("got %+v, raw %s", got, got.Raw)
 	}
-	same(t, config.Decode("f", []byte("one: 1\ntwo: [{}]\nraw: [.inf, ~]\n"), &got), []string{
+	wantFaults(t, config.Decode("f", []byte("one: 1\ntwo: [{}]\nraw: [.inf, ~]\n"), &got), []string{
 		"f:1: one: cannot be, or hold, a number: put it in quotes if it is text",
 		"f:2: two: cannot be, or hold, keys and values",
 		`f:3: raw[0]: ".inf" is out of range`,
@@ -277,7 +277,7 @@ func TestAValueThatReadsJSONReadsYAML(t *testing.T) {
 	})
 }
 
-func TestStringsReadJSONToo(t *testing.T) {
+func TestStringsUnmarshalJSON(t *testing.T) {
 	for in, want := range map[string]config.Strings{`"a"`: {"a"}, `["a","b"]`: {"a", "b"}, `[]`: {}, `null`: nil} {
 		var got config.Strings
 		if err := json.Unmarshal([]byte(in), &got); err != nil || !reflect.DeepEqual(got, want) {
@@ -289,7 +289,7 @@ func TestStringsReadJSONToo(t *testing.T) {
 	}
 }
 
-func TestASpecCanTravelAsJSON(t *testing.T) {
+func TestASpecEncodesAsJSON(t *testing.T) {
 	docs, err := config.DecodeAll("f", []byte(resources))
 	if err != nil {
 		t.Fatal(err)
@@ -300,12 +300,12 @@ func TestASpecCanTravelAsJSON(t *testing.T) {
 	}
 }
 
-func TestDecodeAllOfNothingIsAFault(t *testing.T) {
+func TestDecodeAllOfAnEmptyFileIsAFault(t *testing.T) {
 	_, err := config.DecodeAll("f", []byte("---\n# nothing\n"))
-	same(t, err, []string{"f:1: the file holds no resource: it needs kind, version, metadata and spec"})
+	wantFaults(t, err, []string{"f:1: the file holds no resource: it needs kind, version, metadata and spec"})
 }
 
-func TestJoinKeepsOtherErrorsAndNothing(t *testing.T) {
+func TestJoinKeepsOtherErrors(t *testing.T) {
 	if err := config.Join(nil, nil); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}

@@ -16,19 +16,19 @@ import (
 
 // decoder reads one file and gathers what is wrong with it.
 type decoder struct {
-	file   string
-	faults Faults
-	faulty []string // paths that have a fault
-	more   int      // faults beyond maxFaults
+	file       string
+	faults     Faults
+	faultPaths []string // paths that have a fault
+	unlisted   int      // faults beyond maxFaults
 }
 
 func (d *decoder) err() error {
 	if len(d.faults) == 0 {
 		return nil
 	}
-	byPlace(d.faults)
-	if d.more > 0 {
-		d.faults = append(d.faults, Fault{File: d.file, Msg: fmt.Sprintf("%d more faults are not listed", d.more)})
+	sortByLine(d.faults)
+	if d.unlisted > 0 {
+		d.faults = append(d.faults, Fault{File: d.file, Msg: fmt.Sprintf("%d more faults are not listed", d.unlisted)})
 	}
 	return d.faults
 }
@@ -42,7 +42,7 @@ var (
 // value reads n into v, which can be set. What has a fault stays zero.
 func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	if isNull(n) {
-		d.null(n, path, v.Type())
+		d.nullFault(n, path, v.Type())
 		return
 	}
 	if v.Kind() == reflect.Pointer {
@@ -63,7 +63,7 @@ func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	d.check(n, path, v)
 }
 
-func (d *decoder) null(n *yaml.Node, path string, t reflect.Type) {
+func (d *decoder) nullFault(n *yaml.Node, path string, t reflect.Type) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -71,7 +71,7 @@ func (d *decoder) null(n *yaml.Node, path string, t reflect.Type) {
 	if t.Kind() == reflect.Struct || t.Kind() == reflect.Map {
 		hint = ", write {} for one with nothing in it"
 	}
-	d.fault(n.Line, orFile(path), "has no value: give one%s, or remove the key", hint)
+	d.addFault(n.Line, pathOrFile(path), "has no value: give one%s, or remove the key", hint)
 }
 
 func (d *decoder) plain(n *yaml.Node, path string, v reflect.Value) {
@@ -100,14 +100,14 @@ func (d *decoder) plain(n *yaml.Node, path string, v reflect.Value) {
 }
 
 func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value) {
-	if !d.want(n, path, yaml.MappingNode, "keys and values") {
+	if !d.expect(n, path, yaml.MappingNode, "keys and values") {
 		return
 	}
 	fields := fieldsOf(v.Type())
 	given, guessed := map[string]bool{}, map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
-		at := join(path, key.Value)
+		at := joinKey(path, key.Value)
 		f, known := find(fields, key.Value)
 		if known {
 			given[f.name] = true
@@ -116,20 +116,20 @@ func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value) {
 		}
 		if hint := suggest(key.Value, fields); hint != "" {
 			guessed[hint] = true
-			d.fault(key.Line, at, "unknown key, did you mean %q?", hint)
+			d.addFault(key.Line, at, "unknown key, did you mean %q?", hint)
 		} else {
-			d.fault(key.Line, at, "unknown key; known here: %s", names(fields))
+			d.addFault(key.Line, at, "unknown key; known here: %s", names(fields))
 		}
 	}
 	for _, f := range fields {
 		if f.required && !given[f.name] && !guessed[f.name] {
-			d.fault(n.Line, join(path, f.name), "is missing, and required")
+			d.addFault(n.Line, joinKey(path, f.name), "is missing, and required")
 		}
 	}
 }
 
 func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
-	if !d.want(n, path, yaml.MappingNode, "keys and values") {
+	if !d.expect(n, path, yaml.MappingNode, "keys and values") {
 		return
 	}
 	t := v.Type()
@@ -139,13 +139,13 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 	v.Set(reflect.MakeMapWithSize(t, len(n.Content)/2))
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		elem := reflect.New(t.Elem()).Elem()
-		d.value(n.Content[i+1], join(path, n.Content[i].Value), elem)
+		d.value(n.Content[i+1], joinKey(path, n.Content[i].Value), elem)
 		v.SetMapIndex(reflect.ValueOf(n.Content[i].Value).Convert(t.Key()), elem)
 	}
 }
 
 func (d *decoder) list(n *yaml.Node, path string, v reflect.Value) {
-	if !d.want(n, path, yaml.SequenceNode, "a list") {
+	if !d.expect(n, path, yaml.SequenceNode, "a list") {
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
@@ -158,28 +158,28 @@ func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
 		// A date is text too; a number or truth value is not, since 0755, 1.10 and no would come back changed.
-		if d.want(n, path, yaml.ScalarNode, "text", "!!str", "!!timestamp") {
+		if d.expect(n, path, yaml.ScalarNode, "text", "!!str", "!!timestamp") {
 			v.SetString(n.Value)
 		}
 	case reflect.Bool:
-		if d.want(n, path, yaml.ScalarNode, "true or false", "!!bool") {
+		if d.expect(n, path, yaml.ScalarNode, "true or false", "!!bool") {
 			v.SetBool(strings.EqualFold(n.Value, "true"))
 		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		if d.want(n, path, yaml.ScalarNode, "a whole number", "!!int") {
-			if x, err := strconv.ParseInt(n.Value, 0, v.Type().Bits()); d.fits(n, path, err) {
+		if d.expect(n, path, yaml.ScalarNode, "a whole number", "!!int") {
+			if x, err := strconv.ParseInt(n.Value, 0, v.Type().Bits()); d.inRange(n, path, err) {
 				v.SetInt(x)
 			}
 		}
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		if d.want(n, path, yaml.ScalarNode, "a whole number", "!!int") {
-			if x, err := strconv.ParseUint(n.Value, 0, v.Type().Bits()); d.fits(n, path, err) {
+		if d.expect(n, path, yaml.ScalarNode, "a whole number", "!!int") {
+			if x, err := strconv.ParseUint(n.Value, 0, v.Type().Bits()); d.inRange(n, path, err) {
 				v.SetUint(x)
 			}
 		}
 	case reflect.Float32, reflect.Float64:
-		if d.want(n, path, yaml.ScalarNode, "a number", "!!int", "!!float") {
-			if x, err := strconv.ParseFloat(n.Value, v.Type().Bits()); d.fits(n, path, err) {
+		if d.expect(n, path, yaml.ScalarNode, "a number", "!!int", "!!float") {
+			if x, err := strconv.ParseFloat(n.Value, v.Type().Bits()); d.inRange(n, path, err) {
 				v.SetFloat(x)
 			}
 		}
@@ -188,36 +188,36 @@ func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
-func (d *decoder) fits(n *yaml.Node, path string, err error) bool {
+func (d *decoder) inRange(n *yaml.Node, path string, err error) bool {
 	if err != nil {
-		d.fault(n.Line, path, "%s is out of range", quoted(n.Value))
+		d.addFault(n.Line, path, "%s is out of range", quoted(n.Value))
 	}
 	return err == nil
 }
 
 func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
-	if !d.want(n, path, yaml.ScalarNode, "a duration, as 90s, 15m or 8h", "!!str", "!!int", "!!float") {
+	if !d.expect(n, path, yaml.ScalarNode, "a duration, as 90s, 15m or 8h", "!!str", "!!int", "!!float") {
 		return
 	}
 	x, err := time.ParseDuration(n.Value)
 	switch {
 	case err != nil && n.Tag != "!!str":
-		d.fault(n.Line, path, "a duration needs a unit, as %ss", printable(n.Value, 20))
+		d.addFault(n.Line, path, "a duration needs a unit, as %ss", printable(n.Value, 20))
 	case err != nil:
-		d.fault(n.Line, path, "%s is no duration: write 90s, 15m, 8h or 1h30m", quoted(n.Value))
+		d.addFault(n.Line, path, "%s is no duration: write 90s, 15m, 8h or 1h30m", quoted(n.Value))
 	case x < 0:
-		d.fault(n.Line, path, "a duration must not be negative")
+		d.addFault(n.Line, path, "a duration must not be negative")
 	default:
 		v.SetInt(int64(x))
 	}
 }
 
 func (d *decoder) text(n *yaml.Node, path string, u encoding.TextUnmarshaler) {
-	if !d.want(n, path, yaml.ScalarNode, "one value") {
+	if !d.expect(n, path, yaml.ScalarNode, "one value") {
 		return
 	}
 	if err := u.UnmarshalText([]byte(n.Value)); err != nil {
-		d.fault(n.Line, path, "%s", printable(err.Error(), 200))
+		d.addFault(n.Line, path, "%s", printable(err.Error(), 200))
 	}
 }
 
@@ -230,14 +230,14 @@ func (d *decoder) json(n *yaml.Node, path string, u json.Unmarshaler) {
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &wrong):
-		d.fault(n.Line, orFile(path), "cannot be, or hold, %s", describeJSON(wrong.Value))
+		d.addFault(n.Line, pathOrFile(path), "cannot be, or hold, %s", describeJSON(wrong.Value))
 	case err != nil:
-		d.fault(n.Line, orFile(path), "%s", printable(err.Error(), 200))
+		d.addFault(n.Line, pathOrFile(path), "%s", printable(err.Error(), 200))
 	}
 }
 
-// want reports a fault unless n is of the kind and, where tags are given, has one of them. It never shows the value: it may be a secret.
-func (d *decoder) want(n *yaml.Node, path string, kind yaml.Kind, what string, tags ...string) bool {
+// expect reports a fault unless n is of the kind and, where tags are given, has one of them. It never shows the value: it may be a secret.
+func (d *decoder) expect(n *yaml.Node, path string, kind yaml.Kind, what string, tags ...string) bool {
 	if n.Kind == kind {
 		if len(tags) == 0 {
 			return true
@@ -252,7 +252,7 @@ func (d *decoder) want(n *yaml.Node, path string, kind yaml.Kind, what string, t
 	if what == "text" && n.Kind == yaml.ScalarNode {
 		hint = ": put it in quotes"
 	}
-	d.fault(n.Line, orFile(path), "must be %s, not %s%s", what, describe(n), hint)
+	d.addFault(n.Line, pathOrFile(path), "must be %s, not %s%s", what, describe(n), hint)
 	return false
 }
 
@@ -294,36 +294,36 @@ func (d *decoder) check(n *yaml.Node, path string, v reflect.Value) {
 	if !ok {
 		return
 	}
-	before := d.faulty[:len(d.faulty):len(d.faulty)]
+	before := d.faultPaths[:len(d.faultPaths):len(d.faultPaths)]
 	c.Check(func(sub, format string, args ...any) {
 		line, canonical := resolve(n, sub)
-		at := under(path, canonical)
+		at := joinPath(path, canonical)
 		for _, bad := range before {
 			if at == bad || strings.HasPrefix(at, bad+".") || strings.HasPrefix(at, bad+"[") {
 				return
 			}
 		}
-		d.fault(line, at, "%s", fmt.Sprintf(format, args...))
+		d.addFault(line, at, "%s", fmt.Sprintf(format, args...))
 	})
 }
 
-// step is one part of a path: a key, or an index in brackets.
-var step = regexp.MustCompile(`[^.\[\]]+|\[\d+\]`)
+// pathStep is one part of a path: a key, or an index in brackets.
+var pathStep = regexp.MustCompile(`[^.\[\]]+|\[\d+\]`)
 
 // resolve finds the line of the part of n that sub names, or of the deepest part on the way that the file has, and sub in the form that
 // faults use: lists are written [0], also where a Checker says .0.
 func resolve(n *yaml.Node, sub string) (line int, canonical string) {
 	line = n.Line
-	steps := step.FindAllString(sub, -1)
+	steps := pathStep.FindAllString(sub, -1)
 	for i, s := range steps {
 		next, at := child(n, s)
 		if next == nil {
-			return line, under(canonical, strings.Join(steps[i:], "."))
+			return line, joinPath(canonical, strings.Join(steps[i:], "."))
 		}
 		if n.Kind == yaml.SequenceNode {
 			s = "[" + strings.Trim(s, "[]") + "]"
 		}
-		n, line, canonical = next, at, under(canonical, s)
+		n, line, canonical = next, at, joinPath(canonical, s)
 	}
 	return line, canonical
 }
@@ -347,23 +347,23 @@ func child(n *yaml.Node, s string) (*yaml.Node, int) {
 // plainKey is a key that can be shown in a path as it is.
 var plainKey = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,60}$`)
 
-// join appends a key of the file to a path.
-func join(path, key string) string {
+// joinKey appends a key of the file to a path.
+func joinKey(path, key string) string {
 	if !plainKey.MatchString(key) {
 		key = quoted(key)
 	}
-	return under(path, key)
+	return joinPath(path, key)
 }
 
-// under appends a relative path to a path.
-func under(path, sub string) string {
+// joinPath appends a relative path to a path.
+func joinPath(path, sub string) string {
 	if path == "" || sub == "" || sub[0] == '[' {
 		return path + sub
 	}
 	return path + "." + sub
 }
 
-func orFile(path string) string {
+func pathOrFile(path string) string {
 	if path == "" {
 		return "the file"
 	}

@@ -40,12 +40,12 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 	}
 	switch x := v.Interface().(type) {
 	case time.Duration:
-		return text(short(x)), nil
+		return textNode(shortDuration(x)), nil
 	case yaml.Node:
 		return &x, nil
 	case encoding.TextMarshaler:
 		b, err := x.MarshalText()
-		return text(string(b)), err
+		return textNode(string(b)), err
 	case json.Marshaler:
 		b, err := x.MarshalJSON()
 		if err != nil {
@@ -53,10 +53,10 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 		}
 		return fromJSON(b)
 	case []byte:
-		return text(base64.StdEncoding.EncodeToString(x)), nil
+		return textNode(base64.StdEncoding.EncodeToString(x)), nil
 	case Strings:
 		if len(x) == 1 {
-			return text(x[0]), nil
+			return textNode(x[0]), nil
 		}
 	}
 	return encodeKind(v)
@@ -73,7 +73,7 @@ func encodeKind(v reflect.Value) (*yaml.Node, error) {
 	case reflect.Slice, reflect.Array:
 		return encodeList(v)
 	case reflect.String:
-		return text(v.String()), nil
+		return textNode(v.String()), nil
 	case reflect.Bool:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: strconv.FormatBool(v.Bool())}, nil
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
@@ -97,7 +97,7 @@ func encodeStruct(v reflect.Value) (*yaml.Node, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
-		n.Content = append(n.Content, text(f.name), val)
+		n.Content = append(n.Content, textNode(f.name), val)
 	}
 	return n, nil
 }
@@ -118,7 +118,7 @@ func encodeMap(v reflect.Value) (*yaml.Node, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%v: %w", k, err)
 		}
-		n.Content = append(n.Content, text(fmt.Sprint(k)), val)
+		n.Content = append(n.Content, textNode(fmt.Sprint(k)), val)
 	}
 	return n, nil
 }
@@ -140,8 +140,8 @@ func encodeList(v reflect.Value) (*yaml.Node, error) {
 	return n, nil
 }
 
-// text leaves quoting to the yaml package, which quotes what YAML 1.1 or 1.2 would read back as something else.
-func text(s string) *yaml.Node {
+// textNode leaves quoting to the yaml package, which quotes what YAML 1.1 or 1.2 would read back as something else.
+func textNode(s string) *yaml.Node {
 	n := &yaml.Node{}
 	if err := n.Encode(s); err != nil {
 		n.SetString(s)
@@ -167,7 +167,7 @@ func blockStyle(n *yaml.Node) {
 	n.Style = 0
 	switch {
 	case n.Kind == yaml.ScalarNode && n.Tag == "!!str":
-		*n = *text(n.Value)
+		*n = *textNode(n.Value)
 	case n.Kind == yaml.SequenceNode && !slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return c.Kind != yaml.ScalarNode }):
 		n.Style = yaml.FlowStyle
 	}
@@ -176,8 +176,8 @@ func blockStyle(n *yaml.Node) {
 	}
 }
 
-// short drops the zero units of Duration.String: 8h0m0s is 8h.
-func short(d time.Duration) string {
+// shortDuration drops the zero units of Duration.String: 8h0m0s is 8h.
+func shortDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

@@ -60,7 +60,7 @@ func TestEncodeAllSeparatesDocuments(t *testing.T) {
 	}
 }
 
-func TestEncodeOfWhatHasNoFormIsAnError(t *testing.T) {
+func TestEncodeOfAnUnsupportedTypeIsAnError(t *testing.T) {
 	if err := config.Encode(&strings.Builder{}, map[string]any{"f": func() {}}); err == nil {
 		t.Error("got no error for a function")
 	}

@@ -81,7 +81,7 @@ func Join(errs ...error) error {
 	return errors.Join(others...)
 }
 
-// byPlace puts faults in the order a reader meets them, files in the order they were read.
-func byPlace(fs Faults) {
+// sortByLine puts faults in the order a reader meets them, files in the order they were read.
+func sortByLine(fs Faults) {
 	slices.SortStableFunc(fs, func(a, b Fault) int { return cmp.Compare(a.Line, b.Line) })
 }

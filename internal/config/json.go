@@ -12,7 +12,7 @@ import (
 // toJSON gives the JSON form of the tree below n, keys in their order. It is false when a part has none, which is then reported.
 func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	if isNull(n) {
-		d.fault(n.Line, orFile(path), "has no value: give one, or remove the key")
+		d.addFault(n.Line, pathOrFile(path), "has no value: give one, or remove the key")
 		return nil, false
 	}
 	switch n.Kind {
@@ -23,12 +23,12 @@ func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	}
 	v, err := scalarValue(n)
 	if err != nil {
-		d.fault(n.Line, orFile(path), "%s is out of range", quoted(n.Value))
+		d.addFault(n.Line, pathOrFile(path), "%s is out of range", quoted(n.Value))
 		return nil, false
 	}
 	b, err := json.Marshal(v)
 	if err != nil { // infinity, or no number at all
-		d.fault(n.Line, orFile(path), "%s is out of range", quoted(n.Value))
+		d.addFault(n.Line, pathOrFile(path), "%s is out of range", quoted(n.Value))
 	}
 	return b, err == nil
 }
@@ -40,7 +40,7 @@ func (d *decoder) objectJSON(n *yaml.Node, path string) (json.RawMessage, bool) 
 			out.WriteByte(',')
 		}
 		key, _ := json.Marshal(n.Content[i].Value) // text always has a JSON form
-		val, ok := d.toJSON(n.Content[i+1], join(path, n.Content[i].Value))
+		val, ok := d.toJSON(n.Content[i+1], joinKey(path, n.Content[i].Value))
 		sound = sound && ok
 		out.Write(key)
 		out.WriteByte(':')

@@ -15,7 +15,7 @@ import (
 // parse returns the root of each document that says anything, and reports what no file may contain.
 func (d *decoder) parse(data []byte) []*yaml.Node {
 	if len(data) > MaxBytes {
-		d.fault(0, "", "%d bytes are more than the %d that a file may have", len(data), MaxBytes)
+		d.addFault(0, "", "%d bytes are more than the %d that a file may have", len(data), MaxBytes)
 		return nil
 	}
 	var roots []*yaml.Node
@@ -26,7 +26,7 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 			break
 		}
 		if err != nil {
-			d.syntax(err)
+			d.syntaxFault(err)
 			return nil
 		}
 		if root := doc.Content[0]; !isNull(root) {
@@ -35,7 +35,7 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 	}
 	sound := true
 	for _, root := range roots {
-		sound = d.shape(root, 1) && sound
+		sound = d.checkShape(root, 1) && sound
 	}
 	if !sound {
 		return nil
@@ -46,25 +46,25 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 // yamlError is how the yaml package words an error.
 var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line (\d+): )?(.*)$`)
 
-func (d *decoder) syntax(err error) {
+func (d *decoder) syntaxFault(err error) {
 	line, msg := 0, err.Error()
 	if m := yamlError.FindStringSubmatch(msg); m != nil {
 		line, _ = strconv.Atoi(m[1])
 		msg = m[2]
 	}
-	d.fault(line, "", "not valid YAML: %s", printable(msg, 200))
+	d.addFault(line, "", "not valid YAML: %s", printable(msg, 200))
 }
 
-// shape reports what is refused whatever the file is for, and whether the tree below n may be read on. Anchors and aliases can make a
+// checkShape reports what is refused whatever the file is for, and whether the tree below n may be read on. Anchors and aliases can make a
 // small file huge, merge keys and tags hide what a reader sees, and of two equal keys nobody knows which one counts.
-func (d *decoder) shape(n *yaml.Node, depth int) bool {
+func (d *decoder) checkShape(n *yaml.Node, depth int) bool {
 	if depth > MaxDepth {
-		d.fault(n.Line, "", "nested more than %d deep", MaxDepth)
+		d.addFault(n.Line, "", "nested more than %d deep", MaxDepth)
 		return false
 	}
 	sound := true
 	refuse := func(format string, args ...any) {
-		d.fault(n.Line, "", format, args...)
+		d.addFault(n.Line, "", format, args...)
 		sound = false
 	}
 	if n.Kind == yaml.AliasNode {
@@ -78,26 +78,26 @@ func (d *decoder) shape(n *yaml.Node, depth int) bool {
 		refuse("tags (%s) are not supported: remove it", printable(n.Tag, 40))
 	}
 	if n.Kind == yaml.MappingNode {
-		sound = d.keys(n) && sound
+		sound = d.checkKeys(n) && sound
 	}
 	for _, child := range n.Content {
-		sound = d.shape(child, depth+1) && sound
+		sound = d.checkShape(child, depth+1) && sound
 	}
 	return sound
 }
 
-func (d *decoder) keys(n *yaml.Node) bool {
+func (d *decoder) checkKeys(n *yaml.Node) bool {
 	sound := true
 	first := make(map[string]int, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
 		switch line, again := first[key.Value]; {
 		case key.Tag == "!!merge":
-			d.fault(key.Line, "", "merge keys (<<) are not supported: write the keys out")
+			d.addFault(key.Line, "", "merge keys (<<) are not supported: write the keys out")
 		case key.Kind != yaml.ScalarNode || isNull(key):
-			d.fault(key.Line, "", "a key must be text")
+			d.addFault(key.Line, "", "a key must be text")
 		case again:
-			d.fault(key.Line, "", "key %s is here a second time: it is on line %d already", quoted(key.Value), line)
+			d.addFault(key.Line, "", "key %s is here a second time: it is on line %d already", quoted(key.Value), line)
 		default:
 			first[key.Value] = key.Line
 			continue
@@ -110,15 +110,15 @@ func (d *decoder) keys(n *yaml.Node) bool {
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
 // quoted makes a key or value of a file safe and short enough to show.
-func quoted(s string) string { return strconv.Quote(cut(s, 40)) }
+func quoted(s string) string { return strconv.Quote(truncate(s, 40)) }
 
 // printable shows s without quotes, and without what a terminal would obey.
 func printable(s string, limit int) string {
-	q := strconv.Quote(cut(s, limit))
+	q := strconv.Quote(truncate(s, limit))
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
 
-func cut(s string, limit int) string {
+func truncate(s string, limit int) string {
 	for i := range s {
 		if i >= limit {
 			return s[:i] + "…"
@@ -127,14 +127,14 @@ func cut(s string, limit int) string {
 	return s
 }
 
-// fault notes what is wrong at a place; beyond maxFaults it only counts, so that a hostile file costs no more than an honest one.
-func (d *decoder) fault(line int, path, format string, args ...any) {
+// addFault notes what is wrong at a place; beyond maxFaults it only counts, so that a hostile file costs no more than an honest one.
+func (d *decoder) addFault(line int, path, format string, args ...any) {
 	if len(d.faults) == maxFaults {
-		d.more++
+		d.unlisted++
 		return
 	}
 	if path != "" {
-		d.faulty = append(d.faulty, path)
+		d.faultPaths = append(d.faultPaths, path)
 		format, args = "%s: "+format, append([]any{path}, args...)
 	}
 	d.faults = append(d.faults, Fault{File: d.file, Line: line, Msg: fmt.Sprintf(format, args...)})

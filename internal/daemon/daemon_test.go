@@ -38,28 +38,28 @@ func TestLevelsAndFormats(t *testing.T) {
 		t.Errorf("got %q, %v, want one record", out.String(), err)
 	}
 	out.Reset()
-	log = daemon.Log{}.Or(daemon.Log{Level: "debug"}).Logger(&out)
+	log = daemon.Log{}.WithDefaults(daemon.Log{Level: "debug"}).Logger(&out)
 	log.Debug("quiet words")
 	if !strings.Contains(out.String(), `level=DEBUG msg="quiet words"`) {
 		t.Errorf("got %q, want text at the level of the file", out.String())
 	}
-	if got := (daemon.Log{Level: "error"}).Or(daemon.Log{Level: "debug", Format: "json"}); got.Level != "error" || got.Format != "json" {
+	if got := (daemon.Log{Level: "error"}).WithDefaults(daemon.Log{Level: "debug", Format: "json"}); got.Level != "error" || got.Format != "json" {
 		t.Errorf("got %+v, want the flag's level and the file's format", got)
 	}
 }
 
-func TestLogsThatAreRefused(t *testing.T) {
+func TestValidateRefuses(t *testing.T) {
 	for _, l := range []daemon.Log{{Level: "loud"}, {Format: "xml"}, {Level: "INFO"}} {
-		if err := l.Err(); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+		if err := l.Validate(); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%+v: got %v, want it refused with a remedy", l, err)
 		}
 	}
-	if err := (daemon.Log{Level: "info", Format: "text"}).Err(); err != nil {
+	if err := (daemon.Log{Level: "info", Format: "text"}).Validate(); err != nil {
 		t.Errorf("got %v for what is good", err)
 	}
 }
 
-func TestTheLastFaultIsSaidInTheLogsForm(t *testing.T) {
+func TestTheFinalFaultIsReportedInTheLogFormat(t *testing.T) {
 	err := fault.New(fault.Invalid, "x", "it broke", "mend it")
 	var text, machine strings.Builder
 	daemon.Log{}.Report(&text, "threshold", err)
@@ -73,7 +73,7 @@ func TestTheLastFaultIsSaidInTheLogsForm(t *testing.T) {
 	}
 }
 
-func TestHealthIsForThisMachineAlone(t *testing.T) {
+func TestHealthListensOnLoopbackOnly(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:3080", ":3080", "[::]:3080", "192.0.2.1:3080", "localhost:3080", "127.0.0.1", "example.com:80", "[::ffff:192.0.2.1]:1"} {
 		if l, err := daemon.ListenHealth(addr); err == nil {
 			l.Close()
@@ -112,10 +112,10 @@ func TestReadyMeansEveryPartWorks(t *testing.T) {
 		says string
 	}{
 		{"before all parts are there", func() {}, 503, `"ready":false`},
-		{"once they are", h.Up, 200, `{"ready":true,"stopping":false,"parts":[{"name":"auth","ready":true},{"name":"proxy","ready":true}]}`},
+		{"once they are", h.Started, 200, `{"ready":true,"stopping":false,"parts":[{"name":"auth","ready":true},{"name":"proxy","ready":true}]}`},
 		{"when one part cannot work", func() { broken = fault.New(fault.Unavailable, "x", "no way to auth", "y") }, 503, `{"name":"proxy","ready":false,"reason":"no way to auth"}`},
 		{"when it can again", func() { broken = nil }, 200, `"ready":true`},
-		{"while sessions end", h.Stop, 503, `"stopping":true`},
+		{"while sessions end", h.Stopping, 503, `"stopping":true`},
 	} {
 		tt.do()
 		code, body := get(t, l.Addr(), "/readyz")
@@ -149,7 +149,7 @@ func get(t *testing.T, addr net.Addr, path string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-func manager(t *testing.T) *net.UnixConn {
+func notifySocket(t *testing.T) *net.UnixConn {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "notify")
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -161,7 +161,7 @@ func manager(t *testing.T) *net.UnixConn {
 	return c
 }
 
-func said(t *testing.T, c *net.UnixConn) string {
+func readNotification(t *testing.T, c *net.UnixConn) string {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
@@ -174,30 +174,30 @@ func said(t *testing.T, c *net.UnixConn) string {
 	return string(buf[:n])
 }
 
-func TestTheServiceManagerIsTold(t *testing.T) {
-	c := manager(t)
-	m := daemon.ManagerFor(quiet)
+func TestTheServiceManagerIsNotified(t *testing.T) {
+	c := notifySocket(t)
+	m := daemon.NewServiceManager(quiet)
 	m.Ready("two\nWATCHDOG=1 lines")
-	if got, want := said(t, c), "READY=1\nSTATUS=two WATCHDOG=1 lines"; got != want {
+	if got, want := readNotification(t, c), "READY=1\nSTATUS=two WATCHDOG=1 lines"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	m.Stopping(30 * time.Second)
-	if got := said(t, c); !strings.HasPrefix(got, "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000\n") {
+	if got := readNotification(t, c); !strings.HasPrefix(got, "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000\n") {
 		t.Errorf("got %q, want the end and how long it may take", got)
 	}
 }
 
-func TestAManagerThatIsGoneIsAWarning(t *testing.T) {
+func TestAMissingServiceManagerIsAWarning(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
 	var out strings.Builder
-	daemon.ManagerFor(daemon.Log{}.Logger(&out)).Ready("x")
+	daemon.NewServiceManager(daemon.Log{}.Logger(&out)).Ready("x")
 	if !strings.Contains(out.String(), "cannot be told") {
 		t.Errorf("got %q, want a warning", out.String())
 	}
 }
 
-func TestTheWatchdogHearsOfAProgramWhosePartsAnswer(t *testing.T) {
-	c := manager(t)
+func TestTheWatchdogIsFedWhilePartsAnswer(t *testing.T) {
+	c := notifySocket(t)
 	t.Setenv("WATCHDOG_USEC", "30000")
 	var h daemon.Health
 	hang, hung := make(chan struct{}), make(chan struct{})
@@ -216,9 +216,9 @@ func TestTheWatchdogHearsOfAProgramWhosePartsAnswer(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- daemon.ManagerFor(quiet).Watch(ctx, &h) }()
+	go func() { ended <- daemon.NewServiceManager(quiet).FeedWatchdog(ctx, &h) }()
 	for range 2 {
-		if got := said(t, c); got != "WATCHDOG=1" {
+		if got := readNotification(t, c); got != "WATCHDOG=1" {
 			t.Errorf("got %q, want the sign of life", got)
 		}
 	}

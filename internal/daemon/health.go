@@ -15,21 +15,21 @@ import (
 )
 
 const (
-	healthTimeout = 5 * time.Second // for a request, its answer, and for what a part says
-	maxHealthHead = 8 << 10
+	healthTimeout        = 5 * time.Second // for a request, its answer, and for what a part says
+	maxHealthHeaderBytes = 8 << 10
 )
 
 // Health is how the parts of this program are. The zero value has none, and is not ready.
 type Health struct {
 	mu       sync.Mutex // guards what follows
 	parts    []part
-	up       bool
+	started  bool
 	stopping bool
 }
 
 type part struct {
-	name string
-	look func(context.Context) error
+	name  string
+	check func(context.Context) error
 }
 
 // Part is one part in the answer. Reason is set when it is not ready.
@@ -53,28 +53,28 @@ func (h *Health) Add(name string, look func(context.Context) error) {
 	h.parts = append(h.parts, part{name, look})
 }
 
-// Up says that every part was added.
-func (h *Health) Up() {
+// Started says that every part was added.
+func (h *Health) Started() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.up = true
+	h.started = true
 }
 
-// Stop says that the program is ending: what is under way may end, nothing new should come.
-func (h *Health) Stop() {
+// Stopping says that the program is ending: what is under way may end, nothing new should come.
+func (h *Health) Stopping() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stopping = true
 }
 
-// Look asks every part.
-func (h *Health) Look(ctx context.Context) Status {
+// Check asks every part.
+func (h *Health) Check(ctx context.Context) Status {
 	h.mu.Lock()
-	parts, s := h.parts, Status{Ready: h.up && !h.stopping, Stopping: h.stopping, Parts: []Part{}}
+	parts, s := h.parts, Status{Ready: h.started && !h.stopping, Stopping: h.stopping, Parts: []Part{}}
 	h.mu.Unlock()
 	for _, p := range parts {
 		at := Part{Name: p.name, Ready: true}
-		if err := p.look(ctx); err != nil {
+		if err := p.check(ctx); err != nil {
 			at.Ready, at.Reason, s.Ready = false, fault.Message(err), false
 		}
 		s.Parts = append(s.Parts, at)
@@ -113,16 +113,16 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, log *slog.Logger) er
 		return nil
 	}
 	pages := http.NewServeMux()
-	pages.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, h.Look(r.Context())) })
+	pages.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { writeStatus(w, http.StatusOK, h.Check(r.Context())) })
 	pages.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		s, code := h.Look(r.Context()), http.StatusOK
+		s, code := h.Check(r.Context()), http.StatusOK
 		if !s.Ready {
 			code = http.StatusServiceUnavailable
 		}
-		answer(w, code, s)
+		writeStatus(w, code, s)
 	})
 	srv := &http.Server{Handler: http.TimeoutHandler(pages, healthTimeout, "a part does not answer\n"), ReadTimeout: healthTimeout, WriteTimeout: 2 * healthTimeout,
-		MaxHeaderBytes: maxHealthHead, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+		MaxHeaderBytes: maxHealthHeaderBytes, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	srv.SetKeepAlivesEnabled(false)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
@@ -136,7 +136,7 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, log *slog.Logger) er
 	}
 }
 
-func answer(w http.ResponseWriter, code int, s Status) {
+func writeStatus(w http.ResponseWriter, code int, s Status) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)

@@ -31,8 +31,8 @@ func (l Log) Check(report func(path, format string, args ...any)) {
 	}
 }
 
-// Err is what Check finds, for what did not come from a file.
-func (l Log) Err() error {
+// Validate is what Check finds, for what did not come from a file.
+func (l Log) Validate() error {
 	var wrong []string
 	l.Check(func(path, format string, args ...any) {
 		wrong = append(wrong, "the log's "+path+" "+fmt.Sprintf(format, args...))
@@ -43,8 +43,8 @@ func (l Log) Err() error {
 	return fault.New(fault.Invalid, "", strings.Join(wrong, "; "), "correct --log-level or --log-format")
 }
 
-// Or takes what l leaves open from other.
-func (l Log) Or(other Log) Log {
+// WithDefaults takes what l leaves open from other.
+func (l Log) WithDefaults(other Log) Log {
 	if l.Level == "" {
 		l.Level = other.Level
 	}

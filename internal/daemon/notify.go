@@ -10,22 +10,24 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// Manager is the service manager that started this program, if one did. Everything said to none is lost.
-type Manager struct{ log *slog.Logger }
+// ServiceManager is the service manager that started this program, if one did. Everything said to none is lost.
+type ServiceManager struct{ log *slog.Logger }
 
-// ManagerFor tells the service manager what is said; a message that does not reach it is a warning in the log.
-func ManagerFor(log *slog.Logger) Manager { return Manager{log} }
+// NewServiceManager tells the service manager what is said; a message that does not reach it is a warning in the log.
+func NewServiceManager(log *slog.Logger) ServiceManager { return ServiceManager{log} }
 
 // Ready says that the program is up, and in a few words what it does.
-func (m Manager) Ready(status string) { m.say(daemon.SdNotifyReady, "STATUS="+oneLine(status)) }
-
-// Stopping says that the program is ending, and that it may take as long as within.
-func (m Manager) Stopping(within time.Duration) {
-	m.say(daemon.SdNotifyStopping, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", within.Microseconds()), "STATUS=waiting for sessions to end, at most "+within.String())
+func (m ServiceManager) Ready(status string) {
+	m.notify(daemon.SdNotifyReady, "STATUS="+oneLine(status))
 }
 
-// Watch tells the manager's watchdog, where it has one, that the program is alive for as long as its parts answer at all, until ctx ends.
-func (m Manager) Watch(ctx context.Context, h *Health) error {
+// Stopping says that the program is ending, and that it may take as long as within.
+func (m ServiceManager) Stopping(within time.Duration) {
+	m.notify(daemon.SdNotifyStopping, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", within.Microseconds()), "STATUS=waiting for sessions to end, at most "+within.String())
+}
+
+// FeedWatchdog tells the manager's watchdog, where it has one, that the program is alive for as long as its parts answer at all, until ctx ends.
+func (m ServiceManager) FeedWatchdog(ctx context.Context, h *Health) error {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || every == 0 {
 		<-ctx.Done()
@@ -35,9 +37,9 @@ func (m Manager) Watch(ctx context.Context, h *Health) error {
 	defer tick.Stop()
 	for {
 		look, cancel := context.WithTimeout(ctx, every/3)
-		h.Look(look) // a part that is not ready is alive; one that heeds no deadline keeps the next line from being reached
+		h.Check(look) // a part that is not ready is alive; one that heeds no deadline keeps the next line from being reached
 		cancel()
-		m.say(daemon.SdNotifyWatchdog)
+		m.notify(daemon.SdNotifyWatchdog)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -46,7 +48,7 @@ func (m Manager) Watch(ctx context.Context, h *Health) error {
 	}
 }
 
-func (m Manager) say(lines ...string) {
+func (m ServiceManager) notify(lines ...string) {
 	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
 		m.log.Warn("the service manager cannot be told", "err", err)
 	}

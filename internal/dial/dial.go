@@ -5,7 +5,7 @@
 //
 // Both messages are: one version byte (1), two bytes of length (big endian), JSON of that length.
 //
-// Within SSH, the node's server reads the first program of a session from the message that opens the channel: see ReadsOpenings.
+// Within SSH, the node's server reads the first program of a session from the message that opens the channel: see ReadsEarlyRequests.
 package dial
 
 import (
@@ -93,15 +93,15 @@ func Client(conn net.Conn, r Request) net.Conn { return &client{Conn: conn, req:
 
 type client struct {
 	net.Conn
-	req   Request
-	wrote sync.Once
-	read  sync.Once
-	bad   error // why the proxy refused; set once, by the first Read
+	req        Request
+	firstWrite sync.Once
+	firstRead  sync.Once
+	refusal    error // why the proxy refused; set once, by the first Read
 }
 
 func (c *client) Write(b []byte) (n int, err error) {
 	first := false
-	c.wrote.Do(func() {
+	c.firstWrite.Do(func() {
 		first = true
 		if err = WriteRequest(c.Conn, c.req, b); err == nil {
 			n = len(b)
@@ -114,19 +114,19 @@ func (c *client) Write(b []byte) (n int, err error) {
 }
 
 func (c *client) Read(b []byte) (int, error) {
-	c.read.Do(func() {
+	c.firstRead.Do(func() {
 		rep, err := ReadReply(c.Conn)
 		switch {
 		case rep.Fault != nil:
-			c.bad = rep.Fault
+			c.refusal = rep.Fault
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			c.bad = fault.Wrap(err, fault.Unavailable, "dial", "the proxy closed the connection without an answer", "try again; if it stays so, ask an administrator to look at the proxy")
+			c.refusal = fault.Wrap(err, fault.Unavailable, "dial", "the proxy closed the connection without an answer", "try again; if it stays so, ask an administrator to look at the proxy")
 		default:
-			c.bad = err
+			c.refusal = err
 		}
 	})
-	if c.bad != nil {
-		return 0, c.bad
+	if c.refusal != nil {
+		return 0, c.refusal
 	}
 	return c.Conn.Read(b)
 }

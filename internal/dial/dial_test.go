@@ -31,7 +31,7 @@ func TestRequestAndReplyRoundTrip(t *testing.T) {
 	}
 }
 
-func TestTooMuchIsNotSent(t *testing.T) {
+func TestAnOversizeRequestIsNotSent(t *testing.T) {
 	if err := dial.WriteRequest(io.Discard, dial.Request{Node: strings.Repeat("x", dial.MaxBytes)}, nil); err == nil {
 		t.Error("got an oversize request sent, want an error")
 	}
@@ -53,24 +53,24 @@ func TestReadRequestRefuses(t *testing.T) {
 	}
 }
 
-// counted counts writes.
-type counted struct {
+// countingConn counts writes.
+type countingConn struct {
 	net.Conn
 	writes int
 }
 
-func (c *counted) Write(b []byte) (int, error) { c.writes++; return c.Conn.Write(b) }
+func (c *countingConn) Write(b []byte) (int, error) { c.writes++; return c.Conn.Write(b) }
 
-func pipe(t *testing.T) (near, far net.Conn) {
+func connPair(t *testing.T) (near, far net.Conn) {
 	t.Helper()
 	near, far = net.Pipe()
 	t.Cleanup(func() { near.Close(); far.Close() })
 	return near, far
 }
 
-func TestClientSpeaksBeforeTheReplyAndInOneWrite(t *testing.T) {
-	near, far := pipe(t)
-	raw := &counted{Conn: near}
+func TestClientSendsBeforeTheReplyInOneWrite(t *testing.T) {
+	near, far := connPair(t)
+	raw := &countingConn{Conn: near}
 	c := dial.Client(raw, dial.Request{Node: "web-1"})
 	done := make(chan error, 1)
 	go func() {
@@ -105,8 +105,8 @@ func TestClientSpeaksBeforeTheReplyAndInOneWrite(t *testing.T) {
 	}
 }
 
-func TestClientSaysWhyItWasRefused(t *testing.T) {
-	near, far := pipe(t)
+func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
+	near, far := connPair(t)
 	c := dial.Client(near, dial.Request{Node: "web-9"})
 	go func() {
 		_, _ = dial.ReadRequest(far)
@@ -121,8 +121,8 @@ func TestClientSaysWhyItWasRefused(t *testing.T) {
 	}
 }
 
-func TestClientWithoutAnAnswer(t *testing.T) {
-	near, far := pipe(t)
+func TestClientWhenTheProxyClosesWithoutReply(t *testing.T) {
+	near, far := connPair(t)
 	c := dial.Client(near, dial.Request{Node: "web-1"})
 	go func() {
 		_, _ = dial.ReadRequest(far)

@@ -24,8 +24,8 @@ const (
 	maxReplyBytes = 8 << 10
 )
 
-// connect opens a tunnel to addr through the HTTP proxy (RFC 9110 section 9.3.6).
-func connect(ctx context.Context, by *url.URL, addr string) (net.Conn, error) {
+// connectThrough opens a tunnel to addr through the HTTP proxy (RFC 9110 section 9.3.6).
+func connectThrough(ctx context.Context, by *url.URL, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := dialProxy(ctx, by)
@@ -33,13 +33,13 @@ func connect(ctx context.Context, by *url.URL, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	tunnel, err := ask(conn, by, addr)
+	tunnel, err := requestTunnel(conn, by, addr)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		conn.Close()
-		return nil, unanswered(by, err)
+		return nil, noReplyFault(by, err)
 	}
 	return tunnel, nil
 }
@@ -51,23 +51,23 @@ func dialProxy(ctx context.Context, by *url.URL) (net.Conn, error) {
 		port = map[string]string{"http": "80", "https": "443"}[by.Scheme]
 	}
 	at := net.JoinHostPort(by.Hostname(), port)
-	conn, err := straight(ctx, "tcp", at)
+	conn, err := dialDirect(ctx, "tcp", at)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" cannot be reached: "+fault.Network(err), "check HTTPS_PROXY (https_proxy in a file) and the network")
+		return nil, fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" cannot be reached: "+fault.DescribeNetwork(err), "check HTTPS_PROXY (https_proxy in a file) and the network")
 	}
 	if by.Scheme == "http" {
 		return conn, nil
 	}
 	tc, err := handshake(ctx, conn, at, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "egress", "no TLS connection to the HTTP proxy at "+by.Host+": "+fault.Network(err),
+		return nil, fault.Wrap(err, fault.Unavailable, "egress", "no TLS connection to the HTTP proxy at "+by.Host+": "+fault.DescribeNetwork(err),
 			"check HTTPS_PROXY: http:// may be meant; if its authority is the company's own, name the file in SSL_CERT_FILE")
 	}
 	return tc, nil
 }
 
-// ask asks for the tunnel and returns it, with what the other end has said already.
-func ask(conn net.Conn, by *url.URL, addr string) (net.Conn, error) {
+// requestTunnel asks for the tunnel and returns it, with what the other end has said already.
+func requestTunnel(conn net.Conn, by *url.URL, addr string) (net.Conn, error) {
 	var req bytes.Buffer
 	fmt.Fprintf(&req, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: threshold\r\n", addr, addr)
 	if u := by.User; u != nil {
@@ -84,17 +84,17 @@ func ask(conn net.Conn, by *url.URL, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	if resp.StatusCode/100 != 2 {
-		return nil, refusal(resp, by, addr)
+		return nil, refusalFault(resp, by, addr)
 	}
 	early, _ := r.Peek(r.Buffered()) // what is buffered can be peeked at
 	if len(early) == 0 {
 		return conn, nil
 	}
-	return &begun{Conn: conn, early: early}, nil
+	return &prefixedConn{Conn: conn, prefix: early}, nil
 }
 
-// errReply says that what came is no answer to CONNECT.
-var errReply = errors.New("the answer is not HTTP, or too long")
+// errBadReply says that what came is no answer to CONNECT.
+var errBadReply = errors.New("the answer is not HTTP, or too long")
 
 // readReply reads the head of an HTTP answer and nothing behind it: that is the tunnel's.
 func readReply(r *bufio.Reader) (*http.Response, error) {
@@ -102,13 +102,13 @@ func readReply(r *bufio.Reader) (*http.Response, error) {
 	for {
 		line, err := r.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
-			return nil, errReply
+			return nil, errBadReply
 		}
 		if err != nil {
 			return nil, err
 		}
 		if head = append(head, line...); len(head) > maxReplyBytes {
-			return nil, errReply
+			return nil, errBadReply
 		}
 		if len(bytes.TrimRight(line, "\r\n")) == 0 {
 			break
@@ -116,18 +116,18 @@ func readReply(r *bufio.Reader) (*http.Response, error) {
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), &http.Request{Method: http.MethodConnect})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errReply, err)
+		return nil, fmt.Errorf("%w: %w", errBadReply, err)
 	}
 	resp.Body.Close()
 	return resp, nil
 }
 
-// refusal is the HTTP proxy's no, in words. Nothing of its text is repeated: it may be anything.
-func refusal(resp *http.Response, by *url.URL, addr string) error {
+// refusalFault is the HTTP proxy's no, in words. Nothing of its text is repeated: it may be anything.
+func refusalFault(resp *http.Response, by *url.URL, addr string) error {
 	at, to, status := "the HTTP proxy at "+by.Host, addr, fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	wantsProof := resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized // tinyproxy says so to a wrong password
 	switch {
-	case wantsProof && !basic(resp.Header):
+	case wantsProof && !acceptsBasic(resp.Header):
 		return fault.New(fault.Unauthenticated, "egress", at+" wants another proof than a password, which Threshold cannot give",
 			"ask its administrator for a password, or to let "+to+" through without")
 	case wantsProof && by.User == nil:
@@ -141,8 +141,8 @@ func refusal(resp *http.Response, by *url.URL, addr string) error {
 	return fault.New(fault.Denied, "egress", at+" refuses CONNECT to "+to+": "+status, "ask its administrator to let "+to+" through, or set NO_PROXY where there is a straight way")
 }
 
-// basic reports whether a password would be accepted. A proxy that does not say is tried with one.
-func basic(h http.Header) bool {
+// acceptsBasic reports whether a password would be accepted. A proxy that does not say is tried with one.
+func acceptsBasic(h http.Header) bool {
 	offers := h.Values("Proxy-Authenticate")
 	for _, o := range offers {
 		for part := range strings.SplitSeq(o, ",") {
@@ -155,33 +155,33 @@ func basic(h http.Header) bool {
 	return len(offers) == 0
 }
 
-// unanswered says what a person should do about an HTTP proxy that did not answer CONNECT.
-func unanswered(by *url.URL, err error) error {
+// noReplyFault says what a person should do about an HTTP proxy that did not answer CONNECT.
+func noReplyFault(by *url.URL, err error) error {
 	var said *fault.Error
 	switch {
 	case errors.As(err, &said):
 		return err
 	case errors.Is(err, context.Canceled):
 		return err
-	case errors.Is(err, errReply):
+	case errors.Is(err, errBadReply):
 		return fault.Wrap(err, fault.Invalid, "egress", "what answers at "+by.Host+" is no HTTP proxy", "check HTTPS_PROXY (https_proxy in a file): https:// may be meant, or another port")
 	}
-	return fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" does not answer CONNECT: "+fault.Network(err), "check HTTPS_PROXY (https_proxy in a file), then try again")
+	return fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" does not answer CONNECT: "+fault.DescribeNetwork(err), "check HTTPS_PROXY (https_proxy in a file), then try again")
 }
 
-// begun is a tunnel whose first bytes came along with the HTTP proxy's answer.
-type begun struct {
+// prefixedConn is a tunnel whose first bytes came along with the HTTP proxy's answer.
+type prefixedConn struct {
 	net.Conn
-	early []byte
+	prefix []byte
 }
 
-func (b *begun) Read(p []byte) (int, error) {
-	if len(b.early) == 0 {
+func (b *prefixedConn) Read(p []byte) (int, error) {
+	if len(b.prefix) == 0 {
 		return b.Conn.Read(p)
 	}
-	n := copy(p, b.early)
-	if b.early = b.early[n:]; len(b.early) == 0 {
-		b.early = nil // let the buffer go
+	n := copy(p, b.prefix)
+	if b.prefix = b.prefix[n:]; len(b.prefix) == 0 {
+		b.prefix = nil // let the buffer go
 	}
 	return n, nil
 }

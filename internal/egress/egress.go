@@ -19,10 +19,10 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 
-	"github.com/threshold-access/threshold/internal/alive"
+	"github.com/threshold-access/threshold/internal/coalesce"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/gather"
+	"github.com/threshold-access/threshold/internal/keepalive"
 )
 
 // Config says what stands between this machine and the Internet. The zero value means nothing does.
@@ -32,14 +32,14 @@ type Config struct {
 	// NoProxy lists what is reached without it, as Go and curl read NO_PROXY: hosts, .domains, addresses and networks, with commas, or *.
 	// This machine itself never goes by a proxy.
 	NoProxy string
-	// Ask makes the Way ask each proxy how it wants to be spoken to: before the first connection, and again after one that failed on
+	// LearnTransport makes the Way ask each proxy how it wants to be spoken to: before the first connection, and again after one that failed on
 	// the way. Without it Use says so, and TLS is meant where nobody did.
-	Ask bool
+	LearnTransport bool
 }
 
-// Environment reads HTTPS_PROXY and NO_PROXY, or their names in lower case, which win as they do for curl. HTTP_PROXY is for
+// ConfigFromEnv reads HTTPS_PROXY and NO_PROXY, or their names in lower case, which win as they do for curl. HTTP_PROXY is for
 // connections in the clear, of which there are none.
-func Environment(getenv func(string) string) Config {
+func ConfigFromEnv(getenv func(string) string) Config {
 	first := func(names ...string) string {
 		for _, n := range names {
 			if v := getenv(n); v != "" {
@@ -51,24 +51,24 @@ func Environment(getenv func(string) string) Config {
 	return Config{HTTPSProxy: first("https_proxy", "HTTPS_PROXY"), NoProxy: first("no_proxy", "NO_PROXY")}
 }
 
-// Or is c with what it does not say taken from other: a file's from the environment's.
-func (c Config) Or(other Config) Config {
+// WithDefaults is c with what it does not say taken from other: a file's from the environment's.
+func (c Config) WithDefaults(other Config) Config {
 	c.HTTPSProxy, c.NoProxy = cmp.Or(c.HTTPSProxy, other.HTTPSProxy), cmp.Or(c.NoProxy, other.NoProxy)
 	return c
 }
 
-// Way is a way out. The zero value leads straight. It is safe for concurrent use.
-type Way struct {
-	proxyFor func(*url.URL) (*url.URL, error) // nil: straight
-	ask      bool
+// Dialer is a way out. The zero value leads straight. It is safe for concurrent use.
+type Dialer struct {
+	proxyURL func(*url.URL) (*url.URL, error) // nil: straight
+	learns   bool
 
-	mu    sync.Mutex // guards known
-	known map[string]dial.Transport
+	mu         sync.Mutex // guards known
+	transports map[string]dial.Transport
 }
 
 // New checks the configuration. It opens nothing.
-func New(cfg Config) (*Way, error) {
-	w := &Way{ask: cfg.Ask}
+func New(cfg Config) (*Dialer, error) {
+	w := &Dialer{learns: cfg.LearnTransport}
 	if cfg.HTTPSProxy == "" {
 		return w, nil
 	}
@@ -76,7 +76,7 @@ func New(cfg Config) (*Way, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.proxyFor = (&httpproxy.Config{HTTPSProxy: u.String(), NoProxy: cfg.NoProxy}).ProxyFunc()
+	w.proxyURL = (&httpproxy.Config{HTTPSProxy: u.String(), NoProxy: cfg.NoProxy}).ProxyFunc()
 	return w, nil
 }
 
@@ -111,27 +111,27 @@ func HasPassword(proxy string) bool {
 }
 
 // DialContext opens a TCP connection to addr (host:port), or a tunnel of the HTTP proxy's there.
-func (w *Way) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	if w.proxyFor == nil {
-		return straight(ctx, network, addr)
+func (w *Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if w.proxyURL == nil {
+		return dialDirect(ctx, network, addr)
 	}
-	by, err := w.proxyFor(&url.URL{Scheme: "https", Host: addr})
+	by, err := w.proxyURL(&url.URL{Scheme: "https", Host: addr})
 	if err != nil {
 		return nil, err
 	}
 	if by == nil {
-		return straight(ctx, network, addr)
+		return dialDirect(ctx, network, addr)
 	}
-	return connect(ctx, by, addr)
+	return connectThrough(ctx, by, addr)
 }
 
-func straight(ctx context.Context, network, addr string) (net.Conn, error) {
-	return alive.Dialer().DialContext(ctx, network, addr)
+func dialDirect(ctx context.Context, network, addr string) (net.Conn, error) {
+	return keepalive.Dialer().DialContext(ctx, network, addr)
 }
 
 // DialTLS opens a TLS connection to the proxy at addr and finishes its handshake. cfg says whom to trust: see identity.PinnedTLS.
-func (w *Way) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
-	transport, err := w.transport(ctx, addr)
+func (w *Dialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	transport, err := w.transportOf(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -140,14 +140,14 @@ func (w *Way) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.C
 		return nil, err // of the network: it says nothing of how the proxy wants to be spoken to
 	}
 	if transport == dial.WebSocket {
-		if conn, err = inWebSocket(ctx, conn, addr); err != nil {
-			w.forget(addr)
+		if conn, err = openWebSocket(ctx, conn, addr); err != nil {
+			w.forgetTransport(addr)
 			return nil, err
 		}
 	}
 	tc, err := handshake(ctx, conn, addr, cfg)
 	if err != nil {
-		w.forget(addr)
+		w.forgetTransport(addr)
 		return nil, err
 	}
 	return tc, nil
@@ -159,7 +159,7 @@ func handshake(ctx context.Context, conn net.Conn, addr string, cfg *tls.Config)
 		cfg = cfg.Clone()
 		cfg.ServerName = hostOf(addr)
 	}
-	tc := tls.Client(gather.Beneath(conn), cfg)
+	tc := tls.Client(coalesce.UnderTLS(conn), cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -175,46 +175,46 @@ func hostOf(addr string) string {
 	return host
 }
 
-// Use says how the proxy at addr wants to be spoken to, as its ping document said. Empty means TLS.
-func (w *Way) Use(addr string, t dial.Transport) {
+// SetTransport says how the proxy at addr wants to be spoken to, as its ping document said. Empty means TLS.
+func (w *Dialer) SetTransport(addr string, t dial.Transport) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.known == nil {
-		w.known = map[string]dial.Transport{}
+	if w.transports == nil {
+		w.transports = map[string]dial.Transport{}
 	}
-	w.known[addr] = t
+	w.transports[addr] = t
 }
 
-func (w *Way) forget(addr string) {
+func (w *Dialer) forgetTransport(addr string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ask {
-		delete(w.known, addr)
+	if w.learns {
+		delete(w.transports, addr)
 	}
 }
 
-// transport is how to speak to the proxy at addr.
-func (w *Way) transport(ctx context.Context, addr string) (dial.Transport, error) {
+// transportOf is how to speak to the proxy at addr.
+func (w *Dialer) transportOf(ctx context.Context, addr string) (dial.Transport, error) {
 	w.mu.Lock()
-	t, known := w.known[addr]
+	t, known := w.transports[addr]
 	w.mu.Unlock()
-	if known || !w.ask {
+	if known || !w.learns {
 		return t, nil
 	}
-	return w.Learn(ctx, addr)
+	return w.LearnTransport(ctx, addr)
 }
 
-// Learn asks the proxy at addr how it wants to be spoken to, and does so from now on. One that answers, but not with a ping document of
+// LearnTransport asks the proxy at addr how it wants to be spoken to, and does so from now on. One that answers, but not with a ping document of
 // ours, is spoken to in TLS.
-func (w *Way) Learn(ctx context.Context, addr string) (dial.Transport, error) {
+func (w *Dialer) LearnTransport(ctx context.Context, addr string) (dial.Transport, error) {
 	ping, err := w.ping(ctx, addr)
-	var odd *oddAnswer
+	var odd *notPingError
 	switch {
 	case errors.As(err, &odd):
 		return dial.TLS, nil // asked again next time
 	case err != nil:
 		return "", err
 	}
-	w.Use(addr, ping.Transport)
+	w.SetTransport(addr, ping.Transport)
 	return ping.Transport, nil
 }

@@ -39,9 +39,9 @@ type httpProxy struct {
 	reply string // "": 200
 	early string // said at once, behind the reply
 
-	mu    sync.Mutex // guards asked
-	asked []string   // heads of the requests
-	all   sync.WaitGroup
+	mu       sync.Mutex // guards asked
+	requests []string   // heads of the requests
+	handlers sync.WaitGroup
 }
 
 func (p *httpProxy) start(t *testing.T) *httpProxy {
@@ -50,16 +50,16 @@ func (p *httpProxy) start(t *testing.T) *httpProxy {
 	if p.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	p.all.Go(func() {
+	p.handlers.Go(func() {
 		for {
 			c, err := p.Accept()
 			if err != nil {
 				return
 			}
-			p.all.Go(func() { defer c.Close(); p.serve(c) })
+			p.handlers.Go(func() { defer c.Close(); p.serve(c) })
 		}
 	})
-	t.Cleanup(func() { p.Close(); p.all.Wait() })
+	t.Cleanup(func() { p.Close(); p.handlers.Wait() })
 	return p
 }
 
@@ -76,7 +76,7 @@ func (p *httpProxy) serve(c net.Conn) {
 		}
 	}
 	p.mu.Lock()
-	p.asked = append(p.asked, head.String())
+	p.requests = append(p.requests, head.String())
 	p.mu.Unlock()
 	if p.reply != "" {
 		io.WriteString(c, p.reply)
@@ -96,10 +96,10 @@ func (p *httpProxy) serve(c net.Conn) {
 	io.Copy(c, up)
 }
 
-func (p *httpProxy) heads() []string {
+func (p *httpProxy) requestHeads() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.asked
+	return p.requests
 }
 
 func (p *httpProxy) url(user string) string {
@@ -109,7 +109,7 @@ func (p *httpProxy) url(user string) string {
 	return "http://" + user + p.Addr().String()
 }
 
-func way(t *testing.T, cfg egress.Config) *egress.Way {
+func newDialer(t *testing.T, cfg egress.Config) *egress.Dialer {
 	t.Helper()
 	w, err := egress.New(cfg)
 	if err != nil {
@@ -118,7 +118,7 @@ func way(t *testing.T, cfg egress.Config) *egress.Way {
 	return w
 }
 
-func say(t *testing.T, c net.Conn, word string) string {
+func echo(t *testing.T, c net.Conn, word string) string {
 	t.Helper()
 	if _, err := io.WriteString(c, word); err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 		{p.Addr().String(), ""}, // http:// is meant
 		{p.url("alice:p%40ss"), "Proxy-Authorization: Basic YWxpY2U6cEBzcw==\r\n"},
 	} {
-		c, err := way(t, egress.Config{HTTPSProxy: tt.address}).DialContext(t.Context(), "tcp", "access.example.com:443")
+		c, err := newDialer(t, egress.Config{HTTPSProxy: tt.address}).DialContext(t.Context(), "tcp", "access.example.com:443")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,11 +145,11 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 		if _, err := io.ReadFull(c, early); err != nil || string(early) != "first " {
 			t.Errorf("got %q, %v, want what the tunnel said at once", early, err)
 		}
-		if got := say(t, c, "hello"); got != "hello" {
+		if got := echo(t, c, "hello"); got != "hello" {
 			t.Errorf("got %q back, want hello", got)
 		}
 		c.Close()
-		heads := p.heads()
+		heads := p.requestHeads()
 		head := heads[len(heads)-1]
 		if !strings.HasPrefix(head, "CONNECT access.example.com:443 HTTP/1.1\r\nHost: access.example.com:443\r\n") || !strings.Contains(head, tt.authorization) ||
 			tt.authorization == "" && strings.Contains(head, "Authorization") {
@@ -158,7 +158,7 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 	}
 }
 
-func TestWhatGoesByTheProxy(t *testing.T) {
+func TestWhichAddressesUseTheProxy(t *testing.T) {
 	p := (&httpProxy{reply: "HTTP/1.1 403 Forbidden\r\n\r\n"}).start(t)
 	here, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -189,14 +189,14 @@ func TestWhatGoesByTheProxy(t *testing.T) {
 		if !tt.proxied {
 			ctx = dead
 		}
-		_, err := way(t, egress.Config{HTTPSProxy: p.url(""), NoProxy: tt.no}).DialContext(ctx, "tcp", tt.addr)
+		_, err := newDialer(t, egress.Config{HTTPSProxy: p.url(""), NoProxy: tt.no}).DialContext(ctx, "tcp", tt.addr)
 		if got := fault.Is(err, fault.Denied); got != tt.proxied {
 			t.Errorf("%s with NO_PROXY=%q: got by the proxy %v (%v), want %v", tt.addr, tt.no, got, err, tt.proxied)
 		}
 	}
 }
 
-func TestWhatAnHTTPProxyRefuses(t *testing.T) {
+func TestRefusalsOfAnHTTPProxy(t *testing.T) {
 	const ask = "Proxy-Authenticate: Basic realm=\"x\"\r\n"
 	for _, tt := range []struct {
 		name, user, reply string
@@ -216,7 +216,7 @@ func TestWhatAnHTTPProxyRefuses(t *testing.T) {
 		{"it hangs up", "", "HTTP/1.1 200 OK\r\nX-A", fault.Unavailable, "does not answer CONNECT"},
 	} {
 		p := (&httpProxy{reply: tt.reply}).start(t)
-		_, err := way(t, egress.Config{HTTPSProxy: p.url(tt.user)}).DialContext(t.Context(), "tcp", "access.example.com:443")
+		_, err := newDialer(t, egress.Config{HTTPSProxy: p.url(tt.user)}).DialContext(t.Context(), "tcp", "access.example.com:443")
 		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) || !strings.Contains(fault.Message(err), p.Addr().String()) || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v (%s), want %s with %q, the proxy and what to do", tt.name, err, fault.KindOf(err), tt.kind, tt.says)
 		}
@@ -226,7 +226,7 @@ func TestWhatAnHTTPProxyRefuses(t *testing.T) {
 	}
 }
 
-func TestAnHTTPProxyThatSaysNothing(t *testing.T) {
+func TestAnHTTPProxyThatDoesNotAnswer(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and never answers
 	if err != nil {
 		t.Fatal(err)
@@ -234,18 +234,18 @@ func TestAnHTTPProxyThatSaysNothing(t *testing.T) {
 	defer silent.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = way(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp", "access.example.com:443")
+	_, err = newDialer(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp", "access.example.com:443")
 	if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "no answer in time") {
 		t.Errorf("got %v, want no answer in time", err)
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	cancel()
-	if _, err = way(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp", "access.example.com:443"); err == nil {
+	if _, err = newDialer(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp", "access.example.com:443"); err == nil {
 		t.Error("got a connection after the context ended")
 	}
 }
 
-func TestAddressesOfHTTPProxiesThatAreRefused(t *testing.T) {
+func TestNewRefusesBadProxyAddresses(t *testing.T) {
 	for _, address := range []string{"socks5://bob:tell-nobody@127.0.0.1:1080", "ftp://x", "http://", "http://bob:tell-nobody@", "http://bob:tell%nobody@host:1", "http://host:port"} {
 		_, err := egress.New(egress.Config{HTTPSProxy: address})
 		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" || !strings.Contains(err.Error(), "HTTPS_PROXY") {
@@ -256,7 +256,7 @@ func TestAddressesOfHTTPProxiesThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestTheEnvironment(t *testing.T) {
+func TestConfigFromEnv(t *testing.T) {
 	for _, tt := range []struct {
 		vars map[string]string
 		want egress.Config
@@ -265,13 +265,13 @@ func TestTheEnvironment(t *testing.T) {
 		{map[string]string{"HTTPS_PROXY": "a", "https_proxy": "c", "NO_PROXY": "b", "no_proxy": "d"}, egress.Config{HTTPSProxy: "c", NoProxy: "d"}},
 		{map[string]string{"HTTP_PROXY": "a", "http_proxy": "a", "ALL_PROXY": "a"}, egress.Config{}},
 	} {
-		if got := egress.Environment(func(k string) string { return tt.vars[k] }); got != tt.want {
+		if got := egress.ConfigFromEnv(func(k string) string { return tt.vars[k] }); got != tt.want {
 			t.Errorf("%v: got %+v, want %+v", tt.vars, got, tt.want)
 		}
 	}
 }
 
-func TestPasswordsAreSeen(t *testing.T) {
+func TestHasPassword(t *testing.T) {
 	for address, want := range map[string]bool{"http://a:b@c:1": true, "a:b@c:1": true, "http://a@c:1": false, "c:1": false, "": false} {
 		if got := egress.HasPassword(address); got != want {
 			t.Errorf("%q: got %v, want %v", address, got, want)
@@ -279,22 +279,22 @@ func TestPasswordsAreSeen(t *testing.T) {
 	}
 }
 
-// site is a proxy of ours behind a balancer: its ping document, and a WebSocket inside which TLS ends at inner.
-type site struct {
+// balancedProxy is a proxy of ours behind a balancer: its ping document, and a WebSocket inside which TLS ends at inner.
+type balancedProxy struct {
 	*httptest.Server
 	transport dial.Transport
-	every     time.Duration
+	keepAlive time.Duration
 
-	mu    sync.Mutex // guards pings
-	pings int
-	all   sync.WaitGroup
+	mu       sync.Mutex // guards pings
+	pings    int
+	handlers sync.WaitGroup
 }
 
 const innerALPN = "threshold-dial"
 
-func startSite(t *testing.T, transport dial.Transport) *site {
+func startBalancedProxy(t *testing.T, transport dial.Transport) *balancedProxy {
 	t.Helper()
-	s := &site{transport: transport, every: egress.KeepAlive}
+	s := &balancedProxy{transport: transport, keepAlive: egress.KeepAliveInterval}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+dial.PingPath, func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
@@ -312,17 +312,17 @@ func startSite(t *testing.T, transport dial.Transport) *site {
 			return
 		}
 		at := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(r.RemoteAddr))
-		s.all.Go(func() { s.echo(egress.NewStream(ws, at, at, s.every)) })
+		s.handlers.Go(func() { s.echo(egress.NewStream(ws, at, at, s.keepAlive)) })
 	})
 	s.Server = httptest.NewUnstartedServer(mux)
 	s.Config.ErrorLog = discard
 	s.StartTLS()
-	t.Cleanup(func() { s.Close(); s.all.Wait() })
+	t.Cleanup(func() { s.Close(); s.handlers.Wait() })
 	return s
 }
 
 // echo says everything again, and that it has ended after the other end said so.
-func (s *site) echo(c net.Conn) {
+func (s *balancedProxy) echo(c net.Conn) {
 	defer c.Close()
 	tc := tls.Server(c, &tls.Config{Certificates: s.TLS.Certificates, NextProtos: []string{innerALPN}})
 	if _, err := io.Copy(tc, tc); err == nil {
@@ -331,14 +331,14 @@ func (s *site) echo(c net.Conn) {
 	}
 }
 
-func (s *site) asked() int {
+func (s *balancedProxy) pingCount() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pings
 }
 
-// pinned trusts the site's own certificate only inside, as identity.PinnedTLS does.
-func (s *site) pinned() *tls.Config {
+// clientConfig trusts the site's own certificate only inside, as identity.PinnedTLS does.
+func (s *balancedProxy) clientConfig() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, NextProtos: []string{innerALPN}, VerifyConnection: func(st tls.ConnectionState) error {
 		if st.NegotiatedProtocol != innerALPN {
 			return errors.New("the server does not speak " + innerALPN)
@@ -348,7 +348,7 @@ func (s *site) pinned() *tls.Config {
 }
 
 func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
-	s := startSite(t, dial.WebSocket)
+	s := startBalancedProxy(t, dial.WebSocket)
 	addr := s.Listener.Addr().String()
 	corporate := (&httpProxy{to: addr}).start(t)
 	for _, tt := range []struct{ name, addr, proxy string }{
@@ -356,9 +356,9 @@ func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 		{"through an HTTP proxy", "access.example.com:443", corporate.url("alice:secret")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := way(t, egress.Config{HTTPSProxy: tt.proxy})
-			w.Use(tt.addr, dial.WebSocket)
-			c, err := w.DialTLS(t.Context(), tt.addr, s.pinned())
+			w := newDialer(t, egress.Config{HTTPSProxy: tt.proxy})
+			w.SetTransport(tt.addr, dial.WebSocket)
+			c, err := w.DialTLS(t.Context(), tt.addr, s.clientConfig())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -379,71 +379,71 @@ func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 	}
 }
 
-func TestWhatThePingDocumentSaysDecides(t *testing.T) {
-	s := startSite(t, dial.WebSocket)
+func TestThePingDocumentDecidesTheTransport(t *testing.T) {
+	s := startBalancedProxy(t, dial.WebSocket)
 	addr := s.Listener.Addr().String()
-	w := way(t, egress.Config{Ask: true})
+	w := newDialer(t, egress.Config{LearnTransport: true})
 	for range 2 {
-		c, err := w.DialTLS(t.Context(), addr, s.pinned())
+		c, err := w.DialTLS(t.Context(), addr, s.clientConfig())
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.Close()
 	}
-	if got := s.asked(); got != 1 {
+	if got := s.pingCount(); got != 1 {
 		t.Errorf("got %d pings, want one for both connections", got)
 	}
-	if c, err := way(t, egress.Config{}).DialTLS(t.Context(), addr, s.pinned()); err == nil { // nobody said WebSocket
+	if c, err := newDialer(t, egress.Config{}).DialTLS(t.Context(), addr, s.clientConfig()); err == nil { // nobody said WebSocket
 		c.Close()
 		t.Error("got a connection by another transport than was said")
 	}
 }
 
 // An operator puts a balancer before a proxy, or takes it away.
-func TestAFailedConnectionAsksAgain(t *testing.T) {
-	s := startSite(t, dial.WebSocket)
+func TestAFailedConnectionLearnsTheTransportAgain(t *testing.T) {
+	s := startBalancedProxy(t, dial.WebSocket)
 	addr := s.Listener.Addr().String()
-	w := way(t, egress.Config{Ask: true})
-	w.Use(addr, dial.TLS) // as it was
-	if _, err := w.DialTLS(t.Context(), addr, s.pinned()); err == nil {
+	w := newDialer(t, egress.Config{LearnTransport: true})
+	w.SetTransport(addr, dial.TLS) // as it was
+	if _, err := w.DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
 		t.Fatal("got a connection without the WebSocket")
 	}
-	c, err := w.DialTLS(t.Context(), addr, s.pinned())
+	c, err := w.DialTLS(t.Context(), addr, s.clientConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
 
 	s.transport = dial.TLS
-	if _, err := w.DialTLS(t.Context(), addr, s.pinned()); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "403") {
+	if _, err := w.DialTLS(t.Context(), addr, s.clientConfig()); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "403") {
 		t.Errorf("got %v, want the refused WebSocket told", err)
 	}
-	before := s.asked()
-	w.DialTLS(t.Context(), addr, s.pinned())
-	if got := s.asked(); got != before+1 {
+	before := s.pingCount()
+	w.DialTLS(t.Context(), addr, s.clientConfig())
+	if got := s.pingCount(); got != before+1 {
 		t.Errorf("got %d pings, want to have asked again", got-before)
 	}
 
 	s.Close()
-	if _, err := w.DialTLS(t.Context(), addr, s.pinned()); err == nil {
+	if _, err := w.DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
 		t.Error("got a connection to a proxy that is gone")
 	}
 }
 
-func TestAProxyWithoutAPingDocumentIsSpokenToInTLS(t *testing.T) {
+func TestAProxyWithoutAPingDocumentGetsTLS(t *testing.T) {
 	plain := httptest.NewUnstartedServer(http.NotFoundHandler())
 	plain.TLS = &tls.Config{NextProtos: []string{innerALPN, "http/1.1"}}
 	plain.Config.ErrorLog = discard
 	plain.StartTLS()
 	defer plain.Close()
-	c, err := way(t, egress.Config{Ask: true}).DialTLS(t.Context(), plain.Listener.Addr().String(), (&site{}).pinned())
+	c, err := newDialer(t, egress.Config{LearnTransport: true}).DialTLS(t.Context(), plain.Listener.Addr().String(), (&balancedProxy{}).clientConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
 }
 
-func TestAStreamIsNeverSilentForLong(t *testing.T) {
+func TestAStreamSendsKeepAlives(t *testing.T) {
 	near, far := socketPair(t)
 	a := egress.NewStream(near, nil, nil, 5*time.Millisecond)
 	defer a.Close()
@@ -463,7 +463,7 @@ func TestAStreamIsNeverSilentForLong(t *testing.T) {
 	}
 }
 
-func TestAStreamTakesNoOtherMessages(t *testing.T) {
+func TestAStreamRefusesOtherMessages(t *testing.T) {
 	for name, send := range map[string]func(*websocket.Conn) error{
 		"text": func(c *websocket.Conn) error { return c.Write(t.Context(), websocket.MessageText, []byte("x")) },
 		"too large": func(c *websocket.Conn) error {
@@ -483,7 +483,7 @@ func TestAStreamTakesNoOtherMessages(t *testing.T) {
 	}
 }
 
-func TestADeadlineOfAStreamThatPassesIsToldAsOne(t *testing.T) {
+func TestAPassedStreamDeadlineIsErrDeadlineExceeded(t *testing.T) {
 	near, _ := socketPair(t)
 	a := egress.NewStream(near, nil, nil, time.Minute)
 	defer a.Close()

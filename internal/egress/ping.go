@@ -21,23 +21,23 @@ const (
 	maxHeadBytes = 16 << 10
 )
 
-// oddAnswer is an HTTPS server that gave no ping document.
-type oddAnswer struct{ err error }
+// notPingError is an HTTPS server that gave no ping document.
+type notPingError struct{ err error }
 
-func (e *oddAnswer) Error() string { return "no ping document: " + e.err.Error() }
+func (e *notPingError) Error() string { return "no ping document: " + e.err.Error() }
 
-func (e *oddAnswer) Unwrap() error { return e.err }
+func (e *notPingError) Unwrap() error { return e.err }
 
 // ping asks the proxy at addr for its ping document. Whoever stands on the way can alter it: nothing in it may be trusted but how the
 // proxy wants to be spoken to, for whoever lies about that only keeps a connection from coming about.
-func (w *Way) ping(ctx context.Context, addr string) (p dial.Ping, err error) {
+func (w *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	conn, err := w.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return p, err
 	}
-	client := oneConnection(conn, addr)
+	client := singleConnClient(conn, addr)
 	defer client.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+dial.PingPath, nil)
 	if err != nil {
@@ -47,17 +47,17 @@ func (w *Way) ping(ctx context.Context, addr string) (p dial.Ping, err error) {
 	resp, err := client.Do(req)
 	if err != nil {
 		conn.Close()
-		return p, &oddAnswer{err}
+		return p, &notPingError{err}
 	}
 	defer resp.Body.Close()
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&p); err != nil || resp.StatusCode != http.StatusOK {
-		return p, &oddAnswer{errors.Join(errors.New(resp.Status), err)}
+		return p, &notPingError{errors.Join(errors.New(resp.Status), err)}
 	}
 	return p, nil
 }
 
-// oneConnection is an HTTP/1.1 client for one request over conn, under TLS that nothing relies on: what matters is pinned inside.
-func oneConnection(conn net.Conn, addr string) *http.Client {
+// singleConnClient is an HTTP/1.1 client for one request over conn, under TLS that nothing relies on: what matters is pinned inside.
+func singleConnClient(conn net.Conn, addr string) *http.Client {
 	outer := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	used := false
 	return &http.Client{

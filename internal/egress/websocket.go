@@ -18,25 +18,25 @@ import (
 )
 
 const (
-	// KeepAlive is how long an end of a WebSocket says nothing at most: balancers cut what was silent for a minute.
-	KeepAlive = 20 * time.Second
-	// maxMessage bounds a message. Ends write TLS records, which are shorter; messages are not held together anyway.
-	maxMessage = 64 << 10
+	// KeepAliveInterval is how long an end of a WebSocket says nothing at most: balancers cut what was silent for a minute.
+	KeepAliveInterval = 20 * time.Second
+	// maxMessageBytes bounds a message. Ends write TLS records, which are shorter; messages are not held together anyway.
+	maxMessageBytes = 64 << 10
 )
 
-// inWebSocket opens a WebSocket over conn, which it owns. The TLS around it ends at the balancer and is not verified: no more depends on
+// openWebSocket opens a WebSocket over conn, which it owns. The TLS around it ends at the balancer and is not verified: no more depends on
 // it than on the network beneath (docs/decisions/0010).
-func inWebSocket(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
-	client := oneConnection(conn, addr)
+func openWebSocket(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
+	client := singleConnClient(conn, addr)
 	ws, resp, err := websocket.Dial(ctx, "wss://"+addr+dial.ConnectPath, &websocket.DialOptions{HTTPClient: client})
 	if err != nil {
 		conn.Close()
-		return nil, noWebSocket(addr, resp, err)
+		return nil, webSocketFault(addr, resp, err)
 	}
-	return NewStream(ws, conn.LocalAddr(), conn.RemoteAddr(), KeepAlive), nil
+	return NewStream(ws, conn.LocalAddr(), conn.RemoteAddr(), KeepAliveInterval), nil
 }
 
-func noWebSocket(addr string, resp *http.Response, err error) error {
+func webSocketFault(addr string, resp *http.Response, err error) error {
 	if resp == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -50,33 +50,33 @@ type Stream struct {
 	net.Conn
 	ws            *websocket.Conn
 	local, remote net.Addr
-	every         time.Duration
-	end           sync.Once
+	interval      time.Duration
+	closeOnce     sync.Once
 
-	mu    sync.Mutex // guards what follows
-	idle  *time.Timer
-	ended bool
+	mu     sync.Mutex // guards what follows
+	timer  *time.Timer
+	closed bool
 }
 
 // NewStream makes the stream and takes ws over. Every so often an empty message goes out: WebSocket's own pings would not do, because
 // the library ends a connection that a pong does not leave within 5 s, and lines stall longer.
 func NewStream(ws *websocket.Conn, local, remote net.Addr, every time.Duration) *Stream {
-	s := &Stream{Conn: websocket.NetConn(context.Background(), ws, websocket.MessageBinary), ws: ws, local: local, remote: remote, every: every}
-	ws.SetReadLimit(maxMessage)
+	s := &Stream{Conn: websocket.NetConn(context.Background(), ws, websocket.MessageBinary), ws: ws, local: local, remote: remote, interval: every}
+	ws.SetReadLimit(maxMessageBytes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.idle = time.AfterFunc(every, s.keepAlive)
+	s.timer = time.AfterFunc(every, s.sendKeepAlive)
 	return s
 }
 
-func (s *Stream) keepAlive() {
+func (s *Stream) sendKeepAlive() {
 	if s.ws.Write(context.Background(), websocket.MessageBinary, nil) != nil { // waits behind what is being written
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.ended {
-		s.idle.Reset(s.every)
+	if !s.closed {
+		s.timer.Reset(s.interval)
 	}
 }
 
@@ -86,16 +86,16 @@ func (s *Stream) Read(b []byte) (int, error) {
 	if errors.Is(err, io.EOF) {
 		err = io.EOF
 	}
-	return n, passed(err)
+	return n, deadlineError(err)
 }
 
 func (s *Stream) Write(b []byte) (int, error) {
 	n, err := s.Conn.Write(b)
-	return n, passed(err)
+	return n, deadlineError(err)
 }
 
-// passed gives what a net.Conn gives after its deadline: nothing else cancels.
-func passed(err error) error {
+// deadlineError gives what a net.Conn gives after its deadline: nothing else cancels.
+func deadlineError(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return os.ErrDeadlineExceeded
 	}
@@ -105,10 +105,10 @@ func passed(err error) error {
 // Close ends both directions and waits for nothing.
 func (s *Stream) Close() error {
 	err := net.ErrClosed
-	s.end.Do(func() {
+	s.closeOnce.Do(func() {
 		s.mu.Lock()
-		s.ended = true
-		s.idle.Stop()
+		s.closed = true
+		s.timer.Stop()
 		s.mu.Unlock()
 		err = s.ws.CloseNow()
 	})

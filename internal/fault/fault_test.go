@@ -22,7 +22,7 @@ func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
 	}
 }
 
-func TestPublicOfAPlainErrorSaysNothingOfIt(t *testing.T) {
+func TestPublicOfAPlainErrorHidesItsText(t *testing.T) {
 	if got := fault.Public(errors.New("dsn=secret")); got.Kind != fault.Internal || strings.Contains(got.Msg, "secret") || got.Remedy == "" {
 		t.Errorf("got %+v, want an internal fault without the text", got)
 	}
@@ -42,7 +42,7 @@ func TestWrapOfNilIsNil(t *testing.T) {
 	}
 }
 
-func TestReportSaysWhatHappenedAndWhatToDo(t *testing.T) {
+func TestReportWritesErrorAndHint(t *testing.T) {
 	var out strings.Builder
 	fault.Report(&out, "threshold", fault.Wrap(errors.New("cause"), fault.Conflict, "op", "the port is in use", "choose another"))
 	fault.Report(&out, "threshold", errors.New("plain"))

@@ -6,7 +6,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-func TestSplitLineFindsWhatToDo(t *testing.T) {
+func TestSplitLineFindsTheRemedy(t *testing.T) {
 	for _, c := range []struct{ line, msg, remedy string }{
 		{"no role of alice (roles: ops) allows exec (ask an administrator)", "no role of alice (roles: ops) allows exec", "ask an administrator"},
 		{"no room (end one (or two), then try again)", "no room", "end one (or two), then try again"},

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// Network says in plain words why a connection did not come about or broke off. Go's own text names calls, sockets and name servers.
-func Network(err error) string {
+// DescribeNetwork says in plain words why a connection did not come about or broke off. Go's own text names calls, sockets and name servers.
+func DescribeNetwork(err error) string {
 	var name *net.DNSError
 	var timed interface{ Timeout() bool }
 	switch {

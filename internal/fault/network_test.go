@@ -15,7 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-func TestNetworkSpeaksPlainly(t *testing.T) {
+func TestDescribeNetwork(t *testing.T) {
 	dial := func(err error) error {
 		return &url.Error{Op: "Post", URL: "https://auth/x", Err: &net.OpError{Op: "dial", Net: "tcp", Err: err}}
 	}
@@ -34,10 +34,10 @@ func TestNetworkSpeaksPlainly(t *testing.T) {
 		{dial(os.NewSyscallError("connect", syscall.EHOSTUNREACH)), "no route to host"},
 		{fmt.Errorf("outer: %w", errors.New("first")), "first"},
 	} {
-		if got := fault.Network(c.err); got != c.want {
+		if got := fault.DescribeNetwork(c.err); got != c.want {
 			t.Errorf("%v: got %q, want %q", c.err, got, c.want)
 		}
-		if got := fault.Network(c.err); strings.Contains(got, "192.0.2.53") {
+		if got := fault.DescribeNetwork(c.err); strings.Contains(got, "192.0.2.53") {
 			t.Errorf("got %q, want no name server in it", got)
 		}
 	}

@@ -7,15 +7,15 @@ import "golang.org/x/crypto/ssh"
 // sight. A client that does know certificates never chooses the key alone unless it was told to.
 func HostKeys(host ssh.Signer) []ssh.Signer {
 	if cert, ok := host.PublicKey().(*ssh.Certificate); ok {
-		return []ssh.Signer{host, bareHost{host, cert.Key}}
+		return []ssh.Signer{host, plainHostKey{host, cert.Key}}
 	}
 	return []ssh.Signer{host}
 }
 
-// bareHost signs as the key inside a certificate.
-type bareHost struct {
+// plainHostKey signs as the key inside a certificate.
+type plainHostKey struct {
 	ssh.Signer
 	key ssh.PublicKey
 }
 
-func (b bareHost) PublicKey() ssh.PublicKey { return b.key }
+func (b plainHostKey) PublicKey() ssh.PublicKey { return b.key }

@@ -26,8 +26,8 @@ type Login string
 // LoginID names one act of logging in; every certificate and session of that login carries it.
 type LoginID string
 
-// NodeID names a machine for its whole life, whatever its name becomes: 32 lower-case hex digits drawn by auth.
-type NodeID string
+// MachineID names a machine for its whole life, whatever its name becomes: 32 lower-case hex digits drawn by auth.
+type MachineID string
 
 // Serial is a certificate's serial number: drawn at random, positive, unique within the cluster.
 type Serial uint64
@@ -44,21 +44,21 @@ const (
 
 // Identity is who a certificate speaks of.
 type Identity struct {
-	V         int            `json:"v"`
-	Kind      Kind           `json:"kind"`
-	Cluster   string         `json:"cluster"`             // FQDN
-	Name      string         `json:"name"`                // user: what people call them (an e-mail); node, proxy, auth: the unique name
-	Connector string         `json:"connector,omitempty"` // user: which provider vouched
-	Subject   string         `json:"subject,omitempty"`   // user: the provider's stable id. A user is (Connector, Subject), never Name
-	ID        NodeID         `json:"id,omitempty"`        // node, proxy, auth: the machine
-	LoginID   LoginID        `json:"login_id,omitempty"`  // user: this act of logging in
-	Roles     []string       `json:"roles,omitempty"`     // user
-	Traits    Traits         `json:"traits,omitempty"`    // user: claims the connector declares immutable
-	Labels    Labels         `json:"labels,omitempty"`    // node: what rules match on, certified by auth
-	Factor    string         `json:"factor,omitempty"`    // user: the second factor that was shown: "totp", "recovery"
-	Via       string         `json:"via,omitempty"`       // user: how the login came; empty is tsh on loopback
-	From      []netip.Prefix `json:"from,omitempty"`      // user: the only addresses the certificate is good from; none: any
-	Expires   time.Time      `json:"expires"`             // equals the certificate's end; set from the certificate by the verifier
+	V               int            `json:"v"`
+	Kind            Kind           `json:"kind"`
+	Cluster         string         `json:"cluster"`             // FQDN
+	Name            string         `json:"name"`                // user: what people call them (an e-mail); node, proxy, auth: the unique name
+	Connector       string         `json:"connector,omitempty"` // user: which provider vouched
+	Subject         string         `json:"subject,omitempty"`   // user: the provider's stable id. A user is (Connector, Subject), never Name
+	ID              MachineID      `json:"id,omitempty"`        // node, proxy, auth: the machine
+	LoginID         LoginID        `json:"login_id,omitempty"`  // user: this act of logging in
+	Roles           []string       `json:"roles,omitempty"`     // user
+	Traits          Traits         `json:"traits,omitempty"`    // user: claims the connector declares immutable
+	Labels          Labels         `json:"labels,omitempty"`    // node: what rules match on, certified by auth
+	Factor          string         `json:"factor,omitempty"`    // user: the second factor that was shown: "totp", "recovery"
+	LoginMethod     string         `json:"via,omitempty"`       // user: how the login came; empty is tsh on loopback
+	SourceAddresses []netip.Prefix `json:"from,omitempty"`      // user: the only addresses the certificate is good from; none: any
+	Expires         time.Time      `json:"expires"`             // equals the certificate's end; set from the certificate by the verifier
 }
 
 // Traits are a user's claim values by trait name.
@@ -127,12 +127,12 @@ func decode(b []byte) (Identity, error) {
 }
 
 var (
-	nodeRE    = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
-	loginRE   = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]*\$?$`)
-	loginIDRE = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
-	numberRE  = regexp.MustCompile(`^[0-9.]*$`) // what resolvers read as an IPv4 address, whole or short
-	idRE      = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	wordRE    = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
+	hostNameRE  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+	loginRE     = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]*\$?$`)
+	loginIDRE   = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
+	numberRE    = regexp.MustCompile(`^[0-9.]*$`) // what resolvers read as an IPv4 address, whole or short
+	machineIDRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	wordRE      = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
 )
 
 const (
@@ -151,20 +151,20 @@ func CheckLogin(l Login) error {
 	return nil
 }
 
-// CheckNodeName refuses anything but a lower-case host name of at most 253 bytes (RFC 1123 section 2.1), and one that could be read as
+// CheckMachineName refuses anything but a lower-case host name of at most 253 bytes (RFC 1123 section 2.1), and one that could be read as
 // an address.
-func CheckNodeName(name string) error {
-	if len(name) > maxDNS || !nodeRE.MatchString(name) || numberRE.MatchString(name) {
+func CheckMachineName(name string) error {
+	if len(name) > maxDNS || !hostNameRE.MatchString(name) || numberRE.MatchString(name) {
 		return fmt.Errorf("node name %.80q is not a lower-case host name", name)
 	}
 	return nil
 }
 
-// CheckHost refuses anything but a host name that CheckNodeName allows, or the plain form of one host's IP address.
+// CheckHost refuses anything but a host name that CheckMachineName allows, or the plain form of one host's IP address.
 func CheckHost(name string) error {
 	a, err := netip.ParseAddr(name)
 	if err != nil {
-		return CheckNodeName(name)
+		return CheckMachineName(name)
 	}
 	if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != name {
 		return fmt.Errorf("%.80q is not the plain form of one host's address", name)
@@ -174,15 +174,15 @@ func CheckHost(name string) error {
 
 // CheckCluster refuses anything but a lower-case FQDN.
 func CheckCluster(name string) error {
-	if len(name) > maxDNS || !nodeRE.MatchString(name) || numberRE.MatchString(name) {
+	if len(name) > maxDNS || !hostNameRE.MatchString(name) || numberRE.MatchString(name) {
 		return fmt.Errorf("cluster name %.80q is not a lower-case domain name", name)
 	}
 	return nil
 }
 
-// CheckNodeID refuses anything but 32 lower-case hex digits.
-func CheckNodeID(id NodeID) error {
-	if !idRE.MatchString(string(id)) {
+// CheckMachineID refuses anything but 32 lower-case hex digits.
+func CheckMachineID(id MachineID) error {
+	if !machineIDRE.MatchString(string(id)) {
 		return fmt.Errorf("%.80q is not a machine id", string(id))
 	}
 	return nil
@@ -231,7 +231,7 @@ func (id Identity) checkUser() error {
 	if err := CheckWord("connector", id.Connector); err != nil {
 		return err
 	}
-	for _, f := range []struct{ what, s string }{{"factor", id.Factor}, {"via", id.Via}} {
+	for _, f := range []struct{ what, s string }{{"factor", id.Factor}, {"via", id.LoginMethod}} {
 		if f.s == "" {
 			continue
 		}
@@ -239,7 +239,7 @@ func (id Identity) checkUser() error {
 			return err
 		}
 	}
-	if err := checkPins(id.From); err != nil {
+	if err := checkSources(id.SourceAddresses); err != nil {
 		return err
 	}
 	if id.ID != "" || len(id.Labels) != 0 {
@@ -264,14 +264,14 @@ func (id Identity) checkUser() error {
 }
 
 func (id Identity) checkMachine() error {
-	if err := CheckNodeID(id.ID); err != nil {
+	if err := CheckMachineID(id.ID); err != nil {
 		return err
 	}
-	if err := CheckNodeName(id.Name); err != nil {
+	if err := CheckMachineName(id.Name); err != nil {
 		return err
 	}
 	if id.Connector != "" || id.Subject != "" || id.LoginID != "" || len(id.Roles) != 0 || len(id.Traits) != 0 ||
-		len(id.From) != 0 || id.Factor != "" || id.Via != "" {
+		len(id.SourceAddresses) != 0 || id.Factor != "" || id.LoginMethod != "" {
 		return fmt.Errorf("identity of %s %.80q carries a user's fields", id.Kind, id.Name)
 	}
 	return id.Labels.Check()

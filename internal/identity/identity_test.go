@@ -11,7 +11,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-func TestNamesOfAllKinds(t *testing.T) {
+func TestChecksOfNames(t *testing.T) {
 	label := strings.Repeat("a", 63)
 	for _, tc := range []struct {
 		what  string
@@ -22,7 +22,7 @@ func TestNamesOfAllKinds(t *testing.T) {
 		{"login", func(s string) error { return identity.CheckLogin(identity.Login(s)) },
 			[]string{"alice", "Alice", "svc_web", "a.b-c", "_apt", "machine$", "0", strings.Repeat("a", 64)},
 			[]string{"", "*", "-x", ".x", "a b", "a,b", "a\x00", "a\n", "a/b", "a:b", "a@b", "$", "a$b", "é", "r\u043eot", "root\u200b", strings.Repeat("a", 65)}},
-		{"node name", identity.CheckNodeName,
+		{"node name", identity.CheckMachineName,
 			[]string{"web-1", "web-1.eu.example.com", "0a", label, "10-0-0-1"},
 			[]string{"", "Web", "-a", "a-", "a..b", ".a", "a.", "a.-b", "a_b", "*", "*.example.com", "a b", "a\n", "127.0.0.1", "127.1", "1", "::1", "а", label + "a", strings.Repeat(label+".", 4) + "a"}},
 		{"host", identity.CheckHost,
@@ -36,7 +36,7 @@ func TestNamesOfAllKinds(t *testing.T) {
 		{"text", func(s string) error { return identity.CheckText("name", s) },
 			[]string{"alice@example.com", "김철수", "José Núñez", "a b"},
 			[]string{"", "a\n", "a\x1b[31m", "a\x00", "a\x7f", "a\u0085", "a\u009b31m", "a\u202eb", "a\u200bb", "a\u2028b", "a\ufeff", "\xff", "a\ufffd", strings.Repeat("a", 513)}},
-		{"node id", func(s string) error { return identity.CheckNodeID(identity.NodeID(s)) },
+		{"node id", func(s string) error { return identity.CheckMachineID(identity.MachineID(s)) },
 			[]string{strings.Repeat("0a", 16)}, []string{"", strings.Repeat("0A", 16), strings.Repeat("0", 31), strings.Repeat("0", 33), strings.Repeat("0", 32) + "\n"}},
 	} {
 		for _, s := range tc.good {
@@ -65,10 +65,10 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 		{"a user with an empty trait value", func(u, _ *identity.Identity) *identity.Identity { u.Traits["a"] = []string{""}; return u }},
 		{"a user with a factor that is no word", func(u, _ *identity.Identity) *identity.Identity { u.Factor = "totp\n"; return u }},
 		{"a user pinned to a host in a network's clothes", func(u, _ *identity.Identity) *identity.Identity {
-			u.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
+			u.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
 			return u
 		}},
-		{"a user pinned to nothing", func(u, _ *identity.Identity) *identity.Identity { u.From = []netip.Prefix{{}}; return u }},
+		{"a user pinned to nothing", func(u, _ *identity.Identity) *identity.Identity { u.SourceAddresses = []netip.Prefix{{}}; return u }},
 		{"a user too large", func(u, _ *identity.Identity) *identity.Identity {
 			for i := range 20 {
 				u.Traits["t"+string(rune('a'+i))] = []string{strings.Repeat("x", 300)}
@@ -91,7 +91,7 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 
 func TestEncodeKeepsEverything(t *testing.T) {
 	id := alice()
-	id.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
+	id.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
 	id.Expires = noon
 	for _, id := range []identity.Identity{id, node()} {
 		b, err := id.Encode()
@@ -105,7 +105,7 @@ func TestEncodeKeepsEverything(t *testing.T) {
 	}
 }
 
-func TestNamesForPeopleAndURIs(t *testing.T) {
+func TestStringsAndURIs(t *testing.T) {
 	u, n := alice(), node()
 	u.Subject = "a/../b?c#d%e김"
 	for _, tc := range []struct{ got, want string }{
@@ -124,16 +124,16 @@ func TestNamesForPeopleAndURIs(t *testing.T) {
 	}
 }
 
-func TestIdentityCheckFrom(t *testing.T) {
+func TestIdentityCheckSourceAddress(t *testing.T) {
 	id := alice()
-	if err := id.CheckFrom(nil); err != nil {
+	if err := id.CheckSourceAddress(nil); err != nil {
 		t.Errorf("no pin: got %v, want any address accepted", err)
 	}
-	id.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	if err := id.CheckFrom(tcp("192.0.2.9:1")); err != nil {
+	id.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	if err := id.CheckSourceAddress(tcp("192.0.2.9:1")); err != nil {
 		t.Error(err)
 	}
-	if err := id.CheckFrom(tcp("192.0.3.9:1")); err == nil {
+	if err := id.CheckSourceAddress(tcp("192.0.3.9:1")); err == nil {
 		t.Error("got another address accepted, want a refusal")
 	}
 }

@@ -12,7 +12,7 @@ import (
 func text(s []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(len(s))), s...) }
 
 // Of two options with one name a verifier could heed either: such a certificate is none, and neither is one with options out of order.
-func TestACertificateThatRepeatsAnOptionIsNone(t *testing.T) {
+func TestACertificateThatRepeatsAnOptionIsRefused(t *testing.T) {
 	pinned := critical("source-address", "192.0.2.0/24")(t)
 	option := append(text([]byte("source-address")), text(text([]byte("192.0.2.0/24")))...)
 	other := append(text([]byte("force-command")), text(text([]byte("true")))...) // before it in order

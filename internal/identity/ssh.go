@@ -22,15 +22,15 @@ const SSHSourceAddress = "source-address"
 // Skew is how far a verifier's clock may be behind the issuer's. Certificates are issued valid from now − Skew.
 const Skew = time.Minute
 
-// MaxLife is the longest life of a user, host or service certificate after its issue; with the backdating, verifiers accept MaxLife + Skew.
-const MaxLife = 24 * time.Hour
+// MaxLifetime is the longest life of a user, host or service certificate after its issue; with the backdating, verifiers accept MaxLifetime + Skew.
+const MaxLifetime = 24 * time.Hour
 
 // SSHUser is what a verified user certificate says: who, and as which logins.
 type SSHUser struct {
 	Identity
-	Logins []Login
-	Serial Serial
-	from   []netip.Prefix
+	Logins  []Login
+	Serial  Serial
+	sources []netip.Prefix
 }
 
 // VerifySSHUser accepts a public key only if it is a user certificate, issued by one of authorities for the cluster, valid now, with
@@ -54,22 +54,22 @@ func VerifySSHUser(key ssh.PublicKey, cluster string, authorities []ssh.PublicKe
 		}
 		u.Logins = append(u.Logins, Login(p))
 	}
-	if u.from, err = sources(cert, u.Identity); err != nil {
+	if u.sources, err = readSources(cert, u.Identity); err != nil {
 		return SSHUser{}, err
 	}
-	if err := u.CheckFrom(from); err != nil {
+	if err := u.CheckSourceAddress(from); err != nil {
 		return SSHUser{}, err
 	}
 	u.Expires = time.Unix(int64(cert.ValidBefore), 0)
 	return u, nil
 }
 
-// May reports whether the certificate names the login.
-func (u SSHUser) May(l Login) bool { return slices.Contains(u.Logins, l) }
+// HasLogin reports whether the certificate names the login.
+func (u SSHUser) HasLogin(l Login) bool { return slices.Contains(u.Logins, l) }
 
-// CheckFrom refuses an address outside the certificate's source-address option. A certificate without one is good from anywhere.
-func (u SSHUser) CheckFrom(from net.Addr) error {
-	return checkFrom(u.from, from)
+// CheckSourceAddress refuses an address outside the certificate's source-address option. A certificate without one is good from anywhere.
+func (u SSHUser) CheckSourceAddress(from net.Addr) error {
+	return checkSource(u.sources, from)
 }
 
 // VerifySSHHost accepts a host key only if it is a host certificate of one of authorities that names host, valid now.
@@ -134,7 +134,7 @@ func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
 	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 || cert.ValidAfter >= cert.ValidBefore {
 		return fmt.Errorf("certificate has no sane validity period")
 	}
-	if cert.ValidBefore-cert.ValidAfter > uint64((MaxLife+Skew+time.Second)/time.Second) {
+	if cert.ValidBefore-cert.ValidAfter > uint64((MaxLifetime+Skew+time.Second)/time.Second) {
 		return errTooLong
 	}
 	return checkTimes(time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now)
@@ -148,22 +148,22 @@ type ExpiredError struct {
 func (e *ExpiredError) Error() string {
 	if e.Now.Before(e.From) {
 		return fmt.Sprintf("certificate is not valid before %s, which is %s from now: check this machine's clock (it says %s)",
-			stamp(e.From), e.From.Sub(e.Now).Round(time.Second), stamp(e.Now))
+			formatTime(e.From), e.From.Sub(e.Now).Round(time.Second), formatTime(e.Now))
 	}
-	return fmt.Sprintf("certificate expired at %s, %s ago (this machine's clock says %s)", stamp(e.Until), e.Now.Sub(e.Until).Round(time.Second), stamp(e.Now))
+	return fmt.Sprintf("certificate expired at %s, %s ago (this machine's clock says %s)", formatTime(e.Until), e.Now.Sub(e.Until).Round(time.Second), formatTime(e.Now))
 }
 
-// Ended reports whether err, of a verifier asked as of now, says that the certificate has ended, and nothing else is wrong with it: asked
+// OnlyExpired reports whether err, of a verifier asked as of now, says that the certificate has ended, and nothing else is wrong with it: asked
 // as of its last second, verify finds no fault.
-func Ended(err error, now time.Time, verify func(at time.Time) error) bool {
+func OnlyExpired(err error, now time.Time, verify func(at time.Time) error) bool {
 	var old *ExpiredError
 	return errors.As(err, &old) && !now.Before(old.Until) && verify(old.Until.Add(-time.Second)) == nil
 }
 
 // errTooLong refuses at use what ca refuses at issue: no certificate of a person or machine lives longer than a day.
-var errTooLong = fmt.Errorf("certificate is valid for longer than %s", MaxLife)
+var errTooLong = fmt.Errorf("certificate is valid for longer than %s", MaxLifetime)
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func checkTimes(from, until, now time.Time) error {
 	if now.Before(from) || !now.Before(until) {
@@ -172,11 +172,11 @@ func checkTimes(from, until, now time.Time) error {
 	return nil
 }
 
-// sources reads the certificate's pins: the critical option, which the identity's own list may only repeat.
-func sources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
+// readSources reads the certificate's pins: the critical option, which the identity's own list may only repeat.
+func readSources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
 	list, pinned := cert.CriticalOptions[SSHSourceAddress]
 	if !pinned {
-		if len(id.From) != 0 {
+		if len(id.SourceAddresses) != 0 {
 			return nil, fmt.Errorf("certificate lacks the source-address option that its identity has")
 		}
 		return nil, nil
@@ -185,7 +185,7 @@ func sources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(id.From) != 0 && !slices.Equal(from, id.From) {
+	if len(id.SourceAddresses) != 0 && !slices.Equal(from, id.SourceAddresses) {
 		return nil, fmt.Errorf("certificate's source-address option and its identity disagree")
 	}
 	return from, nil

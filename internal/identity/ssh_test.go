@@ -103,7 +103,7 @@ func TestVerifySSHUserReadsTheCertificate(t *testing.T) {
 	if want := noon.Add(8 * time.Hour); !u.Expires.Equal(want) {
 		t.Errorf("got end %s, want the certificate's %s", u.Expires, want)
 	}
-	if !u.May("alice") || u.May("Alice") || u.May("") || u.May("alice,ubuntu") {
+	if !u.HasLogin("alice") || u.HasLogin("Alice") || u.HasLogin("") || u.HasLogin("alice,ubuntu") {
 		t.Error("got a login that the certificate does not name, want exact matches only")
 	}
 }
@@ -172,10 +172,12 @@ func TestVerifySSHUserRefuses(t *testing.T) {
 		{"a source-address that is none", critical("source-address", "192.0.2.0/24,example.com"), "no address"},
 		{"a source-address with an empty part", critical("source-address", "192.0.2.0/24,"), "no address"},
 		{"another source-address", critical("source-address", "198.51.100.0/24"), "was used from 192.0.2.1"},
-		{"an identity pinned where the certificate is not", withID(func(id *identity.Identity) { id.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }), "lacks"},
+		{"an identity pinned where the certificate is not", withID(func(id *identity.Identity) {
+			id.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		}), "lacks"},
 		{"pins that disagree", func(t *testing.T) ssh.PublicKey {
 			id := alice()
-			id.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+			id.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
 			return with(func(c *ssh.Certificate) {
 				c.CriticalOptions = map[string]string{"source-address": "192.0.2.0/24"}
 				c.Extensions[identity.SSHExtension] = encode(t, id)
@@ -308,7 +310,7 @@ func TestVerifySSHUserRefusesSHA1OfAnRSAAuthority(t *testing.T) {
 	}
 }
 
-func TestVerifySSHUserSpeaksOfTheClock(t *testing.T) {
+func TestVerifySSHUserExplainsClockErrors(t *testing.T) {
 	ca := signer(t, key('c'))
 	cert := sign(t, userCert(t), ca)
 	for _, tc := range []struct {
@@ -342,7 +344,7 @@ func TestVerifySSHUserSpeaksOfTheClock(t *testing.T) {
 	}
 }
 
-func TestVerifySSHUserHoldsSourceAddress(t *testing.T) {
+func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
 	ca := signer(t, key('c'))
 	for _, tc := range []struct {
 		pin  string
@@ -372,7 +374,7 @@ func TestVerifySSHUserHoldsSourceAddress(t *testing.T) {
 		if (err == nil) != tc.good {
 			t.Errorf("pin %s from %v: got %v, want accepted: %v", tc.pin, tc.from, err, tc.good)
 		}
-		if err == nil && (u.CheckFrom(tc.from) != nil || u.CheckFrom(tcp("203.0.113.1:1")) == nil) {
+		if err == nil && (u.CheckSourceAddress(tc.from) != nil || u.CheckSourceAddress(tcp("203.0.113.1:1")) == nil) {
 			t.Errorf("pin %s: CheckFrom does not hold it afterwards", tc.pin)
 		}
 	}
@@ -461,7 +463,7 @@ func FuzzSignedSSHUser(f *testing.F) {
 		if u.Kind != identity.User || u.Cluster != cluster || u.Check() != nil || identity.CheckLogin(u.Logins[0]) != nil || len(id) > identity.MaxBytes {
 			t.Errorf("got %+v, want a user of the cluster with plain logins", u)
 		}
-		if !u.Expires.After(noon) || u.Expires.After(noon.Add(identity.MaxLife+identity.Skew)) {
+		if !u.Expires.After(noon) || u.Expires.After(noon.Add(identity.MaxLifetime+identity.Skew)) {
 			t.Errorf("got an end at %s, want one within a day", u.Expires)
 		}
 		if pin != "" && addr == nil {

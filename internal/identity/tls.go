@@ -26,14 +26,14 @@ func PinnedTLS(pin Pin, cluster, alpn string, cert func() (*tls.Certificate, err
 		},
 	}
 	if cert != nil {
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return shown(cert, alpn) }
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return clientChain(cert, alpn) }
 	}
 	return cfg
 }
 
-// shown is what a server needs of a certificate and its chain. Proxies trust the authorities that sign certificates themselves, so the
+// clientChain is what a server needs of a certificate and its chain. Proxies trust the authorities that sign certificates themselves, so the
 // leaf alone is enough; a proxy keeps what it was shown for as long as a tunnel stands. Auth trusts the root above them.
-func shown(cert func() (*tls.Certificate, error), alpn string) (*tls.Certificate, error) {
+func clientChain(cert func() (*tls.Certificate, error), alpn string) (*tls.Certificate, error) {
 	c, err := cert()
 	if err != nil || len(c.Certificate) <= 1 || alpn != ALPNTunnel && alpn != ALPNDial {
 		return c, err

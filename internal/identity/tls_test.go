@@ -14,7 +14,7 @@ import (
 )
 
 // serverOf is a TLS server's certificate for id with the root at the end, as services present it.
-func serverOf(t *testing.T, tr trees, by *issuer, id identity.Identity, change func(c *x509.Certificate)) tls.Certificate {
+func serverOf(t *testing.T, tr testAuthorities, by *issuer, id identity.Identity, change func(c *x509.Certificate)) tls.Certificate {
 	t.Helper()
 	tmpl := leafOf(t, id)
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
@@ -24,8 +24,8 @@ func serverOf(t *testing.T, tr trees, by *issuer, id identity.Identity, change f
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw, tr.services.cert.Raw, tr.root.cert.Raw}, PrivateKey: key}
 }
 
-// shake runs a handshake in memory and returns what the client makes of it.
-func shake(t *testing.T, client *tls.Config, server tls.Certificate, protos ...string) error {
+// handshake runs a handshake in memory and returns what the client makes of it.
+func handshake(t *testing.T, client *tls.Config, server tls.Certificate, protos ...string) error {
 	t.Helper()
 	a, b := net.Pipe()
 	defer a.Close()
@@ -43,7 +43,7 @@ func shake(t *testing.T, client *tls.Config, server tls.Certificate, protos ...s
 }
 
 func TestPinnedTLS(t *testing.T) {
-	tr := newTrees(t)
+	tr := newTestAuthorities(t)
 	auth := node()
 	auth.Kind, auth.Labels = identity.Auth, nil
 	same := func(*x509.Certificate) {}
@@ -53,7 +53,7 @@ func TestPinnedTLS(t *testing.T) {
 	client := func(pin identity.Pin, cluster string, kinds ...identity.Kind) *tls.Config {
 		return identity.PinnedTLS(pin, cluster, identity.ALPNAuth, nil, now, kinds...)
 	}
-	if err := shake(t, client(pin, cluster, identity.Auth), good, "h2", identity.ALPNAuth); err != nil {
+	if err := handshake(t, client(pin, cluster, identity.Auth), good, "h2", identity.ALPNAuth); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
@@ -74,18 +74,18 @@ func TestPinnedTLS(t *testing.T) {
 		{"another protocol", client(pin, cluster, identity.Auth), good, []string{"h2"}},
 		{"no protocol", client(pin, cluster, identity.Auth), good, nil},
 	} {
-		if err := shake(t, tc.client, tc.server, tc.protos...); err == nil {
+		if err := handshake(t, tc.client, tc.server, tc.protos...); err == nil {
 			t.Errorf("%s: got a connection, want a refusal", tc.name)
 		}
 	}
 }
 
-func TestPinnedTLSTellsWhichPinWasMissing(t *testing.T) {
-	tr := newTrees(t)
+func TestPinnedTLSReportsTheMissingPin(t *testing.T) {
+	tr := newTestAuthorities(t)
 	auth := node()
 	auth.Kind, auth.Labels = identity.Auth, nil
 	foreign := identity.PinOf(tr.foreign.cert)
-	err := shake(t, identity.PinnedTLS(foreign, cluster, identity.ALPNAuth, nil, func() time.Time { return noon }, identity.Auth),
+	err := handshake(t, identity.PinnedTLS(foreign, cluster, identity.ALPNAuth, nil, func() time.Time { return noon }, identity.Auth),
 		serverOf(t, tr, tr.services, auth, func(*x509.Certificate) {}), identity.ALPNAuth)
 	var wrong *identity.PinError
 	if !errors.As(err, &wrong) || wrong.Want != foreign {
@@ -105,7 +105,7 @@ func TestPinnedTLSShowsTheClientsCertificate(t *testing.T) {
 }
 
 // Proxies trust the signing authorities themselves, auth the root above them: the chain goes where it is needed.
-func TestOnlyAuthIsShownTheChain(t *testing.T) {
+func TestOnlyAuthGetsTheWholeChain(t *testing.T) {
 	whole := &tls.Certificate{Certificate: [][]byte{{1}, {2}, {3}}}
 	own := func() (*tls.Certificate, error) { return whole, nil }
 	for alpn, want := range map[string]int{identity.ALPNTunnel: 1, identity.ALPNDial: 1, identity.ALPNAuth: 3} {

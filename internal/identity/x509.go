@@ -148,7 +148,7 @@ func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error
 	if leaf.IsCA || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 		return Peer{}, fmt.Errorf("certificate is an authority's own")
 	}
-	if leaf.NotAfter.Sub(leaf.NotBefore) > MaxLife+Skew+time.Second {
+	if leaf.NotAfter.Sub(leaf.NotBefore) > MaxLifetime+Skew+time.Second {
 		return Peer{}, errTooLong
 	}
 	if err := CheckKey(leaf.PublicKey); err != nil {

@@ -81,16 +81,16 @@ func leafOf(t testing.TB, id identity.Identity) *x509.Certificate {
 		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: encodeX509(t, id)}}}
 }
 
-// trees are the cluster's two, and a foreign one.
-type trees struct{ users, root, services, foreign *issuer }
+// testAuthorities are the cluster's two, and a foreign one.
+type testAuthorities struct{ users, root, services, foreign *issuer }
 
-func newTrees(t testing.TB) trees {
+func newTestAuthorities(t testing.TB) testAuthorities {
 	root := newIssuer(t, "root", nil)
-	return trees{users: newIssuer(t, "users", nil), root: root, services: newIssuer(t, "services", root), foreign: newIssuer(t, "root", nil)}
+	return testAuthorities{users: newIssuer(t, "users", nil), root: root, services: newIssuer(t, "services", root), foreign: newIssuer(t, "root", nil)}
 }
 
-func (tr trees) trust() identity.Trust {
-	return identity.Trust{Users: pool(tr.users), Services: pool(tr.root)}
+func (tr testAuthorities) roots() identity.Roots {
+	return identity.Roots{Users: pool(tr.users), Services: pool(tr.root)}
 }
 
 func pool(is ...*issuer) *x509.CertPool {
@@ -102,9 +102,9 @@ func pool(is ...*issuer) *x509.CertPool {
 }
 
 func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
-	tr := newTrees(t)
+	tr := newTestAuthorities(t)
 	user := []*x509.Certificate{create(t, leafOf(t, alice()), tr.users, newKey(t, elliptic.P256()))}
-	p, err := tr.trust().VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+	p, err := tr.roots().VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,13 +112,13 @@ func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 		t.Errorf("got %+v, want alice until the certificate's end", p)
 	}
 	machine := []*x509.Certificate{create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P384())), tr.services.cert, tr.root.cert}
-	if p, err = tr.trust().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node); err != nil || p.ID != node().ID {
+	if p, err = tr.roots().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node); err != nil || p.ID != node().ID {
 		t.Errorf("got %+v, %v, want the node", p, err)
 	}
 }
 
 func TestVerifyX509Refuses(t *testing.T) {
-	tr := newTrees(t)
+	tr := newTestAuthorities(t)
 	changed := func(id identity.Identity, f func(c *x509.Certificate)) *x509.Certificate {
 		c := leafOf(t, id)
 		f(c)
@@ -180,7 +180,7 @@ func TestVerifyX509Refuses(t *testing.T) {
 				curve = elliptic.P256()
 			}
 			chain := []*x509.Certificate{create(t, tc.tmpl, tc.by, newKey(t, curve)), tr.services.cert}
-			p, err := tr.trust().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+			p, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
 			if err == nil {
 				t.Fatalf("got %+v, want a refusal", p)
 			}
@@ -192,7 +192,7 @@ func TestVerifyX509Refuses(t *testing.T) {
 }
 
 func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
-	tr := newTrees(t)
+	tr := newTestAuthorities(t)
 	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
 	leaf.Extensions = append(leaf.Extensions, pkix.Extension{Id: identity.X509Extension, Value: encodeX509(t, node())}) // x509 parses no such certificate
 	_, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root), x509.ExtKeyUsageClientAuth, noon, identity.Node)
@@ -202,7 +202,7 @@ func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
 }
 
 func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
-	tr := newTrees(t)
+	tr := newTestAuthorities(t)
 	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
 	verify := func(roots *x509.CertPool, chain ...*x509.Certificate) error {
 		_, err := identity.VerifyX509(chain, cluster, roots, x509.ExtKeyUsageClientAuth, noon, identity.Node)
@@ -222,13 +222,13 @@ func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
 	if _, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root), x509.ExtKeyUsageClientAuth, noon); err == nil {
 		t.Error("no kinds: got a peer, want a refusal")
 	}
-	if _, err := (identity.Trust{}).VerifyX509([]*x509.Certificate{leaf}, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node); err == nil {
+	if _, err := (identity.Roots{}).VerifyX509([]*x509.Certificate{leaf}, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node); err == nil {
 		t.Error("zero Trust: got a peer, want a refusal")
 	}
 }
 
 func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
-	tr := newTrees(t)
+	tr := newTestAuthorities(t)
 	tmpl := leafOf(t, node())
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	leaf := create(t, tmpl, tr.services, newKey(t, elliptic.P256()))
@@ -293,7 +293,7 @@ func FuzzParsePin(f *testing.F) {
 // FuzzVerifyX509 gives the verifier leaves with odd identities and URIs, signed as by a broken issuer, and anything that parses beside.
 func FuzzVerifyX509(f *testing.F) {
 	root := issuerOf(f, "root", nil, key('r')) // Ed25519 of fixed keys: the same bytes in every fuzzing process
-	tr := trees{users: issuerOf(f, "users", nil, key('c')), root: root, services: issuerOf(f, "services", root, key('s'))}
+	tr := testAuthorities{users: issuerOf(f, "users", nil, key('c')), root: root, services: issuerOf(f, "services", root, key('s'))}
 	subject := key('u')
 	f.Add([]byte(encode(f, node())), node().URI(), tr.services.cert.Raw)
 	f.Add([]byte(encode(f, alice())), alice().URI(), tr.root.cert.Raw)
@@ -319,7 +319,7 @@ func FuzzVerifyX509(f *testing.F) {
 		if c, err := x509.ParseCertificate(beside); err == nil {
 			chain = append(chain, c)
 		}
-		p, err := tr.trust().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+		p, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
 		if err == nil && (p.Kind != identity.Node || p.Cluster != cluster || p.Check() != nil || p.URI() != uri) {
 			t.Errorf("got %+v of %q, want a node of the cluster with its own URI", p, uri)
 		}
@@ -337,12 +337,12 @@ func encodeX509(t testing.TB, id identity.Identity) []byte {
 
 func TestAnIdentityThatIsNoSingleDERTextIsRefused(t *testing.T) {
 	good := encodeX509(t, node())
-	tr := newTrees(t)
+	tr := newTestAuthorities(t)
 	verify := func(value []byte) error {
 		leaf := leafOf(t, node())
 		leaf.ExtraExtensions[0].Value = value
 		chain := []*x509.Certificate{create(t, leaf, tr.services, newKey(t, elliptic.P256())), tr.services.cert}
-		_, err := tr.trust().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node)
+		_, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node)
 		return err
 	}
 	for name, value := range map[string][]byte{"bare JSON": []byte(encode(t, node())), "something behind": append(slices.Clone(good), 0), "cut": good[:len(good)-1]} {

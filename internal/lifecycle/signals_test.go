@@ -10,7 +10,7 @@ import (
 	"github.com/threshold-access/threshold/internal/lifecycle"
 )
 
-func TestTheFirstSignalEndsTheSecondHurries(t *testing.T) {
+func TestTheFirstSignalDrainsTheSecondEndsTheDrain(t *testing.T) {
 	ctx, stop := lifecycle.UntilSignal(syscall.SIGUSR2)
 	defer stop()
 	send := func() {
@@ -23,21 +23,21 @@ func TestTheFirstSignalEndsTheSecondHurries(t *testing.T) {
 	}
 	send()
 	<-ctx.Done()
-	grace, cancel := lifecycle.Grace(ctx, time.Hour)
+	grace, cancel := lifecycle.DrainContext(ctx, time.Hour)
 	defer cancel()
 	if grace.Err() != nil {
 		t.Fatal("got no grace after the first signal")
 	}
 	send()
 	<-grace.Done()
-	late, cancel := lifecycle.Grace(ctx, time.Hour)
+	late, cancel := lifecycle.DrainContext(ctx, time.Hour)
 	defer cancel()
 	<-late.Done() // nor is there any for those who ask after the second
 }
 
-func TestGraceIsBounded(t *testing.T) {
-	for name, ctx := range map[string]context.Context{"of a process": t.Context(), "of one that hears signals": signalled(t)} {
-		grace, cancel := lifecycle.Grace(ctx, time.Millisecond)
+func TestTheDrainIsBounded(t *testing.T) {
+	for name, ctx := range map[string]context.Context{"of a process": t.Context(), "of one that hears signals": signalContext(t)} {
+		grace, cancel := lifecycle.DrainContext(ctx, time.Millisecond)
 		<-grace.Done()
 		cancel()
 		if ctx.Err() != nil {
@@ -46,7 +46,7 @@ func TestGraceIsBounded(t *testing.T) {
 	}
 }
 
-func signalled(t *testing.T) context.Context {
+func signalContext(t *testing.T) context.Context {
 	ctx, stop := lifecycle.UntilSignal(syscall.SIGUSR2)
 	t.Cleanup(stop)
 	return ctx

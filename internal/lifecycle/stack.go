@@ -11,7 +11,7 @@ import (
 
 // Stack is the parts that run in this process. Run and Stop belong to one goroutine.
 type Stack struct {
-	end   context.Context // done when the process should stop, or a part failed
+	ctx   context.Context // done when the process should stop, or a part failed
 	fail  context.CancelCauseFunc
 	parts []part
 }
@@ -24,16 +24,16 @@ type part struct {
 // New makes an empty stack that ends with ctx.
 func New(ctx context.Context) *Stack {
 	s := &Stack{}
-	s.end, s.fail = context.WithCancelCause(ctx)
+	s.ctx, s.fail = context.WithCancelCause(ctx)
 	return s
 }
 
 // Context is done when the process should stop, or when a part ended with an error.
-func (s *Stack) Context() context.Context { return s.end }
+func (s *Stack) Context() context.Context { return s.ctx }
 
 // Run starts a part. The part's own context outlives the stack's: only Stop ends it, in its turn.
 func (s *Stack) Run(name string, serve func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(s.end))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
 	p := part{cancel: cancel, done: make(chan error, 1)}
 	s.parts = append(s.parts, p)
 	go func() {

@@ -35,8 +35,8 @@ func (d *document) answer() authrpc.JoinResponse {
 	return authrpc.JoinResponse{SSHCert: d.SSHCert, X509: d.X509, Rules: d.Rules}
 }
 
-// load returns the membership in dir, or nil where there is none yet.
-func load(dir string) (*document, error) {
+// readDocument returns the membership in dir, or nil where there is none yet.
+func readDocument(dir string) (*document, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
@@ -49,10 +49,10 @@ func load(dir string) (*document, error) {
 	}
 	var d document
 	if err := json.Unmarshal(b, &d); err != nil {
-		return nil, spoilt(dir, fmt.Errorf("%s: %w", documentFile, err))
+		return nil, damagedFault(dir, fmt.Errorf("%s: %w", documentFile, err))
 	}
 	if d.V != documentVersion {
-		return nil, spoilt(dir, fmt.Errorf("%s is of version %d, this program reads %d", documentFile, d.V, documentVersion))
+		return nil, damagedFault(dir, fmt.Errorf("%s is of version %d, this program reads %d", documentFile, d.V, documentVersion))
 	}
 	return &d, nil
 }
@@ -91,7 +91,7 @@ func readFile(dir, name string) ([]byte, error) {
 		return nil, fault.New(fault.Invalid, "member.Enter", "others may read "+path, "run: chmod 600 "+path)
 	}
 	if info.Size() > maxFileBytes {
-		return nil, spoilt(dir, fmt.Errorf("%s has %d bytes", name, info.Size()))
+		return nil, damagedFault(dir, fmt.Errorf("%s has %d bytes", name, info.Size()))
 	}
 	b, err := os.ReadFile(path)
 	return b, diskFault(path, err)
@@ -102,12 +102,12 @@ func writeFile(dir, name string, data []byte) error {
 	return diskFault(path, durable.WriteFile(path, data))
 }
 
-// reserve is how much the disk must still take before a token is spent: rules and certificates are smaller than this in most clusters.
-const reserve = 1 << 20
+// reserveBytes is how much the disk must still take before a token is spent: rules and certificates are smaller than this in most clusters.
+const reserveBytes = 1 << 20
 
 // checkSpace refuses to go on when the answer could not be kept.
 func checkSpace(dir string) error {
-	if err := writeFile(dir, "space", make([]byte, reserve)); err != nil {
+	if err := writeFile(dir, "space", make([]byte, reserveBytes)); err != nil {
 		return err
 	}
 	return diskFault(dir, os.Remove(filepath.Join(dir, "space")))
@@ -128,8 +128,8 @@ func diskFault(path string, err error) error {
 	return fault.Wrap(err, fault.Internal, "member", path+" cannot be used", "look at the disk and at this machine's log")
 }
 
-// spoilt is for a membership that does not verify: it was altered, or belongs to other keys.
-func spoilt(dir string, err error) error {
+// damagedFault is for a membership that does not verify: it was altered, or belongs to other keys.
+func damagedFault(dir string, err error) error {
 	return fault.Wrap(err, fault.Invalid, "member.Enter", "the membership in "+dir+" does not hold together ("+err.Error()+")",
 		"restore "+dir+" from a backup, or remove it and join again with a new token")
 }

@@ -39,17 +39,17 @@ func join(ctx context.Context, cfg Config) (*document, error) {
 	if err := checkSpace(cfg.Dir); err != nil {
 		return nil, err
 	}
-	k, err := bearKeys(cfg.Dir)
+	k, err := loadOrCreateKeys(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	res, err := k.ask(ctx, cfg, token)
+	res, err := k.requestJoin(ctx, cfg, token)
 	if err != nil {
 		return nil, err
 	}
 	now := cfg.Now()
 	if _, err := k.verify(cfg.Kind, token.Pin, res, now); err != nil {
-		return nil, wrongAnswer(err, res.Time, now)
+		return nil, unverifiedFault(err, res.Time, now)
 	}
 	doc := &document{Pin: token.Pin, SSHCert: res.SSHCert, X509: res.X509, Rules: res.Rules}
 	if err := doc.save(cfg.Dir); err != nil {
@@ -59,9 +59,9 @@ func join(ctx context.Context, cfg Config) (*document, error) {
 	return doc, nil
 }
 
-// ask makes the call, trusting only what the token's pin names.
-func (k keys) ask(ctx context.Context, cfg Config, token authrpc.Token) (res authrpc.JoinResponse, err error) {
-	req := authrpc.JoinRequest{Token: token.String(), Kind: cfg.Kind, Name: cfg.Name, Labels: cfg.Labels, Names: cfg.Names, Time: cfg.Now()}
+// requestJoin makes the call, trusting only what the token's pin names.
+func (k keys) requestJoin(ctx context.Context, cfg Config, token authrpc.Token) (res authrpc.JoinResponse, err error) {
+	req := authrpc.JoinRequest{Token: token.String(), Kind: cfg.Kind, Name: cfg.Name, Labels: cfg.Labels, PublicNames: cfg.PublicNames, Time: cfg.Now()}
 	if req.SSHKey, req.X509Key, err = k.public(); err != nil {
 		return res, err
 	}
@@ -69,14 +69,14 @@ func (k keys) ask(ctx context.Context, cfg Config, token authrpc.Token) (res aut
 	if req.Proof, err = k.service.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
 		return res, fmt.Errorf("sign join request: %w", err)
 	}
-	client := cfg.client(cfg.AuthAddr, identity.PinnedTLS(token.Pin, identity.AnyCluster, identity.ALPNAuth, nil, cfg.Now, identity.Auth))
+	client := cfg.newClient(cfg.AuthAddr, identity.PinnedTLS(token.Pin, identity.AnyCluster, identity.ALPNAuth, nil, cfg.Now, identity.Auth))
 	defer client.Close()
 	res, err = authrpc.Call(ctx, client, authrpc.Join, req)
-	return res, explain(err, cfg.Now())
+	return res, explainCallError(err, cfg.Now())
 }
 
-// explain turns what the connection said into what a person at this machine can do.
-func explain(err error, now time.Time) error {
+// explainCallError turns what the connection said into what a person at this machine can do.
+func explainCallError(err error, now time.Time) error {
 	var pin *identity.PinError
 	var old *identity.ExpiredError
 	var alert tls.AlertError
@@ -86,7 +86,7 @@ func explain(err error, now time.Time) error {
 			"check the proxy's address, and that the token is of this cluster")
 	case errors.As(err, &old):
 		return fault.Wrap(err, fault.Invalid, "member.Join", fmt.Sprintf("this machine's clock says %s, and the cluster's certificate is good from %s to %s",
-			stamp(now), stamp(old.From), stamp(old.Until)), setClock)
+			formatTime(now), formatTime(old.From), formatTime(old.Until)), setClock)
 	case errors.As(err, &alert):
 		return fault.Wrap(err, fault.Unauthenticated, "member.Join", "auth refused this machine's certificate ("+alert.Error()+")",
 			"ask an administrator whether this machine was removed; if so, empty its data directory and join again with a new token")
@@ -96,23 +96,23 @@ func explain(err error, now time.Time) error {
 
 const setClock = "set this machine's clock (timedatectl set-ntp true), then start again"
 
-// wrongAnswer is for an answer that came from the right server and does not verify.
-func wrongAnswer(err error, theirs, now time.Time) error {
+// unverifiedFault is for an answer that came from the right server and does not verify.
+func unverifiedFault(err error, theirs, now time.Time) error {
 	if off := now.Sub(theirs).Abs(); !theirs.IsZero() && off > identity.Skew {
 		return fault.Wrap(err, fault.Invalid, "member.Join", fmt.Sprintf("this machine's clock says %s, and auth's says %s: they are %s apart",
-			stamp(now), stamp(theirs), off.Round(time.Second)), setClock)
+			formatTime(now), formatTime(theirs), off.Round(time.Second)), setClock)
 	}
 	return fault.Wrap(err, fault.Denied, "member.Join", "auth's answer does not verify ("+err.Error()+")", "check the proxy's address, and ask an administrator to look at auth")
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// anyTime makes verify look at everything but the certificates' times: a membership is read back after any length of sleep.
-var anyTime time.Time
+// ignoreTime makes verify look at everything but the certificates' times: a membership is read back after any length of sleep.
+var ignoreTime time.Time
 
 // verify accepts an answer only if its rules lead back to the pin, and its certificates are this machine's, of the kind, and issued by
 // the authorities that the rules name.
-func (k keys) verify(kind identity.Kind, pin identity.Pin, res authrpc.JoinResponse, now time.Time) (*held, error) {
+func (k keys) verify(kind identity.Kind, pin identity.Pin, res authrpc.JoinResponse, now time.Time) (*membership, error) {
 	trust, err := rules.Open(pin, res.Rules)
 	if err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (k keys) verify(kind identity.Kind, pin identity.Pin, res authrpc.JoinRespo
 		return nil, err
 	}
 	cert := &tls.Certificate{Certificate: res.X509, PrivateKey: k.service, Leaf: chain[0]}
-	return &held{id: peer.Identity, tls: cert, host: host, rules: res.Rules, from: chain[0].NotBefore}, nil
+	return &membership{id: peer.Identity, tls: cert, host: host, rules: res.Rules, notBefore: chain[0].NotBefore}, nil
 }
 
 func (k keys) hostSigner(wire []byte, name string, trust *rules.Trust, now time.Time) (ssh.Signer, error) {

@@ -30,8 +30,8 @@ type keys struct {
 	service *ecdsa.PrivateKey
 }
 
-// bearKeys loads both keys, making those that are missing. An interrupted join therefore goes on with the keys it began with.
-func bearKeys(dir string) (keys, error) {
+// loadOrCreateKeys loads both keys, making those that are missing. An interrupted join therefore goes on with the keys it began with.
+func loadOrCreateKeys(dir string) (keys, error) {
 	for _, name := range []string{hostKeyFile, serviceKeyFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -77,15 +77,15 @@ func loadKey[K any](dir, name string) (K, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "PRIVATE KEY" {
-		return none, spoilt(dir, fmt.Errorf("%s is no PEM private key", name))
+		return none, damagedFault(dir, fmt.Errorf("%s is no PEM private key", name))
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return none, spoilt(dir, fmt.Errorf("%s: %w", name, err))
+		return none, damagedFault(dir, fmt.Errorf("%s: %w", name, err))
 	}
 	k, ok := key.(K)
 	if !ok {
-		return none, spoilt(dir, fmt.Errorf("%s holds a %T", name, key))
+		return none, damagedFault(dir, fmt.Errorf("%s holds a %T", name, key))
 	}
 	return k, nil
 }

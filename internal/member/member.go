@@ -32,15 +32,15 @@ type Config struct {
 	AuthAddr string
 	// Fallbacks are further addresses, tried in turn when AuthAddr does not answer a renewal. None: only AuthAddr.
 	Fallbacks []string
-	// Way is how to get to these addresses; nil means straight.
-	Way authrpc.Way
+	// Dialer is how to get to these addresses; nil means straight.
+	Dialer authrpc.Dialer
 	// Token is the join token's text. It is needed for the first join only.
 	Token string
 	// Name and Labels are wished for at the join; auth decides.
 	Name   string
 	Labels identity.Labels
-	// Names are a proxy's public host names and addresses. None for a node.
-	Names []string
+	// PublicNames are a proxy's public host names and addresses. None for a node.
+	PublicNames []string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Log gets what happens later; nil discards it.
@@ -49,31 +49,31 @@ type Config struct {
 
 // Member is a machine in good standing. Its certificates change in place; its keys, name and cluster do not.
 type Member struct {
-	cfg     Config
-	keys    keys
-	pin     identity.Pin
-	held    atomic.Pointer[held]
-	clients []*authrpc.Client
-	turn    atomic.Int32 // which of clients is asked
+	cfg         Config
+	keys        keys
+	pin         identity.Pin
+	current     atomic.Pointer[membership]
+	clients     []*authrpc.Client
+	clientIndex atomic.Int32 // which of clients is asked
 }
 
-// held is a verified membership, as of the last join or renewal.
-type held struct {
-	id    identity.Identity
-	tls   *tls.Certificate
-	host  ssh.Signer
-	rules rules.Set
-	from  time.Time // of the service certificate
+// membership is a verified membership, as of the last join or renewal.
+type membership struct {
+	id        identity.Identity
+	tls       *tls.Certificate
+	host      ssh.Signer
+	rules     rules.Set
+	notBefore time.Time // of the service certificate
 }
 
-// Enter loads the membership from cfg.Dir, or joins with cfg.Token and keeps what it wins. A membership whose certificates have ended
+// LoadOrJoin loads the membership from cfg.Dir, or joins with cfg.Token and keeps what it wins. A membership whose certificates have ended
 // meanwhile is still one: Run renews them.
-func Enter(ctx context.Context, cfg Config) (*Member, error) {
+func LoadOrJoin(ctx context.Context, cfg Config) (*Member, error) {
 	cfg, err := cfg.check()
 	if err != nil {
 		return nil, err
 	}
-	doc, err := load(cfg.Dir)
+	doc, err := readDocument(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func Enter(ctx context.Context, cfg Config) (*Member, error) {
 	if err := checkToken(cfg, doc.Pin); err != nil {
 		return nil, err
 	}
-	return open(cfg, doc)
+	return openMember(cfg, doc)
 }
 
 func (cfg Config) check() (Config, error) {
@@ -107,12 +107,12 @@ func (cfg Config) check() (Config, error) {
 	return cfg, nil
 }
 
-// client calls auth at addr by the way that was configured.
-func (cfg Config) client(addr string, trust *tls.Config) *authrpc.Client {
-	if cfg.Way == nil {
+// newClient calls auth at addr by the way that was configured.
+func (cfg Config) newClient(addr string, trust *tls.Config) *authrpc.Client {
+	if cfg.Dialer == nil {
 		return authrpc.NewClient(addr, trust)
 	}
-	return authrpc.NewClientBy(cfg.Way, addr, trust)
+	return authrpc.NewClientWithDialer(cfg.Dialer, addr, trust)
 }
 
 // checkToken refuses a token of another cluster: its giver means this machine to change sides, which it never does by itself.
@@ -128,26 +128,26 @@ func checkToken(cfg Config, pin identity.Pin) error {
 	return nil
 }
 
-func open(cfg Config, doc *document) (*Member, error) {
+func openMember(cfg Config, doc *document) (*Member, error) {
 	k, err := loadKeys(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	h, err := k.verify(cfg.Kind, doc.Pin, doc.answer(), anyTime)
+	h, err := k.verify(cfg.Kind, doc.Pin, doc.answer(), ignoreTime)
 	if err != nil {
-		return nil, spoilt(cfg.Dir, err)
+		return nil, damagedFault(cfg.Dir, err)
 	}
 	m := &Member{cfg: cfg, keys: k, pin: doc.Pin}
-	m.held.Store(h)
+	m.current.Store(h)
 	trust := identity.PinnedTLS(m.pin, h.id.Cluster, identity.ALPNAuth, m.TLSCertificate, cfg.Now, identity.Auth)
 	for _, addr := range append([]string{cfg.AuthAddr}, cfg.Fallbacks...) {
-		m.clients = append(m.clients, cfg.client(addr, trust))
+		m.clients = append(m.clients, cfg.newClient(addr, trust))
 	}
 	return m, nil
 }
 
 // Identity is who this machine is, by its current certificate.
-func (m *Member) Identity() identity.Identity { return m.held.Load().id }
+func (m *Member) Identity() identity.Identity { return m.current.Load().id }
 
 // Pin names the cluster.
 func (m *Member) Pin() identity.Pin { return m.pin }
@@ -156,16 +156,16 @@ func (m *Member) Pin() identity.Pin { return m.pin }
 func (m *Member) Key() crypto.Signer { return m.keys.service }
 
 // TLSCertificate is the current service certificate, leaf first, cluster root last.
-func (m *Member) TLSCertificate() (*tls.Certificate, error) { return m.held.Load().tls, nil }
+func (m *Member) TLSCertificate() (*tls.Certificate, error) { return m.current.Load().tls, nil }
 
 // HostSigner is the host key with its current certificate.
-func (m *Member) HostSigner() (ssh.Signer, error) { return m.held.Load().host, nil }
+func (m *Member) HostSigner() (ssh.Signer, error) { return m.current.Load().host, nil }
 
 // FirstRules is the verified set that came with the last join or renewal.
-func (m *Member) FirstRules() rules.Set { return m.held.Load().rules }
+func (m *Member) FirstRules() rules.Set { return m.current.Load().rules }
 
 // Auth calls auth; every new connection shows the certificate of that moment.
-func (m *Member) Auth() *authrpc.Client { return m.clients[int(m.turn.Load())%len(m.clients)] }
+func (m *Member) Auth() *authrpc.Client { return m.clients[int(m.clientIndex.Load())%len(m.clients)] }
 
 // TryNext makes Auth use the next of the addresses, for a caller who found that the present one does not answer.
-func (m *Member) TryNext() { m.turn.Add(1) }
+func (m *Member) TryNext() { m.clientIndex.Add(1) }

@@ -18,22 +18,22 @@ import (
 	"github.com/threshold-access/threshold/internal/member/membertest"
 )
 
-func config(t *testing.T, c *membertest.Cluster) member.Config {
+func newConfig(t *testing.T, c *membertest.Cluster) member.Config {
 	return member.Config{Dir: filepath.Join(t.TempDir(), "data"), Kind: identity.Node, AuthAddr: c.Addr(), Token: c.Token(identity.Node), Name: "web-1",
 		Labels: identity.Labels{"env": "test"}}
 }
 
-func enter(t *testing.T, cfg member.Config) *member.Member {
+func loadOrJoin(t *testing.T, cfg member.Config) *member.Member {
 	t.Helper()
-	m, err := member.Enter(t.Context(), cfg)
+	m, err := member.LoadOrJoin(t.Context(), cfg)
 	if err != nil {
 		t.Fatalf("enter: %v", err)
 	}
 	return m
 }
 
-// refused checks that a fault of the kind came, that it mentions each word, and that it says what to do.
-func refused(t *testing.T, err error, kind fault.Kind, words ...string) {
+// wantFault checks that a fault of the kind came, that it mentions each word, and that it says what to do.
+func wantFault(t *testing.T, err error, kind fault.Kind, words ...string) {
 	t.Helper()
 	if fault.KindOf(err) != kind {
 		t.Fatalf("got %v (kind %q), want kind %q", err, fault.KindOf(err), kind)
@@ -50,8 +50,8 @@ func refused(t *testing.T, err error, kind fault.Kind, words ...string) {
 
 func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 	c := membertest.New(t)
-	cfg := config(t, c)
-	first := enter(t, cfg)
+	cfg := newConfig(t, c)
+	first := loadOrJoin(t, cfg)
 	if got := first.Identity(); got.Name != "web-1" || got.Kind != identity.Node || got.Cluster != membertest.Name || got.Labels["env"] != "test" {
 		t.Errorf("got identity %+v, want node web-1 of the cluster", got)
 	}
@@ -59,7 +59,7 @@ func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 		t.Errorf("got pin %s, want %s", first.Pin(), c.Pin())
 	}
 	cfg.Token = ""
-	again := enter(t, cfg)
+	again := loadOrJoin(t, cfg)
 	if again.Identity().ID != first.Identity().ID {
 		t.Errorf("got id %s after a restart, want %s", again.Identity().ID, first.Identity().ID)
 	}
@@ -72,9 +72,9 @@ func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 	}
 }
 
-func TestKeysAreForTheOwnerAlone(t *testing.T) {
-	cfg := config(t, membertest.New(t))
-	enter(t, cfg)
+func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
+	cfg := newConfig(t, membertest.New(t))
+	loadOrJoin(t, cfg)
 	entries, err := os.ReadDir(cfg.Dir)
 	if err != nil {
 		t.Fatal(err)
@@ -94,8 +94,8 @@ func TestKeysAreForTheOwnerAlone(t *testing.T) {
 
 func TestJoinsThatAreRefused(t *testing.T) {
 	c, other := membertest.New(t), membertest.New(t)
-	spent := config(t, c)
-	enter(t, spent)
+	spent := newConfig(t, c)
+	loadOrJoin(t, spent)
 	for _, tt := range []struct {
 		name   string
 		change func(*member.Config)
@@ -107,9 +107,9 @@ func TestJoinsThatAreRefused(t *testing.T) {
 		{"with a token for a proxy", func(cfg *member.Config) { cfg.Token = c.Token(identity.Proxy) }, fault.Invalid, []string{"proxy", "node"}},
 		{"with a token used before", func(cfg *member.Config) { cfg.Token = spent.Token }, fault.Expired, []string{"used already"}},
 		{"with another cluster's token", func(cfg *member.Config) { cfg.Token = other.Token(identity.Node) }, fault.Denied, []string{other.Pin().String()}},
-		{"with a clock 10 minutes behind", func(cfg *member.Config) { cfg.Now = membertest.Skewed(-10 * time.Minute) }, fault.Invalid,
+		{"with a clock 10 minutes behind", func(cfg *member.Config) { cfg.Now = membertest.SkewedClock(-10 * time.Minute) }, fault.Invalid,
 			[]string{"this machine's clock says " + time.Now().Add(-10*time.Minute).UTC().Format("2006-01-02T15"), "from " + time.Now().UTC().Format("2006-01-02T")}},
-		{"with a clock 10 minutes ahead", func(cfg *member.Config) { cfg.Now = membertest.Skewed(10 * time.Minute) }, fault.Invalid,
+		{"with a clock 10 minutes ahead", func(cfg *member.Config) { cfg.Now = membertest.SkewedClock(10 * time.Minute) }, fault.Invalid,
 			[]string{"this machine's clock says", "auth's says", "apart"}},
 		{"with nobody at the address", func(cfg *member.Config) { cfg.AuthAddr = "127.0.0.1:1" }, fault.Unavailable, []string{"127.0.0.1:1"}},
 		{"without an address", func(cfg *member.Config) { cfg.AuthAddr = "" }, fault.Invalid, nil},
@@ -117,10 +117,10 @@ func TestJoinsThatAreRefused(t *testing.T) {
 		{"as an auth replica", func(cfg *member.Config) { cfg.Kind = identity.Auth }, fault.Invalid, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := config(t, c)
+			cfg := newConfig(t, c)
 			tt.change(&cfg)
-			_, err := member.Enter(t.Context(), cfg)
-			refused(t, err, tt.kind, tt.words...)
+			_, err := member.LoadOrJoin(t.Context(), cfg)
+			wantFault(t, err, tt.kind, tt.words...)
 			if cfg.Token != "" && strings.Contains(err.Error(), cfg.Token) {
 				t.Error("the error repeats the token")
 			}
@@ -133,31 +133,31 @@ func TestJoinsThatAreRefused(t *testing.T) {
 
 func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 	c, other := membertest.New(t), membertest.New(t)
-	donor := enter(t, config(t, c))
+	donor := loadOrJoin(t, newConfig(t, c))
 	for _, tt := range []struct {
 		name   string
 		change func(*authrpc.JoinResponse)
 	}{
-		{"another cluster's rules", func(r *authrpc.JoinResponse) { r.Rules = other.Set() }},
+		{"another cluster's rules", func(r *authrpc.JoinResponse) { r.Rules = other.SignRules() }},
 		{"no rules", func(r *authrpc.JoinResponse) { r.Rules.Chain = nil }},
 		{"another machine's certificate", func(r *authrpc.JoinResponse) { cert, _ := donor.TLSCertificate(); r.X509 = cert.Certificate }},
 		{"another machine's host certificate", func(r *authrpc.JoinResponse) { s, _ := donor.HostSigner(); r.SSHCert = s.PublicKey().Marshal() }},
-		{"a proxy's certificate", func(r *authrpc.JoinResponse) { r.X509 = c.Service(identity.Proxy, "p").Certificate }},
+		{"a proxy's certificate", func(r *authrpc.JoinResponse) { r.X509 = c.ServiceCertificate(identity.Proxy, "p").Certificate }},
 		{"no certificate", func(r *authrpc.JoinResponse) { r.X509 = nil }},
 		{"a host key without certificate", func(r *authrpc.JoinResponse) { r.SSHCert = []byte("x") }},
 		{"no root", func(r *authrpc.JoinResponse) { r.X509 = r.X509[:2] }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := config(t, c)
+			cfg := newConfig(t, c)
 			c.Corrupt(tt.change)
-			_, err := member.Enter(t.Context(), cfg)
-			refused(t, err, fault.Denied, "does not verify")
+			_, err := member.LoadOrJoin(t.Context(), cfg)
+			wantFault(t, err, fault.Denied, "does not verify")
 			if _, err := os.Stat(filepath.Join(cfg.Dir, "membership.json")); err == nil {
 				t.Error("a membership was kept")
 			}
 			c.Corrupt(nil)
 			cfg.Token = c.Token(identity.Node)
-			enter(t, cfg)
+			loadOrJoin(t, cfg)
 		})
 	}
 }
@@ -185,25 +185,25 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 		}, "service.key holds"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := config(t, c)
-			enter(t, cfg)
+			cfg := newConfig(t, c)
+			loadOrJoin(t, cfg)
 			tt.change(t, cfg.Dir)
-			_, err := member.Enter(t.Context(), cfg)
-			refused(t, err, fault.Invalid, tt.words)
+			_, err := member.LoadOrJoin(t.Context(), cfg)
+			wantFault(t, err, fault.Invalid, tt.words)
 		})
 	}
 }
 
-func TestAMemberDoesNotChangeSides(t *testing.T) {
+func TestAMemberDoesNotChangeClusters(t *testing.T) {
 	c, other := membertest.New(t), membertest.New(t)
-	cfg := config(t, c)
-	enter(t, cfg)
+	cfg := newConfig(t, c)
+	loadOrJoin(t, cfg)
 	cfg.Token = other.Token(identity.Node)
-	_, err := member.Enter(t.Context(), cfg)
-	refused(t, err, fault.Conflict, "another cluster")
+	_, err := member.LoadOrJoin(t.Context(), cfg)
+	wantFault(t, err, fault.Conflict, "another cluster")
 	cfg.Token = c.Token(identity.Node) // a new token of the same cluster is not spent
-	enter(t, cfg)
-	enter(t, member.Config{Dir: t.TempDir() + "/d", Kind: identity.Node, AuthAddr: c.Addr(), Token: cfg.Token, Name: "web-2"})
+	loadOrJoin(t, cfg)
+	loadOrJoin(t, member.Config{Dir: t.TempDir() + "/d", Kind: identity.Node, AuthAddr: c.Addr(), Token: cfg.Token, Name: "web-2"})
 }
 
 func TestCertificatesAreRenewedInPlace(t *testing.T) {
@@ -219,11 +219,11 @@ func TestCertificatesAreRenewedInPlace(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := membertest.New(t)
-			cfg := config(t, c)
-			before := enter(t, cfg)
+			cfg := newConfig(t, c)
+			before := loadOrJoin(t, cfg)
 			c.SetClock(tt.off)
 			cfg.Now, cfg.Token = c.Now, ""
-			m := enter(t, cfg)
+			m := loadOrJoin(t, cfg)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			done := make(chan error, 1)
@@ -238,7 +238,7 @@ func TestCertificatesAreRenewedInPlace(t *testing.T) {
 			if got := m.Identity().Expires.After(before.Identity().Expires); got != tt.want {
 				t.Errorf("got renewed %v, want %v", got, tt.want)
 			}
-			again := enter(t, cfg)
+			again := loadOrJoin(t, cfg)
 			if !again.Identity().Expires.Equal(m.Identity().Expires) {
 				t.Errorf("got %s on disk, want %s", again.Identity().Expires, m.Identity().Expires)
 			}
@@ -248,14 +248,14 @@ func TestCertificatesAreRenewedInPlace(t *testing.T) {
 
 func TestARenewalForAnotherMachineIsNotUsed(t *testing.T) {
 	c := membertest.New(t)
-	cfg := config(t, c)
-	enter(t, cfg)
-	other := membertest.New(t).Set()
+	cfg := newConfig(t, c)
+	loadOrJoin(t, cfg)
+	other := membertest.New(t).SignRules()
 	asked := make(chan struct{}, 8)
 	c.Corrupt(func(r *authrpc.JoinResponse) { r.Rules = other; asked <- struct{}{} })
 	c.SetClock(18 * time.Hour)
 	cfg.Now, cfg.Token = c.Now, ""
-	m := enter(t, cfg)
+	m := loadOrJoin(t, cfg)
 	want := m.Identity().Expires
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -273,7 +273,7 @@ func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
 		t.Errorf("got %v, want the kind exhausted", err)
 	}
 	c := membertest.New(t)
-	cfg := config(t, c)
+	cfg := newConfig(t, c)
 	full := t.TempDir()
 	if err := syscall.Mount("tmpfs", full, "tmpfs", 0, "size=64k,mode=700"); err != nil {
 		return // only root may mount; the rest was looked at above
@@ -281,13 +281,13 @@ func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Unmount(full, 0) })
 	dir := cfg.Dir
 	cfg.Dir = full
-	_, err := member.Enter(t.Context(), cfg)
-	refused(t, err, fault.Exhausted, "the disk is full", full)
+	_, err := member.LoadOrJoin(t.Context(), cfg)
+	wantFault(t, err, fault.Exhausted, "the disk is full", full)
 	if left, _ := os.ReadDir(full); len(left) != 0 {
 		t.Errorf("got %v left behind, want nothing", left)
 	}
 	cfg.Dir = dir
-	enter(t, cfg) // the token is still good
+	loadOrJoin(t, cfg) // the token is still good
 }
 
 func authorities(c *membertest.Cluster) []ssh.PublicKey { return []ssh.PublicKey{c.HostAuthority()} }

@@ -14,8 +14,8 @@ import (
 const (
 	firstRetry = 2 * time.Second
 	lastRetry  = 5 * time.Minute
-	// longestNap bounds each wait, so that a machine that slept or whose clock was set notices soon.
-	longestNap = time.Minute
+	// maxSleep bounds each wait, so that a machine that slept or whose clock was set notices soon.
+	maxSleep = time.Minute
 )
 
 // Run renews the certificates at two thirds of their life, give or take a twentieth, and tries again with growing pauses until it
@@ -31,7 +31,7 @@ func (m *Member) Run(ctx context.Context) error {
 			due, pause = m.due(), 0
 			m.cfg.Log.Info("certificates renewed", "until", m.Identity().Expires)
 		default:
-			pause = longer(pause)
+			pause = nextPause(pause)
 			due = m.cfg.Now().Add(pause)
 			m.cfg.Log.Warn("certificates could not be renewed", "err", err, "remedy", fault.Remedy(err), "until", m.Identity().Expires, "again", pause)
 		}
@@ -46,7 +46,7 @@ func (m *Member) sleep(ctx context.Context, due time.Time) bool {
 		if wait <= 0 {
 			return ctx.Err() == nil
 		}
-		timer := time.NewTimer(min(wait, longestNap))
+		timer := time.NewTimer(min(wait, maxSleep))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -58,15 +58,15 @@ func (m *Member) sleep(ctx context.Context, due time.Time) bool {
 
 // due is when to renew next. The spread keeps machines that joined together from coming back together.
 func (m *Member) due() time.Time {
-	h := m.held.Load()
-	life := h.id.Expires.Sub(h.from.Add(identity.Skew)) // certificates are dated back by Skew
+	h := m.current.Load()
+	life := h.id.Expires.Sub(h.notBefore.Add(identity.Skew)) // certificates are dated back by Skew
 	life = max(life, 3*firstRetry)
 	spread := time.Duration(rand.Int64N(int64(life)/10 + 1))
 	return h.id.Expires.Add(-life/3 - life/20 + spread)
 }
 
-// longer gives the next pause: doubled up to lastRetry, then spread over its upper half.
-func longer(pause time.Duration) time.Duration {
+// nextPause gives the next pause: doubled up to lastRetry, then spread over its upper half.
+func nextPause(pause time.Duration) time.Duration {
 	base := min(max(2*pause, firstRetry), lastRetry)
 	return base/2 + time.Duration(rand.Int64N(int64(base/2)+1))
 }
@@ -78,21 +78,21 @@ func (m *Member) renew(ctx context.Context) error {
 		if fault.Is(err, fault.Unavailable) {
 			m.TryNext()
 		}
-		return explain(err, m.cfg.Now())
+		return explainCallError(err, m.cfg.Now())
 	}
 	now := m.cfg.Now()
 	h, err := m.keys.verify(m.cfg.Kind, m.pin, res, now)
 	if err != nil {
-		return wrongAnswer(err, res.Time, now)
+		return unverifiedFault(err, res.Time, now)
 	}
 	if old := m.Identity(); h.id.ID != old.ID || h.id.Cluster != old.Cluster {
-		return wrongAnswer(errors.New("the certificate is another machine's"), res.Time, now)
+		return unverifiedFault(errors.New("the certificate is another machine's"), res.Time, now)
 	}
 	doc := document{Pin: m.pin, SSHCert: res.SSHCert, X509: res.X509, Rules: res.Rules}
 	if err := doc.save(m.cfg.Dir); err != nil {
 		return err
 	}
-	m.held.Store(h)
+	m.current.Store(h)
 	for _, c := range m.clients {
 		c.Close() // idle connections still show the old certificate
 	}

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// evidence is how docs/threat-model.md names a test: its folder and its function.
-var evidence = regexp.MustCompile("`([a-z][a-z0-9/]*): ((?:Test|Fuzz)[A-Za-z0-9_]+)`")
+// testReference is how docs/threat-model.md names a test: its folder and its function.
+var testReference = regexp.MustCompile("`([a-z][a-z0-9/]*): ((?:Test|Fuzz)[A-Za-z0-9_]+)`")
 
 func TestTheThreatModelNamesRealTests(t *testing.T) {
 	doc := read(t, "docs/threat-model.md")
-	named := evidence.FindAllStringSubmatch(doc, -1)
+	named := testReference.FindAllStringSubmatch(doc, -1)
 	if len(named) == 0 {
 		t.Fatal("got no test named, want many")
 	}
@@ -30,7 +30,7 @@ func TestTheThreatModelNamesRealTests(t *testing.T) {
 
 var link = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
 
-func TestLinksInTheDocumentsLeadSomewhere(t *testing.T) {
+func TestLinksInDocumentsAreValid(t *testing.T) {
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".md") {
 			continue

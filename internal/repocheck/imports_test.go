@@ -21,42 +21,42 @@ var components = map[string][]string{
 	"integration": {"auth", "proxy", "node", "tsh", "internal"},
 }
 
-// contracts are the packages under internal, with what each may import of the module: fault ← identity ← access ← rules ←
+// internalImports are the packages under internal, with what each may import of the module: fault ← identity ← access ← rules ←
 // {audit recording dial} ← authrpc. tunnel stands beside access; config is a leaf that anyone may read files with.
-var contracts = map[string][]string{
-	"fault":      {},
-	"identity":   {"fault"},
-	"config":     {"fault"},
-	"testnet":    {},
-	"forms":      {},
-	"lifecycle":  {"fault"},
-	"backoff":    {},
-	"connqueue":  {},
-	"prefixconn": {},
-	"limitedlog": {},
-	"sshprofile": {"fault", "identity"},
-	"durable":    {},
-	"daemon":     {"fault"},
-	"places":     {},
-	"alive":      {},
-	"gather":     {},
-	"repocheck":  {},
-	"access":     {"fault", "identity", "config"},
-	"tunnel":     {"fault", "gather", "identity"},
-	"rules":      {"fault", "identity", "config", "access"},
-	"audit":      {"fault", "identity", "config", "access", "rules"},
-	"recording":  {"fault", "identity", "config", "access", "rules"},
-	"dial":       {"fault", "identity", "config", "access", "rules"},
-	"egress":     {"fault", "gather", "identity", "alive", "dial", "prefixconn"},
-	"authrpc":    {"alive", "limitedlog", "prefixconn", "fault", "identity", "config", "access", "rules", "tunnel", "audit", "recording", "dial"},
-	"member":     {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc", "backoff", "durable"},
+var internalImports = map[string][]string{
+	"fault":       {},
+	"identity":    {"fault"},
+	"config":      {"fault"},
+	"testnet":     {},
+	"formbrowser": {},
+	"lifecycle":   {"fault"},
+	"backoff":     {},
+	"connqueue":   {},
+	"prefixconn":  {},
+	"limitedlog":  {},
+	"sshprofile":  {"fault", "identity"},
+	"durable":     {},
+	"daemon":      {"fault"},
+	"limit":       {},
+	"keepalive":   {},
+	"coalesce":    {},
+	"repocheck":   {},
+	"access":      {"fault", "identity", "config"},
+	"tunnel":      {"fault", "coalesce", "identity"},
+	"rules":       {"fault", "identity", "config", "access"},
+	"audit":       {"fault", "identity", "config", "access", "rules"},
+	"recording":   {"fault", "identity", "config", "access", "rules"},
+	"dial":        {"fault", "identity", "config", "access", "rules"},
+	"egress":      {"fault", "coalesce", "identity", "keepalive", "dial", "prefixconn"},
+	"authrpc":     {"keepalive", "limitedlog", "prefixconn", "fault", "identity", "config", "access", "rules", "tunnel", "audit", "recording", "dial"},
+	"member":      {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc", "backoff", "durable"},
 }
 
-// floors give each room of a component its height: imports go from a lower number to a higher one, never back, never sideways.
-var floors = map[string]map[string]int{
+// layers give each room of a component its height: imports go from a lower number to a higher one, never back, never sideways.
+var layers = map[string]map[string]int{
 	"auth": {
 		"port": 0, "api": 0, "issue": 1, "resources": 1, "login": 2, "join": 2, "oidc": 3, "totp": 3,
-		"rules": 4, "nodes": 4, "audit": 4, "cluster": 4, "recordings": 4, "state": 5,
+		"rules": 4, "attachments": 4, "audit": 4, "cluster": 4, "recordings": 4, "state": 5,
 	},
 	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "peers": 3, "rules": 4, "mux": 4},
 	"node":  {"sshd": 0, "uplink": 0, "session": 1, "forward": 1, "pty": 2, "sftp": 2, "rules": 3, "spool": 3},
@@ -64,15 +64,15 @@ var floors = map[string]map[string]int{
 	"ca":    {"keyring": 0},
 }
 
-// doors are packages that only these may import. The root of a component is itself its folder's name.
-var doors = map[string][]string{
+// restricted are packages that only these may import. The root of a component is itself its folder's name.
+var restricted = map[string][]string{
 	"ca":        {"auth", "auth/issue"},
 	"raftstore": {"auth", "auth/state"},
 	"web":       {"proxy", "proxy/web"},
 }
 
-// isDouble reports whether a package is a stand-in beside the real thing, as httptest is beside http.
-func isDouble(name string) bool { return strings.HasSuffix(name, "test") }
+// isTestDouble reports whether a package is a stand-in beside the real thing, as httptest is beside http.
+func isTestDouble(name string) bool { return strings.HasSuffix(name, "test") }
 
 // refuse says why from may not import to, both folders of this repository, or "" when it may.
 func refuse(from, to string) string {
@@ -81,12 +81,12 @@ func refuse(from, to string) string {
 	switch {
 	case toTop == "cmd" || toTop == "integration" && fromTop != "integration":
 		return "nothing imports " + toTop
-	case isDouble(to) && !isDouble(from) && from != "cmd/threshold-demo" && fromTop != "integration":
+	case isTestDouble(to) && !isTestDouble(from) && from != "cmd/threshold-demo" && fromTop != "integration":
 		return "test doubles are for tests and the demo"
 	case fromTop == "internal":
-		return refuseContract(fromRoom, to)
+		return refuseInternal(fromRoom, to)
 	case fromTop == toTop:
-		return refuseRoom(fromTop, from, fromRoom, toRoom)
+		return refuseWithinComponent(fromTop, from, fromRoom, toRoom)
 	}
 	allowed, known := components[fromTop]
 	if !known {
@@ -95,18 +95,18 @@ func refuse(from, to string) string {
 	if !slices.Contains(allowed, toTop) && !slices.Contains(allowed, to) {
 		return fromTop + " may import only " + strings.Join(allowed, ", ")
 	}
-	if users, locked := doors[toTop]; locked && !slices.Contains(users, from) && !isDouble(from) {
+	if users, locked := restricted[toTop]; locked && !slices.Contains(users, from) && !isTestDouble(from) {
 		return "only " + strings.Join(users, " and ") + " may import " + toTop
 	}
 	return ""
 }
 
-func refuseContract(from, to string) string {
+func refuseInternal(from, to string) string {
 	top, room := split(to)
 	if top != "internal" {
 		return "internal imports no component"
 	}
-	allowed, known := contracts[from]
+	allowed, known := internalImports[from]
 	if !known {
 		return "internal/" + from + " has no place in the table in imports_test.go"
 	}
@@ -116,17 +116,17 @@ func refuseContract(from, to string) string {
 	return "internal/" + from + " may import of internal only {" + strings.Join(allowed, " ") + "}"
 }
 
-func refuseRoom(top, from, fromRoom, toRoom string) string {
+func refuseWithinComponent(top, from, fromRoom, toRoom string) string {
 	switch {
 	case top == "cmd":
 		return "programs share nothing but components"
-	case isDouble(from) || fromRoom == toRoom || fromRoom == "" || top == "integration":
+	case isTestDouble(from) || fromRoom == toRoom || fromRoom == "" || top == "integration":
 		return "" // a root wires its rooms
 	case toRoom == "":
 		return "rooms never import their root"
 	}
-	low, ok := floors[top][fromRoom]
-	high, ok2 := floors[top][toRoom]
+	low, ok := layers[top][fromRoom]
+	high, ok2 := layers[top][toRoom]
 	if !ok || !ok2 {
 		return "give both rooms a floor in imports_test.go"
 	}
@@ -155,9 +155,9 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
-func TestEveryContractHasItsPlace(t *testing.T) {
+func TestEveryInternalPackageIsInTheTable(t *testing.T) {
 	for _, p := range listPackages(t) {
-		if top, room := split(p.name()); top == "internal" && contracts[room] == nil {
+		if top, room := split(p.name()); top == "internal" && internalImports[room] == nil {
 			t.Errorf("%s has no place in the table in imports_test.go", p.name())
 		}
 	}
@@ -209,7 +209,7 @@ func TestTheTableAllows(t *testing.T) {
 // smallstep's parts, which ca/ alone knows.
 var smallstep = []string{"github.com/smallstep", "go.step.sm"}
 
-func TestOnlyTheCAKnowsItsLibraries(t *testing.T) {
+func TestOnlyTheCAImportsItsLibraries(t *testing.T) {
 	for _, p := range listPackages(t) {
 		if top, _ := split(p.name()); top == "ca" {
 			continue
@@ -252,13 +252,13 @@ func TestTheAgentStaysSmall(t *testing.T) {
 	}
 }
 
-func TestNoProgramButTheDemoLinksADouble(t *testing.T) {
+func TestNoProgramButTheDemoLinksATestDouble(t *testing.T) {
 	for _, p := range listPackages(t) {
 		if top, _ := split(p.name()); top != "cmd" || p.name() == "cmd/threshold-demo" {
 			continue
 		}
 		for _, dep := range p.Deps {
-			if local(dep) != "" && isDouble(path.Base(dep)) {
+			if local(dep) != "" && isTestDouble(path.Base(dep)) {
 				t.Errorf("%s links %s", p.name(), dep)
 			}
 		}

@@ -12,16 +12,16 @@ import (
 	"testing"
 )
 
-// tops are the folders at the top; one more needs a decision record.
-var tops = []string{"cmd", "auth", "ca", "raftstore", "proxy", "node", "tsh", "web", "internal", "integration", "docs", "deploy"}
+// topFolders are the folders at the top; one more needs a decision record.
+var topFolders = []string{"cmd", "auth", "ca", "raftstore", "proxy", "node", "tsh", "web", "internal", "integration", "docs", "deploy"}
 
-// hollow are names that say nothing about the question a package answers.
-var hollow = []string{
+// meaninglessNames are names that say nothing about the question a package answers.
+var meaninglessNames = []string{
 	"lib", "pkg", "common", "util", "utils", "helper", "helpers", "type", "types", "model", "models", "service", "services",
 	"manager", "managers", "base", "misc", "mock", "mocks",
 }
 
-func TestFoldersHaveTheirPlaceAndSaySomething(t *testing.T) {
+func TestFolderNames(t *testing.T) {
 	for _, name := range listFiles(t) {
 		parts := strings.Split(path.Dir(name), "/")
 		if parts[0] == "." {
@@ -30,11 +30,11 @@ func TestFoldersHaveTheirPlaceAndSaySomething(t *testing.T) {
 			}
 			continue
 		}
-		if !slices.Contains(tops, parts[0]) && !strings.HasPrefix(parts[0], ".") {
+		if !slices.Contains(topFolders, parts[0]) && !strings.HasPrefix(parts[0], ".") {
 			t.Errorf("%s: top-level folder %s needs a decision record and a place in source_test.go", name, parts[0])
 		}
 		for i, part := range parts {
-			if slices.Contains(hollow, part) {
+			if slices.Contains(meaninglessNames, part) {
 				t.Errorf("%s: folder %q says nothing", name, part)
 			}
 			if part == "internal" && i > 0 {
@@ -44,7 +44,7 @@ func TestFoldersHaveTheirPlaceAndSaySomething(t *testing.T) {
 	}
 }
 
-func TestEveryPackageSaysWhichQuestionItAnswers(t *testing.T) {
+func TestEveryPackageHasADocComment(t *testing.T) {
 	for _, p := range listPackages(t) {
 		if p.Doc == "" && len(p.GoFiles) > 0 {
 			t.Errorf("%s has no package comment", p.name())
@@ -66,7 +66,7 @@ func TestCallsThatAreRefused(t *testing.T) {
 				t.Errorf("%s:%d: a test sleeps: use synctest, a channel or a deadline", name, call.line)
 			case test && slices.Contains([]string{"t", "b", "f", "tb"}, call.on) && slices.Contains(skips, call.name):
 				t.Errorf("%s:%d: a test is skipped", name, call.line)
-			case !test && !strings.HasPrefix(name, "cmd/") && endsProcess(call):
+			case !test && !strings.HasPrefix(name, "cmd/") && exitsProcess(call):
 				t.Errorf("%s:%d: %s.%s outside cmd: return an error", name, call.line, call.on, call.name)
 			}
 		}
@@ -74,7 +74,7 @@ func TestCallsThatAreRefused(t *testing.T) {
 }
 
 // What a package keeps at its top level is fixed when the process starts, and importing a package does nothing.
-func TestNoPackageHasStateOfItsOwn(t *testing.T) {
+func TestNoPackageHasMutableState(t *testing.T) {
 	fixed, set := map[string]bool{}, map[string]string{} // by folder and name; where it is set
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "integration/") {
@@ -168,7 +168,7 @@ func assignedIn(f *ast.FuncDecl) map[string]token.Pos {
 	return out
 }
 
-func endsProcess(c call) bool {
+func exitsProcess(c call) bool {
 	return c.on == "os" && c.name == "Exit" || c.on == "syscall" && c.name == "Exit" || c.on == "log" && strings.HasPrefix(c.name, "Fatal")
 }
 

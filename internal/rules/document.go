@@ -28,9 +28,9 @@ import (
 // Version is the format of heads, and of documents that say nothing newer programs added.
 const Version = 1
 
-// limitsVersion is that of roles which bound sessions. A program that does not know those options would let sessions go on that they
+// sessionLimitsVersion is that of roles which bound sessions. A program that does not know those options would let sessions go on that they
 // end, so it must refuse the document; roles without them stay readable to it (docs/decisions/0009).
-const limitsVersion = 2
+const sessionLimitsVersion = 2
 
 // MaxSetBytes bounds a Set on the wire and on disk.
 const MaxSetBytes = 4 << 20
@@ -154,11 +154,11 @@ func SignDocument(key crypto.Signer, d Document) (Signed, error) {
 	d.V = Version
 	if d.Kind == RolesKind {
 		var body Roles
-		if err := decodeStrictly(d.Body, &body); err != nil {
+		if err := decodeStrict(d.Body, &body); err != nil {
 			return Signed{}, fmt.Errorf("encode %s: %w", d.Kind, err)
 		}
 		if slices.ContainsFunc(body.Roles, func(r access.Role) bool { return r.Options.LimitsSessions() }) {
-			d.V = limitsVersion
+			d.V = sessionLimitsVersion
 		}
 	}
 	return sign(key, d.Kind, d)
@@ -176,8 +176,8 @@ func RefTo(s Signed, r Revision) Ref {
 	return Ref{Revision: r, Digest: sum[:]}
 }
 
-// message separates kinds, so that a signature over one can never pass for another.
-func message(kind Kind, payload []byte) []byte {
+// signedMessage separates kinds, so that a signature over one can never pass for another.
+func signedMessage(kind Kind, payload []byte) []byte {
 	return append([]byte("threshold rules v1 "+string(kind)+"\x00"), payload...)
 }
 
@@ -186,7 +186,7 @@ func sign(key crypto.Signer, kind Kind, v any) (Signed, error) {
 	if err != nil {
 		return Signed{}, fmt.Errorf("encode %s: %w", kind, err)
 	}
-	msg, opts := message(kind, payload), crypto.SignerOpts(crypto.Hash(0))
+	msg, opts := signedMessage(kind, payload), crypto.SignerOpts(crypto.Hash(0))
 	if _, ok := key.Public().(*ecdsa.PublicKey); ok {
 		sum := sha256.Sum256(msg)
 		msg, opts = sum[:], crypto.SHA256
@@ -200,7 +200,7 @@ func sign(key crypto.Signer, kind Kind, v any) (Signed, error) {
 
 // verify returns the payload if one of keys signed it as kind.
 func (s Signed) verify(kind Kind, keys []crypto.PublicKey) ([]byte, error) {
-	msg := message(kind, s.Payload)
+	msg := signedMessage(kind, s.Payload)
 	sum := sha256.Sum256(msg)
 	for _, k := range keys {
 		switch k := k.(type) {
@@ -219,8 +219,8 @@ func (s Signed) verify(kind Kind, keys []crypto.PublicKey) ([]byte, error) {
 
 func (s Signed) equal(o Signed) bool { return bytes.Equal(s.Payload, o.Payload) }
 
-// Parsed is Authorities in the form that verifiers use.
-type Parsed struct {
+// ParsedAuthorities is Authorities in the form that verifiers use.
+type ParsedAuthorities struct {
 	Root         *x509.Certificate
 	UserSSH      []ssh.PublicKey
 	HostSSH      []ssh.PublicKey
@@ -230,7 +230,7 @@ type Parsed struct {
 	rules        []crypto.PublicKey
 }
 
-func (a Authorities) parse() (p Parsed, err error) {
+func (a Authorities) parse() (p ParsedAuthorities, err error) {
 	if p.Root, err = x509.ParseCertificate(a.Root); err != nil {
 		return p, fmt.Errorf("authorities: root: %w", err)
 	}
@@ -240,10 +240,10 @@ func (a Authorities) parse() (p Parsed, err error) {
 	if p.HostSSH, err = parseSSH(a.HostSSH); err != nil {
 		return p, fmt.Errorf("authorities: host_ssh: %w", err)
 	}
-	if p.UserRoots, _, err = pool(a.UserX509, nil); err != nil {
+	if p.UserRoots, _, err = parseCertificates(a.UserX509, nil); err != nil {
 		return p, fmt.Errorf("authorities: user_x509: %w", err)
 	}
-	if p.ServiceRoots, p.Service, err = pool(a.ServiceX509, p.Root); err != nil {
+	if p.ServiceRoots, p.Service, err = parseCertificates(a.ServiceX509, p.Root); err != nil {
 		return p, fmt.Errorf("authorities: service_x509: %w", err)
 	}
 	for _, k := range a.Rules {
@@ -273,8 +273,8 @@ func parseSSH(list [][]byte) ([]ssh.PublicKey, error) {
 	return out, nil
 }
 
-// pool parses authorities; where parent is given, each must be signed by it.
-func pool(list [][]byte, parent *x509.Certificate) (*x509.CertPool, []*x509.Certificate, error) {
+// parseCertificates parses authorities; where parent is given, each must be signed by it.
+func parseCertificates(list [][]byte, parent *x509.Certificate) (*x509.CertPool, []*x509.Certificate, error) {
 	p := x509.NewCertPool()
 	var certs []*x509.Certificate
 	for _, der := range list {
@@ -299,7 +299,7 @@ func pool(list [][]byte, parent *x509.Certificate) (*x509.CertPool, []*x509.Cert
 }
 
 // checkPin refuses a root whose key is not the pinned one.
-func (p Parsed) checkPin(pin identity.Pin) error {
+func (p ParsedAuthorities) checkPin(pin identity.Pin) error {
 	_, err := identity.RootByPin([]*x509.Certificate{p.Root}, pin)
 	return err
 }

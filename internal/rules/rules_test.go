@@ -143,8 +143,8 @@ func (c *cluster) set(signer crypto.Signer, at time.Time, chain []rules.Signed, 
 	})}
 }
 
-// born is the first set of a cluster.
-func (c *cluster) born() rules.Set {
+// firstSet is the first set of a cluster.
+func (c *cluster) firstSet() rules.Set {
 	key := c.signers[0]
 	return c.set(key, noon, []rules.Signed{c.link(c.rootKey, rev(1), 0)}, rev(1), c.roles(key, rev(2), "ops"), rev(2))
 }
@@ -173,29 +173,29 @@ func wantRefusal(t *testing.T, name string, err error, want string) {
 
 func TestOpenTrustsAWholeSetFromThePinAlone(t *testing.T) {
 	c := newCluster(t, clusterName)
-	trust := mustOpen(t, c, c.born())
+	trust := mustOpen(t, c, c.firstSet())
 	if _, ok := trust.Policy["ops"]; !ok || trust.Cluster != clusterName || len(trust.Authorities.HostSSH) != 1 || trust.Pin != c.pin() {
 		t.Errorf("got %+v, want cluster, roles and authorities", trust)
 	}
-	name, parsed, err := rules.OpenAuthorities(c.pin(), c.born().Chain)
+	name, parsed, err := rules.OpenAuthorities(c.pin(), c.firstSet().Chain)
 	if err != nil || name != clusterName || len(parsed.UserSSH) != 1 {
 		t.Errorf("got %q, %+v (%v), want the authorities alone", name, parsed, err)
 	}
 }
 
-func TestTheChainIsWalkedOverRotations(t *testing.T) {
+func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.rotated())
 	if len(trust.Policy) != 2 || len(trust.Set().Chain) != 3 {
 		t.Errorf("got %d roles under a chain of %d, want 2 under 3", len(trust.Policy), len(trust.Set().Chain))
 	}
-	advanced, err := mustOpen(t, c, c.born()).Advance(c.rotated())
+	advanced, err := mustOpen(t, c, c.firstSet()).Advance(c.rotated())
 	if err != nil || len(advanced.Set().Chain) != 3 || len(advanced.Policy) != 2 {
 		t.Errorf("got %v, want the same by advancing", err)
 	}
 	tail := c.rotated()
 	tail.Chain = tail.Chain[1:] // a chain that begins after what is known
-	if advanced, err = mustOpen(t, c, c.born()).Advance(tail); err != nil || len(advanced.Set().Chain) != 3 {
+	if advanced, err = mustOpen(t, c, c.firstSet()).Advance(tail); err != nil || len(advanced.Set().Chain) != 3 {
 		t.Errorf("got %v, want the chain to link up", err)
 	}
 }
@@ -213,7 +213,7 @@ func TestOpenRefuses(t *testing.T) {
 		change func(*rules.Set)
 		want   string
 	}{
-		{"another cluster's set", func(s *rules.Set) { *s = other.born() }, "pin"},
+		{"another cluster's set", func(s *rules.Set) { *s = other.firstSet() }, "pin"},
 		{"no chain", func(s *rules.Set) { s.Chain = nil }, "no authorities"},
 		{"a first link that the root did not sign", func(s *rules.Set) { s.Chain[0] = c.link(c.signers[0], rev(1), 0) }, "not signed"},
 		{"a chain without its first link", func(s *rules.Set) { *s = c.rotated(); s.Chain = s.Chain[1:] }, "not signed"},
@@ -236,7 +236,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"a tampered head", func(s *rules.Set) { s.Head.Payload = replace(s.Head.Payload, "2026", "2027") }, "not signed"},
 		{"a tampered signature", func(s *rules.Set) { s.Head.Sig[0] ^= 1 }, "not signed"},
 		{"tampered roles", func(s *rules.Set) { s.Roles.Payload = replace(s.Roles.Payload, "ops", "adm") }, "not signed"},
-		{"a head signed by a stranger", func(s *rules.Set) { s.Head = c.born().Head; s.Head.Sig = s.Roles.Sig }, "not signed"},
+		{"a head signed by a stranger", func(s *rules.Set) { s.Head = c.firstSet().Head; s.Head.Sig = s.Roles.Sig }, "not signed"},
 		{"a head by a key that has gone", func(s *rules.Set) {
 			r := c.rotated()
 			*s = c.set(c.signers[0], noon, r.Chain, rev(9), r.Roles, rev(10))
@@ -260,7 +260,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"a head over another revision number", func(s *rules.Set) {
 			*s = c.set(c.signers[0], noon, s.Chain, rev(7), s.Roles, rev(2))
 		}, "not the one the head names"},
-		{"a head of another cluster by the same keys", func(s *rules.Set) { s.Head = same.born().Head }, "of cluster"},
+		{"a head of another cluster by the same keys", func(s *rules.Set) { s.Head = same.firstSet().Head }, "of cluster"},
 		{"roles of another cluster by the same keys", func(s *rules.Set) {
 			*s = c.set(c.signers[0], noon, s.Chain, rev(1), same.roles(c.signers[0], rev(2), "ops"), rev(2))
 		}, "of cluster"},
@@ -268,7 +268,7 @@ func TestOpenRefuses(t *testing.T) {
 			*s = c.set(c.signers[0], noon, s.Chain, rev(1), c.roles(c.signers[0], rev(2), "ops", "ops"), rev(2))
 		}, "twice"},
 	} {
-		s := c.born()
+		s := c.firstSet()
 		tt.change(&s)
 		trust, err := rules.Open(c.pin(), s)
 		wantRefusal(t, tt.name, err, tt.want)
@@ -290,8 +290,8 @@ func replace(b []byte, old, repl string) []byte {
 	return []byte(strings.Replace(string(b), old, repl, 1))
 }
 
-// rolesOf is a set whose roles document has the body, with its version changed from what this program would write.
-func (c *cluster) rolesOf(body, from, to string) rules.Set {
+// setWithRoles is a set whose roles document has the body, with its version changed from what this program would write.
+func (c *cluster) setWithRoles(body, from, to string) rules.Set {
 	c.t.Helper()
 	key := c.signers[0]
 	roles := c.document(key, rules.RolesKind, rev(2), json.RawMessage(body))
@@ -304,7 +304,7 @@ func (c *cluster) rolesOf(body, from, to string) rules.Set {
 }
 
 // A program that does not know an option of a role must not go on without it.
-func TestRolesAreOfTheVersionThatHeedsThem(t *testing.T) {
+func TestRolesHaveTheLowestVersionThatEnforcesThem(t *testing.T) {
 	c := newCluster(t, clusterName)
 	for _, tt := range []struct{ name, options, want string }{
 		{"without options", `{}`, `"v":1`},
@@ -314,7 +314,7 @@ func TestRolesAreOfTheVersionThatHeedsThem(t *testing.T) {
 		{"a number of sessions", `{"max_sessions":3}`, `"v":2`},
 		{"the end of the certificate", `{"end_with_certificate":true}`, `"v":2`},
 	} {
-		set := c.rolesOf(`{"roles":[{"name":"free"},{"name":"ops","options":`+tt.options+`}]}`, tt.want, tt.want)
+		set := c.setWithRoles(`{"roles":[{"name":"free"},{"name":"ops","options":`+tt.options+`}]}`, tt.want, tt.want)
 		trust := mustOpen(t, c, set)
 		if got := trust.Policy["ops"].Options.LimitsSessions(); got != (tt.want == `"v":2`) {
 			t.Errorf("%s: got limits %v", tt.name, got)
@@ -322,9 +322,9 @@ func TestRolesAreOfTheVersionThatHeedsThem(t *testing.T) {
 	}
 }
 
-func TestRolesThatThisProgramCannotHeedAreRefused(t *testing.T) {
+func TestRolesWithUnknownOptionsAreRefused(t *testing.T) {
 	c := newCluster(t, clusterName)
-	trust := mustOpen(t, c, c.born())
+	trust := mustOpen(t, c, c.firstSet())
 	for _, tt := range []struct{ name, body, from, to, want string }{
 		{"of a version to come", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":3`, "version 3"},
 		{"of no version", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":0`, "version 0"},
@@ -332,7 +332,7 @@ func TestRolesThatThisProgramCannotHeedAreRefused(t *testing.T) {
 		{"with a word to come in a grant", `{"roles":[{"name":"ops","allow":[{"logins":["a"]}]}]}`, `"logins":["a"]`, `"logins":["a"],"from":["10.0.0.0/8"]`, "from"},
 		{"with a word to come beside the roles", `{"roles":[{"name":"ops"}]}`, `"roles":[`, `"only":"dev","roles":[`, "only"},
 	} {
-		set := c.rolesOf(tt.body, tt.from, tt.to)
+		set := c.setWithRoles(tt.body, tt.from, tt.to)
 		_, err := rules.Open(c.pin(), set)
 		wantRefusal(t, tt.name, err, tt.want)
 		_, err = trust.Advance(set)
@@ -355,7 +355,7 @@ func TestAuthoritiesMustBeWhole(t *testing.T) {
 	} {
 		c := newCluster(t, clusterName)
 		spoil(&c.body)
-		if _, err := rules.Open(c.pin(), c.born()); err == nil {
+		if _, err := rules.Open(c.pin(), c.firstSet()); err == nil {
 			t.Errorf("%s: got no error, want one", name)
 		}
 	}
@@ -368,7 +368,7 @@ func TestAuthoritiesMustBeWhole(t *testing.T) {
 func TestAdvanceNeverGoesBack(t *testing.T) {
 	c := newCluster(t, clusterName)
 	key := c.signers[0]
-	born := c.born()
+	born := c.firstSet()
 	newer := c.set(key, noon.Add(time.Minute), born.Chain, rev(1), c.roles(key, rev(6), "ops"), rev(6))
 	trust, err := mustOpen(t, c, born).Advance(newer)
 	if err != nil {
@@ -401,7 +401,7 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 
 func TestAdvanceLeavesTheOldTrustAsItWas(t *testing.T) {
 	c := newCluster(t, clusterName)
-	trust := mustOpen(t, c, c.born())
+	trust := mustOpen(t, c, c.firstSet())
 	bad := c.rotated()
 	bad.Head.Sig[0] ^= 1
 	if n, err := trust.Advance(bad); err == nil || n != nil {
@@ -415,7 +415,7 @@ func TestAdvanceLeavesTheOldTrustAsItWas(t *testing.T) {
 	}
 }
 
-func TestAnEpochBeatsAnyIndex(t *testing.T) {
+func TestAHigherEpochBeatsAnyIndex(t *testing.T) {
 	for _, tt := range []struct {
 		a, b rules.Revision
 		want bool
@@ -430,9 +430,9 @@ func TestAnEpochBeatsAnyIndex(t *testing.T) {
 	}
 }
 
-func TestUsableMindsTheClock(t *testing.T) {
+func TestUsableChecksTheClock(t *testing.T) {
 	c := newCluster(t, clusterName)
-	trust := mustOpen(t, c, c.born())
+	trust := mustOpen(t, c, c.firstSet())
 	for _, tt := range []struct {
 		name string
 		now  time.Time
@@ -456,7 +456,7 @@ func TestUsableMindsTheClock(t *testing.T) {
 	}
 }
 
-func TestASetSurvivesItsWireForm(t *testing.T) {
+func TestASetRoundTrips(t *testing.T) {
 	c := newCluster(t, clusterName)
 	b, err := mustOpen(t, c, c.rotated()).Set().Encode()
 	if err != nil {
@@ -477,14 +477,14 @@ func TestASetSurvivesItsWireForm(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	c := newCluster(f, clusterName)
-	for _, s := range []rules.Set{c.born(), c.rotated(), {}} {
+	for _, s := range []rules.Set{c.firstSet(), c.rotated(), {}} {
 		b, err := s.Encode()
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b)
 	}
-	good := mustOpen(f, c, c.born())
+	good := mustOpen(f, c, c.firstSet())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := rules.Decode(b)
 		if err != nil {

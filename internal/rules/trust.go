@@ -20,7 +20,7 @@ const MaxAge = 24 * time.Hour
 type Trust struct {
 	Cluster     string
 	Pin         identity.Pin
-	Authorities Parsed
+	Authorities ParsedAuthorities
 	Policy      access.Policy
 	Head        Head
 	set         Set
@@ -29,26 +29,26 @@ type Trust struct {
 
 // Open verifies a whole set from nothing but the pin: it walks the chain from the root-signed first authorities to the newest.
 func Open(pin identity.Pin, s Set) (*Trust, error) {
-	t, err := walk(pin, s.Chain)
+	t, err := verifyChain(pin, s.Chain)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.finish(s); err != nil {
+	if err := t.verifyHeadAndRoles(s); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
 // OpenAuthorities verifies a chain of authorities alone, for one who gets no roles: it returns the cluster's name and what to trust.
-func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, p Parsed, err error) {
-	t, err := walk(pin, chain)
+func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, p ParsedAuthorities, err error) {
+	t, err := verifyChain(pin, chain)
 	if err != nil {
-		return "", Parsed{}, err
+		return "", ParsedAuthorities{}, err
 	}
 	return t.Cluster, t.Authorities, nil
 }
 
-func walk(pin identity.Pin, chain []Signed) (*Trust, error) {
+func verifyChain(pin identity.Pin, chain []Signed) (*Trust, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("rules: the set has no authorities")
 	}
@@ -57,7 +57,7 @@ func walk(pin identity.Pin, chain []Signed) (*Trust, error) {
 		return nil, err
 	}
 	for _, link := range chain[1:] {
-		if err := t.extend(link); err != nil {
+		if err := t.addAuthorities(link); err != nil {
 			return nil, err
 		}
 	}
@@ -70,14 +70,14 @@ func (t *Trust) Advance(s Set) (*Trust, error) {
 	n := *t
 	n.set.Chain = append([]Signed(nil), t.set.Chain...)
 	for _, link := range s.Chain {
-		if n.knows(link) {
+		if n.hasLink(link) {
 			continue
 		}
-		if err := n.extend(link); err != nil {
+		if err := n.addAuthorities(link); err != nil {
 			return nil, err
 		}
 	}
-	if err := n.finish(s); err != nil {
+	if err := n.verifyHeadAndRoles(s); err != nil {
 		return nil, err
 	}
 	if n.Head.Epoch < t.Head.Epoch || n.Head.Time.Before(t.Head.Time) {
@@ -91,8 +91,8 @@ func (t *Trust) Advance(s Set) (*Trust, error) {
 	return &n, nil
 }
 
-// Renew verifies a newer head over the documents that are trusted already. It refuses one that names others, as Advance would.
-func (t *Trust) Renew(head Signed) (*Trust, error) {
+// AdvanceHead verifies a newer head over the documents that are trusted already. It refuses one that names others, as Advance would.
+func (t *Trust) AdvanceHead(head Signed) (*Trust, error) {
 	return t.Advance(Set{Roles: t.set.Roles, Head: head})
 }
 
@@ -129,8 +129,8 @@ func firstLink(pin identity.Pin, link Signed) (*Trust, error) {
 	return &Trust{Cluster: doc.Cluster, Pin: pin, Authorities: auth, set: Set{Chain: []Signed{link}}, current: doc}, nil
 }
 
-// extend adds the next authorities document, which a rules key of the present one must have signed.
-func (t *Trust) extend(link Signed) error {
+// addAuthorities adds the next authorities document, which a rules key of the present one must have signed.
+func (t *Trust) addAuthorities(link Signed) error {
 	if _, err := link.verify(AuthoritiesKind, t.Authorities.rules); err != nil {
 		return err
 	}
@@ -149,8 +149,8 @@ func (t *Trust) extend(link Signed) error {
 	return nil
 }
 
-// finish verifies head and roles under the newest authorities.
-func (t *Trust) finish(s Set) error {
+// verifyHeadAndRoles verifies head and roles under the newest authorities.
+func (t *Trust) verifyHeadAndRoles(s Set) error {
 	payload, err := s.Head.verify(headKind, t.Authorities.rules)
 	if err != nil {
 		return err
@@ -165,21 +165,21 @@ func (t *Trust) finish(s Set) error {
 	if head.Cluster != t.Cluster {
 		return fmt.Errorf("rules: head is of cluster %q, not %q", head.Cluster, t.Cluster)
 	}
-	if err := head.names(AuthoritiesKind, t.set.Chain[len(t.set.Chain)-1], t.current.Revision); err != nil {
+	if err := head.checkRef(AuthoritiesKind, t.set.Chain[len(t.set.Chain)-1], t.current.Revision); err != nil {
 		return err
 	}
 	policy, rev, err := readRoles(s.Roles, t.Cluster, t.Authorities.rules)
 	if err != nil {
 		return err
 	}
-	if err := head.names(RolesKind, s.Roles, rev); err != nil {
+	if err := head.checkRef(RolesKind, s.Roles, rev); err != nil {
 		return err
 	}
 	t.Head, t.Policy, t.set.Roles, t.set.Head = head, policy, s.Roles, s.Head
 	return nil
 }
 
-func (t *Trust) knows(link Signed) bool {
+func (t *Trust) hasLink(link Signed) bool {
 	for _, have := range t.set.Chain {
 		if have.equal(link) {
 			return true
@@ -188,8 +188,8 @@ func (t *Trust) knows(link Signed) bool {
 	return false
 }
 
-// names refuses a document that is not the one the head speaks of: documents of different heads never mix.
-func (h Head) names(kind Kind, s Signed, r Revision) error {
+// checkRef refuses a document that is not the one the head speaks of: documents of different heads never mix.
+func (h Head) checkRef(kind Kind, s Signed, r Revision) error {
 	ref, ok := h.Docs[kind]
 	sum := sha256.Sum256(s.Payload)
 	if !ok || ref.Revision != r || subtle.ConstantTimeCompare(ref.Digest, sum[:]) != 1 {
@@ -198,11 +198,11 @@ func (h Head) names(kind Kind, s Signed, r Revision) error {
 	return nil
 }
 
-func readAuthorities(payload []byte) (Document, Parsed, error) {
+func readAuthorities(payload []byte) (Document, ParsedAuthorities, error) {
 	var a Authorities
 	doc, err := readDocument(payload, AuthoritiesKind, &a)
 	if err != nil {
-		return doc, Parsed{}, err
+		return doc, ParsedAuthorities{}, err
 	}
 	p, err := a.parse()
 	return doc, p, err
@@ -238,7 +238,7 @@ func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 	}
 	newest, decode := Version, json.Unmarshal
 	if kind == RolesKind {
-		newest, decode = limitsVersion, decodeStrictly
+		newest, decode = sessionLimitsVersion, decodeStrict
 	}
 	if d.Kind != kind || d.V < Version || d.V > newest {
 		return d, fmt.Errorf("rules: got a %s document of version %d where %s of version %d to %d belongs: update this program", d.Kind, d.V, kind, Version, newest)
@@ -252,8 +252,8 @@ func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 	return d, nil
 }
 
-// decodeStrictly refuses what it does not know: a word in a role that this program would ignore may be the one that restricts.
-func decodeStrictly(b []byte, into any) error {
+// decodeStrict refuses what it does not know: a word in a role that this program would ignore may be the one that restricts.
+func decodeStrict(b []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	return dec.Decode(into)

@@ -22,17 +22,17 @@ import (
 const (
 	nonceBytes = 32
 	maxVersion = 64
-	// maxClockOff is how far a node's clock may be from the proxy's. Certificates and rules would fail by it in less clear ways.
-	maxClockOff = 5 * time.Minute
+	// maxClockError is how far a node's clock may be from the proxy's. Certificates and rules would fail by it in less clear ways.
+	maxClockError = 5 * time.Minute
 	// pushTimeout bounds a push of rules whose context has no deadline.
 	pushTimeout = 30 * time.Second
 )
 
-// ErrLeft says that a node hung up instead of greeting, as one does that finds a tunnel of its own to this proxy standing already.
-var ErrLeft = errors.New("the node left without a greeting")
+// ErrNoGreeting says that a node hung up instead of greeting, as one does that finds a tunnel of its own to this proxy standing already.
+var ErrNoGreeting = errors.New("the node left without a greeting")
 
-// verdict ends the greeting: the proxy's yes, or why not.
-type verdict struct {
+// greetingResult ends the greeting: the proxy's yes, or why not.
+type greetingResult struct {
 	Fault *fault.Error `json:"fault,omitempty"`
 }
 
@@ -42,9 +42,9 @@ type Attached struct {
 	hello   Hello
 	reader  sync.WaitGroup
 
-	mu      sync.Mutex // serialises frames on control
-	control *stream
-	docs    [sha256.Size]byte // of the news sent last; guarded by mu
+	mu       sync.Mutex // serialises frames on control
+	control  *stream
+	sentDocs [sha256.Size]byte // of the news sent last; guarded by mu
 }
 
 // Accept greets the node at the other end of conn, whose certificate the caller has verified. It takes conn over: it closes it when it
@@ -53,7 +53,7 @@ func Accept(ctx context.Context, conn net.Conn, node identity.Peer, proxy string
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	session, err := yamux.Server(guard(conn), muxConfig())
+	session, err := yamux.Server(newGuardedConn(conn), muxConfig())
 	if err != nil {
 		stop()
 		conn.Close()
@@ -68,14 +68,14 @@ func Accept(ctx context.Context, conn net.Conn, node identity.Peer, proxy string
 		session.Close()
 		return nil, fmt.Errorf("tunnel: greet %s: %w", node, err)
 	}
-	a.reader.Go(a.watch)
+	a.reader.Go(a.readControl)
 	return a, nil
 }
 
 func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, now func() time.Time) error {
 	raw, err := a.session.AcceptStreamWithContext(ctx)
 	if errors.Is(err, io.EOF) {
-		return ErrLeft
+		return ErrNoGreeting
 	}
 	if err != nil {
 		return err
@@ -93,16 +93,16 @@ func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, 
 		return err
 	}
 	refusal := a.hello.check(node, welcome, now())
-	err = writeMessage(a.control, frameVerdict, verdict{Fault: refusal})
+	err = writeMessage(a.control, frameResult, greetingResult{Fault: refusal})
 	if refusal != nil { // whether or not it arrived
-		a.linger(ctx)
+		a.waitForClose(ctx)
 		return refusal
 	}
 	return err
 }
 
-// linger waits until the node has read why it was refused and hangs up, or ctx ends.
-func (a *Attached) linger(ctx context.Context) {
+// waitForClose waits until the node has read why it was refused and hangs up, or ctx ends.
+func (a *Attached) waitForClose(ctx context.Context) {
 	select {
 	case <-a.session.CloseChan():
 	case <-ctx.Done():
@@ -120,15 +120,15 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 		return &fault.Error{Kind: fault.Denied, Op: op, Msg: "the attachment is not this node's word for this proxy and tunnel",
 			Remedy: "restart the node; if it stays so, remove its data and join it again", Err: err}
 	}
-	if off := at.Time.Sub(now); off.Abs() > maxClockOff {
+	if off := at.Time.Sub(now); off.Abs() > maxClockError {
 		return fault.New(fault.Invalid, op, fmt.Sprintf("the node's clock is off by %s (it says %s, the proxy says %s)", off.Round(time.Second),
 			at.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)), "set the node's clock; an NTP service keeps it right")
 	}
 	return nil
 }
 
-// watch ends the tunnel when the node ends the control stream. The node has nothing to say on it in this version: frames are skipped.
-func (a *Attached) watch() {
+// readControl ends the tunnel when the node ends the control stream. The node has nothing to say on it in this version: frames are skipped.
+func (a *Attached) readControl() {
 	for {
 		if _, _, err := readFrame(a.control, MaxHeaderBytes); err != nil {
 			a.session.Close()
@@ -165,7 +165,7 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 
 // PushRules sends news to the node: the whole set, or its head alone where the node has had the same documents by this tunnel, in which
 // nothing is lost or overtakes. When it fails the tunnel is over, for half a frame may have left.
-func (a *Attached) PushRules(ctx context.Context, n News) error {
+func (a *Attached) PushRules(ctx context.Context, n RulesPush) error {
 	deadline, has := ctx.Deadline()
 	if !has {
 		deadline = time.Now().Add(pushTimeout)
@@ -176,7 +176,7 @@ func (a *Attached) PushRules(ctx context.Context, n News) error {
 		return fmt.Errorf("tunnel: push rules: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { a.session.Close() })
-	kind, body := n.frame(a.hello.Heads, a.docs)
+	kind, body := n.nextFrame(a.hello.AcceptsHeads, a.sentDocs)
 	err := writeFrame(a.control, kind, body)
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -185,12 +185,12 @@ func (a *Attached) PushRules(ctx context.Context, n News) error {
 		a.session.Close()
 		return fmt.Errorf("tunnel: push rules: %w", err)
 	}
-	a.docs = n.Docs
+	a.sentDocs = n.DocsDigest
 	return nil
 }
 
-// Evidence is the node's signed word that it is attached here.
-func (a *Attached) Evidence() SignedAttachment { return a.hello.Attachment }
+// Attachment is the node's signed word that it is attached here.
+func (a *Attached) Attachment() SignedAttachment { return a.hello.Attachment }
 
 // Version is the agent's release, as the node says.
 func (a *Attached) Version() string { return a.hello.Version }

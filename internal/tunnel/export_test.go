@@ -12,7 +12,7 @@ import (
 )
 
 // AnswerForTest does a node's part of the greeting on a bare control stream.
-func AnswerForTest(c io.ReadWriter, key crypto.Signer, id identity.NodeID) error {
+func AnswerForTest(c io.ReadWriter, key crypto.Signer, id identity.MachineID) error {
 	var w Welcome
 	if err := readMessage(c, frameWelcome, &w); err != nil {
 		return err
@@ -24,7 +24,7 @@ func AnswerForTest(c io.ReadWriter, key crypto.Signer, id identity.NodeID) error
 	if err := writeMessage(c, frameHello, Hello{V: Version, Attachment: signed}); err != nil {
 		return err
 	}
-	return readMessage(c, frameVerdict, new(verdict))
+	return readMessage(c, frameResult, new(greetingResult))
 }
 
 // Bubble is synctest.Test for code with yamux in it. yamux keeps timers in a sync.Pool of its process, and a timer may not cross the

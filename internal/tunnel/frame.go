@@ -16,27 +16,27 @@ type frameKind byte
 const (
 	frameWelcome frameKind = 1 // Welcome, proxy to node
 	frameHello   frameKind = 2 // Hello, node to proxy
-	frameVerdict frameKind = 3 // verdict, proxy to node
+	frameResult  frameKind = 3 // verdict, proxy to node
 	frameRules   frameKind = 4 // a rules.Set, opaque here, proxy to node
 	frameHeader  frameKind = 5 // Header, first on each session stream
 	frameHead    frameKind = 6 // the signed head of a rules.Set alone, opaque here, proxy to node; only where Hello.Heads says so
 )
 
 // A frame is one byte of kind, four of length (big endian), and a body of that length.
-const frameStart = 5
+const frameHeaderBytes = 5
 
-// pieceBytes is how much of a frame is written at once: the multiplexer keeps, for as long as the tunnel stands, a buffer of the largest
+// writeChunkBytes is how much of a frame is written at once: the multiplexer keeps, for as long as the tunnel stands, a buffer of the largest
 // write there was.
-const pieceBytes = 2 << 10
+const writeChunkBytes = 2 << 10
 
 func writeFrame(w io.Writer, kind frameKind, body []byte) error {
 	if len(body) > MaxFrameBytes {
 		return fmt.Errorf("tunnel: frame of %d bytes is larger than %d", len(body), MaxFrameBytes)
 	}
-	b := make([]byte, frameStart, frameStart+len(body))
+	b := make([]byte, frameHeaderBytes, frameHeaderBytes+len(body))
 	b[0] = byte(kind)
 	binary.BigEndian.PutUint32(b[1:], uint32(len(body)))
-	for piece := range slices.Chunk(append(b, body...), pieceBytes) {
+	for piece := range slices.Chunk(append(b, body...), writeChunkBytes) {
 		if _, err := w.Write(piece); err != nil {
 			return err
 		}
@@ -46,7 +46,7 @@ func writeFrame(w io.Writer, kind frameKind, body []byte) error {
 
 // readFrame reads one frame whose body is at most limit bytes; a larger one is refused before anything is allocated for it.
 func readFrame(r io.Reader, limit int) (frameKind, []byte, error) {
-	var head [frameStart]byte
+	var head [frameHeaderBytes]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, nil, fmt.Errorf("tunnel: read frame: %w", err)
 	}
@@ -100,7 +100,7 @@ func readHeader(r io.Reader) (Header, error) {
 }
 
 var (
-	byRE = regexp.MustCompile(`^[a-z]{1,16}$`)
+	protocolRE = regexp.MustCompile(`^[a-z]{1,16}$`)
 	// zoneRE is the name of a network interface. A zone can be any text, and addresses get into environments, records and terminals.
 	zoneRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
 )
@@ -119,8 +119,8 @@ func (h Header) check() error {
 	if zone := from.Addr().Zone(); zone != "" && !zoneRE.MatchString(zone) {
 		return fmt.Errorf("tunnel: the client's address has the zone %q", zone)
 	}
-	if !byRE.MatchString(h.By) {
-		return fmt.Errorf("tunnel: %q is no way to come by", h.By)
+	if !protocolRE.MatchString(h.Protocol) {
+		return fmt.Errorf("tunnel: %q is no way to come by", h.Protocol)
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func headerBytes(t testing.TB, h Header) []byte {
 }
 
 func TestHeaderRoundTrip(t *testing.T) {
-	for _, want := range []Header{{V: 1, From: "192.0.2.7:1", By: "dial"}, {V: 1, From: "[2001:db8::1]:65535", By: "ssh"}, {V: 1, From: "[fe80::1%eth0.7]:1", By: "ssh"}} {
+	for _, want := range []Header{{V: 1, From: "192.0.2.7:1", Protocol: "dial"}, {V: 1, From: "[2001:db8::1]:65535", Protocol: "ssh"}, {V: 1, From: "[fe80::1%eth0.7]:1", Protocol: "ssh"}} {
 		got, err := readHeader(bytes.NewReader(headerBytes(t, want)))
 		if err != nil || got != want {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
@@ -35,11 +35,11 @@ func TestReadHeaderRefuses(t *testing.T) {
 	big := append([]byte{byte(frameHeader)}, binary.BigEndian.AppendUint32(nil, MaxHeaderBytes+1)...)
 	for name, b := range map[string][]byte{
 		"nothing":               nil,
-		"half a frame":          headerBytes(t, Header{V: 1, From: "192.0.2.7:1", By: "dial"})[:12],
-		"a newer version":       headerBytes(t, Header{V: 2, From: "192.0.2.7:1", By: "dial"}),
-		"a name as address":     headerBytes(t, Header{V: 1, From: "web-1:22", By: "dial"}),
-		"a zone of odd text":    headerBytes(t, Header{V: 1, From: "[fe80::1%\x1b[2J]:1", By: "dial"}),
-		"a zone of words":       headerBytes(t, Header{V: 1, From: "[fe80::1%eth0 22 ::1]:1", By: "dial"}),
+		"half a frame":          headerBytes(t, Header{V: 1, From: "192.0.2.7:1", Protocol: "dial"})[:12],
+		"a newer version":       headerBytes(t, Header{V: 2, From: "192.0.2.7:1", Protocol: "dial"}),
+		"a name as address":     headerBytes(t, Header{V: 1, From: "web-1:22", Protocol: "dial"}),
+		"a zone of odd text":    headerBytes(t, Header{V: 1, From: "[fe80::1%\x1b[2J]:1", Protocol: "dial"}),
+		"a zone of words":       headerBytes(t, Header{V: 1, From: "[fe80::1%eth0 22 ::1]:1", Protocol: "dial"}),
 		"no way to come by":     headerBytes(t, Header{V: 1, From: "192.0.2.7:1"}),
 		"a frame of other kind": {byte(frameRules), 0, 0, 0, 2, '{', '}'},
 		"text that is no JSON":  {byte(frameHeader), 0, 0, 0, 2, 'h', 'i'},
@@ -67,7 +67,7 @@ func (n neverRead) Read([]byte) (int, error) {
 }
 
 func FuzzReadHeader(f *testing.F) {
-	f.Add(headerBytes(f, Header{V: 1, From: "192.0.2.7:1", By: "dial"}))
+	f.Add(headerBytes(f, Header{V: 1, From: "192.0.2.7:1", Protocol: "dial"}))
 	f.Add([]byte{byte(frameHeader), 0, 0, 0, 2, '{', '}'})
 	f.Add([]byte{byte(frameHeader), 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -108,8 +108,8 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := &Uplink{session: session, streams: make(chan opened)}
-		u.owned.Go(u.acceptStreams)
+		u := &Uplink{session: session, streams: make(chan acceptedStream)}
+		u.goroutines.Go(u.acceptStreams)
 		mute, err := proxy.Open()
 		if err != nil {
 			t.Fatal(err)
@@ -118,10 +118,10 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := writeMessage(good, frameHeader, Header{V: 1, From: "192.0.2.7:1", By: "ssh"}); err != nil {
+		if err := writeMessage(good, frameHeader, Header{V: 1, From: "192.0.2.7:1", Protocol: "ssh"}); err != nil {
 			t.Fatal(err)
 		}
-		if _, h, err := u.Accept(); err != nil || h.By != "ssh" {
+		if _, h, err := u.Accept(); err != nil || h.Protocol != "ssh" {
 			t.Fatalf("got %+v, %v, want the stream that spoke", h, err)
 		}
 		start := time.Now()
@@ -158,7 +158,7 @@ func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 		a := &Attached{session: proxy, control: &stream{Stream: raw}}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if err := a.PushRules(ctx, News{Set: make([]byte, MaxFrameBytes)}); err == nil {
+		if err := a.PushRules(ctx, RulesPush{Set: make([]byte, MaxFrameBytes)}); err == nil {
 			t.Error("got a push that nobody read, want an error")
 		}
 		<-a.Done()
@@ -168,23 +168,23 @@ func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 
 // A node of before heads travelled alone would skip them.
 func TestANodeThatDoesNotReadHeadsGetsWholeSets(t *testing.T) {
-	n := News{Set: []byte("set"), Head: []byte("head"), Docs: [32]byte{1}}
-	if kind, body := n.frame(false, n.Docs); kind != frameRules || string(body) != "set" {
+	n := RulesPush{Set: []byte("set"), Head: []byte("head"), DocsDigest: [32]byte{1}}
+	if kind, body := n.nextFrame(false, n.DocsDigest); kind != frameRules || string(body) != "set" {
 		t.Errorf("got kind %d with %q, want the set", kind, body)
 	}
-	if kind, body := n.frame(true, n.Docs); kind != frameHead || string(body) != "head" {
+	if kind, body := n.nextFrame(true, n.DocsDigest); kind != frameHead || string(body) != "head" {
 		t.Errorf("got kind %d with %q for one that reads them, want the head", kind, body)
 	}
 }
 
 // What is written at once stays with the multiplexer as a buffer.
-func TestALargeFrameLeavesInPieces(t *testing.T) {
+func TestALargeFrameIsWrittenInChunks(t *testing.T) {
 	var wire bytes.Buffer
 	largest := 0
 	body := bytes.Repeat([]byte("rules"), 20_000)
 	err := writeFrame(writerFunc(func(b []byte) error { largest = max(largest, len(b)); _, err := wire.Write(b); return err }), frameRules, body)
-	if err != nil || largest > pieceBytes {
-		t.Fatalf("got %v and %d bytes written at once, want at most %d", err, largest, pieceBytes)
+	if err != nil || largest > writeChunkBytes {
+		t.Fatalf("got %v and %d bytes written at once, want at most %d", err, largest, writeChunkBytes)
 	}
 	if kind, got, err := readFrame(&wire, MaxFrameBytes); err != nil || kind != frameRules || !bytes.Equal(got, body) {
 		t.Errorf("got kind %d, %d bytes, %v, want what was written", kind, len(got), err)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/hashicorp/yamux"
 
-	"github.com/threshold-access/threshold/internal/gather"
+	"github.com/threshold-access/threshold/internal/coalesce"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
@@ -49,9 +49,9 @@ func TestPingsAreCountedBetweenData(t *testing.T) {
 			wire.Write(frame(muxData, 0, 24, string(frame(muxPing, muxSYN, 0, ""))+string(frame(muxPing, muxSYN, 0, "")))) // pings within data are data
 			wire.Write(frame(muxPing, 2, 0, ""))                                                                           // an answer
 		}
-		g := &guarded{}
+		g := &guardedConn{}
 		read := func(b []byte) error {
-			_, err := io.Copy(writerFunc(g.scan), iotest.OneByteReader(bytes.NewReader(b)))
+			_, err := io.Copy(writerFunc(g.scanFrames), iotest.OneByteReader(bytes.NewReader(b)))
 			return err
 		}
 		if err := read(wire.Bytes()); err != nil {
@@ -78,12 +78,12 @@ func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		session, err := yamux.Client(guard(far), muxConfig())
+		session, err := yamux.Client(newGuardedConn(far), muxConfig())
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := &Uplink{session: session, streams: make(chan opened)}
-		u.owned.Go(u.acceptStreams)
+		u := &Uplink{session: session, streams: make(chan acceptedStream)}
+		u.goroutines.Go(u.acceptStreams)
 		go func() {
 			for { // a node that closes at once, whose proxy never does
 				conn, _, err := u.Accept()
@@ -97,7 +97,7 @@ func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 		for ; opened < 2*maxStreams; opened++ {
 			s, err := proxy.OpenStream()
 			if err == nil {
-				err = writeMessage(s, frameHeader, Header{V: 1, From: "192.0.2.7:1", By: "ssh"})
+				err = writeMessage(s, frameHeader, Header{V: 1, From: "192.0.2.7:1", Protocol: "ssh"})
 			}
 			if err != nil {
 				break
@@ -111,21 +111,21 @@ func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 	})
 }
 
-// sent notes what leaves together.
-type sent struct {
+// recordingConn notes what leaves together.
+type recordingConn struct {
 	net.Conn
 	pieces []string
 }
 
-func (s *sent) Write(b []byte) (int, error) {
+func (s *recordingConn) Write(b []byte) (int, error) {
 	s.pieces = append(s.pieces, string(b))
 	return len(b), nil
 }
 
-func TestAFrameLeavesWhole(t *testing.T) {
-	var wire sent
-	under := gather.Beneath(&wire)
-	g := &guarded{Conn: under, under: under}
+func TestADataFrameIsWrittenInOnePiece(t *testing.T) {
+	var wire recordingConn
+	under := coalesce.UnderTLS(&wire)
+	g := &guardedConn{Conn: under, transport: under}
 	data, last, ping := frame(muxData, 0, 5, ""), frame(muxData, 4, 0, ""), frame(muxPing, muxSYN, 0, "")
 	for _, b := range []string{string(ping), string(data), "hello", string(last), string(data), "again", string(ping)} {
 		if n, err := g.Write([]byte(b)); n != len(b) || err != nil {

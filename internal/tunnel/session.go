@@ -15,7 +15,7 @@ const (
 	// greetTimeout bounds the greeting, on both sides.
 	greetTimeout = 10 * time.Second
 	// A peer that went silent is noticed after at most keepalive + sendTimeout.
-	keepalive = 25 * time.Second
+	keepAliveInterval = 25 * time.Second
 	// sendTimeout bounds the wait for a ping's answer, and for one frame to leave: a slow line may have many streams in the queue.
 	sendTimeout = 25 * time.Second
 	// openTimeout ends a tunnel whose peer does not take streams any more.
@@ -30,7 +30,7 @@ func muxConfig() *yamux.Config {
 	return &yamux.Config{
 		AcceptBacklog:          backlog,
 		EnableKeepAlive:        true,
-		KeepAliveInterval:      keepalive,
+		KeepAliveInterval:      keepAliveInterval,
 		ConnectionWriteTimeout: sendTimeout,
 		MaxStreamWindowSize:    Window,
 		StreamOpenTimeout:      openTimeout,
@@ -49,15 +49,15 @@ type stream struct {
 
 func (s *stream) Read(b []byte) (int, error) {
 	n, err := s.Stream.Read(b)
-	return n, s.plain(err)
+	return n, s.mapError(err)
 }
 
 func (s *stream) Write(b []byte) (int, error) {
 	n, err := s.Stream.Write(b)
-	return n, s.plain(err)
+	return n, s.mapError(err)
 }
 
-func (s *stream) plain(err error) error {
+func (s *stream) mapError(err error) error {
 	switch {
 	case err == nil || err == io.EOF:
 		return err

@@ -36,19 +36,19 @@ type Welcome struct {
 
 // Attachment says, signed by the node, that the node is attached to the proxy now. Proxies hand it to auth as evidence.
 type Attachment struct {
-	V     int             `json:"v"`
-	Node  identity.NodeID `json:"node"`
-	Proxy string          `json:"proxy"`
-	Nonce []byte          `json:"nonce"`
-	Time  time.Time       `json:"time"`
+	V     int                `json:"v"`
+	Node  identity.MachineID `json:"node"`
+	Proxy string             `json:"proxy"`
+	Nonce []byte             `json:"nonce"`
+	Time  time.Time          `json:"time"`
 }
 
 // Hello is the node's answer to Welcome.
 type Hello struct {
-	V          int              `json:"v"`
-	Version    string           `json:"version"` // the agent's release, for listings
-	Attachment SignedAttachment `json:"attachment"`
-	Heads      bool             `json:"heads,omitempty"` // the node reads heads without their documents
+	V            int              `json:"v"`
+	Version      string           `json:"version"` // the agent's release, for listings
+	Attachment   SignedAttachment `json:"attachment"`
+	AcceptsHeads bool             `json:"heads,omitempty"` // the node reads heads without their documents
 }
 
 // SignedAttachment is an attachment and the signature of the node's service key (ECDSA P-256 over SHA-256).
@@ -59,9 +59,9 @@ type SignedAttachment struct {
 
 // Header begins every session stream.
 type Header struct {
-	V    int    `json:"v"`
-	From string `json:"from"` // the client's address and port as the proxy saw them
-	By   string `json:"by"`   // how the client came: "dial" or "ssh"
+	V        int    `json:"v"`
+	From     string `json:"from"` // the client's address and port as the proxy saw them
+	Protocol string `json:"by"`   // how the client came: "dial" or "ssh"
 }
 
 // SignAttachment signs an attachment with the node's service key.

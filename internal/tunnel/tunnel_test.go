@@ -27,8 +27,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	nodeID  = identity.NodeID("00112233445566778899aabbccddeeff")
-	otherID = identity.NodeID("ffeeddccbbaa99887766554433221100")
+	nodeID  = identity.MachineID("00112233445566778899aabbccddeeff")
+	otherID = identity.MachineID("ffeeddccbbaa99887766554433221100")
 )
 
 // machine is a node with a service key.
@@ -37,7 +37,7 @@ type machine struct {
 	peer identity.Peer
 }
 
-func newMachine(t testing.TB, id identity.NodeID) machine {
+func newMachine(t testing.TB, id identity.MachineID) machine {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -47,8 +47,8 @@ func newMachine(t testing.TB, id identity.NodeID) machine {
 	return machine{key: key, peer: identity.Peer{Identity: who, Cert: &x509.Certificate{PublicKey: key.Public()}}}
 }
 
-// join makes a tunnel over an in-memory connection; both ends close with the test.
-func join(t testing.TB, at func() time.Time) (*tunnel.Attached, *tunnel.Uplink) {
+// newTunnel makes a tunnel over an in-memory connection; both ends close with the test.
+func newTunnel(t testing.TB, at func() time.Time) (*tunnel.Attached, *tunnel.Uplink) {
 	t.Helper()
 	m := newMachine(t, nodeID)
 	a, u, err, err2 := greet(t, m, m.peer, nodeID, at, at)
@@ -59,7 +59,7 @@ func join(t testing.TB, at func() time.Time) (*tunnel.Attached, *tunnel.Uplink) 
 	return a, u
 }
 
-func greet(t testing.TB, m machine, claims identity.Peer, id identity.NodeID, proxyNow, nodeNow func() time.Time) (*tunnel.Attached, *tunnel.Uplink, error, error) {
+func greet(t testing.TB, m machine, claims identity.Peer, id identity.MachineID, proxyNow, nodeNow func() time.Time) (*tunnel.Attached, *tunnel.Uplink, error, error) {
 	t.Helper()
 	near, far := net.Pipe()
 	type result struct {
@@ -76,7 +76,7 @@ func greet(t testing.TB, m machine, claims identity.Peer, id identity.NodeID, pr
 	return a, r.u, err, r.err
 }
 
-func TestGreetingTellsWhoIsThere(t *testing.T) {
+func TestGreetingIdentifiesBothSides(t *testing.T) {
 	m := newMachine(t, nodeID)
 	a, u, err, err2 := greet(t, m, m.peer, nodeID, time.Now, time.Now)
 	if err != nil || err2 != nil {
@@ -87,7 +87,7 @@ func TestGreetingTellsWhoIsThere(t *testing.T) {
 	if u.Proxy() != "proxy-1" || a.Version() != "v1.2.3" {
 		t.Errorf("got proxy %q and version %q, want proxy-1 and v1.2.3", u.Proxy(), a.Version())
 	}
-	at, err := a.Evidence().Verify(m.key.Public())
+	at, err := a.Attachment().Verify(m.key.Public())
 	if err != nil || at.Node != nodeID || at.Proxy != "proxy-1" {
 		t.Errorf("got evidence %+v, %v, want one of %s at proxy-1", at, err, nodeID)
 	}
@@ -99,7 +99,7 @@ func TestGreetingRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		signer machine
-		id     identity.NodeID
+		id     identity.MachineID
 		node   func() time.Time
 		kind   fault.Kind
 		says   string
@@ -143,7 +143,7 @@ func TestSilentPeerEndsTheGreeting(t *testing.T) {
 	})
 }
 
-var header = tunnel.Header{From: "192.0.2.7:50123", By: "dial"}
+var header = tunnel.Header{From: "192.0.2.7:50123", Protocol: "dial"}
 
 func open(t testing.TB, a *tunnel.Attached, u *tunnel.Uplink) (near, far net.Conn) {
 	t.Helper()
@@ -155,14 +155,14 @@ func open(t testing.TB, a *tunnel.Attached, u *tunnel.Uplink) (near, far net.Con
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.From != header.From || h.By != header.By || far.RemoteAddr().String() != header.From {
+	if h.From != header.From || h.Protocol != header.Protocol || far.RemoteAddr().String() != header.From {
 		t.Errorf("got header %+v and address %s, want %+v", h, far.RemoteAddr(), header)
 	}
 	return near, far
 }
 
 func TestStreamCarriesBytesBothWays(t *testing.T) {
-	a, u := join(t, time.Now)
+	a, u := newTunnel(t, time.Now)
 	near, far := open(t, a, u)
 	sent := make([]byte, 3*tunnel.Window)
 	_, _ = rand.Read(sent)
@@ -185,7 +185,7 @@ func TestStreamCarriesBytesBothWays(t *testing.T) {
 }
 
 func TestCloseWakesReaderAndDeadlinesWork(t *testing.T) {
-	a, u := join(t, time.Now)
+	a, u := newTunnel(t, time.Now)
 	near, far := open(t, a, u)
 	defer near.Close()
 	far.SetReadDeadline(time.Now())
@@ -217,7 +217,7 @@ func TestRulesKeepsOnlyTheNewest(t *testing.T) {
 		defer a.Close()
 		defer u.Close()
 		for _, set := range []string{"one", "two", "three"} {
-			if err := a.PushRules(t.Context(), tunnel.News{Set: []byte(set)}); err != nil {
+			if err := a.PushRules(t.Context(), tunnel.RulesPush{Set: []byte(set)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -225,15 +225,15 @@ func TestRulesKeepsOnlyTheNewest(t *testing.T) {
 		if got := string((<-u.Rules()).Set); got != "three" {
 			t.Errorf("got %q, want three", got)
 		}
-		if err := a.PushRules(t.Context(), tunnel.News{Set: make([]byte, tunnel.MaxFrameBytes+1)}); err == nil {
+		if err := a.PushRules(t.Context(), tunnel.RulesPush{Set: make([]byte, tunnel.MaxFrameBytes+1)}); err == nil {
 			t.Error("got an oversize set pushed, want an error")
 		}
 	})
 }
 
-func TestOpenRefusesWhatNoNodeWouldRead(t *testing.T) {
-	a, _ := join(t, time.Now)
-	for _, h := range []tunnel.Header{{From: "nowhere", By: "dial"}, {From: "192.0.2.7:1", By: "a way"}, {By: "dial"}} {
+func TestOpenRefusesInvalidHeaders(t *testing.T) {
+	a, _ := newTunnel(t, time.Now)
+	for _, h := range []tunnel.Header{{From: "nowhere", Protocol: "dial"}, {From: "192.0.2.7:1", Protocol: "a way"}, {Protocol: "dial"}} {
 		if _, err := a.Open(t.Context(), h); err == nil {
 			t.Errorf("got %+v opened, want refused", h)
 		}
@@ -241,7 +241,7 @@ func TestOpenRefusesWhatNoNodeWouldRead(t *testing.T) {
 }
 
 func TestEndOfOneSideEndsTheOther(t *testing.T) {
-	a, u := join(t, time.Now)
+	a, u := newTunnel(t, time.Now)
 	near, _ := open(t, a, u)
 	u.Close()
 	<-a.Done()
@@ -256,13 +256,13 @@ func TestEndOfOneSideEndsTheOther(t *testing.T) {
 	}
 }
 
-// frozen is a connection whose line can be cut without either end noticing.
-type frozen struct {
+// cuttableConn is a connection whose line can be cut without either end noticing.
+type cuttableConn struct {
 	net.Conn
 	cut chan struct{}
 }
 
-func (f frozen) Write(b []byte) (int, error) {
+func (f cuttableConn) Write(b []byte) (int, error) {
 	select {
 	case <-f.cut:
 		return len(b), nil
@@ -278,10 +278,10 @@ func TestHalfOpenTunnelIsNoticedWithinAMinute(t *testing.T) {
 		cut := make(chan struct{})
 		up := make(chan *tunnel.Uplink, 1)
 		go func() {
-			u, _ := tunnel.Connect(t.Context(), frozen{far, cut}, m.key, nodeID, "v1", time.Now)
+			u, _ := tunnel.Connect(t.Context(), cuttableConn{far, cut}, m.key, nodeID, "v1", time.Now)
 			up <- u
 		}()
-		a, err := tunnel.Accept(t.Context(), frozen{near, cut}, m.peer, "proxy-1", time.Now)
+		a, err := tunnel.Accept(t.Context(), cuttableConn{near, cut}, m.peer, "proxy-1", time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -338,14 +338,14 @@ func TestNodeOpensNoStreams(t *testing.T) {
 	}
 }
 
-// news is what a proxy pushes whose documents are doc.
-func news(doc, head string) tunnel.News {
-	n := tunnel.News{Set: []byte(doc + " by " + head), Head: []byte(head)}
-	copy(n.Docs[:], doc)
+// rulesPush is what a proxy pushes whose documents are doc.
+func rulesPush(doc, head string) tunnel.RulesPush {
+	n := tunnel.RulesPush{Set: []byte(doc + " by " + head), Head: []byte(head)}
+	copy(n.DocsDigest[:], doc)
 	return n
 }
 
-func TestAHeadAloneTravelsWhileTheDocumentsStay(t *testing.T) {
+func TestOnlyTheHeadIsPushedWhileTheDocumentsAreUnchanged(t *testing.T) {
 	tunnel.Bubble(t, func(t *testing.T) {
 		m := newMachine(t, nodeID)
 		a, u, err, err2 := greet(t, m, m.peer, nodeID, time.Now, time.Now)
@@ -355,19 +355,19 @@ func TestAHeadAloneTravelsWhileTheDocumentsStay(t *testing.T) {
 		defer a.Close()
 		defer u.Close()
 		for _, tt := range []struct {
-			push      []tunnel.News // before the node takes any
+			push      []tunnel.RulesPush // before the node takes any
 			set, head string
 		}{
-			{[]tunnel.News{news("A", "1")}, "A by 1", ""},
-			{[]tunnel.News{news("A", "2")}, "", "2"},
-			{[]tunnel.News{news("B", "3")}, "B by 3", ""},
-			{[]tunnel.News{news("A", "4")}, "A by 4", ""}, // what came once does not count for ever
-			{[]tunnel.News{news("A", "5"), news("A", "6")}, "", "6"},
-			{[]tunnel.News{news("C", "7"), news("C", "8"), news("C", "9")}, "C by 7", "9"}, // no head replaces documents that were not taken
-			{[]tunnel.News{news("C", "10"), news("D", "11")}, "D by 11", ""},
-			{[]tunnel.News{{Set: []byte("unknown")}}, "unknown", ""},
-			{[]tunnel.News{{Set: []byte("unknown"), Head: []byte("12")}}, "unknown", ""}, // documents without a name are never the same
-			{[]tunnel.News{news("D", "13")}, "D by 13", ""},
+			{[]tunnel.RulesPush{rulesPush("A", "1")}, "A by 1", ""},
+			{[]tunnel.RulesPush{rulesPush("A", "2")}, "", "2"},
+			{[]tunnel.RulesPush{rulesPush("B", "3")}, "B by 3", ""},
+			{[]tunnel.RulesPush{rulesPush("A", "4")}, "A by 4", ""}, // what came once does not count for ever
+			{[]tunnel.RulesPush{rulesPush("A", "5"), rulesPush("A", "6")}, "", "6"},
+			{[]tunnel.RulesPush{rulesPush("C", "7"), rulesPush("C", "8"), rulesPush("C", "9")}, "C by 7", "9"}, // no head replaces documents that were not taken
+			{[]tunnel.RulesPush{rulesPush("C", "10"), rulesPush("D", "11")}, "D by 11", ""},
+			{[]tunnel.RulesPush{{Set: []byte("unknown")}}, "unknown", ""},
+			{[]tunnel.RulesPush{{Set: []byte("unknown"), Head: []byte("12")}}, "unknown", ""}, // documents without a name are never the same
+			{[]tunnel.RulesPush{rulesPush("D", "13")}, "D by 13", ""},
 		} {
 			for _, n := range tt.push {
 				if err := a.PushRules(t.Context(), n); err != nil {

@@ -23,32 +23,32 @@ const (
 
 // Uplink is the node's end of a tunnel. It is safe for concurrent use.
 type Uplink struct {
-	session *yamux.Session
-	control *stream
-	proxy   string
-	rules   chan News // holds the newest only
-	streams chan opened
-	owned   sync.WaitGroup
+	session    *yamux.Session
+	control    *stream
+	proxy      string
+	rules      chan RulesPush // holds the newest only
+	streams    chan acceptedStream
+	goroutines sync.WaitGroup
 }
 
-type opened struct {
+type acceptedStream struct {
 	conn   net.Conn
 	header Header
 }
 
 // Connect greets the proxy at the other end of conn, whose certificate the caller has verified, and signs the attachment with the
 // node's service key. It takes conn over: it closes it when it fails. A proxy that refuses says why, as a *fault.Error.
-func Connect(ctx context.Context, conn net.Conn, key crypto.Signer, id identity.NodeID, version string, now func() time.Time) (*Uplink, error) {
+func Connect(ctx context.Context, conn net.Conn, key crypto.Signer, id identity.MachineID, version string, now func() time.Time) (*Uplink, error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	session, err := yamux.Client(guard(conn), muxConfig())
+	session, err := yamux.Client(newGuardedConn(conn), muxConfig())
 	if err != nil {
 		stop()
 		conn.Close()
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	u := &Uplink{session: session, rules: make(chan News, 1), streams: make(chan opened)}
+	u := &Uplink{session: session, rules: make(chan RulesPush, 1), streams: make(chan acceptedStream)}
 	err = u.greet(key, id, version, now)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
@@ -57,12 +57,12 @@ func Connect(ctx context.Context, conn net.Conn, key crypto.Signer, id identity.
 		session.Close()
 		return nil, fmt.Errorf("tunnel: greet the proxy: %w", err)
 	}
-	u.owned.Go(u.readControl)
-	u.owned.Go(u.acceptStreams)
+	u.goroutines.Go(u.readControl)
+	u.goroutines.Go(u.acceptStreams)
 	return u, nil
 }
 
-func (u *Uplink) greet(key crypto.Signer, id identity.NodeID, version string, now func() time.Time) error {
+func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string, now func() time.Time) error {
 	raw, err := u.session.OpenStream()
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (u *Uplink) greet(key crypto.Signer, id identity.NodeID, version string, no
 	if err := readMessage(u.control, frameWelcome, &w); err != nil {
 		return err
 	}
-	if w.V != Version || len(w.Nonce) != nonceBytes || identity.CheckNodeName(w.Proxy) != nil {
+	if w.V != Version || len(w.Nonce) != nonceBytes || identity.CheckMachineName(w.Proxy) != nil {
 		return fault.New(fault.Invalid, "tunnel.Connect", "the proxy's greeting is not understood", "check that node and proxy versions match: threshold-node version")
 	}
 	u.proxy = w.Proxy
@@ -80,11 +80,11 @@ func (u *Uplink) greet(key crypto.Signer, id identity.NodeID, version string, no
 	if err != nil {
 		return err
 	}
-	if err := writeMessage(u.control, frameHello, Hello{V: Version, Version: version, Attachment: signed, Heads: true}); err != nil {
+	if err := writeMessage(u.control, frameHello, Hello{V: Version, Version: version, Attachment: signed, AcceptsHeads: true}); err != nil {
 		return err
 	}
-	var v verdict
-	if err := readMessage(u.control, frameVerdict, &v); err != nil {
+	var v greetingResult
+	if err := readMessage(u.control, frameResult, &v); err != nil {
 		return err
 	}
 	if v.Fault != nil {
@@ -101,7 +101,7 @@ func (u *Uplink) readControl() {
 			u.session.Close()
 			return
 		}
-		var n News
+		var n RulesPush
 		switch kind {
 		case frameRules:
 			n.Set = body
@@ -112,7 +112,7 @@ func (u *Uplink) readControl() {
 		}
 		select { // this is the only sender, so after taking the old one there is room
 		case older := <-u.rules:
-			n = n.after(older)
+			n = n.withOlder(older)
 		default:
 		}
 		u.rules <- n
@@ -135,15 +135,15 @@ func (u *Uplink) acceptStreams() {
 			u.session.Close()
 			return
 		}
-		u.owned.Go(func() {
+		u.goroutines.Go(func() {
 			defer func() { <-slots }()
-			u.begin(&stream{Stream: raw})
+			u.beginStream(&stream{Stream: raw})
 		})
 	}
 }
 
-// begin reads a stream's header and hands it to Accept. A stream without a proper header is closed.
-func (u *Uplink) begin(s *stream) {
+// beginStream reads a stream's header and hands it to Accept. A stream without a proper header is closed.
+func (u *Uplink) beginStream(s *stream) {
 	_ = s.SetReadDeadline(time.Now().Add(headerTimeout))
 	h, err := readHeader(s)
 	if err != nil {
@@ -153,7 +153,7 @@ func (u *Uplink) begin(s *stream) {
 	_ = s.SetReadDeadline(time.Time{})
 	s.from = clientAddr(h)
 	select {
-	case u.streams <- opened{s, h}:
+	case u.streams <- acceptedStream{s, h}:
 	case <-u.Done():
 		s.Close()
 	}
@@ -170,7 +170,7 @@ func (u *Uplink) Accept() (net.Conn, Header, error) {
 }
 
 // Rules yields the set and the head pushed last; older ones that nobody took are gone. Nothing in it is verified.
-func (u *Uplink) Rules() <-chan News { return u.rules }
+func (u *Uplink) Rules() <-chan RulesPush { return u.rules }
 
 // Proxy is the proxy's name, as it says; the caller compares it with the certificate.
 func (u *Uplink) Proxy() string { return u.proxy }
@@ -181,6 +181,6 @@ func (u *Uplink) Done() <-chan struct{} { return u.session.CloseChan() }
 // Close ends the tunnel and every stream in it.
 func (u *Uplink) Close() error {
 	err := u.session.Close()
-	u.owned.Wait()
+	u.goroutines.Wait()
 	return err
 }

@@ -12,9 +12,9 @@ import (
 // maxAddresses is how many addresses of a name are tried.
 const maxAddresses = 8
 
-// never are the addresses that nothing is forwarded to: link-local ones, which mean something else on every machine, and where clouds
+// deniedPrefixes are the addresses that nothing is forwarded to: link-local ones, which mean something else on every machine, and where clouds
 // keep their metadata services. Those hand the machine's own credentials to whoever comes from it.
-var never = []netip.Prefix{
+var deniedPrefixes = []netip.Prefix{
 	netip.MustParsePrefix("169.254.0.0/16"),         // link-local (RFC 3927), with the metadata services of most clouds
 	netip.MustParsePrefix("fe80::/10"),              // link-local (RFC 4291)
 	netip.MustParsePrefix("fd00:ec2::/32"),          // AWS
@@ -25,8 +25,8 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("100.100.100.200/32"),     // Alibaba
 }
 
-// carriers are the blocks of IPv6 addresses that a translator or tunnel turns into the IPv4 address they hold at the offset.
-var carriers = []struct {
+// embeddedIPv4 are the blocks of IPv6 addresses that a translator or tunnel turns into the IPv4 address they hold at the offset.
+var embeddedIPv4 = []struct {
 	block  netip.Prefix
 	offset int
 }{
@@ -36,28 +36,28 @@ var carriers = []struct {
 	{netip.MustParsePrefix("2002::/16"), 2},       // RFC 3056, 6to4
 }
 
-// reachable reports whether something may be forwarded to the address.
-func reachable(a netip.Addr) bool {
+// allowedAddress reports whether something may be forwarded to the address.
+func allowedAddress(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {
 		raw := a.As16()
-		for _, c := range carriers {
+		for _, c := range embeddedIPv4 {
 			inner := netip.AddrFrom4([4]byte(raw[c.offset : c.offset+4]))
-			if c.block.Contains(a) && !reachable(inner) {
+			if c.block.Contains(a) && !allowedAddress(inner) {
 				return false
 			}
 		}
 	}
-	return !slices.ContainsFunc(never, func(p netip.Prefix) bool { return p.Contains(a) })
+	return !slices.ContainsFunc(deniedPrefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// addresses finds out, once, where a host is, and leaves out what may not be reached. What it returns is dialled as it is: were a name
+// resolveAllowed finds out, once, where a host is, and leaves out what may not be reached. What it returns is dialled as it is: were a name
 // asked for again, its owner could answer with another address.
-func (f *Forwards) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
+func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Addr, error) {
 	var found []netip.Addr
 	if a, err := netip.ParseAddr(host); err == nil {
 		found = []netip.Addr{a}
@@ -65,12 +65,12 @@ func (f *Forwards) addresses(ctx context.Context, host string) ([]netip.Addr, er
 		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 		defer cancel()
 		if found, err = f.cfg.Resolve(ctx, host); err != nil {
-			return nil, fault.Wrap(err, fault.Unavailable, "node", "from this node, "+host+" cannot be reached: "+fault.Network(err), "correct the name, or use an address")
+			return nil, fault.Wrap(err, fault.Unavailable, "node", "from this node, "+host+" cannot be reached: "+fault.DescribeNetwork(err), "correct the name, or use an address")
 		}
 	}
 	var good []netip.Addr
 	for _, a := range found {
-		if reachable(a) && len(good) < maxAddresses {
+		if allowedAddress(a) && len(good) < maxAddresses {
 			good = append(good, a.Unmap().WithZone(""))
 		}
 	}

@@ -16,12 +16,12 @@ import (
 
 // Direct connects a channel that the client opens to its target, and moves bytes until both ends are done or ctx ends. An error means
 // that the channel was not accepted, nor rejected yet.
-func (f *Forwards) Direct(ctx context.Context, nc ssh.NewChannel, to Target, rule string) error {
-	as, err := f.cfg.Account()
+func (f *Forwarder) Direct(ctx context.Context, nc ssh.NewChannel, to Target, rule string) error {
+	as, err := f.cfg.Sockets()
 	if err != nil {
 		return err
 	}
-	conn, err := f.reach(ctx, as, to, rule)
+	conn, err := f.connect(ctx, as, to, rule)
 	if err != nil {
 		return err
 	}
@@ -30,36 +30,36 @@ func (f *Forwards) Direct(ctx context.Context, nc ssh.NewChannel, to Target, rul
 	if err != nil {
 		return nil // the connection is gone
 	}
-	f.relay(ctx, heard{ch, f.cfg.Heard}, reqs, conn)
+	f.relay(ctx, activityChannel{ch, f.cfg.OnData}, reqs, conn)
 	return nil
 }
 
-// reach records where something goes, and connects.
-func (f *Forwards) reach(ctx context.Context, as Account, to Target, rule string) (net.Conn, error) {
+// connect records where something goes, and connects.
+func (f *Forwarder) connect(ctx context.Context, as Sockets, to Target, rule string) (net.Conn, error) {
 	if to.Path != "" {
-		if err := f.record(ctx, Local, to.String(), rule); err != nil {
+		if err := f.audit(ctx, Local, to.String(), rule); err != nil {
 			return nil, err
 		}
-		conn, err := as.DialSocket(ctx, to.Path)
+		conn, err := as.DialUnix(ctx, to.Path)
 		return conn, socketFault(err, to.Path)
 	}
-	addrs, err := f.addresses(ctx, to.Host)
+	addrs, err := f.resolveAllowed(ctx, to.Host)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.record(ctx, Local, to.String(), rule); err != nil {
+	if err := f.audit(ctx, Local, to.String(), rule); err != nil {
 		return nil, err
 	}
 	conn, err := dial(ctx, as, addrs, to.Port)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "node", fmt.Sprintf("from this node, %s cannot be reached: %s", to, fault.Network(err)),
+		return nil, fault.Wrap(err, fault.Unavailable, "node", fmt.Sprintf("from this node, %s cannot be reached: %s", to, fault.DescribeNetwork(err)),
 			"see that it runs and that the node may reach it")
 	}
 	return conn, nil
 }
 
 // dial tries one address after the other; each gets its share of the time.
-func dial(ctx context.Context, as Account, addrs []netip.Addr, port uint16) (conn net.Conn, err error) {
+func dial(ctx context.Context, as Sockets, addrs []netip.Addr, port uint16) (conn net.Conn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	for i, a := range addrs {
@@ -72,7 +72,7 @@ func dial(ctx context.Context, as Account, addrs []netip.Addr, port uint16) (con
 	return nil, err
 }
 
-func dialOne(ctx context.Context, as Account, to netip.AddrPort, within time.Duration) (net.Conn, error) {
+func dialOne(ctx context.Context, as Sockets, to netip.AddrPort, within time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	return as.Dial(ctx, to)
@@ -93,5 +93,5 @@ func socketFault(err error, path string) error {
 	case errors.Is(err, syscall.ENOENT):
 		return fault.Wrap(err, fault.NotFound, "node", "on this node, there is no "+path, "correct the path, or start what listens there")
 	}
-	return fault.Wrap(err, fault.Unavailable, "node", "on this node, "+path+" cannot be used: "+fault.Network(err), "see that it runs")
+	return fault.Wrap(err, fault.Unavailable, "node", "on this node, "+path+" cannot be used: "+fault.DescribeNetwork(err), "see that it runs")
 }

@@ -2,5 +2,5 @@ package forward
 
 import "net/netip"
 
-// Reachable reports whether something may be forwarded to the address.
-func Reachable(a netip.Addr) bool { return reachable(a) }
+// AllowedAddress reports whether something may be forwarded to the address.
+func AllowedAddress(a netip.Addr) bool { return allowedAddress(a) }

@@ -20,7 +20,7 @@ import (
 	"github.com/threshold-access/threshold/node/forward"
 )
 
-func TestWhatIsNeverForwardedTo(t *testing.T) {
+func TestAddressesNeverForwardedTo(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1": true, "::1": true, "10.0.0.1": true, "192.0.2.1": true, "2001:db8::1": true, "fd00::1": true, "0.0.0.0": true, "169.253.255.255": true, "169.255.0.0": true,
 		"64:ff9b::c000:201": true, "2002:c000:201::1": true, "fec0::1": true,
@@ -28,71 +28,71 @@ func TestWhatIsNeverForwardedTo(t *testing.T) {
 		"fe80::1": false, "fe80::1%eth0": false, "febf::1": false, "fd00:ec2::254": false, "fd20:ce::254": false, "168.63.129.16": false, "::ffff:168.63.129.16": false,
 		"100.100.100.200": false, "64:ff9b::a9fe:a9fe": false, "64:ff9b:1::a9fe:a9fe": false, "2002:a9fe:a9fe::1": false, "::169.254.169.254": false,
 	} {
-		if got := forward.Reachable(netip.MustParseAddr(addr)); got != want {
+		if got := forward.AllowedAddress(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("%s: got reachable %v, want %v", addr, got, want)
 		}
 	}
 }
 
-// account hands out ends of pipes, and notes what was dialled.
-type account struct {
-	mu      sync.Mutex
-	dialled []string
-	dial    func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+// fakeSockets hands out ends of pipes, and notes what was dialled.
+type fakeSockets struct {
+	mu     sync.Mutex
+	dialed []string
+	dial   func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 }
 
-func (a *account) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+func (a *fakeSockets) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	a.mu.Lock()
-	a.dialled = append(a.dialled, to.String())
+	a.dialed = append(a.dialed, to.String())
 	a.mu.Unlock()
 	return a.dial(ctx, to)
 }
-func (a *account) Listen(netip.AddrPort) (net.Listener, error) { return nil, syscall.EADDRINUSE }
-func (a *account) DialSocket(context.Context, string) (net.Conn, error) {
+func (a *fakeSockets) Listen(netip.AddrPort) (net.Listener, error) { return nil, syscall.EADDRINUSE }
+func (a *fakeSockets) DialUnix(context.Context, string) (net.Conn, error) {
 	return nil, syscall.EACCES
 }
-func (a *account) ListenSocket(context.Context, string) (net.Listener, error) {
+func (a *fakeSockets) ListenUnix(context.Context, string) (net.Listener, error) {
 	return nil, syscall.EADDRINUSE
 }
-func (a *account) ListenAgent(context.Context) (net.Listener, error) { return nil, syscall.ENOSPC }
+func (a *fakeSockets) ListenAgent(context.Context) (net.Listener, error) { return nil, syscall.ENOSPC }
 
-// channel is the client's end of one that was opened, in memory.
-type channel struct {
+// memChannel is the client's end of one that was opened, in memory.
+type memChannel struct {
 	net.Conn
 	reqs     chan *ssh.Request
 	once     sync.Once
 	accepted bool
 }
 
-func (c *channel) Accept() (ssh.Channel, <-chan *ssh.Request, error) {
+func (c *memChannel) Accept() (ssh.Channel, <-chan *ssh.Request, error) {
 	c.accepted = true
 	return c, c.reqs, nil
 }
-func (c *channel) Reject(ssh.RejectionReason, string) error       { return nil }
-func (c *channel) ChannelType() string                            { return forward.DirectTCP }
-func (c *channel) ExtraData() []byte                              { return nil }
-func (c *channel) CloseWrite() error                              { return nil }
-func (c *channel) SendRequest(string, bool, []byte) (bool, error) { return false, nil }
-func (c *channel) Stderr() io.ReadWriter                          { return nil }
-func (c *channel) Close() error                                   { c.once.Do(func() { close(c.reqs) }); return c.Conn.Close() }
-func newChannel() (*channel, net.Conn) {
+func (c *memChannel) Reject(ssh.RejectionReason, string) error       { return nil }
+func (c *memChannel) ChannelType() string                            { return forward.DirectTCP }
+func (c *memChannel) ExtraData() []byte                              { return nil }
+func (c *memChannel) CloseWrite() error                              { return nil }
+func (c *memChannel) SendRequest(string, bool, []byte) (bool, error) { return false, nil }
+func (c *memChannel) Stderr() io.ReadWriter                          { return nil }
+func (c *memChannel) Close() error                                   { c.once.Do(func() { close(c.reqs) }); return c.Conn.Close() }
+func newMemChannel() (*memChannel, net.Conn) {
 	near, far := net.Pipe()
-	return &channel{Conn: near, reqs: make(chan *ssh.Request)}, far
+	return &memChannel{Conn: near, reqs: make(chan *ssh.Request)}, far
 }
 
-func forwards(a *account, change func(*forward.Config)) *forward.Forwards {
-	cfg := forward.Config{Room: forward.NewRoom(), From: "192.0.2.1:1", Account: func() (forward.Account, error) { return a, nil },
-		Permit: func(forward.Way) error { return nil }, Record: func(forward.Way, string, string) error { return nil }}
+func newForwarder(a *fakeSockets, change func(*forward.Config)) *forward.Forwarder {
+	cfg := forward.Config{Limits: forward.NewLimits(), ClientAddr: "192.0.2.1:1", Sockets: func() (forward.Sockets, error) { return a, nil },
+		Permit: func(forward.Direction) error { return nil }, Audit: func(forward.Direction, string, string) error { return nil }}
 	if change != nil {
 		change(&cfg)
 	}
 	return forward.New(cfg)
 }
 
-func TestAddressesOfANameAreTriedInTurnWithinTheirTime(t *testing.T) {
+func TestAddressesAreTriedInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		a := &account{dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+		a := &fakeSockets{dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 			switch to.Addr().String() {
 			case "192.0.2.1":
 				<-ctx.Done() // never answers
@@ -102,7 +102,7 @@ func TestAddressesOfANameAreTriedInTurnWithinTheirTime(t *testing.T) {
 			}
 			return near, nil
 		}}
-		f := forwards(a, func(c *forward.Config) {
+		f := newForwarder(a, func(c *forward.Config) {
 			c.Resolve = func(context.Context, string) ([]netip.Addr, error) {
 				var all []netip.Addr
 				for _, s := range []string{"192.0.2.1", "169.254.169.254", "192.0.2.2", "::ffff:192.0.2.3"} {
@@ -111,7 +111,7 @@ func TestAddressesOfANameAreTriedInTurnWithinTheirTime(t *testing.T) {
 				return all, nil
 			}
 		})
-		ch, client := newChannel()
+		ch, client := newMemChannel()
 		done := make(chan error, 1)
 		begun := time.Now()
 		go func() { done <- f.Direct(t.Context(), ch, forward.Target{Host: "db.example", Port: 5432}, "") }()
@@ -132,13 +132,13 @@ func TestAddressesOfANameAreTriedInTurnWithinTheirTime(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if got := strings.Join(a.dialled, " "); got != "192.0.2.1:5432 192.0.2.2:5432 192.0.2.3:5432" {
+		if got := strings.Join(a.dialed, " "); got != "192.0.2.1:5432 192.0.2.2:5432 192.0.2.3:5432" {
 			t.Errorf("got %s dialled, want the good addresses in turn", got)
 		}
 	})
 }
 
-func TestNothingIsAcceptedThatWasNotReached(t *testing.T) {
+func TestChannelIsNotAcceptedBeforeItsTargetIsConnected(t *testing.T) {
 	broken := errors.New("the disk is full")
 	for _, tt := range []struct {
 		name   string
@@ -153,32 +153,34 @@ func TestNothingIsAcceptedThatWasNotReached(t *testing.T) {
 			c.Resolve = func(context.Context, string) ([]netip.Addr, error) { return nil, nil }
 		}, ssh.ConnectionFailed},
 		{"no record", forward.Target{Host: "192.0.2.1", Port: 1}, func(c *forward.Config) {
-			c.Record = func(forward.Way, string, string) error {
+			c.Audit = func(forward.Direction, string, string) error {
 				return fault.Wrap(broken, fault.Exhausted, "x", "the disk is full", "free space")
 			}
 		}, ssh.ResourceShortage},
 		{"an account that is gone", forward.Target{Host: "192.0.2.1", Port: 1}, func(c *forward.Config) {
-			c.Account = func() (forward.Account, error) {
+			c.Sockets = func() (forward.Sockets, error) {
 				return nil, fault.New(fault.NotFound, "x", "there is no account", "make it")
 			}
 		}, ssh.ConnectionFailed},
 	} {
-		a := &account{dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED }}
-		ch, _ := newChannel()
-		err := forwards(a, tt.change).Direct(t.Context(), ch, tt.to, "")
-		if err == nil || ch.accepted || forward.Rejection(err) != tt.reason || fault.Remedy(err) == "" {
+		a := &fakeSockets{dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED }}
+		ch, _ := newMemChannel()
+		err := newForwarder(a, tt.change).Direct(t.Context(), ch, tt.to, "")
+		if err == nil || ch.accepted || forward.RejectionReason(err) != tt.reason || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, accepted %v, want %v and a remedy", tt.name, err, ch.accepted, tt.reason)
 		}
 	}
 }
 
-func TestEventsOfOneConnectionAreFewAndPaced(t *testing.T) {
+func TestAuditEventsOfOneConnectionAreRateLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events int
-		a := &account{dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED }}
-		f := forwards(a, func(c *forward.Config) { c.Record = func(forward.Way, string, string) error { events++; return nil } })
+		a := &fakeSockets{dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED }}
+		f := newForwarder(a, func(c *forward.Config) {
+			c.Audit = func(forward.Direction, string, string) error { events++; return nil }
+		})
 		knock := func(host string) {
-			ch, _ := newChannel()
+			ch, _ := newMemChannel()
 			_ = f.Direct(t.Context(), ch, forward.Target{Host: host, Port: 80}, "")
 		}
 		for range 1000 {
@@ -197,11 +199,11 @@ func TestEventsOfOneConnectionAreFewAndPaced(t *testing.T) {
 	})
 }
 
-func TestAChannelThatTheClientClosedLetsGoOfItsTarget(t *testing.T) {
+func TestClosedChannelClosesItsTarget(t *testing.T) {
 	near, far := net.Pipe() // nobody reads or writes at its far end
-	a := &account{dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return near, nil }}
-	f := forwards(a, nil)
-	ch, client := newChannel()
+	a := &fakeSockets{dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return near, nil }}
+	f := newForwarder(a, nil)
+	ch, client := newMemChannel()
 	done := make(chan error, 1)
 	go func() { done <- f.Direct(t.Context(), ch, forward.Target{Host: "192.0.2.1", Port: 80}, "") }()
 	client.Close()
@@ -216,8 +218,8 @@ func TestAChannelThatTheClientClosedLetsGoOfItsTarget(t *testing.T) {
 	}
 }
 
-func TestWhatTheAccountCannotHaveIsSaid(t *testing.T) {
-	f := forwards(&account{}, nil)
+func TestListenErrorsNameTheCause(t *testing.T) {
+	f := newForwarder(&fakeSockets{}, nil)
 	if _, err := f.Listen(t.Context(), forward.Target{Host: "localhost", Port: 8080}, ""); !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Message(err), "port 8080 is in use") {
 		t.Errorf("got %v, want the port named", err)
 	}
@@ -234,7 +236,7 @@ func TestWhatTheAccountCannotHaveIsSaid(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{forward.DirectTCP, forward.DirectSocket, forward.ListenTCP, forward.ListenSocket} {
+	for _, name := range []string{forward.DirectTCP, forward.DirectStreamlocal, forward.ListenTCP, forward.ListenStreamlocal} {
 		f.Add(name, ssh.Marshal(struct {
 			Host   string
 			Port   uint32

@@ -20,14 +20,14 @@ const (
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
 
 // relay moves bytes both ways, each to its own end, until both are done, the client closes the channel, or ctx ends. It closes both.
-func (f *Forwards) relay(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Request, conn net.Conn) {
+func (f *Forwarder) relay(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Request, conn net.Conn) {
 	stop := context.AfterFunc(ctx, func() { conn.Close(); ch.Close() })
 	defer stop()
 	var ways sync.WaitGroup
-	f.beside(&ways, func() { toConn(conn, ch) })
-	f.beside(&ways, func() { toChannel(ch, conn) })
+	f.goGuarded(&ways, func() { copyToConn(conn, ch) })
+	f.goGuarded(&ways, func() { copyToChannel(ch, conn) })
 	var asked sync.WaitGroup
-	f.beside(&asked, func() {
+	f.goGuarded(&asked, func() {
 		for r := range reqs {
 			_ = r.Reply(false, nil)
 		}
@@ -40,9 +40,9 @@ func (f *Forwards) relay(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.R
 	asked.Wait() // the client closes its side too, or the connection ends
 }
 
-// toConn delivers what the client sends. Its end is passed on; after a failure nothing more is taken from the client.
-func toConn(conn net.Conn, ch ssh.Channel) {
-	if !pour(conn, ch) {
+// copyToConn delivers what the client sends. Its end is passed on; after a failure nothing more is taken from the client.
+func copyToConn(conn net.Conn, ch ssh.Channel) {
+	if !copyUntilEOF(conn, ch) {
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
 		_ = ch.Close()
 		return
@@ -52,33 +52,33 @@ func toConn(conn net.Conn, ch ssh.Channel) {
 	}
 }
 
-// toChannel delivers what comes back, and its end.
-func toChannel(ch ssh.Channel, conn net.Conn) {
-	if pour(ch, conn) {
+// copyToChannel delivers what comes back, and its end.
+func copyToChannel(ch ssh.Channel, conn net.Conn) {
+	if copyUntilEOF(ch, conn) {
 		_ = ch.CloseWrite()
 		return
 	}
 	_ = ch.Close()
 }
 
-// pour moves bytes until their end, and reports whether it was reached.
-func pour(to io.Writer, from io.Reader) bool {
+// copyUntilEOF moves bytes until their end, and reports whether it was reached.
+func copyUntilEOF(to io.Writer, from io.Reader) bool {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, *buf) // the bare types have copies of their own, with buffers of their own
 	return err == nil
 }
 
-// heard is a channel that tells of the client's data.
-type heard struct {
+// activityChannel is a channel that tells of the client's data.
+type activityChannel struct {
 	ssh.Channel
-	tell func()
+	onData func()
 }
 
-func (h heard) Read(b []byte) (int, error) {
+func (h activityChannel) Read(b []byte) (int, error) {
 	n, err := h.Channel.Read(b)
 	if n > 0 {
-		h.tell()
+		h.onData()
 	}
 	return n, err
 }

@@ -12,17 +12,17 @@ import (
 
 // Names of requests and channels (RFC 4254 section 7; OpenSSH PROTOCOL sections 2.4 and 2.5).
 const (
-	DirectTCP    = "direct-tcpip"
-	DirectSocket = "direct-streamlocal@openssh.com"
-	ListenTCP    = "tcpip-forward"
-	ListenSocket = "streamlocal-forward@openssh.com"
-	CancelTCP    = "cancel-tcpip-forward"
-	CancelSocket = "cancel-streamlocal-forward@openssh.com"
-	AskAgent     = "auth-agent-req@openssh.com"
+	DirectTCP         = "direct-tcpip"
+	DirectStreamlocal = "direct-streamlocal@openssh.com"
+	ListenTCP         = "tcpip-forward"
+	ListenStreamlocal = "streamlocal-forward@openssh.com"
+	CancelTCP         = "cancel-tcpip-forward"
+	CancelStreamlocal = "cancel-streamlocal-forward@openssh.com"
+	AgentRequest      = "auth-agent-req@openssh.com"
 
-	forwardedTCP    = "forwarded-tcpip"
-	forwardedSocket = "forwarded-streamlocal@openssh.com"
-	agentChannel    = "auth-agent@openssh.com"
+	forwardedTCP         = "forwarded-tcpip"
+	forwardedStreamlocal = "forwarded-streamlocal@openssh.com"
+	agentChannel         = "auth-agent@openssh.com"
 )
 
 // maxHost bounds a host's name in bytes (RFC 1035 section 2.3.4).
@@ -52,7 +52,7 @@ func Parse(name string, data []byte) (Target, error) {
 		t, err = parseDirectTCP(data)
 	case ListenTCP, CancelTCP:
 		t, err = parseListenTCP(data)
-	case DirectSocket:
+	case DirectStreamlocal:
 		var m struct {
 			Path, Reserved string
 			More           uint32
@@ -78,7 +78,7 @@ func parseDirectTCP(data []byte) (Target, error) {
 		Origin uint32
 	}
 	err := ssh.Unmarshal(data, &m)
-	return Target{Host: m.Host, Port: port(m.Port)}, err
+	return Target{Host: m.Host, Port: portNumber(m.Port)}, err
 }
 
 func parseListenTCP(data []byte) (Target, error) {
@@ -90,17 +90,17 @@ func parseListenTCP(data []byte) (Target, error) {
 	if err == nil && m.Port == 0 {
 		return Target{Host: m.Host}, nil
 	}
-	t := Target{Host: m.Host, Port: port(m.Port)}
+	t := Target{Host: m.Host, Port: portNumber(m.Port)}
 	if err == nil && t.Port == 0 {
-		err = noPort
+		err = errInvalidPort
 	}
 	return t, err
 }
 
-var noPort = fault.New(fault.Invalid, "node", "that is no port", "name one from 1 to 65535")
+var errInvalidPort = fault.New(fault.Invalid, "node", "that is no port", "name one from 1 to 65535")
 
-// port is 0 for a number that is none.
-func port(n uint32) uint16 {
+// portNumber is 0 for a number that is none.
+func portNumber(n uint32) uint16 {
 	if n > 65535 {
 		return 0
 	}
@@ -111,7 +111,7 @@ func (t Target) check(name string) error {
 	switch name {
 	case DirectTCP:
 		if t.Port == 0 {
-			return noPort
+			return errInvalidPort
 		}
 		if t.Host == "" {
 			return fault.New(fault.Invalid, "node", "no host is named", "name the host to reach, as in: ssh -L 8080:localhost:80")

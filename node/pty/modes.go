@@ -26,8 +26,8 @@ func parseModes(b []byte) []mode {
 	return out
 }
 
-// characters of RFC 4254 section 8 by opcode.
-var characters = map[byte]int{
+// controlCharacters of RFC 4254 section 8 by opcode.
+var controlCharacters = map[byte]int{
 	1: unix.VINTR, 2: unix.VQUIT, 3: unix.VERASE, 4: unix.VKILL, 5: unix.VEOF, 6: unix.VEOL, 7: unix.VEOL2, 8: unix.VSTART, 9: unix.VSTOP,
 	10: unix.VSUSP, 12: unix.VREPRINT, 13: unix.VWERASE, 14: unix.VLNEXT, 18: unix.VDISCARD,
 }
@@ -46,15 +46,15 @@ var outputFlags = map[byte]uint32{
 	70: unix.OPOST, 71: unix.OLCUC, 72: unix.ONLCR, 73: unix.OCRNL, 74: unix.ONOCR, 75: unix.ONLRET,
 }
 
-// disabled is what a client sends for a character that is switched off.
-const disabled = 255
+// disabledCharacter is what a client sends for a character that is switched off.
+const disabledCharacter = 255
 
 // applyModes sets what the terminal knows and passes over the rest: a client describes its own terminal, not ours.
 func applyModes(tty *os.File, modes []mode) error {
 	if len(modes) == 0 {
 		return nil
 	}
-	return control(tty, func(fd int) error {
+	return withFD(tty, func(fd int) error {
 		tio, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 		if err != nil {
 			return err
@@ -67,9 +67,9 @@ func applyModes(tty *os.File, modes []mode) error {
 }
 
 func (m mode) apply(tio *unix.Termios) {
-	if i, ok := characters[m.op]; ok {
+	if i, ok := controlCharacters[m.op]; ok {
 		tio.Cc[i] = byte(m.value)
-		if m.value == disabled {
+		if m.value == disabledCharacter {
 			tio.Cc[i] = 0 // _POSIX_VDISABLE on Linux
 		}
 	}

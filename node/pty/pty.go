@@ -123,15 +123,15 @@ func (t *Terminal) Attach(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty, cmd.SysProcAttr.Ctty = true, true, 0
 }
 
-// Started drops the program's side, so that its end shows as the end of reading.
-func (t *Terminal) Started() { _ = t.slave.Close() }
+// CloseSlave drops the program's side, so that its end shows as the end of reading.
+func (t *Terminal) CloseSlave() { _ = t.slave.Close() }
 
 // Name is the program's side, as "/dev/pts/3".
 func (t *Terminal) Name() string { return t.slave.Name() }
 
 // Break sends a break (RFC 4335), as tcsendbreak does. What programs hear of it is up to the kernel's terminal.
 func (t *Terminal) Break() error {
-	return control(t.master, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCSBRK, 0) })
+	return withFD(t.master, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCSBRK, 0) })
 }
 
 // Master is the side that people sit at. Reading it fails with EIO once no program has the terminal open.
@@ -139,13 +139,13 @@ func (t *Terminal) Master() *os.File { return t.master }
 
 // Resize tells the programs of a new window.
 func (t *Terminal) Resize(s Size) error {
-	return control(t.master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, s.winsize()) })
+	return withFD(t.master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, s.winsize()) })
 }
 
 // EndOfInput is the character that a program reading lines takes for the end of its input, or 0 when it does not read lines.
 func (t *Terminal) EndOfInput() byte {
 	var eof byte
-	_ = control(t.master, func(fd int) error { // a terminal that is gone has no such character
+	_ = withFD(t.master, func(fd int) error { // a terminal that is gone has no such character
 		tio, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 		if err == nil && tio.Lflag&unix.ICANON != 0 {
 			eof = tio.Cc[unix.VEOF]
@@ -161,7 +161,7 @@ func (t *Terminal) Close() {
 	_ = t.master.Close()
 }
 
-func control(f *os.File, fn func(fd int) error) error {
+func withFD(f *os.File, fn func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ func payload(term string, cols, rows uint32, modes string) []byte {
 	}{term, cols, rows, 0, 0, modes})
 }
 
-func TestRequestsAreRead(t *testing.T) {
+func TestParseRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		in   []byte
@@ -43,8 +43,8 @@ func TestRequestsAreRead(t *testing.T) {
 	}
 }
 
-// ask runs a command in a terminal made as asked for, and returns what it printed.
-func ask(t *testing.T, modes string, command string) string {
+// runInTerminal runs a command in a terminal made as asked for, and returns what it printed.
+func runInTerminal(t *testing.T, modes string, command string) string {
 	t.Helper()
 	r, err := pty.ParseRequest(payload("vt100", 97, 31, modes))
 	if err != nil {
@@ -60,7 +60,7 @@ func ask(t *testing.T, modes string, command string) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	term.Started()
+	term.CloseSlave()
 	_ = term.Master().SetReadDeadline(time.Now().Add(10 * time.Second))
 	var out strings.Builder
 	buf := make([]byte, 4096)
@@ -77,25 +77,25 @@ func ask(t *testing.T, modes string, command string) string {
 	return out.String()
 }
 
-func TestSizeAndModesAreTheClients(t *testing.T) {
-	if got := ask(t, "", "stty size"); got != "31 97\r\n" {
+func TestSizeAndModesAreApplied(t *testing.T) {
+	if got := runInTerminal(t, "", "stty size"); got != "31 97\r\n" {
 		t.Errorf("got size %q, want 31 97", got)
 	}
-	if got := ask(t, "\x35\x00\x00\x00\x00\x46\x00\x00\x00\x00\x01\x00\x00\x00\x07\x00", "stty -a"); !strings.Contains(got, "-echo ") || !strings.Contains(got, "-opost") || !strings.Contains(got, "intr = ^G") {
+	if got := runInTerminal(t, "\x35\x00\x00\x00\x00\x46\x00\x00\x00\x00\x01\x00\x00\x00\x07\x00", "stty -a"); !strings.Contains(got, "-echo ") || !strings.Contains(got, "-opost") || !strings.Contains(got, "intr = ^G") {
 		t.Errorf("got %q, want no echo, no output processing and intr = ^G", got)
 	}
-	if got := ask(t, "\xff\x00\x00\x00\x01\x63\x00\x00\x00\x01", "stty size"); got != "31 97\r\n" {
+	if got := runInTerminal(t, "\xff\x00\x00\x00\x01\x63\x00\x00\x00\x01", "stty size"); got != "31 97\r\n" {
 		t.Errorf("got %q with unknown modes, want them passed over", got)
 	}
 }
 
-func TestTheTerminalIsTheControllingOne(t *testing.T) {
-	if got := ask(t, "", "echo ok >/dev/tty"); got != "ok\r\n" {
+func TestTerminalIsTheControllingTerminal(t *testing.T) {
+	if got := runInTerminal(t, "", "echo ok >/dev/tty"); got != "ok\r\n" {
 		t.Errorf("got %q, want ok from /dev/tty", got)
 	}
 }
 
-func TestEndOfInputIsForProgramsThatReadLines(t *testing.T) {
+func TestEndOfInputOnlyInCanonicalMode(t *testing.T) {
 	r, _ := pty.ParseRequest(payload("vt100", 80, 24, ""))
 	term, err := pty.Open(r, -1, -1, 0o600)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-const file = "rules.json"
+const fileName = "rules.json"
 
 // saveEvery is how old the head on disk may get while the documents stay the same. Heads come every 10 s; writing each would only wear
 // the disk, and costs at most this much of rules.MaxAge after a restart.
@@ -63,7 +63,7 @@ func Open(cfg Config) (*Keeper, error) {
 }
 
 func (k *Keeper) load() (*rules.Trust, error) {
-	path := filepath.Join(k.cfg.Dir, file)
+	path := filepath.Join(k.cfg.Dir, fileName)
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (k *Keeper) Offer(b []byte) error {
 	if err != nil {
 		return err
 	}
-	return k.take(func(held *rules.Trust) (*rules.Trust, error) { return held.Advance(set) })
+	return k.update(func(held *rules.Trust) (*rules.Trust, error) { return held.Advance(set) })
 }
 
 // Renew takes a pushed head over if it verifies, is newer, and names the documents held.
@@ -100,10 +100,10 @@ func (k *Keeper) Renew(b []byte) error {
 	if err != nil {
 		return err
 	}
-	return k.take(func(held *rules.Trust) (*rules.Trust, error) { return held.Renew(head) })
+	return k.update(func(held *rules.Trust) (*rules.Trust, error) { return held.AdvanceHead(head) })
 }
 
-func (k *Keeper) take(advance func(*rules.Trust) (*rules.Trust, error)) error {
+func (k *Keeper) update(advance func(*rules.Trust) (*rules.Trust, error)) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	next, err := advance(k.current.Load())
@@ -111,7 +111,7 @@ func (k *Keeper) take(advance func(*rules.Trust) (*rules.Trust, error)) error {
 		return err
 	}
 	k.current.Store(next)
-	if !k.due(next) {
+	if !k.needsSave(next) {
 		return nil
 	}
 	if err := k.save(next); err != nil { // the rules are good all the same; only a restart would lose them
@@ -122,7 +122,7 @@ func (k *Keeper) take(advance func(*rules.Trust) (*rules.Trust, error)) error {
 	return nil
 }
 
-func (k *Keeper) due(next *rules.Trust) bool {
+func (k *Keeper) needsSave(next *rules.Trust) bool {
 	if k.saved == nil || next.Head.Time.Sub(k.saved.Head.Time) >= saveEvery || len(next.Head.Docs) != len(k.saved.Head.Docs) {
 		return true
 	}
@@ -140,5 +140,5 @@ func (k *Keeper) save(t *rules.Trust) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(filepath.Join(k.cfg.Dir, file), b)
+	return durable.WriteFile(filepath.Join(k.cfg.Dir, fileName), b)
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/threshold-access/threshold/node/rules"
 )
 
-func keeper(t *testing.T, c *membertest.Cluster, dir string, first signed.Set) *rules.Keeper {
+func openKeeper(t *testing.T, c *membertest.Cluster, dir string, first signed.Set) *rules.Keeper {
 	t.Helper()
 	k, err := rules.Open(rules.Config{Dir: dir, Pin: c.Pin(), First: first, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -31,18 +31,18 @@ func encode(t *testing.T, s signed.Set) []byte {
 	return b
 }
 
-func TestNewerRulesAreTakenAndKept(t *testing.T) {
+func TestNewerRulesAreAppliedAndSaved(t *testing.T) {
 	c, dir := membertest.New(t), t.TempDir()
-	first, older := c.Set(), c.SetAt(c.Now().Add(time.Millisecond))
-	k := keeper(t, c, dir, first)
-	c.Allow(access.Role{Name: "ops"})
-	if err := k.Offer(encode(t, c.Set())); err != nil {
+	first, older := c.SignRules(), c.SignRulesAt(c.Now().Add(time.Millisecond))
+	k := openKeeper(t, c, dir, first)
+	c.SetRoles(access.Role{Name: "ops"})
+	if err := k.Offer(encode(t, c.SignRules())); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := k.Current().Policy["ops"]; !ok {
 		t.Error("got no role ops, want it in force")
 	}
-	k = keeper(t, c, dir, first)
+	k = openKeeper(t, c, dir, first)
 	if _, ok := k.Current().Policy["ops"]; !ok {
 		t.Error("got no role ops after a restart, want it kept")
 	}
@@ -53,20 +53,20 @@ func TestNewerRulesAreTakenAndKept(t *testing.T) {
 
 func TestRulesThatAreRefused(t *testing.T) {
 	c, other := membertest.New(t), membertest.New(t)
-	k := keeper(t, c, t.TempDir(), c.Set())
-	old := c.SetAt(c.Now().Add(-time.Hour))
-	c.Allow(access.Role{Name: "ops"})
-	good := c.Set()
+	k := openKeeper(t, c, t.TempDir(), c.SignRules())
+	old := c.SignRulesAt(c.Now().Add(-time.Hour))
+	c.SetRoles(access.Role{Name: "ops"})
+	good := c.SignRules()
 	if err := k.Offer(encode(t, good)); err != nil {
 		t.Fatal(err)
 	}
 	mixed := good
 	mixed.Roles = old.Roles
-	altered := c.Set()
+	altered := c.SignRules()
 	altered.Head.Payload = append([]byte{}, altered.Head.Payload...)
 	altered.Head.Payload[10] ^= 1
 	want := k.Current()
-	for name, b := range map[string][]byte{"older": encode(t, old), "of another cluster": encode(t, other.Set()), "mixed": encode(t, mixed), "altered": encode(t, altered),
+	for name, b := range map[string][]byte{"older": encode(t, old), "of another cluster": encode(t, other.SignRules()), "mixed": encode(t, mixed), "altered": encode(t, altered),
 		"nonsense": []byte("{"), "empty": nil, "huge": make([]byte, signed.MaxSetBytes+1)} {
 		if err := k.Offer(b); err == nil || k.Current() != want {
 			t.Errorf("%s: got %v, want it refused and nothing changed", name, err)
@@ -77,7 +77,7 @@ func TestRulesThatAreRefused(t *testing.T) {
 	}
 }
 
-func head(t *testing.T, s signed.Set) []byte {
+func encodeHead(t *testing.T, s signed.Set) []byte {
 	t.Helper()
 	b, err := s.EncodeHead()
 	if err != nil {
@@ -86,16 +86,16 @@ func head(t *testing.T, s signed.Set) []byte {
 	return b
 }
 
-func TestAHeadAloneKeepsTheRulesFresh(t *testing.T) {
+func TestAHeadAloneRenewsTheRules(t *testing.T) {
 	c := membertest.New(t)
-	k := keeper(t, c, t.TempDir(), c.Set())
-	c.Allow(access.Role{Name: "ops"})
-	if err := k.Offer(encode(t, c.Set())); err != nil {
+	k := openKeeper(t, c, t.TempDir(), c.SignRules())
+	c.SetRoles(access.Role{Name: "ops"})
+	if err := k.Offer(encode(t, c.SignRules())); err != nil {
 		t.Fatal(err)
 	}
 	for i := 1; i <= 3; i++ {
 		want := c.Now().Add(time.Duration(i) * 10 * time.Second)
-		if err := k.Renew(head(t, c.SetAt(want))); err != nil || !k.Current().Head.Time.Equal(want) {
+		if err := k.Renew(encodeHead(t, c.SignRulesAt(want))); err != nil || !k.Current().Head.Time.Equal(want) {
 			t.Fatalf("got %v and a head of %s, want one of %s", err, k.Current().Head.Time, want)
 		}
 	}
@@ -106,39 +106,39 @@ func TestAHeadAloneKeepsTheRulesFresh(t *testing.T) {
 
 func TestHeadsThatAreRefused(t *testing.T) {
 	c, other := membertest.New(t), membertest.New(t)
-	k := keeper(t, c, t.TempDir(), c.Set())
-	past := c.SetAt(c.Now().Add(time.Second)) // of the documents before
-	c.Allow(access.Role{Name: "ops"})
-	if err := k.Offer(encode(t, c.SetAt(c.Now().Add(time.Minute)))); err != nil {
+	k := openKeeper(t, c, t.TempDir(), c.SignRules())
+	past := c.SignRulesAt(c.Now().Add(time.Second)) // of the documents before
+	c.SetRoles(access.Role{Name: "ops"})
+	if err := k.Offer(encode(t, c.SignRulesAt(c.Now().Add(time.Minute)))); err != nil {
 		t.Fatal(err)
 	}
-	older := c.SetAt(c.Now().Add(time.Second)) // of the same documents
-	altered := c.SetAt(c.Now().Add(time.Hour))
+	older := c.SignRulesAt(c.Now().Add(time.Second)) // of the same documents
+	altered := c.SignRulesAt(c.Now().Add(time.Hour))
 	altered.Head.Payload = append([]byte{}, altered.Head.Payload...)
 	altered.Head.Payload[10] ^= 1
-	later := c.SetAt(c.Now().Add(time.Hour))
+	later := c.SignRulesAt(c.Now().Add(time.Hour))
 	asRoles := signed.Set{Head: later.Roles}
-	c.Allow(access.Role{Name: "dev"})
-	unseen := c.SetAt(c.Now().Add(time.Hour))
+	c.SetRoles(access.Role{Name: "dev"})
+	unseen := c.SignRulesAt(c.Now().Add(time.Hour))
 	want := k.Current()
-	for name, b := range map[string][]byte{"of documents that were replaced": head(t, past), "older": head(t, older), "of another cluster": head(t, other.SetAt(c.Now().Add(time.Hour))),
-		"of documents not held": head(t, unseen), "altered": head(t, altered), "roles in its place": head(t, asRoles), "nonsense": []byte("{"), "empty": nil, "huge": make([]byte, signed.MaxSetBytes+1)} {
+	for name, b := range map[string][]byte{"of documents that were replaced": encodeHead(t, past), "older": encodeHead(t, older), "of another cluster": encodeHead(t, other.SignRulesAt(c.Now().Add(time.Hour))),
+		"of documents not held": encodeHead(t, unseen), "altered": encodeHead(t, altered), "roles in its place": encodeHead(t, asRoles), "nonsense": []byte("{"), "empty": nil, "huge": make([]byte, signed.MaxSetBytes+1)} {
 		if err := k.Renew(b); err == nil || k.Current() != want {
 			t.Errorf("%s: got %v, want it refused and nothing changed", name, err)
 		}
 	}
-	if err := k.Renew(head(t, later)); err != nil {
+	if err := k.Renew(encodeHead(t, later)); err != nil {
 		t.Errorf("a good one after them: got %v, want it taken", err)
 	}
 }
 
-func TestHeadsAloneDoNotWearTheDisk(t *testing.T) {
+func TestHeadsAreSavedRarely(t *testing.T) {
 	c, dir := membertest.New(t), t.TempDir()
-	k := keeper(t, c, dir, c.Set())
+	k := openKeeper(t, c, dir, c.SignRules())
 	writes := 0
 	var last time.Time
 	for i := range 180 { // half an hour of heads
-		if err := k.Offer(encode(t, c.SetAt(c.Now().Add(time.Duration(i)*10*time.Second)))); err != nil {
+		if err := k.Offer(encode(t, c.SignRulesAt(c.Now().Add(time.Duration(i)*10*time.Second)))); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(filepath.Join(dir, "rules.json"))
@@ -162,24 +162,24 @@ func TestHeadsAloneDoNotWearTheDisk(t *testing.T) {
 	}
 }
 
-func TestSpoiltRulesOnDiskAreNotUsed(t *testing.T) {
+func TestDamagedRulesOnDiskAreNotUsed(t *testing.T) {
 	c, other, dir := membertest.New(t), membertest.New(t), t.TempDir()
-	first := c.Set()
-	for name, text := range map[string][]byte{"torn": []byte(`{"chain":`), "of another cluster": encode(t, other.SetAt(time.Now().Add(time.Hour)))} {
+	first := c.SignRules()
+	for name, text := range map[string][]byte{"torn": []byte(`{"chain":`), "of another cluster": encode(t, other.SignRulesAt(time.Now().Add(time.Hour)))} {
 		if err := os.WriteFile(filepath.Join(dir, "rules.json"), text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := keeper(t, c, dir, first).Current().Set().Head; string(got.Payload) != string(first.Head.Payload) {
+		if got := openKeeper(t, c, dir, first).Current().Set().Head; string(got.Payload) != string(first.Head.Payload) {
 			t.Errorf("%s: got other rules, want those of the membership", name)
 		}
 	}
 }
 
-func TestRulesStayInForceWhenTheDiskIsFull(t *testing.T) {
+func TestRulesAreUsedEvenIfTheyCannotBeSaved(t *testing.T) {
 	c := membertest.New(t)
-	k := keeper(t, c, filepath.Join(t.TempDir(), "gone"), c.Set()) // a directory that cannot be written stands for it
-	c.Allow(access.Role{Name: "ops"})
-	if err := k.Offer(encode(t, c.Set())); err != nil {
+	k := openKeeper(t, c, filepath.Join(t.TempDir(), "gone"), c.SignRules()) // a directory that cannot be written stands for it
+	c.SetRoles(access.Role{Name: "ops"})
+	if err := k.Offer(encode(t, c.SignRules())); err != nil {
 		t.Errorf("got %v, want the rules taken all the same", err)
 	}
 	if _, ok := k.Current().Policy["ops"]; !ok {
@@ -189,7 +189,7 @@ func TestRulesStayInForceWhenTheDiskIsFull(t *testing.T) {
 
 func TestAMembershipWithAnotherPinIsRefused(t *testing.T) {
 	c, other := membertest.New(t), membertest.New(t)
-	if _, err := rules.Open(rules.Config{Dir: t.TempDir(), Pin: other.Pin(), First: c.Set(), Log: slog.New(slog.DiscardHandler)}); err == nil {
+	if _, err := rules.Open(rules.Config{Dir: t.TempDir(), Pin: other.Pin(), First: c.SignRules(), Log: slog.New(slog.DiscardHandler)}); err == nil {
 		t.Error("got rules under a foreign pin, want an error")
 	}
 }

@@ -28,8 +28,8 @@ type Account struct {
 	Shell  string
 }
 
-// Accounts says who can be looked up, and as whom sessions can run.
-type Accounts struct {
+// Database says who can be looked up, and as whom sessions can run.
+type Database struct {
 	Root string           // the folder that holds etc, run and var; empty means /
 	UID  uint32           // of this process: 0 may become anyone, any other only itself
 	Now  func() time.Time // nil means time.Now
@@ -38,25 +38,25 @@ type Accounts struct {
 // maxLine bounds one line of the account files.
 const maxLine = 1 << 20
 
-// file is where a file of the machine is.
-func (a Accounts) file(name string) string { return filepath.Join("/", a.Root, name) }
+// path is where a file of the machine is.
+func (a Database) path(name string) string { return filepath.Join("/", a.Root, name) }
 
-func (a Accounts) now() time.Time {
+func (a Database) now() time.Time {
 	if a.Now == nil {
 		return time.Now()
 	}
 	return a.Now()
 }
 
-// ThisMachine is the accounts of the machine, as this process may use them.
-func ThisMachine() Accounts { return Accounts{UID: uint32(os.Geteuid())} }
+// Local is the accounts of the machine, as this process may use them.
+func Local() Database { return Database{UID: uint32(os.Geteuid())} }
 
 // Find returns the account, or says why a session cannot run as it.
-func (a Accounts) Find(login identity.Login) (Account, error) {
+func (a Database) Find(login identity.Login) (Account, error) {
 	if err := identity.CheckLogin(login); err != nil {
 		return Account{}, fault.Wrap(err, fault.Invalid, "session.Find", err.Error(), "name an account of the node")
 	}
-	acc, found, err := a.passwd(func(acc Account) bool { return acc.Login == login })
+	acc, found, err := a.findPasswd(func(acc Account) bool { return acc.Login == login })
 	if err != nil {
 		return Account{}, fault.Wrap(err, fault.Internal, "session.Find", "the accounts of this node cannot be read", "ask an administrator to look at the node")
 	}
@@ -65,16 +65,16 @@ func (a Accounts) Find(login identity.Login) (Account, error) {
 			"ask an administrator to make the account, or use another login")
 	}
 	if a.UID != 0 && acc.UID != a.UID {
-		return Account{}, a.notRoot(login)
+		return Account{}, a.notRootError(login)
 	}
-	if acc.Groups, err = a.groups(login, acc.GID); err != nil {
+	if acc.Groups, err = a.groupsOf(login, acc.GID); err != nil {
 		return Account{}, fault.Wrap(err, fault.Internal, "session.Find", "the groups of this node cannot be read", "ask an administrator to look at the node")
 	}
 	return acc, nil
 }
 
-func (a Accounts) notRoot(login identity.Login) error {
-	own, found, err := a.passwd(func(acc Account) bool { return acc.UID == a.UID })
+func (a Database) notRootError(login identity.Login) error {
+	own, found, err := a.findPasswd(func(acc Account) bool { return acc.UID == a.UID })
 	name := string(own.Login)
 	if err != nil || !found {
 		name = "user id " + strconv.FormatUint(uint64(a.UID), 10)
@@ -83,18 +83,18 @@ func (a Accounts) notRoot(login identity.Login) error {
 		"log in as "+name+", or ask an administrator to run the node as root")
 }
 
-// noID is what the kernel takes for "as it is" where ids are changed: whoever had that number would stay root.
-const noID = 1<<32 - 1
+// unsetID is what the kernel takes for "as it is" where ids are changed: whoever had that number would stay root.
+const unsetID = 1<<32 - 1
 
-// passwd returns the first account of the file that match picks (passwd(5)). Lines that are not accounts are passed over.
-func (a Accounts) passwd(match func(Account) bool) (acc Account, found bool, err error) {
-	err = lines(a.file("etc/passwd"), func(f []string) bool {
+// findPasswd returns the first account of the file that match picks (passwd(5)). Lines that are not accounts are passed over.
+func (a Database) findPasswd(match func(Account) bool) (acc Account, found bool, err error) {
+	err = eachLine(a.path("etc/passwd"), func(f []string) bool {
 		if len(f) != 7 {
 			return true
 		}
 		uid, err1 := strconv.ParseUint(f[2], 10, 32)
 		gid, err2 := strconv.ParseUint(f[3], 10, 32)
-		if err1 != nil || err2 != nil || uid == noID || gid == noID {
+		if err1 != nil || err2 != nil || uid == unsetID || gid == unsetID {
 			return true
 		}
 		acc = Account{Login: identity.Login(f[0]), UID: uint32(uid), GID: uint32(gid), Home: f[5], Shell: f[6]}
@@ -110,10 +110,10 @@ func (a Accounts) passwd(match func(Account) bool) (acc Account, found bool, err
 	return acc, found, err
 }
 
-// groups lists the groups that name the account as a member, with its own first (group(5)).
-func (a Accounts) groups(login identity.Login, own uint32) ([]uint32, error) {
+// groupsOf lists the groups that name the account as a member, with its own first (group(5)).
+func (a Database) groupsOf(login identity.Login, own uint32) ([]uint32, error) {
 	out := []uint32{own}
-	err := lines(a.file("etc/group"), func(f []string) bool {
+	err := eachLine(a.path("etc/group"), func(f []string) bool {
 		if len(f) == 4 && slices.Contains(strings.Split(f[3], ","), string(login)) {
 			if gid, err := strconv.ParseUint(f[2], 10, 32); err == nil && !slices.Contains(out, uint32(gid)) {
 				out = append(out, uint32(gid))
@@ -125,8 +125,8 @@ func (a Accounts) groups(login identity.Login, own uint32) ([]uint32, error) {
 }
 
 // groupID is the number of the group of that name.
-func (a Accounts) groupID(name string) (id uint32, ok bool) {
-	_ = lines(a.file("etc/group"), func(f []string) bool { // without the file there is none
+func (a Database) groupID(name string) (id uint32, ok bool) {
+	_ = eachLine(a.path("etc/group"), func(f []string) bool { // without the file there is none
 		if len(f) != 4 || f[0] != name {
 			return true
 		}
@@ -137,17 +137,17 @@ func (a Accounts) groupID(name string) (id uint32, ok bool) {
 	return id, ok
 }
 
-// ttyGroup is the group that an account's terminals belong to, and their mode: as under sshd, others of the machine write to them only
+// TerminalOwner is the group that an account's terminals belong to, and their mode: as under sshd, others of the machine write to them only
 // by way of the programs of the group tty.
-func (a Accounts) ttyGroup(acc Account) (gid uint32, mode os.FileMode) {
+func (a Database) TerminalOwner(acc Account) (gid uint32, mode os.FileMode) {
 	if gid, ok := a.groupID("tty"); ok {
 		return gid, 0o620
 	}
 	return acc.GID, 0o600
 }
 
-// lines calls each with the colon-separated fields of every line until it returns false.
-func lines(path string, each func([]string) bool) error {
+// eachLine calls each with the colon-separated fields of every line until it returns false.
+func eachLine(path string, each func([]string) bool) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -163,23 +163,23 @@ func lines(path string, each func([]string) bool) error {
 	return s.Err()
 }
 
-// opens reports whether the account's shell is one that lets people do as they like (shells(5)). A shell that does not is run and says so
+// AllowsFileTransfer reports whether the account's shell is one that lets people do as they like (shells(5)). A shell that does not is run and says so
 // itself; files have no other guard.
-func (a Accounts) opens(shell string) bool {
+func (a Database) AllowsFileTransfer(shell string) bool {
 	switch filepath.Base(shell) {
 	case "nologin", "false", "true", "sync", "halt", "shutdown", "rbash", "rksh", "rzsh": // which some machines list
 		return false
 	}
 	listed := false
-	err := lines(a.file("etc/shells"), func(f []string) bool {
+	err := eachLine(a.path("etc/shells"), func(f []string) bool {
 		listed = len(f) == 1 && f[0] == shell
 		return !listed
 	})
 	return listed || errors.Is(err, fs.ErrNotExist)
 }
 
-// become makes the attributes under which a process runs as the account. Only root can, and need, change them.
-func (a Accounts) become(acc Account) *syscall.SysProcAttr {
+// credentials makes the attributes under which a process runs as the account. Only root can, and need, change them.
+func (a Database) credentials(acc Account) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{}
 	if a.UID == 0 {
 		attr.Credential = &syscall.Credential{Uid: acc.UID, Gid: acc.GID, Groups: acc.Groups}
@@ -187,7 +187,7 @@ func (a Accounts) become(acc Account) *syscall.SysProcAttr {
 	return attr
 }
 
-// diskIsFull reports whether err says so.
-func diskIsFull(err error) bool {
+// isDiskFull reports whether err says so.
+func isDiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

@@ -14,30 +14,30 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// maxNotice bounds what is shown of a file that an administrator wrote for people who log in.
-const maxNotice = 64 << 10
+// maxText bounds what is shown of a file that an administrator wrote for people who log in.
+const maxText = 64 << 10
 
 // Admit finds the account and lets it in if the machine does so now: it is not closed to all but root (nologin(5)), and the account has
 // not expired (shadow(5)). A locked password shuts nobody out, nor does an old one: people show no password here, and so it is with
 // keys under Debian's sshd.
-func (a Accounts) Admit(login identity.Login) (Account, error) {
+func (a Database) Admit(login identity.Login) (Account, error) {
 	acc, err := a.Find(login)
 	if err != nil {
 		return Account{}, err
 	}
-	if err := a.open(acc); err != nil {
+	if err := a.checkNologin(acc); err != nil {
 		return Account{}, err
 	}
-	return acc, a.current(acc)
+	return acc, a.checkExpiry(acc)
 }
 
-// open says whether the machine lets others than root in.
-func (a Accounts) open(acc Account) error {
+// checkNologin says whether the machine lets others than root in.
+func (a Database) checkNologin(acc Account) error {
 	if acc.UID == 0 {
 		return nil
 	}
 	for _, name := range []string{"run/nologin", "etc/nologin"} {
-		text, err := notice(a.file(name))
+		text, err := readText(a.path(name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -50,25 +50,25 @@ func (a Accounts) open(acc Account) error {
 	return nil
 }
 
-// notice reads the beginning of a file that was written for people.
-func notice(path string) (string, error) {
+// readText reads the beginning of a file that was written for people.
+func readText(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxNotice))
+	b, err := io.ReadAll(io.LimitReader(f, maxText))
 	return string(b), err
 }
 
-// current says whether the account's own end has not come. Only root can read that file, and only root becomes others.
-func (a Accounts) current(acc Account) error {
+// checkExpiry says whether the account's own end has not come. Only root can read that file, and only root becomes others.
+func (a Database) checkExpiry(acc Account) error {
 	if a.UID != 0 {
 		return nil
 	}
 	const name, end, fields = 0, 7, 9 // of shadow(5); the end is counted in days since 1970
 	last := int64(-1)
-	err := lines(a.file("etc/shadow"), func(f []string) bool {
+	err := eachLine(a.path("etc/shadow"), func(f []string) bool {
 		if len(f) != fields || f[name] != string(acc.Login) {
 			return true
 		}

@@ -17,7 +17,7 @@ gone:*:19000:0:99999:7::0:
 odd:*:19000:0:99999:7::soon:
 `
 
-func TestAccountsAreLetInWhenTheMachineDoes(t *testing.T) {
+func TestAdmitFollowsNologinAndShadow(t *testing.T) {
 	people := passwd + "locked:x:1003:1003::/:/bin/sh\ngone:x:1004:1004::/:/bin/sh\nodd:x:1005:1005::/:/bin/sh\n"
 	usual := map[string]string{"etc/passwd": people, "etc/group": group, "etc/shadow": shadow}
 	with := func(name, text string) map[string]string {
@@ -50,7 +50,7 @@ func TestAccountsAreLetInWhenTheMachineDoes(t *testing.T) {
 		{"root on a closed machine", with("etc/nologin", "Going down"), "root", 0, day(1), "", ""},
 		{"nobody", usual, "nobody-here", 0, day(1), fault.NotFound, "no account"},
 	} {
-		a := session.Accounts{Root: machine(t, tt.files), UID: tt.uid, Now: func() time.Time { return tt.now }}
+		a := session.Database{Root: writeFiles(t, tt.files), UID: tt.uid, Now: func() time.Time { return tt.now }}
 		acc, err := a.Admit(tt.login)
 		if tt.kind == "" {
 			if err != nil || acc.Login != tt.login {

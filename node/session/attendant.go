@@ -13,107 +13,107 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// answerTimeout bounds what the process that reaches sockets may take for an answer: a folder may lie on a file server that is gone.
-const answerTimeout = 10 * time.Second
+// replyTimeout bounds what the process that reaches sockets may take for an answer: a folder may lie on a file server that is gone.
+const replyTimeout = 10 * time.Second
 
 // helperEnv is all that such a process needs to know. It mostly waits, so one processor is enough, and less memory is set aside.
 func helperEnv(acc Account) []string {
 	return []string{"PATH=" + userPath, "HOME=" + acc.Home, "GOMAXPROCS=1"}
 }
 
-// attendant is the node's side of the process.
-type attendant struct {
+// accountHelper is the node's side of the process.
+type accountHelper struct {
 	cmd     *exec.Cmd
 	pidfd   int
 	control *net.UnixConn
-	gone    chan struct{} // closed once it answers no more
+	done    chan struct{} // closed once it answers no more
 
 	mu        sync.Mutex // guards what follows
-	last      uint32     // id given out
-	waiting   map[uint32]chan note
+	lastID    uint32     // id given out
+	replies   map[uint32]chan message
 	listeners map[uint32]*socketListener
 }
 
-// attend starts this program anew as the account.
-func (a Accounts) attend(acc Account) (*attendant, error) {
-	control, theirs, err := pair(unix.SOCK_SEQPACKET)
+// startHelper starts this program anew as the account.
+func (a Database) startHelper(acc Account) (*accountHelper, error) {
+	control, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	c := &attendant{pidfd: -1, control: control, gone: make(chan struct{}), waiting: map[uint32]chan note{}, listeners: map[uint32]*socketListener{}}
-	c.cmd = &exec.Cmd{Path: selfPath, Args: []string{helperName, socketsGuard}, Env: helperEnv(acc), Dir: "/", Stdin: theirs, SysProcAttr: a.become(acc)} // it goes home by itself
+	c := &accountHelper{pidfd: -1, control: control, done: make(chan struct{}), replies: map[uint32]chan message{}, listeners: map[uint32]*socketListener{}}
+	c.cmd = &exec.Cmd{Path: selfPath, Args: []string{helperName, socketsArg}, Env: helperEnv(acc), Dir: "/", Stdin: theirs, SysProcAttr: a.credentials(acc)} // it goes home by itself
 	c.cmd.SysProcAttr.Setsid, c.cmd.SysProcAttr.PidFD = true, &c.pidfd
-	if err := a.apart(c.cmd); err != nil {
+	if err := a.startIsolated(c.cmd); err != nil {
 		control.Close()
 		return nil, err
 	}
-	go c.hear() // ends with the process; close waits for it
+	go c.readLoop() // ends with the process; close waits for it
 	return c, nil
 }
 
-func (c *attendant) number() uint32 {
+func (c *accountHelper) nextID() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = (c.last + 1) &^ ofComer
-	return c.last
+	c.lastID = (c.lastID + 1) &^ acceptedBit
+	return c.lastID
 }
 
-// ask sends a note and waits for its answer's text.
-func (c *attendant) ask(ctx context.Context, n note, with *os.File) (string, error) {
+// call sends a note and waits for its answer's text.
+func (c *accountHelper) call(ctx context.Context, n message, with *os.File) (string, error) {
 	if with != nil {
 		defer with.Close()
 	}
-	answer := make(chan note, 1)
+	answer := make(chan message, 1)
 	c.mu.Lock()
-	c.waiting[n.id] = answer
+	c.replies[n.id] = answer
 	c.mu.Unlock()
-	defer func() { c.mu.Lock(); delete(c.waiting, n.id); c.mu.Unlock() }()
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer func() { c.mu.Lock(); delete(c.replies, n.id); c.mu.Unlock() }()
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
 	defer cancel()
-	if err := c.tell(n, with); err != nil {
+	if err := c.notify(n, with); err != nil {
 		return "", err
 	}
 	select {
 	case a := <-answer:
-		if a.op == opFailed {
+		if a.op == opError {
 			return "", syscall.Errno(a.number())
 		}
 		return a.text, nil
-	case <-c.gone:
+	case <-c.done:
 		return "", io.ErrUnexpectedEOF
 	case <-ctx.Done():
-		undo := opClose // should it be done later, nobody wants it
+		undo := opCloseListener // should it be done later, nobody wants it
 		if n.op == opDial {
-			undo = opEnd
+			undo = opCloseConn
 		}
-		_ = c.tell(note{op: undo, id: n.id}, nil)
+		_ = c.notify(message{op: undo, id: n.id}, nil)
 		return "", ctx.Err()
 	}
 }
 
-// tell sends a note that has no answer.
-func (c *attendant) tell(n note, with *os.File) error {
-	_ = c.control.SetWriteDeadline(time.Now().Add(answerTimeout))
-	return send(c.control, n, with)
+// notify sends a note that has no answer.
+func (c *accountHelper) notify(n message, with *os.File) error {
+	_ = c.control.SetWriteDeadline(time.Now().Add(replyTimeout))
+	return sendMessage(c.control, n, with)
 }
 
-// hear hands answers and arrivals on. The process belongs to somebody else: nothing that it says is more than a number of its own.
-func (c *attendant) hear() {
-	defer close(c.gone)
-	buf := make([]byte, noteBytes+1)
+// readLoop hands answers and arrivals on. The process belongs to somebody else: nothing that it says is more than a number of its own.
+func (c *accountHelper) readLoop() {
+	defer close(c.done)
+	buf := make([]byte, maxMessage+1)
 	for {
-		n, _, err := receive(c.control, buf, nil)
+		n, _, err := receiveMessage(c.control, buf, nil)
 		if err != nil {
 			return
 		}
 		c.mu.Lock()
-		answer, l := c.waiting[n.id], c.listeners[n.id]
+		answer, l := c.replies[n.id], c.listeners[n.id]
 		c.mu.Unlock()
 		switch {
-		case n.op == opCame && l != nil:
-			l.arrive(n.number())
-		case (n.op == opDone || n.op == opFailed) && answer != nil:
+		case n.op == opIncoming && l != nil:
+			l.enqueue(n.number())
+		case (n.op == opOK || n.op == opError) && answer != nil:
 			select {
 			case answer <- n:
 			default: // answered before
@@ -122,24 +122,24 @@ func (c *attendant) hear() {
 	}
 }
 
-func (c *attendant) introduce(l *socketListener) {
+func (c *accountHelper) addListener(l *socketListener) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.listeners[l.id] = l
 }
 
-func (c *attendant) forget(l *socketListener) {
+func (c *accountHelper) removeListener(l *socketListener) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.listeners, l.id)
 }
 
 // close hangs up, upon which the process removes what it made and ends; one that stays is killed.
-func (c *attendant) close() {
+func (c *accountHelper) close() {
 	_ = c.control.Close()
-	<-c.gone
+	<-c.done
 	ended := make(chan struct{})
-	go func() { defer close(ended); awaitExit(c.cmd.Process.Pid, c.pidfd) }()
+	go func() { defer close(ended); waitExit(c.cmd.Process.Pid, c.pidfd) }()
 	timer := time.NewTimer(hangupGrace)
 	defer timer.Stop()
 	select {

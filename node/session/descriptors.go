@@ -9,13 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// firstOther is the first descriptor that is none of the three standard streams.
-const firstOther = 3
+// firstExtraFD is the first descriptor that is none of the three standard streams.
+const firstExtraFD = 3
 
-// KeepDescriptors makes sure that no program a session starts gets a descriptor of this process. What Go opens is safe; what this process
+// CloseDescriptorsOnExec makes sure that no program a session starts gets a descriptor of this process. What Go opens is safe; what this process
 // was itself started with is not: a service manager's socket, a lock or a log of whoever started the node.
-func KeepDescriptors() error {
-	err := unix.CloseRange(firstOther, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+func CloseDescriptorsOnExec() error {
+	err := unix.CloseRange(firstExtraFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	if err == nil {
 		return nil
 	}
@@ -25,7 +25,7 @@ func KeepDescriptors() error {
 	}
 	for _, e := range open {
 		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd < firstOther {
+		if err != nil || fd < firstExtraFD {
 			continue
 		}
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil && !errors.Is(err, unix.EBADF) {

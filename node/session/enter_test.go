@@ -29,8 +29,8 @@ root       hard  nofile  800
 broken
 `
 
-// asked runs a command by a machine's own files, and returns what it printed.
-func asked(t *testing.T, a session.Accounts, acc session.Account, command string) string {
+// runCommand runs a command by a machine's own files, and returns what it printed.
+func runCommand(t *testing.T, a session.Database, acc session.Account, command string) string {
 	t.Helper()
 	p, err := a.Start(acc, session.Spec{Kind: session.Exec, Command: command})
 	if err != nil {
@@ -41,8 +41,8 @@ func asked(t *testing.T, a session.Accounts, acc session.Account, command string
 	return out.String()
 }
 
-// found is an account of the machine, with a shell and a home that are there.
-func found(t *testing.T, a session.Accounts, login identity.Login) session.Account {
+// findAccount is an account of the machine, with a shell and a home that are there.
+func findAccount(t *testing.T, a session.Database, login identity.Login) session.Account {
 	t.Helper()
 	acc, err := a.Find(login)
 	if err != nil {
@@ -52,7 +52,7 @@ func found(t *testing.T, a session.Accounts, login identity.Login) session.Accou
 	return acc
 }
 
-func merged(files ...map[string]string) map[string]string {
+func mergeFiles(files ...map[string]string) map[string]string {
 	out := map[string]string{}
 	for _, m := range files {
 		maps.Copy(out, m)
@@ -60,7 +60,7 @@ func merged(files ...map[string]string) map[string]string {
 	return out
 }
 
-func TestProgramsStartUnderTheLimitsOfTheirAccount(t *testing.T) {
+func TestProgramsStartWithLimitsConf(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root sets limits for others
 	}
@@ -76,14 +76,14 @@ func TestProgramsStartUnderTheLimitsOfTheirAccount(t *testing.T) {
 		{"its own name before its group before everyone", "alice", files, "300\n600\n120\n8\n"},
 		{"the last of equal ones", "nohome", files, "300\n700\n120\nunlimited\n"},
 		{"root only by name", "root", files, "800\n800\nunlimited\nunlimited\n"},
-		{"more files, in order", "alice", merged(files, extra), "300\n660\n120\n8\n"},
-		{"an account that is freed", "noshell", merged(files, extra), ""},
+		{"more files, in order", "alice", mergeFiles(files, extra), "300\n660\n120\n8\n"},
+		{"an account that is freed", "noshell", mergeFiles(files, extra), ""},
 	} {
-		a := session.Accounts{Root: machine(t, tt.files)}
-		acc := found(t, a, tt.login)
-		got := asked(t, a, acc, command)
+		a := session.Database{Root: writeFiles(t, tt.files)}
+		acc := findAccount(t, a, tt.login)
+		got := runCommand(t, a, acc, command)
 		if tt.want == "" {
-			tt.want = asked(t, session.Accounts{Root: t.TempDir()}, acc, command)
+			tt.want = runCommand(t, session.Database{Root: t.TempDir()}, acc, command)
 		}
 		if got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
@@ -91,15 +91,15 @@ func TestProgramsStartUnderTheLimitsOfTheirAccount(t *testing.T) {
 	}
 }
 
-func TestALimitBeyondWhatThereIsKeepsNobodyOut(t *testing.T) {
+func TestLimitThatCannotBeGrantedIsLowered(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // as above
 	}
-	acc := other(t)
+	acc := otherAccount(t)
 	for _, files := range []string{"unlimited", "2000000000"} { // more than any kernel lets root have
-		a := session.Accounts{Root: machine(t, map[string]string{"etc/security/limits.conf": "* - nofile " + files + "\n* hard cpu 3\n"})}
-		got := asked(t, a, acc, "ulimit -n; ulimit -Hn; ulimit -Ht")
-		want := asked(t, session.Accounts{Root: t.TempDir()}, acc, "ulimit -Hn; ulimit -Hn; echo 180")
+		a := session.Database{Root: writeFiles(t, map[string]string{"etc/security/limits.conf": "* - nofile " + files + "\n* hard cpu 3\n"})}
+		got := runCommand(t, a, acc, "ulimit -n; ulimit -Hn; ulimit -Ht")
+		want := runCommand(t, session.Database{Root: t.TempDir()}, acc, "ulimit -Hn; ulimit -Hn; echo 180")
 		if got != want {
 			t.Errorf("%s: got %q, want %q", files, got, want)
 		}
@@ -110,10 +110,10 @@ func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // as above
 	}
-	a := session.Accounts{Root: machine(t, map[string]string{"etc/passwd": passwd, "etc/group": group,
+	a := session.Database{Root: writeFiles(t, map[string]string{"etc/passwd": passwd, "etc/group": group,
 		"etc/security/limits.conf": "* - as 400000\n* - data 20000\n* - nproc 200\n* - nofile 64\n* - memlock 64\n", "etc/login.defs": "# a comment\nUMASK\t\t027\nUMASKS 1\n"})}
-	acc := found(t, a, "alice")
-	got := asked(t, a, acc, "ulimit -Sv; ulimit -Hn; umask; id -u; id -g; id -G; grep -h -e ^Cap[EPI] -e ^Uid -e ^Gid /proc/self/status; pwd; tr '\\0' ' ' </proc/$$/cmdline; ls /proc/self/fd | wc -l")
+	acc := findAccount(t, a, "alice")
+	got := runCommand(t, a, acc, "ulimit -Sv; ulimit -Hn; umask; id -u; id -g; id -G; grep -h -e ^Cap[EPI] -e ^Uid -e ^Gid /proc/self/status; pwd; tr '\\0' ' ' </proc/$$/cmdline; ls /proc/self/fd | wc -l")
 	for _, want := range []string{"400000\n64\n0027\n1000\n1000\n1000 27 998\n", "Uid:\t1000\t1000\t1000\t1000\n", "Gid:\t1000\t1000\t1000\t1000\n", "CapPrm:\t0000000000000000\n",
 		"CapEff:\t0000000000000000\n", "\n/\nsh -c ulimit"} {
 		if !strings.Contains(got, want) {
@@ -121,7 +121,7 @@ func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 		}
 	}
 	acc.Home = "/root/no/such"
-	if got := asked(t, a, acc, "pwd"); got != "/\n" {
+	if got := runCommand(t, a, acc, "pwd"); got != "/\n" {
 		t.Errorf("got %q, want a start in / without a home", got)
 	}
 	acc.Shell = "/no/such/shell"
@@ -139,23 +139,23 @@ func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 	}
 }
 
-func TestTheUmaskIsTheMachines(t *testing.T) {
-	acc := self(t)
+func TestUmaskComesFromLoginDefs(t *testing.T) {
+	acc := ownAccount(t)
 	for text, want := range map[string]string{"": "0022\n", "UMASK 077\n": "0077\n", "UMASK 999\nUMASK 002\n": "0002\n", "# UMASK 077\nUMASK\n": "0022\n"} {
-		a := session.ThisMachine()
-		a.Root = machine(t, map[string]string{"etc/login.defs": text})
-		if got := asked(t, a, acc, "umask"); got != want {
+		a := session.Local()
+		a.Root = writeFiles(t, map[string]string{"etc/login.defs": text})
+		if got := runCommand(t, a, acc, "umask"); got != want {
 			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
 	}
 }
 
-func TestProgramsThatCannotStartKeepNoDescriptors(t *testing.T) {
-	acc := self(t)
+func TestFailedStartsLeakNoDescriptors(t *testing.T) {
+	acc := ownAccount(t)
 	acc.Shell = "/no/such/shell"
 	for how, defs := range map[string]string{"plain": "", "by way of a child": "UMASK 077\n"} {
-		a := session.ThisMachine()
-		a.Root = machine(t, map[string]string{"etc/login.defs": defs})
+		a := session.Local()
+		a.Root = writeFiles(t, map[string]string{"etc/login.defs": defs})
 		var open []int
 		for range 2 {
 			list, err := os.ReadDir("/proc/self/fd")
@@ -177,11 +177,11 @@ func TestProgramsThatCannotStartKeepNoDescriptors(t *testing.T) {
 
 // BenchmarkStart tells what it costs when a program has to be started by way of a child of ours: here, for another umask.
 func BenchmarkStart(b *testing.B) {
-	acc := self(b)
+	acc := ownAccount(b)
 	acc.Shell, acc.Home = "/bin/sh", "/"
 	for name, defs := range map[string]string{"plain": "", "entered": "UMASK 077\n"} {
-		a := session.ThisMachine()
-		a.Root = machine(b, map[string]string{"etc/login.defs": defs})
+		a := session.Local()
+		a.Root = writeFiles(b, map[string]string{"etc/login.defs": defs})
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				p, err := a.Start(acc, session.Spec{Kind: session.Exec, Command: "true"})

@@ -16,8 +16,8 @@ const (
 	maxEnvValue = 1 << 10
 )
 
-// envRE is what a client may set: the language and nothing that a loader, shell or interpreter obeys. TERM comes with the terminal.
-var envRE = regexp.MustCompile(`^(LANG|LC_[A-Z]{1,32}|TERM)$`)
+// clientVariableRE is what a client may set: the language and nothing that a loader, shell or interpreter obeys. TERM comes with the terminal.
+var clientVariableRE = regexp.MustCompile(`^(LANG|LC_[A-Z]{1,32}|TERM)$`)
 
 // Env is the environment that a client asked for.
 type Env map[string]string
@@ -25,7 +25,7 @@ type Env map[string]string
 // Set takes a variable over, if it is one of the few that clients may set, and reports whether it did. No value may have a slash or a
 // percent sign: C libraries have taken those for file names and formats.
 func (e Env) Set(name, value string) bool {
-	if !envRE.MatchString(name) || len(value) > maxEnvValue || len(e) >= maxEnv || strings.ContainsAny(value, "\x00\n\r/%") {
+	if !clientVariableRE.MatchString(name) || len(value) > maxEnvValue || len(e) >= maxEnv || strings.ContainsAny(value, "\x00\n\r/%") {
 		return false
 	}
 	e[name] = value
@@ -40,22 +40,22 @@ const (
 
 // environ makes a clean environment: nothing of the node's own gets into a session. What the machine sets for everyone comes first, what
 // the client asked for wins over it, and what says who this is cannot be set by either.
-func (a Accounts) environ(acc Account, s Spec) []string {
+func (a Database) environ(acc Account, s Spec) []string {
 	vars := map[string]string{"PATH": userPath}
 	if acc.UID == 0 {
 		vars["PATH"] = rootPath
 	}
 	for _, name := range []string{"etc/default/locale", "etc/environment"} {
-		text, _ := notice(a.file(name)) // without the file, the machine sets nothing
-		machineEnv(text, vars)
+		text, _ := readText(a.path(name)) // without the file, the machine sets nothing
+		parseEnvironment(text, vars)
 	}
 	maps.Copy(vars, s.Env)
 	maps.Copy(vars, map[string]string{
 		"HOME": acc.Home, "USER": string(acc.Login), "LOGNAME": string(acc.Login), "SHELL": acc.Shell, "MAIL": "/var/mail/" + string(acc.Login),
-		"THRESHOLD_SESSION": s.ID, "THRESHOLD_USER": s.User, "THRESHOLD_NODE": s.Node, "THRESHOLD_FROM": s.From,
+		"THRESHOLD_SESSION": s.ID, "THRESHOLD_USER": s.User, "THRESHOLD_NODE": s.Node, "THRESHOLD_FROM": s.ClientAddr,
 	})
-	host, port := ends(s.From)
-	ownHost, ownPort := ends(s.At)
+	host, port := splitAddr(s.ClientAddr)
+	ownHost, ownPort := splitAddr(s.LocalAddr)
 	vars["SSH_CLIENT"] = strings.Join([]string{host, port, ownPort}, " ")
 	vars["SSH_CONNECTION"] = strings.Join([]string{host, port, ownHost, ownPort}, " ")
 	if s.Agent != "" {
@@ -71,8 +71,8 @@ func (a Accounts) environ(acc Account, s Spec) []string {
 	return out
 }
 
-// ends parts an address from its port, in sshd's words where there is none.
-func ends(addr string) (host, port string) {
+// splitAddr parts an address from its port, in sshd's words where there is none.
+func splitAddr(addr string) (host, port string) {
 	a, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return "UNKNOWN", "65535"
@@ -81,24 +81,24 @@ func ends(addr string) (host, port string) {
 }
 
 var (
-	nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	// ownRE is what the machine's files do not set: what a loader obeys, and what sessions and their terminals are known by.
-	ownRE = regexp.MustCompile(`^(LD_|SSH_|THRESHOLD_|TERM$)`)
+	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+	// reservedVariableRE is what the machine's files do not set: what a loader obeys, and what sessions and their terminals are known by.
+	reservedVariableRE = regexp.MustCompile(`^(LD_|SSH_|THRESHOLD_|TERM$)`)
 )
 
-// machineEnv adds the variables of a file that is read by pam_env(8) too: lines of NAME=value, of which all from a # on is a comment.
-func machineEnv(text string, vars map[string]string) {
+// parseEnvironment adds the variables of a file that is read by pam_env(8) too: lines of NAME=value, of which all from a # on is a comment.
+func parseEnvironment(text string, vars map[string]string) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		if ok && nameRE.MatchString(name) && !ownRE.MatchString(name) && !strings.ContainsRune(value, 0) {
-			vars[name] = unquoted(value)
+		if ok && variableRE.MatchString(name) && !reservedVariableRE.MatchString(name) && !strings.ContainsRune(value, 0) {
+			vars[name] = unquote(value)
 		}
 	}
 }
 
-// unquoted takes a quotation mark from the beginning of a value, and then one from its end: any mark, as pam_env does.
-func unquoted(value string) string {
+// unquote takes a quotation mark from the beginning of a value, and then one from its end: any mark, as pam_env does.
+func unquote(value string) string {
 	const marks = `"'`
 	if value == "" || !strings.Contains(marks, value[:1]) {
 		return value

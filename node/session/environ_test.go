@@ -8,16 +8,16 @@ import (
 	"github.com/threshold-access/threshold/node/session"
 )
 
-func TestTheMachineSetsWhatItMayAndTheClientWins(t *testing.T) {
-	a := session.ThisMachine()
-	a.Root = machine(t, map[string]string{
+func TestEnvironmentOfMachineAndClient(t *testing.T) {
+	a := session.Local()
+	a.Root = writeFiles(t, map[string]string{
 		"etc/default/locale": "#  comment\nLANG=ko_KR.UTF-8\nLC_TIME=\"C.UTF-8\"\n",
 		"etc/environment": "PATH=\"/opt/bin:/usr/bin:/bin\"\nexport http_proxy=http://proxy.example:3128/\nLD_PRELOAD=/tmp/x.so\nSSH_CLIENT=1.2.3.4 5 6\nTHRESHOLD_USER=mallory\n" +
 			"USER=mallory\nHOME=/tmp\nTERM=x\nquote='a b'\n1X=no\nA B=no\nodd=\"\nCOMMENTED=a # b\nHASH=\"c#d\"\nHALF=\"x y\" z\nINNER=\"a\"b\"\nLATE=a\"b\"c\nMIXED=\"it'\nEMPTY=\nlast=1",
 	})
-	acc := self(t)
+	acc := ownAccount(t)
 	acc.Shell, acc.Home = "/bin/sh", "/"
-	p, err := a.Start(acc, session.Spec{Kind: session.Exec, Command: "env", Env: session.Env{"LANG": "C"}, User: "alice@example.com", From: "192.0.2.7:4711", At: "[2001:db8::1]:52000"})
+	p, err := a.Start(acc, session.Spec{Kind: session.Exec, Command: "env", Env: session.Env{"LANG": "C"}, User: "alice@example.com", ClientAddr: "192.0.2.7:4711", LocalAddr: "[2001:db8::1]:52000"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ type Exit struct {
 	In, Out    int64 // bytes moved
 }
 
-func exitOf(st *os.ProcessState, in, out int64) Exit {
+func exitStatus(st *os.ProcessState, in, out int64) Exit {
 	e := Exit{In: in, Out: out, Code: 255}
 	if st == nil {
 		return e
@@ -26,7 +26,7 @@ func exitOf(st *os.ProcessState, in, out int64) Exit {
 		return e
 	}
 	e.CoreDumped = ws.CoreDump()
-	for name, s := range signals {
+	for name, s := range signalNumbers {
 		if s == ws.Signal() {
 			e.Signal = name
 			return e
@@ -36,9 +36,9 @@ func exitOf(st *os.ProcessState, in, out int64) Exit {
 	return e
 }
 
-// awaitExit returns once the process has ended, which stays a zombie. With a pidfd (Linux 5.3), which it closes, the wait holds no
+// waitExit returns once the process has ended, which stays a zombie. With a pidfd (Linux 5.3), which it closes, the wait holds no
 // thread: each would cost the node memory that it never gives back.
-func awaitExit(pid, pidfd int) {
+func waitExit(pid, pidfd int) {
 	if pidfd >= 0 {
 		_ = unix.SetNonblock(pidfd, true) // so that it can be polled; without, the wait below does
 		f := os.NewFile(uintptr(pidfd), "pidfd")

@@ -5,13 +5,13 @@ import (
 	"testing"
 )
 
-// CheckNote reads a note, whatever it is, and writes it again.
-func CheckNote(t *testing.T, b []byte) {
-	n, err := parseNote(b)
+// CheckMessage reads a note, whatever it is, and writes it again.
+func CheckMessage(t *testing.T, b []byte) {
+	n, err := parseMessage(b)
 	if err != nil {
 		return
 	}
-	if n.op == opFailed || n.op == opCame {
+	if n.op == opError || n.op == opIncoming {
 		n.number()
 	}
 	if !bytes.Equal(n.marshal(), b) {
@@ -19,5 +19,5 @@ func CheckNote(t *testing.T, b []byte) {
 	}
 }
 
-// Of makes the program somebody else's.
-func (p *Process) Of(acc Account) { p.acc = acc }
+// SetAccount makes the program somebody else's.
+func (p *Process) SetAccount(acc Account) { p.acc = acc }

@@ -1,7 +1,7 @@
 package session
 
-// Pid is the program's number.
-func (p *Process) Pid() int { return p.cmd.Process.Pid }
+// PID is the program's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Pid is the child's number.
-func (r *Reach) Pid() int { return r.child.cmd.Process.Pid }
+// HelperPID is the child's number.
+func (r *Sockets) HelperPID() int { return r.helper.cmd.Process.Pid }

@@ -10,30 +10,30 @@ import (
 const (
 	selfPath   = "/proc/self/exe"
 	helperName = "threshold-session"
-	sftpGuard  = "__threshold_session_sftp_v1"
-	entryGuard = "__threshold_session_enter_v1"
+	sftpArg    = "__threshold_session_sftp_v1"
+	preExecArg = "__threshold_session_enter_v1"
 
-	socketsGuard = "__threshold_session_sockets_v1"
-	signalGuard  = "__threshold_session_signal_v1"
+	socketsArg = "__threshold_session_sockets_v1"
+	signalArg  = "__threshold_session_signal_v1"
 )
 
-// refusedExit is the exit status of a child that could not do its work.
-const refusedExit = 126
+// helperFailedStatus is the exit status of a child that could not do its work.
+const helperFailedStatus = 126
 
-// Reexecuted reports whether this process is such a child, and after having done its work, with which code it should end. Every
+// RunHelper reports whether this process is such a child, and after having done its work, with which code it should end. Every
 // program that embeds a node calls it first thing in main.
-func Reexecuted() (code int, is bool) {
+func RunHelper() (code int, is bool) {
 	switch {
 	case len(os.Args) < 2 || os.Args[0] != helperName:
 		return 0, false
-	case os.Args[1] == sftpGuard && len(os.Args) == 2:
+	case os.Args[1] == sftpArg && len(os.Args) == 2:
 		return serveSFTP(), true
-	case os.Args[1] == socketsGuard && len(os.Args) == 2:
+	case os.Args[1] == socketsArg && len(os.Args) == 2:
 		return serveSockets(), true
-	case os.Args[1] == signalGuard && len(os.Args) == 4:
-		return passSignal(os.Args[2], os.Args[3]), true
-	case os.Args[1] == entryGuard && len(os.Args) > 3:
-		return enter(os.Args[2:]), true
+	case os.Args[1] == signalArg && len(os.Args) == 4:
+		return runSignalHelper(os.Args[2], os.Args[3]), true
+	case os.Args[1] == preExecArg && len(os.Args) > 3:
+		return runPreExec(os.Args[2:]), true
 	}
 	return 0, false
 }
@@ -41,7 +41,7 @@ func Reexecuted() (code int, is bool) {
 // serveSFTP serves files as the account this process runs as, on stdin and stdout. The kernel guards every access; there is no root
 // to come back to.
 func serveSFTP() int {
-	goHome()
+	chdirHome()
 	if sftp.Serve(os.Stdin, os.Stdout) != nil {
 		return 1
 	}

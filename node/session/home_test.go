@@ -18,15 +18,15 @@ import (
 	"github.com/threshold-access/threshold/node/session"
 )
 
-// silentHome is a home on a file system whose program answers everything but the question whether somebody may enter (fuse(4)), as a file
+// unresponsiveHome is a home on a file system whose program answers everything but the question whether somebody may enter (fuse(4)), as a file
 // server does that is gone, or a program of the account's own. It returns which processes ask, and what ends the file system.
-func silentHome(t *testing.T, acc session.Account) (home string, asking <-chan uint32, end func()) {
+func unresponsiveHome(t *testing.T, acc session.Account) (home string, asking <-chan uint32, end func()) {
 	t.Helper()
 	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	home = folder(t, acc)
+	home = accountDir(t, acc)
 	if err := unix.Mount("none", home, "fuse", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other", dev, acc.UID, acc.GID)); err != nil {
 		t.Fatal(err)
 	}
@@ -81,18 +81,18 @@ func answerFuse(dev int, request []byte, acc session.Account, entering chan<- ui
 }
 
 // One account's home holds up nobody else. Between fork and exec a new process has the node's memory, and all of the node would wait for it.
-func TestAHomeThatDoesNotAnswerHoldsUpNobodyElse(t *testing.T) {
+func TestUnresponsiveHomeBlocksOnlyItsOwnSession(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root mounts, and starts programs for others
 	}
-	acc := other(t)
+	acc := otherAccount(t)
 	for kind, want := range map[session.Kind]string{session.Exec: "/\n", session.SFTP: ""} {
-		home, asking, end := silentHome(t, acc)
+		home, asking, end := unresponsiveHome(t, acc)
 		defer end()
 		stuck := acc
 		stuck.Home = home
 		out := make(chan string, 1)
-		go func() { out <- first(stuck, session.Spec{Kind: kind, Command: "pwd"}) }()
+		go func() { out <- output(stuck, session.Spec{Kind: kind, Command: "pwd"}) }()
 		select {
 		case pid := <-asking:
 			if argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || !strings.HasPrefix(string(argv), "threshold-session\x00") {
@@ -102,7 +102,7 @@ func TestAHomeThatDoesNotAnswerHoldsUpNobodyElse(t *testing.T) {
 			t.Fatalf("%s: nobody entered the home", kind)
 		}
 		runtime.GC() // waits for every thread of ours
-		if got := first(acc, session.Spec{Kind: session.Exec, Command: "echo in"}); got != "in\n" {
+		if got := output(acc, session.Spec{Kind: session.Exec, Command: "echo in"}); got != "in\n" {
 			t.Errorf("%s: got %q beside it, want another session to run", kind, got)
 		}
 		end()
@@ -112,9 +112,9 @@ func TestAHomeThatDoesNotAnswerHoldsUpNobodyElse(t *testing.T) {
 	}
 }
 
-// first is what a program prints.
-func first(acc session.Account, s session.Spec) string {
-	p, err := session.ThisMachine().Start(acc, s)
+// output is what a program prints.
+func output(acc session.Account, s session.Spec) string {
+	p, err := session.Local().Start(acc, s)
 	if err != nil {
 		return err.Error()
 	}

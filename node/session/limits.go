@@ -14,18 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limit is one resource limit that a program starts with (setrlimit(2)).
-type limit struct {
+// Limit is one resource limit that a program starts with (setrlimit(2)).
+type Limit struct {
 	Resource   int
 	Soft, Hard uint64
 }
 
-// ofMemory says that Go's runtime may not live with the limit: it sets aside more than many a limit grants, and uses little of it.
-func (l limit) ofMemory() bool { return l.Resource == unix.RLIMIT_AS || l.Resource == unix.RLIMIT_DATA }
+// IsMemory says that Go's runtime may not live with the limit: it sets aside more than many a limit grants, and uses little of it.
+func (l Limit) IsMemory() bool { return l.Resource == unix.RLIMIT_AS || l.Resource == unix.RLIMIT_DATA }
 
-// resources by their names in limits.conf(5), with what one unit there is worth. What is not among them, such as maxlogins, is no
+// limitResources by their names in limits.conf(5), with what one unit there is worth. What is not among them, such as maxlogins, is no
 // limit of a process.
-var resources = map[string]struct {
+var limitResources = map[string]struct {
 	number int
 	unit   uint64
 }{
@@ -37,62 +37,62 @@ var resources = map[string]struct {
 
 // How closely an entry fits an account; of two that do, the closer one counts, and of equals the later.
 const (
-	fitsNot = iota
-	fitsAll
-	fitsGroup
-	fitsUser
+	matchNone = iota
+	matchEveryone
+	matchGroup
+	matchUser
 )
 
 // bound is one side of a limit, and how closely the entry that set it fits.
 type bound struct {
 	value uint64
-	fits  int
+	match int
 }
 
-// side says whether an entry sets the soft or the hard bound.
-type side struct {
+// limitKey says whether an entry sets the soft or the hard bound.
+type limitKey struct {
 	resource string
 	hard     bool
 }
 
-// usualFiles is how many files a program may have open until it asks for more. This process has asked: Go does when it starts.
-const usualFiles = 1024
+// defaultOpenFiles is how many files a program may have open until it asks for more. This process has asked: Go does when it starts.
+const defaultOpenFiles = 1024
 
-// limits are those of limits.conf(5) and limits.d for the account, which pam_limits would set, those of memory last. They are nil on most
+// Limits are those of limits.conf(5) and limits.d for the account, which pam_limits would set, those of memory last. They are nil on most
 // machines.
-func (a Accounts) limits(acc Account) ([]limit, error) {
-	files, err := filepath.Glob(a.file("etc/security/limits.d/*.conf")) // sorted
+func (a Database) Limits(acc Account) ([]Limit, error) {
+	files, err := filepath.Glob(a.path("etc/security/limits.d/*.conf")) // sorted
 	if err != nil {
 		return nil, err
 	}
-	found := map[side]bound{}
-	for _, name := range append([]string{a.file("etc/security/limits.conf")}, files...) {
+	found := map[limitKey]bound{}
+	for _, name := range append([]string{a.path("etc/security/limits.conf")}, files...) {
 		freed, err := a.readLimits(name, acc, found)
 		if err != nil || freed {
 			return nil, err
 		}
 	}
-	var out, last []limit
-	for name, r := range resources {
-		soft, hard := found[side{name, false}], found[side{name, true}]
-		if soft.fits == fitsNot && hard.fits == fitsNot {
+	var out, last []Limit
+	for name, r := range limitResources {
+		soft, hard := found[limitKey{name, false}], found[limitKey{name, true}]
+		if soft.match == matchNone && hard.match == matchNone {
 			continue
 		}
 		var now unix.Rlimit
 		if err := unix.Getrlimit(r.number, &now); err != nil {
 			return nil, fmt.Errorf("limit %s: %w", name, err)
 		}
-		if hard.fits == fitsNot {
+		if hard.match == matchNone {
 			hard.value = now.Max
 		}
-		if soft.fits == fitsNot {
+		if soft.match == matchNone {
 			soft.value = now.Cur
 			if r.number == unix.RLIMIT_NOFILE {
-				soft.value = usualFiles
+				soft.value = defaultOpenFiles
 			}
 		}
-		l := limit{r.number, min(soft.value, hard.value), hard.value}
-		if l.ofMemory() {
+		l := Limit{r.number, min(soft.value, hard.value), hard.value}
+		if l.IsMemory() {
 			last = append(last, l)
 		} else {
 			out = append(out, l)
@@ -102,7 +102,7 @@ func (a Accounts) limits(acc Account) ([]limit, error) {
 }
 
 // readLimits adds what one file says. An entry of the form "alice -" frees its account of all limits.
-func (a Accounts) readLimits(path string, acc Account, found map[side]bound) (freed bool, err error) {
+func (a Database) readLimits(path string, acc Account, found map[limitKey]bound) (freed bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		if os.IsNotExist(err) {
@@ -118,10 +118,10 @@ func (a Accounts) readLimits(path string, acc Account, found map[side]bound) (fr
 		if len(w) < 2 {
 			continue
 		}
-		fits := a.fits(w[0], acc)
+		fits := a.matchDomain(w[0], acc)
 		switch {
-		case fits == fitsNot:
-		case len(w) == 2 && w[1] == "-" && fits > fitsAll:
+		case fits == matchNone:
+		case len(w) == 2 && w[1] == "-" && fits > matchEveryone:
 			return true, nil
 		case len(w) == 4:
 			setBound(found, w[1], w[2], w[3], fits)
@@ -131,20 +131,20 @@ func (a Accounts) readLimits(path string, acc Account, found map[side]bound) (fr
 }
 
 // setBound takes one entry over, unless a closer one was there. Entries that cannot be read are passed over, as pam_limits does.
-func setBound(found map[side]bound, kind, name, text string, fits int) {
+func setBound(found map[limitKey]bound, kind, name, text string, fits int) {
 	value, ok := limitValue(name, text)
 	if !ok || !slices.Contains([]string{"soft", "hard", "-"}, kind) {
 		return
 	}
-	for _, s := range []side{{name, false}, {name, true}} {
-		if (kind == "-" || (kind == "hard") == s.hard) && found[s].fits <= fits {
+	for _, s := range []limitKey{{name, false}, {name, true}} {
+		if (kind == "-" || (kind == "hard") == s.hard) && found[s].match <= fits {
 			found[s] = bound{value, fits}
 		}
 	}
 }
 
 func limitValue(name, text string) (uint64, bool) {
-	r, known := resources[name]
+	r, known := limitResources[name]
 	if !known {
 		return 0, false
 	}
@@ -160,23 +160,23 @@ func limitValue(name, text string) (uint64, bool) {
 	return uint64(n) * r.unit, true
 }
 
-// fits says whether an entry is meant for the account: by its name, a range of user ids, a group (@name or a range of ids) or everyone
+// matchDomain says whether an entry is meant for the account: by its name, a range of user ids, a group (@name or a range of ids) or everyone
 // (*). Groups and everyone do not hold root.
-func (a Accounts) fits(domain string, acc Account) int {
+func (a Database) matchDomain(domain string, acc Account) int {
 	group, isGroup := strings.CutPrefix(domain, "@")
 	switch {
 	case domain == string(acc.Login):
-		return fitsUser
+		return matchUser
 	case acc.UID == 0:
-		return fitsNot
+		return matchNone
 	case domain == "*":
-		return fitsAll
+		return matchEveryone
 	case isGroup && (slices.ContainsFunc(acc.Groups, func(gid uint32) bool { return inRange(group, gid) }) || a.inGroup(group, acc)):
-		return fitsGroup
+		return matchGroup
 	case !isGroup && inRange(domain, acc.UID):
-		return fitsUser
+		return matchUser
 	}
-	return fitsNot
+	return matchNone
 }
 
 // inRange reads "from:to", either end of which may be left out.
@@ -191,19 +191,19 @@ func inRange(text string, id uint32) bool {
 }
 
 // inGroup reports whether the account is in the group of that name.
-func (a Accounts) inGroup(name string, acc Account) bool {
+func (a Database) inGroup(name string, acc Account) bool {
 	gid, ok := a.groupID(name)
 	return ok && slices.Contains(acc.Groups, gid)
 }
 
-// usualUmask is that of a session where the machine names none.
-const usualUmask = 0o022
+// defaultUmask is that of a session where the machine names none.
+const defaultUmask = 0o022
 
-// umask is what login.defs(5) says sessions start with.
-func (a Accounts) umask() int {
-	b, err := os.ReadFile(a.file("etc/login.defs"))
+// Umask is what login.defs(5) says sessions start with.
+func (a Database) Umask() int {
+	b, err := os.ReadFile(a.path("etc/login.defs"))
 	if err != nil {
-		return usualUmask
+		return defaultUmask
 	}
 	for line := range strings.Lines(string(b)) {
 		if w := strings.Fields(line); len(w) >= 2 && w[0] == "UMASK" {
@@ -212,11 +212,11 @@ func (a Accounts) umask() int {
 			}
 		}
 	}
-	return usualUmask
+	return defaultUmask
 }
 
-// ownUmask is that of this process, or -1 where the kernel does not tell (Linux before 4.7).
-func ownUmask() int {
+// currentUmask is that of this process, or -1 where the kernel does not tell (Linux before 4.7).
+func currentUmask() int {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return -1

@@ -12,54 +12,54 @@ import (
 // op says what a note asks or tells.
 type op byte
 
-// The node asks, and answers come under the id of the question. An id with the bit ofComer is of a connection that was accepted.
+// The node asks, and answers come under the id of the question. An id with the bit acceptedBit is of a connection that was accepted.
 const (
-	opDial   op = 1 + iota // connect to the socket text, and move bytes between it and the stream that comes with the note
-	opListen               // listen on the socket text
-	opAgent                // make a private folder and listen in it
-	opClose                // end the listener id, and remove its socket
-	opTake                 // move bytes between the accepted connection id and the stream that comes with the note
-	opEnd                  // the connection id is over: nobody takes what it would still send
-	opDone                 // it is done; text is the path of the socket where the node did not choose it
-	opFailed               // it failed; text is the error number, in 4 bytes
-	opCame                 // text is the id of a connection, in 4 bytes, that the listener id has accepted
+	opDial          op = 1 + iota // connect to the socket text, and move bytes between it and the stream that comes with the note
+	opListen                      // listen on the socket text
+	opListenAgent                 // make a private folder and listen in it
+	opCloseListener               // end the listener id, and remove its socket
+	opAccept                      // move bytes between the accepted connection id and the stream that comes with the note
+	opCloseConn                   // the connection id is over: nobody takes what it would still send
+	opOK                          // it is done; text is the path of the socket where the node did not choose it
+	opError                       // it failed; text is the error number, in 4 bytes
+	opIncoming                    // text is the id of a connection, in 4 bytes, that the listener id has accepted
 )
 
 const (
-	ofComer   = 1 << 31
-	noteBytes = 512 // the longest note; a socket's path has at most 107
+	acceptedBit = 1 << 31
+	maxMessage  = 512 // the longest note; a socket's path has at most 107
 )
 
-// note is one message between a node and the process that reaches Unix sockets for it, one packet of a SOCK_SEQPACKET.
-type note struct {
+// message is one message between a node and the process that reaches Unix sockets for it, one packet of a SOCK_SEQPACKET.
+type message struct {
 	op   op
 	id   uint32
 	text string
 }
 
-func (n note) marshal() []byte {
+func (n message) marshal() []byte {
 	b := binary.BigEndian.AppendUint32([]byte{byte(n.op)}, n.id)
 	return append(b, n.text...)
 }
 
-func parseNote(b []byte) (note, error) {
-	if len(b) < 5 || len(b) > noteBytes {
-		return note{}, fmt.Errorf("note of %d bytes", len(b))
+func parseMessage(b []byte) (message, error) {
+	if len(b) < 5 || len(b) > maxMessage {
+		return message{}, fmt.Errorf("note of %d bytes", len(b))
 	}
-	n := note{op(b[0]), binary.BigEndian.Uint32(b[1:5]), string(b[5:])}
-	if n.op < opDial || n.op > opCame || (n.op == opFailed || n.op == opCame) && len(n.text) != 4 {
-		return note{}, fmt.Errorf("note %d of %d bytes", n.op, len(b))
+	n := message{op(b[0]), binary.BigEndian.Uint32(b[1:5]), string(b[5:])}
+	if n.op < opDial || n.op > opIncoming || (n.op == opError || n.op == opIncoming) && len(n.text) != 4 {
+		return message{}, fmt.Errorf("note %d of %d bytes", n.op, len(b))
 	}
 	return n, nil
 }
 
-// number is the text of notes that carry one.
-func number(n uint32) string { return string(binary.BigEndian.AppendUint32(nil, n)) }
+// encodeNumber is the text of notes that carry one.
+func encodeNumber(n uint32) string { return string(binary.BigEndian.AppendUint32(nil, n)) }
 
-func (n note) number() uint32 { return binary.BigEndian.Uint32([]byte(n.text)) }
+func (n message) number() uint32 { return binary.BigEndian.Uint32([]byte(n.text)) }
 
-// send writes a note, with a stream if there is one.
-func send(conn *net.UnixConn, n note, with *os.File) error {
+// sendMessage writes a note, with a stream if there is one.
+func sendMessage(conn *net.UnixConn, n message, with *os.File) error {
 	var rights []byte
 	if with != nil {
 		rights = unix.UnixRights(int(with.Fd()))
@@ -68,24 +68,24 @@ func send(conn *net.UnixConn, n note, with *os.File) error {
 	return err
 }
 
-// receive reads a note and, in the child, the stream that came with it. The node passes no room: it takes no descriptor from a process
+// receiveMessage reads a note and, in the child, the stream that came with it. The node passes no room: it takes no descriptor from a process
 // that belongs to somebody else.
-func receive(conn *net.UnixConn, buf, room []byte) (n note, with *net.UnixConn, err error) {
+func receiveMessage(conn *net.UnixConn, buf, room []byte) (n message, with *net.UnixConn, err error) {
 	size, rights, _, _, err := conn.ReadMsgUnix(buf, room)
 	if err != nil {
-		return note{}, nil, err
+		return message{}, nil, err
 	}
 	if rights > 0 {
-		if with, err = stream(room[:rights]); err != nil {
-			return note{}, nil, err
+		if with, err = receivedConn(room[:rights]); err != nil {
+			return message{}, nil, err
 		}
 	}
-	n, err = parseNote(buf[:size])
+	n, err = parseMessage(buf[:size])
 	return n, with, err
 }
 
-// stream makes a connection of the one descriptor that came.
-func stream(rights []byte) (*net.UnixConn, error) {
+// receivedConn makes a connection of the one descriptor that came.
+func receivedConn(rights []byte) (*net.UnixConn, error) {
 	list, err := unix.ParseSocketControlMessage(rights)
 	if err != nil || len(list) != 1 {
 		return nil, fmt.Errorf("descriptors came in %d parts: %w", len(list), err)
@@ -94,11 +94,11 @@ func stream(rights []byte) (*net.UnixConn, error) {
 	if err != nil || len(fds) != 1 {
 		return nil, fmt.Errorf("%d descriptors came: %w", len(fds), err)
 	}
-	return unixConn(fds[0])
+	return connFromFD(fds[0])
 }
 
-// unixConn takes over a descriptor.
-func unixConn(fd int) (*net.UnixConn, error) {
+// connFromFD takes over a descriptor.
+func connFromFD(fd int) (*net.UnixConn, error) {
 	f := os.NewFile(uintptr(fd), "unix")
 	defer f.Close() // net.FileConn keeps a copy
 	c, err := net.FileConn(f)
@@ -113,14 +113,14 @@ func unixConn(fd int) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// pair makes two connected sockets, one to use here and one to give away.
-func pair(kind int) (ours *net.UnixConn, theirs *os.File, err error) {
+// socketPair makes two connected sockets, one to use here and one to give away.
+func socketPair(kind int) (ours *net.UnixConn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
 	theirs = os.NewFile(uintptr(fds[1]), "pair")
-	if ours, err = unixConn(fds[0]); err != nil {
+	if ours, err = connFromFD(fds[0]); err != nil {
 		theirs.Close()
 		return nil, nil, err
 	}

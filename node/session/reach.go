@@ -16,63 +16,63 @@ import (
 )
 
 const (
-	// maxPath bounds the path of a Unix socket (unix(7)).
-	maxPath = 107
-	// firstFreePort is the first that others than root may listen on (ip(7)).
-	firstFreePort = 1024
+	// maxSocketPath bounds the path of a Unix socket (unix(7)).
+	maxSocketPath = 107
+	// firstUnprivilegedPort is the first that others than root may listen on (ip(7)).
+	firstUnprivilegedPort = 1024
 )
 
-// Reach is what one connection reaches as an account: TCP by sockets that belong to it, Unix sockets through a process that is started
+// Sockets is what one connection reaches as an account: TCP by sockets that belong to it, Unix sockets through a process that is started
 // when the first is asked for. The kernel decides, by the account's rights.
-type Reach struct {
-	accounts Accounts
+type Sockets struct {
+	accounts Database
 	acc      Account
 
-	mu     sync.Mutex // guards what follows
-	child  *attendant // nil until it is needed
+	mu     sync.Mutex     // guards what follows
+	helper *accountHelper // nil until it is needed
 	closed bool
 }
 
 // Reach starts nothing. Close ends it.
-func (a Accounts) Reach(acc Account) *Reach { return &Reach{accounts: a, acc: acc} }
+func (a Database) Reach(acc Account) *Sockets { return &Sockets{accounts: a, acc: acc} }
 
 // Dial opens a TCP connection.
-func (r *Reach) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	return r.accounts.Dial(ctx, r.acc, to)
+func (r *Sockets) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	return r.accounts.dialTCP(ctx, r.acc, to)
 }
 
 // Listen listens on a TCP address. The kernel sees root bind it, so the ports that are root's are kept for root here.
-func (r *Reach) Listen(at netip.AddrPort) (net.Listener, error) {
-	if r.accounts.UID == 0 && r.acc.UID != 0 && at.Port() != 0 && at.Port() < firstFreePort {
+func (r *Sockets) Listen(at netip.AddrPort) (net.Listener, error) {
+	if r.accounts.UID == 0 && r.acc.UID != 0 && at.Port() != 0 && at.Port() < firstUnprivilegedPort {
 		return nil, os.NewSyscallError("bind", syscall.EACCES)
 	}
-	return r.accounts.Listen(r.acc, at)
+	return r.accounts.listenTCP(r.acc, at)
 }
 
-// DialSocket connects to a Unix socket. A path that is not absolute begins at the account's home.
-func (r *Reach) DialSocket(ctx context.Context, path string) (net.Conn, error) {
+// DialUnix connects to a Unix socket. A path that is not absolute begins at the account's home.
+func (r *Sockets) DialUnix(ctx context.Context, path string) (net.Conn, error) {
 	path, err := socketPath(path)
 	if err != nil {
 		return nil, err
 	}
-	child, err := r.attendant()
+	child, err := r.runningHelper()
 	if err != nil {
 		return nil, err
 	}
-	ours, theirs, err := pair(unix.SOCK_STREAM)
+	ours, theirs, err := socketPair(unix.SOCK_STREAM)
 	if err != nil {
 		return nil, err
 	}
-	id := child.number()
-	if _, err := child.ask(ctx, note{opDial, id, path}, theirs); err != nil {
+	id := child.nextID()
+	if _, err := child.call(ctx, message{opDial, id, path}, theirs); err != nil {
 		ours.Close()
 		return nil, err
 	}
-	return &stretch{UnixConn: ours, child: child, id: id}, nil
+	return &socketConn{UnixConn: ours, helper: child, id: id}, nil
 }
 
-// ListenSocket makes a Unix socket that the account alone may connect to. The end of the listener removes it.
-func (r *Reach) ListenSocket(ctx context.Context, path string) (net.Listener, error) {
+// ListenUnix makes a Unix socket that the account alone may connect to. The end of the listener removes it.
+func (r *Sockets) ListenUnix(ctx context.Context, path string) (net.Listener, error) {
 	path, err := socketPath(path)
 	if err != nil {
 		return nil, err
@@ -81,20 +81,20 @@ func (r *Reach) ListenSocket(ctx context.Context, path string) (net.Listener, er
 }
 
 // ListenAgent makes a Unix socket in a folder of its own that the account alone may enter. The end of the listener removes both.
-func (r *Reach) ListenAgent(ctx context.Context) (net.Listener, error) {
-	return r.listen(ctx, opAgent, "")
+func (r *Sockets) ListenAgent(ctx context.Context) (net.Listener, error) {
+	return r.listen(ctx, opListenAgent, "")
 }
 
-func (r *Reach) listen(ctx context.Context, what op, path string) (net.Listener, error) {
-	child, err := r.attendant()
+func (r *Sockets) listen(ctx context.Context, what op, path string) (net.Listener, error) {
+	child, err := r.runningHelper()
 	if err != nil {
 		return nil, err
 	}
-	l := &socketListener{child: child, id: child.number(), path: path, came: make(chan uint32, maxWaiting), closed: make(chan struct{})}
-	child.introduce(l)
-	answer, err := child.ask(ctx, note{what, l.id, path}, nil)
+	l := &socketListener{helper: child, id: child.nextID(), path: path, pending: make(chan uint32, maxPending), closed: make(chan struct{})}
+	child.addListener(l)
+	answer, err := child.call(ctx, message{what, l.id, path}, nil)
 	if err != nil {
-		child.forget(l)
+		child.removeListener(l)
 		return nil, err
 	}
 	if answer != "" {
@@ -104,38 +104,38 @@ func (r *Reach) listen(ctx context.Context, what op, path string) (net.Listener,
 }
 
 // Close ends the process, which removes what it made, and waits for it.
-func (r *Reach) Close() {
+func (r *Sockets) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	if r.child != nil {
-		r.child.close()
-		r.child = nil
+	if r.helper != nil {
+		r.helper.close()
+		r.helper = nil
 	}
 }
 
-// attendant returns the process, started if there is none; one that has ended is replaced.
-func (r *Reach) attendant() (*attendant, error) {
+// runningHelper returns the process, started if there is none; one that has ended is replaced.
+func (r *Sockets) runningHelper() (*accountHelper, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return nil, net.ErrClosed
 	}
-	if r.child != nil {
+	if r.helper != nil {
 		select {
-		case <-r.child.gone:
-			r.child.close()
-			r.child = nil
+		case <-r.helper.done:
+			r.helper.close()
+			r.helper = nil
 		default:
-			return r.child, nil
+			return r.helper, nil
 		}
 	}
-	child, err := r.accounts.attend(r.acc)
+	child, err := r.accounts.startHelper(r.acc)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "session.Reach", fmt.Sprintf("nothing could be started as %s: %v", r.acc.Login, rootCause(err)),
 			"ask an administrator to look at the account")
 	}
-	r.child = child
+	r.helper = child
 	return child, nil
 }
 
@@ -144,8 +144,8 @@ func socketPath(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		path = "./" + path
 	}
-	if path == "./" || strings.HasSuffix(path, "/") || strings.ContainsRune(path, 0) || len(path) > maxPath {
-		return "", fault.New(fault.Invalid, "session.Reach", "that is no path of a Unix socket", fmt.Sprintf("name a file, by at most %d bytes", maxPath))
+	if path == "./" || strings.HasSuffix(path, "/") || strings.ContainsRune(path, 0) || len(path) > maxSocketPath {
+		return "", fault.New(fault.Invalid, "session.Reach", "that is no path of a Unix socket", fmt.Sprintf("name a file, by at most %d bytes", maxSocketPath))
 	}
 	return path, nil
 }

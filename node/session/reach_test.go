@@ -22,24 +22,24 @@ import (
 	"github.com/threshold-access/threshold/node/session"
 )
 
-// other is an account that is not root if the tests are; the kernel needs no entry for it.
-func other(t *testing.T) session.Account {
+// otherAccount is an account that is not root if the tests are; the kernel needs no entry for it.
+func otherAccount(t *testing.T) session.Account {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		return self(t)
+		return ownAccount(t)
 	}
 	return session.Account{Login: "someone", UID: 54321, GID: 54322, Groups: []uint32{54322}, Home: "/", Shell: "/bin/sh"}
 }
 
-func reach(t *testing.T, acc session.Account) *session.Reach {
+func newSockets(t *testing.T, acc session.Account) *session.Sockets {
 	t.Helper()
-	r := session.ThisMachine().Reach(acc)
+	r := session.Local().Reach(acc)
 	t.Cleanup(r.Close)
 	return r
 }
 
-// folder is the account's own.
-func folder(t *testing.T, acc session.Account) string {
+// accountDir is the account's own.
+func accountDir(t *testing.T, acc session.Account) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "reach-") // t.TempDir's parents are closed to others
 	if err != nil {
@@ -52,8 +52,8 @@ func folder(t *testing.T, acc session.Account) string {
 	return dir
 }
 
-// owner is whom the kernel has the TCP socket between the two ports down for; the far port of a listener is 0.
-func owner(t *testing.T, port, far int) string {
+// socketOwner is whom the kernel has the TCP socket between the two ports down for; the far port of a listener is 0.
+func socketOwner(t *testing.T, port, far int) string {
 	t.Helper()
 	const timeWait = "06" // a connection that was, and belongs to nobody
 	b, err := os.ReadFile("/proc/self/net/tcp")
@@ -72,16 +72,16 @@ func owner(t *testing.T, port, far int) string {
 
 func port(a net.Addr) int { return a.(*net.TCPAddr).Port }
 
-func TestTCPBelongsToTheAccount(t *testing.T) {
-	for _, acc := range []session.Account{other(t), self(t)} {
-		r := reach(t, acc)
+func TestTCPSocketsBelongToTheAccount(t *testing.T) {
+	for _, acc := range []session.Account{otherAccount(t), ownAccount(t)} {
+		r := newSockets(t, acc)
 		ln, err := r.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer ln.Close()
 		uid := strconv.Itoa(int(acc.UID))
-		if got := owner(t, port(ln.Addr()), 0); got != uid {
+		if got := socketOwner(t, port(ln.Addr()), 0); got != uid {
 			t.Errorf("got a listener of user %s, want %s", got, uid)
 		}
 		for range 50 {
@@ -89,7 +89,7 @@ func TestTCPBelongsToTheAccount(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := owner(t, port(c.LocalAddr()), port(ln.Addr())); got != uid {
+			if got := socketOwner(t, port(c.LocalAddr()), port(ln.Addr())); got != uid {
 				t.Errorf("got a connection of user %s, want %s", got, uid)
 			}
 			c.Close()
@@ -106,12 +106,12 @@ func TestTCPBelongsToTheAccount(t *testing.T) {
 	}
 }
 
-func TestPortsOfRootAreForRoot(t *testing.T) {
+func TestPrivilegedPortsNeedRoot(t *testing.T) {
 	if os.Geteuid() == 0 { // otherwise the kernel says so
-		if _, err := reach(t, other(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023")); !errors.Is(err, syscall.EACCES) {
+		if _, err := newSockets(t, otherAccount(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023")); !errors.Is(err, syscall.EACCES) {
 			t.Errorf("got %v, want permission denied", err)
 		}
-		ln, err := reach(t, self(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023"))
+		ln, err := newSockets(t, ownAccount(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,8 +119,8 @@ func TestPortsOfRootAreForRoot(t *testing.T) {
 	}
 }
 
-func TestTCPDialTellsHowItFailed(t *testing.T) {
-	r := reach(t, other(t))
+func TestTCPDialErrors(t *testing.T) {
+	r := newSockets(t, otherAccount(t))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -132,14 +132,14 @@ func TestTCPDialTellsHowItFailed(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	full := crowded(t)
+	full := fullListener(t)
 	if c, err := r.Dial(ctx, full); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, %v from a listener that takes nobody, want the end of the time", c, err)
 	}
 }
 
-// crowded is an address that answers no connect: its queue is full.
-func crowded(t *testing.T) netip.AddrPort {
+// fullListener is an address that answers no connect: its queue is full.
+func fullListener(t *testing.T) netip.AddrPort {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -163,8 +163,8 @@ func crowded(t *testing.T) netip.AddrPort {
 	}
 }
 
-// answers serves a socket that tells who comes, by both kinds of credentials, and sends back what it gets.
-func answers(t *testing.T, path string) {
+// serveCredentials serves a socket that tells who comes, by both kinds of credentials, and sends back what it gets.
+func serveCredentials(t *testing.T, path string) {
 	t.Helper()
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -177,12 +177,12 @@ func answers(t *testing.T, path string) {
 			if err != nil {
 				return
 			}
-			go answer(c)
+			go sendCredentials(c)
 		}
 	}()
 }
 
-func answer(c *net.UnixConn) {
+func sendCredentials(c *net.UnixConn) {
 	defer c.Close()
 	raw, _ := c.SyscallConn()
 	var peer *unix.Ucred
@@ -205,18 +205,18 @@ func answer(c *net.UnixConn) {
 	_, _ = io.Copy(c, struct{ io.Reader }{c})
 }
 
-func TestUnixSocketsAreReachedAsTheAccount(t *testing.T) {
-	acc := other(t)
-	r := reach(t, acc)
-	dir := folder(t, acc)
+func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
+	acc := otherAccount(t)
+	r := newSockets(t, acc)
+	dir := accountDir(t, acc)
 	path := filepath.Join(dir, "open")
-	answers(t, path)
+	serveCredentials(t, path)
 	if err := os.Chown(path, int(acc.UID), int(acc.GID)); err != nil {
 		t.Fatal(err)
 	}
-	before := descriptors(t)
+	before := countDescriptors(t)
 	for range 3 {
-		c, err := r.DialSocket(t.Context(), path)
+		c, err := r.DialUnix(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,23 +236,23 @@ func TestUnixSocketsAreReachedAsTheAccount(t *testing.T) {
 		c.Close()
 	}
 	const ours = 3 // the process's own, and one for the polling
-	eventually(t, "descriptors are given back", func() bool { return descriptors(t) <= before+ours })
-	if _, err := r.DialSocket(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
+	eventually(t, "descriptors are given back", func() bool { return countDescriptors(t) <= before+ours })
+	if _, err := r.DialUnix(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("got %v, want no such file", err)
 	}
 	if os.Geteuid() == 0 {
 		closed := filepath.Join(dir, "closed")
-		answers(t, closed)
+		serveCredentials(t, closed)
 		if err := os.Chmod(closed, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.DialSocket(t.Context(), closed); !errors.Is(err, syscall.EACCES) {
+		if _, err := r.DialUnix(t.Context(), closed); !errors.Is(err, syscall.EACCES) {
 			t.Errorf("got %v from a socket of root's, want permission denied", err)
 		}
 	}
 }
 
-func descriptors(t *testing.T) int {
+func countDescriptors(t *testing.T) int {
 	t.Helper()
 	list, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -285,16 +285,16 @@ func stat(t *testing.T, path string) (mode os.FileMode, uid uint32) {
 	return info.Mode(), info.Sys().(*syscall.Stat_t).Uid
 }
 
-func gone(path string) bool {
+func isGone(path string) bool {
 	_, err := os.Lstat(path)
 	return errors.Is(err, os.ErrNotExist)
 }
 
-func TestASocketIsMadeForTheAccountAloneAndRemovedAtItsEnd(t *testing.T) {
-	acc := other(t)
-	r := reach(t, acc)
-	path := filepath.Join(folder(t, acc), "s")
-	ln, err := r.ListenSocket(t.Context(), path)
+func TestListeningSocketIsPrivateAndRemovedOnClose(t *testing.T) {
+	acc := otherAccount(t)
+	r := newSockets(t, acc)
+	path := filepath.Join(accountDir(t, acc), "s")
+	ln, err := r.ListenUnix(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,21 +302,21 @@ func TestASocketIsMadeForTheAccountAloneAndRemovedAtItsEnd(t *testing.T) {
 		t.Errorf("got %v of user %d, want a socket with 0600 of %d", mode, uid, acc.UID)
 	}
 	for range 3 {
-		talkThrough(t, ln)
+		exchange(t, ln)
 	}
-	if _, err := r.ListenSocket(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, err := r.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("got %v for a path that is taken, want address in use", err)
 	}
-	if err := ln.Close(); err != nil || !gone(path) {
-		t.Errorf("got %v at the end, and the socket gone %v, want it gone", err, gone(path))
+	if err := ln.Close(); err != nil || !isGone(path) {
+		t.Errorf("got %v at the end, and the socket gone %v, want it gone", err, isGone(path))
 	}
 	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v from a closed listener", err)
 	}
 }
 
-// talkThrough sends both ways over a listener's next connection, each with its own end.
-func talkThrough(t *testing.T, ln net.Listener) {
+// exchange sends both ways over a listener's next connection, each with its own end.
+func exchange(t *testing.T, ln net.Listener) {
 	t.Helper()
 	c, err := net.Dial("unix", ln.Addr().String())
 	if err != nil {
@@ -340,24 +340,24 @@ func talkThrough(t *testing.T, ln net.Listener) {
 	}
 }
 
-func TestWhatIsThereStays(t *testing.T) {
-	acc := other(t)
-	r := reach(t, acc)
-	dir := folder(t, acc)
+func TestListenUnixReplacesNoFile(t *testing.T) {
+	acc := otherAccount(t)
+	r := newSockets(t, acc)
+	dir := accountDir(t, acc)
 	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
 	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o666), os.Symlink(filepath.Join(dir, "elsewhere"), link)); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file, link} {
-		if _, err := r.ListenSocket(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := r.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("%s: got %v, want address in use", path, err)
 		}
 	}
-	if !gone(filepath.Join(dir, "elsewhere")) {
+	if !isGone(filepath.Join(dir, "elsewhere")) {
 		t.Error("a link was followed")
 	}
 	path := filepath.Join(dir, "s")
-	ln, err := r.ListenSocket(t.Context(), path)
+	ln, err := r.ListenUnix(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,21 +365,21 @@ func TestWhatIsThereStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	ln.Close()
-	if gone(path) {
+	if isGone(path) {
 		t.Error("a file that somebody put in the socket's place was removed")
 	}
 	if os.Geteuid() == 0 {
-		if _, err := r.ListenSocket(t.Context(), "/etc/not-ours"); !errors.Is(err, syscall.EACCES) {
+		if _, err := r.ListenUnix(t.Context(), "/etc/not-ours"); !errors.Is(err, syscall.EACCES) {
 			t.Errorf("got %v in a folder of root's, want permission denied", err)
 		}
 	}
 }
 
-func TestPathsThatAreNoSockets(t *testing.T) {
-	r := reach(t, other(t))
+func TestInvalidSocketPaths(t *testing.T) {
+	r := newSockets(t, otherAccount(t))
 	for _, path := range []string{"", "/", "/tmp/", "/tmp/a\x00b", "\x00abstract", "/" + strings.Repeat("a", 107)} {
-		_, err := r.DialSocket(t.Context(), path)
-		_, err2 := r.ListenSocket(t.Context(), path)
+		_, err := r.DialUnix(t.Context(), path)
+		_, err2 := r.ListenUnix(t.Context(), path)
 		if !fault.Is(err, fault.Invalid) || !fault.Is(err2, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%q: got %v and %v, want both invalid with a remedy", path, err, err2)
 		}
@@ -389,14 +389,14 @@ func TestPathsThatAreNoSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if _, err := r.DialSocket(t.Context(), "@threshold-abstract-test"); !errors.Is(err, syscall.ENOENT) {
+	if _, err := r.DialUnix(t.Context(), "@threshold-abstract-test"); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("got %v for an abstract socket, want it taken for a file", err)
 	}
 }
 
-func TestTheAgentsSocketLiesInAFolderOfItsOwn(t *testing.T) {
-	acc := other(t)
-	r := session.ThisMachine().Reach(acc)
+func TestAgentSocketHasAPrivateDirectory(t *testing.T) {
+	acc := otherAccount(t)
+	r := session.Local().Reach(acc)
 	ln, err := r.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -409,13 +409,13 @@ func TestTheAgentsSocketLiesInAFolderOfItsOwn(t *testing.T) {
 	if mode, uid := stat(t, path); mode != os.ModeSocket|0o600 || uid != acc.UID {
 		t.Errorf("got %v of user %d, want a socket with 0600 of %d", mode, uid, acc.UID)
 	}
-	talkThrough(t, ln)
+	exchange(t, ln)
 	again, err := r.ListenAgent(t.Context())
 	if err != nil || again.Addr().String() == path {
 		t.Errorf("got %v, %v, want another socket", again, err)
 	}
 	r.Close()
-	if !gone(dir) || !gone(filepath.Dir(again.Addr().String())) {
+	if !isGone(dir) || !isGone(filepath.Dir(again.Addr().String())) {
 		t.Error("the folders are still there after the end")
 	}
 	if _, err := ln.Accept(); err == nil {
@@ -426,15 +426,15 @@ func TestTheAgentsSocketLiesInAFolderOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestAProcessThatWasKilledIsReplaced(t *testing.T) {
-	acc := other(t)
-	r := reach(t, acc)
+func TestKilledHelperIsReplaced(t *testing.T) {
+	acc := otherAccount(t)
+	r := newSockets(t, acc)
 	ln, err := r.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(filepath.Dir(ln.Addr().String())) }) // its maker is killed
-	if err := syscall.Kill(r.Pid(), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(r.HelperPID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ln.Accept(); !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -444,21 +444,21 @@ func TestAProcessThatWasKilledIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	talkThrough(t, again)
+	exchange(t, again)
 }
 
-func TestTheProcessHasNothingOfTheNodes(t *testing.T) {
-	if err := session.KeepDescriptors(); err != nil {
+func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
+	if err := session.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)
 	}
-	acc := other(t)
-	r := reach(t, acc)
+	acc := otherAccount(t)
+	r := newSockets(t, acc)
 	ln, err := r.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	proc := "/proc/" + strconv.Itoa(r.Pid())
+	proc := "/proc/" + strconv.Itoa(r.HelperPID())
 	status, err := os.ReadFile(proc + "/status")
 	if err != nil {
 		t.Fatal(err)
@@ -481,9 +481,9 @@ func TestTheProcessHasNothingOfTheNodes(t *testing.T) {
 	}
 }
 
-func FuzzNote(f *testing.F) {
+func FuzzMessage(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 1, '/', 'x'})
 	f.Add([]byte{9, 0, 0, 0, 1, 0x80, 0, 0, 1})
 	f.Add([]byte{8, 0, 0, 0, 1})
-	f.Fuzz(func(t *testing.T, b []byte) { session.CheckNote(t, b) })
+	f.Fuzz(func(t *testing.T, b []byte) { session.CheckMessage(t, b) })
 }

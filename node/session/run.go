@@ -33,16 +33,16 @@ type Streams struct {
 // in its process group is hung up, and killed if it stays. Whoever reads from In must be let go by the caller afterwards; its reader
 // is the only goroutine that may outlive Run.
 func (p *Process) Run(ctx context.Context, s Streams) Exit {
-	go p.feed(s.In)
+	go p.copyInput(s.In)
 	var outputs sync.WaitGroup
 	outputs.Go(func() {
 		if len(p.greeting) > 0 {
 			_, _ = s.Out.Write(p.greeting) // the first write of the program's own finds out if nobody takes it
 		}
-		p.drain(&buffers, p.stdout, s.Out)
+		p.copyOutput(&buffers, p.stdout, s.Out)
 	})
 	if p.stderr != nil {
-		outputs.Go(func() { p.drain(&smallBuffers, p.stderr, s.Err) })
+		outputs.Go(func() { p.copyOutput(&smallBuffers, p.stderr, s.Err) })
 	}
 	drained := make(chan struct{})
 	go func() { outputs.Wait(); close(drained) }()
@@ -59,12 +59,12 @@ func (p *Process) Run(ctx context.Context, s Streams) Exit {
 	case <-ctx.Done():
 	}
 	if ctx.Err() != nil {
-		p.end()
+		p.terminate()
 	}
-	p.closeAll()
+	p.closeStreams()
 	<-drained
 	<-p.exited
-	return exitOf(p.reap(), p.in.Load(), p.out.Load())
+	return exitStatus(p.reap(), p.in.Load(), p.out.Load())
 }
 
 // reap lets the program's number go; no signal is sent to it after.
@@ -76,11 +76,11 @@ func (p *Process) reap() *os.ProcessState {
 	return p.cmd.ProcessState
 }
 
-// feed gives the program its input. The end of input closes its stdin; a terminal gets its end-of-input character.
-func (p *Process) feed(in io.Reader) {
+// copyInput gives the program its input. The end of input closes its stdin; a terminal gets its end-of-input character.
+func (p *Process) copyInput(in io.Reader) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	_, err := io.CopyBuffer(counted{p.stdin, &p.in}, struct{ io.Reader }{in}, *buf)
+	_, err := io.CopyBuffer(countingWriter{p.stdin, &p.in}, struct{ io.Reader }{in}, *buf)
 	if p.terminal == nil {
 		_ = p.stdin.Close()
 		return
@@ -92,8 +92,8 @@ func (p *Process) feed(in io.Reader) {
 	}
 }
 
-// drain delivers output until there is no more. A read deadline is set once the program is gone; it counts silence, not time.
-func (p *Process) drain(pool *sync.Pool, from *os.File, to io.Writer) {
+// copyOutput delivers output until there is no more. A read deadline is set once the program is gone; it counts silence, not time.
+func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
 	silent := false
@@ -140,11 +140,11 @@ func (p *Process) hasExited() bool {
 	}
 }
 
-// end hangs up on the process group, and kills all of it if the program stays. Where it goes, what it left behind that ignores the
+// terminate hangs up on the process group, and kills all of it if the program stays. Where it goes, what it left behind that ignores the
 // hangup stays, as with OpenSSH's sshd: an editor's server that was started with nohup is still there after a lost connection.
-func (p *Process) end() {
+func (p *Process) terminate() {
 	_ = p.kill(syscall.SIGHUP)
-	p.hangUp()
+	p.closeTerminal()
 	timer := time.NewTimer(hangupGrace)
 	defer timer.Stop()
 	select {
@@ -174,25 +174,25 @@ func (p *Process) Break() error {
 	return p.terminal.Break()
 }
 
-// hangUp frees the seat in the machine's records, and closes the terminal only then: the next session may get the same one.
-func (p *Process) hangUp() {
+// closeTerminal frees the seat in the machine's records, and closes the terminal only then: the next session may get the same one.
+func (p *Process) closeTerminal() {
 	if p.terminal == nil {
 		return
 	}
-	p.free.Do(func() {
+	p.closeOnce.Do(func() {
 		pid := 0
 		if p.cmd.Process != nil {
 			pid = p.cmd.Process.Pid
 		}
-		if p.seat != nil {
-			_ = p.seat.leave(pid) // as in greet
+		if p.utmp != nil {
+			_ = p.utmp.recordLogout(pid) // as in greet
 		}
 	})
 	p.terminal.Close()
 }
 
-func (p *Process) closeAll() {
-	p.hangUp()
+func (p *Process) closeStreams() {
+	p.closeTerminal()
 	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
 		if f != nil {
 			_ = f.Close()
@@ -205,12 +205,12 @@ var (
 	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopyBytes); return &b }} // of stderr, where little comes
 )
 
-type counted struct {
+type countingWriter struct {
 	w io.Writer
 	n *atomic.Int64
 }
 
-func (c counted) Write(b []byte) (int, error) {
+func (c countingWriter) Write(b []byte) (int, error) {
 	n, err := c.w.Write(b)
 	c.n.Add(int64(n))
 	return n, err

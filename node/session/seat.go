@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// seat is somebody at a terminal, as the machine's own records show it (utmp(5), lastlog): who, last and lastlog read them. Files that
+// utmpEntry is somebody at a terminal, as the machine's own records show it (utmp(5), lastlog): who, last and lastlog read them. Files that
 // are not there are not made: a machine that does without them says so by that.
-type seat struct {
-	machine Accounts
+type utmpEntry struct {
+	machine Database
 	line    string // as "pts/3"
 	acc     Account
 	from    netip.Addr
@@ -37,21 +37,21 @@ type layout struct{ wide bool }
 
 // Sizes of the fields.
 const (
-	lineBytes = 32
-	userBytes = 32
-	hostBytes = 256
-	idBytes   = 4
-	kindAt    = 0
-	idAt      = 40 // after a 16-bit kind, padding, a 32-bit process number and the line
+	lineBytes  = 32
+	userBytes  = 32
+	hostBytes  = 256
+	idBytes    = 4
+	kindOffset = 0
+	idOffset   = 40 // after a 16-bit kind, padding, a 32-bit process number and the line
 )
 
-// here is this machine's layout. On other processors no records are kept.
-func here() (layout, bool) {
+// hostLayout is this machine's layout. On other processors no records are kept.
+func hostLayout() (layout, bool) {
 	return layout{wide: runtime.GOARCH == "arm64"}, runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
 }
 
-// entry is one record of utmp and wtmp. An end names no user.
-func (l layout) entry(kind int, s seat, pid int, now time.Time) []byte {
+// utmp is one record of utmp and wtmp. An end names no user.
+func (l layout) utmp(kind int, s utmpEntry, pid int, now time.Time) []byte {
 	var b bytes.Buffer
 	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) } // both processors; to memory, it never fails
 	text := func(s string, size int) { put(append([]byte(s), make([]byte, size)...)[:size]) }
@@ -93,7 +93,7 @@ func addressOf(a netip.Addr) (out [16]byte) {
 }
 
 // lastlog is the record of an account's last login.
-func (l layout) lastlog(s seat, now time.Time) []byte {
+func (l layout) lastlog(s utmpEntry, now time.Time) []byte {
 	b := make([]byte, 0, 8+lineBytes+hostBytes)
 	if l.wide {
 		b = binary.LittleEndian.AppendUint64(b, uint64(now.Unix()))
@@ -109,15 +109,15 @@ func (l layout) lastlog(s seat, now time.Time) []byte {
 	return b
 }
 
-// lastLogin reads when and from where the account logged in before.
-func (a Accounts) lastLogin(acc Account) (at time.Time, from string, ok bool) {
-	l, known := here()
-	f, err := os.Open(a.file("var/log/lastlog"))
+// LastLogin reads when and from where the account logged in before.
+func (a Database) LastLogin(acc Account) (at time.Time, from string, ok bool) {
+	l, known := hostLayout()
+	f, err := os.Open(a.path("var/log/lastlog"))
 	if err != nil || !known {
 		return at, "", false
 	}
 	defer f.Close()
-	b := l.lastlog(seat{}, at)
+	b := l.lastlog(utmpEntry{}, at)
 	if _, err := f.ReadAt(b, int64(acc.UID)*int64(len(b))); err != nil {
 		return at, "", false // it never did
 	}
@@ -129,47 +129,47 @@ func (a Accounts) lastLogin(acc Account) (at time.Time, from string, ok bool) {
 	return time.Unix(seconds, 0), host, seconds != 0
 }
 
-// take shows the seat as taken by the process. It is called before the program starts, with our own number, and once more when it has
+// markActive shows the seat as taken by the process. It is called before the program starts, with our own number, and once more when it has
 // one, so that a program never finds itself missing.
-func (s seat) take(pid int) error {
-	l, ok := here()
+func (s utmpEntry) markActive(pid int) error {
+	l, ok := hostLayout()
 	if !ok {
 		return nil
 	}
-	return replace(s.machine.file("run/utmp"), l.entry(userProcess, s, pid, s.machine.now()))
+	return replaceEntry(s.machine.path("run/utmp"), l.utmp(userProcess, s, pid, s.machine.now()))
 }
 
-// began adds the login to the records that stay.
-func (s seat) began(pid int) error {
-	l, ok := here()
+// recordLogin adds the login to the records that stay.
+func (s utmpEntry) recordLogin(pid int) error {
+	l, ok := hostLayout()
 	if !ok {
 		return nil
 	}
 	now := s.machine.now()
 	last := l.lastlog(s, now)
-	return errors.Join(add(s.machine.file("var/log/wtmp"), l.entry(userProcess, s, pid, now)),
-		change(s.machine.file("var/log/lastlog"), func(f *os.File) error {
+	return errors.Join(appendEntry(s.machine.path("var/log/wtmp"), l.utmp(userProcess, s, pid, now)),
+		updateLocked(s.machine.path("var/log/lastlog"), func(f *os.File) error {
 			_, err := f.WriteAt(last, int64(s.acc.UID)*int64(len(last)))
 			return err
 		}))
 }
 
-// leave shows the seat as free again, and records when it became so.
-func (s seat) leave(pid int) error {
-	l, ok := here()
+// recordLogout shows the seat as free again, and records when it became so.
+func (s utmpEntry) recordLogout(pid int) error {
+	l, ok := hostLayout()
 	if !ok {
 		return nil
 	}
-	e := l.entry(deadProcess, s, pid, s.machine.now())
-	return errors.Join(replace(s.machine.file("run/utmp"), e), add(s.machine.file("var/log/wtmp"), e))
+	e := l.utmp(deadProcess, s, pid, s.machine.now())
+	return errors.Join(replaceEntry(s.machine.path("run/utmp"), e), appendEntry(s.machine.path("var/log/wtmp"), e))
 }
 
 // maxUtmp bounds what is read of utmp: 2,600 terminals.
 const maxUtmp = 1 << 20
 
-// replace puts the entry in the place of the one with its id, or at the end.
-func replace(path string, entry []byte) error {
-	return change(path, func(f *os.File) error {
+// replaceEntry puts the entry in the place of the one with its id, or at the end.
+func replaceEntry(path string, entry []byte) error {
+	return updateLocked(path, func(f *os.File) error {
 		all, err := io.ReadAll(io.LimitReader(f, maxUtmp))
 		if err != nil {
 			return err
@@ -177,7 +177,7 @@ func replace(path string, entry []byte) error {
 		at := 0
 		for ; at+len(entry) <= len(all); at += len(entry) {
 			old := all[at:]
-			if kind := old[kindAt]; kind >= initProcess && kind <= deadProcess && bytes.Equal(old[idAt:idAt+idBytes], entry[idAt:idAt+idBytes]) {
+			if kind := old[kindOffset]; kind >= initProcess && kind <= deadProcess && bytes.Equal(old[idOffset:idOffset+idBytes], entry[idOffset:idOffset+idBytes]) {
 				break
 			}
 		}
@@ -186,9 +186,9 @@ func replace(path string, entry []byte) error {
 	})
 }
 
-// add puts the entry at the end, over what an interrupted writer left of one.
-func add(path string, entry []byte) error {
-	return change(path, func(f *os.File) error {
+// appendEntry puts the entry at the end, over what an interrupted writer left of one.
+func appendEntry(path string, entry []byte) error {
+	return updateLocked(path, func(f *os.File) error {
 		info, err := f.Stat()
 		if err != nil {
 			return err
@@ -206,8 +206,8 @@ const (
 // errLocked says that somebody holds a record. Everyone may read them, and so lock them: nobody waits long for that.
 var errLocked = errors.New("a record of the machine is locked")
 
-// change opens a record and locks it against other writers of the machine.
-func change(path string, fn func(*os.File) error) error {
+// updateLocked opens a record and locks it against other writers of the machine.
+func updateLocked(path string, fn func(*os.File) error) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -229,11 +229,11 @@ func change(path string, fn func(*os.File) error) error {
 	return errLocked
 }
 
-// seatOf is the seat at a terminal, or none: only root keeps the machine's records.
-func (a Accounts) seatOf(acc Account, s Spec, tty string) *seat {
+// utmpEntryFor is the seat at a terminal, or none: only root keeps the machine's records.
+func (a Database) utmpEntryFor(acc Account, s Spec, tty string) *utmpEntry {
 	if a.UID != 0 {
 		return nil
 	}
-	from, _ := netip.ParseAddrPort(s.From)
-	return &seat{machine: a, line: strings.TrimPrefix(filepath.Clean(tty), "/dev/"), acc: acc, from: from.Addr().Unmap()}
+	from, _ := netip.ParseAddrPort(s.ClientAddr)
+	return &utmpEntry{machine: a, line: strings.TrimPrefix(filepath.Clean(tty), "/dev/"), acc: acc, from: from.Addr().Unmap()}
 }

@@ -16,15 +16,15 @@ import (
 	"github.com/threshold-access/threshold/node/session"
 )
 
-// records makes empty records of a machine and returns its accounts.
-func records(t *testing.T, files map[string]string) session.Accounts {
+// emptyRecords makes empty records of a machine and returns its accounts.
+func emptyRecords(t *testing.T, files map[string]string) session.Database {
 	t.Helper()
 	empty := map[string]string{"run/utmp": "", "var/log/wtmp": "", "var/log/lastlog": ""}
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.Local)
-	return session.Accounts{Root: machine(t, merged(empty, files)), UID: uint32(os.Geteuid()), Now: func() time.Time { at = at.Add(time.Minute); return at }}
+	return session.Database{Root: writeFiles(t, mergeFiles(empty, files)), UID: uint32(os.Geteuid()), Now: func() time.Time { at = at.Add(time.Minute); return at }}
 }
 
-func window(t *testing.T) *pty.Request {
+func terminalRequest(t *testing.T) *pty.Request {
 	t.Helper()
 	r, err := pty.ParseRequest(append([]byte("\x00\x00\x00\x05vt100\x00\x00\x00\x50\x00\x00\x00\x18"), make([]byte, 12)...))
 	if err != nil {
@@ -33,12 +33,12 @@ func window(t *testing.T) *pty.Request {
 	return &r
 }
 
-// sit runs a login shell on a terminal and returns what the person saw.
-func sit(t *testing.T, a session.Accounts, spec session.Spec, typed string) string {
+// runOnTerminal runs a login shell on a terminal and returns what the person saw.
+func runOnTerminal(t *testing.T, a session.Database, spec session.Spec, typed string) string {
 	t.Helper()
-	acc := self(t)
+	acc := ownAccount(t)
 	acc.Shell, acc.Home = "/bin/sh", filepath.Join(a.Root, "home")
-	spec.Terminal, spec.From, spec.At = window(t), "192.0.2.7:4711", "198.51.100.9:22"
+	spec.Terminal, spec.ClientAddr, spec.LocalAddr = terminalRequest(t), "192.0.2.7:4711", "198.51.100.9:22"
 	p, err := a.Start(acc, spec)
 	if err != nil {
 		t.Fatal(err)
@@ -48,31 +48,31 @@ func sit(t *testing.T, a session.Accounts, spec session.Spec, typed string) stri
 	return out.String()
 }
 
-func TestALoginShellIsGreeted(t *testing.T) {
-	a := records(t, map[string]string{"etc/motd": "Welcome\nto web-1.\n", "run/motd.dynamic": "3 updates\n", "home/x": ""})
+func TestLoginShellShowsMotdAndLastLogin(t *testing.T) {
+	a := emptyRecords(t, map[string]string{"etc/motd": "Welcome\nto web-1.\n", "run/motd.dynamic": "3 updates\n", "home/x": ""})
 	shell := session.Spec{Kind: session.Shell}
-	if got := sit(t, a, shell, "exit\n"); !strings.HasPrefix(got, "3 updates\r\nWelcome\r\nto web-1.\r\n") || strings.Contains(got, "Last login") {
+	if got := runOnTerminal(t, a, shell, "exit\n"); !strings.HasPrefix(got, "3 updates\r\nWelcome\r\nto web-1.\r\n") || strings.Contains(got, "Last login") {
 		t.Errorf("got %q, want the messages of the day and no login before", got)
 	}
-	if got := sit(t, a, shell, "exit\n"); os.Geteuid() == 0 && !regexp.MustCompile(`to web-1\.\r\nLast login: Sun Mar  1 12:\d\d:00 2026 from 192\.0\.2\.7\r\n`).MatchString(got) {
+	if got := runOnTerminal(t, a, shell, "exit\n"); os.Geteuid() == 0 && !regexp.MustCompile(`to web-1\.\r\nLast login: Sun Mar  1 12:\d\d:00 2026 from 192\.0\.2\.7\r\n`).MatchString(got) {
 		t.Errorf("got %q, want the last login after the messages", got)
 	}
-	if got := sit(t, a, session.Spec{Kind: session.Exec, Command: "echo hi"}, ""); got != "hi\r\n" {
+	if got := runOnTerminal(t, a, session.Spec{Kind: session.Exec, Command: "echo hi"}, ""); got != "hi\r\n" {
 		t.Errorf("got %q for a command, want its output alone", got)
 	}
 	if err := os.WriteFile(filepath.Join(a.Root, "home/.hushlogin"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := sit(t, a, shell, "exit\n"); strings.Contains(got, "Welcome") || strings.Contains(got, "Last login") {
+	if got := runOnTerminal(t, a, shell, "exit\n"); strings.Contains(got, "Welcome") || strings.Contains(got, "Last login") {
 		t.Errorf("got %q with a .hushlogin, want no greeting", got)
 	}
 }
 
-func TestTheMachinesRecordsShowWhoIsThere(t *testing.T) {
+func TestSessionsAreInUtmpAndWtmp(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root keeps them
 	}
-	a := records(t, nil)
+	a := emptyRecords(t, nil)
 	utmp, wtmp := filepath.Join(a.Root, "run/utmp"), filepath.Join(a.Root, "var/log/wtmp")
 	read := func(name string, args ...string) string {
 		out, err := exec.Command(name, args...).Output()
@@ -81,7 +81,7 @@ func TestTheMachinesRecordsShowWhoIsThere(t *testing.T) {
 		}
 		return string(out)
 	}
-	seen := sit(t, a, session.Spec{Kind: session.Shell}, "who "+utmp+"; echo tty=$SSH_TTY; exit\n")
+	seen := runOnTerminal(t, a, session.Spec{Kind: session.Shell}, "who "+utmp+"; echo tty=$SSH_TTY; exit\n")
 	row := regexp.MustCompile(`root +(pts/\d+) +(?:2026-03-01|Mar  1) 12:\d\d \(192\.0\.2\.7\)`).FindStringSubmatch(seen)
 	if row == nil || !strings.Contains(seen, "tty=/dev/"+row[1]) {
 		t.Fatalf("got %q, want the session in who, and its terminal in SSH_TTY", seen)
@@ -94,21 +94,21 @@ func TestTheMachinesRecordsShowWhoIsThere(t *testing.T) {
 	}
 	ttys := map[string]bool{row[1]: true} // others on this machine open and close terminals too
 	for range 3 {
-		ttys[strings.TrimPrefix(strings.TrimSpace(sit(t, a, session.Spec{Kind: session.Exec, Command: "tty"}, "")), "/dev/")] = true
+		ttys[strings.TrimPrefix(strings.TrimSpace(runOnTerminal(t, a, session.Spec{Kind: session.Exec, Command: "tty"}, "")), "/dev/")] = true
 	}
-	one := len(session.Entry(runtime.GOARCH == "arm64"))
+	one := len(session.UtmpEntry(runtime.GOARCH == "arm64"))
 	if all, err := os.ReadFile(utmp); err != nil || len(all) != one*len(ttys) {
 		t.Errorf("got %d bytes, %v, want one entry for each of %v", len(all), err, ttys)
 	}
 	before, _ := os.ReadFile(wtmp)
-	do(t, self(t), session.Spec{Kind: session.Exec, Command: "true"}, "")
+	run(t, ownAccount(t), session.Spec{Kind: session.Exec, Command: "true"}, "")
 	if after, _ := os.ReadFile(wtmp); !bytes.Equal(before, after) {
 		t.Error("got a record of a session without a terminal, want none")
 	}
 }
 
-func TestARecordThatIsLockedOrMissingKeepsNobodyOut(t *testing.T) {
-	a := records(t, nil)
+func TestLockedOrMissingRecordsDoNotStopSessions(t *testing.T) {
+	a := emptyRecords(t, nil)
 	if err := os.Remove(filepath.Join(a.Root, "run/utmp")); err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +117,8 @@ func TestARecordThatIsLockedOrMissingKeepsNobodyOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	session.Hold(t, held)
-	if got := sit(t, a, session.Spec{Kind: session.Exec, Command: "echo in"}, ""); got != "in\r\n" {
+	session.LockShared(t, held)
+	if got := runOnTerminal(t, a, session.Spec{Kind: session.Exec, Command: "echo in"}, ""); got != "in\r\n" {
 		t.Errorf("got %q, want the command to run", got)
 	}
 	if _, err := os.Stat(filepath.Join(a.Root, "run/utmp")); err == nil {
@@ -127,13 +127,13 @@ func TestARecordThatIsLockedOrMissingKeepsNobodyOut(t *testing.T) {
 }
 
 // The sizes and places are those of glibc's <utmp.h> and <lastlog.h> on amd64 and arm64.
-func TestTheLayoutIsGlibcs(t *testing.T) {
+func TestLayoutMatchesGlibc(t *testing.T) {
 	for _, tt := range []struct {
 		wide           bool
 		size, seconds  int
 		address, lastL int
 	}{{false, 384, 340, 348, 292}, {true, 400, 344, 360, 296}} {
-		e := session.Entry(tt.wide)
+		e := session.UtmpEntry(tt.wide)
 		if len(e) != tt.size || len(session.LastlogEntry(tt.wide)) != tt.lastL {
 			t.Errorf("wide %v: got %d and %d bytes, want %d and %d", tt.wide, len(e), len(session.LastlogEntry(tt.wide)), tt.size, tt.lastL)
 		}

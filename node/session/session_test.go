@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if code, is := session.Reexecuted(); is {
+	if code, is := session.RunHelper(); is {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
@@ -50,13 +50,13 @@ bad:x:y:alice
 twin:x:27:alice
 `
 
-func accounts(t *testing.T, uid uint32) session.Accounts {
+func databaseWithUID(t *testing.T, uid uint32) session.Database {
 	t.Helper()
-	return session.Accounts{Root: machine(t, map[string]string{"etc/passwd": passwd, "etc/group": group}), UID: uid}
+	return session.Database{Root: writeFiles(t, map[string]string{"etc/passwd": passwd, "etc/group": group}), UID: uid}
 }
 
-// machine writes the files of a machine under a folder of the test's own.
-func machine(t testing.TB, files map[string]string) (root string) {
+// writeFiles writes the files of a machine under a folder of the test's own.
+func writeFiles(t testing.TB, files map[string]string) (root string) {
 	t.Helper()
 	root = t.TempDir()
 	for name, text := range files {
@@ -68,8 +68,8 @@ func machine(t testing.TB, files map[string]string) (root string) {
 	return root
 }
 
-func TestAccountsAreFoundAsTheFilesHaveThem(t *testing.T) {
-	a := accounts(t, 0)
+func TestFindReadsPasswdAndGroup(t *testing.T) {
+	a := databaseWithUID(t, 0)
 	got, err := a.Find("alice")
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestAccountsAreFoundAsTheFilesHaveThem(t *testing.T) {
 	}
 }
 
-func TestAccountsThatAreRefused(t *testing.T) {
+func TestFindRefusals(t *testing.T) {
 	for _, tt := range []struct {
 		login identity.Login
 		uid   uint32
@@ -102,23 +102,23 @@ func TestAccountsThatAreRefused(t *testing.T) {
 		{"root", 1000, fault.Denied, "runs as alice, not as root"},
 		{"noshell", 4242, fault.Denied, "user id 4242"},
 	} {
-		_, err := accounts(t, tt.uid).Find(tt.login)
+		_, err := databaseWithUID(t, tt.uid).Find(tt.login)
 		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.words) || fault.Remedy(err) == "" {
 			t.Errorf("%q as %d: got %v, want kind %s with %q and a remedy", tt.login, tt.uid, err, tt.kind, tt.words)
 		}
 	}
-	if _, err := accounts(t, 1000).Find("alice"); err != nil {
+	if _, err := databaseWithUID(t, 1000).Find("alice"); err != nil {
 		t.Errorf("got %v, want a process to be its own account", err)
 	}
-	if _, err := (session.Accounts{Root: "/none"}).Find("root"); !fault.Is(err, fault.Internal) {
+	if _, err := (session.Database{Root: "/none"}).Find("root"); !fault.Is(err, fault.Internal) {
 		t.Errorf("got %v without an account file, want an internal fault", err)
 	}
 }
 
-// do runs a program to its end.
-func do(t *testing.T, acc session.Account, s session.Spec, stdin string) (session.Exit, string, string) {
+// run runs a program to its end.
+func run(t *testing.T, acc session.Account, s session.Spec, stdin string) (session.Exit, string, string) {
 	t.Helper()
-	p, err := session.ThisMachine().Start(acc, s)
+	p, err := session.Local().Start(acc, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,25 +127,25 @@ func do(t *testing.T, acc session.Account, s session.Spec, stdin string) (sessio
 	return exit, out.String(), errs.String()
 }
 
-func self(t testing.TB) session.Account {
+func ownAccount(t testing.TB) session.Account {
 	t.Helper()
 	u, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	acc, err := session.ThisMachine().Find(identity.Login(u.Username))
+	acc, err := session.Local().Find(identity.Login(u.Username))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return acc
 }
 
-func TestRootBecomesTheAccountWhole(t *testing.T) {
+func TestProgramsRunWithOnlyTheAccountsRights(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root can; the next test is for everyone
 	}
 	acc := session.Account{Login: "someone", UID: 54321, GID: 54322, Groups: []uint32{54322, 54323}, Home: "/", Shell: "/bin/sh"}
-	_, out, errs := do(t, acc, session.Spec{Kind: session.Exec, Command: "id -u; id -g; id -G; grep ^Cap[EPI] /proc/self/status; grep ^Uid /proc/self/status"}, "")
+	_, out, errs := run(t, acc, session.Spec{Kind: session.Exec, Command: "id -u; id -g; id -G; grep ^Cap[EPI] /proc/self/status; grep ^Uid /proc/self/status"}, "")
 	for _, want := range []string{"54321\n54322\n54322 54323\n", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "Uid:\t54321\t54321\t54321\t54321"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("got %s%s, want %q in it", out, errs, want)
@@ -156,22 +156,22 @@ func TestRootBecomesTheAccountWhole(t *testing.T) {
 	if err := os.Chmod(home, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, out, errs := do(t, acc, session.Spec{Kind: session.Exec, Command: "pwd"}, ""); out != "/\n" {
+	if _, out, errs := run(t, acc, session.Spec{Kind: session.Exec, Command: "pwd"}, ""); out != "/\n" {
 		t.Errorf("got %q %q, want a start in /", out, errs)
 	}
-	if exit, _, _ := do(t, acc, session.Spec{Kind: session.SFTP}, ""); exit.Code != 0 {
+	if exit, _, _ := run(t, acc, session.Spec{Kind: session.SFTP}, ""); exit.Code != 0 {
 		t.Errorf("got %+v, want the file server started as the account", exit)
 	}
-	fileServerIsTheAccount(t, acc)
+	checkFileServer(t, acc)
 }
 
-// fileServerIsTheAccount looks at the file server while it runs: nothing of root's and nothing of the node's is left in it.
-func fileServerIsTheAccount(t *testing.T, acc session.Account) {
+// checkFileServer looks at the file server while it runs: nothing of root's and nothing of the node's is left in it.
+func checkFileServer(t *testing.T, acc session.Account) {
 	t.Helper()
-	if err := session.KeepDescriptors(); err != nil {
+	if err := session.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := session.ThisMachine().Start(acc, session.Spec{Kind: session.SFTP, ID: "s1", User: "alice@example.com"})
+	p, err := session.Local().Start(acc, session.Spec{Kind: session.SFTP, ID: "s1", User: "alice@example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func fileServerIsTheAccount(t *testing.T, acc session.Account) {
 	if b := <-answer; len(b) < 5 || b[4] != 2 {
 		t.Errorf("got %v, want SSH_FXP_VERSION", b)
 	}
-	proc := "/proc/" + strconv.Itoa(p.Pid())
+	proc := "/proc/" + strconv.Itoa(p.PID())
 	status, err := os.ReadFile(proc + "/status")
 	if err != nil {
 		t.Fatal(err)
@@ -223,7 +223,7 @@ type writer func([]byte)
 
 func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
-func TestDescriptorsOfTheNodeStayWithTheNode(t *testing.T) {
+func TestDescriptorsOfTheAgentAreNotInherited(t *testing.T) {
 	f, err := os.Open("/etc/passwd")
 	if err != nil {
 		t.Fatal(err)
@@ -234,10 +234,10 @@ func TestDescriptorsOfTheNodeStayWithTheNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(inherited)
-	if err := session.KeepDescriptors(); err != nil {
+	if err := session.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)
 	}
-	_, out, _ := do(t, self(t), session.Spec{Kind: session.Exec, Command: "ls -l /proc/self/fd | grep -c passwd"}, "")
+	_, out, _ := run(t, ownAccount(t), session.Spec{Kind: session.Exec, Command: "ls -l /proc/self/fd | grep -c passwd"}, "")
 	if strings.TrimSpace(out) != "0" {
 		t.Errorf("got %q descriptors of the node's in a session, want 0", out)
 	}
@@ -258,9 +258,9 @@ func TestProgramsShareNoSessionKeyring(t *testing.T) {
 		if err := errors.Join(err, err2); err != nil {
 			t.Fatal(err)
 		}
-		a := session.ThisMachine()
-		a.Root = machine(t, map[string]string{"etc/login.defs": defs})
-		if got := asked(t, a, other(t), "cat /proc/keys"); strings.Contains(got, "of-the-node") {
+		a := session.Local()
+		a.Root = writeFiles(t, map[string]string{"etc/login.defs": defs})
+		if got := runCommand(t, a, otherAccount(t), "cat /proc/keys"); strings.Contains(got, "of-the-node") {
 			t.Errorf("%s: got %s, want nothing of the node's keyring in it", how, got)
 		}
 	}
@@ -268,32 +268,32 @@ func TestProgramsShareNoSessionKeyring(t *testing.T) {
 
 // Scripts write to /dev/stderr and read /dev/stdin, which opens the pipe behind it once more.
 func TestProgramsOpenTheirStreamsByName(t *testing.T) {
-	_, out, errs := do(t, other(t), session.Spec{Kind: session.Exec, Command: "cat /dev/stdin >/dev/stdout; echo apart | tee /dev/stderr"}, "in\n")
+	_, out, errs := run(t, otherAccount(t), session.Spec{Kind: session.Exec, Command: "cat /dev/stdin >/dev/stdout; echo apart | tee /dev/stderr"}, "in\n")
 	if out != "in\napart\n" || errs != "apart\n" {
 		t.Errorf("got %q and %q, want all three to be the account's", out, errs)
 	}
 }
 
-func TestAShellThatLetsNobodyIn(t *testing.T) {
-	acc := self(t)
+func TestShellsThatRefuseLogin(t *testing.T) {
+	acc := ownAccount(t)
 	for _, shell := range []string{"/usr/sbin/nologin", "/bin/false"} {
 		acc.Shell = shell
-		if exit, _, _ := do(t, acc, session.Spec{Kind: session.Exec, Command: "echo in"}, ""); exit.Code != 1 {
+		if exit, _, _ := run(t, acc, session.Spec{Kind: session.Exec, Command: "echo in"}, ""); exit.Code != 1 {
 			t.Errorf("%s: got %+v, want its own refusal, status 1", shell, exit)
 		}
-		_, err := session.ThisMachine().Start(acc, session.Spec{Kind: session.SFTP})
+		_, err := session.Local().Start(acc, session.Spec{Kind: session.SFTP})
 		if !fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), shell) {
 			t.Errorf("%s: got %v for sftp, want a refusal that names the shell", shell, err)
 		}
 	}
 	acc.Shell = "/no/such/shell"
-	if _, err := session.ThisMachine().Start(acc, session.Spec{Kind: session.Shell}); !fault.Is(err, fault.Internal) || fault.Remedy(err) == "" || !strings.Contains(fault.Message(err), "/no/such/shell") {
+	if _, err := session.Local().Start(acc, session.Spec{Kind: session.Shell}); !fault.Is(err, fault.Internal) || fault.Remedy(err) == "" || !strings.Contains(fault.Message(err), "/no/such/shell") {
 		t.Errorf("got %v, want the missing shell named with a remedy", err)
 	}
 }
 
 // A shell that restricts people is no guard of their files once they are served by something else; sshd has the shell start that.
-func TestFilesAreForShellsThatDoNotRestrict(t *testing.T) {
+func TestFileTransferNeedsAnUnrestrictedShell(t *testing.T) {
 	for shells, want := range map[string]map[string]bool{
 		"# /etc/shells\n/bin/sh\n/bin/rbash\n/usr/sbin/nologin\n": {"/bin/sh": true, "/bin/rbash": false, "/usr/sbin/nologin": false, "/usr/bin/git-shell": false},
 		"": {"/bin/sh": true, "/usr/bin/git-shell": true, "/bin/false": false}, // a machine that does without the list
@@ -302,10 +302,10 @@ func TestFilesAreForShellsThatDoNotRestrict(t *testing.T) {
 		if shells != "" {
 			files["etc/shells"] = shells
 		}
-		a := session.ThisMachine()
-		a.Root = machine(t, files)
+		a := session.Local()
+		a.Root = writeFiles(t, files)
 		for shell, want := range want {
-			acc := self(t)
+			acc := ownAccount(t)
 			acc.Shell = shell
 			p, err := a.Start(acc, session.Spec{Kind: session.SFTP})
 			if (err == nil) != want || err != nil && (!fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), shell)) {
@@ -318,8 +318,8 @@ func TestFilesAreForShellsThatDoNotRestrict(t *testing.T) {
 	}
 }
 
-func TestTheEndOfTheContextEndsAProgramThatWaitsForItsOutputToBeTaken(t *testing.T) {
-	p, err := session.ThisMachine().Start(self(t), session.Spec{Kind: session.Exec, Command: "cat /dev/zero"})
+func TestContextEndStopsAProgramBlockedOnOutput(t *testing.T) {
+	p, err := session.Local().Start(ownAccount(t), session.Spec{Kind: session.Exec, Command: "cat /dev/zero"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,15 +339,15 @@ func TestTheEndOfTheContextEndsAProgramThatWaitsForItsOutputToBeTaken(t *testing
 
 func TestSignalNames(t *testing.T) {
 	for name, want := range map[string]bool{"TERM": true, "INT": true, "USR1": true, "SIGTERM": false, "STOP": false, "": false, "9": false} {
-		if _, got := session.SignalNamed(name); got != want {
+		if _, got := session.ParseSignal(name); got != want {
 			t.Errorf("%q: got known %v, want %v", name, got, want)
 		}
 	}
 }
 
-func TestSignalsReachWhatIsTheAccounts(t *testing.T) {
-	acc := other(t)
-	p, err := session.ThisMachine().Start(acc, session.Spec{Kind: session.Exec, Command: "exec sleep 300"})
+func TestSignalsAreSentWithTheAccountsRights(t *testing.T) {
+	acc := otherAccount(t)
+	p, err := session.Local().Start(acc, session.Spec{Kind: session.Exec, Command: "exec sleep 300"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,11 +356,11 @@ func TestSignalsReachWhatIsTheAccounts(t *testing.T) {
 		done <- p.Run(t.Context(), session.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard})
 	}()
 	if os.Geteuid() == 0 {
-		p.Of(session.Account{UID: acc.UID + 1, GID: acc.GID}) // as if the program had become another's
+		p.SetAccount(session.Account{UID: acc.UID + 1, GID: acc.GID}) // as if the program had become another's
 		if err := p.Signal(syscall.SIGUSR1); err == nil {
 			t.Error("got a signal through to somebody else's program")
 		}
-		p.Of(acc)
+		p.SetAccount(acc)
 	}
 	if err := p.Signal(syscall.SIGUSR2); err != nil {
 		t.Error(err)
@@ -373,17 +373,17 @@ func TestSignalsReachWhatIsTheAccounts(t *testing.T) {
 	}
 }
 
-func TestNoProgramOfOursServesFilesByAccident(t *testing.T) {
-	if _, is := session.Reexecuted(); is {
+func TestRunHelperIgnoresOrdinaryPrograms(t *testing.T) {
+	if _, is := session.RunHelper(); is {
 		t.Error("got a test binary taken for a session's child")
 	}
 }
 
 // An agent that somebody started by nohup(1) must not hand its deafness on.
-func TestProgramsOfADeafAgentHearTheHangup(t *testing.T) {
+func TestProgramsReceiveHangupWhenTheAgentIgnoresIt(t *testing.T) {
 	signal.Ignore(syscall.SIGHUP)
 	defer signal.Reset(syscall.SIGHUP)
-	exit, out, _ := do(t, self(t), session.Spec{Kind: session.Exec, Command: "kill -HUP $$; echo deaf"}, "")
+	exit, out, _ := run(t, ownAccount(t), session.Spec{Kind: session.Exec, Command: "kill -HUP $$; echo deaf"}, "")
 	if exit.Signal != "HUP" || out != "" {
 		t.Errorf("got %+v and %q, want an end by HUP", exit, out)
 	}

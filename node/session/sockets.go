@@ -15,39 +15,39 @@ import (
 )
 
 const (
-	// maxWaiting is how many accepted connections may wait for the node to take them.
-	maxWaiting = 64
+	// maxPending is how many accepted connections may wait for the node to take them.
+	maxPending = 64
 	// lingerTime is how long what was sent may take to be delivered once its sender is gone.
 	lingerTime = 10 * time.Second
 	// acceptPause is the wait after an accept that failed, as it does without free descriptors.
 	acceptPause = 100 * time.Millisecond
 )
 
-// sockets is the process that reaches Unix sockets as an account. It moves their bytes too: what a program sends carries the
+// socketServer is the process that reaches Unix sockets as an account. It moves their bytes too: what a program sends carries the
 // credentials of whoever sends it (unix(7), SCM_CREDENTIALS), so bytes for somebody must not be written by root.
-type sockets struct {
+type socketServer struct {
 	control *net.UnixConn
 
 	mu        sync.Mutex // guards what follows
-	listeners map[uint32]*madeSocket
+	listeners map[uint32]*boundSocket
 	conns     map[uint32]*net.UnixConn // by id: those whose bytes are moved
-	comers    map[uint32]*net.UnixConn // by id: those accepted and not yet taken
-	came      uint32                   // accepted so far
+	pending   map[uint32]*net.UnixConn // by id: those accepted and not yet taken
+	accepted  uint32                   // accepted so far
 }
 
 // serveSockets does what the node asks for on stdin until the node hangs up, and removes what it made.
 func serveSockets() int {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM) // the node's end is the one end there is: what was made is removed then
-	goHome()
-	control, err := unixConn(0)
+	chdirHome()
+	control, err := connFromFD(0)
 	if err != nil {
 		return 1
 	}
-	s := &sockets{control: control, listeners: map[uint32]*madeSocket{}, conns: map[uint32]*net.UnixConn{}, comers: map[uint32]*net.UnixConn{}}
+	s := &socketServer{control: control, listeners: map[uint32]*boundSocket{}, conns: map[uint32]*net.UnixConn{}, pending: map[uint32]*net.UnixConn{}}
 	defer s.removeAll()
-	buf, room := make([]byte, noteBytes+1), make([]byte, unix.CmsgSpace(4))
+	buf, room := make([]byte, maxMessage+1), make([]byte, unix.CmsgSpace(4))
 	for {
-		n, with, err := receive(control, buf, room)
+		n, with, err := receiveMessage(control, buf, room)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				return 0
@@ -59,23 +59,23 @@ func serveSockets() int {
 }
 
 // handle does what one note asks for. Nothing it does waits.
-func (s *sockets) handle(n note, with *net.UnixConn) {
+func (s *socketServer) handle(n message, with *net.UnixConn) {
 	switch {
 	case n.op == opDial && with != nil:
-		s.answer(n, "", s.dial(n.id, n.text, with))
+		s.reply(n, "", s.dial(n.id, n.text, with))
 	case n.op == opListen:
 		_, err := s.listen(n.id, n.text, "")
-		s.answer(n, "", err)
-	case n.op == opAgent:
-		path, err := s.agent(n.id)
-		s.answer(n, path, err)
-	case n.op == opClose:
-		s.close(n.id)
-		s.answer(n, "", nil)
-	case n.op == opTake && with != nil:
-		s.take(n.id, with)
-	case n.op == opEnd:
-		s.end(n.id)
+		s.reply(n, "", err)
+	case n.op == opListenAgent:
+		path, err := s.listenAgent(n.id)
+		s.reply(n, path, err)
+	case n.op == opCloseListener:
+		s.closeListener(n.id)
+		s.reply(n, "", nil)
+	case n.op == opAccept && with != nil:
+		s.acceptPending(n.id, with)
+	case n.op == opCloseConn:
+		s.closeConn(n.id)
 	default:
 		if with != nil {
 			with.Close()
@@ -83,24 +83,24 @@ func (s *sockets) handle(n note, with *net.UnixConn) {
 	}
 }
 
-func (s *sockets) answer(n note, text string, err error) {
+func (s *socketServer) reply(n message, text string, err error) {
 	if err == nil {
-		_ = send(s.control, note{opDone, n.id, text}, nil)
+		_ = sendMessage(s.control, message{opOK, n.id, text}, nil)
 		return
 	}
 	errno := syscall.EIO
 	_ = errors.As(err, &errno)
-	_ = send(s.control, note{opFailed, n.id, number(uint32(errno))}, nil)
+	_ = sendMessage(s.control, message{opError, n.id, encodeNumber(uint32(errno))}, nil)
 }
 
 // dial connects; a socket that has no room for one more refuses at once.
-func (s *sockets) dial(id uint32, path string, with *net.UnixConn) error {
+func (s *socketServer) dial(id uint32, path string, with *net.UnixConn) error {
 	conn, err := connectUnix(path)
 	if err != nil {
 		with.Close()
 		return err
 	}
-	s.begin(id, conn, with)
+	s.startRelay(id, conn, with)
 	return nil
 }
 
@@ -113,11 +113,11 @@ func connectUnix(path string) (*net.UnixConn, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	return unixConn(fd)
+	return connFromFD(fd)
 }
 
-// madeSocket is a listener with what has to be removed after it.
-type madeSocket struct {
+// boundSocket is a listener with what has to be removed after it.
+type boundSocket struct {
 	*net.UnixListener
 	path     string
 	dev, ino uint64 // of the socket at path
@@ -125,7 +125,7 @@ type madeSocket struct {
 }
 
 // listen makes a socket that the account alone may connect to. What is there already stays: bind follows no link and replaces nothing.
-func (s *sockets) listen(id uint32, path, dir string) (*madeSocket, error) {
+func (s *socketServer) listen(id uint32, path, dir string) (*boundSocket, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -138,24 +138,24 @@ func (s *sockets) listen(id uint32, path, dir string) (*madeSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &madeSocket{path: path, dir: dir}
+	b := &boundSocket{path: path, dir: dir}
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return nil, err
 	}
 	b.dev, b.ino = uint64(st.Dev), st.Ino
-	if err := b.start(fd, f); err != nil {
+	if err := b.listen(fd, f); err != nil {
 		b.remove()
 		return nil, err
 	}
 	s.mu.Lock()
 	s.listeners[id] = b
 	s.mu.Unlock()
-	go s.accept(id, b) // ends when the listener is closed
+	go s.acceptLoop(id, b) // ends when the listener is closed
 	return b, nil
 }
 
-func (b *madeSocket) start(fd int, f *os.File) error {
+func (b *boundSocket) listen(fd int, f *os.File) error {
 	if err := unix.Listen(fd, backlog); err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (b *madeSocket) start(fd int, f *os.File) error {
 }
 
 // remove takes the socket away if it is still the one that was made.
-func (b *madeSocket) remove() {
+func (b *boundSocket) remove() {
 	var st unix.Stat_t
 	if err := unix.Lstat(b.path, &st); err == nil && uint64(st.Dev) == b.dev && st.Ino == b.ino {
 		_ = os.Remove(b.path)
@@ -178,8 +178,8 @@ func (b *madeSocket) remove() {
 	}
 }
 
-// agent listens in a folder of its own, which nobody else may enter.
-func (s *sockets) agent(id uint32) (path string, err error) {
+// listenAgent listens in a folder of its own, which nobody else may enter.
+func (s *socketServer) listenAgent(id uint32) (path string, err error) {
 	dir, err := os.MkdirTemp("", "threshold-agent-")
 	if err != nil {
 		return "", err
@@ -192,8 +192,8 @@ func (s *sockets) agent(id uint32) (path string, err error) {
 	return path, nil
 }
 
-// accept tells the node of everyone who comes, and turns away those who come while many wait.
-func (s *sockets) accept(id uint32, b *madeSocket) {
+// acceptLoop tells the node of everyone who comes, and turns away those who come while many wait.
+func (s *socketServer) acceptLoop(id uint32, b *boundSocket) {
 	for {
 		c, err := b.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -203,51 +203,51 @@ func (s *sockets) accept(id uint32, b *madeSocket) {
 			time.Sleep(acceptPause)
 			continue
 		}
-		if comer, ok := s.welcome(c); ok {
-			_ = send(s.control, note{opCame, id, number(comer)}, nil)
+		if comer, ok := s.addPending(c); ok {
+			_ = sendMessage(s.control, message{opIncoming, id, encodeNumber(comer)}, nil)
 		} else {
 			c.Close()
 		}
 	}
 }
 
-func (s *sockets) welcome(c *net.UnixConn) (id uint32, ok bool) {
+func (s *socketServer) addPending(c *net.UnixConn) (id uint32, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.comers) >= maxWaiting {
+	if len(s.pending) >= maxPending {
 		return 0, false
 	}
-	s.came++
-	id = s.came | ofComer
-	s.comers[id] = c
+	s.accepted++
+	id = s.accepted | acceptedBit
+	s.pending[id] = c
 	return id, true
 }
 
-func (s *sockets) take(id uint32, with *net.UnixConn) {
+func (s *socketServer) acceptPending(id uint32, with *net.UnixConn) {
 	s.mu.Lock()
-	c := s.comers[id]
-	delete(s.comers, id)
+	c := s.pending[id]
+	delete(s.pending, id)
 	s.mu.Unlock()
 	if c == nil {
 		with.Close()
 		return
 	}
-	s.begin(id, c, with)
+	s.startRelay(id, c, with)
 }
 
-func (s *sockets) begin(id uint32, conn, with *net.UnixConn) {
+func (s *socketServer) startRelay(id uint32, conn, with *net.UnixConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns[id] = conn
 	go s.relay(id, conn, with) // ends with both ends; the process ends without waiting for it
 }
 
-// end lets what was sent to a connection arrive, and takes nothing more from it.
-func (s *sockets) end(id uint32) {
+// closeConn lets what was sent to a connection arrive, and takes nothing more from it.
+func (s *socketServer) closeConn(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.comers[id]; c != nil {
-		delete(s.comers, id)
+	if c := s.pending[id]; c != nil {
+		delete(s.pending, id)
 		c.Close()
 	}
 	if c := s.conns[id]; c != nil {
@@ -256,7 +256,7 @@ func (s *sockets) end(id uint32) {
 	}
 }
 
-func (s *sockets) close(id uint32) {
+func (s *socketServer) closeListener(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b := s.listeners[id]; b != nil {
@@ -266,7 +266,7 @@ func (s *sockets) close(id uint32) {
 	}
 }
 
-func (s *sockets) removeAll() {
+func (s *socketServer) removeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.listeners {
@@ -275,10 +275,10 @@ func (s *sockets) removeAll() {
 }
 
 // relay moves bytes between a socket and the node, each way to its own end.
-func (s *sockets) relay(id uint32, conn, node *net.UnixConn) {
+func (s *socketServer) relay(id uint32, conn, node *net.UnixConn) {
 	var ways sync.WaitGroup
-	ways.Go(func() { pour(conn, node) })
-	ways.Go(func() { pour(node, conn) })
+	ways.Go(func() { copyHalf(conn, node) })
+	ways.Go(func() { copyHalf(node, conn) })
 	ways.Wait()
 	conn.Close()
 	node.Close()
@@ -287,8 +287,8 @@ func (s *sockets) relay(id uint32, conn, node *net.UnixConn) {
 	delete(s.conns, id)
 }
 
-// pour moves one way's bytes, and tells both ends of its end.
-func pour(to, from *net.UnixConn) {
+// copyHalf moves one way's bytes, and tells both ends of its end.
+func copyHalf(to, from *net.UnixConn) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	_, _ = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, *buf)

@@ -15,9 +15,9 @@ import (
 // backlog is how many connections may wait to be accepted.
 const backlog = 128
 
-// Dial opens a TCP connection whose owner is the account: firewalls tell root from everybody else by the owner of a socket, and guard
+// dialTCP opens a TCP connection whose owner is the account: firewalls tell root from everybody else by the owner of a socket, and guard
 // the metadata services of clouds that way.
-func (a Accounts) Dial(ctx context.Context, acc Account, to netip.AddrPort) (net.Conn, error) {
+func (a Database) dialTCP(ctx context.Context, acc Account, to netip.AddrPort) (net.Conn, error) {
 	fd, err := a.tcpSocket(acc, to.Addr())
 	if err != nil {
 		return nil, err
@@ -33,8 +33,8 @@ func (a Accounts) Dial(ctx context.Context, acc Account, to netip.AddrPort) (net
 	return net.FileConn(f)
 }
 
-// Listen listens on a TCP address by a socket whose owner is the account.
-func (a Accounts) Listen(acc Account, at netip.AddrPort) (net.Listener, error) {
+// listenTCP listens on a TCP address by a socket whose owner is the account.
+func (a Database) listenTCP(acc Account, at netip.AddrPort) (net.Listener, error) {
 	fd, err := a.tcpSocket(acc, at.Addr())
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func connect(ctx context.Context, f *os.File, to netip.AddrPort) error {
 			outcome = unix.Connect(int(fd), sockaddr(to))
 			return !errors.Is(outcome, unix.EINPROGRESS)
 		}
-		done, outcome = connected(int(fd))
+		done, outcome = connectResult(int(fd))
 		return done
 	})
 	if err != nil {
@@ -83,8 +83,8 @@ func connect(ctx context.Context, f *os.File, to netip.AddrPort) error {
 	return os.NewSyscallError("connect", outcome)
 }
 
-// connected reports whether a connect under way has come to an end, and to which.
-func connected(fd int) (done bool, err error) {
+// connectResult reports whether a connect under way has come to an end, and to which.
+func connectResult(fd int) (done bool, err error) {
 	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
 		return true, err
@@ -98,16 +98,16 @@ func connected(fd int) (done bool, err error) {
 
 // tcpSocket makes a socket that belongs to the account. Who owns a socket is decided when it is made, by the thread's file system ids;
 // nothing else runs on this thread meanwhile, and Go makes no other thread after its likeness while it is locked.
-func (a Accounts) tcpSocket(acc Account, addr netip.Addr) (fd int, err error) {
+func (a Database) tcpSocket(acc Account, addr netip.Addr) (fd int, err error) {
 	family := unix.AF_INET
 	if addr.Is6() {
 		family = unix.AF_INET6
 	}
 	if a.UID == 0 && (acc.UID != 0 || acc.GID != 0) {
 		runtime.LockOSThread()
-		wear(acc.UID, acc.GID)
+		setFSIDs(acc.UID, acc.GID)
 		defer func() {
-			wear(0, 0)
+			setFSIDs(0, 0)
 			runtime.UnlockOSThread()
 		}()
 	}
@@ -115,8 +115,8 @@ func (a Accounts) tcpSocket(acc Account, addr netip.Addr) (fd int, err error) {
 	return fd, os.NewSyscallError("socket", err)
 }
 
-// wear sets the file system ids of this thread. Root always may; a thread that kept another's ids must not live on.
-func wear(uid, gid uint32) {
+// setFSIDs sets the file system ids of this thread. Root always may; a thread that kept another's ids must not live on.
+func setFSIDs(uid, gid uint32) {
 	const ask = -1 // changes nothing and tells what is
 	_, _ = unix.SetfsgidRetGid(int(gid))
 	_, _ = unix.SetfsuidRetUid(int(uid))

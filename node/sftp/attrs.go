@@ -73,16 +73,16 @@ func (a attrs) times() []unix.Timespec {
 	return []unix.Timespec{unix.NsecToTimespec(int64(a.atime) * 1e9), unix.NsecToTimespec(int64(a.mtime) * 1e9)}
 }
 
-// target is what attributes are set on.
-type target struct {
+// attrTarget is what attributes are set on.
+type attrTarget struct {
 	truncate func(size int64) error
 	chmod    func(mode uint32) error
 	times    func([]unix.Timespec) error
 	chown    func(uid, gid int) error
 }
 
-// setOn sets what there is, in the order of OpenSSH's server, until something fails.
-func (a attrs) setOn(t target) error {
+// apply sets what there is, in the order of OpenSSH's server, until something fails.
+func (a attrs) apply(t attrTarget) error {
 	if a.flags&hasSize != 0 {
 		if err := t.truncate(int64(a.size)); err != nil {
 			return err
@@ -104,9 +104,9 @@ func (a attrs) setOn(t target) error {
 	return nil
 }
 
-// followed is what a path leads to.
-func followed(path string) target {
-	return target{
+// pathTarget is what a path leads to.
+func pathTarget(path string) attrTarget {
+	return attrTarget{
 		truncate: func(size int64) error { return unix.Truncate(path, size) },
 		chmod:    func(mode uint32) error { return unix.Chmod(path, mode) },
 		times:    func(ts []unix.Timespec) error { return unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, 0) },
@@ -114,10 +114,10 @@ func followed(path string) target {
 	}
 }
 
-// opened is an open file. Its times are set by its descriptor, whatever its name leads to by now.
-func opened(fd int) target {
+// fileTarget is an open file. Its times are set by its descriptor, whatever its name leads to by now.
+func fileTarget(fd int) attrTarget {
 	byName := "/proc/self/fd/" + strconv.Itoa(fd)
-	return target{
+	return attrTarget{
 		truncate: func(size int64) error { return unix.Ftruncate(fd, size) },
 		chmod:    func(mode uint32) error { return unix.Fchmod(fd, mode) },
 		times:    func(ts []unix.Timespec) error { return unix.UtimesNanoAt(unix.AT_FDCWD, byName, ts, 0) },
@@ -125,9 +125,9 @@ func opened(fd int) target {
 	}
 }
 
-// itself is what a path names, a link included.
-func itself(path string) target {
-	return target{
+// linkTarget is what a path names, a link included.
+func linkTarget(path string) attrTarget {
+	return attrTarget{
 		truncate: func(int64) error { return errMalformed },
 		chmod: func(mode uint32) error {
 			fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)

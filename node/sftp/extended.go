@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// offered are the requests beyond the draft that clients are told of, with their versions (OpenSSH PROTOCOL section 4; copy-data and
+// extensions are the requests beyond the draft that clients are told of, with their versions (OpenSSH PROTOCOL section 4; copy-data and
 // home-directory have drafts of their own).
-var offered = []struct{ name, version string }{
+var extensions = []struct{ name, version string }{
 	{"posix-rename@openssh.com", "1"}, {"statvfs@openssh.com", "2"}, {"fstatvfs@openssh.com", "2"}, {"hardlink@openssh.com", "1"}, {"fsync@openssh.com", "1"},
 	{"lsetstat@openssh.com", "1"}, {"limits@openssh.com", "1"}, {"expand-path@openssh.com", "1"}, {"copy-data", "1"}, {"home-directory", "1"},
 	{"users-groups-by-id@openssh.com", "1"},
@@ -35,7 +35,7 @@ func (s *server) extended(p *packet) error {
 	case "limits@openssh.com":
 		return s.limits(p)
 	case "expand-path@openssh.com":
-		return s.expand(p)
+		return s.expandPath(p)
 	case "copy-data":
 		return s.copyData(p)
 	case "home-directory":
@@ -55,11 +55,11 @@ func (s *server) statvfs(p *packet) error {
 	if err := unix.Statfs(path, &st); err != nil {
 		return err
 	}
-	return s.tellFS(p.id, &st)
+	return s.replyStatvfs(p.id, &st)
 }
 
 func (s *server) fstatvfs(p *packet) error {
-	h := s.handles[p.number()]
+	h := s.handles[p.handleID()]
 	if h == nil {
 		return unix.EBADF
 	}
@@ -67,14 +67,14 @@ func (s *server) fstatvfs(p *packet) error {
 	if err := unix.Fstatfs(int(h.file.Fd()), &st); err != nil {
 		return err
 	}
-	return s.tellFS(p.id, &st)
+	return s.replyStatvfs(p.id, &st)
 }
 
-// tellFS answers with what statvfs(3) has.
-func (s *server) tellFS(id uint32, st *unix.Statfs_t) error {
+// replyStatvfs answers with what statvfs(3) has.
+func (s *server) replyStatvfs(id uint32, st *unix.Statfs_t) error {
 	fsid := uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
 	flags := uint64(st.Flags) & (unix.ST_RDONLY | unix.ST_NOSUID)
-	s.answer(typeExtendedReply, func(b []byte) []byte {
+	s.reply(typeExtendedReply, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, id)
 		for _, n := range []uint64{uint64(st.Bsize), uint64(st.Frsize), st.Blocks, st.Bfree, st.Bavail, st.Files, st.Ffree, st.Ffree, fsid, flags, uint64(st.Namelen)} {
 			b = binary.BigEndian.AppendUint64(b, n)
@@ -92,7 +92,7 @@ func (s *server) fsync(p *packet) error {
 	if err := unix.Fsync(int(h.file.Fd())); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 func (s *server) lsetstat(p *packet) error {
@@ -100,14 +100,14 @@ func (s *server) lsetstat(p *packet) error {
 	if !p.ok() {
 		return errMalformed
 	}
-	if err := a.setOn(itself(path)); err != nil {
+	if err := a.apply(linkTarget(path)); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
-// ownFiles is how many descriptors the process itself uses.
-const ownFiles = 10
+// reservedFiles is how many descriptors the process itself uses.
+const reservedFiles = 10
 
 // limits tells how much the client may ask for at once.
 func (s *server) limits(p *packet) error {
@@ -115,9 +115,9 @@ func (s *server) limits(p *packet) error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return err
 	}
-	s.answer(typeExtendedReply, func(b []byte) []byte {
+	s.reply(typeExtendedReply, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, p.id)
-		for _, n := range []uint64{maxPacket, maxData, maxData, max(files.Cur, ownFiles) - ownFiles} {
+		for _, n := range []uint64{maxPacket, maxData, maxData, max(files.Cur, reservedFiles) - reservedFiles} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
 		return b
@@ -125,8 +125,8 @@ func (s *server) limits(p *packet) error {
 	return nil
 }
 
-// expand resolves a path that may begin with ~ or ~name.
-func (s *server) expand(p *packet) error {
+// expandPath resolves a path that may begin with ~ or ~name.
+func (s *server) expandPath(p *packet) error {
 	path := p.path()
 	if !p.ok() {
 		return errMalformed
@@ -143,7 +143,7 @@ func (s *server) expand(p *packet) error {
 	if err != nil {
 		return err
 	}
-	return s.name(p.id, real)
+	return s.replyName(p.id, real)
 }
 
 // homeOf is a user's home; nobody's is our own.
@@ -152,7 +152,7 @@ func (s *server) homeOf(user string) (string, bool) {
 		home := os.Getenv("HOME")
 		return home, home != ""
 	}
-	return s.people.home(user)
+	return s.names.home(user)
 }
 
 func (s *server) homeDirectory(p *packet) error {
@@ -164,7 +164,7 @@ func (s *server) homeDirectory(p *packet) error {
 	if !known {
 		return unix.ENOENT
 	}
-	return s.name(p.id, home)
+	return s.replyName(p.id, home)
 }
 
 // usersGroups answers with the names of users and of groups; an empty one is not known.
@@ -173,18 +173,18 @@ func (s *server) usersGroups(p *packet) error {
 	if !p.ok() {
 		return errMalformed
 	}
-	s.people.load()
+	s.names.load()
 	list := func(ids *packet, known map[uint32]string) (out []byte) {
 		for len(ids.rest) > 0 && ids.ok() {
 			out = appendString(out, known[ids.uint32()])
 		}
 		return out
 	}
-	u, g := list(users, s.people.users), list(groups, s.people.groups)
+	u, g := list(users, s.names.users), list(groups, s.names.groups)
 	if !users.ok() || !groups.ok() || len(u)+len(g) > maxData {
 		return errMalformed
 	}
-	s.answer(typeExtendedReply, func(b []byte) []byte {
+	s.reply(typeExtendedReply, func(b []byte) []byte {
 		return appendString(appendString(binary.BigEndian.AppendUint32(b, p.id), string(u)), string(g))
 	})
 	return nil
@@ -205,18 +205,18 @@ func (s *server) copyData(p *packet) error {
 	if !p.ok() {
 		return errMalformed
 	}
-	if same(from, to) {
+	if sameFile(from, to) {
 		return errSame
 	}
 	if err := copyBetween(from, to, at, out, size); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 var errSame = errors.New("both are the same file")
 
-func same(a, b *handle) bool {
+func sameFile(a, b *handle) bool {
 	x, err1 := a.file.Stat()
 	y, err2 := b.file.Stat()
 	return err1 != nil || err2 != nil || os.SameFile(x, y)

@@ -11,10 +11,10 @@ import (
 
 // handle is an open file or folder.
 type handle struct {
-	file *os.File
-	dir  bool
-	more bool // of a folder: it was read from
-	add  bool // writes go to the end, wherever the client says
+	file      *os.File
+	dir       bool
+	started   bool // of a folder: it was read from
+	appending bool // writes go to the end, wherever the client says
 }
 
 // Open flags (draft section 6.3).
@@ -54,7 +54,7 @@ func (s *server) openFile(p *packet) error {
 	if err != nil {
 		return err
 	}
-	return s.give(p.id, &handle{file: os.NewFile(uintptr(fd), path), add: add})
+	return s.replyHandle(p.id, &handle{file: os.NewFile(uintptr(fd), path), appending: add})
 }
 
 func (s *server) openDir(p *packet) error {
@@ -66,7 +66,7 @@ func (s *server) openDir(p *packet) error {
 	if err != nil {
 		return err
 	}
-	return s.give(p.id, &handle{file: os.NewFile(uintptr(fd), path), dir: true})
+	return s.replyHandle(p.id, &handle{file: os.NewFile(uintptr(fd), path), dir: true})
 }
 
 // retry repeats what a signal interrupted: the runtime sends itself some.
@@ -79,20 +79,20 @@ func retry[T any](fn func() (T, error)) (T, error) {
 	}
 }
 
-// give answers with a handle. Numbers are not used again, so that none is taken for another.
-func (s *server) give(id uint32, h *handle) error {
-	s.last++
-	s.handles[s.last] = h
-	s.answer(typeHandle, func(b []byte) []byte {
+// replyHandle answers with a handle. Numbers are not used again, so that none is taken for another.
+func (s *server) replyHandle(id uint32, h *handle) error {
+	s.lastHandle++
+	s.handles[s.lastHandle] = h
+	s.reply(typeHandle, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, id)
-		return appendString(b, string(binary.BigEndian.AppendUint32(nil, s.last)))
+		return appendString(b, string(binary.BigEndian.AppendUint32(nil, s.lastHandle)))
 	})
 	return nil
 }
 
 // handle reads one of ours: an open file, or a folder if dir is set.
 func (s *server) handle(p *packet, dir bool) (*handle, error) {
-	h := s.handles[p.number()]
+	h := s.handles[p.handleID()]
 	if !p.ok() {
 		return nil, errMalformed
 	}
@@ -102,8 +102,8 @@ func (s *server) handle(p *packet, dir bool) (*handle, error) {
 	return h, nil
 }
 
-// number reads a handle's own. 0 is nobody's.
-func (p *packet) number() uint32 {
+// handleID reads a handle's own. 0 is nobody's.
+func (p *packet) handleID() uint32 {
 	if b := p.bytes(); len(b) == 4 {
 		return binary.BigEndian.Uint32(b)
 	}
@@ -111,7 +111,7 @@ func (p *packet) number() uint32 {
 }
 
 func (s *server) close(p *packet) error {
-	n := p.number()
+	n := p.handleID()
 	h := s.handles[n]
 	if h == nil {
 		return unix.EBADF
@@ -120,7 +120,7 @@ func (s *server) close(p *packet) error {
 	if err := h.file.Close(); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 func (s *server) closeAll() {
@@ -139,9 +139,9 @@ func (s *server) read(p *packet) error {
 		return errMalformed
 	}
 	const head = 4 + 1 + 4 + 4 // length, type, id, length of the data
-	start := len(s.answers)
-	s.answers = slices.Grow(s.answers, head+int(min(size, maxData)))
-	room := s.answers[start+head : start+head+int(min(size, maxData))]
+	start := len(s.replies)
+	s.replies = slices.Grow(s.replies, head+int(min(size, maxData)))
+	room := s.replies[start+head : start+head+int(min(size, maxData))]
 	n, err := retry(func() (int, error) { return unix.Pread(int(h.file.Fd()), room, int64(at)) })
 	if err != nil {
 		return err
@@ -149,7 +149,7 @@ func (s *server) read(p *packet) error {
 	if n == 0 && size > 0 {
 		return io.EOF
 	}
-	s.answer(typeData, func(b []byte) []byte {
+	s.reply(typeData, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, p.id), uint32(n))
 		return b[:len(b)+n] // the bytes stand there already
 	})
@@ -168,13 +168,13 @@ func (s *server) write(p *packet) error {
 	if err := h.writeAt(data, int64(at)); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 func (h *handle) writeAt(data []byte, at int64) error {
 	for len(data) > 0 {
 		n, err := retry(func() (int, error) {
-			if h.add {
+			if h.appending {
 				return unix.Write(int(h.file.Fd()), data)
 			}
 			return unix.Pwrite(int(h.file.Fd()), data, at)
@@ -188,21 +188,21 @@ func (h *handle) writeAt(data []byte, at int64) error {
 }
 
 func (s *server) fsetstat(p *packet) error {
-	h, a := s.handles[p.number()], p.attrs()
+	h, a := s.handles[p.handleID()], p.attrs()
 	if !p.ok() {
 		return errMalformed
 	}
 	if h == nil {
 		return unix.EBADF
 	}
-	if err := a.setOn(opened(int(h.file.Fd()))); err != nil {
+	if err := a.apply(fileTarget(int(h.file.Fd()))); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 func (s *server) fstat(p *packet) error {
-	h := s.handles[p.number()]
+	h := s.handles[p.handleID()]
 	if h == nil {
 		return unix.EBADF
 	}
@@ -210,5 +210,5 @@ func (s *server) fstat(p *packet) error {
 	if err := unix.Fstat(int(h.file.Fd()), &st); err != nil {
 		return err
 	}
-	return s.tell(p.id, &st)
+	return s.replyAttrs(p.id, &st)
 }

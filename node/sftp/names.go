@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// names are those of the machine's users and groups. They are read when first needed.
-type names struct {
+// nameTables are those of the machine's users and groups. They are read when first needed.
+type nameTables struct {
 	users, groups map[uint32]string
 	homes         map[string]string
 }
 
-func (n *names) user(id uint32) string {
+func (n *nameTables) user(id uint32) string {
 	n.load()
 	return nameOr(n.users, id)
 }
 
-func (n *names) group(id uint32) string {
+func (n *nameTables) group(id uint32) string {
 	n.load()
 	return nameOr(n.groups, id)
 }
@@ -30,26 +30,26 @@ func nameOr(known map[uint32]string, id uint32) string {
 	return strconv.FormatUint(uint64(id), 10)
 }
 
-func (n *names) home(user string) (string, bool) {
+func (n *nameTables) home(user string) (string, bool) {
 	n.load()
 	home, ok := n.homes[user]
 	return home, ok
 }
 
-func (n *names) load() {
+func (n *nameTables) load() {
 	if n.users != nil {
 		return
 	}
 	n.users, n.groups, n.homes = map[uint32]string{}, map[uint32]string{}, map[string]string{}
-	each("/etc/passwd", 7, func(f []string, id uint32) {
-		first(n.users, id, f[0])
-		first(n.homes, f[0], f[5])
+	eachEntry("/etc/passwd", 7, func(f []string, id uint32) {
+		setFirst(n.users, id, f[0])
+		setFirst(n.homes, f[0], f[5])
 	})
-	each("/etc/group", 4, func(f []string, id uint32) { first(n.groups, id, f[0]) })
+	eachEntry("/etc/group", 4, func(f []string, id uint32) { setFirst(n.groups, id, f[0]) })
 }
 
-// first keeps what the first line of a file says, as the C library does.
-func first[K comparable](m map[K]string, key K, value string) {
+// setFirst keeps what the first line of a file says, as the C library does.
+func setFirst[K comparable](m map[K]string, key K, value string) {
 	if _, known := m[key]; !known {
 		m[key] = value
 	}
@@ -58,8 +58,8 @@ func first[K comparable](m map[K]string, key K, value string) {
 // maxLine bounds one line: a group may have thousands of members.
 const maxLine = 1 << 20
 
-// each calls fn with the fields of the lines that are accounts or groups. Without the file, there are no names.
-func each(path string, fields int, fn func(f []string, id uint32)) {
+// eachEntry calls fn with the fields of the lines that are accounts or groups. Without the file, there are no names.
+func eachEntry(path string, fields int, fn func(f []string, id uint32)) {
 	file, err := os.Open(path)
 	if err != nil {
 		return

@@ -102,28 +102,28 @@ func (p *packet) path() string {
 // ok says that all of it was there. What more there is, newer drafts may mean something by.
 func (p *packet) ok() bool { return !p.bad }
 
-// answer appends a packet whose body fill appends.
-func (s *server) answer(kind byte, fill func([]byte) []byte) {
-	start := len(s.answers)
-	s.answers = fill(append(s.answers, 0, 0, 0, 0, kind))
-	binary.BigEndian.PutUint32(s.answers[start:], uint32(len(s.answers)-start-4))
+// reply appends a packet whose body fill appends.
+func (s *server) reply(kind byte, fill func([]byte) []byte) {
+	start := len(s.replies)
+	s.replies = fill(append(s.replies, 0, 0, 0, 0, kind))
+	binary.BigEndian.PutUint32(s.replies[start:], uint32(len(s.replies)-start-4))
 }
 
-func (s *server) status(id, code uint32, text string) {
-	s.answer(typeStatus, func(b []byte) []byte {
+func (s *server) replyStatus(id, code uint32, text string) {
+	s.reply(typeStatus, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, id), code)
 		return appendString(appendString(b, text), "en")
 	})
 }
 
-// done answers that the request was carried out.
-func (s *server) done(id uint32) error {
-	s.status(id, statusOK, "Success")
+// replyOK answers that the request was carried out.
+func (s *server) replyOK(id uint32) error {
+	s.replyStatus(id, statusOK, "Success")
 	return nil
 }
 
-// fail answers why the request was not. The codes are those that OpenSSH's server gives: its client words its messages by them.
-func (s *server) fail(id uint32, err error) {
+// replyError answers why the request was not. The codes are those that OpenSSH's server gives: its client words its messages by them.
+func (s *server) replyError(id uint32, err error) {
 	code := uint32(statusFailure)
 	var no syscall.Errno
 	switch {
@@ -134,21 +134,21 @@ func (s *server) fail(id uint32, err error) {
 	case errors.Is(err, errUnsupported):
 		code = statusUnsupported
 	case errors.As(err, &no):
-		code = codeOf(no)
+		code = statusCode(no)
 		err = no // no paths: the client knows which one it asked for
 	}
-	text, usual := texts[code]
+	text, usual := statusTexts[code]
 	if !usual {
 		text = err.Error() // what the code does not say: no space left, directory not empty
 	}
-	s.status(id, code, text)
+	s.replyStatus(id, code, text)
 }
 
-// texts of the codes that say it all, in the words of OpenSSH's server.
-var texts = map[uint32]string{statusEOF: "End of file", statusNoSuchFile: "No such file", statusDenied: "Permission denied", statusBadMessage: "Bad message",
+// statusTexts of the codes that say it all, in the words of OpenSSH's server.
+var statusTexts = map[uint32]string{statusEOF: "End of file", statusNoSuchFile: "No such file", statusDenied: "Permission denied", statusBadMessage: "Bad message",
 	statusUnsupported: "Operation unsupported"}
 
-func codeOf(no syscall.Errno) uint32 {
+func statusCode(no syscall.Errno) uint32 {
 	switch no {
 	case syscall.ENOENT, syscall.ENOTDIR, syscall.EBADF, syscall.ELOOP:
 		return statusNoSuchFile

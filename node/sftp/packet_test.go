@@ -13,8 +13,8 @@ import (
 	"github.com/threshold-access/threshold/node/sftp"
 )
 
-// wire makes the parts of a packet: numbers as they are, text with its length.
-func wire(kind byte, parts ...any) []byte {
+// encode makes the parts of a packet: numbers as they are, text with its length.
+func encode(kind byte, parts ...any) []byte {
 	b := []byte{0, 0, 0, 0, kind}
 	for _, p := range parts {
 		switch p := p.(type) {
@@ -30,10 +30,10 @@ func wire(kind byte, parts ...any) []byte {
 	return b
 }
 
-var hello = wire(1, 3)
+var initPacket = encode(1, 3)
 
-// converse sends packets and returns the kinds of the answers, with the code of each that is a status.
-func converse(t testing.TB, packets ...[]byte) (answers [][]byte, err error) {
+// serve sends packets and returns the kinds of the answers, with the code of each that is a status.
+func serve(t testing.TB, packets ...[]byte) (answers [][]byte, err error) {
 	t.Helper()
 	var out bytes.Buffer
 	err = sftp.Serve(bytes.NewReader(bytes.Join(packets, nil)), &out)
@@ -52,14 +52,14 @@ func status(b []byte) int {
 	return int(binary.BigEndian.Uint32(b[5:]))
 }
 
-func TestRequestsThatCannotBeMeantAreAnswered(t *testing.T) {
+func TestInvalidRequestsAreAnswered(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	open := wire(3, 1, file, 1, 0) // for reading; its handle is 1
-	folder := wire(11, 1, dir)
+	open := encode(3, 1, file, 1, 0) // for reading; its handle is 1
+	folder := encode(11, 1, dir)
 	h, nobodys := "\x00\x00\x00\x01", "\x00\x00\x00\x63"
 	for _, tt := range []struct {
 		name   string
@@ -67,31 +67,31 @@ func TestRequestsThatCannotBeMeantAreAnswered(t *testing.T) {
 		packet []byte
 		want   int
 	}{
-		{"an unknown request", nil, wire(99, 7), 8},
-		{"an unknown extension", nil, wire(200, 7, "nobody@example.com"), 8},
+		{"an unknown request", nil, encode(99, 7), 8},
+		{"an unknown extension", nil, encode(200, 7, "nobody@example.com"), 8},
 		{"a path cut short", nil, []byte{0, 0, 0, 9, 17, 0, 0, 0, 7, 0, 0, 0, 5}, 5},
-		{"a path with a NUL", nil, wire(17, 7, file+"\x00.jpg"), 5},
-		{"no path at all", nil, wire(13, 7), 5},
-		{"an empty path", nil, wire(13, 7, ""), 2},
-		{"attributes cut short", nil, wire(9, 7, file, 15, 1), 5},
-		{"attributes that count without end", nil, wire(9, 7, file, -1<<31, -1), 5},
-		{"a handle of nobody's", nil, wire(4, 7, nobodys), 2},
-		{"a handle of another size", nil, wire(4, 7, "1"), 2},
-		{"a handle closed twice", [][]byte{open, wire(4, 2, h)}, wire(4, 7, h), 2},
-		{"a folder read as a file", [][]byte{folder}, wire(5, 7, h, uint64(0), 10), 2},
-		{"a file listed as a folder", [][]byte{open}, wire(12, 7, h), 2},
-		{"a read past the end", [][]byte{open}, wire(5, 7, h, uint64(4), 10), 1},
-		{"a read at no place", [][]byte{open}, wire(5, 7, h, uint64(1<<63), 10), 5},
-		{"a read beyond bounds", [][]byte{open}, wire(5, 7, h, uint64(0), -1), -1},
-		{"a write to what is open for reading", [][]byte{open}, wire(6, 7, h, uint64(0), "x"), 2},
-		{"a write cut short", [][]byte{open}, wire(6, 7, h, uint64(0), 99), 5},
-		{"a length of a link", nil, wire(200, 7, "lsetstat@openssh.com", file, 1, uint64(0)), 5},
-		{"a copy from itself", [][]byte{open}, wire(200, 7, "copy-data", h, uint64(0), uint64(0), h, uint64(0)), 4},
-		{"names of ids cut short", nil, wire(200, 7, "users-groups-by-id@openssh.com", "\x00\x00\x00", ""), 5},
-		{"a home of nobody's", nil, wire(200, 7, "home-directory", "nobody-here"), 2},
-		{"a home", nil, wire(200, 7, "home-directory", "root"), -1},
+		{"a path with a NUL", nil, encode(17, 7, file+"\x00.jpg"), 5},
+		{"no path at all", nil, encode(13, 7), 5},
+		{"an empty path", nil, encode(13, 7, ""), 2},
+		{"attributes cut short", nil, encode(9, 7, file, 15, 1), 5},
+		{"attributes that count without end", nil, encode(9, 7, file, -1<<31, -1), 5},
+		{"a handle of nobody's", nil, encode(4, 7, nobodys), 2},
+		{"a handle of another size", nil, encode(4, 7, "1"), 2},
+		{"a handle closed twice", [][]byte{open, encode(4, 2, h)}, encode(4, 7, h), 2},
+		{"a folder read as a file", [][]byte{folder}, encode(5, 7, h, uint64(0), 10), 2},
+		{"a file listed as a folder", [][]byte{open}, encode(12, 7, h), 2},
+		{"a read past the end", [][]byte{open}, encode(5, 7, h, uint64(4), 10), 1},
+		{"a read at no place", [][]byte{open}, encode(5, 7, h, uint64(1<<63), 10), 5},
+		{"a read beyond bounds", [][]byte{open}, encode(5, 7, h, uint64(0), -1), -1},
+		{"a write to what is open for reading", [][]byte{open}, encode(6, 7, h, uint64(0), "x"), 2},
+		{"a write cut short", [][]byte{open}, encode(6, 7, h, uint64(0), 99), 5},
+		{"a length of a link", nil, encode(200, 7, "lsetstat@openssh.com", file, 1, uint64(0)), 5},
+		{"a copy from itself", [][]byte{open}, encode(200, 7, "copy-data", h, uint64(0), uint64(0), h, uint64(0)), 4},
+		{"names of ids cut short", nil, encode(200, 7, "users-groups-by-id@openssh.com", "\x00\x00\x00", ""), 5},
+		{"a home of nobody's", nil, encode(200, 7, "home-directory", "nobody-here"), 2},
+		{"a home", nil, encode(200, 7, "home-directory", "root"), -1},
 	} {
-		answers, err := converse(t, append(append([][]byte{hello}, tt.before...), tt.packet, wire(16, 8, "/"))...)
+		answers, err := serve(t, append(append([][]byte{initPacket}, tt.before...), tt.packet, encode(16, 8, "/"))...)
 		if err != nil || len(answers) != len(tt.before)+3 {
 			t.Errorf("%s: got %d answers, %v, want the conversation to go on", tt.name, len(answers), err)
 			continue
@@ -108,31 +108,31 @@ func TestRequestsThatCannotBeMeantAreAnswered(t *testing.T) {
 	}
 }
 
-func TestConversationsThatEnd(t *testing.T) {
+func TestProtocolErrorsEndTheConnection(t *testing.T) {
 	for name, packets := range map[string][]byte{
-		"a request before the version": wire(16, 7, "/"),
-		"a packet of no bytes":         append(bytes.Clone(hello), 0, 0, 0, 0),
-		"a packet beyond bounds":       append(bytes.Clone(hello), 0, 4, 0, 1, 5),
-		"a packet cut short":           append(bytes.Clone(hello), 0, 0, 1, 0, 5),
-		"half a length":                append(bytes.Clone(hello), 0, 0),
-		"a request without an id":      append(bytes.Clone(hello), wire(5)...),
+		"a request before the version": encode(16, 7, "/"),
+		"a packet of no bytes":         append(bytes.Clone(initPacket), 0, 0, 0, 0),
+		"a packet beyond bounds":       append(bytes.Clone(initPacket), 0, 4, 0, 1, 5),
+		"a packet cut short":           append(bytes.Clone(initPacket), 0, 0, 1, 0, 5),
+		"half a length":                append(bytes.Clone(initPacket), 0, 0),
+		"a request without an id":      append(bytes.Clone(initPacket), encode(5)...),
 	} {
-		if _, err := converse(t, packets); err == nil {
+		if _, err := serve(t, packets); err == nil {
 			t.Errorf("%s: got no error", name)
 		}
 	}
-	if answers, err := converse(t); err != nil || len(answers) != 0 {
+	if answers, err := serve(t); err != nil || len(answers) != 0 {
 		t.Errorf("got %v, %v of a client that says nothing, want a clean end", answers, err)
 	}
 }
 
-func TestFilesOpenedToAddToAreAddedTo(t *testing.T) {
+func TestAppendModeWritesAtTheEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(file, []byte("one "), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h := "\x00\x00\x00\x01"
-	if _, err := converse(t, hello, wire(3, 1, file, 2|4, 0), wire(6, 2, h, uint64(0), "two "), wire(6, 3, h, uint64(0), "three")); err != nil {
+	if _, err := serve(t, initPacket, encode(3, 1, file, 2|4, 0), encode(6, 2, h, uint64(0), "two "), encode(6, 3, h, uint64(0), "three")); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := os.ReadFile(file); string(got) != "one two three" {
@@ -140,7 +140,7 @@ func TestFilesOpenedToAddToAreAddedTo(t *testing.T) {
 	}
 }
 
-func TestTimesOfAnOpenFileStayWithIt(t *testing.T) {
+func TestFsetstatChangesTheOpenFile(t *testing.T) {
 	dir := t.TempDir()
 	file, other := filepath.Join(dir, "file"), filepath.Join(dir, "other")
 	for _, name := range []string{file, other} {
@@ -149,7 +149,7 @@ func TestTimesOfAnOpenFileStayWithIt(t *testing.T) {
 		}
 	}
 	h := "\x00\x00\x00\x01"
-	_, err := converse(t, hello, wire(3, 1, file, 2, 0), wire(200, 2, "posix-rename@openssh.com", other, file), wire(10, 3, h, 8|4, 0o640, 1000, 1000))
+	_, err := serve(t, initPacket, encode(3, 1, file, 2, 0), encode(200, 2, "posix-rename@openssh.com", other, file), encode(10, 3, h, 8|4, 0o640, 1000, 1000))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,15 +160,15 @@ func TestTimesOfAnOpenFileStayWithIt(t *testing.T) {
 
 func FuzzServe(f *testing.F) {
 	h, dir := "\x00\x00\x00\x01", "\x00\x00\x00\x02"
-	f.Add(bytes.Join([][]byte{wire(6, 2, h, uint64(0), "x"), wire(5, 3, h, uint64(0), 9), wire(4, 4, h)}, nil))
-	f.Add(bytes.Join([][]byte{wire(12, 2, dir), wire(8, 3, dir), wire(12, 4, dir)}, nil))
-	f.Add(wire(200, 7, "expand-path@openssh.com", "~root/.."))
-	f.Add(wire(200, 7, "users-groups-by-id@openssh.com", "\x00\x00\x00\x00", "\x00\x00\x00\x05"))
-	f.Add(wire(200, 7, "copy-data", h, uint64(0), uint64(1), dir, uint64(0)))
+	f.Add(bytes.Join([][]byte{encode(6, 2, h, uint64(0), "x"), encode(5, 3, h, uint64(0), 9), encode(4, 4, h)}, nil))
+	f.Add(bytes.Join([][]byte{encode(12, 2, dir), encode(8, 3, dir), encode(12, 4, dir)}, nil))
+	f.Add(encode(200, 7, "expand-path@openssh.com", "~root/.."))
+	f.Add(encode(200, 7, "users-groups-by-id@openssh.com", "\x00\x00\x00\x00", "\x00\x00\x00\x05"))
+	f.Add(encode(200, 7, "copy-data", h, uint64(0), uint64(1), dir, uint64(0)))
 	folder := f.TempDir()
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if harmless(b) {
-			_, _ = converse(t, hello, wire(3, 1, "/dev/null", 3, 0), wire(11, 2, folder), b)
+			_, _ = serve(t, initPacket, encode(3, 1, "/dev/null", 3, 0), encode(11, 2, folder), b)
 		}
 	})
 }
@@ -191,28 +191,28 @@ func harmless(b []byte) bool {
 	return true
 }
 
-// meanwhile does something when what stands before it was read.
-type meanwhile func()
+// readHook does something when what stands before it was read.
+type readHook func()
 
-func (m meanwhile) Read([]byte) (int, error) { m(); return 0, io.EOF }
+func (m readHook) Read([]byte) (int, error) { m(); return 0, io.EOF }
 
 // OpenSSH's client takes an answer without entries for the end of a folder.
-func TestEntriesThatAreGoneAgainDoNotEndAFolder(t *testing.T) {
+func TestVanishedEntriesDoNotEndADirectoryListing(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 250 {
 		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	list := wire(12, 2, "\x00\x00\x00\x01")
-	empty := meanwhile(func() {
+	list := encode(12, 2, "\x00\x00\x00\x01")
+	empty := readHook(func() {
 		old, _ := filepath.Glob(filepath.Join(dir, "*"))
 		for _, name := range old {
 			_ = os.Remove(name)
 		}
 	})
 	var out bytes.Buffer
-	if err := sftp.Serve(io.MultiReader(bytes.NewReader(slices.Concat(hello, wire(11, 1, dir), list)), empty, bytes.NewReader(list)), &out); err != nil {
+	if err := sftp.Serve(io.MultiReader(bytes.NewReader(slices.Concat(initPacket, encode(11, 1, dir), list)), empty, bytes.NewReader(list)), &out); err != nil {
 		t.Fatal(err)
 	}
 	var last []byte

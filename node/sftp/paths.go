@@ -20,7 +20,7 @@ func (s *server) onPath(p *packet, fn func(path string) error) error {
 	if err := fn(path); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 // onPaths is onPath for two.
@@ -32,7 +32,7 @@ func (s *server) onPaths(p *packet, fn func(a, b string) error) error {
 	if err := fn(a, b); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 func (s *server) remove(p *packet) error { return s.onPath(p, unix.Unlink) }
@@ -46,7 +46,7 @@ func (s *server) mkdir(p *packet) error {
 	if err := unix.Mkdir(path, a.modeOr(0o777)); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 // symlink has its arguments in the order in which OpenSSH, and so everyone, sends them: what the link says, then where it is. What it
@@ -58,16 +58,16 @@ func (s *server) setstat(p *packet) error {
 	if !p.ok() {
 		return errMalformed
 	}
-	if err := a.setOn(followed(path)); err != nil {
+	if err := a.apply(pathTarget(path)); err != nil {
 		return err
 	}
-	return s.done(p.id)
+	return s.replyOK(p.id)
 }
 
 // rename replaces nothing: that is what version 3 says.
-func (s *server) rename(p *packet) error { return s.onPaths(p, renameAside) }
+func (s *server) rename(p *packet) error { return s.onPaths(p, renameNoReplace) }
 
-func renameAside(from, to string) error {
+func renameNoReplace(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	if err != unix.EINVAL && err != unix.ENOSYS {
 		return err
@@ -91,18 +91,18 @@ func (s *server) statBy(p *packet, stat func(string, *unix.Stat_t) error) error 
 	if err := stat(path, &st); err != nil {
 		return err
 	}
-	return s.tell(p.id, &st)
+	return s.replyAttrs(p.id, &st)
 }
 
-// tell answers with attributes.
-func (s *server) tell(id uint32, st *unix.Stat_t) error {
-	s.answer(typeAttrs, func(b []byte) []byte { return appendAttrs(binary.BigEndian.AppendUint32(b, id), st) })
+// replyAttrs answers with attributes.
+func (s *server) replyAttrs(id uint32, st *unix.Stat_t) error {
+	s.reply(typeAttrs, func(b []byte) []byte { return appendAttrs(binary.BigEndian.AppendUint32(b, id), st) })
 	return nil
 }
 
-// name answers with one, which has no attributes.
-func (s *server) name(id uint32, name string) error {
-	s.answer(typeName, func(b []byte) []byte {
+// replyName answers with one, which has no attributes.
+func (s *server) replyName(id uint32, name string) error {
+	s.reply(typeName, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, id), 1)
 		return binary.BigEndian.AppendUint32(appendString(appendString(b, name), name), 0)
 	})
@@ -118,7 +118,7 @@ func (s *server) readlink(p *packet) error {
 	if err != nil {
 		return err
 	}
-	return s.name(p.id, says)
+	return s.replyName(p.id, says)
 }
 
 func (s *server) realpath(p *packet) error {
@@ -130,7 +130,7 @@ func (s *server) realpath(p *packet) error {
 	if err != nil {
 		return err
 	}
-	return s.name(p.id, real)
+	return s.replyName(p.id, real)
 }
 
 // resolve follows every link on a path, of which the last part need not be there.

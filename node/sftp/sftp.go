@@ -25,13 +25,13 @@ const version = 3
 
 // server is one conversation.
 type server struct {
-	in      *bufio.Reader
-	out     io.Writer
-	answers []byte // not yet sent
-	begun   bool   // versions were exchanged
-	handles map[uint32]*handle
-	last    uint32 // handle given out
-	people  names
+	in          *bufio.Reader
+	out         io.Writer
+	replies     []byte // not yet sent
+	initialized bool   // versions were exchanged
+	handles     map[uint32]*handle
+	lastHandle  uint32 // handle given out
+	names       nameTables
 }
 
 // Serve serves until the client has no more requests. Relative paths begin in the process's working directory.
@@ -46,7 +46,7 @@ func Serve(in io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := s.request(p); err != nil {
+		if err := s.serveRequest(p); err != nil {
 			return err
 		}
 		if _, err := s.in.Discard(4 + len(p)); err != nil {
@@ -73,7 +73,7 @@ func (s *server) next() ([]byte, error) {
 }
 
 func (s *server) peek(n int) ([]byte, error) {
-	if s.in.Buffered() < n || len(s.answers) >= flushAt {
+	if s.in.Buffered() < n || len(s.replies) >= flushAt {
 		if err := s.flush(); err != nil {
 			return nil, err
 		}
@@ -86,39 +86,39 @@ func (s *server) peek(n int) ([]byte, error) {
 }
 
 func (s *server) flush() error {
-	if len(s.answers) == 0 {
+	if len(s.replies) == 0 {
 		return nil
 	}
-	_, err := s.out.Write(s.answers)
-	s.answers = s.answers[:0]
+	_, err := s.out.Write(s.replies)
+	s.replies = s.replies[:0]
 	return err
 }
 
-// request answers one packet. Whatever goes wrong with a file is an answer; an error ends the conversation.
-func (s *server) request(b []byte) error {
+// serveRequest answers one packet. Whatever goes wrong with a file is an answer; an error ends the conversation.
+func (s *server) serveRequest(b []byte) error {
 	p := &packet{kind: b[0], rest: b[1:]}
 	if p.kind == typeInit {
 		p.uint32() // every client knows version 3
-		s.begun = p.ok()
-		s.greet()
+		s.initialized = p.ok()
+		s.replyVersion()
 		return nil
 	}
-	if p.id = p.uint32(); !s.begun || p.bad {
+	if p.id = p.uint32(); !s.initialized || p.bad {
 		return errors.New("a request without an id, or before the version")
 	}
-	serve, known := requests[p.kind]
+	serve, known := handlers[p.kind]
 	if !known {
-		s.status(p.id, statusUnsupported, "unknown request")
+		s.replyStatus(p.id, statusUnsupported, "unknown request")
 		return nil
 	}
 	if err := serve(s, p); err != nil {
-		s.fail(p.id, err)
+		s.replyError(p.id, err)
 	}
 	return nil
 }
 
-// requests that are answered, with what does so. Each writes its own answer, or returns why it has none.
-var requests = map[byte]func(*server, *packet) error{
+// handlers that are answered, with what does so. Each writes its own answer, or returns why it has none.
+var handlers = map[byte]func(*server, *packet) error{
 	typeOpen: (*server).openFile, typeClose: (*server).close, typeRead: (*server).read, typeWrite: (*server).write,
 	typeLstat: (*server).lstat, typeFstat: (*server).fstat, typeStat: (*server).stat, typeSetstat: (*server).setstat, typeFsetstat: (*server).fsetstat,
 	typeOpendir: (*server).openDir, typeReaddir: (*server).readDir, typeRemove: (*server).remove, typeMkdir: (*server).mkdir, typeRmdir: (*server).rmdir,
@@ -126,11 +126,11 @@ var requests = map[byte]func(*server, *packet) error{
 	typeExtended: (*server).extended,
 }
 
-// greet tells version and extensions.
-func (s *server) greet() {
-	s.answer(typeVersion, func(b []byte) []byte {
+// replyVersion tells version and extensions.
+func (s *server) replyVersion() {
+	s.reply(typeVersion, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, version)
-		for _, e := range offered {
+		for _, e := range extensions {
 			b = appendString(appendString(b, e.name), e.version)
 		}
 		return b

@@ -20,11 +20,11 @@ import (
 	"github.com/threshold-access/threshold/node/sftp"
 )
 
-// serves is the argument that makes this test binary a file server, for OpenSSH's client to start.
-const serves = "serve-files"
+// serveArg is the argument that makes this test binary a file server, for OpenSSH's client to start.
+const serveArg = "serve-files"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == serves {
+	if len(os.Args) == 2 && os.Args[1] == serveArg {
 		if err := sftp.Serve(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -34,20 +34,20 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// theirs is OpenSSH's own server, the measure of ours.
-const theirs = "/usr/lib/openssh/sftp-server"
+// opensshServer is OpenSSH's own server, the measure of ours.
+const opensshServer = "/usr/lib/openssh/sftp-server"
 
-func ours(t testing.TB) string {
+func ownServer(t testing.TB) string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return self + " " + serves
+	return self + " " + serveArg
 }
 
-// session runs OpenSSH's client against a server, in a folder, and returns what it printed.
-func session(t testing.TB, server, dir, batch string, options ...string) (out, errs string) {
+// runSFTP runs OpenSSH's client against a server, in a folder, and returns what it printed.
+func runSFTP(t testing.TB, server, dir, batch string, options ...string) (out, errs string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -126,8 +126,8 @@ const script = `
 -cd ~nobody-at-all
 `
 
-// ground is a folder to work in, the same every time but for the clock.
-func ground(t testing.TB) string {
+// workDir is a folder to work in, the same every time but for the clock.
+func workDir(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -149,16 +149,16 @@ func ground(t testing.TB) string {
 	return dir
 }
 
-// told is what a session printed, with what differs between any two runs made the same.
-func told(text, dir, server string) string {
+// normalize is what a session printed, with what differs between any two runs made the same.
+func normalize(text, dir, server string) string {
 	text = strings.ReplaceAll(strings.ReplaceAll(text, dir, "DIR"), server, "SERVER")
 	text = regexp.MustCompile(`[A-Z][a-z]{2} [ \d]\d \d\d:\d\d`).ReplaceAllString(text, "NOW")
 	text = regexp.MustCompile(`(?m)^ *\d+ +\d+ +\d+ +\d+ +\d+%.*$`).ReplaceAllString(text, "SPACE")
 	return text
 }
 
-// tree lists everything below a folder: kind, mode, size, target, content.
-func tree(t testing.TB, dir string) string {
+// listTree lists everything below a folder: kind, mode, size, target, content.
+func listTree(t testing.TB, dir string) string {
 	t.Helper()
 	var out strings.Builder
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
@@ -191,22 +191,22 @@ func tree(t testing.TB, dir string) string {
 }
 
 // OpenSSH's client must not be able to tell our server from OpenSSH's: the same words, the same files, under any umask.
-func TestOpenSSHsClientSeesOpenSSHsServer(t *testing.T) {
+func TestOpenSSHClientSeesNoDifferenceFromOpenSSHServer(t *testing.T) {
 	for _, umask := range []int{0o022, 0o077, 0} {
 		t.Run(fmt.Sprintf("umask %03o", umask), func(t *testing.T) {
 			before := syscall.Umask(umask)
 			defer syscall.Umask(before)
 			var want, wantTree string
-			for _, server := range []string{theirs, ours(t)} {
-				dir := ground(t)
-				out, errs := session(t, server, dir, script)
-				got := told(out, dir, server) + "\n--\n" + told(errs, dir, server)
-				if server == theirs {
-					want, wantTree = got, tree(t, dir)
+			for _, server := range []string{opensshServer, ownServer(t)} {
+				dir := workDir(t)
+				out, errs := runSFTP(t, server, dir, script)
+				got := normalize(out, dir, server) + "\n--\n" + normalize(errs, dir, server)
+				if server == opensshServer {
+					want, wantTree = got, listTree(t, dir)
 					continue
 				}
 				compare(t, "told", got, want)
-				compare(t, "files", tree(t, dir), wantTree)
+				compare(t, "files", listTree(t, dir), wantTree)
 			}
 			if !strings.Contains(want, "cd ~nobody-at-all") {
 				t.Errorf("got a script that was cut short:\n%s", want)
@@ -232,20 +232,20 @@ func compare(t testing.TB, what, got, want string) {
 
 func TestOddNames(t *testing.T) {
 	for _, name := range []string{"-dash", "new\nline", "not \xff\xfe utf-8", strings.Repeat("n", 255), " ", "*?[x]", `back\slash`, "quote\"'"} {
-		dir := ground(t)
+		dir := workDir(t)
 		data := []byte("of " + name)
 		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "local/odd"), 0o755), os.WriteFile(filepath.Join(dir, "local/odd", name), data, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		out, errs := session(t, ours(t), dir, "put -r local/odd there\nget -r there local/back\nls -la there\n")
+		out, errs := runSFTP(t, ownServer(t), dir, "put -r local/odd there\nget -r there local/back\nls -la there\n")
 		if got, err := os.ReadFile(filepath.Join(dir, "local/back", name)); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%q: got %q, %v back\n%s\n%s", name, got, err, out, errs)
 		}
 	}
 }
 
-func TestAFolderOfFiveThousand(t *testing.T) {
-	dir := ground(t)
+func TestDirectoryOfFiveThousandFiles(t *testing.T) {
+	dir := workDir(t)
 	many := filepath.Join(dir, "many")
 	if err := os.Mkdir(many, 0o755); err != nil {
 		t.Fatal(err)
@@ -255,14 +255,14 @@ func TestAFolderOfFiveThousand(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out, errs := session(t, ours(t), dir, "ls -1f many\n")
+	out, errs := runSFTP(t, ownServer(t), dir, "ls -1f many\n")
 	if got := strings.Count(out, "file-"); got != 5000 {
 		t.Errorf("got %d entries, want 5000 (%s)", got, errs)
 	}
 }
 
 func TestLargeAndSparseFiles(t *testing.T) {
-	dir := ground(t)
+	dir := workDir(t)
 	big := filepath.Join(dir, "big")
 	f, err := os.Create(big)
 	if err != nil {
@@ -277,7 +277,7 @@ func TestLargeAndSparseFiles(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, "local/part"), 5<<30); err != nil { // so that only the tail moves
 		t.Fatal(err)
 	}
-	session(t, ours(t), dir, "reget big local/part\nls -l big\n")
+	runSFTP(t, ownServer(t), dir, "reget big local/part\nls -l big\n")
 	g, err := os.Open(filepath.Join(dir, "local/part"))
 	if err != nil {
 		t.Fatal(err)
@@ -290,14 +290,14 @@ func TestLargeAndSparseFiles(t *testing.T) {
 }
 
 func TestRequestsOfEverySize(t *testing.T) {
-	dir := ground(t)
+	dir := workDir(t)
 	data := make([]byte, 3<<20+17)
 	_, _ = rand.Read(data)
 	if err := os.WriteFile(filepath.Join(dir, "data"), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, options := range [][]string{nil, {"-B", "1024"}, {"-B", "250000"}, {"-R", "1"}, {"-R", "512"}, {"-B", "260000", "-R", "256"}} {
-		session(t, ours(t), dir, "put data there\nget there back\n", options...)
+		runSFTP(t, ownServer(t), dir, "put data there\nget there back\n", options...)
 		if got, err := os.ReadFile(filepath.Join(dir, "back")); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%v: got %d bytes, %v, want the same %d", options, len(got), err, len(data))
 		}
@@ -313,11 +313,11 @@ func BenchmarkBesideOpenSSH(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, verb := range []string{"put", "get"} {
-		for name, server := range map[string]string{"threshold": ours(b), "openssh": theirs} {
+		for name, server := range map[string]string{"threshold": ownServer(b), "openssh": opensshServer} {
 			b.Run(verb+"/"+name, func(b *testing.B) {
 				b.SetBytes(size)
 				for b.Loop() {
-					if _, errs := session(b, server, dir, verb+" data there\n"); errs != "" {
+					if _, errs := runSFTP(b, server, dir, verb+" data there\n"); errs != "" {
 						b.Fatal(errs)
 					}
 				}

@@ -33,17 +33,17 @@ const (
 	// MaxEvents is how many events may wait before no session starts any more.
 	MaxEvents = 20_000
 	// maxRefusals is how many may wait before refusals are only logged, and nothing is forwarded any more: neither keeps sessions out.
-	maxRefusals = MaxEvents / 2
-	maxBytes    = 64 << 10 // of one event
+	maxRefusals   = MaxEvents / 2
+	maxEventBytes = 64 << 10 // of one event
 )
 
 const (
-	firstRetry  = time.Second
-	lastRetry   = time.Minute
-	flushBudget = 2 * time.Second // for the last sending when the node stops
+	firstRetry        = time.Second
+	lastRetry         = time.Minute
+	finalFlushTimeout = 2 * time.Second // for the last sending when the node stops
 )
 
-const suffix = ".json"
+const fileSuffix = ".json"
 
 // Config says where events wait and where they go.
 type Config struct {
@@ -78,7 +78,7 @@ func Open(cfg Config) (*Spool, error) {
 		switch {
 		case strings.HasPrefix(e.Name(), "."): // half-written when the machine went down
 			_ = os.Remove(filepath.Join(cfg.Dir, e.Name()))
-		case strings.HasSuffix(e.Name(), suffix):
+		case strings.HasSuffix(e.Name(), fileSuffix):
 			s.names = append(s.names, e.Name())
 		}
 	}
@@ -99,11 +99,11 @@ func (s *Spool) Record(e audit.Event) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.room(e.Code); err != nil {
+	if err := s.checkCapacity(e.Code); err != nil {
 		return err
 	}
 	s.last = max(s.last+1, s.cfg.Now().UnixNano())
-	name := fmt.Sprintf("%020d-%s%s", s.last, e.ID[:8], suffix)
+	name := fmt.Sprintf("%020d-%s%s", s.last, e.ID[:8], fileSuffix)
 	if err := durable.WriteFile(filepath.Join(s.cfg.Dir, name), b); err != nil {
 		return diskFault(s.cfg.Dir, err)
 	}
@@ -115,8 +115,8 @@ func (s *Spool) Record(e audit.Event) error {
 	return nil
 }
 
-// room refuses what no longer fits. The end of a session always fits: it was paid for at its start.
-func (s *Spool) room(code audit.Code) error {
+// checkCapacity refuses what no longer fits. The end of a session always fits: it was paid for at its start.
+func (s *Spool) checkCapacity(code audit.Code) error {
 	limit := MaxEvents
 	switch code {
 	case audit.SessionEnded:
@@ -164,7 +164,7 @@ func (s *Spool) Run(ctx context.Context) error {
 		case <-wake:
 		}
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushBudget)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalFlushTimeout)
 	defer cancel()
 	if err := s.flush(last); err != nil {
 		s.cfg.Log.Warn("audit events are left for the next start", "err", err, "waiting", s.Waiting())
@@ -202,14 +202,14 @@ func (s *Spool) send(ctx context.Context, events []audit.Event, names []string) 
 	err := s.cfg.Send(ctx, events)
 	switch {
 	case err == nil:
-		s.drop(names...)
+		s.remove(names...)
 		return nil
 	case !fault.Is(err, fault.Invalid):
 		return err
 	case len(events) == 1:
 		b, _ := json.Marshal(events[0]) // it was read from JSON
 		s.cfg.Log.Error("auth refused an audit event for good", "err", err, "event", string(b))
-		s.drop(names...)
+		s.remove(names...)
 		return nil
 	}
 	for i := range events {
@@ -226,7 +226,7 @@ func (s *Spool) read(names []string) (events []audit.Event, ok []string) {
 		var e audit.Event
 		path := filepath.Join(s.cfg.Dir, name)
 		b, err := os.ReadFile(path)
-		if err == nil && len(b) > maxBytes {
+		if err == nil && len(b) > maxEventBytes {
 			err = fmt.Errorf("%d bytes are too many", len(b))
 		}
 		if err == nil {
@@ -243,7 +243,7 @@ func (s *Spool) read(names []string) (events []audit.Event, ok []string) {
 	return events, ok
 }
 
-func (s *Spool) drop(names ...string) {
+func (s *Spool) remove(names ...string) {
 	for _, name := range names {
 		_ = os.Remove(filepath.Join(s.cfg.Dir, name)) // what stays is sent again after a restart
 	}

@@ -21,15 +21,15 @@ import (
 	"github.com/threshold-access/threshold/node/spool"
 )
 
-// auth takes events as long as it has no fault to give.
-type auth struct {
+// fakeAuth takes events as long as it has no fault to give.
+type fakeAuth struct {
 	mu     sync.Mutex // guards what follows
 	got    []audit.Event
 	calls  int
 	refuse func([]audit.Event) error
 }
 
-func (a *auth) send(_ context.Context, list []audit.Event) error {
+func (a *fakeAuth) send(_ context.Context, list []audit.Event) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.calls++
@@ -42,7 +42,7 @@ func (a *auth) send(_ context.Context, list []audit.Event) error {
 	return nil
 }
 
-func openSpool(t *testing.T, dir string, a *auth) *spool.Spool {
+func openSpool(t *testing.T, dir string, a *fakeAuth) *spool.Spool {
 	t.Helper()
 	s, err := spool.Open(spool.Config{Dir: dir, Send: a.send, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -52,7 +52,7 @@ func openSpool(t *testing.T, dir string, a *auth) *spool.Spool {
 }
 
 func event(code audit.Code, n int) audit.Event {
-	e := audit.Of(code, identity.Identity{Kind: identity.Node, Name: "web-1"}, time.Now())
+	e := audit.NewEvent(code, identity.Identity{Kind: identity.Node, Name: "web-1"}, time.Now())
 	e.Session = fmt.Sprint(n)
 	return e
 }
@@ -68,14 +68,14 @@ var errAway = fault.New(fault.Unavailable, "auth", "away", "wait")
 
 func TestEventsSurviveARestartAndArriveInOrder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
-	s := openSpool(t, dir, &auth{})
+	s := openSpool(t, dir, &fakeAuth{})
 	for i := range 450 { // more than two batches
 		record(t, s, audit.SessionStarted, i)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		a := &auth{}
+		a := &fakeAuth{}
 		s := openSpool(t, dir, a)
-		run(t, s, func() {
+		runSpool(t, s, func() {
 			synctest.Wait()
 			if len(a.got) != 450 || a.calls != (450+authrpc.MaxEvents-1)/authrpc.MaxEvents {
 				t.Errorf("got %d events in %d calls, want 450 in 3", len(a.got), a.calls)
@@ -97,8 +97,8 @@ func TestEventsSurviveARestartAndArriveInOrder(t *testing.T) {
 	}
 }
 
-// run runs the spool while fn does its work.
-func run(t *testing.T, s *spool.Spool, fn func()) {
+// runSpool runs the spool while fn does its work.
+func runSpool(t *testing.T, s *spool.Spool, fn func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -110,12 +110,12 @@ func run(t *testing.T, s *spool.Spool, fn func()) {
 	}
 }
 
-func TestItTriesAgainUntilAuthIsBack(t *testing.T) {
+func TestSendingIsRetriedUntilAuthIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &auth{refuse: func([]audit.Event) error { return errAway }}
+		a := &fakeAuth{refuse: func([]audit.Event) error { return errAway }}
 		s := openSpool(t, t.TempDir(), a)
 		record(t, s, audit.SessionStarted, 1)
-		run(t, s, func() {
+		runSpool(t, s, func() {
 			<-time.After(10 * time.Minute) // of the bubble's clock
 			a.mu.Lock()
 			if calls := a.calls; calls < 10 || calls > 40 {
@@ -132,9 +132,9 @@ func TestItTriesAgainUntilAuthIsBack(t *testing.T) {
 	})
 }
 
-func TestOneEventThatAuthWillNeverTakeDoesNotHoldUpTheRest(t *testing.T) {
+func TestARejectedEventDoesNotBlockOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &auth{refuse: func(list []audit.Event) error {
+		a := &fakeAuth{refuse: func(list []audit.Event) error {
 			for _, e := range list {
 				if e.Session == "2" {
 					return fault.New(fault.Invalid, "auth", "no", "none")
@@ -146,14 +146,14 @@ func TestOneEventThatAuthWillNeverTakeDoesNotHoldUpTheRest(t *testing.T) {
 		for i := range 5 {
 			record(t, s, audit.SessionStarted, i)
 		}
-		run(t, s, synctest.Wait)
+		runSpool(t, s, synctest.Wait)
 		if len(a.got) != 4 || s.Waiting() != 0 {
 			t.Errorf("got %d sent and %d waiting, want 4 and 0", len(a.got), s.Waiting())
 		}
 	})
 }
 
-func TestWhatIsUnreadableIsSetAside(t *testing.T) {
+func TestUnreadableFilesAreSetAside(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{"00000000000000000001-x.json": "{", ".00000000000000000002-y.json": "half"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -161,10 +161,10 @@ func TestWhatIsUnreadableIsSetAside(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		a := &auth{}
+		a := &fakeAuth{}
 		s := openSpool(t, dir, a)
 		record(t, s, audit.SessionStarted, 1)
-		run(t, s, synctest.Wait)
+		runSpool(t, s, synctest.Wait)
 		if len(a.got) != 1 {
 			t.Errorf("got %d events, want the one good", len(a.got))
 		}
@@ -175,7 +175,7 @@ func TestWhatIsUnreadableIsSetAside(t *testing.T) {
 	}
 }
 
-func TestRefusalsNeverTakeTheRoomOfSessions(t *testing.T) {
+func TestRefusalsDoNotUseTheCapacityOfSessions(t *testing.T) {
 	dir := t.TempDir()
 	for i := range spool.MaxEvents { // as many files as wait at most; their content does not matter here
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.json", i)), nil, 0o600); err != nil {
@@ -184,7 +184,7 @@ func TestRefusalsNeverTakeTheRoomOfSessions(t *testing.T) {
 		if i != spool.MaxEvents/2-1 && i != spool.MaxEvents/2 && i != spool.MaxEvents-1 {
 			continue
 		}
-		s := openSpool(t, dir, &auth{})
+		s := openSpool(t, dir, &fakeAuth{})
 		refusal, start, end := s.Record(event(audit.SessionRefused, 0)), s.Record(event(audit.SessionStarted, 0)), s.Record(event(audit.SessionEnded, 0))
 		full := i == spool.MaxEvents-1
 		if !fault.Is(refusal, fault.Exhausted) || fault.Is(start, fault.Exhausted) != full || end != nil {
@@ -196,7 +196,7 @@ func TestRefusalsNeverTakeTheRoomOfSessions(t *testing.T) {
 	}
 }
 
-func TestAFullDiskIsSaidPlainlyAndLeavesNothing(t *testing.T) {
+func TestAFullDiskIsReportedAndLeavesNoFile(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16k,nr_inodes=64,mode=700"); err != nil {
 		dir = "" // only root may mount; the wording is looked at below
@@ -209,7 +209,7 @@ func TestAFullDiskIsSaidPlainlyAndLeavesNothing(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	s := openSpool(t, dir, &auth{})
+	s := openSpool(t, dir, &fakeAuth{})
 	var err error
 	n := 0
 	for ; n < 100 && err == nil; n++ {
@@ -224,8 +224,8 @@ func TestAFullDiskIsSaidPlainlyAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestEventsThatCannotBeMeant(t *testing.T) {
-	s := openSpool(t, t.TempDir(), &auth{})
+func TestInvalidEventsAreRefused(t *testing.T) {
+	s := openSpool(t, t.TempDir(), &fakeAuth{})
 	if err := s.Record(event("TH0000", 1)); err == nil {
 		t.Error("got an unregistered code recorded, want an error")
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
-// stalled starts a program whose output nobody takes after its first line, which is its process number.
-func stalled(t *testing.T, c *ssh.Client) (*ssh.Session, int) {
+// startStalled starts a program whose output nobody takes after its first line, which is its process number.
+func startStalled(t *testing.T, c *ssh.Client) (*ssh.Session, int) {
 	t.Helper()
 	s := newSession(t, c)
 	out, err := s.StdoutPipe()
@@ -37,11 +37,11 @@ func stalled(t *testing.T, c *ssh.Client) (*ssh.Session, int) {
 	return s, pid
 }
 
-func gone(pid int) bool { return syscall.Kill(pid, 0) == syscall.ESRCH }
+func processGone(pid int) bool { return syscall.Kill(pid, 0) == syscall.ESRCH }
 
-func TestWordsThatNobodyReadsHoldNothingUp(t *testing.T) {
-	c := newRig(t, nil).client()
-	s, pid := stalled(t, c)
+func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
+	c := newFixture(t, nil).client()
+	s, pid := startStalled(t, c)
 	command := ssh.Marshal(struct{ Command string }{"true"})
 	for range 100 { // each is refused in words, for which the window has no room; together they are more than any queue holds
 		if _, err := s.SendRequest("exec", false, command); err != nil {
@@ -55,12 +55,12 @@ func TestWordsThatNobodyReadsHoldNothingUp(t *testing.T) {
 		t.Errorf("got %+v beside a stalled session, want an answer", got)
 	}
 	c.Close()
-	eventually(t, "the program of a closed connection has ended", func() bool { return gone(pid) })
+	eventually(t, "the program of a closed connection has ended", func() bool { return processGone(pid) })
 }
 
-func TestAFloodOfRefusalsIsRecordedInPart(t *testing.T) {
-	r := newRig(t, nil)
-	r.allow(everything("ops", "exec"))
+func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {
+	r := newFixture(t, nil)
+	r.allow(fullRole("ops", "exec"))
 	c := r.client()
 	for range 500 {
 		ch, _, err := c.OpenChannel("direct-tcpip", nil)
@@ -83,8 +83,8 @@ func TestAFloodOfRefusalsIsRecordedInPart(t *testing.T) {
 	}
 }
 
-func TestHandshakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
-	r := newRig(t, nil)
+func TestHandshakesOfOneAddressDoNotBlockOthers(t *testing.T) {
+	r := newFixture(t, nil)
 	elsewhere := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	for i := range 80 {
 		conn, err := elsewhere.Dial("tcp", r.addr)
@@ -99,13 +99,13 @@ func TestHandshakesOfOneAddressLeaveRoomForOthers(t *testing.T) {
 	r.client()
 }
 
-func TestManyAtOnceWaitTheirTurn(t *testing.T) {
-	r := newRig(t, nil)
+func TestManySimultaneousLoginsAllSucceed(t *testing.T) {
+	r := newFixture(t, nil)
 	signer := r.signer()
 	var all sync.WaitGroup
 	for range 60 {
 		all.Go(func() {
-			if _, said, err := r.dial(me(), signer); err != nil {
+			if _, said, err := r.dial(testAccount(), signer); err != nil {
 				t.Errorf("got %v (%s), want everybody logged in", err, said)
 			}
 		})
@@ -128,8 +128,8 @@ func wire(parts ...any) (b []byte) {
 	return b
 }
 
-func TestPayloadsThatNoClientMeans(t *testing.T) {
-	r := newRig(t, nil)
+func TestMalformedRequestPayloads(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	const most = ^uint32(0)
 	long := strings.Repeat("A", 100<<10)

@@ -25,8 +25,8 @@ import (
 	"github.com/threshold-access/threshold/node/sshd"
 )
 
-// echo sends back what it gets, on loopback or a Unix socket, and then ends.
-func echo(t testing.TB, network string) net.Addr {
+// startEcho sends back what it gets, on loopback or a Unix socket, and then ends.
+func startEcho(t testing.TB, network string) net.Addr {
 	t.Helper()
 	at := "127.0.0.1:0"
 	if network == "unix" {
@@ -75,8 +75,8 @@ func listenTCP(c *ssh.Client, host string, port uint32) (uint32, error) {
 	return 0, fmt.Errorf("a reply of %d bytes", len(reply))
 }
 
-// thereAndBack sends text, ends its own way, and wants the same until the other end's.
-func thereAndBack(t *testing.T, c interface {
+// wantEcho sends text, ends its own way, and wants the same until the other end's.
+func wantEcho(t *testing.T, c interface {
 	io.ReadWriter
 	CloseWrite() error
 }, text string) {
@@ -90,17 +90,17 @@ func thereAndBack(t *testing.T, c interface {
 	if err != nil || string(got) != text {
 		t.Errorf("got %d bytes, %v, want the %d sent", len(got), err, len(text))
 	}
-	if err := within(t, "what was sent", sent); err != nil {
+	if err := receive(t, "what was sent", sent); err != nil {
 		t.Error(err)
 	}
 }
 
 var megabytes = strings.Repeat("0123456789abcdef", 1<<17)
 
-func TestFromTheNodeOutwards(t *testing.T) {
-	r := newRig(t, nil)
+func TestLocalForwards(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
-	tcp, unix := echo(t, "tcp"), echo(t, "unix")
+	tcp, unix := startEcho(t, "tcp"), startEcho(t, "unix")
 	for name, extra := range map[string][]byte{"direct-tcpip": directTCP(tcp), "direct-streamlocal@openssh.com": wire(unix.String(), "", uint32(0))} {
 		for range 2 {
 			ch, reqs, err := c.OpenChannel(name, extra)
@@ -108,7 +108,7 @@ func TestFromTheNodeOutwards(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			go ssh.DiscardRequests(reqs)
-			thereAndBack(t, ch, megabytes)
+			wantEcho(t, ch, megabytes)
 			ch.Close()
 		}
 	}
@@ -123,14 +123,14 @@ func TestFromTheNodeOutwards(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeReachedIsSaid(t *testing.T) {
+func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 	names := map[string][]netip.Addr{
 		"metadata.example": {netip.MustParseAddr("169.254.169.254")},
 		"mapped.example":   {netip.MustParseAddr("::ffff:169.254.169.254")},
 		"both.example":     {netip.MustParseAddr("fe80::1%lo"), netip.MustParseAddr("127.0.0.1")},
 	}
 	asked := map[string]int{}
-	r := newRig(t, func(c *sshd.Config) {
+	r := newFixture(t, func(c *sshd.Config) {
 		c.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
 			asked[host]++
 			if a, ok := names[host]; ok {
@@ -173,13 +173,13 @@ func TestWhatCannotBeReachedIsSaid(t *testing.T) {
 			t.Errorf("%s: got %v, want %v with %q", tt.name, err, tt.reason, tt.words)
 		}
 	}
-	to := echo(t, "tcp").(*net.TCPAddr)
+	to := startEcho(t, "tcp").(*net.TCPAddr)
 	ch, reqs, err := c.OpenChannel("direct-tcpip", unreachable("both.example", to.Port))
 	if err != nil {
 		t.Fatalf("a name with one good address: %v", err)
 	}
 	go ssh.DiscardRequests(reqs)
-	thereAndBack(t, ch, "x")
+	wantEcho(t, ch, "x")
 	for host, n := range asked {
 		if n != 1 {
 			t.Errorf("got %s resolved %d times, want once: a second answer could be another", host, n)
@@ -200,8 +200,8 @@ func TestWhatCannotBeReachedIsSaid(t *testing.T) {
 	}
 }
 
-// arrivals takes every channel of the kind that the node opens.
-func arrivals(t *testing.T, c *ssh.Client, kind string) <-chan ssh.NewChannel {
+// channelOpens takes every channel of the kind that the node opens.
+func channelOpens(t *testing.T, c *ssh.Client, kind string) <-chan ssh.NewChannel {
 	t.Helper()
 	ch := c.HandleChannelOpen(kind)
 	if ch == nil {
@@ -210,10 +210,10 @@ func arrivals(t *testing.T, c *ssh.Client, kind string) <-chan ssh.NewChannel {
 	return ch
 }
 
-func TestAListenerOnTheNodesLoopback(t *testing.T) {
-	r := newRig(t, nil)
+func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
-	came := arrivals(t, c, "forwarded-tcpip")
+	came := channelOpens(t, c, "forwarded-tcpip")
 	for _, host := range []string{"", "localhost", "0.0.0.0", "::", "*", "127.0.0.1", "192.0.2.1", "db.example"} {
 		port, err := listenTCP(c, host, 0)
 		if err != nil {
@@ -225,7 +225,7 @@ func TestAListenerOnTheNodesLoopback(t *testing.T) {
 			t.Errorf("%q: %v", host, err)
 			continue
 		}
-		nc := within(t, "the channel", came)
+		nc := receive(t, "the channel", came)
 		from := visitor.LocalAddr().(*net.TCPAddr)
 		if want := wire(host, port, from.IP.String(), uint32(from.Port)); !bytes.Equal(nc.ExtraData(), want) {
 			t.Errorf("%q: got %q, want who came to what was asked for: %q", host, nc.ExtraData(), want)
@@ -236,7 +236,7 @@ func TestAListenerOnTheNodesLoopback(t *testing.T) {
 		}
 		go ssh.DiscardRequests(reqs)
 		go func() { _, _ = io.Copy(ch, ch); _ = ch.Close() }()
-		thereAndBack(t, visitor.(*net.TCPConn), megabytes)
+		wantEcho(t, visitor.(*net.TCPConn), megabytes)
 		onlyLoopback(t, port)
 		if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, wire(host, port)); !ok {
 			t.Errorf("%q: the listener could not be cancelled", host)
@@ -281,10 +281,10 @@ func onlyLoopback(t *testing.T, port uint32) {
 	}
 }
 
-func TestPortsThatCannotBeHad(t *testing.T) {
-	r := newRig(t, nil)
+func TestRemoteForwardsThatAreRefused(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
-	taken := uint32(echo(t, "tcp").(*net.TCPAddr).Port)
+	taken := uint32(startEcho(t, "tcp").(*net.TCPAddr).Port)
 	for name, payload := range map[string][]byte{"taken": wire("localhost", taken), "too high": wire("localhost", uint32(65536)), "cut short": wire("localhost"), "odd host": wire("a\nb", uint32(0))} {
 		if ok, _, err := c.SendRequest("tcpip-forward", true, payload); ok || err != nil {
 			t.Errorf("%s: got %v, %v, want refused", name, ok, err)
@@ -304,14 +304,14 @@ func TestPortsThatCannotBeHad(t *testing.T) {
 }
 
 func TestListenersEndWithTheirConnection(t *testing.T) {
-	r := newRig(t, nil)
+	r := newFixture(t, nil)
 	c := r.client()
 	port, err := listenTCP(c, "localhost", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "s")
-	if err := global("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+	if err := globalRequest("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(path); err != nil {
@@ -328,15 +328,15 @@ func TestListenersEndWithTheirConnection(t *testing.T) {
 	})
 }
 
-func TestASocketOnTheNode(t *testing.T) {
-	r := newRig(t, nil)
+func TestRemoteForwardsOfUnixSockets(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
-	came := arrivals(t, c, "forwarded-streamlocal@openssh.com")
+	came := channelOpens(t, c, "forwarded-streamlocal@openssh.com")
 	path := filepath.Join(t.TempDir(), "s")
-	if err := global("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+	if err := globalRequest("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
 		t.Fatal(err)
 	}
-	if err := global("streamlocal-forward@openssh.com", wire(path))(t, c); err == nil {
+	if err := globalRequest("streamlocal-forward@openssh.com", wire(path))(t, c); err == nil {
 		t.Error("got the same path twice, want what is there to stay")
 	}
 	for range 3 {
@@ -344,7 +344,7 @@ func TestASocketOnTheNode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		nc := within(t, "the channel", came)
+		nc := receive(t, "the channel", came)
 		if !bytes.Equal(nc.ExtraData(), wire(path, "")) {
 			t.Errorf("got %q, want the path", nc.ExtraData())
 		}
@@ -354,10 +354,10 @@ func TestASocketOnTheNode(t *testing.T) {
 		}
 		go ssh.DiscardRequests(reqs)
 		go func() { _, _ = io.Copy(ch, ch); _ = ch.Close() }()
-		thereAndBack(t, visitor.(*net.UnixConn), megabytes)
+		wantEcho(t, visitor.(*net.UnixConn), megabytes)
 		visitor.Close()
 	}
-	if err := global("cancel-streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
+	if err := globalRequest("cancel-streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
@@ -365,8 +365,8 @@ func TestASocketOnTheNode(t *testing.T) {
 	}
 }
 
-func TestTheClientsAgent(t *testing.T) {
-	r := newRig(t, nil)
+func TestAgentForwarding(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	keyring := agent.NewKeyring()
 	if err := agent.ForwardToAgent(c, keyring); err != nil {
@@ -406,7 +406,7 @@ func TestTheClientsAgent(t *testing.T) {
 	if got := r.recorded(audit.ForwardStarted); len(got) != 1 || got[0].Fields["way"] != "agent" {
 		t.Errorf("got %+v, want one event", got)
 	}
-	r.allow(everything("ops", "exec"))
+	r.allow(fullRole("ops", "exec"))
 	late, err := net.Dial("unix", f[2])
 	if err != nil {
 		t.Fatal(err)
@@ -419,15 +419,15 @@ func TestTheClientsAgent(t *testing.T) {
 	eventually(t, "the folder is gone", func() bool { _, err := os.Lstat(filepath.Dir(f[2])); return os.IsNotExist(err) })
 }
 
-func TestWhoComesToAListenerIsDecidedAnew(t *testing.T) {
-	r := newRig(t, nil)
+func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
-	came := arrivals(t, c, "forwarded-tcpip")
+	came := channelOpens(t, c, "forwarded-tcpip")
 	port, err := listenTCP(c, "127.0.0.1", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.allow(everything("ops", "exec"))
+	r.allow(fullRole("ops", "exec"))
 	visitor, err := net.Dial("tcp", loopbackFor("", port))
 	if err != nil {
 		t.Fatal(err)
@@ -445,9 +445,9 @@ func TestWhoComesToAListenerIsDecidedAnew(t *testing.T) {
 }
 
 func TestForwardsOfOneConnectionAreLimited(t *testing.T) {
-	r := newRig(t, nil)
+	r := newFixture(t, nil)
 	c := r.client()
-	extra := directTCP(echo(t, "tcp"))
+	extra := directTCP(startEcho(t, "tcp"))
 	var err error
 	n := 0
 	for ; n < 300 && err == nil; n++ {
@@ -462,12 +462,12 @@ func TestForwardsOfOneConnectionAreLimited(t *testing.T) {
 	}
 }
 
-func TestNoMoreSessionsStopsNoForwards(t *testing.T) {
-	c := newRig(t, nil).client()
+func TestNoMoreSessionsDoesNotStopForwards(t *testing.T) {
+	c := newFixture(t, nil).client()
 	if _, _, err := c.SendRequest("no-more-sessions@openssh.com", true, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := open("direct-tcpip", directTCP(echo(t, "tcp")))(t, c); err != nil {
+	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err != nil {
 		t.Error(err)
 	}
 	if _, err := listenTCP(c, "localhost", 0); err != nil {
@@ -475,34 +475,34 @@ func TestNoMoreSessionsStopsNoForwards(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeRecordedIsNotForwarded(t *testing.T) {
-	r := newRig(t, nil)
+func TestForwardsThatCannotBeAuditedAreRefused(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	r.mu.Lock()
-	r.full = fault.New(fault.Exhausted, "spool.Record", "this node's disk is full", "ask an administrator to free space on the node")
+	r.auditErr = fault.New(fault.Exhausted, "spool.Record", "this node's disk is full", "ask an administrator to free space on the node")
 	r.mu.Unlock()
-	if err := open("direct-tcpip", directTCP(echo(t, "tcp")))(t, c); err == nil || !strings.Contains(err.Error(), "disk is full") {
+	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil || !strings.Contains(err.Error(), "disk is full") {
 		t.Errorf("got %v, want a refusal with the reason", err)
 	}
 	if _, err := listenTCP(c, "localhost", 0); err == nil {
 		t.Error("got a listener that is not on record")
 	}
-	if err := ask("auth-agent-req@openssh.com")(t, c); err == nil {
+	if err := channelRequest("auth-agent-req@openssh.com")(t, c); err == nil {
 		t.Error("got an agent that is not on record")
 	}
 }
 
-func TestACertificateMustPermitForwardingToo(t *testing.T) {
-	r := newRig(t, nil)
+func TestForwardsNeedTheCertificateExtension(t *testing.T) {
+	r := newFixture(t, nil)
 	signer := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) {
 		delete(c.Extensions, "permit-port-forwarding")
 		delete(c.Extensions, "permit-agent-forwarding")
-	}, me())
+	}, testAccount())
 	c := r.client(signer)
-	if err := open("direct-tcpip", directTCP(echo(t, "tcp")))(t, c); err == nil || !strings.Contains(err.Error(), "permit-port-forwarding") {
+	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil || !strings.Contains(err.Error(), "permit-port-forwarding") {
 		t.Errorf("got %v, want the missing permit named", err)
 	}
-	if err := askTold("auth-agent-req@openssh.com")(t, c); err == nil || !strings.Contains(err.Error(), "permit-agent-forwarding") {
+	if err := channelRequestWithReason("auth-agent-req@openssh.com")(t, c); err == nil || !strings.Contains(err.Error(), "permit-agent-forwarding") {
 		t.Errorf("got %v, want the missing permit named", err)
 	}
 	if _, err := listenTCP(c, "localhost", 0); err == nil {
@@ -512,12 +512,12 @@ func TestACertificateMustPermitForwardingToo(t *testing.T) {
 
 // After many forwards of every kind, some of them cut off, nothing is left of them.
 func TestForwardsLeaveNothingBehind(t *testing.T) {
-	r := newRig(t, nil)
-	tcp, unix := directTCP(echo(t, "tcp")), wire(echo(t, "unix").String(), "", uint32(0))
+	r := newFixture(t, nil)
+	tcp, unix := directTCP(startEcho(t, "tcp")), wire(startEcho(t, "unix").String(), "", uint32(0))
 	fds := func() int { l, _ := os.ReadDir("/proc/self/fd"); return len(l) }
 	round := func() {
 		c := r.client()
-		came := arrivals(t, c, "forwarded-tcpip")
+		came := channelOpens(t, c, "forwarded-tcpip")
 		port, err := listenTCP(c, "127.0.0.1", 0)
 		if err != nil {
 			t.Fatal(err)
@@ -535,7 +535,7 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _, _ = within(t, "a visitor", came).Accept()
+			_, _, _ = receive(t, "a visitor", came).Accept()
 			defer visitor.Close()
 		}
 		c.Close()
@@ -550,10 +550,10 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 	eventually(t, "descriptors and goroutines are given back", func() bool { return fds() <= before+2 && runtime.NumGoroutine() <= goroutines+10 })
 }
 
-func TestWhatIsForwardedMayEndBeforeTheNodeStops(t *testing.T) {
-	r := newRig(t, nil)
+func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
+	r := newFixture(t, nil)
 	c, waiting := r.client(), r.client()
-	to := directTCP(echo(t, "tcp"))
+	to := directTCP(startEcho(t, "tcp"))
 	ch, reqs, err := c.OpenChannel("direct-tcpip", to)
 	if err != nil {
 		t.Fatal(err)
@@ -566,12 +566,12 @@ func TestWhatIsForwardedMayEndBeforeTheNodeStops(t *testing.T) {
 	if err := waiting.Wait(); err == nil {
 		t.Error("got a connection that only listens ended by the client, want by the node")
 	}
-	if err := open("direct-tcpip", to)(t, c); err == nil || !strings.Contains(err.Error(), "this node is stopping") {
+	if err := openChannel("direct-tcpip", to)(t, c); err == nil || !strings.Contains(err.Error(), "this node is stopping") {
 		t.Errorf("got %v, want nothing new forwarded", err)
 	}
-	thereAndBack(t, ch, "still here")
+	wantEcho(t, ch, "still here")
 	ch.Close()
-	within(t, "the end", done)
+	receive(t, "the end", done)
 }
 
 func TestForwardsNeedARealAccount(t *testing.T) {
@@ -581,11 +581,11 @@ func TestForwardsNeedARealAccount(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put("passwd", fmt.Sprintf("%s:x:%d:%d::/:/bin/sh\n", me(), os.Geteuid(), os.Getegid()))
+	put("passwd", fmt.Sprintf("%s:x:%d:%d::/:/bin/sh\n", testAccount(), os.Geteuid(), os.Getegid()))
 	put("group", "")
-	r := newRig(t, func(c *sshd.Config) { c.Accounts.Root = root })
+	r := newFixture(t, func(c *sshd.Config) { c.Accounts.Root = root })
 	c := r.client()
-	knock := open("direct-tcpip", directTCP(echo(t, "tcp")))
+	knock := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))
 	if err := knock(t, c); err != nil {
 		t.Fatal(err)
 	}
@@ -596,7 +596,7 @@ func TestForwardsNeedARealAccount(t *testing.T) {
 	if _, err := listenTCP(c, "localhost", 0); err == nil {
 		t.Error("got a listener for an account that is gone")
 	}
-	if err := ask("auth-agent-req@openssh.com")(t, c); err == nil {
+	if err := channelRequest("auth-agent-req@openssh.com")(t, c); err == nil {
 		t.Error("got an agent for an account that is gone")
 	}
 }

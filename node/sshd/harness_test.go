@@ -28,14 +28,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if code, is := session.Reexecuted(); is {
+	if code, is := session.RunHelper(); is {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }
 
-// me is the account that tests run as.
-func me() string {
+// testAccount is the account that tests run as.
+func testAccount() string {
 	u, err := user.Current()
 	if err != nil {
 		panic(err)
@@ -43,16 +43,16 @@ func me() string {
 	return u.Username
 }
 
-// everything lets the role's holders do all there is, as this account.
-func everything(name string, actions ...string) access.Role {
+// fullRole lets the role's holders do all there is, as this account.
+func fullRole(name string, actions ...string) access.Role {
 	if len(actions) == 0 {
 		actions = []string{"shell", "exec", "sftp", "forward-local", "forward-remote", "forward-agent"}
 	}
-	return access.Role{Name: name, Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{me()}, Actions: actions}}}
+	return access.Role{Name: name, Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{testAccount()}, Actions: actions}}}
 }
 
-// rig is a server with what it needs, and a listener for its clients.
-type rig struct {
+// fixture is a server with what it needs, and a listener for its clients.
+type fixture struct {
 	t       testing.TB
 	cluster *membertest.Cluster
 	member  *member.Member
@@ -61,22 +61,26 @@ type rig struct {
 	cancel  context.CancelFunc
 	server  *sshd.Server
 
-	mu     sync.Mutex // guards what follows
-	trust  *rules.Trust
-	events []audit.Event
-	full   error // what recording fails with
-	log    bytes.Buffer
+	mu       sync.Mutex // guards what follows
+	trust    *rules.Trust
+	events   []audit.Event
+	auditErr error // what recording fails with
+	log      bytes.Buffer
 }
 
-func (r *rig) Write(b []byte) (int, error) { r.mu.Lock(); defer r.mu.Unlock(); return r.log.Write(b) }
-
-func (r *rig) logged() string { r.mu.Lock(); defer r.mu.Unlock(); return r.log.String() }
-
-func (r *rig) record(e audit.Event) error {
+func (r *fixture) Write(b []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.full != nil {
-		return r.full
+	return r.log.Write(b)
+}
+
+func (r *fixture) logged() string { r.mu.Lock(); defer r.mu.Unlock(); return r.log.String() }
+
+func (r *fixture) record(e audit.Event) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.auditErr != nil {
+		return r.auditErr
 	}
 	e.ID = strings.Repeat("0", 32)
 	if err := e.Check(); err != nil {
@@ -86,7 +90,7 @@ func (r *rig) record(e audit.Event) error {
 	return nil
 }
 
-func (r *rig) recorded(code audit.Code) []audit.Event {
+func (r *fixture) recorded(code audit.Code) []audit.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []audit.Event
@@ -99,12 +103,12 @@ func (r *rig) recorded(code audit.Code) []audit.Event {
 }
 
 // allow puts roles in force.
-func (r *rig) allow(roles ...access.Role) {
-	r.cluster.Allow(roles...)
-	r.setRules(r.cluster.Set())
+func (r *fixture) allow(roles ...access.Role) {
+	r.cluster.SetRoles(roles...)
+	r.setRules(r.cluster.SignRules())
 }
 
-func (r *rig) setRules(set rules.Set) {
+func (r *fixture) setRules(set rules.Set) {
 	r.t.Helper()
 	trust, err := rules.Open(r.cluster.Pin(), set)
 	if err != nil {
@@ -115,14 +119,14 @@ func (r *rig) setRules(set rules.Set) {
 	r.mu.Unlock()
 }
 
-// atHome is this account with a home of the test's own: what people have in theirs, shells run and tests would wait for.
-func atHome(t testing.TB) session.Accounts {
+// accountsWithTempHome is this account with a home of the test's own: what people have in theirs, shells run and tests would wait for.
+func accountsWithTempHome(t testing.TB) session.Database {
 	t.Helper()
 	u, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := session.ThisMachine()
+	a := session.Local()
 	a.Root = t.TempDir()
 	etc := filepath.Join(a.Root, "etc")
 	if err := errors.Join(os.Mkdir(etc, 0o755), os.WriteFile(filepath.Join(etc, "group"), nil, 0o600),
@@ -133,26 +137,26 @@ func atHome(t testing.TB) session.Accounts {
 }
 
 // home is where sessions start.
-func (r *rig) home() string {
+func (r *fixture) home() string {
 	r.t.Helper()
-	acc, err := r.cfg.Accounts.Find(identity.Login(me()))
+	acc, err := r.cfg.Accounts.Find(identity.Login(testAccount()))
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return acc.Home
 }
 
-func newRig(t testing.TB, change func(*sshd.Config)) *rig {
+func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 	t.Helper()
 	c := membertest.New(t)
-	m, err := member.Enter(t.Context(), member.Config{Dir: filepath.Join(t.TempDir(), "data"), Kind: identity.Node, AuthAddr: c.Addr(), Token: c.Token(identity.Node),
+	m, err := member.LoadOrJoin(t.Context(), member.Config{Dir: filepath.Join(t.TempDir(), "data"), Kind: identity.Node, AuthAddr: c.Addr(), Token: c.Token(identity.Node),
 		Name: "web-1", Labels: identity.Labels{"env": "test"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, cluster: c, member: m}
-	r.allow(everything("ops"))
-	r.cfg = sshd.Config{Identity: m.Identity, Host: m.HostSigner, Record: r.record, Accounts: atHome(t), Now: time.Now,
+	r := &fixture{t: t, cluster: c, member: m}
+	r.allow(fullRole("ops"))
+	r.cfg = sshd.Config{Identity: m.Identity, HostSigner: m.HostSigner, Audit: r.record, Accounts: accountsWithTempHome(t), Now: time.Now,
 		Rules: func() *rules.Trust { r.mu.Lock(); defer r.mu.Unlock(); return r.trust },
 		Log:   slog.New(slog.NewTextHandler(r, nil))}
 	if change != nil {
@@ -162,7 +166,7 @@ func newRig(t testing.TB, change func(*sshd.Config)) *rig {
 	return r
 }
 
-func (r *rig) serve() {
+func (r *fixture) serve() {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		r.t.Fatal(err)
@@ -180,7 +184,7 @@ func (r *rig) serve() {
 				return
 			}
 			all.Go(func() {
-				server.Serve(ctx, conn, sshd.Via{From: conn.RemoteAddr().String(), Proxy: "proxy-1", By: "dial"})
+				server.Serve(ctx, conn, sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", By: "dial"})
 			})
 		}
 	})
@@ -188,31 +192,31 @@ func (r *rig) serve() {
 }
 
 // signer is a certificate for this account.
-func (r *rig) signer(roles ...string) ssh.Signer {
+func (r *fixture) signer(roles ...string) ssh.Signer {
 	if len(roles) == 0 {
 		roles = []string{"ops"}
 	}
-	return r.cluster.UserSigner(r.cluster.User("alice@example.com", roles...), nil, me())
+	return r.cluster.UserSigner(r.cluster.User("alice@example.com", roles...), nil, testAccount())
 }
 
 // client logs in, or fails the test.
-func (r *rig) client(signers ...ssh.Signer) *ssh.Client {
+func (r *fixture) client(signers ...ssh.Signer) *ssh.Client {
 	r.t.Helper()
 	if len(signers) == 0 {
 		signers = []ssh.Signer{r.signer()}
 	}
-	c, banner, err := r.dial(me(), signers...)
+	c, banner, err := r.dial(testAccount(), signers...)
 	if err != nil {
 		r.t.Fatalf("log in: %v (banner %q)", err, banner)
 	}
 	return c
 }
 
-func (r *rig) dial(login string, signers ...ssh.Signer) (c *ssh.Client, banner string, err error) {
-	return r.dialBy(login, ssh.PublicKeys(signers...))
+func (r *fixture) dial(login string, signers ...ssh.Signer) (c *ssh.Client, banner string, err error) {
+	return r.dialWith(login, ssh.PublicKeys(signers...))
 }
 
-func (r *rig) dialBy(login string, auth ...ssh.AuthMethod) (c *ssh.Client, banner string, err error) {
+func (r *fixture) dialWith(login string, auth ...ssh.AuthMethod) (c *ssh.Client, banner string, err error) {
 	var text strings.Builder
 	cfg := &ssh.ClientConfig{User: login, Auth: auth, Timeout: 10 * time.Second,
 		BannerCallback: func(m string) error { text.WriteString(m); return nil },
@@ -239,10 +243,10 @@ func run(t testing.TB, c *ssh.Client, command string, stdin string) result {
 	s := newSession(t, c)
 	var out, errs bytes.Buffer
 	s.Stdout, s.Stderr, s.Stdin = &out, &errs, strings.NewReader(stdin)
-	return ended(t, s.Run(command), &out, &errs)
+	return resultOf(t, s.Run(command), &out, &errs)
 }
 
-func ended(t testing.TB, err error, out, errs fmt.Stringer) result {
+func resultOf(t testing.TB, err error, out, errs fmt.Stringer) result {
 	t.Helper()
 	r := result{out: out.String(), err: errs.String()}
 	var exit *ssh.ExitError
@@ -265,8 +269,8 @@ func newSession(t testing.TB, c *ssh.Client) *ssh.Session {
 	return s
 }
 
-// within fails the test when what it waits for does not come.
-func within[T any](t testing.TB, what string, ch <-chan T) (v T) {
+// receive fails the test when what it waits for does not come.
+func receive[T any](t testing.TB, what string, ch <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-ch:

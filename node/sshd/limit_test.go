@@ -16,25 +16,29 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
-func limited(o access.Options) access.Role {
-	r := everything("ops")
+func roleWithOptions(o access.Options) access.Role {
+	r := fullRole("ops")
 	r.Options = o
 	return r
 }
 
-func lasting(d time.Duration) access.Duration { return access.Duration(d) }
+func duration(d time.Duration) access.Duration { return access.Duration(d) }
 
-// text gathers what a program prints while others look.
-type text struct {
+// syncBuffer gathers what a program prints while others look.
+type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (x *text) Write(b []byte) (int, error) { x.mu.Lock(); defer x.mu.Unlock(); return x.b.Write(b) }
-func (x *text) String() string              { x.mu.Lock(); defer x.mu.Unlock(); return x.b.String() }
+func (x *syncBuffer) Write(b []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.Write(b)
+}
+func (x *syncBuffer) String() string { x.mu.Lock(); defer x.mu.Unlock(); return x.b.String() }
 
-// every does something at once and then again and again until the test is over.
-func every(t *testing.T, d time.Duration, do func()) {
+// repeatUntilEnd does something at once and then again and again until the test is over.
+func repeatUntilEnd(t *testing.T, d time.Duration, do func()) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -53,7 +57,7 @@ func every(t *testing.T, d time.Duration, do func()) {
 }
 
 // wantEnded checks what the client and the audit log are told of a session that the node ended.
-func wantEnded(t *testing.T, r *rig, got result, by, says string) {
+func wantEnded(t *testing.T, r *fixture, got result, by, says string) {
 	t.Helper()
 	if got.status != 124 || got.signal != "" || !strings.Contains(got.err, "threshold: error: ") || !strings.Contains(got.err, says) || !strings.Contains(got.err, "threshold: hint: ") {
 		t.Errorf("got %+v, want status 124 and stderr with %q and a hint", got, says)
@@ -65,28 +69,28 @@ func wantEnded(t *testing.T, r *rig, got result, by, says string) {
 	}
 }
 
-func TestAnIdleSessionEndsThoughOutputFlowsAndItsClientSendsWhatNobodyTyped(t *testing.T) {
+func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.allow(limited(access.Options{IdleTimeout: lasting(time.Second)}))
+	r := newFixture(t, nil)
+	r.allow(roleWithOptions(access.Options{IdleTimeout: duration(time.Second)}))
 	c := r.client()
 	s := newSession(t, c)
 	if err := s.RequestPty("xterm", 24, 80, nil); err != nil {
 		t.Fatal(err)
 	}
-	var out, errs text
+	var out, errs syncBuffer
 	s.Stdout, s.Stderr = &out, &errs
 	if err := s.Start(`trap '' WINCH URG; while :; do echo tick; sleep 0.05; done`); err != nil {
 		t.Fatal(err)
 	}
-	every(t, 50*time.Millisecond, func() {
+	repeatUntilEnd(t, 50*time.Millisecond, func() {
 		_ = s.WindowChange(25, 81)
 		_ = s.Signal(ssh.Signal("WINCH"))
 		_ = s.Setenv("LANG", "C")
 		_, _, _ = c.SendRequest("keepalive@openssh.com", true, nil)
 		_, _ = s.SendRequest("keepalive@openssh.com", true, nil)
 	})
-	got := ended(t, s.Wait(), &out, &errs)
+	got := resultOf(t, s.Wait(), &out, &errs)
 	if strings.Count(got.out, "tick") < 5 {
 		t.Errorf("got %q, want output while nothing was typed", got.out)
 	}
@@ -99,12 +103,12 @@ func TestAnIdleSessionEndsThoughOutputFlowsAndItsClientSendsWhatNobodyTyped(t *t
 	}
 }
 
-func TestTypingKeepsASession(t *testing.T) {
+func TestTypingKeepsASessionOpen(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.allow(limited(access.Options{IdleTimeout: lasting(2 * time.Second)}))
+	r := newFixture(t, nil)
+	r.allow(roleWithOptions(access.Options{IdleTimeout: duration(2 * time.Second)}))
 	s := newSession(t, r.client())
-	var out, errs text
+	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
 	start := time.Now()
@@ -119,35 +123,35 @@ func TestTypingKeepsASession(t *testing.T) {
 			t.Fatalf("after %s: got %v, want the session to go on", time.Since(start), err)
 		}
 	}
-	got := ended(t, s.Wait(), &out, &errs)
+	got := resultOf(t, s.Wait(), &out, &errs)
 	if lasted := time.Since(start); lasted < 4*time.Second || len(got.out) != 20 {
 		t.Errorf("got %d bytes back within %s, want 20 and an end after the last", len(got.out), lasted)
 	}
 	wantEnded(t, r, got, "idle_timeout", "nothing was typed for 2s")
 }
 
-func TestALongSessionEndsThoughItsUserTypes(t *testing.T) {
+func TestMaxSessionEndsAnActiveSession(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.allow(limited(access.Options{IdleTimeout: lasting(time.Hour), MaxSession: lasting(time.Second)}))
+	r := newFixture(t, nil)
+	r.allow(roleWithOptions(access.Options{IdleTimeout: duration(time.Hour), MaxSession: duration(time.Second)}))
 	s := newSession(t, r.client())
-	var out, errs text
+	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
 	if err := s.Start("cat"); err != nil {
 		t.Fatal(err)
 	}
-	every(t, 50*time.Millisecond, func() { _, _ = io.WriteString(in, "x") })
-	wantEnded(t, r, ended(t, s.Wait(), &out, &errs), "max_session", "it may last 1s (role ops, max_session)")
+	repeatUntilEnd(t, 50*time.Millisecond, func() { _, _ = io.WriteString(in, "x") })
+	wantEnded(t, r, resultOf(t, s.Wait(), &out, &errs), "max_session", "it may last 1s (role ops, max_session)")
 }
 
-func TestASessionEndsWithItsCertificateOnlyWhereARoleSaysSo(t *testing.T) {
+func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 	t.Parallel()
 	for _, ends := range []bool{true, false} {
-		r := newRig(t, nil)
-		r.allow(limited(access.Options{EndWithCertificate: ends}))
+		r := newFixture(t, nil)
+		r.allow(roleWithOptions(access.Options{EndWithCertificate: ends}))
 		until := time.Now().Add(2 * time.Second).Truncate(time.Second)
-		short := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) { c.ValidBefore = uint64(until.Unix()) }, me())
+		short := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) { c.ValidBefore = uint64(until.Unix()) }, testAccount())
 		got := run(t, r.client(short), "sleep 2.5; echo done", "")
 		if !ends {
 			if got.out != "done\n" || got.status != 0 {
@@ -159,10 +163,10 @@ func TestASessionEndsWithItsCertificateOnlyWhereARoleSaysSo(t *testing.T) {
 	}
 }
 
-func TestSessionsOfOnePersonAreCountedOverConnections(t *testing.T) {
-	r := newRig(t, nil)
-	others := everything("others")
-	r.allow(limited(access.Options{MaxSessions: 2}), others)
+func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
+	r := newFixture(t, nil)
+	others := fullRole("others")
+	r.allow(roleWithOptions(access.Options{MaxSessions: 2}), others)
 	first, second := r.client(), r.client()
 	hold := func(c *ssh.Client) (end func()) {
 		s := newSession(t, c)
@@ -183,7 +187,7 @@ func TestSessionsOfOnePersonAreCountedOverConnections(t *testing.T) {
 	if got := r.recorded(audit.SessionRefused); len(got) != 3 || got[0].Rule != "role ops, max_sessions" {
 		t.Errorf("got refusals %+v, want three that name the limit", got)
 	}
-	if got := run(t, r.client(r.cluster.UserSigner(r.cluster.User("bob@example.com", "ops"), nil, me())), "echo in", ""); got.out != "in\n" {
+	if got := run(t, r.client(r.cluster.UserSigner(r.cluster.User("bob@example.com", "ops"), nil, testAccount())), "echo in", ""); got.out != "in\n" {
 		t.Errorf("got %+v, want another person let in", got)
 	}
 	end()
@@ -192,50 +196,50 @@ func TestSessionsOfOnePersonAreCountedOverConnections(t *testing.T) {
 			t.Errorf("got %+v, want a session in place of the one that ended", got)
 		}
 	}
-	r.allow(limited(access.Options{MaxSessions: 1}))
+	r.allow(roleWithOptions(access.Options{MaxSessions: 1}))
 	if got := run(t, first, "echo in", ""); got.status != 126 {
 		t.Errorf("got %+v, want the stricter role to hold at once", got)
 	}
-	r.allow(limited(access.Options{}))
+	r.allow(roleWithOptions(access.Options{}))
 	if got := run(t, first, "echo in", ""); got.out != "in\n" {
 		t.Errorf("got %+v, want no limit where the role has none", got)
 	}
 }
 
-func TestARefusedOrFailedStartGivesItsPlaceBack(t *testing.T) {
-	r := newRig(t, nil)
-	r.allow(limited(access.Options{MaxSessions: 1}))
+func TestARefusedOrFailedStartReleasesTheQuota(t *testing.T) {
+	r := newFixture(t, nil)
+	r.allow(roleWithOptions(access.Options{MaxSessions: 1}))
 	c := r.client()
 	r.mu.Lock()
-	r.full = errors.New("the disk is full")
+	r.auditErr = errors.New("the disk is full")
 	r.mu.Unlock()
 	if got := run(t, c, "echo in", ""); got.status != 126 {
 		t.Errorf("got %+v, want no session that cannot be recorded", got)
 	}
 	r.mu.Lock()
-	r.full = nil
+	r.auditErr = nil
 	r.mu.Unlock()
 	if got := run(t, c, "echo in", ""); got.out != "in\n" {
 		t.Errorf("got %+v, want a session", got)
 	}
 }
 
-func TestEverySessionOfAConnectionEnds(t *testing.T) {
+func TestALimitEndsEverySessionOfAConnection(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.allow(limited(access.Options{MaxSession: lasting(1500 * time.Millisecond)}))
+	r := newFixture(t, nil)
+	r.allow(roleWithOptions(access.Options{MaxSession: duration(1500 * time.Millisecond)}))
 	c := r.client()
 	var all sync.WaitGroup
 	for i := range 5 {
 		s := newSession(t, c)
-		var errs text
+		var errs syncBuffer
 		s.Stderr = &errs
 		// The third ignores that it is hung up on, as a client that must wait for SIGKILL sees it.
 		if err := s.Start(fmt.Sprintf("%s sleep 1000 & wait", map[bool]string{true: "trap '' HUP;"}[i == 2])); err != nil {
 			t.Fatal(err)
 		}
 		all.Go(func() {
-			if got := ended(t, s.Wait(), &text{}, &errs); got.status != 124 || !strings.Contains(got.err, "max_session") {
+			if got := resultOf(t, s.Wait(), &syncBuffer{}, &errs); got.status != 124 || !strings.Contains(got.err, "max_session") {
 				t.Errorf("session %d: got %+v, want it ended by the node", i, got)
 			}
 		})
@@ -243,10 +247,10 @@ func TestEverySessionOfAConnectionEnds(t *testing.T) {
 	all.Wait()
 }
 
-func TestAClientThatTakesNoOutputIsHungUpOn(t *testing.T) {
+func TestAClientThatReadsNoOutputIsDisconnected(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.allow(limited(access.Options{MaxSession: lasting(time.Second)}))
+	r := newFixture(t, nil)
+	r.allow(roleWithOptions(access.Options{MaxSession: duration(time.Second)}))
 	c := r.client()
 	ch, reqs, err := c.OpenChannel("session", nil)
 	if err != nil {
@@ -258,19 +262,19 @@ func TestAClientThatTakesNoOutputIsHungUpOn(t *testing.T) {
 	}
 	gone := make(chan error, 1)
 	go func() { gone <- c.Wait() }()
-	within(t, "the end", gone) // endGrace after the limit
+	receive(t, "the end", gone) // endGrace after the limit
 	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
 	if got := r.recorded(audit.SessionEnded)[0]; got.Fields["ended_by"] != "max_session" {
 		t.Errorf("got %+v, want it recorded why", got)
 	}
 }
 
-func TestManyChannelsShareWhatClientsMaySendAhead(t *testing.T) {
-	r := newRig(t, nil)
+func TestManyChannelsShareTheWindowBudget(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	var took []int
 	for range 12 {
-		took = append(took, ahead(t, c))
+		took = append(took, bytesSentAhead(t, c))
 	}
 	if took[0] != 1<<20 {
 		t.Errorf("got %d bytes ahead on the first channel, want %d", took[0], 1<<20)
@@ -282,12 +286,12 @@ func TestManyChannelsShareWhatClientsMaySendAhead(t *testing.T) {
 	eventually(t, "what is given back is given again", func() bool {
 		c := r.client()
 		defer c.Close() // or the next try would find less
-		return ahead(t, c) == 1<<20
+		return bytesSentAhead(t, c) == 1<<20
 	})
 }
 
-// ahead is how much the node takes on a channel whose program takes nothing.
-func ahead(t *testing.T, c *ssh.Client) (sent int) {
+// bytesSentAhead is how much the node takes on a channel whose program takes nothing.
+func bytesSentAhead(t *testing.T, c *ssh.Client) (sent int) {
 	t.Helper()
 	ch, reqs, err := c.OpenChannel("session", nil)
 	if err != nil {

@@ -32,9 +32,9 @@ type evidence struct {
 
 type evidenceKey struct{}
 
-// config is made anew for each connection, so that it shows the host certificate of the moment.
-func (s *Server) config(v *visit) (*ssh.ServerConfig, error) {
-	host, err := s.cfg.Host()
+// sshConfig is made anew for each connection, so that it shows the host certificate of the moment.
+func (s *Server) sshConfig(v *loginAttempt) (*ssh.ServerConfig, error) {
+	host, err := s.cfg.HostSigner()
 	if err != nil {
 		return nil, fmt.Errorf("host certificate: %w", err)
 	}
@@ -46,14 +46,16 @@ func (s *Server) config(v *visit) (*ssh.ServerConfig, error) {
 			Ciphers:      []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305, ssh.CipherAES128CTR, ssh.CipherAES256CTR},
 			MACs:         []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
 		},
-		MaxAuthTries:      MaxAuthTries,
-		ServerVersion:     version,
-		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) { return s.offered(v, m, key) },
+		MaxAuthTries:  MaxAuthTries,
+		ServerVersion: version,
+		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			return s.checkOffered(v, m, key)
+		},
 		KeyboardInteractiveCallback: func(ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
-			return nil, v.noCertificate(true)
+			return nil, v.noCertificateError(true)
 		},
 		VerifiedPublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey, p *ssh.Permissions, _ string) (*ssh.Permissions, error) {
-			return s.proven(v, m, p)
+			return s.checkProven(v, m, p)
 		},
 	}
 	for _, key := range identity.HostKeys(host) {
@@ -62,66 +64,66 @@ func (s *Server) config(v *visit) (*ssh.ServerConfig, error) {
 	return cfg, nil
 }
 
-// noCertificate says that this login needs a certificate: once, and only if none was shown. Until its last try a client that holds many
+// noCertificateError says that this login needs a certificate: once, and only if none was shown. Until its last try a client that holds many
 // keys goes on unseen, so that nobody reads of an error who then gets in. OpenSSH, PuTTY and others try keyboard-interactive once their
 // keys are used up; it asks nothing here and lets nobody in, and is there so that they can be told.
-func (v *visit) noCertificate(last bool) error {
+func (v *loginAttempt) noCertificateError(last bool) error {
 	err := fault.New(fault.Unauthenticated, "node", "this node takes a certificate and nothing else; your client showed none",
 		"run: tsh login, then name the certificate to your client, or connect by: tsh ssh")
-	if !last || v.told {
+	if !last || v.explained {
 		return err
 	}
-	v.told = true
-	return banner(err)
+	v.explained = true
+	return bannerError(err)
 }
 
-// offered looks at a key that the client has not yet proved to hold: it verifies the certificate and nothing else, so that whoever
+// checkOffered looks at a key that the client has not yet proved to hold: it verifies the certificate and nothing else, so that whoever
 // shows somebody's certificate learns nothing of what its owner may do.
-func (s *Server) offered(v *visit, m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+func (s *Server) checkOffered(v *loginAttempt, m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 	if _, ok := key.(*ssh.Certificate); !ok {
-		v.bare++
-		return nil, v.noCertificate(v.bare == MaxAuthTries)
+		v.plainKeys++
+		return nil, v.noCertificateError(v.plainKeys == MaxAuthTries)
 	}
-	v.told = true
-	trust, now, err := s.trust()
+	v.explained = true
+	trust, now, err := s.currentRules()
 	if err != nil {
-		return nil, banner(err)
+		return nil, bannerError(err)
 	}
 	who, err := identity.VerifySSHUser(key, trust.Cluster, trust.Authorities.UserSSH, m.RemoteAddr(), now)
 	if err != nil {
 		s.cfg.Log.Info("certificate refused", "from", v.from, "proxy", v.proxy, "err", err)
-		return nil, banner(badCertificate(err))
+		return nil, bannerError(certificateFault(err))
 	}
 	e := evidence{key: key, who: who, login: identity.Login(m.User())}
 	return &ssh.Permissions{ExtraData: map[any]any{evidenceKey{}: e}}, nil
 }
 
-// proven decides about a client that has proved to hold the certificate.
-func (s *Server) proven(v *visit, m ssh.ConnMetadata, p *ssh.Permissions) (*ssh.Permissions, error) {
+// checkProven decides about a client that has proved to hold the certificate.
+func (s *Server) checkProven(v *loginAttempt, m ssh.ConnMetadata, p *ssh.Permissions) (*ssh.Permissions, error) {
 	e, ok := evidenceOf(p)
 	if !ok || e.login != identity.Login(m.User()) {
 		return nil, errors.New("the accepted key carries no identity")
 	}
-	rule, err := s.admit(e, address(v.from))
+	rule, err := s.admitLogin(e, clientAddr(v.from))
 	if err != nil {
 		v.refused = true
-		s.refusal(v, e, rule, "login", err)
-		return nil, banner(err)
+		s.auditRefusal(v, e, rule, "login", err)
+		return nil, bannerError(err)
 	}
 	e.rule = rule
 	p.ExtraData[evidenceKey{}] = e
 	return p, nil
 }
 
-// admit lets a login in that the certificate names, the rules grant something, and this machine has an account for.
-func (s *Server) admit(e evidence, from netip.Addr) (rule string, err error) {
-	if s.stopping() {
-		return "", s.stop.err
+// admitLogin lets a login in that the certificate names, the rules grant something, and this machine has an account for.
+func (s *Server) admitLogin(e evidence, from netip.Addr) (rule string, err error) {
+	if s.isDraining() {
+		return "", s.stopReason.err
 	}
 	if err := identity.CheckLogin(e.login); err != nil {
 		return "", fault.Wrap(err, fault.Invalid, "node", "the login is no plain account name", "name an account of the node, as in ssh ACCOUNT@NODE")
 	}
-	trust, now, err := s.trust()
+	trust, now, err := s.currentRules()
 	if err != nil {
 		return "", err
 	}
@@ -141,8 +143,8 @@ func evidenceOf(p *ssh.Permissions) (evidence, bool) {
 	return e, ok
 }
 
-// trust returns the rules of this moment, if they may be decided by at all.
-func (s *Server) trust() (*rules.Trust, time.Time, error) {
+// currentRules returns the rules of this moment, if they may be decided by at all.
+func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 	t, now := s.cfg.Rules(), s.cfg.Now()
 	if t == nil {
 		return nil, now, fault.New(fault.Unavailable, "node", "this node has no rules to decide by yet", "try again in a minute")
@@ -160,8 +162,8 @@ var actions = []access.Action{access.Shell, access.Exec, access.SFTP, access.For
 func (s *Server) decide(t *rules.Trust, who identity.SSHUser, login identity.Login, a access.Action, now time.Time, from netip.Addr) access.Decision {
 	id := s.cfg.Identity()
 	ask := access.Request{Who: who.Identity, Node: access.Node{ID: id.ID, Name: id.Name, Labels: id.Labels}, Login: login, Now: now, From: from}
-	if !who.May(login) {
-		return access.Decision{Reason: fmt.Sprintf("the certificate of %s does not name the login %s (it names %s)", who, login, names(who.Logins)),
+	if !who.HasLogin(login) {
+		return access.Decision{Reason: fmt.Sprintf("the certificate of %s does not name the login %s (it names %s)", who, login, joinLogins(who.Logins)),
 			Remedy: "use one of those logins; after a change of roles run: tsh login"}
 	}
 	if a != "" {
@@ -182,7 +184,7 @@ func (s *Server) decide(t *rules.Trust, who identity.SSHUser, login identity.Log
 	return first
 }
 
-func names(logins []identity.Login) string {
+func joinLogins(logins []identity.Login) string {
 	out := make([]string, len(logins))
 	for i, l := range logins {
 		out[i] = string(l)
@@ -190,8 +192,8 @@ func names(logins []identity.Login) string {
 	return strings.Join(out, ", ")
 }
 
-// badCertificate says what to do about a certificate that does not verify.
-func badCertificate(err error) error {
+// certificateFault says what to do about a certificate that does not verify.
+func certificateFault(err error) error {
 	var old *identity.ExpiredError
 	switch {
 	case !errors.As(err, &old):
@@ -202,22 +204,22 @@ func badCertificate(err error) error {
 	return fault.Wrap(err, fault.Expired, "node", err.Error(), "run: tsh login")
 }
 
-// banner makes an error that the client shows to the person.
-func banner(err error) error {
-	return &ssh.BannerError{Err: err, Message: words(err, "\r\n")}
+// bannerError makes an error that the client shows to the person.
+func bannerError(err error) error {
+	return &ssh.BannerError{Err: err, Message: errorText(err, "\r\n")}
 }
 
-// words tell a fault as tsh does: what happened, then what helps.
-func words(err error, newline string) string {
-	out := "threshold: error: " + clean(fault.Message(err)) + newline
+// errorText tell a fault as tsh does: what happened, then what helps.
+func errorText(err error, newline string) string {
+	out := "threshold: error: " + stripControls(fault.Message(err)) + newline
 	if hint := fault.Remedy(err); hint != "" {
-		out += "threshold: hint: " + clean(hint) + newline
+		out += "threshold: hint: " + stripControls(hint) + newline
 	}
 	return out
 }
 
-// clean drops what a terminal would obey: reasons carry names that others chose.
-func clean(s string) string {
+// stripControls drops what a terminal would obey: reasons carry names that others chose.
+func stripControls(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return '?'
@@ -226,8 +228,8 @@ func clean(s string) string {
 	}, s)
 }
 
-// address gives the client's address for rules.
-func address(from string) netip.Addr {
+// clientAddr gives the client's address for rules.
+func clientAddr(from string) netip.Addr {
 	ap, err := netip.ParseAddrPort(from)
 	if err != nil {
 		return netip.Addr{}

@@ -13,16 +13,16 @@ import (
 )
 
 // Somebody who only forwards has no session in which to hear why the connection ends, so tsh is told beside; others are not.
-func TestWhoHasNoSessionHearsWhyTheConnectionEnds(t *testing.T) {
+func TestAClientWithoutASessionIsToldWhyTheConnectionEnds(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.allow(limited(access.Options{IdleTimeout: lasting(time.Second)}))
+	r := newFixture(t, nil)
+	r.allow(roleWithOptions(access.Options{IdleTimeout: duration(time.Second)}))
 	for version, want := range map[string]bool{dial.ClientVersion: true, "SSH-2.0-OpenSSH_9.2": false} {
 		raw, err := net.Dial("tcp", r.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, chans, reqs, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{User: me(), ClientVersion: version, Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		conn, chans, reqs, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{User: testAccount(), ClientVersion: version, Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
 		if err != nil {
 			t.Fatal(err)
 		}

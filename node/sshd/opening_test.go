@@ -13,24 +13,24 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 )
 
-func command(line string) dial.Asked {
-	return dial.Asked{Type: "exec", Payload: ssh.Marshal(struct{ Command string }{line})}
+func command(line string) dial.ChannelRequest {
+	return dial.ChannelRequest{Type: "exec", Payload: ssh.Marshal(struct{ Command string }{line})}
 }
 
-func variable(name, value string) dial.Asked {
-	return dial.Asked{Type: "env", Payload: ssh.Marshal(struct{ Name, Value string }{name, value})}
+func variable(name, value string) dial.ChannelRequest {
+	return dial.ChannelRequest{Type: "env", Payload: ssh.Marshal(struct{ Name, Value string }{name, value})}
 }
 
-var xterm = dial.Asked{Type: "pty-req", Payload: ssh.Marshal(struct {
+var xterm = dial.ChannelRequest{Type: "pty-req", Payload: ssh.Marshal(struct {
 	Term                         string
 	Columns, Rows, Width, Height uint32
 	Modes                        string
 }{"xterm-test", 97, 31, 0, 0, "\x00"})}
 
-// opened opens a session with requests in its opening, ends its input and returns all that came, once the node has closed it.
-func opened(t *testing.T, c *ssh.Client, asked ...dial.Asked) result {
+// runInOpening opens a session with requests in its opening, ends its input and returns all that came, once the node has closed it.
+func runInOpening(t *testing.T, c *ssh.Client, asked ...dial.ChannelRequest) result {
 	t.Helper()
-	extra, fits := dial.MarshalOpening(asked)
+	extra, fits := dial.MarshalEarlyRequests(asked)
 	if !fits {
 		t.Fatal("the opening does not fit")
 	}
@@ -55,20 +55,20 @@ func opened(t *testing.T, c *ssh.Client, asked ...dial.Asked) result {
 	return r
 }
 
-func TestAProgramAskedForInTheOpening(t *testing.T) {
-	r := newRig(t, nil)
+func TestAProgramRequestedInTheOpening(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
-	if !dial.ReadsOpenings(c.ServerVersion()) {
+	if !dial.ReadsEarlyRequests(c.ServerVersion()) {
 		t.Fatalf("got the version %q, which tells clients to send no openings", c.ServerVersion())
 	}
-	got := opened(t, c, variable("LANG", "ko_KR.UTF-8"), variable("LD_PRELOAD", "x"), command(`echo "$LANG$LD_PRELOAD"; echo err >&2; exit 7`))
+	got := runInOpening(t, c, variable("LANG", "ko_KR.UTF-8"), variable("LD_PRELOAD", "x"), command(`echo "$LANG$LD_PRELOAD"; echo err >&2; exit 7`))
 	if got.out != "ko_KR.UTF-8\n" || got.err != "err\n" || got.status != 7 {
 		t.Errorf("got %+v, want the command with the one variable that clients may set, and 7", got)
 	}
-	if got := opened(t, c, xterm, command("echo $TERM; stty size")); got.out != "xterm-test\r\n31 97\r\n" || got.status != 0 {
+	if got := runInOpening(t, c, xterm, command("echo $TERM; stty size")); got.out != "xterm-test\r\n31 97\r\n" || got.status != 0 {
 		t.Errorf("got %+v, want a terminal of that kind and size", got)
 	}
-	if got := opened(t, c, command("echo one"), command("echo two")); got.out != "one\n" {
+	if got := runInOpening(t, c, command("echo one"), command("echo two")); got.out != "one\n" {
 		t.Errorf("got %+v, want one program for each session", got)
 	}
 	if n := len(r.recorded(audit.SessionStarted)); n != 3 {
@@ -76,9 +76,9 @@ func TestAProgramAskedForInTheOpening(t *testing.T) {
 	}
 }
 
-func TestWhatIsAskedForInTheOpeningCanFollowOnTheChannel(t *testing.T) {
-	r := newRig(t, nil)
-	extra, _ := dial.MarshalOpening([]dial.Asked{variable("LANG", "C")})
+func TestRequestsInTheOpeningAndOnTheChannelCombine(t *testing.T) {
+	r := newFixture(t, nil)
+	extra, _ := dial.MarshalEarlyRequests([]dial.ChannelRequest{variable("LANG", "C")})
 	ch, reqs, err := r.client().OpenChannel("session", extra)
 	if err != nil {
 		t.Fatal(err)
@@ -93,17 +93,17 @@ func TestWhatIsAskedForInTheOpeningCanFollowOnTheChannel(t *testing.T) {
 }
 
 // Every program behind its grant: asked for in the opening it is refused as it is when asked for later.
-func TestAnOpeningThatARoleDoesNotAllow(t *testing.T) {
-	r := newRig(t, nil)
-	r.allow(everything("ops", "list", "forward-agent"))
+func TestAnOpeningThatNoRoleAllows(t *testing.T) {
+	r := newFixture(t, nil)
+	r.allow(fullRole("ops", "list", "forward-agent"))
 	c := r.client()
-	for name, a := range map[string]dial.Asked{
+	for name, a := range map[string]dial.ChannelRequest{
 		"exec":  command("echo x"),
 		"shell": {Type: "shell"},
 		"sftp":  {Type: "subsystem", Payload: ssh.Marshal(struct{ Name string }{"sftp"})},
 		"other": {Type: "subsystem", Payload: ssh.Marshal(struct{ Name string }{"other"})},
 	} {
-		got := opened(t, c, a)
+		got := runInOpening(t, c, a)
 		if got.out != "" || got.status != 126 || strings.Count(got.err, "threshold: error: ") != 1 || !strings.Contains(got.err, "threshold: hint: ") {
 			t.Errorf("%s: got %+v, want words once, and 126", name, got)
 		}
@@ -116,8 +116,8 @@ func TestAnOpeningThatARoleDoesNotAllow(t *testing.T) {
 	}
 }
 
-func TestOpeningsThatCannotBeRead(t *testing.T) {
-	r := newRig(t, nil)
+func TestMalformedOpenings(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	for name, extra := range map[string]string{
 		"a request cut off": "\x00\x00\x00\x04exec\x00\x00\x00\x09x",
@@ -128,7 +128,7 @@ func TestOpeningsThatCannotBeRead(t *testing.T) {
 			t.Errorf("%s: got %v, want the channel refused, with words", name, err)
 		}
 	}
-	if got := opened(t, c, dial.Asked{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")}); got.status != 126 || !strings.Contains(got.err, "could not be read") {
+	if got := runInOpening(t, c, dial.ChannelRequest{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")}); got.status != 126 || !strings.Contains(got.err, "could not be read") {
 		t.Errorf("a command cut off: got %+v, want words and 126", got)
 	}
 	if n := len(r.recorded(audit.SessionStarted)); n != 0 {
@@ -137,12 +137,12 @@ func TestOpeningsThatCannotBeRead(t *testing.T) {
 }
 
 func TestAFloodOfRequestsInAnOpening(t *testing.T) {
-	r := newRig(t, nil)
-	var asked []dial.Asked
+	r := newFixture(t, nil)
+	var asked []dial.ChannelRequest
 	for range 1000 {
-		asked = append(asked, variable("LANG", "C"), dial.Asked{Type: "no-such@example.com"})
+		asked = append(asked, variable("LANG", "C"), dial.ChannelRequest{Type: "no-such@example.com"})
 	}
-	if got := opened(t, r.client(), append(asked, command("echo live"))...); got.out != "live\n" {
+	if got := runInOpening(t, r.client(), append(asked, command("echo live"))...); got.out != "live\n" {
 		t.Errorf("got %+v, want the command to run after them", got)
 	}
 }

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// openssh writes a key, a certificate and a configuration for the real clients, and returns the configuration's path.
-func openssh(t *testing.T, r *rig) string {
+// writeOpenSSHConfig writes a key, a certificate and a configuration for the real clients, and returns the configuration's path.
+func writeOpenSSHConfig(t *testing.T, r *fixture) string {
 	t.Helper()
 	dir := t.TempDir()
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
@@ -34,7 +34,7 @@ func openssh(t *testing.T, r *rig) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := r.cluster.UserCert(plain, r.cluster.User("alice@example.com", "ops"), nil, me())
+	cert := r.cluster.UserCert(plain, r.cluster.User("alice@example.com", "ops"), nil, testAccount())
 	host, port, err := net.SplitHostPort(r.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -61,11 +61,11 @@ func openssh(t *testing.T, r *rig) string {
   StrictHostKeyChecking yes
   BatchMode yes
   ControlPath %s
-`, host, port, me(), keyFile, known, filepath.Join(dir, "mux")))
+`, host, port, testAccount(), keyFile, known, filepath.Join(dir, "mux")))
 }
 
-// openSSH runs one of OpenSSH's programs.
-func openSSH(t *testing.T, stdin []byte, name string, args ...string) result {
+// runOpenSSH runs one of OpenSSH's programs.
+func runOpenSSH(t *testing.T, stdin []byte, name string, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -80,29 +80,29 @@ func openSSH(t *testing.T, stdin []byte, name string, args ...string) result {
 }
 
 func TestStockOpenSSH(t *testing.T) {
-	r := newRig(t, nil)
-	config := openssh(t, r)
+	r := newFixture(t, nil)
+	config := writeOpenSSHConfig(t, r)
 	data := make([]byte, 2<<20)
 	_, _ = rand.Read(data)
 	t.Run("a command", func(t *testing.T) {
-		got := openSSH(t, []byte("in"), "ssh", "-F", config, "web-1", "cat; echo err >&2; exit 7")
+		got := runOpenSSH(t, []byte("in"), "ssh", "-F", config, "web-1", "cat; echo err >&2; exit 7")
 		if got.out != "in" || got.err != "err\n" || got.status != 7 {
 			t.Errorf("got %+v, want in, err and 7", got)
 		}
 	})
 	t.Run("a terminal", func(t *testing.T) {
-		got := openSSH(t, nil, "ssh", "-tt", "-F", config, "web-1", "tty; exit 3")
+		got := runOpenSSH(t, nil, "ssh", "-tt", "-F", config, "web-1", "tty; exit 3")
 		if !strings.HasPrefix(got.out, "/dev/pts/") || got.status != 3 {
 			t.Errorf("got %+v, want a terminal's name and 3", got)
 		}
 	})
 	t.Run("death by signal", func(t *testing.T) {
-		if got := openSSH(t, nil, "ssh", "-F", config, "web-1", "kill -9 $$"); got.status != 255 {
+		if got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", "kill -9 $$"); got.status != 255 {
 			t.Errorf("got %+v, want ssh's 255 for a signal", got)
 		}
 	})
 	t.Run("2 MB through stdin and stdout", func(t *testing.T) {
-		if got := openSSH(t, data, "ssh", "-F", config, "web-1", "cat"); got.out != string(data) {
+		if got := runOpenSSH(t, data, "ssh", "-F", config, "web-1", "cat"); got.out != string(data) {
 			t.Errorf("got %d bytes, want the same %d", len(got.out), len(data))
 		}
 	})
@@ -112,10 +112,10 @@ func TestStockOpenSSH(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "a"), data, 0o640); err != nil {
 				t.Fatal(err)
 			}
-			if got := openSSH(t, nil, "scp", mode, "-p", "-F", config, filepath.Join(dir, "a"), "web-1:"+filepath.Join(dir, "b")); got.status != 0 {
+			if got := runOpenSSH(t, nil, "scp", mode, "-p", "-F", config, filepath.Join(dir, "a"), "web-1:"+filepath.Join(dir, "b")); got.status != 0 {
 				t.Fatalf("put: got %+v", got)
 			}
-			if got := openSSH(t, nil, "scp", mode, "-F", config, "web-1:"+filepath.Join(dir, "b"), filepath.Join(dir, "c")); got.status != 0 {
+			if got := runOpenSSH(t, nil, "scp", mode, "-F", config, "web-1:"+filepath.Join(dir, "b"), filepath.Join(dir, "c")); got.status != 0 {
 				t.Fatalf("get: got %+v", got)
 			}
 			if c, err := os.ReadFile(filepath.Join(dir, "c")); err != nil || !bytes.Equal(c, data) {
@@ -124,7 +124,7 @@ func TestStockOpenSSH(t *testing.T) {
 		})
 	}
 	t.Run("sftp", func(t *testing.T) {
-		if got := openSSH(t, []byte("pwd\nls /\n"), "sftp", "-b", "-", "-F", config, "web-1"); got.status != 0 || !strings.Contains(got.out, "/etc") {
+		if got := runOpenSSH(t, []byte("pwd\nls /\n"), "sftp", "-b", "-", "-F", config, "web-1"); got.status != 0 || !strings.Contains(got.out, "/etc") {
 			t.Errorf("got %+v, want a listing", got)
 		}
 	})
@@ -133,25 +133,25 @@ func TestStockOpenSSH(t *testing.T) {
 		if err := master.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the master is up", func() bool { return openSSH(t, nil, "ssh", "-O", "check", "-F", config, "web-1").status == 0 })
+		eventually(t, "the master is up", func() bool { return runOpenSSH(t, nil, "ssh", "-O", "check", "-F", config, "web-1").status == 0 })
 		for i := range 3 {
-			if got := openSSH(t, nil, "ssh", "-F", config, "web-1", fmt.Sprintf("exit %d", i)); got.status != i {
+			if got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", fmt.Sprintf("exit %d", i)); got.status != i {
 				t.Errorf("got %+v, want status %d", got, i)
 			}
 		}
-		openSSH(t, nil, "ssh", "-O", "exit", "-F", config, "web-1")
+		runOpenSSH(t, nil, "ssh", "-O", "exit", "-F", config, "web-1")
 		_ = master.Wait()
 	})
 	t.Run("a refused command says why", func(t *testing.T) {
-		r.allow(everything("ops", "sftp"))
-		got := openSSH(t, nil, "ssh", "-F", config, "web-1", "true")
+		r.allow(fullRole("ops", "sftp"))
+		got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", "true")
 		if got.status != 126 || !strings.Contains(got.err, "threshold: error: no role of alice@example.com (roles: ops) allows exec as ") || !strings.Contains(got.err, "threshold: hint: ") {
 			t.Errorf("got %+v, want 126 and the reason", got)
 		}
 	})
 	t.Run("a refused login says why", func(t *testing.T) {
 		r.allow()
-		got := openSSH(t, nil, "ssh", "-F", config, "web-1", "true")
+		got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", "true")
 		if got.status != 255 || !strings.Contains(got.err, "threshold: error: no role of alice@example.com") {
 			t.Errorf("got %+v, want 255 and the reason", got)
 		}

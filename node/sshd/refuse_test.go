@@ -25,8 +25,8 @@ import (
 	"github.com/threshold-access/threshold/node/sshd"
 )
 
-func TestCertificatesThatAreRefusedAtLogin(t *testing.T) {
-	r := newRig(t, nil)
+func TestCertificatesRefusedAtLogin(t *testing.T) {
+	r := newFixture(t, nil)
 	other := membertest.New(t)
 	alice := r.cluster.User("alice@example.com", "ops")
 	hour := uint64(time.Hour / time.Second)
@@ -36,25 +36,25 @@ func TestCertificatesThatAreRefusedAtLogin(t *testing.T) {
 		login  string
 		banner string // what the person reads; empty: nothing, as for a stranger's key
 	}{
-		{"another cluster's", other.UserSigner(alice, nil, me()), me(), "an authority this cluster does not have"},
-		{"another cluster's name, our key", r.cluster.UserSigner(func() identity.Identity { a := alice; a.Cluster = "other.example.com"; return a }(), nil, me()), me(), "other.example.com"},
-		{"without principals", r.cluster.UserSigner(alice, nil), me(), "no principals"},
-		{"with a wildcard principal", r.cluster.UserSigner(alice, nil, "*"), me(), "principal"},
-		{"with a comma in a principal", r.cluster.UserSigner(alice, nil, "root,"+me()), me(), "principal"},
-		{"expired", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter -= 3 * hour; c.ValidBefore -= 2 * hour }, me()), me(), "expired at"},
-		{"not valid yet", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter += 2 * hour; c.ValidBefore += 2 * hour }, me()), me(), "check this machine's clock"},
-		{"without an end", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidBefore = ssh.CertTimeInfinity }, me()), me(), "validity"},
-		{"without an identity", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { delete(c.Extensions, identity.SSHExtension) }, me()), me(), "identity"},
-		{"with an unknown critical option", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"force-command": "x"} }, me()), me(), "force-command"},
-		{"of a host", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CertType = ssh.HostCert }, me()), me(), "wrong type"},
-		{"pinned to another address", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"source-address": "203.0.113.0/24"} }, me()), me(), "pinned"},
-		{"of another kind of holder", r.cluster.UserSigner(func() identity.Identity { a := alice; a.Kind = identity.Node; return a }(), nil, me()), me(), "threshold: error"},
-		{"for a login it does not name", r.cluster.UserSigner(alice, nil, "somebody"), me(), "does not name the login"},
+		{"another cluster's", other.UserSigner(alice, nil, testAccount()), testAccount(), "an authority this cluster does not have"},
+		{"another cluster's name, our key", r.cluster.UserSigner(func() identity.Identity { a := alice; a.Cluster = "other.example.com"; return a }(), nil, testAccount()), testAccount(), "other.example.com"},
+		{"without principals", r.cluster.UserSigner(alice, nil), testAccount(), "no principals"},
+		{"with a wildcard principal", r.cluster.UserSigner(alice, nil, "*"), testAccount(), "principal"},
+		{"with a comma in a principal", r.cluster.UserSigner(alice, nil, "root,"+testAccount()), testAccount(), "principal"},
+		{"expired", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter -= 3 * hour; c.ValidBefore -= 2 * hour }, testAccount()), testAccount(), "expired at"},
+		{"not valid yet", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter += 2 * hour; c.ValidBefore += 2 * hour }, testAccount()), testAccount(), "check this machine's clock"},
+		{"without an end", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.ValidBefore = ssh.CertTimeInfinity }, testAccount()), testAccount(), "validity"},
+		{"without an identity", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { delete(c.Extensions, identity.SSHExtension) }, testAccount()), testAccount(), "identity"},
+		{"with an unknown critical option", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"force-command": "x"} }, testAccount()), testAccount(), "force-command"},
+		{"of a host", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CertType = ssh.HostCert }, testAccount()), testAccount(), "wrong type"},
+		{"pinned to another address", r.cluster.UserSigner(alice, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"source-address": "203.0.113.0/24"} }, testAccount()), testAccount(), "pinned"},
+		{"of another kind of holder", r.cluster.UserSigner(func() identity.Identity { a := alice; a.Kind = identity.Node; return a }(), nil, testAccount()), testAccount(), "threshold: error"},
+		{"for a login it does not name", r.cluster.UserSigner(alice, nil, "somebody"), testAccount(), "does not name the login"},
 		{"for a login that no rule allows", r.cluster.UserSigner(alice, nil, "daemon"), "daemon", "no role of alice@example.com (roles: ops) allows"},
-		{"for a login that is no account name", r.cluster.UserSigner(alice, nil, me()), "a,b", "no plain account name"},
-		{"without roles", r.cluster.UserSigner(r.cluster.User("bob@example.com"), nil, me()), me(), "no role of bob@example.com (none) allows"},
-		{"with a role that does not exist", r.cluster.UserSigner(r.cluster.User("bob@example.com", "gone"), nil, me()), me(), "roles: gone"},
-		{"a plain key", plain(t), me(), ""},
+		{"for a login that is no account name", r.cluster.UserSigner(alice, nil, testAccount()), "a,b", "no plain account name"},
+		{"without roles", r.cluster.UserSigner(r.cluster.User("bob@example.com"), nil, testAccount()), testAccount(), "no role of bob@example.com (none) allows"},
+		{"with a role that does not exist", r.cluster.UserSigner(r.cluster.User("bob@example.com", "gone"), nil, testAccount()), testAccount(), "roles: gone"},
+		{"a plain key", plainKey(t), testAccount(), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, banner, err := r.dial(tt.login, tt.signer)
@@ -79,30 +79,30 @@ func TestCertificatesThatAreRefusedAtLogin(t *testing.T) {
 	r.client() // and the good one still gets in
 }
 
-// plain is a key without a certificate.
-func plain(t *testing.T) ssh.Signer {
+// plainKey is a key without a certificate.
+func plainKey(t *testing.T) ssh.Signer {
 	t.Helper()
 	c := membertest.New(t)
 	s := c.UserSigner(c.User("x"), nil, "x")
-	return bare{s}
+	return keyOnly{s}
 }
 
-// bare shows only the key inside a certificate.
-type bare struct{ ssh.Signer }
+// keyOnly shows only the key inside a certificate.
+type keyOnly struct{ ssh.Signer }
 
-func (b bare) PublicKey() ssh.PublicKey { return b.Signer.PublicKey().(*ssh.Certificate).Key }
+func (b keyOnly) PublicKey() ssh.PublicKey { return b.Signer.PublicKey().(*ssh.Certificate).Key }
 
-// thief holds somebody's certificate and not the key.
-type thief struct{ ssh.Signer }
+// wrongKeySigner holds somebody's certificate and not the key.
+type wrongKeySigner struct{ ssh.Signer }
 
-func (thief) Sign(io.Reader, []byte) (*ssh.Signature, error) {
+func (wrongKeySigner) Sign(io.Reader, []byte) (*ssh.Signature, error) {
 	return &ssh.Signature{Format: ssh.KeyAlgoED25519, Blob: make([]byte, 64)}, nil
 }
 
-func TestACertificateWithoutItsKeyOpensAndTellsNothing(t *testing.T) {
-	r := newRig(t, nil)
+func TestACertificateWithoutItsKeyLearnsNothing(t *testing.T) {
+	r := newFixture(t, nil)
 	r.allow() // no roles at all, so its owner would be told so
-	_, banner, err := r.dial(me(), thief{r.signer()})
+	_, banner, err := r.dial(testAccount(), wrongKeySigner{r.signer()})
 	if err == nil || banner != "" {
 		t.Errorf("got %v and banner %q, want a refusal and no word", err, banner)
 	}
@@ -111,10 +111,10 @@ func TestACertificateWithoutItsKeyOpensAndTellsNothing(t *testing.T) {
 	}
 }
 
-func TestPasswordsAndNothingAreNoLogin(t *testing.T) {
-	r := newRig(t, nil)
+func TestLoginWithoutAKeyIsRefused(t *testing.T) {
+	r := newFixture(t, nil)
 	for _, auth := range [][]ssh.AuthMethod{nil, {ssh.Password("x")}, {ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })}} {
-		c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{User: me(), Auth: auth, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{User: testAccount(), Auth: auth, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
 		if err == nil {
 			c.Close()
 			t.Error("got logged in, want refused")
@@ -122,11 +122,11 @@ func TestPasswordsAndNothingAreNoLogin(t *testing.T) {
 	}
 }
 
-func TestAClientWithoutACertificateIsToldOnceItsKeysAreUsedUp(t *testing.T) {
-	r := newRig(t, nil)
+func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
+	r := newFixture(t, nil)
 	many := func(n int) (keys []ssh.Signer) {
 		for range n {
-			keys = append(keys, plain(t))
+			keys = append(keys, plainKey(t))
 		}
 		return keys
 	}
@@ -145,26 +145,26 @@ func TestAClientWithoutACertificateIsToldOnceItsKeysAreUsedUp(t *testing.T) {
 		{"as many keys as may be", []ssh.AuthMethod{ssh.PublicKeys(many(sshd.MaxAuthTries)...)}, 1},
 		{"a key that nobody asks about further", []ssh.AuthMethod{ssh.PublicKeys(many(1)...)}, 0},
 	} {
-		_, said, err := r.dialBy(me(), tt.auth...)
+		_, said, err := r.dialWith(testAccount(), tt.auth...)
 		if err == nil || strings.Count(said, "tsh login") != tt.told {
 			t.Errorf("%s: got %v and banner %q, want a refusal and to be told %d times", tt.name, err, said, tt.told)
 		}
 	}
-	if _, said, err := r.dial(me(), append(many(sshd.MaxAuthTries-1), r.signer())...); err != nil || said != "" {
+	if _, said, err := r.dial(testAccount(), append(many(sshd.MaxAuthTries-1), r.signer())...); err != nil || said != "" {
 		t.Errorf("got %v and banner %q, want one who has a certificate let in without a word", err, said)
 	}
 	r.allow()
-	if _, said, err := r.dialBy(me(), ssh.PublicKeys(r.signer()), interactive); err == nil || strings.Contains(said, "showed none") {
+	if _, said, err := r.dialWith(testAccount(), ssh.PublicKeys(r.signer()), interactive); err == nil || strings.Contains(said, "showed none") {
 		t.Errorf("got %v and banner %q, want nothing about a missing certificate", err, said)
 	}
 }
 
-func TestOldAlgorithmsFindNothingInCommon(t *testing.T) {
-	r := newRig(t, nil)
+func TestOldAlgorithmsAreRefused(t *testing.T) {
+	r := newFixture(t, nil)
 	for _, c := range []ssh.Config{
 		{KeyExchanges: []string{ssh.InsecureKeyExchangeDH14SHA1}}, {Ciphers: []string{ssh.InsecureCipherAES128CBC}}, {Ciphers: []string{ssh.CipherAES128CTR}, MACs: []string{ssh.HMACSHA1}},
 	} {
-		conn, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{Config: c, User: me(), Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		conn, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{Config: c, User: testAccount(), Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
 		if err == nil {
 			conn.Close()
 			t.Errorf("%+v: got logged in, want no common algorithm", c)
@@ -172,10 +172,10 @@ func TestOldAlgorithmsFindNothingInCommon(t *testing.T) {
 	}
 }
 
-func TestClientsThatKnowNoHostCertificatesGetTheKeyAlone(t *testing.T) {
-	r := newRig(t, nil)
+func TestClientsWithoutHostCertificateSupportGetThePlainKey(t *testing.T) {
+	r := newFixture(t, nil)
 	var shown ssh.PublicKey
-	c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{User: me(), Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+	c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{User: testAccount(), Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { shown = key; return nil }})
 	if err != nil {
 		t.Fatal(err)
@@ -190,21 +190,21 @@ func TestClientsThatKnowNoHostCertificatesGetTheKeyAlone(t *testing.T) {
 	}
 }
 
-func TestTriesAreLimited(t *testing.T) {
-	r := newRig(t, nil)
+func TestLoginTriesAreLimited(t *testing.T) {
+	r := newFixture(t, nil)
 	var keys []ssh.Signer
 	for range sshd.MaxAuthTries {
-		keys = append(keys, plain(t))
+		keys = append(keys, plainKey(t))
 	}
-	if _, _, err := r.dial(me(), append(keys, r.signer())...); err == nil {
+	if _, _, err := r.dial(testAccount(), append(keys, r.signer())...); err == nil {
 		t.Error("got logged in with the seventh key, want the connection closed before")
 	}
-	if _, _, err := r.dial(me(), append(keys[:3], r.signer())...); err != nil {
+	if _, _, err := r.dial(testAccount(), append(keys[:3], r.signer())...); err != nil {
 		t.Errorf("got %v with the fourth key, want logged in", err)
 	}
 }
 
-func TestTheClockAndTheRulesAgeCount(t *testing.T) {
+func TestLoginNeedsARightClockAndFreshRules(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		off    time.Duration
@@ -213,17 +213,17 @@ func TestTheClockAndTheRulesAgeCount(t *testing.T) {
 		{"10 minutes behind", -10 * time.Minute, "clock is behind"},
 		{"a day and an hour without news", 25 * time.Hour, "has not heard from the cluster"},
 	} {
-		r := newRig(t, func(c *sshd.Config) { c.Now = membertest.Skewed(tt.off) })
-		if _, banner, err := r.dial(me(), r.signer()); err == nil || !strings.Contains(banner, tt.banner) || !strings.Contains(banner, "hint: ") {
+		r := newFixture(t, func(c *sshd.Config) { c.Now = membertest.SkewedClock(tt.off) })
+		if _, banner, err := r.dial(testAccount(), r.signer()); err == nil || !strings.Contains(banner, tt.banner) || !strings.Contains(banner, "hint: ") {
 			t.Errorf("%s: got %v and banner %q, want a refusal with %q", tt.name, err, banner, tt.banner)
 		}
 	}
-	r := newRig(t, func(c *sshd.Config) { c.Now = membertest.Skewed(40 * time.Minute) }) // rules 40 minutes old, certificate still good
+	r := newFixture(t, func(c *sshd.Config) { c.Now = membertest.SkewedClock(40 * time.Minute) }) // rules 40 minutes old, certificate still good
 	r.client()
 }
 
-// knocks is every way in that a client can try, with the action it needs.
-var knocks = []struct {
+// requestCases is every way in that a client can try, with the action it needs.
+var requestCases = []struct {
 	name  string
 	needs access.Action // empty: no grant opens it
 	mute  bool          // a refusal has no words: the reply has no room for them
@@ -231,59 +231,59 @@ var knocks = []struct {
 	words string // what the person reads where no grant opens it
 }{
 	{"shell", access.Shell, false, func(t *testing.T, c *ssh.Client) error {
-		return program(t, c, func(s *ssh.Session) error { return s.Shell() })
+		return runProgram(t, c, func(s *ssh.Session) error { return s.Shell() })
 	}, ""},
 	{"shell with a terminal", access.Shell, false, func(t *testing.T, c *ssh.Client) error {
-		return program(t, c, func(s *ssh.Session) error { return errors.Join(s.RequestPty("dumb", 24, 80, nil), s.Shell()) })
+		return runProgram(t, c, func(s *ssh.Session) error { return errors.Join(s.RequestPty("dumb", 24, 80, nil), s.Shell()) })
 	}, ""},
 	{"exec", access.Exec, false, func(t *testing.T, c *ssh.Client) error {
-		return program(t, c, func(s *ssh.Session) error { return s.Start("true") })
+		return runProgram(t, c, func(s *ssh.Session) error { return s.Start("true") })
 	}, ""},
 	{"exec of scp", access.Exec, false, func(t *testing.T, c *ssh.Client) error {
-		return program(t, c, func(s *ssh.Session) error { return s.Start("command -v true") })
+		return runProgram(t, c, func(s *ssh.Session) error { return s.Start("command -v true") })
 	}, ""},
 	{"sftp", access.SFTP, false, func(t *testing.T, c *ssh.Client) error {
-		return program(t, c, func(s *ssh.Session) error { return s.RequestSubsystem("sftp") })
+		return runProgram(t, c, func(s *ssh.Session) error { return s.RequestSubsystem("sftp") })
 	}, ""},
-	{"another subsystem", "", true, ask("subsystem", "netconf"), ""},
+	{"another subsystem", "", true, channelRequest("subsystem", "netconf"), ""},
 	{"direct-tcpip", access.ForwardLocal, false, func(t *testing.T, c *ssh.Client) error {
-		return open("direct-tcpip", directTCP(echo(t, "tcp")))(t, c)
+		return openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c)
 	}, ""},
 	{"direct-streamlocal", access.ForwardLocal, false, func(t *testing.T, c *ssh.Client) error {
-		return open("direct-streamlocal@openssh.com", wire(echo(t, "unix").String(), "", uint32(0)))(t, c)
+		return openChannel("direct-streamlocal@openssh.com", wire(startEcho(t, "unix").String(), "", uint32(0)))(t, c)
 	}, ""},
-	{"x11 channel", "", false, open("x11", nil), "does not serve"},
-	{"forwarded-tcpip", "", false, open("forwarded-tcpip", nil), "does not serve"},
-	{"tun", "", false, open("tun@openssh.com", nil), "does not serve"},
-	{"an agent channel", "", false, open("auth-agent@openssh.com", nil), "does not serve"},
+	{"x11 channel", "", false, openChannel("x11", nil), "does not serve"},
+	{"forwarded-tcpip", "", false, openChannel("forwarded-tcpip", nil), "does not serve"},
+	{"tun", "", false, openChannel("tun@openssh.com", nil), "does not serve"},
+	{"an agent channel", "", false, openChannel("auth-agent@openssh.com", nil), "does not serve"},
 	{"tcpip-forward", access.ForwardRemote, true, func(t *testing.T, c *ssh.Client) error {
 		_, err := listenTCP(c, "127.0.0.1", 0)
 		return err
 	}, ""},
 	{"cancel-tcpip-forward", access.ForwardRemote, true, func(t *testing.T, c *ssh.Client) error {
 		port, _ := listenTCP(c, "localhost", 0)
-		return global("cancel-tcpip-forward", wire("localhost", port))(t, c)
+		return globalRequest("cancel-tcpip-forward", wire("localhost", port))(t, c)
 	}, ""},
 	{"streamlocal-forward", access.ForwardRemote, true, func(t *testing.T, c *ssh.Client) error {
-		return global("streamlocal-forward@openssh.com", wire(filepath.Join(t.TempDir(), "s")))(t, c)
+		return globalRequest("streamlocal-forward@openssh.com", wire(filepath.Join(t.TempDir(), "s")))(t, c)
 	}, ""},
 	{"cancel-streamlocal-forward", access.ForwardRemote, true, func(t *testing.T, c *ssh.Client) error {
 		path := wire(filepath.Join(t.TempDir(), "s"))
-		_ = global("streamlocal-forward@openssh.com", path)(t, c)
-		return global("cancel-streamlocal-forward@openssh.com", path)(t, c)
+		_ = globalRequest("streamlocal-forward@openssh.com", path)(t, c)
+		return globalRequest("cancel-streamlocal-forward@openssh.com", path)(t, c)
 	}, ""},
-	{"hostkeys-prove", "", true, global("hostkeys-prove-00@openssh.com", nil), ""},
-	{"an unknown global request", "", true, global("open-sesame", wire("127.0.0.1", uint32(0))), ""},
-	{"agent forwarding", access.ForwardAgent, false, askTold("auth-agent-req@openssh.com"), ""},
-	{"x11 forwarding", "", false, askTold("x11-req", "single"), "this node forwards no X11 displays"},
-	{"break", "", true, ask("break"), ""},
-	{"xon-xoff", "", true, ask("xon-xoff"), ""},
-	{"an unknown session request", "", true, ask("open-sesame"), ""},
-	{"LD_PRELOAD", "", true, ask("env", "LD_PRELOAD", "/tmp/x.so"), ""},
+	{"hostkeys-prove", "", true, globalRequest("hostkeys-prove-00@openssh.com", nil), ""},
+	{"an unknown global request", "", true, globalRequest("open-sesame", wire("127.0.0.1", uint32(0))), ""},
+	{"agent forwarding", access.ForwardAgent, false, channelRequestWithReason("auth-agent-req@openssh.com"), ""},
+	{"x11 forwarding", "", false, channelRequestWithReason("x11-req", "single"), "this node forwards no X11 displays"},
+	{"break", "", true, channelRequest("break"), ""},
+	{"xon-xoff", "", true, channelRequest("xon-xoff"), ""},
+	{"an unknown session request", "", true, channelRequest("open-sesame"), ""},
+	{"LD_PRELOAD", "", true, channelRequest("env", "LD_PRELOAD", "/tmp/x.so"), ""},
 }
 
-// program starts one and expects the end that it has when it was allowed: status 0 or a closed connection, not the refusal's 126.
-func program(t *testing.T, c *ssh.Client, start func(*ssh.Session) error) error {
+// runProgram starts one and expects the end that it has when it was allowed: status 0 or a closed connection, not the refusal's 126.
+func runProgram(t *testing.T, c *ssh.Client, start func(*ssh.Session) error) error {
 	s := newSession(t, c)
 	in, _ := s.StdinPipe()
 	stderr, _ := s.StderrPipe()
@@ -303,7 +303,7 @@ func program(t *testing.T, c *ssh.Client, start func(*ssh.Session) error) error 
 	return nil
 }
 
-func open(kind string, extra []byte) func(*testing.T, *ssh.Client) error {
+func openChannel(kind string, extra []byte) func(*testing.T, *ssh.Client) error {
 	return func(_ *testing.T, c *ssh.Client) error {
 		ch, _, err := c.OpenChannel(kind, extra)
 		if err == nil {
@@ -313,7 +313,7 @@ func open(kind string, extra []byte) func(*testing.T, *ssh.Client) error {
 	}
 }
 
-func global(name string, payload []byte) func(*testing.T, *ssh.Client) error {
+func globalRequest(name string, payload []byte) func(*testing.T, *ssh.Client) error {
 	return func(_ *testing.T, c *ssh.Client) error {
 		ok, _, err := c.SendRequest(name, true, payload)
 		if err == nil && !ok {
@@ -323,11 +323,11 @@ func global(name string, payload []byte) func(*testing.T, *ssh.Client) error {
 	}
 }
 
-func ask(name string, args ...string) func(*testing.T, *ssh.Client) error {
-	return func(t *testing.T, c *ssh.Client) error { return askOn(newSession(t, c), name, args) }
+func channelRequest(name string, args ...string) func(*testing.T, *ssh.Client) error {
+	return func(t *testing.T, c *ssh.Client) error { return sendChannelRequest(newSession(t, c), name, args) }
 }
 
-func askOn(s *ssh.Session, name string, args []string) error {
+func sendChannelRequest(s *ssh.Session, name string, args []string) error {
 	var payload []byte
 	for _, a := range args {
 		payload = append(payload, wire(a)...)
@@ -339,11 +339,11 @@ func askOn(s *ssh.Session, name string, args []string) error {
 	return err
 }
 
-// askTold expects words with a refusal, on stderr.
-func askTold(name string, args ...string) func(*testing.T, *ssh.Client) error {
+// channelRequestWithReason expects words with a refusal, on stderr.
+func channelRequestWithReason(name string, args ...string) func(*testing.T, *ssh.Client) error {
 	return func(t *testing.T, c *ssh.Client) error {
 		s := newSession(t, c)
-		err := askOn(s, name, args)
+		err := sendChannelRequest(s, name, args)
 		if err != nil {
 			said := make([]byte, 4096)
 			stderr, _ := s.StderrPipe()
@@ -354,21 +354,21 @@ func askTold(name string, args ...string) func(*testing.T, *ssh.Client) error {
 	}
 }
 
-func TestEveryDoorAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
+func TestEveryRequestAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 	all := []string{"shell", "exec", "sftp", "forward-local", "forward-remote", "forward-agent"}
-	r := newRig(t, nil)
-	roles := []access.Role{everything("all", all...)}
+	r := newFixture(t, nil)
+	roles := []access.Role{fullRole("all", all...)}
 	for _, a := range all {
-		without := everything("without-"+a, slices.DeleteFunc(slices.Clone(all), func(x string) bool { return x == a })...)
-		denied := everything("denied-"+a, all...)
+		without := fullRole("without-"+a, slices.DeleteFunc(slices.Clone(all), func(x string) bool { return x == a })...)
+		denied := fullRole("denied-"+a, all...)
 		denied.Deny = []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{a}}}
-		roles = append(roles, without, denied, everything("only-"+a, a))
+		roles = append(roles, without, denied, fullRole("only-"+a, a))
 	}
 	r.allow(roles...)
 	for _, role := range roles {
 		t.Run(role.Name, func(t *testing.T) {
 			c := r.client(r.signer(role.Name))
-			for _, k := range knocks {
+			for _, k := range requestCases {
 				granted := k.needs != "" && (role.Name == "all" || role.Name == "only-"+string(k.needs) ||
 					!strings.HasPrefix(role.Name, "only-") && !strings.HasSuffix(role.Name, "-"+string(k.needs)))
 				err := k.try(t, c)
@@ -399,7 +399,7 @@ func TestEveryDoorAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 }
 
 func TestKeepaliveIsAnswered(t *testing.T) {
-	c := newRig(t, nil).client()
+	c := newFixture(t, nil).client()
 	if ok, _, err := c.SendRequest("keepalive@openssh.com", true, nil); err != nil || !ok {
 		t.Errorf("got %v, %v, want a reply", ok, err)
 	}
@@ -408,8 +408,8 @@ func TestKeepaliveIsAnswered(t *testing.T) {
 	}
 }
 
-func TestNoMoreSessionsIsKept(t *testing.T) {
-	c := newRig(t, nil).client()
+func TestNoMoreSessionsIsEnforced(t *testing.T) {
+	c := newFixture(t, nil).client()
 	newSession(t, c)
 	if _, _, err := c.SendRequest("no-more-sessions@openssh.com", false, nil); err != nil {
 		t.Fatal(err)
@@ -424,7 +424,7 @@ func TestNoMoreSessionsIsKept(t *testing.T) {
 }
 
 func TestOneProgramForEachSession(t *testing.T) {
-	c := newRig(t, nil).client()
+	c := newFixture(t, nil).client()
 	s := newSession(t, c)
 	in, _ := s.StdinPipe()
 	if err := s.Start("cat"); err != nil {
@@ -442,7 +442,7 @@ func TestOneProgramForEachSession(t *testing.T) {
 }
 
 func TestSessionsOnOneConnectionAreLimited(t *testing.T) {
-	c := newRig(t, nil).client()
+	c := newFixture(t, nil).client()
 	var err error
 	n := 0
 	for ; n < 100 && err == nil; n++ {
@@ -453,13 +453,13 @@ func TestSessionsOnOneConnectionAreLimited(t *testing.T) {
 	}
 }
 
-func TestANewRuleCountsForTheNextSessionOfAnOpenConnection(t *testing.T) {
-	r := newRig(t, nil)
+func TestNewRulesApplyToTheNextSessionOfAnOpenConnection(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	if got := run(t, c, "echo 1", ""); got.out != "1\n" {
 		t.Errorf("got %+v, want it run", got)
 	}
-	r.allow(everything("ops", "sftp"))
+	r.allow(fullRole("ops", "sftp"))
 	if got := run(t, c, "echo 2", ""); got.status != 126 || !strings.Contains(got.err, "no role of alice@example.com") {
 		t.Errorf("got %+v after exec was taken away, want refused", got)
 	}
@@ -469,9 +469,9 @@ func TestANewRuleCountsForTheNextSessionOfAnOpenConnection(t *testing.T) {
 	}
 }
 
-func TestACertificateThatEndsMeanwhileStartsNothingMore(t *testing.T) {
+func TestAnExpiredCertificateStartsNoFurtherSession(t *testing.T) {
 	var off time.Duration
-	r := newRig(t, nil)
+	r := newFixture(t, nil)
 	r.cancel()
 	r.cfg.Now = func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return time.Now().Add(off) }
 	r.serve()
@@ -485,11 +485,11 @@ func TestACertificateThatEndsMeanwhileStartsNothingMore(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeRecordedDoesNotStart(t *testing.T) {
-	r := newRig(t, nil)
+func TestSessionsThatCannotBeAuditedDoNotStart(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	r.mu.Lock()
-	r.full = fault.New(fault.Exhausted, "spool.Record", "this node's disk is full, so the session cannot be recorded", "ask an administrator to free space on the node")
+	r.auditErr = fault.New(fault.Exhausted, "spool.Record", "this node's disk is full, so the session cannot be recorded", "ask an administrator to free space on the node")
 	r.mu.Unlock()
 	marker := t.TempDir() + "/ran"
 	got := run(t, c, "touch "+marker, "")
@@ -497,34 +497,34 @@ func TestWhatCannotBeRecordedDoesNotStart(t *testing.T) {
 		t.Errorf("got %+v, want a refusal with the reason", got)
 	}
 	r.mu.Lock()
-	r.full = nil
+	r.auditErr = nil
 	r.mu.Unlock()
 	if got := run(t, c, "test ! -e "+marker, ""); got.status != 0 {
 		t.Errorf("got %+v: the command ran although it was not on record", got)
 	}
 }
 
-func TestAccountsThatCannotBeUsed(t *testing.T) {
-	r := newRig(t, func(c *sshd.Config) { c.Accounts = session.Accounts{UID: 12345} }) // as a node that is not root
-	role := everything("ops")
-	role.Allow[0].Logins = access.Strings{me(), "no-such-account", "daemon"}
+func TestUnusableAccounts(t *testing.T) {
+	r := newFixture(t, func(c *sshd.Config) { c.Accounts = session.Database{UID: 12345} }) // as a node that is not root
+	role := fullRole("ops")
+	role.Allow[0].Logins = access.Strings{testAccount(), "no-such-account", "daemon"}
 	r.allow(role)
-	signer := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), nil, me(), "no-such-account", "daemon")
+	signer := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), nil, testAccount(), "no-such-account", "daemon")
 	for login, want := range map[string]string{"no-such-account": `there is no account "no-such-account" on this node`, "daemon": "this node runs as user id 12345, not as root"} {
 		if _, banner, err := r.dial(login, signer); err == nil || !strings.Contains(banner, want) || !strings.Contains(banner, "hint: ") {
 			t.Errorf("%s: got %v and %q, want a refusal with %q", login, err, banner, want)
 		}
 	}
-	r2 := newRig(t, nil)
+	r2 := newFixture(t, nil)
 	r2.client()
 }
 
-func TestADefectEndsOneConnectionOnly(t *testing.T) {
+func TestAPanicEndsOneConnectionOnly(t *testing.T) {
 	broken := false
-	r := newRig(t, nil)
+	r := newFixture(t, nil)
 	r.cancel()
-	record := r.cfg.Record
-	r.cfg.Record = func(e audit.Event) error {
+	record := r.cfg.Audit
+	r.cfg.Audit = func(e audit.Event) error {
 		r.mu.Lock()
 		b := broken
 		r.mu.Unlock()
@@ -534,7 +534,7 @@ func TestADefectEndsOneConnectionOnly(t *testing.T) {
 		return record(e)
 	}
 	r.serve()
-	one := everything("ops")
+	one := fullRole("ops")
 	one.Options.MaxSessions = 1 // that which met the defect counts no more
 	r.allow(one)
 	bad, good := r.client(), r.client()
@@ -558,7 +558,7 @@ func TestADefectEndsOneConnectionOnly(t *testing.T) {
 }
 
 // What a client sent before a defect is still on its way in when the connection is closed.
-func TestADefectLeavesNothingBehind(t *testing.T) {
+func TestAPanicLeavesNothingBehind(t *testing.T) {
 	flood := func(send func(name string, wantReply bool, payload []byte) (bool, error)) {
 		for range 100 {
 			_, _ = send("more", false, nil)
@@ -588,31 +588,31 @@ func TestADefectLeavesNothingBehind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, nil)
+			r := newFixture(t, nil)
 			r.cancel()
 			sent := make(chan struct{})
-			r.cfg.Record = func(audit.Event) error { <-sent; panic("a defect") }
-			r.allow(everything("ops", "exec", "forward-remote"))
+			r.cfg.Audit = func(audit.Event) error { <-sent; panic("a defect") }
+			r.allow(fullRole("ops", "exec", "forward-remote"))
 			r.serve()
 			c := r.client()
 			meet(c)
 			close(sent)
 			_ = c.Wait()
 			_, done := r.drain()
-			within(t, "the connection's end", done)
+			receive(t, "the connection's end", done)
 		})
 	}
 }
 
 // Whoever stalls is waited for until the first offer of a key, and somewhat longer then: a person may have to touch theirs.
 func TestAHandshakeThatStallsIsEnded(t *testing.T) {
-	r := newRig(t, nil)
+	r := newFixture(t, nil)
 	stall := func(t *testing.T, client func(net.Conn)) time.Duration {
 		near, far := net.Pipe()
 		done := make(chan struct{})
 		go func() { defer close(done); client(near) }()
 		start := time.Now()
-		sshd.New(r.cfg).Serve(t.Context(), far, sshd.Via{From: "192.0.2.1:1", Proxy: "proxy-1", By: "dial"})
+		sshd.New(r.cfg).Serve(t.Context(), far, sshd.Origin{From: "192.0.2.1:1", Proxy: "proxy-1", By: "dial"})
 		took := time.Since(start)
 		near.Close()
 		<-done
@@ -634,7 +634,7 @@ func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 		touch := ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { <-gone; return nil, errors.New("nobody touched it") })
 		took := stall(t, func(c net.Conn) {
 			time.AfterFunc(time.Minute, func() { close(gone) })
-			_, _, _, _ = ssh.NewClientConn(&posted{Conn: c}, "", &ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{touch}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+			_, _, _, _ = ssh.NewClientConn(&asyncWriteConn{Conn: c}, "", &ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{touch}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
 		})
 		if took != 30*time.Second {
 			t.Errorf("a key that nobody touches: got held for %s, want 30s", took)
@@ -642,15 +642,15 @@ func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 	})
 }
 
-// posted is a pipe whose writes wait for nobody: both ends of SSH begin with one.
-type posted struct {
+// asyncWriteConn is a pipe whose writes wait for nobody: both ends of SSH begin with one.
+type asyncWriteConn struct {
 	net.Conn
-	after chan struct{} // closed once the write before is done
+	previous chan struct{} // closed once the write before is done
 }
 
-func (p *posted) Write(b []byte) (int, error) {
-	before, done := p.after, make(chan struct{})
-	p.after = done
+func (p *asyncWriteConn) Write(b []byte) (int, error) {
+	before, done := p.previous, make(chan struct{})
+	p.previous = done
 	b = bytes.Clone(b)
 	go func() {
 		defer close(done)
@@ -662,8 +662,8 @@ func (p *posted) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func TestNonsenseBeforeLogin(t *testing.T) {
-	r := newRig(t, nil)
+func TestGarbageBeforeLogin(t *testing.T) {
+	r := newFixture(t, nil)
 	for name, bytes := range map[string]string{"a version and nonsense": "SSH-2.0-x\r\n" + strings.Repeat("\xff", 100), "an endless version": strings.Repeat("x", 1<<16)} {
 		conn, err := net.Dial("tcp", r.addr)
 		if err != nil {
@@ -679,34 +679,34 @@ func TestNonsenseBeforeLogin(t *testing.T) {
 	r.client()
 }
 
-// turncoat asks about one certificate and, once that is accepted, signs by another.
-type turncoat struct {
+// switchingSigner asks about one certificate and, once that is accepted, signs by another.
+type switchingSigner struct {
 	ssh.Signer               // of the second
-	asked      ssh.PublicKey // the first
+	offered    ssh.PublicKey // the first
 }
 
-func (c turncoat) PublicKey() ssh.PublicKey {
-	return &turning{PublicKey: c.asked, then: c.Signer.PublicKey()}
+func (c switchingSigner) PublicKey() ssh.PublicKey {
+	return &switchingKey{PublicKey: c.offered, later: c.Signer.PublicKey()}
 }
 
-type turning struct {
+type switchingKey struct {
 	ssh.PublicKey
-	then ssh.PublicKey
-	seen int
+	later      ssh.PublicKey
+	marshalled int
 }
 
-func (k *turning) Marshal() []byte {
-	if k.seen++; k.seen > 2 { // the question, and the look at its answer
-		return k.then.Marshal()
+func (k *switchingKey) Marshal() []byte {
+	if k.marshalled++; k.marshalled > 2 { // the question, and the look at its answer
+		return k.later.Marshal()
 	}
 	return k.PublicKey.Marshal()
 }
 
 func TestIdentityIsThatOfTheKeyThatSigned(t *testing.T) {
-	r := newRig(t, nil)
-	r.allow(everything("ops"), everything("files", "sftp"))
-	bob := r.cluster.UserSigner(r.cluster.User("bob@example.com", "files"), nil, me())
-	c := r.client(turncoat{bob, r.signer().PublicKey()}) // Alice, who may run commands, is asked about
+	r := newFixture(t, nil)
+	r.allow(fullRole("ops"), fullRole("files", "sftp"))
+	bob := r.cluster.UserSigner(r.cluster.User("bob@example.com", "files"), nil, testAccount())
+	c := r.client(switchingSigner{bob, r.signer().PublicKey()}) // Alice, who may run commands, is asked about
 	if err := newSession(t, c).Run("true"); err == nil {
 		t.Error("got a command run by what Alice may, want it refused to Bob")
 	}

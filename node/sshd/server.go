@@ -20,37 +20,37 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/coalesce"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/gather"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/places"
+	"github.com/threshold-access/threshold/internal/limit"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/node/forward"
 	"github.com/threshold-access/threshold/node/session"
 )
 
 const (
-	// helloTimeout bounds the wait for the client's first offer of a key; handshakeTimeout bounds all of the handshake, in which a
+	// firstOfferTimeout bounds the wait for the client's first offer of a key; handshakeTimeout bounds all of the handshake, in which a
 	// person may have to touch a key.
-	helloTimeout     = 10 * time.Second
-	handshakeTimeout = 30 * time.Second
+	firstOfferTimeout = 10 * time.Second
+	handshakeTimeout  = 30 * time.Second
 	// maxConnections and maxSessions bound what clients can make this process hold.
-	maxConnections  = 1000
-	eachConnections = 250 // of one client address
-	maxSessions     = 64  // on one connection
-	maxRefusals     = 32  // recorded on one connection; a client that goes on is only counted
-	maxHandshakes   = 64  // not yet logged in, over all connections
-	eachHandshakes  = 16  // of one client address
+	maxConnections           = 1000
+	maxConnectionsPerAddress = 250 // of one client address
+	maxSessions              = 64  // on one connection
+	maxRefusals              = 32  // recorded on one connection; a client that goes on is only counted
+	maxHandshakes            = 64  // not yet logged in, over all connections
+	maxHandshakesPerAddress  = 16  // of one client address
 )
 
 // Config is what the server needs of its node.
 type Config struct {
-	Identity func() identity.Identity   // this node's own
-	Host     func() (ssh.Signer, error) // host key with its certificate
-	Rules    func() *rules.Trust        // of the moment; nil: none yet
-	Record   func(audit.Event) error    // returns once the event is safe on disk
-	Accounts session.Accounts
+	Identity   func() identity.Identity   // this node's own
+	HostSigner func() (ssh.Signer, error) // host key with its certificate
+	Rules      func() *rules.Trust        // of the moment; nil: none yet
+	Audit      func(audit.Event) error    // returns once the event is safe on disk
+	Accounts   session.Database
 	// Resolve finds the addresses of hosts that ports are forwarded to. Nil means the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	Now     func() time.Time
@@ -59,34 +59,34 @@ type Config struct {
 
 // Server serves SSH on connections that are handed to it.
 type Server struct {
-	cfg        Config
-	visits     *places.Places // of connections
-	handshakes *places.Places
-	people     people
-	windows    windows
-	room       *forward.Room
-	closing
+	cfg             Config
+	connectionQuota *limit.Quota // of connections
+	handshakeQuota  *limit.Quota
+	sessionsPerUser sessionCounts
+	windows         windows
+	forwardLimits   *forward.Limits
+	drainState
 }
 
 // New makes a server that serves nothing yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, visits: places.New(maxConnections, eachConnections), handshakes: places.New(maxHandshakes, eachHandshakes), closing: newClosing(),
-		room: forward.NewRoom()}
+	return &Server{cfg: cfg, connectionQuota: limit.NewQuota(maxConnections, maxConnectionsPerAddress), handshakeQuota: limit.NewQuota(maxHandshakes, maxHandshakesPerAddress), drainState: newDrainState(),
+		forwardLimits: forward.NewLimits()}
 }
 
-// visit is where a connection came from.
-type visit struct {
+// loginAttempt is where a connection came from.
+type loginAttempt struct {
 	from    string // the client's address as the proxy saw it
 	proxy   string // its name
 	by      string // "dial" or "ssh"
 	refused bool   // the person was told why, and it is recorded
 
-	bare int  // keys without a certificate that were offered
-	told bool // a certificate was shown, or its lack was put into words
+	plainKeys int  // keys without a certificate that were offered
+	explained bool // a certificate was shown, or its lack was put into words
 }
 
-// Via says how a connection came.
-type Via struct {
+// Origin says how a connection came.
+type Origin struct {
 	From  string // the client's address and port as the proxy saw them
 	Proxy string
 	By    string
@@ -94,13 +94,13 @@ type Via struct {
 
 // Serve serves one connection, whose RemoteAddr is the client's address, until it ends or ctx does. It never panics: what goes wrong
 // on a connection ends that connection.
-func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
+func (s *Server) Serve(ctx context.Context, conn net.Conn, via Origin) {
 	defer conn.Close()
-	v := &visit{from: via.From, proxy: via.Proxy, by: via.By}
-	defer s.rescue(v, conn)
-	leave, ok := s.visits.Take(via.From)
+	v := &loginAttempt{from: via.From, proxy: via.Proxy, by: via.By}
+	defer s.recoverPanic(v, conn)
+	leave, ok := s.connectionQuota.TryAcquire(via.From)
 	if !ok {
-		s.cfg.Log.Warn("too many connections", "limit", maxConnections, "of one address", eachConnections, "from", via.From)
+		s.cfg.Log.Warn("too many connections", "limit", maxConnections, "of one address", maxConnectionsPerAddress, "from", via.From)
 		return
 	}
 	defer leave()
@@ -116,68 +116,68 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Via) {
 		s.cfg.Log.Error("a connection came through without an identity", "from", v.from)
 		return
 	}
-	c := &connection{srv: s, conn: sc, visit: v, key: e.key, login: e.login, who: e.who, leash: newLeash(e.who.Expires),
-		live: map[*talk]chan struct{}{}, changed: make(chan struct{}, 1)}
-	if s.join(c) {
-		defer s.leave(c)
+	c := &connection{srv: s, conn: sc, attempt: v, key: e.key, login: e.login, who: e.who, clock: newLimitClock(e.who.Expires),
+		live: map[*sessionChannel]chan struct{}{}, wakeups: make(chan struct{}, 1)}
+	if s.register(c) {
+		defer s.unregister(c)
 		c.serve(ctx, chans, reqs)
 	}
 }
 
 // handshake runs key exchange and authentication under a deadline.
-func (s *Server) handshake(ctx context.Context, conn net.Conn, v *visit) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
-	turn, cancel := context.WithTimeout(ctx, helloTimeout)
+func (s *Server) handshake(ctx context.Context, conn net.Conn, v *loginAttempt) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+	turn, cancel := context.WithTimeout(ctx, firstOfferTimeout)
 	defer cancel()
-	leave, ok := s.handshakes.Wait(turn, v.from)
+	leave, ok := s.handshakeQuota.Acquire(turn, v.from)
 	if !ok {
 		return nil, nil, nil, errors.New("too many handshakes at once")
 	}
 	defer leave()
-	cfg, err := s.config(v)
+	cfg, err := s.sshConfig(v)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	start := time.Now() // a deadline is about real time, whatever the injected clock says
-	_ = conn.SetDeadline(start.Add(helloTimeout))
+	_ = conn.SetDeadline(start.Add(firstOfferTimeout))
 	cfg.AuthLogCallback = func(ssh.ConnMetadata, string, error) { _ = conn.SetDeadline(start.Add(handshakeTimeout)) }
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	packets := gather.PacketsOf(conn)
+	packets := coalesce.NewSSHConn(conn)
 	sc, chans, reqs, err := ssh.NewServerConn(packets, cfg)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	packets.Join()
+	packets.JoinPackets()
 	return sc, chans, reqs, conn.SetDeadline(time.Time{})
 }
 
-// rescue keeps a defect that one connection meets from ending the node.
-func (s *Server) rescue(v *visit, conn interface{ Close() error }) {
+// recoverPanic keeps a defect that one connection meets from ending the node.
+func (s *Server) recoverPanic(v *loginAttempt, conn interface{ Close() error }) {
 	if p := recover(); p != nil {
 		conn.Close()
 		s.cfg.Log.Error("a connection met a defect", "from", v.from, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	}
 }
 
-// event starts an audit event about the person at the other end.
-func (s *Server) event(code audit.Code, v *visit, who identity.Identity, login identity.Login, rule string) audit.Event {
+// newEvent starts an audit event about the person at the other end.
+func (s *Server) newEvent(code audit.Code, v *loginAttempt, who identity.Identity, login identity.Login, rule string) audit.Event {
 	id := s.cfg.Identity()
-	e := audit.Of(code, who, s.cfg.Now())
-	e.Node, e.NodeID, e.Login, e.From, e.Proxy, e.Rule = id.Name, id.ID, login, v.from, v.proxy, rule
+	e := audit.NewEvent(code, who, s.cfg.Now())
+	e.Machine, e.MachineID, e.Login, e.From, e.Proxy, e.Rule = id.Name, id.ID, login, v.from, v.proxy, rule
 	return e
 }
 
-// refusal records that a person who proved who they are was refused.
-func (s *Server) refusal(v *visit, e evidence, rule, what string, err error) {
+// auditRefusal records that a person who proved who they are was refused.
+func (s *Server) auditRefusal(v *loginAttempt, e evidence, rule, what string, err error) {
 	login := e.login
 	if identity.CheckLogin(login) != nil {
 		login = ""
 	}
-	ev := s.event(audit.SessionRefused, v, e.who.Identity, login, rule)
-	ev.Reason = audit.Cut(clean(fault.Message(err)))
+	ev := s.newEvent(audit.SessionRefused, v, e.who.Identity, login, rule)
+	ev.Reason = audit.Truncate(stripControls(fault.Message(err)))
 	ev.Fields = map[string]string{"what": what, "by": v.by}
 	s.cfg.Log.Info("refused", "user", e.who.Name, "login", login, "what", what, "from", v.from, "reason", ev.Reason)
-	if err := s.cfg.Record(ev); err != nil {
+	if err := s.cfg.Audit(ev); err != nil {
 		s.cfg.Log.Warn("a refusal could not be recorded", "err", err)
 	}
 }
@@ -190,25 +190,25 @@ func newSessionID() string {
 
 // connection is one that is logged in.
 type connection struct {
-	srv   *Server
-	conn  *ssh.ServerConn
-	visit *visit
-	key   ssh.PublicKey // the certificate that the client proved to hold
-	who   identity.SSHUser
-	login identity.Login
-	leash *leash
+	srv     *Server
+	conn    *ssh.ServerConn
+	attempt *loginAttempt
+	key     ssh.PublicKey // the certificate that the client proved to hold
+	who     identity.SSHUser
+	login   identity.Login
+	clock   *limitClock
 
-	forwards *forward.Forwards
-	askAgent func(rule string) (path string, err error) // gives the socket by which programs reach the client's agent
-	changed  chan struct{}                              // has a value when a session was left since it was last read; of watch
+	forwards    *forward.Forwarder
+	agentSocket func(rule string) (path string, err error) // gives the socket by which programs reach the client's agent
+	wakeups     chan struct{}                              // has a value when a session was left since it was last read; of watch
 
-	mu       sync.Mutex              // guards what follows
-	live     map[*talk]chan struct{} // sessions in which a program runs; each is closed when its client was told how that ended
-	ending   *ending                 // set once the node ends the connection
-	reach    *session.Reach          // nil until something is forwarded
-	sessions int
-	refusals int
-	noMore   bool // the client wants no further sessions (OpenSSH PROTOCOL section 2.2)
+	mu             sync.Mutex                        // guards what follows
+	live           map[*sessionChannel]chan struct{} // sessions in which a program runs; each is closed when its client was told how that ended
+	endReason      *endReason                        // set once the node ends the connection
+	helper         *session.Sockets                  // nil until something is forwarded
+	sessions       int
+	refusals       int
+	noMoreSessions bool // the client wants no further sessions (OpenSSH PROTOCOL section 2.2)
 }
 
 func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
@@ -219,130 +219,130 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	sessions, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var running sync.WaitGroup
-	c.forwards = c.forwarding()
-	defer func() { cancel(); c.release() }()
-	c.askAgent = func(rule string) (string, error) { return c.forwards.Agent(sessions, rule) }
+	c.forwards = c.newForwards()
+	defer func() { cancel(); c.closeForwards() }()
+	c.agentSocket = func(rule string) (string, error) { return c.forwards.Agent(sessions, rule) }
 	running.Go(func() {
 		defer ssh.DiscardRequests(reqs)
-		defer c.srv.rescue(c.visit, c.conn)
-		c.globals(sessions, reqs)
+		defer c.srv.recoverPanic(c.attempt, c.conn)
+		c.serveGlobalRequests(sessions, reqs)
 	})
 	running.Go(func() {
-		defer c.srv.rescue(c.visit, c.conn)
+		defer c.srv.recoverPanic(c.attempt, c.conn)
 		if why := c.watch(ctx); why != nil {
 			c.end(ctx, why, end)
 			cancel()
 		}
 	})
 	for nc := range chans {
-		if serve := c.opened(sessions, nc); serve != nil { // one after the other: a client that floods waits for its own answers
-			giveBack := c.srv.windows.narrow(nc)
-			running.Go(func() { defer c.srv.rescue(c.visit, c.conn); defer giveBack(); serve() })
+		if serve := c.admitChannelRecovered(sessions, nc); serve != nil { // one after the other: a client that floods waits for its own answers
+			giveBack := c.srv.windows.assign(nc)
+			running.Go(func() { defer c.srv.recoverPanic(c.attempt, c.conn); defer giveBack(); serve() })
 		}
 	}
 	cancel() // the connection is gone: so is everything in it
 	running.Wait()
 }
 
-// opened is open, in which a defect ends the connection and not this loop over its channels. Requests and channels that nobody takes hold
+// admitChannelRecovered is open, in which a defect ends the connection and not this loop over its channels. Requests and channels that nobody takes hold
 // up all that comes by a connection, its end included; so whoever stops taking them early takes the rest once the connection is closed.
-func (c *connection) opened(ctx context.Context, nc ssh.NewChannel) (serve func()) {
-	defer c.srv.rescue(c.visit, c.conn)
-	return c.open(ctx, nc)
+func (c *connection) admitChannelRecovered(ctx context.Context, nc ssh.NewChannel) (serve func()) {
+	defer c.srv.recoverPanic(c.attempt, c.conn)
+	return c.admitChannel(ctx, nc)
 }
 
-// globals answers every global request.
-func (c *connection) globals(ctx context.Context, reqs <-chan *ssh.Request) {
+// serveGlobalRequests answers every global request.
+func (c *connection) serveGlobalRequests(ctx context.Context, reqs <-chan *ssh.Request) {
 	for r := range reqs {
-		reply, err := c.global(ctx, r)
+		reply, err := c.handleGlobalRequest(ctx, r)
 		if err != nil {
-			c.srv.cfg.Log.Debug("request refused", "user", c.who.Name, "request", shown(r.Type), "err", err)
-			if dial.ReadsReasons(c.conn.ClientVersion()) {
-				reply = []byte(channelWords(err))
+			c.srv.cfg.Log.Debug("request refused", "user", c.who.Name, "request", printable(r.Type), "err", err)
+			if dial.ReadsRefusalReasons(c.conn.ClientVersion()) {
+				reply = []byte(rejectionText(err))
 			}
 		}
 		_ = r.Reply(err == nil, reply) // without WantReply it does nothing; otherwise the connection is gone
 	}
 }
 
-// global authorises one global request and does what it asks for.
-func (c *connection) global(ctx context.Context, r *ssh.Request) (reply []byte, err error) {
-	d := door{atGlobal, r.Type}
+// handleGlobalRequest authorises one global request and does what it asks for.
+func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request) (reply []byte, err error) {
+	d := requestKey{globalRequest, r.Type}
 	rule, err := c.authorize(d)
 	if err != nil {
-		if doors[d].needs != "" {
-			c.refused(rule, told(r.Type, r.Payload), err)
+		if policies[d].action != "" {
+			c.auditRefusal(rule, describeRequest(r.Type, r.Payload), err)
 		}
 		return nil, err
 	}
 	switch {
 	case r.Type == "no-more-sessions@openssh.com":
 		c.mu.Lock()
-		c.noMore = true
+		c.noMoreSessions = true
 		c.mu.Unlock()
-	case doors[d].needs != "":
-		return c.listen(ctx, r, rule)
+	case policies[d].action != "":
+		return c.handleForwardRequest(ctx, r, rule)
 	}
 	return nil, nil
 }
 
-// open decides about a channel that the client opens, and turns away what may not be. It returns what serves the channel.
-func (c *connection) open(ctx context.Context, nc ssh.NewChannel) (serve func()) {
-	d := door{atChannel, nc.ChannelType()}
+// admitChannel decides about a channel that the client opens, and turns away what may not be. It returns what serves the channel.
+func (c *connection) admitChannel(ctx context.Context, nc ssh.NewChannel) (serve func()) {
+	d := requestKey{channelOpen, nc.ChannelType()}
 	rule, err := c.authorize(d)
 	if err != nil {
 		reason := ssh.UnknownChannelType
-		if _, known := doors[d]; known {
+		if _, known := policies[d]; known {
 			reason = ssh.Prohibited
-			c.refused(rule, told(d.name, nc.ExtraData()), err)
+			c.auditRefusal(rule, describeRequest(d.name, nc.ExtraData()), err)
 		}
-		_ = nc.Reject(reason, channelWords(err))
+		_ = nc.Reject(reason, rejectionText(err))
 		return nil
 	}
-	if doors[d].needs != "" {
-		serve, err := c.direct(ctx, nc, rule)
+	if policies[d].action != "" {
+		serve, err := c.prepareDirect(ctx, nc, rule)
 		if err != nil {
-			_ = nc.Reject(forward.Rejection(err), channelWords(err))
+			_ = nc.Reject(forward.RejectionReason(err), rejectionText(err))
 		}
 		return serve
 	}
-	asked, err := dial.ParseOpening(nc.ExtraData())
+	asked, err := dial.ParseEarlyRequests(nc.ExtraData())
 	if err != nil {
-		_ = nc.Reject(ssh.ConnectionFailed, channelWords(malformed("for a session", err)))
+		_ = nc.Reject(ssh.ConnectionFailed, rejectionText(malformed("for a session", err)))
 		return nil
 	}
-	if err := c.enter(); err != nil {
-		_ = nc.Reject(ssh.ResourceShortage, channelWords(err))
+	if err := c.reserveSession(); err != nil {
+		_ = nc.Reject(ssh.ResourceShortage, rejectionText(err))
 		return nil
 	}
-	return func() { c.session(ctx, nc, asked) }
+	return func() { c.serveSession(ctx, nc, asked) }
 }
 
-// session serves a channel that was let in.
-func (c *connection) session(ctx context.Context, nc ssh.NewChannel, asked []dial.Asked) {
-	defer c.leave()
+// serveSession serves a channel that was let in.
+func (c *connection) serveSession(ctx context.Context, nc ssh.NewChannel, asked []dial.ChannelRequest) {
+	defer c.releaseSession()
 	ch, reqs, err := nc.Accept() // at once: requests that come before are lost
 	if err != nil {
 		return
 	}
 	defer ssh.DiscardRequests(reqs)
-	defer c.srv.rescue(c.visit, c.conn)
+	defer c.srv.recoverPanic(c.attempt, c.conn)
 	defer ch.Close()
-	(&talk{conn: c, ch: ch, env: session.Env{}}).serve(ctx, asked, reqs)
+	(&sessionChannel{conn: c, ch: ch, env: session.Env{}}).serve(ctx, asked, reqs)
 }
 
-func channelWords(err error) string {
-	s := clean(fault.Message(err))
+func rejectionText(err error) string {
+	s := stripControls(fault.Message(err))
 	if hint := fault.Remedy(err); hint != "" {
-		s += " (" + clean(hint) + ")"
+		s += " (" + stripControls(hint) + ")"
 	}
 	return s
 }
 
-func (c *connection) enter() error {
+func (c *connection) reserveSession() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.noMore {
+	if c.noMoreSessions {
 		return fault.New(fault.Denied, "node", "this connection takes no further sessions", "open a new connection")
 	}
 	if c.sessions >= maxSessions {
@@ -352,31 +352,31 @@ func (c *connection) enter() error {
 	return nil
 }
 
-func (c *connection) leave() {
+func (c *connection) releaseSession() {
 	c.mu.Lock()
 	c.sessions--
 	c.mu.Unlock()
-	c.nudge()
+	c.wake()
 }
 
-// nudge has the connection looked at again: something on it has ended.
-func (c *connection) nudge() {
+// wake has the connection looked at again: something on it has ended.
+func (c *connection) wake() {
 	select {
-	case c.changed <- struct{}{}:
+	case c.wakeups <- struct{}{}:
 	default:
 	}
 }
 
-// refused records a refusal, unless the connection has had its share: nobody fills the record, or the disk, by asking again.
-func (c *connection) refused(rule, what string, err error) {
+// auditRefusal records a refusal, unless the connection has had its share: nobody fills the record, or the disk, by asking again.
+func (c *connection) auditRefusal(rule, what string, err error) {
 	c.mu.Lock()
 	c.refusals++
 	n := c.refusals
 	c.mu.Unlock()
 	switch {
 	case n <= maxRefusals:
-		c.srv.refusal(c.visit, evidence{who: c.who, login: c.login}, rule, what, err)
+		c.srv.auditRefusal(c.attempt, evidence{who: c.who, login: c.login}, rule, what, err)
 	case n == maxRefusals+1:
-		c.srv.cfg.Log.Warn("further refusals on this connection are not recorded", "user", c.who.Name, "login", c.login, "from", c.visit.from)
+		c.srv.cfg.Log.Warn("further refusals on this connection are not recorded", "user", c.who.Name, "login", c.login, "from", c.attempt.from)
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
-func TestACommandRunsAndTellsHowItEnded(t *testing.T) {
-	c := newRig(t, nil).client()
+func TestACommandRunsAndReportsItsExit(t *testing.T) {
+	c := newFixture(t, nil).client()
 	for _, tt := range []struct {
 		name, command, stdin string
 		want                 result
@@ -51,7 +51,7 @@ func TestACommandRunsAndTellsHowItEnded(t *testing.T) {
 
 func TestTheEnvironmentIsClean(t *testing.T) {
 	t.Setenv("NODE_SECRET", "must not be seen")
-	r := newRig(t, nil)
+	r := newFixture(t, nil)
 	s := newSession(t, r.client())
 	for _, v := range [][2]string{{"LANG", "C.UTF-8"}, {"LC_TIME", "ko_KR.UTF-8"}} {
 		if err := s.Setenv(v[0], v[1]); err != nil {
@@ -70,7 +70,7 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + r.home(), "USER=" + me(), "LOGNAME=" + me(), "THRESHOLD_USER=alice@example.com", "THRESHOLD_NODE=web-1", "PATH=/usr/local"} {
+	for _, want := range []string{"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + r.home(), "USER=" + testAccount(), "LOGNAME=" + testAccount(), "THRESHOLD_USER=alice@example.com", "THRESHOLD_NODE=web-1", "PATH=/usr/local"} {
 		if !strings.Contains("\n"+string(out), "\n"+want) {
 			t.Errorf("got no %s in %s", want, out)
 		}
@@ -82,10 +82,10 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 	}
 }
 
-func TestEightMegabytesThereAndBack(t *testing.T) {
+func TestEightMegabytesRoundTrip(t *testing.T) {
 	data := make([]byte, 8<<20)
 	_, _ = rand.Read(data)
-	r := newRig(t, nil)
+	r := newFixture(t, nil)
 	got := run(t, r.client(), "cat", string(data))
 	if sha256.Sum256([]byte(got.out)) != sha256.Sum256(data) {
 		t.Errorf("got %d bytes back, want the same %d", len(got.out), len(data))
@@ -97,12 +97,12 @@ func TestEightMegabytesThereAndBack(t *testing.T) {
 	}
 }
 
-func TestStartAndEndAreRecorded(t *testing.T) {
-	r := newRig(t, nil)
+func TestStartAndEndAreAudited(t *testing.T) {
+	r := newFixture(t, nil)
 	run(t, r.client(), "exit 3", "")
 	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
 	start, end := r.recorded(audit.SessionStarted)[0], r.recorded(audit.SessionEnded)[0]
-	if start.User != "alice@example.com" || start.Node != "web-1" || string(start.Login) != me() || start.Proxy != "proxy-1" || start.Rule != "role ops, allow 1" ||
+	if start.User != "alice@example.com" || start.Machine != "web-1" || string(start.Login) != testAccount() || start.Proxy != "proxy-1" || start.Rule != "role ops, allow 1" ||
 		start.Fields["command"] != "exit 3" || start.Session == "" || !strings.HasPrefix(start.From, "127.0.0.1:") || start.Subject != "corp/sub-alice@example.com" {
 		t.Errorf("got start %+v", start)
 	}
@@ -112,7 +112,7 @@ func TestStartAndEndAreRecorded(t *testing.T) {
 }
 
 func TestSignalsReachTheProcessGroup(t *testing.T) {
-	c := newRig(t, nil).client()
+	c := newFixture(t, nil).client()
 	s := newSession(t, c)
 	out, err := s.StdoutPipe()
 	if err != nil {
@@ -145,13 +145,13 @@ func readLine(t *testing.T, r io.Reader, want string) {
 			line = append(line, b[0])
 		}
 	}()
-	if line := within(t, want, got); line != want {
+	if line := receive(t, want, got); line != want {
 		t.Fatalf("got line %q, want %q", line, want)
 	}
 }
 
 func TestATerminal(t *testing.T) {
-	c := newRig(t, nil).client()
+	c := newFixture(t, nil).client()
 	s := newSession(t, c)
 	if err := s.RequestPty("xterm-256color", 24, 80, ssh.TerminalModes{ssh.ECHO: 0, ssh.TTY_OP_ISPEED: 38400}); err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func TestATerminal(t *testing.T) {
 }
 
 func TestAShellWithATerminalIsALoginShellAndEndsWithItsInput(t *testing.T) {
-	c := newRig(t, nil).client()
+	c := newFixture(t, nil).client()
 	s := newSession(t, c)
 	if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
 		t.Fatal(err)
@@ -196,7 +196,7 @@ func TestAShellWithATerminalIsALoginShellAndEndsWithItsInput(t *testing.T) {
 }
 
 func TestControlCReachesTheProgramInTheTerminal(t *testing.T) {
-	c := newRig(t, nil).client()
+	c := newFixture(t, nil).client()
 	s := newSession(t, c)
 	if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
 		t.Fatal(err)
@@ -213,7 +213,7 @@ func TestControlCReachesTheProgramInTheTerminal(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftWhenTheConnectionIsGone(t *testing.T) {
+func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 	for _, tt := range []struct{ name, command string }{
 		{"a program that obeys", `echo $$; exec sleep 1000`},
 		{"a program that ignores SIGHUP, and its child", `trap '' HUP; echo $$; sleep 1000 & while :; do sleep 1; done`},
@@ -221,7 +221,7 @@ func TestNothingIsLeftWhenTheConnectionIsGone(t *testing.T) {
 		for _, terminal := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, terminal %v", tt.name, terminal), func(t *testing.T) {
 				t.Parallel()
-				r := newRig(t, nil)
+				r := newFixture(t, nil)
 				c := r.client()
 				s := newSession(t, c)
 				if terminal {
@@ -246,8 +246,8 @@ func TestNothingIsLeftWhenTheConnectionIsGone(t *testing.T) {
 }
 
 // An editor's server must outlive a lost connection, so that the editor finds it again.
-func TestWhatWasStartedWithNohupStays(t *testing.T) {
-	r := newRig(t, nil)
+func TestProgramsStartedWithNohupSurvive(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	s := newSession(t, c)
 	out, _ := s.StdoutPipe()
@@ -265,8 +265,8 @@ func TestWhatWasStartedWithNohupStays(t *testing.T) {
 	}
 }
 
-func TestTheEndOfTheServerHangsUp(t *testing.T) {
-	r := newRig(t, nil)
+func TestServerShutdownHangsUpSessions(t *testing.T) {
+	r := newFixture(t, nil)
 	c := r.client()
 	s := newSession(t, c)
 	out, _ := s.StdoutPipe()
@@ -284,8 +284,8 @@ func TestTheEndOfTheServerHangsUp(t *testing.T) {
 	}
 }
 
-func TestFilesThereAndBackBySFTP(t *testing.T) {
-	r := newRig(t, nil)
+func TestFilesRoundTripOverSFTP(t *testing.T) {
+	r := newFixture(t, nil)
 	c, err := sftp.NewClient(r.client())
 	if err != nil {
 		t.Fatal(err)
@@ -325,14 +325,14 @@ func TestFilesThereAndBackBySFTP(t *testing.T) {
 }
 
 func TestManySessionsOnOneConnection(t *testing.T) {
-	c := newRig(t, nil).client()
+	c := newFixture(t, nil).client()
 	done := make(chan result, 20)
 	for i := range 20 {
 		go func() { done <- run(t, c, fmt.Sprintf("echo %d; exit %d", i, i), "") }()
 	}
 	sum := 0
 	for range 20 {
-		sum += within(t, "a session", done).status
+		sum += receive(t, "a session", done).status
 	}
 	if sum != 190 {
 		t.Errorf("got statuses that sum to %d, want 190", sum)

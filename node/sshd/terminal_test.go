@@ -10,8 +10,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-func TestATerminalNeedsACertificateThatPermitsOne(t *testing.T) {
-	r := newRig(t, nil)
+func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
+	r := newFixture(t, nil)
 	for name, tt := range map[string]struct {
 		extensions map[string]string
 		allowed    bool
@@ -25,14 +25,14 @@ func TestATerminalNeedsACertificateThatPermitsOne(t *testing.T) {
 				for k, v := range tt.extensions {
 					c.Extensions[k] = v
 				}
-			}, me())
+			}, testAccount())
 			s := newSession(t, r.client(cert))
 			var out, errs bytes.Buffer
 			s.Stdout, s.Stderr = &out, &errs
 			if err := s.RequestPty("vt100", 24, 80, nil); (err == nil) != tt.allowed {
 				t.Errorf("got %v, want allowed %v", err, tt.allowed)
 			}
-			got := ended(t, s.Run("tty || true"), &out, &errs)
+			got := resultOf(t, s.Run("tty || true"), &out, &errs)
 			if strings.HasPrefix(got.out, "/dev/pts/") != tt.allowed || strings.Contains(got.err, "does not carry permit-pty") == tt.allowed {
 				t.Errorf("got %+v, want a terminal %v, or the command without one and the reason", got, tt.allowed)
 			}
@@ -40,8 +40,8 @@ func TestATerminalNeedsACertificateThatPermitsOne(t *testing.T) {
 	}
 }
 
-func TestABreakGoesToATerminal(t *testing.T) {
-	c := newRig(t, nil).client()
+func TestABreakIsSentToTheTerminal(t *testing.T) {
+	c := newFixture(t, nil).client()
 	for _, terminal := range []bool{true, false} {
 		s := newSession(t, c)
 		if terminal {
@@ -70,8 +70,8 @@ func TestABreakGoesToATerminal(t *testing.T) {
 }
 
 // Every signal of RFC 4254 section 6.9 reaches the program, and every one that ends it is told by its name.
-func TestEverySignalThereAndBack(t *testing.T) {
-	c := newRig(t, nil).client()
+func TestEverySignalIsDeliveredAndReported(t *testing.T) {
+	c := newFixture(t, nil).client()
 	for _, sig := range []ssh.Signal{ssh.SIGABRT, ssh.SIGALRM, ssh.SIGFPE, ssh.SIGHUP, ssh.SIGILL, ssh.SIGINT, ssh.SIGKILL, ssh.SIGPIPE, ssh.SIGQUIT, ssh.SIGSEGV,
 		ssh.SIGTERM, ssh.SIGUSR1, ssh.SIGUSR2} {
 		s := newSession(t, c)
@@ -89,8 +89,8 @@ func TestEverySignalThereAndBack(t *testing.T) {
 	}
 }
 
-func TestASessionThatEndsWaitsForThoseWhoHoldItsOutputUnlessThereIsATerminal(t *testing.T) {
-	c := newRig(t, nil).client()
+func TestASessionWaitsForHoldersOfItsOutputUnlessItHasATerminal(t *testing.T) {
+	c := newFixture(t, nil).client()
 	if got := run(t, c, "(sleep 0.3; echo late) & echo soon", ""); got.out != "soon\nlate\n" {
 		t.Errorf("got %+v, want what came late too, as with sshd", got)
 	}

@@ -9,32 +9,32 @@ import (
 )
 
 const (
-	// fullWindow is what the library lets a client send on a channel before any of it was taken (RFC 4254 section 5.2). One that sends
+	// maxWindow is what the library lets a client send on a channel before any of it was taken (RFC 4254 section 5.2). One that sends
 	// more than its program takes makes the node hold as much.
-	fullWindow = 2 << 20
-	// windowsTotal is what all clients together may send ahead, but for leastWindow each. The first channels get much of it, which far
+	maxWindow = 2 << 20
+	// windowBudget is what all clients together may send ahead, but for minWindow each. The first channels get much of it, which far
 	// clients need to be fast; the more there are, the less the next gets. So the node stays small when many send at once.
-	windowsTotal = 3 << 19
-	leastWindow  = 64 << 10
+	windowBudget = 3 << 19
+	minWindow    = 64 << 10
 )
 
 // windows shares out what clients may send ahead.
 type windows struct {
-	mu    sync.Mutex // guards given
-	given int
+	mu       sync.Mutex // guards given
+	assigned int
 }
 
-// narrow gives a channel that was not accepted yet its share, until the function that it returns is called.
-func (w *windows) narrow(nc ssh.NewChannel) (giveBack func()) {
+// assign gives a channel that was not accepted yet its share, until the function that it returns is called.
+func (w *windows) assign(nc ssh.NewChannel) (giveBack func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	share := min(max((windowsTotal-w.given)*2/3, leastWindow), fullWindow)
+	share := min(max((windowBudget-w.assigned)*2/3, minWindow), maxWindow)
 	setWindow(nc, uint32(share))
-	w.given += share
+	w.assigned += share
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.given -= share
+		w.assigned -= share
 	}
 }
 

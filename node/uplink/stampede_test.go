@@ -15,15 +15,15 @@ const (
 
 // A thousand agents lose one proxy at one moment. By the pauses they make they come back neither at once nor late, after a restart and
 // after a long outage. That the rest of an agent keeps up with this is shown in integration: TestAThousandAgentsDoNotStampede.
-func TestAThousandAgentsComeBackOneByOne(t *testing.T) {
+func TestAThousandAgentsReconnectSpreadOut(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		outage time.Duration
 		back   time.Duration // all are attached again so long after it
 	}{
-		{"a restart", 0, afterOutage},
-		{"three seconds", 3 * time.Second, afterOutage},
-		{"a minute", time.Minute, afterOutage},
+		{"a restart", 0, outagePause},
+		{"three seconds", 3 * time.Second, outagePause},
+		{"a minute", time.Minute, outagePause},
 		{"an hour", time.Hour, maxPause},
 	} {
 		lost := time.Unix(1_000_000, 0)
@@ -32,8 +32,8 @@ func TestAThousandAgentsComeBackOneByOne(t *testing.T) {
 		last := time.Duration(0)
 		for range agents {
 			clock := lost
-			p := pauses{draw: func(n time.Duration) time.Duration { return time.Duration(random.Int64N(int64(n))) }, now: func() time.Time { return clock }, addrs: 1}
-			pause := p.after(true, false)
+			p := backoff{draw: func(n time.Duration) time.Duration { return time.Duration(random.Int64N(int64(n))) }, now: func() time.Time { return clock }, addrs: 1}
+			pause := p.pause(true, false)
 			for {
 				clock = clock.Add(pause)
 				at := clock.Sub(lost)
@@ -42,7 +42,7 @@ func TestAThousandAgentsComeBackOneByOne(t *testing.T) {
 					last = max(last, at-tt.outage)
 					break
 				}
-				pause = p.after(false, false)
+				pause = p.pause(false, false)
 			}
 		}
 		most := 0

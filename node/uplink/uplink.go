@@ -30,9 +30,9 @@ const DefaultTunnels = 2
 const (
 	// dialTimeout bounds the way to a proxy: that it is asked how to be spoken to, and an HTTP proxy or a balancer on the way, included.
 	dialTimeout = 15 * time.Second
-	// afterOutage bounds each pause for a while after a tunnel that stood has ended: the proxy was there and will be again.
-	afterOutage = 5 * time.Second
-	outageFor   = 2 * time.Minute
+	// outagePause bounds each pause for a while after a tunnel that stood has ended: the proxy was there and will be again.
+	outagePause  = 5 * time.Second
+	outageWindow = 2 * time.Minute
 	// Pauses otherwise: drawn from the whole range up to a ceiling that doubles.
 	minPause, maxPause = time.Second, time.Minute
 	// A proxy may push so many sets in rulesPeriod that are taken at once; then only the newest counts after each rulesPause. Verifying
@@ -46,12 +46,12 @@ const (
 
 // Config says where to, as whom, and what to do with what comes.
 type Config struct {
-	Proxies []string    // addresses of the public port, host:port; at least one
-	Way     authrpc.Way // how to get to them; nil: straight
-	Tunnels int         // 0: DefaultTunnels
+	Proxies []string       // addresses of the public port, host:port; at least one
+	Dialer  authrpc.Dialer // how to get to them; nil: straight
+	Tunnels int            // 0: DefaultTunnels
 	Pin     identity.Pin
 	Cluster string
-	ID      identity.NodeID
+	ID      identity.MachineID
 	Key     crypto.Signer
 	Cert    func() (*tls.Certificate, error)
 	Version string
@@ -61,53 +61,53 @@ type Config struct {
 	// Handle serves one session stream and returns when it is over, soon after ctx ends. It owns conn.
 	Handle func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string)
 	// Rules gets what is pushed, unverified.
-	Rules func(tunnel.News)
+	Rules func(tunnel.RulesPush)
 	// Attached is called each time a tunnel stands.
 	Attached func()
 }
 
-// Links keeps the tunnels.
-type Links struct {
+// Tunnels keeps the tunnels.
+type Tunnels struct {
 	cfg Config
 
-	mu    sync.Mutex      // guards proxies
-	taken map[string]bool // the proxies that a tunnel stands to, by name
+	mu      sync.Mutex      // guards proxies
+	claimed map[string]bool // the proxies that a tunnel stands to, by name
 }
 
 // New makes ready; Run dials.
-func New(cfg Config) *Links {
+func New(cfg Config) *Tunnels {
 	if cfg.Tunnels == 0 {
 		cfg.Tunnels = DefaultTunnels
 	}
-	if cfg.Way == nil {
-		cfg.Way = &egress.Way{}
+	if cfg.Dialer == nil {
+		cfg.Dialer = &egress.Dialer{}
 	}
-	return &Links{cfg: cfg, taken: map[string]bool{}}
+	return &Tunnels{cfg: cfg, claimed: map[string]bool{}}
 }
 
 // errSpare says that every proxy this dial could reach has its tunnel already.
 var errSpare = errors.New("uplink: a tunnel to this proxy stands already")
 
 // Run keeps tunnels up until ctx ends, and then waits for what runs in them.
-func (l *Links) Run(ctx context.Context) error {
+func (l *Tunnels) Run(ctx context.Context) error {
 	var slots sync.WaitGroup
 	for i := range l.cfg.Tunnels {
-		slots.Go(func() { l.slot(ctx, i) })
+		slots.Go(func() { l.keepTunnel(ctx, i) })
 	}
 	slots.Wait()
 	return nil
 }
 
-// slot keeps one tunnel up.
-func (l *Links) slot(ctx context.Context, i int) {
-	pause := pauses{draw: rand.N[time.Duration], now: l.cfg.Now, addrs: len(l.cfg.Proxies)}
+// keepTunnel keeps one tunnel up.
+func (l *Tunnels) keepTunnel(ctx context.Context, i int) {
+	pause := backoff{draw: rand.N[time.Duration], now: l.cfg.Now, addrs: len(l.cfg.Proxies)}
 	for try := i; ctx.Err() == nil; try++ {
 		addr := l.cfg.Proxies[try%len(l.cfg.Proxies)]
-		stood, err := l.once(ctx, addr)
+		stood, err := l.connectOnce(ctx, addr)
 		if ctx.Err() != nil {
 			return
 		}
-		wait := pause.after(stood, errors.Is(err, errSpare))
+		wait := pause.pause(stood, errors.Is(err, errSpare))
 		switch {
 		case stood:
 			l.cfg.Log.Warn("tunnel ended", "proxy", addr, "again", wait)
@@ -123,49 +123,49 @@ func (l *Links) slot(ctx context.Context, i int) {
 	}
 }
 
-// pauses says how long to wait before dialling again.
-type pauses struct {
-	draw   func(time.Duration) time.Duration // uniform in [0, n)
-	now    func() time.Time
-	lost   time.Time // when a tunnel last ended
-	failed int       // dials in a row
-	spares int       // dials in a row that found a tunnel standing
-	addrs  int       // how many addresses there are to try
+// backoff says how long to wait before dialling again.
+type backoff struct {
+	draw     func(time.Duration) time.Duration // uniform in [0, n)
+	now      func() time.Time
+	lastLost time.Time // when a tunnel last ended
+	failed   int       // dials in a row
+	spares   int       // dials in a row that found a tunnel standing
+	addrs    int       // how many addresses there are to try
 }
 
-func (p *pauses) after(stood, spare bool) time.Duration {
+func (p *backoff) pause(stood, spare bool) time.Duration {
 	switch {
 	case spare:
 		p.failed = 0
 		if p.spares++; p.spares%p.addrs != 0 { // another address may lead to another proxy
-			return p.draw(afterOutage)
+			return p.draw(outagePause)
 		}
 		return sparePause/2 + p.draw(sparePause/2)
 	case stood:
-		p.lost, p.failed = p.now(), 0
-		return p.draw(afterOutage)
-	case p.now().Sub(p.lost) < outageFor:
-		return minPause + p.draw(afterOutage-minPause)
+		p.lastLost, p.failed = p.now(), 0
+		return p.draw(outagePause)
+	case p.now().Sub(p.lastLost) < outageWindow:
+		return minPause + p.draw(outagePause-minPause)
 	}
 	p.failed++
 	ceiling := min(minPause<<min(p.failed, 6), maxPause)
 	return minPause + p.draw(ceiling-minPause+1)
 }
 
-// once dials, and serves the tunnel until it ends. stood reports whether it ever stood.
-func (l *Links) once(ctx context.Context, addr string) (stood bool, err error) {
+// connectOnce dials, and serves the tunnel until it ends. stood reports whether it ever stood.
+func (l *Tunnels) connectOnce(ctx context.Context, addr string) (stood bool, err error) {
 	conn, proxy, err := l.dial(ctx, addr)
 	if err != nil {
 		return false, err
 	}
-	if !l.take(proxy) {
+	if !l.claim(proxy) {
 		conn.Close()
 		return false, errSpare
 	}
 	defer l.release(proxy)
 	up, err := tunnel.Connect(ctx, conn, l.cfg.Key, l.cfg.ID, l.cfg.Version, l.cfg.Now)
 	if err != nil {
-		return false, explain(addr, err)
+		return false, dialFault(addr, err)
 	}
 	defer up.Close()
 	if up.Proxy() != proxy {
@@ -178,22 +178,22 @@ func (l *Links) once(ctx context.Context, addr string) (stood bool, err error) {
 }
 
 // dial connects and returns the proxy's name as its certificate has it.
-func (l *Links) dial(ctx context.Context, addr string) (net.Conn, string, error) {
+func (l *Tunnels) dial(ctx context.Context, addr string) (net.Conn, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := l.cfg.Way.DialTLS(ctx, addr, identity.PinnedTLS(l.cfg.Pin, l.cfg.Cluster, identity.ALPNTunnel, l.cfg.Cert, l.cfg.Now, identity.Proxy))
+	conn, err := l.cfg.Dialer.DialTLS(ctx, addr, identity.PinnedTLS(l.cfg.Pin, l.cfg.Cluster, identity.ALPNTunnel, l.cfg.Cert, l.cfg.Now, identity.Proxy))
 	if err != nil {
-		return nil, "", explain(addr, err)
+		return nil, "", dialFault(addr, err)
 	}
 	peer, err := identity.VerifyPinned(conn.ConnectionState().PeerCertificates, l.cfg.Pin, l.cfg.Cluster, l.cfg.Now(), identity.Proxy)
 	if err != nil {
 		conn.Close()
-		return nil, "", explain(addr, err)
+		return nil, "", dialFault(addr, err)
 	}
 	return conn, peer.Name, nil
 }
 
-func explain(addr string, err error) error {
+func dialFault(addr string, err error) error {
 	var pin *identity.PinError
 	var old *identity.ExpiredError
 	var said *fault.Error
@@ -210,11 +210,11 @@ func explain(addr string, err error) error {
 
 // serve hands on what comes until the tunnel or ctx ends, and waits for the streams. They end before the tunnel, so that people still
 // read why.
-func (l *Links) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
+func (l *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var streams sync.WaitGroup
-	streams.Go(func() { defer cancel(); l.follow(ctx, up) })
+	streams.Go(func() { defer cancel(); l.forwardRules(ctx, up) })
 	var gate sync.Mutex // guards stopping, and that no stream starts after it
 	stopping := false
 	accepting := make(chan struct{})
@@ -243,8 +243,8 @@ func (l *Links) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	<-accepting
 }
 
-// follow hands on the rules that a proxy pushes, at a bounded pace, until the tunnel or ctx ends.
-func (l *Links) follow(ctx context.Context, up *tunnel.Uplink) {
+// forwardRules hands on the rules that a proxy pushes, at a bounded pace, until the tunnel or ctx ends.
+func (l *Tunnels) forwardRules(ctx context.Context, up *tunnel.Uplink) {
 	news, taken, since := up.Rules(), 0, time.Now()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -269,25 +269,25 @@ func (l *Links) follow(ctx context.Context, up *tunnel.Uplink) {
 	}
 }
 
-func (l *Links) take(proxy string) bool {
+func (l *Tunnels) claim(proxy string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.taken[proxy] {
+	if l.claimed[proxy] {
 		return false
 	}
-	l.taken[proxy] = true
+	l.claimed[proxy] = true
 	return true
 }
 
-// Standing is to how many proxies a tunnel stands.
-func (l *Links) Standing() int {
+// Count is to how many proxies a tunnel stands.
+func (l *Tunnels) Count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.taken)
+	return len(l.claimed)
 }
 
-func (l *Links) release(proxy string) {
+func (l *Tunnels) release(proxy string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.taken, proxy)
+	delete(l.claimed, proxy)
 }

@@ -20,12 +20,12 @@ const (
 )
 
 // ServeDial serves one threshold-dial connection of a verified user until it ends or ctx does.
-func (f *Fronts) ServeDial(ctx context.Context, conn net.Conn, user identity.Peer) {
+func (f *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Peer) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	log := f.cfg.Log.With("user", user.Name, "login_id", user.LoginID, "from", conn.RemoteAddr(), "by", "dial")
-	leave, err := f.people.enter(user.Identity)
+	leave, err := f.users.acquire(user.Identity)
 	if err != nil {
 		log.Info("refused", "err", err)
 		refuse(conn, err)
@@ -42,19 +42,19 @@ func (f *Fronts) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	node, err := f.dial(ctx, conn, user, req)
 	if err != nil {
 		public := fault.Public(err)
-		log.Info("refused", "node", show(req.Node), "kind", public.Kind, "id", public.ID, "err", err)
+		log.Info("refused", "node", displayName(req.Node), "kind", public.Kind, "id", public.ID, "err", err)
 		refuse(conn, public)
 		return
 	}
-	log.Info("connected", "node", show(req.Node))
+	log.Info("connected", "node", displayName(req.Node))
 	relay(ctx, conn, node)
 }
 
-func (f *Fronts) dial(ctx context.Context, conn net.Conn, user identity.Peer, req dial.Request) (net.Conn, error) {
-	if err := user.CheckFrom(conn.RemoteAddr()); err != nil {
+func (f *Server) dial(ctx context.Context, conn net.Conn, user identity.Peer, req dial.Request) (net.Conn, error) {
+	if err := user.CheckSourceAddress(conn.RemoteAddr()); err != nil {
 		return nil, fault.Wrap(err, fault.Denied, "proxy.dial", err.Error(), "run: tsh login")
 	}
-	node, _, err := f.reach(ctx, caller{user.Identity, conn.RemoteAddr(), "dial"}, req.Node)
+	node, _, err := f.openNode(ctx, caller{user.Identity, conn.RemoteAddr(), "dial"}, req.Node)
 	if err != nil {
 		return nil, err
 	}

@@ -24,50 +24,50 @@ import (
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
-// reachTimeout bounds the way to a node, auth's answer included.
-const reachTimeout = 10 * time.Second
+// openTimeout bounds the way to a node, auth's answer included.
+const openTimeout = 10 * time.Second
 
-// Ways leads to attached nodes.
-type Ways interface {
+// NodeDialer leads to attached nodes.
+type NodeDialer interface {
 	Find(node string) (access.Node, bool)
-	Open(ctx context.Context, id identity.NodeID, h tunnel.Header) (net.Conn, error)
+	Open(ctx context.Context, id identity.MachineID, h tunnel.Header) (net.Conn, error)
 }
 
 // Config says what the fronts need. All but Now is required.
 type Config struct {
 	Cluster    string
 	Rules      interface{ Current() *rules.Trust }
-	Ways       Ways
+	Nodes      NodeDialer
 	Auth       *authrpc.Client
 	HostSigner func() (ssh.Signer, error) // shown to ssh -J; it may change while running
 	Now        func() time.Time           // zero: time.Now
 	Log        *slog.Logger
 }
 
-// Fronts serves people's connections. It is safe for concurrent use.
-type Fronts struct {
-	cfg    Config
-	people people
+// Server serves people's connections. It is safe for concurrent use.
+type Server struct {
+	cfg   Config
+	users userQuota
 }
 
 // New makes the fronts.
-func New(cfg Config) *Fronts {
+func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Fronts{cfg: cfg, people: people{visits: map[person]int{}}}
+	return &Server{cfg: cfg, users: userQuota{counts: map[person]int{}}}
 }
 
 // caller is a verified person at an address.
 type caller struct {
 	identity.Identity
-	from net.Addr
-	by   string // the front, as tunnel.Header says it
+	from     net.Addr
+	protocol string // the front, as tunnel.Header says it
 }
 
-// reach opens a stream to the node for the caller, or says why not. Every error is a fault.
-func (f *Fronts) reach(ctx context.Context, who caller, name string) (net.Conn, access.Node, error) {
-	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+// openNode opens a stream to the node for the caller, or says why not. Every error is a fault.
+func (f *Server) openNode(ctx context.Context, who caller, name string) (net.Conn, access.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	now, trust := f.cfg.Now(), f.cfg.Rules.Current()
 	if err := trust.Usable(now); err != nil {
@@ -76,58 +76,58 @@ func (f *Fronts) reach(ctx context.Context, who caller, name string) (net.Conn, 
 	if !now.Before(who.Expires) {
 		return nil, access.Node{}, fault.New(fault.Expired, "proxy.reach", "your certificate has ended", "run: tsh login")
 	}
-	node, attached := f.find(name)
+	node, attached := f.findNode(name)
 	if attached {
-		d := access.Decide(trust.Policy, f.question(who, node, "", now))
+		d := access.Decide(trust.Policy, f.accessRequest(who, node, "", now))
 		if d.Allow {
-			conn, err := f.cfg.Ways.Open(ctx, node.ID, tunnel.Header{V: tunnel.Version, From: who.from.String(), By: who.by})
+			conn, err := f.cfg.Nodes.Open(ctx, node.ID, tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol})
 			return conn, node, err
 		}
-		if access.Decide(trust.Policy, f.question(who, node, access.List, now)).Allow {
+		if access.Decide(trust.Policy, f.accessRequest(who, node, access.List, now)).Allow {
 			return nil, node, fault.New(fault.Denied, "proxy.reach", d.Reason, d.Remedy)
 		}
 	}
 	// One who may not know of a node hears, after the same question to auth, what one hears of a node that is not there.
-	return nil, node, f.explain(ctx, who, name, trust, now)
+	return nil, node, f.explainFailure(ctx, who, name, trust, now)
 }
 
-// find looks for a whole name, then for name.cluster, then for an id; names are host names, so an id could only be one's whole name.
-func (f *Fronts) find(name string) (access.Node, bool) {
-	if n, ok := f.cfg.Ways.Find(name); ok {
+// findNode looks for a whole name, then for name.cluster, then for an id; names are host names, so an id could only be one's whole name.
+func (f *Server) findNode(name string) (access.Node, bool) {
+	if n, ok := f.cfg.Nodes.Find(name); ok {
 		return n, true
 	}
 	if short, ok := strings.CutSuffix(name, "."+f.cfg.Cluster); ok {
-		return f.cfg.Ways.Find(short)
+		return f.cfg.Nodes.Find(short)
 	}
 	return access.Node{}, false
 }
 
-func (f *Fronts) question(who caller, n access.Node, a access.Action, now time.Time) access.Request {
+func (f *Server) accessRequest(who caller, n access.Node, a access.Action, now time.Time) access.Request {
 	from, _ := netip.ParseAddrPort(who.from.String()) // the zero Addr where it is not known
 	return access.Request{Who: who.Identity, Node: n, Action: a, Now: now, From: from.Addr().Unmap()}
 }
 
-// explain says why no stream could be opened: the node is away, the caller may not reach it, or there is none.
-func (f *Fronts) explain(ctx context.Context, who caller, name string, trust *rules.Trust, now time.Time) error {
+// explainFailure says why no stream could be opened: the node is away, the caller may not reach it, or there is none.
+func (f *Server) explainFailure(ctx context.Context, who caller, name string, trust *rules.Trust, now time.Time) error {
 	res, err := authrpc.Call(ctx, f.cfg.Auth, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: name})
 	if err != nil {
-		return fault.Wrap(err, fault.Unavailable, "proxy.reach", "node "+show(name)+" is not attached to this proxy, and auth cannot be asked about it",
+		return fault.Wrap(err, fault.Unavailable, "proxy.reach", "node "+displayName(name)+" is not attached to this proxy, and auth cannot be asked about it",
 			"try again in a moment; if it stays so, ask an administrator to look at auth")
 	}
 	for _, n := range res.Nodes {
-		d := access.Decide(trust.Policy, f.question(who, n.Access(), "", now))
-		listed := access.Decide(trust.Policy, f.question(who, n.Access(), access.List, now)).Allow
+		d := access.Decide(trust.Policy, f.accessRequest(who, n.Access(), "", now))
+		listed := access.Decide(trust.Policy, f.accessRequest(who, n.Access(), access.List, now)).Allow
 		switch {
 		case d.Allow:
-			return offline(n)
+			return offlineFault(n)
 		case listed:
 			return fault.New(fault.Denied, "proxy.reach", d.Reason, d.Remedy)
 		}
 	}
-	return fault.New(fault.NotFound, "proxy.reach", "no node "+show(name)+" that you may reach", "see: tsh ls")
+	return fault.New(fault.NotFound, "proxy.reach", "no node "+displayName(name)+" that you may reach", "see: tsh ls")
 }
 
-func offline(n authrpc.NodeInfo) error {
+func offlineFault(n authrpc.NodeInfo) error {
 	seen := "never seen"
 	if !n.LastSeen.IsZero() {
 		seen = "last seen " + n.LastSeen.UTC().Format(time.RFC3339)
@@ -140,9 +140,9 @@ func offline(n authrpc.NodeInfo) error {
 		"start threshold-node on it, or ask its administrator to")
 }
 
-// show repeats a name in an answer only when it is one; what else a client sent is quoted and cut.
-func show(name string) string {
-	if identity.CheckNodeName(name) == nil {
+// displayName repeats a name in an answer only when it is one; what else a client sent is quoted and cut.
+func displayName(name string) string {
+	if identity.CheckMachineName(name) == nil {
 		return name
 	}
 	if len(name) > 64 {

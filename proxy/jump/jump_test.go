@@ -31,14 +31,14 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// ways has nodes that echo, and remembers how they were reached.
-type ways struct {
+// testNodes has nodes that echo, and remembers how they were reached.
+type testNodes struct {
 	mu    sync.Mutex
 	nodes map[string]access.Node
 	last  tunnel.Header
 }
 
-func (w *ways) Find(name string) (access.Node, bool) {
+func (w *testNodes) Find(name string) (access.Node, bool) {
 	for _, n := range w.nodes {
 		if n.Name == name || string(n.ID) == name {
 			return n, true
@@ -47,7 +47,7 @@ func (w *ways) Find(name string) (access.Node, bool) {
 	return access.Node{}, false
 }
 
-func (w *ways) Open(_ context.Context, _ identity.NodeID, h tunnel.Header) (net.Conn, error) {
+func (w *testNodes) Open(_ context.Context, _ identity.MachineID, h tunnel.Header) (net.Conn, error) {
 	w.mu.Lock()
 	w.last = h
 	w.mu.Unlock()
@@ -71,15 +71,15 @@ func (w *ways) Open(_ context.Context, _ identity.NodeID, h tunnel.Header) (net.
 	return near, nil
 }
 
-type fixed struct{ trust *rules.Trust }
+type fixedRules struct{ trust *rules.Trust }
 
-func (f fixed) Current() *rules.Trust { return f.trust }
+func (f fixedRules) Current() *rules.Trust { return f.trust }
 
-type fronts struct {
+type testServer struct {
 	*proxytest.Auth
-	*jump.Fronts
-	t    *testing.T
-	ways *ways
+	*jump.Server
+	t     *testing.T
+	nodes *testNodes
 }
 
 func grant(nodes map[string]access.Strings, logins, actions access.Strings) access.Grant {
@@ -97,26 +97,26 @@ var (
 
 const secretNode = "vault-1"
 
-func newFronts(t *testing.T) *fronts {
+func newTestServer(t *testing.T) *testServer {
 	t.Helper()
 	a := proxytest.New(t)
-	a.Allow(ops, viewers, barred)
-	trust, err := rules.Open(a.Pin(), a.Set())
+	a.SetRoles(ops, viewers, barred)
+	trust, err := rules.Open(a.Pin(), a.SignRules())
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := a.Client()
 	t.Cleanup(client.Close)
-	w := &ways{nodes: map[string]access.Node{}}
+	w := &testNodes{nodes: map[string]access.Node{}}
 	for _, name := range []string{"web-1", secretNode} {
 		id := a.Machine(identity.Node, name, nil).ID
 		env, _, _ := strings.Cut(name, "-")
 		w.nodes[name] = access.Node{ID: id, Name: name, Labels: identity.Labels{"env": env}}
 	}
-	f := jump.New(jump.Config{Cluster: membertest.Name, Rules: fixed{trust}, Ways: w, Auth: client, HostSigner: a.HostKey, Log: proxytest.Log()})
+	f := jump.New(jump.Config{Cluster: membertest.Name, Rules: fixedRules{trust}, Nodes: w, Auth: client, HostSigner: a.HostKey, Log: proxytest.Log()})
 	a.Register(authrpc.NodeInfo{ID: "0123456789abcdef0123456789abcdef", Name: "web-2", Labels: identity.Labels{"env": "web"},
 		LastSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)})
-	return &fronts{a, f, t, w}
+	return &testServer{a, f, t, w}
 }
 
 // pair is a TCP connection, so that addresses are real.
@@ -137,14 +137,14 @@ func pair(t *testing.T) (client, server net.Conn) {
 	return client, server
 }
 
-func (f *fronts) user(name string, roles ...string) identity.Peer {
+func (f *testServer) user(name string, roles ...string) identity.Peer {
 	who := f.User(name, roles...)
 	who.Expires = time.Now().Add(time.Hour)
 	return identity.Peer{Identity: who, Cert: &x509.Certificate{}}
 }
 
 // dialAs serves one dial connection in the background; wait returns when it has ended.
-func (f *fronts) dialAs(user identity.Peer) (client net.Conn, wait func()) {
+func (f *testServer) dialAs(user identity.Peer) (client net.Conn, wait func()) {
 	client, server := pair(f.t)
 	done := make(chan struct{})
 	go func() { f.ServeDial(f.t.Context(), server, user); close(done) }()
@@ -152,8 +152,8 @@ func (f *fronts) dialAs(user identity.Peer) (client net.Conn, wait func()) {
 }
 
 func TestDialReachesByEveryName(t *testing.T) {
-	f := newFronts(t)
-	for _, name := range []string{"web-1", "web-1." + membertest.Name, string(f.ways.nodes["web-1"].ID)} {
+	f := newTestServer(t)
+	for _, name := range []string{"web-1", "web-1." + membertest.Name, string(f.nodes.nodes["web-1"].ID)} {
 		raw, wait := f.dialAs(f.user("alice@example.com", "ops"))
 		conn := dial.Client(raw, dial.Request{Node: name})
 		sent := bytes.Repeat([]byte("x"), 300<<10)
@@ -166,18 +166,18 @@ func TestDialReachesByEveryName(t *testing.T) {
 			t.Errorf("%s: got %d bytes, %v, want %d back after the half-close", name, len(got), err, len(sent))
 		}
 		wait()
-		if f.ways.last.By != "dial" || f.ways.last.From != raw.LocalAddr().String() {
-			t.Errorf("got header %+v, want dial from %s", f.ways.last, raw.LocalAddr())
+		if f.nodes.last.Protocol != "dial" || f.nodes.last.From != raw.LocalAddr().String() {
+			t.Errorf("got header %+v, want dial from %s", f.nodes.last, raw.LocalAddr())
 		}
 	}
 }
 
 func TestDialRefuses(t *testing.T) {
-	f := newFronts(t)
+	f := newTestServer(t)
 	expired := f.user("alice@example.com", "ops")
 	expired.Expires = time.Now().Add(-time.Minute)
 	pinned := f.user("alice@example.com", "ops")
-	pinned.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	pinned.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	missing := "no node %s that you may reach"
 	for _, tt := range []struct {
 		name   string
@@ -216,7 +216,7 @@ func TestDialRefuses(t *testing.T) {
 
 // Without auth nobody can say whether a node exists; one that is attached is reached all the same.
 func TestDialWithoutAuth(t *testing.T) {
-	f := newFronts(t)
+	f := newTestServer(t)
 	f.Down(true)
 	for node, kind := range map[string]fault.Kind{"web-2": fault.Unavailable, secretNode: fault.Unavailable, "web-1": ""} {
 		raw, wait := f.dialAs(f.user("a", "ops"))
@@ -231,12 +231,12 @@ func TestDialWithoutAuth(t *testing.T) {
 }
 
 func TestDialWithoutFreshRules(t *testing.T) {
-	f := newFronts(t)
-	trust, err := rules.Open(f.Pin(), f.SetAt(time.Now().Add(-25*time.Hour)))
+	f := newTestServer(t)
+	trust, err := rules.Open(f.Pin(), f.SignRulesAt(time.Now().Add(-25*time.Hour)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Fronts = jump.New(jump.Config{Cluster: membertest.Name, Rules: fixed{trust}, Ways: f.ways, HostSigner: f.HostKey, Log: proxytest.Log()})
+	f.Server = jump.New(jump.Config{Cluster: membertest.Name, Rules: fixedRules{trust}, Nodes: f.nodes, HostSigner: f.HostKey, Log: proxytest.Log()})
 	raw, wait := f.dialAs(f.user("a", "ops"))
 	conn := dial.Client(raw, dial.Request{Node: "web-1"})
 	conn.Write([]byte("x"))
@@ -247,8 +247,8 @@ func TestDialWithoutFreshRules(t *testing.T) {
 	wait()
 }
 
-func TestDialStallsAndNonsense(t *testing.T) {
-	f := newFronts(t)
+func TestDialStallsAndGarbage(t *testing.T) {
+	f := newTestServer(t)
 	user := f.user("a", "ops")
 	for name, first := range map[string][]byte{"nothing": nil, "half a request": {1, 0}, "a length without its bytes": {1, 0, 9, '{'}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -260,7 +260,7 @@ func TestDialStallsAndNonsense(t *testing.T) {
 				}
 				io.Copy(io.Discard, client)
 			}()
-			f.ServeDial(t.Context(), addressed{server}, user)
+			f.ServeDial(t.Context(), addrConn{server}, user)
 			if took := time.Since(start); took > 16*time.Second {
 				t.Errorf("%s: got it held for %s, want at most 10s and a drain of 5s", name, took)
 			}
@@ -278,13 +278,13 @@ func TestDialStallsAndNonsense(t *testing.T) {
 	}
 }
 
-// addressed gives a pipe a client's address.
-type addressed struct{ net.Conn }
+// addrConn gives a pipe a client's address.
+type addrConn struct{ net.Conn }
 
-func (addressed) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 5022} }
+func (addrConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 5022} }
 
 func TestShutdownEndsARelay(t *testing.T) {
-	f := newFronts(t)
+	f := newTestServer(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	client, server := pair(t)
 	done := make(chan struct{})
@@ -301,7 +301,7 @@ func TestShutdownEndsARelay(t *testing.T) {
 	}
 }
 
-func hostKey(f *fronts) ssh.HostKeyCallback {
+func hostKey(f *testServer) ssh.HostKeyCallback {
 	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
 		return identity.VerifySSHHost(key, "127.0.0.1", []ssh.PublicKey{f.HostAuthority()}, time.Now())
 	}

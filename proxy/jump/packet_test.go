@@ -21,8 +21,8 @@ func packet(payload ...byte) []byte {
 }
 
 // What comes before the key exchange is done is the key exchange or nothing, and no length is believed.
-func TestSSHFrontEndsWhatDoesNotBeginWithAKeyExchange(t *testing.T) {
-	f := newFronts(t)
+func TestSSHServerClosesWhatIsNotAKeyExchange(t *testing.T) {
+	f := newTestServer(t)
 	session := append([]byte{90, 0, 0, 0, 7}, "session\x00\x00\x00\x00\x00\x20\x00\x00\x00\x00\x80\x00"...)
 	for name, first := range map[string][]byte{
 		"a packet of 2 GiB":        {0x7f, 0xff, 0xff, 0xff, 4},

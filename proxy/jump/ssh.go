@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	// sshHandshake bounds everything before the user is known.
-	sshHandshake = 10 * time.Second
-	maxAuthTries = 6
-	// idleWithout is how long a connection may stay without any channel.
-	idleWithout = time.Minute
-	// version is what the front calls itself; it does not say of which release it is.
-	version = "SSH-2.0-Threshold"
+	// sshHandshakeTimeout bounds everything before the user is known.
+	sshHandshakeTimeout = 10 * time.Second
+	maxAuthTries        = 6
+	// idleTimeout is how long a connection may stay without any channel.
+	idleTimeout = time.Minute
+	// serverVersion is what the front calls itself; it does not say of which release it is.
+	serverVersion = "SSH-2.0-Threshold"
 )
 
 // algorithms: AES-GCM first, which has hardware on amd64 and arm64; CTR for libraries that have nothing newer. Key exchanges begin with
@@ -37,12 +37,12 @@ func algorithms() ssh.Config {
 // ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for it, and nothing else.
 // settled is called once the user is known. The error says why that never was: for one who asked to be let in it is fault.Denied where a
 // certificate was shown that is not good, fault.Expired where it merely has ended, and fault.Unauthenticated where there was none.
-func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
+func (f *Server) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	log := f.cfg.Log.With("from", conn.RemoteAddr(), "by", "ssh")
-	_ = conn.SetDeadline(time.Now().Add(sshHandshake))
+	_ = conn.SetDeadline(time.Now().Add(sshHandshakeTimeout))
 	sc, channels, requests, err := f.handshake(conn)
 	if err != nil {
 		log.Debug("ssh handshake failed", "err", err)
@@ -57,7 +57,7 @@ func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func(ident
 	}
 	settled(user.Identity)
 	log = log.With("user", user.Name, "login_id", user.LoginID)
-	leave, err := f.people.enter(user.Identity)
+	leave, err := f.users.acquire(user.Identity)
 	if err != nil {
 		log.Info("refused", "err", err)
 		return nil
@@ -74,7 +74,7 @@ func (f *Fronts) ServeSSH(ctx context.Context, conn net.Conn, settled func(ident
 // userKey finds the verified user in the Permissions of the key that was accepted, the only place identity is taken from.
 type userKey struct{}
 
-func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+func (f *Server) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	host, err := f.cfg.HostSigner()
 	if err != nil {
 		return nil, nil, nil, err
@@ -96,7 +96,7 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 				f.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
 				_, isCert := key.(*ssh.Certificate)
 				switch {
-				case identity.Ended(err, now, func(at time.Time) error { _, err := verify(at); return err }):
+				case identity.OnlyExpired(err, now, func(at time.Time) error { _, err := verify(at); return err }):
 					why = fault.New(fault.Expired, "proxy.ssh", "your certificate has ended", "run: tsh login")
 				case isCert && why.Kind != fault.Expired:
 					why = fault.New(fault.Denied, "proxy.ssh", "this proxy does not take your certificate", "run: tsh login")
@@ -110,7 +110,7 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 			return nil, &ssh.BannerError{Err: why, Message: "threshold: error: " + why.Msg + "\r\nthreshold: hint: " + why.Remedy + "\r\n"}
 		},
 		AuthLogCallback: func(ssh.ConnMetadata, string, error) { asked = true },
-		ServerVersion:   version,
+		ServerVersion:   serverVersion,
 	}
 	for _, key := range identity.HostKeys(host) {
 		cfg.AddHostKey(key)
@@ -124,10 +124,10 @@ func (f *Fronts) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 
 // serveChannels serves channel by channel until the connection ends. Each counts as one more connection of the person: a tool may share one
 // jump among all its nodes, and holds no more of the proxy than with a jump for each.
-func (f *Fronts) serveChannels(ctx context.Context, who caller, sc *ssh.ServerConn, channels <-chan ssh.NewChannel) {
+func (f *Server) serveChannels(ctx context.Context, who caller, sc *ssh.ServerConn, channels <-chan ssh.NewChannel) {
 	ctx, cancel := context.WithCancel(ctx)
 	var serving atomic.Int32
-	idle := time.AfterFunc(idleWithout, func() {
+	idle := time.AfterFunc(idleTimeout, func() {
 		if serving.Load() == 0 { // a channel may open while the one before it starts this again
 			sc.Close()
 		}
@@ -137,9 +137,9 @@ func (f *Fronts) serveChannels(ctx context.Context, who caller, sc *ssh.ServerCo
 	defer open.Wait()
 	defer cancel()
 	for nc := range channels {
-		leave, err := f.people.enter(who.Identity)
+		leave, err := f.users.acquire(who.Identity)
 		if err != nil {
-			_ = nc.Reject(ssh.ResourceShortage, sentence(fault.Public(err)))
+			_ = nc.Reject(ssh.ResourceShortage, rejectMessage(fault.Public(err)))
 			continue
 		}
 		serving.Add(1)
@@ -147,7 +147,7 @@ func (f *Fronts) serveChannels(ctx context.Context, who caller, sc *ssh.ServerCo
 		open.Go(func() {
 			defer func() {
 				if leave(); serving.Add(-1) == 0 {
-					idle.Reset(idleWithout)
+					idle.Reset(idleTimeout)
 				}
 			}()
 			defer f.recover(sc)
@@ -157,7 +157,7 @@ func (f *Fronts) serveChannels(ctx context.Context, who caller, sc *ssh.ServerCo
 }
 
 // recover keeps a panic over one channel from being everyone's.
-func (f *Fronts) recover(sc *ssh.ServerConn) {
+func (f *Server) recover(sc *ssh.ServerConn) {
 	if r := recover(); r != nil {
 		f.cfg.Log.Error("panic while serving a channel", "from", sc.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
 		sc.Close()
@@ -172,7 +172,7 @@ type directTCPIP struct {
 	FromPort uint32
 }
 
-func (f *Fronts) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel) {
+func (f *Server) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel) {
 	if nc.ChannelType() != "direct-tcpip" {
 		_ = nc.Reject(ssh.Prohibited, "this proxy only leads to nodes; use: ssh -J PROXY NODE")
 		return
@@ -182,12 +182,12 @@ func (f *Fronts) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel
 		_ = nc.Reject(ssh.ConnectionFailed, "the request could not be read")
 		return
 	}
-	log := f.cfg.Log.With("user", who.Name, "login_id", who.LoginID, "from", who.from, "by", "ssh", "node", show(target.Host))
-	node, _, err := f.reach(ctx, who, target.Host)
+	log := f.cfg.Log.With("user", who.Name, "login_id", who.LoginID, "from", who.from, "by", "ssh", "node", displayName(target.Host))
+	node, _, err := f.openNode(ctx, who, target.Host)
 	if err != nil {
 		public := fault.Public(err)
 		log.Info("refused", "kind", public.Kind, "id", public.ID, "err", err)
-		_ = nc.Reject(reason(public.Kind), sentence(public))
+		_ = nc.Reject(rejectReason(public.Kind), rejectMessage(public))
 		return
 	}
 	channel, requests, err := nc.Accept()
@@ -202,15 +202,15 @@ func (f *Fronts) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel
 	quiet.Wait()
 }
 
-func reason(k fault.Kind) ssh.RejectionReason {
+func rejectReason(k fault.Kind) ssh.RejectionReason {
 	if k == fault.Denied {
 		return ssh.Prohibited
 	}
 	return ssh.ConnectionFailed
 }
 
-// sentence is what ssh prints after "channel 0: open failed".
-func sentence(e *fault.Error) string {
+// rejectMessage is what ssh prints after "channel 0: open failed".
+func rejectMessage(e *fault.Error) string {
 	s := e.Msg
 	if e.Remedy != "" {
 		s += " (" + e.Remedy + ")"

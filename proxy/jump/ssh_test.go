@@ -16,20 +16,20 @@ import (
 	"github.com/threshold-access/threshold/internal/member/membertest"
 )
 
-// jumper is a stock client on the SSH front.
-type jumper struct {
+// sshJump is a stock client on the SSH front.
+type sshJump struct {
 	*ssh.Client
 	settled chan struct{}
 	wait    func()
 }
 
-func (f *fronts) jump(user string, keys ...ssh.Signer) (*jumper, error) {
+func (f *testServer) jump(user string, keys ...ssh.Signer) (*sshJump, error) {
 	return f.jumpAs(&ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: hostKey(f)})
 }
 
-func (f *fronts) jumpAs(cfg *ssh.ClientConfig) (*jumper, error) {
+func (f *testServer) jumpAs(cfg *ssh.ClientConfig) (*sshJump, error) {
 	client, server := pair(f.t)
-	j := &jumper{settled: make(chan struct{}, 1)}
+	j := &sshJump{settled: make(chan struct{}, 1)}
 	done := make(chan struct{})
 	go func() {
 		_ = f.ServeSSH(f.t.Context(), server, func(identity.Identity) { j.settled <- struct{}{} })
@@ -46,7 +46,7 @@ func (f *fronts) jumpAs(cfg *ssh.ClientConfig) (*jumper, error) {
 	return j, nil
 }
 
-func (f *fronts) mustJump(roles ...string) *jumper {
+func (f *testServer) mustJump(roles ...string) *sshJump {
 	f.t.Helper()
 	j, err := f.jump("anybody", f.UserSigner(f.User("alice@example.com", roles...), nil, "ubuntu"))
 	if err != nil {
@@ -57,7 +57,7 @@ func (f *fronts) mustJump(roles ...string) *jumper {
 }
 
 func TestSSHJumpReachesANode(t *testing.T) {
-	f := newFronts(t)
+	f := newTestServer(t)
 	j := f.mustJump("ops")
 	for _, target := range []string{"web-1:22", "web-1." + membertest.Name + ":2222"} { // the port means nothing
 		c, err := j.Dial("tcp", target)
@@ -71,15 +71,15 @@ func TestSSHJumpReachesANode(t *testing.T) {
 		}
 		c.Close()
 	}
-	if f.ways.last.By != "ssh" || f.ways.last.From != j.LocalAddr().String() {
-		t.Errorf("got header %+v, want ssh from %s", f.ways.last, j.LocalAddr())
+	if f.nodes.last.Protocol != "ssh" || f.nodes.last.From != j.LocalAddr().String() {
+		t.Errorf("got header %+v, want ssh from %s", f.nodes.last, j.LocalAddr())
 	}
 	j.Close()
 	j.wait()
 }
 
-func TestSSHJumpSaysWhyNot(t *testing.T) {
-	f := newFronts(t)
+func TestSSHJumpExplainsRefusals(t *testing.T) {
+	f := newTestServer(t)
 	for _, tt := range []struct {
 		node   string
 		roles  []string
@@ -104,8 +104,8 @@ func TestSSHJumpSaysWhyNot(t *testing.T) {
 	}
 }
 
-func TestSSHFrontOffersNothingElse(t *testing.T) {
-	f := newFronts(t)
+func TestSSHServerOffersNothingElse(t *testing.T) {
+	f := newTestServer(t)
 	j := f.mustJump("ops")
 	for _, kind := range []string{"session", "x11", "forwarded-tcpip", "auth-agent@openssh.com", "direct-streamlocal@openssh.com", "tun@openssh.com", ""} {
 		_, _, err := j.OpenChannel(kind, nil)
@@ -143,8 +143,8 @@ func TestSSHFrontOffersNothingElse(t *testing.T) {
 	j.wait()
 }
 
-func TestSSHFrontRefusesKeys(t *testing.T) {
-	f, foreign := newFronts(t), newFronts(t)
+func TestSSHServerRefusesKeys(t *testing.T) {
+	f, foreign := newTestServer(t), newTestServer(t)
 	alice := f.User("alice@example.com", "ops")
 	plain := foreign.UserSigner(alice, nil, "ubuntu")
 	for name, key := range map[string]ssh.Signer{
@@ -177,11 +177,11 @@ type plainKey struct{ ssh.Signer }
 
 func (p plainKey) PublicKey() ssh.PublicKey { return p.Signer.PublicKey().(*ssh.Certificate).Key }
 
-func TestSSHFrontTellsWhatHelps(t *testing.T) {
-	f := newFronts(t)
+func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
+	f := newTestServer(t)
 	alice := f.User("alice@example.com", "ops")
 	ended := f.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
-	foreign := newFronts(t).UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
+	foreign := newTestServer(t).UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
 	interactive := ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })
 	for _, tt := range []struct {
 		name string
@@ -201,8 +201,8 @@ func TestSSHFrontTellsWhatHelps(t *testing.T) {
 	}
 }
 
-func TestSSHFrontAgreesOnNothingOld(t *testing.T) {
-	f := newFronts(t)
+func TestSSHServerRefusesOldAlgorithms(t *testing.T) {
+	f := newTestServer(t)
 	auth := []ssh.AuthMethod{ssh.PublicKeys(f.UserSigner(f.User("alice@example.com", "ops"), nil, "ubuntu"))}
 	j, err := f.jumpAs(&ssh.ClientConfig{Config: ssh.Config{Ciphers: []string{ssh.CipherAES128CTR}}, Auth: auth, HostKeyCallback: hostKey(f)})
 	if err != nil {
@@ -219,8 +219,8 @@ func TestSSHFrontAgreesOnNothingOld(t *testing.T) {
 	}
 }
 
-func TestSSHFrontShowsTheKeyAloneWhenAsked(t *testing.T) {
-	f := newFronts(t)
+func TestSSHServerShowsItsPlainHostKeyOnRequest(t *testing.T) {
+	f := newTestServer(t)
 	var shown ssh.PublicKey
 	j, err := f.jumpAs(&ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{ssh.PublicKeys(f.UserSigner(f.User("alice@example.com", "ops"), nil, "ubuntu"))},
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519}, HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { shown = key; return nil }})
@@ -234,8 +234,8 @@ func TestSSHFrontShowsTheKeyAloneWhenAsked(t *testing.T) {
 	j.wait()
 }
 
-func TestSSHFrontCapsTries(t *testing.T) {
-	f, foreign := newFronts(t), newFronts(t)
+func TestSSHServerLimitsAuthenticationAttempts(t *testing.T) {
+	f, foreign := newTestServer(t), newTestServer(t)
 	var keys []ssh.Signer
 	for range 7 {
 		keys = append(keys, foreign.UserSigner(f.User("eve@example.com"), nil, "ubuntu"))
@@ -249,8 +249,8 @@ func TestSSHFrontCapsTries(t *testing.T) {
 }
 
 // One jump that a tool shares among hundreds of nodes is fine; beyond what a person may have it is not.
-func TestSSHFrontCountsChannelsByPerson(t *testing.T) {
-	f := newFronts(t)
+func TestSSHServerCountsChannelsPerUser(t *testing.T) {
+	f := newTestServer(t)
 	j := f.mustJump("ops")
 	for n := 1; n < 1000; n++ { // the connection counts too
 		if _, err := j.Dial("tcp", "web-1:22"); err != nil {
@@ -272,11 +272,11 @@ func TestSSHFrontCountsChannelsByPerson(t *testing.T) {
 }
 
 // What a client showed decides what its network pays.
-func TestSSHFrontSaysWhatWasShown(t *testing.T) {
-	f := newFronts(t)
+func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
+	f := newTestServer(t)
 	alice := f.User("alice@example.com", "ops")
 	ended := f.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
-	foreign := newFronts(t).UserSigner(alice, nil, "ubuntu")
+	foreign := newTestServer(t).UserSigner(alice, nil, "ubuntu")
 	for name, tt := range map[string]struct {
 		keys []ssh.Signer
 		want fault.Kind
@@ -300,8 +300,8 @@ func TestSSHFrontSaysWhatWasShown(t *testing.T) {
 	}
 }
 
-func TestSSHFrontStalls(t *testing.T) {
-	f := newFronts(t)
+func TestSSHServerEndsStalledHandshakes(t *testing.T) {
+	f := newTestServer(t)
 	for name, first := range map[string]string{"silence": "", "half a banner": "SSH-2.0", "a banner and no more": "SSH-2.0-x\r\n"} {
 		synctest.Test(t, func(t *testing.T) {
 			client, server := net.Pipe()
@@ -312,7 +312,7 @@ func TestSSHFrontStalls(t *testing.T) {
 				}
 			}()
 			go io.Copy(io.Discard, client)
-			err := f.ServeSSH(t.Context(), addressed{server}, func(identity.Identity) { t.Error("got settled without a key") })
+			err := f.ServeSSH(t.Context(), addrConn{server}, func(identity.Identity) { t.Error("got settled without a key") })
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%s: got held for %s, want 10s", name, took)
 			}

@@ -16,9 +16,9 @@ import (
 var balancers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("2001:db8:b::/64")}
 
 // Only a listed peer is believed, and it must speak.
-func TestOnlyBalancersSayWhoseAConnectionIs(t *testing.T) {
+func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
 	a := proxytest.New(t)
-	trust := open(t, a)
+	trust := openRules(t, a)
 	const header = "PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n"
 	const local = "PROXY UNKNOWN\r\n"
 	for _, tt := range []struct {
@@ -41,12 +41,12 @@ func TestOnlyBalancersSayWhoseAConnectionIs(t *testing.T) {
 		{"one of which no header is wanted sends one", false, "10.0.0.1:5", header + "SSH-alice", ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newLane()
-			p := serveAs(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: tt.configured})
-			closed(l.hello(tt.from, tt.first))
+			l := newPipeListener()
+			p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: tt.configured})
+			drainAndClose(l.dialAndWrite(tt.from, tt.first))
 			synctest.Wait()
 			select {
-			case s := <-p.came:
+			case s := <-p.served:
 				if s.from != tt.want {
 					t.Errorf("%s: got served as from %s, want %q", tt.name, s.from, tt.want)
 				}
@@ -61,10 +61,10 @@ func TestOnlyBalancersSayWhoseAConnectionIs(t *testing.T) {
 }
 
 // TLS, and what is passed through, see the same address.
-func TestTheClientsAddressGoesThroughTLS(t *testing.T) {
+func TestTheClientAddressIsKeptThroughTLS(t *testing.T) {
 	a := proxytest.New(t)
-	l := newLane()
-	p := serveAs(a, open(t, a), mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
+	l := newPipeListener()
+	p := startConfig(a, openRules(t, a), mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
 	alice := a.User("alice@example.com", "ops")
 	for alpn, by := range map[string]string{"threshold-dial": "dial", "h2": "web"} {
 		raw := l.dialFrom(tcp("10.0.0.1:5"))
@@ -73,7 +73,7 @@ func TestTheClientsAddressGoesThroughTLS(t *testing.T) {
 		if err := c.Handshake(); err != nil {
 			t.Fatal(err)
 		}
-		if s := <-p.came; s.by != by || s.from != "[2001:db8::7]:40000" {
+		if s := <-p.served; s.by != by || s.from != "[2001:db8::7]:40000" {
 			t.Errorf("%s: got %s from %s, want %s from the client", alpn, s.by, s.from, by)
 		}
 		raw.Close()
@@ -81,15 +81,15 @@ func TestTheClientsAddressGoesThroughTLS(t *testing.T) {
 	p.stop()
 }
 
-func TestAHeaderThatStallsIsEnded(t *testing.T) {
+func TestAStalledProxyHeaderTimesOut(t *testing.T) {
 	a := proxytest.New(t)
-	trust := open(t, a)
+	trust := openRules(t, a)
 	for _, first := range []string{"", "PRO", "PROXY TCP4 192.0.2.7", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c1234"} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newLane()
-			p := serveAs(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
+			l := newPipeListener()
+			p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
 			start := time.Now()
-			closed(l.hello("10.0.0.1:5", first))
+			drainAndClose(l.dialAndWrite("10.0.0.1:5", first))
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%q: got held for %s, want 10s", first, took)
 			}
@@ -102,21 +102,21 @@ func TestAHeaderThatStallsIsEnded(t *testing.T) {
 }
 
 // Behind a balancer it is the client's network that pays and is bounded, never the balancer's.
-func TestOffencesAreTheClientsNotTheBalancers(t *testing.T) {
+func TestPenaltiesHitTheClientNotTheBalancer(t *testing.T) {
 	a := proxytest.New(t)
-	trust := open(t, a)
+	trust := openRules(t, a)
 	synctest.Test(t, func(t *testing.T) {
-		l := newLane()
-		p := serveAs(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
+		l := newPipeListener()
+		p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
 		by := func(client string) string { return fmt.Sprintf("PROXY TCP4 %s 198.51.100.1 40000 443\r\n", client) }
 		for range 20 {
-			closed(l.hello("10.0.0.1:5", by("192.0.2.7")+"garbage"))
+			drainAndClose(l.dialAndWrite("10.0.0.1:5", by("192.0.2.7")+"garbage"))
 		}
 		for client, want := range map[string]bool{"192.0.2.7": false, "192.0.2.8": true} {
-			closed(l.hello("10.0.0.1:5", by(client)+"SSH-alice"))
+			drainAndClose(l.dialAndWrite("10.0.0.1:5", by(client)+"SSH-alice"))
 			synctest.Wait()
 			select {
-			case <-p.came:
+			case <-p.served:
 				if !want {
 					t.Errorf("%s: got served, want turned away", client)
 				}
@@ -127,7 +127,7 @@ func TestOffencesAreTheClientsNotTheBalancers(t *testing.T) {
 			}
 		}
 		for i := range 1000 { // stalls, of many clients: one balancer's connections are not one network's
-			l.hello("10.0.0.1:5", by(fmt.Sprintf("203.0.%d.%d", i/250, i%250))+"\x16")
+			l.dialAndWrite("10.0.0.1:5", by(fmt.Sprintf("203.0.%d.%d", i/250, i%250))+"\x16")
 		}
 		synctest.Wait()
 		if got := p.mux.Counters().Dropped.Load(); got != 0 {

@@ -3,7 +3,7 @@ package mux
 import "testing"
 
 // An ACME authority offers acme-tls/1 alone (RFC 8737 section 3); beside anything else it means a browser, or nonsense.
-func TestOnlyAnAuthorityIsTakenForOne(t *testing.T) {
+func TestTheACMEChallengeNeedsItsALPNNameAlone(t *testing.T) {
 	for _, tt := range []struct {
 		offered []string
 		want    string
@@ -16,7 +16,7 @@ func TestOnlyAnAuthorityIsTakenForOne(t *testing.T) {
 		{[]string{"ACME-TLS/1"}, "", false},
 		{nil, "", false},
 	} {
-		got, err := choose(tt.offered)
+		got, err := chooseProtocol(tt.offered)
 		if got != tt.want || (err != nil) != tt.refused {
 			t.Errorf("%q: got %q, %v, want %q", tt.offered, got, err, tt.want)
 		}

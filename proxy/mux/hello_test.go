@@ -20,7 +20,7 @@ func helloOf(t testing.TB, cfg *tls.Config) []byte {
 		_ = tls.Client(near, cfg).Handshake()
 		near.Close()
 	}()
-	var head [recordHead]byte
+	var head [recordHeaderLen]byte
 	if _, err := io.ReadFull(far, head[:]); err != nil {
 		t.Fatal(err)
 	}
@@ -31,10 +31,10 @@ func helloOf(t testing.TB, cfg *tls.Config) []byte {
 	return append(head[:], body...)
 }
 
-// cut makes one record of many.
-func cut(hello []byte, size int) []byte {
+// fragment makes one record of many.
+func fragment(hello []byte, size int) []byte {
 	var out []byte
-	for body := hello[recordHead:]; len(body) > 0; {
+	for body := hello[recordHeaderLen:]; len(body) > 0; {
 		n := min(size, len(body))
 		out = append(append(out, recordHandshake, 3, 1, byte(n>>8), byte(n)), body[:n]...)
 		body = body[n:]
@@ -54,7 +54,7 @@ func TestHelloProtocols(t *testing.T) {
 		{"one name", one, []string{"threshold-dial"}},
 		{"two names, TLS 1.2", two, []string{"h2", "http/1.1"}},
 		{"no name", none, nil},
-		{"cut into small records", cut(one, 60), []string{"threshold-dial"}},
+		{"cut into small records", fragment(one, 60), []string{"threshold-dial"}},
 		{"with more behind it", append(slices.Clone(one), "early data"...), []string{"threshold-dial"}},
 	} {
 		got, err := helloProtocols(tt.hello)
@@ -63,7 +63,7 @@ func TestHelloProtocols(t *testing.T) {
 		}
 	}
 	for n := range len(one) {
-		if _, err := helloProtocols(one[:n]); !errors.Is(err, errMore) {
+		if _, err := helloProtocols(one[:n]); !errors.Is(err, errIncomplete) {
 			t.Fatalf("first %d bytes: got %v, want to be asked for more", n, err)
 		}
 	}
@@ -72,11 +72,11 @@ func TestHelloProtocols(t *testing.T) {
 func TestHelloProtocolsRefuses(t *testing.T) {
 	good := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	other := slices.Clone(good)
-	other[recordHead] = 2 // a ServerHello
+	other[recordHeaderLen] = 2 // a ServerHello
 	long := slices.Clone(good)
-	long[recordHead+1] = 2 // 128 KiB
+	long[recordHeaderLen+1] = 2 // 128 KiB
 	broken := slices.Clone(good)
-	broken[recordHead+handshakeHead+2+32] = 200 // a session id that is too long
+	broken[recordHeaderLen+handshakeHeaderLen+2+32] = 200 // a session id that is too long
 	for name, b := range map[string][]byte{
 		"another record type":     {23, 3, 3, 0, 1, 0},
 		"another version":         {22, 9, 9, 0, 1, 1},
@@ -85,15 +85,15 @@ func TestHelloProtocolsRefuses(t *testing.T) {
 		"another message":         other,
 		"a length of 128 KiB":     long,
 		"lengths that disagree":   broken,
-		"one byte in each record": cut(good, 1),
+		"one byte in each record": fragment(good, 1),
 	} {
-		if got, err := helloProtocols(b); err == nil || errors.Is(err, errMore) {
+		if got, err := helloProtocols(b); err == nil || errors.Is(err, errIncomplete) {
 			t.Errorf("%s: got %q, %v, want it refused", name, got, err)
 		}
 	}
 }
 
-func TestChoose(t *testing.T) {
+func TestChooseProtocol(t *testing.T) {
 	for _, tt := range []struct {
 		offered []string
 		want    string
@@ -107,49 +107,49 @@ func TestChoose(t *testing.T) {
 		{[]string{"threshold-auth", "threshold-auth"}, "", false},
 		{[]string{"h2", "Threshold-Auth"}, "", false},
 	} {
-		got, err := choose(tt.offered)
+		got, err := chooseProtocol(tt.offered)
 		if got != tt.want || (err == nil) != tt.ok {
 			t.Errorf("%q: got %q, %v, want %q, ok %v", tt.offered, got, err, tt.want, tt.ok)
 		}
 	}
 }
 
-func FuzzRecognise(f *testing.F) {
+func FuzzDetect(f *testing.F) {
 	f.Add([]byte("SSH-2.0-OpenSSH_9.9\r\n"))
 	f.Add([]byte("GET / HTTP/1.1\r\n"))
 	f.Add([]byte{22, 3, 1, 0, 5, 1, 0, 0, 1, 3})
 	f.Add(helloOf(f, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-auth"}}))
-	f.Add(cut(helloOf(f, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}), 50))
+	f.Add(fragment(helloOf(f, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}), 50))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		kind, offered, err := recognise(b)
-		if err != nil && kind == speaksSSH {
+		kind, offered, err := detect(b)
+		if err != nil && kind == protocolSSH {
 			t.Errorf("got SSH and %v", err)
 		}
-		if err != nil || kind != speaksTLS {
+		if err != nil || kind != protocolTLS {
 			return
 		}
 		// What is recognised stays so, whatever comes behind it.
-		kind2, again, err := recognise(append(slices.Clone(b), 0, 1, 2))
+		kind2, again, err := detect(append(slices.Clone(b), 0, 1, 2))
 		if err != nil || kind2 != kind || !slices.Equal(again, offered) {
 			t.Errorf("got %q, then %q, %v with more behind it", offered, again, err)
 		}
 	})
 }
 
-// dribble gives its bytes one by one.
-type dribble struct {
+// oneByteConn gives its bytes one by one.
+type oneByteConn struct {
 	net.Conn
 	r io.Reader
 }
 
-func (d dribble) Read(b []byte) (int, error)    { return d.r.Read(b[:min(1, len(b))]) }
-func (dribble) SetReadDeadline(time.Time) error { return nil }
+func (d oneByteConn) Read(b []byte) (int, error)    { return d.r.Read(b[:min(1, len(b))]) }
+func (oneByteConn) SetReadDeadline(time.Time) error { return nil }
 
-func TestSniffGivesEverythingAgain(t *testing.T) {
+func TestSniffKeepsEveryByte(t *testing.T) {
 	hello := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-tunnel"}})
-	p := &peeked{Conn: dribble{r: bytes.NewReader(hello)}}
+	p := &prefixedConn{Conn: oneByteConn{r: bytes.NewReader(hello)}}
 	kind, offered, err := p.sniff(time.Time{})
-	if err != nil || kind != speaksTLS || !slices.Equal(offered, []string{"threshold-tunnel"}) {
+	if err != nil || kind != protocolTLS || !slices.Equal(offered, []string{"threshold-tunnel"}) {
 		t.Fatalf("got %v, %q, %v, want TLS for threshold-tunnel", kind, offered, err)
 	}
 	if got, _ := io.ReadAll(p); !bytes.Equal(got, hello) {
@@ -158,7 +158,7 @@ func TestSniffGivesEverythingAgain(t *testing.T) {
 }
 
 // A hello that never ends is refused at the cap, not kept.
-func TestSniffStopsAtItsCap(t *testing.T) {
+func TestSniffStopsAtItsSizeLimit(t *testing.T) {
 	var endless bytes.Buffer
 	endless.Write([]byte{22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff}) // 65,535 bytes are announced
 	for range 8 {
@@ -166,9 +166,9 @@ func TestSniffStopsAtItsCap(t *testing.T) {
 		endless.Write([]byte{22, 3, 1, 0x40, 0})
 	}
 	whole := endless.Len()
-	p := &peeked{Conn: dribbleFast{r: &endless}}
+	p := &prefixedConn{Conn: readerConn{r: &endless}}
 	_, _, err := p.sniff(time.Time{})
-	if !errors.Is(err, errTooLong) && !errors.Is(err, errNoHello) {
+	if !errors.Is(err, errHelloTooLong) && !errors.Is(err, errNotClientHello) {
 		t.Errorf("got %v, want it refused", err)
 	}
 	if read := whole - endless.Len(); read > maxHelloBytes {
@@ -176,10 +176,10 @@ func TestSniffStopsAtItsCap(t *testing.T) {
 	}
 }
 
-type dribbleFast struct {
+type readerConn struct {
 	net.Conn
 	r io.Reader
 }
 
-func (d dribbleFast) Read(b []byte) (int, error)    { return d.r.Read(b) }
-func (dribbleFast) SetReadDeadline(time.Time) error { return nil }
+func (d readerConn) Read(b []byte) (int, error)    { return d.r.Read(b) }
+func (readerConn) SetReadDeadline(time.Time) error { return nil }

@@ -21,10 +21,10 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/threshold-access/threshold/internal/alive"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/keepalive"
 	"github.com/threshold-access/threshold/internal/lifecycle"
-	"github.com/threshold-access/threshold/internal/places"
+	"github.com/threshold-access/threshold/internal/limit"
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
@@ -41,8 +41,8 @@ type Config struct {
 	Cluster  string
 	AuthAddr string // host:port of auth, where threshold-auth connections go
 	Rules    interface{ Current() *rules.Trust }
-	// Introduce makes this proxy's word for a client that is passed through to auth, given the client's first bytes.
-	Introduce func(from netip.AddrPort, hello []byte) ([]byte, error)
+	// SignForwardedFrom makes this proxy's word for a client that is passed through to auth, given the client's first bytes.
+	SignForwardedFrom func(from netip.AddrPort, hello []byte) ([]byte, error)
 	// Service is this proxy's own certificate, shown to nodes and tsh. Web is what browsers get.
 	Service func() (*tls.Certificate, error)
 	Web     func(*tls.ClientHelloInfo) (*tls.Certificate, error)
@@ -73,19 +73,19 @@ type Config struct {
 
 // Mux serves one listener.
 type Mux struct {
-	cfg       Config
-	tls       map[string]*tls.Config // by ALPN name; "" is the web
-	pending   *places.Room
-	anonymous *places.Room
-	penalties *penalties
-	counters  Counters
-	notes     *rate.Limiter // of lines about networks that are turned away
-	entering  chan net.Conn // from inside WebSockets
-	shut      chan struct{} // closed once nothing enters any more
+	cfg        Config
+	tlsConfigs map[string]*tls.Config // by ALPN name; "" is the web
+	pending    *limit.RandomDrop
+	anonymous  *limit.RandomDrop
+	penalties  *penalties
+	counters   Counters
+	penaltyLog *rate.Limiter // of lines about networks that are turned away
+	streams    chan net.Conn // from inside WebSockets
+	stopped    chan struct{} // closed once nothing enters any more
 
-	sessions *gate // what Drain waits for: people's sessions
-	calls    *gate // connections to auth, which get callGrace: whether a call is under way on one cannot be seen
-	all      sync.WaitGroup
+	sessions *drainGroup // what Drain waits for: people's sessions
+	calls    *drainGroup // connections to auth, which get callGrace: whether a call is under way on one cannot be seen
+	serving  sync.WaitGroup
 }
 
 // New makes a Mux. It starts nothing.
@@ -99,11 +99,11 @@ func New(cfg Config) *Mux {
 	m := &Mux{cfg: cfg,
 		// Connections whose peer is not known yet, and those that stay anonymous: browsers and what is passed through to auth. The first
 		// limit is for all, the second for one network. A process may have 20,000 descriptors, and 10,000 nodes.
-		pending:   places.NewRoom(places.Limit{Start: 1024, Rate: 30, Full: 2048}, places.Limit{Start: 128, Rate: 30, Full: 256}),
-		anonymous: places.NewRoom(places.Limit{Start: 2048, Rate: 30, Full: 4096}, places.Limit{Start: 256, Rate: 30, Full: 512}),
-		penalties: newPenalties(cfg.Exempt), notes: rate.NewLimiter(rate.Every(notesEvery), notesBurst), sessions: newGate(), calls: newGate(),
-		entering: make(chan net.Conn), shut: make(chan struct{})}
-	m.tls = map[string]*tls.Config{
+		pending:   limit.NewRandomDrop(limit.DropLimit{Start: 1024, Rate: 30, Full: 2048}, limit.DropLimit{Start: 128, Rate: 30, Full: 256}),
+		anonymous: limit.NewRandomDrop(limit.DropLimit{Start: 2048, Rate: 30, Full: 4096}, limit.DropLimit{Start: 256, Rate: 30, Full: 512}),
+		penalties: newPenalties(cfg.Exempt), penaltyLog: rate.NewLimiter(rate.Every(penaltyLogEvery), penaltyLogBurst), sessions: newDrainGroup(), calls: newDrainGroup(),
+		streams: make(chan net.Conn), stopped: make(chan struct{})}
+	m.tlsConfigs = map[string]*tls.Config{
 		identity.ALPNDial:   m.peerConfig(identity.ALPNDial, identity.User),
 		identity.ALPNTunnel: m.peerConfig(identity.ALPNTunnel, identity.Node),
 		"":                  m.webConfig(),
@@ -120,13 +120,13 @@ func (m *Mux) Run(ctx context.Context) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { m.cfg.Listener.Close() })
 	defer stop()
-	m.all.Go(func() { m.report(serve) })
-	m.all.Go(func() { m.takeIn(ctx, serve) })
+	m.serving.Go(func() { m.logCounters(serve) })
+	m.serving.Go(func() { m.acceptStreams(ctx, serve) })
 	err := m.accept(ctx, serve)
 	m.cfg.Listener.Close()
 	m.drain(ctx)
 	cancel()
-	m.all.Wait()
+	m.serving.Wait()
 	return err
 }
 
@@ -152,83 +152,83 @@ func (m *Mux) accept(ctx, serve context.Context) error {
 			continue
 		}
 		wait = 5 * time.Millisecond
-		m.begin(serve, conn)
+		m.startConn(serve, conn)
 	}
 }
 
-// visit is one connection until its peer is known.
-type visit struct {
-	*peeked
-	who      netip.Prefix // its network. The zero one is neither penalised nor counted by itself.
+// pendingConn is one connection until its peer is known.
+type pendingConn struct {
+	*prefixedConn
+	network  netip.Prefix // its network. The zero one is neither penalised nor counted by itself.
 	deadline time.Time    // for everything before the peer is known
 	release  func()       // gives up the place among the pending ones
 	dropped  atomic.Bool  // lost its place to another
 }
 
-// begin lets a connection in that was just accepted, from where it really comes.
-func (m *Mux) begin(ctx context.Context, conn net.Conn) {
+// startConn lets a connection in that was just accepted, from where it really comes.
+func (m *Mux) startConn(ctx context.Context, conn net.Conn) {
 	m.counters.Accepted.Add(1)
-	alive.Watch(conn)
-	v := &visit{peeked: &peeked{Conn: conn}, who: places.Network(conn.RemoteAddr().String()), deadline: time.Now().Add(handshakeTimeout)}
-	balanced := m.balanced(conn.RemoteAddr())
+	keepalive.Enable(conn)
+	v := &pendingConn{prefixedConn: &prefixedConn{Conn: conn}, network: limit.Network(conn.RemoteAddr().String()), deadline: time.Now().Add(handshakeTimeout)}
+	balanced := m.fromBalancer(conn.RemoteAddr())
 	if balanced {
-		v.who = netip.Prefix{}
+		v.network = netip.Prefix{}
 	}
 	if !m.admit(v) {
 		return
 	}
-	m.all.Go(func() {
+	m.serving.Go(func() {
 		defer func() { v.release() }()
 		defer m.recover(conn)
-		if !balanced || !m.cfg.ProxyProtocol || m.present(ctx, v) {
-			m.serve(ctx, v)
+		if !balanced || !m.cfg.ProxyProtocol || m.readClientAddr(ctx, v) {
+			m.dispatch(ctx, v)
 		}
 	})
 }
 
-// balanced reports whether it is a balancer who connects.
-func (m *Mux) balanced(addr net.Addr) bool {
+// fromBalancer reports whether it is a balancer who connects.
+func (m *Mux) fromBalancer(addr net.Addr) bool {
 	ap, err := netip.ParseAddrPort(addr.String())
 	return err == nil && slices.ContainsFunc(m.cfg.Balancers, func(n netip.Prefix) bool { return n.Contains(ap.Addr().Unmap().WithZone("")) })
 }
 
 // admit gives the connection a place among the pending ones, or closes it.
-func (m *Mux) admit(v *visit) bool {
-	if m.penalties.refuses(v.who) {
+func (m *Mux) admit(v *pendingConn) bool {
+	if m.penalties.blocks(v.network) {
 		m.counters.Penalised.Add(1)
 		v.Conn.Close()
 		return false
 	}
-	v.release = m.pending.Enter(v.who, func() { m.drop(v) })
+	v.release = m.pending.Admit(v.network, func() { m.drop(v) })
 	return true
 }
 
 // drop ends a connection that lost its place. That is no fault of its own.
-func (m *Mux) drop(v *visit) {
+func (m *Mux) drop(v *pendingConn) {
 	v.dropped.Store(true)
 	m.counters.Dropped.Add(1)
 	v.Conn.Close()
 }
 
-// present takes the client's address from the balancer, and lets the client in by that.
-func (m *Mux) present(ctx context.Context, v *visit) bool {
+// readClientAddr takes the client's address from the balancer, and lets the client in by that.
+func (m *Mux) readClientAddr(ctx context.Context, v *pendingConn) bool {
 	_ = v.SetReadDeadline(v.deadline)
 	stop := context.AfterFunc(ctx, func() { v.Conn.Close() })
 	err := v.readProxyHeader()
 	stop()
-	if len(v.head) == 0 && hungUp(err) {
-		err = errNobody
+	if len(v.prefix) == 0 && peerClosed(err) {
+		err = errNoData
 	}
 	if err != nil {
 		m.refuse(v, "PROXY header", err)
 		return false
 	}
-	if v.from == nil { // the balancer's own
+	if v.clientAddr == nil { // the balancer's own
 		return true
 	}
-	m.counters.Presented.Add(1)
+	m.counters.ProxyHeader.Add(1)
 	v.release()
-	v.who = places.Network(v.from.String())
+	v.network = limit.Network(v.clientAddr.String())
 	return m.admit(v)
 }
 
@@ -243,10 +243,10 @@ func (m *Mux) recover(conn net.Conn) {
 
 // drain waits for what should not be cut short: sessions for Drain, calls to auth for callGrace.
 func (m *Mux) drain(ctx context.Context) {
-	sessions, calls := m.sessions.shut(), m.calls.shut()
+	sessions, calls := m.sessions.close(), m.calls.close()
 	grace := time.NewTimer(callGrace)
 	defer grace.Stop()
-	within, cancel := lifecycle.Grace(ctx, m.cfg.Drain)
+	within, cancel := lifecycle.DrainContext(ctx, m.cfg.Drain)
 	defer cancel()
 	select {
 	case <-sessions:
@@ -259,8 +259,8 @@ func (m *Mux) drain(ctx context.Context) {
 	}
 }
 
-// serve finds out what a connection speaks and hands it to whoever serves that.
-func (m *Mux) serve(ctx context.Context, v *visit) {
+// dispatch finds out what a connection speaks and hands it to whoever serves that.
+func (m *Mux) dispatch(ctx context.Context, v *pendingConn) {
 	stop := context.AfterFunc(ctx, func() { v.Conn.Close() }) // at a shutdown nobody waits for the slow
 	kind, offered, err := v.sniff(v.deadline)
 	stop()
@@ -270,43 +270,43 @@ func (m *Mux) serve(ctx context.Context, v *visit) {
 	}
 	_ = v.SetReadDeadline(time.Time{})
 	switch kind {
-	case speaksSSH:
+	case protocolSSH:
 		m.counters.SSH.Add(1)
-		m.sessions.within(v, func() { m.serveSSH(ctx, v) })
-	case speaksTLS:
+		m.sessions.serve(v, func() { m.serveSSH(ctx, v) })
+	case protocolTLS:
 		m.serveTLS(ctx, v, offered)
-	case speaksHTTP:
+	case protocolHTTP:
 		m.counters.ClearHTTP.Add(1)
-		explainTLS(v)
+		answerClearHTTP(v)
 	}
 }
 
-func (m *Mux) serveSSH(ctx context.Context, v *visit) {
-	err := m.cfg.ServeSSH(ctx, v.peeked, func(who identity.Identity) { m.settle(v, who) })
+func (m *Mux) serveSSH(ctx context.Context, v *pendingConn) {
+	err := m.cfg.ServeSSH(ctx, v.prefixedConn, func(who identity.Identity) { m.markPeerKnown(v, who) })
 	if err != nil {
 		m.refuse(v, "SSH", err)
 	}
 }
 
-// settle notes that the peer is known. One who is pinned to another network is told so by the server, and vouches for none.
-func (m *Mux) settle(v *visit, who identity.Identity) {
+// markPeerKnown notes that the peer is known. One who is pinned to another network is told so by the server, and vouches for none.
+func (m *Mux) markPeerKnown(v *pendingConn, who identity.Identity) {
 	v.release()
-	if who.CheckFrom(v.RemoteAddr()) == nil {
-		m.penalties.vouch(v.who, who.Expires.Sub(m.cfg.Now()))
+	if who.CheckSourceAddress(v.RemoteAddr()) == nil {
+		m.penalties.markKnown(v.network, who.Expires.Sub(m.cfg.Now()))
 	}
 }
 
 // refuse closes a connection that did not get as far as a server, and has its network pay for it.
-func (m *Mux) refuse(v *visit, at string, err error) { m.refuseAt(v, at, err, false) }
+func (m *Mux) refuse(v *pendingConn, at string, err error) { m.refuseConn(v, at, err, false) }
 
-func (m *Mux) refuseAt(v *visit, at string, err error, anonymous bool) {
+func (m *Mux) refuseConn(v *pendingConn, at string, err error, anonymous bool) {
 	v.Conn.Close()
 	if v.dropped.Load() {
 		return
 	}
 	switch {
-	case errors.Is(err, errNobody):
-		m.counters.Nobody.Add(1)
+	case errors.Is(err, errNoData):
+		m.counters.NoData.Add(1)
 		return
 	case timedOut(err):
 		m.counters.TimedOut.Add(1)
@@ -314,7 +314,7 @@ func (m *Mux) refuseAt(v *visit, at string, err error, anonymous bool) {
 		m.counters.Refused.Add(1)
 	}
 	m.cfg.Log.Debug("connection refused", "from", v.RemoteAddr(), "at", at, "err", err)
-	if m.penalties.charge(v.who, costOf(err, anonymous)) && m.notes.Allow() {
-		m.cfg.Log.Info("a network is turned away for a while: nothing but refusals came from it", "network", v.who, "last", at, "err", err)
+	if m.penalties.charge(v.network, costOf(err, anonymous)) && m.penaltyLog.Allow() {
+		m.cfg.Log.Info("a network is turned away for a while: nothing but refusals came from it", "network", v.network, "last", at, "err", err)
 	}
 }

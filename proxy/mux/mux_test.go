@@ -29,21 +29,23 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// current is the rules of the moment.
-type current struct{ atomic.Pointer[rules.Trust] }
+// testRules is the rules of the moment.
+type testRules struct{ atomic.Pointer[rules.Trust] }
 
-func (c *current) Current() *rules.Trust { return c.Load() }
+func (c *testRules) Current() *rules.Trust { return c.Load() }
 
-// lane is an in-memory listener, so that stalls take no real time.
-type lane struct {
+// pipeListener is an in-memory listener, so that stalls take no real time.
+type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
 }
 
-func newLane() *lane { return &lane{conns: make(chan net.Conn), done: make(chan struct{})} }
+func newPipeListener() *pipeListener {
+	return &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+}
 
-func (l *lane) Accept() (net.Conn, error) {
+func (l *pipeListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
 		return c, nil
@@ -51,25 +53,25 @@ func (l *lane) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 }
-func (l *lane) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *lane) Addr() net.Addr { return &net.TCPAddr{} }
+func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-func (l *lane) dial() net.Conn { return l.dialFrom(nil) }
+func (l *pipeListener) dial() net.Conn { return l.dialFrom(nil) }
 
 // dialFrom dials as if from another address; nil is no IP address at all.
-func (l *lane) dialFrom(addr net.Addr) net.Conn {
+func (l *pipeListener) dialFrom(addr net.Addr) net.Conn {
 	near, far := net.Pipe()
-	l.conns <- located{far, addr}
+	l.conns <- addrConn{far, addr}
 	return near
 }
 
-// located is a pipe with an address.
-type located struct {
+// addrConn is a pipe with an address.
+type addrConn struct {
 	net.Conn
 	addr net.Addr
 }
 
-func (l located) RemoteAddr() net.Addr {
+func (l addrConn) RemoteAddr() net.Addr {
 	if l.addr == nil {
 		return l.Conn.RemoteAddr()
 	}
@@ -85,44 +87,44 @@ type served struct {
 	from string
 }
 
-type port struct {
+type testMux struct {
 	*proxytest.Auth
-	rules *current
-	dial  func() net.Conn
-	mux   *mux.Mux
-	came  chan served
-	stop  func() error
+	rules  *testRules
+	dial   func() net.Conn
+	mux    *mux.Mux
+	served chan served
+	stop   func() error
 }
 
-// openPort must be closed with stop.
-func openPort(t *testing.T, a *proxytest.Auth, trust *rules.Trust) *port {
+// startMux must be closed with stop.
+func startMux(t *testing.T, a *proxytest.Auth, trust *rules.Trust) *testMux {
 	t.Helper()
-	l := newLane()
-	p := serve(a, trust, l)
+	l := newPipeListener()
+	p := startOn(a, trust, l)
 	p.dial = l.dial
 	return p
 }
 
-func serve(a *proxytest.Auth, trust *rules.Trust, ln net.Listener) *port {
-	return serveWithAuthAt(a, a.Addr(), trust, ln)
+func startOn(a *proxytest.Auth, trust *rules.Trust, ln net.Listener) *testMux {
+	return startWithAuthAt(a, a.Addr(), trust, ln)
 }
 
-func serveWithAuthAt(a *proxytest.Auth, authAddr string, trust *rules.Trust, ln net.Listener) *port {
-	return serveAs(a, trust, mux.Config{Listener: ln, AuthAddr: authAddr})
+func startWithAuthAt(a *proxytest.Auth, authAddr string, trust *rules.Trust, ln net.Listener) *testMux {
+	return startConfig(a, trust, mux.Config{Listener: ln, AuthAddr: authAddr})
 }
 
-// serveAs serves by a configuration that says where to listen and what the test is about.
-func serveAs(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *port {
-	p := &port{Auth: a, rules: &current{}, came: make(chan served, 300)}
+// startConfig serves by a configuration that says where to listen and what the test is about.
+func startConfig(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux {
+	p := &testMux{Auth: a, rules: &testRules{}, served: make(chan served, 300)}
 	p.rules.Store(trust)
 	own, _ := a.TLSCertificate()
 	end := func(by string) func(context.Context, net.Conn, identity.Peer) {
 		return func(_ context.Context, c net.Conn, peer identity.Peer) {
-			p.came <- served{by, peer, c.RemoteAddr().String()}
+			p.served <- served{by, peer, c.RemoteAddr().String()}
 			c.Close()
 		}
 	}
-	cfg.Cluster, cfg.Rules, cfg.Introduce = membertest.Name, p.rules, introduceAs(own)
+	cfg.Cluster, cfg.Rules, cfg.SignForwardedFrom = membertest.Name, p.rules, signForwardedFrom(own)
 	if cfg.Log == nil {
 		cfg.Log = proxytest.Log()
 	}
@@ -146,7 +148,7 @@ func serveAs(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *port {
 		case "SSH-ended":
 			return fault.Wrap(errors.New("a certificate that has ended"), fault.Expired, "test", "no", "no")
 		}
-		p.came <- served{by: "ssh " + string(b[:n]), from: c.RemoteAddr().String()}
+		p.served <- served{by: "ssh " + string(b[:n]), from: c.RemoteAddr().String()}
 		c.Close()
 		return nil
 	}
@@ -154,7 +156,7 @@ func serveAs(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *port {
 	cfg.ServeTunnel = func(ctx context.Context, c net.Conn, node identity.Peer) func() {
 		return func() { end("tunnel")(ctx, c, node) }
 	}
-	cfg.ServeWeb = func(c net.Conn) { p.came <- served{by: "web", from: c.RemoteAddr().String()}; c.Close() }
+	cfg.ServeWeb = func(c net.Conn) { p.served <- served{by: "web", from: c.RemoteAddr().String()}; c.Close() }
 	p.mux = mux.New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -163,32 +165,32 @@ func serveAs(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *port {
 	return p
 }
 
-// introducer is this proxy's id in introductions.
-const introducer = identity.NodeID("0123456789abcdef0123456789abcdef")
+// proxyID is this proxy's id in introductions.
+const proxyID = identity.MachineID("0123456789abcdef0123456789abcdef")
 
-func introduceAs(own *tls.Certificate) func(netip.AddrPort, []byte) ([]byte, error) {
+func signForwardedFrom(own *tls.Certificate) func(netip.AddrPort, []byte) ([]byte, error) {
 	return func(from netip.AddrPort, hello []byte) ([]byte, error) {
-		return authrpc.Introduce(own.PrivateKey.(crypto.Signer), introducer, from, hello)
+		return authrpc.SignForwardedFrom(own.PrivateKey.(crypto.Signer), proxyID, from, hello)
 	}
 }
 
-func open(t *testing.T, a *proxytest.Auth) *rules.Trust {
+func openRules(t *testing.T, a *proxytest.Auth) *rules.Trust {
 	t.Helper()
-	trust, err := rules.Open(a.Pin(), a.Set())
+	trust, err := rules.Open(a.Pin(), a.SignRules())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return trust
 }
 
-// overTCP is a port whose clients have addresses.
-func overTCP(t *testing.T, a *proxytest.Auth, authAddr string, trust *rules.Trust) *port {
+// startTCP is a port whose clients have addresses.
+func startTCP(t *testing.T, a *proxytest.Auth, authAddr string, trust *rules.Trust) *testMux {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := serveWithAuthAt(a, authAddr, trust, ln)
+	p := startWithAuthAt(a, authAddr, trust, ln)
 	p.dial = func() net.Conn {
 		c, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
@@ -200,14 +202,14 @@ func overTCP(t *testing.T, a *proxytest.Auth, authAddr string, trust *rules.Trus
 }
 
 // Auth sees this proxy's address alone, so it is told the client's, in words that only this proxy can have signed.
-func TestAuthIsToldFromWhereAClientComes(t *testing.T) {
+func TestAuthReceivesTheForwardedAddress(t *testing.T) {
 	a := proxytest.New(t)
 	auth, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer auth.Close()
-	p := overTCP(t, a, auth.Addr().String(), open(t, a))
+	p := startTCP(t, a, auth.Addr().String(), openRules(t, a))
 	defer p.stop()
 	client := p.dial()
 	defer client.Close()
@@ -217,15 +219,15 @@ func TestAuthIsToldFromWhereAClientComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_, said, err := authrpc.ReadIntroduction(conn)
+	_, said, err := authrpc.ReadForwardedFrom(conn)
 	own, _ := a.TLSCertificate()
-	if err != nil || said == nil || said.From.String() != client.LocalAddr().String() || said.Proxy != introducer || !said.Verify(own.PrivateKey.(crypto.Signer).Public()) {
+	if err != nil || said == nil || said.Addr.String() != client.LocalAddr().String() || said.ProxyID != proxyID || !said.Verify(own.PrivateKey.(crypto.Signer).Public()) {
 		t.Errorf("got %+v, %v, want the proxy's signed word for %s", said, err, client.LocalAddr())
 	}
 }
 
-// shake does a TLS handshake and waits for the server's word on the certificate, which TLS 1.3 gives after it.
-func (p *port) shake(cfg *tls.Config) error {
+// handshake does a TLS handshake and waits for the server's word on the certificate, which TLS 1.3 gives after it.
+func (p *testMux) handshake(cfg *tls.Config) error {
 	raw := p.dial()
 	defer raw.Close()
 	cfg.InsecureSkipVerify = true
@@ -248,9 +250,9 @@ func certs(c *tls.Certificate) []tls.Certificate {
 	return []tls.Certificate{*c}
 }
 
-func TestWhoMayComeInByWhichDoor(t *testing.T) {
+func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
 	a, foreign := proxytest.New(t), proxytest.New(t)
-	p := openPort(t, a, open(t, a))
+	p := startMux(t, a, openRules(t, a))
 	alice, node := a.User("alice@example.com", "ops"), a.Machine(identity.Node, "web-1", nil)
 	expired := func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
@@ -285,14 +287,14 @@ func TestWhoMayComeInByWhichDoor(t *testing.T) {
 		{"another case", []string{"THRESHOLD-DIAL"}, user, ""},
 		{"a protocol nobody speaks", []string{"smtp"}, nil, ""},
 	} {
-		err := p.shake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert)})
+		err := p.handshake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert)})
 		switch {
 		case tt.want == "" && err == nil:
 			t.Errorf("%s: got in, want refused", tt.name)
 		case tt.want != "" && err != nil:
 			t.Errorf("%s: got %v, want served by %s", tt.name, err, tt.want)
 		case tt.want != "":
-			got := <-p.came
+			got := <-p.served
 			if got.by != tt.want || got.by == "dial" && got.peer.Name != alice.Name || got.by == "tunnel" && got.peer.ID != node.ID {
 				t.Errorf("%s: got %s as %s, want %s", tt.name, got.by, got.peer, tt.want)
 			}
@@ -302,7 +304,7 @@ func TestWhoMayComeInByWhichDoor(t *testing.T) {
 		t.Error(err)
 	}
 	select {
-	case s := <-p.came:
+	case s := <-p.served:
 		t.Errorf("got %s served, want nobody else", s.by)
 	default:
 	}
@@ -312,13 +314,13 @@ func TestWhoMayComeInByWhichDoor(t *testing.T) {
 }
 
 // The session cache would let the client come back without showing its certificate; what it showed is checked again under new rules.
-func TestResumedSessionsAreVerifiedUnderTheRulesOfNow(t *testing.T) {
+func TestResumedSessionsAreVerifiedUnderCurrentRules(t *testing.T) {
 	a, other := proxytest.New(t), proxytest.New(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // resumption deadlocks over a pipe: both sides write at once
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := serve(a, open(t, a), ln)
+	p := startOn(a, openRules(t, a), ln)
 	p.dial = func() net.Conn {
 		c, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
@@ -331,23 +333,23 @@ func TestResumedSessionsAreVerifiedUnderTheRulesOfNow(t *testing.T) {
 	resumed := false
 	cfg.VerifyConnection = func(st tls.ConnectionState) error { resumed = st.DidResume; return nil }
 	for range 2 {
-		if err := p.shake(cfg); err != nil {
+		if err := p.handshake(cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if !resumed {
 		t.Error("got a full handshake the second time, want the session resumed")
 	}
-	p.rules.Store(open(t, other)) // rotated away
-	if err := p.shake(cfg); err == nil {
+	p.rules.Store(openRules(t, other)) // rotated away
+	if err := p.handshake(cfg); err == nil {
 		t.Error("got in with a session of an authority that is gone, want refused")
 	}
 	p.stop()
 }
 
-func TestStrangers(t *testing.T) {
+func TestUnknownFirstBytes(t *testing.T) {
 	a := proxytest.New(t)
-	p := openPort(t, a, open(t, a))
+	p := startMux(t, a, openRules(t, a))
 	for name, first := range map[string][]byte{
 		"garbage":           []byte("\x00\x01\x02\x03"),
 		"a broken hello":    {22, 3, 1, 0, 4, 2, 0, 0, 0},
@@ -377,7 +379,7 @@ func TestStrangers(t *testing.T) {
 	c.Close()
 	c = p.dial()
 	c.Write([]byte("SSH-"))
-	if s := <-p.came; s.by != "ssh SSH-" {
+	if s := <-p.served; s.by != "ssh SSH-" {
 		t.Errorf("got %q, want SSH with the bytes that were peeked at", s.by)
 	}
 	c.Close()
@@ -388,10 +390,10 @@ func TestStrangers(t *testing.T) {
 }
 
 // Each stage before the peer is known ends by itself.
-func TestStalls(t *testing.T) {
+func TestStallsTimeOut(t *testing.T) {
 	a := proxytest.New(t)
-	trust := open(t, a)
-	hello := firstFlight(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
+	trust := openRules(t, a)
+	hello := clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
 	for _, tt := range []struct {
 		name  string
 		first []byte
@@ -405,7 +407,7 @@ func TestStalls(t *testing.T) {
 		{"in the SSH banner", []byte("SS"), 10 * time.Second, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			p := openPort(t, a, trust)
+			p := startMux(t, a, trust)
 			c, start := p.dial(), time.Now()
 			if tt.first != nil {
 				c.Write(tt.first)
@@ -423,7 +425,7 @@ func TestStalls(t *testing.T) {
 	}
 }
 
-func firstFlight(t *testing.T, cfg *tls.Config) []byte {
+func clientHello(t *testing.T, cfg *tls.Config) []byte {
 	near, far := net.Pipe()
 	defer far.Close()
 	go func() { _ = tls.Client(near, cfg).Handshake(); near.Close() }()
@@ -435,9 +437,9 @@ func firstFlight(t *testing.T, cfg *tls.Config) []byte {
 	return b[:n]
 }
 
-func TestStopClosesWhatIsPending(t *testing.T) {
+func TestStopClosesPendingConnections(t *testing.T) {
 	a := proxytest.New(t)
-	p := openPort(t, a, open(t, a))
+	p := startMux(t, a, openRules(t, a))
 	c := p.dial()
 	c.Write([]byte{22})
 	if err := p.stop(); err != nil {
@@ -448,10 +450,10 @@ func TestStopClosesWhatIsPending(t *testing.T) {
 	}
 }
 
-func TestAuthIsPassedThroughUnopenedOrNotAtAll(t *testing.T) {
+func TestAuthConnectionsArePassedThroughUnopened(t *testing.T) {
 	a := proxytest.New(t)
-	trust := open(t, a)
-	p := overTCP(t, a, a.Addr(), trust)
+	trust := openRules(t, a)
+	p := startTCP(t, a, a.Addr(), trust)
 	var shown string
 	cfg := &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true, VerifyConnection: func(st tls.ConnectionState) error {
 		shown = st.PeerCertificates[0].Subject.CommonName
@@ -469,10 +471,10 @@ func TestAuthIsPassedThroughUnopenedOrNotAtAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone.Close()
-	lane := newLane()
-	p = serveWithAuthAt(a, gone.Addr().String(), trust, lane)
+	lane := newPipeListener()
+	p = startWithAuthAt(a, gone.Addr().String(), trust, lane)
 	p.dial = lane.dial
-	if err := p.shake(cfg); err == nil {
+	if err := p.handshake(cfg); err == nil {
 		t.Error("got an answer while auth is down")
 	}
 	p.stop()

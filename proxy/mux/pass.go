@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/threshold-access/threshold/internal/alive"
+	"github.com/threshold-access/threshold/internal/keepalive"
 )
 
 const (
@@ -21,9 +21,9 @@ const (
 
 // passThrough joins the client with auth, byte for byte: TLS ends there, and this proxy can read none of it. The address to go to is
 // configured, never taken from the client.
-func (m *Mux) passThrough(ctx context.Context, p *peeked) {
+func (m *Mux) passThrough(ctx context.Context, p *prefixedConn) {
 	defer p.Close()
-	dialer := alive.Dialer()
+	dialer := keepalive.Dialer()
 	dialer.Timeout = authConnect
 	up, err := dialer.DialContext(ctx, "tcp", m.cfg.AuthAddr)
 	if err != nil {
@@ -33,33 +33,33 @@ func (m *Mux) passThrough(ctx context.Context, p *peeked) {
 	defer up.Close()
 	stop := context.AfterFunc(ctx, func() { p.Close(); up.Close() })
 	defer stop()
-	if err := m.introduce(up, p); err != nil {
+	if err := m.sendForwardedFrom(up, p); err != nil {
 		m.cfg.Log.Warn("a client could not be passed on to auth", "from", p.RemoteAddr(), "err", err)
 		return
 	}
-	join(p.Conn, up)
+	relay(p.Conn, up)
 }
 
-// introduce sends what the client has sent already, behind a word from where it comes: auth sees nothing but this proxy.
-func (m *Mux) introduce(up net.Conn, p *peeked) error {
+// sendForwardedFrom sends what the client has sent already, behind a word from where it comes: auth sees nothing but this proxy.
+func (m *Mux) sendForwardedFrom(up net.Conn, p *prefixedConn) error {
 	from, err := netip.ParseAddrPort(p.RemoteAddr().String())
 	if err != nil {
 		return err
 	}
-	word, err := m.cfg.Introduce(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), p.head)
+	word, err := m.cfg.SignForwardedFrom(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), p.prefix)
 	if err != nil {
 		return err
 	}
-	_, err = up.Write(append(word, p.head...))
-	p.head = nil
+	_, err = up.Write(append(word, p.prefix...))
+	p.prefix = nil
 	return err
 }
 
-// join copies both ways until both have ended.
-func join(a, b net.Conn) {
+// relay copies both ways until both have ended.
+func relay(a, b net.Conn) {
 	var both sync.WaitGroup
-	both.Go(func() { oneWay(a, b) })
-	both.Go(func() { oneWay(b, a) })
+	both.Go(func() { copyOneWay(a, b) })
+	both.Go(func() { copyOneWay(b, a) })
 	both.Wait()
 }
 
@@ -68,11 +68,11 @@ const passBytes = 8 << 10
 
 var buffers = sync.Pool{New: func() any { return new([passBytes]byte) }}
 
-// oneWay copies in this process: that the kernel splices would cost two descriptors more each way for as long as the connection stands,
+// copyOneWay copies in this process: that the kernel splices would cost two descriptors more each way for as long as the connection stands,
 // and strangers decide how many of those there are.
-func oneWay(dst, src net.Conn) {
+func copyOneWay(dst, src net.Conn) {
 	buf := buffers.Get().(*[passBytes]byte)
-	_, err := io.CopyBuffer(impatient{dst}, struct{ io.Reader }{src}, buf[:])
+	_, err := io.CopyBuffer(deadlineWriter{dst}, struct{ io.Reader }{src}, buf[:])
 	buffers.Put(buf)
 	half, ok := dst.(interface{ CloseWrite() error })
 	if err != nil || !ok || half.CloseWrite() != nil {
@@ -83,10 +83,10 @@ func oneWay(dst, src net.Conn) {
 	_ = dst.SetReadDeadline(time.Now().Add(authLinger))
 }
 
-// impatient gives each write a deadline.
-type impatient struct{ dst net.Conn }
+// deadlineWriter gives each write a deadline.
+type deadlineWriter struct{ dst net.Conn }
 
-func (w impatient) Write(b []byte) (int, error) {
+func (w deadlineWriter) Write(b []byte) (int, error) {
 	if err := w.dst.SetWriteDeadline(time.Now().Add(authLinger)); err != nil {
 		return 0, err
 	}

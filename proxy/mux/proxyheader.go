@@ -13,19 +13,19 @@ import (
 // The PROXY protocol, versions 1 and 2 (haproxy.org, doc/proxy-protocol.txt sections 2.1, 2.2): a balancer says in front of a
 // connection whose it is.
 const (
-	proxyV1    = "PROXY "
-	proxyV2    = "\r\n\r\n\x00\r\nQUIT\n"
-	proxyV1Max = 107 // bytes of a header of version 1, CRLF included
-	proxyV2Fix = 16  // bytes of a header of version 2 before its addresses
+	proxyV1          = "PROXY "
+	proxyV2          = "\r\n\r\n\x00\r\nQUIT\n"
+	proxyV1Max       = 107 // bytes of a header of version 1, CRLF included
+	proxyV2HeaderLen = 16  // bytes of a header of version 2 before its addresses
 
-	// maxProxyTail bounds the addresses and TLVs of version 2. TLVs tell of TLS that a balancer has ended, and are skipped.
-	maxProxyTail = 4 << 10
+	// maxProxyV2Tail bounds the addresses and TLVs of version 2. TLVs tell of TLS that a balancer has ended, and are skipped.
+	maxProxyV2Tail = 4 << 10
 )
 
 // What the bytes of version 2 may say.
 const (
-	proxyLocal = 0x20 // version 2, the balancer speaks for itself: a health check
-	proxyFor   = 0x21 // version 2, in a client's name
+	proxyLocal     = 0x20 // version 2, the balancer speaks for itself: a health check
+	proxyForwarded = 0x21 // version 2, in a client's name
 
 	proxyUnspecified = 0x00
 	proxyTCP4        = 0x11
@@ -34,25 +34,25 @@ const (
 
 var errProxyHeader = errors.New("a listed balancer sent no PROXY header that is understood")
 
-// proxyHeader reads the header at the start of b. It returns the header's length and the client's address, which is the zero one where
-// the header names none: then the connection counts as the balancer's own. It gives errMore while b is only the beginning of a header.
-func proxyHeader(b []byte) (n int, from netip.AddrPort, err error) {
+// parseProxyHeader reads the header at the start of b. It returns the header's length and the client's address, which is the zero one where
+// the header names none: then the connection counts as the balancer's own. It gives errIncomplete while b is only the beginning of a header.
+func parseProxyHeader(b []byte) (n int, from netip.AddrPort, err error) {
 	switch {
 	case len(b) == 0:
-		return 0, from, errMore
-	case begins(b, []byte(proxyV1)):
-		return proxyHeader1(b)
-	case begins(b, []byte(proxyV2)):
-		return proxyHeader2(b)
+		return 0, from, errIncomplete
+	case agree(b, []byte(proxyV1)):
+		return parseProxyV1(b)
+	case agree(b, []byte(proxyV2)):
+		return parseProxyV2(b)
 	}
 	return 0, from, errProxyHeader
 }
 
-func proxyHeader1(b []byte) (int, netip.AddrPort, error) {
+func parseProxyV1(b []byte) (int, netip.AddrPort, error) {
 	line, _, whole := bytes.Cut(b[:min(len(b), proxyV1Max)], []byte("\r\n"))
 	switch {
 	case !whole && len(b) < proxyV1Max:
-		return 0, netip.AddrPort{}, errMore
+		return 0, netip.AddrPort{}, errIncomplete
 	case !whole:
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
@@ -64,15 +64,15 @@ func proxyHeader1(b []byte) (int, netip.AddrPort, error) {
 	if len(words) != 6 || words[1] != "TCP4" && words[1] != "TCP6" {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
-	from, ok := endpoint(words[1], words[2], words[4])
-	if _, ok2 := endpoint(words[1], words[3], words[5]); !ok || !ok2 {
+	from, ok := parseEndpoint(words[1], words[2], words[4])
+	if _, ok2 := parseEndpoint(words[1], words[3], words[5]); !ok || !ok2 {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
 	return n, from, nil
 }
 
-// endpoint reads an address of the family and a port, both in the one way that the specification allows.
-func endpoint(family, addr, port string) (netip.AddrPort, bool) {
+// parseEndpoint reads an address of the family and a port, both in the one way that the specification allows.
+func parseEndpoint(family, addr, port string) (netip.AddrPort, bool) {
 	a, err := netip.ParseAddr(addr)
 	p, err2 := strconv.ParseUint(port, 10, 16)
 	if err != nil || err2 != nil || a.Zone() != "" || a.Is4() != (family == "TCP4") || strconv.FormatUint(p, 10) != port {
@@ -81,30 +81,30 @@ func endpoint(family, addr, port string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), true
 }
 
-func proxyHeader2(b []byte) (int, netip.AddrPort, error) {
-	if len(b) < proxyV2Fix {
-		return 0, netip.AddrPort{}, errMore
+func parseProxyV2(b []byte) (int, netip.AddrPort, error) {
+	if len(b) < proxyV2HeaderLen {
+		return 0, netip.AddrPort{}, errIncomplete
 	}
 	command, family, tail := b[12], b[13], int(binary.BigEndian.Uint16(b[14:]))
-	if command != proxyLocal && command != proxyFor || tail > maxProxyTail {
+	if command != proxyLocal && command != proxyForwarded || tail > maxProxyV2Tail {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
-	n := proxyV2Fix + tail
+	n := proxyV2HeaderLen + tail
 	if len(b) < n {
-		return 0, netip.AddrPort{}, errMore
+		return 0, netip.AddrPort{}, errIncomplete
 	}
 	if command == proxyLocal { // the rest must be ignored
 		return n, netip.AddrPort{}, nil
 	}
-	from, err := source(family, b[proxyV2Fix:n])
+	from, err := sourceAddr(family, b[proxyV2HeaderLen:n])
 	if err != nil {
 		return 0, from, err
 	}
 	return n, from, nil
 }
 
-// source is the source address in the tail of version 2: addresses, then ports. Datagrams and UNIX sockets do not end here.
-func source(family byte, tail []byte) (netip.AddrPort, error) {
+// sourceAddr is the source address in the tail of version 2: addresses, then ports. Datagrams and UNIX sockets do not end here.
+func sourceAddr(family byte, tail []byte) (netip.AddrPort, error) {
 	var size int // of one address
 	switch family {
 	case proxyUnspecified:
@@ -122,23 +122,23 @@ func source(family byte, tail []byte) (netip.AddrPort, error) {
 }
 
 // readProxyHeader takes the header off the front of the connection, and the client's address from it.
-func (p *peeked) readProxyHeader() error {
+func (p *prefixedConn) readProxyHeader() error {
 	for {
-		n, from, err := proxyHeader(p.head)
+		n, from, err := parseProxyHeader(p.prefix)
 		switch {
-		case errors.Is(err, errMore):
-			if err := p.more(); err != nil {
+		case errors.Is(err, errIncomplete):
+			if err := p.readMore(); err != nil {
 				return err
 			}
 			continue
 		case err != nil:
 			return err
 		}
-		if p.head = p.head[n:]; len(p.head) == 0 {
-			p.head = nil
+		if p.prefix = p.prefix[n:]; len(p.prefix) == 0 {
+			p.prefix = nil
 		}
 		if from.IsValid() {
-			p.from = net.TCPAddrFromAddrPort(from)
+			p.clientAddr = net.TCPAddrFromAddrPort(from)
 		}
 		return nil
 	}

@@ -13,130 +13,130 @@ import (
 type protocol int
 
 const (
-	unknown   protocol = iota
-	speaksSSH          // SSH-, or nothing: an SSH client may wait for the server
-	speaksTLS
-	speaksHTTP // in the clear, which gets an explanation
+	protocolUnknown protocol = iota
+	protocolSSH              // SSH-, or nothing: an SSH client may wait for the server
+	protocolTLS
+	protocolHTTP // in the clear, which gets an explanation
 )
 
 const (
-	// silence is how long a connection may say nothing before it is taken for SSH: docs/decisions/0012 says why so long.
-	silence  = time.Second
-	sshStart = "SSH-"
+	// sshSilence is how long a connection may say nothing before it is taken for SSH: docs/decisions/0012 says why so long.
+	sshSilence = time.Second
+	sshPrefix  = "SSH-"
 )
 
-var clearHTTP = [][]byte{[]byte("GET /"), []byte("HEAD "), []byte("POST ")}
+var httpPrefixes = [][]byte{[]byte("GET /"), []byte("HEAD "), []byte("POST ")}
 
-// peeked is a connection whose first bytes have been read and are given again.
-type peeked struct {
+// prefixedConn is a connection whose first bytes have been read and are given again.
+type prefixedConn struct {
 	net.Conn
-	head []byte
-	from net.Addr // the client's address where a balancer has told it, else nil
+	prefix     []byte
+	clientAddr net.Addr // the client's address where a balancer has told it, else nil
 }
 
 // RemoteAddr is the client's address.
-func (p *peeked) RemoteAddr() net.Addr {
-	if p.from != nil {
-		return p.from
+func (p *prefixedConn) RemoteAddr() net.Addr {
+	if p.clientAddr != nil {
+		return p.clientAddr
 	}
 	return p.Conn.RemoteAddr()
 }
 
-func (p *peeked) Read(b []byte) (int, error) {
-	if len(p.head) == 0 {
+func (p *prefixedConn) Read(b []byte) (int, error) {
+	if len(p.prefix) == 0 {
 		return p.Conn.Read(b)
 	}
-	n := copy(b, p.head)
-	if p.head = p.head[n:]; len(p.head) == 0 {
-		p.head = nil // let the buffer go
+	n := copy(b, p.prefix)
+	if p.prefix = p.prefix[n:]; len(p.prefix) == 0 {
+		p.prefix = nil // let the buffer go
 	}
 	return n, nil
 }
 
 // CloseWrite is the half-close of the connection beneath, where it has one.
-func (p *peeked) CloseWrite() error {
+func (p *prefixedConn) CloseWrite() error {
 	if c, ok := p.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return p.Conn.Close()
 }
 
-// errNobody says that a connection was closed before its first byte, as by whoever only looks whether the port is open.
-var errNobody = errors.New("closed before the first byte")
+// errNoData says that a connection was closed before its first byte, as by whoever only looks whether the port is open.
+var errNoData = errors.New("closed before the first byte")
 
 // sniff reads until it knows what the connection speaks and, for TLS, which ALPN names it offers. The whole takes until deadline at most.
-func (p *peeked) sniff(deadline time.Time) (protocol, []string, error) {
-	if len(p.head) == 0 {
-		_ = p.SetReadDeadline(time.Now().Add(silence))
-		err := p.more()
+func (p *prefixedConn) sniff(deadline time.Time) (protocol, []string, error) {
+	if len(p.prefix) == 0 {
+		_ = p.SetReadDeadline(time.Now().Add(sshSilence))
+		err := p.readMore()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return speaksSSH, nil, nil
-		case hungUp(err):
-			return unknown, nil, errNobody
+			return protocolSSH, nil, nil
+		case peerClosed(err):
+			return protocolUnknown, nil, errNoData
 		case err != nil:
-			return unknown, nil, err
+			return protocolUnknown, nil, err
 		}
 	}
 	_ = p.SetReadDeadline(deadline)
 	for {
-		kind, offered, look := recognise(p.head)
-		if !errors.Is(look, errMore) {
+		kind, offered, look := detect(p.prefix)
+		if !errors.Is(look, errIncomplete) {
 			return kind, offered, look
 		}
-		if err := p.more(); err != nil {
-			return unknown, nil, err
+		if err := p.readMore(); err != nil {
+			return protocolUnknown, nil, err
 		}
 	}
 }
 
-// recognise tells from the first bytes what is spoken, or asks for more with errMore.
-func recognise(b []byte) (protocol, []string, error) {
+// detect tells from the first bytes what is spoken, or asks for more with errIncomplete.
+func detect(b []byte) (protocol, []string, error) {
 	if len(b) == 0 {
-		return unknown, nil, errMore
+		return protocolUnknown, nil, errIncomplete
 	}
 	if b[0] == recordHandshake {
 		offered, err := helloProtocols(b)
-		return speaksTLS, offered, err
+		return protocolTLS, offered, err
 	}
-	if begins(b, []byte(sshStart)) {
-		return settle(b, len(sshStart), speaksSSH)
+	if agree(b, []byte(sshPrefix)) {
+		return needBytes(b, len(sshPrefix), protocolSSH)
 	}
-	for _, method := range clearHTTP {
-		if begins(b, method) {
-			return settle(b, len(method), speaksHTTP)
+	for _, method := range httpPrefixes {
+		if agree(b, method) {
+			return needBytes(b, len(method), protocolHTTP)
 		}
 	}
-	return unknown, nil, errors.New("neither SSH nor TLS")
+	return protocolUnknown, nil, errors.New("neither SSH nor TLS")
 }
 
-// begins reports whether b and want agree as far as both go.
-func begins(b, want []byte) bool {
+// agree reports whether b and want agree as far as both go.
+func agree(b, want []byte) bool {
 	n := min(len(b), len(want))
 	return bytes.Equal(b[:n], want[:n])
 }
 
-func settle(b []byte, need int, kind protocol) (protocol, []string, error) {
+func needBytes(b []byte, need int, kind protocol) (protocol, []string, error) {
 	if len(b) < need {
-		return unknown, nil, errMore
+		return protocolUnknown, nil, errIncomplete
 	}
 	return kind, nil, nil
 }
 
 const readStep = 2 << 10 // a ClientHello is 0.3 to 2 kB
 
-// more reads once and keeps what came. It fails once maxHelloBytes are there.
-func (p *peeked) more() error {
+// readMore reads once and keeps what came. It fails once maxHelloBytes are there.
+func (p *prefixedConn) readMore() error {
 	var step [readStep]byte
-	if len(p.head) >= maxHelloBytes {
-		return errTooLong
+	if len(p.prefix) >= maxHelloBytes {
+		return errHelloTooLong
 	}
-	n, err := p.Conn.Read(step[:min(readStep, maxHelloBytes-len(p.head))])
-	p.head = append(p.head, step[:n]...)
+	n, err := p.Conn.Read(step[:min(readStep, maxHelloBytes-len(p.prefix))])
+	p.prefix = append(p.prefix, step[:n]...)
 	if n > 0 {
 		return nil
 	}
-	if errors.Is(err, io.EOF) && len(p.head) > 0 {
+	if errors.Is(err, io.EOF) && len(p.prefix) > 0 {
 		err = io.ErrUnexpectedEOF
 	}
 	return err

@@ -9,13 +9,13 @@ import (
 	"net"
 	"time"
 
-	"github.com/threshold-access/threshold/internal/gather"
+	"github.com/threshold-access/threshold/internal/coalesce"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
 // serveTLS routes by ALPN. Only threshold-auth is passed on unopened; for the rest TLS ends here.
-func (m *Mux) serveTLS(ctx context.Context, v *visit, offered []string) {
-	name, err := choose(offered)
+func (m *Mux) serveTLS(ctx context.Context, v *pendingConn, offered []string) {
+	name, err := chooseProtocol(offered)
 	switch {
 	case err != nil:
 		m.refuse(v, "ALPN", err)
@@ -24,34 +24,34 @@ func (m *Mux) serveTLS(ctx context.Context, v *visit, offered []string) {
 	case name == challengeProtocol && m.cfg.Challenge != nil:
 		m.serveChallenge(ctx, v)
 	case name == identity.ALPNAuth:
-		leave := m.anonymous.Enter(v.who, func() { m.drop(v) })
+		leave := m.anonymous.Admit(v.network, func() { m.drop(v) })
 		defer leave()
 		v.release()
 		m.counters.Auth.Add(1)
-		m.calls.within(v, func() { m.passThrough(ctx, v.peeked) })
+		m.calls.serve(v, func() { m.passThrough(ctx, v.prefixedConn) })
 	default:
 		m.servePeer(ctx, v, name)
 	}
 }
 
-// leaving gives up its place when it is closed.
-type leaving struct {
-	*peeked
-	leave func()
+// anonymousConn gives up its place when it is closed.
+type anonymousConn struct {
+	*prefixedConn
+	release func()
 }
 
-func (l *leaving) Close() error {
-	l.leave()
-	return l.peeked.Close()
+func (l *anonymousConn) Close() error {
+	l.release()
+	return l.prefixedConn.Close()
 }
 
 // serveWeb ends TLS for somebody who stays unknown, as far as this room can tell.
-func (m *Mux) serveWeb(ctx context.Context, v *visit) {
-	conn := &leaving{peeked: v.peeked, leave: m.anonymous.Enter(v.who, func() { m.drop(v) })}
-	tc, err := handshake(ctx, conn, m.tls[""], v.deadline)
+func (m *Mux) serveWeb(ctx context.Context, v *pendingConn) {
+	conn := &anonymousConn{prefixedConn: v.prefixedConn, release: m.anonymous.Admit(v.network, func() { m.drop(v) })}
+	tc, err := handshake(ctx, conn, m.tlsConfigs[""], v.deadline)
 	if err != nil {
 		conn.Close()
-		m.refuseAt(v, "TLS for the web", err, true)
+		m.refuseConn(v, "TLS for the web", err, true)
 		return
 	}
 	m.counters.Web.Add(1)
@@ -59,9 +59,9 @@ func (m *Mux) serveWeb(ctx context.Context, v *visit) {
 }
 
 // serveChallenge shows an ACME authority the certificate that proves a name; there is nothing more to say (RFC 8737 section 3).
-func (m *Mux) serveChallenge(ctx context.Context, v *visit) {
+func (m *Mux) serveChallenge(ctx context.Context, v *pendingConn) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{challengeProtocol}, GetCertificate: m.cfg.Challenge}
-	tc, err := handshake(ctx, v.peeked, cfg, v.deadline)
+	tc, err := handshake(ctx, v.prefixedConn, cfg, v.deadline)
 	if err != nil {
 		m.refuse(v, "ACME challenge", err)
 		return
@@ -70,34 +70,34 @@ func (m *Mux) serveChallenge(ctx context.Context, v *visit) {
 	tc.Close()
 }
 
-func (m *Mux) servePeer(ctx context.Context, v *visit, name string) {
-	cfg, ok := m.tls[name]
+func (m *Mux) servePeer(ctx context.Context, v *pendingConn, name string) {
+	cfg, ok := m.tlsConfigs[name]
 	if !ok {
 		m.refuse(v, "ALPN", errors.New("no such service: "+name))
 		return
 	}
 	var peer identity.Peer
-	tc, err := handshake(context.WithValue(ctx, peerKey{}, &peer), gather.Beneath(v.peeked), cfg, v.deadline)
+	tc, err := handshake(context.WithValue(ctx, peerContextKey{}, &peer), coalesce.UnderTLS(v.prefixedConn), cfg, v.deadline)
 	if err != nil {
 		m.refuse(v, "TLS for "+name, err)
 		return
 	}
-	m.settle(v, peer.Identity)
+	m.markPeerKnown(v, peer.Identity)
 	if name == identity.ALPNTunnel {
 		m.counters.Tunnel.Add(1)
 		if serve := m.cfg.ServeTunnel(ctx, tc, peer); serve != nil {
-			m.goOn(tc, serve)
+			m.goServe(tc, serve)
 		}
 		return
 	}
 	m.counters.Dial.Add(1)
-	m.goOn(tc, func() { m.sessions.within(tc, func() { m.cfg.ServeDial(ctx, tc, peer) }) })
+	m.goServe(tc, func() { m.sessions.serve(tc, func() { m.cfg.ServeDial(ctx, tc, peer) }) })
 }
 
-// goOn serves in a goroutine of its own: the one that verified the peer has grown a stack of 16 kB or more for that, and a tunnel stands
+// goServe serves in a goroutine of its own: the one that verified the peer has grown a stack of 16 kB or more for that, and a tunnel stands
 // for days.
-func (m *Mux) goOn(conn net.Conn, serve func()) {
-	m.all.Go(func() {
+func (m *Mux) goServe(conn net.Conn, serve func()) {
+	m.serving.Go(func() {
 		defer m.recover(conn)
 		serve()
 	})
@@ -116,8 +116,8 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, deadline tim
 	return tc, nil
 }
 
-// peerKey finds, in a handshake's context, where the verified peer goes.
-type peerKey struct{}
+// peerContextKey finds, in a handshake's context, where the verified peer goes.
+type peerContextKey struct{}
 
 // peerConfig is for one of our own protocols: TLS 1.3, this proxy's service certificate, and a client certificate of the kind, verified
 // under the rules of this moment. VerifyConnection runs for resumed sessions too. The clones that GetConfigForClient makes share the
@@ -132,22 +132,22 @@ func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 	}
 	outer := base.Clone()
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		into, ok := hello.Context().Value(peerKey{}).(*identity.Peer)
+		into, ok := hello.Context().Value(peerContextKey{}).(*identity.Peer)
 		if !ok {
 			return nil, errors.New("no place for the peer's identity")
 		}
 		cfg := base.Clone()
 		cfg.VerifyConnection = func(st tls.ConnectionState) error {
-			return m.verify(st, alpn, kind, into)
+			return m.verifyPeer(st, alpn, kind, into)
 		}
 		return cfg, nil
 	}
 	return outer
 }
 
-func (m *Mux) verify(st tls.ConnectionState, alpn string, kind identity.Kind, into *identity.Peer) error {
+func (m *Mux) verifyPeer(st tls.ConnectionState, alpn string, kind identity.Kind, into *identity.Peer) error {
 	if st.NegotiatedProtocol != alpn {
-		return refusedError{errors.New("the client did not agree to " + alpn), false}
+		return certificateError{errors.New("the client did not agree to " + alpn), false}
 	}
 	trust := m.cfg.Rules.Current()
 	roots := trust.Authorities.UserRoots
@@ -160,7 +160,7 @@ func (m *Mux) verify(st tls.ConnectionState, alpn string, kind identity.Kind, in
 	}
 	peer, err := verify(now)
 	if err != nil {
-		return refusedError{err, identity.Ended(err, now, func(at time.Time) error { _, err := verify(at); return err })}
+		return certificateError{err, identity.OnlyExpired(err, now, func(at time.Time) error { _, err := verify(at); return err })}
 	}
 	*into = peer
 	return nil
@@ -170,8 +170,8 @@ func (m *Mux) webConfig() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: m.cfg.Web}
 }
 
-// explainTLS answers someone who came with http:// to a port that speaks https.
-func explainTLS(conn net.Conn) {
+// answerClearHTTP answers someone who came with http:// to a port that speaks https.
+func answerClearHTTP(conn net.Conn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
 	_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+

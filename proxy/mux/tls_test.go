@@ -12,7 +12,7 @@ import (
 // The floor is what each door says, whatever a client would rather speak: 1.3 for our own protocols, 1.2 for browsers.
 func TestOldVersionsOfTLSAreRefused(t *testing.T) {
 	a := proxytest.New(t)
-	p := openPort(t, a, open(t, a))
+	p := startMux(t, a, openRules(t, a))
 	user, node := a.UserCertificate(a.User("alice@example.com"), nil), a.MachineCertificate(a.Machine(identity.Node, "web-1", nil), nil)
 	for _, tt := range []struct {
 		name    string
@@ -30,7 +30,7 @@ func TestOldVersionsOfTLSAreRefused(t *testing.T) {
 		{"a node", []string{identity.ALPNTunnel}, node, tls.VersionTLS13, true},
 		{"a node", []string{identity.ALPNTunnel}, node, tls.VersionTLS12, false},
 	} {
-		err := p.shake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert), MinVersion: tls.VersionTLS10, MaxVersion: tt.version})
+		err := p.handshake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert), MinVersion: tls.VersionTLS10, MaxVersion: tt.version})
 		if (err == nil) != tt.served {
 			t.Errorf("%s with %s: got %v, want served %v", tt.name, tls.VersionName(tt.version), err, tt.served)
 		}

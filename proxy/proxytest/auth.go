@@ -27,11 +27,11 @@ const Name = "proxy-1"
 // Auth is the cluster, its auth, and one proxy that is a member of it.
 type Auth struct {
 	*membertest.Cluster
-	t    testing.TB
-	addr string
-	me   identity.Identity
-	cert *tls.Certificate
-	host ssh.Signer
+	t     testing.TB
+	addr  string
+	proxy identity.Identity
+	cert  *tls.Certificate
+	host  ssh.Signer
 
 	// Reports gets what the proxy reports.
 	Reports chan authrpc.ReportNodesRequest
@@ -49,8 +49,8 @@ type Auth struct {
 func New(t testing.TB) *Auth {
 	t.Helper()
 	a := &Auth{Cluster: membertest.New(t), t: t, Reports: make(chan authrpc.ReportNodesRequest, 64), nodes: map[string]authrpc.NodeInfo{}, sets: make(chan rules.Set)}
-	a.me = a.Machine(identity.Proxy, Name, nil)
-	a.cert = a.MachineCertificate(a.me, nil)
+	a.proxy = a.Machine(identity.Proxy, Name, nil)
+	a.cert = a.MachineCertificate(a.proxy, nil)
 	a.host = a.HostSigner(Name, "127.0.0.1")
 	s := authrpc.NewServer(a.caller, Log())
 	authrpc.HandleStream(s, authrpc.WatchRules, a.watch)
@@ -83,8 +83,8 @@ func (a *Auth) serve(h http.Handler) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = srv.Serve(hiding{tls.NewListener(membertest.Introduced(ln), &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return a.Service(identity.Auth, "auth-1"), nil
+		_ = srv.Serve(opaqueListener{tls.NewListener(membertest.ForwardedListener(ln), &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return a.ServiceCertificate(identity.Auth, "auth-1"), nil
 		}, NextProtos: []string{identity.ALPNAuth}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13})})
 	}()
 	a.t.Cleanup(func() { srv.Close(); <-done })
@@ -92,18 +92,18 @@ func (a *Auth) serve(h http.Handler) {
 
 type connKey struct{}
 
-// hiding keeps net/http from hanging up on an ALPN name that it does not know.
-type hiding struct{ net.Listener }
+// opaqueListener keeps net/http from hanging up on an ALPN name that it does not know.
+type opaqueListener struct{ net.Listener }
 
-func (l hiding) Accept() (net.Conn, error) {
+func (l opaqueListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return hidden{c}, nil
+	return opaqueConn{c}, nil
 }
 
-type hidden struct{ net.Conn }
+type opaqueConn struct{ net.Conn }
 
 func (a *Auth) caller(r *http.Request) (authrpc.Caller, error) {
 	a.mu.Lock()
@@ -111,11 +111,11 @@ func (a *Auth) caller(r *http.Request) (authrpc.Caller, error) {
 	if a.down {
 		return authrpc.Caller{}, fault.New(fault.Unavailable, "auth", "auth is down", "wait")
 	}
-	certs := r.Context().Value(connKey{}).(hidden).Conn.(*tls.Conn).ConnectionState().PeerCertificates
+	certs := r.Context().Value(connKey{}).(opaqueConn).Conn.(*tls.Conn).ConnectionState().PeerCertificates
 	if len(certs) == 0 {
 		return authrpc.Caller{}, nil
 	}
-	return authrpc.Caller{Identity: a.me, Key: certs[0].PublicKey}, nil
+	return authrpc.Caller{Identity: a.proxy, Key: certs[0].PublicKey}, nil
 }
 
 // Down makes every call fail, or ends that.
@@ -139,7 +139,7 @@ func (a *Auth) Publish(s rules.Set) {
 }
 
 func (a *Auth) watch(ctx context.Context, _ authrpc.Caller, _ authrpc.WatchRulesRequest, send func(authrpc.RulesUpdate) error) error {
-	if err := send(authrpc.RulesUpdate{Set: a.Set()}); err != nil {
+	if err := send(authrpc.RulesUpdate{Set: a.SignRules()}); err != nil {
 		return err
 	}
 	for {
@@ -159,7 +159,7 @@ func (a *Auth) report(_ context.Context, _ authrpc.Caller, r authrpc.ReportNodes
 	case a.Reports <- r:
 	default:
 	}
-	return authrpc.ReportNodesResponse{Again: 20 * time.Second}, nil
+	return authrpc.ReportNodesResponse{ReportAfter: 20 * time.Second}, nil
 }
 
 func (a *Auth) locate(_ context.Context, _ authrpc.Caller, r authrpc.LocateNodeRequest) (res authrpc.LocateNodeResponse, err error) {
@@ -175,7 +175,7 @@ func (a *Auth) locate(_ context.Context, _ authrpc.Caller, r authrpc.LocateNodeR
 func (a *Auth) Addr() string { return a.addr }
 
 // Identity and what follows make Auth a proxy's membership.
-func (a *Auth) Identity() identity.Identity { return a.me }
+func (a *Auth) Identity() identity.Identity { return a.proxy }
 
 // TLSCertificate is the proxy's own.
 func (a *Auth) TLSCertificate() (*tls.Certificate, error) { return a.cert, nil }

@@ -21,13 +21,13 @@ import (
 )
 
 const (
-	// quiet is how long auth may say nothing before it is asked anew; a head comes every 10 s.
-	quiet = time.Minute
+	// silenceTimeout is how long auth may say nothing before it is asked anew; a head comes every 10 s.
+	silenceTimeout = time.Minute
 	// Back-off between attempts to reach auth, with full jitter.
-	firstWait = 500 * time.Millisecond
-	maxWait   = 15 * time.Second
-	// keepEvery is how old the head on disk may get while no document changes.
-	keepEvery = 5 * time.Minute
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = 15 * time.Second
+	// saveEvery is how old the head on disk may get while no document changes.
+	saveEvery = 5 * time.Minute
 )
 
 // Config says what a Carrier needs.
@@ -42,13 +42,13 @@ type Config struct {
 
 // Carrier holds the newest verified set. It is safe for concurrent use.
 type Carrier struct {
-	cfg  Config
-	kept rules.Head // on disk; Run's own
+	cfg   Config
+	saved rules.Head // on disk; Run's own
 
-	mu        sync.Mutex // guards what follows
-	trust     *rules.Trust
-	news      tunnel.News
-	followers map[chan tunnel.News]struct{}
+	mu          sync.Mutex // guards what follows
+	trust       *rules.Trust
+	push        tunnel.RulesPush
+	subscribers map[chan tunnel.RulesPush]struct{}
 }
 
 // New verifies the newest of what is on disk and cfg.First. It fails when neither is good.
@@ -61,8 +61,8 @@ func New(cfg Config) (*Carrier, error) {
 		return nil, fault.Wrap(err, fault.Unavailable, "proxy.rules", "the proxy has no rules that its cluster signed",
 			"remove the proxy's data directory and join it again with a new token")
 	}
-	c := &Carrier{cfg: cfg, followers: map[chan tunnel.News]struct{}{}}
-	return c, c.set(trust)
+	c := &Carrier{cfg: cfg, subscribers: map[chan tunnel.RulesPush]struct{}{}}
+	return c, c.publish(trust)
 }
 
 func newest(cfg Config) (*rules.Trust, error) {
@@ -89,29 +89,29 @@ func (c *Carrier) Current() *rules.Trust {
 	return c.trust
 }
 
-// Follow yields the newest set, at once and after each change; one that is not taken in time is replaced by the next. stop ends it.
-func (c *Carrier) Follow() (news <-chan tunnel.News, stop func()) {
-	ch := make(chan tunnel.News, 1)
+// Subscribe yields the newest set, at once and after each change; one that is not taken in time is replaced by the next. stop ends it.
+func (c *Carrier) Subscribe() (news <-chan tunnel.RulesPush, stop func()) {
+	ch := make(chan tunnel.RulesPush, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ch <- c.news
-	c.followers[ch] = struct{}{}
+	ch <- c.push
+	c.subscribers[ch] = struct{}{}
 	return ch, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(c.followers, ch)
+		delete(c.subscribers, ch)
 	}
 }
 
-func (c *Carrier) set(trust *rules.Trust) error {
-	n, err := newsOf(trust)
+func (c *Carrier) publish(trust *rules.Trust) error {
+	n, err := pushOf(trust)
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.trust, c.news = trust, n
-	for ch := range c.followers {
+	c.trust, c.push = trust, n
+	for ch := range c.subscribers {
 		select { // only set sends, under mu: after taking the old one there is room
 		case <-ch:
 		default:
@@ -121,26 +121,26 @@ func (c *Carrier) set(trust *rules.Trust) error {
 	return nil
 }
 
-func newsOf(trust *rules.Trust) (n tunnel.News, err error) {
+func pushOf(trust *rules.Trust) (n tunnel.RulesPush, err error) {
 	if n.Set, err = trust.Set().Encode(); err != nil {
 		return n, err
 	}
 	if n.Head, err = trust.Set().EncodeHead(); err != nil {
 		return n, err
 	}
-	n.Docs, err = trust.Head.Fingerprint()
+	n.DocsDigest, err = trust.Head.Fingerprint()
 	return n, err
 }
 
 // Run follows auth until ctx ends. Without auth the last good set stays.
 func (c *Carrier) Run(ctx context.Context) error {
-	for wait := firstWait; ctx.Err() == nil; {
-		heard, err := c.follow(ctx)
+	for wait := firstBackoff; ctx.Err() == nil; {
+		heard, err := c.watch(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if heard {
-			wait = firstWait
+			wait = firstBackoff
 		}
 		pause := rand.N(wait)
 		c.cfg.Log.Warn("auth does not tell the rules; the last good ones stay", "err", err, "age", c.Current().Age(c.cfg.Now()).Round(time.Second), "retry", pause)
@@ -148,22 +148,22 @@ func (c *Carrier) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-time.After(pause):
 		}
-		wait = min(2*wait, maxWait)
+		wait = min(2*wait, maxBackoff)
 	}
 	return nil
 }
 
-// follow reads one stream until it ends or falls quiet; heard tells whether it brought anything.
-func (c *Carrier) follow(ctx context.Context) (heard bool, err error) {
+// watch reads one stream until it ends or falls quiet; heard tells whether it brought anything.
+func (c *Carrier) watch(ctx context.Context) (heard bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watch := time.AfterFunc(quiet, func() { cancel(errors.New("auth fell quiet")) })
+	watch := time.AfterFunc(silenceTimeout, func() { cancel(errors.New("auth fell quiet")) })
 	defer watch.Stop()
 	since := c.Current().Head.Time
 	err = authrpc.Stream(ctx, c.cfg.Auth, authrpc.WatchRules, authrpc.WatchRulesRequest{Since: since}, func(u authrpc.RulesUpdate) error {
-		watch.Reset(quiet)
+		watch.Reset(silenceTimeout)
 		heard = true
-		c.take(u.Set)
+		c.apply(u.Set)
 		return nil
 	})
 	if cause := context.Cause(ctx); cause != nil {
@@ -172,15 +172,15 @@ func (c *Carrier) follow(ctx context.Context) (heard bool, err error) {
 	return heard, err
 }
 
-// take moves on to a newer set. One that does not verify, or is older, changes nothing.
-func (c *Carrier) take(s rules.Set) {
+// apply moves on to a newer set. One that does not verify, or is older, changes nothing.
+func (c *Carrier) apply(s rules.Set) {
 	next, err := c.Current().Advance(s)
 	if err == nil {
-		err = c.set(next)
+		err = c.publish(next)
 	}
 	if err != nil {
 		c.cfg.Log.Warn("refused rules from auth", "err", err)
 		return
 	}
-	c.keep(next)
+	c.save(next)
 }

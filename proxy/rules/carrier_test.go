@@ -19,29 +19,29 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
+const waitLimit = 10 * time.Second
 
-type carrier struct {
+type fixture struct {
 	*rules.Carrier
 	*proxytest.Auth
 	t   *testing.T
 	cfg rules.Config
 }
 
-func newCarrier(t *testing.T) *carrier {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	a := proxytest.New(t)
 	client := a.Client()
 	t.Cleanup(client.Close)
-	cfg := rules.Config{Pin: a.Pin(), First: a.Set(), Path: filepath.Join(t.TempDir(), "rules.json"), Auth: client, Log: proxytest.Log()}
+	cfg := rules.Config{Pin: a.Pin(), First: a.SignRules(), Path: filepath.Join(t.TempDir(), "rules.json"), Auth: client, Log: proxytest.Log()}
 	c, err := rules.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &carrier{c, a, t, cfg}
+	return &fixture{c, a, t, cfg}
 }
 
-func (c *carrier) run() (stop func()) {
+func (c *fixture) run() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -54,18 +54,18 @@ func (c *carrier) run() (stop func()) {
 }
 
 // next is the next set that a follower hears of, verified.
-func next(t *testing.T, c *carrier, news <-chan tunnel.News) *signed.Trust {
+func next(t *testing.T, c *fixture, news <-chan tunnel.RulesPush) *signed.Trust {
 	t.Helper()
 	select {
 	case n := <-news:
 		return verified(t, c, n)
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("heard of no rules")
 	}
 	return nil
 }
 
-func verified(t *testing.T, c *carrier, n tunnel.News) *signed.Trust {
+func verified(t *testing.T, c *fixture, n tunnel.RulesPush) *signed.Trust {
 	t.Helper()
 	s, err := signed.Decode(n.Set)
 	if err != nil {
@@ -79,31 +79,31 @@ func verified(t *testing.T, c *carrier, n tunnel.News) *signed.Trust {
 }
 
 // A tunnel carries a head alone while the documents are the same; so they must be told apart.
-func TestNewsTellsWhetherItsDocumentsAreOthers(t *testing.T) {
-	c := newCarrier(t)
-	news, stopFollowing := c.Follow()
+func TestARulesPushTellsWhetherDocumentsChanged(t *testing.T) {
+	c := newFixture(t)
+	news, stopFollowing := c.Subscribe()
 	defer stopFollowing()
 	first := <-news
 	stop := c.run()
 	defer stop()
-	c.Publish(c.SetAt(time.Now().Add(time.Second)))
+	c.Publish(c.SignRulesAt(time.Now().Add(time.Second)))
 	later := <-news
 	held := verified(t, c, first)
 	head, err := signed.DecodeHead(later.Head)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next, err := held.Renew(head); err != nil || !next.Head.Time.After(held.Head.Time) || later.Docs != first.Docs {
-		t.Errorf("got %v, and documents %x after %x, want a newer head over the same", err, later.Docs, first.Docs)
+	if next, err := held.AdvanceHead(head); err != nil || !next.Head.Time.After(held.Head.Time) || later.DocsDigest != first.DocsDigest {
+		t.Errorf("got %v, and documents %x after %x, want a newer head over the same", err, later.DocsDigest, first.DocsDigest)
 	}
-	c.Allow(role("ops"))
-	c.Publish(c.SetAt(time.Now().Add(2 * time.Second)))
+	c.SetRoles(role("ops"))
+	c.Publish(c.SignRulesAt(time.Now().Add(2 * time.Second)))
 	for {
 		n := <-news
 		if _, ok := verified(t, c, n).Policy["ops"]; !ok {
 			continue
 		}
-		if n.Docs == first.Docs {
+		if n.DocsDigest == first.DocsDigest {
 			t.Error("got changed documents that count as the same")
 		}
 		return
@@ -112,14 +112,14 @@ func TestNewsTellsWhetherItsDocumentsAreOthers(t *testing.T) {
 
 func role(name string) access.Role { return access.Role{Name: name} }
 
-func TestNewRulesReachFollowersDiskAndOurselves(t *testing.T) {
-	c := newCarrier(t)
-	sets, stopFollowing := c.Follow()
+func TestNewRulesReachSubscribersDiskAndCurrent(t *testing.T) {
+	c := newFixture(t)
+	sets, stopFollowing := c.Subscribe()
 	defer stopFollowing()
 	first := next(t, c, sets) // at once
 	stop := c.run()
-	c.Allow(role("ops"))
-	c.Publish(c.SetAt(time.Now().Add(time.Second)))
+	c.SetRoles(role("ops"))
+	c.Publish(c.SignRulesAt(time.Now().Add(time.Second)))
 	for {
 		if _, ok := next(t, c, sets).Policy["ops"]; ok {
 			break
@@ -135,14 +135,14 @@ func TestNewRulesReachFollowersDiskAndOurselves(t *testing.T) {
 }
 
 func TestOldAndForeignRulesChangeNothing(t *testing.T) {
-	c, foreign := newCarrier(t), proxytest.New(t)
+	c, foreign := newFixture(t), proxytest.New(t)
 	stop := c.run()
-	c.Allow(role("ops"))
-	older := c.SetAt(time.Now().Add(-time.Hour))
-	c.Publish(foreign.Set())
+	c.SetRoles(role("ops"))
+	older := c.SignRulesAt(time.Now().Add(-time.Hour))
+	c.Publish(foreign.SignRules())
 	c.Publish(older)
-	good := c.SetAt(time.Now().Add(time.Second))
-	sets, stopFollowing := c.Follow()
+	good := c.SignRulesAt(time.Now().Add(time.Second))
+	sets, stopFollowing := c.Subscribe()
 	defer stopFollowing()
 	c.Publish(good)
 	for {
@@ -158,12 +158,12 @@ func TestOldAndForeignRulesChangeNothing(t *testing.T) {
 }
 
 func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
-	c := newCarrier(t)
-	sets, stopFollowing := c.Follow()
+	c := newFixture(t)
+	sets, stopFollowing := c.Subscribe()
 	defer stopFollowing()
 	stop := c.run()
-	c.Allow(role("ops"))
-	c.Publish(c.SetAt(time.Now().Add(time.Second)))
+	c.SetRoles(role("ops"))
+	c.Publish(c.SignRulesAt(time.Now().Add(time.Second)))
 	for {
 		if _, ok := next(t, c, sets).Policy["ops"]; ok {
 			break
@@ -185,13 +185,13 @@ func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
 }
 
 func TestNewRefusesWhatTheClusterDidNotSign(t *testing.T) {
-	c, foreign := newCarrier(t), proxytest.New(t)
+	c, foreign := newFixture(t), proxytest.New(t)
 	cfg := c.cfg
-	cfg.First = foreign.Set()
+	cfg.First = foreign.SignRules()
 	if _, err := rules.New(cfg); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want unavailable with a remedy", err)
 	}
-	b, err := foreign.Set().Encode()
+	b, err := foreign.SignRules().Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,13 +206,13 @@ func TestNewRefusesWhatTheClusterDidNotSign(t *testing.T) {
 	}
 }
 
-func TestItComesBackWhenAuthDoes(t *testing.T) {
-	c := newCarrier(t)
+func TestRunReconnectsToAuth(t *testing.T) {
+	c := newFixture(t)
 	c.Down(true)
 	stop := c.run()
 	defer stop()
-	c.Allow(role("ops"))
-	sets, stopFollowing := c.Follow()
+	c.SetRoles(role("ops"))
+	sets, stopFollowing := c.Subscribe()
 	defer stopFollowing()
 	c.Down(false)
 	for {

@@ -30,17 +30,17 @@ func load(path string, pin identity.Pin) (*rules.Trust, error) {
 	return rules.Open(pin, s)
 }
 
-// keep writes the set where the next start finds it: when a document changed, and else now and then for the head's age. A disk that
+// save writes the set where the next start finds it: when a document changed, and else now and then for the head's age. A disk that
 // does not take it costs only that.
-func (c *Carrier) keep(t *rules.Trust) {
-	if t.Head.Time.Sub(c.kept.Time) < keepEvery && maps.EqualFunc(c.kept.Docs, t.Head.Docs, sameRef) {
+func (c *Carrier) save(t *rules.Trust) {
+	if t.Head.Time.Sub(c.saved.Time) < saveEvery && maps.EqualFunc(c.saved.Docs, t.Head.Docs, sameRef) {
 		return
 	}
 	if err := write(c.cfg.Path, t); err != nil {
 		c.cfg.Log.Warn("the rules could not be kept on disk", "path", c.cfg.Path, "err", err)
 		return
 	}
-	c.kept = t.Head
+	c.saved = t.Head
 }
 
 func sameRef(a, b rules.Ref) bool { return a.Revision == b.Revision && bytes.Equal(a.Digest, b.Digest) }

@@ -9,21 +9,21 @@ import (
 )
 
 const (
-	// gather is the least time between two reports: the first change is told at once, and a thousand nodes coming back are few reports.
-	gather = 100 * time.Millisecond
+	// minReportInterval is the least time between two reports: the first change is told at once, and a thousand nodes coming back are few reports.
+	minReportInterval = 100 * time.Millisecond
 	// Back-off after a report that failed, with full jitter.
-	firstWait = 500 * time.Millisecond
-	maxWait   = 15 * time.Second
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = 15 * time.Second
 	// Bounds of what auth may ask for as the time between reports.
-	minAgain = time.Second
-	maxAgain = time.Minute
+	minNextReport = time.Second
+	maxNextReport = time.Minute
 )
 
 // Run reports to auth until ctx ends.
 func (t *Tunnels) Run(ctx context.Context) error {
-	wait := firstWait
+	wait := firstBackoff
 	for ctx.Err() == nil {
-		res, err := authrpc.Call(ctx, t.cfg.Auth, authrpc.ReportNodes, authrpc.ReportNodesRequest{Attached: t.attached()})
+		res, err := authrpc.Call(ctx, t.cfg.Auth, authrpc.ReportNodes, authrpc.ReportNodesRequest{Attached: t.attachedNodes()})
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -31,18 +31,18 @@ func (t *Tunnels) Run(ctx context.Context) error {
 			pause := rand.N(wait) + time.Millisecond
 			t.cfg.Log.Warn("auth does not take the report of attached nodes", "err", err, "retry", pause)
 			sleep(ctx, pause)
-			wait = min(2*wait, maxWait)
+			wait = min(2*wait, maxBackoff)
 			continue
 		}
-		wait = firstWait
-		t.pause(ctx, min(max(res.Again, minAgain), maxAgain))
+		wait = firstBackoff
+		t.waitForChange(ctx, min(max(res.ReportAfter, minNextReport), maxNextReport))
 	}
 	return nil
 }
 
-// pause waits until something changes or a report is due, but never less than gather.
-func (t *Tunnels) pause(ctx context.Context, again time.Duration) {
-	sleep(ctx, gather)
+// waitForChange waits until something changes or a report is due, but never less than gather.
+func (t *Tunnels) waitForChange(ctx context.Context, again time.Duration) {
+	sleep(ctx, minReportInterval)
 	due := time.NewTimer(again)
 	defer due.Stop()
 	select {

@@ -24,40 +24,40 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// news is a set of rules to follow.
-type news struct{ sets chan tunnel.News }
+// ruleSource is a set of rules to follow.
+type ruleSource struct{ pushes chan tunnel.RulesPush }
 
-func (n news) Follow() (<-chan tunnel.News, func()) { return n.sets, func() {} }
+func (n ruleSource) Subscribe() (<-chan tunnel.RulesPush, func()) { return n.pushes, func() {} }
 
-// patience bounds every wait in these tests.
-const patience = 10 * time.Second
+// waitLimit bounds every wait in these tests.
+const waitLimit = 10 * time.Second
 
-type house struct {
+type fixture struct {
 	*proxytest.Auth
 	*tunnels.Tunnels
-	t    *testing.T
-	news news
-	ctx  context.Context
+	t     *testing.T
+	rules ruleSource
+	ctx   context.Context
 }
 
-func newHouse(t *testing.T, now func() time.Time) *house {
+func newFixture(t *testing.T, now func() time.Time) *fixture {
 	t.Helper()
 	a := proxytest.New(t)
 	client := a.Client()
 	t.Cleanup(client.Close)
-	h := &house{Auth: a, t: t, news: news{make(chan tunnel.News, 8)}, ctx: t.Context()}
-	h.Tunnels = tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.news, Now: now, Log: proxytest.Log()})
+	h := &fixture{Auth: a, t: t, rules: ruleSource{make(chan tunnel.RulesPush, 8)}, ctx: t.Context()}
+	h.Tunnels = tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.rules, Now: now, Log: proxytest.Log()})
 	return h
 }
 
-// machine is a node that may attach several times.
-type machine struct {
+// testNode is a node that may attach several times.
+type testNode struct {
 	id   identity.Identity
 	cert *tls.Certificate
 	leaf *x509.Certificate
 }
 
-func (h *house) machine(name string) machine {
+func (h *fixture) newNode(name string) testNode {
 	h.t.Helper()
 	id := h.Machine(identity.Node, name, identity.Labels{"env": "test"})
 	cert := h.MachineCertificate(id, nil)
@@ -66,11 +66,11 @@ func (h *house) machine(name string) machine {
 		h.t.Fatal(err)
 	}
 	id.Expires = leaf.NotAfter
-	return machine{id, cert, leaf}
+	return testNode{id, cert, leaf}
 }
 
-// link is one tunnel: the node's end, and when the proxy has let go of it.
-type link struct {
+// nodeTunnel is one tunnel: the node's end, and when the proxy has let go of it.
+type nodeTunnel struct {
 	*tunnel.Uplink
 	served chan struct{}
 }
@@ -82,10 +82,10 @@ func serve(ctx context.Context, t *tunnels.Tunnels, conn net.Conn, node identity
 	}
 }
 
-func (h *house) attach(m machine, version string) link {
+func (h *fixture) attach(m testNode, version string) nodeTunnel {
 	h.t.Helper()
 	near, far := net.Pipe()
-	l := link{served: make(chan struct{})}
+	l := nodeTunnel{served: make(chan struct{})}
 	go func() {
 		serve(h.ctx, h.Tunnels, near, identity.Peer{Identity: m.id, Cert: m.leaf})
 		close(l.served)
@@ -98,31 +98,31 @@ func (h *house) attach(m machine, version string) link {
 	return l
 }
 
-// until waits for a condition that another goroutine brings about.
-func until(t *testing.T, what string, ok func() bool) {
+// waitUntil waits for a condition that another goroutine brings about.
+func waitUntil(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); !ok(); <-tick.C {
+	for end := time.Now().Add(waitLimit); !ok(); <-tick.C {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain until %s", what)
 		}
 	}
 }
 
-func (h *house) has(node string) func() bool {
+func (h *fixture) has(node string) func() bool {
 	return func() bool { _, ok := h.Find(node); return ok }
 }
 
-func (h *house) hasNot(node string) func() bool { return func() bool { return !h.has(node)() } }
+func (h *fixture) hasNot(node string) func() bool { return func() bool { return !h.has(node)() } }
 
-var header = tunnel.Header{From: "192.0.2.7:5000", By: "dial"}
+var header = tunnel.Header{From: "192.0.2.7:5000", Protocol: "dial"}
 
 func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
-	h := newHouse(t, nil)
-	m := h.machine("web-1")
+	h := newFixture(t, nil)
+	m := h.newNode("web-1")
 	l := h.attach(m, "v1")
-	until(t, "the node is attached", h.has("web-1"))
+	waitUntil(t, "the node is attached", h.has("web-1"))
 	n, ok := h.Find(string(m.id.ID))
 	if !ok || n.Name != "web-1" || n.Labels["env"] != "test" {
 		t.Errorf("got %+v, %v by id, want web-1 with its labels", n, ok)
@@ -148,17 +148,17 @@ func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
 	}
 	c.Close()
 	l.Close()
-	until(t, "the node is gone", h.hasNot("web-1"))
+	waitUntil(t, "the node is gone", h.hasNot("web-1"))
 	if _, err := h.Open(t.Context(), m.id.ID, header); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want unavailable", err)
 	}
 }
 
-func TestANewerTunnelStandsInFrontAndTheOldOneLivesOn(t *testing.T) {
-	h := newHouse(t, nil)
-	m := h.machine("web-1")
+func TestTheNewestTunnelIsUsedAndOlderOnesStayOpen(t *testing.T) {
+	h := newFixture(t, nil)
+	m := h.newNode("web-1")
 	old := h.attach(m, "v1")
-	until(t, "the first is attached", h.has("web-1"))
+	waitUntil(t, "the first is attached", h.has("web-1"))
 	running, err := h.Open(t.Context(), m.id.ID, header)
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestANewerTunnelStandsInFrontAndTheOldOneLivesOn(t *testing.T) {
 	}
 	fresh := h.attach(m, "v2")
 	got := make(chan string, 2)
-	for name, l := range map[string]link{"old": old, "new": fresh} {
+	for name, l := range map[string]nodeTunnel{"old": old, "new": fresh} {
 		go func() {
 			if c, _, err := l.Accept(); err == nil {
 				got <- name
@@ -178,7 +178,7 @@ func TestANewerTunnelStandsInFrontAndTheOldOneLivesOn(t *testing.T) {
 		}()
 	}
 	var by string
-	until(t, "the newer one is used", func() bool {
+	waitUntil(t, "the newer one is used", func() bool {
 		c, err := h.Open(t.Context(), m.id.ID, header)
 		if err != nil {
 			t.Fatal(err)
@@ -201,39 +201,39 @@ func TestANewerTunnelStandsInFrontAndTheOldOneLivesOn(t *testing.T) {
 }
 
 func TestANodeHasAtMostFourTunnels(t *testing.T) {
-	h := newHouse(t, nil)
-	m := h.machine("web-1")
+	h := newFixture(t, nil)
+	m := h.newNode("web-1")
 	first := h.attach(m, "v1")
-	until(t, "the first is attached", h.has("web-1"))
+	waitUntil(t, "the first is attached", h.has("web-1"))
 	for range 4 {
 		h.attach(m, "v1")
 	}
 	select {
 	case <-first.Done():
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Error("got five tunnels of one node, want the oldest ended")
 	}
 }
 
 func TestRulesGoToEveryTunnel(t *testing.T) {
-	h := newHouse(t, nil)
-	l := h.attach(h.machine("web-1"), "v1")
+	h := newFixture(t, nil)
+	l := h.attach(h.newNode("web-1"), "v1")
 	for _, want := range []string{"set one", "set two"} {
-		h.news.sets <- tunnel.News{Set: []byte(want)}
+		h.rules.pushes <- tunnel.RulesPush{Set: []byte(want)}
 		if got := string((<-l.Rules()).Set); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }
 
-func TestATunnelWhoseCertificateEndedTakesNothingNew(t *testing.T) {
-	h := newHouse(t, nil)
-	m := h.machine("web-1")
+func TestATunnelWithAnExpiredCertificateTakesNoNewStreams(t *testing.T) {
+	h := newFixture(t, nil)
+	m := h.newNode("web-1")
 	m.id.Expires = time.Now().Add(200 * time.Millisecond)
 	l := h.attach(m, "v1")
 	select {
 	case <-l.served:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Error("got the tunnel kept after its certificate ended")
 	}
 	if h.has("web-1")() {
@@ -242,9 +242,9 @@ func TestATunnelWhoseCertificateEndedTakesNothingNew(t *testing.T) {
 }
 
 // A node's stolen key fills the port with connections that never greet: a few are waited for, and other nodes attach meanwhile.
-func TestOneNodesGreetingsAreBounded(t *testing.T) {
-	h := newHouse(t, nil)
-	m := h.machine("web-1")
+func TestPendingHellosOfOneNodeAreLimited(t *testing.T) {
+	h := newFixture(t, nil)
+	m := h.newNode("web-1")
 	var silent []net.Conn
 	ended := make(chan struct{}, 20)
 	for range 20 {
@@ -258,12 +258,12 @@ func TestOneNodesGreetingsAreBounded(t *testing.T) {
 	for range 20 - 8 {
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatal("got more than 8 connections waited for")
 		}
 	}
-	h.attach(h.machine("web-2"), "v1")
-	until(t, "another node is attached", h.has("web-2"))
+	h.attach(h.newNode("web-2"), "v1")
+	waitUntil(t, "another node is attached", h.has("web-2"))
 	for _, c := range silent {
 		c.Close()
 	}
@@ -271,12 +271,12 @@ func TestOneNodesGreetingsAreBounded(t *testing.T) {
 		<-ended
 	}
 	h.attach(m, "v1")
-	until(t, "the node is attached, now that it greets", h.has("web-1"))
+	waitUntil(t, "the node is attached, now that it greets", h.has("web-1"))
 }
 
-func TestAGreetingThatIsRefusedAttachesNothing(t *testing.T) {
-	h := newHouse(t, nil)
-	m, other := h.machine("web-1"), h.machine("web-2")
+func TestARefusedHelloAttachesNothing(t *testing.T) {
+	h := newFixture(t, nil)
+	m, other := h.newNode("web-1"), h.newNode("web-2")
 	near, far := net.Pipe()
 	served := make(chan struct{})
 	go func() {
@@ -292,13 +292,13 @@ func TestAGreetingThatIsRefusedAttachesNothing(t *testing.T) {
 	}
 }
 
-func TestANodeThatLeavesWithoutAGreetingIsNoCauseForAWarning(t *testing.T) {
+func TestClosingBeforeTheHelloLogsNoWarning(t *testing.T) {
 	var said bytes.Buffer
-	h := newHouse(t, nil)
-	m := h.machine("web-1")
+	h := newFixture(t, nil)
+	m := h.newNode("web-1")
 	client := h.Client()
 	defer client.Close()
-	quiet := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.news, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	quiet := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.rules, Log: slog.New(slog.NewTextHandler(&said, nil))})
 	near, far := net.Pipe()
 	far.Close()
 	serve(t.Context(), quiet, near, identity.Peer{Identity: m.id, Cert: m.leaf})
@@ -308,7 +308,7 @@ func TestANodeThatLeavesWithoutAGreetingIsNoCauseForAWarning(t *testing.T) {
 }
 
 func TestReportsFollowChanges(t *testing.T) {
-	h := newHouse(t, nil)
+	h := newFixture(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
 	go func() { ran <- h.Run(ctx) }()
@@ -320,13 +320,13 @@ func TestReportsFollowChanges(t *testing.T) {
 				if len(r.Attached) == n {
 					return r
 				}
-			case <-time.After(patience):
+			case <-time.After(waitLimit):
 				t.Fatalf("waited in vain for a report of %d nodes", n)
 			}
 		}
 	}
 	wait(0) // the lease begins with the first, empty one
-	m := h.machine("web-1")
+	m := h.newNode("web-1")
 	l := h.attach(m, "v7")
 	r := wait(1)
 	at, err := r.Attached[0].Attachment.Verify(m.cert.PrivateKey.(crypto.Signer).Public())
@@ -335,7 +335,7 @@ func TestReportsFollowChanges(t *testing.T) {
 	}
 	h.Down(true)
 	l.Close()
-	until(t, "the node is gone", h.hasNot("web-1"))
+	waitUntil(t, "the node is gone", h.hasNot("web-1"))
 	h.Down(false)
 	wait(0) // the change is not lost with auth
 	cancel()

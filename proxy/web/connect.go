@@ -17,7 +17,7 @@ import (
 // connKey finds, in a request's context, the connection that it came in.
 type connKey struct{}
 
-func keepConn(ctx context.Context, c net.Conn) context.Context {
+func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
@@ -47,7 +47,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 // X-Forwarded-For, which is the one that the balancer wrote itself. Its port is not known there, and 0.
 func (s *Server) clientAddr(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || !s.balanced(peer.Addr()) {
+	if err != nil || !s.fromBalancer(peer.Addr()) {
 		return r.RemoteAddr
 	}
 	lines := r.Header.Values("X-Forwarded-For")
@@ -55,14 +55,14 @@ func (s *Server) clientAddr(r *http.Request) string {
 		return r.RemoteAddr
 	}
 	hops := strings.Split(lines[len(lines)-1], ",")
-	if a, ok := hop(strings.TrimSpace(hops[len(hops)-1])); ok {
+	if a, ok := parseForwarded(strings.TrimSpace(hops[len(hops)-1])); ok {
 		return netip.AddrPortFrom(a, 0).String()
 	}
 	return r.RemoteAddr
 }
 
-// hop reads an address as balancers write it: bare, or with a port.
-func hop(s string) (netip.Addr, bool) {
+// parseForwarded reads an address as balancers write it: bare, or with a port.
+func parseForwarded(s string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(strings.Trim(s, "[]"))
 	if err != nil {
 		ap, err := netip.ParseAddrPort(s)
@@ -74,6 +74,6 @@ func hop(s string) (netip.Addr, bool) {
 	return a.Unmap().WithZone(""), true
 }
 
-func (s *Server) balanced(a netip.Addr) bool {
+func (s *Server) fromBalancer(a netip.Addr) bool {
 	return slices.ContainsFunc(s.cfg.Balancers, func(n netip.Prefix) bool { return n.Contains(a.Unmap().WithZone("")) })
 }

@@ -19,19 +19,19 @@ import (
 	"github.com/threshold-access/threshold/proxy/web"
 )
 
-// behind is the pages behind a balancer that speaks HTTP/1.1 to them, and what came in WebSockets.
-type behind struct {
+// balancedServer is the pages behind a balancer that speaks HTTP/1.1 to them, and what came in WebSockets.
+type balancedServer struct {
 	*proxytest.Auth
-	addr  string
-	came  chan came
-	began chan authrpc.BeginLoginRequest
+	addr    string
+	streams chan receivedStream
+	began   chan authrpc.BeginLoginRequest
 }
 
-type came struct{ outer, stream net.Conn }
+type receivedStream struct{ outer, stream net.Conn }
 
-func newBehind(t *testing.T, change func(*web.Config)) *behind {
+func newBalancedServer(t *testing.T, change func(*web.Config)) *balancedServer {
 	t.Helper()
-	b := &behind{Auth: proxytest.New(t), came: make(chan came, 1), began: make(chan authrpc.BeginLoginRequest, 1)}
+	b := &balancedServer{Auth: proxytest.New(t), streams: make(chan receivedStream, 1), began: make(chan authrpc.BeginLoginRequest, 1)}
 	b.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		b.began <- r
 		return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: provider}, nil
@@ -43,7 +43,7 @@ func newBehind(t *testing.T, change func(*web.Config)) *behind {
 	b.addr = ln.Addr().String()
 	client := b.Client()
 	cfg := web.Config{Auth: client, Public: []string{"access.example.com"}, Cluster: membertest.Name, Pin: b.Pin(), Transport: dial.WebSocket,
-		Connect: func(outer, stream net.Conn) { b.came <- came{outer, stream} }, Balancers: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, Log: proxytest.Log()}
+		Connect: func(outer, stream net.Conn) { b.streams <- receivedStream{outer, stream} }, Balancers: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, Log: proxytest.Log()}
 	change(&cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -52,9 +52,9 @@ func newBehind(t *testing.T, change func(*web.Config)) *behind {
 	return b
 }
 
-func asIs(*web.Config) {}
+func unchanged(*web.Config) {}
 
-func (b *behind) get(t *testing.T, path string, header http.Header) *http.Response {
+func (b *balancedServer) get(t *testing.T, path string, header http.Header) *http.Response {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+b.addr+path, nil)
 	if err != nil {
@@ -75,14 +75,14 @@ func (b *behind) get(t *testing.T, path string, header http.Header) *http.Respon
 
 func forwarded(lines ...string) http.Header { return http.Header{"X-Forwarded-For": lines} }
 
-func TestAWebSocketIsAByteStreamForThePort(t *testing.T) {
-	b := newBehind(t, asIs)
+func TestAWebSocketBecomesAByteStream(t *testing.T) {
+	b := newBalancedServer(t, unchanged)
 	c, _, err := websocket.Dial(t.Context(), "ws://"+b.addr+dial.ConnectPath, &websocket.DialOptions{HTTPHeader: forwarded("203.0.113.9")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.CloseNow()
-	got := <-b.came
+	got := <-b.streams
 	defer got.stream.Close()
 	if got.stream.RemoteAddr().String() != "203.0.113.9:0" || got.outer.LocalAddr().String() != b.addr || got.stream.LocalAddr().String() != b.addr {
 		t.Errorf("got a stream from %s at %s, want it from the client", got.stream.RemoteAddr(), got.stream.LocalAddr())
@@ -111,14 +111,14 @@ func TestWhoMayNotOpenAWebSocket(t *testing.T) {
 		header http.Header
 		want   int
 	}{
-		{"a page of another site", asIs, http.Header{"Origin": {"https://evil.example.com"}}, http.StatusForbidden},
-		{"a page of our own", asIs, http.Header{"Origin": {"https://access.example.com"}}, http.StatusForbidden},
-		{"a page without an origin", asIs, http.Header{"Origin": {"null"}}, http.StatusForbidden},
-		{"a browser without Origin", asIs, http.Header{"Sec-Fetch-Site": {"none"}}, http.StatusForbidden},
+		{"a page of another site", unchanged, http.Header{"Origin": {"https://evil.example.com"}}, http.StatusForbidden},
+		{"a page of our own", unchanged, http.Header{"Origin": {"https://access.example.com"}}, http.StatusForbidden},
+		{"a page without an origin", unchanged, http.Header{"Origin": {"null"}}, http.StatusForbidden},
+		{"a browser without Origin", unchanged, http.Header{"Sec-Fetch-Site": {"none"}}, http.StatusForbidden},
 		{"anyone where there is no balancer", func(c *web.Config) { c.Transport = dial.TLS }, http.Header{}, http.StatusNotFound},
 		{"anyone where nobody takes them", func(c *web.Config) { c.Connect = nil }, http.Header{}, http.StatusNotFound},
 	} {
-		b := newBehind(t, tt.change)
+		b := newBalancedServer(t, tt.change)
 		c, resp, err := websocket.Dial(t.Context(), "ws://"+b.addr+dial.ConnectPath, &websocket.DialOptions{HTTPHeader: tt.header})
 		if err == nil {
 			c.CloseNow()
@@ -128,15 +128,15 @@ func TestWhoMayNotOpenAWebSocket(t *testing.T) {
 			t.Errorf("%s: got %v, want %d", tt.name, err, tt.want)
 		}
 	}
-	b := newBehind(t, asIs)
+	b := newBalancedServer(t, unchanged)
 	if resp := b.get(t, dial.ConnectPath, nil); resp.StatusCode != http.StatusUpgradeRequired {
 		t.Errorf("got %d without an upgrade, want %d", resp.StatusCode, http.StatusUpgradeRequired)
 	}
 }
 
-func TestThePingDocumentSaysHowToCome(t *testing.T) {
+func TestThePingDocumentNamesTheTransport(t *testing.T) {
 	for _, want := range []dial.Transport{dial.WebSocket, dial.TLS} {
-		b := newBehind(t, func(c *web.Config) { c.Transport = want })
+		b := newBalancedServer(t, func(c *web.Config) { c.Transport = want })
 		var p dial.Ping
 		if err := json.NewDecoder(b.get(t, dial.PingPath, nil).Body).Decode(&p); err != nil || p.Transport != want {
 			t.Errorf("got %q, %v, want %q", p.Transport, err, want)
@@ -145,8 +145,8 @@ func TestThePingDocumentSaysHowToCome(t *testing.T) {
 }
 
 // Machines may know the proxy by an address inside. Pages stay where they are.
-func TestMachinesMayComeByAnotherName(t *testing.T) {
-	b := newBehind(t, asIs)
+func TestPingAnswersUnderAnyHostName(t *testing.T) {
+	b := newBalancedServer(t, unchanged)
 	resp, err := http.Get("http://" + b.addr + dial.PingPath)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("got %v, %v, want the ping document by any name", resp, err)
@@ -155,7 +155,7 @@ func TestMachinesMayComeByAnotherName(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-func TestOnlyAListedBalancerSaysForWhomItComes(t *testing.T) {
+func TestXForwardedForIsBelievedOnlyFromBalancers(t *testing.T) {
 	elsewhere := func(c *web.Config) { c.Balancers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }
 	for _, tt := range []struct {
 		name   string
@@ -163,21 +163,21 @@ func TestOnlyAListedBalancerSaysForWhomItComes(t *testing.T) {
 		header http.Header
 		want   string
 	}{
-		{"its own line", asIs, forwarded("203.0.113.9"), "203.0.113.9"},
-		{"what a client had written before is not the balancer's", asIs, forwarded("192.0.2.1, 203.0.113.9"), "203.0.113.9"},
-		{"on lines of its own", asIs, forwarded("192.0.2.1", "192.0.2.2,203.0.113.9"), "203.0.113.9"},
-		{"with a port", asIs, forwarded("203.0.113.9:4711"), "203.0.113.9"},
-		{"IPv6", asIs, forwarded("2001:db8::9"), "2001:db8::9"},
-		{"IPv6 in brackets, with a port", asIs, forwarded("[2001:db8::9]:4711"), "2001:db8::9"},
-		{"IPv4 in IPv6", asIs, forwarded("::ffff:203.0.113.9"), "203.0.113.9"},
-		{"nonsense", asIs, forwarded("unknown"), "127.0.0.1"},
-		{"nothing", asIs, forwarded(), "127.0.0.1"},
-		{"nothing behind the comma", asIs, forwarded("192.0.2.1,"), "127.0.0.1"},
-		{"another header", asIs, http.Header{"X-Real-Ip": {"192.0.2.1"}, "Forwarded": {"for=192.0.2.1"}}, "127.0.0.1"},
+		{"its own line", unchanged, forwarded("203.0.113.9"), "203.0.113.9"},
+		{"what a client had written before is not the balancer's", unchanged, forwarded("192.0.2.1, 203.0.113.9"), "203.0.113.9"},
+		{"on lines of its own", unchanged, forwarded("192.0.2.1", "192.0.2.2,203.0.113.9"), "203.0.113.9"},
+		{"with a port", unchanged, forwarded("203.0.113.9:4711"), "203.0.113.9"},
+		{"IPv6", unchanged, forwarded("2001:db8::9"), "2001:db8::9"},
+		{"IPv6 in brackets, with a port", unchanged, forwarded("[2001:db8::9]:4711"), "2001:db8::9"},
+		{"IPv4 in IPv6", unchanged, forwarded("::ffff:203.0.113.9"), "203.0.113.9"},
+		{"nonsense", unchanged, forwarded("unknown"), "127.0.0.1"},
+		{"nothing", unchanged, forwarded(), "127.0.0.1"},
+		{"nothing behind the comma", unchanged, forwarded("192.0.2.1,"), "127.0.0.1"},
+		{"another header", unchanged, http.Header{"X-Real-Ip": {"192.0.2.1"}, "Forwarded": {"for=192.0.2.1"}}, "127.0.0.1"},
 		{"a peer that is not listed", elsewhere, forwarded("203.0.113.9"), "127.0.0.1"},
 	} {
-		b := newBehind(t, tt.change)
-		b.get(t, start, tt.header)
+		b := newBalancedServer(t, tt.change)
+		b.get(t, loginPath, tt.header)
 		select {
 		case got := <-b.began:
 			if got.From != tt.want {

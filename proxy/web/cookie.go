@@ -18,7 +18,7 @@ import (
 const (
 	attemptCookie  = "__Host-threshold-login" // auth's sealed attempt
 	screenCookie   = "__Host-threshold-page"  // screen, sealed here
-	askedCookie    = "__Host-threshold-asked" // nameOf the headless login that this browser was asked about
+	confirmCookie  = "__Host-threshold-asked" // attemptTag the headless login that this browser was asked about
 	languageCookie = "__Host-threshold-lang"
 	maxCookieBytes = 4 << 10 // what browsers keep
 )
@@ -72,7 +72,7 @@ func (s sealer) seal(v screen, attempt string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, plain, bind(attempt))), nil
+	return base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, plain, attemptDigest(attempt))), nil
 }
 
 func (s sealer) open(text, attempt string) (v screen, err error) {
@@ -80,17 +80,19 @@ func (s sealer) open(text, attempt string) (v screen, err error) {
 	if err != nil {
 		return v, errors.New("the page's cookie is not ours")
 	}
-	plain, err := s.aead.Open(nil, nil, sealed, bind(attempt))
+	plain, err := s.aead.Open(nil, nil, sealed, attemptDigest(attempt))
 	if err != nil {
 		return v, errors.New("the page's cookie is not ours")
 	}
 	return v, json.Unmarshal(plain, &v)
 }
 
-// nameOf names an attempt in its page's form, and tells nothing of it.
-func nameOf(attempt string) string { return base64.RawURLEncoding.EncodeToString(bind(attempt)[:12]) }
+// attemptTag names an attempt in its page's form, and tells nothing of it.
+func attemptTag(attempt string) string {
+	return base64.RawURLEncoding.EncodeToString(attemptDigest(attempt)[:12])
+}
 
-func bind(attempt string) []byte {
+func attemptDigest(attempt string) []byte {
 	sum := sha256.Sum256([]byte("threshold page v1\x00" + attempt))
 	return sum[:]
 }

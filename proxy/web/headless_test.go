@@ -12,11 +12,11 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-const asksFor = "/login/headless?handle=sealed"
+const headlessPath = "/login/headless?handle=sealed"
 
 // headlessSite is a site whose auth knows one headless login.
-func headlessSite(t *testing.T) *site {
-	s := newSite(t)
+func headlessSite(t *testing.T) *testSite {
+	s := newTestSite(t)
 	who := &authrpc.Headless{From: "203.0.113.9", Code: "WDJB-MJHT", Expires: s.now.Add(10 * time.Minute)}
 	begin, finish, prove := s.Begin, s.Finish, s.Prove
 	s.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
@@ -38,52 +38,52 @@ func headlessSite(t *testing.T) *site {
 	return s
 }
 
-func TestAHeadlessLoginIsAskedAboutAndApproved(t *testing.T) {
+func TestAHeadlessLoginIsConfirmedAndApproved(t *testing.T) {
 	for lang, done := range map[string]string{"en": "goes on by itself", "ko": "이어집니다"} {
 		s := headlessSite(t)
 		s.codes = []string{"code-a"}
 		b := s.browser(lang)
-		a := b.get(asksFor)
-		has(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`, "go=1")
-		if a := b.get(asksFor + "&go=1"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
+		a := b.get(headlessPath)
+		wantPage(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`, "go=1")
+		if a := b.get(headlessPath + "&go=1"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
 			t.Fatalf("%s: got %d to %q: %s, want the provider", lang, a.StatusCode, a.Header.Get("Location"), a.body)
 		}
 		b.get("/login/callback/corp?state=st&code=co")
-		has(t, b.get("/login/factor"), 200, "203.0.113.9", "WDJB-MJHT", `name="code"`)
-		has(t, b.code("000000"), 403, "WDJB-MJHT", `id="error"`)
-		has(t, b.code(goodCode), 200, "203.0.113.9", done, "code-a")
-		has(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
+		wantPage(t, b.get("/login/factor"), 200, "203.0.113.9", "WDJB-MJHT", `name="code"`)
+		wantPage(t, b.code("000000"), 403, "WDJB-MJHT", `id="error"`)
+		wantPage(t, b.code(goodCode), 200, "203.0.113.9", done, "code-a")
+		wantPage(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
 	}
 }
 
 // A link, or another site, cannot skip the page that says who asks.
-func TestNobodyIsTakenPastTheQuestion(t *testing.T) {
+func TestTheConfirmationPageCannotBeSkipped(t *testing.T) {
 	s := headlessSite(t)
-	has(t, s.browser("en").get(asksFor+"&go=1"), 200, "WDJB-MJHT") // a link straight to the provider
+	wantPage(t, s.browser("en").get(headlessPath+"&go=1"), 200, "WDJB-MJHT") // a link straight to the provider
 	b := s.browser("en")
-	b.get(asksFor)
-	r, err := http.NewRequest(http.MethodGet, s.srv.URL+asksFor+"&go=1", nil)
+	b.get(headlessPath)
+	r, err := http.NewRequest(http.MethodGet, s.srv.URL+headlessPath+"&go=1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Header.Set("Sec-Fetch-Site", "cross-site")
-	has(t, b.do(r), 200, "WDJB-MJHT")
-	if a := b.get(asksFor + "&go=1"); a.StatusCode != http.StatusSeeOther {
+	wantPage(t, b.do(r), 200, "WDJB-MJHT")
+	if a := b.get(headlessPath + "&go=1"); a.StatusCode != http.StatusSeeOther {
 		t.Errorf("got %d from the page itself, want the provider", a.StatusCode)
 	}
 }
 
 // Who prefers another language reads the same question in it.
-func TestTheQuestionIsAskedInTheOtherLanguageToo(t *testing.T) {
+func TestTheConfirmationPageIsTranslated(t *testing.T) {
 	s := headlessSite(t)
 	b := s.browser("en")
-	a := b.get(asksFor)
+	a := b.get(headlessPath)
 	link := regexp.MustCompile(`href="([^"]*lang=ko[^"]*)"`).FindStringSubmatch(a.body)
 	if link == nil {
 		t.Fatalf("got no link to Korean in:\n%s", a.body)
 	}
 	a = b.get(html.UnescapeString(link[1]))
-	has(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`)
+	wantPage(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`)
 	if got := a.Header.Get("Content-Language"); got != "ko" {
 		t.Errorf("got the question in %q, want ko", got)
 	}
@@ -92,8 +92,8 @@ func TestTheQuestionIsAskedInTheOtherLanguageToo(t *testing.T) {
 func TestHeadlessLinksThatAreRefused(t *testing.T) {
 	s := headlessSite(t)
 	b := s.browser("en")
-	has(t, b.get("/login/headless"), 400, "begins in the terminal")
-	has(t, b.get(asksFor+"&handle=other"), 400, "damaged")
-	has(t, b.get("/login/headless?handle="+strings.Repeat("x", 3000)), 400, "damaged")
-	has(t, b.get("/login/headless?handle=old"), 410, "this page has ended")
+	wantPage(t, b.get("/login/headless"), 400, "begins in the terminal")
+	wantPage(t, b.get(headlessPath+"&handle=other"), 400, "damaged")
+	wantPage(t, b.get("/login/headless?handle="+strings.Repeat("x", 3000)), 400, "damaged")
+	wantPage(t, b.get("/login/headless?handle=old"), 410, "this page has ended")
 }

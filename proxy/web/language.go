@@ -9,24 +9,24 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// words are the phrases of one language.
-type words struct {
-	Tag   string // BCP 47, for the lang attribute
-	Self  string // the language's own name
-	say   map[string]string
-	said  map[string]string // sentences of auth's
-	forms []form            // those of them with gaps
+// locale are the phrases of one language.
+type locale struct {
+	Tag           string // BCP 47, for the lang attribute
+	SelfName      string // the language's own name
+	texts         map[string]string
+	errorTexts    map[string]string // sentences of auth's
+	errorPatterns []errorPattern    // those of them with gaps
 }
 
-// tongues are the languages we speak; the first is for everybody else.
-var tongues = []words{
-	{Tag: "en", Self: "English", say: english},
-	{Tag: "ko", Self: "한국어", say: korean, said: saidInKorean, forms: formsOf(saidInKorean)},
+// locales are the languages we speak; the first is for everybody else.
+var locales = []locale{
+	{Tag: "en", SelfName: "English", texts: english},
+	{Tag: "ko", SelfName: "한국어", texts: korean, errorTexts: errorTextsKorean, errorPatterns: compilePatterns(errorTextsKorean)},
 }
 
 var matcher = func() language.Matcher {
 	var tags []language.Tag
-	for _, t := range tongues {
+	for _, t := range locales {
 		tags = append(tags, language.MustParse(t.Tag))
 	}
 	return language.NewMatcher(tags)
@@ -36,23 +36,23 @@ var matcher = func() language.Matcher {
 const maxAccept = 256
 
 // languageOf obeys ?lang=, then what was chosen before, then the browser.
-func languageOf(r *http.Request) words {
+func languageOf(r *http.Request) locale {
 	wish := r.URL.Query().Get("lang")
-	if !spoken(wish) {
+	if !supported(wish) {
 		wish, _ = readCookie(r, languageCookie)
 	}
-	if !spoken(wish) {
+	if !supported(wish) {
 		wish = r.Header.Get("Accept-Language")
 	}
 	if len(wish) > maxAccept {
 		wish = ""
 	}
 	_, index := language.MatchStrings(matcher, wish)
-	return tongues[index]
+	return locales[index]
 }
 
-func spoken(tag string) bool {
-	for _, t := range tongues {
+func supported(tag string) bool {
+	for _, t := range locales {
 		if t.Tag == tag {
 			return true
 		}
@@ -60,8 +60,8 @@ func spoken(tag string) bool {
 	return false
 }
 
-// chosen is the language that the person chose here, or "": of what the browser prefers it tells the provider itself.
-func (s *Server) chosen(w http.ResponseWriter, r *http.Request) string {
+// chosenLanguage is the language that the person chose here, or "": of what the browser prefers it tells the provider itself.
+func (s *Server) chosenLanguage(w http.ResponseWriter, r *http.Request) string {
 	tag := s.language(w, r).Tag
 	if cookie, _ := readCookie(r, languageCookie); cookie == tag || r.URL.Query().Get("lang") == tag {
 		return tag
@@ -70,7 +70,7 @@ func (s *Server) chosen(w http.ResponseWriter, r *http.Request) string {
 }
 
 // language is languageOf, and remembers a choice, because the way through the provider loses the parameter.
-func (s *Server) language(w http.ResponseWriter, r *http.Request) words {
+func (s *Server) language(w http.ResponseWriter, r *http.Request) locale {
 	t := languageOf(r)
 	if r.URL.Query().Get("lang") == t.Tag {
 		setCookie(w, languageCookie, t.Tag)
@@ -78,9 +78,9 @@ func (s *Server) language(w http.ResponseWriter, r *http.Request) words {
 	return t
 }
 
-// others links to the page in the other languages. The answer to a form, and the provider's callback, cannot be asked for again: there
+// otherLanguages links to the page in the other languages. The answer to a form, and the provider's callback, cannot be asked for again: there
 // the choice leads to the form.
-func others(r *http.Request, now words) []link {
+func otherLanguages(r *http.Request, now locale) []link {
 	path, q := r.URL.Path, r.URL.Query()
 	switch path {
 	case "/", "/login", authrpc.HeadlessPath:
@@ -91,10 +91,10 @@ func others(r *http.Request, now words) []link {
 		}
 	}
 	var out []link
-	for _, t := range tongues {
+	for _, t := range locales {
 		if t.Tag != now.Tag {
 			q.Set("lang", t.Tag)
-			out = append(out, link{t.Tag, t.Self, path + "?" + q.Encode()})
+			out = append(out, link{t.Tag, t.SelfName, path + "?" + q.Encode()})
 		}
 	}
 	return out

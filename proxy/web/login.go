@@ -19,61 +19,61 @@ const (
 	maxParam = 2 << 10
 )
 
-// again is the remedy of everything that cannot go on.
-const again = "run: tsh login"
+// remedyLogin is the remedy of everything that cannot go on.
+const remedyLogin = "run: tsh login"
 
-// begin is where tsh sends the browser: on to the provider, or to a choice of providers.
-func (s *Server) begin(w http.ResponseWriter, r *http.Request) {
+// login is where tsh sends the browser: on to the provider, or to a choice of providers.
+func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	if !s.soundAddress(w, r) {
+	if !s.checkParams(w, r) {
 		return
 	}
 	if q.Get("challenge") == "" {
-		s.fail(w, r, fault.New(fault.Invalid, "web.login", "a login begins in the terminal", again))
+		s.fail(w, r, fault.New(fault.Invalid, "web.login", "a login begins in the terminal", remedyLogin))
 		return
 	}
-	s.start(w, r, authrpc.BeginLoginRequest{Challenge: q.Get("challenge"), Callback: q.Get("callback"), State: q.Get("state")})
+	s.startLogin(w, r, authrpc.BeginLoginRequest{Challenge: q.Get("challenge"), Callback: q.Get("callback"), State: q.Get("state")})
 }
 
-// soundAddress shows an error page in place of a login whose address has a parameter twice, or too long a one.
-func (s *Server) soundAddress(w http.ResponseWriter, r *http.Request) bool {
+// checkParams shows an error page in place of a login whose address has a parameter twice, or too long a one.
+func (s *Server) checkParams(w http.ResponseWriter, r *http.Request) bool {
 	for _, values := range r.URL.Query() {
 		if len(values) != 1 || len(values[0]) > maxParam {
-			s.fail(w, r, fault.New(fault.Invalid, "web.login", "the login address is damaged", again))
+			s.fail(w, r, fault.New(fault.Invalid, "web.login", "the login address is damaged", remedyLogin))
 			return false
 		}
 	}
 	return true
 }
 
-// start asks auth for the way to the provider, and sends the browser there.
-func (s *Server) start(w http.ResponseWriter, r *http.Request, req authrpc.BeginLoginRequest) {
+// startLogin asks auth for the way to the provider, and sends the browser there.
+func (s *Server) startLogin(w http.ResponseWriter, r *http.Request, req authrpc.BeginLoginRequest) {
 	q := r.URL.Query()
-	req.Connector, req.Public, req.From, req.Locale = q.Get("connector"), s.hosts[normalHost(r.Host)], browserAddr(r), s.chosen(w, r)
-	res, err := ask(r.Context(), s, authrpc.BeginLogin, req)
+	req.Connector, req.PublicOrigin, req.From, req.Locale = q.Get("connector"), s.hosts[normalHost(r.Host)], clientHost(r), s.chosenLanguage(w, r)
+	res, err := callAuth(r.Context(), s, authrpc.BeginLogin, req)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	if res.Headless != nil {
-		s.askFirst(w, r, req.Handle, *res.Headless)
+		s.confirmHeadless(w, r, req.Handle, *res.Headless)
 		return
 	}
 	if len(res.Connectors) > 0 {
-		s.show(w, r, http.StatusOK, "choose", chooseView{Choices: choices(r.URL.Path, q, res.Connectors)})
+		s.render(w, r, http.StatusOK, "choose", chooseView{Choices: choices(r.URL.Path, q, res.Connectors)})
 		return
 	}
-	if !goodProvider(res.Redirect) || res.Attempt == "" {
+	if !validProviderURL(res.Redirect) || res.Attempt == "" {
 		s.fail(w, r, errors.New("auth answered a login without a place to go"))
 		return
 	}
-	dropCookies(w, screenCookie, askedCookie)
+	dropCookies(w, screenCookie, confirmCookie)
 	setCookie(w, attemptCookie, res.Attempt)
-	sendTo(w, res.Redirect)
+	redirect(w, res.Redirect)
 }
 
-// sendTo redirects without a body: nothing keeps a copy of an address that carries a code.
-func sendTo(w http.ResponseWriter, to string) {
+// redirect redirects without a body: nothing keeps a copy of an address that carries a code.
+func redirect(w http.ResponseWriter, to string) {
 	w.Header().Set("Location", to)
 	w.WriteHeader(http.StatusSeeOther)
 }
@@ -85,7 +85,7 @@ func choices(path string, q url.Values, list []authrpc.Connector) []choice {
 	var out []choice
 	for _, c := range list {
 		q.Set("connector", c.Name)
-		display := c.Display
+		display := c.DisplayName
 		if display == "" {
 			display = c.Name
 		}
@@ -98,13 +98,13 @@ func choices(path string, q url.Values, list []authrpc.Connector) []choice {
 func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	attempt, ok := readCookie(r, attemptCookie)
 	if !ok {
-		s.fail(w, r, noCookie())
+		s.fail(w, r, noLoginFault())
 		return
 	}
 	q := r.URL.Query()
-	res, err := ask(r.Context(), s, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{
+	res, err := callAuth(r.Context(), s, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{
 		Attempt: attempt, Connector: r.PathValue("connector"), State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"),
-		ErrorDescription: q.Get("error_description"), From: browserAddr(r)})
+		ErrorDescription: q.Get("error_description"), From: clientHost(r)})
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -116,32 +116,32 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	}
 	setCookie(w, attemptCookie, res.Attempt)
 	setCookie(w, screenCookie, sealed)
-	sendTo(w, factorPath)
+	redirect(w, factorPath)
 }
 
-func noCookie() error {
-	return fault.New(fault.Expired, "web.login", "this browser has no login under way: it was finished, or cookies are off", again)
+func noLoginFault() error {
+	return fault.New(fault.Expired, "web.login", "this browser has no login under way: it was finished, or cookies are off", remedyLogin)
 }
 
-// pending reads both cookies of a login between provider and factor.
-func (s *Server) pending(r *http.Request) (attempt string, v screen, err error) {
+// pendingLogin reads both cookies of a login between provider and factor.
+func (s *Server) pendingLogin(r *http.Request) (attempt string, v screen, err error) {
 	attempt, ok := readCookie(r, attemptCookie)
 	sealed, ok2 := readCookie(r, screenCookie)
 	if !ok || !ok2 {
-		return "", v, noCookie()
+		return "", v, noLoginFault()
 	}
 	v, err = s.seal.open(sealed, attempt)
 	if err != nil {
-		return "", v, fault.Wrap(err, fault.Expired, "web.login", "this login can go no further: its cookies are not from here, or the proxy was restarted", again)
+		return "", v, fault.Wrap(err, fault.Expired, "web.login", "this login can go no further: its cookies are not from here, or the proxy was restarted", remedyLogin)
 	}
 	if !v.Expires.IsZero() && s.cfg.Now().After(v.Expires) {
-		return "", v, fault.New(fault.Expired, "web.login", "this page was open for too long", again)
+		return "", v, fault.New(fault.Expired, "web.login", "this page was open for too long", remedyLogin)
 	}
 	return attempt, v, nil
 }
 
 func (s *Server) showFactor(w http.ResponseWriter, r *http.Request) {
-	attempt, v, err := s.pending(r)
+	attempt, v, err := s.pendingLogin(r)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -150,36 +150,36 @@ func (s *Server) showFactor(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) factorPage(w http.ResponseWriter, r *http.Request, status int, attempt string, v screen, wrong error) {
-	view := factorView{Name: v.Name, Login: nameOf(attempt), Recovery: v.Enrol == nil && r.FormValue("with") == "recovery", For: v.Headless}
+	view := factorView{Name: v.Name, Login: attemptTag(attempt), Recovery: v.Enrol == nil && r.FormValue("with") == "recovery", For: v.Headless}
 	if v.Enrol != nil {
 		image, err := qrImage(v.Enrol.URI)
 		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		view.Image, view.Secret = image, inFours(v.Enrol.Secret)
+		view.Image, view.Secret = image, groupInFours(v.Enrol.Secret)
 	}
 	if wrong != nil {
-		view.Error = s.report(r, wrong)
+		view.Error = s.codeErrorView(r, wrong)
 	}
-	s.show(w, r, status, "factor", view)
+	s.render(w, r, status, "factor", view)
 }
 
 // proveFactor takes the code. A wrong one shows the form again; what can never succeed ends on an error page.
 func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
-	attempt, v, err := s.pending(r)
+	attempt, v, err := s.pendingLogin(r)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	if err := r.ParseForm(); err != nil {
-		s.fail(w, r, fault.Wrap(err, fault.Invalid, "web.factor", "the form could not be read", again))
+		s.fail(w, r, fault.Wrap(err, fault.Invalid, "web.factor", "the form could not be read", remedyLogin))
 		return
 	}
 	// A second login in the same browser, perhaps one that another site opened, takes over the cookies. A code typed into the first one's
 	// page is not for it. Forms that name no login are not ours; that they come from no other site was checked before.
-	if of := r.PostFormValue("attempt"); of != "" && of != nameOf(attempt) {
-		s.fail(w, r, fault.New(fault.Expired, "web.factor", "this page belongs to another login than the one under way in this browser", again))
+	if of := r.PostFormValue("attempt"); of != "" && of != attemptTag(attempt) {
+		s.fail(w, r, fault.New(fault.Expired, "web.factor", "this page belongs to another login than the one under way in this browser", remedyLogin))
 		return
 	}
 	code := strings.TrimSpace(r.PostFormValue("code"))
@@ -188,7 +188,7 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 		s.factorPage(w, r, fault.Invalid.Status(), attempt, v, err)
 		return
 	}
-	res, err := ask(r.Context(), s, authrpc.ProveFactor, authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: browserAddr(r)})
+	res, err := callAuth(r.Context(), s, authrpc.ProveFactor, authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: clientHost(r)})
 	switch kind := fault.KindOf(err); {
 	case kind == fault.Expired, kind == fault.Internal:
 		s.fail(w, r, err)
@@ -196,7 +196,7 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 		s.factorPage(w, r, kind.Status(), attempt, v, err)
 	case v.Headless != nil:
 		dropCookies(w, attemptCookie, screenCookie)
-		s.show(w, r, http.StatusOK, "approved", approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: v.Headless.From})
+		s.render(w, r, http.StatusOK, "approved", approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: v.Headless.From})
 	default:
 		s.finish(w, r, res)
 	}
@@ -212,16 +212,16 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.Prov
 	dropCookies(w, attemptCookie, screenCookie)
 	next := inChosenLanguage(r, back)
 	if len(res.RecoveryCodes) > 0 || back.Hostname() != "127.0.0.1" {
-		s.show(w, r, http.StatusOK, "done", doneView{Name: res.Name, Codes: res.RecoveryCodes, Next: next})
+		s.render(w, r, http.StatusOK, "done", doneView{Name: res.Name, Codes: res.RecoveryCodes, Next: next})
 		return
 	}
-	sendTo(w, next)
+	redirect(w, next)
 }
 
 // inChosenLanguage tells tsh's closing page the language that was chosen here, if one was: its own cookies are of another site.
 func inChosenLanguage(r *http.Request, back *url.URL) string {
 	tag, ok := readCookie(r, languageCookie)
-	if !ok || !spoken(tag) {
+	if !ok || !supported(tag) {
 		return back.String()
 	}
 	q := back.Query()
@@ -244,8 +244,8 @@ func loopback(to string) (*url.URL, error) {
 	return u, nil
 }
 
-// goodProvider lets a browser go to https, or to http on loopback, where demos and tests have their provider.
-func goodProvider(to string) bool {
+// validProviderURL lets a browser go to https, or to http on loopback, where demos and tests have their provider.
+func validProviderURL(to string) bool {
 	u, err := url.Parse(to)
 	if err != nil || u.Host == "" {
 		return false

@@ -27,9 +27,9 @@ var pages = func() map[string]*template.Template {
 	return out
 }()
 
-// frame is what every page has.
-type frame struct {
-	words
+// pageData is what every page has.
+type pageData struct {
+	locale
 	Name    string // of the page: the title is words["NAME.title"]
 	Cluster string
 	Proxy   string // how tsh is told to find us
@@ -49,7 +49,7 @@ type (
 		// Recovery: the field is for a recovery code, which has letters, so phones must not show digits only.
 		Recovery bool
 		For      *authrpc.Headless // the machine that this login is for, if for another
-		Error    *report
+		Error    *errorView
 	}
 	headlessView struct {
 		From, Code string
@@ -65,8 +65,8 @@ type (
 		Codes []string
 		Next  string
 	}
-	// report is a fault as a person reads it.
-	report struct {
+	// errorView is a fault as a person reads it.
+	errorView struct {
 		Title  string // in their language
 		Msg    string // what happened, as auth says it
 		MsgIn  string // the language of Msg: English where theirs lacks it
@@ -77,9 +77,9 @@ type (
 	}
 )
 
-func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, name string, view any) {
+func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, view any) {
 	text := s.language(w, r)
-	f := frame{words: text, Name: name, Cluster: s.cfg.Cluster, Proxy: normalHost(r.Host), Other: others(r, text), Is: view}
+	f := pageData{locale: text, Name: name, Cluster: s.cfg.Cluster, Proxy: normalHost(r.Host), Other: otherLanguages(r, text), Is: view}
 	var b bytes.Buffer
 	if err := pages[name].ExecuteTemplate(&b, "layout", f); err != nil {
 		s.cfg.Log.Error("page could not be made", "page", name, "err", err)
@@ -97,35 +97,35 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, name s
 // fail shows why a page cannot be had and what to do next, and logs it under the same id.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	public := fault.Public(err)
-	s.note("page refused", r, public, err)
-	s.show(w, r, public.Kind.Status(), "error", reportOf(languageOf(r), public))
+	s.logRefusal("page refused", r, public, err)
+	s.render(w, r, public.Kind.Status(), "error", newErrorView(languageOf(r), public))
 }
 
-// note logs a refusal. Strangers cause most of them, so there is a limit to how many a second are written; the others are counted.
-func (s *Server) note(what string, r *http.Request, public *fault.Error, err error) {
-	if !s.notes.Allow() {
-		s.unnoted.Add(1)
+// logRefusal logs a refusal. Strangers cause most of them, so there is a limit to how many a second are written; the others are counted.
+func (s *Server) logRefusal(what string, r *http.Request, public *fault.Error, err error) {
+	if !s.logLimiter.Allow() {
+		s.unlogged.Add(1)
 		return
 	}
-	s.cfg.Log.Info(what, "path", r.URL.Path, "from", browserAddr(r), "kind", public.Kind, "id", public.ID, "unlogged_before", s.unnoted.Swap(0), "err", err)
+	s.cfg.Log.Info(what, "path", r.URL.Path, "from", clientHost(r), "kind", public.Kind, "id", public.ID, "unlogged_before", s.unlogged.Swap(0), "err", err)
 }
 
-func (s *Server) report(r *http.Request, err error) *report {
+func (s *Server) codeErrorView(r *http.Request, err error) *errorView {
 	public := fault.Public(err)
-	s.note("code refused", r, public, err)
-	return reportOf(languageOf(r), public)
+	s.logRefusal("code refused", r, public, err)
+	return newErrorView(languageOf(r), public)
 }
 
-func reportOf(t words, e *fault.Error) *report {
-	out := &report{Title: t.T("kind." + string(e.Kind)), Advice: t.T("advice." + string(e.Kind)), ID: e.ID}
+func newErrorView(t locale, e *fault.Error) *errorView {
+	out := &errorView{Title: t.T("kind." + string(e.Kind)), Advice: t.T("advice." + string(e.Kind)), ID: e.ID}
 	out.Msg, out.MsgIn = t.translate(e.Msg)
 	out.Remedy, out.HintIn = t.translate(e.Remedy)
-	out.Msg, out.Remedy = capital(out.Msg), capital(out.Remedy)
+	out.Msg, out.Remedy = capitalize(out.Msg), capitalize(out.Remedy)
 	return out
 }
 
 func (s *Server) home(w http.ResponseWriter, r *http.Request) {
-	s.show(w, r, http.StatusOK, "home", nil)
+	s.render(w, r, http.StatusOK, "home", nil)
 }
 
 // serveAssets serves the style sheet and the icon.
@@ -148,8 +148,8 @@ func serveIcon(w http.ResponseWriter, r *http.Request) {
 }
 
 // T says a phrase in the page's language. A missing one is a defect that a test finds.
-func (t words) T(key string, args ...any) string {
-	phrase, ok := t.say[key]
+func (t locale) T(key string, args ...any) string {
+	phrase, ok := t.texts[key]
 	if !ok {
 		return "[" + key + "]"
 	}

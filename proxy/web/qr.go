@@ -12,8 +12,8 @@ import (
 	"github.com/boombuler/barcode/qr"
 )
 
-// module is the width of one square of a QR code in pixels: sharp also on a phone with three pixels to the point.
-const module = 6
+// qrModulePixels is the width of one square of a QR code in pixels: sharp also on a phone with three pixels to the point.
+const qrModulePixels = 6
 
 // qrImage draws text as a QR code, as an address that an img element takes. The quiet zone around it is the style sheet's.
 func qrImage(text string) (template.URL, error) {
@@ -21,7 +21,7 @@ func qrImage(text string) (template.URL, error) {
 	if err != nil {
 		return "", fmt.Errorf("draw QR code: %w", err)
 	}
-	side := code.Bounds().Dx() * module
+	side := code.Bounds().Dx() * qrModulePixels
 	if code, err = barcode.Scale(code, side, side); err != nil {
 		return "", fmt.Errorf("draw QR code: %w", err)
 	}
@@ -32,8 +32,8 @@ func qrImage(text string) (template.URL, error) {
 	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), nil
 }
 
-// inFours breaks a secret into groups that a person can type.
-func inFours(s string) string {
+// groupInFours breaks a secret into groups that a person can type.
+func groupInFours(s string) string {
 	var groups []string
 	for len(s) > 4 {
 		groups, s = append(groups, s[:4]), s[4:]

@@ -32,7 +32,7 @@ func TestLanguagesHaveTheSamePhrases(t *testing.T) {
 }
 
 // Every phrase that a page asks for exists, and every kind of fault has its words.
-func TestPagesAskForPhrasesThatExist(t *testing.T) {
+func TestPagesUseExistingPhrases(t *testing.T) {
 	files, err := filepath.Glob("pages/*.html")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("got pages %v, %v", files, err)
@@ -72,14 +72,14 @@ func FuzzOpenScreen(f *testing.F) {
 }
 
 // A flood of refusals does not become a flood of log lines.
-func TestRefusalsFillNoLog(t *testing.T) {
+func TestTheRefusalLogIsLimited(t *testing.T) {
 	var log bytes.Buffer
 	s := New(Config{Public: []string{"proxy.example.com"}, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	for range 1000 {
 		r := httptest.NewRequest(http.MethodGet, "https://proxy.example.com/nothing", nil)
 		s.Handler().ServeHTTP(httptest.NewRecorder(), r)
 	}
-	if lines := strings.Count(log.String(), "\n"); lines < notesPerSecond || lines > 500 {
+	if lines := strings.Count(log.String(), "\n"); lines < logLinesPerSecond || lines > 500 {
 		t.Errorf("got %d lines for 1000 refusals, want few", lines)
 	}
 }

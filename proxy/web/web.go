@@ -41,8 +41,8 @@ const (
 	stopTimeout    = 5 * time.Second
 	// maxCalls is how many questions of browsers may be with auth at once.
 	maxCalls = 64
-	// notesPerSecond bounds what refusals put into the log.
-	notesPerSecond = 10
+	// logLinesPerSecond bounds what refusals put into the log.
+	logLinesPerSecond = 10
 )
 
 // Config says what the pages need. All but Now is required.
@@ -66,13 +66,13 @@ type Config struct {
 
 // Server serves the pages.
 type Server struct {
-	cfg     Config
-	hosts   map[string]string // Host header → origin
-	handler http.Handler
-	seal    sealer
-	calls   chan struct{}
-	notes   *rate.Limiter
-	unnoted atomic.Int64 // refusals that went over notes since one was logged
+	cfg        Config
+	hosts      map[string]string // Host header → origin
+	handler    http.Handler
+	seal       sealer
+	calls      chan struct{}
+	logLimiter *rate.Limiter
+	unlogged   atomic.Int64 // refusals that went over notes since one was logged
 }
 
 // New makes the server. It starts nothing.
@@ -81,9 +81,9 @@ func New(cfg Config) *Server {
 		cfg.Now = time.Now
 	}
 	cfg.Transport = cmp.Or(cfg.Transport, dial.TLS)
-	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, egress.KeepAlive)
+	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, egress.KeepAliveInterval)
 	s := &Server{cfg: cfg, hosts: map[string]string{}, seal: newSealer(), calls: make(chan struct{}, maxCalls),
-		notes: rate.NewLimiter(notesPerSecond, 10*notesPerSecond)}
+		logLimiter: rate.NewLimiter(logLinesPerSecond, 10*logLinesPerSecond)}
 	for _, p := range cfg.Public {
 		h := normalHost(p)
 		s.hosts[h] = "https://" + h
@@ -98,7 +98,7 @@ func normalHost(h string) string { return strings.TrimSuffix(strings.ToLower(h),
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.home)
-	mux.HandleFunc("GET /login", s.begin)
+	mux.HandleFunc("GET /login", s.login)
 	mux.HandleFunc("GET "+authrpc.HeadlessPath, s.headless)
 	mux.HandleFunc("GET "+authrpc.CallbackPath("{connector}"), s.callback)
 	mux.HandleFunc("GET "+factorPath, s.showFactor)
@@ -112,7 +112,7 @@ func (s *Server) routes() http.Handler {
 		s.fail(w, r, fault.New(fault.NotFound, "web", "there is no such page", "go to the start page"))
 	})
 	cross := http.NewCrossOriginProtection()
-	cross.SetDenyHandler(http.HandlerFunc(s.otherSite))
+	cross.SetDenyHandler(http.HandlerFunc(s.refuseCrossSite))
 	return s.guard(s.sameOrigin(cross.Handler(mux)))
 }
 
@@ -138,23 +138,23 @@ func (s *Server) guard(next http.Handler) http.Handler {
 func (s *Server) sameOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if o := r.Header.Get("Origin"); r.Method == http.MethodPost && r.Header.Get("Sec-Fetch-Site") == "" && o != "" && o != s.hosts[normalHost(r.Host)] {
-			s.otherSite(w, r)
+			s.refuseCrossSite(w, r)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-func (s *Server) otherSite(w http.ResponseWriter, r *http.Request) {
+func (s *Server) refuseCrossSite(w http.ResponseWriter, r *http.Request) {
 	s.fail(w, r, fault.New(fault.Denied, "web", "this form was sent from another site", "close that page, then run: tsh login"))
 }
 
 // The policy allows no script at all. form-action lets the factor form be answered by a redirect to tsh on loopback: Chromium holds
 // redirects of forms to it. A host-source cannot name [::1], so callbacks there get a page with a link instead.
-const policy = "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self' http://127.0.0.1:*; base-uri 'none'; frame-ancestors 'none'"
+const contentSecurityPolicy = "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self' http://127.0.0.1:*; base-uri 'none'; frame-ancestors 'none'"
 
 func setHeaders(h http.Header) {
-	h.Set("Content-Security-Policy", policy)
+	h.Set("Content-Security-Policy", contentSecurityPolicy)
 	h.Set("Strict-Transport-Security", "max-age=31536000")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
@@ -177,7 +177,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: unreadTimeout},
 		TLSConfig:         &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, // switches HTTP/2 on; the handshake was mux's
-		ConnContext:       keepConn,
+		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan struct{})
@@ -208,8 +208,8 @@ func (s *Server) ping(w http.ResponseWriter, _ *http.Request) {
 		Transport: s.cfg.Transport})
 }
 
-// ask calls auth for a browser, unless too many are with it already.
-func ask[Req, Res any](ctx context.Context, s *Server, r authrpc.Route[Req, Res], req Req) (res Res, err error) {
+// callAuth calls auth for a browser, unless too many are with it already.
+func callAuth[Req, Res any](ctx context.Context, s *Server, r authrpc.Route[Req, Res], req Req) (res Res, err error) {
 	select {
 	case s.calls <- struct{}{}:
 		defer func() { <-s.calls }()
@@ -225,8 +225,8 @@ func ask[Req, Res any](ctx context.Context, s *Server, r authrpc.Route[Req, Res]
 	return res, err
 }
 
-// browserAddr is where the request came from.
-func browserAddr(r *http.Request) string {
+// clientHost is where the request came from.
+func clientHost(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return ""

@@ -35,8 +35,8 @@ const (
 	goodCode = "123456"
 )
 
-// site is the pages over TLS, with an auth that knows one login.
-type site struct {
+// testSite is the pages over TLS, with an auth that knows one login.
+type testSite struct {
 	*proxytest.Auth
 	t      *testing.T
 	srv    *httptest.Server
@@ -48,9 +48,9 @@ type site struct {
 	began  []authrpc.BeginLoginRequest
 }
 
-func newSite(t *testing.T) *site {
+func newTestSite(t *testing.T) *testSite {
 	t.Helper()
-	s := &site{Auth: proxytest.New(t), t: t, to: back, now: time.Now()}
+	s := &testSite{Auth: proxytest.New(t), t: t, to: back, now: time.Now()}
 	client := s.Client()
 	s.srv = httptest.NewUnstartedServer(nil)
 	s.srv.EnableHTTP2 = true
@@ -66,7 +66,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-func (s *site) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+func (s *testSite) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 	s.began = append(s.began, r)
 	if len(s.choose) > 0 && r.Connector == "" {
 		return authrpc.BeginLoginResponse{Connectors: s.choose}, nil
@@ -74,7 +74,7 @@ func (s *site) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, e
 	return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: provider}, nil
 }
 
-func (s *site) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+func (s *testSite) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 	switch {
 	case r.Error != "":
 		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login", "the provider did not sign you in: "+r.Error, "try again: tsh login")
@@ -88,7 +88,7 @@ func (s *site) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, 
 	return res, nil
 }
 
-func (s *site) prove(r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+func (s *testSite) prove(r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
 	switch {
 	case r.Attempt != "identified":
 		return authrpc.ProveFactorResponse{}, fault.New(fault.Expired, "login", "this login is over", "run: tsh login")
@@ -102,23 +102,23 @@ func (s *site) prove(r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse,
 
 // browser keeps cookies and follows no redirect.
 type browser struct {
-	s    *site
+	s    *testSite
 	http *http.Client
 	lang string
 }
 
-func (s *site) browser(lang string) *browser {
+func (s *testSite) browser(lang string) *browser {
 	c := s.srv.Client()
 	jar, _ := cookiejar.New(nil)
 	return &browser{s, &http.Client{Transport: c.Transport, Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, lang}
 }
 
-type answer struct {
+type response struct {
 	*http.Response
 	body string
 }
 
-func (b *browser) do(r *http.Request) answer {
+func (b *browser) do(r *http.Request) response {
 	b.s.t.Helper()
 	r.Header.Set("Accept-Language", b.lang)
 	resp, err := b.http.Do(r)
@@ -130,14 +130,14 @@ func (b *browser) do(r *http.Request) answer {
 	if err != nil {
 		b.s.t.Fatal(err)
 	}
-	a := answer{resp, string(body)}
+	a := response{resp, string(body)}
 	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
 		checkPage(b.s.t, a)
 	}
 	return a
 }
 
-func (b *browser) get(path string) answer {
+func (b *browser) get(path string) response {
 	b.s.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, b.s.srv.URL+path, nil)
 	if err != nil {
@@ -146,7 +146,7 @@ func (b *browser) get(path string) answer {
 	return b.do(r)
 }
 
-func (b *browser) post(path string, form url.Values, change func(*http.Request)) answer {
+func (b *browser) post(path string, form url.Values, change func(*http.Request)) response {
 	b.s.t.Helper()
 	r, err := http.NewRequest(http.MethodPost, b.s.srv.URL+path, strings.NewReader(form.Encode()))
 	if err != nil {
@@ -161,18 +161,18 @@ func (b *browser) post(path string, form url.Values, change func(*http.Request))
 	return b.do(r)
 }
 
-func (b *browser) code(code string) answer {
+func (b *browser) code(code string) response {
 	b.s.t.Helper()
 	return b.post("/login/factor", url.Values{"code": {code}}, nil)
 }
 
-const start = "/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz"
+const loginPath = "/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz"
 
 // identified goes as far as the factor page.
-func (s *site) identified(lang string) *browser {
+func (s *testSite) identified(lang string) *browser {
 	s.t.Helper()
 	b := s.browser(lang)
-	if a := b.get(start); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
+	if a := b.get(loginPath); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
 		s.t.Fatalf("got %d to %q, want to be sent to the provider", a.StatusCode, a.Header.Get("Location"))
 	}
 	if a := b.get("/login/callback/corp?state=st&code=co"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/login/factor" {
@@ -182,7 +182,7 @@ func (s *site) identified(lang string) *browser {
 }
 
 // checkPage holds what is true of every page in every language.
-func checkPage(t *testing.T, a answer) {
+func checkPage(t *testing.T, a response) {
 	t.Helper()
 	root, err := html.Parse(strings.NewReader(a.body))
 	if err != nil {
@@ -243,7 +243,7 @@ func attribute(n *html.Node, key string) string {
 	return ""
 }
 
-func checkHeaders(t *testing.T, a answer) {
+func checkHeaders(t *testing.T, a response) {
 	t.Helper()
 	policy := a.Header.Get("Content-Security-Policy")
 	for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self' http://127.0.0.1:*"} {
@@ -262,7 +262,7 @@ func checkHeaders(t *testing.T, a answer) {
 	}
 }
 
-func has(t *testing.T, a answer, status int, texts ...string) {
+func wantPage(t *testing.T, a response, status int, texts ...string) {
 	t.Helper()
 	if a.StatusCode != status {
 		t.Errorf("%s: got status %d, want %d", a.Request.URL.Path, a.StatusCode, status)
@@ -274,8 +274,8 @@ func has(t *testing.T, a answer, status int, texts ...string) {
 	}
 }
 
-func TestAChosenLanguageGoesOnToTsh(t *testing.T) {
-	s := newSite(t)
+func TestTheChosenLanguageIsPassedToTsh(t *testing.T) {
+	s := newTestSite(t)
 	b := s.identified("en")
 	b.get("/login/factor?lang=ko")
 	to, err := url.Parse(b.code(goodCode).Header.Get("Location"))
@@ -284,68 +284,68 @@ func TestAChosenLanguageGoesOnToTsh(t *testing.T) {
 	}
 }
 
-func TestLoginEndsAtTsh(t *testing.T) {
-	s := newSite(t)
+func TestLoginRedirectsToTsh(t *testing.T) {
+	s := newTestSite(t)
 	b := s.identified("en")
 	a := b.get("/login/factor")
-	has(t, a, 200, "Signed in as alice@example.com", `name="code"`, `inputmode="numeric"`, `autocomplete="one-time-code"`, "autofocus")
+	wantPage(t, a, 200, "Signed in as alice@example.com", `name="code"`, `inputmode="numeric"`, `autocomplete="one-time-code"`, "autofocus")
 	if strings.Contains(a.body, `id="secret"`) {
 		t.Error("got a secret on a page without enrolment")
 	}
-	has(t, b.get("/login/factor"), 200, "alice@example.com") // a reload changes nothing
-	has(t, b.code("000000"), 403, `id="error"`, "the code is wrong or was used already", "wait for the next code", `role="alert"`, `name="code"`)
-	has(t, b.code("999999"), 429, "too many wrong codes", `name="code"`)
-	has(t, b.code("  "), 400, "six digits")
-	has(t, b.code(strings.Repeat("1", 65)), 400, "six digits")
+	wantPage(t, b.get("/login/factor"), 200, "alice@example.com") // a reload changes nothing
+	wantPage(t, b.code("000000"), 403, `id="error"`, "the code is wrong or was used already", "wait for the next code", `role="alert"`, `name="code"`)
+	wantPage(t, b.code("999999"), 429, "too many wrong codes", `name="code"`)
+	wantPage(t, b.code("  "), 400, "six digits")
+	wantPage(t, b.code(strings.Repeat("1", 65)), 400, "six digits")
 	a = b.code(" " + goodCode + " ")
 	if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != back {
 		t.Errorf("got %d to %q, want tsh's loopback", a.StatusCode, a.Header.Get("Location"))
 	}
-	has(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
-	if got := s.began[0]; got.Public != s.srv.URL || got.From != "127.0.0.1" || got.Challenge != "abc" || got.State != "xyz" {
+	wantPage(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
+	if got := s.began[0]; got.PublicOrigin != s.srv.URL || got.From != "127.0.0.1" || got.Challenge != "abc" || got.State != "xyz" {
 		t.Errorf("got begun with %+v, want this origin and address", got)
 	}
 }
 
 func TestEnrolmentShowsSecretAndRecoveryCodes(t *testing.T) {
-	s := newSite(t)
+	s := newTestSite(t)
 	s.enrol = true
 	for i := range 10 {
 		s.codes = append(s.codes, "code-"+string(rune('a'+i)))
 	}
 	b := s.identified("en")
 	for range 2 { // shown again on a reload
-		has(t, b.get("/login/factor"), 200, `<code id="secret">JBSW Y3DP`, `src="data:image/png;base64,`)
+		wantPage(t, b.get("/login/factor"), 200, `<code id="secret">JBSW Y3DP`, `src="data:image/png;base64,`)
 	}
-	has(t, b.code("000000"), 403, `id="secret"`, "wrong")
+	wantPage(t, b.code("000000"), 403, `id="secret"`, "wrong")
 	a := b.code(goodCode)
-	has(t, a, 200, `id="continue"`, `href="http://127.0.0.1:40000/callback?code=one-time&amp;state=abc"`, "<code>code-a</code>", "<code>code-j</code>")
-	has(t, b.code(goodCode), 410, "tsh login")
+	wantPage(t, a, 200, `id="continue"`, `href="http://127.0.0.1:40000/callback?code=one-time&amp;state=abc"`, "<code>code-a</code>", "<code>code-j</code>")
+	wantPage(t, b.code(goodCode), 410, "tsh login")
 }
 
 func TestRecoveryCodeFieldTakesLetters(t *testing.T) {
-	s := newSite(t)
+	s := newTestSite(t)
 	b := s.identified("en")
-	has(t, b.get("/login/factor?with=recovery"), 200, `inputmode="text"`, "Recovery code")
+	wantPage(t, b.get("/login/factor?with=recovery"), 200, `inputmode="text"`, "Recovery code")
 	a := b.post("/login/factor", url.Values{"code": {"x"}, "with": {"recovery"}}, nil)
-	has(t, a, 403, `inputmode="text"`)
+	wantPage(t, a, 403, `inputmode="text"`)
 }
 
 func TestChooserKeepsTheWholeRequest(t *testing.T) {
-	s := newSite(t)
-	s.choose = []authrpc.Connector{{Name: "corp", Display: "Corp & Co"}, {Name: "partner"}}
+	s := newTestSite(t)
+	s.choose = []authrpc.Connector{{Name: "corp", DisplayName: "Corp & Co"}, {Name: "partner"}}
 	b := s.browser("en")
-	a := b.get(start)
-	has(t, a, 200, "Corp &amp; Co", "partner", "connector=corp", "challenge=abc")
-	if a := b.get(start + "&connector=partner"); a.Header.Get("Location") != provider {
+	a := b.get(loginPath)
+	wantPage(t, a, 200, "Corp &amp; Co", "partner", "connector=corp", "challenge=abc")
+	if a := b.get(loginPath + "&connector=partner"); a.Header.Get("Location") != provider {
 		t.Errorf("got %d, want the provider after the choice", a.StatusCode)
 	}
 }
 
 func TestCookiesAreStrict(t *testing.T) {
-	s := newSite(t)
+	s := newTestSite(t)
 	b := s.browser("en")
-	for _, path := range []string{start, "/login/callback/corp?state=st&code=co", "/?lang=ko"} {
+	for _, path := range []string{loginPath, "/login/callback/corp?state=st&code=co", "/?lang=ko"} {
 		for _, c := range b.get(path).Cookies() {
 			if !strings.HasPrefix(c.Name, "__Host-threshold-") || !c.Secure || !c.HttpOnly || c.Path != "/" || c.Domain != "" || c.SameSite != http.SameSiteLaxMode {
 				t.Errorf("%s: got cookie %s, want a strict one", path, c)
@@ -358,7 +358,7 @@ func TestCookiesAreStrict(t *testing.T) {
 }
 
 func TestTamperedAndMissingCookies(t *testing.T) {
-	s, other := newSite(t), newSite(t)
+	s, other := newTestSite(t), newTestSite(t)
 	u, _ := url.Parse(s.srv.URL)
 	set := func(b *browser, name, value string) {
 		b.http.Jar.SetCookies(u, []*http.Cookie{{Name: name, Value: value, Path: "/", Secure: true}})
@@ -392,29 +392,29 @@ func TestTamperedAndMissingCookies(t *testing.T) {
 		}
 	}
 	b := s.browser("en")
-	has(t, b.get("/login/callback/corp?state=st&code=co"), 410, "no login under way", "tsh login")
-	has(t, b.get("/login/factor"), 410, "tsh login")
-	has(t, b.code(goodCode), 410, "tsh login")
+	wantPage(t, b.get("/login/callback/corp?state=st&code=co"), 410, "no login under way", "tsh login")
+	wantPage(t, b.get("/login/factor"), 410, "tsh login")
+	wantPage(t, b.code(goodCode), 410, "tsh login")
 }
 
-func TestAPageLeftOpenTooLong(t *testing.T) {
-	s := newSite(t)
+func TestTheFactorPageExpires(t *testing.T) {
+	s := newTestSite(t)
 	b := s.identified("en")
 	s.now = s.now.Add(11 * time.Minute)
-	has(t, b.get("/login/factor"), 410, "open for too long", "tsh login")
-	has(t, b.code(goodCode), 410, "open for too long")
+	wantPage(t, b.get("/login/factor"), 410, "open for too long", "tsh login")
+	wantPage(t, b.code(goodCode), 410, "open for too long")
 }
 
 func TestTheProvidersRefusalIsShown(t *testing.T) {
-	s := newSite(t)
+	s := newTestSite(t)
 	b := s.browser("en")
-	b.get(start)
-	has(t, b.get("/login/callback/corp?error=access_denied&state=st"), 403, "the provider did not sign you in: access_denied", "tsh login")
-	has(t, b.get("/login/callback/corp?state=forged&code=co"), 403, "not the answer to this login")
+	b.get(loginPath)
+	wantPage(t, b.get("/login/callback/corp?error=access_denied&state=st"), 403, "the provider did not sign you in: access_denied", "tsh login")
+	wantPage(t, b.get("/login/callback/corp?state=forged&code=co"), 403, "not the answer to this login")
 }
 
 func TestOtherSitesCannotPost(t *testing.T) {
-	s := newSite(t)
+	s := newTestSite(t)
 	b := s.identified("en")
 	for name, change := range map[string]func(*http.Request){
 		"cross-site": func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") },
@@ -443,7 +443,7 @@ func TestOtherSitesCannotPost(t *testing.T) {
 // A login that another site opens in the same browser takes over the cookies. What a person types into the page of their own is not
 // spent on it.
 func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
-	s := newSite(t)
+	s := newTestSite(t)
 	mine, logins := "", 0
 	s.Finish = func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 		logins++
@@ -463,9 +463,9 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 	if mine == "" || strings.Contains(page.body, "identified") {
 		t.Fatalf("got %s, want the form to name its login and not to show it", page.body)
 	}
-	b.get(start)
+	b.get(loginPath)
 	b.get("/login/callback/corp?state=st&code=co")
-	has(t, b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil), 410, "belongs to another login", "tsh login")
+	wantPage(t, b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil), 410, "belongs to another login", "tsh login")
 	if proved != 0 {
 		t.Error("the code was spent on another login")
 	}
@@ -476,10 +476,10 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 }
 
 // Where a browser is, it cannot say itself; and a provider hears of a language only what was chosen here.
-func TestABrowserIsWhereItsConnectionComesFrom(t *testing.T) {
-	s := newSite(t)
+func TestForwardedHeadersFromBrowsersAreIgnored(t *testing.T) {
+	s := newTestSite(t)
 	b := s.browser("ko")
-	for _, path := range []string{start, start + "&lang=ko", start} {
+	for _, path := range []string{loginPath, loginPath + "&lang=ko", loginPath} {
 		r, err := http.NewRequest(http.MethodGet, s.srv.URL+path, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -490,14 +490,14 @@ func TestABrowserIsWhereItsConnectionComesFrom(t *testing.T) {
 		b.do(r)
 	}
 	for i, want := range []string{"", "ko", "ko"} {
-		if got := s.began[i]; got.From != "127.0.0.1" || got.Locale != want || got.Public != s.srv.URL {
+		if got := s.began[i]; got.From != "127.0.0.1" || got.Locale != want || got.PublicOrigin != s.srv.URL {
 			t.Errorf("%d: got %+v, want it from 127.0.0.1 with locale %q", i, got, want)
 		}
 	}
 }
 
 // What our own client says of auth names addresses inside.
-func TestStrangersAreNotToldWhereAuthIs(t *testing.T) {
+func TestErrorPagesDoNotRevealTheAuthAddress(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -507,15 +507,15 @@ func TestStrangersAreNotToldWhereAuthIs(t *testing.T) {
 	defer auth.Close()
 	pages := web.New(web.Config{Auth: auth, Public: []string{"proxy.example.com"}, Cluster: membertest.Name, Log: proxytest.Log()})
 	w := httptest.NewRecorder()
-	pages.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "https://proxy.example.com"+start, nil))
+	pages.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "https://proxy.example.com"+loginPath, nil))
 	body := w.Body.String()
 	if w.Code != 503 || strings.Contains(body, "127.0.0.1:"+strings.Split(ln.Addr().String(), ":")[1]) || !strings.Contains(body, "Auth does not answer this proxy") {
 		t.Errorf("got %d %s, want no address of auth", w.Code, body)
 	}
 }
 
-func TestHostMustBeOurs(t *testing.T) {
-	s := newSite(t)
+func TestUnknownHostNamesAreRefused(t *testing.T) {
+	s := newTestSite(t)
 	b := s.browser("en")
 	for host, want := range map[string]int{"proxy.example.com": 200, "PROXY.example.com:443": 200, "evil.example.com": 421, "proxy.example.com:8443": 421, "proxy.example.com.": 421} {
 		r, _ := http.NewRequest(http.MethodGet, s.srv.URL+"/", nil)
@@ -530,54 +530,54 @@ func TestHostMustBeOurs(t *testing.T) {
 func TestNoOpenRedirect(t *testing.T) {
 	for _, to := range []string{"https://evil.example.com/", "http://127.0.0.1.evil.example.com/", "http://192.0.2.7/", "//evil.example.com", "javascript:alert(1)",
 		"http://user@127.0.0.1:1/", "http://localhost:1/", ""} {
-		s := newSite(t)
+		s := newTestSite(t)
 		s.to = to
 		a := s.identified("en").code(goodCode)
 		if a.StatusCode != http.StatusInternalServerError || a.Header.Get("Location") != "" || to != "" && strings.Contains(a.body, to) {
 			t.Errorf("%q: got %d to %q, want an error page", to, a.StatusCode, a.Header.Get("Location"))
 		}
 	}
-	s := newSite(t)
+	s := newTestSite(t)
 	s.to = "http://[::1]:4000/callback?code=x" // loopback, but no policy can name it
-	has(t, s.identified("en").code(goodCode), 200, `id="continue"`, "http://[::1]:4000/callback?code=x")
+	wantPage(t, s.identified("en").code(goodCode), 200, `id="continue"`, "http://[::1]:4000/callback?code=x")
 }
 
-func TestProvidersAddressIsChecked(t *testing.T) {
+func TestTheProviderURLIsChecked(t *testing.T) {
 	for to, ok := range map[string]bool{"https://id.example.com/x": true, "http://127.0.0.1:5556/auth": true, "http://id.example.com/": false, "javascript:alert(1)": false, "/": false} {
-		s := newSite(t)
+		s := newTestSite(t)
 		s.Begin = func(authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 			return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: to}, nil
 		}
-		if a := s.browser("en").get(start); (a.Header.Get("Location") == to) != ok {
+		if a := s.browser("en").get(loginPath); (a.Header.Get("Location") == to) != ok {
 			t.Errorf("%q: got %d to %q, want ok %v", to, a.StatusCode, a.Header.Get("Location"), ok)
 		}
 	}
 }
 
 func TestBadRequests(t *testing.T) {
-	s := newSite(t)
+	s := newTestSite(t)
 	b := s.browser("en")
-	has(t, b.get("/login"), 400, "a login begins in the terminal", "tsh login")
-	has(t, b.get("/login?challenge=a&challenge=b"), 400, "damaged")
-	has(t, b.get("/login?challenge="+strings.Repeat("a", 3000)), 400, "damaged")
-	has(t, b.get("/nothing"), 404, "no such page")
+	wantPage(t, b.get("/login"), 400, "a login begins in the terminal", "tsh login")
+	wantPage(t, b.get("/login?challenge=a&challenge=b"), 400, "damaged")
+	wantPage(t, b.get("/login?challenge="+strings.Repeat("a", 3000)), 400, "damaged")
+	wantPage(t, b.get("/nothing"), 404, "no such page")
 	if a := b.get("/assets/text.go"); a.StatusCode != 404 {
 		t.Errorf("got %d for a file that is none, want 404", a.StatusCode)
 	}
 	b = s.identified("en")
-	has(t, b.code(strings.Repeat("1", 20<<10)), 400, "could not be read")
+	wantPage(t, b.code(strings.Repeat("1", 20<<10)), 400, "could not be read")
 	s.Down(true)
-	has(t, b.code(goodCode), 503, "auth is down", `name="code"`)
-	has(t, b.get(start), 503, "auth is down")
+	wantPage(t, b.code(goodCode), 503, "auth is down", `name="code"`)
+	wantPage(t, b.get(loginPath), 503, "auth is down")
 }
 
 func TestBothLanguages(t *testing.T) {
 	for lang, want := range map[string]string{"en-GB,en;q=0.8": "en", "ko-KR,ko;q=0.9,en;q=0.5": "ko", "fr": "en", "": "en", "fr;q=0.9,ko;q=0.5": "ko", strings.Repeat("ko,", 200): "en"} {
-		s := newSite(t)
+		s := newTestSite(t)
 		s.enrol, s.codes = true, []string{"one", "two"}
 		s.choose = []authrpc.Connector{{Name: "a"}, {Name: "b"}}
 		b := s.browser(lang)
-		pages := []answer{b.get("/"), b.get(start), b.get("/nothing"), b.get("/login")}
+		pages := []response{b.get("/"), b.get(loginPath), b.get("/nothing"), b.get("/login")}
 		s.choose = nil
 		b = s.identified(lang)
 		pages = append(pages, b.get("/login/factor"), b.code("0"), b.code(goodCode))
@@ -595,10 +595,10 @@ func TestBothLanguages(t *testing.T) {
 	}
 }
 
-func TestAChosenLanguageOutlivesTheProvider(t *testing.T) {
-	s := newSite(t)
+func TestTheChosenLanguageSurvivesTheProvider(t *testing.T) {
+	s := newTestSite(t)
 	b := s.browser("en")
-	b.get(start + "&lang=ko")
+	b.get(loginPath + "&lang=ko")
 	b.get("/?lang=ko")
 	if got := b.get("/").Header.Get("Content-Language"); got != "ko" {
 		t.Errorf("got %q, want the language that was chosen", got)
@@ -609,7 +609,7 @@ func TestAChosenLanguageOutlivesTheProvider(t *testing.T) {
 }
 
 func TestPingAssetsAndRobots(t *testing.T) {
-	s := newSite(t)
+	s := newTestSite(t)
 	b := s.browser("en")
 	a := b.get(dial.PingPath)
 	var ping dial.Ping
@@ -622,17 +622,17 @@ func TestPingAssetsAndRobots(t *testing.T) {
 	if a := b.get("/assets/icon.svg"); a.Header.Get("Content-Type") != "image/svg+xml" {
 		t.Errorf("got %q, want the icon", a.Header.Get("Content-Type"))
 	}
-	has(t, b.get("/robots.txt"), 200, "Disallow: /")
+	wantPage(t, b.get("/robots.txt"), 200, "Disallow: /")
 }
 
 // What auth or a provider says is text, whatever is in it.
-func TestNothingIsMarkup(t *testing.T) {
-	s := newSite(t)
+func TestTextFromAuthIsEscaped(t *testing.T) {
+	s := newTestSite(t)
 	b := s.browser("en")
-	b.get(start)
+	b.get(loginPath)
 	a := b.get("/login/callback/corp?state=st&error=" + url.QueryEscape(`<script>alert(1)</script>`))
 	if strings.Contains(a.body, "<script") {
 		t.Errorf("got markup from a parameter:\n%s", a.body)
 	}
-	has(t, a, 403, "&lt;script&gt;")
+	wantPage(t, a, 403, "&lt;script&gt;")
 }

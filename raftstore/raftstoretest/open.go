@@ -10,8 +10,8 @@ import (
 	"github.com/threshold-access/threshold/raftstore"
 )
 
-// patience is how long a test waits for what should take milliseconds.
-const patience = 30 * time.Second
+// readyTimeout is how long a test waits for what should take milliseconds.
+const readyTimeout = 30 * time.Second
 
 // Config is a configuration of a lone replica in dir, with small files and a quick election.
 func Config(dir string) raftstore.Config {
@@ -47,7 +47,7 @@ func Start(t testing.TB, cfg raftstore.Config) (*raftstore.Store, func() error) 
 		cancel()
 		return <-ended
 	}
-	wait, done := context.WithTimeout(ctx, patience)
+	wait, done := context.WithTimeout(ctx, readyTimeout)
 	defer done()
 	if err := s.Ready(wait); err != nil {
 		t.Fatalf("the store is not ready: %v; Run: %v", err, stop())

@@ -11,8 +11,8 @@ import (
 
 // Network joins the stream layers of replicas in one process.
 type Network struct {
-	mu     sync.Mutex // guards listen
-	listen map[raft.ServerAddress]*Stream
+	mu      sync.Mutex // guards listen
+	streams map[raft.ServerAddress]*Stream
 }
 
 // Stream is one replica's raft.StreamLayer in a Network.
@@ -29,11 +29,11 @@ type Stream struct {
 func (n *Network) Listen(address string) *Stream {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.listen == nil {
-		n.listen = map[raft.ServerAddress]*Stream{}
+	if n.streams == nil {
+		n.streams = map[raft.ServerAddress]*Stream{}
 	}
 	s := &Stream{network: n, address: raft.ServerAddress(address), conns: make(chan net.Conn), closed: make(chan struct{})}
-	n.listen[s.address] = s
+	n.streams[s.address] = s
 	return s
 }
 
@@ -50,7 +50,7 @@ func (s *Stream) Accept() (net.Conn, error) {
 // Dial reaches another replica of the network.
 func (s *Stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	s.network.mu.Lock()
-	peer := s.network.listen[to]
+	peer := s.network.streams[to]
 	s.network.mu.Unlock()
 	if peer == nil {
 		return nil, errors.New("nobody listens on " + string(to))

@@ -14,21 +14,21 @@ import (
 )
 
 const (
-	// bindTime bounds the first exchange with ssh-agent.
-	bindTime = 5 * time.Second
+	// agentBindTime bounds the first exchange with ssh-agent.
+	agentBindTime = 5 * time.Second
 	// maxReply bounds its answer, in bytes.
 	maxReply = 4 << 10
 )
 
-// toAgent serves a channel that leads to this machine's ssh-agent.
-func (f *Forwards) toAgent(nc ssh.NewChannel) {
+// serveAgent serves a channel that leads to this machine's ssh-agent.
+func (f *Forwarder) serveAgent(nc ssh.NewChannel) {
 	conn, err := dial(Addr{Path: f.cfg.Agent})
 	if err == nil {
 		defer conn.Close()
 		err = bind(conn)
 	}
 	if err != nil {
-		f.tell(fmt.Sprintf("ssh-agent: %s", fault.Network(err)))
+		f.notify(fmt.Sprintf("ssh-agent: %s", fault.DescribeNetwork(err)))
 		_ = nc.Reject(ssh.ConnectionFailed, "the client's agent does not answer")
 		return
 	}
@@ -45,7 +45,7 @@ func (f *Forwards) toAgent(nc ssh.NewChannel) {
 // constraint fits: a constrained key is never used by way of tsh ssh -A, and every other one is. An agent without constraints does
 // not know the message, and says so.
 func bind(conn end) error {
-	late := time.AfterFunc(bindTime, func() { _ = conn.Close() })
+	late := time.AfterFunc(agentBindTime, func() { _ = conn.Close() })
 	defer late.Stop()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

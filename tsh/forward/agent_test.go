@@ -14,8 +14,8 @@ import (
 	"github.com/threshold-access/threshold/tsh/forward"
 )
 
-// realAgent runs OpenSSH's agent and returns its socket.
-func realAgent(t *testing.T) string {
+// startAgent runs OpenSSH's agent and returns its socket.
+func startAgent(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent")
 	cmd := exec.Command("ssh-agent", "-D", "-a", path)
@@ -51,8 +51,8 @@ func toOneHost(host ssh.PublicKey) []agent.ConstraintExtension {
 }
 
 // A node that a person lets use the agent gets no use of keys that are bound to destinations, such as those of tsh login.
-func TestAForwardedAgentKeepsItsConstraints(t *testing.T) {
-	path := realAgent(t)
+func TestForwardedAgentKeepsItsConstraints(t *testing.T) {
+	path := startAgent(t)
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -81,8 +81,8 @@ func TestAForwardedAgentKeepsItsConstraints(t *testing.T) {
 		t.Fatalf("got %v, %v, want both keys for this machine", mine, err)
 	}
 
-	f := newFar(t)
-	if _, err := start(t, f, forward.Config{Agent: path, Say: func(s string) { t.Error(s) }}); err != nil {
+	f := newTestNode(t)
+	if _, err := start(t, f, forward.Config{Agent: path, Notify: func(s string) { t.Error(s) }}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // each connection anew
@@ -105,7 +105,7 @@ func TestAForwardedAgentKeepsItsConstraints(t *testing.T) {
 	}
 }
 
-func TestAnAgentThatKnowsNoBindingIsForwarded(t *testing.T) {
+func TestAgentWithoutSessionBindIsForwarded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -120,8 +120,8 @@ func TestAnAgentThatKnowsNoBindingIsForwarded(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
-	f := newFar(t)
-	if _, err := start(t, f, forward.Config{Agent: path, Say: func(s string) { t.Error(s) }}); err != nil {
+	f := newTestNode(t)
+	if _, err := start(t, f, forward.Config{Agent: path, Notify: func(s string) { t.Error(s) }}); err != nil {
 		t.Fatal(err)
 	}
 	ch, reqs, err := f.conn.OpenChannel("auth-agent@openssh.com", nil)
@@ -135,10 +135,10 @@ func TestAnAgentThatKnowsNoBindingIsForwarded(t *testing.T) {
 	_ = ch.Close()
 }
 
-func TestAnAgentThatIsGoneIsTold(t *testing.T) {
+func TestMissingAgentIsReported(t *testing.T) {
 	var s said
-	f := newFar(t)
-	if _, err := start(t, f, forward.Config{Agent: filepath.Join(t.TempDir(), "none"), Say: s.say}); err != nil {
+	f := newTestNode(t)
+	if _, err := start(t, f, forward.Config{Agent: filepath.Join(t.TempDir(), "none"), Notify: s.say}); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := f.conn.OpenChannel("auth-agent@openssh.com", nil); err == nil || s.all() == "" {

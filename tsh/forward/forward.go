@@ -19,9 +19,9 @@ const (
 	// socksTime bounds the wait for a SOCKS request, and dialTime the way to where -R leads on this side.
 	socksTime = 10 * time.Second
 	dialTime  = 30 * time.Second
-	// maxFromNode is how many connections the node may have to this side at once: more than programs there need, and few enough for this
+	// maxRemoteConns is how many connections the node may have to this side at once: more than programs there need, and few enough for this
 	// machine and its ssh-agent.
-	maxFromNode = 256
+	maxRemoteConns = 256
 )
 
 // Config is what is to be forwarded.
@@ -29,46 +29,46 @@ type Config struct {
 	Local  []Rule // -L and -D
 	Remote []Rule // -R
 	Agent  string // -A: the socket of ssh-agent; empty: none
-	Say    func(string)
+	Notify func(string)
 }
 
-// Forwards is what one SSH connection forwards.
-type Forwards struct {
-	cfg       Config
-	listeners []listening
-	accepting sync.WaitGroup
-	conns     sync.WaitGroup
-	ended     chan struct{} // has room for one; filled when a connection ends
-	fromThere chan struct{} // one for each connection that the node has to this side
+// Forwarder is what one SSH connection forwards.
+type Forwarder struct {
+	cfg         Config
+	listeners   []localListener
+	accepting   sync.WaitGroup
+	conns       sync.WaitGroup
+	connEnded   chan struct{} // has room for one; filled when a connection ends
+	remoteSlots chan struct{} // one for each connection that the node has to this side
 
-	mu    sync.Mutex // guards what follows
-	ports map[uint32]Rule
-	paths map[string]Rule
-	open  int
-	said  string // the latest word about a connection that failed
+	mu         sync.Mutex // guards what follows
+	ports      map[uint32]Rule
+	paths      map[string]Rule
+	open       int
+	lastNotice string // the latest word about a connection that failed
 }
 
 // New takes the rules and starts nothing.
-func New(cfg Config) *Forwards {
-	return &Forwards{cfg: cfg, ports: map[uint32]Rule{}, paths: map[string]Rule{}, ended: make(chan struct{}, 1), fromThere: make(chan struct{}, maxFromNode)}
+func New(cfg Config) *Forwarder {
+	return &Forwarder{cfg: cfg, ports: map[uint32]Rule{}, paths: map[string]Rule{}, connEnded: make(chan struct{}, 1), remoteSlots: make(chan struct{}, maxRemoteConns)}
 }
 
-// listening is a listener on this machine, for a rule.
-type listening struct {
+// localListener is a listener on this machine, for a rule.
+type localListener struct {
 	net.Listener
 	to Addr
 }
 
 // Listen opens the listeners on this machine; the first that cannot be had ends it. Close closes them.
-func (f *Forwards) Listen() error {
+func (f *Forwarder) Listen() error {
 	for _, r := range f.cfg.Local {
 		list, err := listen(r.From)
 		for _, l := range list {
-			f.listeners = append(f.listeners, listening{l, r.To})
+			f.listeners = append(f.listeners, localListener{l, r.To})
 		}
 		if err != nil {
 			f.Close()
-			return cannotListen(r.From, err)
+			return listenFault(r.From, err)
 		}
 	}
 	return nil
@@ -108,8 +108,8 @@ func one(l net.Listener, err error) ([]net.Listener, error) {
 	return []net.Listener{l}, nil
 }
 
-func cannotListen(a Addr, err error) error {
-	what := fmt.Sprintf("%s on this machine cannot be listened to: %s", a, fault.Network(err))
+func listenFault(a Addr, err error) error {
+	what := fmt.Sprintf("%s on this machine cannot be listened to: %s", a, fault.DescribeNetwork(err))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE) && a.Path != "":
 		return fault.Wrap(err, fault.Conflict, "", what, "if nobody uses the socket any more: rm "+a.Path)
@@ -122,7 +122,7 @@ func cannotListen(a Addr, err error) error {
 }
 
 // Addrs are the addresses on this machine that are listened to.
-func (f *Forwards) Addrs() []net.Addr {
+func (f *Forwarder) Addrs() []net.Addr {
 	var out []net.Addr
 	for _, l := range f.listeners {
 		out = append(out, l.Addr())
@@ -131,33 +131,33 @@ func (f *Forwards) Addrs() []net.Addr {
 }
 
 // Close closes the listeners on this machine. Connections go on.
-func (f *Forwards) Close() {
+func (f *Forwarder) Close() {
 	for _, l := range f.listeners {
 		_ = l.Close()
 	}
 }
 
 // Open is how many forwarded connections there are.
-func (f *Forwards) Open() int {
+func (f *Forwarder) Open() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.open
 }
 
 // Start serves the connections of both sides, and asks the node for the remote listeners: the first that it refuses is the error.
-func (f *Forwards) Start(c *ssh.Client) error {
+func (f *Forwarder) Start(c *ssh.Client) error {
 	if len(f.cfg.Remote) > 0 {
-		f.take(c, "forwarded-tcpip", func(nc ssh.NewChannel) { f.fromNode(nc, f.forPort) })
-		f.take(c, "forwarded-streamlocal@openssh.com", func(nc ssh.NewChannel) { f.fromNode(nc, f.forPath) })
+		f.handleChannels(c, "forwarded-tcpip", func(nc ssh.NewChannel) { f.serveRemote(nc, f.forPort) })
+		f.handleChannels(c, "forwarded-streamlocal@openssh.com", func(nc ssh.NewChannel) { f.serveRemote(nc, f.forPath) })
 	}
 	if f.cfg.Agent != "" {
-		f.take(c, "auth-agent@openssh.com", f.toAgent)
+		f.handleChannels(c, "auth-agent@openssh.com", f.serveAgent)
 	}
 	for _, l := range f.listeners {
 		f.accepting.Go(func() { f.accept(c, l) })
 	}
 	for _, r := range f.cfg.Remote {
-		if err := f.ask(c, r); err != nil {
+		if err := f.requestListener(c, r); err != nil {
 			return err
 		}
 	}
@@ -165,10 +165,10 @@ func (f *Forwards) Start(c *ssh.Client) error {
 }
 
 // Drain waits, after Close, until no forwarded connection is open or ctx ends.
-func (f *Forwards) Drain(ctx context.Context) {
+func (f *Forwarder) Drain(ctx context.Context) {
 	for f.Open() > 0 {
 		select {
-		case <-f.ended:
+		case <-f.connEnded:
 		case <-ctx.Done():
 			return
 		}
@@ -176,24 +176,24 @@ func (f *Forwards) Drain(ctx context.Context) {
 }
 
 // Wait waits, once listeners and the SSH connection are closed, until all has ended.
-func (f *Forwards) Wait() {
+func (f *Forwarder) Wait() {
 	f.accepting.Wait()
 	f.conns.Wait()
 }
 
-// tell says why a connection failed, but not again and again: a browser tries often.
-func (f *Forwards) tell(what string) {
+// notify says why a connection failed, but not again and again: a browser tries often.
+func (f *Forwarder) notify(what string) {
 	f.mu.Lock()
-	again := f.said == what
-	f.said = what
+	again := f.lastNotice == what
+	f.lastNotice = what
 	f.mu.Unlock()
 	if !again {
-		f.cfg.Say(what)
+		f.cfg.Notify(what)
 	}
 }
 
 // count keeps the number of open connections: call what it returns at the end of one.
-func (f *Forwards) count() (done func()) {
+func (f *Forwarder) count() (done func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.open++
@@ -202,7 +202,7 @@ func (f *Forwards) count() (done func()) {
 		defer f.mu.Unlock()
 		f.open--
 		select {
-		case f.ended <- struct{}{}:
+		case f.connEnded <- struct{}{}:
 		default:
 		}
 	}

@@ -79,7 +79,7 @@ func (s *said) all() string {
 }
 
 // start sets forwards up over a connection to f.
-func start(t testing.TB, f *far, cfg forward.Config) (*forward.Forwards, error) {
+func start(t testing.TB, f *far, cfg forward.Config) (*forward.Forwarder, error) {
 	t.Helper()
 	fw := forward.New(cfg)
 	if err := fw.Listen(); err != nil {
@@ -117,8 +117,8 @@ func TestForwardsBothWaysWithPortsAndSockets(t *testing.T) {
 			for way, cfg := range map[string]forward.Config{"-L": {Local: rule}, "-R": {Remote: rule}} {
 				t.Run(way+" from "+kind+" to "+name, func(t *testing.T) {
 					var s said
-					cfg.Say = s.say
-					f := newFar(t)
+					cfg.Notify = s.say
+					f := newTestNode(t)
 					if _, err := start(t, f, cfg); err != nil {
 						t.Fatal(err)
 					}
@@ -136,11 +136,11 @@ func TestForwardsBothWaysWithPortsAndSockets(t *testing.T) {
 func TestManyForwardsAndConnectionsAtOnce(t *testing.T) {
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
 	var cfg forward.Config
-	cfg.Say = func(s string) { t.Error(s) }
+	cfg.Notify = func(s string) { t.Error(s) }
 	for range 8 {
 		cfg.Local = append(cfg.Local, forward.Rule{From: port("127.0.0.1", free(t)), To: to})
 	}
-	fw, err := start(t, newFar(t), cfg)
+	fw, err := start(t, newTestNode(t), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,9 +164,9 @@ func TestDynamicForwards(t *testing.T) {
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
 	hi, lo := string([]byte{byte(to.Port >> 8)}), string([]byte{byte(to.Port)})
 	var s said
-	f := newFar(t)
+	f := newTestNode(t)
 	here, there := port("127.0.0.1", free(t)), port("127.0.0.1", free(t))
-	if _, err := start(t, f, forward.Config{Local: []forward.Rule{{From: here}}, Remote: []forward.Rule{{From: there}}, Say: s.say}); err != nil {
+	if _, err := start(t, f, forward.Config{Local: []forward.Rule{{From: here}}, Remote: []forward.Rule{{From: there}}, Notify: s.say}); err != nil {
 		t.Fatal(err)
 	}
 	for way, from := range map[string]forward.Addr{"-D": here, "-R without a target": there} {
@@ -194,7 +194,7 @@ func TestDynamicForwards(t *testing.T) {
 	}
 }
 
-func TestALocalListenerIsTheMachinesOwnAndItsOwners(t *testing.T) {
+func TestLocalListenersAreLoopbackAndPrivate(t *testing.T) {
 	r, err := forward.ParseLocal(fmt.Sprintf("%d:localhost:80", free(t)))
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +218,7 @@ func TestALocalListenerIsTheMachinesOwnAndItsOwners(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeForwardedIsToldAtOnce(t *testing.T) {
+func TestForwardsThatFailAreReportedAtOnce(t *testing.T) {
 	taken := local(echo(t, "tcp", "127.0.0.1:0"))
 	sock := filepath.Join(t.TempDir(), "s")
 	echo(t, "unix", sock)
@@ -228,24 +228,24 @@ func TestWhatCannotBeForwardedIsToldAtOnce(t *testing.T) {
 			t.Errorf("%s: got %v, want an error with what to do", name, err)
 		}
 	}
-	f := newFar(t)
+	f := newTestNode(t)
 	f.refuse = "role ops does not allow forward-remote"
-	_, err := start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Say: func(string) {}})
+	_, err := start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Notify: func(string) {}})
 	if !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "the node does not listen on localhost:8080: role ops does not allow forward-remote") {
 		t.Errorf("got %v, want the node's reason", err)
 	}
-	f = newFar(t)
+	f = newTestNode(t)
 	f.refuse = "role ops does not allow forward-remote (ask an administrator)"
-	_, err = start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Say: func(string) {}})
+	_, err = start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Notify: func(string) {}})
 	if got := fault.Message(err); !strings.HasSuffix(got, "allow forward-remote") || fault.Remedy(err) != "ask an administrator" {
 		t.Errorf("got %q and %q, want the node's own remedy for a hint", got, fault.Remedy(err))
 	}
 }
 
-func TestAPortThatTheNodeChoosesIsTold(t *testing.T) {
+func TestPortChosenByTheNodeIsReported(t *testing.T) {
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
 	var s said
-	if _, err := start(t, newFar(t), forward.Config{Remote: []forward.Rule{{From: port("localhost", 0), To: to}}, Say: s.say}); err != nil {
+	if _, err := start(t, newTestNode(t), forward.Config{Remote: []forward.Rule{{From: port("localhost", 0), To: to}}, Notify: s.say}); err != nil {
 		t.Fatal(err)
 	}
 	words := strings.Fields(s.all()) // port N of the node …
@@ -258,10 +258,10 @@ func TestAPortThatTheNodeChoosesIsTold(t *testing.T) {
 }
 
 // A node that was asked for nothing opens no way to this machine.
-func TestTheNodeOpensOnlyWhatItWasAskedFor(t *testing.T) {
+func TestChannelsThatWereNotRequestedAreRejected(t *testing.T) {
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
-	f := newFar(t)
-	if _, err := start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", free(t)), To: to}}, Say: func(string) {}}); err != nil {
+	f := newTestNode(t)
+	if _, err := start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", free(t)), To: to}}, Notify: func(string) {}}); err != nil {
 		t.Fatal(err)
 	}
 	for kind, extra := range map[string][]byte{
@@ -289,7 +289,7 @@ func TestTheNodeOpensOnlyWhatItWasAskedFor(t *testing.T) {
 }
 
 // A node that opens one way after the other to this side gets no more than its programs could need.
-func TestTheNodesConnectionsToThisSideAreBounded(t *testing.T) {
+func TestConnectionsFromTheNodeAreBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -319,8 +319,8 @@ func TestTheNodesConnectionsToThisSideAreBounded(t *testing.T) {
 	})
 	t.Cleanup(func() { l.Close(); held.Wait() })
 	var s said
-	f := newFar(t)
-	if _, err := start(t, f, forward.Config{Agent: path, Say: s.say}); err != nil {
+	f := newTestNode(t)
+	if _, err := start(t, f, forward.Config{Agent: path, Notify: s.say}); err != nil {
 		t.Fatal(err)
 	}
 	open := func() (ssh.Channel, error) {
@@ -402,7 +402,7 @@ func TestNoListenerReplacesAFileOrFollowsALink(t *testing.T) {
 func TestDrainLetsConnectionsEnd(t *testing.T) {
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
 	from := port("127.0.0.1", free(t))
-	fw, err := start(t, newFar(t), forward.Config{Local: []forward.Rule{{From: from, To: to}}, Say: func(string) {}})
+	fw, err := start(t, newTestNode(t), forward.Config{Local: []forward.Rule{{From: from, To: to}}, Notify: func(string) {}})
 	if err != nil {
 		t.Fatal(err)
 	}

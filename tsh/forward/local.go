@@ -12,18 +12,18 @@ import (
 )
 
 // accept serves one listener until it is closed.
-func (f *Forwards) accept(c *ssh.Client, l listening) {
+func (f *Forwarder) accept(c *ssh.Client, l localListener) {
 	for {
 		conn, err := l.Accept()
 		var passing interface{ Timeout() bool }
 		switch {
 		case err == nil:
-			f.conns.Go(func() { f.toNode(c, conn.(end), l.to) })
+			f.conns.Go(func() { f.serveLocal(c, conn.(end), l.to) })
 		case errors.As(err, &passing) && passing.Timeout():
 		case errors.Is(err, net.ErrClosed):
 			return
 		default: // such as too many open files: that passes
-			f.tell(fmt.Sprintf("%s: %v", l.Addr(), err))
+			f.notify(fmt.Sprintf("%s: %v", l.Addr(), err))
 			<-time.After(retryAccept)
 		}
 	}
@@ -32,30 +32,30 @@ func (f *Forwards) accept(c *ssh.Client, l listening) {
 // retryAccept is the pause after a connection could not be taken.
 const retryAccept = 100 * time.Millisecond
 
-// toNode serves a connection that leads to the node's side: to, or where the client says in SOCKS.
-func (f *Forwards) toNode(c *ssh.Client, conn end, to Addr) {
+// serveLocal serves a connection that leads to the node's side: to, or where the client says in SOCKS.
+func (f *Forwarder) serveLocal(c *ssh.Client, conn end, to Addr) {
 	defer f.count()()
 	defer conn.Close()
-	asked := Asked{To: to}
+	asked := SOCKSRequest{To: to}
 	if to == (Addr{}) {
 		nc := conn.(net.Conn)
 		_ = nc.SetDeadline(time.Now().Add(socksTime))
 		var err error
 		if asked, err = ReadSOCKS(nc); err != nil {
 			if asked.Version != 0 {
-				_, _ = nc.Write(asked.Answer(false))
+				_, _ = nc.Write(asked.Reply(false))
 			}
-			f.tell(err.Error())
+			f.notify(err.Error())
 			return
 		}
 		_ = nc.SetDeadline(time.Time{})
 	}
 	ch, reqs, err := OpenTo(c, asked.To, conn.(net.Conn).RemoteAddr())
 	if asked.Version != 0 {
-		_, _ = conn.Write(asked.Answer(err == nil))
+		_, _ = conn.Write(asked.Reply(err == nil))
 	}
 	if err != nil {
-		f.tell(failed(asked.To, err))
+		f.notify(failed(asked.To, err))
 		return
 	}
 	Pipe(conn, ch, reqs)

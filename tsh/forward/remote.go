@@ -11,8 +11,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// ask asks the node to listen for a rule.
-func (f *Forwards) ask(c *ssh.Client, r Rule) error {
+// requestListener asks the node to listen for a rule.
+func (f *Forwarder) requestListener(c *ssh.Client, r Rule) error {
 	kind, payload := "tcpip-forward", ssh.Marshal(struct {
 		Host string
 		Port uint32
@@ -20,23 +20,23 @@ func (f *Forwards) ask(c *ssh.Client, r Rule) error {
 	if r.From.Path != "" {
 		kind, payload = "streamlocal-forward@openssh.com", ssh.Marshal(struct{ Path string }{r.From.Path})
 	}
-	f.expect(r, uint32(r.From.Port)) // before asking: a connection may come at once
+	f.registerListener(r, uint32(r.From.Port)) // before asking: a connection may come at once
 	granted, answer, err := c.SendRequest(kind, true, payload)
 	switch {
 	case err != nil:
 		return fault.Wrap(err, fault.Unavailable, "", "the connection to the node was lost", "connect again")
 	case !granted:
-		return notGranted(r, string(answer))
+		return listenRefused(r, string(answer))
 	case r.From.Path == "" && r.From.Port == 0 && len(answer) == 4:
 		port := binary.BigEndian.Uint32(answer)
-		f.expect(r, port)
-		f.cfg.Say(fmt.Sprintf("port %d of the node is forwarded to %s", port, r.To))
+		f.registerListener(r, port)
+		f.cfg.Notify(fmt.Sprintf("port %d of the node is forwarded to %s", port, r.To))
 	}
 	return nil
 }
 
-// expect takes note of a listener on the node.
-func (f *Forwards) expect(r Rule, port uint32) {
+// registerListener takes note of a listener on the node.
+func (f *Forwarder) registerListener(r Rule, port uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if r.From.Path != "" {
@@ -46,8 +46,8 @@ func (f *Forwards) expect(r Rule, port uint32) {
 	}
 }
 
-// notGranted tells that the node listens to nothing; one of ours says why in its answer.
-func notGranted(r Rule, why string) error {
+// listenRefused tells that the node listens to nothing; one of ours says why in its answer.
+func listenRefused(r Rule, why string) error {
 	msg, hint := fmt.Sprintf("the node does not listen on %s", r.From), "choose another port; if your roles lack forward-remote, ask an administrator for it"
 	why, remedy := fault.SplitLine(why)
 	if why != "" {
@@ -59,27 +59,27 @@ func notGranted(r Rule, why string) error {
 	return fault.New(fault.Denied, "", msg, hint)
 }
 
-// take serves the channels of a kind that the node opens, until the connection ends. Beyond maxFromNode at once they are refused.
-func (f *Forwards) take(c *ssh.Client, kind string, serve func(ssh.NewChannel)) {
+// handleChannels serves the channels of a kind that the node opens, until the connection ends. Beyond maxRemoteConns at once they are refused.
+func (f *Forwarder) handleChannels(c *ssh.Client, kind string, serve func(ssh.NewChannel)) {
 	chans := c.HandleChannelOpen(kind)
 	f.conns.Go(func() {
 		for nc := range chans {
 			select {
-			case f.fromThere <- struct{}{}:
+			case f.remoteSlots <- struct{}{}:
 			default:
-				f.tell(fmt.Sprintf("the node wants more than %d connections to this side at once", maxFromNode))
+				f.notify(fmt.Sprintf("the node wants more than %d connections to this side at once", maxRemoteConns))
 				_ = nc.Reject(ssh.ResourceShortage, "too many connections to the client's side")
 				continue
 			}
 			f.conns.Go(func() {
-				defer func() { <-f.fromThere }()
+				defer func() { <-f.remoteSlots }()
 				serve(nc)
 			})
 		}
 	})
 }
 
-func (f *Forwards) forPort(extra []byte) (Rule, bool) {
+func (f *Forwarder) forPort(extra []byte) (Rule, bool) {
 	var m struct {
 		Host       string
 		Port       uint32
@@ -95,7 +95,7 @@ func (f *Forwards) forPort(extra []byte) (Rule, bool) {
 	return r, ok
 }
 
-func (f *Forwards) forPath(extra []byte) (Rule, bool) {
+func (f *Forwarder) forPath(extra []byte) (Rule, bool) {
 	var m struct{ Path, Reserved string }
 	if ssh.Unmarshal(extra, &m) != nil {
 		return Rule{}, false
@@ -106,8 +106,8 @@ func (f *Forwards) forPath(extra []byte) (Rule, bool) {
 	return r, ok
 }
 
-// fromNode serves a channel that leads to this side. A node opens only what it was asked for.
-func (f *Forwards) fromNode(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
+// serveRemote serves a channel that leads to this side. A node opens only what it was asked for.
+func (f *Forwarder) serveRemote(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
 	defer f.count()()
 	r, ok := find(nc.ExtraData())
 	if !ok {
@@ -115,12 +115,12 @@ func (f *Forwards) fromNode(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
 		return
 	}
 	if r.To == (Addr{}) {
-		f.socksFromNode(nc)
+		f.serveRemoteSOCKS(nc)
 		return
 	}
 	conn, err := dial(r.To)
 	if err != nil {
-		f.tell(fmt.Sprintf("no connection to %s: %s", r.To, fault.Network(err)))
+		f.notify(fmt.Sprintf("no connection to %s: %s", r.To, fault.DescribeNetwork(err)))
 		_ = nc.Reject(ssh.ConnectionFailed, "connection refused on the client's side")
 		return
 	}
@@ -142,8 +142,8 @@ func dial(a Addr) (end, error) {
 	return conn.(end), nil // TCP and Unix sockets are
 }
 
-// socksFromNode serves -R without a target: programs on the node say where on this side they want to.
-func (f *Forwards) socksFromNode(nc ssh.NewChannel) {
+// serveRemoteSOCKS serves -R without a target: programs on the node say where on this side they want to.
+func (f *Forwarder) serveRemoteSOCKS(nc ssh.NewChannel) {
 	ch, reqs, err := nc.Accept()
 	if err != nil {
 		return
@@ -159,10 +159,10 @@ func (f *Forwards) socksFromNode(nc ssh.NewChannel) {
 		conn, err = dial(asked.To)
 	}
 	if asked.Version != 0 {
-		_, _ = ch.Write(asked.Answer(err == nil))
+		_, _ = ch.Write(asked.Reply(err == nil))
 	}
 	if err != nil {
-		f.tell(fmt.Sprintf("SOCKS from the node: %s", fault.Network(err)))
+		f.notify(fmt.Sprintf("SOCKS from the node: %s", fault.DescribeNetwork(err)))
 		f.conns.Go(func() { ssh.DiscardRequests(reqs) })
 		return
 	}

@@ -20,29 +20,29 @@ const (
 	socksIPv6    = 4
 )
 
-// Asked is what a SOCKS client asks for.
-type Asked struct {
+// SOCKSRequest is what a SOCKS client asks for.
+type SOCKSRequest struct {
 	Version byte
 	To      Addr
 }
 
 // ReadSOCKS reads a request to connect, version 4, 4a or 5, up to its last byte and no further. In version 5 it answers the offer of
 // methods: no authentication is the one that serves, because only this machine's people reach the port. The caller sets the deadline.
-func ReadSOCKS(rw io.ReadWriter) (Asked, error) {
+func ReadSOCKS(rw io.ReadWriter) (SOCKSRequest, error) {
 	version, err := readByte(rw)
 	switch {
 	case err != nil:
-		return Asked{}, err
+		return SOCKSRequest{}, err
 	case version == socks4:
 		return readSOCKS4(rw)
 	case version == socks5:
 		return readSOCKS5(rw)
 	}
-	return Asked{}, fmt.Errorf("this port speaks SOCKS 4 and 5, and was told version %d", version)
+	return SOCKSRequest{}, fmt.Errorf("this port speaks SOCKS 4 and 5, and was told version %d", version)
 }
 
-func readSOCKS4(rw io.ReadWriter) (Asked, error) {
-	a := Asked{Version: socks4}
+func readSOCKS4(rw io.ReadWriter) (SOCKSRequest, error) {
+	a := SOCKSRequest{Version: socks4}
 	var head [7]byte // command, port, address
 	if _, err := io.ReadFull(rw, head[:]); err != nil {
 		return a, err
@@ -80,8 +80,8 @@ func readText(r io.Reader) (string, error) {
 	}
 }
 
-func readSOCKS5(rw io.ReadWriter) (Asked, error) {
-	a := Asked{Version: socks5}
+func readSOCKS5(rw io.ReadWriter) (SOCKSRequest, error) {
+	a := SOCKSRequest{Version: socks5}
 	if err := chooseMethod(rw); err != nil {
 		return a, err
 	}
@@ -135,7 +135,7 @@ func chooseMethod(rw io.ReadWriter) error {
 	return errors.New("a SOCKS client wants to authenticate, which this port does not do")
 }
 
-func (a Asked) check(command byte) error {
+func (a SOCKSRequest) check(command byte) error {
 	if command != socksConnect {
 		return fmt.Errorf("a SOCKS client asks for command %d, and only connections are served", command)
 	}
@@ -150,8 +150,8 @@ func (a Asked) check(command byte) error {
 	return nil
 }
 
-// Answer is the reply to the request.
-func (a Asked) Answer(connected bool) []byte {
+// Reply is the reply to the request.
+func (a SOCKSRequest) Reply(connected bool) []byte {
 	if a.Version == socks4 {
 		if connected {
 			return []byte{0, 0x5a, 0, 0, 0, 0, 0, 0}

@@ -40,7 +40,7 @@ func TestSOCKSRequests(t *testing.T) {
 		if rest, _ := io.ReadAll(c.Reader); string(rest) != "more" {
 			t.Errorf("%s: got %q left to read, want what follows the request untouched", tt.name, rest)
 		}
-		if yes, no := got.Answer(true), got.Answer(false); bytes.Equal(yes, no) || len(yes) != len(no) {
+		if yes, no := got.Reply(true), got.Reply(false); bytes.Equal(yes, no) || len(yes) != len(no) {
 			t.Errorf("%s: got the answers %q and %q, want two that differ", tt.name, yes, no)
 		}
 	}

@@ -18,11 +18,11 @@ func removeFile(path string) error {
 	return nil
 }
 
-func unreadable(path string, err error) error {
+func readFault(path string, err error) error {
 	return fault.Wrap(err, fault.Internal, "", fmt.Sprintf("%s cannot be read: %s", path, cause(err)), "look at the owner and mode of "+path)
 }
 
-func unwritable(path string, err error) error {
+func writeFault(path string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
 		return fault.Wrap(err, fault.Exhausted, "", fmt.Sprintf("%s cannot be written: the disk is full", path), "free some space, then try again")
 	}

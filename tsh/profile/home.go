@@ -81,7 +81,7 @@ func (h Home) Proxies() ([]string, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, unreadable(string(h), err)
+		return nil, readFault(string(h), err)
 	}
 	var out []string
 	for _, e := range entries {
@@ -99,7 +99,7 @@ func (h Home) Current() (string, error) {
 		return "", notLoggedIn("")
 	}
 	if err != nil {
-		return "", unreadable(filepath.Join(string(h), currentFile), err)
+		return "", readFault(filepath.Join(string(h), currentFile), err)
 	}
 	return ParseProxy(strings.TrimSpace(string(b)))
 }
@@ -108,19 +108,19 @@ func (h Home) Current() (string, error) {
 func (h Home) SetCurrent(proxy string) error {
 	path := filepath.Join(string(h), currentFile)
 	if err := durable.WriteFile(path, []byte(proxy+"\n")); err != nil {
-		return unwritable(path, err)
+		return writeFault(path, err)
 	}
 	return nil
 }
 
-// make makes the home and a folder in it, and refuses a home that others can write to: they could swap keys.
-func (h Home) make(dir string) error {
+// makeDirs makes the home and a folder in it, and refuses a home that others can write to: they could swap keys.
+func (h Home) makeDirs(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return unwritable(dir, err)
+		return writeFault(dir, err)
 	}
 	for _, d := range []string{string(h), dir} {
 		if err := os.Chmod(d, 0o700); err != nil {
-			return unwritable(d, err)
+			return writeFault(d, err)
 		}
 	}
 	return nil
@@ -130,9 +130,9 @@ func notLoggedIn(proxy string) error {
 	if proxy == "" {
 		return fault.New(fault.NotFound, "", "not logged in", "run: tsh login --proxy HOST")
 	}
-	return fault.New(fault.NotFound, "", "not logged in at "+proxy, loginAgain(proxy))
+	return fault.New(fault.NotFound, "", "not logged in at "+proxy, loginHint(proxy))
 }
 
-func loginAgain(proxy string) string {
+func loginHint(proxy string) string {
 	return "run: tsh login --proxy " + strings.TrimSuffix(proxy, ":"+DefaultPort)
 }

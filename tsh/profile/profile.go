@@ -76,7 +76,7 @@ type Profile struct {
 	SSHCert     *ssh.Certificate // nil for someone without any login
 	X509        tls.Certificate
 	Chain       []rules.Signed
-	Authorities rules.Parsed
+	Authorities rules.ParsedAuthorities
 }
 
 // LoggedIn reports whether the folder holds a login, expired or not.
@@ -95,11 +95,11 @@ func readInfo(dir, proxy string) (Info, error) {
 		return Info{}, notLoggedIn(proxy)
 	}
 	if err != nil {
-		return Info{}, unreadable(path, err)
+		return Info{}, readFault(path, err)
 	}
 	var i Info
 	if err := config.Decode(path, b, &i); err != nil {
-		return Info{}, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginAgain(proxy))
+		return Info{}, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginHint(proxy))
 	}
 	if i.Version > infoVersion {
 		return Info{}, fault.New(fault.Invalid, "", path+" was written by a newer tsh", "use the newer tsh, or set TSH_HOME to another folder")
@@ -118,7 +118,7 @@ func (h Home) Load(proxy string) (*Profile, error) {
 	}
 	p := &Profile{Info: info, Dir: h.Dir(proxy)}
 	if err := p.read(); err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginAgain(proxy))
+		return nil, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginHint(proxy))
 	}
 	return p, nil
 }
@@ -127,7 +127,7 @@ func (p *Profile) read() (err error) {
 	if p.Pin, err = identity.ParsePin(p.Info.Pin); err != nil {
 		return err
 	}
-	b, err := p.file(authoritiesFile)
+	b, err := p.readFile(authoritiesFile)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (p *Profile) read() (err error) {
 }
 
 func (p *Profile) readSSH() error {
-	b, err := p.file(SSHKeyFile)
+	b, err := p.readFile(SSHKeyFile)
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (p *Profile) readSSH() error {
 	if p.SSHKey, err = signerOf(key); err != nil {
 		return fmt.Errorf("%s: %w", SSHKeyFile, err)
 	}
-	b, err = p.file(SSHCertFile)
+	b, err = p.readFile(SSHCertFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // someone without any login
 	}
@@ -181,11 +181,11 @@ func (p *Profile) readSSH() error {
 }
 
 func (p *Profile) readX509() error {
-	key, err := p.file(x509KeyFile)
+	key, err := p.readFile(x509KeyFile)
 	if err != nil {
 		return err
 	}
-	certs, err := p.file(x509CertFile)
+	certs, err := p.readFile(x509CertFile)
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,9 @@ func (p *Profile) readX509() error {
 	return nil
 }
 
-func (p *Profile) file(name string) ([]byte, error) { return os.ReadFile(filepath.Join(p.Dir, name)) }
+func (p *Profile) readFile(name string) ([]byte, error) {
+	return os.ReadFile(filepath.Join(p.Dir, name))
+}
 
 // Path is where a file of the profile lies.
 func (p *Profile) Path(name string) string { return filepath.Join(p.Dir, name) }
@@ -209,7 +211,7 @@ func (p *Profile) CheckTime(now time.Time) error {
 	}
 	if !now.Before(leaf.NotAfter) {
 		return fault.New(fault.Expired, "", fmt.Sprintf("the login at %s ended at %s", p.Proxy,
-			leaf.NotAfter.Local().Format("2006-01-02 15:04")), loginAgain(p.Proxy))
+			leaf.NotAfter.Local().Format("2006-01-02 15:04")), loginHint(p.Proxy))
 	}
 	return nil
 }
@@ -218,7 +220,7 @@ func (p *Profile) CheckTime(now time.Time) error {
 // in between.
 func (h Home) Save(p *Profile) error {
 	p.Dir, p.Version, p.Info.Pin = h.Dir(p.Proxy), infoVersion, p.Pin.String()
-	if err := h.make(p.Dir); err != nil {
+	if err := h.makeDirs(p.Dir); err != nil {
 		return err
 	}
 	files, err := p.files()
@@ -233,7 +235,7 @@ func (h Home) Save(p *Profile) error {
 			err = durable.WriteFile(path, f.body)
 		}
 		if err != nil {
-			return unwritable(path, err)
+			return writeFault(path, err)
 		}
 	}
 	return h.SetCurrent(p.Proxy)
@@ -294,7 +296,7 @@ func (h Home) Remove(proxy string) error {
 	dir := h.Dir(proxy)
 	for _, name := range []string{SSHKeyFile, sshPubFile, SSHCertFile, x509KeyFile, x509CertFile, authoritiesFile, KnownHostsFile} {
 		if err := removeFile(filepath.Join(dir, name)); err != nil {
-			return unwritable(filepath.Join(dir, name), err)
+			return writeFault(filepath.Join(dir, name), err)
 		}
 	}
 	var b bytes.Buffer
@@ -302,7 +304,7 @@ func (h Home) Remove(proxy string) error {
 		return fmt.Errorf("encode the profile: %w", err)
 	}
 	if err := durable.WriteFile(filepath.Join(dir, infoFile), b.Bytes()); err != nil {
-		return unwritable(filepath.Join(dir, infoFile), err)
+		return writeFault(filepath.Join(dir, infoFile), err)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func TestDirsOfProxiesDiffer(t *testing.T) {
 	}
 }
 
-func TestAProxyNeverMet(t *testing.T) {
+func TestUnknownProxy(t *testing.T) {
 	h := profile.Home(t.TempDir())
 	if _, err := h.Load("x:443"); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "run: tsh login --proxy x" {
 		t.Errorf("got %v (%s), want to be told to log in", err, fault.Remedy(err))
@@ -59,7 +59,7 @@ func TestAProxyNeverMet(t *testing.T) {
 	}
 }
 
-func TestAProfileOfANewerTshIsLeftAlone(t *testing.T) {
+func TestProfileOfANewerTshIsRefused(t *testing.T) {
 	h := profile.Home(t.TempDir())
 	for body, want := range map[string]string{
 		"version: 2\nproxy: x:443\npin: p\n": "newer tsh", "version: 1\nproxy: x:443\n": "damaged", "version: 1\nproxy: x:443\npin: p\nbogus: 1\n": "damaged", "{": "damaged",

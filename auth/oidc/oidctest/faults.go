@@ -26,32 +26,32 @@ type Faults struct {
 	NoKeys      bool   // the key set cannot be fetched
 }
 
-// Seen counts what a provider was asked.
-type Seen struct{ Discoveries, KeyFetches, Exchanges int }
+// RequestCounts counts what a provider was asked.
+type RequestCounts struct{ Discoveries, KeyFetches, Exchanges int }
 
-// Misbehave makes the provider act as f says from now on.
-func (p *Provider) Misbehave(f Faults) {
+// SetFaults makes the provider act as f says from now on.
+func (p *Provider) SetFaults(f Faults) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = f
 }
 
-// Seen returns the counts so far.
-func (p *Provider) Seen() Seen {
+// RequestCounts returns the counts so far.
+func (p *Provider) RequestCounts() RequestCounts {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.seen
+	return p.counts
 }
 
-func (p *Provider) current() Faults {
+func (p *Provider) currentFaults() Faults {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.faults
 }
 
-func (p *Provider) note(count func(*Seen)) Faults {
+func (p *Provider) countRequest(count func(*RequestCounts)) Faults {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	count(&p.seen)
+	count(&p.counts)
 	return p.faults
 }

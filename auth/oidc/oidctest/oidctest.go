@@ -55,7 +55,7 @@ const (
 type grant struct {
 	client, redirect, challenge, nonce string
 	user                               User
-	ends                               time.Time
+	expires                            time.Time
 }
 
 // Provider is an OpenID Connect provider. It is safe for concurrent use.
@@ -65,13 +65,13 @@ type Provider struct {
 	users   map[string]User
 	now     func() time.Time
 	mux     *http.ServeMux
-	tries   throttle
+	logins  throttle
 
 	mu     sync.Mutex // guards what follows
 	keys   signer
 	grants map[string]grant
 	faults Faults
-	seen   Seen
+	counts RequestCounts
 }
 
 // New makes a provider.
@@ -84,7 +84,7 @@ func New(cfg Config) (*Provider, error) {
 		cfg.Now = time.Now
 	}
 	p := &Provider{issuer: issuer, clients: map[string]Client{}, users: map[string]User{}, now: cfg.Now, grants: map[string]grant{}}
-	p.tries.now = cfg.Now
+	p.logins.now = cfg.Now
 	for _, c := range cfg.Clients {
 		p.clients[c.ID] = c
 	}
@@ -92,7 +92,7 @@ func New(cfg Config) (*Provider, error) {
 		if u.Subject == "" {
 			u.Subject = u.Email
 		}
-		p.users[loginOf(u.Email)] = u
+		p.users[normalizeLogin(u.Email)] = u
 	}
 	if p.keys, err = newSigner(cfg.Alg); err != nil {
 		return nil, err
@@ -101,21 +101,21 @@ func New(cfg Config) (*Provider, error) {
 	return p, nil
 }
 
-func loginOf(typed string) string { return strings.ToLower(strings.TrimSpace(typed)) }
+func normalizeLogin(typed string) string { return strings.ToLower(strings.TrimSpace(typed)) }
 
 func (p *Provider) routes() {
 	at := strings.TrimSuffix(p.issuer.Path, "/")
 	p.mux = http.NewServeMux()
 	p.mux.HandleFunc("GET "+at+"/.well-known/openid-configuration", p.discovery)
-	p.mux.HandleFunc("GET "+at+"/keys", p.publish)
+	p.mux.HandleFunc("GET "+at+"/keys", p.serveKeys)
 	p.mux.HandleFunc("GET "+at+"/authorize", p.authorize)
 	p.mux.HandleFunc("POST "+at+"/authorize", p.logIn)
 	p.mux.HandleFunc("POST "+at+"/token", p.token)
-	p.mux.HandleFunc("GET "+at+"/style.css", style)
+	p.mux.HandleFunc("GET "+at+"/style.css", serveStyle)
 }
 
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if p.current().Down {
+	if p.currentFaults().Down {
 		http.Error(w, "down", http.StatusServiceUnavailable)
 		return
 	}
@@ -123,7 +123,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
-	f := p.note(func(s *Seen) { s.Discoveries++ })
+	f := p.countRequest(func(s *RequestCounts) { s.Discoveries++ })
 	issuer := p.issuer.String()
 	doc := map[string]any{
 		"issuer": issuer, "authorization_endpoint": issuer + "/authorize", "token_endpoint": issuer + "/token", "jwks_uri": issuer + "/keys",
@@ -135,19 +135,19 @@ func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
 	if f.Discovery != nil {
 		f.Discovery(doc)
 	}
-	answer(w, http.StatusOK, doc)
+	writeJSON(w, http.StatusOK, doc)
 }
 
-func answer(w http.ResponseWriter, status int, v any) {
+func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client is gone if this fails
 }
 
-// request reads an authorization request (RFC 6749 section 4.1.1). Until client and redirect are known to belong together, nothing is
+// parseAuthorize reads an authorization request (RFC 6749 section 4.1.1). Until client and redirect are known to belong together, nothing is
 // sent anywhere.
-func (p *Provider) request(r *http.Request) (grant, url.Values, error) {
+func (p *Provider) parseAuthorize(r *http.Request) (grant, url.Values, error) {
 	q := r.URL.Query()
 	c, known := p.clients[q.Get("client_id")]
 	switch {
@@ -165,53 +165,53 @@ func (p *Provider) request(r *http.Request) (grant, url.Values, error) {
 
 // authorize shows the login page. The request stays in the page's address, so the form posts it back without any state here.
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
-	g, q, err := p.request(r)
+	g, q, err := p.parseAuthorize(r)
 	if err != nil {
 		p.page(w, r, http.StatusBadRequest, page{Broken: err.Error()})
 		return
 	}
-	if code := p.current().Refuse; code != "" {
-		p.sendBack(w, r, g.redirect, url.Values{"error": {code}, "error_description": {p.current().Description}, "state": {q.Get("state")}})
+	if code := p.currentFaults().Refuse; code != "" {
+		p.redirectBack(w, r, g.redirect, url.Values{"error": {code}, "error_description": {p.currentFaults().Description}, "state": {q.Get("state")}})
 		return
 	}
 	p.page(w, r, http.StatusOK, page{Redirect: g.redirect, Login: q.Get("login_hint")})
 }
 
 func (p *Provider) logIn(w http.ResponseWriter, r *http.Request) {
-	g, q, err := p.request(r)
+	g, q, err := p.parseAuthorize(r)
 	if err != nil {
 		p.page(w, r, http.StatusBadRequest, page{Broken: err.Error()})
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	login := r.PostFormValue("login")
-	if wait := p.tries.locked(loginOf(login)); wait > 0 {
+	if wait := p.logins.lockedFor(normalizeLogin(login)); wait > 0 {
 		p.page(w, r, http.StatusTooManyRequests, page{Redirect: g.redirect, Login: login, Wait: int(wait.Seconds()) + 1})
 		return
 	}
-	user, ok := p.check(login, r.PostFormValue("password"))
+	user, ok := p.checkPassword(login, r.PostFormValue("password"))
 	if !ok {
-		p.tries.wrong(loginOf(login))
+		p.logins.failed(normalizeLogin(login))
 		p.page(w, r, http.StatusUnauthorized, page{Redirect: g.redirect, Login: login, Wrong: true})
 		return
 	}
-	p.tries.right(loginOf(login))
-	g.user, g.ends = user, p.now().Add(codeLife)
-	p.sendBack(w, r, g.redirect, url.Values{"code": {p.keep(g)}, "state": {q.Get("state")}})
+	p.logins.succeeded(normalizeLogin(login))
+	g.user, g.expires = user, p.now().Add(codeLife)
+	p.redirectBack(w, r, g.redirect, url.Values{"code": {p.storeGrant(g)}, "state": {q.Get("state")}})
 }
 
-// check does the same work for a login that does not exist.
-func (p *Provider) check(login, password string) (User, bool) {
-	user, known := p.users[loginOf(login)]
+// checkPassword does the same work for a login that does not exist.
+func (p *Provider) checkPassword(login, password string) (User, bool) {
+	user, known := p.users[normalizeLogin(login)]
 	typed, want := sha256.Sum256([]byte(password)), sha256.Sum256([]byte(user.Password))
 	return user, subtle.ConstantTimeCompare(typed[:], want[:]) == 1 && known && user.Password != ""
 }
 
-func (p *Provider) keep(g grant) string {
+func (p *Provider) storeGrant(g grant) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for code, old := range p.grants {
-		if len(p.grants) >= maxGrants || p.now().After(old.ends) {
+		if len(p.grants) >= maxGrants || p.now().After(old.expires) {
 			delete(p.grants, code)
 		}
 	}
@@ -220,15 +220,15 @@ func (p *Provider) keep(g grant) string {
 	return code
 }
 
-// sendBack redirects to the client, naming this provider as RFC 9207 says.
-func (p *Provider) sendBack(w http.ResponseWriter, r *http.Request, redirect string, v url.Values) {
+// redirectBack redirects to the client, naming this provider as RFC 9207 says.
+func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, redirect string, v url.Values) {
 	u, err := url.Parse(redirect)
 	if err != nil {
 		p.page(w, r, http.StatusBadRequest, page{Broken: "redirect_uri is no URL"})
 		return
 	}
 	v.Set("iss", p.issuer.String())
-	if f := p.current(); f.Return != nil {
+	if f := p.currentFaults(); f.Return != nil {
 		f.Return(v)
 	}
 	q := u.Query()
@@ -241,7 +241,7 @@ func (p *Provider) sendBack(w http.ResponseWriter, r *http.Request, redirect str
 }
 
 func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
-	p.note(func(s *Seen) { s.Exchanges++ })
+	p.countRequest(func(s *RequestCounts) { s.Exchanges++ })
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	id, secret, basic := r.BasicAuth()
 	if basic { // RFC 6749 section 2.3.1 encodes both as in a form
@@ -252,21 +252,21 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	}
 	c, known := p.clients[id]
 	if !known || subtle.ConstantTimeCompare([]byte(secret), []byte(c.Secret)) != 1 {
-		answer(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client"})
+		writeJSON(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client"})
 		return
 	}
 	g, ok := p.redeem(r.PostFormValue("code"), id, r.PostFormValue("redirect_uri"), r.PostFormValue("code_verifier"))
 	if !ok || r.PostFormValue("grant_type") != "authorization_code" {
-		answer(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
+		writeJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
 		return
 	}
 	access := rand.Text()
 	token, err := p.idToken(g)
 	if err != nil {
-		answer(w, http.StatusInternalServerError, map[string]string{"error": "server_error"})
+		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "server_error"})
 		return
 	}
-	answer(w, http.StatusOK, map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": int(tokenLife.Seconds()), "id_token": token})
+	writeJSON(w, http.StatusOK, map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": int(tokenLife.Seconds()), "id_token": token})
 }
 
 // redeem spends a code, also when it is shown by the wrong client or with the wrong verifier.
@@ -277,6 +277,6 @@ func (p *Provider) redeem(code, client, redirect, verifier string) (grant, bool)
 	delete(p.grants, code)
 	sum := sha256.Sum256([]byte(verifier))
 	challenge := base64.RawURLEncoding.EncodeToString(sum[:])
-	return g, known && p.now().Before(g.ends) && g.client == client && g.redirect == redirect &&
+	return g, known && p.now().Before(g.expires) && g.client == client && g.redirect == redirect &&
 		subtle.ConstantTimeCompare([]byte(challenge), []byte(g.challenge)) == 1
 }

@@ -25,7 +25,7 @@ func newProvider(t *testing.T, now *time.Time) *oidctest.Provider {
 	return p
 }
 
-func address(change map[string]string) string {
+func authorizeURL(change map[string]string) string {
 	q := url.Values{"client_id": {"c"}, "redirect_uri": {"https://proxy.example/login/callback"}, "response_type": {"code"}, "scope": {"openid"},
 		"code_challenge_method": {"S256"}, "code_challenge": {strings.Repeat("a", 43)}, "state": {"st"}}
 	for k, v := range change {
@@ -34,7 +34,7 @@ func address(change map[string]string) string {
 	return "/idp/authorize?" + q.Encode()
 }
 
-func ask(p http.Handler, method, address, body, lang string) *http.Response {
+func request(p http.Handler, method, address, body, lang string) *http.Response {
 	r := httptest.NewRequest(method, address, strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Accept-Language", lang)
@@ -43,7 +43,7 @@ func ask(p http.Handler, method, address, body, lang string) *http.Response {
 	return w.Result()
 }
 
-func text(t *testing.T, r *http.Response) string {
+func readBody(t *testing.T, r *http.Response) string {
 	t.Helper()
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -52,12 +52,12 @@ func text(t *testing.T, r *http.Response) string {
 	return string(b)
 }
 
-func TestThePageSpeaksTheReadersLanguage(t *testing.T) {
+func TestLoginPageLanguage(t *testing.T) {
 	now := time.Now()
 	p := newProvider(t, &now)
 	for lang, want := range map[string]string{"ko-KR,ko;q=0.9,en;q=0.5": `<html lang="ko">`, "de": `<html lang="en">`, "": `<html lang="en">`} {
-		r := ask(p, http.MethodGet, address(nil), "", lang)
-		body := text(t, r)
+		r := request(p, http.MethodGet, authorizeURL(nil), "", lang)
+		body := readBody(t, r)
 		if !strings.Contains(body, want) || strings.Contains(body, "<script") || strings.Contains(body, " style=") {
 			t.Errorf("%q: got %s, want %s and nothing inline", lang, body, want)
 		}
@@ -65,46 +65,46 @@ func TestThePageSpeaksTheReadersLanguage(t *testing.T) {
 			t.Errorf("got policy %q, want nothing but style and the form", csp)
 		}
 	}
-	if r := ask(p, http.MethodGet, "/idp/style.css", "", ""); r.StatusCode != http.StatusOK || !strings.HasPrefix(r.Header.Get("Content-Type"), "text/css") {
+	if r := request(p, http.MethodGet, "/idp/style.css", "", ""); r.StatusCode != http.StatusOK || !strings.HasPrefix(r.Header.Get("Content-Type"), "text/css") {
 		t.Errorf("got %s for the style sheet, want it", r.Status)
 	}
 }
 
-func TestNothingIsSentToWhereNoClientIs(t *testing.T) {
+func TestInvalidAuthorizationRequestsAreNotRedirected(t *testing.T) {
 	now := time.Now()
 	p := newProvider(t, &now)
 	for _, change := range []map[string]string{{"client_id": "x"}, {"redirect_uri": "https://evil.example/"}, {"code_challenge_method": "plain"},
 		{"code_challenge": ""}, {"response_type": "token"}, {"scope": "email"}} {
-		r := ask(p, http.MethodPost, address(change), "login=alice@example.com&password=wonderland", "")
+		r := request(p, http.MethodPost, authorizeURL(change), "login=alice@example.com&password=wonderland", "")
 		if r.StatusCode != http.StatusBadRequest || r.Header.Get("Location") != "" {
 			t.Errorf("%v: got %s to %q, want it refused", change, r.Status, r.Header.Get("Location"))
 		}
 	}
 }
 
-func TestWrongPasswordsPauseALogin(t *testing.T) {
+func TestWrongPasswordsLockALogin(t *testing.T) {
 	now := time.Now()
 	p := newProvider(t, &now)
 	right, wrong := "login=Alice@example.com&password=wonderland", "login=alice@example.com+&password=x"
 	for i := range 5 {
-		if r := ask(p, http.MethodPost, address(nil), wrong, ""); r.StatusCode != http.StatusUnauthorized {
+		if r := request(p, http.MethodPost, authorizeURL(nil), wrong, ""); r.StatusCode != http.StatusUnauthorized {
 			t.Fatalf("try %d: got %s, want unauthorized", i+1, r.Status)
 		}
 	}
-	if r := ask(p, http.MethodPost, address(nil), right, ""); r.StatusCode != http.StatusTooManyRequests {
+	if r := request(p, http.MethodPost, authorizeURL(nil), right, ""); r.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("got %s after five wrong passwords, want a pause", r.Status)
 	}
 	now = now.Add(31 * time.Second)
-	if r := ask(p, http.MethodPost, address(nil), right, ""); r.StatusCode != http.StatusSeeOther || !strings.Contains(r.Header.Get("Location"), "state=st") {
+	if r := request(p, http.MethodPost, authorizeURL(nil), right, ""); r.StatusCode != http.StatusSeeOther || !strings.Contains(r.Header.Get("Location"), "state=st") {
 		t.Errorf("got %s to %q after the pause, want a code", r.Status, r.Header.Get("Location"))
 	}
 }
 
-func TestUnknownLoginsAreTreatedAsWrongPasswords(t *testing.T) {
+func TestUnknownLoginsAreAnsweredLikeWrongPasswords(t *testing.T) {
 	now := time.Now()
 	p := newProvider(t, &now)
-	unknown := text(t, ask(p, http.MethodPost, address(nil), "login=x@example.com&password=x", ""))
-	known := text(t, ask(p, http.MethodPost, address(nil), "login=alice@example.com&password=x", ""))
+	unknown := readBody(t, request(p, http.MethodPost, authorizeURL(nil), "login=x@example.com&password=x", ""))
+	known := readBody(t, request(p, http.MethodPost, authorizeURL(nil), "login=alice@example.com&password=x", ""))
 	if strings.ReplaceAll(unknown, "x@example.com", "L") != strings.ReplaceAll(known, "alice@example.com", "L") {
 		t.Errorf("got %s and %s, want the same page", unknown, known)
 	}

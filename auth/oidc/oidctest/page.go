@@ -26,15 +26,15 @@ type page struct {
 	Broken   string // the request cannot be served at all
 	Style    string
 	Lang     string
-	Text     words
+	Text     pageStrings
 }
 
-// words are the texts of the page in one language.
-type words struct{ Title, Lead, Login, Password, Submit, Wrong, WaitBefore, WaitAfter, Broken string }
+// pageStrings are the texts of the page in one language.
+type pageStrings struct{ Title, Lead, Login, Password, Submit, Wrong, WaitBefore, WaitAfter, Broken string }
 
 var (
 	languages = language.NewMatcher([]language.Tag{language.English, language.Korean})
-	texts     = []words{
+	pageTexts = []pageStrings{
 		{Title: "Example sign-in", Lead: "This stands in for your company's sign-in page.", Login: "E-mail address", Password: "Password", Submit: "Sign in",
 			Wrong: "E-mail address or password is wrong. Try again.", WaitBefore: "Too many wrong passwords. Try again in", WaitAfter: "seconds.",
 			Broken: "This sign-in link cannot be used. Start again: tsh login"},
@@ -48,13 +48,13 @@ var (
 func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v page) {
 	wanted, _, _ := language.ParseAcceptLanguage(r.Header.Get("Accept-Language")) // what cannot be read is English
 	_, i, _ := languages.Match(append(tags(r.URL.Query().Get("ui_locales")), wanted...)...)
-	v.Lang, v.Text, v.Style = codes[i], texts[i], p.issuer.JoinPath("style.css").Path
+	v.Lang, v.Text, v.Style = codes[i], pageTexts[i], p.issuer.JoinPath("style.css").Path
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"+origin(v.Redirect))
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"+formActionOrigin(v.Redirect))
 	w.WriteHeader(status)
 	_ = pageTemplate.Execute(w, v) // the browser is gone if this fails
 }
@@ -67,8 +67,8 @@ func tags(list string) []language.Tag {
 	return []language.Tag{t}
 }
 
-// origin lets the form's answer redirect to the client: browsers hold form-action against redirects too.
-func origin(redirect string) string {
+// formActionOrigin lets the form's answer redirect to the client: browsers hold form-action against redirects too.
+func formActionOrigin(redirect string) string {
 	u, err := url.Parse(redirect)
 	if err != nil || u.Host == "" {
 		return ""
@@ -76,7 +76,7 @@ func origin(redirect string) string {
 	return " " + u.Scheme + "://" + u.Host
 }
 
-func style(w http.ResponseWriter, _ *http.Request) {
+func serveStyle(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/css; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	_, _ = w.Write(styleText) // the browser is gone if this fails

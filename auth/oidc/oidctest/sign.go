@@ -69,18 +69,18 @@ func (p *Provider) Rotate() error {
 	return nil
 }
 
-func (p *Provider) publish(w http.ResponseWriter, _ *http.Request) {
-	f := p.note(func(s *Seen) { s.KeyFetches++ })
+func (p *Provider) serveKeys(w http.ResponseWriter, _ *http.Request) {
+	f := p.countRequest(func(s *RequestCounts) { s.KeyFetches++ })
 	if f.NoKeys {
 		http.Error(w, "no keys", http.StatusInternalServerError)
 		return
 	}
 	s := p.signer()
-	answer(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.key.Public()}})
+	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.key.Public()}})
 }
 
 func (p *Provider) idToken(g grant) (string, error) {
-	f, now := p.current(), p.now()
+	f, now := p.currentFaults(), p.now()
 	claims := map[string]any{"iss": p.issuer.String(), "sub": g.user.Subject, "aud": g.client, "iat": now.Unix(), "exp": now.Add(tokenLife).Unix(),
 		"nonce": g.nonce, "email": g.user.Email, "email_verified": true}
 	maps.Copy(claims, g.user.Claims)

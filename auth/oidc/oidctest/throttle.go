@@ -6,45 +6,45 @@ import (
 )
 
 const (
-	freeTries  = 5
-	tryPause   = 30 * time.Second
-	maxTracked = 10_000 // logins; beyond it the slate is wiped, which a toy may do
+	freeAttempts = 5
+	lockPause    = 30 * time.Second
+	maxTracked   = 10_000 // logins; beyond it the slate is wiped, which a toy may do
 )
 
 // throttle pauses a login after wrong passwords.
 type throttle struct {
 	now func() time.Time
 
-	mu    sync.Mutex // guards tries
-	tries map[string]attempt
+	mu       sync.Mutex // guards tries
+	attempts map[string]attempt
 }
 
 type attempt struct {
-	wrong int
-	until time.Time
+	wrong       int
+	lockedUntil time.Time
 }
 
-func (t *throttle) locked(login string) time.Duration {
+func (t *throttle) lockedFor(login string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.tries[login].until.Sub(t.now())
+	return t.attempts[login].lockedUntil.Sub(t.now())
 }
 
-func (t *throttle) wrong(login string) {
+func (t *throttle) failed(login string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.tries == nil || len(t.tries) >= maxTracked {
-		t.tries = map[string]attempt{}
+	if t.attempts == nil || len(t.attempts) >= maxTracked {
+		t.attempts = map[string]attempt{}
 	}
-	a := t.tries[login]
-	if a.wrong++; a.wrong >= freeTries {
-		a = attempt{until: t.now().Add(tryPause)}
+	a := t.attempts[login]
+	if a.wrong++; a.wrong >= freeAttempts {
+		a = attempt{lockedUntil: t.now().Add(lockPause)}
 	}
-	t.tries[login] = a
+	t.attempts[login] = a
 }
 
-func (t *throttle) right(login string) {
+func (t *throttle) succeeded(login string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.tries, login)
+	delete(t.attempts, login)
 }

@@ -16,13 +16,13 @@ import (
 // Cluster is the name of the cluster.
 const Cluster = "example.com"
 
-// Born opens a store and gives birth to a cluster with the roles.
-func Born(t testing.TB, roles ...access.Role) (*state.State, *state.Vault) {
+// NewCluster opens a store and gives birth to a cluster with the roles.
+func NewCluster(t testing.TB, roles ...access.Role) (*state.State, *state.Vault) {
 	t.Helper()
 	st := state.New(raftstoretest.Open(t))
 	vault := state.NewVault(st, keyringtest.Seal(t))
-	err := vault.GiveBirth(t.Context(), state.Birth{
-		Cluster: state.Cluster{Name: Cluster, Seal: "file:///seal.key", Born: time.Now().UTC()}, Keyring: json.RawMessage(`{}`), Roles: roles,
+	err := vault.CreateCluster(t.Context(), state.InitialRecords{
+		Cluster: state.Cluster{Name: Cluster, Seal: "file:///seal.key", Created: time.Now().UTC()}, Keyring: json.RawMessage(`{}`), Roles: roles,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +30,7 @@ func Born(t testing.TB, roles ...access.Role) (*state.State, *state.Vault) {
 	return st, vault
 }
 
-// Person is someone who logged in with the roles.
-func Person(name string, roles ...string) identity.Identity {
+// User is someone who logged in with the roles.
+func User(name string, roles ...string) identity.Identity {
 	return identity.Identity{Kind: identity.User, Cluster: Cluster, Name: name, Connector: "corp", Subject: "sub-" + name, LoginID: "login-1", Roles: roles}
 }

@@ -58,7 +58,7 @@ func Seal(t testing.TB) keyring.Seal {
 // New gives birth to a cluster's keys.
 func New(t testing.TB, cluster string, now time.Time) *keyring.Keyring {
 	t.Helper()
-	k, err := keyring.Birth(t.Context(), cluster, new(Store), Seal(t), now)
+	k, err := keyring.Generate(t.Context(), cluster, new(Store), Seal(t), now)
 	if err != nil {
 		t.Fatal(err)
 	}

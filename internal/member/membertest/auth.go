@@ -30,14 +30,14 @@ func (c *Cluster) serve() {
 	s := authrpc.NewServer(c.caller, slog.New(slog.DiscardHandler))
 	authrpc.Handle(s, authrpc.Join, c.join)
 	authrpc.Handle(s, authrpc.Renew, c.renew)
-	authrpc.Handle(s, authrpc.SendEvents, c.takeEvents)
+	authrpc.Handle(s, authrpc.SendEvents, c.receiveEvents)
 	web := &http.Server{Handler: s, ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, nc)
 	}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = web.Serve(plain{tls.NewListener(Introduced(ln), &tls.Config{GetCertificate: c.authCert, NextProtos: []string{identity.ALPNAuth},
+		_ = web.Serve(plainListener{tls.NewListener(ForwardedListener(ln), &tls.Config{GetCertificate: c.authCert, NextProtos: []string{identity.ALPNAuth},
 			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13})})
 	}()
 	c.t.Cleanup(func() { _ = web.Close(); <-done })
@@ -45,22 +45,22 @@ func (c *Cluster) serve() {
 
 type connKey struct{}
 
-// plain hides that its connections are TLS, because net/http hangs up on an ALPN name that it does not know.
-type plain struct{ net.Listener }
+// plainListener hides that its connections are TLS, because net/http hangs up on an ALPN name that it does not know.
+type plainListener struct{ net.Listener }
 
-func (l plain) Accept() (net.Conn, error) {
+func (l plainListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return hidden{conn}, nil
+	return plainConn{conn}, nil
 }
 
-type hidden struct{ net.Conn }
+type plainConn struct{ net.Conn }
 
 // authCert is fresh each time, so that auth is up to date whatever the clock says.
 func (c *Cluster) authCert(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return c.Service(identity.Auth, "auth-1"), nil
+	return c.ServiceCertificate(identity.Auth, "auth-1"), nil
 }
 
 func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
@@ -69,7 +69,7 @@ func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	if c.refuse != nil {
 		return authrpc.Caller{}, c.refuse
 	}
-	certs := r.Context().Value(connKey{}).(hidden).Conn.(*tls.Conn).ConnectionState().PeerCertificates
+	certs := r.Context().Value(connKey{}).(plainConn).Conn.(*tls.Conn).ConnectionState().PeerCertificates
 	if len(certs) == 0 {
 		return authrpc.Caller{}, nil
 	}
@@ -86,7 +86,7 @@ func (c *Cluster) join(_ context.Context, _ authrpc.Caller, req authrpc.JoinRequ
 	c.tokens[req.Token] = false
 	c.mu.Unlock()
 	if !unused {
-		return res, errUsed
+		return res, errTokenUsed
 	}
 	pub, err := x509.ParsePKIXPublicKey(req.X509Key)
 	if err != nil {
@@ -100,7 +100,7 @@ func (c *Cluster) join(_ context.Context, _ authrpc.Caller, req authrpc.JoinRequ
 	if err != nil {
 		return res, err
 	}
-	id := identity.Identity{Kind: req.Kind, Cluster: Name, Name: req.Name, ID: newID(), Labels: req.Labels}
+	id := identity.Identity{Kind: req.Kind, Cluster: Name, Name: req.Name, ID: newMachineID(), Labels: req.Labels}
 	c.mu.Lock()
 	c.members[keyName(pub)], c.hostKeys[keyName(pub)] = id, host
 	c.mu.Unlock()
@@ -117,10 +117,10 @@ func (c *Cluster) renew(_ context.Context, caller authrpc.Caller, _ authrpc.Rene
 
 func (c *Cluster) answer(id identity.Identity, pub any, host ssh.PublicKey) authrpc.JoinResponse {
 	now := c.Now()
-	cert := &ssh.Certificate{Key: host, CertType: ssh.HostCert, ValidPrincipals: []string{id.Name, id.Name + "." + Name, string(id.ID)}, Serial: c.next().Uint64(),
-		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(now.Add(life).Unix())}
+	cert := &ssh.Certificate{Key: host, CertType: ssh.HostCert, ValidPrincipals: []string{id.Name, id.Name + "." + Name, string(id.ID)}, Serial: c.nextSerial().Uint64(),
+		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(now.Add(certificateLifetime).Unix())}
 	c.SignAsHostAuthority(cert)
-	res := authrpc.JoinResponse{Identity: id, SSHCert: cert.Marshal(), X509: c.serviceCert(id, pub), Rules: c.Set(), Time: now}
+	res := authrpc.JoinResponse{Identity: id, SSHCert: cert.Marshal(), X509: c.serviceCert(id, pub), Rules: c.SignRules(), Time: now}
 	c.mu.Lock()
 	corrupt := c.corrupt
 	c.mu.Unlock()
@@ -130,7 +130,7 @@ func (c *Cluster) answer(id identity.Identity, pub any, host ssh.PublicKey) auth
 	return res
 }
 
-func (c *Cluster) takeEvents(_ context.Context, _ authrpc.Caller, req authrpc.SendEventsRequest) (res authrpc.SendEventsResponse, err error) {
+func (c *Cluster) receiveEvents(_ context.Context, _ authrpc.Caller, req authrpc.SendEventsRequest) (res authrpc.SendEventsResponse, err error) {
 	for _, e := range req.Events {
 		if err := e.Check(); err != nil {
 			return res, fault.Wrap(err, fault.Invalid, "auth.SendEvents", err.Error(), "update this machine")
@@ -152,10 +152,10 @@ func keyName(pub any) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func newID() identity.NodeID {
+func newMachineID() identity.MachineID {
 	var b [16]byte
 	_, _ = rand.Read(b[:])
-	return identity.NodeID(hex.EncodeToString(b[:]))
+	return identity.MachineID(hex.EncodeToString(b[:]))
 }
 
 func marshal(t testing.TB, v any) []byte {
@@ -166,5 +166,7 @@ func marshal(t testing.TB, v any) []byte {
 	return b
 }
 
-// Skewed is a clock that is off by d.
-func Skewed(d time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(d) } }
+// SkewedClock is a clock that is off by d.
+func SkewedClock(d time.Duration) func() time.Time {
+	return func() time.Time { return time.Now().Add(d) }
+}

@@ -29,14 +29,14 @@ func (c *Cluster) MachineCertificate(id identity.Identity, change func(*x509.Cer
 
 // Machine is an identity for tests to change.
 func (c *Cluster) Machine(kind identity.Kind, name string, labels identity.Labels) identity.Identity {
-	return identity.Identity{V: identity.Version, Kind: kind, Cluster: Name, Name: name, ID: newID(), Labels: labels}
+	return identity.Identity{V: identity.Version, Kind: kind, Cluster: Name, Name: name, ID: newMachineID(), Labels: labels}
 }
 
 // HostSigner makes a fresh key with a host certificate for the names.
 func (c *Cluster) HostSigner(names ...string) ssh.Signer {
 	plain, now := newSSH(c.t), c.Now()
-	cert := &ssh.Certificate{Key: plain.PublicKey(), CertType: ssh.HostCert, ValidPrincipals: names, Serial: c.next().Uint64(),
-		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(now.Add(life).Unix())}
+	cert := &ssh.Certificate{Key: plain.PublicKey(), CertType: ssh.HostCert, ValidPrincipals: names, Serial: c.nextSerial().Uint64(),
+		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(now.Add(certificateLifetime).Unix())}
 	c.SignAsHostAuthority(cert)
 	s, err := ssh.NewCertSigner(cert, plain)
 	c.must(err)
@@ -54,7 +54,7 @@ func (c *Cluster) certificate(id identity.Identity, by authority, use []x509.Ext
 	c.must(err)
 	uri, err := url.Parse(id.URI())
 	c.must(err)
-	tmpl := &x509.Certificate{SerialNumber: c.next(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,
+	tmpl := &x509.Certificate{SerialNumber: c.nextSerial(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: use, BasicConstraintsValid: true, URIs: []*url.URL{uri},
 		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: text}}}
 	if change != nil {

@@ -32,32 +32,32 @@ import (
 // Name is the cluster's.
 const Name = "test.example.com"
 
-// life is how long machine certificates are good for.
-const life = 24 * time.Hour
+// certificateLifetime is how long machine certificates are good for.
+const certificateLifetime = 24 * time.Hour
 
 // Cluster is the whole of it.
 type Cluster struct {
-	t          testing.TB
-	off        atomic.Int64 // how far the cluster's clock is ahead
-	root       authority
-	service    authority
-	userX509   authority
-	userSSH    ssh.Signer
-	hostSSH    ssh.Signer
-	rulesKey   ed25519.PrivateKey
-	addr       string
-	mu         sync.Mutex // guards all below
-	serial     int64
-	index      uint64
-	roles      []access.Role
-	tokens     map[string]bool // true: unused
-	events     []audit.Event
-	renewals   int
-	refuse     error
-	corrupt    func(*authrpc.JoinResponse)
-	members    map[string]identity.Identity // by service key
-	hostKeys   map[string]ssh.PublicKey
-	eventsSeen chan struct{}
+	t           testing.TB
+	clockOffset atomic.Int64 // how far the cluster's clock is ahead
+	root        authority
+	service     authority
+	userX509    authority
+	userSSH     ssh.Signer
+	hostSSH     ssh.Signer
+	rulesKey    ed25519.PrivateKey
+	addr        string
+	mu          sync.Mutex // guards all below
+	serial      int64
+	index       uint64
+	roles       []access.Role
+	tokens      map[string]bool // true: unused
+	events      []audit.Event
+	renewals    int
+	refuse      error
+	corrupt     func(*authrpc.JoinResponse)
+	members     map[string]identity.Identity // by service key
+	hostKeys    map[string]ssh.PublicKey
+	eventsSeen  chan struct{}
 }
 
 type authority struct {
@@ -79,10 +79,10 @@ func New(t testing.TB) *Cluster {
 }
 
 // Now is the cluster's clock, and SetClock puts it ahead of the machine's.
-func (c *Cluster) Now() time.Time { return time.Now().Add(time.Duration(c.off.Load())) }
+func (c *Cluster) Now() time.Time { return time.Now().Add(time.Duration(c.clockOffset.Load())) }
 
 // SetClock puts the cluster's clock ahead of the machine's by off.
-func (c *Cluster) SetClock(off time.Duration) { c.off.Store(int64(off)) }
+func (c *Cluster) SetClock(off time.Duration) { c.clockOffset.Store(int64(off)) }
 
 // Pin names the cluster.
 func (c *Cluster) Pin() identity.Pin { return identity.PinOf(c.root.cert) }
@@ -119,14 +119,19 @@ func (c *Cluster) Events() []audit.Event {
 // EventsSeen has a value when events came since it was last read.
 func (c *Cluster) EventsSeen() <-chan struct{} { return c.eventsSeen }
 
-// Allow replaces the roles; the set that Set gives next has them.
-func (c *Cluster) Allow(roles ...access.Role) { c.mu.Lock(); c.roles = roles; c.index++; c.mu.Unlock() }
+// SetRoles replaces the roles; the set that Set gives next has them.
+func (c *Cluster) SetRoles(roles ...access.Role) {
+	c.mu.Lock()
+	c.roles = roles
+	c.index++
+	c.mu.Unlock()
+}
 
-// Set signs the rules as of now.
-func (c *Cluster) Set() rules.Set { return c.SetAt(c.Now()) }
+// SignRules signs the rules as of now.
+func (c *Cluster) SignRules() rules.Set { return c.SignRulesAt(c.Now()) }
 
-// SetAt signs the rules with a head of the given time.
-func (c *Cluster) SetAt(now time.Time) rules.Set {
+// SignRulesAt signs the rules with a head of the given time.
+func (c *Cluster) SignRulesAt(now time.Time) rules.Set {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	auths := rules.Authorities{
@@ -167,7 +172,7 @@ func (c *Cluster) UserSigner(who identity.Identity, change func(*ssh.Certificate
 func (c *Cluster) UserCert(key ssh.PublicKey, who identity.Identity, change func(*ssh.Certificate), logins ...string) *ssh.Certificate {
 	now := c.Now()
 	who.Expires = now.Add(time.Hour)
-	cert := &ssh.Certificate{Key: key, CertType: ssh.UserCert, KeyId: who.KeyID(), Serial: c.next().Uint64(), ValidPrincipals: logins,
+	cert := &ssh.Certificate{Key: key, CertType: ssh.UserCert, KeyId: who.KeyID(), Serial: c.nextSerial().Uint64(), ValidPrincipals: logins,
 		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(who.Expires.Unix()),
 		Permissions: ssh.Permissions{Extensions: map[string]string{identity.SSHExtension: string(marshal(c.t, who)), "permit-pty": "",
 			"permit-port-forwarding": "", "permit-agent-forwarding": ""}}}
@@ -186,24 +191,24 @@ func (c *Cluster) SignAsHostAuthority(cert *ssh.Certificate) {
 // HostAuthority is the key that signs host certificates.
 func (c *Cluster) HostAuthority() ssh.PublicKey { return c.hostSSH.PublicKey() }
 
-// Service makes a service certificate for a fresh key.
-func (c *Cluster) Service(kind identity.Kind, name string) *tls.Certificate {
+// ServiceCertificate makes a service certificate for a fresh key.
+func (c *Cluster) ServiceCertificate(kind identity.Kind, name string) *tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)
-	ders := c.serviceCert(identity.Identity{Kind: kind, Cluster: Name, Name: name, ID: newID()}, key.Public())
+	ders := c.serviceCert(identity.Identity{Kind: kind, Cluster: Name, Name: name, ID: newMachineID()}, key.Public())
 	return &tls.Certificate{Certificate: ders, PrivateKey: key}
 }
 
 func (c *Cluster) serviceCert(id identity.Identity, pub crypto.PublicKey) [][]byte {
 	now := c.Now()
-	id.Expires = now.Add(life).Truncate(time.Second).UTC()
+	id.Expires = now.Add(certificateLifetime).Truncate(time.Second).UTC()
 	text, err := id.Encode()
 	c.must(err)
 	text, err = identity.X509Value(text)
 	c.must(err)
 	uri, err := url.Parse(id.URI())
 	c.must(err)
-	tmpl := &x509.Certificate{SerialNumber: c.next(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,
+	tmpl := &x509.Certificate{SerialNumber: c.nextSerial(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true, URIs: []*url.URL{uri}, ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: text}}}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.service.cert, pub, c.service.key)
@@ -215,7 +220,7 @@ func (c *Cluster) authority(name string, parent *authority) authority {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)
 	now := c.Now()
-	tmpl := &x509.Certificate{SerialNumber: c.next(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-240 * time.Hour), NotAfter: now.Add(240 * time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: c.nextSerial(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-240 * time.Hour), NotAfter: now.Add(240 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	signer := authority{tmpl, key}
 	if parent != nil {
@@ -228,7 +233,7 @@ func (c *Cluster) authority(name string, parent *authority) authority {
 	return authority{cert, key}
 }
 
-func (c *Cluster) next() *big.Int {
+func (c *Cluster) nextSerial() *big.Int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.serial++
@@ -254,4 +259,4 @@ func newSSH(t testing.TB) ssh.Signer {
 	return s
 }
 
-var errUsed = fault.New(fault.Expired, "auth.Join", "this join token was used already", "ask an administrator for a new one: tsh apply -f token.yaml")
+var errTokenUsed = fault.New(fault.Expired, "auth.Join", "this join token was used already", "ask an administrator for a new one: tsh apply -f token.yaml")

@@ -1,0 +1,148 @@
+package oidc
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// maxValues bounds the values of one claim that become a trait or are matched against rules.
+const maxValues = 1000
+
+// VerifiedUser is a person for whom a provider vouched a moment ago. Only Vouch makes one; the zero value is nobody.
+type VerifiedUser struct {
+	connector, subject, name string
+	roles                    []string
+	traits                   identity.Traits
+}
+
+// Connector and Subject are who this is.
+func (v VerifiedUser) Connector() string { return v.connector }
+
+// Subject is the provider's stable id of the person.
+func (v VerifiedUser) Subject() string { return v.subject }
+
+// Name is what the provider calls the person today. It is no key.
+func (v VerifiedUser) Name() string { return v.name }
+
+// Roles are those the connector's rules give, sorted.
+func (v VerifiedUser) Roles() []string { return slices.Clone(v.roles) }
+
+// Traits are the claims that the connector declares immutable.
+func (v VerifiedUser) Traits() identity.Traits { return v.traits }
+
+// mapClaims maps the verified claims. What cannot be shown, logged or certified is refused here, where the message can say why.
+func (p *provider) mapClaims(all claims) (VerifiedUser, error) {
+	v := VerifiedUser{connector: p.name}
+	var err error
+	if v.subject, err = p.textClaim(all, "sub"); err != nil {
+		return VerifiedUser{}, err
+	}
+	if v.name, err = p.displayName(all); err != nil {
+		return VerifiedUser{}, err
+	}
+	for _, r := range p.spec.Roles {
+		if slices.ContainsFunc(all.values(r.Claim), func(s string) bool { return access.Glob(r.Value, s) }) {
+			v.roles = append(v.roles, r.Roles...)
+		}
+	}
+	slices.Sort(v.roles)
+	v.roles = slices.Compact(v.roles)
+	if v.traits, err = p.traits(all); err != nil {
+		return VerifiedUser{}, err
+	}
+	return v, nil
+}
+
+func (p *provider) textClaim(all claims, claim string) (string, error) {
+	s, _ := all.find(claim).(string)
+	if err := identity.CheckText(claim, s); err != nil {
+		return "", p.unusableClaim(err, claim)
+	}
+	return s, nil
+}
+
+func (p *provider) unusableClaim(err error, claim string) error {
+	return fault.Wrap(err, fault.Invalid, opFinish, fmt.Sprintf("the identity provider %s sent no usable claim %.120q (it is missing, too long, or has invisible characters)", p.display(), claim),
+		"ask an administrator to correct the account at the provider, or connector "+p.name)
+}
+
+func (p *provider) displayName(all claims) (string, error) {
+	claim := p.spec.nameClaim()
+	name, err := p.textClaim(all, claim)
+	if err == nil && claim == emailClaim && !all.emailVerified() {
+		return "", fault.New(fault.Denied, opFinish, "the identity provider "+p.display()+" has not verified the e-mail address "+name,
+			"confirm the address with the provider, then start again: tsh login")
+	}
+	return name, err
+}
+
+// traits of a claim that is missing or empty are none; one that cannot be certified ends the login, for a rule may deny by it.
+func (p *provider) traits(all claims) (identity.Traits, error) {
+	out := identity.Traits{}
+	for _, t := range p.spec.Traits {
+		if !t.Immutable {
+			continue
+		}
+		for _, s := range all.values(t.Claim) {
+			if s == "" {
+				continue
+			}
+			if err := identity.CheckText(t.Trait, s); err != nil {
+				return nil, p.unusableClaim(err, t.Claim)
+			}
+			out[t.Trait] = append(out[t.Trait], s)
+		}
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	return out, nil
+}
+
+// find returns the claim of that very name, or else what the dots in it lead to.
+func (c claims) find(name string) any {
+	if v, ok := c[name]; ok {
+		return v
+	}
+	head, rest, dotted := strings.Cut(name, ".")
+	inner, ok := c[head].(map[string]any)
+	if !dotted || !ok {
+		return nil
+	}
+	return claims(inner).find(rest)
+}
+
+// values gives a claim's values as text: of a list each, of an object none. An e-mail address that is not verified is none.
+func (c claims) values(name string) []string {
+	if name == emailClaim && !c.emailVerified() {
+		return nil
+	}
+	list, ok := c.find(name).([]any)
+	if !ok {
+		list = []any{c.find(name)}
+	}
+	var out []string
+	for _, v := range list[:min(len(list), maxValues)] {
+		switch v := v.(type) {
+		case string:
+			out = append(out, v)
+		case bool:
+			out = append(out, fmt.Sprint(v))
+		case json.Number:
+			out = append(out, v.String())
+		}
+	}
+	return out
+}
+
+// emailVerified: some providers send the text "true".
+func (c claims) emailVerified() bool {
+	v := c["email_verified"]
+	return v == true || v == "true"
+}

@@ -1,0 +1,165 @@
+package keyring
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"go.step.sm/crypto/x509util"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// How long the authorities' own certificates live. What ends them in practice is a rotation.
+const (
+	rootYears      = 30
+	authorityYears = 10
+)
+
+// maxCN is the upper bound of a commonName or organizationName (RFC 5280 appendix A.1, ub-common-name).
+const maxCN = 64
+
+// Generate makes the cluster's root and its five authorities and saves them. A store that holds keys already gives fault.Conflict.
+func Generate(ctx context.Context, cluster string, st Store, seal Seal, now time.Time) (*Keyring, error) {
+	const op = "keyring.Birth"
+	if err := identity.CheckCluster(cluster); err != nil {
+		return nil, fault.Wrap(err, fault.Invalid, op, "the cluster name is not usable", "choose a lower-case domain name, as access.example.com")
+	}
+	born := func(err error) error {
+		return fault.Wrap(err, fault.Conflict, op, "this cluster was born already", "start without --bootstrap")
+	}
+	switch _, err := st.Load(ctx); {
+	case err == nil:
+		return nil, born(errors.New("the store holds a keyring"))
+	case !fault.Is(err, fault.NotFound):
+		return nil, fmt.Errorf("look for an older keyring: %w", err)
+	}
+	doc, err := newDocument(cluster, seal, now.UTC().Truncate(time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("make the cluster's keys: %w", err)
+	}
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("encode the keyring: %w", err)
+	}
+	if err := st.Save(ctx, nil, raw); fault.Is(err, fault.Conflict) {
+		return nil, born(err)
+	} else if err != nil {
+		return nil, fmt.Errorf("save the keyring: %w", err)
+	}
+	return doc.open(seal) // what is in memory went through the same proof as after a restart
+}
+
+func newDocument(cluster string, seal Seal, now time.Time) (*document, error) {
+	doc := &document{V: Version, Cluster: cluster, Seal: seal.URI(), Created: now}
+	rootKey, err := newKey(root)
+	if err != nil {
+		return nil, err
+	}
+	rootCert, err := signAuthority(root, cluster, now, rootKey.Public(), nil, rootKey)
+	if err != nil {
+		return nil, err
+	}
+	if err := doc.addKey(root, rootKey, rootCert, seal, now); err != nil {
+		return nil, err
+	}
+	for _, a := range authorities {
+		if err := doc.addAuthority(a, rootCert, rootKey, seal, now); err != nil {
+			return nil, fmt.Errorf("%s: %w", a, err)
+		}
+	}
+	return doc, nil
+}
+
+// addAuthority makes one authority's first key and, for X.509, its certificate: service-x509 under the root, user-x509 under itself.
+func (d *document) addAuthority(a Authority, rootCert *x509.Certificate, rootKey crypto.Signer, seal Seal, now time.Time) error {
+	key, err := newKey(a)
+	if err != nil {
+		return err
+	}
+	var cert *x509.Certificate
+	switch a {
+	case userX509:
+		cert, err = signAuthority(a, d.Cluster, now, key.Public(), nil, key)
+	case serviceX509:
+		cert, err = signAuthority(a, d.Cluster, now, key.Public(), rootCert, rootKey)
+	}
+	if err != nil {
+		return err
+	}
+	return d.addKey(a, key, cert, seal, now)
+}
+
+func (d *document) addKey(a Authority, key crypto.Signer, cert *x509.Certificate, seal Seal, now time.Time) error {
+	const generation = 1
+	plain, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("encode key: %w", err)
+	}
+	defer clear(plain)
+	s := storedKey{Authority: a, Generation: generation, State: Active, Created: now}
+	if s.Sealed, err = seal.Seal(sealName(d.Cluster, a, generation), plain); err != nil {
+		return fmt.Errorf("seal key: %w", err)
+	}
+	if s.Public, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
+		return fmt.Errorf("encode public key: %w", err)
+	}
+	if cert != nil {
+		s.Cert = cert.Raw
+	}
+	d.Keys = append(d.Keys, s)
+	return nil
+}
+
+// newKey draws a key of the type that fits the authority.
+func newKey(a Authority) (crypto.Signer, error) {
+	if a.hasCert() {
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	return key, err
+}
+
+// signAuthority signs the certificate of an X.509 authority, by itself where parent is nil.
+func signAuthority(a Authority, cluster string, now time.Time, pub crypto.PublicKey, parent *x509.Certificate, key crypto.Signer) (*x509.Certificate, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) // 127 random bits: positive in 16 octets
+	if err != nil {
+		return nil, fmt.Errorf("draw a serial: %w", err)
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial.Add(serial, big.NewInt(1)), Subject: subject(a, cluster),
+		NotBefore: now.Add(-identity.Skew), NotAfter: now.AddDate(authorityYears, 0, 0),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+	}
+	switch a { // the key usages nest: no certificate of the user tree is ever a server's
+	case root:
+		t.NotAfter, t.MaxPathLen, t.MaxPathLenZero = now.AddDate(rootYears, 0, 0), 1, false
+	case userX509:
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	case serviceX509:
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
+	if parent == nil {
+		parent = t
+	}
+	return x509util.CreateCertificate(t, parent, pub, key)
+}
+
+func subject(a Authority, cluster string) pkix.Name {
+	n := pkix.Name{CommonName: "Threshold " + string(a) + " 1"}
+	if len(cluster) <= maxCN {
+		n.Organization = []string{cluster}
+	}
+	return n
+}

@@ -1,0 +1,188 @@
+package coalesce_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/coalesce"
+)
+
+// recordingConn notes the length of each write.
+type recordingConn struct {
+	net.Conn
+	all    bytes.Buffer
+	writes []int
+	err    error
+}
+
+func (w *recordingConn) Write(b []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	w.writes = append(w.writes, len(b))
+	return w.all.Write(b)
+}
+
+func TestHeldWritesLeaveInOnePiece(t *testing.T) {
+	var w recordingConn
+	u := coalesce.UnderTLS(&w)
+	write := func(s string) {
+		t.Helper()
+		if n, err := io.WriteString(u, s); n != len(s) || err != nil {
+			t.Fatalf("got %d, %v, want %d", n, err, len(s))
+		}
+	}
+	write("a")
+	u.Hold()
+	write("b")
+	u.Hold() // by another
+	write("c")
+	if err := u.Release(); err != nil || len(w.writes) != 1 {
+		t.Fatalf("got %v, %v while one still holds, want nothing more written", w.writes, err)
+	}
+	write("d")
+	if err := u.Release(); err != nil {
+		t.Fatal(err)
+	}
+	write("e")
+	if got := w.all.String(); got != "abcde" || !slices.Equal(w.writes, []int{1, 3, 1}) {
+		t.Errorf("got %q in writes of %v, want abcde in 1, 3, 1", got, w.writes)
+	}
+}
+
+func TestMoreThanTheLimitIsFlushedEarly(t *testing.T) {
+	var w recordingConn
+	u := coalesce.UnderTLS(&w)
+	want := make([]byte, 1<<20)
+	_, _ = rand.Read(want)
+	u.Hold()
+	for part := range slices.Chunk(want, 16<<10) {
+		if _, err := u.Write(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := u.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(w.all.Bytes(), want) || slices.Max(w.writes) > 64<<10 {
+		t.Errorf("got %d bytes in writes of up to %d, want all of them in pieces", w.all.Len(), slices.Max(w.writes))
+	}
+}
+
+// Half of a record may have left: nothing may follow it.
+func TestAFailedWriteIsTheLast(t *testing.T) {
+	w := recordingConn{err: errors.New("gone")}
+	u := coalesce.UnderTLS(&w)
+	u.Hold()
+	if _, err := u.Write([]byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Release(); !errors.Is(err, w.err) {
+		t.Errorf("got %v, want the error of what was held", err)
+	}
+	cause := w.err
+	w.err = nil
+	if _, err := u.Write([]byte("b")); !errors.Is(err, cause) || len(w.writes) != 0 {
+		t.Errorf("got %v and %v written, want the same error and nothing", err, w.writes)
+	}
+}
+
+// tlsPair makes both ends of a TLS connection; the server writes to its own by way of what it wrote over.
+func tlsPair(t *testing.T, beneath func(net.Conn) net.Conn) (server *tls.Conn, client *tls.Conn) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"here"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(cert)
+	near, far := net.Pipe()
+	t.Cleanup(func() { near.Close(); far.Close() })
+	server = tls.Server(beneath(near), &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	return server, tls.Client(far, &tls.Config{RootCAs: roots, ServerName: "here"})
+}
+
+type countingConn struct {
+	net.Conn
+	writes int
+}
+
+func (c *countingConn) Write(b []byte) (int, error) { c.writes++; return c.Conn.Write(b) }
+
+func TestAWriteToTLSIsOneWriteToTheNetwork(t *testing.T) {
+	var below *countingConn
+	server, client := tlsPair(t, func(c net.Conn) net.Conn { below = &countingConn{Conn: c}; return coalesce.UnderTLS(below) })
+	want := make([]byte, 40<<10) // three records, once they are large
+	_, _ = rand.Read(want)
+	done := make(chan int, 1)
+	go func() {
+		defer close(done)
+		if server.Handshake() != nil {
+			return
+		}
+		before := below.writes
+		if _, err := coalesce.Writer(server).Write(want); err == nil {
+			done <- below.writes - before
+		}
+	}()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("got %v, or other bytes than were sent", err)
+	}
+	if writes := <-done; writes != 1 {
+		t.Errorf("got %d writes, want 1", writes)
+	}
+}
+
+func TestOtherConnectionsAreUnchanged(t *testing.T) {
+	near, _ := net.Pipe()
+	server, _ := tlsPair(t, func(c net.Conn) net.Conn { return c })
+	for _, c := range []net.Conn{near, server} {
+		if coalesce.Conn(c) != c || coalesce.Writer(c) != io.Writer(c) || coalesce.TransportOf(c) != nil {
+			t.Errorf("%T: got it wrapped, want it as it was", c)
+		}
+	}
+}
+
+func TestPacketsAreJoinedAfterTheHandshake(t *testing.T) {
+	var w recordingConn
+	p := coalesce.NewSSHConn(&w)
+	first, second := make([]byte, 4096), make([]byte, 28_000)
+	write := func(b []byte) {
+		t.Helper()
+		if n, err := p.Write(b); n != len(b) || err != nil {
+			t.Fatalf("got %d, %v, want %d", n, err, len(b))
+		}
+	}
+	write(first) // a packet of the handshake may be just so long
+	p.JoinPackets()
+	write(first[:100])
+	write(first)
+	write(second)
+	write(first[:36])
+	write(first)
+	write(first)
+	if want := []int{4096, 100, 32_096, 36, 8192}; !slices.Equal(w.writes, want) {
+		t.Errorf("got writes of %v, want %v", w.writes, want)
+	}
+}

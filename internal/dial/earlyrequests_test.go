@@ -1,0 +1,92 @@
+package dial_test
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+
+	"github.com/threshold-access/threshold/internal/dial"
+)
+
+func TestEarlyRequestsRoundTrip(t *testing.T) {
+	list := []dial.ChannelRequest{{Type: "env", Payload: []byte("LANG")}, {Type: "shell", Payload: []byte{}}}
+	b, fits := dial.MarshalEarlyRequests(list)
+	want := []byte("\x00\x00\x00\x03env\x00\x00\x00\x04LANG\x00\x00\x00\x05shell\x00\x00\x00\x00")
+	if !fits || !bytes.Equal(b, want) {
+		t.Fatalf("got %q, %v, want %q: others read these bytes", b, fits, want)
+	}
+	if got, err := dial.ParseEarlyRequests(b); err != nil || !reflect.DeepEqual(got, list) {
+		t.Errorf("got %q, %v, want %q", got, err, list)
+	}
+	if got, err := dial.ParseEarlyRequests(nil); got != nil || err != nil {
+		t.Errorf("got %v, %v of nothing, want nothing: so stock clients open channels", got, err)
+	}
+}
+
+func TestEarlyRequestsAreBounded(t *testing.T) {
+	exec := func(n int) []dial.ChannelRequest {
+		return []dial.ChannelRequest{{Type: "exec", Payload: make([]byte, n)}}
+	}
+	const most = dial.MaxEarlyRequestBytes - len("exec") - 8
+	b, fits := dial.MarshalEarlyRequests(exec(most))
+	if !fits || len(b) != dial.MaxEarlyRequestBytes {
+		t.Errorf("got %d bytes, %v, want %d that fit", len(b), fits, dial.MaxEarlyRequestBytes)
+	}
+	if _, err := dial.ParseEarlyRequests(b); err != nil {
+		t.Error(err)
+	}
+	if _, fits := dial.MarshalEarlyRequests(exec(most + 1)); fits {
+		t.Error("got one byte more to fit, want it not to")
+	}
+	if _, err := dial.ParseEarlyRequests(append(b, 0)); err == nil {
+		t.Error("got one byte more read, want refused")
+	}
+}
+
+func TestParseEarlyRequestsRefuses(t *testing.T) {
+	for name, s := range map[string]string{
+		"half a length":         "\x00\x00\x00",
+		"a type cut off":        "\x00\x00\x00\x05shel",
+		"a type alone":          "\x00\x00\x00\x05shell",
+		"a payload cut off":     "\x00\x00\x00\x04exec\x00\x00\x00\x02x",
+		"a length beyond all":   "\xff\xff\xff\xff",
+		"something after it":    "\x00\x00\x00\x05shell\x00\x00\x00\x00x",
+		"text of another sense": "hello",
+	} {
+		if got, err := dial.ParseEarlyRequests([]byte(s)); err == nil {
+			t.Errorf("%s: got %q, want refused", name, got)
+		}
+	}
+}
+
+func TestReadsEarlyRequests(t *testing.T) {
+	for version, want := range map[string]bool{
+		"SSH-2.0-Threshold": true, "SSH-2.0-Threshold_1.4 x": true, "SSH-2.0-OpenSSH_9.2": false, "SSH-2.0-Go": false, "": false, "Threshold": false,
+	} {
+		if got := dial.ReadsEarlyRequests([]byte(version)); got != want {
+			t.Errorf("%q: got %v, want %v", version, got, want)
+		}
+	}
+}
+
+func TestReadsRefusalReasons(t *testing.T) {
+	for version, want := range map[string]bool{dial.ClientVersion: true, dial.ClientVersion + "_2": true, "SSH-2.0-OpenSSH_9.2": false, "": false} {
+		if got := dial.ReadsRefusalReasons([]byte(version)); got != want {
+			t.Errorf("%q: got %v, want %v", version, got, want)
+		}
+	}
+}
+
+func FuzzParseEarlyRequests(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x03env\x00\x00\x00\x04LANG\x00\x00\x00\x05shell\x00\x00\x00\x00"))
+	f.Add([]byte("\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := dial.ParseEarlyRequests(b)
+		if err != nil {
+			return
+		}
+		if again, fits := dial.MarshalEarlyRequests(list); !fits || !bytes.Equal(again, b) {
+			t.Errorf("got %q, %v, want %q", again, fits, b)
+		}
+	})
+}

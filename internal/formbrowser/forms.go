@@ -1,0 +1,190 @@
+// Package forms answers: what does a person's browser do with pages that are only forms?
+//
+// It keeps cookies, follows redirects, and fills in and submits HTML forms: the demo enrols its two people with it and the
+// integration tests log in with it, both through the same pages that people see. It runs no scripts; the login pages have none.
+package formbrowser
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/net/html"
+)
+
+const (
+	maxPageBytes = 1 << 20
+	pageTimeout  = 20 * time.Second
+)
+
+// Browser is one person's browser.
+type Browser struct {
+	http *http.Client
+}
+
+// New makes a browser that trusts roots. It follows redirects, except those to an address that begins with stop (unless stop is empty):
+// there it ends on the page that redirects.
+func New(roots *x509.CertPool, stop string) *Browser {
+	jar, _ := cookiejar.New(nil) // New fails for no options
+	return &Browser{http: &http.Client{
+		Jar:     jar,
+		Timeout: pageTimeout,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			ForceAttemptHTTP2: true},
+		CheckRedirect: func(r *http.Request, via []*http.Request) error {
+			if len(via) > 10 {
+				return fmt.Errorf("more than 10 redirects")
+			}
+			if stop != "" && strings.HasPrefix(r.URL.String(), stop) {
+				return http.ErrUseLastResponse
+			}
+			return nil
+		},
+	}}
+}
+
+// DialWith makes the browser connect by dial: for a test whose machines are elsewhere than names and routes of this one lead.
+func (b *Browser) DialWith(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Browser {
+	b.http.Transport.(*http.Transport).DialContext = dial
+	return b
+}
+
+// Page is where the browser is.
+type Page struct {
+	URL      *url.URL
+	Status   int
+	Location string // set when the browser stopped at a redirect
+	Header   http.Header
+	Body     string
+	root     *html.Node
+	browser  *Browser
+}
+
+// Open goes to an address.
+func (b *Browser) Open(ctx context.Context, address string) (*Page, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open page: %w", err)
+	}
+	return b.do(r)
+}
+
+func (b *Browser) do(r *http.Request) (*Page, error) {
+	resp, err := b.http.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("open page: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxPageBytes))
+	if err != nil {
+		return nil, fmt.Errorf("read page: %w", err)
+	}
+	root, err := html.Parse(bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("parse page: %w", err)
+	}
+	return &Page{URL: resp.Request.URL, Status: resp.StatusCode, Location: resp.Header.Get("Location"), Header: resp.Header,
+		Body: string(body), root: root, browser: b}, nil
+}
+
+// Submit fills in the first form that has all the fields and sends it, with its hidden fields, as a browser would.
+func (p *Page) Submit(ctx context.Context, fields map[string]string) (*Page, error) {
+	for form := range elements(p.root, "form") {
+		values, ok := fill(form, fields)
+		if ok {
+			return p.send(ctx, form, values)
+		}
+	}
+	return nil, fmt.Errorf("page %s (status %d) has no form with these fields; it says: %s", p.URL.Path, p.Status, p.Text())
+}
+
+func fill(form *html.Node, fields map[string]string) (url.Values, bool) {
+	values := url.Values{}
+	for input := range elements(form, "input") {
+		if name := attr(input, "name"); name != "" && attr(input, "type") != "submit" {
+			values.Set(name, attr(input, "value"))
+		}
+	}
+	for name, value := range fields {
+		if _, has := values[name]; !has {
+			return nil, false
+		}
+		values.Set(name, value)
+	}
+	return values, true
+}
+
+func (p *Page) send(ctx context.Context, form *html.Node, values url.Values) (*Page, error) {
+	target, err := p.URL.Parse(attr(form, "action"))
+	if err != nil {
+		return nil, fmt.Errorf("form action: %w", err)
+	}
+	method, body := http.MethodGet, io.Reader(nil)
+	if strings.EqualFold(attr(form, "method"), http.MethodPost) {
+		method, body = http.MethodPost, strings.NewReader(values.Encode())
+	} else {
+		target.RawQuery = values.Encode()
+	}
+	r, err := http.NewRequestWithContext(ctx, method, target.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("submit form: %w", err)
+	}
+	if method == http.MethodPost {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Origin", p.URL.Scheme+"://"+p.URL.Host)
+		r.Header.Set("Sec-Fetch-Site", "same-origin")
+	}
+	return p.browser.do(r)
+}
+
+// Follow goes where the first link with the id or text goes.
+func (p *Page) Follow(ctx context.Context, which string) (*Page, error) {
+	for a := range elements(p.root, "a") {
+		if attr(a, "id") != which && !strings.EqualFold(strings.TrimSpace(text(a)), which) {
+			continue
+		}
+		target, err := p.URL.Parse(attr(a, "href"))
+		if err != nil {
+			return nil, fmt.Errorf("link: %w", err)
+		}
+		return p.browser.Open(ctx, target.String())
+	}
+	return nil, fmt.Errorf("page %s has no link %q", p.URL.Path, which)
+}
+
+// ByID gives the text of the element with the id, without surrounding space, or "".
+func (p *Page) ByID(id string) string {
+	for n := range p.root.Descendants() {
+		if n.Type == html.ElementNode && attr(n, "id") == id {
+			return strings.TrimSpace(text(n))
+		}
+	}
+	return ""
+}
+
+// HasField reports whether a form on the page has the field.
+func (p *Page) HasField(field string) bool {
+	for input := range elements(p.root, "input") {
+		if attr(input, "name") == field {
+			return true
+		}
+	}
+	return false
+}
+
+// Text gives what a person reads, in one line.
+func (p *Page) Text() string {
+	for body := range elements(p.root, "body") {
+		return strings.Join(strings.Fields(text(body)), " ")
+	}
+	return ""
+}

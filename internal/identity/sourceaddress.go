@@ -1,0 +1,44 @@
+package identity
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// CheckSourceAddress refuses an address outside those the identity is pinned to. An identity without pins is good from anywhere. A verifier of
+// an X.509 user certificate calls it with the client's true address; VerifySSHUser does so itself.
+func (id Identity) CheckSourceAddress(from net.Addr) error {
+	return checkSource(id.SourceAddresses, from)
+}
+
+func checkSource(pins []netip.Prefix, from net.Addr) error {
+	if len(pins) == 0 {
+		return nil
+	}
+	var text string
+	if from != nil {
+		text = from.String()
+	}
+	ap, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return fmt.Errorf("certificate is pinned to %v and the client's address is not known", pins)
+	}
+	addr := ap.Addr().Unmap() // a dual-stack listener shows IPv4 clients as ::ffff:a.b.c.d
+	for _, p := range pins {
+		if p.Contains(addr) {
+			return nil
+		}
+	}
+	return fmt.Errorf("certificate is pinned to %v and was used from %s", pins, addr)
+}
+
+// checkSources refuses pins that are no plain networks.
+func checkSources(pins []netip.Prefix) error {
+	for _, p := range pins {
+		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+			return fmt.Errorf("%q is not a network to pin to", p)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package limit_test
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/limit"
+)
+
+func TestNetwork(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7/32", "192.0.2.7:22": "192.0.2.7/32", "[::ffff:192.0.2.7]:22": "192.0.2.7/32",
+		"2001:db8:1:2:3::4": "2001:db8:1:2::/64", "[2001:db8:1:2:9::9%eth0]:443": "2001:db8:1:2::/64",
+		"": "invalid Prefix", "@": "invalid Prefix",
+	} {
+		if got := limit.Network(in).String(); got != want {
+			t.Errorf("%q: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestOneClientCannotTakeTheWholeQuota(t *testing.T) {
+	p := limit.NewQuota(3, 2)
+	take := func(addr string, want bool) func() {
+		t.Helper()
+		leave, ok := p.TryAcquire(addr)
+		if ok != want {
+			t.Fatalf("%s: got a place %v, want %v", addr, ok, want)
+		}
+		return leave
+	}
+	first := take("[2001:db8::1]:1", true)
+	take("[2001:db8::2]:1", true)
+	take("[2001:db8::3]:1", false) // the same network
+	other := take("192.0.2.1:1", true)
+	take("192.0.2.2:1", false) // full
+	other()
+	other() // once more changes nothing
+	take("192.0.2.2:1", true)
+	take("192.0.2.3:1", false)
+	first()
+	take("[2001:db8::3]:1", true)
+}
+
+func TestOneClientsWaitersDoNotBlockOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := limit.NewQuota(3, 2)
+		var mu sync.Mutex
+		var in []int // guarded by mu
+		say := func(n int) { mu.Lock(); defer mu.Unlock(); in = append(in, n) }
+		wait := func(n int, addr string, ctx context.Context, leave chan struct{}) {
+			go func() {
+				done, ok := p.Acquire(ctx, addr)
+				if !ok {
+					say(-n)
+					return
+				}
+				say(n)
+				<-leave
+				done()
+			}()
+			synctest.Wait() // one after the other
+		}
+		expect := func(want ...int) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Equal(in, want) {
+				t.Errorf("got places given as %v, want %v", in, want)
+			}
+			in = nil
+		}
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		first, others := make(chan struct{}), make(chan struct{})
+		wait(1, "192.0.2.1:1", t.Context(), first)
+		wait(2, "192.0.2.1:2", t.Context(), others)
+		wait(3, "192.0.2.1:3", soon, others)
+		wait(4, "192.0.2.1:4", t.Context(), others)
+		wait(5, "192.0.2.1:5", t.Context(), others)
+		wait(6, "192.0.2.2:1", t.Context(), others)
+		wait(7, "192.0.2.3:1", t.Context(), others)
+		expect(1, 2, 6)
+		<-soon.Done()
+		expect(-3)
+		first <- struct{}{}
+		expect(4)
+		close(others)
+		synctest.Wait()
+		mu.Lock()
+		slices.Sort(in) // 5 and 7 found room at the same time
+		mu.Unlock()
+		expect(5, 7)
+		if leave, ok := p.TryAcquire("192.0.2.1:9"); !ok {
+			t.Error("got no place, want those that were left to be free")
+		} else {
+			leave()
+		}
+	})
+}

@@ -1,0 +1,135 @@
+package repocheck_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const module = "github.com/threshold-access/threshold"
+
+// root is the top of the repository, seen from this folder.
+const root = "../.."
+
+// pkg is what go list says of a package of this module.
+type pkg struct {
+	ImportPath  string
+	Dir         string
+	Doc         string
+	GoFiles     []string
+	Imports     []string
+	TestImports []string
+	Deps        []string
+}
+
+// name is the package's folder, as "auth/login".
+func (p pkg) name() string { return local(p.ImportPath) }
+
+// local returns an import path's folder in this repository, or "" for a package of somebody else.
+func local(importPath string) string {
+	name, ok := strings.CutPrefix(importPath, module+"/")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+var packages = sync.OnceValues(func() ([]pkg, error) {
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Dir,Doc,GoFiles,Imports,TestImports,Deps", "-tags=integration", "./...")
+	cmd.Dir = root
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, err
+	}
+	kept, err := files()
+	if err != nil {
+		return nil, err
+	}
+	var all []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(kept, func(f string) bool { return path.Dir(f) == p.name() }) {
+			all = append(all, p)
+		}
+	}
+})
+
+// files lists what belongs to the repository: what git keeps or would add, or everything where there is no git.
+var files = sync.OnceValues(func() ([]string, error) {
+	cmd := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		return walk()
+	}
+	var all []string
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		if _, err := os.Stat(filepath.Join(root, name)); err == nil { // one that was deleted is listed until that is committed
+			all = append(all, name)
+		}
+	}
+	return all, nil
+})
+
+func walk() ([]string, error) {
+	var all []string
+	err := filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			rel, _ := filepath.Rel(root, name)
+			all = append(all, filepath.ToSlash(rel))
+		}
+		return err
+	})
+	return all, err
+}
+
+func listPackages(t *testing.T) []pkg {
+	t.Helper()
+	all, err := packages()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return all
+}
+
+func listFiles(t *testing.T) []string {
+	t.Helper()
+	all, err := files()
+	if err != nil {
+		t.Fatalf("list files: %v", err)
+	}
+	return all
+}
+
+// The other tests pass on an empty list, so the list itself is looked at.
+func TestTheListsAreComplete(t *testing.T) {
+	var names []string
+	for _, p := range listPackages(t) {
+		names = append(names, p.name())
+	}
+	for _, want := range []string{"internal/fault", "internal/identity", "internal/repocheck"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("got packages %v, want %s among them", names, want)
+		}
+	}
+	if !slices.Contains(listFiles(t), "go.mod") {
+		t.Error("got no go.mod among the files")
+	}
+}

@@ -1,0 +1,233 @@
+package sshd
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/node/pty"
+)
+
+// limitedConnection is a connection without a network: what is measured is time.
+type limitedConnection struct {
+	*connection
+	trust atomic.Pointer[rules.Trust]
+	ended chan *endReason
+	lines chan string // lines on the one terminal
+}
+
+// newLimitedConnection must be called in a bubble. The person has the role ops.
+func newLimitedConnection(ctx context.Context, o access.Options, life time.Duration) *limitedConnection {
+	m := &limitedConnection{ended: make(chan *endReason, 1), lines: make(chan string, 100)}
+	m.allow(access.Role{Name: "ops", Options: o})
+	srv := New(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Rules: m.trust.Load})
+	who := identity.SSHUser{Identity: identity.Identity{Kind: identity.User, Name: "alice", Connector: "corp", Subject: "1", Roles: []string{"ops"}}}
+	m.connection = &connection{srv: srv, who: who, clock: newLimitClock(time.Now().Add(life)), live: map[*sessionChannel]chan struct{}{}, wakeups: make(chan struct{}, 1)}
+	go func() { m.ended <- m.watch(ctx) }()
+	return m
+}
+
+// allow puts roles in force.
+func (m *limitedConnection) allow(roles ...access.Role) {
+	p := access.Policy{}
+	for _, r := range roles {
+		p[r.Name] = r
+	}
+	m.trust.Store(&rules.Trust{Policy: p})
+}
+
+// addTerminal opens a session with a terminal on the connection.
+func (m *limitedConnection) addTerminal() {
+	t := &sessionChannel{conn: m.connection, ch: terminalChannel{lines: m.lines}}
+	t.terminal = &pty.Request{}
+	m.mu.Lock()
+	m.sessions++
+	m.live[t] = make(chan struct{})
+	m.mu.Unlock()
+	m.clock.terminals.Add(1)
+}
+
+// endedAt waits until so long after the start and reports whether the connection has ended by then.
+func (m *limitedConnection) endedAt(start time.Time, d time.Duration) *endReason {
+	<-time.After(time.Until(start.Add(d)))
+	synctest.Wait()
+	select {
+	case e := <-m.ended:
+		return e
+	default:
+		return nil
+	}
+}
+
+const minute, hour = access.Duration(time.Minute), access.Duration(time.Hour)
+
+func TestTheSoonestLimitEndsAConnection(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		options access.Options
+		life    time.Duration // of the certificate
+		ends    time.Duration // zero: never
+		by      string
+		says    string
+	}{
+		{"no limit", access.Options{}, time.Minute, 0, "", ""},
+		{"nothing typed", access.Options{IdleTimeout: 10 * minute}, time.Hour, 10 * time.Minute, "idle_timeout", "nothing was typed for 10m (role ops, idle_timeout)"},
+		{"the longest session", access.Options{MaxSession: 2 * hour, IdleTimeout: 3 * hour}, time.Hour, 2 * time.Hour, "max_session", "it may last 2h (role ops, max_session)"},
+		{"the certificate", access.Options{EndWithCertificate: true, MaxSession: 2 * hour}, time.Hour, time.Hour, "end_with_certificate", "ended with its certificate (role ops, end_with_certificate)"},
+		{"a certificate that may end", access.Options{MaxSession: 2 * hour}, time.Hour, 2 * time.Hour, "max_session", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				m := newLimitedConnection(t.Context(), tt.options, tt.life)
+				if tt.ends == 0 {
+					if e := m.endedAt(start, 48*time.Hour); e != nil {
+						t.Errorf("got ended by %s, want it to go on", e.cause)
+					}
+					return
+				}
+				if e := m.endedAt(start, tt.ends-time.Millisecond); e != nil {
+					t.Fatalf("got ended by %s before %s", e.cause, tt.ends)
+				}
+				e := m.endedAt(start, tt.ends)
+				if e == nil || e.cause != tt.by || !strings.Contains(fault.Message(e), tt.says) || fault.Remedy(e) == "" {
+					t.Errorf("got %v, want ended by %s, with %q and a remedy", e, tt.by, tt.says)
+				}
+			})
+		})
+	}
+}
+
+func TestTypingPostponesTheIdleTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		m := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute, MaxSession: hour}, time.Hour)
+		for d := time.Duration(0); d < 50*time.Minute; d += 9 * time.Minute {
+			if e := m.endedAt(start, d); e != nil {
+				t.Fatalf("after %s: got ended by %s", d, e.cause)
+			}
+			m.clock.markActive()
+		}
+		if e := m.endedAt(start, 55*time.Minute-time.Second); e != nil {
+			t.Fatalf("got ended by %s, want 10m from the last key on", e.cause)
+		}
+		if e := m.endedAt(start, 55*time.Minute); e == nil || e.cause != "idle_timeout" {
+			t.Errorf("got %v, want ended by idle_timeout", e)
+		}
+	})
+}
+
+func TestForwardedDataCountsAsActivityOnlyWithoutATerminal(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		terminals int32
+		ends      time.Duration
+	}{{"alone", 0, 15 * time.Minute}, {"beside a terminal", 1, 10 * time.Minute}} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			m := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute}, time.Hour)
+			m.clock.terminals.Store(tt.terminals)
+			m.endedAt(start, 5*time.Minute)
+			m.clock.markForwarded()
+			if e := m.endedAt(start, tt.ends-time.Second); e != nil {
+				t.Fatalf("%s: got ended early", tt.name)
+			}
+			if e := m.endedAt(start, tt.ends); e == nil {
+				t.Errorf("%s: got no end after %s", tt.name, tt.ends)
+			}
+		})
+	}
+}
+
+func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		m := newLimitedConnection(t.Context(), access.Options{}, time.Hour)
+		if e := m.endedAt(start, 20*time.Minute+time.Second); e != nil {
+			t.Fatalf("got ended by %s without a limit", e.cause)
+		}
+		m.allow(access.Role{Name: "ops", Options: access.Options{MaxSession: 10 * minute}})
+		if e := m.endedAt(start, 20*time.Minute+time.Second+limitsInterval); e == nil || e.cause != "max_session" {
+			t.Errorf("got %v, want ended by max_session within %s", e, limitsInterval)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		m := newLimitedConnection(t.Context(), access.Options{MaxSession: 10 * minute}, time.Hour)
+		m.endedAt(start, 9*time.Minute)
+		m.allow()
+		if e := m.endedAt(start, 20*time.Minute); e != nil {
+			t.Errorf("got ended by %s, want the limit gone with the role", e.cause)
+		}
+	})
+}
+
+func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		options access.Options
+		until   time.Duration
+		want    []string
+	}{
+		{"the longest session", access.Options{MaxSession: 10 * minute}, 10 * time.Minute, []string{"ends in 1m0s (role ops, max_session)"}},
+		{"the certificate", access.Options{EndWithCertificate: true}, time.Hour, []string{"ends in 1m0s with its certificate (role ops, end_with_certificate)"}},
+		{"a short limit", access.Options{MaxSession: minute}, time.Minute, nil},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newLimitedConnection(t.Context(), tt.options, time.Hour)
+			m.addTerminal()
+			if e := m.endedAt(time.Now(), tt.until); e == nil {
+				t.Fatalf("%s: got no end", tt.name)
+			}
+			m.wantLines(t, tt.name, tt.want...)
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		m := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute}, time.Hour)
+		m.addTerminal()
+		m.endedAt(start, 9*time.Minute+30*time.Second)
+		m.wantLines(t, "before it is idle", "ends in 1m0s unless something is typed (role ops, idle_timeout)")
+		m.clock.markActive()
+		m.endedAt(start, 18*time.Minute)
+		m.wantLines(t, "after a key")
+		m.endedAt(start, 18*time.Minute+30*time.Second)
+		m.wantLines(t, "before it is idle again", "unless something is typed")
+	})
+}
+
+func (m *limitedConnection) wantLines(t *testing.T, when string, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	if len(m.lines) != len(want) {
+		t.Fatalf("%s: got %d lines, want %d", when, len(m.lines), len(want))
+	}
+	for _, part := range want {
+		if line := <-m.lines; !strings.Contains(line, part) || !strings.HasPrefix(line, "\r\n") || !strings.HasSuffix(line, "\r\n") {
+			t.Errorf("%s: got %q, want a line with %q", when, line, part)
+		}
+	}
+}
+
+// terminalChannel is a channel of which only stderr is used.
+type terminalChannel struct {
+	ssh.Channel
+	lines chan string
+}
+
+func (s terminalChannel) Stderr() io.ReadWriter { return s }
+
+func (s terminalChannel) Read([]byte) (int, error) { panic("nobody reads from a screen") }
+
+func (s terminalChannel) Write(b []byte) (int, error) { s.lines <- string(b); return len(b), nil }

@@ -1,0 +1,50 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/authrpc"
+)
+
+// A browser is where the PROXY header says, and no header of HTTP says otherwise: people may come from the balancers' own network.
+func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
+	d := startProxy(t, time.Second, func(c *Config) {
+		c.Balancers, c.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, true
+	})
+	from := ""
+	d.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+		from = r.From
+		return authrpc.BeginLoginResponse{}, nil
+	}
+	browser := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			if err == nil {
+				_, err = fmt.Fprintf(conn, "PROXY TCP4 127.0.0.9 127.0.0.1 40000 443\r\n")
+			}
+			return conn, err
+		}}}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+d.addr+"/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-Forwarded-For", "198.51.100.1")
+	resp, err := browser.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if from != "127.0.0.9" {
+		t.Errorf("got the browser at %q, want 127.0.0.9", from)
+	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}

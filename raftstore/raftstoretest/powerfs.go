@@ -1,0 +1,230 @@
+package raftstoretest
+
+import (
+	"errors"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/raft-wal/types"
+)
+
+// ErrPowerLost is what a file system without power answers to every change.
+var ErrPowerLost = errors.New("power lost")
+
+// blockBytes is what a disk is taken to write at once. A block that was not synced is kept, lost or torn, each by itself.
+const blockBytes = 4096
+
+// PowerFS is a file system in memory that loses what was not synced when its power goes. It keeps the promises of the store's real
+// one: the first Sync of an open file makes its name durable too, a Delete is durable when it returns, and nothing else is.
+type PowerFS struct {
+	mu          sync.Mutex // guards what follows
+	rand        *rand.Rand
+	files       map[string]*powerFile
+	changesLeft int   // changes until fail; negative: none fails
+	fail        error // what then happens to every change
+	restores    int   // power came back so often; handles of a former life are dead
+}
+
+type powerFile struct {
+	now         []byte         // what a read sees
+	durable     []byte         // what was synced
+	dirty       map[int64]bool // blocks of now that may not be in durable
+	nameDurable bool           // the name is durable
+}
+
+// NewPowerFS makes an empty file system whose losses follow from seed.
+func NewPowerFS(seed uint64) *PowerFS {
+	return &PowerFS{rand: rand.New(rand.NewPCG(seed, seed)), files: map[string]*powerFile{}, changesLeft: -1}
+}
+
+// FailAfter lets n more changes happen; from then on each fails with err, until Restore. The first that fails may be half done.
+func (p *PowerFS) FailAfter(n int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changesLeft, p.fail = n, err
+}
+
+// Restore brings the power back: of each file, what was synced is there; each block that was not may be there, gone or torn.
+func (p *PowerFS) Restore() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changesLeft, p.fail = -1, nil
+	p.restores++
+	for _, name := range slices.Sorted(maps.Keys(p.files)) {
+		f := p.files[name]
+		if !f.nameDurable && p.rand.IntN(2) == 0 {
+			delete(p.files, name)
+			continue
+		}
+		f.losePower(p.rand)
+	}
+}
+
+func (f *powerFile) losePower(r *rand.Rand) {
+	kept := slices.Clone(f.durable)
+	for _, b := range slices.Sorted(maps.Keys(f.dirty)) {
+		from, to := b*blockBytes, min((b+1)*blockBytes, int64(len(f.now)))
+		switch r.IntN(3) {
+		case 0:
+			continue
+		case 1:
+			to = from + r.Int64N(to-from)
+		}
+		if int64(len(kept)) < to {
+			kept = append(kept, make([]byte, to-int64(len(kept)))...)
+		}
+		copy(kept[from:to], f.now[from:to])
+	}
+	f.now, f.durable, f.dirty, f.nameDurable = kept, slices.Clone(kept), map[int64]bool{}, true
+}
+
+// change counts one change and reports whether it fails. The caller holds mu.
+func (p *PowerFS) change() error {
+	if p.changesLeft == 0 {
+		return p.fail
+	}
+	if p.changesLeft > 0 {
+		p.changesLeft--
+	}
+	return nil
+}
+
+// ListDir names the files of dir in order. There is every folder.
+func (p *PowerFS) ListDir(dir string) (names []string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, path := range slices.Sorted(maps.Keys(p.files)) {
+		if filepath.Dir(path) == filepath.Clean(dir) {
+			names = append(names, filepath.Base(path))
+		}
+	}
+	return names, nil
+}
+
+// Create makes a file of zeros. Neither name nor size is durable before its first Sync.
+func (p *PowerFS) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	path := filepath.Join(dir, name)
+	if p.files[path] != nil {
+		return nil, os.ErrExist
+	}
+	if err := p.change(); err != nil {
+		return nil, err
+	}
+	p.files[path] = &powerFile{now: make([]byte, size), dirty: map[int64]bool{}}
+	return &powerHandle{p, p.files[path], p.restores}, nil
+}
+
+// Delete removes a file for good.
+func (p *PowerFS) Delete(dir, name string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	path := filepath.Join(dir, name)
+	if p.files[path] == nil {
+		return os.ErrNotExist
+	}
+	if err := p.change(); err != nil {
+		return err
+	}
+	delete(p.files, path)
+	return nil
+}
+
+// OpenReader opens a file to read.
+func (p *PowerFS) OpenReader(dir, name string) (types.ReadableFile, error) {
+	return p.openHandle(dir, name)
+}
+
+// OpenWriter opens a file to read and write.
+func (p *PowerFS) OpenWriter(dir, name string) (types.WritableFile, error) {
+	return p.openHandle(dir, name)
+}
+
+func (p *PowerFS) openHandle(dir, name string) (*powerHandle, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.files[filepath.Join(dir, name)]
+	if f == nil {
+		return nil, os.ErrNotExist
+	}
+	return &powerHandle{p, f, p.restores}, nil
+}
+
+type powerHandle struct {
+	fs       *PowerFS
+	file     *powerFile
+	restores int
+}
+
+func (h *powerHandle) Close() error { return nil }
+
+func (h *powerHandle) ReadAt(b []byte, off int64) (int, error) {
+	h.fs.mu.Lock()
+	defer h.fs.mu.Unlock()
+	if off >= int64(len(h.file.now)) {
+		return 0, io.EOF
+	}
+	n := copy(b, h.file.now[off:])
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (h *powerHandle) WriteAt(b []byte, off int64) (int, error) {
+	h.fs.mu.Lock()
+	defer h.fs.mu.Unlock()
+	if h.restores != h.fs.restores {
+		return 0, ErrPowerLost
+	}
+	last := h.fs.changesLeft == 0 // the change that fails is half done
+	if err := h.fs.change(); err != nil {
+		if last && len(b) > 0 {
+			h.file.write(b[:h.fs.rand.IntN(len(b))], off)
+		}
+		return 0, err
+	}
+	h.file.write(b, off)
+	return len(b), nil
+}
+
+func (f *powerFile) write(b []byte, off int64) {
+	if len(b) == 0 {
+		return
+	}
+	end := off + int64(len(b))
+	if grow := end - int64(len(f.now)); grow > 0 {
+		f.now = append(f.now, make([]byte, grow)...)
+	}
+	copy(f.now[off:], b)
+	for block := off / blockBytes; block <= (end-1)/blockBytes; block++ {
+		f.dirty[block] = true
+	}
+}
+
+func (h *powerHandle) Sync() error {
+	h.fs.mu.Lock()
+	defer h.fs.mu.Unlock()
+	if h.restores != h.fs.restores {
+		return ErrPowerLost
+	}
+	if err := h.fs.change(); err != nil {
+		return err
+	}
+	f := h.file
+	if grow := len(f.now) - len(f.durable); grow > 0 {
+		f.durable = append(f.durable, make([]byte, grow)...)
+	}
+	for b := range f.dirty {
+		from, to := b*blockBytes, min((b+1)*blockBytes, int64(len(f.now)))
+		copy(f.durable[from:to], f.now[from:to])
+	}
+	f.dirty, f.nameDurable = map[int64]bool{}, true
+	return nil
+}
