@@ -1,9 +1,11 @@
 // Package auth answers: how do the rooms of the auth service belong together?
 //
-// Auth knows and signs: it is the cluster's replicated memory and its certificate authority behind one port. This package only wires:
-// it opens the store, gives birth to the cluster or opens its keys, makes the rooms and runs them. Each room says what it is for.
+// Auth knows and signs: it is the cluster's replicated memory and its certificate authority behind one port.
+// This package only wires: it opens the store, gives birth to the cluster or opens its keys, makes the rooms
+// and runs them. Each room says what it is for.
 //
-// Nothing here, and no other way, lets a local account in without a certificate. Invite is for the program that auth runs in.
+// Nothing here, and no other way, lets a local account in without a certificate. Invite is for the program
+// that auth runs in.
 package auth
 
 import (
@@ -35,9 +37,11 @@ type Config struct {
 	Dir string
 	// Listener is the open socket of the auth port; the server closes it. Required.
 	Listener net.Listener
-	// Bootstrap is the file a cluster is born from. It is required on an empty data folder and refused on any other.
+	// Bootstrap is the file a cluster is born from. It is required on an empty data folder and refused on any
+	// other.
 	Bootstrap []byte
-	// ResumeBootstrap opens the cluster that Bootstrap names where it was born already: for a caller who was killed before it knew.
+	// ResumeBootstrap opens the cluster that Bootstrap names where it was born already: for a caller who was
+	// killed before it knew.
 	ResumeBootstrap bool
 	// BootstrapName is what faults call that file.
 	BootstrapName string
@@ -75,10 +79,21 @@ func New(cfg Config) (*Server, error) { return newServer(cfg, func(*raftstore.Co
 // newServer lets tests put another disk under the store.
 func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 	if cfg.Dir == "" || cfg.Listener == nil || cfg.Log == nil {
-		return nil, fault.New(fault.Internal, "auth.New", "the data folder, the listener or the log is missing", "report this defect")
+		return nil, fault.New(
+			fault.Internal,
+			"auth.New",
+			"the data folder, the listener or the log is missing",
+			"report this defect",
+		)
 	}
 	if err := identity.CheckMachineName(cfg.ReplicaID); err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "auth.New", "the replica id: "+err.Error(), "give auth.replica a lower-case host name")
+		return nil, fault.Wrap(
+			err,
+			fault.Invalid,
+			"auth.New",
+			"the replica id: "+err.Error(),
+			"give auth.replica a lower-case host name",
+		)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -94,14 +109,21 @@ func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 		return nil, err
 	}
 	// A folder without a log is always made a cluster of one: several replicas join by a call of their own.
-	store := raftstore.Config{Dir: filepath.Join(cfg.Dir, storeDir), ReplicaID: cfg.ReplicaID, Stream: s.port.Raft(), Bootstrap: true, Log: cfg.Log, Now: cfg.Now}
+	store := raftstore.Config{
+		Dir:       filepath.Join(cfg.Dir, storeDir),
+		ReplicaID: cfg.ReplicaID,
+		Stream:    s.port.Raft(),
+		Bootstrap: true,
+		Log:       cfg.Log,
+		Now:       cfg.Now,
+	}
 	adjust(&store)
 	s.store, err = raftstore.New(store)
 	return s, err
 }
 
-// Run serves until ctx ends, and then returns nil. Where the disk fails it goes on answering what it can from memory, refuses every
-// change with what to do, and returns that fault in the end.
+// Run serves until ctx ends, and then returns nil. Where the disk fails it goes on answering what it can from
+// memory, refuses every change with what to do, and returns that fault in the end.
 func (s *Server) Run(ctx context.Context) (err error) {
 	if s.started.Swap(true) {
 		return fault.New(fault.Internal, "auth.Run", "this server was run before", "make a new one")
@@ -121,7 +143,13 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	go func() { stored <- s.store.Run(storeCtx) }()
 	served := s.serve(ctx)
 	if s.opened() {
-		s.cfg.Log.Info("auth stopped", "connections", s.port.Counts(), "logins_refused", s.services.logins.Refusals())
+		s.cfg.Log.Info(
+			"auth stopped",
+			"connections",
+			s.port.Counts(),
+			"logins_refused",
+			s.services.logins.Refusals(),
+		)
 	}
 	stop()
 	if err := <-stored; err != nil {
@@ -137,10 +165,21 @@ func (s *Server) Run(ctx context.Context) (err error) {
 func (s *Server) checkFolder() error {
 	_, err := os.Stat(filepath.Join(s.cfg.Dir, storeDir))
 	if errors.Is(err, fs.ErrNotExist) && s.birth == nil {
-		return fault.New(fault.NotFound, "auth.Run", "there is no cluster in "+s.cfg.Dir+" yet", "run once: threshold start --bootstrap FILE")
+		return fault.New(
+			fault.NotFound,
+			"auth.Run",
+			"there is no cluster in "+s.cfg.Dir+" yet",
+			"run once: threshold start --bootstrap FILE",
+		)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.Wrap(err, fault.Internal, "auth.Run", "the data folder "+s.cfg.Dir+" cannot be looked at", "check its owner and rights")
+		return fault.Wrap(
+			err,
+			fault.Internal,
+			"auth.Run",
+			"the data folder "+s.cfg.Dir+" cannot be looked at",
+			"check its owner and rights",
+		)
 	}
 	return nil
 }
@@ -225,8 +264,14 @@ func (s *Server) RootPEM() []byte {
 // Counts tells how the port is used.
 func (s *Server) Counts() port.Counts { return s.port.Counts() }
 
-// Invite makes a join token for a part that runs in this very process: whoever can call it holds auth's memory already.
-func (s *Server) Invite(ctx context.Context, kind identity.Kind, labels identity.Labels, ttl time.Duration) (authrpc.Token, error) {
+// Invite makes a join token for a part that runs in this very process: whoever can call it holds auth's
+// memory already.
+func (s *Server) Invite(
+	ctx context.Context,
+	kind identity.Kind,
+	labels identity.Labels,
+	ttl time.Duration,
+) (authrpc.Token, error) {
 	if err := s.Ready(ctx); err != nil {
 		return authrpc.Token{}, err
 	}

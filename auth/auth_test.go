@@ -18,7 +18,11 @@ func TestAMachineJoinsAndRenews(t *testing.T) {
 	trust, err := rules.Open(w.auth.Pin(), n.res.Rules)
 	w.must(err)
 	if trust.Cluster != "example.com" || len(trust.Policy) != 3 {
-		t.Errorf("got rules of %q with %d roles, want example.com with admin, ops and viewer", trust.Cluster, len(trust.Policy))
+		t.Errorf(
+			"got rules of %q with %d roles, want example.com with admin, ops and viewer",
+			trust.Cluster,
+			len(trust.Policy),
+		)
 	}
 	res, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: time.Now()})
 	w.must(err)

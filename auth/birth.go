@@ -22,7 +22,8 @@ import (
 // loginKeyBytes is the size of the key that seals login attempts.
 const loginKeyBytes = 32
 
-// createCluster gives birth to the cluster, in one transaction: after a crash there is a whole cluster or none.
+// createCluster gives birth to the cluster, in one transaction: after a crash there is a whole cluster or
+// none.
 func (s *Server) createCluster(ctx context.Context, st *state.State) error {
 	seal, err := s.openSeal()
 	if err != nil {
@@ -53,7 +54,13 @@ func (s *Server) createCluster(ctx context.Context, st *state.State) error {
 	err = state.NewVault(st, seal).CreateCluster(ctx, state.InitialRecords{
 		Cluster: state.Cluster{Name: s.birth.name, Seal: seal.URI(), Created: now, LoginKey: sealed},
 		Keyring: kept.doc, Authorities: first, Roles: s.birth.roles, Connectors: s.birth.connectors,
-		Events: []audit.Event{{Code: audit.ClusterCreated, Time: now, Fields: map[string]string{"cluster": s.birth.name, "pin": keys.Pin().String()}}},
+		Events: []audit.Event{
+			{
+				Code:   audit.ClusterCreated,
+				Time:   now,
+				Fields: map[string]string{"cluster": s.birth.name, "pin": keys.Pin().String()},
+			},
+		},
 	})
 	if err == nil {
 		s.cfg.Log.Info("the cluster was born", "cluster", s.birth.name, "pin", keys.Pin().String())
@@ -69,13 +76,18 @@ func (s *Server) openSeal() (keyring.Seal, error) {
 			if err := keyring.CreateSealFile(u.Path); err != nil {
 				return nil, err
 			}
-			s.cfg.Log.Info("made a new seal key: keep a copy of it elsewhere, nothing opens without it", "file", u.Path)
+			s.cfg.Log.Info(
+				"made a new seal key: keep a copy of it elsewhere, nothing opens without it",
+				"file",
+				u.Path,
+			)
 		}
 	}
 	return keyring.OpenSeal(s.birth.seal)
 }
 
-// memoryStore takes the keyring's document from keyring.Birth, so that it enters the store together with the rest.
+// memoryStore takes the keyring's document from keyring.Birth, so that it enters the store together with the
+// rest.
 type memoryStore struct{ doc []byte }
 
 // Load implements keyring.Store.
@@ -94,7 +106,11 @@ func (m *memoryStore) Save(_ context.Context, _, doc []byte) error {
 
 // authoritiesOf is the public side of the keys in the form of the authorities document.
 func authoritiesOf(p keyring.Public) signed.Authorities {
-	a := signed.Authorities{Root: p.Root.Raw, UserSSH: marshalKeys(p.UserSSH), HostSSH: marshalKeys(p.HostSSH)}
+	a := signed.Authorities{
+		Root:    p.Root.Raw,
+		UserSSH: marshalKeys(p.UserSSH),
+		HostSSH: marshalKeys(p.HostSSH),
+	}
 	for _, c := range p.UserX509 {
 		a.UserX509 = append(a.UserX509, c.Raw)
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// bootstrap is what a cluster is born from: a file of one cluster document and any roles and connectors to begin with.
+// bootstrap is what a cluster is born from: a file of one cluster document and any roles and connectors to
+// begin with.
 type bootstrap struct {
 	name       string
 	seal       string
@@ -23,15 +24,15 @@ type bootstrap struct {
 
 // clusterSpec is the spec of the cluster document.
 type clusterSpec struct {
-	Seal      string         `yaml:"seal" config:"required"` // key URI; a file:// that is missing is made
+	Seal      string         `yaml:"seal"      config:"required"` // key URI; a file:// that is missing is made
 	Connector namedConnector `yaml:"connector" config:"required"`
-	Admin     adminClaim     `yaml:"admin" config:"required"`
+	Admin     adminClaim     `yaml:"admin"     config:"required"`
 }
 
 // namedConnector is the first connector: a connector's spec, and its name beside it.
 type namedConnector struct {
-	Name      string `yaml:"name" config:"required"`
-	oidc.Spec `yaml:",inline"`
+	Name      string `yaml:"name"    config:"required"`
+	oidc.Spec `       yaml:",inline"`
 }
 
 // Check implements config.Checker.
@@ -82,7 +83,12 @@ func readBootstrap(name string, data []byte) (*bootstrap, error) {
 		faults = append(faults, b.read(doc, clusters))
 	}
 	if err == nil && clusters == 0 {
-		faults = append(faults, config.Faults{{File: name, Line: 1, Msg: "no document of kind cluster: a cluster is born from one"}})
+		faults = append(
+			faults,
+			config.Faults{
+				{File: name, Line: 1, Msg: "no document of kind cluster: a cluster is born from one"},
+			},
+		)
 	}
 	if err := config.Join(faults...); err != nil {
 		return nil, err
@@ -93,7 +99,15 @@ func readBootstrap(name string, data []byte) (*bootstrap, error) {
 func (b *bootstrap) read(doc config.Document, clusters int) error {
 	var faults config.Faults
 	if doc.Version != resources.Version {
-		faults = append(faults, doc.Fault("version %q of a %s is not known: write version: %s", doc.Version, doc.Kind, resources.Version))
+		faults = append(
+			faults,
+			doc.Fault(
+				"version %q of a %s is not known: write version: %s",
+				doc.Version,
+				doc.Kind,
+				resources.Version,
+			),
+		)
 	}
 	var err error
 	switch doc.Kind {
@@ -110,7 +124,10 @@ func (b *bootstrap) read(doc config.Document, clusters int) error {
 			err = b.addConnector(doc, doc.Metadata.Name, spec)
 		}
 	default:
-		faults = append(faults, doc.Fault("kind %q is not known here; known: cluster, role, connector", doc.Kind))
+		faults = append(
+			faults,
+			doc.Fault("kind %q is not known here; known: cluster, role, connector", doc.Kind),
+		)
 	}
 	if len(faults) == 0 {
 		return err
@@ -128,7 +145,14 @@ func (b *bootstrap) readCluster(doc config.Document) error {
 		return err
 	}
 	b.name, b.seal = doc.Metadata.Name, spec.Seal
-	spec.Connector.Roles = append(spec.Connector.Roles, oidc.RoleRule{Claim: spec.Admin.Claim, Value: spec.Admin.Value, Roles: config.Strings{state.AdminRole}})
+	spec.Connector.Roles = append(
+		spec.Connector.Roles,
+		oidc.RoleRule{
+			Claim: spec.Admin.Claim,
+			Value: spec.Admin.Value,
+			Roles: config.Strings{state.AdminRole},
+		},
+	)
 	return b.addConnector(doc, spec.Connector.Name, spec.Connector.Spec)
 }
 

@@ -28,7 +28,14 @@ func runAndFail(t *testing.T, dir string, birth []byte) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Dir: filepath.Join(dir, "auth"), Listener: ln, Bootstrap: birth, BootstrapName: "cluster.yaml", ReplicaID: "auth-1", Log: slog.New(slog.DiscardHandler)})
+	s, err := New(Config{
+		Dir:           filepath.Join(dir, "auth"),
+		Listener:      ln,
+		Bootstrap:     birth,
+		BootstrapName: "cluster.yaml",
+		ReplicaID:     "auth-1",
+		Log:           slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		ln.Close()
 		return err
@@ -47,7 +54,8 @@ func runAndFail(t *testing.T, dir string, birth []byte) error {
 
 func TestBootstrapNeedsAnEmptyFolder(t *testing.T) {
 	dir := t.TempDir()
-	if err := runAndFail(t, dir, nil); !fault.Is(err, fault.NotFound) || !strings.Contains(fault.Remedy(err), "--bootstrap") {
+	if err := runAndFail(t, dir, nil); !fault.Is(err, fault.NotFound) ||
+		!strings.Contains(fault.Remedy(err), "--bootstrap") {
 		t.Errorf("an empty folder without a file: got %v, want not found and how to be born", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "auth")); !os.IsNotExist(err) {
@@ -56,14 +64,22 @@ func TestBootstrapNeedsAnEmptyFolder(t *testing.T) {
 	w := startServer(t, dir, bootstrapText(dir))
 	pin := w.auth.Pin()
 	w.must(w.stop())
-	if err := runAndFail(t, dir, bootstrapText(dir)); !fault.Is(err, fault.Conflict) || fault.Remedy(err) != "start without --bootstrap" {
+	if err := runAndFail(t, dir, bootstrapText(dir)); !fault.Is(err, fault.Conflict) ||
+		fault.Remedy(err) != "start without --bootstrap" {
 		t.Errorf("a second birth: got %v, want a conflict", err)
 	}
 	resume := func(name string) *Server {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		w.must(err)
 		birth := []byte(strings.Replace(string(bootstrapText(dir)), "example.com", name, 1))
-		s, err := New(Config{Dir: filepath.Join(dir, "auth"), Listener: ln, Bootstrap: birth, ResumeBootstrap: true, ReplicaID: "auth-1", Log: slog.New(slog.DiscardHandler)})
+		s, err := New(Config{
+			Dir:             filepath.Join(dir, "auth"),
+			Listener:        ln,
+			Bootstrap:       birth,
+			ResumeBootstrap: true,
+			ReplicaID:       "auth-1",
+			Log:             slog.New(slog.DiscardHandler),
+		})
 		w.must(err)
 		return s
 	}
@@ -79,8 +95,13 @@ func TestBootstrapNeedsAnEmptyFolder(t *testing.T) {
 	cancel()
 	w.must(<-ended)
 	again := startServer(t, dir, nil)
-	if again.auth.Pin() != pin || again.auth.Cluster() != "example.com" || !strings.Contains(string(again.auth.RootPEM()), "BEGIN CERTIFICATE") {
-		t.Errorf("got %s of %q after a restart, want the same cluster", again.auth.Pin(), again.auth.Cluster())
+	if again.auth.Pin() != pin || again.auth.Cluster() != "example.com" ||
+		!strings.Contains(string(again.auth.RootPEM()), "BEGIN CERTIFICATE") {
+		t.Errorf(
+			"got %s of %q after a restart, want the same cluster",
+			again.auth.Pin(),
+			again.auth.Cluster(),
+		)
 	}
 }
 
@@ -92,7 +113,12 @@ func TestARestartContinuesTheChain(t *testing.T) {
 	w.must(err)
 	w.must(w.stop())
 	w = startServer(t, dir, nil)
-	update, err := authrpc.Call(t.Context(), w.client(n.cert()), authrpc.GetRules, authrpc.WatchRulesRequest{})
+	update, err := authrpc.Call(
+		t.Context(),
+		w.client(n.cert()),
+		authrpc.GetRules,
+		authrpc.WatchRulesRequest{},
+	)
 	w.must(err)
 	if _, err := trust.Advance(update.Set); err != nil {
 		t.Errorf("got %v, want the set after the restart to follow the one before", err)
@@ -103,7 +129,12 @@ func TestANewClusterHasWhatTheFileSays(t *testing.T) {
 	w := newTestServer(t)
 	admin := w.user("alice", "admin")
 	for kind, want := range map[access.Resource]string{access.Roles: "admin ops viewer", access.Connectors: "corp"} {
-		got, err := authrpc.Call(t.Context(), admin, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: kind})
+		got, err := authrpc.Call(
+			t.Context(),
+			admin,
+			authrpc.GetResources,
+			authrpc.GetResourcesRequest{Kind: kind},
+		)
 		w.must(err)
 		var names []string
 		for _, r := range got.Resources {
@@ -111,7 +142,8 @@ func TestANewClusterHasWhatTheFileSays(t *testing.T) {
 			if strings.Contains(string(r.Spec), "a client secret") {
 				t.Errorf("%s shows its secret: %s", r.Metadata.Name, r.Spec)
 			}
-			if kind == access.Connectors && !strings.Contains(string(r.Spec), `{"claim":"groups","value":"admins","roles":["admin"]}`) {
+			if kind == access.Connectors &&
+				!strings.Contains(string(r.Spec), `{"claim":"groups","value":"admins","roles":["admin"]}`) {
 				t.Errorf("got %s, want the claim that makes an administrator", r.Spec)
 			}
 		}
@@ -145,16 +177,19 @@ func TestTheDiskHoldsNoSecretInTheClear(t *testing.T) {
 	w.must(err)
 	w.must(w.stop())
 	for _, secret := range []string{"a client secret", strings.Split(token.String(), ".")[2], "PRIVATE KEY"} {
-		err := filepath.Walk(filepath.Join(dir, "auth"), func(path string, info os.FileInfo, err error) error {
-			if err != nil || info.IsDir() {
+		err := filepath.Walk(
+			filepath.Join(dir, "auth"),
+			func(path string, info os.FileInfo, err error) error {
+				if err != nil || info.IsDir() {
+					return err
+				}
+				b, err := os.ReadFile(path)
+				if strings.Contains(string(b), secret) {
+					t.Errorf("%s holds %q", path, secret)
+				}
 				return err
-			}
-			b, err := os.ReadFile(path)
-			if strings.Contains(string(b), secret) {
-				t.Errorf("%s holds %q", path, secret)
-			}
-			return err
-		})
+			},
+		)
 		w.must(err)
 	}
 }
@@ -202,7 +237,10 @@ spec: {}
 			t.Errorf("got\n%v\nwant it to say %q", err, want)
 		}
 	}
-	if err := runAndFail(t, t.TempDir(), []byte("kind: role\nversion: v1\nmetadata: {name: x}\nspec: {}\n")); !strings.Contains(err.Error(), "no document of kind cluster") {
+	if err := runAndFail(t, t.TempDir(), []byte("kind: role\nversion: v1\nmetadata: {name: x}\nspec: {}\n")); !strings.Contains(
+		err.Error(),
+		"no document of kind cluster",
+	) {
 		t.Errorf("got %v, want it to miss the cluster", err)
 	}
 }
@@ -214,19 +252,26 @@ func TestAFullDiskIsReportedAndNothingIsLost(t *testing.T) {
 	w := startServer(t, dir, bootstrapText(dir), onDisk)
 	admin := w.user("alice", "admin")
 	apply := func(name string) error {
-		_, err := authrpc.Call(t.Context(), admin, authrpc.ApplyResource, authrpc.ApplyResourceRequest{Resource: authrpc.Resource{
-			Kind: "role", Version: "v1", Metadata: authrpc.Metadata{Name: name}, Spec: []byte(`{}`)}})
+		_, err := authrpc.Call(
+			t.Context(),
+			admin,
+			authrpc.ApplyResource,
+			authrpc.ApplyResourceRequest{Resource: authrpc.Resource{
+				Kind: "role", Version: "v1", Metadata: authrpc.Metadata{Name: name}, Spec: []byte(`{}`)}},
+		)
 		return err
 	}
 	w.must(apply("before"))
 	token, err := w.auth.Invite(t.Context(), identity.Node, nil, 0)
 	w.must(err)
 	disk.FailAfter(0, syscall.ENOSPC)
-	if err := apply("during"); !fault.Is(err, fault.Exhausted) || !strings.Contains(fault.Remedy(err), "free space") {
+	if err := apply("during"); !fault.Is(err, fault.Exhausted) ||
+		!strings.Contains(fault.Remedy(err), "free space") {
 		t.Errorf("apply: got %v, want exhausted and: free space", err)
 	}
 	r, _ := w.request(token.String(), identity.Node, "web")
-	if _, err := authrpc.Call(t.Context(), w.client(nil), authrpc.Join, r); !fault.Is(err, fault.Exhausted) || !strings.Contains(fault.Remedy(err), "free space") {
+	if _, err := authrpc.Call(t.Context(), w.client(nil), authrpc.Join, r); !fault.Is(err, fault.Exhausted) ||
+		!strings.Contains(fault.Remedy(err), "free space") {
 		t.Errorf("join: got %v, want exhausted and: free space", err)
 	}
 	if err := w.auth.renewCertificate(t.Context(), w.auth.services); !fault.Is(err, fault.Exhausted) {
@@ -242,7 +287,12 @@ func TestAFullDiskIsReportedAndNothingIsLost(t *testing.T) {
 	w = startServer(t, dir, nil, onDisk)
 	admin = w.user("alice", "admin")
 	for name, want := range map[string]fault.Kind{"before": "", "during": fault.NotFound} {
-		_, err := authrpc.Call(t.Context(), admin, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: access.Roles, Name: name})
+		_, err := authrpc.Call(
+			t.Context(),
+			admin,
+			authrpc.GetResources,
+			authrpc.GetResourcesRequest{Kind: access.Roles, Name: name},
+		)
 		if fault.KindOf(err) != want {
 			t.Errorf("the role %s after the restart: got %v, want kind %q", name, err, want)
 		}

@@ -47,7 +47,11 @@ func routes() []route {
 		return func(name string, ask func(context.Context, *authrpc.Client) error) {
 			r := route{name: name, ask: ask}
 			for _, w := range who {
-				r.anonymous, r.user, r.node, r.proxy = r.anonymous || w == 'a', r.user || w == 'u', r.node || w == 'n', r.proxy || w == 'p'
+				r.anonymous, r.user, r.node, r.proxy = r.anonymous ||
+					w == 'a', r.user ||
+					w == 'u', r.node ||
+					w == 'n', r.proxy ||
+					w == 'p'
 			}
 			out = append(out, r)
 		}
@@ -91,10 +95,19 @@ func TestWhoMayCallWhat(t *testing.T) {
 	w := newTestServer(t)
 	clients := map[identity.Kind]*authrpc.Client{
 		authrpc.Anonymous: w.client(nil), identity.User: w.user("alice", "admin"),
-		identity.Node: w.join(identity.Node, "web", nil).Client, identity.Proxy: w.join(identity.Proxy, "edge", nil, "edge.example.org").Client,
+		identity.Node: w.join(
+			identity.Node,
+			"web",
+			nil,
+		).Client, identity.Proxy: w.join(identity.Proxy, "edge", nil, "edge.example.org").Client,
 	}
 	for _, r := range routes() {
-		may := map[identity.Kind]bool{authrpc.Anonymous: r.anonymous, identity.User: r.user, identity.Node: r.node, identity.Proxy: r.proxy}
+		may := map[identity.Kind]bool{
+			authrpc.Anonymous: r.anonymous,
+			identity.User:     r.user,
+			identity.Node:     r.node,
+			identity.Proxy:    r.proxy,
+		}
 		for kind, client := range clients {
 			err := r.ask(t.Context(), client)
 			if got := !refusedByTable(err, kind); got != may[kind] {
@@ -156,10 +169,17 @@ func TestAnExpiredMachineMayOnlyRenew(t *testing.T) {
 	for _, c := range []*authrpc.Client{n.Client, person} {
 		c.Close()
 	}
-	if _, err := authrpc.Call(t.Context(), n.Client, authrpc.GetRules, authrpc.WatchRulesRequest{}); !fault.Is(err, fault.Expired) {
+	if _, err := authrpc.Call(t.Context(), n.Client, authrpc.GetRules, authrpc.WatchRulesRequest{}); !fault.Is(
+		err,
+		fault.Expired,
+	) {
 		t.Errorf("rules with an ended certificate: got %v, want expired", err)
 	}
-	if _, err := authrpc.Call(t.Context(), person, authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(err, fault.Expired) || fault.Remedy(err) != "run: tsh login" {
+	if _, err := authrpc.Call(t.Context(), person, authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(
+		err,
+		fault.Expired,
+	) ||
+		fault.Remedy(err) != "run: tsh login" {
 		t.Errorf("whoami with an ended certificate: got %v, want expired and: run: tsh login", err)
 	}
 	res, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: w.now()})
@@ -176,7 +196,12 @@ func TestARemovedMachineMayDoNothing(t *testing.T) {
 	if _, err := authrpc.Call(t.Context(), n.Client, authrpc.GetRules, authrpc.WatchRulesRequest{}); err != nil {
 		t.Fatalf("a member: got %v", err)
 	}
-	_, err := authrpc.Call(t.Context(), w.user("alice", "admin"), authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: "nodes", Name: "web"})
+	_, err := authrpc.Call(
+		t.Context(),
+		w.user("alice", "admin"),
+		authrpc.RemoveResource,
+		authrpc.RemoveResourceRequest{Kind: "nodes", Name: "web"},
+	)
 	w.must(err)
 	for name, ask := range map[string]func() error{
 		"rules": func() error {
@@ -198,7 +223,8 @@ func TestARemovedMachineMayDoNothing(t *testing.T) {
 	}
 }
 
-// What an administrator takes from a person counts at auth at once, whatever their certificate says for hours more.
+// What an administrator takes from a person counts at auth at once, whatever their certificate says for hours
+// more.
 func TestACertificateGrantsNoMoreThanTheRecord(t *testing.T) {
 	w := newTestServer(t)
 	root, alice, bob := w.user("root", "admin"), w.user("alice", "admin", "viewer"), w.user("bob", "viewer")
@@ -215,21 +241,34 @@ func TestACertificateGrantsNoMoreThanTheRecord(t *testing.T) {
 	if got, err := whoami(alice); err != nil || len(got) != 1 || got[0] != "viewer" {
 		t.Errorf("got roles %v, %v by the older certificate, want viewer", got, err)
 	}
-	if _, err := authrpc.Call(t.Context(), alice, authrpc.GetResources, roles); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+	if _, err := authrpc.Call(t.Context(), alice, authrpc.GetResources, roles); !fault.Is(
+		err,
+		fault.Denied,
+	) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("reading roles by the older certificate: got %v, want denied with a remedy", err)
 	}
-	_, err := authrpc.Call(t.Context(), root, authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: "users", Name: "corp/sub-bob"})
+	_, err := authrpc.Call(
+		t.Context(),
+		root,
+		authrpc.RemoveResource,
+		authrpc.RemoveResourceRequest{Kind: "users", Name: "corp/sub-bob"},
+	)
 	w.must(err)
 	for _, r := range routes() {
 		if !r.user || r.name == authrpc.RedeemLogin.Name {
 			continue
 		}
-		if err := r.ask(t.Context(), bob); !fault.Is(err, fault.Denied) || fault.Remedy(err) != "run: tsh login" {
+		if err := r.ask(t.Context(), bob); !fault.Is(err, fault.Denied) ||
+			fault.Remedy(err) != "run: tsh login" {
 			t.Errorf("%s by a user who was removed: got %v, want denied and: run: tsh login", r.name, err)
 		}
 	}
 	// The certificate of before is no obstacle to a new login.
-	if _, err := authrpc.Call(t.Context(), bob, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{}); fault.Is(err, fault.Denied) {
+	if _, err := authrpc.Call(t.Context(), bob, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{}); fault.Is(
+		err,
+		fault.Denied,
+	) {
 		t.Errorf("redeeming a login: got %v, want it judged by itself", err)
 	}
 }
@@ -251,7 +290,8 @@ func TestAPinnedCertificateWorksOnlyFromItsNetwork(t *testing.T) {
 		if !r.user || r.name == authrpc.RedeemLogin.Name {
 			continue
 		}
-		if err := r.ask(t.Context(), stolen); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" || !strings.Contains(fault.Message(err), "192.0.2.7") {
+		if err := r.ask(t.Context(), stolen); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" ||
+			!strings.Contains(fault.Message(err), "192.0.2.7") {
 			t.Errorf("%s from another network: got %v, want denied with a remedy", r.name, err)
 		}
 	}
@@ -261,14 +301,21 @@ func TestARemovedConnectorAuthenticatesNobody(t *testing.T) {
 	w := newTestServer(t)
 	who := userIdentity("example.com", "eve", "viewer")
 	who.Connector = "old"
-	w.must(w.state().PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "old", Subject: who.Subject, Mapped: who.Roles}))
+	w.must(
+		w.state().
+			PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "old", Subject: who.Subject, Mapped: who.Roles}),
+	)
 	eve := w.client(w.sign(ca.Request{Profile: ca.User, Identity: who}, newKey(t), w.now()))
-	if _, err := authrpc.Call(t.Context(), eve, authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(err, fault.Denied) {
+	if _, err := authrpc.Call(t.Context(), eve, authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(
+		err,
+		fault.Denied,
+	) {
 		t.Errorf("got %v for a person of a connector that is gone, want denied", err)
 	}
 }
 
-// A stream that was open when its proxy was removed ends with the next head, and no clock brings a removed machine back.
+// A stream that was open when its proxy was removed ends with the next head, and no clock brings a removed
+// machine back.
 func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
 	w := newTestServer(t)
 	p := w.join(identity.Proxy, "edge", nil, "edge.example.org")
@@ -281,7 +328,12 @@ func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
 		})
 	}()
 	<-got
-	_, err := authrpc.Call(t.Context(), root, authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: "nodes", Name: "edge"})
+	_, err := authrpc.Call(
+		t.Context(),
+		root,
+		authrpc.RemoveResource,
+		authrpc.RemoveResourceRequest{Kind: "nodes", Name: "edge"},
+	)
 	w.must(err)
 	w.must(w.auth.services.publisher.Publish(t.Context()))
 	select {
@@ -290,7 +342,10 @@ func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
 		t.Error("the stream of a removed proxy goes on")
 	}
 	w.advance(25 * time.Hour)
-	if _, err := authrpc.Call(t.Context(), w.client(p.cert()), authrpc.Renew, authrpc.RenewRequest{Time: w.now()}); !fault.Is(err, fault.Denied) {
+	if _, err := authrpc.Call(t.Context(), w.client(p.cert()), authrpc.Renew, authrpc.RenewRequest{Time: w.now()}); !fault.Is(
+		err,
+		fault.Denied,
+	) {
 		t.Errorf("renewing the ended certificate of a removed proxy: got %v, want denied", err)
 	}
 }

@@ -80,14 +80,27 @@ spec:
 }
 
 // startServer gives birth to a cluster, or with birth nil opens the one in dir.
-func startServer(t *testing.T, dir string, birth []byte, adjust ...func(*Config, *raftstore.Config)) *testServer {
+func startServer(
+	t *testing.T,
+	dir string,
+	birth []byte,
+	adjust ...func(*Config, *raftstore.Config),
+) *testServer {
 	t.Helper()
 	w := &testServer{t: t, dir: dir}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	w.must(err)
 	w.addr = ln.Addr().String()
-	cfg := Config{Dir: filepath.Join(dir, "auth"), Listener: ln, Bootstrap: birth, BootstrapName: "cluster.yaml", ReplicaID: "auth-1", Version: "test",
-		Log: slog.New(slog.DiscardHandler), Now: w.now}
+	cfg := Config{
+		Dir:           filepath.Join(dir, "auth"),
+		Listener:      ln,
+		Bootstrap:     birth,
+		BootstrapName: "cluster.yaml",
+		ReplicaID:     "auth-1",
+		Version:       "test",
+		Log:           slog.New(slog.DiscardHandler),
+		Now:           w.now,
+	}
 	for _, a := range adjust {
 		a(&cfg, &raftstore.Config{})
 	}
@@ -143,7 +156,12 @@ func (unrecorded) RecordIssuance(context.Context, ca.Record) error { return nil 
 // sign makes a certificate with the cluster's own keys.
 func (w *testServer) sign(r ca.Request, key crypto.Signer, now time.Time) *tls.Certificate {
 	w.t.Helper()
-	c, err := ca.New(ca.Config{Cluster: w.auth.Cluster(), Keys: w.auth.services.keys, Recorder: unrecorded{}, Now: func() time.Time { return now }})
+	c, err := ca.New(ca.Config{
+		Cluster:  w.auth.Cluster(),
+		Keys:     w.auth.services.keys,
+		Recorder: unrecorded{},
+		Now:      func() time.Time { return now },
+	})
 	w.must(err)
 	r.X509Key = key.Public()
 	out, err := c.Issue(w.t.Context(), r)
@@ -165,7 +183,16 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 }
 
 func userIdentity(cluster, name string, roles ...string) identity.Identity {
-	return identity.Identity{Kind: identity.User, Cluster: cluster, Name: name, Connector: "corp", Subject: "sub-" + name, LoginID: "login-1", Roles: roles, Factor: "totp"}
+	return identity.Identity{
+		Kind:      identity.User,
+		Cluster:   cluster,
+		Name:      name,
+		Connector: "corp",
+		Subject:   "sub-" + name,
+		LoginID:   "login-1",
+		Roles:     roles,
+		Factor:    "totp",
+	}
 }
 
 // client shows cert, or nothing where it is nil.
@@ -174,7 +201,10 @@ func (w *testServer) client(cert *tls.Certificate) *authrpc.Client {
 	if cert != nil {
 		show = func() (*tls.Certificate, error) { return cert, nil }
 	}
-	c := authrpc.NewClient(w.addr, identity.PinnedTLS(w.auth.Pin(), w.auth.Cluster(), identity.ALPNAuth, show, w.now, identity.Auth))
+	c := authrpc.NewClient(
+		w.addr,
+		identity.PinnedTLS(w.auth.Pin(), w.auth.Cluster(), identity.ALPNAuth, show, w.now, identity.Auth),
+	)
 	w.t.Cleanup(c.Close)
 	return c
 }
@@ -191,7 +221,13 @@ func (w *testServer) user(name string, roles ...string) *authrpc.Client {
 	if err != nil {
 		kept = state.Stored[state.User]{}
 	}
-	u := state.User{Connector: who.Connector, Subject: who.Subject, Name: name, Mapped: roles, Roles: kept.Value.Roles}
+	u := state.User{
+		Connector: who.Connector,
+		Subject:   who.Subject,
+		Name:      name,
+		Mapped:    roles,
+		Roles:     kept.Value.Roles,
+	}
 	w.must(w.state().PutUser(w.t.Context(), kept, u))
 	return w.client(w.sign(userRequest(who), newKey(w.t), w.now()))
 }
@@ -205,7 +241,11 @@ type machine struct {
 }
 
 // request is a join request with a good proof.
-func (w *testServer) request(token string, kind identity.Kind, name string) (authrpc.JoinRequest, *ecdsa.PrivateKey) {
+func (w *testServer) request(
+	token string,
+	kind identity.Kind,
+	name string,
+) (authrpc.JoinRequest, *ecdsa.PrivateKey) {
 	w.t.Helper()
 	key, host := newKey(w.t), newKey(w.t)
 	hostKey, err := ssh.NewPublicKey(host.Public())

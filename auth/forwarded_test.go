@@ -41,7 +41,12 @@ type forwardingConn struct {
 func (c *forwardingConn) Write(b []byte) (int, error) {
 	if !c.sent {
 		c.sent = true
-		word, err := authrpc.SignForwardedFrom(c.proxy.key, c.proxy.proxy, netip.MustParseAddrPort(clientAddress+":40022"), b)
+		word, err := authrpc.SignForwardedFrom(
+			c.proxy.key,
+			c.proxy.proxy,
+			netip.MustParseAddrPort(clientAddress+":40022"),
+			b,
+		)
 		if err != nil {
 			return 0, err
 		}
@@ -52,15 +57,35 @@ func (c *forwardingConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// The word of a proxy counts as long as it is on record; that of a node, or one under another's name, counts for nothing.
+// The word of a proxy counts as long as it is on record; that of a node, or one under another's name, counts
+// for nothing.
 func TestOnlyARegisteredProxyForwardsAClientAddress(t *testing.T) {
 	w := newTestServer(t)
-	edge, other := w.join(identity.Proxy, "edge", nil, "edge.example.org"), w.join(identity.Proxy, "other", nil, "other.example.org")
+	edge, other := w.join(
+		identity.Proxy,
+		"edge",
+		nil,
+		"edge.example.org",
+	), w.join(
+		identity.Proxy,
+		"other",
+		nil,
+		"other.example.org",
+	)
 	node := w.join(identity.Node, "web", nil)
 	ask := func(p forwardingDialer) (string, error) {
-		c := authrpc.NewClientWithDialer(p, w.addr, identity.PinnedTLS(w.auth.Pin(), w.auth.Cluster(), identity.ALPNAuth, nil, w.now, identity.Auth))
+		c := authrpc.NewClientWithDialer(
+			p,
+			w.addr,
+			identity.PinnedTLS(w.auth.Pin(), w.auth.Cluster(), identity.ALPNAuth, nil, w.now, identity.Auth),
+		)
 		defer c.Close()
-		res, err := authrpc.Call(t.Context(), c, authrpc.BeginHeadless, authrpc.BeginHeadlessRequest{Challenge: strings.Repeat("a", 43)})
+		res, err := authrpc.Call(
+			t.Context(),
+			c,
+			authrpc.BeginHeadless,
+			authrpc.BeginHeadlessRequest{Challenge: strings.Repeat("a", 43)},
+		)
 		return res.From, err
 	}
 	good := forwardingDialer{edge.key, edge.res.Identity.ID}
@@ -77,7 +102,12 @@ func TestOnlyARegisteredProxyForwardsAClientAddress(t *testing.T) {
 			t.Errorf("%s: got %q, %v, want the connection refused", name, from, err)
 		}
 	}
-	_, err := authrpc.Call(t.Context(), w.user("alice", "admin"), authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: "nodes", Name: "edge"})
+	_, err := authrpc.Call(
+		t.Context(),
+		w.user("alice", "admin"),
+		authrpc.RemoveResource,
+		authrpc.RemoveResourceRequest{Kind: "nodes", Name: "edge"},
+	)
 	w.must(err)
 	if from, err := ask(good); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("a proxy that was removed: got %q, %v, want the connection refused", from, err)

@@ -11,8 +11,9 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// InviteFirstProxy makes the join token of the cluster's first proxy. Tokens are made by people who are logged in, and nobody can log in
-// before a proxy stands; so where there is one, this is refused. Like Invite it is for the program that auth runs in.
+// InviteFirstProxy makes the join token of the cluster's first proxy. Tokens are made by people who are
+// logged in, and nobody can log in before a proxy stands; so where there is one, this is refused. Like Invite
+// it is for the program that auth runs in.
 func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authrpc.Token, error) {
 	if err := s.Ready(ctx); err != nil {
 		return authrpc.Token{}, err
@@ -22,8 +23,12 @@ func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authr
 		return authrpc.Token{}, err
 	}
 	if len(there.Items) > 0 {
-		return authrpc.Token{}, fault.New(fault.Denied, "auth.InviteFirst", fmt.Sprintf("this cluster has a proxy already: %s", there.Items[0].Value.Name),
-			"log in through it, then run: tsh token create --kind proxy")
+		return authrpc.Token{}, fault.New(
+			fault.Denied,
+			"auth.InviteFirst",
+			fmt.Sprintf("this cluster has a proxy already: %s", there.Items[0].Value.Name),
+			"log in through it, then run: tsh token create --kind proxy",
+		)
 	}
 	return s.Invite(ctx, identity.Proxy, nil, ttl)
 }

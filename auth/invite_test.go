@@ -22,7 +22,8 @@ func TestOnlyTheFirstProxyIsInvitedWithoutAUser(t *testing.T) {
 		t.Errorf("got %v beside a node, want a token: a node lets nobody log in", err)
 	}
 	w.join(identity.Proxy, "proxy-1", nil)
-	if _, err := w.auth.InviteFirstProxy(t.Context(), time.Minute); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+	if _, err := w.auth.InviteFirstProxy(t.Context(), time.Minute); !fault.Is(err, fault.Denied) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("got %v beside a proxy, want it denied with the way to a token", err)
 	}
 }

@@ -35,16 +35,31 @@ type loginFixture struct {
 func newLoginFixture(t *testing.T) *loginFixture {
 	t.Helper()
 	var provider *oidctest.Provider
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { provider.ServeHTTP(w, r) }))
+	server := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { provider.ServeHTTP(w, r) }),
+	)
 	t.Cleanup(server.Close)
 	dir := t.TempDir()
 	text := strings.Replace(string(bootstrapText(dir)), "https://login.example.org", server.URL, 1)
 	c := &loginFixture{testServer: startServer(t, dir, []byte(text))}
 	var err error
 	provider, err = oidctest.New(oidctest.Config{Issuer: server.URL, Alg: "ES256", Now: c.now,
-		Clients: []oidctest.Client{{ID: "threshold", Secret: "a client secret", Redirects: []string{origin + authrpc.CallbackPath("corp")}}},
-		Users: []oidctest.User{{Email: "alice@example.com", Password: "wonderland", Subject: "sub-alice", Claims: map[string]any{"groups": []string{"admins"}}},
-			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"}}})
+		Clients: []oidctest.Client{
+			{
+				ID:        "threshold",
+				Secret:    "a client secret",
+				Redirects: []string{origin + authrpc.CallbackPath("corp")},
+			},
+		},
+		Users: []oidctest.User{
+			{
+				Email:    "alice@example.com",
+				Password: "wonderland",
+				Subject:  "sub-alice",
+				Claims:   map[string]any{"groups": []string{"admins"}},
+			},
+			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"},
+		}})
 	c.must(err)
 	c.proxy = c.join(identity.Proxy, "edge", nil, "access.example.com")
 	return c
@@ -79,7 +94,11 @@ func newLoginClient(t *testing.T) loginClient {
 func (c *loginFixture) loginUntilFactor(me loginClient, login, password string) authrpc.FinishOIDCResponse {
 	c.t.Helper()
 	begun, err := authrpc.Call(c.t.Context(), c.proxy.Client, authrpc.BeginLogin, authrpc.BeginLoginRequest{
-		Challenge: authrpc.Challenge(me.verifier, me.sshKey, me.x509Key), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", PublicOrigin: origin, From: "192.0.2.7"})
+		Challenge: authrpc.Challenge(
+			me.verifier,
+			me.sshKey,
+			me.x509Key,
+		), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", PublicOrigin: origin, From: "192.0.2.7"})
 	c.must(err)
 	page, err := formbrowser.New(nil, origin).Open(c.t.Context(), begun.Redirect)
 	if err == nil && page.Location == "" {
@@ -89,8 +108,13 @@ func (c *loginFixture) loginUntilFactor(me loginClient, login, password string) 
 	back, err := url.Parse(page.Location)
 	c.must(err)
 	q := back.Query()
-	out, err := authrpc.Call(c.t.Context(), c.proxy.Client, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{Connector: "corp",
-		Attempt: begun.Attempt, State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), From: "192.0.2.7"})
+	out, err := authrpc.Call(
+		c.t.Context(),
+		c.proxy.Client,
+		authrpc.FinishOIDC,
+		authrpc.FinishOIDCRequest{Connector: "corp",
+			Attempt: begun.Attempt, State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), From: "192.0.2.7"},
+	)
 	c.must(err)
 	return out
 }
@@ -104,11 +128,19 @@ func (c *loginFixture) logIn(me loginClient, login, password string) authrpc.Red
 	}
 	code, err := ptotp.GenerateCode(i.Enrol.Secret, c.now())
 	c.must(err)
-	proven, err := authrpc.Call(c.t.Context(), c.proxy.Client, authrpc.ProveFactor, authrpc.ProveFactorRequest{Attempt: i.Attempt, Code: code, From: "192.0.2.7"})
+	proven, err := authrpc.Call(
+		c.t.Context(),
+		c.proxy.Client,
+		authrpc.ProveFactor,
+		authrpc.ProveFactorRequest{Attempt: i.Attempt, Code: code, From: "192.0.2.7"},
+	)
 	c.must(err)
 	back, err := url.Parse(proven.Redirect)
 	c.must(err)
-	return authrpc.RedeemLoginRequest{Code: back.Query().Get("code"), Keys: authrpc.Keys{Verifier: me.verifier, SSHKey: me.sshKey, X509Key: me.x509Key}}
+	return authrpc.RedeemLoginRequest{
+		Code: back.Query().Get("code"),
+		Keys: authrpc.Keys{Verifier: me.verifier, SSHKey: me.sshKey, X509Key: me.x509Key},
+	}
 }
 
 func TestALoginEarnsCertificates(t *testing.T) {
@@ -118,7 +150,10 @@ func TestALoginEarnsCertificates(t *testing.T) {
 	other := newLoginClient(t)
 	stolen := redeem
 	stolen.SSHKey, stolen.X509Key = other.sshKey, other.x509Key
-	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, stolen); !fault.Is(err, fault.Denied) {
+	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, stolen); !fault.Is(
+		err,
+		fault.Denied,
+	) {
 		t.Errorf("the code with other keys: got %v, want denied", err)
 	}
 	res, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, redeem)
@@ -126,7 +161,9 @@ func TestALoginEarnsCertificates(t *testing.T) {
 	if _, _, err := rules.OpenAuthorities(c.auth.Pin(), res.Authorities); err != nil {
 		t.Errorf("got authorities that do not verify: %v", err)
 	}
-	if res.Identity.Name != "alice@example.com" || res.Identity.Factor != "totp" || len(res.Identity.Roles) != 1 || res.Identity.Roles[0] != "admin" {
+	if res.Identity.Name != "alice@example.com" || res.Identity.Factor != "totp" ||
+		len(res.Identity.Roles) != 1 ||
+		res.Identity.Roles[0] != "admin" {
 		t.Errorf("got %+v, want alice, an administrator by her claim", res.Identity)
 	}
 	if len(res.SSHCert) != 0 {
@@ -141,7 +178,11 @@ func TestALoginEarnsCertificates(t *testing.T) {
 	if _, err := authrpc.Call(t.Context(), admin, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: access.Users, Name: "alice@example.com"}); err != nil {
 		t.Errorf("an administrator reads users: got %v", err)
 	}
-	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, redeem); !fault.Is(err, fault.Expired) || fault.Remedy(err) == "" {
+	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, redeem); !fault.Is(
+		err,
+		fault.Expired,
+	) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("the code again: got %v, want expired with a remedy", err)
 	}
 	if e := c.event(audit.CertIssued, "alice@example.com"); e.Proxy != "edge" || e.From != "192.0.2.7" {
@@ -152,10 +193,19 @@ func TestALoginEarnsCertificates(t *testing.T) {
 func TestAUserWithoutRolesIsRefused(t *testing.T) {
 	c := newLoginFixture(t)
 	me := newLoginClient(t)
-	res, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, c.logIn(me, "bob@example.com", "builder"))
+	res, err := authrpc.Call(
+		t.Context(),
+		c.client(nil),
+		authrpc.RedeemLogin,
+		c.logIn(me, "bob@example.com", "builder"),
+	)
 	c.must(err)
 	bob := c.client(&tls.Certificate{Certificate: res.X509, PrivateKey: me.key})
-	if _, err := authrpc.Call(t.Context(), bob, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: access.Users}); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+	if _, err := authrpc.Call(t.Context(), bob, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: access.Users}); !fault.Is(
+		err,
+		fault.Denied,
+	) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("got %v, want denied with a remedy", err)
 	}
 	c.join(identity.Node, "web", nil)
@@ -173,7 +223,11 @@ func TestAProxySendsBrowsersOnlyToItself(t *testing.T) {
 	me := newLoginClient(t)
 	for public, want := range map[string]fault.Kind{origin: "", origin + ":8443": "", "https://evil.example.org": fault.Denied} {
 		_, err := authrpc.Call(t.Context(), c.proxy.Client, authrpc.BeginLogin, authrpc.BeginLoginRequest{
-			Challenge: authrpc.Challenge(me.verifier, me.sshKey, me.x509Key), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", PublicOrigin: public})
+			Challenge: authrpc.Challenge(
+				me.verifier,
+				me.sshKey,
+				me.x509Key,
+			), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", PublicOrigin: public})
 		if fault.KindOf(err) != want {
 			t.Errorf("%s: got %v, want kind %q", public, err, want)
 		}

@@ -15,7 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// probe does a TLS handshake and one read, and tells how the server takes it: nil when it waits for a request.
+// probe does a TLS handshake and one read, and tells how the server takes it: nil when it waits for a
+// request.
 func (w *testServer) probe(cert *tls.Certificate, alpn ...string) error {
 	w.t.Helper()
 	cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, NextProtos: alpn}
@@ -38,13 +39,22 @@ func (w *testServer) probe(cert *tls.Certificate, alpn ...string) error {
 
 // machineCert is one that auth never issued, for a machine of the kind.
 func (w *testServer) machineCert(kind identity.Kind) *tls.Certificate {
-	id := identity.Identity{Kind: kind, Cluster: w.auth.Cluster(), Name: "x", ID: "00000000000000000000000000000001"}
+	id := identity.Identity{
+		Kind:    kind,
+		Cluster: w.auth.Cluster(),
+		Name:    "x",
+		ID:      "00000000000000000000000000000001",
+	}
 	return w.sign(ca.Request{Profile: ca.Service, Identity: id}, newKey(w.t), w.now())
 }
 
 func TestThePortChecksProtocolAndCertificateKind(t *testing.T) {
 	w := newTestServer(t)
-	user := w.sign(ca.Request{Profile: ca.User, Identity: userIdentity(w.auth.Cluster(), "alice")}, newKey(t), w.now())
+	user := w.sign(
+		ca.Request{Profile: ca.User, Identity: userIdentity(w.auth.Cluster(), "alice")},
+		newKey(t),
+		w.now(),
+	)
 	const auth, raft = identity.ALPNAuth, identity.ALPNRaft
 	for _, tt := range []struct {
 		name string
@@ -79,14 +89,25 @@ func TestAForeignCertificateIsRefusedWithAnAlert(t *testing.T) {
 	other, err := ca.New(ca.Config{Cluster: "example.com", Keys: keys, Recorder: unrecorded{}})
 	w.must(err)
 	key := newKey(t)
-	out, err := other.Issue(t.Context(), ca.Request{Profile: ca.User, Identity: userIdentity("example.com", "mallory", "admin"), X509Key: key.Public()})
+	out, err := other.Issue(
+		t.Context(),
+		ca.Request{
+			Profile:  ca.User,
+			Identity: userIdentity("example.com", "mallory", "admin"),
+			X509Key:  key.Public(),
+		},
+	)
 	w.must(err)
 	cert := &tls.Certificate{Certificate: [][]byte{out.X509.Raw}, PrivateKey: key}
 	var alert *net.OpError
 	if err := w.probe(cert, identity.ALPNAuth); !errors.As(err, &alert) || alert.Op != "remote error" {
 		t.Errorf("got %v, want a TLS alert", err)
 	}
-	if _, err = authrpc.Call(t.Context(), w.client(cert), authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(err, fault.Unauthenticated) || fault.Remedy(err) != "run: tsh login" {
+	if _, err = authrpc.Call(t.Context(), w.client(cert), authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(
+		err,
+		fault.Unauthenticated,
+	) ||
+		fault.Remedy(err) != "run: tsh login" {
 		t.Errorf("got %v with remedy %q, want unauthenticated and: run: tsh login", err, fault.Remedy(err))
 	}
 }
@@ -106,7 +127,15 @@ func TestTheUserAuthorityCannotSignMachines(t *testing.T) {
 
 func TestTLSBelow13IsRefused(t *testing.T) {
 	w := newTestServer(t)
-	conn, err := tls.Dial("tcp", w.addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, NextProtos: []string{identity.ALPNAuth}})
+	conn, err := tls.Dial(
+		"tcp",
+		w.addr,
+		&tls.Config{
+			InsecureSkipVerify: true,
+			MaxVersion:         tls.VersionTLS12,
+			NextProtos:         []string{identity.ALPNAuth},
+		},
+	)
 	if err == nil {
 		conn.Close()
 		t.Error("TLS 1.2 was accepted")
@@ -118,10 +147,21 @@ func TestThePinAloneVerifiesTheServer(t *testing.T) {
 	right, wrong := w.auth.Pin(), w.auth.Pin()
 	wrong[0] ^= 1
 	for pin, want := range map[identity.Pin]fault.Kind{right: fault.Expired, wrong: fault.Denied} { // redeem of nothing is refused in the room
-		c := authrpc.NewClient(w.addr, identity.PinnedTLS(pin, identity.AnyCluster, identity.ALPNAuth, nil, w.now, identity.Auth))
+		c := authrpc.NewClient(
+			w.addr,
+			identity.PinnedTLS(pin, identity.AnyCluster, identity.ALPNAuth, nil, w.now, identity.Auth),
+		)
 		defer c.Close()
 		r, _ := w.request("t", identity.Node, "n")
-		_, err := authrpc.Call(t.Context(), c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: "x", Keys: authrpc.Keys{Verifier: "y", SSHKey: r.SSHKey, X509Key: r.X509Key}})
+		_, err := authrpc.Call(
+			t.Context(),
+			c,
+			authrpc.RedeemLogin,
+			authrpc.RedeemLoginRequest{
+				Code: "x",
+				Keys: authrpc.Keys{Verifier: "y", SSHKey: r.SSHKey, X509Key: r.X509Key},
+			},
+		)
 		if !fault.Is(err, want) {
 			t.Errorf("got %v, want kind %s", err, want)
 		}

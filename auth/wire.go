@@ -75,12 +75,22 @@ func (s *Server) checkBootstrap(ctx context.Context, st *state.State) error {
 	case err != nil:
 		return err
 	case empty && s.birth == nil:
-		return fault.New(fault.NotFound, "auth.Run", "there is no cluster in "+s.cfg.Dir+" yet", "run once: threshold start --bootstrap FILE")
+		return fault.New(
+			fault.NotFound,
+			"auth.Run",
+			"there is no cluster in "+s.cfg.Dir+" yet",
+			"run once: threshold start --bootstrap FILE",
+		)
 	case !empty && s.birth != nil:
 		if c, err := st.Cluster(ctx); err == nil && s.cfg.ResumeBootstrap && c.Name == s.birth.name {
 			return nil
 		}
-		return fault.New(fault.Conflict, "auth.Run", "the cluster in "+s.cfg.Dir+" was born already", "start without --bootstrap")
+		return fault.New(
+			fault.Conflict,
+			"auth.Run",
+			"the cluster in "+s.cfg.Dir+" was born already",
+			"start without --bootstrap",
+		)
 	case empty:
 		return s.createCluster(ctx, st)
 	}
@@ -90,13 +100,19 @@ func (s *Server) checkBootstrap(ctx context.Context, st *state.State) error {
 // buildServices makes the rooms, from the bottom up.
 func (s *Server) buildServices(h *services, seal keyring.Seal) error {
 	now, log := s.cfg.Now, s.cfg.Log
-	h.publisher = rules.New(rules.Config{State: h.state, Cluster: h.cluster.Name, Signer: h.keys.RulesSigner, Now: now, Log: log})
+	h.publisher = rules.New(
+		rules.Config{State: h.state, Cluster: h.cluster.Name, Signer: h.keys.RulesSigner, Now: now, Log: log},
+	)
 	h.join = join.New(join.Config{State: h.state, Cluster: h.cluster.Name, Pin: h.keys.Pin(), Now: now})
-	signer, err := ca.New(ca.Config{Cluster: h.cluster.Name, Keys: h.keys, Recorder: issue.Recorder{State: h.state}, Now: now})
+	signer, err := ca.New(
+		ca.Config{Cluster: h.cluster.Name, Keys: h.keys, Recorder: issue.Recorder{State: h.state}, Now: now},
+	)
 	if err != nil {
 		return err
 	}
-	h.issuer = issue.New(issue.Config{CA: signer, State: h.state, Rules: h.publisher, Cluster: h.cluster.Name, Now: now})
+	h.issuer = issue.New(
+		issue.Config{CA: signer, State: h.state, Rules: h.publisher, Cluster: h.cluster.Name, Now: now},
+	)
 	vault := state.NewVault(h.state, seal)
 	if h.logins, err = s.newLogin(h, vault, seal); err != nil {
 		return err
@@ -104,9 +120,13 @@ func (s *Server) buildServices(h *services, seal keyring.Seal) error {
 	record := audit.New(h.state)
 	h.api = api.New(api.Config{
 		Caller: port.CallerOf, State: h.state, Login: h.logins, Join: h.join, Issuer: h.issuer, Rules: h.publisher,
-		Attachments: attachments.New(attachments.Config{State: h.state, Cluster: h.cluster.Name, Now: now, Log: log}),
-		Resources:   resources.New(resources.Config{State: h.state, Vault: vault, Join: h.join, Log: record, Now: now}),
-		Log:         record, Now: now, Logger: log,
+		Attachments: attachments.New(
+			attachments.Config{State: h.state, Cluster: h.cluster.Name, Now: now, Log: log},
+		),
+		Resources: resources.New(
+			resources.Config{State: h.state, Vault: vault, Join: h.join, Log: record, Now: now},
+		),
+		Log: record, Now: now, Logger: log,
 	})
 	return nil
 }
@@ -125,12 +145,14 @@ func (s *Server) newLogin(h *services, vault *state.Vault, seal keyring.Seal) (*
 	if err != nil {
 		return nil, err
 	}
-	return login.New(login.Config{Cluster: h.cluster.Name, Key: key, Providers: providers, Factor: factor, Store: h.state,
-		AllowedOrigin: h.join.AllowedOrigin, Log: s.cfg.Log, Now: s.cfg.Now})
+	return login.New(
+		login.Config{Cluster: h.cluster.Name, Key: key, Providers: providers, Factor: factor, Store: h.state,
+			AllowedOrigin: h.join.AllowedOrigin, Log: s.cfg.Log, Now: s.cfg.Now},
+	)
 }
 
-// portConfig are what the port lets people in by. The anchors are the authorities themselves, so one that a rotation took away is trusted no
-// more, whatever the root once signed.
+// portConfig are what the port lets people in by. The anchors are the authorities themselves, so one that a
+// rotation took away is trusted no more, whatever the root once signed.
 func (s *Server) portConfig(h *services) port.RunConfig {
 	public := h.keys.Public()
 	trust := identity.Roots{Users: pool(public.UserX509), Services: pool(public.ServiceX509)}

@@ -15,7 +15,12 @@ type discardRecorder struct{}
 func (discardRecorder) RecordIssuance(context.Context, ca.Record) error { return nil }
 
 func bench(b *testing.B, r ca.Request) {
-	c, err := ca.New(ca.Config{Cluster: cluster, Keys: keyringtest.New(b, cluster, createdAt), Recorder: discardRecorder{}, Now: func() time.Time { return testNow }})
+	c, err := ca.New(ca.Config{
+		Cluster:  cluster,
+		Keys:     keyringtest.New(b, cluster, createdAt),
+		Recorder: discardRecorder{},
+		Now:      func() time.Time { return testNow },
+	})
 	if err != nil {
 		b.Fatal(err)
 	}

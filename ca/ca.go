@@ -1,9 +1,9 @@
 // Package ca answers: how is it signed?
 //
-// It turns a Request (facts that auth has established) into an SSH certificate, an X.509 certificate or both, in this order: check the
-// request, draft what would be signed, lint the draft, sign, have the issuance recorded, release. An unrecorded certificate never
-// leaves. Which key signs is keyring's question; who may ask is auth's. It is the one place that knows smallstep/certificates. See
-// DESIGN.md for why.
+// It turns a Request (facts that auth has established) into an SSH certificate, an X.509 certificate or both,
+// in this order: check the request, draft what would be signed, lint the draft, sign, have the issuance
+// recorded, release. An unrecorded certificate never leaves. Which key signs is keyring's question; who may
+// ask is auth's. It is the one place that knows smallstep/certificates. See DESIGN.md for why.
 package ca
 
 import (
@@ -51,11 +51,20 @@ type CA struct {
 // New makes a CA.
 func New(cfg Config) (*CA, error) {
 	if cfg.Keys == nil || cfg.Recorder == nil {
-		return nil, fault.New(fault.Internal, "ca.New", "the CA lacks keys or a recorder", "report this defect")
+		return nil, fault.New(
+			fault.Internal,
+			"ca.New",
+			"the CA lacks keys or a recorder",
+			"report this defect",
+		)
 	}
 	if cfg.Cluster != cfg.Keys.Cluster() {
-		return nil, fault.New(fault.Invalid, "ca.New", fmt.Sprintf("the keys are of cluster %q, not %q", cfg.Keys.Cluster(), cfg.Cluster),
-			"start with the data of the cluster that the configuration names")
+		return nil, fault.New(
+			fault.Invalid,
+			"ca.New",
+			fmt.Sprintf("the keys are of cluster %q, not %q", cfg.Keys.Cluster(), cfg.Cluster),
+			"start with the data of the cluster that the configuration names",
+		)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -105,7 +114,8 @@ type Issued struct {
 	Record Record
 }
 
-// Issue checks, lints, signs, records and only then releases. Every error is a fault; a refusal signs nothing.
+// Issue checks, lints, signs, records and only then releases. Every error is a fault; a refusal signs
+// nothing.
 func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 	now, err := c.clock()
 	if err != nil {
@@ -116,21 +126,39 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 		return Issued{}, err
 	}
 	if err := c.lint(d, now); err != nil {
-		return Issued{}, fault.Wrap(err, fault.Invalid, "ca.lint", "the certificate would not be well formed: "+err.Error(), "ask an administrator to look at the request")
+		return Issued{}, fault.Wrap(
+			err,
+			fault.Invalid,
+			"ca.lint",
+			"the certificate would not be well formed: "+err.Error(),
+			"ask an administrator to look at the request",
+		)
 	}
 	out, err := c.sign(d)
 	if err != nil {
-		return Issued{}, fault.Wrap(err, fault.Internal, "ca.sign", "the certificate could not be signed", "look at the log of auth")
+		return Issued{}, fault.Wrap(
+			err,
+			fault.Internal,
+			"ca.sign",
+			"the certificate could not be signed",
+			"look at the log of auth",
+		)
 	}
 	out.Record = newRecord(d, out)
 	if err := c.recorder.RecordIssuance(ctx, out.Record); err != nil {
-		return Issued{}, fault.Wrap(err, fault.Unavailable, "ca.Issue", "the certificate could not be recorded, so it was not released", "try again in a moment")
+		return Issued{}, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"ca.Issue",
+			"the certificate could not be recorded, so it was not released",
+			"try again in a moment",
+		)
 	}
 	return out, nil
 }
 
-// clock gives the time, and refuses to work when it has gone back behind what was issued or behind the birth of the authorities: a
-// certificate that begins and ends in the past helps nobody but who set the clock.
+// clock gives the time, and refuses to work when it has gone back behind what was issued or behind the birth
+// of the authorities: a certificate that begins and ends in the past helps nobody but who set the clock.
 func (c *CA) clock() (time.Time, error) {
 	now := c.now().UTC()
 	c.mu.Lock()
@@ -140,8 +168,18 @@ func (c *CA) clock() (time.Time, error) {
 		floor = born
 	}
 	if now.Before(floor.Add(-identity.Skew)) {
-		return now, fault.New(fault.Unavailable, "ca.Issue", fmt.Sprintf("the clock of auth says %s, which is before certificates it issued (%s)",
-			now.Format(time.RFC3339), floor.Format(time.RFC3339)), "set the clock of the auth host, then restart auth")
+		return now, fault.New(
+			fault.Unavailable,
+			"ca.Issue",
+			fmt.Sprintf(
+				"the clock of auth says %s, which is before certificates it issued (%s)",
+				now.Format(
+					time.RFC3339,
+				),
+				floor.Format(time.RFC3339),
+			),
+			"set the clock of the auth host, then restart auth",
+		)
 	}
 	if now.After(c.lastIssued) {
 		c.lastIssued = now
@@ -149,7 +187,8 @@ func (c *CA) clock() (time.Time, error) {
 	return now, nil
 }
 
-// newSerial draws 64 random bits, never zero. The SSH and the X.509 certificate of one request share it, so one number finds both.
+// newSerial draws 64 random bits, never zero. The SSH and the X.509 certificate of one request share it, so
+// one number finds both.
 func newSerial() identity.Serial {
 	for {
 		var b [8]byte

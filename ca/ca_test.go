@@ -82,8 +82,17 @@ func (w *fixture) issue(t testing.TB, r ca.Request) ca.Issued {
 }
 
 func alice() identity.Identity {
-	return identity.Identity{Kind: identity.User, Cluster: cluster, Name: "alice@example.com", Connector: "corp", Subject: "00u1/a b",
-		LoginID: "login-1", Roles: []string{"ops"}, Traits: identity.Traits{"team": {"red"}}, Factor: "totp"}
+	return identity.Identity{
+		Kind:      identity.User,
+		Cluster:   cluster,
+		Name:      "alice@example.com",
+		Connector: "corp",
+		Subject:   "00u1/a b",
+		LoginID:   "login-1",
+		Roles:     []string{"ops"},
+		Traits:    identity.Traits{"team": {"red"}},
+		Factor:    "totp",
+	}
 }
 
 func machine(kind identity.Kind, name string) identity.Identity {
@@ -119,16 +128,32 @@ func p256(t testing.TB) crypto.PublicKey {
 
 // userRequest asks for both certificates of alice.
 func userRequest(t testing.TB) ca.Request {
-	return ca.Request{Profile: ca.User, Identity: alice(), SSHKey: sshKey(t), X509Key: p256(t), Logins: []identity.Login{"alice", "ubuntu"},
-		Extensions: []string{"permit-pty"}}
+	return ca.Request{
+		Profile:    ca.User,
+		Identity:   alice(),
+		SSHKey:     sshKey(t),
+		X509Key:    p256(t),
+		Logins:     []identity.Login{"alice", "ubuntu"},
+		Extensions: []string{"permit-pty"},
+	}
 }
 
 func hostRequest(t testing.TB) ca.Request {
-	return ca.Request{Profile: ca.Host, Identity: machine(identity.Node, "web-1"), SSHKey: sshKey(t), Names: []string{"web-1", "web-1." + cluster}}
+	return ca.Request{
+		Profile:  ca.Host,
+		Identity: machine(identity.Node, "web-1"),
+		SSHKey:   sshKey(t),
+		Names:    []string{"web-1", "web-1." + cluster},
+	}
 }
 
 func serviceRequest(t testing.TB) ca.Request {
-	return ca.Request{Profile: ca.Service, Identity: machine(identity.Proxy, "proxy-1"), X509Key: p256(t), Names: []string{"proxy.example.com", "127.0.0.1", "::1"}}
+	return ca.Request{
+		Profile:  ca.Service,
+		Identity: machine(identity.Proxy, "proxy-1"),
+		X509Key:  p256(t),
+		Names:    []string{"proxy.example.com", "127.0.0.1", "::1"},
+	}
 }
 
 func pool(certs ...*x509.Certificate) *x509.CertPool {
@@ -150,17 +175,27 @@ func TestUserGetsBothCertificatesWithOneValidity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Public().UserX509...), x509.ExtKeyUsageClientAuth, testNow, identity.User)
+	p, err := identity.VerifyX509(
+		out.Chain,
+		cluster,
+		pool(w.keys.Public().UserX509...),
+		x509.ExtKeyUsageClientAuth,
+		testNow,
+		identity.User,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u.UserKey() != alice().UserKey() || p.UserKey() != alice().UserKey() || !u.HasLogin("ubuntu") || u.HasLogin("root") {
+	if u.UserKey() != alice().UserKey() || p.UserKey() != alice().UserKey() || !u.HasLogin("ubuntu") ||
+		u.HasLogin("root") {
 		t.Errorf("got %+v and %+v, want alice as alice and ubuntu", u, p)
 	}
-	if want := testNow.Add(8 * time.Hour); !u.Expires.Equal(want) || !p.Expires.Equal(want) || !out.Record.NotAfter.Equal(want) {
+	if want := testNow.Add(8 * time.Hour); !u.Expires.Equal(want) || !p.Expires.Equal(want) ||
+		!out.Record.NotAfter.Equal(want) {
 		t.Errorf("got ends %s, %s, %s, want %s", u.Expires, p.Expires, out.Record.NotAfter, want)
 	}
-	if len(w.records) != 1 || w.records[0].Serial != u.Serial || out.X509.SerialNumber.Uint64() != uint64(u.Serial) {
+	if len(w.records) != 1 || w.records[0].Serial != u.Serial ||
+		out.X509.SerialNumber.Uint64() != uint64(u.Serial) {
 		t.Errorf("got %d records, want one with the serial of both certificates", len(w.records))
 	}
 }

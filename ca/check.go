@@ -21,17 +21,24 @@ func refused(err error, remedy string) error {
 
 const askAdmin = "ask an administrator to correct the user's roles or the machine's registration"
 
-// check refuses a request that no certificate may come of. It looks at the request; lint looks at what would be signed.
+// check refuses a request that no certificate may come of. It looks at the request; lint looks at what would
+// be signed.
 func (c *CA) check(r Request) error {
 	p, ok := profiles[r.Profile]
 	if !ok {
-		return refused(fmt.Errorf("there is no profile %q", r.Profile), "use the profile user, host or service")
+		return refused(
+			fmt.Errorf("there is no profile %q", r.Profile),
+			"use the profile user, host or service",
+		)
 	}
 	if !slices.Contains(p.kinds, r.Identity.Kind) {
 		return refused(fmt.Errorf("a %s cannot have a %s certificate", r.Identity.Kind, r.Profile), askAdmin)
 	}
 	if r.Identity.Cluster != c.cluster {
-		return refused(fmt.Errorf("the identity is of cluster %q, not %q", r.Identity.Cluster, c.cluster), "ask the cluster that the identity belongs to")
+		return refused(
+			fmt.Errorf("the identity is of cluster %q, not %q", r.Identity.Cluster, c.cluster),
+			"ask the cluster that the identity belongs to",
+		)
 	}
 	if err := c.checkKeys(r, p); err != nil {
 		return refused(err, "make a new key: ssh-keygen -t ed25519, or log in again with tsh login")
@@ -92,7 +99,9 @@ func (r Request) checkNames() error {
 	case len(r.Logins) != 0:
 		return fmt.Errorf("a %s certificate has no logins", r.Profile)
 	case r.Profile == Host && len(r.Names) == 0:
-		return errors.New("a host certificate needs at least one name: without one it would be good for every host")
+		return errors.New(
+			"a host certificate needs at least one name: without one it would be good for every host",
+		)
 	case len(r.Names) > maxNames:
 		return fmt.Errorf("%d names, more than %d", len(r.Names), maxNames)
 	}
@@ -111,7 +120,9 @@ func (r Request) checkLogins() error {
 	case len(r.Logins) > maxPrincipals:
 		return fmt.Errorf("%d logins, more than %d", len(r.Logins), maxPrincipals)
 	case len(r.Logins) == 0 && r.X509Key == nil:
-		return errors.New("the user has no login, so there is no SSH certificate: without principals it would be good for every account")
+		return errors.New(
+			"the user has no login, so there is no SSH certificate: without principals it would be good for every account",
+		)
 	}
 	for _, l := range r.Logins {
 		if err := identity.CheckLogin(l); err != nil {
@@ -121,8 +132,8 @@ func (r Request) checkLogins() error {
 	return nil
 }
 
-// checkName allows a node its own name and id, bare or under the cluster's name; a proxy or auth replica any plain host name or IP
-// address, because an operator chooses their public addresses.
+// checkName allows a node its own name and id, bare or under the cluster's name; a proxy or auth replica any
+// plain host name or IP address, because an operator chooses their public addresses.
 func checkName(id identity.Identity, name string) error {
 	if id.Kind == identity.Node {
 		own := []string{id.Name, string(id.ID), id.Name + "." + id.Cluster, string(id.ID) + "." + id.Cluster}
@@ -159,7 +170,10 @@ func (r Request) checkUserOptions() error {
 func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 	p := profiles[r.Profile]
 	if r.TTL < 0 {
-		return from, until, refused(fmt.Errorf("the lifetime %s is negative", r.TTL), "ask for a lifetime above zero")
+		return from, until, refused(
+			fmt.Errorf("the lifetime %s is negative", r.TTL),
+			"ask for a lifetime above zero",
+		)
 	}
 	until = now.Add(p.defaultTTL)
 	switch {
@@ -173,10 +187,18 @@ func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 	}
 	from, until = now.Add(-identity.Skew).Truncate(time.Second), until.UTC().Truncate(time.Second)
 	if !until.After(now) {
-		return from, until, fault.New(fault.Expired, "ca.Issue", "no certificate: it would have ended already, at "+until.Format(time.RFC3339), "run: tsh login")
+		return from, until, fault.New(
+			fault.Expired,
+			"ca.Issue",
+			"no certificate: it would have ended already, at "+until.Format(time.RFC3339),
+			"run: tsh login",
+		)
 	}
 	if longest := now.Add(p.maxTTL); until.After(longest) || r.TTL > p.maxTTL {
-		return from, until, refused(fmt.Errorf("a %s certificate may live %s at most", r.Profile, p.maxTTL), "ask for a shorter lifetime")
+		return from, until, refused(
+			fmt.Errorf("a %s certificate may live %s at most", r.Profile, p.maxTTL),
+			"ask for a shorter lifetime",
+		)
 	}
 	return from, until, nil
 }

@@ -182,8 +182,15 @@ func TestIssueRefuses(t *testing.T) {
 			r := tc.base(t)
 			tc.change(&r)
 			out, err := w.ca.Issue(t.Context(), r)
-			if !fault.Is(err, tc.kind) || fault.Remedy(err) == "" || !strings.Contains(fmt.Sprint(err), tc.want) {
-				t.Errorf("got %v (remedy %q), want a fault of kind %s that says %q", err, fault.Remedy(err), tc.kind, tc.want)
+			if !fault.Is(err, tc.kind) || fault.Remedy(err) == "" ||
+				!strings.Contains(fmt.Sprint(err), tc.want) {
+				t.Errorf(
+					"got %v (remedy %q), want a fault of kind %s that says %q",
+					err,
+					fault.Remedy(err),
+					tc.kind,
+					tc.want,
+				)
 			}
 			if out.SSH != nil || out.X509 != nil || out.Chain != nil {
 				t.Error("got a certificate beside the refusal, want none")
@@ -240,8 +247,15 @@ func TestIssueAcceptsTheLimits(t *testing.T) {
 			if out.X509 != nil && !out.X509.NotAfter.Equal(tc.until) {
 				t.Errorf("got an X.509 end at %s, want %s", out.X509.NotAfter, tc.until)
 			}
-			if from := testNow.Add(-identity.Skew); !out.Record.NotBefore.Equal(from) || !out.Record.Identity.Expires.Equal(tc.until) {
-				t.Errorf("got a record from %s until %s, want %s and %s", out.Record.NotBefore, out.Record.Identity.Expires, from, tc.until)
+			if from := testNow.Add(-identity.Skew); !out.Record.NotBefore.Equal(from) ||
+				!out.Record.Identity.Expires.Equal(tc.until) {
+				t.Errorf(
+					"got a record from %s until %s, want %s and %s",
+					out.Record.NotBefore,
+					out.Record.Identity.Expires,
+					from,
+					tc.until,
+				)
 			}
 		})
 	}
@@ -259,7 +273,14 @@ func TestIssueBindsCertificatesToSourceAddresses(t *testing.T) {
 	if _, err := identity.VerifySSHUser(out.SSH, cluster, authorities, addr{there}, testNow); err != nil {
 		t.Errorf("SSH: %v", err)
 	}
-	p, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Public().UserX509...), clientAuth, testNow, identity.User)
+	p, err := identity.VerifyX509(
+		out.Chain,
+		cluster,
+		pool(w.keys.Public().UserX509...),
+		clientAuth,
+		testNow,
+		identity.User,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +300,8 @@ func TestRequestCannotSetExpiryOrSourceAddressesOfTheIdentity(t *testing.T) {
 	r.Identity.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	r.Identity.V = 77
 	out := w.issue(t, r)
-	if id := out.Record.Identity; !id.Expires.Equal(testNow.Add(8*time.Hour)) || id.SourceAddresses != nil || id.V != identity.Version {
+	if id := out.Record.Identity; !id.Expires.Equal(testNow.Add(8*time.Hour)) || id.SourceAddresses != nil ||
+		id.V != identity.Version {
 		t.Errorf("got %+v, want end, pins and version set by the CA", id)
 	}
 }
@@ -317,7 +339,8 @@ func TestClockGoneBackwardsStopsIssuing(t *testing.T) {
 		if (err == nil) != tc.good {
 			t.Errorf("%s: got %v, want issued: %v", tc.name, err, tc.good)
 		}
-		if err != nil && (!fault.Is(err, fault.Unavailable) || !strings.Contains(fault.Message(err), "clock")) {
+		if err != nil &&
+			(!fault.Is(err, fault.Unavailable) || !strings.Contains(fault.Message(err), "clock")) {
 			t.Errorf("%s: got %v, want a fault that speaks of the clock", tc.name, err)
 		}
 	}

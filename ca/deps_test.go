@@ -6,9 +6,11 @@ import (
 	"testing"
 )
 
-// TestLinksOnlyTheSigningParts holds that smallstep's server, with its databases and cloud SDKs, never comes in.
+// TestLinksOnlyTheSigningParts holds that smallstep's server, with its databases and cloud SDKs, never comes
+// in.
 func TestLinksOnlyTheSigningParts(t *testing.T) {
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "github.com/threshold-access/threshold/ca").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "github.com/threshold-access/threshold/ca").
+		Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,7 +100,8 @@ func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
 		URIs:            []*url.URL{uri},
 		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: value}},
 	}
-	// The common name is for people's eyes; no verifier of ours reads it. A name too long for it is left out, never cut.
+	// The common name is for people's eyes; no verifier of ours reads it. A name too long for it is left out,
+	// never cut.
 	if len(d.id.Name) <= maxCN {
 		t.Subject.CommonName = d.id.Name
 	}

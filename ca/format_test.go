@@ -57,8 +57,23 @@ func golden(t *testing.T, name, got string) {
 // fields writes down all of an SSH certificate that is not random.
 func fields(c *ssh.Certificate) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "type %d\nkey %s\nsigner %s\nsignature %s\nnonce %d bytes\n", c.CertType, c.Key.Type(), c.SignatureKey.Type(), c.Signature.Format, len(c.Nonce))
-	fmt.Fprintf(&b, "key id %q\nafter %s\nbefore %s\nprincipals %q\n", c.KeyId, formatTime(c.ValidAfter), formatTime(c.ValidBefore), c.ValidPrincipals)
+	fmt.Fprintf(
+		&b,
+		"type %d\nkey %s\nsigner %s\nsignature %s\nnonce %d bytes\n",
+		c.CertType,
+		c.Key.Type(),
+		c.SignatureKey.Type(),
+		c.Signature.Format,
+		len(c.Nonce),
+	)
+	fmt.Fprintf(
+		&b,
+		"key id %q\nafter %s\nbefore %s\nprincipals %q\n",
+		c.KeyId,
+		formatTime(c.ValidAfter),
+		formatTime(c.ValidBefore),
+		c.ValidPrincipals,
+	)
 	for _, m := range []struct {
 		what string
 		kv   map[string]string
@@ -153,11 +168,33 @@ func TestOpenSSHReadsOurCertificates(t *testing.T) {
 		return run(t, "ssh-keygen", "-L", "-f", path)
 	}
 	user := w.issue(t, r).SSH
-	wantContains(t, "user", read(user), "ssh-ed25519-cert-v01@openssh.com user certificate", "Signing CA: ED25519 "+ssh.FingerprintSHA256(w.keys.UserSSH().PublicKey()),
-		`Key ID: "alice@example.com@access.example.com/login-1"`, fmt.Sprintf("Serial: %d", user.Serial), "from 2026-03-01T12:59:00 to 2026-03-01T21:00:00",
-		"alice\n", "ubuntu\n", "source-address 192.0.2.0/24", "permit-pty", "identity@threshold UNKNOWN OPTION")
-	wantContains(t, "host", read(w.issue(t, hostRequest(t)).SSH), "host certificate", ssh.FingerprintSHA256(w.keys.HostSSH().PublicKey()), `Key ID: "node web-1@access.example.com"`,
-		"web-1\n", "web-1.access.example.com\n", "Critical Options: (none)", "Extensions: (none)")
+	wantContains(
+		t,
+		"user",
+		read(user),
+		"ssh-ed25519-cert-v01@openssh.com user certificate",
+		"Signing CA: ED25519 "+ssh.FingerprintSHA256(w.keys.UserSSH().PublicKey()),
+		`Key ID: "alice@example.com@access.example.com/login-1"`,
+		fmt.Sprintf("Serial: %d", user.Serial),
+		"from 2026-03-01T12:59:00 to 2026-03-01T21:00:00",
+		"alice\n",
+		"ubuntu\n",
+		"source-address 192.0.2.0/24",
+		"permit-pty",
+		"identity@threshold UNKNOWN OPTION",
+	)
+	wantContains(
+		t,
+		"host",
+		read(w.issue(t, hostRequest(t)).SSH),
+		"host certificate",
+		ssh.FingerprintSHA256(w.keys.HostSSH().PublicKey()),
+		`Key ID: "node web-1@access.example.com"`,
+		"web-1\n",
+		"web-1.access.example.com\n",
+		"Critical Options: (none)",
+		"Extensions: (none)",
+	)
 }
 
 func TestOpenSSLReadsOurCertificates(t *testing.T) {
@@ -176,20 +213,75 @@ func TestOpenSSLReadsOurCertificates(t *testing.T) {
 	at := fmt.Sprint(testNow.Unix())
 	user, service := w.issue(t, userRequest(t)), w.issue(t, serviceRequest(t))
 	leaf, root := write("user.pem", user.X509), write("users.pem", w.keys.Public().UserX509...)
-	wantContains(t, "user", run(t, "openssl", "verify", "-x509_strict", "-attime", at, "-purpose", "sslclient", "-CAfile", root, leaf), "OK")
-	wantContains(t, "user", run(t, "openssl", "x509", "-noout", "-text", "-in", leaf), "alice@example.com", "TLS Web Client Authentication", "CA:FALSE", "Digital Signature",
-		"URI:threshold://access.example.com/user/corp/00u1%2Fa%20b", "Not Before: Mar  1 12:59:00 2026 GMT", "Not After : Mar  1 21:00:00 2026 GMT", "2.25.1947282563.1")
+	wantContains(
+		t,
+		"user",
+		run(
+			t,
+			"openssl",
+			"verify",
+			"-x509_strict",
+			"-attime",
+			at,
+			"-purpose",
+			"sslclient",
+			"-CAfile",
+			root,
+			leaf,
+		),
+		"OK",
+	)
+	wantContains(
+		t,
+		"user",
+		run(t, "openssl", "x509", "-noout", "-text", "-in", leaf),
+		"alice@example.com",
+		"TLS Web Client Authentication",
+		"CA:FALSE",
+		"Digital Signature",
+		"URI:threshold://access.example.com/user/corp/00u1%2Fa%20b",
+		"Not Before: Mar  1 12:59:00 2026 GMT",
+		"Not After : Mar  1 21:00:00 2026 GMT",
+		"2.25.1947282563.1",
+	)
 
 	leaf, root = write("service.pem", service.X509), write("root.pem", w.keys.Root())
 	between := write("between.pem", service.Chain[1])
 	for _, purpose := range []string{"sslserver", "sslclient"} {
-		wantContains(t, purpose, run(t, "openssl", "verify", "-x509_strict", "-attime", at, "-purpose", purpose, "-CAfile", root, "-untrusted", between, leaf), "OK")
+		wantContains(
+			t,
+			purpose,
+			run(
+				t,
+				"openssl",
+				"verify",
+				"-x509_strict",
+				"-attime",
+				at,
+				"-purpose",
+				purpose,
+				"-CAfile",
+				root,
+				"-untrusted",
+				between,
+				leaf,
+			),
+			"OK",
+		)
 	}
-	wantContains(t, "service", run(t, "openssl", "x509", "-noout", "-text", "-in", leaf), "DNS:proxy.example.com", "IP Address:127.0.0.1", "IP Address:0:0:0:0:0:0:0:1",
-		"URI:threshold://access.example.com/proxy/0123456789abcdef0123456789abcdef")
+	wantContains(
+		t,
+		"service",
+		run(t, "openssl", "x509", "-noout", "-text", "-in", leaf),
+		"DNS:proxy.example.com",
+		"IP Address:127.0.0.1",
+		"IP Address:0:0:0:0:0:0:0:1",
+		"URI:threshold://access.example.com/proxy/0123456789abcdef0123456789abcdef",
+	)
 }
 
-// Why a lint of the web PKI (CA/Browser Forum, certificate transparency, public suffixes) does not speak to us.
+// Why a lint of the web PKI (CA/Browser Forum, certificate transparency, public suffixes) does not speak to
+// us.
 const (
 	noPolicies   = "certificate policies name a public CA's practice statement; there is one policy here: the code"
 	noFetching   = "verifiers hold the authorities already and never fetch one, a CRL or an OCSP answer: locks revoke"
@@ -238,7 +330,8 @@ func TestZlintOverEveryProfile(t *testing.T) {
 	}
 }
 
-// boundaryCases are the smallest and largest certificates of every profile, every key type, and the authorities' own.
+// boundaryCases are the smallest and largest certificates of every profile, every key type, and the
+// authorities' own.
 func boundaryCases(t *testing.T) map[string]*x509.Certificate {
 	t.Helper()
 	w := newFixture(t)
@@ -249,8 +342,13 @@ func boundaryCases(t *testing.T) map[string]*x509.Certificate {
 	if lw.ca, err = ca.New(ca.Config{Cluster: long, Keys: lw.keys, Recorder: lw, Now: lw.clock}); err != nil {
 		t.Fatal(err)
 	}
-	out := map[string]*x509.Certificate{"root": p.Root, "user authority": p.UserX509[0], "service authority": p.ServiceX509[0],
-		"root of a long name": lw.keys.Root(), "user authority of a long name": lw.keys.Public().UserX509[0]}
+	out := map[string]*x509.Certificate{
+		"root":                          p.Root,
+		"user authority":                p.UserX509[0],
+		"service authority":             p.ServiceX509[0],
+		"root of a long name":           lw.keys.Root(),
+		"user authority of a long name": lw.keys.Public().UserX509[0],
+	}
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

@@ -13,8 +13,9 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// lint looks at what is about to be signed, whatever way it came about, and refuses what no certificate of ours may be. It repeats
-// nothing of check on purpose but the alphabets: check reads the request, lint the certificate.
+// lint looks at what is about to be signed, whatever way it came about, and refuses what no certificate of
+// ours may be. It repeats nothing of check on purpose but the alphabets: check reads the request, lint the
+// certificate.
 func (c *CA) lint(d *draft, now time.Time) error {
 	if d.ssh == nil && d.x509 == nil {
 		return errors.New("there is nothing to sign")
@@ -35,8 +36,8 @@ func (c *CA) lint(d *draft, now time.Time) error {
 	return c.namePolicy.check(d)
 }
 
-// lintTimes holds a certificate to its profile's longest life, to backdating by identity.Skew (rounded down to a second), and both
-// certificates of one request to the same window.
+// lintTimes holds a certificate to its profile's longest life, to backdating by identity.Skew (rounded down
+// to a second), and both certificates of one request to the same window.
 func lintTimes(d *draft, from, until, now time.Time) error {
 	switch {
 	case !from.Equal(d.from) || !until.Equal(d.until):
@@ -82,7 +83,8 @@ func lintSSHUser(d *draft) error {
 			return err
 		}
 	}
-	if got := cert.CriticalOptions[identity.SSHSourceAddress]; got != joinPrefixes(d.sources) || len(cert.CriticalOptions) != min(1, len(d.sources)) {
+	if got := cert.CriticalOptions[identity.SSHSourceAddress]; got != joinPrefixes(d.sources) ||
+		len(cert.CriticalOptions) != min(1, len(d.sources)) {
 		return errors.New("the critical options are not the source addresses that were decided")
 	}
 	for name, value := range cert.Extensions {
@@ -115,9 +117,14 @@ func (c *CA) lintX509(d *draft, now time.Time) error {
 		issuer, _ = c.keys.ServiceX509()
 	}
 	if t.NotAfter.After(issuer.NotAfter) {
-		return fmt.Errorf("it would outlive its authority, which ends %s: rotate the authority", issuer.NotAfter)
+		return fmt.Errorf(
+			"it would outlive its authority, which ends %s: rotate the authority",
+			issuer.NotAfter,
+		)
 	}
-	if t.IsCA || !t.BasicConstraintsValid || t.KeyUsage != x509.KeyUsageDigitalSignature || !slices.Equal(t.ExtKeyUsage, usages(d.profile)) || len(t.UnknownExtKeyUsage) != 0 {
+	if t.IsCA || !t.BasicConstraintsValid || t.KeyUsage != x509.KeyUsageDigitalSignature ||
+		!slices.Equal(t.ExtKeyUsage, usages(d.profile)) ||
+		len(t.UnknownExtKeyUsage) != 0 {
 		return errors.New("basic constraints or key usages are not the profile's")
 	}
 	return lintX509Names(d)
@@ -129,7 +136,8 @@ func lintX509Names(d *draft) error {
 		return errors.New("it does not have the identity's URI as its one URI")
 	}
 	want, err := identity.X509Value(d.encoded)
-	if err != nil || len(t.ExtraExtensions) != 1 || !t.ExtraExtensions[0].Id.Equal(identity.X509Extension) || !bytes.Equal(t.ExtraExtensions[0].Value, want) {
+	if err != nil || len(t.ExtraExtensions) != 1 || !t.ExtraExtensions[0].Id.Equal(identity.X509Extension) ||
+		!bytes.Equal(t.ExtraExtensions[0].Value, want) {
 		return errors.New("it does not have the identity as its one private extension")
 	}
 	if len(t.EmailAddresses) != 0 || (d.profile == User && len(t.DNSNames)+len(t.IPAddresses) != 0) {
@@ -138,7 +146,8 @@ func lintX509Names(d *draft) error {
 	return lintHostNames(t.DNSNames)
 }
 
-// lintHostNames refuses wildcards, look-alikes and anything else that is neither a plain host name nor an address.
+// lintHostNames refuses wildcards, look-alikes and anything else that is neither a plain host name nor an
+// address.
 func lintHostNames(names []string) error {
 	for _, n := range names {
 		if err := identity.CheckHost(n); err != nil {

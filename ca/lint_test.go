@@ -27,7 +27,11 @@ var lintNow = time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
 
 func lintCA(t *testing.T) *CA {
 	t.Helper()
-	c, err := New(Config{Cluster: "access.example.com", Keys: keyringtest.New(t, "access.example.com", lintNow.Add(-time.Hour)), Recorder: discardRecorder{}})
+	c, err := New(Config{
+		Cluster:  "access.example.com",
+		Keys:     keyringtest.New(t, "access.example.com", lintNow.Add(-time.Hour)),
+		Recorder: discardRecorder{},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,11 +48,26 @@ func lintDraft(t *testing.T, c *CA, p Profile) *draft {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Request{Profile: p, Identity: identity.Identity{Kind: identity.Proxy, Cluster: "access.example.com", Name: "proxy-1", ID: "0123456789abcdef0123456789abcdef"},
-		Names: []string{"proxy-1.example.com"}}
+	r := Request{
+		Profile: p,
+		Identity: identity.Identity{
+			Kind:    identity.Proxy,
+			Cluster: "access.example.com",
+			Name:    "proxy-1",
+			ID:      "0123456789abcdef0123456789abcdef",
+		},
+		Names: []string{"proxy-1.example.com"},
+	}
 	switch p {
 	case User:
-		r.Identity = identity.Identity{Kind: identity.User, Cluster: "access.example.com", Name: "alice", Connector: "corp", Subject: "1", LoginID: "l"}
+		r.Identity = identity.Identity{
+			Kind:      identity.User,
+			Cluster:   "access.example.com",
+			Name:      "alice",
+			Connector: "corp",
+			Subject:   "1",
+			LoginID:   "l",
+		}
 		r.SSHKey, r.X509Key, r.Logins, r.Names = key, pub, []identity.Login{"alice"}, nil
 		r.SourceAddress = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	case Host:
@@ -160,7 +179,12 @@ func TestNamePolicyIsASecondOpinion(t *testing.T) {
 
 func TestNamePolicyAcceptsClustersWithOneLabel(t *testing.T) {
 	for _, cluster := range []string{"demo", "access.example.com", "xn--bcher-kva.example"} {
-		c, err := New(Config{Cluster: cluster, Keys: keyringtest.New(t, cluster, lintNow), Recorder: discardRecorder{}, Now: func() time.Time { return lintNow }})
+		c, err := New(Config{
+			Cluster:  cluster,
+			Keys:     keyringtest.New(t, cluster, lintNow),
+			Recorder: discardRecorder{},
+			Now:      func() time.Time { return lintNow },
+		})
 		if err != nil {
 			t.Errorf("%s: %v", cluster, err)
 			continue
@@ -169,7 +193,14 @@ func TestNamePolicyAcceptsClustersWithOneLabel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := identity.Identity{Kind: identity.User, Cluster: cluster, Name: "alice", Connector: "corp", Subject: "1", LoginID: "l"}
+		id := identity.Identity{
+			Kind:      identity.User,
+			Cluster:   cluster,
+			Name:      "alice",
+			Connector: "corp",
+			Subject:   "1",
+			LoginID:   "l",
+		}
 		if _, err := c.Issue(t.Context(), Request{Profile: User, Identity: id, X509Key: pub}); err != nil {
 			t.Errorf("%s: %v", cluster, err)
 		}

@@ -6,9 +6,9 @@ import (
 	"github.com/smallstep/certificates/policy"
 )
 
-// namePolicy is smallstep's name policy as a second opinion on what a user's certificates name: an SSH certificate plain accounts, an X.509
-// certificate one URI of this cluster, and neither a host name, an address or a mailbox. Hosts and services name what an operator
-// chose, for which such a policy has no words.
+// namePolicy is smallstep's name policy as a second opinion on what a user's certificates name: an SSH
+// certificate plain accounts, an X.509 certificate one URI of this cluster, and neither a host name, an
+// address or a mailbox. Hosts and services name what an operator chose, for which such a policy has no words.
 type namePolicy struct{ engine *policy.NamePolicyEngine }
 
 func newNamePolicy(cluster string) (namePolicy, error) {

@@ -29,7 +29,8 @@ type Record struct {
 	X509Digest    Digest            `json:"x509_sha256,omitzero"` // of the certificate in DER
 }
 
-// Recorder makes an issuance durable. It returns nil only when the record is committed; concurrent calls may share one commit.
+// Recorder makes an issuance durable. It returns nil only when the record is committed; concurrent calls may
+// share one commit.
 type Recorder interface {
 	RecordIssuance(ctx context.Context, r Record) error
 }

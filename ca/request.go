@@ -19,7 +19,8 @@ const (
 	Service Profile = "service" // X.509 of a node, proxy or auth replica
 )
 
-// Request asks for certificates. Everything in it was established by auth; nothing comes from a caller unchecked.
+// Request asks for certificates. Everything in it was established by auth; nothing comes from a caller
+// unchecked.
 type Request struct {
 	Profile       Profile
 	Identity      identity.Identity // who; Expires and From are set by ca
@@ -42,9 +43,25 @@ type profileLimits struct {
 }
 
 var profiles = map[Profile]profileLimits{
-	User:    {kinds: []identity.Kind{identity.User}, ssh: true, x509: true, defaultTTL: 8 * time.Hour, maxTTL: identity.MaxLifetime},
-	Host:    {kinds: []identity.Kind{identity.Node, identity.Proxy}, ssh: true, defaultTTL: 24 * time.Hour, maxTTL: identity.MaxLifetime},
-	Service: {kinds: []identity.Kind{identity.Node, identity.Proxy, identity.Auth}, x509: true, defaultTTL: 24 * time.Hour, maxTTL: identity.MaxLifetime},
+	User: {
+		kinds:      []identity.Kind{identity.User},
+		ssh:        true,
+		x509:       true,
+		defaultTTL: 8 * time.Hour,
+		maxTTL:     identity.MaxLifetime,
+	},
+	Host: {
+		kinds:      []identity.Kind{identity.Node, identity.Proxy},
+		ssh:        true,
+		defaultTTL: 24 * time.Hour,
+		maxTTL:     identity.MaxLifetime,
+	},
+	Service: {
+		kinds:      []identity.Kind{identity.Node, identity.Proxy, identity.Auth},
+		x509:       true,
+		defaultTTL: 24 * time.Hour,
+		maxTTL:     identity.MaxLifetime,
+	},
 }
 
 // Limits on lists. OpenSSH reads at most 256 principals (SSHKEY_CERT_MAX_PRINCIPALS).

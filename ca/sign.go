@@ -11,12 +11,19 @@ import (
 	"go.step.sm/crypto/sshutil"
 )
 
-// newX509Signer makes a signer that asks for the active key at every signature, so that a rotation needs no restart.
+// newX509Signer makes a signer that asks for the active key at every signature, so that a rotation needs no
+// restart.
 func newX509Signer(active func() (*x509.Certificate, crypto.Signer)) (*softcas.SoftCAS, error) {
-	cas, err := softcas.New(context.Background(), apiv1.Options{Type: apiv1.SoftCAS, CertificateSigner: func() ([]*x509.Certificate, crypto.Signer, error) {
-		cert, key := active()
-		return []*x509.Certificate{cert}, key, nil
-	}})
+	cas, err := softcas.New(
+		context.Background(),
+		apiv1.Options{
+			Type: apiv1.SoftCAS,
+			CertificateSigner: func() ([]*x509.Certificate, crypto.Signer, error) {
+				cert, key := active()
+				return []*x509.Certificate{cert}, key, nil
+			},
+		},
+	)
 	if err != nil {
 		return nil, fmt.Errorf("make an X.509 signer: %w", err)
 	}
@@ -46,7 +53,9 @@ func (c *CA) signX509(d *draft, out *Issued) error {
 	if d.profile == User {
 		cas = c.user
 	}
-	resp, err := cas.CreateCertificate(&apiv1.CreateCertificateRequest{Template: d.x509, Lifetime: d.until.Sub(d.from)})
+	resp, err := cas.CreateCertificate(
+		&apiv1.CreateCertificateRequest{Template: d.x509, Lifetime: d.until.Sub(d.from)},
+	)
 	if err != nil {
 		return err
 	}

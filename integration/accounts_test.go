@@ -35,7 +35,10 @@ func newSessionFixture(t testing.TB, fill func(*harness.AccountFixture), logins 
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
 	h.c = harness.NewClient(t)
 	alice := h.c.FirstLogin(s, harness.Alice())
-	role := "kind: role\nversion: v1\nmetadata: {name: operator}\nspec:\n  allow:\n    - nodes: {\"*\": \"*\"}\n      logins: [root, " + strings.Join(logins, ", ") + "]\n      actions: [shell, exec, sftp]\n"
+	role := "kind: role\nversion: v1\nmetadata: {name: operator}\nspec:\n  allow:\n    - nodes: {\"*\": \"*\"}\n      logins: [root, " + strings.Join(
+		logins,
+		", ",
+	) + "]\n      actions: [shell, exec, sftp]\n"
 	h.c.Tsh("apply", "-f", harness.WriteFile(t, t.TempDir(), "role.yaml", role)).OK(t)
 	h.node = harness.StartNode(t, proxy, h.c.Token("node"), "house", h.CommandPrefix()...)
 	h.c.LoginAt(proxy, s, alice) // for a certificate with the new logins
@@ -56,7 +59,12 @@ func (h *sessionFixture) ssh(login string, args ...string) harness.Result {
 // run runs one of OpenSSH's programs with the person's configuration.
 func (h *sessionFixture) run(stdin, program string, args ...string) harness.Result {
 	h.t.Helper()
-	return harness.Run(h.t, h.c.Env, strings.NewReader(stdin), program, append([]string{"-F", h.cfg, "-o", "BatchMode=yes"}, args...)...)
+	return harness.Run(
+		h.t,
+		h.c.Env,
+		strings.NewReader(stdin),
+		program,
+		append([]string{"-F", h.cfg, "-o", "BatchMode=yes"}, args...)...)
 }
 
 // typeInShell runs a login shell on a terminal and types into it.
@@ -91,10 +99,23 @@ func TestASessionRunsAsTheAccountDoesLocally(t *testing.T) {
 	}, "lena", "closed", "nothing", "over")
 
 	t.Run("its ids, home, shell, limits and environment", func(t *testing.T) {
-		got := h.ssh("lena", `id; pwd; ulimit -n; ulimit -Hu; umask; echo "$0 $HOME $SHELL $USER $LOGNAME $MAIL $PATH"; echo "$LANG, $HOUSE_PAINT"; echo "($SSH_CONNECTION) ($SSH_CLIENT) ($SSH_TTY)"; env | grep -c ^LD_`).Stdout
-		contains(t, got, "uid=23456(lena) gid=23456(lena) groups=23456(lena),", "(wheelers)", "(painters)", "\n/home/lena\n321\n4321\n0022\n",
-			"bash /home/lena /bin/bash lena lena /var/mail/lena /usr/local/bin:/usr/bin:/bin", "C.UTF-8, pale blue", "\n0\n")
-		if !regexp.MustCompile(`\(127\.0\.0\.1 \d+ 127\.0\.0\.1 \d+\) \(127\.0\.0\.1 \d+ \d+\) \(\)`).MatchString(got) {
+		got := h.ssh(
+			"lena",
+			`id; pwd; ulimit -n; ulimit -Hu; umask; echo "$0 $HOME $SHELL $USER $LOGNAME $MAIL $PATH"; echo "$LANG, $HOUSE_PAINT"; echo "($SSH_CONNECTION) ($SSH_CLIENT) ($SSH_TTY)"; env | grep -c ^LD_`,
+		).Stdout
+		contains(
+			t,
+			got,
+			"uid=23456(lena) gid=23456(lena) groups=23456(lena),",
+			"(wheelers)",
+			"(painters)",
+			"\n/home/lena\n321\n4321\n0022\n",
+			"bash /home/lena /bin/bash lena lena /var/mail/lena /usr/local/bin:/usr/bin:/bin",
+			"C.UTF-8, pale blue",
+			"\n0\n",
+		)
+		if !regexp.MustCompile(`\(127\.0\.0\.1 \d+ 127\.0\.0\.1 \d+\) \(127\.0\.0\.1 \d+ \d+\) \(\)`).
+			MatchString(got) {
 			t.Errorf("got %q, want the connection's ends and no terminal", got)
 		}
 	})
@@ -102,10 +123,16 @@ func TestASessionRunsAsTheAccountDoesLocally(t *testing.T) {
 		first := h.typeInShell("lena", "echo shell=$0 tty=$SSH_TTY; who; logout\n")
 		contains(t, first, "Message of the day.\r\n", "shell=-bash")
 		tty := regexp.MustCompile(`tty=/dev/(pts/\d+)`).FindStringSubmatch(first)
-		if tty == nil || !regexp.MustCompile(`lena +`+tty[1]+` .*\(127\.0\.0\.1\)`).MatchString(first) || strings.Contains(first, "Last login:") {
+		if tty == nil || !regexp.MustCompile(`lena +`+tty[1]+` .*\(127\.0\.0\.1\)`).MatchString(first) ||
+			strings.Contains(first, "Last login:") {
 			t.Errorf("got %q, want who to show the session, and no login before", first)
 		}
-		contains(t, h.typeInShell("lena", "logout\n"), "Message of the day.\r\nLast login: ", " from 127.0.0.1\r\n")
+		contains(
+			t,
+			h.typeInShell("lena", "logout\n"),
+			"Message of the day.\r\nLast login: ",
+			" from 127.0.0.1\r\n",
+		)
 		got, want := "", regexp.MustCompile(`^(lena +pts/\d+ +127\.0\.0\.1 .* - \d\d:\d\d +\(00:0\d\)\n){2}`)
 		for late := time.Now().Add(harness.Timeout); !want.MatchString(got) && time.Now().Before(late); { // last takes an end in its own second for none
 			got = h.ssh("lena", "who; last | head -2").Stdout
@@ -126,25 +153,29 @@ func TestASessionRunsAsTheAccountDoesLocally(t *testing.T) {
 		}
 	})
 	t.Run("shells that let nobody in", func(t *testing.T) {
-		if r := h.ssh("closed"); r.Code != 1 || !strings.Contains(r.Stdout, "This account is currently not available.") {
+		if r := h.ssh("closed"); r.Code != 1 ||
+			!strings.Contains(r.Stdout, "This account is currently not available.") {
 			t.Errorf("got %+v, want nologin's own words", r)
 		}
 		if r := h.ssh("nothing", "echo in"); r.Code != 1 || r.Stdout != "" {
 			t.Errorf("got %+v, want nothing", r)
 		}
-		if r := h.run("ls\n", "sftp", "-b", "-", h.target("closed")); r.Code == 0 || !strings.Contains(r.Stderr, "/usr/sbin/nologin") {
+		if r := h.run("ls\n", "sftp", "-b", "-", h.target("closed")); r.Code == 0 ||
+			!strings.Contains(r.Stderr, "/usr/sbin/nologin") {
 			t.Errorf("got %+v, want files refused too, with the shell named", r)
 		}
 	})
 	t.Run("an account that has expired", func(t *testing.T) {
-		if r := h.ssh("over", "true"); r.Code != 255 || !strings.Contains(r.Stderr, "the account over of this node has expired") {
+		if r := h.ssh("over", "true"); r.Code != 255 ||
+			!strings.Contains(r.Stderr, "the account over of this node has expired") {
 			t.Errorf("got %+v, want a refusal that says so", r)
 		}
 	})
 	t.Run("a machine that is closed", func(t *testing.T) {
 		h.Put("etc/nologin", "Back at noon.\n")
 		defer h.Remove("etc/nologin")
-		if r := h.ssh("lena", "true"); r.Code != 255 || !strings.Contains(r.Stderr, "only root in at the moment: Back at noon.") {
+		if r := h.ssh("lena", "true"); r.Code != 255 ||
+			!strings.Contains(r.Stderr, "only root in at the moment: Back at noon.") {
 			t.Errorf("got %+v, want a refusal with the machine's words", r)
 		}
 		if r := h.ssh("root", "echo in"); r.Stdout != "in\n" {
@@ -168,12 +199,20 @@ func TestASessionRunsAsTheAccountDoesLocally(t *testing.T) {
 		}
 	})
 	t.Run("twenty sessions on one connection", func(t *testing.T) {
-		mux := []string{"-o", "ControlMaster=auto", "-o", "ControlPath=" + filepath.Join(h.c.Home, "mux"), "-o", "ControlPersist=60"}
+		mux := []string{
+			"-o",
+			"ControlMaster=auto",
+			"-o",
+			"ControlPath=" + filepath.Join(h.c.Home, "mux"),
+			"-o",
+			"ControlPersist=60",
+		}
 		h.ssh("lena", append(mux, "true")...).OK(t)
 		var all sync.WaitGroup
 		for i := range 20 {
 			all.Go(func() {
-				if r := h.ssh("lena", append(mux, fmt.Sprintf("cat; echo e%d >&2; exit %d", i, i))...); r.Code != i || !strings.Contains(r.Stderr, fmt.Sprintf("e%d", i)) {
+				if r := h.ssh("lena", append(mux, fmt.Sprintf("cat; echo e%d >&2; exit %d", i, i))...); r.Code != i ||
+					!strings.Contains(r.Stderr, fmt.Sprintf("e%d", i)) {
 					t.Errorf("got %+v, want status %d", r, i)
 				}
 			})
@@ -192,9 +231,26 @@ func (zeroes) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 func TestAGigabyteThroughASessionLeavesTheNodeSmall(t *testing.T) {
 	h := newSessionFixture(t, func(h *harness.AccountFixture) { h.Add("lena") }, "lena")
 	const size, most = 1 << 30, 25 << 10 // bytes, and kB of memory
-	r := harness.Run(t, h.c.Env, io.LimitReader(zeroes{}, size), "ssh", "-F", h.cfg, "-o", "BatchMode=yes", h.target("lena"), "wc -c; head -c 1000 /dev/zero; echo apart >&2")
-	if want := fmt.Sprintf("%d\n", size) + strings.Repeat("\x00", 1000); r.Stdout != want || !strings.Contains(r.Stderr, "apart") {
-		t.Errorf("got %d bytes that begin with %.20q, want the count of %d and 1000 zeroes", len(r.Stdout), r.Stdout, size)
+	r := harness.Run(
+		t,
+		h.c.Env,
+		io.LimitReader(zeroes{}, size),
+		"ssh",
+		"-F",
+		h.cfg,
+		"-o",
+		"BatchMode=yes",
+		h.target("lena"),
+		"wc -c; head -c 1000 /dev/zero; echo apart >&2",
+	)
+	if want := fmt.Sprintf("%d\n", size) + strings.Repeat("\x00", 1000); r.Stdout != want ||
+		!strings.Contains(r.Stderr, "apart") {
+		t.Errorf(
+			"got %d bytes that begin with %.20q, want the count of %d and 1000 zeroes",
+			len(r.Stdout),
+			r.Stdout,
+			size,
+		)
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.node.Process.Cmd.Process.Pid))
 	if err != nil {

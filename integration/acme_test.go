@@ -22,8 +22,8 @@ import (
 // publicName is what browsers call the proxy; the room's own hosts file stands in for a name server.
 const publicName = "access.example.com"
 
-// A real ACME authority (pebble) proves the proxy's name by TLS-ALPN-01 on the public port and issues. It shares a room with the server,
-// because it goes where the name leads, to port 443.
+// A real ACME authority (pebble) proves the proxy's name by TLS-ALPN-01 on the public port and issues. It
+// shares a room with the server, because it goes where the name leads, to port 443.
 func TestTheProxyGetsItsWebCertificateByACME(t *testing.T) {
 	room := harness.NewContainer(t, "proxy-1")
 	room.Run("rm", "-f", "/etc/hosts").OK(t)
@@ -37,7 +37,9 @@ func TestTheProxyGetsItsWebCertificateByACME(t *testing.T) {
 
 	first := certificateFor(t, room, publicName)
 	t.Run("browsers trust it", func(t *testing.T) {
-		page, err := formbrowser.New(roots, "").DialWith(room.Dial(map[string]string{publicName: "127.0.0.1"})).Open(t.Context(), "https://"+publicName+"/")
+		page, err := formbrowser.New(roots, "").
+			DialWith(room.Dial(map[string]string{publicName: "127.0.0.1"})).
+			Open(t.Context(), "https://"+publicName+"/")
 		if err != nil || page.Status != http.StatusOK {
 			t.Errorf("got %+v, %v, want the proxy's page", page, err)
 		}
@@ -72,7 +74,11 @@ func TestTheProxyGetsItsWebCertificateByACME(t *testing.T) {
 		}
 		start().WaitFor(`msg="web certificate from the ACME authority"`)
 		if got := certificateFor(t, room, publicName); !got.Equal(first) {
-			t.Errorf("got serial %s after a restart, want %s from the disk", got.SerialNumber, first.SerialNumber)
+			t.Errorf(
+				"got serial %s after a restart, want %s from the disk",
+				got.SerialNumber,
+				first.SerialNumber,
+			)
 		}
 	})
 }
@@ -85,7 +91,11 @@ func startACMEServer(t *testing.T, room *harness.Container) func(more ...string)
 		t.Fatal(err)
 	}
 	room.Put("/usr/local/bin/threshold", bin, 0o755)
-	birth := harness.Bootstrap(t, harness.Provider{Issuer: "http://127.0.0.1:1", ClientID: "threshold", ClientSecret: "secret"}, "/srv/seal.key")
+	birth := harness.Bootstrap(
+		t,
+		harness.Provider{Issuer: "http://127.0.0.1:1", ClientID: "threshold", ClientSecret: "secret"},
+		"/srv/seal.key",
+	)
 	room.Put("/srv/birth.yaml", []byte(birth), 0o600)
 	room.Put("/srv/threshold.yaml", fmt.Appendf(nil, `kind: server
 version: v1
@@ -99,7 +109,18 @@ spec:
 `, publicName), 0o600)
 	return func(more ...string) *harness.Process {
 		t.Helper()
-		args := append([]string{"sh", "-c", `echo $$ >/srv/pid; exec "$@"`, "sh", "threshold", "start", "--config", "/srv/threshold.yaml"}, more...)
+		args := append(
+			[]string{
+				"sh",
+				"-c",
+				`echo $$ >/srv/pid; exec "$@"`,
+				"sh",
+				"threshold",
+				"start",
+				"--config",
+				"/srv/threshold.yaml",
+			},
+			more...)
 		return room.Start(nil, args...)
 	}
 }
@@ -120,20 +141,38 @@ func startPebble(t *testing.T, room *harness.Container, a *webAuthority) {
 	room.Put("/srv/ca.pem", a.pem(), 0o644)
 	room.Put("/srv/pebble.pem", cert, 0o644)
 	room.Put("/srv/pebble.key", key, 0o600)
-	config, err := json.Marshal(map[string]any{"pebble": map[string]any{"listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
-		"certificate": "/srv/pebble.pem", "privateKey": "/srv/pebble.key", "httpPort": 80, "tlsPort": 443, "retryAfter": map[string]int{"authz": 3, "order": 5},
-		"profiles": map[string]any{"default": map[string]any{"description": "for ninety days", "validityPeriod": 7776000}}}})
+	config, err := json.Marshal(map[string]any{
+		"pebble": map[string]any{
+			"listenAddress":           "127.0.0.1:14000",
+			"managementListenAddress": "127.0.0.1:15000",
+			"certificate":             "/srv/pebble.pem",
+			"privateKey":              "/srv/pebble.key",
+			"httpPort":                80,
+			"tlsPort":                 443,
+			"retryAfter":              map[string]int{"authz": 3, "order": 5},
+			"profiles": map[string]any{
+				"default": map[string]any{"description": "for ninety days", "validityPeriod": 7776000},
+			},
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	room.Put("/srv/pebble.json", config, 0o600)
-	room.Start([]string{"PEBBLE_VA_NOSLEEP=1"}, "pebble", "-config", "/srv/pebble.json").WaitFor("ACME directory available")
+	room.Start([]string{"PEBBLE_VA_NOSLEEP=1"}, "pebble", "-config", "/srv/pebble.json").
+		WaitFor("ACME directory available")
 }
 
 // pebbleRoots asks the authority for the root it made up.
 func pebbleRoots(t *testing.T, room *harness.Container, a *webAuthority) *x509.CertPool {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DialContext: room.Dial(nil), TLSClientConfig: &tls.Config{RootCAs: a.pool()}, DisableKeepAlives: true}}
+	client := &http.Client{
+		Transport: &http.Transport{
+			DialContext:       room.Dial(nil),
+			TLSClientConfig:   &tls.Config{RootCAs: a.pool()},
+			DisableKeepAlives: true,
+		},
+	}
 	resp, err := client.Get("https://127.0.0.1:15000/roots/0")
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +194,15 @@ func handshake(t *testing.T, room *harness.Container, name, alpn string) (*x509.
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	tc := tls.Client(conn, &tls.Config{ServerName: name, NextProtos: []string{alpn}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
+	tc := tls.Client(
+		conn,
+		&tls.Config{
+			ServerName:         name,
+			NextProtos:         []string{alpn},
+			InsecureSkipVerify: true,
+			MinVersion:         tls.VersionTLS12,
+		},
+	)
 	if err := tc.HandshakeContext(t.Context()); err != nil {
 		return nil, err
 	}

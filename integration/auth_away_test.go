@@ -9,7 +9,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// While auth is stopped, people with a certificate get in by name, and nodes go on deciding by the signed rules they hold.
+// While auth is stopped, people with a certificate get in by name, and nodes go on deciding by the signed
+// rules they hold.
 func TestNodesKeepDecidingWhileAuthIsAway(t *testing.T) {
 	first, second := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, first, harness.StartProvider(t, "127.0.0.1", first, second), "")
@@ -18,7 +19,8 @@ func TestNodesKeepDecidingWhileAuthIsAway(t *testing.T) {
 	harness.StartProxy(t, second, s.AuthAddr(t), c.Token("proxy"), "proxy-2")
 	harness.StartNode(t, second, c.Token("node"), "far-node")
 	c.Tsh("apply", "-f", harness.WriteFile(t, t.TempDir(), "role.yaml", "kind: role\nversion: v1\nmetadata: {name: operator}\nspec:\n  allow:\n    - nodes: {\"*\": \"*\"}\n      logins: ["+
-		harness.Account(t)+"]\n      actions: [exec]\n")).OK(t)
+		harness.Account(t)+"]\n      actions: [exec]\n")).
+		OK(t)
 	onSecond := harness.NewClient(t)
 	onSecond.LoginAt(second, s, alice)
 	if out := onSecond.Tsh("ssh", "far-node", "echo in").OK(t); strings.TrimSpace(out) != "in" {

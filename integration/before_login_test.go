@@ -12,8 +12,9 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// skipAuthScript is a client that goes through the key exchange honestly and then sends one message that does not belong there, by Paramiko's
-// transport, which asks no questions. It prints "SERVED" when a channel opens, and "login" when the server takes it for logged in.
+// skipAuthScript is a client that goes through the key exchange honestly and then sends one message that does
+// not belong there, by Paramiko's transport, which asks no questions. It prints "SERVED" when a channel
+// opens, and "login" when the server takes it for logged in.
 const skipAuthScript = `
 import socket, sys, paramiko
 from paramiko.message import Message
@@ -55,8 +56,8 @@ print("active", t.is_active(), flush=True)
 t.close()
 `
 
-// After the key exchange and before a login nothing is served but logins: not by the proxy's front, not by the node. Answers that nobody
-// waits for, after a login, hold nothing up.
+// After the key exchange and before a login nothing is served but logins: not by the proxy's front, not by
+// the node. Answers that nobody waits for, after a login, hold nothing up.
 func TestNothingIsServedBeforeALogin(t *testing.T) {
 	t.Parallel()
 	d := harness.StartDemo(t)
@@ -72,12 +73,26 @@ func TestNothingIsServedBeforeALogin(t *testing.T) {
 	t.Run("asked", func(t *testing.T) { // until all have been asked: mostly it is waiting
 		for _, door := range []struct{ name, host, command string }{{"the proxy's front", host, ""}, {"the node", "", node}} {
 			ask := func(t *testing.T, what string) harness.Result {
-				return harness.Run(t, c.Env, nil, "/usr/bin/python3", script, door.host, port, what, filepath.Join(dir, "ssh_key"), filepath.Join(dir, "ssh_key-cert.pub"), d.Login, door.command)
+				return harness.Run(
+					t,
+					c.Env,
+					nil,
+					"/usr/bin/python3",
+					script,
+					door.host,
+					port,
+					what,
+					filepath.Join(dir, "ssh_key"),
+					filepath.Join(dir, "ssh_key-cert.pub"),
+					d.Login,
+					door.command,
+				)
 			}
 			for _, what := range []string{"channel", "success", "global", "query"} {
 				t.Run(door.name+", "+what, func(t *testing.T) {
 					t.Parallel()
-					if r := ask(t, what); strings.Contains(r.Stdout, "SERVED") || !strings.Contains(r.Stdout, "refused") {
+					if r := ask(t, what); strings.Contains(r.Stdout, "SERVED") ||
+						!strings.Contains(r.Stdout, "refused") {
 						t.Errorf("got %+v, want nothing served", r)
 					}
 				})

@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// benchmark is the same machine behind two doors: a Threshold proxy, and a jump host of Debian's sshd. Both are reached at loopback, and
-// again through relays that make the way to the door 50 ms long.
+// benchmark is the same machine behind two doors: a Threshold proxy, and a jump host of Debian's sshd. Both
+// are reached at loopback, and again through relays that make the way to the door 50 ms long.
 type benchmark struct {
 	client  *harness.Client
 	account *user.User
@@ -69,7 +69,12 @@ func startBenchmark(b *testing.B) *benchmark {
 	proxy := harness.FreeAddr(b, "127.0.0.1")
 	account := harness.MakeAccount(b, "thbench") // whose shell reads nothing that somebody put into a home
 	dir := b.TempDir()
-	birth := harness.BootstrapFor(harness.StartProvider(b, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"), "shell, exec, sftp", account.Username)
+	birth := harness.BootstrapFor(
+		harness.StartProvider(b, "127.0.0.1", proxy),
+		filepath.Join(dir, "seal.key"),
+		"shell, exec, sftp",
+		account.Username,
+	)
 	s := harness.StartServerFrom(b, dir, proxy, birth, "")
 	c := harness.NewClient(b)
 	c.FirstLogin(s, harness.Alice())
@@ -98,10 +103,20 @@ func startBenchmark(b *testing.B) *benchmark {
 func (p *benchmark) routesAt(b *testing.B, dir, proxy, jump string) routes {
 	b.Helper()
 	c := p.client
-	cfg := harness.WriteFile(b, c.Home, "ssh_config", c.Tsh("config").OK(b)+"\nHost *\n  BatchMode yes\n  LogLevel ERROR\n")
+	cfg := harness.WriteFile(
+		b,
+		c.Home,
+		"ssh_config",
+		c.Tsh("config").OK(b)+"\nHost *\n  BatchMode yes\n  LogLevel ERROR\n",
+	)
 	host, port, _ := strings.Cut(jump, ":")
 	plain := fmt.Sprintf("Include %s/target.client\nHost jump\n  HostName %s\n  Port %s\n", dir, host, port)
-	atAES := harness.WriteFile(b, dir, "aes-"+port+".conf", plain+"Host *\n  Ciphers aes128-gcm@openssh.com\n")
+	atAES := harness.WriteFile(
+		b,
+		dir,
+		"aes-"+port+".conf",
+		plain+"Host *\n  Ciphers aes128-gcm@openssh.com\n",
+	)
 	plain = harness.WriteFile(b, dir, "client-"+port+".conf", plain)
 	ssh := func(args ...string) func(string, ...string) *exec.Cmd {
 		return func(command string, options ...string) *exec.Cmd {
@@ -120,8 +135,8 @@ func (p *benchmark) routesAt(b *testing.B, dir, proxy, jump string) routes {
 	}
 }
 
-// startSSHD runs two OpenSSH servers on loopback, a jump host and a target, and returns the jump host's address. target.client in dir
-// is what a client must know.
+// startSSHD runs two OpenSSH servers on loopback, a jump host and a target, and returns the jump host's
+// address. target.client in dir is what a client must know.
 func (p *benchmark) startSSHD(b *testing.B, dir string) (jump string) {
 	b.Helper()
 	for _, key := range []string{"host", "user"} {
@@ -129,8 +144,23 @@ func (p *benchmark) startSSHD(b *testing.B, dir string) (jump string) {
 			b.Fatalf("ssh-keygen: %v %s", err, out)
 		}
 	}
-	harness.AsRoot(b, "install", "-m", "600", "-o", p.account.Username, filepath.Join(dir, "user.pub"), filepath.Join(p.account.HomeDir, "authorized"))
-	harness.AsRoot(b, "usermod", "--password", "*", p.account.Username) // no password, as before, but not locked: sshd without PAM minds
+	harness.AsRoot(
+		b,
+		"install",
+		"-m",
+		"600",
+		"-o",
+		p.account.Username,
+		filepath.Join(dir, "user.pub"),
+		filepath.Join(p.account.HomeDir, "authorized"),
+	)
+	harness.AsRoot(
+		b,
+		"usermod",
+		"--password",
+		"*",
+		p.account.Username,
+	) // no password, as before, but not locked: sshd without PAM minds
 	if harness.Account(b) == "root" {
 		_ = os.MkdirAll("/run/sshd", 0o755) // sshd's own, where it runs as root
 	}
@@ -138,9 +168,21 @@ func (p *benchmark) startSSHD(b *testing.B, dir string) (jump string) {
 	for _, name := range []string{"target", "jump"} {
 		addr := harness.FreeAddr(b, "127.0.0.1")
 		host, port, _ := strings.Cut(addr, ":")
-		cfg := fmt.Sprintf("ListenAddress %s\nPort %s\nHostKey %s/host\nAuthorizedKeysFile %%h/authorized\nStrictModes no\nPidFile none\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\nUseDNS no\nMaxStartups 200\n",
-			host, port, dir)
-		server := harness.Start(b, nil, "/usr/sbin/sshd", "-D", "-e", "-f", harness.WriteFile(b, dir, name+".conf", cfg))
+		cfg := fmt.Sprintf(
+			"ListenAddress %s\nPort %s\nHostKey %s/host\nAuthorizedKeysFile %%h/authorized\nStrictModes no\nPidFile none\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\nUseDNS no\nMaxStartups 200\n",
+			host,
+			port,
+			dir,
+		)
+		server := harness.Start(
+			b,
+			nil,
+			"/usr/sbin/sshd",
+			"-D",
+			"-e",
+			"-f",
+			harness.WriteFile(b, dir, name+".conf", cfg),
+		)
 		server.WaitFor("Server listening")
 		if name == "jump" {
 			p.jump, jump = server, addr
@@ -148,8 +190,16 @@ func (p *benchmark) startSSHD(b *testing.B, dir string) (jump string) {
 			target = fmt.Sprintf("Host target\n  HostName %s\n  Port %s\n", host, port)
 		}
 	}
-	harness.WriteFile(b, dir, "target.client", target+fmt.Sprintf("Host *\n  User %s\n  IdentityFile %s/user\n  IdentitiesOnly yes\n  BatchMode yes\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n",
-		p.account.Username, dir))
+	harness.WriteFile(
+		b,
+		dir,
+		"target.client",
+		target+fmt.Sprintf(
+			"Host *\n  User %s\n  IdentityFile %s/user\n  IdentitiesOnly yes\n  BatchMode yes\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n",
+			p.account.Username,
+			dir,
+		),
+	)
 	return jump
 }
 
@@ -167,7 +217,8 @@ func must(b *testing.B, cmd *exec.Cmd) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// BenchmarkBesideOpenSSH compares Threshold with OpenSSH doing the same in the same run, in turns. Ratios count, not seconds.
+// BenchmarkBesideOpenSSH compares Threshold with OpenSSH doing the same in the same run, in turns. Ratios
+// count, not seconds.
 func BenchmarkBesideOpenSSH(b *testing.B) {
 	p := startBenchmark(b)
 	b.Run("true", func(b *testing.B) { p.compareTrue(b, "loopback", p.near, 20, 0.25) })
@@ -179,12 +230,38 @@ func BenchmarkBesideOpenSSH(b *testing.B) {
 func (p *benchmark) compareTrue(b *testing.B, where string, d routes, rounds int, bound float64) {
 	for b.Loop() {
 		run := func(way func(string, ...string) *exec.Cmd) func() { return func() { must(b, way("true")) } }
-		t := harness.MedianTimes(rounds, func() { must(b, d.tsh("true")) }, run(d.openssh), run(d.viaProxy), run(d.viaSSHD))
+		t := harness.MedianTimes(
+			rounds,
+			func() { must(b, d.tsh("true")) },
+			run(d.openssh),
+			run(d.viaProxy),
+			run(d.viaSSHD),
+		)
 		peer := milliseconds(t[3])
-		harness.Report(b,
-			harness.Measurement{What: "`tsh ssh node true`, " + where + ", against `ssh -J`", Unit: "ms", Ours: milliseconds(t[0]), Peer: peer, Bound: bound},
-			harness.Measurement{What: "the same by stock ssh with `tsh config`", Unit: "ms", Ours: milliseconds(t[1]), Peer: peer, Bound: 1},
-			harness.Measurement{What: "the same by stock `ssh -J` through the proxy", Unit: "ms", Ours: milliseconds(t[2]), Peer: peer, Bound: 1})
+		harness.Report(
+			b,
+			harness.Measurement{
+				What:  "`tsh ssh node true`, " + where + ", against `ssh -J`",
+				Unit:  "ms",
+				Ours:  milliseconds(t[0]),
+				Peer:  peer,
+				Bound: bound,
+			},
+			harness.Measurement{
+				What:  "the same by stock ssh with `tsh config`",
+				Unit:  "ms",
+				Ours:  milliseconds(t[1]),
+				Peer:  peer,
+				Bound: 1,
+			},
+			harness.Measurement{
+				What:  "the same by stock `ssh -J` through the proxy",
+				Unit:  "ms",
+				Ours:  milliseconds(t[2]),
+				Peer:  peer,
+				Bound: 1,
+			},
+		)
 		b.ReportMetric(milliseconds(t[0])/peer, "of-ssh-J")
 	}
 }
@@ -222,23 +299,70 @@ func (p *benchmark) compareGigabyte(b *testing.B) {
 			var proxy, jump, jumpAES time.Duration
 			t := harness.MedianTimes(2,
 				func() {
-					proxy += harness.CPUDuring(b, p.proxy.Cmd.Process.Pid, func() { way.run(p.near.tsh(way.command)) })
+					proxy += harness.CPUDuring(
+						b,
+						p.proxy.Cmd.Process.Pid,
+						func() { way.run(p.near.tsh(way.command)) },
+					)
 				},
 				func() { way.run(p.near.openssh(way.command, aes)) },
 				func() {
-					jump += harness.CPUDuring(b, p.jump.Cmd.Process.Pid, func() { way.run(p.near.viaSSHD(way.command)) })
+					jump += harness.CPUDuring(
+						b,
+						p.jump.Cmd.Process.Pid,
+						func() { way.run(p.near.viaSSHD(way.command)) },
+					)
 				},
 				func() {
-					jumpAES += harness.CPUDuring(b, p.jump.Cmd.Process.Pid, func() { way.run(p.near.aesSSHD(way.command)) })
+					jumpAES += harness.CPUDuring(
+						b,
+						p.jump.Cmd.Process.Pid,
+						func() { way.run(p.near.aesSSHD(way.command)) },
+					)
 				})
 			rate := func(d time.Duration) float64 { return gigabyte / 1e6 / d.Seconds() }
 			cost := func(d time.Duration) float64 { return d.Seconds() / 2 / (gigabyte / 1e9) }
-			harness.Report(b,
-				harness.Measurement{What: "1 GiB " + way.name + " by tsh, against `ssh -J` by default", Unit: "MB/s", Ours: rate(t[0]), Peer: rate(t[2]), Bound: 1.5, AtLeast: true},
-				harness.Measurement{What: "1 GiB " + way.name + " by tsh, against `ssh -J` at AES-GCM", Unit: "MB/s", Ours: rate(t[0]), Peer: rate(t[3]), Bound: 1, AtLeast: true},
-				harness.Measurement{What: "1 GiB " + way.name + " by stock ssh with `tsh config`, both at AES-GCM", Unit: "MB/s", Ours: rate(t[1]), Peer: rate(t[3]), Bound: 1, AtLeast: true},
-				harness.Measurement{What: "processor time of the proxy for 1 GB " + way.name + ", against the jump host by default", Unit: "s", Ours: cost(proxy), Peer: cost(jump), Bound: 1},
-				harness.Measurement{What: "the same, against the jump host at AES-GCM", Unit: "s", Ours: cost(proxy), Peer: cost(jumpAES), Bound: 2})
+			harness.Report(
+				b,
+				harness.Measurement{
+					What:    "1 GiB " + way.name + " by tsh, against `ssh -J` by default",
+					Unit:    "MB/s",
+					Ours:    rate(t[0]),
+					Peer:    rate(t[2]),
+					Bound:   1.5,
+					AtLeast: true,
+				},
+				harness.Measurement{
+					What:    "1 GiB " + way.name + " by tsh, against `ssh -J` at AES-GCM",
+					Unit:    "MB/s",
+					Ours:    rate(t[0]),
+					Peer:    rate(t[3]),
+					Bound:   1,
+					AtLeast: true,
+				},
+				harness.Measurement{
+					What:    "1 GiB " + way.name + " by stock ssh with `tsh config`, both at AES-GCM",
+					Unit:    "MB/s",
+					Ours:    rate(t[1]),
+					Peer:    rate(t[3]),
+					Bound:   1,
+					AtLeast: true,
+				},
+				harness.Measurement{
+					What:  "processor time of the proxy for 1 GB " + way.name + ", against the jump host by default",
+					Unit:  "s",
+					Ours:  cost(proxy),
+					Peer:  cost(jump),
+					Bound: 1,
+				},
+				harness.Measurement{
+					What:  "the same, against the jump host at AES-GCM",
+					Unit:  "s",
+					Ours:  cost(proxy),
+					Peer:  cost(jumpAES),
+					Bound: 2,
+				},
+			)
 			b.ReportMetric(rate(t[0])/rate(t[2]), "x-ssh-J-"+strings.Fields(way.name)[0])
 		}
 	}
@@ -271,14 +395,31 @@ func (p *benchmark) compareSessions(b *testing.B) {
 		ours := rate(func() *exec.Cmd { return p.near.tsh("true") })
 		stock := rate(func() *exec.Cmd { return p.near.openssh("true") })
 		theirs := rate(func() *exec.Cmd { return p.near.viaSSHD("true") })
-		harness.Report(b,
-			harness.Measurement{What: "new sessions a second by tsh, against `ssh -J`, clients on the same cores", Unit: "/s", Ours: ours, Peer: theirs, Bound: 10, AtLeast: true},
-			harness.Measurement{What: "the same by stock ssh with `tsh config`", Unit: "/s", Ours: stock, Peer: theirs, Bound: 1, AtLeast: true})
+		harness.Report(
+			b,
+			harness.Measurement{
+				What:    "new sessions a second by tsh, against `ssh -J`, clients on the same cores",
+				Unit:    "/s",
+				Ours:    ours,
+				Peer:    theirs,
+				Bound:   10,
+				AtLeast: true,
+			},
+			harness.Measurement{
+				What:    "the same by stock ssh with `tsh config`",
+				Unit:    "/s",
+				Ours:    stock,
+				Peer:    theirs,
+				Bound:   1,
+				AtLeast: true,
+			},
+		)
 		b.ReportMetric(ours/theirs, "x-ssh-J")
 	}
 }
 
-// BenchmarkAgentMemory measures the agent's resident memory at rest, with one session and with 20 more that are idle.
+// BenchmarkAgentMemory measures the agent's resident memory at rest, with one session and with 20 more that
+// are idle.
 func BenchmarkAgentMemory(b *testing.B) {
 	for b.Loop() {
 		p := startBenchmark(b) // an agent that has had a session keeps some of what that took
@@ -302,10 +443,17 @@ func BenchmarkAgentMemory(b *testing.B) {
 			open()
 		}
 		many := harness.MemoryMB(b, pid, "VmRSS")
-		harness.Report(b,
+		harness.Report(
+			b,
 			harness.Measurement{What: "agent at rest", Unit: "MB", Ours: rest, Bound: 13},
 			harness.Measurement{What: "agent with one session", Unit: "MB", Ours: one, Bound: 15},
-			harness.Measurement{What: "agent for each further idle session", Unit: "MB", Ours: max(0, many-one) / further, Bound: 0.5})
+			harness.Measurement{
+				What:  "agent for each further idle session",
+				Unit:  "MB",
+				Ours:  max(0, many-one) / further,
+				Bound: 0.5,
+			},
+		)
 		for _, end := range ends {
 			end()
 		}

@@ -56,7 +56,10 @@ func newFleet(b *testing.B, proxy string, c *harness.Client) *fleet {
 		b.Fatal(err)
 	}
 	own := func() (*tls.Certificate, error) { return &p.X509, nil }
-	admin := authrpc.NewClient(proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, own, time.Now, identity.Auth))
+	admin := authrpc.NewClient(
+		proxy,
+		identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, own, time.Now, identity.Auth),
+	)
 	b.Cleanup(admin.Close)
 	return &fleet{b: b, proxy: proxy, admin: admin, cluster: p.Cluster, pin: p.Pin}
 }
@@ -67,7 +70,12 @@ func (c *fleet) join(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	made, err := authrpc.Call(ctx, c.admin, authrpc.ApplyResource, authrpc.ApplyResourceRequest{Resource: authrpc.Resource{Kind: "token", Version: "v1", Spec: spec}})
+	made, err := authrpc.Call(
+		ctx,
+		c.admin,
+		authrpc.ApplyResource,
+		authrpc.ApplyResourceRequest{Resource: authrpc.Resource{Kind: "token", Version: "v1", Spec: spec}},
+	)
 	if err != nil {
 		return err
 	}
@@ -79,7 +87,10 @@ func (c *fleet) join(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	stranger := authrpc.NewClient(c.proxy, identity.PinnedTLS(c.pin, c.cluster, identity.ALPNAuth, nil, time.Now, identity.Auth))
+	stranger := authrpc.NewClient(
+		c.proxy,
+		identity.PinnedTLS(c.pin, c.cluster, identity.ALPNAuth, nil, time.Now, identity.Auth),
+	)
 	defer stranger.Close()
 	res, err := authrpc.Call(ctx, stranger, authrpc.Join, req)
 	if err != nil {
@@ -87,7 +98,9 @@ func (c *fleet) join(ctx context.Context, n int) error {
 	}
 	cert := &tls.Certificate{Certificate: res.X509, PrivateKey: service}
 	own := func() (*tls.Certificate, error) { return cert, nil }
-	dialer := tls.Dialer{Config: identity.PinnedTLS(c.pin, c.cluster, identity.ALPNTunnel, own, time.Now, identity.Proxy)}
+	dialer := tls.Dialer{
+		Config: identity.PinnedTLS(c.pin, c.cluster, identity.ALPNTunnel, own, time.Now, identity.Proxy),
+	}
 	conn, err := dialer.DialContext(ctx, "tcp", c.proxy)
 	if err != nil {
 		return err
@@ -111,7 +124,13 @@ func joinRequest(token, name string, service *ecdsa.PrivateKey) (req authrpc.Joi
 	if err != nil {
 		return req, err
 	}
-	req = authrpc.JoinRequest{Token: token, Kind: identity.Node, Name: name, SSHKey: host.Marshal(), Time: time.Now()}
+	req = authrpc.JoinRequest{
+		Token:  token,
+		Kind:   identity.Node,
+		Name:   name,
+		SSHKey: host.Marshal(),
+		Time:   time.Now(),
+	}
 	if req.X509Key, err = x509.MarshalPKIXPublicKey(service.Public()); err != nil {
 		return req, err
 	}
@@ -126,8 +145,8 @@ func (c *fleet) close() {
 	}
 }
 
-// BenchmarkIdleTunnels attaches many machines to one proxy process, and asks what each takes of its memory. The proxy is a process of
-// its own; that of auth, which knows every machine, is not counted.
+// BenchmarkIdleTunnels attaches many machines to one proxy process, and asks what each takes of its memory.
+// The proxy is a process of its own; that of auth, which knows every machine, is not counted.
 func BenchmarkIdleTunnels(b *testing.B) {
 	const machines = 10_000
 	addr := harness.FreeAddr(b, "127.0.0.1")
@@ -154,15 +173,34 @@ func BenchmarkIdleTunnels(b *testing.B) {
 		<-time.After(watch)
 		busy := (harness.CPU(b, pid) - began).Seconds() / watch.Seconds()
 		full := harness.MemoryMB(b, pid, "VmRSS")
-		harness.Report(b,
-			harness.Measurement{What: fmt.Sprintf("%d idle tunnels at one proxy, each", machines), Unit: "kB", Ours: (full - empty) * 1000 / machines, Bound: 60},
-			harness.Measurement{What: "processor time of that proxy for them, of one core", Unit: "s/s", Ours: busy})
+		harness.Report(
+			b,
+			harness.Measurement{
+				What:  fmt.Sprintf("%d idle tunnels at one proxy, each", machines),
+				Unit:  "kB",
+				Ours:  (full - empty) * 1000 / machines,
+				Bound: 60,
+			},
+			harness.Measurement{
+				What: "processor time of that proxy for them, of one core",
+				Unit: "s/s",
+				Ours: busy,
+			},
+		)
 		t := harness.MedianTimes(5, func() { c.Tsh("ls", "-q", "name=fleet-77").OK(b) }, func() {
 			if out := c.Tsh("ls", "-q").OK(b); strings.Count(out, "\n") < machines {
 				b.Fatalf("got %d nodes listed, want %d", strings.Count(out, "\n"), machines)
 			}
 		})
-		harness.Report(b, harness.Measurement{What: fmt.Sprintf("`tsh ls` of %d nodes", machines), Unit: "ms", Ours: milliseconds(t[1]), Bound: 300})
+		harness.Report(
+			b,
+			harness.Measurement{
+				What:  fmt.Sprintf("`tsh ls` of %d nodes", machines),
+				Unit:  "ms",
+				Ours:  milliseconds(t[1]),
+				Bound: 300,
+			},
+		)
 		fleet.close()
 	}
 }

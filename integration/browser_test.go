@@ -37,15 +37,28 @@ func TestAFirstLoginInChromiumWithoutJavaScript(t *testing.T) {
 	b.screenshot("refusal")
 	b.run(chromedp.Navigate(address), chromedp.WaitVisible(chromedp.CSS(`input[name="password"]`)))
 	b.screenshot("provider")
-	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="login"]`), alice.Email), chromedp.SendKeys(chromedp.CSS(`input[name="password"]`), alice.Password+"\r"),
-		chromedp.WaitVisible(chromedp.CSS("#secret")))
+	b.run(
+		chromedp.SendKeys(chromedp.CSS(`input[name="login"]`), alice.Email),
+		chromedp.SendKeys(chromedp.CSS(`input[name="password"]`), alice.Password+"\r"),
+		chromedp.WaitVisible(chromedp.CSS("#secret")),
+	)
 	b.screenshot("enrolment")
 	alice.TOTPSecret = strings.Join(strings.Fields(evaluate(b, chromedp.Text(chromedp.CSS("#secret")))), "")
-	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), "000000\r"), chromedp.WaitVisible(chromedp.CSS("#error")))
+	b.run(
+		chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), "000000\r"),
+		chromedp.WaitVisible(chromedp.CSS("#error")),
+	)
 	b.screenshot("enrolment-wrong-code")
-	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), harness.FreshCode(t, alice)+"\r"), chromedp.WaitVisible(chromedp.CSS("#continue")))
+	b.run(
+		chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), harness.FreshCode(t, alice)+"\r"),
+		chromedp.WaitVisible(chromedp.CSS("#continue")),
+	)
 	b.screenshot("recovery-codes")
-	b.run(chromedp.Click(chromedp.CSS("#continue")), chromedp.WaitNotPresent(chromedp.CSS("#continue")), chromedp.WaitVisible(chromedp.CSS("h1")))
+	b.run(
+		chromedp.Click(chromedp.CSS("#continue")),
+		chromedp.WaitNotPresent(chromedp.CSS("#continue")),
+		chromedp.WaitVisible(chromedp.CSS("h1")),
+	)
 	b.screenshot("done")
 	if landed := evaluate(b, chromedp.Location()); !strings.HasPrefix(landed, "http://127.0.0.1:") {
 		t.Errorf("got %s, want tsh's own page on loopback", landed)
@@ -57,13 +70,23 @@ func TestAFirstLoginInChromiumWithoutJavaScript(t *testing.T) {
 
 	second := harness.NewClient(t)
 	again := second.StartLogin("--proxy", s.Proxy, "--ca-file", s.CAFile)
-	b.run(chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile), chromedp.Navigate(again.Line("Open: ")+"&lang=ko"))
+	b.run(
+		chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile),
+		chromedp.Navigate(again.Line("Open: ")+"&lang=ko"),
+	)
 	b.run(chromedp.WaitVisible(chromedp.CSS(`input[name="password"]`)))
 	b.screenshot("provider-phone-ko")
-	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="login"]`), alice.Email), chromedp.SendKeys(chromedp.CSS(`input[name="password"]`), alice.Password+"\r"),
-		chromedp.WaitVisible(chromedp.CSS(`input[name="code"]`)))
+	b.run(
+		chromedp.SendKeys(chromedp.CSS(`input[name="login"]`), alice.Email),
+		chromedp.SendKeys(chromedp.CSS(`input[name="password"]`), alice.Password+"\r"),
+		chromedp.WaitVisible(chromedp.CSS(`input[name="code"]`)),
+	)
 	b.screenshot("factor-phone-ko")
-	b.run(chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), harness.FreshCode(t, alice)+"\r"), chromedp.WaitNotPresent(chromedp.CSS(`input[name="code"]`)), chromedp.WaitVisible(chromedp.CSS("h1")))
+	b.run(
+		chromedp.SendKeys(chromedp.CSS(`input[name="code"]`), harness.FreshCode(t, alice)+"\r"),
+		chromedp.WaitNotPresent(chromedp.CSS(`input[name="code"]`)),
+		chromedp.WaitVisible(chromedp.CSS("h1")),
+	)
 	b.screenshot("done-phone-ko")
 	if err := again.Wait(); err != nil {
 		t.Fatalf("second tsh login: %v\n%s", err, again.Output())
@@ -77,21 +100,32 @@ type browser struct {
 	dir string
 }
 
-// chromium starts a browser that trusts the authority in caFile and runs no scripts. Screenshots go to the folder that
-// THRESHOLD_SCREENSHOTS names, if any.
+// chromium starts a browser that trusts the authority in caFile and runs no scripts. Screenshots go to the
+// folder that THRESHOLD_SCREENSHOTS names, if any.
 func chromium(t *testing.T, caFile string) *browser {
 	t.Helper()
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.ExecPath("/usr/bin/chromium"),
-		chromedp.Flag("disable-quic", true), chromedp.WindowSize(1100, 900),
-		chromedp.Flag("lang", "en"), chromedp.Env("LANG=en_US.UTF-8", "LANGUAGE=en", "TMPDIR="+t.TempDir()),
-		chromedp.Flag("ignore-certificate-errors-spki-list", spki(t, caFile)))
+	opts := append(
+		chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.NoSandbox,
+		chromedp.ExecPath("/usr/bin/chromium"),
+		chromedp.Flag("disable-quic", true),
+		chromedp.WindowSize(1100, 900),
+		chromedp.Flag("lang", "en"),
+		chromedp.Env("LANG=en_US.UTF-8", "LANGUAGE=en", "TMPDIR="+t.TempDir()),
+		chromedp.Flag("ignore-certificate-errors-spki-list", spki(t, caFile)),
+	)
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
 	// The first Run starts the browser, which ends with that Run's context: it must be the long one.
 	noScripts := chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
-		_, err := cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+		_, err := cdp.Call(
+			ctx,
+			target,
+			emulation.SetScriptExecutionDisabled,
+			emulation.SetScriptExecutionDisabledParams{Value: true},
+		)
 		return err
 	})
 	if err := chromedp.Do(ctx, noScripts); err != nil {

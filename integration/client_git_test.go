@@ -12,8 +12,15 @@ import (
 
 func gitStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	dir := t.TempDir()
-	env := append(o.client.Env, "GIT_SSH_COMMAND="+o.sshCommand(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com",
-		"GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com")
+	env := append(
+		o.client.Env,
+		"GIT_SSH_COMMAND="+o.sshCommand(),
+		"GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_AUTHOR_NAME=a",
+		"GIT_AUTHOR_EMAIL=a@example.com",
+		"GIT_COMMITTER_NAME=a",
+		"GIT_COMMITTER_EMAIL=a@example.com",
+	)
 	git := func(t *testing.T, args ...string) string {
 		t.Helper()
 		return harness.Run(t, env, nil, "git", append([]string{"-C", dir}, args...)...).OK(t)
@@ -34,13 +41,17 @@ func gitStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		git(t, "-C", work, "commit", "-q", "--allow-empty", "-m", "more")
 		git(t, "-C", work, "push", "-q", "origin", "HEAD:refs/heads/main")
 		git(t, "-C", filepath.Join(dir, "again"), "pull", "-q", "--ff-only")
-		if out := git(t, "-C", filepath.Join(dir, "again"), "log", "--format=%s"); !strings.HasPrefix(out, "more\n") {
+		if out := git(t, "-C", filepath.Join(dir, "again"), "log", "--format=%s"); !strings.HasPrefix(
+			out,
+			"more\n",
+		) {
 			t.Errorf("got %q, want what was pushed", out)
 		}
 	})
 	e.Supports(t, "clones through ssh -J", func(t *testing.T) {
 		jump := append(env, "GIT_SSH_COMMAND="+o.sshCommand()+" -J x@"+o.Proxy)
-		harness.Run(t, jump, nil, "git", "-C", dir, "clone", "-q", "-b", "main", o.account.Username+"@anvil:forge.git", "jumped").OK(t)
+		harness.Run(t, jump, nil, "git", "-C", dir, "clone", "-q", "-b", "main", o.account.Username+"@anvil:forge.git", "jumped").
+			OK(t)
 		sameTree(t, filepath.Join(work, "files"), filepath.Join(dir, "jumped", "files"))
 	}, harness.ByJump)
 	e.Supports(t, "hears of a repository that is not there", func(t *testing.T) {

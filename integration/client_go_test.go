@@ -34,10 +34,14 @@ func newGoClient(t *testing.T, o *clientFixture, conn net.Conn, address, login s
 		t.Fatal(err)
 	}
 	g := &goClient{}
-	cfg := &ssh.ClientConfig{User: login, Auth: []ssh.AuthMethod{ssh.PublicKeys(certificate(t, o))}, HostKeyCallback: func(name string, addr net.Addr, key ssh.PublicKey) error {
-		g.host, _ = key.(*ssh.Certificate)
-		return known(name, addr, key)
-	}}
+	cfg := &ssh.ClientConfig{
+		User: login,
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(certificate(t, o))},
+		HostKeyCallback: func(name string, addr net.Addr, key ssh.PublicKey) error {
+			g.host, _ = key.(*ssh.Certificate)
+			return known(name, addr, key)
+		},
+	}
 	sc, chans, reqs, err := ssh.NewClientConn(conn, address, cfg)
 	if err != nil {
 		t.Fatalf("%s: %v", address, err)
@@ -97,16 +101,34 @@ func dialNode(t *testing.T, o *clientFixture, front *ssh.Client) *goClient {
 
 func goStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	c := dialNode(t, o, dialProxy(t, o).Client)
-	e.Supports(t, "through the proxy's channel: a command with its exit status; verifies the host's certificate", func(t *testing.T) { runsACommand(t, o, c) },
-		harness.Certificate, harness.Exec, harness.ByJump)
-	e.Supports(t, "agrees on the post-quantum exchange mlkem768x25519-sha256 and on AES-GCM without being told", func(t *testing.T) {
-		got := c.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
-		if got.KeyExchange != ssh.KeyExchangeMLKEM768X25519 || got.Read.Cipher != ssh.CipherAES128GCM || got.Write.Cipher != ssh.CipherAES128GCM {
-			t.Errorf("got %+v", got)
-		}
-	})
+	e.Supports(
+		t,
+		"through the proxy's channel: a command with its exit status; verifies the host's certificate",
+		func(t *testing.T) { runsACommand(t, o, c) },
+		harness.Certificate,
+		harness.Exec,
+		harness.ByJump,
+	)
+	e.Supports(
+		t,
+		"agrees on the post-quantum exchange mlkem768x25519-sha256 and on AES-GCM without being told",
+		func(t *testing.T) {
+			got := c.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
+			if got.KeyExchange != ssh.KeyExchangeMLKEM768X25519 || got.Read.Cipher != ssh.CipherAES128GCM ||
+				got.Write.Cipher != ssh.CipherAES128GCM {
+				t.Errorf("got %+v", got)
+			}
+		},
+	)
 	e.Supports(t, "sftp with pkg/sftp", func(t *testing.T) { usesPkgSFTP(t, c) }, harness.SFTP)
-	e.Supports(t, "dials and listens on the node, by TCP and by Unix sockets", func(t *testing.T) { goForwards(t, c) }, harness.Local, harness.Remote, harness.Sockets)
+	e.Supports(
+		t,
+		"dials and listens on the node, by TCP and by Unix sockets",
+		func(t *testing.T) { goForwards(t, c) },
+		harness.Local,
+		harness.Remote,
+		harness.Sockets,
+	)
 	e.Supports(t, "lends an agent", func(t *testing.T) { forwardsAGoAgent(t, o, c) }, harness.Agent)
 	e.Supports(t, "40 sessions at once on one connection", func(t *testing.T) {
 		for range 40 {
@@ -120,7 +142,11 @@ func goStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 			}
 		}
 	}, harness.Shared)
-	e.Lacks(t, "a key without its certificate, a password and answers to questions get nowhere", func(t *testing.T) { isRefused(t, o) })
+	e.Lacks(
+		t,
+		"a key without its certificate, a password and answers to questions get nowhere",
+		func(t *testing.T) { isRefused(t, o) },
+	)
 }
 
 func runsACommand(t *testing.T, o *clientFixture, c *goClient) {
@@ -131,7 +157,8 @@ func runsACommand(t *testing.T, o *clientFixture, c *goClient) {
 	defer s.Close()
 	var exit *ssh.ExitError
 	out, err := s.Output("id -un; exit 3")
-	if !errors.As(err, &exit) || exit.ExitStatus() != 3 || strings.TrimSpace(string(out)) != o.account.Username {
+	if !errors.As(err, &exit) || exit.ExitStatus() != 3 ||
+		strings.TrimSpace(string(out)) != o.account.Username {
 		t.Errorf("got %q, %v, want the account and 3", out, err)
 	}
 }
@@ -231,7 +258,11 @@ func isRefused(t *testing.T, o *clientFixture) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg := &ssh.ClientConfig{User: o.account.Username, Auth: []ssh.AuthMethod{method}, HostKeyCallback: ssh.InsecureIgnoreHostKey()}
+		cfg := &ssh.ClientConfig{
+			User:            o.account.Username,
+			Auth:            []ssh.AuthMethod{method},
+			HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+		}
 		if c, _, _, err := ssh.NewClientConn(conn, o.nodes[0], cfg); err == nil {
 			c.Close()
 			t.Errorf("%s: got logged in, want refused", name)

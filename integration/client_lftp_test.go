@@ -15,8 +15,14 @@ func lftpStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		dir := t.TempDir()
 		from, back := filepath.Join(dir, "from"), filepath.Join(dir, "back")
 		smallFiles(t, from, 500)
-		script := fmt.Sprintf("set sftp:connect-program 'ssh -a -x -F %s'; open sftp://%s:@%s; mirror -R %s lftp; mirror lftp %s; bye",
-			o.config, o.account.Username, o.nodes[0], from, back)
+		script := fmt.Sprintf(
+			"set sftp:connect-program 'ssh -a -x -F %s'; open sftp://%s:@%s; mirror -R %s lftp; mirror lftp %s; bye",
+			o.config,
+			o.account.Username,
+			o.nodes[0],
+			from,
+			back,
+		)
 		harness.Run(t, append(o.client.Env, "HOME="+dir), nil, "lftp", "-e", script).OK(t)
 		sameTree(t, from, back)
 	}, harness.Certificate, harness.SFTP, harness.ByCommand)

@@ -20,7 +20,8 @@ const python = "/usr/bin/python3"
 // runStep runs one step of a script of testdata.
 func runStep(t *testing.T, script string, args ...string) string {
 	t.Helper()
-	out := harness.Run(t, nil, nil, python, append([]string{"-W", "ignore", filepath.Join("testdata", script)}, args...)...).OK(t)
+	out := harness.Run(t, nil, nil, python, append([]string{"-W", "ignore", filepath.Join("testdata", script)}, args...)...).
+		OK(t)
 	if !strings.HasSuffix(out, "done\n") {
 		t.Errorf("got %q, want the step done", out)
 	}
@@ -31,7 +32,18 @@ func paramikoStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	known := filepath.Join(t.TempDir(), "known_hosts")
 	by := func(t *testing.T, way, name string) string {
 		t.Helper()
-		return runStep(t, "paramiko_story.py", name, o.account.Username, o.nodes[0], o.profile, known, way, startEcho(t, "tcp", "127.0.0.1:0"), t.TempDir())
+		return runStep(
+			t,
+			"paramiko_story.py",
+			name,
+			o.account.Username,
+			o.nodes[0],
+			o.profile,
+			known,
+			way,
+			startEcho(t, "tcp", "127.0.0.1:0"),
+			t.TempDir(),
+		)
 	}
 	step := func(t *testing.T, name string) string { t.Helper(); return by(t, o.proxyCommand(t, o.nodes[0]), name) }
 	writeKnownHosts(t, o, known)
@@ -50,18 +62,25 @@ func paramikoStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	e.Supports(t, "reaches a node over a channel of the proxy, without tsh", func(t *testing.T) {
 		by(t, o.Proxy, "jump")
 	}, harness.ByJump)
-	e.Lacks(t, "a key without its certificate, or a password, raises AuthenticationException", func(t *testing.T) {
-		for _, out := range []string{step(t, "bare key"), by(t, o.Proxy, "password")} {
-			if !strings.Contains(out, "refused:") {
-				t.Errorf("got %q, want a refusal", out)
+	e.Lacks(
+		t,
+		"a key without its certificate, or a password, raises AuthenticationException",
+		func(t *testing.T) {
+			for _, out := range []string{step(t, "bare key"), by(t, o.Proxy, "password")} {
+				if !strings.Contains(out, "refused:") {
+					t.Errorf("got %q, want a refusal", out)
+				}
 			}
-		}
-	})
-	e.AddNote("Paramiko checks no certificates of hosts: it must be given each bare host key, in its known hosts. A key that was not compared with the certificate's is trust at first sight. " +
-		"Give it the one key, with `allow_agent=False` and `look_for_keys=False`: before each further try Paramiko asks for the authentication service anew, and the node then ends the connection.")
+		},
+	)
+	e.AddNote(
+		"Paramiko checks no certificates of hosts: it must be given each bare host key, in its known hosts. A key that was not compared with the certificate's is trust at first sight. " +
+			"Give it the one key, with `allow_agent=False` and `look_for_keys=False`: before each further try Paramiko asks for the authentication service anew, and the node then ends the connection.",
+	)
 }
 
-// writeKnownHosts writes the bare host keys of the machine and of the proxy, each taken from a certificate that was verified.
+// writeKnownHosts writes the bare host keys of the machine and of the proxy, each taken from a certificate
+// that was verified.
 func writeKnownHosts(t *testing.T, o *clientFixture, file string) {
 	t.Helper()
 	front := dialProxy(t, o)
@@ -79,7 +98,17 @@ func asyncsshStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		t.Helper()
 		dir := sharedDir(t)
 		startEcho(t, "unix", filepath.Join(dir, "behind"))
-		runStep(t, "asyncssh_story.py", name, o.account.Username, o.nodes[0], o.profile, way, startEcho(t, "tcp", "127.0.0.1:0"), dir)
+		runStep(
+			t,
+			"asyncssh_story.py",
+			name,
+			o.account.Username,
+			o.nodes[0],
+			o.profile,
+			way,
+			startEcho(t, "tcp", "127.0.0.1:0"),
+			dir,
+		)
 	}
 	for _, s := range []struct {
 		step, what string
@@ -95,8 +124,21 @@ func asyncsshStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		{"dynamic", "serves SOCKS", []harness.Feature{harness.Dynamic}},
 		{"sockets", "forwards Unix sockets both ways", []harness.Feature{harness.Sockets}},
 	} {
-		e.Supports(t, s.what, func(t *testing.T) { step(t, s.step, o.proxyCommand(t, o.nodes[0])) }, s.shows...)
+		e.Supports(
+			t,
+			s.what,
+			func(t *testing.T) { step(t, s.step, o.proxyCommand(t, o.nodes[0])) },
+			s.shows...)
 	}
-	e.Supports(t, "reaches a node through the proxy as its tunnel, without tsh", func(t *testing.T) { step(t, "jump", o.Proxy) }, harness.ByJump)
-	e.Supports(t, "refuses a host whose authority it does not trust", func(t *testing.T) { step(t, "untrusted", o.proxyCommand(t, o.nodes[0])) })
+	e.Supports(
+		t,
+		"reaches a node through the proxy as its tunnel, without tsh",
+		func(t *testing.T) { step(t, "jump", o.Proxy) },
+		harness.ByJump,
+	)
+	e.Supports(
+		t,
+		"refuses a host whose authority it does not trust",
+		func(t *testing.T) { step(t, "untrusted", o.proxyCommand(t, o.nodes[0])) },
+	)
 }

@@ -73,7 +73,8 @@ func rsyncStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	})
 	e.Supports(t, "through ssh -J", func(t *testing.T) {
 		node := o.account.Username + "@bellows:rsync-j/"
-		o.run(t, "rsync", "-a", "-e", o.sshCommand()+" -J x@"+o.Proxy, filepath.Join(from, "1")+"/", node).OK(t)
+		o.run(t, "rsync", "-a", "-e", o.sshCommand()+" -J x@"+o.Proxy, filepath.Join(from, "1")+"/", node).
+			OK(t)
 		sameTree(t, filepath.Join(from, "1"), o.home("rsync-j"))
 	}, harness.ByJump)
 }

@@ -14,12 +14,19 @@ import (
 // tshStory is the yardstick: the client that comes with the cluster.
 func tshStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	node := o.account.Username + "@anvil"
-	e.Supports(t, "runs a command as the account, with its exit status and both outputs apart", func(t *testing.T) {
-		r := o.client.Tsh("ssh", node, "id -un; echo oops >&2; exit 7")
-		if strings.TrimSpace(r.Stdout) != o.account.Username || strings.TrimSpace(r.Stderr) != "oops" || r.Code != 7 {
-			t.Errorf("got %+v, want the account, oops and 7", r)
-		}
-	}, harness.Certificate, harness.Exec)
+	e.Supports(
+		t,
+		"runs a command as the account, with its exit status and both outputs apart",
+		func(t *testing.T) {
+			r := o.client.Tsh("ssh", node, "id -un; echo oops >&2; exit 7")
+			if strings.TrimSpace(r.Stdout) != o.account.Username || strings.TrimSpace(r.Stderr) != "oops" ||
+				r.Code != 7 {
+				t.Errorf("got %+v, want the account, oops and 7", r)
+			}
+		},
+		harness.Certificate,
+		harness.Exec,
+	)
 	e.Supports(t, "opens a shell on a terminal that changes its size", func(t *testing.T) {
 		usesATerminal(t, o.client.Command("ssh", node))
 	}, harness.Shell)
@@ -32,8 +39,20 @@ func tshStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	}, harness.SFTP, harness.SCP)
 	e.Supports(t, "forwards with -L, -R and -D", func(t *testing.T) {
 		behind := startEcho(t, "tcp", "127.0.0.1:0")
-		local, remote, socks := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
-		startUntilEnd(t, o.client.Command("ssh", "-N", "-L", local+":"+behind, "-R", remote+":"+behind, "-D", socks, node))
+		local, remote, socks := harness.FreeAddr(
+			t,
+			"127.0.0.1",
+		), harness.FreeAddr(
+			t,
+			"127.0.0.1",
+		), harness.FreeAddr(
+			t,
+			"127.0.0.1",
+		)
+		startUntilEnd(
+			t,
+			o.client.Command("ssh", "-N", "-L", local+":"+behind, "-R", remote+":"+behind, "-D", socks, node),
+		)
 		checkClientEcho(t, dialer("tcp", local))
 		checkClientEcho(t, dialer("tcp", remote))
 		checkClientEcho(t, bySOCKS(socks, behind))
@@ -44,6 +63,10 @@ func tshStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		})
 	}, harness.Sockets)
 	e.Supports(t, "lends its agent with -A: the keys that may go onward", func(t *testing.T) {
-		forwardsItsAgent(t, o, func(flag, command string) []string { return []string{o.client.Path(), "ssh", flag, node, command} })
+		forwardsItsAgent(
+			t,
+			o,
+			func(flag, command string) []string { return []string{o.client.Path(), "ssh", flag, node, command} },
+		)
 	}, harness.Agent)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// bootstrap is what the editor sends to a shell: it starts a server that outlives the connection unless one runs already, says where
-// that listens, and stays.
+// bootstrap is what the editor sends to a shell: it starts a server that outlives the connection unless one
+// runs already, says where that listens, and stays.
 const bootstrap = `
 dir=$HOME/.editor-server; mkdir -p $dir
 if ! kill -0 $(cat $dir/pid 2>/dev/null) 2>/dev/null; then
@@ -47,33 +47,70 @@ echo "pid==$(cat $dir/pid)=="
 echo "listeningOn==$(cat $dir/port)=="
 `
 
-// vscodeStory does what VS Code's Remote - SSH does to OpenSSH: one long-lived command without a terminal, whose script comes on standard
-// input, and everything else through forwards that open and close all the time.
+// vscodeStory does what VS Code's Remote - SSH does to OpenSSH: one long-lived command without a terminal,
+// whose script comes on standard input, and everything else through forwards that open and close all the
+// time.
 func vscodeStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	first := startEditor(t, o)
-	e.Supports(t, "ssh -T -D PORT HOST bash: a script on standard input starts a server that stays", func(t *testing.T) {
-		exchange(t, bySOCKS(first.socks, "127.0.0.1:"+first.port), 64<<10)
-	}, harness.Certificate, harness.Exec, harness.Dynamic, harness.ByCommand)
-	e.Supports(t, "100 connections at once through -D, opened and closed while others talk", func(t *testing.T) {
-		var all sync.WaitGroup
-		for range 100 {
-			all.Go(func() { exchange(t, bySOCKS(first.socks, "127.0.0.1:"+first.port), 64<<10) })
-		}
-		all.Wait()
-	}, harness.Shared)
+	e.Supports(
+		t,
+		"ssh -T -D PORT HOST bash: a script on standard input starts a server that stays",
+		func(t *testing.T) {
+			exchange(t, bySOCKS(first.socks, "127.0.0.1:"+first.port), 64<<10)
+		},
+		harness.Certificate,
+		harness.Exec,
+		harness.Dynamic,
+		harness.ByCommand,
+	)
+	e.Supports(
+		t,
+		"100 connections at once through -D, opened and closed while others talk",
+		func(t *testing.T) {
+			var all sync.WaitGroup
+			for range 100 {
+				all.Go(func() { exchange(t, bySOCKS(first.socks, "127.0.0.1:"+first.port), 64<<10) })
+			}
+			all.Wait()
+		},
+		harness.Shared,
+	)
 	e.Supports(t, "-L to the server's Unix socket", func(t *testing.T) {
 		local := harness.FreeAddr(t, "127.0.0.1")
-		startUntilEnd(t, o.start("ssh", o.options("-T", "-N", "-o", "ExitOnForwardFailure=yes", "-L", local+":"+o.home(".editor-server/socket"), o.target())...))
+		startUntilEnd(
+			t,
+			o.start(
+				"ssh",
+				o.options(
+					"-T",
+					"-N",
+					"-o",
+					"ExitOnForwardFailure=yes",
+					"-L",
+					local+":"+o.home(".editor-server/socket"),
+					o.target(),
+				)...),
+		)
 		checkClientEcho(t, dialer("tcp", local))
 	}, harness.Local, harness.Sockets)
-	e.Supports(t, "a lost connection leaves the server running, and the editor finds it again", func(t *testing.T) {
-		first.stop()
-		second := startEditor(t, o)
-		if second.pid != first.pid || second.port != first.port {
-			t.Errorf("got server %s on port %s, want %s on %s still", second.pid, second.port, first.pid, first.port)
-		}
-		exchange(t, bySOCKS(second.socks, "127.0.0.1:"+second.port), 64<<10)
-	})
+	e.Supports(
+		t,
+		"a lost connection leaves the server running, and the editor finds it again",
+		func(t *testing.T) {
+			first.stop()
+			second := startEditor(t, o)
+			if second.pid != first.pid || second.port != first.port {
+				t.Errorf(
+					"got server %s on port %s, want %s on %s still",
+					second.pid,
+					second.port,
+					first.pid,
+					first.port,
+				)
+			}
+			exchange(t, bySOCKS(second.socks, "127.0.0.1:"+second.port), 64<<10)
+		},
+	)
 }
 
 // editor is one connection of the editor.

@@ -16,7 +16,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// startEcho sends everything back until the story ends. It is what forwarding leads to; anybody may use its socket.
+// startEcho sends everything back until the story ends. It is what forwarding leads to; anybody may use its
+// socket.
 func startEcho(t *testing.T, network, address string) string {
 	t.Helper()
 	l, err := net.Listen(network, address)
@@ -45,7 +46,8 @@ func startEcho(t *testing.T, network, address string) string {
 	return l.Addr().String()
 }
 
-// checkClientEcho sends a megabyte over what dial reaches and wants it back. It dials until something answers.
+// checkClientEcho sends a megabyte over what dial reaches and wants it back. It dials until something
+// answers.
 func checkClientEcho(t *testing.T, dial func() (net.Conn, error)) {
 	t.Helper()
 	conn := dialUntilUp(t, dial)
@@ -121,6 +123,12 @@ func writeRandomFile(t *testing.T, file string, size int) []byte {
 func wantFile(t *testing.T, file string, want []byte) {
 	t.Helper()
 	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%s: got %d bytes, %v, want the %d bytes sent", filepath.Base(file), len(got), err, len(want))
+		t.Errorf(
+			"%s: got %d bytes, %v, want the %d bytes sent",
+			filepath.Base(file),
+			len(got),
+			err,
+			len(want),
+		)
 	}
 }

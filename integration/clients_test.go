@@ -37,14 +37,23 @@ var clients = []struct {
 	{"git", []string{"git", "--version"}, gitStory},
 	{"Ansible", []string{"ansible", "--version"}, ansibleStory},
 	{"PuTTY", []string{"plink", "-V"}, puttyStory},
-	{"Paramiko", []string{python, "-W", "ignore", "-c", "import paramiko; print(paramiko.__version__)"}, paramikoStory},
-	{"AsyncSSH", []string{python, "-W", "ignore", "-c", "import asyncssh; print(asyncssh.__version__)"}, asyncsshStory},
+	{
+		"Paramiko",
+		[]string{python, "-W", "ignore", "-c", "import paramiko; print(paramiko.__version__)"},
+		paramikoStory,
+	},
+	{
+		"AsyncSSH",
+		[]string{python, "-W", "ignore", "-c", "import asyncssh; print(asyncssh.__version__)"},
+		asyncsshStory,
+	},
 	{"Go's x/crypto/ssh", []string{"go", "list", "-m", "golang.org/x/crypto"}, goStory},
 	{"lftp", []string{"lftp", "--version"}, lftpStory},
 	{"Dropbear's dbclient", []string{"dbclient", "-V"}, dropbearStory},
 }
 
-// People will not change their tools. Each brings their own to one cluster; then the page must say what they found.
+// People will not change their tools. Each brings their own to one cluster; then the page must say what they
+// found.
 func TestCommonClientsWork(t *testing.T) {
 	o := newClientFixture(t)
 	book := &harness.CompatibilityReport{}
@@ -68,11 +77,16 @@ func TestCommonClientsWork(t *testing.T) {
 		}
 	}
 	if have, err := os.ReadFile(compatibilityPage); err != nil || !harness.SamePage(have, page) {
-		t.Errorf("docs/compatibility.md is not what ran (%v): look at what changed, then run: make compatibility\n%s", err, page)
+		t.Errorf(
+			"docs/compatibility.md is not what ran (%v): look at what changed, then run: make compatibility\n%s",
+			err,
+			page,
+		)
 	}
 }
 
-// clientFixture is where everybody brings their own client: a cluster with two machines, an account on them, and a person who is logged in.
+// clientFixture is where everybody brings their own client: a cluster with two machines, an account on them,
+// and a person who is logged in.
 type clientFixture struct {
 	*harness.Server
 	client  *harness.Client
@@ -86,8 +100,12 @@ func newClientFixture(t *testing.T) *clientFixture {
 	t.Helper()
 	proxy, dir := harness.FreeAddr(t, "127.0.0.1"), t.TempDir()
 	o := &clientFixture{account: harness.MakeAccount(t, "thclient"), client: harness.NewClient(t)}
-	birth := harness.BootstrapFor(harness.StartProvider(t, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"),
-		"shell, exec, sftp, forward-local, forward-remote, forward-agent", o.account.Username)
+	birth := harness.BootstrapFor(
+		harness.StartProvider(t, "127.0.0.1", proxy),
+		filepath.Join(dir, "seal.key"),
+		"shell, exec, sftp, forward-local, forward-remote, forward-agent",
+		o.account.Username,
+	)
 	o.Server = harness.StartServerFrom(t, dir, proxy, birth, "")
 	o.client.FirstLogin(o.Server, harness.Alice())
 	for _, name := range []string{"anvil", "bellows"} {
@@ -116,7 +134,12 @@ func (o *clientFixture) sshCommand() string { return "ssh -F " + o.config + " -o
 
 // proxyCommand is what leads a client to a machine; %host and the like stand for the machine's name.
 func (o *clientFixture) proxyCommand(t *testing.T, node string) string {
-	return "env TSH_HOME=" + filepath.Dir(o.profile) + " " + harness.Bin(t, "tsh") + " proxy ssh --proxy " + o.Proxy + " " + node
+	return "env TSH_HOME=" + filepath.Dir(
+		o.profile,
+	) + " " + harness.Bin(
+		t,
+		"tsh",
+	) + " proxy ssh --proxy " + o.Proxy + " " + node
 }
 
 // run runs a program as the person.
@@ -135,8 +158,8 @@ func (o *clientFixture) start(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// startUntilEnd starts a program that serves until the story ends. ssh is killed, because a signal that it could heed is lost when it comes just
-// before its poll(2).
+// startUntilEnd starts a program that serves until the story ends. ssh is killed, because a signal that it
+// could heed is lost when it comes just before its poll(2).
 func startUntilEnd(t *testing.T, cmd *exec.Cmd) *harness.Process {
 	t.Helper()
 	p := harness.StartCmd(t, cmd)

@@ -36,7 +36,8 @@ func TestANewUserLogsInAndOpensAShell(t *testing.T) {
 			t.Errorf("got %q, want the node", out)
 		}
 		var nodes []map[string]any
-		if err := json.Unmarshal([]byte(c.Tsh("ls", "env=demo", "--format=json").OK(t)), &nodes); err != nil || len(nodes) != 1 {
+		if err := json.Unmarshal([]byte(c.Tsh("ls", "env=demo", "--format=json").OK(t)), &nodes); err != nil ||
+			len(nodes) != 1 {
 			t.Errorf("got %v, %v, want one node", nodes, err)
 		}
 		if out := c.Tsh("ls", "env=other", "--format=json").OK(t); strings.Contains(out, d.Node) {
@@ -57,7 +58,10 @@ func TestANewUserLogsInAndOpensAShell(t *testing.T) {
 			t.Errorf("got status %d and %d bytes, want the %d bytes sent", r.Code, len(r.Stdout), len(in))
 		}
 	})
-	t.Run("a shell has a terminal of the right size", func(t *testing.T) { usesATerminal(t, c.Command("ssh", d.Login+"@"+d.Node)) })
+	t.Run(
+		"a shell has a terminal of the right size",
+		func(t *testing.T) { usesATerminal(t, c.Command("ssh", d.Login+"@"+d.Node)) },
+	)
 	t.Run("scp carries a file there and back", func(t *testing.T) { copyThereAndBack(t, d, c) })
 	t.Run("logout leaves nothing to log in with", func(t *testing.T) {
 		c.Tsh("logout").OK(t)

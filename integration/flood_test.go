@@ -29,17 +29,25 @@ const (
 	maxDialTime = time.Second
 	// dials are made during each flood; one of them may meet a busy machine.
 	dials = 11
-	// A flood may cost the server so much memory and, once it is over, so many descriptors. The runtime gives memory back late.
+	// A flood may cost the server so much memory and, once it is over, so many descriptors. The runtime gives
+	// memory back late.
 	floodMemory, floodFiles = 200 << 20, 16
 )
 
-// Strangers who fill the port, from somewhere else or from right beside somebody, keep nobody out: a fresh login, TLS, dial and SSH, is
-// answered within a second. When they are gone, so is what they cost.
+// Strangers who fill the port, from somewhere else or from right beside somebody, keep nobody out: a fresh
+// login, TLS, dial and SSH, is answered within a second. When they are gone, so is what they cost.
 func TestUsersLogInDuringConnectionFloods(t *testing.T) {
 	addr := harness.FreeAddr(t, "127.0.0.1")
 	dir := t.TempDir()
-	s := harness.StartServerFrom(t, dir, addr, harness.Bootstrap(t, harness.StartProvider(t, "127.0.0.1", addr), filepath.Join(dir, "seal.key")), "inner",
-		"balancers: [127.0.0.6/32]", "proxy_protocol: true")
+	s := harness.StartServerFrom(
+		t,
+		dir,
+		addr,
+		harness.Bootstrap(t, harness.StartProvider(t, "127.0.0.1", addr), filepath.Join(dir, "seal.key")),
+		"inner",
+		"balancers: [127.0.0.6/32]",
+		"proxy_protocol: true",
+	)
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
 	me, err := profile.Home(filepath.Join(c.Home, ".tsh")).Load(addr)
@@ -84,8 +92,13 @@ func TestUsersLogInDuringConnectionFloods(t *testing.T) {
 			<-running
 			slices.Sort(times)
 			cost := peakMemory(t, pid) - before
-			t.Logf("fresh login: median %s, worst %s; memory +%d MB; %d connections held at the end of it", times[dials/2].Round(time.Millisecond),
-				times[dials-1].Round(time.Millisecond), cost>>20, descriptors(t, pid)-files)
+			t.Logf(
+				"fresh login: median %s, worst %s; memory +%d MB; %d connections held at the end of it",
+				times[dials/2].Round(time.Millisecond),
+				times[dials-1].Round(time.Millisecond),
+				cost>>20,
+				descriptors(t, pid)-files,
+			)
 			if times[dials-2] > maxDialTime {
 				t.Errorf("got fresh logins answered in %v, want each within %s", times, maxDialTime)
 			}
@@ -100,7 +113,8 @@ func TestUsersLogInDuringConnectionFloods(t *testing.T) {
 	}
 }
 
-// dialTime logs in afresh and returns how long it took: TLS, the dial request and the SSH handshake with the node.
+// dialTime logs in afresh and returns how long it took: TLS, the dial request and the SSH handshake with the
+// node.
 func dialTime(me *profile.Profile, from string) (took time.Duration, err error) {
 	start := time.Now()
 	defer func() { took = time.Since(start) }()
@@ -112,7 +126,10 @@ func dialTime(me *profile.Profile, from string) (took time.Duration, err error) 
 	defer raw.Close()
 	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
 	own := func() (*tls.Certificate, error) { return &me.X509, nil }
-	conn := tls.Client(raw, identity.PinnedTLS(me.Pin, me.Cluster, identity.ALPNDial, own, time.Now, identity.Proxy))
+	conn := tls.Client(
+		raw,
+		identity.PinnedTLS(me.Pin, me.Cluster, identity.ALPNDial, own, time.Now, identity.Proxy),
+	)
 	if err := conn.Handshake(); err != nil {
 		return 0, err
 	}
@@ -124,8 +141,12 @@ func dialTime(me *profile.Profile, from string) (took time.Duration, err error) 
 	if err != nil {
 		return 0, err
 	}
-	sc, _, _, err := ssh.NewClientConn(dial.Client(conn, dial.Request{Node: "inner"}), "", &ssh.ClientConfig{User: string(me.Logins[0]),
-		Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+	sc, _, _, err := ssh.NewClientConn(
+		dial.Client(conn, dial.Request{Node: "inner"}),
+		"",
+		&ssh.ClientConfig{User: string(me.Logins[0]),
+			Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey()},
+	)
 	if err != nil {
 		return 0, err
 	}
@@ -215,8 +236,16 @@ func (f *flood) stall(me *profile.Profile, hello []byte, n int) {
 		func(c net.Conn) { _, _ = c.Write([]byte("SSH-2.0-x")) },
 		func(c net.Conn) { _, _ = c.Write([]byte("SSH-2.0-x\r\n")) }, // before the key exchange
 		func(c net.Conn) { // before the first key is shown
-			_, _, _, _ = ssh.NewClientConn(c, "", &ssh.ClientConfig{User: "x", HostKeyCallback: ssh.InsecureIgnoreHostKey(),
-				Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { _, _ = io.Copy(io.Discard, c); return nil, nil })}})
+			_, _, _, _ = ssh.NewClientConn(
+				c,
+				"",
+				&ssh.ClientConfig{User: "x", HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+					Auth: []ssh.AuthMethod{
+						ssh.PublicKeysCallback(
+							func() ([]ssh.Signer, error) { _, _ = io.Copy(io.Discard, c); return nil, nil },
+						),
+					}},
+			)
 		},
 		func(c net.Conn) { // in the middle of an HTTP header
 			tc := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
@@ -231,7 +260,8 @@ func (f *flood) stall(me *profile.Profile, hello []byte, n int) {
 			}
 		},
 		func(c net.Conn) { // before the dial request
-			_ = tls.Client(c, identity.PinnedTLS(me.Pin, me.Cluster, identity.ALPNDial, own, time.Now, identity.Proxy)).Handshake()
+			_ = tls.Client(c, identity.PinnedTLS(me.Pin, me.Cluster, identity.ALPNDial, own, time.Now, identity.Proxy)).
+				Handshake()
 		},
 	}
 	for range n {

@@ -22,7 +22,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// forwardFixture is a cluster with one machine and one account on it, and a person who may forward everything there.
+// forwardFixture is a cluster with one machine and one account on it, and a person who may forward everything
+// there.
 type forwardFixture struct {
 	t       *testing.T
 	server  *harness.Server
@@ -37,7 +38,12 @@ func newForwardFixture(t *testing.T) *forwardFixture {
 	t.Helper()
 	f := &forwardFixture{t: t, account: harness.MakeAccount(t, "thferry"), client: harness.NewClient(t)}
 	public, dir := harness.FreeAddr(t, "127.0.0.1"), t.TempDir()
-	birth := harness.BootstrapFor(harness.StartProvider(t, "127.0.0.1", public), filepath.Join(dir, "seal.key"), "shell, exec, forward-local, forward-remote, forward-agent", f.account.Username)
+	birth := harness.BootstrapFor(
+		harness.StartProvider(t, "127.0.0.1", public),
+		filepath.Join(dir, "seal.key"),
+		"shell, exec, forward-local, forward-remote, forward-agent",
+		f.account.Username,
+	)
 	f.server = harness.StartServerFrom(t, dir, public, birth, "")
 	f.client.FirstLogin(f.server, harness.Alice())
 	f.node = harness.StartNode(t, public, f.client.Token("node"), "ferry")
@@ -76,7 +82,11 @@ func (f *forwardFixture) ssh(t *testing.T, stdin string, args ...string) harness
 // startClient runs ssh without a command until the test ends.
 func (f *forwardFixture) startClient(t *testing.T, args ...string) *harness.Process {
 	t.Helper()
-	p := harness.Start(t, f.client.Env, "ssh", f.options(append([]string{"-v", "-N", "-o", "ExitOnForwardFailure=yes"}, args...)...)...)
+	p := harness.Start(
+		t,
+		f.client.Env,
+		"ssh",
+		f.options(append([]string{"-v", "-N", "-o", "ExitOnForwardFailure=yes"}, args...)...)...)
 	p.WaitFor("Entering interactive session")
 	if slices.Contains(args, "-R") {
 		p.WaitFor("all expected forwarding replies received")
@@ -152,11 +162,14 @@ func isMissing(path string) bool {
 
 // countHelpers counts what runs as the account by the node's own program.
 func (f *forwardFixture) countHelpers() int {
-	pids, _ := exec.Command("pgrep", "-u", f.account.Username, "-x", "exe|threshold-node").Output() // it fails where nothing runs
+	pids, _ := exec.Command("pgrep", "-u", f.account.Username, "-x", "exe|threshold-node").
+		Output()
+		// it fails where nothing runs
 	return len(strings.Fields(string(pids)))
 }
 
-// People forward ports, sockets and their agent with OpenSSH, both ways that lead to a machine, and no further than a role lets them.
+// People forward ports, sockets and their agent with OpenSSH, both ways that lead to a machine, and no
+// further than a role lets them.
 func TestForwardingWithOpenSSH(t *testing.T) {
 	f := newForwardFixture(t)
 	for name, way := range f.routes() {
@@ -179,7 +192,20 @@ func (f *forwardFixture) testPorts(t *testing.T, way []string) {
 	behind, silent := startMirror(t, "tcp", "127.0.0.1:0", 0), harness.FreeAddr(t, "127.0.0.1")
 	local, dynamic := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
 	_, remote, _ := net.SplitHostPort(harness.FreeAddr(t, "127.0.0.1"))
-	p := f.startClient(t, append([]string{"-L", local + ":" + behind, "-D", dynamic, "-R", "*:" + remote + ":" + behind, "-R", "0:" + behind}, way...)...)
+	p := f.startClient(
+		t,
+		append(
+			[]string{
+				"-L",
+				local + ":" + behind,
+				"-D",
+				dynamic,
+				"-R",
+				"*:" + remote + ":" + behind,
+				"-R",
+				"0:" + behind,
+			},
+			way...)...)
 	checkEcho(t, "tcp", local)
 	bySOCKS, err := proxy.SOCKS5("tcp", dynamic, nil, proxy.Direct)
 	if err != nil {
@@ -196,7 +222,9 @@ func (f *forwardFixture) testPorts(t *testing.T, way []string) {
 	}
 	checkEcho(t, "tcp", "127.0.0.1:"+remote)
 	checkEcho(t, "tcp", "[::1]:"+remote)
-	if out, err := exec.Command("ss", "-Htln", "sport = :"+remote).CombinedOutput(); err != nil || strings.Contains(string(out), "0.0.0.0:"+remote) || strings.Contains(string(out), "*:"+remote) {
+	if out, err := exec.Command("ss", "-Htln", "sport = :"+remote).CombinedOutput(); err != nil ||
+		strings.Contains(string(out), "0.0.0.0:"+remote) ||
+		strings.Contains(string(out), "*:"+remote) {
 		t.Errorf("got %s, %v, want loopback alone", out, err)
 	}
 	_, chosen, ok := strings.Cut(p.Output(), "Allocated port ")
@@ -208,7 +236,8 @@ func (f *forwardFixture) testPorts(t *testing.T, way []string) {
 	if r := f.ssh(t, "through", append([]string{"-W", behind}, way...)...); r.OK(t) != "through" {
 		t.Errorf("-W: got %+v, want it back", r)
 	}
-	if r := f.ssh(t, "", append([]string{"-W", silent}, way...)...); r.Code == 0 || !strings.Contains(r.Stderr, "connection refused") {
+	if r := f.ssh(t, "", append([]string{"-W", silent}, way...)...); r.Code == 0 ||
+		!strings.Contains(r.Stderr, "connection refused") {
 		t.Errorf("-W to nobody: got %+v, want connection refused", r)
 	}
 	if r := f.ssh(t, "", append([]string{"-N", "-o", "ExitOnForwardFailure=yes", "-R", "80:" + behind}, way...)...); r.Code == 0 {
@@ -232,7 +261,8 @@ func (f *forwardFixture) testSockets(t *testing.T) {
 	p := f.startClient(t, "-L", local+":"+open, "-L", local+"2:"+shut, "-R", remote+":"+open, f.target())
 	checkEcho(t, "unix", local)
 	checkEcho(t, "unix", remote)
-	if out, err := exec.Command("stat", "-c", "%a %U", remote).Output(); err != nil || strings.TrimSpace(string(out)) != "600 "+f.account.Username {
+	if out, err := exec.Command("stat", "-c", "%a %U", remote).Output(); err != nil ||
+		strings.TrimSpace(string(out)) != "600 "+f.account.Username {
 		t.Errorf("got %q, %v, want a socket of the account alone", out, err)
 	}
 	c, err := net.Dial("unix", local+"2")
@@ -247,11 +277,16 @@ func (f *forwardFixture) testSockets(t *testing.T) {
 	if r := f.ssh(t, "", "-N", "-o", "ExitOnForwardFailure=yes", "-R", remote+":"+open, f.target()); r.Code == 0 {
 		t.Errorf("got %+v, want a path that is taken refused", r)
 	}
-	if r := f.ssh(t, "", "-N", "-o", "ExitOnForwardFailure=yes", "-R", "/etc/ferry:"+open, f.target()); r.Code == 0 || !isMissing("/etc/ferry") {
+	if r := f.ssh(t, "", "-N", "-o", "ExitOnForwardFailure=yes", "-R", "/etc/ferry:"+open, f.target()); r.Code == 0 ||
+		!isMissing("/etc/ferry") {
 		t.Errorf("got %+v, want a folder of root's refused", r)
 	}
 	_ = p.Stop() // by a signal
-	eventually(t, "the socket is removed, and the process that made it ends", func() bool { return isMissing(remote) && f.countHelpers() == 0 })
+	eventually(
+		t,
+		"the socket is removed, and the process that made it ends",
+		func() bool { return isMissing(remote) && f.countHelpers() == 0 },
+	)
 }
 
 // startAgent starts an ssh-agent with one key, and returns the environment that names it.
@@ -262,7 +297,8 @@ func (f *forwardFixture) startAgent(t *testing.T) []string {
 	harness.Start(t, nil, "ssh-agent", "-D", "-a", socket)
 	eventually(t, "the agent listens", func() bool { return !isMissing(socket) })
 	env := append(append([]string{}, f.client.Env...), "SSH_AUTH_SOCK="+socket)
-	harness.Run(t, nil, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a key that is lent", "-f", key).OK(t)
+	harness.Run(t, nil, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a key that is lent", "-f", key).
+		OK(t)
 	harness.Run(t, env, nil, "ssh-add", "-q", key).OK(t)
 	return env
 }
@@ -270,12 +306,21 @@ func (f *forwardFixture) startAgent(t *testing.T) []string {
 func (f *forwardFixture) testAgent(t *testing.T) {
 	env := f.startAgent(t)
 	run := func(args ...string) harness.Result { return harness.Run(t, env, nil, "ssh", f.options(args...)...) }
-	out := run("-A", f.target(), `ssh-add -l; echo "$SSH_AUTH_SOCK"; stat -c "%a %U" "$(dirname "$SSH_AUTH_SOCK")"`).OK(t)
+	out := run(
+		"-A",
+		f.target(),
+		`ssh-add -l; echo "$SSH_AUTH_SOCK"; stat -c "%a %U" "$(dirname "$SSH_AUTH_SOCK")"`,
+	).OK(t)
 	lines := strings.Split(out, "\n")
-	if len(lines) < 3 || !strings.Contains(lines[0], "a key that is lent") || lines[2] != "700 "+f.account.Username {
+	if len(lines) < 3 || !strings.Contains(lines[0], "a key that is lent") ||
+		lines[2] != "700 "+f.account.Username {
 		t.Fatalf("got %q, want the key listed, and a folder of the account alone", out)
 	}
-	eventually(t, "the folder is removed", func() bool { return isMissing(filepath.Dir(lines[1])) && f.countHelpers() == 0 })
+	eventually(
+		t,
+		"the folder is removed",
+		func() bool { return isMissing(filepath.Dir(lines[1])) && f.countHelpers() == 0 },
+	)
 	if out := run("-a", f.target(), `echo "${SSH_AUTH_SOCK-none}"`).OK(t); out != "none\n" {
 		t.Errorf("got %q without -A, want none", out)
 	}
@@ -290,7 +335,21 @@ func (f *forwardFixture) testMaster(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range many {
 		all.Go(func() {
-			r := f.ssh(t, "", "-S", control, f.target(), fmt.Sprintf("touch %s.%d; while [ $(ls %s.* | wc -l) -lt %d ]; do sleep 0.1; done; exit %d", gate, i, gate, many, i))
+			r := f.ssh(
+				t,
+				"",
+				"-S",
+				control,
+				f.target(),
+				fmt.Sprintf(
+					"touch %s.%d; while [ $(ls %s.* | wc -l) -lt %d ]; do sleep 0.1; done; exit %d",
+					gate,
+					i,
+					gate,
+					many,
+					i,
+				),
+			)
 			if r.Code != i {
 				t.Errorf("got %+v of session %d", r, i)
 			}
@@ -318,7 +377,12 @@ func (f *forwardFixture) testNeverForwarded(t *testing.T) {
 			t.Errorf("%s: got %+v, want it refused in words", to, r)
 		}
 	}
-	r := harness.Run(t, append(append([]string{}, f.client.Env...), "DISPLAY=127.0.0.1:99"), nil, "ssh", f.options("-Y", f.target(), "echo here")...)
+	r := harness.Run(
+		t,
+		append(append([]string{}, f.client.Env...), "DISPLAY=127.0.0.1:99"),
+		nil,
+		"ssh",
+		f.options("-Y", f.target(), "echo here")...)
 	if r.Stdout != "here\n" || !strings.Contains(r.Stderr, "this node forwards no X11 displays") {
 		t.Errorf("got %+v, want the session to go on without X11, and the reason", r)
 	}
@@ -335,15 +399,26 @@ func (f *forwardFixture) testNodeKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.node.Process.Kill()
-	eventually(t, "the socket is removed, and the process that made it ends", func() bool { return isMissing(remote) && f.countHelpers() == 0 })
+	eventually(
+		t,
+		"the socket is removed, and the process that made it ends",
+		func() bool { return isMissing(remote) && f.countHelpers() == 0 },
+	)
 	f.node = harness.StartNodeIn(f.t, f.node.Dir, f.server.Proxy, "", "ferry")
 }
 
 func (f *forwardFixture) testDenied(t *testing.T) {
-	role := fmt.Sprintf("kind: role\nversion: v1\nmetadata: {name: operator}\nspec:\n  allow:\n    - nodes: {\"*\": \"*\"}\n      logins: [%s]\n      actions: [exec]\n", f.account.Username)
+	role := fmt.Sprintf(
+		"kind: role\nversion: v1\nmetadata: {name: operator}\nspec:\n  allow:\n    - nodes: {\"*\": \"*\"}\n      logins: [%s]\n      actions: [exec]\n",
+		f.account.Username,
+	)
 	behind := startMirror(t, "tcp", "127.0.0.1:0", 0)
 	f.client.Tsh("apply", "-f", harness.WriteFile(t, t.TempDir(), "role.yaml", role)).OK(t)
-	eventually(t, "the role is at the node", func() bool { return f.ssh(t, "", "-W", behind, f.target()).Code != 0 })
+	eventually(
+		t,
+		"the role is at the node",
+		func() bool { return f.ssh(t, "", "-W", behind, f.target()).Code != 0 },
+	)
 	for name, way := range f.routes() {
 		for what, args := range map[string][]string{
 			"-W": {"-W", behind}, "-R": {"-N", "-o", "ExitOnForwardFailure=yes", "-R", "0:" + behind},
@@ -355,7 +430,12 @@ func (f *forwardFixture) testDenied(t *testing.T) {
 			}
 		}
 	}
-	r := harness.Run(t, f.startAgent(t), nil, "ssh", f.options("-A", f.target(), `echo "${SSH_AUTH_SOCK-none}"`)...)
+	r := harness.Run(
+		t,
+		f.startAgent(t),
+		nil,
+		"ssh",
+		f.options("-A", f.target(), `echo "${SSH_AUTH_SOCK-none}"`)...)
 	if r.OK(t) != "none\n" || !strings.Contains(r.Stderr, "allows forward-agent") {
 		t.Errorf("-A: got %+v, want no agent, and the reason", r)
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// Auth's disk fills up while an administrator works. The refusal says so, reading goes on, and nothing that was kept is lost.
+// Auth's disk fills up while an administrator works. The refusal says so, reading goes on, and nothing that
+// was kept is lost.
 func TestAFullDiskAtAuthRefusesClearlyAndLosesNothing(t *testing.T) {
 	disk := smallDisk(t, "256m")
 	proxy := harness.FreeAddr(t, "127.0.0.1")
@@ -22,7 +23,10 @@ func TestAFullDiskAtAuthRefusesClearlyAndLosesNothing(t *testing.T) {
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
 	role := func(name string) string {
-		text := "kind: role\nversion: v1\nmetadata: {name: " + name + "}\nspec:\n  allow:\n    - {nodes: {env: \"" + strings.Repeat("x", 400) + "\"}, actions: [list]}\n"
+		text := "kind: role\nversion: v1\nmetadata: {name: " + name + "}\nspec:\n  allow:\n    - {nodes: {env: \"" + strings.Repeat(
+			"x",
+			400,
+		) + "\"}, actions: [list]}\n"
 		return harness.WriteFile(t, t.TempDir(), "role.yaml", text)
 	}
 	c.Tsh("apply", "-f", role("before")).OK(t)

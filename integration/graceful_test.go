@@ -18,7 +18,8 @@ import (
 	"github.com/threshold-access/threshold/internal/daemon"
 )
 
-// An agent that is told to stop says so, takes nobody new, and lets a person finish; told twice it waits no longer.
+// An agent that is told to stop says so, takes nobody new, and lets a person finish; told twice it waits no
+// longer.
 func TestAnAgentStopsGracefully(t *testing.T) {
 	t.Parallel()
 	proxy := harness.FreeAddr(t, "127.0.0.1")
@@ -26,8 +27,18 @@ func TestAnAgentStopsGracefully(t *testing.T) {
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
 	health, dir := harness.FreeAddr(t, "127.0.0.1"), t.TempDir()
-	file := harness.WriteFile(t, dir, "node.yaml", fmt.Sprintf("kind: node\nversion: v1\nspec: {proxies: [%q], data: %q, name: web-1, token_file: %q, health: %q, drain: 10m, log: {format: json}}\n",
-		proxy, filepath.Join(dir, "data"), harness.WriteFile(t, dir, "token", c.Token("node")), health))
+	file := harness.WriteFile(
+		t,
+		dir,
+		"node.yaml",
+		fmt.Sprintf(
+			"kind: node\nversion: v1\nspec: {proxies: [%q], data: %q, name: web-1, token_file: %q, health: %q, drain: 10m, log: {format: json}}\n",
+			proxy,
+			filepath.Join(dir, "data"),
+			harness.WriteFile(t, dir, "token", c.Token("node")),
+			health,
+		),
+	)
 	start := func() *harness.Process {
 		t.Helper()
 		p := harness.Start(t, nil, harness.Bin(t, "threshold-node"), "--config", file)
@@ -107,7 +118,8 @@ func healthUntil(t *testing.T, addr string, wanted func(daemon.Status) bool) {
 		body, err = io.ReadAll(resp.Body)
 		resp.Body.Close()
 		var s daemon.Status
-		if err == nil && json.NewDecoder(bytes.NewReader(body)).Decode(&s) == nil && wanted(s) && (resp.StatusCode == http.StatusOK) == s.Ready {
+		if err == nil && json.NewDecoder(bytes.NewReader(body)).Decode(&s) == nil && wanted(s) &&
+			(resp.StatusCode == http.StatusOK) == s.Ready {
 			return
 		}
 	}

@@ -17,8 +17,9 @@ import (
 // detectionTime is how long a peer that has vanished may go unnoticed.
 const detectionTime = time.Minute
 
-// A router between them stops passing anything on, in the middle of everything, and nobody hears a goodbye. Within a minute both ends of
-// the tunnel know, the client's tsh knows, and what ran for it on the node is gone. Afterwards the node finds back by itself.
+// A router between them stops passing anything on, in the middle of everything, and nobody hears a goodbye.
+// Within a minute both ends of the tunnel know, the client's tsh knows, and what ran for it on the node is
+// gone. Afterwards the node finds back by itself.
 func TestAVanishedPeerIsDetected(t *testing.T) {
 	t.Parallel()
 	r := newRouter(t)
@@ -107,8 +108,8 @@ func (r *router) netns(t *testing.T, name string) {
 	harness.AsRoot(t, "ip", "-n", name, "link", "set", "lo", "up")
 }
 
-// join makes the n-th network of the router, with a new namespace at its other end, or this machine where name is empty. It returns the
-// address of that end.
+// join makes the n-th network of the router, with a new namespace at its other end, or this machine where
+// name is empty. It returns the address of that end.
 func (r *router) join(t *testing.T, name string, n int) (addr string) {
 	t.Helper()
 	inside, outside := fmt.Sprintf("ho-r%d", n), fmt.Sprintf("ho-m%d", n)

@@ -19,14 +19,23 @@ func TestLoginOnAMachineWithoutABrowser(t *testing.T) {
 	d := harness.StartDemo(t)
 	alice := d.Alice()
 	builder := harness.NewClient(t)
-	p := harness.StartCmd(t, builder.Command("login", "--headless", "--proxy", d.Proxy, "--ca-file", d.CAFile))
+	p := harness.StartCmd(
+		t,
+		builder.Command("login", "--headless", "--proxy", d.Proxy, "--ca-file", d.CAFile),
+	)
 	link := p.Line("Open: ")
 	p.WaitFor("Waiting until")
 	code := regexp.MustCompile(`[B-Z]{4}-[B-Z]{4}`).FindString(p.Output())
 
 	page := harness.Open(t, d.Roots(t), link)
-	if shown := page.ByID("shown"); code == "" || shown != code || !strings.Contains(page.Text(), "127.0.0.1") {
-		t.Fatalf("got %q and page %q, want the code %q of the terminal and its address", shown, page.Text(), code)
+	if shown := page.ByID("shown"); code == "" || shown != code ||
+		!strings.Contains(page.Text(), "127.0.0.1") {
+		t.Fatalf(
+			"got %q and page %q, want the code %q of the terminal and its address",
+			shown,
+			page.Text(),
+			code,
+		)
 	}
 	page, err := page.Follow(t.Context(), "continue")
 	if err != nil {
@@ -38,7 +47,9 @@ func TestLoginOnAMachineWithoutABrowser(t *testing.T) {
 	if page.ByID("shown") != code {
 		t.Errorf("got page %q, want the code beside the second factor too", page.Text())
 	}
-	if page, err = page.Submit(t.Context(), map[string]string{"code": harness.FreshCode(t, alice)}); err != nil || page.Status != 200 || !strings.Contains(page.Text(), "Logged in") {
+	if page, err = page.Submit(t.Context(), map[string]string{"code": harness.FreshCode(t, alice)}); err != nil ||
+		page.Status != 200 ||
+		!strings.Contains(page.Text(), "Logged in") {
 		t.Fatalf("got %v and page %+v, want it approved", err, page)
 	}
 	if err := p.Wait(); err != nil {

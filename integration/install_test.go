@@ -27,8 +27,9 @@ import (
 	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
-// Where the guide's names are. auth and proxy share a network inside; proxy, node and laptop share one outside, where the provider is
-// too. Nothing forwards between them: the node has no way to auth but through the proxy.
+// Where the guide's names are. auth and proxy share a network inside; proxy, node and laptop share one
+// outside, where the provider is too. Nothing forwards between them: the node has no way to auth but through
+// the proxy.
 var addresses = map[string]string{"access.example.com": "203.0.113.20", "login.example.com": "203.0.113.5"}
 
 // guideRun is docs/install.md under way: a room for each machine that it names.
@@ -42,9 +43,9 @@ type guideRun struct {
 	enrolled   harness.User
 }
 
-// What docs/install.md tells people to type is typed here, as it stands. Three things are not: a token is pasted where the guide says to
-// paste one; "systemctl" is what harness.Systemd makes of it, because no service manager runs in a room; and the laptop has no desktop, so
-// the story opens the page that tsh names.
+// What docs/install.md tells people to type is typed here, as it stands. Three things are not: a token is
+// pasted where the guide says to paste one; "systemctl" is what harness.Systemd makes of it, because no
+// service manager runs in a room; and the laptop has no desktop, so the story opens the page that tsh names.
 func TestTheInstallationGuideAsItIsWritten(t *testing.T) {
 	g := &guideRun{t: t, containers: map[string]*harness.Container{}, systemd: map[string]*harness.Systemd{}}
 	g.build()
@@ -66,7 +67,9 @@ func TestTheInstallationGuideAsItIsWritten(t *testing.T) {
 	g.waitForReconnect()
 	g.isReady("auth", "auth")
 	g.isReady("proxy", "proxy")
-	if out := g.containers["node"].Run("ss", "-tulnH", "state", "listening"); strings.TrimSpace(out.OK(t)) != "" {
+	if out := g.containers["node"].Run("ss", "-tulnH", "state", "listening"); strings.TrimSpace(
+		out.OK(t),
+	) != "" {
 		t.Errorf("got %q, want a node that listens on nothing", out.Stdout)
 	}
 	for _, name := range []string{"auth", "proxy"} {
@@ -83,7 +86,8 @@ func (g *guideRun) waitForReconnect() {
 	g.t.Helper()
 	var r harness.Result
 	for late := time.Now().Add(harness.Timeout); time.Now().Before(late); {
-		if r = g.containers["laptop"].Run("tsh", "ssh", "ubuntu@web-1", "id -un"); r.Code == 0 && strings.TrimSpace(r.Stdout) == "ubuntu" {
+		if r = g.containers["laptop"].Run("tsh", "ssh", "ubuntu@web-1", "id -un"); r.Code == 0 &&
+			strings.TrimSpace(r.Stdout) == "ubuntu" {
 			return
 		}
 	}
@@ -165,19 +169,23 @@ func (g *guideRun) login(room *harness.Container, words []string) {
 // isReady asks the machine's own /readyz, from the machine.
 func (g *guideRun) isReady(machine, part string) {
 	g.t.Helper()
-	client := &http.Client{Transport: &http.Transport{DialContext: g.containers[machine].Dial(nil), DisableKeepAlives: true}}
+	client := &http.Client{
+		Transport: &http.Transport{DialContext: g.containers[machine].Dial(nil), DisableKeepAlives: true},
+	}
 	resp, err := client.Get("http://127.0.0.1:3080/readyz")
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if want := `{"name":"` + part + `","ready":true}`; err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+	if want := `{"name":"` + part + `","ready":true}`; err != nil || resp.StatusCode != http.StatusOK ||
+		!strings.Contains(string(body), want) {
 		g.t.Errorf("%s: got %d %s, %v, want %s", machine, resp.StatusCode, body, err, want)
 	}
 }
 
-// build makes the machines, their networks, the identity provider, and what the guide tells people to have ready.
+// build makes the machines, their networks, the identity provider, and what the guide tells people to have
+// ready.
 func (g *guideRun) build() {
 	debs := harness.Packages(g.t, "v1.2.3", runtime.GOARCH)
 	authority := newWebAuthority(g.t)
@@ -193,7 +201,8 @@ func (g *guideRun) build() {
 		room.Run("rm", "-f", "/etc/hosts", "/usr/bin/xdg-open").OK(g.t) // names by file alone, and no desktop
 		room.Put("/etc/hosts", []byte(hosts.String()), 0o644)
 		room.Put("/usr/local/share/ca-certificates/story.crt", authority.pem(), 0o644)
-		room.RunWith(strings.NewReader(string(authority.pem())), "sh", "-c", "cat >>/etc/ssl/certs/ca-certificates.crt").OK(g.t)
+		room.RunWith(strings.NewReader(string(authority.pem())), "sh", "-c", "cat >>/etc/ssl/certs/ca-certificates.crt").
+			OK(g.t)
 		for p, file := range debs {
 			deb, err := os.ReadFile(file)
 			if err != nil {
@@ -234,8 +243,16 @@ func (g *guideRun) connectNetworks() {
 func (g *guideRun) startProvider(authority *webAuthority) {
 	const issuer = "https://login.example.com"
 	provider, err := oidctest.New(oidctest.Config{Issuer: issuer,
-		Clients: []oidctest.Client{{ID: "threshold", Secret: "the secret from your provider", Redirects: []string{harness.CallbackURL("access.example.com", "corp")}}},
-		Users:   []oidctest.User{{Email: harness.Alice().Email, Password: harness.Password, Subject: "alice"}}})
+		Clients: []oidctest.Client{
+			{
+				ID:        "threshold",
+				Secret:    "the secret from your provider",
+				Redirects: []string{harness.CallbackURL("access.example.com", "corp")},
+			},
+		},
+		Users: []oidctest.User{
+			{Email: harness.Alice().Email, Password: harness.Password, Subject: "alice"},
+		}})
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -245,7 +262,18 @@ func (g *guideRun) startProvider(authority *webAuthority) {
 		g.t.Fatal(err)
 	}
 	l := g.containers["laptop"].Listen(net.JoinHostPort(addresses["login.example.com"], "443"))
-	harness.Serve(g.t, tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}), provider)
+	harness.Serve(
+		g.t,
+		tls.NewListener(
+			l,
+			&tls.Config{
+				Certificates: []tls.Certificate{pair},
+				NextProtos:   []string{"http/1.1"},
+				MinVersion:   tls.VersionTLS12,
+			},
+		),
+		provider,
+	)
 }
 
 // webAuthority issues web certificates that the story's machines trust.
@@ -257,8 +285,17 @@ type webAuthority struct {
 func newWebAuthority(t *testing.T) *webAuthority {
 	t.Helper()
 	a := &webAuthority{key: newKey(t)}
-	a.cert = a.sign(t, &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Web authority of the story"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign}, a.key)
+	a.cert = a.sign(
+		t,
+		&x509.Certificate{
+			SerialNumber:          big.NewInt(1),
+			Subject:               pkix.Name{CommonName: "Web authority of the story"},
+			IsCA:                  true,
+			BasicConstraintsValid: true,
+			KeyUsage:              x509.KeyUsageCertSign,
+		},
+		a.key,
+	)
 	return a
 }
 
@@ -293,12 +330,24 @@ func (a *webAuthority) sign(t *testing.T, c *x509.Certificate, key *ecdsa.Privat
 func (a *webAuthority) issue(t *testing.T, name string) (cert, key []byte) {
 	t.Helper()
 	k := newKey(t)
-	c := a.sign(t, &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{name}, IPAddresses: addressOf(name)}, k)
+	c := a.sign(
+		t,
+		&x509.Certificate{
+			SerialNumber: big.NewInt(time.Now().UnixNano()),
+			DNSNames:     []string{name},
+			IPAddresses:  addressOf(name),
+		},
+		k,
+	)
 	der, err := x509.MarshalPKCS8PrivateKey(k)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	return pem.EncodeToMemory(
+			&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw},
+		), pem.EncodeToMemory(
+			&pem.Block{Type: "PRIVATE KEY", Bytes: der},
+		)
 }
 
 func addressOf(name string) []net.IP {

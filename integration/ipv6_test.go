@@ -46,7 +46,12 @@ func TestEverythingWorksOverIPv6(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, shell := range []string{"/bin/sh", "/bin/bash"} { // it runs the ProxyCommand
-				r := harness.Run(t, append(c.Env, "SHELL="+shell), strings.NewReader("hello"), "ssh", append(append([]string{"-F", conf, "-o", "BatchMode=yes"}, args...), "cat; exit 5")...)
+				r := harness.Run(
+					t,
+					append(c.Env, "SHELL="+shell),
+					strings.NewReader("hello"),
+					"ssh",
+					append(append([]string{"-F", conf, "-o", "BatchMode=yes"}, args...), "cat; exit 5")...)
 				if r.Stdout != "hello" || r.Code != 5 {
 					t.Errorf("%s: got %+v, want hello and 5", shell, r)
 				}
@@ -64,7 +69,14 @@ func TestOnePortServesIPv4AndIPv6(t *testing.T) {
 	four, six := "127.0.0.1:"+port, "[::1]:"+port
 	dir := t.TempDir()
 	provider := harness.StartProvider(t, "127.0.0.1", four)
-	s := harness.StartServerFrom(t, dir, ":"+port, harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")), "both", `public: ["`+four+`", "`+six+`"]`)
+	s := harness.StartServerFrom(
+		t,
+		dir,
+		":"+port,
+		harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")),
+		"both",
+		`public: ["`+four+`", "`+six+`"]`,
+	)
 	s.Proxy = four
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())

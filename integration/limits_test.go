@@ -29,7 +29,11 @@ type limitFixture struct {
 func newLimitFixture(t *testing.T, node string) *limitFixture {
 	t.Helper()
 	proxy := harness.FreeAddr(t, "127.0.0.1")
-	b := &limitFixture{T: t, server: harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), node), client: harness.NewClient(t)}
+	b := &limitFixture{
+		T:      t,
+		server: harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), node),
+		client: harness.NewClient(t),
+	}
 	b.alice = b.client.FirstLogin(b.server, harness.Alice())
 	b.config = b.sshConfig(b.client)
 	return b
@@ -87,7 +91,8 @@ func (b *limitFixture) run(config, command string) (out string, code int) {
 	return r.Stdout + r.Stderr, r.Code
 }
 
-// Whoever goes for lunch leaves no shell behind, whatever runs in it; and no session outlives what its role allows.
+// Whoever goes for lunch leaves no shell behind, whatever runs in it; and no session outlives what its role
+// allows.
 func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 	t.Parallel()
 	b := newLimitFixture(t, "web")
@@ -95,7 +100,9 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 		b.setRoleOptions("idle_timeout: 3s")
 		start := time.Now()
 		screen, _, wait := b.terminal("while :; do echo tick; sleep 0.1; done")
-		screen.Wait("threshold: error: the session has ended: nothing was typed for 3s (role operator, idle_timeout)")
+		screen.Wait(
+			"threshold: error: the session has ended: nothing was typed for 3s (role operator, idle_timeout)",
+		)
 		if code := wait(); code != 124 {
 			t.Errorf("got exit status %d, want 124", code)
 		}
@@ -155,7 +162,8 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 			out, code := b.run(b.config, "echo in")
 			return code == 126 && strings.Contains(out, "and role operator, max_sessions allows 1")
 		})
-		if r := b.client.Tsh("ssh", "web", "echo in"); r.Code != 126 || !strings.Contains(r.Stderr, "max_sessions allows 1") {
+		if r := b.client.Tsh("ssh", "web", "echo in"); r.Code != 126 ||
+			!strings.Contains(r.Stderr, "max_sessions allows 1") {
 			t.Errorf("got %+v from tsh, want it refused too", r)
 		}
 		if _, err := keys.WriteString("\x04"); err != nil {
@@ -171,7 +179,8 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 	t.Run("the audit log says why", func(t *testing.T) {
 		b.eventually("events", func() bool {
 			out := b.client.Tsh("get", "events", "--format=json").Stdout
-			return strings.Contains(out, `"ended_by":"idle_timeout"`) && strings.Contains(out, `"ended_by":"max_session"`) ||
+			return strings.Contains(out, `"ended_by":"idle_timeout"`) &&
+				strings.Contains(out, `"ended_by":"max_session"`) ||
 				strings.Contains(out, `"ended_by": "idle_timeout"`) && strings.Contains(out, `"ended_by": "max_session"`)
 		})
 	})
@@ -180,7 +189,8 @@ func TestSessionsEndAtTheLimitsOfARole(t *testing.T) {
 		short := harness.NewClient(t)
 		short.LoginAt(b.server.Proxy, b.server, b.alice)
 		out, code := b.run(b.sshConfig(short), "echo on; exec sleep 1000")
-		if code != 124 || !strings.Contains(out, "ended with its certificate (role operator, end_with_certificate)") {
+		if code != 124 ||
+			!strings.Contains(out, "ended with its certificate (role operator, end_with_certificate)") {
 			t.Errorf("got %q and %d, want an end with the certificate", out, code)
 		}
 	})
@@ -215,7 +225,8 @@ func TestSessionsEndBeforeTheirNodeStops(t *testing.T) {
 	screen.Wait("on")
 	stop()
 	screen.Wait("threshold: this node is about to stop")
-	if out, code := b.run(b.config, "echo in"); code == 0 || strings.Contains(out, "in\n") && !strings.Contains(out, "stopping") {
+	if out, code := b.run(b.config, "echo in"); code == 0 ||
+		strings.Contains(out, "in\n") && !strings.Contains(out, "stopping") {
 		t.Errorf("got %q and %d, want nobody new let in", out, code)
 	}
 	if _, err := keys.WriteString("done\r"); err != nil {

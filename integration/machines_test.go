@@ -28,8 +28,13 @@ func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 		}
 	})
 	t.Run("the token is in no list of processes, environment, log or listing", func(t *testing.T) {
-		places := map[string]string{"the node's log": eu.Process.Output(), "the server's log": s.Process.Output(),
-			"tsh get token": c.Tsh("get", "token", "--format=json").OK(t), "tsh get events": c.Tsh("get", "events", "--format=json").OK(t)}
+		places := map[string]string{
+			"the node's log":   eu.Process.Output(),
+			"the server's log": s.Process.Output(),
+			"tsh get token": c.Tsh("get", "token", "--format=json").
+				OK(t),
+			"tsh get events": c.Tsh("get", "events", "--format=json").OK(t),
+		}
 		for _, file := range []string{"cmdline", "environ"} {
 			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", eu.Process.Cmd.Process.Pid, file))
 			if err != nil {
@@ -52,7 +57,8 @@ func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 	})
 	t.Run("a token is good once", func(t *testing.T) {
 		r := harness.RunNode(t, proxy, token, "web.jp")
-		if r.Code == 0 || !strings.Contains(r.Stderr, "used") || !strings.Contains(r.Stderr, "tsh token create") {
+		if r.Code == 0 || !strings.Contains(r.Stderr, "used") ||
+			!strings.Contains(r.Stderr, "tsh token create") {
 			t.Errorf("got %+v, want the used token named and the way to a new one", r)
 		}
 	})

@@ -25,7 +25,8 @@ type keySet struct {
 	p256    map[string][]byte // uncompressed points
 }
 
-// authorities are the public keys of the cluster, as the signed document names them that a login leaves behind.
+// authorities are the public keys of the cluster, as the signed document names them that a login leaves
+// behind.
 func authorities(t *testing.T, c *harness.Client) keySet {
 	t.Helper()
 	home, err := profile.Open(func(name string) string {
@@ -121,7 +122,8 @@ func (k keySet) try(found []string, scalar []byte) []string {
 	return found
 }
 
-// random spares the search what no key looks like: 32 random bytes have fewer than 20 different values once in a million million times.
+// random spares the search what no key looks like: 32 random bytes have fewer than 20 different values once
+// in a million million times.
 func random(window []byte) bool {
 	var seen [256]bool
 	different := 0

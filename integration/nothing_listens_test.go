@@ -13,7 +13,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// In a network namespace of its own, the node has no listening socket, neither at rest nor while a session is live.
+// In a network namespace of its own, the node has no listening socket, neither at rest nor while a session is
+// live.
 func TestANodeListensOnNothingWhileASessionIsLive(t *testing.T) {
 	hostIP, netns := namespace(t)
 	proxy := harness.FreeAddr(t, hostIP)
@@ -36,7 +37,11 @@ func TestANodeListensOnNothingWhileASessionIsLive(t *testing.T) {
 		t.Errorf("with a session: got listening sockets\n%s, want none", got)
 	}
 	if out := sockets(t, netns, "-tn", "state", "established"); !strings.Contains(out, proxy) {
-		t.Errorf("got %q, want the node's own connection to %s: the test must look where the node is", out, proxy)
+		t.Errorf(
+			"got %q, want the node's own connection to %s: the test must look where the node is",
+			out,
+			proxy,
+		)
 	}
 	stdin.Close()
 	if err := session.Wait(); err != nil {
@@ -50,7 +55,8 @@ func listening(t *testing.T, netns string) string {
 
 func sockets(t *testing.T, netns string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command("ip", append([]string{"netns", "exec", netns, "ss"}, args...)...).CombinedOutput()
+	out, err := exec.Command("ip", append([]string{"netns", "exec", netns, "ss"}, args...)...).
+		CombinedOutput()
 	if err != nil {
 		t.Fatalf("ss: %v %s", err, out)
 	}
@@ -60,7 +66,8 @@ func sockets(t *testing.T, netns string, args ...string) string {
 // namespaces counts those made: one that is deleted goes some time later, with its interfaces.
 var namespaces atomic.Int32
 
-// namespace makes a network namespace joined to this host by a pair of interfaces, and returns the host's address in it.
+// namespace makes a network namespace joined to this host by a pair of interfaces, and returns the host's
+// address in it.
 func namespace(t *testing.T) (hostIP, name string) {
 	t.Helper()
 	id, n := os.Getpid()%10000, namespaces.Add(1)

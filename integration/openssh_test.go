@@ -29,7 +29,15 @@ func TestStockOpenSSHWorksBothWays(t *testing.T) {
 	}
 	ways := map[string][]string{
 		"tsh config": {"-F", cfg, "-o", "BatchMode=yes", target},
-		"ssh -J":     {"-F", cfg, "-o", "BatchMode=yes", "-J", "anyone@" + net.JoinHostPort(host, port), d.Login + "@" + d.Node},
+		"ssh -J": {
+			"-F",
+			cfg,
+			"-o",
+			"BatchMode=yes",
+			"-J",
+			"anyone@" + net.JoinHostPort(host, port),
+			d.Login + "@" + d.Node,
+		},
 	}
 	for name, args := range ways {
 		t.Run(name, func(t *testing.T) {
@@ -52,20 +60,35 @@ func TestStockOpenSSHWorksBothWays(t *testing.T) {
 		if err := os.WriteFile(from, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		harness.Run(t, c.Env, nil, "scp", "-F", cfg, "-o", "BatchMode=yes", from, target+":"+filepath.Join(dir, "there")).OK(t)
-		harness.Run(t, c.Env, nil, "scp", "-O", "-F", cfg, "-o", "BatchMode=yes", target+":"+filepath.Join(dir, "there"), filepath.Join(dir, "back")).OK(t)
+		harness.Run(t, c.Env, nil, "scp", "-F", cfg, "-o", "BatchMode=yes", from, target+":"+filepath.Join(dir, "there")).
+			OK(t)
+		harness.Run(t, c.Env, nil, "scp", "-O", "-F", cfg, "-o", "BatchMode=yes", target+":"+filepath.Join(dir, "there"), filepath.Join(dir, "back")).
+			OK(t)
 		if got, err := os.ReadFile(filepath.Join(dir, "back")); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("got %d bytes, %v, want %d", len(got), err, len(data))
 		}
 		batch := "ls " + dir + "\nbye\n"
-		r := harness.Run(t, c.Env, strings.NewReader(batch), "sftp", "-F", cfg, "-o", "BatchMode=yes", "-b", "-", target)
+		r := harness.Run(
+			t,
+			c.Env,
+			strings.NewReader(batch),
+			"sftp",
+			"-F",
+			cfg,
+			"-o",
+			"BatchMode=yes",
+			"-b",
+			"-",
+			target,
+		)
 		if out := r.OK(t); !strings.Contains(out, "there") {
 			t.Errorf("got %q, want the file listed", out)
 		}
 	})
 	t.Run("the proxy's own front offers nothing but the way to a node", func(t *testing.T) {
 		front := []string{"-F", cfg, "-o", "BatchMode=yes", "-p", port, "anyone@" + host}
-		if r := harness.Run(t, c.Env, nil, "ssh", append(front, "id")...); r.Code == 0 || strings.Contains(r.Stdout, "uid=") {
+		if r := harness.Run(t, c.Env, nil, "ssh", append(front, "id")...); r.Code == 0 ||
+			strings.Contains(r.Stdout, "uid=") {
 			t.Errorf("got %+v, want no command on the proxy", r)
 		}
 	})

@@ -12,7 +12,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// Real packages on a real dpkg, on a machine that is a layer over this one: they install, upgrade and go without a trace.
+// Real packages on a real dpkg, on a machine that is a layer over this one: they install, upgrade and go
+// without a trace.
 func TestDebianPackagesAreInstalledUpgradedAndRemoved(t *testing.T) {
 	debs := harness.Packages(t, "v1.2.3", runtime.GOARCH)
 	room := harness.NewContainer(t, "machine")
@@ -54,7 +55,10 @@ func TestDebianPackagesAreInstalledUpgradedAndRemoved(t *testing.T) {
 				t.Errorf("%s: got %q, want its version", program, got)
 			}
 		}
-		if got := room.Run("bash", "-c", "source /usr/share/bash-completion/completions/tsh && complete -p tsh").OK(t); !strings.Contains(got, "tsh") {
+		if got := room.Run("bash", "-c", "source /usr/share/bash-completion/completions/tsh && complete -p tsh").OK(t); !strings.Contains(
+			got,
+			"tsh",
+		) {
 			t.Errorf("got %q, want completion for tsh", got)
 		}
 	})
@@ -64,8 +68,11 @@ func TestDebianPackagesAreInstalledUpgradedAndRemoved(t *testing.T) {
 	})
 	t.Run("systemd takes the units", func(t *testing.T) { checkUnits(t, room) })
 	t.Run("what was changed in /etc stays over an upgrade", func(t *testing.T) {
-		room.Run("sh", "-c", "echo '# mine' >>/etc/threshold/node.yaml; touch /etc/threshold/seal/seal.key").OK(t)
-		newer, err := os.ReadFile(harness.Packages(t, "v1.2.4", runtime.GOARCH, "threshold-node")["threshold-node"])
+		room.Run("sh", "-c", "echo '# mine' >>/etc/threshold/node.yaml; touch /etc/threshold/seal/seal.key").
+			OK(t)
+		newer, err := os.ReadFile(
+			harness.Packages(t, "v1.2.4", runtime.GOARCH, "threshold-node")["threshold-node"],
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,13 +89,20 @@ func TestDebianPackagesAreInstalledUpgradedAndRemoved(t *testing.T) {
 	t.Run("removed packages leave data and configuration, purged ones a cluster alone", func(t *testing.T) {
 		room.Run("sh", "-c", "mkdir -p /var/lib/threshold/auth /var/lib/threshold-node").OK(t)
 		room.Run("dpkg", "-r", "threshold", "threshold-node", "threshold-tsh").OK(t)
-		room.Run("ls", "/etc/threshold/seal/seal.key", "/etc/threshold/node.yaml", "/var/lib/threshold/auth", "/var/lib/threshold-node").OK(t)
+		room.Run("ls", "/etc/threshold/seal/seal.key", "/etc/threshold/node.yaml", "/var/lib/threshold/auth", "/var/lib/threshold-node").
+			OK(t)
 		purged := room.Run("dpkg", "-P", "threshold", "threshold-node", "threshold-tsh")
 		purged.OK(t)
-		if want := "rm -r /var/lib/threshold /etc/threshold/seal && userdel threshold"; !strings.Contains(purged.Stderr, want) {
+		if want := "rm -r /var/lib/threshold /etc/threshold/seal && userdel threshold"; !strings.Contains(
+			purged.Stderr,
+			want,
+		) {
 			t.Errorf("got %q, want it told how to end the cluster: %s", purged.Stderr, want)
 		}
-		if got := room.Run("stat", "-c", "%U", "/etc/threshold/seal/seal.key", "/var/lib/threshold/auth", "/var/lib/threshold").OK(t); !strings.HasSuffix(got, "threshold\n") {
+		if got := room.Run("stat", "-c", "%U", "/etc/threshold/seal/seal.key", "/var/lib/threshold/auth", "/var/lib/threshold").OK(t); !strings.HasSuffix(
+			got,
+			"threshold\n",
+		) {
 			t.Errorf("got owners %q, want the account still there", got)
 		}
 		room.Run("sh", "-c", "rm -r /var/lib/threshold /etc/threshold/seal && userdel threshold").OK(t)
@@ -116,17 +130,22 @@ func wantNothingLeft(t *testing.T, room *harness.Container, before map[string]bo
 
 // checkUnits asks systemd itself, of the files as they are installed.
 func checkUnits(t *testing.T, room *harness.Container) {
-	if out := room.Run("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/threshold.service", "/usr/lib/systemd/system/threshold-node.service"); out.Code != 0 || strings.Contains(out.Stderr, "threshold") {
+	if out := room.Run("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/threshold.service", "/usr/lib/systemd/system/threshold-node.service"); out.Code != 0 ||
+		strings.Contains(out.Stderr, "threshold") {
 		t.Errorf("got %+v, want nothing to say about the units", out)
 	}
 	// Exposure in tenths, as systemd counts it: the server sees nothing but its data and its port.
-	room.Run("systemd-analyze", "security", "--offline=true", "--threshold=20", "/usr/lib/systemd/system/threshold.service").OK(t)
+	room.Run("systemd-analyze", "security", "--offline=true", "--threshold=20", "/usr/lib/systemd/system/threshold.service").
+		OK(t)
 	// The agent's sandbox would be that of everyone who logs in.
 	unit := room.Run("cat", "/usr/lib/systemd/system/threshold-node.service").OK(t)
 	for line := range strings.Lines(unit) {
 		for _, felt := range []string{"Protect", "Private", "NoNewPrivileges", "Restrict", "SystemCall", "Capability", "Read", "Inaccessible", "LimitCORE", "LimitNOFILE", "OOMScore", "MemoryDeny", "UMask", "Nice"} {
 			if strings.HasPrefix(line, felt) {
-				t.Errorf("got %q in the agent's unit, which people would feel in their sessions", strings.TrimSpace(line))
+				t.Errorf(
+					"got %q in the agent's unit, which people would feel in their sessions",
+					strings.TrimSpace(line),
+				)
 			}
 		}
 	}
@@ -137,7 +156,8 @@ func inventory(t *testing.T, room *harness.Container) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
 	for _, top := range []string{"/etc", "/usr", "/var/lib"} {
-		out := room.Run("find", top, "-xdev", "-iname", "*threshold*", "-o", "-xdev", "-path", "*completion*", "-name", "*tsh*").OK(t)
+		out := room.Run("find", top, "-xdev", "-iname", "*threshold*", "-o", "-xdev", "-path", "*completion*", "-name", "*tsh*").
+			OK(t)
 		for name := range strings.Lines(out) {
 			if name = strings.TrimSpace(name); !strings.HasPrefix(name, "/usr/local/") {
 				found[name] = true

@@ -17,22 +17,45 @@ import (
 // balancer is where HAProxy connects to the proxy from in these stories; people come from 127.0.0.1.
 const balancer = "127.0.0.2"
 
-// Behind a balancer that passes TCP on, everybody keeps their address, by either version of the PROXY protocol. Only the balancer is
-// believed, and it must speak.
+// Behind a balancer that passes TCP on, everybody keeps their address, by either version of the PROXY
+// protocol. Only the balancer is believed, and it must speak.
 func TestUsersKeepTheirAddressBehindABalancer(t *testing.T) {
 	listen := harness.FreeAddr(t, "127.0.0.1")
-	fronts := map[string]string{"send-proxy": harness.FreeAddr(t, "127.0.0.3"), "send-proxy-v2 proxy-v2-options crc32c": harness.FreeAddr(t, "127.0.0.3")}
+	fronts := map[string]string{
+		"send-proxy":                            harness.FreeAddr(t, "127.0.0.3"),
+		"send-proxy-v2 proxy-v2-options crc32c": harness.FreeAddr(t, "127.0.0.3"),
+	}
 	var public []string
 	cfg := "global\n  maxconn 200\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
 	for how, addr := range fronts {
 		public = append(public, fmt.Sprintf("%q", addr))
-		cfg += fmt.Sprintf("listen l%d\n  bind %s\n  server s %s source %s check inter 500ms %s\n", len(public), addr, listen, balancer, how)
+		cfg += fmt.Sprintf(
+			"listen l%d\n  bind %s\n  server s %s source %s check inter 500ms %s\n",
+			len(public),
+			addr,
+			listen,
+			balancer,
+			how,
+		)
 	}
 	dir := t.TempDir()
-	provider := harness.StartProvider(t, "127.0.0.1", strings.Trim(public[0], `"`), strings.Trim(public[1], `"`))
+	provider := harness.StartProvider(
+		t,
+		"127.0.0.1",
+		strings.Trim(public[0], `"`),
+		strings.Trim(public[1], `"`),
+	)
 	harness.Start(t, nil, "haproxy", "-db", "-f", harness.WriteFile(t, dir, "haproxy.cfg", cfg))
-	s := harness.StartServerFrom(t, dir, listen, harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")), "inner",
-		"public: ["+strings.Join(public, ", ")+"]", "balancers: ["+balancer+"/32]", "proxy_protocol: true")
+	s := harness.StartServerFrom(
+		t,
+		dir,
+		listen,
+		harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")),
+		"inner",
+		"public: ["+strings.Join(public, ", ")+"]",
+		"balancers: ["+balancer+"/32]",
+		"proxy_protocol: true",
+	)
 	alice := harness.Alice()
 	for how, addr := range fronts {
 		c := harness.NewClient(t)
@@ -57,7 +80,10 @@ func TestUsersKeepTheirAddressBehindABalancer(t *testing.T) {
 		{"somebody else with a header", "127.0.0.4", claim + "SSH-2.0-x\r\n", false},
 		{"somebody else", "127.0.0.4", "SSH-2.0-x\r\n", true},
 	} {
-		if got := banner(t, tt.from, listen, tt.first); strings.HasPrefix(got, "SSH-2.0-Threshold") != tt.served {
+		if got := banner(t, tt.from, listen, tt.first); strings.HasPrefix(
+			got,
+			"SSH-2.0-Threshold",
+		) != tt.served {
 			t.Errorf("%s: got %q, want served %v", tt.name, got, tt.served)
 		}
 	}

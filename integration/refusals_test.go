@@ -48,7 +48,9 @@ func TestEveryRefusalNamesTheNextStep(t *testing.T) {
 		refuseLogin(t, r, d, "pin")
 	})
 	t.Run("an unknown web certificate", func(t *testing.T) {
-		harness.NewClient(t).Tsh("login", "--browser=none", "--proxy", d.Proxy).Refused(t, "certificate", "--ca-file")
+		harness.NewClient(t).
+			Tsh("login", "--browser=none", "--proxy", d.Proxy).
+			Refused(t, "certificate", "--ca-file")
 	})
 	t.Run("nobody there", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -57,7 +59,9 @@ func TestEveryRefusalNamesTheNextStep(t *testing.T) {
 		}
 		addr := l.Addr().String()
 		l.Close()
-		harness.NewClient(t).Tsh("login", "--browser=none", "--proxy", addr, "--ca-file", d.CAFile).Refused(t, addr)
+		harness.NewClient(t).
+			Tsh("login", "--browser=none", "--proxy", addr, "--ca-file", d.CAFile).
+			Refused(t, addr)
 	})
 	t.Run("a port in use", func(t *testing.T) {
 		r := harness.Run(t, nil, nil, harness.Bin(t, "threshold-demo"), "--listen", d.Proxy)
@@ -69,7 +73,9 @@ func TestEveryRefusalNamesTheNextStep(t *testing.T) {
 		for _, args := range [][]string{{"threshold", "start", "--bogus"}, {"threshold", "start", "server.yaml"}, {"threshold", "bogus"},
 			{"threshold-demo", "--bogus"}, {"threshold-demo", "bogus"}, {"threshold-node", "--bogus"}} {
 			r := harness.Run(t, nil, nil, harness.Bin(t, args[0]), args[1:]...)
-			if r.Code != 2 || strings.Count(r.Stderr, "\n") != 2 || !strings.Contains(r.Stderr, args[0]+": error: ") || !strings.Contains(r.Stderr, args[0]+": hint: run: ") {
+			if r.Code != 2 || strings.Count(r.Stderr, "\n") != 2 ||
+				!strings.Contains(r.Stderr, args[0]+": error: ") ||
+				!strings.Contains(r.Stderr, args[0]+": hint: run: ") {
 				t.Errorf("%q: got %+v, want an error and a hint, and no more", args, r)
 			}
 		}
@@ -134,7 +140,8 @@ func TestTheLoginPagesSayWhatIsWrong(t *testing.T) {
 			t.Fatalf("tsh login: %v %s", err, p.Output())
 		}
 		page = harness.SignIn(t, d.Roots(t), begin(t), alice.Email, alice.Password)
-		if page, err = page.Submit(t.Context(), map[string]string{"code": used}); err != nil || !strings.Contains(page.ByID("error"), "used") {
+		if page, err = page.Submit(t.Context(), map[string]string{"code": used}); err != nil ||
+			!strings.Contains(page.ByID("error"), "used") {
 			t.Errorf("got %q, %v, want the page to say that the code was used", page.Text(), err)
 		}
 	})

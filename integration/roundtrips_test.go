@@ -17,8 +17,9 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// maxRoundTrips is how many round trips tsh may spend from its start to the first byte of a command's output: TCP, TLS, SSH's versions, its key
-// exchange, the service, "none", the key, its signature, and the channel with the command in it.
+// maxRoundTrips is how many round trips tsh may spend from its start to the first byte of a command's output:
+// TCP, TLS, SSH's versions, its key exchange, the service, "none", the key, its signature, and the channel
+// with the command in it.
 const maxRoundTrips = 9
 
 // relayRoundTrip is a round trip so long that no hiccup of the machine looks like one.
@@ -46,13 +47,24 @@ func TestRoundTripsToTheFirstByte(t *testing.T) {
 	byProxyCommand := countTrips(t, r, openSSH)
 	byLog := r.Log()
 	direct := directTrips(t, program)
-	t.Logf("tsh %d or fewer, OpenSSH by ProxyCommand %d, OpenSSH to its own server %d", maxRoundTrips, byProxyCommand, direct)
+	t.Logf(
+		"tsh %d or fewer, OpenSSH by ProxyCommand %d, OpenSSH to its own server %d",
+		maxRoundTrips,
+		byProxyCommand,
+		direct,
+	)
 	if byProxyCommand > direct+1 {
-		t.Errorf("OpenSSH by tsh proxy ssh: got %d round trips, want at most one more than the %d to its own server\n%s", byProxyCommand, direct, byLog)
+		t.Errorf(
+			"OpenSSH by tsh proxy ssh: got %d round trips, want at most one more than the %d to its own server\n%s",
+			byProxyCommand,
+			direct,
+			byLog,
+		)
 	}
 }
 
-// countTrips runs a command whose output begins with a line and then waits for the end of its input, and counts the round trips to that line.
+// countTrips runs a command whose output begins with a line and then waits for the end of its input, and
+// counts the round trips to that line.
 func countTrips(t testing.TB, r *harness.Relay, cmd *exec.Cmd) int {
 	t.Helper()
 	r.Reset()
@@ -93,13 +105,21 @@ func directTrips(t *testing.T, program string) int {
 	return countTrips(t, r, exec.Command("ssh", "-F", cfg, "-p", port, host, program))
 }
 
-// BenchmarkRoundTrips measures the same in time: what 100 ms more of a round trip add to the whole run, in round trips. It is a
-// cross-check on what the relay counts, and includes the end of the session.
+// BenchmarkRoundTrips measures the same in time: what 100 ms more of a round trip add to the whole run, in
+// round trips. It is a cross-check on what the relay counts, and includes the end of the session.
 func BenchmarkRoundTrips(b *testing.B) {
 	d := harness.StartDemo(b)
 	c := harness.NewClient(b)
 	c.Login(d, d.Alice())
-	near, far := harness.StartRelay(b, d.Proxy, 50*time.Millisecond), harness.StartRelay(b, d.Proxy, 150*time.Millisecond)
+	near, far := harness.StartRelay(
+		b,
+		d.Proxy,
+		50*time.Millisecond,
+	), harness.StartRelay(
+		b,
+		d.Proxy,
+		150*time.Millisecond,
+	)
 	run := func(r *harness.Relay) time.Duration {
 		c.UseRelay(d.Proxy, r.Addr)
 		start := time.Now()
@@ -113,7 +133,8 @@ func BenchmarkRoundTrips(b *testing.B) {
 	b.ReportMetric(more.Seconds()/0.1/float64(b.N), "roundtrips")
 }
 
-// startPlainSSHD runs Debian's OpenSSH server on loopback, and returns a client configuration that it lets in and its address.
+// startPlainSSHD runs Debian's OpenSSH server on loopback, and returns a client configuration that it lets in
+// and its address.
 func startPlainSSHD(t *testing.T) (config, addr string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -126,9 +147,18 @@ func startPlainSSHD(t *testing.T) (config, addr string) {
 	if harness.Account(t) == "root" {
 		_ = os.MkdirAll("/run/sshd", 0o755) // sshd's own, where it runs as root
 	}
-	server := fmt.Sprintf("ListenAddress %s\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\nStrictModes no\nPidFile none\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\nUseDNS no\n",
-		addr, dir, dir)
-	harness.Start(t, nil, "/usr/sbin/sshd", "-D", "-e", "-f", harness.WriteFile(t, dir, "sshd.conf", server)).WaitFor("Server listening")
-	client := fmt.Sprintf("User %s\nIdentityFile %s/user\nIdentitiesOnly yes\nBatchMode yes\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n", harness.Account(t), dir)
+	server := fmt.Sprintf(
+		"ListenAddress %s\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\nStrictModes no\nPidFile none\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\nUseDNS no\n",
+		addr,
+		dir,
+		dir,
+	)
+	harness.Start(t, nil, "/usr/sbin/sshd", "-D", "-e", "-f", harness.WriteFile(t, dir, "sshd.conf", server)).
+		WaitFor("Server listening")
+	client := fmt.Sprintf(
+		"User %s\nIdentityFile %s/user\nIdentitiesOnly yes\nBatchMode yes\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n",
+		harness.Account(t),
+		dir,
+	)
 	return harness.WriteFile(t, dir, "client.conf", client), addr
 }

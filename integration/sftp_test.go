@@ -29,7 +29,11 @@ func TestFilesAreTransferredAsTheAccount(t *testing.T) {
 	data := make([]byte, 3<<20+1)
 	_, _ = rand.Read(data)
 	odd := []string{"-dash", "new\nline", "not \xff utf-8", strings.Repeat("n", 255), "*"}
-	err := errors.Join(os.MkdirAll(filepath.Join(local, "tree/deep"), 0o755), os.WriteFile(filepath.Join(local, "data"), data, 0o666), os.WriteFile(filepath.Join(local, "part"), data[:1<<20], 0o600))
+	err := errors.Join(
+		os.MkdirAll(filepath.Join(local, "tree/deep"), 0o755),
+		os.WriteFile(filepath.Join(local, "data"), data, 0o666),
+		os.WriteFile(filepath.Join(local, "part"), data[:1<<20], 0o600),
+	)
 	for _, name := range odd {
 		err = errors.Join(err, os.WriteFile(filepath.Join(local, "tree/deep", name), []byte(name), 0o600))
 	}
@@ -47,8 +51,28 @@ func TestFilesAreTransferredAsTheAccount(t *testing.T) {
 	}
 
 	t.Run("there and back, begun again, in the home, under the umask", func(t *testing.T) {
-		out := sftp("lena", "pwd", "put data", "put part", "reput data part", "mkdir made", "get data back", "get -p part back-part", "reget data part", "put -f data synced", "cp data copied", "cd made", "pwd", "!true").OK(t)
-		contains(t, out, "Remote working directory: /home/lena\n", "Remote working directory: /home/lena/made\n")
+		out := sftp(
+			"lena",
+			"pwd",
+			"put data",
+			"put part",
+			"reput data part",
+			"mkdir made",
+			"get data back",
+			"get -p part back-part",
+			"reget data part",
+			"put -f data synced",
+			"cp data copied",
+			"cd made",
+			"pwd",
+			"!true",
+		).OK(t)
+		contains(
+			t,
+			out,
+			"Remote working directory: /home/lena\n",
+			"Remote working directory: /home/lena/made\n",
+		)
 		for _, name := range []string{"back", "back-part", "part"} {
 			same(name)
 		}
@@ -58,10 +82,18 @@ func TestFilesAreTransferredAsTheAccount(t *testing.T) {
 		}
 	})
 	t.Run("modes, owners, times and links", func(t *testing.T) {
-		sftp("lena", "chmod 2600 data", "chgrp "+strings.TrimSpace(h.ssh("lena", "getent group painters | cut -d: -f3").Stdout)+" data", "ln -s data soft", "ln data hard",
-			"rename data moved", "rename soft moved-soft").OK(t)
+		sftp(
+			"lena",
+			"chmod 2600 data",
+			"chgrp "+strings.TrimSpace(h.ssh("lena", "getent group painters | cut -d: -f3").Stdout)+" data",
+			"ln -s data soft",
+			"ln data hard",
+			"rename data moved",
+			"rename soft moved-soft",
+		).OK(t)
 		got := h.ssh("lena", "stat -c '%a %G %h' moved; readlink moved-soft; stat -c %h hard").Stdout
-		if got != "600 painters 2\ndata\n2\n" && got != "2600 painters 2\ndata\n2\n" { // a new group takes the bit away
+		if got != "600 painters 2\ndata\n2\n" &&
+			got != "2600 painters 2\ndata\n2\n" { // a new group takes the bit away
 			t.Errorf("got %q, want the mode, the group, and links as they were made", got)
 		}
 	})
@@ -78,7 +110,8 @@ func TestFilesAreTransferredAsTheAccount(t *testing.T) {
 	t.Run("trees with odd names", func(t *testing.T) {
 		sftp("lena", "put -r tree", "get -r tree tree-back").OK(t)
 		for _, name := range odd {
-			if got, err := os.ReadFile(filepath.Join(local, "tree-back/deep", name)); err != nil || string(got) != name {
+			if got, err := os.ReadFile(filepath.Join(local, "tree-back/deep", name)); err != nil ||
+				string(got) != name {
 				t.Errorf("%q: got %q, %v", name, got, err)
 			}
 		}
@@ -103,15 +136,16 @@ func TestFilesAreTransferredAsTheAccount(t *testing.T) {
 			h.run("", "scp", mode, there+"~/data", local+"/tilde"+mode).OK(t)
 			same("tilde" + mode)
 			h.run("", "scp", mode, "-3", there+"data", h.target("lena")+":by"+mode).OK(t)
-			if r := h.run("", "scp", mode, there+"/etc/shadow", local); r.Code == 0 || !strings.Contains(r.Stderr, "ermission denied") {
+			if r := h.run("", "scp", mode, there+"/etc/shadow", local); r.Code == 0 ||
+				!strings.Contains(r.Stderr, "ermission denied") {
 				t.Errorf("got %+v, want it denied", r)
 			}
 		})
 	}
 }
 
-// BenchmarkFiles moves 1 GiB each way by OpenSSH's sftp, through Threshold to a node's file server and through a jump host of sshd to
-// OpenSSH's, in turns.
+// BenchmarkFiles moves 1 GiB each way by OpenSSH's sftp, through Threshold to a node's file server and
+// through a jump host of sshd to OpenSSH's, in turns.
 func BenchmarkFiles(b *testing.B) {
 	p := startBenchmark(b)
 	zeros, back := filepath.Join(b.TempDir(), "zeros"), filepath.Join(b.TempDir(), "back")
@@ -129,9 +163,23 @@ func BenchmarkFiles(b *testing.B) {
 				}
 			}
 			for b.Loop() {
-				t := harness.MedianTimes(1, sftp(p.near.viaProxy("sftp", "-s")), sftp(p.near.viaSSHD("/usr/lib/openssh/sftp-server")))
+				t := harness.MedianTimes(
+					1,
+					sftp(p.near.viaProxy("sftp", "-s")),
+					sftp(p.near.viaSSHD("/usr/lib/openssh/sftp-server")),
+				)
 				ours, theirs := gigabyte/1e6/t[0].Seconds(), gigabyte/1e6/t[1].Seconds()
-				harness.Report(b, harness.Measurement{What: "1 GiB by sftp, " + what + ", against `sftp -J`", Unit: "MB/s", Ours: ours, Peer: theirs, Bound: 1, AtLeast: true})
+				harness.Report(
+					b,
+					harness.Measurement{
+						What:    "1 GiB by sftp, " + what + ", against `sftp -J`",
+						Unit:    "MB/s",
+						Ours:    ours,
+						Peer:    theirs,
+						Bound:   1,
+						AtLeast: true,
+					},
+				)
 				b.ReportMetric(ours/theirs, "of-sftp-J")
 			}
 		})

@@ -140,7 +140,8 @@ func (w *memoryFixture) openIdleSessions(n int) (ends []func()) {
 	return ends
 }
 
-// transferMany has many sessions at once, half of which send the node as many bytes as the others get from it.
+// transferMany has many sessions at once, half of which send the node as many bytes as the others get from
+// it.
 func (w *memoryFixture) transferMany(sessions int) {
 	w.Helper()
 	want := digest(zeros(eachBytes))
@@ -196,8 +197,9 @@ func (w *memoryFixture) transferFile() {
 	w.client.Tsh("scp", "-q", "small:"+there, back).OK(w.T)
 }
 
-// watch looks at the agent and its helpers all the time, until the function that it returns tells the most that they took together. A
-// helper runs the agent's own program, whose pages the kernel keeps once: of it counts what is its own.
+// watch looks at the agent and its helpers all the time, until the function that it returns tells the most
+// that they took together. A helper runs the agent's own program, whose pages the kernel keeps once: of it
+// counts what is its own.
 func (w *memoryFixture) watch() (stop func() int64) {
 	quit, peak := make(chan struct{}), make(chan int64)
 	go func() {
@@ -238,14 +240,18 @@ func statusBytes(pid int, field string) int64 {
 	return 0
 }
 
-// helpers are the children in which the agent's own program runs on: what they became by another exec is the user's.
+// helpers are the children in which the agent's own program runs on: what they became by another exec is the
+// user's.
 func helpers(parent int) (pids []int) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
 	for _, task := range tasks {
 		b, _ := os.ReadFile(task)
 		for _, s := range strings.Fields(string(b)) {
 			pid, _ := strconv.Atoi(s)
-			if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(string(line), "threshold-session\x00") {
+			if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(
+				string(line),
+				"threshold-session\x00",
+			) {
 				pids = append(pids, pid)
 			}
 		}

@@ -32,17 +32,28 @@ import (
 
 const (
 	agents = 1000
-	// Agents come back within five seconds of an outage, each at a moment of its own: 20 in each tenth of a second on average.
+	// Agents come back within five seconds of an outage, each at a moment of its own: 20 in each tenth of a
+	// second on average.
 	bucket    = 100 * time.Millisecond
 	mean      = 20
 	maxBucket = 8 * mean // when the machine did not pause; node/uplink holds the pauses of agents themselves to four times
 )
 
-// A thousand agents lose their proxy at one moment, and it comes up again. They do not all return at once, all are back soon, and people
-// are served meanwhile. The agents are real uplinks and the proxy is a real port in this process, because a thousand processes do not fit.
+// A thousand agents lose their proxy at one moment, and it comes up again. They do not all return at once,
+// all are back soon, and people are served meanwhile. The agents are real uplinks and the proxy is a real
+// port in this process, because a thousand processes do not fit.
 func TestAThousandAgentsDoNotStampede(t *testing.T) {
 	c := proxytest.New(t)
-	c.SetRoles(access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}}}})
+	c.SetRoles(access.Role{
+		Name: "ops",
+		Allow: []access.Grant{
+			{
+				Nodes:   map[string]access.Strings{"*": {"*"}},
+				Logins:  access.Strings{"ubuntu"},
+				Actions: access.Strings{"shell"},
+			},
+		},
+	})
 	client := c.Client()
 	t.Cleanup(func() { client.Close() })
 	trust, err := rules.Open(c.Pin(), c.SignRules())
@@ -85,8 +96,18 @@ func TestAThousandAgentsDoNotStampede(t *testing.T) {
 	slices.Sort(times)
 	worst, gap := times[len(times)-1], paused()
 	curve, most := p.arrivals(back)
-	t.Logf("all back after %s; most in one tenth of a second: %d; people meanwhile: median %s, worst %s of %d; the machine paused for %s at most; arrivals %v",
-		all.Round(bucket), most, times[len(times)/2].Round(time.Millisecond), worst.Round(time.Millisecond), len(times), gap.Round(time.Millisecond), curve)
+	t.Logf(
+		"all back after %s; most in one tenth of a second: %d; people meanwhile: median %s, worst %s of %d; the machine paused for %s at most; arrivals %v",
+		all.Round(
+			bucket,
+		),
+		most,
+		times[len(times)/2].Round(time.Millisecond),
+		worst.Round(time.Millisecond),
+		len(times),
+		gap.Round(time.Millisecond),
+		curve,
+	)
 	// Who would have come while the machine paused comes after it, at once.
 	if want := maxBucket + int(2*mean*gap/bucket); most > want {
 		t.Errorf("got %d agents within %s, want at most %d", most, bucket, want)
@@ -99,7 +120,8 @@ func TestAThousandAgentsDoNotStampede(t *testing.T) {
 	}
 }
 
-// measurePauses tells how long this process was kept waiting at most for something that was due, since it was called.
+// measurePauses tells how long this process was kept waiting at most for something that was due, since it was
+// called.
 func measurePauses(t *testing.T) func() time.Duration {
 	t.Helper()
 	const every = 5 * time.Millisecond
@@ -145,10 +167,12 @@ func waitForCount(t *testing.T, n *atomic.Int64, want int64) time.Duration {
 func startUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tunnels {
 	id := c.Machine(identity.Node, name, nil)
 	cert := c.MachineCertificate(id, nil)
-	return uplink.New(uplink.Config{Proxies: []string{addr}, Tunnels: 1, Pin: c.Pin(), Cluster: membertest.Name, ID: id.ID,
-		Key: cert.PrivateKey.(crypto.Signer), Cert: func() (*tls.Certificate, error) { return cert, nil }, Version: "v1", Now: time.Now,
-		Log: slog.New(slog.DiscardHandler), Attached: attached, Rules: func(tunnel.RulesPush) {},
-		Handle: func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() }})
+	return uplink.New(
+		uplink.Config{Proxies: []string{addr}, Tunnels: 1, Pin: c.Pin(), Cluster: membertest.Name, ID: id.ID,
+			Key: cert.PrivateKey.(crypto.Signer), Cert: func() (*tls.Certificate, error) { return cert, nil }, Version: "v1", Now: time.Now,
+			Log: slog.New(slog.DiscardHandler), Attached: attached, Rules: func(tunnel.RulesPush) {},
+			Handle: func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() }},
+	)
 }
 
 // startEchoNode attaches the node that people want, which echoes.
@@ -156,7 +180,18 @@ func startEchoNode(t *testing.T, c *proxytest.Auth, addr string) {
 	t.Helper()
 	id := c.Machine(identity.Node, "wanted", nil)
 	cert := c.MachineCertificate(id, nil)
-	conn, err := tls.Dial("tcp", addr, identity.PinnedTLS(c.Pin(), membertest.Name, identity.ALPNTunnel, func() (*tls.Certificate, error) { return cert, nil }, time.Now, identity.Proxy))
+	conn, err := tls.Dial(
+		"tcp",
+		addr,
+		identity.PinnedTLS(
+			c.Pin(),
+			membertest.Name,
+			identity.ALPNTunnel,
+			func() (*tls.Certificate, error) { return cert, nil },
+			time.Now,
+			identity.Proxy,
+		),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +216,18 @@ func dialOnce(t *testing.T, c *proxytest.Auth, addr string) time.Duration {
 	t.Helper()
 	cert := c.UserCertificate(c.User("alice@example.com", "ops"), nil)
 	start := time.Now()
-	conn, err := tls.Dial("tcp", addr, identity.PinnedTLS(c.Pin(), membertest.Name, identity.ALPNDial, func() (*tls.Certificate, error) { return cert, nil }, time.Now, identity.Proxy))
+	conn, err := tls.Dial(
+		"tcp",
+		addr,
+		identity.PinnedTLS(
+			c.Pin(),
+			membertest.Name,
+			identity.ALPNDial,
+			func() (*tls.Certificate, error) { return cert, nil },
+			time.Now,
+			identity.Proxy,
+		),
+	)
 	if err != nil {
 		t.Errorf("a person: %v", err)
 		return time.Since(start)
@@ -209,7 +255,7 @@ type testProxy struct {
 // fixedRules is rules that do not change.
 type fixedRules struct{ *rules.Trust }
 
-func (s fixedRules) Current() *rules.Trust                     { return s.Trust }
+func (s fixedRules) Current() *rules.Trust                        { return s.Trust }
 func (s fixedRules) Subscribe() (<-chan tunnel.RulesPush, func()) { return nil, func() {} }
 
 func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string) *testProxy {
@@ -220,10 +266,29 @@ func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string
 	}
 	p := &testProxy{Listener: ln}
 	client := c.Client()
-	ways := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: fixedRules{trust}, Log: proxytest.Log()})
-	fronts := jump.New(jump.Config{Cluster: membertest.Name, Rules: fixedRules{trust}, Nodes: ways, Auth: client, HostSigner: c.HostKey, Log: proxytest.Log()})
-	m := mux.New(mux.Config{Listener: p, Cluster: membertest.Name, AuthAddr: c.Addr(), Rules: fixedRules{trust}, Service: c.TLSCertificate,
-		ServeSSH: fronts.ServeSSH, ServeDial: fronts.ServeDial, ServeTunnel: ways.Attach, ServeWeb: func(conn net.Conn) { conn.Close() }, Log: proxytest.Log()})
+	ways := tunnels.New(
+		tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: fixedRules{trust}, Log: proxytest.Log()},
+	)
+	fronts := jump.New(jump.Config{
+		Cluster:    membertest.Name,
+		Rules:      fixedRules{trust},
+		Nodes:      ways,
+		Auth:       client,
+		HostSigner: c.HostKey,
+		Log:        proxytest.Log(),
+	})
+	m := mux.New(mux.Config{
+		Listener:    p,
+		Cluster:     membertest.Name,
+		AuthAddr:    c.Addr(),
+		Rules:       fixedRules{trust},
+		Service:     c.TLSCertificate,
+		ServeSSH:    fronts.ServeSSH,
+		ServeDial:   fronts.ServeDial,
+		ServeTunnel: ways.Attach,
+		ServeWeb:    func(conn net.Conn) { conn.Close() },
+		Log:         proxytest.Log(),
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()

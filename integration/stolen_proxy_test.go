@@ -22,7 +22,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// Whoever reads all of a proxy's memory finds no key of the CA or of a node, and nothing of what was typed in a session.
+// Whoever reads all of a proxy's memory finds no key of the CA or of a node, and nothing of what was typed in
+// a session.
 func TestAProxysMemoryHoldsNoForeignKeyAndNoSessionText(t *testing.T) {
 	first, second := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, first, harness.StartProvider(t, "127.0.0.1", first, second), "")
@@ -64,7 +65,11 @@ func TestAProxysMemoryHoldsNoForeignKeyAndNoSessionText(t *testing.T) {
 	found := all.in(authMemory)
 	for _, name := range []string{"user-SSH", "host-SSH", "user-X.509", "service-X.509", "rules"} {
 		if !slices.Contains(found, name) {
-			t.Errorf("the search does not find the private key of %s in auth's own memory, only %v: it proves nothing", name, found)
+			t.Errorf(
+				"the search does not find the private key of %s in auth's own memory, only %v: it proves nothing",
+				name,
+				found,
+			)
 		}
 	}
 	stdin.Close()

@@ -25,12 +25,21 @@ func TestTshForwardsPortsSocketsAndTheAgent(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	dir := t.TempDir()
 	account := harness.Account(t)
-	birth := harness.BootstrapFor(harness.StartProvider(t, "127.0.0.1", proxy), filepath.Join(dir, "seal.key"), "shell, exec, sftp, forward-local, forward-remote, forward-agent", account)
+	birth := harness.BootstrapFor(
+		harness.StartProvider(t, "127.0.0.1", proxy),
+		filepath.Join(dir, "seal.key"),
+		"shell, exec, sftp, forward-local, forward-remote, forward-agent",
+		account,
+	)
 	s := harness.StartServerFrom(t, dir, proxy, birth, "anvil")
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
 	node := account + "@anvil"
-	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "page %s", r.URL.Path) }))
+	site := httptest.NewServer(
+		http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "page %s", r.URL.Path) },
+		),
+	)
 	t.Cleanup(site.Close)
 	target := site.Listener.Addr().String()
 	get := func(t *testing.T, client *http.Client, address string) {
@@ -46,11 +55,29 @@ func TestTshForwardsPortsSocketsAndTheAgent(t *testing.T) {
 	}
 
 	t.Run("-L and -D, from a port and a socket", func(t *testing.T) {
-		port, socks, sock := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1"), filepath.Join(t.TempDir(), "s")
-		p := harness.StartCmd(t, c.Command("ssh", "-N", "-v", "-L", port+":"+target, "-L", sock+":"+target, "-D", socks, node))
+		port, socks, sock := harness.FreeAddr(
+			t,
+			"127.0.0.1",
+		), harness.FreeAddr(
+			t,
+			"127.0.0.1",
+		), filepath.Join(
+			t.TempDir(),
+			"s",
+		)
+		p := harness.StartCmd(
+			t,
+			c.Command("ssh", "-N", "-v", "-L", port+":"+target, "-L", sock+":"+target, "-D", socks, node),
+		)
 		p.WaitFor("tsh: connected")
 		get(t, http.DefaultClient, "http://"+port)
-		get(t, &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5h", Host: socks})}}, site.URL)
+		get(
+			t,
+			&http.Client{
+				Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5h", Host: socks})},
+			},
+			site.URL,
+		)
 		conn, err := net.Dial("unix", sock)
 		if err != nil {
 			t.Fatal(err)
@@ -70,7 +97,16 @@ func TestTshForwardsPortsSocketsAndTheAgent(t *testing.T) {
 		get(t, http.DefaultClient, "http://127.0.0.1:"+port)
 	})
 	t.Run("-W", func(t *testing.T) {
-		r := harness.Run(t, c.Env, strings.NewReader("GET /three HTTP/1.0\r\n\r\n"), c.Path(), "ssh", "-W", target, node)
+		r := harness.Run(
+			t,
+			c.Env,
+			strings.NewReader("GET /three HTTP/1.0\r\n\r\n"),
+			c.Path(),
+			"ssh",
+			"-W",
+			target,
+			node,
+		)
 		if !strings.Contains(r.OK(t), "page /three") {
 			t.Errorf("got %+v, want the page", r)
 		}
@@ -95,8 +131,10 @@ func TestTshForwardsPortsSocketsAndTheAgent(t *testing.T) {
 		}
 		defer taken.Close()
 		_, port, _ := net.SplitHostPort(taken.Addr().String())
-		c.Tsh("ssh", "-R", port+":"+target, node, "true").Refused(t, "the node does not listen on localhost:"+port, "in use")
-		c.Tsh("ssh", "-L", port+":"+target, node, "true").Refused(t, "on this machine cannot be listened to", "in use")
+		c.Tsh("ssh", "-R", port+":"+target, node, "true").
+			Refused(t, "the node does not listen on localhost:"+port, "in use")
+		c.Tsh("ssh", "-L", port+":"+target, node, "true").
+			Refused(t, "on this machine cannot be listened to", "in use")
 		c.Tsh("ssh", "-W", "169.254.169.254:80", node).Refused(t, "link-local")
 		c.Tsh("ssh", "-W", harness.FreeAddr(t, "127.0.0.1"), node).Refused(t, "connection refused")
 		if r := c.Tsh("ssh", "-X", node); r.Code != 255 || !strings.Contains(r.Stderr, "X11") {
@@ -105,8 +143,13 @@ func TestTshForwardsPortsSocketsAndTheAgent(t *testing.T) {
 	})
 	t.Run("without the grant nothing is forwarded, with the reason", func(t *testing.T) {
 		role := c.Tsh("get", "role", "operator", "--format=yaml").OK(t)
-		harness.Run(t, c.Env, strings.NewReader(strings.NewReplacer("forward-local", "list", "forward-remote", "list", "forward-agent", "list").Replace(role)), c.Path(), "apply", "-f", "-").OK(t)
-		harness.Eventually(t, "the node heeds the new role", func() bool { return c.Tsh("ssh", "-W", target, node).Code != 0 })
+		harness.Run(t, c.Env, strings.NewReader(strings.NewReplacer("forward-local", "list", "forward-remote", "list", "forward-agent", "list").Replace(role)), c.Path(), "apply", "-f", "-").
+			OK(t)
+		harness.Eventually(
+			t,
+			"the node heeds the new role",
+			func() bool { return c.Tsh("ssh", "-W", target, node).Code != 0 },
+		)
 		c.Tsh("ssh", "-W", target, node).Refused(t, "forward-local")
 		c.Tsh("ssh", "-R", "0:"+target, node, "true").Refused(t, "forward-remote")
 		r := harness.Run(t, agentWithAFreeKey(t, c), nil, c.Path(), "ssh", "-A", node, "ssh-add -l; echo ran")
@@ -123,8 +166,8 @@ func exitCode(err error) int {
 	return 0
 }
 
-// agentWithAFreeKey runs OpenSSH's agent with a key that may be used anywhere and, as tsh login loads its own, one that is bound to its
-// destinations. It returns the person's environment.
+// agentWithAFreeKey runs OpenSSH's agent with a key that may be used anywhere and, as tsh login loads its
+// own, one that is bound to its destinations. It returns the person's environment.
 func agentWithAFreeKey(t *testing.T, c *harness.Client) []string {
 	t.Helper()
 	dir := t.TempDir()
@@ -146,7 +189,8 @@ func agentWithAFreeKey(t *testing.T, c *harness.Client) []string {
 	harness.Run(t, env, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "free-key", "-f", key).OK(t)
 	harness.Run(t, env, nil, "ssh-add", "-q", key).OK(t)
 	bound := filepath.Join(dir, "bound")
-	harness.Run(t, env, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bound-key", "-f", bound).OK(t)
+	harness.Run(t, env, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bound-key", "-f", bound).
+		OK(t)
 	hosts := filepath.Join(dir, "hosts")
 	pub, err := os.ReadFile(key + ".pub")
 	if err != nil {

@@ -11,5 +11,10 @@ func (n *Node) Health(context.Context) error {
 	if l := n.tunnels.Load(); l != nil && l.Count() > 0 {
 		return nil
 	}
-	return fault.New(fault.Unavailable, "node.Health", "no tunnel to a proxy stands", "look at the node's log")
+	return fault.New(
+		fault.Unavailable,
+		"node.Health",
+		"no tunnel to a proxy stands",
+		"look at the node's log",
+	)
 }

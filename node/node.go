@@ -1,7 +1,8 @@
 // Package node answers: how does a machine let people in without opening a port?
 //
-// It wires its rooms: membership (internal/member), tunnels to proxies (uplink), the signed rules (rules), the SSH server at the inner
-// end (sshd), and the events that auth has not confirmed yet (spool). It listens on nothing.
+// It wires its rooms: membership (internal/member), tunnels to proxies (uplink), the signed rules (rules),
+// the SSH server at the inner end (sshd), and the events that auth has not confirmed yet (spool). It listens
+// on nothing.
 package node
 
 import (
@@ -106,10 +107,18 @@ func New(cfg Config) (*Node, error) {
 		wrong = append(wrong, err.Error())
 	}
 	if cfg.Drain < 0 || cfg.Drain > maxDrain {
-		wrong = append(wrong, fmt.Sprintf("the time to drain is %s, not between 0 and %s", cfg.Drain, maxDrain))
+		wrong = append(
+			wrong,
+			fmt.Sprintf("the time to drain is %s, not between 0 and %s", cfg.Drain, maxDrain),
+		)
 	}
 	if len(wrong) > 0 {
-		return nil, fault.New(fault.Invalid, "node.New", strings.Join(wrong, "; "), "correct the flags or the configuration file; see -h")
+		return nil, fault.New(
+			fault.Invalid,
+			"node.New",
+			strings.Join(wrong, "; "),
+			"correct the flags or the configuration file; see -h",
+		)
 	}
 	cfg.Egress.LearnTransport = true
 	way, err := egress.New(cfg.Egress)
@@ -139,8 +148,9 @@ func hostName() string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
-// Helper reports whether this process was started anew as another account to serve a part of a session, and with which code it should
-// end now that it has. Every program that embeds a node calls it first thing in main.
+// Helper reports whether this process was started anew as another account to serve a part of a session, and
+// with which code it should end now that it has. Every program that embeds a node calls it first thing in
+// main.
 func Helper() (code int, is bool) { return session.RunHelper() }
 
 // Ready waits until the node has been attached to a proxy once.
@@ -160,8 +170,9 @@ func (n *Node) Identity() identity.Identity {
 	return n.id
 }
 
-// Run joins the cluster if need be and serves until ctx ends. Then it takes nobody new and lets sessions go on for Drain; what is left is
-// hung up, the ends are recorded, and what auth has not taken waits on disk for the next start.
+// Run joins the cluster if need be and serves until ctx ends. Then it takes nobody new and lets sessions go
+// on for Drain; what is left is hung up, the ends are recorded, and what auth has not taken waits on disk for
+// the next start.
 func (n *Node) Run(ctx context.Context) error {
 	unlock, err := lock(n.cfg.Dir)
 	if err != nil {
@@ -178,17 +189,28 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	n.id = m.Identity()
 	n.mu.Unlock()
-	events, err := spool.Open(spool.Config{Dir: filepath.Join(n.cfg.Dir, "spool"), Now: n.cfg.Now, Log: n.cfg.Log,
-		Send: func(ctx context.Context, list []audit.Event) error { return sendEvents(ctx, m, list) }})
+	events, err := spool.Open(
+		spool.Config{Dir: filepath.Join(n.cfg.Dir, "spool"), Now: n.cfg.Now, Log: n.cfg.Log,
+			Send: func(ctx context.Context, list []audit.Event) error { return sendEvents(ctx, m, list) }},
+	)
 	if err != nil {
 		return err
 	}
-	keeper, err := rules.Open(rules.Config{Dir: n.cfg.Dir, Pin: m.Pin(), First: m.FirstRules(), Log: n.cfg.Log})
+	keeper, err := rules.Open(
+		rules.Config{Dir: n.cfg.Dir, Pin: m.Pin(), First: m.FirstRules(), Log: n.cfg.Log},
+	)
 	if err != nil {
 		return err
 	}
-	server := sshd.New(sshd.Config{Identity: m.Identity, HostSigner: func() (ssh.Signer, error) { return m.HostSigner() }, Rules: keeper.Current,
-		Audit: events.Record, Accounts: *n.cfg.Accounts, Now: n.cfg.Now, Log: n.cfg.Log})
+	server := sshd.New(sshd.Config{
+		Identity:   m.Identity,
+		HostSigner: func() (ssh.Signer, error) { return m.HostSigner() },
+		Rules:      keeper.Current,
+		Audit:      events.Record,
+		Accounts:   *n.cfg.Accounts,
+		Now:        n.cfg.Now,
+		Log:        n.cfg.Log,
+	})
 	links := uplink.New(n.uplinkConfig(m, keeper, server))
 	n.tunnels.Store(links)
 
@@ -252,14 +274,28 @@ func applyPush(keeper *rules.Keeper, news tunnel.RulesPush) error {
 	return errors.Join(whole, head)
 }
 
-// join becomes a member. A cluster that cannot be reached is tried again, because a machine often starts before its network; every
-// other fault needs a person. It returns no member and no error when ctx ended first.
+// join becomes a member. A cluster that cannot be reached is tried again, because a machine often starts
+// before its network; every other fault needs a person. It returns no member and no error when ctx ended
+// first.
 func (n *Node) join(ctx context.Context) (*member.Member, error) {
 	const firstRetry, lastRetry = time.Second, time.Minute
 	for try := 0; ; try++ {
 		addr := n.cfg.Proxies[try%len(n.cfg.Proxies)]
-		m, err := member.LoadOrJoin(ctx, member.Config{Dir: n.cfg.Dir, Kind: identity.Node, AuthAddr: addr, Fallbacks: n.cfg.Proxies, Dialer: n.dialer,
-			Token: n.cfg.Token, Name: n.cfg.Name, Labels: n.cfg.Labels, Now: n.cfg.Now, Log: n.cfg.Log})
+		m, err := member.LoadOrJoin(
+			ctx,
+			member.Config{
+				Dir:       n.cfg.Dir,
+				Kind:      identity.Node,
+				AuthAddr:  addr,
+				Fallbacks: n.cfg.Proxies,
+				Dialer:    n.dialer,
+				Token:     n.cfg.Token,
+				Name:      n.cfg.Name,
+				Labels:    n.cfg.Labels,
+				Now:       n.cfg.Now,
+				Log:       n.cfg.Log,
+			},
+		)
 		switch {
 		case err == nil:
 			return m, nil
@@ -271,7 +307,15 @@ func (n *Node) join(ctx context.Context) (*member.Member, error) {
 			return nil, nil
 		}
 		wait := rand.N(min(firstRetry<<min(try, 6), lastRetry)) + firstRetry/2
-		n.cfg.Log.Warn("the cluster cannot be joined yet", "err", err, "remedy", fault.Remedy(err), "again", wait)
+		n.cfg.Log.Warn(
+			"the cluster cannot be joined yet",
+			"err",
+			err,
+			"remedy",
+			fault.Remedy(err),
+			"again",
+			wait,
+		)
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():

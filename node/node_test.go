@@ -52,7 +52,13 @@ type testProxy struct {
 
 func newTestProxy(t *testing.T, c *membertest.Cluster, name, addr string) *testProxy {
 	t.Helper()
-	d := &testProxy{t: t, cluster: c, name: name, cert: c.ServiceCertificate(identity.Proxy, name), tunnels: make(chan *tunnel.Attached, 16)}
+	d := &testProxy{
+		t:       t,
+		cluster: c,
+		name:    name,
+		cert:    c.ServiceCertificate(identity.Proxy, name),
+		tunnels: make(chan *tunnel.Attached, 16),
+	}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	var err error
 	if d.ln, err = net.Listen("tcp", addr); err != nil {
@@ -79,8 +85,15 @@ func (d *testProxy) accept() {
 
 func (d *testProxy) serve(conn net.Conn) {
 	defer conn.Close()
-	tc := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{*d.cert}, NextProtos: []string{identity.ALPNTunnel}, ClientAuth: tls.RequireAnyClientCert,
-		MinVersion: tls.VersionTLS13})
+	tc := tls.Server(
+		conn,
+		&tls.Config{
+			Certificates: []tls.Certificate{*d.cert},
+			NextProtos:   []string{identity.ALPNTunnel},
+			ClientAuth:   tls.RequireAnyClientCert,
+			MinVersion:   tls.VersionTLS13,
+		},
+	)
 	if err := tc.HandshakeContext(d.ctx); err != nil {
 		return
 	}
@@ -89,7 +102,14 @@ func (d *testProxy) serve(conn net.Conn) {
 		d.t.Errorf("rules: %v", err)
 		return
 	}
-	peer, err := identity.VerifyX509(tc.ConnectionState().PeerCertificates, membertest.Name, trust.Authorities.ServiceRoots, x509.ExtKeyUsageClientAuth, d.cluster.Now(), identity.Node)
+	peer, err := identity.VerifyX509(
+		tc.ConnectionState().PeerCertificates,
+		membertest.Name,
+		trust.Authorities.ServiceRoots,
+		x509.ExtKeyUsageClientAuth,
+		d.cluster.Now(),
+		identity.Node,
+	)
 	if err != nil {
 		d.t.Errorf("node's certificate: %v", err)
 		return
@@ -145,8 +165,15 @@ func startIn(t *testing.T, c *membertest.Cluster, dir string, doors ...*testProx
 		addrs = append(addrs, d.addr())
 	}
 	m := &testNode{dir: dir, log: &logBuffer{}, done: make(chan error, 1)}
-	n, err := node.New(node.Config{Dir: dir, Proxies: addrs, Token: c.Token(identity.Node), Name: "web-1", Labels: identity.Labels{"env": "test"},
-		Version: "v0", Log: slog.New(slog.NewTextHandler(m.log, nil))})
+	n, err := node.New(node.Config{
+		Dir:     dir,
+		Proxies: addrs,
+		Token:   c.Token(identity.Node),
+		Name:    "web-1",
+		Labels:  identity.Labels{"env": "test"},
+		Version: "v0",
+		Log:     slog.New(slog.NewTextHandler(m.log, nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +203,16 @@ func testAccount(t *testing.T) string {
 }
 
 func allow(t *testing.T, c *membertest.Cluster) {
-	c.SetRoles(access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"env": {"test"}}, Logins: access.Strings{testAccount(t)}, Actions: []string{"shell", "exec"}}}})
+	c.SetRoles(access.Role{
+		Name: "ops",
+		Allow: []access.Grant{
+			{
+				Nodes:   map[string]access.Strings{"env": {"test"}},
+				Logins:  access.Strings{testAccount(t)},
+				Actions: []string{"shell", "exec"},
+			},
+		},
+	})
 }
 
 func receive[T any](t *testing.T, what string, ch <-chan T) (v T) {
@@ -197,10 +233,14 @@ func login(t *testing.T, c *membertest.Cluster, a *tunnel.Attached) *ssh.Client 
 		t.Fatal(err)
 	}
 	signer := c.UserSigner(c.User("alice@example.com", "ops"), nil, testAccount(t))
-	cc, chans, reqs, err := ssh.NewClientConn(conn, "web-1", &ssh.ClientConfig{User: testAccount(t), Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			return identity.VerifySSHHost(key, "web-1", []ssh.PublicKey{c.HostAuthority()}, time.Now())
-		}})
+	cc, chans, reqs, err := ssh.NewClientConn(
+		conn,
+		"web-1",
+		&ssh.ClientConfig{User: testAccount(t), Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+			HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+				return identity.VerifySSHHost(key, "web-1", []ssh.PublicKey{c.HostAuthority()}, time.Now())
+			}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +384,8 @@ func TestPushedRulesApplyAtOnce(t *testing.T) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		if text, err := os.ReadFile(want); err == nil {
-			if kept, err := rules.Decode(text); err == nil && bytes.Equal(kept.Roles.Payload, set.Roles.Payload) {
+			if kept, err := rules.Decode(text); err == nil &&
+				bytes.Equal(kept.Roles.Payload, set.Roles.Payload) {
 				break
 			}
 		}
@@ -375,7 +416,8 @@ func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 	}
 	for deadline := time.After(10 * time.Second); ; {
 		if text, err := os.ReadFile(filepath.Join(m.dir, "rules.json")); err == nil {
-			if kept, err := rules.Decode(text); err == nil && bytes.Equal(kept.Roles.Payload, set.Roles.Payload) {
+			if kept, err := rules.Decode(text); err == nil &&
+				bytes.Equal(kept.Roles.Payload, set.Roles.Payload) {
 				break
 			}
 		}
@@ -385,7 +427,8 @@ func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	if n, most := strings.Count(m.log.String(), "pushed rules are not used"), 40+5*int(time.Since(began)/time.Second); n == 0 || n > most {
+	if n, most := strings.Count(m.log.String(), "pushed rules are not used"), 40+5*int(time.Since(began)/time.Second); n == 0 ||
+		n > most {
 		t.Errorf("got %d lines of 5000 pushes, want some and at most %d", n, most)
 	}
 }
@@ -464,7 +507,12 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 }
 
 func TestInvalidConfigurations(t *testing.T) {
-	_, err := node.New(node.Config{Proxies: []string{"no port"}, Name: "UPPER", Labels: identity.Labels{"a b": "c"}, Drain: 2 * time.Hour})
+	_, err := node.New(node.Config{
+		Proxies: []string{"no port"},
+		Name:    "UPPER",
+		Labels:  identity.Labels{"a b": "c"},
+		Drain:   2 * time.Hour,
+	})
 	if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 		t.Fatalf("got %v, want an invalid fault with a remedy", err)
 	}
@@ -480,14 +528,20 @@ func TestInvalidConfigurations(t *testing.T) {
 
 func TestJoiningIsRetriedUntilTheContextEnds(t *testing.T) {
 	var log logBuffer
-	n, err := node.New(node.Config{Dir: t.TempDir() + "/d", Proxies: []string{"127.0.0.1:1"}, Name: "web-1", Token: membertest.New(t).Token(identity.Node),
-		Log: slog.New(slog.NewTextHandler(&log, nil))})
+	n, err := node.New(node.Config{
+		Dir:     t.TempDir() + "/d",
+		Proxies: []string{"127.0.0.1:1"},
+		Name:    "web-1",
+		Token:   membertest.New(t).Token(identity.Node),
+		Log:     slog.New(slog.NewTextHandler(&log, nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := n.Run(ctx); err != nil || !strings.Contains(log.String(), "cannot be joined yet") || !strings.Contains(log.String(), "remedy=") {
+	if err := n.Run(ctx); err != nil || !strings.Contains(log.String(), "cannot be joined yet") ||
+		!strings.Contains(log.String(), "remedy=") {
 		t.Errorf("got %v and log %q, want nil and a warning with a remedy", err, log.String())
 	}
 }

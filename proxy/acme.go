@@ -20,7 +20,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// ACME gets the web certificate from an authority and renews it (RFC 8555), proving each name by TLS-ALPN-01 on the public port (RFC 8737).
+// ACME gets the web certificate from an authority and renews it (RFC 8555), proving each name by TLS-ALPN-01
+// on the public port (RFC 8737).
 type ACME struct {
 	// Email is whom the authority tells of trouble. It may be empty.
 	Email string
@@ -51,17 +52,43 @@ type automatic struct {
 }
 
 // newAutomatic makes ready; Run goes to the authority. Once ctx has ended no request is made.
-func newAutomatic(ctx context.Context, cfg ACME, dir string, own func() (*tls.Certificate, error), log *slog.Logger) (*automatic, error) {
+func newAutomatic(
+	ctx context.Context,
+	cfg ACME,
+	dir string,
+	own func() (*tls.Certificate, error),
+	log *slog.Logger,
+) (*automatic, error) {
 	roots, err := rootsOf(cfg.CAFile)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "proxy.Run", "the ACME directory's authority cannot be used: "+err.Error(), "check spec.proxy.acme.ca_file")
+		return nil, fault.Wrap(
+			err,
+			fault.Invalid,
+			"proxy.Run",
+			"the ACME directory's authority cannot be used: "+err.Error(),
+			"check spec.proxy.acme.ca_file",
+		)
 	}
 	plain := http.DefaultTransport.(*http.Transport).Clone()
 	plain.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	plain.DisableKeepAlives = true // a renewal is a few requests every other month
-	m := &autocert.Manager{Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(dir), HostPolicy: autocert.HostWhitelist(cfg.Hosts...), Email: cfg.Email,
-		Client: &acme.Client{DirectoryURL: cfg.Directory, HTTPClient: &http.Client{Transport: until(ctx, plain), Timeout: acmeCall}}}
-	return &automatic{manager: m, hosts: cfg.Hosts, own: own, log: log, held: map[string]*tls.Certificate{}}, nil
+	m := &autocert.Manager{
+		Prompt:     autocert.AcceptTOS,
+		Cache:      autocert.DirCache(dir),
+		HostPolicy: autocert.HostWhitelist(cfg.Hosts...),
+		Email:      cfg.Email,
+		Client: &acme.Client{
+			DirectoryURL: cfg.Directory,
+			HTTPClient:   &http.Client{Transport: until(ctx, plain), Timeout: acmeCall},
+		},
+	}
+	return &automatic{
+		manager: m,
+		hosts:   cfg.Hosts,
+		own:     own,
+		log:     log,
+		held:    map[string]*tls.Certificate{},
+	}, nil
 }
 
 func rootsOf(file string) (*x509.CertPool, error) {
@@ -93,14 +120,26 @@ func (a *automatic) keep(ctx context.Context, host string) {
 	for {
 		wait := acmeLookEvery
 		// As a client that knows ECDSA: the certificate is for a P-256 key.
-		cert, err := a.manager.GetCertificate(&tls.ClientHelloInfo{ServerName: host, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}})
+		cert, err := a.manager.GetCertificate(&tls.ClientHelloInfo{
+			ServerName:   host,
+			CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
+		})
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			wait = acmeRetry
-			a.log.Warn("no web certificate from the ACME authority", "host", host, "err", err, "again", wait,
-				"remedy", "check that "+host+" leads to this proxy on port 443 from the Internet, and that the authority can be reached")
+			a.log.Warn(
+				"no web certificate from the ACME authority",
+				"host",
+				host,
+				"err",
+				err,
+				"again",
+				wait,
+				"remedy",
+				"check that "+host+" leads to this proxy on port 443 from the Internet, and that the authority can be reached",
+			)
 		default:
 			a.hold(host, cert)
 		}
@@ -118,7 +157,15 @@ func (a *automatic) hold(host string, cert *tls.Certificate) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if old := a.held[host]; old == nil || !old.Leaf.Equal(cert.Leaf) {
-		a.log.Info("web certificate from the ACME authority", "host", host, "until", cert.Leaf.NotAfter, "issuer", cert.Leaf.Issuer.String())
+		a.log.Info(
+			"web certificate from the ACME authority",
+			"host",
+			host,
+			"until",
+			cert.Leaf.NotAfter,
+			"issuer",
+			cert.Leaf.Issuer.String(),
+		)
 	}
 	a.held[host] = cert
 }
@@ -134,7 +181,8 @@ func (a *automatic) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return a.own()
 }
 
-// challenge answers the authority, which comes with the one ALPN name acme-tls/1, from what is under way; it starts nothing.
+// challenge answers the authority, which comes with the one ALPN name acme-tls/1, from what is under way; it
+// starts nothing.
 func (a *automatic) challenge(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return a.manager.GetCertificate(hello)
 }
@@ -145,7 +193,8 @@ type roundTrip func(*http.Request) (*http.Response, error)
 // RoundTrip implements http.RoundTripper.
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// until makes no request once ctx has ended, and lets no authority put an order off for long: who stops waits for it.
+// until makes no request once ctx has ended, and lets no authority put an order off for long: who stops waits
+// for it.
 func until(ctx context.Context, next http.RoundTripper) http.RoundTripper {
 	return roundTrip(func(r *http.Request) (*http.Response, error) {
 		if err := ctx.Err(); err != nil {
@@ -165,10 +214,12 @@ func until(ctx context.Context, next http.RoundTripper) http.RoundTripper {
 	})
 }
 
-// hurry bounds the pause that an answer asks for. Those that refuse for now may ask for more: they are not about an order under way.
+// hurry bounds the pause that an answer asks for. Those that refuse for now may ask for more: they are not
+// about an order under way.
 func hurry(resp *http.Response) {
 	pause := resp.Header.Get("Retry-After")
-	if n, err := strconv.Atoi(pause); pause != "" && resp.StatusCode < http.StatusBadRequest && (err != nil || n > acmeLongest) {
+	if n, err := strconv.Atoi(pause); pause != "" && resp.StatusCode < http.StatusBadRequest &&
+		(err != nil || n > acmeLongest) {
 		resp.Header.Set("Retry-After", strconv.Itoa(acmeLongest))
 	}
 }

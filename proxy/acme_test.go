@@ -14,7 +14,8 @@ import (
 	"github.com/threshold-access/threshold/proxy/proxytest"
 )
 
-// While the authority cannot be reached nobody waits for it: browsers get the proxy's own certificate, and a stop is a stop.
+// While the authority cannot be reached nobody waits for it: browsers get the proxy's own certificate, and a
+// stop is a stop.
 func TestUnreachableACMEAuthorityDelaysNoHandshake(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	directory := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -28,8 +29,13 @@ func TestUnreachableACMEAuthorityDelaysNoHandshake(t *testing.T) {
 	defer cancel()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	writeCertificate(t, ca, directory.Certificate().Raw)
-	a, err := newAutomatic(ctx, ACME{Directory: directory.URL, CAFile: ca, Hosts: []string{"a.example.com"}}, t.TempDir(),
-		func() (*tls.Certificate, error) { return own, nil }, proxytest.Log())
+	a, err := newAutomatic(
+		ctx,
+		ACME{Directory: directory.URL, CAFile: ca, Hosts: []string{"a.example.com"}},
+		t.TempDir(),
+		func() (*tls.Certificate, error) { return own, nil },
+		proxytest.Log(),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +79,13 @@ func TestBadACMEAuthorityFileFailsAtStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range []string{"/none", empty} {
-		_, err := newAutomatic(t.Context(), ACME{CAFile: file, Hosts: []string{"a.example.com"}}, t.TempDir(), nil, proxytest.Log())
+		_, err := newAutomatic(
+			t.Context(),
+			ACME{CAFile: file, Hosts: []string{"a.example.com"}},
+			t.TempDir(),
+			nil,
+			proxytest.Log(),
+		)
 		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want an invalid fault with a remedy", file, err)
 		}

@@ -30,7 +30,18 @@ func (d *testProxy) dialEgress(alpn string, cert *tls.Certificate, kind identity
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	conn, err := way.DialTLS(d.t.Context(), d.addr, identity.PinnedTLS(d.Pin(), membertest.Name, alpn, func() (*tls.Certificate, error) { return cert, nil }, time.Now, kind))
+	conn, err := way.DialTLS(
+		d.t.Context(),
+		d.addr,
+		identity.PinnedTLS(
+			d.Pin(),
+			membertest.Name,
+			alpn,
+			func() (*tls.Certificate, error) { return cert, nil },
+			time.Now,
+			kind,
+		),
+	)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -42,7 +53,14 @@ func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 	d := startProxy(t, time.Second, behindBalancer)
 	id := d.Machine(identity.Node, "web-1", nil)
 	cert := d.MachineCertificate(id, nil)
-	node, err := tunnel.Connect(t.Context(), d.dialEgress(identity.ALPNTunnel, cert, identity.Proxy), cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
+	node, err := tunnel.Connect(
+		t.Context(),
+		d.dialEgress(identity.ALPNTunnel, cert, identity.Proxy),
+		cert.PrivateKey.(crypto.Signer),
+		id.ID,
+		"v9",
+		time.Now,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +76,11 @@ func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 		}
 		c.Close()
 	}()
-	outer := d.dialEgress(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil), identity.Proxy)
+	outer := d.dialEgress(
+		identity.ALPNDial,
+		d.UserCertificate(d.User("alice@example.com", "ops"), nil),
+		identity.Proxy,
+	)
 	beneath := coalesce.TransportOf(outer).Conn
 	if _, ok := beneath.(*egress.Stream); !ok {
 		t.Errorf("got a %T beneath, want the ping document to have been heeded", beneath)
@@ -79,7 +101,18 @@ func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	through := authrpc.NewClientWithDialer(way, d.addr, identity.PinnedTLS(d.Pin(), membertest.Name, identity.ALPNAuth, d.TLSCertificate, time.Now, identity.Auth))
+	through := authrpc.NewClientWithDialer(
+		way,
+		d.addr,
+		identity.PinnedTLS(
+			d.Pin(),
+			membertest.Name,
+			identity.ALPNAuth,
+			d.TLSCertificate,
+			time.Now,
+			identity.Auth,
+		),
+	)
 	defer through.Close()
 	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
 		t.Errorf("auth through the proxy: %v", err)
@@ -92,7 +125,14 @@ func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 func TestStopDrainsASessionInAWebSocket(t *testing.T) {
 	d := startProxy(t, time.Minute, behindBalancer)
 	d.attach("web-1")
-	conn := dial.Client(d.dialEgress(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil), identity.Proxy), dial.Request{Node: "web-1"})
+	conn := dial.Client(
+		d.dialEgress(
+			identity.ALPNDial,
+			d.UserCertificate(d.User("alice@example.com", "ops"), nil),
+			identity.Proxy,
+		),
+		dial.Request{Node: "web-1"},
+	)
 	echo(t, conn)
 	stopped := make(chan error, 1)
 	go func() { stopped <- d.stop() }()
@@ -118,7 +158,18 @@ func TestAnotherClustersProxyBehindTheBalancerIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	cert := d.UserCertificate(d.User("alice@example.com", "ops"), nil)
-	_, err = way.DialTLS(t.Context(), other.addr, identity.PinnedTLS(d.Pin(), membertest.Name, identity.ALPNDial, func() (*tls.Certificate, error) { return cert, nil }, time.Now, identity.Proxy))
+	_, err = way.DialTLS(
+		t.Context(),
+		other.addr,
+		identity.PinnedTLS(
+			d.Pin(),
+			membertest.Name,
+			identity.ALPNDial,
+			func() (*tls.Certificate, error) { return cert, nil },
+			time.Now,
+			identity.Proxy,
+		),
+	)
 	if err == nil {
 		t.Error("got a connection to another cluster's proxy")
 	}

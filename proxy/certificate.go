@@ -24,7 +24,13 @@ func (p *Proxy) webCertificate(ctx context.Context, m Member) (face, error) {
 	idle := func(ctx context.Context) error { <-ctx.Done(); return nil }
 	switch {
 	case p.cfg.ACME != nil:
-		a, err := newAutomatic(ctx, *p.cfg.ACME, filepath.Join(p.cfg.Dir, "acme"), m.TLSCertificate, p.cfg.Log)
+		a, err := newAutomatic(
+			ctx,
+			*p.cfg.ACME,
+			filepath.Join(p.cfg.Dir, "acme"),
+			m.TLSCertificate,
+			p.cfg.Log,
+		)
 		if err != nil {
 			return face{}, err
 		}
@@ -32,11 +38,21 @@ func (p *Proxy) webCertificate(ctx context.Context, m Member) (face, error) {
 	case p.cfg.CertFile != "":
 		f := &certFile{cert: p.cfg.CertFile, key: p.cfg.KeyFile, now: p.cfg.Now, log: p.cfg.Log}
 		if err := f.load(); err != nil {
-			return face{}, fault.Wrap(err, fault.Invalid, "proxy.Run", "the web certificate cannot be used", "check "+p.cfg.CertFile+" and "+p.cfg.KeyFile)
+			return face{}, fault.Wrap(
+				err,
+				fault.Invalid,
+				"proxy.Run",
+				"the web certificate cannot be used",
+				"check "+p.cfg.CertFile+" and "+p.cfg.KeyFile,
+			)
 		}
 		return face{f.get, nil, idle}, nil
 	}
-	return face{func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.TLSCertificate() }, nil, idle}, nil
+	return face{
+		func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.TLSCertificate() },
+		nil,
+		idle,
+	}, nil
 }
 
 // lookEvery is how often a certificate file is looked at, when somebody connects.

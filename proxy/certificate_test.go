@@ -51,7 +51,14 @@ func writePair(t *testing.T, dir string, serial int64) []byte {
 func TestACertificateFileIsReadAgainWhenItChanges(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	first := writePair(t, dir, 1)
-	p := &Proxy{cfg: Config{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key"), Now: func() time.Time { return now }, Log: proxytest.Log()}}
+	p := &Proxy{
+		cfg: Config{
+			CertFile: filepath.Join(dir, "cert"),
+			KeyFile:  filepath.Join(dir, "key"),
+			Now:      func() time.Time { return now },
+			Log:      proxytest.Log(),
+		},
+	}
 	files, err := p.webCertificate(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +102,15 @@ func TestStartFailuresReachRunAndReady(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := New(Config{Listener: ln, Public: []string{"proxy.example.com"}, Dir: t.TempDir(), AuthAddr: a.Addr(), CertFile: tt.cert, KeyFile: tt.cert, Log: proxytest.Log()})
+		p, err := New(Config{
+			Listener: ln,
+			Public:   []string{"proxy.example.com"},
+			Dir:      t.TempDir(),
+			AuthAddr: a.Addr(),
+			CertFile: tt.cert,
+			KeyFile:  tt.cert,
+			Log:      proxytest.Log(),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +118,13 @@ func TestStartFailuresReachRunAndReady(t *testing.T) {
 		go func() { ran <- p.run(t.Context(), tt.enter) }()
 		ready := p.Ready(t.Context())
 		if err := <-ran; !fault.Is(err, tt.kind) || !errors.Is(ready, err) || fault.Remedy(err) == "" {
-			t.Errorf("%s: got %v from Run and %v from Ready, want %s with a remedy from both", name, err, ready, tt.kind)
+			t.Errorf(
+				"%s: got %v from Run and %v from Ready, want %s with a remedy from both",
+				name,
+				err,
+				ready,
+				tt.kind,
+			)
 		}
 		if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
 			t.Errorf("%s: got the port still open", name)

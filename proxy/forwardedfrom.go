@@ -8,7 +8,8 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// signForwardedFrom makes the proxy's word, signed by its service key, from where a client comes that is passed through to auth.
+// signForwardedFrom makes the proxy's word, signed by its service key, from where a client comes that is
+// passed through to auth.
 func signForwardedFrom(m Member) func(netip.AddrPort, []byte) ([]byte, error) {
 	return func(from netip.AddrPort, hello []byte) ([]byte, error) {
 		cert, err := m.TLSCertificate()

@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// handover is a listener whose connections come from somewhere else: the port hands browsers to the pages through it.
+// handover is a listener whose connections come from somewhere else: the port hands browsers to the pages
+// through it.
 type handover struct {
 	addr  net.Addr
 	conns chan net.Conn

@@ -15,7 +15,13 @@ func TestHealthFollowsTheProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	p, err := New(Config{Listener: ln, Public: []string{"p.example.com"}, Dir: t.TempDir(), AuthAddr: "127.0.0.1:1", Log: proxytest.Log()})
+	p, err := New(Config{
+		Listener: ln,
+		Public:   []string{"p.example.com"},
+		Dir:      t.TempDir(),
+		AuthAddr: "127.0.0.1:1",
+		Log:      proxytest.Log(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

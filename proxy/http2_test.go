@@ -19,11 +19,12 @@ import (
 // floodFrames is far more than a client may send before the server has had enough of any of these.
 const floodFrames = 1 << 20
 
-// rapidFrames is fewer: a server that is quick enough keeps up with requests that are taken back, and need not end the connection.
+// rapidFrames is fewer: a server that is quick enough keeps up with requests that are taken back, and need
+// not end the connection.
 const rapidFrames = 1 << 13
 
-// h2 opens an HTTP/2 connection by hand, on which little can be under way towards the client. What is written to it goes out in large
-// pieces, or with Flush.
+// h2 opens an HTTP/2 connection by hand, on which little can be under way towards the client. What is written
+// to it goes out in large pieces, or with Flush.
 func (d *testProxy) h2() (*tls.Conn, *bufio.Writer, *http2.Framer) {
 	d.t.Helper()
 	raw, err := net.Dial("tcp", d.addr)
@@ -75,8 +76,8 @@ func TestHTTP2StreamLimitIsAnnounced(t *testing.T) {
 	}
 }
 
-// HTTP/2 lets a client abuse a connection without ever waiting for an answer. What that costs is bounded, the connection ends, and others
-// are served on.
+// HTTP/2 lets a client abuse a connection without ever waiting for an answer. What that costs is bounded, the
+// connection ends, and others are served on.
 func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 	d := startProxy(t, time.Second)
 	request := homePageHeader(d)
@@ -114,7 +115,8 @@ func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 				most = max(most, runtime.NumGoroutine())
 			}
 			err = errors.Join(err, out.Flush())
-			// Who reads nothing may also be stopped by TCP: with its own buffers full it takes no acknowledgement either, and gets no further.
+			// Who reads nothing may also be stopped by TCP: with its own buffers full it takes no
+			// acknowledgement either, and gets no further.
 			var slow net.Error
 			stopped := errors.As(err, &slow) && slow.Timeout()
 			if tt.frames == floodFrames && err == nil || stopped && !tt.deaf {

@@ -42,7 +42,16 @@ func (m membership) Auth() *authrpc.Client           { return m.client }
 func (m membership) FirstRules() signed.Set          { return m.SignRules() }
 func (m membership) Run(ctx context.Context) error   { <-ctx.Done(); return nil }
 
-var ops = access.Role{Name: "ops", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}}}}
+var ops = access.Role{
+	Name: "ops",
+	Allow: []access.Grant{
+		{
+			Nodes:   map[string]access.Strings{"*": {"*"}},
+			Logins:  access.Strings{"ubuntu"},
+			Actions: access.Strings{"shell"},
+		},
+	},
+}
 
 // testProxy is a whole proxy.
 type testProxy struct {
@@ -61,7 +70,15 @@ func startProxy(t *testing.T, drain time.Duration, change ...func(*Config)) *tes
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Listener: ln, Public: []string{ln.Addr().String()}, Dir: t.TempDir(), AuthAddr: a.Addr(), Version: "v1", Drain: drain, Log: proxytest.Log()}
+	cfg := Config{
+		Listener: ln,
+		Public:   []string{ln.Addr().String()},
+		Dir:      t.TempDir(),
+		AuthAddr: a.Addr(),
+		Version:  "v1",
+		Drain:    drain,
+		Log:      proxytest.Log(),
+	}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -110,7 +127,14 @@ func (d *testProxy) attach(name string) *tunnel.Uplink {
 
 func (d *testProxy) dialTLS(alpn string, cert *tls.Certificate) *tls.Conn {
 	d.t.Helper()
-	cfg := identity.PinnedTLS(d.Pin(), membertest.Name, alpn, func() (*tls.Certificate, error) { return cert, nil }, time.Now, identity.Proxy)
+	cfg := identity.PinnedTLS(
+		d.Pin(),
+		membertest.Name,
+		alpn,
+		func() (*tls.Certificate, error) { return cert, nil },
+		time.Now,
+		identity.Proxy,
+	)
 	conn, err := tls.Dial("tcp", d.addr, cfg)
 	if err != nil {
 		d.t.Fatal(err)
@@ -141,7 +165,10 @@ func TestOnePortServesEveryProtocol(t *testing.T) {
 
 	// tsh, by the dial protocol
 	alice := d.User("alice@example.com", "ops")
-	conn := dial.Client(d.dialTLS(identity.ALPNDial, d.UserCertificate(alice, nil)), dial.Request{Node: "web-1"})
+	conn := dial.Client(
+		d.dialTLS(identity.ALPNDial, d.UserCertificate(alice, nil)),
+		dial.Request{Node: "web-1"},
+	)
 	echo(t, conn)
 	conn.Close()
 
@@ -150,10 +177,22 @@ func TestOnePortServesEveryProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sc, chans, reqs, err := ssh.NewClientConn(raw, d.addr, &ssh.ClientConfig{User: "whoever", Auth: []ssh.AuthMethod{ssh.PublicKeys(d.UserSigner(alice, nil, "ubuntu"))},
-		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			return identity.VerifySSHHost(key, "127.0.0.1", []ssh.PublicKey{d.HostAuthority()}, time.Now())
-		}})
+	sc, chans, reqs, err := ssh.NewClientConn(
+		raw,
+		d.addr,
+		&ssh.ClientConfig{
+			User: "whoever",
+			Auth: []ssh.AuthMethod{ssh.PublicKeys(d.UserSigner(alice, nil, "ubuntu"))},
+			HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+				return identity.VerifySSHHost(
+					key,
+					"127.0.0.1",
+					[]ssh.PublicKey{d.HostAuthority()},
+					time.Now(),
+				)
+			},
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,12 +210,24 @@ func TestOnePortServesEveryProtocol(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	var ping dial.Ping
-	if err := json.NewDecoder(resp.Body).Decode(&ping); err != nil || ping.Pin != d.Pin() || ping.Cluster != membertest.Name || resp.ProtoMajor != 2 {
+	if err := json.NewDecoder(resp.Body).Decode(&ping); err != nil || ping.Pin != d.Pin() ||
+		ping.Cluster != membertest.Name ||
+		resp.ProtoMajor != 2 {
 		t.Errorf("got ping %+v over HTTP/%d, %v, want the cluster's over HTTP/2", ping, resp.ProtoMajor, err)
 	}
 
 	// auth, unopened: the certificate seen is auth's own
-	through := authrpc.NewClient(d.addr, identity.PinnedTLS(d.Pin(), membertest.Name, identity.ALPNAuth, d.TLSCertificate, time.Now, identity.Auth))
+	through := authrpc.NewClient(
+		d.addr,
+		identity.PinnedTLS(
+			d.Pin(),
+			membertest.Name,
+			identity.ALPNAuth,
+			d.TLSCertificate,
+			time.Now,
+			identity.Auth,
+		),
+	)
 	defer through.Close()
 	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
 		t.Errorf("auth through the proxy: %v", err)
@@ -193,7 +244,10 @@ func TestOnePortServesEveryProtocol(t *testing.T) {
 func TestStopDrainsASession(t *testing.T) {
 	d := startProxy(t, time.Minute)
 	d.attach("web-1")
-	conn := dial.Client(d.dialTLS(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)), dial.Request{Node: "web-1"})
+	conn := dial.Client(
+		d.dialTLS(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)),
+		dial.Request{Node: "web-1"},
+	)
 	echo(t, conn)
 	stopped := make(chan error, 1)
 	go func() { stopped <- d.stop() }()
@@ -214,7 +268,17 @@ func TestStopDrainsASession(t *testing.T) {
 // Clients keep idle connections to auth open; a stop does not wait for those.
 func TestStopDoesNotWaitForIdleConnectionsToAuth(t *testing.T) {
 	d := startProxy(t, time.Minute)
-	through := authrpc.NewClient(d.addr, identity.PinnedTLS(d.Pin(), membertest.Name, identity.ALPNAuth, d.TLSCertificate, time.Now, identity.Auth))
+	through := authrpc.NewClient(
+		d.addr,
+		identity.PinnedTLS(
+			d.Pin(),
+			membertest.Name,
+			identity.ALPNAuth,
+			d.TLSCertificate,
+			time.Now,
+			identity.Auth,
+		),
+	)
 	defer through.Close()
 	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
 		t.Fatal(err)
@@ -231,7 +295,10 @@ func TestStopDoesNotWaitForIdleConnectionsToAuth(t *testing.T) {
 func TestStopCutsSessionsAfterTheDrain(t *testing.T) {
 	d := startProxy(t, 50*time.Millisecond)
 	d.attach("web-1")
-	conn := dial.Client(d.dialTLS(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)), dial.Request{Node: "web-1"})
+	conn := dial.Client(
+		d.dialTLS(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)),
+		dial.Request{Node: "web-1"},
+	)
 	echo(t, conn)
 	if err := d.stop(); err != nil {
 		t.Errorf("got %v, want a clean stop", err)

@@ -13,7 +13,8 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// A browser is where the PROXY header says, and no header of HTTP says otherwise: people may come from the balancers' own network.
+// A browser is where the PROXY header says, and no header of HTTP says otherwise: people may come from the
+// balancers' own network.
 func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 	d := startProxy(t, time.Second, func(c *Config) {
 		c.Balancers, c.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, true
@@ -23,15 +24,25 @@ func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 		from = r.From
 		return authrpc.BeginLoginResponse{}, nil
 	}
-	browser := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-			if err == nil {
-				_, err = fmt.Fprintf(conn, "PROXY TCP4 127.0.0.9 127.0.0.1 40000 443\r\n")
-			}
-			return conn, err
-		}}}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+d.addr+"/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz", nil)
+	browser := &http.Client{
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+				if err == nil {
+					_, err = fmt.Fprintf(conn, "PROXY TCP4 127.0.0.9 127.0.0.1 40000 443\r\n")
+				}
+				return conn, err
+			},
+		},
+	}
+	r, err := http.NewRequestWithContext(
+		t.Context(),
+		http.MethodGet,
+		"https://"+d.addr+"/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz",
+		nil,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

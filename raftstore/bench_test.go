@@ -10,7 +10,8 @@ import (
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
-// BenchmarkCommit measures durable commits of 256 bytes each, one replica, by the number of concurrent writers.
+// BenchmarkCommit measures durable commits of 256 bytes each, one replica, by the number of concurrent
+// writers.
 func BenchmarkCommit(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprint(writers, "writers"), func(b *testing.B) {

@@ -18,8 +18,8 @@ func (w *writer) uint(v uint64)   { w.buf = binary.AppendUvarint(w.buf, v) }
 func (w *writer) bytes(b []byte)  { w.uint(uint64(len(b))); w.buf = append(w.buf, b...) }
 func (w *writer) string(s string) { w.uint(uint64(len(s))); w.buf = append(w.buf, s...) }
 
-// reader undoes writer. After the first malformed shape it returns zeros and keeps err, so a caller checks once at the end. It
-// allocates nothing: byte strings are parts of buf.
+// reader undoes writer. After the first malformed shape it returns zeros and keeps err, so a caller checks
+// once at the end. It allocates nothing: byte strings are parts of buf.
 type reader struct {
 	buf []byte
 	err error
@@ -60,8 +60,8 @@ func (r *reader) bytes() []byte {
 
 func (r *reader) string() string { return string(r.bytes()) }
 
-// count reads how many elements follow, each of at least size bytes: a lie about it cannot make the caller allocate more than a
-// small multiple of what was sent.
+// count reads how many elements follow, each of at least size bytes: a lie about it cannot make the caller
+// allocate more than a small multiple of what was sent.
 func (r *reader) count(size int) int {
 	n := r.uint()
 	if n > uint64(len(r.buf)/size) {

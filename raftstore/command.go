@@ -5,13 +5,15 @@ import (
 	"time"
 )
 
-// A command is what one raft log entry carries: the leader's clock and a list of operations that share the entry.
+// A command is what one raft log entry carries: the leader's clock and a list of operations that share the
+// entry.
 //
 //	command   = version:byte time:uvarint(ns since 1970) count:uvarint operation*
 //	operation = kind:byte length:uvarint body
 //
-// The format is append-only. New operations get new kinds, new fields a new kind or version, and a leader may use them only when
-// every member knows them. A replica that meets one it does not know halts (machine.Apply): to skip it would be to diverge.
+// The format is append-only. New operations get new kinds, new fields a new kind or version, and a leader may
+// use them only when every member knows them. A replica that meets one it does not know halts
+// (machine.Apply): to skip it would be to diverge.
 const commandV1 byte = 1
 
 type kind byte
@@ -157,7 +159,12 @@ func (r *reader) txn() (t Txn) {
 		if flags&^writeDeletes != 0 {
 			r.fail()
 		}
-		t.Then[i] = Write{Delete: flags&writeDeletes != 0, Key: r.string(), Value: r.bytes(), Lease: LeaseID(r.uint())}
+		t.Then[i] = Write{
+			Delete: flags&writeDeletes != 0,
+			Key:    r.string(),
+			Value:  r.bytes(),
+			Lease:  LeaseID(r.uint()),
+		}
 	}
 	t.Append = make([]Append, r.count(2))
 	for i := range t.Append {

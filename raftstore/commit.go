@@ -26,8 +26,9 @@ type reply struct {
 	err     error
 }
 
-// Commit writes t if its conditions hold, else it is fault Conflict. Concurrent calls share log entries and fsyncs. An error of any
-// other kind than Conflict and Invalid leaves open whether t happened: read before trying again.
+// Commit writes t if its conditions hold, else it is fault Conflict. Concurrent calls share log entries and
+// fsyncs. An error of any other kind than Conflict and Invalid leaves open whether t happened: read before
+// trying again.
 func (s *Store) Commit(ctx context.Context, t Txn) (Result, error) {
 	if err := t.check(); err != nil {
 		return Result{}, err
@@ -50,11 +51,21 @@ func (o outcome) fault() error {
 	const op = "raftstore.Commit"
 	switch o.verdict {
 	case conditionFailed:
-		return fault.New(fault.Conflict, op, quote(o.key)+" was changed meanwhile", "read it again and repeat the change")
+		return fault.New(
+			fault.Conflict,
+			op,
+			quote(o.key)+" was changed meanwhile",
+			"read it again and repeat the change",
+		)
 	case leaseEnded:
 		return fault.New(fault.Expired, op, "the lease has ended", "take a new lease and write again")
 	case tooManyStreams:
-		return fault.New(fault.Exhausted, op, "the store keeps no more streams: "+quote(o.key), "append to a stream that exists")
+		return fault.New(
+			fault.Exhausted,
+			op,
+			"the store keeps no more streams: "+quote(o.key),
+			"append to a stream that exists",
+		)
 	}
 	return nil
 }
@@ -93,8 +104,8 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	}
 }
 
-// propose joins what waits into commands, one after the other: while one is on its way to disk, the next one fills. That is the
-// whole of group commit; a lone writer never waits for company.
+// propose joins what waits into commands, one after the other: while one is on its way to disk, the next one
+// fills. That is the whole of group commit; a lone writer never waits for company.
 func (s *Store) propose(ctx context.Context, r *raft.Raft) {
 	var next *proposal // took no part in the last group
 	for ctx.Err() == nil {
@@ -111,7 +122,8 @@ func (s *Store) propose(ctx context.Context, r *raft.Raft) {
 	}
 }
 
-// collectGroup takes what waits in the queue as long as it may share a command with first. It returns the one that may not, if any.
+// collectGroup takes what waits in the queue as long as it may share a command with first. It returns the one
+// that may not, if any.
 func (s *Store) collectGroup(first *proposal) (group []*proposal, next *proposal) {
 	group = []*proposal{first}
 	size := commandOverhead + len(first.bytes)
@@ -181,10 +193,16 @@ func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applyResult, error) {
 	case error:
 		return nil, got
 	}
-	return nil, fault.New(fault.Internal, "raftstore.Commit", "the state machine gave no answer", "restart auth")
+	return nil, fault.New(
+		fault.Internal,
+		"raftstore.Commit",
+		"the state machine gave no answer",
+		"restart auth",
+	)
 }
 
-// waitFuture waits for a future of raft's, or for raft's end: some futures then stay unanswered, and so does the goroutine here.
+// waitFuture waits for a future of raft's, or for raft's end: some futures then stay unanswered, and so does
+// the goroutine here.
 func (s *Store) waitFuture(future raft.Future) error {
 	answered := make(chan error, 1)
 	go func() { answered <- future.Error() }()
@@ -205,5 +223,11 @@ func (s *Store) applyFault(err error) error {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return unavailable("this replica does not lead")
 	}
-	return fault.Wrap(err, fault.Unavailable, "raftstore.Commit", "it is not known whether the write was kept", "look whether it was, then try again")
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		"raftstore.Commit",
+		"it is not known whether the write was kept",
+		"look whether it was, then try again",
+	)
 }

@@ -23,12 +23,14 @@ type Config struct {
 	// Stream carries raft between replicas. The store owns it from Run on and closes it. Required.
 	Stream raft.StreamLayer
 
-	// Bootstrap makes a folder without any log the first and only member of a new cluster. On a folder with a log it changes
-	// nothing, so that a crash during birth does no harm: ask Empty. Exactly one replica of a cluster is ever bootstrapped.
+	// Bootstrap makes a folder without any log the first and only member of a new cluster. On a folder with a
+	// log it changes nothing, so that a crash during birth does no harm: ask Empty. Exactly one replica of a
+	// cluster is ever bootstrapped.
 	Bootstrap bool
 
-	// Heartbeat is the time without word from a leader after which a replica stands for election. Zero means 50 ms, right for a
-	// single voter, who waits for nobody; several want max(200 ms, 4 × the worst round trip). Less than 5 ms is refused.
+	// Heartbeat is the time without word from a leader after which a replica stands for election. Zero means
+	// 50 ms, right for a single voter, who waits for nobody; several want max(200 ms, 4 × the worst round
+	// trip). Less than 5 ms is refused.
 	Heartbeat time.Duration
 
 	// Log gets what an operator should know. Zero discards it.
@@ -83,7 +85,12 @@ func (c *Config) check() error {
 		}
 	}
 	if bad != "" {
-		return fault.New(fault.Invalid, "raftstore.New", "the store's configuration has "+bad, "correct the auth section of the configuration file")
+		return fault.New(
+			fault.Invalid,
+			"raftstore.New",
+			"the store's configuration has "+bad,
+			"correct the auth section of the configuration file",
+		)
 	}
 	c.Dir = filepath.Clean(c.Dir)
 	return nil

@@ -13,9 +13,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// diskFS is raft-wal's own file system, with two promises more. Files are their owner's alone. And the first Sync of a file opened by
-// OpenWriter makes its name durable too: without it a file that was created, then reopened after kill -9, could be synced and still
-// vanish with its folder's entry.
+// diskFS is raft-wal's own file system, with two promises more. Files are their owner's alone. And the first
+// Sync of a file opened by OpenWriter makes its name durable too: without it a file that was created, then
+// reopened after kill -9, could be synced and still vanish with its folder's entry.
 type diskFS struct{ *fs.FS }
 
 func newDiskFS() types.VFS { return diskFS{fs.New()} }
@@ -98,8 +98,8 @@ func ownerOnly(paths ...string) error {
 	return nil
 }
 
-// lockDir makes this process the folder's only user until the file is closed; the kernel does that when the process dies. Without
-// it a second process would hang for ever in bbolt's own lock.
+// lockDir makes this process the folder's only user until the file is closed; the kernel does that when the
+// process dies. Without it a second process would hang for ever in bbolt's own lock.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -107,8 +107,13 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
-		return nil, fault.Wrap(err, fault.Conflict, "raftstore.Run", "another process uses the data folder "+quote(dir),
-			"stop the other auth on this machine, or give this one its own data folder")
+		return nil, fault.Wrap(
+			err,
+			fault.Conflict,
+			"raftstore.Run",
+			"another process uses the data folder "+quote(dir),
+			"stop the other auth on this machine, or give this one its own data folder",
+		)
 	}
 	return f, nil
 }

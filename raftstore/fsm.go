@@ -11,8 +11,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// fsm is raft's FSM: it turns log entries into states. Apply, Snapshot and Restore are called by one goroutine, raft's; state
-// and ring may be read by all.
+// fsm is raft's FSM: it turns log entries into states. Apply, Snapshot and Restore are called by one
+// goroutine, raft's; state and ring may be read by all.
 type fsm struct {
 	state atomic.Pointer[state]
 	files *segmentFiles
@@ -33,9 +33,9 @@ type applyResult struct {
 	outcomes []outcome // one for each operation
 }
 
-// Apply makes the next state. It returns an *applied, or an error when this replica has halted: then no further entry is applied,
-// no snapshot made, and the entry waits in the log for the next start. raft's own AppliedIndex counts it nevertheless; the index
-// that counts is state.revision.
+// Apply makes the next state. It returns an *applied, or an error when this replica has halted: then no
+// further entry is applied, no snapshot made, and the entry waits in the log for the next start. raft's own
+// AppliedIndex counts it nevertheless; the index that counts is state.revision.
 func (m *fsm) Apply(l *raft.Log) any {
 	if err := m.latch.err(); err != nil {
 		return err
@@ -45,7 +45,11 @@ func (m *fsm) Apply(l *raft.Log) any {
 		return m.latch.trip(commandFault(err))
 	}
 	next := m.state.Load().builder(Revision(l.Index), l.Term, cmd.time, m.files)
-	out := &applyResult{revision: next.revision, time: time.Unix(0, next.clock), outcomes: make([]outcome, len(cmd.ops))}
+	out := &applyResult{
+		revision: next.revision,
+		time:     time.Unix(0, next.clock),
+		outcomes: make([]outcome, len(cmd.ops)),
+	}
 	for i, op := range cmd.ops {
 		if out.outcomes[i], err = next.apply(op); err != nil {
 			return m.latch.trip(diskFault(err))
@@ -58,11 +62,21 @@ func (m *fsm) Apply(l *raft.Log) any {
 
 func commandFault(err error) error {
 	if errors.Is(err, errUnsupported) {
-		return fault.Wrap(err, fault.Unavailable, "raftstore", "the log holds a command this release does not know: this replica has halted",
-			"upgrade this replica to the release of the newest member, then restart it; nothing is lost")
+		return fault.Wrap(
+			err,
+			fault.Unavailable,
+			"raftstore",
+			"the log holds a command this release does not know: this replica has halted",
+			"upgrade this replica to the release of the newest member, then restart it; nothing is lost",
+		)
 	}
-	return fault.Wrap(err, fault.Internal, "raftstore", "the log holds a damaged command: this replica has halted",
-		"restore this replica from a backup, or remove it and join it anew")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"raftstore",
+		"the log holds a damaged command: this replica has halted",
+		"restore this replica from a backup, or remove it and join it anew",
+	)
 }
 
 // Snapshot keeps the state as it is; Persist writes it while the machine goes on.

@@ -12,8 +12,8 @@ import (
 	"github.com/hashicorp/raft-wal/types"
 )
 
-// The guards stand between the libraries and the world and share one latch. The first failed write latches; from then on no guard
-// lets anything through, so no library can carry on as if nothing had happened.
+// The guards stand between the libraries and the world and share one latch. The first failed write latches;
+// from then on no guard lets anything through, so no library can carry on as if nothing had happened.
 
 // guardFS latches when a change fails. Reading may fail freely.
 type guardFS struct {
@@ -90,8 +90,8 @@ func (g guardMeta) CommitState(s types.PersistentState) error {
 	return nil
 }
 
-// SetStable reports success once latched: raft panics when it can not keep its term, but wants to change it while it shuts down.
-// Nobody is misled, because guardConn lets a latched replica say nothing.
+// SetStable reports success once latched: raft panics when it can not keep its term, but wants to change it
+// while it shuts down. Nobody is misled, because guardConn lets a latched replica say nothing.
 func (g guardMeta) SetStable(key, value []byte) error {
 	if g.latch.err() == nil {
 		if err := g.MetaStore.SetStable(key, value); err != nil {
@@ -101,16 +101,22 @@ func (g guardMeta) SetStable(key, value []byte) error {
 	return nil
 }
 
-// guardSnapshots keeps a latched replica from making a snapshot, after which raft would drop log entries. A snapshot that fails
-// latches nothing: the log still has it all, and raft tries again. It also keeps a snapshot's files their owner's alone, from before
-// anything is in them.
+// guardSnapshots keeps a latched replica from making a snapshot, after which raft would drop log entries. A
+// snapshot that fails latches nothing: the log still has it all, and raft tries again. It also keeps a
+// snapshot's files their owner's alone, from before anything is in them.
 type guardSnapshots struct {
 	raft.SnapshotStore
 	dir   string // where raft makes a folder for each, which ends in .tmp until it is whole
 	latch *latch
 }
 
-func (g guardSnapshots) Create(v raft.SnapshotVersion, index, term uint64, conf raft.Configuration, at uint64, t raft.Transport) (raft.SnapshotSink, error) {
+func (g guardSnapshots) Create(
+	v raft.SnapshotVersion,
+	index, term uint64,
+	conf raft.Configuration,
+	at uint64,
+	t raft.Transport,
+) (raft.SnapshotSink, error) {
 	if err := g.latch.err(); err != nil {
 		return nil, err
 	}

@@ -36,11 +36,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// writeUntilKilled opens the store, tells what each writer finds ("have W N"), then writes and tells what was acknowledged ("ack W N").
+// writeUntilKilled opens the store, tells what each writer finds ("have W N"), then writes and tells what was
+// acknowledged ("ack W N").
 func writeUntilKilled(dir string) error {
 	cfg := raftstoretest.Config(dir)
-	cfg.Bounds = raftstore.Bounds{LogSegmentBytes: 64 << 10, StreamSegment: 64 << 10, SnapshotEntries: 50, TrailingEntries: 10,
-		SnapshotInterval: 10 * time.Millisecond}
+	cfg.Bounds = raftstore.Bounds{
+		LogSegmentBytes:  64 << 10,
+		StreamSegment:    64 << 10,
+		SnapshotEntries:  50,
+		TrailingEntries:  10,
+		SnapshotInterval: 10 * time.Millisecond,
+	}
 	s, err := raftstore.New(cfg)
 	if err != nil {
 		return err
@@ -74,7 +80,8 @@ func writeUntilKilled(dir string) error {
 	return <-ended
 }
 
-// numberedTxn is a transaction that writes n to the writer's key and appends it, as record n, to the writer's stream.
+// numberedTxn is a transaction that writes n to the writer's key and appends it, as record n, to the writer's
+// stream.
 func numberedTxn(w, n int) raftstore.Txn {
 	data := make([]byte, 500)
 	copy(data, strconv.Itoa(n))
@@ -92,8 +99,14 @@ func lastNumber(ctx context.Context, s *raftstore.Store, w int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if n > 0 && (len(recs) != 1 || string(recs[0].Data[:len(it.Value)]) != string(it.Value)) || n == 0 && len(recs) != 0 {
-		return 0, fmt.Errorf("writer %d: the key says %d, the stream has %d records from there", w, n, len(recs))
+	if n > 0 && (len(recs) != 1 || string(recs[0].Data[:len(it.Value)]) != string(it.Value)) ||
+		n == 0 && len(recs) != 0 {
+		return 0, fmt.Errorf(
+			"writer %d: the key says %d, the stream has %d records from there",
+			w,
+			n,
+			len(recs),
+		)
 	}
 	return n, nil
 }
@@ -113,7 +126,8 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// killOnce starts a writer and kills it after some acknowledgements. All it acknowledged is in the pipe, the last ones after the kill.
+// killOnce starts a writer and kills it after some acknowledgements. All it acknowledged is in the pipe, the
+// last ones after the kill.
 func killOnce(t *testing.T, dir string, after int, acked *[killWriters]int) {
 	t.Helper()
 	child := exec.Command(os.Args[0])

@@ -8,9 +8,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// latch remembers the first failure after which this replica must not be trusted to keep anything: a write or fsync that failed, or
-// a command it can not follow. It is never released; after fsync failed once the kernel may have dropped the pages, and a second
-// fsync that succeeds would prove nothing.
+// latch remembers the first failure after which this replica must not be trusted to keep anything: a write or
+// fsync that failed, or a command it can not follow. It is never released; after fsync failed once the kernel
+// may have dropped the pages, and a second fsync that succeeds would prove nothing.
 type latch struct {
 	tripped chan struct{} // closed at the first failure
 
@@ -45,9 +45,19 @@ func diskFault(err error) error {
 		return err
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fault.Wrap(err, fault.Exhausted, "raftstore", "the disk of this replica is full: nothing more is written, nothing written is lost",
-			"free space in the data folder's file system, then restart auth")
+		return fault.Wrap(
+			err,
+			fault.Exhausted,
+			"raftstore",
+			"the disk of this replica is full: nothing more is written, nothing written is lost",
+			"free space in the data folder's file system, then restart auth",
+		)
 	}
-	return fault.Wrap(err, fault.Internal, "raftstore", "the disk of this replica failed: nothing more is written",
-		"check the disk (dmesg, smartctl), then restart auth; what was acknowledged is read again from disk")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"raftstore",
+		"the disk of this replica failed: nothing more is written",
+		"check the disk (dmesg, smartctl), then restart auth; what was acknowledged is read again from disk",
+	)
 }

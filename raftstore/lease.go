@@ -15,8 +15,9 @@ import (
 // maxTTL bounds a lease's life without word: what lives longer is no lease.
 const maxTTL = 24 * time.Hour
 
-// lessor is the leader's clock over leases. The state machine knows which leases live, not until when; the leader does, and
-// proposes their end as a command. Keeping a lease alive therefore writes nothing. A new leader gives each its full time again.
+// lessor is the leader's clock over leases. The state machine knows which leases live, not until when; the
+// leader does, and proposes their end as a command. Keeping a lease alive therefore writes nothing. A new
+// leader gives each its full time again.
 type lessor struct {
 	mu      sync.Mutex            // guards what follows
 	ends    map[LeaseID]time.Time // nil while this replica does not lead
@@ -31,7 +32,10 @@ func (l *lessor) start(now time.Time, s *state) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ends, l.ttls = map[LeaseID]time.Time{}, map[LeaseID]time.Duration{}
-	walk(s.leases, func(key []byte, ttl time.Duration) { l.set(LeaseID(binary.BigEndian.Uint64(key)), ttl, now) })
+	walk(
+		s.leases,
+		func(key []byte, ttl time.Duration) { l.set(LeaseID(binary.BigEndian.Uint64(key)), ttl, now) },
+	)
 }
 
 // stop forgets all: another replica leads.
@@ -57,7 +61,8 @@ func (l *lessor) set(id LeaseID, ttl time.Duration, now time.Time) {
 	}
 }
 
-// renew gives a lease its full time again, unless its end has been reached: then it is already being proposed.
+// renew gives a lease its full time again, unless its end has been reached: then it is already being
+// proposed.
 func (l *lessor) renew(id LeaseID, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,7 +83,8 @@ func (l *lessor) remove(ids []LeaseID) {
 	}
 }
 
-// expired returns the leases that ended by now, in order, and how long until the next one does (an hour when there is none).
+// expired returns the leases that ended by now, in order, and how long until the next one does (an hour when
+// there is none).
 func (l *lessor) expired(now time.Time) (ended []LeaseID, next time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -97,9 +103,17 @@ func (l *lessor) expired(now time.Time) (ended []LeaseID, next time.Duration) {
 // Grant makes a lease that lives for ttl (at most 24 h), and as long again after each KeepAlive.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 	if ttl <= 0 || ttl > maxTTL {
-		return 0, fault.New(fault.Invalid, "raftstore.Grant", "a lease lives for up to 24 hours", "ask for a time between 1 ns and 24 h")
+		return 0, fault.New(
+			fault.Invalid,
+			"raftstore.Grant",
+			"a lease lives for up to 24 hours",
+			"ask for a time between 1 ns and 24 h",
+		)
 	}
-	r, err := s.submit(ctx, &proposal{bytes: encodeOperation(operation{kind: kindGrant, ttl: ttl}), exclusive: true, ttl: ttl})
+	r, err := s.submit(
+		ctx,
+		&proposal{bytes: encodeOperation(operation{kind: kindGrant, ttl: ttl}), exclusive: true, ttl: ttl},
+	)
 	return r.outcome.lease, err
 }
 
@@ -127,14 +141,18 @@ func (s *Store) Revoke(ctx context.Context, id LeaseID) error {
 }
 
 func (s *Store) revoke(ctx context.Context, ids []LeaseID) (reply, error) {
-	r, err := s.submit(ctx, &proposal{bytes: encodeOperation(operation{kind: kindRevoke, leases: ids}), exclusive: true})
+	r, err := s.submit(
+		ctx,
+		&proposal{bytes: encodeOperation(operation{kind: kindRevoke, leases: ids}), exclusive: true},
+	)
 	if err == nil {
 		s.lessor.remove(ids)
 	}
 	return r, err
 }
 
-// watchLeadership begins each term this replica leads with an empty command, which Ready and Linearize wait for, and keeps the lessor.
+// watchLeadership begins each term this replica leads with an empty command, which Ready and Linearize wait
+// for, and keeps the lessor.
 func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) {
 	for {
 		select {

@@ -100,7 +100,13 @@ func (m *model) equal(t *testing.T, fsm *fsm) {
 		t.Fatalf("got items\n%v, want\n%v", got, want)
 	}
 	if s.leases.Len() != len(m.leases) || s.lastLease != m.lastLease {
-		t.Fatalf("got %d leases, last %d, want %d, %d", s.leases.Len(), s.lastLease, len(m.leases), m.lastLease)
+		t.Fatalf(
+			"got %d leases, last %d, want %d, %d",
+			s.leases.Len(),
+			s.lastLease,
+			len(m.leases),
+			m.lastLease,
+		)
 	}
 	held := 0
 	for _, it := range m.items {
@@ -136,21 +142,28 @@ func randomOperation(r *rand.Rand, m *model) operation {
 	op := operation{kind: kindTxn}
 	if r.IntN(2) == 0 {
 		k := key()
-		op.txn.If = []Condition{{Key: k, Modified: []Revision{0, anyRevision, m.items[k].Modified}[r.IntN(3)]}}
+		op.txn.If = []Condition{
+			{Key: k, Modified: []Revision{0, anyRevision, m.items[k].Modified}[r.IntN(3)]},
+		}
 	}
 	a, b := key(), key()
-	op.txn.Then = append(op.txn.Then, Write{Key: a, Value: fmt.Append(nil, r.IntN(100)), Lease: []LeaseID{0, 0, m.lastLease}[r.IntN(3)]})
+	op.txn.Then = append(
+		op.txn.Then,
+		Write{Key: a, Value: fmt.Append(nil, r.IntN(100)), Lease: []LeaseID{0, 0, m.lastLease}[r.IntN(3)]},
+	)
 	if a != b {
 		op.txn.Then = append(op.txn.Then, Delete(b))
 	}
 	if r.IntN(3) == 0 {
-		op.txn.Append = []Append{{Stream: fmt.Sprint("s/", r.IntN(3)), Records: [][]byte{fmt.Append(nil, r.Uint64()), {}}}}
+		op.txn.Append = []Append{
+			{Stream: fmt.Sprint("s/", r.IntN(3)), Records: [][]byte{fmt.Append(nil, r.Uint64()), {}}},
+		}
 	}
 	return op
 }
 
-// TestModel applies random commands to the machine and to plain maps; now and then the machine is replaced by one restored from
-// its snapshot, or from an older one with the log after it, over the same segment files.
+// TestModel applies random commands to the machine and to plain maps; now and then the machine is replaced by
+// one restored from its snapshot, or from an older one with the log after it, over the same segment files.
 func TestModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 12))
 	dir := t.TempDir()
@@ -158,7 +171,11 @@ func TestModel(t *testing.T) {
 		l := newLatch()
 		return newFSM(newSegmentFiles(guardFS{newDiskFS(), l}, dir, 512), 1<<20, l)
 	}
-	fsm, m := fresh(), &model{items: map[string]Item{}, leases: map[LeaseID]bool{}, streams: map[string][]string{}}
+	fsm, m := fresh(), &model{
+		items:   map[string]Item{},
+		leases:  map[LeaseID]bool{},
+		streams: map[string][]string{},
+	}
 	var saved []byte
 	var since []*raft.Log
 	for index := uint64(1); index <= 3000; index++ {
@@ -220,7 +237,10 @@ func newTestFSM(t testing.TB) *fsm {
 }
 
 func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
-	known := encodeCommand(time.Unix(1, 0), [][]byte{encodeOperation(operation{kind: kindTxn, txn: Txn{Then: []Write{Put("a", nil)}}})})
+	known := encodeCommand(
+		time.Unix(1, 0),
+		[][]byte{encodeOperation(operation{kind: kindTxn, txn: Txn{Then: []Write{Put("a", nil)}}})},
+	)
 	cases := map[string][]byte{
 		"a version of the future": {commandV1 + 1, 0, 0},
 		"a kind of the future":    {commandV1, 0, 1, 200, 0},
@@ -234,7 +254,8 @@ func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 			m.Apply(&raft.Log{Index: 1, Term: 1, Data: known})
 			before := m.state.Load()
 			for _, next := range [][]byte{data, known} { // nothing after it is applied either
-				if err, halted := m.Apply(&raft.Log{Index: 2, Term: 1, Data: next}).(error); !halted || fault.Remedy(err) == "" {
+				if err, halted := m.Apply(&raft.Log{Index: 2, Term: 1, Data: next}).(error); !halted ||
+					fault.Remedy(err) == "" {
 					t.Errorf("got %v, want a fault with a remedy", err)
 				}
 			}
@@ -250,8 +271,15 @@ func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 
 func TestTruncatedOrUnsupportedSnapshotIsRefused(t *testing.T) {
 	m := newTestFSM(t)
-	m.Apply(&raft.Log{Index: 1, Term: 1, Data: encodeCommand(time.Unix(1, 0), [][]byte{encodeOperation(operation{kind: kindTxn,
-		txn: Txn{Then: []Write{Put("a", []byte("1"))}, Append: []Append{{Stream: "s", Records: [][]byte{[]byte("x")}}}}})})})
+	m.Apply(&raft.Log{
+		Index: 1,
+		Term:  1,
+		Data: encodeCommand(time.Unix(1, 0), [][]byte{encodeOperation(operation{kind: kindTxn,
+			txn: Txn{
+				Then:   []Write{Put("a", []byte("1"))},
+				Append: []Append{{Stream: "s", Records: [][]byte{[]byte("x")}}},
+			}})}),
+	})
 	whole := persist(t, m)
 	for n := range whole {
 		if _, err := readSnapshot(bytes.NewReader(whole[:n])); err == nil {
@@ -273,8 +301,11 @@ func FuzzDecodeCommand(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{commandV1, 0, 1, 9, 0})
 	f.Add(encodeCommand(time.Unix(1, 0), [][]byte{
-		encodeOperation(operation{kind: kindTxn, txn: Txn{If: []Condition{Exists("a")}, Then: []Write{Put("k", []byte("v")), Delete("d")},
-			Append: []Append{{Stream: "audit", Records: [][]byte{[]byte("r")}}}}}),
+		encodeOperation(operation{
+			kind: kindTxn,
+			txn: Txn{If: []Condition{Exists("a")}, Then: []Write{Put("k", []byte("v")), Delete("d")},
+				Append: []Append{{Stream: "audit", Records: [][]byte{[]byte("r")}}}},
+		}),
 		encodeOperation(operation{kind: kindGrant, ttl: time.Second}),
 		encodeOperation(operation{kind: kindRevoke, leases: []LeaseID{1, 2}}),
 	}))

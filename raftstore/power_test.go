@@ -25,7 +25,8 @@ type ledger struct {
 	acked, attempted [powerWriters]int
 }
 
-// write commits numbers until something fails: each sets the writer's key and appends the same number to the one stream.
+// write commits numbers until something fails: each sets the writer's key and appends the same number to the
+// one stream.
 func (l *ledger) write(ctx context.Context, s *raftstore.Store, w int, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, uint64(w)))
 	for {
@@ -33,8 +34,10 @@ func (l *ledger) write(ctx context.Context, s *raftstore.Store, w int, seed uint
 		l.attempted[w] = n
 		pad := strings.Repeat(".", r.IntN(3000))
 		_, err := s.Commit(ctx, raftstore.Txn{
-			Then:   []raftstore.Write{raftstore.Put(fmt.Sprint("w", w), []byte(strconv.Itoa(n)))},
-			Append: []raftstore.Append{{Stream: "audit/all", Records: [][]byte{fmt.Appendf(nil, "%d %d %s", w, n, pad)}}},
+			Then: []raftstore.Write{raftstore.Put(fmt.Sprint("w", w), []byte(strconv.Itoa(n)))},
+			Append: []raftstore.Append{
+				{Stream: "audit/all", Records: [][]byte{fmt.Appendf(nil, "%d %d %s", w, n, pad)}},
+			},
 		})
 		if err != nil {
 			return
@@ -43,7 +46,8 @@ func (l *ledger) write(ctx context.Context, s *raftstore.Store, w int, seed uint
 	}
 }
 
-// check compares the store with the ledger and lets the ledger learn what happened without an acknowledgement.
+// check compares the store with the ledger and lets the ledger learn what happened without an
+// acknowledgement.
 func (l *ledger) check(t *testing.T, s *raftstore.Store) {
 	t.Helper()
 	last := readAll(t, s)
@@ -80,7 +84,14 @@ func readAll(t *testing.T, s *raftstore.Store) (last [powerWriters]int) {
 				t.Fatalf("record %d: %v", rec.Number, err)
 			}
 			if rec.Number != from || n != last[w]+1 {
-				t.Fatalf("got record %d with %d of writer %d, want number %d with %d", rec.Number, n, w, from, last[w]+1)
+				t.Fatalf(
+					"got record %d with %d of writer %d, want number %d with %d",
+					rec.Number,
+					n,
+					w,
+					from,
+					last[w]+1,
+				)
 			}
 			last[w], from = n, from+1
 		}
@@ -90,12 +101,18 @@ func readAll(t *testing.T, s *raftstore.Store) (last [powerWriters]int) {
 func powerConfig(dir string, power *raftstoretest.PowerFS) raftstore.Config {
 	cfg := raftstoretest.Config(dir)
 	cfg.FS = power
-	cfg.Bounds = raftstore.Bounds{LogSegmentBytes: 64 << 10, StreamSegment: 32 << 10, SnapshotEntries: 10, TrailingEntries: 3,
-		SnapshotInterval: 5 * time.Millisecond}
+	cfg.Bounds = raftstore.Bounds{
+		LogSegmentBytes:  64 << 10,
+		StreamSegment:    32 << 10,
+		SnapshotEntries:  10,
+		TrailingEntries:  3,
+		SnapshotInterval: 5 * time.Millisecond,
+	}
 	return cfg
 }
 
-// TestPowerLoss cuts the power at random points, during opening too, and looks after each whether what was acknowledged is there.
+// TestPowerLoss cuts the power at random points, during opening too, and looks after each whether what was
+// acknowledged is there.
 func TestPowerLoss(t *testing.T) {
 	const rounds = 60
 	power, r, dir := raftstoretest.NewPowerFS(1), rand.New(rand.NewPCG(1, 2)), t.TempDir()
@@ -139,7 +156,8 @@ func writeUntilPowerLoss(t *testing.T, cfg raftstore.Config, l *ledger, seed uin
 	}
 }
 
-// TestPowerLossDuringBootstrap cuts the power at each of the first changes of a new folder. The folder must become a store all the same.
+// TestPowerLossDuringBootstrap cuts the power at each of the first changes of a new folder. The folder must
+// become a store all the same.
 func TestPowerLossDuringBootstrap(t *testing.T) {
 	for changes := range 12 {
 		power, dir := raftstoretest.NewPowerFS(uint64(changes)), t.TempDir()
@@ -181,7 +199,8 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 	}
 }
 
-// The log takes the entry, the stream's file does not: the write is not acknowledged, and happens as a whole at the next start.
+// The log takes the entry, the stream's file does not: the write is not acknowledged, and happens as a whole
+// at the next start.
 func TestFullDiskDuringAStreamWriteLeavesTheStateUnchanged(t *testing.T) {
 	power, dir := raftstoretest.NewPowerFS(4), t.TempDir()
 	cfg := powerConfig(dir, power)

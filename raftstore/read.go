@@ -23,8 +23,8 @@ type Page struct {
 	Limit int
 }
 
-// Listing is one page, all of it as of one revision. Next is the After of the next page, "" at the end. A page may be shorter than
-// its limit when its items are large.
+// Listing is one page, all of it as of one revision. Next is the After of the next page, "" at the end. A
+// page may be shorter than its limit when its items are large.
 type Listing struct {
 	Items    []Item
 	Next     string
@@ -51,7 +51,12 @@ func (s *Store) Get(ctx context.Context, key string) (Item, error) {
 	}
 	it, there := s.fsm.state.Load().items.Get([]byte(key))
 	if !there {
-		return Item{}, fault.New(fault.NotFound, "raftstore.Get", "there is no "+quote(key), "list what there is")
+		return Item{}, fault.New(
+			fault.NotFound,
+			"raftstore.Get",
+			"there is no "+quote(key),
+			"list what there is",
+		)
 	}
 	return it.clone(), nil
 }
@@ -81,8 +86,8 @@ func (s *Store) List(ctx context.Context, prefix string, p Page) (Listing, error
 	return out, nil
 }
 
-// Read returns up to limit records of a stream from number from on (0 and 1 are the first); limit is bounded as a page's. None,
-// without a fault, means that there are no more yet.
+// Read returns up to limit records of a stream from number from on (0 and 1 are the first); limit is bounded
+// as a page's. None, without a fault, means that there are no more yet.
 func (s *Store) Read(ctx context.Context, name string, from uint64, limit int) ([]Record, error) {
 	if err := s.checkReadable(ctx); err != nil {
 		return nil, err
@@ -126,11 +131,12 @@ func (s *Store) Ready(ctx context.Context) error {
 	}
 }
 
-// Linearize returns when reads of this replica show every write acknowledged before the call, by whichever leader. It fails when
-// this replica can not show that a quorum still takes it for the leader.
+// Linearize returns when reads of this replica show every write acknowledged before the call, by whichever
+// leader. It fails when this replica can not show that a quorum still takes it for the leader.
 //
-// Why that is enough: each leader begins its term with a command (lead). Having applied a command of the term it just verified, the
-// machine holds everything committed in terms before; and what this leader acknowledged, its own machine had applied first.
+// Why that is enough: each leader begins its term with a command (lead). Having applied a command of the term
+// it just verified, the machine holds everything committed in terms before; and what this leader
+// acknowledged, its own machine had applied first.
 func (s *Store) Linearize(ctx context.Context) error {
 	if err := s.checkReadable(ctx); err != nil {
 		return err

@@ -22,8 +22,8 @@ import (
 //   - It does the same when that sealing write was torn, because it remembers the seal of a write it rolled back.
 //   - It takes frames behind the last commit as proof that this commit is whole, though they may be left from a crash before.
 //
-// mendingMeta mends the last file before raft-wal looks at it: what is behind the last whole commit was never acknowledged and becomes
-// zeros, and a whole seal is entered into the metadata, as raft-wal would have done.
+// mendingMeta mends the last file before raft-wal looks at it: what is behind the last whole commit was never
+// acknowledged and becomes zeros, and a whole seal is entered into the metadata, as raft-wal would have done.
 type mendingMeta struct {
 	types.MetaStore
 	fs types.VFS
@@ -43,8 +43,14 @@ func (m mendingMeta) Load(dir string) (types.PersistentState, error) {
 		return state, err
 	}
 	tail.SealTime, tail.IndexStart, tail.MaxIndex = time.Now(), found.indexStart, tail.BaseIndex+found.entries-1
-	next := types.SegmentInfo{ID: state.NextSegmentID, BaseIndex: tail.MaxIndex + 1, MinIndex: tail.MaxIndex + 1,
-		SizeLimit: tail.SizeLimit, Codec: tail.Codec, CreateTime: time.Now()}
+	next := types.SegmentInfo{
+		ID:         state.NextSegmentID,
+		BaseIndex:  tail.MaxIndex + 1,
+		MinIndex:   tail.MaxIndex + 1,
+		SizeLimit:  tail.SizeLimit,
+		Codec:      tail.Codec,
+		CreateTime: time.Now(),
+	}
 	state.NextSegmentID++
 	state.Segments = append(state.Segments, next) // raft-wal makes the file when it finds none
 	return state, m.CommitState(state)
@@ -76,8 +82,8 @@ func mendTail(fs types.VFS, dir, name string) (logTail, error) {
 	return found, errors.Join(err, f.Close())
 }
 
-// raft-wal's file format (segment/format.go): a header, then frames, padded to 8 bytes. A commit frame carries the CRC-32C of all
-// bytes since the commit before it.
+// raft-wal's file format (segment/format.go): a header, then frames, padded to 8 bytes. A commit frame
+// carries the CRC-32C of all bytes since the commit before it.
 const (
 	logHeaderBytes = 32
 	logFrameHeader = 8
@@ -86,8 +92,8 @@ const (
 	logFrameCommit = 3
 )
 
-// scanTail finds the last whole commit. Only the last write before a crash can be torn, so a whole commit behind a broken one is
-// damage of another kind, and refused.
+// scanTail finds the last whole commit. Only the last write before a crash can be torn, so a whole commit
+// behind a broken one is damage of another kind, and refused.
 func scanTail(data []byte) (logTail, error) {
 	var good, now logTail
 	broken := false
@@ -121,15 +127,17 @@ func scanTail(data []byte) (logTail, error) {
 	return good, checkRest(data, good)
 }
 
-// checkRest looks at what is behind the last commit that was reached. A torn write is one batch at most; a whole one behind another commit
-// shows that what was acknowledged is damaged, and must not be taken for never written.
+// checkRest looks at what is behind the last commit that was reached. A torn write is one batch at most; a
+// whole one behind another commit shows that what was acknowledged is damaged, and must not be taken for
+// never written.
 func checkRest(data []byte, good logTail) error {
 	batch := 0 // behind the last frame that looks like a commit
 	for off := max(int(good.end), logHeaderBytes); off+logFrameHeader <= len(data); off += logFrameHeader {
 		if data[off] != logFrameCommit || data[off+1]|data[off+2]|data[off+3] != 0 {
 			continue
 		}
-		if batch > 0 && crc32.Checksum(data[batch:off], castagnoli) == binary.LittleEndian.Uint32(data[off+4:]) {
+		if batch > 0 &&
+			crc32.Checksum(data[batch:off], castagnoli) == binary.LittleEndian.Uint32(data[off+4:]) {
 			return damagedLog()
 		}
 		batch = off + logFrameHeader
@@ -138,7 +146,12 @@ func checkRest(data []byte, good logTail) error {
 }
 
 func damagedLog() error {
-	return fault.New(fault.Internal, "raftstore.Run", "the log is damaged before its end", "check the disk, then restore this replica from a backup")
+	return fault.New(
+		fault.Internal,
+		"raftstore.Run",
+		"the log is damaged before its end",
+		"check the disk, then restore this replica from a backup",
+	)
 }
 
 // zeroRest overwrites with zeros, durably, what is not yet zero behind end.

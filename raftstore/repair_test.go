@@ -36,7 +36,12 @@ func TestLogAcceptsEntriesAfterAKillBetweenSealAndMetadata(t *testing.T) {
 	const size = 64 << 10
 	open := func(meta types.MetaStore) *wal.WAL {
 		t.Helper()
-		w, err := wal.Open(dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(walsegment.NewFiler(dir, newDiskFS())), wal.WithSegmentSize(size))
+		w, err := wal.Open(
+			dir,
+			wal.WithMetaStore(meta),
+			wal.WithSegmentFiler(walsegment.NewFiler(dir, newDiskFS())),
+			wal.WithSegmentSize(size),
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,11 +72,17 @@ func TestLogAcceptsEntriesAfterAKillBetweenSealAndMetadata(t *testing.T) {
 	}
 }
 
-// A torn write at the end is rolled back; damage before a whole commit is not the mark of a crash, and refused.
+// A torn write at the end is rolled back; damage before a whole commit is not the mark of a crash, and
+// refused.
 func TestScanTail(t *testing.T) {
 	dir := t.TempDir()
 	db := &metadb.BoltMetaDB{}
-	w, err := wal.Open(dir, wal.WithMetaStore(db), wal.WithSegmentFiler(walsegment.NewFiler(dir, newDiskFS())), wal.WithSegmentSize(64<<10))
+	w, err := wal.Open(
+		dir,
+		wal.WithMetaStore(db),
+		wal.WithSegmentFiler(walsegment.NewFiler(dir, newDiskFS())),
+		wal.WithSegmentSize(64<<10),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

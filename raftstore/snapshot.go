@@ -19,8 +19,9 @@ import (
 //	snapshot = magic:8 section* end
 //	section  = kind:byte length:uvarint body
 //
-// The last byte of the magic is the version. Kinds are append-only; an unknown one refuses the snapshot. Streams stand in it as
-// lists of segment files, not as bytes. raft's snapshot store adds a checksum over it all.
+// The last byte of the magic is the version. Kinds are append-only; an unknown one refuses the snapshot.
+// Streams stand in it as lists of segment files, not as bytes. raft's snapshot store adds a checksum over it
+// all.
 const snapshotMagic = "thrsnap\x01"
 
 const (
@@ -39,7 +40,8 @@ type snapshot struct {
 	files *segmentFiles
 }
 
-// Persist writes the snapshot. The records it covers are made durable first, because afterwards raft drops them from the log.
+// Persist writes the snapshot. The records it covers are made durable first, because afterwards raft drops
+// them from the log.
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	err := s.files.sync()
 	if err == nil {
@@ -66,7 +68,10 @@ func (s *state) write(to io.Writer) error {
 		out.put(sectionLease, func(w *writer) { w.uint(binary.BigEndian.Uint64(key)); w.uint(uint64(ttl)) })
 	})
 	walk(s.items, func(_ []byte, it *Item) { out.put(sectionItem, func(w *writer) { w.item(it) }) })
-	walk(s.streams, func(name []byte, st stream) { out.put(sectionStream, func(w *writer) { w.bytes(name); w.stream(st) }) })
+	walk(
+		s.streams,
+		func(name []byte, st stream) { out.put(sectionStream, func(w *writer) { w.bytes(name); w.stream(st) }) },
+	)
 	out.put(sectionEnd, func(*writer) {})
 	return errors.Join(out.err, out.w.Flush())
 }
@@ -187,7 +192,13 @@ func (s *stateBuilder) restore(kind byte, r reader) error {
 	case sectionLease:
 		s.leases.Insert(leaseKey(LeaseID(r.uint())), time.Duration(r.uint()&(1<<63-1)))
 	case sectionItem:
-		it := &Item{Key: r.string(), Value: r.bytes(), Created: Revision(r.uint()), Modified: Revision(r.uint()), Lease: LeaseID(r.uint())}
+		it := &Item{
+			Key:      r.string(),
+			Value:    r.bytes(),
+			Created:  Revision(r.uint()),
+			Modified: Revision(r.uint()),
+			Lease:    LeaseID(r.uint()),
+		}
 		s.items.Insert([]byte(it.Key), it)
 		if it.Lease != 0 {
 			s.keysByLease.Insert(leaseItemKey(it.Lease, it.Key), it.Key)
@@ -203,7 +214,19 @@ func (s *stateBuilder) restore(kind byte, r reader) error {
 
 func snapshotFault(err error) error {
 	if errors.Is(err, errUnsupported) {
-		return fault.Wrap(err, fault.Unavailable, "raftstore.Run", "the snapshot is of a newer release", "start the release that wrote it, or a newer one")
+		return fault.Wrap(
+			err,
+			fault.Unavailable,
+			"raftstore.Run",
+			"the snapshot is of a newer release",
+			"start the release that wrote it, or a newer one",
+		)
 	}
-	return fault.Wrap(err, fault.Internal, "raftstore.Run", "the snapshot can not be read", "restore the data folder from a backup")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"raftstore.Run",
+		"the snapshot can not be read",
+		"restore the data folder from a backup",
+	)
 }

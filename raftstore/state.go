@@ -9,8 +9,8 @@ import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
-// state is everything the log says, at one revision. It is immutable: readers and snapshots keep theirs while the machine makes the
-// next, and share what did not change.
+// state is everything the log says, at one revision. It is immutable: readers and snapshots keep theirs while
+// the machine makes the next, and share what did not change.
 type state struct {
 	revision   Revision // the last command's index
 	term       uint64   // and its term
@@ -25,7 +25,12 @@ type state struct {
 }
 
 func newState() *state {
-	return &state{items: iradix.New[*Item](), leases: iradix.New[time.Duration](), keysByLease: iradix.New[string](), streams: iradix.New[stream]()}
+	return &state{
+		items:       iradix.New[*Item](),
+		leases:      iradix.New[time.Duration](),
+		keysByLease: iradix.New[string](),
+		streams:     iradix.New[stream](),
+	}
 }
 
 func leaseKey(id LeaseID) []byte { return binary.BigEndian.AppendUint64(nil, uint64(id)) }
@@ -50,7 +55,8 @@ type outcome struct {
 	lease   LeaseID
 }
 
-// stateBuilder makes the next state from one command. Nothing in it depends on a clock, on chance or on the order of a map.
+// stateBuilder makes the next state from one command. Nothing in it depends on a clock, on chance or on the
+// order of a map.
 type stateBuilder struct {
 	state // next; its trees are set by finish
 	files *segmentFiles
@@ -66,8 +72,16 @@ type stateBuilder struct {
 }
 
 func (s *state) builder(at Revision, term uint64, clock int64, files *segmentFiles) *stateBuilder {
-	next := &stateBuilder{state: *s, files: files, items: s.items.Txn(), leases: s.leases.Txn(), keysByLease: s.keysByLease.Txn(), streams: s.streams.Txn(),
-		written: map[string]struct{}{}, count: s.streams.Len()}
+	next := &stateBuilder{
+		state:       *s,
+		files:       files,
+		items:       s.items.Txn(),
+		leases:      s.leases.Txn(),
+		keysByLease: s.keysByLease.Txn(),
+		streams:     s.streams.Txn(),
+		written:     map[string]struct{}{},
+		count:       s.streams.Len(),
+	}
 	next.revision, next.term, next.clock = at, term, max(clock, s.clock)
 	return next
 }
@@ -164,7 +178,13 @@ func (s *stateBuilder) write(w Write) {
 		s.remove(w.Key)
 		return
 	}
-	it := &Item{Key: strings.Clone(w.Key), Value: bytes.Clone(w.Value), Created: s.revision, Modified: s.revision, Lease: w.Lease}
+	it := &Item{
+		Key:      strings.Clone(w.Key),
+		Value:    bytes.Clone(w.Value),
+		Created:  s.revision,
+		Modified: s.revision,
+		Lease:    w.Lease,
+	}
 	if old, had := s.items.Get([]byte(w.Key)); had {
 		it.Created = old.Created
 		s.detachLease(old)

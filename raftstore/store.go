@@ -50,13 +50,15 @@ func New(cfg Config) (*Store, error) {
 	files := newSegmentFiles(cfg.FS, filepath.Join(cfg.Dir, streamDir), cfg.Bounds.StreamSegment)
 	return &Store{
 		cfg: cfg, latch: l, fsm: newFSM(files, cfg.Bounds.WatchBytes, l), lessor: newLessor(),
-		queue: make(chan *proposal), open: make(chan struct{}), raftStopped: make(chan struct{}), stopped: make(chan struct{}),
+		queue: make(
+			chan *proposal,
+		), open: make(chan struct{}), raftStopped: make(chan struct{}), stopped: make(chan struct{}),
 	}, nil
 }
 
-// Run opens the store and serves until ctx ends; then it closes everything and returns nil. It returns a fault when the store can
-// not be opened, or when a disk failure made this replica leave: reads then still answer from memory, and only opening it anew,
-// with a new Store, makes it write again.
+// Run opens the store and serves until ctx ends; then it closes everything and returns nil. It returns a
+// fault when the store can not be opened, or when a disk failure made this replica leave: reads then still
+// answer from memory, and only opening it anew, with a new Store, makes it write again.
 func (s *Store) Run(ctx context.Context) error {
 	if s.started.Swap(true) {
 		return fault.New(fault.Internal, "raftstore.Run", "the store was run before", "make a new one")
@@ -90,7 +92,13 @@ func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 	select {
 	case <-ctx.Done():
 	case <-s.latch.tripped:
-		s.cfg.Log.Error("this replica stops writing", "error", s.latch.err(), "remedy", fault.Remedy(s.latch.err()))
+		s.cfg.Log.Error(
+			"this replica stops writing",
+			"error",
+			s.latch.err(),
+			"remedy",
+			fault.Remedy(s.latch.err()),
+		)
 	}
 	cancel()
 	s.drain(&owned)
@@ -102,8 +110,9 @@ func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 // drainTime bounds how long Run waits, when it is to end, for a command that lacks a quorum.
 const drainTime = 2 * time.Second
 
-// drain lets the last command finish. raft v1.8.0 can leave a proposal that is being applied without any answer when it is shut
-// down; so it is shut down when there is none, and applyCommand does not rely on an answer.
+// drain lets the last command finish. raft v1.8.0 can leave a proposal that is being applied without any
+// answer when it is shut down; so it is shut down when there is none, and applyCommand does not rely on an
+// answer.
 func (s *Store) drain(owned *sync.WaitGroup) {
 	finished := make(chan struct{})
 	go func() { owned.Wait(); close(finished) }() // serve waits for the same
@@ -151,11 +160,19 @@ func (s *Store) openResources() (*resources, error) {
 	if err != nil {
 		return p, err
 	}
-	files, err := raft.NewFileSnapshotStoreWithLogger(filepath.Join(s.cfg.Dir, stateDir), keptSnapshots, libraryLog(s.cfg.Log))
+	files, err := raft.NewFileSnapshotStoreWithLogger(
+		filepath.Join(s.cfg.Dir, stateDir),
+		keptSnapshots,
+		libraryLog(s.cfg.Log),
+	)
 	if err != nil {
 		return p, err
 	}
-	return p, s.openRaft(p, log, guardSnapshots{files, filepath.Join(s.cfg.Dir, stateDir, "snapshots"), s.latch})
+	return p, s.openRaft(
+		p,
+		log,
+		guardSnapshots{files, filepath.Join(s.cfg.Dir, stateDir, "snapshots"), s.latch},
+	)
 }
 
 // openLog opens raft-wal. The metadata store is closed by us: WAL.Close leaves it open, and its lock held.
@@ -163,8 +180,13 @@ func (s *Store) openLog(p *resources) (guardLog, error) {
 	dir := filepath.Join(s.cfg.Dir, logDir)
 	meta := &metadb.BoltMetaDB{}
 	p.onClose(meta.Close)
-	w, err := wal.Open(dir, wal.WithMetaStore(mendingMeta{guardMeta{meta, s.latch}, s.cfg.FS}), wal.WithSegmentFiler(walsegment.NewFiler(dir, s.cfg.FS)),
-		wal.WithSegmentSize(s.cfg.Bounds.LogSegmentBytes), wal.WithLogger(libraryLog(s.cfg.Log)))
+	w, err := wal.Open(
+		dir,
+		wal.WithMetaStore(mendingMeta{guardMeta{meta, s.latch}, s.cfg.FS}),
+		wal.WithSegmentFiler(walsegment.NewFiler(dir, s.cfg.FS)),
+		wal.WithSegmentSize(s.cfg.Bounds.LogSegmentBytes),
+		wal.WithLogger(libraryLog(s.cfg.Log)),
+	)
 	if err != nil {
 		return guardLog{}, err
 	}
@@ -175,7 +197,10 @@ func (s *Store) openLog(p *resources) (guardLog, error) {
 func (s *Store) openRaft(p *resources, log guardLog, snaps raft.SnapshotStore) error {
 	cfg := s.raftConfig()
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: guardStream{s.cfg.Stream, s.latch}, MaxPool: 3, Timeout: 10 * time.Second, Logger: cfg.Logger, MsgpackUseNewTimeFormat: true,
+		Stream: guardStream{
+			s.cfg.Stream,
+			s.latch,
+		}, MaxPool: 3, Timeout: 10 * time.Second, Logger: cfg.Logger, MsgpackUseNewTimeFormat: true,
 	})
 	p.onClose(transport.Close)
 	if s.cfg.Bootstrap {
@@ -191,8 +216,9 @@ func (s *Store) openRaft(p *resources, log guardLog, snaps raft.SnapshotStore) e
 	return nil
 }
 
-// bootstrap makes this replica the first member of a new cluster, unless there is a log. raft keeps the first term before it writes
-// the first entry, and takes the term for a sign of life; a birth that broke off between them is begun again.
+// bootstrap makes this replica the first member of a new cluster, unless there is a log. raft keeps the first
+// term before it writes the first entry, and takes the term for a sign of life; a birth that broke off
+// between them is begun again.
 func bootstrap(cfg *raft.Config, log guardLog, snaps raft.SnapshotStore, transport raft.Transport) error {
 	const firstTerm = 1
 	last, err := log.LastIndex()
@@ -276,9 +302,21 @@ func openFault(err error) error {
 		return diskFault(err)
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) {
-		return fault.Wrap(err, fault.Denied, "raftstore.Run", "the data folder can not be used: "+err.Error(), "check that auth's account owns the folder and may write there")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"raftstore.Run",
+			"the data folder can not be used: "+err.Error(),
+			"check that auth's account owns the folder and may write there",
+		)
 	}
-	return fault.Wrap(err, fault.Internal, "raftstore.Run", "the data folder can not be read: "+err.Error(), "check the disk, then restore the data folder from a backup")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"raftstore.Run",
+		"the data folder can not be read: "+err.Error(),
+		"check the disk, then restore the data folder from a backup",
+	)
 }
 
 func unavailable(msg string) error {

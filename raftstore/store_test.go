@@ -111,7 +111,8 @@ func TestRefusedTransactionChangesNothing(t *testing.T) {
 	}
 }
 
-// Many writers change one counter by compare-and-set. Were two of them ever let into one revision, an increment would be lost.
+// Many writers change one counter by compare-and-set. Were two of them ever let into one revision, an
+// increment would be lost.
 func TestConcurrentCountersLoseNothing(t *testing.T) {
 	s := raftstoretest.Open(t)
 	put(t, s, "n", "")
@@ -126,7 +127,9 @@ func TestConcurrentCountersLoseNothing(t *testing.T) {
 					return
 				}
 				_, err = s.Commit(testContext(t), raftstore.Txn{
-					If: []raftstore.Condition{raftstore.Unchanged(it)}, Then: []raftstore.Write{raftstore.Put("n", append(it.Value, '+'))}})
+					If: []raftstore.Condition{
+						raftstore.Unchanged(it),
+					}, Then: []raftstore.Write{raftstore.Put("n", append(it.Value, '+'))}})
 				if err == nil {
 					done++
 				} else if !fault.Is(err, fault.Conflict) {
@@ -191,7 +194,13 @@ func TestStateAndStreamsSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	s, stop := raftstoretest.Start(t, raftstoretest.Config(dir))
 	put(t, s, "a", "1")
-	r := commit(t, s, raftstore.Txn{Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x"), []byte("y")}}}})
+	r := commit(
+		t,
+		s,
+		raftstore.Txn{
+			Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x"), []byte("y")}}},
+		},
+	)
 	if r.First[0] != 1 {
 		t.Errorf("got first record %d, want 1", r.First[0])
 	}
@@ -208,7 +217,9 @@ func TestStateAndStreamsSurviveARestart(t *testing.T) {
 		t.Errorf("got %+v, %v, want a=1", it, err)
 	}
 	recs, err := s.Read(testContext(t), "audit", 2, 10)
-	if err != nil || len(recs) != 1 || string(recs[0].Data) != "y" || recs[0].Number != 2 || recs[0].Revision != r.Revision || !recs[0].Time.Equal(r.Time) {
+	if err != nil || len(recs) != 1 || string(recs[0].Data) != "y" || recs[0].Number != 2 ||
+		recs[0].Revision != r.Revision ||
+		!recs[0].Time.Equal(r.Time) {
 		t.Errorf("got %+v, %v, want y as number 2", recs, err)
 	}
 	if err := s.Linearize(testContext(t)); err != nil {
@@ -216,13 +227,26 @@ func TestStateAndStreamsSurviveARestart(t *testing.T) {
 	}
 }
 
-// What is in a store is in clear: also where the folders around it, or a backup's, are open, its files are their owner's alone.
+// What is in a store is in clear: also where the folders around it, or a backup's, are open, its files are
+// their owner's alone.
 func TestFilesAreReadableByTheirOwnerOnly(t *testing.T) {
 	cfg := raftstoretest.Config(t.TempDir())
-	cfg.Bounds = raftstore.Bounds{LogSegmentBytes: 64 << 10, SnapshotEntries: 10, TrailingEntries: 3, SnapshotInterval: 5 * time.Millisecond}
+	cfg.Bounds = raftstore.Bounds{
+		LogSegmentBytes:  64 << 10,
+		SnapshotEntries:  10,
+		TrailingEntries:  3,
+		SnapshotInterval: 5 * time.Millisecond,
+	}
 	s, stop := raftstoretest.Start(t, cfg)
 	for i := range 30 {
-		commit(t, s, raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))}, Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x")}}}})
+		commit(
+			t,
+			s,
+			raftstore.Txn{
+				Then:   []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))},
+				Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x")}}},
+			},
+		)
 	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -244,7 +268,11 @@ func TestFilesAreReadableByTheirOwnerOnly(t *testing.T) {
 		}
 		info, err := d.Info()
 		if err == nil && !d.IsDir() && info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s: got mode %v, want its owner's alone", strings.TrimPrefix(path, cfg.Dir), info.Mode())
+			t.Errorf(
+				"%s: got mode %v, want its owner's alone",
+				strings.TrimPrefix(path, cfg.Dir),
+				info.Mode(),
+			)
 		}
 		seen[d.Name()] = true
 		return err

@@ -33,8 +33,9 @@ type Record struct {
 //	frame   = length:u32 crc32c(payload):u32 payload     (little endian)
 //	payload = number:uvarint revision:uvarint time:uvarint data
 //
-// What is in a segment is a function of the log alone, so writing it again after a restart puts the same bytes in the same place.
-// How far a segment reaches stands in the state, never in the file's size: what a crash left behind the end is not seen.
+// What is in a segment is a function of the log alone, so writing it again after a restart puts the same
+// bytes in the same place. How far a segment reaches stands in the state, never in the file's size: what a
+// crash left behind the end is not seen.
 const (
 	segmentMagic = "thrstrm\x01" // the last byte is the version
 	frameHeader  = 8
@@ -50,7 +51,8 @@ type segment struct {
 	size int64
 }
 
-// stream is what the state knows of one. The last segment is the one that grows. Values are immutable: append makes a new one.
+// stream is what the state knows of one. The last segment is the one that grows. Values are immutable: append
+// makes a new one.
 type stream struct {
 	next    uint64 // number of the record to come
 	sealed  []segment
@@ -65,8 +67,8 @@ func (st stream) segments() []segment {
 	return append(slices.Clip(st.sealed), st.tail)
 }
 
-// segmentFiles is the one place where the state machine does I/O: it appends to segment files, and makes them durable before a
-// snapshot covers them (until then the log does).
+// segmentFiles is the one place where the state machine does I/O: it appends to segment files, and makes them
+// durable before a snapshot covers them (until then the log does).
 type segmentFiles struct {
 	fs    types.VFS
 	dir   string
@@ -93,15 +95,28 @@ type cursor struct {
 }
 
 func newSegmentFiles(fs types.VFS, dir string, limit int64) *segmentFiles {
-	return &segmentFiles{fs: fs, dir: dir, limit: limit, open: map[string]*segmentFile{}, cursors: map[string]cursor{}}
+	return &segmentFiles{
+		fs:      fs,
+		dir:     dir,
+		limit:   limit,
+		open:    map[string]*segmentFile{},
+		cursors: map[string]cursor{},
+	}
 }
 
 func segmentName(name string, base uint64) string {
 	return fmt.Sprintf("%s~%016x", strings.ReplaceAll(name, "/", "%"), base)
 }
 
-// append writes records behind st and returns the stream that has them. On an error the store is latched, and the old st stands.
-func (s *segmentFiles) append(name string, st stream, at Revision, clock int64, records [][]byte) (stream, error) {
+// append writes records behind st and returns the stream that has them. On an error the store is latched, and
+// the old st stands.
+func (s *segmentFiles) append(
+	name string,
+	st stream,
+	at Revision,
+	clock int64,
+	records [][]byte,
+) (stream, error) {
 	if len(records) == 0 {
 		return st, nil
 	}
@@ -236,8 +251,12 @@ func (s *segmentFiles) close() error {
 func (s *segmentFiles) verify(name string, st stream, present map[string]bool) error {
 	for _, seg := range st.segments() {
 		if seg.size > 0 && !present[segmentName(name, seg.base)] {
-			return fault.New(fault.Internal, "raftstore.Run", "a segment file of stream "+quote(name)+" is missing: "+segmentName(name, seg.base),
-				"restore the data folder from a backup, or remove this replica and join it anew")
+			return fault.New(
+				fault.Internal,
+				"raftstore.Run",
+				"a segment file of stream "+quote(name)+" is missing: "+segmentName(name, seg.base),
+				"restore the data folder from a backup, or remove this replica and join it anew",
+			)
 		}
 	}
 	return nil
@@ -303,8 +322,13 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 	for i = max(i-1, 0); i < len(segs) && from < st.next && len(out) < limit && size < maxReadBytes; i++ {
 		recs, err := s.readSegment(name, segs[i], from, limit-len(out), maxReadBytes-size)
 		if err != nil {
-			return nil, fault.Wrap(err, fault.Internal, "raftstore.Read", "stream "+quote(name)+" can not be read on this replica",
-				"check the disk, then restore the data folder from a backup")
+			return nil, fault.Wrap(
+				err,
+				fault.Internal,
+				"raftstore.Read",
+				"stream "+quote(name)+" can not be read on this replica",
+				"check the disk, then restore the data folder from a backup",
+			)
 		}
 		for _, r := range recs {
 			size += len(r.Data)
@@ -314,7 +338,12 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 	return out, nil
 }
 
-func (s *segmentFiles) readSegment(name string, seg segment, from uint64, limit, bytesLimit int) ([]Record, error) {
+func (s *segmentFiles) readSegment(
+	name string,
+	seg segment,
+	from uint64,
+	limit, bytesLimit int,
+) ([]Record, error) {
 	f, err := s.fs.OpenReader(s.dir, segmentName(name, seg.base))
 	if err != nil {
 		return nil, err

@@ -7,8 +7,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Sizes a transaction may have. They bound what one call can cost every replica; Commit refuses more as Invalid.
-// They may grow, behind a new kind of operation, but never shrink: a replica halts on a log entry that breaks them.
+// Sizes a transaction may have. They bound what one call can cost every replica; Commit refuses more as
+// Invalid. They may grow, behind a new kind of operation, but never shrink: a replica halts on a log entry
+// that breaks them.
 const (
 	MaxKeyBytes        = 1 << 10  // a key
 	MaxValueBytes      = 1 << 20  // a value
@@ -51,7 +52,8 @@ func Unchanged(it Item) Condition { return Condition{Key: it.Key, Modified: it.M
 // Exists holds when the key is present, whatever its revision.
 func Exists(key string) Condition { return Condition{Key: key, Modified: anyRevision} }
 
-// Write sets or deletes one key. Deleting an absent key is no fault. A Lease that has ended refuses the transaction.
+// Write sets or deletes one key. Deleting an absent key is no fault. A Lease that has ended refuses the
+// transaction.
 type Write struct {
 	Key    string
 	Value  []byte
@@ -149,5 +151,10 @@ func checkStream(name string) error {
 }
 
 func invalid(msg string) error {
-	return fault.New(fault.Invalid, "raftstore.Commit", msg, "send less, or split it into several transactions")
+	return fault.New(
+		fault.Invalid,
+		"raftstore.Commit",
+		msg,
+		"send less, or split it into several transactions",
+	)
 }

@@ -21,8 +21,8 @@ type Event struct {
 // eventOverhead is what an event costs besides key and value, roughly, in bytes.
 const eventOverhead = 160
 
-// ring keeps the last events, all watchers' only source. Watchers are cursors over it: they cost nothing but themselves, and one
-// that reads too slowly is told so instead of holding memory.
+// ring keeps the last events, all watchers' only source. Watchers are cursors over it: they cost nothing but
+// themselves, and one that reads too slowly is told so instead of holding memory.
 type ring struct {
 	limit int // bytes kept
 
@@ -42,7 +42,8 @@ type revisionEvents struct {
 
 func newRing(limit int) *ring { return &ring{limit: limit, notify: make(chan struct{})} }
 
-// add appends the events of one revision, which may be none, and wakes everyone who waits for the state to move on.
+// add appends the events of one revision, which may be none, and wakes everyone who waits for the state to
+// move on.
 func (r *ring) add(at Revision, events []Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,13 +85,21 @@ func (r *ring) changed() <-chan struct{} {
 	return r.notify
 }
 
-// after returns the events under prefix of the first revision after from that has some, and the revision up to which all is now
-// known to the caller. It fails when some were dropped.
-func (r *ring) after(from Revision, prefix string) (events []Event, upTo Revision, grown <-chan struct{}, err error) {
+// after returns the events under prefix of the first revision after from that has some, and the revision up
+// to which all is now known to the caller. It fails when some were dropped.
+func (r *ring) after(
+	from Revision,
+	prefix string,
+) (events []Event, upTo Revision, grown <-chan struct{}, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if from < r.since {
-		return nil, from, nil, fault.New(fault.Expired, "raftstore.Watch", "the changes since this revision are no longer kept", "list again, then watch from the listing's revision")
+		return nil, from, nil, fault.New(
+			fault.Expired,
+			"raftstore.Watch",
+			"the changes since this revision are no longer kept",
+			"list again, then watch from the listing's revision",
+		)
 	}
 	i, _ := slices.BinarySearchFunc(r.kept, from+1, func(k revisionEvents, at Revision) int {
 		if k.revision < at {
@@ -120,8 +129,8 @@ type Watch struct {
 	from   Revision
 }
 
-// Watch delivers every change of keys with the prefix after revision from, as a Listing's or Result's Revision says it. Changes too
-// old to be kept are fault Expired, here or from Next: list again.
+// Watch delivers every change of keys with the prefix after revision from, as a Listing's or Result's
+// Revision says it. Changes too old to be kept are fault Expired, here or from Next: list again.
 func (s *Store) Watch(ctx context.Context, prefix string, from Revision) (*Watch, error) {
 	if err := s.checkOpen(); err != nil {
 		return nil, err
@@ -132,8 +141,8 @@ func (s *Store) Watch(ctx context.Context, prefix string, from Revision) (*Watch
 	return &Watch{store: s, prefix: prefix, from: from}, ctx.Err()
 }
 
-// Next waits for the next revision that changed something and returns all its events. After Revision of the last of them, another
-// Watch can go on. Once the store stops it is fault Unavailable.
+// Next waits for the next revision that changed something and returns all its events. After Revision of the
+// last of them, another Watch can go on. Once the store stops it is fault Unavailable.
 func (w *Watch) Next(ctx context.Context) ([]Event, error) {
 	for {
 		events, upTo, grown, err := w.store.fsm.ring.after(w.from, w.prefix)

@@ -27,13 +27,19 @@ func TestWatchResumesAndWaits(t *testing.T) {
 	s := raftstoretest.Open(t)
 	first := put(t, s, "u/a", "1")
 	put(t, s, "other", "x")
-	gone := commit(t, s, raftstore.Txn{Then: []raftstore.Write{raftstore.Delete("u/a"), raftstore.Put("u/b", []byte("2"))}})
+	gone := commit(
+		t,
+		s,
+		raftstore.Txn{Then: []raftstore.Write{raftstore.Delete("u/a"), raftstore.Put("u/b", []byte("2"))}},
+	)
 	w, err := s.Watch(testContext(t), "u/", first.Revision)
 	if err != nil {
 		t.Fatal(err)
 	}
 	events := next(t, w)
-	if len(events) != 2 || !events[0].Deleted || events[0].Key != "u/a" || string(events[1].Item.Value) != "2" || events[1].Revision != gone.Revision {
+	if len(events) != 2 || !events[0].Deleted || events[0].Key != "u/a" ||
+		string(events[1].Item.Value) != "2" ||
+		events[1].Revision != gone.Revision {
 		t.Errorf("got %+v, want u/a deleted and u/b put in one revision", events)
 	}
 	ctx, cancel := context.WithCancel(testContext(t))
@@ -129,7 +135,10 @@ func TestWatchEndsWithTheStore(t *testing.T) {
 
 func putWithLease(t *testing.T, s *raftstore.Store, key string, id raftstore.LeaseID) error {
 	t.Helper()
-	_, err := s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{{Key: key, Value: []byte("v"), Lease: id}}})
+	_, err := s.Commit(
+		testContext(t),
+		raftstore.Txn{Then: []raftstore.Write{{Key: key, Value: []byte("v"), Lease: id}}},
+	)
 	return err
 }
 
@@ -208,19 +217,51 @@ func TestOversizeIsRefused(t *testing.T) {
 		txn     raftstore.Txn
 		refused bool
 	}{
-		"no key":                 {raftstore.Txn{Then: []raftstore.Write{raftstore.Put("", nil)}}, true},
-		"a long key":             {raftstore.Txn{Then: []raftstore.Write{raftstore.Put(strings.Repeat("k", raftstore.MaxKeyBytes+1), nil)}}, true},
-		"the longest key":        {raftstore.Txn{Then: []raftstore.Write{raftstore.Put(strings.Repeat("k", raftstore.MaxKeyBytes), nil)}}, false},
-		"a large value":          {raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", make([]byte, raftstore.MaxValueBytes+1))}}, true},
-		"the largest value":      {raftstore.Txn{Then: []raftstore.Write{big}}, false},
-		"a large record":         {raftstore.Txn{Append: []raftstore.Append{record(raftstore.MaxRecordBytes + 1)}}, true},
-		"the largest record":     {raftstore.Txn{Append: []raftstore.Append{record(raftstore.MaxRecordBytes)}}, false},
-		"a stream's odd name":    {raftstore.Txn{Append: []raftstore.Append{{Stream: "../x~"}}}, true},
-		"a key twice":            {raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", nil), raftstore.Delete("k")}}, true},
+		"no key": {raftstore.Txn{Then: []raftstore.Write{raftstore.Put("", nil)}}, true},
+		"a long key": {
+			raftstore.Txn{
+				Then: []raftstore.Write{raftstore.Put(strings.Repeat("k", raftstore.MaxKeyBytes+1), nil)},
+			},
+			true,
+		},
+		"the longest key": {
+			raftstore.Txn{
+				Then: []raftstore.Write{raftstore.Put(strings.Repeat("k", raftstore.MaxKeyBytes), nil)},
+			},
+			false,
+		},
+		"a large value": {
+			raftstore.Txn{
+				Then: []raftstore.Write{raftstore.Put("k", make([]byte, raftstore.MaxValueBytes+1))},
+			},
+			true,
+		},
+		"the largest value": {raftstore.Txn{Then: []raftstore.Write{big}}, false},
+		"a large record": {
+			raftstore.Txn{Append: []raftstore.Append{record(raftstore.MaxRecordBytes + 1)}},
+			true,
+		},
+		"the largest record": {
+			raftstore.Txn{Append: []raftstore.Append{record(raftstore.MaxRecordBytes)}},
+			false,
+		},
+		"a stream's odd name": {raftstore.Txn{Append: []raftstore.Append{{Stream: "../x~"}}}, true},
+		"a key twice": {
+			raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", nil), raftstore.Delete("k")}},
+			true,
+		},
 		"an empty condition key": {raftstore.Txn{If: []raftstore.Condition{raftstore.Missing("")}}, true},
-		"a delete with a value":  {raftstore.Txn{Then: []raftstore.Write{{Key: "k", Value: []byte("v"), Delete: true}}}, true},
-		"a transaction over 4 MiB": {raftstore.Txn{Then: []raftstore.Write{big, {Key: "l", Value: big.Value}, {Key: "m", Value: big.Value},
-			{Key: "n", Value: big.Value}}}, true},
+		"a delete with a value": {
+			raftstore.Txn{Then: []raftstore.Write{{Key: "k", Value: []byte("v"), Delete: true}}},
+			true,
+		},
+		"a transaction over 4 MiB": {
+			raftstore.Txn{
+				Then: []raftstore.Write{big, {Key: "l", Value: big.Value}, {Key: "m", Value: big.Value},
+					{Key: "n", Value: big.Value}},
+			},
+			true,
+		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -16,14 +16,15 @@ import (
 const (
 	// agentTime bounds all talk with ssh-agent.
 	agentTime = 5 * time.Second
-	// maxDestinations keeps the message to ssh-agent under its 256 KiB (OpenSSH, AGENT_MAX_LEN): about 150 bytes each.
+	// maxDestinations keeps the message to ssh-agent under its 256 KiB (OpenSSH, AGENT_MAX_LEN): about 150
+	// bytes each.
 	maxDestinations = 1000
 	// restrictDestination is OpenSSH's constraint (PROTOCOL.agent section 2), since 8.9.
 	restrictDestination = "restrict-destination-v00@openssh.com"
 )
 
-// updateAgent puts the new key and certificate in place of the old ones in ssh-agent. mode is auto, yes or no. A login does not
-// fail because of it: tsh itself uses the files.
+// updateAgent puts the new key and certificate in place of the old ones in ssh-agent. mode is auto, yes or
+// no. A login does not fail because of it: tsh itself uses the files.
 func (a *app) updateAgent(ctx context.Context, mode string, old, p *profile.Profile) {
 	if old != nil {
 		a.removeAgentKeys(old.Info)
@@ -44,7 +45,9 @@ func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) e
 		if err = a.withAgent(func(c agent.ExtendedAgent) error { return c.Add(restricted) }); err == nil {
 			return nil
 		}
-		err = errors.New("this agent cannot forbid onward hops (--add-keys-to-agent=yes loads the key all the same)")
+		err = errors.New(
+			"this agent cannot forbid onward hops (--add-keys-to-agent=yes loads the key all the same)",
+		)
 	}
 	if mode != "yes" {
 		return err
@@ -52,14 +55,21 @@ func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) e
 	if err := a.withAgent(func(c agent.ExtendedAgent) error { return c.Add(key) }); err != nil {
 		return err
 	}
-	fmt.Fprintln(a.Stderr, "Loaded into ssh-agent without a limit on destinations: forward this agent to no machine that you do not trust.")
+	fmt.Fprintln(
+		a.Stderr,
+		"Loaded into ssh-agent without a limit on destinations: forward this agent to no machine that you do not trust.",
+	)
 	return nil
 }
 
-// restrictKey limits a key to connections from this machine to the nodes the person may be on, and to the proxy. A forwarded agent can
-// then not be used for an onward hop. OpenSSH compares whole host names, so each node is named; one that joins later is reached with
-// the key file.
-func (a *app) restrictKey(ctx context.Context, p *profile.Profile, key agent.AddedKey) (agent.AddedKey, error) {
+// restrictKey limits a key to connections from this machine to the nodes the person may be on, and to the
+// proxy. A forwarded agent can then not be used for an onward hop. OpenSSH compares whole host names, so each
+// node is named; one that joins later is reached with the key file.
+func (a *app) restrictKey(
+	ctx context.Context,
+	p *profile.Profile,
+	key agent.AddedKey,
+) (agent.AddedKey, error) {
 	nodes, err := a.nodes(ctx, p, nil)
 	if err != nil {
 		return key, err
@@ -73,7 +83,9 @@ func (a *app) restrictKey(ctx context.Context, p *profile.Profile, key agent.Add
 	if len(hosts) > maxDestinations {
 		return key, fmt.Errorf("%d nodes are more destinations than an agent can hold", len(hosts)-1)
 	}
-	key.ConstraintExtensions = []agent.ConstraintExtension{{ExtensionName: restrictDestination, ExtensionDetails: destinations(hosts, p.Authorities.HostSSH)}}
+	key.ConstraintExtensions = []agent.ConstraintExtension{
+		{ExtensionName: restrictDestination, ExtensionDetails: destinations(hosts, p.Authorities.HostSSH)},
+	}
 	return key, nil
 }
 
@@ -91,7 +103,8 @@ type destination struct {
 	Reserved string
 }
 
-// destinations encodes "from here to each host, which an authority must vouch for" (OpenSSH ssh-agent.c, parse_dest_constraint).
+// destinations encodes "from here to each host, which an authority must vouch for" (OpenSSH ssh-agent.c,
+// parse_dest_constraint).
 func destinations(hosts []string, authorities []ssh.PublicKey) []byte {
 	var keys []byte
 	for _, k := range authorities {
@@ -109,7 +122,8 @@ func destinations(hosts []string, authorities []ssh.PublicKey) []byte {
 	return list
 }
 
-// removeAgentKeys removes every key that a login at the cluster put into ssh-agent. Without an agent there is nothing to do.
+// removeAgentKeys removes every key that a login at the cluster put into ssh-agent. Without an agent there is
+// nothing to do.
 func (a *app) removeAgentKeys(i profile.Info) {
 	if a.Getenv("SSH_AUTH_SOCK") == "" {
 		return
@@ -127,7 +141,11 @@ func (a *app) removeAgentKeys(i profile.Info) {
 		return err
 	})
 	if err != nil {
-		fmt.Fprintf(a.Stderr, "ssh-agent could not be asked to drop the key (%s); it drops it when the certificate ends.\n", clean(err.Error()))
+		fmt.Fprintf(
+			a.Stderr,
+			"ssh-agent could not be asked to drop the key (%s); it drops it when the certificate ends.\n",
+			clean(err.Error()),
+		)
 	}
 }
 

@@ -44,7 +44,8 @@ func dialAgent(t *testing.T, socket string) agent.ExtendedAgent {
 	return agent.NewClient(conn)
 }
 
-// bind tells the agent which host the connection is with, as OpenSSH's client does (PROTOCOL.agent section 1).
+// bind tells the agent which host the connection is with, as OpenSSH's client does (PROTOCOL.agent section
+// 1).
 func bind(t *testing.T, a agent.ExtendedAgent, h ssh.Signer, session string, forwarding bool) {
 	t.Helper()
 	sig, err := h.Sign(nil, []byte(session))
@@ -84,7 +85,8 @@ func TestTheAgentForbidsOnwardHops(t *testing.T) {
 	socket := startAgent(t)
 	c := w.client()
 	c.env["SSH_AUTH_SOCK"] = socket
-	if r := c.login(c.browse, "--pin", w.keys.Pin().String()); r.code != 0 || strings.Contains(r.stderr, "Not loaded") {
+	if r := c.login(c.browse, "--pin", w.keys.Pin().String()); r.code != 0 ||
+		strings.Contains(r.stderr, "Not loaded") {
 		t.Fatalf("got %d %s", r.code, r.stderr)
 	}
 	keys, err := dialAgent(t, socket).List()
@@ -130,7 +132,11 @@ func TestTheAgentForbidsOnwardHops(t *testing.T) {
 		t.Fatal(r.stderr)
 	}
 	if keys, err := dialAgent(t, socket).List(); err != nil || len(keys) != 1 {
-		t.Errorf("after a second login: got %d keys (%v), want the new one in place of the old", len(keys), err)
+		t.Errorf(
+			"after a second login: got %d keys (%v), want the new one in place of the old",
+			len(keys),
+			err,
+		)
 	}
 	c.ok("logout")
 	if keys, err := dialAgent(t, socket).List(); err != nil || len(keys) != 0 {
@@ -185,11 +191,13 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 		}
 		return string(out)
 	}
-	if out := resolve("web-1." + clusterName); !strings.Contains(out, "proxy ssh --proxy "+w.addr+" '%h'") || !strings.Contains(out, "identitiesonly yes") {
+	if out := resolve("web-1." + clusterName); !strings.Contains(out, "proxy ssh --proxy "+w.addr+" '%h'") ||
+		!strings.Contains(out, "identitiesonly yes") {
 		t.Errorf("got %q, want the way by tsh", out)
 	}
 	for _, host := range []string{"web-1", "127.0.0.1"} {
-		if out := resolve(host); strings.Contains(out, "proxycommand") || !strings.Contains(out, "certificatefile "+c.home) {
+		if out := resolve(host); strings.Contains(out, "proxycommand") ||
+			!strings.Contains(out, "certificatefile "+c.home) {
 			t.Errorf("%s: got %q, want keys and no way of its own", host, out)
 		}
 	}
@@ -200,23 +208,28 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 	if err != nil || len(dir) != 1 {
 		t.Fatal(dir, err)
 	}
-	if out, err := exec.Command("ssh-keygen", "-L", "-f", filepath.Join(dir[0], "ssh_key-cert.pub")).Output(); err != nil || !bytes.Contains(out, []byte("alice@example.com@"+clusterName)) {
+	if out, err := exec.Command("ssh-keygen", "-L", "-f", filepath.Join(dir[0], "ssh_key-cert.pub")).Output(); err != nil ||
+		!bytes.Contains(out, []byte("alice@example.com@"+clusterName)) {
 		t.Errorf("got %s (%v), want the certificate read", out, err)
 	}
-	if out, err := exec.Command("ssh-keygen", "-y", "-f", filepath.Join(dir[0], "ssh_key")).Output(); err != nil || !bytes.HasPrefix(out, []byte("ssh-ed25519 ")) {
+	if out, err := exec.Command("ssh-keygen", "-y", "-f", filepath.Join(dir[0], "ssh_key")).Output(); err != nil ||
+		!bytes.HasPrefix(out, []byte("ssh-ed25519 ")) {
 		t.Errorf("got %s (%v), want the key read", out, err)
 	}
 	hosts := filepath.Join(dir[0], "known_hosts")
 	port := w.addr[strings.LastIndex(w.addr, ":")+1:]
 	for host, want := range map[string]bool{"web-1." + clusterName: true, "web-1": true, "[127.0.0.1]:" + port: true, "127.0.0.1": false, "web-1.example.org": false, "[web-1]:2222": false} {
-		out, _ := exec.Command("ssh-keygen", "-F", host, "-f", hosts).Output() // exits with 1 when there is none
+		out, _ := exec.Command("ssh-keygen", "-F", host, "-f", hosts).
+			Output()
+			// exits with 1 when there is none
 		if found := bytes.Contains(out, []byte("@cert-authority")); found != want {
 			t.Errorf("%s: got known %v, want %v", host, found, want)
 		}
 	}
 }
 
-// The whole way of a stock ssh: its configuration, tsh as ProxyCommand, and the key from a file or from the agent alone.
+// The whole way of a stock ssh: its configuration, tsh as ProxyCommand, and the key from a file or from the
+// agent alone.
 func TestOpenSSHConnectsThroughTsh(t *testing.T) {
 	w := newTestCluster(t)
 	w.addNode("web-1").status = 9
@@ -237,7 +250,16 @@ func TestOpenSSHConnectsThroughTsh(t *testing.T) {
 	text := strings.ReplaceAll(c.ok("config"), self, program)
 	write(t, conf, []byte(text), 0o600)
 	agentOnly := filepath.Join(dir, "agent-only")
-	write(t, agentOnly, []byte(regexp.MustCompile(`(?m)^ *(IdentityFile|CertificateFile|IdentitiesOnly) .*\n`).ReplaceAllString(text, "")+"    IdentityFile none\n"), 0o600)
+	write(
+		t,
+		agentOnly,
+		[]byte(
+			regexp.MustCompile(`(?m)^ *(IdentityFile|CertificateFile|IdentitiesOnly) .*\n`).
+				ReplaceAllString(text, "")+
+				"    IdentityFile none\n",
+		),
+		0o600,
+	)
 	for name, tt := range map[string]struct{ conf, socket string }{"the files": {conf, ""}, "the agent": {agentOnly, c.env["SSH_AUTH_SOCK"]}} {
 		cmd := exec.Command("ssh", "-F", tt.conf, "-o", "BatchMode=yes", "alice@web-1."+clusterName, "echo")
 		cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+tt.socket, "HOME="+dir)
@@ -247,7 +269,13 @@ func TestOpenSSHConnectsThroughTsh(t *testing.T) {
 			if errors.As(err, &exit) {
 				err = errors.New(string(exit.Stderr))
 			}
-			t.Errorf("by %s: got %d %s (%v), want the command run", name, cmd.ProcessState.ExitCode(), out, err)
+			t.Errorf(
+				"by %s: got %d %s (%v), want the command run",
+				name,
+				cmd.ProcessState.ExitCode(),
+				out,
+				err,
+			)
 		}
 	}
 	cmd := exec.Command("ssh", "-F", conf, "-o", "BatchMode=yes", "alice@nosuch."+clusterName, "echo")

@@ -9,8 +9,8 @@ import (
 
 const openTime = 5 * time.Second
 
-// openBrowser hands the address to the desktop. The launchers return once they have passed it on; where there is no desktop, some wait
-// for a text browser to end, which openTime bounds.
+// openBrowser hands the address to the desktop. The launchers return once they have passed it on; where there
+// is no desktop, some wait for a text browser to end, which openTime bounds.
 func openBrowser(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()

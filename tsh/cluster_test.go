@@ -37,8 +37,9 @@ import (
 
 const clusterName = "demo.example.com"
 
-// testCluster is a cluster as tsh meets it: one port that answers pings, passes auth through, and dials nodes. Auth and the nodes are small
-// ones of this test's own; certificates and signed authorities are the product's.
+// testCluster is a cluster as tsh meets it: one port that answers pings, passes auth through, and dials
+// nodes. Auth and the nodes are small ones of this test's own; certificates and signed authorities are the
+// product's.
 type testCluster struct {
 	t     testing.TB
 	keys  *keyring.Keyring
@@ -77,7 +78,14 @@ func (w *testCluster) RecordIssuance(context.Context, ca.Record) error { return 
 func newTestCluster(t testing.TB) *testCluster {
 	t.Helper()
 	now := time.Now()
-	w := &testCluster{t: t, keys: keyringtest.New(t, clusterName, now), clock: time.Now, hosts: map[string]*host{}, logins: []identity.Login{"alice"}, docs: map[string]authrpc.Resource{}}
+	w := &testCluster{
+		t:      t,
+		keys:   keyringtest.New(t, clusterName, now),
+		clock:  time.Now,
+		hosts:  map[string]*host{},
+		logins: []identity.Login{"alice"},
+		docs:   map[string]authrpc.Resource{},
+	}
 	var err error
 	if w.ca, err = ca.New(ca.Config{Cluster: clusterName, Keys: w.keys, Recorder: w}); err != nil {
 		t.Fatal(err)
@@ -115,7 +123,16 @@ func (w *testCluster) authorities() rules.Signed {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s, err := rules.SignDocument(root, rules.Document{Kind: rules.AuthoritiesKind, Cluster: clusterName, Revision: rules.Revision{Epoch: 1, Index: 1}, Time: time.Now(), Body: raw})
+	s, err := rules.SignDocument(
+		root,
+		rules.Document{
+			Kind:     rules.AuthoritiesKind,
+			Cluster:  clusterName,
+			Revision: rules.Revision{Epoch: 1, Index: 1},
+			Time:     time.Now(),
+			Body:     raw,
+		},
+	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -125,8 +142,16 @@ func (w *testCluster) authorities() rules.Signed {
 func (w *testCluster) service(kind identity.Kind) tls.Certificate {
 	w.t.Helper()
 	key := newKey(w.t)
-	out, err := w.ca.Issue(w.t.Context(), ca.Request{Profile: ca.Service, X509Key: key.Public(), Names: []string{"127.0.0.1"},
-		Identity: identity.Identity{Kind: kind, Cluster: clusterName, Name: string(kind) + "-1", ID: "0123456789abcdef0123456789abcdef"}})
+	out, err := w.ca.Issue(
+		w.t.Context(),
+		ca.Request{Profile: ca.Service, X509Key: key.Public(), Names: []string{"127.0.0.1"},
+			Identity: identity.Identity{
+				Kind:    kind,
+				Cluster: clusterName,
+				Name:    string(kind) + "-1",
+				ID:      "0123456789abcdef0123456789abcdef",
+			}},
+	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -160,20 +185,35 @@ func (w *testCluster) listen() {
 		users.AddCert(c)
 	}
 	proxy, auth := w.service(identity.Proxy), w.service(identity.Auth)
-	cfg := &tls.Config{ClientCAs: users, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-		c := &tls.Config{Certificates: []tls.Certificate{proxy}, ClientCAs: users, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
-		switch strings.Join(h.SupportedProtos, " ") {
-		case identity.ALPNAuth:
-			c.Certificates, c.ClientAuth, c.NextProtos = []tls.Certificate{auth}, tls.VerifyClientCertIfGiven, h.SupportedProtos
-		case identity.ALPNDial:
-			c.ClientAuth, c.NextProtos = tls.RequireAndVerifyClientCert, h.SupportedProtos
-		}
-		return c, nil
-	}}
-	srv := &http.Server{Handler: w.web(), TLSConfig: cfg, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0), TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){
-		identity.ALPNAuth: func(_ *http.Server, c *tls.Conn, _ http.Handler) { serveOne(c, w.auth()) },
-		identity.ALPNDial: func(_ *http.Server, c *tls.Conn, _ http.Handler) { w.serveDial(c) },
-	}}
+	cfg := &tls.Config{
+		ClientCAs: users,
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			c := &tls.Config{
+				Certificates: []tls.Certificate{proxy},
+				ClientCAs:    users,
+				MinVersion:   tls.VersionTLS13,
+				NextProtos:   []string{"http/1.1"},
+			}
+			switch strings.Join(h.SupportedProtos, " ") {
+			case identity.ALPNAuth:
+				c.Certificates, c.ClientAuth, c.NextProtos = []tls.Certificate{
+					auth,
+				}, tls.VerifyClientCertIfGiven, h.SupportedProtos
+			case identity.ALPNDial:
+				c.ClientAuth, c.NextProtos = tls.RequireAndVerifyClientCert, h.SupportedProtos
+			}
+			return c, nil
+		},
+	}
+	srv := &http.Server{
+		Handler:   w.web(),
+		TLSConfig: cfg,
+		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, 0),
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){
+			identity.ALPNAuth: func(_ *http.Server, c *tls.Conn, _ http.Handler) { serveOne(c, w.auth()) },
+			identity.ALPNDial: func(_ *http.Server, c *tls.Conn, _ http.Handler) { w.serveDial(c) },
+		},
+	}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.ServeTLS(l, "", "") }()
 	w.t.Cleanup(func() { _ = srv.Close(); <-done })
@@ -247,7 +287,14 @@ func (w *testCluster) auth() http.Handler {
 		for _, c := range w.keys.Public().UserX509 {
 			roots.AddCert(c)
 		}
-		p, err := identity.VerifyX509(r.TLS.PeerCertificates, clusterName, roots, x509.ExtKeyUsageClientAuth, time.Now(), identity.User)
+		p, err := identity.VerifyX509(
+			r.TLS.PeerCertificates,
+			clusterName,
+			roots,
+			x509.ExtKeyUsageClientAuth,
+			time.Now(),
+			identity.User,
+		)
 		return authrpc.Caller{Identity: p.Identity}, err
 	}, slog.New(slog.DiscardHandler))
 	authrpc.Handle(s, authrpc.RedeemLogin, w.redeem)
@@ -260,7 +307,11 @@ func (w *testCluster) auth() http.Handler {
 	return s
 }
 
-func (w *testCluster) redeem(ctx context.Context, _ authrpc.Caller, r authrpc.RedeemLoginRequest) (res authrpc.RedeemLoginResponse, err error) {
+func (w *testCluster) redeem(
+	ctx context.Context,
+	_ authrpc.Caller,
+	r authrpc.RedeemLoginRequest,
+) (res authrpc.RedeemLoginResponse, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	challenge, ok := strings.CutPrefix(r.Code, "good-")
@@ -278,13 +329,33 @@ func (w *testCluster) redeem(ctx context.Context, _ authrpc.Caller, r authrpc.Re
 	if err != nil {
 		return res, err
 	}
-	req := ca.Request{Profile: ca.User, SSHKey: sshKey, X509Key: key, Logins: w.logins, Extensions: []string{"permit-pty"}, TTL: time.Hour,
-		Identity: identity.Identity{Kind: identity.User, Cluster: clusterName, Name: "alice@example.com", Connector: "corp", Subject: "1", LoginID: "l1", Roles: []string{"ops"}}}
+	req := ca.Request{
+		Profile:    ca.User,
+		SSHKey:     sshKey,
+		X509Key:    key,
+		Logins:     w.logins,
+		Extensions: []string{"permit-pty"},
+		TTL:        time.Hour,
+		Identity: identity.Identity{
+			Kind:      identity.User,
+			Cluster:   clusterName,
+			Name:      "alice@example.com",
+			Connector: "corp",
+			Subject:   "1",
+			LoginID:   "l1",
+			Roles:     []string{"ops"},
+		},
+	}
 	out, err := w.ca.Issue(ctx, req)
 	if err != nil {
 		return res, err
 	}
-	res = authrpc.RedeemLoginResponse{Identity: req.Identity, Logins: w.logins, Authorities: w.chain, Time: w.clock()}
+	res = authrpc.RedeemLoginResponse{
+		Identity:    req.Identity,
+		Logins:      w.logins,
+		Authorities: w.chain,
+		Time:        w.clock(),
+	}
 	for _, c := range out.Chain {
 		res.X509 = append(res.X509, c.Raw)
 	}
@@ -297,12 +368,18 @@ func (w *testCluster) redeem(ctx context.Context, _ authrpc.Caller, r authrpc.Re
 // pageSize is small, so that every list is paged.
 const pageSize = 2
 
-func (w *testCluster) list(_ context.Context, _ authrpc.Caller, r authrpc.ListNodesRequest) (res authrpc.ListNodesResponse, err error) {
+func (w *testCluster) list(
+	_ context.Context,
+	_ authrpc.Caller,
+	r authrpc.ListNodesRequest,
+) (res authrpc.ListNodesResponse, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, n := range w.nodes {
 		first, _, _ := strings.Cut(n.Name, ".")
-		if r.Name != "" && r.Name != n.Name && r.Name != first && r.Name != string(n.ID) && r.Name != n.Name+"."+clusterName || n.Name <= r.After {
+		if r.Name != "" && r.Name != n.Name && r.Name != first && r.Name != string(n.ID) &&
+			r.Name != n.Name+"."+clusterName ||
+			n.Name <= r.After {
 			continue
 		}
 		if r.Labels["env"] != "" && r.Labels["env"] != n.Labels["env"] {
@@ -317,7 +394,11 @@ func (w *testCluster) list(_ context.Context, _ authrpc.Caller, r authrpc.ListNo
 	return res, nil
 }
 
-func (w *testCluster) get(_ context.Context, _ authrpc.Caller, r authrpc.GetResourcesRequest) (res authrpc.GetResourcesResponse, err error) {
+func (w *testCluster) get(
+	_ context.Context,
+	_ authrpc.Caller,
+	r authrpc.GetResourcesRequest,
+) (res authrpc.GetResourcesResponse, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, d := range w.docs {
@@ -328,7 +409,11 @@ func (w *testCluster) get(_ context.Context, _ authrpc.Caller, r authrpc.GetReso
 	return res, nil
 }
 
-func (w *testCluster) apply(_ context.Context, _ authrpc.Caller, r authrpc.ApplyResourceRequest) (res authrpc.ApplyResourceResponse, err error) {
+func (w *testCluster) apply(
+	_ context.Context,
+	_ authrpc.Caller,
+	r authrpc.ApplyResourceRequest,
+) (res authrpc.ApplyResourceResponse, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d := r.Resource
@@ -344,7 +429,11 @@ func (w *testCluster) apply(_ context.Context, _ authrpc.Caller, r authrpc.Apply
 	return res, nil
 }
 
-func (w *testCluster) remove(_ context.Context, _ authrpc.Caller, r authrpc.RemoveResourceRequest) (res authrpc.RemoveResourceResponse, err error) {
+func (w *testCluster) remove(
+	_ context.Context,
+	_ authrpc.Caller,
+	r authrpc.RemoveResourceRequest,
+) (res authrpc.RemoveResourceResponse, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, there := w.docs[r.Name]; !there {
@@ -361,8 +450,16 @@ func (w *testCluster) addNode(name string) *host {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.hosts[name] = h
-	w.nodes = append(w.nodes, authrpc.NodeInfo{ID: identity.MachineID(strings.Repeat("0", 31) + string(rune('a'+len(w.nodes)))), Name: name, Online: true,
-		Labels: identity.Labels{"env": "prod"}, Logins: w.logins})
+	w.nodes = append(
+		w.nodes,
+		authrpc.NodeInfo{
+			ID:     identity.MachineID(strings.Repeat("0", 31) + string(rune('a'+len(w.nodes)))),
+			Name:   name,
+			Online: true,
+			Labels: identity.Labels{"env": "prod"},
+			Logins: w.logins,
+		},
+	)
 	return h
 }
 
@@ -372,8 +469,16 @@ func (w *testCluster) newHost(name string) *host {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	out, err := w.ca.Issue(w.t.Context(), ca.Request{Profile: ca.Host, SSHKey: key.PublicKey(), Names: []string{name, name + "." + clusterName},
-		Identity: identity.Identity{Kind: identity.Node, Cluster: clusterName, Name: name, ID: "0123456789abcdef0123456789abcdef"}})
+	out, err := w.ca.Issue(
+		w.t.Context(),
+		ca.Request{Profile: ca.Host, SSHKey: key.PublicKey(), Names: []string{name, name + "." + clusterName},
+			Identity: identity.Identity{
+				Kind:    identity.Node,
+				Cluster: clusterName,
+				Name:    name,
+				ID:      "0123456789abcdef0123456789abcdef",
+			}},
+	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -395,7 +500,12 @@ func (w *testCluster) serveDial(c *tls.Conn) {
 	h, ok := w.hosts[strings.TrimSuffix(req.Node, "."+clusterName)]
 	w.mu.Unlock()
 	if !ok {
-		f := fault.New(fault.NotFound, "proxy.dial", "there is no node "+req.Node+" that you may reach", "see: tsh ls")
+		f := fault.New(
+			fault.NotFound,
+			"proxy.dial",
+			"there is no node "+req.Node+" that you may reach",
+			"see: tsh ls",
+		)
 		_ = dial.WriteReply(c, dial.Reply{Fault: f})
 		_, _ = io.CopyN(io.Discard, c, 1<<16)
 		return
@@ -409,7 +519,13 @@ func (h *host) serve(w *testCluster, c net.Conn) {
 	cfg := &ssh.ServerConfig{
 		ServerVersion: h.version,
 		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			u, err := identity.VerifySSHUser(key, clusterName, w.keys.Public().UserSSH, c.RemoteAddr(), time.Now())
+			u, err := identity.VerifySSHUser(
+				key,
+				clusterName,
+				w.keys.Public().UserSSH,
+				c.RemoteAddr(),
+				time.Now(),
+			)
 			if err == nil && !u.HasLogin(identity.Login(m.User())) {
 				err = errors.New("no such login")
 			}
@@ -446,7 +562,8 @@ func (h *host) serve(w *testCluster, c net.Conn) {
 	}
 }
 
-// opening puts what came with the channel in front of the requests, for a server whose version says that it reads it.
+// opening puts what came with the channel in front of the requests, for a server whose version says that it
+// reads it.
 func (h *host) opening(nc ssh.NewChannel, reqs <-chan *ssh.Request) <-chan *ssh.Request {
 	if h.version == "" {
 		if len(nc.ExtraData()) > 0 {
@@ -506,7 +623,10 @@ func (h *host) session(user string, ch ssh.Channel, reqs <-chan *ssh.Request) {
 			_ = r.Reply(true, nil)
 		case "subsystem":
 			if h.root == "" {
-				_, _ = io.WriteString(ch.Stderr(), "threshold: error: no role of alice allows sftp as alice on this node\nthreshold: hint: ask for one that does\n")
+				_, _ = io.WriteString(
+					ch.Stderr(),
+					"threshold: error: no role of alice allows sftp as alice on this node\nthreshold: hint: ask for one that does\n",
+				)
 			}
 			_ = r.Reply(s.Text == "sftp" && h.root != "", nil)
 			if h.root != "" {
@@ -581,7 +701,13 @@ type client struct {
 
 func (w *testCluster) client() *client {
 	home := filepath.Join(w.t.TempDir(), "tsh home")
-	return &client{t: w.t, w: w, home: home, env: map[string]string{"TSH_HOME": home, "USER": "alice", "TERM": "xterm", "LANG": "ko_KR.UTF-8"}, now: time.Now}
+	return &client{
+		t:    w.t,
+		w:    w,
+		home: home,
+		env:  map[string]string{"TSH_HOME": home, "USER": "alice", "TERM": "xterm", "LANG": "ko_KR.UTF-8"},
+		now:  time.Now,
+	}
 }
 
 // result is what a command left.
@@ -595,7 +721,18 @@ func (c *client) run(args ...string) result { return c.runWith(strings.NewReader
 func (c *client) runWith(in io.Reader, args ...string) result {
 	c.t.Helper()
 	var out, errs bytes.Buffer
-	code := tsh.Main(c.t.Context(), tsh.Env{Args: args, Stdin: in, Stdout: &out, Stderr: &errs, Getenv: c.getenv, Version: "test", Now: c.now})
+	code := tsh.Main(
+		c.t.Context(),
+		tsh.Env{
+			Args:    args,
+			Stdin:   in,
+			Stdout:  &out,
+			Stderr:  &errs,
+			Getenv:  c.getenv,
+			Version: "test",
+			Now:     c.now,
+		},
+	)
 	return result{code, out.String(), errs.String()}
 }
 
@@ -619,7 +756,8 @@ func (c *client) refused(code int, args []string, words ...string) {
 
 func (c *client) wantRefusal(r result, what string, code int, words ...string) {
 	c.t.Helper()
-	if r.code != code || !strings.Contains(r.stderr, "tsh: error: ") || !strings.Contains(r.stderr, "\ntsh: hint: ") {
+	if r.code != code || !strings.Contains(r.stderr, "tsh: error: ") ||
+		!strings.Contains(r.stderr, "\ntsh: hint: ") {
 		c.t.Errorf("%s: got %d %q, want %d, an error and a hint", what, r.code, r.stderr, code)
 	}
 	for _, word := range words {

@@ -31,42 +31,70 @@ var listings = map[access.Resource]listing{
 		read(r.Spec, &c)
 		return []string{r.Metadata.Name, c.Type, c.Issuer, c.Client_ID}
 	}},
-	access.Users: {[]string{"NAME", "PERSON", "EXTRA ROLES", "FACTOR", "LAST LOGIN"}, func(r authrpc.Resource) []string {
-		var spec struct{ Roles []string }
-		var status struct {
-			Name          string
-			Last_Login    time.Time
-			Second_Factor bool
-		}
-		read(r.Spec, &spec)
-		read(r.Status, &status)
-		factor := "none"
-		if status.Second_Factor {
-			factor = "enrolled"
-		}
-		return []string{r.Metadata.Name, status.Name, strings.Join(spec.Roles, ","), factor, moment(status.Last_Login)}
-	}},
-	access.Tokens: {[]string{"NAME", "FOR", "LABELS", "STATE", "MADE BY", "ENDS"}, func(r authrpc.Resource) []string {
-		var spec struct {
-			Kind   string
-			Labels map[string]string
-		}
-		var status struct {
-			State, By string
-			Expires   time.Time
-		}
-		read(r.Spec, &spec)
-		read(r.Status, &status)
-		return []string{r.Metadata.Name, spec.Kind, labelText(spec.Labels), status.State, status.By, moment(status.Expires)}
-	}},
-	access.Machines: {[]string{"NAME", "KIND", "LABELS", "JOINED", "RENEWED"}, func(r authrpc.Resource) []string {
-		var status struct {
-			Kind             string
-			Created, Renewed time.Time
-		}
-		read(r.Status, &status)
-		return []string{r.Metadata.Name, status.Kind, labelText(r.Metadata.Labels), moment(status.Created), moment(status.Renewed)}
-	}},
+	access.Users: {
+		[]string{"NAME", "PERSON", "EXTRA ROLES", "FACTOR", "LAST LOGIN"},
+		func(r authrpc.Resource) []string {
+			var spec struct{ Roles []string }
+			var status struct {
+				Name          string
+				Last_Login    time.Time
+				Second_Factor bool
+			}
+			read(r.Spec, &spec)
+			read(r.Status, &status)
+			factor := "none"
+			if status.Second_Factor {
+				factor = "enrolled"
+			}
+			return []string{
+				r.Metadata.Name,
+				status.Name,
+				strings.Join(spec.Roles, ","),
+				factor,
+				moment(status.Last_Login),
+			}
+		},
+	},
+	access.Tokens: {
+		[]string{"NAME", "FOR", "LABELS", "STATE", "MADE BY", "ENDS"},
+		func(r authrpc.Resource) []string {
+			var spec struct {
+				Kind   string
+				Labels map[string]string
+			}
+			var status struct {
+				State, By string
+				Expires   time.Time
+			}
+			read(r.Spec, &spec)
+			read(r.Status, &status)
+			return []string{
+				r.Metadata.Name,
+				spec.Kind,
+				labelText(spec.Labels),
+				status.State,
+				status.By,
+				moment(status.Expires),
+			}
+		},
+	},
+	access.Machines: {
+		[]string{"NAME", "KIND", "LABELS", "JOINED", "RENEWED"},
+		func(r authrpc.Resource) []string {
+			var status struct {
+				Kind             string
+				Created, Renewed time.Time
+			}
+			read(r.Status, &status)
+			return []string{
+				r.Metadata.Name,
+				status.Kind,
+				labelText(r.Metadata.Labels),
+				moment(status.Created),
+				moment(status.Renewed),
+			}
+		},
+	},
 	access.Events: {[]string{"NUMBER", "TIME", "CODE", "WHO", "WHERE", "WHAT"}, eventCells},
 }
 

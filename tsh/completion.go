@@ -25,7 +25,12 @@ func (a *app) completionCmd() *cobra.Command {
 		Short: "Print the script that completes tsh commands and node names",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 || !slices.Contains(shells, args[0]) {
-				return fault.New(fault.Invalid, "", "tsh completion needs the name of one shell that it knows", "write bash, zsh or fish, as: tsh completion bash")
+				return fault.New(
+					fault.Invalid,
+					"",
+					"tsh completion needs the name of one shell that it knows",
+					"write bash, zsh or fish, as: tsh completion bash",
+				)
 			}
 			return nil
 		},
@@ -53,7 +58,8 @@ func (u backtickFilter) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// completeNode completes the first argument with node names, after user@ where that is typed. suffix follows each name: ":" for scp.
+// completeNode completes the first argument with node names, after user@ where that is typed. suffix follows
+// each name: ":" for scp.
 func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		directive := cobra.ShellCompDirectiveNoFileComp

@@ -57,11 +57,21 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// connect opens an SSH connection to the node, verified end to end. The whole name, as usually typed, costs no further question; a
-// first label or a machine's id is asked of auth.
-func (a *app) connect(ctx context.Context, p *profile.Profile, d destinationOf, quiet bool) (*ssh.Client, error) {
+// connect opens an SSH connection to the node, verified end to end. The whole name, as usually typed, costs
+// no further question; a first label or a machine's id is asked of auth.
+func (a *app) connect(
+	ctx context.Context,
+	p *profile.Profile,
+	d destinationOf,
+	quiet bool,
+) (*ssh.Client, error) {
 	if p.SSHCert == nil {
-		return nil, fault.New(fault.Denied, "", "no role of "+p.User+" lets you log in to any node", "ask an administrator for a role, then run: tsh login")
+		return nil, fault.New(
+			fault.Denied,
+			"",
+			"no role of "+p.User+" lets you log in to any node",
+			"ask an administrator for a role, then run: tsh login",
+		)
 	}
 	login, err := a.chooseLogin(p, d.login)
 	if err != nil {
@@ -85,7 +95,8 @@ func (a *app) connect(ctx context.Context, p *profile.Profile, d destinationOf, 
 	return a.connectTo(ctx, p, login, name, quiet)
 }
 
-// chooseLogin decides whom to be where no user@ is given: the only login, or the local user's name if it is among them.
+// chooseLogin decides whom to be where no user@ is given: the only login, or the local user's name if it is
+// among them.
 func (a *app) chooseLogin(p *profile.Profile, asked identity.Login) (identity.Login, error) {
 	if asked != "" {
 		return asked, nil // the node says whether it may be
@@ -99,10 +110,21 @@ func (a *app) chooseLogin(p *profile.Profile, asked identity.Login) (identity.Lo
 			return l, nil
 		}
 	}
-	return "", fault.New(fault.Invalid, "", "say as whom: your logins are "+join(p.Logins), "write LOGIN@NODE, as "+string(p.Logins[0])+"@NODE")
+	return "", fault.New(
+		fault.Invalid,
+		"",
+		"say as whom: your logins are "+join(p.Logins),
+		"write LOGIN@NODE, as "+string(p.Logins[0])+"@NODE",
+	)
 }
 
-func (a *app) connectTo(ctx context.Context, p *profile.Profile, login identity.Login, name string, quiet bool) (*ssh.Client, error) {
+func (a *app) connectTo(
+	ctx context.Context,
+	p *profile.Profile,
+	login identity.Login,
+	name string,
+	quiet bool,
+) (*ssh.Client, error) {
 	conn, err := a.dialNode(ctx, p, name)
 	if err != nil {
 		return nil, err
@@ -180,12 +202,18 @@ func (a *app) watchEndNotice(reqs <-chan *ssh.Request) <-chan *ssh.Request {
 	return rest
 }
 
-// lostConnection says why a connection without a session, which is over, ended: in the node's words, if it had any.
+// lostConnection says why a connection without a session, which is over, ended: in the node's words, if it
+// had any.
 func (a *app) lostConnection() error {
 	a.endNoticeReaders.Wait() // its last word may have come with the end
 	if text := a.endNotice.Load(); text != nil {
 		if why, hint := parseRefusal(*text); why != "" {
-			return fault.New(fault.Unavailable, "", "the node ended the connection: "+why, said(hint, "connect again"))
+			return fault.New(
+				fault.Unavailable,
+				"",
+				"the node ended the connection: "+why,
+				said(hint, "connect again"),
+			)
 		}
 	}
 	return programExit{}.result()
@@ -208,7 +236,8 @@ func (h *handshake) keepBanner(msg string) error {
 	return nil
 }
 
-// explain turns a failed handshake into what a person can act on: the proxy's refusal, the node's words, or a wrong host.
+// explain turns a failed handshake into what a person can act on: the proxy's refusal, the node's words, or a
+// wrong host.
 func (h *handshake) explain(ctx context.Context, conn *nodeConn, err error) error {
 	var old *identity.ExpiredError
 	var auth *ssh.ServerAuthError
@@ -218,21 +247,43 @@ func (h *handshake) explain(ctx context.Context, conn *nodeConn, err error) erro
 	case conn.refused() != nil:
 		return conn.refused()
 	case errors.As(h.hostErr, &old):
-		return fault.Wrap(err, fault.Expired, "", "the node's "+old.Error(), "check this machine's clock; if it is right, look at threshold-node on "+h.name)
+		return fault.Wrap(
+			err,
+			fault.Expired,
+			"",
+			"the node's "+old.Error(),
+			"check this machine's clock; if it is right, look at threshold-node on "+h.name,
+		)
 	case h.hostErr != nil:
 		return fault.Wrap(err, fault.Denied, "", "what answers is not node "+h.name+": "+h.hostErr.Error(),
 			"log in again to learn of new authorities: tsh login; if it stays so, tell an administrator")
 	case ctx.Err() != nil:
-		return fault.Wrap(err, fault.Unavailable, "", "node "+h.name+" does not answer", "check that the machine runs; then try again")
+		return fault.Wrap(
+			err,
+			fault.Unavailable,
+			"",
+			"node "+h.name+" does not answer",
+			"check that the machine runs; then try again",
+		)
 	case strings.Contains(err.Error(), "unable to authenticate"), errors.As(err, &auth):
 		return h.loginRefused(err)
 	}
-	return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+h.name+" broke off: "+clean(fault.DescribeNetwork(err)), "try again; if it stays so, look at the log of threshold-node on it")
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		"",
+		"the connection to node "+h.name+" broke off: "+clean(fault.DescribeNetwork(err)),
+		"try again; if it stays so, look at the log of threshold-node on it",
+	)
 }
 
 // loginRefused tells the node's own reason, which it sends as a banner.
 func (h *handshake) loginRefused(err error) error {
-	msg, hint := fmt.Sprintf("node %s does not let you in as %s", h.name, h.login), "see which logins you have there: tsh ls name="+h.name
+	msg, hint := fmt.Sprintf(
+		"node %s does not let you in as %s",
+		h.name,
+		h.login,
+	), "see which logins you have there: tsh ls name="+h.name
 	if why, what := parseRefusal(h.banner.String()); why != "" {
 		msg += ": " + why
 		hint = said(what, hint)

@@ -20,7 +20,8 @@ import (
 // connectTime bounds the way to the proxy, TLS included.
 const connectTime = 15 * time.Second
 
-// proxyDialer is the way to proxies, as the environment says it, and why it cannot be gone if it says nonsense.
+// proxyDialer is the way to proxies, as the environment says it, and why it cannot be gone if it says
+// nonsense.
 type proxyDialer struct {
 	egress *egress.Dialer
 	err    error
@@ -61,7 +62,8 @@ func (a *app) dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.C
 	return conn, nil
 }
 
-// tlsFault says what a person should do about a TLS connection that did not come about, or that the proxy ended at once.
+// tlsFault says what a person should do about a TLS connection that did not come about, or that the proxy
+// ended at once.
 func tlsFault(addr string, err error) error {
 	var pin *identity.PinError
 	var old *identity.ExpiredError
@@ -74,27 +76,48 @@ func tlsFault(addr string, err error) error {
 	case errors.As(err, &said): // what stands on the way has its own words
 		return said
 	case errors.As(err, &pin):
-		return fault.Wrap(err, fault.Denied, "", addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
-			"ask an administrator for the cluster's pin, then: tsh login --proxy "+addr+" --pin sha256:…")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"",
+			addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
+			"ask an administrator for the cluster's pin, then: tsh login --proxy "+addr+" --pin sha256:…",
+		)
 	case errors.As(err, &old):
-		return fault.Wrap(err, fault.Expired, "", "the server's "+old.Error(), "check this machine's clock; if it is right, tell an administrator")
+		return fault.Wrap(
+			err,
+			fault.Expired,
+			"",
+			"the server's "+old.Error(),
+			"check this machine's clock; if it is right, tell an administrator",
+		)
 	case errors.As(err, &remote) && remote.Op == "remote error", errors.As(err, &alert):
-		return fault.Wrap(err, fault.Unauthenticated, "", "the proxy does not accept this login's certificate", "run: tsh login; if that fails too, check the address")
+		return fault.Wrap(
+			err,
+			fault.Unauthenticated,
+			"",
+			"the proxy does not accept this login's certificate",
+			"run: tsh login; if that fails too, check the address",
+		)
 	}
 	return unreachable(addr, err)
 }
 
 // auth is a client of auth that shows the login's certificate.
 func (a *app) auth(p *profile.Profile) *authrpc.Client {
-	return authrpc.NewClientWithDialer(a.dialer, p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth))
+	return authrpc.NewClientWithDialer(
+		a.dialer,
+		p.Proxy,
+		identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth),
+	)
 }
 
 func certificate(p *profile.Profile) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) { return &p.X509, nil }
 }
 
-// nodeConn is a connection to a node by way of the proxy. The request travels with the first Write; a refusal is what the first Read
-// returns, and stays in refused, because layers above may swallow it.
+// nodeConn is a connection to a node by way of the proxy. The request travels with the first Write; a refusal
+// is what the first Read returns, and stays in refused, because layers above may swallow it.
 type nodeConn struct {
 	net.Conn
 	tls  *tls.Conn
@@ -106,11 +129,19 @@ type nodeConn struct {
 
 // dialNode asks the proxy for a node by its whole name.
 func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*nodeConn, error) {
-	conn, err := a.dialTLS(ctx, p.Proxy, identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNDial, certificate(p), a.Now, identity.Proxy))
+	conn, err := a.dialTLS(
+		ctx,
+		p.Proxy,
+		identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNDial, certificate(p), a.Now, identity.Proxy),
+	)
 	if err != nil {
 		return nil, err
 	}
-	return &nodeConn{Conn: dial.Client(coalesce.Conn(conn), dial.Request{Node: name}), tls: conn, addr: p.Proxy}, nil
+	return &nodeConn{
+		Conn: dial.Client(coalesce.Conn(conn), dial.Request{Node: name}),
+		tls:  conn,
+		addr: p.Proxy,
+	}, nil
 }
 
 func (c *nodeConn) Read(b []byte) (int, error) {

@@ -23,7 +23,12 @@ func (t *transfer) download(sources []place, to string, into bool) error {
 			return err
 		}
 		if len(names) > 1 && !into {
-			return fault.New(fault.Invalid, "", fmt.Sprintf("%s means %d files, and %s is no folder here", src.path, len(names), to), "make it first: mkdir -p "+to)
+			return fault.New(
+				fault.Invalid,
+				"",
+				fmt.Sprintf("%s means %d files, and %s is no folder here", src.path, len(names), to),
+				"make it first: mkdir -p "+to,
+			)
 		}
 		for _, name := range names {
 			dst := to
@@ -42,7 +47,8 @@ func (t *transfer) download(sources []place, to string, into bool) error {
 	return nil
 }
 
-// expand finds what a path with wildcards means on the node. Every answer must match the pattern: a node does not choose names here.
+// expand finds what a path with wildcards means on the node. Every answer must match the pattern: a node does
+// not choose names here.
 func (t *transfer) expand(pattern string) ([]string, error) {
 	if _, err := t.remote.Lstat(pattern); err == nil || !strings.ContainsAny(pattern, "*?[") {
 		return []string{pattern}, nil
@@ -55,7 +61,8 @@ func (t *transfer) expand(pattern string) ([]string, error) {
 		return nil, t.remoteFault(pattern, fs.ErrNotExist)
 	}
 	for _, n := range names {
-		if ok, err := path.Match(path.Clean(pattern), path.Clean(n)); err != nil || !ok || checkName(path.Base(n)) != nil {
+		if ok, err := path.Match(path.Clean(pattern), path.Clean(n)); err != nil || !ok ||
+			checkName(path.Base(n)) != nil {
 			return nil, badName(n)
 		}
 	}
@@ -94,7 +101,12 @@ func (t *transfer) get(src, dst string, depth int) error {
 	case !t.recursive:
 		return fault.New(fault.Invalid, "", clean(src)+" is a folder on the node", "add -r to copy folders")
 	case depth >= maxDepth:
-		return fault.New(fault.Invalid, "", fmt.Sprintf("folders on the node are more than %d deep at %s", maxDepth, clean(src)), "copy a part at a time")
+		return fault.New(
+			fault.Invalid,
+			"",
+			fmt.Sprintf("folders on the node are more than %d deep at %s", maxDepth, clean(src)),
+			"copy a part at a time",
+		)
 	}
 	entries, err := t.remote.ReadDir(src)
 	if err != nil {
@@ -129,7 +141,8 @@ func (t *transfer) getEntry(src, dst string, e fs.FileInfo, depth int) error {
 	return t.get(path.Join(src, name), filepath.Join(dst, name), depth+1)
 }
 
-// makeLocalDir makes the folder, or takes one that is there. A link to a folder may be the person's own: a download makes no links.
+// makeLocalDir makes the folder, or takes one that is there. A link to a folder may be the person's own: a
+// download makes no links.
 func makeLocalDir(dst string) error {
 	err := os.Mkdir(dst, 0o777) // less the umask
 	if errors.Is(err, fs.ErrExist) {
@@ -142,15 +155,21 @@ func makeLocalDir(dst string) error {
 
 // checkName refuses what a node may not name a file here: a way to elsewhere, or what a terminal could obey.
 func checkName(name string) error {
-	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, `/\`) || !utf8.ValidString(name) || clean(name) != name {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, `/\`) ||
+		!utf8.ValidString(name) ||
+		clean(name) != name {
 		return fmt.Errorf("name %q", name)
 	}
 	return nil
 }
 
 func badName(name string) error {
-	return fault.New(fault.Denied, "", fmt.Sprintf("the node offers a file by the name %q, which tsh does not write here", name),
-		"copy such a file by itself, under a name that you choose")
+	return fault.New(
+		fault.Denied,
+		"",
+		fmt.Sprintf("the node offers a file by the name %q, which tsh does not write here", name),
+		"copy such a file by itself, under a name that you choose",
+	)
 }
 
 // getFile writes beside the destination, then takes its name.
@@ -188,8 +207,8 @@ func (t *transfer) getFile(src, dst string, info fs.FileInfo) (err error) {
 	return nil
 }
 
-// createLocal opens a file that takes the name dst when finish is called with nil, and else vanishes. What is there already keeps its
-// mode; a device or pipe is written to as it is; a link is followed.
+// createLocal opens a file that takes the name dst when finish is called with nil, and else vanishes. What is
+// there already keeps its mode; a device or pipe is written to as it is; a link is followed.
 func createLocal(dst string, mode fs.FileMode) (*os.File, func(error) error, error) {
 	if real, err := filepath.EvalSymlinks(dst); err == nil {
 		dst = real

@@ -48,7 +48,8 @@ var scpFlags = map[string]string{
 // hintNoX11 is the answer to those who want X11.
 const hintNoX11 = "leave it out: windows (X11) are not forwarded, because any program there could read the keys you type here"
 
-// wrongFlag words what is wrong with a flag. pflag's own text is fit to read but for values, where it shows what Go's parser said.
+// wrongFlag words what is wrong with a flag. pflag's own text is fit to read but for values, where it shows
+// what Go's parser said.
 func wrongFlag(c *cobra.Command, err error) error {
 	var unknown interface{ GetSpecifiedName() string }
 	if errors.As(err, &unknown) && (c.Name() == "ssh" || c.Name() == "scp") {
@@ -58,12 +59,24 @@ func wrongFlag(c *cobra.Command, err error) error {
 			hint, ok = opensshFlags[name]
 		}
 		if ok && c.Flags().ShorthandLookup(name) == nil {
-			return fault.Wrap(err, fault.Invalid, "", fmt.Sprintf("%s has no flag -%s", c.CommandPath(), name), hint)
+			return fault.Wrap(
+				err,
+				fault.Invalid,
+				"",
+				fmt.Sprintf("%s has no flag -%s", c.CommandPath(), name),
+				hint,
+			)
 		}
 	}
 	var value interface{ GetValue() string }
 	if errors.As(err, &value) && strings.Contains(err.Error(), `"--ttl"`) {
-		return fault.Wrap(err, fault.Invalid, "", fmt.Sprintf("%q is no length of time", value.GetValue()), "write a number and a unit, as 90s or 15m")
+		return fault.Wrap(
+			err,
+			fault.Invalid,
+			"",
+			fmt.Sprintf("%q is no length of time", value.GetValue()),
+			"write a number and a unit, as 90s or 15m",
+		)
 	}
 	return usage(c, err)
 }

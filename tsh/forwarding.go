@@ -9,7 +9,9 @@ import (
 
 // forwards reads what is to be forwarded.
 func (a *app) forwards(o sshOptions) (*forward.Forwarder, error) {
-	cfg := forward.Config{Notify: func(s string) { fmt.Fprintf(a.Stderr, "tsh: %s\r\n", clean(s)) }} // the terminal may be raw
+	cfg := forward.Config{
+		Notify: func(s string) { fmt.Fprintf(a.Stderr, "tsh: %s\r\n", clean(s)) },
+	} // the terminal may be raw
 	for _, set := range []struct {
 		typed []string
 		parse func(string) (forward.Rule, error)
@@ -32,7 +34,12 @@ func (a *app) forwards(o sshOptions) (*forward.Forwarder, error) {
 	}
 	if o.agent {
 		if cfg.Agent = a.Getenv("SSH_AUTH_SOCK"); cfg.Agent == "" {
-			return nil, fault.New(fault.Invalid, "", "there is no ssh-agent to forward: SSH_AUTH_SOCK is not set", "start one: eval $(ssh-agent); or leave -A out")
+			return nil, fault.New(
+				fault.Invalid,
+				"",
+				"there is no ssh-agent to forward: SSH_AUTH_SOCK is not set",
+				"start one: eval $(ssh-agent); or leave -A out",
+			)
 		}
 	}
 	return forward.New(cfg), nil

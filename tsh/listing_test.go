@@ -18,12 +18,18 @@ func TestLSShowsEveryPage(t *testing.T) {
 		w.addNode(n)
 	}
 	w.mu.Lock()
-	w.nodes[4].Online, w.nodes[4].LastSeen, w.nodes[4].Labels = false, time.Now().Add(-50*time.Hour), identity.Labels{"note": "x\x1b[2J\u202ey", "env": "dev"}
+	w.nodes[4].Online, w.nodes[4].LastSeen, w.nodes[4].Labels = false, time.Now().
+		Add(-50*time.Hour),
+		identity.Labels{
+			"note": "x\x1b[2J\u202ey",
+			"env":  "dev",
+		}
 	w.mu.Unlock()
 	c := w.loggedIn()
 	out := c.ok("ls")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if len(lines) != 6 || strings.Join(strings.Fields(lines[0]), " ") != "NAME STATUS LABELS LOGINS" || strings.Join(strings.Fields(lines[1]), " ") != "a online env=prod alice" {
+	if len(lines) != 6 || strings.Join(strings.Fields(lines[0]), " ") != "NAME STATUS LABELS LOGINS" ||
+		strings.Join(strings.Fields(lines[1]), " ") != "a online env=prod alice" {
 		t.Errorf("got %q, want a heading and five nodes", out)
 	}
 	if !strings.Contains(lines[5], "offline 2d") || !strings.Contains(lines[5], "env=dev,note=x[2Jy") {
@@ -31,11 +37,13 @@ func TestLSShowsEveryPage(t *testing.T) {
 	}
 	var nodes []authrpc.NodeInfo
 	raw := c.ok("ls", "--format=json")
-	if err := json.Unmarshal([]byte(raw), &nodes); err != nil || len(nodes) != 5 || nodes[4].Labels["note"] != "x\x1b[2J\u202ey" {
+	if err := json.Unmarshal([]byte(raw), &nodes); err != nil || len(nodes) != 5 ||
+		nodes[4].Labels["note"] != "x\x1b[2J\u202ey" {
 		t.Errorf("got %+v (%v), want five nodes as they are", nodes, err)
 	}
 	for _, f := range []string{"json", "yaml"} {
-		if out := c.ok("ls", "--format="+f); strings.ContainsAny(out, "\x1b\u202e") || !strings.Contains(out, "online: true") && f == "yaml" {
+		if out := c.ok("ls", "--format="+f); strings.ContainsAny(out, "\x1b\u202e") ||
+			!strings.Contains(out, "online: true") && f == "yaml" {
 			t.Errorf("%s: got %q, want control characters escaped", f, out)
 		}
 	}
@@ -81,17 +89,21 @@ func TestResourcesRoundTrip(t *testing.T) {
 		t.Errorf("got %s, want the values with their types", got)
 	}
 	shown := c.ok("get", "role", "ops")
-	if got := string(w.docs["ops"].Spec); !strings.Contains(got, `"max_sessions":5`) || !strings.Contains(got, `"end_with_certificate":true`) {
+	if got := string(w.docs["ops"].Spec); !strings.Contains(got, `"max_sessions":5`) ||
+		!strings.Contains(got, `"end_with_certificate":true`) {
 		t.Errorf("got %s, want the limits with their types", got)
 	}
-	if again := c.runWith(strings.NewReader(shown), "apply", "-f", "-"); again.code != 0 || again.out != "role ops changed\n" {
+	if again := c.runWith(strings.NewReader(shown), "apply", "-f", "-"); again.code != 0 ||
+		again.out != "role ops changed\n" {
 		t.Errorf("got %+v for %s, want what get shows applied", again, shown)
 	}
 	if w.docs["ops"].Metadata.Revision == 0 {
 		t.Error("got no revision sent back")
 	}
 	var list []authrpc.Resource
-	if err := json.Unmarshal([]byte(c.ok("get", "roles", "--format=json")), &list); err != nil || len(list) != 1 || list[0].Metadata.Name != "ops" {
+	if err := json.Unmarshal([]byte(c.ok("get", "roles", "--format=json")), &list); err != nil ||
+		len(list) != 1 ||
+		list[0].Metadata.Name != "ops" {
 		t.Errorf("got %+v (%v), want the role", list, err)
 	}
 	if out := c.ok("get", "users"); !strings.Contains(out, "LAST LOGIN") || !strings.Contains(out, "bob") {
@@ -107,7 +119,9 @@ func TestResourcesRoundTrip(t *testing.T) {
 func TestEventsReadAsALog(t *testing.T) {
 	w := newTestCluster(t)
 	w.docs["7"] = authrpc.Resource{Kind: "event", Version: "v1", Metadata: authrpc.Metadata{Name: "7"},
-		Spec: json.RawMessage(`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z","user":"bob\u001b[2J","node":"web-1","login":"root"}`)}
+		Spec: json.RawMessage(
+			`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z","user":"bob\u001b[2J","node":"web-1","login":"root"}`,
+		)}
 	out := w.loggedIn().ok("get", "events")
 	for _, want := range []string{"NUMBER", "TH3001", "bob[2J", "root@web-1", "a session started on a node"} {
 		if !strings.Contains(out, want) {
@@ -119,9 +133,20 @@ func TestEventsReadAsALog(t *testing.T) {
 func TestApplyReportsAllFaultsAndSendsNothing(t *testing.T) {
 	w := newTestCluster(t)
 	c := w.loggedIn()
-	bad := strings.NewReader("kind: role\nversion: v1\nmetadata: {name: a}\nspec:\n  allow:\n    - nodes: {env: prod}\n      loggins: [x]\n      actions: [shel]\n---\nkind: rule\nversion: v1\nmetadata: {name: b}\nspec: {}\n---\nkind: user\nversion: v1\nspec: {}\n")
+	bad := strings.NewReader(
+		"kind: role\nversion: v1\nmetadata: {name: a}\nspec:\n  allow:\n    - nodes: {env: prod}\n      loggins: [x]\n      actions: [shel]\n---\nkind: rule\nversion: v1\nmetadata: {name: b}\nspec: {}\n---\nkind: user\nversion: v1\nspec: {}\n",
+	)
 	r := c.runWith(bad, "apply", "-f", "-")
-	c.wantRefusal(r, "apply", 1, "standard input:7", "loggins", `unknown action "shel"`, "kind rule is not known", "metadata")
+	c.wantRefusal(
+		r,
+		"apply",
+		1,
+		"standard input:7",
+		"loggins",
+		`unknown action "shel"`,
+		"kind rule is not known",
+		"metadata",
+	)
 	if got := w.takeCalls(); got != nil {
 		t.Errorf("got %q sent, want nothing", got)
 	}
@@ -131,7 +156,8 @@ func TestTokenIsShownOnceWithTheNextStep(t *testing.T) {
 	w := newTestCluster(t)
 	c := w.loggedIn()
 	r := c.run("token", "create", "--label", "env=prod", "--ttl", "10m")
-	if r.code != 0 || !strings.Contains(r.out, "token: thjoin1.node.") || !strings.Contains(r.stderr, "threshold-node --proxy "+w.addr) {
+	if r.code != 0 || !strings.Contains(r.out, "token: thjoin1.node.") ||
+		!strings.Contains(r.stderr, "threshold-node --proxy "+w.addr) {
 		t.Errorf("got %+v, want the token and the next command", r)
 	}
 	if got := string(w.docs["node-1"].Spec); got != `{"kind":"node","ttl":"10m","labels":{"env":"prod"}}` {
@@ -147,10 +173,14 @@ func TestTokenInMachineReadableFormats(t *testing.T) {
 	c := w.loggedIn()
 	r := c.run("token", "create", "--format=json", "--ttl", "10m")
 	var got struct{ Name, Kind, TTL, Token string }
-	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.stderr != "" || got.Name != "node-1" || got.Kind != "node" || got.TTL != "10m" || !strings.HasPrefix(got.Token, "thjoin1.node.") {
+	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.stderr != "" || got.Name != "node-1" ||
+		got.Kind != "node" ||
+		got.TTL != "10m" ||
+		!strings.HasPrefix(got.Token, "thjoin1.node.") {
 		t.Errorf("got %+v (%v), want the token and no word beside it", r, err)
 	}
-	if out := c.ok("token", "create", "--format=yaml"); !strings.Contains(out, "\ntoken: thjoin1.node.") || !strings.Contains(out, "ttl: 30m\n") {
+	if out := c.ok("token", "create", "--format=yaml"); !strings.Contains(out, "\ntoken: thjoin1.node.") ||
+		!strings.Contains(out, "ttl: 30m\n") {
 		t.Errorf("got %q, want YAML", out)
 	}
 	c.refused(1, []string{"token", "create", "--format=csv"}, "text, json or yaml")
@@ -171,7 +201,8 @@ func TestCompletionKnowsNodes(t *testing.T) {
 	if out := c.ok("__complete", "ssh", "-N", "-L", "1:a:1", "we"); !strings.HasPrefix(out, "web-1\n") {
 		t.Errorf("got %q, want web-1 after flags", out)
 	}
-	if out := c.ok("__complete", "ssh", "--forward-"); !strings.Contains(out, "--forward-local") || strings.Contains(out, "`") {
+	if out := c.ok("__complete", "ssh", "--forward-"); !strings.Contains(out, "--forward-local") ||
+		strings.Contains(out, "`") {
 		t.Errorf("got %q, want the flags", out)
 	}
 	if out := c.ok("__complete", "help", "tok"); !strings.Contains(out, "token\n") {

@@ -47,29 +47,70 @@ func (a *app) loginCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return a.runLogin(c.Context(), o) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.caFile, "ca-file", "", "`FILE` with the authority of the proxy's web certificate, for a first contact")
-	f.StringVar(&o.pin, "pin", "", "the cluster's `PIN` (sha256:…), from an administrator; then no web certificate is needed")
+	f.StringVar(
+		&o.caFile,
+		"ca-file",
+		"",
+		"`FILE` with the authority of the proxy's web certificate, for a first contact",
+	)
+	f.StringVar(
+		&o.pin,
+		"pin",
+		"",
+		"the cluster's `PIN` (sha256:…), from an administrator; then no web certificate is needed",
+	)
 	f.StringVar(&o.browser, "browser", "", "`none` prints the address instead of opening a browser")
-	f.BoolVar(&o.headless, "headless", false, "approve in a browser on another machine; certificates for an hour, for this address alone")
+	f.BoolVar(
+		&o.headless,
+		"headless",
+		false,
+		"approve in a browser on another machine; certificates for an hour, for this address alone",
+	)
 	f.StringVar(&o.connector, "connector", "", "`NAME` of the identity provider, where there are several")
-	f.StringVar(&o.agent, "add-keys-to-agent", "auto", "`auto|yes|no`; auto: only if ssh-agent can forbid onward hops")
-	_ = c.RegisterFlagCompletionFunc("add-keys-to-agent", cobra.FixedCompletions([]string{"auto", "yes", "no"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = c.RegisterFlagCompletionFunc("browser", cobra.FixedCompletions([]string{"none"}, cobra.ShellCompDirectiveNoFileComp))
+	f.StringVar(
+		&o.agent,
+		"add-keys-to-agent",
+		"auto",
+		"`auto|yes|no`; auto: only if ssh-agent can forbid onward hops",
+	)
+	_ = c.RegisterFlagCompletionFunc(
+		"add-keys-to-agent",
+		cobra.FixedCompletions([]string{"auto", "yes", "no"}, cobra.ShellCompDirectiveNoFileComp),
+	)
+	_ = c.RegisterFlagCompletionFunc(
+		"browser",
+		cobra.FixedCompletions([]string{"none"}, cobra.ShellCompDirectiveNoFileComp),
+	)
 	return c
 }
 
 func (o loginOptions) check() error {
 	if o.browser != "" && o.browser != "none" {
-		return fault.New(fault.Invalid, "", fmt.Sprintf("--browser=%s is not known", o.browser), "use --browser=none, or leave it out")
+		return fault.New(
+			fault.Invalid,
+			"",
+			fmt.Sprintf("--browser=%s is not known", o.browser),
+			"use --browser=none, or leave it out",
+		)
 	}
 	if o.headless && o.browser != "" {
-		return fault.New(fault.Invalid, "", "--headless opens no browser, so --browser means nothing beside it", "leave one of them out")
+		return fault.New(
+			fault.Invalid,
+			"",
+			"--headless opens no browser, so --browser means nothing beside it",
+			"leave one of them out",
+		)
 	}
 	switch o.agent {
 	case "auto", "yes", "no":
 		return nil
 	}
-	return fault.New(fault.Invalid, "", fmt.Sprintf("--add-keys-to-agent=%s is not known", o.agent), "use auto, yes or no")
+	return fault.New(
+		fault.Invalid,
+		"",
+		fmt.Sprintf("--add-keys-to-agent=%s is not known", o.agent),
+		"use auto, yes or no",
+	)
 }
 
 func (a *app) runLogin(ctx context.Context, o loginOptions) error {
@@ -82,7 +123,12 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	}
 	addr, err := a.proxyAddress()
 	if fault.Is(err, fault.NotFound) {
-		return fault.New(fault.Invalid, "", "which cluster? --proxy is missing, and this is the first login", "run: tsh login --proxy HOST")
+		return fault.New(
+			fault.Invalid,
+			"",
+			"which cluster? --proxy is missing, and this is the first login",
+			"run: tsh login --proxy HOST",
+		)
 	}
 	if err != nil {
 		return err
@@ -121,9 +167,15 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	return a.welcome(p)
 }
 
-var errLoginTimeout = fault.New(fault.Expired, "", "the browser's part of the login took longer than "+loginTime.String(), "run the command again")
+var errLoginTimeout = fault.New(
+	fault.Expired,
+	"",
+	"the browser's part of the login took longer than "+loginTime.String(),
+	"run the command again",
+)
 
-// loginKeys is what a login is for: keys born here, which never leave, and the verifier that proves they began it.
+// loginKeys is what a login is for: keys born here, which never leave, and the verifier that proves they
+// began it.
 type loginKeys struct {
 	ssh      ed25519.PrivateKey
 	x509     *ecdsa.PrivateKey
@@ -166,11 +218,22 @@ func secret() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// awaitBrowser sends the person to the proxy's login page and waits for the one-time code on loopback (RFC 8252 section 7.3).
-func (a *app) awaitBrowser(ctx context.Context, addr, challenge string, o loginOptions) (code string, err error) {
+// awaitBrowser sends the person to the proxy's login page and waits for the one-time code on loopback (RFC
+// 8252 section 7.3).
+func (a *app) awaitBrowser(
+	ctx context.Context,
+	addr, challenge string,
+	o loginOptions,
+) (code string, err error) {
 	back, err := newLoopback()
 	if err != nil {
-		return "", fault.Wrap(err, fault.Unavailable, "", "no port on 127.0.0.1 can be opened for the browser's answer: "+err.Error(), "look at this machine's firewall and limits")
+		return "", fault.Wrap(
+			err,
+			fault.Unavailable,
+			"",
+			"no port on 127.0.0.1 can be opened for the browser's answer: "+err.Error(),
+			"look at this machine's firewall and limits",
+		)
 	}
 	page := loginURL(addr, challenge, back.url(), back.state, o.connector)
 	if o.browser == "none" {
@@ -209,7 +272,13 @@ func origin(addr string) string {
 }
 
 // loginWithBrowser logs in with a browser on this machine.
-func (a *app) loginWithBrowser(ctx context.Context, addr string, at cluster, k *loginKeys, o loginOptions) (authrpc.RedeemLoginResponse, error) {
+func (a *app) loginWithBrowser(
+	ctx context.Context,
+	addr string,
+	at cluster,
+	k *loginKeys,
+	o loginOptions,
+) (authrpc.RedeemLoginResponse, error) {
 	code, err := a.awaitBrowser(ctx, addr, k.challenge(), o)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
@@ -217,9 +286,20 @@ func (a *app) loginWithBrowser(ctx context.Context, addr string, at cluster, k *
 	return a.redeem(ctx, addr, at, code, k)
 }
 
-// redeem turns the code into certificates, end to end at auth: the proxy passes the TLS connection through unopened.
-func (a *app) redeem(ctx context.Context, addr string, at cluster, code string, k *loginKeys) (authrpc.RedeemLoginResponse, error) {
-	c := authrpc.NewClientWithDialer(a.dialer, addr, identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth))
+// redeem turns the code into certificates, end to end at auth: the proxy passes the TLS connection through
+// unopened.
+func (a *app) redeem(
+	ctx context.Context,
+	addr string,
+	at cluster,
+	code string,
+	k *loginKeys,
+) (authrpc.RedeemLoginResponse, error) {
+	c := authrpc.NewClientWithDialer(
+		a.dialer,
+		addr,
+		identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth),
+	)
 	defer c.Close()
 	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: k.reveal()})
 }
@@ -230,7 +310,10 @@ func (a *app) welcome(p *profile.Profile) error {
 		return err
 	}
 	if p.SSHCert == nil {
-		fmt.Fprintln(a.Stderr, "No role lets you log in to a node yet: ask an administrator for one. To see what you may see: tsh ls")
+		fmt.Fprintln(
+			a.Stderr,
+			"No role lets you log in to a node yet: ask an administrator for one. To see what you may see: tsh ls",
+		)
 		return nil
 	}
 	fmt.Fprintln(a.Stderr, "Next: tsh ls, then tsh ssh NODE")

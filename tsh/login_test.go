@@ -118,7 +118,9 @@ func TestLoginRefuses(t *testing.T) {
 		{"an unknown way with agents", []string{"--add-keys-to-agent=maybe"}, []string{"auto, yes or no"}},
 	} {
 		c := w.client()
-		r := c.login(func(page string) { t.Errorf("%s: got %s opened, want a refusal before", tt.name, page) }, tt.flags...)
+		r := c.login(
+			func(page string) { t.Errorf("%s: got %s opened, want a refusal before", tt.name, page) },
+			tt.flags...)
 		c.wantRefusal(r, tt.name, 1, tt.words...)
 		if _, err := os.Stat(c.home); err == nil {
 			t.Errorf("%s: got a profile, want none", tt.name)
@@ -137,7 +139,15 @@ func TestLearnedPinIsKept(t *testing.T) {
 	w.pingPin = other.keys.Pin()
 	w.mu.Unlock()
 	nobody := func(page string) { t.Errorf("got %s opened, want a refusal before", page) }
-	c.wantRefusal(c.login(nobody, "--ca-file", w.caFile()), "another root", 1, "NOT THE ONE", w.keys.Pin().String(), other.keys.Pin().String(), "--pin")
+	c.wantRefusal(
+		c.login(nobody, "--ca-file", w.caFile()),
+		"another root",
+		1,
+		"NOT THE ONE",
+		w.keys.Pin().String(),
+		other.keys.Pin().String(),
+		"--pin",
+	)
 	if r := c.login(c.browse); r.code != 0 { // the kept pin alone is enough: what ping says is not asked
 		t.Errorf("got %s, want a login by the kept pin", r.stderr)
 	}
@@ -168,10 +178,12 @@ func TestLoopbackAcceptsOnlyItsOwnState(t *testing.T) {
 		u, _ := url.Parse(page)
 		q := u.Query()
 		good := url.Values{"code": {"good-" + q.Get("challenge")}, "state": {q.Get("state")}}
-		if u.Path != "/login" || u.Host != w.addr || !strings.HasPrefix(q.Get("callback"), "http://127.0.0.1:") {
+		if u.Path != "/login" || u.Host != w.addr ||
+			!strings.HasPrefix(q.Get("callback"), "http://127.0.0.1:") {
 			t.Errorf("got page %s, want the proxy's login with a loopback callback", page)
 		}
-		if code, body := c.back(q.Get("callback"), url.Values{"code": {"evil"}, "state": {"guess"}}); code != http.StatusForbidden || !strings.Contains(body, "tsh login") {
+		if code, body := c.back(q.Get("callback"), url.Values{"code": {"evil"}, "state": {"guess"}}); code != http.StatusForbidden ||
+			!strings.Contains(body, "tsh login") {
 			t.Errorf("a wrong state: got %d %q, want 403 and what to do", code, body)
 		}
 		if code, _ := c.back(q.Get("callback"), url.Values{"code": {"evil"}}); code != http.StatusForbidden {
@@ -180,7 +192,8 @@ func TestLoopbackAcceptsOnlyItsOwnState(t *testing.T) {
 		if code, _ := c.back(strings.TrimSuffix(q.Get("callback"), "/callback")+"/other", good); code != http.StatusNotFound {
 			t.Errorf("another path: got %d, want 404", code)
 		}
-		if code, body := c.back(q.Get("callback"), good); code != http.StatusOK || !strings.Contains(body, "close this window") {
+		if code, body := c.back(q.Get("callback"), good); code != http.StatusOK ||
+			!strings.Contains(body, "close this window") {
 			t.Errorf("our state: got %d %q, want the closing page", code, body)
 		}
 	}, "--pin", w.keys.Pin().String())
@@ -214,7 +227,10 @@ func TestLoginRefusesInvalidResponsesOfAuth(t *testing.T) {
 		if c.env["spoil"] != "" {
 			browse = func(page string) {
 				u, _ := url.Parse(page)
-				c.back(u.Query().Get("callback"), url.Values{"code": {"bad"}, "state": {u.Query().Get("state")}})
+				c.back(
+					u.Query().Get("callback"),
+					url.Values{"code": {"bad"}, "state": {u.Query().Get("state")}},
+				)
 			}
 		}
 		c.wantRefusal(c.login(browse, "--pin", w.keys.Pin().String()), tt.name, 1, tt.words...)
@@ -228,7 +244,11 @@ func TestWrongClockIsReportedBeforeTheBrowserOpens(t *testing.T) {
 	w := newTestCluster(t)
 	c := w.client()
 	c.now = func() time.Time { return time.Now().Add(10 * time.Minute) }
-	r := c.login(func(page string) { t.Errorf("got %s opened, want a refusal before", page) }, "--ca-file", w.caFile())
+	r := c.login(
+		func(page string) { t.Errorf("got %s opened, want a refusal before", page) },
+		"--ca-file",
+		w.caFile(),
+	)
 	c.wantRefusal(r, "ten minutes ahead", 1, "clock is 10m", "ahead", "set this machine's clock")
 }
 
@@ -245,7 +265,10 @@ func TestRefusalInTheBrowserEndsTheLogin(t *testing.T) {
 	c := w.client()
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)
-		c.back(u.Query().Get("callback"), url.Values{"error": {"access_denied\x1b[2J"}, "state": {u.Query().Get("state")}})
+		c.back(
+			u.Query().Get("callback"),
+			url.Values{"error": {"access_denied\x1b[2J"}, "state": {u.Query().Get("state")}},
+		)
 	}, "--pin", w.keys.Pin().String())
 	c.wantRefusal(r, "refusal", 1, "access_denied")
 	if strings.Contains(r.stderr, "\x1b") {
@@ -304,7 +327,8 @@ func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 		t.Errorf("got %q left, want the pin alone", left)
 	}
 	b, err := os.ReadFile(left[0])
-	if err != nil || !strings.Contains(string(b), w.keys.Pin().String()) || strings.Contains(string(b), "alice") {
+	if err != nil || !strings.Contains(string(b), w.keys.Pin().String()) ||
+		strings.Contains(string(b), "alice") {
 		t.Errorf("got %s (%v), want the pin and no person", b, err)
 	}
 	if r := c.run("logout"); r.code != 0 || !strings.Contains(r.stderr, "Nobody was logged in at "+w.addr) {
@@ -328,7 +352,17 @@ func wantKoreanPage(t *testing.T, chosen, browser string) {
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)
 		q := u.Query()
-		req, err := http.NewRequest(http.MethodGet, q.Get("callback")+"?"+url.Values{"code": {"good-" + q.Get("challenge")}, "state": {q.Get("state")}, "lang": {chosen}}.Encode(), nil)
+		req, err := http.NewRequest(
+			http.MethodGet,
+			q.Get(
+				"callback",
+			)+"?"+url.Values{
+				"code":  {"good-" + q.Get("challenge")},
+				"state": {q.Get("state")},
+				"lang":  {chosen},
+			}.Encode(),
+			nil,
+		)
 		if err != nil {
 			t.Error(err)
 			return
@@ -340,7 +374,8 @@ func wantKoreanPage(t *testing.T, chosen, browser string) {
 			return
 		}
 		defer resp.Body.Close()
-		if b, _ := io.ReadAll(resp.Body); !strings.Contains(string(b), "터미널로 돌아가세요") || resp.Header.Get("Content-Security-Policy") == "" {
+		if b, _ := io.ReadAll(resp.Body); !strings.Contains(string(b), "터미널로 돌아가세요") ||
+			resp.Header.Get("Content-Security-Policy") == "" {
 			t.Errorf("got %s, want the Korean page under a policy", b)
 		}
 	}, "--pin", w.keys.Pin().String())

@@ -45,8 +45,13 @@ func (l *loopback) url() string { return "http://" + l.listener.Addr().String() 
 
 // wait serves until the code comes or ctx ends, then shuts the listener down.
 func (l *loopback) wait(ctx context.Context) (string, error) {
-	srv := &http.Server{Handler: l, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
-		ErrorLog: log.New(io.Discard, "", 0)}
+	srv := &http.Server{
+		Handler:        l,
+		ReadTimeout:    10 * time.Second,
+		WriteTimeout:   10 * time.Second,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       log.New(io.Discard, "", 0),
+	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l.listener) }()
 	defer func() {
@@ -68,7 +73,8 @@ func (l *loopback) wait(ctx context.Context) (string, error) {
 	}
 }
 
-// ServeHTTP takes the one callback. Anything without our state is refused and changes nothing: other pages can reach loopback too.
+// ServeHTTP takes the one callback. Anything without our state is refused and changes nothing: other pages
+// can reach loopback too.
 func (l *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -104,9 +110,24 @@ func (l *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func parseCallback(code, failed string) callbackResult {
 	switch {
 	case failed != "":
-		return callbackResult{err: fault.New(fault.Denied, "", "the login was refused in the browser: "+clean(failed), "run the command again, or ask an administrator")}
+		return callbackResult{
+			err: fault.New(
+				fault.Denied,
+				"",
+				"the login was refused in the browser: "+clean(failed),
+				"run the command again, or ask an administrator",
+			),
+		}
 	case code == "" || len(code) > maxCode:
-		return callbackResult{err: fault.Wrap(errors.New("no code"), fault.Invalid, "", "the browser came back without a login code", "run the command again")}
+		return callbackResult{
+			err: fault.Wrap(
+				errors.New("no code"),
+				fault.Invalid,
+				"",
+				"the browser came back without a login code",
+				"run the command again",
+			),
+		}
 	}
 	return callbackResult{code: code}
 }

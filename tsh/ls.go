@@ -51,10 +51,20 @@ func parseLabels(args []string) (map[string]string, error) {
 	for _, arg := range args {
 		key, value, ok := strings.Cut(arg, "=")
 		if !ok || identity.CheckWord("label", key) != nil || value == "" {
-			return nil, fault.New(fault.Invalid, "", fmt.Sprintf("%q is not LABEL=VALUE", arg), "give each label with its value, as env=prod or name='web-*'")
+			return nil, fault.New(
+				fault.Invalid,
+				"",
+				fmt.Sprintf("%q is not LABEL=VALUE", arg),
+				"give each label with its value, as env=prod or name='web-*'",
+			)
 		}
 		if _, twice := labels[key]; twice {
-			return nil, fault.New(fault.Invalid, "", fmt.Sprintf("label %s is given twice", key), "give each label once; VALUE may have wildcards")
+			return nil, fault.New(
+				fault.Invalid,
+				"",
+				fmt.Sprintf("label %s is given twice", key),
+				"give each label once; VALUE may have wildcards",
+			)
 		}
 		labels[key] = value
 	}
@@ -62,12 +72,21 @@ func parseLabels(args []string) (map[string]string, error) {
 }
 
 // nodes fetches every page.
-func (a *app) nodes(ctx context.Context, p *profile.Profile, labels map[string]string) ([]authrpc.NodeInfo, error) {
+func (a *app) nodes(
+	ctx context.Context,
+	p *profile.Profile,
+	labels map[string]string,
+) ([]authrpc.NodeInfo, error) {
 	c := a.auth(p)
 	defer c.Close()
 	all := []authrpc.NodeInfo{}
 	for after := ""; ; {
-		page, err := authrpc.Call(ctx, c, authrpc.ListNodes, authrpc.ListNodesRequest{Labels: labels, After: after})
+		page, err := authrpc.Call(
+			ctx,
+			c,
+			authrpc.ListNodes,
+			authrpc.ListNodesRequest{Labels: labels, After: after},
+		)
 		if err != nil {
 			return nil, err
 		}

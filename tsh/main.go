@@ -1,11 +1,13 @@
 // Package tsh answers: what does a person type, and what do they read?
 //
-// It is the one client, for users and administrators, as a library: one file for each command. It reaches auth only through authrpc,
-// nodes only through dial and SSH, and keeps what a login leaves in package profile. Main never ends the process.
+// It is the one client, for users and administrators, as a library: one file for each command. It reaches
+// auth only through authrpc, nodes only through dial and SSH, and keeps what a login leaves in package
+// profile. Main never ends the process.
 //
-// What goes where: answers to standard output; progress, notes and errors to standard error. An error is "tsh: error: …" and then
-// "tsh: hint: …" with what to do next. Text from servers loses its control characters before it is shown. Exit codes: 0; 1 for an
-// error; for "tsh ssh", the remote command's own status, 128 and the signal's number if one ended it, or 255 if it could not be run.
+// What goes where: answers to standard output; progress, notes and errors to standard error. An error is
+// "tsh: error: …" and then "tsh: hint: …" with what to do next. Text from servers loses its control
+// characters before it is shown. Exit codes: 0; 1 for an error; for "tsh ssh", the remote command's own
+// status, 128 and the signal's number if one ended it, or 255 if it could not be run.
 package tsh
 
 import (
@@ -54,7 +56,8 @@ func Main(ctx context.Context, env Env) int {
 	a := &app{Env: env, dialer: newProxyDialer(env.Getenv)}
 	root := a.root()
 	root.SetArgs(env.Args)
-	if len(env.Args) > 0 && (env.Args[0] == cobra.ShellCompRequestCmd || env.Args[0] == cobra.ShellCompNoDescRequestCmd) {
+	if len(env.Args) > 0 &&
+		(env.Args[0] == cobra.ShellCompRequestCmd || env.Args[0] == cobra.ShellCompNoDescRequestCmd) {
 		root.SetOut(backtickFilter{env.Stdout})
 	}
 	c, err := root.ExecuteContextC(ctx)
@@ -87,12 +90,33 @@ func (a *app) root() *cobra.Command {
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
-	root.PersistentFlags().StringVar(&a.proxy, "proxy", "", "the cluster's `HOST[:PORT]`; default: where you logged in last")
-	root.AddGroup(&cobra.Group{ID: everyday, Title: "Everyday:"}, &cobra.Group{ID: admin, Title: "Administration:"})
-	root.AddCommand(a.loginCmd(), a.logoutCmd(), a.statusCmd(), a.lsCmd(), a.sshCmd(), a.scpCmd(), a.configCmd(), a.proxyCmd(),
-		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(), a.versionCmd(), a.completionCmd(), sftpCmd())
+	root.PersistentFlags().
+		StringVar(&a.proxy, "proxy", "", "the cluster's `HOST[:PORT]`; default: where you logged in last")
+	root.AddGroup(
+		&cobra.Group{ID: everyday, Title: "Everyday:"},
+		&cobra.Group{ID: admin, Title: "Administration:"},
+	)
+	root.AddCommand(
+		a.loginCmd(),
+		a.logoutCmd(),
+		a.statusCmd(),
+		a.lsCmd(),
+		a.sshCmd(),
+		a.scpCmd(),
+		a.configCmd(),
+		a.proxyCmd(),
+		a.getCmd(),
+		a.applyCmd(),
+		a.rmCmd(),
+		a.tokenCmd(),
+		a.versionCmd(),
+		a.completionCmd(),
+		sftpCmd(),
+	)
 	root.SetHelpCommand(helpCmd())
-	root.Flags().Bool("version", false, "show the version") // without cobra's -v, which means something else to those who know ssh
+	root.Flags().
+		Bool("version", false, "show the version")
+		// without cobra's -v, which means something else to those who know ssh
 	root.Version = a.versionLine()
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(wrongFlag)
@@ -143,7 +167,12 @@ func noArgs(instead string) cobra.PositionalArgs {
 		if len(args) == 0 {
 			return nil
 		}
-		return fault.New(fault.Invalid, "", fmt.Sprintf("%q is one word too many after %s", args[0], c.CommandPath()), fmt.Sprintf(instead, clean(args[0])))
+		return fault.New(
+			fault.Invalid,
+			"",
+			fmt.Sprintf("%q is one word too many after %s", args[0], c.CommandPath()),
+			fmt.Sprintf(instead, clean(args[0])),
+		)
 	}
 }
 

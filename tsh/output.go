@@ -42,11 +42,15 @@ func (f *format) Set(s string) error {
 func formatFlag(c *cobra.Command) *format {
 	f := asText
 	c.Flags().Var(&f, "format", "text, json or yaml")
-	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"text", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	_ = c.RegisterFlagCompletionFunc(
+		"format",
+		cobra.FixedCompletions([]string{"text", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp),
+	) // the flag exists
 	return &f
 }
 
-// write writes v as JSON or YAML, or calls text. Neither JSON nor YAML has a raw character that clean would drop.
+// write writes v as JSON or YAML, or calls text. Neither JSON nor YAML has a raw character that clean would
+// drop.
 func (a *app) write(f format, v any, text func(io.Writer) error) error {
 	var err error
 	switch f {
@@ -57,7 +61,13 @@ func (a *app) write(f format, v any, text func(io.Writer) error) error {
 	default:
 		err = text(a.Stdout)
 	}
-	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"",
+		"the answer cannot be written",
+		"look at where standard output leads",
+	)
 }
 
 // writeJSON escapes what encoding/json leaves: it escapes control characters below U+0020 only.
@@ -78,7 +88,8 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// writeYAML writes each value as a document. Text that hides something is put in double quotes first, where it can be escaped.
+// writeYAML writes each value as a document. Text that hides something is put in double quotes first, where
+// it can be escaped.
 func writeYAML(w io.Writer, values ...any) error {
 	var raw, out bytes.Buffer
 	if err := config.EncodeAll(&raw, values...); err != nil {
@@ -99,7 +110,10 @@ func writeYAML(w io.Writer, values ...any) error {
 	if err := enc.Close(); err != nil {
 		return err
 	}
-	_, err := io.WriteString(w, escapeHidden(out.String(), func(r rune) string { return fmt.Sprintf(`\U%08x`, r) }))
+	_, err := io.WriteString(
+		w,
+		escapeHidden(out.String(), func(r rune) string { return fmt.Sprintf(`\U%08x`, r) }),
+	)
 	return err
 }
 

@@ -42,7 +42,14 @@ type bar struct {
 }
 
 func (m *meter) begin(name string, size int64) *bar {
-	b := &bar{meter: m, name: clean(path.Base(name)), size: size, began: time.Now(), stop: make(chan struct{}), ended: make(chan struct{})}
+	b := &bar{
+		meter: m,
+		name:  clean(path.Base(name)),
+		size:  size,
+		began: time.Now(),
+		stop:  make(chan struct{}),
+		ended: make(chan struct{}),
+	}
 	if m.file == nil {
 		close(b.ended)
 		return b
@@ -70,7 +77,11 @@ func (b *bar) draw() {
 	if err != nil || width <= 0 {
 		width = 80
 	}
-	fmt.Fprintf(b.out, "\r%s\x1b[K", progressLine(b.name, b.moved.Load(), b.size, time.Since(b.began), width-1))
+	fmt.Fprintf(
+		b.out,
+		"\r%s\x1b[K",
+		progressLine(b.name, b.moved.Load(), b.size, time.Since(b.began), width-1),
+	)
 }
 
 // end stops the line. It is safe after done.
@@ -134,7 +145,8 @@ func sizeText(n int64) string {
 	return ""
 }
 
-// counted passes bytes on, counts them, and stops when ctx ends. failed is the destination's own error, told apart from the source's.
+// counted passes bytes on, counts them, and stops when ctx ends. failed is the destination's own error, told
+// apart from the source's.
 type counted struct {
 	ctx    context.Context
 	bar    *bar

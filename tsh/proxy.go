@@ -29,7 +29,8 @@ func (a *app) proxyCmd() *cobra.Command {
 	return c
 }
 
-// pipe joins standard input and output to the node. It ends when the node has said its last, whatever input may still come.
+// pipe joins standard input and output to the node. It ends when the node has said its last, whatever input
+// may still come.
 func (a *app) pipe(ctx context.Context, name string) error {
 	p, err := a.currentLogin()
 	if err != nil {
@@ -59,11 +60,22 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	case conn.refused() != nil:
 		n, why := a.resolveAfterRefusal(ctx, p, name, conn.refused())
 		if why == nil {
-			why = fault.New(fault.NotFound, "", "there is no node "+name, "its whole name is "+n+"; use "+n+"."+p.Cluster)
+			why = fault.New(
+				fault.NotFound,
+				"",
+				"there is no node "+name,
+				"its whole name is "+n+"; use "+n+"."+p.Cluster,
+			)
 		}
 		return why
 	case err != nil && !errors.Is(err, io.EOF):
-		return fault.Wrap(err, fault.Unavailable, "", "the connection to node "+name+" broke off: "+clean(fault.DescribeNetwork(err)), "connect again")
+		return fault.Wrap(
+			err,
+			fault.Unavailable,
+			"",
+			"the connection to node "+name+" broke off: "+clean(fault.DescribeNetwork(err)),
+			"connect again",
+		)
 	}
 	return nil
 }

@@ -29,7 +29,8 @@ func explain(err error) (msg, hint string) {
 		return "interrupted", "run the command again when you are ready"
 	}
 	var f *fault.Error
-	if unknown, similar, _ := strings.Cut(err.Error(), "\n\n"); !errors.As(err, &f) && strings.HasPrefix(unknown, "unknown command") {
+	if unknown, similar, _ := strings.Cut(err.Error(), "\n\n"); !errors.As(err, &f) &&
+		strings.HasPrefix(unknown, "unknown command") {
 		if similar = strings.Join(strings.Fields(strings.TrimPrefix(similar, "Did you mean this?")), ", or tsh "); similar != "" {
 			return clean(unknown), "did you mean: tsh " + clean(similar)
 		}

@@ -25,22 +25,32 @@ func nodeName(typed string) (string, error) {
 	return name, nil
 }
 
-// resolve asks auth which node is meant by a name that the proxy does not know as a whole one: a first label, or a machine's id. It
-// explains a name that means none, several, or a node that is offline.
+// resolve asks auth which node is meant by a name that the proxy does not know as a whole one: a first label,
+// or a machine's id. It explains a name that means none, several, or a node that is offline.
 func (a *app) resolve(ctx context.Context, p *profile.Profile, name string) (authrpc.NodeInfo, error) {
 	name = strings.TrimSuffix(name, "."+p.Cluster)
 	c := a.auth(p)
 	defer c.Close()
-	resp, err := authrpc.Call(ctx, c, authrpc.ListNodes, authrpc.ListNodesRequest{Name: name, Limit: maxAmbiguous + 1})
+	resp, err := authrpc.Call(
+		ctx,
+		c,
+		authrpc.ListNodes,
+		authrpc.ListNodesRequest{Name: name, Limit: maxAmbiguous + 1},
+	)
 	if err != nil {
 		return authrpc.NodeInfo{}, err
 	}
 	return pick(resp.Nodes, name, p.Cluster, a.Now())
 }
 
-// resolveAfterRefusal finds, after the proxy refused a name, the whole name that was meant. Where there is none it returns the refusal, or what says
-// more: which names there are, or since when the node is away.
-func (a *app) resolveAfterRefusal(ctx context.Context, p *profile.Profile, name string, refused error) (string, error) {
+// resolveAfterRefusal finds, after the proxy refused a name, the whole name that was meant. Where there is
+// none it returns the refusal, or what says more: which names there are, or since when the node is away.
+func (a *app) resolveAfterRefusal(
+	ctx context.Context,
+	p *profile.Profile,
+	name string,
+	refused error,
+) (string, error) {
 	var by *refusedError
 	if !errors.As(refused, &by) || by.fault.Kind != fault.NotFound && by.fault.Kind != fault.Unavailable {
 		return "", refused
@@ -67,11 +77,21 @@ func pick(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (authrp
 	}
 	switch {
 	case len(nodes) == 0:
-		return authrpc.NodeInfo{}, fault.New(fault.NotFound, "", fmt.Sprintf("there is no node %s that you may reach", name), "see: tsh ls")
+		return authrpc.NodeInfo{}, fault.New(
+			fault.NotFound,
+			"",
+			fmt.Sprintf("there is no node %s that you may reach", name),
+			"see: tsh ls",
+		)
 	case len(nodes) > 1:
 		return authrpc.NodeInfo{}, ambiguous(nodes, name)
 	case identity.CheckMachineName(nodes[0].Name) != nil:
-		return authrpc.NodeInfo{}, fault.New(fault.Invalid, "", "auth names a node in a way that no node is named", "show this message to an administrator")
+		return authrpc.NodeInfo{}, fault.New(
+			fault.Invalid,
+			"",
+			"auth names a node in a way that no node is named",
+			"show this message to an administrator",
+		)
 	case !nodes[0].Online:
 		return nodes[0], offline(nodes[0], now)
 	}
@@ -87,7 +107,12 @@ func ambiguous(nodes []authrpc.NodeInfo, name string) error {
 		}
 		names = append(names, clean(n.Name))
 	}
-	return fault.New(fault.Conflict, "", fmt.Sprintf("node name %s is ambiguous: %s", name, strings.Join(names, ", ")), "use the whole name, as "+names[0])
+	return fault.New(
+		fault.Conflict,
+		"",
+		fmt.Sprintf("node name %s is ambiguous: %s", name, strings.Join(names, ", ")),
+		"use the whole name, as "+names[0],
+	)
 }
 
 func offline(n authrpc.NodeInfo, now time.Time) error {
@@ -95,7 +120,12 @@ func offline(n authrpc.NodeInfo, now time.Time) error {
 	if !n.LastSeen.IsZero() {
 		seen = "last seen " + ago(now.Sub(n.LastSeen)) + " ago"
 	}
-	return fault.New(fault.Unavailable, "", fmt.Sprintf("node %s is offline, %s", n.Name, seen), "check that the machine and its threshold-node service run; then try again")
+	return fault.New(
+		fault.Unavailable,
+		"",
+		fmt.Sprintf("node %s is offline, %s", n.Name, seen),
+		"check that the machine and its threshold-node service run; then try again",
+	)
 }
 
 // ago is a duration as people say it: 5s, 3m, 2h, 4d.

@@ -48,7 +48,12 @@ func parseResource(args []string) (access.Resource, string, error) {
 	word, name, slashed := strings.Cut(args[0], "/")
 	if len(args) == 2 {
 		if slashed {
-			return "", "", fault.New(fault.Invalid, "", fmt.Sprintf("%q and %q both name something", args[0], args[1]), "write KIND NAME or KIND/NAME")
+			return "", "", fault.New(
+				fault.Invalid,
+				"",
+				fmt.Sprintf("%q and %q both name something", args[0], args[1]),
+				"write KIND NAME or KIND/NAME",
+			)
 		}
 		name = args[1]
 	} else if slashed && name == "" {
@@ -64,12 +69,21 @@ func resourceKind(word string) (access.Resource, error) {
 			return r, nil
 		}
 	}
-	return "", fault.New(fault.Invalid, "", fmt.Sprintf("%q is no kind of resource", word), "known kinds: "+join(access.Resources))
+	return "", fault.New(
+		fault.Invalid,
+		"",
+		fmt.Sprintf("%q is no kind of resource", word),
+		"known kinds: "+join(access.Resources),
+	)
 }
 
 func singular(r access.Resource) string { return strings.TrimSuffix(string(r), "s") }
 
-func (a *app) fetchResources(ctx context.Context, kind access.Resource, name string) ([]authrpc.Resource, error) {
+func (a *app) fetchResources(
+	ctx context.Context,
+	kind access.Resource,
+	name string,
+) ([]authrpc.Resource, error) {
 	p, err := a.currentLogin()
 	if err != nil {
 		return nil, err
@@ -78,7 +92,12 @@ func (a *app) fetchResources(ctx context.Context, kind access.Resource, name str
 	defer c.Close()
 	all := []authrpc.Resource{}
 	for after := ""; ; {
-		page, err := authrpc.Call(ctx, c, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: kind, Name: name, After: after})
+		page, err := authrpc.Call(
+			ctx,
+			c,
+			authrpc.GetResources,
+			authrpc.GetResourcesRequest{Kind: kind, Name: name, After: after},
+		)
 		if err != nil {
 			return nil, err
 		}
@@ -92,7 +111,12 @@ func (a *app) fetchResources(ctx context.Context, kind access.Resource, name str
 
 func (a *app) showResources(f format, kind access.Resource, name string, list []authrpc.Resource) error {
 	if name != "" && len(list) == 0 {
-		return fault.New(fault.NotFound, "", fmt.Sprintf("there is no %s %s", singular(kind), name), "see: tsh get "+string(kind))
+		return fault.New(
+			fault.NotFound,
+			"",
+			fmt.Sprintf("there is no %s %s", singular(kind), name),
+			"see: tsh get "+string(kind),
+		)
 	}
 	switch {
 	case f == asJSON && name != "":
@@ -118,7 +142,13 @@ func (a *app) writeDocuments(list []authrpc.Resource) error {
 		docs = append(docs, r)
 	}
 	err := writeYAML(a.Stdout, docs...)
-	return fault.Wrap(err, fault.Internal, "", "the answer cannot be written", "look at where standard output leads")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"",
+		"the answer cannot be written",
+		"look at where standard output leads",
+	)
 }
 
 func (a *app) applyCmd() *cobra.Command {
@@ -133,7 +163,12 @@ func (a *app) applyCmd() *cobra.Command {
 		Args: noArgs("name the file with a flag: tsh apply -f %s"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if file == "" {
-				return fault.New(fault.Invalid, "", "there is no file to apply", "run: tsh apply -f FILE, or -f - for standard input")
+				return fault.New(
+					fault.Invalid,
+					"",
+					"there is no file to apply",
+					"run: tsh apply -f FILE, or -f - for standard input",
+				)
 			}
 			list, err := a.readResources(file)
 			if err != nil {
@@ -165,7 +200,8 @@ func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 	return decodeResources(name, b)
 }
 
-// decodeResources checks what can be checked here, all faults at once: the syntax of every document, and what a role means.
+// decodeResources checks what can be checked here, all faults at once: the syntax of every document, and what
+// a role means.
 func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 	docs, err := config.DecodeAll(name, b)
 	faults := []error{err}
@@ -181,10 +217,16 @@ func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 func decodeResource(doc config.Document) (authrpc.Resource, error) {
 	kind, err := resourceKind(doc.Kind)
 	if err != nil {
-		return authrpc.Resource{}, config.Faults{doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources))}
+		return authrpc.Resource{}, config.Faults{
+			doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources)),
+		}
 	}
 	r := authrpc.Resource{Kind: singular(kind), Version: doc.Version,
-		Metadata: authrpc.Metadata{Name: doc.Metadata.Name, Labels: doc.Metadata.Labels, Revision: doc.Metadata.Revision}}
+		Metadata: authrpc.Metadata{
+			Name:     doc.Metadata.Name,
+			Labels:   doc.Metadata.Labels,
+			Revision: doc.Metadata.Revision,
+		}}
 	if kind == access.Roles {
 		var role access.Role
 		if err := doc.Spec(&role); err != nil {
@@ -206,7 +248,13 @@ func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 		got, err := authrpc.Call(ctx, c, authrpc.ApplyResource, authrpc.ApplyResourceRequest{Resource: r})
 		if err != nil {
 			if i > 0 {
-				fmt.Fprintf(a.Stderr, "Stopped at %s %s; the %d before it are applied.\n", r.Kind, clean(r.Metadata.Name), i)
+				fmt.Fprintf(
+					a.Stderr,
+					"Stopped at %s %s; the %d before it are applied.\n",
+					r.Kind,
+					clean(r.Metadata.Name),
+					i,
+				)
 			}
 			return err
 		}
@@ -247,7 +295,12 @@ func (a *app) rmCmd() *cobra.Command {
 				return err
 			}
 			if name == "" {
-				return fault.New(fault.Invalid, "", "rm needs the name of one "+singular(kind), "see: tsh get "+string(kind))
+				return fault.New(
+					fault.Invalid,
+					"",
+					"rm needs the name of one "+singular(kind),
+					"see: tsh get "+string(kind),
+				)
 			}
 			p, err := a.currentLogin()
 			if err != nil {

@@ -48,18 +48,30 @@ type place struct {
 	path string
 }
 
-// parseLocation reads [LOGIN@]NODE:PATH, or a path here. A colon after a slash belongs to a path, as in ./a:b.
+// parseLocation reads [LOGIN@]NODE:PATH, or a path here. A colon after a slash belongs to a path, as in
+// ./a:b.
 func parseLocation(s string) (place, error) {
 	i := strings.IndexByte(s, ':')
 	if s == "" {
-		return place{}, fault.New(fault.Invalid, "", "a path is empty", "write a file's name, or . for this folder")
+		return place{}, fault.New(
+			fault.Invalid,
+			"",
+			"a path is empty",
+			"write a file's name, or . for this folder",
+		)
 	}
 	if i < 0 || strings.Contains(s[:i], "/") {
 		return place{path: s}, nil
 	}
 	d, err := parseDestination(s[:i], "")
 	if err != nil {
-		return place{}, fault.Wrap(err, fault.Invalid, "", fault.Message(err), "write [LOGIN@]NODE:PATH; for a file here with a colon in its name, ./"+s)
+		return place{}, fault.Wrap(
+			err,
+			fault.Invalid,
+			"",
+			fault.Message(err),
+			"write [LOGIN@]NODE:PATH; for a file here with a colon in its name, ./"+s,
+		)
 	}
 	return place{on: &d, path: remotePath(s[i+1:])}, nil
 }
@@ -91,10 +103,19 @@ func parseLocations(args []string) (sources []place, to place, err error) {
 	}
 	switch {
 	case to.on != nil && there:
-		return nil, to, fault.New(fault.Invalid, "", "copying from one node to another is not possible: nodes do not reach each other through tsh",
-			"copy to this machine first, then from here")
+		return nil, to, fault.New(
+			fault.Invalid,
+			"",
+			"copying from one node to another is not possible: nodes do not reach each other through tsh",
+			"copy to this machine first, then from here",
+		)
 	case to.on == nil && here:
-		return nil, to, fault.New(fault.Invalid, "", "neither source nor destination is on a node", "write [LOGIN@]NODE:PATH for the one on a node, or use cp")
+		return nil, to, fault.New(
+			fault.Invalid,
+			"",
+			"neither source nor destination is on a node",
+			"write [LOGIN@]NODE:PATH for the one on a node, or use cp",
+		)
 	}
 	return sources, to, nil
 }
@@ -110,14 +131,24 @@ func (a *app) runSCP(ctx context.Context, o scpOptions, args []string) error {
 	}
 	t := &transfer{scpOptions: o, app: a, ctx: ctx, meter: a.newMeter(o.quiet)}
 	if to.on != nil {
-		return a.withSFTP(ctx, p, *to.on, func(c *sftp.Client) error { t.remote = c; return t.upload(sources, to.path) })
+		return a.withSFTP(
+			ctx,
+			p,
+			*to.on,
+			func(c *sftp.Client) error { t.remote = c; return t.upload(sources, to.path) },
+		)
 	}
 	into, err := isLocalDir(to.path, len(sources) > 1)
 	if err != nil {
 		return err
 	}
 	for _, group := range byNode(sources) {
-		err := a.withSFTP(ctx, p, *group[0].on, func(c *sftp.Client) error { t.remote = c; return t.download(group, to.path, into) })
+		err := a.withSFTP(
+			ctx,
+			p,
+			*group[0].on,
+			func(c *sftp.Client) error { t.remote = c; return t.download(group, to.path, into) },
+		)
 		if err != nil {
 			return err
 		}
@@ -138,9 +169,14 @@ func byNode(list []place) [][]place {
 	return out
 }
 
-// withSFTP connects to the node's file service for as long as fn runs. When ctx ends, fn is to notice within moments; a connection
-// that hangs is cut.
-func (a *app) withSFTP(ctx context.Context, p *profile.Profile, d destinationOf, fn func(*sftp.Client) error) error {
+// withSFTP connects to the node's file service for as long as fn runs. When ctx ends, fn is to notice within
+// moments; a connection that hangs is cut.
+func (a *app) withSFTP(
+	ctx context.Context,
+	p *profile.Profile,
+	d destinationOf,
+	fn func(*sftp.Client) error,
+) error {
 	client, err := a.connect(ctx, p, d, false)
 	if err != nil {
 		return err
@@ -164,7 +200,8 @@ func (a *app) withSFTP(ctx context.Context, p *profile.Profile, d destinationOf,
 	return err
 }
 
-// openSFTP starts the node's file service. A refusal is in the node's own words, which it writes to the session's standard error.
+// openSFTP starts the node's file service. A refusal is in the node's own words, which it writes to the
+// session's standard error.
 func openSFTP(client *ssh.Client) (*sftp.Client, error) {
 	s, err := openSession(client, nil, subsystem("sftp"))
 	if s == nil {
@@ -198,7 +235,12 @@ func isLocalDir(path string, must bool) (bool, error) {
 		return true, nil
 	}
 	if must || strings.HasSuffix(path, "/") {
-		return false, fault.New(fault.Invalid, "", fmt.Sprintf("%s is no folder here", path), "make it first: mkdir -p "+path)
+		return false, fault.New(
+			fault.Invalid,
+			"",
+			fmt.Sprintf("%s is no folder here", path),
+			"make it first: mkdir -p "+path,
+		)
 	}
 	return false, nil
 }

@@ -89,7 +89,8 @@ func TestSCPKeepsTimesAndModesWhenAsked(t *testing.T) {
 	c.ok("scp", "-p", src, "web-1:g")
 	c.ok("scp", "-p", "web-1:g", filepath.Join(here, "h"))
 	for _, path := range []string{filepath.Join(there, "g"), filepath.Join(here, "h")} {
-		if info := wantFile(t, path, []byte("x")); info.Mode().Perm() != 0o640 || !info.ModTime().Equal(then) {
+		if info := wantFile(t, path, []byte("x")); info.Mode().Perm() != 0o640 ||
+			!info.ModTime().Equal(then) {
 			t.Errorf("%s: got %v %v, want mode and time kept", path, info.Mode(), info.ModTime())
 		}
 	}
@@ -122,7 +123,12 @@ func TestSCPReplacesWithoutLosingModeOrLink(t *testing.T) {
 func TestSCPCopiesFolders(t *testing.T) {
 	c, there, here := files(t)
 	for i := range 5 {
-		write(t, filepath.Join(here, "tree", fmt.Sprint("d", i%2), fmt.Sprint("f", i)), []byte{byte(i)}, 0o644)
+		write(
+			t,
+			filepath.Join(here, "tree", fmt.Sprint("d", i%2), fmt.Sprint("f", i)),
+			[]byte{byte(i)},
+			0o644,
+		)
 	}
 	c.refused(1, []string{"scp", filepath.Join(here, "tree"), "web-1:"}, "-r")
 	c.ok("scp", "-r", filepath.Join(here, "tree"), "web-1:")
@@ -163,7 +169,12 @@ func TestSCPRefuses(t *testing.T) {
 	wantFile(t, filepath.Join(here, "kept"), []byte("kept"))
 	wantNoParts(t, here, there)
 	c.w.addNode("no-files")
-	c.refused(1, []string{"scp", filepath.Join(here, "a"), "no-files:"}, "no file transfer: no role of alice allows sftp", "tsh: hint: ask for one that does")
+	c.refused(
+		1,
+		[]string{"scp", filepath.Join(here, "a"), "no-files:"},
+		"no file transfer: no role of alice allows sftp",
+		"tsh: hint: ask for one that does",
+	)
 }
 
 func TestSCPRefusesUnsafeNamesFromTheNode(t *testing.T) {
@@ -187,5 +198,10 @@ func TestSCPReportsAFullDisk(t *testing.T) {
 	write(t, filepath.Join(here, "f"), []byte("x"), 0o644)
 	write(t, filepath.Join(there, "f"), []byte("x"), 0o644)
 	c.refused(1, []string{"scp", "web-1:f", "/dev/full"}, "this machine's disk is full", "free some space")
-	c.refused(1, []string{"scp", filepath.Join(here, "f"), "web-1:/dev/full"}, "the node's disk is full", "free some space")
+	c.refused(
+		1,
+		[]string{"scp", filepath.Join(here, "f"), "web-1:/dev/full"},
+		"the node's disk is full",
+		"free some space",
+	)
 }

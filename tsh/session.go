@@ -19,15 +19,17 @@ type remote struct {
 	end    programExit   // set before closed is
 }
 
-// programExit is how a program ended, as the node tells (RFC 4254 section 6.10). The zero value: it told nothing.
+// programExit is how a program ended, as the node tells (RFC 4254 section 6.10). The zero value: it told
+// nothing.
 type programExit struct {
 	received bool
 	status   uint32
 	signal   string
 }
 
-// openSession opens a session and asks for a program in it. To a node of ours all of it goes in the message that opens the channel,
-// which saves a round trip; a refusal then comes as words and a status, as from a program. Details want no answer either way.
+// openSession opens a session and asks for a program in it. To a node of ours all of it goes in the message
+// that opens the channel, which saves a round trip; a refusal then comes as words and a status, as from a
+// program. Details want no answer either way.
 func openSession(c *ssh.Client, details []dial.ChannelRequest, program dial.ChannelRequest) (*remote, error) {
 	extra, fits := dial.MarshalEarlyRequests(append(details, program))
 	atOnce := fits && dial.ReadsEarlyRequests(c.ServerVersion())
@@ -85,8 +87,8 @@ func (r *remote) readRequests(reqs <-chan *ssh.Request) {
 	}
 }
 
-// copyOut writes what the program says until the channel is closed and all is written, and returns how it ended. An output that takes
-// nothing more ends the session.
+// copyOut writes what the program says until the channel is closed and all is written, and returns how it
+// ended. An output that takes nothing more ends the session.
 func (r *remote) copyOut(stdout, stderr io.Writer) (programExit, error) {
 	var both sync.WaitGroup
 	var errOut, errErr error
@@ -101,16 +103,28 @@ func (r *remote) copyOut(stdout, stderr io.Writer) (programExit, error) {
 	both.Wait()
 	<-r.closed
 	if err := errors.Join(errOut, errErr); err != nil {
-		return r.end, fault.Wrap(err, fault.Internal, "", "what the program says cannot be written: "+fault.DescribeNetwork(err), "look at where standard output leads")
+		return r.end, fault.Wrap(
+			err,
+			fault.Internal,
+			"",
+			"what the program says cannot be written: "+fault.DescribeNetwork(err),
+			"look at where standard output leads",
+		)
 	}
 	return r.end, nil
 }
 
-// result turns the end of a program into tsh's: its status, or 128 and the number of the signal that ended it.
+// result turns the end of a program into tsh's: its status, or 128 and the number of the signal that ended
+// it.
 func (e programExit) result() error {
 	switch {
 	case !e.received:
-		return fault.New(fault.Unavailable, "", "the connection to the node was lost", "connect again; if it was cut on purpose, tsh status says what you may still do")
+		return fault.New(
+			fault.Unavailable,
+			"",
+			"the connection to the node was lost",
+			"connect again; if it was cut on purpose, tsh status says what you may still do",
+		)
 	case e.signal != "":
 		return exitStatus(128 + signalNumber(e.signal))
 	case e.status == 0:
@@ -149,7 +163,11 @@ func subsystem(name string) dial.ChannelRequest {
 
 // What follows goes along while the program runs.
 func (r *remote) resize(width, height int) {
-	_, _ = r.SendRequest("window-change", false, ssh.Marshal(struct{ Columns, Rows, Width, Height uint32 }{uint32(width), uint32(height), 0, 0}))
+	_, _ = r.SendRequest(
+		"window-change",
+		false,
+		ssh.Marshal(struct{ Columns, Rows, Width, Height uint32 }{uint32(width), uint32(height), 0, 0}),
+	)
 }
 
 func (r *remote) signal(s ssh.Signal) {

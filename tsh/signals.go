@@ -37,8 +37,8 @@ func signalExit(s os.Signal) error {
 	return exitStatus(128 + int(number))
 }
 
-// forwardSignals hands signals on. A second one of a kind ends the connection: the remote command may not be listening. At a terminal,
-// where keys reach the remote program as bytes, a signal is for tsh itself.
+// forwardSignals hands signals on. A second one of a kind ends the connection: the remote command may not be
+// listening. At a terminal, where keys reach the remote program as bytes, a signal is for tsh itself.
 func (s *session) forwardSignals(ctx context.Context, leave func(error)) {
 	seen := map[os.Signal]bool{}
 	for {

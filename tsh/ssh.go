@@ -63,14 +63,44 @@ the port, as in '*:8080:db:80'. The path of a Unix socket may stand for a port, 
 	f.BoolVarP(&o.noTTY, "no-tty", "T", false, "no terminal")
 	f.BoolVarP(&o.noInput, "no-input", "n", false, "an empty standard input")
 	f.BoolVarP(&o.noCommand, "no-command", "N", false, "run nothing: for forwarding alone")
-	f.StringArrayVarP(&o.local, "forward-local", "L", nil, "`RULE` as 8080:db:80: port 8080 here leads to db:80, seen from the node")
-	f.StringArrayVarP(&o.remote, "forward-remote", "R", nil, "`RULE` as 8080:db:80: port 8080 there leads to db:80, seen from here")
-	f.StringArrayVarP(&o.dynamic, "forward-dynamic", "D", nil, "`PORT` of a SOCKS proxy here that leads to wherever the node does")
-	f.StringVarP(&o.stdio, "forward-stdio", "W", "", "`HOST:PORT`, seen from the node, to join with standard input and output")
+	f.StringArrayVarP(
+		&o.local,
+		"forward-local",
+		"L",
+		nil,
+		"`RULE` as 8080:db:80: port 8080 here leads to db:80, seen from the node",
+	)
+	f.StringArrayVarP(
+		&o.remote,
+		"forward-remote",
+		"R",
+		nil,
+		"`RULE` as 8080:db:80: port 8080 there leads to db:80, seen from here",
+	)
+	f.StringArrayVarP(
+		&o.dynamic,
+		"forward-dynamic",
+		"D",
+		nil,
+		"`PORT` of a SOCKS proxy here that leads to wherever the node does",
+	)
+	f.StringVarP(
+		&o.stdio,
+		"forward-stdio",
+		"W",
+		"",
+		"`HOST:PORT`, seen from the node, to join with standard input and output",
+	)
 	f.BoolVarP(&o.agent, "forward-agent", "A", false, "let programs on the node use your ssh-agent")
 	f.StringVarP(&o.escape, "escape-char", "e", "~", "`CHAR` that begins escapes, or none")
 	f.BoolVarP(&o.subsystem, "subsystem", "s", false, "the command names a subsystem, as sftp")
-	f.StringArrayVarP(&o.options, "option", "o", nil, "`OPTION=VALUE` of OpenSSH; what makes no difference here is ignored")
+	f.StringArrayVarP(
+		&o.options,
+		"option",
+		"o",
+		nil,
+		"`OPTION=VALUE` of OpenSSH; what makes no difference here is ignored",
+	)
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "errors alone, no notes")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say what is done")
 	f.BoolVarP(&o.noAgent, "no-forward-agent", "a", false, "") // as things are anyway
@@ -93,7 +123,12 @@ func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []s
 		return err
 	}
 	if len(command) > 0 && strings.HasPrefix(command[0], "-") && command[0] != "--" {
-		return fault.New(fault.Invalid, "", fmt.Sprintf("%s stands after the node, where the command begins", command[0]), "write flags before the node: tsh ssh [FLAGS] NODE [COMMAND…]")
+		return fault.New(
+			fault.Invalid,
+			"",
+			fmt.Sprintf("%s stands after the node, where the command begins", command[0]),
+			"write flags before the node: tsh ssh [FLAGS] NODE [COMMAND…]",
+		)
 	}
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
@@ -119,7 +154,12 @@ func (o sshOptions) check(command []string) error {
 	case o.subsystem && len(command) != 1:
 		return fault.New(fault.Invalid, "", "-s needs the name of one subsystem", "as: tsh ssh -s NODE sftp")
 	case o.escape != "none" && len(o.escape) != 1:
-		return fault.New(fault.Invalid, "", fmt.Sprintf("-e %s is no character", o.escape), "give one character, or none")
+		return fault.New(
+			fault.Invalid,
+			"",
+			fmt.Sprintf("-e %s is no character", o.escape),
+			"give one character, or none",
+		)
 	}
 	return nil
 }
@@ -138,14 +178,27 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destinationOf, command st
 	}
 	defer fw.Close()
 	if o.verbose {
-		fmt.Fprintf(a.Stderr, "tsh: %s of %s by way of %s, certificate until %s\n", clean(p.User), p.Cluster, p.Proxy, p.Expires.Local().Format("15:04"))
+		fmt.Fprintf(
+			a.Stderr,
+			"tsh: %s of %s by way of %s, certificate until %s\n",
+			clean(p.User),
+			p.Cluster,
+			p.Proxy,
+			p.Expires.Local().Format("15:04"),
+		)
 	}
 	client, err := a.connect(ctx, p, d, o.quiet)
 	if err != nil {
 		return err
 	}
 	if o.verbose {
-		fmt.Fprintf(a.Stderr, "tsh: connected as %s, server %s%s\n", client.User(), clean(string(client.ServerVersion())), negotiated(client))
+		fmt.Fprintf(
+			a.Stderr,
+			"tsh: connected as %s, server %s%s\n",
+			client.User(),
+			clean(string(client.ServerVersion())),
+			negotiated(client),
+		)
 	}
 	// From here on signals are for the remote command, and the connection ends with it.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -247,9 +300,18 @@ func (s *session) serve(ctx context.Context) error {
 		_ = s.client.Close()
 	}
 	tasks.Go(func() { s.forwardSignals(ctx, leave) })
-	go s.copyInput(func() { // a read from a terminal cannot be interrupted: this ends with the process, or with its input
-		leave(fault.New(fault.Unavailable, "", "the connection was ended by "+s.opts.escape+".", "connect again when you like"))
-	})
+	go s.copyInput(
+		func() { // a read from a terminal cannot be interrupted: this ends with the process, or with its input
+			leave(
+				fault.New(
+					fault.Unavailable,
+					"",
+					"the connection was ended by "+s.opts.escape+".",
+					"connect again when you like",
+				),
+			)
+		},
+	)
 	end, err := s.remote.copyOut(s.app.Stdout, s.app.Stderr)
 	select {
 	case why := <-left:
@@ -315,7 +377,8 @@ func (s *session) forwardStdio(ctx context.Context) error {
 	}
 }
 
-// drain lets connections that are still forwarded come to their end, as OpenSSH does, unless a signal says that it is enough.
+// drain lets connections that are still forwarded come to their end, as OpenSSH does, unless a signal says
+// that it is enough.
 func (s *session) drain(ctx context.Context, fw *forward.Forwarder) {
 	n := fw.Open()
 	if n == 0 {

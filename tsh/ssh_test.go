@@ -44,7 +44,8 @@ func TestSSHSendsTheTerminalType(t *testing.T) {
 	w := newTestCluster(t)
 	w.addNode("web-1")
 	var got said
-	if err := json.Unmarshal([]byte(w.loggedIn().ok("ssh", "-t", "web-1", "top")), &got); err != nil || got.Env["TERM"] != "xterm" {
+	if err := json.Unmarshal([]byte(w.loggedIn().ok("ssh", "-t", "web-1", "top")), &got); err != nil ||
+		got.Env["TERM"] != "xterm" {
 		t.Errorf("got %+v (%v), want TERM xterm", got, err)
 	}
 }
@@ -74,7 +75,12 @@ func TestSSHNames(t *testing.T) {
 			t.Errorf("%s: got %q asked, want %q", typed, got, want)
 		}
 	}
-	c.refused(255, []string{"ssh", "web"}, "node name web is ambiguous: web.eu, web.us", "hint: use the whole name")
+	c.refused(
+		255,
+		[]string{"ssh", "web"},
+		"node name web is ambiguous: web.eu, web.us",
+		"hint: use the whole name",
+	)
 	c.refused(255, []string{"ssh", "nosuch"}, "no node nosuch that you may reach", "tsh ls")
 	c.refused(255, []string{"ssh", "we b"}, "no node name")
 	c.refused(255, []string{"ssh", "alice,root@cache"}, "account name")
@@ -85,7 +91,11 @@ func TestSSHNames(t *testing.T) {
 	w.mu.Unlock()
 	c.refused(255, []string{"ssh", "cache"}, "node cache is offline, last seen 3m ago")
 	c.refused(255, []string{"proxy", "ssh", "cache"}, "offline")
-	c.refused(255, []string{"proxy", "ssh", "db." + clusterName}, "db.eu") // by the first label in the cluster's domain
+	c.refused(
+		255,
+		[]string{"proxy", "ssh", "db." + clusterName},
+		"db.eu",
+	) // by the first label in the cluster's domain
 }
 
 func TestSSHLogins(t *testing.T) {
@@ -118,7 +128,12 @@ func TestSSHReportsTheReasonOfTheNode(t *testing.T) {
 	w := newTestCluster(t)
 	w.addNode("web-1").refuse = "threshold: error: role ops, deny 1 denies shell as alice on web-1\x1b[2J\r\nthreshold: hint: ask for another role\r\n"
 	c := w.loggedIn()
-	c.refused(255, []string{"ssh", "web-1"}, "web-1 does not let you in as alice: role ops, deny 1 denies", "tsh: hint: the node says: ask for another role")
+	c.refused(
+		255,
+		[]string{"ssh", "web-1"},
+		"web-1 does not let you in as alice: role ops, deny 1 denies",
+		"tsh: hint: the node says: ask for another role",
+	)
 	if r := c.run("ssh", "web-1"); strings.Contains(r.stderr, "\x1b") {
 		t.Errorf("got %q, want no escape sequence", r.stderr)
 	}
@@ -174,7 +189,8 @@ func TestSSHExitStatusIsTheCommands(t *testing.T) {
 	}
 }
 
-// A command that has its answer before its input ends must not wait for it, and one that ends its input gets it as a half-close.
+// A command that has its answer before its input ends must not wait for it, and one that ends its input gets
+// it as a half-close.
 func TestSSHHalfClosesInput(t *testing.T) {
 	w := newTestCluster(t)
 	w.addNode("upper").command = func(_ string, ch ssh.Channel) ssh.Signal {

@@ -7,8 +7,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// idle are OpenSSH's options, in lower case, that scripts give and that make no difference to tsh: it checks the node's certificate
-// whatever they say, asks nothing, looks for keys nowhere, and gives up on a silent connection by itself.
+// idle are OpenSSH's options, in lower case, that scripts give and that make no difference to tsh: it checks
+// the node's certificate whatever they say, asks nothing, looks for keys nowhere, and gives up on a silent
+// connection by itself.
 var idle = map[string]bool{
 	"addkeystoagent": true, "batchmode": true, "checkhostip": true, "compression": true, "connectionattempts": true,
 	"connecttimeout": true, "controlmaster": true, "controlpath": true, "controlpersist": true, "exitonforwardfailure": true, "forwardx11": true,
@@ -28,7 +29,12 @@ func (o *sshOptions) applyOptions(options []string) error {
 		}
 		name, value = strings.TrimSpace(name), strings.Trim(strings.TrimSpace(value), `"`)
 		if name == "" || value == "" {
-			return fault.New(fault.Invalid, "", fmt.Sprintf("-o %q is no option", s), "write OPTION=VALUE, as -o RequestTTY=yes")
+			return fault.New(
+				fault.Invalid,
+				"",
+				fmt.Sprintf("-o %q is no option", s),
+				"write OPTION=VALUE, as -o RequestTTY=yes",
+			)
 		}
 		if err := o.applyOption(strings.ToLower(name), value); err != nil {
 			return err
@@ -70,11 +76,21 @@ func (o *sshOptions) applyOption(name, value string) error {
 		o.dynamic = append(o.dynamic, value)
 	case "remotecommand":
 		if !strings.EqualFold(value, "none") {
-			return fault.New(fault.Invalid, "", "tsh has no option remotecommand", "write the command after the node")
+			return fault.New(
+				fault.Invalid,
+				"",
+				"tsh has no option remotecommand",
+				"write the command after the node",
+			)
 		}
 	default:
 		if !idle[name] {
-			return fault.New(fault.Invalid, "", fmt.Sprintf("tsh has no option %s", clean(name)), "leave it out; ssh itself takes it and reaches nodes too, see: tsh config")
+			return fault.New(
+				fault.Invalid,
+				"",
+				fmt.Sprintf("tsh has no option %s", clean(name)),
+				"leave it out; ssh itself takes it and reaches nodes too, see: tsh config",
+			)
 		}
 	}
 	return nil

@@ -76,8 +76,20 @@ func (a *app) statuses() ([]loginStatus, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, loginStatus{Proxy: i.Proxy, Cluster: i.Cluster, Pin: i.Pin, User: i.User, Roles: i.Roles, Logins: i.Logins,
-			Expires: i.Expires, State: a.loginState(i), Current: addr == current})
+		list = append(
+			list,
+			loginStatus{
+				Proxy:   i.Proxy,
+				Cluster: i.Cluster,
+				Pin:     i.Pin,
+				User:    i.User,
+				Roles:   i.Roles,
+				Logins:  i.Logins,
+				Expires: i.Expires,
+				State:   a.loginState(i),
+				Current: addr == current,
+			},
+		)
 	}
 	return list, nil
 }
@@ -109,11 +121,19 @@ func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
 // writeLogin writes a login in words.
 func (a *app) writeLogin(i profile.Info) error {
 	if !i.LoggedIn() {
-		return pairs(a.Stdout, [2]string{"Proxy", i.Proxy}, [2]string{"Cluster", i.Cluster}, [2]string{"State", "logged out"})
+		return pairs(
+			a.Stdout,
+			[2]string{"Proxy", i.Proxy},
+			[2]string{"Cluster", i.Cluster},
+			[2]string{"State", "logged out"},
+		)
 	}
 	until := i.Expires.Local().Format("2006-01-02 15:04")
 	if left := i.Expires.Sub(a.Now()); left > 0 {
-		until += fmt.Sprintf(" (%s left)", left.Round(time.Minute).String()[:len(left.Round(time.Minute).String())-2])
+		until += fmt.Sprintf(
+			" (%s left)",
+			left.Round(time.Minute).String()[:len(left.Round(time.Minute).String())-2],
+		)
 	} else {
 		until += " (expired " + ago(-left) + " ago)"
 	}
@@ -121,8 +141,15 @@ func (a *app) writeLogin(i profile.Info) error {
 	if logins == "" {
 		logins = "none"
 	}
-	return pairs(a.Stdout, [2]string{"User", i.User}, [2]string{"Cluster", i.Cluster}, [2]string{"Proxy", i.Proxy},
-		[2]string{"Roles", join(i.Roles)}, [2]string{"Logins", logins}, [2]string{"Valid until", until})
+	return pairs(
+		a.Stdout,
+		[2]string{"User", i.User},
+		[2]string{"Cluster", i.Cluster},
+		[2]string{"Proxy", i.Proxy},
+		[2]string{"Roles", join(i.Roles)},
+		[2]string{"Logins", logins},
+		[2]string{"Valid until", until},
+	)
 }
 
 func (a *app) logoutCmd() *cobra.Command {

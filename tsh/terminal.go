@@ -12,15 +12,34 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 )
 
-// localeNames are what goes along so that the remote program speaks the person's language. A node accepts them or does not.
-var localeNames = []string{"LANG", "LC_ALL", "LC_ADDRESS", "LC_COLLATE", "LC_CTYPE", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_MESSAGES",
-	"LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"}
+// localeNames are what goes along so that the remote program speaks the person's language. A node accepts
+// them or does not.
+var localeNames = []string{
+	"LANG",
+	"LC_ALL",
+	"LC_ADDRESS",
+	"LC_COLLATE",
+	"LC_CTYPE",
+	"LC_IDENTIFICATION",
+	"LC_MEASUREMENT",
+	"LC_MESSAGES",
+	"LC_MONETARY",
+	"LC_NAME",
+	"LC_NUMERIC",
+	"LC_PAPER",
+	"LC_TELEPHONE",
+	"LC_TIME",
+}
 
-// environment is the person's language, and variables that were asked for. A node takes them or does not: nobody waits to hear.
+// environment is the person's language, and variables that were asked for. A node takes them or does not:
+// nobody waits to hear.
 func (a *app) environment(more []string) []dial.ChannelRequest {
 	var list []dial.ChannelRequest
 	add := func(name, value string) {
-		list = append(list, dial.ChannelRequest{Type: "env", Payload: ssh.Marshal(struct{ Name, Value string }{name, value})})
+		list = append(
+			list,
+			dial.ChannelRequest{Type: "env", Payload: ssh.Marshal(struct{ Name, Value string }{name, value})},
+		)
 	}
 	for _, name := range localeNames {
 		if v := a.Getenv(name); v != "" {

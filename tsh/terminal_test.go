@@ -16,7 +16,8 @@ import (
 	"github.com/threshold-access/threshold/tsh"
 )
 
-// inTerminal runs tsh in a terminal of its own and returns the other end of it, tsh's end, and a channel for the exit code.
+// inTerminal runs tsh in a terminal of its own and returns the other end of it, tsh's end, and a channel for
+// the exit code.
 func (c *client) inTerminal(stderr io.Writer, args ...string) (far, near *os.File, codes <-chan int) {
 	c.t.Helper()
 	far, near, err := pty.Open()

@@ -5,8 +5,9 @@ import (
 	"unicode"
 )
 
-// clean drops from one line of a server's text whatever a terminal could obey or a reader not see: control characters, such as turn
-// the writing direction or have no width, and bytes that are no UTF-8. White space becomes a plain space.
+// clean drops from one line of a server's text whatever a terminal could obey or a reader not see: control
+// characters, such as turn the writing direction or have no width, and bytes that are no UTF-8. White space
+// becomes a plain space.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

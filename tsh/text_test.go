@@ -35,7 +35,10 @@ func TestEveryErrorEndsInAHint(t *testing.T) {
 			t.Errorf("%v: got %q, %q", err, msg, hint)
 		}
 	}
-	if msg, _ := explain(&fault.Error{Kind: fault.Internal, Msg: "internal error", ID: "abc"}); !strings.Contains(msg, "abc") {
+	if msg, _ := explain(&fault.Error{Kind: fault.Internal, Msg: "internal error", ID: "abc"}); !strings.Contains(
+		msg,
+		"abc",
+	) {
 		t.Errorf("got %q, want the error's id", msg)
 	}
 }
@@ -50,9 +53,20 @@ func TestEscapeSequences(t *testing.T) {
 	} {
 		for name, wrap := range map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "with its end": iotest.DataErrReader} {
 			left, help := false, bytes.Buffer{}
-			got, err := io.ReadAll(newEscapes(wrap(strings.NewReader(tt.in)), &help, '~', func() { left = true }))
+			got, err := io.ReadAll(
+				newEscapes(wrap(strings.NewReader(tt.in)), &help, '~', func() { left = true }),
+			)
 			if err != nil || string(got) != tt.out || left != tt.left {
-				t.Errorf("%q %s: got %q left %v (%v), want %q left %v", tt.in, name, got, left, err, tt.out, tt.left)
+				t.Errorf(
+					"%q %s: got %q left %v (%v), want %q left %v",
+					tt.in,
+					name,
+					got,
+					left,
+					err,
+					tt.out,
+					tt.left,
+				)
 			}
 			if strings.Contains(tt.in, "~?") != (help.Len() > 0) {
 				t.Errorf("%q: got help %q", tt.in, help.String())
@@ -111,7 +125,8 @@ func FuzzCheckName(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		if checkName(name) == nil && (name == "" || name == ".." || strings.ContainsAny(name, "/\\\x00\n\x1b") || clean(name) != name) {
+		if checkName(name) == nil &&
+			(name == "" || name == ".." || strings.ContainsAny(name, "/\\\x00\n\x1b") || clean(name) != name) {
 			t.Errorf("accepts %q", name)
 		}
 	})

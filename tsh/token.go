@@ -47,13 +47,21 @@ func (a *app) tokenCmd() *cobra.Command {
 		if *form == asText {
 			return a.apply(c.Context(), []authrpc.Resource{r})
 		}
-		return a.makeToken(c.Context(), r, createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}, *form)
+		return a.makeToken(
+			c.Context(),
+			r,
+			createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)},
+			*form,
+		)
 	}
 	f := create.Flags()
 	f.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
 	f.DurationVar(&ttl, "ttl", ttl, "how long it may be used, as 90s or 15m; at most 30m")
 	f.StringArrayVar(&labels, "label", nil, "`KEY=VALUE` of the machine; may be repeated")
-	_ = create.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = create.RegisterFlagCompletionFunc(
+		"kind",
+		cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp),
+	)
 	c.AddCommand(create)
 	return c
 }
@@ -84,10 +92,20 @@ func (a *app) makeToken(ctx context.Context, r authrpc.Resource, t createdToken,
 
 func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resource, err error) {
 	if kind != string(identity.Node) && kind != string(identity.Proxy) {
-		return r, fault.New(fault.Invalid, "", fmt.Sprintf("--kind=%s is no kind of machine that joins by token", kind), "use node or proxy")
+		return r, fault.New(
+			fault.Invalid,
+			"",
+			fmt.Sprintf("--kind=%s is no kind of machine that joins by token", kind),
+			"use node or proxy",
+		)
 	}
 	if ttl < minTokenTTL || ttl > maxTokenTTL {
-		return r, fault.New(fault.Invalid, "", fmt.Sprintf("--ttl=%s is not between %s and %s", ttl, minTokenTTL, maxTokenTTL), "choose a time in between")
+		return r, fault.New(
+			fault.Invalid,
+			"",
+			fmt.Sprintf("--ttl=%s is not between %s and %s", ttl, minTokenTTL, maxTokenTTL),
+			"choose a time in between",
+		)
 	}
 	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
 	if len(labels) > 0 {
@@ -95,7 +113,13 @@ func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resour
 			err = identity.Labels(spec.Labels).Check()
 		}
 		if err != nil {
-			return r, fault.Wrap(err, fault.Invalid, "", "--label: "+err.Error(), "write --label KEY=VALUE, as --label env=prod")
+			return r, fault.Wrap(
+				err,
+				fault.Invalid,
+				"",
+				"--label: "+err.Error(),
+				"write --label KEY=VALUE, as --label env=prod",
+			)
 		}
 	}
 	r = authrpc.Resource{Kind: "token", Version: "v1"} // auth draws the name
@@ -103,14 +127,21 @@ func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resour
 	return r, err
 }
 
-// showToken prints a join token, this once, with the commands to type on the new machine. The token goes through a file, never an
-// argument: arguments show in process lists.
+// showToken prints a join token, this once, with the commands to type on the new machine. The token goes
+// through a file, never an argument: arguments show in process lists.
 func (a *app) showToken(proxy, secret string) {
 	fmt.Fprintf(a.Stdout, "token: %s\n", clean(secret))
 	const save = "\nNext, on the new machine, as root:\n  install -m 0600 /dev/stdin token        # paste the token, then Enter and Ctrl-D\n"
 	if t, err := authrpc.ParseToken(secret); err == nil && t.Kind == identity.Proxy {
-		fmt.Fprint(a.Stderr, save+"  threshold start --config threshold.yaml # with token_file: token in its proxy section\n")
+		fmt.Fprint(
+			a.Stderr,
+			save+"  threshold start --config threshold.yaml # with token_file: token in its proxy section\n",
+		)
 		return
 	}
-	fmt.Fprintf(a.Stderr, save+"  threshold-node --proxy %s --data /var/lib/threshold-node --token-file token\n", proxy)
+	fmt.Fprintf(
+		a.Stderr,
+		save+"  threshold-node --proxy %s --data /var/lib/threshold-node --token-file token\n",
+		proxy,
+	)
 }

@@ -61,14 +61,21 @@ func localFault(name string, err error) error {
 	}
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fault.Wrap(err, fault.Exhausted, "", "this machine's disk is full: "+name+" is not written", "free some space, then copy again; what was there before is untouched")
+		return fault.Wrap(
+			err,
+			fault.Exhausted,
+			"",
+			"this machine's disk is full: "+name+" is not written",
+			"free some space, then copy again; what was there before is untouched",
+		)
 	case errors.Is(err, fs.ErrNotExist):
 		return fault.Wrap(err, fault.NotFound, "", name+" is not here", "check the path")
 	}
 	return fault.Wrap(err, fault.Invalid, "", clean(name)+": "+why.Error(), "check the path and its mode")
 }
 
-// remoteFault words what the node's file service says. SFTP has no status for a full disk: servers say so in their message.
+// remoteFault words what the node's file service says. SFTP has no status for a full disk: servers say so in
+// their message.
 func (t *transfer) remoteFault(name string, err error) error {
 	name = clean(name)
 	var status *sftp.StatusError
@@ -76,13 +83,43 @@ func (t *transfer) remoteFault(name string, err error) error {
 	case t.ctx.Err() != nil:
 		return t.ctx.Err()
 	case strings.Contains(text, "no space left"), strings.Contains(text, "quota exceeded"):
-		return fault.Wrap(err, fault.Exhausted, "", "the node's disk is full: "+name+" is not written", "free some space there, then copy again; what was there before is untouched")
+		return fault.Wrap(
+			err,
+			fault.Exhausted,
+			"",
+			"the node's disk is full: "+name+" is not written",
+			"free some space there, then copy again; what was there before is untouched",
+		)
 	case errors.Is(err, fs.ErrNotExist):
-		return fault.Wrap(err, fault.NotFound, "", name+" is not on the node", "check the path; without / in front it is under the home folder")
+		return fault.Wrap(
+			err,
+			fault.NotFound,
+			"",
+			name+" is not on the node",
+			"check the path; without / in front it is under the home folder",
+		)
 	case errors.Is(err, fs.ErrPermission):
-		return fault.Wrap(err, fault.Denied, "", "the node's account may not touch "+name, "use another path or login: LOGIN@NODE:PATH")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"",
+			"the node's account may not touch "+name,
+			"use another path or login: LOGIN@NODE:PATH",
+		)
 	case errors.As(err, &status):
-		return fault.Wrap(err, fault.Invalid, "", name+": "+clean(strings.TrimPrefix(status.Error(), "sftp: ")), "check the path on the node")
+		return fault.Wrap(
+			err,
+			fault.Invalid,
+			"",
+			name+": "+clean(strings.TrimPrefix(status.Error(), "sftp: ")),
+			"check the path on the node",
+		)
 	}
-	return fault.Wrap(err, fault.Unavailable, "", "the transfer of "+name+" broke off: "+clean(err.Error()), "copy again; what was there before is untouched")
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		"",
+		"the transfer of "+name+" broke off: "+clean(err.Error()),
+		"copy again; what was there before is untouched",
+	)
 }

@@ -18,7 +18,12 @@ func (t *transfer) upload(sources []place, to string) error {
 	info, err := t.remote.Stat(to)
 	into := err == nil && info.IsDir()
 	if !into && (len(sources) > 1 || strings.HasSuffix(to, "/")) {
-		return fault.New(fault.Invalid, "", to+" is no folder on the node", "make it first, with tsh ssh NODE mkdir")
+		return fault.New(
+			fault.Invalid,
+			"",
+			to+" is no folder on the node",
+			"make it first, with tsh ssh NODE mkdir",
+		)
 	}
 	for _, src := range sources {
 		dst := to
@@ -58,7 +63,11 @@ func (t *transfer) put(src, dst string) error {
 	}
 	for _, e := range entries {
 		if special(e.Type()) {
-			fmt.Fprintf(t.app.Stderr, "tsh: %s is no plain file, left out\n", clean(filepath.Join(src, e.Name())))
+			fmt.Fprintf(
+				t.app.Stderr,
+				"tsh: %s is no plain file, left out\n",
+				clean(filepath.Join(src, e.Name())),
+			)
 			continue
 		}
 		if err := t.put(filepath.Join(src, e.Name()), path.Join(dst, e.Name())); err != nil {
@@ -96,7 +105,9 @@ func (t *transfer) putFile(src, dst string) (err error) {
 		part = path.Join(path.Dir(dst), tempName(path.Base(dst)))
 		defer func() {
 			if err != nil {
-				_ = t.remote.Remove(part) // if the connection is gone, the part stays; its name says what it is
+				_ = t.remote.Remove(
+					part,
+				) // if the connection is gone, the part stays; its name says what it is
 			}
 		}()
 	}
@@ -118,8 +129,8 @@ func (t *transfer) putFile(src, dst string) (err error) {
 // maxLinks bounds how many links are followed at a destination, as kernels do.
 const maxLinks = 40
 
-// target follows links at the destination, so that what they lead to is replaced, not the link. RealPath would not do: not every file
-// service follows links in it.
+// target follows links at the destination, so that what they lead to is replaced, not the link. RealPath
+// would not do: not every file service follows links in it.
 func (t *transfer) target(dst string) (string, fs.FileInfo, error) {
 	for range maxLinks {
 		old, err := t.remote.Lstat(dst)
@@ -127,7 +138,12 @@ func (t *transfer) target(dst string) (string, fs.FileInfo, error) {
 		case err != nil:
 			return dst, nil, nil // writing tells what is wrong, if anything is
 		case old.IsDir():
-			return dst, old, fault.New(fault.Invalid, "", dst+" is a folder on the node", "name a file, or remove the folder")
+			return dst, old, fault.New(
+				fault.Invalid,
+				"",
+				dst+" is a folder on the node",
+				"name a file, or remove the folder",
+			)
 		case old.Mode()&fs.ModeSymlink == 0:
 			return dst, old, nil
 		}
@@ -175,8 +191,8 @@ func (t *transfer) send(f *os.File, info fs.FileInfo, part, shown string) (err e
 	return t.remoteFault(shown, err)
 }
 
-// setRemoteMode gives the new file the mode of the one it replaces; with -p the source's; else x where the source has it and the node's
-// own umask lets others read.
+// setRemoteMode gives the new file the mode of the one it replaces; with -p the source's; else x where the
+// source has it and the node's own umask lets others read.
 func (t *transfer) setRemoteMode(part string, src, old fs.FileInfo) error {
 	if t.preserve {
 		return t.preserveRemote(part, src)

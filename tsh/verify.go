@@ -23,14 +23,25 @@ import (
 // maxClockGap is how far this machine's clock may be from auth's.
 const maxClockGap = 2 * time.Minute
 
-// verify checks all that a redeemed login brought before any of it is kept: the authorities under the pin, both certificates under
-// the authorities, and that they are for our keys.
-func verify(resp authrpc.RedeemLoginResponse, at cluster, k *loginKeys, now time.Time) (*profile.Profile, error) {
+// verify checks all that a redeemed login brought before any of it is kept: the authorities under the pin,
+// both certificates under the authorities, and that they are for our keys.
+func verify(
+	resp authrpc.RedeemLoginResponse,
+	at cluster,
+	k *loginKeys,
+	now time.Time,
+) (*profile.Profile, error) {
 	if err := checkClock(resp.Time, now); err != nil {
 		return nil, err
 	}
 	p, err := open(resp, at, k, now)
-	return p, fault.Wrap(err, fault.Invalid, "", "what auth sent does not hold: "+fmt.Sprint(err), "log in again; if it stays so, show this message to an administrator")
+	return p, fault.Wrap(
+		err,
+		fault.Invalid,
+		"",
+		"what auth sent does not hold: "+fmt.Sprint(err),
+		"log in again; if it stays so, show this message to an administrator",
+	)
 }
 
 func checkClock(theirs, now time.Time) error {
@@ -42,11 +53,27 @@ func checkClock(theirs, now time.Time) error {
 	if gap < 0 {
 		side = "behind"
 	}
-	return fault.New(fault.Invalid, "", fmt.Sprintf("this machine's clock is %s %s the cluster's (here %s, there %s)", gap.Abs().Round(time.Second), side,
-		now.UTC().Format(time.RFC3339), theirs.UTC().Format(time.RFC3339)), "set this machine's clock, then log in again")
+	return fault.New(
+		fault.Invalid,
+		"",
+		fmt.Sprintf(
+			"this machine's clock is %s %s the cluster's (here %s, there %s)",
+			gap.Abs().Round(time.Second),
+			side,
+			now.UTC().
+				Format(time.RFC3339),
+			theirs.UTC().Format(time.RFC3339),
+		),
+		"set this machine's clock, then log in again",
+	)
 }
 
-func open(resp authrpc.RedeemLoginResponse, at cluster, k *loginKeys, now time.Time) (*profile.Profile, error) {
+func open(
+	resp authrpc.RedeemLoginResponse,
+	at cluster,
+	k *loginKeys,
+	now time.Time,
+) (*profile.Profile, error) {
 	name, trusted, err := rules.OpenAuthorities(at.pin, resp.Authorities)
 	if err != nil {
 		return nil, err
@@ -58,7 +85,13 @@ func open(resp authrpc.RedeemLoginResponse, at cluster, k *loginKeys, now time.T
 	if err != nil {
 		return nil, err
 	}
-	p := &profile.Profile{Pin: at.pin, SSHKey: k.ssh, Chain: resp.Authorities, Authorities: trusted, X509: chain}
+	p := &profile.Profile{
+		Pin:         at.pin,
+		SSHKey:      k.ssh,
+		Chain:       resp.Authorities,
+		Authorities: trusted,
+		X509:        chain,
+	}
 	p.Info = profile.Info{Cluster: name, User: peer.Name, Roles: peer.Roles, Expires: peer.Expires.UTC()}
 	if len(resp.SSHCert) == 0 {
 		return p, nil
@@ -78,7 +111,13 @@ func open(resp authrpc.RedeemLoginResponse, at cluster, k *loginKeys, now time.T
 	return p, nil
 }
 
-func verifyX509(ders [][]byte, name string, trusted rules.ParsedAuthorities, k *loginKeys, now time.Time) (identity.Peer, tls.Certificate, error) {
+func verifyX509(
+	ders [][]byte,
+	name string,
+	trusted rules.ParsedAuthorities,
+	k *loginKeys,
+	now time.Time,
+) (identity.Peer, tls.Certificate, error) {
 	var chain []*x509.Certificate
 	for _, der := range ders {
 		c, err := x509.ParseCertificate(der)
@@ -87,7 +126,14 @@ func verifyX509(ders [][]byte, name string, trusted rules.ParsedAuthorities, k *
 		}
 		chain = append(chain, c)
 	}
-	peer, err := identity.VerifyX509(chain, name, trusted.UserRoots, x509.ExtKeyUsageClientAuth, now, identity.User)
+	peer, err := identity.VerifyX509(
+		chain,
+		name,
+		trusted.UserRoots,
+		x509.ExtKeyUsageClientAuth,
+		now,
+		identity.User,
+	)
 	if err != nil {
 		return identity.Peer{}, tls.Certificate{}, err
 	}
@@ -97,7 +143,13 @@ func verifyX509(ders [][]byte, name string, trusted rules.ParsedAuthorities, k *
 	return peer, tls.Certificate{Certificate: ders, PrivateKey: k.x509, Leaf: peer.Cert}, nil
 }
 
-func verifySSH(wire []byte, name string, trusted rules.ParsedAuthorities, k *loginKeys, now time.Time) (identity.SSHUser, *ssh.Certificate, error) {
+func verifySSH(
+	wire []byte,
+	name string,
+	trusted rules.ParsedAuthorities,
+	k *loginKeys,
+	now time.Time,
+) (identity.SSHUser, *ssh.Certificate, error) {
 	key, err := ssh.ParsePublicKey(wire)
 	if err != nil {
 		return identity.SSHUser{}, nil, err
@@ -113,8 +165,8 @@ func verifySSH(wire []byte, name string, trusted rules.ParsedAuthorities, k *log
 	return user, cert, nil
 }
 
-// permittedAddress is an address that the certificate's own pin permits, or nil where it has none: we do not know which address the proxy
-// sees, and the check is the proxy's and the node's.
+// permittedAddress is an address that the certificate's own pin permits, or nil where it has none: we do not
+// know which address the proxy sees, and the check is the proxy's and the node's.
 func permittedAddress(key ssh.PublicKey) net.Addr {
 	cert, ok := key.(*ssh.Certificate)
 	if !ok {

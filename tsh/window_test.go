@@ -11,8 +11,9 @@ import (
 	"github.com/threshold-access/threshold/tsh"
 )
 
-// A node may send two megabytes before the person's side has taken any: x/crypto's window, which a far node needs to be fast (1 MB at
-// 50 ms of round trip are 20 MB a second). Somebody who reads slowly holds no more than that.
+// A node may send two megabytes before the person's side has taken any: x/crypto's window, which a far node
+// needs to be fast (1 MB at 50 ms of round trip are 20 MB a second). Somebody who reads slowly holds no more
+// than that.
 func TestNodeMaySendOneMegabyteAhead(t *testing.T) {
 	const ahead, most = 1 << 20, 5 << 20
 	w := newTestCluster(t)

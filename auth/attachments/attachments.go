@@ -1,8 +1,8 @@
 // Package nodes answers: which nodes are there, and where are they attached?
 //
-// Nodes are on record from the day they join. Where one is attached is the word of the node itself, signed, which the proxy it is
-// attached to hands on; auth takes no proxy's word for it. Attachments go with the lease of the proxy, which each report renews, so a
-// report that changes nothing writes nothing.
+// Nodes are on record from the day they join. Where one is attached is the word of the node itself, signed,
+// which the proxy it is attached to hands on; auth takes no proxy's word for it. Attachments go with the
+// lease of the proxy, which each report renews, so a report that changes nothing writes nothing.
 package attachments
 
 import (
@@ -23,7 +23,8 @@ import (
 const (
 	// leaseDuration is how long attachments outlive the last word of their proxy.
 	leaseDuration = 30 * time.Second
-	// reportInterval is when a proxy should report again even if nothing changed: twice within a lease may be lost.
+	// reportInterval is when a proxy should report again even if nothing changed: twice within a lease may be
+	// lost.
 	reportInterval = 10 * time.Second
 	// maxReport bounds the nodes of one report.
 	maxReport = 20000
@@ -43,12 +44,20 @@ type Registry struct{ cfg Config }
 // New makes a registry.
 func New(cfg Config) *Registry { return &Registry{cfg} }
 
-// Report takes a proxy's word on which nodes are attached to it: all of them, each with the node's own signed word. What a node did not
-// sign is left out and logged; it does not spoil the rest.
-func (r *Registry) Report(ctx context.Context, proxy identity.Identity, req authrpc.ReportNodesRequest) (authrpc.ReportNodesResponse, error) {
+// Report takes a proxy's word on which nodes are attached to it: all of them, each with the node's own signed
+// word. What a node did not sign is left out and logged; it does not spoil the rest.
+func (r *Registry) Report(
+	ctx context.Context,
+	proxy identity.Identity,
+	req authrpc.ReportNodesRequest,
+) (authrpc.ReportNodesResponse, error) {
 	if len(req.Attached) > maxReport {
-		return authrpc.ReportNodesResponse{}, fault.New(fault.Invalid, "nodes.Report", fmt.Sprintf("%d nodes in one report, more than %d", len(req.Attached), maxReport),
-			"spread the nodes over more proxies")
+		return authrpc.ReportNodesResponse{}, fault.New(
+			fault.Invalid,
+			"nodes.Report",
+			fmt.Sprintf("%d nodes in one report, more than %d", len(req.Attached), maxReport),
+			"spread the nodes over more proxies",
+		)
 	}
 	if _, err := r.cfg.State.KeepProxyLease(ctx, proxy.ID, leaseDuration); err != nil {
 		return authrpc.ReportNodesResponse{}, err
@@ -66,7 +75,15 @@ func (r *Registry) Report(ctx context.Context, proxy identity.Identity, req auth
 		}
 		now, err := r.verifyAttachment(ctx, proxy, a, old)
 		if err != nil {
-			r.cfg.Log.Warn("an attachment was refused", "proxy", proxy.Name, "node", fmt.Sprintf("%.40q", a.Node), "err", err)
+			r.cfg.Log.Warn(
+				"an attachment was refused",
+				"proxy",
+				proxy.Name,
+				"node",
+				fmt.Sprintf("%.40q", a.Node),
+				"err",
+				err,
+			)
 			continue
 		}
 		came = append(came, now)
@@ -82,16 +99,23 @@ func (r *Registry) Report(ctx context.Context, proxy identity.Identity, req auth
 }
 
 func unchanged(old state.Attachment, a authrpc.AttachedNode) bool {
-	return old.Version == a.Version && bytes.Equal(old.Signed.Payload, a.Attachment.Payload) && bytes.Equal(old.Signed.Sig, a.Attachment.Sig)
+	return old.Version == a.Version && bytes.Equal(old.Signed.Payload, a.Attachment.Payload) &&
+		bytes.Equal(old.Signed.Sig, a.Attachment.Sig)
 }
 
 // maxVersion bounds the text of an agent's release.
 const maxVersion = 64
 
-// verifyAttachment checks that the node itself says that it is attached to this very proxy, and says it anew: not before it joined, not in the
-// future, and not before what it said last. How long ago is no matter, since a tunnel may last for weeks. A proxy that repeats a
-// node's last word after the node has left gains nothing but calls that lead nowhere, which it could have dropped as well.
-func (r *Registry) verifyAttachment(ctx context.Context, proxy identity.Identity, a authrpc.AttachedNode, old state.Attachment) (state.Attachment, error) {
+// verifyAttachment checks that the node itself says that it is attached to this very proxy, and says it anew:
+// not before it joined, not in the future, and not before what it said last. How long ago is no matter, since
+// a tunnel may last for weeks. A proxy that repeats a node's last word after the node has left gains nothing
+// but calls that lead nowhere, which it could have dropped as well.
+func (r *Registry) verifyAttachment(
+	ctx context.Context,
+	proxy identity.Identity,
+	a authrpc.AttachedNode,
+	old state.Attachment,
+) (state.Attachment, error) {
 	m, err := r.cfg.State.Machine(ctx, a.Node)
 	if err != nil {
 		return state.Attachment{}, err
@@ -111,12 +135,24 @@ func (r *Registry) verifyAttachment(ctx context.Context, proxy identity.Identity
 		return state.Attachment{}, fmt.Errorf("it is signed for node %.40q", said.Node)
 	case said.Proxy != proxy.Name:
 		return state.Attachment{}, fmt.Errorf("it is signed for proxy %.80q", said.Proxy)
-	case said.Time.After(r.cfg.Now().Add(identity.Skew)), said.Time.Before(m.Value.Created.Add(-identity.Skew)), said.Time.Before(old.Since):
-		return state.Attachment{}, fmt.Errorf("it is signed at %s, which is not fresh", said.Time.UTC().Format(time.RFC3339))
+	case said.Time.After(r.cfg.Now().Add(identity.Skew)),
+		said.Time.Before(m.Value.Created.Add(-identity.Skew)),
+		said.Time.Before(old.Since):
+		return state.Attachment{}, fmt.Errorf(
+			"it is signed at %s, which is not fresh",
+			said.Time.UTC().Format(time.RFC3339),
+		)
 	case a.Version != "" && (len(a.Version) > maxVersion || identity.CheckText("version", a.Version) != nil):
 		return state.Attachment{}, fmt.Errorf("its version is no plain text")
 	}
-	return state.Attachment{Node: a.Node, ProxyID: proxy.ID, Proxy: proxy.Name, Since: said.Time.UTC(), Version: a.Version, Signed: a.Attachment}, nil
+	return state.Attachment{
+		Node:    a.Node,
+		ProxyID: proxy.ID,
+		Proxy:   proxy.Name,
+		Since:   said.Time.UTC(),
+		Version: a.Version,
+		Signed:  a.Attachment,
+	}, nil
 }
 
 // Locate finds a node by its whole name, name.cluster or id, and where it is attached. None is no fault.
@@ -159,7 +195,12 @@ func (r *Registry) find(ctx context.Context, name string) (state.Machine, error)
 }
 
 func noNode(name string) error {
-	return fault.New(fault.NotFound, "nodes", fmt.Sprintf("there is no node %.80q", name), "see which there are: tsh ls")
+	return fault.New(
+		fault.NotFound,
+		"nodes",
+		fmt.Sprintf("there is no node %.80q", name),
+		"see which there are: tsh ls",
+	)
 }
 
 // describe is a node as listings show it.

@@ -30,9 +30,32 @@ type fixture struct {
 }
 
 var roles = []access.Role{
-	{Name: "everything", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{"root", "ubuntu"}, Actions: access.Strings{"shell"}}}},
-	{Name: "dev", Allow: []access.Grant{{Nodes: map[string]access.Strings{"env": {"dev"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}}}},
-	{Name: "viewer", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{"list"}}}},
+	{
+		Name: "everything",
+		Allow: []access.Grant{
+			{
+				Nodes:   map[string]access.Strings{"*": {"*"}},
+				Logins:  access.Strings{"root", "ubuntu"},
+				Actions: access.Strings{"shell"},
+			},
+		},
+	},
+	{
+		Name: "dev",
+		Allow: []access.Grant{
+			{
+				Nodes:   map[string]access.Strings{"env": {"dev"}},
+				Logins:  access.Strings{"ubuntu"},
+				Actions: access.Strings{"shell"},
+			},
+		},
+	},
+	{
+		Name: "viewer",
+		Allow: []access.Grant{
+			{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{"list"}},
+		},
+	},
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -40,7 +63,12 @@ func newFixture(t *testing.T) *fixture {
 	r := &fixture{T: t, st: st, now: time.Now()}
 	now := func() time.Time { return r.now }
 	r.join = join.New(join.Config{State: st, Cluster: statetest.Cluster, Now: now})
-	r.Registry = attachments.New(attachments.Config{State: st, Cluster: statetest.Cluster, Now: now, Log: slog.New(slog.DiscardHandler)})
+	r.Registry = attachments.New(attachments.Config{
+		State:   st,
+		Cluster: statetest.Cluster,
+		Now:     now,
+		Log:     slog.New(slog.DiscardHandler),
+	})
 	return r
 }
 
@@ -63,7 +91,13 @@ func (r *fixture) addMachine(kind identity.Kind, name string, labels identity.La
 	r.must(err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	r.must(err)
-	m := state.Machine{ID: identity.MachineID(state.NewID()), Kind: kind, Name: name, Labels: labels, Created: r.now.UTC()}
+	m := state.Machine{
+		ID:      identity.MachineID(state.NewID()),
+		Kind:    kind,
+		Name:    name,
+		Labels:  labels,
+		Created: r.now.UTC(),
+	}
 	m.X509Key, err = x509.MarshalPKIXPublicKey(key.Public())
 	r.must(err)
 	r.must(r.st.AddMachine(r.Context(), m, token))
@@ -73,14 +107,21 @@ func (r *fixture) addMachine(kind identity.Kind, name string, labels identity.La
 // attach is the node's word that it is attached to the proxy, as of at.
 func (r *fixture) attach(n machine, proxy string, at time.Time) authrpc.AttachedNode {
 	r.Helper()
-	s, err := tunnel.SignAttachment(n.key, tunnel.Attachment{Node: n.ID, Proxy: proxy, Nonce: []byte("nonce"), Time: at})
+	s, err := tunnel.SignAttachment(
+		n.key,
+		tunnel.Attachment{Node: n.ID, Proxy: proxy, Nonce: []byte("nonce"), Time: at},
+	)
 	r.must(err)
 	return authrpc.AttachedNode{Node: n.ID, Attachment: s, Version: "v1"}
 }
 
 func (r *fixture) report(proxy machine, list ...authrpc.AttachedNode) {
 	r.Helper()
-	res, err := r.Report(r.Context(), proxy.Identity(statetest.Cluster), authrpc.ReportNodesRequest{Attached: list})
+	res, err := r.Report(
+		r.Context(),
+		proxy.Identity(statetest.Cluster),
+		authrpc.ReportNodesRequest{Attached: list},
+	)
 	r.must(err)
 	if res.ReportAfter <= 0 {
 		r.Errorf("got report again after %s, want a time", res.ReportAfter)
@@ -102,14 +143,23 @@ func (r *fixture) online(n machine) bool {
 
 func TestAnAttachedNodeIsFoundUntilItLeaves(t *testing.T) {
 	r := newFixture(t)
-	edge, web := r.addMachine(identity.Proxy, "edge", nil), r.addMachine(identity.Node, "web", identity.Labels{"env": "dev"})
+	edge, web := r.addMachine(
+		identity.Proxy,
+		"edge",
+		nil,
+	), r.addMachine(
+		identity.Node,
+		"web",
+		identity.Labels{"env": "dev"},
+	)
 	if got := r.locate("web"); len(got) != 1 || got[0].Online || !got[0].LastSeen.IsZero() {
 		t.Errorf("before: got %+v, want it known, offline and never seen", got)
 	}
 	r.report(edge, r.attach(web, "edge", r.now))
 	for _, name := range []string{"web", "web.example.com", string(web.ID), string(web.ID) + ".example.com"} {
 		got := r.locate(name)
-		if len(got) != 1 || !got[0].Online || len(got[0].Proxies) != 1 || got[0].Proxies[0] != "edge" || got[0].Version != "v1" {
+		if len(got) != 1 || !got[0].Online || len(got[0].Proxies) != 1 || got[0].Proxies[0] != "edge" ||
+			got[0].Version != "v1" {
 			t.Errorf("%s: got %+v, want it at edge", name, got)
 		}
 	}
@@ -129,7 +179,19 @@ func TestAnAttachedNodeIsFoundUntilItLeaves(t *testing.T) {
 
 func TestANodeMayBeAtSeveralProxies(t *testing.T) {
 	r := newFixture(t)
-	a, b, web := r.addMachine(identity.Proxy, "a", nil), r.addMachine(identity.Proxy, "b", nil), r.addMachine(identity.Node, "web", nil)
+	a, b, web := r.addMachine(
+		identity.Proxy,
+		"a",
+		nil,
+	), r.addMachine(
+		identity.Proxy,
+		"b",
+		nil,
+	), r.addMachine(
+		identity.Node,
+		"web",
+		nil,
+	)
 	r.report(a, r.attach(web, "a", r.now))
 	r.report(b, r.attach(web, "b", r.now))
 	if got := r.locate("web"); len(got[0].Proxies) != 2 {
@@ -158,14 +220,31 @@ func TestAReportThatChangesNothingWritesNothing(t *testing.T) {
 // revision writes a role, and tells which revision that was.
 func (r *fixture) revision() uint64 {
 	r.Helper()
-	rev, err := r.st.PutRole(r.Context(), state.Stored[access.Role]{}, access.Role{Name: state.NewID()}, r.now)
+	rev, err := r.st.PutRole(
+		r.Context(),
+		state.Stored[access.Role]{},
+		access.Role{Name: state.NewID()},
+		r.now,
+	)
 	r.must(err)
 	return rev
 }
 
 func TestAProxyCannotAttachANodeWithoutItsSignature(t *testing.T) {
 	r := newFixture(t)
-	edge, web, db := r.addMachine(identity.Proxy, "edge", nil), r.addMachine(identity.Node, "web", nil), r.addMachine(identity.Node, "db", nil)
+	edge, web, db := r.addMachine(
+		identity.Proxy,
+		"edge",
+		nil,
+	), r.addMachine(
+		identity.Node,
+		"web",
+		nil,
+	), r.addMachine(
+		identity.Node,
+		"db",
+		nil,
+	)
 	asWeb := r.attach(db, "edge", r.now)
 	asWeb.Node = web.ID
 	forged := r.attach(web, "edge", r.now)
@@ -184,14 +263,22 @@ func TestAProxyCannotAttachANodeWithoutItsSignature(t *testing.T) {
 	} {
 		r.report(edge, a, r.attach(db, "edge", r.now)) // what is good beside it is taken
 		if r.online(web) || !r.online(db) {
-			t.Errorf("%s: got web online %v and db online %v, want only db", name, r.online(web), r.online(db))
+			t.Errorf(
+				"%s: got web online %v and db online %v, want only db",
+				name,
+				r.online(web),
+				r.online(db),
+			)
 		}
 	}
 	r.report(edge, r.attach(web, "edge", r.now.Add(time.Second)))
 	r.report(edge, r.attach(web, "edge", r.now)) // older than what it said last
 	got := r.locate("web")
 	if len(got) != 1 || !got[0].Online {
-		t.Errorf("got %+v; an older word neither counts nor takes the newer one away while the proxy lists the node", got)
+		t.Errorf(
+			"got %+v; an older word neither counts nor takes the newer one away while the proxy lists the node",
+			got,
+		)
 	}
 }
 
@@ -297,12 +384,20 @@ func TestLimitsAreReported(t *testing.T) {
 	for i := range 40 {
 		labels[fmt.Sprint(i)] = "x"
 	}
-	if _, err := r.List(t.Context(), statetest.User("alice"), authrpc.ListNodesRequest{Labels: labels}); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+	if _, err := r.List(t.Context(), statetest.User("alice"), authrpc.ListNodesRequest{Labels: labels}); !fault.Is(
+		err,
+		fault.Invalid,
+	) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("got %v, want invalid with a remedy", err)
 	}
 	edge := r.addMachine(identity.Proxy, "edge", nil)
 	big := authrpc.ReportNodesRequest{Attached: make([]authrpc.AttachedNode, 20001)}
-	if _, err := r.Report(t.Context(), edge.Identity(statetest.Cluster), big); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+	if _, err := r.Report(t.Context(), edge.Identity(statetest.Cluster), big); !fault.Is(
+		err,
+		fault.Invalid,
+	) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("got %v, want invalid with a remedy", err)
 	}
 }

@@ -17,11 +17,20 @@ const (
 	maxLabelFilters = 32 // labels one listing may select by
 )
 
-// List pages through the nodes that the person may know of, by name. A name selects by whole name, name.cluster, id, or first label,
-// which several nodes may share.
-func (r *Registry) List(ctx context.Context, who identity.Identity, q authrpc.ListNodesRequest) (authrpc.ListNodesResponse, error) {
+// List pages through the nodes that the person may know of, by name. A name selects by whole name,
+// name.cluster, id, or first label, which several nodes may share.
+func (r *Registry) List(
+	ctx context.Context,
+	who identity.Identity,
+	q authrpc.ListNodesRequest,
+) (authrpc.ListNodesResponse, error) {
 	if len(q.Labels) > maxLabelFilters {
-		return authrpc.ListNodesResponse{}, fault.New(fault.Invalid, "nodes.List", fmt.Sprintf("%d labels to select by, more than %d", len(q.Labels), maxLabelFilters), "select by fewer labels")
+		return authrpc.ListNodesResponse{}, fault.New(
+			fault.Invalid,
+			"nodes.List",
+			fmt.Sprintf("%d labels to select by, more than %d", len(q.Labels), maxLabelFilters),
+			"select by fewer labels",
+		)
 	}
 	policy, err := r.cfg.State.Policy(ctx)
 	if err != nil {
@@ -55,12 +64,18 @@ func (r *Registry) List(ctx context.Context, who identity.Identity, q authrpc.Li
 	}
 }
 
-func (r *Registry) listNamed(ctx context.Context, policy access.Policy, who identity.Identity, q authrpc.ListNodesRequest) (out authrpc.ListNodesResponse, err error) {
+func (r *Registry) listNamed(
+	ctx context.Context,
+	policy access.Policy,
+	who identity.Identity,
+	q authrpc.ListNodesRequest,
+) (out authrpc.ListNodesResponse, err error) {
 	m, err := r.find(ctx, q.Name)
 	if err == nil {
 		return out, r.appendVisible(ctx, &out, policy, who, q, m)
 	}
-	if !fault.Is(err, fault.NotFound) || strings.Contains(q.Name, ".") || identity.CheckMachineName(q.Name) != nil {
+	if !fault.Is(err, fault.NotFound) || strings.Contains(q.Name, ".") ||
+		identity.CheckMachineName(q.Name) != nil {
 		return out, ignoreMissing(err)
 	}
 	several, err := r.cfg.State.NodesByShortName(ctx, q.Name)
@@ -80,7 +95,14 @@ func ignoreMissing(err error) error {
 }
 
 // appendVisible appends the node to the page if the person may know of it and it is selected.
-func (r *Registry) appendVisible(ctx context.Context, out *authrpc.ListNodesResponse, policy access.Policy, who identity.Identity, q authrpc.ListNodesRequest, m state.Machine) error {
+func (r *Registry) appendVisible(
+	ctx context.Context,
+	out *authrpc.ListNodesResponse,
+	policy access.Policy,
+	who identity.Identity,
+	q authrpc.ListNodesRequest,
+	m state.Machine,
+) error {
 	n, now := access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}, r.cfg.Now()
 	if !matchesLabels(q.Labels, n) || !visible(policy, who, n, now) {
 		return nil

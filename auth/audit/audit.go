@@ -1,7 +1,7 @@
 // Package audit answers: what happened, in order?
 //
-// Auth's own events are committed with what they tell of, by the rooms that do it. Here arrive those of machines, and here they are
-// read.
+// Auth's own events are committed with what they tell of, by the rooms that do it. Here arrive those of
+// machines, and here they are read.
 package audit
 
 import (
@@ -21,21 +21,34 @@ type Log struct{ state *state.State }
 // New makes a log.
 func New(s *state.State) *Log { return &Log{s} }
 
-// allowedCodes are the codes each kind of machine may send: what it alone can know. No node can say that somebody logged in.
+// allowedCodes are the codes each kind of machine may send: what it alone can know. No node can say that
+// somebody logged in.
 var allowedCodes = map[identity.Kind][]audit.Code{
 	identity.Node:  {audit.SessionStarted, audit.SessionEnded, audit.SessionRefused, audit.ForwardStarted},
 	identity.Proxy: {audit.SessionRefused, audit.NodeConnected, audit.NodeDisconnected},
 }
 
-// AppendMachineEvents stores a machine's events, each id once. A node's are stored as its own, whatever they claim; a proxy's as having come by it.
+// AppendMachineEvents stores a machine's events, each id once. A node's are stored as its own, whatever they
+// claim; a proxy's as having come by it.
 func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, events []audit.Event) error {
 	if len(events) > authrpc.MaxEvents {
-		return fault.New(fault.Invalid, "audit.Take", fmt.Sprintf("%d events at once, more than %d", len(events), authrpc.MaxEvents), "send fewer at once")
+		return fault.New(
+			fault.Invalid,
+			"audit.Take",
+			fmt.Sprintf("%d events at once, more than %d", len(events), authrpc.MaxEvents),
+			"send fewer at once",
+		)
 	}
 	checked := make([]audit.Event, len(events))
 	for i, e := range events {
 		if err := check(from, e); err != nil {
-			return fault.Wrap(err, fault.Invalid, "audit.Take", err.Error(), "update the agent: its version does not match auth's")
+			return fault.Wrap(
+				err,
+				fault.Invalid,
+				"audit.Take",
+				err.Error(),
+				"update the agent: its version does not match auth's",
+			)
 		}
 		if from.Kind == identity.Node {
 			e.Machine, e.MachineID = from.Name, from.ID

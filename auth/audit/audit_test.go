@@ -15,8 +15,18 @@ import (
 )
 
 var (
-	nodeWeb   = identity.Identity{Kind: identity.Node, Cluster: statetest.Cluster, Name: "web", ID: "00000000000000000000000000000001"}
-	proxyEdge = identity.Identity{Kind: identity.Proxy, Cluster: statetest.Cluster, Name: "edge", ID: "00000000000000000000000000000002"}
+	nodeWeb = identity.Identity{
+		Kind:    identity.Node,
+		Cluster: statetest.Cluster,
+		Name:    "web",
+		ID:      "00000000000000000000000000000001",
+	}
+	proxyEdge = identity.Identity{
+		Kind:    identity.Proxy,
+		Cluster: statetest.Cluster,
+		Name:    "edge",
+		ID:      "00000000000000000000000000000002",
+	}
 )
 
 func event(code events.Code) events.Event {
@@ -34,7 +44,8 @@ func TestNodeEventsCarryTheNodesOwnIdentity(t *testing.T) {
 		}
 	}
 	got, err := log.Read(t.Context(), 0, 10)
-	if err != nil || len(got) != 1 || got[0].Event.Machine != "web" || got[0].Event.MachineID != nodeWeb.ID || got[0].Number != 1 {
+	if err != nil || len(got) != 1 || got[0].Event.Machine != "web" || got[0].Event.MachineID != nodeWeb.ID ||
+		got[0].Number != 1 {
 		t.Errorf("got %+v and %v, want the event once, as of web", got, err)
 	}
 }
@@ -49,7 +60,8 @@ func TestMachinesReportOnlyTheirEventCodes(t *testing.T) {
 		for _, from := range []identity.Identity{nodeWeb, proxyEdge} {
 			err := log.AppendMachineEvents(t.Context(), from, []events.Event{event(code)})
 			want := strings.Contains(may[code], string(from.Kind[0]))
-			if (err == nil) != want || err != nil && (!fault.Is(err, fault.Invalid) || fault.Remedy(err) == "") {
+			if (err == nil) != want ||
+				err != nil && (!fault.Is(err, fault.Invalid) || fault.Remedy(err) == "") {
 				t.Errorf("%s by a %s: got %v, want taken %v", code, from.Kind, err, want)
 			}
 		}
@@ -71,7 +83,8 @@ func TestMalformedEventsAreRefusedTogether(t *testing.T) {
 		"no id": {event(events.SessionStarted), {Code: events.SessionStarted, Time: time.Now()}}, "an odd id": {odd}, "too long": {long},
 		"an unknown code": {event("TH9999")}, "too many": many,
 	} {
-		if err := log.AppendMachineEvents(t.Context(), nodeWeb, list); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+		if err := log.AppendMachineEvents(t.Context(), nodeWeb, list); !fault.Is(err, fault.Invalid) ||
+			fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want invalid with a remedy", name, err)
 		}
 	}

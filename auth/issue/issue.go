@@ -1,8 +1,8 @@
 // Package issue answers: which certificate does this evidence earn?
 //
-// It is the only room that imports ca. Evidence comes from the rooms that check it: login.Assured for people, join.Admitted for
-// machines. What goes into a certificate comes from there, from the roles and from the machine's record; never from the caller. A
-// renewal therefore only narrows.
+// It is the only room that imports ca. Evidence comes from the rooms that check it: login.Assured for people,
+// join.Admitted for machines. What goes into a certificate comes from there, from the roles and from the
+// machine's record; never from the caller. A renewal therefore only narrows.
 package issue
 
 import (
@@ -58,7 +58,10 @@ func (r Recorder) RecordIssuance(ctx context.Context, rec ca.Record) error {
 	}
 	var events []audit.Event
 	if e, ok := ctx.Value(eventsKey{}).(audit.Event); ok {
-		e.Fields = map[string]string{"serial": strconv.FormatUint(uint64(rec.Serial), 10), "until": rec.NotAfter.Format(time.RFC3339)}
+		e.Fields = map[string]string{
+			"serial": strconv.FormatUint(uint64(rec.Serial), 10),
+			"until":  rec.NotAfter.Format(time.RFC3339),
+		}
 		events = append(events, e)
 	}
 	return r.State.AppendIssuance(ctx, b, events...)
@@ -73,7 +76,8 @@ func (o *Issuer) issue(ctx context.Context, r ca.Request, e audit.Event) (ca.Iss
 	return out, unwrapExhausted(err)
 }
 
-// unwrapExhausted brings a full disk to the front: it says what to do better than that the record was not kept.
+// unwrapExhausted brings a full disk to the front: it says what to do better than that the record was not
+// kept.
 func unwrapExhausted(err error) error {
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		if f, ok := e.(*fault.Error); ok && f.Kind == fault.Exhausted {
@@ -86,7 +90,17 @@ func unwrapExhausted(err error) error {
 // ForLogin issues what a login has earned.
 func (o *Issuer) ForLogin(ctx context.Context, a login.Assured) (authrpc.RedeemLoginResponse, error) {
 	sshKey, service := a.Keys()
-	return o.forUser(ctx, userLogin{who: a.Who(), ssh: sshKey, service: service, proxy: a.Proxy().Name, from: a.From(), longest: a.MaxTTL()})
+	return o.forUser(
+		ctx,
+		userLogin{
+			who:     a.Who(),
+			ssh:     sshKey,
+			service: service,
+			proxy:   a.Proxy().Name,
+			from:    a.From(),
+			longest: a.MaxTTL(),
+		},
+	)
 }
 
 // userLogin is what a login has established, and the keys it committed to.
@@ -128,19 +142,30 @@ func (o *Issuer) forUser(ctx context.Context, p userLogin) (authrpc.RedeemLoginR
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
-	res := authrpc.RedeemLoginResponse{Identity: out.Record.Identity, X509: der(out.Chain), Logins: logins, Authorities: authorities, Time: o.cfg.Now().UTC()}
+	res := authrpc.RedeemLoginResponse{
+		Identity:    out.Record.Identity,
+		X509:        der(out.Chain),
+		Logins:      logins,
+		Authorities: authorities,
+		Time:        o.cfg.Now().UTC(),
+	}
 	if out.SSH != nil {
 		res.SSHCert = out.SSH.Marshal()
 	}
 	return res, nil
 }
 
-// sshExtensions are the extensions that the person's roles give reason for. What a node allows is decided there, by the same roles.
+// sshExtensions are the extensions that the person's roles give reason for. What a node allows is decided
+// there, by the same roles.
 func sshExtensions(p access.Policy, who identity.Identity) []string {
 	may := func(actions ...access.Action) bool {
 		return slices.ContainsFunc(who.Roles, func(role string) bool {
 			return slices.ContainsFunc(p[role].Allow, func(g access.Grant) bool {
-				return len(g.Nodes) > 0 && slices.ContainsFunc(actions, func(a access.Action) bool { return slices.Contains(g.Actions, string(a)) })
+				return len(g.Nodes) > 0 &&
+					slices.ContainsFunc(
+						actions,
+						func(a access.Action) bool { return slices.Contains(g.Actions, string(a)) },
+					)
 			})
 		})
 	}
@@ -165,7 +190,11 @@ func (o *Issuer) ForMachine(ctx context.Context, a join.Admitted) (authrpc.JoinR
 		return authrpc.JoinResponse{}, err
 	}
 	id, names := m.Identity(o.cfg.Cluster), o.hostNames(m)
-	host, err := o.issue(ctx, ca.Request{Profile: ca.Host, Identity: id, SSHKey: a.SSHKey(), Names: names}, audit.Event{})
+	host, err := o.issue(
+		ctx,
+		ca.Request{Profile: ca.Host, Identity: id, SSHKey: a.SSHKey(), Names: names},
+		audit.Event{},
+	)
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
@@ -174,7 +203,11 @@ func (o *Issuer) ForMachine(ctx context.Context, a join.Admitted) (authrpc.JoinR
 		code = audit.CertRenewed
 	}
 	now := o.cfg.Now().UTC()
-	service, err := o.issue(ctx, ca.Request{Profile: ca.Service, Identity: id, X509Key: a.ServiceKey(), Names: names}, audit.NewEvent(code, id, now))
+	service, err := o.issue(
+		ctx,
+		ca.Request{Profile: ca.Service, Identity: id, X509Key: a.ServiceKey(), Names: names},
+		audit.NewEvent(code, id, now),
+	)
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
@@ -183,10 +216,17 @@ func (o *Issuer) ForMachine(ctx context.Context, a join.Admitted) (authrpc.JoinR
 			return authrpc.JoinResponse{}, err
 		}
 	}
-	return authrpc.JoinResponse{Identity: service.Record.Identity, SSHCert: host.SSH.Marshal(), X509: der(service.Chain), Rules: set, Time: now}, nil
+	return authrpc.JoinResponse{
+		Identity: service.Record.Identity,
+		SSHCert:  host.SSH.Marshal(),
+		X509:     der(service.Chain),
+		Rules:    set,
+		Time:     now,
+	}, nil
 }
 
-// hostNames are what a machine may be reached by: a node by name and id, bare and under the cluster; a proxy also by its public names.
+// hostNames are what a machine may be reached by: a node by name and id, bare and under the cluster; a proxy
+// also by its public names.
 func (o *Issuer) hostNames(m state.Machine) []string {
 	own := []string{m.Name, m.Name + "." + o.cfg.Cluster}
 	if m.Kind == identity.Node {
@@ -195,10 +235,18 @@ func (o *Issuer) hostNames(m state.Machine) []string {
 	return slices.Concat(own, m.Names)
 }
 
-// ForAuth issues a replica's own service certificate: what it shows at its port. The chain ends with the cluster root, so a pin is
-// enough to verify it.
-func (o *Issuer) ForAuth(ctx context.Context, id identity.Identity, key crypto.PublicKey) ([]*x509.Certificate, error) {
-	out, err := o.issue(ctx, ca.Request{Profile: ca.Service, Identity: id, X509Key: key, Names: []string{id.Name}}, audit.Event{})
+// ForAuth issues a replica's own service certificate: what it shows at its port. The chain ends with the
+// cluster root, so a pin is enough to verify it.
+func (o *Issuer) ForAuth(
+	ctx context.Context,
+	id identity.Identity,
+	key crypto.PublicKey,
+) ([]*x509.Certificate, error) {
+	out, err := o.issue(
+		ctx,
+		ca.Request{Profile: ca.Service, Identity: id, X509Key: key, Names: []string{id.Name}},
+		audit.Event{},
+	)
 	return out.Chain, err
 }
 

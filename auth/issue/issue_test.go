@@ -33,23 +33,50 @@ type fixture struct {
 }
 
 func grant(login, action string) access.Grant {
-	return access.Grant{Nodes: map[string]access.Strings{"env": {"dev"}}, Logins: access.Strings{login}, Actions: access.Strings{action}}
+	return access.Grant{
+		Nodes:   map[string]access.Strings{"env": {"dev"}},
+		Logins:  access.Strings{login},
+		Actions: access.Strings{action},
+	}
 }
 
 func newFixture(t *testing.T) *fixture {
-	st, _ := statetest.NewCluster(t,
-		access.Role{Name: "shell", Allow: []access.Grant{grant("ubuntu", "shell")}, Options: access.Options{CertTTL: access.Duration(time.Hour)}},
+	st, _ := statetest.NewCluster(
+		t,
+		access.Role{
+			Name:    "shell",
+			Allow:   []access.Grant{grant("ubuntu", "shell")},
+			Options: access.Options{CertTTL: access.Duration(time.Hour)},
+		},
 		access.Role{Name: "copy", Allow: []access.Grant{grant("backup", "sftp")}},
-		access.Role{Name: "forward", Allow: []access.Grant{grant("ubuntu", "forward-local"), grant("ubuntu", "forward-agent")}},
-		access.Role{Name: "viewer", Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{"list"}}}},
+		access.Role{
+			Name:  "forward",
+			Allow: []access.Grant{grant("ubuntu", "forward-local"), grant("ubuntu", "forward-agent")},
+		},
+		access.Role{
+			Name: "viewer",
+			Allow: []access.Grant{
+				{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{"list"}},
+			},
+		},
 	)
 	keys := keyringtest.New(t, statetest.Cluster, time.Now())
 	signer, err := ca.New(ca.Config{Cluster: statetest.Cluster, Keys: keys, Recorder: Recorder{State: st}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	book := rules.New(rules.Config{State: st, Cluster: statetest.Cluster, Signer: keys.RulesSigner, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
-	return &fixture{t, New(Config{CA: signer, State: st, Rules: book, Cluster: statetest.Cluster, Now: time.Now}), st}
+	book := rules.New(rules.Config{
+		State:   st,
+		Cluster: statetest.Cluster,
+		Signer:  keys.RulesSigner,
+		Now:     time.Now,
+		Log:     slog.New(slog.DiscardHandler),
+	})
+	return &fixture{
+		t,
+		New(Config{CA: signer, State: st, Rules: book, Cluster: statetest.Cluster, Now: time.Now}),
+		st,
+	}
 }
 
 func (o *fixture) forRoles(roles ...string) authrpc.RedeemLoginResponse {
@@ -60,7 +87,16 @@ func (o *fixture) forRoles(roles ...string) authrpc.RedeemLoginResponse {
 	o.must(err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	o.must(err)
-	res, err := o.forUser(o.Context(), userLogin{who: statetest.User("alice@example.com", roles...), ssh: sshKey, service: key.Public(), proxy: "edge", from: "192.0.2.1"})
+	res, err := o.forUser(
+		o.Context(),
+		userLogin{
+			who:     statetest.User("alice@example.com", roles...),
+			ssh:     sshKey,
+			service: key.Public(),
+			proxy:   "edge",
+			from:    "192.0.2.1",
+		},
+	)
 	o.must(err)
 	return res
 }
@@ -108,7 +144,12 @@ func TestWithoutALoginThereIsNoSSHCertificate(t *testing.T) {
 	for _, roles := range [][]string{{"viewer"}, {"no-such-role"}, nil} {
 		res := o.forRoles(roles...)
 		if len(res.SSHCert) != 0 || len(res.X509) != 1 || len(res.Logins) != 0 {
-			t.Errorf("%v: got %d bytes of SSH certificate and %d X.509, want X.509 alone", roles, len(res.SSHCert), len(res.X509))
+			t.Errorf(
+				"%v: got %d bytes of SSH certificate and %d X.509, want X.509 alone",
+				roles,
+				len(res.SSHCert),
+				len(res.X509),
+			)
 		}
 	}
 }
@@ -126,7 +167,9 @@ func TestRecordAndEventAreOneTransaction(t *testing.T) {
 	var r ca.Record
 	o.must(json.Unmarshal(records[0], &r))
 	e := events[0].Event
-	if e.Code != audit.CertIssued || e.Proxy != "edge" || e.From != "192.0.2.1" || e.Fields["serial"] != fmt.Sprint(uint64(r.Serial)) || e.LoginID != "login-1" {
+	if e.Code != audit.CertIssued || e.Proxy != "edge" || e.From != "192.0.2.1" ||
+		e.Fields["serial"] != fmt.Sprint(uint64(r.Serial)) ||
+		e.LoginID != "login-1" {
 		t.Errorf("got event %+v, want it to name serial %d, login and proxy", e, r.Serial)
 	}
 }

@@ -1,8 +1,10 @@
-// Package join answers: may this machine become a node or a proxy, and is this machine still the one that joined?
+// Package join answers: may this machine become a node or a proxy, and is this machine still the one that
+// joined?
 //
-// A machine is admitted once, by a one-use token and proof that it holds its key; ever after by the key on record. (While the token
-// lives it may ask again with both, because an answer may be lost.) Either yields
-// Admitted, the only thing that auth/issue makes machine certificates for. What is not from a token leaves no trace in the store.
+// A machine is admitted once, by a one-use token and proof that it holds its key; ever after by the key on
+// record. (While the token lives it may ask again with both, because an answer may be lost.) Either yields
+// Admitted, the only thing that auth/issue makes machine certificates for. What is not from a token leaves no
+// trace in the store.
 package join
 
 import (
@@ -69,8 +71,8 @@ const (
 	maxTries = 1000
 )
 
-// Admit makes a machine of whoever shows a good token and proves the key it brings. The token is spent in the transaction that stores
-// the machine. Of a token that auth never made nothing is said and nothing kept.
+// Admit makes a machine of whoever shows a good token and proves the key it brings. The token is spent in the
+// transaction that stores the machine. Of a token that auth never made nothing is said and nothing kept.
 func (d *Service) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, error) {
 	now := d.cfg.Now()
 	token, err := authrpc.ParseToken(r.Token)
@@ -97,9 +99,14 @@ func (d *Service) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, e
 	return d.register(ctx, a, kept, r)
 }
 
-// admitAgain admits a machine whose answer was lost: it shows the token it joined with, in the token's time, and proves the keys it joined
-// with. What it wishes now changes nothing of the record.
-func (d *Service) admitAgain(ctx context.Context, t state.Token, r authrpc.JoinRequest, now time.Time) (Admitted, bool) {
+// admitAgain admits a machine whose answer was lost: it shows the token it joined with, in the token's time,
+// and proves the keys it joined with. What it wishes now changes nothing of the record.
+func (d *Service) admitAgain(
+	ctx context.Context,
+	t state.Token,
+	r authrpc.JoinRequest,
+	now time.Time,
+) (Admitted, bool) {
 	if t.UsedBy == "" || !now.Before(t.Expires) {
 		return Admitted{}, false
 	}
@@ -117,9 +124,22 @@ func (d *Service) checkToken(ctx context.Context, kept state.Stored[state.Token]
 	t := kept.Value
 	switch {
 	case !t.Used.IsZero():
-		return d.recordRefusal(ctx, kept, fault.New(fault.Denied, op, "this join token was used already, at "+formatTime(t.Used), newTokenRemedy))
+		return d.recordRefusal(
+			ctx,
+			kept,
+			fault.New(
+				fault.Denied,
+				op,
+				"this join token was used already, at "+formatTime(t.Used),
+				newTokenRemedy,
+			),
+		)
 	case !now.Before(t.Expires):
-		return d.recordRefusal(ctx, kept, fault.New(fault.Expired, op, "this join token ended at "+formatTime(t.Expires), newTokenRemedy))
+		return d.recordRefusal(
+			ctx,
+			kept,
+			fault.New(fault.Expired, op, "this join token ended at "+formatTime(t.Expires), newTokenRemedy),
+		)
 	}
 	return nil
 }
@@ -127,7 +147,8 @@ func (d *Service) checkToken(ctx context.Context, kept state.Stored[state.Token]
 // maxRefusals bounds what the holder of a spent token can write into the audit log.
 const maxRefusals = 5
 
-// recordRefusal notes that a token which auth did make was refused. Losing the note to a race or a full disk changes nothing of the answer.
+// recordRefusal notes that a token which auth did make was refused. Losing the note to a race or a full disk
+// changes nothing of the answer.
 func (d *Service) recordRefusal(ctx context.Context, kept state.Stored[state.Token], why error) error {
 	if kept.Value.Refused >= maxRefusals || fault.Is(why, fault.Internal) || fault.Is(why, fault.Conflict) {
 		return why
@@ -143,14 +164,25 @@ func (d *Service) recordRefusal(ctx context.Context, kept state.Stored[state.Tok
 // checkRequest turns the request into a machine, or says what is wrong with it.
 func (d *Service) checkRequest(r authrpc.JoinRequest, t state.Token, now time.Time) (Admitted, error) {
 	if r.Kind != t.Kind {
-		return Admitted{}, fault.New(fault.Denied, op, fmt.Sprintf("this join token is for a %s, not for a %.20q", t.Kind, r.Kind), newTokenRemedy)
+		return Admitted{}, fault.New(
+			fault.Denied,
+			op,
+			fmt.Sprintf("this join token is for a %s, not for a %.20q", t.Kind, r.Kind),
+			newTokenRemedy,
+		)
 	}
 	if err := checkClock(r.Time, now); err != nil {
 		return Admitted{}, err
 	}
 	a, err := readKeys(r)
 	if err != nil {
-		return Admitted{}, fault.Wrap(err, fault.Invalid, op, "the machine's keys are not acceptable: "+err.Error(), "update the agent, then remove its data folder and join again")
+		return Admitted{}, fault.Wrap(
+			err,
+			fault.Invalid,
+			op,
+			"the machine's keys are not acceptable: "+err.Error(),
+			"update the agent, then remove its data folder and join again",
+		)
 	}
 	if err := checkProof(r, a.service); err != nil {
 		return Admitted{}, err
@@ -158,8 +190,16 @@ func (d *Service) checkRequest(r authrpc.JoinRequest, t state.Token, now time.Ti
 	labels := identity.Labels{}
 	maps.Copy(labels, r.Labels)
 	maps.Copy(labels, t.Labels) // what the administrator said wins
-	a.machine = state.Machine{ID: identity.MachineID(state.NewID()), Kind: r.Kind, Labels: labels, SSHKey: r.SSHKey, X509Key: r.X509Key,
-		Names: r.PublicNames, Created: now.UTC(), Renewed: now.UTC()}
+	a.machine = state.Machine{
+		ID:      identity.MachineID(state.NewID()),
+		Kind:    r.Kind,
+		Labels:  labels,
+		SSHKey:  r.SSHKey,
+		X509Key: r.X509Key,
+		Names:   r.PublicNames,
+		Created: now.UTC(),
+		Renewed: now.UTC(),
+	}
 	return a, d.checkMachine(&a.machine)
 }
 
@@ -173,8 +213,19 @@ func checkClock(theirs, ours time.Time) error {
 	if off < 0 {
 		word = "behind"
 	}
-	return fault.New(fault.Invalid, op, fmt.Sprintf("this machine's clock says %s, auth's says %s: it is %s %s", formatTime(theirs), formatTime(ours),
-		off.Abs().Round(time.Second), word), "set this machine's clock (timedatectl set-ntp true), then start it again")
+	return fault.New(
+		fault.Invalid,
+		op,
+		fmt.Sprintf(
+			"this machine's clock says %s, auth's says %s: it is %s %s",
+			formatTime(theirs),
+			formatTime(ours),
+			off.Abs().
+				Round(time.Second),
+			word,
+		),
+		"set this machine's clock (timedatectl set-ntp true), then start it again",
+	)
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -197,13 +248,24 @@ func checkProof(r authrpc.JoinRequest, key crypto.PublicKey) error {
 	pub, ok := key.(*ecdsa.PublicKey)
 	sum := authrpc.JoinProof(r.Token, r.SSHKey, r.X509Key)
 	if !ok || !ecdsa.VerifyASN1(pub, sum[:], r.Proof) {
-		return fault.New(fault.Denied, op, "the machine does not prove that it holds its key", "update the agent, then remove its data folder and join again")
+		return fault.New(
+			fault.Denied,
+			op,
+			"the machine does not prove that it holds its key",
+			"update the agent, then remove its data folder and join again",
+		)
 	}
 	return nil
 }
 
-// register finds a name and stores the machine; names and the token may be taken meanwhile, so it looks again.
-func (d *Service) register(ctx context.Context, a Admitted, kept state.Stored[state.Token], r authrpc.JoinRequest) (Admitted, error) {
+// register finds a name and stores the machine; names and the token may be taken meanwhile, so it looks
+// again.
+func (d *Service) register(
+	ctx context.Context,
+	a Admitted,
+	kept state.Stored[state.Token],
+	r authrpc.JoinRequest,
+) (Admitted, error) {
 	wish := r.Name
 	if kept.Value.Machine != "" {
 		wish = kept.Value.Machine
@@ -236,10 +298,16 @@ func (d *Service) register(ctx context.Context, a Admitted, kept state.Stored[st
 	return a, nil
 }
 
-// VerifyMember tells whether the caller is a machine on record that still holds the recorded key. It is asked at every call of a machine.
+// VerifyMember tells whether the caller is a machine on record that still holds the recorded key. It is asked
+// at every call of a machine.
 func (d *Service) VerifyMember(ctx context.Context, c authrpc.Caller) (Admitted, error) {
 	m, err := d.cfg.State.Machine(ctx, c.ID)
-	gone := fault.New(fault.Denied, op, fmt.Sprintf("the %s %s is not a member of this cluster any more", c.Kind, c.Name), "join again with a new token: tsh token create")
+	gone := fault.New(
+		fault.Denied,
+		op,
+		fmt.Sprintf("the %s %s is not a member of this cluster any more", c.Kind, c.Name),
+		"join again with a new token: tsh token create",
+	)
 	if fault.Is(err, fault.NotFound) || err == nil && m.Value.Kind != c.Kind {
 		return Admitted{}, gone
 	}
@@ -265,7 +333,12 @@ func (d *Service) VerifyForwarded(ctx context.Context, i authrpc.ForwardedFrom) 
 	}
 	key, err := x509.ParsePKIXPublicKey(m.Value.X509Key)
 	if err != nil || m.Value.Kind != identity.Proxy || !i.Verify(key) {
-		return "", fault.New(fault.Denied, "join.Introduced", "no proxy on record introduces this connection", "connect by way of a proxy of this cluster")
+		return "", fault.New(
+			fault.Denied,
+			"join.Introduced",
+			"no proxy on record introduces this connection",
+			"connect by way of a proxy of this cluster",
+		)
 	}
 	return m.Value.Name, nil
 }

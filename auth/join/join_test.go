@@ -35,7 +35,9 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	st, _ := statetest.NewCluster(t)
 	g := &fixture{T: t, st: st, now: time.Now()}
-	g.Service = join.New(join.Config{State: st, Cluster: statetest.Cluster, Now: func() time.Time { return g.now }})
+	g.Service = join.New(
+		join.Config{State: st, Cluster: statetest.Cluster, Now: func() time.Time { return g.now }},
+	)
 	return g
 }
 
@@ -65,7 +67,13 @@ func (g *fixture) request(token, name string) (authrpc.JoinRequest, *ecdsa.Priva
 	g.must(err)
 	hostKey, err := ssh.NewPublicKey(host)
 	g.must(err)
-	r := authrpc.JoinRequest{Token: token, Kind: identity.Node, Name: name, SSHKey: hostKey.Marshal(), Time: g.now}
+	r := authrpc.JoinRequest{
+		Token:  token,
+		Kind:   identity.Node,
+		Name:   name,
+		SSHKey: hostKey.Marshal(),
+		Time:   g.now,
+	}
 	r.X509Key, err = x509.MarshalPKIXPublicKey(key.Public())
 	g.must(err)
 	g.prove(&r, key)
@@ -119,7 +127,8 @@ func TestATokenAdmitsOnce(t *testing.T) {
 	}
 	again, _ := g.request(token, "web-2")
 	_, err = g.Admit(t.Context(), again)
-	if !fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), "used already") || !strings.Contains(fault.Remedy(err), "tsh token create") {
+	if !fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), "used already") ||
+		!strings.Contains(fault.Remedy(err), "tsh token create") {
 		t.Errorf("second use: got %v, want denied, used already, and how to get another", err)
 	}
 	if g.refusals() != 1 {
@@ -170,7 +179,8 @@ func TestWhatJoinRefuses(t *testing.T) {
 		r, key := g.request(g.token(join.TokenRequest{}), "web")
 		tt.spoil(&r, key)
 		_, err := g.Admit(t.Context(), r)
-		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) || fault.Remedy(err) == "" {
+		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) ||
+			fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want %s that says %q, with a remedy", tt.name, err, tt.kind, tt.says)
 		}
 		if noted := g.refusals() > before; noted != tt.noted {
@@ -294,7 +304,8 @@ func TestATokenAdmitsOneOfManyMachines(t *testing.T) {
 	}
 }
 
-// The answer to a join may be lost on its way: the machine, and nobody else, gets it again for as long as the token lives.
+// The answer to a join may be lost on its way: the machine, and nobody else, gets it again for as long as the
+// token lives.
 func TestALostJoinResponseIsRepeated(t *testing.T) {
 	g := newFixture(t)
 	token := g.token(join.TokenRequest{})
@@ -304,7 +315,8 @@ func TestALostJoinResponseIsRepeated(t *testing.T) {
 	r.Name, r.Labels = "db", identity.Labels{"env": "prod"} // another wish changes nothing
 	again, err := g.Admit(t.Context(), r)
 	g.must(err)
-	if m := again.Machine(); m.ID != first.Machine().ID || m.Name != "web" || len(m.Labels) != 0 || !again.Renewal() {
+	if m := again.Machine(); m.ID != first.Machine().ID || m.Name != "web" || len(m.Labels) != 0 ||
+		!again.Renewal() {
 		t.Errorf("got %+v, want the machine as it joined", m)
 	}
 	for name, spoil := range map[string]func(*authrpc.JoinRequest){
@@ -395,7 +407,10 @@ func TestAMemberIsVerifiedByTheKeyOnRecord(t *testing.T) {
 			t.Errorf("%s: got %v, want denied with a remedy", name, err)
 		}
 	}
-	if _, err := g.Renew(t.Context(), caller, authrpc.RenewRequest{Time: g.now.Add(-10 * time.Minute)}); !fault.Is(err, fault.Invalid) {
+	if _, err := g.Renew(t.Context(), caller, authrpc.RenewRequest{Time: g.now.Add(-10 * time.Minute)}); !fault.Is(
+		err,
+		fault.Invalid,
+	) {
 		t.Errorf("a clock that is off: got %v, want invalid", err)
 	}
 }

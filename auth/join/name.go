@@ -15,7 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// chooseName gives the machine a name of its own: the wished one, or with -2, -3 and so on when that is taken.
+// chooseName gives the machine a name of its own: the wished one, or with -2, -3 and so on when that is
+// taken.
 func (d *Service) chooseName(ctx context.Context, m state.Machine, wish string) (string, error) {
 	base := d.normalizeName(wish)
 	if base == "" {
@@ -37,7 +38,12 @@ func (d *Service) chooseName(ctx context.Context, m state.Machine, wish string) 
 			return name, nil
 		}
 	}
-	return "", fault.New(fault.Exhausted, op, fmt.Sprintf("there is no free name like %s", base), "give the machine another name in its configuration")
+	return "", fault.New(
+		fault.Exhausted,
+		op,
+		fmt.Sprintf("there is no free name like %s", base),
+		"give the machine another name in its configuration",
+	)
 }
 
 // suffixed puts -2 behind the first label, so that web.example.org becomes web-2.example.org.
@@ -52,7 +58,8 @@ func suffixed(base string, i int) string {
 
 var notInNames = regexp.MustCompile(`[^a-z0-9.-]+`)
 
-// normalizeName makes a machine name of what a host calls itself. Names stand under the cluster's: web.CLUSTER and web are one.
+// normalizeName makes a machine name of what a host calls itself. Names stand under the cluster's:
+// web.CLUSTER and web are one.
 func (d *Service) normalizeName(wish string) string {
 	s := notInNames.ReplaceAllString(strings.ToLower(wish), "-")
 	labels := strings.Split(d.trimCluster(s), ".")
@@ -74,8 +81,8 @@ func (d *Service) trimCluster(name string) string {
 	}
 }
 
-// checkName refuses names that would speak for another: a machine's id is a principal of that machine's own certificate, and the
-// cluster's name is what people call the front door.
+// checkName refuses names that would speak for another: a machine's id is a principal of that machine's own
+// certificate, and the cluster's name is what people call the front door.
 func (d *Service) checkName(name string) error {
 	if err := identity.CheckMachineName(name); err != nil {
 		return err
@@ -91,8 +98,8 @@ func (d *Service) checkName(name string) error {
 	return identity.CheckMachineName(name + "." + d.cfg.Cluster)
 }
 
-// checkMachine refuses what would not fit into certificates, while the token is still unspent; and notes which host names a proxy
-// answers to, so that no node is ever called the same.
+// checkMachine refuses what would not fit into certificates, while the token is still unspent; and notes
+// which host names a proxy answers to, so that no node is ever called the same.
 func (d *Service) checkMachine(m *state.Machine) error {
 	const remedy = "correct the machine's configuration, then start it again"
 	if err := CheckLabels(m.Labels); err != nil {
@@ -102,7 +109,12 @@ func (d *Service) checkMachine(m *state.Machine) error {
 		return fault.New(fault.Denied, op, "a node has no public names", remedy)
 	}
 	if len(m.Names) > maxNames {
-		return fault.New(fault.Invalid, op, fmt.Sprintf("the proxy has %d public names, more than %d", len(m.Names), maxNames), remedy)
+		return fault.New(
+			fault.Invalid,
+			op,
+			fmt.Sprintf("the proxy has %d public names, more than %d", len(m.Names), maxNames),
+			remedy,
+		)
 	}
 	for _, n := range m.Names {
 		alias, err := d.checkPublicName(n)
@@ -130,12 +142,24 @@ func CheckLabels(l identity.Labels) error {
 		return fmt.Errorf("encode labels: %w", err)
 	}
 	if len(l) > maxLabels || len(text) > maxLabelBytes {
-		return fault.New(fault.Invalid, op, fmt.Sprintf("there are %d labels of %d bytes, more than %d or %d bytes", len(l), len(text), maxLabels, maxLabelBytes), remedy)
+		return fault.New(
+			fault.Invalid,
+			op,
+			fmt.Sprintf(
+				"there are %d labels of %d bytes, more than %d or %d bytes",
+				len(l),
+				len(text),
+				maxLabels,
+				maxLabelBytes,
+			),
+			remedy,
+		)
 	}
 	return nil
 }
 
-// checkPublicName checks one public name or address of a proxy, and returns the machine name it forbids to nodes; "" for an address.
+// checkPublicName checks one public name or address of a proxy, and returns the machine name it forbids to
+// nodes; "" for an address.
 func (d *Service) checkPublicName(n string) (alias string, err error) {
 	if a, err := netip.ParseAddr(n); err == nil {
 		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != n {
@@ -152,8 +176,9 @@ func (d *Service) checkPublicName(n string) (alias string, err error) {
 	return d.trimCluster(n), nil
 }
 
-// AllowedOrigin refuses an origin that is not at one of the public names that the proxy joined with, so that a proxy that went bad can
-// not have a provider send browsers, and their codes, elsewhere. Any port is good: one name may be served at several.
+// AllowedOrigin refuses an origin that is not at one of the public names that the proxy joined with, so that
+// a proxy that went bad can not have a provider send browsers, and their codes, elsewhere. Any port is good:
+// one name may be served at several.
 func (d *Service) AllowedOrigin(by identity.Identity, origin string) error {
 	m, err := d.cfg.State.Machine(context.Background(), by.ID) // a look at memory
 	if err != nil {
@@ -163,6 +188,10 @@ func (d *Service) AllowedOrigin(by identity.Identity, origin string) error {
 	if err == nil && slices.Contains(m.Value.Names, u.Hostname()) {
 		return nil
 	}
-	return fault.New(fault.Denied, op, fmt.Sprintf("the proxy %s is not known at %.200q", m.Value.Name, origin),
-		"ask an administrator to give the proxy this public address and let it join anew")
+	return fault.New(
+		fault.Denied,
+		op,
+		fmt.Sprintf("the proxy %s is not known at %.200q", m.Value.Name, origin),
+		"ask an administrator to give the proxy this public address and let it join anew",
+	)
 }

@@ -30,7 +30,8 @@ type TokenRequest struct {
 	By      identity.Identity // who asks; the zero Identity is auth itself, for the parts that run in its own process
 }
 
-// CheckTokenRequest reports what is wrong with a wish, each with the field of the token's document that it is in.
+// CheckTokenRequest reports what is wrong with a wish, each with the field of the token's document that it is
+// in.
 func CheckTokenRequest(w TokenRequest, report func(path, format string, args ...any)) {
 	if w.Kind != identity.Node && w.Kind != identity.Proxy {
 		report("kind", "%.20q is no kind of machine that joins by a token: use node or proxy", w.Kind)
@@ -49,12 +50,20 @@ func CheckTokenRequest(w TokenRequest, report func(path, format string, args ...
 }
 
 // Create makes a token. Its text is known to the caller alone: auth keeps a hash.
-func (d *Service) Create(ctx context.Context, w TokenRequest) (authrpc.Token, state.Stored[state.Token], error) {
+func (d *Service) Create(
+	ctx context.Context,
+	w TokenRequest,
+) (authrpc.Token, state.Stored[state.Token], error) {
 	var none state.Stored[state.Token]
 	var bad error
 	CheckTokenRequest(w, func(path, format string, args ...any) {
 		if bad == nil {
-			bad = fault.New(fault.Invalid, "token", path+": "+fmt.Sprintf(format, args...), "correct the token's "+path+", then try again")
+			bad = fault.New(
+				fault.Invalid,
+				"token",
+				path+": "+fmt.Sprintf(format, args...),
+				"correct the token's "+path+", then try again",
+			)
 		}
 	})
 	if bad != nil {
@@ -69,7 +78,15 @@ func (d *Service) Create(ctx context.Context, w TokenRequest) (authrpc.Token, st
 		w.Name = string(w.Kind) + "-" + state.NewID()[:12]
 	}
 	hash, now := t.Hash(), d.cfg.Now().UTC()
-	rec := state.Token{Hash: hash[:], Kind: w.Kind, Labels: w.Labels, Machine: w.Machine, By: creatorName(w.By), Created: now, Expires: now.Add(w.TTL)}
+	rec := state.Token{
+		Hash:    hash[:],
+		Kind:    w.Kind,
+		Labels:  w.Labels,
+		Machine: w.Machine,
+		By:      creatorName(w.By),
+		Created: now,
+		Expires: now.Add(w.TTL),
+	}
 	e := audit.Event{Code: audit.TokenCreated, Time: now, User: "auth"}
 	if w.By.Kind == identity.User {
 		e = audit.NewEvent(audit.TokenCreated, w.By, now)

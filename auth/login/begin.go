@@ -43,8 +43,11 @@ func (b *begunAttempt) ends() time.Time { return b.Expires }
 var (
 	challengeRE = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`) // base64 of a SHA-256
 	stateRE     = regexp.MustCompile(`^[A-Za-z0-9._~-]{8,128}$`)
-	// callbackRE is the whole of RFC 8252 section 7.3: this machine, by address and never by name, on a port of tsh's choice.
-	localeRE   = regexp.MustCompile(`^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}$`) // BCP 47, as far as it matters here
+	// callbackRE is the whole of RFC 8252 section 7.3: this machine, by address and never by name, on a port
+	// of tsh's choice.
+	localeRE = regexp.MustCompile(
+		`^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}$`,
+	) // BCP 47, as far as it matters here
 	callbackRE = regexp.MustCompile(`^http://(?:127\.0\.0\.1|\[::1\]):([1-9][0-9]{0,4})/callback$`)
 )
 
@@ -54,8 +57,13 @@ const (
 	maxFrom      = 64
 )
 
-// Begin starts an attempt for the browser in front of the proxy by. With several connectors and none chosen it lists them instead.
-func (s *Service) Begin(ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+// Begin starts an attempt for the browser in front of the proxy by. With several connectors and none chosen
+// it lists them instead.
+func (s *Service) Begin(
+	ctx context.Context,
+	by identity.Identity,
+	req authrpc.BeginLoginRequest,
+) (authrpc.BeginLoginResponse, error) {
 	res, err := s.begin(ctx, by, req)
 	if err != nil {
 		s.refusals.record(begin, by, req.From, err)
@@ -63,7 +71,11 @@ func (s *Service) Begin(ctx context.Context, by identity.Identity, req authrpc.B
 	return res, err
 }
 
-func (s *Service) begin(ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest) (res authrpc.BeginLoginResponse, err error) {
+func (s *Service) begin(
+	ctx context.Context,
+	by identity.Identity,
+	req authrpc.BeginLoginRequest,
+) (res authrpc.BeginLoginResponse, err error) {
 	c, err := s.parseBegin(by, req)
 	if err != nil || c.Headless != nil && !req.Confirmed {
 		return authrpc.BeginLoginResponse{Headless: c.headlessPrompt()}, err
@@ -72,7 +84,12 @@ func (s *Service) begin(ctx context.Context, by identity.Identity, req authrpc.B
 	if err != nil || name == "" {
 		return authrpc.BeginLoginResponse{Connectors: choices}, err
 	}
-	flow, page, err := s.cfg.Providers.Start(ctx, name, req.PublicOrigin+authrpc.CallbackPath(name), req.Locale)
+	flow, page, err := s.cfg.Providers.Start(
+		ctx,
+		name,
+		req.PublicOrigin+authrpc.CallbackPath(name),
+		req.Locale,
+	)
 	if err != nil {
 		return res, err
 	}
@@ -102,7 +119,12 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 
 func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
 	link := func(what string) error {
-		return fault.New(fault.Invalid, opBegin, "this login link cannot be used: "+what, "use the link that tsh login shows, whole")
+		return fault.New(
+			fault.Invalid,
+			opBegin,
+			"this login link cannot be used: "+what,
+			"use the link that tsh login shows, whole",
+		)
 	}
 	switch {
 	case req.Handle != "" && req.Challenge+req.State+req.Callback != "":
@@ -136,8 +158,14 @@ func loopbackCallback(callback string) bool {
 // checkOrigin refuses everything but https://host[:port].
 func checkOrigin(origin string) error {
 	u, err := url.Parse(origin)
-	if err != nil || len(origin) > maxOrigin || u.Scheme != "https" || u.Host == "" || origin != "https://"+u.Host {
-		return fault.New(fault.Invalid, opBegin, "the proxy does not know its own address", "ask an administrator to set the proxy's public address")
+	if err != nil || len(origin) > maxOrigin || u.Scheme != "https" || u.Host == "" ||
+		origin != "https://"+u.Host {
+		return fault.New(
+			fault.Invalid,
+			opBegin,
+			"the proxy does not know its own address",
+			"ask an administrator to set the proxy's public address",
+		)
 	}
 	return nil
 }
@@ -153,7 +181,12 @@ func (s *Service) chooseConnector(ctx context.Context, wanted string) (string, [
 	}
 	switch len(all) {
 	case 0:
-		return "", nil, fault.New(fault.Unavailable, opBegin, "this cluster has no connector, so nobody can log in", "ask an administrator to apply one: tsh apply -f connector.yaml")
+		return "", nil, fault.New(
+			fault.Unavailable,
+			opBegin,
+			"this cluster has no connector, so nobody can log in",
+			"ask an administrator to apply one: tsh apply -f connector.yaml",
+		)
 	case 1:
 		return all[0].Name, nil, nil
 	}

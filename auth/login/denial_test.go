@@ -96,7 +96,8 @@ func TestConnectorIsChosen(t *testing.T) {
 	l := newFixture(t)
 	l.connect("other")
 	res, err := l.Begin(t.Context(), proxyIdentity, newClient(t).begin())
-	if err != nil || len(res.Connectors) != 2 || res.Attempt != "" || res.Connectors[0] != (authrpc.Connector{Name: "corp", DisplayName: "Corp"}) {
+	if err != nil || len(res.Connectors) != 2 || res.Attempt != "" ||
+		res.Connectors[0] != (authrpc.Connector{Name: "corp", DisplayName: "Corp"}) {
 		t.Errorf("got %+v and %v, want both to choose from and nothing begun", res, err)
 	}
 	req := newClient(t).begin()
@@ -230,10 +231,14 @@ func TestAttemptFitsACookieAndIsSealed(t *testing.T) {
 			t.Errorf("got an attempt of %d bytes, want one that fits and is sealed", len(text))
 		}
 	}
-	l.provider.SetFaults(oidctest.Faults{Claims: func(m map[string]any) { m["uid"] = strings.Split(strings.Repeat("somebody ", 400), " ") }})
+	l.provider.SetFaults(oidctest.Faults{
+		Claims: func(m map[string]any) { m["uid"] = strings.Split(strings.Repeat("somebody ", 400), " ") },
+	})
 	_, err = l.Identify(t.Context(), proxyIdentity, l.begin(c))
 	l.wantFault(err, fault.Exhausted, "fewer")
-	if got := l.events(audit.LoginRefused); len(got) != 1 || got[0].User != "alice@example.com" || got[0].Proxy != proxyIdentity.Name || got[0].From == "" {
+	if got := l.events(audit.LoginRefused); len(got) != 1 || got[0].User != "alice@example.com" ||
+		got[0].Proxy != proxyIdentity.Name ||
+		got[0].From == "" {
 		t.Errorf("got %+v, want the refusal recorded: the provider had vouched", got)
 	}
 }
@@ -273,7 +278,8 @@ func TestWrongCodesMayBeCorrectedUntilLockout(t *testing.T) {
 		l.wantFault(err, fault.Exhausted, "try again in 30s")
 	})
 	for _, e := range l.events(audit.LoginRefused) {
-		if e.From != "192.0.2.7" || e.Proxy != proxyIdentity.Name || e.User != "alice@example.com" || e.Reason == "" {
+		if e.From != "192.0.2.7" || e.Proxy != proxyIdentity.Name || e.User != "alice@example.com" ||
+			e.Reason == "" {
 			t.Errorf("got event %+v, want who, whence and why", e)
 		}
 	}
@@ -347,7 +353,8 @@ func TestOneTimeCodeIsBoundToItsClient(t *testing.T) {
 			req := good
 			change(&req)
 			a, err := l.Redeem(t.Context(), req)
-			if k := fault.KindOf(err); k != fault.Denied && k != fault.Expired || fault.Remedy(err) == "" || a.Who().Kind != "" {
+			if k := fault.KindOf(err); k != fault.Denied && k != fault.Expired || fault.Remedy(err) == "" ||
+				a.Who().Kind != "" {
 				t.Errorf("%s: got %+v and %v, want nobody", name, a.Who(), err)
 			}
 		}
@@ -400,7 +407,10 @@ func TestStoredHashRedeemsNothing(t *testing.T) {
 	l := newFixture(t)
 	c := newClient(t)
 	_, code := l.enrol(c)
-	if _, err := l.state.PendingLogin(t.Context(), state.CodeHash([]byte(code)[:32])); !fault.Is(err, fault.NotFound) {
+	if _, err := l.state.PendingLogin(t.Context(), state.CodeHash([]byte(code)[:32])); !fault.Is(
+		err,
+		fault.NotFound,
+	) {
 		t.Errorf("got %v, want the login kept under a hash", err)
 	}
 	if strings.Contains(l.log.String(), code) {

@@ -18,7 +18,10 @@ import (
 var headlessMachine = callerAt("203.0.113.9:40001")
 
 func callerAt(addr string) authrpc.Caller {
-	return authrpc.Caller{Addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)), Proxy: proxyIdentity.Name}
+	return authrpc.Caller{
+		Addr:  net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)),
+		Proxy: proxyIdentity.Name,
+	}
 }
 
 func (c client) keys() authrpc.Keys {
@@ -33,7 +36,12 @@ func (l *fixture) beginHeadless(c client) authrpc.BeginHeadlessResponse {
 }
 
 func openLink(handle string, confirmed bool) authrpc.BeginLoginRequest {
-	return authrpc.BeginLoginRequest{Handle: handle, Confirmed: confirmed, PublicOrigin: origin, From: "192.0.2.7"}
+	return authrpc.BeginLoginRequest{
+		Handle:       handle,
+		Confirmed:    confirmed,
+		PublicOrigin: origin,
+		From:         "192.0.2.7",
+	}
 }
 
 // approve does for the handle what a person does in a browser, and returns what the page says at the end.
@@ -63,24 +71,32 @@ func TestHeadlessLoginIsApprovedInAnotherBrowser(t *testing.T) {
 		asked = l.beginHeadless(c)
 		seen, err := l.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, false))
 		l.must(err)
-		if seen.Headless == nil || seen.Headless.From != "203.0.113.9" || seen.Headless.Code != asked.Code || seen.Redirect != "" || seen.Attempt != "" {
+		if seen.Headless == nil || seen.Headless.From != "203.0.113.9" || seen.Headless.Code != asked.Code ||
+			seen.Redirect != "" ||
+			seen.Attempt != "" {
 			t.Errorf("got %+v before the person agreed, want who asks and nothing else", seen)
 		}
 		if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); ok || err != nil {
 			t.Errorf("got %v, %v before anyone approved, want to wait", ok, err)
 		}
 	})
-	if !regexp.MustCompile(`^[B-Z]{4}-[B-Z]{4}$`).MatchString(asked.Code) || asked.From != "203.0.113.9" || asked.PollInterval <= 0 {
+	if !regexp.MustCompile(`^[B-Z]{4}-[B-Z]{4}$`).MatchString(asked.Code) || asked.From != "203.0.113.9" ||
+		asked.PollInterval <= 0 {
 		t.Errorf("got %+v, want a code to compare and the machine's address", asked)
 	}
-	if done := l.approve(asked.Handle); done.Redirect != "" || done.Name != "alice@example.com" || len(done.RecoveryCodes) == 0 {
+	if done := l.approve(asked.Handle); done.Redirect != "" || done.Name != "alice@example.com" ||
+		len(done.RecoveryCodes) == 0 {
 		t.Errorf("got %+v, want an end without a way back to a loopback", done)
 	}
 	a, ok, err := l.redeemHeadless(callerAt("203.0.113.9:40777"), asked.Handle, c)
-	if err != nil || !ok || a.Who().Name != "alice@example.com" || a.Who().Factor != "totp" || a.MaxTTL() != login.HeadlessLife {
+	if err != nil || !ok || a.Who().Name != "alice@example.com" || a.Who().Factor != "totp" ||
+		a.MaxTTL() != login.HeadlessLife {
 		t.Fatalf("got %+v, %v, %v, want alice for an hour at most", a.Who(), ok, err)
 	}
-	if want := netip.MustParsePrefix("203.0.113.9/32"); !slices.Equal(a.Who().SourceAddresses, []netip.Prefix{want}) {
+	if want := netip.MustParsePrefix("203.0.113.9/32"); !slices.Equal(
+		a.Who().SourceAddresses,
+		[]netip.Prefix{want},
+	) {
 		t.Errorf("got it pinned to %v, want %v", a.Who().SourceAddresses, want)
 	}
 	if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); ok || err != nil {
@@ -100,7 +116,8 @@ func TestHeadlessLoginIsApprovedOnce(t *testing.T) {
 	l.approve(asked.Handle)
 	_, err = l.prove(bob.Attempt, l.code(bob.Enrol.Secret))
 	l.wantFault(err, fault.Expired, "approved already")
-	if a, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil || a.Who().Name != "alice@example.com" {
+	if a, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil ||
+		a.Who().Name != "alice@example.com" {
 		t.Errorf("got %q, %v, %v, want the first to have approved", a.Who().Name, ok, err)
 	}
 }
@@ -108,7 +125,10 @@ func TestHeadlessLoginIsApprovedOnce(t *testing.T) {
 func TestHeadlessLoginIsPinnedToAnIPv6Network(t *testing.T) {
 	l := newFixture(t)
 	c := newClient(t)
-	asked, err := l.BeginHeadless(callerAt("[2001:db8:1:2:3::4]:40001"), authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge})
+	asked, err := l.BeginHeadless(
+		callerAt("[2001:db8:1:2:3::4]:40001"),
+		authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge},
+	)
 	l.must(err)
 	if asked.From != "2001:db8:1:2:3::4" {
 		t.Errorf("got %q, want the address whole", asked.From)
@@ -119,7 +139,11 @@ func TestHeadlessLoginIsPinnedToAnIPv6Network(t *testing.T) {
 	l.must(err)
 	_, err = l.prove(i.Attempt, l.code(i.Enrol.Secret))
 	l.must(err)
-	a, ok, err := l.redeemHeadless(callerAt("[2001:db8:1:2:ffff::1]:9"), asked.Handle, c) // hosts change the rest of it every day
+	a, ok, err := l.redeemHeadless(
+		callerAt("[2001:db8:1:2:ffff::1]:9"),
+		asked.Handle,
+		c,
+	) // hosts change the rest of it every day
 	if err != nil || !ok || a.Who().SourceAddresses[0] != netip.MustParsePrefix("2001:db8:1:2::/64") {
 		t.Errorf("got %v, %v, %v, want it pinned to the /64", a.Who().SourceAddresses, ok, err)
 	}
@@ -149,7 +173,10 @@ func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
 			}
 		}
 		for name, challenge := range map[string]string{"no challenge": "", "an odd one": strings.Repeat("=", 43)} {
-			if _, err := l.BeginHeadless(headlessMachine, authrpc.BeginHeadlessRequest{Challenge: challenge}); !fault.Is(err, fault.Invalid) {
+			if _, err := l.BeginHeadless(headlessMachine, authrpc.BeginHeadlessRequest{Challenge: challenge}); !fault.Is(
+				err,
+				fault.Invalid,
+			) {
 				t.Errorf("%s: got %v, want invalid", name, err)
 			}
 		}
@@ -166,7 +193,8 @@ func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
 		t.Errorf("got %d refusals counted, want 9", n)
 	}
 	l.approve(asked.Handle)
-	if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, thief); ok || !fault.Is(err, fault.Denied) {
+	if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, thief); ok ||
+		!fault.Is(err, fault.Denied) {
 		t.Errorf("got %v, %v for other keys once it is approved, want denied", ok, err)
 	}
 	if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil {
@@ -176,7 +204,10 @@ func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
 	if _, _, err := l.redeemHeadless(headlessMachine, asked.Handle, c); !fault.Is(err, fault.Expired) {
 		t.Errorf("got %v for an old handle, want expired", err)
 	}
-	if _, err := l.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, false)); !fault.Is(err, fault.Expired) {
+	if _, err := l.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, false)); !fault.Is(
+		err,
+		fault.Expired,
+	) {
 		t.Errorf("got %v for an old link, want expired", err)
 	}
 }

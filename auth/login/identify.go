@@ -25,7 +25,11 @@ type identifiedAttempt struct {
 func (i *identifiedAttempt) ends() time.Time { return i.Expires }
 
 // Identify takes what the provider sent the browser back with.
-func (s *Service) Identify(ctx context.Context, by identity.Identity, req authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+func (s *Service) Identify(
+	ctx context.Context,
+	by identity.Identity,
+	req authrpc.FinishOIDCRequest,
+) (authrpc.FinishOIDCResponse, error) {
 	vouched, client, err := s.finishProvider(ctx, by, req)
 	if err != nil {
 		s.refusals.record(identify, by, req.From, err)
@@ -38,7 +42,11 @@ func (s *Service) Identify(ctx context.Context, by identity.Identity, req authrp
 	return res, nil
 }
 
-func (s *Service) finishProvider(ctx context.Context, by identity.Identity, req authrpc.FinishOIDCRequest) (oidc.VerifiedUser, clientRequest, error) {
+func (s *Service) finishProvider(
+	ctx context.Context,
+	by identity.Identity,
+	req authrpc.FinishOIDCRequest,
+) (oidc.VerifiedUser, clientRequest, error) {
 	if err := checkProxy(opIdentify, by); err != nil {
 		return oidc.VerifiedUser{}, clientRequest{}, err
 	}
@@ -47,13 +55,32 @@ func (s *Service) finishProvider(ctx context.Context, by identity.Identity, req 
 		return oidc.VerifiedUser{}, clientRequest{}, err
 	}
 	if req.Connector != b.Flow.Connector {
-		return oidc.VerifiedUser{}, clientRequest{}, fault.New(fault.Denied, opIdentify, "the answer came to another provider's address than this login's", startAgain)
+		return oidc.VerifiedUser{}, clientRequest{}, fault.New(
+			fault.Denied,
+			opIdentify,
+			"the answer came to another provider's address than this login's",
+			startAgain,
+		)
 	}
-	v, err := s.cfg.Providers.Finish(ctx, b.Flow, oidc.CallbackParams{State: req.State, Code: req.Code, Issuer: req.Issuer, Error: req.Error, ErrorDescription: req.ErrorDescription})
+	v, err := s.cfg.Providers.Finish(
+		ctx,
+		b.Flow,
+		oidc.CallbackParams{
+			State:            req.State,
+			Code:             req.Code,
+			Issuer:           req.Issuer,
+			Error:            req.Error,
+			ErrorDescription: req.ErrorDescription,
+		},
+	)
 	return v, b.Client, err
 }
 
-func (s *Service) identify(ctx context.Context, v oidc.VerifiedUser, c clientRequest) (res authrpc.FinishOIDCResponse, err error) {
+func (s *Service) identify(
+	ctx context.Context,
+	v oidc.VerifiedUser,
+	c clientRequest,
+) (res authrpc.FinishOIDCResponse, err error) {
 	i := identifiedAttempt{Client: c, User: s.identityOf(v), Expires: s.cfg.Now().Add(AttemptLife).UTC()}
 	if i.Enrolment, err = s.cfg.Factor.OfferEnrolment(ctx, i.User); err != nil {
 		return res, err
@@ -66,14 +93,29 @@ func (s *Service) identify(ctx context.Context, v oidc.VerifiedUser, c clientReq
 	return res, err
 }
 
-// identityOf is the identity that the provider's word comes to: without a login id, for nobody has logged in yet.
+// identityOf is the identity that the provider's word comes to: without a login id, for nobody has logged in
+// yet.
 func (s *Service) identityOf(v oidc.VerifiedUser) identity.Identity {
-	return identity.Identity{V: identity.Version, Kind: identity.User, Cluster: s.cfg.Cluster, Name: v.Name(), Connector: v.Connector(), Subject: v.Subject(),
-		Roles: v.Roles(), Traits: v.Traits()}
+	return identity.Identity{
+		V:         identity.Version,
+		Kind:      identity.User,
+		Cluster:   s.cfg.Cluster,
+		Name:      v.Name(),
+		Connector: v.Connector(),
+		Subject:   v.Subject(),
+		Roles:     v.Roles(),
+		Traits:    v.Traits(),
+	}
 }
 
-// recordRefusal records the refusal of a person for whom a provider vouched, and returns it. If it cannot be recorded, that is told too.
-func (s *Service) recordRefusal(ctx context.Context, who, by identity.Identity, from string, why error) error {
+// recordRefusal records the refusal of a person for whom a provider vouched, and returns it. If it cannot be
+// recorded, that is told too.
+func (s *Service) recordRefusal(
+	ctx context.Context,
+	who, by identity.Identity,
+	from string,
+	why error,
+) error {
 	e := audit.NewEvent(audit.LoginRefused, who, s.cfg.Now())
 	e.From, e.Proxy, e.Reason = audit.Truncate(from), by.Name, audit.Truncate(fault.Message(why))
 	if err := s.cfg.Store.AppendEvents(ctx, e); err != nil {

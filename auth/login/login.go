@@ -2,14 +2,15 @@
 //
 //	begun → identified → Assured
 //
-// Begin makes a begun attempt and names the provider's page. Identify turns it into an identified one, once the provider vouched
-// (auth/oidc). Prove checks the second factor and stores the finished login under the hash of a one-time code, which the browser
-// carries to tsh. Redeem gives Assured to whoever shows that code together with the verifier and keys that the attempt committed to.
-// Each step is a type that only the step before makes, so what skips a factor does not compile.
+// Begin makes a begun attempt and names the provider's page. Identify turns it into an identified one, once
+// the provider vouched (auth/oidc). Prove checks the second factor and stores the finished login under the
+// hash of a one-time code, which the browser carries to tsh. Redeem gives Assured to whoever shows that code
+// together with the verifier and keys that the attempt committed to. Each step is a type that only the step
+// before makes, so what skips a factor does not compile.
 //
-// Until the second factor is asked for, an attempt lives nowhere but in the browser's cookie, sealed: no request of a stranger writes
-// to the store. Refusals of strangers go to a log that is limited in rate, and to counters; those after the provider vouched are audit
-// events.
+// Until the second factor is asked for, an attempt lives nowhere but in the browser's cookie, sealed: no
+// request of a stranger writes to the store. Refusals of strangers go to a log that is limited in rate, and
+// to counters; those after the provider vouched are audit events.
 package login
 
 import (
@@ -27,11 +28,13 @@ import (
 )
 
 const (
-	// AttemptLife is how long a person has between the steps in the browser, and at most from one step to the next.
+	// AttemptLife is how long a person has between the steps in the browser, and at most from one step to the
+	// next.
 	AttemptLife = 10 * time.Minute
 	// CodeLife is how long the one-time code waits for tsh.
 	CodeLife = time.Minute
-	// FirstCodeLife is CodeLife after an enrolment: the browser shows recovery codes, which a person writes down before going on.
+	// FirstCodeLife is CodeLife after an enrolment: the browser shows recovery codes, which a person writes
+	// down before going on.
 	FirstCodeLife = 10 * time.Minute
 )
 
@@ -66,7 +69,8 @@ type Config struct {
 	Providers Providers
 	Factor    Factor
 	Store     Store
-	// AllowedOrigin refuses an origin that is not one of the proxy's own, so that no provider is told to send a browser elsewhere.
+	// AllowedOrigin refuses an origin that is not one of the proxy's own, so that no provider is told to send
+	// a browser elsewhere.
 	AllowedOrigin func(by identity.Identity, origin string) error
 	// Log gets the refusals of strangers, limited in rate. Nil discards them.
 	Log *slog.Logger
@@ -83,7 +87,8 @@ type Service struct {
 
 // New makes a Service.
 func New(cfg Config) (*Service, error) {
-	if cfg.Providers == nil || cfg.Factor == nil || cfg.Store == nil || cfg.AllowedOrigin == nil || identity.CheckCluster(cfg.Cluster) != nil {
+	if cfg.Providers == nil || cfg.Factor == nil || cfg.Store == nil || cfg.AllowedOrigin == nil ||
+		identity.CheckCluster(cfg.Cluster) != nil {
 		return nil, fault.New(fault.Internal, "login.New", "a part is missing", "report this: it is a defect")
 	}
 	sealer, err := newSealer(cfg.Key)

@@ -40,7 +40,12 @@ const (
 	cluster  = "example.com"
 )
 
-var proxyIdentity = identity.Identity{Kind: identity.Proxy, Cluster: cluster, Name: "proxy-1", ID: "0123456789abcdef0123456789abcdef"}
+var proxyIdentity = identity.Identity{
+	Kind:    identity.Proxy,
+	Cluster: cluster,
+	Name:    "proxy-1",
+	ID:      "0123456789abcdef0123456789abcdef",
+}
 
 // fixture is the login machine with real parts behind it: provider over HTTP, factor and store; and a clock.
 type fixture struct {
@@ -71,15 +76,31 @@ func (l *fixture) advance(d time.Duration) {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	s := state.New(raftstoretest.Open(t))
-	l := &fixture{t: t, state: s, vault: state.NewVault(s, keyringtest.Seal(t)), now: time.Now().Truncate(30 * time.Second)}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.provider.ServeHTTP(w, r) }))
+	l := &fixture{
+		t:     t,
+		state: s,
+		vault: state.NewVault(s, keyringtest.Seal(t)),
+		now:   time.Now().Truncate(30 * time.Second),
+	}
+	server := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.provider.ServeHTTP(w, r) }),
+	)
 	t.Cleanup(server.Close)
 	l.issuer = server.URL
 	var err error
 	l.provider, err = oidctest.New(oidctest.Config{Issuer: server.URL, Alg: "ES256", Now: l.clock,
-		Clients: []oidctest.Client{{ID: "threshold", Secret: "s3cret", Redirects: []string{origin + authrpc.CallbackPath("corp")}}},
-		Users: []oidctest.User{{Email: "alice@example.com", Password: "wonderland", Subject: "sub-alice", Claims: map[string]any{"groups": "eng", "uid": "alice"}},
-			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"}}})
+		Clients: []oidctest.Client{
+			{ID: "threshold", Secret: "s3cret", Redirects: []string{origin + authrpc.CallbackPath("corp")}},
+		},
+		Users: []oidctest.User{
+			{
+				Email:    "alice@example.com",
+				Password: "wonderland",
+				Subject:  "sub-alice",
+				Claims:   map[string]any{"groups": "eng", "uid": "alice"},
+			},
+			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"},
+		}})
 	l.must(err)
 	l.connect("corp")
 	l.Service = l.replica(7)
@@ -93,14 +114,21 @@ func (l *fixture) replica(key byte) *login.Service {
 	l.must(err)
 	factor, err := totp.New(totp.Config{Store: l.vault, Issuer: cluster, Now: l.clock})
 	l.must(err)
-	s, err := login.New(login.Config{Cluster: cluster, Key: bytes.Repeat([]byte{key}, 32), Providers: providers, Factor: factor, Store: l.state, Now: l.clock,
-		Log: slog.New(slog.NewTextHandler(&l.log, nil)),
+	s, err := login.New(login.Config{
+		Cluster:   cluster,
+		Key:       bytes.Repeat([]byte{key}, 32),
+		Providers: providers,
+		Factor:    factor,
+		Store:     l.state,
+		Now:       l.clock,
+		Log:       slog.New(slog.NewTextHandler(&l.log, nil)),
 		AllowedOrigin: func(by identity.Identity, o string) error {
 			if by.Name != proxyIdentity.Name || o != origin {
 				return fault.New(fault.Denied, "test", "not an origin of this proxy", "register it")
 			}
 			return nil
-		}})
+		},
+	})
 	l.must(err)
 	return s
 }
@@ -114,17 +142,31 @@ func (l *fixture) must(err error) {
 
 func (l *fixture) connect(name string) {
 	l.t.Helper()
-	rec, err := oidc.Spec{Type: "oidc", Display: "Corp", Issuer: l.issuer, ClientID: "threshold", ClientSecret: "s3cret",
-		Roles:  []oidc.RoleRule{{Claim: "groups", Value: "eng", Roles: []string{"dev"}}},
-		Traits: []oidc.TraitRule{{Trait: "unix", Claim: "uid", Immutable: true}}}.Record()
+	rec, err := oidc.Spec{
+		Type:         "oidc",
+		Display:      "Corp",
+		Issuer:       l.issuer,
+		ClientID:     "threshold",
+		ClientSecret: "s3cret",
+		Roles:        []oidc.RoleRule{{Claim: "groups", Value: "eng", Roles: []string{"dev"}}},
+		Traits:       []oidc.TraitRule{{Trait: "unix", Claim: "uid", Immutable: true}},
+	}.Record()
 	l.must(err)
 	l.must(l.vault.PutConnector(l.t.Context(), state.StoredConnector{Name: name}, rec))
 }
 
 func (l *fixture) wantFault(err error, kind fault.Kind, says string) {
 	l.t.Helper()
-	if !fault.Is(err, kind) || !strings.Contains(err.Error()+" "+fault.Remedy(err), says) || fault.Remedy(err) == "" {
-		l.t.Errorf("got %v (kind %s, remedy %q), want %s with %q", err, fault.KindOf(err), fault.Remedy(err), kind, says)
+	if !fault.Is(err, kind) || !strings.Contains(err.Error()+" "+fault.Remedy(err), says) ||
+		fault.Remedy(err) == "" {
+		l.t.Errorf(
+			"got %v (kind %s, remedy %q), want %s with %q",
+			err,
+			fault.KindOf(err),
+			fault.Remedy(err),
+			kind,
+			says,
+		)
 	}
 }
 
@@ -178,15 +220,31 @@ func newClient(t *testing.T) client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return client{verifier: rand.Text() + rand.Text(), state: rand.Text(), sshKey: sshKey.Marshal(), x509Key: der, ssh: sshKey, x509: ec.Public()}
+	return client{
+		verifier: rand.Text() + rand.Text(),
+		state:    rand.Text(),
+		sshKey:   sshKey.Marshal(),
+		x509Key:  der,
+		ssh:      sshKey,
+		x509:     ec.Public(),
+	}
 }
 
 func (c client) begin() authrpc.BeginLoginRequest {
-	return authrpc.BeginLoginRequest{Challenge: authrpc.Challenge(c.verifier, c.sshKey, c.x509Key), Callback: callback, State: c.state, PublicOrigin: origin, From: "192.0.2.7"}
+	return authrpc.BeginLoginRequest{
+		Challenge:    authrpc.Challenge(c.verifier, c.sshKey, c.x509Key),
+		Callback:     callback,
+		State:        c.state,
+		PublicOrigin: origin,
+		From:         "192.0.2.7",
+	}
 }
 
 func (c client) redeem(code string) authrpc.RedeemLoginRequest {
-	return authrpc.RedeemLoginRequest{Code: code, Keys: authrpc.Keys{Verifier: c.verifier, SSHKey: c.sshKey, X509Key: c.x509Key}}
+	return authrpc.RedeemLoginRequest{
+		Code: code,
+		Keys: authrpc.Keys{Verifier: c.verifier, SSHKey: c.sshKey, X509Key: c.x509Key},
+	}
 }
 
 // signIn goes through the provider's page and returns what the proxy hears.
@@ -203,8 +261,16 @@ func (l *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) 
 		l.t.Fatalf("got status %d to %q, want the proxy's callback", p.Status, p.Location)
 	}
 	q := back.Query()
-	return authrpc.FinishOIDCRequest{Attempt: res.Attempt, Connector: "corp", State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"),
-		ErrorDescription: q.Get("error_description"), From: "192.0.2.7"}
+	return authrpc.FinishOIDCRequest{
+		Attempt:          res.Attempt,
+		Connector:        "corp",
+		State:            q.Get("state"),
+		Code:             q.Get("code"),
+		Issuer:           q.Get("iss"),
+		Error:            q.Get("error"),
+		ErrorDescription: q.Get("error_description"),
+		From:             "192.0.2.7",
+	}
 }
 
 // identify takes alice's browser to the page that asks for the code.
@@ -225,7 +291,11 @@ func (l *fixture) code(secret string) string {
 }
 
 func (l *fixture) prove(attempt, code string) (authrpc.ProveFactorResponse, error) {
-	return l.Prove(l.t.Context(), proxyIdentity, authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: "192.0.2.7"})
+	return l.Prove(
+		l.t.Context(),
+		proxyIdentity,
+		authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: "192.0.2.7"},
+	)
 }
 
 // enrol logs alice in for the first time and returns her secret and the one-time code; its step has passed.
@@ -287,17 +357,31 @@ func TestUserLogsIn(t *testing.T) {
 	a, err := l.Redeem(t.Context(), c.redeem(l.logIn(c, secret)))
 	l.must(err)
 	who := a.Who()
-	if who.Name != "alice@example.com" || who.UserKey() != (identity.UserKey{Connector: "corp", Subject: "sub-alice"}) || who.Factor != "totp" || who.Kind != identity.User || who.Cluster != cluster {
+	if who.Name != "alice@example.com" ||
+		who.UserKey() != (identity.UserKey{Connector: "corp", Subject: "sub-alice"}) ||
+		who.Factor != "totp" ||
+		who.Kind != identity.User ||
+		who.Cluster != cluster {
 		t.Errorf("got %+v, want alice of corp with totp", who)
 	}
-	if got := strings.Join(who.Roles, " "); got != "dev ops" || who.Traits["unix"][0] != "alice" || len(who.LoginID) != 32 {
-		t.Errorf("got roles %q, traits %v, login id %q, want those of connector and record", got, who.Traits, who.LoginID)
+	if got := strings.Join(who.Roles, " "); got != "dev ops" || who.Traits["unix"][0] != "alice" ||
+		len(who.LoginID) != 32 {
+		t.Errorf(
+			"got roles %q, traits %v, login id %q, want those of connector and record",
+			got,
+			who.Traits,
+			who.LoginID,
+		)
 	}
 	sshKey, x509Key := a.Keys()
-	if !bytes.Equal(sshKey.Marshal(), c.sshKey) || !x509Key.(*ecdsa.PublicKey).Equal(c.x509) || a.Proxy().ID != proxyIdentity.ID || a.From() != "192.0.2.7" {
+	if !bytes.Equal(sshKey.Marshal(), c.sshKey) || !x509Key.(*ecdsa.PublicKey).Equal(c.x509) ||
+		a.Proxy().ID != proxyIdentity.ID ||
+		a.From() != "192.0.2.7" {
 		t.Errorf("got proxy %v from %q, want the keys, door and address that were shown", a.Proxy(), a.From())
 	}
-	if got := l.events(audit.LoginSucceeded); len(got) != 2 || got[1].LoginID != who.LoginID || got[1].Proxy != proxyIdentity.Name || got[0].LoginID == got[1].LoginID {
+	if got := l.events(audit.LoginSucceeded); len(got) != 2 || got[1].LoginID != who.LoginID ||
+		got[1].Proxy != proxyIdentity.Name ||
+		got[0].LoginID == got[1].LoginID {
 		t.Errorf("got events %+v, want one for each login", got)
 	}
 }
@@ -313,6 +397,11 @@ func TestUserWithoutRolesMayLogIn(t *testing.T) {
 	l.must(err)
 	a, err := l.Redeem(t.Context(), c.redeem(codeOf(t, p, c)))
 	if err != nil || len(a.Who().Roles) != 0 || len(p.RecoveryCodes) != 10 {
-		t.Errorf("got %+v, %d recovery codes and %v, want bob without roles", a.Who(), len(p.RecoveryCodes), err)
+		t.Errorf(
+			"got %+v, %d recovery codes and %v, want bob without roles",
+			a.Who(),
+			len(p.RecoveryCodes),
+			err,
+		)
 	}
 }

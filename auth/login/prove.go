@@ -26,15 +26,23 @@ const (
 	maxCodeBytes = 256
 )
 
-// Prove takes the second factor. A wrong code is a fault, after which the same attempt may be shown again until it ends.
-func (s *Service) Prove(ctx context.Context, by identity.Identity, req authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+// Prove takes the second factor. A wrong code is a fault, after which the same attempt may be shown again
+// until it ends.
+func (s *Service) Prove(
+	ctx context.Context,
+	by identity.Identity,
+	req authrpc.ProveFactorRequest,
+) (authrpc.ProveFactorResponse, error) {
 	i, err := s.openIdentified(by, req)
 	if err != nil {
 		s.refusals.record(prove, by, req.From, err)
 		return authrpc.ProveFactorResponse{}, err
 	}
 	i.User.LoginID = identity.LoginID(state.NewID())
-	proof, err := s.cfg.Factor.Verify(ctx, totp.Answer{Who: i.User, Code: req.Code, From: req.From, Proxy: by.Name, Enrolment: i.Enrolment})
+	proof, err := s.cfg.Factor.Verify(
+		ctx,
+		totp.Answer{Who: i.User, Code: req.Code, From: req.From, Proxy: by.Name, Enrolment: i.Enrolment},
+	)
 	if err != nil {
 		return authrpc.ProveFactorResponse{}, err // the factor has recorded what there is to record
 	}
@@ -45,18 +53,32 @@ func (s *Service) Prove(ctx context.Context, by identity.Identity, req authrpc.P
 	return res, nil
 }
 
-func (s *Service) openIdentified(by identity.Identity, req authrpc.ProveFactorRequest) (i identifiedAttempt, err error) {
+func (s *Service) openIdentified(
+	by identity.Identity,
+	req authrpc.ProveFactorRequest,
+) (i identifiedAttempt, err error) {
 	if err := checkProxy(opProve, by); err != nil {
 		return i, err
 	}
 	if len(req.From) > maxFrom || len(req.Code) > maxCodeBytes {
-		return i, fault.New(fault.Invalid, opProve, "the code is too long", "enter the code that the app shows now")
+		return i, fault.New(
+			fault.Invalid,
+			opProve,
+			"the code is too long",
+			"enter the code that the app shows now",
+		)
 	}
 	return i, s.sealer.open(opProve, stageIdentified, req.Attempt, s.cfg.Now(), &i)
 }
 
 // finish stores the login under its one-time code. The proof must be this person's.
-func (s *Service) finish(ctx context.Context, by identity.Identity, from string, i identifiedAttempt, proof totp.Proof) (res authrpc.ProveFactorResponse, err error) {
+func (s *Service) finish(
+	ctx context.Context,
+	by identity.Identity,
+	from string,
+	i identifiedAttempt,
+	proof totp.Proof,
+) (res authrpc.ProveFactorResponse, err error) {
 	if proof.Who() != i.User.UserKey() || proof.Method() == "" {
 		return res, fault.New(fault.Internal, opProve, "the second factor was another person's", startAgain)
 	}
@@ -69,12 +91,26 @@ func (s *Service) finish(ctx context.Context, by identity.Identity, from string,
 		who.SourceAddresses = []netip.Prefix{h.network()}
 	}
 	if _, err := who.Encode(); err != nil { // what no certificate can carry is told now, not when tsh waits
-		return res, fault.Wrap(err, fault.Exhausted, opProve, "no certificate can carry this identity: "+err.Error(), "ask an administrator to map fewer roles and traits")
+		return res, fault.Wrap(
+			err,
+			fault.Exhausted,
+			opProve,
+			"no certificate can carry this identity: "+err.Error(),
+			"ask an administrator to map fewer roles and traits",
+		)
 	}
 	now := s.cfg.Now().UTC()
 	e := audit.NewEvent(audit.LoginSucceeded, who, now)
 	e.From, e.Proxy, e.Fields = from, by.Name, map[string]string{"factor": who.Factor}
-	pending := state.PendingLogin{Who: who, Mapped: i.User.Roles, Proxy: by, From: from, Challenge: i.Client.Challenge, AuthTime: now, Expires: now.Add(CodeLife)}
+	pending := state.PendingLogin{
+		Who:       who,
+		Mapped:    i.User.Roles,
+		Proxy:     by,
+		From:      from,
+		Challenge: i.Client.Challenge,
+		AuthTime:  now,
+		Expires:   now.Add(CodeLife),
+	}
 	res = authrpc.ProveFactorResponse{Name: who.Name, RecoveryCodes: proof.RecoveryCodes()}
 	if h := i.Client.Headless; h != nil {
 		pending.MaxTTL = HeadlessLife
@@ -89,7 +125,8 @@ func (s *Service) finish(ctx context.Context, by identity.Identity, from string,
 	return res, s.cfg.Store.AddLogin(ctx, hash, pending, e)
 }
 
-// roles are the connector's and those an administrator gave, sorted. Somebody without any may log in, and sees nothing.
+// roles are the connector's and those an administrator gave, sorted. Somebody without any may log in, and
+// sees nothing.
 func (s *Service) roles(ctx context.Context, who identity.Identity) ([]string, error) {
 	rec, err := s.cfg.Store.User(ctx, who.UserKey())
 	if err != nil && !fault.Is(err, fault.NotFound) {

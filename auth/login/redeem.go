@@ -24,8 +24,8 @@ var verifierRE = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
 // maxKey bounds a public key in either form: RSA of 8192 bits has about 1.1 kB.
 const maxKey = 2 << 10
 
-// Assured is a person who passed provider and second factor within the life of a one-time code, and the keys that were there from the beginning.
-// Only Redeem makes one; the zero value is nobody.
+// Assured is a person who passed provider and second factor within the life of a one-time code, and the keys
+// that were there from the beginning. Only Redeem makes one; the zero value is nobody.
 type Assured struct {
 	who      identity.Identity
 	proxy    identity.Identity
@@ -63,8 +63,8 @@ func (a Assured) From() string { return a.from }
 // AuthTime is when the second factor was shown.
 func (a Assured) AuthTime() time.Time { return a.authTime }
 
-// Redeem spends a one-time code. Nothing is written, and the code not spent, before verifier and keys have shown that this is the
-// client that began: one who only caught the code can not even spoil it.
+// Redeem spends a one-time code. Nothing is written, and the code not spent, before verifier and keys have
+// shown that this is the client that began: one who only caught the code can not even spoil it.
 func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
 	a, err := s.redeem(ctx, req)
 	if err != nil {
@@ -93,7 +93,12 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 }
 
 // redeemPending takes a login out of the store for the client whose keys and verifier it was begun with.
-func (s *Service) redeemPending(ctx context.Context, l state.Stored[state.PendingLogin], keys keyPair, shown authrpc.Keys) (Assured, error) {
+func (s *Service) redeemPending(
+	ctx context.Context,
+	l state.Stored[state.PendingLogin],
+	keys keyPair,
+	shown authrpc.Keys,
+) (Assured, error) {
 	p := l.Value
 	if !s.cfg.Now().Before(p.Expires) {
 		return Assured{}, errUnknownCode(nil)
@@ -112,12 +117,25 @@ func (s *Service) redeemPending(ctx context.Context, l state.Stored[state.Pendin
 	if err := s.redeemStored(ctx, l); err != nil {
 		return Assured{}, err
 	}
-	return Assured{who: p.Who, proxy: p.Proxy, from: p.From, authTime: p.AuthTime, maxTTL: p.MaxTTL, keys: keys}, nil
+	return Assured{
+		who:      p.Who,
+		proxy:    p.Proxy,
+		from:     p.From,
+		authTime: p.AuthTime,
+		maxTTL:   p.MaxTTL,
+		keys:     keys,
+	}, nil
 }
 
 func checkChallenge(challenge string, shown authrpc.Keys) error {
-	if !verifierRE.MatchString(shown.Verifier) || !authrpc.ChallengeMatches(challenge, shown.Verifier, shown.SSHKey, shown.X509Key) {
-		return fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys", "log in on this machine: tsh login")
+	if !verifierRE.MatchString(shown.Verifier) ||
+		!authrpc.ChallengeMatches(challenge, shown.Verifier, shown.SSHKey, shown.X509Key) {
+		return fault.New(
+			fault.Denied,
+			opRedeem,
+			"this login was made for another client or other keys",
+			"log in on this machine: tsh login",
+		)
 	}
 	return nil
 }
@@ -132,16 +150,34 @@ func (s *Service) redeemStored(ctx context.Context, l state.Stored[state.Pending
 
 // errUnknownCode is one answer to a code that never was, was used, or has ended.
 func errUnknownCode(cause error) error {
-	return &fault.Error{Kind: fault.Expired, Op: opRedeem, Msg: "this login was fetched already, has ended, or never was", Remedy: startAgain, Err: cause}
+	return &fault.Error{
+		Kind:   fault.Expired,
+		Op:     opRedeem,
+		Msg:    "this login was fetched already, has ended, or never was",
+		Remedy: startAgain,
+		Err:    cause,
+	}
 }
 
-// parseKeys refuses keys that no certificate may be made for: weak ones, certificates, and other encodings than the one that was hashed.
+// parseKeys refuses keys that no certificate may be made for: weak ones, certificates, and other encodings
+// than the one that was hashed.
 func parseKeys(shown authrpc.Keys) (keyPair, error) {
 	bad := func(err error, which string) error {
-		return fault.Wrap(err, fault.Invalid, opRedeem, "the "+which+" key of this request is not accepted: "+err.Error(), "update tsh, then start again: tsh login")
+		return fault.Wrap(
+			err,
+			fault.Invalid,
+			opRedeem,
+			"the "+which+" key of this request is not accepted: "+err.Error(),
+			"update tsh, then start again: tsh login",
+		)
 	}
 	if len(shown.SSHKey) > maxKey || len(shown.X509Key) > maxKey {
-		return keyPair{}, fault.New(fault.Invalid, opRedeem, "a key of this request is too large", "update tsh, then start again: tsh login")
+		return keyPair{}, fault.New(
+			fault.Invalid,
+			opRedeem,
+			"a key of this request is too large",
+			"update tsh, then start again: tsh login",
+		)
 	}
 	sshKey, err := ssh.ParsePublicKey(shown.SSHKey)
 	if err == nil {

@@ -46,7 +46,13 @@ type refusals struct {
 }
 
 func newRefusals(log *slog.Logger, now func() time.Time) refusals {
-	return refusals{log: log, now: now, limit: rate.NewLimiter(rate.Every(logEvery), logBurst), counts: new([steps]atomic.Uint64), unlogged: new(atomic.Uint64)}
+	return refusals{
+		log:      log,
+		now:      now,
+		limit:    rate.NewLimiter(rate.Every(logEvery), logBurst),
+		counts:   new([steps]atomic.Uint64),
+		unlogged: new(atomic.Uint64),
+	}
 }
 
 func (r refusals) record(at step, by identity.Identity, from string, why error) {
@@ -59,10 +65,30 @@ func (r refusals) record(at step, by identity.Identity, from string, why error) 
 	if k := fault.KindOf(why); k == fault.Unavailable || k == fault.Internal {
 		level = slog.LevelWarn // not the stranger's fault
 	}
-	r.log.Log(context.Background(), level, "login refused", "step", stepNames[at], "proxy", by.Name, "from", audit.Truncate(from), "kind", fault.KindOf(why), "err", why)
+	r.log.Log(
+		context.Background(),
+		level,
+		"login refused",
+		"step",
+		stepNames[at],
+		"proxy",
+		by.Name,
+		"from",
+		audit.Truncate(from),
+		"kind",
+		fault.KindOf(why),
+		"err",
+		why,
+	)
 }
 
 func (r refusals) snapshot() RefusalCounts {
-	return RefusalCounts{Begin: r.counts[begin].Load(), Identify: r.counts[identify].Load(), Prove: r.counts[prove].Load(), Redeem: r.counts[redeem].Load(),
-		Headless: r.counts[headless].Load(), Unlogged: r.unlogged.Load()}
+	return RefusalCounts{
+		Begin:    r.counts[begin].Load(),
+		Identify: r.counts[identify].Load(),
+		Prove:    r.counts[prove].Load(),
+		Redeem:   r.counts[redeem].Load(),
+		Headless: r.counts[headless].Load(),
+		Unlogged: r.unlogged.Load(),
+	}
 }

@@ -22,21 +22,30 @@ const (
 )
 
 const (
-	// sealVersion is the first byte of a sealed attempt: XChaCha20-Poly1305, a random 24-byte nonce, then the ciphertext.
+	// sealVersion is the first byte of a sealed attempt: XChaCha20-Poly1305, a random 24-byte nonce, then the
+	// ciphertext.
 	sealVersion = 1
-	// maxAttempt bounds a sealed attempt as text. With its name and attributes it must fit a cookie of 4096 bytes (RFC 6265 section 6.1).
+	// maxAttempt bounds a sealed attempt as text. With its name and attributes it must fit a cookie of 4096
+	// bytes (RFC 6265 section 6.1).
 	maxAttempt = 3800
 )
 
 const startAgain = "start again: tsh login"
 
-// sealer seals attempts for the browser's cookie. Random nonces of this size may be drawn without end under one key.
+// sealer seals attempts for the browser's cookie. Random nonces of this size may be drawn without end under
+// one key.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer(key []byte) (sealer, error) {
 	aead, err := chacha20poly1305.NewX(key)
 	if err != nil {
-		return sealer{}, fault.Wrap(err, fault.Internal, "login.New", "the key that seals attempts cannot be used", "restore it from a backup")
+		return sealer{}, fault.Wrap(
+			err,
+			fault.Internal,
+			"login.New",
+			"the key that seals attempts cannot be used",
+			"restore it from a backup",
+		)
 	}
 	return sealer{aead}, nil
 }
@@ -48,22 +57,42 @@ func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 	if err != nil {
 		return "", fault.Wrap(err, fault.Internal, op, "the login cannot go on", startAgain)
 	}
-	b := make([]byte, 1+chacha20poly1305.NonceSizeX, 1+chacha20poly1305.NonceSizeX+len(plain)+chacha20poly1305.Overhead)
+	b := make(
+		[]byte,
+		1+chacha20poly1305.NonceSizeX,
+		1+chacha20poly1305.NonceSizeX+len(plain)+chacha20poly1305.Overhead,
+	)
 	b[0] = sealVersion
 	_, _ = rand.Read(b[1:]) // crypto/rand never fails since Go 1.24
 	text := base64.RawURLEncoding.EncodeToString(s.aead.Seal(b, b[1:], plain, associated(st)))
 	if len(text) > maxAttempt {
-		return "", fault.New(fault.Exhausted, op, "the identity provider says too much of this person to carry it through the login",
-			"ask an administrator to map fewer roles and traits in the connector")
+		return "", fault.New(
+			fault.Exhausted,
+			op,
+			"the identity provider says too much of this person to carry it through the login",
+			"ask an administrator to map fewer roles and traits in the connector",
+		)
 	}
 	return text, nil
 }
 
-// open reads a sealed attempt of the stage, and refuses one that has ended. It takes no other evidence for it: what opens was made here.
-func (s sealer) open(op string, st stage, text string, now time.Time, into interface{ ends() time.Time }) error {
+// open reads a sealed attempt of the stage, and refuses one that has ended. It takes no other evidence for
+// it: what opens was made here.
+func (s sealer) open(
+	op string,
+	st stage,
+	text string,
+	now time.Time,
+	into interface{ ends() time.Time },
+) error {
 	const head = 1 + chacha20poly1305.NonceSizeX
 	if text == "" {
-		return fault.New(fault.Invalid, op, "the browser shows no login under way", startAgain+", in a browser that keeps cookies")
+		return fault.New(
+			fault.Invalid,
+			op,
+			"the browser shows no login under way",
+			startAgain+", in a browser that keeps cookies",
+		)
 	}
 	if len(text) > maxAttempt {
 		return errNotOurs(op, nil)
@@ -80,11 +109,22 @@ func (s sealer) open(op string, st stage, text string, now time.Time, into inter
 		return errNotOurs(op, err)
 	}
 	if !now.Before(into.ends()) {
-		return fault.New(fault.Expired, op, "this page has ended: a login must be finished within 10 minutes", startAgain)
+		return fault.New(
+			fault.Expired,
+			op,
+			"this page has ended: a login must be finished within 10 minutes",
+			startAgain,
+		)
 	}
 	return nil
 }
 
 func errNotOurs(op string, cause error) error {
-	return &fault.Error{Kind: fault.Invalid, Op: op, Msg: "this page does not belong to a login of this cluster at this step", Remedy: startAgain, Err: cause}
+	return &fault.Error{
+		Kind:   fault.Invalid,
+		Op:     op,
+		Msg:    "this page does not belong to a login of this cluster at this step",
+		Remedy: startAgain,
+		Err:    cause,
+	}
 }

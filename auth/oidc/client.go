@@ -17,7 +17,8 @@ const (
 	maxHeader = 64 << 10
 )
 
-// newClient makes a client that follows no redirect: an endpoint is where the discovery document says it is, and nowhere else.
+// newClient makes a client that follows no redirect: an endpoint is where the discovery document says it is,
+// and nowhere else.
 func newClient(via http.RoundTripper) *http.Client {
 	if via == nil {
 		via = &http.Transport{

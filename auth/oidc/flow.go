@@ -28,7 +28,8 @@ const (
 	maxError = 1 << 10
 )
 
-// Flow is what must be remembered of one flow, out of the browser's reach: State, Nonce and Verifier are secrets.
+// Flow is what must be remembered of one flow, out of the browser's reach: State, Nonce and Verifier are
+// secrets.
 type Flow struct {
 	Connector string `json:"connector"`
 	Redirect  string `json:"redirect"` // where the provider sends the browser back to
@@ -46,7 +47,8 @@ type CallbackParams struct {
 	ErrorDescription string
 }
 
-// Start begins a flow and returns the provider's page to send the browser to. A locale that is not empty asks for that page in a language.
+// Start begins a flow and returns the provider's page to send the browser to. A locale that is not empty asks
+// for that page in a language.
 func (p *Providers) Start(ctx context.Context, connector, redirect, locale string) (Flow, string, error) {
 	prov, err := p.provider(ctx, connector)
 	if err != nil {
@@ -56,17 +58,32 @@ func (p *Providers) Start(ctx context.Context, connector, redirect, locale strin
 	if err != nil {
 		return Flow{}, "", err
 	}
-	f := Flow{Connector: connector, Redirect: redirect, State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()}
+	f := Flow{
+		Connector: connector,
+		Redirect:  redirect,
+		State:     rand.Text(),
+		Nonce:     rand.Text(),
+		Verifier:  oauth2.GenerateVerifier(),
+	}
 	cfg := prov.oauth(meta, redirect)
 	options := []oauth2.AuthCodeOption{gooidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)}
 	if locale != "" {
-		options = append(options, oauth2.SetAuthURLParam("ui_locales", locale)) // OpenID Connect Core 1.0 section 3.1.2.1
+		options = append(
+			options,
+			oauth2.SetAuthURLParam("ui_locales", locale),
+		) // OpenID Connect Core 1.0 section 3.1.2.1
 	}
 	return f, cfg.AuthCodeURL(f.State, options...), nil
 }
 
 func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {
-	return &oauth2.Config{ClientID: p.spec.ClientID, ClientSecret: p.spec.ClientSecret, Endpoint: meta.endpoint, RedirectURL: redirect, Scopes: p.spec.scopes()}
+	return &oauth2.Config{
+		ClientID:     p.spec.ClientID,
+		ClientSecret: p.spec.ClientSecret,
+		Endpoint:     meta.endpoint,
+		RedirectURL:  redirect,
+		Scopes:       p.spec.scopes(),
+	}
 }
 
 // Finish ends a flow: it turns what the browser came back with into who the provider says this is.
@@ -92,7 +109,13 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 	case p.exchanges <- struct{}{}:
 		defer func() { <-p.exchanges }()
 	case <-ctx.Done():
-		return VerifiedUser{}, fault.Wrap(ctx.Err(), fault.Unavailable, opFinish, "too many people log in at once", "try again in a minute")
+		return VerifiedUser{}, fault.Wrap(
+			ctx.Err(),
+			fault.Unavailable,
+			opFinish,
+			"too many people log in at once",
+			"try again in a minute",
+		)
 	}
 	token, err := prov.exchange(ctx, meta, f, r.Code)
 	if err != nil {
@@ -107,23 +130,41 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 
 // check refuses a return that belongs to another browser's flow, before anything in it is believed.
 func (r CallbackParams) check(f Flow) error {
-	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL || len(r.Error) > maxError || len(r.ErrorDescription) > maxError {
+	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL ||
+		len(r.Error) > maxError ||
+		len(r.ErrorDescription) > maxError {
 		return fault.New(fault.Invalid, opFinish, "the identity provider's answer is too large", startAgain)
 	}
 	if f.State == "" || subtle.ConstantTimeCompare([]byte(r.State), []byte(f.State)) != 1 {
-		return fault.New(fault.Invalid, opFinish, "the answer of the identity provider does not belong to this login", startAgain+", and finish it in the same browser")
+		return fault.New(
+			fault.Invalid,
+			opFinish,
+			"the answer of the identity provider does not belong to this login",
+			startAgain+", and finish it in the same browser",
+		)
 	}
 	if r.Code == "" && r.Error == "" {
-		return fault.New(fault.Invalid, opFinish, "the identity provider sent neither a code nor an error", startAgain)
+		return fault.New(
+			fault.Invalid,
+			opFinish,
+			"the identity provider sent neither a code nor an error",
+			startAgain,
+		)
 	}
 	return nil
 }
 
 func errIssuerMismatch() error {
-	return fault.New(fault.Invalid, opFinish, "the answer comes from another identity provider than the one that was asked", startAgain)
+	return fault.New(
+		fault.Invalid,
+		opFinish,
+		"the answer comes from another identity provider than the one that was asked",
+		startAgain,
+	)
 }
 
-// providerError tells of the provider's error page in our words; its own are quoted, for they may say anything.
+// providerError tells of the provider's error page in our words; its own are quoted, for they may say
+// anything.
 func (p *provider) providerError(r CallbackParams) error {
 	said := "the identity provider " + p.display() + " refused the login: " + printable(r.Error)
 	if d := printable(r.ErrorDescription); d != "" {
@@ -131,11 +172,21 @@ func (p *provider) providerError(r CallbackParams) error {
 	}
 	switch r.Error {
 	case "access_denied":
-		return fault.New(fault.Denied, opFinish, said, "start again: tsh login, and agree on the provider's page; if it stays so, ask an administrator for access there")
+		return fault.New(
+			fault.Denied,
+			opFinish,
+			said,
+			"start again: tsh login, and agree on the provider's page; if it stays so, ask an administrator for access there",
+		)
 	case "server_error", "temporarily_unavailable":
 		return fault.New(fault.Unavailable, opFinish, said, "try again in a minute: tsh login")
 	case "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_response_type":
-		return fault.New(fault.Unavailable, opFinish, said, "ask an administrator to correct connector "+p.name)
+		return fault.New(
+			fault.Unavailable,
+			opFinish,
+			said,
+			"ask an administrator to correct connector "+p.name,
+		)
 	}
 	return fault.New(fault.Denied, opFinish, said, startAgain)
 }
@@ -165,7 +216,13 @@ func (p *provider) exchange(ctx context.Context, meta *metadata, f Flow, code st
 	case !errors.As(err, &said):
 		return nil, p.unreachable(err)
 	case said.ErrorCode == "invalid_grant":
-		return nil, fault.Wrap(err, fault.Invalid, opFinish, "the identity provider does not know this code: it was used already, has ended, or is another login's", startAgain)
+		return nil, fault.Wrap(
+			err,
+			fault.Invalid,
+			opFinish,
+			"the identity provider does not know this code: it was used already, has ended, or is another login's",
+			startAgain,
+		)
 	case said.ErrorCode == "invalid_client" || said.ErrorCode == "unauthorized_client":
 		return nil, p.misconfigured(err, "it does not accept this cluster's client id and secret")
 	}

@@ -19,14 +19,16 @@ const (
 	maxKeys = 64
 	// minRSA is the smallest RSA key of a provider that counts, in bits (RFC 7518 section 3.3).
 	minRSA = 2048
-	// A token with a key id that is not known causes a fetch, so fetches are few: a burst, then one every keyEvery.
+	// A token with a key id that is not known causes a fetch, so fetches are few: a burst, then one every
+	// keyEvery.
 	keyBurst = 3
 	keyEvery = 10 * time.Second
 )
 
 var errFetchedRecently = errors.New("the provider's keys were fetched a moment ago")
 
-// keySet is a provider's signing keys, fetched when a token names one that is not known (OpenID Connect Core 1.0 section 10.1.1).
+// keySet is a provider's signing keys, fetched when a token names one that is not known (OpenID Connect Core
+// 1.0 section 10.1.1).
 type keySet struct {
 	url    string
 	algs   []jose.SignatureAlgorithm
@@ -42,7 +44,13 @@ type keySet struct {
 }
 
 func newKeySet(url string, algs []string, client *http.Client, now func() time.Time) *keySet {
-	k := &keySet{url: url, client: client, now: now, fetching: make(chan struct{}, 1), limit: rate.NewLimiter(rate.Every(keyEvery), keyBurst)}
+	k := &keySet{
+		url:      url,
+		client:   client,
+		now:      now,
+		fetching: make(chan struct{}, 1),
+		limit:    rate.NewLimiter(rate.Every(keyEvery), keyBurst),
+	}
 	for _, a := range algs {
 		k.algs = append(k.algs, jose.SignatureAlgorithm(a))
 	}
@@ -88,7 +96,8 @@ func (a *errorRecorder) VerifySignature(ctx context.Context, token string) ([]by
 // verify tries every key that the header may mean.
 func verify(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebKey) ([]byte, bool) {
 	for _, key := range keys {
-		if header.KeyID != "" && key.KeyID != header.KeyID || key.Algorithm != "" && key.Algorithm != header.Algorithm {
+		if header.KeyID != "" && key.KeyID != header.KeyID ||
+			key.Algorithm != "" && key.Algorithm != header.Algorithm {
 			continue
 		}
 		if payload, err := jws.Verify(key.Key); err == nil {
@@ -104,7 +113,8 @@ func (k *keySet) cached() (keys []jose.JSONWebKey, age int) {
 	return k.keys, k.generation
 }
 
-// fetchNewer returns keys fetched after those of the age. Of many logins that meet a new key at once, one fetches and all use what it got.
+// fetchNewer returns keys fetched after those of the age. Of many logins that meet a new key at once, one
+// fetches and all use what it got.
 func (k *keySet) fetchNewer(ctx context.Context, than int) ([]jose.JSONWebKey, error) {
 	select {
 	case k.fetching <- struct{}{}:
@@ -152,13 +162,15 @@ func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	return keys, nil
 }
 
-// fetchError says that the provider did not hand out its keys, as opposed to a token that none of them signed.
+// fetchError says that the provider did not hand out its keys, as opposed to a token that none of them
+// signed.
 type fetchError struct{ err error }
 
 func (e *fetchError) Error() string { return "fetch keys: " + e.err.Error() }
 func (e *fetchError) Unwrap() error { return e.err }
 
-// parseKeys reads a JWK set (RFC 7517 section 5). A key of a kind that is not understood, or not for signatures, is passed over.
+// parseKeys reads a JWK set (RFC 7517 section 5). A key of a kind that is not understood, or not for
+// signatures, is passed over.
 func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -179,7 +191,8 @@ func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 	return out, nil
 }
 
-// usable refuses secrets, encryption keys and short RSA keys. A symmetric key is no public one, so HMAC finds nothing to verify with.
+// usable refuses secrets, encryption keys and short RSA keys. A symmetric key is no public one, so HMAC finds
+// nothing to verify with.
 func usable(key jose.JSONWebKey) bool {
 	if !key.IsPublic() || key.Use == "enc" {
 		return false

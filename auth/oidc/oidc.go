@@ -1,11 +1,12 @@
 // Package oidc answers: did the provider vouch for this person?
 //
-// It is the relying party of OpenID Connect Core 1.0: authorization code flow with PKCE (RFC 7636, S256), state, nonce, and for
-// providers that send it the issuer beside the code (RFC 9207). Several connectors may stand side by side; each names a provider and
-// maps its claims to roles and traits. Vouched is the evidence of a finished flow: only Vouch makes one.
+// It is the relying party of OpenID Connect Core 1.0: authorization code flow with PKCE (RFC 7636, S256),
+// state, nonce, and for providers that send it the issuer beside the code (RFC 9207). Several connectors may
+// stand side by side; each names a provider and maps its claims to roles and traits. Vouched is the evidence
+// of a finished flow: only Vouch makes one.
 //
-// It keeps nothing of a flow: what must be remembered between Start and Vouch is a Flow, which login seals into the browser's
-// cookie. Everything about the answer, the state included, is checked here.
+// It keeps nothing of a flow: what must be remembered between Start and Vouch is a Flow, which login seals
+// into the browser's cookie. Everything about the answer, the state included, is checked here.
 package oidc
 
 import (
@@ -47,13 +48,19 @@ type Providers struct {
 	cache map[string]*provider
 }
 
-// maxExchanges bounds the exchanges under way: strangers can cause them, each with a code that the provider refuses.
+// maxExchanges bounds the exchanges under way: strangers can cause them, each with a code that the provider
+// refuses.
 const maxExchanges = 64
 
 // New makes Providers. It asks nobody anything yet.
 func New(cfg Config) (*Providers, error) {
 	if cfg.Source == nil {
-		return nil, fault.New(fault.Internal, "oidc.New", "there is no source of connectors", "report this: it is a defect")
+		return nil, fault.New(
+			fault.Internal,
+			"oidc.New",
+			"there is no source of connectors",
+			"report this: it is a defect",
+		)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -98,7 +105,13 @@ func (p *Providers) provider(ctx context.Context, name string) (*provider, error
 	}
 	spec, err := ReadRecord(rec.Connector)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Internal, opStart, "connector "+name+" cannot be read by this release", "run the newest release on every auth replica")
+		return nil, fault.Wrap(
+			err,
+			fault.Internal,
+			opStart,
+			"connector "+name+" cannot be read by this release",
+			"run the newest release on every auth replica",
+		)
 	}
 	made := newProvider(name, spec, rec.Revision, p.client, p.now)
 	p.cache[name] = made
@@ -117,5 +130,11 @@ func (p *Providers) unknownConnector(ctx context.Context, cause error, name stri
 	p.mu.Lock()
 	delete(p.cache, name)
 	p.mu.Unlock()
-	return fault.Wrap(cause, fault.NotFound, opStart, fmt.Sprintf("there is no connector %.80q", name), remedy)
+	return fault.Wrap(
+		cause,
+		fault.NotFound,
+		opStart,
+		fmt.Sprintf("there is no connector %.80q", name),
+		remedy,
+	)
 }

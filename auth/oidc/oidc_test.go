@@ -79,24 +79,45 @@ func (s *memorySource) Connectors(context.Context) ([]state.StoredConnector, err
 }
 
 func (h *fixture) spec() oidc.Spec {
-	return oidc.Spec{Type: "oidc", Display: "Corp", Issuer: h.server.URL, ClientID: "threshold", ClientSecret: "client-secret",
-		Roles: []oidc.RoleRule{{Claim: "groups", Value: "eng-*", Roles: []string{"dev", "ops"}}, {Claim: "email", Value: "*@example.com", Roles: []string{"staff"}},
-			{Claim: "realm.roles", Value: "boss", Roles: []string{"admin"}}},
-		Traits: []oidc.TraitRule{{Trait: "unix", Claim: "uid", Immutable: true}, {Trait: "nick", Claim: "nickname"}},
+	return oidc.Spec{
+		Type:         "oidc",
+		Display:      "Corp",
+		Issuer:       h.server.URL,
+		ClientID:     "threshold",
+		ClientSecret: "client-secret",
+		Roles: []oidc.RoleRule{
+			{Claim: "groups", Value: "eng-*", Roles: []string{"dev", "ops"}},
+			{Claim: "email", Value: "*@example.com", Roles: []string{"staff"}},
+			{Claim: "realm.roles", Value: "boss", Roles: []string{"admin"}},
+		},
+		Traits: []oidc.TraitRule{
+			{Trait: "unix", Claim: "uid", Immutable: true},
+			{Trait: "nick", Claim: "nickname"},
+		},
 	}
 }
 
 func newFixture(t *testing.T, alg string) *fixture {
 	t.Helper()
-	h := &fixture{now: time.Now().Truncate(time.Second), source: &memorySource{recs: map[string]state.StoredConnector{}}}
-	h.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.Provider.ServeHTTP(w, r) }))
+	h := &fixture{
+		now:    time.Now().Truncate(time.Second),
+		source: &memorySource{recs: map[string]state.StoredConnector{}},
+	}
+	h.server = httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.Provider.ServeHTTP(w, r) }),
+	)
 	t.Cleanup(h.server.Close)
 	var err error
 	h.Provider, err = oidctest.New(oidctest.Config{
 		Issuer: h.server.URL, Alg: alg, Now: h.clock,
 		Clients: []oidctest.Client{{ID: "threshold", Secret: "client-secret", Redirects: []string{redirect}}},
 		Users: []oidctest.User{{Email: "alice@example.com", Password: "wonderland", Subject: "sub-alice",
-			Claims: map[string]any{"groups": []string{"eng-web", "all"}, "uid": "alice", "nickname": "root", "realm": map[string]any{"roles": []string{"boss"}}}}},
+			Claims: map[string]any{
+				"groups":   []string{"eng-web", "all"},
+				"uid":      "alice",
+				"nickname": "root",
+				"realm":    map[string]any{"roles": []string{"boss"}},
+			}}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +143,10 @@ func signInAt(t *testing.T, address string) oidc.CallbackParams {
 	t.Helper()
 	p, err := formbrowser.New(nil, redirect).Open(t.Context(), address)
 	if err == nil && p.Location == "" {
-		p, err = p.Submit(t.Context(), map[string]string{"login": "alice@example.com", "password": "wonderland"})
+		p, err = p.Submit(
+			t.Context(),
+			map[string]string{"login": "alice@example.com", "password": "wonderland"},
+		)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +156,13 @@ func signInAt(t *testing.T, address string) oidc.CallbackParams {
 		t.Fatalf("got status %d to %q, want a redirect to the client", p.Status, p.Location)
 	}
 	q := back.Query()
-	return oidc.CallbackParams{State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), Error: q.Get("error"), ErrorDescription: q.Get("error_description")}
+	return oidc.CallbackParams{
+		State:            q.Get("state"),
+		Code:             q.Get("code"),
+		Issuer:           q.Get("iss"),
+		Error:            q.Get("error"),
+		ErrorDescription: q.Get("error_description"),
+	}
 }
 
 func TestFinishReturnsTheVerifiedUser(t *testing.T) {
@@ -162,7 +192,8 @@ func TestPKCEIsS256AndSecretsAreNotSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	u, _ := url.Parse(page)
-	if u.Query().Get("code_challenge_method") != "S256" || u.Query().Get("nonce") != f.Nonce || u.Query().Get("state") != f.State {
+	if u.Query().Get("code_challenge_method") != "S256" || u.Query().Get("nonce") != f.Nonce ||
+		u.Query().Get("state") != f.State {
 		t.Errorf("got %s, want S256, nonce and state", page)
 	}
 	if strings.Contains(page, f.Verifier) || strings.Contains(page, "client-secret") {
@@ -258,7 +289,14 @@ func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
 			}
 			v, err := h.Finish(t.Context(), f, r)
 			if !fault.Is(err, tt.want) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
-				t.Errorf("got %v (kind %s, remedy %q), want %s with %q", err, fault.KindOf(err), fault.Remedy(err), tt.want, tt.says)
+				t.Errorf(
+					"got %v (kind %s, remedy %q), want %s with %q",
+					err,
+					fault.KindOf(err),
+					fault.Remedy(err),
+					tt.want,
+					tt.says,
+				)
 			}
 			if v.Subject() != "" {
 				t.Errorf("got %+v beside the fault, want nobody", v)
@@ -370,7 +408,8 @@ func TestDiscoveryIsCachedRetriedAndSurvivesAnOutage(t *testing.T) {
 	h := newFixture(t, "ES256")
 	h.SetFaults(oidctest.Faults{Down: true})
 	for range 3 {
-		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
+		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
+			fault.Remedy(err) == "" {
 			t.Fatalf("got %v, want unavailable with a remedy", err)
 		}
 	}
@@ -417,7 +456,9 @@ func TestUnusableDiscoveryIsReported(t *testing.T) {
 	} {
 		h := newFixture(t, "ES256")
 		h.SetFaults(oidctest.Faults{Discovery: func(d map[string]any) { d[tt.key] = tt.value }})
-		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
+		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
+			!strings.Contains(err.Error(), tt.says) ||
+			fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want unavailable with %q", tt.name, err, tt.says)
 		}
 	}
@@ -429,7 +470,8 @@ func TestWrongClientSecretNamesTheConnector(t *testing.T) {
 	spec.ClientSecret = "old"
 	h.source.put("corp", spec)
 	f, r := h.signIn(t)
-	if _, err := h.Finish(t.Context(), f, r); !fault.Is(err, fault.Unavailable) || !strings.Contains(fault.Remedy(err), "connector corp") {
+	if _, err := h.Finish(t.Context(), f, r); !fault.Is(err, fault.Unavailable) ||
+		!strings.Contains(fault.Remedy(err), "connector corp") {
 		t.Errorf("got %v with remedy %q, want the connector named", err, fault.Remedy(err))
 	}
 	h.source.put("corp", h.spec())
@@ -441,7 +483,8 @@ func TestWrongClientSecretNamesTheConnector(t *testing.T) {
 
 func TestUnknownConnectorListsTheKnownOnes(t *testing.T) {
 	h := newFixture(t, "ES256")
-	if _, _, err := h.Start(t.Context(), "crop", redirect, ""); !fault.Is(err, fault.NotFound) || !strings.Contains(fault.Remedy(err), "corp") {
+	if _, _, err := h.Start(t.Context(), "crop", redirect, ""); !fault.Is(err, fault.NotFound) ||
+		!strings.Contains(fault.Remedy(err), "corp") {
 		t.Errorf("got %v with remedy %q, want corp offered", err, fault.Remedy(err))
 	}
 	if got, err := h.List(t.Context()); err != nil || len(got) != 1 || got[0].Display != "Corp" {
@@ -459,7 +502,8 @@ func TestLargeResponsesAreRefused(t *testing.T) {
 	spec := h.spec()
 	spec.Issuer = big.URL
 	h.source.put("corp", spec)
-	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "larger than") {
+	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
+		!strings.Contains(err.Error(), "larger than") {
 		t.Errorf("got %v, want the answer cut off", err)
 	}
 }

@@ -19,16 +19,27 @@ import (
 const (
 	// metadataTTL is how long a discovery document is believed before it is fetched again.
 	metadataTTL = time.Hour
-	// maxMetadataAge is how long it serves when it cannot be fetched again: a provider may hide its discovery for a while and still log in.
+	// maxMetadataAge is how long it serves when it cannot be fetched again: a provider may hide its discovery
+	// for a while and still log in.
 	maxMetadataAge = 24 * time.Hour
 	// retryAfter spares a provider that is down: until then every login hears of the same failure.
 	retryAfter = 2 * time.Second
 )
 
-// acceptedAlgs are the signatures of ID tokens that count. None and the HMAC family are not among them: with those, what everybody knows
-// or what both sides know would make a token.
-var acceptedAlgs = []string{gooidc.RS256, gooidc.RS384, gooidc.RS512, gooidc.ES256, gooidc.ES384, gooidc.ES512,
-	gooidc.PS256, gooidc.PS384, gooidc.PS512, gooidc.EdDSA}
+// acceptedAlgs are the signatures of ID tokens that count. None and the HMAC family are not among them: with
+// those, what everybody knows or what both sides know would make a token.
+var acceptedAlgs = []string{
+	gooidc.RS256,
+	gooidc.RS384,
+	gooidc.RS512,
+	gooidc.ES256,
+	gooidc.ES384,
+	gooidc.ES512,
+	gooidc.PS256,
+	gooidc.PS384,
+	gooidc.PS512,
+	gooidc.EdDSA,
+}
 
 // metadata is a discovery document that passed check, ready for use.
 type metadata struct {
@@ -53,11 +64,25 @@ type provider struct {
 	retryAt time.Time
 }
 
-func newProvider(name string, spec Spec, revision uint64, client *http.Client, now func() time.Time) *provider {
-	return &provider{name: name, spec: spec, revision: revision, client: client, now: now, lock: make(chan struct{}, 1)}
+func newProvider(
+	name string,
+	spec Spec,
+	revision uint64,
+	client *http.Client,
+	now func() time.Time,
+) *provider {
+	return &provider{
+		name:     name,
+		spec:     spec,
+		revision: revision,
+		client:   client,
+		now:      now,
+		lock:     make(chan struct{}, 1),
+	}
 }
 
-// discover returns the provider's metadata, fetching it when there is none or it is old. One caller fetches, the others wait for it.
+// discover returns the provider's metadata, fetching it when there is none or it is old. One caller fetches,
+// the others wait for it.
 func (p *provider) discover(ctx context.Context) (*metadata, error) {
 	select {
 	case p.lock <- struct{}{}:
@@ -115,11 +140,23 @@ func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 }
 
 func (p *provider) unreachable(err error) error {
-	return fault.Wrap(truncateError(err), fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be reached", "try again in a minute; if it stays so, tell an administrator that "+p.spec.Issuer+" does not answer")
+	return fault.Wrap(
+		truncateError(err),
+		fault.Unavailable,
+		opStart,
+		"the identity provider "+p.display()+" cannot be reached",
+		"try again in a minute; if it stays so, tell an administrator that "+p.spec.Issuer+" does not answer",
+	)
 }
 
 func (p *provider) misconfigured(err error, what string) error {
-	return fault.Wrap(truncateError(err), fault.Unavailable, opStart, "the identity provider "+p.display()+" cannot be used: "+what, "ask an administrator to correct connector "+p.name)
+	return fault.Wrap(
+		truncateError(err),
+		fault.Unavailable,
+		opStart,
+		"the identity provider "+p.display()+" cannot be used: "+what,
+		"ask an administrator to correct connector "+p.name,
+	)
 }
 
 // maxCause bounds what a provider's answer puts into our log, in bytes: libraries quote bodies whole.
@@ -139,7 +176,8 @@ func (p *provider) display() string {
 	return p.name
 }
 
-// discoveryDocument is the part of a discovery document that is used (OpenID Connect Discovery 1.0 section 3).
+// discoveryDocument is the part of a discovery document that is used (OpenID Connect Discovery 1.0 section
+// 3).
 type discoveryDocument struct {
 	AuthURL   string   `json:"authorization_endpoint"`
 	TokenURL  string   `json:"token_endpoint"`

@@ -18,31 +18,34 @@ const SpecType = "oidc"
 
 // Spec is the document of a connector: a provider, and what its claims mean here.
 type Spec struct {
-	Type         string         `json:"type" yaml:"type" config:"required"`           // "oidc"
-	Display      string         `json:"display,omitempty" yaml:"display,omitempty"`   // on the login page; empty: the connector's name
-	Issuer       string         `json:"issuer" yaml:"issuer" config:"required"`       // https; http only on loopback
-	ClientID     string         `json:"client_id" yaml:"client_id" config:"required"` // as registered with the provider
+	Type         string         `json:"type"                    yaml:"type"                    config:"required"` // "oidc"
+	Display      string         `json:"display,omitempty"       yaml:"display,omitempty"`                         // on the login page; empty: the connector's name
+	Issuer       string         `json:"issuer"                  yaml:"issuer"                  config:"required"` // https; http only on loopback
+	ClientID     string         `json:"client_id"               yaml:"client_id"               config:"required"` // as registered with the provider
 	ClientSecret string         `json:"client_secret,omitempty" yaml:"client_secret,omitempty"`
-	Scopes       config.Strings `json:"scopes,omitempty" yaml:"scopes,omitempty"` // empty: openid profile email
-	// NameClaim is the claim that people are called by. Empty means email, which must then be verified. It is never a key.
-	NameClaim string      `json:"name_claim,omitempty" yaml:"name_claim,omitempty"`
-	Roles     []RoleRule  `json:"roles,omitempty" yaml:"roles,omitempty"`
-	Traits    []TraitRule `json:"traits,omitempty" yaml:"traits,omitempty"`
+	Scopes       config.Strings `json:"scopes,omitempty"        yaml:"scopes,omitempty"` // empty: openid profile email
+	// NameClaim is the claim that people are called by. Empty means email, which must then be verified. It is
+	// never a key.
+	NameClaim string      `json:"name_claim,omitempty"    yaml:"name_claim,omitempty"`
+	Roles     []RoleRule  `json:"roles,omitempty"         yaml:"roles,omitempty"`
+	Traits    []TraitRule `json:"traits,omitempty"        yaml:"traits,omitempty"`
 }
 
-// RoleRule gives roles to everyone whose claim has a matching value. The claim may hold one value or a list. A name with dots reaches
-// into objects, as realm_access.roles, unless the token has a claim of just that name. The claim email counts only when verified.
+// RoleRule gives roles to everyone whose claim has a matching value. The claim may hold one value or a list.
+// A name with dots reaches into objects, as realm_access.roles, unless the token has a claim of just that
+// name. The claim email counts only when verified.
 type RoleRule struct {
 	Claim string         `json:"claim" yaml:"claim" config:"required"`
 	Value string         `json:"value" yaml:"value" config:"required"` // "*" and "?" are wildcards
 	Roles config.Strings `json:"roles" yaml:"roles" config:"required"`
 }
 
-// TraitRule makes a claim a trait. Templates in roles see a trait only if Immutable says that a person cannot change the claim by
-// themselves: a claim such as a nickname would otherwise choose its owner's login. A trait that is not immutable goes nowhere yet.
+// TraitRule makes a claim a trait. Templates in roles see a trait only if Immutable says that a person cannot
+// change the claim by themselves: a claim such as a nickname would otherwise choose its owner's login. A
+// trait that is not immutable goes nowhere yet.
 type TraitRule struct {
-	Trait     string `json:"trait" yaml:"trait" config:"required"`
-	Claim     string `json:"claim" yaml:"claim" config:"required"`
+	Trait     string `json:"trait"     yaml:"trait"     config:"required"`
+	Claim     string `json:"claim"     yaml:"claim"     config:"required"`
 	Immutable bool   `json:"immutable" yaml:"immutable" config:"required"`
 }
 
@@ -69,7 +72,8 @@ func (s Spec) nameClaim() string {
 	return s.NameClaim
 }
 
-// Check refuses a document that could not work or could not mean what its author thinks. report is called once for every fault.
+// Check refuses a document that could not work or could not mean what its author thinks. report is called
+// once for every fault.
 func (s Spec) Check(report func(path, format string, args ...any)) {
 	if s.Type != SpecType {
 		report("type", "unknown type %.120q (known: %s)", s.Type, SpecType)
@@ -144,7 +148,8 @@ func checkIssuer(issuer string) error {
 	return checkScheme(u)
 }
 
-// checkScheme: plain http would hand codes and the client secret to the network, so it is for this machine alone.
+// checkScheme: plain http would hand codes and the client secret to the network, so it is for this machine
+// alone.
 func checkScheme(u *url.URL) error {
 	if u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()) {
 		return nil

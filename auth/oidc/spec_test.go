@@ -32,7 +32,8 @@ func TestSpecRoundTrip(t *testing.T) {
 		t.Fatalf("got %s and %v, want the secret apart", rec.Spec, err)
 	}
 	back, err := oidc.ReadRecord(rec)
-	if err != nil || back.ClientSecret != "s3cret" || back.Roles[1].Roles[0] != "admin" || !back.Traits[0].Immutable {
+	if err != nil || back.ClientSecret != "s3cret" || back.Roles[1].Roles[0] != "admin" ||
+		!back.Traits[0].Immutable {
 		t.Errorf("got %+v and %v, want what was written", back, err)
 	}
 }

@@ -19,7 +19,8 @@ import (
 const (
 	// Skew is how far the provider's clock may be from ours.
 	Skew = time.Minute
-	// maxTokenAge is how long ago an ID token may have been issued: it was fetched a moment ago, for a flow of at most ten minutes.
+	// maxTokenAge is how long ago an ID token may have been issued: it was fetched a moment ago, for a flow
+	// of at most ten minutes.
 	maxTokenAge = 10 * time.Minute
 	// maxToken bounds an ID token, in bytes.
 	maxToken = 32 << 10
@@ -28,7 +29,8 @@ const (
 // claims are those of a verified ID token. Numbers stay json.Number.
 type claims map[string]any
 
-// verify returns the claims of the ID token in the answer once every check of OpenID Connect Core 1.0 section 3.1.3.7 has passed.
+// verify returns the claims of the ID token in the answer once every check of OpenID Connect Core 1.0 section
+// 3.1.3.7 has passed.
 func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *oauth2.Token) (claims, error) {
 	raw, _ := answer.Extra("id_token").(string)
 	if raw == "" || len(raw) > maxToken {
@@ -36,14 +38,24 @@ func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *o
 	}
 	keys := &errorRecorder{keys: meta.keys}
 	// Times are checked below, with one bound for all of them.
-	verifier := gooidc.NewVerifier(p.spec.Issuer, keys, &gooidc.Config{ClientID: p.spec.ClientID, SupportedSigningAlgs: meta.algs, SkipExpiryCheck: true})
+	verifier := gooidc.NewVerifier(
+		p.spec.Issuer,
+		keys,
+		&gooidc.Config{ClientID: p.spec.ClientID, SupportedSigningAlgs: meta.algs, SkipExpiryCheck: true},
+	)
 	token, err := verifier.Verify(ctx, raw)
 	var unreachable *fetchError
 	switch {
 	case errors.As(keys.err, &unreachable):
 		return nil, p.unreachable(err)
 	case errors.Is(keys.err, errFetchedRecently):
-		return nil, fault.Wrap(err, fault.Unavailable, opFinish, "the identity provider "+p.display()+" signed with a key it has not published", "try again in a minute: tsh login")
+		return nil, fault.Wrap(
+			err,
+			fault.Unavailable,
+			opFinish,
+			"the identity provider "+p.display()+" signed with a key it has not published",
+			"try again in a minute: tsh login",
+		)
 	case err != nil:
 		return nil, p.badToken(err, "its ID token is not valid here")
 	}
@@ -51,7 +63,11 @@ func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *o
 	if err != nil {
 		return nil, p.badToken(err, "its ID token cannot be read")
 	}
-	return all, errors.Join(p.checkAudience(token, all, answer.AccessToken), checkNonce(f, token), p.checkTimes(token, all))
+	return all, errors.Join(
+		p.checkAudience(token, all, answer.AccessToken),
+		checkNonce(f, token),
+		p.checkTimes(token, all),
+	)
 }
 
 func decodeClaims(token *gooidc.IDToken) (claims, error) {
@@ -67,15 +83,24 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 
 // badToken is a provider's mistake or an attack; in either case an administrator must look.
 func (p *provider) badToken(err error, what string) error {
-	return fault.Wrap(truncateError(err), fault.Invalid, opFinish, "the answer of the identity provider "+p.display()+" is refused: "+what,
-		startAgain+"; if it stays so, ask an administrator to look at connector "+p.name)
+	return fault.Wrap(
+		truncateError(err),
+		fault.Invalid,
+		opFinish,
+		"the answer of the identity provider "+p.display()+" is refused: "+what,
+		startAgain+"; if it stays so, ask an administrator to look at connector "+p.name,
+	)
 }
 
 // checkAudience refuses a token made for somebody else. go-oidc has checked iss and that aud names us.
 func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken string) error {
 	azp, has := all["azp"]
-	if has && azp != p.spec.ClientID || !has && len(slices.Compact(slices.Sorted(slices.Values(token.Audience)))) > 1 {
-		return p.badToken(fmt.Errorf("azp %v, aud %q", azp, token.Audience), "its ID token was made for another client")
+	if has && azp != p.spec.ClientID ||
+		!has && len(slices.Compact(slices.Sorted(slices.Values(token.Audience)))) > 1 {
+		return p.badToken(
+			fmt.Errorf("azp %v, aud %q", azp, token.Audience),
+			"its ID token was made for another client",
+		)
 	}
 	if token.AccessTokenHash != "" {
 		if err := token.VerifyAccessToken(accessToken); err != nil {
@@ -87,15 +112,22 @@ func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken 
 
 func checkNonce(f Flow, token *gooidc.IDToken) error {
 	if f.Nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(f.Nonce)) != 1 {
-		return fault.New(fault.Invalid, opFinish, "the answer of the identity provider does not belong to this login", startAgain)
+		return fault.New(
+			fault.Invalid,
+			opFinish,
+			"the answer of the identity provider does not belong to this login",
+			startAgain,
+		)
 	}
 	return nil
 }
 
-// checkTimes: a token that was fetched a moment ago and is not of this moment means that one of the two clocks is wrong.
+// checkTimes: a token that was fetched a moment ago and is not of this moment means that one of the two
+// clocks is wrong.
 func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 	now := p.now()
-	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 || token.IssuedAt.IsZero() || token.IssuedAt.Unix() <= 0 {
+	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 || token.IssuedAt.IsZero() ||
+		token.IssuedAt.Unix() <= 0 {
 		return p.badToken(errors.New("no exp or no iat"), "its ID token does not say when it was made")
 	}
 	if ahead := token.IssuedAt.Sub(now); ahead > Skew {
@@ -106,7 +138,10 @@ func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 		return p.clockSkewError(-old)
 	}
 	if ended {
-		return p.badToken(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt), "its ID token has ended")
+		return p.badToken(
+			fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
+			"its ID token has ended",
+		)
 	}
 	if nbf, has := all["nbf"]; has {
 		n, _ := nbf.(json.Number)
@@ -123,6 +158,18 @@ func (p *provider) clockSkewError(by time.Duration) error {
 	if by < 0 {
 		where, by = "behind", -by
 	}
-	return fault.New(fault.Invalid, opFinish, fmt.Sprintf("the clock of the identity provider %s is %s %s this server's (%s here)", p.display(),
-		by.Round(time.Second), where, p.now().UTC().Format(time.RFC3339)), "ask an administrator to set the clock of the auth server; then start again: tsh login")
+	return fault.New(
+		fault.Invalid,
+		opFinish,
+		fmt.Sprintf(
+			"the clock of the identity provider %s is %s %s this server's (%s here)",
+			p.display(),
+			by.Round(
+				time.Second,
+			),
+			where,
+			p.now().UTC().Format(time.RFC3339),
+		),
+		"ask an administrator to set the clock of the auth server; then start again: tsh login",
+	)
 }

@@ -14,7 +14,8 @@ import (
 // maxValues bounds the values of one claim that become a trait or are matched against rules.
 const maxValues = 1000
 
-// VerifiedUser is a person for whom a provider vouched a moment ago. Only Vouch makes one; the zero value is nobody.
+// VerifiedUser is a person for whom a provider vouched a moment ago. Only Vouch makes one; the zero value is
+// nobody.
 type VerifiedUser struct {
 	connector, subject, name string
 	roles                    []string
@@ -36,7 +37,8 @@ func (v VerifiedUser) Roles() []string { return slices.Clone(v.roles) }
 // Traits are the claims that the connector declares immutable.
 func (v VerifiedUser) Traits() identity.Traits { return v.traits }
 
-// mapClaims maps the verified claims. What cannot be shown, logged or certified is refused here, where the message can say why.
+// mapClaims maps the verified claims. What cannot be shown, logged or certified is refused here, where the
+// message can say why.
 func (p *provider) mapClaims(all claims) (VerifiedUser, error) {
 	v := VerifiedUser{connector: p.name}
 	var err error
@@ -68,21 +70,35 @@ func (p *provider) textClaim(all claims, claim string) (string, error) {
 }
 
 func (p *provider) unusableClaim(err error, claim string) error {
-	return fault.Wrap(err, fault.Invalid, opFinish, fmt.Sprintf("the identity provider %s sent no usable claim %.120q (it is missing, too long, or has invisible characters)", p.display(), claim),
-		"ask an administrator to correct the account at the provider, or connector "+p.name)
+	return fault.Wrap(
+		err,
+		fault.Invalid,
+		opFinish,
+		fmt.Sprintf(
+			"the identity provider %s sent no usable claim %.120q (it is missing, too long, or has invisible characters)",
+			p.display(),
+			claim,
+		),
+		"ask an administrator to correct the account at the provider, or connector "+p.name,
+	)
 }
 
 func (p *provider) displayName(all claims) (string, error) {
 	claim := p.spec.nameClaim()
 	name, err := p.textClaim(all, claim)
 	if err == nil && claim == emailClaim && !all.emailVerified() {
-		return "", fault.New(fault.Denied, opFinish, "the identity provider "+p.display()+" has not verified the e-mail address "+name,
-			"confirm the address with the provider, then start again: tsh login")
+		return "", fault.New(
+			fault.Denied,
+			opFinish,
+			"the identity provider "+p.display()+" has not verified the e-mail address "+name,
+			"confirm the address with the provider, then start again: tsh login",
+		)
 	}
 	return name, err
 }
 
-// traits of a claim that is missing or empty are none; one that cannot be certified ends the login, for a rule may deny by it.
+// traits of a claim that is missing or empty are none; one that cannot be certified ends the login, for a
+// rule may deny by it.
 func (p *provider) traits(all claims) (identity.Traits, error) {
 	out := identity.Traits{}
 	for _, t := range p.spec.Traits {
@@ -118,7 +134,8 @@ func (c claims) find(name string) any {
 	return claims(inner).find(rest)
 }
 
-// values gives a claim's values as text: of a list each, of an object none. An e-mail address that is not verified is none.
+// values gives a claim's values as text: of a list each, of an object none. An e-mail address that is not
+// verified is none.
 func (c claims) values(name string) []string {
 	if name == emailClaim && !c.emailVerified() {
 		return nil

@@ -7,9 +7,10 @@ import (
 	"sync/atomic"
 )
 
-// evictingSet is the connections of strangers, a bounded number of them. Whoever comes is let in; when there are too many, the one who has
-// been there longest goes. A flood therefore keeps an honest caller out only if it renews itself whole in the moment the caller needs,
-// where a fixed number of places would be taken for as long as the flood likes.
+// evictingSet is the connections of strangers, a bounded number of them. Whoever comes is let in; when there
+// are too many, the one who has been there longest goes. A flood therefore keeps an honest caller out only if
+// it renews itself whole in the moment the caller needs, where a fixed number of places would be taken for as
+// long as the flood likes.
 type evictingSet struct {
 	max     int
 	evicted *atomic.Uint64 // how many had to go

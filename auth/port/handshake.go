@@ -36,11 +36,17 @@ func (g *clientConn) Close() error {
 
 type connKey struct{}
 
-// CallerOf tells who sent a request that came through a port. A certificate that ended while the connection lasted has ended.
+// CallerOf tells who sent a request that came through a port. A certificate that ended while the connection
+// lasted has ended.
 func CallerOf(r *http.Request) (authrpc.Caller, error) {
 	g, ok := r.Context().Value(connKey{}).(*clientConn)
 	if !ok {
-		return authrpc.Caller{}, fault.New(fault.Unauthenticated, "port.CallerOf", "the request came by no known door", "call auth at its port")
+		return authrpc.Caller{}, fault.New(
+			fault.Unauthenticated,
+			"port.CallerOf",
+			"the request came by no known door",
+			"call auth at its port",
+		)
 	}
 	c := authrpc.Caller{Identity: g.peer.Identity, Addr: g.from, Proxy: g.proxy}
 	if g.peer.Cert != nil {
@@ -49,8 +55,8 @@ func CallerOf(r *http.Request) (authrpc.Caller, error) {
 	return c, nil
 }
 
-// readForwarded takes off what a proxy says in front of a connection that it passes through. What no proxy on record has signed refuses
-// the connection.
+// readForwarded takes off what a proxy says in front of a connection that it passes through. What no proxy on
+// record has signed refuses the connection.
 func (g *clientConn) readForwarded(ctx context.Context, raw net.Conn, terms RunConfig) (net.Conn, error) {
 	g.from = raw.RemoteAddr()
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Now()) })
@@ -108,14 +114,21 @@ func (p *Port) tlsConfigFor(alpn string, terms RunConfig, g *clientConn) *tls.Co
 // chooseALPN refuses a client that offers no protocol of ours, or several: it must know to whom it speaks.
 func chooseALPN(offered []string) (string, error) {
 	if len(offered) != 1 || allowedKinds[offered[0]] == nil {
-		return "", fmt.Errorf("the client offers the protocols %.100q, and must offer exactly one that auth speaks", offered)
+		return "", fmt.Errorf(
+			"the client offers the protocols %.100q, and must offer exactly one that auth speaks",
+			offered,
+		)
 	}
 	return offered[0], nil
 }
 
-// verifyClient verifies the client's certificate. One that has ended is verified as of its last second: that it ended is then all that is
-// wrong with it.
-func (t RunConfig) verifyClient(alpn string, chain []*x509.Certificate, now time.Time) (identity.Peer, error) {
+// verifyClient verifies the client's certificate. One that has ended is verified as of its last second: that
+// it ended is then all that is wrong with it.
+func (t RunConfig) verifyClient(
+	alpn string,
+	chain []*x509.Certificate,
+	now time.Time,
+) (identity.Peer, error) {
 	if len(chain) == 0 && alpn == identity.ALPNAuth {
 		return identity.Peer{}, nil
 	}
@@ -123,7 +136,12 @@ func (t RunConfig) verifyClient(alpn string, chain []*x509.Certificate, now time
 	peer, err := trust.VerifyX509(chain, t.Cluster, x509.ExtKeyUsageClientAuth, now, allowedKinds[alpn]...)
 	var old *identity.ExpiredError
 	if errors.As(err, &old) && !now.Before(old.Until) {
-		return trust.VerifyX509(chain, t.Cluster, x509.ExtKeyUsageClientAuth, old.Until.Add(-time.Second), allowedKinds[alpn]...)
+		return trust.VerifyX509(
+			chain,
+			t.Cluster,
+			x509.ExtKeyUsageClientAuth,
+			old.Until.Add(-time.Second),
+			allowedKinds[alpn]...)
 	}
 	return peer, err
 }

@@ -1,9 +1,10 @@
 // Package port answers: who is at auth's door, and what do they speak?
 //
-// Auth has one port. TLS 1.3 with exactly one ALPN name leads to the API (threshold-auth: HTTP/1.1, a client certificate is optional)
-// or to raft (threshold-raft: the certificate of an auth replica is required). A client certificate that is shown must be good: of the
-// user tree for people, of the service tree for machines, of this cluster. One that has merely ended is let in and flagged, because a
-// machine may renew with it and a person gets told so; authrpc.Server refuses it everything else.
+// Auth has one port. TLS 1.3 with exactly one ALPN name leads to the API (threshold-auth: HTTP/1.1, a client
+// certificate is optional) or to raft (threshold-raft: the certificate of an auth replica is required). A
+// client certificate that is shown must be good: of the user tree for people, of the service tree for
+// machines, of this cluster. One that has merely ended is let in and flagged, because a machine may renew
+// with it and a person gets told so; authrpc.Server refuses it everything else.
 //
 // Whatever is read before a caller is known has a deadline, a bound and a counter.
 package port
@@ -68,26 +69,38 @@ type RunConfig struct {
 	Roots       func() identity.Roots   // the two trees, as of now
 	Certificate func() *tls.Certificate // auth's own, with its chain and the cluster root, as of now
 	Handler     http.Handler            // the API; CallerOf tells it who asks
-	// VerifyForwarded verifies a proxy's word from where a connection comes that it passes through, and returns the proxy's name.
+	// VerifyForwarded verifies a proxy's word from where a connection comes that it passes through, and
+	// returns the proxy's name.
 	VerifyForwarded func(context.Context, authrpc.ForwardedFrom) (string, error)
 }
 
 // New makes a port. Nobody is let in before Run.
 func New(cfg Config) (*Port, error) {
 	if cfg.Listener == nil || cfg.Log == nil {
-		return nil, fault.New(fault.Internal, "port.New", "the port lacks a listener or a log", "report this defect")
+		return nil, fault.New(
+			fault.Internal,
+			"port.New",
+			"the port lacks a listener or a log",
+			"report this defect",
+		)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	addr := cfg.Listener.Addr()
-	p := &Port{cfg: cfg, api: newQueue(addr), raft: &raftLayer{queue: newQueue(addr), now: cfg.Now}, conns: make(chan struct{}, maxConns)}
+	p := &Port{
+		cfg:   cfg,
+		api:   newQueue(addr),
+		raft:  &raftLayer{queue: newQueue(addr), now: cfg.Now},
+		conns: make(chan struct{}, maxConns),
+	}
 	p.handshakes.max, p.handshakes.evicted = maxHandshakes, &p.counts.evicted
 	p.anonymous.max, p.anonymous.evicted = maxAnonymous, &p.counts.evicted
 	return p, nil
 }
 
-// Run lets callers in on these terms until ctx ends; then it gives calls under way a moment, closes every connection and returns nil.
+// Run lets callers in on these terms until ctx ends; then it gives calls under way a moment, closes every
+// connection and returns nil.
 func (p *Port) Run(ctx context.Context, terms RunConfig) error {
 	p.raft.config.Store(&terms)
 	server := p.server(ctx, terms.Handler)
@@ -130,7 +143,8 @@ func (p *Port) server(ctx context.Context, handler http.Handler) *http.Server {
 	}
 }
 
-// withWriteDeadlines gives each piece of an answer its own deadline: a stream may last, a reader that stands still may not.
+// withWriteDeadlines gives each piece of an answer its own deadline: a stream may last, a reader that stands
+// still may not.
 func withWriteDeadlines(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.ServeHTTP(&deadlineWriter{ResponseWriter: w, control: http.NewResponseController(w)}, r)
@@ -151,7 +165,8 @@ func (p *deadlineWriter) Write(b []byte) (int, error) {
 	return p.ResponseWriter.Write(b)
 }
 
-// accept takes connections until ctx ends, each handled by a goroutine of its own until its kind is known; it waits for those.
+// accept takes connections until ctx ends, each handled by a goroutine of its own until its kind is known; it
+// waits for those.
 func (p *Port) accept(ctx context.Context, terms RunConfig) error {
 	var owned sync.WaitGroup
 	defer owned.Wait()
@@ -165,7 +180,13 @@ func (p *Port) accept(ctx context.Context, terms RunConfig) error {
 		}
 		if err != nil {
 			if !temporary(err) {
-				return fault.Wrap(err, fault.Internal, "port.Run", "the auth port takes no more connections", "look at the listener's address and the limits of open files")
+				return fault.Wrap(
+					err,
+					fault.Internal,
+					"port.Run",
+					"the auth port takes no more connections",
+					"look at the listener's address and the limits of open files",
+				)
 			}
 			p.cfg.Log.Warn("a connection could not be taken", "err", err)
 			sleep(ctx)
@@ -243,7 +264,8 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn, terms RunConfig) (*c
 	return g, nil
 }
 
-// A refused client has mostly sent its request already; closing a socket with bytes unread would destroy the alert on its way.
+// A refused client has mostly sent its request already; closing a socket with bytes unread would destroy the
+// alert on its way.
 const (
 	lingerTime  = time.Second
 	lingerBytes = 64 << 10

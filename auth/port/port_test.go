@@ -68,7 +68,11 @@ func newTestPort(t *testing.T, adjust ...func(*Port)) *testPort {
 	trust := identity.Roots{Users: x509.NewCertPool(), Services: x509.NewCertPool()}
 	trust.Users.AddCert(public.UserX509[0])
 	trust.Services.AddCert(public.ServiceX509[0])
-	terms := RunConfig{Cluster: cluster, Pin: d.keys.Pin(), Roots: func() identity.Roots { return trust }, Certificate: func() *tls.Certificate { return own },
+	terms := RunConfig{
+		Cluster:     cluster,
+		Pin:         d.keys.Pin(),
+		Roots:       func() identity.Roots { return trust },
+		Certificate: func() *tls.Certificate { return own },
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			c, err := CallerOf(r)
 			if err != nil {
@@ -85,7 +89,8 @@ func newTestPort(t *testing.T, adjust ...func(*Port)) *testPort {
 				return "", errors.New("not a proxy's word")
 			}
 			return "proxy-1", nil
-		}}
+		},
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Port.Run(ctx, terms) }()
@@ -103,7 +108,15 @@ func (d *testPort) must(err error) {
 
 func (d *testPort) machine(kind identity.Kind) *tls.Certificate {
 	d.Helper()
-	return d.issue(ca.Request{Profile: ca.Service, Identity: identity.Identity{Kind: kind, Cluster: cluster, Name: "m", ID: "00000000000000000000000000000001"}})
+	return d.issue(ca.Request{
+		Profile: ca.Service,
+		Identity: identity.Identity{
+			Kind:    kind,
+			Cluster: cluster,
+			Name:    "m",
+			ID:      "00000000000000000000000000000001",
+		},
+	})
 }
 
 func (d *testPort) issue(r ca.Request) *tls.Certificate {
@@ -194,7 +207,17 @@ func TestTheAPIGetsTheForwardedAddress(t *testing.T) {
 
 func TestTheAPIGetsTheCallersKind(t *testing.T) {
 	d := newTestPort(t)
-	user := d.issue(ca.Request{Profile: ca.User, Identity: identity.Identity{Kind: identity.User, Cluster: cluster, Name: "alice", Connector: "corp", Subject: "1", LoginID: "l"}})
+	user := d.issue(ca.Request{
+		Profile: ca.User,
+		Identity: identity.Identity{
+			Kind:      identity.User,
+			Cluster:   cluster,
+			Name:      "alice",
+			Connector: "corp",
+			Subject:   "1",
+			LoginID:   "l",
+		},
+	})
 	for want, cert := range map[string]*tls.Certificate{
 		"": nil, "user": user, "node": d.machine(identity.Node), "proxy": d.machine(identity.Proxy), "auth": d.machine(identity.Auth),
 	} {
@@ -257,7 +280,8 @@ func TestAnonymousConnectionsDoNotDisplaceMembers(t *testing.T) {
 	if _, err := io.WriteString(first, "GET / HTTP/1.1\r\nHost: auth\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	if resp, err := http.ReadResponse(bufio.NewReader(first), nil); err != nil || resp.StatusCode != http.StatusOK {
+	if resp, err := http.ReadResponse(bufio.NewReader(first), nil); err != nil ||
+		resp.StatusCode != http.StatusOK {
 		t.Fatalf("the first stranger: got %v, %v, want it served", resp, err)
 	}
 	if got, err := d.ask(nil); err != nil || got != "" {

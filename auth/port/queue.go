@@ -63,7 +63,8 @@ type raftLayer struct {
 	config atomic.Pointer[RunConfig] // nil until the port is open
 }
 
-// Raft is the layer that a store speaks raft over. A replica can be reached, and reach others, once Run has its terms.
+// Raft is the layer that a store speaks raft over. A replica can be reached, and reach others, once Run has
+// its terms.
 func (p *Port) Raft() raft.StreamLayer { return p.raft }
 
 // Dial implements raft.StreamLayer: mutual TLS with another auth replica of this cluster.

@@ -37,7 +37,10 @@ func (k connectorKind) get(ctx context.Context, name string) (authrpc.Resource, 
 }
 
 // list gives a page of all connectors: a cluster has a handful.
-func (k connectorKind) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
+func (k connectorKind) list(
+	ctx context.Context,
+	p state.Page,
+) (out []authrpc.Resource, next string, err error) {
 	all, err := k.cfg.Vault.Connectors(ctx)
 	if err != nil {
 		return nil, "", err
@@ -56,7 +59,11 @@ func (k connectorKind) list(ctx context.Context, p state.Page) (out []authrpc.Re
 	return out, "", nil
 }
 
-func (k connectorKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k connectorKind) apply(
+	ctx context.Context,
+	by caller,
+	r authrpc.Resource,
+) (out authrpc.ApplyResourceResponse, err error) {
 	name := r.Metadata.Name
 	if err := identity.CheckWord("connector", name); err != nil {
 		return out, invalidName("connector", err)
@@ -97,23 +104,35 @@ func (k connectorKind) apply(ctx context.Context, by caller, r authrpc.Resource)
 	return out, err
 }
 
-// checkSameProvider refuses to send a secret that nobody typed to another provider than the one it was made for.
+// checkSameProvider refuses to send a secret that nobody typed to another provider than the one it was made
+// for.
 func checkSameProvider(old state.StoredConnector, next oidc.Spec) error {
 	const remedy = "write the client_secret itself"
 	if old.Revision == 0 || old.Secret == "" {
-		return fault.New(fault.Invalid, "resources.Apply", "spec.client_secret: "+Sealed+" stands for a secret that is kept, and there is none", remedy)
+		return fault.New(
+			fault.Invalid,
+			"resources.Apply",
+			"spec.client_secret: "+Sealed+" stands for a secret that is kept, and there is none",
+			remedy,
+		)
 	}
 	was, err := oidc.ReadRecord(old.Connector)
 	if err != nil {
 		return err
 	}
 	if was.Issuer != next.Issuer || was.ClientID != next.ClientID {
-		return fault.New(fault.Invalid, "resources.Apply", "spec.client_secret: the kept secret belongs to another issuer or client_id", remedy)
+		return fault.New(
+			fault.Invalid,
+			"resources.Apply",
+			"spec.client_secret: the kept secret belongs to another issuer or client_id",
+			remedy,
+		)
 	}
 	return nil
 }
 
-// keepAdminConnector refuses a change after which no connector makes an administrator any more, where one did: nobody could mend it.
+// keepAdminConnector refuses a change after which no connector makes an administrator any more, where one
+// did: nobody could mend it.
 func (k connectorKind) keepAdminConnector(ctx context.Context, name string, next oidc.Spec) error {
 	all, err := k.cfg.Vault.Connectors(ctx)
 	if err != nil {
@@ -131,11 +150,19 @@ func (k connectorKind) keepAdminConnector(ctx context.Context, name string, next
 	if after || !before {
 		return nil
 	}
-	return fault.New(fault.Denied, "resources", "no connector would give anybody the role "+state.AdminRole+" any more", "map a claim to it in another connector first")
+	return fault.New(
+		fault.Denied,
+		"resources",
+		"no connector would give anybody the role "+state.AdminRole+" any more",
+		"map a claim to it in another connector first",
+	)
 }
 
 func mapsAdmin(s oidc.Spec) bool {
-	return slices.ContainsFunc(s.Roles, func(r oidc.RoleRule) bool { return slices.Contains(r.Roles, state.AdminRole) })
+	return slices.ContainsFunc(
+		s.Roles,
+		func(r oidc.RoleRule) bool { return slices.Contains(r.Roles, state.AdminRole) },
+	)
 }
 
 func noteUnknownRoles(p access.Policy, spec oidc.Spec) string {

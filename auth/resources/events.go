@@ -20,7 +20,12 @@ func (k eventKind) document(e state.NumberedEvent) (authrpc.Resource, error) {
 
 func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	n, err := strconv.ParseUint(name, 10, 64)
-	missing := fault.New(fault.NotFound, "resources.Get", fmt.Sprintf("there is no event %.40q", name), "events are named by number: tsh get events")
+	missing := fault.New(
+		fault.NotFound,
+		"resources.Get",
+		fmt.Sprintf("there is no event %.40q", name),
+		"events are named by number: tsh get events",
+	)
 	if err != nil || n == 0 {
 		return authrpc.Resource{}, missing
 	}
@@ -38,7 +43,13 @@ func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resour
 	after := uint64(0)
 	if p.After != "" {
 		if after, err = strconv.ParseUint(p.After, 10, 64); err != nil {
-			return nil, "", fault.Wrap(err, fault.Invalid, "resources.Get", "a page of events begins after a number", "leave out after, or use what the last page said")
+			return nil, "", fault.Wrap(
+				err,
+				fault.Invalid,
+				"resources.Get",
+				"a page of events begins after a number",
+				"leave out after, or use what the last page said",
+			)
 		}
 	}
 	got, err := k.cfg.Log.Read(ctx, after, p.Limit)
@@ -61,7 +72,8 @@ func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resour
 	return out, next, errors.Join(err, merr)
 }
 
-// maxPageBytes bounds a page of events, which machines write and may make large, under authrpc.MaxAnswerBytes.
+// maxPageBytes bounds a page of events, which machines write and may make large, under
+// authrpc.MaxAnswerBytes.
 const maxPageBytes = 2 << 20
 
 func (k eventKind) apply(context.Context, caller, authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
@@ -71,5 +83,10 @@ func (k eventKind) apply(context.Context, caller, authrpc.Resource) (authrpc.App
 func (k eventKind) remove(context.Context, caller, string) error { return errAppendOnly() }
 
 func errAppendOnly() error {
-	return fault.New(fault.Denied, "resources", "events can only be read: the audit log is never changed", "use: tsh get events")
+	return fault.New(
+		fault.Denied,
+		"resources",
+		"events can only be read: the audit log is never changed",
+		"use: tsh get events",
+	)
 }

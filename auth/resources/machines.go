@@ -14,7 +14,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// machineKind are the machines of a cluster: nodes, and the proxies they are reached by. Their labels are in the document's metadata.
+// machineKind are the machines of a cluster: nodes, and the proxies they are reached by. Their labels are in
+// the document's metadata.
 type machineKind struct{ *Service }
 
 // machineSpec has no fields: what may be changed of a node is its labels.
@@ -30,7 +31,13 @@ type machineStatus struct {
 
 func (k machineKind) document(m state.Stored[state.Machine]) (authrpc.Resource, error) {
 	v := m.Value
-	r, err := document("node", v.Name, m.Revision, machineSpec{}, machineStatus{v.ID, v.Kind, v.Names, v.Created, v.Renewed})
+	r, err := document(
+		"node",
+		v.Name,
+		m.Revision,
+		machineSpec{},
+		machineStatus{v.ID, v.Kind, v.Names, v.Created, v.Renewed},
+	)
 	r.Metadata.Labels = v.Labels
 	return r, err
 }
@@ -52,14 +59,23 @@ func (k machineKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource
 	return documents(got, err, k.document)
 }
 
-func (k machineKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k machineKind) apply(
+	ctx context.Context,
+	by caller,
+	r authrpc.Resource,
+) (out authrpc.ApplyResourceResponse, err error) {
 	if err := readSpec(r, &machineSpec{}); err != nil {
 		return out, err
 	}
 	old, err := k.find(ctx, r.Metadata.Name)
 	if fault.Is(err, fault.NotFound) {
-		return out, fault.Wrap(err, fault.NotFound, "resources.Apply", fmt.Sprintf("there is no node %.80q: a machine comes by joining", r.Metadata.Name),
-			"make a token for it: tsh token create")
+		return out, fault.Wrap(
+			err,
+			fault.NotFound,
+			"resources.Apply",
+			fmt.Sprintf("there is no node %.80q: a machine comes by joining", r.Metadata.Name),
+			"make a token for it: tsh token create",
+		)
 	}
 	if err != nil {
 		return out, err
@@ -92,5 +108,10 @@ func (k machineKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	return k.cfg.State.RemoveMachine(ctx, m, by.now, by.event(events.ResourceRemoved, access.Machines, m.Value.Name))
+	return k.cfg.State.RemoveMachine(
+		ctx,
+		m,
+		by.now,
+		by.event(events.ResourceRemoved, access.Machines, m.Value.Name),
+	)
 }

@@ -1,11 +1,11 @@
 // Package resources answers: which documents may be read and changed, and by whom?
 //
-// Roles, connectors, users, tokens, nodes and events are documents with one shape. Every call is decided by access.Decide first; every
-// change is strict about what it reads, compares revisions where the caller names one, and is committed with its audit event. Refusals
-// are events too.
+// Roles, connectors, users, tokens, nodes and events are documents with one shape. Every call is decided by
+// access.Decide first; every change is strict about what it reads, compares revisions where the caller names
+// one, and is committed with its audit event. Refusals are events too.
 //
-// Nobody gains by a side door what they were not granted: who may change connectors, users or nodes but not roles can not give
-// themselves or others more than they hold (gain.go).
+// Nobody gains by a side door what they were not granted: who may change connectors, users or nodes but not
+// roles can not give themselves or others more than they hold (gain.go).
 package resources
 
 import (
@@ -41,7 +41,8 @@ type Service struct {
 	kinds map[access.Resource]kind
 }
 
-// kind is how one kind of document is read and changed. The caller was allowed to, by the rules, before any of it is called.
+// kind is how one kind of document is read and changed. The caller was allowed to, by the rules, before any
+// of it is called.
 type kind interface {
 	get(ctx context.Context, name string) (authrpc.Resource, error)
 	list(ctx context.Context, p state.Page) (list []authrpc.Resource, next string, err error)
@@ -65,7 +66,9 @@ func (c caller) may(a access.Action, r access.Resource) bool {
 func New(cfg Config) *Service {
 	d := &Service{cfg: cfg}
 	d.kinds = map[access.Resource]kind{
-		access.Roles: roleKind{d}, access.Connectors: connectorKind{d}, access.Users: userKind{d}, access.Tokens: tokenKind{d}, access.Machines: machineKind{d},
+		access.Roles: roleKind{
+			d,
+		}, access.Connectors: connectorKind{d}, access.Users: userKind{d}, access.Tokens: tokenKind{d}, access.Machines: machineKind{d},
 		access.Events: eventKind{d},
 	}
 	return d
@@ -86,11 +89,20 @@ func pluralOf(kind string) (access.Resource, error) {
 }
 
 func unknownKind(kind string) error {
-	return fault.New(fault.Invalid, "resources", fmt.Sprintf("there is no kind of document %.40q", kind), "use one of: role, connector, user, token, node, event")
+	return fault.New(
+		fault.Invalid,
+		"resources",
+		fmt.Sprintf("there is no kind of document %.40q", kind),
+		"use one of: role, connector, user, token, node, event",
+	)
 }
 
 // Get reads one document, or a page of a kind.
-func (d *Service) Get(ctx context.Context, who identity.Identity, r authrpc.GetResourcesRequest) (authrpc.GetResourcesResponse, error) {
+func (d *Service) Get(
+	ctx context.Context,
+	who identity.Identity,
+	r authrpc.GetResourcesRequest,
+) (authrpc.GetResourcesResponse, error) {
 	k, _, err := d.authorize(ctx, who, access.Get, r.Kind, r.Name)
 	if err != nil {
 		return authrpc.GetResourcesResponse{}, err
@@ -117,7 +129,11 @@ func pageLimit(n int) int {
 }
 
 // Apply creates or changes a document.
-func (d *Service) Apply(ctx context.Context, who identity.Identity, r authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
+func (d *Service) Apply(
+	ctx context.Context,
+	who identity.Identity,
+	r authrpc.Resource,
+) (authrpc.ApplyResourceResponse, error) {
 	plural, err := pluralOf(r.Kind)
 	if err != nil {
 		return authrpc.ApplyResourceResponse{}, err
@@ -127,7 +143,12 @@ func (d *Service) Apply(ctx context.Context, who identity.Identity, r authrpc.Re
 		return authrpc.ApplyResourceResponse{}, err
 	}
 	if r.Version != Version {
-		return authrpc.ApplyResourceResponse{}, fault.New(fault.Invalid, "resources.Apply", fmt.Sprintf("version %.20q of a %s is not known", r.Version, r.Kind), "write version: "+Version)
+		return authrpc.ApplyResourceResponse{}, fault.New(
+			fault.Invalid,
+			"resources.Apply",
+			fmt.Sprintf("version %.20q of a %s is not known", r.Version, r.Kind),
+			"write version: "+Version,
+		)
 	}
 	out, err := k.apply(ctx, by, r)
 	return out, d.recordIfDenied(ctx, who, access.Apply, plural, r.Metadata.Name, err)
@@ -143,7 +164,13 @@ func (d *Service) Remove(ctx context.Context, who identity.Identity, r authrpc.R
 }
 
 // authorize asks the rules whether the person may, and notes it where they may not.
-func (d *Service) authorize(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string) (kind, caller, error) {
+func (d *Service) authorize(
+	ctx context.Context,
+	who identity.Identity,
+	a access.Action,
+	of access.Resource,
+	name string,
+) (kind, caller, error) {
 	k, known := d.kinds[of]
 	if !known {
 		return nil, caller{}, unknownKind(string(of))
@@ -162,14 +189,28 @@ func (d *Service) authorize(ctx context.Context, who identity.Identity, a access
 }
 
 // recordIfDenied notes a refusal that came later than the rules: by what the document would have given.
-func (d *Service) recordIfDenied(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string, err error) error {
+func (d *Service) recordIfDenied(
+	ctx context.Context,
+	who identity.Identity,
+	a access.Action,
+	of access.Resource,
+	name string,
+	err error,
+) error {
 	if !fault.Is(err, fault.Denied) {
 		return err
 	}
 	return d.recordRefusal(ctx, who, a, of, name, "", err)
 }
 
-func (d *Service) recordRefusal(ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name, rule string, why error) error {
+func (d *Service) recordRefusal(
+	ctx context.Context,
+	who identity.Identity,
+	a access.Action,
+	of access.Resource,
+	name, rule string,
+	why error,
+) error {
 	e := events.NewEvent(events.ResourceRefused, who, d.cfg.Now())
 	e.Rule, e.Reason = rule, events.Truncate(fault.Message(why))
 	e.Fields = map[string]string{"action": string(a), "kind": string(of), "name": events.Truncate(name)}
@@ -186,10 +227,16 @@ func (c caller) event(code events.Code, of access.Resource, name string) events.
 	return e
 }
 
-// checkRevision refuses to change what is no longer what the caller read. A caller who names no revision means: as it is now.
+// checkRevision refuses to change what is no longer what the caller read. A caller who names no revision
+// means: as it is now.
 func checkRevision(asked, now uint64) error {
 	if asked == 0 || asked == now {
 		return nil
 	}
-	return fault.New(fault.Conflict, "resources.Apply", fmt.Sprintf("it was changed meanwhile: its revision is %d, not %d", now, asked), "get it again and repeat the change")
+	return fault.New(
+		fault.Conflict,
+		"resources.Apply",
+		fmt.Sprintf("it was changed meanwhile: its revision is %d, not %d", now, asked),
+		"get it again and repeat the change",
+	)
 }

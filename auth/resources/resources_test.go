@@ -21,7 +21,8 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// fixture is a desk with people around it: admin may do everything, and one person for each kind may do everything with that kind.
+// fixture is a desk with people around it: admin may do everything, and one person for each kind may do
+// everything with that kind.
 type fixture struct {
 	*testing.T
 	*resources.Service
@@ -38,7 +39,11 @@ func keeperOf(kind access.Resource) identity.Identity {
 
 func newFixture(t *testing.T) *fixture {
 	roles := []access.Role{resources.BuiltInAdmin(), {Name: "dev", Allow: []access.Grant{
-		{Nodes: map[string]access.Strings{"env": {"dev"}}, Logins: access.Strings{"ubuntu"}, Actions: access.Strings{"shell"}},
+		{
+			Nodes:   map[string]access.Strings{"env": {"dev"}},
+			Logins:  access.Strings{"ubuntu"},
+			Actions: access.Strings{"shell"},
+		},
 	}}}
 	for _, k := range access.Resources {
 		roles = append(roles, access.Role{Name: string(k) + "-keeper", Allow: []access.Grant{
@@ -47,7 +52,14 @@ func newFixture(t *testing.T) *fixture {
 	}
 	st, vault := statetest.NewCluster(t, roles...)
 	door := join.New(join.Config{State: st, Cluster: statetest.Cluster, Now: time.Now})
-	return &fixture{t, resources.New(resources.Config{State: st, Vault: vault, Join: door, Log: audit.New(st), Now: time.Now}), st, vault}
+	return &fixture{
+		t,
+		resources.New(
+			resources.Config{State: st, Vault: vault, Join: door, Log: audit.New(st), Now: time.Now},
+		),
+		st,
+		vault,
+	}
 }
 
 func (d *fixture) must(err error) {
@@ -58,7 +70,12 @@ func (d *fixture) must(err error) {
 }
 
 func doc(kind, name, spec string) authrpc.Resource {
-	return authrpc.Resource{Kind: kind, Version: "v1", Metadata: authrpc.Metadata{Name: name}, Spec: json.RawMessage(spec)}
+	return authrpc.Resource{
+		Kind:     kind,
+		Version:  "v1",
+		Metadata: authrpc.Metadata{Name: name},
+		Spec:     json.RawMessage(spec),
+	}
 }
 
 func (d *fixture) apply(who identity.Identity, r authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
@@ -111,17 +128,33 @@ func TestEveryKindIsReadAndChangedOnlyAsRolesAllow(t *testing.T) {
 			who := keeperOf(other)
 			_, err1 := d.Get(t.Context(), who, authrpc.GetResourcesRequest{Kind: kind})
 			_, err2 := d.apply(who, r)
-			err3 := d.Remove(t.Context(), who, authrpc.RemoveResourceRequest{Kind: kind, Name: r.Metadata.Name})
+			err3 := d.Remove(
+				t.Context(),
+				who,
+				authrpc.RemoveResourceRequest{Kind: kind, Name: r.Metadata.Name},
+			)
 			for i, err := range []error{err1, err2, err3} {
 				if !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
-					t.Errorf("%s, action %d by the keeper of %s: got %v, want denied with a remedy", kind, i, other, err)
+					t.Errorf(
+						"%s, action %d by the keeper of %s: got %v, want denied with a remedy",
+						kind,
+						i,
+						other,
+						err,
+					)
 				}
 			}
 			if got := d.countEvents(events.ResourceRefused) - before; got != 3 {
 				t.Errorf("%s by the keeper of %s: got %d refusals in the audit log, want 3", kind, other, got)
 			}
 		}
-		applied, removed := d.countEvents(events.ResourceApplied)+d.countEvents(events.TokenCreated), d.countEvents(events.ResourceRemoved)
+		applied, removed := d.countEvents(
+			events.ResourceApplied,
+		)+d.countEvents(
+			events.TokenCreated,
+		), d.countEvents(
+			events.ResourceRemoved,
+		)
 		if _, err := d.apply(admin, r); err != nil {
 			t.Errorf("apply %s by admin: got %v", kind, err)
 		}
@@ -131,10 +164,15 @@ func TestEveryKindIsReadAndChangedOnlyAsRolesAllow(t *testing.T) {
 		if err := d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: kind, Name: r.Metadata.Name}); err != nil {
 			t.Errorf("rm %s by admin: got %v", kind, err)
 		}
-		if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: kind, Name: r.Metadata.Name}); !fault.Is(err, fault.NotFound) || fault.Remedy(err) == "" {
+		if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: kind, Name: r.Metadata.Name}); !fault.Is(
+			err,
+			fault.NotFound,
+		) ||
+			fault.Remedy(err) == "" {
 			t.Errorf("get %s after rm: got %v, want not found with a remedy", kind, err)
 		}
-		if a, r := d.countEvents(events.ResourceApplied)+d.countEvents(events.TokenCreated)-applied, d.countEvents(events.ResourceRemoved)-removed; a != 1 || r != 1 {
+		if a, r := d.countEvents(events.ResourceApplied)+d.countEvents(events.TokenCreated)-applied, d.countEvents(events.ResourceRemoved)-removed; a != 1 ||
+			r != 1 {
 			t.Errorf("%s: got %d applied and %d removed events, want one each", kind, a, r)
 		}
 	}
@@ -172,7 +210,12 @@ func TestSessionLimitsAreReadAsApplied(t *testing.T) {
 	d.must(err)
 	policy, err := d.st.Policy(t.Context())
 	d.must(err)
-	want := access.Options{IdleTimeout: access.Duration(10 * time.Minute), MaxSession: access.Duration(8 * time.Hour), MaxSessions: 3, EndWithCertificate: true}
+	want := access.Options{
+		IdleTimeout:        access.Duration(10 * time.Minute),
+		MaxSession:         access.Duration(8 * time.Hour),
+		MaxSessions:        3,
+		EndWithCertificate: true,
+	}
 	if got := policy["ops"].Options; got != want {
 		t.Errorf("got %+v in the policy, want %+v", got, want)
 	}
@@ -259,12 +302,16 @@ func TestTheClientSecretIsNeverShown(t *testing.T) {
 			t.Errorf("another %s with the kept secret: got %v, want invalid", change, err)
 		}
 	}
-	if _, err := d.apply(admin, doc("connector", "new", strings.Replace(connectorSpec, "hunter2", resources.Sealed, 1))); !fault.Is(err, fault.Invalid) {
+	if _, err := d.apply(admin, doc("connector", "new", strings.Replace(connectorSpec, "hunter2", resources.Sealed, 1))); !fault.Is(
+		err,
+		fault.Invalid,
+	) {
 		t.Errorf("a new connector with %s: got %v, want invalid", resources.Sealed, err)
 	}
 }
 
-// Whoever points a connector elsewhere would hand its users' roles to strangers; a rename of everything else is free.
+// Whoever points a connector elsewhere would hand its users' roles to strangers; a rename of everything else
+// is free.
 func TestConnectorKeepsItsIssuer(t *testing.T) {
 	d := newFixture(t)
 	elsewhere := strings.Replace(connectorSpec, "login.example.org", "other.example.org", 1)
@@ -274,8 +321,14 @@ func TestConnectorKeepsItsIssuer(t *testing.T) {
 	}
 	refused := func(when string) {
 		t.Helper()
-		if _, err := d.apply(admin, doc("connector", "corp", elsewhere)); !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Remedy(err), "another name") {
-			t.Errorf("%s: got %v (%s), want a conflict whose remedy is another name", when, err, fault.Remedy(err))
+		if _, err := d.apply(admin, doc("connector", "corp", elsewhere)); !fault.Is(err, fault.Conflict) ||
+			!strings.Contains(fault.Remedy(err), "another name") {
+			t.Errorf(
+				"%s: got %v (%s), want a conflict whose remedy is another name",
+				when,
+				err,
+				fault.Remedy(err),
+			)
 		}
 	}
 	refused("over it")
@@ -288,7 +341,11 @@ func TestConnectorKeepsItsIssuer(t *testing.T) {
 
 func TestAdminRoleCannotBeRemovedOrWeakened(t *testing.T) {
 	d := newFixture(t)
-	if err := d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "admin"}); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+	if err := d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "admin"}); !fault.Is(
+		err,
+		fault.Denied,
+	) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("rm: got %v, want denied", err)
 	}
 	for name, spec := range map[string]string{
@@ -297,7 +354,8 @@ func TestAdminRoleCannotBeRemovedOrWeakened(t *testing.T) {
 		"no roles":   `{"allow":[{"resources":["users","nodes"],"actions":["get","apply","rm"]}]}`,
 		"and denied": `{"allow":[{"resources":"*","actions":["get","apply","rm"]}],"deny":[{"resources":"roles"}]}`,
 	} {
-		if _, err := d.apply(admin, doc("role", "admin", spec)); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+		if _, err := d.apply(admin, doc("role", "admin", spec)); !fault.Is(err, fault.Denied) ||
+			fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want denied with a remedy", name, err)
 		}
 	}
@@ -317,15 +375,26 @@ func (d *fixture) addUser(name string, roles ...string) {
 // addNode puts a node on record, as a join does.
 func (d *fixture) addNode(name, env string) state.Machine {
 	d.Helper()
-	_, kept, err := join.New(join.Config{State: d.st, Cluster: statetest.Cluster, Now: time.Now}).Create(d.Context(), join.TokenRequest{Kind: identity.Node})
+	_, kept, err := join.New(join.Config{State: d.st, Cluster: statetest.Cluster, Now: time.Now}).
+		Create(d.Context(), join.TokenRequest{Kind: identity.Node})
 	d.must(err)
-	m := state.Machine{ID: identity.MachineID(state.NewID()), Kind: identity.Node, Name: name, Labels: identity.Labels{"env": env}, Created: time.Now()}
+	m := state.Machine{
+		ID:      identity.MachineID(state.NewID()),
+		Kind:    identity.Node,
+		Name:    name,
+		Labels:  identity.Labels{"env": env},
+		Created: time.Now(),
+	}
 	d.must(d.st.AddMachine(d.Context(), m, kept))
 	return m
 }
 
 func node(name string, labels map[string]string) authrpc.Resource {
-	return authrpc.Resource{Kind: "node", Version: "v1", Metadata: authrpc.Metadata{Name: name, Labels: labels}}
+	return authrpc.Resource{
+		Kind:     "node",
+		Version:  "v1",
+		Metadata: authrpc.Metadata{Name: name, Labels: labels},
+	}
 }
 
 // Who may change one kind of document reaches nothing that another kind guards.
@@ -333,7 +402,13 @@ func TestNoKindEscalatesToAnother(t *testing.T) {
 	d := newFixture(t)
 	d.addUser("alice")
 	d.addUser("boss", "admin")
-	d.must(d.st.PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "corp", Subject: "sub-chief", Name: "chief", Mapped: []string{"admin"}}))
+	d.must(
+		d.st.PutUser(
+			t.Context(),
+			state.Stored[state.User]{},
+			state.User{Connector: "corp", Subject: "sub-chief", Name: "chief", Mapped: []string{"admin"}},
+		),
+	)
 	d.addNode("prod-db", "prod")
 	gain := map[string]func(who identity.Identity) error{
 		"give oneself admin": func(who identity.Identity) error {
@@ -345,17 +420,35 @@ func TestNoKindEscalatesToAnother(t *testing.T) {
 			return err
 		},
 		"remove an administrator by the connector's word, with the second factor": func(who identity.Identity) error {
-			return d.Remove(t.Context(), who, authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-chief"})
+			return d.Remove(
+				t.Context(),
+				who,
+				authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-chief"},
+			)
 		},
 		"remove an administrator": func(who identity.Identity) error {
-			return d.Remove(t.Context(), who, authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-boss"})
+			return d.Remove(
+				t.Context(),
+				who,
+				authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-boss"},
+			)
 		},
 		"map everyone to admin": func(who identity.Identity) error {
-			_, err := d.apply(who, doc("connector", "mine", strings.Replace(connectorSpec, `"dev"`, `"admin"`, 1)))
+			_, err := d.apply(
+				who,
+				doc("connector", "mine", strings.Replace(connectorSpec, `"dev"`, `"admin"`, 1)),
+			)
 			return err
 		},
 		"vouch with a provider of one's own": func(who identity.Identity) error {
-			_, err := d.apply(who, doc("connector", "corp", strings.Replace(connectorSpec, "login.example.org", "mine.example.org", 1)))
+			_, err := d.apply(
+				who,
+				doc(
+					"connector",
+					"corp",
+					strings.Replace(connectorSpec, "login.example.org", "mine.example.org", 1),
+				),
+			)
 			return err
 		},
 		"relabel a node into one's reach": func(who identity.Identity) error {
@@ -407,7 +500,8 @@ func TestTokenSecretIsShownOnce(t *testing.T) {
 	if !strings.Contains(string(shown), `"state":"ready"`) {
 		t.Errorf("got %s, want it ready", shown)
 	}
-	if _, err := d.apply(admin, doc("token", "node-1", `{"kind":"node"}`)); !fault.Is(err, fault.Conflict) || fault.Remedy(err) == "" {
+	if _, err := d.apply(admin, doc("token", "node-1", `{"kind":"node"}`)); !fault.Is(err, fault.Conflict) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("the same name: got %v, want a conflict with a remedy", err)
 	}
 }
@@ -419,10 +513,19 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 	old, err := d.vault.Factor(t.Context(), who)
 	d.must(err)
 	d.must(d.vault.PutFactor(t.Context(), old, state.Factor{Secret: "JBSWY3DPEHPK3PXP"}))
-	if !strings.Contains(string(d.getOne(access.Users, "alice").Status), `"second_factor":true`) { // found by name, too
+	if !strings.Contains(
+		string(d.getOne(access.Users, "alice").Status),
+		`"second_factor":true`,
+	) { // found by name, too
 		t.Errorf("got %s, want a second factor", d.getOne(access.Users, "alice").Status)
 	}
-	d.must(d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-alice"}))
+	d.must(
+		d.Remove(
+			t.Context(),
+			admin,
+			authrpc.RemoveResourceRequest{Kind: access.Users, Name: "corp/sub-alice"},
+		),
+	)
 	if has, err := d.st.HasFactor(t.Context(), who); err != nil || has {
 		t.Errorf("got factor %v, %v after removal, want none", has, err)
 	}
@@ -430,8 +533,18 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 
 func TestEventsCanOnlyBeRead(t *testing.T) {
 	d := newFixture(t)
-	d.must(d.st.AppendEvents(t.Context(), events.Event{Code: events.AuthStarted, Time: time.Now()}, events.Event{Code: events.ClusterCreated, Time: time.Now()}))
-	page, err := d.Get(t.Context(), keeperOf(access.Events), authrpc.GetResourcesRequest{Kind: access.Events, Limit: 1})
+	d.must(
+		d.st.AppendEvents(
+			t.Context(),
+			events.Event{Code: events.AuthStarted, Time: time.Now()},
+			events.Event{Code: events.ClusterCreated, Time: time.Now()},
+		),
+	)
+	page, err := d.Get(
+		t.Context(),
+		keeperOf(access.Events),
+		authrpc.GetResourcesRequest{Kind: access.Events, Limit: 1},
+	)
 	d.must(err)
 	if len(page.Resources) != 1 || page.Resources[0].Metadata.Name != "1" || page.Next != "1" {
 		t.Errorf("got %+v, want event 1 and a next page", page)
@@ -452,10 +565,17 @@ func TestEventsCanOnlyBeRead(t *testing.T) {
 
 func TestInvalidRequestsAreRefused(t *testing.T) {
 	d := newFixture(t)
-	if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: "spells"}); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+	if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: "spells"}); !fault.Is(
+		err,
+		fault.Invalid,
+	) ||
+		fault.Remedy(err) == "" {
 		t.Errorf("got %v, want invalid with a remedy", err)
 	}
-	if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: "x"}); !fault.Is(err, fault.Invalid) {
+	if _, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: "x"}); !fault.Is(
+		err,
+		fault.Invalid,
+	) {
 		t.Errorf("got %v, want invalid", err)
 	}
 }
@@ -463,7 +583,18 @@ func TestInvalidRequestsAreRefused(t *testing.T) {
 func TestAdministratorsCannotLockThemselvesOut(t *testing.T) {
 	d := newFixture(t)
 	rootID := "corp/sub-root@example.com"
-	d.must(d.st.PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "corp", Subject: "sub-root@example.com", Mapped: []string{"viewer"}, Roles: []string{"admin"}}))
+	d.must(
+		d.st.PutUser(
+			t.Context(),
+			state.Stored[state.User]{},
+			state.User{
+				Connector: "corp",
+				Subject:   "sub-root@example.com",
+				Mapped:    []string{"viewer"},
+				Roles:     []string{"admin"},
+			},
+		),
+	)
 	both := statetest.User("root@example.com", "admin", "viewer")
 	const denies = `{"deny":[{"resources":["*"]}]}`
 	if _, err := d.apply(both, doc("role", "other", denies)); err != nil {
@@ -479,12 +610,16 @@ func TestAdministratorsCannotLockThemselvesOut(t *testing.T) {
 			return d.Remove(t.Context(), both, authrpc.RemoveResourceRequest{Kind: access.Users, Name: rootID})
 		},
 	} {
-		if err := try(); !fault.Is(err, fault.Denied) || !strings.Contains(fault.Remedy(err), "another administrator") {
+		if err := try(); !fault.Is(err, fault.Denied) ||
+			!strings.Contains(fault.Remedy(err), "another administrator") {
 			t.Errorf("%s: got %v, want denied, and who may", what, err)
 		}
 	}
 	keeper := statetest.User("r", "roles-keeper")
-	if err := d.Remove(t.Context(), keeper, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "roles-keeper"}); !fault.Is(err, fault.Denied) {
+	if err := d.Remove(t.Context(), keeper, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "roles-keeper"}); !fault.Is(
+		err,
+		fault.Denied,
+	) {
 		t.Errorf("remove the role one mends roles by: got %v, want denied", err)
 	}
 	if err := d.Remove(t.Context(), both, authrpc.RemoveResourceRequest{Kind: access.Roles, Name: "roles-keeper"}); err != nil {
@@ -500,7 +635,11 @@ func TestLastAdminConnectorCannotBeRemoved(t *testing.T) {
 		d.must(err)
 	}
 	rm := func(name string) error {
-		return d.Remove(t.Context(), admin, authrpc.RemoveResourceRequest{Kind: access.Connectors, Name: name})
+		return d.Remove(
+			t.Context(),
+			admin,
+			authrpc.RemoveResourceRequest{Kind: access.Connectors, Name: name},
+		)
 	}
 	d.must(rm("spare"))
 	if err := rm("corp"); !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
@@ -532,7 +671,10 @@ func TestTotalSizeOfRolesIsBounded(t *testing.T) {
 	d.must(err)
 	body, err := json.Marshal(rules.Roles{Roles: book.Roles})
 	d.must(err)
-	s, err := rules.SignDocument(key, rules.Document{Kind: rules.RolesKind, Cluster: statetest.Cluster, Body: body})
+	s, err := rules.SignDocument(
+		key,
+		rules.Document{Kind: rules.RolesKind, Cluster: statetest.Cluster, Body: body},
+	)
 	d.must(err)
 	set, err := rules.Set{Roles: s}.Encode()
 	d.must(err)
@@ -560,7 +702,12 @@ func TestLargeEventsAreListedCompletely(t *testing.T) {
 		page, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: after})
 		d.must(err)
 		if text, err := json.Marshal(page); err != nil || len(text) > authrpc.MaxAnswerBytes/2 {
-			t.Fatalf("got a page of %d bytes, %v, want it well under %d", len(text), err, authrpc.MaxAnswerBytes)
+			t.Fatalf(
+				"got a page of %d bytes, %v, want it well under %d",
+				len(text),
+				err,
+				authrpc.MaxAnswerBytes,
+			)
 		}
 		for _, r := range page.Resources {
 			seen, last = seen+1, string(r.Spec)

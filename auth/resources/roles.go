@@ -24,10 +24,14 @@ type roleSpec struct {
 	Options access.Options `json:"options,omitzero"`
 }
 
-// BuiltInAdmin is the role that a cluster is born with. It may do everything with documents and nothing on nodes.
+// BuiltInAdmin is the role that a cluster is born with. It may do everything with documents and nothing on
+// nodes.
 func BuiltInAdmin() access.Role {
 	return access.Role{Name: state.AdminRole, Allow: []access.Grant{
-		{Resources: access.Strings{"*"}, Actions: access.Strings{string(access.Get), string(access.Apply), string(access.Remove)}},
+		{
+			Resources: access.Strings{"*"},
+			Actions:   access.Strings{string(access.Get), string(access.Apply), string(access.Remove)},
+		},
 		{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{string(access.List)}},
 	}}
 }
@@ -46,7 +50,11 @@ func (k roleKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, s
 	return documents(got, err, k.document)
 }
 
-func (k roleKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k roleKind) apply(
+	ctx context.Context,
+	by caller,
+	r authrpc.Resource,
+) (out authrpc.ApplyResourceResponse, err error) {
 	if err := identity.CheckWord("role", r.Metadata.Name); err != nil {
 		return out, invalidName("role", err)
 	}
@@ -83,7 +91,12 @@ func (k roleKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out
 
 func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	if name == state.AdminRole {
-		return fault.New(fault.Denied, "resources.Remove", "the role admin cannot be removed: nobody could put it back", "take the role from people instead, in their connector or user document")
+		return fault.New(
+			fault.Denied,
+			"resources.Remove",
+			"the role admin cannot be removed: nobody could put it back",
+			"take the role from people instead, in their connector or user document",
+		)
 	}
 	old, err := k.cfg.State.Role(ctx, name)
 	if err != nil {
@@ -97,8 +110,8 @@ func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	return k.cfg.State.RemoveRole(ctx, old, by.now, by.event(events.ResourceRemoved, access.Roles, name))
 }
 
-// maxRolesBytes bounds all roles together, as JSON. Signed, and encoded for the wire twice, they stay well under rules.MaxSetBytes: beyond
-// it no machine would get any.
+// maxRolesBytes bounds all roles together, as JSON. Signed, and encoded for the wire twice, they stay well
+// under rules.MaxSetBytes: beyond it no machine would get any.
 const maxRolesBytes = 3 << 19
 
 // CheckSize refuses more roles than can be published.
@@ -108,12 +121,18 @@ func CheckSize(roles []access.Role) error {
 		return fmt.Errorf("encode roles: %w", err)
 	}
 	if len(b) > maxRolesBytes {
-		return fault.New(fault.Exhausted, "resources", fmt.Sprintf("all roles together would have %d bytes, more than %d", len(b), maxRolesBytes), "remove roles that are not used, or write shorter ones")
+		return fault.New(
+			fault.Exhausted,
+			"resources",
+			fmt.Sprintf("all roles together would have %d bytes, more than %d", len(b), maxRolesBytes),
+			"remove roles that are not used, or write shorter ones",
+		)
 	}
 	return nil
 }
 
-// checkAdminRole refuses an admin role that could no longer mend the roles: a cluster must never lock everyone out for good.
+// checkAdminRole refuses an admin role that could no longer mend the roles: a cluster must never lock
+// everyone out for good.
 func checkAdminRole(r access.Role) error {
 	if r.Name != state.AdminRole {
 		return nil
@@ -121,10 +140,17 @@ func checkAdminRole(r access.Role) error {
 	who := identity.Identity{Kind: identity.User, Name: "an administrator", Roles: []string{r.Name}}
 	for _, a := range []access.Action{access.Get, access.Apply, access.Remove} {
 		for _, on := range access.Resources {
-			may := access.Decide(access.Policy{r.Name: r}, access.Request{Who: who, Action: a, Resource: on}).Allow
+			may := access.Decide(
+				access.Policy{r.Name: r},
+				access.Request{Who: who, Action: a, Resource: on},
+			).Allow
 			if !may && !(on == access.Events && a != access.Get) {
-				return fault.New(fault.Denied, "resources.Apply", "the role admin must keep "+string(a)+" on "+string(on)+": nobody could give it back",
-					"leave the grant on resources in the role admin, and make another role for less")
+				return fault.New(
+					fault.Denied,
+					"resources.Apply",
+					"the role admin must keep "+string(a)+" on "+string(on)+": nobody could give it back",
+					"leave the grant on resources in the role admin, and make another role for less",
+				)
 			}
 		}
 	}
@@ -132,7 +158,11 @@ func checkAdminRole(r access.Role) error {
 }
 
 // oneDocument turns the one record that was asked for into a document.
-func oneDocument[T any](got T, err error, document func(T) (authrpc.Resource, error)) (authrpc.Resource, error) {
+func oneDocument[T any](
+	got T,
+	err error,
+	document func(T) (authrpc.Resource, error),
+) (authrpc.Resource, error) {
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
@@ -140,7 +170,11 @@ func oneDocument[T any](got T, err error, document func(T) (authrpc.Resource, er
 }
 
 // documents turns a page of records into documents.
-func documents[T any](got state.Listing[T], err error, document func(state.Stored[T]) (authrpc.Resource, error)) ([]authrpc.Resource, string, error) {
+func documents[T any](
+	got state.Listing[T],
+	err error,
+	document func(state.Stored[T]) (authrpc.Resource, error),
+) ([]authrpc.Resource, string, error) {
 	if err != nil {
 		return nil, "", err
 	}

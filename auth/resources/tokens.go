@@ -16,7 +16,7 @@ type tokenKind struct{ *Service }
 
 // tokenSpec is a join token as it is asked for.
 type tokenSpec struct {
-	Kind    identity.Kind   `json:"kind" config:"required"`
+	Kind    identity.Kind   `json:"kind"              config:"required"`
 	TTL     access.Duration `json:"ttl,omitzero"`
 	Labels  identity.Labels `json:"labels,omitempty"`  // the machine's, whatever it wishes
 	Machine string          `json:"machine,omitempty"` // the name the machine gets; empty: what it wishes
@@ -47,7 +47,13 @@ func (k tokenKind) document(t state.Stored[state.Token]) (authrpc.Resource, erro
 	case !k.cfg.Now().Before(v.Expires):
 		s.State = "ended"
 	}
-	return document("token", t.Key, t.Revision, tokenSpec{v.Kind, access.Duration(v.Expires.Sub(v.Created)), v.Labels, v.Machine}, s)
+	return document(
+		"token",
+		t.Key,
+		t.Revision,
+		tokenSpec{v.Kind, access.Duration(v.Expires.Sub(v.Created)), v.Labels, v.Machine},
+		s,
+	)
 }
 
 func (k tokenKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
@@ -61,7 +67,11 @@ func (k tokenKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, 
 }
 
 // apply makes a token; a token is never changed.
-func (k tokenKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k tokenKind) apply(
+	ctx context.Context,
+	by caller,
+	r authrpc.Resource,
+) (out authrpc.ApplyResourceResponse, err error) {
 	if r.Metadata.Name != "" {
 		if err := identity.CheckWord("token", r.Metadata.Name); err != nil {
 			return out, invalidName("token", err)
@@ -78,7 +88,9 @@ func (k tokenKind) apply(ctx context.Context, by caller, r authrpc.Resource) (ou
 		return out, err
 	}
 	out.Created, out.Secret = true, secret.String()
-	out.Note = "this token is shown once; it is good for one machine until " + kept.Value.Expires.Format(time.RFC3339)
+	out.Note = "this token is shown once; it is good for one machine until " + kept.Value.Expires.Format(
+		time.RFC3339,
+	)
 	out.Resource, err = k.document(kept)
 	return out, err
 }

@@ -53,7 +53,13 @@ func (k userKind) document(ctx context.Context, u state.Stored[state.User]) (aut
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
-	return document("user", u.Key, u.Revision, userSpec{v.Roles}, userStatus{v.Name, v.Connector, v.Subject, v.Created, v.LastLogin, has})
+	return document(
+		"user",
+		u.Key,
+		u.Revision,
+		userSpec{v.Roles},
+		userStatus{v.Name, v.Connector, v.Subject, v.Created, v.LastLogin, has},
+	)
 }
 
 // find reads a person by connector/subject, or by name where only one has it.
@@ -83,7 +89,12 @@ func (k userKind) find(ctx context.Context, name string) (state.Stored[state.Use
 	case 1:
 		return same[0], nil
 	}
-	return u, fault.New(fault.Conflict, "resources", fmt.Sprintf("%d people are called %.80q", len(same), name), "name the one you mean by connector/subject: tsh get users")
+	return u, fault.New(
+		fault.Conflict,
+		"resources",
+		fmt.Sprintf("%d people are called %.80q", len(same), name),
+		"name the one you mean by connector/subject: tsh get users",
+	)
 }
 
 func (k userKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
@@ -96,18 +107,34 @@ func (k userKind) get(ctx context.Context, name string) (authrpc.Resource, error
 
 func (k userKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
 	got, err := k.cfg.State.ListUsers(ctx, p)
-	return documents(got, err, func(u state.Stored[state.User]) (authrpc.Resource, error) { return k.document(ctx, u) })
+	return documents(
+		got,
+		err,
+		func(u state.Stored[state.User]) (authrpc.Resource, error) { return k.document(ctx, u) },
+	)
 }
 
-func (k userKind) apply(ctx context.Context, by caller, r authrpc.Resource) (out authrpc.ApplyResourceResponse, err error) {
+func (k userKind) apply(
+	ctx context.Context,
+	by caller,
+	r authrpc.Resource,
+) (out authrpc.ApplyResourceResponse, err error) {
 	var spec userSpec
 	if err := readSpec(r, &spec); err != nil {
 		return out, err
 	}
 	old, err := k.find(ctx, r.Metadata.Name)
 	if fault.Is(err, fault.NotFound) {
-		return out, fault.Wrap(err, fault.NotFound, "resources.Apply", fmt.Sprintf("there is no user %.80q: a person is known from their first login on", r.Metadata.Name),
-			"let them log in once, then see: tsh get users")
+		return out, fault.Wrap(
+			err,
+			fault.NotFound,
+			"resources.Apply",
+			fmt.Sprintf(
+				"there is no user %.80q: a person is known from their first login on",
+				r.Metadata.Name,
+			),
+			"let them log in once, then see: tsh get users",
+		)
 	}
 	if err != nil {
 		return out, err
@@ -150,7 +177,8 @@ func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	// Their second factor goes as well: whoever may remove an administrator may stand in for one at the next enrolment.
+	// Their second factor goes as well: whoever may remove an administrator may stand in for one at the next
+	// enrolment.
 	if err := by.mayChangeRoles(slices.Concat(old.Value.Roles, old.Value.Mapped), nil); err != nil {
 		return err
 	}

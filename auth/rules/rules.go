@@ -1,8 +1,9 @@
 // Package rules answers: what are the signed rules now, and who is told?
 //
-// It turns roles and authorities as committed into the signed documents of internal/rules, and every ten seconds, and at once on a
-// change, signs a head over them. A document's bytes, revision and time come from the commit that made it, so every replica signs the
-// same. Heads are no facts of the store: the leader signs them after a quorum has confirmed it, and keeps the last one in memory.
+// It turns roles and authorities as committed into the signed documents of internal/rules, and every ten
+// seconds, and at once on a change, signs a head over them. A document's bytes, revision and time come from
+// the commit that made it, so every replica signs the same. Heads are no facts of the store: the leader signs
+// them after a quorum has confirmed it, and keeps the last one in memory.
 package rules
 
 import (
@@ -139,7 +140,12 @@ func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision
 		return nil, signed.Revision{}, err
 	}
 	if len(docs) == 0 {
-		return nil, signed.Revision{}, fault.New(fault.Internal, "rules.Publish", "the store holds no authorities document", "restore the data folder from a backup")
+		return nil, signed.Revision{}, fault.New(
+			fault.Internal,
+			"rules.Publish",
+			"the store holds no authorities document",
+			"restore the data folder from a backup",
+		)
 	}
 	out := make([]signed.Signed, len(docs))
 	for i, d := range docs {
@@ -165,15 +171,24 @@ func (p *Publisher) roles(ctx context.Context) (signed.Signed, signed.Revision, 
 	return s, rev, err
 }
 
-// setCurrent makes a set the current one. One that machines could not read is refused here, where an administrator can still be told.
+// setCurrent makes a set the current one. One that machines could not read is refused here, where an
+// administrator can still be told.
 func (p *Publisher) setCurrent(s signed.Set) error {
 	b, err := s.Encode()
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
 	if len(b) > signed.MaxSetBytes {
-		return fault.New(fault.Exhausted, "rules.Publish", fmt.Sprintf("the rules are %d bytes, more than %d: machines keep the last ones", len(b), signed.MaxSetBytes),
-			"remove roles that are not used")
+		return fault.New(
+			fault.Exhausted,
+			"rules.Publish",
+			fmt.Sprintf(
+				"the rules are %d bytes, more than %d: machines keep the last ones",
+				len(b),
+				signed.MaxSetBytes,
+			),
+			"remove roles that are not used",
+		)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -188,7 +203,12 @@ func (p *Publisher) Current() (signed.Set, <-chan struct{}, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.published {
-		return signed.Set{}, p.changed, fault.New(fault.Unavailable, "rules.Current", "this auth replica has not signed the rules yet", "try again in a moment")
+		return signed.Set{}, p.changed, fault.New(
+			fault.Unavailable,
+			"rules.Current",
+			"this auth replica has not signed the rules yet",
+			"try again in a moment",
+		)
 	}
 	return p.set, p.changed, nil
 }
@@ -211,20 +231,35 @@ func (p *Publisher) Watch(ctx context.Context, send func(signed.Set) error) erro
 	}
 }
 
-// Authorities returns the chain of the signed authorities documents: what people, who get no roles, trust machines by.
+// Authorities returns the chain of the signed authorities documents: what people, who get no roles, trust
+// machines by.
 func (p *Publisher) Authorities(ctx context.Context) ([]signed.Signed, error) {
 	chain, _, err := p.chain(ctx)
 	return chain, err
 }
 
 // FirstAuthorities makes the authorities document a cluster is born with, signed by the root key.
-func FirstAuthorities(root crypto.Signer, cluster string, a signed.Authorities, now time.Time) (state.Authorities, error) {
+func FirstAuthorities(
+	root crypto.Signer,
+	cluster string,
+	a signed.Authorities,
+	now time.Time,
+) (state.Authorities, error) {
 	body, err := json.Marshal(a)
 	if err != nil {
 		return state.Authorities{}, fmt.Errorf("encode authorities: %w", err)
 	}
 	// Birth is the first thing any log holds; no later document can come by an index this low.
 	rev := signed.Revision{Epoch: firstEpoch, Index: 1}
-	s, err := signed.SignDocument(root, signed.Document{Kind: signed.AuthoritiesKind, Cluster: cluster, Revision: rev, Time: now.UTC(), Body: body})
+	s, err := signed.SignDocument(
+		root,
+		signed.Document{
+			Kind:     signed.AuthoritiesKind,
+			Cluster:  cluster,
+			Revision: rev,
+			Time:     now.UTC(),
+			Body:     body,
+		},
+	)
 	return state.Authorities{Revision: rev, Signed: s}, err
 }

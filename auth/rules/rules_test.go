@@ -37,14 +37,31 @@ func newFixture(t *testing.T) *fixture {
 	root, err := p.keys.RootSigner()
 	p.must(err)
 	pub := p.keys.Public()
-	a := signed.Authorities{Root: pub.Root.Raw, UserX509: [][]byte{pub.UserX509[0].Raw}, ServiceX509: [][]byte{pub.ServiceX509[0].Raw},
-		UserSSH: [][]byte{pub.UserSSH[0].Marshal()}, HostSSH: [][]byte{pub.HostSSH[0].Marshal()}, Rules: [][]byte{pub.Rules[0]}}
+	a := signed.Authorities{
+		Root:        pub.Root.Raw,
+		UserX509:    [][]byte{pub.UserX509[0].Raw},
+		ServiceX509: [][]byte{pub.ServiceX509[0].Raw},
+		UserSSH: [][]byte{
+			pub.UserSSH[0].Marshal(),
+		},
+		HostSSH: [][]byte{pub.HostSSH[0].Marshal()},
+		Rules:   [][]byte{pub.Rules[0]},
+	}
 	first, err := rules.FirstAuthorities(root, cluster, a, time.Now())
 	p.must(err)
 	p.must(state.NewVault(p.st, keyringtest.Seal(t)).CreateCluster(t.Context(), state.InitialRecords{
-		Cluster: state.Cluster{Name: cluster, Created: time.Now()}, Keyring: json.RawMessage(`{}`), Authorities: first, Roles: []access.Role{{Name: "one"}},
+		Cluster: state.Cluster{
+			Name:    cluster,
+			Created: time.Now(),
+		}, Keyring: json.RawMessage(`{}`), Authorities: first, Roles: []access.Role{{Name: "one"}},
 	}))
-	p.cfg = rules.Config{State: p.st, Cluster: cluster, Signer: p.keys.RulesSigner, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	p.cfg = rules.Config{
+		State:   p.st,
+		Cluster: cluster,
+		Signer:  p.keys.RulesSigner,
+		Now:     time.Now,
+		Log:     slog.New(slog.DiscardHandler),
+	}
 	p.Publisher = rules.New(p.cfg)
 	return p
 }
@@ -113,7 +130,8 @@ func TestEveryReplicaSignsTheSameDocuments(t *testing.T) {
 	p.must(there.Publish(t.Context()))
 	other, _, err := there.Current()
 	p.must(err)
-	if string(here.Roles.Payload) != string(other.Roles.Payload) || string(here.Roles.Sig) != string(other.Roles.Sig) {
+	if string(here.Roles.Payload) != string(other.Roles.Payload) ||
+		string(here.Roles.Sig) != string(other.Roles.Sig) {
 		t.Errorf("got roles\n%s\nand\n%s, want the same bytes", here.Roles.Payload, other.Roles.Payload)
 	}
 }

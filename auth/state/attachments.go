@@ -30,12 +30,25 @@ type lastSeenRecord struct {
 	Time time.Time `json:"at"`
 }
 
-// An attachment is kept twice: by node, for whoever looks for the node, and by proxy, for that proxy's next report.
+// An attachment is kept twice: by node, for whoever looks for the node, and by proxy, for that proxy's next
+// report.
 var (
-	attachmentsByNode  = table[Attachment]{prefix: "attached/node/", noun: "attachment", remedy: "look at the node's log"}
-	attachmentsByProxy = table[Attachment]{prefix: "attached/proxy/", noun: "attachment", remedy: "look at the proxy's log"}
-	proxyLeases        = table[proxyLease]{prefix: "attached/lease/", noun: "lease of proxy", remedy: "report again"}
-	lastSeen           = table[lastSeenRecord]{prefix: "seen/", noun: "last sight of", remedy: "run: tsh ls"}
+	attachmentsByNode = table[Attachment]{
+		prefix: "attached/node/",
+		noun:   "attachment",
+		remedy: "look at the node's log",
+	}
+	attachmentsByProxy = table[Attachment]{
+		prefix: "attached/proxy/",
+		noun:   "attachment",
+		remedy: "look at the proxy's log",
+	}
+	proxyLeases = table[proxyLease]{
+		prefix: "attached/lease/",
+		noun:   "lease of proxy",
+		remedy: "report again",
+	}
+	lastSeen = table[lastSeenRecord]{prefix: "seen/", noun: "last sight of", remedy: "run: tsh ls"}
 )
 
 // AttachmentsByNode returns where the node is attached, without its signed word.
@@ -48,7 +61,10 @@ func (s *State) AttachmentsByNode(ctx context.Context, node identity.MachineID) 
 }
 
 // AttachmentsByProxy returns what the proxy last reported, by node.
-func (s *State) AttachmentsByProxy(ctx context.Context, proxy identity.MachineID) (map[identity.MachineID]Attachment, error) {
+func (s *State) AttachmentsByProxy(
+	ctx context.Context,
+	proxy identity.MachineID,
+) (map[identity.MachineID]Attachment, error) {
 	out := map[identity.MachineID]Attachment{}
 	for p := (Page{}); ; {
 		got, err := attachmentsByProxy.listUnder(ctx, s, string(proxy)+"/", p)
@@ -71,9 +87,13 @@ func (s *State) LastSeen(ctx context.Context, node identity.MachineID) (time.Tim
 	return got.Value.Time, err
 }
 
-// KeepProxyLease gives the proxy's lease its full time again, and reports whether there was one. Without one it makes one of length ttl, and
-// nothing is attached to the proxy yet. Keeping one writes nothing.
-func (s *State) KeepProxyLease(ctx context.Context, proxy identity.MachineID, ttl time.Duration) (kept bool, err error) {
+// KeepProxyLease gives the proxy's lease its full time again, and reports whether there was one. Without one
+// it makes one of length ttl, and nothing is attached to the proxy yet. Keeping one writes nothing.
+func (s *State) KeepProxyLease(
+	ctx context.Context,
+	proxy identity.MachineID,
+	ttl time.Duration,
+) (kept bool, err error) {
 	have, err := proxyLeases.getOrNew(ctx, s, string(proxy))
 	if err != nil {
 		return false, err
@@ -94,11 +114,17 @@ func (s *State) KeepProxyLease(ctx context.Context, proxy identity.MachineID, tt
 	return false, err
 }
 
-// attachmentsPerTxn is how many attachments change in one transaction: two writes and one for last seen each, well under raftstore's bound.
+// attachmentsPerTxn is how many attachments change in one transaction: two writes and one for last seen each,
+// well under raftstore's bound.
 const attachmentsPerTxn = 500
 
 // ChangeAttachments notes which nodes came to and which left the proxy, under its lease.
-func (s *State) ChangeAttachments(ctx context.Context, proxy identity.MachineID, came, left []Attachment, now time.Time) error {
+func (s *State) ChangeAttachments(
+	ctx context.Context,
+	proxy identity.MachineID,
+	came, left []Attachment,
+	now time.Time,
+) error {
 	have, err := proxyLeases.get(ctx, s, string(proxy))
 	if err != nil {
 		return err

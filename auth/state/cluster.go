@@ -35,7 +35,11 @@ const bootstrapRemedy = "run once: threshold start --bootstrap FILE"
 var (
 	clusters = table[Cluster]{prefix: "cluster/", noun: "cluster", remedy: bootstrapRemedy}
 	keyrings = table[json.RawMessage]{prefix: "keyring/", noun: "keyring", remedy: bootstrapRemedy}
-	replicas = table[Replica]{prefix: "replica/", noun: "auth replica", remedy: "start auth with the replica id it was born or joined with"}
+	replicas = table[Replica]{
+		prefix: "replica/",
+		noun:   "auth replica",
+		remedy: "start auth with the replica id it was born or joined with",
+	}
 )
 
 // Cluster returns the cluster's own record; fault NotFound before birth.
@@ -78,10 +82,17 @@ type NamedConnector struct {
 	Connector
 }
 
-// CreateCluster stores all of it in one transaction, so that a cluster is born whole or not at all; a store that holds a cluster is fault
-// Conflict.
+// CreateCluster stores all of it in one transaction, so that a cluster is born whole or not at all; a store
+// that holds a cluster is fault Conflict.
 func (v *Vault) CreateCluster(ctx context.Context, b InitialRecords) error {
-	c := change{conflict: fault.New(fault.Conflict, "state.GiveBirth", "this cluster was born already", "start without --bootstrap")}
+	c := change{
+		conflict: fault.New(
+			fault.Conflict,
+			"state.GiveBirth",
+			"this cluster was born already",
+			"start without --bootstrap",
+		),
+	}
 	clusters.create(&c, clusterKey, b.Cluster)
 	keyrings.create(&c, clusterKey, b.Keyring)
 	authorities.create(&c, b.Authorities.key(), b.Authorities)

@@ -9,7 +9,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Connector is one provider that may vouch for people. What Spec says is auth/oidc's affair; it holds no secret.
+// Connector is one provider that may vouch for people. What Spec says is auth/oidc's affair; it holds no
+// secret.
 type Connector struct {
 	Spec   json.RawMessage `json:"spec"`
 	Issuer string          `json:"realm,omitempty"` // whose subjects its people are: the issuer. It stays for good
@@ -21,15 +22,24 @@ type connectorRecord struct {
 	Sealed []byte `json:"sealed,omitempty"`
 }
 
-var connectors = table[connectorRecord]{prefix: "connectors/", noun: "connector", remedy: "run: tsh get connectors"}
+var connectors = table[connectorRecord]{
+	prefix: "connectors/",
+	noun:   "connector",
+	remedy: "run: tsh get connectors",
+}
 
-// issuerRecord is what a connector's name has stood for since it was first used. It outlives the connector, as its users do: a user is
-// (connector, subject), so behind another issuer the same subject would be somebody else, with the first one's roles.
+// issuerRecord is what a connector's name has stood for since it was first used. It outlives the connector,
+// as its users do: a user is (connector, subject), so behind another issuer the same subject would be
+// somebody else, with the first one's roles.
 type issuerRecord struct {
 	Issuer string `json:"of"`
 }
 
-var connectorIssuers = table[issuerRecord]{prefix: "realms/", noun: "realm of connector", remedy: "run: tsh get connectors"}
+var connectorIssuers = table[issuerRecord]{
+	prefix: "realms/",
+	noun:   "realm of connector",
+	remedy: "run: tsh get connectors",
+}
 
 // StoredConnector is a Connector as it was read.
 type StoredConnector struct {
@@ -78,9 +88,15 @@ func (s *State) HasConnector(ctx context.Context, name string) (bool, error) {
 	return rec.Revision != 0, err
 }
 
-// PutConnector writes the connector named old.Name. It is fault Conflict if old is no longer what is stored; an old that was not read
-// must not exist yet. A name that stood for another realm, even long ago, is refused.
-func (v *Vault) PutConnector(ctx context.Context, old StoredConnector, next Connector, events ...audit.Event) error {
+// PutConnector writes the connector named old.Name. It is fault Conflict if old is no longer what is stored;
+// an old that was not read must not exist yet. A name that stood for another realm, even long ago, is
+// refused.
+func (v *Vault) PutConnector(
+	ctx context.Context,
+	old StoredConnector,
+	next Connector,
+	events ...audit.Event,
+) error {
 	sealed, err := v.sealText(connectors.prefix+old.Name, next.Secret)
 	if err != nil {
 		return err
@@ -102,8 +118,16 @@ func (v *Vault) checkIssuer(ctx context.Context, c *change, name, of string) err
 	case have.Revision == 0:
 		connectorIssuers.create(c, name, issuerRecord{of})
 	case have.Value.Issuer != of:
-		return fault.New(fault.Conflict, "state.PutConnector", fmt.Sprintf("connector %q stands for the people of %s: with another issuer, strangers could get their roles", name, have.Value.Issuer),
-			"make a connector of another name for the other issuer")
+		return fault.New(
+			fault.Conflict,
+			"state.PutConnector",
+			fmt.Sprintf(
+				"connector %q stands for the people of %s: with another issuer, strangers could get their roles",
+				name,
+				have.Value.Issuer,
+			),
+			"make a connector of another name for the other issuer",
+		)
 	}
 	return nil
 }

@@ -66,15 +66,21 @@ func (s *State) ReadEvents(ctx context.Context, from uint64, limit int) ([]Numbe
 	return out, nil
 }
 
-// recentEvents remembers which events of a machine were stored last, so that sending them again after a lost answer is harmless.
+// recentEvents remembers which events of a machine were stored last, so that sending them again after a lost
+// answer is harmless.
 type recentEvents struct {
 	IDs []string `json:"ids"` // newest last
 }
 
-// maxRecentEvents is how many ids are remembered: a machine has one call in flight, of at most audit's 200 events.
+// maxRecentEvents is how many ids are remembered: a machine has one call in flight, of at most audit's 200
+// events.
 const maxRecentEvents = 400
 
-var recentEventIDs = table[recentEvents]{prefix: "sent/", noun: "record of sent events of", remedy: "send them again"}
+var recentEventIDs = table[recentEvents]{
+	prefix: "sent/",
+	noun:   "record of sent events of",
+	remedy: "send them again",
+}
 
 // AppendMachineEvents stores events that a machine sent, each id once.
 func (s *State) AppendMachineEvents(ctx context.Context, sender string, events []audit.Event) error {
@@ -107,7 +113,8 @@ func (s *State) AppendMachineEvents(ctx context.Context, sender string, events [
 
 const issuanceStream = "issued"
 
-// AppendIssuance stores the record of one issuance and the events it is part of. Concurrent calls share log entries.
+// AppendIssuance stores the record of one issuance and the events it is part of. Concurrent calls share log
+// entries.
 func (s *State) AppendIssuance(ctx context.Context, record json.RawMessage, events ...audit.Event) error {
 	var c change
 	c.appendRecord(issuanceStream, record)

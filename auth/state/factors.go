@@ -8,7 +8,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Factor is a person's second factor and the count of wrong codes against it. A person who never gave a code has none.
+// Factor is a person's second factor and the count of wrong codes against it. A person who never gave a code
+// has none.
 type Factor struct {
 	Secret      string    `json:"-"`                  // base32; empty: none is enrolled. Sealed at rest
 	LastStep    int64     `json:"step,omitempty"`     // the last time step that was burned: it and those before it are used up
@@ -26,7 +27,11 @@ type factorRecord struct {
 	Sealed []byte `json:"sealed,omitempty"`
 }
 
-var factors = table[factorRecord]{prefix: "factors/", noun: "second factor of", remedy: "log in to enrol one: tsh login"}
+var factors = table[factorRecord]{
+	prefix: "factors/",
+	noun:   "second factor of",
+	remedy: "log in to enrol one: tsh login",
+}
 
 // StoredFactor is a Factor as it was read, for PutFactor to compare with.
 type StoredFactor struct {
@@ -34,7 +39,8 @@ type StoredFactor struct {
 	record Stored[factorRecord]
 }
 
-// Factor returns the person's second factor. One who has no record gets an empty one, which PutFactor may write.
+// Factor returns the person's second factor. One who has no record gets an empty one, which PutFactor may
+// write.
 func (v *Vault) Factor(ctx context.Context, k identity.UserKey) (StoredFactor, error) {
 	rec, err := factors.getOrNew(ctx, v.state, UserID(k))
 	if err != nil {
@@ -45,8 +51,8 @@ func (v *Vault) Factor(ctx context.Context, k identity.UserKey) (StoredFactor, e
 	return out, err
 }
 
-// PutFactor writes f, with its events, if nobody wrote since old was read; else it is fault Conflict. This compare-and-set is what
-// burns a time step once in the whole cluster.
+// PutFactor writes f, with its events, if nobody wrote since old was read; else it is fault Conflict. This
+// compare-and-set is what burns a time step once in the whole cluster.
 func (v *Vault) PutFactor(ctx context.Context, old StoredFactor, f Factor, events ...audit.Event) error {
 	next := factorRecord{Factor: f, Sealed: old.record.Value.Sealed}
 	if f.Secret != old.Secret {

@@ -11,8 +11,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// PendingLogin has passed provider and second factor, and waits for tsh to fetch it with the one-time code. It is stored under the
-// code's hash, so that what is stored redeems nothing.
+// PendingLogin has passed provider and second factor, and waits for tsh to fetch it with the one-time code.
+// It is stored under the code's hash, so that what is stored redeems nothing.
 type PendingLogin struct {
 	Who       identity.Identity `json:"who"`
 	Mapped    []string          `json:"mapped,omitempty"` // those of Who's roles that the connector mapped
@@ -31,10 +31,12 @@ func (h CodeHash) key() string { return hex.EncodeToString(h[:]) }
 
 var logins = table[PendingLogin]{prefix: "logins/", noun: "login", remedy: "run: tsh login"}
 
-// sweepLimit is how many ended logins one new login clears away. It is more than one, so what was never fetched does not add up.
+// sweepLimit is how many ended logins one new login clears away. It is more than one, so what was never
+// fetched does not add up.
 const sweepLimit = 64
 
-// AddLogin stores a login for its one-time code and notes it on the person's record, which it makes at the first login.
+// AddLogin stores a login for its one-time code and notes it on the person's record, which it makes at the
+// first login.
 func (s *State) AddLogin(ctx context.Context, h CodeHash, p PendingLogin, events ...audit.Event) error {
 	return retryOnConflict(func() error {
 		old, err := users.getOrNew(ctx, s, UserID(p.Who.UserKey()))
@@ -76,14 +78,22 @@ func (s *State) sweepLogins(ctx context.Context, c *change, now time.Time) error
 	return nil
 }
 
-// PendingLogin returns the login stored under the hash of a code, or fault NotFound. Reading it spends nothing.
+// PendingLogin returns the login stored under the hash of a code, or fault NotFound. Reading it spends
+// nothing.
 func (s *State) PendingLogin(ctx context.Context, h CodeHash) (Stored[PendingLogin], error) {
 	return logins.get(ctx, s, h.key())
 }
 
 // RedeemLogin spends a login that was read. Of all who try, one succeeds; the others get fault Expired.
 func (s *State) RedeemLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
-	c := change{conflict: fault.New(fault.Expired, "state.TakeLogin", "this login was fetched already", logins.remedy)}
+	c := change{
+		conflict: fault.New(
+			fault.Expired,
+			"state.TakeLogin",
+			"this login was fetched already",
+			logins.remedy,
+		),
+	}
 	logins.remove(&c, l)
 	c.appendEvents(events...)
 	_, err := s.commit(ctx, &c)

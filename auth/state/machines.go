@@ -48,7 +48,8 @@ var (
 	publicNames  = table[publicNameRecord]{prefix: "public/", noun: "public name", remedy: "run: tsh ls"}
 )
 
-// NameReservation is how long the name of a removed machine can be taken by no other: as long as a certificate with that name may live.
+// NameReservation is how long the name of a removed machine can be taken by no other: as long as a
+// certificate with that name may live.
 const NameReservation = identity.MaxLifetime
 
 // Machine returns the machine with the id.
@@ -65,8 +66,8 @@ func (s *State) MachineByName(ctx context.Context, name string) (Stored[Machine]
 	return s.Machine(ctx, h.Value.ID)
 }
 
-// NameTaken reports whether a machine of the kind may not be called name: it is another's, reserved since a removal, or what proxies
-// are reached by.
+// NameTaken reports whether a machine of the kind may not be called name: it is another's, reserved since a
+// removal, or what proxies are reached by.
 func (s *State) NameTaken(ctx context.Context, name string, kind identity.Kind, now time.Time) (bool, error) {
 	h, err := machineNames.getOrNew(ctx, s, name)
 	if err != nil || h.Revision != 0 && !h.Value.free(now) {
@@ -78,8 +79,8 @@ func (s *State) NameTaken(ctx context.Context, name string, kind identity.Kind, 
 
 func (h nameRecord) free(now time.Time) bool { return !h.Until.IsZero() && !now.Before(h.Until) }
 
-// AddMachine stores a new machine under its name and spends the token that admits it, all or nothing. Fault Conflict means that name or
-// token were taken meanwhile: look again.
+// AddMachine stores a new machine under its name and spends the token that admits it, all or nothing. Fault
+// Conflict means that name or token were taken meanwhile: look again.
 func (s *State) AddMachine(ctx context.Context, m Machine, spent Stored[Token], events ...audit.Event) error {
 	var c change
 	machines.create(&c, string(m.ID), m)
@@ -103,7 +104,12 @@ func (s *State) claimName(ctx context.Context, c *change, m Machine) error {
 		return err
 	}
 	if h.Revision != 0 && !h.Value.free(m.Created) {
-		return fault.New(fault.Conflict, "state.AddMachine", "the name "+m.Name+" is taken", "choose another name")
+		return fault.New(
+			fault.Conflict,
+			"state.AddMachine",
+			"the name "+m.Name+" is taken",
+			"choose another name",
+		)
 	}
 	if m.Kind == identity.Node {
 		publicNames.requireMissing(c, m.Name)
@@ -112,7 +118,8 @@ func (s *State) claimName(ctx context.Context, c *change, m Machine) error {
 	return nil
 }
 
-// claimPublicNames notes a proxy's public names, and refuses one that a node has: the node's host certificate would speak for the proxy.
+// claimPublicNames notes a proxy's public names, and refuses one that a node has: the node's host certificate
+// would speak for the proxy.
 func (s *State) claimPublicNames(ctx context.Context, c *change, m Machine) error {
 	for _, n := range m.Aliases {
 		h, err := machineNames.getOrNew(ctx, s, n)
@@ -120,7 +127,12 @@ func (s *State) claimPublicNames(ctx context.Context, c *change, m Machine) erro
 			return err
 		}
 		if h.Revision != 0 && h.Value.Kind == identity.Node {
-			return fault.New(fault.Denied, "state.AddMachine", "the public name "+n+" is a node's", "give the proxy another public name, or remove the node first")
+			return fault.New(
+				fault.Denied,
+				"state.AddMachine",
+				"the public name "+n+" is a node's",
+				"give the proxy another public name, or remove the node first",
+			)
 		}
 		if n != m.Name {
 			if h.Revision == 0 {
@@ -133,13 +145,22 @@ func (s *State) claimPublicNames(ctx context.Context, c *change, m Machine) erro
 		if err != nil {
 			return err
 		}
-		publicNames.replaceOrCreate(c, p, publicNameRecord{Proxies: append(slices.Clone(p.Value.Proxies), m.ID)})
+		publicNames.replaceOrCreate(
+			c,
+			p,
+			publicNameRecord{Proxies: append(slices.Clone(p.Value.Proxies), m.ID)},
+		)
 	}
 	return nil
 }
 
 // ChangeMachine writes next over old; name, keys and id stay what they are.
-func (s *State) ChangeMachine(ctx context.Context, old Stored[Machine], next Machine, events ...audit.Event) (uint64, error) {
+func (s *State) ChangeMachine(
+	ctx context.Context,
+	old Stored[Machine],
+	next Machine,
+	events ...audit.Event,
+) (uint64, error) {
 	next.ID, next.Kind, next.Name, next.SSHKey, next.X509Key = old.Value.ID, old.Value.Kind, old.Value.Name, old.Value.SSHKey, old.Value.X509Key
 	var c change
 	machines.replace(&c, old, next)
@@ -149,7 +170,12 @@ func (s *State) ChangeMachine(ctx context.Context, old Stored[Machine], next Mac
 }
 
 // RecordRenewal writes down when the machine's certificates were issued.
-func (s *State) RecordRenewal(ctx context.Context, id identity.MachineID, now time.Time, events ...audit.Event) error {
+func (s *State) RecordRenewal(
+	ctx context.Context,
+	id identity.MachineID,
+	now time.Time,
+	events ...audit.Event,
+) error {
 	return retryOnConflict(func() error {
 		old, err := s.Machine(ctx, id)
 		if err != nil {
@@ -163,17 +189,29 @@ func (s *State) RecordRenewal(ctx context.Context, id identity.MachineID, now ti
 }
 
 // RemoveMachine forgets a machine and reserves its name. Its certificates renew no more.
-func (s *State) RemoveMachine(ctx context.Context, old Stored[Machine], now time.Time, events ...audit.Event) error {
+func (s *State) RemoveMachine(
+	ctx context.Context,
+	old Stored[Machine],
+	now time.Time,
+	events ...audit.Event,
+) error {
 	var c change
 	machines.remove(&c, old)
 	lastSeen.deleteKey(&c, old.Key)
-	machineNames.set(&c, old.Value.Name, nameRecord{ID: old.Value.ID, Kind: old.Value.Kind, Until: now.UTC().Add(NameReservation)})
+	machineNames.set(
+		&c,
+		old.Value.Name,
+		nameRecord{ID: old.Value.ID, Kind: old.Value.Kind, Until: now.UTC().Add(NameReservation)},
+	)
 	for _, n := range old.Value.Aliases {
 		p, err := publicNames.getOrNew(ctx, s, n)
 		if err != nil {
 			return err
 		}
-		rest := slices.DeleteFunc(slices.Clone(p.Value.Proxies), func(id identity.MachineID) bool { return id == old.Value.ID })
+		rest := slices.DeleteFunc(
+			slices.Clone(p.Value.Proxies),
+			func(id identity.MachineID) bool { return id == old.Value.ID },
+		)
 		if p.Revision != 0 && len(rest) == 0 {
 			publicNames.remove(&c, p)
 		} else if p.Revision != 0 {

@@ -21,7 +21,16 @@ func must(t *testing.T, err error) {
 // token stores one under the name.
 func token(t *testing.T, s *State, name string) Stored[Token] {
 	t.Helper()
-	_, err := s.AddToken(t.Context(), name, Token{Hash: []byte(name), Kind: identity.Node, Created: time.Now(), Expires: time.Now().Add(time.Minute)})
+	_, err := s.AddToken(
+		t.Context(),
+		name,
+		Token{
+			Hash:    []byte(name),
+			Kind:    identity.Node,
+			Created: time.Now(),
+			Expires: time.Now().Add(time.Minute),
+		},
+	)
 	must(t, err)
 	got, err := s.Token(t.Context(), name)
 	must(t, err)
@@ -29,7 +38,13 @@ func token(t *testing.T, s *State, name string) Stored[Token] {
 }
 
 func newMachine(kind identity.Kind, name string, aliases ...string) Machine {
-	return Machine{ID: identity.MachineID(NewID()), Kind: kind, Name: name, Aliases: aliases, Created: time.Now()}
+	return Machine{
+		ID:      identity.MachineID(NewID()),
+		Kind:    kind,
+		Name:    name,
+		Aliases: aliases,
+		Created: time.Now(),
+	}
 }
 
 func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
@@ -37,14 +52,20 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 	one := token(t, s, "one")
 	web := newMachine(identity.Node, "web")
 	must(t, s.AddMachine(t.Context(), web, one, audit.Event{Code: audit.MachineJoined, Time: time.Now()}))
-	if err := s.AddMachine(t.Context(), newMachine(identity.Node, "db"), one); !fault.Is(err, fault.Conflict) {
+	if err := s.AddMachine(t.Context(), newMachine(identity.Node, "db"), one); !fault.Is(
+		err,
+		fault.Conflict,
+	) {
 		t.Errorf("the token again: got %v, want a conflict", err)
 	}
 	if _, err := s.MachineByName(t.Context(), "db"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want no machine of a refused transaction", err)
 	}
 	two := token(t, s, "two")
-	if err := s.AddMachine(t.Context(), newMachine(identity.Node, "web"), two); !fault.Is(err, fault.Conflict) {
+	if err := s.AddMachine(t.Context(), newMachine(identity.Node, "web"), two); !fault.Is(
+		err,
+		fault.Conflict,
+	) {
 		t.Errorf("the name again: got %v, want a conflict", err)
 	}
 	spent, err := s.Token(t.Context(), "one")
@@ -83,7 +104,14 @@ func TestTokenEndsWithItsLease(t *testing.T) {
 
 func TestRemovedNamesStayReserved(t *testing.T) {
 	s := open(t)
-	must(t, s.AddMachine(t.Context(), newMachine(identity.Proxy, "edge", "access.example.com"), token(t, s, "one")))
+	must(
+		t,
+		s.AddMachine(
+			t.Context(),
+			newMachine(identity.Proxy, "edge", "access.example.com"),
+			token(t, s, "one"),
+		),
+	)
 	for name, kinds := range map[string][2]bool{"edge": {true, true}, "access.example.com": {true, false}, "free": {false, false}} {
 		for i, kind := range []identity.Kind{identity.Node, identity.Proxy} {
 			if got, err := s.NameTaken(t.Context(), name, kind, time.Now()); err != nil || got != kinds[i] {
@@ -99,7 +127,8 @@ func TestRemovedNamesStayReserved(t *testing.T) {
 			t.Errorf("%s after removal: got taken %v (%v), want %v", name, got, err, want)
 		}
 	}
-	if got, err := s.NameTaken(t.Context(), "edge", identity.Node, time.Now().Add(NameReservation+time.Second)); err != nil || got {
+	if got, err := s.NameTaken(t.Context(), "edge", identity.Node, time.Now().Add(NameReservation+time.Second)); err != nil ||
+		got {
 		t.Errorf("edge a day later: got taken %v (%v), want free", got, err)
 	}
 	late := newMachine(identity.Node, "edge")
@@ -114,7 +143,10 @@ func TestListMachinesPagesByNameAndKind(t *testing.T) {
 		if i == 2 {
 			kind = identity.Proxy
 		}
-		must(t, s.AddMachine(t.Context(), newMachine(kind, fmt.Sprintf("m-%d", i)), token(t, s, fmt.Sprint(i))))
+		must(
+			t,
+			s.AddMachine(t.Context(), newMachine(kind, fmt.Sprintf("m-%d", i)), token(t, s, fmt.Sprint(i))),
+		)
 	}
 	var got []string
 	for p := (Page{Limit: 3}); ; {
@@ -179,7 +211,12 @@ func TestManyAttachmentsFitTheirTransactions(t *testing.T) {
 	must(t, err)
 	many := make([]Attachment, 2*attachmentsPerTxn+1)
 	for i := range many {
-		many[i] = Attachment{Node: identity.MachineID(fmt.Sprintf("%032x", i)), ProxyID: proxy, Proxy: "edge", Since: time.Now()}
+		many[i] = Attachment{
+			Node:    identity.MachineID(fmt.Sprintf("%032x", i)),
+			ProxyID: proxy,
+			Proxy:   "edge",
+			Since:   time.Now(),
+		}
 		many[i].Signed.Payload, many[i].Signed.Sig = make([]byte, 300), make([]byte, 72)
 	}
 	must(t, s.ChangeAttachments(t.Context(), proxy, many, nil, time.Now()))

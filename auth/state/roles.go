@@ -13,8 +13,8 @@ import (
 // AdminRole is the built-in role of administrators. It cannot be removed, nor emptied.
 const AdminRole = "admin"
 
-// rulesVersion is written with every change of a kind of rules. Its revision is the document's, its time the document's time, so every replica
-// that signs makes the same bytes.
+// rulesVersion is written with every change of a kind of rules. Its revision is the document's, its time the
+// document's time, so every replica that signs makes the same bytes.
 type rulesVersion struct {
 	Time time.Time `json:"time"`
 }
@@ -24,7 +24,11 @@ const rolesVersionKey = "roles"
 var (
 	roles         = table[access.Role]{prefix: "role/", noun: "role", remedy: "run: tsh get roles"}
 	rulesVersions = table[rulesVersion]{prefix: "mark/", noun: "mark of", remedy: bootstrapRemedy}
-	authorities   = table[Authorities]{prefix: "authorities/", noun: "authorities document", remedy: bootstrapRemedy}
+	authorities   = table[Authorities]{
+		prefix: "authorities/",
+		noun:   "authorities document",
+		remedy: bootstrapRemedy,
+	}
 )
 
 // Authorities is one signed authorities document of the chain.
@@ -62,7 +66,13 @@ func (s *State) ListRoles(ctx context.Context, p Page) (Listing[access.Role], er
 }
 
 // PutRole stores a role over old (Revision 0: it must not exist yet).
-func (s *State) PutRole(ctx context.Context, old Stored[access.Role], r access.Role, now time.Time, events ...audit.Event) (uint64, error) {
+func (s *State) PutRole(
+	ctx context.Context,
+	old Stored[access.Role],
+	r access.Role,
+	now time.Time,
+	events ...audit.Event,
+) (uint64, error) {
 	var c change
 	old.Key = r.Name
 	roles.replaceOrCreate(&c, old, r)
@@ -70,14 +80,24 @@ func (s *State) PutRole(ctx context.Context, old Stored[access.Role], r access.R
 }
 
 // RemoveRole removes a role.
-func (s *State) RemoveRole(ctx context.Context, old Stored[access.Role], now time.Time, events ...audit.Event) error {
+func (s *State) RemoveRole(
+	ctx context.Context,
+	old Stored[access.Role],
+	now time.Time,
+	events ...audit.Event,
+) error {
 	var c change
 	roles.remove(&c, old)
 	_, err := s.commitRoles(ctx, &c, now, events)
 	return err
 }
 
-func (s *State) commitRoles(ctx context.Context, c *change, now time.Time, events []audit.Event) (uint64, error) {
+func (s *State) commitRoles(
+	ctx context.Context,
+	c *change,
+	now time.Time,
+	events []audit.Event,
+) (uint64, error) {
 	rulesVersions.set(c, rolesVersionKey, rulesVersion{Time: now.UTC()})
 	c.appendEvents(events...)
 	r, err := s.commit(ctx, c)
@@ -139,7 +159,11 @@ func (s *State) Policy(ctx context.Context) (access.Policy, error) {
 
 // AwaitRules waits until a rule changes after the revision.
 func (s *State) AwaitRules(ctx context.Context, after uint64) error {
-	now, err := rulesVersions.list(ctx, s, Page{}) // with the revision of the whole store, which a watch can always go on from
+	now, err := rulesVersions.list(
+		ctx,
+		s,
+		Page{},
+	) // with the revision of the whole store, which a watch can always go on from
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,9 @@
 // Package state answers: what does the cluster know?
 //
-// It turns domain records into raftstore commands and back, and is the only room that imports raftstore. Every record is versioned
-// JSON under a key prefix of its kind (table). What belongs together is gathered in a change and committed in one transaction, audit
-// events included: a fact and its event are both there, or neither is. The files of this package are one kind of record each.
+// It turns domain records into raftstore commands and back, and is the only room that imports raftstore.
+// Every record is versioned JSON under a key prefix of its kind (table). What belongs together is gathered in
+// a change and committed in one transaction, audit events included: a fact and its event are both there, or
+// neither is. The files of this package are one kind of record each.
 package state
 
 import (
@@ -27,7 +28,8 @@ type State struct {
 // New reads and writes through an open store.
 func New(store *raftstore.Store) *State { return &State{store: store} }
 
-// Linearize returns when what is read next shows every write acknowledged before the call; it fails when this replica does not lead.
+// Linearize returns when what is read next shows every write acknowledged before the call; it fails when this
+// replica does not lead.
 func (s *State) Linearize(ctx context.Context) error { return s.store.Linearize(ctx) }
 
 // Empty reports whether nothing was ever written: the cluster is unborn.
@@ -62,7 +64,8 @@ type table[T any] struct {
 	remedy string // when there is none: "run: tsh get roles"
 }
 
-// recordVersion is what this release writes around every record. A record of a later version is refused, not guessed at.
+// recordVersion is what this release writes around every record. A record of a later version is refused, not
+// guessed at.
 const recordVersion = 1
 
 // envelope is the stored form of a record. T itself only ever grows by fields that old releases may ignore.
@@ -98,7 +101,12 @@ func decode[T any](b []byte) (T, error) {
 func (t table[T]) get(ctx context.Context, s *State, key string) (Stored[T], error) {
 	it, err := s.store.Get(ctx, t.prefix+key)
 	if fault.Is(err, fault.NotFound) {
-		return Stored[T]{}, fault.New(fault.NotFound, "state.get", fmt.Sprintf("there is no %s %.80q", t.noun, key), t.remedy)
+		return Stored[T]{}, fault.New(
+			fault.NotFound,
+			"state.get",
+			fmt.Sprintf("there is no %s %.80q", t.noun, key),
+			t.remedy,
+		)
 	}
 	if err != nil {
 		return Stored[T]{}, err
@@ -110,8 +118,13 @@ func (t table[T]) stored(it raftstore.Item) (Stored[T], error) {
 	out := Stored[T]{Key: strings.TrimPrefix(it.Key, t.prefix), Revision: uint64(it.Modified), item: it}
 	var err error
 	if out.Value, err = decode[T](it.Value); err != nil {
-		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", fmt.Sprintf("the %s %.80q cannot be read by this release", t.noun, out.Key),
-			"run the newest release on every auth replica")
+		return Stored[T]{}, fault.Wrap(
+			err,
+			fault.Internal,
+			"state.get",
+			fmt.Sprintf("the %s %.80q cannot be read by this release", t.noun, out.Key),
+			"run the newest release on every auth replica",
+		)
 	}
 	return out, nil
 }
@@ -172,7 +185,8 @@ func (t table[T]) create(c *change, key string, v T) {
 	t.set(c, key, v)
 }
 
-// replace writes v over old, which must not have been changed since it was read. What old's lease would take, it still takes.
+// replace writes v over old, which must not have been changed since it was read. What old's lease would take,
+// it still takes.
 func (t table[T]) replace(c *change, old Stored[T], v T) {
 	c.require(raftstore.Unchanged(old.item))
 	t.setLeased(c, old.Key, v, old.item.Lease)
@@ -261,7 +275,12 @@ func (s *State) commit(ctx context.Context, c *change) (result, error) {
 	}
 	r, err := s.store.Commit(ctx, c.txn)
 	if fault.Is(err, fault.Conflict) {
-		said := fault.New(fault.Conflict, "state.commit", "somebody changed this meanwhile", "read it again and repeat the change")
+		said := fault.New(
+			fault.Conflict,
+			"state.commit",
+			"somebody changed this meanwhile",
+			"read it again and repeat the change",
+		)
 		if c.conflict != nil {
 			said = c.conflict
 		}
@@ -273,7 +292,8 @@ func (s *State) commit(ctx context.Context, c *change) (result, error) {
 	return result{Revision: uint64(r.Revision), Time: r.Time}, nil
 }
 
-// retryOnConflict carries out attempt until no condition of it fails for being overtaken, at most a few times.
+// retryOnConflict carries out attempt until no condition of it fails for being overtaken, at most a few
+// times.
 func retryOnConflict(attempt func() error) error {
 	var err error
 	for range 8 {

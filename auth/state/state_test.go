@@ -74,7 +74,8 @@ func TestReplaceRefusesAChangedRecord(t *testing.T) {
 
 func TestMissingRecordHasARemedy(t *testing.T) {
 	s := open(t)
-	if _, err := testRecords.get(t.Context(), s, "z"); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "run: tsh get fruits" {
+	if _, err := testRecords.get(t.Context(), s, "z"); !fault.Is(err, fault.NotFound) ||
+		fault.Remedy(err) != "run: tsh get fruits" {
 		t.Errorf("got %v with remedy %q, want not found with the kind's remedy", err, fault.Remedy(err))
 	}
 }
@@ -121,7 +122,8 @@ func TestMachineEventsAreStoredOnce(t *testing.T) {
 		}
 	}
 	got, err := s.ReadEvents(t.Context(), 0, 100)
-	if err != nil || len(got) != 2 || got[0].Event.ID != one.ID || got[1].Event.ID != two.ID || got[1].Number != 2 {
+	if err != nil || len(got) != 2 || got[0].Event.ID != one.ID || got[1].Event.ID != two.ID ||
+		got[1].Number != 2 {
 		t.Errorf("got %+v and %v, want both events once, in order", got, err)
 	}
 }

@@ -33,10 +33,15 @@ type tokenName struct {
 
 var (
 	tokens     = table[Token]{prefix: "token/", noun: "token", remedy: "run: tsh get tokens"}
-	tokenNames = table[tokenName]{prefix: "token-hash/", noun: "token", remedy: "make a new one: tsh token create"}
+	tokenNames = table[tokenName]{
+		prefix: "token-hash/",
+		noun:   "token",
+		remedy: "make a new one: tsh token create",
+	}
 )
 
-// tokenRetention is how long a token is remembered after its birth, so that a late user is told that it ended.
+// tokenRetention is how long a token is remembered after its birth, so that a late user is told that it
+// ended.
 const tokenRetention = 24 * time.Hour
 
 // AddToken stores a token under a name that is free.
@@ -45,7 +50,14 @@ func (s *State) AddToken(ctx context.Context, name string, t Token, events ...au
 	if err != nil {
 		return 0, err
 	}
-	c := change{conflict: fault.New(fault.Conflict, "state.AddToken", fmt.Sprintf("there is a token %.80q already", name), "choose another name, or remove it: tsh rm token NAME")}
+	c := change{
+		conflict: fault.New(
+			fault.Conflict,
+			"state.AddToken",
+			fmt.Sprintf("there is a token %.80q already", name),
+			"choose another name, or remove it: tsh rm token NAME",
+		),
+	}
 	tokens.requireMissing(&c, name)
 	tokens.setLeased(&c, name, t, lease)
 	tokenNames.setLeased(&c, hex.EncodeToString(t.Hash), tokenName{Name: name}, lease)

@@ -30,16 +30,21 @@ func (u User) UserKey() identity.UserKey {
 
 // FilterRoles narrows the roles that a certificate or a login says to those the person has now.
 func (u User) FilterRoles(said []string) []string {
-	return slices.DeleteFunc(slices.Clone(said), func(r string) bool { return !slices.Contains(u.Roles, r) && !slices.Contains(u.Mapped, r) })
+	return slices.DeleteFunc(
+		slices.Clone(said),
+		func(r string) bool { return !slices.Contains(u.Roles, r) && !slices.Contains(u.Mapped, r) },
+	)
 }
 
 var users = table[User]{prefix: "users/", noun: "user", remedy: "run: tsh get users"}
 
-// maxEscapedSubject is the longest escaped subject that stands in a key as it is; raftstore's keys have at most 1024 bytes.
+// maxEscapedSubject is the longest escaped subject that stands in a key as it is; raftstore's keys have at
+// most 1024 bytes.
 const maxEscapedSubject = 600
 
-// UserID is the key of the user's records: connector/subject with the subject escaped, so that no two users share one. A very long
-// subject is named by its hash, behind a second "/" that no escaped subject begins with.
+// UserID is the key of the user's records: connector/subject with the subject escaped, so that no two users
+// share one. A very long subject is named by its hash, behind a second "/" that no escaped subject begins
+// with.
 func UserID(k identity.UserKey) string {
 	if s := url.PathEscape(k.Subject); len(s) <= maxEscapedSubject {
 		return k.Connector + "/" + s
@@ -63,8 +68,8 @@ func (s *State) ListUsers(ctx context.Context, p Page) (Listing[User], error) {
 	return users.list(ctx, s, p)
 }
 
-// PutUser writes the person's record. It is fault Conflict if old is no longer what is stored; an old without a revision must not
-// exist yet.
+// PutUser writes the person's record. It is fault Conflict if old is no longer what is stored; an old without
+// a revision must not exist yet.
 func (s *State) PutUser(ctx context.Context, old Stored[User], u User, events ...audit.Event) error {
 	old.Key = UserID(u.UserKey())
 	var c change

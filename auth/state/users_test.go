@@ -13,7 +13,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// fakeSeal is a seal of its own kind: it binds the name and hides the text, which is all these tests ask of one.
+// fakeSeal is a seal of its own kind: it binds the name and hides the text, which is all these tests ask of
+// one.
 type fakeSeal struct{}
 
 func (fakeSeal) Seal(name string, plain []byte) ([]byte, error) {
@@ -128,7 +129,9 @@ func TestPutFactorComparesRevisions(t *testing.T) {
 	v := NewVault(open(t), fakeSeal{})
 	f, _ := v.Factor(t.Context(), alice)
 	for i, want := range []fault.Kind{"", fault.Conflict} {
-		if err := v.PutFactor(t.Context(), f, Factor{Secret: "JBSWY3DP", LastStep: int64(i)}); fault.KindOf(err) != want {
+		if err := v.PutFactor(t.Context(), f, Factor{Secret: "JBSWY3DP", LastStep: int64(i)}); fault.KindOf(
+			err,
+		) != want {
 			t.Errorf("write %d: got %v, want kind %q", i+1, err, want)
 		}
 	}
@@ -143,7 +146,8 @@ func TestConnectorsAreReadWithTheirSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, err := v.Connectors(t.Context())
-	if err != nil || len(all) != 1 || all[0].Name != "corp" || all[0].Secret != "s3cret" || string(all[0].Spec) != `{"type":"oidc"}` {
+	if err != nil || len(all) != 1 || all[0].Name != "corp" || all[0].Secret != "s3cret" ||
+		string(all[0].Spec) != `{"type":"oidc"}` {
 		t.Fatalf("got %+v and %v, want the one written", all, err)
 	}
 	if err := v.PutConnector(t.Context(), all[0], Connector{Spec: []byte(`{}`)}); err != nil {
@@ -167,8 +171,14 @@ func TestConnectorNameIsBoundToItsIssuer(t *testing.T) {
 	}
 	refused := func(when string) {
 		t.Helper()
-		if err := put("https://other.example"); !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Remedy(err), "another name") {
-			t.Errorf("%s: got %v (%s), want a conflict whose remedy is another name", when, err, fault.Remedy(err))
+		if err := put("https://other.example"); !fault.Is(err, fault.Conflict) ||
+			!strings.Contains(fault.Remedy(err), "another name") {
+			t.Errorf(
+				"%s: got %v (%s), want a conflict whose remedy is another name",
+				when,
+				err,
+				fault.Remedy(err),
+			)
 		}
 	}
 	for range 2 {
@@ -200,13 +210,20 @@ func TestInitialConnectorNameIsBoundToItsIssuer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := v.PutConnector(t.Context(), old, Connector{Spec: []byte(`{}`), Issuer: "https://other.example"}); !fault.Is(err, fault.Conflict) {
+	if err := v.PutConnector(t.Context(), old, Connector{Spec: []byte(`{}`), Issuer: "https://other.example"}); !fault.Is(
+		err,
+		fault.Conflict,
+	) {
 		t.Errorf("got %v, want a conflict", err)
 	}
 }
 
 func newPendingLogin(at time.Time) PendingLogin {
-	return PendingLogin{Who: identity.Identity{Kind: identity.User, Connector: "corp", Subject: "a/1", Name: "alice"}, AuthTime: at, Expires: at.Add(time.Minute)}
+	return PendingLogin{
+		Who:      identity.Identity{Kind: identity.User, Connector: "corp", Subject: "a/1", Name: "alice"},
+		AuthTime: at,
+		Expires:  at.Add(time.Minute),
+	}
 }
 
 func TestPendingLoginIsRedeemedOnce(t *testing.T) {
@@ -235,7 +252,8 @@ func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	if took.Load() != 1 {
 		t.Errorf("got %d successes, want 1", took.Load())
 	}
-	if u, err := s.User(t.Context(), alice); err != nil || u.Value.Name != "alice" || u.Value.LastLogin.IsZero() {
+	if u, err := s.User(t.Context(), alice); err != nil || u.Value.Name != "alice" ||
+		u.Value.LastLogin.IsZero() {
 		t.Errorf("got %+v and %v, want the person noted", u, err)
 	}
 }

@@ -4,14 +4,15 @@ import (
 	"context"
 )
 
-// Seal keeps secrets at rest. What was sealed under one name opens under no other. ca/keyring's seals are ones.
+// Seal keeps secrets at rest. What was sealed under one name opens under no other. ca/keyring's seals are
+// ones.
 type Seal interface {
 	Seal(name string, plaintext []byte) ([]byte, error)
 	Open(name string, sealed []byte) ([]byte, error)
 }
 
-// Vault reads and writes the records that hold secrets: connectors and second factors. Whoever has only a State can read neither, and
-// a stolen disk without the seal shows neither.
+// Vault reads and writes the records that hold secrets: connectors and second factors. Whoever has only a
+// State can read neither, and a stolen disk without the seal shows neither.
 type Vault struct {
 	state *State
 	seal  Seal

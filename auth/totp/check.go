@@ -26,7 +26,8 @@ const (
 	maxLockout   = time.Hour
 )
 
-// dummySecret is checked for people who have none, so that they cost the same work. Nobody holds it, and a match counts as none.
+// dummySecret is checked for people who have none, so that they cost the same work. Nobody holds it, and a
+// match counts as none.
 const dummySecret = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 type result int
@@ -83,10 +84,16 @@ func clearLockout(have state.Factor) state.Factor {
 	return have
 }
 
-// refuseReused: a used code is no guess, so it does not count towards the lock-out. The first time is noted, and so audited.
+// refuseReused: a used code is no guess, so it does not count towards the lock-out. The first time is noted,
+// and so audited.
 func refuseReused(have state.Factor, at int64) outcome {
 	j := outcome{result: codeReused, next: have, changed: at > have.ReusedStep,
-		err: fault.New(fault.Denied, opVerify, "this code was used already", "wait for the next one, then enter that")}
+		err: fault.New(
+			fault.Denied,
+			opVerify,
+			"this code was used already",
+			"wait for the next one, then enter that",
+		)}
 	j.next.ReusedStep = max(at, have.ReusedStep)
 	return j
 }
@@ -97,7 +104,12 @@ func refuseWrong(have state.Factor, now time.Time) outcome {
 	j.next.LockedUntil = time.Time{}
 	pause := lockoutAfter(j.next.WrongCodes)
 	if pause == 0 {
-		j.err = fault.New(fault.Denied, opVerify, "this code is wrong", "enter the code that the app shows now; if it stays wrong, let the phone set its clock by itself")
+		j.err = fault.New(
+			fault.Denied,
+			opVerify,
+			"this code is wrong",
+			"enter the code that the app shows now; if it stays wrong, let the phone set its clock by itself",
+		)
 		return j
 	}
 	j.next.LockedUntil = now.Add(pause).UTC()
@@ -131,7 +143,8 @@ func formatWait(d time.Duration) string {
 	return "1h"
 }
 
-// matchStep returns the newest step around now whose code it is. Every step is computed and compared, whichever one matches.
+// matchStep returns the newest step around now whose code it is. Every step is computed and compared,
+// whichever one matches.
 func matchStep(secret string, c parsedCode, now time.Time) (step int64, ok bool) {
 	real := secret != ""
 	if !real {
@@ -139,7 +152,11 @@ func matchStep(secret string, c parsedCode, now time.Time) (step int64, ok bool)
 	}
 	middle := now.Unix() / period
 	for at := middle - drift; at <= middle+drift; at++ {
-		want, err := hotp.GenerateCodeCustom(secret, uint64(at), hotp.ValidateOpts{Digits: otp.DigitsSix, Algorithm: otp.AlgorithmSHA1})
+		want, err := hotp.GenerateCodeCustom(
+			secret,
+			uint64(at),
+			hotp.ValidateOpts{Digits: otp.DigitsSix, Algorithm: otp.AlgorithmSHA1},
+		)
 		if err == nil && subtle.ConstantTimeCompare([]byte(want), []byte(c.totp)) == 1 {
 			step, ok = at, real
 		}

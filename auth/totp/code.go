@@ -30,10 +30,13 @@ var (
 // parsedCode is what was typed, in the one form that is compared: one of the two, the other is empty.
 type parsedCode struct{ totp, recovery string }
 
-// parseCode drops the spaces and dashes that people type and apps show. What has neither form is no guess, and costs nothing.
+// parseCode drops the spaces and dashes that people type and apps show. What has neither form is no guess,
+// and costs nothing.
 func parseCode(typed string) (parsedCode, error) {
 	if len(typed) <= maxInput {
-		s := strings.ToUpper(strings.NewReplacer(" ", "", "-", "", "\t", "", "\u00a0", "", "\r", "", "\n", "").Replace(typed))
+		s := strings.ToUpper(
+			strings.NewReplacer(" ", "", "-", "", "\t", "", "\u00a0", "", "\r", "", "\n", "").Replace(typed),
+		)
 		switch {
 		case totpRE.MatchString(s):
 			return parsedCode{totp: s}, nil
@@ -41,7 +44,12 @@ func parseCode(typed string) (parsedCode, error) {
 			return parsedCode{recovery: s}, nil
 		}
 	}
-	return parsedCode{}, fault.New(fault.Invalid, opVerify, "this is no code: one has six digits, a recovery code has sixteen letters and digits", "enter the code that the app shows now")
+	return parsedCode{}, fault.New(
+		fault.Invalid,
+		opVerify,
+		"this is no code: one has six digits, a recovery code has sixteen letters and digits",
+		"enter the code that the app shows now",
+	)
 }
 
 // newRecoveryCodes draws recovery codes, as they are shown and as they are stored.

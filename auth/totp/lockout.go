@@ -16,8 +16,8 @@ const (
 	maxAddresses        = 10_000
 )
 
-// addressLockout locks out addresses that wrong codes come from, in the memory of this replica. The lock-out by person, which is stored, is
-// the one that guards; this one slows a stranger who tries many people.
+// addressLockout locks out addresses that wrong codes come from, in the memory of this replica. The lock-out
+// by person, which is stored, is the one that guards; this one slows a stranger who tries many people.
 type addressLockout struct {
 	mu        sync.Mutex // guards seen
 	byNetwork map[netip.Prefix]addressRecord

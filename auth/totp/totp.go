@@ -1,12 +1,13 @@
 // Package totp answers: is the code right, and unused?
 //
-// Codes are those of RFC 6238 with SHA-1, six digits and steps of 30 s, one step of drift either way. A step is burned once, by
-// compare-and-set in the store, and with it all steps before it: on whichever replica the code is shown again, it is refused. Wrong
-// codes lock the person out for ever longer, also across restarts, and the address they came from. Ten recovery codes, each good once,
-// stand in for a lost device. Proof is the evidence of a right code: only Prove makes one.
+// Codes are those of RFC 6238 with SHA-1, six digits and steps of 30 s, one step of drift either way. A step
+// is burned once, by compare-and-set in the store, and with it all steps before it: on whichever replica the
+// code is shown again, it is refused. Wrong codes lock the person out for ever longer, also across restarts,
+// and the address they came from. Ten recovery codes, each good once, stand in for a lost device. Proof is
+// the evidence of a right code: only Prove makes one.
 //
-// Prove is called for people for whom a provider has vouched. It answers the same, after the same work, whether the code is wrong or
-// nobody of that name has a factor.
+// Prove is called for people for whom a provider has vouched. It answers the same, after the same work,
+// whether the code is wrong or nobody of that name has a factor.
 package totp
 
 import (
@@ -25,7 +26,8 @@ const (
 	MethodRecovery = "recovery"
 )
 
-// Store keeps second factors. PutFactor is fault Conflict when the factor was written since it was read. state.Vault is one.
+// Store keeps second factors. PutFactor is fault Conflict when the factor was written since it was read.
+// state.Vault is one.
 type Store interface {
 	Factor(ctx context.Context, who identity.UserKey) (state.StoredFactor, error)
 	PutFactor(ctx context.Context, old state.StoredFactor, f state.Factor, events ...audit.Event) error
@@ -52,7 +54,12 @@ type Service struct {
 // New makes a Service.
 func New(cfg Config) (*Service, error) {
 	if cfg.Store == nil || cfg.Issuer == "" {
-		return nil, fault.New(fault.Internal, "totp.New", "there is no store or no issuer", "report this: it is a defect")
+		return nil, fault.New(
+			fault.Internal,
+			"totp.New",
+			"there is no store or no issuer",
+			"report this: it is a defect",
+		)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -66,7 +73,8 @@ type Answer struct {
 	Code  string            // as typed
 	From  string            // the browser's address, for the lock-out and the audit log
 	Proxy string            // it came by
-	// Enrolment is the enrolment that was offered to this person in this login and waits to be confirmed; nil: none was.
+	// Enrolment is the enrolment that was offered to this person in this login and waits to be confirmed;
+	// nil: none was.
 	Enrolment *Enrolment
 }
 
@@ -95,14 +103,20 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 	if wait := s.addresses.lockedFor(a.From, s.now()); wait > 0 {
 		return Proof{}, lockedFault(wait, "too many wrong codes came from this address")
 	}
-	// Of those who show the same code at once one writes first; the others read again, and find the step burned.
+	// Of those who show the same code at once one writes first; the others read again, and find the step
+	// burned.
 	for range maxConflicts {
 		proof, err := s.verify(ctx, a, code)
 		if !fault.Is(err, fault.Conflict) {
 			return proof, err
 		}
 	}
-	return Proof{}, fault.New(fault.Unavailable, opVerify, "too many codes of this person are being checked at once", "wait for the next code, then try again")
+	return Proof{}, fault.New(
+		fault.Unavailable,
+		opVerify,
+		"too many codes of this person are being checked at once",
+		"wait for the next code, then try again",
+	)
 }
 
 // maxConflicts is more than a person's own browsers can cause.
@@ -118,7 +132,12 @@ func (s *Service) verify(ctx context.Context, a Answer, code parsedCode) (Proof,
 		return Proof{}, lockedFault(wait, "too many wrong codes were entered")
 	}
 	if a.Enrolment != nil && have.Secret != "" {
-		return Proof{}, fault.New(fault.Expired, opVerify, "a second factor was enrolled meanwhile", "start again: tsh login, and use the code of the app enrolled then")
+		return Proof{}, fault.New(
+			fault.Expired,
+			opVerify,
+			"a second factor was enrolled meanwhile",
+			"start again: tsh login, and use the code of the app enrolled then",
+		)
 	}
 	j := checkCode(have.Factor, a, code, now)
 	if j.changed {
@@ -147,7 +166,10 @@ func events(a Answer, j outcome, now time.Time) []audit.Event {
 	case j.result == codeWrong:
 		out = append(out, event(audit.LoginRefused, "wrong code"))
 		if !j.next.LockedUntil.IsZero() {
-			out = append(out, event(audit.FactorLocked, "locked until "+j.next.LockedUntil.UTC().Format(time.RFC3339)))
+			out = append(
+				out,
+				event(audit.FactorLocked, "locked until "+j.next.LockedUntil.UTC().Format(time.RFC3339)),
+			)
 		}
 	case j.result == codeReused:
 		out = append(out, event(audit.LoginRefused, "a code that was used already"))

@@ -19,7 +19,14 @@ import (
 	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
-var alice = identity.Identity{Kind: identity.User, Cluster: "example.com", Connector: "corp", Subject: "sub-alice", Name: "alice@example.com", LoginID: "l1"}
+var alice = identity.Identity{
+	Kind:      identity.User,
+	Cluster:   "example.com",
+	Connector: "corp",
+	Subject:   "sub-alice",
+	Name:      "alice@example.com",
+	LoginID:   "l1",
+}
 
 // fixture is a factor service over a real store, with a clock.
 type fixture struct {
@@ -33,7 +40,12 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	s := state.New(raftstoretest.Open(t))
-	d := &fixture{t: t, state: s, vault: state.NewVault(s, keyringtest.Seal(t)), now: time.Unix(1_800_000_000, 0)}
+	d := &fixture{
+		t:     t,
+		state: s,
+		vault: state.NewVault(s, keyringtest.Seal(t)),
+		now:   time.Unix(1_800_000_000, 0),
+	}
 	d.restart()
 	return d
 }
@@ -63,7 +75,10 @@ func (d *fixture) enrol() (secret string, recovery []string) {
 	if err != nil || offer == nil {
 		d.t.Fatalf("got %v and %v, want an offer", offer, err)
 	}
-	p, err := d.Verify(d.t.Context(), totp.Answer{Who: alice, Code: d.code(offer.Secret, d.now), Enrolment: offer})
+	p, err := d.Verify(
+		d.t.Context(),
+		totp.Answer{Who: alice, Code: d.code(offer.Secret, d.now), Enrolment: offer},
+	)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -79,8 +94,16 @@ func (d *fixture) verify(code string) error {
 
 func (d *fixture) wantFault(err error, kind fault.Kind, says string) {
 	d.t.Helper()
-	if !fault.Is(err, kind) || !strings.Contains(err.Error()+" "+fault.Remedy(err), says) || fault.Remedy(err) == "" {
-		d.t.Errorf("got %v (kind %s, remedy %q), want %s with %q", err, fault.KindOf(err), fault.Remedy(err), kind, says)
+	if !fault.Is(err, kind) || !strings.Contains(err.Error()+" "+fault.Remedy(err), says) ||
+		fault.Remedy(err) == "" {
+		d.t.Errorf(
+			"got %v (kind %s, remedy %q), want %s with %q",
+			err,
+			fault.KindOf(err),
+			fault.Remedy(err),
+			kind,
+			says,
+		)
 	}
 }
 
@@ -129,7 +152,8 @@ func TestEnrolmentIsStoredByItsFirstCorrectCode(t *testing.T) {
 		t.Fatal(err)
 	}
 	key, err := otp.NewKeyFromURL(offer.URI)
-	if err != nil || key.Secret() != offer.Secret || key.Issuer() != "example.com" || key.AccountName() != alice.Name {
+	if err != nil || key.Secret() != offer.Secret || key.Issuer() != "example.com" ||
+		key.AccountName() != alice.Name {
 		t.Errorf("got %s and %v, want secret, cluster and name in it", offer.URI, err)
 	}
 	_, err = d.Verify(t.Context(), totp.Answer{Who: alice, Code: d.wrongCode(offer.Secret), Enrolment: offer})
@@ -137,8 +161,12 @@ func TestEnrolmentIsStoredByItsFirstCorrectCode(t *testing.T) {
 	if has, _ := d.state.HasFactor(t.Context(), alice.UserKey()); has {
 		t.Error("got a factor after a wrong code, want none")
 	}
-	p, err := d.Verify(t.Context(), totp.Answer{Who: alice, Code: d.code(offer.Secret, d.now), Enrolment: offer})
-	if err != nil || p.Method() != totp.MethodTOTP || p.Who() != alice.UserKey() || len(p.RecoveryCodes()) != 10 {
+	p, err := d.Verify(
+		t.Context(),
+		totp.Answer{Who: alice, Code: d.code(offer.Secret, d.now), Enrolment: offer},
+	)
+	if err != nil || p.Method() != totp.MethodTOTP || p.Who() != alice.UserKey() ||
+		len(p.RecoveryCodes()) != 10 {
 		t.Fatalf("got %+v and %v, want alice enrolled with ten recovery codes", p, err)
 	}
 	d.wantFault(d.verify(d.code(offer.Secret, d.now)), fault.Denied, "used already")
@@ -230,7 +258,11 @@ func TestWrongCodesLockOutForDoublingTimes(t *testing.T) {
 	}
 	d.wantFault(d.verify(d.wrongCode(secret)), fault.Denied, "wrong") // the count began anew
 	if got := d.events(); count(got, audit.FactorLocked) != 9 || count(got, audit.LoginRefused) != 14 {
-		t.Errorf("got %d locks and %d refusals, want 9 and 14: nothing is written while locked", count(got, audit.FactorLocked), count(got, audit.LoginRefused))
+		t.Errorf(
+			"got %d locks and %d refusals, want 9 and 14: nothing is written while locked",
+			count(got, audit.FactorLocked),
+			count(got, audit.LoginRefused),
+		)
 	}
 }
 
@@ -271,7 +303,8 @@ func TestUserWithoutFactorGetsTheWrongCodeAnswer(t *testing.T) {
 	bob.Subject = "sub-bob"
 	for _, c := range []string{"123456", d.code(strings.Repeat("A", 32), d.now)} { // also with the code of the secret that stands in
 		_, unknown := d.Verify(t.Context(), totp.Answer{Who: bob, Code: c, From: "192.0.2.1:4711"})
-		if unknown == nil || known.Error() != unknown.Error() || fault.Remedy(known) != fault.Remedy(unknown) {
+		if unknown == nil || known.Error() != unknown.Error() ||
+			fault.Remedy(known) != fault.Remedy(unknown) {
 			t.Errorf("got %v and %v, want the same answer", known, unknown)
 		}
 	}
@@ -324,7 +357,8 @@ func TestRecoveryCodesAreBoundToTheirUser(t *testing.T) {
 	d.wantFault(err, fault.Denied, "wrong")
 }
 
-// proveConcurrently shows one code twenty times at once, on two replicas, and returns how often it was accepted.
+// proveConcurrently shows one code twenty times at once, on two replicas, and returns how often it was
+// accepted.
 func (d *fixture) proveConcurrently(code string) int {
 	one := d.Service
 	d.restart()

@@ -44,7 +44,8 @@ func FuzzParseCode(f *testing.F) {
 	})
 }
 
-// An office shares one address: its slips are forgiven as fast as they come, but not those of somebody who tries.
+// An office shares one address: its slips are forgiven as fast as they come, but not those of somebody who
+// tries.
 func TestOccasionalWrongCodesOfAnAddressAreForgiven(t *testing.T) {
 	for every, want := range map[time.Duration]bool{forgiveInterval: false, forgiveInterval / 2: true} {
 		var a addressLockout

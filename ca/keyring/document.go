@@ -19,10 +19,12 @@ import (
 // Version of the document this code writes and the newest it reads.
 const Version = 1
 
-// MaxBytes bounds the document: five authorities and a root take 5 kB; a rotation of all of them at once three times that.
+// MaxBytes bounds the document: five authorities and a root take 5 kB; a rotation of all of them at once
+// three times that.
 const MaxBytes = 256 << 10
 
-// Authority names one of the cluster's signing keys. Append only: the names are in the store and in the seal's associated data.
+// Authority names one of the cluster's signing keys. Append only: the names are in the store and in the
+// seal's associated data.
 type Authority string
 
 const (
@@ -34,7 +36,8 @@ const (
 	rules       Authority = "rules"
 )
 
-// authorities lists the five, in the order of their birth. The root stands apart: it signs two things in its life.
+// authorities lists the five, in the order of their birth. The root stands apart: it signs two things in its
+// life.
 var authorities = []Authority{userSSH, hostSSH, userX509, serviceX509, rules}
 
 // State says what a key is used for in a rotation. Append only.
@@ -79,13 +82,20 @@ type storedKey struct {
 	Sealed     []byte    `json:"sealed,omitempty"` // PKCS #8 under the seal; absent only for a root kept offline
 }
 
-// sealName binds a sealed key to its place: moved to another cluster, authority or generation it does not open.
+// sealName binds a sealed key to its place: moved to another cluster, authority or generation it does not
+// open.
 func sealName(cluster string, a Authority, generation int) string {
 	return fmt.Sprintf("threshold/keyring/1/%s/%s/%d", cluster, a, generation)
 }
 
 func damaged(what string, err error) error {
-	return fault.Wrap(err, fault.Internal, "keyring.Open", "the stored keyring is damaged: "+what, "restore the auth store from a backup")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"keyring.Open",
+		"the stored keyring is damaged: "+what,
+		"restore the auth store from a backup",
+	)
 }
 
 func decode(raw []byte) (*document, error) {
@@ -97,8 +107,12 @@ func decode(raw []byte) (*document, error) {
 		return nil, damaged("unreadable", err)
 	}
 	if d.V > Version {
-		return nil, fault.New(fault.Invalid, "keyring.Open", fmt.Sprintf("the stored keyring is of version %d, this program reads up to %d", d.V, Version),
-			"start the newer release of threshold that wrote it")
+		return nil, fault.New(
+			fault.Invalid,
+			"keyring.Open",
+			fmt.Sprintf("the stored keyring is of version %d, this program reads up to %d", d.V, Version),
+			"start the newer release of threshold that wrote it",
+		)
 	}
 	if d.V < 1 {
 		return nil, damaged("no version", errors.New("v is missing"))
@@ -148,14 +162,20 @@ func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
 		return nil, damaged(string(s.Authority)+" has no readable public key", err)
 	}
 	if !s.Authority.fits(e.public) {
-		return nil, damaged(fmt.Sprintf("%s has a key of a wrong type", s.Authority), fmt.Errorf("%T", e.public))
+		return nil, damaged(
+			fmt.Sprintf("%s has a key of a wrong type", s.Authority),
+			fmt.Errorf("%T", e.public),
+		)
 	}
 	if s.Authority.hasCert() {
 		if e.cert, err = x509.ParseCertificate(s.Cert); err != nil {
 			return nil, damaged(string(s.Authority)+" has no readable certificate", err)
 		}
 		if !bytes.Equal(e.cert.RawSubjectPublicKeyInfo, s.Public) {
-			return nil, damaged(fmt.Sprintf("%s's certificate is of another key", s.Authority), errors.New("public keys differ"))
+			return nil, damaged(
+				fmt.Sprintf("%s's certificate is of another key", s.Authority),
+				errors.New("public keys differ"),
+			)
 		}
 	}
 	if s.Authority == root && len(s.Sealed) == 0 {
@@ -173,7 +193,10 @@ func (s storedKey) unseal(cluster string, seal Seal) (*secret, error) {
 	defer clear(plain)
 	key, err := x509.ParsePKCS8PrivateKey(plain)
 	if err != nil {
-		return nil, damaged(string(s.Authority)+" has no readable private key", errors.New("not PKCS #8")) // the cause could quote key bytes
+		return nil, damaged(
+			string(s.Authority)+" has no readable private key",
+			errors.New("not PKCS #8"),
+		) // the cause could quote key bytes
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {

@@ -30,14 +30,27 @@ const (
 // maxCN is the upper bound of a commonName or organizationName (RFC 5280 appendix A.1, ub-common-name).
 const maxCN = 64
 
-// Generate makes the cluster's root and its five authorities and saves them. A store that holds keys already gives fault.Conflict.
+// Generate makes the cluster's root and its five authorities and saves them. A store that holds keys already
+// gives fault.Conflict.
 func Generate(ctx context.Context, cluster string, st Store, seal Seal, now time.Time) (*Keyring, error) {
 	const op = "keyring.Birth"
 	if err := identity.CheckCluster(cluster); err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, op, "the cluster name is not usable", "choose a lower-case domain name, as access.example.com")
+		return nil, fault.Wrap(
+			err,
+			fault.Invalid,
+			op,
+			"the cluster name is not usable",
+			"choose a lower-case domain name, as access.example.com",
+		)
 	}
 	born := func(err error) error {
-		return fault.Wrap(err, fault.Conflict, op, "this cluster was born already", "start without --bootstrap")
+		return fault.Wrap(
+			err,
+			fault.Conflict,
+			op,
+			"this cluster was born already",
+			"start without --bootstrap",
+		)
 	}
 	switch _, err := st.Load(ctx); {
 	case err == nil:
@@ -82,8 +95,15 @@ func newDocument(cluster string, seal Seal, now time.Time) (*document, error) {
 	return doc, nil
 }
 
-// addAuthority makes one authority's first key and, for X.509, its certificate: service-x509 under the root, user-x509 under itself.
-func (d *document) addAuthority(a Authority, rootCert *x509.Certificate, rootKey crypto.Signer, seal Seal, now time.Time) error {
+// addAuthority makes one authority's first key and, for X.509, its certificate: service-x509 under the root,
+// user-x509 under itself.
+func (d *document) addAuthority(
+	a Authority,
+	rootCert *x509.Certificate,
+	rootKey crypto.Signer,
+	seal Seal,
+	now time.Time,
+) error {
 	key, err := newKey(a)
 	if err != nil {
 		return err
@@ -101,7 +121,13 @@ func (d *document) addAuthority(a Authority, rootCert *x509.Certificate, rootKey
 	return d.addKey(a, key, cert, seal, now)
 }
 
-func (d *document) addKey(a Authority, key crypto.Signer, cert *x509.Certificate, seal Seal, now time.Time) error {
+func (d *document) addKey(
+	a Authority,
+	key crypto.Signer,
+	cert *x509.Certificate,
+	seal Seal,
+	now time.Time,
+) error {
 	const generation = 1
 	plain, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -132,8 +158,18 @@ func newKey(a Authority) (crypto.Signer, error) {
 }
 
 // signAuthority signs the certificate of an X.509 authority, by itself where parent is nil.
-func signAuthority(a Authority, cluster string, now time.Time, pub crypto.PublicKey, parent *x509.Certificate, key crypto.Signer) (*x509.Certificate, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) // 127 random bits: positive in 16 octets
+func signAuthority(
+	a Authority,
+	cluster string,
+	now time.Time,
+	pub crypto.PublicKey,
+	parent *x509.Certificate,
+	key crypto.Signer,
+) (*x509.Certificate, error) {
+	serial, err := rand.Int(
+		rand.Reader,
+		new(big.Int).Lsh(big.NewInt(1), 127),
+	) // 127 random bits: positive in 16 octets
 	if err != nil {
 		return nil, fmt.Errorf("draw a serial: %w", err)
 	}

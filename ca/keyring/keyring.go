@@ -1,11 +1,13 @@
 // Package keyring answers: which keys sign now?
 //
-// A cluster has one root and five authorities, each with a key of its own: user-ssh, host-ssh, user-x509, service-x509 and rules. They
-// are born together, kept as one versioned document in a Store, and every private key in it is sealed under a key that the Store never
-// sees (Seal). Opening the document proves each key: what unseals must match the public part and certificate beside it, so whoever can
-// write to the store but has no seal cannot slip in a key that verifiers would trust.
+// A cluster has one root and five authorities, each with a key of its own: user-ssh, host-ssh, user-x509,
+// service-x509 and rules. They are born together, kept as one versioned document in a Store, and every
+// private key in it is sealed under a key that the Store never sees (Seal). Opening the document proves each
+// key: what unseals must match the public part and certificate beside it, so whoever can write to the store
+// but has no seal cannot slip in a key that verifiers would trust.
 //
-// Only ca and the wiring of auth call it. A Keyring does not change once opened and is safe for concurrent use.
+// Only ca and the wiring of auth call it. A Keyring does not change once opened and is safe for concurrent
+// use.
 package keyring
 
 import (
@@ -29,7 +31,8 @@ import (
 type Store interface {
 	// Load returns the document, or fault.NotFound when the cluster is unborn.
 	Load(ctx context.Context) ([]byte, error)
-	// Save replaces old by new, or creates new where old is nil. It gives fault.Conflict when what is kept is not old.
+	// Save replaces old by new, or creates new where old is nil. It gives fault.Conflict when what is kept is
+	// not old.
 	Save(ctx context.Context, old, new []byte) error
 }
 
@@ -57,7 +60,13 @@ func Open(ctx context.Context, st Store, seal Seal) (*Keyring, error) {
 	const op = "keyring.Open"
 	raw, err := st.Load(ctx)
 	if fault.Is(err, fault.NotFound) {
-		return nil, fault.Wrap(err, fault.NotFound, op, "this cluster has no keys yet", "run once: threshold start --bootstrap FILE")
+		return nil, fault.Wrap(
+			err,
+			fault.NotFound,
+			op,
+			"this cluster has no keys yet",
+			"run once: threshold start --bootstrap FILE",
+		)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the keyring: %w", err)
@@ -91,7 +100,8 @@ func (d *document) open(seal Seal) (*Keyring, error) {
 	return k, k.makeSSH()
 }
 
-// checkTrees holds that the root and user-x509 sign themselves, that every service-x509 hangs under the root, and that all are authorities.
+// checkTrees holds that the root and user-x509 sign themselves, that every service-x509 hangs under the root,
+// and that all are authorities.
 func (k *Keyring) checkTrees() error {
 	if err := k.root.cert.CheckSignatureFrom(k.root.cert); err != nil {
 		return fmt.Errorf("root: %w", err)
@@ -148,7 +158,8 @@ func (k *Keyring) UserX509() (*x509.Certificate, crypto.Signer) {
 	return e.cert, e.key
 }
 
-// ServiceX509 signs X.509 certificates of nodes, proxies and auth. The certificate is an intermediate under Root.
+// ServiceX509 signs X.509 certificates of nodes, proxies and auth. The certificate is an intermediate under
+// Root.
 func (k *Keyring) ServiceX509() (*x509.Certificate, crypto.Signer) {
 	e := k.active(serviceX509)
 	return e.cert, e.key
@@ -157,10 +168,16 @@ func (k *Keyring) ServiceX509() (*x509.Certificate, crypto.Signer) {
 // RulesSigner signs the rules documents: Ed25519.
 func (k *Keyring) RulesSigner() crypto.Signer { return k.active(rules).key }
 
-// RootSigner signs the first authorities document, and in emergencies. It fails when the root key is kept offline.
+// RootSigner signs the first authorities document, and in emergencies. It fails when the root key is kept
+// offline.
 func (k *Keyring) RootSigner() (crypto.Signer, error) {
 	if k.root.key == nil {
-		return nil, fault.New(fault.Unavailable, "keyring.RootSigner", "the cluster root key is kept offline", "bring the root key back for this ceremony")
+		return nil, fault.New(
+			fault.Unavailable,
+			"keyring.RootSigner",
+			"the cluster root key is kept offline",
+			"bring the root key back for this ceremony",
+		)
 	}
 	return k.root.key, nil
 }
@@ -190,7 +207,9 @@ func (k *Keyring) sshKeys(a Authority) []ssh.PublicKey {
 	for _, e := range k.sets[a] {
 		pub, err := ssh.NewPublicKey(e.public)
 		if err != nil {
-			panic("keyring: an opened SSH authority has no SSH key: " + err.Error()) // open proved the key type
+			panic(
+				"keyring: an opened SSH authority has no SSH key: " + err.Error(),
+			) // open proved the key type
 		}
 		out = append(out, pub)
 	}
@@ -205,8 +224,8 @@ func (k *Keyring) certs(a Authority) []*x509.Certificate {
 	return out
 }
 
-// Wipe overwrites the private keys, as far as Go lets a program do so: the standard library may hold derived copies until they are
-// collected. Every later signature fails.
+// Wipe overwrites the private keys, as far as Go lets a program do so: the standard library may hold derived
+// copies until they are collected. Every later signature fails.
 func (k *Keyring) Wipe() {
 	for _, set := range k.sets {
 		for _, e := range set {

@@ -53,11 +53,14 @@ func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again.Pin() != k.Pin() || again.Cluster() != cluster || !bytes.Equal(again.UserSSH().PublicKey().Marshal(), k.UserSSH().PublicKey().Marshal()) {
+	if again.Pin() != k.Pin() || again.Cluster() != cluster ||
+		!bytes.Equal(again.UserSSH().PublicKey().Marshal(), k.UserSSH().PublicKey().Marshal()) {
 		t.Errorf("got %v, want %v", again, k)
 	}
 	p := again.Public()
-	if len(p.UserSSH) != 1 || len(p.HostSSH) != 1 || len(p.UserX509) != 1 || len(p.ServiceX509) != 1 || len(p.Rules) != 1 || p.Root == nil {
+	if len(p.UserSSH) != 1 || len(p.HostSSH) != 1 || len(p.UserX509) != 1 || len(p.ServiceX509) != 1 ||
+		len(p.Rules) != 1 ||
+		p.Root == nil {
 		t.Fatalf("got %+v, want one key of each", p)
 	}
 	msg := []byte("rules")
@@ -70,7 +73,8 @@ func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sig, err = rootKey.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil || p.Root.CheckSignature(x509.ECDSAWithSHA256, msg, sig) != nil {
+	if sig, err = rootKey.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil ||
+		p.Root.CheckSignature(x509.ECDSAWithSHA256, msg, sig) != nil {
 		t.Errorf("got %v, want a root signature that verifies", err)
 	}
 }
@@ -82,7 +86,12 @@ func TestUserAndServiceTreesAreSeparate(t *testing.T) {
 	for _, c := range []*x509.Certificate{p.Root, p.UserX509[0], p.ServiceX509[0]} {
 		keys[string(c.RawSubjectPublicKeyInfo)] = true
 		if !c.IsCA || c.NotBefore != createdAt.Add(-identity.Skew) {
-			t.Errorf("%s: got CA %v from %s, want an authority from a minute before birth", c.Subject, c.IsCA, c.NotBefore)
+			t.Errorf(
+				"%s: got CA %v from %s, want an authority from a minute before birth",
+				c.Subject,
+				c.IsCA,
+				c.NotBefore,
+			)
 		}
 	}
 	for _, pub := range []ssh{p.UserSSH[0], p.HostSSH[0]} {
@@ -171,13 +180,22 @@ func (s *brokenStore) Save(context.Context, []byte, []byte) error { return s.sav
 
 func TestStoreFailuresAreNotTakenForAnEmptyStore(t *testing.T) {
 	down := fault.New(fault.Unavailable, "store", "no leader", "wait")
-	if _, err := keyring.Generate(t.Context(), cluster, &brokenStore{load: down}, keyringtest.Seal(t), createdAt); !errors.Is(err, down) {
+	if _, err := keyring.Generate(t.Context(), cluster, &brokenStore{load: down}, keyringtest.Seal(t), createdAt); !errors.Is(
+		err,
+		down,
+	) {
 		t.Errorf("got %v, want the store's error", err)
 	}
-	if _, err := keyring.Generate(t.Context(), cluster, &brokenStore{save: down}, keyringtest.Seal(t), createdAt); !errors.Is(err, down) {
+	if _, err := keyring.Generate(t.Context(), cluster, &brokenStore{save: down}, keyringtest.Seal(t), createdAt); !errors.Is(
+		err,
+		down,
+	) {
 		t.Errorf("got %v, want the store's error", err)
 	}
-	if _, err := keyring.Open(t.Context(), &brokenStore{load: down}, keyringtest.Seal(t)); !errors.Is(err, down) {
+	if _, err := keyring.Open(t.Context(), &brokenStore{load: down}, keyringtest.Seal(t)); !errors.Is(
+		err,
+		down,
+	) {
 		t.Errorf("got %v, want the store's error", err)
 	}
 	_, err := keyring.Open(t.Context(), new(keyringtest.Store), keyringtest.Seal(t))
@@ -383,7 +401,12 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 		slog.New(slog.NewTextHandler(&log, nil)).Info("x", "v", v)
 		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "v", v)
 		in := struct{ v any }{v} // fmt walks into unexported fields without asking for Format or String
-		shown[what] = slices.Concat(b, log.Bytes(), fmt.Appendf(nil, "%v %+v %#v %s %x %d", v, v, v, v, v, v), fmt.Appendf(nil, "%v %+v %#v %s %x %d", in, in, in, in, in, in))
+		shown[what] = slices.Concat(
+			b,
+			log.Bytes(),
+			fmt.Appendf(nil, "%v %+v %#v %s %x %d", v, v, v, v, v, v),
+			fmt.Appendf(nil, "%v %+v %#v %s %x %d", in, in, in, in, in, in),
+		)
 	}
 	if len(spy.seen) != 6 {
 		t.Fatalf("got %d sealed keys, want 6", len(spy.seen))
@@ -399,7 +422,8 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 	}
 }
 
-// encodings are the ways in which a private key could show: raw, in hex, in base64, and as fmt prints a byte slice.
+// encodings are the ways in which a private key could show: raw, in hex, in base64, and as fmt prints a byte
+// slice.
 func encodings(t *testing.T, der []byte) [][]byte {
 	t.Helper()
 	key, err := x509.ParsePKCS8PrivateKey(der)
@@ -418,7 +442,12 @@ func encodings(t *testing.T, der []byte) [][]byte {
 		t.Fatalf("unexpected key %T", key)
 	}
 	secret = secret[4:28] // a part, so that another framing does not hide it
-	return [][]byte{secret, fmt.Appendf(nil, "%x", secret), []byte(strings.Trim(fmt.Sprint(secret), "[]")), []byte(base64.StdEncoding.EncodeToString(secret))}
+	return [][]byte{
+		secret,
+		fmt.Appendf(nil, "%x", secret),
+		[]byte(strings.Trim(fmt.Sprint(secret), "[]")),
+		[]byte(base64.StdEncoding.EncodeToString(secret)),
+	}
 }
 
 // decodeAll decodes every base64 string of a JSON document into one heap of bytes.

@@ -78,7 +78,10 @@ func TestSealURI(t *testing.T) {
 		_, err := keyring.OpenSeal(u)
 		wantFault(t, u, err, fault.Invalid)
 	}
-	if _, err := keyring.OpenSeal("pkcs11:token=x"); !strings.Contains(fault.Message(err), "what exists: file") {
+	if _, err := keyring.OpenSeal("pkcs11:token=x"); !strings.Contains(
+		fault.Message(err),
+		"what exists: file",
+	) {
 		t.Errorf("got %q, want it to name what exists", fault.Message(err))
 	}
 }
@@ -105,7 +108,12 @@ func TestSealFileIsPrivateAndNeverOverwritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFault(t, "through a dangling link", keyring.CreateSealFile(link), fault.Conflict)
-	wantFault(t, "no folder", keyring.CreateSealFile(filepath.Join(t.TempDir(), "no", "seal.key")), fault.Internal)
+	wantFault(
+		t,
+		"no folder",
+		keyring.CreateSealFile(filepath.Join(t.TempDir(), "no", "seal.key")),
+		fault.Internal,
+	)
 }
 
 func TestSealFileAccessibleToOthersIsRefused(t *testing.T) {

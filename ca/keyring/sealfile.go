@@ -28,16 +28,40 @@ func CreateSealFile(path string) error {
 	const op = "keyring.CreateSealFile"
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return fault.Wrap(err, fault.Conflict, op, "the seal key file "+path+" exists already", "keep it: what it sealed opens with no other key")
+		return fault.Wrap(
+			err,
+			fault.Conflict,
+			op,
+			"the seal key file "+path+" exists already",
+			"keep it: what it sealed opens with no other key",
+		)
 	}
 	if err != nil {
-		return fault.Wrap(err, fault.Internal, op, "the seal key file cannot be made", "check the folder of "+path)
+		return fault.Wrap(
+			err,
+			fault.Internal,
+			op,
+			"the seal key file cannot be made",
+			"check the folder of "+path,
+		)
 	}
 	if err := errors.Join(writeSealKey(f), f.Close()); err != nil {
-		return fault.Wrap(errors.Join(err, os.Remove(path)), fault.Internal, op, "the seal key file cannot be written", "check space and rights of "+path)
+		return fault.Wrap(
+			errors.Join(err, os.Remove(path)),
+			fault.Internal,
+			op,
+			"the seal key file cannot be written",
+			"check space and rights of "+path,
+		)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return fault.Wrap(err, fault.Internal, op, "the folder of the seal key file cannot be synced", "check the disk of "+path)
+		return fault.Wrap(
+			err,
+			fault.Internal,
+			op,
+			"the folder of the seal key file cannot be synced",
+			"check the disk of "+path,
+		)
 	}
 	return nil
 }
@@ -66,23 +90,48 @@ func syncDir(dir string) error {
 // readSealFile reads the key. The caller overwrites it after use.
 func readSealFile(path string) ([]byte, error) {
 	const op = "keyring.OpenSeal"
-	// O_NONBLOCK so that a FIFO in its place cannot hang the start; O_NOFOLLOW so that the file checked is the file named.
+	// O_NONBLOCK so that a FIFO in its place cannot hang the start; O_NOFOLLOW so that the file checked is
+	// the file named.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.NotFound, op, "the seal key file "+path+" cannot be opened", "put the seal key there, as a plain file of this account")
+		return nil, fault.Wrap(
+			err,
+			fault.NotFound,
+			op,
+			"the seal key file "+path+" cannot be opened",
+			"put the seal key there, as a plain file of this account",
+		)
 	}
 	defer f.Close()
 	if err := checkSealFile(f); err != nil {
-		return nil, fault.Wrap(err, fault.Denied, op, "the seal key file "+path+" is not safe to use: "+err.Error(), "run: chown this account and chmod 600 "+path)
+		return nil, fault.Wrap(
+			err,
+			fault.Denied,
+			op,
+			"the seal key file "+path+" is not safe to use: "+err.Error(),
+			"run: chown this account and chmod 600 "+path,
+		)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSealFile))
 	defer clear(text)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Internal, op, "the seal key file "+path+" cannot be read", "check the disk")
+		return nil, fault.Wrap(
+			err,
+			fault.Internal,
+			op,
+			"the seal key file "+path+" cannot be read",
+			"check the disk",
+		)
 	}
 	block, rest := pem.Decode(text)
-	if block == nil || block.Type != sealPEMType || len(block.Bytes) != chacha20poly1305.KeySize || len(bytes.TrimSpace(rest)) != 0 {
-		return nil, fault.New(fault.Invalid, op, "the file "+path+" is not a seal key", "restore the seal key from where it is kept")
+	if block == nil || block.Type != sealPEMType || len(block.Bytes) != chacha20poly1305.KeySize ||
+		len(bytes.TrimSpace(rest)) != 0 {
+		return nil, fault.New(
+			fault.Invalid,
+			op,
+			"the file "+path+" is not a seal key",
+			"restore the seal key from where it is kept",
+		)
 	}
 	return block.Bytes, nil
 }

@@ -10,9 +10,9 @@ import (
 	"sync"
 )
 
-// secret is a private key that signs and shows nothing of itself: not in fmt, not in JSON, not in a log. The key lies behind a function
-// because fmt, given a mistaken verb, walks into the unexported fields of whatever struct holds a value and past its Format method; of
-// a function it prints the address.
+// secret is a private key that signs and shows nothing of itself: not in fmt, not in JSON, not in a log. The
+// key lies behind a function because fmt, given a mistaken verb, walks into the unexported fields of whatever
+// struct holds a value and past its Format method; of a function it prints the address.
 type secret struct {
 	pub crypto.PublicKey
 

@@ -50,7 +50,13 @@ func demo(ctx context.Context, listen, data string, out io.Writer) (err error) {
 	}
 	defer logFile.Close()
 
-	c := &cluster{dir: dir, front: front, proxy: front.Addr().String(), log: slog.New(slog.NewTextHandler(logFile, nil)), stack: lifecycle.New(ctx)}
+	c := &cluster{
+		dir:   dir,
+		front: front,
+		proxy: front.Addr().String(),
+		log:   slog.New(slog.NewTextHandler(logFile, nil)),
+		stack: lifecycle.New(ctx),
+	}
 	if c.world, err = loadWorld(dir); err != nil {
 		return err
 	}
@@ -84,7 +90,13 @@ func open(listen, inUse string) (net.Listener, error) {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fault.Wrap(err, fault.Conflict, "demo", listen+" is in use by another program", inUse)
 	}
-	return l, fault.Wrap(err, fault.Invalid, "demo", "cannot listen on "+listen, "give an address of this machine and a free port: --listen 127.0.0.1:9443")
+	return l, fault.Wrap(
+		err,
+		fault.Invalid,
+		"demo",
+		"cannot listen on "+listen,
+		"give an address of this machine and a free port: --listen 127.0.0.1:9443",
+	)
 }
 
 func folder(data string) (dir string, remove func(), err error) {
@@ -96,7 +108,13 @@ func folder(data string) (dir string, remove func(), err error) {
 		return "", nil, err
 	}
 	err = os.MkdirAll(dir, 0o700)
-	return dir, func() {}, fault.Wrap(err, fault.Invalid, "demo", "cannot use the folder "+dir, "give a folder that you may write to: --data DIR")
+	return dir, func() {}, fault.Wrap(
+		err,
+		fault.Invalid,
+		"demo",
+		"cannot use the folder "+dir,
+		"give a folder that you may write to: --data DIR",
+	)
 }
 
 // cluster is everything the demo runs.
@@ -129,7 +147,10 @@ func (c *cluster) start(ctx context.Context) error {
 }
 
 func (c *cluster) startProvider() error {
-	l, err := open(c.world.Provider, "end that program: a demo over the same folder, perhaps; or begin in another folder: --data DIR")
+	l, err := open(
+		c.world.Provider,
+		"end that program: a demo over the same folder, perhaps; or begin in another folder: --data DIR",
+	)
 	if err != nil {
 		return err
 	}
@@ -139,9 +160,15 @@ func (c *cluster) startProvider() error {
 		return err
 	}
 	provider, err := oidctest.New(oidctest.Config{
-		Issuer:  c.world.issuer(),
-		Clients: []oidctest.Client{{ID: clientID, Secret: c.world.ClientSecret, Redirects: []string{"https://" + c.proxy + authrpc.CallbackPath("demo")}}},
-		Users:   c.world.users(),
+		Issuer: c.world.issuer(),
+		Clients: []oidctest.Client{
+			{
+				ID:        clientID,
+				Secret:    c.world.ClientSecret,
+				Redirects: []string{"https://" + c.proxy + authrpc.CallbackPath("demo")},
+			},
+		},
+		Users: c.world.users(),
 	})
 	if err != nil {
 		return errors.Join(err, l.Close())
@@ -165,8 +192,16 @@ func (c *cluster) startAuth(ctx context.Context) (addr string, err error) {
 	if err != nil {
 		return "", err
 	}
-	c.auth, err = auth.New(auth.Config{Dir: filepath.Join(c.dir, "auth"), Listener: l, Bootstrap: c.world.bootstrap(), BootstrapName: "bootstrap.yaml",
-		ResumeBootstrap: true, ReplicaID: "auth-1", Version: version, Log: c.log.With("part", "auth")})
+	c.auth, err = auth.New(auth.Config{
+		Dir:             filepath.Join(c.dir, "auth"),
+		Listener:        l,
+		Bootstrap:       c.world.bootstrap(),
+		BootstrapName:   "bootstrap.yaml",
+		ResumeBootstrap: true,
+		ReplicaID:       "auth-1",
+		Version:         version,
+		Log:             c.log.With("part", "auth"),
+	})
 	if err != nil {
 		return "", err
 	}
@@ -180,7 +215,12 @@ func (c *cluster) startAuth(ctx context.Context) (addr string, err error) {
 func (c *cluster) caFile() string { return filepath.Join(c.dir, "ca.pem") }
 
 // token invites a machine that is no member yet.
-func (c *cluster) token(ctx context.Context, dir string, kind identity.Kind, labels identity.Labels) (string, error) {
+func (c *cluster) token(
+	ctx context.Context,
+	dir string,
+	kind identity.Kind,
+	labels identity.Labels,
+) (string, error) {
 	if member.Exists(dir) {
 		return "", nil
 	}
@@ -197,8 +237,10 @@ func (c *cluster) startProxy(ctx context.Context, authAddr string) error {
 	if err != nil {
 		return err
 	}
-	p, err := proxy.New(proxy.Config{Listener: c.front, Public: []string{c.proxy}, Dir: dir, AuthAddr: authAddr, Token: token,
-		Name: "demo-proxy", Version: version, Log: c.log.With("part", "proxy")})
+	p, err := proxy.New(
+		proxy.Config{Listener: c.front, Public: []string{c.proxy}, Dir: dir, AuthAddr: authAddr, Token: token,
+			Name: "demo-proxy", Version: version, Log: c.log.With("part", "proxy")},
+	)
 	if err != nil {
 		return err
 	}
@@ -212,8 +254,10 @@ func (c *cluster) startNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, err := node.New(node.Config{Dir: dir, Proxies: []string{c.proxy}, Token: token, Name: nodeName, Version: version,
-		Drain: time.Second, Log: c.log.With("part", "node")})
+	n, err := node.New(
+		node.Config{Dir: dir, Proxies: []string{c.proxy}, Token: token, Name: nodeName, Version: version,
+			Drain: time.Second, Log: c.log.With("part", "node")},
+	)
 	if err != nil {
 		return err
 	}

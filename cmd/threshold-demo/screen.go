@@ -52,7 +52,8 @@ func (c *cluster) printWelcome(out io.Writer) {
 	tsh := "bin/tsh"
 	if me, err := os.Executable(); err == nil {
 		if wd, err := os.Getwd(); err == nil {
-			if rel, err := filepath.Rel(wd, filepath.Join(filepath.Dir(me), "tsh")); err == nil && !strings.HasPrefix(rel, "..") {
+			if rel, err := filepath.Rel(wd, filepath.Join(filepath.Dir(me), "tsh")); err == nil &&
+				!strings.HasPrefix(rel, "..") {
 				tsh = rel
 			}
 		}
@@ -90,7 +91,8 @@ func (c *cluster) goodbye() string {
 	return "; its data stays in " + c.dir
 }
 
-// showCodes prints everybody's current code until ctx ends: on a terminal in one line that counts down, else a line for each step.
+// showCodes prints everybody's current code until ctx ends: on a terminal in one line that counts down, else
+// a line for each step.
 func showCodes(ctx context.Context, out io.Writer, people []person) error {
 	f, ok := out.(*os.File)
 	live := ok && term.IsTerminal(int(f.Fd()))
@@ -105,7 +107,12 @@ func showCodes(ctx context.Context, out io.Writer, people []person) error {
 			return err
 		}
 		if live {
-			fmt.Fprintf(out, "\r  %s   (%2d s left)\x1b[K", line, int(codeStep.Seconds())-now.Second()%int(codeStep.Seconds()))
+			fmt.Fprintf(
+				out,
+				"\r  %s   (%2d s left)\x1b[K",
+				line,
+				int(codeStep.Seconds())-now.Second()%int(codeStep.Seconds()),
+			)
 		} else {
 			fmt.Fprintf(out, "  %s  %s\n", now.Format(time.TimeOnly), line)
 		}

@@ -86,7 +86,15 @@ func (w *world) users() []oidctest.User {
 	var out []oidctest.User
 	for _, p := range w.People {
 		name, _, _ := strings.Cut(p.Email, "@")
-		out = append(out, oidctest.User{Email: p.Email, Password: p.Password, Subject: "demo-" + name, Claims: map[string]any{"groups": p.Roles}})
+		out = append(
+			out,
+			oidctest.User{
+				Email:    p.Email,
+				Password: p.Password,
+				Subject:  "demo-" + name,
+				Claims:   map[string]any{"groups": p.Roles},
+			},
+		)
 	}
 	return out
 }
@@ -131,7 +139,8 @@ spec:
 `, clusterName, filepath.Join(filepath.Dir(w.file), "seal.key"), w.issuer(), clientID, w.ClientSecret, w.Account)
 }
 
-// enrolPeople takes each person through a first login in the browser's way, so that the codes of the demo's terminal work.
+// enrolPeople takes each person through a first login in the browser's way, so that the codes of the demo's
+// terminal work.
 func (c *cluster) enrolPeople(ctx context.Context) error {
 	for i := range c.world.People {
 		if p := &c.world.People[i]; !p.Enrolled {
@@ -148,7 +157,10 @@ const nowhere = "http://127.0.0.1:1/callback"
 
 func (c *cluster) enrol(ctx context.Context, p *person) error {
 	// The challenge commits to keys that do not exist: this login can never be redeemed.
-	address := "https://" + c.proxy + "/login?challenge=" + strings.Repeat("A", 43) + "&state=enrolment-of-demo&callback=" + nowhere
+	address := "https://" + c.proxy + "/login?challenge=" + strings.Repeat(
+		"A",
+		43,
+	) + "&state=enrolment-of-demo&callback=" + nowhere
 	page, err := formbrowser.New(c.roots(), nowhere).Open(ctx, address)
 	if err != nil {
 		return err
@@ -172,14 +184,16 @@ func (c *cluster) enrol(ctx context.Context, p *person) error {
 	return c.world.save()
 }
 
-// proveEnrolment shows the code of the step before, so that the present one is still unused when somebody logs in at once.
+// proveEnrolment shows the code of the step before, so that the present one is still unused when somebody
+// logs in at once.
 func proveEnrolment(ctx context.Context, page *formbrowser.Page, p *person) error {
 	for range 2 { // the step may end between the two: then the code was two steps old, and the next is not
 		code, err := totp.GenerateCode(p.TOTPSecret, time.Now().Add(-codeStep))
 		if err != nil {
 			return err
 		}
-		if page, err = page.Submit(ctx, map[string]string{"code": code}); err != nil || !page.HasField("code") {
+		if page, err = page.Submit(ctx, map[string]string{"code": code}); err != nil ||
+			!page.HasField("code") {
 			return err
 		}
 	}

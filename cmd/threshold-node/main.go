@@ -1,4 +1,5 @@
-// Command threshold-node is the agent: it makes this machine reachable through the cluster without opening a port.
+// Command threshold-node is the agent: it makes this machine reachable through the cluster without opening a
+// port.
 package main
 
 import (
@@ -19,12 +20,13 @@ import (
 
 var version = "dev"
 
-// gcPercent makes the agent keep less memory after a burst of sessions, for some processor time within one: half of what it was is as much
-// as it may be without a collection for every megabyte that a client sends.
+// gcPercent makes the agent keep less memory after a burst of sessions, for some processor time within one:
+// half of what it was is as much as it may be without a collection for every megabyte that a client sends.
 const gcPercent = 50
 
-// memoryLimit is what the runtime keeps to by collecting more often, rather than to let garbage pile up while many sessions move a lot. What is
-// in use has no limit by it; it leaves room above that, or the runtime would do nothing but collect.
+// memoryLimit is what the runtime keeps to by collecting more often, rather than to let garbage pile up while
+// many sessions move a lot. What is in use has no limit by it; it leaves room above that, or the runtime
+// would do nothing but collect.
 const memoryLimit = 16 << 20
 
 func main() {
@@ -81,14 +83,27 @@ func begin(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return err
 	}
 	if o.check {
-		fmt.Fprintf(stdout, "%s: ok, dials %s\n", first(o.file, "the command line"), strings.Join(cfg.Proxies, ", "))
+		fmt.Fprintf(
+			stdout,
+			"%s: ok, dials %s\n",
+			first(o.file, "the command line"),
+			strings.Join(cfg.Proxies, ", "),
+		)
 		return nil
 	}
 	if o.token != "" {
-		log.Warn("the join token stands on the command line, where others on this machine can read it", "better", "--token-file FILE, or "+tokenVariable)
+		log.Warn(
+			"the join token stands on the command line, where others on this machine can read it",
+			"better",
+			"--token-file FILE, or "+tokenVariable,
+		)
 	}
 	if egress.HasPassword(o.httpsProxy) {
-		log.Warn("the HTTP proxy's password stands on the command line, where others on this machine can read it", "better", "https_proxy in the file")
+		log.Warn(
+			"the HTTP proxy's password stands on the command line, where others on this machine can read it",
+			"better",
+			"https_proxy in the file",
+		)
 	}
 	_ = os.Unsetenv(tokenVariable) // nothing that this process starts needs it
 	return serve(ctx, n, s, log)

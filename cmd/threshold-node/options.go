@@ -65,25 +65,26 @@ type options struct {
 
 // file is the configuration file.
 type file struct {
-	Kind    string `yaml:"kind" config:"required"`    // node
+	Kind    string `yaml:"kind"    config:"required"` // node
 	Version string `yaml:"version" config:"required"` // v1
-	Spec    spec   `yaml:"spec" config:"required"`
+	Spec    spec   `yaml:"spec"    config:"required"`
 }
 
 // spec has what the flags have, but for the token itself, which belongs in a file of its own.
 type spec struct {
-	Proxies   config.Strings    `yaml:"proxies" config:"required"`
+	Proxies   config.Strings    `yaml:"proxies"     config:"required"`
 	TokenFile string            `yaml:"token_file"`
 	Data      string            `yaml:"data"`
 	Name      string            `yaml:"name"`
 	Labels    map[string]string `yaml:"labels"`
-	// HTTPSProxy is the company's HTTP proxy on the way to the cluster, and NoProxy what is reached without it. Where they are empty, the
-	// environment's HTTPS_PROXY and NO_PROXY count.
+	// HTTPSProxy is the company's HTTP proxy on the way to the cluster, and NoProxy what is reached without
+	// it. Where they are empty, the environment's HTTPS_PROXY and NO_PROXY count.
 	HTTPSProxy string `yaml:"https_proxy"`
 	NoProxy    string `yaml:"no_proxy"`
 	// Log is how much the log tells, and in which form. Flags win over it.
 	Log daemon.Log `yaml:"log"`
-	// Health is an address on loopback that answers /healthz and /readyz. Empty means none: the agent listens on nothing.
+	// Health is an address on loopback that answers /healthz and /readyz. Empty means none: the agent listens
+	// on nothing.
 	Health string `yaml:"health"`
 	// Drain is how long sessions may go on after SIGTERM. Zero means 10s; at most 1h.
 	Drain time.Duration `yaml:"drain"`
@@ -156,15 +157,40 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.Usage = func() { fmt.Fprint(flags.Output(), usage); flags.PrintDefaults() }
 	flags.StringVar(&o.file, "config", "", "read the configuration `FILE`; flags win over it")
 	flags.Var(&o.proxies, "proxy", "`HOST:PORT` of the cluster's public port; may be repeated")
-	flags.StringVar(&o.token, "token", "", "the join `TOKEN`; others can read it in ps, so prefer --token-file")
+	flags.StringVar(
+		&o.token,
+		"token",
+		"",
+		"the join `TOKEN`; others can read it in ps, so prefer --token-file",
+	)
 	flags.StringVar(&o.tokenFile, "token-file", "", "read the join token from `FILE`")
-	flags.StringVar(&o.data, "data", "", "keep keys in `DIR` (default "+systemData+", or the user's own state directory)")
+	flags.StringVar(
+		&o.data,
+		"data",
+		"",
+		"keep keys in `DIR` (default "+systemData+", or the user's own state directory)",
+	)
 	flags.StringVar(&o.name, "name", "", "the `NAME` to wish for (default this machine's host name)")
 	flags.Var(o.labels, "label", "a label `KEY=VALUE` to wish for; may be repeated")
-	flags.StringVar(&o.httpsProxy, "https-proxy", "", "the `URL` of an HTTP proxy on the way to the cluster (default $HTTPS_PROXY); put one with a password into the file")
-	flags.StringVar(&o.log.Level, "log-level", "", "`LEVEL` of the log: debug, info, warn or error (default info)")
+	flags.StringVar(
+		&o.httpsProxy,
+		"https-proxy",
+		"",
+		"the `URL` of an HTTP proxy on the way to the cluster (default $HTTPS_PROXY); put one with a password into the file",
+	)
+	flags.StringVar(
+		&o.log.Level,
+		"log-level",
+		"",
+		"`LEVEL` of the log: debug, info, warn or error (default info)",
+	)
 	flags.StringVar(&o.log.Format, "log-format", "", "`FORM` of the log: text or json (default text)")
-	flags.BoolVar(&o.check, "check", false, "say what is wrong with the flags and the file, and start nothing")
+	flags.BoolVar(
+		&o.check,
+		"check",
+		false,
+		"say what is wrong with the flags and the file, and start nothing",
+	)
 	flags.BoolVar(&o.showVersion, "version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -201,7 +227,13 @@ func (o options) read() (s spec, err error) {
 	}
 	b, err := os.ReadFile(o.file)
 	if err != nil {
-		return s, fault.Wrap(err, fault.Invalid, "", "the configuration file "+o.file+" cannot be read: "+reason(err), "name another with --config")
+		return s, fault.Wrap(
+			err,
+			fault.Invalid,
+			"",
+			"the configuration file "+o.file+" cannot be read: "+reason(err),
+			"name another with --config",
+		)
 	}
 	var f file
 	err = config.Decode(o.file, b, &f)
@@ -210,7 +242,13 @@ func (o options) read() (s spec, err error) {
 
 // config puts flags, file and environment together.
 func (o options) config(s spec, env func(string) (string, bool)) (node.Config, error) {
-	cfg := node.Config{Proxies: pick(o.proxies, list(s.Proxies)), Dir: first(o.data, s.Data), Name: first(o.name, s.Name), Labels: identity.Labels(s.Labels), Drain: s.Drain}
+	cfg := node.Config{
+		Proxies: pick(o.proxies, list(s.Proxies)),
+		Dir:     first(o.data, s.Data),
+		Name:    first(o.name, s.Name),
+		Labels:  identity.Labels(s.Labels),
+		Drain:   s.Drain,
+	}
 	if len(o.labels) > 0 {
 		cfg.Labels = identity.Labels(o.labels)
 	}
@@ -218,9 +256,19 @@ func (o options) config(s spec, env func(string) (string, bool)) (node.Config, e
 		cfg.Proxies[i] = withPort(p)
 	}
 	if len(cfg.Proxies) == 0 {
-		return node.Config{}, fault.New(fault.Invalid, "", "there is no proxy to dial", "give the cluster's address, as --proxy proxy.example.com:443, or write "+defaultConfig)
+		return node.Config{}, fault.New(
+			fault.Invalid,
+			"",
+			"there is no proxy to dial",
+			"give the cluster's address, as --proxy proxy.example.com:443, or write "+defaultConfig,
+		)
 	}
-	cfg.Egress = egress.Config{HTTPSProxy: first(o.httpsProxy, s.HTTPSProxy), NoProxy: s.NoProxy}.WithDefaults(egress.ConfigFromEnv(func(k string) string { v, _ := env(k); return v }))
+	cfg.Egress = egress.Config{
+		HTTPSProxy: first(o.httpsProxy, s.HTTPSProxy),
+		NoProxy:    s.NoProxy,
+	}.WithDefaults(
+		egress.ConfigFromEnv(func(k string) string { v, _ := env(k); return v }),
+	)
 	var err error
 	if cfg.Dir == "" {
 		if cfg.Dir, err = dataDir(os.Geteuid(), env); err != nil {
@@ -245,9 +293,20 @@ func (o options) joinToken(fromFile string, env func(string) (string, bool)) (st
 	case errors.Is(err, os.ErrNotExist) && o.tokenFile == "":
 		return "", nil // a file that was removed after the join, as it should be
 	case err != nil:
-		return "", fault.Wrap(err, fault.Invalid, "", "the token file "+name+" cannot be read: "+reason(err), "check --token-file")
+		return "", fault.Wrap(
+			err,
+			fault.Invalid,
+			"",
+			"the token file "+name+" cannot be read: "+reason(err),
+			"check --token-file",
+		)
 	case len(b) > maxToken:
-		return "", fault.New(fault.Invalid, "", "the token file "+name+" is too large to hold a token", "check --token-file")
+		return "", fault.New(
+			fault.Invalid,
+			"",
+			"the token file "+name+" is too large to hold a token",
+			"check --token-file",
+		)
 	}
 	return strings.TrimSpace(string(b)), nil
 }
@@ -262,12 +321,18 @@ func dataDir(uid int, env func(string) (string, bool)) (string, error) {
 	if home, ok := env("HOME"); ok && filepath.IsAbs(home) {
 		return filepath.Join(home, ".local", "state", "threshold-node"), nil
 	}
-	return "", fault.New(fault.Invalid, "", "there is no home directory to keep keys in", "name a directory with --data")
+	return "", fault.New(
+		fault.Invalid,
+		"",
+		"there is no home directory to keep keys in",
+		"name a directory with --data",
+	)
 }
 
 // withPort adds the HTTPS port to a host that has none. What is no host is left for node.New to refuse.
 func withPort(addr string) string {
-	if host := strings.Trim(addr, "[]"); !strings.ContainsAny(addr, "/ ") && (!strings.Contains(host, ":") || net.ParseIP(host) != nil) {
+	if host := strings.Trim(addr, "[]"); !strings.ContainsAny(addr, "/ ") &&
+		(!strings.Contains(host, ":") || net.ParseIP(host) != nil) {
 		return net.JoinHostPort(host, "443")
 	}
 	return addr

@@ -59,14 +59,38 @@ func TestFlagsWinOverTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(cfg.Proxies, []string{"a.example.com:443", "b.example.com:443"}) || cfg.Dir != "/data" || cfg.Name != "from-file" || cfg.Labels["env"] != "file" || cfg.Token != "secret" {
+	if !slices.Equal(cfg.Proxies, []string{"a.example.com:443", "b.example.com:443"}) || cfg.Dir != "/data" ||
+		cfg.Name != "from-file" ||
+		cfg.Labels["env"] != "file" ||
+		cfg.Token != "secret" {
 		t.Errorf("got %+v from the file", cfg)
 	}
-	cfg, err = configure(t, map[string]string{tokenVariable: "not this"}, "--config", path, "--proxy", "c:1,d:2", "--proxy=e:3", "--data", "/x", "--name", "n", "--label", "env=flag", "--label", "team=core", "--token", "on-the-line")
+	cfg, err = configure(
+		t,
+		map[string]string{tokenVariable: "not this"},
+		"--config",
+		path,
+		"--proxy",
+		"c:1,d:2",
+		"--proxy=e:3",
+		"--data",
+		"/x",
+		"--name",
+		"n",
+		"--label",
+		"env=flag",
+		"--label",
+		"team=core",
+		"--token",
+		"on-the-line",
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(cfg.Proxies, []string{"c:1", "d:2", "e:3"}) || cfg.Dir != "/x" || cfg.Name != "n" || cfg.Labels["env"] != "flag" || cfg.Labels["team"] != "core" || cfg.Token != "on-the-line" {
+	if !slices.Equal(cfg.Proxies, []string{"c:1", "d:2", "e:3"}) || cfg.Dir != "/x" || cfg.Name != "n" ||
+		cfg.Labels["env"] != "flag" ||
+		cfg.Labels["team"] != "core" ||
+		cfg.Token != "on-the-line" {
 		t.Errorf("got %+v from the flags", cfg)
 	}
 }
@@ -91,7 +115,10 @@ func TestTheTokenComesFromTheEnvironmentLast(t *testing.T) {
 
 func TestTheWayOutIsTheFlagsThenTheFilesThenTheEnvironments(t *testing.T) {
 	env := map[string]string{"HTTPS_PROXY": "env:1", "NO_PROXY": "env.example.com", "HTTP_PROXY": "clear:1"}
-	path := put(t, "kind: node\nversion: v1\nspec: {proxies: [p:1], data: /d, https_proxy: 'http://bob:secret@file:1', no_proxy: file.example.com}\n")
+	path := put(
+		t,
+		"kind: node\nversion: v1\nspec: {proxies: [p:1], data: /d, https_proxy: 'http://bob:secret@file:1', no_proxy: file.example.com}\n",
+	)
 	for _, tt := range []struct {
 		name string
 		args []string
@@ -123,8 +150,15 @@ func TestInvalidConfigurations(t *testing.T) {
 		{"all faults at once", []string{"--config", put(t, "kind: x\nversion: v9\nspec: {proxies: [p:1], labels: {'a b': c}}\n")}, "a b"},
 	} {
 		_, err := configure(t, nil, tt.args...)
-		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tt.want) || fault.Remedy(err) == "" {
-			t.Errorf("%s: got %v (remedy %q), want an invalid fault with %q", tt.name, err, fault.Remedy(err), tt.want)
+		if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tt.want) ||
+			fault.Remedy(err) == "" {
+			t.Errorf(
+				"%s: got %v (remedy %q), want an invalid fault with %q",
+				tt.name,
+				err,
+				fault.Remedy(err),
+				tt.want,
+			)
 		}
 	}
 }

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// attachPatience is how long the service manager waits for the first tunnel. A machine whose cluster is away is up all the same: the
-	// agent goes on trying, and says so.
+	// attachPatience is how long the service manager waits for the first tunnel. A machine whose cluster is
+	// away is up all the same: the agent goes on trying, and says so.
 	attachPatience = 30 * time.Second
 	// stopSlack is what a stop may take beside waiting for sessions.
 	stopSlack = 15 * time.Second

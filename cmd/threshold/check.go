@@ -17,7 +17,13 @@ func check(o options, stdout io.Writer) error {
 	}
 	if p := s.Proxy; p != nil && p.CertFile != "" {
 		if _, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile); err != nil {
-			return fault.Wrap(err, fault.Invalid, "threshold check", "the web certificate cannot be used: "+err.Error(), "check spec.proxy.cert_file and key_file")
+			return fault.Wrap(
+				err,
+				fault.Invalid,
+				"threshold check",
+				"the web certificate cannot be used: "+err.Error(),
+				"check spec.proxy.cert_file and key_file",
+			)
 		}
 	}
 	if o.bootstrap != "" {

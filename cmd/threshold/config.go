@@ -25,15 +25,15 @@ import (
 
 // file is the server's configuration file.
 type file struct {
-	Kind    string `yaml:"kind" config:"required"`    // server
+	Kind    string `yaml:"kind"    config:"required"` // server
 	Version string `yaml:"version" config:"required"` // v1
-	Spec    spec   `yaml:"spec" config:"required"`
+	Spec    spec   `yaml:"spec"    config:"required"`
 }
 
 // spec names the parts this machine runs: those whose section is present.
 type spec struct {
 	// Data is the folder for everything the parts keep. It must not be shared with another server.
-	Data string `yaml:"data" config:"required"`
+	Data string `yaml:"data"   config:"required"`
 	// Log is how much the log tells, and in which form. Flags win over it.
 	Log daemon.Log `yaml:"log"`
 	// Health is an address on loopback that answers /healthz and /readyz. Empty means none.
@@ -56,27 +56,32 @@ type proxySpec struct {
 	// Listen is the one public port. Empty means :443.
 	Listen string `yaml:"listen"`
 	// Public lists the addresses people type, host or host:port. At least one.
-	Public []string `yaml:"public" config:"required"`
+	Public []string `yaml:"public"              config:"required"`
 	// Auth is the auth port to talk to. Empty means the auth of this same server.
 	Auth string `yaml:"auth"`
 	// TokenFile holds the join token for the first start. Not needed beside an auth section.
 	TokenFile string `yaml:"token_file"`
 	// Name is the proxy's name in the cluster. Empty means this machine's host name.
 	Name string `yaml:"name"`
-	// CertFile and KeyFile are the public web certificate (PEM). Empty means the cluster's own, which browsers trust only when told to.
+	// CertFile and KeyFile are the public web certificate (PEM). Empty means the cluster's own, which
+	// browsers trust only when told to.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 	// ACME gets and renews that certificate by itself. Not beside CertFile.
 	ACME *acmeSpec `yaml:"acme"`
-	// Balancers are the networks of balancers in front of this proxy, as 10.0.0.0/24: what one says of its clients' addresses is believed.
+	// Balancers are the networks of balancers in front of this proxy, as 10.0.0.0/24: what one says of its
+	// clients' addresses is believed.
 	Balancers []netip.Prefix `yaml:"balancers"`
 	// ProxyProtocol says that each connection of a balancer begins with a PROXY header, version 1 or 2.
 	ProxyProtocol bool `yaml:"proxy_protocol"`
-	// Transport is how tsh and machines are told to come: tls, to the port itself, or websocket, through balancers that end TLS. Empty means tls.
+	// Transport is how tsh and machines are told to come: tls, to the port itself, or websocket, through
+	// balancers that end TLS. Empty means tls.
 	Transport dial.Transport `yaml:"transport"`
-	// WebSocketKeepAlive is how long a WebSocket is silent at most; balancers cut those that are silent for long. Zero means 20s.
+	// WebSocketKeepAlive is how long a WebSocket is silent at most; balancers cut those that are silent for
+	// long. Zero means 20s.
 	WebSocketKeepAlive time.Duration `yaml:"websocket_keepalive"`
-	// PenaltyExempt are networks that are never turned away for garbage, refused certificates and stalls that came from them.
+	// PenaltyExempt are networks that are never turned away for garbage, refused certificates and stalls that
+	// came from them.
 	PenaltyExempt []netip.Prefix `yaml:"penalty_exempt"`
 }
 
@@ -99,8 +104,8 @@ type nodeSpec struct {
 	// Name is the name this node wishes for. Empty means this machine's host name.
 	Name   string            `yaml:"name"`
 	Labels map[string]string `yaml:"labels"`
-	// HTTPSProxy is the company's HTTP proxy on the way to the cluster, and NoProxy what is reached without it. Where they are empty, the
-	// environment's HTTPS_PROXY and NO_PROXY count.
+	// HTTPSProxy is the company's HTTP proxy on the way to the cluster, and NoProxy what is reached without
+	// it. Where they are empty, the environment's HTTPS_PROXY and NO_PROXY count.
 	HTTPSProxy string `yaml:"https_proxy"`
 	NoProxy    string `yaml:"no_proxy"`
 }
@@ -150,7 +155,11 @@ func (a authSpec) check(report func(path, format string, args ...any)) {
 func checkListen(path, addr string, report func(path, format string, args ...any)) {
 	_, port, err := net.SplitHostPort(addr)
 	if _, bad := strconv.ParseUint(port, 10, 16); addr != "" && (err != nil || bad != nil) {
-		report(path, "%q is no address to listen on: write host:port, or :port for all of this machine's", addr)
+		report(
+			path,
+			"%q is no address to listen on: write host:port, or :port for all of this machine's",
+			addr,
+		)
 	}
 }
 
@@ -194,12 +203,16 @@ func (a acmeSpec) check(p proxySpec, report func(path, format string, args ...an
 	if p.CertFile != "" {
 		report("proxy.acme", "stands beside cert_file: the certificate comes from one of them")
 	}
-	if u, err := url.Parse(a.Directory); a.Directory != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
+	if u, err := url.Parse(a.Directory); a.Directory != "" &&
+		(err != nil || u.Scheme != "https" || u.Host == "") {
 		report("proxy.acme.directory", "%q is no https:// address", a.Directory)
 	}
 	public := p.hostNames()
 	if len(public) == 0 {
-		report("proxy.acme", "has nothing to get a certificate for: proxy.public names no host, only addresses")
+		report(
+			"proxy.acme",
+			"has nothing to get a certificate for: proxy.public names no host, only addresses",
+		)
 	}
 	for i, h := range a.Hosts {
 		if !slices.Contains(public, strings.ToLower(h)) {
@@ -213,7 +226,12 @@ func (p proxySpec) acme() *proxy.ACME {
 	if p.ACME == nil {
 		return nil
 	}
-	a := proxy.ACME{Email: p.ACME.Email, Directory: p.ACME.Directory, CAFile: p.ACME.CAFile, Hosts: p.hostNames()}
+	a := proxy.ACME{
+		Email:     p.ACME.Email,
+		Directory: p.ACME.Directory,
+		CAFile:    p.ACME.CAFile,
+		Hosts:     p.hostNames(),
+	}
 	if len(p.ACME.Hosts) > 0 {
 		a.Hosts = nil
 		for _, h := range p.ACME.Hosts {
@@ -294,9 +312,21 @@ func withPort(addr string) (string, error) {
 func readFile(name string) ([]byte, error) {
 	b, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Wrap(err, fault.NotFound, "threshold start", "there is no file "+name, "see docs/cli.md for what belongs in it")
+		return nil, fault.Wrap(
+			err,
+			fault.NotFound,
+			"threshold start",
+			"there is no file "+name,
+			"see docs/cli.md for what belongs in it",
+		)
 	}
-	return b, fault.Wrap(err, fault.Invalid, "threshold start", "cannot read "+name, "check the file's permissions")
+	return b, fault.Wrap(
+		err,
+		fault.Invalid,
+		"threshold start",
+		"cannot read "+name,
+		"check the file's permissions",
+	)
 }
 
 func readConfig(name string) (spec, error) {
@@ -311,7 +341,8 @@ func readConfig(name string) (spec, error) {
 	return f.Spec, nil
 }
 
-// readToken reads a join token from a file, so that it never shows in a list of processes. No name gives no token.
+// readToken reads a join token from a file, so that it never shows in a list of processes. No name gives no
+// token.
 func readToken(name string) (string, error) {
 	if name == "" {
 		return "", nil

@@ -72,17 +72,28 @@ func TestCheckSaysEverythingThatIsWrongAtOnce(t *testing.T) {
 
 func TestCheckReadsTheFilesThatAreNamed(t *testing.T) {
 	cfg := put(t, "threshold.yaml", head+"  auth: {}\n")
-	birth := put(t, "birth.yaml", "kind: cluster\nversion: v1\nmetadata: {name: x.example.com}\nspec: {seal: nonsense}\n")
-	if code, said := told(t, "check", "--config", cfg, "--bootstrap", birth); code != 1 || !strings.Contains(said, "no key URI") || !strings.Contains(said, "connector") {
+	birth := put(
+		t,
+		"birth.yaml",
+		"kind: cluster\nversion: v1\nmetadata: {name: x.example.com}\nspec: {seal: nonsense}\n",
+	)
+	if code, said := told(t, "check", "--config", cfg, "--bootstrap", birth); code != 1 ||
+		!strings.Contains(said, "no key URI") ||
+		!strings.Contains(said, "connector") {
 		t.Errorf("got %d, %q, want both faults of the bootstrap file", code, said)
 	}
-	web := put(t, "threshold.yaml", head+"  auth: {}\n  proxy: {public: [a.example.com], cert_file: /none.pem, key_file: /none.key}\n")
+	web := put(
+		t,
+		"threshold.yaml",
+		head+"  auth: {}\n  proxy: {public: [a.example.com], cert_file: /none.pem, key_file: /none.key}\n",
+	)
 	if code, said := told(t, "check", "--config", web); code != 1 || !strings.Contains(said, "/none.pem") {
 		t.Errorf("got %d, %q, want the missing certificate named", code, said)
 	}
 }
 
-// Whoever forgets to become the service's account would leave files that the service cannot read, its keys among them.
+// Whoever forgets to become the service's account would leave files that the service cannot read, its keys
+// among them.
 func TestRootDoesNotWriteIntoAnotherAccountsFolder(t *testing.T) {
 	data := t.TempDir()
 	if os.Geteuid() == 0 {
@@ -90,7 +101,11 @@ func TestRootDoesNotWriteIntoAnotherAccountsFolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cfg := put(t, "threshold.yaml", "kind: server\nversion: v1\nspec: {data: "+data+", auth: {listen: '127.0.0.1:0'}}\n")
+	cfg := put(
+		t,
+		"threshold.yaml",
+		"kind: server\nversion: v1\nspec: {data: "+data+", auth: {listen: '127.0.0.1:0'}}\n",
+	)
 	code, said := told(t, "start", "--config", cfg)
 	want := "belongs to the account 12345"
 	if os.Geteuid() != 0 {

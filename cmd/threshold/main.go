@@ -32,8 +32,8 @@ Without --config it is /etc/threshold/threshold.yaml. "threshold start -h" lists
 A second signal ends the server at once, without waiting for sessions.
 `
 
-// gcPercent makes the server keep less memory: nearly all of it belongs to tunnels and the store, which live for days. A collection
-// comes seldom for either.
+// gcPercent makes the server keep less memory: nearly all of it belongs to tunnels and the store, which live
+// for days. A collection comes seldom for either.
 const gcPercent = 50
 
 func main() {
@@ -63,7 +63,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case "start", "check":
 		return runFiles(ctx, args[0], args[1:], stdout, stderr)
 	}
-	fmt.Fprintf(stderr, "threshold: error: there is no command %q\nthreshold: hint: run: threshold help\n", args[0])
+	fmt.Fprintf(
+		stderr,
+		"threshold: error: there is no command %q\nthreshold: hint: run: threshold help\n",
+		args[0],
+	)
 	return 2
 }
 
@@ -90,7 +94,9 @@ func runFiles(ctx context.Context, command string, args []string, stdout, stderr
 	case err == nil && flags.NArg() > 0:
 		err = fmt.Errorf("%q is one word too many: files are named with flags", flags.Arg(0))
 	case err == nil && o.firstProxy && !o.untilReady:
-		err = errors.New("--first-proxy prints a secret, which belongs on a terminal and in no service's log: give --until-ready too")
+		err = errors.New(
+			"--first-proxy prints a secret, which belongs on a terminal and in no service's log: give --until-ready too",
+		)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "threshold: error: %v\nthreshold: hint: run: threshold %s -h\n", err, command)
@@ -112,12 +118,32 @@ func (o *options) flags(command string) *flag.FlagSet {
 	f := flag.NewFlagSet("threshold "+command, flag.ContinueOnError)
 	f.SetOutput(io.Discard) // what is wrong comes without the whole help around it
 	f.StringVar(&o.config, "config", defaultConfig, "the server's configuration `file`")
-	f.StringVar(&o.bootstrap, "bootstrap", "", "the `file` that a cluster is born from; once, on an empty data folder")
+	f.StringVar(
+		&o.bootstrap,
+		"bootstrap",
+		"",
+		"the `file` that a cluster is born from; once, on an empty data folder",
+	)
 	if command == "start" {
-		f.StringVar(&o.log.Level, "log-level", "", "`level` of the log: debug, info, warn or error; wins over the file")
+		f.StringVar(
+			&o.log.Level,
+			"log-level",
+			"",
+			"`level` of the log: debug, info, warn or error; wins over the file",
+		)
 		f.StringVar(&o.log.Format, "log-format", "", "`form` of the log: text or json; wins over the file")
-		f.BoolVar(&o.untilReady, "until-ready", false, "stop again as soon as every part is ready, as after a birth that a service goes on from")
-		f.BoolVar(&o.firstProxy, "first-proxy", false, "with --until-ready: print a join token for the cluster's first proxy; refused once there is one")
+		f.BoolVar(
+			&o.untilReady,
+			"until-ready",
+			false,
+			"stop again as soon as every part is ready, as after a birth that a service goes on from",
+		)
+		f.BoolVar(
+			&o.firstProxy,
+			"first-proxy",
+			false,
+			"with --until-ready: print a join token for the cluster's first proxy; refused once there is one",
+		)
 	}
 	return f
 }

@@ -67,9 +67,18 @@ func start(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return err
 	}
 	log := o.log.Logger(stderr)
-	srv := &server{spec: spec, log: log, stdout: stdout, stack: lifecycle.New(ctx), manager: daemon.NewServiceManager(log)}
+	srv := &server{
+		spec:    spec,
+		log:     log,
+		stdout:  stdout,
+		stack:   lifecycle.New(ctx),
+		manager: daemon.NewServiceManager(log),
+	}
 	srv.stack.Run("health", func(ctx context.Context) error { return srv.health.Serve(ctx, health, log) })
-	srv.stack.Run("watchdog", func(ctx context.Context) error { return srv.manager.FeedWatchdog(ctx, &srv.health) })
+	srv.stack.Run(
+		"watchdog",
+		func(ctx context.Context) error { return srv.manager.FeedWatchdog(ctx, &srv.health) },
+	)
 	err = srv.serve(o)
 	if failed := srv.stack.Stop(); failed != nil {
 		return failed
@@ -80,7 +89,8 @@ func start(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	return err
 }
 
-// ownFolder refuses that root writes into the folder of the account that a service runs as: the service could read none of it.
+// ownFolder refuses that root writes into the folder of the account that a service runs as: the service could
+// read none of it.
 func ownFolder(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -94,8 +104,12 @@ func ownFolder(dir string) error {
 	if u, err := user.LookupId(owner); err == nil {
 		owner = u.Username
 	}
-	return fault.New(fault.Denied, "threshold start", "the data folder "+dir+" belongs to the account "+owner+", and this is root",
-		"run it as that account: runuser -u "+owner+" -- threshold start …; or make the folder root's: chown -R root "+dir)
+	return fault.New(
+		fault.Denied,
+		"threshold start",
+		"the data folder "+dir+" belongs to the account "+owner+", and this is root",
+		"run it as that account: runuser -u "+owner+" -- threshold start …; or make the folder root's: chown -R root "+dir,
+	)
 }
 
 // serve starts the parts in order, each ready before the next begins, and waits for the end.
@@ -127,7 +141,11 @@ func (s *server) run(starting context.Context, o *options) error {
 	}
 	<-s.stack.Context().Done()
 	s.health.Stopping()
-	s.log.Info("stopping: sessions may end by themselves, a second signal ends them", "within", s.spec.drain())
+	s.log.Info(
+		"stopping: sessions may end by themselves, a second signal ends them",
+		"within",
+		s.spec.drain(),
+	)
 	s.manager.Stopping(s.longestStop())
 	return nil
 }
@@ -146,7 +164,12 @@ func (s *server) longestStop() time.Duration {
 // inviteFirst prints the join token of the cluster's first proxy.
 func (s *server) inviteFirst(ctx context.Context) error {
 	if s.auth == nil {
-		return fault.New(fault.Invalid, "threshold start", "--first-proxy is for a server that runs auth", "run it where auth runs")
+		return fault.New(
+			fault.Invalid,
+			"threshold start",
+			"--first-proxy is for a server that runs auth",
+			"run it where auth runs",
+		)
 	}
 	t, err := s.auth.InviteFirstProxy(ctx, firstProxyLife)
 	if err != nil {
@@ -159,7 +182,12 @@ func (s *server) inviteFirst(ctx context.Context) error {
 func (s *server) startAuth(ctx context.Context, bootstrapFile string) error {
 	if s.spec.Auth == nil {
 		if bootstrapFile != "" {
-			return fault.New(fault.Invalid, "threshold start", "--bootstrap is for a server that runs auth", "add auth to the configuration, or leave out --bootstrap")
+			return fault.New(
+				fault.Invalid,
+				"threshold start",
+				"--bootstrap is for a server that runs auth",
+				"add auth to the configuration, or leave out --bootstrap",
+			)
 		}
 		return nil
 	}
@@ -174,8 +202,18 @@ func (s *server) startAuth(ctx context.Context, bootstrapFile string) error {
 	if err != nil {
 		return err
 	}
-	s.auth, err = auth.New(auth.Config{Dir: filepath.Join(s.spec.Data, "auth"), Listener: l, Bootstrap: birth, BootstrapName: bootstrapFile,
-		ReplicaID: cmp.Or(s.spec.Auth.Replica, defaultReplica), Version: version, Log: s.log.With("part", "auth")})
+	s.auth, err = auth.New(auth.Config{
+		Dir:           filepath.Join(s.spec.Data, "auth"),
+		Listener:      l,
+		Bootstrap:     birth,
+		BootstrapName: bootstrapFile,
+		ReplicaID: cmp.Or(
+			s.spec.Auth.Replica,
+			defaultReplica,
+		),
+		Version: version,
+		Log:     s.log.With("part", "auth"),
+	})
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -187,7 +225,13 @@ func (s *server) startAuth(ctx context.Context, bootstrapFile string) error {
 	}
 	// For people whose web certificate is the cluster's own: tsh login --ca-file.
 	if err := os.WriteFile(filepath.Join(s.spec.Data, "ca.pem"), s.auth.RootPEM(), 0o644); err != nil {
-		return fault.Wrap(err, fault.Exhausted, "threshold start", "cannot write ca.pem", "look at the disk that holds spec.data")
+		return fault.Wrap(
+			err,
+			fault.Exhausted,
+			"threshold start",
+			"cannot write ca.pem",
+			"look at the disk that holds spec.data",
+		)
 	}
 	s.log.Info("auth is ready", "cluster", s.auth.Cluster(), "pin", s.auth.Pin(), "listen", s.authAddr)
 	return nil
@@ -218,9 +262,11 @@ func (s *server) startProxy(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	px, err := proxy.New(proxy.Config{Listener: l, Public: s.public, Dir: dir, AuthAddr: s.authAddr, Token: token, Name: name,
-		CertFile: p.CertFile, KeyFile: p.KeyFile, ACME: p.acme(), Balancers: p.Balancers, ProxyProtocol: p.ProxyProtocol, PenaltyExempt: p.PenaltyExempt,
-		Transport: p.Transport, KeepAlive: p.WebSocketKeepAlive, Version: version, Drain: s.spec.drain(), Log: s.log.With("part", "proxy")})
+	px, err := proxy.New(
+		proxy.Config{Listener: l, Public: s.public, Dir: dir, AuthAddr: s.authAddr, Token: token, Name: name,
+			CertFile: p.CertFile, KeyFile: p.KeyFile, ACME: p.acme(), Balancers: p.Balancers, ProxyProtocol: p.ProxyProtocol, PenaltyExempt: p.PenaltyExempt,
+			Transport: p.Transport, KeepAlive: p.WebSocketKeepAlive, Version: version, Drain: s.spec.drain(), Log: s.log.With("part", "proxy")},
+	)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -251,8 +297,22 @@ func (s *server) startNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	nd, err := node.New(node.Config{Dir: dir, Proxies: proxies, Token: token, Name: n.Name, Labels: n.Labels, Version: version,
-		Egress: egress.Config{HTTPSProxy: n.HTTPSProxy, NoProxy: n.NoProxy}.WithDefaults(egress.ConfigFromEnv(os.Getenv)), Drain: s.spec.drain(), Log: s.log.With("part", "node")})
+	nd, err := node.New(node.Config{
+		Dir:     dir,
+		Proxies: proxies,
+		Token:   token,
+		Name:    n.Name,
+		Labels:  n.Labels,
+		Version: version,
+		Egress: egress.Config{
+			HTTPSProxy: n.HTTPSProxy,
+			NoProxy:    n.NoProxy,
+		}.WithDefaults(
+			egress.ConfigFromEnv(os.Getenv),
+		),
+		Drain: s.spec.drain(),
+		Log:   s.log.With("part", "node"),
+	})
 	if err != nil {
 		return err
 	}
@@ -265,8 +325,14 @@ func (s *server) startNode(ctx context.Context) error {
 	return nil
 }
 
-// token gives what a part needs to join: nothing once it is a member, else what its file says, else an invitation by our own auth.
-func (s *server) token(ctx context.Context, dir, file string, kind identity.Kind, labels identity.Labels) (string, error) {
+// token gives what a part needs to join: nothing once it is a member, else what its file says, else an
+// invitation by our own auth.
+func (s *server) token(
+	ctx context.Context,
+	dir, file string,
+	kind identity.Kind,
+	labels identity.Labels,
+) (string, error) {
 	if member.Exists(dir) {
 		return "", nil
 	}
@@ -285,10 +351,17 @@ func hostName(configured string) (string, error) {
 		return configured, nil
 	}
 	name, err := os.Hostname()
-	return name, fault.Wrap(err, fault.Invalid, "threshold start", "this machine's host name cannot be read", "set spec.proxy.name in the configuration")
+	return name, fault.Wrap(
+		err,
+		fault.Invalid,
+		"threshold start",
+		"this machine's host name cannot be read",
+		"set spec.proxy.name in the configuration",
+	)
 }
 
-// listen opens a port early, so that one in use is said before anything starts. key is where the configuration names it.
+// listen opens a port early, so that one in use is said before anything starts. key is where the
+// configuration names it.
 func listen(key, addr, otherwise string) (net.Listener, error) {
 	if addr == "" {
 		addr = otherwise
@@ -296,9 +369,27 @@ func listen(key, addr, otherwise string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fault.Wrap(err, fault.Conflict, "threshold start", addr+" is in use by another program", "end that program, or change "+key)
+		return nil, fault.Wrap(
+			err,
+			fault.Conflict,
+			"threshold start",
+			addr+" is in use by another program",
+			"end that program, or change "+key,
+		)
 	case errors.Is(err, syscall.EACCES):
-		return nil, fault.Wrap(err, fault.Denied, "threshold start", "may not listen on "+addr, "give the program CAP_NET_BIND_SERVICE, or change "+key)
+		return nil, fault.Wrap(
+			err,
+			fault.Denied,
+			"threshold start",
+			"may not listen on "+addr,
+			"give the program CAP_NET_BIND_SERVICE, or change "+key,
+		)
 	}
-	return l, fault.Wrap(err, fault.Invalid, "threshold start", fmt.Sprintf("cannot listen on %s", addr), "change "+key)
+	return l, fault.Wrap(
+		err,
+		fault.Invalid,
+		"threshold start",
+		fmt.Sprintf("cannot listen on %s", addr),
+		"change "+key,
+	)
 }

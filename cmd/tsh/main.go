@@ -14,7 +14,8 @@ import (
 // version is set by the linker: see the Makefile.
 var version = "dev"
 
-// gcPercent spends some memory of a program that soon ends on speed: a large transfer makes much garbage and keeps little (measured: a tenth).
+// gcPercent spends some memory of a program that soon ends on speed: a large transfer makes much garbage and
+// keeps little (measured: a tenth).
 const gcPercent = 400
 
 func main() {
@@ -22,7 +23,17 @@ func main() {
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := tsh.Main(ctx, tsh.Env{Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version})
+	code := tsh.Main(
+		ctx,
+		tsh.Env{
+			Args:    os.Args[1:],
+			Stdin:   os.Stdin,
+			Stdout:  os.Stdout,
+			Stderr:  os.Stderr,
+			Getenv:  os.Getenv,
+			Version: version,
+		},
+	)
 	stop()
 	os.Exit(code)
 }

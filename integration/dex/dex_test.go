@@ -1,5 +1,5 @@
-// Package dex logs in through dex, the provider we did not write. It is a module of its own, so that dex's dependencies stay out of the
-// product's.
+// Package dex logs in through dex, the provider we did not write. It is a module of its own, so that dex's
+// dependencies stay out of the product's.
 package dex
 
 import (
@@ -35,7 +35,9 @@ func TestALoginThroughDexLeadsToANode(t *testing.T) {
 
 	c := harness.NewClient(t)
 	alice := c.FirstLogin(s, harness.User{Email: "alice@example.com", Password: password})
-	if out := c.Tsh("ssh", harness.Account(t)+"@dex-node", "echo through-dex").OK(t); strings.TrimSpace(out) != "through-dex" {
+	if out := c.Tsh("ssh", harness.Account(t)+"@dex-node", "echo through-dex").OK(t); strings.TrimSpace(
+		out,
+	) != "through-dex" {
 		t.Errorf("got %q, want the command's output", out)
 	}
 	if out := c.Tsh("status").OK(t); !strings.Contains(out, alice.Email) {
@@ -64,8 +66,11 @@ func startDex(t *testing.T, proxy string) harness.Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dex, err := server.NewServer(ctx, server.Config{Issuer: issuer, Storage: store, SkipApprovalScreen: true, Signer: sign, Logger: log,
-		IDTokensValidFor: tokenLife, Web: server.WebConfig{WebFS: web.FS()}})
+	dex, err := server.NewServer(
+		ctx,
+		server.Config{Issuer: issuer, Storage: store, SkipApprovalScreen: true, Signer: sign, Logger: log,
+			IDTokensValidFor: tokenLife, Web: server.WebConfig{WebFS: web.FS()}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +91,12 @@ func fill(ctx context.Context, t *testing.T, store storage.Storage, proxy string
 			t.Fatal(err)
 		}
 	}
-	client := storage.Client{ID: clientID, Secret: clientSecret, Name: "Threshold", RedirectURIs: []string{harness.CallbackURL(proxy, harness.Connector)}}
+	client := storage.Client{
+		ID:           clientID,
+		Secret:       clientSecret,
+		Name:         "Threshold",
+		RedirectURIs: []string{harness.CallbackURL(proxy, harness.Connector)},
+	}
 	if err := store.CreateClient(ctx, client); err != nil {
 		t.Fatal(err)
 	}

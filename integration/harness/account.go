@@ -12,16 +12,26 @@ import (
 	"testing"
 )
 
-// accountComment is the comment of the accounts that a run makes, before its process id: what a killed run leaves behind is known by it.
+// accountComment is the comment of the accounts that a run makes, before its process id: what a killed run
+// leaves behind is known by it.
 const accountComment = "made by the stories of process "
 
-// MakeAccount makes an operating-system account with a home and bash, under a name of this run's own that begins with prefix, until
-// the story ends. It needs root.
+// MakeAccount makes an operating-system account with a home and bash, under a name of this run's own that
+// begins with prefix, until the story ends. It needs root.
 func MakeAccount(t testing.TB, prefix string) *user.User {
 	t.Helper()
 	removeOrphans(t)
 	name := fmt.Sprintf("%s%d", prefix, os.Getpid())
-	AsRoot(t, "useradd", "--create-home", "--shell", "/bin/bash", "--comment", accountComment+strconv.Itoa(os.Getpid()), name)
+	AsRoot(
+		t,
+		"useradd",
+		"--create-home",
+		"--shell",
+		"/bin/bash",
+		"--comment",
+		accountComment+strconv.Itoa(os.Getpid()),
+		name,
+	)
 	t.Cleanup(func() { removeAccount(t, name) })
 	u, err := user.Lookup(name)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// AccountFixture is the accounts, homes and records of a machine of the story's own, seen by what it runs alone: /etc, /home, /run, /var/log
-// and /var/mail. The machine's own accounts stay as they are.
+// AccountFixture is the accounts, homes and records of a machine of the story's own, seen by what it runs
+// alone: /etc, /home, /run, /var/log and /var/mail. The machine's own accounts stay as they are.
 type AccountFixture struct {
 	Dir string
 	t   testing.TB
@@ -40,7 +40,12 @@ func NewAccountFixture(t testing.TB) *AccountFixture {
 // Add makes an account with useradd, a home and bash, in the groups given, which are made as well.
 func (h *AccountFixture) Add(name string, more ...string) {
 	h.t.Helper()
-	AsRoot(h.t, append(append([]string{"useradd", "--prefix", h.Dir, "--create-home", "--shell", "/bin/bash"}, more...), name)...)
+	AsRoot(
+		h.t,
+		append(
+			append([]string{"useradd", "--prefix", h.Dir, "--create-home", "--shell", "/bin/bash"}, more...),
+			name,
+		)...)
 }
 
 // AddGroup makes a group with groupadd.

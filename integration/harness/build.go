@@ -1,7 +1,8 @@
 // Package harness answers: how does a story start the real programs and use them as a person would?
 //
-// It builds the binaries once, runs them as processes of their own, drives the login pages through internal/formbrowser, and prints what a
-// process said when a story fails. Every port is chosen by the kernel.
+// It builds the binaries once, runs them as processes of their own, drives the login pages through
+// internal/formbrowser, and prints what a process said when a story fails. Every port is chosen by the
+// kernel.
 package harness
 
 import (
@@ -30,9 +31,11 @@ func Bin(t testing.TB, name string) string {
 	return filepath.Join(build.dir, name)
 }
 
-// buildAll builds into the module's bin/, as make build does: the go command does nothing when nothing changed.
+// buildAll builds into the module's bin/, as make build does: the go command does nothing when nothing
+// changed.
 func buildAll() (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/threshold-access/threshold").Output()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/threshold-access/threshold").
+		Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
 	}

@@ -55,8 +55,8 @@ func Account(t testing.TB) string {
 	return u.Username
 }
 
-// Bootstrap is a bootstrap file: whoever the provider calls alice@example.com is an administrator and may be the current account on every
-// node; everyone else has no role.
+// Bootstrap is a bootstrap file: whoever the provider calls alice@example.com is an administrator and may be
+// the current account on every node; everyone else has no role.
 func Bootstrap(t testing.TB, p Provider, seal string) string {
 	t.Helper()
 	return BootstrapFor(p, seal, "shell, exec, sftp", Account(t))
@@ -90,7 +90,8 @@ spec:
 `, ClusterName, seal, Connector, p.Issuer, p.ClientID, p.ClientSecret, strings.Join(logins, ", "), actions)
 }
 
-// StartServer gives birth to a cluster and runs auth and proxy, and a node with the name given (none if empty), in one process.
+// StartServer gives birth to a cluster and runs auth and proxy, and a node with the name given (none if
+// empty), in one process.
 func StartServer(t testing.TB, proxy string, p Provider, node string) *Server {
 	t.Helper()
 	return StartServerIn(t, t.TempDir(), proxy, p, node)
@@ -102,7 +103,8 @@ func StartServerIn(t testing.TB, dir, proxy string, p Provider, node string) *Se
 	return StartServerFrom(t, dir, proxy, Bootstrap(t, p, filepath.Join(dir, "seal.key")), node)
 }
 
-// StartServerFrom is StartServerIn with a bootstrap file of the story's own, and with more keys of the proxy's section, as "name: value".
+// StartServerFrom is StartServerIn with a bootstrap file of the story's own, and with more keys of the
+// proxy's section, as "name: value".
 func StartServerFrom(t testing.TB, dir, proxy, birth, node string, more ...string) *Server {
 	t.Helper()
 	s := &Server{Proxy: proxy, Dir: dir}
@@ -112,7 +114,11 @@ func StartServerFrom(t testing.TB, dir, proxy, birth, node string, more ...strin
 	if !slices.ContainsFunc(more, func(k string) bool { return strings.HasPrefix(k, "public:") }) {
 		keys = append(keys, fmt.Sprintf("public: [%q]", proxy))
 	}
-	spec := fmt.Sprintf("kind: server\nversion: v1\nspec:\n  data: %s/data\n  auth: {listen: \"127.0.0.1:0\"}\n  proxy: {%s}\n", s.Dir, strings.Join(keys, ", "))
+	spec := fmt.Sprintf(
+		"kind: server\nversion: v1\nspec:\n  data: %s/data\n  auth: {listen: \"127.0.0.1:0\"}\n  proxy: {%s}\n",
+		s.Dir,
+		strings.Join(keys, ", "),
+	)
 	if node != "" {
 		spec += fmt.Sprintf("  node: {name: %s, labels: {env: story}}\n", node)
 	}
@@ -123,7 +129,11 @@ func StartServerFrom(t testing.TB, dir, proxy, birth, node string, more ...strin
 
 func (s *Server) start(t testing.TB, more ...string) {
 	t.Helper()
-	s.Process = Start(t, nil, Bin(t, "threshold"), append([]string{"start", "--config", s.config}, more...)...)
+	s.Process = Start(
+		t,
+		nil,
+		Bin(t, "threshold"),
+		append([]string{"start", "--config", s.config}, more...)...)
 	s.Process.WaitFor("msg=ready")
 }
 
@@ -160,7 +170,8 @@ func WriteFile(t testing.TB, dir, name, text string) string {
 	return file
 }
 
-// FirstLogin logs a person in who has no second factor yet: it enrols, and returns the person with the secret.
+// FirstLogin logs a person in who has no second factor yet: it enrols, and returns the person with the
+// secret.
 func (c *Client) FirstLogin(s *Server, u User) User {
 	c.t.Helper()
 	p := c.StartLogin("--proxy", s.Proxy, "--ca-file", s.CAFile)
@@ -175,7 +186,8 @@ func (c *Client) FirstLogin(s *Server, u User) User {
 	return u
 }
 
-// Enrol confirms the second factor that the page offers and returns the person with the secret, and the page with recovery codes.
+// Enrol confirms the second factor that the page offers and returns the person with the secret, and the page
+// with recovery codes.
 func Enrol(t testing.TB, page *formbrowser.Page, u User) (User, *formbrowser.Page) {
 	t.Helper()
 	u.TOTPSecret = strings.ReplaceAll(page.ByID("secret"), " ", "")

@@ -31,7 +31,21 @@ const (
 	ByJump      Feature = "by jump"
 )
 
-var features = []Feature{Certificate, Exec, Shell, SFTP, SCP, Local, Remote, Dynamic, Sockets, Agent, Shared, ByCommand, ByJump}
+var features = []Feature{
+	Certificate,
+	Exec,
+	Shell,
+	SFTP,
+	SCP,
+	Local,
+	Remote,
+	Dynamic,
+	Sockets,
+	Agent,
+	Shared,
+	ByCommand,
+	ByJump,
+}
 
 // CompatibilityReport gathers what clients proved, one entry for each.
 type CompatibilityReport struct{ entries []*ClientReport }
@@ -47,7 +61,8 @@ type ClientReport struct {
 	marks   map[Feature]string
 }
 
-// AddClient adds an entry for a client. What prints its version is run; without it, the client is of this release.
+// AddClient adds an entry for a client. What prints its version is run; without it, the client is of this
+// release.
 func (b *CompatibilityReport) AddClient(t testing.TB, name string, prints ...string) *ClientReport {
 	t.Helper()
 	version := ""
@@ -139,7 +154,8 @@ func (b *CompatibilityReport) Page(introduction string) []byte {
 	return out.Bytes()
 }
 
-// SamePage compares two pages, whatever versions they name: those are the machine's, and change with its updates.
+// SamePage compares two pages, whatever versions they name: those are the machine's, and change with its
+// updates.
 func SamePage(a, b []byte) bool {
 	plain := func(p []byte) []byte { return regexp.MustCompile(`\d+(\.\d+)+`).ReplaceAll(p, []byte("N")) }
 	return bytes.Equal(plain(a), plain(b))

@@ -22,7 +22,8 @@ func TestPageListsOnlyWhatClientsShowed(t *testing.T) {
 			t.Errorf("got %q, want %q in it", page, want)
 		}
 	}
-	if !book.Complete() || !harness.SamePage([]byte(page), []byte(strings.ReplaceAll(page, "1.2", "1.10.4"))) {
+	if !book.Complete() ||
+		!harness.SamePage([]byte(page), []byte(strings.ReplaceAll(page, "1.2", "1.10.4"))) {
 		t.Error("got pages apart that differ by a version alone")
 	}
 	if harness.SamePage([]byte(page), []byte(strings.Replace(page, "yes", "no", 1))) {

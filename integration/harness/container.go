@@ -12,8 +12,9 @@ import (
 	"testing"
 )
 
-// Container is a machine of its own within this one: this machine's files, seen through a layer that takes every change and goes with the room;
-// a host name, processes and a network of its own. Packages are installed in it and services run as they would be on a machine.
+// Container is a machine of its own within this one: this machine's files, seen through a layer that takes
+// every change and goes with the room; a host name, processes and a network of its own. Packages are
+// installed in it and services run as they would be on a machine.
 type Container struct {
 	Name string
 	Pid  string // of the room's first process, as this machine sees it
@@ -22,8 +23,8 @@ type Container struct {
 	stop func()
 }
 
-// containerScript makes the room's view of the files and stays in it. It says that it stands only from inside: until then, what goes by its
-// process id would reach this machine's own files.
+// containerScript makes the room's view of the files and stays in it. It says that it stands only from
+// inside: until then, what goes by its process id would reach this machine's own files.
 const containerScript = `set -e
 mount -t tmpfs -o mode=755 tmpfs "$1"
 mkdir "$1/changes" "$1/work" "$1/root"
@@ -39,7 +40,22 @@ exec chroot "$1/root" sh -c 'echo "pid $0"; exec cat >/dev/null' "$pid"`
 // NewContainer makes a room that goes with the story. It needs root.
 func NewContainer(t testing.TB, name string) *Container {
 	t.Helper()
-	cmd := exec.Command("unshare", "--mount", "--propagation=private", "--uts", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", containerScript, "sh", t.TempDir(), name)
+	cmd := exec.Command(
+		"unshare",
+		"--mount",
+		"--propagation=private",
+		"--uts",
+		"--net",
+		"--pid",
+		"--fork",
+		"--kill-child",
+		"sh",
+		"-c",
+		containerScript,
+		"sh",
+		t.TempDir(),
+		name,
+	)
 	hold, err := cmd.StdinPipe() // the room goes when this end does, however the story ends
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +106,20 @@ func sameFolder(t testing.TB, root *os.Root, path string) bool {
 
 // enterCommand puts a command into the room.
 func (r *Container) enterCommand(args ...string) []string {
-	return append([]string{"nsenter", "--target", r.Pid, "--mount", "--uts", "--net", "--pid", "--root", "--wdns=/root", "--"}, args...)
+	return append(
+		[]string{
+			"nsenter",
+			"--target",
+			r.Pid,
+			"--mount",
+			"--uts",
+			"--net",
+			"--pid",
+			"--root",
+			"--wdns=/root",
+			"--",
+		},
+		args...)
 }
 
 // Run runs a command in the room to its end.
@@ -108,7 +137,9 @@ func (r *Container) Start(env []string, args ...string) *Process {
 	r.t.Helper()
 	args = r.enterCommand(args...)
 	p := Start(r.t, append([]string{"HOME=/root", "SSH_AUTH_SOCK="}, env...), args[0], args[1:]...)
-	r.t.Cleanup(r.stop) // before the process is asked to stop: nsenter passes no signal on, and the room takes everything with it
+	r.t.Cleanup(
+		r.stop,
+	) // before the process is asked to stop: nsenter passes no signal on, and the room takes everything with it
 	return p
 }
 
@@ -140,7 +171,8 @@ func (r *Container) Put(name string, data []byte, mode os.FileMode) {
 	}
 }
 
-// Packages builds Debian packages of a version for an architecture, all if none is named, and returns the files by package.
+// Packages builds Debian packages of a version for an architecture, all if none is named, and returns the
+// files by package.
 func Packages(t testing.TB, version, arch string, names ...string) map[string]string {
 	t.Helper()
 	if len(names) == 0 {
@@ -152,7 +184,11 @@ func Packages(t testing.TB, version, arch string, names ...string) map[string]st
 	}
 	debs := map[string]string{}
 	for _, name := range names {
-		debs[name] = filepath.Join(root, "dist", fmt.Sprintf("%s_%s_%s.deb", name, strings.TrimPrefix(version, "v"), arch))
+		debs[name] = filepath.Join(
+			root,
+			"dist",
+			fmt.Sprintf("%s_%s_%s.deb", name, strings.TrimPrefix(version, "v"), arch),
+		)
 	}
 	return debs
 }

@@ -37,7 +37,8 @@ type Demo struct {
 	Process *Process
 }
 
-// StartDemo runs threshold-demo on a free port, with its data in a folder of the story's own, until the story ends.
+// StartDemo runs threshold-demo on a free port, with its data in a folder of the story's own, until the story
+// ends.
 func StartDemo(t testing.TB) *Demo {
 	t.Helper()
 	d := &Demo{Dir: t.TempDir(), Proxy: "127.0.0.1:0"}
@@ -92,7 +93,12 @@ type Client struct {
 func NewClient(t testing.TB) *Client {
 	t.Helper()
 	home := t.TempDir()
-	return &Client{t: t, bin: Bin(t, "tsh"), Home: home, Env: []string{"TSH_HOME=" + filepath.Join(home, ".tsh"), "HOME=" + home, "SSH_AUTH_SOCK="}}
+	return &Client{
+		t:    t,
+		bin:  Bin(t, "tsh"),
+		Home: home,
+		Env:  []string{"TSH_HOME=" + filepath.Join(home, ".tsh"), "HOME=" + home, "SSH_AUTH_SOCK="},
+	}
 }
 
 // Tsh runs tsh to its end.
@@ -101,7 +107,8 @@ func (c *Client) Tsh(args ...string) Result {
 	return Run(c.t, c.Env, nil, c.bin, args...)
 }
 
-// Until runs tsh again and again until what it prints is as wanted: for news that takes a moment to get round.
+// Until runs tsh again and again until what it prints is as wanted: for news that takes a moment to get
+// round.
 func (c *Client) Until(wanted func(stdout string) bool, args ...string) {
 	c.t.Helper()
 	var out string
@@ -128,7 +135,8 @@ func (c *Client) StartLogin(args ...string) *Process {
 	return Start(c.t, c.Env, c.bin, append([]string{"login", "--browser=none"}, args...)...)
 }
 
-// SignIn opens the login page in a fresh browser and signs in at the provider; it returns the page after that.
+// SignIn opens the login page in a fresh browser and signs in at the provider; it returns the page after
+// that.
 func SignIn(t testing.TB, roots *x509.CertPool, address, email, password string) *formbrowser.Page {
 	t.Helper()
 	page, err := formbrowser.New(roots, "").Open(t.Context(), address)
@@ -150,8 +158,9 @@ var usedSteps = struct {
 	steps map[string]int64
 }{steps: map[string]int64{}}
 
-// FreshCode gives a code that was not used yet in this run. Codes of the step before and after are good too, so up to three
-// logins of one person need no waiting; a fourth waits for the clock, which nothing can replace: auth runs in another process.
+// FreshCode gives a code that was not used yet in this run. Codes of the step before and after are good too,
+// so up to three logins of one person need no waiting; a fourth waits for the clock, which nothing can
+// replace: auth runs in another process.
 func FreshCode(t testing.TB, u User) string {
 	t.Helper()
 	spend := func(n int64) bool {
@@ -179,7 +188,8 @@ func FreshCode(t testing.TB, u User) string {
 	}
 }
 
-// UseRelay makes of the login at a proxy one by way of another address, such as a relay's in front of it, and the one that commands use.
+// UseRelay makes of the login at a proxy one by way of another address, such as a relay's in front of it, and
+// the one that commands use.
 func (c *Client) UseRelay(proxy, by string) {
 	c.t.Helper()
 	home := filepath.Join(c.Home, ".tsh")
@@ -196,7 +206,12 @@ func (c *Client) UseRelay(proxy, by string) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		WriteFile(c.t, dir(by), f.Name(), strings.NewReplacer(proxy, by, knownHostsName(proxy), knownHostsName(by)).Replace(string(b)))
+		WriteFile(
+			c.t,
+			dir(by),
+			f.Name(),
+			strings.NewReplacer(proxy, by, knownHostsName(proxy), knownHostsName(by)).Replace(string(b)),
+		)
 	}
 	WriteFile(c.t, home, "current", by)
 }
@@ -234,7 +249,8 @@ func (c *Client) login(proxy, caFile string, u User) {
 	c.t.Helper()
 	p := c.StartLogin("--proxy", proxy, "--ca-file", caFile)
 	page := SignIn(c.t, roots(c.t, caFile), p.Line("Open: "), u.Email, u.Password)
-	if page, err := page.Submit(c.t.Context(), map[string]string{"code": FreshCode(c.t, u)}); err != nil || page.Status != 200 {
+	if page, err := page.Submit(c.t.Context(), map[string]string{"code": FreshCode(c.t, u)}); err != nil ||
+		page.Status != 200 {
 		c.t.Fatalf("factor page: %v %+v", err, page)
 	}
 	if err := p.Wait(); err != nil {

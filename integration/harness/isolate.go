@@ -11,14 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostNetworkEnv has the descriptor of the machine's own network, in a process that Alone has put into another.
+// hostNetworkEnv has the descriptor of the machine's own network, in a process that Alone has put into
+// another.
 const hostNetworkEnv = "THRESHOLD_STORIES_OUTSIDE"
 
-// hostNetworkPrefix is how a command gets back to the machine's own network, where there is another: for builds, which may fetch modules.
+// hostNetworkPrefix is how a command gets back to the machine's own network, where there is another: for
+// builds, which may fetch modules.
 var hostNetworkPrefix []string
 
-// Isolate begins the process again in a network and in mounts of its own: what stories make there goes when the process does, however it
-// ends, and no two runs meet. Without root there is only the machine's own. TestMain calls it first.
+// Isolate begins the process again in a network and in mounts of its own: what stories make there goes when
+// the process does, however it ends, and no two runs meet. Without root there is only the machine's own.
+// TestMain calls it first.
 func Isolate() error {
 	if fd, again := os.LookupEnv(hostNetworkEnv); again {
 		hostNetworkPrefix = []string{"nsenter", fmt.Sprintf("--net=/proc/%d/fd/%s", os.Getpid(), fd), "--"}

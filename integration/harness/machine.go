@@ -28,8 +28,8 @@ type Node struct {
 	Process *Process
 }
 
-// StartNode runs threshold-node with the token and waits until it is attached. before is put in front of the command, as
-// "ip netns exec NAME".
+// StartNode runs threshold-node with the token and waits until it is attached. before is put in front of the
+// command, as "ip netns exec NAME".
 func StartNode(t testing.TB, proxy, token, name string, before ...string) *Node {
 	t.Helper()
 	return StartNodeIn(t, filepath.Join(t.TempDir(), "data"), proxy, token, name, before...)
@@ -46,7 +46,17 @@ func StartNodeIn(t testing.TB, dir, proxy, token, name string, before ...string)
 
 func nodeCommand(t testing.TB, dir, proxy, token, name string) []string {
 	t.Helper()
-	return []string{Bin(t, "threshold-node"), "--proxy", proxy, "--data", dir, "--name", name, "--token-file", WriteFile(t, t.TempDir(), "token", token)}
+	return []string{
+		Bin(t, "threshold-node"),
+		"--proxy",
+		proxy,
+		"--data",
+		dir,
+		"--name",
+		name,
+		"--token-file",
+		WriteFile(t, t.TempDir(), "token", token),
+	}
 }
 
 // RunNode runs threshold-node to its end: for one that must not get in.
@@ -60,8 +70,15 @@ func RunNode(t testing.TB, proxy, token, name string) Result {
 func StartProxy(t testing.TB, addr, auth, token, name string) *Process {
 	t.Helper()
 	dir := t.TempDir()
-	cfg := fmt.Sprintf("kind: server\nversion: v1\nspec:\n  data: %s\n  proxy: {listen: %q, public: [%q], auth: %q, token_file: %s, name: %s}\n",
-		filepath.Join(dir, "data"), addr, addr, auth, WriteFile(t, dir, "token", token), name)
+	cfg := fmt.Sprintf(
+		"kind: server\nversion: v1\nspec:\n  data: %s\n  proxy: {listen: %q, public: [%q], auth: %q, token_file: %s, name: %s}\n",
+		filepath.Join(dir, "data"),
+		addr,
+		addr,
+		auth,
+		WriteFile(t, dir, "token", token),
+		name,
+	)
 	p := Start(t, nil, Bin(t, "threshold"), "start", "--config", WriteFile(t, dir, "threshold.yaml", cfg))
 	p.WaitFor("msg=ready")
 	return p

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// MedianTimes runs each of several ways in turn, rounds times, so that what slows the machine for a while slows all of them. It returns the
-// median time of each.
+// MedianTimes runs each of several ways in turn, rounds times, so that what slows the machine for a while
+// slows all of them. It returns the median time of each.
 func MedianTimes(rounds int, ways ...func()) []time.Duration {
 	times := make([][]time.Duration, len(ways))
 	for round := range rounds {
@@ -33,7 +33,8 @@ func MedianTimes(rounds int, ways ...func()) []time.Duration {
 	return out
 }
 
-// Measurement is one line of a comparison. Ours over Theirs is what counts; the two alone say how fast the machine was.
+// Measurement is one line of a comparison. Ours over Theirs is what counts; the two alone say how fast the
+// machine was.
 type Measurement struct {
 	What       string  // "tsh ssh node true, loopback"
 	Unit       string  // of Ours and Theirs: "ms", "MB/s", "s/GB"
@@ -70,7 +71,10 @@ func Report(b *testing.B, list ...Measurement) {
 	measurements.mu.Lock()
 	defer measurements.mu.Unlock()
 	for _, f := range list {
-		measurements.list = slices.DeleteFunc(measurements.list, func(old Measurement) bool { return old.What == f.What }) // of an earlier, shorter run
+		measurements.list = slices.DeleteFunc(
+			measurements.list,
+			func(old Measurement) bool { return old.What == f.What },
+		) // of an earlier, shorter run
 		measurements.list = append(measurements.list, f)
 		b.Log(f.line())
 	}
@@ -89,9 +93,28 @@ func (f Measurement) line() string {
 	case f.Bound == 0:
 		return fmt.Sprintf("| %s | | %s %s | | | |", f.What, number(f.Ours), f.Unit)
 	case f.Peer == 0:
-		return fmt.Sprintf("| %s | | %s %s | | %s %s | %s |", f.What, number(f.Ours), f.Unit, sign, number(f.Bound), verdict)
+		return fmt.Sprintf(
+			"| %s | | %s %s | | %s %s | %s |",
+			f.What,
+			number(f.Ours),
+			f.Unit,
+			sign,
+			number(f.Bound),
+			verdict,
+		)
 	}
-	return fmt.Sprintf("| %s | %.2f | %s %s | %s %s | %s %.2f | %s |", f.What, f.Ratio(), number(f.Ours), f.Unit, number(f.Peer), f.Unit, sign, f.Bound, verdict)
+	return fmt.Sprintf(
+		"| %s | %.2f | %s %s | %s %s | %s %.2f | %s |",
+		f.What,
+		f.Ratio(),
+		number(f.Ours),
+		f.Unit,
+		number(f.Peer),
+		f.Unit,
+		sign,
+		f.Bound,
+		verdict,
+	)
 }
 
 // number has three digits that mean something.
@@ -131,8 +154,9 @@ func WriteMeasurements(path string) error {
 // clockTicks is USER_HZ, in which Linux counts processor time for programs, whatever the kernel's own.
 const clockTicks = 100
 
-// CPUDuring is the processor time that a process, its threads and all its descendants use while do runs. Descendants are looked at
-// every few milliseconds, because what a server forks for a connection is gone with it, and not every parent waits for its children.
+// CPUDuring is the processor time that a process, its threads and all its descendants use while do runs.
+// Descendants are looked at every few milliseconds, because what a server forks for a connection is gone with
+// it, and not every parent waits for its children.
 func CPUDuring(t testing.TB, pid int, do func()) time.Duration {
 	t.Helper()
 	used := map[int]time.Duration{} // what each process was seen to have used at the last look
@@ -175,7 +199,8 @@ func CPU(t testing.TB, pid int) time.Duration {
 	return cpuByProcess(t, pid)[pid]
 }
 
-// cpuByProcess is the processor time of a process and of its descendants. One that ends meanwhile is left out.
+// cpuByProcess is the processor time of a process and of its descendants. One that ends meanwhile is left
+// out.
 func cpuByProcess(t testing.TB, root int) map[int]time.Duration {
 	all, err := os.ReadDir("/proc")
 	if err != nil {

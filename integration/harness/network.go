@@ -24,7 +24,9 @@ func (r *Container) Listen(addr string) net.Listener {
 }
 
 // Dial gives connections out of the room's network to the story. names stand in for a name server.
-func (r *Container) Dial(names map[string]string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (r *Container) Dial(
+	names map[string]string,
+) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 		host, port, err := net.SplitHostPort(addr)
 		if err != nil {
@@ -41,8 +43,8 @@ func (r *Container) Dial(names map[string]string) func(ctx context.Context, netw
 	}
 }
 
-// inNetwork does something in the room's network. A socket stays in the network it was made in. The thread comes back; one that cannot is
-// never used again, because it stays locked to a goroutine that has ended.
+// inNetwork does something in the room's network. A socket stays in the network it was made in. The thread
+// comes back; one that cannot is never used again, because it stays locked to a goroutine that has ended.
 func (r *Container) inNetwork(do func() error) error {
 	done := make(chan error, 1)
 	go func() {

@@ -41,7 +41,13 @@ func Start(t testing.TB, env []string, name string, args ...string) *Process {
 // StartCmd is Start for a command made elsewhere.
 func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
-	p := &Process{Cmd: cmd, t: t, printed: make(chan struct{}, 1), outputClosed: make(chan struct{}), done: make(chan struct{})}
+	p := &Process{
+		Cmd:          cmd,
+		t:            t,
+		printed:      make(chan struct{}, 1),
+		outputClosed: make(chan struct{}),
+		done:         make(chan struct{}),
+	}
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w
 	if cmd.SysProcAttr == nil {

@@ -16,7 +16,8 @@ var Users = []string{"alice@example.com", "bob@example.com"}
 // Password of everyone at the provider that StartProvider runs.
 const Password = "correct horse battery"
 
-// StartProvider runs a small OIDC provider on host until the story ends, as Connector of clusters whose proxies are at the addresses.
+// StartProvider runs a small OIDC provider on host until the story ends, as Connector of clusters whose
+// proxies are at the addresses.
 func StartProvider(t testing.TB, host string, proxies ...string) Provider {
 	t.Helper()
 	return StartProviderAs(t, Connector, host, proxies...)
@@ -29,7 +30,11 @@ func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Pr
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := Provider{Issuer: "http://" + l.Addr().String(), ClientID: "threshold", ClientSecret: "a secret of the story's"}
+	p := Provider{
+		Issuer:       "http://" + l.Addr().String(),
+		ClientID:     "threshold",
+		ClientSecret: "a secret of the story's",
+	}
 	client := oidctest.Client{ID: p.ClientID, Secret: p.ClientSecret}
 	for _, addr := range proxies {
 		client.Redirects = append(client.Redirects, CallbackURL(addr, connector))
@@ -38,7 +43,9 @@ func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Pr
 	for _, email := range Users {
 		users = append(users, oidctest.User{Email: email, Password: Password, Subject: "id of " + email})
 	}
-	provider, err := oidctest.New(oidctest.Config{Issuer: p.Issuer, Clients: []oidctest.Client{client}, Users: users})
+	provider, err := oidctest.New(
+		oidctest.Config{Issuer: p.Issuer, Clients: []oidctest.Client{client}, Users: users},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

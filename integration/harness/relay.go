@@ -18,12 +18,13 @@ const (
 	maxFlights = 10_000
 )
 
-// Relay makes the way to a server longer and counts the round trips that its clients wait for. It adds delay in user space, so that no
-// right of the machine's is needed, and delays a connection's start as TCP would.
+// Relay makes the way to a server longer and counts the round trips that its clients wait for. It adds delay
+// in user space, so that no right of the machine's is needed, and delays a connection's start as TCP would.
 //
-// The count does not depend on speed: what a client sends is one round trip further than the furthest thing that had reached it when
-// it sent, whatever the connection; what a server sends is as far as the furthest thing that had reached it. A sender that is slow by
-// more than a round trip may be counted too high, never too low, so choose a delay well above the machine's hiccups.
+// The count does not depend on speed: what a client sends is one round trip further than the furthest thing
+// that had reached it when it sent, whatever the connection; what a server sends is as far as the furthest
+// thing that had reached it. A sender that is slow by more than a round trip may be counted too high, never
+// too low, so choose a delay well above the machine's hiccups.
 type Relay struct {
 	Addr   string // where clients connect, on 127.0.0.1
 	target string
@@ -58,7 +59,14 @@ func StartRelay(t testing.TB, target string, roundTrip time.Duration) *Relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Relay{Addr: l.Addr().String(), target: target, half: roundTrip / 2, listener: l, open: map[net.Conn]struct{}{}, began: time.Now()}
+	r := &Relay{
+		Addr:     l.Addr().String(),
+		target:   target,
+		half:     roundTrip / 2,
+		listener: l,
+		open:     map[net.Conn]struct{}{},
+		began:    time.Now(),
+	}
 	r.tasks.Go(r.accept)
 	t.Cleanup(r.close)
 	return r
@@ -94,7 +102,15 @@ func (r *Relay) Log() string {
 		if f.FromClient {
 			way = "client → server"
 		}
-		fmt.Fprintf(&b, "%6d ms  connection %d  %s  %6d bytes  trips %d\n", f.At.Milliseconds(), f.Conn, way, f.Bytes, f.Trips)
+		fmt.Fprintf(
+			&b,
+			"%6d ms  connection %d  %s  %6d bytes  trips %d\n",
+			f.At.Milliseconds(),
+			f.Conn,
+			way,
+			f.Bytes,
+			f.Trips,
+		)
 	}
 	return b.String()
 }
@@ -259,7 +275,13 @@ func (p *relayedConn) arrived(c chunk, fromClient bool) {
 	if p.since != r.resets {
 		return
 	}
-	f := Flight{At: time.Since(r.began), Conn: p.id, FromClient: fromClient, Bytes: len(*c.data), Trips: c.trips}
+	f := Flight{
+		At:         time.Since(r.began),
+		Conn:       p.id,
+		FromClient: fromClient,
+		Bytes:      len(*c.data),
+		Trips:      c.trips,
+	}
 	if fromClient {
 		p.known = max(p.known, c.trips)
 		f.Trips-- // it is on the first half of that one
@@ -267,7 +289,8 @@ func (p *relayedConn) arrived(c chunk, fromClient bool) {
 		r.known = max(r.known, c.trips)
 	}
 	if n := len(r.flights); n > 0 {
-		if last := &r.flights[n-1]; last.Conn == f.Conn && last.FromClient == f.FromClient && last.Trips == f.Trips {
+		if last := &r.flights[n-1]; last.Conn == f.Conn && last.FromClient == f.FromClient &&
+			last.Trips == f.Trips {
 			last.Bytes += f.Bytes
 			return
 		}

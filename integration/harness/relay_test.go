@@ -87,7 +87,8 @@ func TestRelayCountsRoundTrips(t *testing.T) {
 	}
 }
 
-// A client that does not wait pays once, however often it writes, and two connections at once cost no more than one.
+// A client that does not wait pays once, however often it writes, and two connections at once cost no more
+// than one.
 func TestRelayCountsNoRoundTripTwice(t *testing.T) {
 	r := harness.StartRelay(t, serve(t, func(c net.Conn) { _, _ = io.CopyN(c, c, 2) }), 200*time.Millisecond)
 	c := connect(t, r.Addr)

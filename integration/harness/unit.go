@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// Systemd does in a room what systemctl asks for, as far as a guide needs: no service manager runs there. It reads the unit that is
-// installed and runs its ExecStartPre and ExecStart as its User with its StateDirectory and privileges, waits for READY=1, and stops with
-// SIGTERM. The unit's sandbox is not made; "systemd-analyze" looks at that elsewhere.
+// Systemd does in a room what systemctl asks for, as far as a guide needs: no service manager runs there. It
+// reads the unit that is installed and runs its ExecStartPre and ExecStart as its User with its
+// StateDirectory and privileges, waits for READY=1, and stops with SIGTERM. The unit's sandbox is not made;
+// "systemd-analyze" looks at that elsewhere.
 type Systemd struct {
 	container *Container
 	t         testing.TB
@@ -55,7 +56,8 @@ func (s *Systemd) start(name string) {
 	u := s.unit(name)
 	owner := u.value("User", "root")
 	for _, dir := range u["StateDirectory"] {
-		s.container.Run("install", "-d", "-o", owner, "-g", u.value("Group", "root"), "-m", u.value("StateDirectoryMode", "0755"), "/var/lib/"+dir).OK(s.t)
+		s.container.Run("install", "-d", "-o", owner, "-g", u.value("Group", "root"), "-m", u.value("StateDirectoryMode", "0755"), "/var/lib/"+dir).
+			OK(s.t)
 	}
 	for _, pre := range u["ExecStartPre"] {
 		s.container.Run(append(u.privilegeCommand(), strings.Fields(pre)...)...).OK(s.t)
@@ -63,7 +65,10 @@ func (s *Systemd) start(name string) {
 	socket := "/run/notify-" + name
 	// The folder is a file system of the room's own, without links.
 	_ = s.container.root.Remove(socket[1:])
-	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join("/proc", s.container.Pid, "root", socket), Net: "unixgram"})
+	listener, err := net.ListenUnixgram(
+		"unixgram",
+		&net.UnixAddr{Name: filepath.Join("/proc", s.container.Pid, "root", socket), Net: "unixgram"},
+	)
 	if err == nil {
 		err = s.container.root.Chmod(socket[1:], 0o777)
 	}
@@ -71,10 +76,13 @@ func (s *Systemd) start(name string) {
 		s.t.Fatal(err)
 	}
 	env := []string{"NOTIFY_SOCKET=" + socket}
-	if d, err := time.ParseDuration(strings.Replace(u.value("WatchdogSec", "0s"), "min", "m", 1)); err == nil && d > 0 {
+	if d, err := time.ParseDuration(strings.Replace(u.value("WatchdogSec", "0s"), "min", "m", 1)); err == nil &&
+		d > 0 {
 		env = append(env, fmt.Sprintf("WATCHDOG_USEC=%d", d.Microseconds()))
 	}
-	command := append([]string{"sh", "-c", `echo $$ >"$0"; exec "$@"`, "/run/" + name + ".pid"}, append(u.privilegeCommand(), strings.Fields(u.value("ExecStart", ""))...)...)
+	command := append(
+		[]string{"sh", "-c", `echo $$ >"$0"; exec "$@"`, "/run/" + name + ".pid"},
+		append(u.privilegeCommand(), strings.Fields(u.value("ExecStart", ""))...)...)
 	svc := &service{process: s.container.Start(env, command...), notify: listener}
 	s.running[name] = svc
 	s.t.Cleanup(func() { listener.Close() })
@@ -150,5 +158,14 @@ func (u unit) privilegeCommand() []string {
 	for c := range strings.FieldsSeq(u.value("AmbientCapabilities", "")) {
 		caps += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
 	}
-	return []string{"setpriv", "--reuid=" + user, "--regid=" + u.value("Group", user), "--init-groups", "--no-new-privs", "--inh-caps=" + caps, "--ambient-caps=" + caps, "--bounding-set=" + caps}
+	return []string{
+		"setpriv",
+		"--reuid=" + user,
+		"--regid=" + u.value("Group", user),
+		"--init-groups",
+		"--no-new-privs",
+		"--inh-caps=" + caps,
+		"--ambient-caps=" + caps,
+		"--bounding-set=" + caps,
+	}
 }

@@ -21,8 +21,8 @@ type Node struct {
 
 // Request is one question: may Who do Action at Node as Login, or on the resource?
 //
-// With Action List and no Login it asks whether Who may know of the node. With no Action it asks whether Who may reach the node at all:
-// what a proxy asks before it knows the login.
+// With Action List and no Login it asks whether Who may know of the node. With no Action it asks whether Who
+// may reach the node at all: what a proxy asks before it knows the login.
 type Request struct {
 	Who      identity.Identity
 	Node     Node
@@ -50,12 +50,20 @@ func Decide(p Policy, r Request) Decision {
 		return refuse("", "the certificate has ended", "run: tsh login")
 	}
 	if rule, ok := p.find(r, false); ok {
-		return refuse(rule, fmt.Sprintf("%s denies %s", rule, r), "ask an administrator whether the rule should deny this")
+		return refuse(
+			rule,
+			fmt.Sprintf("%s denies %s", rule, r),
+			"ask an administrator whether the rule should deny this",
+		)
 	}
 	if rule, ok := p.find(r, true); ok {
 		return Decision{Allow: true, Rule: rule, Reason: rule + " allows " + r.String()}
 	}
-	return refuse("", fmt.Sprintf("no role of %s (%s) allows %s", r.Who, roleList(r.Who.Roles), r), "ask an administrator for a role that allows it")
+	return refuse(
+		"",
+		fmt.Sprintf("no role of %s (%s) allows %s", r.Who, roleList(r.Who.Roles), r),
+		"ask an administrator for a role that allows it",
+	)
 }
 
 func refuse(rule, reason, remedy string) Decision {
@@ -121,32 +129,41 @@ func (g Grant) matchesNode(r Request) bool {
 		case "name":
 			value, has = r.Node.Name, true
 		}
-		if !has || !slices.ContainsFunc(patterns, func(p string) bool { return matches(p, value, r.Who.Traits) }) {
+		if !has ||
+			!slices.ContainsFunc(patterns, func(p string) bool { return matches(p, value, r.Who.Traits) }) {
 			return false
 		}
 	}
 	return true
 }
 
-// matchesLogin: a question without a login is answered by an allow that gives the person one (or, to list, by any), but only by a deny
-// that names no login.
+// matchesLogin: a question without a login is answered by an allow that gives the person one (or, to list, by
+// any), but only by a deny that names no login.
 func (g Grant) matchesLogin(r Request, allow bool) bool {
 	if r.Login == "" {
 		if allow {
-			return r.Action == List || slices.ContainsFunc(g.Logins, func(l string) bool { return len(g.expandLogin(l, r.Who.Traits, true)) > 0 })
+			return r.Action == List ||
+				slices.ContainsFunc(
+					g.Logins,
+					func(l string) bool { return len(g.expandLogin(l, r.Who.Traits, true)) > 0 },
+				)
 		}
 		return g.deniesEveryLogin()
 	}
 	if !allow && g.deniesEveryLogin() {
 		return true
 	}
-	return slices.ContainsFunc(g.Logins, func(l string) bool { return slices.Contains(g.expandLogin(l, r.Who.Traits, allow), r.Login) })
+	return slices.ContainsFunc(
+		g.Logins,
+		func(l string) bool { return slices.Contains(g.expandLogin(l, r.Who.Traits, allow), r.Login) },
+	)
 }
 
 // deniesEveryLogin reports whether a deny is about all logins.
 func (g Grant) deniesEveryLogin() bool { return len(g.Logins) == 0 || slices.Contains(g.Logins, "*") }
 
-// expandLogin expands one entry. In allow a template never yields a system account or anything but a plain account name; in deny it may.
+// expandLogin expands one entry. In allow a template never yields a system account or anything but a plain
+// account name; in deny it may.
 func (g Grant) expandLogin(entry string, traits identity.Traits, allow bool) []identity.Login {
 	t, err := parseTemplate(entry)
 	if err != nil {
@@ -161,11 +178,12 @@ func (g Grant) expandLogin(entry string, traits identity.Traits, allow bool) []i
 	return out
 }
 
-// matchesAction: any allowed action implies list; reaching a node (no action) takes an action other than list. A deny of list, or of
-// everything, hides the node.
+// matchesAction: any allowed action implies list; reaching a node (no action) takes an action other than
+// list. A deny of list, or of everything, hides the node.
 func (g Grant) matchesAction(r Request, allow bool) bool {
 	if !allow {
-		return len(g.Actions) == 0 || slices.Contains(g.Actions, string(r.Action)) || (r.Resource == "" && slices.Contains(g.Actions, string(List)))
+		return len(g.Actions) == 0 || slices.Contains(g.Actions, string(r.Action)) ||
+			(r.Resource == "" && slices.Contains(g.Actions, string(List)))
 	}
 	switch {
 	case r.Resource != "":
@@ -180,10 +198,12 @@ func (g Grant) matchesAction(r Request, allow bool) bool {
 
 // allowsReaching reports whether an allow gives more than the sight of a node.
 func (g Grant) allowsReaching() bool {
-	return len(g.Nodes) > 0 && slices.ContainsFunc(g.Actions, func(a string) bool { return a != string(List) })
+	return len(g.Nodes) > 0 &&
+		slices.ContainsFunc(g.Actions, func(a string) bool { return a != string(List) })
 }
 
-// Logins lists every account that any of the person's roles could let them be, sorted: the principals of their certificate.
+// Logins lists every account that any of the person's roles could let them be, sorted: the principals of
+// their certificate.
 func (p Policy) Logins(who identity.Identity) []identity.Login {
 	var out []identity.Login
 	for _, name := range who.Roles {
@@ -214,7 +234,8 @@ func (p Policy) LoginsAt(who identity.Identity, n Node, now time.Time) []identit
 	return out
 }
 
-// CertTTL is how long the person's certificates may live: the shortest of what their roles say, DefaultCertTTL when none says.
+// CertTTL is how long the person's certificates may live: the shortest of what their roles say,
+// DefaultCertTTL when none says.
 func (p Policy) CertTTL(who identity.Identity) time.Duration {
 	ttl := time.Duration(0)
 	for _, name := range who.Roles {

@@ -13,7 +13,15 @@ import (
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func user(roles ...string) identity.Identity {
-	return identity.Identity{Kind: identity.User, Cluster: "c.example", Name: "alice", Connector: "corp", Subject: "1", Roles: roles, Expires: now.Add(time.Hour)}
+	return identity.Identity{
+		Kind:      identity.User,
+		Cluster:   "c.example",
+		Name:      "alice",
+		Connector: "corp",
+		Subject:   "1",
+		Roles:     roles,
+		Expires:   now.Add(time.Hour),
+	}
 }
 
 func withTraits(id identity.Identity, traits identity.Traits) identity.Identity {
@@ -117,7 +125,10 @@ func TestNodesMatchByLabels(t *testing.T) {
 		{"a template of something else", nodes("team", "{{name}}"), identity.Traits{"name": {"web"}}, prod, false},
 	} {
 		g := access.Grant{Nodes: tt.nodes, Logins: access.Strings{"alice"}, Actions: access.Strings{"shell"}}
-		d := access.Decide(policy(allow(g)), request(withTraits(user("r"), tt.traits), tt.node, "alice", access.Shell))
+		d := access.Decide(
+			policy(allow(g)),
+			request(withTraits(user("r"), tt.traits), tt.node, "alice", access.Shell),
+		)
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
@@ -152,7 +163,10 @@ func TestLogins(t *testing.T) {
 		{"a star written out", []string{"*"}, nil, "alice", false},
 		{"a star written out, asked as star", []string{"*"}, nil, "*", false},
 	} {
-		d := access.Decide(policy(allow(shellAs(tt.logins...))), request(withTraits(user("r"), tt.traits), prod, tt.asked, access.Shell))
+		d := access.Decide(
+			policy(allow(shellAs(tt.logins...))),
+			request(withTraits(user("r"), tt.traits), prod, tt.asked, access.Shell),
+		)
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
@@ -195,7 +209,11 @@ func TestActions(t *testing.T) {
 }
 
 func TestDenyWins(t *testing.T) {
-	everything := access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"alice", "root"}, Actions: access.Strings{"list", "shell", "exec"}}
+	everything := access.Grant{
+		Nodes:   nodes("*", "*"),
+		Logins:  access.Strings{"alice", "root"},
+		Actions: access.Strings{"list", "shell", "exec"},
+	}
 	reach := access.Action("")
 	for _, tt := range []struct {
 		name  string
@@ -223,8 +241,14 @@ func TestDenyWins(t *testing.T) {
 		{"a node by template", access.Grant{Nodes: nodes("team", "{{traits.team}}")}, "alice", access.Shell, false},
 		{"a grant about documents", access.Grant{Resources: access.Strings{"*"}}, "alice", access.Shell, true},
 	} {
-		who := withTraits(user("opener", "closer"), identity.Traits{"unix": {"alice"}, "su": {"root"}, "team": {"web"}})
-		p := access.Policy{"opener": {Name: "opener", Allow: []access.Grant{everything}}, "closer": {Name: "closer", Deny: []access.Grant{tt.deny}}}
+		who := withTraits(
+			user("opener", "closer"),
+			identity.Traits{"unix": {"alice"}, "su": {"root"}, "team": {"web"}},
+		)
+		p := access.Policy{
+			"opener": {Name: "opener", Allow: []access.Grant{everything}},
+			"closer": {Name: "closer", Deny: []access.Grant{tt.deny}},
+		}
 		for range 2 {
 			d := access.Decide(p, request(who, prod, tt.login, tt.asked))
 			if d.Allow != tt.want {
@@ -239,13 +263,26 @@ func TestDenyWins(t *testing.T) {
 }
 
 func TestDecisionsNameTheirRule(t *testing.T) {
-	p := policy(allow(access.Grant{Nodes: nodes("env", "dev"), Logins: access.Strings{"alice"}, Actions: access.Strings{"shell"}}, shellAs("alice")))
+	p := policy(
+		allow(
+			access.Grant{
+				Nodes:   nodes("env", "dev"),
+				Logins:  access.Strings{"alice"},
+				Actions: access.Strings{"shell"},
+			},
+			shellAs("alice"),
+		),
+	)
 	d := access.Decide(p, request(user("r"), prod, "alice", access.Shell))
-	if !d.Allow || d.Rule != "role r, allow 2" || d.Reason != "role r, allow 2 allows shell as alice on web-1" || d.Remedy != "" {
+	if !d.Allow || d.Rule != "role r, allow 2" ||
+		d.Reason != "role r, allow 2 allows shell as alice on web-1" ||
+		d.Remedy != "" {
 		t.Errorf("got %+v, want the second allow named", d)
 	}
 	d = access.Decide(p, request(user("r"), prod, "root", access.Shell))
-	if d.Allow || d.Rule != "" || !strings.Contains(d.Reason, "shell as root on web-1") || !strings.Contains(d.Reason, "roles: r") || d.Remedy == "" {
+	if d.Allow || d.Rule != "" || !strings.Contains(d.Reason, "shell as root on web-1") ||
+		!strings.Contains(d.Reason, "roles: r") ||
+		d.Remedy == "" {
 		t.Errorf("got %+v, want what is missing named", d)
 	}
 }
@@ -274,7 +311,10 @@ func TestResources(t *testing.T) {
 		{"a deny of another action", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{grant("users", "rm")}}, access.Users, access.Get, true},
 		{"a deny of another resource", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{grant("users", "get")}}, access.Roles, access.Get, true},
 	} {
-		d := access.Decide(policy(tt.role), access.Request{Who: user("r"), Resource: tt.kind, Action: tt.asked, Now: now})
+		d := access.Decide(
+			policy(tt.role),
+			access.Request{Who: user("r"), Resource: tt.kind, Action: tt.asked, Now: now},
+		)
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
@@ -286,8 +326,16 @@ func TestResources(t *testing.T) {
 
 func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 	p := access.Policy{
-		"a": {Allow: []access.Grant{shellAs("ubuntu", "alice"), {Nodes: nodes("*", "*"), Logins: access.Strings{"viewer"}, Actions: access.Strings{"list"}}}},
-		"b": {Allow: []access.Grant{shellAs("alice", "{{traits.unix}}")}, Deny: []access.Grant{{Nodes: nodes("env", "prod"), Logins: access.Strings{"ubuntu"}}}},
+		"a": {
+			Allow: []access.Grant{
+				shellAs("ubuntu", "alice"),
+				{Nodes: nodes("*", "*"), Logins: access.Strings{"viewer"}, Actions: access.Strings{"list"}},
+			},
+		},
+		"b": {
+			Allow: []access.Grant{shellAs("alice", "{{traits.unix}}")},
+			Deny:  []access.Grant{{Nodes: nodes("env", "prod"), Logins: access.Strings{"ubuntu"}}},
+		},
 		"c": {Allow: []access.Grant{shellAs("root")}},
 	}
 	who := withTraits(user("a", "b", "unknown"), identity.Traits{"unix": {"al", "root"}})
@@ -297,7 +345,10 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 	if got, want := p.LoginsAt(who, prod, now), []identity.Login{"al", "alice"}; !slices.Equal(got, want) {
 		t.Errorf("on prod: got %v, want %v", got, want)
 	}
-	if got, want := p.LoginsAt(who, node("dev", nil), now), []identity.Login{"al", "alice", "ubuntu"}; !slices.Equal(got, want) {
+	if got, want := p.LoginsAt(who, node("dev", nil), now), []identity.Login{"al", "alice", "ubuntu"}; !slices.Equal(
+		got,
+		want,
+	) {
 		t.Errorf("elsewhere: got %v, want %v", got, want)
 	}
 	if got := p.LoginsAt(who, prod, who.Expires); got != nil {
@@ -312,7 +363,13 @@ func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 	ttl := func(d time.Duration) access.Role {
 		return access.Role{Options: access.Options{CertTTL: access.Duration(d)}}
 	}
-	p := access.Policy{"none": {}, "hour": ttl(time.Hour), "day": ttl(24 * time.Hour), "week": ttl(7 * 24 * time.Hour), "minus": ttl(-time.Hour)}
+	p := access.Policy{
+		"none":  {},
+		"hour":  ttl(time.Hour),
+		"day":   ttl(24 * time.Hour),
+		"week":  ttl(7 * 24 * time.Hour),
+		"minus": ttl(-time.Hour),
+	}
 	for _, tt := range []struct {
 		roles []string
 		want  time.Duration

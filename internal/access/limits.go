@@ -16,8 +16,8 @@ const (
 	maxMaxSessions = 1000
 )
 
-// Count is a number in a document that, once written, cannot be 0: whoever writes "max_sessions: 0" wants none, and would get them
-// without bound.
+// Count is a number in a document that, once written, cannot be 0: whoever writes "max_sessions: 0" wants
+// none, and would get them without bound.
 type Count int
 
 // UnmarshalJSON refuses 0.
@@ -68,7 +68,8 @@ func (p Policy) Limits(who identity.Identity) Limits {
 	return l
 }
 
-// keepStrictest keeps the smaller bound. One below zero, which Check refuses, bounds all the same: it allows nothing.
+// keepStrictest keeps the smaller bound. One below zero, which Check refuses, bounds all the same: it allows
+// nothing.
 func keepStrictest[T ~int | ~int64](have *Limit[T], at T, role, option string) {
 	if at != 0 && (have.Rule == "" || at < have.Value) {
 		*have = Limit[T]{Value: at, Rule: optionRule(role, option)}
@@ -77,7 +78,8 @@ func keepStrictest[T ~int | ~int64](have *Limit[T], at T, role, option string) {
 
 func optionRule(role, option string) string { return "role " + role + ", " + option }
 
-// LimitsSessions reports whether the role says anything about sessions: what a program that knows nothing of it would let go on.
+// LimitsSessions reports whether the role says anything about sessions: what a program that knows nothing of
+// it would let go on.
 func (o Options) LimitsSessions() bool {
 	return o.IdleTimeout != 0 || o.MaxSession != 0 || o.MaxSessions != 0 || o.EndWithCertificate
 }

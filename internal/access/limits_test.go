@@ -9,9 +9,22 @@ import (
 
 func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 	role := func(idle, session time.Duration, count int, end bool) access.Role {
-		return access.Role{Options: access.Options{IdleTimeout: access.Duration(idle), MaxSession: access.Duration(session), MaxSessions: access.Count(count), EndWithCertificate: end}}
+		return access.Role{
+			Options: access.Options{
+				IdleTimeout:        access.Duration(idle),
+				MaxSession:         access.Duration(session),
+				MaxSessions:        access.Count(count),
+				EndWithCertificate: end,
+			},
+		}
 	}
-	p := access.Policy{"free": {}, "short": role(time.Minute, 8*time.Hour, 5, false), "few": role(time.Hour, 0, 1, true), "day": role(0, time.Hour, 0, true), "broken": role(-1, -1, -1, false)}
+	p := access.Policy{
+		"free":   {},
+		"short":  role(time.Minute, 8*time.Hour, 5, false),
+		"few":    role(time.Hour, 0, 1, true),
+		"day":    role(0, time.Hour, 0, true),
+		"broken": role(-1, -1, -1, false),
+	}
 	d := func(at time.Duration, rule string) access.Limit[time.Duration] {
 		return access.Limit[time.Duration]{Value: at, Rule: rule}
 	}

@@ -1,7 +1,8 @@
 // Package access answers: may they?
 //
-// Decide is one pure function over role documents. Auth asks it when it lists and issues, a proxy asks it early so that a refusal is
-// friendly, and the node asks it last and finally. Deny wins, nothing is allowed by default, and every answer names its rule.
+// Decide is one pure function over role documents. Auth asks it when it lists and issues, a proxy asks it
+// early so that a refusal is friendly, and the node asks it last and finally. Deny wins, nothing is allowed
+// by default, and every answer names its rule.
 package access
 
 import (
@@ -56,55 +57,58 @@ var Resources = []Resource{Roles, Connectors, Users, Tokens, Machines, Events}
 
 // Role is one role document.
 type Role struct {
-	Name    string  `json:"name" yaml:"-"`
-	Allow   []Grant `json:"allow,omitempty" yaml:"allow,omitempty"`
-	Deny    []Grant `json:"deny,omitempty" yaml:"deny,omitempty"`
+	Name    string  `json:"name"             yaml:"-"`
+	Allow   []Grant `json:"allow,omitempty"  yaml:"allow,omitempty"`
+	Deny    []Grant `json:"deny,omitempty"   yaml:"deny,omitempty"`
 	Options Options `json:"options,omitzero" yaml:"options,omitempty"`
 }
 
 // Grant is one line of allow or deny: either about nodes or about resources.
 //
-// In allow, what is left out grants nothing: no logins means the node may only be listed. In deny, what is left out matches everything:
-// no logins denies every login.
+// In allow, what is left out grants nothing: no logins means the node may only be listed. In deny, what is
+// left out matches everything: no logins denies every login.
 type Grant struct {
-	// Nodes matches a node's labels: keys AND, values OR, "*" and "?" are wildcards. The key "name" matches the node's name and the
-	// key "*" with the value "*" matches every node. {{traits.x}} stands for the user's trait, whose value is never a wildcard.
-	Nodes map[string]Strings `json:"nodes,omitempty" yaml:"nodes,omitempty"`
-	// Logins are operating-system accounts, literal or {{traits.x}}. A template never yields a system account such as root.
-	Logins Strings `json:"logins,omitempty" yaml:"logins,omitempty"`
+	// Nodes matches a node's labels: keys AND, values OR, "*" and "?" are wildcards. The key "name" matches
+	// the node's name and the key "*" with the value "*" matches every node. {{traits.x}} stands for the
+	// user's trait, whose value is never a wildcard.
+	Nodes map[string]Strings `json:"nodes,omitempty"     yaml:"nodes,omitempty"`
+	// Logins are operating-system accounts, literal or {{traits.x}}. A template never yields a system account
+	// such as root.
+	Logins Strings `json:"logins,omitempty"    yaml:"logins,omitempty"`
 	// Resources are kinds of documents, or "*".
 	Resources Strings `json:"resources,omitempty" yaml:"resources,omitempty"`
-	Actions   Strings `json:"actions,omitempty" yaml:"actions,omitempty"`
+	Actions   Strings `json:"actions,omitempty"   yaml:"actions,omitempty"`
 }
 
 // Options narrow what a role's certificates and sessions may do.
 type Options struct {
-	// CertTTL is the longest life of a certificate of this role's holders. Zero means the default of 8h; at most 24h. Of several
-	// roles the shortest wins.
+	// CertTTL is the longest life of a certificate of this role's holders. Zero means the default of 8h; at
+	// most 24h. Of several roles the shortest wins.
 	CertTTL Duration `json:"cert_ttl,omitzero" yaml:"cert_ttl,omitempty"`
 
-	// What follows bounds sessions. Nodes enforce it by the rules of the moment, also on sessions that run. Of several roles the
-	// strictest wins, whichever of them allowed the session. Zero bounds nothing.
+	// What follows bounds sessions. Nodes enforce it by the rules of the moment, also on sessions that run.
+	// Of several roles the strictest wins, whichever of them allowed the session. Zero bounds nothing.
 
 	// IdleTimeout ends a connection on which its user has typed nothing for so long; 1s to 24h.
-	IdleTimeout Duration `json:"idle_timeout,omitzero" yaml:"idle_timeout,omitempty"`
+	IdleTimeout Duration `json:"idle_timeout,omitzero"         yaml:"idle_timeout,omitempty"`
 	// MaxSession is how long a connection, and so every session in it, may last; 1s to 168h.
-	MaxSession Duration `json:"max_session,omitzero" yaml:"max_session,omitempty"`
+	MaxSession Duration `json:"max_session,omitzero"          yaml:"max_session,omitempty"`
 	// MaxSessions is how many sessions one person may have at once on one node; 1 to 1000.
-	MaxSessions Count `json:"max_sessions,omitzero" yaml:"max_sessions,omitempty"`
+	MaxSessions Count `json:"max_sessions,omitzero"         yaml:"max_sessions,omitempty"`
 	// EndWithCertificate ends a connection when the certificate that opened it does.
 	EndWithCertificate bool `json:"end_with_certificate,omitzero" yaml:"end_with_certificate,omitempty"`
 }
 
-// MaxCertTTL is the longest life a user certificate may have; DefaultCertTTL is what it has when no role says otherwise.
+// MaxCertTTL is the longest life a user certificate may have; DefaultCertTTL is what it has when no role says
+// otherwise.
 const (
 	DefaultCertTTL = 8 * time.Hour
 	MaxCertTTL     = 24 * time.Hour
 	minCertTTL     = time.Minute
 )
 
-// Check refuses a role that could not mean what its author thinks. report is called once for every fault with the place, as
-// "allow[0].actions", and what is wrong.
+// Check refuses a role that could not mean what its author thinks. report is called once for every fault with
+// the place, as "allow[0].actions", and what is wrong.
 func (r Role) Check(report func(path, format string, args ...any)) {
 	for i, g := range r.Allow {
 		g.check(fmt.Sprintf("allow[%d]", i), true, report)
@@ -186,7 +190,8 @@ func (g Grant) checkPatterns(path string, allow bool, report func(path, format s
 		case err != nil:
 			report(path+".logins", "%v", err)
 		case !t.literal():
-			// The text around a template must be able to be part of an account's name: else it means nobody, also in a deny.
+			// The text around a template must be able to be part of an account's name: else it means nobody,
+			// also in a deny.
 			if identity.CheckLogin(identity.Login(t.before+"x"+t.after)) != nil {
 				report(path+".logins", "%q can be no account name, whatever the trait holds", l)
 			}

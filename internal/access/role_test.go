@@ -14,19 +14,27 @@ import (
 
 func faultsOf(r access.Role) []string {
 	var out []string
-	r.Check(func(path, format string, args ...any) { out = append(out, path+": "+fmt.Sprintf(format, args...)) })
+	r.Check(
+		func(path, format string, args ...any) { out = append(out, path+": "+fmt.Sprintf(format, args...)) },
+	)
 	return out
 }
 
 func TestCheckAcceptsTheExamplesOfTheDesign(t *testing.T) {
 	r := access.Role{
 		Allow: []access.Grant{
-			{Nodes: map[string]access.Strings{"env": {"staging", "prod"}, "team": {"{{traits.team}}"}}, Logins: access.Strings{"{{traits.unix}}", "ubuntu", "svc-{{traits.unix}}"},
-				Actions: access.Strings{"shell", "exec", "sftp", "forward-local"}},
+			{
+				Nodes:   map[string]access.Strings{"env": {"staging", "prod"}, "team": {"{{traits.team}}"}},
+				Logins:  access.Strings{"{{traits.unix}}", "ubuntu", "svc-{{traits.unix}}"},
+				Actions: access.Strings{"shell", "exec", "sftp", "forward-local"},
+			},
 			{Nodes: nodes("*", "*"), Actions: access.Strings{"list"}},
 			{Resources: access.Strings{"*"}, Actions: access.Strings{"get", "apply", "rm"}},
 		},
-		Deny:    []access.Grant{{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}}, {Nodes: nodes("name", "vault-?"), Logins: access.Strings{"*"}}},
+		Deny: []access.Grant{
+			{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}},
+			{Nodes: nodes("name", "vault-?"), Logins: access.Strings{"*"}},
+		},
 		Options: access.Options{CertTTL: access.Duration(8 * time.Hour)},
 	}
 	if got := faultsOf(r); got != nil {
@@ -35,7 +43,11 @@ func TestCheckAcceptsTheExamplesOfTheDesign(t *testing.T) {
 }
 
 func TestCheckRefuses(t *testing.T) {
-	good := access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"a1"}, Actions: access.Strings{"shell"}}
+	good := access.Grant{
+		Nodes:   nodes("*", "*"),
+		Logins:  access.Strings{"a1"},
+		Actions: access.Strings{"shell"},
+	}
 	change := func(fn func(*access.Grant)) access.Grant {
 		g := good
 		fn(&g)
@@ -76,7 +88,9 @@ func TestCheckRefuses(t *testing.T) {
 
 func TestCheckRefusesDeniesThatMatchNothing(t *testing.T) {
 	for _, login := range []string{"adm*", "*{{traits.x}}", "a b"} {
-		got := faultsOf(access.Role{Deny: []access.Grant{{Nodes: nodes("*", "*"), Logins: access.Strings{login}}}})
+		got := faultsOf(
+			access.Role{Deny: []access.Grant{{Nodes: nodes("*", "*"), Logins: access.Strings{login}}}},
+		)
 		if len(got) != 1 || !strings.HasPrefix(got[0], "deny[0].logins") {
 			t.Errorf("%q: got %q, want one fault at deny[0].logins", login, got)
 		}
@@ -121,7 +135,8 @@ func TestCheckBoundsTheLimits(t *testing.T) {
 		{"too many sessions", access.Options{MaxSessions: 1001}, "options.max_sessions"},
 	} {
 		got := faultsOf(access.Role{Options: tt.is})
-		if tt.want == "" && got != nil || tt.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], tt.want)) {
+		if tt.want == "" && got != nil ||
+			tt.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], tt.want)) {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -145,12 +160,19 @@ func TestLimitsRoundTripAsJSON(t *testing.T) {
 
 func TestARoleFieldAcceptsOneStringOrAList(t *testing.T) {
 	var r access.Role
-	err := json.Unmarshal([]byte(`{"allow":[{"nodes":{"env":"prod","team":["a","b"]},"logins":"root","actions":["shell"]}],"options":{"cert_ttl":"8h"}}`), &r)
+	err := json.Unmarshal(
+		[]byte(
+			`{"allow":[{"nodes":{"env":"prod","team":["a","b"]},"logins":"root","actions":["shell"]}],"options":{"cert_ttl":"8h"}}`,
+		),
+		&r,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := r.Allow[0]
-	if !slices.Equal(g.Nodes["env"], access.Strings{"prod"}) || !slices.Equal(g.Nodes["team"], access.Strings{"a", "b"}) || !slices.Equal(g.Logins, access.Strings{"root"}) {
+	if !slices.Equal(g.Nodes["env"], access.Strings{"prod"}) ||
+		!slices.Equal(g.Nodes["team"], access.Strings{"a", "b"}) ||
+		!slices.Equal(g.Logins, access.Strings{"root"}) {
 		t.Errorf("got %+v, want one and many", g)
 	}
 	if b, err := json.Marshal(r.Options); err != nil || string(b) != `{"cert_ttl":"8h"}` {
@@ -201,7 +223,11 @@ func FuzzTraitsNeverWiden(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, trait, value string) {
 		who := withTraits(user("r"), identity.Traits{"x": {trait}})
-		g := access.Grant{Nodes: nodes("k", "{{traits.x}}"), Logins: access.Strings{"{{traits.x}}"}, Actions: access.Strings{"shell"}}
+		g := access.Grant{
+			Nodes:   nodes("k", "{{traits.x}}"),
+			Logins:  access.Strings{"{{traits.x}}"},
+			Actions: access.Strings{"shell"},
+		}
 		p := policy(allow(g))
 		n := node("n", identity.Labels{"k": value})
 		if access.Decide(p, request(who, n, "", access.List)).Allow && trait != value {
@@ -217,7 +243,9 @@ func FuzzTraitsNeverWiden(f *testing.F) {
 
 func TestNullIsAnEmptyList(t *testing.T) {
 	var g access.Grant
-	if err := json.Unmarshal([]byte(`{"logins":null,"actions":"shell"}`), &g); err != nil || len(g.Logins) != 0 || len(g.Actions) != 1 {
+	if err := json.Unmarshal([]byte(`{"logins":null,"actions":"shell"}`), &g); err != nil ||
+		len(g.Logins) != 0 ||
+		len(g.Actions) != 1 {
 		t.Errorf("got %+v (%v), want no login and one action", g, err)
 	}
 }

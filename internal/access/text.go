@@ -55,7 +55,8 @@ func parseTemplate(s string) (template, error) {
 	}
 	name, after, closed := strings.Cut(rest, templateClose)
 	trait, ok := strings.CutPrefix(strings.TrimSpace(name), "traits.")
-	if !closed || !ok || strings.Contains(after, templateOpen) || strings.Contains(after, templateClose) || identity.CheckWord("trait", trait) != nil {
+	if !closed || !ok || strings.Contains(after, templateOpen) || strings.Contains(after, templateClose) ||
+		identity.CheckWord("trait", trait) != nil {
 		return template{}, fmt.Errorf("%q: a template is one {{traits.NAME}}", s)
 	}
 	return template{before, trait, after}, nil
@@ -73,8 +74,8 @@ func (t template) expand(traits identity.Traits) []string {
 	return out
 }
 
-// matches reports whether value is what the pattern means for a user with the traits. Wildcards work in the pattern's own text only:
-// a trait's value is compared as it is, so that nobody's claim can widen a rule.
+// matches reports whether value is what the pattern means for a user with the traits. Wildcards work in the
+// pattern's own text only: a trait's value is compared as it is, so that nobody's claim can widen a rule.
 func matches(pattern, value string, traits identity.Traits) bool {
 	t, err := parseTemplate(pattern)
 	if err != nil {
@@ -91,7 +92,8 @@ func matches(pattern, value string, traits identity.Traits) bool {
 	return false
 }
 
-// matchesAround reports whether value is before + v + after for some way to place v. An empty v, as from a claim left empty, matches nothing.
+// matchesAround reports whether value is before + v + after for some way to place v. An empty v, as from a
+// claim left empty, matches nothing.
 func (t template) matchesAround(value, v string) bool {
 	for i := 0; v != "" && i+len(v) <= len(value); i++ {
 		if value[i:i+len(v)] == v && glob(t.before, value[:i]) && glob(t.after, value[i+len(v):]) {
@@ -101,7 +103,8 @@ func (t template) matchesAround(value, v string) bool {
 	return false
 }
 
-// glob matches "*" (any run) and "?" (any one byte); everything else is literal. It takes time linear in the product of the lengths.
+// glob matches "*" (any run) and "?" (any one byte); everything else is literal. It takes time linear in the
+// product of the lengths.
 func glob(pattern, s string) bool {
 	p, i, star, mark := 0, 0, -1, 0
 	for i < len(s) {
@@ -122,14 +125,67 @@ func glob(pattern, s string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// systemAccounts are accounts of Debian and Red Hat systems that no template may yield: who may be root is written out in a role.
-var systemAccounts = []string{"root", "toor", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup",
-	"list", "irc", "gnats", "nobody", "adm", "shutdown", "halt", "operator", "ftp", "sshd", "messagebus", "polkitd", "dbus", "rpc", "tss", "ntp", "chrony",
-	"postgres", "mysql", "redis", "docker", "wheel", "sudo", "admin", "threshold", "syslog", "uuidd", "tcpdump", "avahi", "nginx", "apache", "named",
-	"statd", "rpcuser", "nfsnobody", "pollinate", "landscape", "debian-exim"}
+// systemAccounts are accounts of Debian and Red Hat systems that no template may yield: who may be root is
+// written out in a role.
+var systemAccounts = []string{
+	"root",
+	"toor",
+	"daemon",
+	"bin",
+	"sys",
+	"sync",
+	"games",
+	"man",
+	"lp",
+	"mail",
+	"news",
+	"uucp",
+	"proxy",
+	"www-data",
+	"backup",
+	"list",
+	"irc",
+	"gnats",
+	"nobody",
+	"adm",
+	"shutdown",
+	"halt",
+	"operator",
+	"ftp",
+	"sshd",
+	"messagebus",
+	"polkitd",
+	"dbus",
+	"rpc",
+	"tss",
+	"ntp",
+	"chrony",
+	"postgres",
+	"mysql",
+	"redis",
+	"docker",
+	"wheel",
+	"sudo",
+	"admin",
+	"threshold",
+	"syslog",
+	"uuidd",
+	"tcpdump",
+	"avahi",
+	"nginx",
+	"apache",
+	"named",
+	"statd",
+	"rpcuser",
+	"nfsnobody",
+	"pollinate",
+	"landscape",
+	"debian-exim",
+}
 
 // isSystemAccount also refuses a name of digits alone: some programs take one for a user id, and 0 is root's.
 func isSystemAccount(l string) bool {
-	return slices.Contains(systemAccounts, strings.ToLower(l)) || strings.HasPrefix(l, "_") || strings.HasPrefix(l, "systemd-") ||
+	return slices.Contains(systemAccounts, strings.ToLower(l)) || strings.HasPrefix(l, "_") ||
+		strings.HasPrefix(l, "systemd-") ||
 		strings.Trim(l, "0123456789") == ""
 }

@@ -1,6 +1,7 @@
 // Package audit answers: what is an audit event?
 //
-// Every security-relevant fact has a code of its own, registered here once, so that searches and alerts never depend on wording.
+// Every security-relevant fact has a code of its own, registered here once, so that searches and alerts never
+// depend on wording.
 package audit
 
 import (
@@ -66,7 +67,8 @@ var Descriptions = map[Code]string{
 	NodeDisconnected: "a node left a proxy",
 }
 
-// Event is one fact. Only auth stores events; nodes send theirs to auth, which checks that Node is the sender.
+// Event is one fact. Only auth stores events; nodes send theirs to auth, which checks that Node is the
+// sender.
 type Event struct {
 	V         int                `json:"v"`
 	Code      Code               `json:"code"`

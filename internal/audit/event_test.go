@@ -15,7 +15,12 @@ func TestTruncateEndsAtAWholeCharacterWithinTheBound(t *testing.T) {
 	for shift := range 3 {
 		got := audit.Truncate(strings.Repeat("x", shift) + strings.Repeat("한", audit.MaxText))
 		if len(got) > audit.MaxText || !utf8.ValidString(got) || !strings.HasSuffix(got, "한…") {
-			t.Errorf("got %d bytes ending in %q, want whole characters and at most %d bytes", len(got), got[len(got)-8:], audit.MaxText)
+			t.Errorf(
+				"got %d bytes ending in %q, want whole characters and at most %d bytes",
+				len(got),
+				got[len(got)-8:],
+				audit.MaxText,
+			)
 		}
 	}
 }

@@ -34,8 +34,8 @@ type Dialer interface {
 	DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error)
 }
 
-// NewClient makes a client for the address (host:port of an auth port or of a proxy), which is gone to straight. cfg decides whom to
-// trust and which certificate to show: see identity.PinnedTLS.
+// NewClient makes a client for the address (host:port of an auth port or of a proxy), which is gone to
+// straight. cfg decides whom to trust and which certificate to show: see identity.PinnedTLS.
 func NewClient(addr string, cfg *tls.Config) *Client {
 	return NewClientWithDialer(directDialer{}, addr, cfg)
 }
@@ -89,8 +89,15 @@ func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req R
 	return res, nil
 }
 
-// Stream asks a streaming route and hands each message to each, until ctx ends, each fails, or the stream breaks.
-func Stream[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req Req, each func(Res) error) error {
+// Stream asks a streaming route and hands each message to each, until ctx ends, each fails, or the stream
+// breaks.
+func Stream[Req, Res any](
+	ctx context.Context,
+	c *Client,
+	r Route[Req, Res],
+	req Req,
+	each func(Res) error,
+) error {
 	body, err := c.post(ctx, r.Path(), req)
 	if err != nil {
 		return err
@@ -147,12 +154,35 @@ func (c *Client) explainCallError(path string, err error) error {
 	case errors.As(err, &said): // what stands on the way, as an HTTP proxy, has its own words
 		return said
 	case errors.As(err, &pin):
-		return fault.Wrap(err, fault.Denied, path, c.addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
-			"ask an administrator for the cluster's pin")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			path,
+			c.addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
+			"ask an administrator for the cluster's pin",
+		)
 	case errors.As(err, &old):
-		return fault.Wrap(err, fault.Expired, path, "the server's "+old.Error(), "set this machine's clock, or ask an administrator to look at auth")
+		return fault.Wrap(
+			err,
+			fault.Expired,
+			path,
+			"the server's "+old.Error(),
+			"set this machine's clock, or ask an administrator to look at auth",
+		)
 	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the peer
-		return fault.Wrap(err, fault.Unauthenticated, path, "the server does not accept this certificate", "run: tsh login")
+		return fault.Wrap(
+			err,
+			fault.Unauthenticated,
+			path,
+			"the server does not accept this certificate",
+			"run: tsh login",
+		)
 	}
-	return fault.Wrap(err, fault.Unavailable, path, "auth cannot be reached at "+c.addr+": "+fault.DescribeNetwork(err), "check the address and the network, then try again")
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		path,
+		"auth cannot be reached at "+c.addr+": "+fault.DescribeNetwork(err),
+		"check the address and the network, then try again",
+	)
 }

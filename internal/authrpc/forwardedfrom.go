@@ -17,11 +17,12 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// ForwardedFrom is a proxy's word, in front of a connection that it passes through to auth unopened, from where that comes. It is signed
-// together with the client's first bytes, whose random makes each handshake one of its own: it introduces no other connection.
+// ForwardedFrom is a proxy's word, in front of a connection that it passes through to auth unopened, from
+// where that comes. It is signed together with the client's first bytes, whose random makes each handshake
+// one of its own: it introduces no other connection.
 //
-// On the wire: the byte 0xF1, which begins no TLS record, two bytes of length (big endian), JSON of that length; then Hello bytes of the
-// client's, and what follows of them.
+// On the wire: the byte 0xF1, which begins no TLS record, two bytes of length (big endian), JSON of that
+// length; then Hello bytes of the client's, and what follows of them.
 type ForwardedFrom struct {
 	ProxyID    identity.MachineID `json:"proxy"`
 	Addr       netip.AddrPort     `json:"from"`
@@ -38,7 +39,12 @@ const (
 )
 
 // SignForwardedFrom returns the proxy's word for a client whose first bytes are hello.
-func SignForwardedFrom(key crypto.Signer, proxy identity.MachineID, from netip.AddrPort, hello []byte) ([]byte, error) {
+func SignForwardedFrom(
+	key crypto.Signer,
+	proxy identity.MachineID,
+	from netip.AddrPort,
+	hello []byte,
+) ([]byte, error) {
 	if len(hello) == 0 || len(hello) > maxHelloBytes {
 		return nil, fmt.Errorf("authrpc: a hello of %d bytes cannot be introduced", len(hello))
 	}
@@ -66,8 +72,8 @@ func (i ForwardedFrom) Verify(key crypto.PublicKey) bool {
 	return ok && ecdsa.VerifyASN1(pub, sum[:], i.Sig)
 }
 
-// ReadForwardedFrom looks for an introduction at the beginning of conn, and returns the connection without it. There is none, and no
-// error, when the client is its own. The caller sets the deadline, and verifies.
+// ReadForwardedFrom looks for an introduction at the beginning of conn, and returns the connection without
+// it. There is none, and no error, when the client is its own. The caller sets the deadline, and verifies.
 func ReadForwardedFrom(conn net.Conn) (net.Conn, *ForwardedFrom, error) {
 	var head [3]byte
 	if _, err := io.ReadFull(conn, head[:1]); err != nil {
@@ -81,7 +87,11 @@ func ReadForwardedFrom(conn net.Conn) (net.Conn, *ForwardedFrom, error) {
 	}
 	n := binary.BigEndian.Uint16(head[1:])
 	if n > maxForwardedBytes {
-		return conn, nil, fmt.Errorf("authrpc: an introduction of %d bytes is larger than %d", n, maxForwardedBytes)
+		return conn, nil, fmt.Errorf(
+			"authrpc: an introduction of %d bytes is larger than %d",
+			n,
+			maxForwardedBytes,
+		)
 	}
 	i, err := readForwardedBody(io.LimitReader(conn, int64(n)), conn)
 	if err != nil {

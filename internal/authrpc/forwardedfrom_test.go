@@ -42,8 +42,11 @@ func signForwarded(t testing.TB, hello string) (*ecdsa.PrivateKey, []byte) {
 
 func TestForwardedFromIsRemovedAndVerifies(t *testing.T) {
 	key, word := signForwarded(t, "\x16hello")
-	conn, got, err := authrpc.ReadForwardedFrom(bytesConn{nil, bytes.NewReader(append(word, "\x16hello and more"...))})
-	if err != nil || got == nil || got.ProxyID != proxyID || got.Addr.String() != clientAddr || !got.Verify(key.Public()) {
+	conn, got, err := authrpc.ReadForwardedFrom(
+		bytesConn{nil, bytes.NewReader(append(word, "\x16hello and more"...))},
+	)
+	if err != nil || got == nil || got.ProxyID != proxyID || got.Addr.String() != clientAddr ||
+		!got.Verify(key.Public()) {
 		t.Fatalf("got %+v, %v, want it from %s", got, err, clientAddr)
 	}
 	if rest, err := io.ReadAll(conn); err != nil || string(rest) != "\x16hello and more" {

@@ -11,8 +11,8 @@ import (
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
-// BeginLoginRequest starts a login for a browser. Nothing is stored: the attempt travels in the answer's sealed Attempt, which the
-// proxy keeps in a cookie.
+// BeginLoginRequest starts a login for a browser. Nothing is stored: the attempt travels in the answer's
+// sealed Attempt, which the proxy keeps in a cookie.
 type BeginLoginRequest struct {
 	Challenge    string `json:"challenge,omitempty"` // Challenge(…): commits to tsh's verifier and both public keys
 	Callback     string `json:"callback,omitempty"`  // tsh's loopback address, http://127.0.0.1:PORT/callback (RFC 8252 section 7.3)
@@ -22,28 +22,29 @@ type BeginLoginRequest struct {
 	From         string `json:"from,omitempty"`      // the browser's address
 	Locale       string `json:"locale,omitempty"`    // the language that the person chose (BCP 47), for the provider's page
 
-	// Handle, of BeginHeadless, stands in place of Challenge, Callback and State. Nothing happens before Confirmed, which says that the
-	// person saw who asks.
+	// Handle, of BeginHeadless, stands in place of Challenge, Callback and State. Nothing happens before
+	// Confirmed, which says that the person saw who asks.
 	Handle    string `json:"handle,omitempty"`
 	Confirmed bool   `json:"confirmed,omitempty"`
 }
 
-// Headless is what a person compares with the terminal of a machine without a browser before they log in for it.
+// Headless is what a person compares with the terminal of a machine without a browser before they log in for
+// it.
 type Headless struct {
 	From    string    `json:"from"` // the machine's address, by the word of the proxy that it asked through
 	Code    string    `json:"code"` // XXXX-XXXX
 	Expires time.Time `json:"expires"`
 }
 
-// CallbackPrefix and a connector's name are where its provider sends the browser back to. Each has an address of its own, so that no
-// provider can have another's code passed to it (RFC 9700 section 4.4.2).
+// CallbackPrefix and a connector's name are where its provider sends the browser back to. Each has an address
+// of its own, so that no provider can have another's code passed to it (RFC 9700 section 4.4.2).
 const CallbackPrefix = "/login/callback/"
 
 // CallbackPath is the path of a connector's callback.
 func CallbackPath(connector string) string { return CallbackPrefix + connector }
 
-// BeginLoginResponse either names the provider page to go to or, when the person must choose, the connectors; for a handle that is not
-// confirmed, it says who asks.
+// BeginLoginResponse either names the provider page to go to or, when the person must choose, the connectors;
+// for a handle that is not confirmed, it says who asks.
 type BeginLoginResponse struct {
 	Attempt    string      `json:"attempt,omitempty"`  // sealed; for the cookie
 	Redirect   string      `json:"redirect,omitempty"` // the provider's page
@@ -92,7 +93,8 @@ type ProveFactorRequest struct {
 	From    string `json:"from,omitempty"`
 }
 
-// ProveFactorResponse ends the browser's part. After a wrong code the call fails and the same Attempt may be used again until it ends.
+// ProveFactorResponse ends the browser's part. After a wrong code the call fails and the same Attempt may be
+// used again until it ends.
 type ProveFactorResponse struct {
 	Redirect      string   `json:"redirect,omitempty"` // tsh's loopback with the one-time code and state; none for a headless login
 	Name          string   `json:"name"`
@@ -118,7 +120,8 @@ type RedeemLoginResponse struct {
 	SSHCert  []byte            `json:"ssh_cert,omitempty"` // SSH wire format; absent for someone without any login
 	X509     [][]byte          `json:"x509"`               // DER, leaf first
 	Logins   []identity.Login  `json:"logins,omitempty"`
-	// Authorities is the chain of the signed authorities documents: what the client trusts nodes and proxies by. People get no roles.
+	// Authorities is the chain of the signed authorities documents: what the client trusts nodes and proxies
+	// by. People get no roles.
 	Authorities []rules.Signed `json:"authorities"`
 	Time        time.Time      `json:"time"` // auth's clock
 }
@@ -128,7 +131,8 @@ type BeginHeadlessRequest struct {
 	Challenge string `json:"challenge"`
 }
 
-// BeginHeadlessResponse has the handle that goes into the link, HeadlessPath?handle=…, which a person opens elsewhere.
+// BeginHeadlessResponse has the handle that goes into the link, HeadlessPath?handle=…, which a person opens
+// elsewhere.
 type BeginHeadlessResponse struct {
 	Handle       string        `json:"handle"`
 	Code         string        `json:"code"` // the person compares it
@@ -173,7 +177,8 @@ type JoinResponse struct {
 	Time     time.Time         `json:"time"`
 }
 
-// RenewRequest asks for fresh certificates for the keys that auth has on record. The TLS client certificate says who asks.
+// RenewRequest asks for fresh certificates for the keys that auth has on record. The TLS client certificate
+// says who asks.
 type RenewRequest struct {
 	Time time.Time `json:"time"`
 }
@@ -191,7 +196,8 @@ type RulesUpdate struct {
 	Set rules.Set `json:"set"`
 }
 
-// ReportNodesRequest says which nodes are attached to the calling proxy, all of them, under a lease that each report renews.
+// ReportNodesRequest says which nodes are attached to the calling proxy, all of them, under a lease that each
+// report renews.
 type ReportNodesRequest struct {
 	Attached []AttachedNode `json:"attached"`
 }
@@ -280,17 +286,17 @@ type ListNodesResponse struct {
 
 // Resource is one document as an administrator sees it.
 type Resource struct {
-	Kind     string          `json:"kind" yaml:"kind"`       // singular: role
-	Version  string          `json:"version" yaml:"version"` // v1
-	Metadata Metadata        `json:"metadata" yaml:"metadata"`
-	Spec     json.RawMessage `json:"spec" yaml:"spec"`
+	Kind     string          `json:"kind"             yaml:"kind"`    // singular: role
+	Version  string          `json:"version"          yaml:"version"` // v1
+	Metadata Metadata        `json:"metadata"         yaml:"metadata"`
+	Spec     json.RawMessage `json:"spec"             yaml:"spec"`
 	Status   json.RawMessage `json:"status,omitempty" yaml:"status,omitempty"` // what is so, not what was asked for
 }
 
 // Metadata names a resource.
 type Metadata struct {
-	Name     string            `json:"name" yaml:"name"`
-	Labels   map[string]string `json:"labels,omitempty" yaml:"labels,omitempty"`
+	Name     string            `json:"name"               yaml:"name"`
+	Labels   map[string]string `json:"labels,omitempty"   yaml:"labels,omitempty"`
 	Revision uint64            `json:"revision,omitempty" yaml:"revision,omitempty"` // when set in apply, it must still be the current one
 }
 

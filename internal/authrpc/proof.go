@@ -11,8 +11,9 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Challenge commits to the verifier and both public keys (SSH wire format and PKIX DER) without revealing them: a code that someone
-// else catches redeems nothing, and redeems no other keys. It is the S256 method of RFC 7636 over length-prefixed parts.
+// Challenge commits to the verifier and both public keys (SSH wire format and PKIX DER) without revealing
+// them: a code that someone else catches redeems nothing, and redeems no other keys. It is the S256 method of
+// RFC 7636 over length-prefixed parts.
 func Challenge(verifier string, sshKey, x509Key []byte) string {
 	sum := digest("threshold login v1", []byte(verifier), sshKey, x509Key)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
@@ -23,7 +24,8 @@ func ChallengeMatches(challenge, verifier string, sshKey, x509Key []byte) bool {
 	return subtle.ConstantTimeCompare([]byte(challenge), []byte(Challenge(verifier, sshKey, x509Key))) == 1
 }
 
-// JoinProof is what a joining machine signs with its X.509 key (ECDSA, SHA-256): it holds the key, and means this token and host key.
+// JoinProof is what a joining machine signs with its X.509 key (ECDSA, SHA-256): it holds the key, and means
+// this token and host key.
 func JoinProof(token string, sshKey, x509Key []byte) [sha256.Size]byte {
 	return digest("threshold join v1", []byte(token), sshKey, x509Key)
 }
@@ -55,7 +57,10 @@ const tokenPrefix = "thjoin1"
 // String gives the text form, which is a secret.
 func (t Token) String() string {
 	e := base64.RawURLEncoding
-	return strings.Join([]string{tokenPrefix, string(t.Kind), e.EncodeToString(t.Secret[:]), e.EncodeToString(t.Pin[:])}, ".")
+	return strings.Join(
+		[]string{tokenPrefix, string(t.Kind), e.EncodeToString(t.Secret[:]), e.EncodeToString(t.Pin[:])},
+		".",
+	)
 }
 
 // Hash is how auth knows the token: it never stores the secret.

@@ -38,7 +38,8 @@ type Server struct {
 	suppressed atomic.Int64  // refusals that went over it since the last line
 }
 
-// Strangers cause so many lines in the log a second, and so many in a burst. A login page's visitors stand behind a proxy's certificate.
+// Strangers cause so many lines in the log a second, and so many in a burst. A login page's visitors stand
+// behind a proxy's certificate.
 const (
 	refusalLogRate  = 10
 	refusalLogBurst = 100
@@ -46,51 +47,77 @@ const (
 
 // NewServer makes a server that learns from caller who asks.
 func NewServer(caller func(*http.Request) (Caller, error), log *slog.Logger) *Server {
-	return &Server{mux: http.NewServeMux(), caller: caller, log: log, refusalLog: rate.NewLimiter(refusalLogRate, refusalLogBurst)}
+	return &Server{
+		mux:        http.NewServeMux(),
+		caller:     caller,
+		log:        log,
+		refusalLog: rate.NewLimiter(refusalLogRate, refusalLogBurst),
+	}
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 // Handle serves a route.
 func Handle[Req, Res any](s *Server, r Route[Req, Res], fn func(context.Context, Caller, Req) (Res, error)) {
-	s.handle(r.Name, r.Path(), r.Callers, r.AllowExpired, func(w http.ResponseWriter, hr *http.Request, c Caller) error {
-		var req Req
-		if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
-			return err
-		}
-		res, err := fn(hr.Context(), c, req)
-		if err != nil {
-			return err
-		}
-		w.Header().Set("Content-Type", "application/json")
-		return json.NewEncoder(w).Encode(res)
-	})
+	s.handle(
+		r.Name,
+		r.Path(),
+		r.Callers,
+		r.AllowExpired,
+		func(w http.ResponseWriter, hr *http.Request, c Caller) error {
+			var req Req
+			if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
+				return err
+			}
+			res, err := fn(hr.Context(), c, req)
+			if err != nil {
+				return err
+			}
+			w.Header().Set("Content-Type", "application/json")
+			return json.NewEncoder(w).Encode(res)
+		},
+	)
 }
 
 // HandleStream serves a streaming route: fn sends until it returns or the caller goes.
-func HandleStream[Req, Res any](s *Server, r Route[Req, Res], fn func(ctx context.Context, c Caller, req Req, send func(Res) error) error) {
-	s.handle(r.Name, r.Path(), r.Callers, r.AllowExpired, func(w http.ResponseWriter, hr *http.Request, c Caller) error {
-		var req Req
-		if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
-			return err
-		}
-		flush := http.NewResponseController(w)
-		sent := false
-		err := fn(hr.Context(), c, req, func(res Res) error {
-			sent = true
-			if err := json.NewEncoder(w).Encode(res); err != nil {
+func HandleStream[Req, Res any](
+	s *Server,
+	r Route[Req, Res],
+	fn func(ctx context.Context, c Caller, req Req, send func(Res) error) error,
+) {
+	s.handle(
+		r.Name,
+		r.Path(),
+		r.Callers,
+		r.AllowExpired,
+		func(w http.ResponseWriter, hr *http.Request, c Caller) error {
+			var req Req
+			if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
 				return err
 			}
-			return flush.Flush()
-		})
-		if sent {
-			return nil // the status is on the wire already; the client sees the stream end and asks again
-		}
-		return err
-	})
+			flush := http.NewResponseController(w)
+			sent := false
+			err := fn(hr.Context(), c, req, func(res Res) error {
+				sent = true
+				if err := json.NewEncoder(w).Encode(res); err != nil {
+					return err
+				}
+				return flush.Flush()
+			})
+			if sent {
+				return nil // the status is on the wire already; the client sees the stream end and asks again
+			}
+			return err
+		},
+	)
 }
 
-func (s *Server) handle(name, path string, callers []identity.Kind, expired bool, fn func(http.ResponseWriter, *http.Request, Caller) error) {
+func (s *Server) handle(
+	name, path string,
+	callers []identity.Kind,
+	expired bool,
+	fn func(http.ResponseWriter, *http.Request, Caller) error,
+) {
 	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 		c, err := s.caller(r)
 		switch {
@@ -112,7 +139,12 @@ func refuseCallerKind(name string, c Caller) error {
 	if c.Kind == Anonymous {
 		return fault.New(fault.Unauthenticated, name, "this needs a certificate", "run: tsh login")
 	}
-	return fault.New(fault.Denied, name, "a "+string(c.Kind)+" certificate may not do this", "log in as a user: tsh login")
+	return fault.New(
+		fault.Denied,
+		name,
+		"a "+string(c.Kind)+" certificate may not do this",
+		"log in as a user: tsh login",
+	)
 }
 
 func (s *Server) refuse(w http.ResponseWriter, name string, c Caller, err error) {
@@ -132,8 +164,27 @@ func (s *Server) logRefusal(name string, c Caller, public *fault.Error, err erro
 	if public.Kind == fault.Internal {
 		level = slog.LevelError
 	}
-	s.log.Log(context.Background(), level, "call refused", "route", name, "caller", callerName(c), "from", c.Addr, "via", c.Proxy, "kind", public.Kind, "id", public.ID,
-		"unlogged_before", s.suppressed.Swap(0), "err", err)
+	s.log.Log(
+		context.Background(),
+		level,
+		"call refused",
+		"route",
+		name,
+		"caller",
+		callerName(c),
+		"from",
+		c.Addr,
+		"via",
+		c.Proxy,
+		"kind",
+		public.Kind,
+		"id",
+		public.ID,
+		"unlogged_before",
+		s.suppressed.Swap(0),
+		"err",
+		err,
+	)
 }
 
 func callerName(c Caller) string {
@@ -157,7 +208,13 @@ func readBody(w http.ResponseWriter, r *http.Request, c Caller, limit int64, int
 	case errors.As(err, &big):
 		return fault.Wrap(err, fault.Invalid, r.URL.Path, "the request is too large", "send less at once")
 	case err != nil && !errors.Is(err, io.EOF):
-		return fault.Wrap(err, fault.Invalid, strings.TrimPrefix(r.URL.Path, "/v1/"), "the request could not be read", "check that client and server versions match: tsh version")
+		return fault.Wrap(
+			err,
+			fault.Invalid,
+			strings.TrimPrefix(r.URL.Path, "/v1/"),
+			"the request could not be read",
+			"check that client and server versions match: tsh version",
+		)
 	}
 	return nil
 }

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Backoff yields growing pauses with jitter. It is used by one goroutine. The zero value yields no pause at all.
+// Backoff yields growing pauses with jitter. It is used by one goroutine. The zero value yields no pause at
+// all.
 type Backoff struct {
 	// Min is the least pause. Zero means that a pause may be as short as nothing ("full jitter").
 	Min time.Duration
@@ -45,7 +46,8 @@ func (b *Backoff) Next() time.Duration {
 // Reset starts again at First. It is called after a success.
 func (b *Backoff) Reset() { b.ceiling = 0 }
 
-// Sleep waits for d. It reports false, and at once, when ctx ends first; a context that has ended already always wins.
+// Sleep waits for d. It reports false, and at once, when ctx ends first; a context that has ended already
+// always wins.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	if ctx.Err() != nil {
 		return false

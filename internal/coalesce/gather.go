@@ -1,9 +1,10 @@
 // Package gather answers: how do bytes that belong together leave together?
 //
-// TLS hands each record of 16 kB to the network by a system call of its own, the multiplexer writes the head of a frame and its body
-// apart, and package ssh writes what does not fit its small buffer in two pieces. Each piece wakes somebody at the other end, who
-// hands it on as small as it came: most of the processor time of a large transfer went there. Nothing here waits for more to come: it
-// holds back only what is followed by more at once.
+// TLS hands each record of 16 kB to the network by a system call of its own, the multiplexer writes the head
+// of a frame and its body apart, and package ssh writes what does not fit its small buffer in two pieces.
+// Each piece wakes somebody at the other end, who hands it on as small as it came: most of the processor time
+// of a large transfer went there. Nothing here waits for more to come: it holds back only what is followed by
+// more at once.
 package coalesce
 
 import (
@@ -87,7 +88,8 @@ func TransportOf(w io.Writer) *TransportConn {
 	return nil
 }
 
-// Writer makes each Write to a TLS connection leave in one piece. What has no Under beneath it is written to as it is.
+// Writer makes each Write to a TLS connection leave in one piece. What has no Under beneath it is written to
+// as it is.
 func Writer(w io.Writer) io.Writer {
 	if u := TransportOf(w); u != nil {
 		return tlsWriter{w, u}

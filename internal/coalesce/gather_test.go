@@ -76,7 +76,11 @@ func TestMoreThanTheLimitIsFlushedEarly(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(w.all.Bytes(), want) || slices.Max(w.writes) > 64<<10 {
-		t.Errorf("got %d bytes in writes of up to %d, want all of them in pieces", w.all.Len(), slices.Max(w.writes))
+		t.Errorf(
+			"got %d bytes in writes of up to %d, want all of them in pieces",
+			w.all.Len(),
+			slices.Max(w.writes),
+		)
 	}
 }
 
@@ -105,7 +109,11 @@ func tlsPair(t *testing.T, beneath func(net.Conn) net.Conn) (server *tls.Conn, c
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"here"}}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotAfter:     time.Now().Add(time.Hour),
+		DNSNames:     []string{"here"},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +126,10 @@ func tlsPair(t *testing.T, beneath func(net.Conn) net.Conn) (server *tls.Conn, c
 	roots.AddCert(cert)
 	near, far := net.Pipe()
 	t.Cleanup(func() { near.Close(); far.Close() })
-	server = tls.Server(beneath(near), &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	server = tls.Server(
+		beneath(near),
+		&tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
+	)
 	return server, tls.Client(far, &tls.Config{RootCAs: roots, ServerName: "here"})
 }
 
@@ -131,7 +142,10 @@ func (c *countingConn) Write(b []byte) (int, error) { c.writes++; return c.Conn.
 
 func TestAWriteToTLSIsOneWriteToTheNetwork(t *testing.T) {
 	var below *countingConn
-	server, client := tlsPair(t, func(c net.Conn) net.Conn { below = &countingConn{Conn: c}; return coalesce.UnderTLS(below) })
+	server, client := tlsPair(
+		t,
+		func(c net.Conn) net.Conn { below = &countingConn{Conn: c}; return coalesce.UnderTLS(below) },
+	)
 	want := make([]byte, 40<<10) // three records, once they are large
 	_, _ = rand.Read(want)
 	done := make(chan int, 1)

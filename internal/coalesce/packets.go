@@ -5,8 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// firstPieceBytes is the first piece of a packet that is larger than package ssh's buffer. Its second, and last, follows at once. No packet
-// is so long itself once there are keys: with the ciphers and MACs in use its length is 4 modulo 8.
+// firstPieceBytes is the first piece of a packet that is larger than package ssh's buffer. Its second, and
+// last, follows at once. No packet is so long itself once there are keys: with the ciphers and MACs in use
+// its length is 4 modulo 8.
 const firstPieceBytes = 4096
 
 // SSHConn joins the two pieces in which package ssh writes a large packet.

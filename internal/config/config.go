@@ -1,11 +1,13 @@
 // Package config answers: what does this file say, and what is wrong with it?
 //
-// One strict decoder reads every YAML file a person writes: the configuration of threshold and threshold-node, the bootstrap file, and
-// the resources of "tsh apply -f". It accepts less than YAML allows: no aliases, anchors, merge keys or tags, no duplicate or unknown
-// keys, no value left empty. Whatever is wrong is reported at once, each fault as file:line: message.
+// One strict decoder reads every YAML file a person writes: the configuration of threshold and
+// threshold-node, the bootstrap file, and the resources of "tsh apply -f". It accepts less than YAML allows:
+// no aliases, anchors, merge keys or tags, no duplicate or unknown keys, no value left empty. Whatever is
+// wrong is reported at once, each fault as file:line: message.
 //
-// Struct fields are named by their yaml tag, else their json tag, else their name in lower case. The tag config:"required" refuses a
-// file without the key. A value that implements Checker is asked after it is read, so that a rule about meaning gets its line too.
+// Struct fields are named by their yaml tag, else their json tag, else their name in lower case. The tag
+// config:"required" refuses a file without the key. A value that implements Checker is asked after it is
+// read, so that a rule about meaning gets its line too.
 package config
 
 import (
@@ -25,14 +27,15 @@ const (
 	maxFaults = 100
 )
 
-// Checker is a value with rules that its type cannot say. Check is called once on each such value after it was read, also when parts
-// of it had faults. The path is relative to the value, as "allow[0].logins" or "" for the value itself; a report about a part that has
-// a fault already is dropped.
+// Checker is a value with rules that its type cannot say. Check is called once on each such value after it
+// was read, also when parts of it had faults. The path is relative to the value, as "allow[0].logins" or ""
+// for the value itself; a report about a part that has a fault already is dropped.
 type Checker interface {
 	Check(report func(path, format string, args ...any))
 }
 
-// Decode reads one YAML document into the struct that into points to. The error is a Faults. Name is what faults call the file.
+// Decode reads one YAML document into the struct that into points to. The error is a Faults. Name is what
+// faults call the file.
 func Decode(name string, data []byte, into any) error {
 	d := &decoder{file: name}
 	docs := d.parse(data)
@@ -51,8 +54,8 @@ func Decode(name string, data []byte, into any) error {
 
 // Metadata names a resource.
 type Metadata struct {
-	Name   string            `yaml:"name" json:"name" config:"required"`
-	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
+	Name   string            `yaml:"name"               json:"name"               config:"required"`
+	Labels map[string]string `yaml:"labels,omitempty"   json:"labels,omitempty"`
 	// Revision is the one this document was made from; zero says nothing of it.
 	Revision uint64 `yaml:"revision,omitempty" json:"revision,omitempty"`
 }
@@ -68,15 +71,16 @@ type Document struct {
 }
 
 type header struct {
-	Kind     string    `yaml:"kind" config:"required"`
-	Version  string    `yaml:"version" config:"required"`
+	Kind     string    `yaml:"kind"     config:"required"`
+	Version  string    `yaml:"version"  config:"required"`
 	Metadata Metadata  `yaml:"metadata" config:"required"`
-	Spec     yaml.Node `yaml:"spec" config:"required"`
+	Spec     yaml.Node `yaml:"spec"     config:"required"`
 	Status   yaml.Node `yaml:"status"` // what is so, not what is asked for: read past, so that what was shown can be given back
 }
 
-// DecodeAll reads the headers of a file of one or more resources. Beside an error it also returns the documents whose header could be
-// read, so that a caller may Join the faults of their specs and show a person everything at once; it must not use them otherwise.
+// DecodeAll reads the headers of a file of one or more resources. Beside an error it also returns the
+// documents whose header could be read, so that a caller may Join the faults of their specs and show a person
+// everything at once; it must not use them otherwise.
 func DecodeAll(name string, data []byte) ([]Document, error) {
 	d := &decoder{file: name}
 	roots := d.parse(data)
@@ -91,7 +95,17 @@ func DecodeAll(name string, data []byte) ([]Document, error) {
 		if len(d.faults) > before {
 			continue
 		}
-		docs = append(docs, Document{Kind: h.Kind, Version: h.Version, Metadata: h.Metadata, Name: name, Line: root.Line, spec: &h.Spec})
+		docs = append(
+			docs,
+			Document{
+				Kind:     h.Kind,
+				Version:  h.Version,
+				Metadata: h.Metadata,
+				Name:     name,
+				Line:     root.Line,
+				spec:     &h.Spec,
+			},
+		)
 	}
 	return docs, d.err()
 }
@@ -121,7 +135,8 @@ func (doc Document) specNode() *yaml.Node {
 	return doc.spec
 }
 
-// Fault makes a fault at a place in the document, for a caller that finds one after decoding: an unknown kind, a name taken twice.
+// Fault makes a fault at a place in the document, for a caller that finds one after decoding: an unknown
+// kind, a name taken twice.
 func (doc Document) Fault(format string, args ...any) Fault {
 	return Fault{File: doc.Name, Line: doc.Line, Msg: fmt.Sprintf(format, args...)}
 }

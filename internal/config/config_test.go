@@ -30,11 +30,11 @@ func (r *rule) Check(report func(path, format string, args ...any)) {
 
 type options struct {
 	TTL   time.Duration `yaml:"cert_ttl"`
-	Ratio float64       `json:"ratio"`
+	Ratio float64       `                json:"ratio"`
 }
 
 type spec struct {
-	Allow   []rule         `yaml:"allow" config:"required"`
+	Allow   []rule         `yaml:"allow"             config:"required"`
 	Options *options       `yaml:"options,omitempty"`
 	From    []netip.Prefix `yaml:"from,omitempty"`
 	Limit   int8           `yaml:"limit,omitempty"`
@@ -60,7 +60,12 @@ strict: true
 		t.Fatal(err)
 	}
 	want := spec{
-		Allow:   []rule{{Nodes: map[string]config.Strings{"env": {"staging", "prod"}, "team": {"web"}}, Logins: []string{"{{traits.unix}}", "ubuntu"}}},
+		Allow: []rule{
+			{
+				Nodes:  map[string]config.Strings{"env": {"staging", "prod"}, "team": {"web"}},
+				Logins: []string{"{{traits.unix}}", "ubuntu"},
+			},
+		},
 		Options: &options{TTL: 8 * time.Hour, Ratio: 0.5},
 		From:    []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
 		Limit:   -5, Port: 8080, Strict: true,
@@ -120,26 +125,78 @@ func TestDecodeRefuses(t *testing.T) {
 		{"only comments where something is required", "# x\n", `f:1: allow: is missing, and required`},
 		{"a list for the whole", "- a\n", `f:1: the file: must be keys and values, not a list`},
 		{"text for the whole", "hello\n", `f:1: the file: must be keys and values, not text`},
-		{"a second document", "allow: []\n---\nallow: []\n", `f:3: a second document begins here, and this file holds only one`},
+		{
+			"a second document",
+			"allow: []\n---\nallow: []\n",
+			`f:3: a second document begins here, and this file holds only one`,
+		},
 		{"bad syntax", "allow: [\nlimit: 1\n", `f:2: not valid YAML: did not find expected ',' or ']'`},
 		{"a tab", "allow:\n\t- x\n", `f:2: not valid YAML: found character that cannot start any token`},
-		{"duplicate keys", "allow: []\nport: 1\nport: 2\n", `f:3: key "port" is here a second time: it is on line 2 already`},
-		{"an anchor", "allow: &a []\n", `f:1: anchors (&a) are not supported: write the value out where it is needed`},
-		{"a merge key", "allow: []\n<<: {port: 1}\n", `f:2: merge keys (<<) are not supported: write the keys out`},
+		{
+			"duplicate keys",
+			"allow: []\nport: 1\nport: 2\n",
+			`f:3: key "port" is here a second time: it is on line 2 already`,
+		},
+		{
+			"an anchor",
+			"allow: &a []\n",
+			`f:1: anchors (&a) are not supported: write the value out where it is needed`,
+		},
+		{
+			"a merge key",
+			"allow: []\n<<: {port: 1}\n",
+			`f:2: merge keys (<<) are not supported: write the keys out`,
+		},
 		{"a tag", "allow: !!seq []\n", `f:1: tags (!!seq) are not supported: remove it`},
 		{"a foreign tag", "allow: !go []\n", `f:1: tags (!go) are not supported: remove it`},
 		{"a list as a key", "allow: []\n? [a]\n: b\n", `f:2: a key must be text`},
 		{"a null key", "allow: []\n~: b\n", `f:2: a key must be text`},
-		{"a number where text is due", "allow: [{logins: [1]}]", `f:1: allow[0].logins[0]: must be text, not a number: put it in quotes`},
-		{"a truth value where text is due", "allow: [{logins: [true]}]", `f:1: allow[0].logins[0]: must be text, not true or false: put it in quotes`},
-		{"no value where keys are due", "allow: []\noptions:\n", `f:2: options: has no value: give one, write {} for one with nothing in it, or remove the key`},
-		{"no value in a list", "allow: [{logins: [~]}]", `f:1: allow[0].logins[0]: has no value: give one, or remove the key`},
-		{"a fraction where a whole number is due", "allow: []\nport: 1.5", `f:2: port: must be a whole number, not a number`},
+		{
+			"a number where text is due",
+			"allow: [{logins: [1]}]",
+			`f:1: allow[0].logins[0]: must be text, not a number: put it in quotes`,
+		},
+		{
+			"a truth value where text is due",
+			"allow: [{logins: [true]}]",
+			`f:1: allow[0].logins[0]: must be text, not true or false: put it in quotes`,
+		},
+		{
+			"no value where keys are due",
+			"allow: []\noptions:\n",
+			`f:2: options: has no value: give one, write {} for one with nothing in it, or remove the key`,
+		},
+		{
+			"no value in a list",
+			"allow: [{logins: [~]}]",
+			`f:1: allow[0].logins[0]: has no value: give one, or remove the key`,
+		},
+		{
+			"a fraction where a whole number is due",
+			"allow: []\nport: 1.5",
+			`f:2: port: must be a whole number, not a number`,
+		},
 		{"a negative port", "allow: []\nport: -1", `f:2: port: "-1" is out of range`},
-		{"an infinite number", "allow: []\noptions: {ratio: .inf}", `f:2: options.ratio: ".inf" is out of range`},
-		{"a negative duration", "allow: []\noptions: {cert_ttl: -1h}", `f:2: options.cert_ttl: a duration must not be negative`},
-		{"a duration in days", "allow: []\noptions: {cert_ttl: 1d}", `f:2: options.cert_ttl: "1d" is no duration: write 90s, 15m, 8h or 1h30m`},
-		{"terminal control in a key", "allow: []\n\"\\e]0;x\\a\": 1", `f:2: "\x1b]0;x\a": unknown key; known here: allow, options, from, limit, port, strict`},
+		{
+			"an infinite number",
+			"allow: []\noptions: {ratio: .inf}",
+			`f:2: options.ratio: ".inf" is out of range`,
+		},
+		{
+			"a negative duration",
+			"allow: []\noptions: {cert_ttl: -1h}",
+			`f:2: options.cert_ttl: a duration must not be negative`,
+		},
+		{
+			"a duration in days",
+			"allow: []\noptions: {cert_ttl: 1d}",
+			`f:2: options.cert_ttl: "1d" is no duration: write 90s, 15m, 8h or 1h30m`,
+		},
+		{
+			"terminal control in a key",
+			"allow: []\n\"\\e]0;x\\a\": 1",
+			`f:2: "\x1b]0;x\a": unknown key; known here: allow, options, from, limit, port, strict`,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -157,7 +214,8 @@ func TestAnAliasIsRefusedBeforeItIsFollowed(t *testing.T) {
 
 func TestDecodeCapsSizeAndDepth(t *testing.T) {
 	big := append([]byte("allow: []\n# "), make([]byte, config.MaxBytes)...)
-	if err := config.Decode("f", big, &spec{}); err == nil || !strings.Contains(err.Error(), "bytes are more than") {
+	if err := config.Decode("f", big, &spec{}); err == nil ||
+		!strings.Contains(err.Error(), "bytes are more than") {
 		t.Errorf("big: got %v, want a size fault", err)
 	}
 	deep := "allow: " + strings.Repeat("[", config.MaxDepth) + strings.Repeat("]", config.MaxDepth)
@@ -174,14 +232,20 @@ func TestTheReportOfAVeryBadFileIsBounded(t *testing.T) {
 		fmt.Fprintf(&in, "unknown%d: 1\n", i)
 	}
 	err := config.Decode("f", []byte(in.String()), &spec{})
-	if lines := strings.Split(err.Error(), "\n"); len(lines) != 101 || lines[100] != "f: 4901 more faults are not listed" {
-		t.Errorf("got %d lines ending %q, want 101 ending with the rest's count", len(lines), lines[len(lines)-1])
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 101 ||
+		lines[100] != "f: 4901 more faults are not listed" {
+		t.Errorf(
+			"got %d lines ending %q, want 101 ending with the rest's count",
+			len(lines),
+			lines[len(lines)-1],
+		)
 	}
 }
 
 func TestFaultsAreAnInvalidFaultWithARemedy(t *testing.T) {
 	err := fmt.Errorf("start: %w", config.Decode("/etc/t.yaml", []byte("allow: []\nprot: 1"), &spec{}))
-	if !fault.Is(err, fault.Invalid) || fault.Remedy(err) != "correct /etc/t.yaml where the message says, then try again" {
+	if !fault.Is(err, fault.Invalid) ||
+		fault.Remedy(err) != "correct /etc/t.yaml where the message says, then try again" {
 		t.Errorf("got kind %s, remedy %q", fault.KindOf(err), fault.Remedy(err))
 	}
 	if got := fault.Public(err).Msg; got != `/etc/t.yaml:2: prot: unknown key, did you mean "port"?` {
@@ -211,21 +275,32 @@ func TestDecodeAllReadsDocumentsAndTheirSpecs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(docs) != 2 || docs[0].Kind != "role" || docs[0].Metadata.Labels["owner"] != "web" || docs[1].Metadata.Name != "dev" || docs[1].Line != 9 {
+	if len(docs) != 2 || docs[0].Kind != "role" || docs[0].Metadata.Labels["owner"] != "web" ||
+		docs[1].Metadata.Name != "dev" ||
+		docs[1].Line != 9 {
 		t.Fatalf("got %+v, want ops and dev", docs)
 	}
 	var ops spec
 	if err := docs[0].Spec(&ops); err != nil || ops.Allow[0].Logins[0] != "ubuntu" {
 		t.Errorf("ops: got %+v, %v", ops, err)
 	}
-	wantFaults(t, docs[1].Spec(&spec{}), []string{"all.yaml:15: spec.allow[0].logins[0]: root on every node is refused"})
+	wantFaults(
+		t,
+		docs[1].Spec(&spec{}),
+		[]string{"all.yaml:15: spec.allow[0].logins[0]: root on every node is refused"},
+	)
 	if got := docs[1].Fault("kind %q is unknown", "role").String(); got != `all.yaml:9: kind "role" is unknown` {
 		t.Errorf("got %q", got)
 	}
 }
 
 func TestAShownResourceCanBeAppliedAgain(t *testing.T) {
-	docs, err := config.DecodeAll("f", []byte("kind: role\nversion: v1\nmetadata: {name: a, revision: 7}\nspec: {allow: []}\nstatus: {holders: 3}\n"))
+	docs, err := config.DecodeAll(
+		"f",
+		[]byte(
+			"kind: role\nversion: v1\nmetadata: {name: a, revision: 7}\nspec: {allow: []}\nstatus: {holders: 3}\n",
+		),
+	)
 	if err != nil || docs[0].Metadata.Revision != 7 {
 		t.Errorf("got %+v, %v, want revision 7", docs, err)
 	}
@@ -266,7 +341,8 @@ func TestAJSONUnmarshalerReadsYAML(t *testing.T) {
 	if err := config.Decode("f", []byte(in), &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.One) != 1 || len(got.Two) != 2 || string(got.Raw) != `{"b":[1,16,2.5,true,"text","2026-01-01"],"a":{}}` {
+	if len(got.One) != 1 || len(got.Two) != 2 ||
+		string(got.Raw) != `{"b":[1,16,2.5,true,"text","2026-01-01"],"a":{}}` {
 		t.Errorf("got %+v, raw %s", got, got.Raw)
 	}
 	wantFaults(t, config.Decode("f", []byte("one: 1\ntwo: [{}]\nraw: [.inf, ~]\n"), &got), []string{

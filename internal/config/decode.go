@@ -28,7 +28,10 @@ func (d *decoder) err() error {
 	}
 	sortByLine(d.faults)
 	if d.unlisted > 0 {
-		d.faults = append(d.faults, Fault{File: d.file, Msg: fmt.Sprintf("%d more faults are not listed", d.unlisted)})
+		d.faults = append(
+			d.faults,
+			Fault{File: d.file, Msg: fmt.Sprintf("%d more faults are not listed", d.unlisted)},
+		)
 	}
 	return d.faults
 }
@@ -157,7 +160,8 @@ func (d *decoder) list(n *yaml.Node, path string, v reflect.Value) {
 func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
-		// A date is text too; a number or truth value is not, since 0755, 1.10 and no would come back changed.
+		// A date is text too; a number or truth value is not, since 0755, 1.10 and no would come back
+		// changed.
 		if d.expect(n, path, yaml.ScalarNode, "text", "!!str", "!!timestamp") {
 			v.SetString(n.Value)
 		}
@@ -236,7 +240,8 @@ func (d *decoder) json(n *yaml.Node, path string, u json.Unmarshaler) {
 	}
 }
 
-// expect reports a fault unless n is of the kind and, where tags are given, has one of them. It never shows the value: it may be a secret.
+// expect reports a fault unless n is of the kind and, where tags are given, has one of them. It never shows
+// the value: it may be a secret.
 func (d *decoder) expect(n *yaml.Node, path string, kind yaml.Kind, what string, tags ...string) bool {
 	if n.Kind == kind {
 		if len(tags) == 0 {
@@ -310,8 +315,8 @@ func (d *decoder) check(n *yaml.Node, path string, v reflect.Value) {
 // pathStep is one part of a path: a key, or an index in brackets.
 var pathStep = regexp.MustCompile(`[^.\[\]]+|\[\d+\]`)
 
-// resolve finds the line of the part of n that sub names, or of the deepest part on the way that the file has, and sub in the form that
-// faults use: lists are written [0], also where a Checker says .0.
+// resolve finds the line of the part of n that sub names, or of the deepest part on the way that the file
+// has, and sub in the form that faults use: lists are written [0], also where a Checker says .0.
 func resolve(n *yaml.Node, sub string) (line int, canonical string) {
 	line = n.Line
 	steps := pathStep.FindAllString(sub, -1)

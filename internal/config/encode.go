@@ -15,7 +15,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Encode writes v as YAML: fields in the order of the struct, under the names Decode reads, map keys sorted, durations as "8h".
+// Encode writes v as YAML: fields in the order of the struct, under the names Decode reads, map keys sorted,
+// durations as "8h".
 func Encode(into io.Writer, v any) error { return EncodeAll(into, v) }
 
 // EncodeAll writes each value as one document of a stream.
@@ -112,7 +113,10 @@ func isEmpty(v reflect.Value) bool {
 func encodeMap(v reflect.Value) (*yaml.Node, error) {
 	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	keys := v.MapKeys()
-	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	slices.SortFunc(
+		keys,
+		func(a, b reflect.Value) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) },
+	)
 	for _, k := range keys {
 		val, err := encode(v.MapIndex(k))
 		if err != nil {
@@ -140,7 +144,8 @@ func encodeList(v reflect.Value) (*yaml.Node, error) {
 	return n, nil
 }
 
-// textNode leaves quoting to the yaml package, which quotes what YAML 1.1 or 1.2 would read back as something else.
+// textNode leaves quoting to the yaml package, which quotes what YAML 1.1 or 1.2 would read back as something
+// else.
 func textNode(s string) *yaml.Node {
 	n := &yaml.Node{}
 	if err := n.Encode(s); err != nil {
@@ -162,7 +167,8 @@ func fromJSON(b []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// blockStyle writes a JSON tree as encode would have: lists of plain values on one line, everything else in blocks.
+// blockStyle writes a JSON tree as encode would have: lists of plain values on one line, everything else in
+// blocks.
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
 	switch {

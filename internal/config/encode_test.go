@@ -24,8 +24,19 @@ type listing struct {
 }
 
 func TestEncodeWritesFieldsInOrderUnderTheirNames(t *testing.T) {
-	v := listing{Zone: "true", Count: 3, TTL: 90 * time.Minute, When: time.Unix(0, 0).UTC(), Tags: []string{"a", "1", "no"},
-		Map: map[string]any{"b": false, "a": 1.5}, Raw: json.RawMessage(`{"y":[1],"x":"z"}`), Metal: config.Metadata{Name: "n"}}
+	v := listing{
+		Zone:  "true",
+		Count: 3,
+		TTL:   90 * time.Minute,
+		When:  time.Unix(0, 0).UTC(),
+		Tags:  []string{"a", "1", "no"},
+		Map: map[string]any{
+			"b": false,
+			"a": 1.5,
+		},
+		Raw:   json.RawMessage(`{"y":[1],"x":"z"}`),
+		Metal: config.Metadata{Name: "n"},
+	}
 	const want = `zone: "true"
 count: 3
 ttl: 1h30m
@@ -68,7 +79,11 @@ func TestEncodeOfAnUnsupportedTypeIsAnError(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(resources))
-	f.Add([]byte("allow:\n - nodes: {env: [a, b], t: \"{{x}}\"}\n   logins: ['']\noptions: {cert_ttl: 1h, ratio: 1e3}\nfrom: [::/0]\n"))
+	f.Add(
+		[]byte(
+			"allow:\n - nodes: {env: [a, b], t: \"{{x}}\"}\n   logins: ['']\noptions: {cert_ttl: 1h, ratio: 1e3}\nfrom: [::/0]\n",
+		),
+	)
 	f.Add([]byte("allow: &a [*a, <<, !!str x, ? y]\n"))
 	f.Add([]byte("a: |\n  x\n\n---\n...\n\"\\x00\": 1"))
 	f.Fuzz(func(t *testing.T, data []byte) {

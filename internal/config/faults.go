@@ -24,7 +24,8 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%s:%d: %s", f.File, f.Line, f.Msg)
 }
 
-// Faults is everything wrong with one or more files, by file and line. To package fault it is an Invalid error with a remedy.
+// Faults is everything wrong with one or more files, by file and line. To package fault it is an Invalid
+// error with a remedy.
 type Faults []Fault
 
 func (fs Faults) Error() string {
@@ -58,7 +59,8 @@ func (fs Faults) remedy() string {
 	return "correct " + strings.Join(files, " and ") + " at the lines named, then try again"
 }
 
-// Join gathers the faults of several errors into one Faults, and keeps any other error beside it. It returns nil when all are nil.
+// Join gathers the faults of several errors into one Faults, and keeps any other error beside it. It returns
+// nil when all are nil.
 func Join(errs ...error) error {
 	var all Faults
 	var others []error

@@ -82,7 +82,8 @@ func suggest(key string, fields []field) string {
 	return best
 }
 
-// distance counts the insertions, deletions, changes and swaps of neighbours that turn a into b (optimal string alignment).
+// distance counts the insertions, deletions, changes and swaps of neighbours that turn a into b (optimal
+// string alignment).
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

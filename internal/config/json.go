@@ -9,7 +9,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// toJSON gives the JSON form of the tree below n, keys in their order. It is false when a part has none, which is then reported.
+// toJSON gives the JSON form of the tree below n, keys in their order. It is false when a part has none,
+// which is then reported.
 func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	if isNull(n) {
 		d.addFault(n.Line, pathOrFile(path), "has no value: give one, or remove the key")

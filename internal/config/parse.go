@@ -55,8 +55,9 @@ func (d *decoder) syntaxFault(err error) {
 	d.addFault(line, "", "not valid YAML: %s", printable(msg, 200))
 }
 
-// checkShape reports what is refused whatever the file is for, and whether the tree below n may be read on. Anchors and aliases can make a
-// small file huge, merge keys and tags hide what a reader sees, and of two equal keys nobody knows which one counts.
+// checkShape reports what is refused whatever the file is for, and whether the tree below n may be read on.
+// Anchors and aliases can make a small file huge, merge keys and tags hide what a reader sees, and of two
+// equal keys nobody knows which one counts.
 func (d *decoder) checkShape(n *yaml.Node, depth int) bool {
 	if depth > MaxDepth {
 		d.addFault(n.Line, "", "nested more than %d deep", MaxDepth)
@@ -72,7 +73,10 @@ func (d *decoder) checkShape(n *yaml.Node, depth int) bool {
 		return false // n.Alias may lead in a circle
 	}
 	if n.Anchor != "" {
-		refuse("anchors (&%s) are not supported: write the value out where it is needed", printable(n.Anchor, 40))
+		refuse(
+			"anchors (&%s) are not supported: write the value out where it is needed",
+			printable(n.Anchor, 40),
+		)
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		refuse("tags (%s) are not supported: remove it", printable(n.Tag, 40))
@@ -97,7 +101,13 @@ func (d *decoder) checkKeys(n *yaml.Node) bool {
 		case key.Kind != yaml.ScalarNode || isNull(key):
 			d.addFault(key.Line, "", "a key must be text")
 		case again:
-			d.addFault(key.Line, "", "key %s is here a second time: it is on line %d already", quoted(key.Value), line)
+			d.addFault(
+				key.Line,
+				"",
+				"key %s is here a second time: it is on line %d already",
+				quoted(key.Value),
+				line,
+			)
 		default:
 			first[key.Value] = key.Line
 			continue
@@ -127,7 +137,8 @@ func truncate(s string, limit int) string {
 	return s
 }
 
-// addFault notes what is wrong at a place; beyond maxFaults it only counts, so that a hostile file costs no more than an honest one.
+// addFault notes what is wrong at a place; beyond maxFaults it only counts, so that a hostile file costs no
+// more than an honest one.
 func (d *decoder) addFault(line int, path, format string, args ...any) {
 	if len(d.faults) == maxFaults {
 		d.unlisted++

@@ -9,7 +9,8 @@ import (
 	"sync"
 )
 
-// Listener is a net.Listener whose connections are put into it. All methods may be called by several goroutines at once.
+// Listener is a net.Listener whose connections are put into it. All methods may be called by several
+// goroutines at once.
 type Listener struct {
 	addr  net.Addr
 	conns chan net.Conn // unbuffered: a connection is in Put's hands or in Accept's, never forgotten in between
@@ -22,7 +23,8 @@ func New(addr net.Addr) *Listener {
 	return &Listener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// Put waits until Accept takes conn, and then no longer owns it. It closes conn if the listener is closed or ctx ends first.
+// Put waits until Accept takes conn, and then no longer owns it. It closes conn if the listener is closed or
+// ctx ends first.
 func (l *Listener) Put(ctx context.Context, conn net.Conn) {
 	select {
 	case l.conns <- conn:

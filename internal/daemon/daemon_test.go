@@ -43,7 +43,8 @@ func TestLevelsAndFormats(t *testing.T) {
 	if !strings.Contains(out.String(), `level=DEBUG msg="quiet words"`) {
 		t.Errorf("got %q, want text at the level of the file", out.String())
 	}
-	if got := (daemon.Log{Level: "error"}).WithDefaults(daemon.Log{Level: "debug", Format: "json"}); got.Level != "error" || got.Format != "json" {
+	if got := (daemon.Log{Level: "error"}).WithDefaults(daemon.Log{Level: "debug", Format: "json"}); got.Level != "error" ||
+		got.Format != "json" {
 		t.Errorf("got %+v, want the flag's level and the file's format", got)
 	}
 }
@@ -68,7 +69,8 @@ func TestTheFinalFaultIsReportedInTheLogFormat(t *testing.T) {
 		t.Errorf("got %q for people", text.String())
 	}
 	var rec map[string]string
-	if err := json.Unmarshal([]byte(machine.String()), &rec); err != nil || rec["msg"] != "it broke" || rec["remedy"] != "mend it" {
+	if err := json.Unmarshal([]byte(machine.String()), &rec); err != nil || rec["msg"] != "it broke" ||
+		rec["remedy"] != "mend it" {
 		t.Errorf("got %q, %v, want a record with its remedy", machine.String(), err)
 	}
 }

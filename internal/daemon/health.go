@@ -46,7 +46,8 @@ type Status struct {
 	Parts    []Part `json:"parts"`
 }
 
-// Add adds a part. look says why the part cannot do its work now, or nil; it is called for each answer and obeys its context.
+// Add adds a part. look says why the part cannot do its work now, or nil; it is called for each answer and
+// obeys its context.
 func (h *Health) Add(name string, look func(context.Context) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -100,20 +101,36 @@ func ListenHealth(addr string) (net.Listener, error) {
 		return nil, nil
 	}
 	if err := CheckHealthAddr(addr); err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "daemon", "the health address "+addr+" "+err.Error(), "change spec.health")
+		return nil, fault.Wrap(
+			err,
+			fault.Invalid,
+			"daemon",
+			"the health address "+addr+" "+err.Error(),
+			"change spec.health",
+		)
 	}
 	l, err := net.Listen("tcp", addr)
-	return l, fault.Wrap(err, fault.Conflict, "daemon", "cannot listen on "+addr+" for health", "end the program that uses it, or change spec.health")
+	return l, fault.Wrap(
+		err,
+		fault.Conflict,
+		"daemon",
+		"cannot listen on "+addr+" for health",
+		"end the program that uses it, or change spec.health",
+	)
 }
 
-// Serve answers /healthz (the program runs) and /readyz (it does its work; else 503) on l until ctx ends. Without a listener it only waits.
+// Serve answers /healthz (the program runs) and /readyz (it does its work; else 503) on l until ctx ends.
+// Without a listener it only waits.
 func (h *Health) Serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
 	if l == nil {
 		<-ctx.Done()
 		return nil
 	}
 	pages := http.NewServeMux()
-	pages.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { writeStatus(w, http.StatusOK, h.Check(r.Context())) })
+	pages.HandleFunc(
+		"GET /healthz",
+		func(w http.ResponseWriter, r *http.Request) { writeStatus(w, http.StatusOK, h.Check(r.Context())) },
+	)
 	pages.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		s, code := h.Check(r.Context()), http.StatusOK
 		if !s.Ready {
@@ -121,8 +138,13 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, log *slog.Logger) er
 		}
 		writeStatus(w, code, s)
 	})
-	srv := &http.Server{Handler: http.TimeoutHandler(pages, healthTimeout, "a part does not answer\n"), ReadTimeout: healthTimeout, WriteTimeout: 2 * healthTimeout,
-		MaxHeaderBytes: maxHealthHeaderBytes, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	srv := &http.Server{
+		Handler:        http.TimeoutHandler(pages, healthTimeout, "a part does not answer\n"),
+		ReadTimeout:    healthTimeout,
+		WriteTimeout:   2 * healthTimeout,
+		MaxHeaderBytes: maxHealthHeaderBytes,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
 	srv.SetKeepAlivesEnabled(false)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()

@@ -17,7 +17,13 @@ type Log struct {
 	Format string `yaml:"format"`
 }
 
-var levels = map[string]slog.Level{"": slog.LevelInfo, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+var levels = map[string]slog.Level{
+	"":      slog.LevelInfo,
+	"debug": slog.LevelDebug,
+	"info":  slog.LevelInfo,
+	"warn":  slog.LevelWarn,
+	"error": slog.LevelError,
+}
 
 const jsonFormat = "json"
 
@@ -63,7 +69,8 @@ func (l Log) Logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-// Report writes the fault that a program ends with: for people as every program does, for machines as one more record.
+// Report writes the fault that a program ends with: for people as every program does, for machines as one
+// more record.
 func (l Log) Report(w io.Writer, program string, err error) {
 	if l.Format == jsonFormat {
 		l.Logger(w).Error(fault.Message(err), "program", program, "remedy", fault.Remedy(err))

@@ -1,11 +1,13 @@
 // Package dial answers: how does a client ask a proxy for a node?
 //
-// Over TLS with the ALPN name threshold-dial and a user certificate, the client sends one small request and goes on at once with SSH;
-// it does not wait for the reply. The proxy answers with one reply, and after an accepting one the bytes are the node's.
+// Over TLS with the ALPN name threshold-dial and a user certificate, the client sends one small request and
+// goes on at once with SSH; it does not wait for the reply. The proxy answers with one reply, and after an
+// accepting one the bytes are the node's.
 //
 // Both messages are: one version byte (1), two bytes of length (big endian), JSON of that length.
 //
-// Within SSH, the node's server reads the first program of a session from the message that opens the channel: see ReadsEarlyRequests.
+// Within SSH, the node's server reads the first program of a session from the message that opens the channel:
+// see ReadsEarlyRequests.
 package dial
 
 import (
@@ -26,8 +28,8 @@ const Version = 1
 // MaxBytes bounds the JSON of a request or reply.
 const MaxBytes = 4 << 10
 
-// Request asks for a node by its whole name, by name.cluster, or by id. Short names are the client's business: it asks auth which
-// node is meant, so that no proxy decides it.
+// Request asks for a node by its whole name, by name.cluster, or by id. Short names are the client's
+// business: it asks auth which node is meant, so that no proxy decides it.
 type Request struct {
 	Node string `json:"node"`
 }
@@ -87,8 +89,8 @@ func read(r io.Reader, v any) error {
 	return nil
 }
 
-// Client makes of a TLS connection to a proxy a connection to the node: the first Write carries the request in front, the first Read
-// strips the reply. When the proxy refuses, Read returns the *fault.Error.
+// Client makes of a TLS connection to a proxy a connection to the node: the first Write carries the request
+// in front, the first Read strips the reply. When the proxy refuses, Read returns the *fault.Error.
 func Client(conn net.Conn, r Request) net.Conn { return &client{Conn: conn, req: r} }
 
 type client struct {
@@ -120,7 +122,13 @@ func (c *client) Read(b []byte) (int, error) {
 		case rep.Fault != nil:
 			c.refusal = rep.Fault
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			c.refusal = fault.Wrap(err, fault.Unavailable, "dial", "the proxy closed the connection without an answer", "try again; if it stays so, ask an administrator to look at the proxy")
+			c.refusal = fault.Wrap(
+				err,
+				fault.Unavailable,
+				"dial",
+				"the proxy closed the connection without an answer",
+				"try again; if it stays so, ask an administrator to look at the proxy",
+			)
 		default:
 			c.refusal = err
 		}

@@ -26,7 +26,8 @@ func TestRequestAndReplyRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	rep, err := dial.ReadReply(&b)
-	if err != nil || rep.Fault == nil || rep.Fault.Kind != fault.NotFound || rep.Fault.Remedy != "see: tsh ls" {
+	if err != nil || rep.Fault == nil || rep.Fault.Kind != fault.NotFound ||
+		rep.Fault.Remedy != "see: tsh ls" {
 		t.Errorf("got %+v, %v, want the fault", rep.Fault, err)
 	}
 }
@@ -110,12 +111,23 @@ func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
 	c := dial.Client(near, dial.Request{Node: "web-9"})
 	go func() {
 		_, _ = dial.ReadRequest(far)
-		_ = dial.WriteReply(far, dial.Reply{Fault: fault.New(fault.NotFound, "proxy.reach", "no node web-9 that you may reach", "see: tsh ls")})
+		_ = dial.WriteReply(
+			far,
+			dial.Reply{
+				Fault: fault.New(
+					fault.NotFound,
+					"proxy.reach",
+					"no node web-9 that you may reach",
+					"see: tsh ls",
+				),
+			},
+		)
 		far.Close()
 	}()
 	c.Write(nil)
 	for range 2 { // and says so again
-		if _, err := c.Read(make([]byte, 1)); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "see: tsh ls" {
+		if _, err := c.Read(make([]byte, 1)); !fault.Is(err, fault.NotFound) ||
+			fault.Remedy(err) != "see: tsh ls" {
 			t.Errorf("got %v, want not found with its remedy", err)
 		}
 	}

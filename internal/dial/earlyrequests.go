@@ -6,18 +6,20 @@ import (
 	"strings"
 )
 
-// MaxEarlyRequestBytes bounds an opening, in bytes. A command that does not fit is asked for in requests of its own.
+// MaxEarlyRequestBytes bounds an opening, in bytes. A command that does not fit is asked for in requests of
+// its own.
 const MaxEarlyRequestBytes = 64 << 10
 
-// ClientVersion is the version string of tsh. What begins so reads, in the reply to a global request that is refused, why: RFC 4254
-// section 4 has nothing there.
+// ClientVersion is the version string of tsh. What begins so reads, in the reply to a global request that is
+// refused, why: RFC 4254 section 4 has nothing there.
 const ClientVersion = "SSH-2.0-tsh"
 
-// EndNotice is the global request, without a reply, in which a node tells a tsh that has no session why the connection ends: lines as a
-// session's standard error would get them.
+// EndNotice is the global request, without a reply, in which a node tells a tsh that has no session why the
+// connection ends: lines as a session's standard error would get them.
 const EndNotice = "end-notice@threshold"
 
-// ReadsRefusalReasons reports whether an SSH client with this version string reads why a global request was refused, and EndNotice.
+// ReadsRefusalReasons reports whether an SSH client with this version string reads why a global request was
+// refused, and EndNotice.
 func ReadsRefusalReasons(clientVersion []byte) bool {
 	return strings.HasPrefix(string(clientVersion), ClientVersion)
 }
@@ -31,14 +33,16 @@ type ChannelRequest struct {
 	Payload []byte
 }
 
-// ReadsEarlyRequests reports whether an SSH server with this version string reads the type-specific data of a channel of type session
-// (RFC 4254 section 5.1 and 6.1, where it is empty) as an opening: requests that it is to treat as if they had come right after the
-// channel opened, in order. That spares the program a round trip. Others must not be sent any.
+// ReadsEarlyRequests reports whether an SSH server with this version string reads the type-specific data of a
+// channel of type session (RFC 4254 section 5.1 and 6.1, where it is empty) as an opening: requests that it
+// is to treat as if they had come right after the channel opened, in order. That spares the program a round
+// trip. Others must not be sent any.
 func ReadsEarlyRequests(serverVersion []byte) bool {
 	return strings.HasPrefix(string(serverVersion), serverVersionPrefix)
 }
 
-// MarshalEarlyRequests encodes requests: for each the type and the payload, as two strings of RFC 4251 section 5. It reports whether they fit.
+// MarshalEarlyRequests encodes requests: for each the type and the payload, as two strings of RFC 4251
+// section 5. It reports whether they fit.
 func MarshalEarlyRequests(list []ChannelRequest) (b []byte, fits bool) {
 	for _, r := range list {
 		if len(r.Type)+len(r.Payload) > MaxEarlyRequestBytes {

@@ -22,15 +22,15 @@ const (
 	WebSocket Transport = "websocket"
 )
 
-// Ping is what a client needs to know before a first login. It is as trustworthy as the web certificate it came under; a client that
-// was given a pin believes nothing in it but Transport.
+// Ping is what a client needs to know before a first login. It is as trustworthy as the web certificate it
+// came under; a client that was given a pin believes nothing in it but Transport.
 type Ping struct {
 	V       int          `json:"v"`
 	Cluster string       `json:"cluster"`
 	Pin     identity.Pin `json:"pin"`
 	Version string       `json:"version"`
 	Time    time.Time    `json:"time"` // the proxy's clock
-	// Transport is how to come to this proxy. One who lies about it can only keep a connection from coming about, so it may be
-	// believed without the certificate.
+	// Transport is how to come to this proxy. One who lies about it can only keep a connection from coming
+	// about, so it may be believed without the certificate.
 	Transport Transport `json:"transport,omitempty"`
 }

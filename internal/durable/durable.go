@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 )
 
-// WriteFile puts body under path, readable by its owner alone, as a whole or not at all: a new file beside it, synced, takes its name.
-// After an error what was there before is still there. A process that is killed meanwhile may leave a file whose name begins with a dot.
+// WriteFile puts body under path, readable by its owner alone, as a whole or not at all: a new file beside
+// it, synced, takes its name. After an error what was there before is still there. A process that is killed
+// meanwhile may leave a file whose name begins with a dot.
 func WriteFile(path string, body []byte) error {
 	dir, name := filepath.Dir(path), filepath.Base(path)
 	f, err := os.CreateTemp(dir, "."+name+".*") // mode 0600

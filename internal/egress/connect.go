@@ -44,7 +44,8 @@ func connectThrough(ctx context.Context, by *url.URL, addr string) (net.Conn, er
 	return tunnel, nil
 }
 
-// dialProxy connects to the HTTP proxy itself, whose own certificate is verified as any web site's: a password may be told to it.
+// dialProxy connects to the HTTP proxy itself, whose own certificate is verified as any web site's: a
+// password may be told to it.
 func dialProxy(ctx context.Context, by *url.URL) (net.Conn, error) {
 	port := by.Port()
 	if port == "" {
@@ -53,15 +54,31 @@ func dialProxy(ctx context.Context, by *url.URL) (net.Conn, error) {
 	at := net.JoinHostPort(by.Hostname(), port)
 	conn, err := dialDirect(ctx, "tcp", at)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" cannot be reached: "+fault.DescribeNetwork(err), "check HTTPS_PROXY (https_proxy in a file) and the network")
+		return nil, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"egress",
+			"the HTTP proxy at "+by.Host+" cannot be reached: "+fault.DescribeNetwork(err),
+			"check HTTPS_PROXY (https_proxy in a file) and the network",
+		)
 	}
 	if by.Scheme == "http" {
 		return conn, nil
 	}
-	tc, err := handshake(ctx, conn, at, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	tc, err := handshake(
+		ctx,
+		conn,
+		at,
+		&tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}},
+	)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "egress", "no TLS connection to the HTTP proxy at "+by.Host+": "+fault.DescribeNetwork(err),
-			"check HTTPS_PROXY: http:// may be meant; if its authority is the company's own, name the file in SSL_CERT_FILE")
+		return nil, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"egress",
+			"no TLS connection to the HTTP proxy at "+by.Host+": "+fault.DescribeNetwork(err),
+			"check HTTPS_PROXY: http:// may be meant; if its authority is the company's own, name the file in SSL_CERT_FILE",
+		)
 	}
 	return tc, nil
 }
@@ -72,7 +89,11 @@ func requestTunnel(conn net.Conn, by *url.URL, addr string) (net.Conn, error) {
 	fmt.Fprintf(&req, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: threshold\r\n", addr, addr)
 	if u := by.User; u != nil {
 		password, _ := u.Password()
-		fmt.Fprintf(&req, "Proxy-Authorization: Basic %s\r\n", base64.StdEncoding.EncodeToString([]byte(u.Username()+":"+password)))
+		fmt.Fprintf(
+			&req,
+			"Proxy-Authorization: Basic %s\r\n",
+			base64.StdEncoding.EncodeToString([]byte(u.Username()+":"+password)),
+		)
 	}
 	req.WriteString("\r\n")
 	if _, err := conn.Write(req.Bytes()); err != nil {
@@ -114,7 +135,10 @@ func readReply(r *bufio.Reader) (*http.Response, error) {
 			break
 		}
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), &http.Request{Method: http.MethodConnect})
+	resp, err := http.ReadResponse(
+		bufio.NewReader(bytes.NewReader(head)),
+		&http.Request{Method: http.MethodConnect},
+	)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBadReply, err)
 	}
@@ -124,21 +148,49 @@ func readReply(r *bufio.Reader) (*http.Response, error) {
 
 // refusalFault is the HTTP proxy's no, in words. Nothing of its text is repeated: it may be anything.
 func refusalFault(resp *http.Response, by *url.URL, addr string) error {
-	at, to, status := "the HTTP proxy at "+by.Host, addr, fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
-	wantsProof := resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized // tinyproxy says so to a wrong password
+	at, to, status := "the HTTP proxy at "+by.Host, addr, fmt.Sprintf(
+		"%d %s",
+		resp.StatusCode,
+		http.StatusText(resp.StatusCode),
+	)
+	wantsProof := resp.StatusCode == http.StatusProxyAuthRequired ||
+		resp.StatusCode == http.StatusUnauthorized // tinyproxy says so to a wrong password
 	switch {
 	case wantsProof && !acceptsBasic(resp.Header):
-		return fault.New(fault.Unauthenticated, "egress", at+" wants another proof than a password, which Threshold cannot give",
-			"ask its administrator for a password, or to let "+to+" through without")
+		return fault.New(
+			fault.Unauthenticated,
+			"egress",
+			at+" wants another proof than a password, which Threshold cannot give",
+			"ask its administrator for a password, or to let "+to+" through without",
+		)
 	case wantsProof && by.User == nil:
-		return fault.New(fault.Unauthenticated, "egress", at+" wants a password", "write HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT")
+		return fault.New(
+			fault.Unauthenticated,
+			"egress",
+			at+" wants a password",
+			"write HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT",
+		)
 	case wantsProof:
-		return fault.New(fault.Unauthenticated, "egress", at+" does not accept the password for "+fmt.Sprintf("%q", by.User.Username()),
-			"check user and password in HTTPS_PROXY; write what is odd in them as %XX")
+		return fault.New(
+			fault.Unauthenticated,
+			"egress",
+			at+" does not accept the password for "+fmt.Sprintf("%q", by.User.Username()),
+			"check user and password in HTTPS_PROXY; write what is odd in them as %XX",
+		)
 	case resp.StatusCode/100 == 5:
-		return fault.New(fault.Unavailable, "egress", at+" gives no way to "+to+": "+status, "check the address; if it is right, try again in a minute")
+		return fault.New(
+			fault.Unavailable,
+			"egress",
+			at+" gives no way to "+to+": "+status,
+			"check the address; if it is right, try again in a minute",
+		)
 	}
-	return fault.New(fault.Denied, "egress", at+" refuses CONNECT to "+to+": "+status, "ask its administrator to let "+to+" through, or set NO_PROXY where there is a straight way")
+	return fault.New(
+		fault.Denied,
+		"egress",
+		at+" refuses CONNECT to "+to+": "+status,
+		"ask its administrator to let "+to+" through, or set NO_PROXY where there is a straight way",
+	)
 }
 
 // acceptsBasic reports whether a password would be accepted. A proxy that does not say is tried with one.
@@ -164,9 +216,21 @@ func noReplyFault(by *url.URL, err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, errBadReply):
-		return fault.Wrap(err, fault.Invalid, "egress", "what answers at "+by.Host+" is no HTTP proxy", "check HTTPS_PROXY (https_proxy in a file): https:// may be meant, or another port")
+		return fault.Wrap(
+			err,
+			fault.Invalid,
+			"egress",
+			"what answers at "+by.Host+" is no HTTP proxy",
+			"check HTTPS_PROXY (https_proxy in a file): https:// may be meant, or another port",
+		)
 	}
-	return fault.Wrap(err, fault.Unavailable, "egress", "the HTTP proxy at "+by.Host+" does not answer CONNECT: "+fault.DescribeNetwork(err), "check HTTPS_PROXY (https_proxy in a file), then try again")
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		"egress",
+		"the HTTP proxy at "+by.Host+" does not answer CONNECT: "+fault.DescribeNetwork(err),
+		"check HTTPS_PROXY (https_proxy in a file), then try again",
+	)
 }
 
 // prefixedConn is a tunnel whose first bytes came along with the HTTP proxy's answer.

@@ -1,10 +1,12 @@
 // Package egress answers: how does a connection get from here to a proxy?
 //
-// Straight, through the HTTP proxy that a company puts before the Internet (HTTPS_PROXY, NO_PROXY), or inside a WebSocket where a balancer
-// ends TLS in front of the proxy and its ping document says so; or both. Whatever the way, what the caller gets is its own TLS
-// connection, end to end and pinned: nothing on the way is trusted with more than carrying bytes (docs/decisions/0010).
+// Straight, through the HTTP proxy that a company puts before the Internet (HTTPS_PROXY, NO_PROXY), or inside
+// a WebSocket where a balancer ends TLS in front of the proxy and its ping document says so; or both.
+// Whatever the way, what the caller gets is its own TLS connection, end to end and pinned: nothing on the way
+// is trusted with more than carrying bytes (docs/decisions/0010).
 //
-// tsh, the agent and their calls of auth go this way. A proxy's own link to auth does not: it is inside the cluster's network.
+// tsh, the agent and their calls of auth go this way. A proxy's own link to auth does not: it is inside the
+// cluster's network.
 package egress
 
 import (
@@ -27,18 +29,19 @@ import (
 
 // Config says what stands between this machine and the Internet. The zero value means nothing does.
 type Config struct {
-	// HTTPSProxy is the HTTP proxy: http:// or https://, [user:password@]host[:port]. Without a scheme http:// is meant. Empty: none.
+	// HTTPSProxy is the HTTP proxy: http:// or https://, [user:password@]host[:port]. Without a scheme
+	// http:// is meant. Empty: none.
 	HTTPSProxy string
-	// NoProxy lists what is reached without it, as Go and curl read NO_PROXY: hosts, .domains, addresses and networks, with commas, or *.
-	// This machine itself never goes by a proxy.
+	// NoProxy lists what is reached without it, as Go and curl read NO_PROXY: hosts, .domains, addresses and
+	// networks, with commas, or *. This machine itself never goes by a proxy.
 	NoProxy string
-	// LearnTransport makes the Way ask each proxy how it wants to be spoken to: before the first connection, and again after one that failed on
-	// the way. Without it Use says so, and TLS is meant where nobody did.
+	// LearnTransport makes the Way ask each proxy how it wants to be spoken to: before the first connection,
+	// and again after one that failed on the way. Without it Use says so, and TLS is meant where nobody did.
 	LearnTransport bool
 }
 
-// ConfigFromEnv reads HTTPS_PROXY and NO_PROXY, or their names in lower case, which win as they do for curl. HTTP_PROXY is for
-// connections in the clear, of which there are none.
+// ConfigFromEnv reads HTTPS_PROXY and NO_PROXY, or their names in lower case, which win as they do for curl.
+// HTTP_PROXY is for connections in the clear, of which there are none.
 func ConfigFromEnv(getenv func(string) string) Config {
 	first := func(names ...string) string {
 		for _, n := range names {
@@ -86,7 +89,12 @@ func parseProxy(s string) (*url.URL, error) {
 		s = "http://" + s
 	}
 	bad := func(why string) error {
-		return fault.New(fault.Invalid, "egress", "the address in HTTPS_PROXY (https_proxy in a file) "+why, "write http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT with what is odd in them as %XX")
+		return fault.New(
+			fault.Invalid,
+			"egress",
+			"the address in HTTPS_PROXY (https_proxy in a file) "+why,
+			"write http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT with what is odd in them as %XX",
+		)
 	}
 	u, err := url.Parse(s)
 	switch {
@@ -100,7 +108,8 @@ func parseProxy(s string) (*url.URL, error) {
 	return &url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host}, nil
 }
 
-// HasPassword reports whether the address of an HTTP proxy has a password in it, which should not stand where others can read it.
+// HasPassword reports whether the address of an HTTP proxy has a password in it, which should not stand where
+// others can read it.
 func HasPassword(proxy string) bool {
 	u, err := parseProxy(proxy)
 	if err != nil {
@@ -129,7 +138,8 @@ func dialDirect(ctx context.Context, network, addr string) (net.Conn, error) {
 	return keepalive.Dialer().DialContext(ctx, network, addr)
 }
 
-// DialTLS opens a TLS connection to the proxy at addr and finishes its handshake. cfg says whom to trust: see identity.PinnedTLS.
+// DialTLS opens a TLS connection to the proxy at addr and finishes its handshake. cfg says whom to trust: see
+// identity.PinnedTLS.
 func (w *Dialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	transport, err := w.transportOf(ctx, addr)
 	if err != nil {
@@ -204,8 +214,8 @@ func (w *Dialer) transportOf(ctx context.Context, addr string) (dial.Transport, 
 	return w.LearnTransport(ctx, addr)
 }
 
-// LearnTransport asks the proxy at addr how it wants to be spoken to, and does so from now on. One that answers, but not with a ping document of
-// ours, is spoken to in TLS.
+// LearnTransport asks the proxy at addr how it wants to be spoken to, and does so from now on. One that
+// answers, but not with a ping document of ours, is spoken to in TLS.
 func (w *Dialer) LearnTransport(ctx context.Context, addr string) (dial.Transport, error) {
 	ping, err := w.ping(ctx, addr)
 	var odd *notPingError

@@ -31,8 +31,8 @@ var discard = log.New(io.Discard, "", 0)
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// httpProxy answers CONNECT as a test says. It sends every tunnel to where to leads, whatever was asked for, so that tests can ask for
-// names that are not this machine's own.
+// httpProxy answers CONNECT as a test says. It sends every tunnel to where to leads, whatever was asked for,
+// so that tests can ask for names that are not this machine's own.
 type httpProxy struct {
 	net.Listener
 	to    string // "": the tunnel echoes
@@ -137,7 +137,10 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 		{p.Addr().String(), ""}, // http:// is meant
 		{p.url("alice:p%40ss"), "Proxy-Authorization: Basic YWxpY2U6cEBzcw==\r\n"},
 	} {
-		c, err := newDialer(t, egress.Config{HTTPSProxy: tt.address}).DialContext(t.Context(), "tcp", "access.example.com:443")
+		c, err := newDialer(
+			t,
+			egress.Config{HTTPSProxy: tt.address},
+		).DialContext(t.Context(), "tcp", "access.example.com:443")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +154,11 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 		c.Close()
 		heads := p.requestHeads()
 		head := heads[len(heads)-1]
-		if !strings.HasPrefix(head, "CONNECT access.example.com:443 HTTP/1.1\r\nHost: access.example.com:443\r\n") || !strings.Contains(head, tt.authorization) ||
+		if !strings.HasPrefix(
+			head,
+			"CONNECT access.example.com:443 HTTP/1.1\r\nHost: access.example.com:443\r\n",
+		) ||
+			!strings.Contains(head, tt.authorization) ||
 			tt.authorization == "" && strings.Contains(head, "Authorization") {
 			t.Errorf("got request %q, want CONNECT with %q", head, tt.authorization)
 		}
@@ -189,9 +196,19 @@ func TestWhichAddressesUseTheProxy(t *testing.T) {
 		if !tt.proxied {
 			ctx = dead
 		}
-		_, err := newDialer(t, egress.Config{HTTPSProxy: p.url(""), NoProxy: tt.no}).DialContext(ctx, "tcp", tt.addr)
+		_, err := newDialer(
+			t,
+			egress.Config{HTTPSProxy: p.url(""), NoProxy: tt.no},
+		).DialContext(ctx, "tcp", tt.addr)
 		if got := fault.Is(err, fault.Denied); got != tt.proxied {
-			t.Errorf("%s with NO_PROXY=%q: got by the proxy %v (%v), want %v", tt.addr, tt.no, got, err, tt.proxied)
+			t.Errorf(
+				"%s with NO_PROXY=%q: got by the proxy %v (%v), want %v",
+				tt.addr,
+				tt.no,
+				got,
+				err,
+				tt.proxied,
+			)
 		}
 	}
 }
@@ -216,9 +233,21 @@ func TestRefusalsOfAnHTTPProxy(t *testing.T) {
 		{"it hangs up", "", "HTTP/1.1 200 OK\r\nX-A", fault.Unavailable, "does not answer CONNECT"},
 	} {
 		p := (&httpProxy{reply: tt.reply}).start(t)
-		_, err := newDialer(t, egress.Config{HTTPSProxy: p.url(tt.user)}).DialContext(t.Context(), "tcp", "access.example.com:443")
-		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) || !strings.Contains(fault.Message(err), p.Addr().String()) || fault.Remedy(err) == "" {
-			t.Errorf("%s: got %v (%s), want %s with %q, the proxy and what to do", tt.name, err, fault.KindOf(err), tt.kind, tt.says)
+		_, err := newDialer(
+			t,
+			egress.Config{HTTPSProxy: p.url(tt.user)},
+		).DialContext(t.Context(), "tcp", "access.example.com:443")
+		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) ||
+			!strings.Contains(fault.Message(err), p.Addr().String()) ||
+			fault.Remedy(err) == "" {
+			t.Errorf(
+				"%s: got %v (%s), want %s with %q, the proxy and what to do",
+				tt.name,
+				err,
+				fault.KindOf(err),
+				tt.kind,
+				tt.says,
+			)
 		}
 		if strings.Contains(err.Error(), "tell-nobody") || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("%s: got %q, want neither the password nor the proxy's own text", tt.name, err)
@@ -234,7 +263,10 @@ func TestAnHTTPProxyThatDoesNotAnswer(t *testing.T) {
 	defer silent.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = newDialer(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp", "access.example.com:443")
+	_, err = newDialer(
+		t,
+		egress.Config{HTTPSProxy: silent.Addr().String()},
+	).DialContext(ctx, "tcp", "access.example.com:443")
 	if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "no answer in time") {
 		t.Errorf("got %v, want no answer in time", err)
 	}
@@ -248,7 +280,8 @@ func TestAnHTTPProxyThatDoesNotAnswer(t *testing.T) {
 func TestNewRefusesBadProxyAddresses(t *testing.T) {
 	for _, address := range []string{"socks5://bob:tell-nobody@127.0.0.1:1080", "ftp://x", "http://", "http://bob:tell-nobody@", "http://bob:tell%nobody@host:1", "http://host:port"} {
 		_, err := egress.New(egress.Config{HTTPSProxy: address})
-		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" || !strings.Contains(err.Error(), "HTTPS_PROXY") {
+		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" ||
+			!strings.Contains(err.Error(), "HTTPS_PROXY") {
 			t.Errorf("%s: got %v, want an invalid fault that names HTTPS_PROXY", address, err)
 		} else if strings.Contains(err.Error(), "nobody") {
 			t.Errorf("got %q, want no password in it", err)
@@ -279,7 +312,8 @@ func TestHasPassword(t *testing.T) {
 	}
 }
 
-// balancedProxy is a proxy of ours behind a balancer: its ping document, and a WebSocket inside which TLS ends at inner.
+// balancedProxy is a proxy of ours behind a balancer: its ping document, and a WebSocket inside which TLS
+// ends at inner.
 type balancedProxy struct {
 	*httptest.Server
 	transport dial.Transport
@@ -339,12 +373,16 @@ func (s *balancedProxy) pingCount() int {
 
 // clientConfig trusts the site's own certificate only inside, as identity.PinnedTLS does.
 func (s *balancedProxy) clientConfig() *tls.Config {
-	return &tls.Config{InsecureSkipVerify: true, NextProtos: []string{innerALPN}, VerifyConnection: func(st tls.ConnectionState) error {
-		if st.NegotiatedProtocol != innerALPN {
-			return errors.New("the server does not speak " + innerALPN)
-		}
-		return nil
-	}}
+	return &tls.Config{
+		InsecureSkipVerify: true,
+		NextProtos:         []string{innerALPN},
+		VerifyConnection: func(st tls.ConnectionState) error {
+			if st.NegotiatedProtocol != innerALPN {
+				return errors.New("the server does not speak " + innerALPN)
+			}
+			return nil
+		},
+	}
 }
 
 func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
@@ -415,7 +453,8 @@ func TestAFailedConnectionLearnsTheTransportAgain(t *testing.T) {
 	c.Close()
 
 	s.transport = dial.TLS
-	if _, err := w.DialTLS(t.Context(), addr, s.clientConfig()); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "403") {
+	if _, err := w.DialTLS(t.Context(), addr, s.clientConfig()); !fault.Is(err, fault.Unavailable) ||
+		!strings.Contains(err.Error(), "403") {
 		t.Errorf("got %v, want the refused WebSocket told", err)
 	}
 	before := s.pingCount()
@@ -436,7 +475,10 @@ func TestAProxyWithoutAPingDocumentGetsTLS(t *testing.T) {
 	plain.Config.ErrorLog = discard
 	plain.StartTLS()
 	defer plain.Close()
-	c, err := newDialer(t, egress.Config{LearnTransport: true}).DialTLS(t.Context(), plain.Listener.Addr().String(), (&balancedProxy{}).clientConfig())
+	c, err := newDialer(
+		t,
+		egress.Config{LearnTransport: true},
+	).DialTLS(t.Context(), plain.Listener.Addr().String(), (&balancedProxy{}).clientConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -516,5 +558,6 @@ func socketPair(t *testing.T) (near, far *websocket.Conn) {
 func ExampleConfig() {
 	_, err := egress.New(egress.Config{HTTPSProxy: "socks5://10.0.0.1:1080"})
 	fmt.Println(fault.Message(err))
-	// Output: the address in HTTPS_PROXY (https_proxy in a file) begins with socks5://, and only http:// and https:// proxies are known
+	// Output: the address in HTTPS_PROXY (https_proxy in a file) begins with socks5://, and only http:// and
+	// https:// proxies are known
 }

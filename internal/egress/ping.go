@@ -28,8 +28,9 @@ func (e *notPingError) Error() string { return "no ping document: " + e.err.Erro
 
 func (e *notPingError) Unwrap() error { return e.err }
 
-// ping asks the proxy at addr for its ping document. Whoever stands on the way can alter it: nothing in it may be trusted but how the
-// proxy wants to be spoken to, for whoever lies about that only keeps a connection from coming about.
+// ping asks the proxy at addr for its ping document. Whoever stands on the way can alter it: nothing in it
+// may be trusted but how the proxy wants to be spoken to, for whoever lies about that only keeps a connection
+// from coming about.
 func (w *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
@@ -50,15 +51,21 @@ func (w *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error)
 		return p, &notPingError{err}
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&p); err != nil || resp.StatusCode != http.StatusOK {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&p); err != nil ||
+		resp.StatusCode != http.StatusOK {
 		return p, &notPingError{errors.Join(errors.New(resp.Status), err)}
 	}
 	return p, nil
 }
 
-// singleConnClient is an HTTP/1.1 client for one request over conn, under TLS that nothing relies on: what matters is pinned inside.
+// singleConnClient is an HTTP/1.1 client for one request over conn, under TLS that nothing relies on: what
+// matters is pinned inside.
 func singleConnClient(conn net.Conn, addr string) *http.Client {
-	outer := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	outer := &tls.Config{
+		InsecureSkipVerify: true,
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         []string{"http/1.1"},
+	}
 	used := false
 	return &http.Client{
 		Transport: &http.Transport{

@@ -18,17 +18,23 @@ import (
 )
 
 const (
-	// KeepAliveInterval is how long an end of a WebSocket says nothing at most: balancers cut what was silent for a minute.
+	// KeepAliveInterval is how long an end of a WebSocket says nothing at most: balancers cut what was silent
+	// for a minute.
 	KeepAliveInterval = 20 * time.Second
-	// maxMessageBytes bounds a message. Ends write TLS records, which are shorter; messages are not held together anyway.
+	// maxMessageBytes bounds a message. Ends write TLS records, which are shorter; messages are not held
+	// together anyway.
 	maxMessageBytes = 64 << 10
 )
 
-// openWebSocket opens a WebSocket over conn, which it owns. The TLS around it ends at the balancer and is not verified: no more depends on
-// it than on the network beneath (docs/decisions/0010).
+// openWebSocket opens a WebSocket over conn, which it owns. The TLS around it ends at the balancer and is not
+// verified: no more depends on it than on the network beneath (docs/decisions/0010).
 func openWebSocket(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
 	client := singleConnClient(conn, addr)
-	ws, resp, err := websocket.Dial(ctx, "wss://"+addr+dial.ConnectPath, &websocket.DialOptions{HTTPClient: client})
+	ws, resp, err := websocket.Dial(
+		ctx,
+		"wss://"+addr+dial.ConnectPath,
+		&websocket.DialOptions{HTTPClient: client},
+	)
 	if err != nil {
 		conn.Close()
 		return nil, webSocketFault(addr, resp, err)
@@ -40,12 +46,22 @@ func webSocketFault(addr string, resp *http.Response, err error) error {
 	if resp == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return fault.Wrap(err, fault.Unavailable, "egress", fmt.Sprintf("the balancer at %s opens no WebSocket: %d %s", addr, resp.StatusCode, http.StatusText(resp.StatusCode)),
-		"ask an administrator to let WebSockets through to "+dial.ConnectPath)
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		"egress",
+		fmt.Sprintf(
+			"the balancer at %s opens no WebSocket: %d %s",
+			addr,
+			resp.StatusCode,
+			http.StatusText(resp.StatusCode),
+		),
+		"ask an administrator to let WebSockets through to "+dial.ConnectPath,
+	)
 }
 
-// Stream is a byte stream in binary messages of a WebSocket. It has no half-close: the TLS inside says where a direction ends. A deadline
-// that passes while something waits ends it.
+// Stream is a byte stream in binary messages of a WebSocket. It has no half-close: the TLS inside says where
+// a direction ends. A deadline that passes while something waits ends it.
 type Stream struct {
 	net.Conn
 	ws            *websocket.Conn
@@ -58,10 +74,17 @@ type Stream struct {
 	closed bool
 }
 
-// NewStream makes the stream and takes ws over. Every so often an empty message goes out: WebSocket's own pings would not do, because
-// the library ends a connection that a pong does not leave within 5 s, and lines stall longer.
+// NewStream makes the stream and takes ws over. Every so often an empty message goes out: WebSocket's own
+// pings would not do, because the library ends a connection that a pong does not leave within 5 s, and lines
+// stall longer.
 func NewStream(ws *websocket.Conn, local, remote net.Addr, every time.Duration) *Stream {
-	s := &Stream{Conn: websocket.NetConn(context.Background(), ws, websocket.MessageBinary), ws: ws, local: local, remote: remote, interval: every}
+	s := &Stream{
+		Conn:     websocket.NetConn(context.Background(), ws, websocket.MessageBinary),
+		ws:       ws,
+		local:    local,
+		remote:   remote,
+		interval: every,
+	}
 	ws.SetReadLimit(maxMessageBytes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,7 +93,11 @@ func NewStream(ws *websocket.Conn, local, remote net.Addr, every time.Duration) 
 }
 
 func (s *Stream) sendKeepAlive() {
-	if s.ws.Write(context.Background(), websocket.MessageBinary, nil) != nil { // waits behind what is being written
+	if s.ws.Write(
+		context.Background(),
+		websocket.MessageBinary,
+		nil,
+	) != nil { // waits behind what is being written
 		return
 	}
 	s.mu.Lock()

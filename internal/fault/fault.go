@@ -1,7 +1,7 @@
 // Package fault answers: what went wrong, and what should the person do now?
 //
-// One error type crosses every process border (auth to proxy, proxy to tsh, node to tsh). What the caller may read is in Msg and
-// Remedy; the cause stays home, in the log, found by ID.
+// One error type crosses every process border (auth to proxy, proxy to tsh, node to tsh). What the caller may
+// read is in Msg and Remedy; the cause stays home, in the log, found by ID.
 package fault
 
 import (
@@ -29,7 +29,8 @@ const (
 	Exhausted       Kind = "exhausted"       // a limit: disk, attempts, size, rate
 )
 
-// Error is a fault a person can act on. The zero value is not a valid fault: make one with New, or by a literal with Kind and Msg set.
+// Error is a fault a person can act on. The zero value is not a valid fault: make one with New, or by a
+// literal with Kind and Msg set.
 type Error struct {
 	Kind   Kind   `json:"kind"`
 	Op     string `json:"op,omitempty"`     // the operation, as "auth.FinishLogin"
@@ -66,12 +67,16 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Public returns what may cross the border: a copy without the cause, with an ID that the caller's log line should carry. An error
-// that is no fault becomes an Internal one that says nothing of its cause.
+// Public returns what may cross the border: a copy without the cause, with an ID that the caller's log line
+// should carry. An error that is no fault becomes an Internal one that says nothing of its cause.
 func Public(err error) *Error {
 	var e *Error
 	if !errors.As(err, &e) {
-		e = &Error{Kind: Internal, Msg: "internal error", Remedy: "ask an administrator to look up the error id in the log"}
+		e = &Error{
+			Kind:   Internal,
+			Msg:    "internal error",
+			Remedy: "ask an administrator to look up the error id in the log",
+		}
 	}
 	out := *e
 	out.Err = nil
@@ -114,7 +119,8 @@ func Message(err error) string {
 	return err.Error()
 }
 
-// Report writes err as every program of ours ends with one: what happened, and what to do next where that is known.
+// Report writes err as every program of ours ends with one: what happened, and what to do next where that is
+// known.
 func Report(w io.Writer, program string, err error) {
 	fmt.Fprintf(w, "%s: error: %s\n", program, Message(err))
 	if hint := Remedy(err); hint != "" {
@@ -136,12 +142,17 @@ func (k Kind) Status() int {
 	return http.StatusInternalServerError
 }
 
-// Decode reads a fault from its JSON form. Bytes that are none give an Internal fault, so a caller always has one to show.
+// Decode reads a fault from its JSON form. Bytes that are none give an Internal fault, so a caller always has
+// one to show.
 func Decode(b []byte) *Error {
 	var e Error
 	if err := json.Unmarshal(b, &e); err != nil || e.Kind == "" || e.Msg == "" {
-		return &Error{Kind: Internal, Msg: "the server's answer could not be read", Remedy: "check that client and server versions match: tsh version",
-			Err: fmt.Errorf("decode fault: %d bytes", len(b))}
+		return &Error{
+			Kind:   Internal,
+			Msg:    "the server's answer could not be read",
+			Remedy: "check that client and server versions match: tsh version",
+			Err:    fmt.Errorf("decode fault: %d bytes", len(b)),
+		}
 	}
 	return &e
 }

@@ -11,7 +11,16 @@ import (
 )
 
 func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
-	err := fmt.Errorf("outer: %w", fault.Wrap(errors.New("secret path /x"), fault.Denied, "auth.Issue", "not allowed", "ask for role ops"))
+	err := fmt.Errorf(
+		"outer: %w",
+		fault.Wrap(
+			errors.New("secret path /x"),
+			fault.Denied,
+			"auth.Issue",
+			"not allowed",
+			"ask for role ops",
+		),
+	)
 	p := fault.Public(err)
 	b, _ := json.Marshal(p)
 	if strings.Contains(string(b), "secret") {
@@ -23,7 +32,9 @@ func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
 }
 
 func TestPublicOfAPlainErrorHidesItsText(t *testing.T) {
-	if got := fault.Public(errors.New("dsn=secret")); got.Kind != fault.Internal || strings.Contains(got.Msg, "secret") || got.Remedy == "" {
+	if got := fault.Public(errors.New("dsn=secret")); got.Kind != fault.Internal ||
+		strings.Contains(got.Msg, "secret") ||
+		got.Remedy == "" {
 		t.Errorf("got %+v, want an internal fault without the text", got)
 	}
 }
@@ -44,7 +55,11 @@ func TestWrapOfNilIsNil(t *testing.T) {
 
 func TestReportWritesErrorAndHint(t *testing.T) {
 	var out strings.Builder
-	fault.Report(&out, "threshold", fault.Wrap(errors.New("cause"), fault.Conflict, "op", "the port is in use", "choose another"))
+	fault.Report(
+		&out,
+		"threshold",
+		fault.Wrap(errors.New("cause"), fault.Conflict, "op", "the port is in use", "choose another"),
+	)
 	fault.Report(&out, "threshold", errors.New("plain"))
 	if want := "threshold: error: the port is in use\nthreshold: hint: choose another\nthreshold: error: plain\n"; out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)

@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// DescribeNetwork says in plain words why a connection did not come about or broke off. Go's own text names calls, sockets and name servers.
+// DescribeNetwork says in plain words why a connection did not come about or broke off. Go's own text names
+// calls, sockets and name servers.
 func DescribeNetwork(err error) string {
 	var name *net.DNSError
 	var timed interface{ Timeout() bool }
@@ -21,7 +22,10 @@ func DescribeNetwork(err error) string {
 		return "the name server does not know or does not answer"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there (connection refused)"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF),
+		errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, syscall.EPIPE):
 		return "the other side closed the connection"
 	}
 	return innermost(err).Error()

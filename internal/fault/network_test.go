@@ -17,7 +17,11 @@ import (
 
 func TestDescribeNetwork(t *testing.T) {
 	dial := func(err error) error {
-		return &url.Error{Op: "Post", URL: "https://auth/x", Err: &net.OpError{Op: "dial", Net: "tcp", Err: err}}
+		return &url.Error{
+			Op:  "Post",
+			URL: "https://auth/x",
+			Err: &net.OpError{Op: "dial", Net: "tcp", Err: err},
+		}
 	}
 	for _, c := range []struct {
 		err  error

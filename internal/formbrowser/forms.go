@@ -1,7 +1,8 @@
 // Package forms answers: what does a person's browser do with pages that are only forms?
 //
-// It keeps cookies, follows redirects, and fills in and submits HTML forms: the demo enrols its two people with it and the
-// integration tests log in with it, both through the same pages that people see. It runs no scripts; the login pages have none.
+// It keeps cookies, follows redirects, and fills in and submits HTML forms: the demo enrols its two people
+// with it and the integration tests log in with it, both through the same pages that people see. It runs no
+// scripts; the login pages have none.
 package formbrowser
 
 import (
@@ -31,8 +32,8 @@ type Browser struct {
 	http *http.Client
 }
 
-// New makes a browser that trusts roots. It follows redirects, except those to an address that begins with stop (unless stop is empty):
-// there it ends on the page that redirects.
+// New makes a browser that trusts roots. It follows redirects, except those to an address that begins with
+// stop (unless stop is empty): there it ends on the page that redirects.
 func New(roots *x509.CertPool, stop string) *Browser {
 	jar, _ := cookiejar.New(nil) // New fails for no options
 	return &Browser{http: &http.Client{
@@ -52,7 +53,8 @@ func New(roots *x509.CertPool, stop string) *Browser {
 	}}
 }
 
-// DialWith makes the browser connect by dial: for a test whose machines are elsewhere than names and routes of this one lead.
+// DialWith makes the browser connect by dial: for a test whose machines are elsewhere than names and routes
+// of this one lead.
 func (b *Browser) DialWith(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Browser {
 	b.http.Transport.(*http.Transport).DialContext = dial
 	return b
@@ -92,11 +94,19 @@ func (b *Browser) do(r *http.Request) (*Page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse page: %w", err)
 	}
-	return &Page{URL: resp.Request.URL, Status: resp.StatusCode, Location: resp.Header.Get("Location"), Header: resp.Header,
-		Body: string(body), root: root, browser: b}, nil
+	return &Page{
+		URL:      resp.Request.URL,
+		Status:   resp.StatusCode,
+		Location: resp.Header.Get("Location"),
+		Header:   resp.Header,
+		Body:     string(body),
+		root:     root,
+		browser:  b,
+	}, nil
 }
 
-// Submit fills in the first form that has all the fields and sends it, with its hidden fields, as a browser would.
+// Submit fills in the first form that has all the fields and sends it, with its hidden fields, as a browser
+// would.
 func (p *Page) Submit(ctx context.Context, fields map[string]string) (*Page, error) {
 	for form := range elements(p.root, "form") {
 		values, ok := fill(form, fields)
@@ -104,7 +114,12 @@ func (p *Page) Submit(ctx context.Context, fields map[string]string) (*Page, err
 			return p.send(ctx, form, values)
 		}
 	}
-	return nil, fmt.Errorf("page %s (status %d) has no form with these fields; it says: %s", p.URL.Path, p.Status, p.Text())
+	return nil, fmt.Errorf(
+		"page %s (status %d) has no form with these fields; it says: %s",
+		p.URL.Path,
+		p.Status,
+		p.Text(),
+	)
 }
 
 func fill(form *html.Node, fields map[string]string) (url.Values, bool) {

@@ -18,7 +18,8 @@ func TestABrowserKeepsCookiesSubmitsFormsAndStopsWhereItIsTold(t *testing.T) {
 	})
 	mux.HandleFunc("POST /in", func(w http.ResponseWriter, r *http.Request) {
 		c, err := r.Cookie("seen")
-		if err != nil || c.Value != "yes" || r.FormValue("h") != "1" || r.FormValue("code") != "123" || r.Header.Get("Origin") == "" {
+		if err != nil || c.Value != "yes" || r.FormValue("h") != "1" || r.FormValue("code") != "123" ||
+			r.Header.Get("Origin") == "" {
 			http.Error(w, "bad", http.StatusBadRequest)
 			return
 		}
@@ -27,7 +28,10 @@ func TestABrowserKeepsCookiesSubmitsFormsAndStopsWhereItIsTold(t *testing.T) {
 	srv := httptest.NewTLSServer(mux)
 	defer srv.Close()
 
-	b := formbrowser.New(srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, "http://127.0.0.1:1/")
+	b := formbrowser.New(
+		srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
+		"http://127.0.0.1:1/",
+	)
 	page, err := b.Open(t.Context(), srv.URL)
 	if err != nil {
 		t.Fatal(err)

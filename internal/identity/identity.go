@@ -1,7 +1,8 @@
 // Package identity answers: who is this?
 //
-// An Identity is what a verified certificate says of its holder. ca writes it into certificates (SSH extension, X.509 extension), and
-// everyone else reads it back through VerifySSHUser and VerifyX509, which return one only after every check has passed.
+// An Identity is what a verified certificate says of its holder. ca writes it into certificates (SSH
+// extension, X.509 extension), and everyone else reads it back through VerifySSHUser and VerifyX509, which
+// return one only after every check has passed.
 package identity
 
 import (
@@ -14,7 +15,8 @@ import (
 	"unicode"
 )
 
-// Version is the newest identity format this code writes. Readers accept 1..Version and ignore fields they do not know.
+// Version is the newest identity format this code writes. Readers accept 1..Version and ignore fields they do
+// not know.
 const Version = 1
 
 // MaxBytes bounds the JSON form inside a certificate.
@@ -26,7 +28,8 @@ type Login string
 // LoginID names one act of logging in; every certificate and session of that login carries it.
 type LoginID string
 
-// MachineID names a machine for its whole life, whatever its name becomes: 32 lower-case hex digits drawn by auth.
+// MachineID names a machine for its whole life, whatever its name becomes: 32 lower-case hex digits drawn by
+// auth.
 type MachineID string
 
 // Serial is a certificate's serial number: drawn at random, positive, unique within the cluster.
@@ -73,10 +76,12 @@ type UserKey struct{ Connector, Subject string }
 // UserKey returns the pair that is this user, whatever their name is today.
 func (id Identity) UserKey() UserKey { return UserKey{id.Connector, id.Subject} }
 
-// KeyID is the key id of the SSH certificate, made so that a plain sshd's own log names person and login: name@cluster/login-id.
+// KeyID is the key id of the SSH certificate, made so that a plain sshd's own log names person and login:
+// name@cluster/login-id.
 func (id Identity) KeyID() string { return id.Name + "@" + id.Cluster + "/" + string(id.LoginID) }
 
-// URI is the URI SAN of the X.509 certificate: threshold://cluster/user/connector/subject or threshold://cluster/node/id.
+// URI is the URI SAN of the X.509 certificate: threshold://cluster/user/connector/subject or
+// threshold://cluster/node/id.
 func (id Identity) URI() string {
 	if id.Kind == User {
 		return "threshold://" + id.Cluster + "/user/" + escape(id.Connector) + "/" + escape(id.Subject)
@@ -92,7 +97,8 @@ func (id Identity) String() string {
 	return string(id.Kind) + " " + id.Name
 }
 
-// Encode gives the JSON that goes into certificates. It refuses an identity that Check refuses or that is larger than MaxBytes.
+// Encode gives the JSON that goes into certificates. It refuses an identity that Check refuses or that is
+// larger than MaxBytes.
 func (id Identity) Encode() ([]byte, error) {
 	id.V = Version
 	if err := id.Check(); err != nil {
@@ -103,12 +109,18 @@ func (id Identity) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("encode identity: %w", err)
 	}
 	if len(b) > MaxBytes {
-		return nil, fmt.Errorf("identity of %s is %d bytes, more than %d: give the user fewer roles or traits", id.Name, len(b), MaxBytes)
+		return nil, fmt.Errorf(
+			"identity of %s is %d bytes, more than %d: give the user fewer roles or traits",
+			id.Name,
+			len(b),
+			MaxBytes,
+		)
 	}
 	return b, nil
 }
 
-// decode reads the JSON form. Only the verifiers call it: bytes become an Identity after the certificate around them is verified.
+// decode reads the JSON form. Only the verifiers call it: bytes become an Identity after the certificate
+// around them is verified.
 func decode(b []byte) (Identity, error) {
 	if len(b) > MaxBytes {
 		return Identity{}, fmt.Errorf("identity extension is %d bytes, more than %d", len(b), MaxBytes)
@@ -118,7 +130,11 @@ func decode(b []byte) (Identity, error) {
 		return Identity{}, fmt.Errorf("identity extension: %w", err)
 	}
 	if id.V < 1 || id.V > Version { // a newer one may carry a restriction that this code would overlook
-		return Identity{}, fmt.Errorf("identity extension is of version %d, this program reads 1 to %d: update it", id.V, Version)
+		return Identity{}, fmt.Errorf(
+			"identity extension is of version %d, this program reads 1 to %d: update it",
+			id.V,
+			Version,
+		)
 	}
 	if err := id.Check(); err != nil {
 		return Identity{}, err
@@ -127,7 +143,9 @@ func decode(b []byte) (Identity, error) {
 }
 
 var (
-	hostNameRE  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+	hostNameRE = regexp.MustCompile(
+		`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`,
+	)
 	loginRE     = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]*\$?$`)
 	loginIDRE   = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
 	numberRE    = regexp.MustCompile(`^[0-9.]*$`) // what resolvers read as an IPv4 address, whole or short
@@ -142,17 +160,21 @@ const (
 	maxDNS    = 253
 )
 
-// CheckLogin refuses anything but a plain account name: letters, digits, "_", ".", "-" (not first), at most 64 bytes. It is what keeps
-// commas, spaces, control characters, wildcards and look-alikes out of principals.
+// CheckLogin refuses anything but a plain account name: letters, digits, "_", ".", "-" (not first), at most
+// 64 bytes. It is what keeps commas, spaces, control characters, wildcards and look-alikes out of principals.
 func CheckLogin(l Login) error {
 	if len(l) > maxLogin || !loginRE.MatchString(string(l)) {
-		return fmt.Errorf("login %.80q is not a plain account name (letters, digits, _ . -, at most %d)", string(l), maxLogin)
+		return fmt.Errorf(
+			"login %.80q is not a plain account name (letters, digits, _ . -, at most %d)",
+			string(l),
+			maxLogin,
+		)
 	}
 	return nil
 }
 
-// CheckMachineName refuses anything but a lower-case host name of at most 253 bytes (RFC 1123 section 2.1), and one that could be read as
-// an address.
+// CheckMachineName refuses anything but a lower-case host name of at most 253 bytes (RFC 1123 section 2.1),
+// and one that could be read as an address.
 func CheckMachineName(name string) error {
 	if len(name) > maxDNS || !hostNameRE.MatchString(name) || numberRE.MatchString(name) {
 		return fmt.Errorf("node name %.80q is not a lower-case host name", name)
@@ -160,7 +182,8 @@ func CheckMachineName(name string) error {
 	return nil
 }
 
-// CheckHost refuses anything but a host name that CheckMachineName allows, or the plain form of one host's IP address.
+// CheckHost refuses anything but a host name that CheckMachineName allows, or the plain form of one host's IP
+// address.
 func CheckHost(name string) error {
 	a, err := netip.ParseAddr(name)
 	if err != nil {
@@ -188,18 +211,28 @@ func CheckMachineID(id MachineID) error {
 	return nil
 }
 
-// CheckWord refuses anything but a resource, role, trait or label name: letters, digits, "_", ".", "-", at most 64 bytes.
+// CheckWord refuses anything but a resource, role, trait or label name: letters, digits, "_", ".", "-", at
+// most 64 bytes.
 func CheckWord(what, w string) error {
 	if len(w) > maxWord || !wordRE.MatchString(w) {
-		return fmt.Errorf("%s %.80q is not a plain name (letters, digits, _ . -, at most %d)", what, w, maxWord)
+		return fmt.Errorf(
+			"%s %.80q is not a plain name (letters, digits, _ . -, at most %d)",
+			what,
+			w,
+			maxWord,
+		)
 	}
 	return nil
 }
 
-// CheckText refuses free text that is empty, longer than 512 bytes, not UTF-8, or carries control characters or such as turn the
-// writing direction or have no width: what is read in a log or listing is what is there.
+// CheckText refuses free text that is empty, longer than 512 bytes, not UTF-8, or carries control characters
+// or such as turn the writing direction or have no width: what is read in a log or listing is what is there.
 func CheckText(what, s string) error {
-	if s == "" || len(s) > maxString || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) || r == unicode.ReplacementChar }) {
+	if s == "" || len(s) > maxString ||
+		strings.ContainsFunc(
+			s,
+			func(r rune) bool { return !unicode.IsGraphic(r) || r == unicode.ReplacementChar },
+		) {
 		return fmt.Errorf("%s %.80q is empty, too long, or has control or invisible characters", what, s)
 	}
 	return nil
@@ -270,8 +303,11 @@ func (id Identity) checkMachine() error {
 	if err := CheckMachineName(id.Name); err != nil {
 		return err
 	}
-	if id.Connector != "" || id.Subject != "" || id.LoginID != "" || len(id.Roles) != 0 || len(id.Traits) != 0 ||
-		len(id.SourceAddresses) != 0 || id.Factor != "" || id.LoginMethod != "" {
+	if id.Connector != "" || id.Subject != "" || id.LoginID != "" || len(id.Roles) != 0 ||
+		len(id.Traits) != 0 ||
+		len(id.SourceAddresses) != 0 ||
+		id.Factor != "" ||
+		id.LoginMethod != "" {
 		return fmt.Errorf("identity of %s %.80q carries a user's fields", id.Kind, id.Name)
 	}
 	return id.Labels.Check()
@@ -296,7 +332,8 @@ func escape(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		c := s[i]
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~", c) >= 0 {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
+			strings.IndexByte("-._~", c) >= 0 {
 			b.WriteByte(c)
 			continue
 		}

@@ -91,7 +91,10 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 
 func TestEncodeKeepsEverything(t *testing.T) {
 	id := alice()
-	id.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
+	id.SourceAddresses = []netip.Prefix{
+		netip.MustParsePrefix("192.0.2.0/24"),
+		netip.MustParsePrefix("2001:db8::/32"),
+	}
 	id.Expires = noon
 	for _, id := range []identity.Identity{id, node()} {
 		b, err := id.Encode()

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// RSA sizes in bits. Below the minimum a key is weak; above the maximum it only costs verifiers time (CVE-2026-39829).
+// RSA sizes in bits. Below the minimum a key is weak; above the maximum it only costs verifiers time
+// (CVE-2026-39829).
 const (
 	minRSA = 3072
 	maxRSA = 8192

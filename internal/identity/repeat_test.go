@@ -11,7 +11,8 @@ import (
 // text is a string as SSH writes it (RFC 4251 section 5).
 func text(s []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(len(s))), s...) }
 
-// Of two options with one name a verifier could heed either: such a certificate is none, and neither is one with options out of order.
+// Of two options with one name a verifier could heed either: such a certificate is none, and neither is one
+// with options out of order.
 func TestACertificateThatRepeatsAnOptionIsRefused(t *testing.T) {
 	pinned := critical("source-address", "192.0.2.0/24")(t)
 	option := append(text([]byte("source-address")), text(text([]byte("192.0.2.0/24")))...)

@@ -6,8 +6,9 @@ import (
 	"net/netip"
 )
 
-// CheckSourceAddress refuses an address outside those the identity is pinned to. An identity without pins is good from anywhere. A verifier of
-// an X.509 user certificate calls it with the client's true address; VerifySSHUser does so itself.
+// CheckSourceAddress refuses an address outside those the identity is pinned to. An identity without pins is
+// good from anywhere. A verifier of an X.509 user certificate calls it with the client's true address;
+// VerifySSHUser does so itself.
 func (id Identity) CheckSourceAddress(from net.Addr) error {
 	return checkSource(id.SourceAddresses, from)
 }

@@ -16,13 +16,16 @@ import (
 // SSHExtension is the certificate extension that carries the identity's JSON.
 const SSHExtension = "identity@threshold"
 
-// SSHSourceAddress is the one critical option that Threshold issues and understands (OpenSSH PROTOCOL.certkeys).
+// SSHSourceAddress is the one critical option that Threshold issues and understands (OpenSSH
+// PROTOCOL.certkeys).
 const SSHSourceAddress = "source-address"
 
-// Skew is how far a verifier's clock may be behind the issuer's. Certificates are issued valid from now − Skew.
+// Skew is how far a verifier's clock may be behind the issuer's. Certificates are issued valid from now −
+// Skew.
 const Skew = time.Minute
 
-// MaxLifetime is the longest life of a user, host or service certificate after its issue; with the backdating, verifiers accept MaxLifetime + Skew.
+// MaxLifetime is the longest life of a user, host or service certificate after its issue; with the
+// backdating, verifiers accept MaxLifetime + Skew.
 const MaxLifetime = 24 * time.Hour
 
 // SSHUser is what a verified user certificate says: who, and as which logins.
@@ -33,10 +36,16 @@ type SSHUser struct {
 	sources []netip.Prefix
 }
 
-// VerifySSHUser accepts a public key only if it is a user certificate, issued by one of authorities for the cluster, valid now, with
-// at least one principal, no unknown critical option, and — where it is pinned — used from one of its addresses. It does not prove
-// that the peer holds the key: the SSH handshake does.
-func VerifySSHUser(key ssh.PublicKey, cluster string, authorities []ssh.PublicKey, from net.Addr, now time.Time) (SSHUser, error) {
+// VerifySSHUser accepts a public key only if it is a user certificate, issued by one of authorities for the
+// cluster, valid now, with at least one principal, no unknown critical option, and — where it is pinned —
+// used from one of its addresses. It does not prove that the peer holds the key: the SSH handshake does.
+func VerifySSHUser(
+	key ssh.PublicKey,
+	cluster string,
+	authorities []ssh.PublicKey,
+	from net.Addr,
+	now time.Time,
+) (SSHUser, error) {
 	cert, err := checkSSH(key, ssh.UserCert, authorities, now)
 	if err != nil {
 		return SSHUser{}, err
@@ -46,7 +55,12 @@ func VerifySSHUser(key ssh.PublicKey, cluster string, authorities []ssh.PublicKe
 		return SSHUser{}, err
 	}
 	if u.Kind != User || u.Cluster != cluster {
-		return SSHUser{}, fmt.Errorf("certificate is for %s of cluster %q, not for a user of %q", u.Kind, u.Cluster, cluster)
+		return SSHUser{}, fmt.Errorf(
+			"certificate is for %s of cluster %q, not for a user of %q",
+			u.Kind,
+			u.Cluster,
+			cluster,
+		)
 	}
 	for _, p := range cert.ValidPrincipals {
 		if err := CheckLogin(Login(p)); err != nil {
@@ -67,12 +81,14 @@ func VerifySSHUser(key ssh.PublicKey, cluster string, authorities []ssh.PublicKe
 // HasLogin reports whether the certificate names the login.
 func (u SSHUser) HasLogin(l Login) bool { return slices.Contains(u.Logins, l) }
 
-// CheckSourceAddress refuses an address outside the certificate's source-address option. A certificate without one is good from anywhere.
+// CheckSourceAddress refuses an address outside the certificate's source-address option. A certificate
+// without one is good from anywhere.
 func (u SSHUser) CheckSourceAddress(from net.Addr) error {
 	return checkSource(u.sources, from)
 }
 
-// VerifySSHHost accepts a host key only if it is a host certificate of one of authorities that names host, valid now.
+// VerifySSHHost accepts a host key only if it is a host certificate of one of authorities that names host,
+// valid now.
 func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, now time.Time) error {
 	cert, err := checkSSH(key, ssh.HostCert, authorities, now)
 	if err != nil {
@@ -89,9 +105,15 @@ func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, 
 	return nil
 }
 
-// checkSSH holds the checks that user and host certificates share. The signer must be a plain key in the trusted set, so a certificate
-// that signs, or that is the subject key, is refused before anything else is looked at (CVE-2025-49825).
-func checkSSH(key ssh.PublicKey, typ uint32, authorities []ssh.PublicKey, now time.Time) (*ssh.Certificate, error) {
+// checkSSH holds the checks that user and host certificates share. The signer must be a plain key in the
+// trusted set, so a certificate that signs, or that is the subject key, is refused before anything else is
+// looked at (CVE-2025-49825).
+func checkSSH(
+	key ssh.PublicKey,
+	typ uint32,
+	authorities []ssh.PublicKey,
+	now time.Time,
+) (*ssh.Certificate, error) {
 	cert, ok := key.(*ssh.Certificate)
 	if !ok {
 		return nil, fmt.Errorf("a plain key was offered, not a certificate")
@@ -108,8 +130,14 @@ func checkSSH(key ssh.PublicKey, typ uint32, authorities []ssh.PublicKey, now ti
 	if cert.CertType != typ {
 		return nil, fmt.Errorf("certificate is of the wrong type (%d, want %d)", cert.CertType, typ)
 	}
-	if signer := cert.SignatureKey.Marshal(); !slices.ContainsFunc(authorities, func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), signer) }) {
-		return nil, fmt.Errorf("certificate is signed by an authority this cluster does not have (%s)", ssh.FingerprintSHA256(cert.SignatureKey))
+	if signer := cert.SignatureKey.Marshal(); !slices.ContainsFunc(
+		authorities,
+		func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), signer) },
+	) {
+		return nil, fmt.Errorf(
+			"certificate is signed by an authority this cluster does not have (%s)",
+			ssh.FingerprintSHA256(cert.SignatureKey),
+		)
 	}
 	if len(cert.ValidPrincipals) == 0 {
 		return nil, fmt.Errorf("certificate has no principals")
@@ -123,7 +151,10 @@ func checkSSH(key ssh.PublicKey, typ uint32, authorities []ssh.PublicKey, now ti
 		}
 	}
 	// CheckCert verifies the signature, and the times and principal once more; the clock is ours.
-	checker := ssh.CertChecker{SupportedCriticalOptions: []string{SSHSourceAddress}, Clock: func() time.Time { return now }}
+	checker := ssh.CertChecker{
+		SupportedCriticalOptions: []string{SSHSourceAddress},
+		Clock:                    func() time.Time { return now },
+	}
 	if err := checker.CheckCert(cert.ValidPrincipals[0], cert); err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
@@ -131,7 +162,8 @@ func checkSSH(key ssh.PublicKey, typ uint32, authorities []ssh.PublicKey, now ti
 }
 
 func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
-	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 || cert.ValidAfter >= cert.ValidBefore {
+	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 ||
+		cert.ValidAfter >= cert.ValidBefore {
 		return fmt.Errorf("certificate has no sane validity period")
 	}
 	if cert.ValidBefore-cert.ValidAfter > uint64((MaxLifetime+Skew+time.Second)/time.Second) {
@@ -147,20 +179,30 @@ type ExpiredError struct {
 
 func (e *ExpiredError) Error() string {
 	if e.Now.Before(e.From) {
-		return fmt.Sprintf("certificate is not valid before %s, which is %s from now: check this machine's clock (it says %s)",
-			formatTime(e.From), e.From.Sub(e.Now).Round(time.Second), formatTime(e.Now))
+		return fmt.Sprintf(
+			"certificate is not valid before %s, which is %s from now: check this machine's clock (it says %s)",
+			formatTime(e.From),
+			e.From.Sub(e.Now).Round(time.Second),
+			formatTime(e.Now),
+		)
 	}
-	return fmt.Sprintf("certificate expired at %s, %s ago (this machine's clock says %s)", formatTime(e.Until), e.Now.Sub(e.Until).Round(time.Second), formatTime(e.Now))
+	return fmt.Sprintf(
+		"certificate expired at %s, %s ago (this machine's clock says %s)",
+		formatTime(e.Until),
+		e.Now.Sub(e.Until).Round(time.Second),
+		formatTime(e.Now),
+	)
 }
 
-// OnlyExpired reports whether err, of a verifier asked as of now, says that the certificate has ended, and nothing else is wrong with it: asked
-// as of its last second, verify finds no fault.
+// OnlyExpired reports whether err, of a verifier asked as of now, says that the certificate has ended, and
+// nothing else is wrong with it: asked as of its last second, verify finds no fault.
 func OnlyExpired(err error, now time.Time, verify func(at time.Time) error) bool {
 	var old *ExpiredError
 	return errors.As(err, &old) && !now.Before(old.Until) && verify(old.Until.Add(-time.Second)) == nil
 }
 
-// errTooLong refuses at use what ca refuses at issue: no certificate of a person or machine lives longer than a day.
+// errTooLong refuses at use what ca refuses at issue: no certificate of a person or machine lives longer than
+// a day.
 var errTooLong = fmt.Errorf("certificate is valid for longer than %s", MaxLifetime)
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -172,7 +214,8 @@ func checkTimes(from, until, now time.Time) error {
 	return nil
 }
 
-// readSources reads the certificate's pins: the critical option, which the identity's own list may only repeat.
+// readSources reads the certificate's pins: the critical option, which the identity's own list may only
+// repeat.
 func readSources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
 	list, pinned := cert.CriticalOptions[SSHSourceAddress]
 	if !pinned {
@@ -191,7 +234,8 @@ func readSources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
 	return from, nil
 }
 
-// parseSourceAddress reads the option's list of networks and addresses. An empty list is refused: it would pin to nothing.
+// parseSourceAddress reads the option's list of networks and addresses. An empty list is refused: it would
+// pin to nothing.
 func parseSourceAddress(list string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for s := range strings.SplitSeq(list, ",") {

@@ -53,8 +53,17 @@ func plain(t testing.TB, pub crypto.PublicKey) ssh.PublicKey {
 }
 
 func alice() identity.Identity {
-	return identity.Identity{V: 1, Kind: identity.User, Cluster: cluster, Name: "alice@example.com", Connector: "corp", Subject: "00u1/a b",
-		LoginID: "login-1", Roles: []string{"ops"}, Traits: identity.Traits{"team": {"red"}}}
+	return identity.Identity{
+		V:         1,
+		Kind:      identity.User,
+		Cluster:   cluster,
+		Name:      "alice@example.com",
+		Connector: "corp",
+		Subject:   "00u1/a b",
+		LoginID:   "login-1",
+		Roles:     []string{"ops"},
+		Traits:    identity.Traits{"team": {"red"}},
+	}
 }
 
 func encode(t testing.TB, id identity.Identity) string {
@@ -70,9 +79,17 @@ func encode(t testing.TB, id identity.Identity) string {
 func userCert(t testing.TB) *ssh.Certificate {
 	t.Helper()
 	return &ssh.Certificate{
-		Nonce: bytes.Repeat([]byte{7}, 32), Key: plain(t, key('u').Public()), Serial: 42, CertType: ssh.UserCert, KeyId: alice().KeyID(),
-		ValidPrincipals: []string{"alice", "ubuntu"}, ValidAfter: uint64(noon.Add(-identity.Skew).Unix()), ValidBefore: uint64(noon.Add(8 * time.Hour).Unix()),
-		Permissions: ssh.Permissions{Extensions: map[string]string{identity.SSHExtension: encode(t, alice()), "permit-pty": ""}},
+		Nonce: bytes.Repeat(
+			[]byte{7},
+			32,
+		), Key: plain(t, key('u').Public()), Serial: 42, CertType: ssh.UserCert, KeyId: alice().KeyID(),
+		ValidPrincipals: []string{
+			"alice",
+			"ubuntu",
+		}, ValidAfter: uint64(noon.Add(-identity.Skew).Unix()), ValidBefore: uint64(noon.Add(8 * time.Hour).Unix()),
+		Permissions: ssh.Permissions{
+			Extensions: map[string]string{identity.SSHExtension: encode(t, alice()), "permit-pty": ""},
+		},
 	}
 }
 
@@ -93,11 +110,18 @@ func TestVerifySSHUserReadsTheCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := identity.VerifySSHUser(onWire, cluster, []ssh.PublicKey{plain(t, key('o').Public()), ca.PublicKey()}, tcp("192.0.2.1:9"), noon)
+	u, err := identity.VerifySSHUser(
+		onWire,
+		cluster,
+		[]ssh.PublicKey{plain(t, key('o').Public()), ca.PublicKey()},
+		tcp("192.0.2.1:9"),
+		noon,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u.Name != "alice@example.com" || u.Serial != 42 || !slices.Equal(u.Logins, []identity.Login{"alice", "ubuntu"}) {
+	if u.Name != "alice@example.com" || u.Serial != 42 ||
+		!slices.Equal(u.Logins, []identity.Login{"alice", "ubuntu"}) {
 		t.Errorf("got %+v, want alice with her logins and serial 42", u)
 	}
 	if want := noon.Add(8 * time.Hour); !u.Expires.Equal(want) {
@@ -251,7 +275,13 @@ func TestVerifySSHUserRefuses(t *testing.T) {
 		{"another signature format", tampered(func(c *ssh.Certificate) { c.Signature.Format = ssh.KeyAlgoECDSA256 }), "signature"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			u, err := identity.VerifySSHUser(tc.key(t), cluster, []ssh.PublicKey{plain(t, key('c').Public())}, tcp("192.0.2.1:9"), noon)
+			u, err := identity.VerifySSHUser(
+				tc.key(t),
+				cluster,
+				[]ssh.PublicKey{plain(t, key('c').Public())},
+				tcp("192.0.2.1:9"),
+				noon,
+			)
 			if err == nil {
 				t.Fatalf("got %+v, want a refusal", u)
 			}
@@ -303,7 +333,13 @@ func TestVerifySSHUserRefusesSHA1OfAnRSAAuthority(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = identity.VerifySSHUser(sign(t, userCert(t), by), cluster, []ssh.PublicKey{by.PublicKey()}, nil, noon)
+		_, err = identity.VerifySSHUser(
+			sign(t, userCert(t), by),
+			cluster,
+			[]ssh.PublicKey{by.PublicKey()},
+			nil,
+			noon,
+		)
 		if (err == nil) != tc.good {
 			t.Errorf("%s: got %v, want accepted: %v", tc.algorithm, err, tc.good)
 		}
@@ -370,11 +406,18 @@ func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
 	} {
 		c := userCert(t)
 		c.CriticalOptions = map[string]string{identity.SSHSourceAddress: tc.pin}
-		u, err := identity.VerifySSHUser(sign(t, c, ca), cluster, []ssh.PublicKey{ca.PublicKey()}, tc.from, noon)
+		u, err := identity.VerifySSHUser(
+			sign(t, c, ca),
+			cluster,
+			[]ssh.PublicKey{ca.PublicKey()},
+			tc.from,
+			noon,
+		)
 		if (err == nil) != tc.good {
 			t.Errorf("pin %s from %v: got %v, want accepted: %v", tc.pin, tc.from, err, tc.good)
 		}
-		if err == nil && (u.CheckSourceAddress(tc.from) != nil || u.CheckSourceAddress(tcp("203.0.113.1:1")) == nil) {
+		if err == nil &&
+			(u.CheckSourceAddress(tc.from) != nil || u.CheckSourceAddress(tcp("203.0.113.1:1")) == nil) {
 			t.Errorf("pin %s: CheckFrom does not hold it afterwards", tc.pin)
 		}
 	}
@@ -384,7 +427,10 @@ func TestVerifySSHHost(t *testing.T) {
 	ca := signer(t, key('h'))
 	host := func(f func(c *ssh.Certificate)) ssh.PublicKey {
 		c := userCert(t)
-		c.CertType, c.ValidPrincipals, c.Permissions = ssh.HostCert, []string{"web-1", "127.0.0.1"}, ssh.Permissions{}
+		c.CertType, c.ValidPrincipals, c.Permissions = ssh.HostCert, []string{
+			"web-1",
+			"127.0.0.1",
+		}, ssh.Permissions{}
 		f(c)
 		return sign(t, c, ca)
 	}
@@ -416,7 +462,8 @@ func TestVerifySSHHost(t *testing.T) {
 	}
 }
 
-// FuzzParsedSSHUser gives whatever parses as a key to the verifier: nothing but the one good certificate may pass, nothing may panic.
+// FuzzParsedSSHUser gives whatever parses as a key to the verifier: nothing but the one good certificate may
+// pass, nothing may panic.
 func FuzzParsedSSHUser(f *testing.F) {
 	ca := signer(f, key('c'))
 	cert := userCert(f)
@@ -433,22 +480,35 @@ func FuzzParsedSSHUser(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if u, err := identity.VerifySSHUser(k, cluster, []ssh.PublicKey{ca.PublicKey()}, tcp("192.0.2.1:9"), noon); err == nil && !bytes.Equal(k.Marshal(), good) {
+		if u, err := identity.VerifySSHUser(k, cluster, []ssh.PublicKey{ca.PublicKey()}, tcp("192.0.2.1:9"), noon); err == nil &&
+			!bytes.Equal(k.Marshal(), good) {
 			t.Errorf("got %+v of a certificate that was never signed", u)
 		}
 	})
 }
 
-// FuzzSignedSSHUser signs odd contents, as a broken or newer issuer would: what passes must hold every promise of SSHUser.
+// FuzzSignedSSHUser signs odd contents, as a broken or newer issuer would: what passes must hold every
+// promise of SSHUser.
 func FuzzSignedSSHUser(f *testing.F) {
 	ca := signer(f, key('c'))
 	f.Add("alice", encode(f, alice()), "", "192.0.2.1:9", uint64(noon.Unix()), uint64(noon.Unix())+60)
 	f.Add("*", `{"v":1,"kind":"user"}`, "192.0.2.0/24,::1", "[::ffff:192.0.2.1]:9", uint64(0), uint64(1)<<63)
 	f.Add("a,b", "null", ",", "", uint64(5), uint64(4))
-	f.Add("alice", strings.Replace(encode(f, alice()), `"v":1`, `"v":1,"V":9,"from":["10.0.0.0/8"]`, 1), "10.0.0.0/8", "10.1.1.1:1", uint64(noon.Unix()), uint64(noon.Unix())+60)
+	f.Add(
+		"alice",
+		strings.Replace(encode(f, alice()), `"v":1`, `"v":1,"V":9,"from":["10.0.0.0/8"]`, 1),
+		"10.0.0.0/8",
+		"10.1.1.1:1",
+		uint64(noon.Unix()),
+		uint64(noon.Unix())+60,
+	)
 	f.Fuzz(func(t *testing.T, principal, id, pin, from string, after, before uint64) {
 		c := userCert(t)
-		c.ValidPrincipals, c.Extensions, c.ValidAfter, c.ValidBefore = []string{principal}, map[string]string{identity.SSHExtension: id}, after, before
+		c.ValidPrincipals, c.Extensions, c.ValidAfter, c.ValidBefore = []string{
+			principal,
+		}, map[string]string{
+			identity.SSHExtension: id,
+		}, after, before
 		if pin != "" {
 			c.CriticalOptions = map[string]string{identity.SSHSourceAddress: pin}
 		}
@@ -460,7 +520,9 @@ func FuzzSignedSSHUser(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if u.Kind != identity.User || u.Cluster != cluster || u.Check() != nil || identity.CheckLogin(u.Logins[0]) != nil || len(id) > identity.MaxBytes {
+		if u.Kind != identity.User || u.Cluster != cluster || u.Check() != nil ||
+			identity.CheckLogin(u.Logins[0]) != nil ||
+			len(id) > identity.MaxBytes {
 			t.Errorf("got %+v, want a user of the cluster with plain logins", u)
 		}
 		if !u.Expires.After(noon) || u.Expires.After(noon.Add(identity.MaxLifetime+identity.Skew)) {

@@ -14,14 +14,23 @@ import (
 )
 
 // serverOf is a TLS server's certificate for id with the root at the end, as services present it.
-func serverOf(t *testing.T, tr testAuthorities, by *issuer, id identity.Identity, change func(c *x509.Certificate)) tls.Certificate {
+func serverOf(
+	t *testing.T,
+	tr testAuthorities,
+	by *issuer,
+	id identity.Identity,
+	change func(c *x509.Certificate),
+) tls.Certificate {
 	t.Helper()
 	tmpl := leafOf(t, id)
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	change(tmpl)
 	key := newKey(t, elliptic.P256())
 	leaf := create(t, tmpl, by, key)
-	return tls.Certificate{Certificate: [][]byte{leaf.Raw, tr.services.cert.Raw, tr.root.cert.Raw}, PrivateKey: key}
+	return tls.Certificate{
+		Certificate: [][]byte{leaf.Raw, tr.services.cert.Raw, tr.root.cert.Raw},
+		PrivateKey:  key,
+	}
 }
 
 // handshake runs a handshake in memory and returns what the client makes of it.
@@ -33,7 +42,15 @@ func handshake(t *testing.T, client *tls.Config, server tls.Certificate, protos 
 	go func() {
 		defer close(done)
 		defer b.Close()
-		s := tls.Server(b, &tls.Config{Certificates: []tls.Certificate{server}, NextProtos: protos, Time: func() time.Time { return noon }, SessionTicketsDisabled: true})
+		s := tls.Server(
+			b,
+			&tls.Config{
+				Certificates:           []tls.Certificate{server},
+				NextProtos:             protos,
+				Time:                   func() time.Time { return noon },
+				SessionTicketsDisabled: true,
+			},
+		)
 		_ = s.Handshake() // the client's answer is what is tested
 	}()
 	err := tls.Client(a, client).HandshakeContext(t.Context())
@@ -85,8 +102,19 @@ func TestPinnedTLSReportsTheMissingPin(t *testing.T) {
 	auth := node()
 	auth.Kind, auth.Labels = identity.Auth, nil
 	foreign := identity.PinOf(tr.foreign.cert)
-	err := handshake(t, identity.PinnedTLS(foreign, cluster, identity.ALPNAuth, nil, func() time.Time { return noon }, identity.Auth),
-		serverOf(t, tr, tr.services, auth, func(*x509.Certificate) {}), identity.ALPNAuth)
+	err := handshake(
+		t,
+		identity.PinnedTLS(
+			foreign,
+			cluster,
+			identity.ALPNAuth,
+			nil,
+			func() time.Time { return noon },
+			identity.Auth,
+		),
+		serverOf(t, tr, tr.services, auth, func(*x509.Certificate) {}),
+		identity.ALPNAuth,
+	)
 	var wrong *identity.PinError
 	if !errors.As(err, &wrong) || wrong.Want != foreign {
 		t.Errorf("got %v, want a PinError for %s", err, foreign)
@@ -95,7 +123,14 @@ func TestPinnedTLSReportsTheMissingPin(t *testing.T) {
 
 func TestPinnedTLSShowsTheClientsCertificate(t *testing.T) {
 	mine := errors.New("no certificate yet")
-	cfg := identity.PinnedTLS(identity.Pin{}, cluster, identity.ALPNAuth, func() (*tls.Certificate, error) { return nil, mine }, time.Now, identity.Auth)
+	cfg := identity.PinnedTLS(
+		identity.Pin{},
+		cluster,
+		identity.ALPNAuth,
+		func() (*tls.Certificate, error) { return nil, mine },
+		time.Now,
+		identity.Auth,
+	)
 	if _, err := cfg.GetClientCertificate(nil); !errors.Is(err, mine) {
 		t.Errorf("got %v, want the client's own answer", err)
 	}
@@ -104,7 +139,8 @@ func TestPinnedTLSShowsTheClientsCertificate(t *testing.T) {
 	}
 }
 
-// Proxies trust the signing authorities themselves, auth the root above them: the chain goes where it is needed.
+// Proxies trust the signing authorities themselves, auth the root above them: the chain goes where it is
+// needed.
 func TestOnlyAuthGetsTheWholeChain(t *testing.T) {
 	whole := &tls.Certificate{Certificate: [][]byte{{1}, {2}, {3}}}
 	own := func() (*tls.Certificate, error) { return whole, nil }

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// X509Extension is the object identifier of the extension that carries the identity's JSON. It lies under 2.25, the arc that needs
-// no registration (ITU-T X.667); see docs/decisions for why the number is this short.
+// X509Extension is the object identifier of the extension that carries the identity's JSON. It lies under
+// 2.25, the arc that needs no registration (ITU-T X.667); see docs/decisions for why the number is this
+// short.
 var X509Extension = asn1.ObjectIdentifier{2, 25, 1947282563, 1}
 
 // ALPN names of design section 7. They live here because every TLS speaker needs them beside the verifier.
@@ -25,7 +26,8 @@ const (
 	ALPNRaft   = "threshold-raft"   // between auth replicas
 )
 
-// Pin is the SHA-256 of the cluster root key's SubjectPublicKeyInfo. Its text form is "sha256:" and 64 hex digits.
+// Pin is the SHA-256 of the cluster root key's SubjectPublicKeyInfo. Its text form is "sha256:" and 64 hex
+// digits.
 type Pin [sha256.Size]byte
 
 // PinOf returns the pin of a root certificate.
@@ -62,8 +64,8 @@ func ParsePin(s string) (Pin, error) {
 	return p, nil
 }
 
-// RootByPin finds, among the certificates a server presented, the cluster root that the pin names, and checks that it is a
-// self-signed authority. The caller then verifies the chain under it.
+// RootByPin finds, among the certificates a server presented, the cluster root that the pin names, and checks
+// that it is a self-signed authority. The caller then verifies the chain under it.
 func RootByPin(presented []*x509.Certificate, pin Pin) (*x509.Certificate, error) {
 	for _, c := range presented {
 		got := PinOf(c)
@@ -91,12 +93,21 @@ type Peer struct {
 	Cert *x509.Certificate
 }
 
-// AnyCluster stands for the cluster's name where the pin alone says which cluster is meant: at a first contact.
+// AnyCluster stands for the cluster's name where the pin alone says which cluster is meant: at a first
+// contact.
 const AnyCluster = "*"
 
-// VerifyX509 accepts a chain (leaf first) only if it leads to one of roots, is valid now, and its leaf is no CA, carries exactly one
-// identity extension of the cluster, of one of the kinds, agreeing with its URI SAN. use is the extended key usage it must have.
-func VerifyX509(chain []*x509.Certificate, cluster string, roots *x509.CertPool, use x509.ExtKeyUsage, now time.Time, kinds ...Kind) (Peer, error) {
+// VerifyX509 accepts a chain (leaf first) only if it leads to one of roots, is valid now, and its leaf is no
+// CA, carries exactly one identity extension of the cluster, of one of the kinds, agreeing with its URI SAN.
+// use is the extended key usage it must have.
+func VerifyX509(
+	chain []*x509.Certificate,
+	cluster string,
+	roots *x509.CertPool,
+	use x509.ExtKeyUsage,
+	now time.Time,
+	kinds ...Kind,
+) (Peer, error) {
 	if len(chain) == 0 {
 		return Peer{}, fmt.Errorf("no certificate was presented")
 	}
@@ -108,7 +119,9 @@ func VerifyX509(chain []*x509.Certificate, cluster string, roots *x509.CertPool,
 		return Peer{}, err
 	}
 	if roots == nil {
-		return Peer{}, fmt.Errorf("no roots to verify a certificate under") // nil would mean the system's roots
+		return Peer{}, fmt.Errorf(
+			"no roots to verify a certificate under",
+		) // nil would mean the system's roots
 	}
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
@@ -124,7 +137,8 @@ func VerifyX509(chain []*x509.Certificate, cluster string, roots *x509.CertPool,
 	return readLeaf(leaf, cluster, kinds)
 }
 
-// X509Value gives the extension's value for an encoded identity: a DER UTF8String (RFC 5280 section 4.2 asks for DER).
+// X509Value gives the extension's value for an encoded identity: a DER UTF8String (RFC 5280 section 4.2 asks
+// for DER).
 func X509Value(encoded []byte) ([]byte, error) {
 	return asn1.MarshalWithParams(string(encoded), "utf8")
 }
@@ -171,7 +185,11 @@ func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error
 		return Peer{}, err
 	}
 	if cluster != AnyCluster && id.Cluster != cluster || !slices.Contains(kinds, id.Kind) {
-		return Peer{}, fmt.Errorf("certificate is of a %s of cluster %q, which may not do this", id.Kind, id.Cluster)
+		return Peer{}, fmt.Errorf(
+			"certificate is of a %s of cluster %q, which may not do this",
+			id.Kind,
+			id.Cluster,
+		)
 	}
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != id.URI() {
 		return Peer{}, fmt.Errorf("certificate's URI and identity disagree")

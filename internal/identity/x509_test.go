@@ -43,8 +43,15 @@ func newIssuer(t testing.TB, name string, parent *issuer) *issuer {
 
 func issuerOf(t testing.TB, name string, parent *issuer, k crypto.Signer) *issuer {
 	t.Helper()
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: noon.AddDate(-1, 0, 0), NotAfter: noon.AddDate(9, 0, 0),
-		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true}
+	tmpl := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             noon.AddDate(-1, 0, 0),
+		NotAfter:              noon.AddDate(9, 0, 0),
+		KeyUsage:              x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
 	by := &issuer{tmpl, k}
 	if parent != nil {
 		by = parent
@@ -66,7 +73,14 @@ func create(t testing.TB, tmpl *x509.Certificate, by *issuer, subject crypto.Sig
 }
 
 func node() identity.Identity {
-	return identity.Identity{V: 1, Kind: identity.Node, Cluster: cluster, Name: "web-1", ID: "0123456789abcdef0123456789abcdef", Labels: identity.Labels{"env": "prod"}}
+	return identity.Identity{
+		V:       1,
+		Kind:    identity.Node,
+		Cluster: cluster,
+		Name:    "web-1",
+		ID:      "0123456789abcdef0123456789abcdef",
+		Labels:  identity.Labels{"env": "prod"},
+	}
 }
 
 // leafOf is the template of a good leaf for id.
@@ -76,9 +90,18 @@ func leafOf(t testing.TB, id identity.Identity) *x509.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: noon.Add(-identity.Skew), NotAfter: noon.Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true, URIs: []*url.URL{u},
-		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: encodeX509(t, id)}}}
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(7),
+		NotBefore:    noon.Add(-identity.Skew),
+		NotAfter:     noon.Add(24 * time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{
+			x509.ExtKeyUsageClientAuth,
+		},
+		BasicConstraintsValid: true,
+		URIs:                  []*url.URL{u},
+		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: encodeX509(t, id)}},
+	}
 }
 
 // testAuthorities are the cluster's two, and a foreign one.
@@ -86,7 +109,12 @@ type testAuthorities struct{ users, root, services, foreign *issuer }
 
 func newTestAuthorities(t testing.TB) testAuthorities {
 	root := newIssuer(t, "root", nil)
-	return testAuthorities{users: newIssuer(t, "users", nil), root: root, services: newIssuer(t, "services", root), foreign: newIssuer(t, "root", nil)}
+	return testAuthorities{
+		users:    newIssuer(t, "users", nil),
+		root:     root,
+		services: newIssuer(t, "services", root),
+		foreign:  newIssuer(t, "root", nil),
+	}
 }
 
 func (tr testAuthorities) roots() identity.Roots {
@@ -104,15 +132,21 @@ func pool(is ...*issuer) *x509.CertPool {
 func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 	tr := newTestAuthorities(t)
 	user := []*x509.Certificate{create(t, leafOf(t, alice()), tr.users, newKey(t, elliptic.P256()))}
-	p, err := tr.roots().VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+	p, err := tr.roots().
+		VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.UserKey() != alice().UserKey() || !p.Expires.Equal(noon.Add(24*time.Hour)) || p.Cert != user[0] {
 		t.Errorf("got %+v, want alice until the certificate's end", p)
 	}
-	machine := []*x509.Certificate{create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P384())), tr.services.cert, tr.root.cert}
-	if p, err = tr.roots().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node); err != nil || p.ID != node().ID {
+	machine := []*x509.Certificate{
+		create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P384())),
+		tr.services.cert,
+		tr.root.cert,
+	}
+	if p, err = tr.roots().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node); err != nil ||
+		p.ID != node().ID {
 		t.Errorf("got %+v, %v, want the node", p, err)
 	}
 }
@@ -180,7 +214,8 @@ func TestVerifyX509Refuses(t *testing.T) {
 				curve = elliptic.P256()
 			}
 			chain := []*x509.Certificate{create(t, tc.tmpl, tc.by, newKey(t, curve)), tr.services.cert}
-			p, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+			p, err := tr.roots().
+				VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
 			if err == nil {
 				t.Fatalf("got %+v, want a refusal", p)
 			}
@@ -194,8 +229,18 @@ func TestVerifyX509Refuses(t *testing.T) {
 func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
 	tr := newTestAuthorities(t)
 	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
-	leaf.Extensions = append(leaf.Extensions, pkix.Extension{Id: identity.X509Extension, Value: encodeX509(t, node())}) // x509 parses no such certificate
-	_, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root), x509.ExtKeyUsageClientAuth, noon, identity.Node)
+	leaf.Extensions = append(
+		leaf.Extensions,
+		pkix.Extension{Id: identity.X509Extension, Value: encodeX509(t, node())},
+	) // x509 parses no such certificate
+	_, err := identity.VerifyX509(
+		[]*x509.Certificate{leaf, tr.services.cert},
+		cluster,
+		pool(tr.root),
+		x509.ExtKeyUsageClientAuth,
+		noon,
+		identity.Node,
+	)
 	if err == nil || !strings.Contains(err.Error(), "two identities") {
 		t.Errorf("got %v, want a refusal of two identities", err)
 	}
@@ -237,7 +282,10 @@ func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
 		t.Error(err)
 	}
 	var wrong *identity.PinError
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.foreign.cert), cluster, noon, identity.Node); !errors.As(err, &wrong) {
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.foreign.cert), cluster, noon, identity.Node); !errors.As(
+		err,
+		&wrong,
+	) {
 		t.Errorf("got %v, want a PinError", err)
 	}
 	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.services.cert), cluster, noon, identity.Node); err == nil {
@@ -290,15 +338,31 @@ func FuzzParsePin(f *testing.F) {
 	})
 }
 
-// FuzzVerifyX509 gives the verifier leaves with odd identities and URIs, signed as by a broken issuer, and anything that parses beside.
+// FuzzVerifyX509 gives the verifier leaves with odd identities and URIs, signed as by a broken issuer, and
+// anything that parses beside.
 func FuzzVerifyX509(f *testing.F) {
-	root := issuerOf(f, "root", nil, key('r')) // Ed25519 of fixed keys: the same bytes in every fuzzing process
-	tr := testAuthorities{users: issuerOf(f, "users", nil, key('c')), root: root, services: issuerOf(f, "services", root, key('s'))}
+	root := issuerOf(
+		f,
+		"root",
+		nil,
+		key('r'),
+	) // Ed25519 of fixed keys: the same bytes in every fuzzing process
+	tr := testAuthorities{
+		users:    issuerOf(f, "users", nil, key('c')),
+		root:     root,
+		services: issuerOf(f, "services", root, key('s')),
+	}
 	subject := key('u')
 	f.Add([]byte(encode(f, node())), node().URI(), tr.services.cert.Raw)
 	f.Add([]byte(encode(f, alice())), alice().URI(), tr.root.cert.Raw)
 	f.Add([]byte("{}"), "threshold://x/../", []byte{0x30, 0})
-	f.Add([]byte(`{"v":1,"kind":"auth","cluster":"`+cluster+`","name":"a","id":"0123456789abcdef0123456789abcdef"}`), "", []byte{})
+	f.Add(
+		[]byte(
+			`{"v":1,"kind":"auth","cluster":"`+cluster+`","name":"a","id":"0123456789abcdef0123456789abcdef"}`,
+		),
+		"",
+		[]byte{},
+	)
 	f.Fuzz(func(t *testing.T, id []byte, uri string, beside []byte) {
 		tmpl := leafOf(t, node())
 		tmpl.ExtraExtensions[0].Value = id
@@ -307,7 +371,13 @@ func FuzzVerifyX509(f *testing.F) {
 			return
 		}
 		tmpl.URIs = []*url.URL{u}
-		der, err := x509.CreateCertificate(rand.Reader, tmpl, tr.services.cert, subject.Public(), tr.services.key)
+		der, err := x509.CreateCertificate(
+			rand.Reader,
+			tmpl,
+			tr.services.cert,
+			subject.Public(),
+			tr.services.key,
+		)
 		if err != nil {
 			return
 		}
@@ -319,8 +389,10 @@ func FuzzVerifyX509(f *testing.F) {
 		if c, err := x509.ParseCertificate(beside); err == nil {
 			chain = append(chain, c)
 		}
-		p, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
-		if err == nil && (p.Kind != identity.Node || p.Cluster != cluster || p.Check() != nil || p.URI() != uri) {
+		p, err := tr.roots().
+			VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+		if err == nil &&
+			(p.Kind != identity.Node || p.Cluster != cluster || p.Check() != nil || p.URI() != uri) {
 			t.Errorf("got %+v of %q, want a node of the cluster with its own URI", p, uri)
 		}
 	})
@@ -341,7 +413,10 @@ func TestAnIdentityThatIsNoSingleDERTextIsRefused(t *testing.T) {
 	verify := func(value []byte) error {
 		leaf := leafOf(t, node())
 		leaf.ExtraExtensions[0].Value = value
-		chain := []*x509.Certificate{create(t, leaf, tr.services, newKey(t, elliptic.P256())), tr.services.cert}
+		chain := []*x509.Certificate{
+			create(t, leaf, tr.services, newKey(t, elliptic.P256())),
+			tr.services.cert,
+		}
 		_, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node)
 		return err
 	}

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel was told adds up to less than a minute. That it acts on it is shown in integration: TestAVanishedPeerIsDetected.
+// What the kernel was told adds up to less than a minute. That it acts on it is shown in integration:
+// TestAVanishedPeerIsDetected.
 func TestTheKernelProbesWithinAMinute(t *testing.T) {
 	near, far := connectedPair(t)
 	Enable(far)
@@ -19,18 +20,37 @@ func TestTheKernelProbesWithinAMinute(t *testing.T) {
 		if socketOption(t, conn, unix.SOL_SOCKET, unix.SO_KEEPALIVE) != 1 {
 			t.Errorf("%s: got no probes, want them", name)
 		}
-		after := socketOption(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE) + socketOption(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)*socketOption(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
+		after := socketOption(
+			t,
+			conn,
+			unix.IPPROTO_TCP,
+			unix.TCP_KEEPIDLE,
+		) + socketOption(
+			t,
+			conn,
+			unix.IPPROTO_TCP,
+			unix.TCP_KEEPINTVL,
+		)*socketOption(
+			t,
+			conn,
+			unix.IPPROTO_TCP,
+			unix.TCP_KEEPCNT,
+		)
 		if after > 60 {
 			t.Errorf("%s: got a vanished peer noticed after %d s, want within 60", name, after)
 		}
 		if ms := socketOption(t, conn, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); ms != 0 {
-			t.Errorf("%s: got the kernel to end it after %d ms without room at its peer, want never", name, ms)
+			t.Errorf(
+				"%s: got the kernel to end it after %d ms without room at its peer, want never",
+				name,
+				ms,
+			)
 		}
 	}
 }
 
-// A shell's Ctrl-Z stops a client while much is on its way to it. Its machine answers that it is there and has no room: that is no reason
-// to end the connection, however long it lasts.
+// A shell's Ctrl-Z stops a client while much is on its way to it. Its machine answers that it is there and
+// has no room: that is no reason to end the connection, however long it lasts.
 func TestAPeerThatReadsNothingIsKept(t *testing.T) {
 	near, far := connectedPair(t)
 	raw, err := near.SyscallConn()
@@ -61,7 +81,11 @@ func TestWhenAPeerCountsAsVanished(t *testing.T) {
 		"no room, and it says so each time it is asked": {1, 100 * time.Second, 101 * time.Second, false},
 		"no room, and asked this moment":                {1, 100 * time.Second, time.Second, false},
 	} {
-		info := &unix.TCPInfo{Unacked: uint32(tt.unacked), Last_ack_recv: uint32(tt.answer.Milliseconds()), Last_data_sent: uint32(tt.sent.Milliseconds())}
+		info := &unix.TCPInfo{
+			Unacked:        uint32(tt.unacked),
+			Last_ack_recv:  uint32(tt.answer.Milliseconds()),
+			Last_data_sent: uint32(tt.sent.Milliseconds()),
+		}
 		if got := l.timedOut(info); got != tt.want {
 			t.Errorf("%s: got %v, want %v", name, got, tt.want)
 		}
@@ -103,7 +127,8 @@ func socketOption(t *testing.T, conn net.Conn, level, name int) (n int) {
 		t.Fatal(err)
 	}
 	var bad error
-	if err := raw.Control(func(fd uintptr) { n, bad = unix.GetsockoptInt(int(fd), level, name) }); err != nil || bad != nil {
+	if err := raw.Control(func(fd uintptr) { n, bad = unix.GetsockoptInt(int(fd), level, name) }); err != nil ||
+		bad != nil {
 		t.Fatal(err, bad)
 	}
 	return n

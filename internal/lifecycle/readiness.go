@@ -7,8 +7,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Readiness tells other goroutines how far a server has come: starting, ready, ended. A server becomes ready at most once and ends once;
-// it may end without having been ready. All methods may be called by several goroutines at once.
+// Readiness tells other goroutines how far a server has come: starting, ready, ended. A server becomes ready
+// at most once and ends once; it may end without having been ready. All methods may be called by several
+// goroutines at once.
 type Readiness struct {
 	name  string        // of the server, as in "the proxy has stopped"
 	ready chan struct{} // closed by Set
@@ -41,7 +42,8 @@ func (r *Readiness) IsReady() bool {
 	}
 }
 
-// Wait returns nil once the server is ready. It returns the server's error when the server ends before, and the context's when ctx does.
+// Wait returns nil once the server is ready. It returns the server's error when the server ends before, and
+// the context's when ctx does.
 func (r *Readiness) Wait(ctx context.Context) error {
 	select {
 	case <-r.ready:
@@ -53,7 +55,12 @@ func (r *Readiness) Wait(ctx context.Context) error {
 		if r.err != nil {
 			return r.err
 		}
-		return fault.New(fault.Unavailable, "lifecycle.Wait", r.name+" has stopped before it was ready", "start it again")
+		return fault.New(
+			fault.Unavailable,
+			"lifecycle.Wait",
+			r.name+" has stopped before it was ready",
+			"start it again",
+		)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -9,8 +9,9 @@ import (
 
 type secondSignalKey struct{}
 
-// UntilSignal gives the context that a whole process runs in. The first of the signals ends it; the second ends every Grace that was
-// given in it; a third does what signals do to a program that does not mind them. stop lets the signals go.
+// UntilSignal gives the context that a whole process runs in. The first of the signals ends it; the second
+// ends every Grace that was given in it; a third does what signals do to a program that does not mind them.
+// stop lets the signals go.
 func UntilSignal(signals ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
 	hurry := make(chan struct{})
 	ctx, end := context.WithCancel(context.WithValue(context.Background(), secondSignalKey{}, hurry))
@@ -32,8 +33,8 @@ func UntilSignal(signals ...os.Signal) (ctx context.Context, stop context.Cancel
 	return ctx, func() { over(); <-done; end() }
 }
 
-// DrainContext is what those who are served get after ctx has ended: a context of its own, which ends after d, or as soon as the process is told
-// to hurry.
+// DrainContext is what those who are served get after ctx has ended: a context of its own, which ends after
+// d, or as soon as the process is told to hurry.
 func DrainContext(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
 	if hurry, ok := ctx.Value(secondSignalKey{}).(chan struct{}); ok {

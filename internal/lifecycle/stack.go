@@ -1,6 +1,7 @@
 // Package lifecycle answers: in which order do the parts of a process start and stop?
 //
-// Parts stop in the reverse of their start: a node leaves before its proxy, and auth, which all others report to, goes last.
+// Parts stop in the reverse of their start: a node leaves before its proxy, and auth, which all others report
+// to, goes last.
 package lifecycle
 
 import (

@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// Network is what counts as one client: an IPv4 address, or the /64 of an IPv6 address. It takes addresses with and without a port,
-// and is the zero Prefix for anything else.
+// Network is what counts as one client: an IPv4 address, or the /64 of an IPv6 address. It takes addresses
+// with and without a port, and is the zero Prefix for anything else.
 func Network(addr string) netip.Prefix {
 	a, err := netip.ParseAddr(addr)
 	if err != nil {
@@ -50,8 +50,8 @@ func NewQuota(all, each int) *Quota {
 	return &Quota{total: all, perClient: each, usedBy: map[netip.Prefix]int{}}
 }
 
-// TryAcquire returns how to give the place back, which may be done more than once; ok is false when there is none. Clients without an IP
-// address count as one.
+// TryAcquire returns how to give the place back, which may be done more than once; ok is false when there is
+// none. Clients without an IP address count as one.
 func (p *Quota) TryAcquire(addr string) (leave func(), ok bool) {
 	who := Network(addr)
 	p.mu.Lock()
@@ -62,8 +62,9 @@ func (p *Quota) TryAcquire(addr string) (leave func(), ok bool) {
 	return sync.OnceFunc(func() { p.release(who) }), true
 }
 
-// Acquire is Take for one who can wait, until ctx ends at the latest. It bounds how many do something at once, not how many may come: the
-// caller bounds those who wait. Each client's come in order, and one client's do not hold up another's.
+// Acquire is Take for one who can wait, until ctx ends at the latest. It bounds how many do something at
+// once, not how many may come: the caller bounds those who wait. Each client's come in order, and one
+// client's do not hold up another's.
 func (p *Quota) Acquire(ctx context.Context, addr string) (leave func(), ok bool) {
 	w := &waiter{client: Network(addr), admitted: make(chan struct{})}
 	p.mu.Lock()

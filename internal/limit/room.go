@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// DropLimit says how crowded a Room may get, as OpenSSH's MaxStartups does: up to Start guests nobody has to go; from there on a newcomer
-// costs somebody the place with a probability that rises from Rate percent to certainty at Full guests.
+// DropLimit says how crowded a Room may get, as OpenSSH's MaxStartups does: up to Start guests nobody has to
+// go; from there on a newcomer costs somebody the place with a probability that rises from Rate percent to
+// certainty at Full guests.
 type DropLimit struct{ Start, Rate, Full int }
 
 // drops reports whether one more among n guests costs somebody the place.
@@ -21,8 +22,9 @@ func (l DropLimit) drops(n int, draw func(int) int) bool {
 	return draw(100) < l.Rate+(100-l.Rate)*(n-l.Start)/(l.Full-l.Start)
 }
 
-// RandomDrop holds guests who have not shown yet who they are. A newcomer always gets in. Who has to go instead is drawn at random, among the
-// guests of the newcomer's own network first: whoever brings many loses many, and a guest who is quick is gone before the draw hits.
+// RandomDrop holds guests who have not shown yet who they are. A newcomer always gets in. Who has to go
+// instead is drawn at random, among the guests of the newcomer's own network first: whoever brings many loses
+// many, and a guest who is quick is gone before the draw hits.
 type RandomDrop struct {
 	total, perNetwork DropLimit
 	draw              func(n int) int // in [0, n)
@@ -44,8 +46,9 @@ func NewRandomDrop(all, each DropLimit) *RandomDrop {
 	return &RandomDrop{total: all, perNetwork: each, draw: rand.IntN, byNetwork: map[netip.Prefix][]*entry{}}
 }
 
-// Admit lets a guest in and returns how to leave, which may be done more than once. out is called at most once, by somebody else's Enter,
-// when the place is lost before that. Guests of the zero Prefix have only the limit of all.
+// Admit lets a guest in and returns how to leave, which may be done more than once. out is called at most
+// once, by somebody else's Enter, when the place is lost before that. Guests of the zero Prefix have only the
+// limit of all.
 func (r *RandomDrop) Admit(who netip.Prefix, out func()) (leave func()) {
 	g := &entry{network: who, drop: out}
 	for _, v := range r.admit(g) {

@@ -28,7 +28,10 @@ func lost(all []*client) (n int) {
 }
 
 func TestNothingIsDroppedBelowStart(t *testing.T) {
-	r := limit.NewRandomDrop(limit.DropLimit{Start: 100, Rate: 50, Full: 200}, limit.DropLimit{Start: 10, Rate: 50, Full: 20})
+	r := limit.NewRandomDrop(
+		limit.DropLimit{Start: 100, Rate: 50, Full: 200},
+		limit.DropLimit{Start: 10, Rate: 50, Full: 20},
+	)
 	var all []*client
 	for i := range 100 {
 		all = append(all, admit(r, fmt.Sprintf("192.0.2.%d", i/10)))
@@ -39,7 +42,10 @@ func TestNothingIsDroppedBelowStart(t *testing.T) {
 }
 
 func TestDropsBeginEarlyAndNeverPassFull(t *testing.T) {
-	r := limit.NewRandomDrop(limit.DropLimit{Start: 1000, Rate: 30, Full: 1000}, limit.DropLimit{Start: 10, Rate: 30, Full: 50})
+	r := limit.NewRandomDrop(
+		limit.DropLimit{Start: 1000, Rate: 30, Full: 1000},
+		limit.DropLimit{Start: 10, Rate: 30, Full: 50},
+	)
 	var all []*client
 	for i := range 50 {
 		all = append(all, admit(r, "192.0.2.1"))
@@ -54,13 +60,22 @@ func TestDropsBeginEarlyAndNeverPassFull(t *testing.T) {
 		all = append(all, admit(r, "192.0.2.1"))
 	}
 	if in := r.Count(); in < 10 || in > 50 || in+lost(all) != len(all) {
-		t.Errorf("got %d inside and %d sent away of %d, want 50 inside at most, and each either", in, lost(all), len(all))
+		t.Errorf(
+			"got %d inside and %d sent away of %d, want 50 inside at most, and each either",
+			in,
+			lost(all),
+			len(all),
+		)
 	}
 }
 
-// A flood of one network costs its own guests their places, not those of others; the last one in is always inside.
+// A flood of one network costs its own guests their places, not those of others; the last one in is always
+// inside.
 func TestAFloodDropsItsOwnNetworkFirst(t *testing.T) {
-	r := limit.NewRandomDrop(limit.DropLimit{Start: 200, Rate: 30, Full: 400}, limit.DropLimit{Start: 20, Rate: 30, Full: 40})
+	r := limit.NewRandomDrop(
+		limit.DropLimit{Start: 200, Rate: 30, Full: 400},
+		limit.DropLimit{Start: 20, Rate: 30, Full: 40},
+	)
 	calm := []*client{admit(r, "198.51.100.7"), admit(r, "2001:db8:2::1")}
 	for range 5000 {
 		if v := admit(r, "[2001:db8:1::1]:7"); v.lost != 0 {
@@ -74,7 +89,10 @@ func TestAFloodDropsItsOwnNetworkFirst(t *testing.T) {
 
 // Many networks together come under the limit of all. Guests without a network have no other.
 func TestManyNetworksShareTheTotalLimit(t *testing.T) {
-	r := limit.NewRandomDrop(limit.DropLimit{Start: 50, Rate: 30, Full: 100}, limit.DropLimit{Start: 5, Rate: 30, Full: 10})
+	r := limit.NewRandomDrop(
+		limit.DropLimit{Start: 50, Rate: 30, Full: 100},
+		limit.DropLimit{Start: 5, Rate: 30, Full: 10},
+	)
 	for i := range 1000 {
 		admit(r, fmt.Sprintf("192.0.%d.%d", i/250, i%250))
 		admit(r, "a pipe")
@@ -84,9 +102,13 @@ func TestManyNetworksShareTheTotalLimit(t *testing.T) {
 	}
 }
 
-// Whatever the order of coming, going and losing, the room counts right, and a place is lost once and only while it is held.
+// Whatever the order of coming, going and losing, the room counts right, and a place is lost once and only
+// while it is held.
 func TestAdmitAndReleaseKeepTheCount(t *testing.T) {
-	r := limit.NewRandomDrop(limit.DropLimit{Start: 20, Rate: 30, Full: 40}, limit.DropLimit{Start: 3, Rate: 30, Full: 8})
+	r := limit.NewRandomDrop(
+		limit.DropLimit{Start: 20, Rate: 30, Full: 40},
+		limit.DropLimit{Start: 3, Rate: 30, Full: 8},
+	)
 	var held []*client
 	inside := func() (n int) {
 		for _, v := range held {

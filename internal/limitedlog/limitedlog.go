@@ -24,7 +24,8 @@ type Logger struct {
 	suppressed atomic.Uint64 // suppressed in all
 }
 
-// New makes a logger that writes a burst of lines, and from then on one line every interval. Nil for now means time.Now.
+// New makes a logger that writes a burst of lines, and from then on one line every interval. Nil for now
+// means time.Now.
 func New(log *slog.Logger, interval time.Duration, burst int, now func() time.Time) *Logger {
 	if now == nil {
 		now = time.Now

@@ -14,7 +14,12 @@ func TestSuppressedLinesAreCounted(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	l := limitedlog.New(slog.New(slog.NewTextHandler(&out, nil)), time.Second, 2, func() time.Time { return now })
+	l := limitedlog.New(
+		slog.New(slog.NewTextHandler(&out, nil)),
+		time.Second,
+		2,
+		func() time.Time { return now },
+	)
 	for i, want := range []bool{true, true, false, false} {
 		if got := l.Log(slog.LevelInfo, "refused", "try", i); got != want {
 			t.Errorf("line %d: written %v, want %v", i, got, want)
@@ -28,7 +33,12 @@ func TestSuppressedLinesAreCounted(t *testing.T) {
 	l.Log(slog.LevelInfo, "refused", "try", 5)
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 4 || l.Suppressed() != 2 {
-		t.Fatalf("got %d lines and %d suppressed, want 4 and 2:\n%s", len(lines), l.Suppressed(), out.String())
+		t.Fatalf(
+			"got %d lines and %d suppressed, want 4 and 2:\n%s",
+			len(lines),
+			l.Suppressed(),
+			out.String(),
+		)
 	}
 	if !strings.HasSuffix(lines[2], "level=WARN msg=refused try=4 suppressed_before=2") {
 		t.Errorf("got %q, want the level and how many lines were suppressed", lines[2])

@@ -52,7 +52,10 @@ func readDocument(dir string) (*document, error) {
 		return nil, damagedFault(dir, fmt.Errorf("%s: %w", documentFile, err))
 	}
 	if d.V != documentVersion {
-		return nil, damagedFault(dir, fmt.Errorf("%s is of version %d, this program reads %d", documentFile, d.V, documentVersion))
+		return nil, damagedFault(
+			dir,
+			fmt.Errorf("%s is of version %d, this program reads %d", documentFile, d.V, documentVersion),
+		)
 	}
 	return &d, nil
 }
@@ -76,7 +79,12 @@ func checkDir(dir string) error {
 		return diskFault(dir, err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fault.New(fault.Invalid, "member.Enter", dir+" holds keys and others may enter it", "run: chmod 700 "+dir)
+		return fault.New(
+			fault.Invalid,
+			"member.Enter",
+			dir+" holds keys and others may enter it",
+			"run: chmod 700 "+dir,
+		)
 	}
 	return nil
 }
@@ -102,7 +110,8 @@ func writeFile(dir, name string, data []byte) error {
 	return diskFault(path, durable.WriteFile(path, data))
 }
 
-// reserveBytes is how much the disk must still take before a token is spent: rules and certificates are smaller than this in most clusters.
+// reserveBytes is how much the disk must still take before a token is spent: rules and certificates are
+// smaller than this in most clusters.
 const reserveBytes = 1 << 20
 
 // checkSpace refuses to go on when the answer could not be kept.
@@ -113,25 +122,49 @@ func checkSpace(dir string) error {
 	return diskFault(dir, os.Remove(filepath.Join(dir, "space")))
 }
 
-// diskFault says what a person can do about an error of the file system. A file that is not there stays fs.ErrNotExist.
+// diskFault says what a person can do about an error of the file system. A file that is not there stays
+// fs.ErrNotExist.
 func diskFault(path string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fault.Wrap(err, fault.Exhausted, "member", "the disk is full: "+path+" cannot be written", "free some space there; nothing was changed")
+		return fault.Wrap(
+			err,
+			fault.Exhausted,
+			"member",
+			"the disk is full: "+path+" cannot be written",
+			"free some space there; nothing was changed",
+		)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return fault.Wrap(err, fault.Denied, "member", "this account may not use "+path, "start as the account that owns it, or name another directory with --data")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"member",
+			"this account may not use "+path,
+			"start as the account that owns it, or name another directory with --data",
+		)
 	case errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	return fault.Wrap(err, fault.Internal, "member", path+" cannot be used", "look at the disk and at this machine's log")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"member",
+		path+" cannot be used",
+		"look at the disk and at this machine's log",
+	)
 }
 
 // damagedFault is for a membership that does not verify: it was altered, or belongs to other keys.
 func damagedFault(dir string, err error) error {
-	return fault.Wrap(err, fault.Invalid, "member.Enter", "the membership in "+dir+" does not hold together ("+err.Error()+")",
-		"restore "+dir+" from a backup, or remove it and join again with a new token")
+	return fault.Wrap(
+		err,
+		fault.Invalid,
+		"member.Enter",
+		"the membership in "+dir+" does not hold together ("+err.Error()+")",
+		"restore "+dir+" from a backup, or remove it and join again with a new token",
+	)
 }
 
 // Exists reports whether dir holds a membership, so that no token is needed to Enter.

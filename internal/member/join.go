@@ -19,22 +19,41 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// maxClockError is how far this machine's clock may be from auth's at a join. Beyond it certificates would fail in ways nobody understands.
+// maxClockError is how far this machine's clock may be from auth's at a join. Beyond it certificates would
+// fail in ways nobody understands.
 const maxClockError = 5 * time.Minute
 
 // join spends the token. Everything that can fail on this machine is tried before.
 func join(ctx context.Context, cfg Config) (*document, error) {
 	if cfg.Token == "" {
-		return nil, fault.New(fault.Unauthenticated, "member.Join", "this machine is no member yet, and there is no join token",
-			"ask an administrator for one and start with --token-file FILE or THRESHOLD_TOKEN set")
+		return nil, fault.New(
+			fault.Unauthenticated,
+			"member.Join",
+			"this machine is no member yet, and there is no join token",
+			"ask an administrator for one and start with --token-file FILE or THRESHOLD_TOKEN set",
+		)
 	}
 	token, err := authrpc.ParseToken(cfg.Token)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "member.Join", err.Error(), "copy the whole token again, or ask an administrator for a new one")
+		return nil, fault.Wrap(
+			err,
+			fault.Invalid,
+			"member.Join",
+			err.Error(),
+			"copy the whole token again, or ask an administrator for a new one",
+		)
 	}
 	if token.Kind != cfg.Kind {
-		return nil, fault.New(fault.Invalid, "member.Join", fmt.Sprintf("the join token admits a %s, and this machine wants to be a %s", token.Kind, cfg.Kind),
-			"ask an administrator for a token of kind "+string(cfg.Kind))
+		return nil, fault.New(
+			fault.Invalid,
+			"member.Join",
+			fmt.Sprintf(
+				"the join token admits a %s, and this machine wants to be a %s",
+				token.Kind,
+				cfg.Kind,
+			),
+			"ask an administrator for a token of kind "+string(cfg.Kind),
+		)
 	}
 	if err := checkSpace(cfg.Dir); err != nil {
 		return nil, err
@@ -55,13 +74,32 @@ func join(ctx context.Context, cfg Config) (*document, error) {
 	if err := doc.save(cfg.Dir); err != nil {
 		return nil, err
 	}
-	cfg.Log.Info("joined the cluster", "cluster", res.Identity.Cluster, "name", res.Identity.Name, "id", res.Identity.ID)
+	cfg.Log.Info(
+		"joined the cluster",
+		"cluster",
+		res.Identity.Cluster,
+		"name",
+		res.Identity.Name,
+		"id",
+		res.Identity.ID,
+	)
 	return doc, nil
 }
 
 // requestJoin makes the call, trusting only what the token's pin names.
-func (k keys) requestJoin(ctx context.Context, cfg Config, token authrpc.Token) (res authrpc.JoinResponse, err error) {
-	req := authrpc.JoinRequest{Token: token.String(), Kind: cfg.Kind, Name: cfg.Name, Labels: cfg.Labels, PublicNames: cfg.PublicNames, Time: cfg.Now()}
+func (k keys) requestJoin(
+	ctx context.Context,
+	cfg Config,
+	token authrpc.Token,
+) (res authrpc.JoinResponse, err error) {
+	req := authrpc.JoinRequest{
+		Token:       token.String(),
+		Kind:        cfg.Kind,
+		Name:        cfg.Name,
+		Labels:      cfg.Labels,
+		PublicNames: cfg.PublicNames,
+		Time:        cfg.Now(),
+	}
 	if req.SSHKey, req.X509Key, err = k.public(); err != nil {
 		return res, err
 	}
@@ -69,7 +107,10 @@ func (k keys) requestJoin(ctx context.Context, cfg Config, token authrpc.Token) 
 	if req.Proof, err = k.service.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
 		return res, fmt.Errorf("sign join request: %w", err)
 	}
-	client := cfg.newClient(cfg.AuthAddr, identity.PinnedTLS(token.Pin, identity.AnyCluster, identity.ALPNAuth, nil, cfg.Now, identity.Auth))
+	client := cfg.newClient(
+		cfg.AuthAddr,
+		identity.PinnedTLS(token.Pin, identity.AnyCluster, identity.ALPNAuth, nil, cfg.Now, identity.Auth),
+	)
 	defer client.Close()
 	res, err = authrpc.Call(ctx, client, authrpc.Join, req)
 	return res, explainCallError(err, cfg.Now())
@@ -82,14 +123,30 @@ func explainCallError(err error, now time.Time) error {
 	var alert tls.AlertError
 	switch {
 	case errors.As(err, &pin):
-		return fault.Wrap(err, fault.Denied, "member.Join", "the server is not of the cluster that the token is for ("+pin.Error()+")",
-			"check the proxy's address, and that the token is of this cluster")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"member.Join",
+			"the server is not of the cluster that the token is for ("+pin.Error()+")",
+			"check the proxy's address, and that the token is of this cluster",
+		)
 	case errors.As(err, &old):
-		return fault.Wrap(err, fault.Invalid, "member.Join", fmt.Sprintf("this machine's clock says %s, and the cluster's certificate is good from %s to %s",
-			formatTime(now), formatTime(old.From), formatTime(old.Until)), setClock)
+		return fault.Wrap(
+			err,
+			fault.Invalid,
+			"member.Join",
+			fmt.Sprintf("this machine's clock says %s, and the cluster's certificate is good from %s to %s",
+				formatTime(now), formatTime(old.From), formatTime(old.Until)),
+			setClock,
+		)
 	case errors.As(err, &alert):
-		return fault.Wrap(err, fault.Unauthenticated, "member.Join", "auth refused this machine's certificate ("+alert.Error()+")",
-			"ask an administrator whether this machine was removed; if so, empty its data directory and join again with a new token")
+		return fault.Wrap(
+			err,
+			fault.Unauthenticated,
+			"member.Join",
+			"auth refused this machine's certificate ("+alert.Error()+")",
+			"ask an administrator whether this machine was removed; if so, empty its data directory and join again with a new token",
+		)
 	}
 	return err
 }
@@ -99,20 +156,38 @@ const setClock = "set this machine's clock (timedatectl set-ntp true), then star
 // unverifiedFault is for an answer that came from the right server and does not verify.
 func unverifiedFault(err error, theirs, now time.Time) error {
 	if off := now.Sub(theirs).Abs(); !theirs.IsZero() && off > identity.Skew {
-		return fault.Wrap(err, fault.Invalid, "member.Join", fmt.Sprintf("this machine's clock says %s, and auth's says %s: they are %s apart",
-			formatTime(now), formatTime(theirs), off.Round(time.Second)), setClock)
+		return fault.Wrap(
+			err,
+			fault.Invalid,
+			"member.Join",
+			fmt.Sprintf("this machine's clock says %s, and auth's says %s: they are %s apart",
+				formatTime(now), formatTime(theirs), off.Round(time.Second)),
+			setClock,
+		)
 	}
-	return fault.Wrap(err, fault.Denied, "member.Join", "auth's answer does not verify ("+err.Error()+")", "check the proxy's address, and ask an administrator to look at auth")
+	return fault.Wrap(
+		err,
+		fault.Denied,
+		"member.Join",
+		"auth's answer does not verify ("+err.Error()+")",
+		"check the proxy's address, and ask an administrator to look at auth",
+	)
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// ignoreTime makes verify look at everything but the certificates' times: a membership is read back after any length of sleep.
+// ignoreTime makes verify look at everything but the certificates' times: a membership is read back after any
+// length of sleep.
 var ignoreTime time.Time
 
-// verify accepts an answer only if its rules lead back to the pin, and its certificates are this machine's, of the kind, and issued by
-// the authorities that the rules name.
-func (k keys) verify(kind identity.Kind, pin identity.Pin, res authrpc.JoinResponse, now time.Time) (*membership, error) {
+// verify accepts an answer only if its rules lead back to the pin, and its certificates are this machine's,
+// of the kind, and issued by the authorities that the rules name.
+func (k keys) verify(
+	kind identity.Kind,
+	pin identity.Pin,
+	res authrpc.JoinResponse,
+	now time.Time,
+) (*membership, error) {
 	trust, err := rules.Open(pin, res.Rules)
 	if err != nil {
 		return nil, err
@@ -141,7 +216,13 @@ func (k keys) verify(kind identity.Kind, pin identity.Pin, res authrpc.JoinRespo
 		return nil, err
 	}
 	cert := &tls.Certificate{Certificate: res.X509, PrivateKey: k.service, Leaf: chain[0]}
-	return &membership{id: peer.Identity, tls: cert, host: host, rules: res.Rules, notBefore: chain[0].NotBefore}, nil
+	return &membership{
+		id:        peer.Identity,
+		tls:       cert,
+		host:      host,
+		rules:     res.Rules,
+		notBefore: chain[0].NotBefore,
+	}, nil
 }
 
 func (k keys) hostSigner(wire []byte, name string, trust *rules.Trust, now time.Time) (ssh.Signer, error) {

@@ -30,7 +30,8 @@ type keys struct {
 	service *ecdsa.PrivateKey
 }
 
-// loadOrCreateKeys loads both keys, making those that are missing. An interrupted join therefore goes on with the keys it began with.
+// loadOrCreateKeys loads both keys, making those that are missing. An interrupted join therefore goes on with
+// the keys it began with.
 func loadOrCreateKeys(dir string) (keys, error) {
 	for _, name := range []string{hostKeyFile, serviceKeyFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {

@@ -1,8 +1,9 @@
 // Package member answers: how does a machine become, and stay, a member of the cluster?
 //
-// A node or proxy is born with two keys that never leave it: an SSH host key and a service key for TLS. Enter loads the membership
-// from the data directory, or wins one with a join token: the pin in the token says which cluster to believe, and nothing that auth
-// answers is kept before it has been verified under that pin. Run renews the certificates in place. Nodes and proxies both use it.
+// A node or proxy is born with two keys that never leave it: an SSH host key and a service key for TLS. Enter
+// loads the membership from the data directory, or wins one with a join token: the pin in the token says
+// which cluster to believe, and nothing that auth answers is kept before it has been verified under that pin.
+// Run renews the certificates in place. Nodes and proxies both use it.
 package member
 
 import (
@@ -24,13 +25,15 @@ import (
 
 // Config says who wants to be a member, and where its keys live.
 type Config struct {
-	// Dir holds keys and certificates. It is made with mode 0700 where it is missing; one that others may enter is refused.
+	// Dir holds keys and certificates. It is made with mode 0700 where it is missing; one that others may
+	// enter is refused.
 	Dir string
 	// Kind is identity.Node or identity.Proxy.
 	Kind identity.Kind
 	// AuthAddr is host:port of auth's port, or of a proxy that passes through to it.
 	AuthAddr string
-	// Fallbacks are further addresses, tried in turn when AuthAddr does not answer a renewal. None: only AuthAddr.
+	// Fallbacks are further addresses, tried in turn when AuthAddr does not answer a renewal. None: only
+	// AuthAddr.
 	Fallbacks []string
 	// Dialer is how to get to these addresses; nil means straight.
 	Dialer authrpc.Dialer
@@ -66,8 +69,8 @@ type membership struct {
 	notBefore time.Time // of the service certificate
 }
 
-// LoadOrJoin loads the membership from cfg.Dir, or joins with cfg.Token and keeps what it wins. A membership whose certificates have ended
-// meanwhile is still one: Run renews them.
+// LoadOrJoin loads the membership from cfg.Dir, or joins with cfg.Token and keeps what it wins. A membership
+// whose certificates have ended meanwhile is still one: Run renews them.
 func LoadOrJoin(ctx context.Context, cfg Config) (*Member, error) {
 	cfg, err := cfg.check()
 	if err != nil {
@@ -98,11 +101,26 @@ func (cfg Config) check() (Config, error) {
 	cfg.Token = strings.TrimSpace(cfg.Token)
 	switch {
 	case cfg.Dir == "":
-		return cfg, fault.New(fault.Invalid, "member.Enter", "there is no data directory", "name one with --data")
+		return cfg, fault.New(
+			fault.Invalid,
+			"member.Enter",
+			"there is no data directory",
+			"name one with --data",
+		)
 	case cfg.Kind != identity.Node && cfg.Kind != identity.Proxy:
-		return cfg, fault.New(fault.Invalid, "member.Enter", "only nodes and proxies join, not "+string(cfg.Kind), "start this machine as a node or a proxy")
+		return cfg, fault.New(
+			fault.Invalid,
+			"member.Enter",
+			"only nodes and proxies join, not "+string(cfg.Kind),
+			"start this machine as a node or a proxy",
+		)
 	case cfg.AuthAddr == "":
-		return cfg, fault.New(fault.Invalid, "member.Enter", "there is no address to reach the cluster at", "give the proxy's address, as --proxy proxy.example.com:443")
+		return cfg, fault.New(
+			fault.Invalid,
+			"member.Enter",
+			"there is no address to reach the cluster at",
+			"give the proxy's address, as --proxy proxy.example.com:443",
+		)
 	}
 	return cfg, nil
 }
@@ -115,15 +133,20 @@ func (cfg Config) newClient(addr string, trust *tls.Config) *authrpc.Client {
 	return authrpc.NewClientWithDialer(cfg.Dialer, addr, trust)
 }
 
-// checkToken refuses a token of another cluster: its giver means this machine to change sides, which it never does by itself.
+// checkToken refuses a token of another cluster: its giver means this machine to change sides, which it never
+// does by itself.
 func checkToken(cfg Config, pin identity.Pin) error {
 	if cfg.Token == "" {
 		return nil
 	}
 	t, err := authrpc.ParseToken(cfg.Token)
 	if err == nil && t.Pin != pin {
-		return fault.New(fault.Conflict, "member.Enter", cfg.Dir+" holds a membership in another cluster than the token's",
-			"use another data directory, or remove "+cfg.Dir+" to leave the old cluster for good")
+		return fault.New(
+			fault.Conflict,
+			"member.Enter",
+			cfg.Dir+" holds a membership in another cluster than the token's",
+			"use another data directory, or remove "+cfg.Dir+" to leave the old cluster for good",
+		)
 	}
 	return nil
 }
@@ -139,7 +162,14 @@ func openMember(cfg Config, doc *document) (*Member, error) {
 	}
 	m := &Member{cfg: cfg, keys: k, pin: doc.Pin}
 	m.current.Store(h)
-	trust := identity.PinnedTLS(m.pin, h.id.Cluster, identity.ALPNAuth, m.TLSCertificate, cfg.Now, identity.Auth)
+	trust := identity.PinnedTLS(
+		m.pin,
+		h.id.Cluster,
+		identity.ALPNAuth,
+		m.TLSCertificate,
+		cfg.Now,
+		identity.Auth,
+	)
 	for _, addr := range append([]string{cfg.AuthAddr}, cfg.Fallbacks...) {
 		m.clients = append(m.clients, cfg.newClient(addr, trust))
 	}
@@ -167,5 +197,6 @@ func (m *Member) FirstRules() rules.Set { return m.current.Load().rules }
 // Auth calls auth; every new connection shows the certificate of that moment.
 func (m *Member) Auth() *authrpc.Client { return m.clients[int(m.clientIndex.Load())%len(m.clients)] }
 
-// TryNext makes Auth use the next of the addresses, for a caller who found that the present one does not answer.
+// TryNext makes Auth use the next of the addresses, for a caller who found that the present one does not
+// answer.
 func (m *Member) TryNext() { m.clientIndex.Add(1) }

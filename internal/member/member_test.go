@@ -19,8 +19,14 @@ import (
 )
 
 func newConfig(t *testing.T, c *membertest.Cluster) member.Config {
-	return member.Config{Dir: filepath.Join(t.TempDir(), "data"), Kind: identity.Node, AuthAddr: c.Addr(), Token: c.Token(identity.Node), Name: "web-1",
-		Labels: identity.Labels{"env": "test"}}
+	return member.Config{
+		Dir:      filepath.Join(t.TempDir(), "data"),
+		Kind:     identity.Node,
+		AuthAddr: c.Addr(),
+		Token:    c.Token(identity.Node),
+		Name:     "web-1",
+		Labels:   identity.Labels{"env": "test"},
+	}
 }
 
 func loadOrJoin(t *testing.T, cfg member.Config) *member.Member {
@@ -52,7 +58,9 @@ func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 	c := membertest.New(t)
 	cfg := newConfig(t, c)
 	first := loadOrJoin(t, cfg)
-	if got := first.Identity(); got.Name != "web-1" || got.Kind != identity.Node || got.Cluster != membertest.Name || got.Labels["env"] != "test" {
+	if got := first.Identity(); got.Name != "web-1" || got.Kind != identity.Node ||
+		got.Cluster != membertest.Name ||
+		got.Labels["env"] != "test" {
 		t.Errorf("got identity %+v, want node web-1 of the cluster", got)
 	}
 	if first.Pin() != c.Pin() {
@@ -203,7 +211,16 @@ func TestAMemberDoesNotChangeClusters(t *testing.T) {
 	wantFault(t, err, fault.Conflict, "another cluster")
 	cfg.Token = c.Token(identity.Node) // a new token of the same cluster is not spent
 	loadOrJoin(t, cfg)
-	loadOrJoin(t, member.Config{Dir: t.TempDir() + "/d", Kind: identity.Node, AuthAddr: c.Addr(), Token: cfg.Token, Name: "web-2"})
+	loadOrJoin(
+		t,
+		member.Config{
+			Dir:      t.TempDir() + "/d",
+			Kind:     identity.Node,
+			AuthAddr: c.Addr(),
+			Token:    cfg.Token,
+			Name:     "web-2",
+		},
+	)
 }
 
 func TestCertificatesAreRenewedInPlace(t *testing.T) {
@@ -269,7 +286,10 @@ func TestARenewalForAnotherMachineIsNotUsed(t *testing.T) {
 }
 
 func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
-	if err := member.DiskFault("/data/x", &os.PathError{Op: "write", Path: "/data/x", Err: syscall.ENOSPC}); !fault.Is(err, fault.Exhausted) {
+	if err := member.DiskFault("/data/x", &os.PathError{Op: "write", Path: "/data/x", Err: syscall.ENOSPC}); !fault.Is(
+		err,
+		fault.Exhausted,
+	) {
 		t.Errorf("got %v, want the kind exhausted", err)
 	}
 	c := membertest.New(t)

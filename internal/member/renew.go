@@ -18,8 +18,9 @@ const (
 	maxSleep = time.Minute
 )
 
-// Run renews the certificates at two thirds of their life, give or take a twentieth, and tries again with growing pauses until it
-// succeeds: also after they have ended, because auth knows the keys. It returns nil when ctx ends.
+// Run renews the certificates at two thirds of their life, give or take a twentieth, and tries again with
+// growing pauses until it succeeds: also after they have ended, because auth knows the keys. It returns nil
+// when ctx ends.
 func (m *Member) Run(ctx context.Context) error {
 	due, pause := m.due(), time.Duration(0)
 	for m.sleep(ctx, due) {
@@ -33,7 +34,17 @@ func (m *Member) Run(ctx context.Context) error {
 		default:
 			pause = nextPause(pause)
 			due = m.cfg.Now().Add(pause)
-			m.cfg.Log.Warn("certificates could not be renewed", "err", err, "remedy", fault.Remedy(err), "until", m.Identity().Expires, "again", pause)
+			m.cfg.Log.Warn(
+				"certificates could not be renewed",
+				"err",
+				err,
+				"remedy",
+				fault.Remedy(err),
+				"until",
+				m.Identity().Expires,
+				"again",
+				pause,
+			)
 		}
 	}
 	return nil
@@ -71,7 +82,8 @@ func nextPause(pause time.Duration) time.Duration {
 	return base/2 + time.Duration(rand.Int64N(int64(base/2)+1))
 }
 
-// renew fetches and verifies fresh certificates for the same keys and the same identity, keeps them, and only then uses them.
+// renew fetches and verifies fresh certificates for the same keys and the same identity, keeps them, and only
+// then uses them.
 func (m *Member) renew(ctx context.Context) error {
 	res, err := authrpc.Call(ctx, m.Auth(), authrpc.Renew, authrpc.RenewRequest{Time: m.cfg.Now()})
 	if err != nil {

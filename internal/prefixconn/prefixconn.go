@@ -3,8 +3,8 @@ package prefixconn
 
 import "net"
 
-// Conn gives the bytes that were read ahead once more, and then reads from the connection beneath. Its methods follow net.Conn;
-// Prefix and Fill belong to the goroutine that reads.
+// Conn gives the bytes that were read ahead once more, and then reads from the connection beneath. Its
+// methods follow net.Conn; Prefix and Fill belong to the goroutine that reads.
 type Conn struct {
 	net.Conn
 	prefix []byte // read from the connection and not yet given; nil when there is none, so that the buffer can be freed
@@ -31,7 +31,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 // Prefix is what was read ahead and not yet given. It is valid until the next call of Read, Fill or Discard.
 func (c *Conn) Prefix() []byte { return c.prefix }
 
-// Fill reads ahead once, up to n bytes more, and appends them to the prefix. As with io.Reader, bytes may come with an error.
+// Fill reads ahead once, up to n bytes more, and appends them to the prefix. As with io.Reader, bytes may
+// come with an error.
 func (c *Conn) Fill(n int) error {
 	have := len(c.prefix)
 	if cap(c.prefix)-have < n {

@@ -21,7 +21,8 @@ func TestTheThreatModelNamesRealTests(t *testing.T) {
 	}
 	for _, m := range named {
 		if !slices.ContainsFunc(listFiles(t), func(f string) bool {
-			return path.Dir(f) == m[1] && strings.HasSuffix(f, "_test.go") && strings.Contains(read(t, f), "func "+m[2]+"(")
+			return path.Dir(f) == m[1] && strings.HasSuffix(f, "_test.go") &&
+				strings.Contains(read(t, f), "func "+m[2]+"(")
 		}) {
 			t.Errorf("docs/threat-model.md names %s in %s, which is no test", m[2], m[1])
 		}

@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// components are the top-level folders that hold Go packages, with what each may import beside itself. "internal" stands for every
-// package in it; cmd may also link rooms of the components it names, because a main wires.
+// components are the top-level folders that hold Go packages, with what each may import beside itself.
+// "internal" stands for every package in it; cmd may also link rooms of the components it names, because a
+// main wires.
 var components = map[string][]string{
 	"cmd":         {"auth", "proxy", "node", "tsh", "internal"},
 	"auth":        {"internal", "ca", "raftstore"},
@@ -21,8 +22,9 @@ var components = map[string][]string{
 	"integration": {"auth", "proxy", "node", "tsh", "internal"},
 }
 
-// internalImports are the packages under internal, with what each may import of the module: fault ← identity ← access ← rules ←
-// {audit recording dial} ← authrpc. tunnel stands beside access; config is a leaf that anyone may read files with.
+// internalImports are the packages under internal, with what each may import of the module: fault ← identity
+// ← access ← rules ← {audit recording dial} ← authrpc. tunnel stands beside access; config is a leaf that
+// anyone may read files with.
 var internalImports = map[string][]string{
 	"fault":       {},
 	"identity":    {"fault"},
@@ -48,20 +50,55 @@ var internalImports = map[string][]string{
 	"recording":   {"fault", "identity", "config", "access", "rules"},
 	"dial":        {"fault", "identity", "config", "access", "rules"},
 	"egress":      {"fault", "coalesce", "identity", "keepalive", "dial", "prefixconn"},
-	"authrpc":     {"keepalive", "limitedlog", "prefixconn", "fault", "identity", "config", "access", "rules", "tunnel", "audit", "recording", "dial"},
-	"member":      {"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc", "backoff", "durable"},
+	"authrpc": {
+		"keepalive",
+		"limitedlog",
+		"prefixconn",
+		"fault",
+		"identity",
+		"config",
+		"access",
+		"rules",
+		"tunnel",
+		"audit",
+		"recording",
+		"dial",
+	},
+	"member": {
+		"fault",
+		"identity",
+		"config",
+		"access",
+		"rules",
+		"tunnel",
+		"audit",
+		"dial",
+		"authrpc",
+		"backoff",
+		"durable",
+	},
 }
 
-// layers give each room of a component its height: imports go from a lower number to a higher one, never back, never sideways.
+// layers give each room of a component its height: imports go from a lower number to a higher one, never
+// back, never sideways.
 var layers = map[string]map[string]int{
 	"auth": {
 		"port": 0, "api": 0, "issue": 1, "resources": 1, "login": 2, "join": 2, "oidc": 3, "totp": 3,
 		"rules": 4, "attachments": 4, "audit": 4, "cluster": 4, "recordings": 4, "state": 5,
 	},
 	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "peers": 3, "rules": 4, "mux": 4},
-	"node":  {"sshd": 0, "uplink": 0, "session": 1, "forward": 1, "pty": 2, "sftp": 2, "rules": 3, "spool": 3},
-	"tsh":   {"profile": 0, "forward": 0},
-	"ca":    {"keyring": 0},
+	"node": {
+		"sshd":    0,
+		"uplink":  0,
+		"session": 1,
+		"forward": 1,
+		"pty":     2,
+		"sftp":    2,
+		"rules":   3,
+		"spool":   3,
+	},
+	"tsh": {"profile": 0, "forward": 0},
+	"ca":  {"keyring": 0},
 }
 
 // restricted are packages that only these may import. The root of a component is itself its folder's name.
@@ -224,7 +261,11 @@ func TestOnlyTheCAImportsItsLibraries(t *testing.T) {
 
 // Whole authority packages of smallstep/certificates pull in databases, gRPC and cloud SDKs.
 func TestNobodyLinksTheWholeOfSmallstep(t *testing.T) {
-	heavy := []string{"github.com/smallstep/certificates/authority", "github.com/smallstep/certificates/db", "google.golang.org/grpc"}
+	heavy := []string{
+		"github.com/smallstep/certificates/authority",
+		"github.com/smallstep/certificates/db",
+		"google.golang.org/grpc",
+	}
 	for _, p := range listPackages(t) {
 		for _, dep := range p.Deps {
 			if within(dep, heavy) {
@@ -266,5 +307,8 @@ func TestNoProgramButTheDemoLinksATestDouble(t *testing.T) {
 }
 
 func within(importPath string, trees []string) bool {
-	return slices.ContainsFunc(trees, func(tree string) bool { return importPath == tree || strings.HasPrefix(importPath, tree+"/") })
+	return slices.ContainsFunc(
+		trees,
+		func(tree string) bool { return importPath == tree || strings.HasPrefix(importPath, tree+"/") },
+	)
 }

@@ -44,7 +44,14 @@ func local(importPath string) string {
 }
 
 var packages = sync.OnceValues(func() ([]pkg, error) {
-	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Dir,Doc,GoFiles,Imports,TestImports,Deps", "-tags=integration", "./...")
+	cmd := exec.Command(
+		"go",
+		"list",
+		"-e",
+		"-json=ImportPath,Dir,Doc,GoFiles,Imports,TestImports,Deps",
+		"-tags=integration",
+		"./...",
+	)
 	cmd.Dir = root
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -71,7 +78,8 @@ var packages = sync.OnceValues(func() ([]pkg, error) {
 	}
 })
 
-// files lists what belongs to the repository: what git keeps or would add, or everything where there is no git.
+// files lists what belongs to the repository: what git keeps or would add, or everything where there is no
+// git.
 var files = sync.OnceValues(func() ([]string, error) {
 	cmd := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
 	cmd.Dir = root

@@ -13,7 +13,20 @@ import (
 )
 
 // topFolders are the folders at the top; one more needs a decision record.
-var topFolders = []string{"cmd", "auth", "ca", "raftstore", "proxy", "node", "tsh", "web", "internal", "integration", "docs", "deploy"}
+var topFolders = []string{
+	"cmd",
+	"auth",
+	"ca",
+	"raftstore",
+	"proxy",
+	"node",
+	"tsh",
+	"web",
+	"internal",
+	"integration",
+	"docs",
+	"deploy",
+}
 
 // meaninglessNames are names that say nothing about the question a package answers.
 var meaninglessNames = []string{
@@ -31,7 +44,11 @@ func TestFolderNames(t *testing.T) {
 			continue
 		}
 		if !slices.Contains(topFolders, parts[0]) && !strings.HasPrefix(parts[0], ".") {
-			t.Errorf("%s: top-level folder %s needs a decision record and a place in source_test.go", name, parts[0])
+			t.Errorf(
+				"%s: top-level folder %s needs a decision record and a place in source_test.go",
+				name,
+				parts[0],
+			)
 		}
 		for i, part := range parts {
 			if slices.Contains(meaninglessNames, part) {
@@ -73,11 +90,13 @@ func TestCallsThatAreRefused(t *testing.T) {
 	}
 }
 
-// What a package keeps at its top level is fixed when the process starts, and importing a package does nothing.
+// What a package keeps at its top level is fixed when the process starts, and importing a package does
+// nothing.
 func TestNoPackageHasMutableState(t *testing.T) {
 	fixed, set := map[string]bool{}, map[string]string{} // by folder and name; where it is set
 	for _, name := range listFiles(t) {
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "integration/") {
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") ||
+			strings.HasPrefix(name, "integration/") {
 			continue
 		}
 		fset := token.NewFileSet()
@@ -104,7 +123,11 @@ func TestNoPackageHasMutableState(t *testing.T) {
 	}
 	for v, where := range set {
 		if fixed[v] {
-			t.Errorf("%s: sets %s, a variable of the package: keep it in a value that somebody owns", where, v)
+			t.Errorf(
+				"%s: sets %s, a variable of the package: keep it in a value that somebody owns",
+				where,
+				v,
+			)
 		}
 	}
 }
@@ -169,7 +192,8 @@ func assignedIn(f *ast.FuncDecl) map[string]token.Pos {
 }
 
 func exitsProcess(c call) bool {
-	return c.on == "os" && c.name == "Exit" || c.on == "syscall" && c.name == "Exit" || c.on == "log" && strings.HasPrefix(c.name, "Fatal")
+	return c.on == "os" && c.name == "Exit" || c.on == "syscall" && c.name == "Exit" ||
+		c.on == "log" && strings.HasPrefix(c.name, "Fatal")
 }
 
 type call struct {

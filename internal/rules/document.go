@@ -1,9 +1,10 @@
 // Package rules answers: what are the cluster's rules, and who says so?
 //
-// Auth publishes documents — authorities and roles, later locks — and every few seconds a head that names the current revision of
-// each. All are signed, so proxies carry them as opaque bytes and a stolen proxy can neither loosen nor mix them. Each revision of
-// authorities is signed by its predecessor's rules key, and the first by the cluster root key, so a machine that knows only the pin
-// can walk the chain. Trust is the verified set; there is no other way to make one than Open and Advance.
+// Auth publishes documents — authorities and roles, later locks — and every few seconds a head that names the
+// current revision of each. All are signed, so proxies carry them as opaque bytes and a stolen proxy can
+// neither loosen nor mix them. Each revision of authorities is signed by its predecessor's rules key, and the
+// first by the cluster root key, so a machine that knows only the pin can walk the chain. Trust is the
+// verified set; there is no other way to make one than Open and Advance.
 package rules
 
 import (
@@ -28,8 +29,9 @@ import (
 // Version is the format of heads, and of documents that say nothing newer programs added.
 const Version = 1
 
-// sessionLimitsVersion is that of roles which bound sessions. A program that does not know those options would let sessions go on that they
-// end, so it must refuse the document; roles without them stay readable to it (docs/decisions/0009).
+// sessionLimitsVersion is that of roles which bound sessions. A program that does not know those options
+// would let sessions go on that they end, so it must refuse the document; roles without them stay readable to
+// it (docs/decisions/0009).
 const sessionLimitsVersion = 2
 
 // MaxSetBytes bounds a Set on the wire and on disk.
@@ -44,8 +46,8 @@ const (
 	headKind        Kind = "head"
 )
 
-// Revision orders the versions of a document: by epoch, which only a restore or a key compromise raises, then by the index of the
-// log entry that made it.
+// Revision orders the versions of a document: by epoch, which only a restore or a key compromise raises, then
+// by the index of the log entry that made it.
 type Revision struct {
 	Epoch uint64 `json:"epoch"`
 	Index uint64 `json:"index"`
@@ -104,8 +106,8 @@ type Signed struct {
 	Sig     []byte `json:"sig"`
 }
 
-// Set is everything a verifier needs: the chain of authorities (oldest first; it may start later for one who has the beginning), the
-// roles and the head.
+// Set is everything a verifier needs: the chain of authorities (oldest first; it may start later for one who
+// has the beginning), the roles and the head.
 type Set struct {
 	Chain []Signed `json:"chain"`
 	Roles Signed   `json:"roles"`
@@ -148,8 +150,8 @@ func (h Head) Fingerprint() ([sha256.Size]byte, error) {
 // Encode gives the set's wire form.
 func (s Set) Encode() ([]byte, error) { return json.Marshal(s) }
 
-// SignDocument signs a document with the rules key of the authorities before it; the very first with the cluster root key. Its version
-// is the lowest whose readers heed all that it says.
+// SignDocument signs a document with the rules key of the authorities before it; the very first with the
+// cluster root key. Its version is the lowest whose readers heed all that it says.
 func SignDocument(key crypto.Signer, d Document) (Signed, error) {
 	d.V = Version
 	if d.Kind == RolesKind {

@@ -43,7 +43,13 @@ func newCluster(t testing.TB, name string) *cluster {
 	userKey := p256(t)
 	user := c.authority("user", userKey.Public(), nil, userKey)
 	service := c.authority("service", p256(t).Public(), c.root, c.rootKey)
-	c.body = rules.Authorities{Root: c.root.Raw, UserSSH: [][]byte{sshKey(t)}, HostSSH: [][]byte{sshKey(t)}, UserX509: [][]byte{user.Raw}, ServiceX509: [][]byte{service.Raw}}
+	c.body = rules.Authorities{
+		Root:        c.root.Raw,
+		UserSSH:     [][]byte{sshKey(t)},
+		HostSSH:     [][]byte{sshKey(t)},
+		UserX509:    [][]byte{user.Raw},
+		ServiceX509: [][]byte{service.Raw},
+	}
 	for range 4 {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
@@ -72,10 +78,22 @@ func sshKey(t testing.TB) []byte {
 	return k.Marshal()
 }
 
-func (c *cluster) authority(name string, pub crypto.PublicKey, parent *x509.Certificate, key crypto.Signer) *x509.Certificate {
+func (c *cluster) authority(
+	name string,
+	pub crypto.PublicKey,
+	parent *x509.Certificate,
+	key crypto.Signer,
+) *x509.Certificate {
 	c.t.Helper()
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	tmpl := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             noon.Add(-time.Hour),
+		NotAfter:              noon.Add(time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
 	if parent == nil {
 		parent = tmpl
 	}
@@ -111,7 +129,10 @@ func (c *cluster) document(signer crypto.Signer, kind rules.Kind, r rules.Revisi
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	s, err := rules.SignDocument(signer, rules.Document{Kind: kind, Cluster: c.name, Revision: r, Time: noon, Body: raw})
+	s, err := rules.SignDocument(
+		signer,
+		rules.Document{Kind: kind, Cluster: c.name, Revision: r, Time: noon, Body: raw},
+	)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -136,7 +157,14 @@ func (c *cluster) head(signer crypto.Signer, at time.Time, docs map[rules.Kind]r
 }
 
 // set is a whole set: the chain, roles and a head over them, signed by a generation's rules key.
-func (c *cluster) set(signer crypto.Signer, at time.Time, chain []rules.Signed, chainRev rules.Revision, roles rules.Signed, rolesRev rules.Revision) rules.Set {
+func (c *cluster) set(
+	signer crypto.Signer,
+	at time.Time,
+	chain []rules.Signed,
+	chainRev rules.Revision,
+	roles rules.Signed,
+	rolesRev rules.Revision,
+) rules.Set {
 	return rules.Set{Chain: chain, Roles: roles, Head: c.head(signer, at, map[rules.Kind]rules.Ref{
 		rules.AuthoritiesKind: rules.RefTo(chain[len(chain)-1], chainRev),
 		rules.RolesKind:       rules.RefTo(roles, rolesRev),
@@ -146,13 +174,32 @@ func (c *cluster) set(signer crypto.Signer, at time.Time, chain []rules.Signed, 
 // firstSet is the first set of a cluster.
 func (c *cluster) firstSet() rules.Set {
 	key := c.signers[0]
-	return c.set(key, noon, []rules.Signed{c.link(c.rootKey, rev(1), 0)}, rev(1), c.roles(key, rev(2), "ops"), rev(2))
+	return c.set(
+		key,
+		noon,
+		[]rules.Signed{c.link(c.rootKey, rev(1), 0)},
+		rev(1),
+		c.roles(key, rev(2), "ops"),
+		rev(2),
+	)
 }
 
-// rotated is a set after two rotations of the rules key: three authorities, each signed by its predecessor's key.
+// rotated is a set after two rotations of the rules key: three authorities, each signed by its predecessor's
+// key.
 func (c *cluster) rotated() rules.Set {
-	chain := []rules.Signed{c.link(c.rootKey, rev(1), 0), c.link(c.signers[0], rev(5), 1, 0), c.link(c.signers[1], rev(9), 2)}
-	return c.set(c.signers[2], noon.Add(time.Minute), chain, rev(9), c.roles(c.signers[2], rev(10), "ops", "dev"), rev(10))
+	chain := []rules.Signed{
+		c.link(c.rootKey, rev(1), 0),
+		c.link(c.signers[0], rev(5), 1, 0),
+		c.link(c.signers[1], rev(9), 2),
+	}
+	return c.set(
+		c.signers[2],
+		noon.Add(time.Minute),
+		chain,
+		rev(9),
+		c.roles(c.signers[2], rev(10), "ops", "dev"),
+		rev(10),
+	)
 }
 
 func mustOpen(t testing.TB, c *cluster, s rules.Set) *rules.Trust {
@@ -174,7 +221,9 @@ func wantRefusal(t *testing.T, name string, err error, want string) {
 func TestOpenTrustsAWholeSetFromThePinAlone(t *testing.T) {
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.firstSet())
-	if _, ok := trust.Policy["ops"]; !ok || trust.Cluster != clusterName || len(trust.Authorities.HostSSH) != 1 || trust.Pin != c.pin() {
+	if _, ok := trust.Policy["ops"]; !ok || trust.Cluster != clusterName ||
+		len(trust.Authorities.HostSSH) != 1 ||
+		trust.Pin != c.pin() {
 		t.Errorf("got %+v, want cluster, roles and authorities", trust)
 	}
 	name, parsed, err := rules.OpenAuthorities(c.pin(), c.firstSet().Chain)
@@ -187,7 +236,11 @@ func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.rotated())
 	if len(trust.Policy) != 2 || len(trust.Set().Chain) != 3 {
-		t.Errorf("got %d roles under a chain of %d, want 2 under 3", len(trust.Policy), len(trust.Set().Chain))
+		t.Errorf(
+			"got %d roles under a chain of %d, want 2 under 3",
+			len(trust.Policy),
+			len(trust.Set().Chain),
+		)
 	}
 	advanced, err := mustOpen(t, c, c.firstSet()).Advance(c.rotated())
 	if err != nil || len(advanced.Set().Chain) != 3 || len(advanced.Policy) != 2 {
@@ -195,7 +248,8 @@ func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 	}
 	tail := c.rotated()
 	tail.Chain = tail.Chain[1:] // a chain that begins after what is known
-	if advanced, err = mustOpen(t, c, c.firstSet()).Advance(tail); err != nil || len(advanced.Set().Chain) != 3 {
+	if advanced, err = mustOpen(t, c, c.firstSet()).Advance(tail); err != nil ||
+		len(advanced.Set().Chain) != 3 {
 		t.Errorf("got %v, want the chain to link up", err)
 	}
 }
@@ -290,7 +344,8 @@ func replace(b []byte, old, repl string) []byte {
 	return []byte(strings.Replace(string(b), old, repl, 1))
 }
 
-// setWithRoles is a set whose roles document has the body, with its version changed from what this program would write.
+// setWithRoles is a set whose roles document has the body, with its version changed from what this program
+// would write.
 func (c *cluster) setWithRoles(body, from, to string) rules.Set {
 	c.t.Helper()
 	key := c.signers[0]
@@ -314,7 +369,11 @@ func TestRolesHaveTheLowestVersionThatEnforcesThem(t *testing.T) {
 		{"a number of sessions", `{"max_sessions":3}`, `"v":2`},
 		{"the end of the certificate", `{"end_with_certificate":true}`, `"v":2`},
 	} {
-		set := c.setWithRoles(`{"roles":[{"name":"free"},{"name":"ops","options":`+tt.options+`}]}`, tt.want, tt.want)
+		set := c.setWithRoles(
+			`{"roles":[{"name":"free"},{"name":"ops","options":`+tt.options+`}]}`,
+			tt.want,
+			tt.want,
+		)
 		trust := mustOpen(t, c, set)
 		if got := trust.Policy["ops"].Options.LimitsSessions(); got != (tt.want == `"v":2`) {
 			t.Errorf("%s: got limits %v", tt.name, got)
@@ -338,7 +397,14 @@ func TestRolesWithUnknownOptionsAreRefused(t *testing.T) {
 		_, err = trust.Advance(set)
 		wantRefusal(t, tt.name+", later", err, tt.want)
 	}
-	_, err := rules.SignDocument(c.signers[0], rules.Document{Kind: rules.RolesKind, Cluster: clusterName, Body: json.RawMessage(`{"roles":[{"nmae":"ops"}]}`)})
+	_, err := rules.SignDocument(
+		c.signers[0],
+		rules.Document{
+			Kind:    rules.RolesKind,
+			Cluster: clusterName,
+			Body:    json.RawMessage(`{"roles":[{"nmae":"ops"}]}`),
+		},
+	)
 	wantRefusal(t, "to be signed", err, "nmae")
 }
 
@@ -389,9 +455,20 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = trust.Advance(c.set(key, noon.Add(time.Hour), born.Chain, rev(1), c.roles(key, rev(20), "ops"), rev(20)))
+	_, err = trust.Advance(
+		c.set(key, noon.Add(time.Hour), born.Chain, rev(1), c.roles(key, rev(20), "ops"), rev(20)),
+	)
 	wantRefusal(t, "newer roles by a rules key that has gone", err, "not signed")
-	_, err = trust.Advance(c.set(c.signers[2], noon.Add(time.Hour), rotated.Chain[:2], rev(5), c.roles(c.signers[2], rev(20), "ops"), rev(20)))
+	_, err = trust.Advance(
+		c.set(
+			c.signers[2],
+			noon.Add(time.Hour),
+			rotated.Chain[:2],
+			rev(5),
+			c.roles(c.signers[2], rev(20), "ops"),
+			rev(20),
+		),
+	)
 	wantRefusal(t, "a head that names older authorities", err, "not the one the head names")
 	older := rotated
 	older.Chain = append(slices.Clone(rotated.Chain), c.link(c.signers[2], rev(6), 0))
@@ -411,7 +488,11 @@ func TestAdvanceLeavesTheOldTrustAsItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(trust.Set().Chain) != 1 || len(trust.Policy) != 1 {
-		t.Errorf("got a chain of %d and %d roles, want the old 1 and 1", len(trust.Set().Chain), len(trust.Policy))
+		t.Errorf(
+			"got a chain of %d and %d roles, want the old 1 and 1",
+			len(trust.Set().Chain),
+			len(trust.Policy),
+		)
 	}
 }
 

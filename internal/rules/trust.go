@@ -27,7 +27,8 @@ type Trust struct {
 	current     Document // the newest authorities document
 }
 
-// Open verifies a whole set from nothing but the pin: it walks the chain from the root-signed first authorities to the newest.
+// Open verifies a whole set from nothing but the pin: it walks the chain from the root-signed first
+// authorities to the newest.
 func Open(pin identity.Pin, s Set) (*Trust, error) {
 	t, err := verifyChain(pin, s.Chain)
 	if err != nil {
@@ -39,7 +40,8 @@ func Open(pin identity.Pin, s Set) (*Trust, error) {
 	return t, nil
 }
 
-// OpenAuthorities verifies a chain of authorities alone, for one who gets no roles: it returns the cluster's name and what to trust.
+// OpenAuthorities verifies a chain of authorities alone, for one who gets no roles: it returns the cluster's
+// name and what to trust.
 func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, p ParsedAuthorities, err error) {
 	t, err := verifyChain(pin, chain)
 	if err != nil {
@@ -64,8 +66,9 @@ func verifyChain(pin identity.Pin, chain []Signed) (*Trust, error) {
 	return t, nil
 }
 
-// Advance verifies a newer set against what is trusted already. It refuses one that is older in any part, so nothing that was taken
-// away comes back. The set's chain may start at, before or after the trusted authorities, as long as it links up.
+// Advance verifies a newer set against what is trusted already. It refuses one that is older in any part, so
+// nothing that was taken away comes back. The set's chain may start at, before or after the trusted
+// authorities, as long as it links up.
 func (t *Trust) Advance(s Set) (*Trust, error) {
 	n := *t
 	n.set.Chain = append([]Signed(nil), t.set.Chain...)
@@ -81,7 +84,11 @@ func (t *Trust) Advance(s Set) (*Trust, error) {
 		return nil, err
 	}
 	if n.Head.Epoch < t.Head.Epoch || n.Head.Time.Before(t.Head.Time) {
-		return nil, fmt.Errorf("rules: head of %s is older than the one of %s already held", n.Head.Time.UTC().Format(time.RFC3339), t.Head.Time.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf(
+			"rules: head of %s is older than the one of %s already held",
+			n.Head.Time.UTC().Format(time.RFC3339),
+			t.Head.Time.UTC().Format(time.RFC3339),
+		)
 	}
 	for kind, ref := range t.Head.Docs {
 		if now, ok := n.Head.Docs[kind]; !ok || now.Revision.Before(ref.Revision) {
@@ -91,7 +98,8 @@ func (t *Trust) Advance(s Set) (*Trust, error) {
 	return &n, nil
 }
 
-// AdvanceHead verifies a newer head over the documents that are trusted already. It refuses one that names others, as Advance would.
+// AdvanceHead verifies a newer head over the documents that are trusted already. It refuses one that names
+// others, as Advance would.
 func (t *Trust) AdvanceHead(head Signed) (*Trust, error) {
 	return t.Advance(Set{Roles: t.set.Roles, Head: head})
 }
@@ -102,15 +110,24 @@ func (t *Trust) Set() Set { return t.set }
 // Age is how long ago the head was signed. It is negative when this machine's clock is behind the cluster's.
 func (t *Trust) Age(now time.Time) time.Duration { return now.Sub(t.Head.Time) }
 
-// Usable refuses to decide by rules that are too old, or from the future by more than the permitted skew, which means a wrong clock.
+// Usable refuses to decide by rules that are too old, or from the future by more than the permitted skew,
+// which means a wrong clock.
 func (t *Trust) Usable(now time.Time) error {
 	age := t.Age(now)
 	switch {
 	case age > MaxAge:
-		return fmt.Errorf("the rules are %s old, more than %s: this machine has not heard from the cluster (or its clock is ahead: it says %s)",
-			age.Round(time.Minute), MaxAge, now.UTC().Format(time.RFC3339))
+		return fmt.Errorf(
+			"the rules are %s old, more than %s: this machine has not heard from the cluster (or its clock is ahead: it says %s)",
+			age.Round(time.Minute),
+			MaxAge,
+			now.UTC().Format(time.RFC3339),
+		)
 	case age < -identity.Skew:
-		return fmt.Errorf("the rules were signed %s in the future: this machine's clock is behind (it says %s)", (-age).Round(time.Second), now.UTC().Format(time.RFC3339))
+		return fmt.Errorf(
+			"the rules were signed %s in the future: this machine's clock is behind (it says %s)",
+			(-age).Round(time.Second),
+			now.UTC().Format(time.RFC3339),
+		)
 	}
 	return nil
 }
@@ -126,7 +143,13 @@ func firstLink(pin identity.Pin, link Signed) (*Trust, error) {
 	if _, err := link.verify(AuthoritiesKind, []crypto.PublicKey{auth.Root.PublicKey}); err != nil {
 		return nil, err
 	}
-	return &Trust{Cluster: doc.Cluster, Pin: pin, Authorities: auth, set: Set{Chain: []Signed{link}}, current: doc}, nil
+	return &Trust{
+		Cluster:     doc.Cluster,
+		Pin:         pin,
+		Authorities: auth,
+		set:         Set{Chain: []Signed{link}},
+		current:     doc,
+	}, nil
 }
 
 // addAuthorities adds the next authorities document, which a rules key of the present one must have signed.
@@ -139,7 +162,13 @@ func (t *Trust) addAuthorities(link Signed) error {
 		return err
 	}
 	if doc.Cluster != t.Cluster || !t.current.Revision.Before(doc.Revision) {
-		return fmt.Errorf("rules: authorities %s of %q do not follow %s of %q", doc.Revision, doc.Cluster, t.current.Revision, t.Cluster)
+		return fmt.Errorf(
+			"rules: authorities %s of %q do not follow %s of %q",
+			doc.Revision,
+			doc.Cluster,
+			t.current.Revision,
+			t.Cluster,
+		)
 	}
 	if err := auth.checkPin(t.Pin); err != nil {
 		return err
@@ -224,7 +253,10 @@ func readRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy
 	p := access.Policy{}
 	for _, r := range body.Roles {
 		if _, twice := p[r.Name]; twice {
-			return nil, Revision{}, fmt.Errorf("rules: role %q is there twice", r.Name) // one's deny could hide behind the other
+			return nil, Revision{}, fmt.Errorf(
+				"rules: role %q is there twice",
+				r.Name,
+			) // one's deny could hide behind the other
 		}
 		p[r.Name] = r
 	}
@@ -241,7 +273,14 @@ func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 		newest, decode = sessionLimitsVersion, decodeStrict
 	}
 	if d.Kind != kind || d.V < Version || d.V > newest {
-		return d, fmt.Errorf("rules: got a %s document of version %d where %s of version %d to %d belongs: update this program", d.Kind, d.V, kind, Version, newest)
+		return d, fmt.Errorf(
+			"rules: got a %s document of version %d where %s of version %d to %d belongs: update this program",
+			d.Kind,
+			d.V,
+			kind,
+			Version,
+			newest,
+		)
 	}
 	if err := identity.CheckCluster(d.Cluster); err != nil {
 		return d, err
@@ -252,7 +291,8 @@ func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 	return d, nil
 }
 
-// decodeStrict refuses what it does not know: a word in a role that this program would ignore may be the one that restricts.
+// decodeStrict refuses what it does not know: a word in a role that this program would ignore may be the one
+// that restricts.
 func decodeStrict(b []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()

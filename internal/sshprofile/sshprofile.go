@@ -1,6 +1,7 @@
 // Package sshprofile answers: which SSH do our servers speak, and in which words do they refuse?
 //
-// The node's server and the proxy's front for stock clients share it, so that a client meets the same algorithms and messages at both.
+// The node's server and the proxy's front for stock clients share it, so that a client meets the same
+// algorithms and messages at both.
 package sshprofile
 
 import (
@@ -13,20 +14,22 @@ import (
 )
 
 const (
-	// Version begins the identification string of our servers (RFC 4253 section 4.2). It does not tell the release.
+	// Version begins the identification string of our servers (RFC 4253 section 4.2). It does not tell the
+	// release.
 	Version = "SSH-2.0-Threshold"
 	// MaxAuthTries is how many authentication requests a client may fail, as in OpenSSH.
 	MaxAuthTries = 6
 )
 
-// NewServerConfig makes the configuration of one connection: algorithms, limits and host keys. The caller adds the callbacks that decide
-// who may log in; without any, nobody can.
+// NewServerConfig makes the configuration of one connection: algorithms, limits and host keys. The caller
+// adds the callbacks that decide who may log in; without any, nobody can.
 func NewServerConfig(host ssh.Signer) *ssh.ServerConfig {
 	cfg := &ssh.ServerConfig{
 		Config: ssh.Config{
 			// ML-KEM comes first. The library's defaults would end with a key exchange by SHA-1.
 			KeyExchanges: ssh.SupportedAlgorithms().KeyExchanges,
-			// AES-GCM first: with hardware support it is three times as fast as ChaCha20. CTR is for libraries that have nothing newer.
+			// AES-GCM first: with hardware support it is three times as fast as ChaCha20. CTR is for
+			// libraries that have nothing newer.
 			Ciphers: []string{
 				ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305,
 				ssh.CipherAES128CTR, ssh.CipherAES256CTR,
@@ -56,7 +59,8 @@ func Message(err error, newline string) string {
 	return out
 }
 
-// Clean replaces control characters, which a terminal would obey, by question marks: messages carry names that others chose.
+// Clean replaces control characters, which a terminal would obey, by question marks: messages carry names
+// that others chose.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {

@@ -47,7 +47,8 @@ func TestMessagesObeyNoTerminal(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	var banner *ssh.BannerError
-	if b := sshprofile.Banner(err); !errors.As(b, &banner) || banner.Message != want || !fault.Is(b, fault.Denied) {
+	if b := sshprofile.Banner(err); !errors.As(b, &banner) || banner.Message != want ||
+		!fault.Is(b, fault.Denied) {
 		t.Errorf("got %v, want a banner with the message that keeps its kind", b)
 	}
 	plain := fault.New(fault.Internal, "node", "defect", "")

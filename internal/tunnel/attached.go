@@ -22,13 +22,15 @@ import (
 const (
 	nonceBytes = 32
 	maxVersion = 64
-	// maxClockError is how far a node's clock may be from the proxy's. Certificates and rules would fail by it in less clear ways.
+	// maxClockError is how far a node's clock may be from the proxy's. Certificates and rules would fail by
+	// it in less clear ways.
 	maxClockError = 5 * time.Minute
 	// pushTimeout bounds a push of rules whose context has no deadline.
 	pushTimeout = 30 * time.Second
 )
 
-// ErrNoGreeting says that a node hung up instead of greeting, as one does that finds a tunnel of its own to this proxy standing already.
+// ErrNoGreeting says that a node hung up instead of greeting, as one does that finds a tunnel of its own to
+// this proxy standing already.
 var ErrNoGreeting = errors.New("the node left without a greeting")
 
 // greetingResult ends the greeting: the proxy's yes, or why not.
@@ -47,9 +49,16 @@ type Attached struct {
 	sentDocs [sha256.Size]byte // of the news sent last; guarded by mu
 }
 
-// Accept greets the node at the other end of conn, whose certificate the caller has verified. It takes conn over: it closes it when it
-// fails, as when the greeting takes longer than 10 s or ctx ends. What ctx does later does not matter.
-func Accept(ctx context.Context, conn net.Conn, node identity.Peer, proxy string, now func() time.Time) (*Attached, error) {
+// Accept greets the node at the other end of conn, whose certificate the caller has verified. It takes conn
+// over: it closes it when it fails, as when the greeting takes longer than 10 s or ctx ends. What ctx does
+// later does not matter.
+func Accept(
+	ctx context.Context,
+	conn net.Conn,
+	node identity.Peer,
+	proxy string,
+	now func() time.Time,
+) (*Attached, error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -112,22 +121,45 @@ func (a *Attached) waitForClose(ctx context.Context) {
 // check holds the node to its certificate, this proxy, this nonce and this time.
 func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error {
 	const op = "tunnel.Accept"
-	if h.V != Version || len(h.Version) > maxVersion || (h.Version != "" && identity.CheckText("version", h.Version) != nil) {
-		return fault.New(fault.Invalid, op, "the node's greeting is not understood", "check that node and proxy versions match: threshold-node version")
+	if h.V != Version || len(h.Version) > maxVersion ||
+		(h.Version != "" && identity.CheckText("version", h.Version) != nil) {
+		return fault.New(
+			fault.Invalid,
+			op,
+			"the node's greeting is not understood",
+			"check that node and proxy versions match: threshold-node version",
+		)
 	}
 	at, err := h.Attachment.Verify(node.Cert.PublicKey)
-	if err != nil || at.Node != node.ID || at.Proxy != w.Proxy || subtle.ConstantTimeCompare(at.Nonce, w.Nonce) != 1 {
-		return &fault.Error{Kind: fault.Denied, Op: op, Msg: "the attachment is not this node's word for this proxy and tunnel",
-			Remedy: "restart the node; if it stays so, remove its data and join it again", Err: err}
+	if err != nil || at.Node != node.ID || at.Proxy != w.Proxy ||
+		subtle.ConstantTimeCompare(at.Nonce, w.Nonce) != 1 {
+		return &fault.Error{
+			Kind:   fault.Denied,
+			Op:     op,
+			Msg:    "the attachment is not this node's word for this proxy and tunnel",
+			Remedy: "restart the node; if it stays so, remove its data and join it again",
+			Err:    err,
+		}
 	}
 	if off := at.Time.Sub(now); off.Abs() > maxClockError {
-		return fault.New(fault.Invalid, op, fmt.Sprintf("the node's clock is off by %s (it says %s, the proxy says %s)", off.Round(time.Second),
-			at.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)), "set the node's clock; an NTP service keeps it right")
+		return fault.New(
+			fault.Invalid,
+			op,
+			fmt.Sprintf(
+				"the node's clock is off by %s (it says %s, the proxy says %s)",
+				off.Round(time.Second),
+				at.Time.UTC().
+					Format(time.RFC3339),
+				now.UTC().Format(time.RFC3339),
+			),
+			"set the node's clock; an NTP service keeps it right",
+		)
 	}
 	return nil
 }
 
-// readControl ends the tunnel when the node ends the control stream. The node has nothing to say on it in this version: frames are skipped.
+// readControl ends the tunnel when the node ends the control stream. The node has nothing to say on it in
+// this version: frames are skipped.
 func (a *Attached) readControl() {
 	for {
 		if _, _, err := readFrame(a.control, MaxHeaderBytes); err != nil {
@@ -137,7 +169,8 @@ func (a *Attached) readControl() {
 	}
 }
 
-// Open opens a session stream. It returns before the node has looked at it: a node that does not serve it closes it.
+// Open opens a session stream. It returns before the node has looked at it: a node that does not serve it
+// closes it.
 func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	h.V = Version
 	if err := h.check(); err != nil {
@@ -148,7 +181,13 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	}
 	raw, err := a.session.OpenStream()
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open", "the tunnel to the node is gone", "try again in a few seconds")
+		return nil, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"tunnel.Open",
+			"the tunnel to the node is gone",
+			"try again in a few seconds",
+		)
 	}
 	s := &stream{Stream: raw}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
@@ -158,13 +197,20 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	}
 	if err != nil {
 		s.Close()
-		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open", "the tunnel to the node is stuck", "try again in a few seconds")
+		return nil, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"tunnel.Open",
+			"the tunnel to the node is stuck",
+			"try again in a few seconds",
+		)
 	}
 	return s, nil
 }
 
-// PushRules sends news to the node: the whole set, or its head alone where the node has had the same documents by this tunnel, in which
-// nothing is lost or overtakes. When it fails the tunnel is over, for half a frame may have left.
+// PushRules sends news to the node: the whole set, or its head alone where the node has had the same
+// documents by this tunnel, in which nothing is lost or overtakes. When it fails the tunnel is over, for half
+// a frame may have left.
 func (a *Attached) PushRules(ctx context.Context, n RulesPush) error {
 	deadline, has := ctx.Deadline()
 	if !has {

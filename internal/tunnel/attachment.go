@@ -17,7 +17,11 @@ func attachmentDigest(payload []byte) [sha256.Size]byte {
 func (s SignedAttachment) Verify(key crypto.PublicKey) (Attachment, error) {
 	var a Attachment
 	if len(s.Payload) > MaxHeaderBytes {
-		return a, fmt.Errorf("tunnel: attachment of %d bytes is larger than %d", len(s.Payload), MaxHeaderBytes)
+		return a, fmt.Errorf(
+			"tunnel: attachment of %d bytes is larger than %d",
+			len(s.Payload),
+			MaxHeaderBytes,
+		)
 	}
 	pub, ok := key.(*ecdsa.PublicKey)
 	sum := attachmentDigest(s.Payload)

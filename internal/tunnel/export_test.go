@@ -27,8 +27,8 @@ func AnswerForTest(c io.ReadWriter, key crypto.Signer, id identity.MachineID) er
 	return readMessage(c, frameResult, new(greetingResult))
 }
 
-// Bubble is synctest.Test for code with yamux in it. yamux keeps timers in a sync.Pool of its process, and a timer may not cross the
-// border of a bubble; two collections empty the pool (its victim cache too).
+// Bubble is synctest.Test for code with yamux in it. yamux keeps timers in a sync.Pool of its process, and a
+// timer may not cross the border of a bubble; two collections empty the pool (its victim cache too).
 func Bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	emptyPools()

@@ -25,8 +25,8 @@ const (
 // A frame is one byte of kind, four of length (big endian), and a body of that length.
 const frameHeaderBytes = 5
 
-// writeChunkBytes is how much of a frame is written at once: the multiplexer keeps, for as long as the tunnel stands, a buffer of the largest
-// write there was.
+// writeChunkBytes is how much of a frame is written at once: the multiplexer keeps, for as long as the tunnel
+// stands, a buffer of the largest write there was.
 const writeChunkBytes = 2 << 10
 
 func writeFrame(w io.Writer, kind frameKind, body []byte) error {
@@ -44,7 +44,8 @@ func writeFrame(w io.Writer, kind frameKind, body []byte) error {
 	return nil
 }
 
-// readFrame reads one frame whose body is at most limit bytes; a larger one is refused before anything is allocated for it.
+// readFrame reads one frame whose body is at most limit bytes; a larger one is refused before anything is
+// allocated for it.
 func readFrame(r io.Reader, limit int) (frameKind, []byte, error) {
 	var head [frameHeaderBytes]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -101,7 +102,8 @@ func readHeader(r io.Reader) (Header, error) {
 
 var (
 	protocolRE = regexp.MustCompile(`^[a-z]{1,16}$`)
-	// zoneRE is the name of a network interface. A zone can be any text, and addresses get into environments, records and terminals.
+	// zoneRE is the name of a network interface. A zone can be any text, and addresses get into environments,
+	// records and terminals.
 	zoneRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
 )
 

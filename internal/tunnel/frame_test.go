@@ -96,7 +96,8 @@ func FuzzReadFrame(f *testing.F) {
 	})
 }
 
-// A proxy that opens streams and sends no header keeps nobody else waiting, and loses them after headerTimeout.
+// A proxy that opens streams and sends no header keeps nobody else waiting, and loses them after
+// headerTimeout.
 func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 	Bubble(t, func(t *testing.T) {
 		near, far := net.Pipe()
@@ -182,11 +183,18 @@ func TestALargeFrameIsWrittenInChunks(t *testing.T) {
 	var wire bytes.Buffer
 	largest := 0
 	body := bytes.Repeat([]byte("rules"), 20_000)
-	err := writeFrame(writerFunc(func(b []byte) error { largest = max(largest, len(b)); _, err := wire.Write(b); return err }), frameRules, body)
+	err := writeFrame(
+		writerFunc(
+			func(b []byte) error { largest = max(largest, len(b)); _, err := wire.Write(b); return err },
+		),
+		frameRules,
+		body,
+	)
 	if err != nil || largest > writeChunkBytes {
 		t.Fatalf("got %v and %d bytes written at once, want at most %d", err, largest, writeChunkBytes)
 	}
-	if kind, got, err := readFrame(&wire, MaxFrameBytes); err != nil || kind != frameRules || !bytes.Equal(got, body) {
+	if kind, got, err := readFrame(&wire, MaxFrameBytes); err != nil || kind != frameRules ||
+		!bytes.Equal(got, body) {
 		t.Errorf("got kind %d, %d bytes, %v, want what was written", kind, len(got), err)
 	}
 }

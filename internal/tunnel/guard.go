@@ -9,18 +9,20 @@ import (
 	"github.com/threshold-access/threshold/internal/coalesce"
 )
 
-// Either side pings every keepalive. The multiplexer answers each ping on a goroutine of its own, which waits as long as the peer does
-// not read: one that only asks would fill this machine's memory, so it may ask this often and no more.
+// Either side pings every keepalive. The multiplexer answers each ping on a goroutine of its own, which waits
+// as long as the peer does not read: one that only asks would fill this machine's memory, so it may ask this
+// often and no more.
 const (
 	maxPings   = 32
 	pingPeriod = 10 * time.Second
 )
 
-// maxStreams bounds the session streams of a tunnel at the node, those that wait for the proxy to close its side included. It is well
-// over what the node serves at once.
+// maxStreams bounds the session streams of a tunnel at the node, those that wait for the proxy to close its
+// side included. It is well over what the node serves at once.
 const maxStreams = 4096
 
-// Frames of yamux (its spec.md): version, type, flags (2), stream (4), length (4), and for data that many bytes.
+// Frames of yamux (its spec.md): version, type, flags (2), stream (4), length (4), and for data that many
+// bytes.
 const (
 	muxHeaderBytes = 12
 	muxData        = 0
@@ -45,7 +47,8 @@ func newGuardedConn(conn net.Conn) net.Conn {
 	return &guardedConn{Conn: conn, transport: coalesce.TransportOf(conn)}
 }
 
-// Write has a frame of data leave in one piece. The multiplexer writes from one goroutine, each body right after its head.
+// Write has a frame of data leave in one piece. The multiplexer writes from one goroutine, each body right
+// after its head.
 func (g *guardedConn) Write(b []byte) (int, error) {
 	if g.transport == nil {
 		return g.Conn.Write(b)

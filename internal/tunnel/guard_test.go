@@ -46,8 +46,17 @@ func TestPingsAreCountedBetweenData(t *testing.T) {
 		var wire bytes.Buffer
 		for range maxPings {
 			wire.Write(frame(muxPing, muxSYN, 0, ""))
-			wire.Write(frame(muxData, 0, 24, string(frame(muxPing, muxSYN, 0, ""))+string(frame(muxPing, muxSYN, 0, "")))) // pings within data are data
-			wire.Write(frame(muxPing, 2, 0, ""))                                                                           // an answer
+			wire.Write(
+				frame(
+					muxData,
+					0,
+					24,
+					string(frame(muxPing, muxSYN, 0, ""))+string(frame(muxPing, muxSYN, 0, "")),
+				),
+			) // pings within data are data
+			wire.Write(
+				frame(muxPing, 2, 0, ""),
+			) // an answer
 		}
 		g := &guardedConn{}
 		read := func(b []byte) error {

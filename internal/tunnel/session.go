@@ -16,7 +16,8 @@ const (
 	greetTimeout = 10 * time.Second
 	// A peer that went silent is noticed after at most keepalive + sendTimeout.
 	keepAliveInterval = 25 * time.Second
-	// sendTimeout bounds the wait for a ping's answer, and for one frame to leave: a slow line may have many streams in the queue.
+	// sendTimeout bounds the wait for a ping's answer, and for one frame to leave: a slow line may have many
+	// streams in the queue.
 	sendTimeout = 25 * time.Second
 	// openTimeout ends a tunnel whose peer does not take streams any more.
 	openTimeout = 30 * time.Second
@@ -39,8 +40,8 @@ func muxConfig() *yamux.Config {
 	}
 }
 
-// stream is a yamux stream with the manners of a net.Conn: Close ends both directions and wakes whoever reads or writes, CloseWrite
-// ends one, and a passed deadline is os.ErrDeadlineExceeded.
+// stream is a yamux stream with the manners of a net.Conn: Close ends both directions and wakes whoever reads
+// or writes, CloseWrite ends one, and a passed deadline is os.ErrDeadlineExceeded.
 type stream struct {
 	*yamux.Stream
 	closed atomic.Bool

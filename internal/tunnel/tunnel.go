@@ -1,9 +1,10 @@
 // Package tunnel answers: how do a node and a proxy talk?
 //
-// A node dials a proxy (ALPN threshold-tunnel, service certificates both ways) and yamux runs over that TLS connection. The node opens
-// the first stream, the control stream, and both sides greet; then the proxy pushes the signed rules over it and opens one stream for
-// each session. A session stream begins with a Header and reaches the node's own session service and nothing else: there is no field
-// for an address to connect to.
+// A node dials a proxy (ALPN threshold-tunnel, service certificates both ways) and yamux runs over that TLS
+// connection. The node opens the first stream, the control stream, and both sides greet; then the proxy
+// pushes the signed rules over it and opens one stream for each session. A session stream begins with a
+// Header and reaches the node's own session service and nothing else: there is no field for an address to
+// connect to.
 package tunnel
 
 import (
@@ -34,7 +35,8 @@ type Welcome struct {
 	Nonce []byte `json:"nonce"` // 32 random bytes that the node's attachment must sign
 }
 
-// Attachment says, signed by the node, that the node is attached to the proxy now. Proxies hand it to auth as evidence.
+// Attachment says, signed by the node, that the node is attached to the proxy now. Proxies hand it to auth as
+// evidence.
 type Attachment struct {
 	V     int                `json:"v"`
 	Node  identity.MachineID `json:"node"`

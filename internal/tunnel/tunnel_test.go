@@ -44,7 +44,10 @@ func newMachine(t testing.TB, id identity.MachineID) machine {
 		t.Fatal(err)
 	}
 	who := identity.Identity{V: 1, Kind: identity.Node, Cluster: "demo.test", Name: "web-1", ID: id}
-	return machine{key: key, peer: identity.Peer{Identity: who, Cert: &x509.Certificate{PublicKey: key.Public()}}}
+	return machine{
+		key:  key,
+		peer: identity.Peer{Identity: who, Cert: &x509.Certificate{PublicKey: key.Public()}},
+	}
 }
 
 // newTunnel makes a tunnel over an in-memory connection; both ends close with the test.
@@ -59,7 +62,13 @@ func newTunnel(t testing.TB, at func() time.Time) (*tunnel.Attached, *tunnel.Upl
 	return a, u
 }
 
-func greet(t testing.TB, m machine, claims identity.Peer, id identity.MachineID, proxyNow, nodeNow func() time.Time) (*tunnel.Attached, *tunnel.Uplink, error, error) {
+func greet(
+	t testing.TB,
+	m machine,
+	claims identity.Peer,
+	id identity.MachineID,
+	proxyNow, nodeNow func() time.Time,
+) (*tunnel.Attached, *tunnel.Uplink, error, error) {
 	t.Helper()
 	near, far := net.Pipe()
 	type result struct {
@@ -111,7 +120,8 @@ func TestGreetingRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			_, _, err, err2 := greet(t, tt.signer, m.peer, tt.id, time.Now, tt.node)
 			for _, err := range []error{err, err2} {
-				if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) || fault.Remedy(err) == "" {
+				if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) ||
+					fault.Remedy(err) == "" {
 					t.Errorf("got %v, want a %s that says %q and has a remedy", err, tt.kind, tt.says)
 				}
 			}
@@ -126,7 +136,10 @@ func TestSilentPeerEndsTheGreeting(t *testing.T) {
 		defer far.Close()
 		go io.Copy(io.Discard, far)
 		start := time.Now()
-		if _, err := tunnel.Accept(t.Context(), near, m.peer, "proxy-1", time.Now); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := tunnel.Accept(t.Context(), near, m.peer, "proxy-1", time.Now); !errors.Is(
+			err,
+			context.DeadlineExceeded,
+		) {
 			t.Errorf("got %v, want a deadline", err)
 		}
 		if took := time.Since(start); took != 10*time.Second {

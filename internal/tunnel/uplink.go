@@ -36,9 +36,17 @@ type acceptedStream struct {
 	header Header
 }
 
-// Connect greets the proxy at the other end of conn, whose certificate the caller has verified, and signs the attachment with the
-// node's service key. It takes conn over: it closes it when it fails. A proxy that refuses says why, as a *fault.Error.
-func Connect(ctx context.Context, conn net.Conn, key crypto.Signer, id identity.MachineID, version string, now func() time.Time) (*Uplink, error) {
+// Connect greets the proxy at the other end of conn, whose certificate the caller has verified, and signs the
+// attachment with the node's service key. It takes conn over: it closes it when it fails. A proxy that
+// refuses says why, as a *fault.Error.
+func Connect(
+	ctx context.Context,
+	conn net.Conn,
+	key crypto.Signer,
+	id identity.MachineID,
+	version string,
+	now func() time.Time,
+) (*Uplink, error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -73,10 +81,18 @@ func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string,
 		return err
 	}
 	if w.V != Version || len(w.Nonce) != nonceBytes || identity.CheckMachineName(w.Proxy) != nil {
-		return fault.New(fault.Invalid, "tunnel.Connect", "the proxy's greeting is not understood", "check that node and proxy versions match: threshold-node version")
+		return fault.New(
+			fault.Invalid,
+			"tunnel.Connect",
+			"the proxy's greeting is not understood",
+			"check that node and proxy versions match: threshold-node version",
+		)
 	}
 	u.proxy = w.Proxy
-	signed, err := SignAttachment(key, Attachment{Node: id, Proxy: w.Proxy, Nonce: w.Nonce, Time: now().UTC()})
+	signed, err := SignAttachment(
+		key,
+		Attachment{Node: id, Proxy: w.Proxy, Nonce: w.Nonce, Time: now().UTC()},
+	)
 	if err != nil {
 		return err
 	}
@@ -159,7 +175,8 @@ func (u *Uplink) beginStream(s *stream) {
 	}
 }
 
-// Accept returns the next session stream and its header. The connection's RemoteAddr is the header's From: what the proxy says.
+// Accept returns the next session stream and its header. The connection's RemoteAddr is the header's From:
+// what the proxy says.
 func (u *Uplink) Accept() (net.Conn, Header, error) {
 	select {
 	case o := <-u.streams:
@@ -169,7 +186,8 @@ func (u *Uplink) Accept() (net.Conn, Header, error) {
 	}
 }
 
-// Rules yields the set and the head pushed last; older ones that nobody took are gone. Nothing in it is verified.
+// Rules yields the set and the head pushed last; older ones that nobody took are gone. Nothing in it is
+// verified.
 func (u *Uplink) Rules() <-chan RulesPush { return u.rules }
 
 // Proxy is the proxy's name, as it says; the caller compares it with the certificate.

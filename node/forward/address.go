@@ -12,10 +12,13 @@ import (
 // maxAddresses is how many addresses of a name are tried.
 const maxAddresses = 8
 
-// deniedPrefixes are the addresses that nothing is forwarded to: link-local ones, which mean something else on every machine, and where clouds
-// keep their metadata services. Those hand the machine's own credentials to whoever comes from it.
+// deniedPrefixes are the addresses that nothing is forwarded to: link-local ones, which mean something else
+// on every machine, and where clouds keep their metadata services. Those hand the machine's own credentials
+// to whoever comes from it.
 var deniedPrefixes = []netip.Prefix{
-	netip.MustParsePrefix("169.254.0.0/16"),         // link-local (RFC 3927), with the metadata services of most clouds
+	netip.MustParsePrefix(
+		"169.254.0.0/16",
+	), // link-local (RFC 3927), with the metadata services of most clouds
 	netip.MustParsePrefix("fe80::/10"),              // link-local (RFC 4291)
 	netip.MustParsePrefix("fd00:ec2::/32"),          // AWS
 	netip.MustParsePrefix("fd20:ce::254/128"),       // Google
@@ -25,7 +28,8 @@ var deniedPrefixes = []netip.Prefix{
 	netip.MustParsePrefix("100.100.100.200/32"),     // Alibaba
 }
 
-// embeddedIPv4 are the blocks of IPv6 addresses that a translator or tunnel turns into the IPv4 address they hold at the offset.
+// embeddedIPv4 are the blocks of IPv6 addresses that a translator or tunnel turns into the IPv4 address they
+// hold at the offset.
 var embeddedIPv4 = []struct {
 	block  netip.Prefix
 	offset int
@@ -55,8 +59,8 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// resolveAllowed finds out, once, where a host is, and leaves out what may not be reached. What it returns is dialled as it is: were a name
-// asked for again, its owner could answer with another address.
+// resolveAllowed finds out, once, where a host is, and leaves out what may not be reached. What it returns is
+// dialled as it is: were a name asked for again, its owner could answer with another address.
 func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Addr, error) {
 	var found []netip.Addr
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -75,10 +79,20 @@ func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Ad
 		}
 	}
 	if len(good) == 0 && len(found) > 0 {
-		return nil, fault.New(fault.Denied, "node", host+" is a link-local or metadata address, which this node forwards nothing to", "use another address of that host")
+		return nil, fault.New(
+			fault.Denied,
+			"node",
+			host+" is a link-local or metadata address, which this node forwards nothing to",
+			"use another address of that host",
+		)
 	}
 	if len(good) == 0 {
-		return nil, fault.New(fault.NotFound, "node", "from this node, "+host+" has no address", "correct the name, or use an address")
+		return nil, fault.New(
+			fault.NotFound,
+			"node",
+			"from this node, "+host+" has no address",
+			"correct the name, or use an address",
+		)
 	}
 	return good, nil
 }

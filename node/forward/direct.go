@@ -14,8 +14,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Direct connects a channel that the client opens to its target, and moves bytes until both ends are done or ctx ends. An error means
-// that the channel was not accepted, nor rejected yet.
+// Direct connects a channel that the client opens to its target, and moves bytes until both ends are done or
+// ctx ends. An error means that the channel was not accepted, nor rejected yet.
 func (f *Forwarder) Direct(ctx context.Context, nc ssh.NewChannel, to Target, rule string) error {
 	as, err := f.cfg.Sockets()
 	if err != nil {
@@ -52,8 +52,13 @@ func (f *Forwarder) connect(ctx context.Context, as Sockets, to Target, rule str
 	}
 	conn, err := dial(ctx, as, addrs, to.Port)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "node", fmt.Sprintf("from this node, %s cannot be reached: %s", to, fault.DescribeNetwork(err)),
-			"see that it runs and that the node may reach it")
+		return nil, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"node",
+			fmt.Sprintf("from this node, %s cannot be reached: %s", to, fault.DescribeNetwork(err)),
+			"see that it runs and that the node may reach it",
+		)
 	}
 	return conn, nil
 }
@@ -87,11 +92,35 @@ func socketFault(err error, path string) error {
 	case errors.As(err, &told):
 		return err
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return fault.Wrap(err, fault.Denied, "node", "on this node, the account may not use "+path+" (permission denied)", "use another path, or another account")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"node",
+			"on this node, the account may not use "+path+" (permission denied)",
+			"use another path, or another account",
+		)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.Wrap(err, fault.Conflict, "node", "on this node, "+path+" is there already", "remove it, or use another path")
+		return fault.Wrap(
+			err,
+			fault.Conflict,
+			"node",
+			"on this node, "+path+" is there already",
+			"remove it, or use another path",
+		)
 	case errors.Is(err, syscall.ENOENT):
-		return fault.Wrap(err, fault.NotFound, "node", "on this node, there is no "+path, "correct the path, or start what listens there")
+		return fault.Wrap(
+			err,
+			fault.NotFound,
+			"node",
+			"on this node, there is no "+path,
+			"correct the path, or start what listens there",
+		)
 	}
-	return fault.Wrap(err, fault.Unavailable, "node", "on this node, "+path+" cannot be used: "+fault.DescribeNetwork(err), "see that it runs")
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		"node",
+		"on this node, "+path+" cannot be used: "+fault.DescribeNetwork(err),
+		"see that it runs",
+	)
 }

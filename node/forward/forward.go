@@ -1,8 +1,10 @@
-// Package forward answers: what may pass through a connection besides its sessions, from where to where, and when does it end?
+// Package forward answers: what may pass through a connection besides its sessions, from where to where, and
+// when does it end?
 //
-// It serves what a client forwards (RFC 4254 section 7, OpenSSH PROTOCOL section 2.4): connections from the node outwards, listeners on
-// the node's loopback and in its file system, and the client's agent. Whether a person may was decided before, by package sshd, which
-// also records it; what can be reached, the kernel decides by the rights of the account.
+// It serves what a client forwards (RFC 4254 section 7, OpenSSH PROTOCOL section 2.4): connections from the
+// node outwards, listeners on the node's loopback and in its file system, and the client's agent. Whether a
+// person may was decided before, by package sshd, which also records it; what can be reached, the kernel
+// decides by the rights of the account.
 package forward
 
 import (
@@ -21,15 +23,18 @@ import (
 )
 
 const (
-	// maxOpenPerConnection and maxListenersPerConnection bound one connection: channels that are open or being opened, and listeners.
+	// maxOpenPerConnection and maxListenersPerConnection bound one connection: channels that are open or
+	// being opened, and listeners.
 	maxOpenPerConnection      = 256
 	maxListenersPerConnection = 64
 	// maxOpen and maxListeners bound this node; one client address may have up to a quarter of each.
 	maxOpen      = 4096
 	maxListeners = 512
-	// auditBurst and auditRate (a second) bound how fast one connection makes events: what goes somewhere new beyond them waits.
+	// auditBurst and auditRate (a second) bound how fast one connection makes events: what goes somewhere new
+	// beyond them waits.
 	auditBurst, auditRate = 256, 4
-	// maxAudited is how many ways of one connection are kept in mind, so that each is recorded once; then all are recorded anew.
+	// maxAudited is how many ways of one connection are kept in mind, so that each is recorded once; then all
+	// are recorded anew.
 	maxAudited = 4096
 )
 
@@ -43,7 +48,8 @@ const (
 	Agent  Direction = "agent"  // from programs on the node to the client's ssh-agent: ssh -A
 )
 
-// Sockets does what must be done as the account that the client is logged in as. Unix sockets that it makes are removed at their end.
+// Sockets does what must be done as the account that the client is logged in as. Unix sockets that it makes
+// are removed at their end.
 type Sockets interface {
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	Listen(at netip.AddrPort) (net.Listener, error)
@@ -71,13 +77,16 @@ type Config struct {
 	}
 	// Sockets is asked for anew each time: it says no once the account is gone.
 	Sockets func() (Sockets, error)
-	// Permit says whether the rules still allow what a listener was allowed for. It is asked for everyone who connects there.
+	// Permit says whether the rules still allow what a listener was allowed for. It is asked for everyone who
+	// connects there.
 	Permit func(Direction) error
-	// Audit returns once it is on record that something goes this way to, or comes from, the target, as the rule allows.
+	// Audit returns once it is on record that something goes this way to, or comes from, the target, as the
+	// rule allows.
 	Audit func(way Direction, target, rule string) error
 	// OnData is told whenever the client sends data to what it forwarded. Nil: nobody wants to know.
 	OnData func()
-	// Guard runs what goes on beside the caller, and keeps its defects from ending the process. Nil: they end it.
+	// Guard runs what goes on beside the caller, and keeps its defects from ending the process. Nil: they end
+	// it.
 	Guard func(work func())
 	// Resolve finds the addresses of a name. Nil means the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -110,7 +119,12 @@ func New(cfg Config) *Forwarder {
 	if cfg.Guard == nil {
 		cfg.Guard = func(work func()) { work() }
 	}
-	return &Forwarder{cfg: cfg, auditLimiter: rate.NewLimiter(auditRate, auditBurst), listeners: map[string]*listener{}, audited: map[string]bool{}}
+	return &Forwarder{
+		cfg:          cfg,
+		auditLimiter: rate.NewLimiter(auditRate, auditBurst),
+		listeners:    map[string]*listener{},
+		audited:      map[string]bool{},
+	}
 }
 
 // goGuarded runs work as one of a group.
@@ -149,11 +163,21 @@ func (f *Forwarder) Acquire() (leave func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.open >= maxOpenPerConnection {
-		return nil, fault.New(fault.Exhausted, "node", fmt.Sprintf("this connection has %d forwarded connections already", f.open), "end some, or open a new connection")
+		return nil, fault.New(
+			fault.Exhausted,
+			"node",
+			fmt.Sprintf("this connection has %d forwarded connections already", f.open),
+			"end some, or open a new connection",
+		)
 	}
 	free, ok := f.cfg.Limits.open.TryAcquire(f.cfg.ClientAddr)
 	if !ok {
-		return nil, fault.New(fault.Exhausted, "node", "this node forwards as many connections as it can", "try again later")
+		return nil, fault.New(
+			fault.Exhausted,
+			"node",
+			"this node forwards as many connections as it can",
+			"try again later",
+		)
 	}
 	f.open++
 	return sync.OnceFunc(func() {
@@ -164,7 +188,8 @@ func (f *Forwarder) Acquire() (leave func(), err error) {
 	}), nil
 }
 
-// audit makes sure that each way to each target is on record once, and holds up a connection that finds ever new ones.
+// audit makes sure that each way to each target is on record once, and holds up a connection that finds ever
+// new ones.
 func (f *Forwarder) audit(ctx context.Context, way Direction, target, rule string) error {
 	key := string(way) + " " + target
 	f.mu.Lock()
@@ -174,7 +199,13 @@ func (f *Forwarder) audit(ctx context.Context, way Direction, target, rule strin
 		return nil
 	}
 	if err := f.auditLimiter.Wait(ctx); err != nil {
-		return fault.Wrap(err, fault.Exhausted, "node", "this connection reaches for too many places at once", "go on more slowly")
+		return fault.Wrap(
+			err,
+			fault.Exhausted,
+			"node",
+			"this connection reaches for too many places at once",
+			"go on more slowly",
+		)
 	}
 	if err := f.cfg.Audit(way, target, rule); err != nil {
 		return err
@@ -199,7 +230,8 @@ func RejectionReason(err error) ssh.RejectionReason {
 	return ssh.ConnectionFailed
 }
 
-// resolveTimeout and dialTimeout bound the search for a name's addresses, and the connect to the first that answers.
+// resolveTimeout and dialTimeout bound the search for a name's addresses, and the connect to the first that
+// answers.
 const (
 	resolveTimeout = 10 * time.Second
 	dialTimeout    = 20 * time.Second

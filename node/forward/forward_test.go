@@ -74,15 +74,21 @@ func (c *memChannel) ExtraData() []byte                              { return ni
 func (c *memChannel) CloseWrite() error                              { return nil }
 func (c *memChannel) SendRequest(string, bool, []byte) (bool, error) { return false, nil }
 func (c *memChannel) Stderr() io.ReadWriter                          { return nil }
-func (c *memChannel) Close() error                                   { c.once.Do(func() { close(c.reqs) }); return c.Conn.Close() }
+
+func (c *memChannel) Close() error { c.once.Do(func() { close(c.reqs) }); return c.Conn.Close() }
 func newMemChannel() (*memChannel, net.Conn) {
 	near, far := net.Pipe()
 	return &memChannel{Conn: near, reqs: make(chan *ssh.Request)}, far
 }
 
 func newForwarder(a *fakeSockets, change func(*forward.Config)) *forward.Forwarder {
-	cfg := forward.Config{Limits: forward.NewLimits(), ClientAddr: "192.0.2.1:1", Sockets: func() (forward.Sockets, error) { return a, nil },
-		Permit: func(forward.Direction) error { return nil }, Audit: func(forward.Direction, string, string) error { return nil }}
+	cfg := forward.Config{
+		Limits:     forward.NewLimits(),
+		ClientAddr: "192.0.2.1:1",
+		Sockets:    func() (forward.Sockets, error) { return a, nil },
+		Permit:     func(forward.Direction) error { return nil },
+		Audit:      func(forward.Direction, string, string) error { return nil },
+	}
 	if change != nil {
 		change(&cfg)
 	}
@@ -163,7 +169,9 @@ func TestChannelIsNotAcceptedBeforeItsTargetIsConnected(t *testing.T) {
 			}
 		}, ssh.ConnectionFailed},
 	} {
-		a := &fakeSockets{dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED }}
+		a := &fakeSockets{
+			dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED },
+		}
 		ch, _ := newMemChannel()
 		err := newForwarder(a, tt.change).Direct(t.Context(), ch, tt.to, "")
 		if err == nil || ch.accepted || forward.RejectionReason(err) != tt.reason || fault.Remedy(err) == "" {
@@ -175,7 +183,9 @@ func TestChannelIsNotAcceptedBeforeItsTargetIsConnected(t *testing.T) {
 func TestAuditEventsOfOneConnectionAreRateLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events int
-		a := &fakeSockets{dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED }}
+		a := &fakeSockets{
+			dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, syscall.ECONNREFUSED },
+		}
 		f := newForwarder(a, func(c *forward.Config) {
 			c.Audit = func(forward.Direction, string, string) error { events++; return nil }
 		})
@@ -194,7 +204,11 @@ func TestAuditEventsOfOneConnectionAreRateLimited(t *testing.T) {
 			knock(fmt.Sprintf("10.0.%d.%d", i/256, i%256))
 		}
 		if took := time.Since(begun); took < 10*time.Second || events != 297 {
-			t.Errorf("got %d events within %s, want each on record, and those beyond a burst held up", events, took)
+			t.Errorf(
+				"got %d events within %s, want each on record, and those beyond a burst held up",
+				events,
+				took,
+			)
 		}
 	})
 }
@@ -220,10 +234,15 @@ func TestClosedChannelClosesItsTarget(t *testing.T) {
 
 func TestListenErrorsNameTheCause(t *testing.T) {
 	f := newForwarder(&fakeSockets{}, nil)
-	if _, err := f.Listen(t.Context(), forward.Target{Host: "localhost", Port: 8080}, ""); !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Message(err), "port 8080 is in use") {
+	if _, err := f.Listen(t.Context(), forward.Target{Host: "localhost", Port: 8080}, ""); !fault.Is(
+		err,
+		fault.Conflict,
+	) ||
+		!strings.Contains(fault.Message(err), "port 8080 is in use") {
 		t.Errorf("got %v, want the port named", err)
 	}
-	if _, err := f.Listen(t.Context(), forward.Target{Path: "/run/x"}, ""); !fault.Is(err, fault.Conflict) || !strings.Contains(fault.Message(err), "/run/x is there already") {
+	if _, err := f.Listen(t.Context(), forward.Target{Path: "/run/x"}, ""); !fault.Is(err, fault.Conflict) ||
+		!strings.Contains(fault.Message(err), "/run/x is there already") {
 		t.Errorf("got %v, want the path named", err)
 	}
 	if _, err := f.Agent(t.Context(), ""); err == nil || fault.Remedy(err) == "" {

@@ -49,8 +49,8 @@ func (l *listener) ended() bool {
 	}
 }
 
-// Listen begins to listen where the client asks for it and returns the reply's data: the port, where the client left the choice to
-// us. Until ctx ends, whoever connects there is connected to the client.
+// Listen begins to listen where the client asks for it and returns the reply's data: the port, where the
+// client left the choice to us. Until ctx ends, whoever connects there is connected to the client.
 func (f *Forwarder) Listen(ctx context.Context, at Target, rule string) (reply []byte, err error) {
 	as, err := f.cfg.Sockets()
 	if err != nil {
@@ -100,8 +100,9 @@ func (f *Forwarder) listen(ctx context.Context, as Sockets, l *listener, at *Tar
 	return nil
 }
 
-// listenLoopback listens on this machine's loopback addresses, whatever address was asked for, as OpenSSH's server does by default. An
-// address of one kind gets the loopback of that kind, everything else both: what connects to "localhost" may take either.
+// listenLoopback listens on this machine's loopback addresses, whatever address was asked for, as OpenSSH's
+// server does by default. An address of one kind gets the loopback of that kind, everything else both: what
+// connects to "localhost" may take either.
 func listenLoopback(as Sockets, host string, port uint16) ([]net.Listener, error) {
 	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -147,11 +148,29 @@ func listenBoth(as Sockets, v4, v6 netip.Addr, port uint16) ([]net.Listener, err
 func portFault(err error, port uint16) error {
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		return fault.Wrap(err, fault.Denied, "node", fmt.Sprintf("on this node, only root may listen on port %d", port), "use a port from 1024 on")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"node",
+			fmt.Sprintf("on this node, only root may listen on port %d", port),
+			"use a port from 1024 on",
+		)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.Wrap(err, fault.Conflict, "node", fmt.Sprintf("on this node, port %d is in use", port), "use another port, or 0 for any")
+		return fault.Wrap(
+			err,
+			fault.Conflict,
+			"node",
+			fmt.Sprintf("on this node, port %d is in use", port),
+			"use another port, or 0 for any",
+		)
 	}
-	return fault.Wrap(err, fault.Unavailable, "node", fmt.Sprintf("on this node, nothing can listen on port %d: %s", port, fault.DescribeNetwork(err)), "use another port, or 0 for any")
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		"node",
+		fmt.Sprintf("on this node, nothing can listen on port %d: %s", port, fault.DescribeNetwork(err)),
+		"use another port, or 0 for any",
+	)
 }
 
 // Cancel ends a listener. What came by it goes on.
@@ -161,14 +180,19 @@ func (f *Forwarder) Cancel(at Target) error {
 	delete(f.listeners, at.String())
 	f.mu.Unlock()
 	if l == nil {
-		return fault.New(fault.NotFound, "node", "this connection does not listen on "+at.String(), "name what was asked for")
+		return fault.New(
+			fault.NotFound,
+			"node",
+			"this connection does not listen on "+at.String(),
+			"name what was asked for",
+		)
 	}
 	l.close()
 	return nil
 }
 
-// Agent gives the path of a socket by which programs on the node reach the client's agent: one for the connection, made when it is first
-// asked for.
+// Agent gives the path of a socket by which programs on the node reach the client's agent: one for the
+// connection, made when it is first asked for.
 func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err error) {
 	f.agentMu.Lock()
 	defer f.agentMu.Unlock()
@@ -184,9 +208,20 @@ func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err er
 	}
 	ln, err := as.ListenAgent(ctx)
 	if err != nil {
-		return "", fault.Wrap(err, fault.Internal, "node", "on this node, no socket for your agent could be made: "+fault.DescribeNetwork(err), "ask an administrator to look at the node's /tmp")
+		return "", fault.Wrap(
+			err,
+			fault.Internal,
+			"node",
+			"on this node, no socket for your agent could be made: "+fault.DescribeNetwork(err),
+			"ask an administrator to look at the node's /tmp",
+		)
 	}
-	f.agent = &listener{direction: Agent, sockets: []net.Listener{ln}, release: func() {}, done: make(chan struct{})}
+	f.agent = &listener{
+		direction: Agent,
+		sockets:   []net.Listener{ln},
+		release:   func() {},
+		done:      make(chan struct{}),
+	}
 	f.serveListener(ctx, f.agent, func(net.Conn) (string, []byte) { return agentChannel, nil })
 	return ln.Addr().String(), nil
 }
@@ -197,17 +232,31 @@ func (f *Forwarder) acquireListener() (leave func(), err error) {
 	n := len(f.listeners)
 	f.mu.Unlock()
 	if n >= maxListenersPerConnection {
-		return nil, fault.New(fault.Exhausted, "node", fmt.Sprintf("this connection has %d listeners already", n), "cancel one, or open a new connection")
+		return nil, fault.New(
+			fault.Exhausted,
+			"node",
+			fmt.Sprintf("this connection has %d listeners already", n),
+			"cancel one, or open a new connection",
+		)
 	}
 	leave, ok := f.cfg.Limits.listeners.TryAcquire(f.cfg.ClientAddr)
 	if !ok {
-		return nil, fault.New(fault.Exhausted, "node", "this node has as many listeners as it can", "try again later")
+		return nil, fault.New(
+			fault.Exhausted,
+			"node",
+			"this node has as many listeners as it can",
+			"try again later",
+		)
 	}
 	return leave, nil
 }
 
 // serveListener connects everyone who comes to the client.
-func (f *Forwarder) serveListener(ctx context.Context, l *listener, opening func(net.Conn) (name string, data []byte)) {
+func (f *Forwarder) serveListener(
+	ctx context.Context,
+	l *listener,
+	opening func(net.Conn) (name string, data []byte),
+) {
 	var all sync.WaitGroup
 	for _, ln := range l.sockets {
 		f.goGuarded(&all, func() { f.acceptLoop(ctx, l.direction, ln, opening) })
@@ -218,7 +267,12 @@ func (f *Forwarder) serveListener(ctx context.Context, l *listener, opening func
 	})
 }
 
-func (f *Forwarder) acceptLoop(ctx context.Context, way Direction, ln net.Listener, opening func(net.Conn) (string, []byte)) {
+func (f *Forwarder) acceptLoop(
+	ctx context.Context,
+	way Direction,
+	ln net.Listener,
+	opening func(net.Conn) (string, []byte),
+) {
 	for {
 		conn, err := ln.Accept()
 		if err == nil {
@@ -239,7 +293,12 @@ func (f *Forwarder) acceptLoop(ctx context.Context, way Direction, ln net.Listen
 }
 
 // forwardConn opens a channel to the client for somebody who came, if the rules of now still allow it.
-func (f *Forwarder) forwardConn(ctx context.Context, way Direction, conn net.Conn, opening func(net.Conn) (string, []byte)) {
+func (f *Forwarder) forwardConn(
+	ctx context.Context,
+	way Direction,
+	conn net.Conn,
+	opening func(net.Conn) (string, []byte),
+) {
 	defer conn.Close()
 	leave, err := f.Acquire()
 	if err != nil {
@@ -261,7 +320,11 @@ func (f *Forwarder) forwardConn(ctx context.Context, way Direction, conn net.Con
 }
 
 // openChannel opens one to the client, and gives up when the connection ends.
-func (f *Forwarder) openChannel(ctx context.Context, name string, data []byte) (ssh.Channel, <-chan *ssh.Request) {
+func (f *Forwarder) openChannel(
+	ctx context.Context,
+	name string,
+	data []byte,
+) (ssh.Channel, <-chan *ssh.Request) {
 	type opened struct {
 		ch   ssh.Channel
 		reqs <-chan *ssh.Request

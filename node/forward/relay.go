@@ -13,13 +13,15 @@ import (
 const (
 	// copyBytes is the size of copy buffers; they are pooled.
 	copyBytes = 32 << 10
-	// lingerTime is how long what a client sent may take to be delivered once the client has closed its channel.
+	// lingerTime is how long what a client sent may take to be delivered once the client has closed its
+	// channel.
 	lingerTime = 10 * time.Second
 )
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
 
-// relay moves bytes both ways, each to its own end, until both are done, the client closes the channel, or ctx ends. It closes both.
+// relay moves bytes both ways, each to its own end, until both are done, the client closes the channel, or
+// ctx ends. It closes both.
 func (f *Forwarder) relay(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Request, conn net.Conn) {
 	stop := context.AfterFunc(ctx, func() { conn.Close(); ch.Close() })
 	defer stop()
@@ -40,7 +42,8 @@ func (f *Forwarder) relay(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.
 	asked.Wait() // the client closes its side too, or the connection ends
 }
 
-// copyToConn delivers what the client sends. Its end is passed on; after a failure nothing more is taken from the client.
+// copyToConn delivers what the client sends. Its end is passed on; after a failure nothing more is taken from
+// the client.
 func copyToConn(conn net.Conn, ch ssh.Channel) {
 	if !copyUntilEOF(conn, ch) {
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
@@ -65,7 +68,11 @@ func copyToChannel(ch ssh.Channel, conn net.Conn) {
 func copyUntilEOF(to io.Writer, from io.Reader) bool {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, *buf) // the bare types have copies of their own, with buffers of their own
+	_, err := io.CopyBuffer(
+		struct{ io.Writer }{to},
+		struct{ io.Reader }{from},
+		*buf,
+	) // the bare types have copies of their own, with buffers of their own
 	return err == nil
 }
 

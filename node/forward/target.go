@@ -65,7 +65,13 @@ func Parse(name string, data []byte) (Target, error) {
 		t.Path = m.Path
 	}
 	if err != nil {
-		return Target{}, fault.Wrap(err, fault.Invalid, "node", "the request "+name+" could not be read", "update the SSH client")
+		return Target{}, fault.Wrap(
+			err,
+			fault.Invalid,
+			"node",
+			"the request "+name+" could not be read",
+			"update the SSH client",
+		)
 	}
 	return t, t.check(name)
 }
@@ -114,11 +120,17 @@ func (t Target) check(name string) error {
 			return errInvalidPort
 		}
 		if t.Host == "" {
-			return fault.New(fault.Invalid, "node", "no host is named", "name the host to reach, as in: ssh -L 8080:localhost:80")
+			return fault.New(
+				fault.Invalid,
+				"node",
+				"no host is named",
+				"name the host to reach, as in: ssh -L 8080:localhost:80",
+			)
 		}
 		fallthrough
 	case ListenTCP, CancelTCP:
-		if len(t.Host) > maxHost || strings.ContainsFunc(t.Host, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		if len(t.Host) > maxHost ||
+			strings.ContainsFunc(t.Host, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 			return fault.New(fault.Invalid, "node", "that is no name of a host", "name a host or an address")
 		}
 	default:

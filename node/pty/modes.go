@@ -16,7 +16,8 @@ type mode struct {
 // maxModes bounds a request; the RFC knows about 60.
 const maxModes = 256
 
-// parseModes reads opcode and value pairs up to the end marker (0) or the first opcode without a defined argument (160 and up).
+// parseModes reads opcode and value pairs up to the end marker (0) or the first opcode without a defined
+// argument (160 and up).
 func parseModes(b []byte) []mode {
 	var out []mode
 	for len(b) >= 5 && b[0] != 0 && b[0] < 160 && len(out) < maxModes {
@@ -49,7 +50,8 @@ var outputFlags = map[byte]uint32{
 // disabledCharacter is what a client sends for a character that is switched off.
 const disabledCharacter = 255
 
-// applyModes sets what the terminal knows and passes over the rest: a client describes its own terminal, not ours.
+// applyModes sets what the terminal knows and passes over the rest: a client describes its own terminal, not
+// ours.
 func applyModes(tty *os.File, modes []mode) error {
 	if len(modes) == 0 {
 		return nil

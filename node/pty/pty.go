@@ -1,5 +1,5 @@
-// Package pty answers: which terminal does a program get? It opens operating-system terminals as an SSH client asks for them
-// (RFC 4254 section 6.2): size, modes and owner. It decides nothing.
+// Package pty answers: which terminal does a program get? It opens operating-system terminals as an SSH
+// client asks for them (RFC 4254 section 6.2): size, modes and owner. It decides nothing.
 package pty
 
 import (
@@ -87,7 +87,8 @@ func Open(r Request, uid, gid int, mode os.FileMode) (*Terminal, error) {
 	return t, nil
 }
 
-// pollable makes of the file one that waits without holding a thread, and takes deadlines. Opening the terminal made it a blocking one.
+// pollable makes of the file one that waits without holding a thread, and takes deadlines. Opening the
+// terminal made it a blocking one.
 func pollable(f *os.File) (*os.File, error) {
 	defer f.Close()
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
@@ -129,7 +130,8 @@ func (t *Terminal) CloseSlave() { _ = t.slave.Close() }
 // Name is the program's side, as "/dev/pts/3".
 func (t *Terminal) Name() string { return t.slave.Name() }
 
-// Break sends a break (RFC 4335), as tcsendbreak does. What programs hear of it is up to the kernel's terminal.
+// Break sends a break (RFC 4335), as tcsendbreak does. What programs hear of it is up to the kernel's
+// terminal.
 func (t *Terminal) Break() error {
 	return withFD(t.master, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCSBRK, 0) })
 }
@@ -139,10 +141,14 @@ func (t *Terminal) Master() *os.File { return t.master }
 
 // Resize tells the programs of a new window.
 func (t *Terminal) Resize(s Size) error {
-	return withFD(t.master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, s.winsize()) })
+	return withFD(
+		t.master,
+		func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, s.winsize()) },
+	)
 }
 
-// EndOfInput is the character that a program reading lines takes for the end of its input, or 0 when it does not read lines.
+// EndOfInput is the character that a program reading lines takes for the end of its input, or 0 when it does
+// not read lines.
 func (t *Terminal) EndOfInput() byte {
 	var eof byte
 	_ = withFD(t.master, func(fd int) error { // a terminal that is gone has no such character

@@ -81,7 +81,12 @@ func TestSizeAndModesAreApplied(t *testing.T) {
 	if got := runInTerminal(t, "", "stty size"); got != "31 97\r\n" {
 		t.Errorf("got size %q, want 31 97", got)
 	}
-	if got := runInTerminal(t, "\x35\x00\x00\x00\x00\x46\x00\x00\x00\x00\x01\x00\x00\x00\x07\x00", "stty -a"); !strings.Contains(got, "-echo ") || !strings.Contains(got, "-opost") || !strings.Contains(got, "intr = ^G") {
+	if got := runInTerminal(t, "\x35\x00\x00\x00\x00\x46\x00\x00\x00\x00\x01\x00\x00\x00\x07\x00", "stty -a"); !strings.Contains(
+		got,
+		"-echo ",
+	) ||
+		!strings.Contains(got, "-opost") ||
+		!strings.Contains(got, "intr = ^G") {
 		t.Errorf("got %q, want no echo, no output processing and intr = ^G", got)
 	}
 	if got := runInTerminal(t, "\xff\x00\x00\x00\x01\x63\x00\x00\x00\x01", "stty size"); got != "31 97\r\n" {

@@ -1,7 +1,8 @@
 // Package rules answers: by which rules does this node decide now?
 //
-// Whatever carries them, nothing counts before it is verified: a set must lead back to the pin and be newer, in every part, than the
-// one held. The last good set is kept on disk, so that a node decides after a restart even while auth is away.
+// Whatever carries them, nothing counts before it is verified: a set must lead back to the pin and be newer,
+// in every part, than the one held. The last good set is kept on disk, so that a node decides after a restart
+// even while auth is away.
 package rules
 
 import (
@@ -22,8 +23,8 @@ import (
 
 const fileName = "rules.json"
 
-// saveEvery is how old the head on disk may get while the documents stay the same. Heads come every 10 s; writing each would only wear
-// the disk, and costs at most this much of rules.MaxAge after a restart.
+// saveEvery is how old the head on disk may get while the documents stay the same. Heads come every 10 s;
+// writing each would only wear the disk, and costs at most this much of rules.MaxAge after a restart.
 const saveEvery = 10 * time.Minute
 
 // Config says where the rules are kept and whom to believe.
@@ -123,7 +124,8 @@ func (k *Keeper) update(advance func(*rules.Trust) (*rules.Trust, error)) error 
 }
 
 func (k *Keeper) needsSave(next *rules.Trust) bool {
-	if k.saved == nil || next.Head.Time.Sub(k.saved.Head.Time) >= saveEvery || len(next.Head.Docs) != len(k.saved.Head.Docs) {
+	if k.saved == nil || next.Head.Time.Sub(k.saved.Head.Time) >= saveEvery ||
+		len(next.Head.Docs) != len(k.saved.Head.Docs) {
 		return true
 	}
 	for kind, ref := range next.Head.Docs {

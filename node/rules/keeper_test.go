@@ -15,7 +15,9 @@ import (
 
 func openKeeper(t *testing.T, c *membertest.Cluster, dir string, first signed.Set) *rules.Keeper {
 	t.Helper()
-	k, err := rules.Open(rules.Config{Dir: dir, Pin: c.Pin(), First: first, Log: slog.New(slog.DiscardHandler)})
+	k, err := rules.Open(
+		rules.Config{Dir: dir, Pin: c.Pin(), First: first, Log: slog.New(slog.DiscardHandler)},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +97,8 @@ func TestAHeadAloneRenewsTheRules(t *testing.T) {
 	}
 	for i := 1; i <= 3; i++ {
 		want := c.Now().Add(time.Duration(i) * 10 * time.Second)
-		if err := k.Renew(encodeHead(t, c.SignRulesAt(want))); err != nil || !k.Current().Head.Time.Equal(want) {
+		if err := k.Renew(encodeHead(t, c.SignRulesAt(want))); err != nil ||
+			!k.Current().Head.Time.Equal(want) {
 			t.Fatalf("got %v and a head of %s, want one of %s", err, k.Current().Head.Time, want)
 		}
 	}
@@ -169,7 +172,11 @@ func TestDamagedRulesOnDiskAreNotUsed(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "rules.json"), text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := openKeeper(t, c, dir, first).Current().Set().Head; string(got.Payload) != string(first.Head.Payload) {
+		if got := openKeeper(t, c, dir, first).Current().Set().Head; string(
+			got.Payload,
+		) != string(
+			first.Head.Payload,
+		) {
 			t.Errorf("%s: got other rules, want those of the membership", name)
 		}
 	}
@@ -177,7 +184,12 @@ func TestDamagedRulesOnDiskAreNotUsed(t *testing.T) {
 
 func TestRulesAreUsedEvenIfTheyCannotBeSaved(t *testing.T) {
 	c := membertest.New(t)
-	k := openKeeper(t, c, filepath.Join(t.TempDir(), "gone"), c.SignRules()) // a directory that cannot be written stands for it
+	k := openKeeper(
+		t,
+		c,
+		filepath.Join(t.TempDir(), "gone"),
+		c.SignRules(),
+	) // a directory that cannot be written stands for it
 	c.SetRoles(access.Role{Name: "ops"})
 	if err := k.Offer(encode(t, c.SignRules())); err != nil {
 		t.Errorf("got %v, want the rules taken all the same", err)

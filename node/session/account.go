@@ -54,21 +54,43 @@ func Local() Database { return Database{UID: uint32(os.Geteuid())} }
 // Find returns the account, or says why a session cannot run as it.
 func (a Database) Find(login identity.Login) (Account, error) {
 	if err := identity.CheckLogin(login); err != nil {
-		return Account{}, fault.Wrap(err, fault.Invalid, "session.Find", err.Error(), "name an account of the node")
+		return Account{}, fault.Wrap(
+			err,
+			fault.Invalid,
+			"session.Find",
+			err.Error(),
+			"name an account of the node",
+		)
 	}
 	acc, found, err := a.findPasswd(func(acc Account) bool { return acc.Login == login })
 	if err != nil {
-		return Account{}, fault.Wrap(err, fault.Internal, "session.Find", "the accounts of this node cannot be read", "ask an administrator to look at the node")
+		return Account{}, fault.Wrap(
+			err,
+			fault.Internal,
+			"session.Find",
+			"the accounts of this node cannot be read",
+			"ask an administrator to look at the node",
+		)
 	}
 	if !found {
-		return Account{}, fault.New(fault.NotFound, "session.Find", fmt.Sprintf("there is no account %q on this node", login),
-			"ask an administrator to make the account, or use another login")
+		return Account{}, fault.New(
+			fault.NotFound,
+			"session.Find",
+			fmt.Sprintf("there is no account %q on this node", login),
+			"ask an administrator to make the account, or use another login",
+		)
 	}
 	if a.UID != 0 && acc.UID != a.UID {
 		return Account{}, a.notRootError(login)
 	}
 	if acc.Groups, err = a.groupsOf(login, acc.GID); err != nil {
-		return Account{}, fault.Wrap(err, fault.Internal, "session.Find", "the groups of this node cannot be read", "ask an administrator to look at the node")
+		return Account{}, fault.Wrap(
+			err,
+			fault.Internal,
+			"session.Find",
+			"the groups of this node cannot be read",
+			"ask an administrator to look at the node",
+		)
 	}
 	return acc, nil
 }
@@ -79,14 +101,20 @@ func (a Database) notRootError(login identity.Login) error {
 	if err != nil || !found {
 		name = "user id " + strconv.FormatUint(uint64(a.UID), 10)
 	}
-	return fault.New(fault.Denied, "session.Find", fmt.Sprintf("this node runs as %s, not as root, so it cannot start a session as %s", name, login),
-		"log in as "+name+", or ask an administrator to run the node as root")
+	return fault.New(
+		fault.Denied,
+		"session.Find",
+		fmt.Sprintf("this node runs as %s, not as root, so it cannot start a session as %s", name, login),
+		"log in as "+name+", or ask an administrator to run the node as root",
+	)
 }
 
-// unsetID is what the kernel takes for "as it is" where ids are changed: whoever had that number would stay root.
+// unsetID is what the kernel takes for "as it is" where ids are changed: whoever had that number would stay
+// root.
 const unsetID = 1<<32 - 1
 
-// findPasswd returns the first account of the file that match picks (passwd(5)). Lines that are not accounts are passed over.
+// findPasswd returns the first account of the file that match picks (passwd(5)). Lines that are not accounts
+// are passed over.
 func (a Database) findPasswd(match func(Account) bool) (acc Account, found bool, err error) {
 	err = eachLine(a.path("etc/passwd"), func(f []string) bool {
 		if len(f) != 7 {
@@ -97,7 +125,13 @@ func (a Database) findPasswd(match func(Account) bool) (acc Account, found bool,
 		if err1 != nil || err2 != nil || uid == unsetID || gid == unsetID {
 			return true
 		}
-		acc = Account{Login: identity.Login(f[0]), UID: uint32(uid), GID: uint32(gid), Home: f[5], Shell: f[6]}
+		acc = Account{
+			Login: identity.Login(f[0]),
+			UID:   uint32(uid),
+			GID:   uint32(gid),
+			Home:  f[5],
+			Shell: f[6],
+		}
 		found = match(acc)
 		return !found
 	})
@@ -137,8 +171,8 @@ func (a Database) groupID(name string) (id uint32, ok bool) {
 	return id, ok
 }
 
-// TerminalOwner is the group that an account's terminals belong to, and their mode: as under sshd, others of the machine write to them only
-// by way of the programs of the group tty.
+// TerminalOwner is the group that an account's terminals belong to, and their mode: as under sshd, others of
+// the machine write to them only by way of the programs of the group tty.
 func (a Database) TerminalOwner(acc Account) (gid uint32, mode os.FileMode) {
 	if gid, ok := a.groupID("tty"); ok {
 		return gid, 0o620
@@ -163,11 +197,19 @@ func eachLine(path string, each func([]string) bool) error {
 	return s.Err()
 }
 
-// AllowsFileTransfer reports whether the account's shell is one that lets people do as they like (shells(5)). A shell that does not is run and says so
-// itself; files have no other guard.
+// AllowsFileTransfer reports whether the account's shell is one that lets people do as they like (shells(5)).
+// A shell that does not is run and says so itself; files have no other guard.
 func (a Database) AllowsFileTransfer(shell string) bool {
 	switch filepath.Base(shell) {
-	case "nologin", "false", "true", "sync", "halt", "shutdown", "rbash", "rksh", "rzsh": // which some machines list
+	case "nologin",
+		"false",
+		"true",
+		"sync",
+		"halt",
+		"shutdown",
+		"rbash",
+		"rksh",
+		"rzsh": // which some machines list
 		return false
 	}
 	listed := false
@@ -178,7 +220,8 @@ func (a Database) AllowsFileTransfer(shell string) bool {
 	return listed || errors.Is(err, fs.ErrNotExist)
 }
 
-// credentials makes the attributes under which a process runs as the account. Only root can, and need, change them.
+// credentials makes the attributes under which a process runs as the account. Only root can, and need, change
+// them.
 func (a Database) credentials(acc Account) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{}
 	if a.UID == 0 {

@@ -17,9 +17,9 @@ import (
 // maxText bounds what is shown of a file that an administrator wrote for people who log in.
 const maxText = 64 << 10
 
-// Admit finds the account and lets it in if the machine does so now: it is not closed to all but root (nologin(5)), and the account has
-// not expired (shadow(5)). A locked password shuts nobody out, nor does an old one: people show no password here, and so it is with
-// keys under Debian's sshd.
+// Admit finds the account and lets it in if the machine does so now: it is not closed to all but root
+// (nologin(5)), and the account has not expired (shadow(5)). A locked password shuts nobody out, nor does an
+// old one: people show no password here, and so it is with keys under Debian's sshd.
 func (a Database) Admit(login identity.Login) (Account, error) {
 	acc, err := a.Find(login)
 	if err != nil {
@@ -45,7 +45,12 @@ func (a Database) checkNologin(acc Account) error {
 		if words := strings.Join(strings.Fields(text), " "); words != "" {
 			msg += ": " + words
 		}
-		return fault.New(fault.Unavailable, "session.Admit", msg, "try again later, or ask an administrator of the node")
+		return fault.New(
+			fault.Unavailable,
+			"session.Admit",
+			msg,
+			"try again later, or ask an administrator of the node",
+		)
 	}
 	return nil
 }
@@ -61,7 +66,8 @@ func readText(path string) (string, error) {
 	return string(b), err
 }
 
-// checkExpiry says whether the account's own end has not come. Only root can read that file, and only root becomes others.
+// checkExpiry says whether the account's own end has not come. Only root can read that file, and only root
+// becomes others.
 func (a Database) checkExpiry(acc Account) error {
 	if a.UID != 0 {
 		return nil
@@ -78,11 +84,22 @@ func (a Database) checkExpiry(acc Account) error {
 		return false
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.Wrap(err, fault.Internal, "session.Admit", "the accounts of this node cannot be read", "ask an administrator to look at the node")
+		return fault.Wrap(
+			err,
+			fault.Internal,
+			"session.Admit",
+			"the accounts of this node cannot be read",
+			"ask an administrator to look at the node",
+		)
 	}
 	const day = 24 * time.Hour
 	if last < 0 || a.now().Unix()/int64(day/time.Second) < last {
 		return nil
 	}
-	return fault.New(fault.Denied, "session.Admit", fmt.Sprintf("the account %s of this node has expired", acc.Login), "ask an administrator of the node to prolong it (chage -E)")
+	return fault.New(
+		fault.Denied,
+		"session.Admit",
+		fmt.Sprintf("the account %s of this node has expired", acc.Login),
+		"ask an administrator of the node to prolong it (chage -E)",
+	)
 }

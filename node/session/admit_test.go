@@ -50,7 +50,11 @@ func TestAdmitFollowsNologinAndShadow(t *testing.T) {
 		{"root on a closed machine", with("etc/nologin", "Going down"), "root", 0, day(1), "", ""},
 		{"nobody", usual, "nobody-here", 0, day(1), fault.NotFound, "no account"},
 	} {
-		a := session.Database{Root: writeFiles(t, tt.files), UID: tt.uid, Now: func() time.Time { return tt.now }}
+		a := session.Database{
+			Root: writeFiles(t, tt.files),
+			UID:  tt.uid,
+			Now:  func() time.Time { return tt.now },
+		}
 		acc, err := a.Admit(tt.login)
 		if tt.kind == "" {
 			if err != nil || acc.Login != tt.login {
@@ -58,7 +62,8 @@ func TestAdmitFollowsNologinAndShadow(t *testing.T) {
 			}
 			continue
 		}
-		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.words) || fault.Remedy(err) == "" {
+		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.words) ||
+			fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want kind %s with %q and a remedy", tt.name, err, tt.kind, tt.words)
 		}
 	}

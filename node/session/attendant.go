@@ -13,10 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// replyTimeout bounds what the process that reaches sockets may take for an answer: a folder may lie on a file server that is gone.
+// replyTimeout bounds what the process that reaches sockets may take for an answer: a folder may lie on a
+// file server that is gone.
 const replyTimeout = 10 * time.Second
 
-// helperEnv is all that such a process needs to know. It mostly waits, so one processor is enough, and less memory is set aside.
+// helperEnv is all that such a process needs to know. It mostly waits, so one processor is enough, and less
+// memory is set aside.
 func helperEnv(acc Account) []string {
 	return []string{"PATH=" + userPath, "HOME=" + acc.Home, "GOMAXPROCS=1"}
 }
@@ -41,8 +43,21 @@ func (a Database) startHelper(acc Account) (*accountHelper, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	c := &accountHelper{pidfd: -1, control: control, done: make(chan struct{}), replies: map[uint32]chan message{}, listeners: map[uint32]*socketListener{}}
-	c.cmd = &exec.Cmd{Path: selfPath, Args: []string{helperName, socketsArg}, Env: helperEnv(acc), Dir: "/", Stdin: theirs, SysProcAttr: a.credentials(acc)} // it goes home by itself
+	c := &accountHelper{
+		pidfd:     -1,
+		control:   control,
+		done:      make(chan struct{}),
+		replies:   map[uint32]chan message{},
+		listeners: map[uint32]*socketListener{},
+	}
+	c.cmd = &exec.Cmd{
+		Path:        selfPath,
+		Args:        []string{helperName, socketsArg},
+		Env:         helperEnv(acc),
+		Dir:         "/",
+		Stdin:       theirs,
+		SysProcAttr: a.credentials(acc),
+	} // it goes home by itself
 	c.cmd.SysProcAttr.Setsid, c.cmd.SysProcAttr.PidFD = true, &c.pidfd
 	if err := a.startIsolated(c.cmd); err != nil {
 		control.Close()
@@ -98,7 +113,8 @@ func (c *accountHelper) notify(n message, with *os.File) error {
 	return sendMessage(c.control, n, with)
 }
 
-// readLoop hands answers and arrivals on. The process belongs to somebody else: nothing that it says is more than a number of its own.
+// readLoop hands answers and arrivals on. The process belongs to somebody else: nothing that it says is more
+// than a number of its own.
 func (c *accountHelper) readLoop() {
 	defer close(c.done)
 	buf := make([]byte, maxMessage+1)

@@ -12,8 +12,9 @@ import (
 // firstExtraFD is the first descriptor that is none of the three standard streams.
 const firstExtraFD = 3
 
-// CloseDescriptorsOnExec makes sure that no program a session starts gets a descriptor of this process. What Go opens is safe; what this process
-// was itself started with is not: a service manager's socket, a lock or a log of whoever started the node.
+// CloseDescriptorsOnExec makes sure that no program a session starts gets a descriptor of this process. What
+// Go opens is safe; what this process was itself started with is not: a service manager's socket, a lock or a
+// log of whoever started the node.
 func CloseDescriptorsOnExec() error {
 	err := unix.CloseRange(firstExtraFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	if err == nil {
@@ -28,7 +29,8 @@ func CloseDescriptorsOnExec() error {
 		if err != nil || fd < firstExtraFD {
 			continue
 		}
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil && !errors.Is(err, unix.EBADF) {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil &&
+			!errors.Is(err, unix.EBADF) {
 			return fmt.Errorf("keep descriptors: %w", err)
 		}
 	}

@@ -18,8 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// preExec is what has to be done between fork and exec that os/exec cannot do: a re-executed child of ours does it to itself while it is
-// still root, becomes the account, and then the program. So there is no moment at which the program runs without its limits.
+// preExec is what has to be done between fork and exec that os/exec cannot do: a re-executed child of ours
+// does it to itself while it is still root, becomes the account, and then the program. So there is no moment
+// at which the program runs without its limits.
 type preExec struct {
 	UID, GID uint32
 	Groups   []uint32
@@ -30,16 +31,26 @@ type preExec struct {
 	Dir      string
 }
 
-// preExecReportFD is the descriptor on which the child tells the number of the error that kept it from running the program.
+// preExecReportFD is the descriptor on which the child tells the number of the error that kept it from
+// running the program.
 const preExecReportFD = firstExtraFD
 
-// preExecTimeout bounds what may take long: a home on a file server that is gone, or an account that stops the child as soon as it can.
+// preExecTimeout bounds what may take long: a home on a file server that is gone, or an account that stops
+// the child as soon as it can.
 const preExecTimeout = 30 * time.Second
 
-// preparePreExec makes cmd run by way of such a child, if it starts in a folder that is far, or the account's limits or the umask ask for it: it
-// costs a few milliseconds. It returns where the child reports, or nil.
+// preparePreExec makes cmd run by way of such a child, if it starts in a folder that is far, or the account's
+// limits or the umask ask for it: it costs a few milliseconds. It returns where the child reports, or nil.
 func (a Database) preparePreExec(acc Account, cmd *exec.Cmd, far bool) (*os.File, error) {
-	e := preExec{UID: acc.UID, GID: acc.GID, Groups: acc.Groups, Root: a.UID == 0, Umask: a.Umask(), Path: cmd.Path, Dir: cmd.Dir}
+	e := preExec{
+		UID:    acc.UID,
+		GID:    acc.GID,
+		Groups: acc.Groups,
+		Root:   a.UID == 0,
+		Umask:  a.Umask(),
+		Path:   cmd.Path,
+		Dir:    cmd.Dir,
+	}
 	if e.Root { // others keep the limits that they have
 		var err error
 		if e.Limits, err = a.Limits(acc); err != nil {
@@ -76,7 +87,9 @@ func (a Database) startPreExec(cmd *exec.Cmd, report *os.File) error {
 		return err
 	}
 	_ = report.SetReadDeadline(time.Now().Add(preExecTimeout))
-	b, err := io.ReadAll(io.LimitReader(report, 64)) // nothing, once the program runs: exec closes the descriptor
+	b, err := io.ReadAll(
+		io.LimitReader(report, 64),
+	) // nothing, once the program runs: exec closes the descriptor
 	if err == nil && len(b) == 0 {
 		return nil
 	}
@@ -109,8 +122,8 @@ func runPreExec(args []string) int {
 	return helperFailedStatus
 }
 
-// exec changes this thread alone and never lets go of it: the program starts from it. Limits of memory are set last, and little is
-// allocated after them.
+// exec changes this thread alone and never lets go of it: the program starts from it. Limits of memory are
+// set last, and little is allocated after them.
 func (e preExec) exec(args []string) error {
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)
@@ -133,8 +146,8 @@ func (e preExec) exec(args []string) error {
 	return syscall.Exec(e.Path, args, os.Environ())
 }
 
-// set sets the limit. Where it would go beyond what this process may grant, as "unlimited" files do, all that it may is granted: nobody is
-// kept out because less is to be had.
+// set sets the limit. Where it would go beyond what this process may grant, as "unlimited" files do, all that
+// it may is granted: nobody is kept out because less is to be had.
 func (l Limit) set() error {
 	err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard})
 	if err != syscall.EPERM {
@@ -144,7 +157,10 @@ func (l Limit) set() error {
 	if err := syscall.Getrlimit(l.Resource, &now); err != nil {
 		return err
 	}
-	return syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: min(l.Soft, now.Max), Max: min(l.Hard, now.Max)})
+	return syscall.Setrlimit(
+		l.Resource,
+		&syscall.Rlimit{Cur: min(l.Soft, now.Max), Max: min(l.Hard, now.Max)},
+	)
 }
 
 // dropPrivileges gives root up on this thread. The others end with exec.

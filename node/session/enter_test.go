@@ -64,8 +64,16 @@ func TestProgramsStartWithLimitsConf(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root sets limits for others
 	}
-	files := map[string]string{"etc/passwd": passwd, "etc/group": group, "etc/security/limits.conf": limitsConf}
-	extra := map[string]string{"etc/security/limits.d/10-a.conf": "alice hard nofile 650\n", "etc/security/limits.d/20-b.conf": "alice hard nofile 660\nnoshell -\n", "etc/security/limits.d/x": "alice hard nofile 1\n"}
+	files := map[string]string{
+		"etc/passwd":               passwd,
+		"etc/group":                group,
+		"etc/security/limits.conf": limitsConf,
+	}
+	extra := map[string]string{
+		"etc/security/limits.d/10-a.conf": "alice hard nofile 650\n",
+		"etc/security/limits.d/20-b.conf": "alice hard nofile 660\nnoshell -\n",
+		"etc/security/limits.d/x":         "alice hard nofile 1\n",
+	}
 	const command = `ulimit -Sn; ulimit -Hn; ulimit -St; ulimit -Sf`
 	for _, tt := range []struct {
 		name  string
@@ -97,7 +105,12 @@ func TestLimitThatCannotBeGrantedIsLowered(t *testing.T) {
 	}
 	acc := otherAccount(t)
 	for _, files := range []string{"unlimited", "2000000000"} { // more than any kernel lets root have
-		a := session.Database{Root: writeFiles(t, map[string]string{"etc/security/limits.conf": "* - nofile " + files + "\n* hard cpu 3\n"})}
+		a := session.Database{
+			Root: writeFiles(
+				t,
+				map[string]string{"etc/security/limits.conf": "* - nofile " + files + "\n* hard cpu 3\n"},
+			),
+		}
 		got := runCommand(t, a, acc, "ulimit -n; ulimit -Hn; ulimit -Ht")
 		want := runCommand(t, session.Database{Root: t.TempDir()}, acc, "ulimit -Hn; ulimit -Hn; echo 180")
 		if got != want {
@@ -113,7 +126,12 @@ func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 	a := session.Database{Root: writeFiles(t, map[string]string{"etc/passwd": passwd, "etc/group": group,
 		"etc/security/limits.conf": "* - as 400000\n* - data 20000\n* - nproc 200\n* - nofile 64\n* - memlock 64\n", "etc/login.defs": "# a comment\nUMASK\t\t027\nUMASKS 1\n"})}
 	acc := findAccount(t, a, "alice")
-	got := runCommand(t, a, acc, "ulimit -Sv; ulimit -Hn; umask; id -u; id -g; id -G; grep -h -e ^Cap[EPI] -e ^Uid -e ^Gid /proc/self/status; pwd; tr '\\0' ' ' </proc/$$/cmdline; ls /proc/self/fd | wc -l")
+	got := runCommand(
+		t,
+		a,
+		acc,
+		"ulimit -Sv; ulimit -Hn; umask; id -u; id -g; id -G; grep -h -e ^Cap[EPI] -e ^Uid -e ^Gid /proc/self/status; pwd; tr '\\0' ' ' </proc/$$/cmdline; ls /proc/self/fd | wc -l",
+	)
 	for _, want := range []string{"400000\n64\n0027\n1000\n1000\n1000 27 998\n", "Uid:\t1000\t1000\t1000\t1000\n", "Gid:\t1000\t1000\t1000\t1000\n", "CapPrm:\t0000000000000000\n",
 		"CapEff:\t0000000000000000\n", "\n/\nsh -c ulimit"} {
 		if !strings.Contains(got, want) {
@@ -125,7 +143,8 @@ func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 		t.Errorf("got %q, want a start in / without a home", got)
 	}
 	acc.Shell = "/no/such/shell"
-	if _, err := a.Start(acc, session.Spec{Kind: session.Shell}); !fault.Is(err, fault.Internal) || !strings.Contains(fault.Message(err), "/no/such/shell could not be started as alice: no such file") {
+	if _, err := a.Start(acc, session.Spec{Kind: session.Shell}); !fault.Is(err, fault.Internal) ||
+		!strings.Contains(fault.Message(err), "/no/such/shell could not be started as alice: no such file") {
 		t.Errorf("got %v, want the missing shell named", err)
 	}
 	acc.Shell = "/bin/sh"
@@ -170,12 +189,18 @@ func TestFailedStartsLeakNoDescriptors(t *testing.T) {
 			}
 		}
 		if open[1] >= open[0]+20 {
-			t.Errorf("%s: got %d open descriptors and %d after 20 failures, want them closed", how, open[0], open[1])
+			t.Errorf(
+				"%s: got %d open descriptors and %d after 20 failures, want them closed",
+				how,
+				open[0],
+				open[1],
+			)
 		}
 	}
 }
 
-// BenchmarkStart tells what it costs when a program has to be started by way of a child of ours: here, for another umask.
+// BenchmarkStart tells what it costs when a program has to be started by way of a child of ours: here, for
+// another umask.
 func BenchmarkStart(b *testing.B) {
 	acc := ownAccount(b)
 	acc.Shell, acc.Home = "/bin/sh", "/"
@@ -188,7 +213,10 @@ func BenchmarkStart(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				p.Run(b.Context(), session.Streams{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &bytes.Buffer{}})
+				p.Run(
+					b.Context(),
+					session.Streams{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &bytes.Buffer{}},
+				)
 			}
 		})
 	}

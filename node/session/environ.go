@@ -16,16 +16,18 @@ const (
 	maxEnvValue = 1 << 10
 )
 
-// clientVariableRE is what a client may set: the language and nothing that a loader, shell or interpreter obeys. TERM comes with the terminal.
+// clientVariableRE is what a client may set: the language and nothing that a loader, shell or interpreter
+// obeys. TERM comes with the terminal.
 var clientVariableRE = regexp.MustCompile(`^(LANG|LC_[A-Z]{1,32}|TERM)$`)
 
 // Env is the environment that a client asked for.
 type Env map[string]string
 
-// Set takes a variable over, if it is one of the few that clients may set, and reports whether it did. No value may have a slash or a
-// percent sign: C libraries have taken those for file names and formats.
+// Set takes a variable over, if it is one of the few that clients may set, and reports whether it did. No
+// value may have a slash or a percent sign: C libraries have taken those for file names and formats.
 func (e Env) Set(name, value string) bool {
-	if !clientVariableRE.MatchString(name) || len(value) > maxEnvValue || len(e) >= maxEnv || strings.ContainsAny(value, "\x00\n\r/%") {
+	if !clientVariableRE.MatchString(name) || len(value) > maxEnvValue || len(e) >= maxEnv ||
+		strings.ContainsAny(value, "\x00\n\r/%") {
 		return false
 	}
 	e[name] = value
@@ -38,8 +40,9 @@ const (
 	userPath = "/usr/local/bin:/usr/bin:/bin:/usr/games"
 )
 
-// environ makes a clean environment: nothing of the node's own gets into a session. What the machine sets for everyone comes first, what
-// the client asked for wins over it, and what says who this is cannot be set by either.
+// environ makes a clean environment: nothing of the node's own gets into a session. What the machine sets for
+// everyone comes first, what the client asked for wins over it, and what says who this is cannot be set by
+// either.
 func (a Database) environ(acc Account, s Spec) []string {
 	vars := map[string]string{"PATH": userPath}
 	if acc.UID == 0 {
@@ -82,22 +85,26 @@ func splitAddr(addr string) (host, port string) {
 
 var (
 	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	// reservedVariableRE is what the machine's files do not set: what a loader obeys, and what sessions and their terminals are known by.
+	// reservedVariableRE is what the machine's files do not set: what a loader obeys, and what sessions and
+	// their terminals are known by.
 	reservedVariableRE = regexp.MustCompile(`^(LD_|SSH_|THRESHOLD_|TERM$)`)
 )
 
-// parseEnvironment adds the variables of a file that is read by pam_env(8) too: lines of NAME=value, of which all from a # on is a comment.
+// parseEnvironment adds the variables of a file that is read by pam_env(8) too: lines of NAME=value, of which
+// all from a # on is a comment.
 func parseEnvironment(text string, vars map[string]string) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		if ok && variableRE.MatchString(name) && !reservedVariableRE.MatchString(name) && !strings.ContainsRune(value, 0) {
+		if ok && variableRE.MatchString(name) && !reservedVariableRE.MatchString(name) &&
+			!strings.ContainsRune(value, 0) {
 			vars[name] = unquote(value)
 		}
 	}
 }
 
-// unquote takes a quotation mark from the beginning of a value, and then one from its end: any mark, as pam_env does.
+// unquote takes a quotation mark from the beginning of a value, and then one from its end: any mark, as
+// pam_env does.
 func unquote(value string) string {
 	const marks = `"'`
 	if value == "" || !strings.Contains(marks, value[:1]) {

@@ -17,7 +17,17 @@ func TestEnvironmentOfMachineAndClient(t *testing.T) {
 	})
 	acc := ownAccount(t)
 	acc.Shell, acc.Home = "/bin/sh", "/"
-	p, err := a.Start(acc, session.Spec{Kind: session.Exec, Command: "env", Env: session.Env{"LANG": "C"}, User: "alice@example.com", ClientAddr: "192.0.2.7:4711", LocalAddr: "[2001:db8::1]:52000"})
+	p, err := a.Start(
+		acc,
+		session.Spec{
+			Kind:       session.Exec,
+			Command:    "env",
+			Env:        session.Env{"LANG": "C"},
+			User:       "alice@example.com",
+			ClientAddr: "192.0.2.7:4711",
+			LocalAddr:  "[2001:db8::1]:52000",
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +41,8 @@ func TestEnvironmentOfMachineAndClient(t *testing.T) {
 		}
 	}
 	for _, v := range got {
-		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "LD_") || slices.Contains([]string{"TERM", "TZ", "1X", "A B", "SSH_TTY"}, name) {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "LD_") ||
+			slices.Contains([]string{"TERM", "TZ", "1X", "A B", "SSH_TTY"}, name) {
 			t.Errorf("got %q set, want it left out", v)
 		}
 	}

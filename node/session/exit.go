@@ -36,14 +36,15 @@ func exitStatus(st *os.ProcessState, in, out int64) Exit {
 	return e
 }
 
-// waitExit returns once the process has ended, which stays a zombie. With a pidfd (Linux 5.3), which it closes, the wait holds no
-// thread: each would cost the node memory that it never gives back.
+// waitExit returns once the process has ended, which stays a zombie. With a pidfd (Linux 5.3), which it
+// closes, the wait holds no thread: each would cost the node memory that it never gives back.
 func waitExit(pid, pidfd int) {
 	if pidfd >= 0 {
 		_ = unix.SetNonblock(pidfd, true) // so that it can be polled; without, the wait below does
 		f := os.NewFile(uintptr(pidfd), "pidfd")
 		defer f.Close()
-		if c, err := f.SyscallConn(); err == nil && c.Read(func(fd uintptr) bool { return hasEnded(fd) }) == nil {
+		if c, err := f.SyscallConn(); err == nil &&
+			c.Read(func(fd uintptr) bool { return hasEnded(fd) }) == nil {
 			return
 		}
 	}

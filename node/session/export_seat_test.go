@@ -9,7 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var sampleEntry = utmpEntry{line: "pts/3", acc: Account{Login: "alice"}, from: netip.AddrFrom4([4]byte{192, 0, 2, 7})}
+var sampleEntry = utmpEntry{
+	line: "pts/3",
+	acc:  Account{Login: "alice"},
+	from: netip.AddrFrom4([4]byte{192, 0, 2, 7}),
+}
 
 // UtmpEntry is a record of utmp as one of the two processors has it.
 func UtmpEntry(wide bool) []byte {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// greeting is what a login shell's terminal shows first, as under sshd: the messages of the day and the last login. An account that has a
-// file .hushlogin wants none of it.
+// greeting is what a login shell's terminal shows first, as under sshd: the messages of the day and the last
+// login. An account that has a file .hushlogin wants none of it.
 func (a Database) greeting(acc Account) []byte {
 	if _, err := os.Lstat(filepath.Join(acc.Home, ".hushlogin")); err == nil {
 		return nil

@@ -6,7 +6,8 @@ import (
 	"github.com/threshold-access/threshold/node/sftp"
 )
 
-// What a node runs as another account in place of a shell is this same program, started anew with these arguments.
+// What a node runs as another account in place of a shell is this same program, started anew with these
+// arguments.
 const (
 	selfPath   = "/proc/self/exe"
 	helperName = "threshold-session"
@@ -20,8 +21,8 @@ const (
 // helperFailedStatus is the exit status of a child that could not do its work.
 const helperFailedStatus = 126
 
-// RunHelper reports whether this process is such a child, and after having done its work, with which code it should end. Every
-// program that embeds a node calls it first thing in main.
+// RunHelper reports whether this process is such a child, and after having done its work, with which code it
+// should end. Every program that embeds a node calls it first thing in main.
 func RunHelper() (code int, is bool) {
 	switch {
 	case len(os.Args) < 2 || os.Args[0] != helperName:
@@ -38,8 +39,8 @@ func RunHelper() (code int, is bool) {
 	return 0, false
 }
 
-// serveSFTP serves files as the account this process runs as, on stdin and stdout. The kernel guards every access; there is no root
-// to come back to.
+// serveSFTP serves files as the account this process runs as, on stdin and stdout. The kernel guards every
+// access; there is no root to come back to.
 func serveSFTP() int {
 	chdirHome()
 	if sftp.Serve(os.Stdin, os.Stdout) != nil {

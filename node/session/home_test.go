@@ -18,8 +18,9 @@ import (
 	"github.com/threshold-access/threshold/node/session"
 )
 
-// unresponsiveHome is a home on a file system whose program answers everything but the question whether somebody may enter (fuse(4)), as a file
-// server does that is gone, or a program of the account's own. It returns which processes ask, and what ends the file system.
+// unresponsiveHome is a home on a file system whose program answers everything but the question whether
+// somebody may enter (fuse(4)), as a file server does that is gone, or a program of the account's own. It
+// returns which processes ask, and what ends the file system.
 func unresponsiveHome(t *testing.T, acc session.Account) (home string, asking <-chan uint32, end func()) {
 	t.Helper()
 	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -80,7 +81,8 @@ func answerFuse(dev int, request []byte, acc session.Account, entering chan<- ui
 	_, _ = unix.Write(dev, append(append(out, request[8:16]...), body...))
 }
 
-// One account's home holds up nobody else. Between fork and exec a new process has the node's memory, and all of the node would wait for it.
+// One account's home holds up nobody else. Between fork and exec a new process has the node's memory, and all
+// of the node would wait for it.
 func TestUnresponsiveHomeBlocksOnlyItsOwnSession(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root mounts, and starts programs for others
@@ -95,7 +97,8 @@ func TestUnresponsiveHomeBlocksOnlyItsOwnSession(t *testing.T) {
 		go func() { out <- output(stuck, session.Spec{Kind: kind, Command: "pwd"}) }()
 		select {
 		case pid := <-asking:
-			if argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || !strings.HasPrefix(string(argv), "threshold-session\x00") {
+			if argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil ||
+				!strings.HasPrefix(string(argv), "threshold-session\x00") {
 				t.Fatalf("%s: got %q, %v at the door of the home, want a process of its own", kind, argv, err)
 			}
 		case <-time.After(10 * time.Second):

@@ -20,18 +20,28 @@ type Limit struct {
 	Soft, Hard uint64
 }
 
-// IsMemory says that Go's runtime may not live with the limit: it sets aside more than many a limit grants, and uses little of it.
+// IsMemory says that Go's runtime may not live with the limit: it sets aside more than many a limit grants,
+// and uses little of it.
 func (l Limit) IsMemory() bool { return l.Resource == unix.RLIMIT_AS || l.Resource == unix.RLIMIT_DATA }
 
-// limitResources by their names in limits.conf(5), with what one unit there is worth. What is not among them, such as maxlogins, is no
-// limit of a process.
+// limitResources by their names in limits.conf(5), with what one unit there is worth. What is not among them,
+// such as maxlogins, is no limit of a process.
 var limitResources = map[string]struct {
 	number int
 	unit   uint64
 }{
-	"core": {unix.RLIMIT_CORE, 1 << 10}, "data": {unix.RLIMIT_DATA, 1 << 10}, "fsize": {unix.RLIMIT_FSIZE, 1 << 10}, "memlock": {unix.RLIMIT_MEMLOCK, 1 << 10},
-	"rss": {unix.RLIMIT_RSS, 1 << 10}, "stack": {unix.RLIMIT_STACK, 1 << 10}, "as": {unix.RLIMIT_AS, 1 << 10}, "msgqueue": {unix.RLIMIT_MSGQUEUE, 1},
-	"cpu": {unix.RLIMIT_CPU, 60}, "nofile": {unix.RLIMIT_NOFILE, 1}, "nproc": {unix.RLIMIT_NPROC, 1}, "locks": {unix.RLIMIT_LOCKS, 1},
+	"core": {
+		unix.RLIMIT_CORE,
+		1 << 10,
+	}, "data": {unix.RLIMIT_DATA, 1 << 10}, "fsize": {unix.RLIMIT_FSIZE, 1 << 10}, "memlock": {unix.RLIMIT_MEMLOCK, 1 << 10},
+	"rss": {
+		unix.RLIMIT_RSS,
+		1 << 10,
+	}, "stack": {unix.RLIMIT_STACK, 1 << 10}, "as": {unix.RLIMIT_AS, 1 << 10}, "msgqueue": {unix.RLIMIT_MSGQUEUE, 1},
+	"cpu": {
+		unix.RLIMIT_CPU,
+		60,
+	}, "nofile": {unix.RLIMIT_NOFILE, 1}, "nproc": {unix.RLIMIT_NPROC, 1}, "locks": {unix.RLIMIT_LOCKS, 1},
 	"sigqueue": {unix.RLIMIT_SIGPENDING, 1}, "rtprio": {unix.RLIMIT_RTPRIO, 1}, "nice": {unix.RLIMIT_NICE, 1},
 }
 
@@ -55,11 +65,12 @@ type limitKey struct {
 	hard     bool
 }
 
-// defaultOpenFiles is how many files a program may have open until it asks for more. This process has asked: Go does when it starts.
+// defaultOpenFiles is how many files a program may have open until it asks for more. This process has asked:
+// Go does when it starts.
 const defaultOpenFiles = 1024
 
-// Limits are those of limits.conf(5) and limits.d for the account, which pam_limits would set, those of memory last. They are nil on most
-// machines.
+// Limits are those of limits.conf(5) and limits.d for the account, which pam_limits would set, those of
+// memory last. They are nil on most machines.
 func (a Database) Limits(acc Account) ([]Limit, error) {
 	files, err := filepath.Glob(a.path("etc/security/limits.d/*.conf")) // sorted
 	if err != nil {
@@ -130,7 +141,8 @@ func (a Database) readLimits(path string, acc Account, found map[limitKey]bound)
 	return false, s.Err()
 }
 
-// setBound takes one entry over, unless a closer one was there. Entries that cannot be read are passed over, as pam_limits does.
+// setBound takes one entry over, unless a closer one was there. Entries that cannot be read are passed over,
+// as pam_limits does.
 func setBound(found map[limitKey]bound, kind, name, text string, fits int) {
 	value, ok := limitValue(name, text)
 	if !ok || !slices.Contains([]string{"soft", "hard", "-"}, kind) {
@@ -160,8 +172,8 @@ func limitValue(name, text string) (uint64, bool) {
 	return uint64(n) * r.unit, true
 }
 
-// matchDomain says whether an entry is meant for the account: by its name, a range of user ids, a group (@name or a range of ids) or everyone
-// (*). Groups and everyone do not hold root.
+// matchDomain says whether an entry is meant for the account: by its name, a range of user ids, a group
+// (@name or a range of ids) or everyone (*). Groups and everyone do not hold root.
 func (a Database) matchDomain(domain string, acc Account) int {
 	group, isGroup := strings.CutPrefix(domain, "@")
 	switch {

@@ -12,7 +12,8 @@ import (
 // op says what a note asks or tells.
 type op byte
 
-// The node asks, and answers come under the id of the question. An id with the bit acceptedBit is of a connection that was accepted.
+// The node asks, and answers come under the id of the question. An id with the bit acceptedBit is of a
+// connection that was accepted.
 const (
 	opDial          op = 1 + iota // connect to the socket text, and move bytes between it and the stream that comes with the note
 	opListen                      // listen on the socket text
@@ -30,7 +31,8 @@ const (
 	maxMessage  = 512 // the longest note; a socket's path has at most 107
 )
 
-// message is one message between a node and the process that reaches Unix sockets for it, one packet of a SOCK_SEQPACKET.
+// message is one message between a node and the process that reaches Unix sockets for it, one packet of a
+// SOCK_SEQPACKET.
 type message struct {
 	op   op
 	id   uint32
@@ -68,8 +70,8 @@ func sendMessage(conn *net.UnixConn, n message, with *os.File) error {
 	return err
 }
 
-// receiveMessage reads a note and, in the child, the stream that came with it. The node passes no room: it takes no descriptor from a process
-// that belongs to somebody else.
+// receiveMessage reads a note and, in the child, the stream that came with it. The node passes no room: it
+// takes no descriptor from a process that belongs to somebody else.
 func receiveMessage(conn *net.UnixConn, buf, room []byte) (n message, with *net.UnixConn, err error) {
 	size, rights, _, _, err := conn.ReadMsgUnix(buf, room)
 	if err != nil {

@@ -22,8 +22,8 @@ const (
 	firstUnprivilegedPort = 1024
 )
 
-// Sockets is what one connection reaches as an account: TCP by sockets that belong to it, Unix sockets through a process that is started
-// when the first is asked for. The kernel decides, by the account's rights.
+// Sockets is what one connection reaches as an account: TCP by sockets that belong to it, Unix sockets
+// through a process that is started when the first is asked for. The kernel decides, by the account's rights.
 type Sockets struct {
 	accounts Database
 	acc      Account
@@ -41,7 +41,8 @@ func (r *Sockets) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	return r.accounts.dialTCP(ctx, r.acc, to)
 }
 
-// Listen listens on a TCP address. The kernel sees root bind it, so the ports that are root's are kept for root here.
+// Listen listens on a TCP address. The kernel sees root bind it, so the ports that are root's are kept for
+// root here.
 func (r *Sockets) Listen(at netip.AddrPort) (net.Listener, error) {
 	if r.accounts.UID == 0 && r.acc.UID != 0 && at.Port() != 0 && at.Port() < firstUnprivilegedPort {
 		return nil, os.NewSyscallError("bind", syscall.EACCES)
@@ -80,7 +81,8 @@ func (r *Sockets) ListenUnix(ctx context.Context, path string) (net.Listener, er
 	return r.listen(ctx, opListen, path)
 }
 
-// ListenAgent makes a Unix socket in a folder of its own that the account alone may enter. The end of the listener removes both.
+// ListenAgent makes a Unix socket in a folder of its own that the account alone may enter. The end of the
+// listener removes both.
 func (r *Sockets) ListenAgent(ctx context.Context) (net.Listener, error) {
 	return r.listen(ctx, opListenAgent, "")
 }
@@ -90,7 +92,13 @@ func (r *Sockets) listen(ctx context.Context, what op, path string) (net.Listene
 	if err != nil {
 		return nil, err
 	}
-	l := &socketListener{helper: child, id: child.nextID(), path: path, pending: make(chan uint32, maxPending), closed: make(chan struct{})}
+	l := &socketListener{
+		helper:  child,
+		id:      child.nextID(),
+		path:    path,
+		pending: make(chan uint32, maxPending),
+		closed:  make(chan struct{}),
+	}
 	child.addListener(l)
 	answer, err := child.call(ctx, message{what, l.id, path}, nil)
 	if err != nil {
@@ -132,20 +140,32 @@ func (r *Sockets) runningHelper() (*accountHelper, error) {
 	}
 	child, err := r.accounts.startHelper(r.acc)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Internal, "session.Reach", fmt.Sprintf("nothing could be started as %s: %v", r.acc.Login, rootCause(err)),
-			"ask an administrator to look at the account")
+		return nil, fault.Wrap(
+			err,
+			fault.Internal,
+			"session.Reach",
+			fmt.Sprintf("nothing could be started as %s: %v", r.acc.Login, rootCause(err)),
+			"ask an administrator to look at the account",
+		)
 	}
 	r.helper = child
 	return child, nil
 }
 
-// socketPath says what the kernel shall be told: never a name outside of the file system, which an "@" or NUL at its beginning would be.
+// socketPath says what the kernel shall be told: never a name outside of the file system, which an "@" or NUL
+// at its beginning would be.
 func socketPath(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		path = "./" + path
 	}
-	if path == "./" || strings.HasSuffix(path, "/") || strings.ContainsRune(path, 0) || len(path) > maxSocketPath {
-		return "", fault.New(fault.Invalid, "session.Reach", "that is no path of a Unix socket", fmt.Sprintf("name a file, by at most %d bytes", maxSocketPath))
+	if path == "./" || strings.HasSuffix(path, "/") || strings.ContainsRune(path, 0) ||
+		len(path) > maxSocketPath {
+		return "", fault.New(
+			fault.Invalid,
+			"session.Reach",
+			"that is no path of a Unix socket",
+			fmt.Sprintf("name a file, by at most %d bytes", maxSocketPath),
+		)
 	}
 	return path, nil
 }

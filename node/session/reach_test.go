@@ -28,7 +28,14 @@ func otherAccount(t *testing.T) session.Account {
 	if os.Geteuid() != 0 {
 		return ownAccount(t)
 	}
-	return session.Account{Login: "someone", UID: 54321, GID: 54322, Groups: []uint32{54322}, Home: "/", Shell: "/bin/sh"}
+	return session.Account{
+		Login:  "someone",
+		UID:    54321,
+		GID:    54322,
+		Groups: []uint32{54322},
+		Home:   "/",
+		Shell:  "/bin/sh",
+	}
 }
 
 func newSockets(t *testing.T, acc session.Account) *session.Sockets {
@@ -52,7 +59,8 @@ func accountDir(t *testing.T, acc session.Account) string {
 	return dir
 }
 
-// socketOwner is whom the kernel has the TCP socket between the two ports down for; the far port of a listener is 0.
+// socketOwner is whom the kernel has the TCP socket between the two ports down for; the far port of a
+// listener is 0.
 func socketOwner(t *testing.T, port, far int) string {
 	t.Helper()
 	const timeWait = "06" // a connection that was, and belongs to nobody
@@ -62,7 +70,9 @@ func socketOwner(t *testing.T, port, far int) string {
 	}
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
-		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) && strings.HasSuffix(f[2], fmt.Sprintf(":%04X", far)) && f[3] != timeWait {
+		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) &&
+			strings.HasSuffix(f[2], fmt.Sprintf(":%04X", far)) &&
+			f[3] != timeWait {
 			return f[7]
 		}
 	}
@@ -108,7 +118,10 @@ func TestTCPSocketsBelongToTheAccount(t *testing.T) {
 
 func TestPrivilegedPortsNeedRoot(t *testing.T) {
 	if os.Geteuid() == 0 { // otherwise the kernel says so
-		if _, err := newSockets(t, otherAccount(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023")); !errors.Is(err, syscall.EACCES) {
+		if _, err := newSockets(t, otherAccount(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023")); !errors.Is(
+			err,
+			syscall.EACCES,
+		) {
 			t.Errorf("got %v, want permission denied", err)
 		}
 		ln, err := newSockets(t, ownAccount(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023"))
@@ -163,7 +176,8 @@ func fullListener(t *testing.T) netip.AddrPort {
 	}
 }
 
-// serveCredentials serves a socket that tells who comes, by both kinds of credentials, and sends back what it gets.
+// serveCredentials serves a socket that tells who comes, by both kinds of credentials, and sends back what it
+// gets.
 func serveCredentials(t *testing.T, path string) {
 	t.Helper()
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -463,10 +477,14 @@ func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", acc.UID); !strings.Contains(string(status), want) {
+	if want := fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", acc.UID); !strings.Contains(
+		string(status),
+		want,
+	) {
 		t.Errorf("got %s, want %q in it", status, want)
 	}
-	if environ, _ := os.ReadFile(proc + "/environ"); !strings.HasPrefix(string(environ), "PATH=/usr/") || strings.Count(string(environ), "\x00") != 3 {
+	if environ, _ := os.ReadFile(proc + "/environ"); !strings.HasPrefix(string(environ), "PATH=/usr/") ||
+		strings.Count(string(environ), "\x00") != 3 {
 		t.Errorf("got environment %q", environ)
 	}
 	open, err := os.ReadDir(proc + "/fd")
@@ -475,7 +493,8 @@ func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
 	}
 	for _, e := range open {
 		to, _ := os.Readlink(proc + "/fd/" + e.Name())
-		if !strings.HasPrefix(to, "socket:") && !strings.HasPrefix(to, "anon_inode:") && to != "/dev/null" && !strings.HasPrefix(to, "/sys/fs/cgroup/") {
+		if !strings.HasPrefix(to, "socket:") && !strings.HasPrefix(to, "anon_inode:") && to != "/dev/null" &&
+			!strings.HasPrefix(to, "/sys/fs/cgroup/") {
 			t.Errorf("got descriptor %s to %s", e.Name(), to)
 		}
 	}

@@ -16,7 +16,8 @@ import (
 const (
 	// hangupGrace is how long programs have between SIGHUP and SIGKILL.
 	hangupGrace = 3 * time.Second
-	// drainGrace is how long a terminal may stay silent after its program has ended, while others still hold it open.
+	// drainGrace is how long a terminal may stay silent after its program has ended, while others still hold
+	// it open.
 	drainGrace = 200 * time.Millisecond
 	// copyBytes is the size of copy buffers; they are pooled.
 	copyBytes      = 32 << 10
@@ -29,15 +30,17 @@ type Streams struct {
 	Out, Err io.Writer
 }
 
-// Run moves bytes until the program has ended and all of its output is delivered, or until ctx ends: then the program and everything
-// in its process group is hung up, and killed if it stays. Whoever reads from In must be let go by the caller afterwards; its reader
-// is the only goroutine that may outlive Run.
+// Run moves bytes until the program has ended and all of its output is delivered, or until ctx ends: then the
+// program and everything in its process group is hung up, and killed if it stays. Whoever reads from In must
+// be let go by the caller afterwards; its reader is the only goroutine that may outlive Run.
 func (p *Process) Run(ctx context.Context, s Streams) Exit {
 	go p.copyInput(s.In)
 	var outputs sync.WaitGroup
 	outputs.Go(func() {
 		if len(p.greeting) > 0 {
-			_, _ = s.Out.Write(p.greeting) // the first write of the program's own finds out if nobody takes it
+			_, _ = s.Out.Write(
+				p.greeting,
+			) // the first write of the program's own finds out if nobody takes it
 		}
 		p.copyOutput(&buffers, p.stdout, s.Out)
 	})
@@ -50,7 +53,9 @@ func (p *Process) Run(ctx context.Context, s Streams) Exit {
 	select {
 	case <-p.exited:
 		if p.terminal != nil {
-			_ = p.stdout.SetReadDeadline(time.Now().Add(drainGrace)) // what still holds the terminal gets no longer
+			_ = p.stdout.SetReadDeadline(
+				time.Now().Add(drainGrace),
+			) // what still holds the terminal gets no longer
 		}
 		select {
 		case <-drained:
@@ -76,7 +81,8 @@ func (p *Process) reap() *os.ProcessState {
 	return p.cmd.ProcessState
 }
 
-// copyInput gives the program its input. The end of input closes its stdin; a terminal gets its end-of-input character.
+// copyInput gives the program its input. The end of input closes its stdin; a terminal gets its end-of-input
+// character.
 func (p *Process) copyInput(in io.Reader) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
@@ -92,7 +98,8 @@ func (p *Process) copyInput(in io.Reader) {
 	}
 }
 
-// copyOutput delivers output until there is no more. A read deadline is set once the program is gone; it counts silence, not time.
+// copyOutput delivers output until there is no more. A read deadline is set once the program is gone; it
+// counts silence, not time.
 func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
@@ -140,8 +147,9 @@ func (p *Process) hasExited() bool {
 	}
 }
 
-// terminate hangs up on the process group, and kills all of it if the program stays. Where it goes, what it left behind that ignores the
-// hangup stays, as with OpenSSH's sshd: an editor's server that was started with nohup is still there after a lost connection.
+// terminate hangs up on the process group, and kills all of it if the program stays. Where it goes, what it
+// left behind that ignores the hangup stays, as with OpenSSH's sshd: an editor's server that was started with
+// nohup is still there after a lost connection.
 func (p *Process) terminate() {
 	_ = p.kill(syscall.SIGHUP)
 	p.closeTerminal()
@@ -174,7 +182,8 @@ func (p *Process) Break() error {
 	return p.terminal.Break()
 }
 
-// closeTerminal frees the seat in the machine's records, and closes the terminal only then: the next session may get the same one.
+// closeTerminal frees the seat in the machine's records, and closes the terminal only then: the next session
+// may get the same one.
 func (p *Process) closeTerminal() {
 	if p.terminal == nil {
 		return
@@ -202,7 +211,9 @@ func (p *Process) closeStreams() {
 
 var (
 	buffers      = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
-	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopyBytes); return &b }} // of stderr, where little comes
+	smallBuffers = sync.Pool{
+		New: func() any { b := make([]byte, smallCopyBytes); return &b },
+	} // of stderr, where little comes
 )
 
 type countingWriter struct {

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// utmpEntry is somebody at a terminal, as the machine's own records show it (utmp(5), lastlog): who, last and lastlog read them. Files that
-// are not there are not made: a machine that does without them says so by that.
+// utmpEntry is somebody at a terminal, as the machine's own records show it (utmp(5), lastlog): who, last and
+// lastlog read them. Files that are not there are not made: a machine that does without them says so by that.
 type utmpEntry struct {
 	machine Database
 	line    string // as "pts/3"
@@ -32,7 +32,8 @@ const (
 	deadProcess = 8
 )
 
-// layout is how glibc lays the records out. On amd64 they keep the 32-bit times of old; on arm64 they were 64 bits wide from the start.
+// layout is how glibc lays the records out. On amd64 they keep the 32-bit times of old; on arm64 they were 64
+// bits wide from the start.
 type layout struct{ wide bool }
 
 // Sizes of the fields.
@@ -129,8 +130,8 @@ func (a Database) LastLogin(acc Account) (at time.Time, from string, ok bool) {
 	return time.Unix(seconds, 0), host, seconds != 0
 }
 
-// markActive shows the seat as taken by the process. It is called before the program starts, with our own number, and once more when it has
-// one, so that a program never finds itself missing.
+// markActive shows the seat as taken by the process. It is called before the program starts, with our own
+// number, and once more when it has one, so that a program never finds itself missing.
 func (s utmpEntry) markActive(pid int) error {
 	l, ok := hostLayout()
 	if !ok {
@@ -161,7 +162,10 @@ func (s utmpEntry) recordLogout(pid int) error {
 		return nil
 	}
 	e := l.utmp(deadProcess, s, pid, s.machine.now())
-	return errors.Join(replaceEntry(s.machine.path("run/utmp"), e), appendEntry(s.machine.path("var/log/wtmp"), e))
+	return errors.Join(
+		replaceEntry(s.machine.path("run/utmp"), e),
+		appendEntry(s.machine.path("var/log/wtmp"), e),
+	)
 }
 
 // maxUtmp bounds what is read of utmp: 2,600 terminals.
@@ -177,7 +181,8 @@ func replaceEntry(path string, entry []byte) error {
 		at := 0
 		for ; at+len(entry) <= len(all); at += len(entry) {
 			old := all[at:]
-			if kind := old[kindOffset]; kind >= initProcess && kind <= deadProcess && bytes.Equal(old[idOffset:idOffset+idBytes], entry[idOffset:idOffset+idBytes]) {
+			if kind := old[kindOffset]; kind >= initProcess && kind <= deadProcess &&
+				bytes.Equal(old[idOffset:idOffset+idBytes], entry[idOffset:idOffset+idBytes]) {
 				break
 			}
 		}
@@ -203,7 +208,8 @@ const (
 	lockPause = 10 * time.Millisecond
 )
 
-// errLocked says that somebody holds a record. Everyone may read them, and so lock them: nobody waits long for that.
+// errLocked says that somebody holds a record. Everyone may read them, and so lock them: nobody waits long
+// for that.
 var errLocked = errors.New("a record of the machine is locked")
 
 // updateLocked opens a record and locks it against other writers of the machine.
@@ -217,7 +223,11 @@ func updateLocked(path string, fn func(*os.File) error) error {
 	}
 	defer f.Close() // unlocks
 	for range lockTries {
-		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart})
+		err := unix.FcntlFlock(
+			f.Fd(),
+			unix.F_OFD_SETLK,
+			&unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart},
+		)
 		if err == nil {
 			return fn(f)
 		}
@@ -235,5 +245,10 @@ func (a Database) utmpEntryFor(acc Account, s Spec, tty string) *utmpEntry {
 		return nil
 	}
 	from, _ := netip.ParseAddrPort(s.ClientAddr)
-	return &utmpEntry{machine: a, line: strings.TrimPrefix(filepath.Clean(tty), "/dev/"), acc: acc, from: from.Addr().Unmap()}
+	return &utmpEntry{
+		machine: a,
+		line:    strings.TrimPrefix(filepath.Clean(tty), "/dev/"),
+		acc:     acc,
+		from:    from.Addr().Unmap(),
+	}
 }

@@ -21,12 +21,18 @@ func emptyRecords(t *testing.T, files map[string]string) session.Database {
 	t.Helper()
 	empty := map[string]string{"run/utmp": "", "var/log/wtmp": "", "var/log/lastlog": ""}
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.Local)
-	return session.Database{Root: writeFiles(t, mergeFiles(empty, files)), UID: uint32(os.Geteuid()), Now: func() time.Time { at = at.Add(time.Minute); return at }}
+	return session.Database{
+		Root: writeFiles(t, mergeFiles(empty, files)),
+		UID:  uint32(os.Geteuid()),
+		Now:  func() time.Time { at = at.Add(time.Minute); return at },
+	}
 }
 
 func terminalRequest(t *testing.T) *pty.Request {
 	t.Helper()
-	r, err := pty.ParseRequest(append([]byte("\x00\x00\x00\x05vt100\x00\x00\x00\x50\x00\x00\x00\x18"), make([]byte, 12)...))
+	r, err := pty.ParseRequest(
+		append([]byte("\x00\x00\x00\x05vt100\x00\x00\x00\x50\x00\x00\x00\x18"), make([]byte, 12)...),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,12 +55,25 @@ func runOnTerminal(t *testing.T, a session.Database, spec session.Spec, typed st
 }
 
 func TestLoginShellShowsMotdAndLastLogin(t *testing.T) {
-	a := emptyRecords(t, map[string]string{"etc/motd": "Welcome\nto web-1.\n", "run/motd.dynamic": "3 updates\n", "home/x": ""})
+	a := emptyRecords(
+		t,
+		map[string]string{
+			"etc/motd":         "Welcome\nto web-1.\n",
+			"run/motd.dynamic": "3 updates\n",
+			"home/x":           "",
+		},
+	)
 	shell := session.Spec{Kind: session.Shell}
-	if got := runOnTerminal(t, a, shell, "exit\n"); !strings.HasPrefix(got, "3 updates\r\nWelcome\r\nto web-1.\r\n") || strings.Contains(got, "Last login") {
+	if got := runOnTerminal(t, a, shell, "exit\n"); !strings.HasPrefix(
+		got,
+		"3 updates\r\nWelcome\r\nto web-1.\r\n",
+	) ||
+		strings.Contains(got, "Last login") {
 		t.Errorf("got %q, want the messages of the day and no login before", got)
 	}
-	if got := runOnTerminal(t, a, shell, "exit\n"); os.Geteuid() == 0 && !regexp.MustCompile(`to web-1\.\r\nLast login: Sun Mar  1 12:\d\d:00 2026 from 192\.0\.2\.7\r\n`).MatchString(got) {
+	if got := runOnTerminal(t, a, shell, "exit\n"); os.Geteuid() == 0 &&
+		!regexp.MustCompile(`to web-1\.\r\nLast login: Sun Mar  1 12:\d\d:00 2026 from 192\.0\.2\.7\r\n`).
+			MatchString(got) {
 		t.Errorf("got %q, want the last login after the messages", got)
 	}
 	if got := runOnTerminal(t, a, session.Spec{Kind: session.Exec, Command: "echo hi"}, ""); got != "hi\r\n" {
@@ -63,7 +82,8 @@ func TestLoginShellShowsMotdAndLastLogin(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(a.Root, "home/.hushlogin"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := runOnTerminal(t, a, shell, "exit\n"); strings.Contains(got, "Welcome") || strings.Contains(got, "Last login") {
+	if got := runOnTerminal(t, a, shell, "exit\n"); strings.Contains(got, "Welcome") ||
+		strings.Contains(got, "Last login") {
 		t.Errorf("got %q with a .hushlogin, want no greeting", got)
 	}
 }
@@ -82,14 +102,16 @@ func TestSessionsAreInUtmpAndWtmp(t *testing.T) {
 		return string(out)
 	}
 	seen := runOnTerminal(t, a, session.Spec{Kind: session.Shell}, "who "+utmp+"; echo tty=$SSH_TTY; exit\n")
-	row := regexp.MustCompile(`root +(pts/\d+) +(?:2026-03-01|Mar  1) 12:\d\d \(192\.0\.2\.7\)`).FindStringSubmatch(seen)
+	row := regexp.MustCompile(`root +(pts/\d+) +(?:2026-03-01|Mar  1) 12:\d\d \(192\.0\.2\.7\)`).
+		FindStringSubmatch(seen)
 	if row == nil || !strings.Contains(seen, "tty=/dev/"+row[1]) {
 		t.Fatalf("got %q, want the session in who, and its terminal in SSH_TTY", seen)
 	}
 	if got := read("who", utmp); got != "" {
 		t.Errorf("got %q after the end, want nobody", got)
 	}
-	if got := read("last", "-f", wtmp); !regexp.MustCompile(`root +` + row[1] + ` +192\.0\.2\.7 +Sun Mar  1 12:\d\d - 12:\d\d`).MatchString(got) {
+	if got := read("last", "-f", wtmp); !regexp.MustCompile(`root +` + row[1] + ` +192\.0\.2\.7 +Sun Mar  1 12:\d\d - 12:\d\d`).
+		MatchString(got) {
 		t.Errorf("got %q of last, want the login with its end", got)
 	}
 	ttys := map[string]bool{row[1]: true} // others on this machine open and close terminals too
@@ -135,7 +157,14 @@ func TestLayoutMatchesGlibc(t *testing.T) {
 	}{{false, 384, 340, 348, 292}, {true, 400, 344, 360, 296}} {
 		e := session.UtmpEntry(tt.wide)
 		if len(e) != tt.size || len(session.LastlogEntry(tt.wide)) != tt.lastL {
-			t.Errorf("wide %v: got %d and %d bytes, want %d and %d", tt.wide, len(e), len(session.LastlogEntry(tt.wide)), tt.size, tt.lastL)
+			t.Errorf(
+				"wide %v: got %d and %d bytes, want %d and %d",
+				tt.wide,
+				len(e),
+				len(session.LastlogEntry(tt.wide)),
+				tt.size,
+				tt.lastL,
+			)
 		}
 		if got := binary.LittleEndian.Uint32(e[tt.seconds:]); got != 1000000000 {
 			t.Errorf("wide %v: got time %d, want 1000000000", tt.wide, got)
@@ -143,7 +172,11 @@ func TestLayoutMatchesGlibc(t *testing.T) {
 		if got := e[tt.address : tt.address+4]; !bytes.Equal(got, []byte{192, 0, 2, 7}) {
 			t.Errorf("wide %v: got address %v", tt.wide, got)
 		}
-		if e[0] != 7 || binary.LittleEndian.Uint32(e[4:]) != 42 || !bytes.HasPrefix(e[8:], []byte("pts/3\x00")) || string(e[40:44]) != "ts/3" || !bytes.HasPrefix(e[44:], []byte("alice\x00")) || !bytes.HasPrefix(e[76:], []byte("192.0.2.7\x00")) {
+		if e[0] != 7 || binary.LittleEndian.Uint32(e[4:]) != 42 ||
+			!bytes.HasPrefix(e[8:], []byte("pts/3\x00")) ||
+			string(e[40:44]) != "ts/3" ||
+			!bytes.HasPrefix(e[44:], []byte("alice\x00")) ||
+			!bytes.HasPrefix(e[76:], []byte("192.0.2.7\x00")) {
 			t.Errorf("wide %v: got % x", tt.wide, e)
 		}
 	}

@@ -1,7 +1,8 @@
 // Package session answers: what runs, as whom, and how does it end?
 //
-// It starts one program as the target account with a clean environment, moves its bytes, and makes sure that nothing of it is left
-// when the connection is gone. Whether it may run was decided before: package sshd asks the rules.
+// It starts one program as the target account with a clean environment, moves its bytes, and makes sure that
+// nothing of it is left when the connection is gone. Whether it may run was decided before: package sshd asks
+// the rules.
 package session
 
 import (
@@ -77,10 +78,21 @@ func (a Database) Start(acc Account, s Spec) (*Process, error) {
 			_ = unix.Close(p.pidfd)
 		}
 		if isDiskFull(err) {
-			return nil, fault.Wrap(err, fault.Exhausted, "session.Start", "this node's disk is full", "ask an administrator to free space on the node")
+			return nil, fault.Wrap(
+				err,
+				fault.Exhausted,
+				"session.Start",
+				"this node's disk is full",
+				"ask an administrator to free space on the node",
+			)
 		}
-		return nil, fault.Wrap(err, fault.Internal, "session.Start", fmt.Sprintf("%s could not be started as %s: %v", program, acc.Login, rootCause(err)),
-			"ask an administrator to look at the account and its login shell")
+		return nil, fault.Wrap(
+			err,
+			fault.Internal,
+			"session.Start",
+			fmt.Sprintf("%s could not be started as %s: %v", program, acc.Login, rootCause(err)),
+			"ask an administrator to look at the account and its login shell",
+		)
 	}
 	if p.utmp != nil {
 		pid := p.cmd.Process.Pid
@@ -102,8 +114,12 @@ func (a Database) command(acc Account, s Spec) (*exec.Cmd, error) {
 		cmd.Args = []string{argv0(acc.Shell, false), "-c", s.Command}
 	case SFTP:
 		if !a.AllowsFileTransfer(acc.Shell) {
-			return nil, fault.New(fault.Denied, "session.Start", fmt.Sprintf("the login shell of %s is %s, which opens no files", acc.Login, acc.Shell),
-				"ask an administrator to give the account a shell of /etc/shells, or use another login")
+			return nil, fault.New(
+				fault.Denied,
+				"session.Start",
+				fmt.Sprintf("the login shell of %s is %s, which opens no files", acc.Login, acc.Shell),
+				"ask an administrator to give the account a shell of /etc/shells, or use another login",
+			)
 		}
 		cmd.Path, cmd.Args, cmd.Dir = selfPath, []string{helperName, sftpArg}, "/" // it goes home by itself
 	default:
@@ -144,7 +160,8 @@ func (a Database) startProgram(p *Process, acc Account, s Spec) error {
 	return p.launch(a, acc)
 }
 
-// prepareTerminal prepares what the terminal shows, and takes the seat in the machine's records: before the program can look there.
+// prepareTerminal prepares what the terminal shows, and takes the seat in the machine's records: before the
+// program can look there.
 func (p *Process) prepareTerminal(a Database, acc Account, s Spec) {
 	if s.Terminal != nil && s.Kind == Shell {
 		p.greeting = a.greeting(acc)
@@ -169,7 +186,16 @@ func (p *Process) launch(a Database, acc Account) error {
 	err = a.startIsolated(p.cmd)
 	if errors.Is(err, syscall.EACCES) { // a home that the account itself may not enter
 		c := p.cmd
-		p.cmd = &exec.Cmd{Path: c.Path, Args: c.Args, Env: c.Env, Dir: "/", SysProcAttr: c.SysProcAttr, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr}
+		p.cmd = &exec.Cmd{
+			Path:        c.Path,
+			Args:        c.Args,
+			Env:         c.Env,
+			Dir:         "/",
+			SysProcAttr: c.SysProcAttr,
+			Stdin:       c.Stdin,
+			Stdout:      c.Stdout,
+			Stderr:      c.Stderr,
+		}
 		err = a.startIsolated(p.cmd)
 	}
 	return err
@@ -192,7 +218,8 @@ func (p *Process) openPipes() (theirs []*os.File, err error) {
 	return theirs, nil
 }
 
-// chownStreams makes the account the owner of its program's streams: who opens /dev/stderr opens the pipe behind it anew, by its owner and mode.
+// chownStreams makes the account the owner of its program's streams: who opens /dev/stderr opens the pipe
+// behind it anew, by its owner and mode.
 func (a Database) chownStreams(acc Account, theirs []*os.File) error {
 	if a.UID != 0 {
 		return nil // they are the account's already

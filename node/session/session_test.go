@@ -52,7 +52,10 @@ twin:x:27:alice
 
 func databaseWithUID(t *testing.T, uid uint32) session.Database {
 	t.Helper()
-	return session.Database{Root: writeFiles(t, map[string]string{"etc/passwd": passwd, "etc/group": group}), UID: uid}
+	return session.Database{
+		Root: writeFiles(t, map[string]string{"etc/passwd": passwd, "etc/group": group}),
+		UID:  uid,
+	}
 }
 
 // writeFiles writes the files of a machine under a folder of the test's own.
@@ -74,7 +77,8 @@ func TestFindReadsPasswdAndGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.UID != 1000 || got.GID != 1000 || got.Home != "/home/alice" || got.Shell != "/bin/zsh" || !slices.Equal(got.Groups, []uint32{1000, 27, 998}) {
+	if got.UID != 1000 || got.GID != 1000 || got.Home != "/home/alice" || got.Shell != "/bin/zsh" ||
+		!slices.Equal(got.Groups, []uint32{1000, 27, 998}) {
 		t.Errorf("got %+v, want the first alice with groups 1000, 27 and 998", got)
 	}
 	if got, err := a.Find("noshell"); err != nil || got.Shell != "/bin/sh" {
@@ -103,8 +107,16 @@ func TestFindRefusals(t *testing.T) {
 		{"noshell", 4242, fault.Denied, "user id 4242"},
 	} {
 		_, err := databaseWithUID(t, tt.uid).Find(tt.login)
-		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.words) || fault.Remedy(err) == "" {
-			t.Errorf("%q as %d: got %v, want kind %s with %q and a remedy", tt.login, tt.uid, err, tt.kind, tt.words)
+		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.words) ||
+			fault.Remedy(err) == "" {
+			t.Errorf(
+				"%q as %d: got %v, want kind %s with %q and a remedy",
+				tt.login,
+				tt.uid,
+				err,
+				tt.kind,
+				tt.words,
+			)
 		}
 	}
 	if _, err := databaseWithUID(t, 1000).Find("alice"); err != nil {
@@ -144,8 +156,23 @@ func TestProgramsRunWithOnlyTheAccountsRights(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // only root can; the next test is for everyone
 	}
-	acc := session.Account{Login: "someone", UID: 54321, GID: 54322, Groups: []uint32{54322, 54323}, Home: "/", Shell: "/bin/sh"}
-	_, out, errs := run(t, acc, session.Spec{Kind: session.Exec, Command: "id -u; id -g; id -G; grep ^Cap[EPI] /proc/self/status; grep ^Uid /proc/self/status"}, "")
+	acc := session.Account{
+		Login:  "someone",
+		UID:    54321,
+		GID:    54322,
+		Groups: []uint32{54322, 54323},
+		Home:   "/",
+		Shell:  "/bin/sh",
+	}
+	_, out, errs := run(
+		t,
+		acc,
+		session.Spec{
+			Kind:    session.Exec,
+			Command: "id -u; id -g; id -G; grep ^Cap[EPI] /proc/self/status; grep ^Uid /proc/self/status",
+		},
+		"",
+	)
 	for _, want := range []string{"54321\n54322\n54322 54323\n", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "Uid:\t54321\t54321\t54321\t54321"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("got %s%s, want %q in it", out, errs, want)
@@ -165,13 +192,15 @@ func TestProgramsRunWithOnlyTheAccountsRights(t *testing.T) {
 	checkFileServer(t, acc)
 }
 
-// checkFileServer looks at the file server while it runs: nothing of root's and nothing of the node's is left in it.
+// checkFileServer looks at the file server while it runs: nothing of root's and nothing of the node's is left
+// in it.
 func checkFileServer(t *testing.T, acc session.Account) {
 	t.Helper()
 	if err := session.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := session.Local().Start(acc, session.Spec{Kind: session.SFTP, ID: "s1", User: "alice@example.com"})
+	p, err := session.Local().
+		Start(acc, session.Spec{Kind: session.SFTP, ID: "s1", User: "alice@example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,14 +231,19 @@ func checkFileServer(t *testing.T, acc session.Account) {
 	}
 	for _, e := range open {
 		to, _ := os.Readlink(proc + "/fd/" + e.Name())
-		own := strings.HasPrefix(to, "anon_inode:") || strings.HasPrefix(to, "/sys/fs/cgroup/") // Go's runtime opens these for itself
+		own := strings.HasPrefix(to, "anon_inode:") ||
+			strings.HasPrefix(to, "/sys/fs/cgroup/") // Go's runtime opens these for itself
 		if !own && !strings.HasPrefix(to, "pipe:") {
 			t.Errorf("got descriptor %s to %s in the file server, want its pipes alone", e.Name(), to)
 		}
 	}
 	environ, _ := os.ReadFile(proc + "/environ")
 	for _, v := range strings.Split(strings.TrimSuffix(string(environ), "\x00"), "\x00") {
-		if name, _, _ := strings.Cut(v, "="); !slices.Contains([]string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "MAIL", "SSH_CLIENT", "SSH_CONNECTION"}, name) && !strings.HasPrefix(name, "THRESHOLD_") {
+		if name, _, _ := strings.Cut(v, "="); !slices.Contains(
+			[]string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "MAIL", "SSH_CLIENT", "SSH_CONNECTION"},
+			name,
+		) &&
+			!strings.HasPrefix(name, "THRESHOLD_") {
 			t.Errorf("got %s in the file server's environment", v)
 		}
 	}
@@ -229,7 +263,11 @@ func TestDescriptorsOfTheAgentAreNotInherited(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	inherited, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 100) // as one that the node was started with: it goes on to programs
+	inherited, err := unix.FcntlInt(
+		f.Fd(),
+		unix.F_DUPFD,
+		100,
+	) // as one that the node was started with: it goes on to programs
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +275,12 @@ func TestDescriptorsOfTheAgentAreNotInherited(t *testing.T) {
 	if err := session.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)
 	}
-	_, out, _ := run(t, ownAccount(t), session.Spec{Kind: session.Exec, Command: "ls -l /proc/self/fd | grep -c passwd"}, "")
+	_, out, _ := run(
+		t,
+		ownAccount(t),
+		session.Spec{Kind: session.Exec, Command: "ls -l /proc/self/fd | grep -c passwd"},
+		"",
+	)
 	if strings.TrimSpace(out) != "0" {
 		t.Errorf("got %q descriptors of the node's in a session, want 0", out)
 	}
@@ -268,7 +311,15 @@ func TestProgramsShareNoSessionKeyring(t *testing.T) {
 
 // Scripts write to /dev/stderr and read /dev/stdin, which opens the pipe behind it once more.
 func TestProgramsOpenTheirStreamsByName(t *testing.T) {
-	_, out, errs := run(t, otherAccount(t), session.Spec{Kind: session.Exec, Command: "cat /dev/stdin >/dev/stdout; echo apart | tee /dev/stderr"}, "in\n")
+	_, out, errs := run(
+		t,
+		otherAccount(t),
+		session.Spec{
+			Kind:    session.Exec,
+			Command: "cat /dev/stdin >/dev/stdout; echo apart | tee /dev/stderr",
+		},
+		"in\n",
+	)
 	if out != "in\napart\n" || errs != "apart\n" {
 		t.Errorf("got %q and %q, want all three to be the account's", out, errs)
 	}
@@ -287,12 +338,18 @@ func TestShellsThatRefuseLogin(t *testing.T) {
 		}
 	}
 	acc.Shell = "/no/such/shell"
-	if _, err := session.Local().Start(acc, session.Spec{Kind: session.Shell}); !fault.Is(err, fault.Internal) || fault.Remedy(err) == "" || !strings.Contains(fault.Message(err), "/no/such/shell") {
+	if _, err := session.Local().Start(acc, session.Spec{Kind: session.Shell}); !fault.Is(
+		err,
+		fault.Internal,
+	) ||
+		fault.Remedy(err) == "" ||
+		!strings.Contains(fault.Message(err), "/no/such/shell") {
 		t.Errorf("got %v, want the missing shell named with a remedy", err)
 	}
 }
 
-// A shell that restricts people is no guard of their files once they are served by something else; sshd has the shell start that.
+// A shell that restricts people is no guard of their files once they are served by something else; sshd has
+// the shell start that.
 func TestFileTransferNeedsAnUnrestrictedShell(t *testing.T) {
 	for shells, want := range map[string]map[string]bool{
 		"# /etc/shells\n/bin/sh\n/bin/rbash\n/usr/sbin/nologin\n": {"/bin/sh": true, "/bin/rbash": false, "/usr/sbin/nologin": false, "/usr/bin/git-shell": false},
@@ -308,11 +365,15 @@ func TestFileTransferNeedsAnUnrestrictedShell(t *testing.T) {
 			acc := ownAccount(t)
 			acc.Shell = shell
 			p, err := a.Start(acc, session.Spec{Kind: session.SFTP})
-			if (err == nil) != want || err != nil && (!fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), shell)) {
+			if (err == nil) != want ||
+				err != nil && (!fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), shell)) {
 				t.Errorf("%s: got %v, want files served %v", shell, err, want)
 			}
 			if err == nil {
-				p.Run(t.Context(), session.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard})
+				p.Run(
+					t.Context(),
+					session.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard},
+				)
 			}
 		}
 	}
@@ -356,7 +417,9 @@ func TestSignalsAreSentWithTheAccountsRights(t *testing.T) {
 		done <- p.Run(t.Context(), session.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard})
 	}()
 	if os.Geteuid() == 0 {
-		p.SetAccount(session.Account{UID: acc.UID + 1, GID: acc.GID}) // as if the program had become another's
+		p.SetAccount(
+			session.Account{UID: acc.UID + 1, GID: acc.GID},
+		) // as if the program had become another's
 		if err := p.Signal(syscall.SIGUSR1); err == nil {
 			t.Error("got a signal through to somebody else's program")
 		}
@@ -383,7 +446,12 @@ func TestRunHelperIgnoresOrdinaryPrograms(t *testing.T) {
 func TestProgramsReceiveHangupWhenTheAgentIgnoresIt(t *testing.T) {
 	signal.Ignore(syscall.SIGHUP)
 	defer signal.Reset(syscall.SIGHUP)
-	exit, out, _ := run(t, ownAccount(t), session.Spec{Kind: session.Exec, Command: "kill -HUP $$; echo deaf"}, "")
+	exit, out, _ := run(
+		t,
+		ownAccount(t),
+		session.Spec{Kind: session.Exec, Command: "kill -HUP $$; echo deaf"},
+		"",
+	)
 	if exit.Signal != "HUP" || out != "" {
 		t.Errorf("got %+v and %q, want an end by HUP", exit, out)
 	}

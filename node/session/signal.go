@@ -23,16 +23,17 @@ func ParseSignal(name string) (syscall.Signal, bool) {
 	return s, ok
 }
 
-// unignoreHangup makes sure that programs can be hung up on. A process that was itself started to ignore that, as by nohup(1), hands so much
-// on to all it starts (signal(7)): what is ignored stays so in a new program, what is caught does not.
+// unignoreHangup makes sure that programs can be hung up on. A process that was itself started to ignore
+// that, as by nohup(1), hands so much on to all it starts (signal(7)): what is ignored stays so in a new
+// program, what is caught does not.
 func unignoreHangup() {
 	if signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 }
 
-// Signal sends a signal to the program's process group, as the account: what is in it and has become somebody else, by way of sudo, is
-// not the account's to end.
+// Signal sends a signal to the program's process group, as the account: what is in it and has become somebody
+// else, by way of sudo, is not the account's to end.
 func (p *Process) Signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -55,7 +56,8 @@ func (p *Process) kill(sig syscall.Signal) error {
 // signalTimeout bounds the wait for the child that sends a signal: its account may stop it.
 const signalTimeout = 2 * time.Second
 
-// sendSignal sends a signal to a process group with the account's rights. The kernel goes by the ids of a whole process there, so it takes one.
+// sendSignal sends a signal to a process group with the account's rights. The kernel goes by the ids of a
+// whole process there, so it takes one.
 func (a Database) sendSignal(acc Account, group int, sig syscall.Signal) error {
 	if acc.UID == a.UID {
 		return syscall.Kill(-group, sig)

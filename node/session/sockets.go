@@ -23,8 +23,9 @@ const (
 	acceptPause = 100 * time.Millisecond
 )
 
-// socketServer is the process that reaches Unix sockets as an account. It moves their bytes too: what a program sends carries the
-// credentials of whoever sends it (unix(7), SCM_CREDENTIALS), so bytes for somebody must not be written by root.
+// socketServer is the process that reaches Unix sockets as an account. It moves their bytes too: what a
+// program sends carries the credentials of whoever sends it (unix(7), SCM_CREDENTIALS), so bytes for somebody
+// must not be written by root.
 type socketServer struct {
 	control *net.UnixConn
 
@@ -37,13 +38,22 @@ type socketServer struct {
 
 // serveSockets does what the node asks for on stdin until the node hangs up, and removes what it made.
 func serveSockets() int {
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM) // the node's end is the one end there is: what was made is removed then
+	signal.Ignore(
+		syscall.SIGHUP,
+		syscall.SIGINT,
+		syscall.SIGTERM,
+	) // the node's end is the one end there is: what was made is removed then
 	chdirHome()
 	control, err := connFromFD(0)
 	if err != nil {
 		return 1
 	}
-	s := &socketServer{control: control, listeners: map[uint32]*boundSocket{}, conns: map[uint32]*net.UnixConn{}, pending: map[uint32]*net.UnixConn{}}
+	s := &socketServer{
+		control:   control,
+		listeners: map[uint32]*boundSocket{},
+		conns:     map[uint32]*net.UnixConn{},
+		pending:   map[uint32]*net.UnixConn{},
+	}
 	defer s.removeAll()
 	buf, room := make([]byte, maxMessage+1), make([]byte, unix.CmsgSpace(4))
 	for {
@@ -124,7 +134,8 @@ type boundSocket struct {
 	dir      string // made for it; empty: none
 }
 
-// listen makes a socket that the account alone may connect to. What is there already stays: bind follows no link and replaces nothing.
+// listen makes a socket that the account alone may connect to. What is there already stays: bind follows no
+// link and replaces nothing.
 func (s *socketServer) listen(id uint32, path, dir string) (*boundSocket, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

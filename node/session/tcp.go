@@ -15,8 +15,8 @@ import (
 // backlog is how many connections may wait to be accepted.
 const backlog = 128
 
-// dialTCP opens a TCP connection whose owner is the account: firewalls tell root from everybody else by the owner of a socket, and guard
-// the metadata services of clouds that way.
+// dialTCP opens a TCP connection whose owner is the account: firewalls tell root from everybody else by the
+// owner of a socket, and guard the metadata services of clouds that way.
 func (a Database) dialTCP(ctx context.Context, acc Account, to netip.AddrPort) (net.Conn, error) {
 	fd, err := a.tcpSocket(acc, to.Addr())
 	if err != nil {
@@ -96,8 +96,9 @@ func connectResult(fd int) (done bool, err error) {
 	return !errors.Is(err, unix.ENOTCONN), err // ENOTCONN without an error: woken too early
 }
 
-// tcpSocket makes a socket that belongs to the account. Who owns a socket is decided when it is made, by the thread's file system ids;
-// nothing else runs on this thread meanwhile, and Go makes no other thread after its likeness while it is locked.
+// tcpSocket makes a socket that belongs to the account. Who owns a socket is decided when it is made, by the
+// thread's file system ids; nothing else runs on this thread meanwhile, and Go makes no other thread after
+// its likeness while it is locked.
 func (a Database) tcpSocket(acc Account, addr netip.Addr) (fd int, err error) {
 	family := unix.AF_INET
 	if addr.Is6() {
@@ -115,7 +116,8 @@ func (a Database) tcpSocket(acc Account, addr netip.Addr) (fd int, err error) {
 	return fd, os.NewSyscallError("socket", err)
 }
 
-// setFSIDs sets the file system ids of this thread. Root always may; a thread that kept another's ids must not live on.
+// setFSIDs sets the file system ids of this thread. Root always may; a thread that kept another's ids must
+// not live on.
 func setFSIDs(uid, gid uint32) {
 	const ask = -1 // changes nothing and tells what is
 	_, _ = unix.SetfsgidRetGid(int(gid))

@@ -70,7 +70,10 @@ func (a attrs) modeOr(otherwise uint32) uint32 {
 }
 
 func (a attrs) times() []unix.Timespec {
-	return []unix.Timespec{unix.NsecToTimespec(int64(a.atime) * 1e9), unix.NsecToTimespec(int64(a.mtime) * 1e9)}
+	return []unix.Timespec{
+		unix.NsecToTimespec(int64(a.atime) * 1e9),
+		unix.NsecToTimespec(int64(a.mtime) * 1e9),
+	}
 }
 
 // attrTarget is what attributes are set on.

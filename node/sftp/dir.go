@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxNames is how many entries one answer has. With names of 255 bytes twice, they stay below the size of a packet.
+// maxNames is how many entries one answer has. With names of 255 bytes twice, they stay below the size of a
+// packet.
 const maxNames = 100
 
-// readDir answers with the next entries, the folder itself and its parent first, as OpenSSH's server does. There is at least one: clients
-// take an answer without any for the end.
+// readDir answers with the next entries, the folder itself and its parent first, as OpenSSH's server does.
+// There is at least one: clients take an answer without any for the end.
 func (s *server) readDir(p *packet) error {
 	h, err := s.handle(p, true)
 	if err != nil {
@@ -27,7 +28,9 @@ func (s *server) readDir(p *packet) error {
 		}
 		if b, n := s.entries(h, list); n > 0 {
 			s.reply(typeName, func(out []byte) []byte {
-				return append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(out, p.id), n), b...)
+				return append(
+					binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(out, p.id), n),
+					b...)
 			})
 			return nil
 		}
@@ -65,7 +68,15 @@ func (s *server) entries(h *handle, list []string) (b []byte, n uint32) {
 }
 
 // typeChars of files, as ls shows them.
-var typeChars = map[uint32]byte{unix.S_IFREG: '-', unix.S_IFDIR: 'd', unix.S_IFLNK: 'l', unix.S_IFCHR: 'c', unix.S_IFBLK: 'b', unix.S_IFIFO: 'p', unix.S_IFSOCK: 's'}
+var typeChars = map[uint32]byte{
+	unix.S_IFREG:  '-',
+	unix.S_IFDIR:  'd',
+	unix.S_IFLNK:  'l',
+	unix.S_IFCHR:  'c',
+	unix.S_IFBLK:  'b',
+	unix.S_IFIFO:  'p',
+	unix.S_IFSOCK: 's',
+}
 
 // modeText is a mode as ls shows it.
 func modeText(mode uint32) string {
@@ -105,5 +116,14 @@ func (n *nameTables) longName(name string, st *unix.Stat_t) string {
 	if age := time.Since(at); age > recent || age < 0 {
 		layout = "Jan _2  2006"
 	}
-	return fmt.Sprintf("%s %4d %-8s %-8s %12d %s %s", modeText(st.Mode), st.Nlink, n.user(st.Uid), n.group(st.Gid), st.Size, at.Format(layout), name)
+	return fmt.Sprintf(
+		"%s %4d %-8s %-8s %12d %s %s",
+		modeText(st.Mode),
+		st.Nlink,
+		n.user(st.Uid),
+		n.group(st.Gid),
+		st.Size,
+		at.Format(layout),
+		name,
+	)
 }

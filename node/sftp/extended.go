@@ -9,11 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// extensions are the requests beyond the draft that clients are told of, with their versions (OpenSSH PROTOCOL section 4; copy-data and
-// home-directory have drafts of their own).
+// extensions are the requests beyond the draft that clients are told of, with their versions (OpenSSH
+// PROTOCOL section 4; copy-data and home-directory have drafts of their own).
 var extensions = []struct{ name, version string }{
-	{"posix-rename@openssh.com", "1"}, {"statvfs@openssh.com", "2"}, {"fstatvfs@openssh.com", "2"}, {"hardlink@openssh.com", "1"}, {"fsync@openssh.com", "1"},
-	{"lsetstat@openssh.com", "1"}, {"limits@openssh.com", "1"}, {"expand-path@openssh.com", "1"}, {"copy-data", "1"}, {"home-directory", "1"},
+	{
+		"posix-rename@openssh.com",
+		"1",
+	}, {"statvfs@openssh.com", "2"}, {"fstatvfs@openssh.com", "2"}, {"hardlink@openssh.com", "1"}, {"fsync@openssh.com", "1"},
+	{
+		"lsetstat@openssh.com",
+		"1",
+	}, {"limits@openssh.com", "1"}, {"expand-path@openssh.com", "1"}, {"copy-data", "1"}, {"home-directory", "1"},
 	{"users-groups-by-id@openssh.com", "1"},
 }
 
@@ -190,7 +196,8 @@ func (s *server) usersGroups(p *packet) error {
 	return nil
 }
 
-// copyData copies from one open file to another, without a detour by the client. A length of 0 means to the end.
+// copyData copies from one open file to another, without a detour by the client. A length of 0 means to the
+// end.
 func (s *server) copyData(p *packet) error {
 	from, err := s.handle(p, false)
 	if err != nil {

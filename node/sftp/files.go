@@ -62,7 +62,9 @@ func (s *server) openDir(p *packet) error {
 	if !p.ok() {
 		return errMalformed
 	}
-	fd, err := retry(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
+	fd, err := retry(
+		func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) },
+	)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,8 @@ func setFirst[K comparable](m map[K]string, key K, value string) {
 // maxLine bounds one line: a group may have thousands of members.
 const maxLine = 1 << 20
 
-// eachEntry calls fn with the fields of the lines that are accounts or groups. Without the file, there are no names.
+// eachEntry calls fn with the fields of the lines that are accounts or groups. Without the file, there are no
+// names.
 func eachEntry(path string, fields int, fn func(f []string, id uint32)) {
 	file, err := os.Open(path)
 	if err != nil {

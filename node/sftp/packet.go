@@ -122,7 +122,8 @@ func (s *server) replyOK(id uint32) error {
 	return nil
 }
 
-// replyError answers why the request was not. The codes are those that OpenSSH's server gives: its client words its messages by them.
+// replyError answers why the request was not. The codes are those that OpenSSH's server gives: its client
+// words its messages by them.
 func (s *server) replyError(id uint32, err error) {
 	code := uint32(statusFailure)
 	var no syscall.Errno
@@ -145,8 +146,13 @@ func (s *server) replyError(id uint32, err error) {
 }
 
 // statusTexts of the codes that say it all, in the words of OpenSSH's server.
-var statusTexts = map[uint32]string{statusEOF: "End of file", statusNoSuchFile: "No such file", statusDenied: "Permission denied", statusBadMessage: "Bad message",
-	statusUnsupported: "Operation unsupported"}
+var statusTexts = map[uint32]string{
+	statusEOF:         "End of file",
+	statusNoSuchFile:  "No such file",
+	statusDenied:      "Permission denied",
+	statusBadMessage:  "Bad message",
+	statusUnsupported: "Operation unsupported",
+}
 
 func statusCode(no syscall.Errno) uint32 {
 	switch no {

@@ -91,7 +91,9 @@ func TestInvalidRequestsAreAnswered(t *testing.T) {
 		{"a home of nobody's", nil, encode(200, 7, "home-directory", "nobody-here"), 2},
 		{"a home", nil, encode(200, 7, "home-directory", "root"), -1},
 	} {
-		answers, err := serve(t, append(append([][]byte{initPacket}, tt.before...), tt.packet, encode(16, 8, "/"))...)
+		answers, err := serve(
+			t,
+			append(append([][]byte{initPacket}, tt.before...), tt.packet, encode(16, 8, "/"))...)
 		if err != nil || len(answers) != len(tt.before)+3 {
 			t.Errorf("%s: got %d answers, %v, want the conversation to go on", tt.name, len(answers), err)
 			continue
@@ -149,7 +151,13 @@ func TestFsetstatChangesTheOpenFile(t *testing.T) {
 		}
 	}
 	h := "\x00\x00\x00\x01"
-	_, err := serve(t, initPacket, encode(3, 1, file, 2, 0), encode(200, 2, "posix-rename@openssh.com", other, file), encode(10, 3, h, 8|4, 0o640, 1000, 1000))
+	_, err := serve(
+		t,
+		initPacket,
+		encode(3, 1, file, 2, 0),
+		encode(200, 2, "posix-rename@openssh.com", other, file),
+		encode(10, 3, h, 8|4, 0o640, 1000, 1000),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +168,12 @@ func TestFsetstatChangesTheOpenFile(t *testing.T) {
 
 func FuzzServe(f *testing.F) {
 	h, dir := "\x00\x00\x00\x01", "\x00\x00\x00\x02"
-	f.Add(bytes.Join([][]byte{encode(6, 2, h, uint64(0), "x"), encode(5, 3, h, uint64(0), 9), encode(4, 4, h)}, nil))
+	f.Add(
+		bytes.Join(
+			[][]byte{encode(6, 2, h, uint64(0), "x"), encode(5, 3, h, uint64(0), 9), encode(4, 4, h)},
+			nil,
+		),
+	)
 	f.Add(bytes.Join([][]byte{encode(12, 2, dir), encode(8, 3, dir), encode(12, 4, dir)}, nil))
 	f.Add(encode(200, 7, "expand-path@openssh.com", "~root/.."))
 	f.Add(encode(200, 7, "users-groups-by-id@openssh.com", "\x00\x00\x00\x00", "\x00\x00\x00\x05"))
@@ -173,7 +186,8 @@ func FuzzServe(f *testing.F) {
 	})
 }
 
-// harmless reports whether no packet can open or change a file of the machine that fuzzes: the two handles that are open may be used.
+// harmless reports whether no packet can open or change a file of the machine that fuzzes: the two handles
+// that are open may be used.
 func harmless(b []byte) bool {
 	const close, read, write, lstat, fstat, readdir, realpath, stat, readlink, extended = 4, 5, 6, 7, 8, 12, 16, 17, 19, 200
 	kinds := []byte{1, close, read, write, lstat, fstat, readdir, realpath, stat, readlink, extended}
@@ -183,7 +197,9 @@ func harmless(b []byte) bool {
 			break
 		}
 		p := b[4 : 4+size]
-		if !slices.Contains(kinds, p[0]) && p[0] < 100 || bytes.Contains(p, []byte("rename")) || bytes.Contains(p, []byte("link@")) || bytes.Contains(p, []byte("setstat")) {
+		if !slices.Contains(kinds, p[0]) && p[0] < 100 || bytes.Contains(p, []byte("rename")) ||
+			bytes.Contains(p, []byte("link@")) ||
+			bytes.Contains(p, []byte("setstat")) {
 			return false
 		}
 		b = b[4+size:]

@@ -49,8 +49,8 @@ func (s *server) mkdir(p *packet) error {
 	return s.replyOK(p.id)
 }
 
-// symlink has its arguments in the order in which OpenSSH, and so everyone, sends them: what the link says, then where it is. What it
-// says stays as it is.
+// symlink has its arguments in the order in which OpenSSH, and so everyone, sends them: what the link says,
+// then where it is. What it says stays as it is.
 func (s *server) symlink(p *packet) error { return s.onPaths(p, unix.Symlink) }
 
 func (s *server) setstat(p *packet) error {

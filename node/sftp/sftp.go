@@ -1,8 +1,9 @@
 // Package sftp answers: which of the account's files does a client see and change?
 //
-// It serves version 3 of the file transfer protocol (draft-ietf-secsh-filexfer-02) with the extensions of OpenSSH (PROTOCOL, section 4)
-// on a pair of streams, in a process that already runs as the account: the kernel guards every access, under its umask and limits, and
-// paths are handed to it as they come. One request after the other, answered in order, as OpenSSH's own server does it.
+// It serves version 3 of the file transfer protocol (draft-ietf-secsh-filexfer-02) with the extensions of
+// OpenSSH (PROTOCOL, section 4) on a pair of streams, in a process that already runs as the account: the
+// kernel guards every access, under its umask and limits, and paths are handed to it as they come. One
+// request after the other, answered in order, as OpenSSH's own server does it.
 package sftp
 
 import (
@@ -13,7 +14,8 @@ import (
 	"io"
 )
 
-// Sizes, in bytes, as OpenSSH's server has them: its client sizes its requests by what the extension limits@openssh.com tells.
+// Sizes, in bytes, as OpenSSH's server has them: its client sizes its requests by what the extension
+// limits@openssh.com tells.
 const (
 	maxPacket = 256 << 10
 	maxData   = maxPacket - 1<<10 // of one read or write
@@ -34,7 +36,8 @@ type server struct {
 	names       nameTables
 }
 
-// Serve serves until the client has no more requests. Relative paths begin in the process's working directory.
+// Serve serves until the client has no more requests. Relative paths begin in the process's working
+// directory.
 func Serve(in io.Reader, out io.Writer) error {
 	s := &server{in: bufio.NewReaderSize(in, 4+maxPacket), out: out, handles: map[uint32]*handle{}}
 	defer s.closeAll()
@@ -55,7 +58,8 @@ func Serve(in io.Reader, out io.Writer) error {
 	}
 }
 
-// next returns the next packet, which is good until it is discarded. Before it waits for one, the client gets its answers.
+// next returns the next packet, which is good until it is discarded. Before it waits for one, the client gets
+// its answers.
 func (s *server) next() ([]byte, error) {
 	head, err := s.peek(4)
 	if err != nil {
@@ -94,7 +98,8 @@ func (s *server) flush() error {
 	return err
 }
 
-// serveRequest answers one packet. Whatever goes wrong with a file is an answer; an error ends the conversation.
+// serveRequest answers one packet. Whatever goes wrong with a file is an answer; an error ends the
+// conversation.
 func (s *server) serveRequest(b []byte) error {
 	p := &packet{kind: b[0], rest: b[1:]}
 	if p.kind == typeInit {

@@ -61,7 +61,8 @@ func runSFTP(t testing.TB, server, dir, batch string, options ...string) (out, e
 	return stdout.String(), stderr.String()
 }
 
-// A script of what people do, in which nearly every line is another request. The dash lets it go on when a line fails.
+// A script of what people do, in which nearly every line is another request. The dash lets it go on when a
+// line fails.
 const script = `
 -pwd
 -ls -la
@@ -176,7 +177,14 @@ func listTree(t testing.TB, dir string) string {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(&out, " %d %x links %d old %v", len(b), b[max(0, len(b)-8):], info.Sys().(*syscall.Stat_t).Nlink, info.ModTime().Year() == 2020)
+			fmt.Fprintf(
+				&out,
+				" %d %x links %d old %v",
+				len(b),
+				b[max(0, len(b)-8):],
+				info.Sys().(*syscall.Stat_t).Nlink,
+				info.ModTime().Year() == 2020,
+			)
 		case info.Mode()&os.ModeSymlink != 0:
 			to, _ := os.Readlink(path)
 			fmt.Fprintf(&out, " -> %s", to)
@@ -190,7 +198,8 @@ func listTree(t testing.TB, dir string) string {
 	return out.String()
 }
 
-// OpenSSH's client must not be able to tell our server from OpenSSH's: the same words, the same files, under any umask.
+// OpenSSH's client must not be able to tell our server from OpenSSH's: the same words, the same files, under
+// any umask.
 func TestOpenSSHClientSeesNoDifferenceFromOpenSSHServer(t *testing.T) {
 	for _, umask := range []int{0o022, 0o077, 0} {
 		t.Run(fmt.Sprintf("umask %03o", umask), func(t *testing.T) {
@@ -237,8 +246,14 @@ func TestOddNames(t *testing.T) {
 		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "local/odd"), 0o755), os.WriteFile(filepath.Join(dir, "local/odd", name), data, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		out, errs := runSFTP(t, ownServer(t), dir, "put -r local/odd there\nget -r there local/back\nls -la there\n")
-		if got, err := os.ReadFile(filepath.Join(dir, "local/back", name)); err != nil || !bytes.Equal(got, data) {
+		out, errs := runSFTP(
+			t,
+			ownServer(t),
+			dir,
+			"put -r local/odd there\nget -r there local/back\nls -la there\n",
+		)
+		if got, err := os.ReadFile(filepath.Join(dir, "local/back", name)); err != nil ||
+			!bytes.Equal(got, data) {
 			t.Errorf("%q: got %q, %v back\n%s\n%s", name, got, err, out, errs)
 		}
 	}
@@ -305,7 +320,8 @@ func TestRequestsOfEverySize(t *testing.T) {
 	}
 }
 
-// BenchmarkBesideOpenSSH moves a file by OpenSSH's client over a local pipe, each way, to our server and to OpenSSH's.
+// BenchmarkBesideOpenSSH moves a file by OpenSSH's client over a local pipe, each way, to our server and to
+// OpenSSH's.
 func BenchmarkBesideOpenSSH(b *testing.B) {
 	const size = 256 << 20
 	dir := b.TempDir()

@@ -1,8 +1,8 @@
 // Package spool answers: which events has auth not confirmed yet?
 //
-// An event is one file, on disk before Record returns. Run hands the oldest over and removes them once auth has stored them; handing
-// one over twice is harmless. The spool is bounded, so a person who is refused over and over can not fill a disk, and what they cause
-// never takes the room that sessions need.
+// An event is one file, on disk before Record returns. Run hands the oldest over and removes them once auth
+// has stored them; handing one over twice is harmless. The spool is bounded, so a person who is refused over
+// and over can not fill a disk, and what they cause never takes the room that sessions need.
 package spool
 
 import (
@@ -32,7 +32,8 @@ import (
 const (
 	// MaxEvents is how many events may wait before no session starts any more.
 	MaxEvents = 20_000
-	// maxRefusals is how many may wait before refusals are only logged, and nothing is forwarded any more: neither keeps sessions out.
+	// maxRefusals is how many may wait before refusals are only logged, and nothing is forwarded any more:
+	// neither keeps sessions out.
 	maxRefusals   = MaxEvents / 2
 	maxEventBytes = 64 << 10 // of one event
 )
@@ -127,8 +128,12 @@ func (s *Spool) checkCapacity(code audit.Code) error {
 	if len(s.names) < limit {
 		return nil
 	}
-	return fault.New(fault.Exhausted, "spool.Record", fmt.Sprintf("this node holds %d audit events that auth has not taken", len(s.names)),
-		"ask an administrator to see why the node cannot reach auth")
+	return fault.New(
+		fault.Exhausted,
+		"spool.Record",
+		fmt.Sprintf("this node holds %d audit events that auth has not taken", len(s.names)),
+		"ask an administrator to see why the node cannot reach auth",
+	)
 }
 
 func diskFault(path string, err error) error {
@@ -136,9 +141,21 @@ func diskFault(path string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fault.Wrap(err, fault.Exhausted, "spool.Record", "this node's disk is full, so the session cannot be recorded", "ask an administrator to free space on the node")
+		return fault.Wrap(
+			err,
+			fault.Exhausted,
+			"spool.Record",
+			"this node's disk is full, so the session cannot be recorded",
+			"ask an administrator to free space on the node",
+		)
 	}
-	return fault.Wrap(err, fault.Internal, "spool.Record", "this node cannot write its audit events", "ask an administrator to look at "+path+" on the node")
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"spool.Record",
+		"this node cannot write its audit events",
+		"ask an administrator to look at "+path+" on the node",
+	)
 }
 
 // Run sends what waits, oldest first, until ctx ends; then it tries once more, briefly.
@@ -153,7 +170,15 @@ func (s *Spool) Run(ctx context.Context) error {
 		wake := s.wake
 		if err != nil {
 			pause = min(max(2*pause, firstRetry), lastRetry)
-			s.cfg.Log.Warn("audit events could not be sent", "err", err, "waiting", s.Waiting(), "again", pause)
+			s.cfg.Log.Warn(
+				"audit events could not be sent",
+				"err",
+				err,
+				"waiting",
+				s.Waiting(),
+				"again",
+				pause,
+			)
 			again, wake = time.After(pause/2+mathrand.N(pause/2)), nil
 		} else {
 			pause = 0
@@ -194,7 +219,8 @@ func (s *Spool) flush(ctx context.Context) error {
 	}
 }
 
-// send hands a batch over. When auth refuses it for good, it is sent one by one, and only what is refused by itself is given up.
+// send hands a batch over. When auth refuses it for good, it is sent one by one, and only what is refused by
+// itself is given up.
 func (s *Spool) send(ctx context.Context, events []audit.Event, names []string) error {
 	if len(events) == 0 {
 		return nil

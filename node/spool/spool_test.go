@@ -44,7 +44,9 @@ func (a *fakeAuth) send(_ context.Context, list []audit.Event) error {
 
 func openSpool(t *testing.T, dir string, a *fakeAuth) *spool.Spool {
 	t.Helper()
-	s, err := spool.Open(spool.Config{Dir: dir, Send: a.send, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	s, err := spool.Open(
+		spool.Config{Dir: dir, Send: a.send, Now: time.Now, Log: slog.New(slog.DiscardHandler)},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +187,13 @@ func TestRefusalsDoNotUseTheCapacityOfSessions(t *testing.T) {
 			continue
 		}
 		s := openSpool(t, dir, &fakeAuth{})
-		refusal, start, end := s.Record(event(audit.SessionRefused, 0)), s.Record(event(audit.SessionStarted, 0)), s.Record(event(audit.SessionEnded, 0))
+		refusal, start, end := s.Record(
+			event(audit.SessionRefused, 0),
+		), s.Record(
+			event(audit.SessionStarted, 0),
+		), s.Record(
+			event(audit.SessionEnded, 0),
+		)
 		full := i == spool.MaxEvents-1
 		if !fault.Is(refusal, fault.Exhausted) || fault.Is(start, fault.Exhausted) != full || end != nil {
 			t.Errorf("with %d waiting: got refusal %v, start %v, end %v", i+1, refusal, start, end)
@@ -203,7 +211,12 @@ func TestAFullDiskIsReportedAndLeavesNoFile(t *testing.T) {
 	} else {
 		t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
 	}
-	if err := spool.DiskFault("/d", &os.PathError{Op: "write", Path: "/d", Err: syscall.ENOSPC}); !fault.Is(err, fault.Exhausted) || !strings.Contains(fault.Message(err), "this node's disk is full") || fault.Remedy(err) == "" {
+	if err := spool.DiskFault("/d", &os.PathError{Op: "write", Path: "/d", Err: syscall.ENOSPC}); !fault.Is(
+		err,
+		fault.Exhausted,
+	) ||
+		!strings.Contains(fault.Message(err), "this node's disk is full") ||
+		fault.Remedy(err) == "" {
 		t.Errorf("got %v, want the full disk named with a remedy", err)
 	}
 	if dir == "" {

@@ -10,8 +10,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// requestKey is one way in which a client may ask for something on a connection that is logged in (RFC 4254): where it knocks, and the name
-// it gives.
+// requestKey is one way in which a client may ask for something on a connection that is logged in (RFC 4254):
+// where it knocks, and the name it gives.
 type requestKey struct {
 	kind string // globalRequest, channelOpen or channelRequest
 	name string
@@ -29,7 +29,8 @@ type requirement struct {
 	action access.Action
 	// implied says that the door is part of what another one has opened, such as a window's size.
 	implied bool
-	// extension is an extension that the certificate must carry as well, whoever made it so (OpenSSH PROTOCOL.certkeys).
+	// extension is an extension that the certificate must carry as well, whoever made it so (OpenSSH
+	// PROTOCOL.certkeys).
 	extension string
 	// unsupported says why the door stays shut whatever the rules say; hint, what helps instead.
 	unsupported, remedy string
@@ -40,39 +41,68 @@ const permitPortForwarding = "permit-port-forwarding"
 
 // policies is every door that is known. One that is not listed is shut.
 var policies = map[requestKey]requirement{
-	{globalRequest, "keepalive@openssh.com"}:                  {implied: true},
-	{globalRequest, "no-more-sessions@openssh.com"}:           {implied: true},
-	{globalRequest, "tcpip-forward"}:                          {action: access.ForwardRemote, extension: permitPortForwarding},
-	{globalRequest, "cancel-tcpip-forward"}:                   {action: access.ForwardRemote, extension: permitPortForwarding},
-	{globalRequest, "streamlocal-forward@openssh.com"}:        {action: access.ForwardRemote, extension: permitPortForwarding},
-	{globalRequest, "cancel-streamlocal-forward@openssh.com"}: {action: access.ForwardRemote, extension: permitPortForwarding},
+	{globalRequest, "keepalive@openssh.com"}:        {implied: true},
+	{globalRequest, "no-more-sessions@openssh.com"}: {implied: true},
+	{globalRequest, "tcpip-forward"}: {
+		action:    access.ForwardRemote,
+		extension: permitPortForwarding,
+	},
+	{globalRequest, "cancel-tcpip-forward"}: {
+		action:    access.ForwardRemote,
+		extension: permitPortForwarding,
+	},
+	{globalRequest, "streamlocal-forward@openssh.com"}: {
+		action:    access.ForwardRemote,
+		extension: permitPortForwarding,
+	},
+	{globalRequest, "cancel-streamlocal-forward@openssh.com"}: {
+		action:    access.ForwardRemote,
+		extension: permitPortForwarding,
+	},
 
-	{channelOpen, "session"}:                        {implied: true},
-	{channelOpen, "direct-tcpip"}:                   {action: access.ForwardLocal, extension: permitPortForwarding},
-	{channelOpen, "direct-streamlocal@openssh.com"}: {action: access.ForwardLocal, extension: permitPortForwarding},
+	{channelOpen, "session"}: {implied: true},
+	{channelOpen, "direct-tcpip"}: {
+		action:    access.ForwardLocal,
+		extension: permitPortForwarding,
+	},
+	{channelOpen, "direct-streamlocal@openssh.com"}: {
+		action:    access.ForwardLocal,
+		extension: permitPortForwarding,
+	},
 
-	{channelRequest, "shell"}:                      {action: access.Shell},
-	{channelRequest, "exec"}:                       {action: access.Exec},
-	{channelRequest, "subsystem sftp"}:             {action: access.SFTP},
-	{channelRequest, "pty-req"}:                    {implied: true, extension: "permit-pty"},
-	{channelRequest, "window-change"}:              {implied: true},
-	{channelRequest, "signal"}:                     {implied: true},
-	{channelRequest, "break"}:                      {implied: true},
-	{channelRequest, "env"}:                        {implied: true},
-	{channelRequest, "keepalive@openssh.com"}:      {implied: true},
-	{channelRequest, "auth-agent-req@openssh.com"}: {action: access.ForwardAgent, extension: "permit-agent-forwarding"},
-	{channelRequest, "x11-req"}:                    {unsupported: "this node forwards no X11 displays", remedy: "leave out -X and -Y; a desktop on the node can be had through a forwarded port: ssh -L"},
+	{channelRequest, "shell"}:                 {action: access.Shell},
+	{channelRequest, "exec"}:                  {action: access.Exec},
+	{channelRequest, "subsystem sftp"}:        {action: access.SFTP},
+	{channelRequest, "pty-req"}:               {implied: true, extension: "permit-pty"},
+	{channelRequest, "window-change"}:         {implied: true},
+	{channelRequest, "signal"}:                {implied: true},
+	{channelRequest, "break"}:                 {implied: true},
+	{channelRequest, "env"}:                   {implied: true},
+	{channelRequest, "keepalive@openssh.com"}: {implied: true},
+	{channelRequest, "auth-agent-req@openssh.com"}: {
+		action:    access.ForwardAgent,
+		extension: "permit-agent-forwarding",
+	},
+	{channelRequest, "x11-req"}: {
+		unsupported: "this node forwards no X11 displays",
+		remedy:      "leave out -X and -Y; a desktop on the node can be had through a forwarded port: ssh -L",
+	},
 }
 
-// authorize is the one place that opens doors: for every channel, global request and session request. It asks the rules of this
-// moment, at this moment's time, for the certificate that the client proved to hold.
+// authorize is the one place that opens doors: for every channel, global request and session request. It asks
+// the rules of this moment, at this moment's time, for the certificate that the client proved to hold.
 func (c *connection) authorize(d requestKey) (rule string, err error) {
 	t, known := policies[d]
 	if t.unsupported != "" {
 		return "", fault.New(fault.Denied, "node", t.unsupported, t.remedy)
 	}
 	if !known || (t.action == "" && !t.implied) {
-		return "", fault.New(fault.Denied, "node", fmt.Sprintf("this node does not serve the %s %q", d.kind, printable(d.name)), "use a shell, a command, sftp or scp")
+		return "", fault.New(
+			fault.Denied,
+			"node",
+			fmt.Sprintf("this node does not serve the %s %q", d.kind, printable(d.name)),
+			"use a shell, a command, sftp or scp",
+		)
 	}
 	decision, err := c.decide(t.action)
 	if err != nil {
@@ -82,8 +112,17 @@ func (c *connection) authorize(d requestKey) (rule string, err error) {
 		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
 	}
 	if t.extension != "" && !c.carriesExtension(t.extension) {
-		return decision.Rule, fault.New(fault.Denied, "node", fmt.Sprintf("the certificate does not carry %s, which the %s %q needs", t.extension, d.kind, d.name),
-			"ask an administrator for a role that grants it, then run: tsh login")
+		return decision.Rule, fault.New(
+			fault.Denied,
+			"node",
+			fmt.Sprintf(
+				"the certificate does not carry %s, which the %s %q needs",
+				t.extension,
+				d.kind,
+				d.name,
+			),
+			"ask an administrator for a role that grants it, then run: tsh login",
+		)
 	}
 	return decision.Rule, nil
 }
@@ -104,7 +143,13 @@ func (c *connection) decide(a access.Action) (access.Decision, error) {
 	if err != nil {
 		return access.Decision{}, err
 	}
-	who, err := identity.VerifySSHUser(c.key, trust.Cluster, trust.Authorities.UserSSH, c.conn.RemoteAddr(), now)
+	who, err := identity.VerifySSHUser(
+		c.key,
+		trust.Cluster,
+		trust.Authorities.UserSSH,
+		c.conn.RemoteAddr(),
+		now,
+	)
 	if err != nil {
 		return access.Decision{}, certificateFault(err)
 	}

@@ -21,7 +21,8 @@ import (
 const (
 	// maxCommand bounds the command of an exec request; the kernel takes 128 kB for one argument.
 	maxCommand = 120 << 10
-	// refusedStatus is the exit status of a command that was refused: what shells use for "found, and may not be run".
+	// refusedStatus is the exit status of a command that was refused: what shells use for "found, and may not
+	// be run".
 	refusedStatus = 126
 )
 
@@ -42,8 +43,8 @@ type sessionChannel struct {
 	outputClosed bool           // the output has ended; guarded by speaking
 }
 
-// serve answers every request, first those that came with the channel's opening, until the client closes the channel, and ends what
-// runs then.
+// serve answers every request, first those that came with the channel's opening, until the client closes the
+// channel, and ends what runs then.
 func (t *sessionChannel) serve(ctx context.Context, asked []dial.ChannelRequest, reqs <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -96,7 +97,12 @@ func (t *sessionChannel) handleRequest(r *ssh.Request) (*program, error) {
 			return nil, malformed(r.Type, err)
 		}
 		if len(m.Command) > maxCommand {
-			return nil, fault.New(fault.Invalid, "node", fmt.Sprintf("the command has %d bytes, more than %d", len(m.Command), maxCommand), "copy a script and run that")
+			return nil, fault.New(
+				fault.Invalid,
+				"node",
+				fmt.Sprintf("the command has %d bytes, more than %d", len(m.Command), maxCommand),
+				"copy a script and run that",
+			)
 		}
 		return t.newProgram(rule, session.Exec, m.Command)
 	case forward.AgentRequest:
@@ -123,7 +129,12 @@ func (t *sessionChannel) handleDetail(r *ssh.Request) error {
 			return malformed(r.Type, err)
 		}
 		if t.decided || t.terminal != nil {
-			return fault.New(fault.Conflict, "node", "this session has begun, or has a terminal", "ask for the terminal first, and once")
+			return fault.New(
+				fault.Conflict,
+				"node",
+				"this session has begun, or has a terminal",
+				"ask for the terminal first, and once",
+			)
 		}
 		t.terminal = &req
 	case "window-change":
@@ -143,7 +154,12 @@ func (t *sessionChannel) handleDetail(r *ssh.Request) error {
 			return malformed(r.Type, err)
 		}
 		if t.decided || !t.env.Set(m.Name, m.Value) {
-			return fault.New(fault.Denied, "node", "the variable "+printable(m.Name)+" is not one that clients may set", "set it on the node")
+			return fault.New(
+				fault.Denied,
+				"node",
+				"the variable "+printable(m.Name)+" is not one that clients may set",
+				"set it on the node",
+			)
 		}
 	case "signal":
 		var m struct{ Name string }
@@ -152,12 +168,22 @@ func (t *sessionChannel) handleDetail(r *ssh.Request) error {
 		}
 		sig, known := session.ParseSignal(m.Name)
 		if !known || t.process == nil {
-			return fault.New(fault.Invalid, "node", "no such signal, or nothing to send it to", "use a signal of RFC 4254")
+			return fault.New(
+				fault.Invalid,
+				"node",
+				"no such signal, or nothing to send it to",
+				"use a signal of RFC 4254",
+			)
 		}
 		return t.process.Signal(sig)
 	case "break": // RFC 4335; its length is the terminal's own affair, as with OpenSSH
 		if t.process == nil {
-			return fault.New(fault.Invalid, "node", "nothing runs that a break could be sent to", "start a shell first")
+			return fault.New(
+				fault.Invalid,
+				"node",
+				"nothing runs that a break could be sent to",
+				"start a shell first",
+			)
 		}
 		return t.process.Break()
 	}
@@ -165,7 +191,13 @@ func (t *sessionChannel) handleDetail(r *ssh.Request) error {
 }
 
 func malformed(what string, err error) error {
-	return fault.Wrap(err, fault.Invalid, "node", "the request "+what+" could not be read", "update the SSH client")
+	return fault.Wrap(
+		err,
+		fault.Invalid,
+		"node",
+		"the request "+what+" could not be read",
+		"update the SSH client",
+	)
 }
 
 // program is a program that was allowed.
@@ -176,11 +208,29 @@ type program struct {
 
 func (t *sessionChannel) newProgram(rule string, kind session.Kind, command string) (*program, error) {
 	if t.decided {
-		return nil, fault.New(fault.Conflict, "node", "this session runs a program already", "open another session")
+		return nil, fault.New(
+			fault.Conflict,
+			"node",
+			"this session runs a program already",
+			"open another session",
+		)
 	}
 	c := t.conn
-	return &program{rule, session.Spec{Kind: kind, Command: command, Terminal: t.terminal, Env: t.env, Agent: t.agentPath, ID: newSessionID(), User: c.who.Name,
-		Node: c.srv.cfg.Identity().Name, ClientAddr: c.attempt.from, LocalAddr: c.conn.LocalAddr().String()}}, nil
+	return &program{
+		rule,
+		session.Spec{
+			Kind:       kind,
+			Command:    command,
+			Terminal:   t.terminal,
+			Env:        t.env,
+			Agent:      t.agentPath,
+			ID:         newSessionID(),
+			User:       c.who.Name,
+			Node:       c.srv.cfg.Identity().Name,
+			ClientAddr: c.attempt.from,
+			LocalAddr:  c.conn.LocalAddr().String(),
+		},
+	}, nil
 }
 
 // startProgram makes the session's start durable, and only then starts the program.
@@ -231,8 +281,9 @@ func (t *sessionChannel) newEvent(code audit.Code, st *program) audit.Event {
 	return e
 }
 
-// reply replies to a request, and where a person waits for a program that was refused, says why on stderr. It waits for nobody to
-// read that: requests that pile up here would hold up everything else on the connection, its end included.
+// reply replies to a request, and where a person waits for a program that was refused, says why on stderr. It
+// waits for nobody to read that: requests that pile up here would hold up everything else on the connection,
+// its end included.
 func (t *sessionChannel) reply(r *ssh.Request, err error) {
 	program := r.Type == "shell" || r.Type == "exec" || r.Type == "subsystem"
 	if err == nil {
@@ -283,8 +334,8 @@ func (t *sessionChannel) writeStderr(text string) {
 	}
 }
 
-// closeOutput ends the output. While words are still on their way it does not, for a client that takes no output: the end of the channel, which
-// comes next, tells the same (RFC 4254 section 5.3).
+// closeOutput ends the output. While words are still on their way it does not, for a client that takes no
+// output: the end of the channel, which comes next, tells the same (RFC 4254 section 5.3).
 func (t *sessionChannel) closeOutput() {
 	if t.outputMu.TryLock() {
 		t.outputClosed = true
@@ -296,13 +347,18 @@ func (t *sessionChannel) closeOutput() {
 // refusalWait is how long a refusal waits for the client to have read the words before it.
 const refusalWait = time.Second
 
-// awaitClient returns once the client has dealt with what it was sent so far: OpenSSH ends at once when a subsystem is refused, with words that
-// came in the same moment unread. A client that does not answer is waited for no longer than patience.
+// awaitClient returns once the client has dealt with what it was sent so far: OpenSSH ends at once when a
+// subsystem is refused, with words that came in the same moment unread. A client that does not answer is
+// waited for no longer than patience.
 func (t *sessionChannel) awaitClient() {
 	answered := make(chan struct{})
 	t.pending.Go(func() {
 		defer close(answered)
-		_, _ = t.ch.SendRequest("keepalive@openssh.com", true, nil) // refused as unknown, or the channel is gone
+		_, _ = t.ch.SendRequest(
+			"keepalive@openssh.com",
+			true,
+			nil,
+		) // refused as unknown, or the channel is gone
 	})
 	timer := time.NewTimer(refusalWait)
 	defer timer.Stop()
@@ -328,7 +384,8 @@ func (t *sessionChannel) lineStart() string {
 	return ""
 }
 
-// announce puts a line on the terminal, unless the one before is still waiting for a client that takes no output.
+// announce puts a line on the terminal, unless the one before is still waiting for a client that takes no
+// output.
 func (t *sessionChannel) announce(line string) {
 	if !t.announceMu.TryLock() {
 		return
@@ -348,7 +405,8 @@ func (t *sessionChannel) superviseProgram(ctx context.Context, st *program) {
 	})
 }
 
-// awaitExit stays with the program to its end and tells the client. Where the node ended it, the person reads why.
+// awaitExit stays with the program to its end and tells the client. Where the node ended it, the person reads
+// why.
 func (t *sessionChannel) awaitExit(ctx context.Context) (exit session.Exit, why error) {
 	defer t.conn.removeLive(t)
 	exit = t.runProcess(ctx)
@@ -356,7 +414,8 @@ func (t *sessionChannel) awaitExit(ctx context.Context) (exit session.Exit, why 
 		exit.Code, exit.Signal, why = endedStatus, "", end
 		_, _ = t.ch.Stderr().Write([]byte(t.lineStart() + errorText(end.err, t.lineEnd())))
 	}
-	// The status goes before the end of the output: a client that sees that end may close the channel at once, and then hears no more.
+	// The status goes before the end of the output: a client that sees that end may close the channel at
+	// once, and then hears no more.
 	t.sendExitStatus(exit)
 	t.closeOutput()
 	_ = t.ch.Close()
@@ -365,14 +424,23 @@ func (t *sessionChannel) awaitExit(ctx context.Context) (exit session.Exit, why 
 
 func (t *sessionChannel) runProcess(ctx context.Context) session.Exit {
 	defer t.conn.releaseQuota(t)
-	return t.process.Run(ctx, session.Streams{In: activityReader{t.ch, t.conn.clock.markActive}, Out: t.ch, Err: t.ch.Stderr()})
+	return t.process.Run(
+		ctx,
+		session.Streams{In: activityReader{t.ch, t.conn.clock.markActive}, Out: t.ch, Err: t.ch.Stderr()},
+	)
 }
 
 // auditEnd records the end. It cannot be refused any more, so what goes wrong is logged.
 func (t *sessionChannel) auditEnd(st *program, exit session.Exit, err error) {
 	e := t.newEvent(audit.SessionEnded, st)
 	delete(e.Fields, "command")
-	e.Fields["bytes_in"], e.Fields["bytes_out"] = strconv.FormatInt(exit.In, 10), strconv.FormatInt(exit.Out, 10)
+	e.Fields["bytes_in"], e.Fields["bytes_out"] = strconv.FormatInt(
+		exit.In,
+		10,
+	), strconv.FormatInt(
+		exit.Out,
+		10,
+	)
 	if exit.Signal != "" {
 		e.Fields["signal"] = exit.Signal
 	} else {
@@ -386,7 +454,13 @@ func (t *sessionChannel) auditEnd(st *program, exit session.Exit, err error) {
 		e.Fields["ended_by"] = end.cause
 	}
 	if err := t.conn.srv.cfg.Audit(e); err != nil {
-		t.conn.srv.cfg.Log.Error("the end of a session could not be recorded", "session", st.spec.ID, "err", err)
+		t.conn.srv.cfg.Log.Error(
+			"the end of a session could not be recorded",
+			"session",
+			st.spec.ID,
+			"err",
+			err,
+		)
 	}
 }
 

@@ -19,12 +19,21 @@ type drainState struct {
 }
 
 func newDrainState() drainState {
-	return drainState{draining: make(chan struct{}), ended: make(chan struct{}), drained: make(chan struct{}), conns: map[*connection]struct{}{},
-		stopReason: &endReason{cause: "stop", err: fault.New(fault.Unavailable, "node", "this node is stopping", "try again in a minute")}}
+	return drainState{
+		draining: make(chan struct{}),
+		ended:    make(chan struct{}),
+		drained:  make(chan struct{}),
+		conns:    map[*connection]struct{}{},
+		stopReason: &endReason{
+			cause: "stop",
+			err:   fault.New(fault.Unavailable, "node", "this node is stopping", "try again in a minute"),
+		},
+	}
 }
 
-// Drain lets sessions that run go on until ctx ends, and ends what is left then. Nobody new comes in meanwhile, people at terminals are
-// told, and connections on which nothing is open are closed. It is called once, and returns when no connection is left.
+// Drain lets sessions that run go on until ctx ends, and ends what is left then. Nobody new comes in
+// meanwhile, people at terminals are told, and connections on which nothing is open are closed. It is called
+// once, and returns when no connection is left.
 func (s *Server) Drain(ctx context.Context) {
 	s.mu.Lock()
 	close(s.draining)

@@ -13,7 +13,8 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
-// drain begins to stop the server, and gives what ends the time to drain, and what tells that no connection is left.
+// drain begins to stop the server, and gives what ends the time to drain, and what tells that no connection
+// is left.
 func (r *fixture) drain() (hurry context.CancelFunc, done chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done = make(chan struct{})
@@ -37,15 +38,21 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, done := r.drain()
-	eventually(t, "the terminal is told", func() bool { return strings.Contains(errs.String(), "\r\nthreshold: this node is about to stop") })
+	eventually(
+		t,
+		"the terminal is told",
+		func() bool { return strings.Contains(errs.String(), "\r\nthreshold: this node is about to stop") },
+	)
 	if err := unused.Wait(); err == nil {
 		t.Error("got a connection without sessions ended by the client, want by the node")
 	}
 	_, banner, err := r.dial(testAccount(), r.signer())
-	if err == nil || !strings.Contains(banner, "this node is stopping") || !strings.Contains(banner, "hint: ") {
+	if err == nil || !strings.Contains(banner, "this node is stopping") ||
+		!strings.Contains(banner, "hint: ") {
 		t.Errorf("got %v and banner %q, want nobody new let in, and told why", err, banner)
 	}
-	if got := run(t, c, "echo in", ""); got.status != 126 || !strings.Contains(got.err, "this node is stopping") {
+	if got := run(t, c, "echo in", ""); got.status != 126 ||
+		!strings.Contains(got.err, "this node is stopping") {
 		t.Errorf("got %+v, want no further session on a connection that stays", got)
 	}
 	if _, err := io.WriteString(in, "bye\n"); err != nil {
@@ -55,7 +62,8 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 		t.Errorf("got %+v, want the program's own status", got)
 	}
 	receive(t, "the end", done)
-	if got := r.recorded(audit.SessionEnded); len(got) != 1 || got[0].Fields["status"] != "3" || got[0].Fields["ended_by"] != "" {
+	if got := r.recorded(audit.SessionEnded); len(got) != 1 || got[0].Fields["status"] != "3" ||
+		got[0].Fields["ended_by"] != "" {
 		t.Errorf("got %+v, want one session, ended by itself", got)
 	}
 }
@@ -81,7 +89,8 @@ func TestSessionsEndWhenTheDrainTimeIsOver(t *testing.T) {
 	receive(t, "the end", done)
 }
 
-// Channels that were asked for before the end and are opened after it, with requests that nobody takes any more, hold up no stop.
+// Channels that were asked for before the end and are opened after it, with requests that nobody takes any
+// more, hold up no stop.
 func TestLateChannelOpensDoNotBlockShutdown(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
@@ -102,7 +111,11 @@ func TestLateChannelOpensDoNotBlockShutdown(t *testing.T) {
 	}
 	hurry, done := r.drain()
 	hurry()
-	eventually(t, "the connection is ended", func() bool { return strings.Contains(r.logged(), "connection ended") })
+	eventually(
+		t,
+		"the connection is ended",
+		func() bool { return strings.Contains(r.logged(), "connection ended") },
+	)
 	for _, nc := range asked {
 		if ch, _, err := nc.Accept(); err == nil {
 			for range 100 {

@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// endedStatus is the exit status of a session that the node ended: what timeout(1) uses for a program whose time was over.
+	// endedStatus is the exit status of a session that the node ended: what timeout(1) uses for a program
+	// whose time was over.
 	endedStatus = 124
-	// endGrace is what sessions get to end once they must: programs have three seconds between SIGHUP and SIGKILL, and clients need
-	// a moment to take what they are told. Then the connection is closed whether they did or not.
+	// endGrace is what sessions get to end once they must: programs have three seconds between SIGHUP and
+	// SIGKILL, and clients need a moment to take what they are told. Then the connection is closed whether
+	// they did or not.
 	endGrace = 5 * time.Second
 	// closeGrace is how long a client whose sessions have all ended has to hang up by itself.
 	closeGrace = time.Second
@@ -47,7 +49,8 @@ func endReasonOf(ctx context.Context) *endReason {
 	return e
 }
 
-// admitProgram counts a session that is about to start, and refuses one too many, and any on a connection that is about to end.
+// admitProgram counts a session that is about to start, and refuses one too many, and any on a connection
+// that is about to end.
 func (c *connection) admitProgram(t *sessionChannel) (rule string, err error) {
 	limit := c.limits().MaxSessions
 	c.mu.Lock()
@@ -103,10 +106,22 @@ func (c *connection) announce(line string) {
 	}
 }
 
-// end ends every session by ending their context with the cause, and returns when they are gone and the client has hung up, or has had
-// its time for that.
+// end ends every session by ending their context with the cause, and returns when they are gone and the
+// client has hung up, or has had its time for that.
 func (c *connection) end(ctx context.Context, why *endReason, sessions context.CancelCauseFunc) {
-	c.srv.cfg.Log.Info("connection ended", "user", c.who.Name, "login", c.login, "from", c.attempt.from, "by", why.cause, "reason", fault.Message(why.err))
+	c.srv.cfg.Log.Info(
+		"connection ended",
+		"user",
+		c.who.Name,
+		"login",
+		c.login,
+		"from",
+		c.attempt.from,
+		"by",
+		why.cause,
+		"reason",
+		fault.Message(why.err),
+	)
 	c.mu.Lock()
 	c.endReason = why
 	var live []chan struct{}

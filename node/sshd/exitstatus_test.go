@@ -8,8 +8,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// OpenSSH closes a channel as soon as it has seen the end of the output, if its own input has ended: a status sent after that is lost,
-// and the person is told 255.
+// OpenSSH closes a channel as soon as it has seen the end of the output, if its own input has ended: a status
+// sent after that is lost, and the person is told 255.
 func TestExitStatusReachesAClientThatClosesAtEOF(t *testing.T) {
 	r := newFixture(t, nil)
 	c := r.client(r.signer("ops"))
@@ -31,7 +31,8 @@ func runHastySession(t *testing.T, c *ssh.Client) {
 		t.Error(err)
 		return
 	}
-	if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"exit 3"})); err != nil || !ok {
+	if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"exit 3"})); err != nil ||
+		!ok {
 		t.Errorf("exec: got %v, %v", ok, err)
 	}
 	_ = ch.CloseWrite()

@@ -12,12 +12,21 @@ import (
 
 // newForwards makes what serves the connection's forwards. It starts nothing.
 func (c *connection) newForwards() *forward.Forwarder {
-	return forward.New(forward.Config{Limits: c.srv.forwardLimits, ClientAddr: c.attempt.from, Client: c.conn, Sockets: c.forwardAccount, Permit: c.reauthorizeForward, Audit: c.auditForward,
-		OnData: c.clock.markForwarded, Resolve: c.srv.cfg.Resolve, Guard: func(work func()) { defer c.srv.recoverPanic(c.attempt, c.conn); work() }})
+	return forward.New(forward.Config{
+		Limits:     c.srv.forwardLimits,
+		ClientAddr: c.attempt.from,
+		Client:     c.conn,
+		Sockets:    c.forwardAccount,
+		Permit:     c.reauthorizeForward,
+		Audit:      c.auditForward,
+		OnData:     c.clock.markForwarded,
+		Resolve:    c.srv.cfg.Resolve,
+		Guard:      func(work func()) { defer c.srv.recoverPanic(c.attempt, c.conn); work() },
+	})
 }
 
-// closeForwards ends what is forwarded, once the connection's context has ended. The account's process goes first and takes its sockets along:
-// it might not answer, and there may be many.
+// closeForwards ends what is forwarded, once the connection's context has ended. The account's process goes
+// first and takes its sockets along: it might not answer, and there may be many.
 func (c *connection) closeForwards() {
 	c.mu.Lock()
 	reach := c.helper
@@ -28,7 +37,8 @@ func (c *connection) closeForwards() {
 	c.forwards.Close()
 }
 
-// forwardAccount is what forwards reach things as. It looks the account up each time, and nothing is forwarded on a connection that must end.
+// forwardAccount is what forwards reach things as. It looks the account up each time, and nothing is
+// forwarded on a connection that must end.
 func (c *connection) forwardAccount() (forward.Sockets, error) {
 	acc, err := c.srv.cfg.Accounts.Admit(c.login)
 	if err != nil {
@@ -63,12 +73,20 @@ func (c *connection) reauthorizeForward(way forward.Direction) error {
 
 func (c *connection) auditForward(way forward.Direction, target, rule string) error {
 	e := c.srv.newEvent(audit.ForwardStarted, c.attempt, c.who.Identity, c.login, rule)
-	e.Fields = map[string]string{"way": string(way), "target": audit.Truncate(stripControls(target)), "by": c.attempt.by}
+	e.Fields = map[string]string{
+		"way":    string(way),
+		"target": audit.Truncate(stripControls(target)),
+		"by":     c.attempt.by,
+	}
 	return c.srv.cfg.Audit(e)
 }
 
 // prepareDirect prepares a channel that goes out from the node. Its place is taken before anything is begun.
-func (c *connection) prepareDirect(ctx context.Context, nc ssh.NewChannel, rule string) (serve func(), err error) {
+func (c *connection) prepareDirect(
+	ctx context.Context,
+	nc ssh.NewChannel,
+	rule string,
+) (serve func(), err error) {
 	to, err := forward.Parse(nc.ChannelType(), nc.ExtraData())
 	if err != nil {
 		return nil, err
@@ -90,7 +108,11 @@ func (c *connection) prepareDirect(ctx context.Context, nc ssh.NewChannel, rule 
 }
 
 // handleForwardRequest answers the global requests about listeners, once they are authorised.
-func (c *connection) handleForwardRequest(ctx context.Context, r *ssh.Request, rule string) (reply []byte, err error) {
+func (c *connection) handleForwardRequest(
+	ctx context.Context,
+	r *ssh.Request,
+	rule string,
+) (reply []byte, err error) {
 	at, err := forward.Parse(r.Type, r.Payload)
 	if err != nil {
 		return nil, err

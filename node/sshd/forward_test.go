@@ -117,7 +117,10 @@ func TestLocalForwards(t *testing.T) {
 		t.Fatalf("got %d events of two ways that were used twice, want 2", len(events))
 	}
 	for _, e := range events {
-		if to := e.Fields["target"]; to != tcp.String() && to != unix.String() || e.Fields["way"] != "local" || e.Rule != "role ops, allow 1" || e.User != "alice@example.com" {
+		if to := e.Fields["target"]; to != tcp.String() && to != unix.String() ||
+			e.Fields["way"] != "local" ||
+			e.Rule != "role ops, allow 1" ||
+			e.User != "alice@example.com" {
 			t.Errorf("got %+v, want who, where to and by which rule", e)
 		}
 	}
@@ -169,7 +172,8 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 	} {
 		_, _, err := c.OpenChannel("direct-tcpip", tt.extra)
 		var refused *ssh.OpenChannelError
-		if !errors.As(err, &refused) || refused.Reason != tt.reason || !strings.Contains(refused.Message, tt.words) {
+		if !errors.As(err, &refused) || refused.Reason != tt.reason ||
+			!strings.Contains(refused.Message, tt.words) {
 			t.Errorf("%s: got %v, want %v with %q", tt.name, err, tt.reason, tt.words)
 		}
 	}
@@ -186,7 +190,8 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		}
 	}
 	for _, e := range r.recorded(audit.SessionRefused) {
-		if what := e.Fields["what"]; !strings.HasPrefix(what, "direct-tcpip ") || !strings.HasSuffix(what, ":80") && !strings.HasSuffix(what, ":22") {
+		if what := e.Fields["what"]; !strings.HasPrefix(what, "direct-tcpip ") ||
+			!strings.HasSuffix(what, ":80") && !strings.HasSuffix(what, ":22") {
 			t.Errorf("got a refusal of %q on record, want the target named", what)
 		}
 	}
@@ -194,7 +199,8 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		t.Errorf("got %d refusals on record, want the 7 that are prohibited", n)
 	}
 	for path, words := range map[string]string{filepath.Join(t.TempDir(), "none"): "there is no ", "": "no path", "/a\x00b": "no path of"} {
-		if _, _, err := c.OpenChannel("direct-streamlocal@openssh.com", wire(path, "", uint32(0))); err == nil || !strings.Contains(err.Error(), words) {
+		if _, _, err := c.OpenChannel("direct-streamlocal@openssh.com", wire(path, "", uint32(0))); err == nil ||
+			!strings.Contains(err.Error(), words) {
 			t.Errorf("%q: got %v, want %q in it", path, err, words)
 		}
 	}
@@ -271,7 +277,8 @@ func onlyLoopback(t *testing.T, port uint32) {
 				continue
 			}
 			found++
-			if at, _, _ := strings.Cut(f[1], ":"); at != "0100007F" && at != "00000000000000000000000001000000" {
+			if at, _, _ := strings.Cut(f[1], ":"); at != "0100007F" &&
+				at != "00000000000000000000000001000000" {
 				t.Errorf("got a listener on %s, want loopback alone", f[1])
 			}
 		}
@@ -400,7 +407,8 @@ func TestAgentForwarding(t *testing.T) {
 	if err := agent.RequestAgentForwarding(again); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := again.Output(`echo "$SSH_AUTH_SOCK"`); err != nil || strings.TrimSpace(string(out)) != f[2] {
+	if out, err := again.Output(`echo "$SSH_AUTH_SOCK"`); err != nil ||
+		strings.TrimSpace(string(out)) != f[2] {
 		t.Errorf("got %q, %v, want the connection's one socket %s", out, err, f[2])
 	}
 	if got := r.recorded(audit.ForwardStarted); len(got) != 1 || got[0].Fields["way"] != "agent" {
@@ -416,7 +424,11 @@ func TestAgentForwarding(t *testing.T) {
 		t.Error("got an answer after the grant was taken away, want none")
 	}
 	c.Close()
-	eventually(t, "the folder is gone", func() bool { _, err := os.Lstat(filepath.Dir(f[2])); return os.IsNotExist(err) })
+	eventually(
+		t,
+		"the folder is gone",
+		func() bool { _, err := os.Lstat(filepath.Dir(f[2])); return os.IsNotExist(err) },
+	)
 }
 
 func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
@@ -479,9 +491,15 @@ func TestForwardsThatCannotBeAuditedAreRefused(t *testing.T) {
 	r := newFixture(t, nil)
 	c := r.client()
 	r.mu.Lock()
-	r.auditErr = fault.New(fault.Exhausted, "spool.Record", "this node's disk is full", "ask an administrator to free space on the node")
+	r.auditErr = fault.New(
+		fault.Exhausted,
+		"spool.Record",
+		"this node's disk is full",
+		"ask an administrator to free space on the node",
+	)
 	r.mu.Unlock()
-	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil || !strings.Contains(err.Error(), "disk is full") {
+	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil ||
+		!strings.Contains(err.Error(), "disk is full") {
 		t.Errorf("got %v, want a refusal with the reason", err)
 	}
 	if _, err := listenTCP(c, "localhost", 0); err == nil {
@@ -499,10 +517,12 @@ func TestForwardsNeedTheCertificateExtension(t *testing.T) {
 		delete(c.Extensions, "permit-agent-forwarding")
 	}, testAccount())
 	c := r.client(signer)
-	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil || !strings.Contains(err.Error(), "permit-port-forwarding") {
+	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil ||
+		!strings.Contains(err.Error(), "permit-port-forwarding") {
 		t.Errorf("got %v, want the missing permit named", err)
 	}
-	if err := channelRequestWithReason("auth-agent-req@openssh.com")(t, c); err == nil || !strings.Contains(err.Error(), "permit-agent-forwarding") {
+	if err := channelRequestWithReason("auth-agent-req@openssh.com")(t, c); err == nil ||
+		!strings.Contains(err.Error(), "permit-agent-forwarding") {
 		t.Errorf("got %v, want the missing permit named", err)
 	}
 	if _, err := listenTCP(c, "localhost", 0); err == nil {
@@ -547,7 +567,11 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 	for range 3 {
 		round()
 	}
-	eventually(t, "descriptors and goroutines are given back", func() bool { return fds() <= before+2 && runtime.NumGoroutine() <= goroutines+10 })
+	eventually(
+		t,
+		"descriptors and goroutines are given back",
+		func() bool { return fds() <= before+2 && runtime.NumGoroutine() <= goroutines+10 },
+	)
 }
 
 func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
@@ -566,7 +590,8 @@ func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
 	if err := waiting.Wait(); err == nil {
 		t.Error("got a connection that only listens ended by the client, want by the node")
 	}
-	if err := openChannel("direct-tcpip", to)(t, c); err == nil || !strings.Contains(err.Error(), "this node is stopping") {
+	if err := openChannel("direct-tcpip", to)(t, c); err == nil ||
+		!strings.Contains(err.Error(), "this node is stopping") {
 		t.Errorf("got %v, want nothing new forwarded", err)
 	}
 	wantEcho(t, ch, "still here")

@@ -48,7 +48,16 @@ func fullRole(name string, actions ...string) access.Role {
 	if len(actions) == 0 {
 		actions = []string{"shell", "exec", "sftp", "forward-local", "forward-remote", "forward-agent"}
 	}
-	return access.Role{Name: name, Allow: []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Logins: access.Strings{testAccount()}, Actions: actions}}}
+	return access.Role{
+		Name: name,
+		Allow: []access.Grant{
+			{
+				Nodes:   map[string]access.Strings{"*": {"*"}},
+				Logins:  access.Strings{testAccount()},
+				Actions: actions,
+			},
+		},
+	}
 }
 
 // fixture is a server with what it needs, and a listener for its clients.
@@ -119,7 +128,8 @@ func (r *fixture) setRules(set rules.Set) {
 	r.mu.Unlock()
 }
 
-// accountsWithTempHome is this account with a home of the test's own: what people have in theirs, shells run and tests would wait for.
+// accountsWithTempHome is this account with a home of the test's own: what people have in theirs, shells run
+// and tests would wait for.
 func accountsWithTempHome(t testing.TB) session.Database {
 	t.Helper()
 	u, err := user.Current()
@@ -149,16 +159,31 @@ func (r *fixture) home() string {
 func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 	t.Helper()
 	c := membertest.New(t)
-	m, err := member.LoadOrJoin(t.Context(), member.Config{Dir: filepath.Join(t.TempDir(), "data"), Kind: identity.Node, AuthAddr: c.Addr(), Token: c.Token(identity.Node),
-		Name: "web-1", Labels: identity.Labels{"env": "test"}})
+	m, err := member.LoadOrJoin(
+		t.Context(),
+		member.Config{
+			Dir:      filepath.Join(t.TempDir(), "data"),
+			Kind:     identity.Node,
+			AuthAddr: c.Addr(),
+			Token:    c.Token(identity.Node),
+			Name:     "web-1",
+			Labels:   identity.Labels{"env": "test"},
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &fixture{t: t, cluster: c, member: m}
 	r.allow(fullRole("ops"))
-	r.cfg = sshd.Config{Identity: m.Identity, HostSigner: m.HostSigner, Audit: r.record, Accounts: accountsWithTempHome(t), Now: time.Now,
-		Rules: func() *rules.Trust { r.mu.Lock(); defer r.mu.Unlock(); return r.trust },
-		Log:   slog.New(slog.NewTextHandler(r, nil))}
+	r.cfg = sshd.Config{
+		Identity:   m.Identity,
+		HostSigner: m.HostSigner,
+		Audit:      r.record,
+		Accounts:   accountsWithTempHome(t),
+		Now:        time.Now,
+		Rules:      func() *rules.Trust { r.mu.Lock(); defer r.mu.Unlock(); return r.trust },
+		Log:        slog.New(slog.NewTextHandler(r, nil)),
+	}
 	if change != nil {
 		change(&r.cfg)
 	}
@@ -184,7 +209,11 @@ func (r *fixture) serve() {
 				return
 			}
 			all.Go(func() {
-				server.Serve(ctx, conn, sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", By: "dial"})
+				server.Serve(
+					ctx,
+					conn,
+					sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", By: "dial"},
+				)
 			})
 		}
 	})
@@ -221,7 +250,12 @@ func (r *fixture) dialWith(login string, auth ...ssh.AuthMethod) (c *ssh.Client,
 	cfg := &ssh.ClientConfig{User: login, Auth: auth, Timeout: 10 * time.Second,
 		BannerCallback: func(m string) error { text.WriteString(m); return nil },
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			return identity.VerifySSHHost(key, "web-1", []ssh.PublicKey{r.cluster.HostAuthority()}, time.Now())
+			return identity.VerifySSHHost(
+				key,
+				"web-1",
+				[]ssh.PublicKey{r.cluster.HostAuthority()},
+				time.Now(),
+			)
 		}}
 	c, err = ssh.Dial("tcp", r.addr, cfg)
 	if err == nil {

@@ -13,15 +13,17 @@ import (
 )
 
 const (
-	// limitsInterval is how often a connection that goes on is measured by the rules of the moment, and so how late a role that became
-	// stricter is noticed. A limit that is known ends the connection when it is reached.
+	// limitsInterval is how often a connection that goes on is measured by the rules of the moment, and so
+	// how late a role that became stricter is noticed. A limit that is known ends the connection when it is
+	// reached.
 	limitsInterval = 10 * time.Second
-	// warnBefore is how long before a limit is reached people at terminals are told, unless the limit itself is less than two of these.
+	// warnBefore is how long before a limit is reached people at terminals are told, unless the limit itself
+	// is less than two of these.
 	warnBefore = time.Minute
 )
 
-// limitClock measures a connection by the limits of its user's roles. Durations count real time, whatever the injected clock says; only the
-// certificate's end is a matter of that clock.
+// limitClock measures a connection by the limits of its user's roles. Durations count real time, whatever the
+// injected clock says; only the certificate's end is a matter of that clock.
 type limitClock struct {
 	start      time.Time    // the login
 	lastActive atomic.Int64 // when the user was last heard of, in nanoseconds after since
@@ -33,12 +35,13 @@ func newLimitClock(expires time.Time) *limitClock {
 	return &limitClock{start: time.Now(), expires: expires}
 }
 
-// markActive notes that the user did something in a session: typed, sent a program its input, or started one. Nothing else that a client
-// sends counts: no keepalive, no new window size, no signal, no room for more output.
+// markActive notes that the user did something in a session: typed, sent a program its input, or started one.
+// Nothing else that a client sends counts: no keepalive, no new window size, no signal, no room for more
+// output.
 func (l *limitClock) markActive() { l.lastActive.Store(int64(time.Since(l.start))) }
 
-// markForwarded notes data that the client sent on a connection it had forwarded. While there is a terminal, only what is typed counts: else a page that
-// refreshes itself would keep the shell beside it open.
+// markForwarded notes data that the client sent on a connection it had forwarded. While there is a terminal,
+// only what is typed counts: else a page that refreshes itself would keep the shell beside it open.
 func (l *limitClock) markForwarded() {
 	if l.terminals.Load() == 0 {
 		l.markActive()
@@ -50,19 +53,47 @@ func (l *limitClock) next(limits access.Limits, now time.Time) (end *endReason, 
 	lasted := time.Since(l.start)
 	sooner := func(in time.Duration, by, rule, reason, remedy string, whole time.Duration) {
 		if end == nil || in < left {
-			end, left = &endReason{cause: by, rule: rule, warnFirst: whole >= 2*warnBefore, err: fault.New(fault.Expired, "node", reason+" ("+rule+")", remedy)}, in
+			end, left = &endReason{
+				cause:     by,
+				rule:      rule,
+				warnFirst: whole >= 2*warnBefore,
+				err:       fault.New(fault.Expired, "node", reason+" ("+rule+")", remedy),
+			}, in
 		}
 	}
 	if idle := limits.IdleTimeout; idle.Rule != "" {
-		sooner(idle.Value-(lasted-time.Duration(l.lastActive.Load())), "idle_timeout", idle.Rule,
-			fmt.Sprintf("the session has ended: nothing was typed for %s", access.Duration(idle.Value)), "connect again", idle.Value)
+		sooner(
+			idle.Value-(lasted-time.Duration(l.lastActive.Load())),
+			"idle_timeout",
+			idle.Rule,
+			fmt.Sprintf(
+				"the session has ended: nothing was typed for %s",
+				access.Duration(idle.Value),
+			),
+			"connect again",
+			idle.Value,
+		)
 	}
 	if most := limits.MaxSession; most.Rule != "" {
-		sooner(most.Value-lasted, "max_session", most.Rule, fmt.Sprintf("the session has ended: it may last %s", access.Duration(most.Value)), "connect again", most.Value)
+		sooner(
+			most.Value-lasted,
+			"max_session",
+			most.Rule,
+			fmt.Sprintf("the session has ended: it may last %s", access.Duration(most.Value)),
+			"connect again",
+			most.Value,
+		)
 	}
 	if with := limits.EndWithCertificate; with.Rule != "" {
 		left := l.expires.Sub(now)
-		sooner(left, "end_with_certificate", with.Rule, "the session has ended with its certificate", "run: tsh login", lasted+left)
+		sooner(
+			left,
+			"end_with_certificate",
+			with.Rule,
+			"the session has ended with its certificate",
+			"run: tsh login",
+			lasted+left,
+		)
 	}
 	return end, left
 }

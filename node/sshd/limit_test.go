@@ -59,7 +59,9 @@ func repeatUntilEnd(t *testing.T, d time.Duration, do func()) {
 // wantEnded checks what the client and the audit log are told of a session that the node ended.
 func wantEnded(t *testing.T, r *fixture, got result, by, says string) {
 	t.Helper()
-	if got.status != 124 || got.signal != "" || !strings.Contains(got.err, "threshold: error: ") || !strings.Contains(got.err, says) || !strings.Contains(got.err, "threshold: hint: ") {
+	if got.status != 124 || got.signal != "" || !strings.Contains(got.err, "threshold: error: ") ||
+		!strings.Contains(got.err, says) ||
+		!strings.Contains(got.err, "threshold: hint: ") {
 		t.Errorf("got %+v, want status 124 and stderr with %q and a hint", got, says)
 	}
 	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) > 0 })
@@ -133,7 +135,9 @@ func TestTypingKeepsASessionOpen(t *testing.T) {
 func TestMaxSessionEndsAnActiveSession(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{IdleTimeout: duration(time.Hour), MaxSession: duration(time.Second)}))
+	r.allow(
+		roleWithOptions(access.Options{IdleTimeout: duration(time.Hour), MaxSession: duration(time.Second)}),
+	)
 	s := newSession(t, r.client())
 	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
@@ -142,7 +146,13 @@ func TestMaxSessionEndsAnActiveSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	repeatUntilEnd(t, 50*time.Millisecond, func() { _, _ = io.WriteString(in, "x") })
-	wantEnded(t, r, resultOf(t, s.Wait(), &out, &errs), "max_session", "it may last 1s (role ops, max_session)")
+	wantEnded(
+		t,
+		r,
+		resultOf(t, s.Wait(), &out, &errs),
+		"max_session",
+		"it may last 1s (role ops, max_session)",
+	)
 }
 
 func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
@@ -151,7 +161,11 @@ func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 		r := newFixture(t, nil)
 		r.allow(roleWithOptions(access.Options{EndWithCertificate: ends}))
 		until := time.Now().Add(2 * time.Second).Truncate(time.Second)
-		short := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) { c.ValidBefore = uint64(until.Unix()) }, testAccount())
+		short := r.cluster.UserSigner(
+			r.cluster.User("alice@example.com", "ops"),
+			func(c *ssh.Certificate) { c.ValidBefore = uint64(until.Unix()) },
+			testAccount(),
+		)
 		got := run(t, r.client(short), "sleep 2.5; echo done", "")
 		if !ends {
 			if got.out != "done\n" || got.status != 0 {
@@ -159,7 +173,13 @@ func TestASessionEndsWithItsCertificateOnlyIfARoleSaysSo(t *testing.T) {
 			}
 			continue
 		}
-		wantEnded(t, r, got, "end_with_certificate", "ended with its certificate (role ops, end_with_certificate)")
+		wantEnded(
+			t,
+			r,
+			got,
+			"end_with_certificate",
+			"ended with its certificate (role ops, end_with_certificate)",
+		)
 	}
 }
 
@@ -180,7 +200,12 @@ func TestSessionsOfOneUserAreCountedAcrossConnections(t *testing.T) {
 	hold(second)
 	for i, c := range []*ssh.Client{first, second, r.client()} {
 		got := run(t, c, "echo in", "")
-		if got.status != 126 || got.out != "" || !strings.Contains(got.err, "alice@example.com has 2 sessions on web-1, and role ops, max_sessions allows 2") || !strings.Contains(got.err, "hint: end another session") {
+		if got.status != 126 || got.out != "" ||
+			!strings.Contains(
+				got.err,
+				"alice@example.com has 2 sessions on web-1, and role ops, max_sessions allows 2",
+			) ||
+			!strings.Contains(got.err, "hint: end another session") {
 			t.Errorf("client %d: got %+v, want a third session refused", i, got)
 		}
 	}
@@ -239,7 +264,8 @@ func TestALimitEndsEverySessionOfAConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		all.Go(func() {
-			if got := resultOf(t, s.Wait(), &syncBuffer{}, &errs); got.status != 124 || !strings.Contains(got.err, "max_session") {
+			if got := resultOf(t, s.Wait(), &syncBuffer{}, &errs); got.status != 124 ||
+				!strings.Contains(got.err, "max_session") {
 				t.Errorf("session %d: got %+v, want it ended by the node", i, got)
 			}
 		})

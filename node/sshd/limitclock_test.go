@@ -32,8 +32,22 @@ func newLimitedConnection(ctx context.Context, o access.Options, life time.Durat
 	m := &limitedConnection{ended: make(chan *endReason, 1), lines: make(chan string, 100)}
 	m.allow(access.Role{Name: "ops", Options: o})
 	srv := New(Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Rules: m.trust.Load})
-	who := identity.SSHUser{Identity: identity.Identity{Kind: identity.User, Name: "alice", Connector: "corp", Subject: "1", Roles: []string{"ops"}}}
-	m.connection = &connection{srv: srv, who: who, clock: newLimitClock(time.Now().Add(life)), live: map[*sessionChannel]chan struct{}{}, wakeups: make(chan struct{}, 1)}
+	who := identity.SSHUser{
+		Identity: identity.Identity{
+			Kind:      identity.User,
+			Name:      "alice",
+			Connector: "corp",
+			Subject:   "1",
+			Roles:     []string{"ops"},
+		},
+	}
+	m.connection = &connection{
+		srv:     srv,
+		who:     who,
+		clock:   newLimitClock(time.Now().Add(life)),
+		live:    map[*sessionChannel]chan struct{}{},
+		wakeups: make(chan struct{}, 1),
+	}
 	go func() { m.ended <- m.watch(ctx) }()
 	return m
 }
@@ -101,7 +115,8 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 					t.Fatalf("got ended by %s before %s", e.cause, tt.ends)
 				}
 				e := m.endedAt(start, tt.ends)
-				if e == nil || e.cause != tt.by || !strings.Contains(fault.Message(e), tt.says) || fault.Remedy(e) == "" {
+				if e == nil || e.cause != tt.by || !strings.Contains(fault.Message(e), tt.says) ||
+					fault.Remedy(e) == "" {
 					t.Errorf("got %v, want ended by %s, with %q and a remedy", e, tt.by, tt.says)
 				}
 			})
@@ -112,7 +127,11 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 func TestTypingPostponesTheIdleTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		m := newLimitedConnection(t.Context(), access.Options{IdleTimeout: 10 * minute, MaxSession: hour}, time.Hour)
+		m := newLimitedConnection(
+			t.Context(),
+			access.Options{IdleTimeout: 10 * minute, MaxSession: hour},
+			time.Hour,
+		)
 		for d := time.Duration(0); d < 50*time.Minute; d += 9 * time.Minute {
 			if e := m.endedAt(start, d); e != nil {
 				t.Fatalf("after %s: got ended by %s", d, e.cause)
@@ -158,7 +177,8 @@ func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
 			t.Fatalf("got ended by %s without a limit", e.cause)
 		}
 		m.allow(access.Role{Name: "ops", Options: access.Options{MaxSession: 10 * minute}})
-		if e := m.endedAt(start, 20*time.Minute+time.Second+limitsInterval); e == nil || e.cause != "max_session" {
+		if e := m.endedAt(start, 20*time.Minute+time.Second+limitsInterval); e == nil ||
+			e.cause != "max_session" {
 			t.Errorf("got %v, want ended by max_session within %s", e, limitsInterval)
 		}
 	})
@@ -214,7 +234,8 @@ func (m *limitedConnection) wantLines(t *testing.T, when string, want ...string)
 		t.Fatalf("%s: got %d lines, want %d", when, len(m.lines), len(want))
 	}
 	for _, part := range want {
-		if line := <-m.lines; !strings.Contains(line, part) || !strings.HasPrefix(line, "\r\n") || !strings.HasSuffix(line, "\r\n") {
+		if line := <-m.lines; !strings.Contains(line, part) || !strings.HasPrefix(line, "\r\n") ||
+			!strings.HasSuffix(line, "\r\n") {
 			t.Errorf("%s: got %q, want a line with %q", when, line, part)
 		}
 	}

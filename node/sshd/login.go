@@ -18,11 +18,13 @@ import (
 // MaxAuthTries is how many keys a client may offer.
 const MaxAuthTries = 6
 
-// version is what the node calls itself; it does not say of which release it is. The comment is for clients that go by the name OpenSSH to
-// send the arguments of SSH_FXP_SYMLINK in the order that everybody uses and the specification does not.
+// version is what the node calls itself; it does not say of which release it is. The comment is for clients
+// that go by the name OpenSSH to send the arguments of SSH_FXP_SYMLINK in the order that everybody uses and
+// the specification does not.
 const version = "SSH-2.0-Threshold sftp-as-OpenSSH"
 
-// evidence is what login hands on, through the Permissions of the key that was accepted and no other way (CVE-2024-45337).
+// evidence is what login hands on, through the Permissions of the key that was accepted and no other way
+// (CVE-2024-45337).
 type evidence struct {
 	key   ssh.PublicKey // the certificate
 	who   identity.SSHUser
@@ -39,12 +41,18 @@ func (s *Server) sshConfig(v *loginAttempt) (*ssh.ServerConfig, error) {
 		return nil, fmt.Errorf("host certificate: %w", err)
 	}
 	cfg := &ssh.ServerConfig{
-		// AES-GCM first: three times the speed of ChaCha20 where the processor helps. The key exchanges begin with ML-KEM; the library's
-		// defaults would end with one by SHA-1.
+		// AES-GCM first: three times the speed of ChaCha20 where the processor helps. The key exchanges begin
+		// with ML-KEM; the library's defaults would end with one by SHA-1.
 		Config: ssh.Config{
 			KeyExchanges: ssh.SupportedAlgorithms().KeyExchanges,
-			Ciphers:      []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305, ssh.CipherAES128CTR, ssh.CipherAES256CTR},
-			MACs:         []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
+			Ciphers: []string{
+				ssh.CipherAES128GCM,
+				ssh.CipherAES256GCM,
+				ssh.CipherChaCha20Poly1305,
+				ssh.CipherAES128CTR,
+				ssh.CipherAES256CTR,
+			},
+			MACs: []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
 		},
 		MaxAuthTries:  MaxAuthTries,
 		ServerVersion: version,
@@ -64,12 +72,17 @@ func (s *Server) sshConfig(v *loginAttempt) (*ssh.ServerConfig, error) {
 	return cfg, nil
 }
 
-// noCertificateError says that this login needs a certificate: once, and only if none was shown. Until its last try a client that holds many
-// keys goes on unseen, so that nobody reads of an error who then gets in. OpenSSH, PuTTY and others try keyboard-interactive once their
-// keys are used up; it asks nothing here and lets nobody in, and is there so that they can be told.
+// noCertificateError says that this login needs a certificate: once, and only if none was shown. Until its
+// last try a client that holds many keys goes on unseen, so that nobody reads of an error who then gets in.
+// OpenSSH, PuTTY and others try keyboard-interactive once their keys are used up; it asks nothing here and
+// lets nobody in, and is there so that they can be told.
 func (v *loginAttempt) noCertificateError(last bool) error {
-	err := fault.New(fault.Unauthenticated, "node", "this node takes a certificate and nothing else; your client showed none",
-		"run: tsh login, then name the certificate to your client, or connect by: tsh ssh")
+	err := fault.New(
+		fault.Unauthenticated,
+		"node",
+		"this node takes a certificate and nothing else; your client showed none",
+		"run: tsh login, then name the certificate to your client, or connect by: tsh ssh",
+	)
 	if !last || v.explained {
 		return err
 	}
@@ -77,9 +90,13 @@ func (v *loginAttempt) noCertificateError(last bool) error {
 	return bannerError(err)
 }
 
-// checkOffered looks at a key that the client has not yet proved to hold: it verifies the certificate and nothing else, so that whoever
-// shows somebody's certificate learns nothing of what its owner may do.
-func (s *Server) checkOffered(v *loginAttempt, m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+// checkOffered looks at a key that the client has not yet proved to hold: it verifies the certificate and
+// nothing else, so that whoever shows somebody's certificate learns nothing of what its owner may do.
+func (s *Server) checkOffered(
+	v *loginAttempt,
+	m ssh.ConnMetadata,
+	key ssh.PublicKey,
+) (*ssh.Permissions, error) {
 	if _, ok := key.(*ssh.Certificate); !ok {
 		v.plainKeys++
 		return nil, v.noCertificateError(v.plainKeys == MaxAuthTries)
@@ -99,7 +116,11 @@ func (s *Server) checkOffered(v *loginAttempt, m ssh.ConnMetadata, key ssh.Publi
 }
 
 // checkProven decides about a client that has proved to hold the certificate.
-func (s *Server) checkProven(v *loginAttempt, m ssh.ConnMetadata, p *ssh.Permissions) (*ssh.Permissions, error) {
+func (s *Server) checkProven(
+	v *loginAttempt,
+	m ssh.ConnMetadata,
+	p *ssh.Permissions,
+) (*ssh.Permissions, error) {
 	e, ok := evidenceOf(p)
 	if !ok || e.login != identity.Login(m.User()) {
 		return nil, errors.New("the accepted key carries no identity")
@@ -115,13 +136,20 @@ func (s *Server) checkProven(v *loginAttempt, m ssh.ConnMetadata, p *ssh.Permiss
 	return p, nil
 }
 
-// admitLogin lets a login in that the certificate names, the rules grant something, and this machine has an account for.
+// admitLogin lets a login in that the certificate names, the rules grant something, and this machine has an
+// account for.
 func (s *Server) admitLogin(e evidence, from netip.Addr) (rule string, err error) {
 	if s.isDraining() {
 		return "", s.stopReason.err
 	}
 	if err := identity.CheckLogin(e.login); err != nil {
-		return "", fault.Wrap(err, fault.Invalid, "node", "the login is no plain account name", "name an account of the node, as in ssh ACCOUNT@NODE")
+		return "", fault.Wrap(
+			err,
+			fault.Invalid,
+			"node",
+			"the login is no plain account name",
+			"name an account of the node, as in ssh ACCOUNT@NODE",
+		)
 	}
 	trust, now, err := s.currentRules()
 	if err != nil {
@@ -147,24 +175,62 @@ func evidenceOf(p *ssh.Permissions) (evidence, bool) {
 func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 	t, now := s.cfg.Rules(), s.cfg.Now()
 	if t == nil {
-		return nil, now, fault.New(fault.Unavailable, "node", "this node has no rules to decide by yet", "try again in a minute")
+		return nil, now, fault.New(
+			fault.Unavailable,
+			"node",
+			"this node has no rules to decide by yet",
+			"try again in a minute",
+		)
 	}
 	if err := t.Usable(now); err != nil {
-		return nil, now, fault.Wrap(err, fault.Unavailable, "node", "on this node, "+err.Error(), "ask an administrator to look at the node's clock and its way to the cluster")
+		return nil, now, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"node",
+			"on this node, "+err.Error(),
+			"ask an administrator to look at the node's clock and its way to the cluster",
+		)
 	}
 	return t, now, nil
 }
 
 // actions that let somebody in; listing a node does not.
-var actions = []access.Action{access.Shell, access.Exec, access.SFTP, access.ForwardLocal, access.ForwardRemote, access.ForwardAgent}
+var actions = []access.Action{
+	access.Shell,
+	access.Exec,
+	access.SFTP,
+	access.ForwardLocal,
+	access.ForwardRemote,
+	access.ForwardAgent,
+}
 
 // decide asks the rules for one action, or with none whether any is allowed.
-func (s *Server) decide(t *rules.Trust, who identity.SSHUser, login identity.Login, a access.Action, now time.Time, from netip.Addr) access.Decision {
+func (s *Server) decide(
+	t *rules.Trust,
+	who identity.SSHUser,
+	login identity.Login,
+	a access.Action,
+	now time.Time,
+	from netip.Addr,
+) access.Decision {
 	id := s.cfg.Identity()
-	ask := access.Request{Who: who.Identity, Node: access.Node{ID: id.ID, Name: id.Name, Labels: id.Labels}, Login: login, Now: now, From: from}
+	ask := access.Request{
+		Who:   who.Identity,
+		Node:  access.Node{ID: id.ID, Name: id.Name, Labels: id.Labels},
+		Login: login,
+		Now:   now,
+		From:  from,
+	}
 	if !who.HasLogin(login) {
-		return access.Decision{Reason: fmt.Sprintf("the certificate of %s does not name the login %s (it names %s)", who, login, joinLogins(who.Logins)),
-			Remedy: "use one of those logins; after a change of roles run: tsh login"}
+		return access.Decision{
+			Reason: fmt.Sprintf(
+				"the certificate of %s does not name the login %s (it names %s)",
+				who,
+				login,
+				joinLogins(who.Logins),
+			),
+			Remedy: "use one of those logins; after a change of roles run: tsh login",
+		}
 	}
 	if a != "" {
 		ask.Action = a
@@ -199,7 +265,13 @@ func certificateFault(err error) error {
 	case !errors.As(err, &old):
 		return fault.Wrap(err, fault.Denied, "node", err.Error(), "run: tsh login")
 	case old.Now.Before(old.From):
-		return fault.Wrap(err, fault.Denied, "node", "on this node, "+err.Error(), "ask an administrator to set the node's clock")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"node",
+			"on this node, "+err.Error(),
+			"ask an administrator to set the node's clock",
+		)
 	}
 	return fault.Wrap(err, fault.Expired, "node", err.Error(), "run: tsh login")
 }

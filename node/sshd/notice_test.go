@@ -12,7 +12,8 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 )
 
-// Somebody who only forwards has no session in which to hear why the connection ends, so tsh is told beside; others are not.
+// Somebody who only forwards has no session in which to hear why the connection ends, so tsh is told beside;
+// others are not.
 func TestAClientWithoutASessionIsToldWhyTheConnectionEnds(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
@@ -22,7 +23,16 @@ func TestAClientWithoutASessionIsToldWhyTheConnectionEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, chans, reqs, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{User: testAccount(), ClientVersion: version, Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		conn, chans, reqs, err := ssh.NewClientConn(
+			raw,
+			"web-1",
+			&ssh.ClientConfig{
+				User:            testAccount(),
+				ClientVersion:   version,
+				Auth:            []ssh.AuthMethod{ssh.PublicKeys(r.signer())},
+				HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+			},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}

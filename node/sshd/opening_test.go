@@ -27,7 +27,8 @@ var xterm = dial.ChannelRequest{Type: "pty-req", Payload: ssh.Marshal(struct {
 	Modes                        string
 }{"xterm-test", 97, 31, 0, 0, "\x00"})}
 
-// runInOpening opens a session with requests in its opening, ends its input and returns all that came, once the node has closed it.
+// runInOpening opens a session with requests in its opening, ends its input and returns all that came, once
+// the node has closed it.
 func runInOpening(t *testing.T, c *ssh.Client, asked ...dial.ChannelRequest) result {
 	t.Helper()
 	extra, fits := dial.MarshalEarlyRequests(asked)
@@ -61,11 +62,18 @@ func TestAProgramRequestedInTheOpening(t *testing.T) {
 	if !dial.ReadsEarlyRequests(c.ServerVersion()) {
 		t.Fatalf("got the version %q, which tells clients to send no openings", c.ServerVersion())
 	}
-	got := runInOpening(t, c, variable("LANG", "ko_KR.UTF-8"), variable("LD_PRELOAD", "x"), command(`echo "$LANG$LD_PRELOAD"; echo err >&2; exit 7`))
+	got := runInOpening(
+		t,
+		c,
+		variable("LANG", "ko_KR.UTF-8"),
+		variable("LD_PRELOAD", "x"),
+		command(`echo "$LANG$LD_PRELOAD"; echo err >&2; exit 7`),
+	)
 	if got.out != "ko_KR.UTF-8\n" || got.err != "err\n" || got.status != 7 {
 		t.Errorf("got %+v, want the command with the one variable that clients may set, and 7", got)
 	}
-	if got := runInOpening(t, c, xterm, command("echo $TERM; stty size")); got.out != "xterm-test\r\n31 97\r\n" || got.status != 0 {
+	if got := runInOpening(t, c, xterm, command("echo $TERM; stty size")); got.out != "xterm-test\r\n31 97\r\n" ||
+		got.status != 0 {
 		t.Errorf("got %+v, want a terminal of that kind and size", got)
 	}
 	if got := runInOpening(t, c, command("echo one"), command("echo two")); got.out != "one\n" {
@@ -104,7 +112,8 @@ func TestAnOpeningThatNoRoleAllows(t *testing.T) {
 		"other": {Type: "subsystem", Payload: ssh.Marshal(struct{ Name string }{"other"})},
 	} {
 		got := runInOpening(t, c, a)
-		if got.out != "" || got.status != 126 || strings.Count(got.err, "threshold: error: ") != 1 || !strings.Contains(got.err, "threshold: hint: ") {
+		if got.out != "" || got.status != 126 || strings.Count(got.err, "threshold: error: ") != 1 ||
+			!strings.Contains(got.err, "threshold: hint: ") {
 			t.Errorf("%s: got %+v, want words once, and 126", name, got)
 		}
 	}
@@ -128,7 +137,8 @@ func TestMalformedOpenings(t *testing.T) {
 			t.Errorf("%s: got %v, want the channel refused, with words", name, err)
 		}
 	}
-	if got := runInOpening(t, c, dial.ChannelRequest{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")}); got.status != 126 || !strings.Contains(got.err, "could not be read") {
+	if got := runInOpening(t, c, dial.ChannelRequest{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")}); got.status != 126 ||
+		!strings.Contains(got.err, "could not be read") {
 		t.Errorf("a command cut off: got %+v, want words and 126", got)
 	}
 	if n := len(r.recorded(audit.SessionStarted)); n != 0 {

@@ -18,7 +18,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// writeOpenSSHConfig writes a key, a certificate and a configuration for the real clients, and returns the configuration's path.
+// writeOpenSSHConfig writes a key, a certificate and a configuration for the real clients, and returns the
+// configuration's path.
 func writeOpenSSHConfig(t *testing.T, r *fixture) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -48,7 +49,10 @@ func writeOpenSSHConfig(t *testing.T, r *fixture) string {
 	}
 	keyFile := put("key", string(pem.EncodeToMemory(block)))
 	put("key-cert.pub", string(ssh.MarshalAuthorizedKey(cert)))
-	known := put("known_hosts", "@cert-authority web-1 "+string(ssh.MarshalAuthorizedKey(r.cluster.HostAuthority())))
+	known := put(
+		"known_hosts",
+		"@cert-authority web-1 "+string(ssh.MarshalAuthorizedKey(r.cluster.HostAuthority())),
+	)
 	return put("config", fmt.Sprintf(`Host web-1
   HostName %s
   HostKeyAlias web-1
@@ -124,7 +128,8 @@ func TestStockOpenSSH(t *testing.T) {
 		})
 	}
 	t.Run("sftp", func(t *testing.T) {
-		if got := runOpenSSH(t, []byte("pwd\nls /\n"), "sftp", "-b", "-", "-F", config, "web-1"); got.status != 0 || !strings.Contains(got.out, "/etc") {
+		if got := runOpenSSH(t, []byte("pwd\nls /\n"), "sftp", "-b", "-", "-F", config, "web-1"); got.status != 0 ||
+			!strings.Contains(got.out, "/etc") {
 			t.Errorf("got %+v, want a listing", got)
 		}
 	})
@@ -133,7 +138,11 @@ func TestStockOpenSSH(t *testing.T) {
 		if err := master.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the master is up", func() bool { return runOpenSSH(t, nil, "ssh", "-O", "check", "-F", config, "web-1").status == 0 })
+		eventually(
+			t,
+			"the master is up",
+			func() bool { return runOpenSSH(t, nil, "ssh", "-O", "check", "-F", config, "web-1").status == 0 },
+		)
 		for i := range 3 {
 			if got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", fmt.Sprintf("exit %d", i)); got.status != i {
 				t.Errorf("got %+v, want status %d", got, i)
@@ -145,7 +154,12 @@ func TestStockOpenSSH(t *testing.T) {
 	t.Run("a refused command says why", func(t *testing.T) {
 		r.allow(fullRole("ops", "sftp"))
 		got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", "true")
-		if got.status != 126 || !strings.Contains(got.err, "threshold: error: no role of alice@example.com (roles: ops) allows exec as ") || !strings.Contains(got.err, "threshold: hint: ") {
+		if got.status != 126 ||
+			!strings.Contains(
+				got.err,
+				"threshold: error: no role of alice@example.com (roles: ops) allows exec as ",
+			) ||
+			!strings.Contains(got.err, "threshold: hint: ") {
 			t.Errorf("got %+v, want 126 and the reason", got)
 		}
 	})

@@ -114,7 +114,11 @@ func TestACertificateWithoutItsKeyLearnsNothing(t *testing.T) {
 func TestLoginWithoutAKeyIsRefused(t *testing.T) {
 	r := newFixture(t, nil)
 	for _, auth := range [][]ssh.AuthMethod{nil, {ssh.Password("x")}, {ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })}} {
-		c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{User: testAccount(), Auth: auth, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		c, err := ssh.Dial(
+			"tcp",
+			r.addr,
+			&ssh.ClientConfig{User: testAccount(), Auth: auth, HostKeyCallback: ssh.InsecureIgnoreHostKey()},
+		)
 		if err == nil {
 			c.Close()
 			t.Error("got logged in, want refused")
@@ -130,10 +134,12 @@ func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 		}
 		return keys
 	}
-	interactive := ssh.KeyboardInteractive(func(_, instruction string, questions []string, _ []bool) ([]string, error) {
-		t.Errorf("got asked %q %v, want no question", instruction, questions)
-		return nil, nil
-	})
+	interactive := ssh.KeyboardInteractive(
+		func(_, instruction string, questions []string, _ []bool) ([]string, error) {
+			t.Errorf("got asked %q %v, want no question", instruction, questions)
+			return nil, nil
+		},
+	)
 	for _, tt := range []struct {
 		name string
 		auth []ssh.AuthMethod
@@ -147,14 +153,22 @@ func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 	} {
 		_, said, err := r.dialWith(testAccount(), tt.auth...)
 		if err == nil || strings.Count(said, "tsh login") != tt.told {
-			t.Errorf("%s: got %v and banner %q, want a refusal and to be told %d times", tt.name, err, said, tt.told)
+			t.Errorf(
+				"%s: got %v and banner %q, want a refusal and to be told %d times",
+				tt.name,
+				err,
+				said,
+				tt.told,
+			)
 		}
 	}
-	if _, said, err := r.dial(testAccount(), append(many(sshd.MaxAuthTries-1), r.signer())...); err != nil || said != "" {
+	if _, said, err := r.dial(testAccount(), append(many(sshd.MaxAuthTries-1), r.signer())...); err != nil ||
+		said != "" {
 		t.Errorf("got %v and banner %q, want one who has a certificate let in without a word", err, said)
 	}
 	r.allow()
-	if _, said, err := r.dialWith(testAccount(), ssh.PublicKeys(r.signer()), interactive); err == nil || strings.Contains(said, "showed none") {
+	if _, said, err := r.dialWith(testAccount(), ssh.PublicKeys(r.signer()), interactive); err == nil ||
+		strings.Contains(said, "showed none") {
 		t.Errorf("got %v and banner %q, want nothing about a missing certificate", err, said)
 	}
 }
@@ -164,7 +178,16 @@ func TestOldAlgorithmsAreRefused(t *testing.T) {
 	for _, c := range []ssh.Config{
 		{KeyExchanges: []string{ssh.InsecureKeyExchangeDH14SHA1}}, {Ciphers: []string{ssh.InsecureCipherAES128CBC}}, {Ciphers: []string{ssh.CipherAES128CTR}, MACs: []string{ssh.HMACSHA1}},
 	} {
-		conn, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{Config: c, User: testAccount(), Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+		conn, err := ssh.Dial(
+			"tcp",
+			r.addr,
+			&ssh.ClientConfig{
+				Config:          c,
+				User:            testAccount(),
+				Auth:            []ssh.AuthMethod{ssh.PublicKeys(r.signer())},
+				HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+			},
+		)
 		if err == nil {
 			conn.Close()
 			t.Errorf("%+v: got logged in, want no common algorithm", c)
@@ -175,8 +198,16 @@ func TestOldAlgorithmsAreRefused(t *testing.T) {
 func TestClientsWithoutHostCertificateSupportGetThePlainKey(t *testing.T) {
 	r := newFixture(t, nil)
 	var shown ssh.PublicKey
-	c, err := ssh.Dial("tcp", r.addr, &ssh.ClientConfig{User: testAccount(), Auth: []ssh.AuthMethod{ssh.PublicKeys(r.signer())}, HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
-		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { shown = key; return nil }})
+	c, err := ssh.Dial(
+		"tcp",
+		r.addr,
+		&ssh.ClientConfig{
+			User:              testAccount(),
+			Auth:              []ssh.AuthMethod{ssh.PublicKeys(r.signer())},
+			HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+			HostKeyCallback:   func(_ string, _ net.Addr, key ssh.PublicKey) error { shown = key; return nil },
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,11 +245,16 @@ func TestLoginNeedsARightClockAndFreshRules(t *testing.T) {
 		{"a day and an hour without news", 25 * time.Hour, "has not heard from the cluster"},
 	} {
 		r := newFixture(t, func(c *sshd.Config) { c.Now = membertest.SkewedClock(tt.off) })
-		if _, banner, err := r.dial(testAccount(), r.signer()); err == nil || !strings.Contains(banner, tt.banner) || !strings.Contains(banner, "hint: ") {
+		if _, banner, err := r.dial(testAccount(), r.signer()); err == nil ||
+			!strings.Contains(banner, tt.banner) ||
+			!strings.Contains(banner, "hint: ") {
 			t.Errorf("%s: got %v and banner %q, want a refusal with %q", tt.name, err, banner, tt.banner)
 		}
 	}
-	r := newFixture(t, func(c *sshd.Config) { c.Now = membertest.SkewedClock(40 * time.Minute) }) // rules 40 minutes old, certificate still good
+	r := newFixture(
+		t,
+		func(c *sshd.Config) { c.Now = membertest.SkewedClock(40 * time.Minute) },
+	) // rules 40 minutes old, certificate still good
 	r.client()
 }
 
@@ -234,7 +270,11 @@ var requestCases = []struct {
 		return runProgram(t, c, func(s *ssh.Session) error { return s.Shell() })
 	}, ""},
 	{"shell with a terminal", access.Shell, false, func(t *testing.T, c *ssh.Client) error {
-		return runProgram(t, c, func(s *ssh.Session) error { return errors.Join(s.RequestPty("dumb", 24, 80, nil), s.Shell()) })
+		return runProgram(
+			t,
+			c,
+			func(s *ssh.Session) error { return errors.Join(s.RequestPty("dumb", 24, 80, nil), s.Shell()) },
+		)
 	}, ""},
 	{"exec", access.Exec, false, func(t *testing.T, c *ssh.Client) error {
 		return runProgram(t, c, func(s *ssh.Session) error { return s.Start("true") })
@@ -250,7 +290,13 @@ var requestCases = []struct {
 		return openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c)
 	}, ""},
 	{"direct-streamlocal", access.ForwardLocal, false, func(t *testing.T, c *ssh.Client) error {
-		return openChannel("direct-streamlocal@openssh.com", wire(startEcho(t, "unix").String(), "", uint32(0)))(t, c)
+		return openChannel(
+			"direct-streamlocal@openssh.com",
+			wire(startEcho(t, "unix").String(), "", uint32(0)),
+		)(
+			t,
+			c,
+		)
 	}, ""},
 	{"x11 channel", "", false, openChannel("x11", nil), "does not serve"},
 	{"forwarded-tcpip", "", false, openChannel("forwarded-tcpip", nil), "does not serve"},
@@ -274,15 +320,28 @@ var requestCases = []struct {
 	}, ""},
 	{"hostkeys-prove", "", true, globalRequest("hostkeys-prove-00@openssh.com", nil), ""},
 	{"an unknown global request", "", true, globalRequest("open-sesame", wire("127.0.0.1", uint32(0))), ""},
-	{"agent forwarding", access.ForwardAgent, false, channelRequestWithReason("auth-agent-req@openssh.com"), ""},
-	{"x11 forwarding", "", false, channelRequestWithReason("x11-req", "single"), "this node forwards no X11 displays"},
+	{
+		"agent forwarding",
+		access.ForwardAgent,
+		false,
+		channelRequestWithReason("auth-agent-req@openssh.com"),
+		"",
+	},
+	{
+		"x11 forwarding",
+		"",
+		false,
+		channelRequestWithReason("x11-req", "single"),
+		"this node forwards no X11 displays",
+	},
 	{"break", "", true, channelRequest("break"), ""},
 	{"xon-xoff", "", true, channelRequest("xon-xoff"), ""},
 	{"an unknown session request", "", true, channelRequest("open-sesame"), ""},
 	{"LD_PRELOAD", "", true, channelRequest("env", "LD_PRELOAD", "/tmp/x.so"), ""},
 }
 
-// runProgram starts one and expects the end that it has when it was allowed: status 0 or a closed connection, not the refusal's 126.
+// runProgram starts one and expects the end that it has when it was allowed: status 0 or a closed connection,
+// not the refusal's 126.
 func runProgram(t *testing.T, c *ssh.Client, start func(*ssh.Session) error) error {
 	s := newSession(t, c)
 	in, _ := s.StdinPipe()
@@ -359,9 +418,13 @@ func TestEveryRequestAgainstRolesWithAndWithoutItsGrant(t *testing.T) {
 	r := newFixture(t, nil)
 	roles := []access.Role{fullRole("all", all...)}
 	for _, a := range all {
-		without := fullRole("without-"+a, slices.DeleteFunc(slices.Clone(all), func(x string) bool { return x == a })...)
+		without := fullRole(
+			"without-"+a,
+			slices.DeleteFunc(slices.Clone(all), func(x string) bool { return x == a })...)
 		denied := fullRole("denied-"+a, all...)
-		denied.Deny = []access.Grant{{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{a}}}
+		denied.Deny = []access.Grant{
+			{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{a}},
+		}
 		roles = append(roles, without, denied, fullRole("only-"+a, a))
 	}
 	r.allow(roles...)
@@ -460,7 +523,8 @@ func TestNewRulesApplyToTheNextSessionOfAnOpenConnection(t *testing.T) {
 		t.Errorf("got %+v, want it run", got)
 	}
 	r.allow(fullRole("ops", "sftp"))
-	if got := run(t, c, "echo 2", ""); got.status != 126 || !strings.Contains(got.err, "no role of alice@example.com") {
+	if got := run(t, c, "echo 2", ""); got.status != 126 ||
+		!strings.Contains(got.err, "no role of alice@example.com") {
 		t.Errorf("got %+v after exec was taken away, want refused", got)
 	}
 	r.allow()
@@ -489,11 +553,17 @@ func TestSessionsThatCannotBeAuditedDoNotStart(t *testing.T) {
 	r := newFixture(t, nil)
 	c := r.client()
 	r.mu.Lock()
-	r.auditErr = fault.New(fault.Exhausted, "spool.Record", "this node's disk is full, so the session cannot be recorded", "ask an administrator to free space on the node")
+	r.auditErr = fault.New(
+		fault.Exhausted,
+		"spool.Record",
+		"this node's disk is full, so the session cannot be recorded",
+		"ask an administrator to free space on the node",
+	)
 	r.mu.Unlock()
 	marker := t.TempDir() + "/ran"
 	got := run(t, c, "touch "+marker, "")
-	if got.status != 126 || !strings.Contains(got.err, "this node's disk is full") || !strings.Contains(got.err, "hint: ask an administrator to free space") {
+	if got.status != 126 || !strings.Contains(got.err, "this node's disk is full") ||
+		!strings.Contains(got.err, "hint: ask an administrator to free space") {
 		t.Errorf("got %+v, want a refusal with the reason", got)
 	}
 	r.mu.Lock()
@@ -505,13 +575,23 @@ func TestSessionsThatCannotBeAuditedDoNotStart(t *testing.T) {
 }
 
 func TestUnusableAccounts(t *testing.T) {
-	r := newFixture(t, func(c *sshd.Config) { c.Accounts = session.Database{UID: 12345} }) // as a node that is not root
+	r := newFixture(
+		t,
+		func(c *sshd.Config) { c.Accounts = session.Database{UID: 12345} },
+	) // as a node that is not root
 	role := fullRole("ops")
 	role.Allow[0].Logins = access.Strings{testAccount(), "no-such-account", "daemon"}
 	r.allow(role)
-	signer := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), nil, testAccount(), "no-such-account", "daemon")
+	signer := r.cluster.UserSigner(
+		r.cluster.User("alice@example.com", "ops"),
+		nil,
+		testAccount(),
+		"no-such-account",
+		"daemon",
+	)
 	for login, want := range map[string]string{"no-such-account": `there is no account "no-such-account" on this node`, "daemon": "this node runs as user id 12345, not as root"} {
-		if _, banner, err := r.dial(login, signer); err == nil || !strings.Contains(banner, want) || !strings.Contains(banner, "hint: ") {
+		if _, banner, err := r.dial(login, signer); err == nil || !strings.Contains(banner, want) ||
+			!strings.Contains(banner, "hint: ") {
 			t.Errorf("%s: got %v and %q, want a refusal with %q", login, err, banner, want)
 		}
 	}
@@ -604,7 +684,8 @@ func TestAPanicLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// Whoever stalls is waited for until the first offer of a key, and somewhat longer then: a person may have to touch theirs.
+// Whoever stalls is waited for until the first offer of a key, and somewhat longer then: a person may have to
+// touch theirs.
 func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 	r := newFixture(t, nil)
 	stall := func(t *testing.T, client func(net.Conn)) time.Duration {
@@ -612,7 +693,8 @@ func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); client(near) }()
 		start := time.Now()
-		sshd.New(r.cfg).Serve(t.Context(), far, sshd.Origin{From: "192.0.2.1:1", Proxy: "proxy-1", By: "dial"})
+		sshd.New(r.cfg).
+			Serve(t.Context(), far, sshd.Origin{From: "192.0.2.1:1", Proxy: "proxy-1", By: "dial"})
 		took := time.Since(start)
 		near.Close()
 		<-done
@@ -631,10 +713,20 @@ func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		gone := make(chan struct{})
-		touch := ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { <-gone; return nil, errors.New("nobody touched it") })
+		touch := ssh.PublicKeysCallback(
+			func() ([]ssh.Signer, error) { <-gone; return nil, errors.New("nobody touched it") },
+		)
 		took := stall(t, func(c net.Conn) {
 			time.AfterFunc(time.Minute, func() { close(gone) })
-			_, _, _, _ = ssh.NewClientConn(&asyncWriteConn{Conn: c}, "", &ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{touch}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+			_, _, _, _ = ssh.NewClientConn(
+				&asyncWriteConn{Conn: c},
+				"",
+				&ssh.ClientConfig{
+					User:            "x",
+					Auth:            []ssh.AuthMethod{touch},
+					HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+				},
+			)
 		})
 		if took != 30*time.Second {
 			t.Errorf("a key that nobody touches: got held for %s, want 30s", took)

@@ -1,7 +1,8 @@
 // Package sshd answers: who is this, may they, and what do they get?
 //
-// It is the SSH server at the inner end: what comes here was relayed by a proxy that can read none of it. It verifies the certificate
-// itself, decides by the signed rules itself, and has the last word. RFC 4252 (authentication) and RFC 4254 (connections).
+// It is the SSH server at the inner end: what comes here was relayed by a proxy that can read none of it. It
+// verifies the certificate itself, decides by the signed rules itself, and has the last word. RFC 4252
+// (authentication) and RFC 4254 (connections).
 package sshd
 
 import (
@@ -31,8 +32,8 @@ import (
 )
 
 const (
-	// firstOfferTimeout bounds the wait for the client's first offer of a key; handshakeTimeout bounds all of the handshake, in which a
-	// person may have to touch a key.
+	// firstOfferTimeout bounds the wait for the client's first offer of a key; handshakeTimeout bounds all of
+	// the handshake, in which a person may have to touch a key.
 	firstOfferTimeout = 10 * time.Second
 	handshakeTimeout  = 30 * time.Second
 	// maxConnections and maxSessions bound what clients can make this process hold.
@@ -70,8 +71,13 @@ type Server struct {
 
 // New makes a server that serves nothing yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, connectionQuota: limit.NewQuota(maxConnections, maxConnectionsPerAddress), handshakeQuota: limit.NewQuota(maxHandshakes, maxHandshakesPerAddress), drainState: newDrainState(),
-		forwardLimits: forward.NewLimits()}
+	return &Server{
+		cfg:             cfg,
+		connectionQuota: limit.NewQuota(maxConnections, maxConnectionsPerAddress),
+		handshakeQuota:  limit.NewQuota(maxHandshakes, maxHandshakesPerAddress),
+		drainState:      newDrainState(),
+		forwardLimits:   forward.NewLimits(),
+	}
 }
 
 // loginAttempt is where a connection came from.
@@ -92,15 +98,23 @@ type Origin struct {
 	By    string
 }
 
-// Serve serves one connection, whose RemoteAddr is the client's address, until it ends or ctx does. It never panics: what goes wrong
-// on a connection ends that connection.
+// Serve serves one connection, whose RemoteAddr is the client's address, until it ends or ctx does. It never
+// panics: what goes wrong on a connection ends that connection.
 func (s *Server) Serve(ctx context.Context, conn net.Conn, via Origin) {
 	defer conn.Close()
 	v := &loginAttempt{from: via.From, proxy: via.Proxy, by: via.By}
 	defer s.recoverPanic(v, conn)
 	leave, ok := s.connectionQuota.TryAcquire(via.From)
 	if !ok {
-		s.cfg.Log.Warn("too many connections", "limit", maxConnections, "of one address", maxConnectionsPerAddress, "from", via.From)
+		s.cfg.Log.Warn(
+			"too many connections",
+			"limit",
+			maxConnections,
+			"of one address",
+			maxConnectionsPerAddress,
+			"from",
+			via.From,
+		)
 		return
 	}
 	defer leave()
@@ -116,8 +130,17 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Origin) {
 		s.cfg.Log.Error("a connection came through without an identity", "from", v.from)
 		return
 	}
-	c := &connection{srv: s, conn: sc, attempt: v, key: e.key, login: e.login, who: e.who, clock: newLimitClock(e.who.Expires),
-		live: map[*sessionChannel]chan struct{}{}, wakeups: make(chan struct{}, 1)}
+	c := &connection{
+		srv:     s,
+		conn:    sc,
+		attempt: v,
+		key:     e.key,
+		login:   e.login,
+		who:     e.who,
+		clock:   newLimitClock(e.who.Expires),
+		live:    map[*sessionChannel]chan struct{}{},
+		wakeups: make(chan struct{}, 1),
+	}
 	if s.register(c) {
 		defer s.unregister(c)
 		c.serve(ctx, chans, reqs)
@@ -125,7 +148,11 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, via Origin) {
 }
 
 // handshake runs key exchange and authentication under a deadline.
-func (s *Server) handshake(ctx context.Context, conn net.Conn, v *loginAttempt) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+func (s *Server) handshake(
+	ctx context.Context,
+	conn net.Conn,
+	v *loginAttempt,
+) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	turn, cancel := context.WithTimeout(ctx, firstOfferTimeout)
 	defer cancel()
 	leave, ok := s.handshakeQuota.Acquire(turn, v.from)
@@ -155,12 +182,26 @@ func (s *Server) handshake(ctx context.Context, conn net.Conn, v *loginAttempt) 
 func (s *Server) recoverPanic(v *loginAttempt, conn interface{ Close() error }) {
 	if p := recover(); p != nil {
 		conn.Close()
-		s.cfg.Log.Error("a connection met a defect", "from", v.from, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		s.cfg.Log.Error(
+			"a connection met a defect",
+			"from",
+			v.from,
+			"panic",
+			fmt.Sprint(p),
+			"stack",
+			string(debug.Stack()),
+		)
 	}
 }
 
 // newEvent starts an audit event about the person at the other end.
-func (s *Server) newEvent(code audit.Code, v *loginAttempt, who identity.Identity, login identity.Login, rule string) audit.Event {
+func (s *Server) newEvent(
+	code audit.Code,
+	v *loginAttempt,
+	who identity.Identity,
+	login identity.Login,
+	rule string,
+) audit.Event {
 	id := s.cfg.Identity()
 	e := audit.NewEvent(code, who, s.cfg.Now())
 	e.Machine, e.MachineID, e.Login, e.From, e.Proxy, e.Rule = id.Name, id.ID, login, v.from, v.proxy, rule
@@ -176,7 +217,19 @@ func (s *Server) auditRefusal(v *loginAttempt, e evidence, rule, what string, er
 	ev := s.newEvent(audit.SessionRefused, v, e.who.Identity, login, rule)
 	ev.Reason = audit.Truncate(stripControls(fault.Message(err)))
 	ev.Fields = map[string]string{"what": what, "by": v.by}
-	s.cfg.Log.Info("refused", "user", e.who.Name, "login", login, "what", what, "from", v.from, "reason", ev.Reason)
+	s.cfg.Log.Info(
+		"refused",
+		"user",
+		e.who.Name,
+		"login",
+		login,
+		"what",
+		what,
+		"from",
+		v.from,
+		"reason",
+		ev.Reason,
+	)
 	if err := s.cfg.Audit(ev); err != nil {
 		s.cfg.Log.Warn("a refusal could not be recorded", "err", err)
 	}
@@ -244,8 +297,9 @@ func (c *connection) serve(ctx context.Context, chans <-chan ssh.NewChannel, req
 	running.Wait()
 }
 
-// admitChannelRecovered is open, in which a defect ends the connection and not this loop over its channels. Requests and channels that nobody takes hold
-// up all that comes by a connection, its end included; so whoever stops taking them early takes the rest once the connection is closed.
+// admitChannelRecovered is open, in which a defect ends the connection and not this loop over its channels.
+// Requests and channels that nobody takes hold up all that comes by a connection, its end included; so
+// whoever stops taking them early takes the rest once the connection is closed.
 func (c *connection) admitChannelRecovered(ctx context.Context, nc ssh.NewChannel) (serve func()) {
 	defer c.srv.recoverPanic(c.attempt, c.conn)
 	return c.admitChannel(ctx, nc)
@@ -256,7 +310,15 @@ func (c *connection) serveGlobalRequests(ctx context.Context, reqs <-chan *ssh.R
 	for r := range reqs {
 		reply, err := c.handleGlobalRequest(ctx, r)
 		if err != nil {
-			c.srv.cfg.Log.Debug("request refused", "user", c.who.Name, "request", printable(r.Type), "err", err)
+			c.srv.cfg.Log.Debug(
+				"request refused",
+				"user",
+				c.who.Name,
+				"request",
+				printable(r.Type),
+				"err",
+				err,
+			)
 			if dial.ReadsRefusalReasons(c.conn.ClientVersion()) {
 				reply = []byte(rejectionText(err))
 			}
@@ -286,7 +348,8 @@ func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request) (r
 	return nil, nil
 }
 
-// admitChannel decides about a channel that the client opens, and turns away what may not be. It returns what serves the channel.
+// admitChannel decides about a channel that the client opens, and turns away what may not be. It returns what
+// serves the channel.
 func (c *connection) admitChannel(ctx context.Context, nc ssh.NewChannel) (serve func()) {
 	d := requestKey{channelOpen, nc.ChannelType()}
 	rule, err := c.authorize(d)
@@ -343,10 +406,20 @@ func (c *connection) reserveSession() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.noMoreSessions {
-		return fault.New(fault.Denied, "node", "this connection takes no further sessions", "open a new connection")
+		return fault.New(
+			fault.Denied,
+			"node",
+			"this connection takes no further sessions",
+			"open a new connection",
+		)
 	}
 	if c.sessions >= maxSessions {
-		return fault.New(fault.Exhausted, "node", fmt.Sprintf("this connection has %d sessions already", c.sessions), "end one, or open a new connection")
+		return fault.New(
+			fault.Exhausted,
+			"node",
+			fmt.Sprintf("this connection has %d sessions already", c.sessions),
+			"end one, or open a new connection",
+		)
 	}
 	c.sessions++
 	return nil
@@ -367,7 +440,8 @@ func (c *connection) wake() {
 	}
 }
 
-// auditRefusal records a refusal, unless the connection has had its share: nobody fills the record, or the disk, by asking again.
+// auditRefusal records a refusal, unless the connection has had its share: nobody fills the record, or the
+// disk, by asking again.
 func (c *connection) auditRefusal(rule, what string, err error) {
 	c.mu.Lock()
 	c.refusals++
@@ -377,6 +451,14 @@ func (c *connection) auditRefusal(rule, what string, err error) {
 	case n <= maxRefusals:
 		c.srv.auditRefusal(c.attempt, evidence{who: c.who, login: c.login}, rule, what, err)
 	case n == maxRefusals+1:
-		c.srv.cfg.Log.Warn("further refusals on this connection are not recorded", "user", c.who.Name, "login", c.login, "from", c.attempt.from)
+		c.srv.cfg.Log.Warn(
+			"further refusals on this connection are not recorded",
+			"user",
+			c.who.Name,
+			"login",
+			c.login,
+			"from",
+			c.attempt.from,
+		)
 	}
 }

@@ -92,7 +92,8 @@ func TestEightMegabytesRoundTrip(t *testing.T) {
 	}
 	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
 	end := r.recorded(audit.SessionEnded)[0]
-	if end.Fields["bytes_in"] != fmt.Sprint(len(data)) || end.Fields["bytes_out"] != fmt.Sprint(len(data)) || end.Fields["status"] != "0" {
+	if end.Fields["bytes_in"] != fmt.Sprint(len(data)) || end.Fields["bytes_out"] != fmt.Sprint(len(data)) ||
+		end.Fields["status"] != "0" {
 		t.Errorf("got fields %v, want both byte counts %d and status 0", end.Fields, len(data))
 	}
 }
@@ -103,7 +104,9 @@ func TestStartAndEndAreAudited(t *testing.T) {
 	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
 	start, end := r.recorded(audit.SessionStarted)[0], r.recorded(audit.SessionEnded)[0]
 	if start.User != "alice@example.com" || start.Machine != "web-1" || string(start.Login) != testAccount() || start.Proxy != "proxy-1" || start.Rule != "role ops, allow 1" ||
-		start.Fields["command"] != "exit 3" || start.Session == "" || !strings.HasPrefix(start.From, "127.0.0.1:") || start.Subject != "corp/sub-alice@example.com" {
+		start.Fields["command"] != "exit 3" || start.Session == "" ||
+		!strings.HasPrefix(start.From, "127.0.0.1:") ||
+		start.Subject != "corp/sub-alice@example.com" {
 		t.Errorf("got start %+v", start)
 	}
 	if end.Session != start.Session || end.Fields["status"] != "3" {
@@ -238,8 +241,16 @@ func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 					t.Fatal(err)
 				}
 				c.Close()
-				eventually(t, "the process group is gone", func() bool { return syscall.Kill(-pid, 0) == syscall.ESRCH })
-				eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+				eventually(
+					t,
+					"the process group is gone",
+					func() bool { return syscall.Kill(-pid, 0) == syscall.ESRCH },
+				)
+				eventually(
+					t,
+					"the end is recorded",
+					func() bool { return len(r.recorded(audit.SessionEnded)) == 1 },
+				)
 			})
 		}
 	}
@@ -305,7 +316,8 @@ func TestFilesRoundTripOverSFTP(t *testing.T) {
 		t.Fatal(err)
 	}
 	list, err := c.ReadDir(dir)
-	if err != nil || len(list) != 1 || list[0].Name() != "a file with spaces" || list[0].Size() != int64(len(data)) {
+	if err != nil || len(list) != 1 || list[0].Name() != "a file with spaces" ||
+		list[0].Size() != int64(len(data)) {
 		t.Errorf("got %v, %v, want the one file of %d bytes", list, err, len(data))
 	}
 	g, err := c.Open(filepath.Join(dir, "a file with spaces"))

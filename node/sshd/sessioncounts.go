@@ -9,7 +9,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// sessionCounts counts the sessions of each person on this node, over all of their connections, certificates and logins.
+// sessionCounts counts the sessions of each person on this node, over all of their connections, certificates
+// and logins.
 type sessionCounts struct {
 	mu       sync.Mutex // guards sessions
 	sessions map[userKey]int
@@ -26,7 +27,19 @@ func (p *sessionCounts) add(who identity.Identity, limit access.Limit[int], node
 	defer p.mu.Unlock()
 	n := p.sessions[userKeyOf(who)]
 	if limit.Rule != "" && n >= limit.Value {
-		return fault.New(fault.Exhausted, "node", fmt.Sprintf("%s has %d sessions on %s, and %s allows %d", who.Name, n, node, limit.Rule, max(limit.Value, 0)), "end another session first")
+		return fault.New(
+			fault.Exhausted,
+			"node",
+			fmt.Sprintf(
+				"%s has %d sessions on %s, and %s allows %d",
+				who.Name,
+				n,
+				node,
+				limit.Rule,
+				max(limit.Value, 0),
+			),
+			"end another session first",
+		)
 	}
 	if p.sessions == nil {
 		p.sessions = map[userKey]int{}

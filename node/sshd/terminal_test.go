@@ -20,12 +20,16 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 		"with other permits": {map[string]string{"permit-agent-forwarding": "", "permit-pty@example.com": ""}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cert := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) {
-				delete(c.Extensions, "permit-pty")
-				for k, v := range tt.extensions {
-					c.Extensions[k] = v
-				}
-			}, testAccount())
+			cert := r.cluster.UserSigner(
+				r.cluster.User("alice@example.com", "ops"),
+				func(c *ssh.Certificate) {
+					delete(c.Extensions, "permit-pty")
+					for k, v := range tt.extensions {
+						c.Extensions[k] = v
+					}
+				},
+				testAccount(),
+			)
 			s := newSession(t, r.client(cert))
 			var out, errs bytes.Buffer
 			s.Stdout, s.Stderr = &out, &errs
@@ -33,8 +37,13 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 				t.Errorf("got %v, want allowed %v", err, tt.allowed)
 			}
 			got := resultOf(t, s.Run("tty || true"), &out, &errs)
-			if strings.HasPrefix(got.out, "/dev/pts/") != tt.allowed || strings.Contains(got.err, "does not carry permit-pty") == tt.allowed {
-				t.Errorf("got %+v, want a terminal %v, or the command without one and the reason", got, tt.allowed)
+			if strings.HasPrefix(got.out, "/dev/pts/") != tt.allowed ||
+				strings.Contains(got.err, "does not carry permit-pty") == tt.allowed {
+				t.Errorf(
+					"got %+v, want a terminal %v, or the command without one and the reason",
+					got,
+					tt.allowed,
+				)
 			}
 		})
 	}
@@ -94,7 +103,8 @@ func TestASessionWaitsForHoldersOfItsOutputUnlessItHasATerminal(t *testing.T) {
 	if got := run(t, c, "(sleep 0.3; echo late) & echo soon", ""); got.out != "soon\nlate\n" {
 		t.Errorf("got %+v, want what came late too, as with sshd", got)
 	}
-	if got := run(t, c, "setsid sh -c 'exec >/dev/null 2>&1 </dev/null; sleep 5' & echo $!", ""); got.status != 0 || got.out == "" {
+	if got := run(t, c, "setsid sh -c 'exec >/dev/null 2>&1 </dev/null; sleep 5' & echo $!", ""); got.status != 0 ||
+		got.out == "" {
 		t.Errorf("got %+v, want an end at once: nobody holds the output", got)
 	}
 	s := newSession(t, c)

@@ -9,11 +9,12 @@ import (
 )
 
 const (
-	// maxWindow is what the library lets a client send on a channel before any of it was taken (RFC 4254 section 5.2). One that sends
-	// more than its program takes makes the node hold as much.
+	// maxWindow is what the library lets a client send on a channel before any of it was taken (RFC 4254
+	// section 5.2). One that sends more than its program takes makes the node hold as much.
 	maxWindow = 2 << 20
-	// windowBudget is what all clients together may send ahead, but for minWindow each. The first channels get much of it, which far
-	// clients need to be fast; the more there are, the less the next gets. So the node stays small when many send at once.
+	// windowBudget is what all clients together may send ahead, but for minWindow each. The first channels
+	// get much of it, which far clients need to be fast; the more there are, the less the next gets. So the
+	// node stays small when many send at once.
 	windowBudget = 3 << 19
 	minWindow    = 64 << 10
 )
@@ -38,8 +39,9 @@ func (w *windows) assign(nc ssh.NewChannel) (giveBack func()) {
 	}
 }
 
-// setWindow changes what Accept will tell the client. The library has no option for it, so this reaches for the field by its name: where
-// there is none, the window is the library's own. A test says so when that happens (decision 13).
+// setWindow changes what Accept will tell the client. The library has no option for it, so this reaches for
+// the field by its name: where there is none, the window is the library's own. A test says so when that
+// happens (decision 13).
 func setWindow(nc ssh.NewChannel, bytes uint32) bool {
 	v := reflect.ValueOf(nc)
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {

@@ -9,12 +9,14 @@ import (
 const (
 	agents = 1000
 	bucket = 100 * time.Millisecond
-	// Full jitter over five seconds brings 20 agents in each bucket on average, and nearly as many again who try while the proxy is away.
+	// Full jitter over five seconds brings 20 agents in each bucket on average, and nearly as many again who
+	// try while the proxy is away.
 	maxBucket = 80
 )
 
-// A thousand agents lose one proxy at one moment. By the pauses they make they come back neither at once nor late, after a restart and
-// after a long outage. That the rest of an agent keeps up with this is shown in integration: TestAThousandAgentsDoNotStampede.
+// A thousand agents lose one proxy at one moment. By the pauses they make they come back neither at once nor
+// late, after a restart and after a long outage. That the rest of an agent keeps up with this is shown in
+// integration: TestAThousandAgentsDoNotStampede.
 func TestAThousandAgentsReconnectSpreadOut(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -32,7 +34,11 @@ func TestAThousandAgentsReconnectSpreadOut(t *testing.T) {
 		last := time.Duration(0)
 		for range agents {
 			clock := lost
-			p := backoff{draw: func(n time.Duration) time.Duration { return time.Duration(random.Int64N(int64(n))) }, now: func() time.Time { return clock }, addrs: 1}
+			p := backoff{
+				draw:  func(n time.Duration) time.Duration { return time.Duration(random.Int64N(int64(n))) },
+				now:   func() time.Time { return clock },
+				addrs: 1,
+			}
 			pause := p.pause(true, false)
 			for {
 				clock = clock.Add(pause)
@@ -49,7 +55,13 @@ func TestAThousandAgentsReconnectSpreadOut(t *testing.T) {
 		for _, n := range by {
 			most = max(most, n)
 		}
-		t.Logf("%s: at most %d dials within %s, all back %s after it", tt.name, most, bucket, last.Round(bucket))
+		t.Logf(
+			"%s: at most %d dials within %s, all back %s after it",
+			tt.name,
+			most,
+			bucket,
+			last.Round(bucket),
+		)
 		if most > maxBucket {
 			t.Errorf("%s: got %d dials within %s, want at most %d", tt.name, most, bucket, maxBucket)
 		}

@@ -1,8 +1,8 @@
 // Package uplink answers: how does this node stay reachable without listening?
 //
-// It dials the cluster's one public address and keeps tunnels up to a few distinct proxies, whatever happens: a proxy that goes is
-// dialled again within seconds, and nothing makes it give up. What comes through a tunnel is handed on: streams to Handle, pushed
-// rules, unverified, to Rules.
+// It dials the cluster's one public address and keeps tunnels up to a few distinct proxies, whatever happens:
+// a proxy that goes is dialled again within seconds, and nothing makes it give up. What comes through a
+// tunnel is handed on: streams to Handle, pushed rules, unverified, to Rules.
 package uplink
 
 import (
@@ -28,15 +28,17 @@ import (
 const DefaultTunnels = 2
 
 const (
-	// dialTimeout bounds the way to a proxy: that it is asked how to be spoken to, and an HTTP proxy or a balancer on the way, included.
+	// dialTimeout bounds the way to a proxy: that it is asked how to be spoken to, and an HTTP proxy or a
+	// balancer on the way, included.
 	dialTimeout = 15 * time.Second
-	// outagePause bounds each pause for a while after a tunnel that stood has ended: the proxy was there and will be again.
+	// outagePause bounds each pause for a while after a tunnel that stood has ended: the proxy was there and
+	// will be again.
 	outagePause  = 5 * time.Second
 	outageWindow = 2 * time.Minute
 	// Pauses otherwise: drawn from the whole range up to a ceiling that doubles.
 	minPause, maxPause = time.Second, time.Minute
-	// A proxy may push so many sets in rulesPeriod that are taken at once; then only the newest counts after each rulesPause. Verifying
-	// costs the node work and, where it fails, a line in its log.
+	// A proxy may push so many sets in rulesPeriod that are taken at once; then only the newest counts after
+	// each rulesPause. Verifying costs the node work and, where it fails, a line in its log.
 	rulesBurst  = 20
 	rulesPeriod = 10 * time.Second
 	rulesPause  = 200 * time.Millisecond
@@ -169,7 +171,11 @@ func (l *Tunnels) connectOnce(ctx context.Context, addr string) (stood bool, err
 	}
 	defer up.Close()
 	if up.Proxy() != proxy {
-		return false, fmt.Errorf("uplink: the proxy calls itself %q and its certificate says %q", up.Proxy(), proxy)
+		return false, fmt.Errorf(
+			"uplink: the proxy calls itself %q and its certificate says %q",
+			up.Proxy(),
+			proxy,
+		)
 	}
 	l.cfg.Log.Info("tunnel stands", "proxy", proxy, "address", addr)
 	l.cfg.Attached()
@@ -181,11 +187,28 @@ func (l *Tunnels) connectOnce(ctx context.Context, addr string) (stood bool, err
 func (l *Tunnels) dial(ctx context.Context, addr string) (net.Conn, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := l.cfg.Dialer.DialTLS(ctx, addr, identity.PinnedTLS(l.cfg.Pin, l.cfg.Cluster, identity.ALPNTunnel, l.cfg.Cert, l.cfg.Now, identity.Proxy))
+	conn, err := l.cfg.Dialer.DialTLS(
+		ctx,
+		addr,
+		identity.PinnedTLS(
+			l.cfg.Pin,
+			l.cfg.Cluster,
+			identity.ALPNTunnel,
+			l.cfg.Cert,
+			l.cfg.Now,
+			identity.Proxy,
+		),
+	)
 	if err != nil {
 		return nil, "", dialFault(addr, err)
 	}
-	peer, err := identity.VerifyPinned(conn.ConnectionState().PeerCertificates, l.cfg.Pin, l.cfg.Cluster, l.cfg.Now(), identity.Proxy)
+	peer, err := identity.VerifyPinned(
+		conn.ConnectionState().PeerCertificates,
+		l.cfg.Pin,
+		l.cfg.Cluster,
+		l.cfg.Now(),
+		identity.Proxy,
+	)
 	if err != nil {
 		conn.Close()
 		return nil, "", dialFault(addr, err)
@@ -201,15 +224,33 @@ func dialFault(addr string, err error) error {
 	case errors.As(err, &said):
 		return err
 	case errors.As(err, &pin):
-		return fault.Wrap(err, fault.Denied, "uplink", "the proxy at "+addr+" is not of this node's cluster", "check the address given with --proxy")
+		return fault.Wrap(
+			err,
+			fault.Denied,
+			"uplink",
+			"the proxy at "+addr+" is not of this node's cluster",
+			"check the address given with --proxy",
+		)
 	case errors.As(err, &old):
-		return fault.Wrap(err, fault.Expired, "uplink", "the proxy's "+old.Error(), "set this machine's clock, or look at the proxy")
+		return fault.Wrap(
+			err,
+			fault.Expired,
+			"uplink",
+			"the proxy's "+old.Error(),
+			"set this machine's clock, or look at the proxy",
+		)
 	}
-	return fault.Wrap(err, fault.Unavailable, "uplink", "the proxy at "+addr+" cannot be reached", "check the address and that outgoing connections are allowed")
+	return fault.Wrap(
+		err,
+		fault.Unavailable,
+		"uplink",
+		"the proxy at "+addr+" cannot be reached",
+		"check the address and that outgoing connections are allowed",
+	)
 }
 
-// serve hands on what comes until the tunnel or ctx ends, and waits for the streams. They end before the tunnel, so that people still
-// read why.
+// serve hands on what comes until the tunnel or ctx ends, and waits for the streams. They end before the
+// tunnel, so that people still read why.
 func (l *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -57,14 +57,28 @@ func TestBackoffIsSpreadAndBounded(t *testing.T) {
 func newTunnels(t *testing.T, c *membertest.Cluster, addr string, now func() time.Time) *Tunnels {
 	t.Helper()
 	cert := c.ServiceCertificate(identity.Node, "web-1")
-	return New(Config{Proxies: []string{addr}, Pin: c.Pin(), Cluster: membertest.Name, Cert: func() (*tls.Certificate, error) { return cert, nil },
-		Now: now, Log: slog.New(slog.DiscardHandler)})
+	return New(Config{
+		Proxies: []string{addr},
+		Pin:     c.Pin(),
+		Cluster: membertest.Name,
+		Cert:    func() (*tls.Certificate, error) { return cert, nil },
+		Now:     now,
+		Log:     slog.New(slog.DiscardHandler),
+	})
 }
 
 // serveTLS shows one certificate to whoever dials, until the test ends.
 func serveTLS(t *testing.T, cert *tls.Certificate, alpn string) string {
 	t.Helper()
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{*cert}, NextProtos: []string{alpn}, MinVersion: tls.VersionTLS13})
+	ln, err := tls.Listen(
+		"tcp",
+		"127.0.0.1:0",
+		&tls.Config{
+			Certificates: []tls.Certificate{*cert},
+			NextProtos:   []string{alpn},
+			MinVersion:   tls.VersionTLS13,
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,16 @@ func (f *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	log := f.cfg.Log.With("user", user.Name, "login_id", user.LoginID, "from", conn.RemoteAddr(), "by", "dial")
+	log := f.cfg.Log.With(
+		"user",
+		user.Name,
+		"login_id",
+		user.LoginID,
+		"from",
+		conn.RemoteAddr(),
+		"by",
+		"dial",
+	)
 	leave, err := f.users.acquire(user.Identity)
 	if err != nil {
 		log.Info("refused", "err", err)
@@ -35,7 +44,16 @@ func (f *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	_ = conn.SetDeadline(time.Now().Add(requestTimeout))
 	req, err := dial.ReadRequest(conn)
 	if err != nil {
-		refuse(conn, fault.Wrap(err, fault.Invalid, "proxy.dial", "the dial request could not be read", "check that client and proxy versions match: tsh version"))
+		refuse(
+			conn,
+			fault.Wrap(
+				err,
+				fault.Invalid,
+				"proxy.dial",
+				"the dial request could not be read",
+				"check that client and proxy versions match: tsh version",
+			),
+		)
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
@@ -50,7 +68,12 @@ func (f *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	relay(ctx, conn, node)
 }
 
-func (f *Server) dial(ctx context.Context, conn net.Conn, user identity.Peer, req dial.Request) (net.Conn, error) {
+func (f *Server) dial(
+	ctx context.Context,
+	conn net.Conn,
+	user identity.Peer,
+	req dial.Request,
+) (net.Conn, error) {
 	if err := user.CheckSourceAddress(conn.RemoteAddr()); err != nil {
 		return nil, fault.Wrap(err, fault.Denied, "proxy.dial", err.Error(), "run: tsh login")
 	}

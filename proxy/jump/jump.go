@@ -1,8 +1,9 @@
 // Package jump answers: which caller, which node?
 //
-// Two fronts lead to nodes: the dial protocol of tsh, and SSH for a stock "ssh -J". Both end in reach, which decides early and in
-// friendly words whether this person may reach that node; the node decides again and finally. What follows is copied: it is SSH between
-// client and node, end to end, and nothing here can read it.
+// Two fronts lead to nodes: the dial protocol of tsh, and SSH for a stock "ssh -J". Both end in reach, which
+// decides early and in friendly words whether this person may reach that node; the node decides again and
+// finally. What follows is copied: it is SSH between client and node, end to end, and nothing here can read
+// it.
 package jump
 
 import (
@@ -71,27 +72,44 @@ func (f *Server) openNode(ctx context.Context, who caller, name string) (net.Con
 	defer cancel()
 	now, trust := f.cfg.Now(), f.cfg.Rules.Current()
 	if err := trust.Usable(now); err != nil {
-		return nil, access.Node{}, fault.Wrap(err, fault.Unavailable, "proxy.reach", err.Error(), "ask an administrator to look at the proxy's link to auth")
+		return nil, access.Node{}, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"proxy.reach",
+			err.Error(),
+			"ask an administrator to look at the proxy's link to auth",
+		)
 	}
 	if !now.Before(who.Expires) {
-		return nil, access.Node{}, fault.New(fault.Expired, "proxy.reach", "your certificate has ended", "run: tsh login")
+		return nil, access.Node{}, fault.New(
+			fault.Expired,
+			"proxy.reach",
+			"your certificate has ended",
+			"run: tsh login",
+		)
 	}
 	node, attached := f.findNode(name)
 	if attached {
 		d := access.Decide(trust.Policy, f.accessRequest(who, node, "", now))
 		if d.Allow {
-			conn, err := f.cfg.Nodes.Open(ctx, node.ID, tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol})
+			conn, err := f.cfg.Nodes.Open(
+				ctx,
+				node.ID,
+				tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol},
+			)
 			return conn, node, err
 		}
 		if access.Decide(trust.Policy, f.accessRequest(who, node, access.List, now)).Allow {
 			return nil, node, fault.New(fault.Denied, "proxy.reach", d.Reason, d.Remedy)
 		}
 	}
-	// One who may not know of a node hears, after the same question to auth, what one hears of a node that is not there.
+	// One who may not know of a node hears, after the same question to auth, what one hears of a node that is
+	// not there.
 	return nil, node, f.explainFailure(ctx, who, name, trust, now)
 }
 
-// findNode looks for a whole name, then for name.cluster, then for an id; names are host names, so an id could only be one's whole name.
+// findNode looks for a whole name, then for name.cluster, then for an id; names are host names, so an id
+// could only be one's whole name.
 func (f *Server) findNode(name string) (access.Node, bool) {
 	if n, ok := f.cfg.Nodes.Find(name); ok {
 		return n, true
@@ -107,12 +125,24 @@ func (f *Server) accessRequest(who caller, n access.Node, a access.Action, now t
 	return access.Request{Who: who.Identity, Node: n, Action: a, Now: now, From: from.Addr().Unmap()}
 }
 
-// explainFailure says why no stream could be opened: the node is away, the caller may not reach it, or there is none.
-func (f *Server) explainFailure(ctx context.Context, who caller, name string, trust *rules.Trust, now time.Time) error {
+// explainFailure says why no stream could be opened: the node is away, the caller may not reach it, or there
+// is none.
+func (f *Server) explainFailure(
+	ctx context.Context,
+	who caller,
+	name string,
+	trust *rules.Trust,
+	now time.Time,
+) error {
 	res, err := authrpc.Call(ctx, f.cfg.Auth, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: name})
 	if err != nil {
-		return fault.Wrap(err, fault.Unavailable, "proxy.reach", "node "+displayName(name)+" is not attached to this proxy, and auth cannot be asked about it",
-			"try again in a moment; if it stays so, ask an administrator to look at auth")
+		return fault.Wrap(
+			err,
+			fault.Unavailable,
+			"proxy.reach",
+			"node "+displayName(name)+" is not attached to this proxy, and auth cannot be asked about it",
+			"try again in a moment; if it stays so, ask an administrator to look at auth",
+		)
 	}
 	for _, n := range res.Nodes {
 		d := access.Decide(trust.Policy, f.accessRequest(who, n.Access(), "", now))
@@ -124,7 +154,12 @@ func (f *Server) explainFailure(ctx context.Context, who caller, name string, tr
 			return fault.New(fault.Denied, "proxy.reach", d.Reason, d.Remedy)
 		}
 	}
-	return fault.New(fault.NotFound, "proxy.reach", "no node "+displayName(name)+" that you may reach", "see: tsh ls")
+	return fault.New(
+		fault.NotFound,
+		"proxy.reach",
+		"no node "+displayName(name)+" that you may reach",
+		"see: tsh ls",
+	)
 }
 
 func offlineFault(n authrpc.NodeInfo) error {
@@ -133,8 +168,12 @@ func offlineFault(n authrpc.NodeInfo) error {
 		seen = "last seen " + n.LastSeen.UTC().Format(time.RFC3339)
 	}
 	if n.Online {
-		return fault.New(fault.Unavailable, "proxy.reach", fmt.Sprintf("node %s is not attached to this proxy just now (%s)", n.Name, seen),
-			"try again in a few seconds")
+		return fault.New(
+			fault.Unavailable,
+			"proxy.reach",
+			fmt.Sprintf("node %s is not attached to this proxy just now (%s)", n.Name, seen),
+			"try again in a few seconds",
+		)
 	}
 	return fault.New(fault.Unavailable, "proxy.reach", fmt.Sprintf("node %s is offline (%s)", n.Name, seen),
 		"start threshold-node on it, or ask its administrator to")

@@ -90,7 +90,10 @@ var (
 	web = map[string]access.Strings{"env": {"web"}}
 	all = map[string]access.Strings{"*": {"*"}}
 	// ops reach the web nodes, viewers list them, and barred are denied what they would have as ops.
-	ops     = access.Role{Name: "ops", Allow: []access.Grant{grant(web, access.Strings{"ubuntu"}, access.Strings{"shell"})}}
+	ops = access.Role{
+		Name:  "ops",
+		Allow: []access.Grant{grant(web, access.Strings{"ubuntu"}, access.Strings{"shell"})},
+	}
 	viewers = access.Role{Name: "viewers", Allow: []access.Grant{grant(all, nil, access.Strings{"list"})}}
 	barred  = access.Role{Name: "barred", Deny: []access.Grant{grant(web, nil, nil)}}
 )
@@ -113,9 +116,20 @@ func newTestServer(t *testing.T) *testServer {
 		env, _, _ := strings.Cut(name, "-")
 		w.nodes[name] = access.Node{ID: id, Name: name, Labels: identity.Labels{"env": env}}
 	}
-	f := jump.New(jump.Config{Cluster: membertest.Name, Rules: fixedRules{trust}, Nodes: w, Auth: client, HostSigner: a.HostKey, Log: proxytest.Log()})
-	a.Register(authrpc.NodeInfo{ID: "0123456789abcdef0123456789abcdef", Name: "web-2", Labels: identity.Labels{"env": "web"},
-		LastSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)})
+	f := jump.New(jump.Config{
+		Cluster:    membertest.Name,
+		Rules:      fixedRules{trust},
+		Nodes:      w,
+		Auth:       client,
+		HostSigner: a.HostKey,
+		Log:        proxytest.Log(),
+	})
+	a.Register(authrpc.NodeInfo{
+		ID:       "0123456789abcdef0123456789abcdef",
+		Name:     "web-2",
+		Labels:   identity.Labels{"env": "web"},
+		LastSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	})
 	return &testServer{a, f, t, w}
 }
 
@@ -163,7 +177,13 @@ func TestDialReachesByEveryName(t *testing.T) {
 		}()
 		got, err := io.ReadAll(conn)
 		if err != nil || !bytes.Equal(got, sent) {
-			t.Errorf("%s: got %d bytes, %v, want %d back after the half-close", name, len(got), err, len(sent))
+			t.Errorf(
+				"%s: got %d bytes, %v, want %d back after the half-close",
+				name,
+				len(got),
+				err,
+				len(sent),
+			)
 		}
 		wait()
 		if f.nodes.last.Protocol != "dial" || f.nodes.last.From != raw.LocalAddr().String() {
@@ -206,8 +226,17 @@ func TestDialRefuses(t *testing.T) {
 		conn := dial.Client(raw, dial.Request{Node: tt.node})
 		conn.Write([]byte("SSH-2.0-client\r\n"))
 		_, err := conn.Read(make([]byte, 1))
-		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) || !strings.Contains(fault.Remedy(err), tt.remedy) {
-			t.Errorf("%s: got %v (%s), want a %s that says %q and %q", tt.name, err, fault.Remedy(err), tt.kind, tt.says, tt.remedy)
+		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) ||
+			!strings.Contains(fault.Remedy(err), tt.remedy) {
+			t.Errorf(
+				"%s: got %v (%s), want a %s that says %q and %q",
+				tt.name,
+				err,
+				fault.Remedy(err),
+				tt.kind,
+				tt.says,
+				tt.remedy,
+			)
 		}
 		raw.Close()
 		wait()
@@ -236,11 +265,18 @@ func TestDialWithoutFreshRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Server = jump.New(jump.Config{Cluster: membertest.Name, Rules: fixedRules{trust}, Nodes: f.nodes, HostSigner: f.HostKey, Log: proxytest.Log()})
+	f.Server = jump.New(jump.Config{
+		Cluster:    membertest.Name,
+		Rules:      fixedRules{trust},
+		Nodes:      f.nodes,
+		HostSigner: f.HostKey,
+		Log:        proxytest.Log(),
+	})
 	raw, wait := f.dialAs(f.user("a", "ops"))
 	conn := dial.Client(raw, dial.Request{Node: "web-1"})
 	conn.Write([]byte("x"))
-	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "25h") {
+	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) ||
+		!strings.Contains(err.Error(), "25h") {
 		t.Errorf("got %v, want to hear that the rules are too old", err)
 	}
 	raw.Close()
@@ -270,7 +306,9 @@ func TestDialStallsAndGarbage(t *testing.T) {
 	for name, first := range map[string][]byte{"another version": {9, 0, 2, '{', '}'}, "no JSON": {1, 0, 2, 'h', 'i'}, "too much": {1, 0xff, 0xff}} {
 		raw, wait := f.dialAs(user)
 		raw.Write(first)
-		if rep, err := dial.ReadReply(raw); err != nil || rep.Fault == nil || rep.Fault.Kind != fault.Invalid || rep.Fault.Remedy == "" {
+		if rep, err := dial.ReadReply(raw); err != nil || rep.Fault == nil ||
+			rep.Fault.Kind != fault.Invalid ||
+			rep.Fault.Remedy == "" {
 			t.Errorf("%s: got %+v, %v, want an invalid fault with a remedy", name, rep, err)
 		}
 		raw.Close()

@@ -8,8 +8,9 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// maxPerUser is how many connections one person may have at once, over both fronts, and the channels on them. It leaves room for everyone else on a port that may
-// have 20,000 descriptors, and is far over what a person's tools open.
+// maxPerUser is how many connections one person may have at once, over both fronts, and the channels on them.
+// It leaves room for everyone else on a port that may have 20,000 descriptors, and is far over what a
+// person's tools open.
 const maxPerUser = 1000
 
 // userQuota counts connections by person.
@@ -27,7 +28,12 @@ func (p *userQuota) acquire(who identity.Identity) (leave func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.counts[key] >= maxPerUser {
-		return nil, fault.New(fault.Exhausted, "proxy.enter", fmt.Sprintf("you have %d connections through this proxy already", maxPerUser), "end some of them, then try again")
+		return nil, fault.New(
+			fault.Exhausted,
+			"proxy.enter",
+			fmt.Sprintf("you have %d connections through this proxy already", maxPerUser),
+			"end some of them, then try again",
+		)
 	}
 	p.counts[key]++
 	return func() {

@@ -31,7 +31,9 @@ func TestConnectionsOfOneUserAreLimited(t *testing.T) {
 		synctest.Wait()
 		c := come(again)
 		rep, err := dial.ReadReply(c)
-		if err != nil || rep.Fault == nil || rep.Fault.Kind != fault.Exhausted || !strings.Contains(rep.Fault.Msg, "1000") || rep.Fault.Remedy == "" {
+		if err != nil || rep.Fault == nil || rep.Fault.Kind != fault.Exhausted ||
+			!strings.Contains(rep.Fault.Msg, "1000") ||
+			rep.Fault.Remedy == "" {
 			t.Errorf("got %+v, %v for one more, want it refused with a remedy", rep, err)
 		}
 		c.Close()

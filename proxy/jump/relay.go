@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// A read from a client's TLS connection gives one record; the tunnel gives as much as has come, and a packet of SSH takes three.
+	// A read from a client's TLS connection gives one record; the tunnel gives as much as has come, and a
+	// packet of SSH takes three.
 	clientBufferBytes = 16 << 10
 	nodeBufferBytes   = 48 << 10
-	// clientLinger is how long the client may go on sending after the node has ended: SSH is over then, and only its last words are under way.
+	// clientLinger is how long the client may go on sending after the node has ended: SSH is over then, and
+	// only its last words are under way.
 	clientLinger = 5 * time.Second
 )
 

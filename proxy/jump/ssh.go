@@ -24,19 +24,26 @@ const (
 	serverVersion = "SSH-2.0-Threshold"
 )
 
-// algorithms: AES-GCM first, which has hardware on amd64 and arm64; CTR for libraries that have nothing newer. Key exchanges begin with
-// ML-KEM, and none is by SHA-1, as in the library's defaults.
+// algorithms: AES-GCM first, which has hardware on amd64 and arm64; CTR for libraries that have nothing
+// newer. Key exchanges begin with ML-KEM, and none is by SHA-1, as in the library's defaults.
 func algorithms() ssh.Config {
 	return ssh.Config{
 		KeyExchanges: ssh.SupportedAlgorithms().KeyExchanges,
-		Ciphers:      []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305, ssh.CipherAES128CTR, ssh.CipherAES256CTR},
-		MACs:         []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
+		Ciphers: []string{
+			ssh.CipherAES128GCM,
+			ssh.CipherAES256GCM,
+			ssh.CipherChaCha20Poly1305,
+			ssh.CipherAES128CTR,
+			ssh.CipherAES256CTR,
+		},
+		MACs: []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
 	}
 }
 
-// ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for it, and nothing else.
-// settled is called once the user is known. The error says why that never was: for one who asked to be let in it is fault.Denied where a
-// certificate was shown that is not good, fault.Expired where it merely has ended, and fault.Unauthenticated where there was none.
+// ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for
+// it, and nothing else. settled is called once the user is known. The error says why that never was: for one
+// who asked to be let in it is fault.Denied where a certificate was shown that is not good, fault.Expired
+// where it merely has ended, and fault.Unauthenticated where there was none.
 func (f *Server) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -71,16 +78,23 @@ func (f *Server) ServeSSH(ctx context.Context, conn net.Conn, settled func(ident
 	return nil
 }
 
-// userKey finds the verified user in the Permissions of the key that was accepted, the only place identity is taken from.
+// userKey finds the verified user in the Permissions of the key that was accepted, the only place identity is
+// taken from.
 type userKey struct{}
 
-func (f *Server) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+func (f *Server) handshake(
+	conn net.Conn,
+) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	host, err := f.cfg.HostSigner()
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	why := fault.New(fault.Unauthenticated, "proxy.ssh", "this proxy takes a certificate and nothing else; your client showed none",
-		"run: tsh login, then name the certificate to your client")
+	why := fault.New(
+		fault.Unauthenticated,
+		"proxy.ssh",
+		"this proxy takes a certificate and nothing else; your client showed none",
+		"run: tsh login, then name the certificate to your client",
+	)
 	asked := false
 	cfg := &ssh.ServerConfig{
 		Config:       algorithms(),
@@ -97,17 +111,31 @@ func (f *Server) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 				_, isCert := key.(*ssh.Certificate)
 				switch {
 				case identity.OnlyExpired(err, now, func(at time.Time) error { _, err := verify(at); return err }):
-					why = fault.New(fault.Expired, "proxy.ssh", "your certificate has ended", "run: tsh login")
+					why = fault.New(
+						fault.Expired,
+						"proxy.ssh",
+						"your certificate has ended",
+						"run: tsh login",
+					)
 				case isCert && why.Kind != fault.Expired:
-					why = fault.New(fault.Denied, "proxy.ssh", "this proxy does not take your certificate", "run: tsh login")
+					why = fault.New(
+						fault.Denied,
+						"proxy.ssh",
+						"this proxy does not take your certificate",
+						"run: tsh login",
+					)
 				}
 				return nil, err
 			}
 			return &ssh.Permissions{ExtraData: map[any]any{userKey{}: user}}, nil
 		},
-		// OpenSSH, PuTTY and others come to this once their keys are used up. It asks nothing and lets nobody in; it tells what helps.
+		// OpenSSH, PuTTY and others come to this once their keys are used up. It asks nothing and lets nobody
+		// in; it tells what helps.
 		KeyboardInteractiveCallback: func(ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
-			return nil, &ssh.BannerError{Err: why, Message: "threshold: error: " + why.Msg + "\r\nthreshold: hint: " + why.Remedy + "\r\n"}
+			return nil, &ssh.BannerError{
+				Err:     why,
+				Message: "threshold: error: " + why.Msg + "\r\nthreshold: hint: " + why.Remedy + "\r\n",
+			}
 		},
 		AuthLogCallback: func(ssh.ConnMetadata, string, error) { asked = true },
 		ServerVersion:   serverVersion,
@@ -122,9 +150,15 @@ func (f *Server) handshake(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChanne
 	return sc, channels, requests, err
 }
 
-// serveChannels serves channel by channel until the connection ends. Each counts as one more connection of the person: a tool may share one
-// jump among all its nodes, and holds no more of the proxy than with a jump for each.
-func (f *Server) serveChannels(ctx context.Context, who caller, sc *ssh.ServerConn, channels <-chan ssh.NewChannel) {
+// serveChannels serves channel by channel until the connection ends. Each counts as one more connection of
+// the person: a tool may share one jump among all its nodes, and holds no more of the proxy than with a jump
+// for each.
+func (f *Server) serveChannels(
+	ctx context.Context,
+	who caller,
+	sc *ssh.ServerConn,
+	channels <-chan ssh.NewChannel,
+) {
 	ctx, cancel := context.WithCancel(ctx)
 	var serving atomic.Int32
 	idle := time.AfterFunc(idleTimeout, func() {
@@ -159,12 +193,21 @@ func (f *Server) serveChannels(ctx context.Context, who caller, sc *ssh.ServerCo
 // recover keeps a panic over one channel from being everyone's.
 func (f *Server) recover(sc *ssh.ServerConn) {
 	if r := recover(); r != nil {
-		f.cfg.Log.Error("panic while serving a channel", "from", sc.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
+		f.cfg.Log.Error(
+			"panic while serving a channel",
+			"from",
+			sc.RemoteAddr(),
+			"panic",
+			r,
+			"stack",
+			string(debug.Stack()),
+		)
 		sc.Close()
 	}
 }
 
-// directTCPIP is what such a channel opens with (RFC 4254 section 7.2). The port means nothing here: a node has one service.
+// directTCPIP is what such a channel opens with (RFC 4254 section 7.2). The port means nothing here: a node
+// has one service.
 type directTCPIP struct {
 	Host     string
 	Port     uint32
@@ -182,7 +225,18 @@ func (f *Server) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel
 		_ = nc.Reject(ssh.ConnectionFailed, "the request could not be read")
 		return
 	}
-	log := f.cfg.Log.With("user", who.Name, "login_id", who.LoginID, "from", who.from, "by", "ssh", "node", displayName(target.Host))
+	log := f.cfg.Log.With(
+		"user",
+		who.Name,
+		"login_id",
+		who.LoginID,
+		"from",
+		who.from,
+		"by",
+		"ssh",
+		"node",
+		displayName(target.Host),
+	)
 	node, _, err := f.openNode(ctx, who, target.Host)
 	if err != nil {
 		public := fault.Public(err)

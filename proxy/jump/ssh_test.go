@@ -24,7 +24,11 @@ type sshJump struct {
 }
 
 func (f *testServer) jump(user string, keys ...ssh.Signer) (*sshJump, error) {
-	return f.jumpAs(&ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys...)}, HostKeyCallback: hostKey(f)})
+	return f.jumpAs(&ssh.ClientConfig{
+		User:            user,
+		Auth:            []ssh.AuthMethod{ssh.PublicKeys(keys...)},
+		HostKeyCallback: hostKey(f),
+	})
 }
 
 func (f *testServer) jumpAs(cfg *ssh.ClientConfig) (*sshJump, error) {
@@ -97,7 +101,14 @@ func TestSSHJumpExplainsRefusals(t *testing.T) {
 		_, err := j.Dial("tcp", tt.node+":22")
 		refused, ok := err.(*ssh.OpenChannelError)
 		if !ok || refused.Reason != tt.reason || !strings.Contains(refused.Message, tt.says) {
-			t.Errorf("%s as %v: got %v, want reason %v that says %q", tt.node, tt.roles, err, tt.reason, tt.says)
+			t.Errorf(
+				"%s as %v: got %v, want reason %v that says %q",
+				tt.node,
+				tt.roles,
+				err,
+				tt.reason,
+				tt.says,
+			)
 		}
 		j.Close()
 		j.wait()
@@ -180,9 +191,17 @@ func (p plainKey) PublicKey() ssh.PublicKey { return p.Signer.PublicKey().(*ssh.
 func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
 	f := newTestServer(t)
 	alice := f.User("alice@example.com", "ops")
-	ended := f.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
-	foreign := newTestServer(t).UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
-	interactive := ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })
+	ended := f.UserSigner(
+		alice,
+		func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 },
+		"ubuntu",
+	)
+	foreign := newTestServer(
+		t,
+	).UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
+	interactive := ssh.KeyboardInteractive(
+		func(string, string, []string, []bool) ([]string, error) { return nil, nil },
+	)
 	for _, tt := range []struct {
 		name string
 		auth []ssh.AuthMethod
@@ -194,7 +213,12 @@ func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
 		{"a certificate that ended, of another cluster", []ssh.AuthMethod{ssh.PublicKeys(foreign), interactive}, "does not take your certificate"},
 	} {
 		said := ""
-		_, err := f.jumpAs(&ssh.ClientConfig{User: "ubuntu", Auth: tt.auth, HostKeyCallback: hostKey(f), BannerCallback: func(s string) error { said += s; return nil }})
+		_, err := f.jumpAs(&ssh.ClientConfig{
+			User:            "ubuntu",
+			Auth:            tt.auth,
+			HostKeyCallback: hostKey(f),
+			BannerCallback:  func(s string) error { said += s; return nil },
+		})
 		if err == nil || !strings.Contains(said, tt.says) || !strings.Contains(said, "tsh login") {
 			t.Errorf("%s: got %v and banner %q, want a refusal that says %q", tt.name, err, said, tt.says)
 		}
@@ -204,7 +228,11 @@ func TestSSHServerSendsTheRemedyInABanner(t *testing.T) {
 func TestSSHServerRefusesOldAlgorithms(t *testing.T) {
 	f := newTestServer(t)
 	auth := []ssh.AuthMethod{ssh.PublicKeys(f.UserSigner(f.User("alice@example.com", "ops"), nil, "ubuntu"))}
-	j, err := f.jumpAs(&ssh.ClientConfig{Config: ssh.Config{Ciphers: []string{ssh.CipherAES128CTR}}, Auth: auth, HostKeyCallback: hostKey(f)})
+	j, err := f.jumpAs(&ssh.ClientConfig{
+		Config:          ssh.Config{Ciphers: []string{ssh.CipherAES128CTR}},
+		Auth:            auth,
+		HostKeyCallback: hostKey(f),
+	})
 	if err != nil {
 		t.Fatalf("CTR: %v", err)
 	}
@@ -222,8 +250,16 @@ func TestSSHServerRefusesOldAlgorithms(t *testing.T) {
 func TestSSHServerShowsItsPlainHostKeyOnRequest(t *testing.T) {
 	f := newTestServer(t)
 	var shown ssh.PublicKey
-	j, err := f.jumpAs(&ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{ssh.PublicKeys(f.UserSigner(f.User("alice@example.com", "ops"), nil, "ubuntu"))},
-		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519}, HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { shown = key; return nil }})
+	j, err := f.jumpAs(&ssh.ClientConfig{
+		User: "x",
+		Auth: []ssh.AuthMethod{
+			ssh.PublicKeys(f.UserSigner(f.User("alice@example.com", "ops"), nil, "ubuntu")),
+		},
+		HostKeyAlgorithms: []string{
+			ssh.KeyAlgoED25519,
+		},
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { shown = key; return nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +294,9 @@ func TestSSHServerCountsChannelsPerUser(t *testing.T) {
 		}
 	}
 	var refused *ssh.OpenChannelError
-	if _, err := j.Dial("tcp", "web-1:22"); !errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage || !strings.Contains(refused.Message, "1000 connections") {
+	if _, err := j.Dial("tcp", "web-1:22"); !errors.As(err, &refused) ||
+		refused.Reason != ssh.ResourceShortage ||
+		!strings.Contains(refused.Message, "1000 connections") {
 		t.Errorf("got %v for one more, want it refused with the reason", err)
 	}
 	j.Close()
@@ -275,7 +313,11 @@ func TestSSHServerCountsChannelsPerUser(t *testing.T) {
 func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
 	f := newTestServer(t)
 	alice := f.User("alice@example.com", "ops")
-	ended := f.UserSigner(alice, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 }, "ubuntu")
+	ended := f.UserSigner(
+		alice,
+		func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = 1000, 2000 },
+		"ubuntu",
+	)
 	foreign := newTestServer(t).UserSigner(alice, nil, "ubuntu")
 	for name, tt := range map[string]struct {
 		keys []ssh.Signer
@@ -292,7 +334,15 @@ func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
 		go func() {
 			said <- f.ServeSSH(t.Context(), server, func(identity.Identity) { t.Errorf("%s: got settled", name) })
 		}()
-		_, _, _, err := ssh.NewClientConn(client, "", &ssh.ClientConfig{User: "x", Auth: []ssh.AuthMethod{ssh.PublicKeys(tt.keys...)}, HostKeyCallback: hostKey(f)})
+		_, _, _, err := ssh.NewClientConn(
+			client,
+			"",
+			&ssh.ClientConfig{
+				User:            "x",
+				Auth:            []ssh.AuthMethod{ssh.PublicKeys(tt.keys...)},
+				HostKeyCallback: hostKey(f),
+			},
+		)
 		client.Close()
 		if got := <-said; err == nil || !fault.Is(got, tt.want) {
 			t.Errorf("%s: got %v, want %s", name, got, tt.want)
@@ -312,7 +362,11 @@ func TestSSHServerEndsStalledHandshakes(t *testing.T) {
 				}
 			}()
 			go io.Copy(io.Discard, client)
-			err := f.ServeSSH(t.Context(), addrConn{server}, func(identity.Identity) { t.Error("got settled without a key") })
+			err := f.ServeSSH(
+				t.Context(),
+				addrConn{server},
+				func(identity.Identity) { t.Error("got settled without a key") },
+			)
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%s: got held for %s, want 10s", name, took)
 			}

@@ -42,7 +42,16 @@ func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newPipeListener()
-			p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: tt.configured})
+			p := startConfig(
+				a,
+				trust,
+				mux.Config{
+					Listener:      l,
+					AuthAddr:      a.Addr(),
+					Balancers:     balancers,
+					ProxyProtocol: tt.configured,
+				},
+			)
 			drainAndClose(l.dialAndWrite(tt.from, tt.first))
 			synctest.Wait()
 			select {
@@ -64,12 +73,23 @@ func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
 func TestTheClientAddressIsKeptThroughTLS(t *testing.T) {
 	a := proxytest.New(t)
 	l := newPipeListener()
-	p := startConfig(a, openRules(t, a), mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
+	p := startConfig(
+		a,
+		openRules(t, a),
+		mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true},
+	)
 	alice := a.User("alice@example.com", "ops")
 	for alpn, by := range map[string]string{"threshold-dial": "dial", "h2": "web"} {
 		raw := l.dialFrom(tcp("10.0.0.1:5"))
 		io.WriteString(raw, "PROXY TCP6 2001:db8::7 2001:db8::1 40000 443\r\n")
-		c := tls.Client(raw, &tls.Config{NextProtos: []string{alpn}, Certificates: certs(a.UserCertificate(alice, nil)), InsecureSkipVerify: true})
+		c := tls.Client(
+			raw,
+			&tls.Config{
+				NextProtos:         []string{alpn},
+				Certificates:       certs(a.UserCertificate(alice, nil)),
+				InsecureSkipVerify: true,
+			},
+		)
 		if err := c.Handshake(); err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +107,11 @@ func TestAStalledProxyHeaderTimesOut(t *testing.T) {
 	for _, first := range []string{"", "PRO", "PROXY TCP4 192.0.2.7", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c1234"} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newPipeListener()
-			p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
+			p := startConfig(
+				a,
+				trust,
+				mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true},
+			)
 			start := time.Now()
 			drainAndClose(l.dialAndWrite("10.0.0.1:5", first))
 			if took := time.Since(start); took != 10*time.Second {
@@ -107,7 +131,11 @@ func TestPenaltiesHitTheClientNotTheBalancer(t *testing.T) {
 	trust := openRules(t, a)
 	synctest.Test(t, func(t *testing.T) {
 		l := newPipeListener()
-		p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true})
+		p := startConfig(
+			a,
+			trust,
+			mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true},
+		)
 		by := func(client string) string { return fmt.Sprintf("PROXY TCP4 %s 198.51.100.1 40000 443\r\n", client) }
 		for range 20 {
 			drainAndClose(l.dialAndWrite("10.0.0.1:5", by("192.0.2.7")+"garbage"))

@@ -2,7 +2,8 @@ package mux
 
 import "testing"
 
-// An ACME authority offers acme-tls/1 alone (RFC 8737 section 3); beside anything else it means a browser, or nonsense.
+// An ACME authority offers acme-tls/1 alone (RFC 8737 section 3); beside anything else it means a browser, or
+// nonsense.
 func TestTheACMEChallengeNeedsItsALPNNameAlone(t *testing.T) {
 	for _, tt := range []struct {
 		offered []string

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// reportEvery is the least time between two lines about what came. Nothing is said while nobody was refused.
+	// reportEvery is the least time between two lines about what came. Nothing is said while nobody was
+	// refused.
 	reportEvery = time.Minute
 	// Lines about networks that are turned away: so many at once, then one each time.
 	penaltyLogBurst = 10
@@ -38,12 +39,37 @@ type Counters struct {
 // LogValue makes the counters one group in a log line.
 func (c *Counters) LogValue() slog.Value {
 	return slog.GroupValue(
-		slog.Int64("accepted", c.Accepted.Load()), slog.Int64("accept_errors", c.AcceptErrors.Load()), slog.Int64("presented", c.ProxyHeader.Load()),
+		slog.Int64(
+			"accepted",
+			c.Accepted.Load(),
+		),
+		slog.Int64("accept_errors", c.AcceptErrors.Load()),
+		slog.Int64("presented", c.ProxyHeader.Load()),
 		slog.Int64("inside", c.WebSocket.Load()),
-		slog.Int64("nobody", c.NoData.Load()), slog.Int64("penalised", c.Penalised.Load()), slog.Int64("dropped", c.Dropped.Load()),
-		slog.Int64("timed_out", c.TimedOut.Load()), slog.Int64("refused", c.Refused.Load()), slog.Int64("clear_http", c.ClearHTTP.Load()),
-		slog.Int64("ssh", c.SSH.Load()), slog.Int64("dial", c.Dial.Load()), slog.Int64("tunnel", c.Tunnel.Load()),
-		slog.Int64("auth", c.Auth.Load()), slog.Int64("web", c.Web.Load()), slog.Int64("panics", c.Panics.Load()),
+		slog.Int64(
+			"nobody",
+			c.NoData.Load(),
+		),
+		slog.Int64("penalised", c.Penalised.Load()),
+		slog.Int64("dropped", c.Dropped.Load()),
+		slog.Int64(
+			"timed_out",
+			c.TimedOut.Load(),
+		),
+		slog.Int64("refused", c.Refused.Load()),
+		slog.Int64("clear_http", c.ClearHTTP.Load()),
+		slog.Int64(
+			"ssh",
+			c.SSH.Load(),
+		),
+		slog.Int64("dial", c.Dial.Load()),
+		slog.Int64("tunnel", c.Tunnel.Load()),
+		slog.Int64(
+			"auth",
+			c.Auth.Load(),
+		),
+		slog.Int64("web", c.Web.Load()),
+		slog.Int64("panics", c.Panics.Load()),
 	)
 }
 
@@ -64,8 +90,17 @@ func (m *Mux) logCounters(ctx context.Context) {
 		}
 		if now := m.counters.refusals(); now != told {
 			told = now
-			m.cfg.Log.Info("connections were refused", "so_far", &m.counters, "pending", m.pending.Count(), "anonymous", m.anonymous.Count(),
-				"networks_turned_away", m.penalties.countBlocked())
+			m.cfg.Log.Info(
+				"connections were refused",
+				"so_far",
+				&m.counters,
+				"pending",
+				m.pending.Count(),
+				"anonymous",
+				m.anonymous.Count(),
+				"networks_turned_away",
+				m.penalties.countBlocked(),
+			)
 		}
 	}
 }

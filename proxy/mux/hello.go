@@ -7,7 +7,8 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// maxHelloBytes bounds a ClientHello, records and all. Those of browsers and of ours, with post-quantum keys and a ticket, are 0.3 to 2 kB.
+// maxHelloBytes bounds a ClientHello, records and all. Those of browsers and of ours, with post-quantum keys
+// and a ticket, are 0.3 to 2 kB.
 const maxHelloBytes = 16 << 10
 
 // TLS numbers (RFC 8446 sections 4, 5.1; RFC 7301).
@@ -30,8 +31,8 @@ var (
 	errHelloTooLong   = errors.New("the ClientHello is too long")
 )
 
-// helloProtocols returns the ALPN names of the ClientHello at the start of b, nil when it names none. It gives errIncomplete while b is only
-// the beginning of one.
+// helloProtocols returns the ALPN names of the ClientHello at the start of b, nil when it names none. It
+// gives errIncomplete while b is only the beginning of one.
 func helloProtocols(b []byte) ([]string, error) {
 	msg, err := helloBody(b)
 	if err != nil {
@@ -41,7 +42,8 @@ func helloProtocols(b []byte) ([]string, error) {
 	s := cryptobyte.String(msg)
 	var version uint16
 	if !s.ReadUint16(&version) || !s.ReadBytes((*[]byte)(&random), 32) || !s.ReadUint8LengthPrefixed(&session) ||
-		!s.ReadUint16LengthPrefixed(&suites) || !s.ReadUint8LengthPrefixed(&compression) {
+		!s.ReadUint16LengthPrefixed(&suites) ||
+		!s.ReadUint8LengthPrefixed(&compression) {
 		return nil, errNotClientHello
 	}
 	if s.Empty() {
@@ -112,8 +114,9 @@ func alpnNames(extensions cryptobyte.String) (out []string, err error) {
 	return out, nil
 }
 
-// chooseProtocol returns the one protocol of ours that is meant, or "" for the web. A hello that offers one of ours beside anything else could
-// end at a service other than the one its sender had in mind, and is refused.
+// chooseProtocol returns the one protocol of ours that is meant, or "" for the web. A hello that offers one
+// of ours beside anything else could end at a service other than the one its sender had in mind, and is
+// refused.
 func chooseProtocol(offered []string) (string, error) {
 	for _, p := range offered {
 		if !strings.HasPrefix(strings.ToLower(p), ownPrefix) {

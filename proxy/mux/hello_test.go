@@ -44,7 +44,14 @@ func fragment(hello []byte, size int) []byte {
 
 func TestHelloProtocols(t *testing.T) {
 	one := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
-	two := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}, MaxVersion: tls.VersionTLS12})
+	two := helloOf(
+		t,
+		&tls.Config{
+			InsecureSkipVerify: true,
+			NextProtos:         []string{"h2", "http/1.1"},
+			MaxVersion:         tls.VersionTLS12,
+		},
+	)
 	none := helloOf(t, &tls.Config{InsecureSkipVerify: true, ServerName: "proxy.example.com"})
 	for _, tt := range []struct {
 		name  string

@@ -61,8 +61,8 @@ func TestOneNetworkCannotTakeEverySlot(t *testing.T) {
 	})
 }
 
-// What the port holds for strangers is bounded, and gone when they are: goroutines return to where they were, but for a few that are not
-// the port's.
+// What the port holds for strangers is bounded, and gone when they are: goroutines return to where they were,
+// but for a few that are not the port's.
 func TestAFloodFromManyNetworksIsBounded(t *testing.T) {
 	a := proxytest.New(t)
 	trust := openRules(t, a)
@@ -188,7 +188,11 @@ func TestAPinnedCertificateProtectsOnlyItsNetwork(t *testing.T) {
 	for from, want := range map[string]bool{"192.0.2.1:5": true, "192.0.2.2:5": false} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newPipeListener()
-			p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Now: func() time.Time { return now }})
+			p := startConfig(
+				a,
+				trust,
+				mux.Config{Listener: l, AuthAddr: a.Addr(), Now: func() time.Time { return now }},
+			)
 			showCertificate(l, from, cert)
 			if s := <-p.served; s.by != "dial" {
 				t.Errorf("%s: got %q, want dial, which tells what is wrong", from, s.by)
@@ -208,7 +212,10 @@ func TestExpiredAndMissingCertificatesCostLittle(t *testing.T) {
 	trust := openRules(t, a)
 	now := time.Now() // not the bubble's, in which a's authorities do not exist yet
 	yesterday := func(a *proxytest.Auth) *tls.Certificate {
-		return a.UserCertificate(a.User("alice@example.com"), func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(-time.Minute), now.Add(-time.Second) })
+		return a.UserCertificate(
+			a.User("alice@example.com"),
+			func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(-time.Minute), now.Add(-time.Second) },
+		)
 	}
 	ours, foreign := yesterday(a), yesterday(proxytest.New(t))
 	for _, tt := range []struct {
@@ -223,7 +230,11 @@ func TestExpiredAndMissingCertificatesCostLittle(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newPipeListener()
-			p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Now: func() time.Time { return now }})
+			p := startConfig(
+				a,
+				trust,
+				mux.Config{Listener: l, AuthAddr: a.Addr(), Now: func() time.Time { return now }},
+			)
 			for range 10 {
 				tt.come(l, "192.0.2.1:5")
 			}
@@ -238,7 +249,14 @@ func TestExpiredAndMissingCertificatesCostLittle(t *testing.T) {
 // showCertificate comes with a certificate for dial. It is for bubbles.
 func showCertificate(l *pipeListener, from string, cert *tls.Certificate) {
 	conn := l.dialFrom(tcp(from))
-	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{identity.ALPNDial}, Certificates: []tls.Certificate{*cert}})
+	c := tls.Client(
+		conn,
+		&tls.Config{
+			InsecureSkipVerify: true,
+			NextProtos:         []string{identity.ALPNDial},
+			Certificates:       []tls.Certificate{*cert},
+		},
+	)
 	_ = c.Handshake()
 	drainAndClose(c)
 }
@@ -274,7 +292,10 @@ func TestExemptNetworksAreNotPenalised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newPipeListener()
 		p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(),
-			Exempt: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("2001:db8::7/128")}})
+			Exempt: []netip.Prefix{
+				netip.MustParsePrefix("192.0.2.0/25"),
+				netip.MustParsePrefix("2001:db8::7/128"),
+			}})
 		for from, want := range map[string]bool{"192.0.2.1:5": true, "[2001:db8::9]:5": true, "192.0.2.200:5": false} {
 			sendGarbage(l, from, 20)
 			if got := isServed(l, p, from); got != want {
@@ -302,7 +323,8 @@ func TestAnIPv6NetworkIsOneSource(t *testing.T) {
 	})
 }
 
-// A balancer looks every other second whether the port is open, and resets the connection: that is nobody's offence.
+// A balancer looks every other second whether the port is open, and resets the connection: that is nobody's
+// offence.
 func TestAPortProbeIsNotPenalised(t *testing.T) {
 	a := proxytest.New(t)
 	p := startTCP(t, a, a.Addr(), openRules(t, a))
@@ -333,26 +355,36 @@ func TestAPortProbeIsNotPenalised(t *testing.T) {
 	p.stop()
 }
 
-// However many are refused, the log has a line a minute about them, and one for each network that is turned away, a few at once.
+// However many are refused, the log has a line a minute about them, and one for each network that is turned
+// away, a few at once.
 func TestRefusalLoggingIsLimited(t *testing.T) {
 	a := proxytest.New(t)
 	trust := openRules(t, a)
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder // one goroutine writes at a time: a handler has a lock
 		l := newPipeListener()
-		p := startConfig(a, trust, mux.Config{Listener: l, AuthAddr: a.Addr(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+		p := startConfig(
+			a,
+			trust,
+			mux.Config{Listener: l, AuthAddr: a.Addr(), Log: slog.New(slog.NewTextHandler(&log, nil))},
+		)
 		for i := range 100 {
 			sendGarbage(l, fmt.Sprintf("192.0.2.%d:5", i), 6)
 		}
 		<-time.After(10 * time.Minute) // in the bubble
 		p.stop()
 		if n := strings.Count(log.String(), "connections were refused"); n != 1 {
-			t.Errorf("got %d lines about what was refused, want 1 in the minute when it was:\n%s", n, log.String())
+			t.Errorf(
+				"got %d lines about what was refused, want 1 in the minute when it was:\n%s",
+				n,
+				log.String(),
+			)
 		}
 		if n := strings.Count(log.String(), "turned away for a while"); n != 10 {
 			t.Errorf("got %d lines about networks, want 10 at once and no more", n)
 		}
-		if !strings.Contains(log.String(), "so_far.refused=600") || !strings.Contains(log.String(), "networks_turned_away=") {
+		if !strings.Contains(log.String(), "so_far.refused=600") ||
+			!strings.Contains(log.String(), "networks_turned_away=") {
 			t.Errorf("got %s, want the counters in it", log.String())
 		}
 	})

@@ -1,8 +1,9 @@
 // Package mux answers: which protocol does this connection speak, and who serves it?
 //
-// One port takes everything. First bytes and then the ALPN names of the ClientHello choose (design section 7); the auth API is passed
-// through unopened. Whatever happens before someone has shown who they are has a deadline, a size limit, a limit by address and in all,
-// and a counter. What comes out is a connection with, for the threshold-* protocols, the verified identity of its peer.
+// One port takes everything. First bytes and then the ALPN names of the ClientHello choose (design section
+// 7); the auth API is passed through unopened. Whatever happens before someone has shown who they are has a
+// deadline, a size limit, a limit by address and in all, and a counter. What comes out is a connection with,
+// for the threshold-* protocols, the verified identity of its peer.
 package mux
 
 import (
@@ -31,7 +32,8 @@ import (
 const (
 	// handshakeTimeout bounds everything before the peer is known.
 	handshakeTimeout = 10 * time.Second
-	// callGrace is what a call to auth gets to finish when the proxy stops. Clients keep such connections open when idle.
+	// callGrace is what a call to auth gets to finish when the proxy stops. Clients keep such connections
+	// open when idle.
 	callGrace = 500 * time.Millisecond
 )
 
@@ -41,7 +43,8 @@ type Config struct {
 	Cluster  string
 	AuthAddr string // host:port of auth, where threshold-auth connections go
 	Rules    interface{ Current() *rules.Trust }
-	// SignForwardedFrom makes this proxy's word for a client that is passed through to auth, given the client's first bytes.
+	// SignForwardedFrom makes this proxy's word for a client that is passed through to auth, given the
+	// client's first bytes.
 	SignForwardedFrom func(from netip.AddrPort, hello []byte) ([]byte, error)
 	// Service is this proxy's own certificate, shown to nodes and tsh. Web is what browsers get.
 	Service func() (*tls.Certificate, error)
@@ -49,21 +52,24 @@ type Config struct {
 	// Challenge answers an ACME authority (acme-tls/1). Nil: nobody asked one.
 	Challenge func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-	// The servers own the connection, and return when it has ended or soon after ctx has. ServeSSH calls settled once it knows the peer,
-	// and returns why it never did; a fault.Denied says that what the peer showed is not good, fault.Expired that it was, and
-	// fault.Unauthenticated that it asked to be let in and showed nothing.
+	// The servers own the connection, and return when it has ended or soon after ctx has. ServeSSH calls
+	// settled once it knows the peer, and returns why it never did; a fault.Denied says that what the peer
+	// showed is not good, fault.Expired that it was, and fault.Unauthenticated that it asked to be let in and
+	// showed nothing.
 	ServeSSH  func(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error
 	ServeDial func(ctx context.Context, conn net.Conn, user identity.Peer)
 	// ServeTunnel greets the node, and returns what then serves the tunnel; nil if there is none.
 	ServeTunnel func(ctx context.Context, conn net.Conn, node identity.Peer) (serve func())
 	ServeWeb    func(conn net.Conn) // hands over: returns at once
 
-	// Balancers are the networks of balancers in front of this port. Everybody comes from their addresses, so what is counted by network
-	// is not counted for them. With ProxyProtocol each of their connections must begin with a PROXY header, whose source address then
-	// counts; a header from anywhere else is garbage. None: nobody is believed.
+	// Balancers are the networks of balancers in front of this port. Everybody comes from their addresses, so
+	// what is counted by network is not counted for them. With ProxyProtocol each of their connections must
+	// begin with a PROXY header, whose source address then counts; a header from anywhere else is garbage.
+	// None: nobody is believed.
 	Balancers     []netip.Prefix
 	ProxyProtocol bool
-	// Exempt are networks that are never turned away for what came from them. None: only those from which people are known to come.
+	// Exempt are networks that are never turned away for what came from them. None: only those from which
+	// people are known to come.
 	Exempt []netip.Prefix
 
 	Drain time.Duration    // how long sessions may go on after Run's context ended. Zero: 10 s
@@ -97,11 +103,20 @@ func New(cfg Config) *Mux {
 		cfg.Drain = 10 * time.Second
 	}
 	m := &Mux{cfg: cfg,
-		// Connections whose peer is not known yet, and those that stay anonymous: browsers and what is passed through to auth. The first
-		// limit is for all, the second for one network. A process may have 20,000 descriptors, and 10,000 nodes.
-		pending:   limit.NewRandomDrop(limit.DropLimit{Start: 1024, Rate: 30, Full: 2048}, limit.DropLimit{Start: 128, Rate: 30, Full: 256}),
-		anonymous: limit.NewRandomDrop(limit.DropLimit{Start: 2048, Rate: 30, Full: 4096}, limit.DropLimit{Start: 256, Rate: 30, Full: 512}),
-		penalties: newPenalties(cfg.Exempt), penaltyLog: rate.NewLimiter(rate.Every(penaltyLogEvery), penaltyLogBurst), sessions: newDrainGroup(), calls: newDrainGroup(),
+		// Connections whose peer is not known yet, and those that stay anonymous: browsers and what is passed
+		// through to auth. The first limit is for all, the second for one network. A process may have 20,000
+		// descriptors, and 10,000 nodes.
+		pending: limit.NewRandomDrop(
+			limit.DropLimit{Start: 1024, Rate: 30, Full: 2048},
+			limit.DropLimit{Start: 128, Rate: 30, Full: 256},
+		),
+		anonymous: limit.NewRandomDrop(
+			limit.DropLimit{Start: 2048, Rate: 30, Full: 4096},
+			limit.DropLimit{Start: 256, Rate: 30, Full: 512},
+		),
+		penalties: newPenalties(
+			cfg.Exempt,
+		), penaltyLog: rate.NewLimiter(rate.Every(penaltyLogEvery), penaltyLogBurst), sessions: newDrainGroup(), calls: newDrainGroup(),
 		streams: make(chan net.Conn), stopped: make(chan struct{})}
 	m.tlsConfigs = map[string]*tls.Config{
 		identity.ALPNDial:   m.peerConfig(identity.ALPNDial, identity.User),
@@ -114,7 +129,8 @@ func New(cfg Config) *Mux {
 // Counters tells what has come so far.
 func (m *Mux) Counters() *Counters { return &m.counters }
 
-// Run accepts until ctx ends. Then it closes the listener, lets sessions go on for at most Drain, ends the rest, and waits for all.
+// Run accepts until ctx ends. Then it closes the listener, lets sessions go on for at most Drain, ends the
+// rest, and waits for all.
 func (m *Mux) Run(ctx context.Context) error {
 	serve, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -169,7 +185,11 @@ type pendingConn struct {
 func (m *Mux) startConn(ctx context.Context, conn net.Conn) {
 	m.counters.Accepted.Add(1)
 	keepalive.Enable(conn)
-	v := &pendingConn{prefixedConn: &prefixedConn{Conn: conn}, network: limit.Network(conn.RemoteAddr().String()), deadline: time.Now().Add(handshakeTimeout)}
+	v := &pendingConn{
+		prefixedConn: &prefixedConn{Conn: conn},
+		network:      limit.Network(conn.RemoteAddr().String()),
+		deadline:     time.Now().Add(handshakeTimeout),
+	}
 	balanced := m.fromBalancer(conn.RemoteAddr())
 	if balanced {
 		v.network = netip.Prefix{}
@@ -189,7 +209,11 @@ func (m *Mux) startConn(ctx context.Context, conn net.Conn) {
 // fromBalancer reports whether it is a balancer who connects.
 func (m *Mux) fromBalancer(addr net.Addr) bool {
 	ap, err := netip.ParseAddrPort(addr.String())
-	return err == nil && slices.ContainsFunc(m.cfg.Balancers, func(n netip.Prefix) bool { return n.Contains(ap.Addr().Unmap().WithZone("")) })
+	return err == nil &&
+		slices.ContainsFunc(
+			m.cfg.Balancers,
+			func(n netip.Prefix) bool { return n.Contains(ap.Addr().Unmap().WithZone("")) },
+		)
 }
 
 // admit gives the connection a place among the pending ones, or closes it.
@@ -236,7 +260,15 @@ func (m *Mux) readClientAddr(ctx context.Context, v *pendingConn) bool {
 func (m *Mux) recover(conn net.Conn) {
 	if r := recover(); r != nil {
 		m.counters.Panics.Add(1)
-		m.cfg.Log.Error("panic while serving a connection", "from", conn.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
+		m.cfg.Log.Error(
+			"panic while serving a connection",
+			"from",
+			conn.RemoteAddr(),
+			"panic",
+			r,
+			"stack",
+			string(debug.Stack()),
+		)
 		conn.Close()
 	}
 }
@@ -288,7 +320,8 @@ func (m *Mux) serveSSH(ctx context.Context, v *pendingConn) {
 	}
 }
 
-// markPeerKnown notes that the peer is known. One who is pinned to another network is told so by the server, and vouches for none.
+// markPeerKnown notes that the peer is known. One who is pinned to another network is told so by the server,
+// and vouches for none.
 func (m *Mux) markPeerKnown(v *pendingConn, who identity.Identity) {
 	v.release()
 	if who.CheckSourceAddress(v.RemoteAddr()) == nil {
@@ -315,6 +348,14 @@ func (m *Mux) refuseConn(v *pendingConn, at string, err error, anonymous bool) {
 	}
 	m.cfg.Log.Debug("connection refused", "from", v.RemoteAddr(), "at", at, "err", err)
 	if m.penalties.charge(v.network, costOf(err, anonymous)) && m.penaltyLog.Allow() {
-		m.cfg.Log.Info("a network is turned away for a while: nothing but refusals came from it", "network", v.network, "last", at, "err", err)
+		m.cfg.Log.Info(
+			"a network is turned away for a while: nothing but refusals came from it",
+			"network",
+			v.network,
+			"last",
+			at,
+			"err",
+			err,
+		)
 	}
 }

@@ -201,7 +201,8 @@ func startTCP(t *testing.T, a *proxytest.Auth, authAddr string, trust *rules.Tru
 	return p
 }
 
-// Auth sees this proxy's address alone, so it is told the client's, in words that only this proxy can have signed.
+// Auth sees this proxy's address alone, so it is told the client's, in words that only this proxy can have
+// signed.
 func TestAuthReceivesTheForwardedAddress(t *testing.T) {
 	a := proxytest.New(t)
 	auth, err := net.Listen("tcp", "127.0.0.1:0")
@@ -213,7 +214,8 @@ func TestAuthReceivesTheForwardedAddress(t *testing.T) {
 	defer p.stop()
 	client := p.dial()
 	defer client.Close()
-	go tls.Client(client, &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true}).Handshake()
+	go tls.Client(client, &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true}).
+		Handshake()
 	conn, err := auth.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -221,12 +223,15 @@ func TestAuthReceivesTheForwardedAddress(t *testing.T) {
 	defer conn.Close()
 	_, said, err := authrpc.ReadForwardedFrom(conn)
 	own, _ := a.TLSCertificate()
-	if err != nil || said == nil || said.Addr.String() != client.LocalAddr().String() || said.ProxyID != proxyID || !said.Verify(own.PrivateKey.(crypto.Signer).Public()) {
+	if err != nil || said == nil || said.Addr.String() != client.LocalAddr().String() ||
+		said.ProxyID != proxyID ||
+		!said.Verify(own.PrivateKey.(crypto.Signer).Public()) {
 		t.Errorf("got %+v, %v, want the proxy's signed word for %s", said, err, client.LocalAddr())
 	}
 }
 
-// handshake does a TLS handshake and waits for the server's word on the certificate, which TLS 1.3 gives after it.
+// handshake does a TLS handshake and waits for the server's word on the certificate, which TLS 1.3 gives
+// after it.
 func (p *testMux) handshake(cfg *tls.Config) error {
 	raw := p.dial()
 	defer raw.Close()
@@ -295,7 +300,8 @@ func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
 			t.Errorf("%s: got %v, want served by %s", tt.name, err, tt.want)
 		case tt.want != "":
 			got := <-p.served
-			if got.by != tt.want || got.by == "dial" && got.peer.Name != alice.Name || got.by == "tunnel" && got.peer.ID != node.ID {
+			if got.by != tt.want || got.by == "dial" && got.peer.Name != alice.Name ||
+				got.by == "tunnel" && got.peer.ID != node.ID {
 				t.Errorf("%s: got %s as %s, want %s", tt.name, got.by, got.peer, tt.want)
 			}
 		}
@@ -308,12 +314,14 @@ func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
 		t.Errorf("got %s served, want nobody else", s.by)
 	default:
 	}
-	if c := p.mux.Counters(); c.Refused.Load() != 16 || c.Dial.Load() != 1 || c.Tunnel.Load() != 1 || c.Web.Load() != 3 {
+	if c := p.mux.Counters(); c.Refused.Load() != 16 || c.Dial.Load() != 1 || c.Tunnel.Load() != 1 ||
+		c.Web.Load() != 3 {
 		t.Errorf("got %v, want 16 refused, one dial, one tunnel, three web", c.LogValue())
 	}
 }
 
-// The session cache would let the client come back without showing its certificate; what it showed is checked again under new rules.
+// The session cache would let the client come back without showing its certificate; what it showed is checked
+// again under new rules.
 func TestResumedSessionsAreVerifiedUnderCurrentRules(t *testing.T) {
 	a, other := proxytest.New(t), proxytest.New(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // resumption deadlocks over a pipe: both sides write at once
@@ -328,8 +336,12 @@ func TestResumedSessionsAreVerifiedUnderCurrentRules(t *testing.T) {
 		}
 		return c
 	}
-	cfg := &tls.Config{NextProtos: []string{"threshold-dial"}, Certificates: certs(a.UserCertificate(a.User("alice@example.com"), nil)),
-		ClientSessionCache: tls.NewLRUClientSessionCache(4), ServerName: "proxy"}
+	cfg := &tls.Config{
+		NextProtos:         []string{"threshold-dial"},
+		Certificates:       certs(a.UserCertificate(a.User("alice@example.com"), nil)),
+		ClientSessionCache: tls.NewLRUClientSessionCache(4),
+		ServerName:         "proxy",
+	}
 	resumed := false
 	cfg.VerifyConnection = func(st tls.ConnectionState) error { resumed = st.DidResume; return nil }
 	for range 2 {
@@ -455,10 +467,14 @@ func TestAuthConnectionsArePassedThroughUnopened(t *testing.T) {
 	trust := openRules(t, a)
 	p := startTCP(t, a, a.Addr(), trust)
 	var shown string
-	cfg := &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true, VerifyConnection: func(st tls.ConnectionState) error {
-		shown = st.PeerCertificates[0].Subject.CommonName
-		return nil
-	}}
+	cfg := &tls.Config{
+		NextProtos:         []string{identity.ALPNAuth},
+		InsecureSkipVerify: true,
+		VerifyConnection: func(st tls.ConnectionState) error {
+			shown = st.PeerCertificates[0].Subject.CommonName
+			return nil
+		},
+	}
 	c := tls.Client(p.dial(), cfg)
 	if err := c.Handshake(); err != nil || shown != "auth-1" {
 		t.Errorf("got %q, %v, want auth's own certificate through the proxy", shown, err)

@@ -14,13 +14,13 @@ import (
 const (
 	// authConnect bounds the wait for auth to take a connection.
 	authConnect = 5 * time.Second
-	// authLinger is how long one direction may go on after the other has ended, and how long a peer may read nothing: auth waits no
-	// longer for its own.
+	// authLinger is how long one direction may go on after the other has ended, and how long a peer may read
+	// nothing: auth waits no longer for its own.
 	authLinger = 30 * time.Second
 )
 
-// passThrough joins the client with auth, byte for byte: TLS ends there, and this proxy can read none of it. The address to go to is
-// configured, never taken from the client.
+// passThrough joins the client with auth, byte for byte: TLS ends there, and this proxy can read none of it.
+// The address to go to is configured, never taken from the client.
 func (m *Mux) passThrough(ctx context.Context, p *prefixedConn) {
 	defer p.Close()
 	dialer := keepalive.Dialer()
@@ -40,7 +40,8 @@ func (m *Mux) passThrough(ctx context.Context, p *prefixedConn) {
 	relay(p.Conn, up)
 }
 
-// sendForwardedFrom sends what the client has sent already, behind a word from where it comes: auth sees nothing but this proxy.
+// sendForwardedFrom sends what the client has sent already, behind a word from where it comes: auth sees
+// nothing but this proxy.
 func (m *Mux) sendForwardedFrom(up net.Conn, p *prefixedConn) error {
 	from, err := netip.ParseAddrPort(p.RemoteAddr().String())
 	if err != nil {
@@ -68,8 +69,8 @@ const passBytes = 8 << 10
 
 var buffers = sync.Pool{New: func() any { return new([passBytes]byte) }}
 
-// copyOneWay copies in this process: that the kernel splices would cost two descriptors more each way for as long as the connection stands,
-// and strangers decide how many of those there are.
+// copyOneWay copies in this process: that the kernel splices would cost two descriptors more each way for as
+// long as the connection stands, and strangers decide how many of those there are.
 func copyOneWay(dst, src net.Conn) {
 	buf := buffers.Get().(*[passBytes]byte)
 	_, err := io.CopyBuffer(deadlineWriter{dst}, struct{ io.Reader }{src}, buf[:])

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// A client that asks and asks and reads no answer holds its connection no longer than auth would, were it auth's own.
+// A client that asks and asks and reads no answer holds its connection no longer than auth would, were it
+// auth's own.
 func TestAClientThatReadsNothingIsDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, near := net.Pipe()

@@ -15,8 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// What a connection costs its network whose peer never became known, in time that the network is in debt, as OpenSSH's
-// PerSourcePenalties. Debts end by themselves: a second is paid each second.
+// What a connection costs its network whose peer never became known, in time that the network is in debt, as
+// OpenSSH's PerSourcePenalties. Debts end by themselves: a second is paid each second.
 const (
 	costHungUp  = time.Second      // hung up half-way: a scanner does, and so does ssh-keyscan; or has not logged in, or not today
 	costGarbage = 3 * time.Second  // spoke nothing that belongs here
@@ -27,15 +27,17 @@ const (
 const (
 	// toleratedDebt is the debt that is not minded: nobody is turned away for an expired certificate or two.
 	toleratedDebt = 15 * time.Second
-	// maxDebt bounds what many connections at once can cost, and so how long after its last offence a network may be turned away.
+	// maxDebt bounds what many connections at once can cost, and so how long after its last offence a network
+	// may be turned away.
 	maxDebt = 5 * time.Minute
-	// maxNetworks bounds each table, about 100 bytes an entry. What does not fit is not noted: the places still hold.
+	// maxNetworks bounds each table, about 100 bytes an entry. What does not fit is not noted: the places
+	// still hold.
 	maxNetworks = 1 << 16
 )
 
-// penalties turn networks away that only cost. A network from which somebody came whose certificate was accepted is never turned away
-// as long as that certificate lives: many people share an address, and one of them, or a machine there that has gone bad, must not be
-// able to lock the others out.
+// penalties turn networks away that only cost. A network from which somebody came whose certificate was
+// accepted is never turned away as long as that certificate lives: many people share an address, and one of
+// them, or a machine there that has gone bad, must not be able to lock the others out.
 type penalties struct {
 	exempt []netip.Prefix
 
@@ -46,7 +48,11 @@ type penalties struct {
 }
 
 func newPenalties(exempt []netip.Prefix) *penalties {
-	return &penalties{exempt: exempt, debts: map[netip.Prefix]time.Time{}, known: map[netip.Prefix]time.Time{}}
+	return &penalties{
+		exempt: exempt,
+		debts:  map[netip.Prefix]time.Time{},
+		known:  map[netip.Prefix]time.Time{},
+	}
 }
 
 // applyTo reports whether offences of the network count at all.
@@ -65,7 +71,8 @@ func (p *penalties) blocks(who netip.Prefix) bool {
 	return p.debts[who].Sub(now) > toleratedDebt && !p.known[who].After(now)
 }
 
-// charge adds to the debt of the network, and reports whether it is turned away from now on and was not before.
+// charge adds to the debt of the network, and reports whether it is turned away from now on and was not
+// before.
 func (p *penalties) charge(who netip.Prefix, cost time.Duration) bool {
 	if cost == 0 || !p.applyTo(who) {
 		return false
@@ -135,9 +142,10 @@ type certificateError struct {
 
 func (e certificateError) Unwrap() error { return e.error }
 
-// costOf says what a connection costs that ended with err before its peer was known. Browsers hang up as they like, and before the
-// first byte so does whoever only looks whether the port is open: anonymous connections pay for nonsense and for time alone. A program
-// that goes on with the certificate of yesterday, or none, must not keep its person from the page where they get today's.
+// costOf says what a connection costs that ended with err before its peer was known. Browsers hang up as they
+// like, and before the first byte so does whoever only looks whether the port is open: anonymous connections
+// pay for nonsense and for time alone. A program that goes on with the certificate of yesterday, or none,
+// must not keep its person from the page where they get today's.
 func costOf(err error, anonymous bool) time.Duration {
 	var refused certificateError
 	shown := errors.As(err, &refused)
@@ -168,5 +176,6 @@ func timedOut(err error) bool {
 func peerClosed(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.As(err, &op) && strings.HasPrefix(op.Op, "remote error")
+		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) ||
+		errors.As(err, &op) && strings.HasPrefix(op.Op, "remote error")
 }

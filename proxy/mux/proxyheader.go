@@ -10,15 +10,16 @@ import (
 	"strings"
 )
 
-// The PROXY protocol, versions 1 and 2 (haproxy.org, doc/proxy-protocol.txt sections 2.1, 2.2): a balancer says in front of a
-// connection whose it is.
+// The PROXY protocol, versions 1 and 2 (haproxy.org, doc/proxy-protocol.txt sections 2.1, 2.2): a balancer
+// says in front of a connection whose it is.
 const (
 	proxyV1          = "PROXY "
 	proxyV2          = "\r\n\r\n\x00\r\nQUIT\n"
 	proxyV1Max       = 107 // bytes of a header of version 1, CRLF included
 	proxyV2HeaderLen = 16  // bytes of a header of version 2 before its addresses
 
-	// maxProxyV2Tail bounds the addresses and TLVs of version 2. TLVs tell of TLS that a balancer has ended, and are skipped.
+	// maxProxyV2Tail bounds the addresses and TLVs of version 2. TLVs tell of TLS that a balancer has ended,
+	// and are skipped.
 	maxProxyV2Tail = 4 << 10
 )
 
@@ -34,8 +35,9 @@ const (
 
 var errProxyHeader = errors.New("a listed balancer sent no PROXY header that is understood")
 
-// parseProxyHeader reads the header at the start of b. It returns the header's length and the client's address, which is the zero one where
-// the header names none: then the connection counts as the balancer's own. It gives errIncomplete while b is only the beginning of a header.
+// parseProxyHeader reads the header at the start of b. It returns the header's length and the client's
+// address, which is the zero one where the header names none: then the connection counts as the balancer's
+// own. It gives errIncomplete while b is only the beginning of a header.
 func parseProxyHeader(b []byte) (n int, from netip.AddrPort, err error) {
 	switch {
 	case len(b) == 0:
@@ -75,7 +77,8 @@ func parseProxyV1(b []byte) (int, netip.AddrPort, error) {
 func parseEndpoint(family, addr, port string) (netip.AddrPort, bool) {
 	a, err := netip.ParseAddr(addr)
 	p, err2 := strconv.ParseUint(port, 10, 16)
-	if err != nil || err2 != nil || a.Zone() != "" || a.Is4() != (family == "TCP4") || strconv.FormatUint(p, 10) != port {
+	if err != nil || err2 != nil || a.Zone() != "" || a.Is4() != (family == "TCP4") ||
+		strconv.FormatUint(p, 10) != port {
 		return netip.AddrPort{}, false
 	}
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), true
@@ -103,7 +106,8 @@ func parseProxyV2(b []byte) (int, netip.AddrPort, error) {
 	return n, from, nil
 }
 
-// sourceAddr is the source address in the tail of version 2: addresses, then ports. Datagrams and UNIX sockets do not end here.
+// sourceAddr is the source address in the tail of version 2: addresses, then ports. Datagrams and UNIX
+// sockets do not end here.
 func sourceAddr(family byte, tail []byte) (netip.AddrPort, error) {
 	var size int // of one address
 	switch family {

@@ -49,7 +49,8 @@ func TestProxyHeader(t *testing.T) {
 		{"version 2, unspecified", proxyV2Header(proxyForwarded, proxyUnspecified, tlvs), ""},
 	} {
 		n, from, err := parseProxyHeader(append(slices.Clone(tt.header), "SSH-2.0-x"...))
-		if err != nil || n != len(tt.header) || from.IsValid() != (tt.want != "") || tt.want != "" && from.String() != tt.want {
+		if err != nil || n != len(tt.header) || from.IsValid() != (tt.want != "") ||
+			tt.want != "" && from.String() != tt.want {
 			t.Errorf("%s: got %d bytes, %s, %v, want %d, %s", tt.name, n, from, err, len(tt.header), tt.want)
 		}
 		for i := range len(tt.header) {
@@ -113,7 +114,8 @@ func FuzzProxyHeader(f *testing.F) {
 			t.Errorf("got a header of %d bytes in %d", n, len(b))
 		}
 		// A header says the same whatever comes behind it, and nothing less than all of it is one.
-		if n2, again, err := parseProxyHeader(append(slices.Clone(b[:n]), 0, 1)); err != nil || n2 != n || again != from {
+		if n2, again, err := parseProxyHeader(append(slices.Clone(b[:n]), 0, 1)); err != nil || n2 != n ||
+			again != from {
 			t.Errorf("got %d, %s, then %d, %s, %v with other bytes behind it", n, from, n2, again, err)
 		}
 		if _, _, err := parseProxyHeader(b[:n-1]); !errors.Is(err, errIncomplete) {

@@ -20,7 +20,8 @@ const (
 )
 
 const (
-	// sshSilence is how long a connection may say nothing before it is taken for SSH: docs/decisions/0012 says why so long.
+	// sshSilence is how long a connection may say nothing before it is taken for SSH: docs/decisions/0012
+	// says why so long.
 	sshSilence = time.Second
 	sshPrefix  = "SSH-"
 )
@@ -61,10 +62,12 @@ func (p *prefixedConn) CloseWrite() error {
 	return p.Conn.Close()
 }
 
-// errNoData says that a connection was closed before its first byte, as by whoever only looks whether the port is open.
+// errNoData says that a connection was closed before its first byte, as by whoever only looks whether the
+// port is open.
 var errNoData = errors.New("closed before the first byte")
 
-// sniff reads until it knows what the connection speaks and, for TLS, which ALPN names it offers. The whole takes until deadline at most.
+// sniff reads until it knows what the connection speaks and, for TLS, which ALPN names it offers. The whole
+// takes until deadline at most.
 func (p *prefixedConn) sniff(deadline time.Time) (protocol, []string, error) {
 	if len(p.prefix) == 0 {
 		_ = p.SetReadDeadline(time.Now().Add(sshSilence))

@@ -15,9 +15,9 @@ import (
 
 var errStreamProtocol = errors.New("inside a WebSocket there is threshold-* TLS and nothing else")
 
-// ServeStream takes over a byte stream from inside outer, a connection that ServeWeb was given, and serves it as though it had just been
-// accepted from the stream's remote address: with a deadline and a place of its own. Only our own protocols may be in it, so neither pages
-// nor SSH are reached by another door than theirs.
+// ServeStream takes over a byte stream from inside outer, a connection that ServeWeb was given, and serves it
+// as though it had just been accepted from the stream's remote address: with a deadline and a place of its
+// own. Only our own protocols may be in it, so neither pages nor SSH are reached by another door than theirs.
 func (m *Mux) ServeStream(outer, stream net.Conn) {
 	if tc, ok := outer.(*tls.Conn); ok {
 		if l, ok := tc.NetConn().(*anonymousConn); ok {
@@ -46,7 +46,11 @@ func (m *Mux) acceptStreams(ctx, serve context.Context) {
 
 func (m *Mux) startStream(ctx context.Context, stream net.Conn) {
 	m.counters.WebSocket.Add(1)
-	v := &pendingConn{prefixedConn: &prefixedConn{Conn: stream}, network: limit.Network(stream.RemoteAddr().String()), deadline: time.Now().Add(handshakeTimeout)}
+	v := &pendingConn{
+		prefixedConn: &prefixedConn{Conn: stream},
+		network:      limit.Network(stream.RemoteAddr().String()),
+		deadline:     time.Now().Add(handshakeTimeout),
+	}
 	if m.fromBalancer(stream.RemoteAddr()) { // which did not say for whom it comes
 		v.network = netip.Prefix{}
 	}
@@ -73,7 +77,8 @@ func (m *Mux) dispatchStream(ctx context.Context, v *pendingConn) {
 	if errors.Is(err, io.EOF) {
 		err = errNoData
 	}
-	if name, odd := chooseProtocol(offered); err == nil && (odd != nil || kind != protocolTLS || !strings.HasPrefix(name, ownPrefix)) {
+	if name, odd := chooseProtocol(offered); err == nil &&
+		(odd != nil || kind != protocolTLS || !strings.HasPrefix(name, ownPrefix)) {
 		err = errStreamProtocol
 	}
 	if err != nil {

@@ -35,7 +35,14 @@ func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 		{identity.ALPNDial, "dial", alice},
 		{identity.ALPNTunnel, "tunnel", a.MachineCertificate(a.Machine(identity.Node, "web-1", nil), nil)},
 	} {
-		cfg := identity.PinnedTLS(a.Pin(), membertest.Name, tt.alpn, func() (*tls.Certificate, error) { return tt.cert, nil }, time.Now, identity.Proxy)
+		cfg := identity.PinnedTLS(
+			a.Pin(),
+			membertest.Name,
+			tt.alpn,
+			func() (*tls.Certificate, error) { return tt.cert, nil },
+			time.Now,
+			identity.Proxy,
+		)
 		c := tls.Client(p.dialStream(), cfg)
 		if err := c.Handshake(); err != nil {
 			t.Fatal(err)
@@ -46,7 +53,10 @@ func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 		}
 		c.Close()
 	}
-	c := tls.Client(p.dialStream(), identity.PinnedTLS(a.Pin(), membertest.Name, identity.ALPNAuth, nil, time.Now, identity.Auth))
+	c := tls.Client(
+		p.dialStream(),
+		identity.PinnedTLS(a.Pin(), membertest.Name, identity.ALPNAuth, nil, time.Now, identity.Auth),
+	)
 	if err := c.Handshake(); err != nil {
 		t.Errorf("auth: got %v, want it passed through", err)
 	}

@@ -47,7 +47,10 @@ func (l *anonymousConn) Close() error {
 
 // serveWeb ends TLS for somebody who stays unknown, as far as this room can tell.
 func (m *Mux) serveWeb(ctx context.Context, v *pendingConn) {
-	conn := &anonymousConn{prefixedConn: v.prefixedConn, release: m.anonymous.Admit(v.network, func() { m.drop(v) })}
+	conn := &anonymousConn{
+		prefixedConn: v.prefixedConn,
+		release:      m.anonymous.Admit(v.network, func() { m.drop(v) }),
+	}
 	tc, err := handshake(ctx, conn, m.tlsConfigs[""], v.deadline)
 	if err != nil {
 		conn.Close()
@@ -58,9 +61,14 @@ func (m *Mux) serveWeb(ctx context.Context, v *pendingConn) {
 	m.cfg.ServeWeb(tc)
 }
 
-// serveChallenge shows an ACME authority the certificate that proves a name; there is nothing more to say (RFC 8737 section 3).
+// serveChallenge shows an ACME authority the certificate that proves a name; there is nothing more to say
+// (RFC 8737 section 3).
 func (m *Mux) serveChallenge(ctx context.Context, v *pendingConn) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{challengeProtocol}, GetCertificate: m.cfg.Challenge}
+	cfg := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{challengeProtocol},
+		GetCertificate: m.cfg.Challenge,
+	}
 	tc, err := handshake(ctx, v.prefixedConn, cfg, v.deadline)
 	if err != nil {
 		m.refuse(v, "ACME challenge", err)
@@ -77,7 +85,12 @@ func (m *Mux) servePeer(ctx context.Context, v *pendingConn, name string) {
 		return
 	}
 	var peer identity.Peer
-	tc, err := handshake(context.WithValue(ctx, peerContextKey{}, &peer), coalesce.UnderTLS(v.prefixedConn), cfg, v.deadline)
+	tc, err := handshake(
+		context.WithValue(ctx, peerContextKey{}, &peer),
+		coalesce.UnderTLS(v.prefixedConn),
+		cfg,
+		v.deadline,
+	)
 	if err != nil {
 		m.refuse(v, "TLS for "+name, err)
 		return
@@ -94,8 +107,8 @@ func (m *Mux) servePeer(ctx context.Context, v *pendingConn, name string) {
 	m.goServe(tc, func() { m.sessions.serve(tc, func() { m.cfg.ServeDial(ctx, tc, peer) }) })
 }
 
-// goServe serves in a goroutine of its own: the one that verified the peer has grown a stack of 16 kB or more for that, and a tunnel stands
-// for days.
+// goServe serves in a goroutine of its own: the one that verified the peer has grown a stack of 16 kB or more
+// for that, and a tunnel stands for days.
 func (m *Mux) goServe(conn net.Conn, serve func()) {
 	m.serving.Go(func() {
 		defer m.recover(conn)
@@ -119,9 +132,10 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, deadline tim
 // peerContextKey finds, in a handshake's context, where the verified peer goes.
 type peerContextKey struct{}
 
-// peerConfig is for one of our own protocols: TLS 1.3, this proxy's service certificate, and a client certificate of the kind, verified
-// under the rules of this moment. VerifyConnection runs for resumed sessions too. The clones that GetConfigForClient makes share the
-// outer configuration's ticket keys, which live in this process alone and rotate.
+// peerConfig is for one of our own protocols: TLS 1.3, this proxy's service certificate, and a client
+// certificate of the kind, verified under the rules of this moment. VerifyConnection runs for resumed
+// sessions too. The clones that GetConfigForClient makes share the outer configuration's ticket keys, which
+// live in this process alone and rotate.
 func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 	base := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
@@ -156,25 +170,42 @@ func (m *Mux) verifyPeer(st tls.ConnectionState, alpn string, kind identity.Kind
 	}
 	now := m.cfg.Now()
 	verify := func(at time.Time) (peer identity.Peer, err error) {
-		return identity.VerifyX509(st.PeerCertificates, m.cfg.Cluster, roots, x509.ExtKeyUsageClientAuth, at, kind)
+		return identity.VerifyX509(
+			st.PeerCertificates,
+			m.cfg.Cluster,
+			roots,
+			x509.ExtKeyUsageClientAuth,
+			at,
+			kind,
+		)
 	}
 	peer, err := verify(now)
 	if err != nil {
-		return certificateError{err, identity.OnlyExpired(err, now, func(at time.Time) error { _, err := verify(at); return err })}
+		return certificateError{
+			err,
+			identity.OnlyExpired(err, now, func(at time.Time) error { _, err := verify(at); return err }),
+		}
 	}
 	*into = peer
 	return nil
 }
 
 func (m *Mux) webConfig() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: m.cfg.Web}
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: m.cfg.Web,
+	}
 }
 
 // answerClearHTTP answers someone who came with http:// to a port that speaks https.
 func answerClearHTTP(conn net.Conn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+
-		"This port speaks HTTPS: put https:// in front of the address.\n")
+	_, _ = io.WriteString(
+		conn,
+		"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+
+			"This port speaks HTTPS: put https:// in front of the address.\n",
+	)
 	_, _ = io.CopyN(io.Discard, conn, 4<<10) // so that the answer is not lost in a reset
 }

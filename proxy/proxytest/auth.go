@@ -1,5 +1,5 @@
-// Package proxytest answers: what does a proxy meet on the other side? It is an auth for tests, served over real TLS on loopback under
-// a membertest cluster, whose answers a test sets.
+// Package proxytest answers: what does a proxy meet on the other side? It is an auth for tests, served over
+// real TLS on loopback under a membertest cluster, whose answers a test sets.
 package proxytest
 
 import (
@@ -48,7 +48,13 @@ type Auth struct {
 // New makes a cluster and serves its auth until the test ends.
 func New(t testing.TB) *Auth {
 	t.Helper()
-	a := &Auth{Cluster: membertest.New(t), t: t, Reports: make(chan authrpc.ReportNodesRequest, 64), nodes: map[string]authrpc.NodeInfo{}, sets: make(chan rules.Set)}
+	a := &Auth{
+		Cluster: membertest.New(t),
+		t:       t,
+		Reports: make(chan authrpc.ReportNodesRequest, 64),
+		nodes:   map[string]authrpc.NodeInfo{},
+		sets:    make(chan rules.Set),
+	}
 	a.proxy = a.Machine(identity.Proxy, Name, nil)
 	a.cert = a.MachineCertificate(a.proxy, nil)
 	a.host = a.HostSigner(Name, "127.0.0.1")
@@ -56,15 +62,27 @@ func New(t testing.TB) *Auth {
 	authrpc.HandleStream(s, authrpc.WatchRules, a.watch)
 	authrpc.Handle(s, authrpc.ReportNodes, a.report)
 	authrpc.Handle(s, authrpc.LocateNode, a.locate)
-	authrpc.Handle(s, authrpc.BeginLogin, func(_ context.Context, _ authrpc.Caller, r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
-		return a.Begin(r)
-	})
-	authrpc.Handle(s, authrpc.FinishOIDC, func(_ context.Context, _ authrpc.Caller, r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
-		return a.Finish(r)
-	})
-	authrpc.Handle(s, authrpc.ProveFactor, func(_ context.Context, _ authrpc.Caller, r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
-		return a.Prove(r)
-	})
+	authrpc.Handle(
+		s,
+		authrpc.BeginLogin,
+		func(_ context.Context, _ authrpc.Caller, r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+			return a.Begin(r)
+		},
+	)
+	authrpc.Handle(
+		s,
+		authrpc.FinishOIDC,
+		func(_ context.Context, _ authrpc.Caller, r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+			return a.Finish(r)
+		},
+	)
+	authrpc.Handle(
+		s,
+		authrpc.ProveFactor,
+		func(_ context.Context, _ authrpc.Caller, r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+			return a.Prove(r)
+		},
+	)
 	a.serve(s)
 	return a
 }
@@ -83,9 +101,14 @@ func (a *Auth) serve(h http.Handler) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = srv.Serve(opaqueListener{tls.NewListener(membertest.ForwardedListener(ln), &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return a.ServiceCertificate(identity.Auth, "auth-1"), nil
-		}, NextProtos: []string{identity.ALPNAuth}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13})})
+		_ = srv.Serve(opaqueListener{
+			tls.NewListener(
+				membertest.ForwardedListener(ln),
+				&tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+					return a.ServiceCertificate(identity.Auth, "auth-1"), nil
+				}, NextProtos: []string{identity.ALPNAuth}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13},
+			),
+		})
 	}()
 	a.t.Cleanup(func() { srv.Close(); <-done })
 }
@@ -138,7 +161,12 @@ func (a *Auth) Publish(s rules.Set) {
 	}
 }
 
-func (a *Auth) watch(ctx context.Context, _ authrpc.Caller, _ authrpc.WatchRulesRequest, send func(authrpc.RulesUpdate) error) error {
+func (a *Auth) watch(
+	ctx context.Context,
+	_ authrpc.Caller,
+	_ authrpc.WatchRulesRequest,
+	send func(authrpc.RulesUpdate) error,
+) error {
 	if err := send(authrpc.RulesUpdate{Set: a.SignRules()}); err != nil {
 		return err
 	}
@@ -154,7 +182,11 @@ func (a *Auth) watch(ctx context.Context, _ authrpc.Caller, _ authrpc.WatchRules
 	}
 }
 
-func (a *Auth) report(_ context.Context, _ authrpc.Caller, r authrpc.ReportNodesRequest) (authrpc.ReportNodesResponse, error) {
+func (a *Auth) report(
+	_ context.Context,
+	_ authrpc.Caller,
+	r authrpc.ReportNodesRequest,
+) (authrpc.ReportNodesResponse, error) {
 	select {
 	case a.Reports <- r:
 	default:
@@ -162,7 +194,11 @@ func (a *Auth) report(_ context.Context, _ authrpc.Caller, r authrpc.ReportNodes
 	return authrpc.ReportNodesResponse{ReportAfter: 20 * time.Second}, nil
 }
 
-func (a *Auth) locate(_ context.Context, _ authrpc.Caller, r authrpc.LocateNodeRequest) (res authrpc.LocateNodeResponse, err error) {
+func (a *Auth) locate(
+	_ context.Context,
+	_ authrpc.Caller,
+	r authrpc.LocateNodeRequest,
+) (res authrpc.LocateNodeResponse, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n, ok := a.nodes[r.Node]; ok {
@@ -185,5 +221,15 @@ func (a *Auth) HostKey() (ssh.Signer, error) { return a.host, nil }
 
 // Client calls auth as the proxy.
 func (a *Auth) Client() *authrpc.Client {
-	return authrpc.NewClient(a.addr, identity.PinnedTLS(a.Pin(), membertest.Name, identity.ALPNAuth, a.TLSCertificate, time.Now, identity.Auth))
+	return authrpc.NewClient(
+		a.addr,
+		identity.PinnedTLS(
+			a.Pin(),
+			membertest.Name,
+			identity.ALPNAuth,
+			a.TLSCertificate,
+			time.Now,
+			identity.Auth,
+		),
+	)
 }

@@ -1,7 +1,8 @@
 // Package rules answers: which signed rules does this proxy hold, and who wants to hear of newer ones?
 //
-// A Carrier follows auth's stream of rules. It verifies each set, for the proxy's own early answers, keeps the last good one on disk, and
-// hands the signed bytes to whoever follows, which is every tunnel. It can sign nothing: nodes verify again.
+// A Carrier follows auth's stream of rules. It verifies each set, for the proxy's own early answers, keeps
+// the last good one on disk, and hands the signed bytes to whoever follows, which is every tunnel. It can
+// sign nothing: nodes verify again.
 package rules
 
 import (
@@ -58,8 +59,13 @@ func New(cfg Config) (*Carrier, error) {
 	}
 	trust, err := newest(cfg)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "proxy.rules", "the proxy has no rules that its cluster signed",
-			"remove the proxy's data directory and join it again with a new token")
+		return nil, fault.Wrap(
+			err,
+			fault.Unavailable,
+			"proxy.rules",
+			"the proxy has no rules that its cluster signed",
+			"remove the proxy's data directory and join it again with a new token",
+		)
 	}
 	c := &Carrier{cfg: cfg, subscribers: map[chan tunnel.RulesPush]struct{}{}}
 	return c, c.publish(trust)
@@ -89,7 +95,8 @@ func (c *Carrier) Current() *rules.Trust {
 	return c.trust
 }
 
-// Subscribe yields the newest set, at once and after each change; one that is not taken in time is replaced by the next. stop ends it.
+// Subscribe yields the newest set, at once and after each change; one that is not taken in time is replaced
+// by the next. stop ends it.
 func (c *Carrier) Subscribe() (news <-chan tunnel.RulesPush, stop func()) {
 	ch := make(chan tunnel.RulesPush, 1)
 	c.mu.Lock()
@@ -143,7 +150,15 @@ func (c *Carrier) Run(ctx context.Context) error {
 			wait = firstBackoff
 		}
 		pause := rand.N(wait)
-		c.cfg.Log.Warn("auth does not tell the rules; the last good ones stay", "err", err, "age", c.Current().Age(c.cfg.Now()).Round(time.Second), "retry", pause)
+		c.cfg.Log.Warn(
+			"auth does not tell the rules; the last good ones stay",
+			"err",
+			err,
+			"age",
+			c.Current().Age(c.cfg.Now()).Round(time.Second),
+			"retry",
+			pause,
+		)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -160,12 +175,18 @@ func (c *Carrier) watch(ctx context.Context) (heard bool, err error) {
 	watch := time.AfterFunc(silenceTimeout, func() { cancel(errors.New("auth fell quiet")) })
 	defer watch.Stop()
 	since := c.Current().Head.Time
-	err = authrpc.Stream(ctx, c.cfg.Auth, authrpc.WatchRules, authrpc.WatchRulesRequest{Since: since}, func(u authrpc.RulesUpdate) error {
-		watch.Reset(silenceTimeout)
-		heard = true
-		c.apply(u.Set)
-		return nil
-	})
+	err = authrpc.Stream(
+		ctx,
+		c.cfg.Auth,
+		authrpc.WatchRules,
+		authrpc.WatchRulesRequest{Since: since},
+		func(u authrpc.RulesUpdate) error {
+			watch.Reset(silenceTimeout)
+			heard = true
+			c.apply(u.Set)
+			return nil
+		},
+	)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}

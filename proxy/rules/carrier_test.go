@@ -33,7 +33,13 @@ func newFixture(t *testing.T) *fixture {
 	a := proxytest.New(t)
 	client := a.Client()
 	t.Cleanup(client.Close)
-	cfg := rules.Config{Pin: a.Pin(), First: a.SignRules(), Path: filepath.Join(t.TempDir(), "rules.json"), Auth: client, Log: proxytest.Log()}
+	cfg := rules.Config{
+		Pin:   a.Pin(),
+		First: a.SignRules(),
+		Path:  filepath.Join(t.TempDir(), "rules.json"),
+		Auth:  client,
+		Log:   proxytest.Log(),
+	}
 	c, err := rules.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -93,8 +99,14 @@ func TestARulesPushTellsWhetherDocumentsChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next, err := held.AdvanceHead(head); err != nil || !next.Head.Time.After(held.Head.Time) || later.DocsDigest != first.DocsDigest {
-		t.Errorf("got %v, and documents %x after %x, want a newer head over the same", err, later.DocsDigest, first.DocsDigest)
+	if next, err := held.AdvanceHead(head); err != nil || !next.Head.Time.After(held.Head.Time) ||
+		later.DocsDigest != first.DocsDigest {
+		t.Errorf(
+			"got %v, and documents %x after %x, want a newer head over the same",
+			err,
+			later.DocsDigest,
+			first.DocsDigest,
+		)
 	}
 	c.SetRoles(role("ops"))
 	c.Publish(c.SignRulesAt(time.Now().Add(2 * time.Second)))

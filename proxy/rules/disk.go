@@ -30,8 +30,8 @@ func load(path string, pin identity.Pin) (*rules.Trust, error) {
 	return rules.Open(pin, s)
 }
 
-// save writes the set where the next start finds it: when a document changed, and else now and then for the head's age. A disk that
-// does not take it costs only that.
+// save writes the set where the next start finds it: when a document changed, and else now and then for the
+// head's age. A disk that does not take it costs only that.
 func (c *Carrier) save(t *rules.Trust) {
 	if t.Head.Time.Sub(c.saved.Time) < saveEvery && maps.EqualFunc(c.saved.Docs, t.Head.Docs, sameRef) {
 		return

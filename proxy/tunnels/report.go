@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// minReportInterval is the least time between two reports: the first change is told at once, and a thousand nodes coming back are few reports.
+	// minReportInterval is the least time between two reports: the first change is told at once, and a
+	// thousand nodes coming back are few reports.
 	minReportInterval = 100 * time.Millisecond
 	// Back-off after a report that failed, with full jitter.
 	firstBackoff = 500 * time.Millisecond
@@ -23,7 +24,12 @@ const (
 func (t *Tunnels) Run(ctx context.Context) error {
 	wait := firstBackoff
 	for ctx.Err() == nil {
-		res, err := authrpc.Call(ctx, t.cfg.Auth, authrpc.ReportNodes, authrpc.ReportNodesRequest{Attached: t.attachedNodes()})
+		res, err := authrpc.Call(
+			ctx,
+			t.cfg.Auth,
+			authrpc.ReportNodes,
+			authrpc.ReportNodesRequest{Attached: t.attachedNodes()},
+		)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -1,8 +1,9 @@
 // Package tunnels answers: which way is there to that node?
 //
-// Each tunnel is one verified node's live connection. Newer tunnels of a node stand in front of older ones, which go on carrying what
-// they carry; a tunnel whose certificate has ended takes nothing new. What is attached is reported to auth, as the nodes' own signed
-// words, whenever it changes and before the lease ends.
+// Each tunnel is one verified node's live connection. Newer tunnels of a node stand in front of older ones,
+// which go on carrying what they carry; a tunnel whose certificate has ended takes nothing new. What is
+// attached is reported to auth, as the nodes' own signed words, whenever it changes and before the lease
+// ends.
 package tunnels
 
 import (
@@ -25,9 +26,11 @@ import (
 const (
 	// maxPerNode bounds the tunnels of one node; one more ends the oldest.
 	maxPerNode = 4
-	// maxPendingHellos bounds the connections of one node that have not greeted yet: a stolen key must not fill the port.
+	// maxPendingHellos bounds the connections of one node that have not greeted yet: a stolen key must not
+	// fill the port.
 	maxPendingHellos = 8
-	// retirePoll is how often a tunnel whose certificate has ended is looked at, whether its last session is over.
+	// retirePoll is how often a tunnel whose certificate has ended is looked at, whether its last session is
+	// over.
 	retirePoll = 10 * time.Second
 )
 
@@ -67,12 +70,17 @@ func New(cfg Config) *Tunnels {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Tunnels{cfg: cfg, changed: make(chan struct{}, 1), byID: map[identity.MachineID][]*attached{}, byName: map[string]identity.MachineID{},
-		pendingHellos: map[identity.MachineID]int{}}
+	return &Tunnels{
+		cfg:           cfg,
+		changed:       make(chan struct{}, 1),
+		byID:          map[identity.MachineID][]*attached{},
+		byName:        map[string]identity.MachineID{},
+		pendingHellos: map[identity.MachineID]int{},
+	}
 }
 
-// Attach greets the node on its verified connection. It returns what keeps the tunnel until it ends or ctx does; nil if there is none.
-// It takes conn over.
+// Attach greets the node on its verified connection. It returns what keeps the tunnel until it ends or ctx
+// does; nil if there is none. It takes conn over.
 func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer) (serve func()) {
 	log := t.cfg.Log.With("node", node.Name, "id", node.ID, "from", conn.RemoteAddr())
 	end, err := t.acceptTunnel(ctx, conn, node)
@@ -99,7 +107,11 @@ func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer)
 }
 
 // acceptTunnel greets the node, unless it is being greeted on many connections already.
-func (t *Tunnels) acceptTunnel(ctx context.Context, conn net.Conn, node identity.Peer) (*tunnel.Attached, error) {
+func (t *Tunnels) acceptTunnel(
+	ctx context.Context,
+	conn net.Conn,
+	node identity.Peer,
+) (*tunnel.Attached, error) {
 	t.mu.Lock()
 	full := t.pendingHellos[node.ID] >= maxPendingHellos
 	if !full {
@@ -184,7 +196,8 @@ func (t *Tunnels) notify() {
 	}
 }
 
-// claimName points the node's name at it. Auth gives no name to two nodes; after a removal the younger certificate is the right one.
+// claimName points the node's name at it. Auth gives no name to two nodes; after a removal the younger
+// certificate is the right one.
 func (t *Tunnels) claimName(w *attached) {
 	holder := t.byID[t.byName[w.peer.Name]]
 	if len(holder) == 0 || !newest(holder).peer.Cert.NotBefore.After(w.peer.Cert.NotBefore) {
@@ -223,7 +236,14 @@ func (t *Tunnels) Open(ctx context.Context, id identity.MachineID, h tunnel.Head
 	t.mu.Lock()
 	ways := slices.Clone(t.byID[id])
 	t.mu.Unlock()
-	err := error(fault.New(fault.Unavailable, "proxy.Open", "the node has just gone offline", "try again in a few seconds"))
+	err := error(
+		fault.New(
+			fault.Unavailable,
+			"proxy.Open",
+			"the node has just gone offline",
+			"try again in a few seconds",
+		),
+	)
 	for _, w := range slices.Backward(ways) {
 		var conn net.Conn
 		if conn, err = w.tunnel.Open(ctx, h); err == nil {
@@ -240,7 +260,10 @@ func (t *Tunnels) attachedNodes() []authrpc.AttachedNode {
 	out := make([]authrpc.AttachedNode, 0, len(t.byID))
 	for id, ways := range t.byID {
 		w := newest(ways)
-		out = append(out, authrpc.AttachedNode{Node: id, Attachment: w.tunnel.Attachment(), Version: w.tunnel.Version()})
+		out = append(
+			out,
+			authrpc.AttachedNode{Node: id, Attachment: w.tunnel.Attachment(), Version: w.tunnel.Version()},
+		)
 	}
 	slices.SortFunc(out, func(a, b authrpc.AttachedNode) int { return cmp.Compare(a.Node, b.Node) })
 	return out

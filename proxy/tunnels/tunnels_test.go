@@ -46,7 +46,9 @@ func newFixture(t *testing.T, now func() time.Time) *fixture {
 	client := a.Client()
 	t.Cleanup(client.Close)
 	h := &fixture{Auth: a, t: t, rules: ruleSource{make(chan tunnel.RulesPush, 8)}, ctx: t.Context()}
-	h.Tunnels = tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.rules, Now: now, Log: proxytest.Log()})
+	h.Tunnels = tunnels.New(
+		tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.rules, Now: now, Log: proxytest.Log()},
+	)
 	return h
 }
 
@@ -241,7 +243,8 @@ func TestATunnelWithAnExpiredCertificateTakesNoNewStreams(t *testing.T) {
 	}
 }
 
-// A node's stolen key fills the port with connections that never greet: a few are waited for, and other nodes attach meanwhile.
+// A node's stolen key fills the port with connections that never greet: a few are waited for, and other nodes
+// attach meanwhile.
 func TestPendingHellosOfOneNodeAreLimited(t *testing.T) {
 	h := newFixture(t, nil)
 	m := h.newNode("web-1")
@@ -283,7 +286,10 @@ func TestARefusedHelloAttachesNothing(t *testing.T) {
 		serve(t.Context(), h.Tunnels, near, identity.Peer{Identity: m.id, Cert: m.leaf})
 		close(served)
 	}()
-	if _, err := tunnel.Connect(t.Context(), far, other.cert.PrivateKey.(crypto.Signer), m.id.ID, "v1", time.Now); !fault.Is(err, fault.Denied) {
+	if _, err := tunnel.Connect(t.Context(), far, other.cert.PrivateKey.(crypto.Signer), m.id.ID, "v1", time.Now); !fault.Is(
+		err,
+		fault.Denied,
+	) {
 		t.Errorf("got %v, want denied", err)
 	}
 	<-served
@@ -298,7 +304,12 @@ func TestClosingBeforeTheHelloLogsNoWarning(t *testing.T) {
 	m := h.newNode("web-1")
 	client := h.Client()
 	defer client.Close()
-	quiet := tunnels.New(tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.rules, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	quiet := tunnels.New(tunnels.Config{
+		Proxy: proxytest.Name,
+		Auth:  client,
+		Rules: h.rules,
+		Log:   slog.New(slog.NewTextHandler(&said, nil)),
+	})
 	near, far := net.Pipe()
 	far.Close()
 	serve(t.Context(), quiet, near, identity.Peer{Identity: m.id, Cert: m.leaf})

@@ -21,13 +21,18 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// connect takes a WebSocket and hands its bytes to the port, as though they had just been accepted there. It is for tsh and machines,
-// whose TLS is inside: a browser, which always says Origin with a WebSocket, has no business here, whichever page it shows.
+// connect takes a WebSocket and hands its bytes to the port, as though they had just been accepted there. It
+// is for tsh and machines, whose TLS is inside: a browser, which always says Origin with a WebSocket, has no
+// business here, whichever page it shows.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	outer, ok := r.Context().Value(connKey{}).(net.Conn)
 	switch {
 	case !ok || s.cfg.Connect == nil || s.cfg.Transport != dial.WebSocket:
-		http.Error(w, "This proxy takes no WebSockets: spec.proxy.transport is not websocket.", http.StatusNotFound)
+		http.Error(
+			w,
+			"This proxy takes no WebSockets: spec.proxy.transport is not websocket.",
+			http.StatusNotFound,
+		)
 		return
 	case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
 		http.Error(w, "This address is not for browsers.", http.StatusForbidden)
@@ -43,8 +48,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	s.cfg.Connect(outer, egress.NewStream(ws, local, net.TCPAddrFromAddrPort(from), s.cfg.KeepAlive))
 }
 
-// clientAddr is where a request comes from: its connection's other end or, where that is a listed balancer, the last address in
-// X-Forwarded-For, which is the one that the balancer wrote itself. Its port is not known there, and 0.
+// clientAddr is where a request comes from: its connection's other end or, where that is a listed balancer,
+// the last address in X-Forwarded-For, which is the one that the balancer wrote itself. Its port is not known
+// there, and 0.
 func (s *Server) clientAddr(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !s.fromBalancer(peer.Addr()) {
@@ -75,5 +81,8 @@ func parseForwarded(s string) (netip.Addr, bool) {
 }
 
 func (s *Server) fromBalancer(a netip.Addr) bool {
-	return slices.ContainsFunc(s.cfg.Balancers, func(n netip.Prefix) bool { return n.Contains(a.Unmap().WithZone("")) })
+	return slices.ContainsFunc(
+		s.cfg.Balancers,
+		func(n netip.Prefix) bool { return n.Contains(a.Unmap().WithZone("")) },
+	)
 }

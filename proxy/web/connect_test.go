@@ -31,7 +31,11 @@ type receivedStream struct{ outer, stream net.Conn }
 
 func newBalancedServer(t *testing.T, change func(*web.Config)) *balancedServer {
 	t.Helper()
-	b := &balancedServer{Auth: proxytest.New(t), streams: make(chan receivedStream, 1), began: make(chan authrpc.BeginLoginRequest, 1)}
+	b := &balancedServer{
+		Auth:    proxytest.New(t),
+		streams: make(chan receivedStream, 1),
+		began:   make(chan authrpc.BeginLoginRequest, 1),
+	}
 	b.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		b.began <- r
 		return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: provider}, nil
@@ -42,8 +46,16 @@ func newBalancedServer(t *testing.T, change func(*web.Config)) *balancedServer {
 	}
 	b.addr = ln.Addr().String()
 	client := b.Client()
-	cfg := web.Config{Auth: client, Public: []string{"access.example.com"}, Cluster: membertest.Name, Pin: b.Pin(), Transport: dial.WebSocket,
-		Connect: func(outer, stream net.Conn) { b.streams <- receivedStream{outer, stream} }, Balancers: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, Log: proxytest.Log()}
+	cfg := web.Config{
+		Auth:      client,
+		Public:    []string{"access.example.com"},
+		Cluster:   membertest.Name,
+		Pin:       b.Pin(),
+		Transport: dial.WebSocket,
+		Connect:   func(outer, stream net.Conn) { b.streams <- receivedStream{outer, stream} },
+		Balancers: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
+		Log:       proxytest.Log(),
+	}
 	change(&cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -77,15 +89,24 @@ func forwarded(lines ...string) http.Header { return http.Header{"X-Forwarded-Fo
 
 func TestAWebSocketBecomesAByteStream(t *testing.T) {
 	b := newBalancedServer(t, unchanged)
-	c, _, err := websocket.Dial(t.Context(), "ws://"+b.addr+dial.ConnectPath, &websocket.DialOptions{HTTPHeader: forwarded("203.0.113.9")})
+	c, _, err := websocket.Dial(
+		t.Context(),
+		"ws://"+b.addr+dial.ConnectPath,
+		&websocket.DialOptions{HTTPHeader: forwarded("203.0.113.9")},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.CloseNow()
 	got := <-b.streams
 	defer got.stream.Close()
-	if got.stream.RemoteAddr().String() != "203.0.113.9:0" || got.outer.LocalAddr().String() != b.addr || got.stream.LocalAddr().String() != b.addr {
-		t.Errorf("got a stream from %s at %s, want it from the client", got.stream.RemoteAddr(), got.stream.LocalAddr())
+	if got.stream.RemoteAddr().String() != "203.0.113.9:0" || got.outer.LocalAddr().String() != b.addr ||
+		got.stream.LocalAddr().String() != b.addr {
+		t.Errorf(
+			"got a stream from %s at %s, want it from the client",
+			got.stream.RemoteAddr(),
+			got.stream.LocalAddr(),
+		)
 	}
 	for _, part := range []string{"hello ", "", "world"} {
 		if err := c.Write(t.Context(), websocket.MessageBinary, []byte(part)); err != nil {
@@ -119,7 +140,11 @@ func TestWhoMayNotOpenAWebSocket(t *testing.T) {
 		{"anyone where nobody takes them", func(c *web.Config) { c.Connect = nil }, http.Header{}, http.StatusNotFound},
 	} {
 		b := newBalancedServer(t, tt.change)
-		c, resp, err := websocket.Dial(t.Context(), "ws://"+b.addr+dial.ConnectPath, &websocket.DialOptions{HTTPHeader: tt.header})
+		c, resp, err := websocket.Dial(
+			t.Context(),
+			"ws://"+b.addr+dial.ConnectPath,
+			&websocket.DialOptions{HTTPHeader: tt.header},
+		)
 		if err == nil {
 			c.CloseNow()
 			t.Fatalf("%s: got in, want refused", tt.name)
@@ -138,7 +163,8 @@ func TestThePingDocumentNamesTheTransport(t *testing.T) {
 	for _, want := range []dial.Transport{dial.WebSocket, dial.TLS} {
 		b := newBalancedServer(t, func(c *web.Config) { c.Transport = want })
 		var p dial.Ping
-		if err := json.NewDecoder(b.get(t, dial.PingPath, nil).Body).Decode(&p); err != nil || p.Transport != want {
+		if err := json.NewDecoder(b.get(t, dial.PingPath, nil).Body).Decode(&p); err != nil ||
+			p.Transport != want {
 			t.Errorf("got %q, %v, want %q", p.Transport, err, want)
 		}
 	}

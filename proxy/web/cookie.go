@@ -24,12 +24,32 @@ const (
 )
 
 func setCookie(w http.ResponseWriter, name, value string) {
-	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	http.SetCookie(
+		w,
+		&http.Cookie{
+			Name:     name,
+			Value:    value,
+			Path:     "/",
+			Secure:   true,
+			HttpOnly: true,
+			SameSite: http.SameSiteLaxMode,
+		},
+	)
 }
 
 func dropCookies(w http.ResponseWriter, names ...string) {
 	for _, name := range names {
-		http.SetCookie(w, &http.Cookie{Name: name, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: -1})
+		http.SetCookie(
+			w,
+			&http.Cookie{
+				Name:     name,
+				Path:     "/",
+				Secure:   true,
+				HttpOnly: true,
+				SameSite: http.SameSiteLaxMode,
+				MaxAge:   -1,
+			},
+		)
 	}
 }
 
@@ -49,7 +69,8 @@ type screen struct {
 	Expires  time.Time          `json:"expires"`
 }
 
-// sealer keeps screens from being read or made by anyone else, a browser's owner included. Its key dies with the process.
+// sealer keeps screens from being read or made by anyone else, a browser's owner included. Its key dies with
+// the process.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer() sealer {

@@ -10,9 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// errorTextsKorean is what auth and these pages say of a login that does not go on. A "*" stands for what differs, and its first, second …
-// return as {1}, {2} … in the translation, themselves translated where they can be. A test reads the sources of the login and finds
-// what is missing here; what comes from deeper inside is shown in English, under a Korean heading.
+// errorTextsKorean is what auth and these pages say of a login that does not go on. A "*" stands for what
+// differs, and its first, second … return as {1}, {2} … in the translation, themselves translated where they
+// can be. A test reads the sources of the login and finds what is missing here; what comes from deeper inside
+// is shown in English, under a Korean heading.
 var errorTextsKorean = map[string]string{
 	// the second factor
 	"this code is wrong": "코드가 맞지 않습니다",
@@ -158,7 +159,13 @@ func compilePatterns(said map[string]string) []errorPattern {
 	var out []errorPattern
 	for _, key := range slices.SortedFunc(maps.Keys(said), func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) }) {
 		if strings.Contains(key, "*") {
-			out = append(out, errorPattern{regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(key), `\*`, "(.+?)") + "$"), said[key]})
+			out = append(
+				out,
+				errorPattern{
+					regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(key), `\*`, "(.+?)") + "$"),
+					said[key],
+				},
+			)
 		}
 	}
 	return out

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// sentenceReader reads what the sources say in faults: constants by name, and each sentence with "*" for what differs.
+// sentenceReader reads what the sources say in faults: constants by name, and each sentence with "*" for what
+// differs.
 type sentenceReader struct {
 	consts map[string]string
 	found  map[string]token.Position
@@ -20,7 +21,14 @@ type sentenceReader struct {
 }
 
 // sentences are the arguments that people read, by the name of the function that makes the fault.
-var sentences = map[string][]int{"New": {2, 3}, "Wrap": {3, 4}, "lockedFault": {1}, "misconfigured": {1}, "badToken": {1}, "link": {0}}
+var sentences = map[string][]int{
+	"New":           {2, 3},
+	"Wrap":          {3, 4},
+	"lockedFault":   {1},
+	"misconfigured": {1},
+	"badToken":      {1},
+	"link":          {0},
+}
 
 func (b *sentenceReader) read(t *testing.T, dir string, skip ...string) {
 	t.Helper()

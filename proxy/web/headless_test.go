@@ -22,7 +22,12 @@ func headlessSite(t *testing.T) *testSite {
 	s.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		switch {
 		case r.Handle != "sealed":
-			return authrpc.BeginLoginResponse{}, fault.New(fault.Expired, "login", "this page has ended", "run: tsh login")
+			return authrpc.BeginLoginResponse{}, fault.New(
+				fault.Expired,
+				"login",
+				"this page has ended",
+				"run: tsh login",
+			)
 		case !r.Confirmed:
 			return authrpc.BeginLoginResponse{Headless: who}, nil
 		}
@@ -45,8 +50,15 @@ func TestAHeadlessLoginIsConfirmedAndApproved(t *testing.T) {
 		b := s.browser(lang)
 		a := b.get(headlessPath)
 		wantPage(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`, "go=1")
-		if a := b.get(headlessPath + "&go=1"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
-			t.Fatalf("%s: got %d to %q: %s, want the provider", lang, a.StatusCode, a.Header.Get("Location"), a.body)
+		if a := b.get(headlessPath + "&go=1"); a.StatusCode != http.StatusSeeOther ||
+			a.Header.Get("Location") != provider {
+			t.Fatalf(
+				"%s: got %d to %q: %s, want the provider",
+				lang,
+				a.StatusCode,
+				a.Header.Get("Location"),
+				a.body,
+			)
 		}
 		b.get("/login/callback/corp?state=st&code=co")
 		wantPage(t, b.get("/login/factor"), 200, "203.0.113.9", "WDJB-MJHT", `name="code"`)
@@ -59,7 +71,12 @@ func TestAHeadlessLoginIsConfirmedAndApproved(t *testing.T) {
 // A link, or another site, cannot skip the page that says who asks.
 func TestTheConfirmationPageCannotBeSkipped(t *testing.T) {
 	s := headlessSite(t)
-	wantPage(t, s.browser("en").get(headlessPath+"&go=1"), 200, "WDJB-MJHT") // a link straight to the provider
+	wantPage(
+		t,
+		s.browser("en").get(headlessPath+"&go=1"),
+		200,
+		"WDJB-MJHT",
+	) // a link straight to the provider
 	b := s.browser("en")
 	b.get(headlessPath)
 	r, err := http.NewRequest(http.MethodGet, s.srv.URL+headlessPath+"&go=1", nil)

@@ -21,7 +21,13 @@ type locale struct {
 // locales are the languages we speak; the first is for everybody else.
 var locales = []locale{
 	{Tag: "en", SelfName: "English", texts: english},
-	{Tag: "ko", SelfName: "한국어", texts: korean, errorTexts: errorTextsKorean, errorPatterns: compilePatterns(errorTextsKorean)},
+	{
+		Tag:           "ko",
+		SelfName:      "한국어",
+		texts:         korean,
+		errorTexts:    errorTextsKorean,
+		errorPatterns: compilePatterns(errorTextsKorean),
+	},
 }
 
 var matcher = func() language.Matcher {
@@ -60,7 +66,8 @@ func supported(tag string) bool {
 	return false
 }
 
-// chosenLanguage is the language that the person chose here, or "": of what the browser prefers it tells the provider itself.
+// chosenLanguage is the language that the person chose here, or "": of what the browser prefers it tells the
+// provider itself.
 func (s *Server) chosenLanguage(w http.ResponseWriter, r *http.Request) string {
 	tag := s.language(w, r).Tag
 	if cookie, _ := readCookie(r, languageCookie); cookie == tag || r.URL.Query().Get("lang") == tag {
@@ -78,8 +85,8 @@ func (s *Server) language(w http.ResponseWriter, r *http.Request) locale {
 	return t
 }
 
-// otherLanguages links to the page in the other languages. The answer to a form, and the provider's callback, cannot be asked for again: there
-// the choice leads to the form.
+// otherLanguages links to the page in the other languages. The answer to a form, and the provider's callback,
+// cannot be asked for again: there the choice leads to the form.
 func otherLanguages(r *http.Request, now locale) []link {
 	path, q := r.URL.Path, r.URL.Query()
 	switch path {

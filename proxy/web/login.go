@@ -32,7 +32,15 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fault.New(fault.Invalid, "web.login", "a login begins in the terminal", remedyLogin))
 		return
 	}
-	s.startLogin(w, r, authrpc.BeginLoginRequest{Challenge: q.Get("challenge"), Callback: q.Get("callback"), State: q.Get("state")})
+	s.startLogin(
+		w,
+		r,
+		authrpc.BeginLoginRequest{
+			Challenge: q.Get("challenge"),
+			Callback:  q.Get("callback"),
+			State:     q.Get("state"),
+		},
+	)
 }
 
 // checkParams shows an error page in place of a login whose address has a parameter twice, or too long a one.
@@ -49,7 +57,14 @@ func (s *Server) checkParams(w http.ResponseWriter, r *http.Request) bool {
 // startLogin asks auth for the way to the provider, and sends the browser there.
 func (s *Server) startLogin(w http.ResponseWriter, r *http.Request, req authrpc.BeginLoginRequest) {
 	q := r.URL.Query()
-	req.Connector, req.PublicOrigin, req.From, req.Locale = q.Get("connector"), s.hosts[normalHost(r.Host)], clientHost(r), s.chosenLanguage(w, r)
+	req.Connector, req.PublicOrigin, req.From, req.Locale = q.Get(
+		"connector",
+	), s.hosts[normalHost(r.Host)], clientHost(
+		r,
+	), s.chosenLanguage(
+		w,
+		r,
+	)
 	res, err := callAuth(r.Context(), s, authrpc.BeginLogin, req)
 	if err != nil {
 		s.fail(w, r, err)
@@ -94,7 +109,8 @@ func choices(path string, q url.Values, list []authrpc.Connector) []choice {
 	return out
 }
 
-// callback takes what the provider sent the browser back with. The redirect after it keeps a reload from spending the code twice.
+// callback takes what the provider sent the browser back with. The redirect after it keeps a reload from
+// spending the code twice.
 func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	attempt, ok := readCookie(r, attemptCookie)
 	if !ok {
@@ -109,7 +125,10 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	sealed, err := s.seal.seal(screen{Name: res.Name, Enrol: res.Enrol, Headless: res.Headless, Expires: res.Expires}, res.Attempt)
+	sealed, err := s.seal.seal(
+		screen{Name: res.Name, Enrol: res.Enrol, Headless: res.Headless, Expires: res.Expires},
+		res.Attempt,
+	)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -120,7 +139,12 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 }
 
 func noLoginFault() error {
-	return fault.New(fault.Expired, "web.login", "this browser has no login under way: it was finished, or cookies are off", remedyLogin)
+	return fault.New(
+		fault.Expired,
+		"web.login",
+		"this browser has no login under way: it was finished, or cookies are off",
+		remedyLogin,
+	)
 }
 
 // pendingLogin reads both cookies of a login between provider and factor.
@@ -132,7 +156,13 @@ func (s *Server) pendingLogin(r *http.Request) (attempt string, v screen, err er
 	}
 	v, err = s.seal.open(sealed, attempt)
 	if err != nil {
-		return "", v, fault.Wrap(err, fault.Expired, "web.login", "this login can go no further: its cookies are not from here, or the proxy was restarted", remedyLogin)
+		return "", v, fault.Wrap(
+			err,
+			fault.Expired,
+			"web.login",
+			"this login can go no further: its cookies are not from here, or the proxy was restarted",
+			remedyLogin,
+		)
 	}
 	if !v.Expires.IsZero() && s.cfg.Now().After(v.Expires) {
 		return "", v, fault.New(fault.Expired, "web.login", "this page was open for too long", remedyLogin)
@@ -149,8 +179,20 @@ func (s *Server) showFactor(w http.ResponseWriter, r *http.Request) {
 	s.factorPage(w, r, http.StatusOK, attempt, v, nil)
 }
 
-func (s *Server) factorPage(w http.ResponseWriter, r *http.Request, status int, attempt string, v screen, wrong error) {
-	view := factorView{Name: v.Name, Login: attemptTag(attempt), Recovery: v.Enrol == nil && r.FormValue("with") == "recovery", For: v.Headless}
+func (s *Server) factorPage(
+	w http.ResponseWriter,
+	r *http.Request,
+	status int,
+	attempt string,
+	v screen,
+	wrong error,
+) {
+	view := factorView{
+		Name:     v.Name,
+		Login:    attemptTag(attempt),
+		Recovery: v.Enrol == nil && r.FormValue("with") == "recovery",
+		For:      v.Headless,
+	}
 	if v.Enrol != nil {
 		image, err := qrImage(v.Enrol.URI)
 		if err != nil {
@@ -176,19 +218,39 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fault.Wrap(err, fault.Invalid, "web.factor", "the form could not be read", remedyLogin))
 		return
 	}
-	// A second login in the same browser, perhaps one that another site opened, takes over the cookies. A code typed into the first one's
-	// page is not for it. Forms that name no login are not ours; that they come from no other site was checked before.
+	// A second login in the same browser, perhaps one that another site opened, takes over the cookies. A
+	// code typed into the first one's page is not for it. Forms that name no login are not ours; that they
+	// come from no other site was checked before.
 	if of := r.PostFormValue("attempt"); of != "" && of != attemptTag(attempt) {
-		s.fail(w, r, fault.New(fault.Expired, "web.factor", "this page belongs to another login than the one under way in this browser", remedyLogin))
+		s.fail(
+			w,
+			r,
+			fault.New(
+				fault.Expired,
+				"web.factor",
+				"this page belongs to another login than the one under way in this browser",
+				remedyLogin,
+			),
+		)
 		return
 	}
 	code := strings.TrimSpace(r.PostFormValue("code"))
 	if code == "" || len(code) > maxCode {
-		err = fault.New(fault.Invalid, "web.factor", "this is no code", "type the six digits that your authenticator app shows")
+		err = fault.New(
+			fault.Invalid,
+			"web.factor",
+			"this is no code",
+			"type the six digits that your authenticator app shows",
+		)
 		s.factorPage(w, r, fault.Invalid.Status(), attempt, v, err)
 		return
 	}
-	res, err := callAuth(r.Context(), s, authrpc.ProveFactor, authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: clientHost(r)})
+	res, err := callAuth(
+		r.Context(),
+		s,
+		authrpc.ProveFactor,
+		authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: clientHost(r)},
+	)
 	switch kind := fault.KindOf(err); {
 	case kind == fault.Expired, kind == fault.Internal:
 		s.fail(w, r, err)
@@ -196,7 +258,13 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 		s.factorPage(w, r, kind.Status(), attempt, v, err)
 	case v.Headless != nil:
 		dropCookies(w, attemptCookie, screenCookie)
-		s.render(w, r, http.StatusOK, "approved", approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: v.Headless.From})
+		s.render(
+			w,
+			r,
+			http.StatusOK,
+			"approved",
+			approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: v.Headless.From},
+		)
 	default:
 		s.finish(w, r, res)
 	}
@@ -218,7 +286,8 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.Prov
 	redirect(w, next)
 }
 
-// inChosenLanguage tells tsh's closing page the language that was chosen here, if one was: its own cookies are of another site.
+// inChosenLanguage tells tsh's closing page the language that was chosen here, if one was: its own cookies
+// are of another site.
 func inChosenLanguage(r *http.Request, back *url.URL) string {
 	tag, ok := readCookie(r, languageCookie)
 	if !ok || !supported(tag) {
@@ -231,7 +300,8 @@ func inChosenLanguage(r *http.Request, back *url.URL) string {
 	return to.String()
 }
 
-// loopback refuses to send a browser with its one-time code anywhere but to this machine (RFC 8252 section 7.3).
+// loopback refuses to send a browser with its one-time code anywhere but to this machine (RFC 8252 section
+// 7.3).
 func loopback(to string) (*url.URL, error) {
 	u, err := url.Parse(to)
 	if err != nil {
@@ -244,7 +314,8 @@ func loopback(to string) (*url.URL, error) {
 	return u, nil
 }
 
-// validProviderURL lets a browser go to https, or to http on loopback, where demos and tests have their provider.
+// validProviderURL lets a browser go to https, or to http on loopback, where demos and tests have their
+// provider.
 func validProviderURL(to string) bool {
 	u, err := url.Parse(to)
 	if err != nil || u.Host == "" {

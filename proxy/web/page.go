@@ -22,7 +22,9 @@ var assetFiles embed.FS
 var pages = func() map[string]*template.Template {
 	out := map[string]*template.Template{}
 	for _, name := range []string{"home", "choose", "headless", "factor", "done", "approved", "error"} {
-		out[name] = template.Must(template.ParseFS(pageFiles, "pages/layout.html", "pages/codes.html", "pages/"+name+".html"))
+		out[name] = template.Must(
+			template.ParseFS(pageFiles, "pages/layout.html", "pages/codes.html", "pages/"+name+".html"),
+		)
 	}
 	return out
 }()
@@ -79,7 +81,14 @@ type (
 
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, view any) {
 	text := s.language(w, r)
-	f := pageData{locale: text, Name: name, Cluster: s.cfg.Cluster, Proxy: normalHost(r.Host), Other: otherLanguages(r, text), Is: view}
+	f := pageData{
+		locale:  text,
+		Name:    name,
+		Cluster: s.cfg.Cluster,
+		Proxy:   normalHost(r.Host),
+		Other:   otherLanguages(r, text),
+		Is:      view,
+	}
 	var b bytes.Buffer
 	if err := pages[name].ExecuteTemplate(&b, "layout", f); err != nil {
 		s.cfg.Log.Error("page could not be made", "page", name, "err", err)
@@ -101,13 +110,28 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	s.render(w, r, public.Kind.Status(), "error", newErrorView(languageOf(r), public))
 }
 
-// logRefusal logs a refusal. Strangers cause most of them, so there is a limit to how many a second are written; the others are counted.
+// logRefusal logs a refusal. Strangers cause most of them, so there is a limit to how many a second are
+// written; the others are counted.
 func (s *Server) logRefusal(what string, r *http.Request, public *fault.Error, err error) {
 	if !s.logLimiter.Allow() {
 		s.unlogged.Add(1)
 		return
 	}
-	s.cfg.Log.Info(what, "path", r.URL.Path, "from", clientHost(r), "kind", public.Kind, "id", public.ID, "unlogged_before", s.unlogged.Swap(0), "err", err)
+	s.cfg.Log.Info(
+		what,
+		"path",
+		r.URL.Path,
+		"from",
+		clientHost(r),
+		"kind",
+		public.Kind,
+		"id",
+		public.ID,
+		"unlogged_before",
+		s.unlogged.Swap(0),
+		"err",
+		err,
+	)
 }
 
 func (s *Server) codeErrorView(r *http.Request, err error) *errorView {
@@ -136,7 +160,10 @@ func serveAssets() http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		kinds := map[string]string{"/assets/style.css": "text/css; charset=utf-8", "/assets/icon.svg": "image/svg+xml"}
+		kinds := map[string]string{
+			"/assets/style.css": "text/css; charset=utf-8",
+			"/assets/icon.svg":  "image/svg+xml",
+		}
 		w.Header().Set("Content-Type", kinds[r.URL.Path])
 		w.Header().Set("Cache-Control", "public, max-age=3600")
 		_, _ = w.Write(b)

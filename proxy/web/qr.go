@@ -12,10 +12,12 @@ import (
 	"github.com/boombuler/barcode/qr"
 )
 
-// qrModulePixels is the width of one square of a QR code in pixels: sharp also on a phone with three pixels to the point.
+// qrModulePixels is the width of one square of a QR code in pixels: sharp also on a phone with three pixels
+// to the point.
 const qrModulePixels = 6
 
-// qrImage draws text as a QR code, as an address that an img element takes. The quiet zone around it is the style sheet's.
+// qrImage draws text as a QR code, as an address that an img element takes. The quiet zone around it is the
+// style sheet's.
 func qrImage(text string) (template.URL, error) {
 	code, err := qr.Encode(text, qr.M, qr.Auto)
 	if err != nil {

@@ -1,6 +1,7 @@
 package web
 
-// The phrases of the pages, by page and place. Every language has the same keys, which a test holds. What auth says is in said.go.
+// The phrases of the pages, by page and place. Every language has the same keys, which a test holds. What
+// auth says is in said.go.
 
 var english = map[string]string{
 	"brand": "Threshold",

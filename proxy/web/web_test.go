@@ -55,8 +55,15 @@ func newTestSite(t *testing.T) *testSite {
 	s.srv = httptest.NewUnstartedServer(nil)
 	s.srv.EnableHTTP2 = true
 	host := s.srv.Listener.Addr().String()
-	pages := web.New(web.Config{Auth: client, Public: []string{"Proxy.Example.com:443", host}, Cluster: membertest.Name, Pin: s.Pin(), Version: "v1",
-		Now: func() time.Time { return s.now }, Log: proxytest.Log()})
+	pages := web.New(web.Config{
+		Auth:    client,
+		Public:  []string{"Proxy.Example.com:443", host},
+		Cluster: membertest.Name,
+		Pin:     s.Pin(),
+		Version: "v1",
+		Now:     func() time.Time { return s.now },
+		Log:     proxytest.Log(),
+	})
 	s.srv.Config.Handler = pages.Handler()
 	s.srv.StartTLS()
 	t.Cleanup(func() { s.srv.Close(); client.Close() })
@@ -77,13 +84,30 @@ func (s *testSite) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginRespons
 func (s *testSite) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 	switch {
 	case r.Error != "":
-		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login", "the provider did not sign you in: "+r.Error, "try again: tsh login")
+		return authrpc.FinishOIDCResponse{}, fault.New(
+			fault.Denied,
+			"login",
+			"the provider did not sign you in: "+r.Error,
+			"try again: tsh login",
+		)
 	case r.Attempt != "begun" || r.State != "st" || r.Code != "co":
-		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login", "this is not the answer to this login", "run: tsh login")
+		return authrpc.FinishOIDCResponse{}, fault.New(
+			fault.Denied,
+			"login",
+			"this is not the answer to this login",
+			"run: tsh login",
+		)
 	}
-	res := authrpc.FinishOIDCResponse{Attempt: "identified", Name: "alice@example.com", Expires: s.now.Add(10 * time.Minute)}
+	res := authrpc.FinishOIDCResponse{
+		Attempt: "identified",
+		Name:    "alice@example.com",
+		Expires: s.now.Add(10 * time.Minute),
+	}
 	if s.enrol {
-		res.Enrol = &authrpc.Enrolment{URI: "otpauth://totp/Threshold:alice@example.com?secret=" + secret + "&issuer=Threshold", Secret: secret}
+		res.Enrol = &authrpc.Enrolment{
+			URI:    "otpauth://totp/Threshold:alice@example.com?secret=" + secret + "&issuer=Threshold",
+			Secret: secret,
+		}
 	}
 	return res, nil
 }
@@ -91,11 +115,26 @@ func (s *testSite) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCRespon
 func (s *testSite) prove(r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
 	switch {
 	case r.Attempt != "identified":
-		return authrpc.ProveFactorResponse{}, fault.New(fault.Expired, "login", "this login is over", "run: tsh login")
+		return authrpc.ProveFactorResponse{}, fault.New(
+			fault.Expired,
+			"login",
+			"this login is over",
+			"run: tsh login",
+		)
 	case r.Code == "999999":
-		return authrpc.ProveFactorResponse{}, fault.New(fault.Exhausted, "login", "too many wrong codes", "wait 30s, then try again")
+		return authrpc.ProveFactorResponse{}, fault.New(
+			fault.Exhausted,
+			"login",
+			"too many wrong codes",
+			"wait 30s, then try again",
+		)
 	case r.Code != goodCode:
-		return authrpc.ProveFactorResponse{}, fault.New(fault.Denied, "login", "the code is wrong or was used already", "wait for the next code")
+		return authrpc.ProveFactorResponse{}, fault.New(
+			fault.Denied,
+			"login",
+			"the code is wrong or was used already",
+			"wait for the next code",
+		)
 	}
 	return authrpc.ProveFactorResponse{Redirect: s.to, Name: "alice@example.com", RecoveryCodes: s.codes}, nil
 }
@@ -110,7 +149,15 @@ type browser struct {
 func (s *testSite) browser(lang string) *browser {
 	c := s.srv.Client()
 	jar, _ := cookiejar.New(nil)
-	return &browser{s, &http.Client{Transport: c.Transport, Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, lang}
+	return &browser{
+		s,
+		&http.Client{
+			Transport:     c.Transport,
+			Jar:           jar,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		lang,
+	}
 }
 
 type response struct {
@@ -175,8 +222,14 @@ func (s *testSite) identified(lang string) *browser {
 	if a := b.get(loginPath); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
 		s.t.Fatalf("got %d to %q, want to be sent to the provider", a.StatusCode, a.Header.Get("Location"))
 	}
-	if a := b.get("/login/callback/corp?state=st&code=co"); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/login/factor" {
-		s.t.Fatalf("got %d to %q: %s, want to be sent to the factor page", a.StatusCode, a.Header.Get("Location"), a.body)
+	if a := b.get("/login/callback/corp?state=st&code=co"); a.StatusCode != http.StatusSeeOther ||
+		a.Header.Get("Location") != "/login/factor" {
+		s.t.Fatalf(
+			"got %d to %q: %s, want to be sent to the factor page",
+			a.StatusCode,
+			a.Header.Get("Location"),
+			a.body,
+		)
 	}
 	return b
 }
@@ -213,7 +266,8 @@ func checkPage(t *testing.T, a response) {
 		if n.Data == "input" && attribute(n, "type") != "hidden" {
 			inputs = append(inputs, attribute(n, "id"))
 		}
-		if n.Data == "img" && !slices.ContainsFunc(n.Attr, func(a html.Attribute) bool { return a.Key == "alt" }) {
+		if n.Data == "img" &&
+			!slices.ContainsFunc(n.Attr, func(a html.Attribute) bool { return a.Key == "alt" }) {
 			t.Errorf("%s: an image without alt", a.Request.URL)
 		}
 	}
@@ -222,7 +276,9 @@ func checkPage(t *testing.T, a response) {
 			t.Errorf("%s: input %q has no label", a.Request.URL, id)
 		}
 	}
-	if count["h1"] != 1 || count["main"] != 1 || count["title"] != 1 || count["script"] != 0 || count["style"] != 0 || count["iframe"] != 0 {
+	if count["h1"] != 1 || count["main"] != 1 || count["title"] != 1 || count["script"] != 0 ||
+		count["style"] != 0 ||
+		count["iframe"] != 0 {
 		t.Errorf("%s: got %v, want one h1, main and title, no script, style or iframe", a.Request.URL, count)
 	}
 	if key := missing.FindString(a.body); key != "" {
@@ -268,7 +324,11 @@ func wantPage(t *testing.T, a response, status int, texts ...string) {
 		t.Errorf("%s: got status %d, want %d", a.Request.URL.Path, a.StatusCode, status)
 	}
 	for _, text := range texts {
-		if !strings.Contains(a.body, text) && !strings.Contains(a.body, strings.ToUpper(text[:1])+text[1:]) { // pages begin sentences as people do
+		if !strings.Contains(a.body, text) &&
+			!strings.Contains(
+				a.body,
+				strings.ToUpper(text[:1])+text[1:],
+			) { // pages begin sentences as people do
 			t.Errorf("%s: got no %q in:\n%s", a.Request.URL.Path, text, a.body)
 		}
 	}
@@ -288,12 +348,30 @@ func TestLoginRedirectsToTsh(t *testing.T) {
 	s := newTestSite(t)
 	b := s.identified("en")
 	a := b.get("/login/factor")
-	wantPage(t, a, 200, "Signed in as alice@example.com", `name="code"`, `inputmode="numeric"`, `autocomplete="one-time-code"`, "autofocus")
+	wantPage(
+		t,
+		a,
+		200,
+		"Signed in as alice@example.com",
+		`name="code"`,
+		`inputmode="numeric"`,
+		`autocomplete="one-time-code"`,
+		"autofocus",
+	)
 	if strings.Contains(a.body, `id="secret"`) {
 		t.Error("got a secret on a page without enrolment")
 	}
 	wantPage(t, b.get("/login/factor"), 200, "alice@example.com") // a reload changes nothing
-	wantPage(t, b.code("000000"), 403, `id="error"`, "the code is wrong or was used already", "wait for the next code", `role="alert"`, `name="code"`)
+	wantPage(
+		t,
+		b.code("000000"),
+		403,
+		`id="error"`,
+		"the code is wrong or was used already",
+		"wait for the next code",
+		`role="alert"`,
+		`name="code"`,
+	)
 	wantPage(t, b.code("999999"), 429, "too many wrong codes", `name="code"`)
 	wantPage(t, b.code("  "), 400, "six digits")
 	wantPage(t, b.code(strings.Repeat("1", 65)), 400, "six digits")
@@ -302,7 +380,9 @@ func TestLoginRedirectsToTsh(t *testing.T) {
 		t.Errorf("got %d to %q, want tsh's loopback", a.StatusCode, a.Header.Get("Location"))
 	}
 	wantPage(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
-	if got := s.began[0]; got.PublicOrigin != s.srv.URL || got.From != "127.0.0.1" || got.Challenge != "abc" || got.State != "xyz" {
+	if got := s.began[0]; got.PublicOrigin != s.srv.URL || got.From != "127.0.0.1" ||
+		got.Challenge != "abc" ||
+		got.State != "xyz" {
 		t.Errorf("got begun with %+v, want this origin and address", got)
 	}
 }
@@ -319,7 +399,15 @@ func TestEnrolmentShowsSecretAndRecoveryCodes(t *testing.T) {
 	}
 	wantPage(t, b.code("000000"), 403, `id="secret"`, "wrong")
 	a := b.code(goodCode)
-	wantPage(t, a, 200, `id="continue"`, `href="http://127.0.0.1:40000/callback?code=one-time&amp;state=abc"`, "<code>code-a</code>", "<code>code-j</code>")
+	wantPage(
+		t,
+		a,
+		200,
+		`id="continue"`,
+		`href="http://127.0.0.1:40000/callback?code=one-time&amp;state=abc"`,
+		"<code>code-a</code>",
+		"<code>code-j</code>",
+	)
 	wantPage(t, b.code(goodCode), 410, "tsh login")
 }
 
@@ -347,7 +435,9 @@ func TestCookiesAreStrict(t *testing.T) {
 	b := s.browser("en")
 	for _, path := range []string{loginPath, "/login/callback/corp?state=st&code=co", "/?lang=ko"} {
 		for _, c := range b.get(path).Cookies() {
-			if !strings.HasPrefix(c.Name, "__Host-threshold-") || !c.Secure || !c.HttpOnly || c.Path != "/" || c.Domain != "" || c.SameSite != http.SameSiteLaxMode {
+			if !strings.HasPrefix(c.Name, "__Host-threshold-") || !c.Secure || !c.HttpOnly || c.Path != "/" ||
+				c.Domain != "" ||
+				c.SameSite != http.SameSiteLaxMode {
 				t.Errorf("%s: got cookie %s, want a strict one", path, c)
 			}
 			if strings.Contains(c.Value, "alice") || strings.Contains(c.Value, secret) {
@@ -384,7 +474,8 @@ func TestTamperedAndMissingCookies(t *testing.T) {
 	} {
 		b := s.identified("en")
 		change(b)
-		if a := b.get("/login/factor"); a.StatusCode != http.StatusGone || !strings.Contains(a.body, "tsh login") {
+		if a := b.get("/login/factor"); a.StatusCode != http.StatusGone ||
+			!strings.Contains(a.body, "tsh login") {
 			t.Errorf("%s: got %d, want to be told to start again", name, a.StatusCode)
 		}
 		if a := b.code(goodCode); a.StatusCode != http.StatusGone {
@@ -409,7 +500,13 @@ func TestTheProvidersRefusalIsShown(t *testing.T) {
 	s := newTestSite(t)
 	b := s.browser("en")
 	b.get(loginPath)
-	wantPage(t, b.get("/login/callback/corp?error=access_denied&state=st"), 403, "the provider did not sign you in: access_denied", "tsh login")
+	wantPage(
+		t,
+		b.get("/login/callback/corp?error=access_denied&state=st"),
+		403,
+		"the provider did not sign you in: access_denied",
+		"tsh login",
+	)
 	wantPage(t, b.get("/login/callback/corp?state=forged&code=co"), 403, "not the answer to this login")
 }
 
@@ -440,14 +537,18 @@ func TestOtherSitesCannotPost(t *testing.T) {
 	}
 }
 
-// A login that another site opens in the same browser takes over the cookies. What a person types into the page of their own is not
-// spent on it.
+// A login that another site opens in the same browser takes over the cookies. What a person types into the
+// page of their own is not spent on it.
 func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 	s := newTestSite(t)
 	mine, logins := "", 0
 	s.Finish = func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 		logins++
-		return authrpc.FinishOIDCResponse{Attempt: strings.Repeat("identified ", logins), Name: "alice@example.com", Expires: s.now.Add(time.Minute)}, nil
+		return authrpc.FinishOIDCResponse{
+			Attempt: strings.Repeat("identified ", logins),
+			Name:    "alice@example.com",
+			Expires: s.now.Add(time.Minute),
+		}, nil
 	}
 	proved := 0
 	s.Prove = func(authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
@@ -465,12 +566,19 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 	}
 	b.get(loginPath)
 	b.get("/login/callback/corp?state=st&code=co")
-	wantPage(t, b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil), 410, "belongs to another login", "tsh login")
+	wantPage(
+		t,
+		b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil),
+		410,
+		"belongs to another login",
+		"tsh login",
+	)
 	if proved != 0 {
 		t.Error("the code was spent on another login")
 	}
 	now := field.FindStringSubmatch(b.get("/login/factor").body)[1]
-	if a := b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {now}}, nil); a.StatusCode != http.StatusSeeOther || proved != 1 {
+	if a := b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {now}}, nil); a.StatusCode != http.StatusSeeOther ||
+		proved != 1 {
 		t.Errorf("got %d, want the page's own login to go on", a.StatusCode)
 	}
 }
@@ -505,11 +613,18 @@ func TestErrorPagesDoNotRevealTheAuthAddress(t *testing.T) {
 	ln.Close() // nobody is there
 	auth := authrpc.NewClient(ln.Addr().String(), &tls.Config{MinVersion: tls.VersionTLS13})
 	defer auth.Close()
-	pages := web.New(web.Config{Auth: auth, Public: []string{"proxy.example.com"}, Cluster: membertest.Name, Log: proxytest.Log()})
+	pages := web.New(web.Config{
+		Auth:    auth,
+		Public:  []string{"proxy.example.com"},
+		Cluster: membertest.Name,
+		Log:     proxytest.Log(),
+	})
 	w := httptest.NewRecorder()
-	pages.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "https://proxy.example.com"+loginPath, nil))
+	pages.Handler().
+		ServeHTTP(w, httptest.NewRequest(http.MethodGet, "https://proxy.example.com"+loginPath, nil))
 	body := w.Body.String()
-	if w.Code != 503 || strings.Contains(body, "127.0.0.1:"+strings.Split(ln.Addr().String(), ":")[1]) || !strings.Contains(body, "Auth does not answer this proxy") {
+	if w.Code != 503 || strings.Contains(body, "127.0.0.1:"+strings.Split(ln.Addr().String(), ":")[1]) ||
+		!strings.Contains(body, "Auth does not answer this proxy") {
 		t.Errorf("got %d %s, want no address of auth", w.Code, body)
 	}
 }
@@ -533,7 +648,8 @@ func TestNoOpenRedirect(t *testing.T) {
 		s := newTestSite(t)
 		s.to = to
 		a := s.identified("en").code(goodCode)
-		if a.StatusCode != http.StatusInternalServerError || a.Header.Get("Location") != "" || to != "" && strings.Contains(a.body, to) {
+		if a.StatusCode != http.StatusInternalServerError || a.Header.Get("Location") != "" ||
+			to != "" && strings.Contains(a.body, to) {
 			t.Errorf("%q: got %d to %q, want an error page", to, a.StatusCode, a.Header.Get("Location"))
 		}
 	}
@@ -613,10 +729,14 @@ func TestPingAssetsAndRobots(t *testing.T) {
 	b := s.browser("en")
 	a := b.get(dial.PingPath)
 	var ping dial.Ping
-	if err := json.Unmarshal([]byte(a.body), &ping); err != nil || ping.Pin != s.Pin() || ping.Cluster != membertest.Name || ping.Version != "v1" || ping.V != 1 {
+	if err := json.Unmarshal([]byte(a.body), &ping); err != nil || ping.Pin != s.Pin() ||
+		ping.Cluster != membertest.Name ||
+		ping.Version != "v1" ||
+		ping.V != 1 {
 		t.Errorf("got %+v, %v, want this cluster's", ping, err)
 	}
-	if a := b.get("/assets/style.css"); a.Header.Get("Content-Type") != "text/css; charset=utf-8" || !strings.Contains(a.body, "prefers-color-scheme: dark") {
+	if a := b.get("/assets/style.css"); a.Header.Get("Content-Type") != "text/css; charset=utf-8" ||
+		!strings.Contains(a.body, "prefers-color-scheme: dark") {
 		t.Errorf("got %q, want the style sheet, dark too", a.Header.Get("Content-Type"))
 	}
 	if a := b.get("/assets/icon.svg"); a.Header.Get("Content-Type") != "image/svg+xml" {

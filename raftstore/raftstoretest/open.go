@@ -1,5 +1,6 @@
-// Package raftstoretest answers: how does a test get a store, and how does it lose one? Open gives a running single replica; Power
-// is a file system that loses what was not synced; Network joins replicas without sockets.
+// Package raftstoretest answers: how does a test get a store, and how does it lose one? Open gives a running
+// single replica; Power is a file system that loses what was not synced; Network joins replicas without
+// sockets.
 package raftstoretest
 
 import (
@@ -21,7 +22,8 @@ func Config(dir string) raftstore.Config {
 	}
 }
 
-// Open gives a running single replica in a folder of the test's own, ready for writes, closed when the test ends.
+// Open gives a running single replica in a folder of the test's own, ready for writes, closed when the test
+// ends.
 func Open(t testing.TB) *raftstore.Store {
 	t.Helper()
 	s, stop := Start(t, Config(t.TempDir()))

@@ -16,11 +16,13 @@ import (
 // ErrPowerLost is what a file system without power answers to every change.
 var ErrPowerLost = errors.New("power lost")
 
-// blockBytes is what a disk is taken to write at once. A block that was not synced is kept, lost or torn, each by itself.
+// blockBytes is what a disk is taken to write at once. A block that was not synced is kept, lost or torn,
+// each by itself.
 const blockBytes = 4096
 
-// PowerFS is a file system in memory that loses what was not synced when its power goes. It keeps the promises of the store's real
-// one: the first Sync of an open file makes its name durable too, a Delete is durable when it returns, and nothing else is.
+// PowerFS is a file system in memory that loses what was not synced when its power goes. It keeps the
+// promises of the store's real one: the first Sync of an open file makes its name durable too, a Delete is
+// durable when it returns, and nothing else is.
 type PowerFS struct {
 	mu          sync.Mutex // guards what follows
 	rand        *rand.Rand
@@ -42,14 +44,16 @@ func NewPowerFS(seed uint64) *PowerFS {
 	return &PowerFS{rand: rand.New(rand.NewPCG(seed, seed)), files: map[string]*powerFile{}, changesLeft: -1}
 }
 
-// FailAfter lets n more changes happen; from then on each fails with err, until Restore. The first that fails may be half done.
+// FailAfter lets n more changes happen; from then on each fails with err, until Restore. The first that fails
+// may be half done.
 func (p *PowerFS) FailAfter(n int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.changesLeft, p.fail = n, err
 }
 
-// Restore brings the power back: of each file, what was synced is there; each block that was not may be there, gone or torn.
+// Restore brings the power back: of each file, what was synced is there; each block that was not may be
+// there, gone or torn.
 func (p *PowerFS) Restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -32,7 +32,12 @@ func (n *Network) Listen(address string) *Stream {
 	if n.streams == nil {
 		n.streams = map[raft.ServerAddress]*Stream{}
 	}
-	s := &Stream{network: n, address: raft.ServerAddress(address), conns: make(chan net.Conn), closed: make(chan struct{})}
+	s := &Stream{
+		network: n,
+		address: raft.ServerAddress(address),
+		conns:   make(chan net.Conn),
+		closed:  make(chan struct{}),
+	}
 	n.streams[s.address] = s
 	return s
 }

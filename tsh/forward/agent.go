@@ -37,13 +37,14 @@ func (f *Forwarder) serveAgent(nc ssh.NewChannel) {
 	}
 }
 
-// bind tells ssh-agent that what follows on this connection comes from another machine (OpenSSH PROTOCOL.agent section 1,
-// session-bind@openssh.com). Without it the agent would take the node's questions for this machine's own, and let it use keys whose
-// destination constraints forbid just that: those of tsh login are such keys.
+// bind tells ssh-agent that what follows on this connection comes from another machine (OpenSSH
+// PROTOCOL.agent section 1, session-bind@openssh.com). Without it the agent would take the node's questions
+// for this machine's own, and let it use keys whose destination constraints forbid just that: those of tsh
+// login are such keys.
 //
-// The binding names a host key made for the purpose, because x/crypto does not give out what the node signed. So no destination
-// constraint fits: a constrained key is never used by way of tsh ssh -A, and every other one is. An agent without constraints does
-// not know the message, and says so.
+// The binding names a host key made for the purpose, because x/crypto does not give out what the node signed.
+// So no destination constraint fits: a constrained key is never used by way of tsh ssh -A, and every other
+// one is. An agent without constraints does not know the message, and says so.
 func bind(conn end) error {
 	late := time.AfterFunc(agentBindTime, func() { _ = conn.Close() })
 	defer late.Stop()

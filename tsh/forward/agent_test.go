@@ -33,7 +33,8 @@ func startAgent(t *testing.T) string {
 	return ""
 }
 
-// toOneHost is a destination constraint (OpenSSH ssh-agent.c, parse_dest_constraint): from this machine to one host alone.
+// toOneHost is a destination constraint (OpenSSH ssh-agent.c, parse_dest_constraint): from this machine to
+// one host alone.
 func toOneHost(host ssh.PublicKey) []agent.ConstraintExtension {
 	type text struct{ S string }
 	hop := func(name string, keys []byte) []byte {
@@ -46,11 +47,19 @@ func toOneHost(host ssh.PublicKey) []agent.ConstraintExtension {
 		Key         []byte
 		IsAuthority bool
 	}{host.Marshal(), false})
-	one := ssh.Marshal(struct{ From, To, Reserved string }{string(hop("", nil)), string(hop("web-1", key)), ""})
-	return []agent.ConstraintExtension{{ExtensionName: "restrict-destination-v00@openssh.com", ExtensionDetails: ssh.Marshal(text{string(one)})}}
+	one := ssh.Marshal(
+		struct{ From, To, Reserved string }{string(hop("", nil)), string(hop("web-1", key)), ""},
+	)
+	return []agent.ConstraintExtension{
+		{
+			ExtensionName:    "restrict-destination-v00@openssh.com",
+			ExtensionDetails: ssh.Marshal(text{string(one)}),
+		},
+	}
 }
 
-// A node that a person lets use the agent gets no use of keys that are bound to destinations, such as those of tsh login.
+// A node that a person lets use the agent gets no use of keys that are bound to destinations, such as those
+// of tsh login.
 func TestForwardedAgentKeepsItsConstraints(t *testing.T) {
 	path := startAgent(t)
 	conn, err := net.Dial("unix", path)

@@ -19,8 +19,8 @@ const (
 	// socksTime bounds the wait for a SOCKS request, and dialTime the way to where -R leads on this side.
 	socksTime = 10 * time.Second
 	dialTime  = 30 * time.Second
-	// maxRemoteConns is how many connections the node may have to this side at once: more than programs there need, and few enough for this
-	// machine and its ssh-agent.
+	// maxRemoteConns is how many connections the node may have to this side at once: more than programs there
+	// need, and few enough for this machine and its ssh-agent.
 	maxRemoteConns = 256
 )
 
@@ -50,7 +50,13 @@ type Forwarder struct {
 
 // New takes the rules and starts nothing.
 func New(cfg Config) *Forwarder {
-	return &Forwarder{cfg: cfg, ports: map[uint32]Rule{}, paths: map[string]Rule{}, connEnded: make(chan struct{}, 1), remoteSlots: make(chan struct{}, maxRemoteConns)}
+	return &Forwarder{
+		cfg:         cfg,
+		ports:       map[uint32]Rule{},
+		paths:       map[string]Rule{},
+		connEnded:   make(chan struct{}, 1),
+		remoteSlots: make(chan struct{}, maxRemoteConns),
+	}
 }
 
 // localListener is a listener on this machine, for a rule.
@@ -74,8 +80,9 @@ func (f *Forwarder) Listen() error {
 	return nil
 }
 
-// listen opens the listeners of one address. A socket is its owner's alone. localhost is what programs understand by it: both loopbacks,
-// as far as the machine has them, on one port, so that nobody else answers on the other.
+// listen opens the listeners of one address. A socket is its owner's alone. localhost is what programs
+// understand by it: both loopbacks, as far as the machine has them, on one port, so that nobody else answers
+// on the other.
 func listen(a Addr) ([]net.Listener, error) {
 	switch {
 	case a.Path != "":
@@ -114,7 +121,13 @@ func listenFault(a Addr, err error) error {
 	case errors.Is(err, syscall.EADDRINUSE) && a.Path != "":
 		return fault.Wrap(err, fault.Conflict, "", what, "if nobody uses the socket any more: rm "+a.Path)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.Wrap(err, fault.Conflict, "", what, "choose another port, or end the program that has it")
+		return fault.Wrap(
+			err,
+			fault.Conflict,
+			"",
+			what,
+			"choose another port, or end the program that has it",
+		)
 	case errors.Is(err, os.ErrPermission) && a.Path == "":
 		return fault.Wrap(err, fault.Denied, "", what, "choose a port above 1023")
 	}
@@ -144,11 +157,16 @@ func (f *Forwarder) Open() int {
 	return f.open
 }
 
-// Start serves the connections of both sides, and asks the node for the remote listeners: the first that it refuses is the error.
+// Start serves the connections of both sides, and asks the node for the remote listeners: the first that it
+// refuses is the error.
 func (f *Forwarder) Start(c *ssh.Client) error {
 	if len(f.cfg.Remote) > 0 {
 		f.handleChannels(c, "forwarded-tcpip", func(nc ssh.NewChannel) { f.serveRemote(nc, f.forPort) })
-		f.handleChannels(c, "forwarded-streamlocal@openssh.com", func(nc ssh.NewChannel) { f.serveRemote(nc, f.forPath) })
+		f.handleChannels(
+			c,
+			"forwarded-streamlocal@openssh.com",
+			func(nc ssh.NewChannel) { f.serveRemote(nc, f.forPath) },
+		)
 	}
 	if f.cfg.Agent != "" {
 		f.handleChannels(c, "auth-agent@openssh.com", f.serveAgent)

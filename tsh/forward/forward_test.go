@@ -189,7 +189,10 @@ func TestDynamicForwards(t *testing.T) {
 	if got := ask(t, "tcp", here.String(), "\x05\x01\x00\x05\x01\x00\x03\x02db\x00\x50", 12); got != "" {
 		t.Errorf("got %q, want a refusal and the end", got)
 	}
-	if !strings.Contains(s.all(), "no connection to db:80 by way of the node: role ops does not allow forward-local") {
+	if !strings.Contains(
+		s.all(),
+		"no connection to db:80 by way of the node: role ops does not allow forward-local",
+	) {
 		t.Errorf("got %q said, want the node's reason", s.all())
 	}
 }
@@ -223,21 +226,42 @@ func TestForwardsThatFailAreReportedAtOnce(t *testing.T) {
 	sock := filepath.Join(t.TempDir(), "s")
 	echo(t, "unix", sock)
 	for name, from := range map[string]forward.Addr{"a port in use": taken, "a socket in use": socket(sock), "no address of this machine": port("203.0.113.1", 8080)} {
-		fw := forward.New(forward.Config{Local: []forward.Rule{{From: port("127.0.0.1", free(t)), To: taken}, {From: from, To: taken}}})
+		fw := forward.New(forward.Config{
+			Local: []forward.Rule{{From: port("127.0.0.1", free(t)), To: taken}, {From: from, To: taken}},
+		})
 		if err := fw.Listen(); err == nil || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want an error with what to do", name, err)
 		}
 	}
 	f := newTestNode(t)
 	f.refuse = "role ops does not allow forward-remote"
-	_, err := start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Notify: func(string) {}})
-	if !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), "the node does not listen on localhost:8080: role ops does not allow forward-remote") {
+	_, err := start(
+		t,
+		f,
+		forward.Config{
+			Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}},
+			Notify: func(string) {},
+		},
+	)
+	if !fault.Is(err, fault.Denied) ||
+		!strings.Contains(
+			err.Error(),
+			"the node does not listen on localhost:8080: role ops does not allow forward-remote",
+		) {
 		t.Errorf("got %v, want the node's reason", err)
 	}
 	f = newTestNode(t)
 	f.refuse = "role ops does not allow forward-remote (ask an administrator)"
-	_, err = start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Notify: func(string) {}})
-	if got := fault.Message(err); !strings.HasSuffix(got, "allow forward-remote") || fault.Remedy(err) != "ask an administrator" {
+	_, err = start(
+		t,
+		f,
+		forward.Config{
+			Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}},
+			Notify: func(string) {},
+		},
+	)
+	if got := fault.Message(err); !strings.HasSuffix(got, "allow forward-remote") ||
+		fault.Remedy(err) != "ask an administrator" {
 		t.Errorf("got %q and %q, want the node's own remedy for a hint", got, fault.Remedy(err))
 	}
 }
@@ -369,7 +393,8 @@ func TestNoSocketIsAbstract(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fw.Close()
-	if info, err := os.Lstat("@/s"); err != nil || info.Mode().Type() != os.ModeSocket || info.Mode().Perm()&0o077 != 0 {
+	if info, err := os.Lstat("@/s"); err != nil || info.Mode().Type() != os.ModeSocket ||
+		info.Mode().Perm()&0o077 != 0 {
 		t.Errorf("got %v, %v, want a socket of its owner's alone at @/s", info, err)
 	}
 }
@@ -402,7 +427,11 @@ func TestNoListenerReplacesAFileOrFollowsALink(t *testing.T) {
 func TestDrainLetsConnectionsEnd(t *testing.T) {
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
 	from := port("127.0.0.1", free(t))
-	fw, err := start(t, newTestNode(t), forward.Config{Local: []forward.Rule{{From: from, To: to}}, Notify: func(string) {}})
+	fw, err := start(
+		t,
+		newTestNode(t),
+		forward.Config{Local: []forward.Rule{{From: from, To: to}}, Notify: func(string) {}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,8 @@ func (f *Forwarder) serveLocal(c *ssh.Client, conn end, to Addr) {
 	Pipe(conn, ch, reqs)
 }
 
-// OpenTo opens a channel that the node joins with an address of its side. from is who connects, for the node's log.
+// OpenTo opens a channel that the node joins with an address of its side. from is who connects, for the
+// node's log.
 func OpenTo(c ssh.Conn, to Addr, from net.Addr) (ssh.Channel, <-chan *ssh.Request, error) {
 	if to.Path != "" {
 		return c.OpenChannel("direct-streamlocal@openssh.com", ssh.Marshal(struct {

@@ -57,7 +57,11 @@ func newTestNode(t testing.TB) *far {
 		}
 		served <- err
 	}()
-	f.client, err = ssh.Dial("tcp", l.Addr().String(), &ssh.ClientConfig{User: "x", HostKeyCallback: ssh.FixedHostKey(signer.PublicKey())})
+	f.client, err = ssh.Dial(
+		"tcp",
+		l.Addr().String(),
+		&ssh.ClientConfig{User: "x", HostKeyCallback: ssh.FixedHostKey(signer.PublicKey())},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +168,11 @@ func (f *far) requests(reqs <-chan *ssh.Request) {
 				_ = r.Reply(false, nil)
 				continue
 			}
-			f.serve(l, "forwarded-streamlocal@openssh.com", ssh.Marshal(struct{ Path, Reserved string }{m.Path, ""}))
+			f.serve(
+				l,
+				"forwarded-streamlocal@openssh.com",
+				ssh.Marshal(struct{ Path, Reserved string }{m.Path, ""}),
+			)
 			_ = r.Reply(true, nil)
 		default:
 			_ = r.Reply(false, nil)

@@ -16,7 +16,8 @@ type end interface {
 	CloseWrite() error
 }
 
-// Pipe joins a connection on this machine with a channel until both have said all, or the channel is closed. It closes both.
+// Pipe joins a connection on this machine with a channel until both have said all, or the channel is closed.
+// It closes both.
 func Pipe(conn end, ch ssh.Channel, reqs <-chan *ssh.Request) {
 	var up, down, both sync.WaitGroup
 	up.Go(func() { move(ch, conn) })
@@ -30,7 +31,8 @@ func Pipe(conn end, ch ssh.Channel, reqs <-chan *ssh.Request) {
 	both.Wait()
 }
 
-// move copies to the end of from, tells to of it, and closes both on an error: half a stream is worth nothing.
+// move copies to the end of from, tells to of it, and closes both on an error: half a stream is worth
+// nothing.
 func move(to, from end) {
 	b := pieces.Get().(*[]byte)
 	defer pieces.Put(b)

@@ -48,7 +48,10 @@ func (f *Forwarder) registerListener(r Rule, port uint32) {
 
 // listenRefused tells that the node listens to nothing; one of ours says why in its answer.
 func listenRefused(r Rule, why string) error {
-	msg, hint := fmt.Sprintf("the node does not listen on %s", r.From), "choose another port; if your roles lack forward-remote, ask an administrator for it"
+	msg, hint := fmt.Sprintf(
+		"the node does not listen on %s",
+		r.From,
+	), "choose another port; if your roles lack forward-remote, ask an administrator for it"
 	why, remedy := fault.SplitLine(why)
 	if why != "" {
 		msg += ": " + why
@@ -59,7 +62,8 @@ func listenRefused(r Rule, why string) error {
 	return fault.New(fault.Denied, "", msg, hint)
 }
 
-// handleChannels serves the channels of a kind that the node opens, until the connection ends. Beyond maxRemoteConns at once they are refused.
+// handleChannels serves the channels of a kind that the node opens, until the connection ends. Beyond
+// maxRemoteConns at once they are refused.
 func (f *Forwarder) handleChannels(c *ssh.Client, kind string, serve func(ssh.NewChannel)) {
 	chans := c.HandleChannelOpen(kind)
 	f.conns.Go(func() {
@@ -67,7 +71,12 @@ func (f *Forwarder) handleChannels(c *ssh.Client, kind string, serve func(ssh.Ne
 			select {
 			case f.remoteSlots <- struct{}{}:
 			default:
-				f.notify(fmt.Sprintf("the node wants more than %d connections to this side at once", maxRemoteConns))
+				f.notify(
+					fmt.Sprintf(
+						"the node wants more than %d connections to this side at once",
+						maxRemoteConns,
+					),
+				)
 				_ = nc.Reject(ssh.ResourceShortage, "too many connections to the client's side")
 				continue
 			}

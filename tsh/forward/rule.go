@@ -27,8 +27,8 @@ func (a Addr) String() string {
 	return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
 }
 
-// file is the path for the kernel. One that begins with @ is a file's like any other, as in OpenSSH; Go would take it for an abstract socket,
-// which no file mode guards.
+// file is the path for the kernel. One that begins with @ is a file's like any other, as in OpenSSH; Go would
+// take it for an abstract socket, which no file mode guards.
 func (a Addr) file() string {
 	if strings.HasPrefix(a.Path, "@") {
 		return "./" + a.Path
@@ -39,24 +39,34 @@ func (a Addr) file() string {
 // unknown says that the kernel is to choose the port, which nobody on this machine would learn.
 func (a Addr) unknown() bool { return a.Path == "" && a.Port == 0 }
 
-// Rule forwards connections that come to From, to To. To is zero where whoever connects says where to, in SOCKS.
+// Rule forwards connections that come to From, to To. To is zero where whoever connects says where to, in
+// SOCKS.
 type Rule struct{ From, To Addr }
 
-// ParseLocal reads what -L takes: [BIND:]PORT or a socket's path, and then HOST:PORT or a socket's path on the node. Without BIND the
-// listener is this machine's own: loopback.
+// ParseLocal reads what -L takes: [BIND:]PORT or a socket's path, and then HOST:PORT or a socket's path on
+// the node. Without BIND the listener is this machine's own: loopback.
 func ParseLocal(s string) (Rule, error) {
 	r, ok := parseRule(s)
 	if !ok || r.To == (Addr{}) || r.From.unknown() {
-		return r, wrong("-L", s, "write [BIND:]PORT:HOST:HOSTPORT, as -L 8080:localhost:80; either end may be the path of a socket")
+		return r, wrong(
+			"-L",
+			s,
+			"write [BIND:]PORT:HOST:HOSTPORT, as -L 8080:localhost:80; either end may be the path of a socket",
+		)
 	}
 	return r, nil
 }
 
-// ParseRemote reads what -R takes: as -L with the listener on the node, or [BIND:]PORT alone for SOCKS. Port 0 lets the node choose.
+// ParseRemote reads what -R takes: as -L with the listener on the node, or [BIND:]PORT alone for SOCKS. Port
+// 0 lets the node choose.
 func ParseRemote(s string) (Rule, error) {
 	r, ok := parseRule(s)
 	if !ok {
-		return r, wrong("-R", s, "write [BIND:]PORT:HOST:HOSTPORT, as -R 8080:localhost:80; either end may be the path of a socket")
+		return r, wrong(
+			"-R",
+			s,
+			"write [BIND:]PORT:HOST:HOSTPORT, as -R 8080:localhost:80; either end may be the path of a socket",
+		)
 	}
 	return r, nil
 }

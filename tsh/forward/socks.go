@@ -26,8 +26,9 @@ type SOCKSRequest struct {
 	To      Addr
 }
 
-// ReadSOCKS reads a request to connect, version 4, 4a or 5, up to its last byte and no further. In version 5 it answers the offer of
-// methods: no authentication is the one that serves, because only this machine's people reach the port. The caller sets the deadline.
+// ReadSOCKS reads a request to connect, version 4, 4a or 5, up to its last byte and no further. In version 5
+// it answers the offer of methods: no authentication is the one that serves, because only this machine's
+// people reach the port. The caller sets the deadline.
 func ReadSOCKS(rw io.ReadWriter) (SOCKSRequest, error) {
 	version, err := readByte(rw)
 	switch {
@@ -161,7 +162,18 @@ func (a SOCKSRequest) Reply(connected bool) []byte {
 	if connected {
 		return []byte{socks5, 0, 0, socksIPv4, 0, 0, 0, 0, 0, 0}
 	}
-	return []byte{socks5, 1, 0, socksIPv4, 0, 0, 0, 0, 0, 0} // general failure: the reason is told to the person
+	return []byte{
+		socks5,
+		1,
+		0,
+		socksIPv4,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+	} // general failure: the reason is told to the person
 }
 
 func readByte(r io.Reader) (byte, error) {

@@ -78,7 +78,8 @@ func FuzzReadSOCKS(f *testing.F) {
 	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x03\x02db\x00\x50"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := forward.ReadSOCKS(&talk{Reader: bytes.NewReader(b)})
-		if err == nil && (got.To.Host == "" || len(got.To.Host) > 255 || got.To.Port == 0 || strings.ContainsAny(got.To.Host, "\x00\r\n ")) {
+		if err == nil &&
+			(got.To.Host == "" || len(got.To.Host) > 255 || got.To.Port == 0 || strings.ContainsAny(got.To.Host, "\x00\r\n ")) {
 			t.Errorf("got %+v, want an address that can be asked for", got)
 		}
 	})

@@ -19,12 +19,24 @@ func removeFile(path string) error {
 }
 
 func readFault(path string, err error) error {
-	return fault.Wrap(err, fault.Internal, "", fmt.Sprintf("%s cannot be read: %s", path, cause(err)), "look at the owner and mode of "+path)
+	return fault.Wrap(
+		err,
+		fault.Internal,
+		"",
+		fmt.Sprintf("%s cannot be read: %s", path, cause(err)),
+		"look at the owner and mode of "+path,
+	)
 }
 
 func writeFault(path string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
-		return fault.Wrap(err, fault.Exhausted, "", fmt.Sprintf("%s cannot be written: the disk is full", path), "free some space, then try again")
+		return fault.Wrap(
+			err,
+			fault.Exhausted,
+			"",
+			fmt.Sprintf("%s cannot be written: the disk is full", path),
+			"free some space, then try again",
+		)
 	}
 	return fault.Wrap(err, fault.Internal, "", fmt.Sprintf("%s cannot be written: %s", path, cause(err)),
 		"look at the owner and mode of "+filepath.Dir(path)+", or set TSH_HOME to another folder")

@@ -25,19 +25,36 @@ func Open(getenv func(string) string) (Home, error) {
 	if dir := getenv("TSH_HOME"); dir != "" {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
-			return "", fault.Wrap(err, fault.Invalid, "", "TSH_HOME cannot be resolved: "+err.Error(), "set TSH_HOME to a whole path")
+			return "", fault.Wrap(
+				err,
+				fault.Invalid,
+				"",
+				"TSH_HOME cannot be resolved: "+err.Error(),
+				"set TSH_HOME to a whole path",
+			)
 		}
 		return Home(abs), nil
 	}
 	if home := getenv("HOME"); home != "" {
 		return Home(filepath.Join(home, ".tsh")), nil
 	}
-	return "", fault.New(fault.Invalid, "", "there is no home folder: neither TSH_HOME nor HOME is set", "set TSH_HOME to a folder of your own")
+	return "", fault.New(
+		fault.Invalid,
+		"",
+		"there is no home folder: neither TSH_HOME nor HOME is set",
+		"set TSH_HOME to a folder of your own",
+	)
 }
 
-// ParseProxy gives the address host:port of what a person types: host, host:port, [v6]:port, with or without https:// in front.
+// ParseProxy gives the address host:port of what a person types: host, host:port, [v6]:port, with or without
+// https:// in front.
 func ParseProxy(s string) (string, error) {
-	bad := fault.New(fault.Invalid, "", fmt.Sprintf("%q is no proxy address", s), "give it as HOST or HOST:PORT, as access.example.com")
+	bad := fault.New(
+		fault.Invalid,
+		"",
+		fmt.Sprintf("%q is no proxy address", s),
+		"give it as HOST or HOST:PORT, as access.example.com",
+	)
 	addr := strings.TrimSuffix(strings.TrimPrefix(s, "https://"), "/")
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -50,11 +67,13 @@ func ParseProxy(s string) (string, error) {
 	return net.JoinHostPort(strings.ToLower(host), port), nil
 }
 
-// hostname reports whether s may be a host name or address, and so part of a file name, a URL and an OpenSSH configuration.
+// hostname reports whether s may be a host name or address, and so part of a file name, a URL and an OpenSSH
+// configuration.
 func hostname(s string) bool {
 	return s != "" && len(s) <= 253 && s[0] != '-' && s[0] != '.' && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_' || r == ':')
-	}) && (!strings.Contains(s, ":") || net.ParseIP(s) != nil)
+	}) &&
+		(!strings.Contains(s, ":") || net.ParseIP(s) != nil)
 }
 
 func hostOf(proxy string) string {
@@ -92,7 +111,8 @@ func (h Home) Proxies() ([]string, error) {
 	return out, nil
 }
 
-// Current is the proxy that commands use without --proxy: the one of the latest login. It is NotFound before the first.
+// Current is the proxy that commands use without --proxy: the one of the latest login. It is NotFound before
+// the first.
 func (h Home) Current() (string, error) {
 	b, err := os.ReadFile(filepath.Join(string(h), currentFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,7 +133,8 @@ func (h Home) SetCurrent(proxy string) error {
 	return nil
 }
 
-// makeDirs makes the home and a folder in it, and refuses a home that others can write to: they could swap keys.
+// makeDirs makes the home and a folder in it, and refuses a home that others can write to: they could swap
+// keys.
 func (h Home) makeDirs(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return writeFault(dir, err)

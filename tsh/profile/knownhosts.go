@@ -9,9 +9,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// knownHosts writes the host authorities for OpenSSH. Their patterns are the narrowest that serve: every name in the cluster's domain,
-// the proxy itself, and bare names without a dot or colon, as typed in "ssh -J proxy node". A host certificate names its host besides,
-// so a wide pattern lets no host pass for another.
+// knownHosts writes the host authorities for OpenSSH. Their patterns are the narrowest that serve: every name
+// in the cluster's domain, the proxy itself, and bare names without a dot or colon, as typed in "ssh -J proxy
+// node". A host certificate names its host besides, so a wide pattern lets no host pass for another.
 func (p *Profile) knownHosts() []byte {
 	var b bytes.Buffer
 	for _, patterns := range []string{strings.Join(append([]string{"*." + p.Cluster}, p.proxyNames()...), ","), "*,!*.*,!*:*"} {
@@ -22,7 +22,8 @@ func (p *Profile) knownHosts() []byte {
 	return b.Bytes()
 }
 
-// proxyNames are the proxy's names as OpenSSH looks them up: the host, and [host]:port for a port other than 22.
+// proxyNames are the proxy's names as OpenSSH looks them up: the host, and [host]:port for a port other than
+// 22.
 func (p *Profile) proxyNames() []string {
 	host, port, err := net.SplitHostPort(p.Proxy)
 	if err != nil {

@@ -10,7 +10,8 @@
 //	  known_hosts       the host authority, for OpenSSH
 //	  authorities.json  the signed chain from the pin to the authorities trusted today
 //
-// A logout removes all but profile.yaml, which keeps the pin: a proxy that shows another root later is refused.
+// A logout removes all but profile.yaml, which keeps the pin: a proxy that shows another root later is
+// refused.
 package profile
 
 import (
@@ -53,9 +54,9 @@ const (
 // Info is profile.yaml.
 type Info struct {
 	Version int    `yaml:"version"`
-	Proxy   string `yaml:"proxy" config:"required"` // host:port
+	Proxy   string `yaml:"proxy"               config:"required"` // host:port
 	Cluster string `yaml:"cluster,omitempty"`
-	Pin     string `yaml:"pin" config:"required"`
+	Pin     string `yaml:"pin"                 config:"required"`
 	// Transport is how the proxy wants to be spoken to, as its ping document said at the login. Empty: TLS.
 	Transport dial.Transport   `yaml:"transport,omitempty"`
 	User      string           `yaml:"user,omitempty"` // empty: logged out
@@ -67,7 +68,8 @@ type Info struct {
 // infoVersion is the newest format of profile.yaml that this code reads.
 const infoVersion = 1
 
-// Profile is a login as it stands on disk: keys and certificates that fit each other, and authorities verified under the pin.
+// Profile is a login as it stands on disk: keys and certificates that fit each other, and authorities
+// verified under the pin.
 type Profile struct {
 	Info
 	Dir         string
@@ -99,15 +101,27 @@ func readInfo(dir, proxy string) (Info, error) {
 	}
 	var i Info
 	if err := config.Decode(path, b, &i); err != nil {
-		return Info{}, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginHint(proxy))
+		return Info{}, fault.Wrap(
+			err,
+			fault.Invalid,
+			"",
+			"the profile is damaged: "+err.Error(),
+			loginHint(proxy),
+		)
 	}
 	if i.Version > infoVersion {
-		return Info{}, fault.New(fault.Invalid, "", path+" was written by a newer tsh", "use the newer tsh, or set TSH_HOME to another folder")
+		return Info{}, fault.New(
+			fault.Invalid,
+			"",
+			path+" was written by a newer tsh",
+			"use the newer tsh, or set TSH_HOME to another folder",
+		)
 	}
 	return i, nil
 }
 
-// Load reads the login for the proxy and checks that its parts fit each other. It does not look at the clock: see CheckTime.
+// Load reads the login for the proxy and checks that its parts fit each other. It does not look at the clock:
+// see CheckTime.
 func (h Home) Load(proxy string) (*Profile, error) {
 	info, err := h.ReadInfo(proxy)
 	if err != nil {
@@ -118,7 +132,13 @@ func (h Home) Load(proxy string) (*Profile, error) {
 	}
 	p := &Profile{Info: info, Dir: h.Dir(proxy)}
 	if err := p.read(); err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginHint(proxy))
+		return nil, fault.Wrap(
+			err,
+			fault.Invalid,
+			"",
+			"the profile is damaged: "+err.Error(),
+			loginHint(proxy),
+		)
 	}
 	return p, nil
 }
@@ -207,7 +227,13 @@ func (p *Profile) CheckTime(now time.Time) error {
 	leaf := p.X509.Leaf
 	if now.Before(leaf.NotBefore) {
 		old := &identity.ExpiredError{From: leaf.NotBefore, Until: leaf.NotAfter, Now: now}
-		return fault.Wrap(old, fault.Expired, "", "the "+old.Error(), "set this machine's clock, then try again")
+		return fault.Wrap(
+			old,
+			fault.Expired,
+			"",
+			"the "+old.Error(),
+			"set this machine's clock, then try again",
+		)
 	}
 	if !now.Before(leaf.NotAfter) {
 		return fault.New(fault.Expired, "", fmt.Sprintf("the login at %s ended at %s", p.Proxy,
@@ -216,8 +242,8 @@ func (p *Profile) CheckTime(now time.Time) error {
 	return nil
 }
 
-// Save writes the login and makes it current. profile.yaml goes last; Load refuses parts that do not fit, should the machine stop
-// in between.
+// Save writes the login and makes it current. profile.yaml goes last; Load refuses parts that do not fit,
+// should the machine stop in between.
 func (h Home) Save(p *Profile) error {
 	p.Dir, p.Version, p.Info.Pin = h.Dir(p.Proxy), infoVersion, p.Pin.String()
 	if err := h.makeDirs(p.Dir); err != nil {

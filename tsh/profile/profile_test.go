@@ -48,7 +48,8 @@ func TestDirsOfProxiesDiffer(t *testing.T) {
 
 func TestUnknownProxy(t *testing.T) {
 	h := profile.Home(t.TempDir())
-	if _, err := h.Load("x:443"); !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "run: tsh login --proxy x" {
+	if _, err := h.Load("x:443"); !fault.Is(err, fault.NotFound) ||
+		fault.Remedy(err) != "run: tsh login --proxy x" {
 		t.Errorf("got %v (%s), want to be told to log in", err, fault.Remedy(err))
 	}
 	if _, err := h.Current(); !fault.Is(err, fault.NotFound) {
@@ -70,7 +71,8 @@ func TestProfileOfANewerTshIsRefused(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(h.Dir("x:443"), "profile.yaml"), []byte(body), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := h.Load("x:443"); err == nil || !strings.Contains(fault.Message(err), want) || fault.Remedy(err) == "" {
+		if _, err := h.Load("x:443"); err == nil || !strings.Contains(fault.Message(err), want) ||
+			fault.Remedy(err) == "" {
 			t.Errorf("%q: got %v, want %q and a remedy", body, err, want)
 		}
 	}

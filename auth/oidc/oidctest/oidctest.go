@@ -1,8 +1,9 @@
 // Package oidctest answers: how does a provider behave, and what if it does not?
 //
-// Provider is a small, real OpenID Connect provider: discovery, a login page, codes with PKCE (RFC 7636), ID tokens and keys. Unit
-// tests use it over HTTP, with hooks to misbehave; threshold-demo serves it so that a newcomer needs no other. It keeps everything in
-// memory and knows only the users it was made with, so no production binary links it.
+// Provider is a small, real OpenID Connect provider: discovery, a login page, codes with PKCE (RFC 7636), ID
+// tokens and keys. Unit tests use it over HTTP, with hooks to misbehave; threshold-demo serves it so that a
+// newcomer needs no other. It keeps everything in memory and knows only the users it was made with, so no
+// production binary links it.
 package oidctest
 
 import (
@@ -83,7 +84,13 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Provider{issuer: issuer, clients: map[string]Client{}, users: map[string]User{}, now: cfg.Now, grants: map[string]grant{}}
+	p := &Provider{
+		issuer:  issuer,
+		clients: map[string]Client{},
+		users:   map[string]User{},
+		now:     cfg.Now,
+		grants:  map[string]grant{},
+	}
 	p.logins.now = cfg.Now
 	for _, c := range cfg.Clients {
 		p.clients[c.ID] = c
@@ -127,9 +134,16 @@ func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
 	issuer := p.issuer.String()
 	doc := map[string]any{
 		"issuer": issuer, "authorization_endpoint": issuer + "/authorize", "token_endpoint": issuer + "/token", "jwks_uri": issuer + "/keys",
-		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "grant_types_supported": []string{"authorization_code"},
-		"id_token_signing_alg_values_supported": []string{p.signer().alg()}, "code_challenge_methods_supported": []string{"S256"},
-		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"}, "scopes_supported": []string{"openid", "profile", "email"},
+		"response_types_supported": []string{
+			"code",
+		}, "subject_types_supported": []string{"public"}, "grant_types_supported": []string{"authorization_code"},
+		"id_token_signing_alg_values_supported": []string{
+			p.signer().alg(),
+		}, "code_challenge_methods_supported": []string{"S256"},
+		"token_endpoint_auth_methods_supported": []string{
+			"client_secret_basic",
+			"client_secret_post",
+		}, "scopes_supported": []string{"openid", "profile", "email"},
 		"authorization_response_iss_parameter_supported": true,
 	}
 	if f.Discovery != nil {
@@ -145,8 +159,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client is gone if this fails
 }
 
-// parseAuthorize reads an authorization request (RFC 6749 section 4.1.1). Until client and redirect are known to belong together, nothing is
-// sent anywhere.
+// parseAuthorize reads an authorization request (RFC 6749 section 4.1.1). Until client and redirect are known
+// to belong together, nothing is sent anywhere.
 func (p *Provider) parseAuthorize(r *http.Request) (grant, url.Values, error) {
 	q := r.URL.Query()
 	c, known := p.clients[q.Get("client_id")]
@@ -160,10 +174,16 @@ func (p *Provider) parseAuthorize(r *http.Request) (grant, url.Values, error) {
 	case q.Get("code_challenge_method") != "S256" || len(q.Get("code_challenge")) != 43:
 		return grant{}, q, fmt.Errorf("PKCE with S256 is required")
 	}
-	return grant{client: c.ID, redirect: q.Get("redirect_uri"), challenge: q.Get("code_challenge"), nonce: q.Get("nonce")}, q, nil
+	return grant{
+		client:    c.ID,
+		redirect:  q.Get("redirect_uri"),
+		challenge: q.Get("code_challenge"),
+		nonce:     q.Get("nonce"),
+	}, q, nil
 }
 
-// authorize shows the login page. The request stays in the page's address, so the form posts it back without any state here.
+// authorize shows the login page. The request stays in the page's address, so the form posts it back without
+// any state here.
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	g, q, err := p.parseAuthorize(r)
 	if err != nil {
@@ -171,7 +191,16 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if code := p.currentFaults().Refuse; code != "" {
-		p.redirectBack(w, r, g.redirect, url.Values{"error": {code}, "error_description": {p.currentFaults().Description}, "state": {q.Get("state")}})
+		p.redirectBack(
+			w,
+			r,
+			g.redirect,
+			url.Values{
+				"error":             {code},
+				"error_description": {p.currentFaults().Description},
+				"state":             {q.Get("state")},
+			},
+		)
 		return
 	}
 	p.page(w, r, http.StatusOK, page{Redirect: g.redirect, Login: q.Get("login_hint")})
@@ -186,7 +215,12 @@ func (p *Provider) logIn(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	login := r.PostFormValue("login")
 	if wait := p.logins.lockedFor(normalizeLogin(login)); wait > 0 {
-		p.page(w, r, http.StatusTooManyRequests, page{Redirect: g.redirect, Login: login, Wait: int(wait.Seconds()) + 1})
+		p.page(
+			w,
+			r,
+			http.StatusTooManyRequests,
+			page{Redirect: g.redirect, Login: login, Wait: int(wait.Seconds()) + 1},
+		)
 		return
 	}
 	user, ok := p.checkPassword(login, r.PostFormValue("password"))
@@ -255,7 +289,12 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client"})
 		return
 	}
-	g, ok := p.redeem(r.PostFormValue("code"), id, r.PostFormValue("redirect_uri"), r.PostFormValue("code_verifier"))
+	g, ok := p.redeem(
+		r.PostFormValue("code"),
+		id,
+		r.PostFormValue("redirect_uri"),
+		r.PostFormValue("code_verifier"),
+	)
 	if !ok || r.PostFormValue("grant_type") != "authorization_code" {
 		writeJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
 		return
@@ -266,7 +305,16 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "server_error"})
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": int(tokenLife.Seconds()), "id_token": token})
+	writeJSON(
+		w,
+		http.StatusOK,
+		map[string]any{
+			"access_token": access,
+			"token_type":   "Bearer",
+			"expires_in":   int(tokenLife.Seconds()),
+			"id_token":     token,
+		},
+	)
 }
 
 // redeem spends a code, also when it is shown by the wrong client or with the wrong verifier.

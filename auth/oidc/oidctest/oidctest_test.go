@@ -16,8 +16,10 @@ func newProvider(t *testing.T, now *time.Time) *oidctest.Provider {
 	t.Helper()
 	p, err := oidctest.New(oidctest.Config{
 		Issuer: "http://127.0.0.1:5556/idp", Alg: "ES256", Now: func() time.Time { return *now },
-		Clients: []oidctest.Client{{ID: "c", Secret: "s", Redirects: []string{"https://proxy.example/login/callback"}}},
-		Users:   []oidctest.User{{Email: "alice@example.com", Password: "wonderland"}},
+		Clients: []oidctest.Client{
+			{ID: "c", Secret: "s", Redirects: []string{"https://proxy.example/login/callback"}},
+		},
+		Users: []oidctest.User{{Email: "alice@example.com", Password: "wonderland"}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -26,8 +28,15 @@ func newProvider(t *testing.T, now *time.Time) *oidctest.Provider {
 }
 
 func authorizeURL(change map[string]string) string {
-	q := url.Values{"client_id": {"c"}, "redirect_uri": {"https://proxy.example/login/callback"}, "response_type": {"code"}, "scope": {"openid"},
-		"code_challenge_method": {"S256"}, "code_challenge": {strings.Repeat("a", 43)}, "state": {"st"}}
+	q := url.Values{
+		"client_id":             {"c"},
+		"redirect_uri":          {"https://proxy.example/login/callback"},
+		"response_type":         {"code"},
+		"scope":                 {"openid"},
+		"code_challenge_method": {"S256"},
+		"code_challenge":        {strings.Repeat("a", 43)},
+		"state":                 {"st"},
+	}
 	for k, v := range change {
 		q.Set(k, v)
 	}
@@ -58,14 +67,17 @@ func TestLoginPageLanguage(t *testing.T) {
 	for lang, want := range map[string]string{"ko-KR,ko;q=0.9,en;q=0.5": `<html lang="ko">`, "de": `<html lang="en">`, "": `<html lang="en">`} {
 		r := request(p, http.MethodGet, authorizeURL(nil), "", lang)
 		body := readBody(t, r)
-		if !strings.Contains(body, want) || strings.Contains(body, "<script") || strings.Contains(body, " style=") {
+		if !strings.Contains(body, want) || strings.Contains(body, "<script") ||
+			strings.Contains(body, " style=") {
 			t.Errorf("%q: got %s, want %s and nothing inline", lang, body, want)
 		}
-		if csp := r.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") || !strings.Contains(csp, "form-action 'self' https://proxy.example") {
+		if csp := r.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") ||
+			!strings.Contains(csp, "form-action 'self' https://proxy.example") {
 			t.Errorf("got policy %q, want nothing but style and the form", csp)
 		}
 	}
-	if r := request(p, http.MethodGet, "/idp/style.css", "", ""); r.StatusCode != http.StatusOK || !strings.HasPrefix(r.Header.Get("Content-Type"), "text/css") {
+	if r := request(p, http.MethodGet, "/idp/style.css", "", ""); r.StatusCode != http.StatusOK ||
+		!strings.HasPrefix(r.Header.Get("Content-Type"), "text/css") {
 		t.Errorf("got %s for the style sheet, want it", r.Status)
 	}
 }
@@ -75,7 +87,13 @@ func TestInvalidAuthorizationRequestsAreNotRedirected(t *testing.T) {
 	p := newProvider(t, &now)
 	for _, change := range []map[string]string{{"client_id": "x"}, {"redirect_uri": "https://evil.example/"}, {"code_challenge_method": "plain"},
 		{"code_challenge": ""}, {"response_type": "token"}, {"scope": "email"}} {
-		r := request(p, http.MethodPost, authorizeURL(change), "login=alice@example.com&password=wonderland", "")
+		r := request(
+			p,
+			http.MethodPost,
+			authorizeURL(change),
+			"login=alice@example.com&password=wonderland",
+			"",
+		)
 		if r.StatusCode != http.StatusBadRequest || r.Header.Get("Location") != "" {
 			t.Errorf("%v: got %s to %q, want it refused", change, r.Status, r.Header.Get("Location"))
 		}
@@ -95,7 +113,8 @@ func TestWrongPasswordsLockALogin(t *testing.T) {
 		t.Errorf("got %s after five wrong passwords, want a pause", r.Status)
 	}
 	now = now.Add(31 * time.Second)
-	if r := request(p, http.MethodPost, authorizeURL(nil), right, ""); r.StatusCode != http.StatusSeeOther || !strings.Contains(r.Header.Get("Location"), "state=st") {
+	if r := request(p, http.MethodPost, authorizeURL(nil), right, ""); r.StatusCode != http.StatusSeeOther ||
+		!strings.Contains(r.Header.Get("Location"), "state=st") {
 		t.Errorf("got %s to %q after the pause, want a code", r.Status, r.Header.Get("Location"))
 	}
 }
@@ -103,9 +122,23 @@ func TestWrongPasswordsLockALogin(t *testing.T) {
 func TestUnknownLoginsAreAnsweredLikeWrongPasswords(t *testing.T) {
 	now := time.Now()
 	p := newProvider(t, &now)
-	unknown := readBody(t, request(p, http.MethodPost, authorizeURL(nil), "login=x@example.com&password=x", ""))
-	known := readBody(t, request(p, http.MethodPost, authorizeURL(nil), "login=alice@example.com&password=x", ""))
-	if strings.ReplaceAll(unknown, "x@example.com", "L") != strings.ReplaceAll(known, "alice@example.com", "L") {
+	unknown := readBody(
+		t,
+		request(p, http.MethodPost, authorizeURL(nil), "login=x@example.com&password=x", ""),
+	)
+	known := readBody(
+		t,
+		request(p, http.MethodPost, authorizeURL(nil), "login=alice@example.com&password=x", ""),
+	)
+	if strings.ReplaceAll(
+		unknown,
+		"x@example.com",
+		"L",
+	) != strings.ReplaceAll(
+		known,
+		"alice@example.com",
+		"L",
+	) {
 		t.Errorf("got %s and %s, want the same page", unknown, known)
 	}
 }

@@ -35,18 +35,36 @@ type pageStrings struct{ Title, Lead, Login, Password, Submit, Wrong, WaitBefore
 var (
 	languages = language.NewMatcher([]language.Tag{language.English, language.Korean})
 	pageTexts = []pageStrings{
-		{Title: "Example sign-in", Lead: "This stands in for your company's sign-in page.", Login: "E-mail address", Password: "Password", Submit: "Sign in",
-			Wrong: "E-mail address or password is wrong. Try again.", WaitBefore: "Too many wrong passwords. Try again in", WaitAfter: "seconds.",
-			Broken: "This sign-in link cannot be used. Start again: tsh login"},
-		{Title: "예제 로그인", Lead: "회사 로그인 페이지를 대신하는 예제 페이지입니다.", Login: "이메일 주소", Password: "비밀번호", Submit: "로그인",
-			Wrong: "이메일 주소 또는 비밀번호가 올바르지 않습니다. 다시 시도하세요.", WaitBefore: "비밀번호를 여러 번 잘못 입력했습니다. 다시 시도하기까지 남은 시간:", WaitAfter: "초",
-			Broken: "이 로그인 링크는 사용할 수 없습니다. 다시 시작하세요: tsh login"},
+		{
+			Title:      "Example sign-in",
+			Lead:       "This stands in for your company's sign-in page.",
+			Login:      "E-mail address",
+			Password:   "Password",
+			Submit:     "Sign in",
+			Wrong:      "E-mail address or password is wrong. Try again.",
+			WaitBefore: "Too many wrong passwords. Try again in",
+			WaitAfter:  "seconds.",
+			Broken:     "This sign-in link cannot be used. Start again: tsh login",
+		},
+		{
+			Title:      "예제 로그인",
+			Lead:       "회사 로그인 페이지를 대신하는 예제 페이지입니다.",
+			Login:      "이메일 주소",
+			Password:   "비밀번호",
+			Submit:     "로그인",
+			Wrong:      "이메일 주소 또는 비밀번호가 올바르지 않습니다. 다시 시도하세요.",
+			WaitBefore: "비밀번호를 여러 번 잘못 입력했습니다. 다시 시도하기까지 남은 시간:",
+			WaitAfter:  "초",
+			Broken:     "이 로그인 링크는 사용할 수 없습니다. 다시 시작하세요: tsh login",
+		},
 	}
 	codes = []string{"en", "ko"}
 )
 
 func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v page) {
-	wanted, _, _ := language.ParseAcceptLanguage(r.Header.Get("Accept-Language")) // what cannot be read is English
+	wanted, _, _ := language.ParseAcceptLanguage(
+		r.Header.Get("Accept-Language"),
+	) // what cannot be read is English
 	_, i, _ := languages.Match(append(tags(r.URL.Query().Get("ui_locales")), wanted...)...)
 	v.Lang, v.Text, v.Style = codes[i], pageTexts[i], p.issuer.JoinPath("style.css").Path
 	h := w.Header()
@@ -54,7 +72,12 @@ func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v pa
 	h.Set("Cache-Control", "no-store")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"+formActionOrigin(v.Redirect))
+	h.Set(
+		"Content-Security-Policy",
+		"default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"+formActionOrigin(
+			v.Redirect,
+		),
+	)
 	w.WriteHeader(status)
 	_ = pageTemplate.Execute(w, v) // the browser is gone if this fails
 }
@@ -67,7 +90,8 @@ func tags(list string) []language.Tag {
 	return []language.Tag{t}
 }
 
-// formActionOrigin lets the form's answer redirect to the client: browsers hold form-action against redirects too.
+// formActionOrigin lets the form's answer redirect to the client: browsers hold form-action against redirects
+// too.
 func formActionOrigin(redirect string) string {
 	u, err := url.Parse(redirect)
 	if err != nil || u.Host == "" {

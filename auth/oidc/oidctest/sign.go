@@ -40,7 +40,10 @@ func newSigner(alg string) (signer, error) {
 }
 
 func (s signer) sign(claims []byte) (string, error) {
-	j, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(s.alg()), Key: s.key}, (&jose.SignerOptions{}).WithType("JWT"))
+	j, err := jose.NewSigner(
+		jose.SigningKey{Algorithm: jose.SignatureAlgorithm(s.alg()), Key: s.key},
+		(&jose.SignerOptions{}).WithType("JWT"),
+	)
 	if err != nil {
 		return "", fmt.Errorf("oidctest: make signer: %w", err)
 	}
@@ -81,8 +84,16 @@ func (p *Provider) serveKeys(w http.ResponseWriter, _ *http.Request) {
 
 func (p *Provider) idToken(g grant) (string, error) {
 	f, now := p.currentFaults(), p.now()
-	claims := map[string]any{"iss": p.issuer.String(), "sub": g.user.Subject, "aud": g.client, "iat": now.Unix(), "exp": now.Add(tokenLife).Unix(),
-		"nonce": g.nonce, "email": g.user.Email, "email_verified": true}
+	claims := map[string]any{
+		"iss":            p.issuer.String(),
+		"sub":            g.user.Subject,
+		"aud":            g.client,
+		"iat":            now.Unix(),
+		"exp":            now.Add(tokenLife).Unix(),
+		"nonce":          g.nonce,
+		"email":          g.user.Email,
+		"email_verified": true,
+	}
 	maps.Copy(claims, g.user.Claims)
 	if f.Claims != nil {
 		f.Claims(claims)
@@ -99,13 +110,20 @@ func (p *Provider) signAs(how Signature, claims []byte) (string, error) {
 	switch how {
 	case Unsigned:
 		e := base64.RawURLEncoding
-		return strings.Join([]string{e.EncodeToString([]byte(`{"alg":"none"}`)), e.EncodeToString(claims), ""}, "."), nil
+		return strings.Join(
+			[]string{e.EncodeToString([]byte(`{"alg":"none"}`)), e.EncodeToString(claims), ""},
+			".",
+		), nil
 	case PublicKeyAsSecret:
 		public, err := x509.MarshalPKIXPublicKey(s.key.Public().Key)
 		if err != nil {
 			return "", fmt.Errorf("oidctest: %w", err)
 		}
-		return signer{jose.JSONWebKey{Key: public, KeyID: s.key.KeyID, Algorithm: string(jose.HS256)}}.sign(claims)
+		return signer{
+			jose.JSONWebKey{Key: public, KeyID: s.key.KeyID, Algorithm: string(jose.HS256)},
+		}.sign(
+			claims,
+		)
 	case ForeignKey, UnknownKey:
 		foreign, err := newSigner(s.alg())
 		if err != nil {

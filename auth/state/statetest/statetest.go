@@ -1,4 +1,5 @@
-// Package statetest gives tests of auth's rooms a cluster's state, on a real store, without the keys of a cluster.
+// Package statetest gives tests of auth's rooms a cluster's state, on a real store, without the keys of a
+// cluster.
 package statetest
 
 import (
@@ -22,7 +23,11 @@ func NewCluster(t testing.TB, roles ...access.Role) (*state.State, *state.Vault)
 	st := state.New(raftstoretest.Open(t))
 	vault := state.NewVault(st, keyringtest.Seal(t))
 	err := vault.CreateCluster(t.Context(), state.InitialRecords{
-		Cluster: state.Cluster{Name: Cluster, Seal: "file:///seal.key", Created: time.Now().UTC()}, Keyring: json.RawMessage(`{}`), Roles: roles,
+		Cluster: state.Cluster{
+			Name:    Cluster,
+			Seal:    "file:///seal.key",
+			Created: time.Now().UTC(),
+		}, Keyring: json.RawMessage(`{}`), Roles: roles,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -32,5 +37,13 @@ func NewCluster(t testing.TB, roles ...access.Role) (*state.State, *state.Vault)
 
 // User is someone who logged in with the roles.
 func User(name string, roles ...string) identity.Identity {
-	return identity.Identity{Kind: identity.User, Cluster: Cluster, Name: name, Connector: "corp", Subject: "sub-" + name, LoginID: "login-1", Roles: roles}
+	return identity.Identity{
+		Kind:      identity.User,
+		Cluster:   Cluster,
+		Name:      name,
+		Connector: "corp",
+		Subject:   "sub-" + name,
+		LoginID:   "login-1",
+		Roles:     roles,
+	}
 }

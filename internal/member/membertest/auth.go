@@ -37,15 +37,21 @@ func (c *Cluster) serve() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = web.Serve(plainListener{tls.NewListener(ForwardedListener(ln), &tls.Config{GetCertificate: c.authCert, NextProtos: []string{identity.ALPNAuth},
-			ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13})})
+		_ = web.Serve(plainListener{
+			tls.NewListener(
+				ForwardedListener(ln),
+				&tls.Config{GetCertificate: c.authCert, NextProtos: []string{identity.ALPNAuth},
+					ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13},
+			),
+		})
 	}()
 	c.t.Cleanup(func() { _ = web.Close(); <-done })
 }
 
 type connKey struct{}
 
-// plainListener hides that its connections are TLS, because net/http hangs up on an ALPN name that it does not know.
+// plainListener hides that its connections are TLS, because net/http hangs up on an ALPN name that it does
+// not know.
 type plainListener struct{ net.Listener }
 
 func (l plainListener) Accept() (net.Conn, error) {
@@ -77,10 +83,18 @@ func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	if !known {
 		return authrpc.Caller{}, fault.New(fault.Denied, "auth", "this machine was removed", "join again")
 	}
-	return authrpc.Caller{Identity: id, Key: certs[0].PublicKey, Expired: c.Now().After(certs[0].NotAfter)}, nil
+	return authrpc.Caller{
+		Identity: id,
+		Key:      certs[0].PublicKey,
+		Expired:  c.Now().After(certs[0].NotAfter),
+	}, nil
 }
 
-func (c *Cluster) join(_ context.Context, _ authrpc.Caller, req authrpc.JoinRequest) (res authrpc.JoinResponse, err error) {
+func (c *Cluster) join(
+	_ context.Context,
+	_ authrpc.Caller,
+	req authrpc.JoinRequest,
+) (res authrpc.JoinResponse, err error) {
 	c.mu.Lock()
 	unused := c.tokens[req.Token]
 	c.tokens[req.Token] = false
@@ -100,14 +114,24 @@ func (c *Cluster) join(_ context.Context, _ authrpc.Caller, req authrpc.JoinRequ
 	if err != nil {
 		return res, err
 	}
-	id := identity.Identity{Kind: req.Kind, Cluster: Name, Name: req.Name, ID: newMachineID(), Labels: req.Labels}
+	id := identity.Identity{
+		Kind:    req.Kind,
+		Cluster: Name,
+		Name:    req.Name,
+		ID:      newMachineID(),
+		Labels:  req.Labels,
+	}
 	c.mu.Lock()
 	c.members[keyName(pub)], c.hostKeys[keyName(pub)] = id, host
 	c.mu.Unlock()
 	return c.answer(id, pub, host), nil
 }
 
-func (c *Cluster) renew(_ context.Context, caller authrpc.Caller, _ authrpc.RenewRequest) (authrpc.RenewResponse, error) {
+func (c *Cluster) renew(
+	_ context.Context,
+	caller authrpc.Caller,
+	_ authrpc.RenewRequest,
+) (authrpc.RenewResponse, error) {
 	c.mu.Lock()
 	c.renewals++
 	host := c.hostKeys[keyName(caller.Key)]
@@ -117,10 +141,24 @@ func (c *Cluster) renew(_ context.Context, caller authrpc.Caller, _ authrpc.Rene
 
 func (c *Cluster) answer(id identity.Identity, pub any, host ssh.PublicKey) authrpc.JoinResponse {
 	now := c.Now()
-	cert := &ssh.Certificate{Key: host, CertType: ssh.HostCert, ValidPrincipals: []string{id.Name, id.Name + "." + Name, string(id.ID)}, Serial: c.nextSerial().Uint64(),
-		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(now.Add(certificateLifetime).Unix())}
+	cert := &ssh.Certificate{
+		Key:             host,
+		CertType:        ssh.HostCert,
+		ValidPrincipals: []string{id.Name, id.Name + "." + Name, string(id.ID)},
+		Serial:          c.nextSerial().Uint64(),
+		ValidAfter: uint64(
+			now.Add(-identity.Skew).Unix(),
+		),
+		ValidBefore: uint64(now.Add(certificateLifetime).Unix()),
+	}
 	c.SignAsHostAuthority(cert)
-	res := authrpc.JoinResponse{Identity: id, SSHCert: cert.Marshal(), X509: c.serviceCert(id, pub), Rules: c.SignRules(), Time: now}
+	res := authrpc.JoinResponse{
+		Identity: id,
+		SSHCert:  cert.Marshal(),
+		X509:     c.serviceCert(id, pub),
+		Rules:    c.SignRules(),
+		Time:     now,
+	}
 	c.mu.Lock()
 	corrupt := c.corrupt
 	c.mu.Unlock()
@@ -130,7 +168,11 @@ func (c *Cluster) answer(id identity.Identity, pub any, host ssh.PublicKey) auth
 	return res
 }
 
-func (c *Cluster) receiveEvents(_ context.Context, _ authrpc.Caller, req authrpc.SendEventsRequest) (res authrpc.SendEventsResponse, err error) {
+func (c *Cluster) receiveEvents(
+	_ context.Context,
+	_ authrpc.Caller,
+	req authrpc.SendEventsRequest,
+) (res authrpc.SendEventsResponse, err error) {
 	for _, e := range req.Events {
 		if err := e.Check(); err != nil {
 			return res, fault.Wrap(err, fault.Invalid, "auth.SendEvents", err.Error(), "update this machine")

@@ -15,35 +15,61 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// UserCertificate makes an X.509 user certificate for a fresh key. change, which may be nil, sees the template before it is signed.
+// UserCertificate makes an X.509 user certificate for a fresh key. change, which may be nil, sees the
+// template before it is signed.
 func (c *Cluster) UserCertificate(who identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
 	return c.certificate(who, c.userX509, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, change)
 }
 
 // MachineCertificate makes a service certificate for a fresh key, root at the end.
 func (c *Cluster) MachineCertificate(id identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
-	cert := c.certificate(id, c.service, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, change)
+	cert := c.certificate(
+		id,
+		c.service,
+		[]x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		change,
+	)
 	cert.Certificate = append(cert.Certificate, c.service.cert.Raw, c.root.cert.Raw)
 	return cert
 }
 
 // Machine is an identity for tests to change.
 func (c *Cluster) Machine(kind identity.Kind, name string, labels identity.Labels) identity.Identity {
-	return identity.Identity{V: identity.Version, Kind: kind, Cluster: Name, Name: name, ID: newMachineID(), Labels: labels}
+	return identity.Identity{
+		V:       identity.Version,
+		Kind:    kind,
+		Cluster: Name,
+		Name:    name,
+		ID:      newMachineID(),
+		Labels:  labels,
+	}
 }
 
 // HostSigner makes a fresh key with a host certificate for the names.
 func (c *Cluster) HostSigner(names ...string) ssh.Signer {
 	plain, now := newSSH(c.t), c.Now()
-	cert := &ssh.Certificate{Key: plain.PublicKey(), CertType: ssh.HostCert, ValidPrincipals: names, Serial: c.nextSerial().Uint64(),
-		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(now.Add(certificateLifetime).Unix())}
+	cert := &ssh.Certificate{
+		Key:             plain.PublicKey(),
+		CertType:        ssh.HostCert,
+		ValidPrincipals: names,
+		Serial:          c.nextSerial().Uint64(),
+		ValidAfter: uint64(
+			now.Add(-identity.Skew).Unix(),
+		),
+		ValidBefore: uint64(now.Add(certificateLifetime).Unix()),
+	}
 	c.SignAsHostAuthority(cert)
 	s, err := ssh.NewCertSigner(cert, plain)
 	c.must(err)
 	return s
 }
 
-func (c *Cluster) certificate(id identity.Identity, by authority, use []x509.ExtKeyUsage, change func(*x509.Certificate)) *tls.Certificate {
+func (c *Cluster) certificate(
+	id identity.Identity,
+	by authority,
+	use []x509.ExtKeyUsage,
+	change func(*x509.Certificate),
+) *tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)
 	now := c.Now()
@@ -54,9 +80,17 @@ func (c *Cluster) certificate(id identity.Identity, by authority, use []x509.Ext
 	c.must(err)
 	uri, err := url.Parse(id.URI())
 	c.must(err)
-	tmpl := &x509.Certificate{SerialNumber: c.nextSerial(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: use, BasicConstraintsValid: true, URIs: []*url.URL{uri},
-		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: text}}}
+	tmpl := &x509.Certificate{
+		SerialNumber:          c.nextSerial(),
+		Subject:               pkix.Name{CommonName: id.Name},
+		NotBefore:             now.Add(-identity.Skew),
+		NotAfter:              id.Expires,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           use,
+		BasicConstraintsValid: true,
+		URIs:                  []*url.URL{uri},
+		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: text}},
+	}
 	if change != nil {
 		change(tmpl)
 	}

@@ -1,5 +1,6 @@
-// Package membertest answers: what does a machine meet when it becomes a member? It is a small cluster for tests: real keys, real
-// certificates, really signed rules, and auth's routes for machines on a loopback port. It stores nothing.
+// Package membertest answers: what does a machine meet when it becomes a member? It is a small cluster for
+// tests: real keys, real certificates, really signed rules, and auth's routes for machines on a loopback
+// port. It stores nothing.
 package membertest
 
 import (
@@ -136,14 +137,30 @@ func (c *Cluster) SignRulesAt(now time.Time) rules.Set {
 	defer c.mu.Unlock()
 	auths := rules.Authorities{
 		Root: c.root.cert.Raw, UserSSH: [][]byte{c.userSSH.PublicKey().Marshal()}, HostSSH: [][]byte{c.hostSSH.PublicKey().Marshal()},
-		UserX509: [][]byte{c.userX509.cert.Raw}, ServiceX509: [][]byte{c.service.cert.Raw}, Rules: [][]byte{c.rulesKey.Public().(ed25519.PublicKey)},
+		UserX509: [][]byte{
+			c.userX509.cert.Raw,
+		}, ServiceX509: [][]byte{c.service.cert.Raw}, Rules: [][]byte{c.rulesKey.Public().(ed25519.PublicKey)},
 	}
 	rev := rules.Revision{Epoch: 1, Index: 1}
-	chain := c.sign(c.root.key, rules.Document{Kind: rules.AuthoritiesKind, Cluster: Name, Revision: rev, Body: marshal(c.t, auths)})
+	chain := c.sign(
+		c.root.key,
+		rules.Document{Kind: rules.AuthoritiesKind, Cluster: Name, Revision: rev, Body: marshal(c.t, auths)},
+	)
 	rolesRev := rules.Revision{Epoch: 1, Index: 1 + c.index}
-	roles := c.sign(c.rulesKey, rules.Document{Kind: rules.RolesKind, Cluster: Name, Revision: rolesRev, Body: marshal(c.t, rules.Roles{Roles: c.roles})})
-	head, err := rules.SignHead(c.rulesKey, rules.Head{Cluster: Name, Epoch: 1, Time: now, Docs: map[rules.Kind]rules.Ref{
-		rules.AuthoritiesKind: rules.RefTo(chain, rev), rules.RolesKind: rules.RefTo(roles, rolesRev)}})
+	roles := c.sign(
+		c.rulesKey,
+		rules.Document{
+			Kind:     rules.RolesKind,
+			Cluster:  Name,
+			Revision: rolesRev,
+			Body:     marshal(c.t, rules.Roles{Roles: c.roles}),
+		},
+	)
+	head, err := rules.SignHead(
+		c.rulesKey,
+		rules.Head{Cluster: Name, Epoch: 1, Time: now, Docs: map[rules.Kind]rules.Ref{
+			rules.AuthoritiesKind: rules.RefTo(chain, rev), rules.RolesKind: rules.RefTo(roles, rolesRev)}},
+	)
 	c.must(err)
 	return rules.Set{Chain: []rules.Signed{chain}, Roles: roles, Head: head}
 }
@@ -156,12 +173,26 @@ func (c *Cluster) sign(key crypto.Signer, d rules.Document) rules.Signed {
 
 // User is an identity for tests to change.
 func (c *Cluster) User(name string, roles ...string) identity.Identity {
-	return identity.Identity{V: identity.Version, Kind: identity.User, Cluster: Name, Name: name, Connector: "corp", Subject: "sub-" + name,
-		LoginID: "login-1", Roles: roles, Factor: "totp"}
+	return identity.Identity{
+		V:         identity.Version,
+		Kind:      identity.User,
+		Cluster:   Name,
+		Name:      name,
+		Connector: "corp",
+		Subject:   "sub-" + name,
+		LoginID:   "login-1",
+		Roles:     roles,
+		Factor:    "totp",
+	}
 }
 
-// UserSigner makes a fresh key with a user certificate. change, which may be nil, sees the certificate before it is signed.
-func (c *Cluster) UserSigner(who identity.Identity, change func(*ssh.Certificate), logins ...string) ssh.Signer {
+// UserSigner makes a fresh key with a user certificate. change, which may be nil, sees the certificate before
+// it is signed.
+func (c *Cluster) UserSigner(
+	who identity.Identity,
+	change func(*ssh.Certificate),
+	logins ...string,
+) ssh.Signer {
 	plain := newSSH(c.t)
 	s, err := ssh.NewCertSigner(c.UserCert(plain.PublicKey(), who, change, logins...), plain)
 	c.must(err)
@@ -169,13 +200,27 @@ func (c *Cluster) UserSigner(who identity.Identity, change func(*ssh.Certificate
 }
 
 // UserCert makes a user certificate for a key.
-func (c *Cluster) UserCert(key ssh.PublicKey, who identity.Identity, change func(*ssh.Certificate), logins ...string) *ssh.Certificate {
+func (c *Cluster) UserCert(
+	key ssh.PublicKey,
+	who identity.Identity,
+	change func(*ssh.Certificate),
+	logins ...string,
+) *ssh.Certificate {
 	now := c.Now()
 	who.Expires = now.Add(time.Hour)
-	cert := &ssh.Certificate{Key: key, CertType: ssh.UserCert, KeyId: who.KeyID(), Serial: c.nextSerial().Uint64(), ValidPrincipals: logins,
-		ValidAfter: uint64(now.Add(-identity.Skew).Unix()), ValidBefore: uint64(who.Expires.Unix()),
-		Permissions: ssh.Permissions{Extensions: map[string]string{identity.SSHExtension: string(marshal(c.t, who)), "permit-pty": "",
-			"permit-port-forwarding": "", "permit-agent-forwarding": ""}}}
+	cert := &ssh.Certificate{
+		Key:             key,
+		CertType:        ssh.UserCert,
+		KeyId:           who.KeyID(),
+		Serial:          c.nextSerial().Uint64(),
+		ValidPrincipals: logins,
+		ValidAfter:      uint64(now.Add(-identity.Skew).Unix()),
+		ValidBefore:     uint64(who.Expires.Unix()),
+		Permissions: ssh.Permissions{
+			Extensions: map[string]string{identity.SSHExtension: string(marshal(c.t, who)), "permit-pty": "",
+				"permit-port-forwarding": "", "permit-agent-forwarding": ""},
+		},
+	}
 	if change != nil {
 		change(cert)
 	}
@@ -195,7 +240,10 @@ func (c *Cluster) HostAuthority() ssh.PublicKey { return c.hostSSH.PublicKey() }
 func (c *Cluster) ServiceCertificate(kind identity.Kind, name string) *tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)
-	ders := c.serviceCert(identity.Identity{Kind: kind, Cluster: Name, Name: name, ID: newMachineID()}, key.Public())
+	ders := c.serviceCert(
+		identity.Identity{Kind: kind, Cluster: Name, Name: name, ID: newMachineID()},
+		key.Public(),
+	)
 	return &tls.Certificate{Certificate: ders, PrivateKey: key}
 }
 
@@ -208,9 +256,17 @@ func (c *Cluster) serviceCert(id identity.Identity, pub crypto.PublicKey) [][]by
 	c.must(err)
 	uri, err := url.Parse(id.URI())
 	c.must(err)
-	tmpl := &x509.Certificate{SerialNumber: c.nextSerial(), Subject: pkix.Name{CommonName: id.Name}, NotBefore: now.Add(-identity.Skew), NotAfter: id.Expires,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true, URIs: []*url.URL{uri}, ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: text}}}
+	tmpl := &x509.Certificate{
+		SerialNumber:          c.nextSerial(),
+		Subject:               pkix.Name{CommonName: id.Name},
+		NotBefore:             now.Add(-identity.Skew),
+		NotAfter:              id.Expires,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+		URIs:                  []*url.URL{uri},
+		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: text}},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.service.cert, pub, c.service.key)
 	c.must(err)
 	return [][]byte{der, c.service.cert.Raw, c.root.cert.Raw}
@@ -220,8 +276,15 @@ func (c *Cluster) authority(name string, parent *authority) authority {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)
 	now := c.Now()
-	tmpl := &x509.Certificate{SerialNumber: c.nextSerial(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-240 * time.Hour), NotAfter: now.Add(240 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	tmpl := &x509.Certificate{
+		SerialNumber:          c.nextSerial(),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             now.Add(-240 * time.Hour),
+		NotAfter:              now.Add(240 * time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
 	signer := authority{tmpl, key}
 	if parent != nil {
 		signer = *parent
@@ -259,4 +322,9 @@ func newSSH(t testing.TB) ssh.Signer {
 	return s
 }
 
-var errTokenUsed = fault.New(fault.Expired, "auth.Join", "this join token was used already", "ask an administrator for a new one: tsh apply -f token.yaml")
+var errTokenUsed = fault.New(
+	fault.Expired,
+	"auth.Join",
+	"this join token was used already",
+	"ask an administrator for a new one: tsh apply -f token.yaml",
+)

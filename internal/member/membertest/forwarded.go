@@ -6,8 +6,8 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// ForwardedListener is a listener, as a stand-in for auth has one, whose connections come with or without a proxy's introduction in front, and
-// without it out. It believes all of them.
+// ForwardedListener is a listener, as a stand-in for auth has one, whose connections come with or without a
+// proxy's introduction in front, and without it out. It believes all of them.
 func ForwardedListener(l net.Listener) net.Listener { return forwardedListener{l} }
 
 type forwardedListener struct{ net.Listener }
