@@ -36,6 +36,7 @@ var internalImports = map[string][]string{
 	"connqueue":   {},
 	"prefixconn":  {},
 	"limitedlog":  {},
+	"rulesfile":   {"durable", "fault", "identity", "config", "access", "rules"},
 	"sshprofile":  {"fault", "identity"},
 	"durable":     {},
 	"daemon":      {"fault"},

@@ -1,0 +1,87 @@
+// Package rulesfile answers: by which rules does a node or a proxy go on after a restart?
+//
+// It keeps the last verified rules in a file. What it reads counts only after it has been verified from the
+// pin again.
+package rulesfile
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/durable"
+	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/rules"
+)
+
+// saveEvery is how old the head on disk may get while the documents stay the same. Heads come every 10 s.
+// Writing each would wear the disk; not writing them costs at most this much of rules.MaxAge after a restart.
+const saveEvery = 10 * time.Minute
+
+// File is the rules on disk. It belongs to one goroutine at a time.
+type File struct {
+	path  string // its folder exists
+	log   *slog.Logger
+	saved rules.Head // what the file holds; the zero Head when it holds nothing usable
+}
+
+// New names the file; it reads and writes nothing yet.
+func New(path string, log *slog.Logger) *File { return &File{path: path, log: log} }
+
+// Load reads the rules and verifies them from the pin. The error is fs.ErrNotExist when there is no file yet.
+func (f *File) Load(pin identity.Pin) (*rules.Trust, error) {
+	b, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	set, err := rules.Decode(b)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := rules.Open(pin, set)
+	if err != nil {
+		return nil, err
+	}
+	f.saved = trust.Head
+	return trust, nil
+}
+
+func (f *File) read() ([]byte, error) {
+	file, err := os.Open(f.path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, rules.MaxSetBytes+1))
+	if err == nil && len(b) > rules.MaxSetBytes {
+		err = fmt.Errorf("%s is larger than %d bytes", f.path, rules.MaxSetBytes)
+	}
+	return b, err
+}
+
+// Save writes the rules when a document has changed or the saved head has become old. A disk that takes
+// nothing is logged and costs only a restart: the rules in memory stay good.
+func (f *File) Save(trust *rules.Trust) {
+	if trust.Head.Time.Sub(f.saved.Time) < saveEvery && maps.EqualFunc(f.saved.Docs, trust.Head.Docs, sameRef) {
+		return
+	}
+	if err := f.write(trust); err != nil {
+		f.log.Warn("the rules could not be saved", "path", f.path, "err", err)
+		return
+	}
+	f.saved = trust.Head
+}
+
+func (f *File) write(trust *rules.Trust) error {
+	b, err := trust.Set().Encode()
+	if err != nil {
+		return fmt.Errorf("encode rules: %w", err)
+	}
+	return durable.WriteFile(f.path, b)
+}
+
+func sameRef(a, b rules.Ref) bool { return a.Revision == b.Revision && bytes.Equal(a.Digest, b.Digest) }

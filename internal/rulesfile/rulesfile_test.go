@@ -1,0 +1,106 @@
+package rulesfile_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/rulesfile"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+func open(t *testing.T, c *membertest.Cluster, s rules.Set) *rules.Trust {
+	t.Helper()
+	trust, err := rules.Open(c.Pin(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return trust
+}
+
+func TestRulesSurviveARestart(t *testing.T) {
+	t.Parallel()
+	c, path := membertest.New(t), filepath.Join(t.TempDir(), "rules.json")
+	c.SetRoles(access.Role{Name: "ops"})
+	if _, err := rulesfile.New(path, discard).Load(c.Pin()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("before the first Save: got %v, want fs.ErrNotExist", err)
+	}
+	want := open(t, c, c.SignRules())
+	rulesfile.New(path, discard).Save(want)
+	got, err := rulesfile.New(path, discard).Load(c.Pin())
+	if err != nil || !got.Head.Time.Equal(want.Head.Time) {
+		t.Fatalf("got %v, want the rules that were saved", err)
+	}
+	if _, err := rulesfile.New(path, discard).Load(membertest.New(t).Pin()); err == nil {
+		t.Error("the pin of another cluster: got the rules, want them refused")
+	}
+}
+
+func TestOnlyWhatIsWorthAWriteIsWritten(t *testing.T) {
+	t.Parallel()
+	c, path := membertest.New(t), filepath.Join(t.TempDir(), "rules.json")
+	start := c.Now()
+	f := rulesfile.New(path, discard)
+	f.Save(open(t, c, c.SignRulesAt(start)))
+	saved := func() time.Time {
+		t.Helper()
+		trust, err := rulesfile.New(path, discard).Load(c.Pin())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return trust.Head.Time
+	}
+	f.Save(open(t, c, c.SignRulesAt(start.Add(10*time.Second))))
+	if got := saved(); !got.Equal(start) {
+		t.Errorf("a newer head alone: the file has the head of %s, want the first", got)
+	}
+	late := start.Add(11 * time.Minute)
+	f.Save(open(t, c, c.SignRulesAt(late)))
+	if got := saved(); !got.Equal(late) {
+		t.Errorf("after 11 minutes: the file has the head of %s, want %s", got, late)
+	}
+	c.SetRoles(access.Role{Name: "ops"})
+	changed := late.Add(time.Second)
+	f.Save(open(t, c, c.SignRulesAt(changed)))
+	if got := saved(); !got.Equal(changed) {
+		t.Errorf("a changed document: the file has the head of %s, want %s", got, changed)
+	}
+}
+
+func TestDamagedFilesAreRefused(t *testing.T) {
+	t.Parallel()
+	c, path := membertest.New(t), filepath.Join(t.TempDir(), "rules.json")
+	for name, b := range map[string][]byte{
+		"empty":     nil,
+		"not JSON":  []byte("{"),
+		"too large": bytes.Repeat([]byte("x"), rules.MaxSetBytes+1),
+	} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if trust, err := rulesfile.New(path, discard).Load(c.Pin()); err == nil {
+			t.Errorf("%s: got rules of %s, want an error", name, trust.Cluster)
+		}
+	}
+}
+
+func TestADiskThatTakesNothingIsLogged(t *testing.T) {
+	t.Parallel()
+	c := membertest.New(t)
+	var out bytes.Buffer
+	f := rulesfile.New(filepath.Join(t.TempDir(), "missing", "rules.json"), slog.New(slog.NewTextHandler(&out, nil)))
+	f.Save(open(t, c, c.SignRules()))
+	if !strings.Contains(out.String(), "the rules could not be saved") {
+		t.Errorf("got log %q, want a warning", out.String())
+	}
+}
