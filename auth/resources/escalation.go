@@ -62,17 +62,6 @@ func (c caller) mayChangeRoles(before, after []string) error {
 	return nil
 }
 
-// nodeActions is everything a relabelled node could come to allow.
-var nodeActions = []access.Action{
-	access.List,
-	access.Shell,
-	access.Exec,
-	access.SFTP,
-	access.ForwardLocal,
-	access.ForwardRemote,
-	access.ForwardAgent,
-}
-
 // mayRelabel: labels decide which rules match a node. A change must not let the one who makes it do more
 // there than before.
 func (c caller) mayRelabel(before, after access.Node) error {
@@ -80,7 +69,7 @@ func (c caller) mayRelabel(before, after access.Node) error {
 		return nil
 	}
 	for _, l := range append(c.policy.Logins(c.who), "") {
-		for _, a := range nodeActions {
+		for _, a := range access.NodeActions() {
 			ask := access.Request{Who: c.who, Login: l, Action: a, Now: c.now}
 			ask.Node = before
 			had := access.Decide(c.policy, ask).Allow

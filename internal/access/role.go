@@ -35,10 +35,14 @@ const (
 	Remove Action = "rm"
 )
 
+// nodeActions and resourceActions are the registry of actions: a new one is added here and nowhere else.
 var (
 	nodeActions     = []Action{List, Shell, Exec, SFTP, ForwardLocal, ForwardRemote, ForwardAgent}
 	resourceActions = []Action{Get, Apply, Remove}
 )
+
+// NodeActions lists every action on nodes, List first. The caller may change the slice.
+func NodeActions() []Action { return slices.Clone(nodeActions) }
 
 // Resource is a kind of document an administrator works on, as it is typed: tsh get roles. Append only.
 type Resource string

@@ -249,3 +249,16 @@ func TestNullIsAnEmptyList(t *testing.T) {
 		t.Errorf("got %+v (%v), want no login and one action", g, err)
 	}
 }
+
+// A caller that changes its list must not change what others get.
+func TestNodeActionsIsACopy(t *testing.T) {
+	t.Parallel()
+	list := access.NodeActions()
+	if list[0] != access.List || !slices.Contains(list, access.ForwardAgent) {
+		t.Errorf("got %v, want every action on nodes, list first", list)
+	}
+	list[0] = access.Shell
+	if got := access.NodeActions()[0]; got != access.List {
+		t.Errorf("got %s first after a caller changed its list, want list", got)
+	}
+}

@@ -151,7 +151,7 @@ func (s *Server) refuse(w http.ResponseWriter, name string, c Caller, err error)
 	public := fault.Public(err)
 	s.logRefusal(name, c, public, err)
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(public.Kind.Status())
+	w.WriteHeader(Status(public.Kind))
 	_ = json.NewEncoder(w).Encode(public) // the caller is gone if this fails
 }
 

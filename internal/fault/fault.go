@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 )
 
 // Kind classifies a fault. The set is append-only: a kind's name is on the wire.
@@ -126,20 +125,6 @@ func Report(w io.Writer, program string, err error) {
 	if hint := Remedy(err); hint != "" {
 		fmt.Fprintf(w, "%s: hint: %s\n", program, hint)
 	}
-}
-
-var statuses = map[Kind]int{
-	Internal: http.StatusInternalServerError, Invalid: http.StatusBadRequest, Unauthenticated: http.StatusUnauthorized,
-	Denied: http.StatusForbidden, Expired: http.StatusGone, NotFound: http.StatusNotFound, Conflict: http.StatusConflict,
-	Unavailable: http.StatusServiceUnavailable, Exhausted: http.StatusTooManyRequests,
-}
-
-// Status is the HTTP status code that carries a fault of this kind.
-func (k Kind) Status() int {
-	if s, ok := statuses[k]; ok {
-		return s
-	}
-	return http.StatusInternalServerError
 }
 
 // Decode reads a fault from its JSON form. Bytes that are none give an Internal fault, so a caller always has

@@ -294,6 +294,18 @@ func TestTheAgentStaysSmall(t *testing.T) {
 	}
 }
 
+// A client in a browser (WebAssembly) is to link these, and net/http is most of what it would download.
+func TestContractsWithoutHTTPLinkNone(t *testing.T) {
+	without := []string{
+		"internal/fault", "internal/identity", "internal/access", "internal/rules", "internal/tunnel", "internal/dial",
+	}
+	for _, p := range listPackages(t) {
+		if slices.Contains(without, p.name()) && slices.Contains(p.Deps, "net/http") {
+			t.Errorf("%s links net/http", p.name())
+		}
+	}
+}
+
 func TestNoProgramButTheDemoLinksATestDouble(t *testing.T) {
 	for _, p := range listPackages(t) {
 		if top, _ := split(p.name()); top != "cmd" || p.name() == "cmd/threshold-demo" {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -194,15 +195,8 @@ func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 	return t, now, nil
 }
 
-// actions that let somebody in; listing a node does not.
-var actions = []access.Action{
-	access.Shell,
-	access.Exec,
-	access.SFTP,
-	access.ForwardLocal,
-	access.ForwardRemote,
-	access.ForwardAgent,
-}
+// actions are those that let a user in: all but listing the node.
+var actions = slices.DeleteFunc(access.NodeActions(), func(a access.Action) bool { return a == access.List })
 
 // decide asks the rules for one action, or with none whether any is allowed.
 func (s *Server) decide(

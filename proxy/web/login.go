@@ -242,7 +242,7 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 			"this is no code",
 			"type the six digits that your authenticator app shows",
 		)
-		s.factorPage(w, r, fault.Invalid.Status(), attempt, v, err)
+		s.factorPage(w, r, authrpc.Status(fault.Invalid), attempt, v, err)
 		return
 	}
 	res, err := callAuth(
@@ -255,7 +255,7 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 	case kind == fault.Expired, kind == fault.Internal:
 		s.fail(w, r, err)
 	case err != nil:
-		s.factorPage(w, r, kind.Status(), attempt, v, err)
+		s.factorPage(w, r, authrpc.Status(kind), attempt, v, err)
 	case v.Headless != nil:
 		dropCookies(w, attemptCookie, screenCookie)
 		s.render(

@@ -107,7 +107,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	public := fault.Public(err)
 	s.logRefusal("page refused", r, public, err)
-	s.render(w, r, public.Kind.Status(), "error", newErrorView(languageOf(r), public))
+	s.render(w, r, authrpc.Status(public.Kind), "error", newErrorView(languageOf(r), public))
 }
 
 // logRefusal logs a refusal. Strangers cause most of them, so there is a limit to how many a second are
