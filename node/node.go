@@ -33,8 +33,10 @@ import (
 	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/internal/member"
 	"github.com/threshold-access/threshold/internal/tunnel"
+	"github.com/threshold-access/threshold/node/account"
+	"github.com/threshold-access/threshold/node/asaccount"
+	"github.com/threshold-access/threshold/node/process"
 	"github.com/threshold-access/threshold/node/rules"
-	"github.com/threshold-access/threshold/node/session"
 	"github.com/threshold-access/threshold/node/spool"
 	"github.com/threshold-access/threshold/node/sshd"
 	"github.com/threshold-access/threshold/node/uplink"
@@ -57,7 +59,7 @@ type Config struct {
 	// Version is this program's release, for listings.
 	Version string
 	// Accounts are the accounts that sessions may run as. The zero value means this machine's.
-	Accounts *session.Database
+	Accounts *account.Database
 	// Drain is how long sessions may go on after Run's context has ended. Zero means 10 s; at most 1 h.
 	Drain time.Duration
 	// Log gets what happens; nil discards it.
@@ -126,8 +128,8 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	if cfg.Accounts == nil {
-		here := session.Local()
-		cfg.Accounts = &here
+		local := account.Local()
+		cfg.Accounts = &local
 	}
 	cfg.Drain = cmp.Or(cfg.Drain, defaultDrain)
 	if cfg.Now == nil {
@@ -148,10 +150,14 @@ func hostName() string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
-// Helper reports whether this process was started anew as another account to serve a part of a session, and
-// with which code it should end now that it has. Every program that embeds a node calls it first thing in
-// main.
-func Helper() (code int, is bool) { return session.RunHelper() }
+// Helper reports whether this process is a helper of a node: this program, re-executed as an account. It then has done
+// the helper's work and returns the status to exit with. Every program that embeds a node calls it first in main.
+func Helper() (code int, is bool) {
+	if code, is := process.RunHelper(); is {
+		return code, true
+	}
+	return asaccount.RunHelper()
+}
 
 // Ready waits until the node has been attached to a proxy once.
 func (n *Node) Ready(ctx context.Context) error {
@@ -179,7 +185,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := session.CloseDescriptorsOnExec(); err != nil {
+	if err := process.CloseDescriptorsOnExec(); err != nil {
 		return err
 	}
 	m, err := n.join(ctx)

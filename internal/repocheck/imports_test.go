@@ -89,14 +89,8 @@ var layers = map[string]map[string]int{
 	},
 	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "peers": 3, "rules": 4, "mux": 4},
 	"node": {
-		"sshd":    0,
-		"uplink":  0,
-		"session": 1,
-		"forward": 1,
-		"pty":     2,
-		"sftp":    2,
-		"rules":   3,
-		"spool":   3,
+		"sshd": 0, "uplink": 0, "asaccount": 1, "forward": 1, "process": 2, "account": 3, "loginrecord": 3, "pty": 3,
+		"sftp": 3, "rules": 4, "spool": 4,
 	},
 	"tsh": {"profile": 0, "forward": 0},
 	"ca":  {"keyring": 0},
@@ -235,7 +229,7 @@ func TestTheTableAllows(t *testing.T) {
 	for _, tt := range [][2]string{
 		{"cmd/threshold", "auth"}, {"cmd/threshold-demo", "auth/oidc/oidctest"}, {"cmd/tsh", "tsh"}, {"auth", "auth/login"}, {"auth", "ca"},
 		{"auth/issue", "ca"}, {"auth/state", "raftstore"}, {"auth/api", "auth/state"}, {"auth/issue", "auth/login"}, {"auth/login", "auth/totp"},
-		{"proxy/web", "proxy/jump"}, {"proxy", "web"}, {"node/sshd", "node/session"}, {"ca", "ca/keyring"}, {"ca", "internal/identity"},
+		{"proxy/web", "proxy/jump"}, {"proxy", "web"}, {"node/sshd", "node/process"}, {"ca", "ca/keyring"}, {"ca", "internal/identity"},
 		{"raftstore/raftstoretest", "raftstore"}, {"internal/authrpc", "internal/tunnel"}, {"tsh", "internal/config"},
 	} {
 		if why := refuse(tt[0], tt[1]); why != "" {

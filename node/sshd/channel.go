@@ -14,8 +14,8 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/node/forward"
+	"github.com/threshold-access/threshold/node/process"
 	"github.com/threshold-access/threshold/node/pty"
-	"github.com/threshold-access/threshold/node/session"
 )
 
 const (
@@ -30,10 +30,10 @@ const (
 type sessionChannel struct {
 	conn      *connection
 	ch        ssh.Channel
-	env       session.Env
+	env       process.Env
 	terminal  *pty.Request
 	agentPath string           // path of the socket by which programs reach the client's agent; empty: none
-	process   *session.Process // nil until something runs
+	process   *process.Process // nil until something runs
 	decided   bool             // something ran, or was refused: nothing else starts on this channel
 	explained bool             // a refusal was put into words, which is done once
 
@@ -88,9 +88,9 @@ func (t *sessionChannel) handleRequest(r *ssh.Request) (*program, error) {
 	}
 	switch r.Type {
 	case "shell":
-		return t.newProgram(rule, session.Shell, "")
+		return t.newProgram(rule, process.Shell, "")
 	case "subsystem":
-		return t.newProgram(rule, session.SFTP, "")
+		return t.newProgram(rule, process.SFTP, "")
 	case "exec":
 		var m struct{ Command string }
 		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
@@ -104,7 +104,7 @@ func (t *sessionChannel) handleRequest(r *ssh.Request) (*program, error) {
 				"copy a script and run that",
 			)
 		}
-		return t.newProgram(rule, session.Exec, m.Command)
+		return t.newProgram(rule, process.Exec, m.Command)
 	case forward.AgentRequest:
 		return nil, t.forwardAgent(rule)
 	}
@@ -166,7 +166,7 @@ func (t *sessionChannel) handleDetail(r *ssh.Request) error {
 		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
 			return malformed(r.Type, err)
 		}
-		sig, known := session.ParseSignal(m.Name)
+		sig, known := process.ParseSignal(m.Name)
 		if !known || t.process == nil {
 			return fault.New(
 				fault.Invalid,
@@ -203,10 +203,10 @@ func malformed(what string, err error) error {
 // program is a program that was allowed.
 type program struct {
 	rule string
-	spec session.Spec
+	spec process.Spec
 }
 
-func (t *sessionChannel) newProgram(rule string, kind session.Kind, command string) (*program, error) {
+func (t *sessionChannel) newProgram(rule string, kind process.Kind, command string) (*program, error) {
 	if t.decided {
 		return nil, fault.New(
 			fault.Conflict,
@@ -218,7 +218,7 @@ func (t *sessionChannel) newProgram(rule string, kind session.Kind, command stri
 	c := t.conn
 	return &program{
 		rule,
-		session.Spec{
+		process.Spec{
 			Kind:       kind,
 			Command:    command,
 			Terminal:   t.terminal,
@@ -236,7 +236,7 @@ func (t *sessionChannel) newProgram(rule string, kind session.Kind, command stri
 // startProgram makes the session's start durable, and only then starts the program.
 func (t *sessionChannel) startProgram(st *program) error {
 	c := t.conn
-	if st.spec.Kind == session.SFTP {
+	if st.spec.Kind == process.SFTP {
 		st.spec.Terminal = nil
 	}
 	acc, err := c.srv.cfg.Accounts.Admit(c.login)
@@ -259,8 +259,8 @@ func (t *sessionChannel) startProgram(st *program) error {
 		c.auditRefusal(st.rule, string(st.spec.Kind), err)
 		return err
 	}
-	if t.process, err = c.srv.cfg.Accounts.Start(acc, st.spec); err != nil {
-		t.auditEnd(st, session.Exit{Code: refusedStatus}, err)
+	if t.process, err = process.Start(c.srv.cfg.Accounts, acc, st.spec); err != nil {
+		t.auditEnd(st, process.Exit{Code: refusedStatus}, err)
 		return err
 	}
 	running = true
@@ -272,7 +272,7 @@ func (t *sessionChannel) newEvent(code audit.Code, st *program) audit.Event {
 	e := c.srv.newEvent(code, c.attempt, c.who.Identity, c.login, st.rule)
 	e.Session = st.spec.ID
 	e.Fields = map[string]string{"kind": string(st.spec.Kind), "by": c.attempt.by}
-	if st.spec.Kind == session.Exec {
+	if st.spec.Kind == process.Exec {
 		e.Fields["command"] = audit.Truncate(stripControls(st.spec.Command))
 	}
 	if st.spec.Terminal != nil {
@@ -306,7 +306,7 @@ func (t *sessionChannel) reply(r *ssh.Request, err error) {
 		t.decided, t.explained = true, false // whatever was refused before, this is why nothing runs
 		_ = r.Reply(true, nil)
 		t.explain(err, func() {
-			t.sendExitStatus(session.Exit{Code: refusedStatus})
+			t.sendExitStatus(process.Exit{Code: refusedStatus})
 			_ = t.ch.Close()
 		})
 	}
@@ -407,7 +407,7 @@ func (t *sessionChannel) superviseProgram(ctx context.Context, st *program) {
 
 // awaitExit stays with the program to its end and tells the client. Where the node ended it, the person reads
 // why.
-func (t *sessionChannel) awaitExit(ctx context.Context) (exit session.Exit, why error) {
+func (t *sessionChannel) awaitExit(ctx context.Context) (exit process.Exit, why error) {
 	defer t.conn.removeLive(t)
 	exit = t.runProcess(ctx)
 	if end := endReasonOf(ctx); end != nil {
@@ -422,16 +422,16 @@ func (t *sessionChannel) awaitExit(ctx context.Context) (exit session.Exit, why 
 	return exit, why
 }
 
-func (t *sessionChannel) runProcess(ctx context.Context) session.Exit {
+func (t *sessionChannel) runProcess(ctx context.Context) process.Exit {
 	defer t.conn.releaseQuota(t)
 	return t.process.Run(
 		ctx,
-		session.Streams{In: activityReader{t.ch, t.conn.clock.markActive}, Out: t.ch, Err: t.ch.Stderr()},
+		process.Streams{In: activityReader{t.ch, t.conn.clock.markActive}, Out: t.ch, Err: t.ch.Stderr()},
 	)
 }
 
 // auditEnd records the end. It cannot be refused any more, so what goes wrong is logged.
-func (t *sessionChannel) auditEnd(st *program, exit session.Exit, err error) {
+func (t *sessionChannel) auditEnd(st *program, exit process.Exit, err error) {
 	e := t.newEvent(audit.SessionEnded, st)
 	delete(e.Fields, "command")
 	e.Fields["bytes_in"], e.Fields["bytes_out"] = strconv.FormatInt(
@@ -465,7 +465,7 @@ func (t *sessionChannel) auditEnd(st *program, exit session.Exit, err error) {
 }
 
 // sendExitStatus sends exit-status or exit-signal (RFC 4254 section 6.10).
-func (t *sessionChannel) sendExitStatus(e session.Exit) {
+func (t *sessionChannel) sendExitStatus(e process.Exit) {
 	if e.Signal == "" {
 		_, _ = t.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(e.Code)}))
 		return

@@ -7,6 +7,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/node/asaccount"
 	"github.com/threshold-access/threshold/node/forward"
 )
 
@@ -53,7 +54,7 @@ func (c *connection) forwardAccount() (forward.Sockets, error) {
 		return nil, c.srv.stopReason.err
 	}
 	if c.helper == nil {
-		c.helper = c.srv.cfg.Accounts.Reach(acc)
+		c.helper = asaccount.New(c.srv.cfg.Accounts, acc)
 	}
 	return c.helper, nil
 }

@@ -23,12 +23,17 @@ import (
 	"github.com/threshold-access/threshold/internal/member"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
-	"github.com/threshold-access/threshold/node/session"
+	"github.com/threshold-access/threshold/node/account"
+	"github.com/threshold-access/threshold/node/asaccount"
+	"github.com/threshold-access/threshold/node/process"
 	"github.com/threshold-access/threshold/node/sshd"
 )
 
 func TestMain(m *testing.M) {
-	if code, is := session.RunHelper(); is {
+	if code, is := process.RunHelper(); is {
+		os.Exit(code)
+	}
+	if code, is := asaccount.RunHelper(); is {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
@@ -130,13 +135,13 @@ func (r *fixture) setRules(set rules.Set) {
 
 // accountsWithTempHome is this account with a home of the test's own: what people have in theirs, shells run
 // and tests would wait for.
-func accountsWithTempHome(t testing.TB) session.Database {
+func accountsWithTempHome(t testing.TB) account.Database {
 	t.Helper()
 	u, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := session.Local()
+	a := account.Local()
 	a.Root = t.TempDir()
 	etc := filepath.Join(a.Root, "etc")
 	if err := errors.Join(os.Mkdir(etc, 0o755), os.WriteFile(filepath.Join(etc, "group"), nil, 0o600),

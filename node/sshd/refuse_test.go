@@ -21,7 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
-	"github.com/threshold-access/threshold/node/session"
+	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/sshd"
 )
 
@@ -577,7 +577,7 @@ func TestSessionsThatCannotBeAuditedDoNotStart(t *testing.T) {
 func TestUnusableAccounts(t *testing.T) {
 	r := newFixture(
 		t,
-		func(c *sshd.Config) { c.Accounts = session.Database{UID: 12345} },
+		func(c *sshd.Config) { c.Accounts = account.Database{UID: 12345} },
 	) // as a node that is not root
 	role := fullRole("ops")
 	role.Allow[0].Logins = access.Strings{testAccount(), "no-such-account", "daemon"}

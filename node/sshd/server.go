@@ -27,8 +27,10 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/limit"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/node/account"
+	"github.com/threshold-access/threshold/node/asaccount"
 	"github.com/threshold-access/threshold/node/forward"
-	"github.com/threshold-access/threshold/node/session"
+	"github.com/threshold-access/threshold/node/process"
 )
 
 const (
@@ -51,7 +53,7 @@ type Config struct {
 	HostSigner func() (ssh.Signer, error) // host key with its certificate
 	Rules      func() *rules.Trust        // of the moment; nil: none yet
 	Audit      func(audit.Event) error    // returns once the event is safe on disk
-	Accounts   session.Database
+	Accounts   account.Database
 	// Resolve finds the addresses of hosts that ports are forwarded to. Nil means the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	Now     func() time.Time
@@ -258,7 +260,7 @@ type connection struct {
 	mu             sync.Mutex                        // guards what follows
 	live           map[*sessionChannel]chan struct{} // sessions in which a program runs; each is closed when its client was told how that ended
 	endReason      *endReason                        // set once the node ends the connection
-	helper         *session.Sockets                  // nil until something is forwarded
+	helper         *asaccount.Sockets                // nil until something is forwarded
 	sessions       int
 	refusals       int
 	noMoreSessions bool // the client wants no further sessions (OpenSSH PROTOCOL section 2.2)
@@ -391,7 +393,7 @@ func (c *connection) serveSession(ctx context.Context, nc ssh.NewChannel, asked 
 	defer ssh.DiscardRequests(reqs)
 	defer c.srv.recoverPanic(c.attempt, c.conn)
 	defer ch.Close()
-	(&sessionChannel{conn: c, ch: ch, env: session.Env{}}).serve(ctx, asked, reqs)
+	(&sessionChannel{conn: c, ch: ch, env: process.Env{}}).serve(ctx, asked, reqs)
 }
 
 func rejectionText(err error) string {

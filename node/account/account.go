@@ -1,0 +1,189 @@
+// Package account answers: what does this machine say of an operating-system account?
+//
+// It reads the files that login programs and PAM modules read: passwd(5), group(5), shells(5), nologin(5), shadow(5),
+// limits.conf(5), login.defs(5), pam_env(8)'s environment files and the messages of the day. It changes nothing. Every
+// question reads the files again, so that an administrator's change counts from the next login or program on.
+package account
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// Account is an operating-system account of this machine.
+type Account struct {
+	Login  identity.Login
+	UID    uint32
+	GID    uint32   // primary group
+	Groups []uint32 // all groups, the primary group first
+	Home   string   // absolute
+	Shell  string
+}
+
+// Database reads the account files of one machine. It is a value without state: methods may be called concurrently.
+type Database struct {
+	Root string           // the directory that holds etc, run and var; empty means /
+	UID  uint32           // effective user id of this process: 0 may become any account, another only itself
+	Now  func() time.Time // nil means time.Now
+}
+
+// Local returns the database of the machine that this process runs on.
+func Local() Database { return Database{UID: uint32(os.Geteuid())} }
+
+// maxLine bounds one line of the account files, in bytes: a group may have thousands of members.
+const maxLine = 1 << 20
+
+// path returns where a file of the machine is; name is relative to Root.
+func (d Database) path(name string) string { return filepath.Join("/", d.Root, name) }
+
+func (d Database) now() time.Time {
+	if d.Now == nil {
+		return time.Now()
+	}
+	return d.Now()
+}
+
+// Find returns the account of that name. The error is a fault: Invalid for a malformed name, NotFound, Denied when this
+// process cannot become the account, Internal when the files cannot be read.
+func (d Database) Find(login identity.Login) (Account, error) {
+	const op = "account.Find"
+	if err := identity.CheckLogin(login); err != nil {
+		return Account{}, fault.Wrap(err, fault.Invalid, op, err.Error(), "name an account of the node")
+	}
+	acc, found, err := d.findPasswd(func(acc Account) bool { return acc.Login == login })
+	if err != nil {
+		return Account{}, fault.Wrap(err, fault.Internal, op,
+			"the accounts of this node cannot be read", "ask an administrator to look at the node")
+	}
+	if !found {
+		return Account{}, fault.New(fault.NotFound, op, fmt.Sprintf("there is no account %q on this node", login),
+			"ask an administrator to create the account, or use another login")
+	}
+	if d.UID != 0 && acc.UID != d.UID {
+		return Account{}, d.notRootError(login)
+	}
+	if acc.Groups, err = d.groupsOf(login, acc.GID); err != nil {
+		return Account{}, fault.Wrap(err, fault.Internal, op,
+			"the groups of this node cannot be read", "ask an administrator to look at the node")
+	}
+	return acc, nil
+}
+
+// notRootError says that this process is not root and cannot become the account, and names the account that it is.
+func (d Database) notRootError(login identity.Login) error {
+	own, found, err := d.findPasswd(func(acc Account) bool { return acc.UID == d.UID })
+	name := string(own.Login)
+	if err != nil || !found {
+		name = "user id " + strconv.FormatUint(uint64(d.UID), 10)
+	}
+	return fault.New(fault.Denied, "account.Find",
+		fmt.Sprintf("this node runs as %s, not as root, so it cannot start a session as %s", name, login),
+		"log in as "+name+", or ask an administrator to run the node as root")
+}
+
+// unsetID means "leave the id unchanged" to setresuid(2) and its relatives: an account with that number would stay root.
+const unsetID = 1<<32 - 1
+
+// findPasswd returns the first account of passwd(5) that match accepts. It skips malformed lines.
+func (d Database) findPasswd(match func(Account) bool) (acc Account, found bool, err error) {
+	err = eachLine(d.path("etc/passwd"), func(f []string) bool {
+		if len(f) != 7 {
+			return true
+		}
+		uid, err1 := strconv.ParseUint(f[2], 10, 32)
+		gid, err2 := strconv.ParseUint(f[3], 10, 32)
+		if err1 != nil || err2 != nil || uid == unsetID || gid == unsetID {
+			return true
+		}
+		acc = Account{Login: identity.Login(f[0]), UID: uint32(uid), GID: uint32(gid), Home: f[5], Shell: f[6]}
+		found = match(acc)
+		return !found
+	})
+	if acc.Shell == "" {
+		acc.Shell = "/bin/sh" // the default of passwd(5)
+	}
+	if !filepath.IsAbs(acc.Home) {
+		acc.Home = "/"
+	}
+	return acc, found, err
+}
+
+// groupsOf returns the primary group and then every group of group(5) that lists the account as a member.
+func (d Database) groupsOf(login identity.Login, primary uint32) ([]uint32, error) {
+	groups := []uint32{primary}
+	err := eachLine(d.path("etc/group"), func(f []string) bool {
+		if len(f) == 4 && slices.Contains(strings.Split(f[3], ","), string(login)) {
+			if gid, err := strconv.ParseUint(f[2], 10, 32); err == nil && !slices.Contains(groups, uint32(gid)) {
+				groups = append(groups, uint32(gid))
+			}
+		}
+		return true
+	})
+	return groups, err
+}
+
+// groupID returns the number of the group of that name.
+func (d Database) groupID(name string) (id uint32, ok bool) {
+	_ = eachLine(d.path("etc/group"), func(f []string) bool { // without the file there is no such group
+		if len(f) != 4 || f[0] != name {
+			return true
+		}
+		gid, err := strconv.ParseUint(f[2], 10, 32)
+		id, ok = uint32(gid), err == nil
+		return false
+	})
+	return id, ok
+}
+
+// TerminalOwner returns the group and mode of the account's terminals, as sshd sets them: other accounts write to a
+// terminal only through programs of the group tty (write(1), wall(1)).
+func (d Database) TerminalOwner(acc Account) (gid uint32, mode os.FileMode) {
+	if gid, ok := d.groupID("tty"); ok {
+		return gid, 0o620
+	}
+	return acc.GID, 0o600
+}
+
+// AllowsFileTransfer reports whether accounts with this login shell may transfer files: the shell is listed in shells(5)
+// and does not restrict its user. A restricting shell can enforce its rules only on programs that it starts itself, and
+// the file server is not one of them. On a machine without /etc/shells every other shell is accepted.
+func (d Database) AllowsFileTransfer(shell string) bool {
+	switch filepath.Base(shell) {
+	case "nologin", "false", "true", "sync", "halt", "shutdown", "rbash", "rksh", "rzsh": // some machines list these
+		return false
+	}
+	listed := false
+	err := eachLine(d.path("etc/shells"), func(f []string) bool {
+		listed = len(f) == 1 && f[0] == shell
+		return !listed
+	})
+	return listed || errors.Is(err, fs.ErrNotExist)
+}
+
+// eachLine calls fn with the colon-separated fields of every line of a file, until fn returns false.
+func eachLine(path string, fn func(fields []string) bool) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	s.Buffer(nil, maxLine)
+	for s.Scan() {
+		if !fn(strings.Split(s.Text(), ":")) {
+			return nil
+		}
+	}
+	return s.Err()
+}

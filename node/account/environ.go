@@ -1,0 +1,61 @@
+package account
+
+import (
+	"regexp"
+	"strings"
+)
+
+// Where sessions look for programs, unless the machine's files say otherwise.
+const (
+	rootPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	// UserPath is the PATH of every account but root.
+	UserPath = "/usr/local/bin:/usr/bin:/bin:/usr/games"
+)
+
+var (
+	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+	// reservedVariableRE matches what the machine's files may not set: variables that the dynamic loader obeys, and those
+	// that describe a session and its terminal.
+	reservedVariableRE = regexp.MustCompile(`^(LD_|SSH_|THRESHOLD_|TERM$)`)
+)
+
+// Environ returns the variables that the machine sets for sessions of the account: PATH, then /etc/default/locale, then
+// /etc/environment, of which the later wins. Missing files set nothing.
+func (d Database) Environ(acc Account) map[string]string {
+	vars := map[string]string{"PATH": UserPath}
+	if acc.UID == 0 {
+		vars["PATH"] = rootPath
+	}
+	for _, name := range []string{"etc/default/locale", "etc/environment"} {
+		text, _ := readText(d.path(name)) // without the file, the machine sets nothing
+		parseEnvironment(text, vars)
+	}
+	return vars
+}
+
+// parseEnvironment adds the variables of a file in the format of pam_env(8): lines of NAME=value, in which everything from
+// a # on is a comment. It skips what it cannot read.
+func parseEnvironment(text string, vars map[string]string) {
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		if !ok || !variableRE.MatchString(name) || reservedVariableRE.MatchString(name) || strings.ContainsRune(value, 0) {
+			continue
+		}
+		vars[name] = unquote(value)
+	}
+}
+
+// unquote removes a quotation mark from the beginning of a value, and only then one from its end. The two need not be the
+// same: pam_env does not compare them either.
+func unquote(value string) string {
+	const marks = `"'`
+	if value == "" || !strings.Contains(marks, value[:1]) {
+		return value
+	}
+	value = value[1:]
+	if n := len(value); n > 0 && strings.Contains(marks, value[n-1:]) {
+		value = value[:n-1]
+	}
+	return value
+}

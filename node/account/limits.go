@@ -1,0 +1,243 @@
+package account
+
+import (
+	"bufio"
+	"cmp"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limit is one resource limit that a program starts with (setrlimit(2)).
+type Limit struct {
+	Resource   int // unix.RLIMIT_…
+	Soft, Hard uint64
+}
+
+// IsMemory reports whether the limit bounds address space. Go's runtime may fail under such a limit: it reserves more than
+// many limits grant, and uses little of it.
+func (l Limit) IsMemory() bool { return l.Resource == unix.RLIMIT_AS || l.Resource == unix.RLIMIT_DATA }
+
+// limitResources are the resources by their names in limits.conf(5), with the size of one unit there. Items that are
+// missing here, such as maxlogins, are not limits of a process.
+var limitResources = map[string]struct {
+	number int
+	unit   uint64
+}{
+	"core":     {unix.RLIMIT_CORE, 1 << 10},
+	"data":     {unix.RLIMIT_DATA, 1 << 10},
+	"fsize":    {unix.RLIMIT_FSIZE, 1 << 10},
+	"memlock":  {unix.RLIMIT_MEMLOCK, 1 << 10},
+	"rss":      {unix.RLIMIT_RSS, 1 << 10},
+	"stack":    {unix.RLIMIT_STACK, 1 << 10},
+	"as":       {unix.RLIMIT_AS, 1 << 10},
+	"msgqueue": {unix.RLIMIT_MSGQUEUE, 1},
+	"cpu":      {unix.RLIMIT_CPU, 60},
+	"nofile":   {unix.RLIMIT_NOFILE, 1},
+	"nproc":    {unix.RLIMIT_NPROC, 1},
+	"locks":    {unix.RLIMIT_LOCKS, 1},
+	"sigqueue": {unix.RLIMIT_SIGPENDING, 1},
+	"rtprio":   {unix.RLIMIT_RTPRIO, 1},
+	"nice":     {unix.RLIMIT_NICE, 1},
+}
+
+// How closely the domain of an entry matches an account. The closest match wins; of equal matches, the later entry.
+const (
+	matchNone = iota
+	matchEveryone
+	matchGroup
+	matchUser
+)
+
+// bound is the value of one side of a limit, and how closely the entry that set it matches the account.
+type bound struct {
+	value uint64
+	match int
+}
+
+// limitKey names one side of a limit: its soft or its hard bound.
+type limitKey struct {
+	resource string
+	hard     bool
+}
+
+// defaultOpenFiles is the usual soft limit of open files. The limit of this process cannot be used instead: Go raises its
+// own when it starts.
+const defaultOpenFiles = 1024
+
+// Limits returns the limits of limits.conf(5) and limits.d for the account, which pam_limits would set. Limits of memory
+// come last. The result is nil on most machines.
+func (d Database) Limits(acc Account) ([]Limit, error) {
+	files, err := filepath.Glob(d.path("etc/security/limits.d/*.conf")) // sorted
+	if err != nil {
+		return nil, err
+	}
+	found := map[limitKey]bound{}
+	for _, name := range append([]string{d.path("etc/security/limits.conf")}, files...) {
+		exempt, err := d.readLimits(name, acc, found)
+		if err != nil || exempt {
+			return nil, err
+		}
+	}
+	var limits, ofMemory []Limit
+	for name, r := range limitResources {
+		soft, hard := found[limitKey{name, false}], found[limitKey{name, true}]
+		if soft.match == matchNone && hard.match == matchNone {
+			continue
+		}
+		l, err := completeLimit(r.number, soft, hard)
+		if err != nil {
+			return nil, fmt.Errorf("limit %s: %w", name, err)
+		}
+		if l.IsMemory() {
+			ofMemory = append(ofMemory, l)
+		} else {
+			limits = append(limits, l)
+		}
+	}
+	return append(limits, ofMemory...), nil
+}
+
+// completeLimit makes a limit of two bounds, and takes a bound that no entry sets from this process.
+func completeLimit(resource int, soft, hard bound) (Limit, error) {
+	var current unix.Rlimit
+	if err := unix.Getrlimit(resource, &current); err != nil {
+		return Limit{}, err
+	}
+	if hard.match == matchNone {
+		hard.value = current.Max
+	}
+	if soft.match == matchNone {
+		soft.value = current.Cur
+		if resource == unix.RLIMIT_NOFILE {
+			soft.value = defaultOpenFiles
+		}
+	}
+	return Limit{resource, min(soft.value, hard.value), hard.value}, nil
+}
+
+// readLimits adds the entries of one file to found. An entry of the form "alice -" exempts the account from all limits.
+func (d Database) readLimits(path string, acc Account, found map[limitKey]bound) (exempt bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		if os.IsNotExist(err) {
+			return false, nil
+		}
+		return false, err
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		line, _, _ := strings.Cut(s.Text(), "#")
+		fields := strings.Fields(line) // domain, type, item, value
+		if len(fields) < 2 {
+			continue
+		}
+		match := d.matchDomain(fields[0], acc)
+		switch {
+		case match == matchNone:
+		case len(fields) == 2 && fields[1] == "-" && match > matchEveryone:
+			return true, nil
+		case len(fields) == 4:
+			setBound(found, fields[1], fields[2], fields[3], match)
+		}
+	}
+	return false, s.Err()
+}
+
+// setBound applies one entry, unless a closer match was found before. It skips entries that it cannot read, as pam_limits
+// does.
+func setBound(found map[limitKey]bound, kind, name, text string, match int) {
+	value, ok := limitValue(name, text)
+	if !ok || !slices.Contains([]string{"soft", "hard", "-"}, kind) {
+		return
+	}
+	for _, key := range []limitKey{{name, false}, {name, true}} {
+		if (kind == "-" || (kind == "hard") == key.hard) && found[key].match <= match {
+			found[key] = bound{value, match}
+		}
+	}
+}
+
+// limitValue parses the value of an item into the kernel's unit.
+func limitValue(name, text string) (uint64, bool) {
+	r, known := limitResources[name]
+	if !known {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	switch {
+	case name == "nice": // -20 to 19, which the kernel counts as 40 to 1
+		return uint64(20 - n), err == nil && n >= -20 && n <= 19
+	case text == "unlimited" || text == "infinity" || text == "-1":
+		return unix.RLIM_INFINITY, true
+	case err != nil || n < 0 || uint64(n) > unix.RLIM_INFINITY/r.unit:
+		return 0, false
+	}
+	return uint64(n) * r.unit, true
+}
+
+// matchDomain says how closely the domain of an entry matches the account. A domain is a login, a range of user ids, a
+// group (@name or @range of ids) or everyone (*). Groups and everyone do not include root.
+func (d Database) matchDomain(domain string, acc Account) int {
+	group, isGroup := strings.CutPrefix(domain, "@")
+	switch {
+	case domain == string(acc.Login):
+		return matchUser
+	case acc.UID == 0:
+		return matchNone
+	case domain == "*":
+		return matchEveryone
+	case isGroup && (anyInRange(group, acc.Groups) || d.inGroup(group, acc)):
+		return matchGroup
+	case !isGroup && inRange(domain, acc.UID):
+		return matchUser
+	}
+	return matchNone
+}
+
+func anyInRange(text string, ids []uint32) bool {
+	return slices.ContainsFunc(ids, func(id uint32) bool { return inRange(text, id) })
+}
+
+// inRange reports whether the id is in the range "from:to", either end of which may be missing.
+func inRange(text string, id uint32) bool {
+	from, to, isRange := strings.Cut(text, ":")
+	if !isRange || from+to == "" {
+		return false
+	}
+	low, err1 := strconv.ParseUint(cmp.Or(from, "0"), 10, 32)
+	high, err2 := strconv.ParseUint(cmp.Or(to, "4294967295"), 10, 32)
+	return err1 == nil && err2 == nil && uint64(id) >= low && uint64(id) <= high
+}
+
+// inGroup reports whether the account is a member of the group of that name.
+func (d Database) inGroup(name string, acc Account) bool {
+	gid, ok := d.groupID(name)
+	return ok && slices.Contains(acc.Groups, gid)
+}
+
+// defaultUmask is the umask of sessions where the machine sets none.
+const defaultUmask = 0o022
+
+// Umask returns the umask that sessions start with (UMASK of login.defs(5)).
+func (d Database) Umask() int {
+	b, err := os.ReadFile(d.path("etc/login.defs"))
+	if err != nil {
+		return defaultUmask
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "UMASK" {
+			if n, err := strconv.ParseUint(f[1], 8, 32); err == nil && n <= uint64(fs.ModePerm) {
+				return int(n)
+			}
+		}
+	}
+	return defaultUmask
+}

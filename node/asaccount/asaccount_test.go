@@ -1,0 +1,492 @@
+package asaccount_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/node/account"
+	"github.com/threshold-access/threshold/node/account/accounttest"
+	"github.com/threshold-access/threshold/node/asaccount"
+	"github.com/threshold-access/threshold/node/process"
+)
+
+func TestMain(m *testing.M) {
+	if code, is := process.RunHelper(); is {
+		os.Exit(code)
+	}
+	if code, is := asaccount.RunHelper(); is {
+		os.Exit(code)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func newSockets(t *testing.T, acc account.Account) *asaccount.Sockets {
+	t.Helper()
+	r := asaccount.New(account.Local(), acc)
+	t.Cleanup(r.Close)
+	return r
+}
+
+// socketOwner is whom the kernel has the TCP socket between the two ports down for; the far port of a
+// listener is 0.
+func socketOwner(t *testing.T, port, far int) string {
+	t.Helper()
+	const timeWait = "06" // a connection that was, and belongs to nobody
+	b, err := os.ReadFile("/proc/self/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) &&
+			strings.HasSuffix(f[2], fmt.Sprintf(":%04X", far)) &&
+			f[3] != timeWait {
+			return f[7]
+		}
+	}
+	t.Fatalf("no socket has ports %d and %d", port, far)
+	return ""
+}
+
+func port(a net.Addr) int { return a.(*net.TCPAddr).Port }
+
+func TestTCPSocketsBelongToTheAccount(t *testing.T) {
+	for _, acc := range []account.Account{accounttest.Other(t), accounttest.Own(t)} {
+		r := newSockets(t, acc)
+		ln, err := r.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		uid := strconv.Itoa(int(acc.UID))
+		if got := socketOwner(t, port(ln.Addr()), 0); got != uid {
+			t.Errorf("got a listener of user %s, want %s", got, uid)
+		}
+		for range 50 {
+			c, err := r.Dial(t.Context(), netip.MustParseAddrPort(ln.Addr().String()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := socketOwner(t, port(c.LocalAddr()), port(ln.Addr())); got != uid {
+				t.Errorf("got a connection of user %s, want %s", got, uid)
+			}
+			c.Close()
+		}
+	}
+	tasks, _ := filepath.Glob("/proc/self/task/*/status")
+	for _, file := range tasks {
+		b, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); f[0] == "Uid:" && f[4] != strconv.Itoa(os.Geteuid()) {
+				t.Errorf("got a thread with %s, want none that kept an account's ids", line)
+			}
+		}
+	}
+}
+
+func TestPrivilegedPortsNeedRoot(t *testing.T) {
+	if os.Geteuid() == 0 { // otherwise the kernel says so
+		if _, err := newSockets(t, accounttest.Other(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023")); !errors.Is(
+			err,
+			syscall.EACCES,
+		) {
+			t.Errorf("got %v, want permission denied", err)
+		}
+		ln, err := newSockets(t, accounttest.Own(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln.Close()
+	}
+}
+
+func TestTCPDialErrors(t *testing.T) {
+	r := newSockets(t, accounttest.Other(t))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort(ln.Addr().String())
+	ln.Close()
+	if _, err := r.Dial(t.Context(), at); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("got %v, want connection refused", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	full := fullListener(t)
+	if c, err := r.Dial(ctx, full); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, %v from a listener that takes nobody, want the end of the time", c, err)
+	}
+}
+
+// fullListener is an address that answers no connect: its queue is full.
+func fullListener(t *testing.T) netip.AddrPort {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port))
+	for {
+		c, err := net.DialTimeout("tcp", at.String(), 200*time.Millisecond)
+		if err != nil {
+			return at
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+}
+
+// serveCredentials serves a socket that tells who comes, by both kinds of credentials, and sends back what it
+// gets.
+func serveCredentials(t *testing.T, path string) {
+	t.Helper()
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go sendCredentials(c)
+		}
+	}()
+}
+
+func sendCredentials(c *net.UnixConn) {
+	defer c.Close()
+	raw, _ := c.SyscallConn()
+	var peer *unix.Ucred
+	_ = raw.Control(func(fd uintptr) {
+		peer, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+	})
+	buf, oob := make([]byte, 64), make([]byte, 64)
+	n, nOOB, _, _, err := c.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return
+	}
+	list, _ := unix.ParseSocketControlMessage(oob[:nOOB])
+	sender, err := unix.ParseUnixCredentials(&list[0])
+	if err != nil {
+		return
+	}
+	fmt.Fprintf(c, "%d %d\n", peer.Uid, sender.Uid)
+	_, _ = c.Write(buf[:n])
+	_, _ = io.Copy(c, struct{ io.Reader }{c})
+}
+
+func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
+	acc := accounttest.Other(t)
+	r := newSockets(t, acc)
+	dir := accounttest.Dir(t, acc)
+	path := filepath.Join(dir, "open")
+	serveCredentials(t, path)
+	if err := os.Chown(path, int(acc.UID), int(acc.GID)); err != nil {
+		t.Fatal(err)
+	}
+	before := countDescriptors(t)
+	for range 3 {
+		c, err := r.DialUnix(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Repeat("0123456789abcdef", 1<<16)
+		go func() {
+			_, _ = io.WriteString(c, text)
+			_ = c.(interface{ CloseWrite() error }).CloseWrite()
+		}()
+		in := bufio.NewReader(c)
+		line, err := in.ReadString('\n')
+		if want := fmt.Sprintf("%d %d\n", acc.UID, acc.UID); err != nil || line != want {
+			t.Errorf("got %q, %v, want the peer and the sender to be %q", line, err, want)
+		}
+		if back, err := io.ReadAll(in); err != nil || string(back) != text {
+			t.Errorf("got %d bytes, %v, want %d after the end of what was sent", len(back), err, len(text))
+		}
+		c.Close()
+	}
+	const ours = 3 // the process's own, and one for the polling
+	eventually(t, "descriptors are given back", func() bool { return countDescriptors(t) <= before+ours })
+	if _, err := r.DialUnix(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("got %v, want no such file", err)
+	}
+	if os.Geteuid() == 0 {
+		closed := filepath.Join(dir, "closed")
+		serveCredentials(t, closed)
+		if err := os.Chmod(closed, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.DialUnix(t.Context(), closed); !errors.Is(err, syscall.EACCES) {
+			t.Errorf("got %v from a socket of root's, want permission denied", err)
+		}
+	}
+}
+
+func countDescriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// eventually polls, for facts of the operating system that nothing announces.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s: not so after 10 s", what)
+		}
+	}
+}
+
+func stat(t *testing.T, path string) (mode os.FileMode, uid uint32) {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Mode(), info.Sys().(*syscall.Stat_t).Uid
+}
+
+func isGone(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+func TestListeningSocketIsPrivateAndRemovedOnClose(t *testing.T) {
+	acc := accounttest.Other(t)
+	r := newSockets(t, acc)
+	path := filepath.Join(accounttest.Dir(t, acc), "s")
+	ln, err := r.ListenUnix(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode, uid := stat(t, path); mode != os.ModeSocket|0o600 || uid != acc.UID {
+		t.Errorf("got %v of user %d, want a socket with 0600 of %d", mode, uid, acc.UID)
+	}
+	for range 3 {
+		exchange(t, ln)
+	}
+	if _, err := r.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("got %v for a path that is taken, want address in use", err)
+	}
+	if err := ln.Close(); err != nil || !isGone(path) {
+		t.Errorf("got %v at the end, and the socket gone %v, want it gone", err, isGone(path))
+	}
+	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v from a closed listener", err)
+	}
+}
+
+// exchange sends both ways over a listener's next connection, each with its own end.
+func exchange(t *testing.T, ln net.Listener) {
+	t.Helper()
+	c, err := net.Dial("unix", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	_, _ = io.WriteString(c, "there")
+	_ = c.(*net.UnixConn).CloseWrite()
+	if b, err := io.ReadAll(s); err != nil || string(b) != "there" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	_, _ = io.WriteString(s, "back")
+	s.Close()
+	if b, err := io.ReadAll(c); err != nil || string(b) != "back" {
+		t.Errorf("got %q, %v, want what was written before the close", b, err)
+	}
+}
+
+func TestListenUnixReplacesNoFile(t *testing.T) {
+	acc := accounttest.Other(t)
+	r := newSockets(t, acc)
+	dir := accounttest.Dir(t, acc)
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o666), os.Symlink(filepath.Join(dir, "elsewhere"), link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, link} {
+		if _, err := r.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("%s: got %v, want address in use", path, err)
+		}
+	}
+	if !isGone(filepath.Join(dir, "elsewhere")) {
+		t.Error("a link was followed")
+	}
+	path := filepath.Join(dir, "s")
+	ln, err := r.ListenUnix(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("somebody's"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	if isGone(path) {
+		t.Error("a file that somebody put in the socket's place was removed")
+	}
+	if os.Geteuid() == 0 {
+		if _, err := r.ListenUnix(t.Context(), "/etc/not-ours"); !errors.Is(err, syscall.EACCES) {
+			t.Errorf("got %v in a folder of root's, want permission denied", err)
+		}
+	}
+}
+
+func TestInvalidSocketPaths(t *testing.T) {
+	r := newSockets(t, accounttest.Other(t))
+	for _, path := range []string{"", "/", "/tmp/", "/tmp/a\x00b", "\x00abstract", "/" + strings.Repeat("a", 107)} {
+		_, err := r.DialUnix(t.Context(), path)
+		_, err2 := r.ListenUnix(t.Context(), path)
+		if !fault.Is(err, fault.Invalid) || !fault.Is(err2, fault.Invalid) || fault.Remedy(err) == "" {
+			t.Errorf("%q: got %v and %v, want both invalid with a remedy", path, err, err2)
+		}
+	}
+	ln, err := net.Listen("unix", "@threshold-abstract-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if _, err := r.DialUnix(t.Context(), "@threshold-abstract-test"); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("got %v for an abstract socket, want it taken for a file", err)
+	}
+}
+
+func TestAgentSocketHasAPrivateDirectory(t *testing.T) {
+	acc := accounttest.Other(t)
+	r := asaccount.New(account.Local(), acc)
+	ln, err := r.ListenAgent(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := ln.Addr().String()
+	dir := filepath.Dir(path)
+	if mode, uid := stat(t, dir); mode != os.ModeDir|0o700 || uid != acc.UID {
+		t.Errorf("got %v of user %d, want a folder with 0700 of %d", mode, uid, acc.UID)
+	}
+	if mode, uid := stat(t, path); mode != os.ModeSocket|0o600 || uid != acc.UID {
+		t.Errorf("got %v of user %d, want a socket with 0600 of %d", mode, uid, acc.UID)
+	}
+	exchange(t, ln)
+	again, err := r.ListenAgent(t.Context())
+	if err != nil || again.Addr().String() == path {
+		t.Errorf("got %v, %v, want another socket", again, err)
+	}
+	r.Close()
+	if !isGone(dir) || !isGone(filepath.Dir(again.Addr().String())) {
+		t.Error("the folders are still there after the end")
+	}
+	if _, err := ln.Accept(); err == nil {
+		t.Error("got a connection after the end")
+	}
+	if _, err := r.ListenAgent(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v after the end, want closed", err)
+	}
+}
+
+func TestKilledHelperIsReplaced(t *testing.T) {
+	acc := accounttest.Other(t)
+	r := newSockets(t, acc)
+	ln, err := r.ListenAgent(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(filepath.Dir(ln.Addr().String())) }) // its maker is killed
+	if err := syscall.Kill(r.HelperPID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ln.Accept(); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("got %v, want an unexpected end", err)
+	}
+	again, err := r.ListenAgent(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exchange(t, again)
+}
+
+func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
+	if err := process.CloseDescriptorsOnExec(); err != nil {
+		t.Fatal(err)
+	}
+	acc := accounttest.Other(t)
+	r := newSockets(t, acc)
+	ln, err := r.ListenAgent(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	proc := "/proc/" + strconv.Itoa(r.HelperPID())
+	status, err := os.ReadFile(proc + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", acc.UID); !strings.Contains(
+		string(status),
+		want,
+	) {
+		t.Errorf("got %s, want %q in it", status, want)
+	}
+	if environ, _ := os.ReadFile(proc + "/environ"); !strings.HasPrefix(string(environ), "PATH=/usr/") ||
+		strings.Count(string(environ), "\x00") != 3 {
+		t.Errorf("got environment %q", environ)
+	}
+	open, err := os.ReadDir(proc + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range open {
+		to, _ := os.Readlink(proc + "/fd/" + e.Name())
+		if !strings.HasPrefix(to, "socket:") && !strings.HasPrefix(to, "anon_inode:") && to != "/dev/null" &&
+			!strings.HasPrefix(to, "/sys/fs/cgroup/") {
+			t.Errorf("got descriptor %s to %s", e.Name(), to)
+		}
+	}
+}
+
+func FuzzMessage(f *testing.F) {
+	f.Add([]byte{1, 0, 0, 0, 1, '/', 'x'})
+	f.Add([]byte{9, 0, 0, 0, 1, 0x80, 0, 0, 1})
+	f.Add([]byte{8, 0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, b []byte) { asaccount.CheckMessage(t, b) })
+}

@@ -1,0 +1,136 @@
+package asaccount
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// The agent and the account helper talk over a SOCK_SEQPACKET pair, one message a packet: the op (1 byte), the id (4 bytes,
+// big-endian), the text. A message from the agent may carry the descriptor of one stream socket.
+//
+// The agent asks, and the helper replies with opOK or opError under the id of the request. Ids of listeners and dialed
+// connections are chosen by the agent; ids of accepted connections by the helper, with acceptedBit set.
+
+// op says what a message asks for or reports.
+type op byte
+
+const (
+	opDial          op = 1 + iota // connect to the socket text, and copy bytes between it and the stream that comes along
+	opListen                      // listen on the socket text
+	opListenAgent                 // make a private directory and listen in it
+	opCloseListener               // close the listener id, and remove its socket
+	opAccept                      // copy bytes between the accepted connection id and the stream that comes along; no reply
+	opCloseConn                   // nobody takes what the connection id would still send; no reply
+	opOK                          // the request is done; text is the path of the socket if the helper chose it
+	opError                       // the request failed; text is the errno, in 4 bytes
+	opIncoming                    // the listener id has accepted a connection; text is the connection's id, in 4 bytes
+)
+
+const (
+	acceptedBit = 1 << 31 // set in the ids of accepted connections
+	maxMessage  = 512     // bytes; a socket's path has at most 107
+)
+
+type message struct {
+	op   op
+	id   uint32
+	text string
+}
+
+func (m message) marshal() []byte {
+	b := binary.BigEndian.AppendUint32([]byte{byte(m.op)}, m.id)
+	return append(b, m.text...)
+}
+
+func parseMessage(b []byte) (message, error) {
+	if len(b) < 5 || len(b) > maxMessage {
+		return message{}, fmt.Errorf("message of %d bytes", len(b))
+	}
+	m := message{op(b[0]), binary.BigEndian.Uint32(b[1:5]), string(b[5:])}
+	if m.op < opDial || m.op > opIncoming || m.hasNumber() && len(m.text) != 4 {
+		return message{}, fmt.Errorf("message %d of %d bytes", m.op, len(b))
+	}
+	return m, nil
+}
+
+// hasNumber reports whether the text is a number.
+func (m message) hasNumber() bool { return m.op == opError || m.op == opIncoming }
+
+// encodeNumber makes the text of a message that carries a number.
+func encodeNumber(n uint32) string { return string(binary.BigEndian.AppendUint32(nil, n)) }
+
+// number returns the number of a parsed message for which hasNumber is true.
+func (m message) number() uint32 { return binary.BigEndian.Uint32([]byte(m.text)) }
+
+// sendMessage writes a message, with a descriptor if it is not nil.
+func sendMessage(conn *net.UnixConn, m message, with *os.File) error {
+	var rights []byte
+	if with != nil {
+		rights = unix.UnixRights(int(with.Fd()))
+	}
+	_, _, err := conn.WriteMsgUnix(m.marshal(), rights, nil)
+	return err
+}
+
+// receiveMessage reads a message and, if oob has space for it, the stream that came along. The agent passes no oob: it
+// takes no descriptor from a process that belongs to another account.
+func receiveMessage(conn *net.UnixConn, buf, oob []byte) (m message, with *net.UnixConn, err error) {
+	size, rights, _, _, err := conn.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return message{}, nil, err
+	}
+	if rights > 0 {
+		if with, err = receivedConn(oob[:rights]); err != nil {
+			return message{}, nil, err
+		}
+	}
+	m, err = parseMessage(buf[:size])
+	return m, with, err
+}
+
+// receivedConn makes a connection of the one descriptor that a message carried.
+func receivedConn(rights []byte) (*net.UnixConn, error) {
+	list, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(list) != 1 {
+		return nil, fmt.Errorf("descriptors came in %d parts: %w", len(list), err)
+	}
+	fds, err := unix.ParseUnixRights(&list[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("%d descriptors came: %w", len(fds), err)
+	}
+	return connFromFD(fds[0])
+}
+
+// connFromFD makes a connection of a descriptor, which it closes: the connection has a copy.
+func connFromFD(fd int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(fd), "unix")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("descriptor of a %T, not of a Unix socket", c)
+	}
+	return u, nil
+}
+
+// socketPair makes two connected sockets: one for this process, one to give to the helper.
+func socketPair(kind int) (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "pair")
+	if ours, err = connFromFD(fds[0]); err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}

@@ -1,0 +1,179 @@
+// Package loginrecord answers: who is logged in on this machine's terminals, and who was?
+//
+// It writes the login records that who(1), last(1) and lastlog(8) read: utmp(5), wtmp and lastlog. It creates none of the
+// files: a machine without a file keeps no such record.
+package loginrecord
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Files are the login records of one machine. It is a value without state: methods may be called concurrently, and with
+// other programs of the machine, because every change locks its file.
+type Files struct {
+	Root string           // the directory that holds run and var; empty means /
+	Now  func() time.Time // nil means time.Now
+}
+
+// Entry describes one login on a terminal.
+type Entry struct {
+	Line  string // the terminal's name below /dev, as "pts/3"; utmp has one entry for each
+	Login string
+	UID   uint32
+	From  netip.Addr // the client's address; the zero Addr if it is not known
+}
+
+func (f Files) path(name string) string { return filepath.Join("/", f.Root, name) }
+
+func (f Files) now() time.Time {
+	if f.Now == nil {
+		return time.Now()
+	}
+	return f.Now()
+}
+
+// MarkActive shows the terminal in utmp as used by the process. It is called before the program starts, with the agent's
+// own process id, and again with the program's: a program that looks for itself in utmp always finds the terminal.
+func (f Files) MarkActive(e Entry, pid int) error {
+	l, ok := hostLayout()
+	if !ok {
+		return nil
+	}
+	return replaceEntry(f.path("run/utmp"), l.utmp(userProcess, e, pid, f.now()))
+}
+
+// RecordLogin adds the login to the permanent records, wtmp and lastlog.
+func (f Files) RecordLogin(e Entry, pid int) error {
+	l, ok := hostLayout()
+	if !ok {
+		return nil
+	}
+	now := f.now()
+	last := l.lastlog(e, now)
+	return errors.Join(
+		appendEntry(f.path("var/log/wtmp"), l.utmp(userProcess, e, pid, now)),
+		updateLocked(f.path("var/log/lastlog"), func(file *os.File) error {
+			_, err := file.WriteAt(last, int64(e.UID)*int64(len(last)))
+			return err
+		}))
+}
+
+// RecordLogout shows the terminal as unused in utmp, and adds the end of the login to wtmp.
+func (f Files) RecordLogout(e Entry, pid int) error {
+	l, ok := hostLayout()
+	if !ok {
+		return nil
+	}
+	b := l.utmp(deadProcess, e, pid, f.now())
+	return errors.Join(replaceEntry(f.path("run/utmp"), b), appendEntry(f.path("var/log/wtmp"), b))
+}
+
+// LastLogin returns when and from where the account logged in last. ok is false if there is no record of it.
+func (f Files) LastLogin(uid uint32) (at time.Time, from string, ok bool) {
+	l, known := hostLayout()
+	if !known {
+		return at, "", false
+	}
+	file, err := os.Open(f.path("var/log/lastlog"))
+	if err != nil {
+		return at, "", false
+	}
+	defer file.Close()
+	b := l.lastlog(Entry{}, at)
+	if _, err := file.ReadAt(b, int64(uid)*int64(len(b))); err != nil {
+		return at, "", false // the account never logged in
+	}
+	seconds := int64(binary.LittleEndian.Uint32(b))
+	if l.wide {
+		seconds = int64(binary.LittleEndian.Uint64(b))
+	}
+	host, _, _ := strings.Cut(string(b[len(b)-hostBytes:]), "\x00")
+	return time.Unix(seconds, 0), host, seconds != 0
+}
+
+// maxUtmp bounds, in bytes, what is read of utmp: some 2,600 terminals.
+const maxUtmp = 1 << 20
+
+// replaceEntry overwrites the entry that has the same id, or adds the entry at the end of the file.
+func replaceEntry(path string, entry []byte) error {
+	return updateLocked(path, func(file *os.File) error {
+		all, err := io.ReadAll(io.LimitReader(file, maxUtmp))
+		if err != nil {
+			return err
+		}
+		at := 0
+		for ; at+len(entry) <= len(all); at += len(entry) {
+			if sameID(all[at:], entry) {
+				break
+			}
+		}
+		_, err = file.WriteAt(entry, int64(at))
+		return err
+	})
+}
+
+// sameID reports whether old is an entry of a process with the id of the entry.
+func sameID(old, entry []byte) bool {
+	kind := old[kindOffset]
+	return kind >= initProcess && kind <= deadProcess &&
+		bytes.Equal(old[idOffset:idOffset+idBytes], entry[idOffset:idOffset+idBytes])
+}
+
+// appendEntry adds the entry at the end, over a partial entry that an interrupted writer left there.
+func appendEntry(path string, entry []byte) error {
+	return updateLocked(path, func(file *os.File) error {
+		info, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		_, err = file.WriteAt(entry, info.Size()-info.Size()%int64(len(entry)))
+		return err
+	})
+}
+
+// lockTries and lockPause bound the wait for a lock to 200 ms: every account may read the records, and so lock them, and a
+// session must not wait for that.
+const (
+	lockTries = 20
+	lockPause = 10 * time.Millisecond
+)
+
+// errLocked says that another process kept a record locked for as long as we wait.
+var errLocked = errors.New("a login record is locked by another process")
+
+// updateLocked opens a record, locks it against other writers of the machine and calls fn. It does nothing if the file
+// does not exist. The lock belongs to the open file (fcntl(2), F_OFD_SETLK): it also excludes other sessions of this
+// process, and closing the file releases it.
+func updateLocked(path string, fn func(*os.File) error) error {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for range lockTries {
+		lock := &unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+		err := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, lock)
+		if err == nil {
+			return fn(file)
+		}
+		if err != unix.EAGAIN && err != unix.EACCES {
+			return err
+		}
+		time.Sleep(lockPause)
+	}
+	return errLocked
+}

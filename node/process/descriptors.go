@@ -1,0 +1,37 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// firstExtraFD is the first descriptor after the three standard streams.
+const firstExtraFD = 3
+
+// CloseDescriptorsOnExec makes sure that no program gets a descriptor of this process. Descriptors that Go opens are closed
+// on exec already. Those that this process was started with are not: a socket of the service manager, or a lock or log of
+// the program that started the agent.
+func CloseDescriptorsOnExec() error {
+	err := unix.CloseRange(firstExtraFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil {
+		return nil
+	}
+	open, err := os.ReadDir("/proc/self/fd") // Linux before 5.11
+	if err != nil {
+		return fmt.Errorf("close descriptors on exec: %w", err)
+	}
+	for _, e := range open {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < firstExtraFD {
+			continue
+		}
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil && !errors.Is(err, unix.EBADF) {
+			return fmt.Errorf("close descriptors on exec: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,224 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/threshold-access/threshold/node/pty"
+)
+
+const (
+	// hangupGrace is how long programs have between SIGHUP and SIGKILL.
+	hangupGrace = 3 * time.Second
+	// drainGrace is how long a terminal may stay silent after its program has exited, while others still hold it open.
+	drainGrace = 200 * time.Millisecond
+	// copyBytes and smallCopyBytes are the sizes of copy buffers, which are pooled.
+	copyBytes      = 32 << 10
+	smallCopyBytes = 4 << 10
+)
+
+// Streams are where a program's input comes from and its output goes to. Err is not used with a terminal.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// Run copies input and output until the program has exited and all of its output is delivered, or until ctx ends: then the
+// program's process group gets SIGHUP, and SIGKILL if the program stays.
+//
+// The caller must end a pending read from In afterwards. The goroutine that reads there is the only one that may outlive
+// Run.
+func (p *Process) Run(ctx context.Context, s Streams) Exit {
+	go p.copyInput(s.In)
+	var outputs sync.WaitGroup
+	outputs.Go(func() {
+		if len(p.greeting) > 0 {
+			_, _ = s.Out.Write(p.greeting) // if this fails, the first write of the program's output fails too
+		}
+		p.copyOutput(&buffers, p.stdout, s.Out)
+	})
+	if p.stderr != nil {
+		outputs.Go(func() { p.copyOutput(&smallBuffers, p.stderr, s.Err) })
+	}
+	drained := make(chan struct{})
+	go func() { outputs.Wait(); close(drained) }()
+
+	select {
+	case <-p.exited:
+		if p.terminal != nil { // what still holds the terminal open gets no longer than this
+			_ = p.stdout.SetReadDeadline(time.Now().Add(drainGrace))
+		}
+		select {
+		case <-drained:
+		case <-ctx.Done():
+		}
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
+		p.terminate()
+	}
+	p.closeStreams()
+	<-drained
+	<-p.exited
+	return exitStatus(p.reap(), p.in.Load(), p.out.Load())
+}
+
+// reap releases the program's process id. No signal is sent to it afterwards.
+func (p *Process) reap() *os.ProcessState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reaped = true
+	_ = p.cmd.Wait() // the state says how the program ended
+	return p.cmd.ProcessState
+}
+
+// copyInput gives the program its input. At the end of input it closes the program's stdin; a terminal that reads lines
+// gets its end-of-file character instead.
+func (p *Process) copyInput(in io.Reader) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	_, err := io.CopyBuffer(countingWriter{p.stdin, &p.in}, struct{ io.Reader }{in}, *buf)
+	if p.terminal == nil {
+		_ = p.stdin.Close()
+		return
+	}
+	if err == nil {
+		if c := p.terminal.EndOfInput(); c != 0 {
+			_, _ = p.stdin.Write([]byte{c}) // the program may have exited
+		}
+	}
+}
+
+// copyOutput delivers output until there is no more. Once a terminal's program has exited, Run sets a read deadline. Each
+// piece of output that still comes moves the deadline, so that it measures silence: two deadlines in a row without output
+// between them end the copy.
+func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
+	buf := pool.Get().(*[]byte)
+	defer pool.Put(buf)
+	silent := false
+	for {
+		n, err := from.Read(*buf)
+		if n > 0 {
+			silent = false
+			p.out.Add(int64(n))
+			if _, werr := to.Write((*buf)[:n]); werr != nil {
+				p.discardOutput(from, *buf)
+				return
+			}
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if silent {
+				return
+			}
+			silent = true
+		case err != nil:
+			return // EOF, or EIO from a terminal that nobody has open
+		}
+		if p.terminal != nil && p.hasExited() {
+			_ = from.SetReadDeadline(time.Now().Add(drainGrace))
+		}
+	}
+}
+
+// discardOutput reads on when the client takes no more output, so that the program does not block.
+func (p *Process) discardOutput(from *os.File, buf []byte) {
+	for {
+		if _, err := from.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+func (p *Process) hasExited() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// terminate sends SIGHUP to the process group, and SIGKILL if the program does not exit. If the program exits, processes
+// that it left behind and that ignore SIGHUP stay, as with OpenSSH's sshd: an editor's server that was started with nohup
+// survives a lost connection.
+func (p *Process) terminate() {
+	_ = p.kill(syscall.SIGHUP)
+	p.closeTerminal()
+	timer := time.NewTimer(hangupGrace)
+	defer timer.Stop()
+	select {
+	case <-p.exited:
+	case <-timer.C:
+		_ = p.kill(syscall.SIGKILL)
+		<-p.exited
+	}
+}
+
+// Resize tells the program of a new window size. Without a terminal it does nothing.
+func (p *Process) Resize(s pty.Size) error {
+	if p.terminal == nil {
+		return nil
+	}
+	return p.terminal.Resize(s)
+}
+
+var errNoTerminal = errors.New("the session has no terminal")
+
+// Break sends a break to the terminal (RFC 4335).
+func (p *Process) Break() error {
+	if p.terminal == nil {
+		return errNoTerminal
+	}
+	return p.terminal.Break()
+}
+
+// closeTerminal marks the terminal as unused in the login records and then closes it. The order matters: once it is closed,
+// the next session may get the same terminal.
+func (p *Process) closeTerminal() {
+	if p.terminal == nil {
+		return
+	}
+	p.closeOnce.Do(func() {
+		pid := 0
+		if p.cmd.Process != nil {
+			pid = p.cmd.Process.Pid
+		}
+		if p.record != nil {
+			_ = p.record.files.RecordLogout(p.record.entry, pid)
+		}
+	})
+	p.terminal.Close()
+}
+
+func (p *Process) closeStreams() {
+	p.closeTerminal()
+	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+var (
+	buffers      = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
+	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopyBytes); return &b }} // of stderr: little comes there
+)
+
+// countingWriter adds the bytes that it writes to n.
+type countingWriter struct {
+	w io.Writer
+	n *atomic.Int64
+}
+
+func (c countingWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n.Add(int64(n))
+	return n, err
+}
