@@ -15,47 +15,45 @@ import (
 
 var balancers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("2001:db8:b::/64")}
 
-// Only a listed peer is believed, and it must speak.
+// behindBalancer is the configuration with PROXY headers.
+func behindBalancer(l *pipeListener, a *proxytest.Auth) mux.Config {
+	return mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true}
+}
+
+// A PROXY header is accepted only from a listed balancer, which must send one.
 func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
 	trust := openRules(t, a)
 	const header = "PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n"
 	const local = "PROXY UNKNOWN\r\n"
 	for _, tt := range []struct {
-		name       string
-		configured bool
-		from       string
-		first      string
-		want       string // where the server sees it come from; empty: refused
+		name          string
+		proxyProtocol bool
+		from          string
+		first         string
+		want          string // the client's address at the server; empty: refused
 	}{
 		{"a balancer with a header", true, "10.0.0.1:5", header + "SSH-alice", "192.0.2.7:40000"},
 		{"a balancer over IPv6", true, "[2001:db8:b::1]:5", header + "SSH-alice", "192.0.2.7:40000"},
 		{"a balancer over mapped IPv4", true, "[::ffff:10.0.0.1]:5", header + "SSH-alice", "192.0.2.7:40000"},
-		{"a balancer's own", true, "10.0.0.1:5", local + "SSH-alice", "10.0.0.1:5"},
-		{"a balancer for an SSH client that waits", true, "10.0.0.1:5", header, "192.0.2.7:40000"},
+		{"a header without addresses", true, "10.0.0.1:5", local + "SSH-alice", "10.0.0.1:5"},
+		{"a silent SSH client", true, "10.0.0.1:5", header, "192.0.2.7:40000"},
 		{"a balancer without a header", true, "10.0.0.1:5", "SSH-alice", ""},
-		{"a balancer with two", true, "10.0.0.1:5", header + header + "SSH-alice", ""},
-		{"somebody else with a header", true, "10.0.1.1:5", header + "SSH-alice", ""},
-		{"somebody else", true, "10.0.1.1:5", "SSH-alice", "10.0.1.1:5"},
-		{"a balancer of which no header is wanted", false, "10.0.0.1:5", "SSH-alice", "10.0.0.1:5"},
-		{"one of which no header is wanted sends one", false, "10.0.0.1:5", header + "SSH-alice", ""},
+		{"a balancer with two headers", true, "10.0.0.1:5", header + header + "SSH-alice", ""},
+		{"another address with a header", true, "10.0.1.1:5", header + "SSH-alice", ""},
+		{"another address without a header", true, "10.0.1.1:5", "SSH-alice", "10.0.1.1:5"},
+		{"no header while the protocol is off", false, "10.0.0.1:5", "SSH-alice", "10.0.0.1:5"},
+		{"a header while the protocol is off", false, "10.0.0.1:5", header + "SSH-alice", ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newPipeListener()
-			p := startConfig(
-				a,
-				trust,
-				mux.Config{
-					Listener:      l,
-					AuthAddr:      a.Addr(),
-					Balancers:     balancers,
-					ProxyProtocol: tt.configured,
-				},
-			)
+			cfg := behindBalancer(l, a)
+			cfg.ProxyProtocol = tt.proxyProtocol
+			m := startConfig(a, trust, cfg)
 			drainAndClose(l.dialAndWrite(tt.from, tt.first))
-			synctest.Wait()
 			select {
-			case s := <-p.served:
+			case s := <-m.served:
 				if s.from != tt.want {
 					t.Errorf("%s: got served as from %s, want %q", tt.name, s.from, tt.want)
 				}
@@ -64,103 +62,94 @@ func TestOnlyBalancersMaySendAProxyHeader(t *testing.T) {
 					t.Errorf("%s: got refused, want served", tt.name)
 				}
 			}
-			p.stop()
+			m.stop()
 		})
 	}
 }
 
-// TLS, and what is passed through, see the same address.
+// Servers behind TLS see the client's address, too.
 func TestTheClientAddressIsKeptThroughTLS(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
 	l := newPipeListener()
-	p := startConfig(
-		a,
-		openRules(t, a),
-		mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true},
-	)
+	m := startConfig(a, openRules(t, a), behindBalancer(l, a))
 	alice := a.User("alice@example.com", "ops")
 	for alpn, by := range map[string]string{"threshold-dial": "dial", "h2": "web"} {
 		raw := l.dialFrom(tcp("10.0.0.1:5"))
 		io.WriteString(raw, "PROXY TCP6 2001:db8::7 2001:db8::1 40000 443\r\n")
-		c := tls.Client(
-			raw,
-			&tls.Config{
-				NextProtos:         []string{alpn},
-				Certificates:       certs(a.UserCertificate(alice, nil)),
-				InsecureSkipVerify: true,
-			},
-		)
+		c := tls.Client(raw, &tls.Config{
+			NextProtos:         []string{alpn},
+			Certificates:       certs(a.UserCertificate(alice, nil)),
+			InsecureSkipVerify: true,
+		})
 		if err := c.Handshake(); err != nil {
 			t.Fatal(err)
 		}
-		if s := <-p.served; s.by != by || s.from != "[2001:db8::7]:40000" {
+		if s := <-m.served; s.by != by || s.from != "[2001:db8::7]:40000" {
 			t.Errorf("%s: got %s from %s, want %s from the client", alpn, s.by, s.from, by)
 		}
 		raw.Close()
 	}
-	p.stop()
+	m.stop()
 }
 
 func TestAStalledProxyHeaderTimesOut(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
 	trust := openRules(t, a)
-	for _, first := range []string{"", "PRO", "PROXY TCP4 192.0.2.7", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c1234"} {
+	for _, first := range []string{
+		"", "PRO", "PROXY TCP4 192.0.2.7", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c1234",
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newPipeListener()
-			p := startConfig(
-				a,
-				trust,
-				mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true},
-			)
+			m := startConfig(a, trust, behindBalancer(l, a))
 			start := time.Now()
 			drainAndClose(l.dialAndWrite("10.0.0.1:5", first))
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%q: got held for %s, want 10s", first, took)
 			}
-			p.stop()
-			if p.mux.Counters().TimedOut.Load() != 1 {
-				t.Errorf("%q: got %v, want one timed out", first, p.mux.Counters().LogValue())
+			m.stop()
+			if m.mux.Counters().TimedOut.Load() != 1 {
+				t.Errorf("%q: got %v, want one timed out", first, m.mux.Counters().LogValue())
 			}
 		})
 	}
 }
 
-// Behind a balancer it is the client's network that pays and is bounded, never the balancer's.
+// Behind a balancer, penalties and limits apply to the client's network and not to the balancer's.
 func TestPenaltiesHitTheClientNotTheBalancer(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
 	trust := openRules(t, a)
 	synctest.Test(t, func(t *testing.T) {
 		l := newPipeListener()
-		p := startConfig(
-			a,
-			trust,
-			mux.Config{Listener: l, AuthAddr: a.Addr(), Balancers: balancers, ProxyProtocol: true},
-		)
-		by := func(client string) string { return fmt.Sprintf("PROXY TCP4 %s 198.51.100.1 40000 443\r\n", client) }
+		m := startConfig(a, trust, behindBalancer(l, a))
+		header := func(client string) string {
+			return fmt.Sprintf("PROXY TCP4 %s 198.51.100.1 40000 443\r\n", client)
+		}
 		for range 20 {
-			drainAndClose(l.dialAndWrite("10.0.0.1:5", by("192.0.2.7")+"garbage"))
+			drainAndClose(l.dialAndWrite("10.0.0.1:5", header("192.0.2.7")+"garbage"))
 		}
 		for client, want := range map[string]bool{"192.0.2.7": false, "192.0.2.8": true} {
-			drainAndClose(l.dialAndWrite("10.0.0.1:5", by(client)+"SSH-alice"))
-			synctest.Wait()
+			drainAndClose(l.dialAndWrite("10.0.0.1:5", header(client)+"SSH-alice"))
 			select {
-			case <-p.served:
+			case <-m.served:
 				if !want {
-					t.Errorf("%s: got served, want turned away", client)
+					t.Errorf("%s: got served, want penalised", client)
 				}
 			default:
 				if want {
-					t.Errorf("%s: got turned away for another's offences", client)
+					t.Errorf("%s: got penalised for another client", client)
 				}
 			}
 		}
-		for i := range 1000 { // stalls, of many clients: one balancer's connections are not one network's
-			l.dialAndWrite("10.0.0.1:5", by(fmt.Sprintf("203.0.%d.%d", i/250, i%250))+"\x16")
+		for i := range 1000 { // stalled connections of many clients
+			l.dialAndWrite("10.0.0.1:5", header(fmt.Sprintf("203.0.%d.%d", i/250, i%250))+"\x16")
 		}
 		synctest.Wait()
-		if got := p.mux.Counters().Dropped.Load(); got != 0 {
+		if got := m.mux.Counters().Dropped.Load(); got != 0 {
 			t.Errorf("got %d dropped, want none", got)
 		}
-		p.stop()
+		m.stop()
 	})
 }

@@ -2,9 +2,9 @@ package mux
 
 import "testing"
 
-// An ACME authority offers acme-tls/1 alone (RFC 8737 section 3); beside anything else it means a browser, or
-// nonsense.
+// An ACME authority offers acme-tls/1 and no other name (RFC 8737 section 3).
 func TestTheACMEChallengeNeedsItsALPNNameAlone(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		offered []string
 		want    string

@@ -8,26 +8,25 @@ import (
 )
 
 const (
-	// reportEvery is the least time between two lines about what came. Nothing is said while nobody was
-	// refused.
+	// reportEvery is the least time between two log lines with the counters.
 	reportEvery = time.Minute
-	// Lines about networks that are turned away: so many at once, then one each time.
+	// Limits for log lines about penalised networks: a burst, and then one line in each interval.
 	penaltyLogBurst = 10
 	penaltyLogEvery = 10 * time.Second
 )
 
-// Counters count connections by what became of them.
+// Counters count connections since the start, by what became of them. A connection may be in several.
 type Counters struct {
-	Accepted     atomic.Int64
-	AcceptErrors atomic.Int64
-	ProxyHeader  atomic.Int64 // came by a balancer that said whose they are
-	WebSocket    atomic.Int64 // came in a WebSocket
-	NoData       atomic.Int64 // closed before the first byte
-	Penalised    atomic.Int64 // closed at once: their network is turned away
-	Dropped      atomic.Int64 // lost their place to a newcomer
+	Accepted     atomic.Int64 // by the listener
+	AcceptErrors atomic.Int64 // failed accepts
+	ProxyHeader  atomic.Int64 // with a client's address in a PROXY header
+	WebSocket    atomic.Int64 // streams inside WebSockets
+	NoData       atomic.Int64 // closed by the peer before the first byte
+	Penalised    atomic.Int64 // closed at once, because their network is penalised
+	Dropped      atomic.Int64 // closed by random early drop
 	TimedOut     atomic.Int64 // before the peer was known
-	Refused      atomic.Int64 // garbage, a bad hello, a certificate that is not good
-	ClearHTTP    atomic.Int64
+	Refused      atomic.Int64 // unknown protocol, bad ClientHello, invalid certificate
+	ClearHTTP    atomic.Int64 // HTTP without TLS
 	SSH          atomic.Int64
 	Dial         atomic.Int64
 	Tunnel       atomic.Int64
@@ -39,68 +38,49 @@ type Counters struct {
 // LogValue makes the counters one group in a log line.
 func (c *Counters) LogValue() slog.Value {
 	return slog.GroupValue(
-		slog.Int64(
-			"accepted",
-			c.Accepted.Load(),
-		),
+		slog.Int64("accepted", c.Accepted.Load()),
 		slog.Int64("accept_errors", c.AcceptErrors.Load()),
-		slog.Int64("presented", c.ProxyHeader.Load()),
-		slog.Int64("inside", c.WebSocket.Load()),
-		slog.Int64(
-			"nobody",
-			c.NoData.Load(),
-		),
+		slog.Int64("proxy_header", c.ProxyHeader.Load()),
+		slog.Int64("websocket", c.WebSocket.Load()),
+		slog.Int64("no_data", c.NoData.Load()),
 		slog.Int64("penalised", c.Penalised.Load()),
 		slog.Int64("dropped", c.Dropped.Load()),
-		slog.Int64(
-			"timed_out",
-			c.TimedOut.Load(),
-		),
+		slog.Int64("timed_out", c.TimedOut.Load()),
 		slog.Int64("refused", c.Refused.Load()),
 		slog.Int64("clear_http", c.ClearHTTP.Load()),
-		slog.Int64(
-			"ssh",
-			c.SSH.Load(),
-		),
+		slog.Int64("ssh", c.SSH.Load()),
 		slog.Int64("dial", c.Dial.Load()),
 		slog.Int64("tunnel", c.Tunnel.Load()),
-		slog.Int64(
-			"auth",
-			c.Auth.Load(),
-		),
+		slog.Int64("auth", c.Auth.Load()),
 		slog.Int64("web", c.Web.Load()),
 		slog.Int64("panics", c.Panics.Load()),
 	)
 }
 
-// refusals counts what an operator may want to hear of.
+// refusals adds up what an operator may want to know of.
 func (c *Counters) refusals() int64 {
-	return c.AcceptErrors.Load() + c.Penalised.Load() + c.Dropped.Load() + c.TimedOut.Load() + c.Refused.Load() + c.Panics.Load()
+	return c.AcceptErrors.Load() + c.Penalised.Load() + c.Dropped.Load() +
+		c.TimedOut.Load() + c.Refused.Load() + c.Panics.Load()
 }
 
-// logCounters tells in one line, at most each reportEvery, what has come so far, until ctx ends.
+// logCounters writes the counters in one line, at most once every reportEvery and only after new refusals,
+// until ctx ends.
 func (m *Mux) logCounters(ctx context.Context) {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
-	for told := int64(0); ; {
+	for logged := int64(0); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if now := m.counters.refusals(); now != told {
-			told = now
-			m.cfg.Log.Info(
-				"connections were refused",
-				"so_far",
-				&m.counters,
-				"pending",
-				m.pending.Count(),
-				"anonymous",
-				m.anonymous.Count(),
-				"networks_turned_away",
-				m.penalties.countBlocked(),
-			)
+		if now := m.counters.refusals(); now != logged {
+			logged = now
+			m.cfg.Log.Info("connections were refused",
+				"so_far", &m.counters,
+				"pending", m.pending.Count(),
+				"anonymous", m.anonymous.Count(),
+				"penalised_networks", m.penalties.countBlocked())
 		}
 	}
 }

@@ -5,17 +5,18 @@ import (
 	"sync"
 )
 
-// drainGroup counts who is inside and, once shut, lets nobody in and tells when the last has left.
+// drainGroup counts connections that are being served. After close it takes no more, and drained is closed
+// when the last one has ended. A sync.WaitGroup cannot refuse new members.
 type drainGroup struct {
-	mu      sync.Mutex // guards what follows
-	count   int
-	closed  bool
-	drained chan struct{}
+	mu      sync.Mutex    // guards count and closed, and with them the closing of drained
+	count   int           // connections being served
+	closed  bool          // no more are taken
+	drained chan struct{} // closed once closed is true and count is 0
 }
 
 func newDrainGroup() *drainGroup { return &drainGroup{drained: make(chan struct{})} }
 
-// serve serves inside the gate; when it is shut, it closes the connection instead.
+// serve calls serve as a member of the group. After close it closes conn instead.
 func (g *drainGroup) serve(conn net.Conn, serve func()) {
 	if !g.add() {
 		conn.Close()
@@ -43,7 +44,7 @@ func (g *drainGroup) done() {
 	}
 }
 
-// close is called once.
+// close takes no more members and returns drained. It is called once.
 func (g *drainGroup) close() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()

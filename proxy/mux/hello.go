@@ -7,8 +7,8 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// maxHelloBytes bounds a ClientHello, records and all. Those of browsers and of ours, with post-quantum keys
-// and a ticket, are 0.3 to 2 kB.
+// maxHelloBytes bounds a ClientHello with its record headers. A ClientHello of a browser or of our own
+// programs, with post-quantum keys and a session ticket, has 0.3 to 2 kB.
 const maxHelloBytes = 16 << 10
 
 // TLS numbers (RFC 8446 sections 4, 5.1; RFC 7301).
@@ -19,20 +19,25 @@ const (
 	handshakeHeaderLen = 4
 	typeClientHello    = 1
 	extensionALPN      = 16
-	ownPrefix          = "threshold-"
-	// challengeProtocol is what an ACME authority offers, alone (RFC 8737 section 3).
+)
+
+const (
+	// ownPrefix begins the ALPN names of our own protocols.
+	ownPrefix = "threshold-"
+	// challengeProtocol is the one ALPN name that an ACME authority offers (RFC 8737 section 3).
 	challengeProtocol = "acme-tls/1"
-	maxHelloFragment  = 64 // records that one ClientHello may be cut into
+	// maxHelloFragments is how many records a ClientHello may be split into.
+	maxHelloFragments = 64
 )
 
 var (
-	errIncomplete     = errors.New("the ClientHello is not whole yet")
-	errNotClientHello = errors.New("not a TLS ClientHello")
+	errIncomplete     = errors.New("more bytes are needed to tell the protocol")
+	errNotClientHello = errors.New("not a valid TLS ClientHello")
 	errHelloTooLong   = errors.New("the ClientHello is too long")
 )
 
-// helloProtocols returns the ALPN names of the ClientHello at the start of b, nil when it names none. It
-// gives errIncomplete while b is only the beginning of one.
+// helloProtocols returns the ALPN names in the ClientHello at the start of b, or nil when it has none. It
+// returns errIncomplete while b is a proper prefix of a ClientHello.
 func helloProtocols(b []byte) ([]string, error) {
 	msg, err := helloBody(b)
 	if err != nil {
@@ -41,13 +46,15 @@ func helloProtocols(b []byte) ([]string, error) {
 	var random, session, suites, compression, extensions cryptobyte.String
 	s := cryptobyte.String(msg)
 	var version uint16
-	if !s.ReadUint16(&version) || !s.ReadBytes((*[]byte)(&random), 32) || !s.ReadUint8LengthPrefixed(&session) ||
+	if !s.ReadUint16(&version) ||
+		!s.ReadBytes((*[]byte)(&random), 32) ||
+		!s.ReadUint8LengthPrefixed(&session) ||
 		!s.ReadUint16LengthPrefixed(&suites) ||
 		!s.ReadUint8LengthPrefixed(&compression) {
 		return nil, errNotClientHello
 	}
 	if s.Empty() {
-		return nil, nil // extensions may be left out in TLS 1.2
+		return nil, nil // TLS 1.2 allows a ClientHello without extensions
 	}
 	if !s.ReadUint16LengthPrefixed(&extensions) || !s.Empty() {
 		return nil, errNotClientHello
@@ -55,10 +62,11 @@ func helloProtocols(b []byte) ([]string, error) {
 	return alpnNames(extensions)
 }
 
-// helloBody joins the fragments of the first handshake message and returns its body.
+// helloBody returns the body of the first handshake message, which may be split over several records. The
+// message must be a ClientHello.
 func helloBody(b []byte) ([]byte, error) {
 	var msg []byte
-	for range maxHelloFragment {
+	for range maxHelloFragments {
 		if len(b) < recordHeaderLen {
 			return nil, errIncomplete
 		}
@@ -88,6 +96,8 @@ func helloBody(b []byte) ([]byte, error) {
 	return nil, errNotClientHello
 }
 
+// alpnNames returns the names in the ALPN extension (RFC 7301 section 3.1). A second ALPN extension, an
+// empty list or an empty name is an error.
 func alpnNames(extensions cryptobyte.String) (out []string, err error) {
 	seen := false
 	for !extensions.Empty() {
@@ -114,16 +124,16 @@ func alpnNames(extensions cryptobyte.String) (out []string, err error) {
 	return out, nil
 }
 
-// chooseProtocol returns the one protocol of ours that is meant, or "" for the web. A hello that offers one
-// of ours beside anything else could end at a service other than the one its sender had in mind, and is
-// refused.
+// chooseProtocol returns the threshold-* name or the ACME name that a client offers alone, and "" for the
+// web. A client that offers a threshold-* name together with any other is refused: it could reach another
+// server than the one it means.
 func chooseProtocol(offered []string) (string, error) {
 	for _, p := range offered {
 		if !strings.HasPrefix(strings.ToLower(p), ownPrefix) {
 			continue
 		}
 		if len(offered) != 1 {
-			return "", errors.New("several protocols are offered beside " + ownPrefix + "*")
+			return "", errors.New("the client offers a " + ownPrefix + "* protocol together with others")
 		}
 		return p, nil
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// helloOf captures what crypto/tls sends first.
+// helloOf returns the ClientHello that crypto/tls sends: one record.
 func helloOf(t testing.TB, cfg *tls.Config) []byte {
 	t.Helper()
 	near, far := net.Pipe()
@@ -31,7 +31,7 @@ func helloOf(t testing.TB, cfg *tls.Config) []byte {
 	return append(head[:], body...)
 }
 
-// fragment makes one record of many.
+// fragment splits the record of a ClientHello into records of size bytes.
 func fragment(hello []byte, size int) []byte {
 	var out []byte
 	for body := hello[recordHeaderLen:]; len(body) > 0; {
@@ -43,15 +43,13 @@ func fragment(hello []byte, size int) []byte {
 }
 
 func TestHelloProtocols(t *testing.T) {
+	t.Parallel()
 	one := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
-	two := helloOf(
-		t,
-		&tls.Config{
-			InsecureSkipVerify: true,
-			NextProtos:         []string{"h2", "http/1.1"},
-			MaxVersion:         tls.VersionTLS12,
-		},
-	)
+	two := helloOf(t, &tls.Config{
+		InsecureSkipVerify: true,
+		NextProtos:         []string{"h2", "http/1.1"},
+		MaxVersion:         tls.VersionTLS12,
+	})
 	none := helloOf(t, &tls.Config{InsecureSkipVerify: true, ServerName: "proxy.example.com"})
 	for _, tt := range []struct {
 		name  string
@@ -61,8 +59,8 @@ func TestHelloProtocols(t *testing.T) {
 		{"one name", one, []string{"threshold-dial"}},
 		{"two names, TLS 1.2", two, []string{"h2", "http/1.1"}},
 		{"no name", none, nil},
-		{"cut into small records", fragment(one, 60), []string{"threshold-dial"}},
-		{"with more behind it", append(slices.Clone(one), "early data"...), []string{"threshold-dial"}},
+		{"split into small records", fragment(one, 60), []string{"threshold-dial"}},
+		{"with bytes after it", append(slices.Clone(one), "early data"...), []string{"threshold-dial"}},
 	} {
 		got, err := helloProtocols(tt.hello)
 		if err != nil || !slices.Equal(got, tt.want) {
@@ -71,12 +69,13 @@ func TestHelloProtocols(t *testing.T) {
 	}
 	for n := range len(one) {
 		if _, err := helloProtocols(one[:n]); !errors.Is(err, errIncomplete) {
-			t.Fatalf("first %d bytes: got %v, want to be asked for more", n, err)
+			t.Fatalf("first %d bytes: got %v, want errIncomplete", n, err)
 		}
 	}
 }
 
 func TestHelloProtocolsRefuses(t *testing.T) {
+	t.Parallel()
 	good := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	other := slices.Clone(good)
 	other[recordHeaderLen] = 2 // a ServerHello
@@ -101,6 +100,7 @@ func TestHelloProtocolsRefuses(t *testing.T) {
 }
 
 func TestChooseProtocol(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		offered []string
 		want    string
@@ -128,22 +128,22 @@ func FuzzDetect(f *testing.F) {
 	f.Add(helloOf(f, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-auth"}}))
 	f.Add(fragment(helloOf(f, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}), 50))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		kind, offered, err := detect(b)
-		if err != nil && kind == protocolSSH {
+		proto, offered, err := detect(b)
+		if err != nil && proto == protocolSSH {
 			t.Errorf("got SSH and %v", err)
 		}
-		if err != nil || kind != protocolTLS {
+		if err != nil || proto != protocolTLS {
 			return
 		}
-		// What is recognised stays so, whatever comes behind it.
-		kind2, again, err := detect(append(slices.Clone(b), 0, 1, 2))
-		if err != nil || kind2 != kind || !slices.Equal(again, offered) {
-			t.Errorf("got %q, then %q, %v with more behind it", offered, again, err)
+		// Bytes that follow must not change the result.
+		proto2, offered2, err := detect(append(slices.Clone(b), 0, 1, 2))
+		if err != nil || proto2 != proto || !slices.Equal(offered2, offered) {
+			t.Errorf("got %q, and %q, %v with bytes after it", offered, offered2, err)
 		}
 	})
 }
 
-// oneByteConn gives its bytes one by one.
+// oneByteConn returns one byte from each Read.
 type oneByteConn struct {
 	net.Conn
 	r io.Reader
@@ -153,36 +153,39 @@ func (d oneByteConn) Read(b []byte) (int, error)    { return d.r.Read(b[:min(1, 
 func (oneByteConn) SetReadDeadline(time.Time) error { return nil }
 
 func TestSniffKeepsEveryByte(t *testing.T) {
+	t.Parallel()
 	hello := helloOf(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-tunnel"}})
-	p := &prefixedConn{Conn: oneByteConn{r: bytes.NewReader(hello)}}
-	kind, offered, err := p.sniff(time.Time{})
-	if err != nil || kind != protocolTLS || !slices.Equal(offered, []string{"threshold-tunnel"}) {
-		t.Fatalf("got %v, %q, %v, want TLS for threshold-tunnel", kind, offered, err)
+	c := newClientConn(oneByteConn{r: bytes.NewReader(hello)})
+	proto, offered, err := c.sniff(time.Time{})
+	if err != nil || proto != protocolTLS || !slices.Equal(offered, []string{"threshold-tunnel"}) {
+		t.Fatalf("got %v, %q, %v, want TLS for threshold-tunnel", proto, offered, err)
 	}
-	if got, _ := io.ReadAll(p); !bytes.Equal(got, hello) {
-		t.Errorf("got %d bytes again, want the %d that were peeked at", len(got), len(hello))
+	if got, _ := io.ReadAll(c); !bytes.Equal(got, hello) {
+		t.Errorf("got %d bytes from Read, want all %d that were read ahead", len(got), len(hello))
 	}
 }
 
-// A hello that never ends is refused at the cap, not kept.
+// A ClientHello that never ends is refused at the size limit.
 func TestSniffStopsAtItsSizeLimit(t *testing.T) {
+	t.Parallel()
 	var endless bytes.Buffer
 	endless.Write([]byte{22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff}) // 65,535 bytes are announced
 	for range 8 {
 		endless.Write(make([]byte, maxRecord-4))
 		endless.Write([]byte{22, 3, 1, 0x40, 0})
 	}
-	whole := endless.Len()
-	p := &prefixedConn{Conn: readerConn{r: &endless}}
-	_, _, err := p.sniff(time.Time{})
+	total := endless.Len()
+	c := newClientConn(readerConn{r: &endless})
+	_, _, err := c.sniff(time.Time{})
 	if !errors.Is(err, errHelloTooLong) && !errors.Is(err, errNotClientHello) {
 		t.Errorf("got %v, want it refused", err)
 	}
-	if read := whole - endless.Len(); read > maxHelloBytes {
+	if read := total - endless.Len(); read > maxHelloBytes {
 		t.Errorf("got %d bytes read, want at most %d", read, maxHelloBytes)
 	}
 }
 
+// readerConn reads from r.
 type readerConn struct {
 	net.Conn
 	r io.Reader

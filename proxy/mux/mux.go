@@ -1,9 +1,10 @@
 // Package mux answers: which protocol does this connection speak, and who serves it?
 //
-// One port takes everything. First bytes and then the ALPN names of the ClientHello choose (design section
-// 7); the auth API is passed through unopened. Whatever happens before someone has shown who they are has a
-// deadline, a size limit, a limit by address and in all, and a counter. What comes out is a connection with,
-// for the threshold-* protocols, the verified identity of its peer.
+// One port accepts every protocol. The first bytes decide between SSH, TLS and clear HTTP, and for TLS the
+// ALPN names in the ClientHello decide further (design section 7). Connections to the auth service are
+// passed through without ending TLS. Until the peer is known, every connection has a deadline, a size
+// limit, a limit per network and in all, and a counter. For the threshold-* protocols, the servers get the
+// connection together with the verified identity of its peer.
 package mux
 
 import (
@@ -20,78 +21,108 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
+	"github.com/threshold-access/threshold/internal/backoff"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/keepalive"
 	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/internal/limit"
+	"github.com/threshold-access/threshold/internal/limitedlog"
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
 const (
 	// handshakeTimeout bounds everything before the peer is known.
 	handshakeTimeout = 10 * time.Second
-	// callGrace is what a call to auth gets to finish when the proxy stops. Clients keep such connections
-	// open when idle.
+	// callGrace is how long a call to the auth service may go on when the proxy stops. It is short because
+	// clients keep these connections open while they are idle.
 	callGrace = 500 * time.Millisecond
+	// defaultDrain is Config.Drain where that is zero.
+	defaultDrain = 10 * time.Second
+	// The pauses after a failed accept grow from the first to the second.
+	firstAcceptPause = 5 * time.Millisecond
+	maxAcceptPause   = time.Second
 )
 
-// Config says who serves what. What says nothing of a zero value is required.
+// Limits of connections without a known peer, which are dropped at random between Start and Full. A process
+// may have 20,000 file descriptors, and 10,000 of them are for tunnels.
+var (
+	// Connections whose peer is not known yet: in all, and from one network.
+	pendingLimit        = limit.DropLimit{Start: 1024, Rate: 30, Full: 2048}
+	pendingNetworkLimit = limit.DropLimit{Start: 128, Rate: 30, Full: 256}
+	// Connections that stay anonymous, which are browsers and those passed through to the auth service.
+	anonymousLimit        = limit.DropLimit{Start: 2048, Rate: 30, Full: 4096}
+	anonymousNetworkLimit = limit.DropLimit{Start: 256, Rate: 30, Full: 512}
+)
+
+// Config says who serves what. A field is required unless its comment says what the zero value means.
 type Config struct {
+	// Listener accepts the connections. Run closes it.
 	Listener net.Listener
-	Cluster  string
-	AuthAddr string // host:port of auth, where threshold-auth connections go
-	Rules    interface{ Current() *rules.Trust }
-	// SignForwardedFrom makes this proxy's word for a client that is passed through to auth, given the
-	// client's first bytes.
+	// Cluster is the name that peers' certificates must carry.
+	Cluster string
+	// AuthAddr is host:port of the auth service, where threshold-auth connections go.
+	AuthAddr string
+	// Rules returns the rules in force, whose authorities verify peers.
+	Rules interface{ Current() *rules.Trust }
+	// SignForwardedFrom signs the client's address for the auth service. It gets the bytes that the client
+	// has sent so far, and binds the signature to them.
 	SignForwardedFrom func(from netip.AddrPort, hello []byte) ([]byte, error)
-	// Service is this proxy's own certificate, shown to nodes and tsh. Web is what browsers get.
+	// Service returns the service certificate of this proxy, for nodes and tsh.
 	Service func() (*tls.Certificate, error)
-	Web     func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// Challenge answers an ACME authority (acme-tls/1). Nil: nobody asked one.
+	// Web returns the certificate for browsers.
+	Web func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Challenge answers an ACME authority (ALPN acme-tls/1). Nil: these connections are refused.
 	Challenge func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-	// The servers own the connection, and return when it has ended or soon after ctx has. ServeSSH calls
-	// settled once it knows the peer, and returns why it never did; a fault.Denied says that what the peer
-	// showed is not good, fault.Expired that it was, and fault.Unauthenticated that it asked to be let in and
-	// showed nothing.
-	ServeSSH  func(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error
-	ServeDial func(ctx context.Context, conn net.Conn, user identity.Peer)
-	// ServeTunnel greets the node, and returns what then serves the tunnel; nil if there is none.
-	ServeTunnel func(ctx context.Context, conn net.Conn, node identity.Peer) (serve func())
-	ServeWeb    func(conn net.Conn) // hands over: returns at once
+	// The four Serve functions own their connection. All but ServeWeb return when the connection has ended,
+	// or soon after ctx has.
 
-	// Balancers are the networks of balancers in front of this port. Everybody comes from their addresses, so
-	// what is counted by network is not counted for them. With ProxyProtocol each of their connections must
-	// begin with a PROXY header, whose source address then counts; a header from anywhere else is garbage.
-	// None: nobody is believed.
-	Balancers     []netip.Prefix
+	// ServeSSH calls settled once it knows the peer. Its error says why the peer never became known:
+	// fault.Denied for a certificate that is not valid, fault.Expired for one that has only expired, and
+	// fault.Unauthenticated when the peer showed none.
+	ServeSSH func(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error
+	// ServeDial serves a verified user.
+	ServeDial func(ctx context.Context, conn net.Conn, user identity.Peer)
+	// ServeTunnel exchanges the first messages with the node, and returns a function that serves the tunnel
+	// until it ends. It returns nil when there is no tunnel.
+	ServeTunnel func(ctx context.Context, conn net.Conn, node identity.Peer) (serve func())
+	// ServeWeb takes the connection over and returns at once.
+	ServeWeb func(conn net.Conn)
+
+	// Balancers are the networks of the load balancers in front of this port. All clients share their
+	// addresses, so limits and penalties per network do not apply to them. Empty: there are none.
+	Balancers []netip.Prefix
+	// ProxyProtocol requires a PROXY header on each connection from a balancer; the source address in it is
+	// then the client's. A PROXY header from any other address is refused.
 	ProxyProtocol bool
-	// Exempt are networks that are never turned away for what came from them. None: only those from which
-	// people are known to come.
+	// Exempt are networks that are never penalised. Empty: only networks with a known peer are exempt.
 	Exempt []netip.Prefix
 
-	Drain time.Duration    // how long sessions may go on after Run's context ended. Zero: 10 s
-	Now   func() time.Time // zero: time.Now
-	Log   *slog.Logger
+	// Drain is how long sessions may go on after the context of Run has ended. Zero means 10 s.
+	Drain time.Duration
+	// Now is the clock for certificates. Nil means time.Now.
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Mux serves one listener.
 type Mux struct {
 	cfg        Config
-	tlsConfigs map[string]*tls.Config // by ALPN name; "" is the web
-	pending    *limit.RandomDrop
-	anonymous  *limit.RandomDrop
+	tlsConfigs map[string]*tls.Config // by ALPN name; "" is for browsers
+	pending    *limit.RandomDrop      // connections whose peer is not known yet
+	anonymous  *limit.RandomDrop      // browsers, and connections passed through to the auth service
 	penalties  *penalties
 	counters   Counters
-	penaltyLog *rate.Limiter // of lines about networks that are turned away
-	streams    chan net.Conn // from inside WebSockets
-	stopped    chan struct{} // closed once nothing enters any more
+	penaltyLog *limitedlog.Logger // for lines about penalised networks
 
-	sessions *drainGroup // what Drain waits for: people's sessions
-	calls    *drainGroup // connections to auth, which get callGrace: whether a call is under way on one cannot be seen
-	serving  sync.WaitGroup
+	streams chan net.Conn // byte streams inside WebSockets, from ServeStream to acceptStreams
+	stopped chan struct{} // closed by acceptStreams: no further stream is served
+
+	// What a stop waits for. Calls get only callGrace, because mux cannot see whether a call is in progress.
+	sessions *drainGroup // connections of users that lead to nodes
+	calls    *drainGroup // connections to the auth service
+
+	serving sync.WaitGroup // every goroutine that Run starts; Run waits for it last
 }
 
 // New makes a Mux. It starts nothing.
@@ -100,24 +131,19 @@ func New(cfg Config) *Mux {
 		cfg.Now = time.Now
 	}
 	if cfg.Drain == 0 {
-		cfg.Drain = 10 * time.Second
+		cfg.Drain = defaultDrain
 	}
-	m := &Mux{cfg: cfg,
-		// Connections whose peer is not known yet, and those that stay anonymous: browsers and what is passed
-		// through to auth. The first limit is for all, the second for one network. A process may have 20,000
-		// descriptors, and 10,000 nodes.
-		pending: limit.NewRandomDrop(
-			limit.DropLimit{Start: 1024, Rate: 30, Full: 2048},
-			limit.DropLimit{Start: 128, Rate: 30, Full: 256},
-		),
-		anonymous: limit.NewRandomDrop(
-			limit.DropLimit{Start: 2048, Rate: 30, Full: 4096},
-			limit.DropLimit{Start: 256, Rate: 30, Full: 512},
-		),
-		penalties: newPenalties(
-			cfg.Exempt,
-		), penaltyLog: rate.NewLimiter(rate.Every(penaltyLogEvery), penaltyLogBurst), sessions: newDrainGroup(), calls: newDrainGroup(),
-		streams: make(chan net.Conn), stopped: make(chan struct{})}
+	m := &Mux{
+		cfg:        cfg,
+		pending:    limit.NewRandomDrop(pendingLimit, pendingNetworkLimit),
+		anonymous:  limit.NewRandomDrop(anonymousLimit, anonymousNetworkLimit),
+		penalties:  newPenalties(cfg.Exempt),
+		penaltyLog: limitedlog.New(cfg.Log, penaltyLogEvery, penaltyLogBurst, nil),
+		streams:    make(chan net.Conn),
+		stopped:    make(chan struct{}),
+		sessions:   newDrainGroup(),
+		calls:      newDrainGroup(),
+	}
 	m.tlsConfigs = map[string]*tls.Config{
 		identity.ALPNDial:   m.peerConfig(identity.ALPNDial, identity.User),
 		identity.ALPNTunnel: m.peerConfig(identity.ALPNTunnel, identity.Node),
@@ -126,12 +152,13 @@ func New(cfg Config) *Mux {
 	return m
 }
 
-// Counters tells what has come so far.
+// Counters returns the live counters. They may be read at any time.
 func (m *Mux) Counters() *Counters { return &m.counters }
 
-// Run accepts until ctx ends. Then it closes the listener, lets sessions go on for at most Drain, ends the
-// rest, and waits for all.
+// Run accepts connections until ctx ends. Then it closes the listener, lets sessions go on for at most Drain,
+// closes the remaining connections, and waits for every goroutine it started.
 func (m *Mux) Run(ctx context.Context) error {
+	// Connections are served in a context of their own, which ends only after the drain.
 	serve, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { m.cfg.Listener.Close() })
@@ -146,8 +173,10 @@ func (m *Mux) Run(ctx context.Context) error {
 	return err
 }
 
+// accept starts serving each connection, in the context serve, until ctx ends or the listener is closed.
 func (m *Mux) accept(ctx, serve context.Context) error {
-	for wait := 5 * time.Millisecond; ; {
+	pauses := backoff.Backoff{Min: firstAcceptPause, First: firstAcceptPause, Max: maxAcceptPause}
+	for {
 		conn, err := m.cfg.Listener.Accept()
 		switch {
 		case ctx.Err() != nil:
@@ -157,133 +186,133 @@ func (m *Mux) accept(ctx, serve context.Context) error {
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept: %w", err)
-		case err != nil: // too many open files, most likely: those that are served end and make room
+		case err != nil:
+			// The usual cause is too many open files. Connections that end free some, so accept tries again.
 			m.counters.AcceptErrors.Add(1)
-			m.cfg.Log.Error("cannot accept connections", "err", err, "retry", wait)
-			select {
-			case <-ctx.Done():
-			case <-time.After(wait):
-			}
-			wait = min(2*wait, time.Second)
+			pause := pauses.Next()
+			m.cfg.Log.Error("cannot accept connections", "err", err, "retry", pause)
+			backoff.Sleep(ctx, pause)
 			continue
 		}
-		wait = 5 * time.Millisecond
+		pauses.Reset()
 		m.startConn(serve, conn)
 	}
 }
 
-// pendingConn is one connection until its peer is known.
+// pendingConn is a connection whose peer is not known yet. It belongs to one goroutine, except for dropped,
+// which the goroutine of another connection may set.
 type pendingConn struct {
-	*prefixedConn
-	network  netip.Prefix // its network. The zero one is neither penalised nor counted by itself.
-	deadline time.Time    // for everything before the peer is known
-	release  func()       // gives up the place among the pending ones
-	dropped  atomic.Bool  // lost its place to another
+	*clientConn
+	// network is what limits and penalties count by. The zero Prefix has no limit of its own and no
+	// penalties.
+	network  netip.Prefix
+	deadline time.Time   // for everything until the peer is known
+	release  func()      // gives the pending slot back; may be called more than once
+	dropped  atomic.Bool // closed by random early drop
 }
 
-// startConn lets a connection in that was just accepted, from where it really comes.
+func newPendingConn(conn net.Conn) *pendingConn {
+	return &pendingConn{
+		clientConn: newClientConn(conn),
+		network:    limit.Network(conn.RemoteAddr().String()),
+		deadline:   time.Now().Add(handshakeTimeout),
+	}
+}
+
+// startConn serves an accepted connection in a goroutine, unless its network is penalised.
 func (m *Mux) startConn(ctx context.Context, conn net.Conn) {
 	m.counters.Accepted.Add(1)
 	keepalive.Enable(conn)
-	v := &pendingConn{
-		prefixedConn: &prefixedConn{Conn: conn},
-		network:      limit.Network(conn.RemoteAddr().String()),
-		deadline:     time.Now().Add(handshakeTimeout),
-	}
+	p := newPendingConn(conn)
 	balanced := m.fromBalancer(conn.RemoteAddr())
 	if balanced {
-		v.network = netip.Prefix{}
+		p.network = netip.Prefix{}
 	}
-	if !m.admit(v) {
+	if !m.admit(p) {
 		return
 	}
 	m.serving.Go(func() {
-		defer func() { v.release() }()
+		defer func() { p.release() }() // readClientAddr replaces p.release
 		defer m.recover(conn)
-		if !balanced || !m.cfg.ProxyProtocol || m.readClientAddr(ctx, v) {
-			m.dispatch(ctx, v)
+		if !balanced || !m.cfg.ProxyProtocol || m.readClientAddr(ctx, p) {
+			m.dispatch(ctx, p)
 		}
 	})
 }
 
-// fromBalancer reports whether it is a balancer who connects.
+// fromBalancer reports whether addr belongs to a configured balancer.
 func (m *Mux) fromBalancer(addr net.Addr) bool {
 	ap, err := netip.ParseAddrPort(addr.String())
-	return err == nil &&
-		slices.ContainsFunc(
-			m.cfg.Balancers,
-			func(n netip.Prefix) bool { return n.Contains(ap.Addr().Unmap().WithZone("")) },
-		)
-}
-
-// admit gives the connection a place among the pending ones, or closes it.
-func (m *Mux) admit(v *pendingConn) bool {
-	if m.penalties.blocks(v.network) {
-		m.counters.Penalised.Add(1)
-		v.Conn.Close()
+	if err != nil {
 		return false
 	}
-	v.release = m.pending.Admit(v.network, func() { m.drop(v) })
+	ip := ap.Addr().Unmap().WithZone("")
+	return slices.ContainsFunc(m.cfg.Balancers, func(n netip.Prefix) bool { return n.Contains(ip) })
+}
+
+// admit gives the connection a pending slot and reports true. It closes the connection and reports false when
+// the network is penalised.
+func (m *Mux) admit(p *pendingConn) bool {
+	if m.penalties.blocks(p.network) {
+		m.counters.Penalised.Add(1)
+		p.Close()
+		return false
+	}
+	p.release = m.pending.Admit(p.network, func() { m.drop(p) })
 	return true
 }
 
-// drop ends a connection that lost its place. That is no fault of its own.
-func (m *Mux) drop(v *pendingConn) {
-	v.dropped.Store(true)
+// drop closes a connection that random early drop chose. The network is not charged for it.
+func (m *Mux) drop(p *pendingConn) {
+	p.dropped.Store(true)
 	m.counters.Dropped.Add(1)
-	v.Conn.Close()
+	p.Close()
 }
 
-// readClientAddr takes the client's address from the balancer, and lets the client in by that.
-func (m *Mux) readClientAddr(ctx context.Context, v *pendingConn) bool {
-	_ = v.SetReadDeadline(v.deadline)
-	stop := context.AfterFunc(ctx, func() { v.Conn.Close() })
-	err := v.readProxyHeader()
+// readClientAddr reads the PROXY header of a balancer, and admits the connection again under the client's
+// network. It reports false when the connection was closed.
+func (m *Mux) readClientAddr(ctx context.Context, p *pendingConn) bool {
+	_ = p.SetReadDeadline(p.deadline)
+	stop := context.AfterFunc(ctx, func() { p.Close() })
+	err := p.readProxyHeader()
 	stop()
-	if len(v.prefix) == 0 && peerClosed(err) {
+	if len(p.Prefix()) == 0 && peerClosed(err) {
 		err = errNoData
 	}
 	if err != nil {
-		m.refuse(v, "PROXY header", err)
+		m.refuse(p, "PROXY header", err)
 		return false
 	}
-	if v.clientAddr == nil { // the balancer's own
+	if p.clientAddr == nil { // the header names no client: a health check of the balancer
 		return true
 	}
 	m.counters.ProxyHeader.Add(1)
-	v.release()
-	v.network = limit.Network(v.clientAddr.String())
-	return m.admit(v)
+	p.release()
+	p.network = limit.Network(p.clientAddr.String())
+	return m.admit(p)
 }
 
-// recover keeps one connection's panic from being everyone's.
+// recover limits a panic to its own connection. It is called deferred.
 func (m *Mux) recover(conn net.Conn) {
 	if r := recover(); r != nil {
 		m.counters.Panics.Add(1)
-		m.cfg.Log.Error(
-			"panic while serving a connection",
-			"from",
-			conn.RemoteAddr(),
-			"panic",
-			r,
-			"stack",
-			string(debug.Stack()),
-		)
+		m.cfg.Log.Error("panic while serving a connection",
+			"from", conn.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
 		conn.Close()
 	}
 }
 
-// drain waits for what should not be cut short: sessions for Drain, calls to auth for callGrace.
+// drain waits up to Drain for the sessions and up to callGrace for the calls to the auth service.
 func (m *Mux) drain(ctx context.Context) {
 	sessions, calls := m.sessions.close(), m.calls.close()
 	grace := time.NewTimer(callGrace)
 	defer grace.Stop()
-	within, cancel := lifecycle.DrainContext(ctx, m.cfg.Drain)
+	drainCtx, cancel := lifecycle.DrainContext(ctx, m.cfg.Drain)
 	defer cancel()
 	select {
 	case <-sessions:
-	case <-within.Done():
-		m.cfg.Log.Warn("sessions are cut: the time to drain is over", "at most", m.cfg.Drain)
+	case <-drainCtx.Done():
+		m.cfg.Log.Warn("the drain time is over: the remaining sessions are closed", "drain", m.cfg.Drain)
 	}
 	select {
 	case <-calls:
@@ -291,50 +320,52 @@ func (m *Mux) drain(ctx context.Context) {
 	}
 }
 
-// dispatch finds out what a connection speaks and hands it to whoever serves that.
-func (m *Mux) dispatch(ctx context.Context, v *pendingConn) {
-	stop := context.AfterFunc(ctx, func() { v.Conn.Close() }) // at a shutdown nobody waits for the slow
-	kind, offered, err := v.sniff(v.deadline)
+// dispatch detects the protocol and hands the connection to its server.
+func (m *Mux) dispatch(ctx context.Context, p *pendingConn) {
+	stop := context.AfterFunc(ctx, func() { p.Close() }) // a stop does not wait for slow clients
+	proto, offered, err := p.sniff(p.deadline)
 	stop()
 	if err != nil {
-		m.refuse(v, "first bytes", err)
+		m.refuse(p, "first bytes", err)
 		return
 	}
-	_ = v.SetReadDeadline(time.Time{})
-	switch kind {
+	_ = p.SetReadDeadline(time.Time{})
+	switch proto {
 	case protocolSSH:
 		m.counters.SSH.Add(1)
-		m.sessions.serve(v, func() { m.serveSSH(ctx, v) })
+		m.sessions.serve(p, func() { m.serveSSH(ctx, p) })
 	case protocolTLS:
-		m.serveTLS(ctx, v, offered)
+		m.serveTLS(ctx, p, offered)
 	case protocolHTTP:
 		m.counters.ClearHTTP.Add(1)
-		answerClearHTTP(v)
+		answerClearHTTP(p)
 	}
 }
 
-func (m *Mux) serveSSH(ctx context.Context, v *pendingConn) {
-	err := m.cfg.ServeSSH(ctx, v.prefixedConn, func(who identity.Identity) { m.markPeerKnown(v, who) })
-	if err != nil {
-		m.refuse(v, "SSH", err)
+func (m *Mux) serveSSH(ctx context.Context, p *pendingConn) {
+	settled := func(who identity.Identity) { m.markPeerKnown(p, who) }
+	if err := m.cfg.ServeSSH(ctx, p.clientConn, settled); err != nil {
+		m.refuse(p, "SSH", err)
 	}
 }
 
-// markPeerKnown notes that the peer is known. One who is pinned to another network is told so by the server,
-// and vouches for none.
-func (m *Mux) markPeerKnown(v *pendingConn, who identity.Identity) {
-	v.release()
-	if who.CheckSourceAddress(v.RemoteAddr()) == nil {
-		m.penalties.markKnown(v.network, who.Expires.Sub(m.cfg.Now()))
+// markPeerKnown gives the pending slot back and protects the network from penalties until the certificate
+// expires. A certificate that is pinned to another network protects nobody here: the server refuses it.
+func (m *Mux) markPeerKnown(p *pendingConn, who identity.Identity) {
+	p.release()
+	if who.CheckSourceAddress(p.RemoteAddr()) == nil {
+		m.penalties.markKnown(p.network, who.Expires.Sub(m.cfg.Now()))
 	}
 }
 
-// refuse closes a connection that did not get as far as a server, and has its network pay for it.
-func (m *Mux) refuse(v *pendingConn, at string, err error) { m.refuseConn(v, at, err, false) }
+// refuse closes a connection whose peer did not become known, and charges its network. stage says in the log
+// how far the connection got.
+func (m *Mux) refuse(p *pendingConn, stage string, err error) { m.refuseConn(p, stage, err, false) }
 
-func (m *Mux) refuseConn(v *pendingConn, at string, err error, anonymous bool) {
-	v.Conn.Close()
-	if v.dropped.Load() {
+// refuseConn is refuse, and takes into account whether the connection would have stayed anonymous.
+func (m *Mux) refuseConn(p *pendingConn, stage string, err error, anonymous bool) {
+	p.Close()
+	if p.dropped.Load() { // counted by drop, and not the peer's fault
 		return
 	}
 	switch {
@@ -346,16 +377,9 @@ func (m *Mux) refuseConn(v *pendingConn, at string, err error, anonymous bool) {
 	default:
 		m.counters.Refused.Add(1)
 	}
-	m.cfg.Log.Debug("connection refused", "from", v.RemoteAddr(), "at", at, "err", err)
-	if m.penalties.charge(v.network, costOf(err, anonymous)) && m.penaltyLog.Allow() {
-		m.cfg.Log.Info(
-			"a network is turned away for a while: nothing but refusals came from it",
-			"network",
-			v.network,
-			"last",
-			at,
-			"err",
-			err,
-		)
+	m.cfg.Log.Debug("connection refused", "from", p.RemoteAddr(), "stage", stage, "err", err)
+	if m.penalties.charge(p.network, costOf(err, anonymous)) {
+		m.penaltyLog.Log(slog.LevelInfo, "network penalised: its new connections are closed for a while",
+			"network", p.network, "last_stage", stage, "err", err)
 	}
 }

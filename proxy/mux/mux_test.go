@@ -29,12 +29,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testRules is the rules of the moment.
+// testRules are the rules in force; a test may replace them.
 type testRules struct{ atomic.Pointer[rules.Trust] }
 
-func (c *testRules) Current() *rules.Trust { return c.Load() }
+func (r *testRules) Current() *rules.Trust { return r.Load() }
 
-// pipeListener is an in-memory listener, so that stalls take no real time.
+// pipeListener listens in memory, so that it works in a synctest bubble.
 type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -58,51 +58,53 @@ func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 func (l *pipeListener) dial() net.Conn { return l.dialFrom(nil) }
 
-// dialFrom dials as if from another address; nil is no IP address at all.
+// dialFrom dials with addr as the client's address. With nil the address is that of a pipe, which is no IP
+// address.
 func (l *pipeListener) dialFrom(addr net.Addr) net.Conn {
 	near, far := net.Pipe()
 	l.conns <- addrConn{far, addr}
 	return near
 }
 
-// addrConn is a pipe with an address.
+// addrConn is a connection with another remote address. Nil keeps the connection's own.
 type addrConn struct {
 	net.Conn
 	addr net.Addr
 }
 
-func (l addrConn) RemoteAddr() net.Addr {
-	if l.addr == nil {
-		return l.Conn.RemoteAddr()
+func (c addrConn) RemoteAddr() net.Addr {
+	if c.addr == nil {
+		return c.Conn.RemoteAddr()
 	}
-	return l.addr
+	return c.addr
 }
 
 func tcp(addr string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)) }
 
-// served says who came to which server.
+// served is a connection that reached a server.
 type served struct {
-	by   string
+	by   string // "dial", "tunnel", "web", or "ssh " with the first bytes
 	peer identity.Peer
 	from string
 }
 
+// testMux is a Mux that runs, with servers that report their connections and close them.
 type testMux struct {
 	*proxytest.Auth
 	rules  *testRules
-	dial   func() net.Conn
+	dial   func() net.Conn // connects to the listener
 	mux    *mux.Mux
 	served chan served
-	stop   func() error
+	stop   func() error // stops the Mux and returns the error of Run; every test calls it
 }
 
-// startMux must be closed with stop.
+// startMux starts a Mux on a pipeListener.
 func startMux(t *testing.T, a *proxytest.Auth, trust *rules.Trust) *testMux {
 	t.Helper()
 	l := newPipeListener()
-	p := startOn(a, trust, l)
-	p.dial = l.dial
-	return p
+	m := startOn(a, trust, l)
+	m.dial = l.dial
+	return m
 }
 
 func startOn(a *proxytest.Auth, trust *rules.Trust, ln net.Listener) *testMux {
@@ -113,18 +115,23 @@ func startWithAuthAt(a *proxytest.Auth, authAddr string, trust *rules.Trust, ln 
 	return startConfig(a, trust, mux.Config{Listener: ln, AuthAddr: authAddr})
 }
 
-// startConfig serves by a configuration that says where to listen and what the test is about.
+// startConfig starts a Mux. cfg has the listener, the address of the auth service and what the test is about;
+// startConfig fills in the rest.
+//
+// Its SSH server reads up to 9 bytes, and treats a few words as a test needs: SSH-alice has a valid
+// certificate, SSH-bogus an invalid one, SSH-plain none, SSH-old an expired one, and SSH-panic makes the
+// server panic.
 func startConfig(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux {
-	p := &testMux{Auth: a, rules: &testRules{}, served: make(chan served, 300)}
-	p.rules.Store(trust)
+	m := &testMux{Auth: a, rules: &testRules{}, served: make(chan served, 300)}
+	m.rules.Store(trust)
 	own, _ := a.TLSCertificate()
-	end := func(by string) func(context.Context, net.Conn, identity.Peer) {
+	serve := func(by string) func(context.Context, net.Conn, identity.Peer) {
 		return func(_ context.Context, c net.Conn, peer identity.Peer) {
-			p.served <- served{by, peer, c.RemoteAddr().String()}
+			m.served <- served{by, peer, c.RemoteAddr().String()}
 			c.Close()
 		}
 	}
-	cfg.Cluster, cfg.Rules, cfg.SignForwardedFrom = membertest.Name, p.rules, signForwardedFrom(own)
+	cfg.Cluster, cfg.Rules, cfg.SignForwardedFrom = membertest.Name, m.rules, signForwardedFrom(own)
 	if cfg.Log == nil {
 		cfg.Log = proxytest.Log()
 	}
@@ -141,31 +148,34 @@ func startConfig(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux
 			alice := a.User("alice@example.com")
 			alice.Expires = time.Now().Add(8 * time.Hour)
 			settled(alice)
-		case "SSH-thief":
-			return fault.Wrap(errors.New("a foreign certificate"), fault.Denied, "test", "no", "no")
-		case "SSH-none":
+		case "SSH-bogus":
+			return fault.Wrap(errors.New("invalid certificate"), fault.Denied, "test", "no", "no")
+		case "SSH-plain":
 			return fault.Wrap(errors.New("no certificate"), fault.Unauthenticated, "test", "no", "no")
-		case "SSH-ended":
-			return fault.Wrap(errors.New("a certificate that has ended"), fault.Expired, "test", "no", "no")
+		case "SSH-old":
+			return fault.Wrap(errors.New("expired certificate"), fault.Expired, "test", "no", "no")
 		}
-		p.served <- served{by: "ssh " + string(b[:n]), from: c.RemoteAddr().String()}
+		m.served <- served{by: "ssh " + string(b[:n]), from: c.RemoteAddr().String()}
 		c.Close()
 		return nil
 	}
-	cfg.ServeDial = end("dial")
+	cfg.ServeDial = serve("dial")
 	cfg.ServeTunnel = func(ctx context.Context, c net.Conn, node identity.Peer) func() {
-		return func() { end("tunnel")(ctx, c, node) }
+		return func() { serve("tunnel")(ctx, c, node) }
 	}
-	cfg.ServeWeb = func(c net.Conn) { p.served <- served{by: "web", from: c.RemoteAddr().String()}; c.Close() }
-	p.mux = mux.New(cfg)
+	cfg.ServeWeb = func(c net.Conn) {
+		m.served <- served{by: "web", from: c.RemoteAddr().String()}
+		c.Close()
+	}
+	m.mux = mux.New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- p.mux.Run(ctx) }()
-	p.stop = func() error { cancel(); return <-done }
-	return p
+	go func() { done <- m.mux.Run(ctx) }()
+	m.stop = func() error { cancel(); return <-done }
+	return m
 }
 
-// proxyID is this proxy's id in introductions.
+// proxyID is the id of this proxy in forwarded addresses.
 const proxyID = identity.MachineID("0123456789abcdef0123456789abcdef")
 
 func signForwardedFrom(own *tls.Certificate) func(netip.AddrPort, []byte) ([]byte, error) {
@@ -183,57 +193,62 @@ func openRules(t *testing.T, a *proxytest.Auth) *rules.Trust {
 	return trust
 }
 
-// startTCP is a port whose clients have addresses.
+// startTCP starts a Mux on a TCP port, where clients have IP addresses.
 func startTCP(t *testing.T, a *proxytest.Auth, authAddr string, trust *rules.Trust) *testMux {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := startWithAuthAt(a, authAddr, trust, ln)
-	p.dial = func() net.Conn {
+	m := startWithAuthAt(a, authAddr, trust, ln)
+	m.dial = func() net.Conn {
 		c, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c
 	}
-	return p
+	return m
 }
 
-// Auth sees this proxy's address alone, so it is told the client's, in words that only this proxy can have
-// signed.
+// The auth service sees only the address of the proxy, so the proxy signs the client's address and sends it
+// first.
 func TestAuthReceivesTheForwardedAddress(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
 	auth, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer auth.Close()
-	p := startTCP(t, a, auth.Addr().String(), openRules(t, a))
-	defer p.stop()
-	client := p.dial()
+	m := startTCP(t, a, auth.Addr().String(), openRules(t, a))
+	defer m.stop()
+	client := m.dial()
 	defer client.Close()
-	go tls.Client(client, &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true}).
-		Handshake()
+	cfg := &tls.Config{NextProtos: []string{identity.ALPNAuth}, InsecureSkipVerify: true}
+	go tls.Client(client, cfg).Handshake()
 	conn, err := auth.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_, said, err := authrpc.ReadForwardedFrom(conn)
+	_, got, err := authrpc.ReadForwardedFrom(conn)
+	if err != nil || got == nil {
+		t.Fatalf("got %v, %v, want a forwarded address", got, err)
+	}
 	own, _ := a.TLSCertificate()
-	if err != nil || said == nil || said.Addr.String() != client.LocalAddr().String() ||
-		said.ProxyID != proxyID ||
-		!said.Verify(own.PrivateKey.(crypto.Signer).Public()) {
-		t.Errorf("got %+v, %v, want the proxy's signed word for %s", said, err, client.LocalAddr())
+	if got.Addr.String() != client.LocalAddr().String() || got.ProxyID != proxyID {
+		t.Errorf("got %+v, want %s from this proxy", got, client.LocalAddr())
+	}
+	if !got.Verify(own.PrivateKey.(crypto.Signer).Public()) {
+		t.Error("the signature of the forwarded address is not valid")
 	}
 }
 
-// handshake does a TLS handshake and waits for the server's word on the certificate, which TLS 1.3 gives
-// after it.
-func (p *testMux) handshake(cfg *tls.Config) error {
-	raw := p.dial()
+// handshake does a TLS handshake and then reads: in TLS 1.3 the server refuses a client certificate only
+// after the client's part of the handshake. It returns nil when the server accepted the client.
+func (m *testMux) handshake(cfg *tls.Config) error {
+	raw := m.dial()
 	defer raw.Close()
 	cfg.InsecureSkipVerify = true
 	tc := tls.Client(raw, cfg)
@@ -256,80 +271,83 @@ func certs(c *tls.Certificate) []tls.Certificate {
 }
 
 func TestWhichPeerMayUseWhichProtocol(t *testing.T) {
+	t.Parallel()
 	a, foreign := proxytest.New(t), proxytest.New(t)
-	p := startMux(t, a, openRules(t, a))
+	m := startMux(t, a, openRules(t, a))
 	alice, node := a.User("alice@example.com", "ops"), a.Machine(identity.Node, "web-1", nil)
+	const dial, tunnel = "threshold-dial", "threshold-tunnel"
 	expired := func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 	}
 	server := func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
 	user, machine := a.UserCertificate(alice, nil), a.MachineCertificate(node, nil)
+	proxy2 := a.MachineCertificate(a.Machine(identity.Proxy, "proxy-2", nil), nil)
 	for _, tt := range []struct {
 		name string
 		alpn []string
 		cert *tls.Certificate
 		want string // the server; empty: refused
 	}{
-		{"a user on dial", []string{"threshold-dial"}, user, "dial"},
-		{"a node on tunnel", []string{"threshold-tunnel"}, machine, "tunnel"},
+		{"a user on dial", []string{dial}, user, "dial"},
+		{"a node on tunnel", []string{tunnel}, machine, "tunnel"},
 		{"a browser", []string{"h2", "http/1.1"}, nil, "web"},
 		{"curl without ALPN", nil, nil, "web"},
 		{"a browser with a user certificate", []string{"h2"}, user, "web"},
-		{"a node on dial", []string{"threshold-dial"}, machine, ""},
-		{"a user on tunnel", []string{"threshold-tunnel"}, user, ""},
-		{"a proxy on tunnel", []string{"threshold-tunnel"}, a.MachineCertificate(a.Machine(identity.Proxy, "proxy-2", nil), nil), ""},
-		{"nobody on dial", []string{"threshold-dial"}, nil, ""},
-		{"nobody on tunnel", []string{"threshold-tunnel"}, nil, ""},
-		{"an expired user", []string{"threshold-dial"}, a.UserCertificate(alice, expired), ""},
-		{"an expired node", []string{"threshold-tunnel"}, a.MachineCertificate(node, expired), ""},
-		{"a user of another cluster's authority", []string{"threshold-dial"}, foreign.UserCertificate(alice, nil), ""},
-		{"a node of another cluster's authority", []string{"threshold-tunnel"}, foreign.MachineCertificate(node, nil), ""},
-		{"a user certificate for servers", []string{"threshold-dial"}, a.UserCertificate(alice, server), ""},
-		{"two of ours", []string{"threshold-dial", "threshold-tunnel"}, user, ""},
-		{"one of ours and the web", []string{"threshold-dial", "h2"}, user, ""},
+		{"a node on dial", []string{dial}, machine, ""},
+		{"a user on tunnel", []string{tunnel}, user, ""},
+		{"a proxy on tunnel", []string{tunnel}, proxy2, ""},
+		{"no certificate on dial", []string{dial}, nil, ""},
+		{"no certificate on tunnel", []string{tunnel}, nil, ""},
+		{"an expired user", []string{dial}, a.UserCertificate(alice, expired), ""},
+		{"an expired node", []string{tunnel}, a.MachineCertificate(node, expired), ""},
+		{"a user of another cluster", []string{dial}, foreign.UserCertificate(alice, nil), ""},
+		{"a node of another cluster", []string{tunnel}, foreign.MachineCertificate(node, nil), ""},
+		{"a user certificate for servers", []string{dial}, a.UserCertificate(alice, server), ""},
+		{"two threshold protocols", []string{dial, tunnel}, user, ""},
+		{"a threshold protocol and the web", []string{dial, "h2"}, user, ""},
 		{"auth and the web", []string{"http/1.1", "threshold-auth"}, nil, ""},
 		{"raft", []string{"threshold-raft"}, machine, ""},
-		{"another case", []string{"THRESHOLD-DIAL"}, user, ""},
-		{"a protocol nobody speaks", []string{"smtp"}, nil, ""},
+		{"a threshold protocol in capitals", []string{"THRESHOLD-DIAL"}, user, ""},
+		{"an unknown protocol", []string{"smtp"}, nil, ""},
 	} {
-		err := p.handshake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert)})
+		err := m.handshake(&tls.Config{NextProtos: tt.alpn, Certificates: certs(tt.cert)})
 		switch {
 		case tt.want == "" && err == nil:
-			t.Errorf("%s: got in, want refused", tt.name)
+			t.Errorf("%s: got accepted, want refused", tt.name)
 		case tt.want != "" && err != nil:
 			t.Errorf("%s: got %v, want served by %s", tt.name, err, tt.want)
 		case tt.want != "":
-			got := <-p.served
+			got := <-m.served
 			if got.by != tt.want || got.by == "dial" && got.peer.Name != alice.Name ||
 				got.by == "tunnel" && got.peer.ID != node.ID {
 				t.Errorf("%s: got %s as %s, want %s", tt.name, got.by, got.peer, tt.want)
 			}
 		}
 	}
-	if err := p.stop(); err != nil {
+	if err := m.stop(); err != nil {
 		t.Error(err)
 	}
 	select {
-	case s := <-p.served:
-		t.Errorf("got %s served, want nobody else", s.by)
+	case s := <-m.served:
+		t.Errorf("got a further connection served by %s", s.by)
 	default:
 	}
-	if c := p.mux.Counters(); c.Refused.Load() != 16 || c.Dial.Load() != 1 || c.Tunnel.Load() != 1 ||
-		c.Web.Load() != 3 {
+	c := m.mux.Counters()
+	if c.Refused.Load() != 16 || c.Dial.Load() != 1 || c.Tunnel.Load() != 1 || c.Web.Load() != 3 {
 		t.Errorf("got %v, want 16 refused, one dial, one tunnel, three web", c.LogValue())
 	}
 }
 
-// The session cache would let the client come back without showing its certificate; what it showed is checked
-// again under new rules.
+// A client that resumes a session sends no certificate. The one it sent before is verified again.
 func TestResumedSessionsAreVerifiedUnderCurrentRules(t *testing.T) {
+	t.Parallel()
 	a, other := proxytest.New(t), proxytest.New(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0") // resumption deadlocks over a pipe: both sides write at once
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // over a pipe resumption deadlocks: both sides write
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := startOn(a, openRules(t, a), ln)
-	p.dial = func() net.Conn {
+	m := startOn(a, openRules(t, a), ln)
+	m.dial = func() net.Conn {
 		c, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -345,64 +363,66 @@ func TestResumedSessionsAreVerifiedUnderCurrentRules(t *testing.T) {
 	resumed := false
 	cfg.VerifyConnection = func(st tls.ConnectionState) error { resumed = st.DidResume; return nil }
 	for range 2 {
-		if err := p.handshake(cfg); err != nil {
+		if err := m.handshake(cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if !resumed {
 		t.Error("got a full handshake the second time, want the session resumed")
 	}
-	p.rules.Store(openRules(t, other)) // rotated away
-	if err := p.handshake(cfg); err == nil {
-		t.Error("got in with a session of an authority that is gone, want refused")
+	m.rules.Store(openRules(t, other)) // the authority has been replaced
+	if err := m.handshake(cfg); err == nil {
+		t.Error("got accepted with a session of a replaced authority, want refused")
 	}
-	p.stop()
+	m.stop()
 }
 
 func TestUnknownFirstBytes(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
-	p := startMux(t, a, openRules(t, a))
+	m := startMux(t, a, openRules(t, a))
 	for name, first := range map[string][]byte{
-		"garbage":           []byte("\x00\x01\x02\x03"),
-		"a broken hello":    {22, 3, 1, 0, 4, 2, 0, 0, 0},
-		"half a banner":     []byte("SSX"),
-		"an oversize hello": append([]byte{22, 3, 1, 0x40, 0, 1, 2, 0, 0}, make([]byte, 100)...),
+		"garbage":                 []byte("\x00\x01\x02\x03"),
+		"a broken ClientHello":    {22, 3, 1, 0, 4, 2, 0, 0, 0},
+		"half an SSH version":     []byte("SSX"),
+		"an oversize ClientHello": append([]byte{22, 3, 1, 0x40, 0, 1, 2, 0, 0}, make([]byte, 100)...),
 	} {
-		c := p.dial()
+		c := m.dial()
 		go c.Write(first)
 		if b, err := io.ReadAll(c); len(b) != 0 || err != nil && !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("%s: got %q, %v, want the connection closed", name, b, err)
 		}
 		c.Close()
 	}
-	c := p.dial()
+	c := m.dial()
 	go c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 	answer := make([]byte, 1024)
 	n, _ := c.Read(answer)
 	if !bytes.Contains(answer[:n], []byte("https://")) {
-		t.Errorf("got %q for http, want to be told of https", answer[:n])
+		t.Errorf("got %q for http, want an answer that names https", answer[:n])
 	}
 	c.Close()
-	c = p.dial()
+	c = m.dial()
 	c.Write([]byte("SSH-panic"))
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("got an answer from a server that panicked")
 	}
 	c.Close()
-	c = p.dial()
+	c = m.dial()
 	c.Write([]byte("SSH-"))
-	if s := <-p.served; s.by != "ssh SSH-" {
-		t.Errorf("got %q, want SSH with the bytes that were peeked at", s.by)
+	if s := <-m.served; s.by != "ssh SSH-" {
+		t.Errorf("got %q, want SSH with the bytes that were read ahead", s.by)
 	}
 	c.Close()
-	p.stop()
-	if c := p.mux.Counters(); c.Refused.Load() != 4 || c.Panics.Load() != 1 || c.ClearHTTP.Load() != 1 {
-		t.Errorf("got %v, want 4 refused, one panic, one in the clear", c.LogValue())
+	m.stop()
+	if c := m.mux.Counters(); c.Refused.Load() != 4 || c.Panics.Load() != 1 || c.ClearHTTP.Load() != 1 {
+		t.Errorf("got %v, want 4 refused, one panic, one clear HTTP", c.LogValue())
 	}
 }
 
-// Each stage before the peer is known ends by itself.
+// Every stage before the peer is known has a deadline.
 func TestStallsTimeOut(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
 	trust := openRules(t, a)
 	hello := clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial"}})
@@ -414,13 +434,13 @@ func TestStallsTimeOut(t *testing.T) {
 	}{
 		{"silence is taken for SSH", nil, time.Second + time.Second, true},
 		{"after one byte of TLS", hello[:1], 10 * time.Second, false},
-		{"in the middle of the hello", hello[:len(hello)/2], 10 * time.Second, false},
-		{"after the hello", hello, 10 * time.Second, false},
-		{"in the SSH banner", []byte("SS"), 10 * time.Second, false},
+		{"in the middle of the ClientHello", hello[:len(hello)/2], 10 * time.Second, false},
+		{"after the ClientHello", hello, 10 * time.Second, false},
+		{"in the SSH version", []byte("SS"), 10 * time.Second, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			p := startMux(t, a, trust)
-			c, start := p.dial(), time.Now()
+			m := startMux(t, a, trust)
+			c, start := m.dial(), time.Now()
 			if tt.first != nil {
 				c.Write(tt.first)
 			}
@@ -429,14 +449,15 @@ func TestStallsTimeOut(t *testing.T) {
 				t.Errorf("%s: got closed after %s, want %s", tt.name, took, tt.after)
 			}
 			c.Close()
-			p.stop()
-			if timedOut := p.mux.Counters().TimedOut.Load() == 1; timedOut == tt.ssh {
+			m.stop()
+			if timedOut := m.mux.Counters().TimedOut.Load() == 1; timedOut == tt.ssh {
 				t.Errorf("%s: got timed out %v, want %v", tt.name, timedOut, !tt.ssh)
 			}
 		})
 	}
 }
 
+// clientHello returns the first message of a TLS client.
 func clientHello(t *testing.T, cfg *tls.Config) []byte {
 	near, far := net.Pipe()
 	defer far.Close()
@@ -450,48 +471,50 @@ func clientHello(t *testing.T, cfg *tls.Config) []byte {
 }
 
 func TestStopClosesPendingConnections(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
-	p := startMux(t, a, openRules(t, a))
-	c := p.dial()
+	m := startMux(t, a, openRules(t, a))
+	c := m.dial()
 	c.Write([]byte{22})
-	if err := p.stop(); err != nil {
+	if err := m.stop(); err != nil {
 		t.Errorf("got %v, want a clean stop", err)
 	}
 	if _, err := c.Read(make([]byte, 1)); err == nil {
-		t.Error("got bytes after the stop")
+		t.Error("got a byte after the stop, want the connection closed")
 	}
 }
 
 func TestAuthConnectionsArePassedThroughUnopened(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
 	trust := openRules(t, a)
-	p := startTCP(t, a, a.Addr(), trust)
-	var shown string
+	m := startTCP(t, a, a.Addr(), trust)
+	var server string
 	cfg := &tls.Config{
 		NextProtos:         []string{identity.ALPNAuth},
 		InsecureSkipVerify: true,
 		VerifyConnection: func(st tls.ConnectionState) error {
-			shown = st.PeerCertificates[0].Subject.CommonName
+			server = st.PeerCertificates[0].Subject.CommonName
 			return nil
 		},
 	}
-	c := tls.Client(p.dial(), cfg)
-	if err := c.Handshake(); err != nil || shown != "auth-1" {
-		t.Errorf("got %q, %v, want auth's own certificate through the proxy", shown, err)
+	c := tls.Client(m.dial(), cfg)
+	if err := c.Handshake(); err != nil || server != "auth-1" {
+		t.Errorf("got %q, %v, want the auth service's own certificate", server, err)
 	}
 	c.Close()
-	p.stop()
+	m.stop()
 
 	gone, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	gone.Close()
-	lane := newPipeListener()
-	p = startWithAuthAt(a, gone.Addr().String(), trust, lane)
-	p.dial = lane.dial
-	if err := p.handshake(cfg); err == nil {
-		t.Error("got an answer while auth is down")
+	l := newPipeListener()
+	m = startWithAuthAt(a, gone.Addr().String(), trust, l)
+	m.dial = l.dial
+	if err := m.handshake(cfg); err == nil {
+		t.Error("got a handshake while the auth service is down, want an error")
 	}
-	p.stop()
+	m.stop()
 }

@@ -12,51 +12,55 @@ import (
 )
 
 const (
-	// authConnect bounds the wait for auth to take a connection.
-	authConnect = 5 * time.Second
-	// authLinger is how long one direction may go on after the other has ended, and how long a peer may read
-	// nothing: auth waits no longer for its own.
+	// authConnectTimeout bounds the TCP connect to the auth service.
+	authConnectTimeout = 5 * time.Second
+	// authLinger is how long one direction may go on after the other has ended, and how long a peer may go
+	// without reading. The auth service has the same limit for its own connections.
 	authLinger = 30 * time.Second
+	// passBufferBytes is the size of a copy buffer. Calls to the auth service are small.
+	passBufferBytes = 8 << 10
 )
 
-// passThrough joins the client with auth, byte for byte: TLS ends there, and this proxy can read none of it.
-// The address to go to is configured, never taken from the client.
-func (m *Mux) passThrough(ctx context.Context, p *prefixedConn) {
-	defer p.Close()
+// passThrough relays bytes between the client and the auth service. TLS ends there, so the proxy can read
+// nothing. The address is configured, and never taken from the client.
+func (m *Mux) passThrough(ctx context.Context, client *clientConn) {
+	defer client.Close()
 	dialer := keepalive.Dialer()
-	dialer.Timeout = authConnect
-	up, err := dialer.DialContext(ctx, "tcp", m.cfg.AuthAddr)
+	dialer.Timeout = authConnectTimeout
+	auth, err := dialer.DialContext(ctx, "tcp", m.cfg.AuthAddr)
 	if err != nil {
-		m.cfg.Log.Warn("auth cannot be reached", "addr", m.cfg.AuthAddr, "err", err)
+		m.cfg.Log.Warn("cannot connect to the auth service", "addr", m.cfg.AuthAddr, "err", err)
 		return
 	}
-	defer up.Close()
-	stop := context.AfterFunc(ctx, func() { p.Close(); up.Close() })
+	defer auth.Close()
+	stop := context.AfterFunc(ctx, func() { client.Close(); auth.Close() })
 	defer stop()
-	if err := m.sendForwardedFrom(up, p); err != nil {
-		m.cfg.Log.Warn("a client could not be passed on to auth", "from", p.RemoteAddr(), "err", err)
+	if err := m.sendForwardedFrom(auth, client); err != nil {
+		m.cfg.Log.Warn("cannot pass a client through to the auth service",
+			"from", client.RemoteAddr(), "err", err)
 		return
 	}
-	relay(p.Conn, up)
+	relay(client.Conn.Conn, auth) // nothing is left in the prefix
 }
 
-// sendForwardedFrom sends what the client has sent already, behind a word from where it comes: auth sees
-// nothing but this proxy.
-func (m *Mux) sendForwardedFrom(up net.Conn, p *prefixedConn) error {
-	from, err := netip.ParseAddrPort(p.RemoteAddr().String())
+// sendForwardedFrom sends the signed address of the client, and then the bytes that were read ahead.
+// Without the address the auth service would see only this proxy.
+func (m *Mux) sendForwardedFrom(auth net.Conn, client *clientConn) error {
+	from, err := netip.ParseAddrPort(client.RemoteAddr().String())
 	if err != nil {
 		return err
 	}
-	word, err := m.cfg.SignForwardedFrom(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), p.prefix)
+	hello := client.Prefix()
+	header, err := m.cfg.SignForwardedFrom(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), hello)
 	if err != nil {
 		return err
 	}
-	_, err = up.Write(append(word, p.prefix...))
-	p.prefix = nil
+	_, err = auth.Write(append(header, hello...))
+	client.Discard(len(hello))
 	return err
 }
 
-// relay copies both ways until both have ended.
+// relay copies both ways until both directions have ended.
 func relay(a, b net.Conn) {
 	var both sync.WaitGroup
 	both.Go(func() { copyOneWay(a, b) })
@@ -64,17 +68,16 @@ func relay(a, b net.Conn) {
 	both.Wait()
 }
 
-// passBytes is the size of a copy's buffer: calls to auth are small.
-const passBytes = 8 << 10
+var passBuffers = sync.Pool{New: func() any { return new([passBufferBytes]byte) }}
 
-var buffers = sync.Pool{New: func() any { return new([passBytes]byte) }}
-
-// copyOneWay copies in this process: that the kernel splices would cost two descriptors more each way for as
-// long as the connection stands, and strangers decide how many of those there are.
+// copyOneWay copies until src ends, and closes the sending half of dst. It closes both after an error.
+//
+// The copy takes place in this process, not by splice(2): a splice holds a pipe, which is two more file
+// descriptors for each direction as long as the connection stands, and strangers decide how many stand.
 func copyOneWay(dst, src net.Conn) {
-	buf := buffers.Get().(*[passBytes]byte)
+	buf := passBuffers.Get().(*[passBufferBytes]byte)
 	_, err := io.CopyBuffer(deadlineWriter{dst}, struct{ io.Reader }{src}, buf[:])
-	buffers.Put(buf)
+	passBuffers.Put(buf)
 	half, ok := dst.(interface{ CloseWrite() error })
 	if err != nil || !ok || half.CloseWrite() != nil {
 		dst.Close()
@@ -84,7 +87,7 @@ func copyOneWay(dst, src net.Conn) {
 	_ = dst.SetReadDeadline(time.Now().Add(authLinger))
 }
 
-// deadlineWriter gives each write a deadline.
+// deadlineWriter gives each write a deadline of authLinger.
 type deadlineWriter struct{ dst net.Conn }
 
 func (w deadlineWriter) Write(b []byte) (int, error) {

@@ -7,15 +7,16 @@ import (
 	"time"
 )
 
-// A client that asks and asks and reads no answer holds its connection no longer than auth would, were it
-// auth's own.
+// A client that reads no answer is disconnected after authLinger, as the auth service does with its own
+// clients.
 func TestAClientThatReadsNothingIsDisconnected(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		client, near := net.Pipe()
-		auth, up := net.Pipe()
+		client, toClient := net.Pipe()
+		auth, toAuth := net.Pipe()
 		defer client.Close()
 		ended := make(chan struct{})
-		go func() { defer close(ended); relay(near, up) }()
+		go func() { defer close(ended); relay(toClient, toAuth) }()
 		start := time.Now()
 		if _, err := auth.Write([]byte("an answer")); err != nil {
 			t.Fatal(err)
@@ -23,7 +24,7 @@ func TestAClientThatReadsNothingIsDisconnected(t *testing.T) {
 		auth.Close()
 		<-ended
 		if took := time.Since(start); took > authLinger {
-			t.Errorf("got it held for %s, want %s at most", took, authLinger)
+			t.Errorf("got the client held for %s, want at most %s", took, authLinger)
 		}
 	})
 }

@@ -15,36 +15,40 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// What a connection costs its network whose peer never became known, in time that the network is in debt, as
-// OpenSSH's PerSourcePenalties. Debts end by themselves: a second is paid each second.
+// What a network is charged for a connection whose peer did not become known, as in OpenSSH's
+// PerSourcePenalties. The debt of a network is a length of time, and shrinks by a second each second.
 const (
-	costHungUp  = time.Second      // hung up half-way: a scanner does, and so does ssh-keyscan; or has not logged in, or not today
-	costGarbage = 3 * time.Second  // spoke nothing that belongs here
-	costRefused = 5 * time.Second  // showed a certificate that is not good
-	costTimeout = 10 * time.Second // held a place until the deadline
+	// costHungUp is for a peer that closes in the middle of the handshake, as scanners and ssh-keyscan do,
+	// and for one with an expired certificate or none.
+	costHungUp  = time.Second
+	costGarbage = 3 * time.Second  // an unknown protocol
+	costRefused = 5 * time.Second  // an invalid certificate
+	costTimeout = 10 * time.Second // a pending slot was held until the deadline
 )
 
 const (
-	// toleratedDebt is the debt that is not minded: nobody is turned away for an expired certificate or two.
+	// toleratedDebt is the debt up to which a network is served: a few refusals do no harm.
 	toleratedDebt = 15 * time.Second
-	// maxDebt bounds what many connections at once can cost, and so how long after its last offence a network
-	// may be turned away.
+	// maxDebt bounds the debt, and so the time until a network is served again after its last refusal.
 	maxDebt = 5 * time.Minute
-	// maxNetworks bounds each table, about 100 bytes an entry. What does not fit is not noted: the places
-	// still hold.
+	// maxNetworks bounds each table; an entry takes about 100 bytes. A network that does not fit is not
+	// charged, but its connections are still bounded by the drop limits.
 	maxNetworks = 1 << 16
+	// sweepEvery is the least time between two searches for expired entries in a full table.
+	sweepEvery = time.Second
 )
 
-// penalties turn networks away that only cost. A network from which somebody came whose certificate was
-// accepted is never turned away as long as that certificate lives: many people share an address, and one of
-// them, or a machine there that has gone bad, must not be able to lock the others out.
+// penalties decides which networks are penalised: their connections are closed at once.
+//
+// A network from which a valid certificate was shown is not penalised until that certificate expires. Many
+// users may share an address, and one of them, or an infected machine there, must not lock the others out.
 type penalties struct {
-	exempt []netip.Prefix
+	exempt []netip.Prefix // networks that are never penalised
 
-	mu        sync.Mutex                 // guards what follows
-	debts     map[netip.Prefix]time.Time // when each is paid
-	known     map[netip.Prefix]time.Time // until when
-	lastSweep time.Time
+	mu        sync.Mutex                 // guards the fields below
+	debts     map[netip.Prefix]time.Time // when the debt of a network will be paid
+	known     map[netip.Prefix]time.Time // when the last certificate shown from a network expires
+	lastSweep time.Time                  // when a full table was last searched for expired entries
 }
 
 func newPenalties(exempt []netip.Prefix) *penalties {
@@ -55,56 +59,54 @@ func newPenalties(exempt []netip.Prefix) *penalties {
 	}
 }
 
-// applyTo reports whether offences of the network count at all.
-func (p *penalties) applyTo(who netip.Prefix) bool {
-	return who.IsValid() && !slices.ContainsFunc(p.exempt, who.Overlaps)
+// applyTo reports whether the network can be penalised at all.
+func (p *penalties) applyTo(network netip.Prefix) bool {
+	return network.IsValid() && !slices.ContainsFunc(p.exempt, network.Overlaps)
 }
 
-// blocks reports whether the network is to be turned away now.
-func (p *penalties) blocks(who netip.Prefix) bool {
-	if !p.applyTo(who) {
+// blocks reports whether the network is penalised now.
+func (p *penalties) blocks(network netip.Prefix) bool {
+	if !p.applyTo(network) {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	return p.debts[who].Sub(now) > toleratedDebt && !p.known[who].After(now)
+	return p.debts[network].Sub(now) > toleratedDebt && !p.known[network].After(now)
 }
 
-// charge adds to the debt of the network, and reports whether it is turned away from now on and was not
-// before.
-func (p *penalties) charge(who netip.Prefix, cost time.Duration) bool {
-	if cost == 0 || !p.applyTo(who) {
+// charge adds cost to the debt of the network. It reports true when the network is penalised from now on
+// and was not before.
+func (p *penalties) charge(network netip.Prefix, cost time.Duration) bool {
+	if cost == 0 || !p.applyTo(network) {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	before := max(0, p.debts[who].Sub(now))
+	before := max(0, p.debts[network].Sub(now))
 	after := min(before+cost, maxDebt)
-	p.record(p.debts, who, now.Add(after), now)
-	return before <= toleratedDebt && after > toleratedDebt && !p.known[who].After(now)
+	p.record(p.debts, network, now.Add(after), now)
+	return before <= toleratedDebt && after > toleratedDebt && !p.known[network].After(now)
 }
 
-// markKnown notes that a certificate which lives for life was accepted from the network.
-func (p *penalties) markKnown(who netip.Prefix, life time.Duration) {
-	if life <= 0 || !p.applyTo(who) {
+// markKnown records that a certificate was accepted from the network. remaining is the time until it expires.
+func (p *penalties) markKnown(network netip.Prefix, remaining time.Duration) {
+	if remaining <= 0 || !p.applyTo(network) {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if until := now.Add(life); until.After(p.known[who]) {
-		p.record(p.known, who, until, now)
+	if until := now.Add(remaining); until.After(p.known[network]) {
+		p.record(p.known, network, until, now)
 	}
 }
 
-// sweepEvery bounds the work of a table that is full.
-const sweepEvery = time.Second
-
-// record is called with mu held.
-func (p *penalties) record(table map[netip.Prefix]time.Time, who netip.Prefix, until, now time.Time) {
-	if _, there := table[who]; !there && len(table) >= maxNetworks {
+// record sets an entry of one of the tables. When the table is full it first removes expired entries, at
+// most once every sweepEvery; a new entry that still does not fit is left out. The caller holds mu.
+func (p *penalties) record(table map[netip.Prefix]time.Time, network netip.Prefix, until, now time.Time) {
+	if _, found := table[network]; !found && len(table) >= maxNetworks {
 		if now.Sub(p.lastSweep) < sweepEvery {
 			return
 		}
@@ -118,10 +120,11 @@ func (p *penalties) record(table map[netip.Prefix]time.Time, who netip.Prefix, u
 			return
 		}
 	}
-	table[who] = until
+	table[network] = until
 }
 
-// countBlocked counts the networks that are turned away unless they are known.
+// countBlocked counts the networks with more than the tolerated debt, whether or not a known peer protects
+// them.
 func (p *penalties) countBlocked() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -134,18 +137,19 @@ func (p *penalties) countBlocked() (n int) {
 	return n
 }
 
-// certificateError marks that a certificate was looked at and is not good.
+// certificateError says that the peer showed a certificate and it was refused.
 type certificateError struct {
 	error
-	expired bool // that is all that is wrong with it
+	expired bool // the certificate is valid except that it has expired
 }
 
 func (e certificateError) Unwrap() error { return e.error }
 
-// costOf says what a connection costs that ended with err before its peer was known. Browsers hang up as they
-// like, and before the first byte so does whoever only looks whether the port is open: anonymous connections
-// pay for nonsense and for time alone. A program that goes on with the certificate of yesterday, or none,
-// must not keep its person from the page where they get today's.
+// costOf returns the charge for a connection that ended with err before its peer was known.
+//
+// Anonymous connections are charged only for garbage and for timeouts: browsers close connections as they
+// like. An expired or missing certificate costs little, because a program that keeps trying with it must
+// not lock its own user out of the login page.
 func costOf(err error, anonymous bool) time.Duration {
 	var refused certificateError
 	shown := errors.As(err, &refused)
@@ -168,14 +172,18 @@ func costOf(err error, anonymous bool) time.Duration {
 }
 
 func timedOut(err error) bool {
-	var slow net.Error
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &slow) && slow.Timeout()
+	var netErr net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// peerClosed reports whether it was the peer who ended, also with a TLS alert.
+// peerClosed reports whether the peer ended the connection: by EOF, by a reset, or by a TLS alert.
 func peerClosed(err error) bool {
+	ended := []error{
+		io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed, io.ErrClosedPipe,
+	}
+	if slices.ContainsFunc(ended, func(target error) bool { return errors.Is(err, target) }) {
+		return true
+	}
 	var op *net.OpError
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) ||
-		errors.As(err, &op) && strings.HasPrefix(op.Op, "remote error")
+	return errors.As(err, &op) && strings.HasPrefix(op.Op, "remote error")
 }

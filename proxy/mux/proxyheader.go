@@ -10,34 +10,35 @@ import (
 	"strings"
 )
 
-// The PROXY protocol, versions 1 and 2 (haproxy.org, doc/proxy-protocol.txt sections 2.1, 2.2): a balancer
-// says in front of a connection whose it is.
+// The PROXY protocol, versions 1 and 2 (haproxy.org, doc/proxy-protocol.txt sections 2.1, 2.2). A balancer
+// sends a header with the client's address in front of each connection.
 const (
 	proxyV1          = "PROXY "
 	proxyV2          = "\r\n\r\n\x00\r\nQUIT\n"
 	proxyV1Max       = 107 // bytes of a header of version 1, CRLF included
-	proxyV2HeaderLen = 16  // bytes of a header of version 2 before its addresses
+	proxyV2HeaderLen = 16  // bytes of a header of version 2 before the addresses
 
-	// maxProxyV2Tail bounds the addresses and TLVs of version 2. TLVs tell of TLS that a balancer has ended,
-	// and are skipped.
+	// maxProxyV2Tail bounds the addresses and TLVs of version 2, in bytes. The TLVs describe a TLS connection
+	// that the balancer has ended; they are skipped.
 	maxProxyV2Tail = 4 << 10
 )
 
-// What the bytes of version 2 may say.
+// Bytes of a header of version 2: version and command, then address family and transport.
 const (
-	proxyLocal     = 0x20 // version 2, the balancer speaks for itself: a health check
-	proxyForwarded = 0x21 // version 2, in a client's name
+	proxyLocal     = 0x20 // LOCAL: a connection of the balancer itself, such as a health check
+	proxyForwarded = 0x21 // PROXY: a client's connection
 
 	proxyUnspecified = 0x00
 	proxyTCP4        = 0x11
 	proxyTCP6        = 0x21
 )
 
-var errProxyHeader = errors.New("a listed balancer sent no PROXY header that is understood")
+var errProxyHeader = errors.New("the balancer sent no valid PROXY header")
 
-// parseProxyHeader reads the header at the start of b. It returns the header's length and the client's
-// address, which is the zero one where the header names none: then the connection counts as the balancer's
-// own. It gives errIncomplete while b is only the beginning of a header.
+// parseProxyHeader parses the header at the start of b. It returns the length of the header and the
+// client's address. The address is zero when the header names none: then the connection is the balancer's
+// own. It returns errIncomplete while b is a proper prefix of a header, and errProxyHeader when b cannot
+// become one.
 func parseProxyHeader(b []byte) (n int, from netip.AddrPort, err error) {
 	switch {
 	case len(b) == 0:
@@ -51,16 +52,16 @@ func parseProxyHeader(b []byte) (n int, from netip.AddrPort, err error) {
 }
 
 func parseProxyV1(b []byte) (int, netip.AddrPort, error) {
-	line, _, whole := bytes.Cut(b[:min(len(b), proxyV1Max)], []byte("\r\n"))
+	line, _, complete := bytes.Cut(b[:min(len(b), proxyV1Max)], []byte("\r\n"))
 	switch {
-	case !whole && len(b) < proxyV1Max:
+	case !complete && len(b) < proxyV1Max:
 		return 0, netip.AddrPort{}, errIncomplete
-	case !whole:
+	case !complete:
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
 	n := len(line) + len("\r\n")
 	words := strings.Split(string(line), " ")
-	if words[1] == "UNKNOWN" { // what follows must be ignored
+	if words[1] == "UNKNOWN" { // the specification says to ignore the rest
 		return n, netip.AddrPort{}, nil
 	}
 	if len(words) != 6 || words[1] != "TCP4" && words[1] != "TCP6" {
@@ -73,12 +74,15 @@ func parseProxyV1(b []byte) (int, netip.AddrPort, error) {
 	return n, from, nil
 }
 
-// parseEndpoint reads an address of the family and a port, both in the one way that the specification allows.
+// parseEndpoint parses an address and a port. The address must be of the family, TCP4 or TCP6, and the port
+// without sign or leading zeros, as the specification requires.
 func parseEndpoint(family, addr, port string) (netip.AddrPort, bool) {
 	a, err := netip.ParseAddr(addr)
-	p, err2 := strconv.ParseUint(port, 10, 16)
-	if err != nil || err2 != nil || a.Zone() != "" || a.Is4() != (family == "TCP4") ||
-		strconv.FormatUint(p, 10) != port {
+	if err != nil || a.Zone() != "" || a.Is4() != (family == "TCP4") {
+		return netip.AddrPort{}, false
+	}
+	p, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || strconv.FormatUint(p, 10) != port {
 		return netip.AddrPort{}, false
 	}
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), true
@@ -96,7 +100,7 @@ func parseProxyV2(b []byte) (int, netip.AddrPort, error) {
 	if len(b) < n {
 		return 0, netip.AddrPort{}, errIncomplete
 	}
-	if command == proxyLocal { // the rest must be ignored
+	if command == proxyLocal { // the specification says to ignore the addresses
 		return n, netip.AddrPort{}, nil
 	}
 	from, err := sourceAddr(family, b[proxyV2HeaderLen:n])
@@ -106,8 +110,8 @@ func parseProxyV2(b []byte) (int, netip.AddrPort, error) {
 	return n, from, nil
 }
 
-// sourceAddr is the source address in the tail of version 2: addresses, then ports. Datagrams and UNIX
-// sockets do not end here.
+// sourceAddr returns the source address from the tail of version 2, which holds both addresses and then
+// both ports. Datagrams and Unix sockets are refused, because the port serves TCP only.
 func sourceAddr(family byte, tail []byte) (netip.AddrPort, error) {
 	var size int // of one address
 	switch family {
@@ -121,28 +125,27 @@ func sourceAddr(family byte, tail []byte) (netip.AddrPort, error) {
 	if size == 0 || len(tail) < 2*size+4 {
 		return netip.AddrPort{}, errProxyHeader
 	}
-	a, _ := netip.AddrFromSlice(tail[:size]) // both sizes fit
+	a, _ := netip.AddrFromSlice(tail[:size]) // size is valid
 	return netip.AddrPortFrom(a.Unmap(), binary.BigEndian.Uint16(tail[2*size:])), nil
 }
 
-// readProxyHeader takes the header off the front of the connection, and the client's address from it.
-func (p *prefixedConn) readProxyHeader() error {
+// readProxyHeader reads the PROXY header, removes it from the bytes that were read ahead, and sets
+// clientAddr if the header names a client.
+func (c *clientConn) readProxyHeader() error {
 	for {
-		n, from, err := parseProxyHeader(p.prefix)
+		n, from, err := parseProxyHeader(c.Prefix())
 		switch {
 		case errors.Is(err, errIncomplete):
-			if err := p.readMore(); err != nil {
+			if err := c.readMore(); err != nil {
 				return err
 			}
 			continue
 		case err != nil:
 			return err
 		}
-		if p.prefix = p.prefix[n:]; len(p.prefix) == 0 {
-			p.prefix = nil
-		}
+		c.Discard(n)
 		if from.IsValid() {
-			p.clientAddr = net.TCPAddrFromAddrPort(from)
+			c.clientAddr = net.TCPAddrFromAddrPort(from)
 		}
 		return nil
 	}

@@ -15,7 +15,7 @@ func proxyV2Header(command, family byte, tail []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(tail))), tail...)
 }
 
-// addressTail are a source and a destination as version 2 has them.
+// addressTail makes the tail of version 2 from a source and a destination.
 func addressTail(from, to string) (tail []byte) {
 	a, b := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
 	tail = append(a.Addr().AsSlice(), b.Addr().AsSlice()...)
@@ -29,10 +29,13 @@ var (
 )
 
 func TestProxyHeader(t *testing.T) {
+	t.Parallel()
+	withTLVs := slices.Concat(tailIPv4, tlvs)
+	longest := slices.Concat(tailIPv4, make([]byte, maxProxyV2Tail-len(tailIPv4)))
 	for _, tt := range []struct {
 		name   string
 		header []byte
-		want   string // empty: none is named
+		want   string // the client's address; empty: the header has none
 	}{
 		{"version 1, IPv4", []byte("PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n"), "192.0.2.7:40000"},
 		{"version 1, IPv6", []byte("PROXY TCP6 2001:db8::7 2001:db8::1 40000 443\r\n"), "[2001:db8::7]:40000"},
@@ -41,8 +44,8 @@ func TestProxyHeader(t *testing.T) {
 		{"version 1, unknown with addresses", []byte("PROXY UNKNOWN ffff:: ffff:: 65535 65535\r\n"), ""},
 		{"version 2, IPv4", proxyV2Header(proxyForwarded, proxyTCP4, tailIPv4), "192.0.2.7:40000"},
 		{"version 2, IPv6", proxyV2Header(proxyForwarded, proxyTCP6, tailIPv6), "[2001:db8::7]:40000"},
-		{"version 2, TLVs", proxyV2Header(proxyForwarded, proxyTCP4, slices.Concat(tailIPv4, tlvs)), "192.0.2.7:40000"},
-		{"version 2, as many TLVs as may be", proxyV2Header(proxyForwarded, proxyTCP4, append(tailIPv4, make([]byte, maxProxyV2Tail-len(tailIPv4))...)), "192.0.2.7:40000"},
+		{"version 2, TLVs", proxyV2Header(proxyForwarded, proxyTCP4, withTLVs), "192.0.2.7:40000"},
+		{"version 2, the longest tail", proxyV2Header(proxyForwarded, proxyTCP4, longest), "192.0.2.7:40000"},
 		{"version 2, local", proxyV2Header(proxyLocal, proxyUnspecified, nil), ""},
 		{"version 2, local with addresses", proxyV2Header(proxyLocal, proxyTCP4, tailIPv4), ""},
 		{"version 2, local of any family", proxyV2Header(proxyLocal, 0x31, make([]byte, 216)), ""},
@@ -55,38 +58,40 @@ func TestProxyHeader(t *testing.T) {
 		}
 		for i := range len(tt.header) {
 			if _, _, err := parseProxyHeader(tt.header[:i]); !errors.Is(err, errIncomplete) {
-				t.Fatalf("%s: first %d bytes: got %v, want to be asked for more", tt.name, i, err)
+				t.Fatalf("%s: first %d bytes: got %v, want errIncomplete", tt.name, i, err)
 			}
 		}
 	}
 }
 
 func TestProxyHeaderRefuses(t *testing.T) {
+	t.Parallel()
+	tooLong := slices.Concat(tailIPv4, make([]byte, maxProxyV2Tail))
 	for name, header := range map[string][]byte{
-		"SSH":                           []byte("SSH-2.0-OpenSSH_9.9\r\n"),
-		"TLS":                           {22, 3, 1},
-		"another case":                  []byte("proxy TCP4"),
-		"version 1 without end":         []byte("PROXY UNKNOWN " + strings.Repeat("x", 100)),
-		"version 1, end beyond the cap": []byte("PROXY UNKNOWN " + strings.Repeat("x", 92) + "\r\n"),
-		"version 1, a name":             []byte("PROXY TCP4 localhost 198.51.100.1 40000 443\r\n"),
-		"version 1, the other family":   []byte("PROXY TCP4 2001:db8::7 2001:db8::1 40000 443\r\n"),
-		"version 1, IPv4 as IPv6":       []byte("PROXY TCP6 192.0.2.7 192.0.2.8 40000 443\r\n"),
-		"version 1, a zone":             []byte("PROXY TCP6 fe80::1%eth0 fe80::2 40000 443\r\n"),
-		"version 1, datagrams":          []byte("PROXY UDP4 192.0.2.7 198.51.100.1 40000 443\r\n"),
-		"version 1, a port too high":    []byte("PROXY TCP4 192.0.2.7 198.51.100.1 65536 443\r\n"),
-		"version 1, a port with zeros":  []byte("PROXY TCP4 192.0.2.7 198.51.100.1 040 443\r\n"),
-		"version 1, a sign":             []byte("PROXY TCP4 192.0.2.7 198.51.100.1 +40 443\r\n"),
-		"version 1, two spaces":         []byte("PROXY TCP4  192.0.2.7 198.51.100.1 40000 443\r\n"),
-		"version 1, more words":         []byte("PROXY TCP4 192.0.2.7 198.51.100.1 40000 443 x\r\n"),
-		"version 1, no words":           []byte("PROXY \r\n"),
-		"version 2, version 3":          proxyV2Header(0x31, proxyTCP4, tailIPv4),
-		"version 2, another command":    proxyV2Header(0x22, proxyTCP4, tailIPv4),
-		"version 2, datagrams":          proxyV2Header(proxyForwarded, 0x12, tailIPv4),
-		"version 2, a UNIX socket":      proxyV2Header(proxyForwarded, 0x31, make([]byte, 216)),
-		"version 2, another family":     proxyV2Header(proxyForwarded, 0x41, tailIPv4),
-		"version 2, no protocol":        proxyV2Header(proxyForwarded, 0x10, tailIPv4),
-		"version 2, cut addresses":      proxyV2Header(proxyForwarded, proxyTCP6, tailIPv4),
-		"version 2, over the cap":       proxyV2Header(proxyForwarded, proxyTCP4, append(tailIPv4, make([]byte, maxProxyV2Tail)...)),
+		"SSH":                             []byte("SSH-2.0-OpenSSH_9.9\r\n"),
+		"TLS":                             {22, 3, 1},
+		"another case":                    []byte("proxy TCP4"),
+		"version 1 without end":           []byte("PROXY UNKNOWN " + strings.Repeat("x", 100)),
+		"version 1, end beyond the limit": []byte("PROXY UNKNOWN " + strings.Repeat("x", 92) + "\r\n"),
+		"version 1, a name":               []byte("PROXY TCP4 localhost 198.51.100.1 40000 443\r\n"),
+		"version 1, the other family":     []byte("PROXY TCP4 2001:db8::7 2001:db8::1 40000 443\r\n"),
+		"version 1, IPv4 as IPv6":         []byte("PROXY TCP6 192.0.2.7 192.0.2.8 40000 443\r\n"),
+		"version 1, a zone":               []byte("PROXY TCP6 fe80::1%eth0 fe80::2 40000 443\r\n"),
+		"version 1, datagrams":            []byte("PROXY UDP4 192.0.2.7 198.51.100.1 40000 443\r\n"),
+		"version 1, a port too high":      []byte("PROXY TCP4 192.0.2.7 198.51.100.1 65536 443\r\n"),
+		"version 1, a port with zeros":    []byte("PROXY TCP4 192.0.2.7 198.51.100.1 040 443\r\n"),
+		"version 1, a sign":               []byte("PROXY TCP4 192.0.2.7 198.51.100.1 +40 443\r\n"),
+		"version 1, two spaces":           []byte("PROXY TCP4  192.0.2.7 198.51.100.1 40000 443\r\n"),
+		"version 1, more fields":          []byte("PROXY TCP4 192.0.2.7 198.51.100.1 40000 443 x\r\n"),
+		"version 1, no fields":            []byte("PROXY \r\n"),
+		"version 2, version 3":            proxyV2Header(0x31, proxyTCP4, tailIPv4),
+		"version 2, another command":      proxyV2Header(0x22, proxyTCP4, tailIPv4),
+		"version 2, datagrams":            proxyV2Header(proxyForwarded, 0x12, tailIPv4),
+		"version 2, a UNIX socket":        proxyV2Header(proxyForwarded, 0x31, make([]byte, 216)),
+		"version 2, another family":       proxyV2Header(proxyForwarded, 0x41, tailIPv4),
+		"version 2, no protocol":          proxyV2Header(proxyForwarded, 0x10, tailIPv4),
+		"version 2, cut addresses":        proxyV2Header(proxyForwarded, proxyTCP6, tailIPv4),
+		"version 2, tail too long":        proxyV2Header(proxyForwarded, proxyTCP4, tooLong),
 	} {
 		if n, from, err := parseProxyHeader(header); err == nil || errors.Is(err, errIncomplete) {
 			t.Errorf("%s: got %d bytes, %s, %v, want it refused", name, n, from, err)
@@ -106,20 +111,20 @@ func FuzzProxyHeader(f *testing.F) {
 		n, from, err := parseProxyHeader(b)
 		if err != nil {
 			if n != 0 || from.IsValid() {
-				t.Errorf("got %d bytes and %s beside %v", n, from, err)
+				t.Errorf("got %d bytes and %s with the error %v", n, from, err)
 			}
 			return
 		}
 		if n < len("PROXY \r\n") || n > len(b) || n > proxyV2HeaderLen+maxProxyV2Tail {
 			t.Errorf("got a header of %d bytes in %d", n, len(b))
 		}
-		// A header says the same whatever comes behind it, and nothing less than all of it is one.
+		// Bytes that follow must not change the result, and no shorter prefix is a header.
 		if n2, again, err := parseProxyHeader(append(slices.Clone(b[:n]), 0, 1)); err != nil || n2 != n ||
 			again != from {
-			t.Errorf("got %d, %s, then %d, %s, %v with other bytes behind it", n, from, n2, again, err)
+			t.Errorf("got %d, %s, then %d, %s, %v with other bytes after it", n, from, n2, again, err)
 		}
 		if _, _, err := parseProxyHeader(b[:n-1]); !errors.Is(err, errIncomplete) {
-			t.Errorf("got %v without the last byte, want to be asked for more", err)
+			t.Errorf("got %v without the last byte, want errIncomplete", err)
 		}
 	})
 }

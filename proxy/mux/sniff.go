@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/threshold-access/threshold/internal/prefixconn"
 )
 
 // protocol is what the first bytes show.
@@ -14,64 +16,66 @@ type protocol int
 
 const (
 	protocolUnknown protocol = iota
-	protocolSSH              // SSH-, or nothing: an SSH client may wait for the server
+	protocolSSH              // the client sent "SSH-", or nothing: it may wait for the server's version
 	protocolTLS
-	protocolHTTP // in the clear, which gets an explanation
+	protocolHTTP // without TLS; the client gets an explanation
 )
 
 const (
-	// sshSilence is how long a connection may say nothing before it is taken for SSH: docs/decisions/0012
-	// says why so long.
+	// sshSilence is how long a connection may be silent before it is taken for SSH. docs/decisions/0012
+	// explains the value.
 	sshSilence = time.Second
 	sshPrefix  = "SSH-"
+	// readStep is how much one read may return. A ClientHello has 0.3 to 2 kB.
+	readStep = 2 << 10
 )
 
 var httpPrefixes = [][]byte{[]byte("GET /"), []byte("HEAD "), []byte("POST ")}
 
-// prefixedConn is a connection whose first bytes have been read and are given again.
-type prefixedConn struct {
-	net.Conn
-	prefix     []byte
-	clientAddr net.Addr // the client's address where a balancer has told it, else nil
-}
-
-// RemoteAddr is the client's address.
-func (p *prefixedConn) RemoteAddr() net.Addr {
-	if p.clientAddr != nil {
-		return p.clientAddr
-	}
-	return p.Conn.RemoteAddr()
-}
-
-func (p *prefixedConn) Read(b []byte) (int, error) {
-	if len(p.prefix) == 0 {
-		return p.Conn.Read(b)
-	}
-	n := copy(b, p.prefix)
-	if p.prefix = p.prefix[n:]; len(p.prefix) == 0 {
-		p.prefix = nil // let the buffer go
-	}
-	return n, nil
-}
-
-// CloseWrite is the half-close of the connection beneath, where it has one.
-func (p *prefixedConn) CloseWrite() error {
-	if c, ok := p.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return p.Conn.Close()
-}
-
-// errNoData says that a connection was closed before its first byte, as by whoever only looks whether the
-// port is open.
+// errNoData says that the peer closed the connection before the first byte, as port probes do.
 var errNoData = errors.New("closed before the first byte")
 
-// sniff reads until it knows what the connection speaks and, for TLS, which ALPN names it offers. The whole
-// takes until deadline at most.
-func (p *prefixedConn) sniff(deadline time.Time) (protocol, []string, error) {
-	if len(p.prefix) == 0 {
-		_ = p.SetReadDeadline(time.Now().Add(sshSilence))
-		err := p.readMore()
+// clientConn is a client's connection whose first bytes have been read ahead: Read returns them again.
+type clientConn struct {
+	prefixconn.Conn
+	clientAddr net.Addr // the client's address as a balancer gave it; nil without a balancer
+}
+
+func newClientConn(conn net.Conn) *clientConn {
+	return &clientConn{Conn: *prefixconn.New(conn, nil)}
+}
+
+// RemoteAddr is the address of the client, also behind a balancer.
+func (c *clientConn) RemoteAddr() net.Addr {
+	if c.clientAddr != nil {
+		return c.clientAddr
+	}
+	return c.Conn.RemoteAddr()
+}
+
+// readMore reads ahead once. It returns nil when at least one byte came, and errHelloTooLong when
+// maxHelloBytes have been read ahead already.
+func (c *clientConn) readMore() error {
+	have := len(c.Prefix())
+	if have >= maxHelloBytes {
+		return errHelloTooLong
+	}
+	err := c.Fill(min(readStep, maxHelloBytes-have))
+	if len(c.Prefix()) > have {
+		return nil
+	}
+	if errors.Is(err, io.EOF) && have > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// sniff reads ahead until the protocol is known and, for TLS, the ALPN names that the client offers. It takes
+// until deadline at most.
+func (c *clientConn) sniff(deadline time.Time) (protocol, []string, error) {
+	if len(c.Prefix()) == 0 {
+		_ = c.SetReadDeadline(time.Now().Add(sshSilence))
+		err := c.readMore()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return protocolSSH, nil, nil
@@ -81,19 +85,20 @@ func (p *prefixedConn) sniff(deadline time.Time) (protocol, []string, error) {
 			return protocolUnknown, nil, err
 		}
 	}
-	_ = p.SetReadDeadline(deadline)
+	_ = c.SetReadDeadline(deadline)
 	for {
-		kind, offered, look := detect(p.prefix)
-		if !errors.Is(look, errIncomplete) {
-			return kind, offered, look
+		proto, offered, err := detect(c.Prefix())
+		if !errors.Is(err, errIncomplete) {
+			return proto, offered, err
 		}
-		if err := p.readMore(); err != nil {
+		if err := c.readMore(); err != nil {
 			return protocolUnknown, nil, err
 		}
 	}
 }
 
-// detect tells from the first bytes what is spoken, or asks for more with errIncomplete.
+// detect tells the protocol from the first bytes b, and for TLS the ALPN names. It returns errIncomplete
+// while b is too short to tell. Bytes that follow later do not change a result.
 func detect(b []byte) (protocol, []string, error) {
 	if len(b) == 0 {
 		return protocolUnknown, nil, errIncomplete
@@ -113,34 +118,16 @@ func detect(b []byte) (protocol, []string, error) {
 	return protocolUnknown, nil, errors.New("neither SSH nor TLS")
 }
 
-// agree reports whether b and want agree as far as both go.
+// agree reports whether one of b and want is a prefix of the other.
 func agree(b, want []byte) bool {
 	n := min(len(b), len(want))
 	return bytes.Equal(b[:n], want[:n])
 }
 
-func needBytes(b []byte, need int, kind protocol) (protocol, []string, error) {
-	if len(b) < need {
+// needBytes returns proto once b has n bytes, and errIncomplete before.
+func needBytes(b []byte, n int, proto protocol) (protocol, []string, error) {
+	if len(b) < n {
 		return protocolUnknown, nil, errIncomplete
 	}
-	return kind, nil, nil
-}
-
-const readStep = 2 << 10 // a ClientHello is 0.3 to 2 kB
-
-// readMore reads once and keeps what came. It fails once maxHelloBytes are there.
-func (p *prefixedConn) readMore() error {
-	var step [readStep]byte
-	if len(p.prefix) >= maxHelloBytes {
-		return errHelloTooLong
-	}
-	n, err := p.Conn.Read(step[:min(readStep, maxHelloBytes-len(p.prefix))])
-	p.prefix = append(p.prefix, step[:n]...)
-	if n > 0 {
-		return nil
-	}
-	if errors.Is(err, io.EOF) && len(p.prefix) > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
+	return proto, nil, nil
 }

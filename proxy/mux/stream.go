@@ -9,19 +9,18 @@ import (
 	"net/netip"
 	"strings"
 	"time"
-
-	"github.com/threshold-access/threshold/internal/limit"
 )
 
-var errStreamProtocol = errors.New("inside a WebSocket there is threshold-* TLS and nothing else")
+var errStreamProtocol = errors.New("a WebSocket may only carry TLS with a threshold-* protocol")
 
-// ServeStream takes over a byte stream from inside outer, a connection that ServeWeb was given, and serves it
-// as though it had just been accepted from the stream's remote address: with a deadline and a place of its
-// own. Only our own protocols may be in it, so neither pages nor SSH are reached by another door than theirs.
+// ServeStream takes over a byte stream from inside a WebSocket. outer is the connection of the WebSocket,
+// which ServeWeb was given. The stream is served as if it had just been accepted from its remote address,
+// with a deadline and a pending slot of its own. It may carry only threshold-* protocols, so that it is no
+// way around the checks for browsers and SSH. ServeStream returns once the stream is handed over.
 func (m *Mux) ServeStream(outer, stream net.Conn) {
 	if tc, ok := outer.(*tls.Conn); ok {
-		if l, ok := tc.NetConn().(*anonymousConn); ok {
-			l.release() // from now on the stream stands for it
+		if c, ok := tc.NetConn().(*anonymousConn); ok {
+			c.release() // the stream holds a slot instead
 		}
 	}
 	select {
@@ -31,7 +30,7 @@ func (m *Mux) ServeStream(outer, stream net.Conn) {
 	}
 }
 
-// acceptStreams serves what enters until ctx ends.
+// acceptStreams starts serving each stream, in the context serve, until ctx ends.
 func (m *Mux) acceptStreams(ctx, serve context.Context) {
 	defer close(m.stopped)
 	for {
@@ -44,47 +43,51 @@ func (m *Mux) acceptStreams(ctx, serve context.Context) {
 	}
 }
 
+// startStream is startConn for a stream.
 func (m *Mux) startStream(ctx context.Context, stream net.Conn) {
 	m.counters.WebSocket.Add(1)
-	v := &pendingConn{
-		prefixedConn: &prefixedConn{Conn: stream},
-		network:      limit.Network(stream.RemoteAddr().String()),
-		deadline:     time.Now().Add(handshakeTimeout),
+	p := newPendingConn(stream)
+	if m.fromBalancer(stream.RemoteAddr()) { // the balancer sent no address of the client
+		p.network = netip.Prefix{}
 	}
-	if m.fromBalancer(stream.RemoteAddr()) { // which did not say for whom it comes
-		v.network = netip.Prefix{}
-	}
-	if !m.admit(v) {
+	if !m.admit(p) {
 		return
 	}
 	m.serving.Go(func() {
-		defer func() { v.release() }()
+		defer func() { p.release() }()
 		defer m.recover(stream)
-		m.dispatchStream(ctx, v)
+		m.dispatchStream(ctx, p)
 	})
 }
 
-func (m *Mux) dispatchStream(ctx context.Context, v *pendingConn) {
-	_ = v.SetReadDeadline(v.deadline)
-	stop := context.AfterFunc(ctx, func() { v.Conn.Close() })
-	err := v.readMore() // who waits for us to speak first is not one of ours
-	var kind protocol
+// dispatchStream is dispatch for a stream: anything but a threshold-* protocol over TLS is refused.
+func (m *Mux) dispatchStream(ctx context.Context, p *pendingConn) {
+	_ = p.SetReadDeadline(p.deadline)
+	stop := context.AfterFunc(ctx, func() { p.Close() })
+	// The client must send first. Without this read, sniff would take a silent stream for SSH.
+	err := p.readMore()
+	var proto protocol
 	var offered []string
 	if err == nil {
-		kind, offered, err = v.sniff(v.deadline)
+		proto, offered, err = p.sniff(p.deadline)
 	}
 	stop()
 	if errors.Is(err, io.EOF) {
 		err = errNoData
 	}
-	if name, odd := chooseProtocol(offered); err == nil &&
-		(odd != nil || kind != protocolTLS || !strings.HasPrefix(name, ownPrefix)) {
+	if err == nil && !isOwnProtocol(proto, offered) {
 		err = errStreamProtocol
 	}
 	if err != nil {
-		m.refuse(v, "WebSocket", err)
+		m.refuse(p, "WebSocket", err)
 		return
 	}
-	_ = v.SetReadDeadline(time.Time{})
-	m.serveTLS(ctx, v, offered)
+	_ = p.SetReadDeadline(time.Time{})
+	m.serveTLS(ctx, p, offered)
+}
+
+// isOwnProtocol reports whether a ClientHello asks for exactly one threshold-* protocol.
+func isOwnProtocol(proto protocol, offered []string) bool {
+	name, err := chooseProtocol(offered)
+	return err == nil && proto == protocolTLS && strings.HasPrefix(name, ownPrefix)
 }

@@ -13,20 +13,22 @@ import (
 	"github.com/threshold-access/threshold/proxy/proxytest"
 )
 
+// streamAddr is the client's address of streams. A balancer tells no port.
 const streamAddr = "203.0.113.9:0"
 
-// dialStream gives the port a stream as from a WebSocket.
-func (p *testMux) dialStream() net.Conn {
+// dialStream gives the Mux a stream as from a WebSocket, and returns the client's end.
+func (m *testMux) dialStream() net.Conn {
 	near, far := net.Pipe()
 	outer, other := net.Pipe()
 	other.Close()
-	p.mux.ServeStream(outer, addrConn{far, tcp(streamAddr)})
+	m.mux.ServeStream(outer, addrConn{far, tcp(streamAddr)})
 	return near
 }
 
 func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
-	p := startMux(t, a, openRules(t, a))
+	m := startMux(t, a, openRules(t, a))
 	alice := a.UserCertificate(a.User("alice@example.com"), nil)
 	for _, tt := range []struct {
 		alpn, by string
@@ -35,53 +37,49 @@ func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 		{identity.ALPNDial, "dial", alice},
 		{identity.ALPNTunnel, "tunnel", a.MachineCertificate(a.Machine(identity.Node, "web-1", nil), nil)},
 	} {
-		cfg := identity.PinnedTLS(
-			a.Pin(),
-			membertest.Name,
-			tt.alpn,
-			func() (*tls.Certificate, error) { return tt.cert, nil },
-			time.Now,
-			identity.Proxy,
-		)
-		c := tls.Client(p.dialStream(), cfg)
+		cert := func() (*tls.Certificate, error) { return tt.cert, nil }
+		cfg := identity.PinnedTLS(a.Pin(), membertest.Name, tt.alpn, cert, time.Now, identity.Proxy)
+		c := tls.Client(m.dialStream(), cfg)
 		if err := c.Handshake(); err != nil {
 			t.Fatal(err)
 		}
-		io.Copy(io.Discard, c) // until the server, which ends at once, has said so
-		if got := <-p.served; got.by != tt.by || got.from != streamAddr || got.peer.Name == "" {
+		io.Copy(io.Discard, c) // until the server closes
+		if got := <-m.served; got.by != tt.by || got.from != streamAddr || got.peer.Name == "" {
 			t.Errorf("%s: got %+v, want a verified peer from %s", tt.alpn, got, streamAddr)
 		}
 		c.Close()
 	}
-	c := tls.Client(
-		p.dialStream(),
-		identity.PinnedTLS(a.Pin(), membertest.Name, identity.ALPNAuth, nil, time.Now, identity.Auth),
-	)
+	cfg := identity.PinnedTLS(a.Pin(), membertest.Name, identity.ALPNAuth, nil, time.Now, identity.Auth)
+	c := tls.Client(m.dialStream(), cfg)
 	if err := c.Handshake(); err != nil {
 		t.Errorf("auth: got %v, want it passed through", err)
 	}
 	c.Close()
-	p.stop()
-	if got := p.mux.Counters().WebSocket.Load(); got != 3 {
+	m.stop()
+	if got := m.mux.Counters().WebSocket.Load(); got != 3 {
 		t.Errorf("got %d counted, want 3", got)
 	}
 }
 
 func TestOtherProtocolsInsideAWebSocketAreRefused(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
-	p := startMux(t, a, openRules(t, a))
+	m := startMux(t, a, openRules(t, a))
+	offer := func(alpn ...string) []byte {
+		return clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: alpn})
+	}
 	for name, first := range map[string][]byte{
-		"SSH":                 []byte("SSH-2.0-x\r\n"),
-		"the web":             clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}),
-		"TLS for nobody":      clientHello(t, &tls.Config{InsecureSkipVerify: true}),
-		"a service of none":   clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-x"}}),
-		"several":             clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"threshold-dial", "threshold-auth"}}),
-		"HTTP":                []byte("GET /v1/connect HTTP/1.1\r\n\r\n"),
-		"an ACME challenge":   clientHello(t, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"acme-tls/1"}}),
-		"a PROXY header":      []byte("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"),
-		"nothing, and it end": nil,
+		"SSH":                             []byte("SSH-2.0-x\r\n"),
+		"the web":                         offer("http/1.1"),
+		"TLS without ALPN":                offer(),
+		"an unknown threshold protocol":   offer("threshold-x"),
+		"several threshold protocols":     offer("threshold-dial", "threshold-auth"),
+		"HTTP":                            []byte("GET /v1/connect HTTP/1.1\r\n\r\n"),
+		"an ACME challenge":               offer("acme-tls/1"),
+		"a PROXY header":                  []byte("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"),
+		"a stream that is closed at once": nil,
 	} {
-		c := p.dialStream()
+		c := m.dialStream()
 		if first == nil {
 			c.Close()
 			continue
@@ -92,19 +90,20 @@ func TestOtherProtocolsInsideAWebSocketAreRefused(t *testing.T) {
 		}
 		c.Close()
 	}
-	p.stop()
-	if len(p.served) != 0 {
-		t.Errorf("got %+v served, want nobody", <-p.served)
+	m.stop()
+	if len(m.served) != 0 {
+		t.Errorf("got %+v served, want nothing served", <-m.served)
 	}
 }
 
 func TestAStallInsideAWebSocketTimesOut(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
 	trust := openRules(t, a)
-	for name, first := range map[string][]byte{"silence": nil, "half a hello": {22, 3, 1, 2}} {
+	for name, first := range map[string][]byte{"silence": nil, "half a ClientHello": {22, 3, 1, 2}} {
 		synctest.Test(t, func(t *testing.T) {
-			p := startMux(t, a, trust)
-			c, start := p.dialStream(), time.Now()
+			m := startMux(t, a, trust)
+			c, start := m.dialStream(), time.Now()
 			if first != nil {
 				c.Write(first)
 			}
@@ -113,8 +112,8 @@ func TestAStallInsideAWebSocketTimesOut(t *testing.T) {
 				t.Errorf("%s: got closed after %s, want 10s", name, took)
 			}
 			c.Close()
-			p.stop()
-			if got := p.mux.Counters().TimedOut.Load(); got != 1 {
+			m.stop()
+			if got := m.mux.Counters().TimedOut.Load(); got != 1 {
 				t.Errorf("%s: got %d timed out, want 1", name, got)
 			}
 		})
@@ -122,10 +121,11 @@ func TestAStallInsideAWebSocketTimesOut(t *testing.T) {
 }
 
 func TestServeStreamClosesTheStreamAfterAStop(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
-	p := startMux(t, a, openRules(t, a))
-	p.stop()
-	if _, err := p.dialStream().Read(make([]byte, 1)); err != io.EOF {
+	m := startMux(t, a, openRules(t, a))
+	m.stop()
+	if _, err := m.dialStream().Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("got %v, want it closed", err)
 	}
 }

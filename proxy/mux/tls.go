@@ -13,89 +13,87 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// serveTLS routes by ALPN. Only threshold-auth is passed on unopened; for the rest TLS ends here.
-func (m *Mux) serveTLS(ctx context.Context, v *pendingConn, offered []string) {
+// serveTLS routes a TLS connection by the ALPN names that the client offers. TLS ends here for every
+// protocol but threshold-auth, which is passed through.
+func (m *Mux) serveTLS(ctx context.Context, p *pendingConn, offered []string) {
 	name, err := chooseProtocol(offered)
 	switch {
 	case err != nil:
-		m.refuse(v, "ALPN", err)
+		m.refuse(p, "ALPN", err)
 	case name == "":
-		m.serveWeb(ctx, v)
+		m.serveWeb(ctx, p)
 	case name == challengeProtocol && m.cfg.Challenge != nil:
-		m.serveChallenge(ctx, v)
+		m.serveChallenge(ctx, p)
 	case name == identity.ALPNAuth:
-		leave := m.anonymous.Admit(v.network, func() { m.drop(v) })
-		defer leave()
-		v.release()
+		release := m.anonymous.Admit(p.network, func() { m.drop(p) })
+		defer release()
+		p.release()
 		m.counters.Auth.Add(1)
-		m.calls.serve(v, func() { m.passThrough(ctx, v.prefixedConn) })
+		m.calls.serve(p, func() { m.passThrough(ctx, p.clientConn) })
 	default:
-		m.servePeer(ctx, v, name)
+		m.servePeer(ctx, p, name)
 	}
 }
 
-// anonymousConn gives up its place when it is closed.
+// anonymousConn gives its anonymous slot back when it is closed.
 type anonymousConn struct {
-	*prefixedConn
-	release func()
+	*clientConn
+	release func() // may be called more than once
 }
 
-func (l *anonymousConn) Close() error {
-	l.release()
-	return l.prefixedConn.Close()
+func (c *anonymousConn) Close() error {
+	c.release()
+	return c.clientConn.Close()
 }
 
-// serveWeb ends TLS for somebody who stays unknown, as far as this room can tell.
-func (m *Mux) serveWeb(ctx context.Context, v *pendingConn) {
+// serveWeb ends TLS for a browser. The peer stays unknown to mux.
+func (m *Mux) serveWeb(ctx context.Context, p *pendingConn) {
 	conn := &anonymousConn{
-		prefixedConn: v.prefixedConn,
-		release:      m.anonymous.Admit(v.network, func() { m.drop(v) }),
+		clientConn: p.clientConn,
+		release:    m.anonymous.Admit(p.network, func() { m.drop(p) }),
 	}
-	tc, err := handshake(ctx, conn, m.tlsConfigs[""], v.deadline)
+	tc, err := handshake(ctx, conn, m.tlsConfigs[""], p.deadline)
 	if err != nil {
 		conn.Close()
-		m.refuseConn(v, "TLS for the web", err, true)
+		m.refuseConn(p, "TLS for the web", err, true)
 		return
 	}
 	m.counters.Web.Add(1)
 	m.cfg.ServeWeb(tc)
 }
 
-// serveChallenge shows an ACME authority the certificate that proves a name; there is nothing more to say
-// (RFC 8737 section 3).
-func (m *Mux) serveChallenge(ctx context.Context, v *pendingConn) {
+// serveChallenge shows an ACME authority the certificate that proves a name. The handshake is all there is
+// to the protocol (RFC 8737 section 3).
+func (m *Mux) serveChallenge(ctx context.Context, p *pendingConn) {
 	cfg := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{challengeProtocol},
 		GetCertificate: m.cfg.Challenge,
 	}
-	tc, err := handshake(ctx, v.prefixedConn, cfg, v.deadline)
+	tc, err := handshake(ctx, p.clientConn, cfg, p.deadline)
 	if err != nil {
-		m.refuse(v, "ACME challenge", err)
+		m.refuse(p, "ACME challenge", err)
 		return
 	}
 	m.counters.Web.Add(1)
 	tc.Close()
 }
 
-func (m *Mux) servePeer(ctx context.Context, v *pendingConn, name string) {
+// servePeer verifies the peer in a TLS handshake and hands it to the server of the protocol name.
+func (m *Mux) servePeer(ctx context.Context, p *pendingConn, name string) {
 	cfg, ok := m.tlsConfigs[name]
 	if !ok {
-		m.refuse(v, "ALPN", errors.New("no such service: "+name))
+		m.refuse(p, "ALPN", errors.New("no such protocol: "+name))
 		return
 	}
 	var peer identity.Peer
-	tc, err := handshake(
-		context.WithValue(ctx, peerContextKey{}, &peer),
-		coalesce.UnderTLS(v.prefixedConn),
-		cfg,
-		v.deadline,
-	)
+	peerCtx := context.WithValue(ctx, peerContextKey{}, &peer)
+	tc, err := handshake(peerCtx, coalesce.UnderTLS(p.clientConn), cfg, p.deadline)
 	if err != nil {
-		m.refuse(v, "TLS for "+name, err)
+		m.refuse(p, "TLS for "+name, err)
 		return
 	}
-	m.markPeerKnown(v, peer.Identity)
+	m.markPeerKnown(p, peer.Identity)
 	if name == identity.ALPNTunnel {
 		m.counters.Tunnel.Add(1)
 		if serve := m.cfg.ServeTunnel(ctx, tc, peer); serve != nil {
@@ -107,8 +105,8 @@ func (m *Mux) servePeer(ctx context.Context, v *pendingConn, name string) {
 	m.goServe(tc, func() { m.sessions.serve(tc, func() { m.cfg.ServeDial(ctx, tc, peer) }) })
 }
 
-// goServe serves in a goroutine of its own: the one that verified the peer has grown a stack of 16 kB or more
-// for that, and a tunnel stands for days.
+// goServe calls serve in a new goroutine, which m.serving waits for. Verifying the peer has grown the stack
+// of the present goroutine to 16 kB or more, and a tunnel stands for days.
 func (m *Mux) goServe(conn net.Conn, serve func()) {
 	m.serving.Go(func() {
 		defer m.recover(conn)
@@ -116,6 +114,7 @@ func (m *Mux) goServe(conn net.Conn, serve func()) {
 	})
 }
 
+// handshake does the server side of a TLS handshake. It leaves conn open after an error.
 func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, deadline time.Time) (*tls.Conn, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
@@ -129,38 +128,44 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, deadline tim
 	return tc, nil
 }
 
-// peerContextKey finds, in a handshake's context, where the verified peer goes.
+// peerContextKey is the key of the *identity.Peer, in the context of a handshake, that verifyPeer fills.
 type peerContextKey struct{}
 
-// peerConfig is for one of our own protocols: TLS 1.3, this proxy's service certificate, and a client
-// certificate of the kind, verified under the rules of this moment. VerifyConnection runs for resumed
-// sessions too. The clones that GetConfigForClient makes share the outer configuration's ticket keys, which
-// live in this process alone and rotate.
+// peerConfig is the TLS configuration for a threshold-* protocol: TLS 1.3, the service certificate of this
+// proxy, and a client certificate of the given kind.
+//
+// Each handshake gets a clone of base whose VerifyConnection verifies the peer under the rules in force at
+// that moment, also when a session is resumed. The clones share the session ticket keys of the outer
+// configuration, which exist only in this process and rotate.
 func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 	base := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		NextProtos:     []string{alpn},
-		ClientAuth:     tls.RequireAnyClientCert, // verified below
+		ClientAuth:     tls.RequireAnyClientCert, // verifyPeer verifies it
 		Time:           m.cfg.Now,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.cfg.Service() },
 	}
 	outer := base.Clone()
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		into, ok := hello.Context().Value(peerContextKey{}).(*identity.Peer)
+		peer, ok := hello.Context().Value(peerContextKey{}).(*identity.Peer)
 		if !ok {
-			return nil, errors.New("no place for the peer's identity")
+			return nil, errors.New("the handshake context has no place for the peer's identity")
 		}
 		cfg := base.Clone()
-		cfg.VerifyConnection = func(st tls.ConnectionState) error {
-			return m.verifyPeer(st, alpn, kind, into)
+		cfg.VerifyConnection = func(state tls.ConnectionState) error {
+			return m.verifyPeer(state, alpn, kind, peer)
 		}
 		return cfg, nil
 	}
 	return outer
 }
 
-func (m *Mux) verifyPeer(st tls.ConnectionState, alpn string, kind identity.Kind, into *identity.Peer) error {
-	if st.NegotiatedProtocol != alpn {
+// verifyPeer verifies the client certificate and stores the identity in peer. Its errors are
+// certificateErrors.
+func (m *Mux) verifyPeer(
+	state tls.ConnectionState, alpn string, kind identity.Kind, peer *identity.Peer,
+) error {
+	if state.NegotiatedProtocol != alpn {
 		return certificateError{errors.New("the client did not agree to " + alpn), false}
 	}
 	trust := m.cfg.Rules.Current()
@@ -168,25 +173,18 @@ func (m *Mux) verifyPeer(st tls.ConnectionState, alpn string, kind identity.Kind
 	if kind != identity.User {
 		roots = trust.Authorities.ServiceRoots
 	}
+	verifyAt := func(t time.Time) (identity.Peer, error) {
+		chain, usage := state.PeerCertificates, x509.ExtKeyUsageClientAuth
+		return identity.VerifyX509(chain, m.cfg.Cluster, roots, usage, t, kind)
+	}
 	now := m.cfg.Now()
-	verify := func(at time.Time) (peer identity.Peer, err error) {
-		return identity.VerifyX509(
-			st.PeerCertificates,
-			m.cfg.Cluster,
-			roots,
-			x509.ExtKeyUsageClientAuth,
-			at,
-			kind,
-		)
-	}
-	peer, err := verify(now)
+	verified, err := verifyAt(now)
 	if err != nil {
-		return certificateError{
-			err,
-			identity.OnlyExpired(err, now, func(at time.Time) error { _, err := verify(at); return err }),
-		}
+		check := func(t time.Time) error { _, err := verifyAt(t); return err }
+		expired := identity.OnlyExpired(err, now, check)
+		return certificateError{err, expired}
 	}
-	*into = peer
+	*peer = verified
 	return nil
 }
 
@@ -198,14 +196,15 @@ func (m *Mux) webConfig() *tls.Config {
 	}
 }
 
-// answerClearHTTP answers someone who came with http:// to a port that speaks https.
+// clearHTTPAnswer is for a client that sent HTTP without TLS.
+const clearHTTPAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n" +
+	"Connection: close\r\n\r\n" +
+	"This port speaks HTTPS. Put https:// in front of the address.\n"
+
 func answerClearHTTP(conn net.Conn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	_, _ = io.WriteString(
-		conn,
-		"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"+
-			"This port speaks HTTPS: put https:// in front of the address.\n",
-	)
-	_, _ = io.CopyN(io.Discard, conn, 4<<10) // so that the answer is not lost in a reset
+	_, _ = io.WriteString(conn, clearHTTPAnswer)
+	// Closing with unread bytes would send a reset, and the client could lose the answer.
+	_, _ = io.CopyN(io.Discard, conn, 4<<10)
 }

@@ -9,18 +9,13 @@ import (
 	"github.com/threshold-access/threshold/proxy/proxytest"
 )
 
-// The floor is what each door says, whatever a client would rather speak: 1.3 for our own protocols, 1.2 for
-// browsers.
+// The least version is TLS 1.3 for threshold-* protocols and TLS 1.2 for browsers.
 func TestOldVersionsOfTLSAreRefused(t *testing.T) {
+	t.Parallel()
 	a := proxytest.New(t)
-	p := startMux(t, a, openRules(t, a))
-	user, node := a.UserCertificate(
-		a.User("alice@example.com"),
-		nil,
-	), a.MachineCertificate(
-		a.Machine(identity.Node, "web-1", nil),
-		nil,
-	)
+	m := startMux(t, a, openRules(t, a))
+	user := a.UserCertificate(a.User("alice@example.com"), nil)
+	node := a.MachineCertificate(a.Machine(identity.Node, "web-1", nil), nil)
 	for _, tt := range []struct {
 		name    string
 		alpn    []string
@@ -37,29 +32,19 @@ func TestOldVersionsOfTLSAreRefused(t *testing.T) {
 		{"a node", []string{identity.ALPNTunnel}, node, tls.VersionTLS13, true},
 		{"a node", []string{identity.ALPNTunnel}, node, tls.VersionTLS12, false},
 	} {
-		err := p.handshake(&tls.Config{
+		err := m.handshake(&tls.Config{
 			NextProtos:   tt.alpn,
 			Certificates: certs(tt.cert),
 			MinVersion:   tls.VersionTLS10,
 			MaxVersion:   tt.version,
 		})
+		version := tls.VersionName(tt.version)
 		if (err == nil) != tt.served {
-			t.Errorf(
-				"%s with %s: got %v, want served %v",
-				tt.name,
-				tls.VersionName(tt.version),
-				err,
-				tt.served,
-			)
+			t.Errorf("%s with %s: got %v, want served %v", tt.name, version, err, tt.served)
 		}
 		if !tt.served && err != nil && !strings.Contains(err.Error(), "protocol version") {
-			t.Errorf(
-				"%s with %s: got %v, want the version to be why",
-				tt.name,
-				tls.VersionName(tt.version),
-				err,
-			)
+			t.Errorf("%s with %s: got %v, want an error about the version", tt.name, version, err)
 		}
 	}
-	p.stop()
+	m.stop()
 }
