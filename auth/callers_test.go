@@ -302,8 +302,7 @@ func TestARemovedConnectorAuthenticatesNobody(t *testing.T) {
 	who := userIdentity("example.com", "eve", "viewer")
 	who.Connector = "old"
 	w.must(
-		w.state().
-			PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "old", Subject: who.Subject, Mapped: who.Roles}),
+		w.state().Users.PutUser(t.Context(), state.Stored[state.User]{}, state.User{Connector: "old", Subject: who.Subject, Mapped: who.Roles}),
 	)
 	eve := w.client(w.sign(ca.Request{Profile: ca.User, Identity: who}, newKey(t), w.now()))
 	if _, err := authrpc.Call(t.Context(), eve, authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(

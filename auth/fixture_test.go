@@ -228,7 +228,7 @@ func (w *testServer) user(name string, roles ...string) *authrpc.Client {
 		Mapped:    roles,
 		Roles:     kept.Value.Roles,
 	}
-	w.must(w.state().PutUser(w.t.Context(), kept, u))
+	w.must(w.state().Users.PutUser(w.t.Context(), kept, u))
 	return w.client(w.sign(userRequest(who), newKey(w.t), w.now()))
 }
 

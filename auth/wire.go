@@ -57,10 +57,10 @@ func (s *Server) open(ctx context.Context) (*services, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.keys, err = keyring.Open(ctx, st.Keyring(), seal); err != nil {
+	if h.keys, err = keyring.Open(ctx, st.Keyring, seal); err != nil {
 		return nil, err
 	}
-	id, err := st.Replica(ctx, s.cfg.ReplicaID)
+	id, err := st.Replicas.Replica(ctx, s.cfg.ReplicaID)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (s *Server) newLogin(h *services, vault *state.Vault, seal keyring.Seal) (*
 		return nil, err
 	}
 	return login.New(
-		login.Config{Cluster: h.cluster.Name, Key: key, Providers: providers, Factor: factor, Store: h.state,
+		login.Config{Cluster: h.cluster.Name, Key: key, Providers: providers, Factor: factor, Logins: h.state.Logins, Events: h.state.Events,
 			AllowedOrigin: h.join.AllowedOrigin, Log: s.cfg.Log, Now: s.cfg.Now},
 	)
 }
@@ -214,5 +214,5 @@ func (s *Server) keepCertificate(ctx context.Context, h *services) error {
 func (s *Server) recordStart(ctx context.Context, h *services) error {
 	e := events.NewEvent(events.AuthStarted, h.self, s.cfg.Now())
 	e.Fields = map[string]string{"version": s.cfg.Version}
-	return h.state.AppendEvents(ctx, e)
+	return h.state.Events.AppendEvents(ctx, e)
 }

@@ -59,7 +59,7 @@ func (r *Registry) Report(
 			"spread the nodes over more proxies",
 		)
 	}
-	if _, err := r.cfg.State.KeepProxyLease(ctx, proxy.ID, leaseDuration); err != nil {
+	if _, err := r.cfg.State.Attachments.KeepProxyLease(ctx, proxy.ID, leaseDuration); err != nil {
 		return authrpc.ReportNodesResponse{}, err
 	}
 	before, err := r.cfg.State.AttachmentsByProxy(ctx, proxy.ID)
@@ -92,7 +92,7 @@ func (r *Registry) Report(
 	for _, a := range before {
 		left = append(left, a)
 	}
-	if err := r.cfg.State.ChangeAttachments(ctx, proxy.ID, came, left, r.cfg.Now()); err != nil {
+	if err := r.cfg.State.Attachments.ChangeAttachments(ctx, proxy.ID, came, left, r.cfg.Now()); err != nil {
 		return authrpc.ReportNodesResponse{}, err
 	}
 	return authrpc.ReportNodesResponse{ReportAfter: reportInterval}, nil

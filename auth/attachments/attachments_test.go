@@ -100,7 +100,7 @@ func (r *fixture) addMachine(kind identity.Kind, name string, labels identity.La
 	}
 	m.X509Key, err = x509.MarshalPKIXPublicKey(key.Public())
 	r.must(err)
-	r.must(r.st.AddMachine(r.Context(), m, token))
+	r.must(r.st.Machines.AddMachine(r.Context(), m, token))
 	return machine{m, key}
 }
 
@@ -220,7 +220,7 @@ func TestAReportThatChangesNothingWritesNothing(t *testing.T) {
 // revision writes a role, and tells which revision that was.
 func (r *fixture) revision() uint64 {
 	r.Helper()
-	rev, err := r.st.PutRole(
+	rev, err := r.st.Roles.PutRole(
 		r.Context(),
 		state.Stored[access.Role]{},
 		access.Role{Name: state.NewID()},

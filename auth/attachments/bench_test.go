@@ -18,7 +18,7 @@ import (
 func BenchmarkList10000(b *testing.B) {
 	st, _ := statetest.NewCluster(b, roles...)
 	proxy := identity.MachineID(state.NewID())
-	if _, err := st.KeepProxyLease(b.Context(), proxy, time.Hour); err != nil {
+	if _, err := st.Attachments.KeepProxyLease(b.Context(), proxy, time.Hour); err != nil {
 		b.Fatal(err)
 	}
 	var at []state.Attachment
@@ -36,21 +36,21 @@ func BenchmarkList10000(b *testing.B) {
 			SSHKey:  make([]byte, 51),
 		}
 		name := fmt.Sprint(i)
-		if _, err := st.AddToken(b.Context(), name, state.Token{Hash: []byte(name)}); err != nil {
+		if _, err := st.Tokens.AddToken(b.Context(), name, state.Token{Hash: []byte(name)}); err != nil {
 			b.Fatal(err)
 		}
 		token, err := st.Token(b.Context(), name)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := st.AddMachine(b.Context(), m, token); err != nil {
+		if err := st.Machines.AddMachine(b.Context(), m, token); err != nil {
 			b.Fatal(err)
 		}
 		a := state.Attachment{Node: m.ID, ProxyID: proxy, Proxy: "edge", Since: time.Now()}
 		a.Signed.Payload, a.Signed.Sig = make([]byte, 200), make([]byte, 72)
 		at = append(at, a)
 	}
-	if err := st.ChangeAttachments(b.Context(), proxy, at, nil, time.Now()); err != nil {
+	if err := st.Attachments.ChangeAttachments(b.Context(), proxy, at, nil, time.Now()); err != nil {
 		b.Fatal(err)
 	}
 	r := attachments.New(attachments.Config{

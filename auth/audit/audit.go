@@ -57,7 +57,7 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 		}
 		checked[i] = e
 	}
-	return l.state.AppendMachineEvents(ctx, string(from.ID), checked)
+	return l.state.Events.AppendMachineEvents(ctx, string(from.ID), checked)
 }
 
 func check(from identity.Identity, e audit.Event) error {

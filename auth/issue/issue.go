@@ -64,7 +64,7 @@ func (r Recorder) RecordIssuance(ctx context.Context, rec ca.Record) error {
 		}
 		events = append(events, e)
 	}
-	return r.State.AppendIssuance(ctx, b, events...)
+	return r.State.Issuances.AppendIssuance(ctx, b, events...)
 }
 
 // issue asks the CA; e, unless it has no code, is committed with the record.
@@ -212,7 +212,7 @@ func (o *Issuer) ForMachine(ctx context.Context, a join.Admitted) (authrpc.JoinR
 		return authrpc.JoinResponse{}, err
 	}
 	if a.Renewal() {
-		if err := o.cfg.State.RecordRenewal(ctx, m.ID, now); err != nil {
+		if err := o.cfg.State.Machines.RecordRenewal(ctx, m.ID, now); err != nil {
 			return authrpc.JoinResponse{}, err
 		}
 	}

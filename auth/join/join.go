@@ -155,7 +155,7 @@ func (d *Service) recordRefusal(ctx context.Context, kept state.Stored[state.Tok
 	}
 	e := audit.Event{Code: audit.JoinRefused, Time: d.cfg.Now().UTC(), Reason: fault.Message(why),
 		Fields: map[string]string{"token": kept.Key, "kind": string(kept.Value.Kind)}}
-	if err := d.cfg.State.CountRefusal(ctx, kept, e); err != nil && !fault.Is(err, fault.Conflict) {
+	if err := d.cfg.State.Tokens.CountRefusal(ctx, kept, e); err != nil && !fault.Is(err, fault.Conflict) {
 		return fmt.Errorf("%w (and the refusal could not be noted: %v)", why, err)
 	}
 	return why
@@ -277,7 +277,7 @@ func (d *Service) register(
 		}
 		e := audit.NewEvent(audit.MachineJoined, a.machine.Identity(d.cfg.Cluster), a.machine.Created)
 		e.Fields = map[string]string{"kind": string(a.machine.Kind), "token": kept.Key, "by": kept.Value.By}
-		err = d.cfg.State.AddMachine(ctx, a.machine, kept, e)
+		err = d.cfg.State.Machines.AddMachine(ctx, a.machine, kept, e)
 		if !fault.Is(err, fault.Conflict) {
 			break
 		}

@@ -269,7 +269,7 @@ func TestARemovedNameStaysReservedForADay(t *testing.T) {
 	m := g.joined(join.TokenRequest{}, "web")
 	kept, err := g.st.Machine(t.Context(), m.ID)
 	g.must(err)
-	g.must(g.st.RemoveMachine(t.Context(), kept, g.now))
+	g.must(g.st.Machines.RemoveMachine(t.Context(), kept, g.now))
 	g.now = g.now.Add(23 * time.Hour)
 	if got := g.joined(join.TokenRequest{}, "web").Name; got != "web-2" {
 		t.Errorf("within a day: got %q, want web-2", got)
@@ -341,7 +341,7 @@ func TestALostJoinResponseIsRepeated(t *testing.T) {
 	}
 	g.now = g.now.Add(-join.DefaultTokenTTL)
 	r.Time = g.now
-	g.must(g.st.RemoveMachine(t.Context(), kept, g.now))
+	g.must(g.st.Machines.RemoveMachine(t.Context(), kept, g.now))
 	if _, err := g.Admit(t.Context(), r); !fault.Is(err, fault.Denied) {
 		t.Errorf("after the machine was removed: got %v, want denied", err)
 	}

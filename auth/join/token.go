@@ -92,7 +92,7 @@ func (d *Service) Create(
 		e = audit.NewEvent(audit.TokenCreated, w.By, now)
 	}
 	e.Fields = map[string]string{"token": w.Name, "kind": string(w.Kind), "expires": formatTime(rec.Expires)}
-	if _, err := d.cfg.State.AddToken(ctx, w.Name, rec, e); err != nil {
+	if _, err := d.cfg.State.Tokens.AddToken(ctx, w.Name, rec, e); err != nil {
 		return authrpc.Token{}, none, err
 	}
 	kept, err := d.cfg.State.Token(ctx, w.Name)

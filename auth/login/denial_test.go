@@ -485,7 +485,7 @@ func TestRolesRevokedBeforeRedeemAreNotGranted(t *testing.T) {
 		u, err := l.state.User(t.Context(), alice)
 		l.must(err)
 		u.Value.Roles = roles
-		l.must(l.state.PutUser(t.Context(), u, u.Value))
+		l.must(l.state.Users.PutUser(t.Context(), u, u.Value))
 	}
 	give("ops")
 	c = newClient(t)
@@ -500,7 +500,7 @@ func TestRolesRevokedBeforeRedeemAreNotGranted(t *testing.T) {
 	code = l.logIn(c, secret)
 	u, err := l.state.User(t.Context(), alice)
 	l.must(err)
-	l.must(l.state.RemoveUser(t.Context(), u))
+	l.must(l.state.Users.RemoveUser(t.Context(), u))
 	_, err = l.Redeem(t.Context(), c.redeem(code))
 	l.wantFault(err, fault.Expired, "tsh login")
 }

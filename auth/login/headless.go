@@ -138,11 +138,11 @@ func (s *Service) storeHeadless(
 	e audit.Event,
 ) error {
 	hash := headlessHash(h.Challenge)
-	err := s.cfg.Store.AddLogin(ctx, hash, p, e)
+	err := s.cfg.Logins.AddLogin(ctx, hash, p, e)
 	if !fault.Is(err, fault.Conflict) {
 		return err
 	}
-	if _, err := s.cfg.Store.PendingLogin(ctx, hash); err == nil {
+	if _, err := s.cfg.Logins.PendingLogin(ctx, hash); err == nil {
 		return fault.New(
 			fault.Expired,
 			opHeadless,
@@ -189,7 +189,7 @@ func (s *Service) redeemHeadless(
 			"start again: tsh login --headless",
 		)
 	}
-	l, err := s.cfg.Store.PendingLogin(ctx, headlessHash(h.Challenge))
+	l, err := s.cfg.Logins.PendingLogin(ctx, headlessHash(h.Challenge))
 	if fault.Is(err, fault.NotFound) {
 		return Assured{}, false, checkChallenge(
 			h.Challenge,

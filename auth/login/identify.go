@@ -118,7 +118,7 @@ func (s *Service) recordRefusal(
 ) error {
 	e := audit.NewEvent(audit.LoginRefused, who, s.cfg.Now())
 	e.From, e.Proxy, e.Reason = audit.Truncate(from), by.Name, audit.Truncate(fault.Message(why))
-	if err := s.cfg.Store.AppendEvents(ctx, e); err != nil {
+	if err := s.cfg.Events.AppendEvents(ctx, e); err != nil {
 		s.cfg.Log.Error("a refusal could not be recorded", "err", err, "user", who.Name, "refusal", why)
 	}
 	return why

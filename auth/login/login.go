@@ -53,12 +53,17 @@ type Factor interface {
 	Verify(ctx context.Context, a totp.Answer) (totp.Proof, error)
 }
 
-// Store keeps finished logins, and knows what an administrator gave a person. state.State is one.
-type Store interface {
+// Logins stores finished logins until they are redeemed, and knows which roles an administrator gave a user.
+// state.Logins implements it.
+type Logins interface {
 	User(ctx context.Context, who identity.UserKey) (state.Stored[state.User], error)
 	AddLogin(ctx context.Context, h state.CodeHash, p state.PendingLogin, events ...audit.Event) error
 	PendingLogin(ctx context.Context, h state.CodeHash) (state.Stored[state.PendingLogin], error)
 	RedeemLogin(ctx context.Context, l state.Stored[state.PendingLogin], events ...audit.Event) error
+}
+
+// Events stores the refusals of users whom a provider has identified. state.Events implements it.
+type Events interface {
 	AppendEvents(ctx context.Context, events ...audit.Event) error
 }
 
@@ -68,7 +73,8 @@ type Config struct {
 	Key       []byte // seals attempts: 32 bytes, the same on every replica, from the sealed store
 	Providers Providers
 	Factor    Factor
-	Store     Store
+	Logins    Logins
+	Events    Events
 	// AllowedOrigin refuses an origin that is not one of the proxy's own, so that no provider is told to send
 	// a browser elsewhere.
 	AllowedOrigin func(by identity.Identity, origin string) error
@@ -87,7 +93,7 @@ type Service struct {
 
 // New makes a Service.
 func New(cfg Config) (*Service, error) {
-	if cfg.Providers == nil || cfg.Factor == nil || cfg.Store == nil || cfg.AllowedOrigin == nil ||
+	if cfg.Providers == nil || cfg.Factor == nil || cfg.Logins == nil || cfg.Events == nil || cfg.AllowedOrigin == nil ||
 		identity.CheckCluster(cfg.Cluster) != nil {
 		return nil, fault.New(fault.Internal, "login.New", "a part is missing", "report this: it is a defect")
 	}

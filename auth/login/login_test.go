@@ -119,9 +119,9 @@ func (l *fixture) replica(key byte) *login.Service {
 		Key:       bytes.Repeat([]byte{key}, 32),
 		Providers: providers,
 		Factor:    factor,
-		Store:     l.state,
-		Now:       l.clock,
-		Log:       slog.New(slog.NewTextHandler(&l.log, nil)),
+		Logins:    l.state.Logins, Events: l.state.Events,
+		Now: l.clock,
+		Log: slog.New(slog.NewTextHandler(&l.log, nil)),
 		AllowedOrigin: func(by identity.Identity, o string) error {
 			if by.Name != proxyIdentity.Name || o != origin {
 				return fault.New(fault.Denied, "test", "not an origin of this proxy", "register it")
@@ -188,7 +188,7 @@ func (l *fixture) probe() uint64 {
 	if !fault.Is(err, fault.NotFound) {
 		l.must(err)
 	}
-	l.must(l.state.PutUser(l.t.Context(), old, state.User{Connector: "probe", Subject: "probe"}))
+	l.must(l.state.Users.PutUser(l.t.Context(), old, state.User{Connector: "probe", Subject: "probe"}))
 	got, err := l.state.User(l.t.Context(), key)
 	l.must(err)
 	return got.Revision
@@ -351,7 +351,7 @@ func TestUserLogsIn(t *testing.T) {
 	u, err := l.state.User(t.Context(), identity.UserKey{Connector: "corp", Subject: "sub-alice"})
 	l.must(err)
 	u.Value.Roles = []string{"ops", "dev"}
-	l.must(l.state.PutUser(t.Context(), u, u.Value))
+	l.must(l.state.Users.PutUser(t.Context(), u, u.Value))
 
 	c = newClient(t)
 	a, err := l.Redeem(t.Context(), c.redeem(l.logIn(c, secret)))

@@ -122,13 +122,13 @@ func (s *Service) finish(
 		pending.Expires = now.Add(FirstCodeLife)
 	}
 	res.Redirect = i.Client.Callback + "?" + url.Values{"code": {code}, "state": {i.Client.State}}.Encode()
-	return res, s.cfg.Store.AddLogin(ctx, hash, pending, e)
+	return res, s.cfg.Logins.AddLogin(ctx, hash, pending, e)
 }
 
 // roles are the connector's and those an administrator gave, sorted. Somebody without any may log in, and
 // sees nothing.
 func (s *Service) roles(ctx context.Context, who identity.Identity) ([]string, error) {
-	rec, err := s.cfg.Store.User(ctx, who.UserKey())
+	rec, err := s.cfg.Logins.User(ctx, who.UserKey())
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return nil, err
 	}

@@ -82,7 +82,7 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	if len(req.Code) != codeLength || !verifierRE.MatchString(req.Verifier) {
 		return Assured{}, errUnknownCode(nil)
 	}
-	l, err := s.cfg.Store.PendingLogin(ctx, hashCode(req.Code))
+	l, err := s.cfg.Logins.PendingLogin(ctx, hashCode(req.Code))
 	if fault.Is(err, fault.NotFound) {
 		return Assured{}, errUnknownCode(err)
 	}
@@ -106,7 +106,7 @@ func (s *Service) redeemPending(
 	if err := checkChallenge(p.Challenge, shown); err != nil {
 		return Assured{}, err
 	}
-	u, err := s.cfg.Store.User(ctx, p.Who.UserKey())
+	u, err := s.cfg.Logins.User(ctx, p.Who.UserKey())
 	if fault.Is(err, fault.NotFound) { // removed since the factor was shown
 		return Assured{}, errUnknownCode(err)
 	}
@@ -141,7 +141,7 @@ func checkChallenge(challenge string, shown authrpc.Keys) error {
 }
 
 func (s *Service) redeemStored(ctx context.Context, l state.Stored[state.PendingLogin]) error {
-	err := s.cfg.Store.RedeemLogin(ctx, l)
+	err := s.cfg.Logins.RedeemLogin(ctx, l)
 	if fault.Is(err, fault.Expired) {
 		return errUnknownCode(err)
 	}

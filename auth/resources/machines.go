@@ -91,7 +91,7 @@ func (k machineKind) apply(
 	if err := by.mayRelabel(nodeOf(old.Value), nodeOf(next)); err != nil {
 		return out, err
 	}
-	if _, err := k.cfg.State.ChangeMachine(ctx, old, next, by.event(events.ResourceApplied, access.Machines, next.Name)); err != nil {
+	if _, err := k.cfg.State.Machines.ChangeMachine(ctx, old, next, by.event(events.ResourceApplied, access.Machines, next.Name)); err != nil {
 		return out, err
 	}
 	out.Note = "takes effect on the node when its certificates renew"
@@ -108,7 +108,7 @@ func (k machineKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	return k.cfg.State.RemoveMachine(
+	return k.cfg.State.Machines.RemoveMachine(
 		ctx,
 		m,
 		by.now,

@@ -214,7 +214,7 @@ func (d *Service) recordRefusal(
 	e := events.NewEvent(events.ResourceRefused, who, d.cfg.Now())
 	e.Rule, e.Reason = rule, events.Truncate(fault.Message(why))
 	e.Fields = map[string]string{"action": string(a), "kind": string(of), "name": events.Truncate(name)}
-	if err := d.cfg.State.AppendEvents(ctx, e); err != nil {
+	if err := d.cfg.State.Events.AppendEvents(ctx, e); err != nil {
 		return fmt.Errorf("%w (and the refusal could not be noted: %v)", why, err)
 	}
 	return why

@@ -369,7 +369,7 @@ func TestAdminRoleCannotBeRemovedOrWeakened(t *testing.T) {
 func (d *fixture) addUser(name string, roles ...string) {
 	d.Helper()
 	u := state.User{Connector: "corp", Subject: "sub-" + name, Name: name, Roles: roles, Created: time.Now()}
-	d.must(d.st.PutUser(d.Context(), state.Stored[state.User]{}, u))
+	d.must(d.st.Users.PutUser(d.Context(), state.Stored[state.User]{}, u))
 }
 
 // addNode puts a node on record, as a join does.
@@ -385,7 +385,7 @@ func (d *fixture) addNode(name, env string) state.Machine {
 		Labels:  identity.Labels{"env": env},
 		Created: time.Now(),
 	}
-	d.must(d.st.AddMachine(d.Context(), m, kept))
+	d.must(d.st.Machines.AddMachine(d.Context(), m, kept))
 	return m
 }
 
@@ -403,7 +403,7 @@ func TestNoKindEscalatesToAnother(t *testing.T) {
 	d.addUser("alice")
 	d.addUser("boss", "admin")
 	d.must(
-		d.st.PutUser(
+		d.st.Users.PutUser(
 			t.Context(),
 			state.Stored[state.User]{},
 			state.User{Connector: "corp", Subject: "sub-chief", Name: "chief", Mapped: []string{"admin"}},
@@ -534,7 +534,7 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 func TestEventsCanOnlyBeRead(t *testing.T) {
 	d := newFixture(t)
 	d.must(
-		d.st.AppendEvents(
+		d.st.Events.AppendEvents(
 			t.Context(),
 			events.Event{Code: events.AuthStarted, Time: time.Now()},
 			events.Event{Code: events.ClusterCreated, Time: time.Now()},
@@ -584,7 +584,7 @@ func TestAdministratorsCannotLockThemselvesOut(t *testing.T) {
 	d := newFixture(t)
 	rootID := "corp/sub-root@example.com"
 	d.must(
-		d.st.PutUser(
+		d.st.Users.PutUser(
 			t.Context(),
 			state.Stored[state.User]{},
 			state.User{
@@ -694,9 +694,9 @@ func TestLargeEventsAreListedCompletely(t *testing.T) {
 		large.Fields[fmt.Sprintf("field-%d", i)] = strings.Repeat("\x00", 300)
 	}
 	for range 200 {
-		d.must(d.st.AppendEvents(t.Context(), large))
+		d.must(d.st.Events.AppendEvents(t.Context(), large))
 	}
-	d.must(d.st.AppendEvents(t.Context(), events.Event{Code: events.AuthStarted, Time: time.Now()}))
+	d.must(d.st.Events.AppendEvents(t.Context(), events.Event{Code: events.AuthStarted, Time: time.Now()}))
 	seen, last := 0, ""
 	for after := ""; ; {
 		page, err := d.Get(t.Context(), admin, authrpc.GetResourcesRequest{Kind: access.Events, After: after})

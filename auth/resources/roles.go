@@ -81,7 +81,7 @@ func (k roleKind) apply(
 	if err := CheckSize(slices.Collect(maps.Values(after))); err != nil {
 		return out, err
 	}
-	if _, err := k.cfg.State.PutRole(ctx, old, role, by.now, by.event(events.ResourceApplied, access.Roles, role.Name)); err != nil {
+	if _, err := k.cfg.State.Roles.PutRole(ctx, old, role, by.now, by.event(events.ResourceApplied, access.Roles, role.Name)); err != nil {
 		return out, err
 	}
 	out.Created = old.Revision == 0
@@ -107,7 +107,7 @@ func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	if err := by.keepsRoleAdmin(after, by.who.Roles); err != nil {
 		return err
 	}
-	return k.cfg.State.RemoveRole(ctx, old, by.now, by.event(events.ResourceRemoved, access.Roles, name))
+	return k.cfg.State.Roles.RemoveRole(ctx, old, by.now, by.event(events.ResourceRemoved, access.Roles, name))
 }
 
 // maxRolesBytes bounds all roles together, as JSON. Signed, and encoded for the wire twice, they stay well

@@ -100,5 +100,5 @@ func (k tokenKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	return k.cfg.State.RemoveToken(ctx, t, by.event(events.ResourceRemoved, access.Tokens, name))
+	return k.cfg.State.Tokens.RemoveToken(ctx, t, by.event(events.ResourceRemoved, access.Tokens, name))
 }

@@ -151,7 +151,7 @@ func (k userKind) apply(
 	if err := by.mayChangeSelf(old.Value, next); err != nil {
 		return out, err
 	}
-	if err := k.cfg.State.PutUser(ctx, old, next, by.event(events.ResourceApplied, access.Users, old.Key)); err != nil {
+	if err := k.cfg.State.Users.PutUser(ctx, old, next, by.event(events.ResourceApplied, access.Users, old.Key)); err != nil {
 		return out, err
 	}
 	out.Note = "what is given takes effect at the next login; what is taken counts at auth no more, and on nodes until the certificates issued before end"
@@ -185,5 +185,5 @@ func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	if err := by.mayChangeSelf(old.Value, state.User{}); err != nil {
 		return err
 	}
-	return k.cfg.State.RemoveUser(ctx, old, by.event(events.ResourceRemoved, access.Users, old.Key))
+	return k.cfg.State.Users.RemoveUser(ctx, old, by.event(events.ResourceRemoved, access.Users, old.Key))
 }

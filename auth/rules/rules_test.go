@@ -82,7 +82,7 @@ func (p *fixture) current() signed.Set {
 
 func (p *fixture) addRole(name string) {
 	p.Helper()
-	_, err := p.st.PutRole(p.Context(), state.Stored[access.Role]{}, access.Role{Name: name}, time.Now())
+	_, err := p.st.Roles.PutRole(p.Context(), state.Stored[access.Role]{}, access.Role{Name: name}, time.Now())
 	p.must(err)
 }
 

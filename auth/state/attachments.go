@@ -10,50 +10,48 @@ import (
 	"github.com/threshold-access/threshold/raftstore"
 )
 
-// Attachment says that a node is attached to a proxy. It goes with the proxy's lease.
+// Attachment says that a node has a tunnel to a proxy. It ends with the proxy's lease.
 type Attachment struct {
-	Node    identity.MachineID      `json:"node"`
-	ProxyID identity.MachineID      `json:"proxy_id"`
-	Proxy   string                  `json:"proxy"` // its name
-	Since   time.Time               `json:"since"` // when the node signed it
-	Version string                  `json:"version,omitempty"`
-	Signed  tunnel.SignedAttachment `json:"signed,omitzero"` // kept by proxy alone: it is what the next report is compared with
+	Node    identity.MachineID `json:"node"`
+	ProxyID identity.MachineID `json:"proxy_id"`
+	Proxy   string             `json:"proxy"` // the proxy's name
+	Since   time.Time          `json:"since"` // when the node signed it
+	Version string             `json:"version,omitempty"`
+	// Signed is the statement that the node signed. Only the record by proxy has it: the next report of
+	// that proxy is compared with it.
+	Signed tunnel.SignedAttachment `json:"signed,omitzero"`
 }
 
-// proxyLease is the lease of a proxy's attachments; the record ends with the lease itself.
+// proxyLease names the lease of a proxy's attachments. The record itself ends with that lease.
 type proxyLease struct {
 	Lease raftstore.LeaseID `json:"lease"`
 }
 
-// lastSeenRecord is when a node was last known to be attached.
+// lastSeenRecord says when a node was last known to be attached.
 type lastSeenRecord struct {
-	Time time.Time `json:"at"`
+	Time time.Time `json:"time"`
 }
 
-// An attachment is kept twice: by node, for whoever looks for the node, and by proxy, for that proxy's next
-// report.
+// An attachment is stored twice: by node, for whoever looks for the node, and by proxy, for that proxy's
+// next report.
 var (
 	attachmentsByNode = table[Attachment]{
-		prefix: "attached/node/",
-		noun:   "attachment",
-		remedy: "look at the node's log",
+		prefix: "attached/node/", noun: "attachment", remedy: "look at the node's log",
 	}
 	attachmentsByProxy = table[Attachment]{
-		prefix: "attached/proxy/",
-		noun:   "attachment",
-		remedy: "look at the proxy's log",
+		prefix: "attached/proxy/", noun: "attachment", remedy: "look at the proxy's log",
 	}
 	proxyLeases = table[proxyLease]{
-		prefix: "attached/lease/",
-		noun:   "lease of proxy",
-		remedy: "report again",
+		prefix: "attached/lease/", noun: "lease of proxy", remedy: "report again",
 	}
-	lastSeen = table[lastSeenRecord]{prefix: "seen/", noun: "last sight of", remedy: "run: tsh ls"}
+	lastSeen = table[lastSeenRecord]{
+		prefix: "last-seen/", noun: "last-seen time of", remedy: "run: tsh ls",
+	}
 )
 
-// AttachmentsByNode returns where the node is attached, without its signed word.
-func (s *State) AttachmentsByNode(ctx context.Context, node identity.MachineID) ([]Attachment, error) {
-	got, err := attachmentsByNode.listUnder(ctx, s, string(node)+"/", Page{})
+// AttachmentsByNode returns the node's attachments, without what the node signed.
+func (r *Reader) AttachmentsByNode(ctx context.Context, node identity.MachineID) ([]Attachment, error) {
+	got, err := attachmentsByNode.listUnder(ctx, r, string(node)+"/", Page{})
 	if err != nil {
 		return nil, err
 	}
@@ -61,13 +59,12 @@ func (s *State) AttachmentsByNode(ctx context.Context, node identity.MachineID) 
 }
 
 // AttachmentsByProxy returns what the proxy last reported, by node.
-func (s *State) AttachmentsByProxy(
-	ctx context.Context,
-	proxy identity.MachineID,
+func (r *Reader) AttachmentsByProxy(
+	ctx context.Context, proxy identity.MachineID,
 ) (map[identity.MachineID]Attachment, error) {
 	out := map[identity.MachineID]Attachment{}
 	for p := (Page{}); ; {
-		got, err := attachmentsByProxy.listUnder(ctx, s, string(proxy)+"/", p)
+		got, err := attachmentsByProxy.listUnder(ctx, r, string(proxy)+"/", p)
 		if err != nil {
 			return nil, err
 		}
@@ -81,85 +78,84 @@ func (s *State) AttachmentsByProxy(
 	}
 }
 
-// LastSeen returns when the node was last known to be attached; the zero time when it never was.
-func (s *State) LastSeen(ctx context.Context, node identity.MachineID) (time.Time, error) {
-	got, err := lastSeen.getOrNew(ctx, s, string(node))
+// LastSeen returns when the node was last known to be attached, or the zero time if it never was.
+func (r *Reader) LastSeen(ctx context.Context, node identity.MachineID) (time.Time, error) {
+	got, err := lastSeen.getOrNew(ctx, r, string(node))
 	return got.Value.Time, err
 }
 
-// KeepProxyLease gives the proxy's lease its full time again, and reports whether there was one. Without one
-// it makes one of length ttl, and nothing is attached to the proxy yet. Keeping one writes nothing.
-func (s *State) KeepProxyLease(
-	ctx context.Context,
-	proxy identity.MachineID,
-	ttl time.Duration,
+// Attachments changes which nodes are attached to which proxy. It also reads.
+type Attachments struct{ writer }
+
+// KeepProxyLease extends the proxy's lease to its full time and reports whether there was one; that writes
+// nothing to the store. Without a lease it makes one of length ttl, and nothing is attached to the proxy yet.
+func (a *Attachments) KeepProxyLease(
+	ctx context.Context, proxy identity.MachineID, ttl time.Duration,
 ) (kept bool, err error) {
-	have, err := proxyLeases.getOrNew(ctx, s, string(proxy))
+	have, err := proxyLeases.getOrNew(ctx, a.Reader, string(proxy))
 	if err != nil {
 		return false, err
 	}
 	if have.Revision != 0 {
-		err := s.store.KeepAlive(ctx, have.Value.Lease)
+		err := a.store.KeepAlive(ctx, have.Value.Lease)
 		if !fault.Is(err, fault.Expired) {
 			return err == nil, err
 		}
 	}
-	lease, err := s.store.Grant(ctx, ttl)
+	lease, err := a.store.Grant(ctx, ttl)
 	if err != nil {
 		return false, err
 	}
 	var c change
 	proxyLeases.setLeased(&c, string(proxy), proxyLease{lease}, lease)
-	_, err = s.commit(ctx, &c)
+	_, err = a.commit(ctx, &c)
 	return false, err
 }
 
-// attachmentsPerTxn is how many attachments change in one transaction: two writes and one for last seen each,
-// well under raftstore's bound.
+// attachmentsPerTxn is how many attachments change in one transaction. Each is two writes and one for the
+// last-seen time, so a transaction stays well under raftstore's bound.
 const attachmentsPerTxn = 500
 
-// ChangeAttachments notes which nodes came to and which left the proxy, under its lease.
-func (s *State) ChangeAttachments(
-	ctx context.Context,
-	proxy identity.MachineID,
-	came, left []Attachment,
-	now time.Time,
+// ChangeAttachments stores which nodes attached to the proxy and which detached, under the proxy's lease.
+func (a *Attachments) ChangeAttachments(
+	ctx context.Context, proxy identity.MachineID, attached, detached []Attachment, now time.Time,
 ) error {
-	have, err := proxyLeases.get(ctx, s, string(proxy))
+	have, err := proxyLeases.get(ctx, a.Reader, string(proxy))
 	if err != nil {
 		return err
 	}
-	lease := have.Value.Lease
-	for len(came)+len(left) > 0 {
+	for len(attached)+len(detached) > 0 {
 		var c change
-		n := min(len(came), attachmentsPerTxn)
-		for _, a := range came[:n] {
-			attachmentsByProxy.setLeased(&c, string(proxy)+"/"+string(a.Node), a, lease)
-			a.Signed = tunnel.SignedAttachment{}
-			attachmentsByNode.setLeased(&c, string(a.Node)+"/"+string(proxy), a, lease)
-			lastSeen.set(&c, string(a.Node), lastSeenRecord{now.UTC()})
+		n := min(len(attached), attachmentsPerTxn)
+		for _, at := range attached[:n] {
+			attach(&c, proxy, at, have.Value.Lease, now)
 		}
-		came = came[n:]
-		n = min(len(left), attachmentsPerTxn)
-		for _, a := range left[:n] {
-			attachmentsByNode.deleteKey(&c, string(a.Node)+"/"+string(proxy))
-			attachmentsByProxy.deleteKey(&c, string(proxy)+"/"+string(a.Node))
-			if _, err := s.Machine(ctx, a.Node); err == nil { // not of one that was removed
-				lastSeen.set(&c, string(a.Node), lastSeenRecord{now.UTC()})
-			}
+		attached = attached[n:]
+		n = min(len(detached), attachmentsPerTxn)
+		for _, at := range detached[:n] {
+			a.detach(ctx, &c, proxy, at, now)
 		}
-		left = left[n:]
-		if _, err := s.commit(ctx, &c); err != nil {
+		detached = detached[n:]
+		if _, err := a.commit(ctx, &c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func values[T any](list []Stored[T]) []T {
-	out := make([]T, len(list))
-	for i, v := range list {
-		out[i] = v.Value
+func attach(c *change, proxy identity.MachineID, at Attachment, lease raftstore.LeaseID, now time.Time) {
+	attachmentsByProxy.setLeased(c, string(proxy)+"/"+string(at.Node), at, lease)
+	at.Signed = tunnel.SignedAttachment{}
+	attachmentsByNode.setLeased(c, string(at.Node)+"/"+string(proxy), at, lease)
+	lastSeen.set(c, string(at.Node), lastSeenRecord{now.UTC()})
+}
+
+func (a *Attachments) detach(
+	ctx context.Context, c *change, proxy identity.MachineID, at Attachment, now time.Time,
+) {
+	attachmentsByNode.deleteKey(c, string(at.Node)+"/"+string(proxy))
+	attachmentsByProxy.deleteKey(c, string(proxy)+"/"+string(at.Node))
+	if _, err := a.Machine(ctx, at.Node); err == nil { // a removed node keeps no last-seen time
+		lastSeen.set(c, string(at.Node), lastSeenRecord{now.UTC()})
 	}
-	return out
 }

@@ -12,22 +12,23 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Cluster is what a cluster is born with and keeps.
+// Cluster is what is fixed when a cluster is created.
 type Cluster struct {
 	Name     string    `json:"name"`
-	Seal     string    `json:"seal"` // key URI: what opens the sealed secrets below and in the keyring
-	Created  time.Time `json:"born"`
-	LoginKey []byte    `json:"login_key"` // 32 bytes, sealed as LoginKeySeal: seals login attempts
+	Seal     string    `json:"seal"` // key URI of the seal that opens LoginKey and all other secrets
+	Created  time.Time `json:"created"`
+	LoginKey []byte    `json:"login_key"` // 32 bytes, sealed under LoginKeySeal; it seals login attempts
 }
 
 // LoginKeySeal is the name under which the login key is sealed.
 const LoginKeySeal = "threshold/login-key/1"
 
-// Replica is an auth replica: its machine id, by the name it has among the members.
-type Replica struct {
+// replica maps the raft id of an auth replica to its machine id.
+type replica struct {
 	ID identity.MachineID `json:"id"`
 }
 
+// clusterKey is the key of records of which a cluster has one.
 const clusterKey = "self"
 
 const bootstrapRemedy = "run once: threshold start --bootstrap FILE"
@@ -35,38 +36,41 @@ const bootstrapRemedy = "run once: threshold start --bootstrap FILE"
 var (
 	clusters = table[Cluster]{prefix: "cluster/", noun: "cluster", remedy: bootstrapRemedy}
 	keyrings = table[json.RawMessage]{prefix: "keyring/", noun: "keyring", remedy: bootstrapRemedy}
-	replicas = table[Replica]{
+	replicas = table[replica]{
 		prefix: "replica/",
 		noun:   "auth replica",
-		remedy: "start auth with the replica id it was born or joined with",
+		remedy: "start auth with the replica id that it was created or joined with",
 	}
 )
 
-// Cluster returns the cluster's own record; fault NotFound before birth.
-func (s *State) Cluster(ctx context.Context) (Cluster, error) {
-	got, err := clusters.get(ctx, s, clusterKey)
+// Cluster returns the cluster's own record, or fault NotFound before the cluster is created.
+func (r *Reader) Cluster(ctx context.Context) (Cluster, error) {
+	got, err := clusters.get(ctx, r, clusterKey)
 	return got.Value, err
 }
 
-// Replica returns the machine id of the replica; one that was never seen gets one.
-func (s *State) Replica(ctx context.Context, replicaID string) (identity.MachineID, error) {
+// Replicas knows the auth replicas.
+type Replicas struct{ writer }
+
+// Replica returns the machine id of the replica. A replica that asks for the first time gets a new one.
+func (p *Replicas) Replica(ctx context.Context, replicaID string) (identity.MachineID, error) {
 	var id identity.MachineID
 	err := retryOnConflict(func() error {
-		got, err := replicas.getOrNew(ctx, s, replicaID)
+		got, err := replicas.getOrNew(ctx, p.Reader, replicaID)
 		if err != nil || got.Revision != 0 {
 			id = got.Value.ID
 			return err
 		}
 		var c change
 		id = identity.MachineID(NewID())
-		replicas.create(&c, replicaID, Replica{ID: id})
-		_, err = s.commit(ctx, &c)
+		replicas.create(&c, replicaID, replica{ID: id})
+		_, err = p.commit(ctx, &c)
 		return err
 	})
 	return id, err
 }
 
-// InitialRecords is everything a cluster begins with.
+// InitialRecords is everything that a new cluster begins with.
 type InitialRecords struct {
 	Cluster     Cluster
 	Keyring     json.RawMessage // keyring's document
@@ -76,31 +80,25 @@ type InitialRecords struct {
 	Events      []audit.Event
 }
 
-// NamedConnector is a connector and what it is called.
+// NamedConnector is a connector with its name.
 type NamedConnector struct {
 	Name string
 	Connector
 }
 
-// CreateCluster stores all of it in one transaction, so that a cluster is born whole or not at all; a store
-// that holds a cluster is fault Conflict.
-func (v *Vault) CreateCluster(ctx context.Context, b InitialRecords) error {
-	c := change{
-		conflict: fault.New(
-			fault.Conflict,
-			"state.GiveBirth",
-			"this cluster was born already",
-			"start without --bootstrap",
-		),
-	}
-	clusters.create(&c, clusterKey, b.Cluster)
-	keyrings.create(&c, clusterKey, b.Keyring)
-	authorities.create(&c, b.Authorities.key(), b.Authorities)
-	for _, r := range b.Roles {
+// CreateCluster stores all records in one transaction, so that a cluster exists whole or not at all. If the
+// store holds a cluster already, it returns fault Conflict.
+func (v *Vault) CreateCluster(ctx context.Context, in InitialRecords) error {
+	c := change{conflict: fault.New(fault.Conflict, "state.CreateCluster", "this cluster exists already",
+		"start without --bootstrap")}
+	clusters.create(&c, clusterKey, in.Cluster)
+	keyrings.create(&c, clusterKey, in.Keyring)
+	authorities.create(&c, in.Authorities.key(), in.Authorities)
+	for _, r := range in.Roles {
 		roles.create(&c, r.Name, r)
 	}
-	rulesVersions.create(&c, rolesVersionKey, rulesVersion{Time: b.Cluster.Created})
-	for _, conn := range b.Connectors {
+	rulesVersions.create(&c, rolesVersionKey, rulesVersion{Time: in.Cluster.Created})
+	for _, conn := range in.Connectors {
 		sealed, err := v.sealText(connectors.prefix+conn.Name, conn.Secret)
 		if err != nil {
 			return err
@@ -108,34 +106,33 @@ func (v *Vault) CreateCluster(ctx context.Context, b InitialRecords) error {
 		connectorIssuers.create(&c, conn.Name, issuerRecord{conn.Issuer})
 		connectors.create(&c, conn.Name, connectorRecord{Connector: conn.Connector, Sealed: sealed})
 	}
-	c.appendEvents(b.Events...)
-	_, err := v.state.commit(ctx, &c)
+	c.appendEvents(in.Events...)
+	_, err := v.writer.commit(ctx, &c)
 	return err
 }
 
-// Keyring keeps the keyring's document. It is what ca/keyring calls a Store.
-type Keyring struct{ s *State }
+// Keyring loads and saves the keyring's document. It is the Store of ca/keyring.
+type Keyring struct{ writer }
 
-// Keyring returns the place of the keyring's document.
-func (s *State) Keyring() Keyring { return Keyring{s} }
-
-// Load returns the document, or fault NotFound when the cluster is unborn.
-func (k Keyring) Load(ctx context.Context) ([]byte, error) {
-	got, err := keyrings.get(ctx, k.s, clusterKey)
+// Load returns the document, or fault NotFound when the cluster is not created yet.
+func (k *Keyring) Load(ctx context.Context) ([]byte, error) {
+	got, err := keyrings.get(ctx, k.Reader, clusterKey)
 	return got.Value, err
 }
 
-// Save replaces old by new, or creates new where old is nil; fault Conflict when what is kept is not old.
-func (k Keyring) Save(ctx context.Context, old, doc []byte) error {
-	have, err := keyrings.getOrNew(ctx, k.s, clusterKey)
+// Save replaces old by doc, or creates doc where old is nil. It returns fault Conflict when the stored
+// document is not old.
+func (k *Keyring) Save(ctx context.Context, old, doc []byte) error {
+	have, err := keyrings.getOrNew(ctx, k.Reader, clusterKey)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(have.Value, old) {
-		return fault.New(fault.Conflict, "state.Keyring", "the keyring changed meanwhile", "load it again")
+		return fault.New(fault.Conflict, "state.Keyring",
+			"somebody else changed the keyring at the same time", "load it again")
 	}
 	var c change
 	keyrings.replaceOrCreate(&c, have, doc)
-	_, err = k.s.commit(ctx, &c)
+	_, err = k.commit(ctx, &c)
 	return err
 }

@@ -9,12 +9,11 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Connector is one provider that may vouch for people. What Spec says is auth/oidc's affair; it holds no
-// secret.
+// Connector is one configured OpenID Connect provider. Spec is auth/oidc's document without the secret.
 type Connector struct {
 	Spec   json.RawMessage `json:"spec"`
-	Issuer string          `json:"realm,omitempty"` // whose subjects its people are: the issuer. It stays for good
-	Secret string          `json:"-"`               // the client secret. Sealed at rest
+	Issuer string          `json:"issuer,omitempty"` // fixed for the connector's name
+	Secret string          `json:"-"`                // the client secret; sealed when stored
 }
 
 type connectorRecord struct {
@@ -23,25 +22,21 @@ type connectorRecord struct {
 }
 
 var connectors = table[connectorRecord]{
-	prefix: "connectors/",
-	noun:   "connector",
-	remedy: "run: tsh get connectors",
+	prefix: "connectors/", noun: "connector", remedy: "run: tsh get connectors",
 }
 
-// issuerRecord is what a connector's name has stood for since it was first used. It outlives the connector,
-// as its users do: a user is (connector, subject), so behind another issuer the same subject would be
-// somebody else, with the first one's roles.
+// issuerRecord says for which issuer a connector's name stands since it was first used. It outlives the
+// connector, as its users do: a user is (connector, subject). With another issuer the same subject would be
+// another person, who would get the first one's roles.
 type issuerRecord struct {
-	Issuer string `json:"of"`
+	Issuer string `json:"issuer"`
 }
 
 var connectorIssuers = table[issuerRecord]{
-	prefix: "realms/",
-	noun:   "realm of connector",
-	remedy: "run: tsh get connectors",
+	prefix: "connector-issuers/", noun: "issuer of connector", remedy: "run: tsh get connectors",
 }
 
-// StoredConnector is a Connector as it was read.
+// StoredConnector is a Connector as it was read, for PutConnector to compare with.
 type StoredConnector struct {
 	Connector
 	Name     string
@@ -49,18 +44,24 @@ type StoredConnector struct {
 	record   Stored[connectorRecord]
 }
 
+// HasConnector reports whether there is a connector of that name.
+func (r *Reader) HasConnector(ctx context.Context, name string) (bool, error) {
+	rec, err := connectors.getOrNew(ctx, r, name)
+	return rec.Revision != 0, err
+}
+
 // Connector returns the connector of that name, or fault NotFound.
 func (v *Vault) Connector(ctx context.Context, name string) (StoredConnector, error) {
-	rec, err := connectors.get(ctx, v.state, name)
+	rec, err := connectors.get(ctx, v.writer.Reader, name)
 	if err != nil {
 		return StoredConnector{}, err
 	}
 	return v.openConnector(rec)
 }
 
-// Connectors returns every connector by name: a cluster has a handful.
+// Connectors returns all connectors, by name: a cluster has only a few.
 func (v *Vault) Connectors(ctx context.Context) ([]StoredConnector, error) {
-	recs, err := connectors.all(ctx, v.state)
+	recs, err := connectors.all(ctx, v.writer.Reader)
 	if err != nil {
 		return nil, err
 	}
@@ -82,20 +83,11 @@ func (v *Vault) openConnector(rec Stored[connectorRecord]) (StoredConnector, err
 	return out, err
 }
 
-// HasConnector reports whether there is a connector of that name.
-func (s *State) HasConnector(ctx context.Context, name string) (bool, error) {
-	rec, err := connectors.getOrNew(ctx, s, name)
-	return rec.Revision != 0, err
-}
-
-// PutConnector writes the connector named old.Name. It is fault Conflict if old is no longer what is stored;
-// an old that was not read must not exist yet. A name that stood for another realm, even long ago, is
-// refused.
+// PutConnector writes the connector named old.Name. It returns fault Conflict if old is no longer what is
+// stored; an old that was not read must not exist yet. It also returns fault Conflict if the name ever stood
+// for another issuer.
 func (v *Vault) PutConnector(
-	ctx context.Context,
-	old StoredConnector,
-	next Connector,
-	events ...audit.Event,
+	ctx context.Context, old StoredConnector, next Connector, events ...audit.Event,
 ) error {
 	sealed, err := v.sealText(connectors.prefix+old.Name, next.Secret)
 	if err != nil {
@@ -107,36 +99,34 @@ func (v *Vault) PutConnector(
 		return err
 	}
 	c.appendEvents(events...)
-	return write(ctx, v.state, connectors, old.record, &c, connectorRecord{Connector: next, Sealed: sealed})
+	connectors.replaceOrCreate(&c, old.record, connectorRecord{Connector: next, Sealed: sealed})
+	_, err = v.writer.commit(ctx, &c)
+	return err
 }
 
-func (v *Vault) checkIssuer(ctx context.Context, c *change, name, of string) error {
-	have, err := connectorIssuers.getOrNew(ctx, v.state, name)
+// checkIssuer refuses an issuer for which the name does not stand. A name that is new gets the issuer.
+func (v *Vault) checkIssuer(ctx context.Context, c *change, name, issuer string) error {
+	have, err := connectorIssuers.getOrNew(ctx, v.writer.Reader, name)
 	switch {
 	case err != nil:
 		return err
 	case have.Revision == 0:
-		connectorIssuers.create(c, name, issuerRecord{of})
-	case have.Value.Issuer != of:
-		return fault.New(
-			fault.Conflict,
-			"state.PutConnector",
-			fmt.Sprintf(
-				"connector %q stands for the people of %s: with another issuer, strangers could get their roles",
-				name,
-				have.Value.Issuer,
-			),
-			"make a connector of another name for the other issuer",
-		)
+		connectorIssuers.create(c, name, issuerRecord{issuer})
+	case have.Value.Issuer != issuer:
+		msg := fmt.Sprintf(
+			"connector %q belongs to the users of %s: with another issuer, strangers could get their roles",
+			name, have.Value.Issuer)
+		return fault.New(fault.Conflict, "state.PutConnector", msg,
+			"create a connector with another name for the other issuer")
 	}
 	return nil
 }
 
-// RemoveConnector forgets a connector. Its users stay, for the day it comes back.
+// RemoveConnector removes a connector. Its users stay, in case the connector is created again.
 func (v *Vault) RemoveConnector(ctx context.Context, old StoredConnector, events ...audit.Event) error {
 	var c change
 	connectors.remove(&c, old.record)
 	c.appendEvents(events...)
-	_, err := v.state.commit(ctx, &c)
+	_, err := v.writer.commit(ctx, &c)
 	return err
 }

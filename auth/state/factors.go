@@ -8,17 +8,17 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Factor is a person's second factor and the count of wrong codes against it. A person who never gave a code
-// has none.
+// Factor is a user's second factor, with the count of wrong codes against it. A user who never entered a code
+// has no record.
 type Factor struct {
-	Secret      string    `json:"-"`                  // base32; empty: none is enrolled. Sealed at rest
-	LastStep    int64     `json:"step,omitempty"`     // the last time step that was burned: it and those before it are used up
-	ReusedStep  int64     `json:"reused,omitempty"`   // the last burned step that was tried again
-	WrongCodes  int       `json:"wrong,omitempty"`    // wrong codes since the last right one
-	LockedUntil time.Time `json:"until,omitzero"`     // no code is looked at before
-	Recovery    [][]byte  `json:"recovery,omitempty"` // hashes of the recovery codes not yet used
-	Enrolled    time.Time `json:"enrolled,omitzero"`
-	Proxy       string    `json:"proxy,omitempty"` // the proxy the enrolment came by
+	Secret      string    `json:"-"`                     // base32; sealed when stored; empty: not enrolled
+	LastStep    int64     `json:"last_step,omitempty"`   // the newest TOTP step that was used
+	ReusedStep  int64     `json:"reused_step,omitempty"` // the newest used step that was tried again
+	WrongCodes  int       `json:"wrong_codes,omitempty"` // since the last correct code
+	LockedUntil time.Time `json:"locked_until,omitzero"` // no code is checked before
+	Recovery    [][]byte  `json:"recovery,omitempty"`    // hashes of the recovery codes that are not used yet
+	Enrolled    time.Time `json:"enrolled,omitzero"`     // when
+	Proxy       string    `json:"proxy,omitempty"`       // the proxy through which it was enrolled
 }
 
 // factorRecord is a Factor as it is stored.
@@ -28,9 +28,7 @@ type factorRecord struct {
 }
 
 var factors = table[factorRecord]{
-	prefix: "factors/",
-	noun:   "second factor of",
-	remedy: "log in to enrol one: tsh login",
+	prefix: "factors/", noun: "second factor of", remedy: "log in to enrol one: tsh login",
 }
 
 // StoredFactor is a Factor as it was read, for PutFactor to compare with.
@@ -39,10 +37,16 @@ type StoredFactor struct {
 	record Stored[factorRecord]
 }
 
-// Factor returns the person's second factor. One who has no record gets an empty one, which PutFactor may
+// HasFactor reports whether the user has enrolled a second factor. It opens no secret.
+func (r *Reader) HasFactor(ctx context.Context, k identity.UserKey) (bool, error) {
+	rec, err := factors.getOrNew(ctx, r, UserID(k))
+	return len(rec.Value.Sealed) > 0, err
+}
+
+// Factor returns the user's second factor. A user without a record gets an empty one, which PutFactor may
 // write.
 func (v *Vault) Factor(ctx context.Context, k identity.UserKey) (StoredFactor, error) {
-	rec, err := factors.getOrNew(ctx, v.state, UserID(k))
+	rec, err := factors.getOrNew(ctx, v.writer.Reader, UserID(k))
 	if err != nil {
 		return StoredFactor{}, err
 	}
@@ -51,8 +55,8 @@ func (v *Vault) Factor(ctx context.Context, k identity.UserKey) (StoredFactor, e
 	return out, err
 }
 
-// PutFactor writes f, with its events, if nobody wrote since old was read; else it is fault Conflict. This
-// compare-and-set is what burns a time step once in the whole cluster.
+// PutFactor writes f and its events if the factor is unchanged since old was read; otherwise it returns fault
+// Conflict. Because of this compare-and-set a TOTP step is used only once in the whole cluster.
 func (v *Vault) PutFactor(ctx context.Context, old StoredFactor, f Factor, events ...audit.Event) error {
 	next := factorRecord{Factor: f, Sealed: old.record.Value.Sealed}
 	if f.Secret != old.Secret {
@@ -64,11 +68,7 @@ func (v *Vault) PutFactor(ctx context.Context, old StoredFactor, f Factor, event
 	}
 	var c change
 	c.appendEvents(events...)
-	return write(ctx, v.state, factors, old.record, &c, next)
-}
-
-// HasFactor reports whether the person has enrolled a second factor. It opens no secret.
-func (s *State) HasFactor(ctx context.Context, k identity.UserKey) (bool, error) {
-	rec, err := factors.getOrNew(ctx, s, UserID(k))
-	return len(rec.Value.Sealed) > 0, err
+	factors.replaceOrCreate(&c, old.record, next)
+	_, err := v.writer.commit(ctx, &c)
+	return err
 }

@@ -11,16 +11,16 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// PendingLogin has passed provider and second factor, and waits for tsh to fetch it with the one-time code.
-// It is stored under the code's hash, so that what is stored redeems nothing.
+// PendingLogin is a login that has passed the provider and the second factor, and that tsh has not redeemed
+// yet. It is stored under the hash of its one-time code, so the stored data does not help to redeem it.
 type PendingLogin struct {
 	Who       identity.Identity `json:"who"`
 	Mapped    []string          `json:"mapped,omitempty"` // those of Who's roles that the connector mapped
-	Proxy     identity.Identity `json:"proxy"`            // it came by
-	From      string            `json:"from,omitempty"`
+	Proxy     identity.Identity `json:"proxy"`            // the proxy that served it
+	From      string            `json:"from,omitempty"`   // the browser's address, as the proxy reported it
 	Challenge string            `json:"challenge"`
-	MaxTTL    time.Duration     `json:"longest,omitempty"` // bounds the certificates' life; zero: as the roles say
-	AuthTime  time.Time         `json:"at"`                // when the second factor was shown
+	MaxTTL    time.Duration     `json:"max_ttl,omitempty"` // of the certificates; zero: as the roles say
+	AuthTime  time.Time         `json:"auth_time"`         // when the second factor was verified
 	Expires   time.Time         `json:"expires"`
 }
 
@@ -31,26 +31,34 @@ func (h CodeHash) key() string { return hex.EncodeToString(h[:]) }
 
 var logins = table[PendingLogin]{prefix: "logins/", noun: "login", remedy: "run: tsh login"}
 
-// sweepLimit is how many ended logins one new login clears away. It is more than one, so what was never
-// fetched does not add up.
+// PendingLogin returns the login stored under the hash of a code, or fault NotFound. The login stays.
+func (r *Reader) PendingLogin(ctx context.Context, h CodeHash) (Stored[PendingLogin], error) {
+	return logins.get(ctx, r, h.key())
+}
+
+// Logins stores and redeems logins, and reads.
+type Logins struct{ writer }
+
+// sweepLimit is how many expired logins one new login removes. It is more than one, so logins that were never
+// redeemed do not accumulate.
 const sweepLimit = 64
 
-// AddLogin stores a login for its one-time code and notes it on the person's record, which it makes at the
-// first login.
-func (s *State) AddLogin(ctx context.Context, h CodeHash, p PendingLogin, events ...audit.Event) error {
+// AddLogin stores a login under the hash of its one-time code. It also updates the user's record, and creates
+// it at the first login.
+func (w *Logins) AddLogin(ctx context.Context, h CodeHash, p PendingLogin, events ...audit.Event) error {
 	return retryOnConflict(func() error {
-		old, err := users.getOrNew(ctx, s, UserID(p.Who.UserKey()))
+		old, err := users.getOrNew(ctx, w.Reader, UserID(p.Who.UserKey()))
 		if err != nil {
 			return err
 		}
 		var c change
 		users.replaceOrCreate(&c, old, userAfterLogin(old.Value, p))
-		if err := s.sweepLogins(ctx, &c, p.AuthTime); err != nil {
+		if err := w.sweepLogins(ctx, &c, p.AuthTime); err != nil {
 			return err
 		}
 		logins.create(&c, h.key(), p)
 		c.appendEvents(events...)
-		_, err = s.commit(ctx, &c)
+		_, err = w.commit(ctx, &c)
 		return err
 	})
 }
@@ -64,9 +72,9 @@ func userAfterLogin(u User, p PendingLogin) User {
 	return u
 }
 
-// sweepLogins clears away some of the logins that nobody fetched in time.
-func (s *State) sweepLogins(ctx context.Context, c *change, now time.Time) error {
-	got, err := logins.list(ctx, s, Page{Limit: sweepLimit})
+// sweepLogins removes up to sweepLimit logins that expired before they were redeemed.
+func (w *Logins) sweepLogins(ctx context.Context, c *change, now time.Time) error {
+	got, err := logins.list(ctx, w.Reader, Page{Limit: sweepLimit})
 	if err != nil {
 		return err
 	}
@@ -78,24 +86,13 @@ func (s *State) sweepLogins(ctx context.Context, c *change, now time.Time) error
 	return nil
 }
 
-// PendingLogin returns the login stored under the hash of a code, or fault NotFound. Reading it spends
-// nothing.
-func (s *State) PendingLogin(ctx context.Context, h CodeHash) (Stored[PendingLogin], error) {
-	return logins.get(ctx, s, h.key())
-}
-
-// RedeemLogin spends a login that was read. Of all who try, one succeeds; the others get fault Expired.
-func (s *State) RedeemLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
-	c := change{
-		conflict: fault.New(
-			fault.Expired,
-			"state.TakeLogin",
-			"this login was fetched already",
-			logins.remedy,
-		),
-	}
+// RedeemLogin removes a login that was read. Of several concurrent callers one succeeds; the others get fault
+// Expired.
+func (w *Logins) RedeemLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
+	c := change{conflict: fault.New(fault.Expired, "state.RedeemLogin", "this login was redeemed already",
+		logins.remedy)}
 	logins.remove(&c, l)
 	c.appendEvents(events...)
-	_, err := s.commit(ctx, &c)
+	_, err := w.commit(ctx, &c)
 	return err
 }

@@ -21,7 +21,7 @@ func must(t *testing.T, err error) {
 // token stores one under the name.
 func token(t *testing.T, s *State, name string) Stored[Token] {
 	t.Helper()
-	_, err := s.AddToken(
+	_, err := s.Tokens.AddToken(
 		t.Context(),
 		name,
 		Token{
@@ -51,8 +51,8 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 	s := open(t)
 	one := token(t, s, "one")
 	web := newMachine(identity.Node, "web")
-	must(t, s.AddMachine(t.Context(), web, one, audit.Event{Code: audit.MachineJoined, Time: time.Now()}))
-	if err := s.AddMachine(t.Context(), newMachine(identity.Node, "db"), one); !fault.Is(
+	must(t, s.Machines.AddMachine(t.Context(), web, one, audit.Event{Code: audit.MachineJoined, Time: time.Now()}))
+	if err := s.Machines.AddMachine(t.Context(), newMachine(identity.Node, "db"), one); !fault.Is(
 		err,
 		fault.Conflict,
 	) {
@@ -62,7 +62,7 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 		t.Errorf("got %v, want no machine of a refused transaction", err)
 	}
 	two := token(t, s, "two")
-	if err := s.AddMachine(t.Context(), newMachine(identity.Node, "web"), two); !fault.Is(
+	if err := s.Machines.AddMachine(t.Context(), newMachine(identity.Node, "web"), two); !fault.Is(
 		err,
 		fault.Conflict,
 	) {
@@ -85,13 +85,13 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 func TestTokenEndsWithItsLease(t *testing.T) {
 	s := open(t)
 	tok := token(t, s, "one")
-	must(t, s.CountRefusal(t.Context(), tok)) // a change must not free it from its lease
+	must(t, s.Tokens.CountRefusal(t.Context(), tok)) // a change must not free it from its lease
 	tok, err := s.Token(t.Context(), "one")
 	must(t, err)
 	if tok.item.Lease == 0 || tok.Value.Refused != 1 {
 		t.Errorf("got lease %d, want one", tok.item.Lease)
 	}
-	must(t, s.store.Revoke(t.Context(), tok.item.Lease))
+	must(t, s.writer.store.Revoke(t.Context(), tok.item.Lease))
 	if _, err := s.Token(t.Context(), "one"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v after the lease, want not found", err)
 	}
@@ -106,7 +106,7 @@ func TestRemovedNamesStayReserved(t *testing.T) {
 	s := open(t)
 	must(
 		t,
-		s.AddMachine(
+		s.Machines.AddMachine(
 			t.Context(),
 			newMachine(identity.Proxy, "edge", "access.example.com"),
 			token(t, s, "one"),
@@ -121,7 +121,7 @@ func TestRemovedNamesStayReserved(t *testing.T) {
 	}
 	edge, err := s.MachineByName(t.Context(), "edge")
 	must(t, err)
-	must(t, s.RemoveMachine(t.Context(), edge, time.Now()))
+	must(t, s.Machines.RemoveMachine(t.Context(), edge, time.Now()))
 	for name, want := range map[string]bool{"edge": true, "access.example.com": false} {
 		if got, err := s.NameTaken(t.Context(), name, identity.Node, time.Now()); err != nil || got != want {
 			t.Errorf("%s after removal: got taken %v (%v), want %v", name, got, err, want)
@@ -133,7 +133,7 @@ func TestRemovedNamesStayReserved(t *testing.T) {
 	}
 	late := newMachine(identity.Node, "edge")
 	late.Created = time.Now().Add(NameReservation + time.Second)
-	must(t, s.AddMachine(t.Context(), late, token(t, s, "two")))
+	must(t, s.Machines.AddMachine(t.Context(), late, token(t, s, "two")))
 }
 
 func TestListMachinesPagesByNameAndKind(t *testing.T) {
@@ -145,7 +145,7 @@ func TestListMachinesPagesByNameAndKind(t *testing.T) {
 		}
 		must(
 			t,
-			s.AddMachine(t.Context(), newMachine(kind, fmt.Sprintf("m-%d", i)), token(t, s, fmt.Sprint(i))),
+			s.Machines.AddMachine(t.Context(), newMachine(kind, fmt.Sprintf("m-%d", i)), token(t, s, fmt.Sprint(i))),
 		)
 	}
 	var got []string
@@ -171,15 +171,15 @@ func TestListMachinesPagesByNameAndKind(t *testing.T) {
 func TestAttachmentsEndWithTheProxyLease(t *testing.T) {
 	s := open(t)
 	web := newMachine(identity.Node, "web")
-	must(t, s.AddMachine(t.Context(), web, token(t, s, "one")))
+	must(t, s.Machines.AddMachine(t.Context(), web, token(t, s, "one")))
 	proxy := identity.MachineID(NewID())
-	kept, err := s.KeepProxyLease(t.Context(), proxy, time.Minute)
+	kept, err := s.Attachments.KeepProxyLease(t.Context(), proxy, time.Minute)
 	if err != nil || kept {
 		t.Fatalf("got kept %v, %v, want a new lease", kept, err)
 	}
 	a := Attachment{Node: web.ID, ProxyID: proxy, Proxy: "edge", Since: time.Now()}
-	must(t, s.ChangeAttachments(t.Context(), proxy, []Attachment{a}, nil, time.Now()))
-	if kept, err := s.KeepProxyLease(t.Context(), proxy, time.Minute); err != nil || !kept {
+	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, []Attachment{a}, nil, time.Now()))
+	if kept, err := s.Attachments.KeepProxyLease(t.Context(), proxy, time.Minute); err != nil || !kept {
 		t.Errorf("got kept %v, %v, want the lease kept", kept, err)
 	}
 	of, err := s.AttachmentsByNode(t.Context(), web.ID)
@@ -189,9 +189,9 @@ func TestAttachmentsEndWithTheProxyLease(t *testing.T) {
 	if len(of) != 1 || len(to) != 1 {
 		t.Errorf("got %v and %v, want the attachment by node and by proxy", of, to)
 	}
-	lease, err := proxyLeases.get(t.Context(), s, string(proxy))
+	lease, err := proxyLeases.get(t.Context(), s.Reader, string(proxy))
 	must(t, err)
-	must(t, s.store.Revoke(t.Context(), lease.Value.Lease)) // as when the proxy is silent for too long
+	must(t, s.writer.store.Revoke(t.Context(), lease.Value.Lease)) // as when the proxy is silent for too long
 	of, err = s.AttachmentsByNode(t.Context(), web.ID)
 	must(t, err)
 	to, err = s.AttachmentsByProxy(t.Context(), proxy)
@@ -207,7 +207,7 @@ func TestAttachmentsEndWithTheProxyLease(t *testing.T) {
 func TestManyAttachmentsFitTheirTransactions(t *testing.T) {
 	s := open(t)
 	proxy := identity.MachineID(NewID())
-	_, err := s.KeepProxyLease(t.Context(), proxy, time.Minute)
+	_, err := s.Attachments.KeepProxyLease(t.Context(), proxy, time.Minute)
 	must(t, err)
 	many := make([]Attachment, 2*attachmentsPerTxn+1)
 	for i := range many {
@@ -219,12 +219,12 @@ func TestManyAttachmentsFitTheirTransactions(t *testing.T) {
 		}
 		many[i].Signed.Payload, many[i].Signed.Sig = make([]byte, 300), make([]byte, 72)
 	}
-	must(t, s.ChangeAttachments(t.Context(), proxy, many, nil, time.Now()))
+	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, many, nil, time.Now()))
 	to, err := s.AttachmentsByProxy(t.Context(), proxy)
 	if err != nil || len(to) != len(many) {
 		t.Errorf("got %d and %v, want %d", len(to), err, len(many))
 	}
-	must(t, s.ChangeAttachments(t.Context(), proxy, nil, many, time.Now()))
+	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, nil, many, time.Now()))
 	if to, err = s.AttachmentsByProxy(t.Context(), proxy); err != nil || len(to) != 0 {
 		t.Errorf("got %d and %v, want none", len(to), err)
 	}
@@ -235,7 +235,7 @@ func TestRoleSetFollowsEveryChange(t *testing.T) {
 	if _, err := s.RoleSet(t.Context()); !fault.Is(err, fault.NotFound) {
 		t.Errorf("unborn: got %v, want not found", err)
 	}
-	rev, err := s.PutRole(t.Context(), Stored[access.Role]{}, access.Role{Name: "one"}, time.Now())
+	rev, err := s.Roles.PutRole(t.Context(), Stored[access.Role]{}, access.Role{Name: "one"}, time.Now())
 	must(t, err)
 	book, err := s.RoleSet(t.Context())
 	must(t, err)
@@ -249,7 +249,7 @@ func TestRoleSetFollowsEveryChange(t *testing.T) {
 	go func() { waited <- s.AwaitRules(t.Context(), rev) }()
 	old, err := s.Role(t.Context(), "one")
 	must(t, err)
-	must(t, s.RemoveRole(t.Context(), old, time.Now()))
+	must(t, s.Roles.RemoveRole(t.Context(), old, time.Now()))
 	must(t, <-waited)
 	if book, err = s.RoleSet(t.Context()); err != nil || len(book.Policy) != 0 || book.Revision <= rev {
 		t.Errorf("got %+v, %v, want no role", book, err)
@@ -258,7 +258,7 @@ func TestRoleSetFollowsEveryChange(t *testing.T) {
 
 func TestKeyringSaveComparesBeforeItReplaces(t *testing.T) {
 	s := open(t)
-	k := s.Keyring()
+	k := s.Keyring
 	if _, err := k.Load(t.Context()); !fault.Is(err, fault.NotFound) || fault.Remedy(err) == "" {
 		t.Errorf("unborn: got %v, want not found with a remedy", err)
 	}
@@ -276,11 +276,11 @@ func TestKeyringSaveComparesBeforeItReplaces(t *testing.T) {
 
 func TestReplicaIDIsStable(t *testing.T) {
 	s := open(t)
-	one, err := s.Replica(t.Context(), "auth-1")
+	one, err := s.Replicas.Replica(t.Context(), "auth-1")
 	must(t, err)
-	again, err := s.Replica(t.Context(), "auth-1")
+	again, err := s.Replicas.Replica(t.Context(), "auth-1")
 	must(t, err)
-	other, err := s.Replica(t.Context(), "auth-2")
+	other, err := s.Replicas.Replica(t.Context(), "auth-2")
 	must(t, err)
 	if one != again || one == other || identity.CheckMachineID(one) != nil {
 		t.Errorf("got %s, %s and %s, want one for each replica", one, again, other)

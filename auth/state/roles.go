@@ -10,24 +10,25 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// AdminRole is the built-in role of administrators. It cannot be removed, nor emptied.
+// AdminRole is the built-in role of administrators. It can be neither removed nor weakened.
 const AdminRole = "admin"
 
-// rulesVersion is written with every change of a kind of rules. Its revision is the document's, its time the
-// document's time, so every replica that signs makes the same bytes.
+// rulesVersion is written with every change of one kind of rules. Its revision is the revision of the signed
+// document and its time is the document's time, so every replica that signs makes the same bytes.
 type rulesVersion struct {
 	Time time.Time `json:"time"`
 }
 
+// rolesVersionKey is the key of the rulesVersion of all roles together.
 const rolesVersionKey = "roles"
 
 var (
 	roles         = table[access.Role]{prefix: "role/", noun: "role", remedy: "run: tsh get roles"}
-	rulesVersions = table[rulesVersion]{prefix: "mark/", noun: "mark of", remedy: bootstrapRemedy}
-	authorities   = table[Authorities]{
-		prefix: "authorities/",
-		noun:   "authorities document",
-		remedy: bootstrapRemedy,
+	rulesVersions = table[rulesVersion]{
+		prefix: "rules-version/", noun: "version of", remedy: bootstrapRemedy,
+	}
+	authorities = table[Authorities]{
+		prefix: "authorities/", noun: "authorities document", remedy: bootstrapRemedy,
 	}
 )
 
@@ -43,68 +44,25 @@ func (a Authorities) key() string {
 }
 
 // AuthoritiesChain returns the signed authorities documents, oldest first.
-func (s *State) AuthoritiesChain(ctx context.Context) ([]Authorities, error) {
-	got, err := authorities.all(ctx, s)
+func (r *Reader) AuthoritiesChain(ctx context.Context) ([]Authorities, error) {
+	got, err := authorities.all(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Authorities, len(got))
-	for i, a := range got {
-		out[i] = a.Value
-	}
-	return out, nil
+	return values(got), nil
 }
 
-// Role returns one role.
-func (s *State) Role(ctx context.Context, name string) (Stored[access.Role], error) {
-	return roles.get(ctx, s, name)
+// Role returns one role, or fault NotFound.
+func (r *Reader) Role(ctx context.Context, name string) (Stored[access.Role], error) {
+	return roles.get(ctx, r, name)
 }
 
-// ListRoles returns one page of roles.
-func (s *State) ListRoles(ctx context.Context, p Page) (Listing[access.Role], error) {
-	return roles.list(ctx, s, p)
+// ListRoles returns one page of roles, by name.
+func (r *Reader) ListRoles(ctx context.Context, p Page) (Listing[access.Role], error) {
+	return roles.list(ctx, r, p)
 }
 
-// PutRole stores a role over old (Revision 0: it must not exist yet).
-func (s *State) PutRole(
-	ctx context.Context,
-	old Stored[access.Role],
-	r access.Role,
-	now time.Time,
-	events ...audit.Event,
-) (uint64, error) {
-	var c change
-	old.Key = r.Name
-	roles.replaceOrCreate(&c, old, r)
-	return s.commitRoles(ctx, &c, now, events)
-}
-
-// RemoveRole removes a role.
-func (s *State) RemoveRole(
-	ctx context.Context,
-	old Stored[access.Role],
-	now time.Time,
-	events ...audit.Event,
-) error {
-	var c change
-	roles.remove(&c, old)
-	_, err := s.commitRoles(ctx, &c, now, events)
-	return err
-}
-
-func (s *State) commitRoles(
-	ctx context.Context,
-	c *change,
-	now time.Time,
-	events []audit.Event,
-) (uint64, error) {
-	rulesVersions.set(c, rolesVersionKey, rulesVersion{Time: now.UTC()})
-	c.appendEvents(events...)
-	r, err := s.commit(ctx, c)
-	return r.Revision, err
-}
-
-// RoleSet is every role as of one revision.
+// RoleSet is every role as of one revision. It is shared and must not be changed.
 type RoleSet struct {
 	Roles    []access.Role // by name
 	Policy   access.Policy
@@ -112,70 +70,101 @@ type RoleSet struct {
 	Time     time.Time // of that change
 }
 
-// RoleSet returns the roles as they are now. It is cheap while nothing changes.
-func (s *State) RoleSet(ctx context.Context) (*RoleSet, error) {
+// RoleSet returns the roles as they are now. While nothing changes, it reads one record and returns the same
+// pointer.
+func (r *Reader) RoleSet(ctx context.Context) (*RoleSet, error) {
 	for {
-		before, err := rulesVersions.get(ctx, s, rolesVersionKey)
+		before, err := rulesVersions.get(ctx, r, rolesVersionKey)
 		if err != nil {
 			return nil, err
 		}
-		if held := s.roleSet.Load(); held != nil && held.Revision == before.Revision {
-			return held, nil
+		if have := r.roleSet.Load(); have != nil && have.Revision == before.Revision {
+			return have, nil
 		}
-		made, err := s.readRoleSet(ctx, before)
-		if err != nil || made != nil {
-			return made, err
+		set, err := r.readRoleSet(ctx, before)
+		if err != nil || set != nil {
+			return set, err
 		}
 	}
 }
 
-// readRoleSet reads all roles; nil when they changed meanwhile.
-func (s *State) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*RoleSet, error) {
-	all, err := roles.all(ctx, s)
+// readRoleSet reads all roles. It returns nil when the version changed meanwhile, because the roles may then
+// be of different revisions.
+func (r *Reader) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*RoleSet, error) {
+	all, err := roles.all(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	after, err := rulesVersions.get(ctx, s, rolesVersionKey)
+	after, err := rulesVersions.get(ctx, r, rolesVersionKey)
 	if err != nil || after.Revision != at.Revision {
 		return nil, err
 	}
-	book := &RoleSet{Policy: access.Policy{}, Revision: at.Revision, Time: at.Value.Time}
-	for _, r := range all {
-		book.Roles = append(book.Roles, r.Value)
-		book.Policy[r.Value.Name] = r.Value
+	set := &RoleSet{Policy: access.Policy{}, Revision: at.Revision, Time: at.Value.Time}
+	for _, role := range all {
+		set.Roles = append(set.Roles, role.Value)
+		set.Policy[role.Value.Name] = role.Value
 	}
-	s.roleSet.Store(book)
-	return book, nil
+	r.roleSet.Store(set)
+	return set, nil
 }
 
-// Policy returns the roles in the form decisions are made by.
-func (s *State) Policy(ctx context.Context) (access.Policy, error) {
-	book, err := s.RoleSet(ctx)
+// Policy returns the roles in the form that decisions need.
+func (r *Reader) Policy(ctx context.Context) (access.Policy, error) {
+	set, err := r.RoleSet(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return book.Policy, nil
+	return set.Policy, nil
 }
 
-// AwaitRules waits until a rule changes after the revision.
-func (s *State) AwaitRules(ctx context.Context, after uint64) error {
-	now, err := rulesVersions.list(
-		ctx,
-		s,
-		Page{},
-	) // with the revision of the whole store, which a watch can always go on from
+// AwaitRules waits until the rules change after the revision.
+func (r *Reader) AwaitRules(ctx context.Context, after uint64) error {
+	now, err := rulesVersions.list(ctx, r, Page{})
 	if err != nil {
 		return err
 	}
-	for _, m := range now.Items {
-		if m.Revision > after {
+	for _, v := range now.Items {
+		if v.Revision > after {
 			return nil
 		}
 	}
-	w, err := s.store.Watch(ctx, rulesVersions.prefix, now.revision)
+	// The list carries the revision of the whole store, from which a watch can always continue.
+	w, err := r.store.Watch(ctx, rulesVersions.prefix, now.revision)
 	if err != nil {
 		return err
 	}
 	_, err = w.Next(ctx)
 	return err
+}
+
+// Roles changes roles, and reads.
+type Roles struct{ writer }
+
+// PutRole stores a role over old and returns the new revision. An old with Revision 0 must not exist yet.
+func (w *Roles) PutRole(
+	ctx context.Context, old Stored[access.Role], role access.Role, now time.Time, events ...audit.Event,
+) (uint64, error) {
+	var c change
+	old.Key = role.Name
+	roles.replaceOrCreate(&c, old, role)
+	return w.commitRoles(ctx, &c, now, events)
+}
+
+// RemoveRole removes a role.
+func (w *Roles) RemoveRole(
+	ctx context.Context, old Stored[access.Role], now time.Time, events ...audit.Event,
+) error {
+	var c change
+	roles.remove(&c, old)
+	_, err := w.commitRoles(ctx, &c, now, events)
+	return err
+}
+
+func (w *Roles) commitRoles(
+	ctx context.Context, c *change, now time.Time, events []audit.Event,
+) (uint64, error) {
+	rulesVersions.set(c, rolesVersionKey, rulesVersion{Time: now.UTC()})
+	c.appendEvents(events...)
+	r, err := w.commit(ctx, c)
+	return r.Revision, err
 }

@@ -27,10 +27,10 @@ func putTestRecord(t *testing.T, s *State, key, name string) Stored[testRecord] 
 	t.Helper()
 	var c change
 	testRecords.create(&c, key, testRecord{Name: name})
-	if _, err := s.commit(t.Context(), &c); err != nil {
+	if _, err := s.writer.commit(t.Context(), &c); err != nil {
 		t.Fatal(err)
 	}
-	got, err := testRecords.get(t.Context(), s, key)
+	got, err := testRecords.get(t.Context(), s.Reader, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestCreateRefusesAnExistingRecord(t *testing.T) {
 	putTestRecord(t, s, "a", "apple")
 	var c change
 	testRecords.create(&c, "a", testRecord{Name: "another"})
-	if _, err := s.commit(t.Context(), &c); !fault.Is(err, fault.Conflict) || fault.Remedy(err) == "" {
+	if _, err := s.writer.commit(t.Context(), &c); !fault.Is(err, fault.Conflict) || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want a conflict with a remedy", err)
 	}
 }
@@ -62,7 +62,7 @@ func TestReplaceRefusesAChangedRecord(t *testing.T) {
 		var c change
 		testRecords.replace(&c, old, testRecord{Name: "pear"})
 		c.appendEvents(audit.Event{Code: audit.ResourceApplied, Time: time.Now()})
-		if _, err := s.commit(t.Context(), &c); fault.KindOf(err) != want {
+		if _, err := s.writer.commit(t.Context(), &c); fault.KindOf(err) != want {
 			t.Errorf("replace %d: got %v, want kind %q", i+1, err, want)
 		}
 	}
@@ -74,7 +74,7 @@ func TestReplaceRefusesAChangedRecord(t *testing.T) {
 
 func TestMissingRecordHasARemedy(t *testing.T) {
 	s := open(t)
-	if _, err := testRecords.get(t.Context(), s, "z"); !fault.Is(err, fault.NotFound) ||
+	if _, err := testRecords.get(t.Context(), s.Reader, "z"); !fault.Is(err, fault.NotFound) ||
 		fault.Remedy(err) != "run: tsh get fruits" {
 		t.Errorf("got %v with remedy %q, want not found with the kind's remedy", err, fault.Remedy(err))
 	}
@@ -84,14 +84,14 @@ func TestUnreadableRecordsDoNotFailAList(t *testing.T) {
 	s := open(t)
 	putTestRecord(t, s, "a", "apple")
 	putTestRecord(t, s, "c", "cherry")
-	if _, err := s.store.Commit(t.Context(), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("fruit/b", []byte(`{"v":2,"d":{}}`))}}); err != nil {
+	if _, err := s.writer.store.Commit(t.Context(), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("fruit/b", []byte(`{"v":2,"d":{}}`))}}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := testRecords.list(t.Context(), s, Page{})
+	got, err := testRecords.list(t.Context(), s.Reader, Page{})
 	if err != nil || len(got.Items) != 2 || len(got.Unreadable) != 1 || got.Unreadable[0] != "b" {
 		t.Errorf("got %+v and %v, want a and c, and b told as unreadable", got, err)
 	}
-	if _, err := testRecords.get(t.Context(), s, "b"); !fault.Is(err, fault.Internal) {
+	if _, err := testRecords.get(t.Context(), s.Reader, "b"); !fault.Is(err, fault.Internal) {
 		t.Errorf("got %v for a record of the future, want it refused", err)
 	}
 }
@@ -101,11 +101,11 @@ func TestPagesFollowEachOther(t *testing.T) {
 	for _, k := range []string{"a", "b", "c"} {
 		putTestRecord(t, s, k, k)
 	}
-	first, err := testRecords.list(t.Context(), s, Page{Limit: 2})
+	first, err := testRecords.list(t.Context(), s.Reader, Page{Limit: 2})
 	if err != nil || len(first.Items) != 2 || first.Next != "b" {
 		t.Fatalf("got %+v and %v, want a, b and next b", first, err)
 	}
-	rest, err := testRecords.list(t.Context(), s, Page{After: first.Next})
+	rest, err := testRecords.list(t.Context(), s.Reader, Page{After: first.Next})
 	if err != nil || len(rest.Items) != 1 || rest.Items[0].Key != "c" || rest.Next != "" {
 		t.Errorf("got %+v and %v, want c alone", rest, err)
 	}
@@ -117,7 +117,7 @@ func TestMachineEventsAreStoredOnce(t *testing.T) {
 	one := audit.Event{V: 1, Code: audit.SessionStarted, ID: NewID(), Time: time.Now()}
 	two := audit.Event{V: 1, Code: audit.SessionEnded, ID: NewID(), Time: time.Now()}
 	for _, batch := range [][]audit.Event{{one}, {one, two, two}, {one, two}} {
-		if err := s.AppendMachineEvents(t.Context(), string(sender), batch); err != nil {
+		if err := s.Events.AppendMachineEvents(t.Context(), string(sender), batch); err != nil {
 			t.Fatal(err)
 		}
 	}

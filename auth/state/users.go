@@ -12,39 +12,38 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// User is what the cluster knows of a person beside what their provider says at each login.
+// User is what the cluster knows of a user beside what the provider says at each login.
 type User struct {
 	Connector string    `json:"connector"`
 	Subject   string    `json:"subject"`
-	Name      string    `json:"name"`             // what the provider called them at the last login; never a key
-	Roles     []string  `json:"roles,omitempty"`  // given by an administrator, on top of what the connector maps
+	Name      string    `json:"name"`             // as the provider said at the last login; never a key
+	Roles     []string  `json:"roles,omitempty"`  // given by an administrator, in addition to Mapped
 	Mapped    []string  `json:"mapped,omitempty"` // what the connector mapped at the last login
 	Created   time.Time `json:"created,omitzero"`
 	LastLogin time.Time `json:"last_login,omitzero"`
 }
 
-// UserKey is the pair that is this user.
+// UserKey is the pair that identifies this user.
 func (u User) UserKey() identity.UserKey {
 	return identity.UserKey{Connector: u.Connector, Subject: u.Subject}
 }
 
-// FilterRoles narrows the roles that a certificate or a login says to those the person has now.
-func (u User) FilterRoles(said []string) []string {
-	return slices.DeleteFunc(
-		slices.Clone(said),
-		func(r string) bool { return !slices.Contains(u.Roles, r) && !slices.Contains(u.Mapped, r) },
-	)
+// FilterRoles returns those of the roles that the user still has. The roles are those of a certificate or of
+// a login, which may be older than this record.
+func (u User) FilterRoles(roles []string) []string {
+	lost := func(r string) bool { return !slices.Contains(u.Roles, r) && !slices.Contains(u.Mapped, r) }
+	return slices.DeleteFunc(slices.Clone(roles), lost)
 }
 
 var users = table[User]{prefix: "users/", noun: "user", remedy: "run: tsh get users"}
 
-// maxEscapedSubject is the longest escaped subject that stands in a key as it is; raftstore's keys have at
-// most 1024 bytes.
+// maxEscapedSubject is the longest escaped subject that is part of a key as it is, in bytes. raftstore's keys
+// have at most 1024 bytes.
 const maxEscapedSubject = 600
 
 // UserID is the key of the user's records: connector/subject with the subject escaped, so that no two users
-// share one. A very long subject is named by its hash, behind a second "/" that no escaped subject begins
-// with.
+// share one. A longer subject is replaced by its hash behind a second "/", with which no escaped subject
+// begins.
 func UserID(k identity.UserKey) string {
 	if s := url.PathEscape(k.Subject); len(s) <= maxEscapedSubject {
 		return k.Connector + "/" + s
@@ -53,36 +52,41 @@ func UserID(k identity.UserKey) string {
 	return k.Connector + "//" + hex.EncodeToString(sum[:])
 }
 
-// User returns the person's record, or fault NotFound for one who never logged in.
-func (s *State) User(ctx context.Context, k identity.UserKey) (Stored[User], error) {
-	return users.get(ctx, s, UserID(k))
+// User returns the user's record, or fault NotFound for a user who never logged in.
+func (r *Reader) User(ctx context.Context, k identity.UserKey) (Stored[User], error) {
+	return users.get(ctx, r, UserID(k))
 }
 
-// UserByID is User for a key that a listing gave.
-func (s *State) UserByID(ctx context.Context, id string) (Stored[User], error) {
-	return users.get(ctx, s, id)
+// UserByID is User for a key that a listing returned.
+func (r *Reader) UserByID(ctx context.Context, id string) (Stored[User], error) {
+	return users.get(ctx, r, id)
 }
 
 // ListUsers returns one page of the users, by connector and subject.
-func (s *State) ListUsers(ctx context.Context, p Page) (Listing[User], error) {
-	return users.list(ctx, s, p)
+func (r *Reader) ListUsers(ctx context.Context, p Page) (Listing[User], error) {
+	return users.list(ctx, r, p)
 }
 
-// PutUser writes the person's record. It is fault Conflict if old is no longer what is stored; an old without
-// a revision must not exist yet.
-func (s *State) PutUser(ctx context.Context, old Stored[User], u User, events ...audit.Event) error {
+// Users changes and removes users, and reads.
+type Users struct{ writer }
+
+// PutUser writes the user's record. It returns fault Conflict if old is no longer what is stored; an old with
+// Revision 0 must not exist yet.
+func (w *Users) PutUser(ctx context.Context, old Stored[User], u User, events ...audit.Event) error {
 	old.Key = UserID(u.UserKey())
 	var c change
 	c.appendEvents(events...)
-	return write(ctx, s, users, old, &c, u)
+	users.replaceOrCreate(&c, old, u)
+	_, err := w.commit(ctx, &c)
+	return err
 }
 
-// RemoveUser forgets the person and their second factor: the next login enrols a new one.
-func (s *State) RemoveUser(ctx context.Context, old Stored[User], events ...audit.Event) error {
+// RemoveUser removes the user and their second factor. At their next login they enrol a new one.
+func (w *Users) RemoveUser(ctx context.Context, old Stored[User], events ...audit.Event) error {
 	var c change
 	users.remove(&c, old)
 	factors.deleteKey(&c, old.Key)
 	c.appendEvents(events...)
-	_, err := s.commit(ctx, &c)
+	_, err := w.commit(ctx, &c)
 	return err
 }

@@ -60,10 +60,10 @@ func TestNoTwoUsersShareAKey(t *testing.T) {
 func TestPutUserComparesRevisions(t *testing.T) {
 	s := open(t)
 	u := User{Connector: "corp", Subject: "a/1", Name: "alice@example.com", Roles: []string{"ops"}}
-	if err := s.PutUser(t.Context(), Stored[User]{}, u); err != nil {
+	if err := s.Users.PutUser(t.Context(), Stored[User]{}, u); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.PutUser(t.Context(), Stored[User]{}, u); !fault.Is(err, fault.Conflict) {
+	if err := s.Users.PutUser(t.Context(), Stored[User]{}, u); !fault.Is(err, fault.Conflict) {
 		t.Errorf("got %v for a second creation, want a conflict", err)
 	}
 	got, err := s.User(t.Context(), alice)
@@ -78,7 +78,7 @@ func TestPutUserComparesRevisions(t *testing.T) {
 func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 	s := open(t)
 	v := NewVault(s, fakeSeal{})
-	if err := s.PutUser(t.Context(), Stored[User]{}, User{Connector: "corp", Subject: "a/1"}); err != nil {
+	if err := s.Users.PutUser(t.Context(), Stored[User]{}, User{Connector: "corp", Subject: "a/1"}); err != nil {
 		t.Fatal(err)
 	}
 	f, err := v.Factor(t.Context(), alice)
@@ -89,7 +89,7 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 		t.Fatal(err)
 	}
 	u, _ := s.User(t.Context(), alice)
-	if err := s.RemoveUser(t.Context(), u); err != nil {
+	if err := s.Users.RemoveUser(t.Context(), u); err != nil {
 		t.Fatal(err)
 	}
 	if has, err := s.HasFactor(t.Context(), alice); has || err != nil {
@@ -118,7 +118,7 @@ func TestSecretsAreSealedAtRestAndSurviveOtherWrites(t *testing.T) {
 		t.Errorf("got %+v and %v, want the secret and step 7", got.Factor, err)
 	}
 	for _, key := range []string{"factors/" + UserID(alice), "connectors/corp"} {
-		it, err := s.store.Get(t.Context(), key)
+		it, err := s.writer.store.Get(t.Context(), key)
 		if err != nil || bytes.Contains(it.Value, []byte("JBSWY3DP")) {
 			t.Errorf("%s: got %s and %v, want no secret in clear", key, it.Value, err)
 		}
@@ -229,7 +229,7 @@ func newPendingLogin(at time.Time) PendingLogin {
 func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	s := open(t)
 	h := CodeHash{1}
-	if err := s.AddLogin(t.Context(), h, newPendingLogin(time.Now())); err != nil {
+	if err := s.Logins.AddLogin(t.Context(), h, newPendingLogin(time.Now())); err != nil {
 		t.Fatal(err)
 	}
 	l, err := s.PendingLogin(t.Context(), h)
@@ -240,7 +240,7 @@ func TestPendingLoginIsRedeemedOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			err := s.RedeemLogin(t.Context(), l)
+			err := s.Logins.RedeemLogin(t.Context(), l)
 			if err == nil {
 				took.Add(1)
 			} else if !fault.Is(err, fault.Expired) {
@@ -262,14 +262,14 @@ func TestExpiredLoginsAreSweptByTheNextOne(t *testing.T) {
 	s := open(t)
 	now := time.Now()
 	for i := range 3 {
-		if err := s.AddLogin(t.Context(), CodeHash{byte(i)}, newPendingLogin(now)); err != nil {
+		if err := s.Logins.AddLogin(t.Context(), CodeHash{byte(i)}, newPendingLogin(now)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.AddLogin(t.Context(), CodeHash{9}, newPendingLogin(now.Add(2*time.Minute))); err != nil {
+	if err := s.Logins.AddLogin(t.Context(), CodeHash{9}, newPendingLogin(now.Add(2*time.Minute))); err != nil {
 		t.Fatal(err)
 	}
-	left, err := logins.all(t.Context(), s)
+	left, err := logins.all(t.Context(), s.Reader)
 	if err != nil || len(left) != 1 || left[0].Key != (CodeHash{9}).key() {
 		t.Errorf("got %d logins and %v, want the newest alone", len(left), err)
 	}

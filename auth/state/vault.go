@@ -1,25 +1,21 @@
 package state
 
-import (
-	"context"
-)
-
-// Seal keeps secrets at rest. What was sealed under one name opens under no other. ca/keyring's seals are
-// ones.
+// Seal encrypts secrets that are stored. A secret that was sealed under one name opens under no other. The
+// seals of ca/keyring implement it.
 type Seal interface {
 	Seal(name string, plaintext []byte) ([]byte, error)
 	Open(name string, sealed []byte) ([]byte, error)
 }
 
-// Vault reads and writes the records that hold secrets: connectors and second factors. Whoever has only a
-// State can read neither, and a stolen disk without the seal shows neither.
+// Vault reads and writes the records that hold secrets: connectors and second factors. Without a Vault nobody
+// can read a secret: a State holds no seal, and neither does a stolen disk. It is safe for concurrent use.
 type Vault struct {
-	state *State
-	seal  Seal
+	writer writer
+	seal   Seal
 }
 
-// NewVault keeps secrets in s under seal.
-func NewVault(s *State, seal Seal) *Vault { return &Vault{state: s, seal: seal} }
+// NewVault stores secrets in s, encrypted by seal.
+func NewVault(s *State, seal Seal) *Vault { return &Vault{writer: s.writer, seal: seal} }
 
 // sealText seals a secret under the key of its record. An empty secret stays empty.
 func (v *Vault) sealText(key, secret string) ([]byte, error) {
@@ -29,17 +25,11 @@ func (v *Vault) sealText(key, secret string) ([]byte, error) {
 	return v.seal.Seal(key, []byte(secret))
 }
 
+// openText reverses sealText.
 func (v *Vault) openText(key string, sealed []byte) (string, error) {
 	if len(sealed) == 0 {
 		return "", nil
 	}
 	plain, err := v.seal.Open(key, sealed)
 	return string(plain), err
-}
-
-// write stores a record that was read before, or that must still be missing, and its events.
-func write[T any](ctx context.Context, s *State, t table[T], old Stored[T], c *change, v T) error {
-	t.replaceOrCreate(c, old, v)
-	_, err := s.commit(ctx, c)
-	return err
 }

@@ -336,12 +336,12 @@ func TestRecoveryCodesWorkOnceAndEndAtReEnrolment(t *testing.T) {
 func (d *fixture) removeUser(who identity.Identity) {
 	d.t.Helper()
 	u := state.User{Connector: who.Connector, Subject: who.Subject, Name: who.Name}
-	if err := d.state.PutUser(d.t.Context(), state.Stored[state.User]{}, u); err != nil {
+	if err := d.state.Users.PutUser(d.t.Context(), state.Stored[state.User]{}, u); err != nil {
 		d.t.Fatal(err)
 	}
 	rec, err := d.state.User(d.t.Context(), who.UserKey())
 	if err == nil {
-		err = d.state.RemoveUser(d.t.Context(), rec)
+		err = d.state.Users.RemoveUser(d.t.Context(), rec)
 	}
 	if err != nil {
 		d.t.Fatal(err)

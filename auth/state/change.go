@@ -1,0 +1,154 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore"
+)
+
+// writer is shared by the types that change records. It reads, and it commits changes.
+type writer struct {
+	*Reader
+	store *raftstore.Store
+}
+
+// change gathers what one transaction does: its conditions, its writes and its events. The methods of table
+// add to it. Its zero value does nothing. An error on the way is kept, so that only commit returns one.
+type change struct {
+	txn      raftstore.Txn
+	conflict *fault.Error // returned when a condition fails; nil: a general message
+	err      error        // the first error of gathering; commit returns it and writes nothing
+}
+
+func (c *change) require(cond raftstore.Condition) { c.txn.If = append(c.txn.If, cond) }
+
+func (c *change) setErr(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+// appendRecord adds a record to a stream.
+func (c *change) appendRecord(stream string, v any) {
+	b, err := json.Marshal(v)
+	c.setErr(err)
+	for i, a := range c.txn.Append {
+		if a.Stream == stream {
+			c.txn.Append[i].Records = append(a.Records, b)
+			return
+		}
+	}
+	c.txn.Append = append(c.txn.Append, raftstore.Append{Stream: stream, Records: [][]byte{b}})
+}
+
+// appendEvents adds audit events. An event without an id gets one.
+func (c *change) appendEvents(events ...audit.Event) {
+	for _, e := range events {
+		if e.V == 0 {
+			e.V = audit.Version
+		}
+		if e.ID == "" {
+			e.ID = NewID()
+		}
+		c.setErr(e.Check())
+		c.appendRecord(auditStream, e)
+	}
+}
+
+// create writes a record that must not exist yet.
+func (t table[T]) create(c *change, key string, v T) {
+	t.requireMissing(c, key)
+	t.set(c, key, v)
+}
+
+// replace writes v over old, which must be unchanged since it was read. The record keeps its lease.
+func (t table[T]) replace(c *change, old Stored[T], v T) {
+	t.requireUnchanged(c, old)
+	t.setLeased(c, old.Key, v, old.item.Lease)
+}
+
+// replaceOrCreate writes v over old. An old that was never stored (Revision 0) must still be missing.
+func (t table[T]) replaceOrCreate(c *change, old Stored[T], v T) {
+	if old.Revision == 0 {
+		t.create(c, old.Key, v)
+		return
+	}
+	t.replace(c, old, v)
+}
+
+// set writes v without a condition.
+func (t table[T]) set(c *change, key string, v T) { t.setLeased(c, key, v, 0) }
+
+// setLeased writes v without a condition. The store deletes the record when the lease ends.
+func (t table[T]) setLeased(c *change, key string, v T, lease raftstore.LeaseID) {
+	b, err := encode(v)
+	c.setErr(err)
+	w := raftstore.Put(t.prefix+key, b)
+	w.Lease = lease
+	c.txn.Then = append(c.txn.Then, w)
+}
+
+// remove deletes old, which must be unchanged since it was read.
+func (t table[T]) remove(c *change, old Stored[T]) {
+	t.requireUnchanged(c, old)
+	t.deleteKey(c, old.Key)
+}
+
+// deleteKey deletes the record under key, if there is one.
+func (t table[T]) deleteKey(c *change, key string) {
+	c.txn.Then = append(c.txn.Then, raftstore.Delete(t.prefix+key))
+}
+
+// requireMissing lets the whole change fail if there is a record under key.
+func (t table[T]) requireMissing(c *change, key string) { c.require(raftstore.Missing(t.prefix + key)) }
+
+// requireUnchanged lets the whole change fail if old was written since it was read.
+func (t table[T]) requireUnchanged(c *change, old Stored[T]) {
+	c.require(raftstore.Unchanged(old.item))
+}
+
+// result describes a change that was committed.
+type result struct {
+	Revision uint64
+	Time     time.Time // the leader's clock in the command: the same on every replica
+}
+
+// commit carries the change out as a whole or not at all. A condition that fails is fault Conflict, or
+// c.conflict where that is set.
+func (w writer) commit(ctx context.Context, c *change) (result, error) {
+	if c.err != nil {
+		return result{}, c.err
+	}
+	r, err := w.store.Commit(ctx, c.txn)
+	if fault.Is(err, fault.Conflict) {
+		as := c.conflict
+		if as == nil {
+			as = fault.New(fault.Conflict, "state.commit", "somebody else changed this at the same time",
+				"read it again and repeat the change")
+		}
+		return result{}, fault.Wrap(err, as.Kind, as.Op, as.Msg, as.Remedy)
+	}
+	if err != nil {
+		return result{}, err
+	}
+	return result{Revision: uint64(r.Revision), Time: r.Time}, nil
+}
+
+// maxAttempts bounds how often retryOnConflict tries.
+const maxAttempts = 8
+
+// retryOnConflict calls attempt again while it fails with fault Conflict, at most maxAttempts times. attempt
+// must read again what its conditions compare.
+func retryOnConflict(attempt func() error) error {
+	var err error
+	for range maxAttempts {
+		if err = attempt(); !fault.Is(err, fault.Conflict) {
+			return err
+		}
+	}
+	return err
+}

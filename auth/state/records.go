@@ -1,0 +1,161 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore"
+)
+
+// Stored is a record as it was read, with its key and revision.
+type Stored[T any] struct {
+	Key      string // without the prefix of its kind
+	Value    T
+	Revision uint64 // of its last write; 0: it was never stored. A compare-and-set compares it
+	item     raftstore.Item
+}
+
+// Page asks for the records after a key, at most Limit (0: 1000).
+type Page struct {
+	After string
+	Limit int
+}
+
+// Listing is one page in the order of the keys. Next is the After of the next page, "" at the end.
+type Listing[T any] struct {
+	Items []Stored[T]
+	Next  string
+	// Unreadable are the keys of records that this release cannot decode. They are listed here instead of
+	// failing the whole list.
+	Unreadable []string
+	revision   raftstore.Revision // of the whole store, when the page was read
+}
+
+// table is one kind of record: T as JSON under prefix.
+type table[T any] struct {
+	prefix string // ends in "/"
+	noun   string // what an error message calls the record, such as "role"
+	remedy string // of the error when there is no such record, such as "run: tsh get roles"
+}
+
+// recordVersion is the version that this release writes into every record. It refuses records of a later
+// version instead of guessing what they mean.
+const recordVersion = 1
+
+// envelope is the stored form of a record. T only ever gains fields, and only those that an old release may
+// ignore; any other change needs a new recordVersion.
+type envelope[T any] struct {
+	V int `json:"v"`
+	D T   `json:"d"`
+}
+
+func encode[T any](v T) ([]byte, error) {
+	b, err := json.Marshal(envelope[T]{V: recordVersion, D: v})
+	if err != nil {
+		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	return b, nil
+}
+
+func decode[T any](b []byte) (T, error) {
+	var e envelope[T]
+	err := json.Unmarshal(b, &e)
+	if e.V != 0 && (e.V < 1 || e.V > recordVersion) { // the version explains any other error of decoding
+		err = fmt.Errorf("it is of version %d, this release reads 1 to %d", e.V, recordVersion)
+	}
+	if err == nil && e.V == 0 {
+		err = errors.New("it has no version")
+	}
+	if err != nil {
+		return e.D, fmt.Errorf("decode record: %w", err)
+	}
+	return e.D, nil
+}
+
+// get returns the record, or fault NotFound.
+func (t table[T]) get(ctx context.Context, r *Reader, key string) (Stored[T], error) {
+	it, err := r.store.Get(ctx, t.prefix+key)
+	if fault.Is(err, fault.NotFound) {
+		msg := fmt.Sprintf("there is no %s %.80q", t.noun, key)
+		return Stored[T]{}, fault.New(fault.NotFound, "state.get", msg, t.remedy)
+	}
+	if err != nil {
+		return Stored[T]{}, err
+	}
+	return t.stored(it)
+}
+
+// getOrNew is get, but returns an empty record with Revision 0 when there is none, for replaceOrCreate.
+func (t table[T]) getOrNew(ctx context.Context, r *Reader, key string) (Stored[T], error) {
+	rec, err := t.get(ctx, r, key)
+	if fault.Is(err, fault.NotFound) {
+		return Stored[T]{Key: key}, nil
+	}
+	return rec, err
+}
+
+func (t table[T]) stored(it raftstore.Item) (Stored[T], error) {
+	out := Stored[T]{Key: strings.TrimPrefix(it.Key, t.prefix), Revision: uint64(it.Modified), item: it}
+	var err error
+	if out.Value, err = decode[T](it.Value); err != nil {
+		msg := fmt.Sprintf("this release cannot read the %s %.80q", t.noun, out.Key)
+		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", msg,
+			"run the newest release on every auth replica")
+	}
+	return out, nil
+}
+
+// list returns one page of the kind.
+func (t table[T]) list(ctx context.Context, r *Reader, p Page) (Listing[T], error) {
+	return t.listUnder(ctx, r, "", p)
+}
+
+// listUnder returns one page of the records whose key begins with under.
+func (t table[T]) listUnder(ctx context.Context, r *Reader, under string, p Page) (Listing[T], error) {
+	after := ""
+	if p.After != "" {
+		after = t.prefix + p.After
+	}
+	got, err := r.store.List(ctx, t.prefix+under, raftstore.Page{After: after, Limit: p.Limit})
+	if err != nil {
+		return Listing[T]{}, err
+	}
+	out := Listing[T]{Next: strings.TrimPrefix(got.Next, t.prefix), revision: got.Revision}
+	for _, it := range got.Items {
+		rec, err := t.stored(it)
+		if err != nil {
+			out.Unreadable = append(out.Unreadable, strings.TrimPrefix(it.Key, t.prefix))
+			continue
+		}
+		out.Items = append(out.Items, rec)
+	}
+	return out, nil
+}
+
+// all returns every record of the kind.
+func (t table[T]) all(ctx context.Context, r *Reader) ([]Stored[T], error) {
+	var out []Stored[T]
+	for p := (Page{}); ; {
+		got, err := t.list(ctx, r, p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, got.Items...)
+		if got.Next == "" {
+			return out, nil
+		}
+		p.After = got.Next
+	}
+}
+
+func values[T any](list []Stored[T]) []T {
+	out := make([]T, len(list))
+	for i, v := range list {
+		out[i] = v.Value
+	}
+	return out
+}
