@@ -15,6 +15,7 @@ import (
 // topFolders are the folders at the top; one more needs a decision record.
 var topFolders = []string{
 	"cmd",
+	"server",
 	"auth",
 	"ca",
 	"raftstore",

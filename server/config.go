@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"cmp"
@@ -14,12 +14,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/threshold-access/threshold/auth"
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/daemon"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/node"
 	"github.com/threshold-access/threshold/proxy"
 )
 
@@ -30,15 +32,15 @@ type file struct {
 	Spec    spec   `yaml:"spec"    config:"required"`
 }
 
-// spec names the parts this machine runs: those whose section is present.
+// spec names the parts that this machine runs: those whose section is present.
 type spec struct {
-	// Data is the folder for everything the parts keep. It must not be shared with another server.
+	// Data is the data folder of all parts. No other server may use it.
 	Data string `yaml:"data"   config:"required"`
-	// Log is how much the log tells, and in which form. Flags win over it.
+	// Log is the least level that is logged, and the format. Flags override it.
 	Log daemon.Log `yaml:"log"`
 	// Health is an address on loopback that answers /healthz and /readyz. Empty means none.
 	Health string `yaml:"health"`
-	// Drain is how long the sessions of each part may go on after SIGTERM. Zero means 10s; at most 1h.
+	// Drain is how long the sessions of each part may go on after SIGTERM. Zero means 10 s; at most 1 h.
 	Drain time.Duration `yaml:"drain"`
 	Auth  *authSpec     `yaml:"auth"`
 	Proxy *proxySpec    `yaml:"proxy"`
@@ -46,84 +48,84 @@ type spec struct {
 }
 
 type authSpec struct {
-	// Listen is the one auth port. Empty means 127.0.0.1:3025, for a proxy on the same machine.
+	// Listen is the address of the auth port. Empty means 127.0.0.1:3025, for a proxy on the same machine.
 	Listen string `yaml:"listen"`
-	// Replica is this replica's name in the quorum. Empty means "auth-1".
+	// Replica is the name of this replica among the voters. Empty means "auth-1".
 	Replica string `yaml:"replica"`
 }
 
 type proxySpec struct {
-	// Listen is the one public port. Empty means :443.
+	// Listen is the address of the public port. Empty means :443.
 	Listen string `yaml:"listen"`
-	// Public lists the addresses people type, host or host:port. At least one.
+	// Public lists the addresses that users type, host or host:port. At least one.
 	Public []string `yaml:"public"              config:"required"`
-	// Auth is the auth port to talk to. Empty means the auth of this same server.
+	// Auth is the address of the auth port. Empty means the auth part of this server.
 	Auth string `yaml:"auth"`
-	// TokenFile holds the join token for the first start. Not needed beside an auth section.
+	// TokenFile holds the join token for the first start. A server with an auth part needs none.
 	TokenFile string `yaml:"token_file"`
 	// Name is the proxy's name in the cluster. Empty means this machine's host name.
 	Name string `yaml:"name"`
-	// CertFile and KeyFile are the public web certificate (PEM). Empty means the cluster's own, which
-	// browsers trust only when told to.
+	// CertFile and KeyFile are the public web certificate (PEM). Empty means one by the cluster's own
+	// authority, which browsers do not trust by themselves.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
-	// ACME gets and renews that certificate by itself. Not beside CertFile.
+	// ACME obtains and renews that certificate (RFC 8555). It excludes CertFile.
 	ACME *acmeSpec `yaml:"acme"`
-	// Balancers are the networks of balancers in front of this proxy, as 10.0.0.0/24: what one says of its
-	// clients' addresses is believed.
+	// Balancers are the networks of load balancers in front of this proxy, as 10.0.0.0/24. The client
+	// addresses that they report are believed.
 	Balancers []netip.Prefix `yaml:"balancers"`
 	// ProxyProtocol says that each connection of a balancer begins with a PROXY header, version 1 or 2.
 	ProxyProtocol bool `yaml:"proxy_protocol"`
-	// Transport is how tsh and machines are told to come: tls, to the port itself, or websocket, through
-	// balancers that end TLS. Empty means tls.
+	// Transport is how tsh, nodes and proxies should connect: "tls" to the port itself, or "websocket"
+	// through balancers that terminate TLS. Empty means tls.
 	Transport dial.Transport `yaml:"transport"`
-	// WebSocketKeepAlive is how long a WebSocket is silent at most; balancers cut those that are silent for
-	// long. Zero means 20s.
+	// WebSocketKeepAlive is the interval of pings on an idle WebSocket, because balancers cut idle ones. Zero
+	// means 20 s; 1 s to 1 min.
 	WebSocketKeepAlive time.Duration `yaml:"websocket_keepalive"`
-	// PenaltyExempt are networks that are never turned away for garbage, refused certificates and stalls that
-	// came from them.
+	// PenaltyExempt are networks that get no penalty for garbage, refused certificates and stalled
+	// connections.
 	PenaltyExempt []netip.Prefix `yaml:"penalty_exempt"`
 }
 
 type acmeSpec struct {
-	// Email is whom the authority tells of trouble. It may be empty.
+	// Email is where the authority sends warnings. It may be empty.
 	Email string `yaml:"email"`
-	// Directory is the authority's directory, a URL with https. Empty means Let's Encrypt.
+	// Directory is the URL of the authority's directory, with https. Empty means Let's Encrypt.
 	Directory string `yaml:"directory"`
-	// CAFile has the certificates (PEM) that the directory itself is trusted by. Empty means the system's.
+	// CAFile holds the roots (PEM) that verify the directory's own TLS certificate. Empty means the system's.
 	CAFile string `yaml:"ca_file"`
-	// Hosts are the names to get certificates for, each among Public. Empty means every host name there.
+	// Hosts are the names to get certificates for, each one of Public. Empty means every host name there.
 	Hosts []string `yaml:"hosts"`
 }
 
 type nodeSpec struct {
-	// Proxies lists the public address of the cluster. Empty means the proxy of this same server.
+	// Proxies lists the public addresses of the cluster. Empty means the proxy part of this server.
 	Proxies []string `yaml:"proxies"`
-	// TokenFile holds the join token for the first start. Not needed beside an auth section.
+	// TokenFile holds the join token for the first start. A server with an auth part needs none.
 	TokenFile string `yaml:"token_file"`
-	// Name is the name this node wishes for. Empty means this machine's host name.
+	// Name is the name that this node requests. Empty means this machine's host name.
 	Name   string            `yaml:"name"`
 	Labels map[string]string `yaml:"labels"`
-	// HTTPSProxy is the company's HTTP proxy on the way to the cluster, and NoProxy what is reached without
-	// it. Where they are empty, the environment's HTTPS_PROXY and NO_PROXY count.
+	// HTTPSProxy is the HTTP proxy through which this node reaches the cluster, and NoProxy lists what it
+	// reaches directly. Where they are empty, HTTPS_PROXY and NO_PROXY of the environment count.
 	HTTPSProxy string `yaml:"https_proxy"`
 	NoProxy    string `yaml:"no_proxy"`
 }
 
-// Check finds what the types cannot say.
+// Check implements config.Checker: it reports what the types cannot express.
 func (f file) Check(report func(path, format string, args ...any)) {
 	if f.Kind != "" && f.Kind != "server" {
-		report("kind", "is %q, a server's configuration has kind: server", f.Kind)
+		report("kind", "is %q; the configuration of a server has kind: server", f.Kind)
 	}
 	if f.Version != "" && f.Version != "v1" {
-		report("version", "is %q, this program knows v1", f.Version)
+		report("version", "is %q; this program reads v1", f.Version)
 	}
 }
 
-// Check finds what the types cannot say.
+// Check implements config.Checker.
 func (s spec) Check(report func(path, format string, args ...any)) {
 	if s.Auth == nil && s.Proxy == nil && s.Node == nil {
-		report("", "names no part to run: add auth, proxy or node")
+		report("", "there is no part to run: add auth, proxy or node")
 	}
 	if s.Health != "" {
 		if err := daemon.CheckHealthAddr(s.Health); err != nil {
@@ -131,7 +133,7 @@ func (s spec) Check(report func(path, format string, args ...any)) {
 		}
 	}
 	if s.Drain > maxDrain {
-		report("drain", "is %s, it must be at most 1h", s.Drain)
+		report("drain", "is %s; it must be at most 1h", s.Drain)
 	}
 	if s.Auth != nil {
 		s.Auth.check(report)
@@ -151,13 +153,13 @@ func (a authSpec) check(report func(path, format string, args ...any)) {
 	}
 }
 
-// checkListen looks at the form alone: whether the port is free shows at the start.
+// checkListen checks the form alone. Whether the port is free turns out at the start.
 func checkListen(path, addr string, report func(path, format string, args ...any)) {
 	_, port, err := net.SplitHostPort(addr)
 	if _, bad := strconv.ParseUint(port, 10, 16); addr != "" && (err != nil || bad != nil) {
 		report(
 			path,
-			"%q is no address to listen on: write host:port, or :port for all of this machine's",
+			"%q is not an address to listen on: write host:port, or :port for all addresses of this machine",
 			addr,
 		)
 	}
@@ -166,16 +168,16 @@ func checkListen(path, addr string, report func(path, format string, args ...any
 func (p proxySpec) check(besideAuth bool, report func(path, format string, args ...any)) {
 	checkListen("proxy.listen", p.Listen, report)
 	if len(p.Public) == 0 {
-		report("proxy", "needs public, the addresses that people type")
+		report("proxy", "needs public, the addresses that users type")
 	}
 	if p.Name != "" && identity.CheckMachineName(p.Name) != nil {
 		report("proxy.name", "%q is not a lower-case host name", p.Name)
 	}
 	if _, port, err := net.SplitHostPort(p.Auth); p.Auth != "" && (err != nil || port == "") {
-		report("proxy.auth", "%q is no address: write host:port, as auth.internal:3025", p.Auth)
+		report("proxy.auth", "%q is not an address: write host:port, as auth.internal:3025", p.Auth)
 	}
 	if (p.CertFile == "") != (p.KeyFile == "") {
-		report("proxy", "cert_file and key_file belong together")
+		report("proxy", "needs both cert_file and key_file, or neither")
 	}
 	if p.ACME != nil {
 		p.ACME.check(p, report)
@@ -184,13 +186,13 @@ func (p proxySpec) check(besideAuth bool, report func(path, format string, args 
 		report("proxy", "needs auth, the address of an auth port, because this server runs no auth")
 	}
 	if !slices.Contains([]dial.Transport{"", dial.TLS, dial.WebSocket}, p.Transport) {
-		report("proxy.transport", "is %q, it must be %s or %s", p.Transport, dial.TLS, dial.WebSocket)
+		report("proxy.transport", "is %q; it must be %s or %s", p.Transport, dial.TLS, dial.WebSocket)
 	}
 	if d := p.WebSocketKeepAlive; d != 0 && (d < time.Second || d > time.Minute) {
-		report("proxy.websocket_keepalive", "is %s, it must be between 1s and 1m", d)
+		report("proxy.websocket_keepalive", "is %s; it must be between 1s and 1m", d)
 	}
 	if p.ProxyProtocol && len(p.Balancers) == 0 {
-		report("proxy.proxy_protocol", "needs balancers, the networks whose PROXY headers are believed")
+		report("proxy.proxy_protocol", "needs balancers, the networks that send PROXY headers")
 	}
 	for i, a := range p.Public {
 		if _, err := withPort(a); err != nil {
@@ -201,23 +203,64 @@ func (p proxySpec) check(besideAuth bool, report func(path, format string, args 
 
 func (a acmeSpec) check(p proxySpec, report func(path, format string, args ...any)) {
 	if p.CertFile != "" {
-		report("proxy.acme", "stands beside cert_file: the certificate comes from one of them")
+		report("proxy.acme", "excludes cert_file: leave out one of them")
 	}
 	if u, err := url.Parse(a.Directory); a.Directory != "" &&
 		(err != nil || u.Scheme != "https" || u.Host == "") {
-		report("proxy.acme.directory", "%q is no https:// address", a.Directory)
+		report("proxy.acme.directory", "%q is not an https:// URL", a.Directory)
 	}
 	public := p.hostNames()
 	if len(public) == 0 {
 		report(
 			"proxy.acme",
-			"has nothing to get a certificate for: proxy.public names no host, only addresses",
+			"cannot be used: proxy.public has no host name to get a certificate for, only IP addresses",
 		)
 	}
 	for i, h := range a.Hosts {
 		if !slices.Contains(public, strings.ToLower(h)) {
-			report(fmt.Sprintf("proxy.acme.hosts[%d]", i), "%q is no host name among proxy.public", h)
+			report(fmt.Sprintf("proxy.acme.hosts[%d]", i), "%q is not a host name of proxy.public", h)
 		}
+	}
+}
+
+// config makes the server's configuration. The caller adds what no file says.
+func (s spec) config() Config {
+	cfg := Config{Dir: s.Data, Drain: s.drain()}
+	if s.Auth != nil {
+		cfg.Auth = &Auth{Listen: s.Auth.Listen, Config: auth.Config{ReplicaID: s.Auth.Replica}}
+	}
+	if s.Proxy != nil {
+		cfg.Proxy = &Proxy{Listen: s.Proxy.Listen, TokenFile: s.Proxy.TokenFile, Config: s.Proxy.config()}
+	}
+	if s.Node != nil {
+		cfg.Node = &Node{TokenFile: s.Node.TokenFile, Config: s.Node.config()}
+	}
+	return cfg
+}
+
+func (p proxySpec) config() proxy.Config {
+	return proxy.Config{
+		Public:        addressesWithPort(p.Public),
+		AuthAddr:      p.Auth,
+		Name:          p.Name,
+		CertFile:      p.CertFile,
+		KeyFile:       p.KeyFile,
+		ACME:          p.acme(),
+		Balancers:     p.Balancers,
+		ProxyProtocol: p.ProxyProtocol,
+		PenaltyExempt: p.PenaltyExempt,
+		Transport:     p.Transport,
+		KeepAlive:     p.WebSocketKeepAlive,
+	}
+}
+
+func (n nodeSpec) config() node.Config {
+	outbound := egress.Config{HTTPSProxy: n.HTTPSProxy, NoProxy: n.NoProxy}
+	return node.Config{
+		Proxies: addressesWithPort(n.Proxies),
+		Name:    n.Name,
+		Labels:  n.Labels,
+		Egress:  outbound.WithDefaults(egress.ConfigFromEnv(os.Getenv)),
 	}
 }
 
@@ -226,19 +269,19 @@ func (p proxySpec) acme() *proxy.ACME {
 	if p.ACME == nil {
 		return nil
 	}
-	a := proxy.ACME{
+	hosts := p.hostNames()
+	if len(p.ACME.Hosts) > 0 {
+		hosts = nil
+		for _, h := range p.ACME.Hosts {
+			hosts = append(hosts, strings.ToLower(h))
+		}
+	}
+	return &proxy.ACME{
 		Email:     p.ACME.Email,
 		Directory: p.ACME.Directory,
 		CAFile:    p.ACME.CAFile,
-		Hosts:     p.hostNames(),
+		Hosts:     hosts,
 	}
-	if len(p.ACME.Hosts) > 0 {
-		a.Hosts = nil
-		for _, h := range p.ACME.Hosts {
-			a.Hosts = append(a.Hosts, strings.ToLower(h))
-		}
-	}
-	return &a
 }
 
 // hostNames are the public hosts that are names, not addresses.
@@ -280,10 +323,21 @@ const (
 	maxDrain     = time.Hour
 )
 
-// drain is how long the sessions of a part may go on.
+// drain is how long the sessions of a part may go on after a stop.
 func (s spec) drain() time.Duration { return cmp.Or(s.Drain, defaultDrain) }
 
-// parts names what runs, for people.
+// longestStop is how long a stop may take. Proxy and node drain one after the other.
+func (s spec) longestStop() time.Duration {
+	longest := stopMargin
+	for _, drains := range []bool{s.Proxy != nil, s.Node != nil} {
+		if drains {
+			longest += s.drain()
+		}
+	}
+	return longest
+}
+
+// parts lists the parts that run, for messages.
 func (s spec) parts() string {
 	var out []string
 	for _, p := range []struct {
@@ -304,9 +358,18 @@ func withPort(addr string) (string, error) {
 		return addr, nil
 	}
 	if addr == "" || strings.ContainsAny(addr, " /") || err == nil {
-		return "", fmt.Errorf("%q is no address: write host or host:port", addr)
+		return "", fmt.Errorf("%q is not an address: write host or host:port", addr)
 	}
 	return net.JoinHostPort(strings.Trim(addr, "[]"), httpsPort), nil
+}
+
+// addressesWithPort is withPort for addresses that were checked with the file.
+func addressesWithPort(addrs []string) (out []string) {
+	for _, a := range addrs {
+		a, _ = withPort(a)
+		out = append(out, a)
+	}
+	return out
 }
 
 func readFile(name string) ([]byte, error) {
@@ -317,7 +380,7 @@ func readFile(name string) ([]byte, error) {
 			fault.NotFound,
 			"threshold start",
 			"there is no file "+name,
-			"see docs/cli.md for what belongs in it",
+			"see docs/cli.md for its contents",
 		)
 	}
 	return b, fault.Wrap(
@@ -341,8 +404,8 @@ func readConfig(name string) (spec, error) {
 	return f.Spec, nil
 }
 
-// readToken reads a join token from a file, so that it never shows in a list of processes. No name gives no
-// token.
+// readToken reads a join token from a file: on the command line every account could read it in the list of
+// processes. An empty name gives no token.
 func readToken(name string) (string, error) {
 	if name == "" {
 		return "", nil

@@ -1,0 +1,268 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/threshold-access/threshold/auth"
+	"github.com/threshold-access/threshold/internal/daemon"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/lifecycle"
+)
+
+const (
+	// defaultConfig is read where the command line names no other file.
+	defaultConfig = "/etc/threshold/threshold.yaml"
+	// firstProxyTokenTTL is the life of the join token that --first-proxy prints.
+	firstProxyTokenTTL = 30 * time.Minute
+	// stopMargin is how long a stop may take beside waiting for sessions. The service manager is told.
+	stopMargin = 20 * time.Second
+)
+
+const usage = `threshold is the server of a Threshold cluster.
+
+  threshold start [--config FILE]                     run the parts that FILE names until SIGTERM
+  threshold start [--config FILE] --bootstrap FILE    create a new cluster first; refused where one exists
+  threshold check [--config FILE] [--bootstrap FILE]  report every fault in the files, and start nothing
+  threshold version                                   print the version
+
+The default of --config is /etc/threshold/threshold.yaml. "threshold start -h" lists the other flags.
+docs/cli.md describes both files. A second signal ends the server at once, without waiting for sessions.
+`
+
+// Main is the command line of the program threshold. It returns the exit status: 0 after success and after a
+// clean stop, 1 after a fault, 2 for a wrong command line. args are the words after the program's name.
+func Main(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return 2
+	}
+	switch args[0] {
+	case "version", "--version":
+		fmt.Fprintln(stdout, "threshold", version)
+		return 0
+	case "help", "-h", "--help":
+		fmt.Fprint(stdout, usage)
+		return 0
+	case "start", "check":
+		c := command{version: version, stdout: stdout, stderr: stderr}
+		return c.run(ctx, args[0], args[1:])
+	}
+	fmt.Fprintf(
+		stderr,
+		"threshold: error: there is no command %q\nthreshold: hint: run: threshold help\n",
+		args[0],
+	)
+	return 2
+}
+
+// command is one call of start or check, with its flags.
+type command struct {
+	version        string
+	stdout, stderr io.Writer
+
+	config     string
+	bootstrap  string
+	log        daemon.Log
+	untilReady bool
+	firstProxy bool
+}
+
+// run reads the flags and does what name says.
+func (c *command) run(ctx context.Context, name string, args []string) int {
+	flags := c.flags(name)
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(c.stdout, "threshold %s:\n", name)
+		flags.SetOutput(c.stdout)
+		flags.PrintDefaults()
+		return 0
+	case err == nil && flags.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q: files are named with flags", flags.Arg(0))
+	case err == nil && c.firstProxy && !c.untilReady:
+		err = errors.New(
+			"--first-proxy prints a secret, which must not enter a service's log: add --until-ready",
+		)
+	}
+	if err != nil {
+		fmt.Fprintf(c.stderr, "threshold: error: %v\nthreshold: hint: run: threshold %s -h\n", err, name)
+		return 2
+	}
+	if name == "check" {
+		err = c.check()
+	} else {
+		err = c.start(ctx)
+	}
+	if err == nil {
+		return 0
+	}
+	c.log.Report(c.stderr, "threshold", err)
+	return 1
+}
+
+func (c *command) flags(name string) *flag.FlagSet {
+	f := flag.NewFlagSet("threshold "+name, flag.ContinueOnError)
+	f.SetOutput(io.Discard) // an error is printed without the whole help around it
+	f.StringVar(&c.config, "config", defaultConfig, "the server's configuration `file`")
+	f.StringVar(
+		&c.bootstrap,
+		"bootstrap",
+		"",
+		"create a new cluster as this `file` says; refused where one exists",
+	)
+	if name == "start" {
+		f.StringVar(
+			&c.log.Level,
+			"log-level",
+			"",
+			"least `level` that is logged: debug, info, warn or error; overrides the file",
+		)
+		f.StringVar(&c.log.Format, "log-format", "", "`format` of the log: text or json; overrides the file")
+		f.BoolVar(
+			&c.untilReady,
+			"until-ready",
+			false,
+			"stop as soon as every part is ready: to create a cluster that a service then runs",
+		)
+		f.BoolVar(
+			&c.firstProxy,
+			"first-proxy",
+			false,
+			"with --until-ready: print a join token for the first proxy; refused once there is a proxy",
+		)
+	}
+	return f
+}
+
+// check reports what is wrong with the files. It changes nothing, and opens nothing that a running server
+// holds.
+func (c *command) check() error {
+	s, err := readConfig(c.config)
+	if err != nil {
+		return err
+	}
+	if p := s.Proxy; p != nil && p.CertFile != "" {
+		if _, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile); err != nil {
+			return fault.Wrap(
+				err,
+				fault.Invalid,
+				"threshold check",
+				"the web certificate cannot be used: "+err.Error(),
+				"check spec.proxy.cert_file and key_file",
+			)
+		}
+	}
+	if c.bootstrap != "" {
+		b, err := readFile(c.bootstrap)
+		if err != nil {
+			return err
+		}
+		if err := auth.CheckBootstrap(c.bootstrap, b); err != nil {
+			return err
+		}
+		fmt.Fprintf(c.stdout, "%s: ok\n", c.bootstrap)
+	}
+	fmt.Fprintf(c.stdout, "%s: ok, runs %s\n", c.config, s.parts())
+	return nil
+}
+
+// start runs the server, its health port and the service manager's watchdog until ctx ends.
+func (c *command) start(ctx context.Context) error {
+	if err := c.log.Validate(); err != nil {
+		return err
+	}
+	spec, err := readConfig(c.config)
+	if err != nil {
+		return err
+	}
+	if err := checkFolderOwner(spec.Data); err != nil {
+		return err
+	}
+	c.log = c.log.WithDefaults(spec.Log)
+	log := c.log.Logger(c.stderr)
+	cfg, err := c.serverConfig(spec)
+	if err != nil {
+		return err
+	}
+	cfg.Version, cfg.Log = c.version, log
+	healthPort, err := daemon.ListenHealth(spec.Health)
+	if err != nil {
+		return err
+	}
+	srv, err := New(cfg)
+	if err != nil {
+		return err
+	}
+	manager, stack := daemon.NewServiceManager(log), lifecycle.New(ctx)
+	stack.Run("health", func(ctx context.Context) error { return srv.Health().Serve(ctx, healthPort, log) })
+	stack.Run("watchdog", func(ctx context.Context) error { return manager.FeedWatchdog(ctx, srv.Health()) })
+	stack.Run("server", srv.Run)
+	err = c.serve(stack.Context(), srv, spec, manager, log)
+	if failed := stack.Stop(); failed != nil {
+		return failed // a failed part explains more than what the others saw of it
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// serve waits until the server is ready, tells whom it concerns, and waits for the end.
+func (c *command) serve(
+	ctx context.Context,
+	srv *Server,
+	spec spec,
+	manager daemon.ServiceManager,
+	log *slog.Logger,
+) error {
+	if err := srv.Ready(ctx); err != nil {
+		return err
+	}
+	if c.firstProxy {
+		t, err := srv.InviteFirstProxy(ctx, firstProxyTokenTTL)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(c.stdout, t)
+	}
+	log.Info("ready", "version", c.version, "parts", spec.parts())
+	manager.Ready("runs " + spec.parts())
+	if c.untilReady {
+		return nil
+	}
+	<-ctx.Done()
+	log.Info(
+		"stopping: open sessions may go on for the drain time, a second signal ends them",
+		"drain",
+		spec.drain(),
+	)
+	manager.Stopping(spec.longestStop())
+	return nil
+}
+
+// serverConfig makes the configuration of the server from the files.
+func (c *command) serverConfig(s spec) (Config, error) {
+	cfg := s.config()
+	if c.bootstrap == "" {
+		return cfg, nil
+	}
+	if cfg.Auth == nil {
+		return Config{}, fault.New(
+			fault.Invalid,
+			"threshold start",
+			"--bootstrap is for a server that runs auth",
+			"add auth to the configuration, or leave out --bootstrap",
+		)
+	}
+	var err error
+	cfg.Auth.BootstrapName = c.bootstrap
+	cfg.Auth.Bootstrap, err = readFile(c.bootstrap)
+	return cfg, err
+}
