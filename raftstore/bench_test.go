@@ -26,7 +26,7 @@ func BenchmarkCommit(b *testing.B) {
 				all.Go(func() {
 					key := fmt.Sprint("k", w)
 					for left.Add(-1) >= 0 {
-						if _, err := s.Commit(ctx, raftstore.Txn{Then: []raftstore.Write{raftstore.Put(key, value)}}); err != nil {
+						if _, err := s.Commit(ctx, writes(raftstore.Put(key, value))); err != nil {
 							b.Error(err)
 							return
 						}

@@ -10,7 +10,8 @@ var errMalformed = errors.New("malformed bytes")
 
 func quote(s string) string { return strconv.QuoteToASCII(s) }
 
-// writer appends the three shapes every format here is made of: varints, byte strings and single bytes.
+// writer appends the three elements of which every format here is made: varints, byte strings and single
+// bytes.
 type writer struct{ buf []byte }
 
 func (w *writer) byte(b byte)     { w.buf = append(w.buf, b) }
@@ -18,8 +19,8 @@ func (w *writer) uint(v uint64)   { w.buf = binary.AppendUvarint(w.buf, v) }
 func (w *writer) bytes(b []byte)  { w.uint(uint64(len(b))); w.buf = append(w.buf, b...) }
 func (w *writer) string(s string) { w.uint(uint64(len(s))); w.buf = append(w.buf, s...) }
 
-// reader undoes writer. After the first malformed shape it returns zeros and keeps err, so a caller checks
-// once at the end. It allocates nothing: byte strings are parts of buf.
+// reader reads what writer wrote. After the first malformed shape it returns zeros and keeps err, so a
+// caller checks once at the end. It allocates nothing: byte strings are parts of buf.
 type reader struct {
 	buf []byte
 	err error

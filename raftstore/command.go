@@ -11,9 +11,9 @@ import (
 //	command   = version:byte time:uvarint(ns since 1970) count:uvarint operation*
 //	operation = kind:byte length:uvarint body
 //
-// The format is append-only. New operations get new kinds, new fields a new kind or version, and a leader may
-// use them only when every member knows them. A replica that meets one it does not know halts
-// (machine.Apply): to skip it would be to diverge.
+// The format is append-only. New operations get new kinds, new fields a new kind or version. A leader may use
+// them only when every member knows them. A replica halts at a command that it does not know (fsm.Apply),
+// because its state would differ from the others' if it went on without it.
 const commandV1 byte = 1
 
 type kind byte
@@ -27,12 +27,12 @@ const (
 // errUnsupported marks a command of a version or kind this release does not know.
 var errUnsupported = errors.New("command of an unknown version or kind")
 
-// operation is one part of a command, with a result of its own. Which fields matter is decided by kind.
+// operation is one part of a command, with a result of its own. kind says which of the other fields count.
 type operation struct {
 	kind   kind
 	txn    Txn
-	ttl    time.Duration // grant
-	leases []LeaseID     // revoke
+	ttl    time.Duration // of a grant
+	leases []LeaseID     // of a revoke
 }
 
 type command struct {
@@ -40,10 +40,10 @@ type command struct {
 	ops  []operation
 }
 
-// commandOverhead is the most bytes a command takes besides its operations' encodings.
+// commandOverhead is the most bytes that a command takes besides its encoded operations.
 const commandOverhead = 1 + 10 + 10
 
-// encodeCommand joins operations that encodeOperation made.
+// encodeCommand joins operations that were encoded by encodeOperation.
 func encodeCommand(at time.Time, ops [][]byte) []byte {
 	size := commandOverhead
 	for _, op := range ops {
@@ -78,7 +78,7 @@ func encodeOperation(op operation) []byte {
 	return w.buf
 }
 
-const writeDeletes byte = 1 // flag of a write
+const writeDeletes byte = 1 // flag of a write that deletes its key
 
 func (w *writer) txn(t Txn) {
 	w.uint(uint64(len(t.If)))
@@ -107,7 +107,7 @@ func (w *writer) txn(t Txn) {
 	}
 }
 
-// decodeCommand reads a command; byte strings in it are parts of b. It never panics, whatever b holds.
+// decodeCommand reads a command. Byte strings in the result are parts of b. It never panics, whatever b is.
 func decodeCommand(b []byte) (command, error) {
 	r := reader{buf: b}
 	if v := r.byte(); r.err == nil && v != commandV1 {
@@ -174,7 +174,7 @@ func (r *reader) txn() (t Txn) {
 			t.Append[i].Records[j] = r.bytes()
 		}
 	}
-	// What Commit refuses can not come from a leader of ours: it is damage, and is treated like it.
+	// Commit refuses such a transaction, so no leader has proposed it: the bytes are damaged.
 	if r.err == nil && t.check() != nil {
 		r.fail()
 	}

@@ -13,22 +13,23 @@ import (
 // proposal is an operation on its way into the log.
 type proposal struct {
 	ctx       context.Context
-	bytes     []byte        // encodeOperation's
-	keys      []string      // it writes
-	exclusive bool          // it shares no command: what it writes is known only when it is applied
+	bytes     []byte        // the encoded operation
+	keys      []string      // the keys it writes
+	exclusive bool          // shares no command, because the keys it writes are known only when it is applied
 	ttl       time.Duration // of the lease it grants
-	reply     chan reply
+	reply     chan reply    // buffered for one: the proposer never blocks on it
 }
 
+// reply is the answer to a proposal. result and outcome are set when err is nil.
 type reply struct {
 	result  *applyResult
 	outcome outcome
 	err     error
 }
 
-// Commit writes t if its conditions hold, else it is fault Conflict. Concurrent calls share log entries and
-// fsyncs. An error of any other kind than Conflict and Invalid leaves open whether t happened: read before
-// trying again.
+// Commit writes t if its conditions hold, and otherwise returns fault Conflict. Concurrent calls share log
+// entries and fsyncs. After an error of any kind but Conflict and Invalid it is unknown whether t was
+// written: read before you try again.
 func (s *Store) Commit(ctx context.Context, t Txn) (Result, error) {
 	if err := t.check(); err != nil {
 		return Result{}, err
@@ -51,31 +52,23 @@ func (o outcome) fault() error {
 	const op = "raftstore.Commit"
 	switch o.verdict {
 	case conditionFailed:
-		return fault.New(
-			fault.Conflict,
-			op,
-			quote(o.key)+" was changed meanwhile",
-			"read it again and repeat the change",
-		)
+		const remedy = "read it again and repeat the change"
+		return fault.New(fault.Conflict, op, quote(o.key)+" was changed meanwhile", remedy)
 	case leaseEnded:
 		return fault.New(fault.Expired, op, "the lease has ended", "take a new lease and write again")
 	case tooManyStreams:
-		return fault.New(
-			fault.Exhausted,
-			op,
-			"the store keeps no more streams: "+quote(o.key),
-			"append to a stream that exists",
-		)
+		const remedy = "append to a stream that exists"
+		return fault.New(fault.Exhausted, op, "no more streams can be created: "+quote(o.key), remedy)
 	}
 	return nil
 }
 
-// submit hands a proposal to the proposer and waits for what became of it.
+// submit hands a proposal to the proposer and waits for its result.
 func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	if len(p.bytes) > MaxCommandBytes-commandOverhead {
 		return reply{}, invalid("a transaction is over 4 MiB")
 	}
-	if err := s.latch.err(); err != nil {
+	if err := s.latch.Err(); err != nil {
 		return reply{}, err
 	}
 	if err := s.checkReadable(ctx); err != nil {
@@ -96,6 +89,7 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 		return reply{}, ctx.Err()
 	case <-s.stopped:
 	}
+	// The store may have answered just before it stopped.
 	select {
 	case r := <-p.reply:
 		return r, r.err
@@ -104,10 +98,11 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	}
 }
 
-// propose joins what waits into commands, one after the other: while one is on its way to disk, the next one
-// fills. That is the whole of group commit; a lone writer never waits for company.
+// propose runs until ctx ends. It is the only goroutine that proposes transactions. It joins the waiting
+// proposals into commands, one command after the other: while one is on its way to disk, the next one fills.
+// That is the whole of group commit. A single writer never waits for others, and there is no timer.
 func (s *Store) propose(ctx context.Context, r *raft.Raft) {
-	var next *proposal // took no part in the last group
+	var next *proposal // received, but it could not join the last group
 	for ctx.Err() == nil {
 		if next == nil {
 			select {
@@ -122,8 +117,8 @@ func (s *Store) propose(ctx context.Context, r *raft.Raft) {
 	}
 }
 
-// collectGroup takes what waits in the queue as long as it may share a command with first. It returns the one
-// that may not, if any.
+// collectGroup receives from the queue, without waiting, as long as the proposals may share a command with
+// first. next is the proposal that may not, if there is one.
 func (s *Store) collectGroup(first *proposal) (group []*proposal, next *proposal) {
 	group = []*proposal{first}
 	size := commandOverhead + len(first.bytes)
@@ -153,7 +148,8 @@ func addKeys(set map[string]struct{}, keys []string) {
 	}
 }
 
-// overlaps: one revision must not hold two writes of a key, or Unchanged could not tell them apart.
+// overlaps reports whether set has one of keys. One revision must not hold two writes of a key, because
+// Unchanged could not tell them apart.
 func overlaps(set map[string]struct{}, keys []string) bool {
 	for _, k := range keys {
 		if _, hit := set[k]; hit {
@@ -163,22 +159,22 @@ func overlaps(set map[string]struct{}, keys []string) bool {
 	return false
 }
 
-// applyGroup puts a group into the log and answers each member.
+// applyGroup writes a group as one command into the log and answers each proposal.
 func (s *Store) applyGroup(r *raft.Raft, group []*proposal) {
 	ops := make([][]byte, len(group))
 	for i, p := range group {
 		ops[i] = p.bytes
 	}
-	got, err := s.applyCommand(r, ops)
+	result, err := s.applyCommand(r, ops)
 	for i, p := range group {
 		if err != nil {
 			p.reply <- reply{err: err}
 			continue
 		}
-		if id := got.outcomes[i].lease; id != 0 {
+		if id := result.outcomes[i].lease; id != 0 {
 			s.lessor.add(id, p.ttl, time.Now())
 		}
-		p.reply <- reply{result: got, outcome: got.outcomes[i]}
+		p.reply <- reply{result: result, outcome: result.outcomes[i]}
 	}
 }
 
@@ -187,22 +183,18 @@ func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applyResult, error) {
 	if err := s.waitFuture(future); err != nil {
 		return nil, s.applyFault(err)
 	}
-	switch got := future.Response().(type) {
+	switch response := future.Response().(type) {
 	case *applyResult:
-		return got, nil
+		return response, nil
 	case error:
-		return nil, got
+		return nil, response
 	}
-	return nil, fault.New(
-		fault.Internal,
-		"raftstore.Commit",
-		"the state machine gave no answer",
-		"restart auth",
-	)
+	const msg = "the state machine gave no answer"
+	return nil, fault.New(fault.Internal, "raftstore.Commit", msg, "restart auth")
 }
 
-// waitFuture waits for a future of raft's, or for raft's end: some futures then stay unanswered, and so does
-// the goroutine here.
+// waitFuture waits for a future of raft, or for raft's shutdown. raft v1.8.0 leaves some futures unanswered
+// when it is shut down. The goroutine that waits for such a future never ends.
 func (s *Store) waitFuture(future raft.Future) error {
 	answered := make(chan error, 1)
 	go func() { answered <- future.Error() }()
@@ -216,18 +208,18 @@ func (s *Store) waitFuture(future raft.Future) error {
 
 func (s *Store) applyFault(err error) error {
 	switch {
-	case s.latch.err() != nil:
-		return s.latch.err()
+	case s.latch.Err() != nil:
+		return s.latch.Err()
 	case errors.Is(err, raft.ErrRaftShutdown):
 		return unavailable("the store has stopped")
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return unavailable("this replica does not lead")
+		return unavailable("this replica is not the leader")
 	}
 	return fault.Wrap(
 		err,
 		fault.Unavailable,
 		"raftstore.Commit",
-		"it is not known whether the write was kept",
-		"look whether it was, then try again",
+		"it is unknown whether the change was written",
+		"check whether the change was made, then try again",
 	)
 }

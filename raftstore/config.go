@@ -4,56 +4,59 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/hashicorp/raft-wal/types"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore/wal"
 )
 
 // Config says where a replica keeps its state and how it reaches the others.
 type Config struct {
-	// Dir is the data folder, made if it is missing, used by one process at a time. Required.
+	// Dir is the data folder. It is created if it is missing, and used by one process at a time. Required.
 	Dir string
 
-	// ReplicaID names this replica among the members for ever; another replica never reuses it. Required.
+	// ReplicaID names this replica among the members for ever. Another replica never reuses it. Required.
 	ReplicaID string
 
-	// Stream carries raft between replicas. The store owns it from Run on and closes it. Required.
+	// Stream carries raft's messages between replicas. The store owns it from Run on and closes it. Required.
 	Stream raft.StreamLayer
 
-	// Bootstrap makes a folder without any log the first and only member of a new cluster. On a folder with a
-	// log it changes nothing, so that a crash during birth does no harm: ask Empty. Exactly one replica of a
-	// cluster is ever bootstrapped.
+	// Bootstrap makes a folder without a log the first and only member of a new cluster. On a folder with a
+	// log it changes nothing, so a crash during bootstrap does no harm: ask Empty whether anything was
+	// written. Exactly one replica of a cluster is ever bootstrapped.
 	Bootstrap bool
 
-	// Heartbeat is the time without word from a leader after which a replica stands for election. Zero means
-	// 50 ms, right for a single voter, who waits for nobody; several want max(200 ms, 4 × the worst round
+	// Heartbeat is the time without a message from the leader after which a replica stands for election. Zero
+	// means 50 ms, which is right for a single voter. Several voters need max(200 ms, 4 × the longest round
 	// trip). Less than 5 ms is refused.
 	Heartbeat time.Duration
 
-	// Log gets what an operator should know. Zero discards it.
+	// Log gets the messages for operators. Zero discards them.
 	Log *slog.Logger
 
-	// Now is the leader's clock, stamped into commands. Zero means time.Now.
+	// Now is the clock whose time the leader puts into commands. Zero means time.Now.
 	Now func() time.Time
 
-	// FS keeps log and stream segments. Zero means the machine's; tests hand in one that loses power.
+	// FS keeps the files of the log and of streams. Zero means the machine's file system; tests use one that
+	// loses power.
 	FS types.VFS
 
-	// Bounds limits what the store keeps at hand; zero fields mean the defaults told there.
+	// Bounds limits sizes and intervals. Zero fields mean the defaults.
 	Bounds Bounds
 }
 
-// Bounds are sizes a test may want small and an operator hardly ever wants to change.
+// Bounds are sizes that tests want small. Operators have no reason to change them.
 type Bounds struct {
 	SnapshotEntries  uint64        // log entries between snapshots; zero means 8192
 	TrailingEntries  uint64        // entries kept behind a snapshot for slow followers; zero means 4096
-	LogSegmentBytes  int           // size of a raft log file, allocated ahead; zero means 16 MiB
-	StreamSegment    int64         // size from which a stream begins a new file; zero means 4 MiB
-	WatchBytes       int           // events kept for watchers to resume; zero means 32 MiB
-	SnapshotInterval time.Duration // how often the need of a snapshot is considered; zero means 30 s
+	LogSegmentBytes  int           // size of a raft log file, allocated in advance; zero means 16 MiB
+	StreamSegment    int64         // size in bytes from which a stream begins a new file; zero means 4 MiB
+	WatchBytes       int           // events kept for watches to resume from; zero means 32 MiB
+	SnapshotInterval time.Duration // how often raft checks whether a snapshot is due; zero means 30 s
 }
 
 const (
@@ -65,7 +68,8 @@ const (
 // check fills in the defaults and reports all faults of c at once.
 func (c *Config) check() error {
 	c.defaults()
-	var bad string
+	b := c.Bounds
+	var faults []string
 	for _, f := range []struct {
 		wrong bool
 		msg   string
@@ -74,21 +78,18 @@ func (c *Config) check() error {
 		{c.ReplicaID == "", "no replica id"},
 		{c.Stream == nil, "no stream layer"},
 		{c.Heartbeat < minHeartbeat, "a heartbeat under 5 ms"},
-		{c.Bounds.LogSegmentBytes < 64<<10, "a log segment under 64 KiB"},
-		{c.Bounds.StreamSegment < 0 || c.Bounds.WatchBytes < 0 || c.Bounds.SnapshotInterval < 0, "a negative bound"},
+		{b.LogSegmentBytes < 64<<10, "a log segment under 64 KiB"},
+		{b.StreamSegment < 0 || b.WatchBytes < 0 || b.SnapshotInterval < 0, "a negative bound"},
 	} {
-		if f.wrong && bad != "" {
-			bad += ", "
-		}
 		if f.wrong {
-			bad += f.msg
+			faults = append(faults, f.msg)
 		}
 	}
-	if bad != "" {
+	if len(faults) > 0 {
 		return fault.New(
 			fault.Invalid,
 			"raftstore.New",
-			"the store's configuration has "+bad,
+			"the store's configuration has "+strings.Join(faults, ", "),
 			"correct the auth section of the configuration file",
 		)
 	}
@@ -109,13 +110,14 @@ func (c *Config) defaults() {
 		c.Now = time.Now
 	}
 	if c.FS == nil {
-		c.FS = newDiskFS()
+		c.FS = wal.NewFS()
 	}
 }
 
-func setDefault[T comparable](v *T, otherwise T) {
+// setDefault sets *v to def if it is zero.
+func setDefault[T comparable](v *T, def T) {
 	var zero T
 	if *v == zero {
-		*v = otherwise
+		*v = def
 	}
 }

@@ -4,102 +4,32 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 
-	"github.com/hashicorp/raft-wal/fs"
-	"github.com/hashicorp/raft-wal/types"
-
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore/wal"
 )
 
-// diskFS is raft-wal's own file system, with two promises more. Files are their owner's alone. And the first
-// Sync of a file opened by OpenWriter makes its name durable too: without it a file that was created, then
-// reopened after kill -9, could be synced and still vanish with its folder's entry.
-type diskFS struct{ *fs.FS }
-
-func newDiskFS() types.VFS { return diskFS{fs.New()} }
-
-func (d diskFS) Create(dir, name string, size uint64) (types.WritableFile, error) {
-	f, err := d.FS.Create(dir, name, size)
-	if err != nil {
-		return nil, err
-	}
-	if err := ownerOnly(filepath.Join(dir, name)); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-func (d diskFS) OpenWriter(dir, name string) (types.WritableFile, error) {
-	f, err := d.FS.OpenWriter(dir, name)
-	if err != nil {
-		return nil, err
-	}
-	return &namedFile{WritableFile: f, dir: dir}, nil
-}
-
-type namedFile struct {
-	types.WritableFile
-	dir string
-
-	mu    sync.Mutex // guards named
-	named bool       // the folder was synced since the file was opened
-}
-
-func (f *namedFile) Sync() error {
-	if err := f.WritableFile.Sync(); err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.named {
-		return nil
-	}
-	if err := syncDir(f.dir); err != nil {
-		return err
-	}
-	f.named = true
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// makeDirs makes dir and its rooms, readable by their owner alone, and makes their names durable.
-func makeDirs(dir string, rooms ...string) error {
+// makeDirs creates dir and the named folders in it, accessible by their owner only, and makes their names
+// durable.
+func makeDirs(dir string, names ...string) error {
 	_, err := os.Stat(dir)
-	fresh := errors.Is(err, os.ErrNotExist)
-	for _, room := range rooms {
-		if err := os.MkdirAll(filepath.Join(dir, room), 0o700); err != nil {
+	isNew := errors.Is(err, os.ErrNotExist)
+	for _, name := range names {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
 			return err
 		}
 	}
-	if fresh {
-		if err := syncDir(filepath.Dir(dir)); err != nil {
+	if isNew {
+		if err := wal.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	}
-	return syncDir(dir)
+	return wal.SyncDir(dir)
 }
 
-// ownerOnly takes files that the libraries make for everybody to read away from everybody but their owner.
-func ownerOnly(paths ...string) error {
-	for _, path := range paths {
-		if err := os.Chmod(path, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// lockDir makes this process the folder's only user until the file is closed; the kernel does that when the
-// process dies. Without it a second process would hang for ever in bbolt's own lock.
+// lockDir makes this process the only user of the folder until the file is closed. The kernel releases the
+// lock when the process dies. Without it a second process would wait for ever for bbolt's own lock.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -9,42 +9,46 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore/wal"
 )
 
-// fsm is raft's FSM: it turns log entries into states. Apply, Snapshot and Restore are called by one
-// goroutine, raft's; state and ring may be read by all.
+// fsm is raft's finite state machine: it turns log entries into states.
+//
+// raft calls Apply, Snapshot and Restore from one goroutine. Any goroutine may read state, ring and files.
+// Once the latch has tripped, no entry is applied and no snapshot is made; the state stays as it is.
 type fsm struct {
-	state atomic.Pointer[state]
+	state atomic.Pointer[state] // the latest; states are immutable
 	files *segmentFiles
 	ring  *ring
-	latch *latch
+	latch *wal.Latch
 }
 
-func newFSM(files *segmentFiles, ringBytes int, l *latch) *fsm {
-	m := &fsm{files: files, ring: newRing(ringBytes), latch: l}
-	m.state.Store(newState())
-	return m
+func newFSM(files *segmentFiles, ringBytes int, l *wal.Latch) *fsm {
+	f := &fsm{files: files, ring: newRing(ringBytes), latch: l}
+	f.state.Store(newState())
+	return f
 }
 
-// applyResult is what Apply tells the proposer on this replica.
+// applyResult is what Apply returns to the proposer on this replica.
 type applyResult struct {
 	revision Revision
 	time     time.Time
 	outcomes []outcome // one for each operation
 }
 
-// Apply makes the next state. It returns an *applied, or an error when this replica has halted: then no
-// further entry is applied, no snapshot made, and the entry waits in the log for the next start. raft's own
-// AppliedIndex counts it nevertheless; the index that counts is state.revision.
-func (m *fsm) Apply(l *raft.Log) any {
-	if err := m.latch.err(); err != nil {
+// Apply makes the next state from one log entry. It returns an *applyResult, or an error when this replica
+// has halted. A halted replica applies no further entry and makes no snapshot; the entry waits in the log for
+// the next start. raft's own AppliedIndex counts the entry nevertheless. The index that counts is
+// state.revision.
+func (f *fsm) Apply(l *raft.Log) any {
+	if err := f.latch.Err(); err != nil {
 		return err
 	}
 	cmd, err := decodeCommand(l.Data)
 	if err != nil {
-		return m.latch.trip(commandFault(err))
+		return f.latch.Trip(commandFault(err))
 	}
-	next := m.state.Load().builder(Revision(l.Index), l.Term, cmd.time, m.files)
+	next := f.state.Load().builder(Revision(l.Index), l.Term, cmd.time, f.files)
 	out := &applyResult{
 		revision: next.revision,
 		time:     time.Unix(0, next.clock),
@@ -52,11 +56,11 @@ func (m *fsm) Apply(l *raft.Log) any {
 	}
 	for i, op := range cmd.ops {
 		if out.outcomes[i], err = next.apply(op); err != nil {
-			return m.latch.trip(diskFault(err))
+			return f.latch.Trip(wal.DiskFault(err))
 		}
 	}
-	m.state.Store(next.finish())
-	m.ring.add(next.revision, next.events)
+	f.state.Store(next.finish())
+	f.ring.add(next.revision, next.events)
 	return out
 }
 
@@ -79,40 +83,41 @@ func commandFault(err error) error {
 	)
 }
 
-// Snapshot keeps the state as it is; Persist writes it while the machine goes on.
-func (m *fsm) Snapshot() (raft.FSMSnapshot, error) {
-	if err := m.latch.err(); err != nil {
+// Snapshot keeps the present state. Persist writes it while further entries are applied.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.latch.Err(); err != nil {
 		return nil, err
 	}
-	return snapshot{m.state.Load(), m.files}, nil
+	return snapshot{f.state.Load(), f.files}, nil
 }
 
-// Restore replaces the state by a snapshot's, or leaves it untouched on an error.
-func (m *fsm) Restore(r io.ReadCloser) error {
+// Restore replaces the state by the one in a snapshot. On an error the state stays as it is.
+func (f *fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	s, err := readSnapshot(r)
 	if err != nil {
 		return snapshotFault(err)
 	}
-	if err := m.checkSegments(s); err != nil {
+	if err := f.checkSegments(s); err != nil {
 		return err
 	}
-	if err := m.files.close(); err != nil {
-		return m.latch.trip(diskFault(err))
+	if err := f.files.close(); err != nil {
+		return f.latch.Trip(wal.DiskFault(err))
 	}
-	m.state.Store(s)
-	m.ring.reset(s.revision)
+	f.state.Store(s)
+	f.ring.reset(s.revision)
 	return nil
 }
 
-func (m *fsm) checkSegments(s *state) error {
-	present, err := m.files.list()
+// checkSegments returns a fault when a segment file that s refers to is missing.
+func (f *fsm) checkSegments(s *state) error {
+	present, err := f.files.list()
 	if err != nil {
-		return diskFault(err)
+		return wal.DiskFault(err)
 	}
 	it := s.streams.Root().Iterator()
 	for name, st, ok := it.Next(); ok; name, st, ok = it.Next() {
-		if err := m.files.verify(string(name), st, present); err != nil {
+		if err := f.files.verify(string(name), st, present); err != nil {
 			return err
 		}
 	}

@@ -12,33 +12,34 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// maxTTL bounds a lease's life without word: what lives longer is no lease.
+// maxTTL bounds the time to live of a lease.
 const maxTTL = 24 * time.Hour
 
-// lessor is the leader's clock over leases. The state machine knows which leases live, not until when; the
-// leader does, and proposes their end as a command. Keeping a lease alive therefore writes nothing. A new
-// leader gives each its full time again.
+// lessor keeps the time of leases on the leader. The state machine knows which leases live, but not until
+// when. The leader knows, and proposes the end of a lease as a command. So KeepAlive writes nothing. A new
+// leader gives each lease its full time again: a lease may live longer than asked, but never shorter.
 type lessor struct {
-	mu      sync.Mutex            // guards what follows
-	ends    map[LeaseID]time.Time // nil while this replica does not lead
-	ttls    map[LeaseID]time.Duration
-	changed chan struct{} // has room for one; an earlier end may have come
+	mu   sync.Mutex            // guards ends and ttls; taken alone
+	ends map[LeaseID]time.Time // nil while this replica is not the leader
+	ttls map[LeaseID]time.Duration
+
+	// changed wakes expireLeases: an end may have come that is earlier than all others. It holds one signal.
+	changed chan struct{}
 }
 
 func newLessor() *lessor { return &lessor{changed: make(chan struct{}, 1)} }
 
-// start starts the time of all leases anew: this replica leads.
+// start is called when this replica becomes the leader. It gives all leases of s their full time.
 func (l *lessor) start(now time.Time, s *state) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ends, l.ttls = map[LeaseID]time.Time{}, map[LeaseID]time.Duration{}
-	walk(
-		s.leases,
-		func(key []byte, ttl time.Duration) { l.set(LeaseID(binary.BigEndian.Uint64(key)), ttl, now) },
-	)
+	walk(s.leases, func(key []byte, ttl time.Duration) {
+		l.set(LeaseID(binary.BigEndian.Uint64(key)), ttl, now)
+	})
 }
 
-// stop forgets all: another replica leads.
+// stop forgets all leases: another replica leads.
 func (l *lessor) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,6 +54,7 @@ func (l *lessor) add(id LeaseID, ttl time.Duration, now time.Time) {
 	}
 }
 
+// set gives a lease its full time. The caller holds mu.
 func (l *lessor) set(id LeaseID, ttl time.Duration, now time.Time) {
 	l.ends[id], l.ttls[id] = now.Add(ttl), ttl
 	select {
@@ -61,8 +63,8 @@ func (l *lessor) set(id LeaseID, ttl time.Duration, now time.Time) {
 	}
 }
 
-// renew gives a lease its full time again, unless its end has been reached: then it is already being
-// proposed.
+// renew gives a lease its full time again. It returns false when the end has been reached: then the end is
+// already being proposed.
 func (l *lessor) renew(id LeaseID, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -83,8 +85,8 @@ func (l *lessor) remove(ids []LeaseID) {
 	}
 }
 
-// expired returns the leases that ended by now, in order, and how long until the next one does (an hour when
-// there is none).
+// expired returns the leases that have ended by now, in order, and the time until the next one ends (at most
+// an hour).
 func (l *lessor) expired(now time.Time) (ended []LeaseID, next time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -100,7 +102,8 @@ func (l *lessor) expired(now time.Time) (ended []LeaseID, next time.Duration) {
 	return ended, next
 }
 
-// Grant makes a lease that lives for ttl (at most 24 h), and as long again after each KeepAlive.
+// Grant makes a lease that lives for ttl, and for ttl again after each KeepAlive. ttl is more than zero and
+// at most 24 h.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 	if ttl <= 0 || ttl > maxTTL {
 		return 0, fault.New(
@@ -110,19 +113,18 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 			"ask for a time between 1 ns and 24 h",
 		)
 	}
-	r, err := s.submit(
-		ctx,
-		&proposal{bytes: encodeOperation(operation{kind: kindGrant, ttl: ttl}), exclusive: true, ttl: ttl},
-	)
+	op := encodeOperation(operation{kind: kindGrant, ttl: ttl})
+	r, err := s.submit(ctx, &proposal{bytes: op, exclusive: true, ttl: ttl})
 	return r.outcome.lease, err
 }
 
-// KeepAlive gives the lease its full time again; fault Expired when it has ended. It writes nothing.
+// KeepAlive gives the lease its full time again. It returns fault Expired when the lease has ended. It writes
+// nothing.
 func (s *Store) KeepAlive(ctx context.Context, id LeaseID) error {
 	if err := s.checkReadable(ctx); err != nil {
 		return err
 	}
-	if err := s.verify(ctx, s.raft.Load()); err != nil {
+	if err := s.verifyLeader(ctx, s.raft.Load()); err != nil {
 		return err
 	}
 	if !s.lessor.renew(id, time.Now()) {
@@ -131,7 +133,7 @@ func (s *Store) KeepAlive(ctx context.Context, id LeaseID) error {
 	return nil
 }
 
-// Revoke ends the lease now, and removes its keys; fault Expired when it has ended before.
+// Revoke ends the lease now and removes its keys. It returns fault Expired when the lease has ended before.
 func (s *Store) Revoke(ctx context.Context, id LeaseID) error {
 	r, err := s.revoke(ctx, []LeaseID{id})
 	if err != nil {
@@ -141,18 +143,17 @@ func (s *Store) Revoke(ctx context.Context, id LeaseID) error {
 }
 
 func (s *Store) revoke(ctx context.Context, ids []LeaseID) (reply, error) {
-	r, err := s.submit(
-		ctx,
-		&proposal{bytes: encodeOperation(operation{kind: kindRevoke, leases: ids}), exclusive: true},
-	)
+	op := encodeOperation(operation{kind: kindRevoke, leases: ids})
+	r, err := s.submit(ctx, &proposal{bytes: op, exclusive: true})
 	if err == nil {
 		s.lessor.remove(ids)
 	}
 	return r, err
 }
 
-// watchLeadership begins each term this replica leads with an empty command, which Ready and Linearize wait
-// for, and keeps the lessor.
+// watchLeadership runs until ctx ends. When this replica becomes the leader, it begins the term with an empty
+// command, for which Ready and Linearize wait, and starts the lessor. When it loses leadership, it stops the
+// lessor.
 func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) {
 	for {
 		select {
@@ -178,7 +179,7 @@ const retryExpiry = time.Second
 // expiryGroup is how many leases one command ends, at most.
 const expiryGroup = 1000
 
-// expireLeases proposes the end of leases whose time has come.
+// expireLeases runs until ctx ends. It proposes the end of leases whose time is over.
 func (s *Store) expireLeases(ctx context.Context) {
 	for {
 		ended, next := s.lessor.expired(time.Now())

@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// libraryLog hands what raft and raft-wal say to log. They warn of what is normal for a single voter at every
-// start, so all but their errors goes down a level.
+// libraryLog passes the messages of raft and raft-wal on to log. At every start they warn of what is normal
+// for a single voter. So only errors keep their level: a warning becomes info, all else debug.
 func libraryLog(log *slog.Logger) hclog.Logger {
 	out := hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Off, Output: io.Discard})
 	out.RegisterSink(slogSink{log})

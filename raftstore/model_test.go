@@ -13,9 +13,10 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore/wal"
 )
 
-// model is what the machine should be: plain maps.
+// model is what the state machine should contain, in plain maps.
 type model struct {
 	items     map[string]Item
 	leases    map[LeaseID]bool
@@ -23,24 +24,24 @@ type model struct {
 	lastLease LeaseID
 }
 
-// apply does what machine.Apply should, for one operation of a command that applies at revision at.
-func (m *model) apply(at Revision, op operation, touched map[string]bool) verdict {
+// apply does what fsm.Apply should do, for one operation of a command with revision at.
+func (m *model) apply(at Revision, op operation, written map[string]bool) verdict {
 	switch op.kind {
 	case kindGrant:
 		m.lastLease++
 		m.leases[m.lastLease] = true
 		return succeeded
 	case kindRevoke:
-		return m.revoke(op.leases, touched)
+		return m.revoke(op.leases, written)
 	}
 	for _, c := range op.txn.If {
-		it, there := m.items[c.Key]
-		if there && c.Modified != anyRevision && c.Modified != it.Modified || !there && c.Modified != 0 {
+		it, found := m.items[c.Key]
+		if found && c.Modified != anyRevision && c.Modified != it.Modified || !found && c.Modified != 0 {
 			return conditionFailed
 		}
 	}
 	for _, w := range op.txn.Then {
-		if touched[w.Key] {
+		if written[w.Key] {
 			return conditionFailed
 		}
 		if w.Lease != 0 && !m.leases[w.Lease] {
@@ -53,14 +54,14 @@ func (m *model) apply(at Revision, op operation, touched map[string]bool) verdic
 		}
 	}
 	for _, w := range op.txn.Then {
-		touched[w.Key] = true
-		old, had := m.items[w.Key]
+		written[w.Key] = true
+		old, found := m.items[w.Key]
 		delete(m.items, w.Key)
 		if w.Delete {
 			continue
 		}
 		it := Item{Key: w.Key, Value: w.Value, Created: at, Modified: at, Lease: w.Lease}
-		if had {
+		if found {
 			it.Created = old.Created
 		}
 		m.items[w.Key] = it
@@ -68,7 +69,7 @@ func (m *model) apply(at Revision, op operation, touched map[string]bool) verdic
 	return succeeded
 }
 
-func (m *model) revoke(ids []LeaseID, touched map[string]bool) verdict {
+func (m *model) revoke(ids []LeaseID, written map[string]bool) verdict {
 	v := leaseEnded
 	for _, id := range ids {
 		if !m.leases[id] {
@@ -79,14 +80,14 @@ func (m *model) revoke(ids []LeaseID, touched map[string]bool) verdict {
 		for key, it := range m.items {
 			if it.Lease == id {
 				delete(m.items, key)
-				touched[key] = true
+				written[key] = true
 			}
 		}
 	}
 	return v
 }
 
-// equal compares the machine with the model.
+// equal compares the state machine with the model.
 func (m *model) equal(t *testing.T, fsm *fsm) {
 	t.Helper()
 	s := fsm.state.Load()
@@ -147,44 +148,42 @@ func randomOperation(r *rand.Rand, m *model) operation {
 		}
 	}
 	a, b := key(), key()
-	op.txn.Then = append(
-		op.txn.Then,
-		Write{Key: a, Value: fmt.Append(nil, r.IntN(100)), Lease: []LeaseID{0, 0, m.lastLease}[r.IntN(3)]},
-	)
+	value := fmt.Append(nil, r.IntN(100))
+	lease := []LeaseID{0, 0, m.lastLease}[r.IntN(3)]
+	op.txn.Then = append(op.txn.Then, Write{Key: a, Value: value, Lease: lease})
 	if a != b {
 		op.txn.Then = append(op.txn.Then, Delete(b))
 	}
 	if r.IntN(3) == 0 {
-		op.txn.Append = []Append{
-			{Stream: fmt.Sprint("s/", r.IntN(3)), Records: [][]byte{fmt.Append(nil, r.Uint64()), {}}},
-		}
+		stream := fmt.Sprint("s/", r.IntN(3))
+		op.txn.Append = []Append{{Stream: stream, Records: [][]byte{fmt.Append(nil, r.Uint64()), {}}}}
 	}
 	return op
 }
 
-// TestModel applies random commands to the machine and to plain maps; now and then the machine is replaced by
-// one restored from its snapshot, or from an older one with the log after it, over the same segment files.
+// TestModel applies random commands to the state machine and to plain maps. Now and then the state machine is
+// replaced by one that is restored from a snapshot and the log after it, over the same segment files.
 func TestModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 12))
 	dir := t.TempDir()
-	fresh := func() *fsm {
-		l := newLatch()
-		return newFSM(newSegmentFiles(guardFS{newDiskFS(), l}, dir, 512), 1<<20, l)
+	newEmpty := func() *fsm {
+		l := wal.NewLatch()
+		return newFSM(newSegmentFiles(wal.Guard(wal.NewFS(), l), dir, 512), 1<<20, l)
 	}
-	fsm, m := fresh(), &model{
+	fsm, m := newEmpty(), &model{
 		items:   map[string]Item{},
 		leases:  map[LeaseID]bool{},
 		streams: map[string][]string{},
 	}
-	var saved []byte
-	var since []*raft.Log
+	var saved []byte      // a snapshot
+	var since []*raft.Log // the log after it
 	for index := uint64(1); index <= 3000; index++ {
 		var ops [][]byte
 		var want []verdict
-		touched := map[string]bool{}
+		written := map[string]bool{}
 		for range 1 + r.IntN(3) {
 			op := randomOperation(r, m)
-			ops, want = append(ops, encodeOperation(op)), append(want, m.apply(Revision(index), op, touched))
+			ops, want = append(ops, encodeOperation(op)), append(want, m.apply(Revision(index), op, written))
 		}
 		l := &raft.Log{Index: index, Term: 1, Data: encodeCommand(time.Unix(int64(index), 0), ops)}
 		got := fsm.Apply(l).(*applyResult)
@@ -198,7 +197,7 @@ func TestModel(t *testing.T) {
 		case index%97 == 0:
 			saved, since = persist(t, fsm), nil
 		case index%61 == 0 && saved != nil:
-			fsm = fresh()
+			fsm = newEmpty()
 			if err := fsm.Restore(io.NopCloser(bytes.NewReader(saved))); err != nil {
 				t.Fatal(err)
 			}
@@ -232,21 +231,19 @@ func persist(t *testing.T, m *fsm) []byte {
 
 func newTestFSM(t testing.TB) *fsm {
 	t.Helper()
-	l := newLatch()
-	return newFSM(newSegmentFiles(guardFS{newDiskFS(), l}, t.TempDir(), 1<<20), 1<<20, l)
+	l := wal.NewLatch()
+	return newFSM(newSegmentFiles(wal.Guard(wal.NewFS(), l), t.TempDir(), 1<<20), 1<<20, l)
 }
 
 func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
-	known := encodeCommand(
-		time.Unix(1, 0),
-		[][]byte{encodeOperation(operation{kind: kindTxn, txn: Txn{Then: []Write{Put("a", nil)}}})},
-	)
+	op := encodeOperation(operation{kind: kindTxn, txn: Txn{Then: []Write{Put("a", nil)}}})
+	known := encodeCommand(time.Unix(1, 0), [][]byte{op})
 	cases := map[string][]byte{
-		"a version of the future": {commandV1 + 1, 0, 0},
-		"a kind of the future":    {commandV1, 0, 1, 200, 0},
-		"nothing":                 {},
-		"a cut command":           known[:len(known)-1],
-		"a command with a tail":   append(slices.Clone(known), 0),
+		"a newer version":          {commandV1 + 1, 0, 0},
+		"a newer kind":             {commandV1, 0, 1, 200, 0},
+		"no bytes":                 {},
+		"a truncated command":      known[:len(known)-1],
+		"a command with more data": append(slices.Clone(known), 0),
 	}
 	for name, data := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -254,8 +251,8 @@ func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 			m.Apply(&raft.Log{Index: 1, Term: 1, Data: known})
 			before := m.state.Load()
 			for _, next := range [][]byte{data, known} { // nothing after it is applied either
-				if err, halted := m.Apply(&raft.Log{Index: 2, Term: 1, Data: next}).(error); !halted ||
-					fault.Remedy(err) == "" {
+				err, halted := m.Apply(&raft.Log{Index: 2, Term: 1, Data: next}).(error)
+				if !halted || fault.Remedy(err) == "" {
 					t.Errorf("got %v, want a fault with a remedy", err)
 				}
 			}
@@ -263,7 +260,7 @@ func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 				t.Error("got another state, want it unchanged")
 			}
 			if _, err := m.Snapshot(); err == nil {
-				t.Error("got a snapshot of a halted machine, want a fault")
+				t.Error("got a snapshot of a halted replica, want a fault")
 			}
 		})
 	}
@@ -271,28 +268,24 @@ func TestUnsupportedCommandHaltsTheReplica(t *testing.T) {
 
 func TestTruncatedOrUnsupportedSnapshotIsRefused(t *testing.T) {
 	m := newTestFSM(t)
-	m.Apply(&raft.Log{
-		Index: 1,
-		Term:  1,
-		Data: encodeCommand(time.Unix(1, 0), [][]byte{encodeOperation(operation{kind: kindTxn,
-			txn: Txn{
-				Then:   []Write{Put("a", []byte("1"))},
-				Append: []Append{{Stream: "s", Records: [][]byte{[]byte("x")}}},
-			}})}),
-	})
+	op := encodeOperation(operation{kind: kindTxn, txn: Txn{
+		Then:   []Write{Put("a", []byte("1"))},
+		Append: []Append{{Stream: "s", Records: [][]byte{[]byte("x")}}},
+	}})
+	m.Apply(&raft.Log{Index: 1, Term: 1, Data: encodeCommand(time.Unix(1, 0), [][]byte{op})})
 	whole := persist(t, m)
 	for n := range whole {
 		if _, err := readSnapshot(bytes.NewReader(whole[:n])); err == nil {
 			t.Fatalf("got no error for %d of %d bytes", n, len(whole))
 		}
 	}
-	future := slices.Clone(whole)
-	future[len(snapshotMagic)-1]++
-	if err := m.Restore(io.NopCloser(bytes.NewReader(future))); !fault.Is(err, fault.Unavailable) {
+	newer := slices.Clone(whole)
+	newer[len(snapshotMagic)-1]++
+	if err := m.Restore(io.NopCloser(bytes.NewReader(newer))); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want a fault that asks for the newer release", err)
 	}
-	elsewhere := newTestFSM(t) // has no segment files
-	if err := elsewhere.Restore(io.NopCloser(bytes.NewReader(whole))); !fault.Is(err, fault.Internal) {
+	other := newTestFSM(t) // has no segment files
+	if err := other.Restore(io.NopCloser(bytes.NewReader(whole))); !fault.Is(err, fault.Internal) {
 		t.Errorf("got %v, want the missing segment named", err)
 	}
 }

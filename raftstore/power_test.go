@@ -20,13 +20,13 @@ import (
 
 const powerWriters = 4
 
-// ledger is what the writers know: per writer the last number acknowledged, and the last attempted.
+// ledger has, for each writer, the last number that was acknowledged and the last that was attempted.
 type ledger struct {
 	acked, attempted [powerWriters]int
 }
 
-// write commits numbers until something fails: each sets the writer's key and appends the same number to the
-// one stream.
+// write commits numbers until something fails. Each commit sets the writer's key and appends the same
+// number to the one stream.
 func (l *ledger) write(ctx context.Context, s *raftstore.Store, w int, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, uint64(w)))
 	for {
@@ -46,7 +46,7 @@ func (l *ledger) write(ctx context.Context, s *raftstore.Store, w int, seed uint
 	}
 }
 
-// check compares the store with the ledger and lets the ledger learn what happened without an
+// check compares the store with the ledger. It then adds to the ledger what was written without an
 // acknowledgement.
 func (l *ledger) check(t *testing.T, s *raftstore.Store) {
 	t.Helper()
@@ -67,7 +67,7 @@ func (l *ledger) check(t *testing.T, s *raftstore.Store) {
 	}
 }
 
-// readAll reads the stream to its end and checks that each writer's numbers are without gap or repetition.
+// readAll reads the stream to its end and checks that each writer's numbers have no gap and no repetition.
 func readAll(t *testing.T, s *raftstore.Store) (last [powerWriters]int) {
 	t.Helper()
 	for from := uint64(1); ; {
@@ -84,14 +84,8 @@ func readAll(t *testing.T, s *raftstore.Store) (last [powerWriters]int) {
 				t.Fatalf("record %d: %v", rec.Number, err)
 			}
 			if rec.Number != from || n != last[w]+1 {
-				t.Fatalf(
-					"got record %d with %d of writer %d, want number %d with %d",
-					rec.Number,
-					n,
-					w,
-					from,
-					last[w]+1,
-				)
+				const format = "got record %d with %d of writer %d, want number %d with %d"
+				t.Fatalf(format, rec.Number, n, w, from, last[w]+1)
 			}
 			last[w], from = n, from+1
 		}
@@ -111,8 +105,8 @@ func powerConfig(dir string, power *raftstoretest.PowerFS) raftstore.Config {
 	return cfg
 }
 
-// TestPowerLoss cuts the power at random points, during opening too, and looks after each whether what was
-// acknowledged is there.
+// TestPowerLoss cuts the power at random points, also while the store opens. After each cut it checks that
+// what was acknowledged is there.
 func TestPowerLoss(t *testing.T) {
 	const rounds = 60
 	power, r, dir := raftstoretest.NewPowerFS(1), rand.New(rand.NewPCG(1, 2)), t.TempDir()
@@ -134,7 +128,7 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// writeUntilPowerLoss runs a store until its disk fails, with writers as soon as it is ready.
+// writeUntilPowerLoss runs a store with writers until its disk fails. The disk may fail before it is ready.
 func writeUntilPowerLoss(t *testing.T, cfg raftstore.Config, l *ledger, seed uint64) {
 	t.Helper()
 	s, err := raftstore.New(cfg)
@@ -152,12 +146,12 @@ func writeUntilPowerLoss(t *testing.T, cfg raftstore.Config, l *ledger, seed uin
 		all.Wait()
 	}
 	if err := <-ended; !errors.Is(err, raftstoretest.ErrPowerLost) {
-		t.Fatalf("got %v, want the power's loss", err)
+		t.Fatalf("got %v, want ErrPowerLost", err)
 	}
 }
 
-// TestPowerLossDuringBootstrap cuts the power at each of the first changes of a new folder. The folder must
-// become a store all the same.
+// TestPowerLossDuringBootstrap cuts the power at each of the first changes of a new folder. The store must
+// open in that folder afterwards.
 func TestPowerLossDuringBootstrap(t *testing.T) {
 	for changes := range 12 {
 		power, dir := raftstoretest.NewPowerFS(uint64(changes)), t.TempDir()
@@ -178,10 +172,10 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 	s, stop := raftstoretest.Start(t, powerConfig(dir, power))
 	put(t, s, "kept", "1")
 	power.FailAfter(0, syscall.ENOSPC)
-	_, err := s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("lost", nil)}})
+	_, err := s.Commit(testContext(t), writes(raftstore.Put("lost", nil)))
 	wantKind(t, err, fault.Exhausted)
-	power.FailAfter(-1, nil) // there is space again, but what failed once is not tried again
-	_, err = s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("lost", nil)}})
+	power.FailAfter(-1, nil) // there is space again, but the first failure is final
+	_, err = s.Commit(testContext(t), writes(raftstore.Put("lost", nil)))
 	wantKind(t, err, fault.Exhausted)
 	wantKind(t, s.Linearize(testContext(t)), fault.Exhausted)
 	if it, err := s.Get(testContext(t), "kept"); err != nil || string(it.Value) != "1" {
@@ -199,19 +193,21 @@ func TestFullDiskRefusesWritesAndLosesNothing(t *testing.T) {
 	}
 }
 
-// The log takes the entry, the stream's file does not: the write is not acknowledged, and happens as a whole
-// at the next start.
+// The log takes the entry and the stream's file does not. The write is not acknowledged. At the next start it
+// happens as a whole.
 func TestFullDiskDuringAStreamWriteLeavesTheStateUnchanged(t *testing.T) {
 	power, dir := raftstoretest.NewPowerFS(4), t.TempDir()
 	cfg := powerConfig(dir, power)
-	cfg.Bounds.SnapshotEntries = 1000 // no snapshot between
+	cfg.Bounds.SnapshotEntries = 1000 // no snapshot in this test
 	s, stop := raftstoretest.Start(t, cfg)
 	power.FailAfter(2, syscall.ENOSPC) // the log's write and fsync succeed
-	_, err := s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", nil)},
-		Append: []raftstore.Append{{Stream: "audit/all", Records: [][]byte{[]byte("0 1")}}}})
+	_, err := s.Commit(testContext(t), raftstore.Txn{
+		Then:   []raftstore.Write{raftstore.Put("k", nil)},
+		Append: []raftstore.Append{{Stream: "audit/all", Records: [][]byte{[]byte("0 1")}}},
+	})
 	wantKind(t, err, fault.Exhausted)
 	if _, err := s.Get(testContext(t), "k"); !fault.Is(err, fault.NotFound) {
-		t.Errorf("got %v, want the state unmoved", err)
+		t.Errorf("got %v, want the state unchanged", err)
 	}
 	wantKind(t, stop(), fault.Exhausted)
 	power.Restore()

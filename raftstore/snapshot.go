@@ -19,20 +19,21 @@ import (
 //	snapshot = magic:8 section* end
 //	section  = kind:byte length:uvarint body
 //
-// The last byte of the magic is the version. Kinds are append-only; an unknown one refuses the snapshot.
-// Streams stand in it as lists of segment files, not as bytes. raft's snapshot store adds a checksum over it
-// all.
+// The last byte of the magic is the version. Kinds are append-only; a snapshot with an unknown kind is
+// refused. Of a stream it has the list of segment files, not their bytes. raft's snapshot store adds a
+// checksum over the whole.
 const snapshotMagic = "thrsnap\x01"
 
 const (
-	sectionHead   byte = 1 // revision, term, clock, lastLease, born
+	sectionHead   byte = 1 // revision, term, clock, lastLease, firstWrite
 	sectionItem   byte = 2
 	sectionLease  byte = 3
 	sectionStream byte = 4
 	sectionEnd    byte = 0xff
 )
 
-// maxSection is over any section's length: an item of maximal size, or the segments of a stream of 16 TB.
+// maxSection bounds a section's length in bytes. It is more than an item of maximal size takes, or the
+// segment list of a stream of 16 TB.
 const maxSection = 64 << 20
 
 type snapshot struct {
@@ -40,8 +41,8 @@ type snapshot struct {
 	files *segmentFiles
 }
 
-// Persist writes the snapshot. The records it covers are made durable first, because afterwards raft drops
-// them from the log.
+// Persist writes the snapshot. First it makes the records of all streams durable, because raft drops them
+// from the log after a snapshot. raft calls it from a goroutine of its own while Apply goes on.
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	err := s.files.sync()
 	if err == nil {
@@ -53,25 +54,26 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	return sink.Close()
 }
 
-// Release has nothing to let go of: the state is immutable and shared.
+// Release does nothing: the state is immutable and shared.
 func (snapshot) Release() {}
 
 func (s *state) write(to io.Writer) error {
 	out := sectionWriter{w: bufio.NewWriterSize(to, 256<<10)}
 	_, out.err = out.w.WriteString(snapshotMagic)
 	out.put(sectionHead, func(w *writer) {
-		for _, v := range []uint64{uint64(s.revision), s.term, uint64(s.clock), uint64(s.lastLease), uint64(s.firstWrite)} {
-			w.uint(v)
-		}
+		w.uint(uint64(s.revision))
+		w.uint(s.term)
+		w.uint(uint64(s.clock))
+		w.uint(uint64(s.lastLease))
+		w.uint(uint64(s.firstWrite))
 	})
 	walk(s.leases, func(key []byte, ttl time.Duration) {
 		out.put(sectionLease, func(w *writer) { w.uint(binary.BigEndian.Uint64(key)); w.uint(uint64(ttl)) })
 	})
 	walk(s.items, func(_ []byte, it *Item) { out.put(sectionItem, func(w *writer) { w.item(it) }) })
-	walk(
-		s.streams,
-		func(name []byte, st stream) { out.put(sectionStream, func(w *writer) { w.bytes(name); w.stream(st) }) },
-	)
+	walk(s.streams, func(name []byte, st stream) {
+		out.put(sectionStream, func(w *writer) { w.bytes(name); w.stream(st) })
+	})
 	out.put(sectionEnd, func(*writer) {})
 	return errors.Join(out.err, out.w.Flush())
 }
@@ -84,9 +86,10 @@ func walk[T any](t *iradix.Tree[T], do func(key []byte, v T)) {
 	}
 }
 
+// sectionWriter writes sections. It keeps the first error and writes nothing after it.
 type sectionWriter struct {
 	w    *bufio.Writer
-	body writer
+	body writer // of the current section; its buffer is used again
 	err  error
 }
 
@@ -131,7 +134,7 @@ func (r *reader) stream() (st stream) {
 	return st
 }
 
-// readSnapshot builds a state from a snapshot. It never panics, whatever is in it.
+// readSnapshot builds a state from a snapshot. It never panics, whatever the bytes are.
 func readSnapshot(from io.Reader) (*state, error) {
 	in := bufio.NewReaderSize(from, 256<<10)
 	var magic [len(snapshotMagic)]byte
@@ -141,17 +144,16 @@ func readSnapshot(from io.Reader) (*state, error) {
 	if string(magic[:]) != snapshotMagic {
 		return nil, errUnsupported
 	}
-	s := newState()
-	step := s.builder(0, 0, 0, nil)
+	b := newState().builder(0, 0, 0, nil)
 	for {
 		kind, body, err := readSection(in)
 		if err != nil {
 			return nil, err
 		}
 		if kind == sectionEnd {
-			return step.finish(), nil
+			return b.finish(), nil
 		}
-		if err := step.restore(kind, reader{buf: body}); err != nil {
+		if err := b.restore(kind, reader{buf: body}); err != nil {
 			return nil, err
 		}
 	}
@@ -169,16 +171,17 @@ func readSection(in *bufio.Reader) (byte, []byte, error) {
 	if size > maxSection {
 		return 0, nil, errMalformed
 	}
-	body, err := io.ReadAll(io.LimitReader(in, int64(size))) // grows with what is really there
+	body, err := io.ReadAll(io.LimitReader(in, int64(size))) // allocates no more than there is
 	if err == nil && uint64(len(body)) < size {
 		err = io.ErrUnexpectedEOF
 	}
 	return kind, body, err
 }
 
+// unexpectedEOF turns io.EOF into io.ErrUnexpectedEOF: a complete snapshot ends with sectionEnd.
 func unexpectedEOF(err error) error {
 	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF // a snapshot ends with sectionEnd
+		return io.ErrUnexpectedEOF
 	}
 	return err
 }
@@ -214,19 +217,9 @@ func (s *stateBuilder) restore(kind byte, r reader) error {
 
 func snapshotFault(err error) error {
 	if errors.Is(err, errUnsupported) {
-		return fault.Wrap(
-			err,
-			fault.Unavailable,
-			"raftstore.Run",
-			"the snapshot is of a newer release",
-			"start the release that wrote it, or a newer one",
-		)
+		const msg, remedy = "the snapshot is of a newer release", "start the release that wrote it, or a newer one"
+		return fault.Wrap(err, fault.Unavailable, "raftstore.Run", msg, remedy)
 	}
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"raftstore.Run",
-		"the snapshot can not be read",
-		"restore the data folder from a backup",
-	)
+	const msg, remedy = "the snapshot cannot be read", "restore the data folder from a backup"
+	return fault.Wrap(err, fault.Internal, "raftstore.Run", msg, remedy)
 }

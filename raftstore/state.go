@@ -9,14 +9,14 @@ import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
-// state is everything the log says, at one revision. It is immutable: readers and snapshots keep theirs while
-// the machine makes the next, and share what did not change.
+// state is the result of all commands up to one revision. It is immutable: readers and snapshots keep theirs
+// while fsm.Apply makes the next one. States share what did not change between them.
 type state struct {
-	revision   Revision // the last command's index
-	term       uint64   // and its term
-	clock      int64    // ns since 1970; the latest a leader stamped
+	revision   Revision // index of the last command
+	term       uint64   // term of the last command
+	clock      int64    // ns since 1970: the latest time that a leader put into a command
 	lastLease  LeaseID
-	firstWrite Revision // the first revision that wrote a key; 0: none ever did
+	firstWrite Revision // the first revision that wrote a key; 0 means none did
 
 	items       *iradix.Tree[*Item]
 	leases      *iradix.Tree[time.Duration] // lease → its time to live
@@ -33,32 +33,38 @@ func newState() *state {
 	}
 }
 
+// leaseKey is the lease's key in the tree of leases. Big-endian, so that leases are in order.
 func leaseKey(id LeaseID) []byte { return binary.BigEndian.AppendUint64(nil, uint64(id)) }
 
+// leaseItemKey is an item's key in keysByLease: the lease first, so that one prefix finds all its items.
 func leaseItemKey(id LeaseID, key string) []byte { return append(leaseKey(id), key...) }
 
-// verdict is what became of one operation.
+// verdict says whether an operation happened, and if not, why.
 type verdict byte
 
 const (
-	succeeded       verdict = iota
-	conditionFailed         // a condition did not hold, or an operation before it in the same command wrote the key
-	leaseEnded              // the lease of a write is gone
-	tooManyStreams
+	succeeded verdict = iota
+	// conditionFailed: a condition does not hold, or an earlier operation of the same command wrote the key.
+	conditionFailed
+	leaseEnded     // the lease of a write has ended
+	tooManyStreams // there would be more than MaxStreams
 )
 
-// outcome is an operation's own result.
+// outcome is the result of one operation.
 type outcome struct {
 	verdict verdict
-	key     string // what the verdict is about
-	first   []uint64
-	lease   LeaseID
+	key     string   // the key or stream that the verdict is about
+	first   []uint64 // of a transaction: number of the first record of each Append
+	lease   LeaseID  // of a grant
 }
 
-// stateBuilder makes the next state from one command. Nothing in it depends on a clock, on chance or on the
-// order of a map.
+// stateBuilder makes the next state from one command. All replicas must come to the same state, so nothing
+// here depends on a clock, on random numbers or on the order of a map.
+//
+// The trees below hide those of the embedded state until finish sets them.
 type stateBuilder struct {
-	state // next; its trees are set by finish
+	state // the next one
+
 	files *segmentFiles
 
 	items       *iradix.Txn[*Item]
@@ -66,11 +72,12 @@ type stateBuilder struct {
 	keysByLease *iradix.Txn[string]
 	streams     *iradix.Txn[stream]
 
-	written map[string]struct{} // keys this command wrote; only looked up
-	count   int                 // streams
+	written map[string]struct{} // keys that this command wrote; never iterated over
+	count   int                 // number of streams
 	events  []Event
 }
 
+// builder begins the state that follows s.
 func (s *state) builder(at Revision, term uint64, clock int64, files *segmentFiles) *stateBuilder {
 	next := &stateBuilder{
 		state:       *s,
@@ -88,11 +95,14 @@ func (s *state) builder(at Revision, term uint64, clock int64, files *segmentFil
 
 func (s *stateBuilder) finish() *state {
 	out := s.state
-	out.items, out.leases, out.keysByLease, out.streams = s.items.CommitOnly(), s.leases.CommitOnly(), s.keysByLease.CommitOnly(), s.streams.CommitOnly()
+	out.items = s.items.CommitOnly()
+	out.leases = s.leases.CommitOnly()
+	out.keysByLease = s.keysByLease.CommitOnly()
+	out.streams = s.streams.CommitOnly()
 	return &out
 }
 
-// apply applies one operation. An error is the disk's.
+// apply applies one operation. An error comes from the disk: the state must not be used.
 func (s *stateBuilder) apply(op operation) (outcome, error) {
 	switch op.kind {
 	case kindTxn:
@@ -104,7 +114,7 @@ func (s *stateBuilder) apply(op operation) (outcome, error) {
 	case kindRevoke:
 		return s.revoke(op.leases), nil
 	}
-	return outcome{}, errUnsupported // decodeCommand lets none pass
+	return outcome{}, errUnsupported // unreachable: decodeCommand refuses other kinds
 }
 
 func (s *stateBuilder) txn(t Txn) (outcome, error) {
@@ -133,16 +143,15 @@ func (s *stateBuilder) txn(t Txn) (outcome, error) {
 	return o, nil
 }
 
-// check finds the first reason why t must not happen. Everything is checked before anything changes.
+// check finds the first reason why t must not happen. It runs before anything changes.
 func (s *stateBuilder) check(t Txn) outcome {
 	for _, c := range t.If {
-		it, there := s.items.Get([]byte(c.Key))
-		if holds := there && (c.Modified == anyRevision || c.Modified == it.Modified) || !there && c.Modified == 0; !holds {
+		if !s.holds(c) {
 			return outcome{verdict: conditionFailed, key: c.Key}
 		}
 	}
 	for _, w := range t.Then {
-		// Two writes of a key in one revision would look alike to Unchanged.
+		// Unchanged could not tell two writes of a key in one revision apart.
 		if _, twice := s.written[w.Key]; twice {
 			return outcome{verdict: conditionFailed, key: w.Key}
 		}
@@ -156,13 +165,21 @@ func (s *stateBuilder) check(t Txn) outcome {
 	return s.checkStreams(t.Append)
 }
 
+func (s *stateBuilder) holds(c Condition) bool {
+	it, found := s.items.Get([]byte(c.Key))
+	if !found {
+		return c.Modified == 0
+	}
+	return c.Modified == anyRevision || c.Modified == it.Modified
+}
+
 func (s *stateBuilder) checkStreams(appends []Append) outcome {
-	fresh := map[string]struct{}{}
+	created := map[string]struct{}{}
 	for _, a := range appends {
 		if _, known := s.streams.Get([]byte(a.Stream)); !known {
-			fresh[a.Stream] = struct{}{}
+			created[a.Stream] = struct{}{}
 		}
-		if s.count+len(fresh) > MaxStreams {
+		if s.count+len(created) > MaxStreams {
 			return outcome{verdict: tooManyStreams, key: a.Stream}
 		}
 	}
@@ -185,7 +202,7 @@ func (s *stateBuilder) write(w Write) {
 		Modified: s.revision,
 		Lease:    w.Lease,
 	}
-	if old, had := s.items.Get([]byte(w.Key)); had {
+	if old, found := s.items.Get([]byte(w.Key)); found {
 		it.Created = old.Created
 		s.detachLease(old)
 	}
@@ -197,8 +214,8 @@ func (s *stateBuilder) write(w Write) {
 }
 
 func (s *stateBuilder) remove(key string) {
-	old, had := s.items.Delete([]byte(key))
-	if !had {
+	old, found := s.items.Delete([]byte(key))
+	if !found {
 		return
 	}
 	s.detachLease(old)
@@ -211,7 +228,7 @@ func (s *stateBuilder) detachLease(it *Item) {
 	}
 }
 
-// revoke ends leases and removes their keys, in the order of the command and then of the keys.
+// revoke ends leases and removes their keys: leases in the order of the command, keys in their own order.
 func (s *stateBuilder) revoke(ids []LeaseID) outcome {
 	o := outcome{verdict: leaseEnded}
 	for _, id := range ids {
@@ -227,6 +244,7 @@ func (s *stateBuilder) revoke(ids []LeaseID) outcome {
 	return o
 }
 
+// leaseKeys are the keys that the lease holds.
 func (s *stateBuilder) leaseKeys(id LeaseID) (keys []string) {
 	it := s.keysByLease.Root().Iterator()
 	it.SeekPrefix(leaseKey(id))

@@ -11,14 +11,12 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/metadb"
-	walsegment "github.com/hashicorp/raft-wal/segment"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/raftstore/wal"
 )
 
-// The rooms of the data folder.
+// Folders in the data folder.
 const (
 	logDir    = "log"     // raft-wal: log segments, and wal-meta.db with raft's term and vote
 	streamDir = "streams" // segment files
@@ -26,12 +24,16 @@ const (
 )
 
 // Store is one replica. Its methods may be called by many goroutines.
+//
+// Its life has one direction: New (nothing is open), Run (open is closed when reads may begin), then either
+// ctx ends or the latch trips, raft is shut down (raftStopped is closed), and Run returns (stopped is
+// closed). A store cannot be run twice.
 type Store struct {
 	cfg    Config
-	latch  *latch
+	latch  *wal.Latch
 	fsm    *fsm
 	lessor *lessor
-	queue  chan *proposal
+	queue  chan *proposal // unbuffered: callers of Commit hand over to propose
 
 	raft        atomic.Pointer[raft.Raft] // nil until opened
 	started     atomic.Bool
@@ -40,48 +42,53 @@ type Store struct {
 	stopped     chan struct{} // closed when Run has ended
 }
 
-// New checks cfg and makes a store that is not yet open. Run opens it, once.
+// New checks cfg and makes a store that is not open yet. Run opens it.
 func New(cfg Config) (*Store, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	l := newLatch()
-	cfg.FS = guardFS{cfg.FS, l}
+	l := wal.NewLatch()
+	cfg.FS = wal.Guard(cfg.FS, l)
 	files := newSegmentFiles(cfg.FS, filepath.Join(cfg.Dir, streamDir), cfg.Bounds.StreamSegment)
 	return &Store{
-		cfg: cfg, latch: l, fsm: newFSM(files, cfg.Bounds.WatchBytes, l), lessor: newLessor(),
-		queue: make(
-			chan *proposal,
-		), open: make(chan struct{}), raftStopped: make(chan struct{}), stopped: make(chan struct{}),
+		cfg:         cfg,
+		latch:       l,
+		fsm:         newFSM(files, cfg.Bounds.WatchBytes, l),
+		lessor:      newLessor(),
+		queue:       make(chan *proposal),
+		open:        make(chan struct{}),
+		raftStopped: make(chan struct{}),
+		stopped:     make(chan struct{}),
 	}, nil
 }
 
-// Run opens the store and serves until ctx ends; then it closes everything and returns nil. It returns a
-// fault when the store can not be opened, or when a disk failure made this replica leave: reads then still
-// answer from memory, and only opening it anew, with a new Store, makes it write again.
+// Run opens the store and serves until ctx ends. Then it closes everything and returns nil. It returns a
+// fault when the store cannot be opened, or when a disk failure stopped it. After a disk failure, reads are
+// still answered from memory. Only a new Store on the same folder can write again.
 func (s *Store) Run(ctx context.Context) error {
 	if s.started.Swap(true) {
 		return fault.New(fault.Internal, "raftstore.Run", "the store was run before", "make a new one")
 	}
 	defer close(s.stopped)
-	parts, err := s.openResources()
+	res, err := s.openResources()
 	if err != nil {
-		_ = parts.close() // what failed first is what to tell
-		if latched := s.latch.err(); latched != nil {
+		_ = res.close() // err is the first failure, and the one to report
+		if latched := s.latch.Err(); latched != nil {
 			return latched
 		}
 		return openFault(err)
 	}
-	s.raft.Store(parts.raft)
+	s.raft.Store(res.raft)
 	close(s.open)
-	s.serve(ctx, parts.raft)
-	if err := parts.close(); err != nil && s.latch.err() == nil {
-		return diskFault(err)
+	s.serve(ctx, res.raft)
+	if err := res.close(); err != nil && s.latch.Err() == nil {
+		return wal.DiskFault(err)
 	}
-	return s.latch.err()
+	return s.latch.Err()
 }
 
-// serve runs the store's own goroutines until ctx ends or the latch trips, and waits for them.
+// serve owns the store's goroutines: the proposer, the watcher of leadership and the expiry of leases. They
+// end when ctx ends or the latch trips. serve then shuts raft down and returns when all of them have ended.
 func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -91,118 +98,95 @@ func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 	owned.Go(func() { s.expireLeases(ctx) })
 	select {
 	case <-ctx.Done():
-	case <-s.latch.tripped:
-		s.cfg.Log.Error(
-			"this replica stops writing",
-			"error",
-			s.latch.err(),
-			"remedy",
-			fault.Remedy(s.latch.err()),
-		)
+	case <-s.latch.Tripped():
+		err := s.latch.Err()
+		s.cfg.Log.Error("this replica stops writing", "error", err, "remedy", fault.Remedy(err))
 	}
 	cancel()
 	s.drain(&owned)
-	_ = r.Shutdown().Error() // reports only that it was shut down before
+	_ = r.Shutdown().Error() // says only that raft was shut down before
 	close(s.raftStopped)
 	owned.Wait()
 }
 
-// drainTime bounds how long Run waits, when it is to end, for a command that lacks a quorum.
+// drainTime bounds how long Run, when it ends, waits for a command that lacks a quorum.
 const drainTime = 2 * time.Second
 
-// drain lets the last command finish. raft v1.8.0 can leave a proposal that is being applied without any
-// answer when it is shut down; so it is shut down when there is none, and applyCommand does not rely on an
-// answer.
+// drain lets the last command finish, for at most drainTime. raft v1.8.0 can leave a proposal that is being
+// applied without an answer when it is shut down. So raft is shut down when no command is on its way if
+// possible, and applyCommand does not rely on an answer.
 func (s *Store) drain(owned *sync.WaitGroup) {
 	finished := make(chan struct{})
-	go func() { owned.Wait(); close(finished) }() // serve waits for the same
+	go func() { owned.Wait(); close(finished) }() // ends before serve returns, which waits for owned too
 	timer := time.NewTimer(drainTime)
 	defer timer.Stop()
 	select {
 	case <-finished:
-	case <-s.latch.tripped:
+	case <-s.latch.Tripped():
 	case <-timer.C:
 	}
 }
 
-// resources is what an open store holds, to be closed in the opposite order.
+// resources is what an open store holds. close releases it in reverse order of opening.
 type resources struct {
 	raft    *raft.Raft
 	closers []func() error
 }
 
-func (p *resources) onClose(f func() error) { p.closers = append(p.closers, f) }
+func (r *resources) onClose(f func() error) { r.closers = append(r.closers, f) }
 
-func (p *resources) close() error {
+func (r *resources) close() error {
 	var errs []error
-	for i := len(p.closers) - 1; i >= 0; i-- {
-		errs = append(errs, p.closers[i]())
+	for i := len(r.closers) - 1; i >= 0; i-- {
+		errs = append(errs, r.closers[i]())
 	}
-	p.closers = nil
+	r.closers = nil
 	return errors.Join(errs...)
 }
 
-// openResources opens everything. On an error the caller closes what it got.
+// openResources opens everything. Also with an error it returns what it opened, for the caller to close.
 func (s *Store) openResources() (*resources, error) {
-	p := &resources{}
-	stream := sync.OnceValue(s.cfg.Stream.Close)
-	p.onClose(func() error { _ = stream(); return nil }) // raft's transport has mostly closed it before
+	res := &resources{}
+	closeStream := sync.OnceValue(s.cfg.Stream.Close)
+	res.onClose(func() error { _ = closeStream(); return nil }) // raft's transport usually closed it before
 	if err := makeDirs(s.cfg.Dir, logDir, streamDir, stateDir); err != nil {
-		return p, err
+		return res, err
 	}
 	lock, err := lockDir(s.cfg.Dir)
 	if err != nil {
-		return p, err
+		return res, err
 	}
-	p.onClose(lock.Close)
-	p.onClose(s.fsm.files.close)
-	log, err := s.openLog(p)
+	res.onClose(lock.Close)
+	res.onClose(s.fsm.files.close)
+	log, err := wal.Open(wal.Config{
+		Dir:          filepath.Join(s.cfg.Dir, logDir),
+		FS:           s.cfg.FS,
+		SegmentBytes: s.cfg.Bounds.LogSegmentBytes,
+		Latch:        s.latch,
+		Logger:       libraryLog(s.cfg.Log),
+	})
 	if err != nil {
-		return p, err
+		return res, err
 	}
-	files, err := raft.NewFileSnapshotStoreWithLogger(
-		filepath.Join(s.cfg.Dir, stateDir),
-		keptSnapshots,
-		libraryLog(s.cfg.Log),
-	)
+	res.onClose(log.Close)
+	dir := filepath.Join(s.cfg.Dir, stateDir)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, keptSnapshots, libraryLog(s.cfg.Log))
 	if err != nil {
-		return p, err
+		return res, err
 	}
-	return p, s.openRaft(
-		p,
-		log,
-		guardSnapshots{files, filepath.Join(s.cfg.Dir, stateDir, "snapshots"), s.latch},
-	)
+	return res, s.openRaft(res, log, guardSnapshots{snaps, filepath.Join(dir, "snapshots"), s.latch})
 }
 
-// openLog opens raft-wal. The metadata store is closed by us: WAL.Close leaves it open, and its lock held.
-func (s *Store) openLog(p *resources) (guardLog, error) {
-	dir := filepath.Join(s.cfg.Dir, logDir)
-	meta := &metadb.BoltMetaDB{}
-	p.onClose(meta.Close)
-	w, err := wal.Open(
-		dir,
-		wal.WithMetaStore(mendingMeta{guardMeta{meta, s.latch}, s.cfg.FS}),
-		wal.WithSegmentFiler(walsegment.NewFiler(dir, s.cfg.FS)),
-		wal.WithSegmentSize(s.cfg.Bounds.LogSegmentBytes),
-		wal.WithLogger(libraryLog(s.cfg.Log)),
-	)
-	if err != nil {
-		return guardLog{}, err
-	}
-	p.onClose(w.Close)
-	return guardLog{w, s.latch}, ownerOnly(filepath.Join(dir, metadb.FileName))
-}
-
-func (s *Store) openRaft(p *resources, log guardLog, snaps raft.SnapshotStore) error {
+func (s *Store) openRaft(res *resources, log *wal.Log, snaps raft.SnapshotStore) error {
 	cfg := s.raftConfig()
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: guardStream{
-			s.cfg.Stream,
-			s.latch,
-		}, MaxPool: 3, Timeout: 10 * time.Second, Logger: cfg.Logger, MsgpackUseNewTimeFormat: true,
+		Stream:                  guardStream{s.cfg.Stream, s.latch},
+		MaxPool:                 3,
+		Timeout:                 10 * time.Second,
+		Logger:                  cfg.Logger,
+		MsgpackUseNewTimeFormat: true,
 	})
-	p.onClose(transport.Close)
+	res.onClose(transport.Close)
 	if s.cfg.Bootstrap {
 		if err := bootstrap(cfg, log, snaps, transport); err != nil {
 			return err
@@ -212,14 +196,14 @@ func (s *Store) openRaft(p *resources, log guardLog, snaps raft.SnapshotStore) e
 	if err != nil {
 		return err
 	}
-	p.raft = r
+	res.raft = r
 	return nil
 }
 
-// bootstrap makes this replica the first member of a new cluster, unless there is a log. raft keeps the first
-// term before it writes the first entry, and takes the term for a sign of life; a birth that broke off
-// between them is begun again.
-func bootstrap(cfg *raft.Config, log guardLog, snaps raft.SnapshotStore, transport raft.Transport) error {
+// bootstrap makes this replica the first member of a new cluster, unless there is a log. raft stores the
+// first term before it writes the first entry, and takes a stored term as proof that a cluster exists. A
+// bootstrap that was interrupted between the two is therefore detected here and begun again.
+func bootstrap(cfg *raft.Config, log *wal.Log, snaps raft.SnapshotStore, transport raft.Transport) error {
 	const firstTerm = 1
 	last, err := log.LastIndex()
 	if err != nil {
@@ -249,21 +233,24 @@ func bootstrap(cfg *raft.Config, log guardLog, snaps raft.SnapshotStore, transpo
 	return raft.BootstrapCluster(cfg, log, log, snaps, transport, self)
 }
 
-// Where raft keeps its term and the term of its last vote.
+// Keys under which raft stores its term and the term of its last vote.
 var termKey, voteTermKey = []byte("CurrentTerm"), []byte("LastVoteTerm")
 
 func (s *Store) raftConfig() *raft.Config {
 	cfg := raft.DefaultConfig()
 	cfg.LocalID = raft.ServerID(s.cfg.ReplicaID)
-	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = s.cfg.Heartbeat, s.cfg.Heartbeat, s.cfg.Heartbeat
+	cfg.HeartbeatTimeout = s.cfg.Heartbeat
+	cfg.ElectionTimeout = s.cfg.Heartbeat
+	cfg.LeaderLeaseTimeout = s.cfg.Heartbeat
 	cfg.CommitTimeout = min(cfg.CommitTimeout, s.cfg.Heartbeat)
-	cfg.SnapshotThreshold, cfg.SnapshotInterval = s.cfg.Bounds.SnapshotEntries, s.cfg.Bounds.SnapshotInterval
+	cfg.SnapshotThreshold = s.cfg.Bounds.SnapshotEntries
+	cfg.SnapshotInterval = s.cfg.Bounds.SnapshotInterval
 	cfg.TrailingLogs = s.cfg.Bounds.TrailingEntries
 	cfg.Logger = libraryLog(s.cfg.Log)
 	return cfg
 }
 
-// checkOpen reports whether the state may be read.
+// checkOpen returns a fault while the state cannot be read yet.
 func (s *Store) checkOpen() error {
 	select {
 	case <-s.open:
@@ -273,7 +260,7 @@ func (s *Store) checkOpen() error {
 	}
 }
 
-// wait returns when ready is closed, and a fault when ctx or the store ends before.
+// wait returns nil when ready is closed, and an error when ctx or the store ends before.
 func (s *Store) wait(ctx context.Context, ready <-chan struct{}) error {
 	select {
 	case <-ready:
@@ -287,7 +274,7 @@ func (s *Store) wait(ctx context.Context, ready <-chan struct{}) error {
 
 // stoppedError says why the store no longer serves.
 func (s *Store) stoppedError() error {
-	if err := s.latch.err(); err != nil {
+	if err := s.latch.Err(); err != nil {
 		return err
 	}
 	return unavailable("the store has stopped")
@@ -299,14 +286,14 @@ func openFault(err error) error {
 		return err
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return diskFault(err)
+		return wal.DiskFault(err)
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) {
 		return fault.Wrap(
 			err,
 			fault.Denied,
 			"raftstore.Run",
-			"the data folder can not be used: "+err.Error(),
+			"the data folder cannot be used: "+err.Error(),
 			"check that auth's account owns the folder and may write there",
 		)
 	}
@@ -314,7 +301,7 @@ func openFault(err error) error {
 		err,
 		fault.Internal,
 		"raftstore.Run",
-		"the data folder can not be read: "+err.Error(),
+		"the data folder cannot be read: "+err.Error(),
 		"check the disk, then restore the data folder from a backup",
 	)
 }

@@ -31,9 +31,12 @@ func commit(t testing.TB, s *raftstore.Store, txn raftstore.Txn) raftstore.Resul
 	return r
 }
 
+// writes is a transaction without conditions.
+func writes(w ...raftstore.Write) raftstore.Txn { return raftstore.Txn{Then: w} }
+
 func put(t testing.TB, s *raftstore.Store, key, value string) raftstore.Result {
 	t.Helper()
-	return commit(t, s, raftstore.Txn{Then: []raftstore.Write{raftstore.Put(key, []byte(value))}})
+	return commit(t, s, writes(raftstore.Put(key, []byte(value))))
 }
 
 func wantKind(t testing.TB, err error, want fault.Kind) {
@@ -74,11 +77,11 @@ func TestConditions(t *testing.T) {
 		cond  raftstore.Condition
 		holds bool
 	}{
-		{"missing refuses a key that is there", raftstore.Missing("k"), false},
-		{"missing allows one that is not", raftstore.Missing("none"), true},
-		{"exists refuses an absent key", raftstore.Exists("none"), false},
-		{"exists allows a present one", raftstore.Exists("k"), true},
-		{"unchanged refuses a stale item", raftstore.Unchanged(it), false}, // the case before wrote it
+		{"Missing refuses a key that exists", raftstore.Missing("k"), false},
+		{"Missing allows a key that does not exist", raftstore.Missing("none"), true},
+		{"Exists refuses a key that does not exist", raftstore.Exists("none"), false},
+		{"Exists allows a key that exists", raftstore.Exists("k"), true},
+		{"Unchanged refuses a stale item", raftstore.Unchanged(it), false}, // the case before wrote it
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,8 +114,8 @@ func TestRefusedTransactionChangesNothing(t *testing.T) {
 	}
 }
 
-// Many writers change one counter by compare-and-set. Were two of them ever let into one revision, an
-// increment would be lost.
+// Many writers change one counter by compare-and-set. If two of them got into one revision, an increment
+// would be lost.
 func TestConcurrentCountersLoseNothing(t *testing.T) {
 	s := raftstoretest.Open(t)
 	put(t, s, "n", "")
@@ -127,9 +130,9 @@ func TestConcurrentCountersLoseNothing(t *testing.T) {
 					return
 				}
 				_, err = s.Commit(testContext(t), raftstore.Txn{
-					If: []raftstore.Condition{
-						raftstore.Unchanged(it),
-					}, Then: []raftstore.Write{raftstore.Put("n", append(it.Value, '+'))}})
+					If:   []raftstore.Condition{raftstore.Unchanged(it)},
+					Then: []raftstore.Write{raftstore.Put("n", append(it.Value, '+'))},
+				})
 				if err == nil {
 					done++
 				} else if !fault.Is(err, fault.Conflict) {
@@ -194,41 +197,39 @@ func TestStateAndStreamsSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	s, stop := raftstoretest.Start(t, raftstoretest.Config(dir))
 	put(t, s, "a", "1")
-	r := commit(
-		t,
-		s,
-		raftstore.Txn{
-			Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x"), []byte("y")}}},
-		},
-	)
+	r := commit(t, s, raftstore.Txn{
+		Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x"), []byte("y")}}},
+	})
 	if r.First[0] != 1 {
 		t.Errorf("got first record %d, want 1", r.First[0])
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	begun := time.Now()
+	start := time.Now()
 	cfg := raftstoretest.Config(dir)
 	cfg.Heartbeat = 0 // as in production
 	s, stop = raftstoretest.Start(t, cfg)
 	defer stop()
-	t.Logf("ready again after %v", time.Since(begun))
+	t.Logf("ready again after %v", time.Since(start))
 	if it, err := s.Get(testContext(t), "a"); err != nil || string(it.Value) != "1" {
 		t.Errorf("got %+v, %v, want a=1", it, err)
 	}
 	recs, err := s.Read(testContext(t), "audit", 2, 10)
-	if err != nil || len(recs) != 1 || string(recs[0].Data) != "y" || recs[0].Number != 2 ||
-		recs[0].Revision != r.Revision ||
-		!recs[0].Time.Equal(r.Time) {
-		t.Errorf("got %+v, %v, want y as number 2", recs, err)
+	if err != nil || len(recs) != 1 {
+		t.Fatalf("got %+v, %v, want one record", recs, err)
+	}
+	rec := recs[0]
+	if string(rec.Data) != "y" || rec.Number != 2 || rec.Revision != r.Revision || !rec.Time.Equal(r.Time) {
+		t.Errorf("got %+v, want y as number 2, with the commit's revision and time", rec)
 	}
 	if err := s.Linearize(testContext(t)); err != nil {
 		t.Errorf("linearize: %v", err)
 	}
 }
 
-// What is in a store is in clear: also where the folders around it, or a backup's, are open, its files are
-// their owner's alone.
+// The store's files are not encrypted. They must be readable by their owner only, also when the folders
+// around them, or those of a backup, are open to everybody.
 func TestFilesAreReadableByTheirOwnerOnly(t *testing.T) {
 	cfg := raftstoretest.Config(t.TempDir())
 	cfg.Bounds = raftstore.Bounds{
@@ -239,21 +240,17 @@ func TestFilesAreReadableByTheirOwnerOnly(t *testing.T) {
 	}
 	s, stop := raftstoretest.Start(t, cfg)
 	for i := range 30 {
-		commit(
-			t,
-			s,
-			raftstore.Txn{
-				Then:   []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))},
-				Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x")}}},
-			},
-		)
+		commit(t, s, raftstore.Txn{
+			Then:   []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))},
+			Append: []raftstore.Append{{Stream: "audit", Records: [][]byte{[]byte("x")}}},
+		})
 	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for found := []string(nil); len(found) == 0; {
+	for ctx, found := testContext(t), []string(nil); len(found) == 0; {
 		select {
 		case <-tick.C:
-		case <-testContext(t).Done():
+		case <-ctx.Done():
 			t.Fatal("got no snapshot within a minute")
 		}
 		found, _ = filepath.Glob(filepath.Join(cfg.Dir, "*", "snapshots", "*", "state.bin"))
@@ -268,16 +265,13 @@ func TestFilesAreReadableByTheirOwnerOnly(t *testing.T) {
 		}
 		info, err := d.Info()
 		if err == nil && !d.IsDir() && info.Mode().Perm()&0o077 != 0 {
-			t.Errorf(
-				"%s: got mode %v, want its owner's alone",
-				strings.TrimPrefix(path, cfg.Dir),
-				info.Mode(),
-			)
+			name := strings.TrimPrefix(path, cfg.Dir)
+			t.Errorf("%s: got mode %v, want no rights for group and others", name, info.Mode())
 		}
 		seen[d.Name()] = true
 		return err
 	})
 	if err != nil || !seen["state.bin"] || !seen["wal-meta.db"] {
-		t.Errorf("got %v with %v, want log and snapshot looked at", seen, err)
+		t.Errorf("got %v with %v, want the log and a snapshot among the files", seen, err)
 	}
 }

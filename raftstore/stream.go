@@ -27,37 +27,36 @@ type Record struct {
 	Data     []byte
 }
 
-// A stream lives in segment files, each begun when the one before reached its size:
+// A stream is kept in segment files. A new one begins when the one before has reached its size:
 //
 //	segment = magic:8 frame*
 //	frame   = length:u32 crc32c(payload):u32 payload     (little endian)
 //	payload = number:uvarint revision:uvarint time:uvarint data
 //
-// What is in a segment is a function of the log alone, so writing it again after a restart puts the same
-// bytes in the same place. How far a segment reaches stands in the state, never in the file's size: what a
-// crash left behind the end is not seen.
+// The content of a segment follows from the log alone, so applying an entry again after a restart writes the
+// same bytes to the same place. The length of a segment is kept in the state and is not taken from the file's
+// size, so what a crash left behind the end is never read.
 const (
 	segmentMagic = "thrstrm\x01" // the last byte is the version
 	frameHeader  = 8
 	maxPayload   = MaxRecordBytes + 3*binary.MaxVarintLen64
-	maxReadBytes = 8 << 20 // data one Read returns, unless its first record alone is more
+	maxReadBytes = 8 << 20 // data that one Read returns, unless its first record alone is larger
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// segment says how far one file is valid. A file belongs to exactly one stream and begins with record base.
+// segment is one file of a stream.
 type segment struct {
-	base uint64
-	size int64
+	base uint64 // number of its first record
+	size int64  // valid bytes; what follows in the file does not count
 }
 
-// stream is what the state knows of one. The last segment is the one that grows. Values are immutable: append
-// makes a new one.
+// stream is what the state has of one stream. Values are immutable: append makes a new one.
 type stream struct {
-	next    uint64 // number of the record to come
-	sealed  []segment
-	tail    segment
-	hasTail bool // false only before the first segment exists
+	next    uint64    // number of the next record
+	sealed  []segment // complete ones, in order
+	tail    segment   // the one that grows
+	hasTail bool      // false only before the first segment exists
 }
 
 func (st stream) segments() []segment {
@@ -67,27 +66,31 @@ func (st stream) segments() []segment {
 	return append(slices.Clip(st.sealed), st.tail)
 }
 
-// segmentFiles is the one place where the state machine does I/O: it appends to segment files, and makes them
-// durable before a snapshot covers them (until then the log does).
+// segmentFiles is the only place where the state machine does I/O. It appends to segment files, and makes
+// them durable before a snapshot covers them. Until then the log holds the records.
+//
+// fsm.Apply appends, a snapshot syncs at the same time, and any goroutine reads.
 type segmentFiles struct {
 	fs    types.VFS
 	dir   string
 	limit int64 // a segment that reached this size is sealed
 
-	mu      sync.Mutex // guards what follows; taken before a segmentFile's
-	open    map[string]*segmentFile
-	cursors map[string]cursor // where the last Read of a stream ended
+	mu      sync.Mutex              // guards what follows and each segmentFile.dirty; taken before segmentFile.mu
+	open    map[string]*segmentFile // by stream: the file of its tail
+	cursors map[string]cursor       // by stream: where its last Read ended
 }
 
+// segmentFile is an open file of a stream's tail.
 type segmentFile struct {
 	base  uint64
 	file  types.WritableFile
-	dirty bool // guarded by segmentFiles.mu
+	dirty bool // has bytes that are not synced; guarded by segmentFiles.mu
 
-	mu     sync.Mutex // guards closed, and keeps Close away from a running Sync
+	mu     sync.Mutex // guards closed; held during Sync, so that the file is not closed meanwhile
 	closed bool
 }
 
+// cursor says that record number begins at offset of the segment that begins with record base.
 type cursor struct {
 	number uint64
 	base   uint64
@@ -104,12 +107,13 @@ func newSegmentFiles(fs types.VFS, dir string, limit int64) *segmentFiles {
 	}
 }
 
+// segmentName is the file name of a segment. '%' and '~' do not occur in stream names (checkStream).
 func segmentName(name string, base uint64) string {
 	return fmt.Sprintf("%s~%016x", strings.ReplaceAll(name, "/", "%"), base)
 }
 
-// append writes records behind st and returns the stream that has them. On an error the store is latched, and
-// the old st stands.
+// append writes records behind st and returns the stream with them. After an error the latch has tripped, and
+// the old st is still valid.
 func (s *segmentFiles) append(
 	name string,
 	st stream,
@@ -182,8 +186,10 @@ func (s *segmentFiles) tailFile(name string, tail segment) (*segmentFile, error)
 	return f, nil
 }
 
-func (s *segmentFiles) openFile(name string, fresh bool) (types.WritableFile, error) {
-	if fresh {
+// openFile opens a segment file to write. A new one may exist already: a crash came after the file was
+// created, and its entry is applied again.
+func (s *segmentFiles) openFile(name string, isNew bool) (types.WritableFile, error) {
+	if isNew {
 		f, err := s.fs.Create(s.dir, name, 0)
 		if !errors.Is(err, os.ErrExist) {
 			return f, err
@@ -204,12 +210,12 @@ func (f *segmentFile) sync() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		return nil // finish synced it
+		return nil // syncAndClose synced it, or close has no need to
 	}
 	return f.file.Sync()
 }
 
-// sync makes everything appended before the call durable. Appends go on meanwhile.
+// sync makes everything durable that was appended before the call. Appends may go on meanwhile.
 func (s *segmentFiles) sync() error {
 	for _, f := range s.takeDirty() {
 		if err := f.sync(); err != nil {
@@ -219,6 +225,7 @@ func (s *segmentFiles) sync() error {
 	return nil
 }
 
+// takeDirty returns the files with bytes that are not synced, and marks them clean.
 func (s *segmentFiles) takeDirty() (dirty []*segmentFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,7 +238,7 @@ func (s *segmentFiles) takeDirty() (dirty []*segmentFile) {
 	return dirty
 }
 
-// close lets go of all files; what they hold need not be durable. Appending opens them again.
+// close closes all files without a sync. append opens them again when it needs them.
 func (s *segmentFiles) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,7 +254,7 @@ func (s *segmentFiles) close() error {
 	return errors.Join(errs...)
 }
 
-// verify checks that every segment a restored state relies on is there.
+// verify returns a fault when a segment of the stream is not among the present files.
 func (s *segmentFiles) verify(name string, st stream, present map[string]bool) error {
 	for _, seg := range st.segments() {
 		if seg.size > 0 && !present[segmentName(name, seg.base)] {
@@ -262,6 +269,7 @@ func (s *segmentFiles) verify(name string, st stream, present map[string]bool) e
 	return nil
 }
 
+// list returns the names of all segment files.
 func (s *segmentFiles) list() (map[string]bool, error) {
 	names, err := s.fs.ListDir(s.dir)
 	present := make(map[string]bool, len(names))
@@ -284,7 +292,7 @@ func appendFrame(buf []byte, r Record, clock int64) []byte {
 	return buf
 }
 
-// readFrame reads the next record and tells how many bytes it took.
+// readFrame reads the next record and returns how many bytes it took.
 func readFrame(r io.Reader) (Record, int64, error) {
 	var head [frameHeader]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -307,7 +315,7 @@ func readFrame(r io.Reader) (Record, int64, error) {
 	return rec, frameHeader + int64(size), p.err
 }
 
-// read returns up to limit records of st from number from on, fewer when they are large.
+// read returns up to limit records of st from number from on. It returns fewer when they are large.
 func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]Record, error) {
 	from = max(from, 1)
 	segs := st.segments()
@@ -326,7 +334,7 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 				err,
 				fault.Internal,
 				"raftstore.Read",
-				"stream "+quote(name)+" can not be read on this replica",
+				"stream "+quote(name)+" cannot be read on this replica",
 				"check the disk, then restore the data folder from a backup",
 			)
 		}
@@ -338,6 +346,7 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 	return out, nil
 }
 
+// readSegment returns records of one segment, until limit records or bytesLimit bytes of data are reached.
 func (s *segmentFiles) readSegment(
 	name string,
 	seg segment,
@@ -376,7 +385,8 @@ func (s *segmentFiles) readSegment(
 	return out, nil
 }
 
-// cursor returns the known place in the segment nearest before record number from.
+// cursor returns the place in the segment from which to read record number from: where the last Read ended,
+// if that is not behind it, else the start of the segment.
 func (s *segmentFiles) cursor(name string, base, from uint64) cursor {
 	s.mu.Lock()
 	defer s.mu.Unlock()

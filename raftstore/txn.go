@@ -7,9 +7,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Sizes a transaction may have. They bound what one call can cost every replica; Commit refuses more as
-// Invalid. They may grow, behind a new kind of operation, but never shrink: a replica halts on a log entry
-// that breaks them.
+// Limits of a transaction. They bound what one call can cost every replica. Commit returns fault Invalid for
+// more. They may grow together with a new kind of operation, but never shrink: a replica halts on a log entry
+// that exceeds them.
 const (
 	MaxKeyBytes        = 1 << 10  // a key
 	MaxValueBytes      = 1 << 20  // a value
@@ -22,22 +22,22 @@ const (
 // Revision is an index of the raft log. It only grows; 0 means "never".
 type Revision uint64
 
-// anyRevision in a Condition asks only that the key is there. No log reaches this index.
+// anyRevision in a Condition means that the key exists, whatever its revision. No log reaches this index.
 const anyRevision Revision = math.MaxUint64
 
-// LeaseID names a lease; 0 is none.
+// LeaseID identifies a lease; 0 means none.
 type LeaseID uint64
 
-// Item is a key and what is known of it. It is the caller's own copy.
+// Item is a key with its value. It is the caller's own copy.
 type Item struct {
 	Key      string
 	Value    []byte
-	Created  Revision // when the key came to be, or came back
+	Created  Revision // when the key was created, for the last time if it was deleted between
 	Modified Revision // the last write; one revision never holds two writes of a key
-	Lease    LeaseID  // the lease it ends with, or 0
+	Lease    LeaseID  // the item is removed when this lease ends; 0 means none
 }
 
-// Condition holds when the key's Modified equals Modified; with 0, when there is no such key.
+// Condition holds when the key's Modified equals Modified, or, with 0, when there is no such key.
 type Condition struct {
 	Key      string
 	Modified Revision
@@ -52,8 +52,8 @@ func Unchanged(it Item) Condition { return Condition{Key: it.Key, Modified: it.M
 // Exists holds when the key is present, whatever its revision.
 func Exists(key string) Condition { return Condition{Key: key, Modified: anyRevision} }
 
-// Write sets or deletes one key. Deleting an absent key is no fault. A Lease that has ended refuses the
-// transaction.
+// Write sets or deletes one key. To delete an absent key is no error. A transaction with a Lease that has
+// ended is refused.
 type Write struct {
 	Key    string
 	Value  []byte
@@ -67,27 +67,28 @@ func Put(key string, value []byte) Write { return Write{Key: key, Value: value} 
 // Delete removes key.
 func Delete(key string) Write { return Write{Key: key, Delete: true} }
 
-// Append adds records to the end of a stream, which begins with its first record.
+// Append adds records to the end of a stream. A stream is created with its first record.
 type Append struct {
 	Stream  string
 	Records [][]byte
 }
 
-// Txn writes Then and Append when every condition of If holds, else nothing. A key may be written once in it.
+// Txn writes Then and Append when every condition of If holds, and otherwise nothing. It may write a key
+// once.
 type Txn struct {
 	If     []Condition
 	Then   []Write
 	Append []Append
 }
 
-// Result tells what a committed transaction became.
+// Result describes a committed transaction.
 type Result struct {
 	Revision Revision
-	First    []uint64  // number of the first record of each Append; 0 for one without records
-	Time     time.Time // the leader's clock in the command, never earlier than that of any revision before
+	First    []uint64  // number of the first record of each Append; 0 for an Append without records
+	Time     time.Time // the leader's clock; never earlier than that of any revision before
 }
 
-// check reports the first way in which t can never succeed.
+// check returns a fault when t can never succeed, whatever the state is.
 func (t Txn) check() error {
 	for _, c := range t.If {
 		if err := checkKey(c.Key); err != nil {
@@ -144,17 +145,13 @@ func checkStream(name string) error {
 	}
 	for _, c := range []byte(name) {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' && c != '/' {
-			return invalid("a stream's name is of a-z, 0-9, '.', '_', '-' and '/'")
+			return invalid("a stream's name may have only a-z, 0-9, '.', '_', '-' and '/'")
 		}
 	}
 	return nil
 }
 
 func invalid(msg string) error {
-	return fault.New(
-		fault.Invalid,
-		"raftstore.Commit",
-		msg,
-		"send less, or split it into several transactions",
-	)
+	const remedy = "send less, or split it into several transactions"
+	return fault.New(fault.Invalid, "raftstore.Commit", msg, remedy)
 }

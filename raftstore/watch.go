@@ -18,19 +18,19 @@ type Event struct {
 	Deleted  bool
 }
 
-// eventOverhead is what an event costs besides key and value, roughly, in bytes.
+// eventOverhead is the approximate size in bytes of an event besides its key and value.
 const eventOverhead = 160
 
-// ring keeps the last events, all watchers' only source. Watchers are cursors over it: they cost nothing but
-// themselves, and one that reads too slowly is told so instead of holding memory.
+// ring keeps the last events for all watches. A watch is a cursor over it and holds no memory of its own. A
+// watch that reads too slowly gets fault Expired.
 type ring struct {
-	limit int // bytes kept
+	limit int // bytes kept; the last revision is kept whatever its size
 
-	mu     sync.Mutex // guards what follows
-	since  Revision   // every event after this revision is here
+	mu     sync.Mutex // guards what follows; taken alone
+	since  Revision   // every event after this revision is kept
 	kept   []revisionEvents
-	size   int
-	notify chan struct{} // closed and replaced when the state moves on
+	size   int           // bytes of kept
+	notify chan struct{} // closed and replaced whenever the state changes
 }
 
 // revisionEvents are the events of one revision; they are never split.
@@ -42,8 +42,8 @@ type revisionEvents struct {
 
 func newRing(limit int) *ring { return &ring{limit: limit, notify: make(chan struct{})} }
 
-// add appends the events of one revision, which may be none, and wakes everyone who waits for the state to
-// move on.
+// add appends the events of one revision and wakes everyone who waits for the state to change. There may be
+// no events.
 func (r *ring) add(at Revision, events []Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -65,7 +65,7 @@ func (r *ring) add(at Revision, events []Event) {
 	r.notifyAll()
 }
 
-// reset forgets all events: the state jumped to revision at.
+// reset drops all events: the state was replaced by one of revision at.
 func (r *ring) reset(at Revision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,24 +73,26 @@ func (r *ring) reset(at Revision) {
 	r.notifyAll()
 }
 
+// notifyAll wakes everyone who waits. The caller holds mu.
 func (r *ring) notifyAll() {
 	close(r.notify)
 	r.notify = make(chan struct{})
 }
 
-// changed returns a channel that is closed when the state moves on from now.
+// changed returns a channel that is closed when the state changes after the call.
 func (r *ring) changed() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.notify
 }
 
-// after returns the events under prefix of the first revision after from that has some, and the revision up
-// to which all is now known to the caller. It fails when some were dropped.
+// after returns the events of the first revision after from that changed keys with the prefix. upTo is the
+// revision up to which the caller then knows all events. changed is closed when there may be more. It returns
+// fault Expired when events after from were dropped.
 func (r *ring) after(
 	from Revision,
 	prefix string,
-) (events []Event, upTo Revision, grown <-chan struct{}, err error) {
+) (events []Event, upTo Revision, changed <-chan struct{}, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if from < r.since {
@@ -122,15 +124,15 @@ func (r *ring) after(
 	return events, from, r.notify, nil
 }
 
-// Watch is a cursor over the store's events. It needs no closing, and one goroutine at a time may use it.
+// Watch is a cursor over the store's events. It needs no closing. One goroutine at a time may use it.
 type Watch struct {
 	store  *Store
 	prefix string
 	from   Revision
 }
 
-// Watch delivers every change of keys with the prefix after revision from, as a Listing's or Result's
-// Revision says it. Changes too old to be kept are fault Expired, here or from Next: list again.
+// Watch delivers every change of keys with the prefix after revision from, which is the Revision of a Listing
+// or Result. When changes after it are no longer kept, Watch or Next returns fault Expired: list again.
 func (s *Store) Watch(ctx context.Context, prefix string, from Revision) (*Watch, error) {
 	if err := s.checkOpen(); err != nil {
 		return nil, err
@@ -141,11 +143,11 @@ func (s *Store) Watch(ctx context.Context, prefix string, from Revision) (*Watch
 	return &Watch{store: s, prefix: prefix, from: from}, ctx.Err()
 }
 
-// Next waits for the next revision that changed something and returns all its events. After Revision of the
-// last of them, another Watch can go on. Once the store stops it is fault Unavailable.
+// Next waits for the next revision that changed a key with the prefix, and returns all its events. Another
+// Watch can go on from their Revision. When the store has stopped, Next returns fault Unavailable.
 func (w *Watch) Next(ctx context.Context) ([]Event, error) {
 	for {
-		events, upTo, grown, err := w.store.fsm.ring.after(w.from, w.prefix)
+		events, upTo, changed, err := w.store.fsm.ring.after(w.from, w.prefix)
 		if err != nil {
 			return nil, err
 		}
@@ -153,7 +155,7 @@ func (w *Watch) Next(ctx context.Context) ([]Event, error) {
 		if len(events) > 0 {
 			return events, nil
 		}
-		if err := w.store.wait(ctx, grown); err != nil {
+		if err := w.store.wait(ctx, changed); err != nil {
 			return nil, err
 		}
 	}

@@ -27,19 +27,14 @@ func TestWatchResumesAndWaits(t *testing.T) {
 	s := raftstoretest.Open(t)
 	first := put(t, s, "u/a", "1")
 	put(t, s, "other", "x")
-	gone := commit(
-		t,
-		s,
-		raftstore.Txn{Then: []raftstore.Write{raftstore.Delete("u/a"), raftstore.Put("u/b", []byte("2"))}},
-	)
+	both := commit(t, s, writes(raftstore.Delete("u/a"), raftstore.Put("u/b", []byte("2"))))
 	w, err := s.Watch(testContext(t), "u/", first.Revision)
 	if err != nil {
 		t.Fatal(err)
 	}
 	events := next(t, w)
 	if len(events) != 2 || !events[0].Deleted || events[0].Key != "u/a" ||
-		string(events[1].Item.Value) != "2" ||
-		events[1].Revision != gone.Revision {
+		string(events[1].Item.Value) != "2" || events[1].Revision != both.Revision {
 		t.Errorf("got %+v, want u/a deleted and u/b put in one revision", events)
 	}
 	ctx, cancel := context.WithCancel(testContext(t))
@@ -48,14 +43,14 @@ func TestWatchResumesAndWaits(t *testing.T) {
 		events, _ := w.Next(ctx)
 		later <- events
 	}()
-	put(t, s, "other", "y") // wakes, but is not its business
+	put(t, s, "other", "y") // wakes the watch, but has another prefix
 	put(t, s, "u/c", "3")
 	if events := <-later; len(events) != 1 || events[0].Key != "u/c" {
 		t.Errorf("got %+v, want u/c alone", events)
 	}
 	cancel()
 	if _, err := w.Next(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want the context's end", err)
+		t.Errorf("got %v, want context.Canceled", err)
 	}
 }
 
@@ -82,10 +77,10 @@ func TestWatchTooOldIsExpired(t *testing.T) {
 	}
 }
 
-// A slow reader that misses nothing sees every revision once, in order.
+// A reader that is slower than the writer gets every revision once, in order.
 func TestWatchMissesNothingUnderLoad(t *testing.T) {
 	s := raftstoretest.Open(t)
-	const writes = 300
+	const count = 300
 	w, err := s.Watch(testContext(t), "k", 0)
 	if err != nil {
 		t.Fatal(err)
@@ -93,13 +88,11 @@ func TestWatchMissesNothingUnderLoad(t *testing.T) {
 	var writer sync.WaitGroup
 	defer writer.Wait()
 	writer.Go(func() {
-		for i := range writes {
-			if _, err := s.Commit(testContext(t), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", fmt.Append(nil, i))}}); err != nil {
-				t.Error(err)
-			}
+		for i := range count {
+			put(t, s, "k", fmt.Sprint(i))
 		}
 	})
-	for seen := 0; seen < writes; {
+	for seen := 0; seen < count; {
 		for _, e := range next(t, w) {
 			if string(e.Item.Value) != fmt.Sprint(seen) {
 				t.Fatalf("got %s, want %d", e.Item.Value, seen)
@@ -135,10 +128,7 @@ func TestWatchEndsWithTheStore(t *testing.T) {
 
 func putWithLease(t *testing.T, s *raftstore.Store, key string, id raftstore.LeaseID) error {
 	t.Helper()
-	_, err := s.Commit(
-		testContext(t),
-		raftstore.Txn{Then: []raftstore.Write{{Key: key, Value: []byte("v"), Lease: id}}},
-	)
+	_, err := s.Commit(testContext(t), writes(raftstore.Write{Key: key, Value: []byte("v"), Lease: id}))
 	return err
 }
 
@@ -154,7 +144,8 @@ func TestExpiredLeaseRemovesItsKeys(t *testing.T) {
 	}
 	from := put(t, s, "plain", "stays").Revision
 	w, _ := s.Watch(testContext(t), "leased/", from)
-	if err := errors.Join(putWithLease(t, s, "leased/a", id), putWithLease(t, s, "leased/b", long)); err != nil {
+	err = errors.Join(putWithLease(t, s, "leased/a", id), putWithLease(t, s, "leased/b", long))
+	if err != nil {
 		t.Fatal(err)
 	}
 	for events := next(t, w); !events[0].Deleted; events = next(t, w) {
@@ -211,57 +202,35 @@ func TestNewLeaderRestartsLeaseTimes(t *testing.T) {
 
 func TestOversizeIsRefused(t *testing.T) {
 	s := raftstoretest.Open(t)
-	record := func(n int) raftstore.Append { return raftstore.Append{Stream: "s", Records: [][]byte{make([]byte, n)}} }
-	big := raftstore.Put("k", make([]byte, raftstore.MaxValueBytes))
+	key := func(n int) raftstore.Txn { return writes(raftstore.Put(strings.Repeat("k", n), nil)) }
+	value := func(n int) raftstore.Txn { return writes(raftstore.Put("k", make([]byte, n))) }
+	record := func(n int) raftstore.Txn {
+		return raftstore.Txn{Append: []raftstore.Append{{Stream: "s", Records: [][]byte{make([]byte, n)}}}}
+	}
+	big := make([]byte, raftstore.MaxValueBytes)
+	deleteWithValue := raftstore.Write{Key: "k", Value: []byte("v"), Delete: true}
+	fourBig := writes(
+		raftstore.Put("k", big),
+		raftstore.Put("l", big),
+		raftstore.Put("m", big),
+		raftstore.Put("n", big),
+	)
 	cases := map[string]struct {
 		txn     raftstore.Txn
 		refused bool
 	}{
-		"no key": {raftstore.Txn{Then: []raftstore.Write{raftstore.Put("", nil)}}, true},
-		"a long key": {
-			raftstore.Txn{
-				Then: []raftstore.Write{raftstore.Put(strings.Repeat("k", raftstore.MaxKeyBytes+1), nil)},
-			},
-			true,
-		},
-		"the longest key": {
-			raftstore.Txn{
-				Then: []raftstore.Write{raftstore.Put(strings.Repeat("k", raftstore.MaxKeyBytes), nil)},
-			},
-			false,
-		},
-		"a large value": {
-			raftstore.Txn{
-				Then: []raftstore.Write{raftstore.Put("k", make([]byte, raftstore.MaxValueBytes+1))},
-			},
-			true,
-		},
-		"the largest value": {raftstore.Txn{Then: []raftstore.Write{big}}, false},
-		"a large record": {
-			raftstore.Txn{Append: []raftstore.Append{record(raftstore.MaxRecordBytes + 1)}},
-			true,
-		},
-		"the largest record": {
-			raftstore.Txn{Append: []raftstore.Append{record(raftstore.MaxRecordBytes)}},
-			false,
-		},
-		"a stream's odd name": {raftstore.Txn{Append: []raftstore.Append{{Stream: "../x~"}}}, true},
-		"a key twice": {
-			raftstore.Txn{Then: []raftstore.Write{raftstore.Put("k", nil), raftstore.Delete("k")}},
-			true,
-		},
-		"an empty condition key": {raftstore.Txn{If: []raftstore.Condition{raftstore.Missing("")}}, true},
-		"a delete with a value": {
-			raftstore.Txn{Then: []raftstore.Write{{Key: "k", Value: []byte("v"), Delete: true}}},
-			true,
-		},
-		"a transaction over 4 MiB": {
-			raftstore.Txn{
-				Then: []raftstore.Write{big, {Key: "l", Value: big.Value}, {Key: "m", Value: big.Value},
-					{Key: "n", Value: big.Value}},
-			},
-			true,
-		},
+		"no key":                   {key(0), true},
+		"a key that is too long":   {key(raftstore.MaxKeyBytes + 1), true},
+		"the longest key":          {key(raftstore.MaxKeyBytes), false},
+		"a value that is too long": {value(raftstore.MaxValueBytes + 1), true},
+		"the longest value":        {value(raftstore.MaxValueBytes), false},
+		"a record too long":        {record(raftstore.MaxRecordBytes + 1), true},
+		"the longest record":       {record(raftstore.MaxRecordBytes), false},
+		"an invalid stream name":   {raftstore.Txn{Append: []raftstore.Append{{Stream: "../x~"}}}, true},
+		"a key twice":              {writes(raftstore.Put("k", nil), raftstore.Delete("k")), true},
+		"an empty condition key":   {raftstore.Txn{If: []raftstore.Condition{raftstore.Missing("")}}, true},
+		"a delete with a value":    {writes(deleteWithValue), true},
+		"a transaction over 4 MiB": {fourBig, true},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -95,6 +95,8 @@ var layers = map[string]map[string]int{
 	},
 	"tsh": {"profile": 0, "forward": 0},
 	"ca":  {"keyring": 0},
+
+	"raftstore": {"wal": 0},
 }
 
 // restricted are packages that only these may import. The root of a component is itself its folder's name.

@@ -1,6 +1,6 @@
-// Package raftstoretest answers: how does a test get a store, and how does it lose one? Open gives a running
-// single replica; Power is a file system that loses what was not synced; Network joins replicas without
-// sockets.
+// Package raftstoretest answers: how does a test get a store, and how does it take its disk or network away?
+// Open returns a running single replica. PowerFS is a file system that loses what was not synced. Network
+// connects replicas without sockets.
 package raftstoretest
 
 import (
@@ -11,31 +11,36 @@ import (
 	"github.com/threshold-access/threshold/raftstore"
 )
 
-// readyTimeout is how long a test waits for what should take milliseconds.
+// readyTimeout is how long Start waits until the store is ready. It should take milliseconds.
 const readyTimeout = 30 * time.Second
 
-// Config is a configuration of a lone replica in dir, with small files and a quick election.
+// Config is a configuration of a single replica in dir, with small files and a quick election.
 func Config(dir string) raftstore.Config {
 	return raftstore.Config{
-		Dir: dir, ReplicaID: "one", Stream: new(Network).Listen("one"), Bootstrap: true, Heartbeat: 5 * time.Millisecond,
-		Bounds: raftstore.Bounds{LogSegmentBytes: 1 << 20},
+		Dir:       dir,
+		ReplicaID: "one",
+		Stream:    new(Network).Listen("one"),
+		Bootstrap: true,
+		Heartbeat: 5 * time.Millisecond,
+		Bounds:    raftstore.Bounds{LogSegmentBytes: 1 << 20},
 	}
 }
 
-// Open gives a running single replica in a folder of the test's own, ready for writes, closed when the test
-// ends.
+// Open returns a running single replica in a temporary folder. It is ready for writes, and is closed when the
+// test ends.
 func Open(t testing.TB) *raftstore.Store {
 	t.Helper()
 	s, stop := Start(t, Config(t.TempDir()))
 	t.Cleanup(func() {
 		if err := stop(); err != nil {
-			t.Errorf("the store ended with %v, want no fault", err)
+			t.Errorf("the store ended with %v, want nil", err)
 		}
 	})
 	return s
 }
 
-// Start runs a store and waits until it is ready. The returned function ends it and tells what Run returned.
+// Start runs a store and waits until it is ready. The returned function stops it and returns what Run
+// returned.
 func Start(t testing.TB, cfg raftstore.Config) (*raftstore.Store, func() error) {
 	t.Helper()
 	s, err := raftstore.New(cfg)

@@ -13,47 +13,47 @@ import (
 	"github.com/hashicorp/raft-wal/types"
 )
 
-// ErrPowerLost is what a file system without power answers to every change.
+// ErrPowerLost is the usual error of a PowerFS whose power is lost.
 var ErrPowerLost = errors.New("power lost")
 
-// blockBytes is what a disk is taken to write at once. A block that was not synced is kept, lost or torn,
-// each by itself.
+// blockBytes is how much the disk writes at once. Each block that was not synced is kept, lost or torn,
+// whatever happens to the others.
 const blockBytes = 4096
 
-// PowerFS is a file system in memory that loses what was not synced when its power goes. It keeps the
-// promises of the store's real one: the first Sync of an open file makes its name durable too, a Delete is
-// durable when it returns, and nothing else is.
+// PowerFS is a file system in memory that loses what was not synced when its power is lost. It has the
+// guarantees of wal.NewFS: the first Sync of an open file makes its name durable too, a Delete is durable
+// when it returns, and nothing else is.
 type PowerFS struct {
-	mu          sync.Mutex // guards what follows
+	mu          sync.Mutex // guards what follows, and the files
 	rand        *rand.Rand
-	files       map[string]*powerFile
-	changesLeft int   // changes until fail; negative: none fails
-	fail        error // what then happens to every change
-	restores    int   // power came back so often; handles of a former life are dead
+	files       map[string]*powerFile // by path
+	changesLeft int                   // changes that still succeed; negative means all do
+	fail        error                 // the error of every later change
+	restores    int                   // calls of Restore; a handle opened before the last one fails
 }
 
 type powerFile struct {
-	now         []byte         // what a read sees
+	now         []byte         // what reads return
 	durable     []byte         // what was synced
-	dirty       map[int64]bool // blocks of now that may not be in durable
-	nameDurable bool           // the name is durable
+	dirty       map[int64]bool // numbers of blocks of now that were not synced
+	nameDurable bool           // the directory entry was synced
 }
 
-// NewPowerFS makes an empty file system whose losses follow from seed.
+// NewPowerFS makes an empty file system. What it loses follows from seed.
 func NewPowerFS(seed uint64) *PowerFS {
 	return &PowerFS{rand: rand.New(rand.NewPCG(seed, seed)), files: map[string]*powerFile{}, changesLeft: -1}
 }
 
-// FailAfter lets n more changes happen; from then on each fails with err, until Restore. The first that fails
-// may be half done.
+// FailAfter lets n more changes succeed. From then on each change fails with err, until Restore. The first
+// that fails may be half done. A negative n lets all changes succeed.
 func (p *PowerFS) FailAfter(n int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.changesLeft, p.fail = n, err
 }
 
-// Restore brings the power back: of each file, what was synced is there; each block that was not may be
-// there, gone or torn.
+// Restore brings the power back. Of each file, what was synced is there. Each block that was not synced is
+// there, gone or torn. A file whose name was not synced may be gone.
 func (p *PowerFS) Restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,14 +69,15 @@ func (p *PowerFS) Restore() {
 	}
 }
 
+// losePower makes the file what it is after the power was lost.
 func (f *powerFile) losePower(r *rand.Rand) {
 	kept := slices.Clone(f.durable)
 	for _, b := range slices.Sorted(maps.Keys(f.dirty)) {
 		from, to := b*blockBytes, min((b+1)*blockBytes, int64(len(f.now)))
 		switch r.IntN(3) {
-		case 0:
+		case 0: // lost
 			continue
-		case 1:
+		case 1: // torn
 			to = from + r.Int64N(to-from)
 		}
 		if int64(len(kept)) < to {
@@ -98,7 +99,7 @@ func (p *PowerFS) change() error {
 	return nil
 }
 
-// ListDir names the files of dir in order. There is every folder.
+// ListDir returns the names of the files of dir, in order. Every folder exists.
 func (p *PowerFS) ListDir(dir string) (names []string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,7 +126,7 @@ func (p *PowerFS) Create(dir, name string, size uint64) (types.WritableFile, err
 	return &powerHandle{p, p.files[path], p.restores}, nil
 }
 
-// Delete removes a file for good.
+// Delete removes a file, durably.
 func (p *PowerFS) Delete(dir, name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -160,10 +161,11 @@ func (p *PowerFS) openHandle(dir, name string) (*powerHandle, error) {
 	return &powerHandle{p, f, p.restores}, nil
 }
 
+// powerHandle is an open file.
 type powerHandle struct {
 	fs       *PowerFS
 	file     *powerFile
-	restores int
+	restores int // fs.restores when it was opened
 }
 
 func (h *powerHandle) Close() error { return nil }

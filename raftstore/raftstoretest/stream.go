@@ -9,9 +9,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Network joins the stream layers of replicas in one process.
+// Network connects the stream layers of replicas in one process. Its zero value is ready.
 type Network struct {
-	mu      sync.Mutex // guards listen
+	mu      sync.Mutex // guards streams
 	streams map[raft.ServerAddress]*Stream
 }
 
@@ -25,7 +25,7 @@ type Stream struct {
 	closed chan struct{}
 }
 
-// Listen makes the stream layer of a replica. An address may be listened on again once its Stream is closed.
+// Listen makes the stream layer of a replica. An address may be used again once its Stream is closed.
 func (n *Network) Listen(address string) *Stream {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -52,7 +52,7 @@ func (s *Stream) Accept() (net.Conn, error) {
 	}
 }
 
-// Dial reaches another replica of the network.
+// Dial connects to another replica of the network. It waits until the other one accepts, for at most timeout.
 func (s *Stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	s.network.mu.Lock()
 	peer := s.network.streams[to]
@@ -60,12 +60,12 @@ func (s *Stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	if peer == nil {
 		return nil, errors.New("nobody listens on " + string(to))
 	}
-	here, there := net.Pipe()
+	ours, theirs := net.Pipe()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
-	case peer.conns <- there:
-		return here, nil
+	case peer.conns <- theirs:
+		return ours, nil
 	case <-peer.closed:
 		return nil, net.ErrClosed
 	case <-timer.C:
@@ -73,13 +73,13 @@ func (s *Stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	}
 }
 
-// Close ends Accept; connections made before stay.
+// Close ends Accept. Connections that exist stay open.
 func (s *Stream) Close() error {
 	s.once.Do(func() { close(s.closed) })
 	return nil
 }
 
-// Addr is the address other replicas dial.
+// Addr is the address that other replicas dial.
 func (s *Stream) Addr() net.Addr { return address(s.address) }
 
 type address string
