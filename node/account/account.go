@@ -1,8 +1,9 @@
 // Package account answers: what does this machine say of an operating-system account?
 //
-// It reads the files that login programs and PAM modules read: passwd(5), group(5), shells(5), nologin(5), shadow(5),
-// limits.conf(5), login.defs(5), pam_env(8)'s environment files and the messages of the day. It changes nothing. Every
-// question reads the files again, so that an administrator's change counts from the next login or program on.
+// It reads the files that login programs and PAM modules read: passwd(5), group(5), shells(5), nologin(5),
+// shadow(5), limits.conf(5), login.defs(5), pam_env(8)'s environment files and the messages of the day. It
+// changes nothing. Every question reads the files again, so that an administrator's change counts from the
+// next login or program on.
 package account
 
 import (
@@ -31,7 +32,8 @@ type Account struct {
 	Shell  string
 }
 
-// Database reads the account files of one machine. It is a value without state: methods may be called concurrently.
+// Database reads the account files of one machine. It is a value without state: methods may be called
+// concurrently.
 type Database struct {
 	Root string           // the directory that holds etc, run and var; empty means /
 	UID  uint32           // effective user id of this process: 0 may become any account, another only itself
@@ -54,8 +56,8 @@ func (d Database) now() time.Time {
 	return d.Now()
 }
 
-// Find returns the account of that name. The error is a fault: Invalid for a malformed name, NotFound, Denied when this
-// process cannot become the account, Internal when the files cannot be read.
+// Find returns the account of that name. The error is a fault: Invalid for a malformed name, NotFound, Denied
+// when this process cannot become the account, Internal when the files cannot be read.
 func (d Database) Find(login identity.Login) (Account, error) {
 	const op = "account.Find"
 	if err := identity.CheckLogin(login); err != nil {
@@ -67,7 +69,8 @@ func (d Database) Find(login identity.Login) (Account, error) {
 			"the accounts of this node cannot be read", "ask an administrator to look at the node")
 	}
 	if !found {
-		return Account{}, fault.New(fault.NotFound, op, fmt.Sprintf("there is no account %q on this node", login),
+		return Account{}, fault.New(fault.NotFound, op,
+			fmt.Sprintf("there is no account %q on this node", login),
 			"ask an administrator to create the account, or use another login")
 	}
 	if d.UID != 0 && acc.UID != d.UID {
@@ -80,7 +83,8 @@ func (d Database) Find(login identity.Login) (Account, error) {
 	return acc, nil
 }
 
-// notRootError says that this process is not root and cannot become the account, and names the account that it is.
+// notRootError says that this process is not root and cannot become the account, and names the account that
+// it is.
 func (d Database) notRootError(login identity.Login) error {
 	own, found, err := d.findPasswd(func(acc Account) bool { return acc.UID == d.UID })
 	name := string(own.Login)
@@ -92,7 +96,8 @@ func (d Database) notRootError(login identity.Login) error {
 		"log in as "+name+", or ask an administrator to run the node as root")
 }
 
-// unsetID means "leave the id unchanged" to setresuid(2) and its relatives: an account with that number would stay root.
+// unsetID means "leave the id unchanged" to setresuid(2) and its relatives: an account with that number would
+// stay root.
 const unsetID = 1<<32 - 1
 
 // findPasswd returns the first account of passwd(5) that match accepts. It skips malformed lines.
@@ -106,7 +111,13 @@ func (d Database) findPasswd(match func(Account) bool) (acc Account, found bool,
 		if err1 != nil || err2 != nil || uid == unsetID || gid == unsetID {
 			return true
 		}
-		acc = Account{Login: identity.Login(f[0]), UID: uint32(uid), GID: uint32(gid), Home: f[5], Shell: f[6]}
+		acc = Account{
+			Login: identity.Login(f[0]),
+			UID:   uint32(uid),
+			GID:   uint32(gid),
+			Home:  f[5],
+			Shell: f[6],
+		}
 		found = match(acc)
 		return !found
 	})
@@ -123,10 +134,12 @@ func (d Database) findPasswd(match func(Account) bool) (acc Account, found bool,
 func (d Database) groupsOf(login identity.Login, primary uint32) ([]uint32, error) {
 	groups := []uint32{primary}
 	err := eachLine(d.path("etc/group"), func(f []string) bool {
-		if len(f) == 4 && slices.Contains(strings.Split(f[3], ","), string(login)) {
-			if gid, err := strconv.ParseUint(f[2], 10, 32); err == nil && !slices.Contains(groups, uint32(gid)) {
-				groups = append(groups, uint32(gid))
-			}
+		if len(f) != 4 || !slices.Contains(strings.Split(f[3], ","), string(login)) {
+			return true
+		}
+		gid, err := strconv.ParseUint(f[2], 10, 32)
+		if err == nil && !slices.Contains(groups, uint32(gid)) {
+			groups = append(groups, uint32(gid))
 		}
 		return true
 	})
@@ -146,8 +159,8 @@ func (d Database) groupID(name string) (id uint32, ok bool) {
 	return id, ok
 }
 
-// TerminalOwner returns the group and mode of the account's terminals, as sshd sets them: other accounts write to a
-// terminal only through programs of the group tty (write(1), wall(1)).
+// TerminalOwner returns the group and mode of the account's terminals, as sshd sets them: other accounts
+// write to a terminal only through programs of the group tty (write(1), wall(1)).
 func (d Database) TerminalOwner(acc Account) (gid uint32, mode os.FileMode) {
 	if gid, ok := d.groupID("tty"); ok {
 		return gid, 0o620
@@ -155,13 +168,14 @@ func (d Database) TerminalOwner(acc Account) (gid uint32, mode os.FileMode) {
 	return acc.GID, 0o600
 }
 
-// AllowsFileTransfer reports whether accounts with this login shell may transfer files: the shell is listed in shells(5)
-// and does not restrict its user. A restricting shell can enforce its rules only on programs that it starts itself, and
-// the file server is not one of them. On a machine without /etc/shells every other shell is accepted.
+// AllowsFileTransfer reports whether accounts with this login shell may transfer files: the shell is listed
+// in shells(5) and does not restrict its user. A restricting shell can enforce its rules only on programs
+// that it starts itself, and the file server is not one of them. On a machine without /etc/shells every other
+// shell is accepted.
 func (d Database) AllowsFileTransfer(shell string) bool {
 	switch filepath.Base(shell) {
-	case "nologin", "false", "true", "sync", "halt", "shutdown", "rbash", "rksh", "rzsh": // some machines list these
-		return false
+	case "nologin", "false", "true", "sync", "halt", "shutdown", "rbash", "rksh", "rzsh":
+		return false // although some machines list them
 	}
 	listed := false
 	err := eachLine(d.path("etc/shells"), func(f []string) bool {

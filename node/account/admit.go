@@ -17,10 +17,10 @@ import (
 // maxText bounds, in bytes, what is read of a file that an administrator wrote for people who log in.
 const maxText = 64 << 10
 
-// Admit returns the account if the machine admits it now: the machine is not closed to everyone but root (nologin(5)),
-// and the account has not expired (shadow(5)). A locked or expired password does not matter, because nobody shows a
-// password here; Debian's sshd treats logins with a key in the same way. Besides those of Find, the error is a fault of
-// kind Unavailable (closed) or Denied (expired).
+// Admit returns the account if the machine admits it now: the machine is not closed to everyone but root
+// (nologin(5)), and the account has not expired (shadow(5)). A locked or expired password does not matter,
+// because nobody shows a password here; Debian's sshd treats logins with a key in the same way. Besides those
+// of Find, the error is a fault of kind Unavailable (closed) or Denied (expired).
 func (d Database) Admit(login identity.Login) (Account, error) {
 	acc, err := d.Find(login)
 	if err != nil {
@@ -46,7 +46,8 @@ func (d Database) checkNologin(acc Account) error {
 		if reason := strings.Join(strings.Fields(text), " "); reason != "" {
 			msg += ": " + reason
 		}
-		return fault.New(fault.Unavailable, "account.Admit", msg, "try again later, or ask an administrator of the node")
+		return fault.New(fault.Unavailable, "account.Admit",
+			msg, "try again later, or ask an administrator of the node")
 	}
 	return nil
 }
@@ -62,14 +63,14 @@ func readText(path string) (string, error) {
 	return string(b), err
 }
 
-// checkExpiry returns an error from the day on that shadow(5) names as the account's end. It checks nothing when this
-// process is not root: only root can read the file, and only root becomes other accounts.
+// checkExpiry returns an error from the day on that shadow(5) names as the account's end. It checks nothing
+// when this process is not root: only root can read the file, and only root becomes other accounts.
 func (d Database) checkExpiry(acc Account) error {
 	if d.UID != 0 {
 		return nil
 	}
 	const op = "account.Admit"
-	const nameField, expiryField, fields = 0, 7, 9 // of shadow(5); the expiry is counted in days since 1970-01-01
+	const nameField, expiryField, fields = 0, 7, 9 // of shadow(5); expiry in days since 1970-01-01
 	expiry := int64(-1)
 	err := eachLine(d.path("etc/shadow"), func(f []string) bool {
 		if len(f) != fields || f[nameField] != string(acc.Login) {

@@ -14,13 +14,13 @@ const (
 
 var (
 	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	// reservedVariableRE matches what the machine's files may not set: variables that the dynamic loader obeys, and those
-	// that describe a session and its terminal.
+	// reservedVariableRE matches what the machine's files may not set: variables that the dynamic loader
+	// obeys, and those that describe a session and its terminal.
 	reservedVariableRE = regexp.MustCompile(`^(LD_|SSH_|THRESHOLD_|TERM$)`)
 )
 
-// Environ returns the variables that the machine sets for sessions of the account: PATH, then /etc/default/locale, then
-// /etc/environment, of which the later wins. Missing files set nothing.
+// Environ returns the variables that the machine sets for sessions of the account: PATH, then
+// /etc/default/locale, then /etc/environment, of which the later wins. Missing files set nothing.
 func (d Database) Environ(acc Account) map[string]string {
 	vars := map[string]string{"PATH": UserPath}
 	if acc.UID == 0 {
@@ -33,21 +33,21 @@ func (d Database) Environ(acc Account) map[string]string {
 	return vars
 }
 
-// parseEnvironment adds the variables of a file in the format of pam_env(8): lines of NAME=value, in which everything from
-// a # on is a comment. It skips what it cannot read.
+// parseEnvironment adds the variables of a file in the format of pam_env(8): lines of NAME=value, in which
+// everything from a # on is a comment. It skips what it cannot read.
 func parseEnvironment(text string, vars map[string]string) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		if !ok || !variableRE.MatchString(name) || reservedVariableRE.MatchString(name) || strings.ContainsRune(value, 0) {
-			continue
+		if ok && variableRE.MatchString(name) && !reservedVariableRE.MatchString(name) &&
+			!strings.ContainsRune(value, 0) {
+			vars[name] = unquote(value)
 		}
-		vars[name] = unquote(value)
 	}
 }
 
-// unquote removes a quotation mark from the beginning of a value, and only then one from its end. The two need not be the
-// same: pam_env does not compare them either.
+// unquote removes a quotation mark from the beginning of a value, and only then one from its end. The two
+// need not be the same: pam_env does not compare them either.
 func unquote(value string) string {
 	const marks = `"'`
 	if value == "" || !strings.Contains(marks, value[:1]) {

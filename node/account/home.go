@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// localFileSystems are the types (statfs(2)) of file systems that answer by themselves. Any other may wait for somebody
-// else: for a file server that is gone or, with FUSE, for a program that may belong to the account itself.
+// localFileSystems are the types (statfs(2)) of file systems that answer by themselves. Any other may wait
+// for somebody else: for a file server that is gone or, with FUSE, for a program that may belong to the
+// account itself.
 var localFileSystems = []int64{
 	unix.EXT4_SUPER_MAGIC,
 	unix.XFS_SUPER_MAGIC,
@@ -21,11 +22,12 @@ var localFileSystems = []int64{
 
 const zfsMagic = 0x2fc12fc1 // not in golang.org/x/sys
 
-// OpenLocalDir opens a directory if it is on a local file system, which enters it without delay. It returns nil if the
-// directory does not exist or is on another file system.
+// OpenLocalDir opens a directory if it is on a local file system, which enters it without delay. It returns
+// nil if the directory does not exist or is on another file system.
 //
-// The check protects the whole agent: until a new process has reached its program it shares our memory, and every
-// goroutine of the agent waits for it. A re-executed child has its own memory and may enter any directory.
+// The check protects the whole agent: until a new process has reached its program it shares our memory, and
+// every goroutine of the agent waits for it. A re-executed child has its own memory and may enter any
+// directory.
 func OpenLocalDir(dir string) *os.File {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -20,12 +20,12 @@ type Limit struct {
 	Soft, Hard uint64
 }
 
-// IsMemory reports whether the limit bounds address space. Go's runtime may fail under such a limit: it reserves more than
-// many limits grant, and uses little of it.
+// IsMemory reports whether the limit bounds address space. Go's runtime may fail under such a limit: it
+// reserves more than many limits grant, and uses little of it.
 func (l Limit) IsMemory() bool { return l.Resource == unix.RLIMIT_AS || l.Resource == unix.RLIMIT_DATA }
 
-// limitResources are the resources by their names in limits.conf(5), with the size of one unit there. Items that are
-// missing here, such as maxlogins, are not limits of a process.
+// limitResources are the resources by their names in limits.conf(5), with the size of one unit there. Items
+// that are missing here, such as maxlogins, are not limits of a process.
 var limitResources = map[string]struct {
 	number int
 	unit   uint64
@@ -47,7 +47,8 @@ var limitResources = map[string]struct {
 	"nice":     {unix.RLIMIT_NICE, 1},
 }
 
-// How closely the domain of an entry matches an account. The closest match wins; of equal matches, the later entry.
+// How closely the domain of an entry matches an account. The closest match wins; of equal matches, the later
+// entry.
 const (
 	matchNone = iota
 	matchEveryone
@@ -67,12 +68,12 @@ type limitKey struct {
 	hard     bool
 }
 
-// defaultOpenFiles is the usual soft limit of open files. The limit of this process cannot be used instead: Go raises its
-// own when it starts.
+// defaultOpenFiles is the usual soft limit of open files. The limit of this process cannot be used instead:
+// Go raises its own when it starts.
 const defaultOpenFiles = 1024
 
-// Limits returns the limits of limits.conf(5) and limits.d for the account, which pam_limits would set. Limits of memory
-// come last. The result is nil on most machines.
+// Limits returns the limits of limits.conf(5) and limits.d for the account, which pam_limits would set.
+// Limits of memory come last. The result is nil on most machines.
 func (d Database) Limits(acc Account) ([]Limit, error) {
 	files, err := filepath.Glob(d.path("etc/security/limits.d/*.conf")) // sorted
 	if err != nil {
@@ -122,7 +123,8 @@ func completeLimit(resource int, soft, hard bound) (Limit, error) {
 	return Limit{resource, min(soft.value, hard.value), hard.value}, nil
 }
 
-// readLimits adds the entries of one file to found. An entry of the form "alice -" exempts the account from all limits.
+// readLimits adds the entries of one file to found. An entry of the form "alice -" exempts the account from
+// all limits.
 func (d Database) readLimits(path string, acc Account, found map[limitKey]bound) (exempt bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -151,8 +153,8 @@ func (d Database) readLimits(path string, acc Account, found map[limitKey]bound)
 	return false, s.Err()
 }
 
-// setBound applies one entry, unless a closer match was found before. It skips entries that it cannot read, as pam_limits
-// does.
+// setBound applies one entry, unless a closer match was found before. It skips entries that it cannot read,
+// as pam_limits does.
 func setBound(found map[limitKey]bound, kind, name, text string, match int) {
 	value, ok := limitValue(name, text)
 	if !ok || !slices.Contains([]string{"soft", "hard", "-"}, kind) {
@@ -183,8 +185,8 @@ func limitValue(name, text string) (uint64, bool) {
 	return uint64(n) * r.unit, true
 }
 
-// matchDomain says how closely the domain of an entry matches the account. A domain is a login, a range of user ids, a
-// group (@name or @range of ids) or everyone (*). Groups and everyone do not include root.
+// matchDomain says how closely the domain of an entry matches the account. A domain is a login, a range of
+// user ids, a group (@name or @range of ids) or everyone (*). Groups and everyone do not include root.
 func (d Database) matchDomain(domain string, acc Account) int {
 	group, isGroup := strings.CutPrefix(domain, "@")
 	switch {

@@ -15,13 +15,14 @@ import (
 	"github.com/threshold-access/threshold/node/process"
 )
 
-// replyTimeout bounds how long the helper may take for a reply: a directory may be on a file server that is gone.
+// replyTimeout bounds how long the helper may take for a reply: a directory may be on a file server that is
+// gone.
 const replyTimeout = 10 * time.Second
 
 // accountHelper is the agent's side of the helper process.
 //
-// readLoop is its only reader. Calls may come from any goroutine; each registers in replies under an id of its own before
-// it sends. done is closed when readLoop ends, and then no call waits any longer.
+// readLoop is its only reader. Calls may come from any goroutine; each registers in replies under an id of
+// its own before it sends. done is closed when readLoop ends, and then no call waits any longer.
 type accountHelper struct {
 	process *process.Helper
 	control *net.UnixConn
@@ -62,8 +63,9 @@ func (h *accountHelper) nextID() uint32 {
 	return h.lastID
 }
 
-// call sends a message, with a descriptor if it is not nil, and returns the text of the reply. It closes the descriptor. An
-// error of the helper is a syscall.Errno. If no reply comes in time, call undoes the request: nobody would use its result.
+// call sends a message, with a descriptor if it is not nil, and returns the text of the reply. It closes the
+// descriptor. An error of the helper is a syscall.Errno. If no reply comes in time, call undoes the request:
+// nobody would use its result.
 func (h *accountHelper) call(ctx context.Context, m message, with *os.File) (string, error) {
 	if with != nil {
 		defer with.Close()
@@ -102,8 +104,8 @@ func (h *accountHelper) notify(m message, with *os.File) error {
 	return sendMessage(h.control, m, with)
 }
 
-// readLoop delivers replies and incoming connections until the helper ends. It takes no descriptors, and ignores ids that
-// it does not know: the helper belongs to the account and may send anything.
+// readLoop delivers replies and incoming connections until the helper ends. It takes no descriptors, and
+// ignores ids that it does not know: the helper belongs to the account and may send anything.
 func (h *accountHelper) readLoop() {
 	defer close(h.done)
 	buf := make([]byte, maxMessage+1)
@@ -139,8 +141,8 @@ func (h *accountHelper) removeListener(l *socketListener) {
 	delete(h.listeners, l.id)
 }
 
-// close closes the control socket. The helper then removes the sockets that it made and exits; if it does not, it is
-// killed.
+// close closes the control socket. The helper then removes the sockets that it made and exits; if it does
+// not, it is killed.
 func (h *accountHelper) close() {
 	_ = h.control.Close()
 	<-h.done

@@ -1,11 +1,12 @@
 // Package asaccount answers: what is done as the account, besides its programs?
 //
-// It opens sockets with the rights of an account, for what a connection forwards. TCP sockets are made in this process and
-// belong to the account. Unix sockets are opened by the account helper: this program, re-executed as the account, which
-// also copies their bytes. The kernel decides what the account may reach.
+// It opens sockets with the rights of an account, for what a connection forwards. TCP sockets are made in
+// this process and belong to the account. Unix sockets are opened by the account helper: this program,
+// re-executed as the account, which also copies their bytes. The kernel decides what the account may reach.
 //
-// The helper belongs to the account, whose programs may trace and change it. So the agent takes from it nothing but
-// numbers of messages and paths that are shown to the account's own programs, and never a descriptor.
+// The helper belongs to the account, whose programs may trace and change it. So the agent takes from it
+// nothing but numbers of messages and paths that are shown to the account's own programs, and never a
+// descriptor.
 package asaccount
 
 import (
@@ -32,7 +33,8 @@ const (
 	firstUnprivilegedPort = 1024
 )
 
-// Sockets opens sockets with the rights of one account, for one connection. Its methods may be called concurrently.
+// Sockets opens sockets with the rights of one account, for one connection. Its methods may be called
+// concurrently.
 type Sockets struct {
 	db  account.Database
 	acc account.Account
@@ -50,8 +52,8 @@ func (s *Sockets) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	return dialTCP(ctx, s.db, s.acc, to)
 }
 
-// Listen listens on a TCP address. This process binds the socket as root, so the check for privileged ports that the kernel
-// makes for other accounts is made here.
+// Listen listens on a TCP address. This process binds the socket as root, so the check for privileged ports
+// that the kernel makes for other accounts is made here.
 func (s *Sockets) Listen(at netip.AddrPort) (net.Listener, error) {
 	if s.db.UID == 0 && s.acc.UID != 0 && at.Port() != 0 && at.Port() < firstUnprivilegedPort {
 		return nil, os.NewSyscallError("bind", syscall.EACCES)
@@ -90,7 +92,8 @@ func (s *Sockets) ListenUnix(ctx context.Context, path string) (net.Listener, er
 	return s.listen(ctx, opListen, path)
 }
 
-// ListenAgent makes a Unix socket in a new directory that only the account may enter. Closing the listener removes both.
+// ListenAgent makes a Unix socket in a new directory that only the account may enter. Closing the listener
+// removes both.
 func (s *Sockets) ListenAgent(ctx context.Context) (net.Listener, error) {
 	return s.listen(ctx, opListenAgent, "")
 }
@@ -165,13 +168,15 @@ func helperFault(err error, acc account.Account) error {
 		"ask an administrator to look at the account")
 }
 
-// socketPath returns the path to give to the kernel, or an error if it cannot be the path of a socket. A relative path gets
-// "./" in front: a leading "@" or NUL would otherwise name an abstract socket, which has no owner or mode.
+// socketPath returns the path to give to the kernel, or an error if it cannot be the path of a socket. A
+// relative path gets "./" in front: a leading "@" or NUL would otherwise name an abstract socket, which has
+// no owner or mode.
 func socketPath(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		path = "./" + path
 	}
-	if path == "./" || strings.HasSuffix(path, "/") || strings.ContainsRune(path, 0) || len(path) > maxSocketPath {
+	if path == "./" || strings.HasSuffix(path, "/") ||
+		strings.ContainsRune(path, 0) || len(path) > maxSocketPath {
 		return "", fault.New(fault.Invalid, "asaccount.Sockets", "this is not a valid path of a Unix socket",
 			fmt.Sprintf("use the path of a file, with at most %d bytes", maxSocketPath))
 	}

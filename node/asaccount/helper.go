@@ -30,8 +30,8 @@ const (
 	copyBytes = 32 << 10
 )
 
-// RunHelper does the work of the account helper if this process is one, and returns the status to exit with. Every program
-// that embeds a node calls it first in main, beside process.RunHelper.
+// RunHelper does the work of the account helper if this process is one, and returns the status to exit with.
+// Every program that embeds a node calls it first in main, beside process.RunHelper.
 func RunHelper() (code int, ok bool) {
 	args, ok := process.HelperArgs()
 	if !ok || len(args) != 1 || args[0] != helperArg {
@@ -40,12 +40,12 @@ func RunHelper() (code int, ok bool) {
 	return serveSockets(), true
 }
 
-// socketServer opens Unix sockets in the helper process, with the account's rights. It also copies their bytes. A program
-// behind a socket may ask for the credentials of whoever sent the bytes (unix(7), SCM_CREDENTIALS), so root must not
-// write them.
+// socketServer opens Unix sockets in the helper process, with the account's rights. It also copies their
+// bytes. A program behind a socket may ask for the credentials of whoever sent the bytes (unix(7),
+// SCM_CREDENTIALS), so root must not write them.
 //
-// handle runs on one goroutine. Each listener and each direction of a relay has its own; all of them end with the process,
-// which waits for none.
+// handle runs on one goroutine. Each listener and each direction of a relay has its own; all of them end with
+// the process, which waits for none.
 type socketServer struct {
 	control *net.UnixConn
 
@@ -56,8 +56,8 @@ type socketServer struct {
 	accepted  uint32                   // connections accepted so far
 }
 
-// serveSockets does what the agent asks for on stdin until the agent closes it, and then removes the sockets that it made.
-// It ignores signals that would end it before that.
+// serveSockets does what the agent asks for on stdin until the agent closes it, and then removes the sockets
+// that it made. It ignores signals that would end it before that.
 func serveSockets() int {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
 	process.EnterHome()
@@ -152,8 +152,8 @@ type boundSocket struct {
 	dir      string // the directory made for it; empty: none
 }
 
-// listen makes a socket that only the account may connect to. An existing file stays: bind(2) follows no symbolic link and
-// replaces nothing.
+// listen makes a socket that only the account may connect to. An existing file stays: bind(2) follows no
+// symbolic link and replaces nothing.
 func (s *socketServer) listen(id uint32, path, dir string) (*boundSocket, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -221,7 +221,8 @@ func (s *socketServer) listenAgent(id uint32) (path string, err error) {
 	return path, nil
 }
 
-// acceptLoop reports each accepted connection to the agent. It closes connections that come while too many are pending.
+// acceptLoop reports each accepted connection to the agent. It closes connections that come while too many
+// are pending.
 func (s *socketServer) acceptLoop(id uint32, b *boundSocket) {
 	for {
 		c, err := b.AcceptUnix()
@@ -273,7 +274,8 @@ func (s *socketServer) startRelay(id uint32, conn, with *net.UnixConn) {
 	go s.relay(id, conn, with) // ends when both directions have ended; the process does not wait for it
 }
 
-// closeConn takes nothing more from a connection. What was sent to it is still delivered, for up to lingerTime.
+// closeConn takes nothing more from a connection. What was sent to it is still delivered, for up to
+// lingerTime.
 func (s *socketServer) closeConn(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

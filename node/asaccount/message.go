@@ -9,25 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The agent and the account helper talk over a SOCK_SEQPACKET pair, one message a packet: the op (1 byte), the id (4 bytes,
-// big-endian), the text. A message from the agent may carry the descriptor of one stream socket.
+// The agent and the account helper talk over a SOCK_SEQPACKET pair, one message a packet: the op (1 byte),
+// the id (4 bytes, big-endian), the text. A message from the agent may carry the descriptor of one stream
+// socket.
 //
-// The agent asks, and the helper replies with opOK or opError under the id of the request. Ids of listeners and dialed
-// connections are chosen by the agent; ids of accepted connections by the helper, with acceptedBit set.
+// The agent asks, and the helper replies with opOK or opError under the id of the request. Ids of listeners
+// and dialed connections are chosen by the agent; ids of accepted connections by the helper, with acceptedBit
+// set.
 
 // op says what a message asks for or reports.
 type op byte
 
 const (
-	opDial          op = 1 + iota // connect to the socket text, and copy bytes between it and the stream that comes along
+	opDial          op = 1 + iota // connect to the socket text, and relay it to the stream that comes along
 	opListen                      // listen on the socket text
 	opListenAgent                 // make a private directory and listen in it
 	opCloseListener               // close the listener id, and remove its socket
-	opAccept                      // copy bytes between the accepted connection id and the stream that comes along; no reply
+	opAccept                      // relay the accepted connection id to the stream that comes along; no reply
 	opCloseConn                   // nobody takes what the connection id would still send; no reply
-	opOK                          // the request is done; text is the path of the socket if the helper chose it
+	opOK                          // the request is done; text is the socket's path if the helper chose it
 	opError                       // the request failed; text is the errno, in 4 bytes
-	opIncoming                    // the listener id has accepted a connection; text is the connection's id, in 4 bytes
+	opIncoming                    // the listener id has accepted a connection, whose id is text, in 4 bytes
 )
 
 const (
@@ -76,8 +78,8 @@ func sendMessage(conn *net.UnixConn, m message, with *os.File) error {
 	return err
 }
 
-// receiveMessage reads a message and, if oob has space for it, the stream that came along. The agent passes no oob: it
-// takes no descriptor from a process that belongs to another account.
+// receiveMessage reads a message and, if oob has space for it, the stream that came along. The agent passes
+// no oob: it takes no descriptor from a process that belongs to another account.
 func receiveMessage(conn *net.UnixConn, buf, oob []byte) (m message, with *net.UnixConn, err error) {
 	size, rights, _, _, err := conn.ReadMsgUnix(buf, oob)
 	if err != nil {

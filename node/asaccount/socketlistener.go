@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketListener is a Unix socket that the helper listens on. The helper accepts connections and keeps each until Accept
-// takes it; here a connection is only an id.
+// socketListener is a Unix socket that the helper listens on. The helper accepts connections and keeps each
+// until Accept takes it; here a connection is only an id.
 type socketListener struct {
 	helper  *accountHelper
 	id      uint32
@@ -20,8 +20,8 @@ type socketListener struct {
 	closed  chan struct{}
 }
 
-// enqueue keeps a connection for Accept. It rejects the connection if the listener is closed or too many are pending. It
-// never blocks: readLoop calls it.
+// enqueue keeps a connection for Accept. It rejects the connection if the listener is closed or too many are
+// pending. It never blocks: readLoop calls it.
 func (l *socketListener) enqueue(conn uint32) {
 	select {
 	case <-l.closed:
@@ -32,7 +32,8 @@ func (l *socketListener) enqueue(conn uint32) {
 	_ = l.helper.notify(message{op: opCloseConn, id: conn}, nil)
 }
 
-// Accept implements net.Listener. It returns net.ErrClosed after Close, and io.ErrUnexpectedEOF when the helper has ended.
+// Accept implements net.Listener. It returns net.ErrClosed after Close, and io.ErrUnexpectedEOF when the
+// helper has ended.
 func (l *socketListener) Accept() (net.Conn, error) {
 	select {
 	case conn := <-l.pending:
@@ -80,7 +81,8 @@ func (l *socketListener) rejectPending() {
 // Addr implements net.Listener.
 func (l *socketListener) Addr() net.Addr { return &net.UnixAddr{Net: "unix", Name: l.path} }
 
-// socketConn is the connection between the agent and the helper, which copies its bytes to and from a Unix socket.
+// socketConn is the connection between the agent and the helper, which copies its bytes to and from a Unix
+// socket.
 type socketConn struct {
 	*net.UnixConn
 	helper *accountHelper

@@ -17,9 +17,12 @@ import (
 // backlog is how many connections of a listener the kernel keeps until they are accepted.
 const backlog = 128
 
-// dialTCP opens a TCP connection whose socket belongs to the account. Firewalls tell root from other accounts by a socket's
-// owner, and protect the metadata services of clouds in this way. If ctx ends first, the error is its cause.
-func dialTCP(ctx context.Context, db account.Database, acc account.Account, to netip.AddrPort) (net.Conn, error) {
+// dialTCP opens a TCP connection whose socket belongs to the account. Firewalls tell root from other accounts
+// by a socket's owner, and protect the metadata services of clouds in this way. If ctx ends first, the error
+// is its cause.
+func dialTCP(
+	ctx context.Context, db account.Database, acc account.Account, to netip.AddrPort,
+) (net.Conn, error) {
 	fd, err := tcpSocket(db, acc, to.Addr())
 	if err != nil {
 		return nil, err
@@ -99,9 +102,9 @@ func connectResult(fd int) (done bool, err error) {
 	return !errors.Is(err, unix.ENOTCONN), err // ENOTCONN without a socket error: woken too early
 }
 
-// tcpSocket makes a socket that belongs to the account. The kernel takes a socket's owner from the file system ids of the
-// thread that makes it. The thread is locked while it has the account's ids: nothing else runs on it, and Go starts no
-// thread from it, which would inherit them.
+// tcpSocket makes a socket that belongs to the account. The kernel takes a socket's owner from the file
+// system ids of the thread that makes it. The thread is locked while it has the account's ids: nothing else
+// runs on it, and Go starts no thread from it, which would inherit them.
 func tcpSocket(db account.Database, acc account.Account, addr netip.Addr) (fd int, err error) {
 	family := unix.AF_INET
 	if addr.Is6() {
@@ -119,8 +122,8 @@ func tcpSocket(db account.Database, acc account.Account, addr netip.Addr) (fd in
 	return fd, os.NewSyscallError("socket", err)
 }
 
-// setFSIDs sets the file system ids of this thread, and panics if they do not have the values afterwards. Root may always
-// set them; a thread with the ids of another account must not go on.
+// setFSIDs sets the file system ids of this thread, and panics if they do not have the values afterwards.
+// Root may always set them; a thread with the ids of another account must not go on.
 func setFSIDs(uid, gid uint32) {
 	const query = -1 // an invalid id: changes nothing and returns the present one
 	_, _ = unix.SetfsgidRetGid(int(gid))

@@ -12,13 +12,11 @@ import (
 // maxAddresses is how many addresses of a name are tried.
 const maxAddresses = 8
 
-// deniedPrefixes are the addresses that nothing is forwarded to: link-local ones, which mean something else
-// on every machine, and where clouds keep their metadata services. Those hand the machine's own credentials
-// to whoever comes from it.
+// deniedPrefixes are the addresses to which nothing is forwarded: link-local addresses, which mean something
+// else on every machine, and the metadata services of clouds. Those hand out the machine's own credentials to
+// any process on it.
 var deniedPrefixes = []netip.Prefix{
-	netip.MustParsePrefix(
-		"169.254.0.0/16",
-	), // link-local (RFC 3927), with the metadata services of most clouds
+	netip.MustParsePrefix("169.254.0.0/16"),         // link-local (RFC 3927); AWS, Azure, Google and others
 	netip.MustParsePrefix("fe80::/10"),              // link-local (RFC 4291)
 	netip.MustParsePrefix("fd00:ec2::/32"),          // AWS
 	netip.MustParsePrefix("fd20:ce::254/128"),       // Google
@@ -28,8 +26,8 @@ var deniedPrefixes = []netip.Prefix{
 	netip.MustParsePrefix("100.100.100.200/32"),     // Alibaba
 }
 
-// embeddedIPv4 are the blocks of IPv6 addresses that a translator or tunnel turns into the IPv4 address they
-// hold at the offset.
+// embeddedIPv4 are the blocks of IPv6 addresses that a translator or a tunnel sends on to an IPv4 address,
+// which is contained in the IPv6 address at the offset (in bytes).
 var embeddedIPv4 = []struct {
 	block  netip.Prefix
 	offset int
@@ -40,14 +38,14 @@ var embeddedIPv4 = []struct {
 	{netip.MustParsePrefix("2002::/16"), 2},       // RFC 3056, 6to4
 }
 
-// allowedAddress reports whether something may be forwarded to the address.
+// allowedAddress reports whether connections may be forwarded to the address.
 func allowedAddress(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {
 		raw := a.As16()
-		for _, c := range embeddedIPv4 {
-			inner := netip.AddrFrom4([4]byte(raw[c.offset : c.offset+4]))
-			if c.block.Contains(a) && !allowedAddress(inner) {
+		for _, e := range embeddedIPv4 {
+			inner := netip.AddrFrom4([4]byte(raw[e.offset : e.offset+4]))
+			if e.block.Contains(a) && !allowedAddress(inner) {
 				return false
 			}
 		}
@@ -59,8 +57,9 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// resolveAllowed finds out, once, where a host is, and leaves out what may not be reached. What it returns is
-// dialled as it is: were a name asked for again, its owner could answer with another address.
+// resolveAllowed resolves a host once and returns the allowed addresses, at most maxAddresses. The caller
+// must dial these addresses and not the name: a second lookup could return another address, which was not
+// checked.
 func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Addr, error) {
 	var found []netip.Addr
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -69,30 +68,25 @@ func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Ad
 		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 		defer cancel()
 		if found, err = f.cfg.Resolve(ctx, host); err != nil {
-			return nil, fault.Wrap(err, fault.Unavailable, "node", "from this node, "+host+" cannot be reached: "+fault.DescribeNetwork(err), "correct the name, or use an address")
+			return nil, fault.Wrap(err, fault.Unavailable, "node",
+				"from this node, "+host+" cannot be reached: "+fault.DescribeNetwork(err),
+				"correct the name, or use an address")
 		}
 	}
-	var good []netip.Addr
+	var allowed []netip.Addr
 	for _, a := range found {
-		if allowedAddress(a) && len(good) < maxAddresses {
-			good = append(good, a.Unmap().WithZone(""))
+		if allowedAddress(a) && len(allowed) < maxAddresses {
+			allowed = append(allowed, a.Unmap().WithZone(""))
 		}
 	}
-	if len(good) == 0 && len(found) > 0 {
-		return nil, fault.New(
-			fault.Denied,
-			"node",
-			host+" is a link-local or metadata address, which this node forwards nothing to",
-			"use another address of that host",
-		)
+	if len(allowed) == 0 && len(found) > 0 {
+		return nil, fault.New(fault.Denied, "node",
+			host+" is a link-local or metadata address, to which this node does not forward",
+			"use another address of that host")
 	}
-	if len(good) == 0 {
-		return nil, fault.New(
-			fault.NotFound,
-			"node",
-			"from this node, "+host+" has no address",
-			"correct the name, or use an address",
-		)
+	if len(allowed) == 0 {
+		return nil, fault.New(fault.NotFound, "node",
+			"from this node, "+host+" has no address", "correct the name, or use an address")
 	}
-	return good, nil
+	return allowed, nil
 }

@@ -14,33 +14,33 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Direct connects a channel that the client opens to its target, and moves bytes until both ends are done or
-// ctx ends. An error means that the channel was not accepted, nor rejected yet.
+// Direct connects to the target of a channel that the client opens, accepts the channel, and copies bytes
+// until both directions have ended or ctx ends. On an error the channel is neither accepted nor rejected yet.
 func (f *Forwarder) Direct(ctx context.Context, nc ssh.NewChannel, to Target, rule string) error {
-	as, err := f.cfg.Sockets()
+	sockets, err := f.cfg.Sockets()
 	if err != nil {
 		return err
 	}
-	conn, err := f.connect(ctx, as, to, rule)
+	conn, err := f.connect(ctx, sockets, to, rule)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	ch, reqs, err := nc.Accept()
 	if err != nil {
-		return nil // the connection is gone
+		return nil // the SSH connection is closed
 	}
 	f.relay(ctx, activityChannel{ch, f.cfg.OnData}, reqs, conn)
 	return nil
 }
 
-// connect records where something goes, and connects.
-func (f *Forwarder) connect(ctx context.Context, as Sockets, to Target, rule string) (net.Conn, error) {
+// connect audits the target and connects to it.
+func (f *Forwarder) connect(ctx context.Context, sockets Sockets, to Target, rule string) (net.Conn, error) {
 	if to.Path != "" {
 		if err := f.audit(ctx, Local, to.String(), rule); err != nil {
 			return nil, err
 		}
-		conn, err := as.DialUnix(ctx, to.Path)
+		conn, err := sockets.DialUnix(ctx, to.Path)
 		return conn, socketFault(err, to.Path)
 	}
 	addrs, err := f.resolveAllowed(ctx, to.Host)
@@ -50,77 +50,56 @@ func (f *Forwarder) connect(ctx context.Context, as Sockets, to Target, rule str
 	if err := f.audit(ctx, Local, to.String(), rule); err != nil {
 		return nil, err
 	}
-	conn, err := dial(ctx, as, addrs, to.Port)
+	conn, err := dial(ctx, sockets, addrs, to.Port)
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Unavailable,
-			"node",
+		return nil, fault.Wrap(err, fault.Unavailable, "node",
 			fmt.Sprintf("from this node, %s cannot be reached: %s", to, fault.DescribeNetwork(err)),
-			"see that it runs and that the node may reach it",
-		)
+			"check that it runs and that the node may reach it")
 	}
 	return conn, nil
 }
 
-// dial tries one address after the other; each gets its share of the time.
-func dial(ctx context.Context, as Sockets, addrs []netip.Addr, port uint16) (conn net.Conn, err error) {
+// dial tries the addresses in turn. Each gets an equal share of the time that is left.
+func dial(ctx context.Context, sockets Sockets, addrs []netip.Addr, port uint16) (conn net.Conn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	for i, a := range addrs {
 		deadline, _ := ctx.Deadline()
 		share := time.Until(deadline) / time.Duration(len(addrs)-i)
-		if conn, err = dialOne(ctx, as, netip.AddrPortFrom(a, port), share); err == nil {
+		if conn, err = dialOne(ctx, sockets, netip.AddrPortFrom(a, port), share); err == nil {
 			return conn, nil
 		}
 	}
 	return nil, err
 }
 
-func dialOne(ctx context.Context, as Sockets, to netip.AddrPort, within time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+func dialOne(ctx context.Context, s Sockets, to netip.AddrPort, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return as.Dial(ctx, to)
+	return s.Dial(ctx, to)
 }
 
-// socketFault says why a Unix socket cannot be had.
+// socketFault explains why a Unix socket cannot be used or made.
 func socketFault(err error, path string) error {
-	var told *fault.Error
+	var explained *fault.Error
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &told):
+	case errors.As(err, &explained):
 		return err
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"node",
+		return fault.Wrap(err, fault.Denied, "node",
 			"on this node, the account may not use "+path+" (permission denied)",
-			"use another path, or another account",
-		)
+			"use another path, or another account")
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.Wrap(
-			err,
-			fault.Conflict,
-			"node",
-			"on this node, "+path+" is there already",
-			"remove it, or use another path",
-		)
+		return fault.Wrap(err, fault.Conflict, "node",
+			"on this node, "+path+" already exists", "remove it, or use another path")
 	case errors.Is(err, syscall.ENOENT):
-		return fault.Wrap(
-			err,
-			fault.NotFound,
-			"node",
-			"on this node, there is no "+path,
-			"correct the path, or start what listens there",
-		)
+		return fault.Wrap(err, fault.NotFound, "node",
+			"on this node, "+path+" does not exist",
+			"correct the path, or start the program that listens there")
 	}
-	return fault.Wrap(
-		err,
-		fault.Unavailable,
-		"node",
+	return fault.Wrap(err, fault.Unavailable, "node",
 		"on this node, "+path+" cannot be used: "+fault.DescribeNetwork(err),
-		"see that it runs",
-	)
+		"check that the program that listens there runs")
 }

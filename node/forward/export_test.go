@@ -2,5 +2,5 @@ package forward
 
 import "net/netip"
 
-// AllowedAddress reports whether something may be forwarded to the address.
+// AllowedAddress reports whether connections may be forwarded to the address.
 func AllowedAddress(a netip.Addr) bool { return allowedAddress(a) }

@@ -2,9 +2,9 @@
 // when does it end?
 //
 // It serves what a client forwards (RFC 4254 section 7, OpenSSH PROTOCOL section 2.4): connections from the
-// node outwards, listeners on the node's loopback and in its file system, and the client's agent. Whether a
-// person may was decided before, by package sshd, which also records it; what can be reached, the kernel
-// decides by the rights of the account.
+// node to others, listeners on the node's loopback addresses and in its file system, and the client's SSH
+// agent. Package sshd decides whether a user may forward, and audits it. The kernel decides what can be
+// reached, by the rights of the account.
 package forward
 
 import (
@@ -23,33 +23,36 @@ import (
 )
 
 const (
-	// maxOpenPerConnection and maxListenersPerConnection bound one connection: channels that are open or
-	// being opened, and listeners.
+	// maxOpenPerConnection and maxListenersPerConnection bound one connection: its channels that are open or
+	// being opened, and its listeners.
 	maxOpenPerConnection      = 256
 	maxListenersPerConnection = 64
-	// maxOpen and maxListeners bound this node; one client address may have up to a quarter of each.
+	// maxOpen and maxListeners bound this node. One client network may have up to a quarter of each.
 	maxOpen      = 4096
 	maxListeners = 512
-	// auditBurst and auditRate (a second) bound how fast one connection makes events: what goes somewhere new
-	// beyond them waits.
+	// auditBurst and auditRate (a second) bound the audit events of one connection. Beyond them a forward to
+	// a new target waits.
 	auditBurst, auditRate = 256, 4
-	// maxAudited is how many ways of one connection are kept in mind, so that each is recorded once; then all
-	// are recorded anew.
+	// maxAudited is how many targets of one connection are remembered, so that each is audited once. When it
+	// is reached, the memory is cleared and every target is audited again.
 	maxAudited = 4096
+	// resolveTimeout and dialTimeout bound the lookup of a name, and the attempts to connect to all of its
+	// addresses.
+	resolveTimeout = 10 * time.Second
+	dialTimeout    = 20 * time.Second
 )
 
-// Direction is a direction.
+// Direction says who opens the forwarded connections.
 type Direction string
 
-// The ways that something is forwarded.
 const (
-	Local  Direction = "local"  // from the client to what the node reaches: ssh -L, -D, -W
-	Remote Direction = "remote" // from a listener on the node to the client: ssh -R
-	Agent  Direction = "agent"  // from programs on the node to the client's ssh-agent: ssh -A
+	Local  Direction = "local"  // the client, to what the node reaches: ssh -L, -D, -W
+	Remote Direction = "remote" // whoever connects to a listener on the node, to the client: ssh -R
+	Agent  Direction = "agent"  // programs on the node, to the client's SSH agent: ssh -A
 )
 
-// Sockets does what must be done as the account that the client is logged in as. Unix sockets that it makes
-// are removed at their end.
+// Sockets opens sockets with the rights of the account that the client is logged in as. Closing a listener
+// removes the Unix socket that was made for it.
 type Sockets interface {
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	Listen(at netip.AddrPort) (net.Listener, error)
@@ -61,54 +64,59 @@ type Sockets interface {
 // Limits bounds what all connections of a node hold together.
 type Limits struct{ open, listeners *limit.Quota }
 
-// NewLimits makes the room of one node.
+// NewLimits returns the limits of one node.
 func NewLimits() *Limits {
 	return &Limits{limit.NewQuota(maxOpen, maxOpen/4), limit.NewQuota(maxListeners, maxListeners/4)}
 }
 
-// Config is what the forwards of one connection need of it.
+// Config is what the forwards of one connection need from it.
 type Config struct {
 	Limits *Limits
-	// ClientAddr is the client's address.
+	// ClientAddr is the client's address and port; quotas count by its network.
 	ClientAddr string
 	// Client opens channels to the client.
 	Client interface {
 		OpenChannel(name string, extra []byte) (ssh.Channel, <-chan *ssh.Request, error)
 	}
-	// Sockets is asked for anew each time: it says no once the account is gone.
+	// Sockets is called for each forward. It returns an error once the account may not be used any more.
 	Sockets func() (Sockets, error)
-	// Permit says whether the rules still allow what a listener was allowed for. It is asked for everyone who
-	// connects there.
+	// Permit returns an error if the rules no longer allow what a listener was allowed for. It is called for
+	// each connection to a listener.
 	Permit func(Direction) error
-	// Audit returns once it is on record that something goes this way to, or comes from, the target, as the
-	// rule allows.
-	Audit func(way Direction, target, rule string) error
-	// OnData is told whenever the client sends data to what it forwarded. Nil: nobody wants to know.
+	// Audit returns once the forward to or from the target, as allowed by the rule, is audited. Nothing is
+	// forwarded before that, nor if it fails.
+	Audit func(direction Direction, target, rule string) error
+	// OnData is called whenever the client sends data to what it forwards. Nil: nothing is called.
 	OnData func()
-	// Guard runs what goes on beside the caller, and keeps its defects from ending the process. Nil: they end
-	// it.
+	// Guard runs the work of each goroutine, and keeps a panic in it from ending the process. Nil: a panic
+	// ends it.
 	Guard func(work func())
-	// Resolve finds the addresses of a name. Nil means the machine's resolver.
+	// Resolve returns the addresses of a name. Nil means the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// Forwarder are those of one connection.
+// Forwarder serves the forwards of one connection. Its methods may be called concurrently.
+//
+// Lock order: agentMu, then mu. Neither is held while a forward's bytes are copied.
 type Forwarder struct {
 	cfg          Config
-	auditLimiter *rate.Limiter // of events
+	auditLimiter *rate.Limiter
 
-	running sync.WaitGroup // listeners, and what came by them
+	// running counts the goroutines of listeners and of connections to them. Close waits for them; each ends
+	// with its listener or with the context given to Listen or Agent. Direct runs on its caller's goroutine
+	// and is not counted.
+	running sync.WaitGroup
 
 	mu        sync.Mutex // guards what follows
 	open      int
-	listeners map[string]*listener
-	audited   map[string]bool
+	listeners map[string]*listener // by Target.String
+	audited   map[string]bool      // direction and target
 
-	agentMu sync.Mutex // one agent is asked for at a time; taken before mu
-	agent   *listener  // nil: none; guarded by asking
+	agentMu sync.Mutex // guards agent; held while the agent's socket is made, so that there is only one
+	agent   *listener  // nil: none
 }
 
-// New starts nothing. Close ends what was begun.
+// New starts nothing. Close ends what the methods started.
 func New(cfg Config) *Forwarder {
 	if cfg.Resolve == nil {
 		cfg.Resolve = resolve
@@ -127,12 +135,13 @@ func New(cfg Config) *Forwarder {
 	}
 }
 
-// goGuarded runs work as one of a group.
+// goGuarded runs work on a goroutine of the group.
 func (f *Forwarder) goGuarded(group *sync.WaitGroup, work func()) {
 	group.Go(func() { f.cfg.Guard(work) })
 }
 
-// Close ends every listener and waits for what came by them, which must have been told to end by its context.
+// Close closes every listener and waits for the connections to them. The caller must have ended the contexts
+// of Listen and Agent before: those end the connections.
 func (f *Forwarder) Close() {
 	f.mu.Lock()
 	var all []*listener
@@ -151,47 +160,41 @@ func (f *Forwarder) Close() {
 	f.running.Wait()
 }
 
-// OpenCount counts the channels that are open, or being opened.
+// OpenCount returns the number of channels that are open or being opened.
 func (f *Forwarder) OpenCount() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.open
 }
 
-// Acquire takes a place for one channel, to be had before Direct is called.
-func (f *Forwarder) Acquire() (leave func(), err error) {
+// Acquire counts one channel against the limits of the connection and of the node. It is called before
+// Direct. The error is a fault of kind Exhausted.
+func (f *Forwarder) Acquire() (release func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.open >= maxOpenPerConnection {
-		return nil, fault.New(
-			fault.Exhausted,
-			"node",
+		return nil, fault.New(fault.Exhausted, "node",
 			fmt.Sprintf("this connection has %d forwarded connections already", f.open),
-			"end some, or open a new connection",
-		)
+			"end some, or open a new connection")
 	}
-	free, ok := f.cfg.Limits.open.TryAcquire(f.cfg.ClientAddr)
+	releaseQuota, ok := f.cfg.Limits.open.TryAcquire(f.cfg.ClientAddr)
 	if !ok {
-		return nil, fault.New(
-			fault.Exhausted,
-			"node",
-			"this node forwards as many connections as it can",
-			"try again later",
-		)
+		return nil, fault.New(fault.Exhausted, "node",
+			"this node has reached its limit of forwarded connections", "try again later")
 	}
 	f.open++
 	return sync.OnceFunc(func() {
-		free()
+		releaseQuota()
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.open--
 	}), nil
 }
 
-// audit makes sure that each way to each target is on record once, and holds up a connection that finds ever
-// new ones.
-func (f *Forwarder) audit(ctx context.Context, way Direction, target, rule string) error {
-	key := string(way) + " " + target
+// audit makes sure that each target in each direction is audited once. It slows down a connection that keeps
+// naming new targets.
+func (f *Forwarder) audit(ctx context.Context, direction Direction, target, rule string) error {
+	key := string(direction) + " " + target
 	f.mu.Lock()
 	known := f.audited[key]
 	f.mu.Unlock()
@@ -199,15 +202,10 @@ func (f *Forwarder) audit(ctx context.Context, way Direction, target, rule strin
 		return nil
 	}
 	if err := f.auditLimiter.Wait(ctx); err != nil {
-		return fault.Wrap(
-			err,
-			fault.Exhausted,
-			"node",
-			"this connection reaches for too many places at once",
-			"go on more slowly",
-		)
+		return fault.Wrap(err, fault.Exhausted, "node",
+			"this connection forwards to new targets too fast", "open them more slowly")
 	}
-	if err := f.cfg.Audit(way, target, rule); err != nil {
+	if err := f.cfg.Audit(direction, target, rule); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -219,7 +217,8 @@ func (f *Forwarder) audit(ctx context.Context, way Direction, target, rule strin
 	return nil
 }
 
-// RejectionReason is the reason to give for not opening a channel (RFC 4254 section 5.1).
+// RejectionReason returns the reason code for an error that keeps a channel from being opened (RFC 4254
+// section 5.1).
 func RejectionReason(err error) ssh.RejectionReason {
 	switch {
 	case fault.Is(err, fault.Denied):
@@ -229,10 +228,3 @@ func RejectionReason(err error) ssh.RejectionReason {
 	}
 	return ssh.ConnectionFailed
 }
-
-// resolveTimeout and dialTimeout bound the search for a name's addresses, and the connect to the first that
-// answers.
-const (
-	resolveTimeout = 10 * time.Second
-	dialTimeout    = 20 * time.Second
-)

@@ -18,18 +18,18 @@ import (
 )
 
 const (
-	// acceptPause is the wait after an accept that failed, as it does without free descriptors.
+	// acceptPause is the wait after a failed accept, for example without free descriptors.
 	acceptPause = 100 * time.Millisecond
-	// portTries is how often a free port is looked for that is free for both kinds of addresses.
+	// portTries is how many ports the kernel may choose until one is free on both loopback addresses.
 	portTries = 8
 )
 
-// listener is one listener, or two on the same port of both loopback addresses.
+// listener is what one request listens on: one socket, or two on the same port of both loopback addresses.
 type listener struct {
 	direction Direction
 	sockets   []net.Listener
-	release   func()
-	done      chan struct{} // closed when nobody can come any more
+	release   func()        // returns its place in the quota
+	done      chan struct{} // closed when no socket accepts connections any more
 }
 
 func (l *listener) close() {
@@ -39,7 +39,7 @@ func (l *listener) close() {
 	l.release()
 }
 
-// ended reports whether nobody can come any more, though nobody has closed it.
+// ended reports whether the listener accepts no more connections, as when the account helper was killed.
 func (l *listener) ended() bool {
 	select {
 	case <-l.done:
@@ -49,25 +49,28 @@ func (l *listener) ended() bool {
 	}
 }
 
-// Listen begins to listen where the client asks for it and returns the reply's data: the port, where the
-// client left the choice to us. Until ctx ends, whoever connects there is connected to the client.
+// opener returns the name and the extra data of the channel to open for a connection to a listener.
+type opener func(net.Conn) (name string, data []byte)
+
+// Listen listens where the client asks and returns the data of the reply: the port, for a client that asked
+// for any. Until ctx ends, each connection to the listener is forwarded to the client.
 func (f *Forwarder) Listen(ctx context.Context, at Target, rule string) (reply []byte, err error) {
-	as, err := f.cfg.Sockets()
+	sockets, err := f.cfg.Sockets()
 	if err != nil {
 		return nil, err
 	}
-	leave, err := f.acquireListener()
+	release, err := f.acquireListener()
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{direction: Remote, release: leave, done: make(chan struct{})}
-	if err := f.listen(ctx, as, l, &at, rule); err != nil {
-		leave()
+	l := &listener{direction: Remote, release: release, done: make(chan struct{})}
+	if err := f.listen(ctx, sockets, l, &at, rule); err != nil {
+		release()
 		return nil, err
 	}
 	f.mu.Lock()
 	if old := f.listeners[at.String()]; old != nil {
-		old.release() // of a socket whose listener ended by itself, or the path would not have been free
+		old.release() // a listener that ended by itself: the target would not have been free otherwise
 	}
 	f.listeners[at.String()] = l
 	f.mu.Unlock()
@@ -75,17 +78,18 @@ func (f *Forwarder) Listen(ctx context.Context, at Target, rule string) (reply [
 	return ssh.Marshal(struct{ Port uint32 }{uint32(at.Port)}), nil
 }
 
-// listen records the target and listens there; at gets the port.
-func (f *Forwarder) listen(ctx context.Context, as Sockets, l *listener, at *Target, rule string) error {
+// listen audits the target and opens the sockets. It sets the port of at. A port is opened before it is
+// audited, because the kernel may choose it; nothing is accepted until then.
+func (f *Forwarder) listen(ctx context.Context, sockets Sockets, l *listener, at *Target, rule string) error {
 	if at.Path != "" {
 		if err := f.audit(ctx, Remote, at.String(), rule); err != nil {
 			return err
 		}
-		ln, err := as.ListenUnix(ctx, at.Path)
+		ln, err := sockets.ListenUnix(ctx, at.Path)
 		l.sockets = []net.Listener{ln}
 		return socketFault(err, at.Path)
 	}
-	on, err := listenLoopback(as, at.Host, at.Port)
+	on, err := listenLoopback(sockets, at.Host, at.Port)
 	if err != nil {
 		return portFault(err, at.Port)
 	}
@@ -100,40 +104,35 @@ func (f *Forwarder) listen(ctx context.Context, as Sockets, l *listener, at *Tar
 	return nil
 }
 
-// listenLoopback listens on this machine's loopback addresses, whatever address was asked for, as OpenSSH's
-// server does by default. An address of one kind gets the loopback of that kind, everything else both: what
-// connects to "localhost" may take either.
-func listenLoopback(as Sockets, host string, port uint16) ([]net.Listener, error) {
+// listenLoopback listens on loopback addresses only, whatever host was asked for, as OpenSSH's server does by
+// default. An IPv4 or IPv6 address gets the loopback address of its family. Any other host gets both, because
+// a program that connects to "localhost" may take either.
+func listenLoopback(sockets Sockets, host string, port uint16) ([]net.Listener, error) {
 	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 	if a, err := netip.ParseAddr(host); err == nil {
+		only := v6
 		if a.Unmap().Is4() {
-			v6 = netip.Addr{}
-		} else {
-			v4 = netip.Addr{}
+			only = v4
 		}
-	}
-	if !v4.IsValid() || !v6.IsValid() {
-		if !v4.IsValid() {
-			v4 = v6
-		}
-		ln, err := as.Listen(netip.AddrPortFrom(v4, port))
+		ln, err := sockets.Listen(netip.AddrPortFrom(only, port))
 		return []net.Listener{ln}, err
 	}
 	for try := 1; ; try++ {
-		on, err := listenBoth(as, v4, v6, port)
+		on, err := listenBoth(sockets, v4, v6, port)
 		if port != 0 || try == portTries || !errors.Is(err, syscall.EADDRINUSE) {
 			return on, err
 		}
 	}
 }
 
-// listenBoth listens on the same port of two addresses; a machine without IPv6 has the first alone.
-func listenBoth(as Sockets, v4, v6 netip.Addr, port uint16) ([]net.Listener, error) {
-	first, err := as.Listen(netip.AddrPortFrom(v4, port))
+// listenBoth listens on the same port of two addresses. On a machine without IPv6 it listens on the first
+// only.
+func listenBoth(sockets Sockets, v4, v6 netip.Addr, port uint16) ([]net.Listener, error) {
+	first, err := sockets.Listen(netip.AddrPortFrom(v4, port))
 	if err != nil {
 		return nil, err
 	}
-	second, err := as.Listen(netip.AddrPortFrom(v6, uint16(first.Addr().(*net.TCPAddr).Port)))
+	second, err := sockets.Listen(netip.AddrPortFrom(v6, uint16(first.Addr().(*net.TCPAddr).Port)))
 	switch {
 	case err == nil:
 		return []net.Listener{first, second}, nil
@@ -144,139 +143,103 @@ func listenBoth(as Sockets, v4, v6 netip.Addr, port uint16) ([]net.Listener, err
 	return nil, err
 }
 
-// portFault says why a port cannot be had.
+// portFault explains why a port cannot be listened on.
 func portFault(err error, port uint16) error {
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"node",
-			fmt.Sprintf("on this node, only root may listen on port %d", port),
-			"use a port from 1024 on",
-		)
+		return fault.Wrap(err, fault.Denied, "node",
+			fmt.Sprintf("on this node, only root may listen on port %d", port), "use a port from 1024 on")
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.Wrap(
-			err,
-			fault.Conflict,
-			"node",
-			fmt.Sprintf("on this node, port %d is in use", port),
-			"use another port, or 0 for any",
-		)
+		return fault.Wrap(err, fault.Conflict, "node",
+			fmt.Sprintf("on this node, port %d is in use", port), "use another port, or 0 for any")
 	}
-	return fault.Wrap(
-		err,
-		fault.Unavailable,
-		"node",
+	return fault.Wrap(err, fault.Unavailable, "node",
 		fmt.Sprintf("on this node, nothing can listen on port %d: %s", port, fault.DescribeNetwork(err)),
-		"use another port, or 0 for any",
-	)
+		"use another port, or 0 for any")
 }
 
-// Cancel ends a listener. What came by it goes on.
+// Cancel closes a listener. Connections that it accepted go on.
 func (f *Forwarder) Cancel(at Target) error {
 	f.mu.Lock()
 	l := f.listeners[at.String()]
 	delete(f.listeners, at.String())
 	f.mu.Unlock()
 	if l == nil {
-		return fault.New(
-			fault.NotFound,
-			"node",
-			"this connection does not listen on "+at.String(),
-			"name what was asked for",
-		)
+		return fault.New(fault.NotFound, "node",
+			"this connection does not listen on "+at.String(), "name the address that was requested")
 	}
 	l.close()
 	return nil
 }
 
-// Agent gives the path of a socket by which programs on the node reach the client's agent: one for the
-// connection, made when it is first asked for.
+// Agent returns the path of a socket by which programs on the node reach the client's SSH agent. A connection
+// has one such socket. It is made when it is first asked for, and again after it ended by itself.
 func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err error) {
 	f.agentMu.Lock()
 	defer f.agentMu.Unlock()
 	if f.agent != nil && !f.agent.ended() {
 		return f.agent.sockets[0].Addr().String(), nil
 	}
-	as, err := f.cfg.Sockets()
+	sockets, err := f.cfg.Sockets()
 	if err != nil {
 		return "", err
 	}
 	if err := f.audit(ctx, Agent, string(Agent), rule); err != nil {
 		return "", err
 	}
-	ln, err := as.ListenAgent(ctx)
+	ln, err := sockets.ListenAgent(ctx)
 	if err != nil {
-		return "", fault.Wrap(
-			err,
-			fault.Internal,
-			"node",
-			"on this node, no socket for your agent could be made: "+fault.DescribeNetwork(err),
-			"ask an administrator to look at the node's /tmp",
-		)
+		return "", fault.Wrap(err, fault.Internal, "node",
+			"on this node, the socket for your SSH agent could not be made: "+fault.DescribeNetwork(err),
+			"ask an administrator to look at the node's /tmp")
 	}
 	f.agent = &listener{
 		direction: Agent,
 		sockets:   []net.Listener{ln},
-		release:   func() {},
+		release:   func() {}, // not counted: there is one for each connection at most
 		done:      make(chan struct{}),
 	}
 	f.serveListener(ctx, f.agent, func(net.Conn) (string, []byte) { return agentChannel, nil })
 	return ln.Addr().String(), nil
 }
 
-// acquireListener takes one for a listener.
-func (f *Forwarder) acquireListener() (leave func(), err error) {
+// acquireListener counts one listener against the limits of the connection and of the node.
+func (f *Forwarder) acquireListener() (release func(), err error) {
 	f.mu.Lock()
 	n := len(f.listeners)
 	f.mu.Unlock()
 	if n >= maxListenersPerConnection {
-		return nil, fault.New(
-			fault.Exhausted,
-			"node",
+		return nil, fault.New(fault.Exhausted, "node",
 			fmt.Sprintf("this connection has %d listeners already", n),
-			"cancel one, or open a new connection",
-		)
+			"cancel one, or open a new connection")
 	}
-	leave, ok := f.cfg.Limits.listeners.TryAcquire(f.cfg.ClientAddr)
+	release, ok := f.cfg.Limits.listeners.TryAcquire(f.cfg.ClientAddr)
 	if !ok {
-		return nil, fault.New(
-			fault.Exhausted,
-			"node",
-			"this node has as many listeners as it can",
-			"try again later",
-		)
+		return nil, fault.New(fault.Exhausted, "node",
+			"this node has reached its limit of listeners", "try again later")
 	}
-	return leave, nil
+	return release, nil
 }
 
-// serveListener connects everyone who comes to the client.
-func (f *Forwarder) serveListener(
-	ctx context.Context,
-	l *listener,
-	opening func(net.Conn) (name string, data []byte),
-) {
-	var all sync.WaitGroup
+// serveListener accepts connections until the sockets are closed, and then closes done.
+func (f *Forwarder) serveListener(ctx context.Context, l *listener, open opener) {
+	var loops sync.WaitGroup
 	for _, ln := range l.sockets {
-		f.goGuarded(&all, func() { f.acceptLoop(ctx, l.direction, ln, opening) })
+		f.goGuarded(&loops, func() { f.acceptLoop(ctx, l.direction, ln, open) })
 	}
 	f.running.Go(func() {
-		all.Wait()
+		loops.Wait()
 		close(l.done)
 	})
 }
 
-func (f *Forwarder) acceptLoop(
-	ctx context.Context,
-	way Direction,
-	ln net.Listener,
-	opening func(net.Conn) (string, []byte),
-) {
+// acceptLoop ends when the socket is closed, when the account helper that holds it has ended, or during a
+// pause when ctx ends.
+func (f *Forwarder) acceptLoop(ctx context.Context, direction Direction, ln net.Listener, open opener) {
 	for {
 		conn, err := ln.Accept()
 		if err == nil {
-			f.goGuarded(&f.running, func() { f.forwardConn(ctx, way, conn, opening) })
+			f.goGuarded(&f.running, func() { f.forwardConn(ctx, direction, conn, open) })
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -292,45 +255,38 @@ func (f *Forwarder) acceptLoop(
 	}
 }
 
-// forwardConn opens a channel to the client for somebody who came, if the rules of now still allow it.
-func (f *Forwarder) forwardConn(
-	ctx context.Context,
-	way Direction,
-	conn net.Conn,
-	opening func(net.Conn) (string, []byte),
-) {
+// forwardConn opens a channel to the client for an accepted connection, if the current rules still allow it.
+func (f *Forwarder) forwardConn(ctx context.Context, direction Direction, conn net.Conn, open opener) {
 	defer conn.Close()
-	leave, err := f.Acquire()
+	release, err := f.Acquire()
 	if err != nil {
 		return
 	}
-	defer leave()
-	if f.cfg.Permit(way) != nil {
+	defer release()
+	if f.cfg.Permit(direction) != nil {
 		return
 	}
-	name, data := opening(conn)
+	name, data := open(conn)
 	ch, reqs := f.openChannel(ctx, name, data)
 	if ch == nil {
 		return
 	}
-	if way == Remote {
+	if direction == Remote {
 		ch = activityChannel{ch, f.cfg.OnData}
 	}
 	f.relay(ctx, ch, reqs, conn)
 }
 
-// openChannel opens one to the client, and gives up when the connection ends.
-func (f *Forwarder) openChannel(
-	ctx context.Context,
-	name string,
-	data []byte,
-) (ssh.Channel, <-chan *ssh.Request) {
+// openChannel opens a channel to the client. It returns nil if the client refuses, or once ctx ends.
+func (f *Forwarder) openChannel(ctx context.Context, name string, data []byte) (
+	ssh.Channel, <-chan *ssh.Request,
+) {
 	type opened struct {
 		ch   ssh.Channel
 		reqs <-chan *ssh.Request
 	}
 	answer := make(chan opened)
-	go func() { // ends with the connection at the latest
+	go func() { // ends with the client's answer, or with the SSH connection at the latest
 		ch, reqs, err := f.cfg.Client.OpenChannel(name, data)
 		if err != nil {
 			ch, reqs = nil, nil
@@ -338,7 +294,9 @@ func (f *Forwarder) openChannel(
 		select {
 		case answer <- opened{ch, reqs}:
 		case <-ctx.Done():
-			if ch != nil { // too late; but what nobody takes would hold up all that comes by the connection, its end included
+			if ch != nil {
+				// Too late. Requests that nobody reads would block everything that comes over the SSH
+				// connection, its end included.
 				_ = ch.Close()
 				ssh.DiscardRequests(reqs)
 			}
@@ -352,20 +310,21 @@ func (f *Forwarder) openChannel(
 	}
 }
 
-// forwardedOpen tells the client who came to which listener, whose address is given as it was asked for.
+// forwardedOpen returns the channel that tells the client of a connection to a listener (RFC 4254 section
+// 7.2). The listener's address is given as the client asked for it.
 func forwardedOpen(at Target, conn net.Conn) (name string, data []byte) {
 	if at.Path != "" {
 		return forwardedStreamlocal, ssh.Marshal(struct{ Path, Reserved string }{at.Path, ""})
 	}
-	from, port := "127.0.0.1", 0
-	if host, p, err := net.SplitHostPort(conn.RemoteAddr().String()); err == nil {
-		from = host
-		port, _ = strconv.Atoi(p) // of an address of the kernel's
+	originHost, originPort := "127.0.0.1", 0
+	if host, port, err := net.SplitHostPort(conn.RemoteAddr().String()); err == nil {
+		originHost = host
+		originPort, _ = strconv.Atoi(port) // the kernel's ports are numbers
 	}
 	return forwardedTCP, ssh.Marshal(struct {
-		At     string
-		Port   uint32
-		From   string
-		Origin uint32
-	}{at.Host, uint32(at.Port), from, uint32(port)})
+		Host       string
+		Port       uint32
+		OriginHost string
+		OriginPort uint32
+	}{at.Host, uint32(at.Port), originHost, uint32(originPort)})
 }

@@ -11,39 +11,38 @@ import (
 )
 
 const (
-	// copyBytes is the size of copy buffers; they are pooled.
+	// copyBytes is the size of copy buffers, which are pooled.
 	copyBytes = 32 << 10
-	// lingerTime is how long what a client sent may take to be delivered once the client has closed its
-	// channel.
+	// lingerTime bounds the delivery of what a client sent, once the client has closed its channel.
 	lingerTime = 10 * time.Second
 )
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
 
-// relay moves bytes both ways, each to its own end, until both are done, the client closes the channel, or
-// ctx ends. It closes both.
+// relay copies bytes in both directions until both have ended, the client closes the channel, or ctx ends. It
+// closes the channel and the connection, and waits for the client to close its side of the channel.
 func (f *Forwarder) relay(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Request, conn net.Conn) {
 	stop := context.AfterFunc(ctx, func() { conn.Close(); ch.Close() })
 	defer stop()
-	var ways sync.WaitGroup
-	f.goGuarded(&ways, func() { copyToConn(conn, ch) })
-	f.goGuarded(&ways, func() { copyToChannel(ch, conn) })
-	var asked sync.WaitGroup
-	f.goGuarded(&asked, func() {
-		for r := range reqs {
+	var directions sync.WaitGroup
+	f.goGuarded(&directions, func() { copyToConn(conn, ch) })
+	f.goGuarded(&directions, func() { copyToChannel(ch, conn) })
+	var requests sync.WaitGroup
+	f.goGuarded(&requests, func() {
+		for r := range reqs { // closed when the client closes the channel, or with the SSH connection
 			_ = r.Reply(false, nil)
 		}
-		_ = conn.SetReadDeadline(time.Unix(1, 0)) // the channel is closed: nobody takes what would still come
+		_ = conn.SetReadDeadline(time.Unix(1, 0)) // nobody takes what would still come
 		_ = conn.SetWriteDeadline(time.Now().Add(lingerTime))
 	})
-	ways.Wait()
+	directions.Wait()
 	_ = ch.Close()
 	_ = conn.Close()
-	asked.Wait() // the client closes its side too, or the connection ends
+	requests.Wait()
 }
 
-// copyToConn delivers what the client sends. Its end is passed on; after a failure nothing more is taken from
-// the client.
+// copyToConn delivers what the client sends, and its end of file. After an error it closes the channel, so
+// that the client sends no more.
 func copyToConn(conn net.Conn, ch ssh.Channel) {
 	if !copyUntilEOF(conn, ch) {
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
@@ -55,7 +54,7 @@ func copyToConn(conn net.Conn, ch ssh.Channel) {
 	}
 }
 
-// copyToChannel delivers what comes back, and its end.
+// copyToChannel delivers what the connection sends, and its end of file.
 func copyToChannel(ch ssh.Channel, conn net.Conn) {
 	if copyUntilEOF(ch, conn) {
 		_ = ch.CloseWrite()
@@ -64,28 +63,25 @@ func copyToChannel(ch ssh.Channel, conn net.Conn) {
 	_ = ch.Close()
 }
 
-// copyUntilEOF moves bytes until their end, and reports whether it was reached.
+// copyUntilEOF copies bytes and reports whether it reached the end of file. It hides ReadFrom and WriteTo of
+// the two, which would allocate buffers of their own.
 func copyUntilEOF(to io.Writer, from io.Reader) bool {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	_, err := io.CopyBuffer(
-		struct{ io.Writer }{to},
-		struct{ io.Reader }{from},
-		*buf,
-	) // the bare types have copies of their own, with buffers of their own
+	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, *buf)
 	return err == nil
 }
 
-// activityChannel is a channel that tells of the client's data.
+// activityChannel calls onData whenever data of the client is read.
 type activityChannel struct {
 	ssh.Channel
 	onData func()
 }
 
-func (h activityChannel) Read(b []byte) (int, error) {
-	n, err := h.Channel.Read(b)
+func (c activityChannel) Read(b []byte) (int, error) {
+	n, err := c.Channel.Read(b)
 	if n > 0 {
-		h.onData()
+		c.onData()
 	}
 	return n, err
 }

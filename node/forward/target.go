@@ -25,17 +25,17 @@ const (
 	agentChannel         = "auth-agent@openssh.com"
 )
 
-// maxHost bounds a host's name in bytes (RFC 1035 section 2.3.4).
+// maxHost bounds a host name, in bytes (RFC 1035 section 2.3.4).
 const maxHost = 255
 
-// Target is where something goes, or where a listener is asked for.
+// Target is where a connection goes to, or where a listener is asked for: a host and port, or a path.
 type Target struct {
-	Host string // empty with Path set
-	Port uint16
+	Host string // empty if Path is set
+	Port uint16 // 0: any, for listeners only
 	Path string // of a Unix socket
 }
 
-// String is the target as people write it.
+// String returns the target as users write it.
 func (t Target) String() string {
 	if t.Path != "" {
 		return t.Path
@@ -43,7 +43,8 @@ func (t Target) String() string {
 	return net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port)))
 }
 
-// Parse reads the target out of the data of a channel or request of that name.
+// Parse reads the target from the data of a channel or request of that name. The error is a fault of kind
+// Invalid.
 func Parse(name string, data []byte) (Target, error) {
 	var t Target
 	var err error
@@ -65,23 +66,18 @@ func Parse(name string, data []byte) (Target, error) {
 		t.Path = m.Path
 	}
 	if err != nil {
-		return Target{}, fault.Wrap(
-			err,
-			fault.Invalid,
-			"node",
-			"the request "+name+" could not be read",
-			"update the SSH client",
-		)
+		return Target{}, fault.Wrap(err, fault.Invalid, "node",
+			"the request "+name+" could not be read", "update the SSH client")
 	}
 	return t, t.check(name)
 }
 
 func parseDirectTCP(data []byte) (Target, error) {
 	var m struct {
-		Host   string
-		Port   uint32
-		From   string
-		Origin uint32
+		Host       string
+		Port       uint32
+		OriginHost string
+		OriginPort uint32
 	}
 	err := ssh.Unmarshal(data, &m)
 	return Target{Host: m.Host, Port: portNumber(m.Port)}, err
@@ -103,9 +99,9 @@ func parseListenTCP(data []byte) (Target, error) {
 	return t, err
 }
 
-var errInvalidPort = fault.New(fault.Invalid, "node", "that is no port", "name one from 1 to 65535")
+var errInvalidPort = fault.New(fault.Invalid, "node", "the port is invalid", "use a port from 1 to 65535")
 
-// portNumber is 0 for a number that is none.
+// portNumber returns 0 for a number that is not a port.
 func portNumber(n uint32) uint16 {
 	if n > 65535 {
 		return 0
@@ -120,23 +116,23 @@ func (t Target) check(name string) error {
 			return errInvalidPort
 		}
 		if t.Host == "" {
-			return fault.New(
-				fault.Invalid,
-				"node",
-				"no host is named",
-				"name the host to reach, as in: ssh -L 8080:localhost:80",
-			)
+			return fault.New(fault.Invalid, "node",
+				"the request names no host", "name the host to reach, as in: ssh -L 8080:localhost:80")
 		}
-		fallthrough
+		return t.checkHost()
 	case ListenTCP, CancelTCP:
-		if len(t.Host) > maxHost ||
-			strings.ContainsFunc(t.Host, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-			return fault.New(fault.Invalid, "node", "that is no name of a host", "name a host or an address")
-		}
-	default:
-		if t.Path == "" {
-			return fault.New(fault.Invalid, "node", "no path of a socket is named", "name one")
-		}
+		return t.checkHost()
+	}
+	if t.Path == "" {
+		return fault.New(fault.Invalid, "node", "the request names no path of a socket", "name the path")
+	}
+	return nil
+}
+
+func (t Target) checkHost() error {
+	isBlankOrControl := func(r rune) bool { return r <= ' ' || r == 0x7f }
+	if len(t.Host) > maxHost || strings.ContainsFunc(t.Host, isBlankOrControl) {
+		return fault.New(fault.Invalid, "node", "the host name is invalid", "use a host name or an address")
 	}
 	return nil
 }

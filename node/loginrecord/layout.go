@@ -25,8 +25,8 @@ const (
 	idOffset   = 40 // after a 16-bit type, padding, a 32-bit process id and the line
 )
 
-// layout is how glibc lays out the records. On amd64 they keep 32-bit times for compatibility; on arm64 times were 64 bits
-// wide from the start.
+// layout is how glibc lays out the records. On amd64 they keep 32-bit times for compatibility; on arm64 times
+// were 64 bits wide from the start.
 type layout struct{ wide bool }
 
 // hostLayout returns this machine's layout. On other processors no records are kept.
@@ -38,7 +38,8 @@ func hostLayout() (layout, bool) {
 // utmp encodes one entry of utmp and wtmp (struct utmp). The entry of an ended process names no user.
 func (l layout) utmp(kind int, e Entry, pid int, now time.Time) []byte {
 	var b bytes.Buffer
-	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) } // both processors; to memory, it never fails
+	// Both processors are little-endian. Writing to memory never fails.
+	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) }
 	text := func(s string, size int) { put(append([]byte(s), make([]byte, size)...)[:size]) }
 	put(int32(kind)) // 16 bits and padding
 	put(int32(pid))

@@ -1,7 +1,7 @@
 // Package loginrecord answers: who is logged in on this machine's terminals, and who was?
 //
-// It writes the login records that who(1), last(1) and lastlog(8) read: utmp(5), wtmp and lastlog. It creates none of the
-// files: a machine without a file keeps no such record.
+// It writes the login records that who(1), last(1) and lastlog(8) read: utmp(5), wtmp and lastlog. It creates
+// none of the files: a machine without a file keeps no such record.
 package loginrecord
 
 import (
@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Files are the login records of one machine. It is a value without state: methods may be called concurrently, and with
-// other programs of the machine, because every change locks its file.
+// Files are the login records of one machine. It is a value without state: methods may be called
+// concurrently, and with other programs of the machine, because every change locks its file.
 type Files struct {
 	Root string           // the directory that holds run and var; empty means /
 	Now  func() time.Time // nil means time.Now
@@ -43,8 +43,9 @@ func (f Files) now() time.Time {
 	return f.Now()
 }
 
-// MarkActive shows the terminal in utmp as used by the process. It is called before the program starts, with the agent's
-// own process id, and again with the program's: a program that looks for itself in utmp always finds the terminal.
+// MarkActive shows the terminal in utmp as used by the process. It is called before the program starts, with
+// the agent's own process id, and again with the program's: a program that looks for itself in utmp always
+// finds the terminal.
 func (f Files) MarkActive(e Entry, pid int) error {
 	l, ok := hostLayout()
 	if !ok {
@@ -142,8 +143,8 @@ func appendEntry(path string, entry []byte) error {
 	})
 }
 
-// lockTries and lockPause bound the wait for a lock to 200 ms: every account may read the records, and so lock them, and a
-// session must not wait for that.
+// lockTries and lockPause bound the wait for a lock to 200 ms: every account may read the records, and so
+// lock them, and a session must not wait for that.
 const (
 	lockTries = 20
 	lockPause = 10 * time.Millisecond
@@ -152,9 +153,9 @@ const (
 // errLocked says that another process kept a record locked for as long as we wait.
 var errLocked = errors.New("a login record is locked by another process")
 
-// updateLocked opens a record, locks it against other writers of the machine and calls fn. It does nothing if the file
-// does not exist. The lock belongs to the open file (fcntl(2), F_OFD_SETLK): it also excludes other sessions of this
-// process, and closing the file releases it.
+// updateLocked opens a record, locks it against other writers of the machine and calls fn. It does nothing if
+// the file does not exist. The lock belongs to the open file (fcntl(2), F_OFD_SETLK): it also excludes other
+// sessions of this process, and closing the file releases it.
 func updateLocked(path string, fn func(*os.File) error) error {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {

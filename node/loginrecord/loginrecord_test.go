@@ -60,7 +60,8 @@ func TestLayoutMatchesGlibc(t *testing.T) {
 	}{{false, 384, 340, 348, 292}, {true, 400, 344, 360, 296}} {
 		e, last := loginrecord.UtmpRecord(tt.wide), loginrecord.LastlogRecord(tt.wide)
 		if len(e) != tt.utmpSize || len(last) != tt.lastlSize {
-			t.Errorf("wide %v: got %d and %d bytes, want %d and %d", tt.wide, len(e), len(last), tt.utmpSize, tt.lastlSize)
+			t.Errorf("wide %v: got %d and %d bytes, want %d and %d",
+				tt.wide, len(e), len(last), tt.utmpSize, tt.lastlSize)
 		}
 		if got := binary.LittleEndian.Uint32(e[tt.seconds:]); got != 1000000000 {
 			t.Errorf("wide %v: got time %d, want 1000000000", tt.wide, got)
@@ -109,7 +110,8 @@ func TestLoginsAreRecordedOncePerTerminal(t *testing.T) {
 func TestPartialEntryIsOverwritten(t *testing.T) {
 	t.Parallel()
 	files := emptyFiles(t)
-	if err := os.WriteFile(filepath.Join(files.Root, "var/log/wtmp"), make([]byte, utmpSize+7), 0o600); err != nil {
+	wtmp := filepath.Join(files.Root, "var/log/wtmp")
+	if err := os.WriteFile(wtmp, make([]byte, utmpSize+7), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := files.RecordLogin(entry("pts/3"), 42); err != nil {
@@ -124,7 +126,8 @@ func TestMissingFilesAreNotCreated(t *testing.T) {
 	t.Parallel()
 	files := loginrecord.Files{Root: t.TempDir()}
 	e := entry("pts/3")
-	if err := errors.Join(files.MarkActive(e, 1), files.RecordLogin(e, 1), files.RecordLogout(e, 1)); err != nil {
+	err := errors.Join(files.MarkActive(e, 1), files.RecordLogin(e, 1), files.RecordLogout(e, 1))
+	if err != nil {
 		t.Errorf("got %v, want nothing done without an error", err)
 	}
 	if _, err := os.Stat(filepath.Join(files.Root, "run/utmp")); !errors.Is(err, fs.ErrNotExist) {

@@ -12,9 +12,9 @@ import (
 // firstExtraFD is the first descriptor after the three standard streams.
 const firstExtraFD = 3
 
-// CloseDescriptorsOnExec makes sure that no program gets a descriptor of this process. Descriptors that Go opens are closed
-// on exec already. Those that this process was started with are not: a socket of the service manager, or a lock or log of
-// the program that started the agent.
+// CloseDescriptorsOnExec makes sure that no program gets a descriptor of this process. Descriptors that Go
+// opens are closed on exec already. Those that this process was started with are not: a socket of the service
+// manager, or a lock or log of the program that started the agent.
 func CloseDescriptorsOnExec() error {
 	err := unix.CloseRange(firstExtraFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	if err == nil {
@@ -29,7 +29,8 @@ func CloseDescriptorsOnExec() error {
 		if err != nil || fd < firstExtraFD {
 			continue
 		}
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil && !errors.Is(err, unix.EBADF) {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+		if err != nil && !errors.Is(err, unix.EBADF) {
 			return fmt.Errorf("close descriptors on exec: %w", err)
 		}
 	}

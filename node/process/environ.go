@@ -17,15 +17,15 @@ const (
 	maxEnvValue = 1 << 10 // bytes
 )
 
-// clientVariableRE matches the variables that a client may set: the language, and nothing that a loader, shell or
-// interpreter obeys. TERM comes with the terminal.
+// clientVariableRE matches the variables that a client may set: the language, and nothing that a loader,
+// shell or interpreter obeys. TERM comes with the terminal.
 var clientVariableRE = regexp.MustCompile(`^(LANG|LC_[A-Z]{1,32}|TERM)$`)
 
 // Env is the environment that a client asked for.
 type Env map[string]string
 
-// Set adds a variable if clients may set it, and reports whether it did. Values with a slash or a percent sign are refused:
-// C libraries have taken such values for file names and formats.
+// Set adds a variable if clients may set it, and reports whether it did. Values with a slash or a percent
+// sign are refused: C libraries have taken such values for file names and formats.
 func (e Env) Set(name, value string) bool {
 	if !clientVariableRE.MatchString(name) || len(value) > maxEnvValue || len(e) >= maxEnv ||
 		strings.ContainsAny(value, "\x00\n\r/%") {
@@ -35,8 +35,8 @@ func (e Env) Set(name, value string) bool {
 	return true
 }
 
-// environ returns a clean environment: it contains nothing of the agent's own. The machine's variables come first, the
-// client's replace them, and neither can replace those that identify the account and the session.
+// environ returns a clean environment: it contains nothing of the agent's own. The machine's variables come
+// first, the client's replace them, and neither can replace those that identify the account and the session.
 func environ(db account.Database, acc account.Account, s Spec) []string {
 	vars := db.Environ(acc)
 	maps.Copy(vars, s.Env)
@@ -68,7 +68,8 @@ func environ(db account.Database, acc account.Account, s Spec) []string {
 	return env
 }
 
-// splitAddr splits an address and port. For anything else it returns what sshd writes when it does not know the address.
+// splitAddr splits an address and port. For anything else it returns what sshd writes when it does not know
+// the address.
 func splitAddr(addr string) (host, port string) {
 	a, err := netip.ParseAddrPort(addr)
 	if err != nil {

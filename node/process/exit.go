@@ -37,14 +37,14 @@ func exitStatus(st *os.ProcessState, in, out int64) Exit {
 	return e
 }
 
-// waitExit returns once the process has exited, and leaves it a zombie. With a pidfd (Linux 5.3), which it closes, waiting
-// occupies no thread: each thread would cost the agent memory that is never given back.
+// waitExit returns once the process has exited, and leaves it a zombie. With a pidfd (Linux 5.3), which it
+// closes, waiting occupies no thread: each thread would cost the agent memory that is never given back.
 func waitExit(pid, pidfd int) {
 	if pidfd >= 0 {
 		_ = unix.SetNonblock(pidfd, true) // for Go's poller; if this fails, the wait below does the work
 		f := os.NewFile(uintptr(pidfd), "pidfd")
 		defer f.Close()
-		if c, err := f.SyscallConn(); err == nil && c.Read(func(fd uintptr) bool { return hasEnded(fd) }) == nil {
+		if c, err := f.SyscallConn(); err == nil && c.Read(hasEnded) == nil {
 			return
 		}
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/threshold-access/threshold/node/sftp"
 )
 
-// A helper is this same program, re-executed with helperName as its name and one of these as its first argument.
+// A helper is this same program, re-executed with helperName as its name and one of these as its first
+// argument.
 const (
 	selfPath   = "/proc/self/exe"
 	helperName = "threshold-session"
@@ -31,8 +32,9 @@ func HelperArgs() (args []string, ok bool) {
 	return os.Args[1:], true
 }
 
-// RunHelper does the work of a helper if this process is one of this package's, and returns the status to exit with. Every
-// program that embeds a node calls it first in main: nothing else may run before it in a helper.
+// RunHelper does the work of a helper if this process is one of this package's, and returns the status to
+// exit with. Every program that embeds a node calls it first in main: nothing else may run before it in a
+// helper.
 func RunHelper() (code int, ok bool) {
 	args, ok := HelperArgs()
 	switch {
@@ -48,8 +50,8 @@ func RunHelper() (code int, ok bool) {
 	return 0, false
 }
 
-// serveSFTP serves files on stdin and stdout as the account that this process runs as. The kernel checks every access, and
-// the process cannot become root again.
+// serveSFTP serves files on stdin and stdout as the account that this process runs as. The kernel checks
+// every access, and the process cannot become root again.
 func serveSFTP() int {
 	EnterHome()
 	if sftp.Serve(os.Stdin, os.Stdout) != nil {
@@ -58,8 +60,8 @@ func serveSFTP() int {
 	return 0
 }
 
-// EnterHome changes to the home directory. It is for helpers that already run as the account. If the account may not enter
-// its home, the helper stays where it is.
+// EnterHome changes to the home directory. It is for helpers that already run as the account. If the account
+// may not enter its home, the helper stays where it is.
 func EnterHome() { _ = os.Chdir(os.Getenv("HOME")) }
 
 // Helper is a helper that serves an account for the time of a connection.
@@ -68,9 +70,9 @@ type Helper struct {
 	pidfd int // -1 where the kernel has none
 }
 
-// StartHelper re-executes this program as the account, with arg as its first argument and nothing but stdin connected. The
-// environment holds what such a process needs. A helper mostly waits: one processor is enough for it, and Go's runtime
-// then reserves less memory.
+// StartHelper re-executes this program as the account, with arg as its first argument and nothing but stdin
+// connected. The environment holds what such a process needs. A helper mostly waits: one processor is enough
+// for it, and Go's runtime then reserves less memory.
 func StartHelper(db account.Database, acc account.Account, arg string, stdin *os.File) (*Helper, error) {
 	h := &Helper{pidfd: -1}
 	h.cmd = &exec.Cmd{
@@ -91,8 +93,8 @@ func StartHelper(db account.Database, acc account.Account, arg string, stdin *os
 // PID returns the helper's process id.
 func (h *Helper) PID() int { return h.cmd.Process.Pid }
 
-// Wait waits until the helper has exited, and kills it if it takes more than 3 s. It must be called exactly once, after
-// the helper was told to end.
+// Wait waits until the helper has exited, and kills it if it takes more than 3 s. It must be called exactly
+// once, after the helper was told to end.
 func (h *Helper) Wait() {
 	ended := make(chan struct{})
 	go func() { defer close(ended); waitExit(h.cmd.Process.Pid, h.pidfd) }()

@@ -11,8 +11,8 @@ import (
 	"github.com/threshold-access/threshold/node/account"
 )
 
-// credentials returns the attributes under which a process runs as the account. Only root can change them, and only root
-// needs to.
+// credentials returns the attributes under which a process runs as the account. Only root can change them,
+// and only root needs to.
 func credentials(db account.Database, acc account.Account) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{}
 	if db.UID == 0 {
@@ -21,11 +21,12 @@ func credentials(db account.Database, acc account.Account) *syscall.SysProcAttr 
 	return attr
 }
 
-// startIsolated starts a program of an account in a new session keyring (session-keyring(7)). Otherwise all programs of all
-// accounts would share the agent's keyring: what one account keeps there, another could read, use and revoke.
+// startIsolated starts a program of an account in a new session keyring (session-keyring(7)). Otherwise all
+// programs of all accounts would share the agent's keyring: what one account keeps there, another could read,
+// use and revoke.
 //
-// A new process inherits the keyring of the thread that creates it, so the thread joins a new, anonymous keyring first.
-// Without keyrings in the kernel (ENOSYS) or the container (EPERM) there is nothing to share.
+// A new process inherits the keyring of the thread that creates it, so the thread joins a new, anonymous
+// keyring first. Without keyrings in the kernel (ENOSYS) or the container (EPERM) there is nothing to share.
 func startIsolated(db account.Database, cmd *exec.Cmd) error {
 	if db.UID != 0 {
 		return cmd.Start() // this process is, and stays, one account

@@ -21,9 +21,10 @@ import (
 	"github.com/threshold-access/threshold/node/account"
 )
 
-// preExec is the work between fork and exec that os/exec cannot do: resource limits, umask, and entering a home on a
-// remote file system. A re-executed child does it to itself while it is still root, then becomes the account, then executes
-// the program. So the program never runs without its limits. The struct is the child's argument, as JSON.
+// preExec is the work between fork and exec that os/exec cannot do: resource limits, umask, and entering a
+// home on a remote file system. A re-executed child does it to itself while it is still root, then becomes
+// the account, then executes the program. So the program never runs without its limits. The struct is the
+// child's argument, as JSON.
 type preExec struct {
 	UID, GID uint32
 	Groups   []uint32
@@ -34,18 +35,21 @@ type preExec struct {
 	Dir      string
 }
 
-// preExecReportFD is the descriptor on which the child reports the errno that kept it from executing the program. It is
-// closed on exec: if the program runs, the parent reads the end of file and no number.
+// preExecReportFD is the descriptor on which the child reports the errno that kept it from executing the
+// program. It is closed on exec: if the program runs, the parent reads the end of file and no number.
 const preExecReportFD = firstExtraFD
 
-// preExecTimeout bounds the child's work: a home may be on a file server that is gone, and an account may stop the child
-// as soon as the child belongs to it.
+// preExecTimeout bounds the child's work: a home may be on a file server that is gone, and an account may
+// stop the child as soon as the child belongs to it.
 const preExecTimeout = 30 * time.Second
 
-// preparePreExec changes cmd so that such a child starts the program, and returns where the child reports. It returns nil
-// and leaves cmd unchanged if the program needs no child: its directory is on a local file system (remoteDir is false), the
-// account has no limits and the umask is the agent's own. The child costs a few milliseconds.
-func preparePreExec(db account.Database, acc account.Account, cmd *exec.Cmd, remoteDir bool) (*os.File, error) {
+// preparePreExec changes cmd so that such a child starts the program, and returns where the child reports. It
+// returns nil and leaves cmd unchanged if the program needs no child: its directory is on a local file system
+// (remoteDir is false), the account has no limits and the umask is the agent's own. The child costs a few
+// milliseconds.
+func preparePreExec(
+	db account.Database, acc account.Account, cmd *exec.Cmd, remoteDir bool,
+) (report *os.File, err error) {
 	e := preExec{
 		UID:    acc.UID,
 		GID:    acc.GID,
@@ -56,7 +60,6 @@ func preparePreExec(db account.Database, acc account.Account, cmd *exec.Cmd, rem
 		Dir:    cmd.Dir,
 	}
 	if e.Root { // other accounts keep the limits that they have
-		var err error
 		if e.Limits, err = db.Limits(acc); err != nil {
 			return nil, err
 		}
@@ -107,7 +110,8 @@ func startPreExec(db account.Database, cmd *exec.Cmd, report *os.File) error {
 	return syscall.Errno(n)
 }
 
-// runPreExec is the child's side; args are the preExec and the program's arguments. It returns only on failure.
+// runPreExec is the child's side; args are the preExec and the program's arguments. It returns only on
+// failure.
 func runPreExec(args []string) int {
 	syscall.CloseOnExec(preExecReportFD)
 	report := os.NewFile(preExecReportFD, "report")
@@ -124,9 +128,9 @@ func runPreExec(args []string) int {
 	return helperFailedStatus
 }
 
-// exec does the work and executes the program. It changes only its own thread, which it keeps locked: the program starts
-// from that thread. Limits of memory are set last (account.Database.Limits), with the garbage collector off, because
-// afterwards an allocation may fail.
+// exec does the work and executes the program. It changes only its own thread, which it keeps locked: the
+// program starts from that thread. Limits of memory are set last (account.Database.Limits), with the garbage
+// collector off, because afterwards an allocation may fail.
 func (e preExec) exec(args []string) error {
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)
@@ -149,8 +153,8 @@ func (e preExec) exec(args []string) error {
 	return syscall.Exec(e.Path, args, os.Environ())
 }
 
-// setLimit sets the limit. If it exceeds what this process may grant, as "unlimited" entries do, setLimit grants as much as
-// it may: nobody is kept out because the machine has less.
+// setLimit sets the limit. If it exceeds what this process may grant, as "unlimited" entries do, setLimit
+// grants as much as it may: nobody is kept out because the machine has less.
 func setLimit(l account.Limit) error {
 	err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard})
 	if err != syscall.EPERM {
@@ -160,11 +164,13 @@ func setLimit(l account.Limit) error {
 	if err := syscall.Getrlimit(l.Resource, &current); err != nil {
 		return err
 	}
-	return syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: min(l.Soft, current.Max), Max: min(l.Hard, current.Max)})
+	granted := syscall.Rlimit{Cur: min(l.Soft, current.Max), Max: min(l.Hard, current.Max)}
+	return syscall.Setrlimit(l.Resource, &granted)
 }
 
-// dropPrivileges makes this thread the account's: groups first, the user id last, because only root may change groups. The
-// raw system calls change one thread; Go's own would change all of them, and the others end with exec.
+// dropPrivileges makes this thread the account's: groups first, the user id last, because only root may
+// change groups. The raw system calls change one thread; Go's own would change all of them, and the others
+// end with exec.
 func (e preExec) dropPrivileges() error {
 	var groups *uint32
 	if len(e.Groups) > 0 {

@@ -1,10 +1,11 @@
 // Package process answers: what runs, as whom, and when does it end?
 //
-// It starts one program as an account with a clean environment, copies its input and output, and makes sure that nothing of
-// its process group is left when the connection is gone. Whether the program may run was decided before: package sshd asks
-// the rules.
+// It starts one program as an account with a clean environment, copies its input and output, and makes sure
+// that nothing of its process group is left when the connection is gone. Whether the program may run was
+// decided before: package sshd asks the rules.
 //
-// Work that must be done with an account's rights is done by this same program, re-executed as the account: see RunHelper.
+// Work that must be done with an account's rights is done by this same program, re-executed as the account:
+// see RunHelper.
 package process
 
 import (
@@ -50,11 +51,12 @@ type Spec struct {
 	ClientAddr, LocalAddr string // address and port of the client, and of this end of the connection
 }
 
-// Process is a program that was started. Run must be called exactly once; the other methods may be called concurrently
-// with it, from any goroutine.
+// Process is a program that was started. Run must be called exactly once; the other methods may be called
+// concurrently with it, from any goroutine.
 //
-// The program passes through three states. It runs; then it has exited and is a zombie, so that its process id and its
-// process group still belong to it; then Run reaps it and the kernel may give the id to another process.
+// The program passes through three states. It runs; then it has exited and is a zombie, so that its process
+// id and its process group still belong to it; then Run reaps it and the kernel may give the id to another
+// process.
 type Process struct {
 	db       account.Database
 	acc      account.Account
@@ -71,19 +73,20 @@ type Process struct {
 	in, out   atomic.Int64  // bytes copied
 	exited    chan struct{} // closed when the program has exited
 
-	mu     sync.Mutex // guards reaped, and is held while a signal is sent: after reaping, the id may be another process's
+	// mu guards reaped, and is held while a signal is sent: after reaping, the id may be another process's.
+	mu     sync.Mutex
 	reaped bool
 }
 
-// login is a session in the login records of its machine. Errors of the records are ignored everywhere: a record that
-// cannot be written must not keep anyone out.
+// login is a session in the login records of its machine. Errors of the records are ignored everywhere: a
+// record that cannot be written must not keep anyone out.
 type login struct {
 	files loginrecord.Files
 	entry loginrecord.Entry
 }
 
-// Start starts the program as the account. The error is a fault: Denied if the login shell does not allow file transfer,
-// Exhausted if the disk is full, else Internal.
+// Start starts the program as the account. The error is a fault: Denied if the login shell does not allow
+// file transfer, Exhausted if the disk is full, else Internal.
 func Start(db account.Database, acc account.Account, s Spec) (*Process, error) {
 	cmd, err := command(db, acc, s)
 	if err != nil {
@@ -138,10 +141,12 @@ func command(db account.Database, acc account.Account, s Spec) (*exec.Cmd, error
 	case SFTP:
 		if !db.AllowsFileTransfer(acc.Shell) {
 			return nil, fault.New(fault.Denied, "process.Start",
-				fmt.Sprintf("the login shell of %s is %s, which does not allow file transfer", acc.Login, acc.Shell),
-				"ask an administrator to give the account a shell listed in /etc/shells, or use another login")
+				fmt.Sprintf("the login shell of %s is %s, which does not allow file transfer",
+					acc.Login, acc.Shell),
+				"ask an administrator to give the account a shell of /etc/shells, or use another login")
 		}
-		cmd.Path, cmd.Args, cmd.Dir = selfPath, []string{helperName, sftpArg}, "/" // it enters the home by itself
+		cmd.Path, cmd.Args = selfPath, []string{helperName, sftpArg}
+		cmd.Dir = "/" // the file server enters the home by itself
 	default:
 		return nil, fmt.Errorf("process: unknown kind %q", s.Kind)
 	}
@@ -214,8 +219,8 @@ func recordEntry(acc account.Account, s Spec, tty string) loginrecord.Entry {
 	}
 }
 
-// greetingText is what the terminal of a login shell shows first, as under sshd: the messages of the day, then the last
-// login, which must be read before this one is recorded.
+// greetingText is what the terminal of a login shell shows first, as under sshd: the messages of the day,
+// then the last login, which must be read before this one is recorded.
 func (p *Process) greetingText() []byte {
 	text := p.db.MessagesOfTheDay()
 	if at, from, ok := p.recordFiles().LastLogin(p.acc.UID); ok {
@@ -228,7 +233,8 @@ func (p *Process) greetingText() []byte {
 	return []byte(strings.ReplaceAll(text, "\n", "\r\n"))
 }
 
-// launch starts the program itself: directly, or by way of a re-executed child where the account or its home need one.
+// launch starts the program itself: directly, or by way of a re-executed child where the account or its home
+// need one.
 func (p *Process) launch() error {
 	home := account.OpenLocalDir(p.cmd.Dir)
 	defer home.Close() // does nothing if home is nil
@@ -261,7 +267,8 @@ func (p *Process) launch() error {
 // procPath names an open file for a new process: it finds this very file, even if the file was renamed since.
 func procPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-// openPipes makes separate pipes for stdin, stdout and stderr, and returns the program's ends, also on an error.
+// openPipes makes separate pipes for stdin, stdout and stderr, and returns the program's ends, also on an
+// error.
 func (p *Process) openPipes() (theirs []*os.File, err error) {
 	for _, ours := range []**os.File{&p.stdin, &p.stdout, &p.stderr} {
 		r, w, err := os.Pipe()
@@ -278,8 +285,8 @@ func (p *Process) openPipes() (theirs []*os.File, err error) {
 	return theirs, nil
 }
 
-// chownStreams makes the account the owner of its program's pipes. A program that opens /dev/stderr opens the pipe behind
-// it again, and the kernel then checks the pipe's owner and mode.
+// chownStreams makes the account the owner of its program's pipes. A program that opens /dev/stderr opens the
+// pipe behind it again, and the kernel then checks the pipe's owner and mode.
 func chownStreams(db account.Database, acc account.Account, streams []*os.File) error {
 	if db.UID != 0 {
 		return nil // they belong to the account already
@@ -298,7 +305,8 @@ func closeFiles(files []*os.File) {
 	}
 }
 
-// rootCause returns the innermost wrapped error: without the paths and operations that mean nothing to a user.
+// rootCause returns the innermost wrapped error: without the paths and operations that mean nothing to a
+// user.
 func rootCause(err error) error {
 	for {
 		next := errors.Unwrap(err)

@@ -16,7 +16,8 @@ import (
 const (
 	// hangupGrace is how long programs have between SIGHUP and SIGKILL.
 	hangupGrace = 3 * time.Second
-	// drainGrace is how long a terminal may stay silent after its program has exited, while others still hold it open.
+	// drainGrace is how long a terminal may stay silent after its program has exited, while others still hold
+	// it open.
 	drainGrace = 200 * time.Millisecond
 	// copyBytes and smallCopyBytes are the sizes of copy buffers, which are pooled.
 	copyBytes      = 32 << 10
@@ -29,11 +30,11 @@ type Streams struct {
 	Out, Err io.Writer
 }
 
-// Run copies input and output until the program has exited and all of its output is delivered, or until ctx ends: then the
-// program's process group gets SIGHUP, and SIGKILL if the program stays.
+// Run copies input and output until the program has exited and all of its output is delivered, or until ctx
+// ends: then the program's process group gets SIGHUP, and SIGKILL if the program stays.
 //
-// The caller must end a pending read from In afterwards. The goroutine that reads there is the only one that may outlive
-// Run.
+// The caller must end a pending read from In afterwards. The goroutine that reads there is the only one that
+// may outlive Run.
 func (p *Process) Run(ctx context.Context, s Streams) Exit {
 	go p.copyInput(s.In)
 	var outputs sync.WaitGroup
@@ -78,8 +79,8 @@ func (p *Process) reap() *os.ProcessState {
 	return p.cmd.ProcessState
 }
 
-// copyInput gives the program its input. At the end of input it closes the program's stdin; a terminal that reads lines
-// gets its end-of-file character instead.
+// copyInput gives the program its input. At the end of input it closes the program's stdin; a terminal that
+// reads lines gets its end-of-file character instead.
 func (p *Process) copyInput(in io.Reader) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
@@ -95,9 +96,9 @@ func (p *Process) copyInput(in io.Reader) {
 	}
 }
 
-// copyOutput delivers output until there is no more. Once a terminal's program has exited, Run sets a read deadline. Each
-// piece of output that still comes moves the deadline, so that it measures silence: two deadlines in a row without output
-// between them end the copy.
+// copyOutput delivers output until there is no more. Once a terminal's program has exited, Run sets a read
+// deadline. Each piece of output that still comes moves the deadline, so that it measures silence: two
+// deadlines in a row without output between them end the copy.
 func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
@@ -145,9 +146,9 @@ func (p *Process) hasExited() bool {
 	}
 }
 
-// terminate sends SIGHUP to the process group, and SIGKILL if the program does not exit. If the program exits, processes
-// that it left behind and that ignore SIGHUP stay, as with OpenSSH's sshd: an editor's server that was started with nohup
-// survives a lost connection.
+// terminate sends SIGHUP to the process group, and SIGKILL if the program does not exit. If the program
+// exits, processes that it left behind and that ignore SIGHUP stay, as with OpenSSH's sshd: an editor's
+// server that was started with nohup survives a lost connection.
 func (p *Process) terminate() {
 	_ = p.kill(syscall.SIGHUP)
 	p.closeTerminal()
@@ -179,8 +180,8 @@ func (p *Process) Break() error {
 	return p.terminal.Break()
 }
 
-// closeTerminal marks the terminal as unused in the login records and then closes it. The order matters: once it is closed,
-// the next session may get the same terminal.
+// closeTerminal marks the terminal as unused in the login records and then closes it. The order matters: once
+// it is closed, the next session may get the same terminal.
 func (p *Process) closeTerminal() {
 	if p.terminal == nil {
 		return
@@ -207,8 +208,9 @@ func (p *Process) closeStreams() {
 }
 
 var (
-	buffers      = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
-	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopyBytes); return &b }} // of stderr: little comes there
+	buffers = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
+	// smallBuffers are for stderr, to which programs write little.
+	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallCopyBytes); return &b }}
 )
 
 // countingWriter adds the bytes that it writes to n.

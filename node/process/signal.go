@@ -29,23 +29,25 @@ var signalNumbers = map[string]syscall.Signal{
 	"USR2": syscall.SIGUSR2,
 }
 
-// ParseSignal returns the signal of a name that a client sent. ok is false for names that are not in RFC 4254.
+// ParseSignal returns the signal of a name that a client sent. ok is false for names that are not in RFC
+// 4254.
 func ParseSignal(name string) (sig syscall.Signal, ok bool) {
 	sig, ok = signalNumbers[name]
 	return sig, ok
 }
 
-// unignoreHangup makes sure that the programs that this process starts receive SIGHUP. A process that was started with the
-// signal ignored, as by nohup(1), passes that on to every program (signal(7)): an ignored signal stays ignored across exec,
-// a caught one does not.
+// unignoreHangup makes sure that the programs that this process starts receive SIGHUP. A process that was
+// started with the signal ignored, as by nohup(1), passes that on to every program (signal(7)): an ignored
+// signal stays ignored across exec, a caught one does not.
 func unignoreHangup() {
 	if signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 }
 
-// Signal sends a signal to the program's process group with the rights of the account: processes in the group that have
-// become another account, for example by sudo, do not receive it. It returns os.ErrProcessDone once the program is reaped.
+// Signal sends a signal to the program's process group with the rights of the account: processes in the group
+// that have become another account, for example by sudo, do not receive it. It returns os.ErrProcessDone once
+// the program is reaped.
 func (p *Process) Signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,8 +70,8 @@ func (p *Process) kill(sig syscall.Signal) error {
 // signalTimeout bounds the wait for the helper that sends a signal: the account may stop it.
 const signalTimeout = 2 * time.Second
 
-// sendSignal sends a signal to a process group with the account's rights. kill(2) checks the ids of the whole sending
-// process, so a helper process is needed when this process is another account.
+// sendSignal sends a signal to a process group with the account's rights. kill(2) checks the ids of the whole
+// sending process, so a helper process is needed when this process is another account.
 func sendSignal(db account.Database, acc account.Account, group int, sig syscall.Signal) error {
 	if acc.UID == db.UID {
 		return syscall.Kill(-group, sig)

@@ -164,10 +164,10 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		{"a name for it, mapped", unreachable("mapped.example", 80), ssh.Prohibited, "metadata"},
 		{"metadata by IPv6", unreachable("fd00:ec2::254", 80), ssh.Prohibited, "metadata"},
 		{"link-local by IPv6", unreachable("fe80::1%lo", 22), ssh.Prohibited, "link-local"},
-		{"no host", unreachable("", 80), ssh.ConnectionFailed, "no host is named"},
-		{"no port", unreachable("127.0.0.1", 0), ssh.ConnectionFailed, "no port"},
-		{"a port that wraps", unreachable("127.0.0.1", 65536+80), ssh.ConnectionFailed, "no port"},
-		{"a name with blanks", unreachable("a b", 80), ssh.ConnectionFailed, "no name of a host"},
+		{"no host", unreachable("", 80), ssh.ConnectionFailed, "names no host"},
+		{"no port", unreachable("127.0.0.1", 0), ssh.ConnectionFailed, "port is invalid"},
+		{"a port that wraps", unreachable("127.0.0.1", 65536+80), ssh.ConnectionFailed, "port is invalid"},
+		{"a name with blanks", unreachable("a b", 80), ssh.ConnectionFailed, "host name is invalid"},
 		{"cut short", []byte{0, 0, 0, 9, 'x'}, ssh.ConnectionFailed, "could not be read"},
 	} {
 		_, _, err := c.OpenChannel("direct-tcpip", tt.extra)
@@ -198,7 +198,7 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 	if n := len(r.recorded(audit.SessionRefused)); n != 7 {
 		t.Errorf("got %d refusals on record, want the 7 that are prohibited", n)
 	}
-	for path, words := range map[string]string{filepath.Join(t.TempDir(), "none"): "there is no ", "": "no path", "/a\x00b": "not a valid path"} {
+	for path, words := range map[string]string{filepath.Join(t.TempDir(), "none"): "does not exist", "": "no path", "/a\x00b": "not a valid path"} {
 		if _, _, err := c.OpenChannel("direct-streamlocal@openssh.com", wire(path, "", uint32(0))); err == nil ||
 			!strings.Contains(err.Error(), words) {
 			t.Errorf("%q: got %v, want %q in it", path, err, words)

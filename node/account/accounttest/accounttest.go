@@ -62,8 +62,8 @@ func Own(t testing.TB) account.Account {
 	return acc
 }
 
-// Other returns an account other than root if the tests run as root, else their own. The kernel needs no entry for it in
-// any file.
+// Other returns an account other than root if the tests run as root, else their own. The kernel needs no
+// entry for it in any file.
 func Other(t testing.TB) account.Account {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -79,7 +79,8 @@ func Other(t testing.TB) account.Account {
 	}
 }
 
-// Dir makes a directory that belongs to the account. It is not below t.TempDir, whose parents other accounts cannot enter.
+// Dir makes a directory that belongs to the account. It is not below t.TempDir, whose parents other accounts
+// cannot enter.
 func Dir(t testing.TB, acc account.Account) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "account-")
