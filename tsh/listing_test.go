@@ -120,7 +120,7 @@ func TestEventsReadAsALog(t *testing.T) {
 	w := newTestCluster(t)
 	w.docs["7"] = authrpc.Resource{Kind: "event", Version: "v1", Metadata: authrpc.Metadata{Name: "7"},
 		Spec: json.RawMessage(
-			`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z","user":"bob\u001b[2J","node":"web-1","login":"root"}`,
+			`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z","user":"bob\u001b[2J","machine":"web-1","login":"root"}`,
 		)}
 	out := w.loggedIn().ok("get", "events")
 	for _, want := range []string{"NUMBER", "TH3001", "bob[2J", "root@web-1", "a session started on a node"} {

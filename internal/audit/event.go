@@ -20,7 +20,7 @@ type Code string
 
 const (
 	LoginSucceeded   Code = "TH1001"
-	LoginRefused     Code = "TH1002" // after the provider vouched; earlier refusals go to a local file
+	LoginRefused     Code = "TH1002" // after the provider identified the user
 	FactorEnrolled   Code = "TH1003"
 	FactorLocked     Code = "TH1004"
 	RecoveryUsed     Code = "TH1005"
@@ -42,59 +42,61 @@ const (
 	NodeDisconnected Code = "TH6002"
 )
 
-// Descriptions says what each registered code stands for.
+// Descriptions says what each registered code stands for. It is the registry: Check refuses other codes.
 var Descriptions = map[Code]string{
-	LoginSucceeded:   "a person logged in with provider and second factor",
-	LoginRefused:     "a login was refused after the provider vouched",
+	LoginSucceeded:   "a user logged in with provider and second factor",
+	LoginRefused:     "a login was refused after the provider identified the user",
 	FactorEnrolled:   "a second factor was enrolled",
 	FactorLocked:     "a second factor was locked after wrong codes",
 	RecoveryUsed:     "a recovery code was used in place of the second factor",
 	CertIssued:       "certificates were issued",
 	CertRenewed:      "a machine's certificates were renewed",
 	MachineJoined:    "a machine joined the cluster",
-	JoinRefused:      "a machine with a token that was once valid was refused",
+	JoinRefused:      "a machine was refused whose join token was once valid",
 	SessionStarted:   "a session started on a node",
 	SessionEnded:     "a session ended on a node",
-	SessionRefused:   "a node refused a person",
-	ForwardStarted:   "a port, socket or agent was forwarded through a node",
+	SessionRefused:   "a node refused a user",
+	ForwardStarted:   "a port, socket or SSH agent was forwarded through a node",
 	ResourceApplied:  "a resource was created or changed",
 	ResourceRemoved:  "a resource was removed",
-	ResourceRefused:  "work on a resource was refused",
+	ResourceRefused:  "a change of a resource was refused",
 	TokenCreated:     "a join token was created",
-	ClusterCreated:   "the cluster was born",
+	ClusterCreated:   "the cluster was created",
 	AuthStarted:      "an auth replica started",
 	NodeConnected:    "a node attached to a proxy",
-	NodeDisconnected: "a node left a proxy",
+	NodeDisconnected: "a node detached from a proxy",
 }
 
-// Event is one fact. Only auth stores events; nodes send theirs to auth, which checks that Node is the
-// sender.
+// Event is one fact. Only the auth service stores events. Nodes and proxies send theirs to it, and it writes
+// the sender into each: a node into Machine and MachineID, a proxy into Proxy.
 type Event struct {
 	V         int                `json:"v"`
 	Code      Code               `json:"code"`
-	ID        string             `json:"id"`   // 32 hex digits; makes sending twice harmless
-	Time      time.Time          `json:"time"` // where it happened, by that machine's clock
+	ID        string             `json:"id"`   // 32 hex digits; an event that is sent twice is stored once
+	Time      time.Time          `json:"time"` // by the clock of the machine where it happened
 	User      string             `json:"user,omitempty"`
 	Subject   string             `json:"subject,omitempty"` // connector/subject: the user behind the name
 	LoginID   identity.LoginID   `json:"login_id,omitempty"`
-	Machine   string             `json:"node,omitempty"`
-	MachineID identity.MachineID `json:"node_id,omitempty"`
+	Machine   string             `json:"machine,omitempty"` // the node, proxy or replica, by name
+	MachineID identity.MachineID `json:"machine_id,omitempty"`
 	Login     identity.Login     `json:"login,omitempty"`
 	Session   string             `json:"session,omitempty"`
 	From      string             `json:"from,omitempty"`  // the client's address as the proxy saw it
-	Proxy     string             `json:"proxy,omitempty"` // the proxy it came by
+	Proxy     string             `json:"proxy,omitempty"` // the proxy that the client came through
 	Rule      string             `json:"rule,omitempty"`
 	Reason    string             `json:"reason,omitempty"`
 	Fields    map[string]string  `json:"fields,omitempty"` // what else this code carries
 }
 
-// MaxFields and MaxText bound an event from outside.
+// MaxFields and MaxText bound an event that another machine sent. MaxText is in bytes, for each text and for
+// each key and value of Fields.
 const (
 	MaxFields = 32
 	MaxText   = 1024
 )
 
-// truncatedBytes is what a text from outside keeps, in bytes. It leaves room below MaxText.
+// truncatedBytes is how much Truncate keeps, in bytes. It is less than MaxText, so that a writer may add to
+// it.
 const truncatedBytes = 512
 
 // Truncate shortens a text from outside to what an event should hold, at a whole character.
@@ -105,7 +107,7 @@ func Truncate(s string) string {
 	return strings.ToValidUTF8(s[:truncatedBytes], "") + "…"
 }
 
-// NewEvent starts an event about a person.
+// NewEvent starts an event about a user or a machine. Its ID is still to be set.
 func NewEvent(code Code, who identity.Identity, now time.Time) Event {
 	e := Event{V: Version, Code: code, Time: now.UTC()}
 	if who.Kind == identity.User {
@@ -116,7 +118,8 @@ func NewEvent(code Code, who identity.Identity, now time.Time) Event {
 	return e
 }
 
-// Check refuses an event with an unregistered code, no id or oversize text.
+// Check refuses an event with an unregistered code, without id or time, or with more or longer texts than
+// MaxFields and MaxText allow. Its errors repeat at most 20 bytes of the event.
 func (e Event) Check() error {
 	if _, ok := Descriptions[e.Code]; !ok {
 		return fmt.Errorf("event code %.20q is not registered", e.Code)
@@ -127,7 +130,10 @@ func (e Event) Check() error {
 	if len(e.Fields) > MaxFields {
 		return fmt.Errorf("event has %d fields, more than %d", len(e.Fields), MaxFields)
 	}
-	for _, s := range []string{e.User, e.Subject, string(e.LoginID), e.Machine, string(e.MachineID), string(e.Login), e.Session, e.From, e.Proxy, e.Rule, e.Reason} {
+	for _, s := range []string{
+		e.User, e.Subject, string(e.LoginID), e.Machine, string(e.MachineID), string(e.Login),
+		e.Session, e.From, e.Proxy, e.Rule, e.Reason,
+	} {
 		if len(s) > MaxText {
 			return fmt.Errorf("event has a text of %d bytes, more than %d", len(s), MaxText)
 		}
