@@ -29,6 +29,7 @@ func TestTheThreatModelNamesRealTests(t *testing.T) {
 	}
 }
 
+// link is a link in a document to another file of the repository.
 var link = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
 
 func TestLinksInDocumentsAreValid(t *testing.T) {
@@ -44,12 +45,16 @@ func TestLinksInDocumentsAreValid(t *testing.T) {
 	}
 }
 
-// folder is how docs/architecture.md names a place in the tree: a line of the house, or a step of a journey.
+// folder is how docs/architecture.md names a folder or a file of the tree.
 var folder = regexp.MustCompile("`((?:auth|ca|raftstore|proxy|node|tsh|internal)(?:/[a-z]+)*(?:\\.go)?)`")
 
 func TestTheArchitectureNamesRealPlaces(t *testing.T) {
 	doc := read(t, "docs/architecture.md")
-	for _, m := range folder.FindAllStringSubmatch(doc, -1) {
+	named := folder.FindAllStringSubmatch(doc, -1)
+	if len(named) == 0 {
+		t.Fatal("got no folder named, want many")
+	}
+	for _, m := range named {
 		if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
 			t.Errorf("docs/architecture.md names %s: %v", m[1], err)
 		}

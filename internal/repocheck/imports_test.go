@@ -1,31 +1,39 @@
 package repocheck_test
 
 import (
-	"path"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 )
 
 // components are the top-level folders that hold Go packages, with what each may import beside itself.
-// "internal" stands for every package in it; cmd may also link rooms of the components it names, because a
-// main wires.
+// "internal" stands for every package in it. cmd may also import the packages inside the components that it
+// names, because a main function connects them.
 var components = map[string][]string{
 	"cmd":         {"server", "node", "tsh", "internal"},
 	"server":      {"auth", "proxy", "node", "internal"},
 	"auth":        {"internal", "ca", "raftstore"},
-	"proxy":       {"internal", "web"},
+	"proxy":       {"internal"},
 	"node":        {"internal"},
 	"tsh":         {"internal"},
 	"ca":          {"internal/identity", "internal/fault"},
 	"raftstore":   {"internal/fault"},
-	"web":         {},
 	"integration": {"auth", "proxy", "node", "tsh", "internal"},
 }
 
+// testImports is what the tests of a component may import beyond components: real authorities and a real
+// store, where a double would prove less.
+var testImports = map[string][]string{
+	"auth": {"ca", "raftstore"},
+	"tsh":  {"ca"},
+	"cmd":  {"node"},
+}
+
 // internalImports are the packages under internal, with what each may import of the module: fault ← identity
-// ← access ← rules ← {audit recording dial} ← authrpc. tunnel stands beside access; config is a leaf that
-// anyone may read files with.
+// ← access ← rules ← {audit dial} ← authrpc. tunnel is beside access; config is a leaf that any may read
+// files with.
 var internalImports = map[string][]string{
 	"fault":       {},
 	"identity":    {"fault"},
@@ -49,49 +57,29 @@ var internalImports = map[string][]string{
 	"tunnel":      {"fault", "coalesce", "identity"},
 	"rules":       {"fault", "identity", "config", "access"},
 	"audit":       {"fault", "identity", "config", "access", "rules"},
-	"recording":   {"fault", "identity", "config", "access", "rules"},
 	"dial":        {"fault", "identity", "config", "access", "rules"},
 	"egress":      {"fault", "coalesce", "identity", "keepalive", "dial", "prefixconn"},
 	"authrpc": {
-		"keepalive",
-		"limitedlog",
-		"prefixconn",
-		"fault",
-		"identity",
-		"config",
-		"access",
-		"rules",
-		"tunnel",
-		"audit",
-		"recording",
-		"dial",
+		"keepalive", "limitedlog", "prefixconn", "fault", "identity", "config", "access", "rules",
+		"tunnel", "audit", "dial",
 	},
 	"member": {
-		"fault",
-		"identity",
-		"config",
-		"access",
-		"rules",
-		"tunnel",
-		"audit",
-		"dial",
-		"authrpc",
-		"backoff",
+		"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc", "backoff",
 		"durable",
 	},
 }
 
-// layers give each room of a component its height: imports go from a lower number to a higher one, never
-// back, never sideways.
+// layers give each package inside a component its height: imports go from a lower number to a higher one,
+// never back, never sideways.
 var layers = map[string]map[string]int{
 	"auth": {
 		"port": 0, "api": 0, "issue": 1, "resources": 1, "login": 2, "join": 2, "oidc": 3, "totp": 3,
-		"rules": 4, "attachments": 4, "audit": 4, "cluster": 4, "recordings": 4, "state": 5,
+		"rules": 4, "attachments": 4, "audit": 4, "state": 5,
 	},
-	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "peers": 3, "rules": 4, "mux": 4},
+	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "rules": 4, "mux": 4},
 	"node": {
-		"sshd": 0, "uplink": 0, "asaccount": 1, "forward": 1, "process": 2, "account": 3, "loginrecord": 3, "pty": 3,
-		"sftp": 3, "rules": 4, "spool": 4,
+		"sshd": 0, "uplink": 0, "asaccount": 1, "forward": 1, "process": 2, "account": 3, "loginrecord": 3,
+		"pty": 3, "sftp": 3, "rules": 4, "spool": 4,
 	},
 	"tsh": {"profile": 0, "forward": 0},
 	"ca":  {"keyring": 0},
@@ -99,29 +87,32 @@ var layers = map[string]map[string]int{
 	"raftstore": {"wal": 0},
 }
 
-// restricted are packages that only these may import. The root of a component is itself its folder's name.
+// restricted are components that only these packages may import. A component's root is named by its folder.
 var restricted = map[string][]string{
 	"ca":        {"auth", "auth/issue"},
 	"raftstore": {"auth", "auth/state"},
-	"web":       {"proxy", "proxy/web"},
 }
 
-// isTestDouble reports whether a package is a stand-in beside the real thing, as httptest is beside http.
-func isTestDouble(name string) bool { return strings.HasSuffix(name, "test") }
+// isTestDouble reports whether a package is for tests alone: a stand-in beside the real package, as httptest
+// is beside http, or the network in memory.
+func isTestDouble(name string) bool {
+	return strings.HasSuffix(name, "test") || name == "internal/testnet"
+}
 
-// refuse says why from may not import to, both folders of this repository, or "" when it may.
+// refuse says why the package from may not import the package to, or "" when it may. Both are folders of this
+// repository.
 func refuse(from, to string) string {
-	fromTop, fromRoom := split(from)
-	toTop, toRoom := split(to)
+	fromTop, fromPackage := split(from)
+	toTop, toPackage := split(to)
 	switch {
 	case toTop == "cmd" || toTop == "integration" && fromTop != "integration":
 		return "nothing imports " + toTop
 	case isTestDouble(to) && !isTestDouble(from) && from != "server/demo" && fromTop != "integration":
 		return "test doubles are for tests and the demo"
 	case fromTop == "internal":
-		return refuseInternal(fromRoom, to)
+		return refuseInternal(fromPackage, to)
 	case fromTop == toTop:
-		return refuseWithinComponent(fromTop, from, fromRoom, toRoom)
+		return refuseWithinComponent(fromTop, from, fromPackage, toPackage)
 	}
 	allowed, known := components[fromTop]
 	if !known {
@@ -136,36 +127,56 @@ func refuse(from, to string) string {
 	return ""
 }
 
+// refuseTest is refuse for the tests of the package from. They may also import test doubles, packages of
+// their own component in any layer, and what testImports says.
+func refuseTest(from, to string) string {
+	fromTop, _ := split(from)
+	toTop, _ := split(to)
+	switch {
+	case toTop == "cmd" && from != to:
+		return "nothing imports cmd"
+	case fromTop == "internal" && toTop != "internal":
+		return "tests of internal import no component"
+	case isTestDouble(to), slices.Contains(testImports[fromTop], toTop):
+		return ""
+	case fromTop == toTop && fromTop != "internal":
+		return ""
+	}
+	return refuse(from, to)
+}
+
+// refuseInternal is refuse for the package internal/from.
 func refuseInternal(from, to string) string {
-	top, room := split(to)
+	top, imported := split(to)
 	if top != "internal" {
 		return "internal imports no component"
 	}
 	allowed, known := internalImports[from]
 	if !known {
-		return "internal/" + from + " has no place in the table in imports_test.go"
+		return "internal/" + from + " has no row in the table in imports_test.go"
 	}
-	if from == room || slices.Contains(allowed, room) {
+	if from == imported || slices.Contains(allowed, imported) {
 		return ""
 	}
 	return "internal/" + from + " may import of internal only {" + strings.Join(allowed, " ") + "}"
 }
 
-func refuseWithinComponent(top, from, fromRoom, toRoom string) string {
+// refuseWithinComponent is refuse for two packages of the component top, of which from is the whole folder.
+func refuseWithinComponent(top, from, fromPackage, toPackage string) string {
 	switch {
 	case top == "cmd":
 		return "programs share nothing but components"
-	case from == "server/demo": // a program's package above the server, as cmd is
+	case from == "server/demo": // a program's package above the server, as those in cmd are
 		return ""
-	case isTestDouble(from) || fromRoom == toRoom || fromRoom == "" || top == "integration":
-		return "" // a root wires its rooms
-	case toRoom == "":
-		return "rooms never import their root"
+	case isTestDouble(from) || fromPackage == toPackage || fromPackage == "" || top == "integration":
+		return "" // a root connects the packages inside
+	case toPackage == "":
+		return "packages inside a component never import its root"
 	}
-	low, ok := layers[top][fromRoom]
-	high, ok2 := layers[top][toRoom]
+	low, ok := layers[top][fromPackage]
+	high, ok2 := layers[top][toPackage]
 	if !ok || !ok2 {
-		return "give both rooms a floor in imports_test.go"
+		return "give both packages a layer in imports_test.go"
 	}
 	if low >= high {
 		return "imports point down, never back or sideways"
@@ -173,11 +184,11 @@ func refuseWithinComponent(top, from, fromRoom, toRoom string) string {
 	return ""
 }
 
-// split returns a folder's component and room: "auth/oidc/oidctest" is in room oidc of auth.
-func split(name string) (top, room string) {
+// split returns a folder's component and its package inside: "auth/oidc/oidctest" is in oidc of auth.
+func split(name string) (top, inside string) {
 	top, rest, _ := strings.Cut(name, "/")
-	room, _, _ = strings.Cut(rest, "/")
-	return top, room
+	inside, _, _ = strings.Cut(rest, "/")
+	return top, inside
 }
 
 func TestImportsPointDown(t *testing.T) {
@@ -192,39 +203,88 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
+func TestImportsOfTestsFollowTheirRules(t *testing.T) {
+	for _, p := range listPackages(t) {
+		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
+			if to := local(imported); to != "" && to != p.name() {
+				if why := refuseTest(p.name(), to); why != "" {
+					t.Errorf("tests of %s import %s: %s", p.name(), to, why)
+				}
+			}
+		}
+	}
+}
+
 func TestEveryInternalPackageIsInTheTable(t *testing.T) {
 	for _, p := range listPackages(t) {
-		if top, room := split(p.name()); top == "internal" && internalImports[room] == nil {
-			t.Errorf("%s has no place in the table in imports_test.go", p.name())
+		if top, inside := split(p.name()); top == "internal" && internalImports[inside] == nil {
+			t.Errorf("%s has no row in the table in imports_test.go", p.name())
+		}
+	}
+}
+
+// A row for a package that does not exist makes readers look for it.
+func TestTheTablesNameRealPackages(t *testing.T) {
+	var named []string
+	for top := range components {
+		named = append(named, top)
+	}
+	for name := range internalImports {
+		named = append(named, "internal/"+name)
+	}
+	for top, packages := range layers {
+		for name := range packages {
+			named = append(named, top+"/"+name)
+		}
+	}
+	for top, users := range restricted {
+		named = append(append(named, top), users...)
+	}
+	for _, name := range named {
+		if _, err := os.Stat(filepath.Join(root, name)); err != nil {
+			t.Errorf("a table names %s: %v", name, err)
 		}
 	}
 }
 
 func TestTheTableRefuses(t *testing.T) {
 	for _, tt := range []struct{ name, from, to string }{
-		{"a contract importing a component", "internal/access", "auth/state"},
-		{"a contract importing one above it", "internal/identity", "internal/access"},
-		{"a contract importing one beside it", "internal/audit", "internal/dial"},
-		{"a contract without a place", "internal/zeal", "internal/fault"},
+		{"an internal package importing a component", "internal/access", "auth/state"},
+		{"an internal package importing one above it", "internal/identity", "internal/access"},
+		{"an internal package importing one beside it", "internal/audit", "internal/dial"},
+		{"an internal package without a row", "internal/nosuch", "internal/fault"},
 		{"the tunnel importing the rules", "internal/tunnel", "internal/rules"},
 		{"the CA importing what uses it", "ca", "auth"},
 		{"the CA importing access", "ca", "internal/access"},
 		{"the store importing identity", "raftstore", "internal/identity"},
-		{"a second room importing the CA", "auth/login", "ca"},
-		{"a second room importing the store", "auth/audit", "raftstore"},
+		{"another package importing the CA", "auth/login", "ca"},
+		{"another package importing the store", "auth/audit", "raftstore"},
 		{"the proxy importing auth", "proxy/web", "auth/login"},
 		{"the node importing the proxy", "node/uplink", "proxy/tunnels"},
 		{"the client importing the store", "tsh", "raftstore"},
 		{"a program importing the CA", "cmd/threshold", "ca"},
 		{"a program importing a program", "cmd/threshold", "cmd/threshold-node"},
 		{"a production program importing a double", "cmd/threshold", "auth/oidc/oidctest"},
-		{"a room importing its root", "auth/login", "auth"},
-		{"a room importing back", "auth/login", "auth/issue"},
-		{"a room importing sideways", "auth/oidc", "auth/totp"},
-		{"a room without a floor", "node/cellar", "node/pty"},
-		{"an unknown component", "shed", "internal/fault"},
+		{"a package importing the network of tests", "internal/dial", "internal/testnet"},
+		{"a package importing its root", "auth/login", "auth"},
+		{"a package importing back", "auth/login", "auth/issue"},
+		{"a package importing sideways", "auth/oidc", "auth/totp"},
+		{"a package without a layer", "node/nosuch", "node/pty"},
+		{"an unknown component", "nosuch", "internal/fault"},
 	} {
 		if refuse(tt.from, tt.to) == "" {
+			t.Errorf("%s: got %s → %s allowed, want refused", tt.name, tt.from, tt.to)
+		}
+	}
+	for _, tt := range []struct{ name, from, to string }{
+		{"a test of internal importing a component", "internal/member", "auth/join"},
+		{"a test of internal importing one above it", "internal/identity", "internal/access"},
+		{"a test of the node importing the proxy", "node", "proxy/tunnels"},
+		{"a test of the client importing auth", "tsh", "auth/login"},
+		{"a test of the proxy importing the CA", "proxy/mux", "ca"},
+		{"a test importing a program", "tsh", "cmd/tsh"},
+	} {
+		if refuseTest(tt.from, tt.to) == "" {
 			t.Errorf("%s: got %s → %s allowed, want refused", tt.name, tt.from, tt.to)
 		}
 	}
@@ -233,18 +293,29 @@ func TestTheTableRefuses(t *testing.T) {
 func TestTheTableAllows(t *testing.T) {
 	for _, tt := range [][2]string{
 		{"cmd/threshold", "server"}, {"server", "auth"}, {"server/demo", "auth/oidc/oidctest"},
-		{"server/demo", "server"}, {"cmd/tsh", "tsh"}, {"auth", "auth/login"}, {"auth", "ca"},
-		{"auth/issue", "ca"}, {"auth/state", "raftstore"}, {"auth/api", "auth/state"}, {"auth/issue", "auth/login"}, {"auth/login", "auth/totp"},
-		{"proxy/web", "proxy/jump"}, {"proxy", "web"}, {"node/sshd", "node/process"}, {"ca", "ca/keyring"}, {"ca", "internal/identity"},
-		{"raftstore/raftstoretest", "raftstore"}, {"internal/authrpc", "internal/tunnel"}, {"tsh", "internal/config"},
+		{"server/demo", "server"}, {"cmd/tsh", "tsh"},
+		{"auth", "auth/login"}, {"auth", "ca"}, {"auth/issue", "ca"}, {"auth/state", "raftstore"},
+		{"auth/api", "auth/state"}, {"auth/issue", "auth/login"}, {"auth/login", "auth/totp"},
+		{"proxy/web", "proxy/jump"}, {"node/sshd", "node/forward"}, {"ca", "ca/keyring"},
+		{"ca", "internal/identity"}, {"raftstore/raftstoretest", "raftstore"},
+		{"internal/authrpc", "internal/tunnel"}, {"tsh", "internal/config"},
 	} {
 		if why := refuse(tt[0], tt[1]); why != "" {
 			t.Errorf("got %s → %s refused (%s), want allowed", tt[0], tt[1], why)
 		}
 	}
+	for _, tt := range [][2]string{
+		{"auth/login", "auth"}, {"auth/oidc", "auth/oidc/oidctest"}, {"tsh", "ca/keyring"},
+		{"auth/login", "raftstore/raftstoretest"}, {"node", "internal/member/membertest"},
+		{"internal/egress", "internal/testnet"},
+	} {
+		if why := refuseTest(tt[0], tt[1]); why != "" {
+			t.Errorf("got a test of %s → %s refused (%s), want allowed", tt[0], tt[1], why)
+		}
+	}
 }
 
-// smallstep's parts, which ca/ alone knows.
+// smallstep are the libraries that only ca may import.
 var smallstep = []string{"github.com/smallstep", "go.step.sm"}
 
 func TestOnlyTheCAImportsItsLibraries(t *testing.T) {
@@ -276,7 +347,7 @@ func TestNobodyLinksTheWholeOfSmallstep(t *testing.T) {
 	}
 }
 
-// The agent runs on every machine: small, and with nothing in it that could sign.
+// The agent runs on every node: it is small, and holds nothing that could sign certificates.
 func TestTheAgentStaysSmall(t *testing.T) {
 	never := append([]string{
 		module + "/auth", module + "/ca", module + "/raftstore", module + "/proxy", module + "/tsh",
@@ -294,10 +365,11 @@ func TestTheAgentStaysSmall(t *testing.T) {
 	}
 }
 
-// A client in a browser (WebAssembly) is to link these, and net/http is most of what it would download.
-func TestContractsWithoutHTTPLinkNone(t *testing.T) {
+// A client in a browser (WebAssembly) will link these, and net/http would be most of what it downloads.
+func TestPackagesOfABrowserClientDoNotLinkHTTP(t *testing.T) {
 	without := []string{
-		"internal/fault", "internal/identity", "internal/access", "internal/rules", "internal/tunnel", "internal/dial",
+		"internal/fault", "internal/identity", "internal/access", "internal/rules", "internal/tunnel",
+		"internal/dial",
 	}
 	for _, p := range listPackages(t) {
 		if slices.Contains(without, p.name()) && slices.Contains(p.Deps, "net/http") {
@@ -312,7 +384,7 @@ func TestNoProgramButTheDemoLinksATestDouble(t *testing.T) {
 			continue
 		}
 		for _, dep := range p.Deps {
-			if local(dep) != "" && isTestDouble(path.Base(dep)) {
+			if local(dep) != "" && isTestDouble(local(dep)) {
 				t.Errorf("%s links %s", p.name(), dep)
 			}
 		}

@@ -22,19 +22,20 @@ const root = "../.."
 
 // pkg is what go list says of a package of this module.
 type pkg struct {
-	ImportPath  string
-	Dir         string
-	Doc         string
-	GoFiles     []string
-	Imports     []string
-	TestImports []string
-	Deps        []string
+	ImportPath   string
+	Dir          string
+	Doc          string
+	GoFiles      []string
+	Imports      []string
+	TestImports  []string // of tests inside the package
+	XTestImports []string // of tests outside of it
+	Deps         []string
 }
 
 // name is the package's folder, as "auth/login".
 func (p pkg) name() string { return local(p.ImportPath) }
 
-// local returns an import path's folder in this repository, or "" for a package of somebody else.
+// local returns an import path's folder in this repository, or "" for a package of another module.
 func local(importPath string) string {
 	name, ok := strings.CutPrefix(importPath, module+"/")
 	if !ok {
@@ -43,15 +44,10 @@ func local(importPath string) string {
 	return name
 }
 
+// packages lists the packages of this module whose files belong to the repository.
 var packages = sync.OnceValues(func() ([]pkg, error) {
-	cmd := exec.Command(
-		"go",
-		"list",
-		"-e",
-		"-json=ImportPath,Dir,Doc,GoFiles,Imports,TestImports,Deps",
-		"-tags=integration",
-		"./...",
-	)
+	const fields = "-json=ImportPath,Dir,Doc,GoFiles,Imports,TestImports,XTestImports,Deps"
+	cmd := exec.Command("go", "list", "-e", fields, "-tags=integration", "./...")
 	cmd.Dir = root
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -78,7 +74,7 @@ var packages = sync.OnceValues(func() ([]pkg, error) {
 	}
 })
 
-// files lists what belongs to the repository: what git keeps or would add, or everything where there is no
+// files lists what belongs to the repository: the files that git keeps or would add, or all where there is no
 // git.
 var files = sync.OnceValues(func() ([]string, error) {
 	cmd := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
@@ -89,13 +85,15 @@ var files = sync.OnceValues(func() ([]string, error) {
 	}
 	var all []string
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
-		if _, err := os.Stat(filepath.Join(root, name)); err == nil { // one that was deleted is listed until that is committed
+		// git lists a deleted file until the deletion is committed.
+		if _, err := os.Stat(filepath.Join(root, name)); err == nil {
 			all = append(all, name)
 		}
 	}
 	return all, nil
 })
 
+// walk is files where there is no git.
 func walk() ([]string, error) {
 	var all []string
 	err := filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {
@@ -126,7 +124,7 @@ func listFiles(t *testing.T) []string {
 	return all
 }
 
-// The other tests pass on an empty list, so the list itself is looked at.
+// The other tests would pass on empty lists.
 func TestTheListsAreComplete(t *testing.T) {
 	var names []string
 	for _, p := range listPackages(t) {

