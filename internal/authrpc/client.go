@@ -18,35 +18,36 @@ import (
 )
 
 const (
-	connectTimeout = 15 * time.Second // an HTTP proxy and a balancer on the way included
-	// callTimeout bounds a call without a deadline of its own; streams have none.
+	// connectTimeout bounds a connection and its TLS handshake, with an HTTP proxy and a balancer in between.
+	connectTimeout = 15 * time.Second
+	// callTimeout bounds a call whose context has no deadline. Streams have none.
 	callTimeout = 30 * time.Second
 )
 
-// Client calls auth, directly or through a proxy. It is safe for concurrent use.
+// Client calls the auth service, directly or through a proxy. It is safe for concurrent use.
 type Client struct {
 	addr string
 	http *http.Client
 }
 
-// Dialer is how to get to an address: egress.Way is one.
+// Dialer opens TLS connections: egress.Dialer is one. DialTLS finishes the handshake before it returns.
 type Dialer interface {
 	DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error)
 }
 
-// NewClient makes a client for the address (host:port of an auth port or of a proxy), which is gone to
-// straight. cfg decides whom to trust and which certificate to show: see identity.PinnedTLS.
+// NewClient makes a client for the address (host:port of an auth port or of a proxy), to which it connects
+// directly. cfg says which servers to trust and which certificate to send: see identity.PinnedTLS.
 func NewClient(addr string, cfg *tls.Config) *Client {
 	return NewClientWithDialer(directDialer{}, addr, cfg)
 }
 
-// NewClientWithDialer is NewClient by another way.
-func NewClientWithDialer(way Dialer, addr string, cfg *tls.Config) *Client {
+// NewClientWithDialer is NewClient for a client that connects through dialer.
+func NewClientWithDialer(dialer Dialer, addr string, cfg *tls.Config) *Client {
 	return &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 			defer cancel()
-			conn, err := way.DialTLS(ctx, addr, cfg)
+			conn, err := dialer.DialTLS(ctx, addr, cfg)
 			if err != nil {
 				return nil, err // not a nil *tls.Conn
 			}
@@ -57,6 +58,7 @@ func NewClientWithDialer(way Dialer, addr string, cfg *tls.Config) *Client {
 	}}}
 }
 
+// directDialer connects by TCP, without an HTTP proxy.
 type directDialer struct{}
 
 func (directDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
@@ -65,13 +67,16 @@ func (directDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*tls.Conn), nil // what a tls.Dialer returns
+	return conn.(*tls.Conn), nil // a tls.Dialer returns nothing else
 }
 
-// Close drops idle connections, so that the next call shows the certificate of that moment.
+// Close drops idle connections, so that the next call sends the certificate that is current then. The client
+// can still be used.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Call asks a route. A refusal is a *fault.Error; so is an unreachable or untrusted auth.
+// Call calls a route and waits for its response, at most callTimeout where ctx has no deadline. A refusal is
+// a *fault.Error, and so is a server that is unreachable or not trusted. When ctx was cancelled the error is
+// context.Canceled.
 func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req Req) (res Res, err error) {
 	if _, has := ctx.Deadline(); !has {
 		var cancel context.CancelFunc
@@ -84,13 +89,19 @@ func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req R
 	}
 	defer body.Close()
 	if err := json.NewDecoder(io.LimitReader(body, MaxAnswerBytes)).Decode(&res); err != nil {
-		return res, fault.Wrap(err, fault.Unavailable, r.Name, "the answer of auth broke off", "try again")
+		return res, fault.Wrap(
+			err,
+			fault.Unavailable,
+			r.Name,
+			"the connection ended before auth's answer was complete",
+			"try again",
+		)
 	}
 	return res, nil
 }
 
-// Stream asks a streaming route and hands each message to each, until ctx ends, each fails, or the stream
-// breaks.
+// Stream calls a streaming route and gives each message to each. It returns when ctx ends, each fails, or the
+// stream ends, and never nil.
 func Stream[Req, Res any](
 	ctx context.Context,
 	c *Client,
@@ -112,7 +123,7 @@ func Stream[Req, Res any](
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return fault.Wrap(err, fault.Unavailable, r.Name, "the stream from auth broke off", "try again")
+			return fault.Wrap(err, fault.Unavailable, r.Name, "the stream from auth ended", "try again")
 		}
 		if err := each(res); err != nil {
 			return err
@@ -120,6 +131,7 @@ func Stream[Req, Res any](
 	}
 }
 
+// post sends a request and returns the body of a response with status 200, which the caller closes.
 func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser, error) {
 	b, err := json.Marshal(req)
 	if err != nil {
@@ -142,46 +154,34 @@ func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser,
 	return nil, fault.Decode(text)
 }
 
-// explainCallError says what a person should do about a connection that did not come about.
+// explainCallError turns an error of the transport into a fault that says what to do. A fault of the dialer,
+// as of an HTTP proxy that wants a password, keeps its message and remedy.
 func (c *Client) explainCallError(path string, err error) error {
 	var pin *identity.PinError
 	var old *identity.ExpiredError
 	var alert *net.OpError
-	var said *fault.Error
+	var ofDialer *fault.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
-	case errors.As(err, &said): // what stands on the way, as an HTTP proxy, has its own words
-		return said
+	case errors.As(err, &ofDialer):
+		return ofDialer
 	case errors.As(err, &pin):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			path,
-			c.addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
+		return fault.Wrap(err, fault.Denied, path,
+			c.addr+" is not the cluster with "+pin.Want.String()+
+				": it was rebuilt, or the connection is being intercepted",
 			"ask an administrator for the cluster's pin",
 		)
 	case errors.As(err, &old):
-		return fault.Wrap(
-			err,
-			fault.Expired,
-			path,
+		return fault.Wrap(err, fault.Expired, path,
 			"the server's "+old.Error(),
 			"set this machine's clock, or ask an administrator to look at auth",
 		)
-	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the peer
-		return fault.Wrap(
-			err,
-			fault.Unauthenticated,
-			path,
-			"the server does not accept this certificate",
-			"run: tsh login",
-		)
+	case errors.As(err, &alert) && alert.Op == "remote error": // an alert of the peer, as crypto/tls names it
+		return fault.Wrap(err, fault.Unauthenticated, path,
+			"the server does not accept this certificate", "run: tsh login")
 	}
-	return fault.Wrap(
-		err,
-		fault.Unavailable,
-		path,
+	return fault.Wrap(err, fault.Unavailable, path,
 		"auth cannot be reached at "+c.addr+": "+fault.DescribeNetwork(err),
 		"check the address and the network, then try again",
 	)

@@ -10,36 +10,29 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// failingDialer is a way on which something refuses.
+// failingDialer is a dialer that fails with err.
 type failingDialer struct{ err error }
 
-func (b failingDialer) DialTLS(context.Context, string, *tls.Config) (*tls.Conn, error) {
-	return nil, b.err
+func (d failingDialer) DialTLS(context.Context, string, *tls.Config) (*tls.Conn, error) {
+	return nil, d.err
 }
 
-// An HTTP proxy that wants a password is not auth being away: what refused keeps its words, and a machine
-// need not try for ever.
+// An HTTP proxy that wants a password does not mean that auth is unreachable: the dialer's fault is returned
+// as it is, so that a machine does not try again for nothing.
 func TestAFaultOfTheDialerKeepsItsMessageAndRemedy(t *testing.T) {
-	c := authrpc.NewClientWithDialer(
-		failingDialer{fault.New(fault.Unauthenticated, "egress", "the gate wants a password", "give one")},
-		"access.example.com:443",
-		&tls.Config{},
-	)
-	_, err := authrpc.Call(t.Context(), c, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
-	if !fault.Is(err, fault.Unauthenticated) || fault.Message(err) != "the gate wants a password" ||
-		fault.Remedy(err) != "give one" {
-		t.Errorf("got %v, want the words of what refused", err)
+	t.Parallel()
+	call := func(err error) error {
+		c := authrpc.NewClientWithDialer(failingDialer{err}, "access.example.com:443", &tls.Config{})
+		_, err = authrpc.Call(t.Context(), c, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
+		return err
 	}
-	c = authrpc.NewClientWithDialer(
-		failingDialer{context.DeadlineExceeded},
-		"access.example.com:443",
-		&tls.Config{},
-	)
-	if _, err = authrpc.Call(t.Context(), c, authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(
-		err,
-		fault.Unavailable,
-	) ||
-		!strings.Contains(err.Error(), "access.example.com:443") {
+	err := call(fault.New(fault.Unauthenticated, "egress", "the HTTP proxy wants a password", "give one"))
+	if !fault.Is(err, fault.Unauthenticated) || fault.Message(err) != "the HTTP proxy wants a password" ||
+		fault.Remedy(err) != "give one" {
+		t.Errorf("got %v, want the fault of the dialer", err)
+	}
+	err = call(context.DeadlineExceeded)
+	if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "access.example.com:443") {
 		t.Errorf("got %v, want auth unreachable at its address", err)
 	}
 }

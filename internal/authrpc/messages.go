@@ -11,61 +11,67 @@ import (
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
-// BeginLoginRequest starts a login for a browser. Nothing is stored: the attempt travels in the answer's
-// sealed Attempt, which the proxy keeps in a cookie.
+// BeginLoginRequest begins a login attempt for a browser. The auth service stores nothing: the attempt is in
+// the sealed Attempt of the response, which the proxy keeps in a cookie.
 type BeginLoginRequest struct {
-	Challenge    string `json:"challenge,omitempty"` // Challenge(…): commits to tsh's verifier and both public keys
-	Callback     string `json:"callback,omitempty"`  // tsh's loopback address, http://127.0.0.1:PORT/callback (RFC 8252 section 7.3)
-	State        string `json:"state,omitempty"`     // tsh's own state, handed back with the code on loopback
-	Connector    string `json:"connector,omitempty"` // which provider; may be empty while there is only one
-	PublicOrigin string `json:"public"`              // the proxy's own origin, https://host[:port]; the provider returns to Public + CallbackPath(connector)
-	From         string `json:"from,omitempty"`      // the browser's address
-	Locale       string `json:"locale,omitempty"`    // the language that the person chose (BCP 47), for the provider's page
+	// Challenge commits to tsh's verifier and both public keys: see the function Challenge.
+	Challenge string `json:"challenge,omitempty"`
+	// Callback is tsh's loopback address, http://127.0.0.1:PORT/callback (RFC 8252 section 7.3).
+	Callback string `json:"callback,omitempty"`
+	// State is tsh's own state, which is returned with the code to Callback.
+	State string `json:"state,omitempty"`
+	// Connector names the provider. It may be empty while there is only one.
+	Connector string `json:"connector,omitempty"`
+	// PublicOrigin is the proxy's own origin, https://host[:port]. The provider sends the browser back to it,
+	// with the path CallbackPath(connector).
+	PublicOrigin string `json:"public"`
+	From         string `json:"from,omitempty"`   // the browser's address
+	Locale       string `json:"locale,omitempty"` // the user's language (BCP 47), for the provider's page
 
-	// Handle, of BeginHeadless, stands in place of Challenge, Callback and State. Nothing happens before
-	// Confirmed, which says that the person saw who asks.
+	// Handle is that of BeginHeadless, and takes the place of Challenge, Callback and State. The login begins
+	// only once Confirmed says that the user has seen which machine it is for.
 	Handle    string `json:"handle,omitempty"`
 	Confirmed bool   `json:"confirmed,omitempty"`
 }
 
-// Headless is what a person compares with the terminal of a machine without a browser before they log in for
-// it.
+// Headless describes a login for a machine without a browser. The user compares it with that machine's
+// terminal before the login begins.
 type Headless struct {
-	From    string    `json:"from"` // the machine's address, by the word of the proxy that it asked through
+	From    string    `json:"from"` // the machine's address, as its proxy signed it
 	Code    string    `json:"code"` // XXXX-XXXX
 	Expires time.Time `json:"expires"`
 }
 
-// CallbackPrefix and a connector's name are where its provider sends the browser back to. Each has an address
-// of its own, so that no provider can have another's code passed to it (RFC 9700 section 4.4.2).
+// CallbackPrefix begins the path to which a provider sends the browser back. Each connector has a path of its
+// own, so that no provider can receive the code of another (mix-up attack, RFC 9700 section 4.4.2).
 const CallbackPrefix = "/login/callback/"
 
 // CallbackPath is the path of a connector's callback.
 func CallbackPath(connector string) string { return CallbackPrefix + connector }
 
-// BeginLoginResponse either names the provider page to go to or, when the person must choose, the connectors;
-// for a handle that is not confirmed, it says who asks.
+// BeginLoginResponse has one of three: the provider's page to redirect to; the connectors, when the user must
+// choose one; or, for a handle that is not confirmed, the machine that the login is for.
 type BeginLoginResponse struct {
-	Attempt    string      `json:"attempt,omitempty"`  // sealed; for the cookie
+	Attempt    string      `json:"attempt,omitempty"`  // sealed, for the cookie
 	Redirect   string      `json:"redirect,omitempty"` // the provider's page
 	Connectors []Connector `json:"connectors,omitempty"`
 	Headless   *Headless   `json:"headless,omitempty"`
 	Expires    time.Time   `json:"expires,omitzero"`
 }
 
-// Connector is a provider as a person sees it.
+// Connector is a provider as the login page lists it.
 type Connector struct {
 	Name        string `json:"name"`
 	DisplayName string `json:"display"`
 }
 
-// FinishOIDCRequest carries what the provider sent the browser back with.
+// FinishOIDCRequest has the parameters with which the provider sent the browser back.
 type FinishOIDCRequest struct {
 	Attempt          string `json:"attempt"`
-	Connector        string `json:"connector"` // whose callback address the browser came to
+	Connector        string `json:"connector"` // the connector whose callback path the browser came to
 	State            string `json:"state"`
 	Code             string `json:"code,omitempty"`
-	Issuer           string `json:"iss,omitempty"`   // RFC 9207: the provider's own name, against mix-up
+	Issuer           string `json:"iss,omitempty"`   // RFC 9207: the provider's name
 	Error            string `json:"error,omitempty"` // RFC 6749 section 4.1.2.1
 	ErrorDescription string `json:"error_description,omitempty"`
 	From             string `json:"from,omitempty"`
@@ -73,102 +79,103 @@ type FinishOIDCRequest struct {
 
 // FinishOIDCResponse asks for the second factor.
 type FinishOIDCResponse struct {
-	Attempt  string     `json:"attempt"` // sealed anew, now identified
-	Name     string     `json:"name"`    // who the provider says this is
+	Attempt  string     `json:"attempt"` // sealed; now identified
+	Name     string     `json:"name"`    // the user, as the provider names them
 	Enrol    *Enrolment `json:"enrol,omitempty"`
-	Headless *Headless  `json:"headless,omitempty"` // for which machine this is, if for another
+	Headless *Headless  `json:"headless,omitempty"` // set for a login for a machine without a browser
 	Expires  time.Time  `json:"expires"`
 }
 
-// Enrolment is shown once, to a person without a second factor.
+// Enrolment is the secret of a new second factor. It is shown once, to a user who has none.
 type Enrolment struct {
 	URI    string `json:"uri"`    // otpauth://totp/…, for the QR code
 	Secret string `json:"secret"` // base32, for typing
 }
 
-// ProveFactorRequest shows a TOTP code, or a recovery code.
+// ProveFactorRequest has a TOTP code or a recovery code.
 type ProveFactorRequest struct {
 	Attempt string `json:"attempt"`
 	Code    string `json:"code"`
 	From    string `json:"from,omitempty"`
 }
 
-// ProveFactorResponse ends the browser's part. After a wrong code the call fails and the same Attempt may be
-// used again until it ends.
+// ProveFactorResponse ends the browser's part of a login. After a wrong code the call fails; the same Attempt
+// may be used again until it expires.
 type ProveFactorResponse struct {
-	Redirect      string   `json:"redirect,omitempty"` // tsh's loopback with the one-time code and state; none for a headless login
+	// Redirect is tsh's Callback with the one-time code and the state. It is empty for a headless login.
+	Redirect      string   `json:"redirect,omitempty"`
 	Name          string   `json:"name"`
 	RecoveryCodes []string `json:"recovery_codes,omitempty"` // after enrolment, shown once
 }
 
-// Keys open a challenge: the verifier and public keys it committed to.
+// Keys are what a challenge commits to: the verifier and both public keys.
 type Keys struct {
 	Verifier string `json:"verifier"`
 	SSHKey   []byte `json:"ssh_key"`  // SSH wire format
 	X509Key  []byte `json:"x509_key"` // PKIX DER
 }
 
-// RedeemLoginRequest turns the one-time code into certificates.
+// RedeemLoginRequest exchanges the one-time code for certificates.
 type RedeemLoginRequest struct {
 	Code string `json:"code"`
 	Keys
 }
 
-// RedeemLoginResponse is all that a client needs.
+// RedeemLoginResponse has everything that a client needs to connect to nodes.
 type RedeemLoginResponse struct {
 	Identity identity.Identity `json:"identity"`
-	SSHCert  []byte            `json:"ssh_cert,omitempty"` // SSH wire format; absent for someone without any login
+	SSHCert  []byte            `json:"ssh_cert,omitempty"` // SSH wire format; none for a user without logins
 	X509     [][]byte          `json:"x509"`               // DER, leaf first
 	Logins   []identity.Login  `json:"logins,omitempty"`
-	// Authorities is the chain of the signed authorities documents: what the client trusts nodes and proxies
-	// by. People get no roles.
+	// Authorities is the chain of signed authorities documents, by which the client verifies nodes and
+	// proxies. Users do not get the roles document.
 	Authorities []rules.Signed `json:"authorities"`
 	Time        time.Time      `json:"time"` // auth's clock
 }
 
-// BeginHeadlessRequest asks for a login on a machine without a browser.
+// BeginHeadlessRequest begins a login on a machine without a browser.
 type BeginHeadlessRequest struct {
 	Challenge string `json:"challenge"`
 }
 
-// BeginHeadlessResponse has the handle that goes into the link, HeadlessPath?handle=…, which a person opens
-// elsewhere.
+// BeginHeadlessResponse has the handle for the link HeadlessPath?handle=…, which the user opens in a browser
+// on another machine.
 type BeginHeadlessResponse struct {
 	Handle       string        `json:"handle"`
-	Code         string        `json:"code"` // the person compares it
-	From         string        `json:"from"` // this machine's address, as auth is told
+	Code         string        `json:"code"` // the user compares it with the page
+	From         string        `json:"from"` // this machine's address, as auth sees it
 	Expires      time.Time     `json:"expires"`
-	PollInterval time.Duration `json:"every"` // how often to ask whether the person is done
+	PollInterval time.Duration `json:"every"` // how often to call RedeemHeadless
 }
 
-// HeadlessPath is the page that a headless login's link leads to.
+// HeadlessPath is the path of the page that a headless login's link opens.
 const HeadlessPath = "/login/headless"
 
-// RedeemHeadlessRequest asks whether the person is done, and if so for the certificates.
+// RedeemHeadlessRequest asks for the certificates of a headless login.
 type RedeemHeadlessRequest struct {
 	Handle string `json:"handle"`
 	Keys
 }
 
-// RedeemHeadlessResponse has no login while the person is not done.
+// RedeemHeadlessResponse has no Login while the user has not finished it in the browser.
 type RedeemHeadlessResponse struct {
 	Login *RedeemLoginResponse `json:"login,omitempty"`
 }
 
-// JoinRequest admits a machine. Proof signs the request with the X.509 key: see JoinProof.
+// JoinRequest asks to make a machine a member. Proof is a signature with the X.509 key: see JoinProof.
 type JoinRequest struct {
 	Token       string          `json:"token"`
 	Kind        identity.Kind   `json:"kind"`
-	Name        string          `json:"name"`             // wished; auth decides
-	Labels      identity.Labels `json:"labels,omitempty"` // wished; the token's own win
-	PublicNames []string        `json:"names,omitempty"`  // proxy: the public host names and addresses it answers to
+	Name        string          `json:"name"`             // proposed; auth decides
+	Labels      identity.Labels `json:"labels,omitempty"` // proposed; labels of the token take precedence
+	PublicNames []string        `json:"names,omitempty"`  // proxy: its public host names and addresses
 	SSHKey      []byte          `json:"ssh_key"`          // host key, SSH wire format
 	X509Key     []byte          `json:"x509_key"`         // PKIX DER
 	Proof       []byte          `json:"proof"`
-	Time        time.Time       `json:"time"` // the machine's clock, so that auth can say it is off
+	Time        time.Time       `json:"time"` // the machine's clock, so that auth can report a wrong one
 }
 
-// JoinResponse makes the machine a member.
+// JoinResponse has all that makes the machine a member.
 type JoinResponse struct {
 	Identity identity.Identity `json:"identity"`
 	SSHCert  []byte            `json:"ssh_cert"`
@@ -177,39 +184,39 @@ type JoinResponse struct {
 	Time     time.Time         `json:"time"`
 }
 
-// RenewRequest asks for fresh certificates for the keys that auth has on record. The TLS client certificate
-// says who asks.
+// RenewRequest asks for new certificates for the keys that auth has on record. The TLS client certificate
+// says which machine asks.
 type RenewRequest struct {
 	Time time.Time `json:"time"`
 }
 
-// RenewResponse is like a JoinResponse.
+// RenewResponse is a JoinResponse.
 type RenewResponse = JoinResponse
 
-// WatchRulesRequest may name the head already held.
+// WatchRulesRequest may have the time of the head that the caller holds already.
 type WatchRulesRequest struct {
 	Since time.Time `json:"since,omitzero"`
 }
 
-// RulesUpdate is the set as of now; a stream sends one at once and then one for every new head.
+// RulesUpdate is the current set. A stream sends one at once and then one for every new head.
 type RulesUpdate struct {
 	Set rules.Set `json:"set"`
 }
 
-// ReportNodesRequest says which nodes are attached to the calling proxy, all of them, under a lease that each
-// report renews.
+// ReportNodesRequest lists all nodes that are attached to the calling proxy. Each report replaces the one
+// before and renews the proxy's lease on it.
 type ReportNodesRequest struct {
 	Attached []AttachedNode `json:"attached"`
 }
 
-// AttachedNode is the node's own signed word.
+// AttachedNode is one node of a report, with its signed attachment.
 type AttachedNode struct {
 	Node       identity.MachineID      `json:"node"`
 	Attachment tunnel.SignedAttachment `json:"attachment"`
 	Version    string                  `json:"version,omitempty"`
 }
 
-// ReportNodesResponse says when to report again even if nothing changed.
+// ReportNodesResponse says after how long to report again even if nothing changed.
 type ReportNodesResponse struct {
 	ReportAfter time.Duration `json:"again"`
 }
@@ -222,12 +229,12 @@ type GetAuthoritiesResponse struct {
 	Authorities []rules.Signed `json:"authorities"`
 }
 
-// LocateNodeRequest asks by whole name, name.cluster, or id.
+// LocateNodeRequest asks for a node by its whole name, name.cluster, or id.
 type LocateNodeRequest struct {
 	Node string `json:"node"`
 }
 
-// LocateNodeResponse holds the node, or none.
+// LocateNodeResponse has the node, or none.
 type LocateNodeResponse struct {
 	Nodes []NodeInfo `json:"nodes"`
 }
@@ -238,18 +245,18 @@ type NodeInfo struct {
 	Name     string             `json:"name"`
 	Labels   identity.Labels    `json:"labels,omitempty"`
 	Online   bool               `json:"online"`
-	Proxies  []string           `json:"proxies,omitempty"` // where it is attached
+	Proxies  []string           `json:"proxies,omitempty"` // the names of the proxies that it is attached to
 	LastSeen time.Time          `json:"last_seen,omitzero"`
 	Version  string             `json:"version,omitempty"`
-	Logins   []identity.Login   `json:"logins,omitempty"` // which of them the asker may be
+	Logins   []identity.Login   `json:"logins,omitempty"` // those that the caller may use there
 }
 
-// Access is the node as rules see it.
+// Access is the node in the form that access.Decide takes.
 func (n NodeInfo) Access() access.Node {
 	return access.Node{ID: n.ID, Name: n.Name, Labels: n.Labels}
 }
 
-// SendEventsRequest hands events over for storing. Sending one twice is harmless: its id tells.
+// SendEventsRequest has events to store. An event that is sent twice is stored once: its id says so.
 type SendEventsRequest struct {
 	Events []audit.Event `json:"events"` // at most MaxEvents
 }
@@ -257,7 +264,7 @@ type SendEventsRequest struct {
 // MaxEvents bounds one SendEventsRequest.
 const MaxEvents = 200
 
-// SendEventsResponse is given once the events are stored.
+// SendEventsResponse is sent once the events are stored.
 type SendEventsResponse struct{}
 
 // WhoAmIRequest has no fields yet.
@@ -272,10 +279,12 @@ type WhoAmIResponse struct {
 
 // ListNodesRequest pages through the nodes the caller may see.
 type ListNodesRequest struct {
-	Labels map[string]string `json:"labels,omitempty"` // every one must match; values may have wildcards; "name" is the node's name
-	Name   string            `json:"name,omitempty"`   // whole name, first label (several nodes may share one), name.cluster, or id
-	After  string            `json:"after,omitempty"`
-	Limit  int               `json:"limit,omitempty"` // 0: 1000
+	// Labels must all match. Values may have wildcards, and the key "name" stands for the node's name.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Name is a whole name, its first label (which several nodes may share), name.cluster, or an id.
+	Name  string `json:"name,omitempty"`
+	After string `json:"after,omitempty"`
+	Limit int    `json:"limit,omitempty"` // 0 means 1000
 }
 
 // ListNodesResponse is one page; Next is empty on the last.
@@ -290,14 +299,16 @@ type Resource struct {
 	Version  string          `json:"version"          yaml:"version"` // v1
 	Metadata Metadata        `json:"metadata"         yaml:"metadata"`
 	Spec     json.RawMessage `json:"spec"             yaml:"spec"`
-	Status   json.RawMessage `json:"status,omitempty" yaml:"status,omitempty"` // what is so, not what was asked for
+	// Status is the current state, not what was asked for.
+	Status json.RawMessage `json:"status,omitempty" yaml:"status,omitempty"`
 }
 
 // Metadata names a resource.
 type Metadata struct {
-	Name     string            `json:"name"               yaml:"name"`
-	Labels   map[string]string `json:"labels,omitempty"   yaml:"labels,omitempty"`
-	Revision uint64            `json:"revision,omitempty" yaml:"revision,omitempty"` // when set in apply, it must still be the current one
+	Name   string            `json:"name"               yaml:"name"`
+	Labels map[string]string `json:"labels,omitempty"   yaml:"labels,omitempty"`
+	// Revision is the current one. When it is set in apply, the resource must still have it.
+	Revision uint64 `json:"revision,omitempty" yaml:"revision,omitempty"`
 }
 
 // GetResourcesRequest reads one resource, or pages through a kind.
@@ -319,12 +330,13 @@ type ApplyResourceRequest struct {
 	Resource Resource `json:"resource"`
 }
 
-// ApplyResourceResponse says what happened. Secret is the join token, shown this once.
+// ApplyResourceResponse says what was done. Secret is a new join token, which is shown only here.
 type ApplyResourceResponse struct {
 	Created  bool     `json:"created"`
 	Resource Resource `json:"resource"`
 	Secret   string   `json:"secret,omitempty"`
-	Note     string   `json:"note,omitempty"` // what the administrator should know, as "takes effect when the node renews"
+	// Note is what the administrator should know, as "takes effect when the node renews".
+	Note string `json:"note,omitempty"`
 }
 
 // RemoveResourceRequest names what to remove.

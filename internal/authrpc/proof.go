@@ -12,24 +12,26 @@ import (
 )
 
 // Challenge commits to the verifier and both public keys (SSH wire format and PKIX DER) without revealing
-// them: a code that someone else catches redeems nothing, and redeems no other keys. It is the S256 method of
-// RFC 7636 over length-prefixed parts.
+// them. The one-time code can be redeemed only by whoever knows the verifier, and only for these keys. It is
+// the S256 method of RFC 7636 over length-prefixed parts.
 func Challenge(verifier string, sshKey, x509Key []byte) string {
 	sum := digest("threshold login v1", []byte(verifier), sshKey, x509Key)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// ChallengeMatches compares in constant time.
+// ChallengeMatches reports whether the challenge commits to these. It compares in constant time.
 func ChallengeMatches(challenge, verifier string, sshKey, x509Key []byte) bool {
 	return subtle.ConstantTimeCompare([]byte(challenge), []byte(Challenge(verifier, sshKey, x509Key))) == 1
 }
 
-// JoinProof is what a joining machine signs with its X.509 key (ECDSA, SHA-256): it holds the key, and means
-// this token and host key.
+// JoinProof is the digest that a joining machine signs with its X.509 key (ECDSA over SHA-256). The signature
+// shows that it holds the key, and binds the key to this token and host key.
 func JoinProof(token string, sshKey, x509Key []byte) [sha256.Size]byte {
 	return digest("threshold join v1", []byte(token), sshKey, x509Key)
 }
 
+// digest is the SHA-256 of the label and the parts, each part with its length in front, so that no two lists
+// of parts have the same input. Each use has a label of its own.
 func digest(label string, parts ...[]byte) [sha256.Size]byte {
 	h := sha256.New()
 	h.Write([]byte(label))
@@ -42,7 +44,8 @@ func digest(label string, parts ...[]byte) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// Token is a join token: one machine of one kind, for a short time. Its text is "thjoin1.KIND.SECRET.PIN".
+// Token is a join token. It admits one machine of one kind, for a short time. Its text form is
+// "thjoin1.KIND.SECRET.PIN".
 type Token struct {
 	Kind   identity.Kind
 	Secret [TokenSecretBytes]byte
@@ -63,14 +66,14 @@ func (t Token) String() string {
 	)
 }
 
-// Hash is how auth knows the token: it never stores the secret.
+// Hash is what the auth service stores of a token. It never stores the secret.
 func (t Token) Hash() [sha256.Size]byte {
 	return digest("threshold token v1", []byte(t.Kind), t.Secret[:])
 }
 
 // ParseToken reads the text form. It never repeats the token in an error.
 func ParseToken(s string) (Token, error) {
-	bad := fmt.Errorf("this is no join token: one begins with %s and has four parts", tokenPrefix)
+	bad := fmt.Errorf("this is no join token: a token begins with %s and has four parts", tokenPrefix)
 	parts := strings.Split(strings.TrimSpace(s), ".")
 	if len(s) > 256 || len(parts) != 4 || parts[0] != tokenPrefix {
 		return Token{}, bad

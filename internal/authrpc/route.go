@@ -1,4 +1,4 @@
-// Package authrpc answers: what can be asked of auth, by whom, in which words?
+// Package authrpc answers: which calls does the auth service serve, for whom, and in which format?
 //
 // The wire is HTTP/1.1 with JSON bodies over TLS 1.3, ALPN threshold-auth, end to end: proxies pass it
 // through unopened. Each Route is one call: its name, path and types, and who may call it. Client calls them,
@@ -18,32 +18,32 @@ const (
 	MaxAnswerBytes   = 8 << 20   // of a response, or of one message of a stream
 )
 
-// Anonymous is the caller kind of one who shows no certificate.
+// Anonymous is the kind of a caller without a client certificate.
 const Anonymous identity.Kind = ""
 
 // Route is one call. Path is "/v1/" and Name.
 type Route[Req, Res any] struct {
 	Name string
-	// Callers lists who may call. Deny is the zero value: nobody.
+	// Callers lists the kinds that may call. The zero value denies everybody.
 	Callers []identity.Kind
-	// AllowExpired lets a machine whose certificate has ended call: only renewal does, because the TLS
-	// handshake proved the key.
+	// AllowExpired lets a machine call whose certificate has ended. Only renewal does: the TLS handshake has
+	// proved that the caller holds the key.
 	AllowExpired bool
 	// MaxBody bounds the request's body in bytes. Zero means MaxBodyBytes, or MaxAnonymousBody for a caller
 	// without a certificate.
 	MaxBody int64
-	// Stream: the response is a sequence of Res, one JSON value a line, until either side ends it.
+	// Stream says that the response is a sequence of Res, one JSON value a line, until either side ends it.
 	Stream bool
 }
 
-// Path is where the route is served.
+// Path is the path of the route's URL.
 func (r Route[Req, Res]) Path() string { return "/v1/" + r.Name }
 
 func callers(k ...identity.Kind) []identity.Kind { return k }
 
 // The routes.
 var (
-	// Login, step by step; all but redeem are asked by a proxy for the browser in front of it.
+	// Login, in the order of its steps. A proxy calls all but RedeemLogin, for the browser that it serves.
 	BeginLogin = Route[BeginLoginRequest, BeginLoginResponse]{
 		Name:    "login/begin",
 		Callers: callers(identity.Proxy),
@@ -61,7 +61,7 @@ var (
 		Callers: callers(Anonymous, identity.User),
 	}
 
-	// Login for a machine without a browser, by what it shows a person who has one.
+	// Login for a machine without a browser. The user approves it in a browser elsewhere: see BeginLogin.
 	BeginHeadless = Route[BeginHeadlessRequest, BeginHeadlessResponse]{
 		Name:    "login/headless",
 		Callers: callers(Anonymous),
@@ -101,7 +101,7 @@ var (
 		Callers: callers(identity.Node, identity.Proxy),
 	}
 
-	// People.
+	// Users.
 	WhoAmI         = Route[WhoAmIRequest, WhoAmIResponse]{Name: "whoami", Callers: callers(identity.User)}
 	GetAuthorities = Route[GetAuthoritiesRequest, GetAuthoritiesResponse]{
 		Name:    "authorities/get",
