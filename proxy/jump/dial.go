@@ -12,72 +12,57 @@ import (
 )
 
 const (
-	// requestTimeout bounds the wait for a dial request after the TLS handshake.
+	// requestTimeout bounds reading the dial request, and writing the reply.
 	requestTimeout = 10 * time.Second
-	// A refused client's bytes are drained, so that the refusal is read before a reset arrives.
+	// After a refusal the client's bytes are read up to these limits. Closing earlier would send a reset,
+	// and the client could lose the refusal.
 	drainTimeout = 5 * time.Second
 	drainBytes   = 64 << 10
 )
 
-// ServeDial serves one threshold-dial connection of a verified user until it ends or ctx does.
-func (f *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Peer) {
+// ServeDial serves one threshold-dial connection of a verified user until it ends or ctx does. It closes
+// conn.
+func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Peer) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	log := f.cfg.Log.With(
-		"user",
-		user.Name,
-		"login_id",
-		user.LoginID,
-		"from",
-		conn.RemoteAddr(),
-		"by",
-		"dial",
-	)
-	leave, err := f.users.acquire(user.Identity)
+	log := s.cfg.Log.With(
+		"user", user.Name, "login_id", user.LoginID, "from", conn.RemoteAddr(), "protocol", "dial")
+	release, err := s.acquire(user.Identity)
 	if err != nil {
-		log.Info("refused", "err", err)
+		log.Info("user refused", "err", err)
 		refuse(conn, err)
 		return
 	}
-	defer leave()
+	defer release()
 	_ = conn.SetDeadline(time.Now().Add(requestTimeout))
 	req, err := dial.ReadRequest(conn)
 	if err != nil {
-		refuse(
-			conn,
-			fault.Wrap(
-				err,
-				fault.Invalid,
-				"proxy.dial",
-				"the dial request could not be read",
-				"check that client and proxy versions match: tsh version",
-			),
-		)
+		refuse(conn, fault.Wrap(err, fault.Invalid, "proxy.ServeDial", "the dial request is not valid",
+			"check that client and proxy versions match: tsh version"))
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	node, err := f.dial(ctx, conn, user, req)
+	node, err := s.dial(ctx, conn, user, req)
 	if err != nil {
 		public := fault.Public(err)
-		log.Info("refused", "node", displayName(req.Node), "kind", public.Kind, "id", public.ID, "err", err)
+		log.Info("connection to node refused",
+			"node", displayName(req.Node), "kind", public.Kind, "id", public.ID, "err", err)
 		refuse(conn, public)
 		return
 	}
-	log.Info("connected", "node", displayName(req.Node))
+	log.Info("connected to node", "node", displayName(req.Node))
 	relay(ctx, conn, node)
 }
 
-func (f *Server) dial(
-	ctx context.Context,
-	conn net.Conn,
-	user identity.Peer,
-	req dial.Request,
+// dial opens the stream to the node and tells the client that it stands.
+func (s *Server) dial(
+	ctx context.Context, conn net.Conn, user identity.Peer, req dial.Request,
 ) (net.Conn, error) {
 	if err := user.CheckSourceAddress(conn.RemoteAddr()); err != nil {
-		return nil, fault.Wrap(err, fault.Denied, "proxy.dial", err.Error(), "run: tsh login")
+		return nil, fault.Wrap(err, fault.Denied, "proxy.ServeDial", err.Error(), "run: tsh login")
 	}
-	node, _, err := f.openNode(ctx, caller{user.Identity, conn.RemoteAddr(), "dial"}, req.Node)
+	node, err := s.openNode(ctx, caller{user.Identity, conn.RemoteAddr(), "dial"}, req.Node)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +75,7 @@ func (f *Server) dial(
 	return node, nil
 }
 
-// refuse tells why, then reads for a while what the client has sent already.
+// refuse sends the error to the client. The caller closes conn.
 func refuse(conn net.Conn, err error) {
 	_ = conn.SetDeadline(time.Now().Add(drainTimeout))
 	if dial.WriteReply(conn, dial.Reply{Fault: fault.Public(err)}) != nil {

@@ -1,9 +1,9 @@
 // Package jump answers: which caller, which node?
 //
-// Two fronts lead to nodes: the dial protocol of tsh, and SSH for a stock "ssh -J". Both end in reach, which
-// decides early and in friendly words whether this person may reach that node; the node decides again and
-// finally. What follows is copied: it is SSH between client and node, end to end, and nothing here can read
-// it.
+// Two protocols lead users to nodes: threshold-dial for tsh, and SSH for a stock "ssh -J". Both end in
+// openNode, which decides whether the user may reach the node. That decision is early and explains itself;
+// the node decides again, and its decision counts. From then on bytes are relayed. They are SSH between
+// client and node, end to end, and the proxy cannot read them.
 package jump
 
 import (
@@ -21,165 +21,144 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/limit"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
-// openTimeout bounds the way to a node, auth's answer included.
+// openTimeout bounds opening a stream to a node, including a question to the auth service.
 const openTimeout = 10 * time.Second
 
-// NodeDialer leads to attached nodes.
+// NodeDialer opens streams to the nodes that have a tunnel to this proxy.
 type NodeDialer interface {
-	Find(node string) (access.Node, bool)
+	// Find returns the node with this exact name or id; ok is false when it has no tunnel here.
+	Find(node string) (n access.Node, ok bool)
+	// Open opens a stream whose first bytes are the header. Its errors are faults.
 	Open(ctx context.Context, id identity.MachineID, h tunnel.Header) (net.Conn, error)
 }
 
-// Config says what the fronts need. All but Now is required.
+// Config says what the server needs. Every field is required, except Now.
 type Config struct {
-	Cluster    string
-	Rules      interface{ Current() *rules.Trust }
-	Nodes      NodeDialer
-	Auth       *authrpc.Client
-	HostSigner func() (ssh.Signer, error) // shown to ssh -J; it may change while running
-	Now        func() time.Time           // zero: time.Now
-	Log        *slog.Logger
+	Cluster string // the name of the cluster, which a node's name may end with
+	Rules   interface{ Current() *rules.Trust }
+	Nodes   NodeDialer
+	Auth    *authrpc.Client
+	// HostSigner returns the host key for ssh -J. It is called for each connection, as the key may change.
+	HostSigner func() (ssh.Signer, error)
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+	Log *slog.Logger
 }
 
-// Server serves people's connections. It is safe for concurrent use.
+// Server serves connections of users. Its methods may be called by several goroutines at once.
 type Server struct {
 	cfg   Config
-	users userQuota
+	users limit.PerKey[identity.UserKey] // connections and channels of each user
 }
 
-// New makes the fronts.
+// New makes a server. It starts nothing.
 func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Server{cfg: cfg, users: userQuota{counts: map[person]int{}}}
+	return &Server{cfg: cfg}
 }
 
-// caller is a verified person at an address.
+// caller is a verified user and how they are connected.
 type caller struct {
 	identity.Identity
-	from     net.Addr
-	protocol string // the front, as tunnel.Header says it
+	from     net.Addr // the client's address
+	protocol string   // "dial" or "ssh", for tunnel.Header
 }
 
-// openNode opens a stream to the node for the caller, or says why not. Every error is a fault.
-func (f *Server) openNode(ctx context.Context, who caller, name string) (net.Conn, access.Node, error) {
+// openNode opens a stream to the node called name. Its errors are faults that say why not.
+//
+// A caller who may not even list a node gets the answer for a node that does not exist, after the same
+// question to the auth service. So the answer does not tell whether the node exists.
+func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Conn, error) {
+	const op = "proxy.openNode"
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	now, trust := f.cfg.Now(), f.cfg.Rules.Current()
+	now, trust := s.cfg.Now(), s.cfg.Rules.Current()
 	if err := trust.Usable(now); err != nil {
-		return nil, access.Node{}, fault.Wrap(
-			err,
-			fault.Unavailable,
-			"proxy.reach",
-			err.Error(),
-			"ask an administrator to look at the proxy's link to auth",
-		)
+		return nil, fault.Wrap(err, fault.Unavailable, op, err.Error(),
+			"ask an administrator to check the connection from the proxy to the auth service")
 	}
 	if !now.Before(who.Expires) {
-		return nil, access.Node{}, fault.New(
-			fault.Expired,
-			"proxy.reach",
-			"your certificate has ended",
-			"run: tsh login",
-		)
+		return nil, fault.New(fault.Expired, op, "your certificate has expired", "run: tsh login")
 	}
-	node, attached := f.findNode(name)
-	if attached {
-		d := access.Decide(trust.Policy, f.accessRequest(who, node, "", now))
+	if node, attached := s.findNode(name); attached {
+		d := access.Decide(trust.Policy, accessRequest(who, node, "", now))
 		if d.Allow {
-			conn, err := f.cfg.Nodes.Open(
-				ctx,
-				node.ID,
-				tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol},
-			)
-			return conn, node, err
+			h := tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol}
+			return s.cfg.Nodes.Open(ctx, node.ID, h)
 		}
-		if access.Decide(trust.Policy, f.accessRequest(who, node, access.List, now)).Allow {
-			return nil, node, fault.New(fault.Denied, "proxy.reach", d.Reason, d.Remedy)
+		if access.Decide(trust.Policy, accessRequest(who, node, access.List, now)).Allow {
+			return nil, fault.New(fault.Denied, op, d.Reason, d.Remedy)
 		}
 	}
-	// One who may not know of a node hears, after the same question to auth, what one hears of a node that is
-	// not there.
-	return nil, node, f.explainFailure(ctx, who, name, trust, now)
+	return nil, s.explainFailure(ctx, who, name, trust, now)
 }
 
-// findNode looks for a whole name, then for name.cluster, then for an id; names are host names, so an id
-// could only be one's whole name.
-func (f *Server) findNode(name string) (access.Node, bool) {
-	if n, ok := f.cfg.Nodes.Find(name); ok {
+// findNode finds an attached node by its exact name, by name.cluster, or by its id.
+func (s *Server) findNode(name string) (access.Node, bool) {
+	if n, ok := s.cfg.Nodes.Find(name); ok {
 		return n, true
 	}
-	if short, ok := strings.CutSuffix(name, "."+f.cfg.Cluster); ok {
-		return f.cfg.Nodes.Find(short)
+	if short, ok := strings.CutSuffix(name, "."+s.cfg.Cluster); ok {
+		return s.cfg.Nodes.Find(short)
 	}
 	return access.Node{}, false
 }
 
-func (f *Server) accessRequest(who caller, n access.Node, a access.Action, now time.Time) access.Request {
-	from, _ := netip.ParseAddrPort(who.from.String()) // the zero Addr where it is not known
-	return access.Request{Who: who.Identity, Node: n, Action: a, Now: now, From: from.Addr().Unmap()}
+// accessRequest asks whether the caller may do action on the node. The empty action means: anything at all.
+func accessRequest(who caller, n access.Node, action access.Action, now time.Time) access.Request {
+	from, _ := netip.ParseAddrPort(who.from.String()) // the zero Addr when the address is no IP address
+	return access.Request{Who: who.Identity, Node: n, Action: action, Now: now, From: from.Addr().Unmap()}
 }
 
-// explainFailure says why no stream could be opened: the node is away, the caller may not reach it, or there
-// is none.
-func (f *Server) explainFailure(
-	ctx context.Context,
-	who caller,
-	name string,
-	trust *rules.Trust,
-	now time.Time,
+// explainFailure asks the auth service why there is no stream to the node: it is offline, the caller may
+// not reach it, or the caller may not know of any such node.
+func (s *Server) explainFailure(
+	ctx context.Context, who caller, name string, trust *rules.Trust, now time.Time,
 ) error {
-	res, err := authrpc.Call(ctx, f.cfg.Auth, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: name})
+	const op = "proxy.openNode"
+	res, err := authrpc.Call(ctx, s.cfg.Auth, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: name})
 	if err != nil {
-		return fault.Wrap(
-			err,
-			fault.Unavailable,
-			"proxy.reach",
-			"node "+displayName(name)+" is not attached to this proxy, and auth cannot be asked about it",
-			"try again in a moment; if it stays so, ask an administrator to look at auth",
-		)
+		return fault.Wrap(err, fault.Unavailable, op,
+			"node "+displayName(name)+" is not attached to this proxy, and the auth service does not answer",
+			"try again in a moment; if it persists, ask an administrator to check the auth service")
 	}
 	for _, n := range res.Nodes {
-		d := access.Decide(trust.Policy, f.accessRequest(who, n.Access(), "", now))
-		listed := access.Decide(trust.Policy, f.accessRequest(who, n.Access(), access.List, now)).Allow
+		d := access.Decide(trust.Policy, accessRequest(who, n.Access(), "", now))
+		listed := access.Decide(trust.Policy, accessRequest(who, n.Access(), access.List, now)).Allow
 		switch {
 		case d.Allow:
-			return offlineFault(n)
+			return offlineFault(op, n)
 		case listed:
-			return fault.New(fault.Denied, "proxy.reach", d.Reason, d.Remedy)
+			return fault.New(fault.Denied, op, d.Reason, d.Remedy)
 		}
 	}
-	return fault.New(
-		fault.NotFound,
-		"proxy.reach",
-		"no node "+displayName(name)+" that you may reach",
-		"see: tsh ls",
-	)
+	return fault.New(fault.NotFound, op, "no node "+displayName(name)+" that you may reach", "see: tsh ls")
 }
 
-func offlineFault(n authrpc.NodeInfo) error {
+// offlineFault says that a node which the caller may reach has no tunnel to this proxy.
+func offlineFault(op string, n authrpc.NodeInfo) error {
 	seen := "never seen"
 	if !n.LastSeen.IsZero() {
 		seen = "last seen " + n.LastSeen.UTC().Format(time.RFC3339)
 	}
 	if n.Online {
-		return fault.New(
-			fault.Unavailable,
-			"proxy.reach",
-			fmt.Sprintf("node %s is not attached to this proxy just now (%s)", n.Name, seen),
-			"try again in a few seconds",
-		)
+		return fault.New(fault.Unavailable, op,
+			fmt.Sprintf("node %s is not attached to this proxy at the moment (%s)", n.Name, seen),
+			"try again in a few seconds")
 	}
-	return fault.New(fault.Unavailable, "proxy.reach", fmt.Sprintf("node %s is offline (%s)", n.Name, seen),
+	return fault.New(fault.Unavailable, op, fmt.Sprintf("node %s is offline (%s)", n.Name, seen),
 		"start threshold-node on it, or ask its administrator to")
 }
 
-// displayName repeats a name in an answer only when it is one; what else a client sent is quoted and cut.
+// displayName is a name from a client as messages may show it. A string that is not a valid node name is
+// quoted and cut off after 64 bytes.
 func displayName(name string) string {
 	if identity.CheckMachineName(name) == nil {
 		return name

@@ -31,26 +31,26 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testNodes has nodes that echo, and remembers how they were reached.
+// testNodes are attached nodes that echo. It remembers the last header.
 type testNodes struct {
 	mu    sync.Mutex
-	nodes map[string]access.Node
-	last  tunnel.Header
+	nodes map[string]access.Node // by name; set before the test
+	last  tunnel.Header          // guarded by mu
 }
 
-func (w *testNodes) Find(name string) (access.Node, bool) {
-	for _, n := range w.nodes {
-		if n.Name == name || string(n.ID) == name {
-			return n, true
+func (n *testNodes) Find(name string) (access.Node, bool) {
+	for _, node := range n.nodes {
+		if node.Name == name || string(node.ID) == name {
+			return node, true
 		}
 	}
 	return access.Node{}, false
 }
 
-func (w *testNodes) Open(_ context.Context, _ identity.MachineID, h tunnel.Header) (net.Conn, error) {
-	w.mu.Lock()
-	w.last = h
-	w.mu.Unlock()
+func (n *testNodes) Open(_ context.Context, _ identity.MachineID, h tunnel.Header) (net.Conn, error) {
+	n.mu.Lock()
+	n.last = h
+	n.mu.Unlock()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -64,17 +64,19 @@ func (w *testNodes) Open(_ context.Context, _ identity.MachineID, h tunnel.Heade
 	if err != nil {
 		return nil, err
 	}
-	go func() { // half-close: what comes goes back, then the end of it
+	go func() { // echoes, also after the client has closed its half
 		io.Copy(far, far)
 		far.Close()
 	}()
 	return near, nil
 }
 
+// fixedRules are rules that do not change.
 type fixedRules struct{ trust *rules.Trust }
 
-func (f fixedRules) Current() *rules.Trust { return f.trust }
+func (s fixedRules) Current() *rules.Trust { return s.trust }
 
+// testServer is a Server with two attached nodes, web-1 and secretNode, and one offline, web-2.
 type testServer struct {
 	*proxytest.Auth
 	*jump.Server
@@ -89,7 +91,7 @@ func grant(nodes map[string]access.Strings, logins, actions access.Strings) acce
 var (
 	web = map[string]access.Strings{"env": {"web"}}
 	all = map[string]access.Strings{"*": {"*"}}
-	// ops reach the web nodes, viewers list them, and barred are denied what they would have as ops.
+	// ops may reach the web nodes, viewers may list every node, and barred denies the web nodes.
 	ops = access.Role{
 		Name:  "ops",
 		Allow: []access.Grant{grant(web, access.Strings{"ubuntu"}, access.Strings{"shell"})},
@@ -98,6 +100,7 @@ var (
 	barred  = access.Role{Name: "barred", Deny: []access.Grant{grant(web, nil, nil)}}
 )
 
+// secretNode is a node that ops may not know of.
 const secretNode = "vault-1"
 
 func newTestServer(t *testing.T) *testServer {
@@ -110,16 +113,16 @@ func newTestServer(t *testing.T) *testServer {
 	}
 	client := a.Client()
 	t.Cleanup(client.Close)
-	w := &testNodes{nodes: map[string]access.Node{}}
+	nodes := &testNodes{nodes: map[string]access.Node{}}
 	for _, name := range []string{"web-1", secretNode} {
 		id := a.Machine(identity.Node, name, nil).ID
 		env, _, _ := strings.Cut(name, "-")
-		w.nodes[name] = access.Node{ID: id, Name: name, Labels: identity.Labels{"env": env}}
+		nodes.nodes[name] = access.Node{ID: id, Name: name, Labels: identity.Labels{"env": env}}
 	}
-	f := jump.New(jump.Config{
+	server := jump.New(jump.Config{
 		Cluster:    membertest.Name,
 		Rules:      fixedRules{trust},
-		Nodes:      w,
+		Nodes:      nodes,
 		Auth:       client,
 		HostSigner: a.HostKey,
 		Log:        proxytest.Log(),
@@ -130,10 +133,10 @@ func newTestServer(t *testing.T) *testServer {
 		Labels:   identity.Labels{"env": "web"},
 		LastSeen: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 	})
-	return &testServer{a, f, t, w}
+	return &testServer{a, server, t, nodes}
 }
 
-// pair is a TCP connection, so that addresses are real.
+// pair returns both ends of a TCP connection, which have real addresses.
 func pair(t *testing.T) (client, server net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -151,24 +154,26 @@ func pair(t *testing.T) (client, server net.Conn) {
 	return client, server
 }
 
-func (f *testServer) user(name string, roles ...string) identity.Peer {
-	who := f.User(name, roles...)
+// user is a verified user whose certificate lasts an hour.
+func (s *testServer) user(name string, roles ...string) identity.Peer {
+	who := s.User(name, roles...)
 	who.Expires = time.Now().Add(time.Hour)
 	return identity.Peer{Identity: who, Cert: &x509.Certificate{}}
 }
 
-// dialAs serves one dial connection in the background; wait returns when it has ended.
-func (f *testServer) dialAs(user identity.Peer) (client net.Conn, wait func()) {
-	client, server := pair(f.t)
+// dialAs serves one threshold-dial connection in a goroutine. wait returns when that has ended.
+func (s *testServer) dialAs(user identity.Peer) (client net.Conn, wait func()) {
+	client, server := pair(s.t)
 	done := make(chan struct{})
-	go func() { f.ServeDial(f.t.Context(), server, user); close(done) }()
+	go func() { s.ServeDial(s.t.Context(), server, user); close(done) }()
 	return client, func() { <-done }
 }
 
 func TestDialReachesByEveryName(t *testing.T) {
-	f := newTestServer(t)
-	for _, name := range []string{"web-1", "web-1." + membertest.Name, string(f.nodes.nodes["web-1"].ID)} {
-		raw, wait := f.dialAs(f.user("alice@example.com", "ops"))
+	t.Parallel()
+	s := newTestServer(t)
+	for _, name := range []string{"web-1", "web-1." + membertest.Name, string(s.nodes.nodes["web-1"].ID)} {
+		raw, wait := s.dialAs(s.user("alice@example.com", "ops"))
 		conn := dial.Client(raw, dial.Request{Node: name})
 		sent := bytes.Repeat([]byte("x"), 300<<10)
 		go func() {
@@ -177,28 +182,28 @@ func TestDialReachesByEveryName(t *testing.T) {
 		}()
 		got, err := io.ReadAll(conn)
 		if err != nil || !bytes.Equal(got, sent) {
-			t.Errorf(
-				"%s: got %d bytes, %v, want %d back after the half-close",
-				name,
-				len(got),
-				err,
-				len(sent),
-			)
+			t.Errorf("%s: got %d bytes, %v, want all %d back", name, len(got), err, len(sent))
 		}
 		wait()
-		if f.nodes.last.Protocol != "dial" || f.nodes.last.From != raw.LocalAddr().String() {
-			t.Errorf("got header %+v, want dial from %s", f.nodes.last, raw.LocalAddr())
+		if s.nodes.last.Protocol != "dial" || s.nodes.last.From != raw.LocalAddr().String() {
+			t.Errorf("got header %+v, want dial from %s", s.nodes.last, raw.LocalAddr())
 		}
 	}
 }
 
 func TestDialRefuses(t *testing.T) {
-	f := newTestServer(t)
-	expired := f.user("alice@example.com", "ops")
+	t.Parallel()
+	s := newTestServer(t)
+	expired := s.user("alice@example.com", "ops")
 	expired.Expires = time.Now().Add(-time.Minute)
-	pinned := f.user("alice@example.com", "ops")
+	pinned := s.user("alice@example.com", "ops")
 	pinned.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	missing := "no node %s that you may reach"
+	alice, bob := s.user("a", "ops"), s.user("bob", "viewers")
+	noRoles, denied := s.user("eve"), s.user("eve", "ops", "barred")
+	const tshLs, askAdmin = "see: tsh ls", "ask an administrator"
+	const offline = "node web-2 is offline (last seen 2026-01-02T03:04:05Z)"
+	const unknown = "no node %s that you may reach"
+	missing := func(name string) string { return strings.ReplaceAll(unknown, "%s", name) }
 	for _, tt := range []struct {
 		name   string
 		who    identity.Peer
@@ -207,48 +212,47 @@ func TestDialRefuses(t *testing.T) {
 		says   string
 		remedy string
 	}{
-		{"a node that is away", f.user("a", "ops"), "web-2", fault.Unavailable, "node web-2 is offline (last seen 2026-01-02T03:04:05Z)", "threshold-node"},
-		{"a node nobody knows", f.user("a", "ops"), "web-9", fault.NotFound, strings.ReplaceAll(missing, "%s", "web-9"), "see: tsh ls"},
-		{"a node that the roles do not show", f.user("a", "ops"), secretNode, fault.NotFound, strings.ReplaceAll(missing, "%s", secretNode), "see: tsh ls"},
-		{"a node away that the roles do not show", f.user("a"), "web-2", fault.NotFound, strings.ReplaceAll(missing, "%s", "web-2"), "see: tsh ls"},
-		{"a node that may only be listed", f.user("bob", "viewers"), "web-1", fault.Denied, "no role of bob (roles: viewers) allows reaching web-1", "ask an administrator"},
-		{"a node away that may only be listed", f.user("bob", "viewers"), "web-2", fault.Denied, "allows reaching web-2", "ask an administrator"},
-		{"a denied node", f.user("eve", "ops", "barred"), "web-1", fault.NotFound, "no node web-1", "see: tsh ls"},
-		{"nobody's roles", f.user("eve"), "web-1", fault.NotFound, "no node web-1", "see: tsh ls"},
-		{"an expired certificate", expired, "web-1", fault.Expired, "has ended", "run: tsh login"},
-		{"a pinned certificate from elsewhere", pinned, "web-1", fault.Denied, "pinned to", "tsh login"},
-		{"part of a name", f.user("a", "ops"), "web", fault.NotFound, "no node web", "see: tsh ls"},
-		{"another case", f.user("a", "ops"), "WEB-1", fault.NotFound, `no node "WEB-1"`, "see: tsh ls"},
-		{"no name", f.user("a", "ops"), "", fault.NotFound, `no node ""`, "see: tsh ls"},
-		{"a name with an escape", f.user("a", "ops"), "web\x1b[31m", fault.NotFound, `"web\x1b[31m"`, "see: tsh ls"},
+		{"an offline node", alice, "web-2", fault.Unavailable, offline, "threshold-node"},
+		{"a node that does not exist", alice, "web-9", fault.NotFound, missing("web-9"), tshLs},
+		{"a node that is not listed", alice, secretNode, fault.NotFound, missing(secretNode), tshLs},
+		{"an offline node that is not listed", noRoles, "web-2", fault.NotFound, missing("web-2"), tshLs},
+		{"a node that is only listed", bob, "web-1", fault.Denied,
+			"no role of bob (roles: viewers) allows reaching web-1", askAdmin},
+		{"an offline node that is only listed", bob, "web-2", fault.Denied,
+			"allows reaching web-2", askAdmin},
+		{"a denied node", denied, "web-1", fault.NotFound, missing("web-1"), tshLs},
+		{"a user without roles", noRoles, "web-1", fault.NotFound, missing("web-1"), tshLs},
+		{"an expired certificate", expired, "web-1", fault.Expired, "has expired", "run: tsh login"},
+		{"a certificate pinned to another network", pinned, "web-1", fault.Denied, "pinned to", "tsh login"},
+		{"part of a name", alice, "web", fault.NotFound, missing("web"), tshLs},
+		{"a name in capitals", alice, "WEB-1", fault.NotFound, `no node "WEB-1"`, tshLs},
+		{"an empty name", alice, "", fault.NotFound, `no node ""`, tshLs},
+		{"a name with an escape", alice, "web\x1b[31m", fault.NotFound, `"web\x1b[31m"`, tshLs},
 	} {
-		raw, wait := f.dialAs(tt.who)
+		raw, wait := s.dialAs(tt.who)
 		conn := dial.Client(raw, dial.Request{Node: tt.node})
 		conn.Write([]byte("SSH-2.0-client\r\n"))
 		_, err := conn.Read(make([]byte, 1))
 		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.says) ||
 			!strings.Contains(fault.Remedy(err), tt.remedy) {
-			t.Errorf(
-				"%s: got %v (%s), want a %s that says %q and %q",
-				tt.name,
-				err,
-				fault.Remedy(err),
-				tt.kind,
-				tt.says,
-				tt.remedy,
-			)
+			t.Errorf("%s: got %v (%s), want %s with %q and %q",
+				tt.name, err, fault.Remedy(err), tt.kind, tt.says, tt.remedy)
 		}
 		raw.Close()
 		wait()
 	}
 }
 
-// Without auth nobody can say whether a node exists; one that is attached is reached all the same.
+// Attached nodes are reached while the auth service is down. Of the others nobody can tell whether they
+// exist.
 func TestDialWithoutAuth(t *testing.T) {
-	f := newTestServer(t)
-	f.Down(true)
-	for node, kind := range map[string]fault.Kind{"web-2": fault.Unavailable, secretNode: fault.Unavailable, "web-1": ""} {
-		raw, wait := f.dialAs(f.user("a", "ops"))
+	t.Parallel()
+	s := newTestServer(t)
+	s.Down(true)
+	for node, kind := range map[string]fault.Kind{
+		"web-2": fault.Unavailable, secretNode: fault.Unavailable, "web-1": "",
+	} {
+		raw, wait := s.dialAs(s.user("a", "ops"))
 		conn := dial.Client(raw, dial.Request{Node: node})
 		conn.Write([]byte("x"))
 		if _, err := conn.Read(make([]byte, 1)); fault.KindOf(err) != kind {
@@ -260,33 +264,37 @@ func TestDialWithoutAuth(t *testing.T) {
 }
 
 func TestDialWithoutFreshRules(t *testing.T) {
-	f := newTestServer(t)
-	trust, err := rules.Open(f.Pin(), f.SignRulesAt(time.Now().Add(-25*time.Hour)))
+	t.Parallel()
+	s := newTestServer(t)
+	trust, err := rules.Open(s.Pin(), s.SignRulesAt(time.Now().Add(-25*time.Hour)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Server = jump.New(jump.Config{
+	s.Server = jump.New(jump.Config{
 		Cluster:    membertest.Name,
 		Rules:      fixedRules{trust},
-		Nodes:      f.nodes,
-		HostSigner: f.HostKey,
+		Nodes:      s.nodes,
+		HostSigner: s.HostKey,
 		Log:        proxytest.Log(),
 	})
-	raw, wait := f.dialAs(f.user("a", "ops"))
+	raw, wait := s.dialAs(s.user("a", "ops"))
 	conn := dial.Client(raw, dial.Request{Node: "web-1"})
 	conn.Write([]byte("x"))
 	if _, err := conn.Read(make([]byte, 1)); !fault.Is(err, fault.Unavailable) ||
 		!strings.Contains(err.Error(), "25h") {
-		t.Errorf("got %v, want to hear that the rules are too old", err)
+		t.Errorf("got %v, want an error about the age of the rules", err)
 	}
 	raw.Close()
 	wait()
 }
 
 func TestDialStallsAndGarbage(t *testing.T) {
-	f := newTestServer(t)
-	user := f.user("a", "ops")
-	for name, first := range map[string][]byte{"nothing": nil, "half a request": {1, 0}, "a length without its bytes": {1, 0, 9, '{'}} {
+	t.Parallel()
+	s := newTestServer(t)
+	user := s.user("a", "ops")
+	for name, first := range map[string][]byte{
+		"nothing": nil, "half a request": {1, 0}, "a length without its bytes": {1, 0, 9, '{'},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			client, server := net.Pipe()
 			start := time.Now()
@@ -296,15 +304,17 @@ func TestDialStallsAndGarbage(t *testing.T) {
 				}
 				io.Copy(io.Discard, client)
 			}()
-			f.ServeDial(t.Context(), addrConn{server}, user)
+			s.ServeDial(t.Context(), addrConn{server}, user)
 			if took := time.Since(start); took > 16*time.Second {
-				t.Errorf("%s: got it held for %s, want at most 10s and a drain of 5s", name, took)
+				t.Errorf("%s: got the connection held for %s, want at most 10s and a drain of 5s", name, took)
 			}
 			client.Close()
 		})
 	}
-	for name, first := range map[string][]byte{"another version": {9, 0, 2, '{', '}'}, "no JSON": {1, 0, 2, 'h', 'i'}, "too much": {1, 0xff, 0xff}} {
-		raw, wait := f.dialAs(user)
+	for name, first := range map[string][]byte{
+		"another version": {9, 0, 2, '{', '}'}, "no JSON": {1, 0, 2, 'h', 'i'}, "too long": {1, 0xff, 0xff},
+	} {
+		raw, wait := s.dialAs(user)
 		raw.Write(first)
 		if rep, err := dial.ReadReply(raw); err != nil || rep.Fault == nil ||
 			rep.Fault.Kind != fault.Invalid ||
@@ -316,17 +326,18 @@ func TestDialStallsAndGarbage(t *testing.T) {
 	}
 }
 
-// addrConn gives a pipe a client's address.
+// addrConn is a pipe with an IP address as the client's.
 type addrConn struct{ net.Conn }
 
 func (addrConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 5022} }
 
 func TestShutdownEndsARelay(t *testing.T) {
-	f := newTestServer(t)
+	t.Parallel()
+	s := newTestServer(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	client, server := pair(t)
 	done := make(chan struct{})
-	go func() { f.ServeDial(ctx, server, f.user("a", "ops")); close(done) }()
+	go func() { s.ServeDial(ctx, server, s.user("a", "ops")); close(done) }()
 	conn := dial.Client(client, dial.Request{Node: "web-1"})
 	conn.Write([]byte("hello\n"))
 	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || line != "hello\n" {
@@ -335,12 +346,13 @@ func TestShutdownEndsARelay(t *testing.T) {
 	cancel()
 	<-done
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Error("got bytes after the shutdown")
+		t.Error("got a byte after the shutdown, want the connection closed")
 	}
 }
 
-func hostKey(f *testServer) ssh.HostKeyCallback {
+// hostKey verifies the host certificate of the proxy.
+func hostKey(s *testServer) ssh.HostKeyCallback {
 	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
-		return identity.VerifySSHHost(key, "127.0.0.1", []ssh.PublicKey{f.HostAuthority()}, time.Now())
+		return identity.VerifySSHHost(key, "127.0.0.1", []ssh.PublicKey{s.HostAuthority()}, time.Now())
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// packet is an SSH packet before there are keys (RFC 4253 section 6).
+// packet is an SSH packet without encryption (RFC 4253 section 6).
 func packet(payload ...byte) []byte {
 	padding := 8 - (5+len(payload))%8
 	if padding < 4 {
@@ -20,9 +20,10 @@ func packet(payload ...byte) []byte {
 	return append(append(append(b, byte(padding)), payload...), make([]byte, padding)...)
 }
 
-// What comes before the key exchange is done is the key exchange or nothing, and no length is believed.
+// Before the key exchange is done, every other message ends the connection, and no announced length is
+// allocated. The test measures allocations, so it does not run in parallel with others.
 func TestSSHServerClosesWhatIsNotAKeyExchange(t *testing.T) {
-	f := newTestServer(t)
+	s := newTestServer(t)
 	session := append([]byte{90, 0, 0, 0, 7}, "session\x00\x00\x00\x00\x00\x20\x00\x00\x00\x00\x80\x00"...)
 	for name, first := range map[string][]byte{
 		"a packet of 2 GiB":        {0x7f, 0xff, 0xff, 0xff, 4},
@@ -31,16 +32,17 @@ func TestSSHServerClosesWhatIsNotAKeyExchange(t *testing.T) {
 		"an empty packet":          {0, 0, 0, 0, 0},
 		"more padding than packet": {0, 0, 0, 12, 200, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
 		"a channel":                packet(session...),
-		"a claim that the login succeeded (CVE-2018-10933)": packet(52),
-		"a global request":                         packet(append([]byte{80, 0, 0, 0, 1}, "x\x01"...)...),
-		"an answer that nobody waits for":          packet(81),
-		"the end of a key exchange that never was": packet(21),
-		"a message of no kind":                     packet(255),
+		"a message that the login succeeded (CVE-2018-10933)": packet(52),
+		"a global request":          packet(append([]byte{80, 0, 0, 0, 1}, "x\x01"...)...),
+		"an unexpected answer":      packet(81),
+		"the end of a key exchange": packet(21),
+		"an unknown message":        packet(255),
 	} {
 		client, server := pair(t)
 		ended := make(chan error, 1)
 		go func() {
-			ended <- f.ServeSSH(t.Context(), server, func(identity.Identity) { t.Errorf("%s: got in", name) })
+			settled := func(identity.Identity) { t.Errorf("%s: got accepted", name) }
+			ended <- s.ServeSSH(t.Context(), server, settled)
 		}()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -53,16 +55,16 @@ func TestSSHServerClosesWhatIsNotAKeyExchange(t *testing.T) {
 		}
 		client.Close()
 		if err := <-ended; err == nil {
-			t.Errorf("%s: got no reason, want one", name)
+			t.Errorf("%s: got no error, want one", name)
 		}
 		runtime.ReadMemStats(&after)
 		if took := after.TotalAlloc - before.TotalAlloc; took > 8<<20 {
-			t.Errorf("%s: got %d MB of memory taken for it", name, took>>20)
+			t.Errorf("%s: got %d MB allocated, want at most 8", name, took>>20)
 		}
 	}
 }
 
 func isTimeout(err error) bool {
-	slow, ok := err.(interface{ Timeout() bool })
-	return ok && slow.Timeout()
+	netErr, ok := err.(interface{ Timeout() bool })
+	return ok && netErr.Timeout()
 }

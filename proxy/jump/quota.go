@@ -8,39 +8,19 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// maxPerUser is how many connections one person may have at once, over both fronts, and the channels on them.
-// It leaves room for everyone else on a port that may have 20,000 descriptors, and is far over what a
-// person's tools open.
+// maxPerUser is how many connections one user may have at once, over both protocols and counting SSH
+// channels. It is far more than the tools of one user open, and a small part of the 20,000 file descriptors
+// a proxy may have.
 const maxPerUser = 1000
 
-// userQuota counts connections by person.
-type userQuota struct {
-	mu     sync.Mutex // guards visits
-	counts map[person]int
-}
-
-// person is what makes somebody one and the same over logins.
-type person struct{ connector, subject string }
-
-// acquire counts a connection until leave is called, or says that there are too many.
-func (p *userQuota) acquire(who identity.Identity) (leave func(), err error) {
-	key := person{who.Connector, who.Subject}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.counts[key] >= maxPerUser {
-		return nil, fault.New(
-			fault.Exhausted,
-			"proxy.enter",
-			fmt.Sprintf("you have %d connections through this proxy already", maxPerUser),
-			"end some of them, then try again",
-		)
+// acquire counts one more connection of the user until release is called, or refuses it. release may be
+// called more than once.
+func (s *Server) acquire(who identity.Identity) (release func(), err error) {
+	key := who.UserKey()
+	if _, ok := s.users.TryAcquire(key, maxPerUser); !ok {
+		return nil, fault.New(fault.Exhausted, "proxy.acquire",
+			fmt.Sprintf("you already have %d connections through this proxy", maxPerUser),
+			"close some of them, then try again")
 	}
-	p.counts[key]++
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.counts[key]--; p.counts[key] == 0 {
-			delete(p.counts, key)
-		}
-	}, nil
+	return sync.OnceFunc(func() { s.users.Release(key) }), nil
 }

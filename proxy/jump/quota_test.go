@@ -12,43 +12,45 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// One person, or whoever took a laptop, cannot have the whole port.
+// One user, or a thief with the certificate of one, cannot use up the connections of the proxy.
 func TestConnectionsOfOneUserAreLimited(t *testing.T) {
-	f := newTestServer(t)
-	alice, bob := f.user("alice@example.com", "ops"), f.user("bob@example.com", "ops")
-	again := alice // another login of the same person
+	t.Parallel()
+	s := newTestServer(t)
+	alice, bob := s.user("alice@example.com", "ops"), s.user("bob@example.com", "ops")
+	again := alice // another login of the same user
 	again.LoginID = "login-2"
 	synctest.Test(t, func(t *testing.T) {
-		come := func(who identity.Peer) net.Conn {
+		connect := func(who identity.Peer) net.Conn {
 			client, server := net.Pipe()
-			go f.ServeDial(t.Context(), addrConn{server}, who)
+			go s.ServeDial(t.Context(), addrConn{server}, who)
 			return client
 		}
 		var held []net.Conn
 		for range 1000 {
-			held = append(held, come(alice))
+			held = append(held, connect(alice))
 		}
 		synctest.Wait()
-		c := come(again)
+		c := connect(again)
 		rep, err := dial.ReadReply(c)
-		if err != nil || rep.Fault == nil || rep.Fault.Kind != fault.Exhausted ||
-			!strings.Contains(rep.Fault.Msg, "1000") ||
-			rep.Fault.Remedy == "" {
-			t.Errorf("got %+v, %v for one more, want it refused with a remedy", rep, err)
+		if err != nil || rep.Fault == nil {
+			t.Fatalf("got %+v, %v for one more, want it refused", rep, err)
+		}
+		if f := rep.Fault; f.Kind != fault.Exhausted || !strings.Contains(f.Msg, "1000") || f.Remedy == "" {
+			t.Errorf("got %+v for one more, want it exhausted with a remedy", f)
 		}
 		c.Close()
-		c = come(bob)
+		c = connect(bob)
 		if _, err := c.Write([]byte{1, 0}); err != nil { // the beginning of a request
-			t.Errorf("got %v for somebody else, want to be heard", err)
+			t.Errorf("got %v for another user, want the request read", err)
 		}
 		go io.Copy(io.Discard, c)
 		for _, c := range append(held, c) {
 			c.Close()
 		}
 		synctest.Wait()
-		c = come(alice)
+		c = connect(alice)
 		if _, err := c.Write([]byte{1, 0}); err != nil {
-			t.Errorf("got %v once the others had left, want to be heard", err)
+			t.Errorf("got %v once the others had ended, want the request read", err)
 		}
 		go io.Copy(io.Discard, c)
 		c.Close()

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// A read from a client's TLS connection gives one record; the tunnel gives as much as has come, and a
-	// packet of SSH takes three.
+	// One read from a client's TLS connection returns one record of at most 16 KiB. One read from a tunnel
+	// returns all that has come, and an SSH packet of full size takes three records.
 	clientBufferBytes = 16 << 10
 	nodeBufferBytes   = 48 << 10
-	// clientLinger is how long the client may go on sending after the node has ended: SSH is over then, and
-	// only its last words are under way.
+	// clientLinger is how long the client may go on sending after the node has ended. SSH is over then, and
+	// only the client's last packets are still on their way.
 	clientLinger = 5 * time.Second
 )
 
@@ -24,13 +24,14 @@ var (
 	nodeBuffers   = sync.Pool{New: func() any { b := make([]byte, nodeBufferBytes); return &b }}
 )
 
-// halfCloser is one end of a relay: a TLS connection, an SSH channel or a tunnel stream.
+// halfCloser is a connection that relay can copy to: a TLS connection, an SSH channel or a tunnel stream.
 type halfCloser interface {
 	io.ReadWriteCloser
 	CloseWrite() error
 }
 
-// relay copies both ways until both have ended, an error ends both, or ctx does. It closes both.
+// relay copies both ways until both directions have ended, one has failed, or ctx ends. It closes both
+// connections and waits for the goroutines that copy.
 func relay(ctx context.Context, client, node io.ReadWriteCloser) {
 	closeBoth := sync.OnceFunc(func() { client.Close(); node.Close() })
 	defer closeBoth()
@@ -38,7 +39,7 @@ func relay(ctx context.Context, client, node io.ReadWriteCloser) {
 	defer stop()
 	var both sync.WaitGroup
 	both.Go(func() { copyOneWay(node, client, &clientBuffers, closeBoth) })
-	var late *time.Timer // read after both have ended
+	var late *time.Timer // set by the goroutine below, read after both.Wait
 	both.Go(func() {
 		copyOneWay(client, node, &nodeBuffers, closeBoth)
 		late = time.AfterFunc(clientLinger, closeBoth)
@@ -47,7 +48,7 @@ func relay(ctx context.Context, client, node io.ReadWriteCloser) {
 	late.Stop()
 }
 
-// copyOneWay copies until src ends and tells dst so; when that is not possible, both are closed.
+// copyOneWay copies until src ends and closes the sending half of dst. If that fails it calls closeBoth.
 func copyOneWay(dst io.Writer, src io.Reader, buffers *sync.Pool, closeBoth func()) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)

@@ -12,45 +12,29 @@ import (
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/sshprofile"
 )
 
 const (
 	// sshHandshakeTimeout bounds everything before the user is known.
 	sshHandshakeTimeout = 10 * time.Second
-	maxAuthTries        = 6
-	// idleTimeout is how long a connection may stay without any channel.
+	// idleTimeout is how long a connection may stay without a channel.
 	idleTimeout = time.Minute
-	// serverVersion is what the front calls itself; it does not say of which release it is.
-	serverVersion = "SSH-2.0-Threshold"
 )
 
-// algorithms: AES-GCM first, which has hardware on amd64 and arm64; CTR for libraries that have nothing
-// newer. Key exchanges begin with ML-KEM, and none is by SHA-1, as in the library's defaults.
-func algorithms() ssh.Config {
-	return ssh.Config{
-		KeyExchanges: ssh.SupportedAlgorithms().KeyExchanges,
-		Ciphers: []string{
-			ssh.CipherAES128GCM,
-			ssh.CipherAES256GCM,
-			ssh.CipherChaCha20Poly1305,
-			ssh.CipherAES128CTR,
-			ssh.CipherAES256CTR,
-		},
-		MACs: []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
-	}
-}
-
-// ServeSSH serves one SSH connection until it ends or ctx does. It offers a way to nodes, as ssh -J asks for
-// it, and nothing else. settled is called once the user is known. The error says why that never was: for one
-// who asked to be let in it is fault.Denied where a certificate was shown that is not good, fault.Expired
-// where it merely has ended, and fault.Unauthenticated where there was none.
-func (f *Server) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
+// ServeSSH serves one SSH connection until it ends or ctx does, and closes conn. The server opens
+// direct-tcpip channels to nodes, as ssh -J asks for them, and refuses everything else.
+//
+// It calls settled once the user is known. The error says why the user never became known. For a client
+// that tried to authenticate it is fault.Denied for an invalid certificate, fault.Expired for one that has
+// only expired, and fault.Unauthenticated when there was none.
+func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	log := f.cfg.Log.With("from", conn.RemoteAddr(), "by", "ssh")
+	log := s.cfg.Log.With("from", conn.RemoteAddr(), "protocol", "ssh")
 	_ = conn.SetDeadline(time.Now().Add(sshHandshakeTimeout))
-	sc, channels, requests, err := f.handshake(conn)
+	sc, channels, requests, err := s.handshake(conn)
 	if err != nil {
 		log.Debug("ssh handshake failed", "err", err)
 		return err
@@ -59,155 +43,142 @@ func (f *Server) ServeSSH(ctx context.Context, conn net.Conn, settled func(ident
 	_ = conn.SetDeadline(time.Time{})
 	user, ok := sc.Permissions.ExtraData[userKey{}].(identity.SSHUser)
 	if !ok {
-		log.Error("ssh handshake yielded no identity")
+		log.Error("the ssh handshake succeeded without an identity")
 		return nil
 	}
 	settled(user.Identity)
 	log = log.With("user", user.Name, "login_id", user.LoginID)
-	leave, err := f.users.acquire(user.Identity)
+	release, err := s.acquire(user.Identity)
 	if err != nil {
-		log.Info("refused", "err", err)
+		log.Info("user refused", "err", err)
 		return nil
 	}
-	defer leave()
+	defer release()
 	log.Info("ssh user connected")
-	var parts sync.WaitGroup
-	parts.Go(func() { ssh.DiscardRequests(requests) }) // every global request is answered no
-	f.serveChannels(ctx, caller{user.Identity, conn.RemoteAddr(), "ssh"}, sc, channels)
-	parts.Wait()
+	var discard sync.WaitGroup
+	discard.Go(func() { ssh.DiscardRequests(requests) }) // refuses every global request
+	s.serveChannels(ctx, caller{user.Identity, conn.RemoteAddr(), "ssh"}, sc, channels)
+	discard.Wait()
 	return nil
 }
 
-// userKey finds the verified user in the Permissions of the key that was accepted, the only place identity is
-// taken from.
+// userKey is the key of the verified user in the Permissions of the accepted public key. The identity is
+// taken from nowhere else: a client may offer several keys before it proves one.
 type userKey struct{}
 
-func (f *Server) handshake(
+// authentication is the state of one connection's authentication. All its methods are called by the
+// goroutine that does the handshake.
+type authentication struct {
+	*Server
+	tried   bool         // the client has sent an authentication request
+	refusal *fault.Error // what the client hears when no key is accepted
+}
+
+// handshake does the SSH handshake and authenticates the user.
+func (s *Server) handshake(
 	conn net.Conn,
 ) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
-	host, err := f.cfg.HostSigner()
+	host, err := s.cfg.HostSigner()
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	why := fault.New(
-		fault.Unauthenticated,
-		"proxy.ssh",
-		"this proxy takes a certificate and nothing else; your client showed none",
-		"run: tsh login, then name the certificate to your client",
-	)
-	asked := false
-	cfg := &ssh.ServerConfig{
-		Config:       algorithms(),
-		MaxAuthTries: maxAuthTries,
-		// A key that is only asked about passes here too; it is the accepted one's Permissions that count.
-		PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			now, authorities := f.cfg.Now(), f.cfg.Rules.Current().Authorities.UserSSH
-			verify := func(at time.Time) (identity.SSHUser, error) {
-				return identity.VerifySSHUser(key, f.cfg.Cluster, authorities, meta.RemoteAddr(), at)
-			}
-			user, err := verify(now)
-			if err != nil {
-				f.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
-				_, isCert := key.(*ssh.Certificate)
-				switch {
-				case identity.OnlyExpired(err, now, func(at time.Time) error { _, err := verify(at); return err }):
-					why = fault.New(
-						fault.Expired,
-						"proxy.ssh",
-						"your certificate has ended",
-						"run: tsh login",
-					)
-				case isCert && why.Kind != fault.Expired:
-					why = fault.New(
-						fault.Denied,
-						"proxy.ssh",
-						"this proxy does not take your certificate",
-						"run: tsh login",
-					)
-				}
-				return nil, err
-			}
-			return &ssh.Permissions{ExtraData: map[any]any{userKey{}: user}}, nil
-		},
-		// OpenSSH, PuTTY and others come to this once their keys are used up. It asks nothing and lets nobody
-		// in; it tells what helps.
-		KeyboardInteractiveCallback: func(ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
-			return nil, &ssh.BannerError{
-				Err:     why,
-				Message: "threshold: error: " + why.Msg + "\r\nthreshold: hint: " + why.Remedy + "\r\n",
-			}
-		},
-		AuthLogCallback: func(ssh.ConnMetadata, string, error) { asked = true },
-		ServerVersion:   serverVersion,
-	}
-	for _, key := range identity.HostKeys(host) {
-		cfg.AddHostKey(key)
+	auth := &authentication{Server: s, refusal: fault.New(fault.Unauthenticated, "proxy.ServeSSH",
+		"this proxy accepts only certificates; your client offered none",
+		"run: tsh login, then configure your client to use the certificate")}
+	cfg := sshprofile.NewServerConfig(host)
+	cfg.AuthLogCallback = func(ssh.ConnMetadata, string, error) { auth.tried = true }
+	cfg.PublicKeyCallback = auth.publicKey
+	// OpenSSH, PuTTY and others try this method when no key was accepted. It asks nothing and always fails,
+	// and its banner tells the user what to do.
+	cfg.KeyboardInteractiveCallback = func(
+		ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge,
+	) (*ssh.Permissions, error) {
+		return nil, sshprofile.Banner(auth.refusal)
 	}
 	sc, channels, requests, err := ssh.NewServerConn(conn, cfg)
-	if err != nil && asked {
-		err = fault.Wrap(err, why.Kind, "proxy.ssh", why.Msg, why.Remedy)
+	if err != nil && auth.tried {
+		why := auth.refusal
+		err = fault.Wrap(err, why.Kind, why.Op, why.Msg, why.Remedy)
 	}
 	return sc, channels, requests, err
 }
 
-// serveChannels serves channel by channel until the connection ends. Each counts as one more connection of
-// the person: a tool may share one jump among all its nodes, and holds no more of the proxy than with a jump
-// for each.
-func (f *Server) serveChannels(
-	ctx context.Context,
-	who caller,
-	sc *ssh.ServerConn,
-	channels <-chan ssh.NewChannel,
+// publicKey verifies the certificate that the client offers. The client may offer a key without proving
+// that it has the private key; x/crypto/ssh uses the Permissions only after the proof.
+func (a *authentication) publicKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+	now, authorities := a.cfg.Now(), a.cfg.Rules.Current().Authorities.UserSSH
+	verifyAt := func(t time.Time) (identity.SSHUser, error) {
+		return identity.VerifySSHUser(key, a.cfg.Cluster, authorities, meta.RemoteAddr(), t)
+	}
+	user, err := verifyAt(now)
+	if err == nil {
+		return &ssh.Permissions{ExtraData: map[any]any{userKey{}: user}}, nil
+	}
+	a.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
+	// Of several certificates, an expired one of this cluster explains the refusal best.
+	_, isCert := key.(*ssh.Certificate)
+	switch {
+	case identity.OnlyExpired(err, now, func(t time.Time) error { _, err := verifyAt(t); return err }):
+		a.refusal = fault.New(fault.Expired, "proxy.ServeSSH",
+			"your certificate has expired", "run: tsh login")
+	case isCert && a.refusal.Kind != fault.Expired:
+		a.refusal = fault.New(fault.Denied, "proxy.ServeSSH",
+			"this proxy does not accept your certificate", "run: tsh login")
+	}
+	return nil, err
+}
+
+// serveChannels serves the channels of a connection, each in a goroutine, until the connection ends, and
+// waits for them.
+//
+// A channel counts as one more connection of the user, because a tool may use one SSH connection for all
+// its nodes. The idle timer runs while no channel is open and closes the connection.
+func (s *Server) serveChannels(
+	ctx context.Context, who caller, sc *ssh.ServerConn, channels <-chan ssh.NewChannel,
 ) {
 	ctx, cancel := context.WithCancel(ctx)
-	var serving atomic.Int32
+	var open atomic.Int32 // channels being served
 	idle := time.AfterFunc(idleTimeout, func() {
-		if serving.Load() == 0 { // a channel may open while the one before it starts this again
+		// A channel may have opened while the one before it was starting the timer again.
+		if open.Load() == 0 {
 			sc.Close()
 		}
 	})
-	var open sync.WaitGroup
-	defer idle.Stop() // after the last channel, which starts it again
-	defer open.Wait()
+	var serving sync.WaitGroup
+	defer idle.Stop() // last, because the last channel to end starts the timer again
+	defer serving.Wait()
 	defer cancel()
 	for nc := range channels {
-		leave, err := f.users.acquire(who.Identity)
+		release, err := s.acquire(who.Identity)
 		if err != nil {
 			_ = nc.Reject(ssh.ResourceShortage, rejectMessage(fault.Public(err)))
 			continue
 		}
-		serving.Add(1)
+		open.Add(1)
 		idle.Stop()
-		open.Go(func() {
+		serving.Go(func() {
 			defer func() {
-				if leave(); serving.Add(-1) == 0 {
+				if release(); open.Add(-1) == 0 {
 					idle.Reset(idleTimeout)
 				}
 			}()
-			defer f.recover(sc)
-			f.serveChannel(ctx, who, nc)
+			defer s.recover(sc)
+			s.serveChannel(ctx, who, nc)
 		})
 	}
 }
 
-// recover keeps a panic over one channel from being everyone's.
-func (f *Server) recover(sc *ssh.ServerConn) {
+// recover limits a panic to its own connection. It is called deferred.
+func (s *Server) recover(sc *ssh.ServerConn) {
 	if r := recover(); r != nil {
-		f.cfg.Log.Error(
-			"panic while serving a channel",
-			"from",
-			sc.RemoteAddr(),
-			"panic",
-			r,
-			"stack",
-			string(debug.Stack()),
-		)
+		s.cfg.Log.Error("panic while serving a channel",
+			"from", sc.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
 		sc.Close()
 	}
 }
 
-// directTCPIP is what such a channel opens with (RFC 4254 section 7.2). The port means nothing here: a node
-// has one service.
+// directTCPIP is the payload of a direct-tcpip channel (RFC 4254 section 7.2). The port is ignored, as a
+// node has one service.
 type directTCPIP struct {
 	Host     string
 	Port     uint32
@@ -215,32 +186,23 @@ type directTCPIP struct {
 	FromPort uint32
 }
 
-func (f *Server) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel) {
+// serveChannel opens the stream to the node and relays until it ends.
+func (s *Server) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel) {
 	if nc.ChannelType() != "direct-tcpip" {
-		_ = nc.Reject(ssh.Prohibited, "this proxy only leads to nodes; use: ssh -J PROXY NODE")
+		_ = nc.Reject(ssh.Prohibited, "this proxy only connects to nodes; use: ssh -J PROXY NODE")
 		return
 	}
 	var target directTCPIP
 	if err := ssh.Unmarshal(nc.ExtraData(), &target); err != nil {
-		_ = nc.Reject(ssh.ConnectionFailed, "the request could not be read")
+		_ = nc.Reject(ssh.ConnectionFailed, "the direct-tcpip request is not valid")
 		return
 	}
-	log := f.cfg.Log.With(
-		"user",
-		who.Name,
-		"login_id",
-		who.LoginID,
-		"from",
-		who.from,
-		"by",
-		"ssh",
-		"node",
-		displayName(target.Host),
-	)
-	node, _, err := f.openNode(ctx, who, target.Host)
+	log := s.cfg.Log.With("user", who.Name, "login_id", who.LoginID,
+		"from", who.from, "protocol", "ssh", "node", displayName(target.Host))
+	node, err := s.openNode(ctx, who, target.Host)
 	if err != nil {
 		public := fault.Public(err)
-		log.Info("refused", "kind", public.Kind, "id", public.ID, "err", err)
+		log.Info("connection to node refused", "kind", public.Kind, "id", public.ID, "err", err)
 		_ = nc.Reject(rejectReason(public.Kind), rejectMessage(public))
 		return
 	}
@@ -249,11 +211,11 @@ func (f *Server) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel
 		node.Close()
 		return
 	}
-	log.Info("connected")
-	var quiet sync.WaitGroup
-	quiet.Go(func() { ssh.DiscardRequests(requests) })
+	log.Info("connected to node")
+	var discard sync.WaitGroup
+	discard.Go(func() { ssh.DiscardRequests(requests) })
 	relay(ctx, channel, node)
-	quiet.Wait()
+	discard.Wait()
 }
 
 func rejectReason(k fault.Kind) ssh.RejectionReason {
@@ -263,11 +225,10 @@ func rejectReason(k fault.Kind) ssh.RejectionReason {
 	return ssh.ConnectionFailed
 }
 
-// rejectMessage is what ssh prints after "channel 0: open failed".
+// rejectMessage is what ssh prints after "channel 0: open failed". fault.SplitLine takes it apart again.
 func rejectMessage(e *fault.Error) string {
-	s := e.Msg
-	if e.Remedy != "" {
-		s += " (" + e.Remedy + ")"
+	if e.Remedy == "" {
+		return e.Msg
 	}
-	return s
+	return e.Msg + " (" + e.Remedy + ")"
 }
