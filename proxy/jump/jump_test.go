@@ -248,7 +248,7 @@ func TestDialRefuses(t *testing.T) {
 func TestDialWithoutAuth(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
-	s.Down(true)
+	s.SetDown(true)
 	for node, kind := range map[string]fault.Kind{
 		"web-2": fault.Unavailable, secretNode: fault.Unavailable, "web-1": "",
 	} {

@@ -1,5 +1,7 @@
-// Package proxytest answers: what does a proxy meet on the other side? It is an auth for tests, served over
-// real TLS on loopback under a membertest cluster, whose answers a test sets.
+// Package proxytest answers: which auth service does a proxy have in tests?
+//
+// Auth serves the calls of a proxy over TLS on loopback, with the authorities of a membertest cluster. A
+// test sets its answers.
 package proxytest
 
 import (
@@ -21,10 +23,10 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// Name is the proxy's.
+// Name is the name of the proxy that is a member of the cluster.
 const Name = "proxy-1"
 
-// Auth is the cluster, its auth, and one proxy that is a member of it.
+// Auth is a cluster with its auth service and one proxy.
 type Auth struct {
 	*membertest.Cluster
 	t     testing.TB
@@ -33,19 +35,22 @@ type Auth struct {
 	cert  *tls.Certificate
 	host  ssh.Signer
 
-	// Reports gets what the proxy reports.
+	// Reports gets the reports of attached nodes. Reports that nobody takes are dropped once it is full.
 	Reports chan authrpc.ReportNodesRequest
 
-	mu     sync.Mutex // guards what follows
-	nodes  map[string]authrpc.NodeInfo
-	down   bool
-	sets   chan rules.Set
+	// Begin, Finish and Prove answer the three calls of a login. A test sets them before the first call.
 	Begin  func(authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error)
 	Finish func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error)
 	Prove  func(authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error)
+
+	sets chan rules.Set // from Publish to the stream of rules
+
+	mu    sync.Mutex // guards the fields below
+	nodes map[string]authrpc.NodeInfo
+	down  bool
 }
 
-// New makes a cluster and serves its auth until the test ends.
+// New makes a cluster and serves its auth service until the test ends.
 func New(t testing.TB) *Auth {
 	t.Helper()
 	a := &Auth{
@@ -62,32 +67,21 @@ func New(t testing.TB) *Auth {
 	authrpc.HandleStream(s, authrpc.WatchRules, a.watch)
 	authrpc.Handle(s, authrpc.ReportNodes, a.report)
 	authrpc.Handle(s, authrpc.LocateNode, a.locate)
-	authrpc.Handle(
-		s,
-		authrpc.BeginLogin,
-		func(_ context.Context, _ authrpc.Caller, r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
-			return a.Begin(r)
-		},
-	)
-	authrpc.Handle(
-		s,
-		authrpc.FinishOIDC,
-		func(_ context.Context, _ authrpc.Caller, r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
-			return a.Finish(r)
-		},
-	)
-	authrpc.Handle(
-		s,
-		authrpc.ProveFactor,
-		func(_ context.Context, _ authrpc.Caller, r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
-			return a.Prove(r)
-		},
-	)
+	handle(s, authrpc.BeginLogin, &a.Begin)
+	handle(s, authrpc.FinishOIDC, &a.Finish)
+	handle(s, authrpc.ProveFactor, &a.Prove)
 	a.serve(s)
 	return a
 }
 
-// Log discards.
+// handle answers a route with a function that the test may set later.
+func handle[Req, Res any](s *authrpc.Server, route authrpc.Route[Req, Res], fn *func(Req) (Res, error)) {
+	authrpc.Handle(s, route, func(_ context.Context, _ authrpc.Caller, r Req) (Res, error) {
+		return (*fn)(r)
+	})
+}
+
+// Log is a logger that discards every line.
 func Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func (a *Auth) serve(h http.Handler) {
@@ -96,26 +90,34 @@ func (a *Auth) serve(h http.Handler) {
 		a.t.Fatal(err)
 	}
 	a.addr = ln.Addr().String()
-	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }}
+	srv := &http.Server{
+		Handler:  h,
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+	}
+	cfg := &tls.Config{
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return a.ServiceCertificate(identity.Auth, "auth-1"), nil
+		},
+		NextProtos: []string{identity.ALPNAuth},
+		ClientAuth: tls.RequestClientCert,
+		MinVersion: tls.VersionTLS13,
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = srv.Serve(opaqueListener{
-			tls.NewListener(
-				membertest.ForwardedListener(ln),
-				&tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-					return a.ServiceCertificate(identity.Auth, "auth-1"), nil
-				}, NextProtos: []string{identity.ALPNAuth}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13},
-			),
-		})
+		_ = srv.Serve(opaqueListener{tls.NewListener(membertest.ForwardedListener(ln), cfg)})
 	}()
 	a.t.Cleanup(func() { srv.Close(); <-done })
 }
 
+// connKey is the key of the connection in the context of a request.
 type connKey struct{}
 
-// opaqueListener keeps net/http from hanging up on an ALPN name that it does not know.
+// opaqueListener hides that its connections are TLS connections. net/http would close them, because it does
+// not know the ALPN name.
 type opaqueListener struct{ net.Listener }
 
 func (l opaqueListener) Accept() (net.Conn, error) {
@@ -132,7 +134,7 @@ func (a *Auth) caller(r *http.Request) (authrpc.Caller, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.down {
-		return authrpc.Caller{}, fault.New(fault.Unavailable, "auth", "auth is down", "wait")
+		return authrpc.Caller{}, fault.New(fault.Unavailable, "auth", "the auth service is down", "wait")
 	}
 	certs := r.Context().Value(connKey{}).(opaqueConn).Conn.(*tls.Conn).ConnectionState().PeerCertificates
 	if len(certs) == 0 {
@@ -141,23 +143,27 @@ func (a *Auth) caller(r *http.Request) (authrpc.Caller, error) {
 	return authrpc.Caller{Identity: a.proxy, Key: certs[0].PublicKey}, nil
 }
 
-// Down makes every call fail, or ends that.
-func (a *Auth) Down(down bool) { a.mu.Lock(); a.down = down; a.mu.Unlock() }
+// SetDown decides whether every call fails.
+func (a *Auth) SetDown(down bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.down = down
+}
 
-// Register makes auth know of a node that may be attached nowhere.
+// Register makes the auth service know of a node, which need not be attached.
 func (a *Auth) Register(n authrpc.NodeInfo) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.nodes[n.Name] = n
 }
 
-// Publish sends a set to the proxy that watches, and returns when it has gone out.
+// Publish sends rules to the proxy, and returns once the stream has taken them.
 func (a *Auth) Publish(s rules.Set) {
 	a.t.Helper()
 	select {
 	case a.sets <- s:
 	case <-time.After(10 * time.Second):
-		a.t.Fatal("nobody watches the rules")
+		a.t.Fatal("no proxy watches the rules")
 	}
 }
 
@@ -207,29 +213,21 @@ func (a *Auth) locate(
 	return res, nil
 }
 
-// Addr is where this auth answers.
+// Addr is host:port of the auth service.
 func (a *Auth) Addr() string { return a.addr }
 
-// Identity and what follows make Auth a proxy's membership.
+// Identity is the identity of the proxy. The methods below are those of the membership that a proxy needs.
 func (a *Auth) Identity() identity.Identity { return a.proxy }
 
-// TLSCertificate is the proxy's own.
+// TLSCertificate is the service certificate of the proxy.
 func (a *Auth) TLSCertificate() (*tls.Certificate, error) { return a.cert, nil }
 
-// HostKey is the proxy's host key with its certificate.
+// HostKey is the host key of the proxy with its host certificate.
 func (a *Auth) HostKey() (ssh.Signer, error) { return a.host, nil }
 
-// Client calls auth as the proxy.
+// Client makes a client that calls the auth service as the proxy.
 func (a *Auth) Client() *authrpc.Client {
-	return authrpc.NewClient(
-		a.addr,
-		identity.PinnedTLS(
-			a.Pin(),
-			membertest.Name,
-			identity.ALPNAuth,
-			a.TLSCertificate,
-			time.Now,
-			identity.Auth,
-		),
-	)
+	cfg := identity.PinnedTLS(
+		a.Pin(), membertest.Name, identity.ALPNAuth, a.TLSCertificate, time.Now, identity.Auth)
+	return authrpc.NewClient(a.addr, cfg)
 }

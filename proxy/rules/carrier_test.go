@@ -19,8 +19,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// waitLimit bounds every wait in these tests.
 const waitLimit = 10 * time.Second
 
+// fixture is a Carrier with the auth service of a test.
 type fixture struct {
 	*rules.Carrier
 	*proxytest.Auth
@@ -47,76 +49,77 @@ func newFixture(t *testing.T) *fixture {
 	return &fixture{c, a, t, cfg}
 }
 
-func (c *fixture) run() (stop func()) {
+// run starts Run. stop ends it and waits for it, and so for its last write to disk.
+func (f *fixture) run() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
+	go func() { done <- f.Run(ctx) }()
 	return func() {
 		cancel()
 		if err := <-done; err != nil {
-			c.t.Error(err)
+			f.t.Error(err)
 		}
 	}
 }
 
-// next is the next set that a follower hears of, verified.
-func next(t *testing.T, c *fixture, news <-chan tunnel.RulesPush) *signed.Trust {
+// next verifies the next push to a subscriber.
+func next(t *testing.T, f *fixture, pushes <-chan tunnel.RulesPush) *signed.Trust {
 	t.Helper()
 	select {
-	case n := <-news:
-		return verified(t, c, n)
+	case n := <-pushes:
+		return verified(t, f, n)
 	case <-time.After(waitLimit):
-		t.Fatal("heard of no rules")
+		t.Fatal("got no rules")
 	}
 	return nil
 }
 
-func verified(t *testing.T, c *fixture, n tunnel.RulesPush) *signed.Trust {
+func verified(t *testing.T, f *fixture, n tunnel.RulesPush) *signed.Trust {
 	t.Helper()
 	s, err := signed.Decode(n.Set)
 	if err != nil {
 		t.Fatal(err)
 	}
-	trust, err := signed.Open(c.Pin(), s)
+	trust, err := signed.Open(f.Pin(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return trust
 }
 
-// A tunnel carries a head alone while the documents are the same; so they must be told apart.
+// A tunnel sends only the head while the documents are the same. The digest of the documents tells whether
+// they are.
 func TestARulesPushTellsWhetherDocumentsChanged(t *testing.T) {
-	c := newFixture(t)
-	news, stopFollowing := c.Subscribe()
-	defer stopFollowing()
-	first := <-news
-	stop := c.run()
+	t.Parallel()
+	f := newFixture(t)
+	pushes, unsubscribe := f.Subscribe()
+	defer unsubscribe()
+	first := <-pushes
+	stop := f.run()
 	defer stop()
-	c.Publish(c.SignRulesAt(time.Now().Add(time.Second)))
-	later := <-news
-	held := verified(t, c, first)
+	f.Publish(f.SignRulesAt(time.Now().Add(time.Second)))
+	later := <-pushes
+	held := verified(t, f, first)
 	head, err := signed.DecodeHead(later.Head)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next, err := held.AdvanceHead(head); err != nil || !next.Head.Time.After(held.Head.Time) ||
-		later.DocsDigest != first.DocsDigest {
-		t.Errorf(
-			"got %v, and documents %x after %x, want a newer head over the same",
-			err,
-			later.DocsDigest,
-			first.DocsDigest,
-		)
+	advanced, err := held.AdvanceHead(head)
+	if err != nil || !advanced.Head.Time.After(held.Head.Time) {
+		t.Errorf("got %v, want a newer head", err)
 	}
-	c.SetRoles(role("ops"))
-	c.Publish(c.SignRulesAt(time.Now().Add(2 * time.Second)))
+	if later.DocsDigest != first.DocsDigest {
+		t.Errorf("got digest %x after %x for the same documents", later.DocsDigest, first.DocsDigest)
+	}
+	f.SetRoles(role("ops"))
+	f.Publish(f.SignRulesAt(time.Now().Add(2 * time.Second)))
 	for {
-		n := <-news
-		if _, ok := verified(t, c, n).Policy["ops"]; !ok {
+		n := <-pushes
+		if _, ok := verified(t, f, n).Policy["ops"]; !ok {
 			continue
 		}
 		if n.DocsDigest == first.DocsDigest {
-			t.Error("got changed documents that count as the same")
+			t.Error("got the same digest for changed documents")
 		}
 		return
 	}
@@ -125,42 +128,44 @@ func TestARulesPushTellsWhetherDocumentsChanged(t *testing.T) {
 func role(name string) access.Role { return access.Role{Name: name} }
 
 func TestNewRulesReachSubscribersDiskAndCurrent(t *testing.T) {
-	c := newFixture(t)
-	sets, stopFollowing := c.Subscribe()
-	defer stopFollowing()
-	first := next(t, c, sets) // at once
-	stop := c.run()
-	c.SetRoles(role("ops"))
-	c.Publish(c.SignRulesAt(time.Now().Add(time.Second)))
+	t.Parallel()
+	f := newFixture(t)
+	pushes, unsubscribe := f.Subscribe()
+	defer unsubscribe()
+	first := next(t, f, pushes) // the present rules
+	stop := f.run()
+	f.SetRoles(role("ops"))
+	f.Publish(f.SignRulesAt(time.Now().Add(time.Second)))
 	for {
-		if _, ok := next(t, c, sets).Policy["ops"]; ok {
+		if _, ok := next(t, f, pushes).Policy["ops"]; ok {
 			break
 		}
 	}
-	if _, ok := c.Current().Policy["ops"]; !ok || c.Current().Head.Time.Before(first.Head.Time) {
+	if _, ok := f.Current().Policy["ops"]; !ok || f.Current().Head.Time.Before(first.Head.Time) {
 		t.Error("got the old rules, want the new ones")
 	}
-	stop() // waits for the write, too
-	if info, err := os.Stat(c.cfg.Path); err != nil || info.Mode().Perm() != 0o600 {
+	stop()
+	if info, err := os.Stat(f.cfg.Path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("got %v, %v, want a file of mode 0600", info, err)
 	}
 }
 
 func TestOldAndForeignRulesChangeNothing(t *testing.T) {
-	c, foreign := newFixture(t), proxytest.New(t)
-	stop := c.run()
-	c.SetRoles(role("ops"))
-	older := c.SignRulesAt(time.Now().Add(-time.Hour))
-	c.Publish(foreign.SignRules())
-	c.Publish(older)
-	good := c.SignRulesAt(time.Now().Add(time.Second))
-	sets, stopFollowing := c.Subscribe()
-	defer stopFollowing()
-	c.Publish(good)
+	t.Parallel()
+	f, foreign := newFixture(t), proxytest.New(t)
+	stop := f.run()
+	f.SetRoles(role("ops"))
+	older := f.SignRulesAt(time.Now().Add(-time.Hour))
+	f.Publish(foreign.SignRules())
+	f.Publish(older)
+	good := f.SignRulesAt(time.Now().Add(time.Second))
+	pushes, unsubscribe := f.Subscribe()
+	defer unsubscribe()
+	f.Publish(good)
 	for {
-		got := next(t, c, sets)
-		if !got.Head.Time.After(time.Now().Add(-time.Minute)) || got.Cluster != c.Current().Cluster {
-			t.Errorf("got a head of %s, want no old one", got.Head.Time)
+		got := next(t, f, pushes)
+		if !got.Head.Time.After(time.Now().Add(-time.Minute)) || got.Cluster != f.Current().Cluster {
+			t.Errorf("got a head of %s, want no older one", got.Head.Time)
 		}
 		if _, ok := got.Policy["ops"]; ok {
 			break
@@ -170,21 +175,25 @@ func TestOldAndForeignRulesChangeNothing(t *testing.T) {
 }
 
 func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
-	c := newFixture(t)
-	sets, stopFollowing := c.Subscribe()
-	defer stopFollowing()
-	stop := c.run()
-	c.SetRoles(role("ops"))
-	c.Publish(c.SignRulesAt(time.Now().Add(time.Second)))
+	t.Parallel()
+	f := newFixture(t)
+	pushes, unsubscribe := f.Subscribe()
+	defer unsubscribe()
+	stop := f.run()
+	f.SetRoles(role("ops"))
+	f.Publish(f.SignRulesAt(time.Now().Add(time.Second)))
 	for {
-		if _, ok := next(t, c, sets).Policy["ops"]; ok {
+		if _, ok := next(t, f, pushes).Policy["ops"]; ok {
 			break
 		}
 	}
-	stop() // waits for the write, too
-	c.Down(true)
-	for name, first := range map[string]signed.Set{"with an older set from the membership": c.cfg.First, "with none": {}} {
-		cfg := c.cfg
+	stop()
+	f.SetDown(true)
+	for name, first := range map[string]signed.Set{
+		"with an older set from the membership": f.cfg.First,
+		"without a set from the membership":     {},
+	} {
+		cfg := f.cfg
 		cfg.First = first
 		again, err := rules.New(cfg)
 		if err != nil {
@@ -197,8 +206,9 @@ func TestTheLastGoodRulesSurviveARestartWithoutAuth(t *testing.T) {
 }
 
 func TestNewRefusesWhatTheClusterDidNotSign(t *testing.T) {
-	c, foreign := newFixture(t), proxytest.New(t)
-	cfg := c.cfg
+	t.Parallel()
+	f, foreign := newFixture(t), proxytest.New(t)
+	cfg := f.cfg
 	cfg.First = foreign.SignRules()
 	if _, err := rules.New(cfg); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want unavailable with a remedy", err)
@@ -213,22 +223,23 @@ func TestNewRefusesWhatTheClusterDidNotSign(t *testing.T) {
 	if _, err := rules.New(cfg); err == nil {
 		t.Error("got another cluster's rules from disk")
 	}
-	if _, err := rules.New(c.cfg); err != nil {
-		t.Errorf("got %v, want the first set in place of a bad file", err)
+	if _, err := rules.New(f.cfg); err != nil {
+		t.Errorf("got %v, want the first set instead of a bad file", err)
 	}
 }
 
 func TestRunReconnectsToAuth(t *testing.T) {
-	c := newFixture(t)
-	c.Down(true)
-	stop := c.run()
+	t.Parallel()
+	f := newFixture(t)
+	f.SetDown(true)
+	stop := f.run()
 	defer stop()
-	c.SetRoles(role("ops"))
-	sets, stopFollowing := c.Subscribe()
-	defer stopFollowing()
-	c.Down(false)
+	f.SetRoles(role("ops"))
+	pushes, unsubscribe := f.Subscribe()
+	defer unsubscribe()
+	f.SetDown(false)
 	for {
-		if _, ok := next(t, c, sets).Policy["ops"]; ok { // the stream's first message, once it is back
+		if _, ok := next(t, f, pushes).Policy["ops"]; ok { // the first message of the new stream
 			return
 		}
 	}

@@ -2,65 +2,54 @@ package tunnels
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/backoff"
 )
 
 const (
-	// minReportInterval is the least time between two reports: the first change is told at once, and a
-	// thousand nodes coming back are few reports.
+	// minReportInterval is the least time between two reports. The first change is reported at once, and
+	// many nodes that come back together are few reports.
 	minReportInterval = 100 * time.Millisecond
-	// Back-off after a report that failed, with full jitter.
+	// Bounds of the pauses after reports that failed.
+	minBackoff   = time.Millisecond
 	firstBackoff = 500 * time.Millisecond
 	maxBackoff   = 15 * time.Second
-	// Bounds of what auth may ask for as the time between reports.
+	// Bounds of the time until the next report that the auth service may ask for.
 	minNextReport = time.Second
 	maxNextReport = time.Minute
 )
 
-// Run reports to auth until ctx ends.
+// Run reports the attached nodes to the auth service until ctx ends. It is called once.
 func (t *Tunnels) Run(ctx context.Context) error {
-	wait := firstBackoff
+	pauses := backoff.Backoff{Min: minBackoff, First: firstBackoff, Max: maxBackoff}
 	for ctx.Err() == nil {
-		res, err := authrpc.Call(
-			ctx,
-			t.cfg.Auth,
-			authrpc.ReportNodes,
-			authrpc.ReportNodesRequest{Attached: t.attachedNodes()},
-		)
+		report := authrpc.ReportNodesRequest{Attached: t.attachedNodes()}
+		res, err := authrpc.Call(ctx, t.cfg.Auth, authrpc.ReportNodes, report)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
-			pause := rand.N(wait) + time.Millisecond
-			t.cfg.Log.Warn("auth does not take the report of attached nodes", "err", err, "retry", pause)
-			sleep(ctx, pause)
-			wait = min(2*wait, maxBackoff)
+			pause := pauses.Next()
+			t.cfg.Log.Warn("cannot report the attached nodes to the auth service", "err", err, "retry", pause)
+			backoff.Sleep(ctx, pause)
 			continue
 		}
-		wait = firstBackoff
+		pauses.Reset()
 		t.waitForChange(ctx, min(max(res.ReportAfter, minNextReport), maxNextReport))
 	}
 	return nil
 }
 
-// waitForChange waits until something changes or a report is due, but never less than gather.
-func (t *Tunnels) waitForChange(ctx context.Context, again time.Duration) {
-	sleep(ctx, minReportInterval)
-	due := time.NewTimer(again)
+// waitForChange waits until the set changes, next has passed or ctx ends, but at least minReportInterval.
+func (t *Tunnels) waitForChange(ctx context.Context, next time.Duration) {
+	backoff.Sleep(ctx, minReportInterval)
+	due := time.NewTimer(next)
 	defer due.Stop()
 	select {
 	case <-ctx.Done():
 	case <-due.C:
 	case <-t.changed:
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
 	}
 }

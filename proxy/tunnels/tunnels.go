@@ -1,9 +1,9 @@
-// Package tunnels answers: which way is there to that node?
+// Package tunnels answers: through which tunnel is that node reached?
 //
-// Each tunnel is one verified node's live connection. Newer tunnels of a node stand in front of older ones,
-// which go on carrying what they carry; a tunnel whose certificate has ended takes nothing new. What is
-// attached is reported to auth, as the nodes' own signed words, whenever it changes and before the lease
-// ends.
+// A tunnel is the live connection of one verified node. A node may have several: streams are opened over
+// the newest, and older ones stay open for the streams they carry. A tunnel whose certificate has expired
+// takes no new streams. The package reports which nodes are attached to the auth service, as attachments
+// that the nodes have signed, after each change and before the lease of the last report ends.
 package tunnels
 
 import (
@@ -20,85 +20,89 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/limit"
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
 const (
-	// maxPerNode bounds the tunnels of one node; one more ends the oldest.
+	// maxPerNode is how many tunnels a node may have. One more closes the oldest.
 	maxPerNode = 4
-	// maxPendingHellos bounds the connections of one node that have not greeted yet: a stolen key must not
-	// fill the port.
+	// maxPendingHellos is how many connections of a node may be waiting for the node's first message. It
+	// keeps a stolen key from using up the connections of the proxy.
 	maxPendingHellos = 8
-	// retirePoll is how often a tunnel whose certificate has ended is looked at, whether its last session is
-	// over.
+	// retirePoll is how often a tunnel with an expired certificate is checked for open streams.
 	retirePoll = 10 * time.Second
 )
 
-// Rules is what tunnels hand on to nodes.
+// Rules is where tunnels get the rules for their nodes.
 type Rules interface {
-	Subscribe() (news <-chan tunnel.RulesPush, stop func())
+	// Subscribe returns a channel with the present rules and then each newer version. stop ends the
+	// subscription.
+	Subscribe() (pushes <-chan tunnel.RulesPush, stop func())
 }
 
-// Config says what Tunnels need.
+// Config says what Tunnels needs. Every field is required, except Now.
 type Config struct {
-	Proxy string           // this proxy's name, which nodes sign
-	Auth  *authrpc.Client  // required
-	Rules Rules            // required
-	Now   func() time.Time // zero: time.Now
-	Log   *slog.Logger     // required
+	Proxy string // the name of this proxy, which is in the attachments that nodes sign
+	Auth  *authrpc.Client
+	Rules Rules
+	Now   func() time.Time // the clock; nil means time.Now
+	Log   *slog.Logger
 }
 
-// Tunnels holds the live ones. It is safe for concurrent use.
+// Tunnels is the set of live tunnels. Its methods may be called by several goroutines at once.
 type Tunnels struct {
-	cfg     Config
-	changed chan struct{} // holds one token when auth should hear
+	cfg           Config
+	changed       chan struct{} // holds one token when a report is due
+	pendingHellos limit.PerKey[identity.MachineID]
 
-	mu            sync.Mutex // guards what follows
-	byID          map[identity.MachineID][]*attached
-	byName        map[string]identity.MachineID
-	pendingHellos map[identity.MachineID]int // who is greeting now, and how often
+	mu sync.Mutex // guards the fields below; no other lock is taken while it is held
+	// byID has the tunnels of each attached node, the newest last. No entry is empty.
+	byID map[identity.MachineID][]*attached
+	// byName has the node that each name leads to.
+	byName map[string]identity.MachineID
 }
 
-// attached is one tunnel to one node.
+// attached is one tunnel of one node.
 type attached struct {
-	peer   identity.Peer
+	peer   identity.Peer // as the certificate of this tunnel describes the node
 	tunnel *tunnel.Attached
 }
 
-// New makes an empty set.
+// New makes an empty set. It starts nothing.
 func New(cfg Config) *Tunnels {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	return &Tunnels{
-		cfg:           cfg,
-		changed:       make(chan struct{}, 1),
-		byID:          map[identity.MachineID][]*attached{},
-		byName:        map[string]identity.MachineID{},
-		pendingHellos: map[identity.MachineID]int{},
+		cfg:     cfg,
+		changed: make(chan struct{}, 1),
+		byID:    map[identity.MachineID][]*attached{},
+		byName:  map[string]identity.MachineID{},
 	}
 }
 
-// Attach greets the node on its verified connection. It returns what keeps the tunnel until it ends or ctx
-// does; nil if there is none. It takes conn over.
+// Attach exchanges the first messages with the node on its verified connection, which it takes over. It
+// returns a function that serves the tunnel until the tunnel or ctx ends, or nil when there is no tunnel.
 func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer) (serve func()) {
 	log := t.cfg.Log.With("node", node.Name, "id", node.ID, "from", conn.RemoteAddr())
-	end, err := t.acceptTunnel(ctx, conn, node)
+	accepted, err := t.acceptTunnel(ctx, conn, node)
 	switch {
-	case errors.Is(err, tunnel.ErrNoGreeting): // its tunnel to this proxy stands: this was a look for another one
-		log.Debug("spare tunnel", "err", err)
+	case errors.Is(err, tunnel.ErrNoGreeting):
+		// The node looks for a further proxy, and found that it has a tunnel to this one.
+		log.Debug("tunnel not needed", "err", err)
 		return nil
 	case err != nil:
 		log.Warn("tunnel refused", "err", err)
 		return nil
 	}
 	return func() {
-		w := &attached{peer: node, tunnel: end}
-		t.add(w)
-		log.Info("node attached", "version", end.Version())
-		err := t.pushRules(ctx, w)
-		t.remove(w)
-		end.Close()
+		a := &attached{peer: node, tunnel: accepted}
+		t.add(a)
+		log.Info("node attached", "version", accepted.Version())
+		err := t.pushRules(ctx, a)
+		t.remove(a)
+		accepted.Close()
 		if err != nil {
 			log = log.With("err", err)
 		}
@@ -106,51 +110,40 @@ func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer)
 	}
 }
 
-// acceptTunnel greets the node, unless it is being greeted on many connections already.
+// acceptTunnel exchanges the first messages. It closes conn instead when too many connections of the node
+// have not got that far.
 func (t *Tunnels) acceptTunnel(
-	ctx context.Context,
-	conn net.Conn,
-	node identity.Peer,
+	ctx context.Context, conn net.Conn, node identity.Peer,
 ) (*tunnel.Attached, error) {
-	t.mu.Lock()
-	full := t.pendingHellos[node.ID] >= maxPendingHellos
-	if !full {
-		t.pendingHellos[node.ID]++
-	}
-	t.mu.Unlock()
-	if full {
+	if _, ok := t.pendingHellos.TryAcquire(node.ID, maxPendingHellos); !ok {
 		conn.Close()
-		return nil, errors.New("too many connections of this node are without a greeting")
+		return nil, errors.New("too many connections of this node are waiting for its first message")
 	}
-	defer func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.pendingHellos[node.ID]--; t.pendingHellos[node.ID] == 0 {
-			delete(t.pendingHellos, node.ID)
-		}
-	}()
+	defer t.pendingHellos.Release(node.ID)
 	return tunnel.Accept(ctx, conn, node, t.cfg.Proxy, t.cfg.Now)
 }
 
-// pushRules pushes rules until the tunnel, its certificate or ctx ends.
-func (t *Tunnels) pushRules(ctx context.Context, w *attached) error {
-	news, stop := t.cfg.Rules.Subscribe()
+// pushRules sends rules to the node until the tunnel or ctx ends, or the certificate has expired and no
+// stream is open.
+func (t *Tunnels) pushRules(ctx context.Context, a *attached) error {
+	pushes, stop := t.cfg.Rules.Subscribe()
 	defer stop()
-	expired := time.NewTimer(w.peer.Expires.Sub(t.cfg.Now()))
+	expired := time.NewTimer(a.peer.Expires.Sub(t.cfg.Now()))
 	defer expired.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-w.tunnel.Done():
+		case <-a.tunnel.Done():
 			return nil
-		case n := <-news:
-			if err := w.tunnel.PushRules(ctx, n); err != nil {
+		case push := <-pushes:
+			if err := a.tunnel.PushRules(ctx, push); err != nil {
 				return err
 			}
 		case <-expired.C:
-			t.remove(w) // a node that has renewed attaches anew; what runs may end in peace
-			if w.tunnel.Streams() == 0 {
+			// A node that has renewed its certificate attaches again. Streams of this tunnel may go on.
+			t.remove(a)
+			if a.tunnel.Streams() == 0 {
 				return nil
 			}
 			expired.Reset(retirePoll)
@@ -158,15 +151,16 @@ func (t *Tunnels) pushRules(ctx context.Context, w *attached) error {
 	}
 }
 
-func (t *Tunnels) add(w *attached) {
+// add makes a the newest tunnel of its node.
+func (t *Tunnels) add(a *attached) {
 	t.mu.Lock()
-	ways := append(t.byID[w.peer.ID], w)
+	tunnels := append(t.byID[a.peer.ID], a)
 	var oldest *attached
-	if len(ways) > maxPerNode {
-		oldest, ways = ways[0], slices.Clone(ways[1:])
+	if len(tunnels) > maxPerNode {
+		oldest, tunnels = tunnels[0], slices.Clone(tunnels[1:])
 	}
-	t.byID[w.peer.ID] = ways
-	t.claimName(w)
+	t.byID[a.peer.ID] = tunnels
+	t.claimName(a)
 	t.mu.Unlock()
 	if oldest != nil {
 		oldest.tunnel.Close()
@@ -174,21 +168,23 @@ func (t *Tunnels) add(w *attached) {
 	t.notify()
 }
 
-func (t *Tunnels) remove(w *attached) {
+// remove takes a out of the set. It does nothing when a has been removed already.
+func (t *Tunnels) remove(a *attached) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old := t.byID[w.peer.ID]
-	left := slices.DeleteFunc(slices.Clone(old), func(o *attached) bool { return o == w })
+	old := t.byID[a.peer.ID]
+	left := slices.DeleteFunc(slices.Clone(old), func(other *attached) bool { return other == a })
 	if len(left) == len(old) {
 		return
 	}
-	if t.byID[w.peer.ID] = left; len(left) == 0 {
-		delete(t.byID, w.peer.ID)
+	if t.byID[a.peer.ID] = left; len(left) == 0 {
+		delete(t.byID, a.peer.ID)
 	}
-	t.releaseName(w)
+	t.releaseName(a)
 	t.notify()
 }
 
+// notify asks Run for a report. It never blocks.
 func (t *Tunnels) notify() {
 	select {
 	case t.changed <- struct{}{}:
@@ -196,74 +192,68 @@ func (t *Tunnels) notify() {
 	}
 }
 
-// claimName points the node's name at it. Auth gives no name to two nodes; after a removal the younger
-// certificate is the right one.
-func (t *Tunnels) claimName(w *attached) {
-	holder := t.byID[t.byName[w.peer.Name]]
-	if len(holder) == 0 || !newest(holder).peer.Cert.NotBefore.After(w.peer.Cert.NotBefore) {
-		t.byName[w.peer.Name] = w.peer.ID
+// claimName lets the name of a's node lead to that node. The auth service gives no name to two nodes, but a
+// removed node may still be attached when a new one gets its name: the younger certificate wins. The caller
+// holds mu.
+func (t *Tunnels) claimName(a *attached) {
+	holder := t.byID[t.byName[a.peer.Name]]
+	if len(holder) == 0 || !newest(holder).peer.Cert.NotBefore.After(a.peer.Cert.NotBefore) {
+		t.byName[a.peer.Name] = a.peer.ID
 	}
 }
 
-// releaseName takes the name away once no tunnel of the node bears it.
-func (t *Tunnels) releaseName(w *attached) {
-	named := func(o *attached) bool { return o.peer.Name == w.peer.Name }
-	if t.byName[w.peer.Name] == w.peer.ID && !slices.ContainsFunc(t.byID[w.peer.ID], named) {
-		delete(t.byName, w.peer.Name)
+// releaseName forgets the name of a's node once none of its tunnels has that name. The caller holds mu.
+func (t *Tunnels) releaseName(a *attached) {
+	hasName := func(other *attached) bool { return other.peer.Name == a.peer.Name }
+	if t.byName[a.peer.Name] == a.peer.ID && !slices.ContainsFunc(t.byID[a.peer.ID], hasName) {
+		delete(t.byName, a.peer.Name)
 	}
 }
 
-// Find returns the attached node of that whole name or id, as its newest certificate describes it.
+// Find returns the attached node with this exact name or id, as its newest certificate describes it. A name
+// takes precedence over an id.
 func (t *Tunnels) Find(node string) (access.Node, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	id := identity.MachineID(node)
-	if named, ok := t.byName[node]; ok {
-		id = named
+	if holder, ok := t.byName[node]; ok {
+		id = holder
 	}
-	ways := t.byID[id]
-	if len(ways) == 0 {
+	tunnels := t.byID[id]
+	if len(tunnels) == 0 {
 		return access.Node{}, false
 	}
-	n := newest(ways).peer
+	n := newest(tunnels).peer
 	return access.Node{ID: n.ID, Name: n.Name, Labels: n.Labels}, true
 }
 
-func newest(ways []*attached) *attached { return ways[len(ways)-1] }
+func newest(tunnels []*attached) *attached { return tunnels[len(tunnels)-1] }
 
-// Open opens a session stream to the node by its newest tunnel, or an older one where that fails.
+// Open opens a stream to the node over its newest tunnel, or over the next older one when that fails. The
+// header is sent first.
 func (t *Tunnels) Open(ctx context.Context, id identity.MachineID, h tunnel.Header) (net.Conn, error) {
 	t.mu.Lock()
-	ways := slices.Clone(t.byID[id])
+	tunnels := slices.Clone(t.byID[id])
 	t.mu.Unlock()
-	err := error(
-		fault.New(
-			fault.Unavailable,
-			"proxy.Open",
-			"the node has just gone offline",
-			"try again in a few seconds",
-		),
-	)
-	for _, w := range slices.Backward(ways) {
+	err := error(fault.New(fault.Unavailable, "proxy.Open",
+		"the node has just gone offline", "try again in a few seconds"))
+	for _, a := range slices.Backward(tunnels) {
 		var conn net.Conn
-		if conn, err = w.tunnel.Open(ctx, h); err == nil {
+		if conn, err = a.tunnel.Open(ctx, h); err == nil {
 			return conn, nil
 		}
 	}
 	return nil, err
 }
 
-// attachedNodes lists every node with its newest tunnel's evidence.
+// attachedNodes lists every attached node with the attachment of its newest tunnel, sorted by id.
 func (t *Tunnels) attachedNodes() []authrpc.AttachedNode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := make([]authrpc.AttachedNode, 0, len(t.byID))
-	for id, ways := range t.byID {
-		w := newest(ways)
-		out = append(
-			out,
-			authrpc.AttachedNode{Node: id, Attachment: w.tunnel.Attachment(), Version: w.tunnel.Version()},
-		)
+	for id, tunnels := range t.byID {
+		a := newest(tunnels).tunnel
+		out = append(out, authrpc.AttachedNode{Node: id, Attachment: a.Attachment(), Version: a.Version()})
 	}
 	slices.SortFunc(out, func(a, b authrpc.AttachedNode) int { return cmp.Compare(a.Node, b.Node) })
 	return out

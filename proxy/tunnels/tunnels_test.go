@@ -24,14 +24,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// ruleSource is a set of rules to follow.
+// ruleSource has one subscriber, and the test sends the pushes.
 type ruleSource struct{ pushes chan tunnel.RulesPush }
 
-func (n ruleSource) Subscribe() (<-chan tunnel.RulesPush, func()) { return n.pushes, func() {} }
+func (r ruleSource) Subscribe() (<-chan tunnel.RulesPush, func()) { return r.pushes, func() {} }
 
 // waitLimit bounds every wait in these tests.
 const waitLimit = 10 * time.Second
 
+// fixture is a set of tunnels whose reports go to the auth service of a test.
 type fixture struct {
 	*proxytest.Auth
 	*tunnels.Tunnels
@@ -45,11 +46,11 @@ func newFixture(t *testing.T, now func() time.Time) *fixture {
 	a := proxytest.New(t)
 	client := a.Client()
 	t.Cleanup(client.Close)
-	h := &fixture{Auth: a, t: t, rules: ruleSource{make(chan tunnel.RulesPush, 8)}, ctx: t.Context()}
-	h.Tunnels = tunnels.New(
-		tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: h.rules, Now: now, Log: proxytest.Log()},
-	)
-	return h
+	f := &fixture{Auth: a, t: t, rules: ruleSource{make(chan tunnel.RulesPush, 8)}, ctx: t.Context()}
+	f.Tunnels = tunnels.New(tunnels.Config{
+		Proxy: proxytest.Name, Auth: client, Rules: f.rules, Now: now, Log: proxytest.Log(),
+	})
+	return f
 }
 
 // testNode is a node that may attach several times.
@@ -59,45 +60,53 @@ type testNode struct {
 	leaf *x509.Certificate
 }
 
-func (h *fixture) newNode(name string) testNode {
-	h.t.Helper()
-	id := h.Machine(identity.Node, name, identity.Labels{"env": "test"})
-	cert := h.MachineCertificate(id, nil)
+func (f *fixture) newNode(name string) testNode {
+	f.t.Helper()
+	id := f.Machine(identity.Node, name, identity.Labels{"env": "test"})
+	cert := f.MachineCertificate(id, nil)
 	leaf, err := x509.ParseCertificate(cert.Certificate[0])
 	if err != nil {
-		h.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	id.Expires = leaf.NotAfter
 	return testNode{id, cert, leaf}
 }
 
-// nodeTunnel is one tunnel: the node's end, and when the proxy has let go of it.
+// nodeTunnel is the node's end of a tunnel. served is closed when the proxy is done with it.
 type nodeTunnel struct {
 	*tunnel.Uplink
 	served chan struct{}
 }
 
-// serve attaches the node and keeps its tunnel.
+// serve attaches the node and serves its tunnel until it ends.
 func serve(ctx context.Context, t *tunnels.Tunnels, conn net.Conn, node identity.Peer) {
-	if keep := t.Attach(ctx, conn, node); keep != nil {
-		keep()
+	if serveTunnel := t.Attach(ctx, conn, node); serveTunnel != nil {
+		serveTunnel()
 	}
 }
 
-func (h *fixture) attach(m testNode, version string) nodeTunnel {
-	h.t.Helper()
+// peer is the node as the proxy has verified it.
+func (n testNode) peer() identity.Peer { return identity.Peer{Identity: n.id, Cert: n.leaf} }
+
+// key is the private key of the node's certificate.
+func (n testNode) key() crypto.Signer { return n.cert.PrivateKey.(crypto.Signer) }
+
+// attach connects a tunnel of the node.
+func (f *fixture) attach(node testNode, version string) nodeTunnel {
+	f.t.Helper()
 	near, far := net.Pipe()
-	l := nodeTunnel{served: make(chan struct{})}
+	up := nodeTunnel{served: make(chan struct{})}
 	go func() {
-		serve(h.ctx, h.Tunnels, near, identity.Peer{Identity: m.id, Cert: m.leaf})
-		close(l.served)
+		serve(f.ctx, f.Tunnels, near, node.peer())
+		close(up.served)
 	}()
 	var err error
-	if l.Uplink, err = tunnel.Connect(h.t.Context(), far, m.cert.PrivateKey.(crypto.Signer), m.id.ID, version, time.Now); err != nil {
-		h.t.Fatal(err)
+	up.Uplink, err = tunnel.Connect(f.t.Context(), far, node.key(), node.id.ID, version, time.Now)
+	if err != nil {
+		f.t.Fatal(err)
 	}
-	h.t.Cleanup(func() { l.Close(); <-l.served })
-	return l
+	f.t.Cleanup(func() { up.Close(); <-up.served })
+	return up
 }
 
 // waitUntil waits for a condition that another goroutine brings about.
@@ -107,41 +116,44 @@ func waitUntil(t *testing.T, what string, ok func() bool) {
 	defer tick.Stop()
 	for end := time.Now().Add(waitLimit); !ok(); <-tick.C {
 		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
+			t.Fatalf("timed out waiting until %s", what)
 		}
 	}
 }
 
-func (h *fixture) has(node string) func() bool {
-	return func() bool { _, ok := h.Find(node); return ok }
+func (f *fixture) has(node string) func() bool {
+	return func() bool { _, ok := f.Find(node); return ok }
 }
 
-func (h *fixture) hasNot(node string) func() bool { return func() bool { return !h.has(node)() } }
+func (f *fixture) hasNot(node string) func() bool { return func() bool { return !f.has(node)() } }
 
 var header = tunnel.Header{From: "192.0.2.7:5000", Protocol: "dial"}
 
 func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
-	h := newFixture(t, nil)
-	m := h.newNode("web-1")
-	l := h.attach(m, "v1")
-	waitUntil(t, "the node is attached", h.has("web-1"))
-	n, ok := h.Find(string(m.id.ID))
+	t.Parallel()
+	f := newFixture(t, nil)
+	node := f.newNode("web-1")
+	up := f.attach(node, "v1")
+	waitUntil(t, "the node is attached", f.has("web-1"))
+	n, ok := f.Find(string(node.id.ID))
 	if !ok || n.Name != "web-1" || n.Labels["env"] != "test" {
 		t.Errorf("got %+v, %v by id, want web-1 with its labels", n, ok)
 	}
-	for _, name := range []string{"", "web", "WEB-1", "web-1.test.example.com", "ffffffffffffffffffffffffffffffff"} {
-		if n, ok := h.Find(name); ok {
+	for _, name := range []string{
+		"", "web", "WEB-1", "web-1.test.example.com", "ffffffffffffffffffffffffffffffff",
+	} {
+		if n, ok := f.Find(name); ok {
 			t.Errorf("got %+v for %q, want nothing", n, name)
 		}
 	}
 	go func() {
-		c, _, err := l.Accept()
+		c, _, err := up.Accept()
 		if err == nil {
 			io.WriteString(c, "hi")
 			c.Close()
 		}
 	}()
-	c, err := h.Open(t.Context(), m.id.ID, header)
+	c, err := f.Open(t.Context(), node.id.ID, header)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,19 +161,20 @@ func TestANodeIsFoundWhileItsTunnelLives(t *testing.T) {
 		t.Errorf("got %q, %v, want hi", got, err)
 	}
 	c.Close()
-	l.Close()
-	waitUntil(t, "the node is gone", h.hasNot("web-1"))
-	if _, err := h.Open(t.Context(), m.id.ID, header); !fault.Is(err, fault.Unavailable) {
+	up.Close()
+	waitUntil(t, "the node is gone", f.hasNot("web-1"))
+	if _, err := f.Open(t.Context(), node.id.ID, header); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want unavailable", err)
 	}
 }
 
 func TestTheNewestTunnelIsUsedAndOlderOnesStayOpen(t *testing.T) {
-	h := newFixture(t, nil)
-	m := h.newNode("web-1")
-	old := h.attach(m, "v1")
-	waitUntil(t, "the first is attached", h.has("web-1"))
-	running, err := h.Open(t.Context(), m.id.ID, header)
+	t.Parallel()
+	f := newFixture(t, nil)
+	node := f.newNode("web-1")
+	old := f.attach(node, "v1")
+	waitUntil(t, "the first is attached", f.has("web-1"))
+	running, err := f.Open(t.Context(), node.id.ID, header)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,11 +182,11 @@ func TestTheNewestTunnelIsUsedAndOlderOnesStayOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fresh := h.attach(m, "v2")
+	fresh := f.attach(node, "v2")
 	got := make(chan string, 2)
-	for name, l := range map[string]nodeTunnel{"old": old, "new": fresh} {
+	for name, up := range map[string]nodeTunnel{"old": old, "new": fresh} {
 		go func() {
-			if c, _, err := l.Accept(); err == nil {
+			if c, _, err := up.Accept(); err == nil {
 				got <- name
 				c.Close()
 			}
@@ -181,7 +194,7 @@ func TestTheNewestTunnelIsUsedAndOlderOnesStayOpen(t *testing.T) {
 	}
 	var by string
 	waitUntil(t, "the newer one is used", func() bool {
-		c, err := h.Open(t.Context(), m.id.ID, header)
+		c, err := f.Open(t.Context(), node.id.ID, header)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,69 +205,73 @@ func TestTheNewestTunnelIsUsedAndOlderOnesStayOpen(t *testing.T) {
 	go io.WriteString(atNode, "still here")
 	b := make([]byte, 10)
 	if _, err := io.ReadFull(running, b); err != nil || string(b) != "still here" {
-		t.Errorf("got %q, %v over the older tunnel, want it to live on", b, err)
+		t.Errorf("got %q, %v over the older tunnel, want it to stay open", b, err)
 	}
 	fresh.Close()
 	<-fresh.served
-	if _, ok := h.Find("web-1"); !ok {
-		t.Error("got the node gone, want the older tunnel to serve again")
+	if _, ok := f.Find("web-1"); !ok {
+		t.Error("got the node gone, want it found by the older tunnel")
 	}
 	running.Close()
 }
 
 func TestANodeHasAtMostFourTunnels(t *testing.T) {
-	h := newFixture(t, nil)
-	m := h.newNode("web-1")
-	first := h.attach(m, "v1")
-	waitUntil(t, "the first is attached", h.has("web-1"))
+	t.Parallel()
+	f := newFixture(t, nil)
+	node := f.newNode("web-1")
+	first := f.attach(node, "v1")
+	waitUntil(t, "the first is attached", f.has("web-1"))
 	for range 4 {
-		h.attach(m, "v1")
+		f.attach(node, "v1")
 	}
 	select {
 	case <-first.Done():
 	case <-time.After(waitLimit):
-		t.Error("got five tunnels of one node, want the oldest ended")
+		t.Error("got five tunnels of one node, want the oldest closed")
 	}
 }
 
 func TestRulesGoToEveryTunnel(t *testing.T) {
-	h := newFixture(t, nil)
-	l := h.attach(h.newNode("web-1"), "v1")
+	t.Parallel()
+	f := newFixture(t, nil)
+	up := f.attach(f.newNode("web-1"), "v1")
 	for _, want := range []string{"set one", "set two"} {
-		h.rules.pushes <- tunnel.RulesPush{Set: []byte(want)}
-		if got := string((<-l.Rules()).Set); got != want {
+		f.rules.pushes <- tunnel.RulesPush{Set: []byte(want)}
+		if got := string((<-up.Rules()).Set); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }
 
 func TestATunnelWithAnExpiredCertificateTakesNoNewStreams(t *testing.T) {
-	h := newFixture(t, nil)
-	m := h.newNode("web-1")
-	m.id.Expires = time.Now().Add(200 * time.Millisecond)
-	l := h.attach(m, "v1")
+	t.Parallel()
+	f := newFixture(t, nil)
+	node := f.newNode("web-1")
+	node.id.Expires = time.Now().Add(200 * time.Millisecond)
+	up := f.attach(node, "v1")
 	select {
-	case <-l.served:
+	case <-up.served:
 	case <-time.After(waitLimit):
-		t.Error("got the tunnel kept after its certificate ended")
+		t.Error("got the tunnel kept after its certificate expired")
 	}
-	if h.has("web-1")() {
+	if f.has("web-1")() {
 		t.Error("got the node found by an expired certificate")
 	}
 }
 
-// A node's stolen key fills the port with connections that never greet: a few are waited for, and other nodes
-// attach meanwhile.
+// A stolen key of a node cannot use up the proxy with connections that send no hello: only a few wait, and
+// other nodes can attach meanwhile.
 func TestPendingHellosOfOneNodeAreLimited(t *testing.T) {
-	h := newFixture(t, nil)
-	m := h.newNode("web-1")
+	t.Parallel()
+	f := newFixture(t, nil)
+	node := f.newNode("web-1")
 	var silent []net.Conn
 	ended := make(chan struct{}, 20)
 	for range 20 {
 		near, far := net.Pipe()
 		silent = append(silent, far)
 		go func() {
-			serve(h.ctx, h.Tunnels, near, identity.Peer{Identity: m.id, Cert: m.leaf})
+			serve(f.ctx, f.Tunnels, near, node.peer())
 			ended <- struct{}{}
 		}()
 	}
@@ -262,93 +279,94 @@ func TestPendingHellosOfOneNodeAreLimited(t *testing.T) {
 		select {
 		case <-ended:
 		case <-time.After(waitLimit):
-			t.Fatal("got more than 8 connections waited for")
+			t.Fatal("got more than 8 connections waiting")
 		}
 	}
-	h.attach(h.newNode("web-2"), "v1")
-	waitUntil(t, "another node is attached", h.has("web-2"))
+	f.attach(f.newNode("web-2"), "v1")
+	waitUntil(t, "another node is attached", f.has("web-2"))
 	for _, c := range silent {
 		c.Close()
 	}
 	for range 8 {
 		<-ended
 	}
-	h.attach(m, "v1")
-	waitUntil(t, "the node is attached, now that it greets", h.has("web-1"))
+	f.attach(node, "v1")
+	waitUntil(t, "the node is attached once it sends a hello", f.has("web-1"))
 }
 
 func TestARefusedHelloAttachesNothing(t *testing.T) {
-	h := newFixture(t, nil)
-	m, other := h.newNode("web-1"), h.newNode("web-2")
+	t.Parallel()
+	f := newFixture(t, nil)
+	node, other := f.newNode("web-1"), f.newNode("web-2")
 	near, far := net.Pipe()
 	served := make(chan struct{})
 	go func() {
-		serve(t.Context(), h.Tunnels, near, identity.Peer{Identity: m.id, Cert: m.leaf})
+		serve(t.Context(), f.Tunnels, near, node.peer())
 		close(served)
 	}()
-	if _, err := tunnel.Connect(t.Context(), far, other.cert.PrivateKey.(crypto.Signer), m.id.ID, "v1", time.Now); !fault.Is(
-		err,
-		fault.Denied,
-	) {
+	_, err := tunnel.Connect(t.Context(), far, other.key(), node.id.ID, "v1", time.Now)
+	if !fault.Is(err, fault.Denied) {
 		t.Errorf("got %v, want denied", err)
 	}
 	<-served
-	if h.has("web-1")() {
-		t.Error("got the node attached by another's key")
+	if f.has("web-1")() {
+		t.Error("got the node attached with another node's key")
 	}
 }
 
 func TestClosingBeforeTheHelloLogsNoWarning(t *testing.T) {
-	var said bytes.Buffer
-	h := newFixture(t, nil)
-	m := h.newNode("web-1")
-	client := h.Client()
+	t.Parallel()
+	var out bytes.Buffer
+	f := newFixture(t, nil)
+	node := f.newNode("web-1")
+	client := f.Client()
 	defer client.Close()
-	quiet := tunnels.New(tunnels.Config{
+	logged := tunnels.New(tunnels.Config{
 		Proxy: proxytest.Name,
 		Auth:  client,
-		Rules: h.rules,
-		Log:   slog.New(slog.NewTextHandler(&said, nil)),
+		Rules: f.rules,
+		Log:   slog.New(slog.NewTextHandler(&out, nil)),
 	})
 	near, far := net.Pipe()
 	far.Close()
-	serve(t.Context(), quiet, near, identity.Peer{Identity: m.id, Cert: m.leaf})
-	if said.Len() > 0 {
-		t.Errorf("got %q in the log, want nothing", &said)
+	serve(t.Context(), logged, near, node.peer())
+	if out.Len() > 0 {
+		t.Errorf("got %q in the log, want nothing", &out)
 	}
 }
 
 func TestReportsFollowChanges(t *testing.T) {
-	h := newFixture(t, nil)
+	t.Parallel()
+	f := newFixture(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
-	go func() { ran <- h.Run(ctx) }()
+	go func() { ran <- f.Run(ctx) }()
 	wait := func(n int) authrpc.ReportNodesRequest {
 		t.Helper()
 		for {
 			select {
-			case r := <-h.Reports:
+			case r := <-f.Reports:
 				if len(r.Attached) == n {
 					return r
 				}
 			case <-time.After(waitLimit):
-				t.Fatalf("waited in vain for a report of %d nodes", n)
+				t.Fatalf("got no report of %d nodes", n)
 			}
 		}
 	}
-	wait(0) // the lease begins with the first, empty one
-	m := h.newNode("web-1")
-	l := h.attach(m, "v7")
+	wait(0) // the first report, which begins the lease
+	node := f.newNode("web-1")
+	up := f.attach(node, "v7")
 	r := wait(1)
-	at, err := r.Attached[0].Attachment.Verify(m.cert.PrivateKey.(crypto.Signer).Public())
-	if err != nil || at.Node != m.id.ID || at.Proxy != proxytest.Name || r.Attached[0].Version != "v7" {
-		t.Errorf("got %+v, %v, want the node's own word", r.Attached[0], err)
+	at, err := r.Attached[0].Attachment.Verify(node.key().Public())
+	if err != nil || at.Node != node.id.ID || at.Proxy != proxytest.Name || r.Attached[0].Version != "v7" {
+		t.Errorf("got %+v, %v, want the attachment that the node signed", r.Attached[0], err)
 	}
-	h.Down(true)
-	l.Close()
-	waitUntil(t, "the node is gone", h.hasNot("web-1"))
-	h.Down(false)
-	wait(0) // the change is not lost with auth
+	f.SetDown(true)
+	up.Close()
+	waitUntil(t, "the node is gone", f.hasNot("web-1"))
+	f.SetDown(false)
+	wait(0) // the change is reported once the auth service is back
 	cancel()
 	if err := <-ran; err != nil {
 		t.Error(err)

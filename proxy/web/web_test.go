@@ -682,9 +682,9 @@ func TestBadRequests(t *testing.T) {
 	}
 	b = s.identified("en")
 	wantPage(t, b.code(strings.Repeat("1", 20<<10)), 400, "could not be read")
-	s.Down(true)
-	wantPage(t, b.code(goodCode), 503, "auth is down", `name="code"`)
-	wantPage(t, b.get(loginPath), 503, "auth is down")
+	s.SetDown(true)
+	wantPage(t, b.code(goodCode), 503, "the auth service is down", `name="code"`)
+	wantPage(t, b.get(loginPath), 503, "the auth service is down")
 }
 
 func TestBothLanguages(t *testing.T) {
