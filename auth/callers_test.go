@@ -200,7 +200,7 @@ func TestARemovedMachineMayDoNothing(t *testing.T) {
 		t.Context(),
 		w.user("alice", "admin"),
 		authrpc.RemoveResource,
-		authrpc.RemoveResourceRequest{Kind: "nodes", Name: "web"},
+		authrpc.RemoveResourceRequest{Kind: "machines", Name: "web"},
 	)
 	w.must(err)
 	for name, ask := range map[string]func() error{
@@ -331,7 +331,7 @@ func TestARemovedMachineLosesItsStreamAndCannotRenew(t *testing.T) {
 		t.Context(),
 		root,
 		authrpc.RemoveResource,
-		authrpc.RemoveResourceRequest{Kind: "nodes", Name: "edge"},
+		authrpc.RemoveResourceRequest{Kind: "machines", Name: "edge"},
 	)
 	w.must(err)
 	w.must(w.auth.services.publisher.Publish(t.Context()))

@@ -106,7 +106,7 @@ func TestOnlyARegisteredProxyForwardsAClientAddress(t *testing.T) {
 		t.Context(),
 		w.user("alice", "admin"),
 		authrpc.RemoveResource,
-		authrpc.RemoveResourceRequest{Kind: "nodes", Name: "edge"},
+		authrpc.RemoveResourceRequest{Kind: "machines", Name: "edge"},
 	)
 	w.must(err)
 	if from, err := ask(good); !fault.Is(err, fault.Unavailable) {

@@ -74,7 +74,7 @@ func TestAMachinesCertificatesSayWhatIsOnRecord(t *testing.T) {
 func TestARenewalTakesNothingFromTheCaller(t *testing.T) {
 	w := newTestServer(t)
 	n := w.join(identity.Node, "web", identity.Labels{"env": "prod"})
-	apply := authrpc.ApplyResourceRequest{Resource: authrpc.Resource{Kind: "node", Version: "v1",
+	apply := authrpc.ApplyResourceRequest{Resource: authrpc.Resource{Kind: "machine", Version: "v1",
 		Metadata: authrpc.Metadata{
 			Name:   "web",
 			Labels: map[string]string{"env": "dev"},

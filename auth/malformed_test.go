@@ -26,7 +26,7 @@ var malformedBodies = map[string]string{
 		"a",
 		300<<10,
 	) + `"}`, "negative": `{"limit":-1,"after":"\u0000"}`,
-	"odd names": `{"kind":"users","name":"../../etc/passwd\u0000","node":"*","resource":{"kind":"node","version":"v1","metadata":{"name":"\u202e"},"spec":null}}`,
+	"odd names": `{"kind":"users","name":"../../etc/passwd\u0000","node":"*","resource":{"kind":"machine","version":"v1","metadata":{"name":"\u202e"},"spec":null}}`,
 }
 
 // Whoever sends whatever gets a fault with a remedy, and nothing of it is a fault of ours.

@@ -117,15 +117,24 @@ func (s *Server) buildServices(h *services, seal keyring.Seal) error {
 	if h.logins, err = s.newLogin(h, vault, seal); err != nil {
 		return err
 	}
-	record := audit.New(h.state)
+	record := audit.New(h.state.Events)
 	h.api = api.New(api.Config{
 		Caller: port.CallerOf, State: h.state, Login: h.logins, Join: h.join, Issuer: h.issuer, Rules: h.publisher,
 		Attachments: attachments.New(
 			attachments.Config{State: h.state, Cluster: h.cluster.Name, Now: now, Log: log},
 		),
-		Resources: resources.New(
-			resources.Config{State: h.state, Vault: vault, Join: h.join, Log: record, Now: now},
-		),
+		Resources: resources.New(resources.Config{
+			Policies:   h.state.Reader,
+			Events:     h.state.Events,
+			Roles:      h.state.Roles,
+			Connectors: vault,
+			Users:      h.state.Users,
+			Tokens:     h.state.Tokens,
+			Join:       h.join,
+			Machines:   h.state.Machines,
+			Log:        record,
+			Now:        now,
+		}),
 		Log: record, Now: now, Logger: log,
 	})
 	return nil

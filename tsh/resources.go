@@ -21,7 +21,7 @@ const maxApplyBytes = config.MaxBytes
 func (a *app) getCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "get KIND [NAME]",
-		Short:   "Show roles, connectors, users, tokens, nodes or events",
+		Short:   "Show roles, connectors, users, tokens, machines or events",
 		GroupID: admin,
 		Example: `  tsh get roles
   tsh get role ops --format=yaml > ops.yaml     # edit, then: tsh apply -f ops.yaml`,

@@ -1,12 +1,13 @@
 // Package audit answers: what happened, in order?
 //
-// Auth's own events are committed with what they tell of, by the rooms that do it. Here arrive those of
-// machines, and here they are read.
+// The auth service commits its own events together with the changes that they describe, in the packages that
+// make them. This package stores the events that machines send, and reads the log.
 package audit
 
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/audit"
@@ -15,40 +16,38 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// Store holds the events. state.Events implements it.
+type Store interface {
+	AppendMachineEvents(ctx context.Context, sender string, events []audit.Event) error
+	ReadEvents(ctx context.Context, from uint64, limit int) ([]state.NumberedEvent, error)
+}
+
 // Log is the cluster's audit log. It is safe for concurrent use.
-type Log struct{ state *state.State }
+type Log struct{ store Store }
 
 // New makes a log.
-func New(s *state.State) *Log { return &Log{s} }
+func New(s Store) *Log { return &Log{s} }
 
-// allowedCodes are the codes each kind of machine may send: what it alone can know. No node can say that
-// somebody logged in.
+// allowedCodes are the codes that each kind of machine may send: those of which only that machine knows. A
+// node, for example, cannot claim that a user logged in.
 var allowedCodes = map[identity.Kind][]audit.Code{
 	identity.Node:  {audit.SessionStarted, audit.SessionEnded, audit.SessionRefused, audit.ForwardStarted},
 	identity.Proxy: {audit.SessionRefused, audit.NodeConnected, audit.NodeDisconnected},
 }
 
-// AppendMachineEvents stores a machine's events, each id once. A node's are stored as its own, whatever they
-// claim; a proxy's as having come by it.
+// AppendMachineEvents stores the events of a machine, all or none, and each id only once. A node's events get
+// the node's own name and id, whatever they say; a proxy's events get the proxy's name.
 func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, events []audit.Event) error {
+	const op = "audit.AppendMachineEvents"
 	if len(events) > authrpc.MaxEvents {
-		return fault.New(
-			fault.Invalid,
-			"audit.Take",
-			fmt.Sprintf("%d events at once, more than %d", len(events), authrpc.MaxEvents),
-			"send fewer at once",
-		)
+		msg := fmt.Sprintf("%d events in one call, more than %d", len(events), authrpc.MaxEvents)
+		return fault.New(fault.Invalid, op, msg, "send fewer at once")
 	}
 	checked := make([]audit.Event, len(events))
 	for i, e := range events {
 		if err := check(from, e); err != nil {
-			return fault.Wrap(
-				err,
-				fault.Invalid,
-				"audit.Take",
-				err.Error(),
-				"update the agent: its version does not match auth's",
-			)
+			return fault.Wrap(err, fault.Invalid, op, err.Error(),
+				"update the agent: its version does not match that of the auth service")
 		}
 		if from.Kind == identity.Node {
 			e.Machine, e.MachineID = from.Name, from.ID
@@ -57,25 +56,23 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 		}
 		checked[i] = e
 	}
-	return l.state.Events.AppendMachineEvents(ctx, string(from.ID), checked)
+	return l.store.AppendMachineEvents(ctx, string(from.ID), checked)
 }
 
 func check(from identity.Identity, e audit.Event) error {
 	if err := e.Check(); err != nil {
 		return err
 	}
-	if identity.CheckMachineID(identity.MachineID(e.ID)) != nil { // 32 hex digits, as a machine's id
+	if identity.CheckMachineID(identity.MachineID(e.ID)) != nil { // an event id has the form of a machine id
 		return fmt.Errorf("event id %.40q is not 32 hex digits", e.ID)
 	}
-	for _, code := range allowedCodes[from.Kind] {
-		if code == e.Code {
-			return nil
-		}
+	if !slices.Contains(allowedCodes[from.Kind], e.Code) {
+		return fmt.Errorf("a %s may not report %s", from.Kind, e.Code)
 	}
-	return fmt.Errorf("a %s does not report %s", from.Kind, e.Code)
+	return nil
 }
 
-// Read returns a page of the log from number after+1 on.
+// Read returns up to limit events, beginning with number after+1.
 func (l *Log) Read(ctx context.Context, after uint64, limit int) ([]state.NumberedEvent, error) {
-	return l.state.ReadEvents(ctx, after+1, limit)
+	return l.store.ReadEvents(ctx, after+1, limit)
 }

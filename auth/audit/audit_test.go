@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/threshold-access/threshold/auth/audit"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/auth/state/statetest"
@@ -13,6 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	nodeWeb = identity.Identity{
@@ -29,62 +33,84 @@ var (
 	}
 )
 
+func newLog(t *testing.T) *audit.Log {
+	t.Helper()
+	st, _ := statetest.NewCluster(t)
+	return audit.New(st.Events)
+}
+
 func event(code events.Code) events.Event {
 	return events.Event{V: 1, Code: code, ID: state.NewID(), Time: time.Now()}
 }
 
 func TestNodeEventsCarryTheNodesOwnIdentity(t *testing.T) {
-	st, _ := statetest.NewCluster(t)
-	log := audit.New(st)
+	t.Parallel()
+	log := newLog(t)
 	e := event(events.SessionStarted)
 	e.Machine, e.MachineID = "another", "00000000000000000000000000000009"
-	for range 2 { // sending it twice is harmless
+	for range 2 { // as after a lost answer
 		if err := log.AppendMachineEvents(t.Context(), nodeWeb, []events.Event{e}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got, err := log.Read(t.Context(), 0, 10)
-	if err != nil || len(got) != 1 || got[0].Event.Machine != "web" || got[0].Event.MachineID != nodeWeb.ID ||
-		got[0].Number != 1 {
-		t.Errorf("got %+v and %v, want the event once, as of web", got, err)
+	if err != nil || len(got) != 1 || got[0].Number != 1 {
+		t.Fatalf("got %+v and %v, want the event once", got, err)
+	}
+	if e := got[0].Event; e.Machine != "web" || e.MachineID != nodeWeb.ID {
+		t.Errorf("got %s (%s), want the sender web", e.Machine, e.MachineID)
 	}
 }
 
 func TestMachinesReportOnlyTheirEventCodes(t *testing.T) {
-	st, _ := statetest.NewCluster(t)
-	log := audit.New(st)
-	may := map[events.Code]string{
-		events.SessionStarted: "n", events.SessionEnded: "n", events.SessionRefused: "np", events.ForwardStarted: "n", events.NodeConnected: "p", events.NodeDisconnected: "p",
+	t.Parallel()
+	log := newLog(t)
+	senders := map[events.Code][]identity.Kind{
+		events.SessionStarted:   {identity.Node},
+		events.SessionEnded:     {identity.Node},
+		events.SessionRefused:   {identity.Node, identity.Proxy},
+		events.ForwardStarted:   {identity.Node},
+		events.NodeConnected:    {identity.Proxy},
+		events.NodeDisconnected: {identity.Proxy},
 	}
 	for code := range events.Descriptions {
 		for _, from := range []identity.Identity{nodeWeb, proxyEdge} {
+			want := false
+			for _, kind := range senders[code] {
+				want = want || kind == from.Kind
+			}
 			err := log.AppendMachineEvents(t.Context(), from, []events.Event{event(code)})
-			want := strings.Contains(may[code], string(from.Kind[0]))
-			if (err == nil) != want ||
-				err != nil && (!fault.Is(err, fault.Invalid) || fault.Remedy(err) == "") {
-				t.Errorf("%s by a %s: got %v, want taken %v", code, from.Kind, err, want)
+			if (err == nil) != want {
+				t.Errorf("%s from a %s: got %v, want accepted %v", code, from.Kind, err, want)
+			}
+			if err != nil && (!fault.Is(err, fault.Invalid) || fault.Remedy(err) == "") {
+				t.Errorf("%s from a %s: got %v, want invalid with a remedy", code, from.Kind, err)
 			}
 		}
 	}
 }
 
 func TestMalformedEventsAreRefusedTogether(t *testing.T) {
-	st, _ := statetest.NewCluster(t)
-	log := audit.New(st)
+	t.Parallel()
+	log := newLog(t)
 	long := event(events.SessionStarted)
 	long.Reason = strings.Repeat("x", 2000)
-	odd := event(events.SessionStarted)
-	odd.ID = strings.Repeat("Z", 32)
+	malformedID := event(events.SessionStarted)
+	malformedID.ID = strings.Repeat("Z", 32)
+	withoutID := events.Event{Code: events.SessionStarted, Time: time.Now()}
 	many := make([]events.Event, authrpc.MaxEvents+1)
 	for i := range many {
 		many[i] = event(events.SessionStarted)
 	}
 	for name, list := range map[string][]events.Event{
-		"no id": {event(events.SessionStarted), {Code: events.SessionStarted, Time: time.Now()}}, "an odd id": {odd}, "too long": {long},
-		"an unknown code": {event("TH9999")}, "too many": many,
+		"one without an id": {event(events.SessionStarted), withoutID},
+		"a malformed id":    {malformedID},
+		"a text too long":   {long},
+		"an unknown code":   {event("TH9999")},
+		"too many":          many,
 	} {
-		if err := log.AppendMachineEvents(t.Context(), nodeWeb, list); !fault.Is(err, fault.Invalid) ||
-			fault.Remedy(err) == "" {
+		err := log.AppendMachineEvents(t.Context(), nodeWeb, list)
+		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want invalid with a remedy", name, err)
 		}
 	}
@@ -92,6 +118,6 @@ func TestMalformedEventsAreRefusedTogether(t *testing.T) {
 		t.Errorf("got %d events and %v, want none of a refused batch", len(got), err)
 	}
 	if err := log.AppendMachineEvents(t.Context(), nodeWeb, many[:authrpc.MaxEvents]); err != nil {
-		t.Errorf("as many as may be: got %v", err)
+		t.Errorf("the largest batch: got %v", err)
 	}
 }

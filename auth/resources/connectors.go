@@ -15,9 +15,10 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type connectorKind struct{ *Service }
+type connectorKind struct{ connectors Connectors }
 
-// Sealed stands in a shown connector where it has a client secret; applied again it means: as it was.
+// Sealed replaces the client secret in a connector that is shown. A connector that is applied with it keeps
+// the stored secret.
 const Sealed = "(sealed)"
 
 func (k connectorKind) document(c state.StoredConnector) (authrpc.Resource, error) {
@@ -32,16 +33,15 @@ func (k connectorKind) document(c state.StoredConnector) (authrpc.Resource, erro
 }
 
 func (k connectorKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
-	got, err := k.cfg.Vault.Connector(ctx, name)
+	got, err := k.connectors.Connector(ctx, name)
 	return oneDocument(got, err, k.document)
 }
 
-// list gives a page of all connectors: a cluster has a handful.
+// list reads all connectors and returns one page of them: a cluster has only a few.
 func (k connectorKind) list(
-	ctx context.Context,
-	p state.Page,
+	ctx context.Context, p state.Page,
 ) (out []authrpc.Resource, next string, err error) {
-	all, err := k.cfg.Vault.Connectors(ctx)
+	all, err := k.connectors.Connectors(ctx)
 	if err != nil {
 		return nil, "", err
 	}
@@ -60,9 +60,7 @@ func (k connectorKind) list(
 }
 
 func (k connectorKind) apply(
-	ctx context.Context,
-	by caller,
-	r authrpc.Resource,
+	ctx context.Context, by caller, r authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
 	name := r.Metadata.Name
 	if err := identity.CheckWord("connector", name); err != nil {
@@ -75,7 +73,7 @@ func (k connectorKind) apply(
 	if err := readSpec(r, &spec); err != nil {
 		return out, err
 	}
-	old, err := k.cfg.Vault.Connector(ctx, name)
+	old, err := k.connectors.Connector(ctx, name)
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return out, err
 	}
@@ -96,7 +94,8 @@ func (k connectorKind) apply(
 		return out, err
 	}
 	old.Name = name
-	if err := k.cfg.Vault.PutConnector(ctx, old, next, by.event(events.ResourceApplied, access.Connectors, name)); err != nil {
+	e := by.event(events.ResourceApplied, access.Connectors, name)
+	if err := k.connectors.PutConnector(ctx, old, next, e); err != nil {
 		return out, err
 	}
 	out.Created, out.Note = old.Revision == 0, noteUnknownRoles(by.policy, spec)
@@ -104,37 +103,30 @@ func (k connectorKind) apply(
 	return out, err
 }
 
-// checkSameProvider refuses to send a secret that nobody typed to another provider than the one it was made
-// for.
+// checkSameProvider refuses to reuse the stored secret for another provider or client: the caller may not
+// know the secret, and would send it to a server of their choice.
 func checkSameProvider(old state.StoredConnector, next oidc.Spec) error {
-	const remedy = "write the client_secret itself"
+	const remedy = "write the secret itself as client_secret"
+	invalid := func(msg string) error {
+		return fault.New(fault.Invalid, "resources.Apply", "spec.client_secret: "+msg, remedy)
+	}
 	if old.Revision == 0 || old.Secret == "" {
-		return fault.New(
-			fault.Invalid,
-			"resources.Apply",
-			"spec.client_secret: "+Sealed+" stands for a secret that is kept, and there is none",
-			remedy,
-		)
+		return invalid(Sealed + " stands for the stored secret, but there is none")
 	}
 	was, err := oidc.ReadRecord(old.Connector)
 	if err != nil {
 		return err
 	}
 	if was.Issuer != next.Issuer || was.ClientID != next.ClientID {
-		return fault.New(
-			fault.Invalid,
-			"resources.Apply",
-			"spec.client_secret: the kept secret belongs to another issuer or client_id",
-			remedy,
-		)
+		return invalid("the stored secret belongs to another issuer or client_id")
 	}
 	return nil
 }
 
-// keepAdminConnector refuses a change after which no connector makes an administrator any more, where one
-// did: nobody could mend it.
+// keepAdminConnector refuses a change after which no connector maps anybody to the role admin, if one did
+// before: nobody could undo it.
 func (k connectorKind) keepAdminConnector(ctx context.Context, name string, next oidc.Spec) error {
-	all, err := k.cfg.Vault.Connectors(ctx)
+	all, err := k.connectors.Connectors(ctx)
 	if err != nil {
 		return err
 	}
@@ -150,39 +142,41 @@ func (k connectorKind) keepAdminConnector(ctx context.Context, name string, next
 	if after || !before {
 		return nil
 	}
-	return fault.New(
-		fault.Denied,
-		"resources",
-		"no connector would give anybody the role "+state.AdminRole+" any more",
-		"map a claim to it in another connector first",
-	)
+	return fault.New(fault.Denied, "resources",
+		"after this no connector would map anybody to the role "+state.AdminRole,
+		"map a claim to it in another connector first")
 }
 
 func mapsAdmin(s oidc.Spec) bool {
-	return slices.ContainsFunc(
-		s.Roles,
-		func(r oidc.RoleRule) bool { return slices.Contains(r.Roles, state.AdminRole) },
-	)
+	return slices.ContainsFunc(s.Roles, func(r oidc.RoleRule) bool {
+		return slices.Contains(r.Roles, state.AdminRole)
+	})
 }
 
+// noteUnknownRoles returns a note about a role that the connector maps and that does not exist, or "".
 func noteUnknownRoles(p access.Policy, spec oidc.Spec) string {
 	for _, rule := range spec.Roles {
 		for _, role := range rule.Roles {
 			if _, known := p[role]; !known {
-				return fmt.Sprintf("there is no role %s yet; until there is, it gives nothing", role)
+				return noteUnknownRole(role)
 			}
 		}
 	}
 	return ""
 }
 
+func noteUnknownRole(role string) string {
+	return fmt.Sprintf("there is no role %s yet; it grants nothing until it is created", role)
+}
+
 func (k connectorKind) remove(ctx context.Context, by caller, name string) error {
-	old, err := k.cfg.Vault.Connector(ctx, name)
+	old, err := k.connectors.Connector(ctx, name)
 	if err != nil {
 		return err
 	}
 	if err := k.keepAdminConnector(ctx, name, oidc.Spec{}); err != nil {
 		return err
 	}
-	return k.cfg.Vault.RemoveConnector(ctx, old, by.event(events.ResourceRemoved, access.Connectors, name))
+	e := by.event(events.ResourceRemoved, access.Connectors, name)
+	return k.connectors.RemoveConnector(ctx, old, e)
 }

@@ -8,62 +8,55 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Who may apply roles can give themselves anything; that is what the grant says. The other documents must not
-// say so by a side door.
+// Whoever may apply roles can grant themselves anything: that is what the grant means. The checks of this
+// file stop the other kinds of documents from giving the same right.
 
 const askRoleAdmin = "ask someone who may apply roles"
 
-// mayChangeConnectors: who writes a connector decides who is whom, and so can become anyone. It therefore
-// takes the right to apply roles as well.
+func denied(format string, args ...any) error {
+	return fault.New(fault.Denied, "resources.Apply", fmt.Sprintf(format, args...), askRoleAdmin)
+}
+
+// mayChangeConnectors demands the right to apply roles: whoever writes a connector decides which user a
+// person is, and so can become anyone.
 func (c caller) mayChangeConnectors() error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
 	}
-	return fault.New(
-		fault.Denied,
-		"resources.Apply",
-		"a connector decides who people are and which roles they have: to change one takes apply on roles as well",
-		askRoleAdmin,
-	)
+	return denied("a connector decides who users are and which roles they get: " +
+		"to change one you need apply on roles as well")
 }
 
-// keepsRoleAdmin refuses a change after which the one who makes it could no longer mend the roles: nobody
-// shall lock themselves out by mistake. after is the rules, roles the caller's, as they would be.
-func (c caller) keepsRoleAdmin(after access.Policy, roles []string) error {
-	next := c
-	next.policy, next.who.Roles = after, roles
-	if !c.may(access.Apply, access.Roles) || next.may(access.Apply, access.Roles) {
+// keepsRoleAdmin refuses a change by which the caller loses the right to apply roles: they could not undo it.
+// policy and roles are the rules and the caller's roles after the change.
+func (c caller) keepsRoleAdmin(policy access.Policy, roles []string) error {
+	after := c
+	after.policy, after.who.Roles = policy, roles
+	if !c.may(access.Apply, access.Roles) || after.may(access.Apply, access.Roles) {
 		return nil
 	}
-	return fault.New(
-		fault.Denied,
-		"resources.Apply",
-		"after this you could not apply roles any more, not even to undo it",
-		"ask another administrator to do it",
-	)
+	return fault.New(fault.Denied, "resources.Apply",
+		"after this you could no longer apply roles, not even to undo it",
+		"ask another administrator to do it")
 }
 
-// mayChangeRoles: roles that someone gets or loses must be among one's own, unless one may apply roles.
-// Losing counts, since roles may deny.
+// mayChangeRoles checks a user's roles before and after a change. The caller must have every role that the
+// user gains or loses, or the right to apply roles. Losing a role counts, because roles may deny.
 func (c caller) mayChangeRoles(before, after []string) error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
 	}
 	for _, r := range slices.Concat(before, after) {
-		if slices.Contains(before, r) != slices.Contains(after, r) && !slices.Contains(c.who.Roles, r) {
-			return fault.New(
-				fault.Denied,
-				"resources.Apply",
-				fmt.Sprintf("to give or take the role %s takes having it, or apply on roles", r),
-				askRoleAdmin,
-			)
+		changed := slices.Contains(before, r) != slices.Contains(after, r)
+		if changed && !slices.Contains(c.who.Roles, r) {
+			return denied("to give or take the role %s you must have it yourself, or apply on roles", r)
 		}
 	}
 	return nil
 }
 
-// mayRelabel: labels decide which rules match a node. A change must not let the one who makes it do more
-// there than before.
+// mayRelabel checks a machine before and after a change of its labels, which decide the grants that match it.
+// The change must not allow the caller anything on the machine that was not allowed before.
 func (c caller) mayRelabel(before, after access.Node) error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
@@ -75,12 +68,7 @@ func (c caller) mayRelabel(before, after access.Node) error {
 			had := access.Decide(c.policy, ask).Allow
 			ask.Node = after
 			if !had && access.Decide(c.policy, ask).Allow {
-				return fault.New(
-					fault.Denied,
-					"resources.Apply",
-					fmt.Sprintf("with these labels you could %s, which you could not before", ask),
-					askRoleAdmin,
-				)
+				return denied("with these labels you could %s, which you could not before", ask)
 			}
 		}
 	}

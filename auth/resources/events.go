@@ -11,8 +11,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// eventKind are the audit log, as documents. They are named by their number.
-type eventKind struct{ *Service }
+// eventKind shows the audit log as documents. The name of an event is its number.
+type eventKind struct{ log Log }
 
 func (k eventKind) document(e state.NumberedEvent) (authrpc.Resource, error) {
 	return document("event", strconv.FormatUint(e.Number, 10), 0, e.Event, nil)
@@ -20,16 +20,12 @@ func (k eventKind) document(e state.NumberedEvent) (authrpc.Resource, error) {
 
 func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	n, err := strconv.ParseUint(name, 10, 64)
-	missing := fault.New(
-		fault.NotFound,
-		"resources.Get",
-		fmt.Sprintf("there is no event %.40q", name),
-		"events are named by number: tsh get events",
-	)
+	missing := fault.New(fault.NotFound, "resources.Get", fmt.Sprintf("there is no event %.40q", name),
+		"the name of an event is its number; list them: tsh get events")
 	if err != nil || n == 0 {
 		return authrpc.Resource{}, missing
 	}
-	got, err := k.cfg.Log.Read(ctx, n-1, 1)
+	got, err := k.log.Read(ctx, n-1, 1)
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
@@ -39,20 +35,19 @@ func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, erro
 	return k.document(got[0])
 }
 
+// maxPageBytes bounds a page of events, in bytes. Machines write events and may make them large, so a bound
+// on their number alone would not keep the answer under authrpc.MaxAnswerBytes.
+const maxPageBytes = 2 << 20
+
 func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
 	after := uint64(0)
 	if p.After != "" {
 		if after, err = strconv.ParseUint(p.After, 10, 64); err != nil {
-			return nil, "", fault.Wrap(
-				err,
-				fault.Invalid,
-				"resources.Get",
-				"a page of events begins after a number",
-				"leave out after, or use what the last page said",
-			)
+			return nil, "", fault.Wrap(err, fault.Invalid, "resources.Get",
+				"a page of events begins after a number", "leave out after, or use next of the last page")
 		}
 	}
-	got, err := k.cfg.Log.Read(ctx, after, p.Limit)
+	got, err := k.log.Read(ctx, after, p.Limit)
 	size := 0
 	for _, e := range got {
 		r, err := k.document(e)
@@ -64,17 +59,13 @@ func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resour
 		}
 		out, after = append(out, r), e.Number
 	}
-	// A page may be short because events are large, so only the log itself knows whether there are more.
-	more, merr := k.cfg.Log.Read(ctx, after, 1)
+	// A page may be short because its events are large, so a short page does not mean the end of the log.
+	more, moreErr := k.log.Read(ctx, after, 1)
 	if len(more) > 0 {
 		next = strconv.FormatUint(after, 10)
 	}
-	return out, next, errors.Join(err, merr)
+	return out, next, errors.Join(err, moreErr)
 }
-
-// maxPageBytes bounds a page of events, which machines write and may make large, under
-// authrpc.MaxAnswerBytes.
-const maxPageBytes = 2 << 20
 
 func (k eventKind) apply(context.Context, caller, authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
 	return authrpc.ApplyResourceResponse{}, errAppendOnly()
@@ -83,10 +74,6 @@ func (k eventKind) apply(context.Context, caller, authrpc.Resource) (authrpc.App
 func (k eventKind) remove(context.Context, caller, string) error { return errAppendOnly() }
 
 func errAppendOnly() error {
-	return fault.New(
-		fault.Denied,
-		"resources",
-		"events can only be read: the audit log is never changed",
-		"use: tsh get events",
-	)
+	return fault.New(fault.Denied, "resources", "events can only be read: the audit log is never changed",
+		"use: tsh get events")
 }

@@ -14,11 +14,10 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// machineKind are the machines of a cluster: nodes, and the proxies they are reached by. Their labels are in
-// the document's metadata.
-type machineKind struct{ *Service }
+// machineKind shows the nodes and proxies of a cluster. Their labels are in the document's metadata.
+type machineKind struct{ machines Machines }
 
-// machineSpec has no fields: what may be changed of a node is its labels.
+// machineSpec has no fields: only the labels of a machine can be changed.
 type machineSpec struct{}
 
 type machineStatus struct {
@@ -31,22 +30,18 @@ type machineStatus struct {
 
 func (k machineKind) document(m state.Stored[state.Machine]) (authrpc.Resource, error) {
 	v := m.Value
-	r, err := document(
-		"node",
-		v.Name,
-		m.Revision,
-		machineSpec{},
-		machineStatus{v.ID, v.Kind, v.Names, v.Created, v.Renewed},
-	)
+	status := machineStatus{v.ID, v.Kind, v.Names, v.Created, v.Renewed}
+	r, err := document("machine", v.Name, m.Revision, machineSpec{}, status)
 	r.Metadata.Labels = v.Labels
 	return r, err
 }
 
+// find reads a machine by its id or its name.
 func (k machineKind) find(ctx context.Context, name string) (state.Stored[state.Machine], error) {
-	if identity.CheckMachineID(identity.MachineID(name)) == nil {
-		return k.cfg.State.Machine(ctx, identity.MachineID(name))
+	if id := identity.MachineID(name); identity.CheckMachineID(id) == nil {
+		return k.machines.Machine(ctx, id)
 	}
-	return k.cfg.State.MachineByName(ctx, name)
+	return k.machines.MachineByName(ctx, name)
 }
 
 func (k machineKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
@@ -55,27 +50,22 @@ func (k machineKind) get(ctx context.Context, name string) (authrpc.Resource, er
 }
 
 func (k machineKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
-	got, err := k.cfg.State.ListMachines(ctx, "", p)
+	got, err := k.machines.ListMachines(ctx, "", p)
 	return documents(got, err, k.document)
 }
 
+// apply changes the labels of a machine. It creates none: machines are added by joining.
 func (k machineKind) apply(
-	ctx context.Context,
-	by caller,
-	r authrpc.Resource,
+	ctx context.Context, by caller, r authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
 	if err := readSpec(r, &machineSpec{}); err != nil {
 		return out, err
 	}
 	old, err := k.find(ctx, r.Metadata.Name)
 	if fault.Is(err, fault.NotFound) {
-		return out, fault.Wrap(
-			err,
-			fault.NotFound,
-			"resources.Apply",
-			fmt.Sprintf("there is no node %.80q: a machine comes by joining", r.Metadata.Name),
-			"make a token for it: tsh token create",
-		)
+		msg := fmt.Sprintf("there is no machine %.80q: machines are added by joining", r.Metadata.Name)
+		return out, fault.Wrap(err, fault.NotFound, "resources.Apply", msg,
+			"make a token for it: tsh token create")
 	}
 	if err != nil {
 		return out, err
@@ -91,10 +81,11 @@ func (k machineKind) apply(
 	if err := by.mayRelabel(nodeOf(old.Value), nodeOf(next)); err != nil {
 		return out, err
 	}
-	if _, err := k.cfg.State.Machines.ChangeMachine(ctx, old, next, by.event(events.ResourceApplied, access.Machines, next.Name)); err != nil {
+	e := by.event(events.ResourceApplied, access.Machines, next.Name)
+	if _, err := k.machines.ChangeMachine(ctx, old, next, e); err != nil {
 		return out, err
 	}
-	out.Note = "takes effect on the node when its certificates renew"
+	out.Note = "takes effect when the machine renews its certificates"
 	out.Resource, err = k.get(ctx, string(next.ID))
 	return out, err
 }
@@ -108,10 +99,6 @@ func (k machineKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	return k.cfg.State.Machines.RemoveMachine(
-		ctx,
-		m,
-		by.now,
-		by.event(events.ResourceRemoved, access.Machines, m.Value.Name),
-	)
+	e := by.event(events.ResourceRemoved, access.Machines, m.Value.Name)
+	return k.machines.RemoveMachine(ctx, m, by.now, e)
 }

@@ -1,11 +1,11 @@
 // Package resources answers: which documents may be read and changed, and by whom?
 //
-// Roles, connectors, users, tokens, nodes and events are documents with one shape. Every call is decided by
-// access.Decide first; every change is strict about what it reads, compares revisions where the caller names
-// one, and is committed with its audit event. Refusals are events too.
+// Roles, connectors, users, tokens, machines and events are documents of one shape. access.Decide decides
+// every call first. Every change is decoded strictly, compares revisions where the caller names one, and is
+// committed together with its audit event. Refusals are audit events too.
 //
-// Nobody gains by a side door what they were not granted: who may change connectors, users or nodes but not
-// roles can not give themselves or others more than they hold (gain.go).
+// Nobody gains rights through one kind of document that another kind guards: who may change connectors, users
+// or machines but not roles cannot give themselves or others more than they have (escalation.go).
 package resources
 
 import (
@@ -13,8 +13,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/threshold-access/threshold/auth/audit"
-	"github.com/threshold-access/threshold/auth/join"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/access"
 	events "github.com/threshold-access/threshold/internal/audit"
@@ -23,26 +21,33 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Version is the version of every kind's documents.
+// Version is the version of the documents of every kind.
 const Version = "v1"
 
-// Config says what the desk needs; all of it is required.
+// Config says what the service needs. All of it is required.
 type Config struct {
-	State *state.State
-	Vault *state.Vault
-	Join  *join.Service
-	Log   *audit.Log
-	Now   func() time.Time
+	Policies   Policies // decide every call
+	Events     Events   // get the refusals
+	Roles      Roles
+	Connectors Connectors
+	Users      Users
+	Tokens     Tokens
+	Join       TokenCreator
+	Machines   Machines
+	Log        Log
+	Now        func() time.Time
 }
 
 // Service serves documents. It is safe for concurrent use.
 type Service struct {
-	cfg   Config
-	kinds map[access.Resource]kind
+	policies Policies
+	events   Events
+	now      func() time.Time
+	kinds    map[access.Resource]kind
 }
 
-// kind is how one kind of document is read and changed. The caller was allowed to, by the rules, before any
-// of it is called.
+// kind is how one kind of document is read and changed. Service calls it only after the rules allowed the
+// call; what a change would give the caller beyond that, the kind checks itself.
 type kind interface {
 	get(ctx context.Context, name string) (authrpc.Resource, error)
 	list(ctx context.Context, p state.Page) (list []authrpc.Resource, next string, err error)
@@ -50,33 +55,43 @@ type kind interface {
 	remove(ctx context.Context, by caller, name string) error
 }
 
-// caller is who asks, under which rules.
+// caller is who calls, with the rules and the time by which the call is decided.
 type caller struct {
 	who    identity.Identity
 	policy access.Policy
 	now    time.Time
 }
 
-// may asks the rules about another kind of document than the one at hand.
+// may reports whether the rules allow the caller the action on a kind of document.
 func (c caller) may(a access.Action, r access.Resource) bool {
 	return access.Decide(c.policy, access.Request{Who: c.who, Action: a, Resource: r, Now: c.now}).Allow
 }
 
-// New makes a desk.
+// New makes a service.
 func New(cfg Config) *Service {
-	d := &Service{cfg: cfg}
-	d.kinds = map[access.Resource]kind{
-		access.Roles: roleKind{
-			d,
-		}, access.Connectors: connectorKind{d}, access.Users: userKind{d}, access.Tokens: tokenKind{d}, access.Machines: machineKind{d},
-		access.Events: eventKind{d},
+	return &Service{
+		policies: cfg.Policies,
+		events:   cfg.Events,
+		now:      cfg.Now,
+		kinds: map[access.Resource]kind{
+			access.Roles:      roleKind{cfg.Roles},
+			access.Connectors: connectorKind{cfg.Connectors},
+			access.Users:      userKind{cfg.Users},
+			access.Tokens:     tokenKind{cfg.Tokens, cfg.Join, cfg.Now},
+			access.Machines:   machineKind{cfg.Machines},
+			access.Events:     eventKind{cfg.Log},
+		},
 	}
-	return d
 }
 
 // singular is what a document's own kind field says.
 var singular = map[access.Resource]string{
-	access.Roles: "role", access.Connectors: "connector", access.Users: "user", access.Tokens: "token", access.Machines: "node", access.Events: "event",
+	access.Roles:      "role",
+	access.Connectors: "connector",
+	access.Users:      "user",
+	access.Tokens:     "token",
+	access.Machines:   "machine",
+	access.Events:     "event",
 }
 
 func pluralOf(kind string) (access.Resource, error) {
@@ -89,21 +104,15 @@ func pluralOf(kind string) (access.Resource, error) {
 }
 
 func unknownKind(kind string) error {
-	return fault.New(
-		fault.Invalid,
-		"resources",
-		fmt.Sprintf("there is no kind of document %.40q", kind),
-		"use one of: role, connector, user, token, node, event",
-	)
+	return fault.New(fault.Invalid, "resources", fmt.Sprintf("there is no kind of document %.40q", kind),
+		"use one of: role, connector, user, token, machine, event")
 }
 
-// Get reads one document, or a page of a kind.
-func (d *Service) Get(
-	ctx context.Context,
-	who identity.Identity,
-	r authrpc.GetResourcesRequest,
+// Get reads one document, or one page of a kind.
+func (s *Service) Get(
+	ctx context.Context, who identity.Identity, r authrpc.GetResourcesRequest,
 ) (authrpc.GetResourcesResponse, error) {
-	k, _, err := d.authorize(ctx, who, access.Get, r.Kind, r.Name)
+	k, _, err := s.authorize(ctx, who, access.Get, r.Kind, r.Name)
 	if err != nil {
 		return authrpc.GetResourcesResponse{}, err
 	}
@@ -118,7 +127,8 @@ func (d *Service) Get(
 	return authrpc.GetResourcesResponse{Resources: list, Next: next}, err
 }
 
-// maxPage keeps an answer well under authrpc.MaxAnswerBytes for documents of ordinary size.
+// maxPage is the largest page, in documents, and the default. With documents of ordinary size an answer stays
+// well under authrpc.MaxAnswerBytes.
 const maxPage = 200
 
 func pageLimit(n int) int {
@@ -129,95 +139,79 @@ func pageLimit(n int) int {
 }
 
 // Apply creates or changes a document.
-func (d *Service) Apply(
-	ctx context.Context,
-	who identity.Identity,
-	r authrpc.Resource,
+func (s *Service) Apply(
+	ctx context.Context, who identity.Identity, r authrpc.Resource,
 ) (authrpc.ApplyResourceResponse, error) {
 	plural, err := pluralOf(r.Kind)
 	if err != nil {
 		return authrpc.ApplyResourceResponse{}, err
 	}
-	k, by, err := d.authorize(ctx, who, access.Apply, plural, r.Metadata.Name)
+	k, by, err := s.authorize(ctx, who, access.Apply, plural, r.Metadata.Name)
 	if err != nil {
 		return authrpc.ApplyResourceResponse{}, err
 	}
 	if r.Version != Version {
-		return authrpc.ApplyResourceResponse{}, fault.New(
-			fault.Invalid,
-			"resources.Apply",
-			fmt.Sprintf("version %.20q of a %s is not known", r.Version, r.Kind),
-			"write version: "+Version,
-		)
+		msg := fmt.Sprintf("version %.20q of kind %s is not supported", r.Version, r.Kind)
+		return authrpc.ApplyResourceResponse{},
+			fault.New(fault.Invalid, "resources.Apply", msg, "write version: "+Version)
 	}
 	out, err := k.apply(ctx, by, r)
-	return out, d.recordIfDenied(ctx, who, access.Apply, plural, r.Metadata.Name, err)
+	return out, s.recordIfDenied(ctx, who, access.Apply, plural, r.Metadata.Name, err)
 }
 
 // Remove removes a document.
-func (d *Service) Remove(ctx context.Context, who identity.Identity, r authrpc.RemoveResourceRequest) error {
-	k, by, err := d.authorize(ctx, who, access.Remove, r.Kind, r.Name)
+func (s *Service) Remove(ctx context.Context, who identity.Identity, r authrpc.RemoveResourceRequest) error {
+	k, by, err := s.authorize(ctx, who, access.Remove, r.Kind, r.Name)
 	if err != nil {
 		return err
 	}
-	return d.recordIfDenied(ctx, who, access.Remove, r.Kind, r.Name, k.remove(ctx, by, r.Name))
+	return s.recordIfDenied(ctx, who, access.Remove, r.Kind, r.Name, k.remove(ctx, by, r.Name))
 }
 
-// authorize asks the rules whether the person may, and notes it where they may not.
-func (d *Service) authorize(
-	ctx context.Context,
-	who identity.Identity,
-	a access.Action,
-	of access.Resource,
-	name string,
+// authorize lets the rules decide the call, and records a denial as an audit event.
+func (s *Service) authorize(
+	ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string,
 ) (kind, caller, error) {
-	k, known := d.kinds[of]
+	k, known := s.kinds[of]
 	if !known {
 		return nil, caller{}, unknownKind(string(of))
 	}
-	policy, err := d.cfg.State.Policy(ctx)
+	policy, err := s.policies.Policy(ctx)
 	if err != nil {
 		return nil, caller{}, err
 	}
-	by := caller{who: who, policy: policy, now: d.cfg.Now()}
-	said := access.Decide(policy, access.Request{Who: who, Action: a, Resource: of, Now: by.now})
-	if said.Allow {
+	by := caller{who: who, policy: policy, now: s.now()}
+	d := access.Decide(policy, access.Request{Who: who, Action: a, Resource: of, Now: by.now})
+	if d.Allow {
 		return k, by, nil
 	}
-	denied := fault.New(fault.Denied, "resources", said.Reason, said.Remedy)
-	return nil, by, d.recordRefusal(ctx, who, a, of, name, said.Rule, denied)
+	denied := fault.New(fault.Denied, "resources", d.Reason, d.Remedy)
+	return nil, by, s.recordRefusal(ctx, who, a, of, name, d.Rule, denied)
 }
 
-// recordIfDenied notes a refusal that came later than the rules: by what the document would have given.
-func (d *Service) recordIfDenied(
-	ctx context.Context,
-	who identity.Identity,
-	a access.Action,
-	of access.Resource,
-	name string,
-	err error,
+// recordIfDenied records a denial that came after the rules allowed the call: the document would have given
+// the caller more than they have.
+func (s *Service) recordIfDenied(
+	ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string, err error,
 ) error {
 	if !fault.Is(err, fault.Denied) {
 		return err
 	}
-	return d.recordRefusal(ctx, who, a, of, name, "", err)
+	return s.recordRefusal(ctx, who, a, of, name, "", err)
 }
 
-func (d *Service) recordRefusal(
-	ctx context.Context,
-	who identity.Identity,
-	a access.Action,
-	of access.Resource,
-	name, rule string,
-	why error,
+// recordRefusal stores the refusal as an audit event and returns its reason.
+func (s *Service) recordRefusal(
+	ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name, rule string,
+	reason error,
 ) error {
-	e := events.NewEvent(events.ResourceRefused, who, d.cfg.Now())
-	e.Rule, e.Reason = rule, events.Truncate(fault.Message(why))
+	e := events.NewEvent(events.ResourceRefused, who, s.now())
+	e.Rule, e.Reason = rule, events.Truncate(fault.Message(reason))
 	e.Fields = map[string]string{"action": string(a), "kind": string(of), "name": events.Truncate(name)}
-	if err := d.cfg.State.Events.AppendEvents(ctx, e); err != nil {
-		return fmt.Errorf("%w (and the refusal could not be noted: %v)", why, err)
+	if err := s.events.AppendEvents(ctx, e); err != nil {
+		return fmt.Errorf("%w (and the refusal could not be recorded: %v)", reason, err)
 	}
-	return why
+	return reason
 }
 
 // event is the audit event of a change.
@@ -227,16 +221,12 @@ func (c caller) event(code events.Code, of access.Resource, name string) events.
 	return e
 }
 
-// checkRevision refuses to change what is no longer what the caller read. A caller who names no revision
-// means: as it is now.
+// checkRevision refuses to change a document that was changed since the caller read it. A caller who names no
+// revision (0) changes the document as it is now.
 func checkRevision(asked, now uint64) error {
 	if asked == 0 || asked == now {
 		return nil
 	}
-	return fault.New(
-		fault.Conflict,
-		"resources.Apply",
-		fmt.Sprintf("it was changed meanwhile: its revision is %d, not %d", now, asked),
-		"get it again and repeat the change",
-	)
+	msg := fmt.Sprintf("the document was changed: its revision is now %d, not %d", now, asked)
+	return fault.New(fault.Conflict, "resources.Apply", msg, "get it again and repeat the change")
 }

@@ -3,15 +3,17 @@ package resources
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
+	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// readSpec reads a spec strictly: unknown keys and what its type's Check refuses are faults, all told at
-// once, each with its path.
+// readSpec decodes a spec strictly. It returns all errors at once, each with its path: unknown keys, and
+// whatever the Check method of into's type refuses.
 func readSpec(r authrpc.Resource, into any) error {
 	spec := r.Spec
 	if len(spec) == 0 {
@@ -26,16 +28,11 @@ func readSpec(r authrpc.Resource, into any) error {
 	for i, f := range fs {
 		lines[i] = "spec: " + f.Msg
 	}
-	return fault.Wrap(
-		err,
-		fault.Invalid,
-		"resources.Apply",
-		strings.Join(lines, "\n"),
-		"correct the "+r.Kind+", then apply it again",
-	)
+	return fault.Wrap(err, fault.Invalid, "resources.Apply", strings.Join(lines, "\n"),
+		"correct the "+r.Kind+", then apply it again")
 }
 
-// document puts a resource together. spec and status are ours, so encoding them cannot fail but for a defect.
+// document makes a document. Encoding spec and status fails only if their types cannot be encoded at all.
 func document(kind, name string, revision uint64, spec, status any) (authrpc.Resource, error) {
 	r := authrpc.Resource{
 		Kind:     kind,
@@ -52,13 +49,36 @@ func document(kind, name string, revision uint64, spec, status any) (authrpc.Res
 	return r, err
 }
 
-// needName refuses a document without a usable name.
+// oneDocument turns the result of reading one record into a document.
+func oneDocument[T any](
+	got T, err error, document func(T) (authrpc.Resource, error),
+) (authrpc.Resource, error) {
+	if err != nil {
+		return authrpc.Resource{}, err
+	}
+	return document(got)
+}
+
+// documents turns the result of listing records into documents and the position of the next page.
+func documents[T any](
+	got state.Listing[T], err error, document func(state.Stored[T]) (authrpc.Resource, error),
+) ([]authrpc.Resource, string, error) {
+	if err != nil {
+		return nil, "", err
+	}
+	out := make([]authrpc.Resource, 0, len(got.Items))
+	for _, item := range got.Items {
+		r, err := document(item)
+		if err != nil {
+			return nil, "", err
+		}
+		out = append(out, r)
+	}
+	return slices.Clip(out), got.Next, nil
+}
+
+// invalidName is the error for a document whose name cannot be used.
 func invalidName(kind string, err error) error {
-	return fault.Wrap(
-		err,
-		fault.Invalid,
-		"resources.Apply",
-		"metadata.name: "+err.Error(),
-		"give the "+kind+" a plain name",
-	)
+	return fault.Wrap(err, fault.Invalid, "resources.Apply", "metadata.name: "+err.Error(),
+		"choose another name for the "+kind)
 }

@@ -15,14 +15,14 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-type userKind struct{ *Service }
+type userKind struct{ users Users }
 
-// userSpec is what an administrator may say of a person.
+// userSpec is the part of a user that an administrator sets.
 type userSpec struct {
-	Roles []string `json:"roles,omitempty"` // on top of what the connector maps
+	Roles []string `json:"roles,omitempty"` // in addition to those that the connector maps
 }
 
-// maxUserRoles bounds the roles given to one person; certificates have little room.
+// maxUserRoles bounds the roles given to one user, because all of them must fit into certificates.
 const maxUserRoles = 64
 
 // Check implements config.Checker.
@@ -37,9 +37,9 @@ func (s userSpec) Check(report func(path, format string, args ...any)) {
 	}
 }
 
-// userStatus is what is so.
+// userStatus is the part of a user that the cluster itself observes.
 type userStatus struct {
-	Name         string    `json:"name"` // what the provider called them at their last login
+	Name         string    `json:"name"` // as the provider said at the last login
 	Connector    string    `json:"connector"`
 	Subject      string    `json:"subject"`
 	Created      time.Time `json:"created"`
@@ -49,30 +49,40 @@ type userStatus struct {
 
 func (k userKind) document(ctx context.Context, u state.Stored[state.User]) (authrpc.Resource, error) {
 	v := u.Value
-	has, err := k.cfg.State.HasFactor(ctx, v.UserKey())
+	has, err := k.users.HasFactor(ctx, v.UserKey())
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
-	return document(
-		"user",
-		u.Key,
-		u.Revision,
-		userSpec{v.Roles},
-		userStatus{v.Name, v.Connector, v.Subject, v.Created, v.LastLogin, has},
-	)
+	status := userStatus{v.Name, v.Connector, v.Subject, v.Created, v.LastLogin, has}
+	return document("user", u.Key, u.Revision, userSpec{v.Roles}, status)
 }
 
-// find reads a person by connector/subject, or by name where only one has it.
+// find reads a user by connector/subject, or by name if only one user has it.
 func (k userKind) find(ctx context.Context, name string) (state.Stored[state.User], error) {
-	u, err := k.cfg.State.UserByID(ctx, name)
+	u, err := k.users.UserByID(ctx, name)
 	if !fault.Is(err, fault.NotFound) || strings.Contains(name, "/") {
 		return u, err
 	}
-	var same []state.Stored[state.User]
+	same, listErr := k.withName(ctx, name)
+	switch {
+	case listErr != nil:
+		return u, listErr
+	case len(same) == 0:
+		return u, err
+	case len(same) == 1:
+		return same[0], nil
+	}
+	msg := fmt.Sprintf("%d users have the name %.80q", len(same), name)
+	return u, fault.New(fault.Conflict, "resources", msg,
+		"name the one you mean by connector/subject: tsh get users")
+}
+
+// withName lists the users of that name.
+func (k userKind) withName(ctx context.Context, name string) (same []state.Stored[state.User], err error) {
 	for p := (state.Page{}); ; {
-		got, lerr := k.cfg.State.ListUsers(ctx, p)
-		if lerr != nil {
-			return u, lerr
+		got, err := k.users.ListUsers(ctx, p)
+		if err != nil {
+			return nil, err
 		}
 		for _, u := range got.Items {
 			if strings.EqualFold(u.Value.Name, name) {
@@ -80,21 +90,9 @@ func (k userKind) find(ctx context.Context, name string) (state.Stored[state.Use
 			}
 		}
 		if p.After = got.Next; p.After == "" {
-			break
+			return same, nil
 		}
 	}
-	switch len(same) {
-	case 0:
-		return u, err
-	case 1:
-		return same[0], nil
-	}
-	return u, fault.New(
-		fault.Conflict,
-		"resources",
-		fmt.Sprintf("%d people are called %.80q", len(same), name),
-		"name the one you mean by connector/subject: tsh get users",
-	)
 }
 
 func (k userKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
@@ -106,18 +104,15 @@ func (k userKind) get(ctx context.Context, name string) (authrpc.Resource, error
 }
 
 func (k userKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, string, error) {
-	got, err := k.cfg.State.ListUsers(ctx, p)
-	return documents(
-		got,
-		err,
-		func(u state.Stored[state.User]) (authrpc.Resource, error) { return k.document(ctx, u) },
-	)
+	got, err := k.users.ListUsers(ctx, p)
+	return documents(got, err, func(u state.Stored[state.User]) (authrpc.Resource, error) {
+		return k.document(ctx, u)
+	})
 }
 
+// apply changes the roles given to a user. It creates none: a user exists from their first login on.
 func (k userKind) apply(
-	ctx context.Context,
-	by caller,
-	r authrpc.Resource,
+	ctx context.Context, by caller, r authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
 	var spec userSpec
 	if err := readSpec(r, &spec); err != nil {
@@ -125,16 +120,9 @@ func (k userKind) apply(
 	}
 	old, err := k.find(ctx, r.Metadata.Name)
 	if fault.Is(err, fault.NotFound) {
-		return out, fault.Wrap(
-			err,
-			fault.NotFound,
-			"resources.Apply",
-			fmt.Sprintf(
-				"there is no user %.80q: a person is known from their first login on",
-				r.Metadata.Name,
-			),
-			"let them log in once, then see: tsh get users",
-		)
+		msg := fmt.Sprintf("there is no user %.80q: a user exists from their first login on", r.Metadata.Name)
+		return out, fault.Wrap(err, fault.NotFound, "resources.Apply", msg,
+			"let them log in once, then see: tsh get users")
 	}
 	if err != nil {
 		return out, err
@@ -151,20 +139,22 @@ func (k userKind) apply(
 	if err := by.mayChangeSelf(old.Value, next); err != nil {
 		return out, err
 	}
-	if err := k.cfg.State.Users.PutUser(ctx, old, next, by.event(events.ResourceApplied, access.Users, old.Key)); err != nil {
+	e := by.event(events.ResourceApplied, access.Users, old.Key)
+	if err := k.users.PutUser(ctx, old, next, e); err != nil {
 		return out, err
 	}
-	out.Note = "what is given takes effect at the next login; what is taken counts at auth no more, and on nodes until the certificates issued before end"
+	out.Note = "added roles take effect at the next login; removed roles no longer count " +
+		"at the auth service, but nodes accept them until the certificates issued before expire"
 	for _, role := range next.Roles {
 		if _, known := by.policy[role]; !known {
-			out.Note = fmt.Sprintf("there is no role %s yet; until there is, it gives nothing", role)
+			out.Note = noteUnknownRole(role)
 		}
 	}
 	out.Resource, err = k.get(ctx, old.Key)
 	return out, err
 }
 
-// mayChangeSelf is keepsRoleAdmin where the record is the caller's own.
+// mayChangeSelf is keepsRoleAdmin for a change of the caller's own record. It allows changes of others.
 func (c caller) mayChangeSelf(old, next state.User) error {
 	if old.UserKey() != c.who.UserKey() {
 		return nil
@@ -177,13 +167,13 @@ func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	// Their second factor goes as well: whoever may remove an administrator may stand in for one at the next
-	// enrolment.
+	// The second factor is removed too, and whoever logs in to the provider next enrols a new one. So
+	// removing a user needs the user's roles, as if they were given away.
 	if err := by.mayChangeRoles(slices.Concat(old.Value.Roles, old.Value.Mapped), nil); err != nil {
 		return err
 	}
 	if err := by.mayChangeSelf(old.Value, state.User{}); err != nil {
 		return err
 	}
-	return k.cfg.State.Users.RemoveUser(ctx, old, by.event(events.ResourceRemoved, access.Users, old.Key))
+	return k.users.RemoveUser(ctx, old, by.event(events.ResourceRemoved, access.Users, old.Key))
 }

@@ -319,7 +319,7 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
 	}
-	if d := access.Decide(policy(allow(grant("nodes", "get"))), request(user("r"), prod, "alice", access.Shell)); d.Allow {
+	if d := access.Decide(policy(allow(grant("machines", "get"))), request(user("r"), prod, "alice", access.Shell)); d.Allow {
 		t.Errorf("got %+v, want no shell by a grant about documents", d)
 	}
 }

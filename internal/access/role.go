@@ -52,8 +52,8 @@ const (
 	Connectors Resource = "connectors"
 	Users      Resource = "users"
 	Tokens     Resource = "tokens"
-	Machines   Resource = "nodes"
-	Events     Resource = "events" // the audit log; get only
+	Machines   Resource = "machines" // nodes and proxies
+	Events     Resource = "events"   // the audit log; get only
 )
 
 // Resources lists every resource kind.

@@ -1,5 +1,5 @@
-// Package statetest gives tests of auth's rooms a cluster's state, on a real store, without the keys of a
-// cluster.
+// Package statetest gives the tests of auth's packages the state of a cluster, on a real store in memory, but
+// without the keys of a cluster.
 package statetest
 
 import (
@@ -17,17 +17,15 @@ import (
 // Cluster is the name of the cluster.
 const Cluster = "example.com"
 
-// NewCluster opens a store and gives birth to a cluster with the roles.
+// NewCluster opens a store and creates a cluster with the roles in it.
 func NewCluster(t testing.TB, roles ...access.Role) (*state.State, *state.Vault) {
 	t.Helper()
 	st := state.New(raftstoretest.Open(t))
 	vault := state.NewVault(st, keyringtest.Seal(t))
 	err := vault.CreateCluster(t.Context(), state.InitialRecords{
-		Cluster: state.Cluster{
-			Name:    Cluster,
-			Seal:    "file:///seal.key",
-			Created: time.Now().UTC(),
-		}, Keyring: json.RawMessage(`{}`), Roles: roles,
+		Cluster: state.Cluster{Name: Cluster, Seal: "file:///seal.key", Created: time.Now().UTC()},
+		Keyring: json.RawMessage(`{}`),
+		Roles:   roles,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +33,7 @@ func NewCluster(t testing.TB, roles ...access.Role) (*state.State, *state.Vault)
 	return st, vault
 }
 
-// User is someone who logged in with the roles.
+// User is a user who logged in and has the roles.
 func User(name string, roles ...string) identity.Identity {
 	return identity.Identity{
 		Kind:      identity.User,

@@ -1,0 +1,88 @@
+package resources
+
+import (
+	"context"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/join"
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/access"
+	events "github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+// The interfaces below divide the power over documents by kind: the code of one kind holds only its own
+// store, so it cannot touch the documents of another.
+
+// Policies knows the roles that are in force. state.Reader implements it.
+type Policies interface {
+	Policy(ctx context.Context) (access.Policy, error)
+}
+
+// Events stores audit events that belong to no change, such as refusals. state.Events implements it.
+type Events interface {
+	AppendEvents(ctx context.Context, events ...events.Event) error
+}
+
+// Log reads the audit log. auth/audit.Log implements it.
+type Log interface {
+	Read(ctx context.Context, after uint64, limit int) ([]state.NumberedEvent, error)
+}
+
+// Roles reads and changes roles. state.Roles implements it.
+type Roles interface {
+	Role(ctx context.Context, name string) (state.Stored[access.Role], error)
+	ListRoles(ctx context.Context, p state.Page) (state.Listing[access.Role], error)
+	PutRole(
+		ctx context.Context, old state.Stored[access.Role], next access.Role, now time.Time,
+		events ...events.Event,
+	) (uint64, error)
+	RemoveRole(
+		ctx context.Context, old state.Stored[access.Role], now time.Time, events ...events.Event,
+	) error
+}
+
+// Connectors reads and changes connectors, with their secrets. state.Vault implements it.
+type Connectors interface {
+	Connector(ctx context.Context, name string) (state.StoredConnector, error)
+	Connectors(ctx context.Context) ([]state.StoredConnector, error)
+	PutConnector(
+		ctx context.Context, old state.StoredConnector, next state.Connector, events ...events.Event,
+	) error
+	RemoveConnector(ctx context.Context, old state.StoredConnector, events ...events.Event) error
+}
+
+// Users reads and changes users. state.Users implements it.
+type Users interface {
+	UserByID(ctx context.Context, id string) (state.Stored[state.User], error)
+	ListUsers(ctx context.Context, p state.Page) (state.Listing[state.User], error)
+	HasFactor(ctx context.Context, k identity.UserKey) (bool, error)
+	PutUser(ctx context.Context, old state.Stored[state.User], u state.User, events ...events.Event) error
+	RemoveUser(ctx context.Context, old state.Stored[state.User], events ...events.Event) error
+}
+
+// Tokens reads and removes join tokens. state.Tokens implements it.
+type Tokens interface {
+	Token(ctx context.Context, name string) (state.Stored[state.Token], error)
+	ListTokens(ctx context.Context, p state.Page) (state.Listing[state.Token], error)
+	RemoveToken(ctx context.Context, old state.Stored[state.Token], events ...events.Event) error
+}
+
+// TokenCreator creates join tokens. join.Service implements it.
+type TokenCreator interface {
+	Create(ctx context.Context, w join.TokenRequest) (authrpc.Token, state.Stored[state.Token], error)
+}
+
+// Machines reads, relabels and removes machines. state.Machines implements it.
+type Machines interface {
+	Machine(ctx context.Context, id identity.MachineID) (state.Stored[state.Machine], error)
+	MachineByName(ctx context.Context, name string) (state.Stored[state.Machine], error)
+	ListMachines(ctx context.Context, k identity.Kind, p state.Page) (state.Listing[state.Machine], error)
+	ChangeMachine(
+		ctx context.Context, old state.Stored[state.Machine], next state.Machine, events ...events.Event,
+	) (uint64, error)
+	RemoveMachine(
+		ctx context.Context, old state.Stored[state.Machine], now time.Time, events ...events.Event,
+	) error
+}
