@@ -15,6 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// databaseWithUID is the database as a process with this user id reads it.
 func databaseWithUID(t *testing.T, uid uint32) account.Database {
 	t.Helper()
 	files := map[string]string{"etc/passwd": accounttest.Passwd, "etc/group": accounttest.Group}
@@ -22,8 +23,9 @@ func databaseWithUID(t *testing.T, uid uint32) account.Database {
 }
 
 func TestFindReadsPasswdAndGroup(t *testing.T) {
-	a := databaseWithUID(t, 0)
-	got, err := a.Find("alice")
+	t.Parallel()
+	db := databaseWithUID(t, 0)
+	got, err := db.Find("alice")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,20 +33,21 @@ func TestFindReadsPasswdAndGroup(t *testing.T) {
 		!slices.Equal(got.Groups, []uint32{1000, 27, 998}) {
 		t.Errorf("got %+v, want the first alice with groups 1000, 27 and 998", got)
 	}
-	if got, err := a.Find("noshell"); err != nil || got.Shell != "/bin/sh" {
-		t.Errorf("got %+v, %v, want /bin/sh where the file names none", got, err)
+	if got, err := db.Find("noshell"); err != nil || got.Shell != "/bin/sh" {
+		t.Errorf("got %+v, %v, want /bin/sh where the file names no shell", got, err)
 	}
-	if got, err := a.Find("nohome"); err != nil || got.Home != "/" {
-		t.Errorf("got %+v, %v, want / where the file names none", got, err)
+	if got, err := db.Find("nohome"); err != nil || got.Home != "/" {
+		t.Errorf("got %+v, %v, want / where the file names no home", got, err)
 	}
 }
 
 func TestFindRefusals(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		login identity.Login
 		uid   uint32
 		kind  fault.Kind
-		words string
+		text  string
 	}{
 		{"nobody-here", 0, fault.NotFound, "no account"},
 		{"broken", 0, fault.NotFound, "no account"},
@@ -57,22 +60,20 @@ func TestFindRefusals(t *testing.T) {
 		{"noshell", 4242, fault.Denied, "user id 4242"},
 	} {
 		_, err := databaseWithUID(t, tt.uid).Find(tt.login)
-		if !fault.Is(err, tt.kind) || !strings.Contains(fault.Message(err), tt.words) ||
-			fault.Remedy(err) == "" {
-			t.Errorf(
-				"%q as %d: got %v, want kind %s with %q and a remedy",
-				tt.login,
-				tt.uid,
-				err,
-				tt.kind,
-				tt.words,
-			)
-		}
+		wantFault(t, string(tt.login), err, tt.kind, tt.text)
 	}
 	if _, err := databaseWithUID(t, 1000).Find("alice"); err != nil {
-		t.Errorf("got %v, want a process to be its own account", err)
+		t.Errorf("got %v, want a process to become its own account", err)
 	}
 	if _, err := (account.Database{Root: "/none"}).Find("root"); !fault.Is(err, fault.Internal) {
-		t.Errorf("got %v without an account file, want an internal fault", err)
+		t.Errorf("got %v without a passwd file, want an internal fault", err)
+	}
+}
+
+// wantFault checks that the error is of the kind, contains the text, and has a remedy.
+func wantFault(t *testing.T, name string, err error, kind fault.Kind, text string) {
+	t.Helper()
+	if !fault.Is(err, kind) || !strings.Contains(fault.Message(err), text) || fault.Remedy(err) == "" {
+		t.Errorf("%q: got %v, want kind %s with %q and a remedy", name, err, kind, text)
 	}
 }

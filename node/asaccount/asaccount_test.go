@@ -27,9 +27,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if code, is := process.RunHelper(); is {
-		os.Exit(code)
-	}
 	if code, is := asaccount.RunHelper(); is {
 		os.Exit(code)
 	}
@@ -38,38 +35,40 @@ func TestMain(m *testing.M) {
 
 func newSockets(t *testing.T, acc account.Account) *asaccount.Sockets {
 	t.Helper()
-	r := asaccount.New(account.Local(), acc)
-	t.Cleanup(r.Close)
-	return r
+	s := asaccount.New(account.Local(), acc)
+	t.Cleanup(s.Close)
+	return s
 }
 
-// socketOwner is whom the kernel has the TCP socket between the two ports down for; the far port of a
-// listener is 0.
-func socketOwner(t *testing.T, port, far int) string {
+// socketOwner returns the user id that the kernel has for the TCP socket between the two ports. The remote
+// port of a listener is 0.
+func socketOwner(t *testing.T, local, remote int) string {
 	t.Helper()
-	const timeWait = "06" // a connection that was, and belongs to nobody
+	const localAddr, remoteAddr, state, uid = 1, 2, 3, 7 // fields of /proc/net/tcp
+	const timeWait = "06"                                // a closed connection, which has no owner
 	b, err := os.ReadFile("/proc/self/net/tcp")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
-		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) &&
-			strings.HasSuffix(f[2], fmt.Sprintf(":%04X", far)) &&
-			f[3] != timeWait {
-			return f[7]
+		if len(f) > uid && f[state] != timeWait &&
+			strings.HasSuffix(f[localAddr], fmt.Sprintf(":%04X", local)) &&
+			strings.HasSuffix(f[remoteAddr], fmt.Sprintf(":%04X", remote)) {
+			return f[uid]
 		}
 	}
-	t.Fatalf("no socket has ports %d and %d", port, far)
+	t.Fatalf("no socket has ports %d and %d", local, remote)
 	return ""
 }
 
 func port(a net.Addr) int { return a.(*net.TCPAddr).Port }
 
+// Not parallel: it checks the ids of all threads.
 func TestTCPSocketsBelongToTheAccount(t *testing.T) {
 	for _, acc := range []account.Account{accounttest.Other(t), accounttest.Own(t)} {
-		r := newSockets(t, acc)
-		ln, err := r.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
+		s := newSockets(t, acc)
+		ln, err := s.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +78,7 @@ func TestTCPSocketsBelongToTheAccount(t *testing.T) {
 			t.Errorf("got a listener of user %s, want %s", got, uid)
 		}
 		for range 50 {
-			c, err := r.Dial(t.Context(), netip.MustParseAddrPort(ln.Addr().String()))
+			c, err := s.Dial(t.Context(), netip.MustParseAddrPort(ln.Addr().String()))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -94,48 +93,48 @@ func TestTCPSocketsBelongToTheAccount(t *testing.T) {
 		b, _ := os.ReadFile(file)
 		for line := range strings.Lines(string(b)) {
 			if f := strings.Fields(line); f[0] == "Uid:" && f[4] != strconv.Itoa(os.Geteuid()) {
-				t.Errorf("got a thread with %s, want none that kept an account's ids", line)
+				t.Errorf("got a thread with %s, want no thread that kept an account's ids", line)
 			}
 		}
 	}
 }
 
 func TestPrivilegedPortsNeedRoot(t *testing.T) {
-	if os.Geteuid() == 0 { // otherwise the kernel says so
-		if _, err := newSockets(t, accounttest.Other(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023")); !errors.Is(
-			err,
-			syscall.EACCES,
-		) {
-			t.Errorf("got %v, want permission denied", err)
-		}
-		ln, err := newSockets(t, accounttest.Own(t)).Listen(netip.MustParseAddrPort("127.0.0.1:1023"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		ln.Close()
+	if os.Geteuid() != 0 {
+		return // the kernel makes the check
 	}
+	t.Parallel()
+	privileged := netip.MustParseAddrPort("127.0.0.1:1023")
+	if _, err := newSockets(t, accounttest.Other(t)).Listen(privileged); !errors.Is(err, syscall.EACCES) {
+		t.Errorf("got %v, want permission denied", err)
+	}
+	ln, err := newSockets(t, accounttest.Own(t)).Listen(privileged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
 }
 
 func TestTCPDialErrors(t *testing.T) {
-	r := newSockets(t, accounttest.Other(t))
+	t.Parallel()
+	s := newSockets(t, accounttest.Other(t))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := netip.MustParseAddrPort(ln.Addr().String())
+	closed := netip.MustParseAddrPort(ln.Addr().String())
 	ln.Close()
-	if _, err := r.Dial(t.Context(), at); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := s.Dial(t.Context(), closed); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("got %v, want connection refused", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	full := fullListener(t)
-	if c, err := r.Dial(ctx, full); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, %v from a listener that takes nobody, want the end of the time", c, err)
+	if c, err := s.Dial(ctx, fullListener(t)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, %v from a listener that answers no connect, want the context's error", c, err)
 	}
 }
 
-// fullListener is an address that answers no connect: its queue is full.
+// fullListener returns the address of a listener that answers no connect, because its queue is full.
 func fullListener(t *testing.T) netip.AddrPort {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -143,14 +142,16 @@ func fullListener(t *testing.T) netip.AddrPort {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+	loopback := [4]byte{127, 0, 0, 1}
+	err = errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: loopback}), unix.Listen(fd, 0))
+	if err != nil {
 		t.Fatal(err)
 	}
 	sa, err := unix.Getsockname(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(sa.(*unix.SockaddrInet4).Port))
+	at := netip.AddrPortFrom(netip.AddrFrom4(loopback), uint16(sa.(*unix.SockaddrInet4).Port))
 	for {
 		c, err := net.DialTimeout("tcp", at.String(), 200*time.Millisecond)
 		if err != nil {
@@ -160,8 +161,8 @@ func fullListener(t *testing.T) netip.AddrPort {
 	}
 }
 
-// serveCredentials serves a socket that tells who comes, by both kinds of credentials, and sends back what it
-// gets.
+// serveCredentials serves a socket. It sends each client what the kernel says of its user id, and then an
+// echo.
 func serveCredentials(t *testing.T, path string) {
 	t.Helper()
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -180,6 +181,8 @@ func serveCredentials(t *testing.T, path string) {
 	}()
 }
 
+// sendCredentials sends the user id of who connected (SO_PEERCRED) and of who sent the first bytes
+// (SCM_CREDENTIALS).
 func sendCredentials(c *net.UnixConn) {
 	defer c.Close()
 	raw, _ := c.SyscallConn()
@@ -203,9 +206,10 @@ func sendCredentials(c *net.UnixConn) {
 	_, _ = io.Copy(c, struct{ io.Reader }{c})
 }
 
+// Not parallel: it counts the descriptors of the process.
 func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 	acc := accounttest.Other(t)
-	r := newSockets(t, acc)
+	s := newSockets(t, acc)
 	dir := accounttest.Dir(t, acc)
 	path := filepath.Join(dir, "open")
 	serveCredentials(t, path)
@@ -214,7 +218,7 @@ func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 	}
 	before := countDescriptors(t)
 	for range 3 {
-		c, err := r.DialUnix(t.Context(), path)
+		c, err := s.DialUnix(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,24 +233,25 @@ func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 			t.Errorf("got %q, %v, want the peer and the sender to be %q", line, err, want)
 		}
 		if back, err := io.ReadAll(in); err != nil || string(back) != text {
-			t.Errorf("got %d bytes, %v, want %d after the end of what was sent", len(back), err, len(text))
+			t.Errorf("got %d bytes, %v, want the echo of all %d", len(back), err, len(text))
 		}
 		c.Close()
 	}
-	const ours = 3 // the process's own, and one for the polling
-	eventually(t, "descriptors are given back", func() bool { return countDescriptors(t) <= before+ours })
-	if _, err := r.DialUnix(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
+	const ofHelper = 3 // its control socket, its pidfd, and one for Go's poller
+	eventually(t, "descriptors are closed", func() bool { return countDescriptors(t) <= before+ofHelper })
+	if _, err := s.DialUnix(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("got %v, want no such file", err)
 	}
-	if os.Geteuid() == 0 {
-		closed := filepath.Join(dir, "closed")
-		serveCredentials(t, closed)
-		if err := os.Chmod(closed, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := r.DialUnix(t.Context(), closed); !errors.Is(err, syscall.EACCES) {
-			t.Errorf("got %v from a socket of root's, want permission denied", err)
-		}
+	if os.Geteuid() != 0 {
+		return
+	}
+	private := filepath.Join(dir, "private") // belongs to root
+	serveCredentials(t, private)
+	if err := os.Chmod(private, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.DialUnix(t.Context(), private); !errors.Is(err, syscall.EACCES) {
+		t.Errorf("got %v from a socket of root's, want permission denied", err)
 	}
 }
 
@@ -259,7 +264,7 @@ func countDescriptors(t *testing.T) int {
 	return len(list)
 }
 
-// eventually polls, for facts of the operating system that nothing announces.
+// eventually polls for a fact of the operating system that nothing announces.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -289,10 +294,11 @@ func isGone(path string) bool {
 }
 
 func TestListeningSocketIsPrivateAndRemovedOnClose(t *testing.T) {
+	t.Parallel()
 	acc := accounttest.Other(t)
-	r := newSockets(t, acc)
+	s := newSockets(t, acc)
 	path := filepath.Join(accounttest.Dir(t, acc), "s")
-	ln, err := r.ListenUnix(t.Context(), path)
+	ln, err := s.ListenUnix(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,82 +308,85 @@ func TestListeningSocketIsPrivateAndRemovedOnClose(t *testing.T) {
 	for range 3 {
 		exchange(t, ln)
 	}
-	if _, err := r.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
-		t.Errorf("got %v for a path that is taken, want address in use", err)
+	if _, err := s.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("got %v for a path in use, want address in use", err)
 	}
 	if err := ln.Close(); err != nil || !isGone(path) {
-		t.Errorf("got %v at the end, and the socket gone %v, want it gone", err, isGone(path))
+		t.Errorf("got %v from Close, and the socket gone %v, want it gone", err, isGone(path))
 	}
 	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v from a closed listener", err)
 	}
 }
 
-// exchange sends both ways over a listener's next connection, each with its own end.
+// exchange sends bytes in both directions over a listener's next connection, each with its own end of file.
 func exchange(t *testing.T, ln net.Listener) {
 	t.Helper()
-	c, err := net.Dial("unix", ln.Addr().String())
+	client, err := net.Dial("unix", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	s, err := ln.Accept()
+	defer client.Close()
+	server, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	_, _ = io.WriteString(c, "there")
-	_ = c.(*net.UnixConn).CloseWrite()
-	if b, err := io.ReadAll(s); err != nil || string(b) != "there" {
+	defer server.Close()
+	_, _ = io.WriteString(client, "there")
+	_ = client.(*net.UnixConn).CloseWrite()
+	if b, err := io.ReadAll(server); err != nil || string(b) != "there" {
 		t.Errorf("got %q, %v", b, err)
 	}
-	_, _ = io.WriteString(s, "back")
-	s.Close()
-	if b, err := io.ReadAll(c); err != nil || string(b) != "back" {
+	_, _ = io.WriteString(server, "back")
+	server.Close()
+	if b, err := io.ReadAll(client); err != nil || string(b) != "back" {
 		t.Errorf("got %q, %v, want what was written before the close", b, err)
 	}
 }
 
 func TestListenUnixReplacesNoFile(t *testing.T) {
+	t.Parallel()
 	acc := accounttest.Other(t)
-	r := newSockets(t, acc)
+	s := newSockets(t, acc)
 	dir := accounttest.Dir(t, acc)
-	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
-	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o666), os.Symlink(filepath.Join(dir, "elsewhere"), link)); err != nil {
+	file, link, target := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "target")
+	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o666), os.Symlink(target, link)); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file, link} {
-		if _, err := r.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := s.ListenUnix(t.Context(), path); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("%s: got %v, want address in use", path, err)
 		}
 	}
-	if !isGone(filepath.Join(dir, "elsewhere")) {
-		t.Error("a link was followed")
+	if !isGone(target) {
+		t.Error("got a symbolic link followed")
 	}
 	path := filepath.Join(dir, "s")
-	ln, err := r.ListenUnix(t.Context(), path)
+	ln, err := s.ListenUnix(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("somebody's"), 0o600)); err != nil {
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("another"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	ln.Close()
 	if isGone(path) {
-		t.Error("a file that somebody put in the socket's place was removed")
+		t.Error("got a file removed that had taken the socket's place")
 	}
 	if os.Geteuid() == 0 {
-		if _, err := r.ListenUnix(t.Context(), "/etc/not-ours"); !errors.Is(err, syscall.EACCES) {
-			t.Errorf("got %v in a folder of root's, want permission denied", err)
+		if _, err := s.ListenUnix(t.Context(), "/etc/not-ours"); !errors.Is(err, syscall.EACCES) {
+			t.Errorf("got %v in a directory of root's, want permission denied", err)
 		}
 	}
 }
 
 func TestInvalidSocketPaths(t *testing.T) {
-	r := newSockets(t, accounttest.Other(t))
-	for _, path := range []string{"", "/", "/tmp/", "/tmp/a\x00b", "\x00abstract", "/" + strings.Repeat("a", 107)} {
-		_, err := r.DialUnix(t.Context(), path)
-		_, err2 := r.ListenUnix(t.Context(), path)
+	t.Parallel()
+	s := newSockets(t, accounttest.Other(t))
+	tooLong := "/" + strings.Repeat("a", 107)
+	for _, path := range []string{"", "/", "/tmp/", "/tmp/a\x00b", "\x00abstract", tooLong} {
+		_, err := s.DialUnix(t.Context(), path)
+		_, err2 := s.ListenUnix(t.Context(), path)
 		if !fault.Is(err, fault.Invalid) || !fault.Is(err2, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%q: got %v and %v, want both invalid with a remedy", path, err, err2)
 		}
@@ -387,62 +396,63 @@ func TestInvalidSocketPaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if _, err := r.DialUnix(t.Context(), "@threshold-abstract-test"); !errors.Is(err, syscall.ENOENT) {
-		t.Errorf("got %v for an abstract socket, want it taken for a file", err)
+	if _, err := s.DialUnix(t.Context(), "@threshold-abstract-test"); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("got %v for an abstract socket, want the name taken for a file", err)
 	}
 }
 
 func TestAgentSocketHasAPrivateDirectory(t *testing.T) {
+	t.Parallel()
 	acc := accounttest.Other(t)
-	r := asaccount.New(account.Local(), acc)
-	ln, err := r.ListenAgent(t.Context())
+	s := asaccount.New(account.Local(), acc)
+	ln, err := s.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	path := ln.Addr().String()
 	dir := filepath.Dir(path)
 	if mode, uid := stat(t, dir); mode != os.ModeDir|0o700 || uid != acc.UID {
-		t.Errorf("got %v of user %d, want a folder with 0700 of %d", mode, uid, acc.UID)
+		t.Errorf("got %v of user %d, want a directory with 0700 of %d", mode, uid, acc.UID)
 	}
 	if mode, uid := stat(t, path); mode != os.ModeSocket|0o600 || uid != acc.UID {
 		t.Errorf("got %v of user %d, want a socket with 0600 of %d", mode, uid, acc.UID)
 	}
 	exchange(t, ln)
-	again, err := r.ListenAgent(t.Context())
-	if err != nil || again.Addr().String() == path {
-		t.Errorf("got %v, %v, want another socket", again, err)
+	second, err := s.ListenAgent(t.Context())
+	if err != nil || second.Addr().String() == path {
+		t.Errorf("got %v, %v, want another socket", second, err)
 	}
-	r.Close()
-	if !isGone(dir) || !isGone(filepath.Dir(again.Addr().String())) {
-		t.Error("the folders are still there after the end")
+	s.Close()
+	if !isGone(dir) || !isGone(filepath.Dir(second.Addr().String())) {
+		t.Error("got the directories still there after Close")
 	}
 	if _, err := ln.Accept(); err == nil {
-		t.Error("got a connection after the end")
+		t.Error("got a connection after Close")
 	}
-	if _, err := r.ListenAgent(t.Context()); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("got %v after the end, want closed", err)
+	if _, err := s.ListenAgent(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v after Close, want closed", err)
 	}
 }
 
 func TestKilledHelperIsReplaced(t *testing.T) {
-	acc := accounttest.Other(t)
-	r := newSockets(t, acc)
-	ln, err := r.ListenAgent(t.Context())
+	t.Parallel()
+	s := newSockets(t, accounttest.Other(t))
+	ln, err := s.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(filepath.Dir(ln.Addr().String())) }) // its maker is killed
-	if err := syscall.Kill(r.HelperPID(), syscall.SIGKILL); err != nil {
+	t.Cleanup(func() { os.RemoveAll(filepath.Dir(ln.Addr().String())) }) // the killed helper cannot
+	if err := syscall.Kill(s.HelperPID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ln.Accept(); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("got %v, want an unexpected end", err)
 	}
-	again, err := r.ListenAgent(t.Context())
+	second, err := s.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	exchange(t, again)
+	exchange(t, second)
 }
 
 func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
@@ -450,25 +460,23 @@ func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	acc := accounttest.Other(t)
-	r := newSockets(t, acc)
-	ln, err := r.ListenAgent(t.Context())
+	s := newSockets(t, acc)
+	ln, err := s.ListenAgent(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	proc := "/proc/" + strconv.Itoa(r.HelperPID())
+	proc := "/proc/" + strconv.Itoa(s.HelperPID())
 	status, err := os.ReadFile(proc + "/status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", acc.UID); !strings.Contains(
-		string(status),
-		want,
-	) {
-		t.Errorf("got %s, want %q in it", status, want)
+	ids := fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", acc.UID)
+	if !strings.Contains(string(status), ids) {
+		t.Errorf("got %s, want %q in it", status, ids)
 	}
-	if environ, _ := os.ReadFile(proc + "/environ"); !strings.HasPrefix(string(environ), "PATH=/usr/") ||
-		strings.Count(string(environ), "\x00") != 3 {
+	environ, _ := os.ReadFile(proc + "/environ")
+	if !strings.HasPrefix(string(environ), "PATH=/usr/") || strings.Count(string(environ), "\x00") != 3 {
 		t.Errorf("got environment %q", environ)
 	}
 	open, err := os.ReadDir(proc + "/fd")
@@ -477,8 +485,8 @@ func TestHelperInheritsNothingFromTheAgent(t *testing.T) {
 	}
 	for _, e := range open {
 		to, _ := os.Readlink(proc + "/fd/" + e.Name())
-		if !strings.HasPrefix(to, "socket:") && !strings.HasPrefix(to, "anon_inode:") && to != "/dev/null" &&
-			!strings.HasPrefix(to, "/sys/fs/cgroup/") {
+		ofRuntime := strings.HasPrefix(to, "anon_inode:") || strings.HasPrefix(to, "/sys/fs/cgroup/")
+		if !ofRuntime && !strings.HasPrefix(to, "socket:") && to != "/dev/null" {
 			t.Errorf("got descriptor %s to %s", e.Name(), to)
 		}
 	}

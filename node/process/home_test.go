@@ -20,22 +20,23 @@ import (
 	"github.com/threshold-access/threshold/node/process"
 )
 
-// unresponsiveHome is a home on a file system whose program answers everything but the question whether
-// somebody may enter (fuse(4)), as a file server does that is gone, or a program of the account's own. It
-// returns which processes ask, and what ends the file system.
-func unresponsiveHome(t *testing.T, acc account.Account) (home string, asking <-chan uint32, end func()) {
+// unresponsiveHome mounts a home on a FUSE file system (fuse(4)) that never answers whether a process may
+// enter it, like a file server that is gone or a program of the account's own. entering receives the ids of
+// the processes that ask; end unmounts the file system.
+func unresponsiveHome(t *testing.T, acc account.Account) (home string, entering <-chan uint32, end func()) {
 	t.Helper()
 	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	home = accounttest.Dir(t, acc)
-	if err := unix.Mount("none", home, "fuse", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other", dev, acc.UID, acc.GID)); err != nil {
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other", dev, acc.UID, acc.GID)
+	if err := unix.Mount("none", home, "fuse", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		t.Fatal(err)
 	}
-	entering, done := make(chan uint32, 16), make(chan struct{})
+	asking, done := make(chan uint32, 16), make(chan struct{})
 	end = sync.OnceFunc(func() {
-		_ = unix.Unmount(home, unix.MNT_FORCE|unix.MNT_DETACH) // lets go of everyone who waits
+		_ = unix.Unmount(home, unix.MNT_FORCE|unix.MNT_DETACH) // fails all requests that wait
 		<-done
 	})
 	go func() {
@@ -49,14 +50,14 @@ func unresponsiveHome(t *testing.T, acc account.Account) (home string, asking <-
 			if err != nil {
 				return // unmounted
 			}
-			answerFuse(dev, buf[:n], acc, entering)
+			answerFuse(dev, buf[:n], acc, asking)
 		}
 	}()
-	return home, entering, end
+	return home, asking, end
 }
 
-// answerFuse answers one request, of which the answers' layouts are those of linux/fuse.h.
-func answerFuse(dev int, request []byte, acc account.Account, entering chan<- uint32) {
+// answerFuse answers one request. The layouts are those of linux/fuse.h.
+func answerFuse(dev int, request []byte, acc account.Account, asking chan<- uint32) {
 	const getattr, statfs, initialize, access = 3, 17, 26, 34
 	le := binary.LittleEndian
 	body, code := []byte(nil), uint32(0)
@@ -73,51 +74,51 @@ func answerFuse(dev int, request []byte, acc account.Account, entering chan<- ui
 	case statfs:
 		body = make([]byte, 80)
 	case access:
-		entering <- le.Uint32(request[32:])
+		asking <- le.Uint32(request[32:])
 		return
 	default:
-		no := -int32(unix.ENOSYS)
-		code = uint32(no)
+		errno := -int32(unix.ENOSYS)
+		code = uint32(errno)
 	}
 	out := le.AppendUint32(le.AppendUint32(nil, uint32(16+len(body))), code)
 	_, _ = unix.Write(dev, append(append(out, request[8:16]...), body...))
 }
 
-// One account's home holds up nobody else. Between fork and exec a new process has the node's memory, and all
-// of the node would wait for it.
+// The home of one account must not block other sessions. Between fork and exec a new process shares the
+// agent's memory, and the whole agent would wait for it.
 func TestUnresponsiveHomeBlocksOnlyItsOwnSession(t *testing.T) {
 	if os.Geteuid() != 0 {
-		return // only root mounts, and starts programs for others
+		return // only root mounts, and starts programs for other accounts
 	}
 	acc := accounttest.Other(t)
 	for kind, want := range map[process.Kind]string{process.Exec: "/\n", process.SFTP: ""} {
-		home, asking, end := unresponsiveHome(t, acc)
+		home, entering, end := unresponsiveHome(t, acc)
 		defer end()
 		stuck := acc
 		stuck.Home = home
 		out := make(chan string, 1)
 		go func() { out <- output(stuck, process.Spec{Kind: kind, Command: "pwd"}) }()
 		select {
-		case pid := <-asking:
-			if argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil ||
-				!strings.HasPrefix(string(argv), "threshold-session\x00") {
-				t.Fatalf("%s: got %q, %v at the door of the home, want a process of its own", kind, argv, err)
+		case pid := <-entering:
+			argv, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if err != nil || !strings.HasPrefix(string(argv), "threshold-session\x00") {
+				t.Fatalf("%s: got %q, %v entering the home, want a helper process", kind, argv, err)
 			}
 		case <-time.After(10 * time.Second):
-			t.Fatalf("%s: nobody entered the home", kind)
+			t.Fatalf("%s: got no process entering the home", kind)
 		}
-		runtime.GC() // waits for every thread of ours
-		if got := output(acc, process.Spec{Kind: process.Exec, Command: "echo in"}); got != "in\n" {
-			t.Errorf("%s: got %q beside it, want another session to run", kind, got)
+		runtime.GC() // waits for all threads of this process
+		if got := output(acc, command("echo in")); got != "in\n" {
+			t.Errorf("%s: got %q from another session, want it to run", kind, got)
 		}
 		end()
 		if got := <-out; got != want {
-			t.Errorf("%s: got %q, want a start in / once the home was gone", kind, got)
+			t.Errorf("%s: got %q, want a start in / after the home was unmounted", kind, got)
 		}
 	}
 }
 
-// output is what a program prints.
+// output runs a program and returns what it prints, or the error. It may be called from any goroutine.
 func output(acc account.Account, s process.Spec) string {
 	p, err := process.Start(account.Local(), acc, s)
 	if err != nil {

@@ -31,22 +31,10 @@ root       hard  nofile  800
 broken
 `
 
-// runCommand runs a command by a machine's own files, and returns what it printed.
-func runCommand(t *testing.T, a account.Database, acc account.Account, command string) string {
+// findAccount returns an account of the database, with a shell and a home that exist.
+func findAccount(t *testing.T, db account.Database, login identity.Login) account.Account {
 	t.Helper()
-	p, err := process.Start(a, acc, process.Spec{Kind: process.Exec, Command: command})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	p.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: &out, Err: &out})
-	return out.String()
-}
-
-// findAccount is an account of the machine, with a shell and a home that are there.
-func findAccount(t *testing.T, a account.Database, login identity.Login) account.Account {
-	t.Helper()
-	acc, err := a.Find(login)
+	acc, err := db.Find(login)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,43 +43,44 @@ func findAccount(t *testing.T, a account.Database, login identity.Login) account
 }
 
 func mergeFiles(files ...map[string]string) map[string]string {
-	out := map[string]string{}
+	merged := map[string]string{}
 	for _, m := range files {
-		maps.Copy(out, m)
+		maps.Copy(merged, m)
 	}
-	return out
+	return merged
 }
 
 func TestProgramsStartWithLimitsConf(t *testing.T) {
 	if os.Geteuid() != 0 {
-		return // only root sets limits for others
+		return // only root sets limits for other accounts
 	}
+	t.Parallel()
 	files := map[string]string{
 		"etc/passwd":               accounttest.Passwd,
 		"etc/group":                accounttest.Group,
 		"etc/security/limits.conf": limitsConf,
 	}
-	extra := map[string]string{
+	more := mergeFiles(files, map[string]string{
 		"etc/security/limits.d/10-a.conf": "alice hard nofile 650\n",
 		"etc/security/limits.d/20-b.conf": "alice hard nofile 660\nnoshell -\n",
 		"etc/security/limits.d/x":         "alice hard nofile 1\n",
-	}
+	})
 	const command = `ulimit -Sn; ulimit -Hn; ulimit -St; ulimit -Sf`
 	for _, tt := range []struct {
 		name  string
 		login identity.Login
 		files map[string]string
-		want  string
+		want  string // empty: as without files
 	}{
-		{"its own name before its group before everyone", "alice", files, "300\n600\n120\n8\n"},
-		{"the last of equal ones", "nohome", files, "300\n700\n120\nunlimited\n"},
-		{"root only by name", "root", files, "800\n800\nunlimited\nunlimited\n"},
-		{"more files, in order", "alice", mergeFiles(files, extra), "300\n660\n120\n8\n"},
-		{"an account that is freed", "noshell", mergeFiles(files, extra), ""},
+		{"the login wins over its group, which wins over everyone", "alice", files, "300\n600\n120\n8\n"},
+		{"the last of equal entries wins", "nohome", files, "300\n700\n120\nunlimited\n"},
+		{"root is matched only by name", "root", files, "800\n800\nunlimited\nunlimited\n"},
+		{"later files win", "alice", more, "300\n660\n120\n8\n"},
+		{"an exempt account has no limits", "noshell", more, ""},
 	} {
-		a := account.Database{Root: accounttest.WriteFiles(t, tt.files)}
-		acc := findAccount(t, a, tt.login)
-		got := runCommand(t, a, acc, command)
+		db := account.Database{Root: accounttest.WriteFiles(t, tt.files)}
+		acc := findAccount(t, db, tt.login)
+		got := runCommand(t, db, acc, command)
 		if tt.want == "" {
 			tt.want = runCommand(t, account.Database{Root: t.TempDir()}, acc, command)
 		}
@@ -103,80 +92,89 @@ func TestProgramsStartWithLimitsConf(t *testing.T) {
 
 func TestLimitThatCannotBeGrantedIsLowered(t *testing.T) {
 	if os.Geteuid() != 0 {
-		return // as above
+		return // only root sets limits for other accounts
 	}
-	acc := accounttest.Other(t)
-	for _, files := range []string{"unlimited", "2000000000"} { // more than any kernel lets root have
-		a := account.Database{
-			Root: accounttest.WriteFiles(
-				t,
-				map[string]string{"etc/security/limits.conf": "* - nofile " + files + "\n* hard cpu 3\n"},
-			),
+	t.Parallel()
+	acc, without := accounttest.Other(t), account.Database{Root: t.TempDir()}
+	for _, nofile := range []string{"unlimited", "2000000000"} { // more than any kernel grants
+		conf := "* - nofile " + nofile + "\n* hard cpu 3\n"
+		db := account.Database{
+			Root: accounttest.WriteFiles(t, map[string]string{"etc/security/limits.conf": conf}),
 		}
-		got := runCommand(t, a, acc, "ulimit -n; ulimit -Hn; ulimit -Ht")
-		want := runCommand(t, account.Database{Root: t.TempDir()}, acc, "ulimit -Hn; ulimit -Hn; echo 180")
+		got := runCommand(t, db, acc, "ulimit -n; ulimit -Hn; ulimit -Ht")
+		want := runCommand(t, without, acc, "ulimit -Hn; ulimit -Hn; echo 180")
 		if got != want {
-			t.Errorf("%s: got %q, want %q", files, got, want)
+			t.Errorf("%s: got %q, want %q", nofile, got, want)
 		}
 	}
 }
 
 func TestLimitsHoldBeforeTheProgramRuns(t *testing.T) {
 	if os.Geteuid() != 0 {
-		return // as above
+		return // only root sets limits for other accounts
 	}
-	a := account.Database{Root: accounttest.WriteFiles(t, map[string]string{"etc/passwd": accounttest.Passwd, "etc/group": accounttest.Group,
-		"etc/security/limits.conf": "* - as 400000\n* - data 20000\n* - nproc 200\n* - nofile 64\n* - memlock 64\n", "etc/login.defs": "# a comment\nUMASK\t\t027\nUMASKS 1\n"})}
-	acc := findAccount(t, a, "alice")
-	got := runCommand(
-		t,
-		a,
-		acc,
-		"ulimit -Sv; ulimit -Hn; umask; id -u; id -g; id -G; grep -h -e ^Cap[EPI] -e ^Uid -e ^Gid /proc/self/status; pwd; tr '\\0' ' ' </proc/$$/cmdline; ls /proc/self/fd | wc -l",
-	)
-	for _, want := range []string{"400000\n64\n0027\n1000\n1000\n1000 27 998\n", "Uid:\t1000\t1000\t1000\t1000\n", "Gid:\t1000\t1000\t1000\t1000\n", "CapPrm:\t0000000000000000\n",
-		"CapEff:\t0000000000000000\n", "\n/\nsh -c ulimit"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("got %s, want %q in it", got, want)
-		}
-	}
+	t.Parallel()
+	limits := []string{"* - as 400000", "* - data 20000", "* - nproc 200", "* - nofile 64", "* - memlock 64"}
+	db := account.Database{Root: accounttest.WriteFiles(t, map[string]string{
+		"etc/passwd":               accounttest.Passwd,
+		"etc/group":                accounttest.Group,
+		"etc/security/limits.conf": strings.Join(limits, "\n") + "\n",
+		"etc/login.defs":           "# a comment\nUMASK\t\t027\nUMASKS 1\n",
+	})}
+	acc := findAccount(t, db, "alice")
+	got := runCommand(t, db, acc, "ulimit -Sv; ulimit -Hn; umask; id -u; id -g; id -G; "+
+		"grep -h -e ^Cap[EPI] -e ^Uid -e ^Gid /proc/self/status; pwd; tr '\\0' ' ' </proc/$$/cmdline")
+	wantAll(t, got,
+		"400000\n64\n0027\n1000\n1000\n1000 27 998\n",
+		"Uid:\t1000\t1000\t1000\t1000\n",
+		"Gid:\t1000\t1000\t1000\t1000\n",
+		"CapPrm:\t0000000000000000\n",
+		"CapEff:\t0000000000000000\n",
+		"\n/\nsh -c ulimit")
 	acc.Home = "/root/no/such"
-	if got := runCommand(t, a, acc, "pwd"); got != "/\n" {
+	if got := runCommand(t, db, acc, "pwd"); got != "/\n" {
 		t.Errorf("got %q, want a start in / without a home", got)
 	}
 	acc.Shell = "/no/such/shell"
-	if _, err := process.Start(a, acc, process.Spec{Kind: process.Shell}); !fault.Is(err, fault.Internal) ||
-		!strings.Contains(fault.Message(err), "/no/such/shell could not be started as alice: no such file") {
-		t.Errorf("got %v, want the missing shell named", err)
+	_, err := process.Start(db, acc, process.Spec{Kind: process.Shell})
+	const want = "/no/such/shell could not be started as alice: no such file"
+	if !fault.Is(err, fault.Internal) || !strings.Contains(fault.Message(err), want) {
+		t.Errorf("got %v, want %q", err, want)
 	}
 	acc.Shell = "/bin/sh"
-	files, err := process.Start(a, acc, process.Spec{Kind: process.SFTP})
+	p, err := process.Start(db, acc, process.Spec{Kind: process.SFTP})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var errs bytes.Buffer
-	if exit := files.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &errs}); exit.Code != 0 {
+	var out, errs bytes.Buffer
+	exit := p.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: &out, Err: &errs})
+	if exit.Code != 0 {
 		t.Errorf("got %+v %s, want the file server to run under limits too", exit, errs.String())
 	}
 }
 
 func TestUmaskComesFromLoginDefs(t *testing.T) {
+	t.Parallel()
 	acc := accounttest.Own(t)
-	for text, want := range map[string]string{"": "0022\n", "UMASK 077\n": "0077\n", "UMASK 999\nUMASK 002\n": "0002\n", "# UMASK 077\nUMASK\n": "0022\n"} {
-		a := account.Local()
-		a.Root = accounttest.WriteFiles(t, map[string]string{"etc/login.defs": text})
-		if got := runCommand(t, a, acc, "umask"); got != want {
-			t.Errorf("%q: got %q, want %q", text, got, want)
+	for defs, want := range map[string]string{
+		"":                       "0022\n",
+		"UMASK 077\n":            "0077\n",
+		"UMASK 999\nUMASK 002\n": "0002\n",
+		"# UMASK 077\nUMASK\n":   "0022\n",
+	} {
+		db := withFiles(t, map[string]string{"etc/login.defs": defs})
+		if got := runCommand(t, db, acc, "umask"); got != want {
+			t.Errorf("%q: got %q, want %q", defs, got, want)
 		}
 	}
 }
 
+// Not parallel: it counts the descriptors of the process.
 func TestFailedStartsLeakNoDescriptors(t *testing.T) {
 	acc := accounttest.Own(t)
 	acc.Shell = "/no/such/shell"
-	for how, defs := range map[string]string{"plain": "", "by way of a child": "UMASK 077\n"} {
-		a := account.Local()
-		a.Root = accounttest.WriteFiles(t, map[string]string{"etc/login.defs": defs})
+	for name, defs := range map[string]string{"directly": "", "by way of a child": "UMASK 077\n"} {
+		db := withFiles(t, map[string]string{"etc/login.defs": defs})
 		var open []int
 		for range 2 {
 			list, err := os.ReadDir("/proc/self/fd")
@@ -185,40 +183,28 @@ func TestFailedStartsLeakNoDescriptors(t *testing.T) {
 			}
 			open = append(open, len(list))
 			for range 20 {
-				if _, err := process.Start(a, acc, process.Spec{Kind: process.Shell}); err == nil {
+				if _, err := process.Start(db, acc, process.Spec{Kind: process.Shell}); err == nil {
 					t.Fatal("got a program without a shell")
 				}
 			}
 		}
 		if open[1] >= open[0]+20 {
-			t.Errorf(
-				"%s: got %d open descriptors and %d after 20 failures, want them closed",
-				how,
-				open[0],
-				open[1],
-			)
+			t.Errorf("started %s: got %d open descriptors and %d after 20 failures, want them closed",
+				name, open[0], open[1])
 		}
 	}
 }
 
-// BenchmarkStart tells what it costs when a program has to be started by way of a child of ours: here, for
-// another umask.
+// BenchmarkStart measures a start with and without a re-executed child, which is needed here for another
+// umask.
 func BenchmarkStart(b *testing.B) {
 	acc := accounttest.Own(b)
 	acc.Shell, acc.Home = "/bin/sh", "/"
-	for name, defs := range map[string]string{"plain": "", "entered": "UMASK 077\n"} {
-		a := account.Local()
-		a.Root = accounttest.WriteFiles(b, map[string]string{"etc/login.defs": defs})
+	for name, defs := range map[string]string{"plain": "", "preexec": "UMASK 077\n"} {
+		db := withFiles(b, map[string]string{"etc/login.defs": defs})
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				p, err := process.Start(a, acc, process.Spec{Kind: process.Exec, Command: "true"})
-				if err != nil {
-					b.Fatal(err)
-				}
-				p.Run(
-					b.Context(),
-					process.Streams{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &bytes.Buffer{}},
-				)
+				runCommand(b, db, acc, "true")
 			}
 		})
 	}

@@ -30,50 +30,75 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// run runs a program to its end.
-func run(t *testing.T, acc account.Account, s process.Spec, stdin string) (process.Exit, string, string) {
+// command is the spec of a command.
+func command(line string) process.Spec { return process.Spec{Kind: process.Exec, Command: line} }
+
+// start starts a program as this machine's account files say.
+func start(t testing.TB, acc account.Account, s process.Spec) *process.Process {
 	t.Helper()
 	p, err := process.Start(account.Local(), acc, s)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+// run runs a program to its end.
+func run(t *testing.T, acc account.Account, s process.Spec, stdin string) (process.Exit, string, string) {
+	t.Helper()
+	p := start(t, acc, s)
 	var out, errs bytes.Buffer
 	exit := p.Run(t.Context(), process.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errs})
 	return exit, out.String(), errs.String()
 }
 
-func TestProgramsRunWithOnlyTheAccountsRights(t *testing.T) {
-	if os.Geteuid() != 0 {
-		return // only root can; the next test is for everyone
-	}
-	acc := account.Account{
-		Login:  "someone",
-		UID:    54321,
-		GID:    54322,
-		Groups: []uint32{54322, 54323},
-		Home:   "/",
-		Shell:  "/bin/sh",
-	}
-	_, out, errs := run(
-		t,
-		acc,
-		process.Spec{
-			Kind:    process.Exec,
-			Command: "id -u; id -g; id -G; grep ^Cap[EPI] /proc/self/status; grep ^Uid /proc/self/status",
-		},
-		"",
-	)
-	for _, want := range []string{"54321\n54322\n54322 54323\n", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "Uid:\t54321\t54321\t54321\t54321"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("got %s%s, want %q in it", out, errs, want)
-		}
-	}
-	home := t.TempDir() // 0700 and root's: the account cannot enter its home
-	acc.Home = home
-	if err := os.Chmod(home, 0o700); err != nil {
+// runCommand runs a command as the files of db say, and returns what it printed.
+func runCommand(t testing.TB, db account.Database, acc account.Account, line string) string {
+	t.Helper()
+	p, err := process.Start(db, acc, command(line))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, out, errs := run(t, acc, process.Spec{Kind: process.Exec, Command: "pwd"}, ""); out != "/\n" {
+	var out bytes.Buffer
+	p.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: &out, Err: &out})
+	return out.String()
+}
+
+// withFiles is the database of this machine, but with these files.
+func withFiles(t testing.TB, files map[string]string) account.Database {
+	t.Helper()
+	db := account.Local()
+	db.Root = accounttest.WriteFiles(t, files)
+	return db
+}
+
+func wantAll(t *testing.T, got string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(got, part) {
+			t.Errorf("got %s, want %q in it", got, part)
+		}
+	}
+}
+
+func TestProgramsRunWithOnlyTheAccountsRights(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // only root can become another account
+	}
+	acc := accounttest.Other(t)
+	acc.Groups = append(acc.Groups, 54323)
+	script := "id -u; id -g; id -G; grep -e ^Cap[EPI] -e ^Uid /proc/self/status"
+	_, out, errs := run(t, acc, command(script), "")
+	wantAll(t, out+errs,
+		"54321\n54322\n54322 54323\n",
+		"CapEff:\t0000000000000000",
+		"CapPrm:\t0000000000000000",
+		"Uid:\t54321\t54321\t54321\t54321")
+	acc.Home = t.TempDir() // belongs to root: the account cannot enter it
+	if err := os.Chmod(acc.Home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, out, errs := run(t, acc, command("pwd"), ""); out != "/\n" {
 		t.Errorf("got %q %q, want a start in /", out, errs)
 	}
 	if exit, _, _ := run(t, acc, process.Spec{Kind: process.SFTP}, ""); exit.Code != 0 {
@@ -82,24 +107,19 @@ func TestProgramsRunWithOnlyTheAccountsRights(t *testing.T) {
 	checkFileServer(t, acc)
 }
 
-// checkFileServer looks at the file server while it runs: nothing of root's and nothing of the node's is left
-// in it.
+// checkFileServer examines a file server while it runs: it has nothing of root's and nothing of the agent's.
 func checkFileServer(t *testing.T, acc account.Account) {
 	t.Helper()
 	if err := process.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := process.Start(account.Local(), acc, process.Spec{Kind: process.SFTP, ID: "s1", User: "alice@example.com"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdin, more := io.Pipe()
+	p := start(t, acc, process.Spec{Kind: process.SFTP, ID: "s1", User: "alice@example.com"})
+	in, stdin := io.Pipe()
 	answer := make(chan []byte, 1)
+	out := writerFunc(func(b []byte) { answer <- bytes.Clone(b) })
 	done := make(chan process.Exit, 1)
-	go func() {
-		done <- p.Run(t.Context(), process.Streams{In: stdin, Out: writer(func(b []byte) { answer <- bytes.Clone(b) }), Err: io.Discard})
-	}()
-	_, _ = more.Write([]byte{0, 0, 0, 5, 1, 0, 0, 0, 3}) // SSH_FXP_INIT, version 3
+	go func() { done <- p.Run(t.Context(), process.Streams{In: in, Out: out, Err: io.Discard}) }()
+	_, _ = stdin.Write([]byte{0, 0, 0, 5, 1, 0, 0, 0, 3}) // SSH_FXP_INIT, version 3
 	if b := <-answer; len(b) < 5 || b[4] != 2 {
 		t.Errorf("got %v, want SSH_FXP_VERSION", b)
 	}
@@ -108,43 +128,54 @@ func checkFileServer(t *testing.T, acc account.Account) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Uid:\t54321\t54321\t54321\t54321\n", "Gid:\t54322\t54322\t54322\t54322\n", "Groups:\t54322 54323", "CapPrm:\t0000000000000000\n",
-		"CapEff:\t0000000000000000\n", "CapInh:\t0000000000000000\n", "CapAmb:\t0000000000000000\n"} {
-		if !strings.Contains(string(status), want) {
-			t.Errorf("got %s, want %q in it", status, want)
-		}
+	wantAll(t, string(status),
+		"Uid:\t54321\t54321\t54321\t54321\n",
+		"Gid:\t54322\t54322\t54322\t54322\n",
+		"Groups:\t54322 54323",
+		"CapPrm:\t0000000000000000\n",
+		"CapEff:\t0000000000000000\n",
+		"CapInh:\t0000000000000000\n",
+		"CapAmb:\t0000000000000000\n")
+	checkDescriptors(t, proc)
+	checkEnvironment(t, proc)
+	stdin.Close()
+	if exit := <-done; exit.Code != 0 {
+		t.Errorf("got %+v, want a clean end", exit)
 	}
+}
+
+// checkDescriptors checks that a file server has no descriptors but its pipes, and what Go's runtime opens
+// for itself.
+func checkDescriptors(t *testing.T, proc string) {
+	t.Helper()
 	open, err := os.ReadDir(proc + "/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range open {
 		to, _ := os.Readlink(proc + "/fd/" + e.Name())
-		own := strings.HasPrefix(to, "anon_inode:") ||
-			strings.HasPrefix(to, "/sys/fs/cgroup/") // Go's runtime opens these for itself
-		if !own && !strings.HasPrefix(to, "pipe:") {
-			t.Errorf("got descriptor %s to %s in the file server, want its pipes alone", e.Name(), to)
+		ofRuntime := strings.HasPrefix(to, "anon_inode:") || strings.HasPrefix(to, "/sys/fs/cgroup/")
+		if !ofRuntime && !strings.HasPrefix(to, "pipe:") {
+			t.Errorf("got descriptor %s to %s in the file server, want only its pipes", e.Name(), to)
 		}
-	}
-	environ, _ := os.ReadFile(proc + "/environ")
-	for _, v := range strings.Split(strings.TrimSuffix(string(environ), "\x00"), "\x00") {
-		if name, _, _ := strings.Cut(v, "="); !slices.Contains(
-			[]string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "MAIL", "SSH_CLIENT", "SSH_CONNECTION"},
-			name,
-		) &&
-			!strings.HasPrefix(name, "THRESHOLD_") {
-			t.Errorf("got %s in the file server's environment", v)
-		}
-	}
-	more.Close()
-	if exit := <-done; exit.Code != 0 {
-		t.Errorf("got %+v, want a clean end", exit)
 	}
 }
 
-type writer func([]byte)
+func checkEnvironment(t *testing.T, proc string) {
+	t.Helper()
+	known := []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "MAIL", "SSH_CLIENT", "SSH_CONNECTION"}
+	environ, _ := os.ReadFile(proc + "/environ")
+	for _, v := range strings.Split(strings.TrimSuffix(string(environ), "\x00"), "\x00") {
+		name, _, _ := strings.Cut(v, "=")
+		if !slices.Contains(known, name) && !strings.HasPrefix(name, "THRESHOLD_") {
+			t.Errorf("got %s in the file server's environment", v)
+		}
+	}
+}
 
-func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
+type writerFunc func([]byte)
+
+func (w writerFunc) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 func TestDescriptorsOfTheAgentAreNotInherited(t *testing.T) {
 	f, err := os.Open("/etc/passwd")
@@ -152,11 +183,8 @@ func TestDescriptorsOfTheAgentAreNotInherited(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	inherited, err := unix.FcntlInt(
-		f.Fd(),
-		unix.F_DUPFD,
-		100,
-	) // as one that the node was started with: it goes on to programs
+	// Like a descriptor that the agent was started with, this one stays open on exec.
+	inherited, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,24 +192,20 @@ func TestDescriptorsOfTheAgentAreNotInherited(t *testing.T) {
 	if err := process.CloseDescriptorsOnExec(); err != nil {
 		t.Fatal(err)
 	}
-	_, out, _ := run(
-		t,
-		accounttest.Own(t),
-		process.Spec{Kind: process.Exec, Command: "ls -l /proc/self/fd | grep -c passwd"},
-		"",
-	)
+	_, out, _ := run(t, accounttest.Own(t), command("ls -l /proc/self/fd | grep -c passwd"), "")
 	if strings.TrimSpace(out) != "0" {
-		t.Errorf("got %q descriptors of the node's in a session, want 0", out)
+		t.Errorf("got %q descriptors of the agent in a session, want 0", out)
 	}
 }
 
-// Kernel keys that this process, or another account's program, can use are none of a program's.
+// A program must not see kernel keys that this process, or a program of another account, can use.
 func TestProgramsShareNoSessionKeyring(t *testing.T) {
 	if os.Geteuid() != 0 {
 		return // one account has one keyring
 	}
-	runtime.LockOSThread() // whose keyring it is, until the test ends
-	for how, defs := range map[string]string{"plain": "", "by way of a child": "UMASK 077\n"} {
+	t.Parallel()
+	runtime.LockOSThread() // the keyring belongs to the thread; it ends with the test
+	for name, defs := range map[string]string{"directly": "", "by way of a child": "UMASK 077\n"} {
 		_, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
 		if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 			return // no keyrings here
@@ -190,36 +214,31 @@ func TestProgramsShareNoSessionKeyring(t *testing.T) {
 		if err := errors.Join(err, err2); err != nil {
 			t.Fatal(err)
 		}
-		a := account.Local()
-		a.Root = accounttest.WriteFiles(t, map[string]string{"etc/login.defs": defs})
-		if got := runCommand(t, a, accounttest.Other(t), "cat /proc/keys"); strings.Contains(got, "of-the-node") {
-			t.Errorf("%s: got %s, want nothing of the node's keyring in it", how, got)
+		db := withFiles(t, map[string]string{"etc/login.defs": defs})
+		got := runCommand(t, db, accounttest.Other(t), "cat /proc/keys")
+		if strings.Contains(got, "of-the-node") {
+			t.Errorf("started %s: got %s, want no key of the agent in it", name, got)
 		}
 	}
 }
 
-// Scripts write to /dev/stderr and read /dev/stdin, which opens the pipe behind it once more.
+// Scripts write to /dev/stderr and read /dev/stdin, which opens the pipe behind it again.
 func TestProgramsOpenTheirStreamsByName(t *testing.T) {
-	_, out, errs := run(
-		t,
-		accounttest.Other(t),
-		process.Spec{
-			Kind:    process.Exec,
-			Command: "cat /dev/stdin >/dev/stdout; echo apart | tee /dev/stderr",
-		},
-		"in\n",
-	)
-	if out != "in\napart\n" || errs != "apart\n" {
-		t.Errorf("got %q and %q, want all three to be the account's", out, errs)
+	t.Parallel()
+	script := "cat /dev/stdin >/dev/stdout; echo separate | tee /dev/stderr"
+	_, out, errs := run(t, accounttest.Other(t), command(script), "in\n")
+	if out != "in\nseparate\n" || errs != "separate\n" {
+		t.Errorf("got %q and %q, want all three streams to belong to the account", out, errs)
 	}
 }
 
 func TestShellsThatRefuseLogin(t *testing.T) {
+	t.Parallel()
 	acc := accounttest.Own(t)
 	for _, shell := range []string{"/usr/sbin/nologin", "/bin/false"} {
 		acc.Shell = shell
-		if exit, _, _ := run(t, acc, process.Spec{Kind: process.Exec, Command: "echo in"}, ""); exit.Code != 1 {
-			t.Errorf("%s: got %+v, want its own refusal, status 1", shell, exit)
+		if exit, _, _ := run(t, acc, command("echo in"), ""); exit.Code != 1 {
+			t.Errorf("%s: got %+v, want the shell's own refusal, status 1", shell, exit)
 		}
 		_, err := process.Start(account.Local(), acc, process.Spec{Kind: process.SFTP})
 		if !fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), shell) {
@@ -227,68 +246,66 @@ func TestShellsThatRefuseLogin(t *testing.T) {
 		}
 	}
 	acc.Shell = "/no/such/shell"
-	if _, err := process.Start(account.Local(), acc, process.Spec{Kind: process.Shell}); !fault.Is(
-		err,
-		fault.Internal,
-	) ||
-		fault.Remedy(err) == "" ||
+	_, err := process.Start(account.Local(), acc, process.Spec{Kind: process.Shell})
+	if !fault.Is(err, fault.Internal) || fault.Remedy(err) == "" ||
 		!strings.Contains(fault.Message(err), "/no/such/shell") {
 		t.Errorf("got %v, want the missing shell named with a remedy", err)
 	}
 }
 
-// A shell that restricts people is no guard of their files once they are served by something else; sshd has
-// the shell start that.
+// A restricting shell does not restrict our file server, so such accounts get none. With sshd, the shell
+// starts the file server and can refuse.
 func TestFileTransferNeedsAnUnrestrictedShell(t *testing.T) {
-	for shells, want := range map[string]map[string]bool{
-		"# /etc/shells\n/bin/sh\n/bin/rbash\n/usr/sbin/nologin\n": {"/bin/sh": true, "/bin/rbash": false, "/usr/sbin/nologin": false, "/usr/bin/git-shell": false},
-		"": {"/bin/sh": true, "/usr/bin/git-shell": true, "/bin/false": false}, // a machine that does without the list
+	t.Parallel()
+	listed := map[string]string{"etc/shells": "# /etc/shells\n/bin/sh\n/bin/rbash\n/usr/sbin/nologin\n"}
+	for _, tt := range []struct {
+		files map[string]string
+		shell string
+		want  bool
+	}{
+		{listed, "/bin/sh", true},
+		{listed, "/bin/rbash", false},
+		{listed, "/usr/sbin/nologin", false},
+		{listed, "/usr/bin/git-shell", false},
+		{nil, "/bin/sh", true}, // a machine without the file
+		{nil, "/usr/bin/git-shell", true},
+		{nil, "/bin/false", false},
 	} {
-		files := map[string]string{}
-		if shells != "" {
-			files["etc/shells"] = shells
+		acc := accounttest.Own(t)
+		acc.Shell = tt.shell
+		p, err := process.Start(withFiles(t, tt.files), acc, process.Spec{Kind: process.SFTP})
+		if err == nil {
+			p.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard})
 		}
-		a := account.Local()
-		a.Root = accounttest.WriteFiles(t, files)
-		for shell, want := range want {
-			acc := accounttest.Own(t)
-			acc.Shell = shell
-			p, err := process.Start(a, acc, process.Spec{Kind: process.SFTP})
-			if (err == nil) != want ||
-				err != nil && (!fault.Is(err, fault.Denied) || !strings.Contains(fault.Message(err), shell)) {
-				t.Errorf("%s: got %v, want files served %v", shell, err, want)
-			}
-			if err == nil {
-				p.Run(
-					t.Context(),
-					process.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard},
-				)
-			}
+		refused := fault.Is(err, fault.Denied) && strings.Contains(fault.Message(err), tt.shell)
+		if (err == nil) != tt.want || err != nil && !refused {
+			t.Errorf("%s, listed %v: got %v, want files served %v", tt.shell, tt.files != nil, err, tt.want)
 		}
 	}
 }
 
 func TestContextEndStopsAProgramBlockedOnOutput(t *testing.T) {
-	p, err := process.Start(account.Local(), accounttest.Own(t), process.Spec{Kind: process.Exec, Command: "cat /dev/zero"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Parallel()
+	p := start(t, accounttest.Own(t), command("cat /dev/zero"))
 	ctx, cancel := context.WithCancel(t.Context())
-	r, w := io.Pipe() // nobody reads on
+	r, w := io.Pipe()
 	done := make(chan process.Exit, 1)
 	go func() { done <- p.Run(ctx, process.Streams{In: strings.NewReader(""), Out: w, Err: io.Discard}) }()
 	if _, err := io.ReadFull(r, make([]byte, 1<<16)); err != nil {
 		t.Fatal(err)
 	}
-	cancel()
-	r.Close() // as a connection that is gone does
+	cancel() // nobody reads on
+	r.Close()
 	if exit := <-done; exit.Signal == "" {
-		t.Errorf("got %+v, want an end by signal", exit)
+		t.Errorf("got %+v, want an end by a signal", exit)
 	}
 }
 
 func TestSignalNames(t *testing.T) {
-	for name, want := range map[string]bool{"TERM": true, "INT": true, "USR1": true, "SIGTERM": false, "STOP": false, "": false, "9": false} {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"TERM": true, "INT": true, "USR1": true, "SIGTERM": false, "STOP": false, "": false, "9": false,
+	} {
 		if _, got := process.ParseSignal(name); got != want {
 			t.Errorf("%q: got known %v, want %v", name, got, want)
 		}
@@ -296,21 +313,17 @@ func TestSignalNames(t *testing.T) {
 }
 
 func TestSignalsAreSentWithTheAccountsRights(t *testing.T) {
+	t.Parallel()
 	acc := accounttest.Other(t)
-	p, err := process.Start(account.Local(), acc, process.Spec{Kind: process.Exec, Command: "exec sleep 300"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := start(t, acc, command("exec sleep 300"))
+	streams := process.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard}
 	done := make(chan process.Exit, 1)
-	go func() {
-		done <- p.Run(t.Context(), process.Streams{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard})
-	}()
+	go func() { done <- p.Run(t.Context(), streams) }()
 	if os.Geteuid() == 0 {
-		p.SetAccount(
-			account.Account{UID: acc.UID + 1, GID: acc.GID},
-		) // as if the program had become another's
+		// As if the program had become another account.
+		p.SetAccount(account.Account{UID: acc.UID + 1, GID: acc.GID})
 		if err := p.Signal(syscall.SIGUSR1); err == nil {
-			t.Error("got a signal through to somebody else's program")
+			t.Error("got a signal sent to a program of another account")
 		}
 		p.SetAccount(acc)
 	}
@@ -321,26 +334,22 @@ func TestSignalsAreSentWithTheAccountsRights(t *testing.T) {
 		t.Errorf("got %+v, want an end by the account's own signal", exit)
 	}
 	if err := p.Signal(syscall.SIGUSR2); !errors.Is(err, os.ErrProcessDone) {
-		t.Errorf("got %v, want no signal to what has ended", err)
+		t.Errorf("got %v, want no signal to a program that has ended", err)
 	}
 }
 
 func TestRunHelperIgnoresOrdinaryPrograms(t *testing.T) {
+	t.Parallel()
 	if _, is := process.RunHelper(); is {
-		t.Error("got a test binary taken for a session's child")
+		t.Error("got this test binary taken for a helper")
 	}
 }
 
-// An agent that somebody started by nohup(1) must not hand its deafness on.
+// An agent that was started by nohup(1) ignores SIGHUP. Its programs must not.
 func TestProgramsReceiveHangupWhenTheAgentIgnoresIt(t *testing.T) {
 	signal.Ignore(syscall.SIGHUP)
 	defer signal.Reset(syscall.SIGHUP)
-	exit, out, _ := run(
-		t,
-		accounttest.Own(t),
-		process.Spec{Kind: process.Exec, Command: "kill -HUP $$; echo deaf"},
-		"",
-	)
+	exit, out, _ := run(t, accounttest.Own(t), command("kill -HUP $$; echo ignored"), "")
 	if exit.Signal != "HUP" || out != "" {
 		t.Errorf("got %+v and %q, want an end by HUP", exit, out)
 	}
