@@ -9,7 +9,7 @@ import (
 	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 )
 
-// discardRecorder records nothing, so that what is measured is the CA.
+// discardRecorder records nothing, so that only the CA is measured.
 type discardRecorder struct{}
 
 func (discardRecorder) RecordIssuance(context.Context, ca.Record) error { return nil }

@@ -2,8 +2,9 @@
 //
 // It turns a Request (facts that auth has established) into an SSH certificate, an X.509 certificate or both,
 // in this order: check the request, draft what would be signed, lint the draft, sign, have the issuance
-// recorded, release. An unrecorded certificate never leaves. Which key signs is keyring's question; who may
-// ask is auth's. It is the one place that knows smallstep/certificates. See DESIGN.md for why.
+// recorded, release. A certificate that is not recorded is never released. Package keyring decides which key
+// signs, and auth decides who may ask. ca is the only place that knows smallstep/certificates. DESIGN.md
+// tells why.
 package ca
 
 import (
@@ -27,10 +28,10 @@ import (
 
 // Config says what a CA needs.
 type Config struct {
-	Cluster  string           // the cluster's name; required, and the one the keys were born for
+	Cluster  string           // the cluster's name, for which Keys were generated; required
 	Keys     *keyring.Keyring // required
-	Recorder Recorder         // required: nothing is released unrecorded
-	Now      func() time.Time // zero: time.Now
+	Recorder Recorder         // stores each issuance before release; required
+	Now      func() time.Time // zero means time.Now
 }
 
 // CA issues certificates. It is safe for concurrent use.
@@ -42,21 +43,19 @@ type CA struct {
 	user          *softcas.SoftCAS // signs user X.509
 	service       *softcas.SoftCAS // signs service X.509
 	namePolicy    namePolicy
-	authorityKeys [][]byte // the authorities' own public keys, DER: never a subject's
+	authorityKeys [][]byte // the authorities' own public keys (DER), refused as keys of a subject
 
-	mu         sync.Mutex // guards latest
-	lastIssued time.Time  // the latest time at which something was issued: the clock may not fall behind it by more than identity.Skew
+	mu sync.Mutex // guards lastIssued; taken alone
+
+	// lastIssued is the latest time of an issuance. The clock must not be earlier by more than identity.Skew.
+	lastIssued time.Time
 }
 
 // New makes a CA.
 func New(cfg Config) (*CA, error) {
 	if cfg.Keys == nil || cfg.Recorder == nil {
-		return nil, fault.New(
-			fault.Internal,
-			"ca.New",
-			"the CA lacks keys or a recorder",
-			"report this defect",
-		)
+		const msg = "the CA lacks keys or a recorder"
+		return nil, fault.New(fault.Internal, "ca.New", msg, "report this defect")
 	}
 	if cfg.Cluster != cfg.Keys.Cluster() {
 		return nil, fault.New(
@@ -84,6 +83,7 @@ func New(cfg Config) (*CA, error) {
 	return c, err
 }
 
+// authorityKeys are the public keys of the root and of all authorities, as DER.
 func authorityKeys(p keyring.Public) ([][]byte, error) {
 	var out [][]byte
 	for _, cert := range slices.Concat([]*x509.Certificate{p.Root}, p.UserX509, p.ServiceX509) {
@@ -106,16 +106,16 @@ func authorityKeys(p keyring.Public) ([][]byte, error) {
 	return out, nil
 }
 
-// Issued is what a request yields, once recorded.
+// Issued is the result of a request. It is recorded.
 type Issued struct {
 	SSH    *ssh.Certificate
 	X509   *x509.Certificate
-	Chain  []*x509.Certificate // leaf first; for Service then the intermediate and the cluster root
+	Chain  []*x509.Certificate // leaf first; for Service followed by the intermediate and the cluster root
 	Record Record
 }
 
-// Issue checks, lints, signs, records and only then releases. Every error is a fault; a refusal signs
-// nothing.
+// Issue checks, lints, signs and records the certificates, and only then returns them. Every error is a
+// fault. When a request is refused, nothing is signed.
 func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 	now, err := c.clock()
 	if err != nil {
@@ -136,48 +136,34 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 	}
 	out, err := c.sign(d)
 	if err != nil {
-		return Issued{}, fault.Wrap(
-			err,
-			fault.Internal,
-			"ca.sign",
-			"the certificate could not be signed",
-			"look at the log of auth",
-		)
+		const msg, remedy = "the certificate could not be signed", "look at the log of auth"
+		return Issued{}, fault.Wrap(err, fault.Internal, "ca.sign", msg, remedy)
 	}
 	out.Record = newRecord(d, out)
 	if err := c.recorder.RecordIssuance(ctx, out.Record); err != nil {
-		return Issued{}, fault.Wrap(
-			err,
-			fault.Unavailable,
-			"ca.Issue",
-			"the certificate could not be recorded, so it was not released",
-			"try again in a moment",
-		)
+		const msg = "the certificate could not be recorded, so it was not released"
+		return Issued{}, fault.Wrap(err, fault.Unavailable, "ca.Issue", msg, "try again in a moment")
 	}
 	return out, nil
 }
 
-// clock gives the time, and refuses to work when it has gone back behind what was issued or behind the birth
-// of the authorities: a certificate that begins and ends in the past helps nobody but who set the clock.
+// clock returns the time. It returns a fault when the time is before the last issuance or before the
+// authorities were created, by more than identity.Skew. Who can set the clock back could otherwise get
+// certificates for a time in the past.
 func (c *CA) clock() (time.Time, error) {
 	now := c.now().UTC()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	floor := c.lastIssued
-	if born := c.keys.Root().NotBefore.Add(identity.Skew); born.After(floor) {
-		floor = born
+	earliest := c.lastIssued
+	if created := c.keys.Root().NotBefore.Add(identity.Skew); created.After(earliest) {
+		earliest = created
 	}
-	if now.Before(floor.Add(-identity.Skew)) {
+	if now.Before(earliest.Add(-identity.Skew)) {
+		const format = "the clock of auth says %s, which is before certificates it issued (%s)"
 		return now, fault.New(
 			fault.Unavailable,
 			"ca.Issue",
-			fmt.Sprintf(
-				"the clock of auth says %s, which is before certificates it issued (%s)",
-				now.Format(
-					time.RFC3339,
-				),
-				floor.Format(time.RFC3339),
-			),
+			fmt.Sprintf(format, now.Format(time.RFC3339), earliest.Format(time.RFC3339)),
 			"set the clock of the auth host, then restart auth",
 		)
 	}
@@ -187,8 +173,8 @@ func (c *CA) clock() (time.Time, error) {
 	return now, nil
 }
 
-// newSerial draws 64 random bits, never zero. The SSH and the X.509 certificate of one request share it, so
-// one number finds both.
+// newSerial returns 64 random bits, never zero. The SSH and the X.509 certificate of one request share the
+// serial, so one number finds both.
 func newSerial() identity.Serial {
 	for {
 		var b [8]byte

@@ -23,13 +23,13 @@ import (
 
 const cluster = "access.example.com"
 
-// createdAt is when the cluster of the tests was born; an hour later it issues.
+// The cluster of the tests was created at createdAt. The clock of the tests says testNow.
 var (
 	createdAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	testNow   = createdAt.Add(time.Hour)
 )
 
-// fixture is a CA with its keys, its records and its clock in the test's hands.
+// fixture is a CA whose recorder and clock the test controls.
 type fixture struct {
 	ca   *ca.CA
 	keys *keyring.Keyring
@@ -37,44 +37,44 @@ type fixture struct {
 	mu      sync.Mutex // guards what follows
 	now     time.Time
 	records []ca.Record
-	fail    error // what the recorder answers
+	fail    error // the recorder's answer; nil means that it records
 }
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	w := &fixture{keys: keyringtest.New(t, cluster, createdAt), now: testNow}
+	f := &fixture{keys: keyringtest.New(t, cluster, createdAt), now: testNow}
 	var err error
-	if w.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: w.keys, Recorder: w, Now: w.clock}); err != nil {
+	if f.ca, err = ca.New(ca.Config{Cluster: cluster, Keys: f.keys, Recorder: f, Now: f.clock}); err != nil {
 		t.Fatal(err)
 	}
-	return w
+	return f
 }
 
-func (w *fixture) clock() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.now
+func (f *fixture) clock() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
 }
 
-func (w *fixture) setClock(t time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.now = t
+func (f *fixture) setClock(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now = t
 }
 
-func (w *fixture) RecordIssuance(_ context.Context, r ca.Record) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.fail != nil {
-		return w.fail
+func (f *fixture) RecordIssuance(_ context.Context, r ca.Record) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return f.fail
 	}
-	w.records = append(w.records, r)
+	f.records = append(f.records, r)
 	return nil
 }
 
-func (w *fixture) issue(t testing.TB, r ca.Request) ca.Issued {
+func (f *fixture) issue(t testing.TB, r ca.Request) ca.Issued {
 	t.Helper()
-	out, err := w.ca.Issue(t.Context(), r)
+	out, err := f.ca.Issue(t.Context(), r)
 	if err != nil {
 		t.Fatalf("Issue: %v", err)
 	}
@@ -169,70 +169,71 @@ const clientAuth = x509.ExtKeyUsageClientAuth
 var loopback = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
 
 func TestUserGetsBothCertificatesWithOneValidity(t *testing.T) {
-	w := newFixture(t)
-	out := w.issue(t, userRequest(t))
-	u, err := identity.VerifySSHUser(out.SSH, cluster, w.keys.Public().UserSSH, loopback, testNow)
+	t.Parallel()
+	f := newFixture(t)
+	out := f.issue(t, userRequest(t))
+	u, err := identity.VerifySSHUser(out.SSH, cluster, f.keys.Public().UserSSH, loopback, testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := identity.VerifyX509(
-		out.Chain,
-		cluster,
-		pool(w.keys.Public().UserX509...),
-		x509.ExtKeyUsageClientAuth,
-		testNow,
-		identity.User,
-	)
+	roots := pool(f.keys.Public().UserX509...)
+	p, err := identity.VerifyX509(out.Chain, cluster, roots, clientAuth, testNow, identity.User)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u.UserKey() != alice().UserKey() || p.UserKey() != alice().UserKey() || !u.HasLogin("ubuntu") ||
-		u.HasLogin("root") {
-		t.Errorf("got %+v and %+v, want alice as alice and ubuntu", u, p)
+	if u.UserKey() != alice().UserKey() || p.UserKey() != alice().UserKey() {
+		t.Errorf("got %+v and %+v, want alice", u, p)
 	}
-	if want := testNow.Add(8 * time.Hour); !u.Expires.Equal(want) || !p.Expires.Equal(want) ||
-		!out.Record.NotAfter.Equal(want) {
+	if !u.HasLogin("ubuntu") || u.HasLogin("root") {
+		t.Errorf("got %+v, want the logins alice and ubuntu", u)
+	}
+	want := testNow.Add(8 * time.Hour)
+	if !u.Expires.Equal(want) || !p.Expires.Equal(want) || !out.Record.NotAfter.Equal(want) {
 		t.Errorf("got ends %s, %s, %s, want %s", u.Expires, p.Expires, out.Record.NotAfter, want)
 	}
-	if len(w.records) != 1 || w.records[0].Serial != u.Serial ||
-		out.X509.SerialNumber.Uint64() != uint64(u.Serial) {
-		t.Errorf("got %d records, want one with the serial of both certificates", len(w.records))
+	serial := out.X509.SerialNumber.Uint64()
+	if len(f.records) != 1 || f.records[0].Serial != u.Serial || serial != uint64(u.Serial) {
+		t.Errorf("got %d records, want one with the serial of both certificates", len(f.records))
 	}
 }
 
 func TestUserWithoutLoginsGetsX509Only(t *testing.T) {
-	w, r := newFixture(t), userRequest(t)
+	t.Parallel()
+	f, r := newFixture(t), userRequest(t)
 	r.Logins = nil
-	if out := w.issue(t, r); out.SSH != nil || out.X509 == nil || out.Record.SSHDigest != (ca.Digest{}) {
-		t.Errorf("got an SSH certificate %v, want X.509 alone", out.SSH)
+	if out := f.issue(t, r); out.SSH != nil || out.X509 == nil || out.Record.SSHDigest != (ca.Digest{}) {
+		t.Errorf("got an SSH certificate %v, want X.509 only", out.SSH)
 	}
 }
 
 func TestHostCertificateNamesItsHost(t *testing.T) {
-	w := newFixture(t)
-	out := w.issue(t, hostRequest(t))
-	if err := identity.VerifySSHHost(out.SSH, "web-1", w.keys.Public().HostSSH, testNow); err != nil {
+	t.Parallel()
+	f := newFixture(t)
+	out := f.issue(t, hostRequest(t))
+	if err := identity.VerifySSHHost(out.SSH, "web-1", f.keys.Public().HostSSH, testNow); err != nil {
 		t.Error(err)
 	}
-	if err := identity.VerifySSHHost(out.SSH, "web-2", w.keys.Public().HostSSH, testNow); err == nil {
-		t.Error("got a host certificate good for another host, want a refusal")
+	if err := identity.VerifySSHHost(out.SSH, "web-2", f.keys.Public().HostSSH, testNow); err == nil {
+		t.Error("got a host certificate accepted for another host, want a refusal")
 	}
 }
 
 func TestServiceChainLeadsToTheRoot(t *testing.T) {
-	w := newFixture(t)
+	t.Parallel()
+	f := newFixture(t)
 	for _, kind := range []identity.Kind{identity.Node, identity.Proxy, identity.Auth} {
 		r := serviceRequest(t)
 		r.Identity.Kind = kind
 		if kind == identity.Node {
 			r.Names = nil
 		}
-		out := w.issue(t, r)
-		if len(out.Chain) != 3 || out.Chain[2] != w.keys.Root() {
+		out := f.issue(t, r)
+		if len(out.Chain) != 3 || out.Chain[2] != f.keys.Root() {
 			t.Fatalf("%s: got a chain of %d, want leaf, intermediate and root", kind, len(out.Chain))
 		}
 		for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-			if _, err := identity.VerifyX509(out.Chain, cluster, pool(w.keys.Root()), use, testNow, kind); err != nil {
+			_, err := identity.VerifyX509(out.Chain, cluster, pool(f.keys.Root()), use, testNow, kind)
+			if err != nil {
 				t.Errorf("%s: %v", kind, err)
 			}
 		}

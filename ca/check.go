@@ -15,21 +15,20 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// refused is the fault of a request that must not be signed.
 func refused(err error, remedy string) error {
 	return fault.Wrap(err, fault.Invalid, "ca.Issue", "no certificate: "+err.Error(), remedy)
 }
 
 const askAdmin = "ask an administrator to correct the user's roles or the machine's registration"
 
-// check refuses a request that no certificate may come of. It looks at the request; lint looks at what would
-// be signed.
+// check returns a fault when no certificate may be issued for r. It looks at the request; lint looks at what
+// would be signed.
 func (c *CA) check(r Request) error {
 	p, ok := profiles[r.Profile]
 	if !ok {
-		return refused(
-			fmt.Errorf("there is no profile %q", r.Profile),
-			"use the profile user, host or service",
-		)
+		const remedy = "use the profile user, host or service"
+		return refused(fmt.Errorf("there is no profile %q", r.Profile), remedy)
 	}
 	if !slices.Contains(p.kinds, r.Identity.Kind) {
 		return refused(fmt.Errorf("a %s cannot have a %s certificate", r.Identity.Kind, r.Profile), askAdmin)
@@ -52,6 +51,7 @@ func (c *CA) check(r Request) error {
 	return nil
 }
 
+// checkKeys checks that the profile has certificates for the given keys, and that the keys are acceptable.
 func (c *CA) checkKeys(r Request, p profileLimits) error {
 	switch {
 	case r.SSHKey == nil && r.X509Key == nil:
@@ -78,7 +78,7 @@ func (c *CA) checkKeys(r Request, p profileLimits) error {
 	return nil
 }
 
-// checkNotAuthority refuses an authority's own key as a subject's.
+// checkNotAuthority returns an error when the key of a subject is the key of an authority.
 func (c *CA) checkNotAuthority(key crypto.PublicKey) error {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -90,7 +90,8 @@ func (c *CA) checkNotAuthority(key crypto.PublicKey) error {
 	return nil
 }
 
-// checkNames holds logins (user) and names (host, service) to their alphabets, and names to whom they belong.
+// checkNames checks the logins of a user, or the names of a host or service: their number, their syntax, and
+// that the names belong to the identity.
 func (r Request) checkNames() error {
 	if r.Profile == User {
 		return r.checkLogins()
@@ -99,9 +100,7 @@ func (r Request) checkNames() error {
 	case len(r.Logins) != 0:
 		return fmt.Errorf("a %s certificate has no logins", r.Profile)
 	case r.Profile == Host && len(r.Names) == 0:
-		return errors.New(
-			"a host certificate needs at least one name: without one it would be good for every host",
-		)
+		return errors.New("a host certificate needs a name: without one it is valid for every host")
 	case len(r.Names) > maxNames:
 		return fmt.Errorf("%d names, more than %d", len(r.Names), maxNames)
 	}
@@ -120,9 +119,8 @@ func (r Request) checkLogins() error {
 	case len(r.Logins) > maxPrincipals:
 		return fmt.Errorf("%d logins, more than %d", len(r.Logins), maxPrincipals)
 	case len(r.Logins) == 0 && r.X509Key == nil:
-		return errors.New(
-			"the user has no login, so there is no SSH certificate: without principals it would be good for every account",
-		)
+		// OpenSSH takes a certificate without principals as valid for every account.
+		return errors.New("the user has no login, so there is no SSH certificate")
 	}
 	for _, l := range r.Logins {
 		if err := identity.CheckLogin(l); err != nil {
@@ -132,8 +130,8 @@ func (r Request) checkLogins() error {
 	return nil
 }
 
-// checkName allows a node its own name and id, bare or under the cluster's name; a proxy or auth replica any
-// plain host name or IP address, because an operator chooses their public addresses.
+// checkName allows a node its own name and id, alone or under the cluster's name. A proxy or auth replica may
+// have any plain host name or IP address, because an operator chooses their public addresses.
 func checkName(id identity.Identity, name string) error {
 	if id.Kind == identity.Node {
 		own := []string{id.Name, string(id.ID), id.Name + "." + id.Cluster, string(id.ID) + "." + id.Cluster}
@@ -145,7 +143,7 @@ func checkName(id identity.Identity, name string) error {
 	return identity.CheckHost(name)
 }
 
-// checkUserOptions holds source addresses and extensions to their forms, and to users.
+// checkUserOptions checks the source addresses and extensions. Only users have them.
 func (r Request) checkUserOptions() error {
 	if r.Profile != User && len(r.SourceAddress)+len(r.Extensions) != 0 {
 		return fmt.Errorf("a %s certificate has neither source addresses nor extensions", r.Profile)
@@ -155,7 +153,7 @@ func (r Request) checkUserOptions() error {
 	}
 	for _, p := range r.SourceAddress {
 		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
-			return fmt.Errorf("source address %q is not a network, as 192.0.2.0/24", p)
+			return fmt.Errorf("source address %q is not a network such as 192.0.2.0/24", p)
 		}
 	}
 	for _, e := range r.Extensions {
@@ -166,14 +164,12 @@ func (r Request) checkUserOptions() error {
 	return nil
 }
 
-// validity gives the certificate's first and last second. Backdating is identity.Skew and never more.
+// validity returns the first and the last second of the certificate. It begins identity.Skew before now.
 func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 	p := profiles[r.Profile]
 	if r.TTL < 0 {
-		return from, until, refused(
-			fmt.Errorf("the lifetime %s is negative", r.TTL),
-			"ask for a lifetime above zero",
-		)
+		const remedy = "ask for a lifetime above zero"
+		return from, until, refused(fmt.Errorf("the lifetime %s is negative", r.TTL), remedy)
 	}
 	until = now.Add(p.defaultTTL)
 	switch {

@@ -16,7 +16,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// draft is everything that would be signed, before it is.
+// draft is everything that would be signed. lint checks it before it is signed.
 type draft struct {
 	profile     Profile
 	id          identity.Identity
@@ -24,16 +24,16 @@ type draft struct {
 	serial      identity.Serial
 	principals  []string // SSH principals, or the names of a service
 	from, until time.Time
-	sources     []netip.Prefix
-	permits     []string          // permit-* extensions, when there is an SSH certificate
-	ssh         *ssh.Certificate  // nil: none asked for, or a user without logins
-	x509        *x509.Certificate // template; nil: none asked for
+	sources     []netip.Prefix    // source addresses of a user
+	permits     []string          // permit-* extensions of the SSH certificate
+	ssh         *ssh.Certificate  // unsigned; nil when none was asked for, or for a user without logins
+	x509        *x509.Certificate // template; nil when none was asked for
 }
 
 // maxCN is the upper bound of a commonName (RFC 5280 appendix A.1, ub-common-name).
 const maxCN = 64
 
-// draft checks the request and writes down what would be signed.
+// draft checks the request and returns what would be signed.
 func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	if err := c.check(r); err != nil {
 		return nil, err
@@ -63,14 +63,19 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	return d, err
 }
 
-// draftSSH lays out the SSH certificate. See PROTOCOL.certkeys of OpenSSH for the fields.
+// draftSSH makes the unsigned SSH certificate. OpenSSH's PROTOCOL.certkeys describes the fields.
 func (d *draft) draftSSH(r Request) *ssh.Certificate {
 	cert := &ssh.Certificate{
-		Key: r.SSHKey, Serial: uint64(d.serial), CertType: ssh.HostCert, KeyId: d.id.String() + "@" + d.id.Cluster, ValidPrincipals: d.principals,
-		ValidAfter: uint64(d.from.Unix()), ValidBefore: uint64(d.until.Unix()),
+		Key:             r.SSHKey,
+		Serial:          uint64(d.serial),
+		CertType:        ssh.HostCert,
+		KeyId:           d.id.String() + "@" + d.id.Cluster,
+		ValidPrincipals: d.principals,
+		ValidAfter:      uint64(d.from.Unix()),
+		ValidBefore:     uint64(d.until.Unix()),
 	}
 	if d.profile != User {
-		return cert // no option and no extension is defined for hosts
+		return cert // PROTOCOL.certkeys defines no option and no extension for hosts
 	}
 	cert.CertType, cert.KeyId = ssh.UserCert, d.id.KeyID()
 	cert.Extensions = map[string]string{identity.SSHExtension: string(d.encoded)}
@@ -83,7 +88,7 @@ func (d *draft) draftSSH(r Request) *ssh.Certificate {
 	return cert
 }
 
-// draftX509 lays out the X.509 certificate (RFC 5280).
+// draftX509 makes the template of the X.509 certificate (RFC 5280).
 func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
 	value, err := identity.X509Value(d.encoded)
 	if err != nil {
@@ -94,14 +99,18 @@ func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
 		return nil, refused(fmt.Errorf("the identity gives no URI: %w", err), askAdmin)
 	}
 	t := &x509.Certificate{
-		SerialNumber: new(big.Int).SetUint64(uint64(d.serial)), PublicKey: r.X509Key,
-		NotBefore: d.from, NotAfter: d.until,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usages(d.profile), BasicConstraintsValid: true,
-		URIs:            []*url.URL{uri},
-		ExtraExtensions: []pkix.Extension{{Id: identity.X509Extension, Value: value}},
+		SerialNumber:          new(big.Int).SetUint64(uint64(d.serial)),
+		PublicKey:             r.X509Key,
+		NotBefore:             d.from,
+		NotAfter:              d.until,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           usages(d.profile),
+		BasicConstraintsValid: true,
+		URIs:                  []*url.URL{uri},
+		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: value}},
 	}
-	// The common name is for people's eyes; no verifier of ours reads it. A name too long for it is left out,
-	// never cut.
+	// The common name is only displayed; no verifier of ours reads it. A name that is too long is left out
+	// and not cut, because a cut name is another name.
 	if len(d.id.Name) <= maxCN {
 		t.Subject.CommonName = d.id.Name
 	}
@@ -118,6 +127,7 @@ func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
 	return t, nil
 }
 
+// usages are the extended key usages of a profile. Only services may act as a TLS server.
 func usages(p Profile) []x509.ExtKeyUsage {
 	if p == Service {
 		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}

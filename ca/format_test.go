@@ -13,7 +13,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,26 +53,13 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// fields writes down all of an SSH certificate that is not random.
+// fields prints everything of an SSH certificate that is not random.
 func fields(c *ssh.Certificate) string {
 	var b strings.Builder
-	fmt.Fprintf(
-		&b,
-		"type %d\nkey %s\nsigner %s\nsignature %s\nnonce %d bytes\n",
-		c.CertType,
-		c.Key.Type(),
-		c.SignatureKey.Type(),
-		c.Signature.Format,
-		len(c.Nonce),
-	)
-	fmt.Fprintf(
-		&b,
-		"key id %q\nafter %s\nbefore %s\nprincipals %q\n",
-		c.KeyId,
-		formatTime(c.ValidAfter),
-		formatTime(c.ValidBefore),
-		c.ValidPrincipals,
-	)
+	fmt.Fprintf(&b, "type %d\nkey %s\nsigner %s\n", c.CertType, c.Key.Type(), c.SignatureKey.Type())
+	fmt.Fprintf(&b, "signature %s\nnonce %d bytes\nkey id %q\n", c.Signature.Format, len(c.Nonce), c.KeyId)
+	fmt.Fprintf(&b, "after %s\nbefore %s\n", formatTime(c.ValidAfter), formatTime(c.ValidBefore))
+	fmt.Fprintf(&b, "principals %q\n", c.ValidPrincipals)
 	for _, m := range []struct {
 		what string
 		kv   map[string]string
@@ -88,17 +74,19 @@ func fields(c *ssh.Certificate) string {
 func formatTime(sec uint64) string { return time.Unix(int64(sec), 0).UTC().Format(time.RFC3339) }
 
 func TestGoldenSSHFields(t *testing.T) {
-	w, r := newFixture(t), userRequest(t)
+	t.Parallel()
+	f, r := newFixture(t), userRequest(t)
 	sourceAddresses("192.0.2.0/24", "2001:db8::/32")(&r)
-	golden(t, "user.ssh.txt", fields(w.issue(t, r).SSH))
-	golden(t, "host.ssh.txt", fields(w.issue(t, hostRequest(t)).SSH))
+	golden(t, "user.ssh.txt", fields(f.issue(t, r).SSH))
+	golden(t, "host.ssh.txt", fields(f.issue(t, hostRequest(t)).SSH))
 }
 
 func TestGoldenRecord(t *testing.T) {
-	w, r := newFixture(t), userRequest(t)
+	t.Parallel()
+	f, r := newFixture(t), userRequest(t)
 	sourceAddresses("192.0.2.0/24")(&r)
-	rec := w.issue(t, r).Record
-	rec.Serial, rec.SSHDigest, rec.X509Digest = 1<<63+1, ca.Digest{1}, ca.Digest{2} // the random ones
+	rec := f.issue(t, r).Record
+	rec.Serial, rec.SSHDigest, rec.X509Digest = 1<<63+1, ca.Digest{1}, ca.Digest{2} // were random
 	b, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {
 		t.Fatal(err)
@@ -117,25 +105,26 @@ func TestGoldenRecord(t *testing.T) {
 }
 
 func TestRecordDigestsAreOfWhatWasReleased(t *testing.T) {
-	w := newFixture(t)
-	out := w.issue(t, userRequest(t))
+	t.Parallel()
+	f := newFixture(t)
+	out := f.issue(t, userRequest(t))
 	if got, want := out.Record.SSHDigest, ca.Digest(sha256.Sum256(out.SSH.Marshal())); got != want {
 		t.Errorf("got SSH digest %s, want %s", got, want)
 	}
 	if got, want := out.Record.X509Digest, ca.Digest(sha256.Sum256(out.X509.Raw)); got != want {
 		t.Errorf("got X.509 digest %s, want %s", got, want)
 	}
-	if !reflect.DeepEqual(w.records[0], out.Record) {
-		t.Errorf("got %+v recorded, want %+v", w.records[0], out.Record)
+	if !reflect.DeepEqual(f.records[0], out.Record) {
+		t.Errorf("got %+v recorded, want %+v", f.records[0], out.Record)
 	}
-	host := w.issue(t, hostRequest(t)).Record
+	host := f.issue(t, hostRequest(t)).Record
 	b, err := json.Marshal(host)
 	if err != nil || bytes.Contains(b, []byte("x509_sha256")) {
-		t.Errorf("got %s, %v, want no digest of a certificate that is not there", b, err)
+		t.Errorf("got %s, %v, want no digest of a certificate that does not exist", b, err)
 	}
 }
 
-// run runs a program of the machine with UTC and plain text.
+// run runs an installed program, with UTC and messages in English.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
@@ -158,7 +147,8 @@ func wantContains(t *testing.T, what, text string, parts ...string) {
 }
 
 func TestOpenSSHReadsOurCertificates(t *testing.T) {
-	w, r := newFixture(t), userRequest(t)
+	t.Parallel()
+	f, r := newFixture(t), userRequest(t)
 	sourceAddresses("192.0.2.0/24")(&r)
 	read := func(c *ssh.Certificate) string {
 		path := filepath.Join(t.TempDir(), "id-cert.pub")
@@ -167,13 +157,13 @@ func TestOpenSSHReadsOurCertificates(t *testing.T) {
 		}
 		return run(t, "ssh-keygen", "-L", "-f", path)
 	}
-	user := w.issue(t, r).SSH
+	user := f.issue(t, r).SSH
 	wantContains(
 		t,
 		"user",
 		read(user),
 		"ssh-ed25519-cert-v01@openssh.com user certificate",
-		"Signing CA: ED25519 "+ssh.FingerprintSHA256(w.keys.UserSSH().PublicKey()),
+		"Signing CA: ED25519 "+ssh.FingerprintSHA256(f.keys.UserSSH().PublicKey()),
 		`Key ID: "alice@example.com@access.example.com/login-1"`,
 		fmt.Sprintf("Serial: %d", user.Serial),
 		"from 2026-03-01T12:59:00 to 2026-03-01T21:00:00",
@@ -186,9 +176,9 @@ func TestOpenSSHReadsOurCertificates(t *testing.T) {
 	wantContains(
 		t,
 		"host",
-		read(w.issue(t, hostRequest(t)).SSH),
+		read(f.issue(t, hostRequest(t)).SSH),
 		"host certificate",
-		ssh.FingerprintSHA256(w.keys.HostSSH().PublicKey()),
+		ssh.FingerprintSHA256(f.keys.HostSSH().PublicKey()),
 		`Key ID: "node web-1@access.example.com"`,
 		"web-1\n",
 		"web-1.access.example.com\n",
@@ -198,7 +188,8 @@ func TestOpenSSHReadsOurCertificates(t *testing.T) {
 }
 
 func TestOpenSSLReadsOurCertificates(t *testing.T) {
-	w, dir := newFixture(t), t.TempDir()
+	t.Parallel()
+	f, dir := newFixture(t), t.TempDir()
 	write := func(name string, certs ...*x509.Certificate) string {
 		var b []byte
 		for _, c := range certs {
@@ -211,26 +202,14 @@ func TestOpenSSLReadsOurCertificates(t *testing.T) {
 		return path
 	}
 	at := fmt.Sprint(testNow.Unix())
-	user, service := w.issue(t, userRequest(t)), w.issue(t, serviceRequest(t))
-	leaf, root := write("user.pem", user.X509), write("users.pem", w.keys.Public().UserX509...)
-	wantContains(
-		t,
-		"user",
-		run(
-			t,
-			"openssl",
-			"verify",
-			"-x509_strict",
-			"-attime",
-			at,
-			"-purpose",
-			"sslclient",
-			"-CAfile",
-			root,
-			leaf,
-		),
-		"OK",
-	)
+	user, service := f.issue(t, userRequest(t)), f.issue(t, serviceRequest(t))
+	leaf, root := write("user.pem", user.X509), write("users.pem", f.keys.Public().UserX509...)
+	verify := func(purpose string, args ...string) {
+		t.Helper()
+		args = append([]string{"verify", "-x509_strict", "-attime", at, "-purpose", purpose}, args...)
+		wantContains(t, purpose, run(t, "openssl", args...), "OK")
+	}
+	verify("sslclient", "-CAfile", root, leaf)
 	wantContains(
 		t,
 		"user",
@@ -245,29 +224,10 @@ func TestOpenSSLReadsOurCertificates(t *testing.T) {
 		"2.25.1947282563.1",
 	)
 
-	leaf, root = write("service.pem", service.X509), write("root.pem", w.keys.Root())
-	between := write("between.pem", service.Chain[1])
+	leaf, root = write("service.pem", service.X509), write("root.pem", f.keys.Root())
+	intermediate := write("intermediate.pem", service.Chain[1])
 	for _, purpose := range []string{"sslserver", "sslclient"} {
-		wantContains(
-			t,
-			purpose,
-			run(
-				t,
-				"openssl",
-				"verify",
-				"-x509_strict",
-				"-attime",
-				at,
-				"-purpose",
-				purpose,
-				"-CAfile",
-				root,
-				"-untrusted",
-				between,
-				leaf,
-			),
-			"OK",
-		)
+		verify(purpose, "-CAfile", root, "-untrusted", intermediate, leaf)
 	}
 	wantContains(
 		t,
@@ -280,121 +240,140 @@ func TestOpenSSLReadsOurCertificates(t *testing.T) {
 	)
 }
 
-// Why a lint of the web PKI (CA/Browser Forum, certificate transparency, public suffixes) does not speak to
-// us.
+// Reasons why a lint for the web PKI (CA/Browser Forum, certificate transparency, public suffixes) does not
+// apply to our certificates.
 const (
-	noPolicies   = "certificate policies name a public CA's practice statement; there is one policy here: the code"
-	noFetching   = "verifiers hold the authorities already and never fetch one, a CRL or an OCSP answer: locks revoke"
-	noBrowser    = "no browser sees this tree; the public web certificate is another"
+	noPolicies   = "certificate policies name a public CA's practice statement; we have none"
+	noFetching   = "verifiers have the authorities already and fetch no certificate, CRL or OCSP answer"
+	noBrowser    = "no browser sees these certificates; the public web certificate is another"
 	privateNames = "operators use private names and addresses, and verifiers read the identity, not the name"
-	caMarks      = "a public CA's self-description; ours is the cluster's name and the pin"
-	commonName   = "the common name is for people's eyes and no verifier reads it"
+	caMarks      = "a public CA's self-description; we have the cluster's name and the pin"
+	commonName   = "the common name is only displayed; no verifier reads it"
+	namesUser    = "the URI names the identity"
+	knownDepth   = "the depth of the tree is known, so the root may state it"
+	signsOnly    = "a rule for subscribers, applied to authorities, which only sign certificates"
 )
 
-// ignored are the lints that our certificates rightly fail, each with the reason. No RFC lint is among them.
+// ignored are the lints that our certificates fail for a good reason. No lint of an RFC is among them.
 var ignored = map[string]string{
-	"e_sub_cert_certificate_policies_missing": noPolicies, "e_sub_cert_cert_policy_empty": noPolicies,
-	"e_sub_ca_certificate_policies_missing": noPolicies, "e_invalid_ca_certificate_policies": noPolicies,
-	"e_sub_cert_aia_missing": noFetching, "w_sub_cert_aia_does_not_contain_issuing_ca_url": noFetching, "w_sub_ca_aia_missing": noFetching,
-	"e_sub_ca_crl_distribution_points_missing": noFetching, "n_ca_digital_signature_not_set": noFetching,
-	"w_ct_sct_policy_count_unsatisfied": noBrowser, "w_ext_subject_key_identifier_not_recommended_subscriber": noBrowser,
-	"e_ext_san_uniform_resource_identifier_present": "the URI names the identity",
-	"e_dnsname_not_valid_tld":                       privateNames, "n_san_iana_pub_suffix_empty": privateNames, "e_ext_san_contains_reserved_ip": privateNames,
-	"e_ca_country_name_missing": caMarks, "e_ca_organization_name_missing": caMarks,
-	"w_root_ca_basic_constraints_path_len_constraint_field_present": "a tree of known depth says so",
-	"e_cabf_ecc_allowed_key_usages":                                 "reads a subscriber's rule onto authorities, which sign certificates and nothing else",
-	"w_subject_common_name_included":                                commonName, "e_subject_common_name_not_exactly_from_san": commonName,
+	"e_sub_cert_certificate_policies_missing":                       noPolicies,
+	"e_sub_cert_cert_policy_empty":                                  noPolicies,
+	"e_sub_ca_certificate_policies_missing":                         noPolicies,
+	"e_invalid_ca_certificate_policies":                             noPolicies,
+	"e_sub_cert_aia_missing":                                        noFetching,
+	"w_sub_cert_aia_does_not_contain_issuing_ca_url":                noFetching,
+	"w_sub_ca_aia_missing":                                          noFetching,
+	"e_sub_ca_crl_distribution_points_missing":                      noFetching,
+	"n_ca_digital_signature_not_set":                                noFetching,
+	"w_ct_sct_policy_count_unsatisfied":                             noBrowser,
+	"w_ext_subject_key_identifier_not_recommended_subscriber":       noBrowser,
+	"e_ext_san_uniform_resource_identifier_present":                 namesUser,
+	"e_dnsname_not_valid_tld":                                       privateNames,
+	"n_san_iana_pub_suffix_empty":                                   privateNames,
+	"e_ext_san_contains_reserved_ip":                                privateNames,
+	"e_ca_country_name_missing":                                     caMarks,
+	"e_ca_organization_name_missing":                                caMarks,
+	"w_root_ca_basic_constraints_path_len_constraint_field_present": knownDepth,
+	"e_cabf_ecc_allowed_key_usages":                                 signsOnly,
+	"w_subject_common_name_included":                                commonName,
+	"e_subject_common_name_not_exactly_from_san":                    commonName,
 }
 
 func TestZlintOverEveryProfile(t *testing.T) {
-	reg, met := lint.GlobalRegistry(), map[string]bool{}
+	t.Parallel()
+	registry, seen := lint.GlobalRegistry(), map[string]bool{}
 	for name, cert := range boundaryCases(t) {
 		parsed, err := zx509.ParseCertificate(cert.Raw)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		for id, res := range zlint.LintCertificateEx(parsed, reg).Results {
+		for id, res := range zlint.LintCertificateEx(parsed, registry).Results {
 			if res.Status < lint.Notice {
 				continue
 			}
-			if met[id] = true; ignored[id] == "" {
+			if seen[id] = true; ignored[id] == "" {
 				t.Errorf("%s: %s: %s %s", name, id, res.Status, res.Details)
 			}
 		}
 	}
 	for id := range ignored {
-		if src := reg.ByName(id); !met[id] || (src != nil && strings.HasPrefix(string(src.Source), "RFC")) {
-			t.Errorf("%s: is ignored though nothing fails it, or it is an RFC's: take it off the list", id)
+		l := registry.ByName(id)
+		if !seen[id] || (l != nil && strings.HasPrefix(string(l.Source), "RFC")) {
+			t.Errorf("%s: no certificate fails it, or it is a lint of an RFC: remove it from ignored", id)
 		}
 	}
 }
 
-// boundaryCases are the smallest and largest certificates of every profile, every key type, and the
-// authorities' own.
+// boundaryCases returns the smallest and largest certificates of every profile, one with every type of key,
+// and the certificates of the authorities, by description.
 func boundaryCases(t *testing.T) map[string]*x509.Certificate {
 	t.Helper()
-	w := newFixture(t)
-	p := w.keys.Public()
+	f := newFixture(t)
+	p := f.keys.Public()
 	long := strings.Repeat(strings.Repeat("a", 49)+".", 5) + "com" // 253 bytes
-	lw := &fixture{keys: keyringtest.New(t, long, createdAt), now: testNow}
+	longNamed := &fixture{keys: keyringtest.New(t, long, createdAt), now: testNow}
 	var err error
-	if lw.ca, err = ca.New(ca.Config{Cluster: long, Keys: lw.keys, Recorder: lw, Now: lw.clock}); err != nil {
+	cfg := ca.Config{Cluster: long, Keys: longNamed.keys, Recorder: longNamed, Now: longNamed.clock}
+	if longNamed.ca, err = ca.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	out := map[string]*x509.Certificate{
 		"root":                          p.Root,
 		"user authority":                p.UserX509[0],
 		"service authority":             p.ServiceX509[0],
-		"root of a long name":           lw.keys.Root(),
-		"user authority of a long name": lw.keys.Public().UserX509[0],
+		"root of a long name":           longNamed.keys.Root(),
+		"user authority of a long name": longNamed.keys.Public().UserX509[0],
 	}
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	edwards, _, err := ed25519.GenerateKey(rand.Reader)
+	ed25519Key, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
+	named := func(name string) func(*ca.Request) { return func(r *ca.Request) { r.Identity.Name = name } }
 	for name, tc := range map[string]struct {
-		w      *fixture
+		f      *fixture
 		base   func(testing.TB) ca.Request
-		change func(r *ca.Request)
+		change func(*ca.Request)
 	}{
-		"user":                     {w, userRequest, func(*ca.Request) {}},
-		"user for a second":        {w, userRequest, ttl(time.Second)},
-		"user for a day":           {w, userRequest, ttl(24 * time.Hour)},
-		"user with P-384":          {w, userRequest, func(r *ca.Request) { r.X509Key = p384.Public() }},
-		"user with Ed25519":        {w, userRequest, func(r *ca.Request) { r.X509Key = edwards }},
-		"user with RSA":            {w, userRequest, func(r *ca.Request) { r.X509Key = rsaKey(t, 3072) }},
-		"user with a name of 64":   {w, userRequest, editIdentity(func(id *identity.Identity) { id.Name = strings.Repeat("n", 64) })},
-		"user with a name of 65":   {w, userRequest, editIdentity(func(id *identity.Identity) { id.Name = strings.Repeat("n", 65) })},
-		"user with a Korean name":  {w, userRequest, editIdentity(func(id *identity.Identity) { id.Name = "김철수" })},
-		"user with an odd subject": {w, userRequest, editIdentity(func(id *identity.Identity) { id.Subject = "a/../b?c#d%e|김 " })},
-		"user with 4 KiB of traits": {w, userRequest, editIdentity(func(id *identity.Identity) {
-			id.Traits = identity.Traits{"t": slices.Repeat([]string{strings.Repeat("x", 446)}, 8)}
-		})},
-		"user pinned":            {w, userRequest, func(r *ca.Request) { r.SourceAddress = []netip.Prefix{netip.MustParsePrefix("::/0")} }},
-		"user of a long cluster": {lw, userRequest, editIdentity(func(id *identity.Identity) { id.Cluster = long })},
-		"service without names":  {w, serviceRequest, names()},
-		"service with 64 names": {w, serviceRequest, func(r *ca.Request) {
+		"user":                    {f, userRequest, func(*ca.Request) {}},
+		"user for a second":       {f, userRequest, ttl(time.Second)},
+		"user for a day":          {f, userRequest, ttl(24 * time.Hour)},
+		"user with P-384":         {f, userRequest, useX509Key(p384.Public())},
+		"user with Ed25519":       {f, userRequest, useX509Key(ed25519Key)},
+		"user with RSA":           {f, userRequest, useX509Key(rsaKey(t, 3072))},
+		"user with a name of 64":  {f, userRequest, named(strings.Repeat("n", 64))},
+		"user with a name of 65":  {f, userRequest, named(strings.Repeat("n", 65))},
+		"user with a Korean name": {f, userRequest, named("김철수")},
+		"user with a subject that needs escapes": {f, userRequest, func(r *ca.Request) {
+			r.Identity.Subject = "a/../b?c#d%e|김 "
+		}},
+		"user with 4 KiB of traits": {f, userRequest, func(r *ca.Request) {
+			r.Identity.Traits = identity.Traits{"t": slices.Repeat([]string{strings.Repeat("x", 446)}, 8)}
+		}},
+		"user with source addresses": {f, userRequest, sourceAddresses("::/0")},
+		"user of a long cluster":     {longNamed, userRequest, inCluster(long)},
+		"service without names":      {f, serviceRequest, names()},
+		"service with 64 names": {f, serviceRequest, func(r *ca.Request) {
 			r.Names = nil
 			for i := range 64 {
 				r.Names = append(r.Names, fmt.Sprintf("p%d.example.com", i))
 			}
 		}},
-		"service with addresses": {w, serviceRequest, names("127.0.0.1", "2001:db8::1")},
-		"node": {w, serviceRequest, func(r *ca.Request) {
+		"service with addresses": {f, serviceRequest, names("127.0.0.1", "2001:db8::1")},
+		"node": {f, serviceRequest, func(r *ca.Request) {
 			r.Identity, r.Names = machine(identity.Node, "web-1"), []string{"web-1"}
 		}},
-		"auth": {w, serviceRequest, func(r *ca.Request) {
+		"auth": {f, serviceRequest, func(r *ca.Request) {
 			r.Identity, r.Names = machine(identity.Auth, "auth-1"), []string{"auth-1." + cluster}
 		}},
 	} {
 		r := tc.base(t)
 		tc.change(&r)
-		out[name] = tc.w.issue(t, r).X509
+		out[name] = tc.f.issue(t, r).X509
 	}
 	return out
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// lint looks at what is about to be signed, whatever way it came about, and refuses what no certificate of
-// ours may be. It repeats nothing of check on purpose but the alphabets: check reads the request, lint the
-// certificate.
+// lint checks what is about to be signed, and assumes nothing about how the draft was made. So a defect in
+// check or draft cannot get a bad certificate signed. check reads the request, lint reads the certificate;
+// both check the syntax of names.
 func (c *CA) lint(d *draft, now time.Time) error {
 	if d.ssh == nil && d.x509 == nil {
 		return errors.New("there is nothing to sign")
@@ -36,8 +36,9 @@ func (c *CA) lint(d *draft, now time.Time) error {
 	return c.namePolicy.check(d)
 }
 
-// lintTimes holds a certificate to its profile's longest life, to backdating by identity.Skew (rounded down
-// to a second), and both certificates of one request to the same window.
+// lintTimes checks the validity of a certificate: it equals the draft's, so both certificates of a request
+// have the same; it begins at most identity.Skew before now (plus rounding to a second); and it is not
+// longer than the profile allows.
 func lintTimes(d *draft, from, until, now time.Time) error {
 	switch {
 	case !from.Equal(d.from) || !until.Equal(d.until):
@@ -58,7 +59,8 @@ func lintSSH(d *draft, now time.Time) error {
 	if cert.Serial == 0 || len(cert.Reserved) != 0 || cert.KeyId == "" {
 		return errors.New("serial or key id is missing, or a reserved field is set")
 	}
-	if err := lintTimes(d, time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now); err != nil {
+	from, until := time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0)
+	if err := lintTimes(d, from, until, now); err != nil {
 		return err
 	}
 	if n := len(cert.ValidPrincipals); n == 0 || n > maxPrincipals {
@@ -83,8 +85,8 @@ func lintSSHUser(d *draft) error {
 			return err
 		}
 	}
-	if got := cert.CriticalOptions[identity.SSHSourceAddress]; got != joinPrefixes(d.sources) ||
-		len(cert.CriticalOptions) != min(1, len(d.sources)) {
+	got, want := cert.CriticalOptions[identity.SSHSourceAddress], joinPrefixes(d.sources)
+	if got != want || len(cert.CriticalOptions) != min(1, len(d.sources)) {
 		return errors.New("the critical options are not the source addresses that were decided")
 	}
 	for name, value := range cert.Extensions {
@@ -117,14 +119,11 @@ func (c *CA) lintX509(d *draft, now time.Time) error {
 		issuer, _ = c.keys.ServiceX509()
 	}
 	if t.NotAfter.After(issuer.NotAfter) {
-		return fmt.Errorf(
-			"it would outlive its authority, which ends %s: rotate the authority",
-			issuer.NotAfter,
-		)
+		const format = "it would outlive its authority, which ends %s: rotate the authority"
+		return fmt.Errorf(format, issuer.NotAfter)
 	}
 	if t.IsCA || !t.BasicConstraintsValid || t.KeyUsage != x509.KeyUsageDigitalSignature ||
-		!slices.Equal(t.ExtKeyUsage, usages(d.profile)) ||
-		len(t.UnknownExtKeyUsage) != 0 {
+		!slices.Equal(t.ExtKeyUsage, usages(d.profile)) || len(t.UnknownExtKeyUsage) != 0 {
 		return errors.New("basic constraints or key usages are not the profile's")
 	}
 	return lintX509Names(d)
@@ -136,8 +135,11 @@ func lintX509Names(d *draft) error {
 		return errors.New("it does not have the identity's URI as its one URI")
 	}
 	want, err := identity.X509Value(d.encoded)
-	if err != nil || len(t.ExtraExtensions) != 1 || !t.ExtraExtensions[0].Id.Equal(identity.X509Extension) ||
-		!bytes.Equal(t.ExtraExtensions[0].Value, want) {
+	if err != nil {
+		return err
+	}
+	ext := t.ExtraExtensions
+	if len(ext) != 1 || !ext[0].Id.Equal(identity.X509Extension) || !bytes.Equal(ext[0].Value, want) {
 		return errors.New("it does not have the identity as its one private extension")
 	}
 	if len(t.EmailAddresses) != 0 || (d.profile == User && len(t.DNSNames)+len(t.IPAddresses) != 0) {
@@ -146,8 +148,7 @@ func lintX509Names(d *draft) error {
 	return lintHostNames(t.DNSNames)
 }
 
-// lintHostNames refuses wildcards, look-alikes and anything else that is neither a plain host name nor an
-// address.
+// lintHostNames allows plain host names and addresses only: no wildcards, no look-alike characters.
 func lintHostNames(names []string) error {
 	for _, n := range names {
 		if err := identity.CheckHost(n); err != nil {

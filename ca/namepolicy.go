@@ -6,30 +6,31 @@ import (
 	"github.com/smallstep/certificates/policy"
 )
 
-// namePolicy is smallstep's name policy as a second opinion on what a user's certificates name: an SSH
-// certificate plain accounts, an X.509 certificate one URI of this cluster, and neither a host name, an
-// address or a mailbox. Hosts and services name what an operator chose, for which such a policy has no words.
+// namePolicy is smallstep's name policy as a second check of the names in user certificates. An SSH
+// certificate may name plain accounts, an X.509 certificate URIs of this cluster. Neither may name a host,
+// an address or a mailbox. The names of hosts and services are not checked here: operators choose them, and
+// such a policy cannot describe them.
 type namePolicy struct{ engine *policy.NamePolicyEngine }
 
 func newNamePolicy(cluster string) (namePolicy, error) {
-	names, err := policy.New(policy.WithPermittedURIDomains(cluster), policy.WithPermittedPrincipals("*"))
+	engine, err := policy.New(policy.WithPermittedURIDomains(cluster), policy.WithPermittedPrincipals("*"))
 	if err != nil {
 		return namePolicy{}, fmt.Errorf("make the name policy: %w", err)
 	}
-	return namePolicy{engine: names}, nil
+	return namePolicy{engine: engine}, nil
 }
 
-func (g namePolicy) check(d *draft) error {
+func (p namePolicy) check(d *draft) error {
 	if d.profile != User {
 		return nil
 	}
 	if d.ssh != nil {
-		if err := g.engine.IsSSHCertificateAllowed(d.ssh); err != nil {
+		if err := p.engine.IsSSHCertificateAllowed(d.ssh); err != nil {
 			return fmt.Errorf("name policy: %w", err)
 		}
 	}
 	if d.x509 != nil {
-		if err := g.engine.IsX509CertificateAllowed(d.x509); err != nil {
+		if err := p.engine.IsX509CertificateAllowed(d.x509); err != nil {
 			return fmt.Errorf("name policy: %w", err)
 		}
 	}

@@ -14,10 +14,10 @@ import (
 // RecordVersion is the newest Record format this code writes. Later versions only append fields.
 const RecordVersion = 1
 
-// Record is what the cluster keeps of one issuance.
+// Record is the issuance record: what the cluster keeps of one issuance.
 type Record struct {
 	V             int               `json:"v"`
-	Serial        identity.Serial   `json:"serial,string"` // of both certificates; text, since JSON numbers lose bits past 2^53
+	Serial        identity.Serial   `json:"serial,string"` // text, because JSON numbers lose bits past 2^53
 	Profile       Profile           `json:"profile"`
 	Identity      identity.Identity `json:"identity"`
 	Principals    []string          `json:"principals,omitempty"` // user: logins; host and service: names
@@ -29,18 +29,19 @@ type Record struct {
 	X509Digest    Digest            `json:"x509_sha256,omitzero"` // of the certificate in DER
 }
 
-// Recorder makes an issuance durable. It returns nil only when the record is committed; concurrent calls may
-// share one commit.
+// Recorder stores issuance records. RecordIssuance returns nil only when the record is committed. Concurrent
+// calls may share one commit.
 type Recorder interface {
 	RecordIssuance(ctx context.Context, r Record) error
 }
 
-// Digest is a SHA-256. Its text form is 64 hex digits; the zero value means there is no such certificate.
+// Digest is a SHA-256. Its text form is 64 hex digits. The zero value means that there is no such
+// certificate.
 type Digest [sha256.Size]byte
 
 func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 
-// MarshalText gives 64 hex digits.
+// MarshalText returns 64 hex digits.
 func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 // UnmarshalText reads 64 hex digits.
@@ -55,8 +56,15 @@ func (d *Digest) UnmarshalText(b []byte) error {
 
 func newRecord(d *draft, out Issued) Record {
 	r := Record{
-		V: RecordVersion, Serial: d.serial, Profile: d.profile, Identity: d.id, Principals: d.principals, SourceAddress: d.sources,
-		Extensions: d.permits, NotBefore: d.from, NotAfter: d.until,
+		V:             RecordVersion,
+		Serial:        d.serial,
+		Profile:       d.profile,
+		Identity:      d.id,
+		Principals:    d.principals,
+		SourceAddress: d.sources,
+		Extensions:    d.permits,
+		NotBefore:     d.from,
+		NotAfter:      d.until,
 	}
 	if out.SSH != nil {
 		r.SSHDigest = sha256.Sum256(out.SSH.Marshal())

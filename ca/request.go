@@ -10,28 +10,28 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Profile is a kind of certificate. Append only: the names are in issuance records.
+// Profile is a kind of certificate. Names are only added, never changed: they are in issuance records.
 type Profile string
 
 const (
-	User    Profile = "user"    // a person: SSH and X.509
+	User    Profile = "user"    // SSH and X.509 of a user
 	Host    Profile = "host"    // the SSH host certificate of a node or proxy
 	Service Profile = "service" // X.509 of a node, proxy or auth replica
 )
 
-// Request asks for certificates. Everything in it was established by auth; nothing comes from a caller
+// Request asks for certificates. auth has established everything in it; nothing comes from a caller
 // unchecked.
 type Request struct {
 	Profile       Profile
-	Identity      identity.Identity // who; Expires and From are set by ca
-	SSHKey        ssh.PublicKey     // nil: no SSH certificate
-	X509Key       crypto.PublicKey  // nil: no X.509 certificate
-	Logins        []identity.Login  // user: SSH principals. None: no SSH certificate
-	Names         []string          // host: SSH host principals; service: DNS names and IP addresses of the SAN
-	SourceAddress []netip.Prefix    // user: the addresses the certificates are good from; none: any
-	Extensions    []string          // user: permit-pty and its kin; only known ones
-	NotAfter      time.Time         // zero: no fixed end; else the end is not after it
-	TTL           time.Duration     // zero: up to NotAfter if set, else the profile's default
+	Identity      identity.Identity // of the subject; ca sets V, Expires and SourceAddresses
+	SSHKey        ssh.PublicKey     // nil means no SSH certificate
+	X509Key       crypto.PublicKey  // nil means no X.509 certificate
+	Logins        []identity.Login  // user: SSH principals; none means no SSH certificate
+	Names         []string          // host: SSH principals; service: DNS names and IP addresses of the SAN
+	SourceAddress []netip.Prefix    // user: networks from which the certificates are accepted; none means any
+	Extensions    []string          // user: the known ones only, such as permit-pty
+	NotAfter      time.Time         // the latest end; zero means none is set
+	TTL           time.Duration     // lifetime; zero means until NotAfter if set, else the profile's default
 }
 
 // profileLimits is what a profile allows.
@@ -71,7 +71,11 @@ const (
 	maxSources    = 64
 )
 
-// extensions that a user certificate may carry (OpenSSH PROTOCOL.certkeys), beside the identity.
+// extensions that a user certificate may have besides the identity (OpenSSH PROTOCOL.certkeys).
 var extensions = map[string]bool{
-	"permit-pty": true, "permit-port-forwarding": true, "permit-agent-forwarding": true, "permit-X11-forwarding": true, "permit-user-rc": true,
+	"permit-pty":              true,
+	"permit-port-forwarding":  true,
+	"permit-agent-forwarding": true,
+	"permit-X11-forwarding":   true,
+	"permit-user-rc":          true,
 }

@@ -11,25 +11,25 @@ import (
 	"go.step.sm/crypto/sshutil"
 )
 
-// newX509Signer makes a signer that asks for the active key at every signature, so that a rotation needs no
-// restart.
+// newX509Signer makes a signer for one X.509 authority of the keyring. It calls active at every signature.
+// The answer is always the same, because a Keyring does not change once it is opened: after a rotation,
+// auth must be restarted to sign with the new key.
 func newX509Signer(active func() (*x509.Certificate, crypto.Signer)) (*softcas.SoftCAS, error) {
-	cas, err := softcas.New(
-		context.Background(),
-		apiv1.Options{
-			Type: apiv1.SoftCAS,
-			CertificateSigner: func() ([]*x509.Certificate, crypto.Signer, error) {
-				cert, key := active()
-				return []*x509.Certificate{cert}, key, nil
-			},
+	options := apiv1.Options{
+		Type: apiv1.SoftCAS,
+		CertificateSigner: func() ([]*x509.Certificate, crypto.Signer, error) {
+			cert, key := active()
+			return []*x509.Certificate{cert}, key, nil
 		},
-	)
+	}
+	cas, err := softcas.New(context.Background(), options)
 	if err != nil {
 		return nil, fmt.Errorf("make an X.509 signer: %w", err)
 	}
 	return cas, nil
 }
 
+// sign signs the certificates of a draft that lint has accepted.
 func (c *CA) sign(d *draft) (out Issued, err error) {
 	if d.ssh != nil {
 		signer := c.keys.HostSSH()
@@ -53,9 +53,8 @@ func (c *CA) signX509(d *draft, out *Issued) error {
 	if d.profile == User {
 		cas = c.user
 	}
-	resp, err := cas.CreateCertificate(
-		&apiv1.CreateCertificateRequest{Template: d.x509, Lifetime: d.until.Sub(d.from)},
-	)
+	req := &apiv1.CreateCertificateRequest{Template: d.x509, Lifetime: d.until.Sub(d.from)}
+	resp, err := cas.CreateCertificate(req)
 	if err != nil {
 		return err
 	}

@@ -16,15 +16,15 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Version of the document this code writes and the newest it reads.
+// Version of the document that this code writes, and the newest that it reads.
 const Version = 1
 
-// MaxBytes bounds the document: five authorities and a root take 5 kB; a rotation of all of them at once
-// three times that.
+// MaxBytes bounds the document. Five authorities and a root take 5 kB, and three times that while all of them
+// are rotated at once.
 const MaxBytes = 256 << 10
 
-// Authority names one of the cluster's signing keys. Append only: the names are in the store and in the
-// seal's associated data.
+// Authority names one of the cluster's signing keys. Names are only added, never changed: they are in the
+// store and in the associated data of sealed keys.
 type Authority string
 
 const (
@@ -36,20 +36,19 @@ const (
 	rules       Authority = "rules"
 )
 
-// authorities lists the five, in the order of their birth. The root stands apart: it signs two things in its
-// life.
+// authorities are the five besides the root, in the order in which they are created.
 var authorities = []Authority{userSSH, hostSSH, userX509, serviceX509, rules}
 
-// State says what a key is used for in a rotation. Append only.
+// State says what a key is used for during a rotation. States are only added, never changed.
 type State string
 
 const (
 	Active   State = "active"   // signs, and is trusted
-	Next     State = "next"     // trusted already, will sign
-	Previous State = "previous" // trusted still, signs no more
+	Next     State = "next"     // is trusted already, and will sign
+	Previous State = "previous" // is still trusted, and signs no more
 )
 
-// rank orders a set: active first. An unknown state has rank -1.
+// rank orders the keys of an authority: active first. An unknown state has rank -1.
 func (s State) rank() int {
 	switch s {
 	case Active:
@@ -66,28 +65,29 @@ func (s State) rank() int {
 type document struct {
 	V       int         `json:"v"`
 	Cluster string      `json:"cluster"`
-	Seal    string      `json:"seal"` // URI of the seal that Birth used: tells a person which one to look for
+	Seal    string      `json:"seal"` // URI of the seal that Generate used, for an operator who looks for it
 	Created time.Time   `json:"born"`
 	Keys    []storedKey `json:"keys"`
 }
 
-// storedKey is one key at rest.
+// storedKey is one key of the document.
 type storedKey struct {
 	Authority  Authority `json:"authority"`
-	Generation int       `json:"generation"` // 1 at birth, one more with each rotation
+	Generation int       `json:"generation"` // 1 at first, one more with each rotation
 	State      State     `json:"state"`
 	Created    time.Time `json:"created"`
 	Public     []byte    `json:"public"`           // SubjectPublicKeyInfo, DER
 	Cert       []byte    `json:"cert,omitempty"`   // root, user-x509, service-x509: DER
-	Sealed     []byte    `json:"sealed,omitempty"` // PKCS #8 under the seal; absent only for a root kept offline
+	Sealed     []byte    `json:"sealed,omitempty"` // PKCS #8, sealed; absent only for an offline root
 }
 
-// sealName binds a sealed key to its place: moved to another cluster, authority or generation it does not
-// open.
+// sealName is the name under which a key is sealed. It binds the key to its place: moved to another cluster,
+// authority or generation, it does not open.
 func sealName(cluster string, a Authority, generation int) string {
 	return fmt.Sprintf("threshold/keyring/1/%s/%s/%d", cluster, a, generation)
 }
 
+// damaged is the fault of a document that cannot be used. what follows "the stored keyring is damaged: ".
 func damaged(what string, err error) error {
 	return fault.Wrap(
 		err,
@@ -98,6 +98,7 @@ func damaged(what string, err error) error {
 	)
 }
 
+// decode reads a document and checks that it is complete. It does not open the keys.
 func decode(raw []byte) (*document, error) {
 	if len(raw) > MaxBytes {
 		return nil, damaged("too large", fmt.Errorf("%d bytes, more than %d", len(raw), MaxBytes))
@@ -123,19 +124,20 @@ func decode(raw []byte) (*document, error) {
 	return &d, nil
 }
 
-// check holds the shape: a cluster, one root, exactly one active key per authority, no generation twice.
+// check checks that the document has a cluster, one root and exactly one active key for each authority, and
+// no generation of an authority twice.
 func (d *document) check() error {
 	if err := identity.CheckCluster(d.Cluster); err != nil {
 		return err
 	}
-	type place struct {
-		a   Authority
-		gen int
+	type keyID struct {
+		authority  Authority
+		generation int
 	}
-	active, seen := map[Authority]int{}, map[place]bool{}
+	active, seen := map[Authority]int{}, map[keyID]bool{}
 	for _, s := range d.Keys {
-		p := place{s.Authority, s.Generation}
-		if s.Generation < 1 || seen[p] {
+		id := keyID{s.Authority, s.Generation}
+		if s.Generation < 1 || seen[id] {
 			return fmt.Errorf("%s: generation %d is not unique or not positive", s.Authority, s.Generation)
 		}
 		if s.State.rank() < 0 || (s.Authority == root && s.State != Active) {
@@ -144,7 +146,7 @@ func (d *document) check() error {
 		if s.State == Active {
 			active[s.Authority]++
 		}
-		seen[p] = true
+		seen[id] = true
 	}
 	for _, a := range append([]Authority{root}, authorities...) {
 		if active[a] != 1 {
@@ -154,7 +156,7 @@ func (d *document) check() error {
 	return nil
 }
 
-// open unseals one key and proves that it, its public part and its certificate are one.
+// open unseals one key. It checks that the private key, the public key and the certificate belong together.
 func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
 	e := &entry{authority: s.Authority, generation: s.Generation, state: s.State}
 	var err error
@@ -162,20 +164,15 @@ func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
 		return nil, damaged(string(s.Authority)+" has no readable public key", err)
 	}
 	if !s.Authority.fits(e.public) {
-		return nil, damaged(
-			fmt.Sprintf("%s has a key of a wrong type", s.Authority),
-			fmt.Errorf("%T", e.public),
-		)
+		return nil, damaged(string(s.Authority)+" has a key of a wrong type", fmt.Errorf("%T", e.public))
 	}
 	if s.Authority.hasCert() {
 		if e.cert, err = x509.ParseCertificate(s.Cert); err != nil {
 			return nil, damaged(string(s.Authority)+" has no readable certificate", err)
 		}
 		if !bytes.Equal(e.cert.RawSubjectPublicKeyInfo, s.Public) {
-			return nil, damaged(
-				fmt.Sprintf("%s's certificate is of another key", s.Authority),
-				errors.New("public keys differ"),
-			)
+			err := errors.New("public keys differ")
+			return nil, damaged(string(s.Authority)+"'s certificate is of another key", err)
 		}
 	}
 	if s.Authority == root && len(s.Sealed) == 0 {
@@ -193,10 +190,8 @@ func (s storedKey) unseal(cluster string, seal Seal) (*secret, error) {
 	defer clear(plain)
 	key, err := x509.ParsePKCS8PrivateKey(plain)
 	if err != nil {
-		return nil, damaged(
-			string(s.Authority)+" has no readable private key",
-			errors.New("not PKCS #8"),
-		) // the cause could quote key bytes
+		err := errors.New("not PKCS #8") // instead of the cause, which could quote bytes of the key
+		return nil, damaged(string(s.Authority)+" has no readable private key", err)
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
@@ -212,7 +207,8 @@ func (s storedKey) unseal(cluster string, seal Seal) (*secret, error) {
 // hasCert reports whether the authority signs X.509 and so has a certificate itself.
 func (a Authority) hasCert() bool { return a == root || a == userX509 || a == serviceX509 }
 
-// fits holds that X.509 authorities and the root are P-256, the others Ed25519.
+// fits reports whether a key has the authority's type: P-256 for the root and the X.509 authorities, Ed25519
+// for the others.
 func (a Authority) fits(pub crypto.PublicKey) bool {
 	if a.hasCert() {
 		k, ok := pub.(*ecdsa.PublicKey)

@@ -21,7 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// How long the authorities' own certificates live. What ends them in practice is a rotation.
+// Lifetimes of the authorities' own certificates. In practice a rotation ends them earlier.
 const (
 	rootYears      = 30
 	authorityYears = 10
@@ -30,31 +30,20 @@ const (
 // maxCN is the upper bound of a commonName or organizationName (RFC 5280 appendix A.1, ub-common-name).
 const maxCN = 64
 
-// Generate makes the cluster's root and its five authorities and saves them. A store that holds keys already
-// gives fault.Conflict.
+// Generate creates the keys of a new cluster, its root and its five authorities, and saves them. It returns
+// fault.Conflict when the store holds a keyring already.
 func Generate(ctx context.Context, cluster string, st Store, seal Seal, now time.Time) (*Keyring, error) {
-	const op = "keyring.Birth"
+	const op = "keyring.Generate"
 	if err := identity.CheckCluster(cluster); err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Invalid,
-			op,
-			"the cluster name is not usable",
-			"choose a lower-case domain name, as access.example.com",
-		)
+		const remedy = "choose a lower-case domain name such as access.example.com"
+		return nil, fault.Wrap(err, fault.Invalid, op, "the cluster name is not usable", remedy)
 	}
-	born := func(err error) error {
-		return fault.Wrap(
-			err,
-			fault.Conflict,
-			op,
-			"this cluster was born already",
-			"start without --bootstrap",
-		)
+	exists := func(err error) error {
+		return fault.Wrap(err, fault.Conflict, op, "this cluster exists already", "start without --bootstrap")
 	}
 	switch _, err := st.Load(ctx); {
 	case err == nil:
-		return nil, born(errors.New("the store holds a keyring"))
+		return nil, exists(errors.New("the store holds a keyring"))
 	case !fault.Is(err, fault.NotFound):
 		return nil, fmt.Errorf("look for an older keyring: %w", err)
 	}
@@ -67,13 +56,14 @@ func Generate(ctx context.Context, cluster string, st Store, seal Seal, now time
 		return nil, fmt.Errorf("encode the keyring: %w", err)
 	}
 	if err := st.Save(ctx, nil, raw); fault.Is(err, fault.Conflict) {
-		return nil, born(err)
+		return nil, exists(err)
 	} else if err != nil {
 		return nil, fmt.Errorf("save the keyring: %w", err)
 	}
-	return doc.open(seal) // what is in memory went through the same proof as after a restart
+	return doc.open(seal) // so the new keys pass the same checks as after a restart
 }
 
+// newDocument creates all keys of a cluster.
 func newDocument(cluster string, seal Seal, now time.Time) (*document, error) {
 	doc := &document{V: Version, Cluster: cluster, Seal: seal.URI(), Created: now}
 	rootKey, err := newKey(root)
@@ -95,8 +85,8 @@ func newDocument(cluster string, seal Seal, now time.Time) (*document, error) {
 	return doc, nil
 }
 
-// addAuthority makes one authority's first key and, for X.509, its certificate: service-x509 under the root,
-// user-x509 under itself.
+// addAuthority creates the first key of an authority. It also signs the certificate of an X.509 authority:
+// the root signs service-x509, and user-x509 signs itself.
 func (d *document) addAuthority(
 	a Authority,
 	rootCert *x509.Certificate,
@@ -121,6 +111,7 @@ func (d *document) addAuthority(
 	return d.addKey(a, key, cert, seal, now)
 }
 
+// addKey adds a key to the document, with its private part sealed.
 func (d *document) addKey(
 	a Authority,
 	key crypto.Signer,
@@ -148,7 +139,7 @@ func (d *document) addKey(
 	return nil
 }
 
-// newKey draws a key of the type that fits the authority.
+// newKey creates a key of the authority's type (see Authority.fits).
 func newKey(a Authority) (crypto.Signer, error) {
 	if a.hasCert() {
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -157,7 +148,7 @@ func newKey(a Authority) (crypto.Signer, error) {
 	return key, err
 }
 
-// signAuthority signs the certificate of an X.509 authority, by itself where parent is nil.
+// signAuthority signs the certificate of an X.509 authority. Without parent it is self-signed.
 func signAuthority(
 	a Authority,
 	cluster string,
@@ -166,19 +157,24 @@ func signAuthority(
 	parent *x509.Certificate,
 	key crypto.Signer,
 ) (*x509.Certificate, error) {
-	serial, err := rand.Int(
-		rand.Reader,
-		new(big.Int).Lsh(big.NewInt(1), 127),
-	) // 127 random bits: positive in 16 octets
+	bound := new(big.Int).Lsh(big.NewInt(1), 127) // 127 random bits are positive in 16 octets
+	serial, err := rand.Int(rand.Reader, bound)
 	if err != nil {
 		return nil, fmt.Errorf("draw a serial: %w", err)
 	}
 	t := &x509.Certificate{
-		SerialNumber: serial.Add(serial, big.NewInt(1)), Subject: subject(a, cluster),
-		NotBefore: now.Add(-identity.Skew), NotAfter: now.AddDate(authorityYears, 0, 0),
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+		SerialNumber:          serial.Add(serial, big.NewInt(1)),
+		Subject:               subject(a, cluster),
+		NotBefore:             now.Add(-identity.Skew),
+		NotAfter:              now.AddDate(authorityYears, 0, 0),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
 	}
-	switch a { // the key usages nest: no certificate of the user tree is ever a server's
+	// The extended key usages of an authority limit those of its certificates: no certificate under user-x509
+	// is valid for a server.
+	switch a {
 	case root:
 		t.NotAfter, t.MaxPathLen, t.MaxPathLenZero = now.AddDate(rootYears, 0, 0), 1, false
 	case userX509:

@@ -1,13 +1,13 @@
 // Package keyring answers: which keys sign now?
 //
 // A cluster has one root and five authorities, each with a key of its own: user-ssh, host-ssh, user-x509,
-// service-x509 and rules. They are born together, kept as one versioned document in a Store, and every
-// private key in it is sealed under a key that the Store never sees (Seal). Opening the document proves each
-// key: what unseals must match the public part and certificate beside it, so whoever can write to the store
-// but has no seal cannot slip in a key that verifiers would trust.
+// service-x509 and rules. They are generated together and kept as one versioned document in a Store. Every
+// private key in the document is sealed with a key that the Store never sees (Seal). Open checks each private
+// key against the public key and the certificate beside it. So whoever can write to the store but does not
+// have the seal cannot add a key that verifiers would trust.
 //
-// Only ca and the wiring of auth call it. A Keyring does not change once opened and is safe for concurrent
-// use.
+// Only ca and the wiring of auth call it. A Keyring does not change once it is opened, and is safe for
+// concurrent use: after a rotation, auth must be restarted to use the new keys.
 package keyring
 
 import (
@@ -27,12 +27,12 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Store keeps the one document. It need not keep it secret; it must not lose it.
+// Store keeps the document. It must not lose it, but need not keep it secret.
 type Store interface {
-	// Load returns the document, or fault.NotFound when the cluster is unborn.
+	// Load returns the document, or fault.NotFound when the cluster has none yet.
 	Load(ctx context.Context) ([]byte, error)
-	// Save replaces old by new, or creates new where old is nil. It gives fault.Conflict when what is kept is
-	// not old.
+	// Save replaces old by new, or creates new if old is nil. It returns fault.Conflict when the stored
+	// document is not old.
 	Save(ctx context.Context, old, new []byte) error
 }
 
@@ -40,7 +40,7 @@ type Store interface {
 type Keyring struct {
 	cluster string
 	root    *entry
-	sets    map[Authority][]*entry // active first
+	sets    map[Authority][]*entry // the keys of each authority, the active one first
 	userSSH ssh.Signer
 	hostSSH ssh.Signer
 }
@@ -52,7 +52,7 @@ type entry struct {
 	state      State
 	public     crypto.PublicKey
 	cert       *x509.Certificate // root, user-x509 and service-x509
-	key        *secret           // nil: kept offline (the root alone)
+	key        *secret           // nil for a root that is kept offline
 }
 
 // Open loads the document and unseals every key in it.
@@ -60,13 +60,8 @@ func Open(ctx context.Context, st Store, seal Seal) (*Keyring, error) {
 	const op = "keyring.Open"
 	raw, err := st.Load(ctx)
 	if fault.Is(err, fault.NotFound) {
-		return nil, fault.Wrap(
-			err,
-			fault.NotFound,
-			op,
-			"this cluster has no keys yet",
-			"run once: threshold start --bootstrap FILE",
-		)
+		const remedy = "run once: threshold start --bootstrap FILE"
+		return nil, fault.Wrap(err, fault.NotFound, op, "this cluster has no keys yet", remedy)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the keyring: %w", err)
@@ -78,6 +73,7 @@ func Open(ctx context.Context, st Store, seal Seal) (*Keyring, error) {
 	return doc.open(seal)
 }
 
+// open opens every key of the document.
 func (d *document) open(seal Seal) (*Keyring, error) {
 	k := &Keyring{cluster: d.Cluster, sets: map[Authority][]*entry{}}
 	for _, s := range d.Keys {
@@ -100,8 +96,8 @@ func (d *document) open(seal Seal) (*Keyring, error) {
 	return k, k.makeSSH()
 }
 
-// checkTrees holds that the root and user-x509 sign themselves, that every service-x509 hangs under the root,
-// and that all are authorities.
+// checkTrees checks that the certificates of the root and of user-x509 are self-signed, that the root has
+// signed those of service-x509, and that all are certificates of authorities.
 func (k *Keyring) checkTrees() error {
 	if err := k.root.cert.CheckSignatureFrom(k.root.cert); err != nil {
 		return fmt.Errorf("root: %w", err)
@@ -118,7 +114,7 @@ func (k *Keyring) checkTrees() error {
 	}
 	for _, e := range slices.Concat(k.sets[userX509], k.sets[serviceX509]) {
 		if !e.cert.IsCA || bytes.Equal(e.cert.RawSubjectPublicKeyInfo, k.root.cert.RawSubjectPublicKeyInfo) {
-			return fmt.Errorf("%s: is no authority of its own", e.authority)
+			return fmt.Errorf("%s: it is not an authority, or has the root's key", e.authority)
 		}
 	}
 	return nil
@@ -134,10 +130,10 @@ func (k *Keyring) makeSSH() (err error) {
 	return nil
 }
 
-// active is the entry that signs; decode has made sure there is exactly one.
+// active is the entry that signs. decode has checked that there is exactly one.
 func (k *Keyring) active(a Authority) *entry { return k.sets[a][0] }
 
-// Cluster is the name the keys were born for.
+// Cluster is the name of the cluster that the keys were generated for.
 func (k *Keyring) Cluster() string { return k.cluster }
 
 // Pin is the SHA-256 of the cluster root's public key.
@@ -152,40 +148,41 @@ func (k *Keyring) UserSSH() ssh.Signer { return k.userSSH }
 // HostSSH signs host SSH certificates.
 func (k *Keyring) HostSSH() ssh.Signer { return k.hostSSH }
 
-// UserX509 signs user X.509 certificates. The certificate is a root of its own.
+// UserX509 signs user X.509 certificates. Its certificate is self-signed, apart from Root.
 func (k *Keyring) UserX509() (*x509.Certificate, crypto.Signer) {
 	e := k.active(userX509)
 	return e.cert, e.key
 }
 
-// ServiceX509 signs X.509 certificates of nodes, proxies and auth. The certificate is an intermediate under
-// Root.
+// ServiceX509 signs X.509 certificates of nodes, proxies and auth replicas. Its certificate is an
+// intermediate under Root.
 func (k *Keyring) ServiceX509() (*x509.Certificate, crypto.Signer) {
 	e := k.active(serviceX509)
 	return e.cert, e.key
 }
 
-// RulesSigner signs the rules documents: Ed25519.
+// RulesSigner signs the rules documents, with Ed25519.
 func (k *Keyring) RulesSigner() crypto.Signer { return k.active(rules).key }
 
-// RootSigner signs the first authorities document, and in emergencies. It fails when the root key is kept
-// offline.
+// RootSigner signs the first authorities document, and later ones in emergencies. It returns
+// fault.Unavailable when the root key is kept offline.
 func (k *Keyring) RootSigner() (crypto.Signer, error) {
 	if k.root.key == nil {
 		return nil, fault.New(
 			fault.Unavailable,
 			"keyring.RootSigner",
 			"the cluster root key is kept offline",
-			"bring the root key back for this ceremony",
+			"bring the root key back for this operation",
 		)
 	}
 	return k.root.key, nil
 }
 
-// Public is what verifiers trust. In each set the active key comes first, then next and previous ones.
+// Public has the public keys and certificates that verifiers trust. For each authority the active key comes
+// first, then the next and previous ones.
 type Public struct {
 	UserSSH, HostSSH []ssh.PublicKey
-	UserX509         []*x509.Certificate // self-signed, a tree of its own
+	UserX509         []*x509.Certificate // self-signed, apart from Root
 	ServiceX509      []*x509.Certificate // intermediates under Root
 	Rules            []ed25519.PublicKey
 	Root             *x509.Certificate
@@ -207,9 +204,8 @@ func (k *Keyring) sshKeys(a Authority) []ssh.PublicKey {
 	for _, e := range k.sets[a] {
 		pub, err := ssh.NewPublicKey(e.public)
 		if err != nil {
-			panic(
-				"keyring: an opened SSH authority has no SSH key: " + err.Error(),
-			) // open proved the key type
+			// open has checked the type of the key.
+			panic("keyring: an opened SSH authority has no SSH key: " + err.Error())
 		}
 		out = append(out, pub)
 	}
@@ -224,8 +220,8 @@ func (k *Keyring) certs(a Authority) []*x509.Certificate {
 	return out
 }
 
-// Wipe overwrites the private keys, as far as Go lets a program do so: the standard library may hold derived
-// copies until they are collected. Every later signature fails.
+// Wipe overwrites the private keys. Every later signature fails. The standard library may keep derived
+// copies of a key until they are garbage-collected; Go gives no way to overwrite those.
 func (k *Keyring) Wipe() {
 	for _, set := range k.sets {
 		for _, e := range set {
@@ -237,13 +233,13 @@ func (k *Keyring) Wipe() {
 	}
 }
 
-// String names the keyring and shows nothing of its keys.
+// String returns the cluster and its pin, and nothing of the private keys.
 func (k *Keyring) String() string { return "keyring of " + k.cluster + " " + k.Pin().String() }
 
-// Format keeps every fmt verb, %+v and %#v too, to String.
+// Format prints String for every verb of fmt, also for %+v and %#v.
 func (k *Keyring) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
-// MarshalJSON gives cluster and pin, so that a logged keyring shows nothing else.
+// MarshalJSON returns cluster and pin, so that a keyring in a log shows nothing else.
 func (k *Keyring) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]string{"cluster": k.cluster, "pin": k.Pin().String()})
 }

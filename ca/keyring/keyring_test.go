@@ -29,6 +29,7 @@ const cluster = "access.example.com"
 
 var createdAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
+// newKeyring generates a keyring, and returns it with its store and seal.
 func newKeyring(t *testing.T) (*keyring.Keyring, *keyringtest.Store, keyring.Seal) {
 	t.Helper()
 	st, seal := new(keyringtest.Store), keyringtest.Seal(t)
@@ -39,7 +40,7 @@ func newKeyring(t *testing.T) (*keyring.Keyring, *keyringtest.Store, keyring.Sea
 	return k, st, seal
 }
 
-// wantFault holds that err is a fault of the kind that tells the person what to do.
+// wantFault checks that err is a fault of the kind, with a remedy.
 func wantFault(t *testing.T, what string, err error, kind fault.Kind) {
 	t.Helper()
 	if !fault.Is(err, kind) || fault.Remedy(err) == "" {
@@ -48,6 +49,7 @@ func wantFault(t *testing.T, what string, err error, kind fault.Kind) {
 }
 
 func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
+	t.Parallel()
 	k, st, seal := newKeyring(t)
 	again, err := keyring.Open(t.Context(), st, seal)
 	if err != nil {
@@ -59,8 +61,7 @@ func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
 	}
 	p := again.Public()
 	if len(p.UserSSH) != 1 || len(p.HostSSH) != 1 || len(p.UserX509) != 1 || len(p.ServiceX509) != 1 ||
-		len(p.Rules) != 1 ||
-		p.Root == nil {
+		len(p.Rules) != 1 || p.Root == nil {
 		t.Fatalf("got %+v, want one key of each", p)
 	}
 	msg := []byte("rules")
@@ -73,25 +74,22 @@ func TestOpenReturnsTheGeneratedKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sig, err = rootKey.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil ||
-		p.Root.CheckSignature(x509.ECDSAWithSHA256, msg, sig) != nil {
+	sig, err = rootKey.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil || p.Root.CheckSignature(x509.ECDSAWithSHA256, msg, sig) != nil {
 		t.Errorf("got %v, want a root signature that verifies", err)
 	}
 }
 
 func TestUserAndServiceTreesAreSeparate(t *testing.T) {
+	t.Parallel()
 	k, _, _ := newKeyring(t)
 	p := k.Public()
 	keys := map[string]bool{}
 	for _, c := range []*x509.Certificate{p.Root, p.UserX509[0], p.ServiceX509[0]} {
 		keys[string(c.RawSubjectPublicKeyInfo)] = true
 		if !c.IsCA || c.NotBefore != createdAt.Add(-identity.Skew) {
-			t.Errorf(
-				"%s: got CA %v from %s, want an authority from a minute before birth",
-				c.Subject,
-				c.IsCA,
-				c.NotBefore,
-			)
+			const format = "%s: got CA %v from %s, want an authority valid from a minute before its creation"
+			t.Errorf(format, c.Subject, c.IsCA, c.NotBefore)
 		}
 	}
 	for _, pub := range []ssh{p.UserSSH[0], p.HostSSH[0]} {
@@ -117,6 +115,7 @@ func TestUserAndServiceTreesAreSeparate(t *testing.T) {
 type ssh interface{ Marshal() []byte }
 
 func TestPublicReturnsACopy(t *testing.T) {
+	t.Parallel()
 	k, _, _ := newKeyring(t)
 	p := k.Public()
 	clear(p.Rules[0])
@@ -127,15 +126,17 @@ func TestPublicReturnsACopy(t *testing.T) {
 }
 
 func TestGenerateRefusesASecondTime(t *testing.T) {
+	t.Parallel()
 	k, st, seal := newKeyring(t)
 	_, err := keyring.Generate(t.Context(), cluster, st, seal, createdAt)
-	wantFault(t, "second birth", err, fault.Conflict)
+	wantFault(t, "second call", err, fault.Conflict)
 	if again, err := keyring.Open(t.Context(), st, seal); err != nil || again.Pin() != k.Pin() {
 		t.Errorf("got %v, %v, want the first keys untouched", again, err)
 	}
 }
 
 func TestConcurrentGenerateCallsCreateOneKeyring(t *testing.T) {
+	t.Parallel()
 	st, seal := new(keyringtest.Store), keyringtest.Seal(t)
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
@@ -143,20 +144,21 @@ func TestConcurrentGenerateCallsCreateOneKeyring(t *testing.T) {
 		wg.Go(func() { _, errs[i] = keyring.Generate(t.Context(), cluster, st, seal, createdAt) })
 	}
 	wg.Wait()
-	won := 0
+	succeeded := 0
 	for _, err := range errs {
 		if err == nil {
-			won++
+			succeeded++
 			continue
 		}
-		wantFault(t, "lost birth", err, fault.Conflict)
+		wantFault(t, "losing call", err, fault.Conflict)
 	}
-	if won != 1 {
-		t.Errorf("got %d births, want 1", won)
+	if succeeded != 1 {
+		t.Errorf("got %d keyrings, want 1", succeeded)
 	}
 }
 
 func TestGenerateRefusesABadClusterName(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"", "Access.example.com", "a/b", "10.0.0.1", "a b"} {
 		_, err := keyring.Generate(t.Context(), name, new(keyringtest.Store), keyringtest.Seal(t), createdAt)
 		wantFault(t, name, err, fault.Invalid)
@@ -179,36 +181,29 @@ func (s *brokenStore) Load(ctx context.Context) ([]byte, error) {
 func (s *brokenStore) Save(context.Context, []byte, []byte) error { return s.save }
 
 func TestStoreFailuresAreNotTakenForAnEmptyStore(t *testing.T) {
+	t.Parallel()
 	down := fault.New(fault.Unavailable, "store", "no leader", "wait")
-	if _, err := keyring.Generate(t.Context(), cluster, &brokenStore{load: down}, keyringtest.Seal(t), createdAt); !errors.Is(
-		err,
-		down,
-	) {
-		t.Errorf("got %v, want the store's error", err)
+	seal := keyringtest.Seal(t)
+	for _, st := range []*brokenStore{{load: down}, {save: down}} {
+		if _, err := keyring.Generate(t.Context(), cluster, st, seal, createdAt); !errors.Is(err, down) {
+			t.Errorf("Generate: got %v, want the store's error", err)
+		}
 	}
-	if _, err := keyring.Generate(t.Context(), cluster, &brokenStore{save: down}, keyringtest.Seal(t), createdAt); !errors.Is(
-		err,
-		down,
-	) {
-		t.Errorf("got %v, want the store's error", err)
+	if _, err := keyring.Open(t.Context(), &brokenStore{load: down}, seal); !errors.Is(err, down) {
+		t.Errorf("Open: got %v, want the store's error", err)
 	}
-	if _, err := keyring.Open(t.Context(), &brokenStore{load: down}, keyringtest.Seal(t)); !errors.Is(
-		err,
-		down,
-	) {
-		t.Errorf("got %v, want the store's error", err)
-	}
-	_, err := keyring.Open(t.Context(), new(keyringtest.Store), keyringtest.Seal(t))
-	wantFault(t, "open before birth", err, fault.NotFound)
+	_, err := keyring.Open(t.Context(), new(keyringtest.Store), seal)
+	wantFault(t, "open before Generate", err, fault.NotFound)
 }
 
 func TestAnotherSealDoesNotOpen(t *testing.T) {
+	t.Parallel()
 	_, st, _ := newKeyring(t)
 	_, err := keyring.Open(t.Context(), st, keyringtest.Seal(t))
-	wantFault(t, "foreign seal", err, fault.Invalid)
+	wantFault(t, "another seal", err, fault.Invalid)
 }
 
-// doc is the stored document as a stranger with write access to the store sees it.
+// doc is the stored document, as somebody with write access to the store sees it.
 type doc struct {
 	V       int       `json:"v"`
 	Cluster string    `json:"cluster"`
@@ -236,7 +231,7 @@ func (d *doc) key(authority string) *docKey {
 	return nil
 }
 
-// rewriteDocument gives the store's document to f and saves what f made of it.
+// rewriteDocument changes the stored document with f.
 func rewriteDocument(t *testing.T, st *keyringtest.Store, f func(d *doc)) {
 	t.Helper()
 	raw, err := st.Load(t.Context())
@@ -258,9 +253,10 @@ func rewriteDocument(t *testing.T, st *keyringtest.Store, f func(d *doc)) {
 }
 
 func TestOpenRefusesAnAlteredDocument(t *testing.T) {
-	_, theirs, _ := newKeyring(t)
-	var foreign doc
-	rewriteDocument(t, theirs, func(d *doc) { foreign = *d })
+	t.Parallel()
+	_, otherStore, _ := newKeyring(t)
+	var foreign doc // the document of another cluster
+	rewriteDocument(t, otherStore, func(d *doc) { foreign = *d })
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -270,41 +266,56 @@ func TestOpenRefusesAnAlteredDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
-		name string
-		f    func(d *doc)
-		kind fault.Kind
+		name   string
+		change func(d *doc)
+		kind   fault.Kind
 	}{
 		{"two sealed keys swapped", func(d *doc) {
 			a, b := d.key("user-ssh"), d.key("host-ssh")
 			a.Sealed, b.Sealed = b.Sealed, a.Sealed
 		}, fault.Invalid},
-		{"two whole keys swapped", func(d *doc) { d.key("user-ssh").Authority, d.key("host-ssh").Authority = "host-ssh", "user-ssh" }, fault.Invalid},
+		{"two keys swapped as a whole", func(d *doc) {
+			a, b := d.key("user-ssh"), d.key("host-ssh")
+			a.Authority, b.Authority = b.Authority, a.Authority
+		}, fault.Invalid},
 		{"another generation", func(d *doc) { d.key("rules").Generation = 2 }, fault.Invalid},
 		{"another cluster's name", func(d *doc) { d.Cluster = "other.example.com" }, fault.Invalid},
 		{"a flipped bit in a sealed key", func(d *doc) { d.key("rules").Sealed[40] ^= 1 }, fault.Invalid},
 		{"a flipped bit in a nonce", func(d *doc) { d.key("rules").Sealed[2] ^= 1 }, fault.Invalid},
 		{"an unknown sealed form", func(d *doc) { d.key("rules").Sealed[0] = 2 }, fault.Invalid},
-		{"a cut sealed key", func(d *doc) { d.key("rules").Sealed = d.key("rules").Sealed[:20] }, fault.Invalid},
+		{
+			"a truncated sealed key",
+			func(d *doc) { d.key("rules").Sealed = d.key("rules").Sealed[:20] }, fault.Invalid,
+		},
 		{"no sealed key", func(d *doc) { d.key("rules").Sealed = nil }, fault.Invalid},
-		{"a foreign public key slipped in", func(d *doc) { d.key("user-ssh").Public = foreignPublic }, fault.Internal},
+		{"a foreign public key", func(d *doc) { d.key("user-ssh").Public = foreignPublic }, fault.Internal},
 		{"a trusted key added without its private part", func(d *doc) {
-			d.Keys = append(d.Keys, docKey{Authority: "user-ssh", Generation: 2, State: "next", Public: foreignPublic})
+			k := docKey{Authority: "user-ssh", Generation: 2, State: "next", Public: foreignPublic}
+			d.Keys = append(d.Keys, k)
 		}, fault.Invalid},
 		{"a trusted key added from another cluster", func(d *doc) {
 			k := *foreign.key("user-ssh")
 			k.Generation, k.State = 2, "previous"
 			d.Keys = append(d.Keys, k)
 		}, fault.Invalid},
-		{"another cluster's certificate", func(d *doc) { d.key("user-x509").Cert = foreign.key("user-x509").Cert }, fault.Internal},
+		{"another cluster's certificate", func(d *doc) {
+			d.key("user-x509").Cert = foreign.key("user-x509").Cert
+		}, fault.Internal},
 		{"another cluster's root", func(d *doc) { *d.key("root") = *foreign.key("root") }, fault.Invalid},
 		{"another cluster's root, kept offline", func(d *doc) {
 			*d.key("root") = *foreign.key("root")
 			d.key("root").Sealed = nil
 		}, fault.Internal},
 		{"no certificate", func(d *doc) { d.key("service-x509").Cert = nil }, fault.Internal},
-		{"a certificate that is none", func(d *doc) { d.key("service-x509").Cert = []byte{1, 2} }, fault.Internal},
-		{"a public key that is none", func(d *doc) { d.key("rules").Public = nil }, fault.Internal},
-		{"a key of the wrong type", func(d *doc) { d.key("rules").Public = d.key("root").Public }, fault.Internal},
+		{
+			"an unreadable certificate",
+			func(d *doc) { d.key("service-x509").Cert = []byte{1, 2} }, fault.Internal,
+		},
+		{"no public key", func(d *doc) { d.key("rules").Public = nil }, fault.Internal},
+		{
+			"a key of the wrong type",
+			func(d *doc) { d.key("rules").Public = d.key("root").Public }, fault.Internal,
+		},
 		{"two active keys", func(d *doc) {
 			k := *d.key("rules")
 			k.Generation = 2
@@ -325,7 +336,7 @@ func TestOpenRefusesAnAlteredDocument(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, st, seal := newKeyring(t)
-			rewriteDocument(t, st, tc.f)
+			rewriteDocument(t, st, tc.change)
 			k, err := keyring.Open(t.Context(), st, seal)
 			if k != nil {
 				t.Errorf("got %v, want no keyring", k)
@@ -336,6 +347,7 @@ func TestOpenRefusesAnAlteredDocument(t *testing.T) {
 }
 
 func TestOpenRefusesGarbage(t *testing.T) {
+	t.Parallel()
 	for _, raw := range []string{"{", "[]", "null", `{"v":1}`, strings.Repeat(" ", keyring.MaxBytes+1)} {
 		st := new(keyringtest.Store)
 		if err := st.Save(t.Context(), nil, []byte(raw)); err != nil {
@@ -347,6 +359,7 @@ func TestOpenRefusesGarbage(t *testing.T) {
 }
 
 func TestRootKeptOffline(t *testing.T) {
+	t.Parallel()
 	k, st, seal := newKeyring(t)
 	rewriteDocument(t, st, func(d *doc) { d.key("root").Sealed = nil })
 	again, err := keyring.Open(t.Context(), st, seal)
@@ -358,10 +371,10 @@ func TestRootKeptOffline(t *testing.T) {
 	} else {
 		wantFault(t, "offline root", err, fault.Unavailable)
 	}
-	again.Wipe() // has no root key to wipe
+	again.Wipe() // works without a root key
 }
 
-// spySeal notes the plaintext of every key.
+// spySeal records the plaintext of every key that it seals.
 type spySeal struct {
 	inner keyring.Seal
 	seen  [][]byte
@@ -377,6 +390,7 @@ func (s *spySeal) Seal(name string, plain []byte) ([]byte, error) {
 }
 
 func TestNothingShowsPrivateKeys(t *testing.T) {
+	t.Parallel()
 	st, spy := new(keyringtest.Store), &spySeal{inner: keyringtest.Seal(t)}
 	k, err := keyring.Generate(t.Context(), cluster, st, spy, createdAt)
 	if err != nil {
@@ -392,7 +406,15 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	shown := map[string][]byte{"store": raw}
-	for what, v := range map[string]any{"keyring": k, "root": rootKey, "rules": k.RulesSigner(), "user-x509": userKey, "user-ssh": k.UserSSH(), "seal": spy.inner} {
+	values := map[string]any{
+		"keyring":   k,
+		"root":      rootKey,
+		"rules":     k.RulesSigner(),
+		"user-x509": userKey,
+		"user-ssh":  k.UserSSH(),
+		"seal":      spy.inner,
+	}
+	for what, v := range values {
 		b, err := json.Marshal(v)
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
@@ -400,7 +422,7 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 		var log bytes.Buffer
 		slog.New(slog.NewTextHandler(&log, nil)).Info("x", "v", v)
 		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "v", v)
-		in := struct{ v any }{v} // fmt walks into unexported fields without asking for Format or String
+		in := struct{ v any }{v} // fmt prints unexported fields without calling Format or String
 		shown[what] = slices.Concat(
 			b,
 			log.Bytes(),
@@ -422,8 +444,8 @@ func TestNothingShowsPrivateKeys(t *testing.T) {
 	}
 }
 
-// encodings are the ways in which a private key could show: raw, in hex, in base64, and as fmt prints a byte
-// slice.
+// encodings are the forms in which a private key could be printed: raw, in hex, in base64, and as fmt
+// prints a slice of bytes.
 func encodings(t *testing.T, der []byte) [][]byte {
 	t.Helper()
 	key, err := x509.ParsePKCS8PrivateKey(der)
@@ -441,7 +463,7 @@ func encodings(t *testing.T, der []byte) [][]byte {
 	default:
 		t.Fatalf("unexpected key %T", key)
 	}
-	secret = secret[4:28] // a part, so that another framing does not hide it
+	secret = secret[4:28] // a part, which is found whatever stands before and after it
 	return [][]byte{
 		secret,
 		fmt.Appendf(nil, "%x", secret),
@@ -450,7 +472,7 @@ func encodings(t *testing.T, der []byte) [][]byte {
 	}
 }
 
-// decodeAll decodes every base64 string of a JSON document into one heap of bytes.
+// decodeAll decodes every base64 string of a JSON document and joins the results.
 func decodeAll(text []byte) []byte {
 	var out []byte
 	for _, s := range bytes.Split(text, []byte(`"`)) {
@@ -462,6 +484,7 @@ func decodeAll(text []byte) []byte {
 }
 
 func TestWipedKeysRefuseToSign(t *testing.T) {
+	t.Parallel()
 	k, st, seal := newKeyring(t)
 	signers := []crypto.Signer{k.RulesSigner()}
 	rootKey, err := k.RootSigner()

@@ -13,43 +13,29 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Seal keeps secrets at rest. The name is bound as associated data: what was sealed under one name opens
-// under no other.
+// Seal encrypts secrets before they are stored. The name is part of the encryption (as associated data): what
+// was sealed under one name does not open under another.
 type Seal interface {
 	Seal(name string, plaintext []byte) ([]byte, error)
 	Open(name string, sealed []byte) ([]byte, error)
-	URI() string // names the key, and is no secret
+	URI() string // of the key; not secret
 }
 
-// OpenSeal opens the sealing key that a key URI names. A key file is the one kind there is now:
+// OpenSeal opens the seal of a key URI. The only kind so far is a key file, such as
 // file:///etc/threshold/seal.key.
 func OpenSeal(rawURI string) (Seal, error) {
+	const op, remedy = "keyring.OpenSeal", "name a key file, such as file:///etc/threshold/seal.key"
 	u, err := uri.Parse(rawURI)
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Invalid,
-			"keyring.OpenSeal",
-			"the seal is not a key URI",
-			"name a key file, as file:///etc/threshold/seal.key",
-		)
+		return nil, fault.Wrap(err, fault.Invalid, op, "the seal is not a key URI", remedy)
 	}
 	if scheme := strings.ToLower(u.Scheme); scheme != "file" {
-		return nil, fault.New(
-			fault.Invalid,
-			"keyring.OpenSeal",
-			fmt.Sprintf("there is no seal of the kind %.40q; what exists: file", scheme),
-			"name a key file, as file:///etc/threshold/seal.key",
-		)
+		msg := fmt.Sprintf("seals of the kind %.40q are not supported, only: file", scheme)
+		return nil, fault.New(fault.Invalid, op, msg, remedy)
 	}
 	if u.Host != "" || u.Opaque != "" || u.RawQuery != "" || u.Fragment != "" ||
 		!strings.HasPrefix(u.Path, "/") {
-		return nil, fault.New(
-			fault.Invalid,
-			"keyring.OpenSeal",
-			"the seal URI is not file:// and an absolute path",
-			"write it as file:///etc/threshold/seal.key",
-		)
+		return nil, fault.New(fault.Invalid, op, "the seal URI is not file:// and an absolute path", remedy)
 	}
 	key, err := readSealFile(u.Path)
 	if err != nil {
@@ -58,13 +44,8 @@ func OpenSeal(rawURI string) (Seal, error) {
 	defer clear(key)
 	aead, err := chacha20poly1305.NewX(key)
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Internal,
-			"keyring.OpenSeal",
-			"the seal key cannot be used",
-			"make a new seal key and restore from a backup",
-		)
+		const remedy = "make a new seal key and restore from a backup"
+		return nil, fault.Wrap(err, fault.Internal, op, "the seal key cannot be used", remedy)
 	}
 	return &aeadSeal{uri: uri.NewFile(u.Path).String(), aead: func() cipher.AEAD { return aead }}, nil
 }
@@ -73,36 +54,34 @@ func OpenSeal(rawURI string) (Seal, error) {
 // ciphertext.
 const sealFormat = 1
 
-// aeadSeal seals with a key in memory. With random nonces of 192 bits a repeat is out of reach.
+// aeadSeal seals with a key in memory. Nonces are 192 random bits, so none ever repeats in practice.
 type aeadSeal struct {
 	uri  string
-	aead func() cipher.AEAD // behind a function for the reason that secret gives
+	aead func() cipher.AEAD // a function for the same reason as secret.key
 }
 
 func (s *aeadSeal) URI() string { return s.uri }
 
-// String names the seal in logs.
+// String returns the URI of the seal, for logs.
 func (s *aeadSeal) String() string { return "seal " + s.uri }
 
 func associatedData(name string) []byte { return append([]byte{sealFormat}, name...) }
 
+// headBytes is what precedes the ciphertext of a sealed value: the format and the nonce.
+const headBytes = 1 + chacha20poly1305.NonceSizeX
+
 func (s *aeadSeal) Seal(name string, plaintext []byte) ([]byte, error) {
-	out := make(
-		[]byte,
-		1+chacha20poly1305.NonceSizeX,
-		1+chacha20poly1305.NonceSizeX+len(plaintext)+chacha20poly1305.Overhead,
-	)
+	out := make([]byte, headBytes, headBytes+len(plaintext)+chacha20poly1305.Overhead)
 	out[0] = sealFormat
 	_, _ = rand.Read(out[1:]) // crypto/rand never fails since Go 1.24
 	return s.aead().Seal(out, out[1:], plaintext, associatedData(name)), nil
 }
 
 func (s *aeadSeal) Open(name string, sealed []byte) ([]byte, error) {
-	const head = 1 + chacha20poly1305.NonceSizeX
-	if len(sealed) < head+chacha20poly1305.Overhead || sealed[0] != sealFormat {
+	if len(sealed) < headBytes+chacha20poly1305.Overhead || sealed[0] != sealFormat {
 		return nil, s.cannotOpen(errors.New("not in a known sealed form"))
 	}
-	plain, err := s.aead().Open(nil, sealed[1:head], sealed[head:], associatedData(name))
+	plain, err := s.aead().Open(nil, sealed[1:headBytes], sealed[headBytes:], associatedData(name))
 	if err != nil {
 		return nil, s.cannotOpen(err)
 	}
@@ -115,6 +94,6 @@ func (s *aeadSeal) cannotOpen(err error) error {
 		fault.Invalid,
 		"keyring.Seal",
 		"the seal "+s.uri+" does not open this secret: it is another key, or the secret was altered",
-		"point the configuration at the seal key this cluster was born with",
+		"configure the seal key that this cluster was created with",
 	)
 }

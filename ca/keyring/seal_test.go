@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 )
 
 func TestSealOpensWhatItSealed(t *testing.T) {
+	t.Parallel()
 	seal := keyringtest.Seal(t)
 	for _, plain := range [][]byte{nil, []byte("x"), bytes.Repeat([]byte("secret"), 1000)} {
 		a, err := seal.Seal("name", plain)
@@ -36,6 +38,7 @@ func TestSealOpensWhatItSealed(t *testing.T) {
 }
 
 func TestSealRefusesForeignOrAlteredData(t *testing.T) {
+	t.Parallel()
 	seal := keyringtest.Seal(t)
 	sealed, err := seal.Seal("a", []byte("secret"))
 	if err != nil {
@@ -60,6 +63,7 @@ func TestSealRefusesForeignOrAlteredData(t *testing.T) {
 }
 
 func TestSealURI(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "seal.key")
 	if err := keyring.CreateSealFile(path); err != nil {
 		t.Fatal(err)
@@ -74,19 +78,29 @@ func TestSealURI(t *testing.T) {
 			t.Errorf("got %q, want %q", seal.URI(), want)
 		}
 	}
-	for _, u := range []string{"", path, "file:", "file:seal.key", "file://host" + path, "file://" + path + "?x=1", "file://" + path + "#x", "pkcs11:token=x", "awskms:key-id=1", "%zz:"} {
+	for _, u := range []string{
+		"",
+		path,
+		"file:",
+		"file:seal.key",
+		"file://host" + path,
+		"file://" + path + "?x=1",
+		"file://" + path + "#x",
+		"pkcs11:token=x",
+		"awskms:key-id=1",
+		"%zz:",
+	} {
 		_, err := keyring.OpenSeal(u)
 		wantFault(t, u, err, fault.Invalid)
 	}
-	if _, err := keyring.OpenSeal("pkcs11:token=x"); !strings.Contains(
-		fault.Message(err),
-		"what exists: file",
-	) {
-		t.Errorf("got %q, want it to name what exists", fault.Message(err))
+	_, err := keyring.OpenSeal("pkcs11:token=x")
+	if !strings.Contains(fault.Message(err), "only: file") {
+		t.Errorf("got %q, want it to name the supported kinds", fault.Message(err))
 	}
 }
 
 func TestSealFileIsPrivateAndNeverOverwritten(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "seal.key")
 	if err := keyring.CreateSealFile(path); err != nil {
 		t.Fatal(err)
@@ -97,7 +111,7 @@ func TestSealFileIsPrivateAndNeverOverwritten(t *testing.T) {
 	}
 	before, err := os.ReadFile(path)
 	if err != nil || !bytes.HasPrefix(before, []byte("-----BEGIN THRESHOLD SEAL KEY-----")) {
-		t.Errorf("got %q, %v, want text armour", before, err)
+		t.Errorf("got %q, %v, want PEM text", before, err)
 	}
 	wantFault(t, "again", keyring.CreateSealFile(path), fault.Conflict)
 	if after, _ := os.ReadFile(path); !bytes.Equal(after, before) {
@@ -108,15 +122,12 @@ func TestSealFileIsPrivateAndNeverOverwritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFault(t, "through a dangling link", keyring.CreateSealFile(link), fault.Conflict)
-	wantFault(
-		t,
-		"no folder",
-		keyring.CreateSealFile(filepath.Join(t.TempDir(), "no", "seal.key")),
-		fault.Internal,
-	)
+	missing := filepath.Join(t.TempDir(), "no", "seal.key")
+	wantFault(t, "no folder", keyring.CreateSealFile(missing), fault.Internal)
 }
 
 func TestSealFileAccessibleToOthersIsRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	good := filepath.Join(dir, "seal.key")
 	if err := keyring.CreateSealFile(good); err != nil {
@@ -126,27 +137,31 @@ func TestSealFileAccessibleToOthersIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	file := func(text []byte, mode fs.FileMode) func(string) error {
+		return func(path string) error { return write(path, text, mode) }
+	}
+	otherType := bytes.ReplaceAll(text, []byte("SEAL"), []byte("FAKE"))
+	shortKey := []byte("-----BEGIN THRESHOLD SEAL KEY-----\nAAAA\n-----END THRESHOLD SEAL KEY-----\n")
+	filler := bytes.Repeat([]byte("x\n"), 1<<20)
 	for _, tc := range []struct {
 		name string
 		make func(path string) error
-		kind fault.Kind // "": accepted
+		kind fault.Kind // "" means accepted
 	}{
-		{"its owner alone may read it", func(p string) error { return write(p, text, 0o400) }, ""},
-		{"the world may read it", func(p string) error { return write(p, text, 0o644) }, fault.Denied},
-		{"its group may read it", func(p string) error { return write(p, text, 0o640) }, fault.Denied},
-		{"the world may write it", func(p string) error { return write(p, text, 0o602) }, fault.Denied},
+		{"only its owner may read it", file(text, 0o400), ""},
+		{"everybody may read it", file(text, 0o644), fault.Denied},
+		{"its group may read it", file(text, 0o640), fault.Denied},
+		{"everybody may write it", file(text, 0o602), fault.Denied},
 		{"it is a folder", func(p string) error { return os.Mkdir(p, 0o700) }, fault.Denied},
 		{"it is a FIFO", func(p string) error { return syscall.Mkfifo(p, 0o600) }, fault.Denied},
 		{"it is a link", func(p string) error { return os.Symlink(good, p) }, fault.NotFound},
-		{"it is not there", func(string) error { return nil }, fault.NotFound},
-		{"it is empty", func(p string) error { return write(p, nil, 0o600) }, fault.Invalid},
-		{"it is cut", func(p string) error { return write(p, text[:60], 0o600) }, fault.Invalid},
-		{"it holds two keys", func(p string) error { return write(p, append(bytes.Clone(text), text...), 0o600) }, fault.Invalid},
-		{"it is another armour", func(p string) error { return write(p, bytes.ReplaceAll(text, []byte("SEAL"), []byte("FAKE")), 0o600) }, fault.Invalid},
-		{"its key is short", func(p string) error {
-			return write(p, []byte("-----BEGIN THRESHOLD SEAL KEY-----\nAAAA\n-----END THRESHOLD SEAL KEY-----\n"), 0o600)
-		}, fault.Invalid},
-		{"it is huge", func(p string) error { return write(p, append(bytes.Repeat([]byte("x\n"), 1<<20), text...), 0o600) }, fault.Invalid},
+		{"it does not exist", func(string) error { return nil }, fault.NotFound},
+		{"it is empty", file(nil, 0o600), fault.Invalid},
+		{"it is truncated", file(text[:60], 0o600), fault.Invalid},
+		{"it has two keys", file(slices.Concat(text, text), 0o600), fault.Invalid},
+		{"it is PEM of another type", file(otherType, 0o600), fault.Invalid},
+		{"its key is too short", file(shortKey, 0o600), fault.Invalid},
+		{"it is too large", file(slices.Concat(filler, text), 0o600), fault.Invalid},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "seal.key")
@@ -168,7 +183,7 @@ func TestSealFileAccessibleToOthersIsRefused(t *testing.T) {
 	}
 }
 
-// write sets the mode in spite of the umask.
+// write writes a file of the mode, whatever the umask is.
 func write(path string, text []byte, mode fs.FileMode) error {
 	if err := os.WriteFile(path, text, mode); err != nil {
 		return err
@@ -177,11 +192,14 @@ func write(path string, text []byte, mode fs.FileMode) error {
 }
 
 func TestSealFileOfAnotherAccountIsRefused(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "seal.key")
 	if err := keyring.CreateSealFile(path); err != nil {
 		t.Fatal(err)
 	}
-	if os.Geteuid() != 0 { // only root can give a file away; an ordinary account meets a file of root's, whose mode is refused first
+	// Only root can change the owner of a file. Other accounts try a file of root, which is refused for its
+	// mode.
+	if os.Geteuid() != 0 {
 		path = "/etc/hostname"
 	} else if err := os.Chown(path, 65534, 65534); err != nil {
 		t.Fatal(err)

@@ -20,48 +20,30 @@ import (
 // sealPEMType is the PEM type of a seal key file.
 const sealPEMType = "THRESHOLD SEAL KEY"
 
-// maxSealFile bounds what is read of a seal key file; a good one has about 110 bytes.
+// maxSealFile bounds what is read of a seal key file, in bytes. A valid file has about 110.
 const maxSealFile = 4 << 10
 
-// CreateSealFile writes a new random seal key, mode 0600, durable when it returns. It never overwrites.
+// CreateSealFile writes a new random seal key to a file of mode 0600. The file is durable when it returns. It
+// returns fault.Conflict when the file exists, and never overwrites it.
 func CreateSealFile(path string) error {
 	const op = "keyring.CreateSealFile"
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return fault.Wrap(
-			err,
-			fault.Conflict,
-			op,
-			"the seal key file "+path+" exists already",
-			"keep it: what it sealed opens with no other key",
-		)
+		const remedy = "keep it: what it has sealed opens with no other key"
+		return fault.Wrap(err, fault.Conflict, op, "the seal key file "+path+" exists already", remedy)
 	}
 	if err != nil {
-		return fault.Wrap(
-			err,
-			fault.Internal,
-			op,
-			"the seal key file cannot be made",
-			"check the folder of "+path,
-		)
+		const msg = "the seal key file cannot be created"
+		return fault.Wrap(err, fault.Internal, op, msg, "check the folder of "+path)
 	}
 	if err := errors.Join(writeSealKey(f), f.Close()); err != nil {
-		return fault.Wrap(
-			errors.Join(err, os.Remove(path)),
-			fault.Internal,
-			op,
-			"the seal key file cannot be written",
-			"check space and rights of "+path,
-		)
+		err = errors.Join(err, os.Remove(path))
+		remedy := "check the free space and the permissions of " + path
+		return fault.Wrap(err, fault.Internal, op, "the seal key file cannot be written", remedy)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return fault.Wrap(
-			err,
-			fault.Internal,
-			op,
-			"the folder of the seal key file cannot be synced",
-			"check the disk of "+path,
-		)
+		const msg = "the folder of the seal key file cannot be synced"
+		return fault.Wrap(err, fault.Internal, op, msg, "check the disk of "+path)
 	}
 	return nil
 }
@@ -87,56 +69,38 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// readSealFile reads the key. The caller overwrites it after use.
+// readSealFile reads the key. The caller clears it after use.
 func readSealFile(path string) ([]byte, error) {
 	const op = "keyring.OpenSeal"
-	// O_NONBLOCK so that a FIFO in its place cannot hang the start; O_NOFOLLOW so that the file checked is
-	// the file named.
+	// O_NONBLOCK: a FIFO in its place must not block the start. O_NOFOLLOW: the file that is checked is the
+	// file that is named.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.NotFound,
-			op,
-			"the seal key file "+path+" cannot be opened",
-			"put the seal key there, as a plain file of this account",
-		)
+		const remedy = "put the seal key there, as a plain file of this account"
+		return nil, fault.Wrap(err, fault.NotFound, op, "the seal key file "+path+" cannot be opened", remedy)
 	}
 	defer f.Close()
 	if err := checkSealFile(f); err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Denied,
-			op,
-			"the seal key file "+path+" is not safe to use: "+err.Error(),
-			"run: chown this account and chmod 600 "+path,
-		)
+		msg := "the seal key file " + path + " is not safe to use: " + err.Error()
+		remedy := "make it a file of this account with mode 0600: " + path
+		return nil, fault.Wrap(err, fault.Denied, op, msg, remedy)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSealFile))
 	defer clear(text)
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Internal,
-			op,
-			"the seal key file "+path+" cannot be read",
-			"check the disk",
-		)
+		msg := "the seal key file " + path + " cannot be read"
+		return nil, fault.Wrap(err, fault.Internal, op, msg, "check the disk")
 	}
 	block, rest := pem.Decode(text)
 	if block == nil || block.Type != sealPEMType || len(block.Bytes) != chacha20poly1305.KeySize ||
 		len(bytes.TrimSpace(rest)) != 0 {
-		return nil, fault.New(
-			fault.Invalid,
-			op,
-			"the file "+path+" is not a seal key",
-			"restore the seal key from where it is kept",
-		)
+		const remedy = "restore the seal key from its backup"
+		return nil, fault.New(fault.Invalid, op, "the file "+path+" is not a seal key", remedy)
 	}
 	return block.Bytes, nil
 }
 
-// checkSealFile refuses what others could read, or could have planted.
+// checkSealFile refuses a file that others can read or could have put there.
 func checkSealFile(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -147,7 +111,7 @@ func checkSealFile(f *os.File) error {
 	case !info.Mode().IsRegular():
 		return errors.New("it is not a regular file")
 	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("others than its owner may use it (mode %04o)", info.Mode().Perm())
+		return fmt.Errorf("its mode %04o gives rights to others than its owner", info.Mode().Perm())
 	case !ok || int(st.Uid) != os.Geteuid():
 		return errors.New("it belongs to another account")
 	}

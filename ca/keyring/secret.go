@@ -10,14 +10,15 @@ import (
 	"sync"
 )
 
-// secret is a private key that signs and shows nothing of itself: not in fmt, not in JSON, not in a log. The
-// key lies behind a function because fmt, given a mistaken verb, walks into the unexported fields of whatever
-// struct holds a value and past its Format method; of a function it prints the address.
+// secret is a private key that signs and shows nothing of itself: not in fmt, not in JSON, not in a log.
+//
+// The key is behind a function because fmt prints unexported fields of a struct without calling their Format
+// method. Of a function it prints only the address.
 type secret struct {
 	pub crypto.PublicKey
 
-	mu  sync.RWMutex         // guards key: signing reads, wipe writes
-	key func() crypto.Signer // nil: wiped
+	mu  sync.RWMutex         // guards key; held for reading during a signature, so wipe waits for it
+	key func() crypto.Signer // nil after wipe
 }
 
 func newSecret(key crypto.Signer) *secret {
@@ -35,6 +36,7 @@ func (s *secret) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]
 	return s.key().Sign(rand, digest, opts)
 }
 
+// wipe overwrites the key. Sign fails from then on.
 func (s *secret) wipe() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,7 +55,7 @@ func (s *secret) wipe() {
 
 func (s *secret) String() string { return fmt.Sprintf("[%T, private]", s.pub) }
 
-// Format keeps every fmt verb to String.
+// Format prints String for every verb of fmt.
 func (s *secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 func (s *secret) MarshalJSON() ([]byte, error) { return []byte(`"[private]"`), nil }

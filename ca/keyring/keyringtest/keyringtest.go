@@ -1,4 +1,4 @@
-// Package keyringtest gives tests a keyring without a replicated store.
+// Package keyringtest answers: how does a test get a keyring without a replicated store?
 package keyringtest
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Store is a keyring.Store in memory. The zero value is an unborn cluster's.
+// Store is a keyring.Store in memory. The zero value has no keyring yet.
 type Store struct {
 	mu  sync.Mutex // guards doc
 	doc []byte
@@ -25,7 +25,7 @@ func (s *Store) Load(context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.doc == nil {
-		return nil, fault.New(fault.NotFound, "keyringtest.Load", "no keyring", "call keyring.Birth first")
+		return nil, fault.New(fault.NotFound, "keyringtest.Load", "no keyring", "call keyring.Generate first")
 	}
 	return slices.Clone(s.doc), nil
 }
@@ -55,7 +55,7 @@ func Seal(t testing.TB) keyring.Seal {
 	return seal
 }
 
-// New gives birth to a cluster's keys.
+// New generates the keys of a cluster at the time now.
 func New(t testing.TB, cluster string, now time.Time) *keyring.Keyring {
 	t.Helper()
 	k, err := keyring.Generate(t.Context(), cluster, new(Store), Seal(t), now)
