@@ -383,7 +383,7 @@ func (f *forwardFixture) testNeverForwarded(t *testing.T) {
 		nil,
 		"ssh",
 		f.options("-Y", f.target(), "echo here")...)
-	if r.Stdout != "here\n" || !strings.Contains(r.Stderr, "this node forwards no X11 displays") {
+	if r.Stdout != "here\n" || !strings.Contains(r.Stderr, "this node does not forward X11") {
 		t.Errorf("got %+v, want the session to go on without X11, and the reason", r)
 	}
 }

@@ -257,7 +257,7 @@ func (n *Node) uplinkConfig(m *member.Member, keeper *rules.Keeper, server *sshd
 		Proxies: n.cfg.Proxies, Dialer: n.dialer, Pin: m.Pin(), Cluster: id.Cluster, ID: id.ID, Key: m.Key(), Version: n.cfg.Version, Now: n.cfg.Now, Log: n.cfg.Log,
 		Cert: func() (*tls.Certificate, error) { return m.TLSCertificate() },
 		Handle: func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string) {
-			server.Serve(ctx, conn, sshd.Origin{From: h.From, Proxy: proxy, By: h.Protocol})
+			server.Serve(ctx, conn, sshd.Origin{From: h.From, Proxy: proxy, Protocol: h.Protocol})
 		},
 		Rules: func(news tunnel.RulesPush) {
 			if err := applyPush(keeper, news); err != nil {

@@ -10,135 +10,120 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// requestKey is one way in which a client may ask for something on a connection that is logged in (RFC 4254):
-// where it knocks, and the name it gives.
+// requestKey names one thing that a client may ask for on a connection that is logged in (RFC 4254): the kind
+// of message, and the type that the message gives. For a subsystem request the name is "subsystem NAME".
 type requestKey struct {
 	kind string // globalRequest, channelOpen or channelRequest
 	name string
 }
 
+// The kinds of messages, as refusals name them.
 const (
-	globalRequest  = "request"
-	channelOpen    = "channel"
-	channelRequest = "session request"
+	globalRequest  = "request"         // RFC 4254 section 4
+	channelOpen    = "channel"         // section 5.1
+	channelRequest = "session request" // section 6
 )
 
-// requirement say what a door needs. The zero value opens nothing.
+// requirement says what a request needs. The zero value refuses.
 type requirement struct {
-	// action is the action that a rule must allow to this login. Empty with part set: any action at all.
+	// action is what a rule must allow to this login. If it is empty and implied is set, any allowed action
+	// will do.
 	action access.Action
-	// implied says that the door is part of what another one has opened, such as a window's size.
+	// implied says that the request only belongs to something that is authorized by itself, as a window size
+	// belongs to a shell.
 	implied bool
-	// extension is an extension that the certificate must carry as well, whoever made it so (OpenSSH
-	// PROTOCOL.certkeys).
+	// extension is one that the certificate must carry besides (OpenSSH PROTOCOL.certkeys).
 	extension string
-	// unsupported says why the door stays shut whatever the rules say; hint, what helps instead.
+	// unsupported says why the request is refused whatever the rules allow; remedy, what helps instead.
 	unsupported, remedy string
 }
 
-// permitPortForwarding is what OpenSSH asks of a certificate for ports and Unix sockets alike.
+// permitPortForwarding is the extension for ports and Unix sockets alike, as in OpenSSH.
 const permitPortForwarding = "permit-port-forwarding"
 
-// policies is every door that is known. One that is not listed is shut.
+var (
+	implied       = requirement{implied: true}
+	localForward  = requirement{action: access.ForwardLocal, extension: permitPortForwarding}
+	remoteForward = requirement{action: access.ForwardRemote, extension: permitPortForwarding}
+	agentForward  = requirement{action: access.ForwardAgent, extension: "permit-agent-forwarding"}
+	x11Forward    = requirement{
+		unsupported: "this node does not forward X11",
+		remedy:      "leave out -X and -Y; to use a desktop on the node, forward its port with ssh -L",
+	}
+)
+
+// policies holds every request that the node knows. A request that is missing here is refused.
 var policies = map[requestKey]requirement{
-	{globalRequest, "keepalive@openssh.com"}:        {implied: true},
-	{globalRequest, "no-more-sessions@openssh.com"}: {implied: true},
-	{globalRequest, "tcpip-forward"}: {
-		action:    access.ForwardRemote,
-		extension: permitPortForwarding,
-	},
-	{globalRequest, "cancel-tcpip-forward"}: {
-		action:    access.ForwardRemote,
-		extension: permitPortForwarding,
-	},
-	{globalRequest, "streamlocal-forward@openssh.com"}: {
-		action:    access.ForwardRemote,
-		extension: permitPortForwarding,
-	},
-	{globalRequest, "cancel-streamlocal-forward@openssh.com"}: {
-		action:    access.ForwardRemote,
-		extension: permitPortForwarding,
-	},
+	{globalRequest, "keepalive@openssh.com"}:                  implied,
+	{globalRequest, noMoreSessionsRequest}:                    implied,
+	{globalRequest, "tcpip-forward"}:                          remoteForward,
+	{globalRequest, "cancel-tcpip-forward"}:                   remoteForward,
+	{globalRequest, "streamlocal-forward@openssh.com"}:        remoteForward,
+	{globalRequest, "cancel-streamlocal-forward@openssh.com"}: remoteForward,
 
-	{channelOpen, "session"}: {implied: true},
-	{channelOpen, "direct-tcpip"}: {
-		action:    access.ForwardLocal,
-		extension: permitPortForwarding,
-	},
-	{channelOpen, "direct-streamlocal@openssh.com"}: {
-		action:    access.ForwardLocal,
-		extension: permitPortForwarding,
-	},
+	{channelOpen, "session"}:                        implied,
+	{channelOpen, "direct-tcpip"}:                   localForward,
+	{channelOpen, "direct-streamlocal@openssh.com"}: localForward,
 
-	{channelRequest, "shell"}:                 {action: access.Shell},
-	{channelRequest, "exec"}:                  {action: access.Exec},
-	{channelRequest, "subsystem sftp"}:        {action: access.SFTP},
-	{channelRequest, "pty-req"}:               {implied: true, extension: "permit-pty"},
-	{channelRequest, "window-change"}:         {implied: true},
-	{channelRequest, "signal"}:                {implied: true},
-	{channelRequest, "break"}:                 {implied: true},
-	{channelRequest, "env"}:                   {implied: true},
-	{channelRequest, "keepalive@openssh.com"}: {implied: true},
-	{channelRequest, "auth-agent-req@openssh.com"}: {
-		action:    access.ForwardAgent,
-		extension: "permit-agent-forwarding",
-	},
-	{channelRequest, "x11-req"}: {
-		unsupported: "this node forwards no X11 displays",
-		remedy:      "leave out -X and -Y; a desktop on the node can be had through a forwarded port: ssh -L",
-	},
+	{channelRequest, "shell"}:                      {action: access.Shell},
+	{channelRequest, "exec"}:                       {action: access.Exec},
+	{channelRequest, "subsystem sftp"}:             {action: access.SFTP},
+	{channelRequest, "pty-req"}:                    {implied: true, extension: "permit-pty"},
+	{channelRequest, "window-change"}:              implied,
+	{channelRequest, "signal"}:                     implied,
+	{channelRequest, "break"}:                      implied,
+	{channelRequest, "env"}:                        implied,
+	{channelRequest, "keepalive@openssh.com"}:      implied,
+	{channelRequest, "auth-agent-req@openssh.com"}: agentForward,
+	{channelRequest, "x11-req"}:                    x11Forward,
 }
 
-// authorize is the one place that opens doors: for every channel, global request and session request. It asks
-// the rules of this moment, at this moment's time, for the certificate that the client proved to hold.
-func (c *connection) authorize(d requestKey) (rule string, err error) {
-	t, known := policies[d]
-	if t.unsupported != "" {
-		return "", fault.New(fault.Denied, "node", t.unsupported, t.remedy)
+// needsGrant reports whether the request needs a grant of its own. Refusals of such requests are audited.
+func (k requestKey) needsGrant() bool { return policies[k].action != "" }
+
+// authorize decides about a request. It is the only place that does: every channel open, global request and
+// channel request passes it. It asks the rules in force now, at the current time, about the certificate that
+// the client proved to hold. rule names the rule that decided, if one did.
+func (c *connection) authorize(k requestKey) (rule string, err error) {
+	req, known := policies[k]
+	if req.unsupported != "" {
+		return "", fault.New(fault.Denied, "node", req.unsupported, req.remedy)
 	}
-	if !known || (t.action == "" && !t.implied) {
-		return "", fault.New(
-			fault.Denied,
-			"node",
-			fmt.Sprintf("this node does not serve the %s %q", d.kind, printable(d.name)),
-			"use a shell, a command, sftp or scp",
-		)
+	if !known || (req.action == "" && !req.implied) {
+		msg := fmt.Sprintf("this node does not support the %s %q", k.kind, printable(k.name))
+		return "", fault.New(fault.Denied, "node", msg, "use a shell, a command, sftp or scp")
 	}
-	decision, err := c.decide(t.action)
+	decision, err := c.decide(req.action)
 	if err != nil {
 		return "", err
 	}
 	if !decision.Allow {
 		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
 	}
-	if t.extension != "" && !c.carriesExtension(t.extension) {
+	if req.extension != "" && !c.hasExtension(req.extension) {
 		return decision.Rule, fault.New(
 			fault.Denied,
 			"node",
-			fmt.Sprintf(
-				"the certificate does not carry %s, which the %s %q needs",
-				t.extension,
-				d.kind,
-				d.name,
-			),
+			fmt.Sprintf("the certificate does not carry %s, which the %s %q needs", req.extension, k.kind, k.name),
 			"ask an administrator for a role that grants it, then run: tsh login",
 		)
 	}
 	return decision.Rule, nil
 }
 
-// carriesExtension reports whether the certificate that the client proved to hold carries an extension.
-func (c *connection) carriesExtension(extension string) bool {
+// hasExtension reports whether the certificate that the client proved to hold carries an extension.
+func (c *connection) hasExtension(name string) bool {
 	cert, ok := c.key.(*ssh.Certificate)
 	if !ok {
 		return false
 	}
-	_, permits := cert.Extensions[extension]
-	return permits
+	_, has := cert.Extensions[name]
+	return has
 }
 
-// decide verifies the certificate again and asks access. Without an action it asks for any.
-func (c *connection) decide(a access.Action) (access.Decision, error) {
+// decide verifies the certificate again, because it or its authority may have ended since the login, and asks
+// the rules. Without an action it asks for any.
+func (c *connection) decide(action access.Action) (access.Decision, error) {
 	trust, now, err := c.srv.currentRules()
 	if err != nil {
 		return access.Decision{}, err
@@ -153,21 +138,5 @@ func (c *connection) decide(a access.Action) (access.Decision, error) {
 	if err != nil {
 		return access.Decision{}, certificateFault(err)
 	}
-	return c.srv.decide(trust, who, c.login, a, now, clientAddr(c.attempt.from)), nil
-}
-
-// printable makes a client's word fit for a person's screen.
-func printable(s string) string {
-	const limit = 64
-	out := []rune{}
-	for _, r := range s {
-		if len(out) == limit {
-			return string(out) + "…"
-		}
-		if r < ' ' || r > '~' {
-			r = '?'
-		}
-		out = append(out, r)
-	}
-	return string(out)
+	return c.srv.decide(trust, who, c.login, action, now, clientAddr(c.origin.From)), nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/sshprofile"
 	"github.com/threshold-access/threshold/node/forward"
 	"github.com/threshold-access/threshold/node/process"
 	"github.com/threshold-access/threshold/node/pty"
@@ -81,7 +82,7 @@ func (t *sessionChannel) handleRequest(r *ssh.Request) (*program, error) {
 	}
 	rule, err := t.conn.authorize(d)
 	if err != nil {
-		if policies[d].action != "" {
+		if d.needsGrant() {
 			t.conn.auditRefusal(rule, d.name, err)
 		}
 		return nil, err
@@ -190,16 +191,6 @@ func (t *sessionChannel) handleDetail(r *ssh.Request) error {
 	return nil
 }
 
-func malformed(what string, err error) error {
-	return fault.Wrap(
-		err,
-		fault.Invalid,
-		"node",
-		"the request "+what+" could not be read",
-		"update the SSH client",
-	)
-}
-
 // program is a program that was allowed.
 type program struct {
 	rule string
@@ -227,7 +218,7 @@ func (t *sessionChannel) newProgram(rule string, kind process.Kind, command stri
 			ID:         newSessionID(),
 			User:       c.who.Name,
 			Node:       c.srv.cfg.Identity().Name,
-			ClientAddr: c.attempt.from,
+			ClientAddr: c.origin.From,
 			LocalAddr:  c.conn.LocalAddr().String(),
 		},
 	}, nil
@@ -269,11 +260,11 @@ func (t *sessionChannel) startProgram(st *program) error {
 
 func (t *sessionChannel) newEvent(code audit.Code, st *program) audit.Event {
 	c := t.conn
-	e := c.srv.newEvent(code, c.attempt, c.who.Identity, c.login, st.rule)
+	e := c.newEvent(code, st.rule)
 	e.Session = st.spec.ID
-	e.Fields = map[string]string{"kind": string(st.spec.Kind), "by": c.attempt.by}
+	e.Fields = map[string]string{"kind": string(st.spec.Kind), "by": c.origin.Protocol}
 	if st.spec.Kind == process.Exec {
-		e.Fields["command"] = audit.Truncate(stripControls(st.spec.Command))
+		e.Fields["command"] = audit.Truncate(sshprofile.Clean(st.spec.Command))
 	}
 	if st.spec.Terminal != nil {
 		e.Fields["terminal"] = "yes"
@@ -319,7 +310,7 @@ func (t *sessionChannel) explain(err error, then func()) {
 	newline := t.lineEnd()
 	t.pending.Go(func() {
 		if say {
-			t.writeStderr(errorText(err, newline))
+			t.writeStderr(sshprofile.Message(err, newline))
 		}
 		then()
 	})
@@ -392,14 +383,14 @@ func (t *sessionChannel) announce(line string) {
 	}
 	t.pending.Go(func() {
 		defer t.announceMu.Unlock()
-		t.writeStderr(t.lineStart() + stripControls(line) + t.lineEnd())
+		t.writeStderr(t.lineStart() + sshprofile.Clean(line) + t.lineEnd())
 	})
 }
 
 // superviseProgram moves the program's bytes until it has ended, and tells the client and the audit log how.
 func (t *sessionChannel) superviseProgram(ctx context.Context, st *program) {
 	t.pending.Go(func() {
-		defer t.conn.srv.recoverPanic(t.conn.attempt, t.conn.conn)
+		defer t.conn.srv.recoverPanic(t.conn.origin, t.conn.conn)
 		exit, why := t.awaitExit(ctx)
 		t.auditEnd(st, exit, why) // after the person has their prompt back: making it durable takes a while
 	})
@@ -412,7 +403,7 @@ func (t *sessionChannel) awaitExit(ctx context.Context) (exit process.Exit, why 
 	exit = t.runProcess(ctx)
 	if end := endReasonOf(ctx); end != nil {
 		exit.Code, exit.Signal, why = endedStatus, "", end
-		_, _ = t.ch.Stderr().Write([]byte(t.lineStart() + errorText(end.err, t.lineEnd())))
+		_, _ = t.ch.Stderr().Write([]byte(t.lineStart() + sshprofile.Message(end.err, t.lineEnd())))
 	}
 	// The status goes before the end of the output: a client that sees that end may close the channel at
 	// once, and then hears no more.
@@ -447,7 +438,7 @@ func (t *sessionChannel) auditEnd(st *program, exit process.Exit, err error) {
 		e.Fields["status"] = strconv.Itoa(exit.Code)
 	}
 	if err != nil {
-		e.Reason = audit.Truncate(stripControls(fault.Message(err)))
+		e.Reason = audit.Truncate(sshprofile.Clean(fault.Message(err)))
 	}
 	var end *endReason
 	if errors.As(err, &end) {

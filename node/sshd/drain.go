@@ -7,15 +7,17 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// drainState is how a server comes to its end: it drains, and then it is over.
+// drainState is how far a server is on its way to its end. It serves, then it drains (draining is closed), then
+// what is left must end (ended is closed), and at last no connection is left (drained is closed). It never goes
+// back.
 type drainState struct {
 	draining   chan struct{} // closed when no session may start any more
-	ended      chan struct{} // closed when those that run must end
-	stopReason *endReason    // what they are told
+	ended      chan struct{} // closed when the sessions that still run must end
+	drained    chan struct{} // closed when the server drains and no connection is left
+	stopReason *endReason    // what clients are told; never changes
 
-	mu      sync.Mutex // guards conns, and that none joins once draining
-	conns   map[*connection]struct{}
-	drained chan struct{} // closed when draining and no connection is left
+	mu    sync.Mutex               // guards conns, and the closing of draining and drained
+	conns map[*connection]struct{} // connections that are logged in; none is added once draining is closed
 }
 
 func newDrainState() drainState {
@@ -31,9 +33,9 @@ func newDrainState() drainState {
 	}
 }
 
-// Drain lets sessions that run go on until ctx ends, and ends what is left then. Nobody new comes in
-// meanwhile, people at terminals are told, and connections on which nothing is open are closed. It is called
-// once, and returns when no connection is left.
+// Drain stops accepting logins and sessions, lets the sessions that run go on until ctx ends, and then ends
+// those that are left. Meanwhile clients with a terminal are told, and connections on which nothing is open
+// are closed. It is called at most once, and returns when no connection is left.
 func (s *Server) Drain(ctx context.Context) {
 	s.mu.Lock()
 	close(s.draining)
@@ -43,12 +45,12 @@ func (s *Server) Drain(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	if n > 0 {
-		s.cfg.Log.Info("sessions may end", "connections", n)
+		s.cfg.Log.Info("draining: waiting for sessions to end", "connections", n)
 	}
 	select {
 	case <-s.drained:
 	case <-ctx.Done():
-		s.cfg.Log.Warn("sessions are ended: the time to drain is over")
+		s.cfg.Log.Warn("the time to drain is over: ending the remaining sessions")
 	}
 	close(s.ended)
 	<-s.drained
@@ -63,7 +65,7 @@ func (s *Server) isDraining() bool {
 	}
 }
 
-// register takes a connection in that is logged in, unless the server drains.
+// register adds a connection that is logged in. It reports false, and adds nothing, once the server drains.
 func (s *Server) register(c *connection) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,6 +76,7 @@ func (s *Server) register(c *connection) bool {
 	return true
 }
 
+// unregister removes a connection that register added.
 func (s *Server) unregister(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -183,7 +183,7 @@ func TestMalformedRequestPayloads(t *testing.T) {
 	if out, err := s.Output("env | grep -c ^LC_"); strings.TrimSpace(string(out)) != "64" {
 		t.Errorf("got %s variables of 1000 into a session (%v), want 64", out, err)
 	}
-	if strings.Contains(r.logged(), "a connection met a defect") || strings.Contains(r.logged(), "\x1b") {
+	if strings.Contains(r.logged(), "panic on a connection") || strings.Contains(r.logged(), "\x1b") {
 		t.Errorf("got a defect, or an escape sequence, in the log:\n%s", r.logged())
 	}
 }

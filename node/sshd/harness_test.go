@@ -217,7 +217,7 @@ func (r *fixture) serve() {
 				server.Serve(
 					ctx,
 					conn,
-					sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", By: "dial"},
+					sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", Protocol: "dial"},
 				)
 			})
 		}

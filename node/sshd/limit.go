@@ -13,96 +13,77 @@ import (
 )
 
 const (
-	// limitsInterval is how often a connection that goes on is measured by the rules of the moment, and so
-	// how late a role that became stricter is noticed. A limit that is known ends the connection when it is
-	// reached.
+	// limitsInterval is how often an open connection is compared with the rules in force, and so how late a
+	// role that became stricter takes effect. A limit that is known already ends the connection on time.
 	limitsInterval = 10 * time.Second
-	// warnBefore is how long before a limit is reached people at terminals are told, unless the limit itself
-	// is less than two of these.
+	// warnBefore is how long before a limit is reached clients with a terminal are warned. A limit of less than
+	// twice this time gives no warning.
 	warnBefore = time.Minute
 )
 
-// limitClock measures a connection by the limits of its user's roles. Durations count real time, whatever the
-// injected clock says; only the certificate's end is a matter of that clock.
+// limitClock measures how long a connection lasts and how long its user has done nothing. It measures real
+// time; only the end of the certificate is compared with the time of Config.Now.
 type limitClock struct {
-	start      time.Time    // the login
-	lastActive atomic.Int64 // when the user was last heard of, in nanoseconds after since
-	terminals  atomic.Int32 // sessions with a terminal that are open
-	expires    time.Time    // of the certificate
+	start      time.Time    // when the client logged in
+	expires    time.Time    // when the certificate does
+	lastActive atomic.Int64 // when the user was last active, in nanoseconds after start
+	terminals  atomic.Int32 // open sessions that have a terminal
 }
 
 func newLimitClock(expires time.Time) *limitClock {
 	return &limitClock{start: time.Now(), expires: expires}
 }
 
-// markActive notes that the user did something in a session: typed, sent a program its input, or started one.
-// Nothing else that a client sends counts: no keepalive, no new window size, no signal, no room for more
-// output.
+// markActive notes that the user started a program, or sent input to one. Nothing else that a client sends
+// counts as activity: no keepalive, window size, signal or window adjustment.
 func (l *limitClock) markActive() { l.lastActive.Store(int64(time.Since(l.start))) }
 
-// markForwarded notes data that the client sent on a connection it had forwarded. While there is a terminal,
-// only what is typed counts: else a page that refreshes itself would keep the shell beside it open.
+// markForwarded notes that the client sent data on a forwarded connection. It counts as activity unless the
+// connection has a terminal: a web page that refreshes itself must not keep the shell beside it open.
 func (l *limitClock) markForwarded() {
 	if l.terminals.Load() == 0 {
 		l.markActive()
 	}
 }
 
-// next says which limit is reached first, and how long from now. Without any limit it returns nil.
-func (l *limitClock) next(limits access.Limits, now time.Time) (end *endReason, left time.Duration) {
+// next returns the limit that will be reached first, and the time that is left until then, which is negative if
+// it has been reached. It returns nil if there is no limit. now is the time of Config.Now.
+func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason, left time.Duration) {
 	lasted := time.Since(l.start)
-	sooner := func(in time.Duration, by, rule, reason, remedy string, whole time.Duration) {
-		if end == nil || in < left {
-			end, left = &endReason{
-				cause:     by,
-				rule:      rule,
-				warnFirst: whole >= 2*warnBefore,
-				err:       fault.New(fault.Expired, "node", reason+" ("+rule+")", remedy),
-			}, in
+	// consider takes a limit into account: the time left until it is reached, and how long it lets the
+	// connection last in all.
+	consider := func(cause, rule string, in, whole time.Duration, msg, remedy string) {
+		if first != nil && in >= left {
+			return
 		}
+		err := fault.New(fault.Expired, "node", msg+" ("+rule+")", remedy)
+		first = &endReason{cause: cause, rule: rule, warnFirst: whole >= 2*warnBefore, err: err}
+		left = in
 	}
 	if idle := limits.IdleTimeout; idle.Rule != "" {
-		sooner(
-			idle.Value-(lasted-time.Duration(l.lastActive.Load())),
-			"idle_timeout",
-			idle.Rule,
-			fmt.Sprintf(
-				"the session has ended: nothing was typed for %s",
-				access.Duration(idle.Value),
-			),
-			"connect again",
-			idle.Value,
-		)
+		msg := fmt.Sprintf("the session has ended: nothing was typed for %s", access.Duration(idle.Value))
+		idleFor := lasted - time.Duration(l.lastActive.Load())
+		consider(causeIdle, idle.Rule, idle.Value-idleFor, idle.Value, msg, "connect again")
 	}
-	if most := limits.MaxSession; most.Rule != "" {
-		sooner(
-			most.Value-lasted,
-			"max_session",
-			most.Rule,
-			fmt.Sprintf("the session has ended: it may last %s", access.Duration(most.Value)),
-			"connect again",
-			most.Value,
-		)
+	if longest := limits.MaxSession; longest.Rule != "" {
+		msg := fmt.Sprintf("the session has ended: it may last %s", access.Duration(longest.Value))
+		consider(causeMaxSession, longest.Rule, longest.Value-lasted, longest.Value, msg, "connect again")
 	}
 	if with := limits.EndWithCertificate; with.Rule != "" {
-		left := l.expires.Sub(now)
-		sooner(
-			left,
-			"end_with_certificate",
-			with.Rule,
-			"the session has ended with its certificate",
-			"run: tsh login",
-			lasted+left,
-		)
+		const msg = "the session has ended with its certificate"
+		valid := l.expires.Sub(now)
+		consider(causeCertificate, with.Rule, valid, lasted+valid, msg, "run: tsh login")
 	}
-	return end, left
+	return first, left
 }
 
-// watch returns when the connection must end, and why; nil when it has ended.
+// watch waits until the connection must end, and returns why. It warns clients with a terminal before. It
+// returns nil when ctx ends first. It runs on one goroutine of serve.
 func (c *connection) watch(ctx context.Context) *endReason {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	warned, draining := "", c.srv.draining
+	draining := c.srv.draining // nil once it was seen closed
+	warned := ""               // the cause of the last warning, while the limit is near
 	for {
 		select {
 		case <-ctx.Done():
@@ -118,27 +99,28 @@ func (c *connection) watch(ctx context.Context) *endReason {
 		if draining == nil && c.idle() {
 			return c.srv.stopReason
 		}
-		end, left := c.clock.next(c.limits(), c.srv.cfg.Now())
-		if end == nil {
+		reason, left := c.clock.next(c.limits(), c.srv.cfg.Now())
+		if reason == nil {
 			timer.Reset(limitsInterval)
 			continue
 		}
 		if left <= 0 {
-			return end
+			return reason
 		}
 		wait := min(left, limitsInterval)
 		switch {
 		case left > warnBefore:
 			warned, wait = "", min(wait, left-warnBefore)
-		case end.warnFirst && warned != end.cause:
-			warned = end.cause
-			c.announce(end.warning(left))
+		case reason.warnFirst && warned != reason.cause:
+			warned = reason.cause
+			c.announce(reason.warning(left))
 		}
 		timer.Reset(wait)
 	}
 }
 
-// limits are those of this moment. Rules that are too old to let anybody in still bound who is in.
+// limits are the limits in force for the connection's user. Rules that are too old for a login still limit the
+// connections that are open.
 func (c *connection) limits() access.Limits {
 	t := c.srv.cfg.Rules()
 	if t == nil {
@@ -147,16 +129,16 @@ func (c *connection) limits() access.Limits {
 	return t.Policy.Limits(c.who.Identity)
 }
 
-// activityReader is a channel on which the client's data says that its user is there.
+// activityReader is a channel that calls onRead whenever the client has sent data.
 type activityReader struct {
 	ssh.Channel
 	onRead func()
 }
 
-func (h activityReader) Read(b []byte) (int, error) {
-	n, err := h.Channel.Read(b)
+func (r activityReader) Read(b []byte) (int, error) {
+	n, err := r.Channel.Read(b)
 	if n > 0 {
-		h.onRead()
+		r.onRead()
 	}
 	return n, err
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/internal/sshprofile"
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/sshd"
 )
@@ -51,7 +52,7 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 		{"of another kind of holder", r.cluster.UserSigner(func() identity.Identity { a := alice; a.Kind = identity.Node; return a }(), nil, testAccount()), testAccount(), "threshold: error"},
 		{"for a login it does not name", r.cluster.UserSigner(alice, nil, "somebody"), testAccount(), "does not name the login"},
 		{"for a login that no rule allows", r.cluster.UserSigner(alice, nil, "daemon"), "daemon", "no role of alice@example.com (roles: ops) allows"},
-		{"for a login that is no account name", r.cluster.UserSigner(alice, nil, testAccount()), "a,b", "no plain account name"},
+		{"for a login that is no account name", r.cluster.UserSigner(alice, nil, testAccount()), "a,b", "not a valid account name"},
 		{"without roles", r.cluster.UserSigner(r.cluster.User("bob@example.com"), nil, testAccount()), testAccount(), "no role of bob@example.com (none) allows"},
 		{"with a role that does not exist", r.cluster.UserSigner(r.cluster.User("bob@example.com", "gone"), nil, testAccount()), testAccount(), "roles: gone"},
 		{"a plain key", plainKey(t), testAccount(), ""},
@@ -148,7 +149,7 @@ func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 		{"a password", []ssh.AuthMethod{ssh.Password("x")}, 0}, // hears from its client that passwords are not taken
 		{"answers to questions", []ssh.AuthMethod{interactive}, 1},
 		{"one key, then answers", []ssh.AuthMethod{ssh.PublicKeys(many(1)...), interactive}, 1},
-		{"as many keys as may be", []ssh.AuthMethod{ssh.PublicKeys(many(sshd.MaxAuthTries)...)}, 1},
+		{"as many keys as may be", []ssh.AuthMethod{ssh.PublicKeys(many(sshprofile.MaxAuthTries)...)}, 1},
 		{"a key that nobody asks about further", []ssh.AuthMethod{ssh.PublicKeys(many(1)...)}, 0},
 	} {
 		_, said, err := r.dialWith(testAccount(), tt.auth...)
@@ -162,7 +163,7 @@ func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 			)
 		}
 	}
-	if _, said, err := r.dial(testAccount(), append(many(sshd.MaxAuthTries-1), r.signer())...); err != nil ||
+	if _, said, err := r.dial(testAccount(), append(many(sshprofile.MaxAuthTries-1), r.signer())...); err != nil ||
 		said != "" {
 		t.Errorf("got %v and banner %q, want one who has a certificate let in without a word", err, said)
 	}
@@ -224,7 +225,7 @@ func TestClientsWithoutHostCertificateSupportGetThePlainKey(t *testing.T) {
 func TestLoginTriesAreLimited(t *testing.T) {
 	r := newFixture(t, nil)
 	var keys []ssh.Signer
-	for range sshd.MaxAuthTries {
+	for range sshprofile.MaxAuthTries {
 		keys = append(keys, plainKey(t))
 	}
 	if _, _, err := r.dial(testAccount(), append(keys, r.signer())...); err == nil {
@@ -298,10 +299,10 @@ var requestCases = []struct {
 			c,
 		)
 	}, ""},
-	{"x11 channel", "", false, openChannel("x11", nil), "does not serve"},
-	{"forwarded-tcpip", "", false, openChannel("forwarded-tcpip", nil), "does not serve"},
-	{"tun", "", false, openChannel("tun@openssh.com", nil), "does not serve"},
-	{"an agent channel", "", false, openChannel("auth-agent@openssh.com", nil), "does not serve"},
+	{"x11 channel", "", false, openChannel("x11", nil), "does not support"},
+	{"forwarded-tcpip", "", false, openChannel("forwarded-tcpip", nil), "does not support"},
+	{"tun", "", false, openChannel("tun@openssh.com", nil), "does not support"},
+	{"an agent channel", "", false, openChannel("auth-agent@openssh.com", nil), "does not support"},
 	{"tcpip-forward", access.ForwardRemote, true, func(t *testing.T, c *ssh.Client) error {
 		_, err := listenTCP(c, "127.0.0.1", 0)
 		return err
@@ -332,7 +333,7 @@ var requestCases = []struct {
 		"",
 		false,
 		channelRequestWithReason("x11-req", "single"),
-		"this node forwards no X11 displays",
+		"this node does not forward X11",
 	},
 	{"break", "", true, channelRequest("break"), ""},
 	{"xon-xoff", "", true, channelRequest("xon-xoff"), ""},
@@ -632,7 +633,7 @@ func TestAPanicEndsOneConnectionOnly(t *testing.T) {
 	if got := run(t, good, "echo fine", ""); got.out != "fine\n" {
 		t.Errorf("got %+v on the other connection, want it undisturbed", got)
 	}
-	if !strings.Contains(r.logged(), "a connection met a defect") {
+	if !strings.Contains(r.logged(), "panic on a connection") {
 		t.Error("got nothing in the log, want the defect")
 	}
 }
@@ -694,7 +695,7 @@ func TestAHandshakeThatStallsIsEnded(t *testing.T) {
 		go func() { defer close(done); client(near) }()
 		start := time.Now()
 		sshd.New(r.cfg).
-			Serve(t.Context(), far, sshd.Origin{From: "192.0.2.1:1", Proxy: "proxy-1", By: "dial"})
+			Serve(t.Context(), far, sshd.Origin{From: "192.0.2.1:1", Proxy: "proxy-1", Protocol: "dial"})
 		took := time.Since(start)
 		near.Close()
 		<-done

@@ -9,14 +9,13 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// sessionCounts counts the sessions of each person on this node, over all of their connections, certificates
-// and logins.
+// sessionCounts counts the sessions of each user on this node, over all connections, certificates and logins.
 type sessionCounts struct {
 	mu       sync.Mutex // guards sessions
 	sessions map[userKey]int
 }
 
-// userKey is who somebody is for good: names change, a connector's subject does not.
+// userKey identifies a user for good: names change, a connector's subject does not.
 type userKey struct{ connector, subject string }
 
 func userKeyOf(who identity.Identity) userKey { return userKey{who.Connector, who.Subject} }
@@ -27,19 +26,9 @@ func (p *sessionCounts) add(who identity.Identity, limit access.Limit[int], node
 	defer p.mu.Unlock()
 	n := p.sessions[userKeyOf(who)]
 	if limit.Rule != "" && n >= limit.Value {
-		return fault.New(
-			fault.Exhausted,
-			"node",
-			fmt.Sprintf(
-				"%s has %d sessions on %s, and %s allows %d",
-				who.Name,
-				n,
-				node,
-				limit.Rule,
-				max(limit.Value, 0),
-			),
-			"end another session first",
-		)
+		msg := fmt.Sprintf("%s has %d sessions on %s, and %s allows %d",
+			who.Name, n, node, limit.Rule, max(limit.Value, 0))
+		return fault.New(fault.Exhausted, "node", msg, "end another session first")
 	}
 	if p.sessions == nil {
 		p.sessions = map[userKey]int{}
@@ -48,6 +37,7 @@ func (p *sessionCounts) add(who identity.Identity, limit access.Limit[int], node
 	return nil
 }
 
+// remove takes back one add.
 func (p *sessionCounts) remove(who identity.Identity) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

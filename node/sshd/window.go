@@ -9,23 +9,24 @@ import (
 )
 
 const (
-	// maxWindow is what the library lets a client send on a channel before any of it was taken (RFC 4254
-	// section 5.2). One that sends more than its program takes makes the node hold as much.
+	// maxWindow is the initial window that x/crypto grants on a channel (RFC 4254 section 5.2). A client that
+	// sends more than its program reads makes the node hold up to this much.
 	maxWindow = 2 << 20
-	// windowBudget is what all clients together may send ahead, but for minWindow each. The first channels
-	// get much of it, which far clients need to be fast; the more there are, the less the next gets. So the
-	// node stays small when many send at once.
+	// windowBudget is what the windows of all channels have together, except that each gets at least minWindow.
+	// The first channels get a large part of it, which clients far away need for their speed; the more
+	// channels there are, the less the next one gets. So the node stays small when many clients send at once.
 	windowBudget = 3 << 19
 	minWindow    = 64 << 10
 )
 
-// windows shares out what clients may send ahead.
+// windows shares the window budget out among the channels of all connections.
 type windows struct {
-	mu       sync.Mutex // guards given
-	assigned int
+	mu       sync.Mutex // guards assigned
+	assigned int        // bytes, over all open channels
 }
 
-// assign gives a channel that was not accepted yet its share, until the function that it returns is called.
+// assign sets the window of a channel that has not been accepted yet. The channel keeps its share of the budget
+// until giveBack is called.
 func (w *windows) assign(nc ssh.NewChannel) (giveBack func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -39,9 +40,9 @@ func (w *windows) assign(nc ssh.NewChannel) (giveBack func()) {
 	}
 }
 
-// setWindow changes what Accept will tell the client. The library has no option for it, so this reaches for
-// the field by its name: where there is none, the window is the library's own. A test says so when that
-// happens (decision 13).
+// setWindow sets the window that Accept will grant, and reports whether it could. x/crypto has no option for
+// it, so this writes the channel's unexported field. If a later version has no such field, channels keep the
+// library's window and TestManyChannelsShareTheWindowBudget fails (docs/decisions/0013).
 func setWindow(nc ssh.NewChannel, bytes uint32) bool {
 	v := reflect.ValueOf(nc)
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
