@@ -145,7 +145,7 @@ func TestTwoProvidersWorkSideBySide(t *testing.T) {
 			"another browser's":                      {theirs, "guests", own, 400, "does not belong to this login"},
 			"another provider's code":                {mine, "corp", mixed, 400, "another identity provider"},
 			"another provider's code without a name": {mine, "corp", silent, 400, "another identity provider"},
-			"one that came to another's address":     {mine, "guests", silent, 403, "another provider's address"},
+			"one that came to another's address":     {mine, "guests", silent, 403, "another identity provider"},
 		} {
 			page, err := try.in.Open(t.Context(), callback+try.at+"?"+try.with.Encode())
 			if err != nil || page.Status != try.status || !strings.Contains(page.Text(), try.says) ||

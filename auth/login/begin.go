@@ -123,22 +123,22 @@ func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest
 			fault.Invalid,
 			opBegin,
 			"this login link cannot be used: "+what,
-			"use the link that tsh login shows, whole",
+			"open the complete link that tsh login shows",
 		)
 	}
 	switch {
 	case req.Handle != "" && req.Challenge+req.State+req.Callback != "":
-		return link("it is of two kinds")
+		return link("it mixes a browser login and a headless login")
 	case req.Handle == "" && !challengeRE.MatchString(req.Challenge):
-		return link("its challenge is not what tsh makes")
+		return link("its challenge is malformed")
 	case req.Handle == "" && !stateRE.MatchString(req.State):
-		return link("its state is not what tsh makes")
+		return link("its state is malformed")
 	case req.Handle == "" && !loopbackCallback(req.Callback):
-		return link("it leads back to something else than this machine")
+		return link("its callback address is not on this machine")
 	case req.Locale != "" && !localeRE.MatchString(req.Locale):
-		return link("its language is none")
+		return link("its language tag is not valid")
 	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:
-		return link("a part is too long")
+		return link("one of its parameters is too long")
 	}
 	if err := checkOrigin(req.PublicOrigin); err != nil {
 		return err
@@ -163,7 +163,7 @@ func checkOrigin(origin string) error {
 		return fault.New(
 			fault.Invalid,
 			opBegin,
-			"the proxy does not know its own address",
+			"the proxy's public address is not of the form https://host or https://host:port",
 			"ask an administrator to set the proxy's public address",
 		)
 	}

@@ -135,7 +135,7 @@ func TestCallbackOfAnotherBrowserIsRefused(t *testing.T) {
 		elsewhere := mine
 		elsewhere.Connector = "guests" // another provider sent the browser on
 		_, err = l.Identify(t.Context(), proxyIdentity, elsewhere)
-		l.wantFault(err, fault.Denied, "another provider's address")
+		l.wantFault(err, fault.Denied, "another identity provider")
 		mine.Issuer = "https://evil.example"
 		_, err = l.Identify(t.Context(), proxyIdentity, mine)
 		l.wantFault(err, fault.Invalid, "another identity provider")
@@ -292,7 +292,7 @@ func TestFirstConfirmedEnrolmentWins(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := l.prove(two.Attempt, l.code(two.Enrol.Secret))
-	l.wantFault(err, fault.Expired, "enrolled meanwhile")
+	l.wantFault(err, fault.Expired, "already enrolled")
 }
 
 func TestConcurrentUseOfOneCodeLogsInOnce(t *testing.T) {
@@ -363,7 +363,7 @@ func TestOneTimeCodeIsBoundToItsClient(t *testing.T) {
 		t.Errorf("got %v for the client itself, want the code unspoilt", err)
 	}
 	_, err := l.Redeem(t.Context(), good)
-	l.wantFault(err, fault.Expired, "fetched already")
+	l.wantFault(err, fault.Expired, "used already")
 }
 
 func TestConcurrentRedeemSucceedsOnce(t *testing.T) {

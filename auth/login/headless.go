@@ -68,7 +68,7 @@ func (s *Service) beginHeadless(
 		return res, fault.New(
 			fault.Invalid,
 			opHeadless,
-			"the challenge is not what tsh makes",
+			"the challenge is malformed",
 			"update tsh, then start again: tsh login --headless",
 		)
 	}
@@ -78,7 +78,7 @@ func (s *Service) beginHeadless(
 			err,
 			fault.Internal,
 			opHeadless,
-			"it is not known from where this machine asks",
+			"the address of this machine is not known",
 			"log in with a browser: tsh login",
 		)
 	}
@@ -185,7 +185,7 @@ func (s *Service) redeemHeadless(
 			err,
 			fault.Denied,
 			opHeadless,
-			"this login was asked for from another address: "+h.From.String(),
+			"this login was requested from another address: "+h.From.String(),
 			"start again: tsh login --headless",
 		)
 	}

@@ -58,7 +58,7 @@ func (s *Service) finishProvider(
 		return oidc.VerifiedUser{}, clientRequest{}, fault.New(
 			fault.Denied,
 			opIdentify,
-			"the answer came to another provider's address than this login's",
+			"the callback belongs to another identity provider than this login",
 			startAgain,
 		)
 	}

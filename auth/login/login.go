@@ -116,7 +116,7 @@ func (s *Service) Refusals() RefusalCounts { return s.refusals.snapshot() }
 // checkProxy: only proxies stand between a browser and this machine.
 func checkProxy(op string, by identity.Identity) error {
 	if by.Kind != identity.Proxy {
-		return fault.New(fault.Denied, op, "only a proxy may ask this", "log in through a proxy: tsh login")
+		return fault.New(fault.Denied, op, "only a proxy may make this request", "log in through a proxy: tsh login")
 	}
 	return nil
 }

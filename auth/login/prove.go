@@ -80,7 +80,7 @@ func (s *Service) finish(
 	proof totp.Proof,
 ) (res authrpc.ProveFactorResponse, err error) {
 	if proof.Who() != i.User.UserKey() || proof.Method() == "" {
-		return res, fault.New(fault.Internal, opProve, "the second factor was another person's", startAgain)
+		return res, fault.New(fault.Internal, opProve, "the second factor belongs to another user", startAgain)
 	}
 	who := i.User
 	who.Factor = proof.Method()

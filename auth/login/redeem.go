@@ -153,7 +153,7 @@ func errUnknownCode(cause error) error {
 	return &fault.Error{
 		Kind:   fault.Expired,
 		Op:     opRedeem,
-		Msg:    "this login was fetched already, has ended, or never was",
+		Msg:    "this login was used already, has expired, or does not exist",
 		Remedy: startAgain,
 		Err:    cause,
 	}

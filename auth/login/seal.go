@@ -43,7 +43,7 @@ func newSealer(key []byte) (sealer, error) {
 			err,
 			fault.Internal,
 			"login.New",
-			"the key that seals attempts cannot be used",
+			"the key that seals login attempts is not valid",
 			"restore it from a backup",
 		)
 	}
@@ -55,7 +55,7 @@ func associated(st stage) []byte { return []byte("threshold login attempt\x00" +
 func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 	plain, err := json.Marshal(attempt)
 	if err != nil {
-		return "", fault.Wrap(err, fault.Internal, op, "the login cannot go on", startAgain)
+		return "", fault.Wrap(err, fault.Internal, op, "the login cannot continue", startAgain)
 	}
 	b := make(
 		[]byte,
@@ -69,7 +69,7 @@ func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 		return "", fault.New(
 			fault.Exhausted,
 			op,
-			"the identity provider says too much of this person to carry it through the login",
+			"the identity provider sent more data about this user than a login can hold",
 			"ask an administrator to map fewer roles and traits in the connector",
 		)
 	}
@@ -90,8 +90,8 @@ func (s sealer) open(
 		return fault.New(
 			fault.Invalid,
 			op,
-			"the browser shows no login under way",
-			startAgain+", in a browser that keeps cookies",
+			"this browser has no login in progress",
+			startAgain+", in a browser that accepts cookies",
 		)
 	}
 	if len(text) > maxAttempt {
@@ -112,7 +112,7 @@ func (s sealer) open(
 		return fault.New(
 			fault.Expired,
 			op,
-			"this page has ended: a login must be finished within 10 minutes",
+			"this page has expired: a login must be finished within 10 minutes",
 			startAgain,
 		)
 	}

@@ -17,7 +17,7 @@ import (
 
 const (
 	opStart    = "oidc.Start"
-	opFinish   = "oidc.Vouch"
+	opFinish   = "oidc.Finish"
 	startAgain = "start again: tsh login"
 )
 
@@ -113,7 +113,7 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 			ctx.Err(),
 			fault.Unavailable,
 			opFinish,
-			"too many people log in at once",
+			"too many logins are in progress",
 			"try again in a minute",
 		)
 	}
@@ -133,13 +133,13 @@ func (r CallbackParams) check(f Flow) error {
 	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL ||
 		len(r.Error) > maxError ||
 		len(r.ErrorDescription) > maxError {
-		return fault.New(fault.Invalid, opFinish, "the identity provider's answer is too large", startAgain)
+		return fault.New(fault.Invalid, opFinish, "the identity provider's response is too large", startAgain)
 	}
 	if f.State == "" || subtle.ConstantTimeCompare([]byte(r.State), []byte(f.State)) != 1 {
 		return fault.New(
 			fault.Invalid,
 			opFinish,
-			"the answer of the identity provider does not belong to this login",
+			"the response of the identity provider does not belong to this login",
 			startAgain+", and finish it in the same browser",
 		)
 	}
@@ -158,7 +158,7 @@ func errIssuerMismatch() error {
 	return fault.New(
 		fault.Invalid,
 		opFinish,
-		"the answer comes from another identity provider than the one that was asked",
+		"the response comes from another identity provider than the one that was asked",
 		startAgain,
 	)
 }
@@ -176,7 +176,7 @@ func (p *provider) providerError(r CallbackParams) error {
 			fault.Denied,
 			opFinish,
 			said,
-			"start again: tsh login, and agree on the provider's page; if it stays so, ask an administrator for access there",
+			"start again: tsh login, and give consent on the provider's page; if this repeats, ask an administrator for access there",
 		)
 	case "server_error", "temporarily_unavailable":
 		return fault.New(fault.Unavailable, opFinish, said, "try again in a minute: tsh login")
@@ -220,7 +220,7 @@ func (p *provider) exchange(ctx context.Context, meta *metadata, f Flow, code st
 			err,
 			fault.Invalid,
 			opFinish,
-			"the identity provider does not know this code: it was used already, has ended, or is another login's",
+			"the identity provider does not know this code: it was used already, has expired, or belongs to another login",
 			startAgain,
 		)
 	case said.ErrorCode == "invalid_client" || said.ErrorCode == "unauthorized_client":

@@ -109,7 +109,7 @@ func (p *Providers) provider(ctx context.Context, name string) (*provider, error
 			err,
 			fault.Internal,
 			opStart,
-			"connector "+name+" cannot be read by this release",
+			"this release cannot read connector "+name,
 			"run the newest release on every auth replica",
 		)
 	}

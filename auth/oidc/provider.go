@@ -145,7 +145,7 @@ func (p *provider) unreachable(err error) error {
 		fault.Unavailable,
 		opStart,
 		"the identity provider "+p.display()+" cannot be reached",
-		"try again in a minute; if it stays so, tell an administrator that "+p.spec.Issuer+" does not answer",
+		"try again in a minute; if this repeats, tell an administrator that "+p.spec.Issuer+" does not answer",
 	)
 }
 

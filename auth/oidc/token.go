@@ -34,7 +34,7 @@ type claims map[string]any
 func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *oauth2.Token) (claims, error) {
 	raw, _ := answer.Extra("id_token").(string)
 	if raw == "" || len(raw) > maxToken {
-		return nil, p.badToken(fmt.Errorf("%d bytes", len(raw)), "it sent no ID token of a usable size")
+		return nil, p.badToken(fmt.Errorf("%d bytes", len(raw)), "it sent no ID token, or one that is too large")
 	}
 	keys := &errorRecorder{keys: meta.keys}
 	// Times are checked below, with one bound for all of them.
@@ -57,7 +57,7 @@ func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *o
 			"try again in a minute: tsh login",
 		)
 	case err != nil:
-		return nil, p.badToken(err, "its ID token is not valid here")
+		return nil, p.badToken(err, "its ID token is not valid")
 	}
 	all, err := decodeClaims(token)
 	if err != nil {
@@ -87,8 +87,8 @@ func (p *provider) badToken(err error, what string) error {
 		truncateError(err),
 		fault.Invalid,
 		opFinish,
-		"the answer of the identity provider "+p.display()+" is refused: "+what,
-		startAgain+"; if it stays so, ask an administrator to look at connector "+p.name,
+		"the response of the identity provider "+p.display()+" is refused: "+what,
+		startAgain+"; if this repeats, ask an administrator to look at connector "+p.name,
 	)
 }
 
@@ -104,7 +104,7 @@ func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken 
 	}
 	if token.AccessTokenHash != "" {
 		if err := token.VerifyAccessToken(accessToken); err != nil {
-			return p.badToken(err, "its two tokens do not belong together")
+			return p.badToken(err, "its access token and ID token do not belong together")
 		}
 	}
 	return nil
@@ -115,7 +115,7 @@ func checkNonce(f Flow, token *gooidc.IDToken) error {
 		return fault.New(
 			fault.Invalid,
 			opFinish,
-			"the answer of the identity provider does not belong to this login",
+			"the response of the identity provider does not belong to this login",
 			startAgain,
 		)
 	}
@@ -128,7 +128,7 @@ func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 	now := p.now()
 	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 || token.IssuedAt.IsZero() ||
 		token.IssuedAt.Unix() <= 0 {
-		return p.badToken(errors.New("no exp or no iat"), "its ID token does not say when it was made")
+		return p.badToken(errors.New("no exp or no iat"), "its ID token has no issue time or no expiry")
 	}
 	if ahead := token.IssuedAt.Sub(now); ahead > Skew {
 		return p.clockSkewError(ahead)
@@ -140,7 +140,7 @@ func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 	if ended {
 		return p.badToken(
 			fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
-			"its ID token has ended",
+			"its ID token has expired",
 		)
 	}
 	if nbf, has := all["nbf"]; has {

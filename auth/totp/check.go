@@ -12,7 +12,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-const opVerify = "totp.Prove"
+const opVerify = "totp.Verify"
 
 const (
 	period = 30 // seconds a step lasts
@@ -92,7 +92,7 @@ func refuseReused(have state.Factor, at int64) outcome {
 			fault.Denied,
 			opVerify,
 			"this code was used already",
-			"wait for the next one, then enter that",
+			"wait for the next code, then enter it",
 		)}
 	j.next.ReusedStep = max(at, have.ReusedStep)
 	return j
@@ -108,7 +108,7 @@ func refuseWrong(have state.Factor, now time.Time) outcome {
 			fault.Denied,
 			opVerify,
 			"this code is wrong",
-			"enter the code that the app shows now; if it stays wrong, let the phone set its clock by itself",
+			"enter the code that the app shows now; if that is wrong too, set the phone's clock to automatic",
 		)
 		return j
 	}

@@ -47,7 +47,7 @@ func parseCode(typed string) (parsedCode, error) {
 	return parsedCode{}, fault.New(
 		fault.Invalid,
 		opVerify,
-		"this is no code: one has six digits, a recovery code has sixteen letters and digits",
+		"this is not a code: a code has six digits, a recovery code has sixteen letters and digits",
 		"enter the code that the app shows now",
 	)
 }

@@ -37,7 +37,7 @@ func (s *Service) OfferEnrolment(ctx context.Context, who identity.Identity) (*E
 			err,
 			fault.Internal,
 			"totp.Offer",
-			"no secret could be made",
+			"no TOTP secret could be generated",
 			"try again: tsh login",
 		)
 	}

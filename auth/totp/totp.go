@@ -114,7 +114,7 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 	return Proof{}, fault.New(
 		fault.Unavailable,
 		opVerify,
-		"too many codes of this person are being checked at once",
+		"too many codes of this user are being checked at once",
 		"wait for the next code, then try again",
 	)
 }
@@ -135,8 +135,8 @@ func (s *Service) verify(ctx context.Context, a Answer, code parsedCode) (Proof,
 		return Proof{}, fault.New(
 			fault.Expired,
 			opVerify,
-			"a second factor was enrolled meanwhile",
-			"start again: tsh login, and use the code of the app enrolled then",
+			"a second factor was already enrolled in another login",
+			"start again: tsh login, and use the app that was enrolled there",
 		)
 	}
 	j := checkCode(have.Factor, a, code, now)

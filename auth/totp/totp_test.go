@@ -186,7 +186,7 @@ func TestSecondEnrolmentDoesNotReplaceTheFactor(t *testing.T) {
 	}
 	secret, _ := d.enrol()
 	_, err = d.Verify(t.Context(), totp.Answer{Who: alice, Code: d.code(late.Secret, d.now), Enrolment: late})
-	d.wantFault(err, fault.Expired, "enrolled meanwhile")
+	d.wantFault(err, fault.Expired, "already enrolled")
 	if err := d.verify(d.code(secret, d.now)); err != nil {
 		t.Errorf("got %v for the first factor, want it to work still", err)
 	}
@@ -223,7 +223,7 @@ func TestMalformedCodesAreNotCounted(t *testing.T) {
 	secret, _ := d.enrol()
 	for range 3 {
 		for _, c := range []string{"", "12345", "1234567", "abcdef", "１２３４５６", strings.Repeat("1 ", 6000), "ABCD-EFGH", "000000\x00"} {
-			d.wantFault(d.verify(c), fault.Invalid, "no code")
+			d.wantFault(d.verify(c), fault.Invalid, "not a code")
 		}
 	}
 	if err := d.verify(d.code(secret, d.now)); err != nil {

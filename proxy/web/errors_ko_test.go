@@ -159,7 +159,7 @@ func TestPlaceholdersAreFilled(t *testing.T) {
 	}
 	for said, want := range map[string]string{
 		"try again in 30s": "30초 뒤에 다시 시도하세요",
-		"the answer of the identity provider {1} <b> is refused: its ID token has ended": "인증 제공자 {1} <b>의 응답을 받아들일 수 없습니다: ID 토큰의 유효 시간이 지났습니다",
+		"the response of the identity provider {1} <b> is refused: its ID token has expired": "인증 제공자 {1} <b>의 응답을 받아들일 수 없습니다: ID 토큰이 만료되었습니다",
 		"there is no connector brand": "brand(이)라는 커넥터가 없습니다", // no phrase of a page is taken for a name
 	} {
 		if got, _ := locales[1].translate(said); got != want {
