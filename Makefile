@@ -14,7 +14,7 @@ AGENT := -tags nethttpomithttp2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # go uses every core itself, and setup must be done before anything else begins
-.PHONY: help demo build deb compatibility test setup lint unit integration dex vuln fuzz bench clean
+.PHONY: help demo build check deb compatibility test setup lint unit integration dex vuln fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ deb: ## build the Debian packages of server, agent and client into dist/ (DEB_AR
 	for arch in $(DEB_ARCHES); do for package in $(DEB_PACKAGES); do \
 		ARCH=$$arch $(TOOL) nfpm package --packager deb --config deploy/nfpm-$$package.yaml --target dist/ || exit 1; done; done
 
+check: lint ## lint and unit tests without the race detector: the loop to work in
+	$(GO) test -count=1 -timeout 5m ./...
+
 test: setup lint unit integration dex ## the whole suite: setup, lint, unit tests with the race detector, integration with real binaries
 
 setup: ## install what the tests need and is missing (Debian; as root or with sudo)
@@ -55,17 +58,17 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) vet -tags integration ./...
 	$(TOOL) staticcheck -tags integration ./...
 
-unit:
+unit: ## unit tests with the race detector, in random order
 	$(GO) test -race -shuffle=on -timeout 10m ./...
 
 integration: build ## drive the real binaries, OpenSSH and a browser
-	@if [ -d integration ]; then set -x; $(GO) test -count=1 -tags integration -parallel 4 -timeout 15m ./integration/...; fi
+	$(GO) test -count=1 -tags integration -parallel 4 -timeout 15m ./integration/...
 
 compatibility: build ## try every client and write docs/compatibility.md as it went
 	$(GO) test -count=1 -tags integration -timeout 5m -run '^TestCommonClientsWork$$' ./integration -update
 
-dex: build
-	@if [ -f integration/dex/go.mod ]; then set -x; cd integration/dex && $(GO) test -count=1 -timeout 10m ./...; fi
+dex: build ## log in with dex, an identity provider that is not ours
+	cd integration/dex && $(GO) test -count=1 -timeout 10m ./...
 
 vuln: ## look up known vulnerabilities of what is linked (needs the network)
 	$(TOOL) govulncheck ./...
