@@ -34,7 +34,8 @@ type Config struct {
 	Now      func() time.Time // zero means time.Now
 }
 
-// CA issues certificates. It is safe for concurrent use.
+// CA issues certificates. It is safe for concurrent use: apart from lastIssued nothing in it changes after
+// New, and calls of Issue hold no lock while they sign or record.
 type CA struct {
 	cluster       string
 	keys          *keyring.Keyring
@@ -51,7 +52,8 @@ type CA struct {
 	lastIssued time.Time
 }
 
-// New makes a CA.
+// New makes a CA for the cluster of the keys. It returns fault.Invalid when the keys are of another
+// cluster, for example because the data folder of another cluster is configured.
 func New(cfg Config) (*CA, error) {
 	if cfg.Keys == nil || cfg.Recorder == nil {
 		const msg = "the CA lacks keys or a recorder"

@@ -20,6 +20,7 @@ func refused(err error, remedy string) error {
 	return fault.Wrap(err, fault.Invalid, "ca.Issue", "no certificate: "+err.Error(), remedy)
 }
 
+// askAdmin is the remedy for what the user or the machine cannot correct.
 const askAdmin = "ask an administrator to correct the user's roles or the machine's registration"
 
 // check returns a fault when no certificate may be issued for r. It looks at the request; lint looks at what
@@ -112,6 +113,8 @@ func (r Request) checkNames() error {
 	return nil
 }
 
+// checkLogins checks the SSH principals of a user. Without logins a user gets an X.509 certificate only:
+// OpenSSH would take an SSH certificate without principals as valid for every account.
 func (r Request) checkLogins() error {
 	switch {
 	case len(r.Names) != 0:
@@ -119,7 +122,6 @@ func (r Request) checkLogins() error {
 	case len(r.Logins) > maxPrincipals:
 		return fmt.Errorf("%d logins, more than %d", len(r.Logins), maxPrincipals)
 	case len(r.Logins) == 0 && r.X509Key == nil:
-		// OpenSSH takes a certificate without principals as valid for every account.
 		return errors.New("the user has no login, so there is no SSH certificate")
 	}
 	for _, l := range r.Logins {
@@ -164,7 +166,9 @@ func (r Request) checkUserOptions() error {
 	return nil
 }
 
-// validity returns the first and the last second of the certificate. It begins identity.Skew before now.
+// validity returns the first and the last second of the certificate. It begins identity.Skew before now, for
+// verifiers whose clock is behind. With both TTL and NotAfter the earlier end counts. A lifetime over the
+// profile's maximum is refused and not shortened, because the caller would not notice.
 func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 	p := profiles[r.Profile]
 	if r.TTL < 0 {
@@ -181,6 +185,7 @@ func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 	case !r.NotAfter.IsZero():
 		until = r.NotAfter
 	}
+	// Certificates have whole seconds. The end is rounded down, so it is never later than asked.
 	from, until = now.Add(-identity.Skew).Truncate(time.Second), until.UTC().Truncate(time.Second)
 	if !until.After(now) {
 		return from, until, fault.New(

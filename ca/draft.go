@@ -43,6 +43,7 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	if d.from, d.until, err = r.validity(now); err != nil {
 		return nil, err
 	}
+	// These three are the CA's: whatever the caller put there does not get into a certificate.
 	d.id.V, d.id.Expires, d.id.SourceAddresses = identity.Version, d.until, r.SourceAddress
 	if d.encoded, err = d.id.Encode(); err != nil {
 		return nil, refused(err, askAdmin)
@@ -147,6 +148,7 @@ func distinct[S ~string](in []S) []string {
 	return out
 }
 
+// joinPrefixes is the value of the critical option source-address (OpenSSH PROTOCOL.certkeys).
 func joinPrefixes(ps []netip.Prefix) string {
 	s := make([]string, len(ps))
 	for i, p := range ps {

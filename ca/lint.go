@@ -51,6 +51,8 @@ func lintTimes(d *draft, from, until, now time.Time) error {
 	return nil
 }
 
+// lintSSH checks an SSH certificate. A certificate without principals would be valid for every account or
+// host; one with options or extensions that were not decided could weaken what the verifier enforces.
 func lintSSH(d *draft, now time.Time) error {
 	cert := d.ssh
 	if err := identity.CheckSSHKey(cert.Key); err != nil {
@@ -75,6 +77,7 @@ func lintSSH(d *draft, now time.Time) error {
 	return lintHostNames(cert.ValidPrincipals)
 }
 
+// lintSSHUser checks what only user certificates have: logins, source addresses, extensions, the identity.
 func lintSSHUser(d *draft) error {
 	cert := d.ssh
 	if cert.CertType != ssh.UserCert {
@@ -103,6 +106,9 @@ func lintSSHUser(d *draft) error {
 	return nil
 }
 
+// lintX509 checks the template of an X.509 certificate. It must not be an authority, must not be valid for
+// other purposes than the profile's, and must not outlive the authority that signs it: verifiers would
+// refuse it.
 func (c *CA) lintX509(d *draft, now time.Time) error {
 	t := d.x509
 	if err := identity.CheckKey(t.PublicKey); err != nil {
@@ -129,6 +135,8 @@ func (c *CA) lintX509(d *draft, now time.Time) error {
 	return lintX509Names(d)
 }
 
+// lintX509Names checks the names: one URI and one private extension with the identity. Only services have
+// host names and addresses besides.
 func lintX509Names(d *draft) error {
 	t := d.x509
 	if len(t.URIs) != 1 || t.URIs[0].String() != d.id.URI() {

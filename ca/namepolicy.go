@@ -20,6 +20,7 @@ func newNamePolicy(cluster string) (namePolicy, error) {
 	return namePolicy{engine: engine}, nil
 }
 
+// check returns an error when a user certificate has a name that the policy does not permit.
 func (p namePolicy) check(d *draft) error {
 	if d.profile != User {
 		return nil

@@ -54,6 +54,8 @@ func (d *Digest) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// newRecord describes an issuance. The digests are of the signed certificates, so that the record
+// identifies the very bytes that are released.
 func newRecord(d *draft, out Issued) Record {
 	r := Record{
 		V:             RecordVersion,

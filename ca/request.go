@@ -36,10 +36,10 @@ type Request struct {
 
 // profileLimits is what a profile allows.
 type profileLimits struct {
-	kinds      []identity.Kind
-	ssh, x509  bool
-	defaultTTL time.Duration
-	maxTTL     time.Duration // longer is refused, never shortened
+	kinds      []identity.Kind // who may have certificates of the profile
+	ssh, x509  bool            // which certificates the profile has
+	defaultTTL time.Duration   // lifetime when the request has neither TTL nor NotAfter
+	maxTTL     time.Duration   // a longer lifetime is refused, never shortened
 }
 
 var profiles = map[Profile]profileLimits{

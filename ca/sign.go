@@ -48,6 +48,8 @@ func (c *CA) sign(d *draft) (out Issued, err error) {
 	return out, nil
 }
 
+// signX509 signs the X.509 certificate and sets its chain. A user certificate has no chain besides itself:
+// verifiers have the user authority's certificate. For a service, peers need the intermediate and the root.
 func (c *CA) signX509(d *draft, out *Issued) error {
 	cas := c.service
 	if d.profile == User {

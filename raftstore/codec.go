@@ -8,6 +8,7 @@ import (
 
 var errMalformed = errors.New("malformed bytes")
 
+// quote makes a key or name printable in an error message.
 func quote(s string) string { return strconv.QuoteToASCII(s) }
 
 // writer appends the three elements of which every format here is made: varints, byte strings and single

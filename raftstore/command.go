@@ -80,6 +80,7 @@ func encodeOperation(op operation) []byte {
 
 const writeDeletes byte = 1 // flag of a write that deletes its key
 
+// txn appends conditions, writes and appends. reader.txn reads them; the two must stay in step.
 func (w *writer) txn(t Txn) {
 	w.uint(uint64(len(t.If)))
 	for _, c := range t.If {
@@ -129,6 +130,8 @@ func decodeCommand(b []byte) (command, error) {
 	return c, r.end()
 }
 
+// decodeOperation reads one operation. body must be used up to its last byte: more would be fields of a newer
+// release.
 func decodeOperation(k kind, body []byte) (operation, error) {
 	op := operation{kind: k}
 	r := reader{buf: body}

@@ -48,6 +48,7 @@ func (s *Store) Commit(ctx context.Context, t Txn) (Result, error) {
 	return Result{Revision: r.result.revision, First: r.outcome.first, Time: r.result.time}, nil
 }
 
+// fault is the error that Commit, KeepAlive or Revoke returns for the outcome; nil if it succeeded.
 func (o outcome) fault() error {
 	const op = "raftstore.Commit"
 	switch o.verdict {
@@ -178,6 +179,8 @@ func (s *Store) applyGroup(r *raft.Raft, group []*proposal) {
 	}
 }
 
+// applyCommand puts one command into the log and waits until it is applied here. An error leaves open whether
+// the command is in the log.
 func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applyResult, error) {
 	future := r.Apply(encodeCommand(s.cfg.Now(), ops), 0)
 	if err := s.waitFuture(future); err != nil {
@@ -206,6 +209,7 @@ func (s *Store) waitFuture(future raft.Future) error {
 	}
 }
 
+// applyFault turns an error of raft into a fault for the caller.
 func (s *Store) applyFault(err error) error {
 	switch {
 	case s.latch.Err() != nil:

@@ -64,6 +64,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 	return out
 }
 
+// commandFault says why a command halts the replica: it is of a newer release, or it is damaged.
 func commandFault(err error) error {
 	if errors.Is(err, errUnsupported) {
 		return fault.Wrap(

@@ -106,7 +106,7 @@ func lastNumber(ctx context.Context, s *raftstore.Store, w int) (int, error) {
 	}
 	if n > 0 && (len(recs) != 1 || string(recs[0].Data[:len(it.Value)]) != string(it.Value)) ||
 		n == 0 && len(recs) != 0 {
-		return 0, fmt.Errorf("writer %d: the key says %d, and the stream has %d records from it", w, n, len(recs))
+		return 0, fmt.Errorf("writer %d: the key says %d, the stream has %d records from it", w, n, len(recs))
 	}
 	return n, nil
 }

@@ -57,6 +57,8 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 // Release does nothing: the state is immutable and shared.
 func (snapshot) Release() {}
 
+// write writes the state as a snapshot. Trees are walked in the order of their keys, so equal states give
+// equal bytes.
 func (s *state) write(to io.Writer) error {
 	out := sectionWriter{w: bufio.NewWriterSize(to, 256<<10)}
 	_, out.err = out.w.WriteString(snapshotMagic)
@@ -159,6 +161,7 @@ func readSnapshot(from io.Reader) (*state, error) {
 	}
 }
 
+// readSection reads one section. It allocates no more than the input has, whatever length the section claims.
 func readSection(in *bufio.Reader) (byte, []byte, error) {
 	kind, err := in.ReadByte()
 	if err != nil {
@@ -215,9 +218,11 @@ func (s *stateBuilder) restore(kind byte, r reader) error {
 	return r.end()
 }
 
+// snapshotFault says why a snapshot cannot be restored: it is of a newer release, or it is damaged.
 func snapshotFault(err error) error {
 	if errors.Is(err, errUnsupported) {
-		const msg, remedy = "the snapshot is of a newer release", "start the release that wrote it, or a newer one"
+		const msg = "the snapshot is of a newer release"
+		const remedy = "start the release that wrote it, or a newer one"
 		return fault.Wrap(err, fault.Unavailable, "raftstore.Run", msg, remedy)
 	}
 	const msg, remedy = "the snapshot cannot be read", "restore the data folder from a backup"

@@ -93,6 +93,7 @@ func (s *state) builder(at Revision, term uint64, clock int64, files *segmentFil
 	return next
 }
 
+// finish returns the new state. The builder must not be used afterwards.
 func (s *stateBuilder) finish() *state {
 	out := s.state
 	out.items = s.items.CommitOnly()
@@ -117,6 +118,8 @@ func (s *stateBuilder) apply(op operation) (outcome, error) {
 	return outcome{}, errUnsupported // unreachable: decodeCommand refuses other kinds
 }
 
+// txn applies a transaction. Records are appended before keys are written: an append may fail, a write of a
+// key may not.
 func (s *stateBuilder) txn(t Txn) (outcome, error) {
 	if o := s.check(t); o.verdict != succeeded {
 		return o, nil
@@ -173,6 +176,7 @@ func (s *stateBuilder) holds(c Condition) bool {
 	return c.Modified == anyRevision || c.Modified == it.Modified
 }
 
+// checkStreams refuses a transaction that would create more than MaxStreams streams.
 func (s *stateBuilder) checkStreams(appends []Append) outcome {
 	created := map[string]struct{}{}
 	for _, a := range appends {
@@ -186,6 +190,8 @@ func (s *stateBuilder) checkStreams(appends []Append) outcome {
 	return outcome{}
 }
 
+// write sets or deletes one key and records the event. Key and value are copied, because the decoded command
+// refers to the bytes of the log entry.
 func (s *stateBuilder) write(w Write) {
 	s.written[w.Key] = struct{}{}
 	if s.firstWrite == 0 {
@@ -222,6 +228,7 @@ func (s *stateBuilder) remove(key string) {
 	s.events = append(s.events, Event{Revision: s.revision, Key: old.Key, Deleted: true})
 }
 
+// detachLease removes an item that is replaced or deleted from the items of its lease.
 func (s *stateBuilder) detachLease(it *Item) {
 	if it.Lease != 0 {
 		s.keysByLease.Delete(leaseItemKey(it.Lease, it.Key))

@@ -177,6 +177,7 @@ func (s *Store) openResources() (*resources, error) {
 	return res, s.openRaft(res, log, guardSnapshots{snaps, filepath.Join(dir, "snapshots"), s.latch})
 }
 
+// openRaft starts raft. From then on raft's goroutines call fsm, log and snaps.
 func (s *Store) openRaft(res *resources, log *wal.Log, snaps raft.SnapshotStore) error {
 	cfg := s.raftConfig()
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -280,6 +281,7 @@ func (s *Store) stoppedError() error {
 	return unavailable("the store has stopped")
 }
 
+// openFault turns an error of opening the data folder into a fault with a remedy.
 func openFault(err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {

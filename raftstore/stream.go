@@ -59,6 +59,7 @@ type stream struct {
 	hasTail bool      // false only before the first segment exists
 }
 
+// segments are all segments of the stream in order, in a new slice.
 func (st stream) segments() []segment {
 	if !st.hasTail {
 		return nil
@@ -75,7 +76,8 @@ type segmentFiles struct {
 	dir   string
 	limit int64 // a segment that reached this size is sealed
 
-	mu      sync.Mutex              // guards what follows and each segmentFile.dirty; taken before segmentFile.mu
+	// mu guards what follows and each segmentFile.dirty. It is taken before a segmentFile.mu.
+	mu      sync.Mutex
 	open    map[string]*segmentFile // by stream: the file of its tail
 	cursors map[string]cursor       // by stream: where its last Read ended
 }
@@ -206,6 +208,8 @@ func (f *segmentFile) syncAndClose() error {
 	return errors.Join(f.file.Sync(), f.file.Close())
 }
 
+// sync makes the file's bytes durable. A snapshot calls it while Apply may append to the same file or close
+// it.
 func (f *segmentFile) sync() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -279,6 +283,7 @@ func (s *segmentFiles) list() (map[string]bool, error) {
 	return present, err
 }
 
+// appendFrame appends a record as a frame. r.Time is not used: clock has the time in ns since 1970.
 func appendFrame(buf []byte, r Record, clock int64) []byte {
 	start := len(buf)
 	buf = append(buf, make([]byte, frameHeader)...)
@@ -319,6 +324,7 @@ func readFrame(r io.Reader) (Record, int64, error) {
 func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]Record, error) {
 	from = max(from, 1)
 	segs := st.segments()
+	// i is the first segment that begins behind from, so from is in the one before.
 	i, _ := slices.BinarySearchFunc(segs, from+1, func(seg segment, n uint64) int {
 		if seg.base < n {
 			return -1
