@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/tls"
 	"io"
-	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -14,53 +13,44 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
+// behindBalancer configures a proxy behind a balancer that ends TLS. The test connects directly, as if it
+// were the balancer.
 func behindBalancer(c *Config) {
 	c.Transport, c.KeepAlive = dial.WebSocket, 10*time.Millisecond
 	c.Balancers = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 }
 
-// dialEgress opens a connection as tsh and machines do, who ask how the proxy wants to be spoken to.
-func (d *testProxy) dialEgress(alpn string, cert *tls.Certificate, kind identity.Kind) *tls.Conn {
-	d.t.Helper()
-	way, err := egress.New(egress.Config{LearnTransport: true})
+// learningDialer asks the proxy for its transport first, as tsh and machines do.
+func learningDialer(t *testing.T) *egress.Dialer {
+	t.Helper()
+	d, err := egress.New(egress.Config{LearnTransport: true})
 	if err != nil {
-		d.t.Fatal(err)
+		t.Fatal(err)
 	}
-	conn, err := way.DialTLS(
-		d.t.Context(),
-		d.addr,
-		identity.PinnedTLS(
-			d.Pin(),
-			membertest.Name,
-			alpn,
-			func() (*tls.Certificate, error) { return cert, nil },
-			time.Now,
-			kind,
-		),
-	)
+	return d
+}
+
+// dialEgress opens a connection with a learningDialer.
+func (p *testProxy) dialEgress(alpn string, cert *tls.Certificate) *tls.Conn {
+	p.t.Helper()
+	conn, err := learningDialer(p.t).DialTLS(p.t.Context(), p.addr, p.tlsConfig(alpn, cert))
 	if err != nil {
-		d.t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	return conn
 }
 
-// Tunnel, dial and auth all work inside WebSockets, and each direction still ends by itself.
+// Tunnel, dial and auth connections work inside WebSockets, and each direction can be closed on its own.
 func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
-	d := startProxy(t, time.Second, behindBalancer)
-	id := d.Machine(identity.Node, "web-1", nil)
-	cert := d.MachineCertificate(id, nil)
-	node, err := tunnel.Connect(
-		t.Context(),
-		d.dialEgress(identity.ALPNTunnel, cert, identity.Proxy),
-		cert.PrivateKey.(crypto.Signer),
-		id.ID,
-		"v9",
-		time.Now,
-	)
+	t.Parallel()
+	p := startProxy(t, time.Second, behindBalancer)
+	id := p.Machine(identity.Node, "web-1", nil)
+	cert := p.MachineCertificate(id, nil)
+	conn := p.dialEgress(identity.ALPNTunnel, cert)
+	node, err := tunnel.Connect(t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,107 +60,61 @@ func TestEverythingWorksThroughATLSTerminatingBalancer(t *testing.T) {
 		if err != nil {
 			return
 		}
-		n, _ := io.Copy(io.Discard, c) // until the client's direction ends
+		n, _ := io.Copy(io.Discard, c) // until the client closes its half
 		if n == 5 {
-			io.WriteString(c, "heard all")
+			io.WriteString(c, "read all 5")
 		}
 		c.Close()
 	}()
-	outer := d.dialEgress(
-		identity.ALPNDial,
-		d.UserCertificate(d.User("alice@example.com", "ops"), nil),
-		identity.Proxy,
-	)
+	outer := p.dialEgress(identity.ALPNDial, p.userCertificate())
 	beneath := coalesce.TransportOf(outer).Conn
 	if _, ok := beneath.(*egress.Stream); !ok {
-		t.Errorf("got a %T beneath, want the ping document to have been heeded", beneath)
+		t.Errorf("got a %T under TLS, want a WebSocket, as the ping document says", beneath)
 	}
-	conn := dial.Client(outer, dial.Request{Node: "web-1"})
-	if _, err := io.WriteString(conn, "hello"); err != nil {
+	client := dial.Client(outer, dial.Request{Node: "web-1"})
+	if _, err := io.WriteString(client, "hello"); err != nil {
 		t.Fatal(err)
 	}
 	if err := outer.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := io.ReadAll(conn); err != nil || string(got) != "heard all" {
-		t.Errorf("got %q, %v after the half-close, want the node's last words", got, err)
+	if got, err := io.ReadAll(client); err != nil || string(got) != "read all 5" {
+		t.Errorf("got %q, %v after the half-close, want the node's answer", got, err)
 	}
-	conn.Close()
+	client.Close()
 
-	way, err := egress.New(egress.Config{LearnTransport: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	through := authrpc.NewClientWithDialer(
-		way,
-		d.addr,
-		identity.PinnedTLS(
-			d.Pin(),
-			membertest.Name,
-			identity.ALPNAuth,
-			d.TLSCertificate,
-			time.Now,
-			identity.Auth,
-		),
-	)
-	defer through.Close()
-	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
-		t.Errorf("auth through the proxy: %v", err)
-	}
-	if err := d.stop(); err != nil {
+	auth := authrpc.NewClientWithDialer(learningDialer(t), p.addr, p.authTLSConfig())
+	defer auth.Close()
+	callAuth(t, auth)
+	if err := p.stop(); err != nil {
 		t.Errorf("got %v at the stop, want none", err)
 	}
 }
 
 func TestStopDrainsASessionInAWebSocket(t *testing.T) {
-	d := startProxy(t, time.Minute, behindBalancer)
-	d.attach("web-1")
-	conn := dial.Client(
-		d.dialEgress(
-			identity.ALPNDial,
-			d.UserCertificate(d.User("alice@example.com", "ops"), nil),
-			identity.Proxy,
-		),
-		dial.Request{Node: "web-1"},
-	)
+	t.Parallel()
+	p := startProxy(t, time.Minute, behindBalancer)
+	p.attach("web-1")
+	outer := p.dialEgress(identity.ALPNDial, p.userCertificate())
+	conn := dial.Client(outer, dial.Request{Node: "web-1"})
 	echo(t, conn)
 	stopped := make(chan error, 1)
-	go func() { stopped <- d.stop() }()
-	for { // until the port is shut
-		c, err := net.Dial("tcp", d.addr)
-		if err != nil {
-			break
-		}
-		c.Close()
-	}
+	go func() { stopped <- p.stop() }()
+	p.waitUntilPortIsClosed()
 	echo(t, conn)
 	conn.Close()
 	if err := <-stopped; err != nil {
-		t.Errorf("got %v, want a clean stop once the session ended", err)
+		t.Errorf("got %v, want a clean stop once the session has ended", err)
 	}
 }
 
-// What stands in between ends the outer TLS, and could be anybody's: the inner one must be of the cluster.
+// A balancer that ends the outer TLS may lead anywhere. The inner TLS verifies that the proxy is of the
+// cluster.
 func TestAnotherClustersProxyBehindTheBalancerIsRefused(t *testing.T) {
-	d, other := startProxy(t, time.Second, behindBalancer), startProxy(t, time.Second, behindBalancer)
-	way, err := egress.New(egress.Config{LearnTransport: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := d.UserCertificate(d.User("alice@example.com", "ops"), nil)
-	_, err = way.DialTLS(
-		t.Context(),
-		other.addr,
-		identity.PinnedTLS(
-			d.Pin(),
-			membertest.Name,
-			identity.ALPNDial,
-			func() (*tls.Certificate, error) { return cert, nil },
-			time.Now,
-			identity.Proxy,
-		),
-	)
-	if err == nil {
+	t.Parallel()
+	p, other := startProxy(t, time.Second, behindBalancer), startProxy(t, time.Second, behindBalancer)
+	cfg := p.tlsConfig(identity.ALPNDial, p.userCertificate())
+	if _, err := learningDialer(t).DialTLS(t.Context(), other.addr, cfg); err == nil {
 		t.Error("got a connection to another cluster's proxy")
 	}
 }

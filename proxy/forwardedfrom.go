@@ -8,8 +8,8 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// signForwardedFrom makes the proxy's word, signed by its service key, from where a client comes that is
-// passed through to auth.
+// signForwardedFrom returns a function that signs the address of a client with the service key of the
+// proxy. The auth service verifies it, because it sees only the proxy's address.
 func signForwardedFrom(m Member) func(netip.AddrPort, []byte) ([]byte, error) {
 	return func(from netip.AddrPort, hello []byte) ([]byte, error) {
 		cert, err := m.TLSCertificate()
@@ -18,7 +18,7 @@ func signForwardedFrom(m Member) func(netip.AddrPort, []byte) ([]byte, error) {
 		}
 		key, ok := cert.PrivateKey.(crypto.Signer)
 		if !ok {
-			return nil, errors.New("the service key cannot sign")
+			return nil, errors.New("the private key of the service certificate cannot sign")
 		}
 		return authrpc.SignForwardedFrom(key, m.Identity().ID, from, hello)
 	}

@@ -10,12 +10,13 @@ import (
 )
 
 func TestHealthFollowsTheProxy(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	p, err := New(Config{
+	notStarted, err := New(Config{
 		Listener: ln,
 		Public:   []string{"p.example.com"},
 		Dir:      t.TempDir(),
@@ -25,17 +26,17 @@ func TestHealthFollowsTheProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
-		t.Errorf("got %v before it runs, want unavailable", err)
+	if err := notStarted.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v before Run, want unavailable", err)
 	}
-	d := startProxy(t, time.Second)
-	if err := d.proxy.Health(t.Context()); err != nil {
-		t.Errorf("got %v of one that serves, want none", err)
+	p := startProxy(t, time.Second)
+	if err := p.proxy.Health(t.Context()); err != nil {
+		t.Errorf("got %v while it serves, want none", err)
 	}
-	if err := d.stop(); err != nil {
+	if err := p.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.proxy.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
-		t.Errorf("got %v of one that has stopped, want unavailable", err)
+	if err := p.proxy.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v after the stop, want unavailable", err)
 	}
 }

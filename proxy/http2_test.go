@@ -16,50 +16,53 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 )
 
-// floodFrames is far more than a client may send before the server has had enough of any of these.
+// floodFrames is far more than a server takes before it closes the connection.
 const floodFrames = 1 << 20
 
-// rapidFrames is fewer: a server that is quick enough keeps up with requests that are taken back, and need
-// not end the connection.
+// rapidFrames is fewer. A fast server can keep up with requests that are cancelled, and need not close the
+// connection.
 const rapidFrames = 1 << 13
 
-// h2 opens an HTTP/2 connection by hand, on which little can be under way towards the client. What is written
-// to it goes out in large pieces, or with Flush.
-func (d *testProxy) h2() (*tls.Conn, *bufio.Writer, *http2.Framer) {
-	d.t.Helper()
-	raw, err := net.Dial("tcp", d.addr)
+// h2 opens an HTTP/2 connection with a small receive buffer, so that answers that are not read soon block
+// the server. Writes are buffered until Flush.
+func (p *testProxy) h2() (*tls.Conn, *bufio.Writer, *http2.Framer) {
+	p.t.Helper()
+	raw, err := net.Dial("tcp", p.addr)
 	if err != nil {
-		d.t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	d.t.Cleanup(func() { raw.Close() })
+	p.t.Cleanup(func() { raw.Close() })
 	if err := raw.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
-		d.t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	out := bufio.NewWriterSize(conn, 16<<10)
 	f := http2.NewFramer(out, conn)
 	if _, err := out.WriteString(http2.ClientPreface); err != nil {
-		d.t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	if err := errors.Join(f.WriteSettings(), out.Flush()); err != nil {
-		d.t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	return conn, out, f
 }
 
-// homePageHeader is a request of the front page, compressed.
-func homePageHeader(d *testProxy) []byte {
+// homePageHeader is the header block of a request for the home page.
+func homePageHeader(p *testProxy) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
-	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", d.addr}, {":path", "/"}} {
-		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}) // to a buffer
+	for _, f := range [][2]string{
+		{":method", "GET"}, {":scheme", "https"}, {":authority", p.addr}, {":path", "/"},
+	} {
+		_ = e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}) // a buffer does not fail
 	}
 	return b.Bytes()
 }
 
 func TestHTTP2StreamLimitIsAnnounced(t *testing.T) {
-	d := startProxy(t, time.Second)
-	_, _, f := d.h2()
+	t.Parallel()
+	p := startProxy(t, time.Second)
+	_, _, f := p.h2()
 	frame, err := f.ReadFrame()
 	if err != nil {
 		t.Fatal(err)
@@ -76,37 +79,47 @@ func TestHTTP2StreamLimitIsAnnounced(t *testing.T) {
 	}
 }
 
-// HTTP/2 lets a client abuse a connection without ever waiting for an answer. What that costs is bounded, the
-// connection ends, and others are served on.
+// HTTP/2 lets a client flood a connection without waiting for answers. The cost is bounded, the connection
+// is closed, and other clients are served. The test counts goroutines, so it does not run in parallel with
+// others.
 func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
-	d := startProxy(t, time.Second)
-	request := homePageHeader(d)
+	p := startProxy(t, time.Second)
+	request := homePageHeader(p)
+	rapidReset := func(f *http2.Framer, i uint32) error {
+		err := f.WriteHeaders(http2.HeadersFrameParam{
+			StreamID: 2*i + 1, BlockFragment: request, EndStream: true, EndHeaders: true,
+		})
+		return errors.Join(err, f.WriteRSTStream(2*i+1, http2.ErrCodeCancel))
+	}
+	endlessHeader := func(f *http2.Framer, i uint32) error {
+		if i == 0 {
+			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request})
+		}
+		var b bytes.Buffer
+		field := hpack.HeaderField{Name: "x", Value: string(make([]byte, 8<<10)), Sensitive: true}
+		_ = hpack.NewEncoder(&b).WriteField(field) // a buffer does not fail
+		return f.WriteContinuation(1, false, b.Bytes())
+	}
+	openStream := func(f *http2.Framer, i uint32) error {
+		return f.WriteHeaders(http2.HeadersFrameParam{
+			StreamID: 2*i + 1, BlockFragment: request, EndHeaders: true,
+		})
+	}
+	ping := func(f *http2.Framer, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) }
 	for _, tt := range []struct {
-		name   string
-		frames uint32
-		frame  func(f *http2.Framer, i uint32) error // the i-th, from 0
-		deaf   bool                                  // there are answers, which nobody reads
+		name    string
+		frames  uint32
+		frame   func(f *http2.Framer, i uint32) error // writes frame i, from 0
+		answers bool                                  // the server answers, and the client does not read
 	}{
-		{"rapid reset (CVE-2023-44487)", rapidFrames, func(f *http2.Framer, i uint32) error {
-			err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: request, EndStream: true, EndHeaders: true})
-			return errors.Join(err, f.WriteRSTStream(2*i+1, http2.ErrCodeCancel))
-		}, false},
-		{"a header without end (CVE-2023-45288)", floodFrames, func(f *http2.Framer, i uint32) error {
-			if i == 0 {
-				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: request})
-			}
-			var b bytes.Buffer
-			_ = hpack.NewEncoder(&b).WriteField(hpack.HeaderField{Name: "x", Value: string(make([]byte, 8<<10)), Sensitive: true}) // to a buffer
-			return f.WriteContinuation(1, false, b.Bytes())
-		}, false},
-		{"more streams than there may be", rapidFrames, func(f *http2.Framer, i uint32) error {
-			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: request, EndHeaders: true})
-		}, false},
-		{"pings that are never read", floodFrames, func(f *http2.Framer, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) }, true},
+		{"rapid reset (CVE-2023-44487)", rapidFrames, rapidReset, false},
+		{"a header without end (CVE-2023-45288)", floodFrames, endlessHeader, false},
+		{"more streams than the limit", rapidFrames, openStream, false},
+		{"pings whose answers are not read", floodFrames, ping, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn, out, f := d.h2()
-			defer conn.NetConn().Close() // at once: there is no room for an alert
+			conn, out, f := p.h2()
+			defer conn.NetConn().Close() // without a TLS alert, for which there is no room
 			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 			before, most := runtime.NumGoroutine(), 0
 			var err error
@@ -115,24 +128,23 @@ func TestHTTP2FloodsEndTheirConnection(t *testing.T) {
 				most = max(most, runtime.NumGoroutine())
 			}
 			err = errors.Join(err, out.Flush())
-			// Who reads nothing may also be stopped by TCP: with its own buffers full it takes no
-			// acknowledgement either, and gets no further.
-			var slow net.Error
-			stopped := errors.As(err, &slow) && slow.Timeout()
-			if tt.frames == floodFrames && err == nil || stopped && !tt.deaf {
-				t.Errorf("got %v after all of it, want the connection ended", err)
+			// TCP may also stop a client that reads nothing: once all buffers are full, its writes block.
+			var netErr net.Error
+			blocked := errors.As(err, &netErr) && netErr.Timeout()
+			if tt.frames == floodFrames && err == nil || blocked && !tt.answers {
+				t.Errorf("got %v after all frames, want the connection closed", err)
 			}
 			if most > before+200 {
-				t.Errorf("got %d goroutines, %d before: want the streams bounded", most, before)
+				t.Errorf("got %d goroutines, %d before: want the number of streams bounded", most, before)
 			}
-			resp, err := d.browser().Get("https://" + d.addr + dial.PingPath)
+			resp, err := p.browser().Get("https://" + p.addr + dial.PingPath)
 			if err != nil {
 				t.Fatal(err)
 			}
 			resp.Body.Close()
 		})
 	}
-	if err := d.stop(); err != nil {
+	if err := p.stop(); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,8 +1,9 @@
-// Package proxy is the one public door, port 443.
+// Package proxy is the public entry of a cluster, on port 443.
 //
-// It wires its rooms: mux finds out what a connection speaks, jump leads people to nodes, tunnels holds the
-// nodes' connections, rules carries the signed documents, web serves the pages of a login. It holds no user's
-// key, can sign nothing, and stores nothing but its own membership and the last good rules.
+// It connects its packages: mux detects the protocol of each connection, jump leads users to nodes, tunnels
+// holds the connections of nodes, rules holds the signed rules, web serves the login pages, and webcert has
+// the certificate for browsers. A proxy has no keys of users and can sign nothing for the cluster. On disk
+// it has its membership, the last valid rules, and the certificates from ACME.
 package proxy
 
 import (
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/connqueue"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -31,51 +33,53 @@ import (
 	"github.com/threshold-access/threshold/proxy/rules"
 	"github.com/threshold-access/threshold/proxy/tunnels"
 	"github.com/threshold-access/threshold/proxy/web"
+	"github.com/threshold-access/threshold/proxy/webcert"
 )
 
 // Config says what a proxy needs.
 type Config struct {
-	// Listener takes everything; required. Run closes it.
+	// Listener accepts every connection. Required. Run closes it.
 	Listener net.Listener
-	// Public are the addresses that people use, host or host:port; at least one, the preferred one first.
+	// Public are the addresses that users type, host or host:port, the preferred one first. At least one.
 	Public []string
-	// Dir keeps the membership and the last good rules; required.
+	// Dir is the directory for what the proxy keeps on disk. Required.
 	Dir string
-	// AuthAddr is host:port of auth's port; required.
+	// AuthAddr is host:port of the auth service. Required.
 	AuthAddr string
-	// Token is the join token; needed at the first start only.
+	// Token is the join token. It is needed only at the first start.
 	Token string
-	// Name is wished for at the join; auth decides.
+	// Name is the name that the proxy asks for when it joins. The auth service decides.
 	Name string
-	// CertFile and KeyFile hold the certificate that browsers see, PEM; they are read again when they change.
-	// Empty: browsers see this proxy's service certificate, which is good for a demo.
+	// CertFile and KeyFile hold the certificate for browsers and its key, in PEM form. They are read again
+	// when they change. Empty, and without ACME: browsers see the service certificate of this proxy, which
+	// is good for a demo.
 	CertFile, KeyFile string
-	// ACME gets that certificate by itself. Nil: it does not.
-	ACME *ACME
-	// Balancers are the networks of balancers in front of the port: what one says of its clients' addresses
-	// is believed, by a PROXY header if ProxyProtocol, which then each of its connections must begin with,
-	// else by X-Forwarded-For. None: nobody is believed.
+	// ACME gets the certificate for browsers from an authority. Nil: it is not used.
+	ACME *webcert.ACME
+	// Balancers are the networks of load balancers in front of the port, which may say for which client
+	// they connect. With ProxyProtocol they do so in a PROXY header, which each of their connections must
+	// begin with. Without it they do so in X-Forwarded-For. Empty: nobody may.
 	Balancers     []netip.Prefix
 	ProxyProtocol bool
-	// Transport is how tsh and machines are told to come, in the ping document. Empty: TLS to the port
-	// itself, or through balancers that pass it on unopened. WebSocket: through balancers that end TLS; what
-	// comes straight is served all the same.
+	// Transport tells tsh and machines, in the ping document, how to connect. Empty means TLS to the port
+	// itself, or through balancers that pass TLS on. WebSocket is for balancers that end TLS; direct
+	// connections work all the same.
 	Transport dial.Transport
-	// KeepAlive is how long a WebSocket is silent at most. Zero: egress.KeepAlive.
+	// KeepAlive is how long a WebSocket may be silent. Zero means egress.KeepAlive.
 	KeepAlive time.Duration
-	// PenaltyExempt are networks that are never turned away for what came from them.
+	// PenaltyExempt are networks that are never penalised for garbage, invalid certificates and stalls.
 	PenaltyExempt []netip.Prefix
-	// Version is this release, as browsers' clients and logs are told.
+	// Version is this release, as the ping document and logs show it.
 	Version string
 	// Drain is how long sessions may go on after a stop. Zero means 10 s.
 	Drain time.Duration
-	// Now is the clock. Zero means time.Now.
+	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 	// Log is required.
 	Log *slog.Logger
 }
 
-// Member is this machine's membership, as internal/member has it.
+// Member is the membership of this machine, as internal/member implements it.
 type Member interface {
 	Identity() identity.Identity
 	Pin() identity.Pin
@@ -92,10 +96,10 @@ type Proxy struct {
 	ready   chan struct{}  // closed once connections are served
 	carrier *rules.Carrier // set before ready is closed
 	ended   chan struct{}  // closed once Run has returned
-	err     error          // why Run returned; read after ended
+	err     error          // what Run returned; read only after ended is closed
 }
 
-// New checks the configuration. It starts nothing.
+// New checks the configuration and reports all its faults at once. It starts nothing.
 func New(cfg Config) (*Proxy, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -108,42 +112,29 @@ func New(cfg Config) (*Proxy, error) {
 
 func (c Config) check() error {
 	var faults []error
-	need := func(ok bool, what string) {
+	need := func(ok bool, fault string) {
 		if !ok {
-			faults = append(faults, errors.New(what))
+			faults = append(faults, errors.New(fault))
 		}
 	}
 	need(c.Listener != nil, "there is no listener")
 	need(c.Log != nil, "there is no log")
 	need(c.Dir != "", "there is no data directory")
 	need(len(c.Public) > 0, "there is no public address")
-	need(
-		(c.CertFile == "") == (c.KeyFile == ""),
-		"a certificate needs its key file, and a key its certificate file",
-	)
-	need(
-		c.ACME == nil || c.CertFile == "" && len(c.ACME.Hosts) > 0,
-		"ACME needs names to get certificates for, and no certificate file beside it",
-	)
+	need((c.CertFile == "") == (c.KeyFile == ""), "the certificate file and the key file need each other")
+	need(c.ACME == nil || len(c.ACME.Hosts) > 0, "ACME needs at least one host name")
+	need(c.ACME == nil || c.CertFile == "", "ACME and a certificate file exclude each other")
 	for _, p := range c.Public {
 		need(hostOf(p) != "", fmt.Sprintf("public address %q has no host", p))
 	}
-	need(
-		!c.ProxyProtocol || len(c.Balancers) > 0,
-		"the PROXY protocol needs to be told whose: there are no balancers",
-	)
+	need(!c.ProxyProtocol || len(c.Balancers) > 0, "the PROXY protocol needs a list of balancers")
 	_, _, err := net.SplitHostPort(c.AuthAddr)
 	need(err == nil, fmt.Sprintf("auth address %q is not host:port", c.AuthAddr))
-	return fault.Wrap(
-		errors.Join(faults...),
-		fault.Invalid,
-		"proxy.New",
-		"the proxy's configuration is not complete",
-		"correct it, then start again",
-	)
+	return fault.Wrap(errors.Join(faults...), fault.Invalid, "proxy.New",
+		"the configuration of the proxy is not valid", "correct it, then start again")
 }
 
-// hostOf is the host of host or host:port.
+// hostOf returns the host of host or host:port.
 func hostOf(addr string) string {
 	if host, _, err := net.SplitHostPort(addr); err == nil {
 		return host
@@ -151,7 +142,7 @@ func hostOf(addr string) string {
 	return strings.Trim(addr, "[]")
 }
 
-// Ready waits until connections are served. It fails when Run ends before.
+// Ready waits until connections are served. It returns an error when Run ends before that.
 func (p *Proxy) Ready(ctx context.Context) error {
 	select {
 	case <-p.ready:
@@ -166,33 +157,32 @@ func (p *Proxy) Ready(ctx context.Context) error {
 	}
 }
 
-// Run enters the cluster and serves until ctx ends; then sessions may go on for Drain. It is called once.
+// Run joins the cluster, if the proxy is no member yet, and serves until ctx ends. Then sessions may go on
+// for Drain. It is called once.
 func (p *Proxy) Run(ctx context.Context) error {
 	return p.run(ctx, func(ctx context.Context) (Member, error) {
 		var names []string
 		for _, a := range p.cfg.Public {
 			names = append(names, hostOf(a))
 		}
-		return member.LoadOrJoin(
-			ctx,
-			member.Config{
-				Dir:         p.cfg.Dir,
-				Kind:        identity.Proxy,
-				AuthAddr:    p.cfg.AuthAddr,
-				Token:       p.cfg.Token,
-				Name:        p.cfg.Name,
-				PublicNames: names,
-				Now:         p.cfg.Now,
-				Log:         p.cfg.Log,
-			},
-		)
+		return member.LoadOrJoin(ctx, member.Config{
+			Dir:         p.cfg.Dir,
+			Kind:        identity.Proxy,
+			AuthAddr:    p.cfg.AuthAddr,
+			Token:       p.cfg.Token,
+			Name:        p.cfg.Name,
+			PublicNames: names,
+			Now:         p.cfg.Now,
+			Log:         p.cfg.Log,
+		})
 	})
 }
 
-func (p *Proxy) run(ctx context.Context, enter func(context.Context) (Member, error)) error {
+// run is Run with a function that loads the membership.
+func (p *Proxy) run(ctx context.Context, load func(context.Context) (Member, error)) error {
 	defer close(p.ended)
 	defer p.cfg.Listener.Close()
-	m, err := enter(ctx)
+	m, err := load(ctx)
 	if err == nil {
 		err = p.serve(ctx, m)
 	}
@@ -200,11 +190,20 @@ func (p *Proxy) run(ctx context.Context, enter func(context.Context) (Member, er
 	return err
 }
 
-// serve wires the rooms and runs them. They stop in the reverse of their start: first nobody comes in any
-// more and sessions end, then the pages, the reports to auth, the rules, and last the membership.
+// serve connects the packages and runs them until ctx ends or one of them fails. They stop in the reverse
+// order of their start: the port takes no more connections and drains its sessions, then the web server
+// stops, then the reports to the auth service, the rules, and last the membership, which all of them use.
 func (p *Proxy) serve(ctx context.Context, m Member) error {
 	cfg, me := p.cfg, m.Identity()
-	shown, err := p.webCertificate(ctx, m)
+	cert, err := webcert.New(ctx, webcert.Config{
+		CertFile: cfg.CertFile,
+		KeyFile:  cfg.KeyFile,
+		ACME:     cfg.ACME,
+		ACMEDir:  filepath.Join(cfg.Dir, "acme"),
+		Service:  m.TLSCertificate,
+		Now:      cfg.Now,
+		Log:      cfg.Log,
+	})
 	if err != nil {
 		return err
 	}
@@ -219,69 +218,85 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	if err != nil {
 		return err
 	}
-	ways := tunnels.New(
-		tunnels.Config{Proxy: me.Name, Auth: m.Auth(), Rules: carrier, Now: cfg.Now, Log: cfg.Log},
-	)
-	fronts := jump.New(jump.Config{
-		Cluster:    me.Cluster,
-		Rules:      carrier,
-		Nodes:      ways,
-		Auth:       m.Auth(),
-		HostSigner: m.HostSigner,
-		Now:        cfg.Now,
-		Log:        cfg.Log,
+	nodes := tunnels.New(tunnels.Config{
+		Proxy: me.Name, Auth: m.Auth(), Rules: carrier, Now: cfg.Now, Log: cfg.Log,
 	})
-	var door *mux.Mux
-	forwarders := cfg.Balancers
-	if cfg.ProxyProtocol { // then a header of HTTP is anybody's, as a client may well come from a balancer's network
-		forwarders = nil
+	browsers := connqueue.New(cfg.Listener.Addr())
+	var port *mux.Mux // set below, before the first request can come
+	site := web.New(p.webConfig(m, func(outer, stream net.Conn) { port.ServeStream(outer, stream) }))
+	muxCfg := p.muxConfig(m, carrier, nodes)
+	muxCfg.Web, muxCfg.Challenge = cert.Get, cert.Challenge
+	muxCfg.ServeWeb = func(conn net.Conn) {
+		// The web server outlives ctx: it closes the queue when it stops.
+		browsers.Put(context.WithoutCancel(ctx), conn)
 	}
-	site := web.New(web.Config{
-		Auth:      m.Auth(),
-		Public:    cfg.Public,
-		Cluster:   me.Cluster,
-		Pin:       m.Pin(),
-		Version:   cfg.Version,
-		Transport: cfg.Transport,
-		Connect:   func(outer, stream net.Conn) { door.ServeStream(outer, stream) },
-		KeepAlive: cfg.KeepAlive,
-		Balancers: forwarders,
-		Now:       cfg.Now,
-		Log:       cfg.Log,
-	})
-	browsers := newHandover(cfg.Listener.Addr())
-	door = mux.New(mux.Config{
-		Listener:          cfg.Listener,
-		Cluster:           me.Cluster,
-		AuthAddr:          cfg.AuthAddr,
-		Rules:             carrier,
-		SignForwardedFrom: signForwardedFrom(m),
-		Service:           m.TLSCertificate,
-		Web:               shown.cert,
-		Challenge:         shown.challenge,
-		ServeSSH:          fronts.ServeSSH,
-		ServeDial:         fronts.ServeDial,
-		ServeTunnel:       ways.Attach,
-		ServeWeb:          browsers.take,
-		Balancers:         cfg.Balancers,
-		ProxyProtocol:     cfg.ProxyProtocol,
-		Exempt:            cfg.PenaltyExempt,
-		Drain:             cfg.Drain,
-		Now:               cfg.Now,
-		Log:               cfg.Log,
-	})
+	port = mux.New(muxCfg)
 
 	stack := lifecycle.New(ctx)
 	stack.Run("membership", m.Run)
 	stack.Run("rules", carrier.Run)
-	stack.Run("tunnels", ways.Run)
+	stack.Run("tunnels", nodes.Run)
 	stack.Run("web", func(ctx context.Context) error { return site.Run(ctx, browsers) })
-	stack.Run("port", door.Run)
-	stack.Run("web certificate", shown.run)
+	stack.Run("port", port.Run)
+	stack.Run("web certificate", cert.Run)
 	p.carrier = carrier
 	close(p.ready)
 	<-stack.Context().Done()
 	err = stack.Stop()
-	cfg.Log.Info("proxy stopped", "connections", door.Counters())
+	cfg.Log.Info("proxy stopped", "connections", port.Counters())
 	return err
+}
+
+// webConfig is the configuration of the web server. connect takes over the byte streams of WebSockets.
+func (p *Proxy) webConfig(m Member, connect func(outer, stream net.Conn)) web.Config {
+	balancers := p.cfg.Balancers
+	if p.cfg.ProxyProtocol {
+		// Clients may come from the balancers' own network. The address is in the PROXY header, so a header
+		// of HTTP counts from nobody.
+		balancers = nil
+	}
+	return web.Config{
+		Auth:      m.Auth(),
+		Public:    p.cfg.Public,
+		Cluster:   m.Identity().Cluster,
+		Pin:       m.Pin(),
+		Version:   p.cfg.Version,
+		Transport: p.cfg.Transport,
+		Connect:   connect,
+		KeepAlive: p.cfg.KeepAlive,
+		Balancers: balancers,
+		Now:       p.cfg.Now,
+		Log:       p.cfg.Log,
+	}
+}
+
+// muxConfig is the configuration of the port, without what concerns browsers.
+func (p *Proxy) muxConfig(m Member, carrier *rules.Carrier, nodes *tunnels.Tunnels) mux.Config {
+	cluster := m.Identity().Cluster
+	users := jump.New(jump.Config{
+		Cluster:    cluster,
+		Rules:      carrier,
+		Nodes:      nodes,
+		Auth:       m.Auth(),
+		HostSigner: m.HostSigner,
+		Now:        p.cfg.Now,
+		Log:        p.cfg.Log,
+	})
+	return mux.Config{
+		Listener:          p.cfg.Listener,
+		Cluster:           cluster,
+		AuthAddr:          p.cfg.AuthAddr,
+		Rules:             carrier,
+		SignForwardedFrom: signForwardedFrom(m),
+		Service:           m.TLSCertificate,
+		ServeSSH:          users.ServeSSH,
+		ServeDial:         users.ServeDial,
+		ServeTunnel:       nodes.Attach,
+		Balancers:         p.cfg.Balancers,
+		ProxyProtocol:     p.cfg.ProxyProtocol,
+		Exempt:            p.cfg.PenaltyExempt,
+		Drain:             p.cfg.Drain,
+		Now:               p.cfg.Now,
+		Log:               p.cfg.Log,
+	}
 }

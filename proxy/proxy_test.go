@@ -5,8 +5,8 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
-
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -20,6 +20,7 @@ import (
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
+	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 	signed "github.com/threshold-access/threshold/internal/rules"
@@ -29,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// membership is the proxy's own, without a disk.
+// membership is a Member without a disk.
 type membership struct {
 	cluster
 	client *authrpc.Client
@@ -42,27 +43,27 @@ func (m membership) Auth() *authrpc.Client           { return m.client }
 func (m membership) FirstRules() signed.Set          { return m.SignRules() }
 func (m membership) Run(ctx context.Context) error   { <-ctx.Done(); return nil }
 
+// ops may reach every node.
 var ops = access.Role{
 	Name: "ops",
-	Allow: []access.Grant{
-		{
-			Nodes:   map[string]access.Strings{"*": {"*"}},
-			Logins:  access.Strings{"ubuntu"},
-			Actions: access.Strings{"shell"},
-		},
-	},
+	Allow: []access.Grant{{
+		Nodes:   map[string]access.Strings{"*": {"*"}},
+		Logins:  access.Strings{"ubuntu"},
+		Actions: access.Strings{"shell"},
+	}},
 }
 
-// testProxy is a whole proxy.
+// testProxy is a whole proxy that runs.
 type testProxy struct {
 	*proxytest.Auth
 	t     *testing.T
 	proxy *Proxy
 	addr  string
-	stop  func() error
+	stop  func() error // stops the proxy and returns the error of Run
 }
 
-func startProxy(t *testing.T, drain time.Duration, change ...func(*Config)) *testProxy {
+// startProxy starts a proxy on a free port. The changes adapt its configuration.
+func startProxy(t *testing.T, drain time.Duration, changes ...func(*Config)) *testProxy {
 	t.Helper()
 	a := proxytest.New(t)
 	a.SetRoles(ops)
@@ -79,38 +80,38 @@ func startProxy(t *testing.T, drain time.Duration, change ...func(*Config)) *tes
 		Drain:    drain,
 		Log:      proxytest.Log(),
 	}
-	for _, c := range change {
-		c(&cfg)
+	for _, change := range changes {
+		change(&cfg)
 	}
-	p, err := New(cfg)
+	proxy, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	client := membership{a, a.Client()}
+	m := membership{a, a.Client()}
 	ran := make(chan error, 1)
-	go func() { ran <- p.run(ctx, func(context.Context) (Member, error) { return client, nil }) }()
-	if err := p.Ready(t.Context()); err != nil {
+	go func() { ran <- proxy.run(ctx, func(context.Context) (Member, error) { return m, nil }) }()
+	if err := proxy.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d := &testProxy{Auth: a, t: t, proxy: p, addr: ln.Addr().String()}
-	d.stop = func() error { cancel(); return <-ran }
+	p := &testProxy{Auth: a, t: t, proxy: proxy, addr: ln.Addr().String()}
+	p.stop = func() error { cancel(); return <-ran }
 	t.Cleanup(func() {
 		cancel()
-		client.client.Close()
+		m.client.Close()
 	})
-	return d
+	return p
 }
 
-// attach makes a node that echoes on every session stream.
-func (d *testProxy) attach(name string) *tunnel.Uplink {
-	d.t.Helper()
-	id := d.Machine(identity.Node, name, nil)
-	cert := d.MachineCertificate(id, nil)
-	conn := d.dialTLS(identity.ALPNTunnel, cert)
-	u, err := tunnel.Connect(d.t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
+// attach attaches a node that echoes on every stream.
+func (p *testProxy) attach(name string) *tunnel.Uplink {
+	p.t.Helper()
+	id := p.Machine(identity.Node, name, nil)
+	cert := p.MachineCertificate(id, nil)
+	conn := p.dialTLS(identity.ALPNTunnel, cert)
+	u, err := tunnel.Connect(p.t.Context(), conn, cert.PrivateKey.(crypto.Signer), id.ID, "v9", time.Now)
 	if err != nil {
-		d.t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	go func() {
 		for {
@@ -121,33 +122,70 @@ func (d *testProxy) attach(name string) *tunnel.Uplink {
 			go func() { io.Copy(c, c); c.Close() }()
 		}
 	}()
-	d.t.Cleanup(func() { u.Close() })
+	p.t.Cleanup(func() { u.Close() })
 	return u
 }
 
-func (d *testProxy) dialTLS(alpn string, cert *tls.Certificate) *tls.Conn {
-	d.t.Helper()
-	cfg := identity.PinnedTLS(
-		d.Pin(),
-		membertest.Name,
-		alpn,
-		func() (*tls.Certificate, error) { return cert, nil },
-		time.Now,
-		identity.Proxy,
-	)
-	conn, err := tls.Dial("tcp", d.addr, cfg)
+// tlsConfig is the configuration of a client of a threshold-* protocol.
+func (p *testProxy) tlsConfig(alpn string, cert *tls.Certificate) *tls.Config {
+	own := func() (*tls.Certificate, error) { return cert, nil }
+	return identity.PinnedTLS(p.Pin(), membertest.Name, alpn, own, time.Now, identity.Proxy)
+}
+
+// authTLSConfig is the configuration of a client of the auth service, with the certificate of the proxy.
+func (p *testProxy) authTLSConfig() *tls.Config {
+	return identity.PinnedTLS(
+		p.Pin(), membertest.Name, identity.ALPNAuth, p.TLSCertificate, time.Now, identity.Auth)
+}
+
+func (p *testProxy) dialTLS(alpn string, cert *tls.Certificate) *tls.Conn {
+	p.t.Helper()
+	conn, err := tls.Dial("tcp", p.addr, p.tlsConfig(alpn, cert))
 	if err != nil {
-		d.t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	return conn
 }
 
-func (d *testProxy) browser() *http.Client {
+// userCertificate is a certificate of alice, who has the role ops.
+func (p *testProxy) userCertificate() *tls.Certificate {
+	return p.UserCertificate(p.User("alice@example.com", "ops"), nil)
+}
+
+// dialNode connects as alice to the node web-1, with the dial protocol over TLS.
+func (p *testProxy) dialNode() net.Conn {
+	p.t.Helper()
+	return dial.Client(p.dialTLS(identity.ALPNDial, p.userCertificate()), dial.Request{Node: "web-1"})
+}
+
+// browser is an HTTP/2 client.
+func (p *testProxy) browser() *http.Client {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
-	d.t.Cleanup(tr.CloseIdleConnections)
+	p.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
 }
 
+// waitUntilPortIsClosed returns once the proxy accepts no more connections.
+func (p *testProxy) waitUntilPortIsClosed() {
+	for {
+		c, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			return
+		}
+		c.Close()
+	}
+}
+
+// callAuth makes a call to the auth service and fails the test if there is no answer.
+func callAuth(t *testing.T, client *authrpc.Client) {
+	t.Helper()
+	req := authrpc.LocateNodeRequest{Node: "x"}
+	if _, err := authrpc.Call(t.Context(), client, authrpc.LocateNode, req); err != nil {
+		t.Fatalf("call to the auth service through the proxy: %v", err)
+	}
+}
+
+// echo sends a line and expects it back.
 func echo(t *testing.T, rw io.ReadWriter) {
 	t.Helper()
 	if _, err := io.WriteString(rw, "hello\n"); err != nil {
@@ -155,44 +193,34 @@ func echo(t *testing.T, rw io.ReadWriter) {
 	}
 	line, err := bufio.NewReader(rw).ReadString('\n')
 	if err != nil || line != "hello\n" {
-		t.Fatalf("got %q, %v, want the bytes back", line, err)
+		t.Fatalf("got %q, %v, want the line back", line, err)
 	}
 }
 
 func TestOnePortServesEveryProtocol(t *testing.T) {
-	d := startProxy(t, time.Second)
-	d.attach("web-1")
+	t.Parallel()
+	p := startProxy(t, time.Second)
+	p.attach("web-1")
 
-	// tsh, by the dial protocol
-	alice := d.User("alice@example.com", "ops")
-	conn := dial.Client(
-		d.dialTLS(identity.ALPNDial, d.UserCertificate(alice, nil)),
-		dial.Request{Node: "web-1"},
-	)
+	// tsh, with the dial protocol
+	conn := p.dialNode()
 	echo(t, conn)
 	conn.Close()
 
-	// stock ssh -J
-	raw, err := net.Dial("tcp", d.addr)
+	// a stock ssh -J
+	raw, err := net.Dial("tcp", p.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sc, chans, reqs, err := ssh.NewClientConn(
-		raw,
-		d.addr,
-		&ssh.ClientConfig{
-			User: "whoever",
-			Auth: []ssh.AuthMethod{ssh.PublicKeys(d.UserSigner(alice, nil, "ubuntu"))},
-			HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-				return identity.VerifySSHHost(
-					key,
-					"127.0.0.1",
-					[]ssh.PublicKey{d.HostAuthority()},
-					time.Now(),
-				)
-			},
+	alice := p.UserSigner(p.User("alice@example.com", "ops"), nil, "ubuntu")
+	sc, chans, reqs, err := ssh.NewClientConn(raw, p.addr, &ssh.ClientConfig{
+		User: "anybody",
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(alice)},
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			authorities := []ssh.PublicKey{p.HostAuthority()}
+			return identity.VerifySSHHost(key, "127.0.0.1", authorities, time.Now())
 		},
-	)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,119 +232,140 @@ func TestOnePortServesEveryProtocol(t *testing.T) {
 	sc.Close()
 
 	// a browser, and tsh before its first login
-	resp, err := d.browser().Get("https://" + d.addr + dial.PingPath)
+	resp, err := p.browser().Get("https://" + p.addr + dial.PingPath)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	var ping dial.Ping
-	if err := json.NewDecoder(resp.Body).Decode(&ping); err != nil || ping.Pin != d.Pin() ||
-		ping.Cluster != membertest.Name ||
-		resp.ProtoMajor != 2 {
-		t.Errorf("got ping %+v over HTTP/%d, %v, want the cluster's over HTTP/2", ping, resp.ProtoMajor, err)
+	if err := json.NewDecoder(resp.Body).Decode(&ping); err != nil {
+		t.Fatal(err)
+	}
+	if ping.Pin != p.Pin() || ping.Cluster != membertest.Name || resp.ProtoMajor != 2 {
+		t.Errorf("got ping %+v over HTTP/%d, want the cluster's over HTTP/2", ping, resp.ProtoMajor)
 	}
 
-	// auth, unopened: the certificate seen is auth's own
-	through := authrpc.NewClient(
-		d.addr,
-		identity.PinnedTLS(
-			d.Pin(),
-			membertest.Name,
-			identity.ALPNAuth,
-			d.TLSCertificate,
-			time.Now,
-			identity.Auth,
-		),
-	)
-	defer through.Close()
-	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
-		t.Errorf("auth through the proxy: %v", err)
-	}
+	// the auth service: the client sees its certificate, so TLS does not end at the proxy
+	client := authrpc.NewClient(p.addr, p.authTLSConfig())
+	defer client.Close()
+	callAuth(t, client)
 
-	if r := <-d.Reports; len(r.Attached) > 1 {
+	if r := <-p.Reports; len(r.Attached) > 1 {
 		t.Errorf("got %d nodes reported, want at most one", len(r.Attached))
 	}
-	if err := d.stop(); err != nil {
+	if err := p.stop(); err != nil {
 		t.Errorf("got %v at the stop, want none", err)
 	}
 }
 
 func TestStopDrainsASession(t *testing.T) {
-	d := startProxy(t, time.Minute)
-	d.attach("web-1")
-	conn := dial.Client(
-		d.dialTLS(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)),
-		dial.Request{Node: "web-1"},
-	)
+	t.Parallel()
+	p := startProxy(t, time.Minute)
+	p.attach("web-1")
+	conn := p.dialNode()
 	echo(t, conn)
 	stopped := make(chan error, 1)
-	go func() { stopped <- d.stop() }()
-	for { // until the port is shut
-		c, err := net.Dial("tcp", d.addr)
-		if err != nil {
-			break
-		}
-		c.Close()
-	}
+	go func() { stopped <- p.stop() }()
+	p.waitUntilPortIsClosed()
 	echo(t, conn)
 	conn.Close()
 	if err := <-stopped; err != nil {
-		t.Errorf("got %v, want a clean stop once the session ended", err)
+		t.Errorf("got %v, want a clean stop once the session has ended", err)
 	}
 }
 
-// Clients keep idle connections to auth open; a stop does not wait for those.
+// Clients keep idle connections to the auth service open. A stop does not wait for them.
 func TestStopDoesNotWaitForIdleConnectionsToAuth(t *testing.T) {
-	d := startProxy(t, time.Minute)
-	through := authrpc.NewClient(
-		d.addr,
-		identity.PinnedTLS(
-			d.Pin(),
-			membertest.Name,
-			identity.ALPNAuth,
-			d.TLSCertificate,
-			time.Now,
-			identity.Auth,
-		),
-	)
-	defer through.Close()
-	if _, err := authrpc.Call(t.Context(), through, authrpc.LocateNode, authrpc.LocateNodeRequest{Node: "x"}); err != nil {
-		t.Fatal(err)
-	}
+	t.Parallel()
+	p := startProxy(t, time.Minute)
+	client := authrpc.NewClient(p.addr, p.authTLSConfig())
+	defer client.Close()
+	callAuth(t, client)
 	start := time.Now()
-	if err := d.stop(); err != nil {
+	if err := p.stop(); err != nil {
 		t.Error(err)
 	}
 	if took := time.Since(start); took > 30*time.Second {
-		t.Errorf("got stopped after %s, want well before the time to drain is over", took)
+		t.Errorf("got stopped after %s, want long before the drain time is over", took)
 	}
 }
 
 func TestStopCutsSessionsAfterTheDrain(t *testing.T) {
-	d := startProxy(t, 50*time.Millisecond)
-	d.attach("web-1")
-	conn := dial.Client(
-		d.dialTLS(identity.ALPNDial, d.UserCertificate(d.User("alice@example.com", "ops"), nil)),
-		dial.Request{Node: "web-1"},
-	)
+	t.Parallel()
+	p := startProxy(t, 50*time.Millisecond)
+	p.attach("web-1")
+	conn := p.dialNode()
 	echo(t, conn)
-	if err := d.stop(); err != nil {
+	if err := p.stop(); err != nil {
 		t.Errorf("got %v, want a clean stop", err)
 	}
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Error("got bytes after the stop")
+		t.Error("got a byte after the stop, want the connection closed")
 	}
 	conn.Close()
 }
 
 func TestNewReportsEveryFault(t *testing.T) {
+	t.Parallel()
 	_, err := New(Config{Public: []string{":443"}, CertFile: "x"})
 	if err == nil {
-		t.Fatal("got a proxy of nothing, want an error")
+		t.Fatal("got a proxy without a configuration, want an error")
 	}
-	for _, want := range []string{"listener", "log", "data directory", "has no host", "key file", "auth address"} {
+	for _, want := range []string{
+		"listener", "log", "data directory", "has no host", "key file", "auth address",
+	} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("got %q, want it to name %q", err, want)
+			t.Errorf("got %q, want %q in it", err, want)
+		}
+	}
+}
+
+func TestStartFailuresReachRunAndReady(t *testing.T) {
+	t.Parallel()
+	a := proxytest.New(t)
+	noToken := fault.New(fault.Unauthenticated, "test", "no token", "ask for one")
+	for _, tt := range []struct {
+		name     string
+		certFile string
+		load     func(context.Context) (Member, error)
+		want     fault.Kind
+	}{
+		{
+			"no membership", "",
+			func(context.Context) (Member, error) { return nil, noToken },
+			fault.Unauthenticated,
+		},
+		{
+			"no certificate", "/nonexistent",
+			func(context.Context) (Member, error) { return membership{a, nil}, nil },
+			fault.Invalid,
+		},
+	} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := New(Config{
+			Listener: ln,
+			Public:   []string{"proxy.example.com"},
+			Dir:      t.TempDir(),
+			AuthAddr: a.Addr(),
+			CertFile: tt.certFile,
+			KeyFile:  tt.certFile,
+			Log:      proxytest.Log(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ran := make(chan error, 1)
+		go func() { ran <- p.run(t.Context(), tt.load) }()
+		ready := p.Ready(t.Context())
+		if err := <-ran; !fault.Is(err, tt.want) || !errors.Is(ready, err) || fault.Remedy(err) == "" {
+			t.Errorf("%s: got %v from Run and %v from Ready, want %s with a remedy from both",
+				tt.name, err, ready, tt.want)
+		}
+		if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+			t.Errorf("%s: got the port still open", tt.name)
 		}
 	}
 }

@@ -13,14 +13,15 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// A browser is where the PROXY header says, and no header of HTTP says otherwise: people may come from the
-// balancers' own network.
+// With the PROXY protocol the client's address is in its header. Users may come from the network of the
+// balancers, so X-Forwarded-For is ignored.
 func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
-	d := startProxy(t, time.Second, func(c *Config) {
+	t.Parallel()
+	p := startProxy(t, time.Second, func(c *Config) {
 		c.Balancers, c.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, true
 	})
 	from := ""
-	d.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+	p.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		from = r.From
 		return authrpc.BeginLoginResponse{}, nil
 	}
@@ -37,12 +38,8 @@ func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 			},
 		},
 	}
-	r, err := http.NewRequestWithContext(
-		t.Context(),
-		http.MethodGet,
-		"https://"+d.addr+"/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz",
-		nil,
-	)
+	const login = "/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz"
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+p.addr+login, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +52,7 @@ func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 	if from != "127.0.0.9" {
 		t.Errorf("got the browser at %q, want 127.0.0.9", from)
 	}
-	if err := d.stop(); err != nil {
+	if err := p.stop(); err != nil {
 		t.Error(err)
 	}
 }

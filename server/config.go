@@ -23,6 +23,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/node"
 	"github.com/threshold-access/threshold/proxy"
+	"github.com/threshold-access/threshold/proxy/webcert"
 )
 
 // file is the server's configuration file.
@@ -265,7 +266,7 @@ func (n nodeSpec) config() node.Config {
 }
 
 // acme is the section as the proxy takes it; nil where there is none.
-func (p proxySpec) acme() *proxy.ACME {
+func (p proxySpec) acme() *webcert.ACME {
 	if p.ACME == nil {
 		return nil
 	}
@@ -276,7 +277,7 @@ func (p proxySpec) acme() *proxy.ACME {
 			hosts = append(hosts, strings.ToLower(h))
 		}
 	}
-	return &proxy.ACME{
+	return &webcert.ACME{
 		Email:     p.ACME.Email,
 		Directory: p.ACME.Directory,
 		CAFile:    p.ACME.CAFile,
