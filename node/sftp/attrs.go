@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flags say which attributes there are (draft section 5).
+// Flags of attributes that are present (draft section 5).
 const (
 	hasSize     = 1 << 0
 	hasOwner    = 1 << 1
@@ -17,7 +17,7 @@ const (
 	hasExtended = 1 << 31
 )
 
-// attrs are those of a file, as far as flags say.
+// attrs are attributes of a file. Only those whose flag is set are valid.
 type attrs struct {
 	flags        uint32
 	size         uint64
@@ -26,6 +26,7 @@ type attrs struct {
 	atime, mtime uint32 // seconds since 1970
 }
 
+// attrs reads attributes. It skips extended ones: no client and no server defines any.
 func (p *packet) attrs() attrs {
 	a := attrs{flags: p.uint32()}
 	if a.flags&hasSize != 0 {
@@ -41,7 +42,7 @@ func (p *packet) attrs() attrs {
 		a.atime, a.mtime = p.uint32(), p.uint32()
 	}
 	if a.flags&hasExtended != 0 {
-		for n := p.uint32(); n > 0 && p.ok(); n-- { // nobody knows any
+		for n := p.uint32(); n > 0 && p.ok(); n-- {
 			p.bytes()
 			p.bytes()
 		}
@@ -58,13 +59,13 @@ func appendAttrs(b []byte, st *unix.Stat_t) []byte {
 	return b
 }
 
-// modeBits are those that chmod, mkdir and open take.
+// modeBits are the bits of a mode that chmod, mkdir and open accept.
 const modeBits = 0o7777
 
-// modeOr is the mode that the client wants a new file to have, before the umask.
-func (a attrs) modeOr(otherwise uint32) uint32 {
+// modeOr returns the mode that the client wants for a new file, before the umask, or the default.
+func (a attrs) modeOr(defaultMode uint32) uint32 {
 	if a.flags&hasMode == 0 {
-		return otherwise
+		return defaultMode
 	}
 	return a.mode & modeBits
 }
@@ -76,7 +77,7 @@ func (a attrs) times() []unix.Timespec {
 	}
 }
 
-// attrTarget is what attributes are set on.
+// attrTarget sets attributes of one file.
 type attrTarget struct {
 	truncate func(size int64) error
 	chmod    func(mode uint32) error
@@ -84,7 +85,7 @@ type attrTarget struct {
 	chown    func(uid, gid int) error
 }
 
-// apply sets what there is, in the order of OpenSSH's server, until something fails.
+// apply sets the attributes that are present, in the order of OpenSSH's server. It stops at the first error.
 func (a attrs) apply(t attrTarget) error {
 	if a.flags&hasSize != 0 {
 		if err := t.truncate(int64(a.size)); err != nil {
@@ -107,7 +108,7 @@ func (a attrs) apply(t attrTarget) error {
 	return nil
 }
 
-// pathTarget is what a path leads to.
+// pathTarget sets attributes of the file at the path. It follows symbolic links.
 func pathTarget(path string) attrTarget {
 	return attrTarget{
 		truncate: func(size int64) error { return unix.Truncate(path, size) },
@@ -117,18 +118,19 @@ func pathTarget(path string) attrTarget {
 	}
 }
 
-// fileTarget is an open file. Its times are set by its descriptor, whatever its name leads to by now.
+// fileTarget sets attributes of an open file. It uses the descriptor and not the path, at which another file
+// may be by now.
 func fileTarget(fd int) attrTarget {
-	byName := "/proc/self/fd/" + strconv.Itoa(fd)
+	path := "/proc/self/fd/" + strconv.Itoa(fd)
 	return attrTarget{
 		truncate: func(size int64) error { return unix.Ftruncate(fd, size) },
 		chmod:    func(mode uint32) error { return unix.Fchmod(fd, mode) },
-		times:    func(ts []unix.Timespec) error { return unix.UtimesNanoAt(unix.AT_FDCWD, byName, ts, 0) },
+		times:    func(ts []unix.Timespec) error { return unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, 0) },
 		chown:    func(uid, gid int) error { return unix.Fchown(fd, uid, gid) },
 	}
 }
 
-// linkTarget is what a path names, a link included.
+// linkTarget sets attributes of the file at the path. If that is a symbolic link, it sets those of the link.
 func linkTarget(path string) attrTarget {
 	return attrTarget{
 		truncate: func(int64) error { return errMalformed },
@@ -143,7 +145,7 @@ func linkTarget(path string) attrTarget {
 				return err
 			}
 			if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-				return unix.EOPNOTSUPP // links have no mode on Linux
+				return unix.EOPNOTSUPP // symbolic links have no mode on Linux
 			}
 			return unix.Chmod(filepath.Join("/proc/self/fd", strconv.Itoa(fd)), mode)
 		},

@@ -10,53 +10,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxNames is how many entries one answer has. With names of 255 bytes twice, they stay below the size of a
-// packet.
+// maxNames is how many entries one reply has. Each has its name (255 bytes at most) twice, so a reply stays
+// below maxPacket.
 const maxNames = 100
 
-// readDir answers with the next entries, the folder itself and its parent first, as OpenSSH's server does.
-// There is at least one: clients take an answer without any for the end.
+// readDir replies with the next entries. The first are the directory itself and its parent, as from OpenSSH's
+// server. A reply has at least one entry: clients take a reply without entries for the end.
 func (s *server) readDir(p *packet) error {
 	h, err := s.handle(p, true)
 	if err != nil {
 		return err
 	}
 	for {
-		list, err := h.readNames()
+		names, err := h.readNames()
 		if err != nil {
 			return err
 		}
-		if b, n := s.entries(h, list); n > 0 {
-			s.reply(typeName, func(out []byte) []byte {
-				return append(
-					binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(out, p.id), n),
-					b...)
-			})
-			return nil
+		entries, n := s.entries(h, names)
+		if n == 0 {
+			continue // all of them were removed since
 		}
+		s.reply(typeName, func(b []byte) []byte {
+			b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, p.id), n)
+			return append(b, entries...)
+		})
+		return nil
 	}
 }
 
-// readNames are the next of a folder.
+// readNames returns the next names of a directory, and io.EOF at the end.
 func (h *handle) readNames() ([]string, error) {
-	var list []string
+	var names []string
 	if !h.started {
-		list = []string{".", ".."}
+		names = []string{".", ".."}
 	}
-	more, err := h.file.Readdirnames(maxNames - len(list))
+	more, err := h.file.Readdirnames(maxNames - len(names))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	h.started = true
-	if list = append(list, more...); len(list) == 0 {
+	if names = append(names, more...); len(names) == 0 {
 		return nil, io.EOF
 	}
-	return list, nil
+	return names, nil
 }
 
-// entries are those of the names that are still there, or that the account may look at, and how many.
-func (s *server) entries(h *handle, list []string) (b []byte, n uint32) {
-	for _, name := range list {
+// entries encodes the entries of the names, and counts them. It leaves out files that were removed since, and
+// files that the account may not examine.
+func (s *server) entries(h *handle, names []string) (b []byte, n uint32) {
+	for _, name := range names {
 		var st unix.Stat_t
 		if unix.Fstatat(int(h.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 			continue
@@ -67,7 +69,7 @@ func (s *server) entries(h *handle, list []string) (b []byte, n uint32) {
 	return b, n
 }
 
-// typeChars of files, as ls shows them.
+// typeChars are the types of files as ls shows them.
 var typeChars = map[uint32]byte{
 	unix.S_IFREG:  '-',
 	unix.S_IFDIR:  'd',
@@ -78,7 +80,7 @@ var typeChars = map[uint32]byte{
 	unix.S_IFSOCK: 's',
 }
 
-// modeText is a mode as ls shows it.
+// modeText returns a mode as ls shows it.
 func modeText(mode uint32) string {
 	out := []byte("?rwxrwxrwx")
 	if kind, known := typeChars[mode&unix.S_IFMT]; known {
@@ -106,24 +108,16 @@ func modeText(mode uint32) string {
 	return string(out)
 }
 
-// recent is how long ls shows the time of day of a change.
+// recent is how long ls shows the time of day of a change, and not the year.
 const recent = 365 * 24 * time.Hour / 2
 
-// longName is an entry as ls -l shows it, for clients that show it as it comes.
+// longName returns an entry as ls -l shows it. Some clients show it to the user unchanged.
 func (n *nameTables) longName(name string, st *unix.Stat_t) string {
 	at := time.Unix(st.Mtim.Unix())
 	layout := "Jan _2 15:04"
 	if age := time.Since(at); age > recent || age < 0 {
 		layout = "Jan _2  2006"
 	}
-	return fmt.Sprintf(
-		"%s %4d %-8s %-8s %12d %s %s",
-		modeText(st.Mode),
-		st.Nlink,
-		n.user(st.Uid),
-		n.group(st.Gid),
-		st.Size,
-		at.Format(layout),
-		name,
-	)
+	return fmt.Sprintf("%s %4d %-8s %-8s %12d %s %s",
+		modeText(st.Mode), st.Nlink, n.user(st.Uid), n.group(st.Gid), st.Size, at.Format(layout), name)
 }

@@ -12,18 +12,20 @@ import (
 // extensions are the requests beyond the draft that clients are told of, with their versions (OpenSSH
 // PROTOCOL section 4; copy-data and home-directory have drafts of their own).
 var extensions = []struct{ name, version string }{
-	{
-		"posix-rename@openssh.com",
-		"1",
-	}, {"statvfs@openssh.com", "2"}, {"fstatvfs@openssh.com", "2"}, {"hardlink@openssh.com", "1"}, {"fsync@openssh.com", "1"},
-	{
-		"lsetstat@openssh.com",
-		"1",
-	}, {"limits@openssh.com", "1"}, {"expand-path@openssh.com", "1"}, {"copy-data", "1"}, {"home-directory", "1"},
+	{"posix-rename@openssh.com", "1"},
+	{"statvfs@openssh.com", "2"},
+	{"fstatvfs@openssh.com", "2"},
+	{"hardlink@openssh.com", "1"},
+	{"fsync@openssh.com", "1"},
+	{"lsetstat@openssh.com", "1"},
+	{"limits@openssh.com", "1"},
+	{"expand-path@openssh.com", "1"},
+	{"copy-data", "1"},
+	{"home-directory", "1"},
 	{"users-groups-by-id@openssh.com", "1"},
 }
 
-// extended answers one of them.
+// extended serves an extended request.
 func (s *server) extended(p *packet) error {
 	switch string(p.bytes()) {
 	case "posix-rename@openssh.com":
@@ -76,13 +78,18 @@ func (s *server) fstatvfs(p *packet) error {
 	return s.replyStatvfs(p.id, &st)
 }
 
-// replyStatvfs answers with what statvfs(3) has.
+// replyStatvfs replies with the fields of statvfs(3).
 func (s *server) replyStatvfs(id uint32, st *unix.Statfs_t) error {
 	fsid := uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
 	flags := uint64(st.Flags) & (unix.ST_RDONLY | unix.ST_NOSUID)
 	s.reply(typeExtendedReply, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, id)
-		for _, n := range []uint64{uint64(st.Bsize), uint64(st.Frsize), st.Blocks, st.Bfree, st.Bavail, st.Files, st.Ffree, st.Ffree, fsid, flags, uint64(st.Namelen)} {
+		for _, n := range []uint64{
+			uint64(st.Bsize), uint64(st.Frsize),
+			st.Blocks, st.Bfree, st.Bavail,
+			st.Files, st.Ffree, st.Ffree, // the last for users other than root: Linux makes no difference
+			fsid, flags, uint64(st.Namelen),
+		} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
 		return b
@@ -112,18 +119,19 @@ func (s *server) lsetstat(p *packet) error {
 	return s.replyOK(p.id)
 }
 
-// reservedFiles is how many descriptors the process itself uses.
+// reservedFiles is how many descriptors the process keeps for itself.
 const reservedFiles = 10
 
-// limits tells how much the client may ask for at once.
+// limits replies with the sizes of packets, reads and writes and the number of handles that a client may use.
 func (s *server) limits(p *packet) error {
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return err
 	}
+	handles := max(files.Cur, reservedFiles) - reservedFiles
 	s.reply(typeExtendedReply, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, p.id)
-		for _, n := range []uint64{maxPacket, maxData, maxData, max(files.Cur, reservedFiles) - reservedFiles} {
+		for _, n := range []uint64{maxPacket, maxData, maxData, handles} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
 		return b
@@ -131,19 +139,19 @@ func (s *server) limits(p *packet) error {
 	return nil
 }
 
-// expandPath resolves a path that may begin with ~ or ~name.
+// expandPath resolves a path that may start with ~ or ~user.
 func (s *server) expandPath(p *packet) error {
 	path := p.path()
 	if !p.ok() {
 		return errMalformed
 	}
 	if rest, ok := strings.CutPrefix(path, "~"); ok {
-		user, below, _ := strings.Cut(rest, "/")
+		user, rest, _ := strings.Cut(rest, "/")
 		home, known := s.homeOf(user)
 		if !known {
 			return unix.ENOENT
 		}
-		path = home + "/" + below
+		path = home + "/" + rest
 	}
 	real, err := resolve(path)
 	if err != nil {
@@ -152,7 +160,7 @@ func (s *server) expandPath(p *packet) error {
 	return s.replyName(p.id, real)
 }
 
-// homeOf is a user's home; nobody's is our own.
+// homeOf returns the home of a user. The empty name means the account's own, from the environment.
 func (s *server) homeOf(user string) (string, bool) {
 	if user == "" {
 		home := os.Getenv("HOME")
@@ -173,7 +181,7 @@ func (s *server) homeDirectory(p *packet) error {
 	return s.replyName(p.id, home)
 }
 
-// usersGroups answers with the names of users and of groups; an empty one is not known.
+// usersGroups replies with the names of user ids and of group ids. The name of an unknown id is empty.
 func (s *server) usersGroups(p *packet) error {
 	users, groups := &packet{rest: p.bytes()}, &packet{rest: p.bytes()}
 	if !p.ok() {
@@ -196,26 +204,26 @@ func (s *server) usersGroups(p *packet) error {
 	return nil
 }
 
-// copyData copies from one open file to another, without a detour by the client. A length of 0 means to the
-// end.
+// copyData copies bytes from one open file to another, without sending them to the client. A length of 0
+// means up to the end of the file.
 func (s *server) copyData(p *packet) error {
 	from, err := s.handle(p, false)
 	if err != nil {
 		return err
 	}
-	at, size := int64(p.uint64()), p.uint64()
+	readAt, size := int64(p.uint64()), p.uint64()
 	to, err := s.handle(p, false)
 	if err != nil {
 		return err
 	}
-	out := int64(p.uint64())
+	writeAt := int64(p.uint64())
 	if !p.ok() {
 		return errMalformed
 	}
 	if sameFile(from, to) {
 		return errSame
 	}
-	if err := copyBetween(from, to, at, out, size); err != nil {
+	if err := copyBetween(from, to, readAt, writeAt, size); err != nil {
 		return err
 	}
 	return s.replyOK(p.id)
@@ -223,27 +231,29 @@ func (s *server) copyData(p *packet) error {
 
 var errSame = errors.New("both are the same file")
 
+// sameFile reports whether the handles are of the same file, or might be: it could then overwrite what it has
+// to read.
 func sameFile(a, b *handle) bool {
-	x, err1 := a.file.Stat()
-	y, err2 := b.file.Stat()
-	return err1 != nil || err2 != nil || os.SameFile(x, y)
+	infoA, err1 := a.file.Stat()
+	infoB, err2 := b.file.Stat()
+	return err1 != nil || err2 != nil || os.SameFile(infoA, infoB)
 }
 
-func copyBetween(from, to *handle, at, out int64, size uint64) error {
+func copyBetween(from, to *handle, readAt, writeAt int64, size uint64) error {
 	buf := make([]byte, flushAt)
 	for toEnd := size == 0; toEnd || size > 0; {
-		part := buf
+		chunk := buf
 		if !toEnd {
-			part = buf[:min(size, uint64(len(buf)))]
+			chunk = buf[:min(size, uint64(len(buf)))]
 		}
-		n, err := retry(func() (int, error) { return unix.Pread(int(from.file.Fd()), part, at) })
+		n, err := retry(func() (int, error) { return unix.Pread(int(from.file.Fd()), chunk, readAt) })
 		if err != nil || n == 0 {
 			return err
 		}
-		if err := to.writeAt(part[:n], out); err != nil {
+		if err := to.writeAt(chunk[:n], writeAt); err != nil {
 			return err
 		}
-		at, out, size = at+int64(n), out+int64(n), size-min(size, uint64(n))
+		readAt, writeAt, size = readAt+int64(n), writeAt+int64(n), size-min(size, uint64(n))
 	}
 	return nil
 }

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handle is an open file or folder.
+// handle is an open file or directory.
 type handle struct {
 	file      *os.File
 	dir       bool
-	started   bool // of a folder: it was read from
-	appending bool // writes go to the end, wherever the client says
+	started   bool // of a directory: entries were read
+	appending bool // writes go to the end of the file, at whatever offset the client names
 }
 
 // Open flags (draft section 6.3).
@@ -39,13 +39,17 @@ func (s *server) openFile(p *packet) error {
 	case openWrite:
 		flags = unix.O_WRONLY
 	}
-	for bit, flag := range map[uint32]int{openCreate: unix.O_CREAT, openTruncate: unix.O_TRUNC, openExclusive: unix.O_EXCL} {
+	for bit, flag := range map[uint32]int{
+		openCreate:    unix.O_CREAT,
+		openTruncate:  unix.O_TRUNC,
+		openExclusive: unix.O_EXCL,
+	} {
 		if wanted&bit != 0 {
 			flags |= flag
 		}
 	}
-	add := wanted&(openWrite|openAppend) == openWrite|openAppend
-	if add {
+	appending := wanted&(openWrite|openAppend) == openWrite|openAppend
+	if appending {
 		flags |= unix.O_APPEND
 	}
 	fd, err := retry(func() (int, error) {
@@ -54,7 +58,7 @@ func (s *server) openFile(p *packet) error {
 	if err != nil {
 		return err
 	}
-	return s.replyHandle(p.id, &handle{file: os.NewFile(uintptr(fd), path), appending: add})
+	return s.replyHandle(p.id, &handle{file: os.NewFile(uintptr(fd), path), appending: appending})
 }
 
 func (s *server) openDir(p *packet) error {
@@ -62,16 +66,16 @@ func (s *server) openDir(p *packet) error {
 	if !p.ok() {
 		return errMalformed
 	}
-	fd, err := retry(
-		func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) },
-	)
+	fd, err := retry(func() (int, error) {
+		return unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return err
 	}
 	return s.replyHandle(p.id, &handle{file: os.NewFile(uintptr(fd), path), dir: true})
 }
 
-// retry repeats what a signal interrupted: the runtime sends itself some.
+// retry repeats a call that a signal interrupted: Go's runtime sends signals to its own threads.
 func retry[T any](fn func() (T, error)) (T, error) {
 	for {
 		v, err := fn()
@@ -81,7 +85,8 @@ func retry[T any](fn func() (T, error)) (T, error) {
 	}
 }
 
-// replyHandle answers with a handle. Numbers are not used again, so that none is taken for another.
+// replyHandle registers a handle and replies with its id. Ids are not reused, so that a client's stale id
+// never means another file.
 func (s *server) replyHandle(id uint32, h *handle) error {
 	s.lastHandle++
 	s.handles[s.lastHandle] = h
@@ -92,7 +97,7 @@ func (s *server) replyHandle(id uint32, h *handle) error {
 	return nil
 }
 
-// handle reads one of ours: an open file, or a folder if dir is set.
+// handle reads the id of a handle and returns the handle: of a file, or of a directory if dir is set.
 func (s *server) handle(p *packet, dir bool) (*handle, error) {
 	h := s.handles[p.handleID()]
 	if !p.ok() {
@@ -104,7 +109,7 @@ func (s *server) handle(p *packet, dir bool) (*handle, error) {
 	return h, nil
 }
 
-// handleID reads a handle's own. 0 is nobody's.
+// handleID reads the id of a handle. It returns 0, which no handle has, for anything else.
 func (p *packet) handleID() uint32 {
 	if b := p.bytes(); len(b) == 4 {
 		return binary.BigEndian.Uint32(b)
@@ -127,10 +132,11 @@ func (s *server) close(p *packet) error {
 
 func (s *server) closeAll() {
 	for _, h := range s.handles {
-		_ = h.file.Close() // nobody is left to tell
+		_ = h.file.Close() // the client is gone
 	}
 }
 
+// read reads directly into the buffer of replies, behind the space for the header.
 func (s *server) read(p *packet) error {
 	h, err := s.handle(p, false)
 	if err != nil {
@@ -140,11 +146,11 @@ func (s *server) read(p *packet) error {
 	if !p.ok() {
 		return errMalformed
 	}
-	const head = 4 + 1 + 4 + 4 // length, type, id, length of the data
-	start := len(s.replies)
-	s.replies = slices.Grow(s.replies, head+int(min(size, maxData)))
-	room := s.replies[start+head : start+head+int(min(size, maxData))]
-	n, err := retry(func() (int, error) { return unix.Pread(int(h.file.Fd()), room, int64(at)) })
+	const header = 4 + 1 + 4 + 4 // length, type, id, length of the data
+	start, wanted := len(s.replies)+header, int(min(size, maxData))
+	s.replies = slices.Grow(s.replies, header+wanted)
+	data := s.replies[start : start+wanted]
+	n, err := retry(func() (int, error) { return unix.Pread(int(h.file.Fd()), data, int64(at)) })
 	if err != nil {
 		return err
 	}
@@ -153,7 +159,7 @@ func (s *server) read(p *packet) error {
 	}
 	s.reply(typeData, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, p.id), uint32(n))
-		return b[:len(b)+n] // the bytes stand there already
+		return b[:len(b)+n] // the data is there already
 	})
 	return nil
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// nameTables are those of the machine's users and groups. They are read when first needed.
+// nameTables are the names of the machine's users and groups. They are read when first needed.
 type nameTables struct {
 	users, groups map[uint32]string
 	homes         map[string]string
@@ -48,18 +48,18 @@ func (n *nameTables) load() {
 	eachEntry("/etc/group", 4, func(f []string, id uint32) { setFirst(n.groups, id, f[0]) })
 }
 
-// setFirst keeps what the first line of a file says, as the C library does.
+// setFirst sets a value unless the key has one: the first line of a file wins, as in the C library.
 func setFirst[K comparable](m map[K]string, key K, value string) {
 	if _, known := m[key]; !known {
 		m[key] = value
 	}
 }
 
-// maxLine bounds one line: a group may have thousands of members.
+// maxLine bounds one line, in bytes: a group may have thousands of members.
 const maxLine = 1 << 20
 
-// eachEntry calls fn with the fields of the lines that are accounts or groups. Without the file, there are no
-// names.
+// eachEntry calls fn with the fields and the id of each line that has the number of fields. Without the file
+// it calls nothing.
 func eachEntry(path string, fields int, fn func(f []string, id uint32)) {
 	file, err := os.Open(path)
 	if err != nil {

@@ -49,7 +49,8 @@ const (
 	statusUnsupported = 8
 )
 
-// packet is a request that is being read. What does not fit marks it as bad, which ok tells at the end.
+// packet is a request that is being read. Its methods read one field after the other. A field that is cut
+// short or invalid makes the packet bad and reads as zero; ok tells at the end.
 type packet struct {
 	kind byte
 	id   uint32
@@ -62,6 +63,7 @@ var (
 	errUnsupported = errors.New("not supported")
 )
 
+// take reads n bytes. They are valid until the packet is discarded.
 func (p *packet) take(n uint64) []byte {
 	if p.bad || n > uint64(len(p.rest)) {
 		p.bad, p.rest = true, nil
@@ -88,7 +90,7 @@ func (p *packet) uint64() uint64 {
 
 func (p *packet) bytes() []byte { return p.take(uint64(p.uint32())) }
 
-// path reads one, which the kernel takes up to its first NUL: such a path is no path.
+// path reads a path. A path with a NUL is invalid: the kernel would use the part before it.
 func (p *packet) path() string {
 	s := string(p.bytes())
 	for i := range len(s) {
@@ -99,10 +101,11 @@ func (p *packet) path() string {
 	return s
 }
 
-// ok says that all of it was there. What more there is, newer drafts may mean something by.
+// ok reports whether all fields that were read are valid. Further bytes are ignored: newer drafts may give
+// them a meaning.
 func (p *packet) ok() bool { return !p.bad }
 
-// reply appends a packet whose body fill appends.
+// reply adds a packet to the replies; fill appends its body.
 func (s *server) reply(kind byte, fill func([]byte) []byte) {
 	start := len(s.replies)
 	s.replies = fill(append(s.replies, 0, 0, 0, 0, kind))
@@ -116,17 +119,17 @@ func (s *server) replyStatus(id, code uint32, text string) {
 	})
 }
 
-// replyOK answers that the request was carried out.
+// replyOK replies that the request was done.
 func (s *server) replyOK(id uint32) error {
 	s.replyStatus(id, statusOK, "Success")
 	return nil
 }
 
-// replyError answers why the request was not. The codes are those that OpenSSH's server gives: its client
-// words its messages by them.
+// replyError replies why the request was not done. The codes are those of OpenSSH's server, because its
+// client chooses its messages by them.
 func (s *server) replyError(id uint32, err error) {
 	code := uint32(statusFailure)
-	var no syscall.Errno
+	var errno syscall.Errno
 	switch {
 	case errors.Is(err, io.EOF):
 		code = statusEOF
@@ -134,18 +137,18 @@ func (s *server) replyError(id uint32, err error) {
 		code = statusBadMessage
 	case errors.Is(err, errUnsupported):
 		code = statusUnsupported
-	case errors.As(err, &no):
-		code = statusCode(no)
-		err = no // no paths: the client knows which one it asked for
+	case errors.As(err, &errno):
+		code = statusCode(errno)
+		err = errno // without the path, which the client knows
 	}
-	text, usual := statusTexts[code]
-	if !usual {
-		text = err.Error() // what the code does not say: no space left, directory not empty
+	text, sufficient := statusTexts[code]
+	if !sufficient {
+		text = err.Error() // "no space left on device", "directory not empty"
 	}
 	s.replyStatus(id, code, text)
 }
 
-// statusTexts of the codes that say it all, in the words of OpenSSH's server.
+// statusTexts are the texts of codes that need no explanation, as OpenSSH's server words them.
 var statusTexts = map[uint32]string{
 	statusEOF:         "End of file",
 	statusNoSuchFile:  "No such file",
@@ -154,8 +157,8 @@ var statusTexts = map[uint32]string{
 	statusUnsupported: "Operation unsupported",
 }
 
-func statusCode(no syscall.Errno) uint32 {
-	switch no {
+func statusCode(errno syscall.Errno) uint32 {
+	switch errno {
 	case syscall.ENOENT, syscall.ENOTDIR, syscall.EBADF, syscall.ELOOP:
 		return statusNoSuchFile
 	case syscall.EPERM, syscall.EACCES, syscall.EFAULT:

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onPath answers a request that names one path and either succeeds or not.
+// onPath serves a request that names one path and has no result but success.
 func (s *server) onPath(p *packet, fn func(path string) error) error {
 	path := p.path()
 	if !p.ok() {
@@ -23,7 +23,7 @@ func (s *server) onPath(p *packet, fn func(path string) error) error {
 	return s.replyOK(p.id)
 }
 
-// onPaths is onPath for two.
+// onPaths is onPath for requests that name two paths.
 func (s *server) onPaths(p *packet, fn func(a, b string) error) error {
 	a, b := p.path(), p.path()
 	if !p.ok() {
@@ -49,8 +49,8 @@ func (s *server) mkdir(p *packet) error {
 	return s.replyOK(p.id)
 }
 
-// symlink has its arguments in the order in which OpenSSH, and so everyone, sends them: what the link says,
-// then where it is. What it says stays as it is.
+// symlink reads its arguments in the order in which OpenSSH, and so every client, sends them: first the
+// link's target, then its path (OpenSSH PROTOCOL section 4.1). The target is not changed.
 func (s *server) symlink(p *packet) error { return s.onPaths(p, unix.Symlink) }
 
 func (s *server) setstat(p *packet) error {
@@ -64,7 +64,7 @@ func (s *server) setstat(p *packet) error {
 	return s.replyOK(p.id)
 }
 
-// rename replaces nothing: that is what version 3 says.
+// rename fails if the new path exists, as version 3 of the protocol requires (draft section 6.5).
 func (s *server) rename(p *packet) error { return s.onPaths(p, renameNoReplace) }
 
 func renameNoReplace(from, to string) error {
@@ -72,7 +72,7 @@ func renameNoReplace(from, to string) error {
 	if err != unix.EINVAL && err != unix.ENOSYS {
 		return err
 	}
-	var st unix.Stat_t // a file system that cannot tell in one step
+	var st unix.Stat_t // the file system has no such rename: check first
 	if unix.Lstat(to, &st) == nil {
 		return unix.EEXIST
 	}
@@ -94,13 +94,13 @@ func (s *server) statBy(p *packet, stat func(string, *unix.Stat_t) error) error 
 	return s.replyAttrs(p.id, &st)
 }
 
-// replyAttrs answers with attributes.
+// replyAttrs replies with attributes.
 func (s *server) replyAttrs(id uint32, st *unix.Stat_t) error {
 	s.reply(typeAttrs, func(b []byte) []byte { return appendAttrs(binary.BigEndian.AppendUint32(b, id), st) })
 	return nil
 }
 
-// replyName answers with one, which has no attributes.
+// replyName replies with one name, without attributes.
 func (s *server) replyName(id uint32, name string) error {
 	s.reply(typeName, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, id), 1)
@@ -114,11 +114,11 @@ func (s *server) readlink(p *packet) error {
 	if !p.ok() {
 		return errMalformed
 	}
-	says, err := os.Readlink(path)
+	target, err := os.Readlink(path)
 	if err != nil {
 		return err
 	}
-	return s.replyName(p.id, says)
+	return s.replyName(p.id, target)
 }
 
 func (s *server) realpath(p *packet) error {
@@ -133,24 +133,24 @@ func (s *server) realpath(p *packet) error {
 	return s.replyName(p.id, real)
 }
 
-// resolve follows every link on a path, of which the last part need not be there.
+// resolve follows all symbolic links of a path. The last element of the path need not exist.
 func resolve(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
-		here, err := os.Getwd()
+		wd, err := os.Getwd()
 		if err != nil {
 			return "", err
 		}
-		path = here + "/" + path // not joined: what .. leads to is for the file system to say
+		path = wd + "/" + path // not filepath.Join, which would remove ".." without following symbolic links
 	}
 	real, err := filepath.EvalSymlinks(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return real, err
 	}
-	folder, last := filepath.Split(strings.TrimRight(path, "/"))
+	dir, last := filepath.Split(strings.TrimRight(path, "/"))
 	if last == "" || last == "." || last == ".." {
 		return "", err
 	}
-	if real, err = filepath.EvalSymlinks(folder); err != nil {
+	if real, err = filepath.EvalSymlinks(dir); err != nil {
 		return "", err
 	}
 	return filepath.Join(real, last), nil

@@ -1,9 +1,9 @@
 // Package sftp answers: which of the account's files does a client see and change?
 //
 // It serves version 3 of the file transfer protocol (draft-ietf-secsh-filexfer-02) with the extensions of
-// OpenSSH (PROTOCOL, section 4) on a pair of streams, in a process that already runs as the account: the
-// kernel guards every access, under its umask and limits, and paths are handed to it as they come. One
-// request after the other, answered in order, as OpenSSH's own server does it.
+// OpenSSH (PROTOCOL section 4) on a pair of streams, in a process that already runs as the account. The
+// kernel checks every access, under the account's umask and limits, and gets the paths as the client sends
+// them. Requests are served one after the other and answered in order, as by OpenSSH's own server.
 package sftp
 
 import (
@@ -14,30 +14,31 @@ import (
 	"io"
 )
 
-// Sizes, in bytes, as OpenSSH's server has them: its client sizes its requests by what the extension
-// limits@openssh.com tells.
+// Sizes, in bytes, are those of OpenSSH's server. Its client learns them by the extension limits@openssh.com.
 const (
 	maxPacket = 256 << 10
 	maxData   = maxPacket - 1<<10 // of one read or write
-	flushAt   = 64 << 10          // answers are collected up to this, and sent at the latest when the client has asked for nothing more
+	// flushAt is how many bytes of replies are collected before they are sent. They are sent earlier once
+	// there is no complete request to serve.
+	flushAt = 64 << 10
 )
 
-// version is that of the protocol. All clients of today speak it, whatever newer drafts say.
+// version is the protocol version that all clients speak; newer drafts are not in use.
 const version = 3
 
-// server is one conversation.
+// server serves one client, on one goroutine.
 type server struct {
 	in          *bufio.Reader
 	out         io.Writer
 	replies     []byte // not yet sent
 	initialized bool   // versions were exchanged
 	handles     map[uint32]*handle
-	lastHandle  uint32 // handle given out
+	lastHandle  uint32 // the last id given to a handle
 	names       nameTables
 }
 
-// Serve serves until the client has no more requests. Relative paths begin in the process's working
-// directory.
+// Serve serves requests until the end of in. Relative paths start at the working directory of the process.
+// The error says that the client broke the protocol, or that a stream failed; errors of files are replies.
 func Serve(in io.Reader, out io.Writer) error {
 	s := &server{in: bufio.NewReaderSize(in, 4+maxPacket), out: out, handles: map[uint32]*handle{}}
 	defer s.closeAll()
@@ -58,8 +59,8 @@ func Serve(in io.Reader, out io.Writer) error {
 	}
 }
 
-// next returns the next packet, which is good until it is discarded. Before it waits for one, the client gets
-// its answers.
+// next returns the next packet, without its length. The packet is valid until it is discarded from in. Before
+// next waits for the client, it sends the replies.
 func (s *server) next() ([]byte, error) {
 	head, err := s.peek(4)
 	if err != nil {
@@ -98,12 +99,11 @@ func (s *server) flush() error {
 	return err
 }
 
-// serveRequest answers one packet. Whatever goes wrong with a file is an answer; an error ends the
-// conversation.
+// serveRequest serves one packet. An error of a file is a reply; an error returned here ends the connection.
 func (s *server) serveRequest(b []byte) error {
 	p := &packet{kind: b[0], rest: b[1:]}
 	if p.kind == typeInit {
-		p.uint32() // every client knows version 3
+		p.uint32() // the client's version: every client knows version 3
 		s.initialized = p.ok()
 		s.replyVersion()
 		return nil
@@ -122,16 +122,31 @@ func (s *server) serveRequest(b []byte) error {
 	return nil
 }
 
-// handlers that are answered, with what does so. Each writes its own answer, or returns why it has none.
+// handlers serve the requests, by type. Each writes its own reply, or returns an error for which serveRequest
+// writes one.
 var handlers = map[byte]func(*server, *packet) error{
-	typeOpen: (*server).openFile, typeClose: (*server).close, typeRead: (*server).read, typeWrite: (*server).write,
-	typeLstat: (*server).lstat, typeFstat: (*server).fstat, typeStat: (*server).stat, typeSetstat: (*server).setstat, typeFsetstat: (*server).fsetstat,
-	typeOpendir: (*server).openDir, typeReaddir: (*server).readDir, typeRemove: (*server).remove, typeMkdir: (*server).mkdir, typeRmdir: (*server).rmdir,
-	typeRealpath: (*server).realpath, typeRename: (*server).rename, typeReadlink: (*server).readlink, typeSymlink: (*server).symlink,
+	typeOpen:     (*server).openFile,
+	typeClose:    (*server).close,
+	typeRead:     (*server).read,
+	typeWrite:    (*server).write,
+	typeLstat:    (*server).lstat,
+	typeFstat:    (*server).fstat,
+	typeStat:     (*server).stat,
+	typeSetstat:  (*server).setstat,
+	typeFsetstat: (*server).fsetstat,
+	typeOpendir:  (*server).openDir,
+	typeReaddir:  (*server).readDir,
+	typeRemove:   (*server).remove,
+	typeMkdir:    (*server).mkdir,
+	typeRmdir:    (*server).rmdir,
+	typeRealpath: (*server).realpath,
+	typeRename:   (*server).rename,
+	typeReadlink: (*server).readlink,
+	typeSymlink:  (*server).symlink,
 	typeExtended: (*server).extended,
 }
 
-// replyVersion tells version and extensions.
+// replyVersion replies with the version and the extensions.
 func (s *server) replyVersion() {
 	s.reply(typeVersion, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, version)

@@ -34,9 +34,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// opensshServer is OpenSSH's own server, the measure of ours.
+// opensshServer is OpenSSH's own server, which ours must equal.
 const opensshServer = "/usr/lib/openssh/sftp-server"
 
+// ownServer is the command line of our server: this test binary.
 func ownServer(t testing.TB) string {
 	t.Helper()
 	self, err := os.Executable()
@@ -46,7 +47,7 @@ func ownServer(t testing.TB) string {
 	return self + " " + serveArg
 }
 
-// runSFTP runs OpenSSH's client against a server, in a folder, and returns what it printed.
+// runSFTP runs OpenSSH's client against a server, in a directory, and returns what it printed.
 func runSFTP(t testing.TB, server, dir, batch string, options ...string) (out, errs string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -61,7 +62,7 @@ func runSFTP(t testing.TB, server, dir, batch string, options ...string) (out, e
 	return stdout.String(), stderr.String()
 }
 
-// A script of what people do, in which nearly every line is another request. The dash lets it go on when a
+// A script in which nearly every line is another request. After a line with a dash it goes on even if the
 // line fails.
 const script = `
 -pwd
@@ -127,7 +128,7 @@ const script = `
 -cd ~nobody-at-all
 `
 
-// workDir is a folder to work in, the same every time but for the clock.
+// workDir makes a directory with files, the same each time except for the clock.
 func workDir(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -150,15 +151,17 @@ func workDir(t testing.TB) string {
 	return dir
 }
 
-// normalize is what a session printed, with what differs between any two runs made the same.
+// normalize replaces what differs between any two runs: directories, today's dates, free space. A file that
+// was changed in this very second may seem to be of the future, which ls shows with the year.
 func normalize(text, dir, server string) string {
 	text = strings.ReplaceAll(strings.ReplaceAll(text, dir, "DIR"), server, "SERVER")
-	text = regexp.MustCompile(`[A-Z][a-z]{2} [ \d]\d \d\d:\d\d`).ReplaceAllString(text, "NOW")
+	now := `[A-Z][a-z]{2} [ \d]\d (?:\d\d:\d\d| ` + strconv.Itoa(time.Now().Year()) + `)`
+	text = regexp.MustCompile(now).ReplaceAllString(text, "NOW")
 	text = regexp.MustCompile(`(?m)^ *\d+ +\d+ +\d+ +\d+ +\d+%.*$`).ReplaceAllString(text, "SPACE")
 	return text
 }
 
-// listTree lists everything below a folder: kind, mode, size, target, content.
+// listTree lists everything below a directory: type, mode, size, target, the end of the content.
 func listTree(t testing.TB, dir string) string {
 	t.Helper()
 	var out strings.Builder
@@ -177,14 +180,8 @@ func listTree(t testing.TB, dir string) string {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(
-				&out,
-				" %d %x links %d old %v",
-				len(b),
-				b[max(0, len(b)-8):],
-				info.Sys().(*syscall.Stat_t).Nlink,
-				info.ModTime().Year() == 2020,
-			)
+			links, old := info.Sys().(*syscall.Stat_t).Nlink, info.ModTime().Year() == 2020
+			fmt.Fprintf(&out, " %d %x links %d old %v", len(b), b[max(0, len(b)-8):], links, old)
 		case info.Mode()&os.ModeSymlink != 0:
 			to, _ := os.Readlink(path)
 			fmt.Fprintf(&out, " -> %s", to)
@@ -198,8 +195,8 @@ func listTree(t testing.TB, dir string) string {
 	return out.String()
 }
 
-// OpenSSH's client must not be able to tell our server from OpenSSH's: the same words, the same files, under
-// any umask.
+// OpenSSH's client must see no difference between our server and OpenSSH's: the same output and the same
+// files, under any umask.
 func TestOpenSSHClientSeesNoDifferenceFromOpenSSHServer(t *testing.T) {
 	for _, umask := range []int{0o022, 0o077, 0} {
 		t.Run(fmt.Sprintf("umask %03o", umask), func(t *testing.T) {
@@ -214,11 +211,11 @@ func TestOpenSSHClientSeesNoDifferenceFromOpenSSHServer(t *testing.T) {
 					want, wantTree = got, listTree(t, dir)
 					continue
 				}
-				compare(t, "told", got, want)
+				compare(t, "output", got, want)
 				compare(t, "files", listTree(t, dir), wantTree)
 			}
 			if !strings.Contains(want, "cd ~nobody-at-all") {
-				t.Errorf("got a script that was cut short:\n%s", want)
+				t.Errorf("got a script that ended early:\n%s", want)
 			}
 		})
 	}
@@ -240,20 +237,20 @@ func compare(t testing.TB, what, got, want string) {
 }
 
 func TestOddNames(t *testing.T) {
-	for _, name := range []string{"-dash", "new\nline", "not \xff\xfe utf-8", strings.Repeat("n", 255), " ", "*?[x]", `back\slash`, "quote\"'"} {
+	for _, name := range []string{
+		"-dash", "new\nline", "not \xff\xfe utf-8", strings.Repeat("n", 255),
+		" ", "*?[x]", `back\slash`, "quote\"'",
+	} {
 		dir := workDir(t)
-		data := []byte("of " + name)
-		if err := errors.Join(os.MkdirAll(filepath.Join(dir, "local/odd"), 0o755), os.WriteFile(filepath.Join(dir, "local/odd", name), data, 0o600)); err != nil {
+		odd, data := filepath.Join(dir, "local/odd"), []byte("of "+name)
+		err := errors.Join(os.MkdirAll(odd, 0o755), os.WriteFile(filepath.Join(odd, name), data, 0o600))
+		if err != nil {
 			t.Fatal(err)
 		}
-		out, errs := runSFTP(
-			t,
-			ownServer(t),
-			dir,
-			"put -r local/odd there\nget -r there local/back\nls -la there\n",
-		)
-		if got, err := os.ReadFile(filepath.Join(dir, "local/back", name)); err != nil ||
-			!bytes.Equal(got, data) {
+		batch := "put -r local/odd there\nget -r there local/back\nls -la there\n"
+		out, errs := runSFTP(t, ownServer(t), dir, batch)
+		got, err := os.ReadFile(filepath.Join(dir, "local/back", name))
+		if err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%q: got %q, %v back\n%s\n%s", name, got, err, out, errs)
 		}
 	}
@@ -266,7 +263,8 @@ func TestDirectoryOfFiveThousandFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 5000 {
-		if err := os.WriteFile(filepath.Join(many, "file-"+strconv.Itoa(i)+strings.Repeat("x", 200)), nil, 0o600); err != nil {
+		name := "file-" + strconv.Itoa(i) + strings.Repeat("x", 200)
+		if err := os.WriteFile(filepath.Join(many, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -289,17 +287,18 @@ func TestLargeAndSparseFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if err := os.Truncate(filepath.Join(dir, "local/part"), 5<<30); err != nil { // so that only the tail moves
+	// reget transfers only what is missing at the end.
+	if err := os.Truncate(filepath.Join(dir, "local/part"), 5<<30); err != nil {
 		t.Fatal(err)
 	}
 	runSFTP(t, ownServer(t), dir, "reget big local/part\nls -l big\n")
-	g, err := os.Open(filepath.Join(dir, "local/part"))
+	part, err := os.Open(filepath.Join(dir, "local/part"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.Close()
+	defer part.Close()
 	got := make([]byte, len(tail))
-	if _, err := g.ReadAt(got, 5<<30); err != nil && err != io.EOF || !bytes.Equal(got, tail) {
+	if _, err := part.ReadAt(got, 5<<30); err != nil && err != io.EOF || !bytes.Equal(got, tail) {
 		t.Errorf("got other bytes past 5 GiB (%v)", err)
 	}
 }
@@ -311,7 +310,9 @@ func TestRequestsOfEverySize(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "data"), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, options := range [][]string{nil, {"-B", "1024"}, {"-B", "250000"}, {"-R", "1"}, {"-R", "512"}, {"-B", "260000", "-R", "256"}} {
+	for _, options := range [][]string{
+		nil, {"-B", "1024"}, {"-B", "250000"}, {"-R", "1"}, {"-R", "512"}, {"-B", "260000", "-R", "256"},
+	} {
 		runSFTP(t, ownServer(t), dir, "put data there\nget there back\n", options...)
 		if got, err := os.ReadFile(filepath.Join(dir, "back")); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%v: got %d bytes, %v, want the same %d", options, len(got), err, len(data))
@@ -320,8 +321,8 @@ func TestRequestsOfEverySize(t *testing.T) {
 	}
 }
 
-// BenchmarkBesideOpenSSH moves a file by OpenSSH's client over a local pipe, each way, to our server and to
-// OpenSSH's.
+// BenchmarkBesideOpenSSH transfers a file with OpenSSH's client over a local pipe, in each direction, with
+// our server and with OpenSSH's.
 func BenchmarkBesideOpenSSH(b *testing.B) {
 	const size = 256 << 20
 	dir := b.TempDir()
