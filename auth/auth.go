@@ -1,16 +1,15 @@
-// Package auth answers: how do the rooms of the auth service belong together?
+// Package auth answers: how do the packages of the auth service belong together?
 //
 // Auth knows and signs: it is the cluster's replicated memory and its certificate authority behind one port.
-// This package only wires: it opens the store, gives birth to the cluster or opens its keys, makes the rooms
-// and runs them. Each room says what it is for.
+// This package only wires. It opens the store, creates the cluster or opens its keys, builds the services and
+// runs them. What each service is for stands in its package comment.
 //
-// Nothing here, and no other way, lets a local account in without a certificate. Invite is for the program
-// that auth runs in.
+// No function here gives a local account access without a certificate. Invite is for the program that auth
+// runs in.
 package auth
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/pem"
 	"errors"
 	"io/fs"
@@ -23,9 +22,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/threshold-access/threshold/auth/join"
+	"github.com/threshold-access/threshold/auth/bootstrap"
 	"github.com/threshold-access/threshold/auth/port"
-	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/raftstore"
@@ -33,17 +31,17 @@ import (
 
 // Config says what an auth replica needs.
 type Config struct {
-	// Dir is the data folder, made at birth. Required.
+	// Dir is the data folder. It is created together with the cluster. Required.
 	Dir string
 	// Listener is the open socket of the auth port; the server closes it. Required.
 	Listener net.Listener
-	// Bootstrap is the file a cluster is born from. It is required on an empty data folder and refused on any
-	// other.
+	// Bootstrap is the content of the file that a cluster is created from. It is required on an empty data
+	// folder and refused on any other.
 	Bootstrap []byte
-	// ResumeBootstrap opens the cluster that Bootstrap names where it was born already: for a caller who was
-	// killed before it knew.
+	// ResumeBootstrap accepts a data folder that holds the cluster which Bootstrap names, and opens it. It is
+	// for a caller that may have been killed before it knew that the cluster was created.
 	ResumeBootstrap bool
-	// BootstrapName is what faults call that file.
+	// BootstrapName is what faults call the bootstrap file.
 	BootstrapName string
 	// ReplicaID names this replica among the members for ever: a lower-case host name. Required.
 	ReplicaID string
@@ -55,45 +53,40 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Server is one auth replica.
+// Server is one auth replica. Its states are: made, running, open (ready is closed), ended (ended is closed).
+// All methods but Run may be called at any time by any goroutine.
 type Server struct {
-	cfg   Config
-	birth *bootstrap // nil: the cluster is there already
-	store *raftstore.Store
-	port  *port.Port
+	cfg       Config
+	bootstrap *bootstrap.File // nil: the cluster exists already
+	store     *raftstore.Store
+	port      *port.Port
 
-	own      atomic.Pointer[tls.Certificate] // what the port shows
-	ready    chan struct{}                   // closed when the port is open
-	ended    chan struct{}                   // closed when Run has ended
-	err      error                           // why; set before ended is closed
-	services *services                       // set before ready is closed
-	started  atomic.Bool
+	started  atomic.Bool   // Run was called
+	ready    chan struct{} // closed by Run when the port is about to open
+	ended    chan struct{} // closed by Run when it returns
+	services *services     // set before ready is closed; constant after
+	err      error         // what Run returned; set before ended is closed
 }
 
 // storeDir is where in the data folder the replicated store is.
 const storeDir = "store"
 
-// New checks the configuration, the bootstrap file with it. It starts nothing and opens nothing.
+// bootstrapRemedy is what to do about a data folder without a cluster.
+const bootstrapRemedy = "run once: threshold start --bootstrap FILE"
+
+// New checks the configuration and the bootstrap file. It starts nothing and opens nothing.
 func New(cfg Config) (*Server, error) { return newServer(cfg, func(*raftstore.Config) {}) }
 
-// newServer lets tests put another disk under the store.
+// newServer is New with a hook by which tests change the store's configuration.
 func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
+	const op = "auth.New"
 	if cfg.Dir == "" || cfg.Listener == nil || cfg.Log == nil {
-		return nil, fault.New(
-			fault.Internal,
-			"auth.New",
-			"the data folder, the listener or the log is missing",
-			"report this defect",
-		)
+		msg := "the data folder, the listener or the log is missing"
+		return nil, fault.New(fault.Internal, op, msg, "report this defect")
 	}
 	if err := identity.CheckMachineName(cfg.ReplicaID); err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Invalid,
-			"auth.New",
-			"the replica id: "+err.Error(),
-			"give auth.replica a lower-case host name",
-		)
+		remedy := "give auth.replica a lower-case host name"
+		return nil, fault.Wrap(err, fault.Invalid, op, "the replica id: "+err.Error(), remedy)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -101,19 +94,18 @@ func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 	s := &Server{cfg: cfg, ready: make(chan struct{}), ended: make(chan struct{})}
 	var err error
 	if cfg.Bootstrap != nil {
-		if s.birth, err = readBootstrap(cfg.BootstrapName, cfg.Bootstrap); err != nil {
+		if s.bootstrap, err = bootstrap.Parse(cfg.BootstrapName, cfg.Bootstrap); err != nil {
 			return nil, err
 		}
 	}
 	if s.port, err = port.New(port.Config{Listener: cfg.Listener, Log: cfg.Log, Now: cfg.Now}); err != nil {
 		return nil, err
 	}
-	// A folder without a log is always made a cluster of one: several replicas join by a call of their own.
 	store := raftstore.Config{
 		Dir:       filepath.Join(cfg.Dir, storeDir),
 		ReplicaID: cfg.ReplicaID,
 		Stream:    s.port.Raft(),
-		Bootstrap: true,
+		Bootstrap: true, // a folder without a log always becomes a cluster of one replica
 		Log:       cfg.Log,
 		Now:       cfg.Now,
 	}
@@ -122,8 +114,8 @@ func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 	return s, err
 }
 
-// Run serves until ctx ends, and then returns nil. Where the disk fails it goes on answering what it can from
-// memory, refuses every change with what to do, and returns that fault in the end.
+// Run serves until ctx ends, and then returns nil. If the disk fails it goes on: reads are answered from
+// memory, changes are refused with a remedy, and Run returns that fault in the end.
 func (s *Server) Run(ctx context.Context) (err error) {
 	if s.started.Swap(true) {
 		return fault.New(fault.Internal, "auth.Run", "this server was run before", "make a new one")
@@ -132,87 +124,82 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		s.err = err
 		close(s.ended)
 	}()
-	defer s.port.Close() // where serve did not come so far
+	defer s.port.Close() // for a return before the port runs, which else closes its socket itself
 	if err := s.checkFolder(); err != nil {
 		return err
 	}
-	// The store goes last: what is under way when ctx ends may still be committed.
+	// The store has a context of its own, so that it stops after everything that writes to it. Its goroutine
+	// ends when stop is called; Run waits for it.
 	storeCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	stored := make(chan error, 1)
-	go func() { stored <- s.store.Run(storeCtx) }()
-	served := s.serve(ctx)
-	if s.opened() {
-		s.cfg.Log.Info(
-			"auth stopped",
-			"connections",
-			s.port.Counts(),
-			"logins_refused",
-			s.services.logins.Refusals(),
-		)
+	storeErr := make(chan error, 1)
+	go func() { storeErr <- s.store.Run(storeCtx) }()
+	serveErr := s.serve(ctx)
+	if s.isReady() {
+		refusals := s.services.logins.Refusals()
+		s.cfg.Log.Info("auth stopped", "connections", s.port.Counts(), "logins_refused", refusals)
 	}
 	stop()
-	if err := <-stored; err != nil {
-		return err // it is also what serve failed of, if it did
+	if err := <-storeErr; err != nil {
+		return err // if serve failed too, this is the cause
 	}
-	if ctx.Err() != nil && errors.Is(served, context.Canceled) {
+	if ctx.Err() != nil && errors.Is(serveErr, context.Canceled) {
 		return nil
 	}
-	return served
+	return serveErr
 }
 
-// checkFolder refuses to open what is not there, before anything is made.
+// checkFolder refuses a data folder without a cluster where none is to be created, before the store makes
+// files in it.
 func (s *Server) checkFolder() error {
 	_, err := os.Stat(filepath.Join(s.cfg.Dir, storeDir))
-	if errors.Is(err, fs.ErrNotExist) && s.birth == nil {
-		return fault.New(
-			fault.NotFound,
-			"auth.Run",
-			"there is no cluster in "+s.cfg.Dir+" yet",
-			"run once: threshold start --bootstrap FILE",
-		)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.Wrap(
-			err,
-			fault.Internal,
-			"auth.Run",
-			"the data folder "+s.cfg.Dir+" cannot be looked at",
-			"check its owner and rights",
-		)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if s.bootstrap == nil {
+			return s.noCluster()
+		}
+		return nil
+	case err != nil:
+		msg := "the data folder " + s.cfg.Dir + " cannot be read"
+		return fault.Wrap(err, fault.Internal, "auth.Run", msg, "check its owner and permissions")
 	}
 	return nil
 }
 
-// serve opens the cluster, then the port, and runs the rooms until ctx ends.
+func (s *Server) noCluster() error {
+	return fault.New(fault.NotFound, "auth.Run", "there is no cluster in "+s.cfg.Dir+" yet", bootstrapRemedy)
+}
+
+// serve opens the cluster, then the port, and runs the services until ctx ends or one of them fails. It
+// returns when all of them have ended.
 func (s *Server) serve(ctx context.Context) error {
 	if err := s.store.Ready(ctx); err != nil {
 		return err
 	}
-	h, err := s.open(ctx)
+	svc, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer h.keys.Wipe()
-	if err := s.renewCertificate(ctx, h); err != nil {
+	defer svc.keys.Wipe()
+	if err := svc.certificate.Renew(ctx); err != nil {
 		return err
 	}
-	if err := h.publisher.Publish(ctx); err != nil {
+	if err := svc.publisher.Publish(ctx); err != nil {
 		return err
 	}
-	if err := s.recordStart(ctx, h); err != nil {
+	if err := s.recordStart(ctx, svc); err != nil {
 		return err
 	}
-	s.services = h
+	s.services = svc
 	close(s.ready)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.port.Run(ctx, s.portConfig(h)) })
-	g.Go(func() error { return h.publisher.Run(ctx) })
-	g.Go(func() error { return s.keepCertificate(ctx, h) })
+	g.Go(func() error { return s.port.Run(ctx, portConfig(svc)) })
+	g.Go(func() error { return svc.publisher.Run(ctx) })
+	g.Go(func() error { return svc.certificate.Run(ctx) })
 	return g.Wait()
 }
 
-// Ready waits until callers are let in. A server that ends before is a fault.
+// Ready waits until the port is open. If the server ends before, it returns what Run returned, or a fault.
 func (s *Server) Ready(ctx context.Context) error {
 	select {
 	case <-s.ready:
@@ -227,8 +214,8 @@ func (s *Server) Ready(ctx context.Context) error {
 	}
 }
 
-// opened reports whether Ready has been reached.
-func (s *Server) opened() bool {
+// isReady reports whether the port was opened, and with it whether services is set.
+func (s *Server) isReady() bool {
 	select {
 	case <-s.ready:
 		return true
@@ -237,9 +224,9 @@ func (s *Server) opened() bool {
 	}
 }
 
-// Pin is the hash of the cluster root's key; zero before Ready.
+// Pin is the hash of the cluster root's public key; zero before Ready.
 func (s *Server) Pin() identity.Pin {
-	if !s.opened() {
+	if !s.isReady() {
 		return identity.Pin{}
 	}
 	return s.services.keys.Pin()
@@ -247,7 +234,7 @@ func (s *Server) Pin() identity.Pin {
 
 // Cluster is the cluster's name; "" before Ready.
 func (s *Server) Cluster() string {
-	if !s.opened() {
+	if !s.isReady() {
 		return ""
 	}
 	return s.services.keys.Cluster()
@@ -255,26 +242,11 @@ func (s *Server) Cluster() string {
 
 // RootPEM is the cluster root's certificate; nil before Ready.
 func (s *Server) RootPEM() []byte {
-	if !s.opened() {
+	if !s.isReady() {
 		return nil
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.services.keys.Root().Raw})
 }
 
-// Counts tells how the port is used.
+// Counts are the counters of the auth port.
 func (s *Server) Counts() port.Counts { return s.port.Counts() }
-
-// Invite makes a join token for a part that runs in this very process: whoever can call it holds auth's
-// memory already.
-func (s *Server) Invite(
-	ctx context.Context,
-	kind identity.Kind,
-	labels identity.Labels,
-	ttl time.Duration,
-) (authrpc.Token, error) {
-	if err := s.Ready(ctx); err != nil {
-		return authrpc.Token{}, err
-	}
-	t, _, err := s.services.join.Create(ctx, join.TokenRequest{Kind: kind, Labels: labels, TTL: ttl})
-	return t, err
-}

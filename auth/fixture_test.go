@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,36 +17,43 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/ca"
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/raftstore"
 )
 
+// patience is how long a test waits for what must happen, and does at once unless something is broken.
 const patience = 30 * time.Second
 
-// testServer is a running auth server in a folder of the test's own.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testServer is a running auth server with a data folder of its own.
 type testServer struct {
 	t      *testing.T
 	dir    string
 	auth   *Server
 	addr   string
-	stop   func() error
-	offset atomic.Int64 // ns that the clock of auth and of everyone else is ahead of the machine's
+	stop   func() error // ends the server and returns what Run returned
+	offset atomic.Int64 // how far the clock of auth and its clients is ahead of the machine's, in ns
 }
 
-func (w *testServer) now() time.Time { return time.Now().Add(time.Duration(w.offset.Load())) }
+// now is the clock of auth and of its clients.
+func (s *testServer) now() time.Time { return time.Now().Add(time.Duration(s.offset.Load())) }
 
-// advance lets time go by, and auth renew its own certificate as it would have meanwhile.
-func (w *testServer) advance(d time.Duration) {
-	w.t.Helper()
-	w.offset.Add(int64(d))
-	w.must(w.auth.renewCertificate(w.t.Context(), w.auth.services))
+// advance moves the clock and renews auth's own certificate, as auth would have done meanwhile.
+func (s *testServer) advance(d time.Duration) {
+	s.t.Helper()
+	s.offset.Add(int64(d))
+	s.must(s.auth.services.certificate.Renew(s.t.Context()))
 }
 
+// bootstrapText is a bootstrap file whose seal key is in dir.
 func bootstrapText(dir string) []byte {
 	return fmt.Appendf(nil, `kind: cluster
 version: v1
@@ -79,93 +87,91 @@ spec:
 `, filepath.Join(dir, "seal.key"))
 }
 
-// startServer gives birth to a cluster, or with birth nil opens the one in dir.
+// startServer creates a cluster in dir, or opens the one that is there if bootstrap is nil. It stops the
+// server when the test ends, unless the test does.
 func startServer(
 	t *testing.T,
 	dir string,
-	birth []byte,
-	adjust ...func(*Config, *raftstore.Config),
+	bootstrap []byte,
+	adjust ...func(*raftstore.Config),
 ) *testServer {
 	t.Helper()
-	w := &testServer{t: t, dir: dir}
+	s := &testServer{t: t, dir: dir}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	w.must(err)
-	w.addr = ln.Addr().String()
-	cfg := Config{
+	s.must(err)
+	s.addr = ln.Addr().String()
+	s.auth, err = newServer(Config{
 		Dir:           filepath.Join(dir, "auth"),
 		Listener:      ln,
-		Bootstrap:     birth,
+		Bootstrap:     bootstrap,
 		BootstrapName: "cluster.yaml",
 		ReplicaID:     "auth-1",
 		Version:       "test",
 		Log:           slog.New(slog.DiscardHandler),
-		Now:           w.now,
-	}
-	for _, a := range adjust {
-		a(&cfg, &raftstore.Config{})
-	}
-	w.auth, err = newServer(cfg, func(s *raftstore.Config) {
-		s.Heartbeat, s.Bounds.LogSegmentBytes = 5*time.Millisecond, 1<<20
+		Now:           s.now,
+	}, func(store *raftstore.Config) {
+		store.Heartbeat, store.Bounds.LogSegmentBytes = 5*time.Millisecond, 1<<20
 		for _, a := range adjust {
-			a(&Config{}, s)
+			a(store)
 		}
 	})
-	w.must(err)
+	s.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- w.auth.Run(ctx) }()
+	go func() { ended <- s.auth.Run(ctx) }()
 	stopped := false
-	w.stop = func() error {
+	s.stop = func() error {
 		stopped = true
 		cancel()
 		return <-ended
 	}
 	t.Cleanup(func() {
 		if !stopped {
-			if err := w.stop(); err != nil {
-				t.Errorf("auth ended with %v, want no fault", err)
+			if err := s.stop(); err != nil {
+				t.Errorf("auth ended with %v, want nil", err)
 			}
 		}
 	})
 	wait, done := context.WithTimeout(ctx, patience)
 	defer done()
-	if err := w.auth.Ready(wait); err != nil {
+	if err := s.auth.Ready(wait); err != nil {
 		t.Fatalf("auth is not ready: %v", err)
 	}
-	return w
+	return s
 }
 
+// newTestServer is a server of a new cluster.
 func newTestServer(t *testing.T) *testServer {
 	t.Helper()
 	dir := t.TempDir()
 	return startServer(t, dir, bootstrapText(dir))
 }
 
-func (w *testServer) must(err error) {
-	w.t.Helper()
+func (s *testServer) must(err error) {
+	s.t.Helper()
 	if err != nil {
-		w.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 }
 
-// unrecorded lets a test make certificates that auth would not.
-type unrecorded struct{}
+// discardRecorder lets a test issue certificates that auth would not issue.
+type discardRecorder struct{}
 
-func (unrecorded) RecordIssuance(context.Context, ca.Record) error { return nil }
+func (discardRecorder) RecordIssuance(context.Context, ca.Record) error { return nil }
 
-// sign makes a certificate with the cluster's own keys.
-func (w *testServer) sign(r ca.Request, key crypto.Signer, now time.Time) *tls.Certificate {
-	w.t.Helper()
+// sign issues a certificate with the cluster's own keys, without a record.
+func (s *testServer) sign(r ca.Request, key crypto.Signer, now time.Time) *tls.Certificate {
+	s.t.Helper()
 	c, err := ca.New(ca.Config{
-		Cluster:  w.auth.Cluster(),
-		Keys:     w.auth.services.keys,
-		Recorder: unrecorded{},
+		Cluster:  s.auth.Cluster(),
+		Keys:     s.auth.services.keys,
+		Recorder: discardRecorder{},
 		Now:      func() time.Time { return now },
 	})
-	w.must(err)
+	s.must(err)
 	r.X509Key = key.Public()
-	out, err := c.Issue(w.t.Context(), r)
-	w.must(err)
+	out, err := c.Issue(s.t.Context(), r)
+	s.must(err)
 	cert := &tls.Certificate{PrivateKey: key, Leaf: out.X509}
 	for _, x := range out.Chain {
 		cert.Certificate = append(cert.Certificate, x.Raw)
@@ -182,6 +188,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return k
 }
 
+// userIdentity is a user who has logged in with the connector corp.
 func userIdentity(cluster, name string, roles ...string) identity.Identity {
 	return identity.Identity{
 		Kind:      identity.User,
@@ -195,44 +202,64 @@ func userIdentity(cluster, name string, roles ...string) identity.Identity {
 	}
 }
 
-// client shows cert, or nothing where it is nil.
-func (w *testServer) client(cert *tls.Certificate) *authrpc.Client {
+// clientTLS is the TLS configuration of a client that knows the pin. The client shows cert, unless it is nil.
+func (s *testServer) clientTLS(cert *tls.Certificate) *tls.Config {
 	var show func() (*tls.Certificate, error)
 	if cert != nil {
 		show = func() (*tls.Certificate, error) { return cert, nil }
 	}
-	c := authrpc.NewClient(
-		w.addr,
-		identity.PinnedTLS(w.auth.Pin(), w.auth.Cluster(), identity.ALPNAuth, show, w.now, identity.Auth),
-	)
-	w.t.Cleanup(c.Close)
+	pin, cluster := s.auth.Pin(), s.auth.Cluster()
+	return identity.PinnedTLS(pin, cluster, identity.ALPNAuth, show, s.now, identity.Auth)
+}
+
+// client is a client of the API that shows cert, unless it is nil.
+func (s *testServer) client(cert *tls.Certificate) *authrpc.Client {
+	c := authrpc.NewClient(s.addr, s.clientTLS(cert))
+	s.t.Cleanup(c.Close)
 	return c
+}
+
+// apply applies a document with an empty spec.
+func (s *testServer) apply(
+	by *authrpc.Client,
+	kind string,
+	meta authrpc.Metadata,
+) (authrpc.ApplyResourceResponse, error) {
+	r := authrpc.Resource{Kind: kind, Version: "v1", Metadata: meta, Spec: json.RawMessage(`{}`)}
+	return authrpc.Call(s.t.Context(), by, authrpc.ApplyResource, authrpc.ApplyResourceRequest{Resource: r})
+}
+
+// remove removes a document of the kind, which is in the plural.
+func (s *testServer) remove(by *authrpc.Client, kind access.Resource, name string) error {
+	r := authrpc.RemoveResourceRequest{Kind: kind, Name: name}
+	_, err := authrpc.Call(s.t.Context(), by, authrpc.RemoveResource, r)
+	return err
 }
 
 func userRequest(who identity.Identity) ca.Request {
 	return ca.Request{Profile: ca.User, Identity: who}
 }
 
-// user is a client of a person with the roles.
-func (w *testServer) user(name string, roles ...string) *authrpc.Client {
-	w.t.Helper()
-	who := userIdentity(w.auth.Cluster(), name, roles...)
-	kept, err := w.state().User(w.t.Context(), who.UserKey())
+// user puts a user with the roles on record, and returns a client with a certificate of that user.
+func (s *testServer) user(name string, roles ...string) *authrpc.Client {
+	s.t.Helper()
+	who := userIdentity(s.auth.Cluster(), name, roles...)
+	stored, err := s.state().User(s.t.Context(), who.UserKey())
 	if err != nil {
-		kept = state.Stored[state.User]{}
+		stored = state.Stored[state.User]{}
 	}
 	u := state.User{
 		Connector: who.Connector,
 		Subject:   who.Subject,
 		Name:      name,
 		Mapped:    roles,
-		Roles:     kept.Value.Roles,
+		Roles:     stored.Value.Roles,
 	}
-	w.must(w.state().Users.PutUser(w.t.Context(), kept, u))
-	return w.client(w.sign(userRequest(who), newKey(w.t), w.now()))
+	s.must(s.state().Users.PutUser(s.t.Context(), stored, u))
+	return s.client(s.sign(userRequest(who), newKey(s.t), s.now()))
 }
 
-// machine is one that has joined.
+// machine is a machine that has joined, with its client.
 type machine struct {
 	key *ecdsa.PrivateKey
 	req authrpc.JoinRequest
@@ -240,41 +267,43 @@ type machine struct {
 	*authrpc.Client
 }
 
-// request is a join request with a good proof.
-func (w *testServer) request(
+// request is a valid join request of a new machine, and the machine's service key.
+func (s *testServer) request(
 	token string,
 	kind identity.Kind,
 	name string,
 ) (authrpc.JoinRequest, *ecdsa.PrivateKey) {
-	w.t.Helper()
-	key, host := newKey(w.t), newKey(w.t)
+	s.t.Helper()
+	key, host := newKey(s.t), newKey(s.t)
 	hostKey, err := ssh.NewPublicKey(host.Public())
-	w.must(err)
-	r := authrpc.JoinRequest{Token: token, Kind: kind, Name: name, SSHKey: hostKey.Marshal(), Time: w.now()}
+	s.must(err)
+	r := authrpc.JoinRequest{Token: token, Kind: kind, Name: name, SSHKey: hostKey.Marshal(), Time: s.now()}
 	r.X509Key, err = x509.MarshalPKIXPublicKey(key.Public())
-	w.must(err)
-	w.prove(&r, key)
+	s.must(err)
+	s.prove(&r, key)
 	return r, key
 }
 
-func (w *testServer) prove(r *authrpc.JoinRequest, key *ecdsa.PrivateKey) {
-	w.t.Helper()
+// prove signs the request.
+func (s *testServer) prove(r *authrpc.JoinRequest, key *ecdsa.PrivateKey) {
+	s.t.Helper()
 	sum := authrpc.JoinProof(r.Token, r.SSHKey, r.X509Key)
 	var err error
 	r.Proof, err = key.Sign(rand.Reader, sum[:], crypto.SHA256)
-	w.must(err)
+	s.must(err)
 }
 
-func (w *testServer) join(kind identity.Kind, name string, labels identity.Labels, names ...string) *machine {
-	w.t.Helper()
-	token, err := w.auth.Invite(w.t.Context(), kind, labels, time.Minute)
-	w.must(err)
+// join invites and joins a machine. names are the public names of a proxy.
+func (s *testServer) join(kind identity.Kind, name string, labels identity.Labels, names ...string) *machine {
+	s.t.Helper()
+	token, err := s.auth.Invite(s.t.Context(), kind, labels, time.Minute)
+	s.must(err)
 	m := &machine{}
-	m.req, m.key = w.request(token.String(), kind, name)
+	m.req, m.key = s.request(token.String(), kind, name)
 	m.req.PublicNames = names
-	m.res, err = authrpc.Call(w.t.Context(), w.client(nil), authrpc.Join, m.req)
-	w.must(err)
-	m.Client = w.client(m.cert())
+	m.res, err = authrpc.Call(s.t.Context(), s.client(nil), authrpc.Join, m.req)
+	s.must(err)
+	m.Client = s.client(m.cert())
 	return m
 }
 
@@ -282,4 +311,4 @@ func (m *machine) cert() *tls.Certificate {
 	return &tls.Certificate{Certificate: m.res.X509, PrivateKey: m.key}
 }
 
-func (w *testServer) state() *state.State { return w.auth.services.state }
+func (s *testServer) state() *state.State { return s.auth.services.state }

@@ -7,19 +7,17 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Health says why auth cannot serve now: it is not open yet, it has ended, its disk has failed, or no quorum
-// takes this replica for its leader.
+// Health returns nil if auth can serve now, else why it cannot: it is not open yet, it has ended, its disk
+// has failed, or this replica is not the leader that a quorum confirms.
 func (s *Server) Health(ctx context.Context) error {
 	select {
 	case <-s.ended:
-		return errors.Join(
-			fault.New(fault.Unavailable, "auth.Health", "auth has stopped", "start it again"),
-			s.err,
-		)
+		stopped := fault.New(fault.Unavailable, "auth.Health", "auth has stopped", "start it again")
+		return errors.Join(stopped, s.err)
 	default:
 	}
-	if !s.opened() {
-		return fault.New(fault.Unavailable, "auth.Health", "auth is not open yet", "wait")
+	if !s.isReady() {
+		return fault.New(fault.Unavailable, "auth.Health", "auth is not open yet", "wait for its start")
 	}
 	return s.store.Linearize(ctx)
 }

@@ -5,30 +5,43 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/threshold-access/threshold/auth/join"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// InviteFirstProxy makes the join token of the cluster's first proxy. Tokens are made by people who are
-// logged in, and nobody can log in before a proxy stands; so where there is one, this is refused. Like Invite
+// Invite creates a join token for a machine that runs in this same process. It asks for no permission: its
+// caller can read auth's memory anyway. A ttl of zero means join.DefaultTokenTTL.
+func (s *Server) Invite(
+	ctx context.Context,
+	kind identity.Kind,
+	labels identity.Labels,
+	ttl time.Duration,
+) (authrpc.Token, error) {
+	if err := s.Ready(ctx); err != nil {
+		return authrpc.Token{}, err
+	}
+	t, _, err := s.services.join.Create(ctx, join.TokenRequest{Kind: kind, Labels: labels, TTL: ttl})
+	return t, err
+}
+
+// InviteFirstProxy creates the join token of the cluster's first proxy. Only users who are logged in create
+// tokens, and nobody can log in before there is a proxy. Once there is one, this is fault Denied. Like Invite
 // it is for the program that auth runs in.
 func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authrpc.Token, error) {
 	if err := s.Ready(ctx); err != nil {
 		return authrpc.Token{}, err
 	}
-	there, err := s.services.state.ListMachines(ctx, identity.Proxy, state.Page{Limit: 1})
+	proxies, err := s.services.state.ListMachines(ctx, identity.Proxy, state.Page{Limit: 1})
 	if err != nil {
 		return authrpc.Token{}, err
 	}
-	if len(there.Items) > 0 {
-		return authrpc.Token{}, fault.New(
-			fault.Denied,
-			"auth.InviteFirst",
-			fmt.Sprintf("this cluster has a proxy already: %s", there.Items[0].Value.Name),
-			"log in through it, then run: tsh token create --kind proxy",
-		)
+	if len(proxies.Items) > 0 {
+		msg := fmt.Sprintf("this cluster has a proxy already: %s", proxies.Items[0].Value.Name)
+		remedy := "log in through it, then run: tsh token create --kind proxy"
+		return authrpc.Token{}, fault.New(fault.Denied, "auth.InviteFirstProxy", msg, remedy)
 	}
 	return s.Invite(ctx, identity.Proxy, nil, ttl)
 }

@@ -8,33 +8,35 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// With no proxy nobody can log in to make a token; with one, only people make them.
+// Without a proxy nobody can log in to create a token. With one, only users create them.
 func TestOnlyTheFirstProxyIsInvitedWithoutAUser(t *testing.T) {
-	w := newTestServer(t)
-	for range 2 { // the first token may run out unused
-		token, err := w.auth.InviteFirstProxy(t.Context(), time.Minute)
+	t.Parallel()
+	s := newTestServer(t)
+	for range 2 { // the first token may expire unused
+		token, err := s.auth.InviteFirstProxy(t.Context(), time.Minute)
 		if err != nil || token.Kind != identity.Proxy {
 			t.Fatalf("got %v, %v, want a token of kind proxy", token.Kind, err)
 		}
 	}
-	w.join(identity.Node, "web-1", nil)
-	if _, err := w.auth.InviteFirstProxy(t.Context(), time.Minute); err != nil {
-		t.Errorf("got %v beside a node, want a token: a node lets nobody log in", err)
+	s.join(identity.Node, "web-1", nil)
+	if _, err := s.auth.InviteFirstProxy(t.Context(), time.Minute); err != nil {
+		t.Errorf("beside a node: got %v, want a token, because nobody can log in yet", err)
 	}
-	w.join(identity.Proxy, "proxy-1", nil)
-	if _, err := w.auth.InviteFirstProxy(t.Context(), time.Minute); !fault.Is(err, fault.Denied) ||
-		fault.Remedy(err) == "" {
-		t.Errorf("got %v beside a proxy, want it denied with the way to a token", err)
+	s.join(identity.Proxy, "proxy-1", nil)
+	_, err := s.auth.InviteFirstProxy(t.Context(), time.Minute)
+	if !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
+		t.Errorf("beside a proxy: got %v, want denied with a remedy", err)
 	}
 }
 
 func TestHealthReportsAStoppedServer(t *testing.T) {
-	w := newTestServer(t)
-	if err := w.auth.Health(t.Context()); err != nil {
-		t.Errorf("got %v of an auth that serves, want none", err)
+	t.Parallel()
+	s := newTestServer(t)
+	if err := s.auth.Health(t.Context()); err != nil {
+		t.Errorf("while it serves: got %v, want nil", err)
 	}
-	w.must(w.stop())
-	if err := w.auth.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
-		t.Errorf("got %v of one that has stopped, want it unavailable", err)
+	s.must(s.stop())
+	if err := s.auth.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("after it has stopped: got %v, want unavailable", err)
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// hostKey parses what join answered.
-func hostKey(t *testing.T, b []byte) ssh.PublicKey {
+// parseSSH parses an SSH key or certificate in wire format.
+func parseSSH(t *testing.T, b []byte) ssh.PublicKey {
 	t.Helper()
 	k, err := ssh.ParsePublicKey(b)
 	if err != nil {
@@ -30,32 +30,37 @@ func hostKey(t *testing.T, b []byte) ssh.PublicKey {
 }
 
 func TestAMachinesCertificatesSayWhatIsOnRecord(t *testing.T) {
-	w := newTestServer(t)
-	n := w.join(identity.Node, "web", identity.Labels{"env": "prod"})
-	p := w.join(identity.Proxy, "edge", nil, "access.example.com", "127.0.0.1")
-	trust, err := rules.Open(w.auth.Pin(), n.res.Rules)
-	w.must(err)
+	t.Parallel()
+	s := newTestServer(t)
+	n := s.join(identity.Node, "web", identity.Labels{"env": "prod"})
+	p := s.join(identity.Proxy, "edge", nil, "access.example.com", "127.0.0.1")
+	trust, err := rules.Open(s.auth.Pin(), n.res.Rules)
+	s.must(err)
 	id := string(n.res.Identity.ID)
 	for _, tt := range []struct {
-		m    *machine
-		host string
-		good bool
+		m     *machine
+		host  string
+		valid bool
 	}{
-		{n, "web", true}, {n, "web.example.com", true}, {n, id, true}, {n, id + ".example.com", true}, {n, "edge", false}, {n, "access.example.com", false},
-		{p, "edge", true}, {p, "access.example.com", true}, {p, "127.0.0.1", true}, {p, "web", false},
+		{n, "web", true},
+		{n, "web.example.com", true},
+		{n, id, true},
+		{n, id + ".example.com", true},
+		{n, "edge", false},
+		{n, "access.example.com", false},
+		{p, "edge", true},
+		{p, "access.example.com", true},
+		{p, "127.0.0.1", true},
+		{p, "web", false},
 	} {
-		err := identity.VerifySSHHost(
-			hostKey(t, tt.m.res.SSHCert),
-			tt.host,
-			trust.Authorities.HostSSH,
-			time.Now(),
-		)
-		if (err == nil) != tt.good {
-			t.Errorf("%s as %s: got %v, want good %v", tt.m.res.Identity.Name, tt.host, err, tt.good)
+		cert := parseSSH(t, tt.m.res.SSHCert)
+		err := identity.VerifySSHHost(cert, tt.host, trust.Authorities.HostSSH, time.Now())
+		if (err == nil) != tt.valid {
+			t.Errorf("%s as %s: got %v, want valid %v", tt.m.res.Identity.Name, tt.host, err, tt.valid)
 		}
 	}
 	leaf, err := x509.ParseCertificate(n.res.X509[0])
-	w.must(err)
+	s.must(err)
 	peer, err := identity.VerifyX509(
 		[]*x509.Certificate{leaf},
 		"example.com",
@@ -64,70 +69,69 @@ func TestAMachinesCertificatesSayWhatIsOnRecord(t *testing.T) {
 		time.Now(),
 		identity.Node,
 	)
-	w.must(err)
-	if peer.Labels["env"] != "prod" || peer.Name != "web" ||
-		peer.Expires.After(time.Now().Add(24*time.Hour+time.Minute)) {
+	s.must(err)
+	latest := time.Now().Add(24*time.Hour + time.Minute)
+	if peer.Labels["env"] != "prod" || peer.Name != "web" || peer.Expires.After(latest) {
 		t.Errorf("got %+v, want web with its label, for a day", peer.Identity)
 	}
 }
 
 func TestARenewalTakesNothingFromTheCaller(t *testing.T) {
-	w := newTestServer(t)
-	n := w.join(identity.Node, "web", identity.Labels{"env": "prod"})
-	apply := authrpc.ApplyResourceRequest{Resource: authrpc.Resource{Kind: "machine", Version: "v1",
-		Metadata: authrpc.Metadata{
-			Name:   "web",
-			Labels: map[string]string{"env": "dev"},
-		}, Spec: json.RawMessage(`{}`)}}
-	got, err := authrpc.Call(t.Context(), w.user("alice", "admin"), authrpc.ApplyResource, apply)
-	w.must(err)
+	t.Parallel()
+	s := newTestServer(t)
+	n := s.join(identity.Node, "web", identity.Labels{"env": "prod"})
+	labels := map[string]string{"env": "dev"}
+	got, err := s.apply(s.user("alice", "admin"), "machine", authrpc.Metadata{Name: "web", Labels: labels})
+	s.must(err)
 	if got.Note == "" {
-		t.Error("nobody is told when labels take effect")
+		t.Error("got no note on when the labels take effect")
 	}
-	res, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: w.now()})
-	w.must(err)
+	res, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: s.now()})
+	s.must(err)
 	if res.Identity.Labels["env"] != "dev" || res.Identity.ID != n.res.Identity.ID ||
 		res.Identity.Name != "web" {
 		t.Errorf("got %+v, want the same node with the label on record", res.Identity)
 	}
-	old, fresh := hostKey(t, n.res.SSHCert).(*ssh.Certificate), hostKey(t, res.SSHCert).(*ssh.Certificate)
-	if string(old.Key.Marshal()) != string(fresh.Key.Marshal()) {
+	before := parseSSH(t, n.res.SSHCert).(*ssh.Certificate)
+	after := parseSSH(t, res.SSHCert).(*ssh.Certificate)
+	if string(before.Key.Marshal()) != string(after.Key.Marshal()) {
 		t.Error("the renewed certificate is for another key")
 	}
-	if _, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: w.now().Add(-10 * time.Minute)}); !fault.Is(
-		err,
-		fault.Invalid,
-	) {
-		t.Errorf("with a clock that is off: got %v, want invalid", err)
+	late := authrpc.RenewRequest{Time: s.now().Add(-10 * time.Minute)}
+	if _, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, late); !fault.Is(err, fault.Invalid) {
+		t.Errorf("with a wrong clock: got %v, want invalid", err)
 	}
 }
 
 func TestEveryIssuanceIsOnRecord(t *testing.T) {
-	w := newTestServer(t)
-	n := w.join(identity.Node, "web", nil)
-	_, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: w.now()})
-	w.must(err)
-	recorded, err := w.state().ReadIssuances(t.Context(), 1, 100)
-	w.must(err)
-	var got []ca.Profile
+	t.Parallel()
+	s := newTestServer(t)
+	n := s.join(identity.Node, "web", nil)
+	_, err := authrpc.Call(t.Context(), n.Client, authrpc.Renew, authrpc.RenewRequest{Time: s.now()})
+	s.must(err)
+	recorded, err := s.state().ReadIssuances(t.Context(), 1, 100)
+	s.must(err)
+	var profiles []ca.Profile
 	for _, b := range recorded {
 		var r ca.Record
-		w.must(json.Unmarshal(b, &r))
-		got = append(got, r.Profile)
+		s.must(json.Unmarshal(b, &r))
+		profiles = append(profiles, r.Profile)
 	}
-	if want := []ca.Profile{ca.Service, ca.Host, ca.Service, ca.Host, ca.Service}; !slices.Equal(
-		got,
-		want,
-	) { // auth's own, join, renewal
-		t.Errorf("got records %v, want %v", got, want)
+	wantProfiles := []ca.Profile{
+		ca.Service,          // auth's own
+		ca.Host, ca.Service, // the join
+		ca.Host, ca.Service, // the renewal
 	}
-	events, err := w.state().ReadEvents(t.Context(), 1, 100)
-	w.must(err)
+	if !slices.Equal(profiles, wantProfiles) {
+		t.Errorf("got records %v, want %v", profiles, wantProfiles)
+	}
+	events, err := s.state().ReadEvents(t.Context(), 1, 100)
+	s.must(err)
 	var codes []audit.Code
 	for _, e := range events {
 		codes = append(codes, e.Event.Code)
 	}
-	want := []audit.Code{
+	wantCodes := []audit.Code{
 		audit.ClusterCreated,
 		audit.AuthStarted,
 		audit.TokenCreated,
@@ -135,65 +139,55 @@ func TestEveryIssuanceIsOnRecord(t *testing.T) {
 		audit.CertIssued,
 		audit.CertRenewed,
 	}
-	if !slices.Equal(codes, want) {
-		t.Errorf("got events %v, want %v", codes, want)
+	if !slices.Equal(codes, wantCodes) {
+		t.Errorf("got events %v, want %v", codes, wantCodes)
 	}
 }
 
 func TestAuthRenewsItsOwnCertificateInPlace(t *testing.T) {
-	w := newTestServer(t)
-	before := w.auth.own.Load().Leaf
-	client := w.client(nil)
-	w.advance(25 * time.Hour)
+	t.Parallel()
+	s := newTestServer(t)
+	before := s.auth.services.certificate.Certificate().Leaf
+	client := s.client(nil)
+	s.advance(25 * time.Hour)
 	client.Close()
-	if _, err := authrpc.Call(t.Context(), client, authrpc.Join, authrpc.JoinRequest{}); !fault.Is(
-		err,
-		fault.Denied,
-	) {
-		t.Errorf("got %v after a day, want the room's own answer", err)
+	// Denied is the API's own answer: the client has accepted the certificate.
+	_, err := authrpc.Call(t.Context(), client, authrpc.Join, authrpc.JoinRequest{})
+	if !fault.Is(err, fault.Denied) {
+		t.Errorf("after a day: got %v, want denied", err)
 	}
-	if after := w.auth.own.Load().Leaf; after.SerialNumber.Cmp(before.SerialNumber) == 0 {
-		t.Error("got the certificate of yesterday")
+	after := s.auth.services.certificate.Certificate().Leaf
+	if after.SerialNumber.Cmp(before.SerialNumber) == 0 {
+		t.Error("got the same certificate after a day, want another")
 	}
 }
 
 func TestRulesStreamToAProxy(t *testing.T) {
-	w := newTestServer(t)
-	p := w.join(identity.Proxy, "edge", nil, "access.example.com")
+	t.Parallel()
+	s := newTestServer(t)
+	p := s.join(identity.Proxy, "edge", nil, "access.example.com")
+	admin := s.user("alice", "admin")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	enough := errors.New("enough")
-	admin := w.user("alice", "admin")
+	arrived := errors.New("the new role has arrived")
 	var trust *rules.Trust
-	err := authrpc.Stream(
-		ctx,
-		p.Client,
-		authrpc.WatchRules,
-		authrpc.WatchRulesRequest{},
-		func(u authrpc.RulesUpdate) (err error) {
-			if trust == nil {
-				if trust, err = rules.Open(w.auth.Pin(), u.Set); err != nil {
-					return err
-				}
-				_, err = authrpc.Call(
-					ctx,
-					admin,
-					authrpc.ApplyResource,
-					authrpc.ApplyResourceRequest{Resource: authrpc.Resource{Kind: "role", Version: "v1",
-						Metadata: authrpc.Metadata{Name: "new"}, Spec: json.RawMessage(`{}`)}},
-				)
-				return err
+	receive := func(u authrpc.RulesUpdate) (err error) {
+		if trust == nil {
+			if trust, err = rules.Open(s.auth.Pin(), u.Set); err == nil {
+				_, err = s.apply(admin, "role", authrpc.Metadata{Name: "new"})
 			}
-			if trust, err = trust.Advance(u.Set); err != nil {
-				return err
-			}
-			if _, known := trust.Policy["new"]; known {
-				return enough
-			}
-			return nil
-		},
-	)
-	if !errors.Is(err, enough) {
+			return err
+		}
+		if trust, err = trust.Advance(u.Set); err != nil {
+			return err
+		}
+		if _, known := trust.Policy["new"]; known {
+			return arrived
+		}
+		return nil
+	}
+	err := authrpc.Stream(ctx, p.Client, authrpc.WatchRules, authrpc.WatchRulesRequest{}, receive)
+	if !errors.Is(err, arrived) {
 		t.Errorf("got %v, want the new role on the stream", err)
 	}
 }

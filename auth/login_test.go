@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,7 +27,7 @@ import (
 
 const origin = "https://access.example.com"
 
-// loginFixture is a running cluster, its identity provider and a proxy in front.
+// loginFixture is a running cluster with its identity provider and a proxy.
 type loginFixture struct {
 	*testServer
 	proxy *machine
@@ -34,23 +35,24 @@ type loginFixture struct {
 
 func newLoginFixture(t *testing.T) *loginFixture {
 	t.Helper()
-	var provider *oidctest.Provider
-	server := httptest.NewServer(
-		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { provider.ServeHTTP(w, r) }),
-	)
+	var provider *oidctest.Provider // set before the first request
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		provider.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
 	dir := t.TempDir()
 	text := strings.Replace(string(bootstrapText(dir)), "https://login.example.org", server.URL, 1)
-	c := &loginFixture{testServer: startServer(t, dir, []byte(text))}
+	f := &loginFixture{testServer: startServer(t, dir, []byte(text))}
 	var err error
-	provider, err = oidctest.New(oidctest.Config{Issuer: server.URL, Alg: "ES256", Now: c.now,
-		Clients: []oidctest.Client{
-			{
-				ID:        "threshold",
-				Secret:    "a client secret",
-				Redirects: []string{origin + authrpc.CallbackPath("corp")},
-			},
-		},
+	provider, err = oidctest.New(oidctest.Config{
+		Issuer: server.URL,
+		Alg:    "ES256",
+		Now:    f.now,
+		Clients: []oidctest.Client{{
+			ID:        "threshold",
+			Secret:    "a client secret",
+			Redirects: []string{origin + authrpc.CallbackPath("corp")},
+		}},
 		Users: []oidctest.User{
 			{
 				Email:    "alice@example.com",
@@ -59,18 +61,35 @@ func newLoginFixture(t *testing.T) *loginFixture {
 				Claims:   map[string]any{"groups": []string{"admins"}},
 			},
 			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"},
-		}})
-	c.must(err)
-	c.proxy = c.join(identity.Proxy, "edge", nil, "access.example.com")
-	return c
+		},
+	})
+	f.must(err)
+	f.proxy = f.join(identity.Proxy, "edge", nil, "access.example.com")
+	return f
 }
 
-// loginClient is a client that logs in.
+// loginClient is what tsh keeps while it logs in.
 type loginClient struct {
 	verifier string
 	sshKey   []byte
 	x509Key  []byte
 	key      ed25519.PrivateKey
+}
+
+// keys are what tsh redeems a login with.
+func (l loginClient) keys() authrpc.Keys {
+	return authrpc.Keys{Verifier: l.verifier, SSHKey: l.sshKey, X509Key: l.x509Key}
+}
+
+// begin is the request that begins a login of this client at a proxy with the origin.
+func (l loginClient) begin(origin string) authrpc.BeginLoginRequest {
+	return authrpc.BeginLoginRequest{
+		Challenge:    authrpc.Challenge(l.verifier, l.sshKey, l.x509Key),
+		Callback:     "http://127.0.0.1:4711/callback",
+		State:        "a-state-of-tsh",
+		PublicOrigin: origin,
+		From:         "192.0.2.7",
+	}
 }
 
 func newLoginClient(t *testing.T) loginClient {
@@ -90,177 +109,161 @@ func newLoginClient(t *testing.T) loginClient {
 	return loginClient{verifier: rand.Text() + rand.Text(), sshKey: sshKey.Marshal(), x509Key: der, key: key}
 }
 
-// loginUntilFactor goes through the browser's part up to the second factor.
-func (c *loginFixture) loginUntilFactor(me loginClient, login, password string) authrpc.FinishOIDCResponse {
-	c.t.Helper()
-	begun, err := authrpc.Call(c.t.Context(), c.proxy.Client, authrpc.BeginLogin, authrpc.BeginLoginRequest{
-		Challenge: authrpc.Challenge(
-			me.verifier,
-			me.sshKey,
-			me.x509Key,
-		), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", PublicOrigin: origin, From: "192.0.2.7"})
-	c.must(err)
-	page, err := formbrowser.New(nil, origin).Open(c.t.Context(), begun.Redirect)
+// loginUntilFactor does what the browser does up to the second factor.
+func (f *loginFixture) loginUntilFactor(l loginClient, login, password string) authrpc.FinishOIDCResponse {
+	f.t.Helper()
+	ctx := f.t.Context()
+	begun, err := authrpc.Call(ctx, f.proxy.Client, authrpc.BeginLogin, l.begin(origin))
+	f.must(err)
+	page, err := formbrowser.New(nil, origin).Open(ctx, begun.Redirect)
 	if err == nil && page.Location == "" {
-		page, err = page.Submit(c.t.Context(), map[string]string{"login": login, "password": password})
+		page, err = page.Submit(ctx, map[string]string{"login": login, "password": password})
 	}
-	c.must(err)
-	back, err := url.Parse(page.Location)
-	c.must(err)
-	q := back.Query()
-	out, err := authrpc.Call(
-		c.t.Context(),
-		c.proxy.Client,
-		authrpc.FinishOIDC,
-		authrpc.FinishOIDCRequest{Connector: "corp",
-			Attempt: begun.Attempt, State: q.Get("state"), Code: q.Get("code"), Issuer: q.Get("iss"), From: "192.0.2.7"},
-	)
-	c.must(err)
+	f.must(err)
+	callback, err := url.Parse(page.Location)
+	f.must(err)
+	q := callback.Query()
+	out, err := authrpc.Call(ctx, f.proxy.Client, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{
+		Connector: "corp",
+		Attempt:   begun.Attempt,
+		State:     q.Get("state"),
+		Code:      q.Get("code"),
+		Issuer:    q.Get("iss"),
+		From:      "192.0.2.7",
+	})
+	f.must(err)
 	return out
 }
 
-// logIn enrols the person's factor and returns what tsh has to redeem.
-func (c *loginFixture) logIn(me loginClient, login, password string) authrpc.RedeemLoginRequest {
-	c.t.Helper()
-	i := c.loginUntilFactor(me, login, password)
-	if i.Enrol == nil {
-		c.t.Fatal("got no enrolment at a first login")
+// logIn enrols the user's factor and returns the request by which tsh redeems the login.
+func (f *loginFixture) logIn(l loginClient, login, password string) authrpc.RedeemLoginRequest {
+	f.t.Helper()
+	identified := f.loginUntilFactor(l, login, password)
+	if identified.Enrol == nil {
+		f.t.Fatal("got no enrolment at a first login")
 	}
-	code, err := ptotp.GenerateCode(i.Enrol.Secret, c.now())
-	c.must(err)
-	proven, err := authrpc.Call(
-		c.t.Context(),
-		c.proxy.Client,
-		authrpc.ProveFactor,
-		authrpc.ProveFactorRequest{Attempt: i.Attempt, Code: code, From: "192.0.2.7"},
-	)
-	c.must(err)
-	back, err := url.Parse(proven.Redirect)
-	c.must(err)
-	return authrpc.RedeemLoginRequest{
-		Code: back.Query().Get("code"),
-		Keys: authrpc.Keys{Verifier: me.verifier, SSHKey: me.sshKey, X509Key: me.x509Key},
-	}
+	code, err := ptotp.GenerateCode(identified.Enrol.Secret, f.now())
+	f.must(err)
+	prove := authrpc.ProveFactorRequest{Attempt: identified.Attempt, Code: code, From: "192.0.2.7"}
+	proven, err := authrpc.Call(f.t.Context(), f.proxy.Client, authrpc.ProveFactor, prove)
+	f.must(err)
+	callback, err := url.Parse(proven.Redirect)
+	f.must(err)
+	return authrpc.RedeemLoginRequest{Code: callback.Query().Get("code"), Keys: l.keys()}
+}
+
+// redeem redeems a login over a connection without a certificate.
+func (f *loginFixture) redeem(r authrpc.RedeemLoginRequest) (authrpc.RedeemLoginResponse, error) {
+	return authrpc.Call(f.t.Context(), f.client(nil), authrpc.RedeemLogin, r)
 }
 
 func TestALoginEarnsCertificates(t *testing.T) {
-	c := newLoginFixture(t)
-	me := newLoginClient(t)
-	redeem := c.logIn(me, "alice@example.com", "wonderland")
+	t.Parallel()
+	f := newLoginFixture(t)
+	l := newLoginClient(t)
+	login := f.logIn(l, "alice@example.com", "wonderland")
+	stolen := login
 	other := newLoginClient(t)
-	stolen := redeem
 	stolen.SSHKey, stolen.X509Key = other.sshKey, other.x509Key
-	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, stolen); !fault.Is(
-		err,
-		fault.Denied,
-	) {
+	if _, err := f.redeem(stolen); !fault.Is(err, fault.Denied) {
 		t.Errorf("the code with other keys: got %v, want denied", err)
 	}
-	res, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, redeem)
-	c.must(err)
-	if _, _, err := rules.OpenAuthorities(c.auth.Pin(), res.Authorities); err != nil {
+	res, err := f.redeem(login)
+	f.must(err)
+	if _, _, err := rules.OpenAuthorities(f.auth.Pin(), res.Authorities); err != nil {
 		t.Errorf("got authorities that do not verify: %v", err)
 	}
-	if res.Identity.Name != "alice@example.com" || res.Identity.Factor != "totp" ||
-		len(res.Identity.Roles) != 1 ||
-		res.Identity.Roles[0] != "admin" {
-		t.Errorf("got %+v, want alice, an administrator by her claim", res.Identity)
+	id := res.Identity
+	if id.Name != "alice@example.com" || id.Factor != "totp" || !slices.Equal(id.Roles, []string{"admin"}) {
+		t.Errorf("got %+v, want alice, an administrator by her claim", id)
 	}
 	if len(res.SSHCert) != 0 {
-		t.Error("got an SSH certificate for someone without a login")
+		t.Error("got an SSH certificate for a user whose roles grant no login")
 	}
-	admin := c.client(&tls.Certificate{Certificate: res.X509, PrivateKey: me.key})
+	admin := f.client(&tls.Certificate{Certificate: res.X509, PrivateKey: l.key})
 	who, err := authrpc.Call(t.Context(), admin, authrpc.WhoAmI, authrpc.WhoAmIRequest{})
-	c.must(err)
+	f.must(err)
 	if who.Identity.UserKey() != (identity.UserKey{Connector: "corp", Subject: "sub-alice"}) {
 		t.Errorf("got %+v, want alice", who.Identity)
 	}
-	if _, err := authrpc.Call(t.Context(), admin, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: access.Users, Name: "alice@example.com"}); err != nil {
+	read := authrpc.GetResourcesRequest{Kind: access.Users, Name: "alice@example.com"}
+	if _, err := authrpc.Call(t.Context(), admin, authrpc.GetResources, read); err != nil {
 		t.Errorf("an administrator reads users: got %v", err)
 	}
-	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, redeem); !fault.Is(
-		err,
-		fault.Expired,
-	) ||
-		fault.Remedy(err) == "" {
+	if _, err := f.redeem(login); !fault.Is(err, fault.Expired) || fault.Remedy(err) == "" {
 		t.Errorf("the code again: got %v, want expired with a remedy", err)
 	}
-	if e := c.event(audit.CertIssued, "alice@example.com"); e.Proxy != "edge" || e.From != "192.0.2.7" {
-		t.Errorf("got %+v, want the issuance by way of edge", e)
+	if e := f.event(audit.CertIssued, "alice@example.com"); e.Proxy != "edge" || e.From != "192.0.2.7" {
+		t.Errorf("got %+v, want the event to name proxy and address of the login", e)
 	}
 }
 
 func TestAUserWithoutRolesIsRefused(t *testing.T) {
-	c := newLoginFixture(t)
-	me := newLoginClient(t)
-	res, err := authrpc.Call(
-		t.Context(),
-		c.client(nil),
-		authrpc.RedeemLogin,
-		c.logIn(me, "bob@example.com", "builder"),
-	)
-	c.must(err)
-	bob := c.client(&tls.Certificate{Certificate: res.X509, PrivateKey: me.key})
-	if _, err := authrpc.Call(t.Context(), bob, authrpc.GetResources, authrpc.GetResourcesRequest{Kind: access.Users}); !fault.Is(
-		err,
-		fault.Denied,
-	) ||
-		fault.Remedy(err) == "" {
+	t.Parallel()
+	f := newLoginFixture(t)
+	l := newLoginClient(t)
+	res, err := f.redeem(f.logIn(l, "bob@example.com", "builder"))
+	f.must(err)
+	bob := f.client(&tls.Certificate{Certificate: res.X509, PrivateKey: l.key})
+	read := authrpc.GetResourcesRequest{Kind: access.Users}
+	_, err = authrpc.Call(t.Context(), bob, authrpc.GetResources, read)
+	if !fault.Is(err, fault.Denied) || fault.Remedy(err) == "" {
 		t.Errorf("got %v, want denied with a remedy", err)
 	}
-	c.join(identity.Node, "web", nil)
+	f.join(identity.Node, "web", nil)
 	list, err := authrpc.Call(t.Context(), bob, authrpc.ListNodes, authrpc.ListNodesRequest{})
 	if err != nil || len(list.Nodes) != 0 {
 		t.Errorf("got %+v and %v, want an empty list", list, err)
 	}
-	if e := c.event(audit.ResourceRefused, "bob@example.com"); e.Fields["kind"] != "users" || e.Reason == "" {
-		t.Errorf("got %+v, want the refusal in the log", e)
+	if e := f.event(audit.ResourceRefused, "bob@example.com"); e.Fields["kind"] != "users" || e.Reason == "" {
+		t.Errorf("got %+v, want the refusal in the audit log", e)
 	}
 }
 
 func TestAProxySendsBrowsersOnlyToItself(t *testing.T) {
-	c := newLoginFixture(t)
-	me := newLoginClient(t)
-	for public, want := range map[string]fault.Kind{origin: "", origin + ":8443": "", "https://evil.example.org": fault.Denied} {
-		_, err := authrpc.Call(t.Context(), c.proxy.Client, authrpc.BeginLogin, authrpc.BeginLoginRequest{
-			Challenge: authrpc.Challenge(
-				me.verifier,
-				me.sshKey,
-				me.x509Key,
-			), Callback: "http://127.0.0.1:4711/callback", State: "a-state-of-tsh", PublicOrigin: public})
+	t.Parallel()
+	f := newLoginFixture(t)
+	l := newLoginClient(t)
+	for public, want := range map[string]fault.Kind{
+		origin:                     "",
+		origin + ":8443":           "",
+		"https://evil.example.org": fault.Denied,
+	} {
+		_, err := authrpc.Call(t.Context(), f.proxy.Client, authrpc.BeginLogin, l.begin(public))
 		if fault.KindOf(err) != want {
 			t.Errorf("%s: got %v, want kind %q", public, err, want)
 		}
 	}
 }
 
-// The browser's part writes nothing before the provider has vouched and the factor is there.
+// A login writes nothing before the provider has identified the user and the factor is asked for.
 func TestAnUnfinishedLoginStoresNothing(t *testing.T) {
-	c := newLoginFixture(t)
-	before := c.revision()
-	c.loginUntilFactor(newLoginClient(t), "alice@example.com", "wonderland")
-	if after := c.revision(); after != before {
-		t.Errorf("got revision %d, want %d: a login that only began leaves no trace", after, before)
+	t.Parallel()
+	f := newLoginFixture(t)
+	before := f.revision()
+	f.loginUntilFactor(newLoginClient(t), "alice@example.com", "wonderland")
+	if after := f.revision(); after != before {
+		t.Errorf("got revision %d, want %d: an unfinished login must write nothing", after, before)
 	}
 }
 
 func TestALoginSurvivesARestart(t *testing.T) {
-	c := newLoginFixture(t)
-	me := newLoginClient(t)
-	redeem := c.logIn(me, "alice@example.com", "wonderland")
-	c.must(c.stop())
-	c.testServer = startServer(t, c.dir, nil)
-	if _, err := authrpc.Call(t.Context(), c.client(nil), authrpc.RedeemLogin, redeem); err != nil {
-		t.Errorf("got %v after the restart, want the login", err)
+	t.Parallel()
+	f := newLoginFixture(t)
+	login := f.logIn(newLoginClient(t), "alice@example.com", "wonderland")
+	f.must(f.stop())
+	f.testServer = startServer(t, f.dir, nil)
+	if _, err := f.redeem(login); err != nil {
+		t.Errorf("after the restart: got %v, want certificates", err)
 	}
 }
 
-// event returns the last event of the code about the person.
-func (c *loginFixture) event(code audit.Code, user string) (last audit.Event) {
-	c.t.Helper()
-	for after := uint64(1); ; {
-		got, err := c.state().ReadEvents(c.t.Context(), after, 100)
-		c.must(err)
+// event returns the last event of the code about the user.
+func (f *loginFixture) event(code audit.Code, user string) (last audit.Event) {
+	f.t.Helper()
+	for next := uint64(1); ; {
+		got, err := f.state().ReadEvents(f.t.Context(), next, 100)
+		f.must(err)
 		if len(got) == 0 {
 			return last
 		}
@@ -268,7 +271,7 @@ func (c *loginFixture) event(code audit.Code, user string) (last audit.Event) {
 			if e.Event.Code == code && e.Event.User == user {
 				last = e.Event
 			}
-			after = e.Number + 1
+			next = e.Number + 1
 		}
 	}
 }

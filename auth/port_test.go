@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -15,127 +16,122 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// probe does a TLS handshake and one read, and tells how the server takes it: nil when it waits for a
-// request.
-func (w *testServer) probe(cert *tls.Certificate, alpn ...string) error {
-	w.t.Helper()
+// probe connects with the certificate, unless it is nil, and returns nil if the server of the protocol has
+// answered.
+func (s *testServer) probe(cert *tls.Certificate, alpn ...string) error {
+	s.t.Helper()
 	cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, NextProtos: alpn}
 	if cert != nil {
 		cfg.Certificates = []tls.Certificate{*cert}
 	}
-	conn, err := tls.Dial("tcp", w.addr, cfg)
+	conn, err := tls.Dial("tcp", s.addr, cfg)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	w.must(conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)))
-	_, err = conn.Read(make([]byte, 1))
-	var late net.Error
-	if errors.As(err, &late) && late.Timeout() {
+	s.must(conn.SetDeadline(time.Now().Add(patience)))
+	// A client's handshake ends before the server's: only what the server sends next shows that it has
+	// accepted the certificate. The API answers a request. Raft closes a connection with a message of an
+	// unknown type.
+	request, want := "GET / HTTP/1.1\r\nHost: auth\r\n\r\n", error(nil)
+	if len(alpn) == 1 && alpn[0] == identity.ALPNRaft {
+		request, want = "\xff", io.EOF
+	}
+	if _, err := io.WriteString(conn, request); err != nil {
+		return err
+	}
+	if _, err = conn.Read(make([]byte, 1)); errors.Is(err, want) {
 		return nil
 	}
 	return err
 }
 
-// machineCert is one that auth never issued, for a machine of the kind.
-func (w *testServer) machineCert(kind identity.Kind) *tls.Certificate {
-	id := identity.Identity{
-		Kind:    kind,
-		Cluster: w.auth.Cluster(),
-		Name:    "x",
-		ID:      "00000000000000000000000000000001",
-	}
-	return w.sign(ca.Request{Profile: ca.Service, Identity: id}, newKey(w.t), w.now())
+// machineCert is a certificate that auth never issued, signed by its service authority, for a machine of the
+// kind.
+func (s *testServer) machineCert(kind identity.Kind) *tls.Certificate {
+	s.t.Helper()
+	const id = "00000000000000000000000000000001"
+	who := identity.Identity{Kind: kind, Cluster: s.auth.Cluster(), Name: "x", ID: id}
+	return s.sign(ca.Request{Profile: ca.Service, Identity: who}, newKey(s.t), s.now())
 }
 
 func TestThePortChecksProtocolAndCertificateKind(t *testing.T) {
-	w := newTestServer(t)
-	user := w.sign(
-		ca.Request{Profile: ca.User, Identity: userIdentity(w.auth.Cluster(), "alice")},
-		newKey(t),
-		w.now(),
-	)
+	t.Parallel()
+	s := newTestServer(t)
+	user := s.sign(userRequest(userIdentity(s.auth.Cluster(), "alice")), newKey(t), s.now())
 	const auth, raft = identity.ALPNAuth, identity.ALPNRaft
 	for _, tt := range []struct {
-		name string
-		cert *tls.Certificate
-		alpn []string
-		in   bool
+		name     string
+		cert     *tls.Certificate
+		alpn     []string
+		accepted bool
 	}{
-		{"anyone at the API", nil, []string{auth}, true},
+		{"an anonymous client at the API", nil, []string{auth}, true},
 		{"a user at the API", user, []string{auth}, true},
-		{"a node at the API", w.machineCert(identity.Node), []string{auth}, true},
-		{"a replica at raft", w.machineCert(identity.Auth), []string{raft}, true},
-		{"nobody at raft", nil, []string{raft}, false},
+		{"a node at the API", s.machineCert(identity.Node), []string{auth}, true},
+		{"a replica at raft", s.machineCert(identity.Auth), []string{raft}, true},
+		{"an anonymous client at raft", nil, []string{raft}, false},
 		{"a user at raft", user, []string{raft}, false},
-		{"a node at raft", w.machineCert(identity.Node), []string{raft}, false},
-		{"a proxy at raft", w.machineCert(identity.Proxy), []string{raft}, false},
-		{"several protocols", w.machineCert(identity.Auth), []string{auth, raft}, false},
+		{"a node at raft", s.machineCert(identity.Node), []string{raft}, false},
+		{"a proxy at raft", s.machineCert(identity.Proxy), []string{raft}, false},
+		{"several protocols", s.machineCert(identity.Auth), []string{auth, raft}, false},
 		{"no protocol", nil, nil, false},
 		{"another protocol", nil, []string{"h2"}, false},
 	} {
-		if err := w.probe(tt.cert, tt.alpn...); (err == nil) != tt.in {
-			t.Errorf("%s: got %v, want let in %v", tt.name, err, tt.in)
+		if err := s.probe(tt.cert, tt.alpn...); (err == nil) != tt.accepted {
+			t.Errorf("%s: got %v, want accepted %v", tt.name, err, tt.accepted)
 		}
 	}
-	if c := w.auth.Counts(); c.Refused == 0 || c.Accepted <= c.Refused {
-		t.Errorf("got counts %+v, want both kinds counted", c)
+	if c := s.auth.Counts(); c.Refused == 0 || c.Accepted <= c.Refused {
+		t.Errorf("got counts %+v, want refused connections and others", c)
 	}
 }
 
 func TestAForeignCertificateIsRefusedWithAnAlert(t *testing.T) {
-	w := newTestServer(t)
+	t.Parallel()
+	s := newTestServer(t)
 	keys := keyringtest.New(t, "example.com", time.Now()) // the same name, other keys
-	other, err := ca.New(ca.Config{Cluster: "example.com", Keys: keys, Recorder: unrecorded{}})
-	w.must(err)
+	other, err := ca.New(ca.Config{Cluster: "example.com", Keys: keys, Recorder: discardRecorder{}})
+	s.must(err)
 	key := newKey(t)
-	out, err := other.Issue(
-		t.Context(),
-		ca.Request{
-			Profile:  ca.User,
-			Identity: userIdentity("example.com", "mallory", "admin"),
-			X509Key:  key.Public(),
-		},
-	)
-	w.must(err)
+	r := userRequest(userIdentity("example.com", "mallory", "admin"))
+	r.X509Key = key.Public()
+	out, err := other.Issue(t.Context(), r)
+	s.must(err)
 	cert := &tls.Certificate{Certificate: [][]byte{out.X509.Raw}, PrivateKey: key}
 	var alert *net.OpError
-	if err := w.probe(cert, identity.ALPNAuth); !errors.As(err, &alert) || alert.Op != "remote error" {
+	if err := s.probe(cert, identity.ALPNAuth); !errors.As(err, &alert) || alert.Op != "remote error" {
 		t.Errorf("got %v, want a TLS alert", err)
 	}
-	if _, err = authrpc.Call(t.Context(), w.client(cert), authrpc.WhoAmI, authrpc.WhoAmIRequest{}); !fault.Is(
-		err,
-		fault.Unauthenticated,
-	) ||
-		fault.Remedy(err) != "run: tsh login" {
+	_, err = authrpc.Call(t.Context(), s.client(cert), authrpc.WhoAmI, authrpc.WhoAmIRequest{})
+	if !fault.Is(err, fault.Unauthenticated) || fault.Remedy(err) != "run: tsh login" {
 		t.Errorf("got %v with remedy %q, want unauthenticated and: run: tsh login", err, fault.Remedy(err))
 	}
 }
 
 func TestTheUserAuthorityCannotSignMachines(t *testing.T) {
-	w := newTestServer(t)
-	// A machine's identity under the user authority, as a thief of only that key could sign it.
-	parent, signer := w.auth.services.keys.UserX509()
-	template := w.machineCert(identity.Auth).Leaf
+	t.Parallel()
+	s := newTestServer(t)
+	// A machine's identity under the user authority: a thief of that key alone could sign it.
+	parent, signer := s.auth.services.keys.UserX509()
+	template := s.machineCert(identity.Auth).Leaf
 	key := newKey(t)
 	der, err := x509.CreateCertificate(nil, template, parent, key.Public(), signer)
-	w.must(err)
-	if err := w.probe(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, identity.ALPNAuth); err == nil {
-		t.Error("got let in, want refused")
+	s.must(err)
+	cert := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	if err := s.probe(cert, identity.ALPNAuth); err == nil {
+		t.Error("got accepted, want refused")
 	}
 }
 
 func TestTLSBelow13IsRefused(t *testing.T) {
-	w := newTestServer(t)
-	conn, err := tls.Dial(
-		"tcp",
-		w.addr,
-		&tls.Config{
-			InsecureSkipVerify: true,
-			MaxVersion:         tls.VersionTLS12,
-			NextProtos:         []string{identity.ALPNAuth},
-		},
-	)
+	t.Parallel()
+	s := newTestServer(t)
+	conn, err := tls.Dial("tcp", s.addr, &tls.Config{
+		InsecureSkipVerify: true,
+		MaxVersion:         tls.VersionTLS12,
+		NextProtos:         []string{identity.ALPNAuth},
+	})
 	if err == nil {
 		conn.Close()
 		t.Error("TLS 1.2 was accepted")
@@ -143,26 +139,22 @@ func TestTLSBelow13IsRefused(t *testing.T) {
 }
 
 func TestThePinAloneVerifiesTheServer(t *testing.T) {
-	w := newTestServer(t)
-	right, wrong := w.auth.Pin(), w.auth.Pin()
+	t.Parallel()
+	s := newTestServer(t)
+	right, wrong := s.auth.Pin(), s.auth.Pin()
 	wrong[0] ^= 1
-	for pin, want := range map[identity.Pin]fault.Kind{right: fault.Expired, wrong: fault.Denied} { // redeem of nothing is refused in the room
-		c := authrpc.NewClient(
-			w.addr,
-			identity.PinnedTLS(pin, identity.AnyCluster, identity.ALPNAuth, nil, w.now, identity.Auth),
-		)
+	for pin, want := range map[identity.Pin]fault.Kind{
+		right: fault.Expired, // the API's own answer: the login is not known
+		wrong: fault.Denied,
+	} {
+		const cluster = identity.AnyCluster
+		cfg := identity.PinnedTLS(pin, cluster, identity.ALPNAuth, nil, s.now, identity.Auth)
+		c := authrpc.NewClient(s.addr, cfg)
 		defer c.Close()
-		r, _ := w.request("t", identity.Node, "n")
-		_, err := authrpc.Call(
-			t.Context(),
-			c,
-			authrpc.RedeemLogin,
-			authrpc.RedeemLoginRequest{
-				Code: "x",
-				Keys: authrpc.Keys{Verifier: "y", SSHKey: r.SSHKey, X509Key: r.X509Key},
-			},
-		)
-		if !fault.Is(err, want) {
+		r, _ := s.request("t", identity.Node, "n")
+		keys := authrpc.Keys{Verifier: "y", SSHKey: r.SSHKey, X509Key: r.X509Key}
+		redeem := authrpc.RedeemLoginRequest{Code: "x", Keys: keys}
+		if _, err := authrpc.Call(t.Context(), c, authrpc.RedeemLogin, redeem); !fault.Is(err, want) {
 			t.Errorf("got %v, want kind %s", err, want)
 		}
 	}

@@ -2,21 +2,18 @@ package auth
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"net/http"
-	"time"
 
 	"github.com/threshold-access/threshold/auth/api"
 	"github.com/threshold-access/threshold/auth/attachments"
 	"github.com/threshold-access/threshold/auth/audit"
+	"github.com/threshold-access/threshold/auth/bootstrap"
 	"github.com/threshold-access/threshold/auth/issue"
 	"github.com/threshold-access/threshold/auth/join"
 	"github.com/threshold-access/threshold/auth/login"
 	"github.com/threshold-access/threshold/auth/oidc"
+	"github.com/threshold-access/threshold/auth/owncert"
 	"github.com/threshold-access/threshold/auth/port"
 	"github.com/threshold-access/threshold/auth/resources"
 	"github.com/threshold-access/threshold/auth/rules"
@@ -29,119 +26,138 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// services is the rooms of an open cluster.
+// services are the parts of an open cluster.
 type services struct {
-	cluster   state.Cluster
-	self      identity.Identity // this replica
-	state     *state.State
-	keys      *keyring.Keyring
-	publisher *rules.Publisher
-	join      *join.Service
-	issuer    *issue.Issuer
-	logins    *login.Service
-	api       http.Handler
+	cluster     state.Cluster
+	replica     identity.Identity // this replica
+	state       *state.State
+	keys        *keyring.Keyring
+	publisher   *rules.Publisher
+	join        *join.Service
+	issuer      *issue.Issuer
+	certificate *owncert.Keeper
+	logins      *login.Service
+	api         http.Handler
 }
 
-// open gives birth to the cluster where that is asked for, opens its keys and makes the rooms.
+// open creates the cluster if that is asked for, opens its keys and builds the services.
 func (s *Server) open(ctx context.Context) (*services, error) {
 	st := state.New(s.store)
-	if err := s.checkBootstrap(ctx, st); err != nil {
+	if err := s.createOnce(ctx, st); err != nil {
 		return nil, err
 	}
-	h := &services{state: st}
+	svc := &services{state: st}
 	var err error
-	if h.cluster, err = st.Cluster(ctx); err != nil {
+	if svc.cluster, err = st.Cluster(ctx); err != nil {
 		return nil, err
 	}
-	seal, err := keyring.OpenSeal(h.cluster.Seal)
+	seal, err := keyring.OpenSeal(svc.cluster.Seal)
 	if err != nil {
 		return nil, err
 	}
-	if h.keys, err = keyring.Open(ctx, st.Keyring, seal); err != nil {
+	if svc.keys, err = keyring.Open(ctx, st.Keyring, seal); err != nil {
 		return nil, err
 	}
 	id, err := st.Replicas.Replica(ctx, s.cfg.ReplicaID)
 	if err != nil {
 		return nil, err
 	}
-	h.self = identity.Identity{Kind: identity.Auth, Cluster: h.cluster.Name, Name: s.cfg.ReplicaID, ID: id}
-	return h, s.buildServices(h, seal)
+	svc.replica = identity.Identity{
+		Kind:    identity.Auth,
+		Cluster: svc.cluster.Name,
+		Name:    s.cfg.ReplicaID,
+		ID:      id,
+	}
+	return svc, s.buildServices(svc, seal)
 }
 
-// checkBootstrap gives birth on an empty store, and refuses to on any other.
-func (s *Server) checkBootstrap(ctx context.Context, st *state.State) error {
+// createOnce creates the cluster in an empty store if there is a bootstrap file. An empty store without a
+// file is refused, and so is a file for a store that holds a cluster, unless the server may resume.
+func (s *Server) createOnce(ctx context.Context, st *state.State) error {
 	empty, err := st.Empty(ctx)
 	switch {
 	case err != nil:
 		return err
-	case empty && s.birth == nil:
-		return fault.New(
-			fault.NotFound,
-			"auth.Run",
-			"there is no cluster in "+s.cfg.Dir+" yet",
-			"run once: threshold start --bootstrap FILE",
-		)
-	case !empty && s.birth != nil:
-		if c, err := st.Cluster(ctx); err == nil && s.cfg.ResumeBootstrap && c.Name == s.birth.name {
-			return nil
-		}
-		return fault.New(
-			fault.Conflict,
-			"auth.Run",
-			"the cluster in "+s.cfg.Dir+" was born already",
-			"start without --bootstrap",
-		)
+	case empty && s.bootstrap == nil:
+		return s.noCluster()
 	case empty:
 		return s.createCluster(ctx, st)
+	case s.bootstrap == nil:
+		return nil
 	}
-	return nil
+	c, err := st.Cluster(ctx)
+	if err == nil && s.cfg.ResumeBootstrap && c.Name == s.bootstrap.Cluster() {
+		return nil
+	}
+	msg := "there is a cluster in " + s.cfg.Dir + " already"
+	return fault.New(fault.Conflict, "auth.Run", msg, "start without --bootstrap")
 }
 
-// buildServices makes the rooms, from the bottom up.
-func (s *Server) buildServices(h *services, seal keyring.Seal) error {
-	now, log := s.cfg.Now, s.cfg.Log
-	h.publisher = rules.New(
-		rules.Config{State: h.state, Cluster: h.cluster.Name, Signer: h.keys.RulesSigner, Now: now, Log: log},
-	)
-	h.join = join.New(join.Config{State: h.state, Cluster: h.cluster.Name, Pin: h.keys.Pin(), Now: now})
-	signer, err := ca.New(
-		ca.Config{Cluster: h.cluster.Name, Keys: h.keys, Recorder: issue.Recorder{State: h.state}, Now: now},
-	)
+func (s *Server) createCluster(ctx context.Context, st *state.State) error {
+	seal, err := s.bootstrap.OpenSeal(s.cfg.Log)
 	if err != nil {
 		return err
 	}
-	h.issuer = issue.New(
-		issue.Config{CA: signer, State: h.state, Rules: h.publisher, Cluster: h.cluster.Name, Now: now},
-	)
-	vault := state.NewVault(h.state, seal)
-	if h.logins, err = s.newLogin(h, vault, seal); err != nil {
+	return s.bootstrap.Create(ctx, bootstrap.Config{
+		Store: state.NewVault(st, seal),
+		Seal:  seal,
+		Now:   s.cfg.Now(),
+		Log:   s.cfg.Log,
+	})
+}
+
+// buildServices makes the services, each after those that it needs.
+func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
+	cluster, now, log := svc.cluster.Name, s.cfg.Now, s.cfg.Log
+	svc.publisher = rules.New(rules.Config{
+		Source:  svc.state.Reader,
+		Cluster: cluster,
+		Signer:  svc.keys.RulesSigner(),
+		Now:     now,
+		Log:     log,
+	})
+	svc.join = join.New(join.Config{
+		Reader:   svc.state.Reader,
+		Machines: svc.state.Machines,
+		Tokens:   svc.state.Tokens,
+		Cluster:  cluster,
+		Pin:      svc.keys.Pin(),
+		Now:      now,
+	})
+	signer, err := ca.New(ca.Config{
+		Cluster:  cluster,
+		Keys:     svc.keys,
+		Recorder: issue.Recorder{Log: svc.state.Issuances},
+		Now:      now,
+	})
+	if err != nil {
 		return err
 	}
-	record := audit.New(h.state.Events)
-	h.api = api.New(api.Config{
-		Caller: port.CallerOf, State: h.state, Login: h.logins, Join: h.join, Issuer: h.issuer, Rules: h.publisher,
-		Attachments: attachments.New(
-			attachments.Config{State: h.state, Cluster: h.cluster.Name, Now: now, Log: log},
-		),
-		Resources: resources.New(resources.Config{
-			Policies:   h.state.Reader,
-			Events:     h.state.Events,
-			Roles:      h.state.Roles,
-			Connectors: vault,
-			Users:      h.state.Users,
-			Tokens:     h.state.Tokens,
-			Join:       h.join,
-			Machines:   h.state.Machines,
-			Log:        record,
-			Now:        now,
-		}),
-		Log: record, Now: now, Logger: log,
+	svc.issuer = issue.New(issue.Config{
+		CA:       signer,
+		Policies: svc.state.Reader,
+		Renewals: svc.state.Machines,
+		Rules:    svc.publisher,
+		Cluster:  cluster,
+		Now:      now,
 	})
+	svc.certificate = owncert.New(owncert.Config{
+		Issuer:   svc.issuer,
+		Identity: svc.replica,
+		Now:      now,
+		Log:      log,
+	})
+	vault := state.NewVault(svc.state, seal)
+	if svc.logins, err = s.newLogin(svc, vault, seal); err != nil {
+		return err
+	}
+	svc.api = s.newAPI(svc, vault)
 	return nil
 }
 
-func (s *Server) newLogin(h *services, vault *state.Vault, seal keyring.Seal) (*login.Service, error) {
-	key, err := seal.Open(state.LoginKeySeal, h.cluster.LoginKey)
+// newLogin makes the login service with its providers and its second factor.
+func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) (*login.Service, error) {
+	key, err := seal.Open(state.LoginKeySeal, svc.cluster.LoginKey)
 	if err != nil {
 		return nil, err
 	}
@@ -150,30 +166,81 @@ func (s *Server) newLogin(h *services, vault *state.Vault, seal keyring.Seal) (*
 	if err != nil {
 		return nil, err
 	}
-	factor, err := totp.New(totp.Config{Store: vault, Issuer: h.cluster.Name, Now: s.cfg.Now})
+	factor, err := totp.New(totp.Config{Store: vault, Issuer: svc.cluster.Name, Now: s.cfg.Now})
 	if err != nil {
 		return nil, err
 	}
-	return login.New(
-		login.Config{Cluster: h.cluster.Name, Key: key, Providers: providers, Factor: factor, Logins: h.state.Logins, Events: h.state.Events,
-			AllowedOrigin: h.join.AllowedOrigin, Log: s.cfg.Log, Now: s.cfg.Now},
-	)
+	return login.New(login.Config{
+		Cluster:       svc.cluster.Name,
+		Key:           key,
+		Providers:     providers,
+		Factor:        factor,
+		Logins:        svc.state.Logins,
+		Events:        svc.state.Events,
+		AllowedOrigin: svc.join.AllowedOrigin,
+		Log:           s.cfg.Log,
+		Now:           s.cfg.Now,
+	})
 }
 
-// portConfig are what the port lets people in by. The anchors are the authorities themselves, so one that a
-// rotation took away is trusted no more, whatever the root once signed.
-func (s *Server) portConfig(h *services) port.RunConfig {
-	public := h.keys.Public()
-	trust := identity.Roots{Users: pool(public.UserX509), Services: pool(public.ServiceX509)}
+// newAPI makes the handler of the API with the services that only it needs.
+func (s *Server) newAPI(svc *services, vault *state.Vault) http.Handler {
+	now := s.cfg.Now
+	auditLog := audit.New(svc.state.Events)
+	return api.New(api.Config{
+		Caller: port.CallerOf,
+		State:  svc.state.Reader,
+		Login:  svc.logins,
+		Join:   svc.join,
+		Issuer: svc.issuer,
+		Rules:  svc.publisher,
+		Nodes: attachments.NewDirectory(attachments.DirectoryConfig{
+			Machines:    svc.state.Reader,
+			Attachments: svc.state.Reader,
+			Policies:    svc.state.Reader,
+			Cluster:     svc.cluster.Name,
+			Now:         now,
+		}),
+		Attachments: attachments.NewUpdater(attachments.UpdaterConfig{
+			Reader: svc.state.Reader,
+			Writer: svc.state.Attachments,
+			Now:    now,
+			Log:    s.cfg.Log,
+		}),
+		Resources: resources.New(resources.Config{
+			Policies:   svc.state.Reader,
+			Events:     svc.state.Events,
+			Roles:      svc.state.Roles,
+			Connectors: vault,
+			Users:      svc.state.Users,
+			Tokens:     svc.state.Tokens,
+			Join:       svc.join,
+			Machines:   svc.state.Machines,
+			Log:        auditLog,
+			Now:        now,
+		}),
+		Log:    auditLog,
+		Now:    now,
+		Logger: s.cfg.Log,
+	})
+}
+
+// portConfig is what the port needs of an open cluster. Its roots are the authorities themselves and not the
+// cluster root, so that an authority which a rotation removed is trusted no longer, whatever the root signed.
+func portConfig(svc *services) port.RunConfig {
+	public := svc.keys.Public()
+	users, services := newPool(public.UserX509), newPool(public.ServiceX509)
 	return port.RunConfig{
-		Cluster: h.cluster.Name, Pin: h.keys.Pin(), Handler: h.api,
-		Roots:           func() identity.Roots { return trust },
-		Certificate:     s.own.Load,
-		VerifyForwarded: h.join.VerifyForwarded,
+		Cluster:         svc.cluster.Name,
+		Pin:             svc.keys.Pin(),
+		Roots:           identity.Roots{Users: users, Services: services},
+		Certificate:     svc.certificate.Certificate,
+		Handler:         svc.api,
+		VerifyForwarded: svc.join.VerifyForwarded,
 	}
 }
 
-func pool(certs []*x509.Certificate) *x509.CertPool {
+func newPool(certs []*x509.Certificate) *x509.CertPool {
 	p := x509.NewCertPool()
 	for _, c := range certs {
 		p.AddCert(c)
@@ -181,47 +248,9 @@ func pool(certs []*x509.Certificate) *x509.CertPool {
 	return p
 }
 
-// renewCertificate gives this replica a service certificate for a new key, which lives in memory alone.
-func (s *Server) renewCertificate(ctx context.Context, h *services) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	chain, err := h.issuer.ForAuth(ctx, h.self, key.Public())
-	if err != nil {
-		return err
-	}
-	cert := &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
-	for _, c := range chain {
-		cert.Certificate = append(cert.Certificate, c.Raw)
-	}
-	s.own.Store(cert)
-	return nil
-}
-
-// retryRenew is how long a renewal that failed waits.
-const retryRenew = time.Minute
-
-// keepCertificate renews at two thirds of the certificate's life.
-func (s *Server) keepCertificate(ctx context.Context, h *services) error {
-	for {
-		leaf := s.own.Load().Leaf
-		wait := leaf.NotAfter.Sub(s.cfg.Now()) - leaf.NotAfter.Sub(leaf.NotBefore)/3
-		timer := time.NewTimer(max(wait, retryRenew))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
-		}
-		if err := s.renewCertificate(ctx, h); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Error("auth's own certificate could not be renewed", "until", leaf.NotAfter, "err", err)
-		}
-	}
-}
-
-func (s *Server) recordStart(ctx context.Context, h *services) error {
-	e := events.NewEvent(events.AuthStarted, h.self, s.cfg.Now())
+// recordStart writes the audit event that this replica has started.
+func (s *Server) recordStart(ctx context.Context, svc *services) error {
+	e := events.NewEvent(events.AuthStarted, svc.replica, s.cfg.Now())
 	e.Fields = map[string]string{"version": s.cfg.Version}
-	return h.state.Events.AppendEvents(ctx, e)
+	return svc.state.Events.AppendEvents(ctx, e)
 }

@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/threshold-access/threshold/auth"
+	"github.com/threshold-access/threshold/auth/bootstrap"
 	"github.com/threshold-access/threshold/internal/daemon"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/lifecycle"
@@ -164,7 +164,7 @@ func (c *command) check() error {
 		if err != nil {
 			return err
 		}
-		if err := auth.CheckBootstrap(c.bootstrap, b); err != nil {
+		if _, err := bootstrap.Parse(c.bootstrap, b); err != nil {
 			return err
 		}
 		fmt.Fprintf(c.stdout, "%s: ok\n", c.bootstrap)

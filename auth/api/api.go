@@ -1,8 +1,8 @@
-// Package api answers: what does auth do when it is asked?
+// Package api answers: what does auth do when it is called?
 //
-// It serves every route of internal/authrpc: it makes sure that a calling machine is still on record, hands
-// the request to the room whose question it is, and puts the answer into the words of the contract. Who may
-// call what stands in the contract's table.
+// It serves every route of internal/authrpc. It verifies that the caller is still on record, calls the
+// package that the route belongs to, and returns its result in the types of authrpc. Which kinds of
+// callers a route accepts stands in the route itself.
 package api
 
 import (
@@ -20,292 +20,299 @@ import (
 	"github.com/threshold-access/threshold/auth/resources"
 	"github.com/threshold-access/threshold/auth/rules"
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
 
-// Config holds the rooms that answer; all of it is required.
+// State is what the API itself reads; it writes nothing. state.Reader is one.
+type State interface {
+	User(ctx context.Context, k identity.UserKey) (state.Stored[state.User], error)
+	HasConnector(ctx context.Context, name string) (bool, error)
+	Policy(ctx context.Context) (access.Policy, error)
+}
+
+// Config holds the services that the routes call; all of it is required.
 type Config struct {
-	Caller      func(*http.Request) (authrpc.Caller, error) // who asks, as the port saw
-	State       *state.State
+	Caller      func(*http.Request) (authrpc.Caller, error) // who calls, as the port verified
+	State       State
 	Login       *login.Service
 	Join        *join.Service
 	Issuer      *issue.Issuer
 	Rules       *rules.Publisher
-	Attachments *attachments.Registry
+	Nodes       *attachments.Directory
+	Attachments *attachments.Updater
 	Resources   *resources.Service
-	Log         *audit.Log
+	Log         *audit.Log // the audit log
 	Now         func() time.Time
 	Logger      *slog.Logger
 }
 
-// handlers are the routes' handlers.
+// handlers has one method for each route.
 type handlers struct{ Config }
 
 // New makes the handler of the API.
 func New(cfg Config) http.Handler {
-	c := handlers{cfg}
-	s := authrpc.NewServer(c.caller, cfg.Logger)
+	h := handlers{cfg}
+	s := authrpc.NewServer(h.verifyCaller, cfg.Logger)
 
-	authrpc.Handle(s, authrpc.BeginLogin, c.beginLogin)
-	authrpc.Handle(s, authrpc.FinishOIDC, c.finishOIDC)
-	authrpc.Handle(s, authrpc.ProveFactor, c.proveFactor)
-	authrpc.Handle(s, authrpc.RedeemLogin, c.redeemLogin)
-	authrpc.Handle(s, authrpc.BeginHeadless, c.beginHeadless)
-	authrpc.Handle(s, authrpc.RedeemHeadless, c.redeemHeadless)
+	authrpc.Handle(s, authrpc.BeginLogin, h.beginLogin)
+	authrpc.Handle(s, authrpc.FinishOIDC, h.finishOIDC)
+	authrpc.Handle(s, authrpc.ProveFactor, h.proveFactor)
+	authrpc.Handle(s, authrpc.RedeemLogin, h.redeemLogin)
+	authrpc.Handle(s, authrpc.BeginHeadless, h.beginHeadless)
+	authrpc.Handle(s, authrpc.RedeemHeadless, h.redeemHeadless)
 
-	authrpc.Handle(s, authrpc.Join, c.join)
-	authrpc.Handle(s, authrpc.Renew, c.renew)
-	authrpc.HandleStream(s, authrpc.WatchRules, c.watchRules)
-	authrpc.Handle(s, authrpc.GetRules, c.getRules)
-	authrpc.Handle(s, authrpc.ReportNodes, c.reportNodes)
-	authrpc.Handle(s, authrpc.LocateNode, c.locateNode)
-	authrpc.Handle(s, authrpc.SendEvents, c.sendEvents)
+	authrpc.Handle(s, authrpc.Join, h.join)
+	authrpc.Handle(s, authrpc.Renew, h.renew)
+	authrpc.HandleStream(s, authrpc.WatchRules, h.watchRules)
+	authrpc.Handle(s, authrpc.GetRules, h.getRules)
+	authrpc.Handle(s, authrpc.ReportNodes, h.reportNodes)
+	authrpc.Handle(s, authrpc.LocateNode, h.locateNode)
+	authrpc.Handle(s, authrpc.SendEvents, h.sendEvents)
 
-	authrpc.Handle(s, authrpc.WhoAmI, c.whoAmI)
-	authrpc.Handle(s, authrpc.GetAuthorities, c.getAuthorities)
-	authrpc.Handle(s, authrpc.ListNodes, c.listNodes)
-	authrpc.Handle(s, authrpc.GetResources, c.getResources)
-	authrpc.Handle(s, authrpc.ApplyResource, c.applyResource)
-	authrpc.Handle(s, authrpc.RemoveResource, c.removeResource)
+	authrpc.Handle(s, authrpc.WhoAmI, h.whoAmI)
+	authrpc.Handle(s, authrpc.GetAuthorities, h.getAuthorities)
+	authrpc.Handle(s, authrpc.ListNodes, h.listNodes)
+	authrpc.Handle(s, authrpc.GetResources, h.getResources)
+	authrpc.Handle(s, authrpc.ApplyResource, h.applyResource)
+	authrpc.Handle(s, authrpc.RemoveResource, h.removeResource)
 	return s
 }
 
-// caller holds everyone to what is on record now: their certificates say what was, and are good for hours
-// more; those that are pinned to a network, from there alone.
-func (c handlers) caller(r *http.Request) (authrpc.Caller, error) {
-	who, err := c.Caller(r)
-	switch {
-	case err != nil:
-	case who.Kind == identity.Node || who.Kind == identity.Proxy:
-		var known join.Admitted
-		known, err = c.Join.VerifyMember(r.Context(), who)
-		who.Name = known.Machine().Name
-	case who.Kind == identity.User && r.URL.Path != authrpc.RedeemLogin.Path(): // a new login stands for itself
-		if err := who.CheckSourceAddress(who.Addr); err != nil {
-			return who, fault.Wrap(
-				err,
-				fault.Denied,
-				"auth",
-				err.Error(),
-				"log in where you are now: tsh login",
-			)
-		}
-		who.Roles, err = c.currentRoles(r.Context(), who.Identity)
+// verifyCaller compares the caller with the record. A certificate says what was true when it was issued,
+// and is valid for hours; this makes what an administrator has changed since count at once. A certificate
+// that is bound to a network is refused from any other.
+func (h handlers) verifyCaller(r *http.Request) (authrpc.Caller, error) {
+	caller, err := h.Caller(r)
+	if err != nil {
+		return caller, err
 	}
-	return who, err
+	switch caller.Kind {
+	case identity.Node, identity.Proxy:
+		member, err := h.Join.VerifyMember(r.Context(), caller)
+		caller.Name = member.Machine().Name
+		return caller, err
+	case identity.User:
+		if r.URL.Path == authrpc.RedeemLogin.Path() {
+			return caller, nil // the new login counts, not the certificate of the last one
+		}
+		if err := caller.CheckSourceAddress(caller.Addr); err != nil {
+			const remedy = "log in where you are now: tsh login"
+			return caller, fault.Wrap(err, fault.Denied, "auth", err.Error(), remedy)
+		}
+		caller.Roles, err = h.currentRoles(r.Context(), caller.Identity)
+	}
+	return caller, err
 }
 
-// currentRoles are those of the person's roles that nobody has taken from them since their certificate was
-// issued.
-func (c handlers) currentRoles(ctx context.Context, who identity.Identity) ([]string, error) {
-	gone := fault.New(
-		fault.Denied,
-		"auth",
-		fmt.Sprintf("%s is no user of this cluster any more", who.Name),
-		"run: tsh login",
-	)
-	u, err := c.State.User(ctx, who.UserKey())
+// currentRoles returns those roles of the certificate that the user still has. A user who was removed, or
+// whose connector was, is fault Denied.
+func (h handlers) currentRoles(ctx context.Context, who identity.Identity) ([]string, error) {
+	removed := fault.New(fault.Denied, "auth",
+		fmt.Sprintf("%s is not a user of this cluster any more", who.Name), "run: tsh login")
+	u, err := h.State.User(ctx, who.UserKey())
 	if fault.Is(err, fault.NotFound) {
-		return nil, gone
+		return nil, removed
 	}
 	if err != nil {
 		return nil, err
 	}
-	has, err := c.State.HasConnector(ctx, who.Connector)
+	has, err := h.State.HasConnector(ctx, who.Connector)
 	if err == nil && !has {
-		err = gone
+		err = removed
 	}
 	return u.Value.FilterRoles(who.Roles), err
 }
 
-func (c handlers) beginLogin(
+func (h handlers) beginLogin(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.BeginLoginRequest,
 ) (authrpc.BeginLoginResponse, error) {
-	return c.Login.Begin(ctx, by.Identity, r)
+	return h.Login.Begin(ctx, caller.Identity, r)
 }
 
-func (c handlers) finishOIDC(
+func (h handlers) finishOIDC(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.FinishOIDCRequest,
 ) (authrpc.FinishOIDCResponse, error) {
-	return c.Login.Identify(ctx, by.Identity, r)
+	return h.Login.Identify(ctx, caller.Identity, r)
 }
 
-func (c handlers) proveFactor(
+func (h handlers) proveFactor(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.ProveFactorRequest,
 ) (authrpc.ProveFactorResponse, error) {
-	return c.Login.Prove(ctx, by.Identity, r)
+	return h.Login.Prove(ctx, caller.Identity, r)
 }
 
-func (c handlers) redeemLogin(
+func (h handlers) redeemLogin(
 	ctx context.Context,
 	_ authrpc.Caller,
 	r authrpc.RedeemLoginRequest,
 ) (authrpc.RedeemLoginResponse, error) {
-	assured, err := c.Login.Redeem(ctx, r)
+	assured, err := h.Login.Redeem(ctx, r)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
-	return c.Issuer.ForLogin(ctx, assured)
+	return h.Issuer.ForLogin(ctx, assured)
 }
 
-func (c handlers) beginHeadless(
+func (h handlers) beginHeadless(
 	_ context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.BeginHeadlessRequest,
 ) (authrpc.BeginHeadlessResponse, error) {
-	return c.Login.BeginHeadless(by, r)
+	return h.Login.BeginHeadless(caller, r)
 }
 
-func (c handlers) redeemHeadless(
+func (h handlers) redeemHeadless(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.RedeemHeadlessRequest,
 ) (authrpc.RedeemHeadlessResponse, error) {
-	assured, approved, err := c.Login.RedeemHeadless(ctx, by, r)
+	assured, approved, err := h.Login.RedeemHeadless(ctx, caller, r)
 	if err != nil || !approved {
 		return authrpc.RedeemHeadlessResponse{}, err
 	}
-	res, err := c.Issuer.ForLogin(ctx, assured)
+	res, err := h.Issuer.ForLogin(ctx, assured)
 	return authrpc.RedeemHeadlessResponse{Login: &res}, err
 }
 
-func (c handlers) join(
+func (h handlers) join(
 	ctx context.Context,
 	_ authrpc.Caller,
 	r authrpc.JoinRequest,
 ) (authrpc.JoinResponse, error) {
-	if _, _, err := c.Rules.Current(); err != nil { // before the token is spent
+	// ForMachine needs the rules. If there are none yet, the token must not be spent.
+	if _, _, err := h.Rules.Current(); err != nil {
 		return authrpc.JoinResponse{}, err
 	}
-	admitted, err := c.Join.Admit(ctx, r)
+	admitted, err := h.Join.Admit(ctx, r)
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
-	return c.Issuer.ForMachine(ctx, admitted)
+	return h.Issuer.ForMachine(ctx, admitted)
 }
 
-func (c handlers) renew(
+func (h handlers) renew(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.RenewRequest,
 ) (authrpc.RenewResponse, error) {
-	admitted, err := c.Join.Renew(ctx, by, r)
+	admitted, err := h.Join.Renew(ctx, caller, r)
 	if err != nil {
 		return authrpc.RenewResponse{}, err
 	}
-	return c.Issuer.ForMachine(ctx, admitted)
+	return h.Issuer.ForMachine(ctx, admitted)
 }
 
-// watchRules lasts for as long as the machine is a member, which is asked with every head.
-func (c handlers) watchRules(
+// watchRules sends the rules until the machine is no longer a member, which is checked with every head.
+func (h handlers) watchRules(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	_ authrpc.WatchRulesRequest,
 	send func(authrpc.RulesUpdate) error,
 ) error {
-	return c.Rules.Watch(ctx, func(s signed.Set) error {
-		if _, err := c.Join.VerifyMember(ctx, by); err != nil {
+	return h.Rules.Watch(ctx, func(s signed.Set) error {
+		if _, err := h.Join.VerifyMember(ctx, caller); err != nil {
 			return err
 		}
 		return send(authrpc.RulesUpdate{Set: s})
 	})
 }
 
-func (c handlers) getRules(
+func (h handlers) getRules(
 	_ context.Context,
 	_ authrpc.Caller,
 	_ authrpc.WatchRulesRequest,
 ) (authrpc.RulesUpdate, error) {
-	set, _, err := c.Rules.Current()
+	set, _, err := h.Rules.Current()
 	return authrpc.RulesUpdate{Set: set}, err
 }
 
-func (c handlers) reportNodes(
+func (h handlers) reportNodes(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.ReportNodesRequest,
 ) (authrpc.ReportNodesResponse, error) {
-	return c.Attachments.Report(ctx, by.Identity, r)
+	return h.Attachments.Report(ctx, caller.Identity, r)
 }
 
-func (c handlers) locateNode(
+func (h handlers) locateNode(
 	ctx context.Context,
 	_ authrpc.Caller,
 	r authrpc.LocateNodeRequest,
 ) (authrpc.LocateNodeResponse, error) {
-	return c.Attachments.Locate(ctx, r.Node)
+	return h.Nodes.Locate(ctx, r.Node)
 }
 
-func (c handlers) sendEvents(
+func (h handlers) sendEvents(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.SendEventsRequest,
 ) (authrpc.SendEventsResponse, error) {
-	return authrpc.SendEventsResponse{}, c.Log.AppendMachineEvents(ctx, by.Identity, r.Events)
+	return authrpc.SendEventsResponse{}, h.Log.AppendMachineEvents(ctx, caller.Identity, r.Events)
 }
 
-func (c handlers) whoAmI(
+func (h handlers) whoAmI(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	_ authrpc.WhoAmIRequest,
 ) (authrpc.WhoAmIResponse, error) {
-	policy, err := c.State.Policy(ctx)
+	policy, err := h.State.Policy(ctx)
 	if err != nil {
 		return authrpc.WhoAmIResponse{}, err
 	}
 	return authrpc.WhoAmIResponse{
-		Identity: by.Identity,
-		Logins:   policy.Logins(by.Identity),
-		Time:     c.Now().UTC(),
+		Identity: caller.Identity,
+		Logins:   policy.Logins(caller.Identity),
+		Time:     h.Now().UTC(),
 	}, nil
 }
 
-func (c handlers) getAuthorities(
+func (h handlers) getAuthorities(
 	ctx context.Context,
 	_ authrpc.Caller,
 	_ authrpc.GetAuthoritiesRequest,
 ) (authrpc.GetAuthoritiesResponse, error) {
-	chain, err := c.Rules.Authorities(ctx)
+	chain, err := h.Rules.Authorities(ctx)
 	return authrpc.GetAuthoritiesResponse{Authorities: chain}, err
 }
 
-func (c handlers) listNodes(
+func (h handlers) listNodes(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.ListNodesRequest,
 ) (authrpc.ListNodesResponse, error) {
-	return c.Attachments.List(ctx, by.Identity, r)
+	return h.Nodes.List(ctx, caller.Identity, r)
 }
 
-func (c handlers) getResources(
+func (h handlers) getResources(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.GetResourcesRequest,
 ) (authrpc.GetResourcesResponse, error) {
-	return c.Resources.Get(ctx, by.Identity, r)
+	return h.Resources.Get(ctx, caller.Identity, r)
 }
 
-func (c handlers) applyResource(
+func (h handlers) applyResource(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.ApplyResourceRequest,
 ) (authrpc.ApplyResourceResponse, error) {
-	return c.Resources.Apply(ctx, by.Identity, r.Resource)
+	return h.Resources.Apply(ctx, caller.Identity, r.Resource)
 }
 
-func (c handlers) removeResource(
+func (h handlers) removeResource(
 	ctx context.Context,
-	by authrpc.Caller,
+	caller authrpc.Caller,
 	r authrpc.RemoveResourceRequest,
 ) (authrpc.RemoveResourceResponse, error) {
-	return authrpc.RemoveResourceResponse{}, c.Resources.Remove(ctx, by.Identity, r)
+	return authrpc.RemoveResourceResponse{}, h.Resources.Remove(ctx, caller.Identity, r)
 }

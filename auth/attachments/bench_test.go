@@ -2,11 +2,9 @@ package attachments_test
 
 import (
 	"fmt"
-	"log/slog"
 	"testing"
 	"time"
 
-	"github.com/threshold-access/threshold/auth/attachments"
 	"github.com/threshold-access/threshold/auth/state"
 	"github.com/threshold-access/threshold/auth/state/statetest"
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -53,17 +51,12 @@ func BenchmarkList10000(b *testing.B) {
 	if err := st.Attachments.ChangeAttachments(b.Context(), proxy, at, nil, time.Now()); err != nil {
 		b.Fatal(err)
 	}
-	r := attachments.New(attachments.Config{
-		State:   st,
-		Cluster: statetest.Cluster,
-		Now:     time.Now,
-		Log:     slog.New(slog.DiscardHandler),
-	})
+	directory := newDirectory(st, time.Now)
 	who := statetest.User("alice", "everything")
 	for b.Loop() {
 		n := 0
 		for q := (authrpc.ListNodesRequest{}); ; {
-			page, err := r.List(b.Context(), who, q)
+			page, err := directory.List(b.Context(), who, q)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/auth/rules"
@@ -26,10 +27,36 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fixture is an issuer of a cluster with some roles.
 type fixture struct {
 	*testing.T
 	*Issuer
 	st *state.State
+}
+
+// roles give different extensions and lifetimes.
+var roles = []access.Role{
+	{
+		Name:    "shell",
+		Allow:   []access.Grant{grant("ubuntu", "shell")},
+		Options: access.Options{CertTTL: access.Duration(time.Hour)},
+	},
+	{
+		Name:  "copy",
+		Allow: []access.Grant{grant("backup", "sftp")},
+	},
+	{
+		Name:  "forward",
+		Allow: []access.Grant{grant("ubuntu", "forward-local"), grant("ubuntu", "forward-agent")},
+	},
+	{
+		Name: "viewer",
+		Allow: []access.Grant{
+			{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{"list"}},
+		},
+	},
 }
 
 func grant(login, action string) access.Grant {
@@ -41,75 +68,64 @@ func grant(login, action string) access.Grant {
 }
 
 func newFixture(t *testing.T) *fixture {
-	st, _ := statetest.NewCluster(
-		t,
-		access.Role{
-			Name:    "shell",
-			Allow:   []access.Grant{grant("ubuntu", "shell")},
-			Options: access.Options{CertTTL: access.Duration(time.Hour)},
-		},
-		access.Role{Name: "copy", Allow: []access.Grant{grant("backup", "sftp")}},
-		access.Role{
-			Name:  "forward",
-			Allow: []access.Grant{grant("ubuntu", "forward-local"), grant("ubuntu", "forward-agent")},
-		},
-		access.Role{
-			Name: "viewer",
-			Allow: []access.Grant{
-				{Nodes: map[string]access.Strings{"*": {"*"}}, Actions: access.Strings{"list"}},
-			},
-		},
-	)
+	t.Helper()
+	st, _ := statetest.NewCluster(t, roles...)
+	f := &fixture{T: t, st: st}
 	keys := keyringtest.New(t, statetest.Cluster, time.Now())
-	signer, err := ca.New(ca.Config{Cluster: statetest.Cluster, Keys: keys, Recorder: Recorder{State: st}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	book := rules.New(rules.Config{
-		State:   st,
+	signer, err := ca.New(ca.Config{
+		Cluster:  statetest.Cluster,
+		Keys:     keys,
+		Recorder: Recorder{Log: st.Issuances},
+	})
+	f.must(err)
+	publisher := rules.New(rules.Config{
+		Source:  st.Reader,
 		Cluster: statetest.Cluster,
-		Signer:  keys.RulesSigner,
+		Signer:  keys.RulesSigner(),
 		Now:     time.Now,
 		Log:     slog.New(slog.DiscardHandler),
 	})
-	return &fixture{
-		t,
-		New(Config{CA: signer, State: st, Rules: book, Cluster: statetest.Cluster, Now: time.Now}),
-		st,
-	}
+	f.Issuer = New(Config{
+		CA:       signer,
+		Policies: st.Reader,
+		Renewals: st.Machines,
+		Rules:    publisher,
+		Cluster:  statetest.Cluster,
+		Now:      time.Now,
+	})
+	return f
 }
 
-func (o *fixture) forRoles(roles ...string) authrpc.RedeemLoginResponse {
-	o.Helper()
+// forRoles issues the certificates of a user who has the roles.
+func (f *fixture) forRoles(roles ...string) authrpc.RedeemLoginResponse {
+	f.Helper()
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
-	o.must(err)
+	f.must(err)
 	sshKey, err := ssh.NewPublicKey(pub)
-	o.must(err)
+	f.must(err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	o.must(err)
-	res, err := o.forUser(
-		o.Context(),
-		userLogin{
-			who:     statetest.User("alice@example.com", roles...),
-			ssh:     sshKey,
-			service: key.Public(),
-			proxy:   "edge",
-			from:    "192.0.2.1",
-		},
-	)
-	o.must(err)
+	f.must(err)
+	res, err := f.forUser(f.Context(), userLogin{
+		who:     statetest.User("alice@example.com", roles...),
+		sshKey:  sshKey,
+		x509Key: key.Public(),
+		proxy:   "edge",
+		from:    "192.0.2.1",
+	})
+	f.must(err)
 	return res
 }
 
-func (o *fixture) must(err error) {
-	o.Helper()
+func (f *fixture) must(err error) {
+	f.Helper()
 	if err != nil {
-		o.Fatal(err)
+		f.Fatal(err)
 	}
 }
 
 func TestACertificateSaysWhatTheRolesAllow(t *testing.T) {
-	o := newFixture(t)
+	t.Parallel()
+	f := newFixture(t)
 	for _, tt := range []struct {
 		roles  []string
 		logins string
@@ -118,11 +134,16 @@ func TestACertificateSaysWhatTheRolesAllow(t *testing.T) {
 	}{
 		{[]string{"shell"}, "[ubuntu]", "[identity@threshold permit-pty]", time.Hour},
 		{[]string{"copy"}, "[backup]", "[identity@threshold]", 8 * time.Hour},
-		{[]string{"shell", "copy", "forward"}, "[backup ubuntu]", "[identity@threshold permit-agent-forwarding permit-port-forwarding permit-pty]", time.Hour},
+		{
+			[]string{"shell", "copy", "forward"},
+			"[backup ubuntu]",
+			"[identity@threshold permit-agent-forwarding permit-port-forwarding permit-pty]",
+			time.Hour,
+		},
 	} {
-		res := o.forRoles(tt.roles...)
+		res := f.forRoles(tt.roles...)
 		key, err := ssh.ParsePublicKey(res.SSHCert)
-		o.must(err)
+		f.must(err)
 		cert := key.(*ssh.Certificate)
 		if got := fmt.Sprint(cert.ValidPrincipals); got != tt.logins || fmt.Sprint(res.Logins) != tt.logins {
 			t.Errorf("%v: got principals %s and logins %v, want %s", tt.roles, got, res.Logins, tt.logins)
@@ -131,7 +152,7 @@ func TestACertificateSaysWhatTheRolesAllow(t *testing.T) {
 			t.Errorf("%v: got extensions %s, want %s", tt.roles, got, tt.exts)
 		}
 		if left := time.Until(res.Identity.Expires); left > tt.ttl || left < tt.ttl-time.Minute {
-			t.Errorf("%v: got %s to live, want %s", tt.roles, left, tt.ttl)
+			t.Errorf("%v: got a lifetime of %s, want %s", tt.roles, left, tt.ttl)
 		}
 		if cert.KeyId != "alice@example.com@example.com/login-1" {
 			t.Errorf("got key id %q", cert.KeyId)
@@ -140,51 +161,49 @@ func TestACertificateSaysWhatTheRolesAllow(t *testing.T) {
 }
 
 func TestWithoutALoginThereIsNoSSHCertificate(t *testing.T) {
-	o := newFixture(t)
+	t.Parallel()
+	f := newFixture(t)
 	for _, roles := range [][]string{{"viewer"}, {"no-such-role"}, nil} {
-		res := o.forRoles(roles...)
+		res := f.forRoles(roles...)
 		if len(res.SSHCert) != 0 || len(res.X509) != 1 || len(res.Logins) != 0 {
-			t.Errorf(
-				"%v: got %d bytes of SSH certificate and %d X.509, want X.509 alone",
-				roles,
-				len(res.SSHCert),
-				len(res.X509),
-			)
+			t.Errorf("%v: got %d bytes of SSH certificate and %d X.509 certificates, want X.509 alone",
+				roles, len(res.SSHCert), len(res.X509))
 		}
 	}
 }
 
 func TestRecordAndEventAreOneTransaction(t *testing.T) {
-	o := newFixture(t)
-	o.forRoles("shell")
-	records, err := o.st.ReadIssuances(t.Context(), 1, 10)
-	o.must(err)
-	events, err := o.st.ReadEvents(t.Context(), 1, 10)
-	o.must(err)
+	t.Parallel()
+	f := newFixture(t)
+	f.forRoles("shell")
+	records, err := f.st.ReadIssuances(t.Context(), 1, 10)
+	f.must(err)
+	events, err := f.st.ReadEvents(t.Context(), 1, 10)
+	f.must(err)
 	if len(records) != 1 || len(events) != 1 {
 		t.Fatalf("got %d records and %d events, want one each", len(records), len(events))
 	}
 	var r ca.Record
-	o.must(json.Unmarshal(records[0], &r))
+	f.must(json.Unmarshal(records[0], &r))
 	e := events[0].Event
 	if e.Code != audit.CertIssued || e.Proxy != "edge" || e.From != "192.0.2.1" ||
-		e.Fields["serial"] != fmt.Sprint(uint64(r.Serial)) ||
-		e.LoginID != "login-1" {
+		e.Fields["serial"] != fmt.Sprint(uint64(r.Serial)) || e.LoginID != "login-1" {
 		t.Errorf("got event %+v, want it to name serial %d, login and proxy", e, r.Serial)
 	}
 }
 
 func TestAFullDiskErrorIsUnwrapped(t *testing.T) {
+	t.Parallel()
 	full := fault.New(fault.Exhausted, "raftstore", "the disk is full", "free space")
 	wrapped := fault.Wrap(full, fault.Unavailable, "ca.Issue", "not recorded", "try again in a moment")
 	if err := unwrapExhausted(wrapped); !fault.Is(err, fault.Exhausted) || fault.Remedy(err) != "free space" {
-		t.Errorf("got %v, want the full disk", err)
+		t.Errorf("got %v, want the fault of the full disk", err)
 	}
 	if err := unwrapExhausted(nil); err != nil {
 		t.Errorf("got %v of nil", err)
 	}
 	other := fault.New(fault.Unavailable, "ca.Issue", "not recorded", "try again in a moment")
 	if err := unwrapExhausted(other); !fault.Is(err, fault.Unavailable) {
-		t.Errorf("got %v, want it as it was", err)
+		t.Errorf("got %v, want it unchanged", err)
 	}
 }

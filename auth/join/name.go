@@ -15,22 +15,21 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// chooseName gives the machine a name of its own: the wished one, or with -2, -3 and so on when that is
-// taken.
-func (d *Service) chooseName(ctx context.Context, m state.Machine, wish string) (string, error) {
-	base := d.normalizeName(wish)
+// chooseName returns a name that no other machine has: the wanted one, or that with -2, -3 and so on.
+func (s *Service) chooseName(ctx context.Context, m state.Machine, wanted string) (string, error) {
+	base := s.normalizeName(wanted)
 	if base == "" {
 		base = string(m.Kind)
 	}
-	for i := 1; i <= maxTries; i++ {
+	for i := 1; i <= maxNameTries; i++ {
 		name := base
 		if i > 1 {
-			name = suffixed(base, i)
+			name = withSuffix(base, i)
 		}
-		if d.checkName(name) != nil {
+		if s.checkName(name) != nil {
 			continue
 		}
-		taken, err := d.cfg.State.NameTaken(ctx, name, m.Kind, m.Created)
+		taken, err := s.cfg.Reader.NameTaken(ctx, name, m.Kind, m.Created)
 		if err != nil {
 			return "", err
 		}
@@ -38,16 +37,13 @@ func (d *Service) chooseName(ctx context.Context, m state.Machine, wish string) 
 			return name, nil
 		}
 	}
-	return "", fault.New(
-		fault.Exhausted,
-		op,
-		fmt.Sprintf("there is no free name like %s", base),
-		"give the machine another name in its configuration",
-	)
+	return "", fault.New(fault.Exhausted, op,
+		fmt.Sprintf("the name %s and %d variants of it are taken", base, maxNameTries-1),
+		"give the machine another name in its configuration")
 }
 
-// suffixed puts -2 behind the first label, so that web.example.org becomes web-2.example.org.
-func suffixed(base string, i int) string {
+// withSuffix puts -i behind the first label: web.example.org becomes web-2.example.org.
+func withSuffix(base string, i int) string {
 	label, rest, dotted := strings.Cut(base, ".")
 	label = fmt.Sprintf("%s-%d", label, i)
 	if dotted {
@@ -58,22 +54,25 @@ func suffixed(base string, i int) string {
 
 var notInNames = regexp.MustCompile(`[^a-z0-9.-]+`)
 
-// normalizeName makes a machine name of what a host calls itself. Names stand under the cluster's:
-// web.CLUSTER and web are one.
-func (d *Service) normalizeName(wish string) string {
-	s := notInNames.ReplaceAllString(strings.ToLower(wish), "-")
-	labels := strings.Split(d.trimCluster(s), ".")
+// maxLabelLen is the longest label that is taken over from a host name: 63 (RFC 1035) less room for a suffix.
+const maxLabelLen = 58
+
+// normalizeName makes a machine name from a host name. It drops the cluster's name at the end, because
+// web.CLUSTER and web are the same machine. The result may be "".
+func (s *Service) normalizeName(host string) string {
+	name := notInNames.ReplaceAllString(strings.ToLower(host), "-")
+	labels := strings.Split(s.trimCluster(name), ".")
 	for i := range labels {
-		labels[i] = strings.Trim(labels[i][:min(len(labels[i]), 58)], "-") // leaves room for a suffix
+		labels[i] = strings.Trim(labels[i][:min(len(labels[i]), maxLabelLen)], "-")
 	}
 	labels = slices.DeleteFunc(labels, func(l string) bool { return l == "" })
-	return d.trimCluster(strings.Join(labels, ".")) // tidied, it may end in the cluster's name at last
+	return s.trimCluster(strings.Join(labels, ".")) // again: the result may end in the cluster's name now
 }
 
-// trimCluster takes the cluster's name off the end, however often it is there.
-func (d *Service) trimCluster(name string) string {
+// trimCluster removes the cluster's name from the end, however often it is there.
+func (s *Service) trimCluster(name string) string {
 	for {
-		short := strings.TrimSuffix(name, "."+d.cfg.Cluster)
+		short := strings.TrimSuffix(name, "."+s.cfg.Cluster)
 		if short == name {
 			return name
 		}
@@ -81,26 +80,26 @@ func (d *Service) trimCluster(name string) string {
 	}
 }
 
-// checkName refuses names that would speak for another: a machine's id is a principal of that machine's own
-// certificate, and the cluster's name is what people call the front door.
-func (d *Service) checkName(name string) error {
+// checkName refuses names that could be mistaken for another's: a machine's id is a principal of that
+// machine's own certificate, and the cluster's name is the address of its proxies.
+func (s *Service) checkName(name string) error {
 	if err := identity.CheckMachineName(name); err != nil {
 		return err
 	}
 	switch {
 	case identity.CheckMachineID(identity.MachineID(name)) == nil:
 		return fmt.Errorf("the name %q looks like a machine's id", name)
-	case name == d.cfg.Cluster:
+	case name == s.cfg.Cluster:
 		return fmt.Errorf("the name %q is the cluster's", name)
-	case d.trimCluster(name) != name: // web.CLUSTER is what the node web is called in full
-		return fmt.Errorf("the name %q says the cluster's name, which every name has behind it anyway", name)
+	case s.trimCluster(name) != name: // web.CLUSTER is the full name of the node web
+		return fmt.Errorf("the name %q ends in the cluster's name, which every name gets anyway", name)
 	}
-	return identity.CheckMachineName(name + "." + d.cfg.Cluster)
+	return identity.CheckMachineName(name + "." + s.cfg.Cluster)
 }
 
-// checkMachine refuses what would not fit into certificates, while the token is still unspent; and notes
-// which host names a proxy answers to, so that no node is ever called the same.
-func (d *Service) checkMachine(m *state.Machine) error {
+// checkMachine refuses what would not fit into certificates, before the token is spent. It sets the
+// aliases of a proxy: the machine names that no node may have, because they are this proxy's public names.
+func (s *Service) checkMachine(m *state.Machine) error {
 	const remedy = "correct the machine's configuration, then start it again"
 	if err := CheckLabels(m.Labels); err != nil {
 		return err
@@ -109,15 +108,11 @@ func (d *Service) checkMachine(m *state.Machine) error {
 		return fault.New(fault.Denied, op, "a node has no public names", remedy)
 	}
 	if len(m.Names) > maxNames {
-		return fault.New(
-			fault.Invalid,
-			op,
-			fmt.Sprintf("the proxy has %d public names, more than %d", len(m.Names), maxNames),
-			remedy,
-		)
+		msg := fmt.Sprintf("the proxy has %d public names, more than %d", len(m.Names), maxNames)
+		return fault.New(fault.Invalid, op, msg, remedy)
 	}
 	for _, n := range m.Names {
-		alias, err := d.checkPublicName(n)
+		alias, err := s.checkPublicName(n)
 		if err != nil {
 			return fault.Wrap(err, fault.Invalid, op, err.Error(), remedy)
 		}
@@ -128,7 +123,8 @@ func (d *Service) checkMachine(m *state.Machine) error {
 	return nil
 }
 
-// maxLabelBytes keeps a machine's identity, labels and all, well under identity.MaxBytes.
+// maxLabelBytes bounds the labels of one machine as JSON. It keeps the identity in a certificate well under
+// identity.MaxBytes.
 const maxLabelBytes = 2 << 10
 
 // CheckLabels refuses labels that are malformed, or more than certificates have room for.
@@ -142,45 +138,36 @@ func CheckLabels(l identity.Labels) error {
 		return fmt.Errorf("encode labels: %w", err)
 	}
 	if len(l) > maxLabels || len(text) > maxLabelBytes {
-		return fault.New(
-			fault.Invalid,
-			op,
-			fmt.Sprintf(
-				"there are %d labels of %d bytes, more than %d or %d bytes",
-				len(l),
-				len(text),
-				maxLabels,
-				maxLabelBytes,
-			),
-			remedy,
-		)
+		msg := fmt.Sprintf("there are %d labels of %d bytes, more than %d labels or %d bytes",
+			len(l), len(text), maxLabels, maxLabelBytes)
+		return fault.New(fault.Invalid, op, msg, remedy)
 	}
 	return nil
 }
 
-// checkPublicName checks one public name or address of a proxy, and returns the machine name it forbids to
-// nodes; "" for an address.
-func (d *Service) checkPublicName(n string) (alias string, err error) {
+// checkPublicName checks one public name or address of a proxy. It returns the machine name that nodes may
+// not have because of it; "" for an address.
+func (s *Service) checkPublicName(n string) (alias string, err error) {
 	if a, err := netip.ParseAddr(n); err == nil {
 		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != n {
-			return "", fmt.Errorf("the public address %.80q is not the plain form of one host's address", n)
+			return "", fmt.Errorf("the public address %.80q is not the usual form of one host's address", n)
 		}
 		return "", nil
 	}
 	if err := identity.CheckMachineName(n); err != nil {
 		return "", fmt.Errorf("public name: %w", err)
 	}
-	if identity.CheckMachineID(identity.MachineID(d.trimCluster(n))) == nil {
+	if identity.CheckMachineID(identity.MachineID(s.trimCluster(n))) == nil {
 		return "", fmt.Errorf("the public name %q looks like a machine's id", n)
 	}
-	return d.trimCluster(n), nil
+	return s.trimCluster(n), nil
 }
 
-// AllowedOrigin refuses an origin that is not at one of the public names that the proxy joined with, so that
-// a proxy that went bad can not have a provider send browsers, and their codes, elsewhere. Any port is good:
-// one name may be served at several.
-func (d *Service) AllowedOrigin(by identity.Identity, origin string) error {
-	m, err := d.cfg.State.Machine(context.Background(), by.ID) // a look at memory
+// AllowedOrigin refuses an origin whose host is not one of the public names that the proxy joined with. A
+// stolen proxy could otherwise make a provider send browsers, and their login codes, elsewhere. Every port
+// is allowed: one name may be served at several.
+func (s *Service) AllowedOrigin(by identity.Identity, origin string) error {
+	m, err := s.cfg.Reader.Machine(context.Background(), by.ID) // reads memory, does not block
 	if err != nil {
 		return err
 	}
@@ -188,10 +175,7 @@ func (d *Service) AllowedOrigin(by identity.Identity, origin string) error {
 	if err == nil && slices.Contains(m.Value.Names, u.Hostname()) {
 		return nil
 	}
-	return fault.New(
-		fault.Denied,
-		op,
-		fmt.Sprintf("the proxy %s is not known at %.200q", m.Value.Name, origin),
-		"ask an administrator to give the proxy this public address and let it join anew",
-	)
+	return fault.New(fault.Denied, op,
+		fmt.Sprintf("%.200q is not a public name of the proxy %s", origin, m.Value.Name),
+		"ask an administrator to add it to the proxy's public names and to let the proxy join again")
 }

@@ -7,34 +7,35 @@ import (
 	"sync/atomic"
 )
 
-// evictingSet is the connections of strangers, a bounded number of them. Whoever comes is let in; when there
-// are too many, the one who has been there longest goes. A flood therefore keeps an honest caller out only if
-// it renews itself whole in the moment the caller needs, where a fixed number of places would be taken for as
-// long as the flood likes.
+// evictingSet holds a bounded number of connections of unknown clients. A new connection is always admitted;
+// when there are too many, the oldest is closed. An honest client is therefore shut out only by a flood that
+// replaces all of the set while that client is in it. With a fixed number of places a flood could hold all of
+// them for as long as it likes.
 type evictingSet struct {
 	max     int
-	evicted *atomic.Uint64 // how many had to go
+	evicted *atomic.Uint64 // counts the connections that were closed to make room
 
-	mu    sync.Mutex // guards all
-	conns list.List  // of io.Closer, in the order they came
+	mu    sync.Mutex // guards conns; nothing is called while it is held
+	conns list.List  // of io.Closer, oldest first
 }
 
-// add takes conn in, until leave is called. It closes the oldest where that makes one too many.
-func (c *evictingSet) add(conn io.Closer) (leave func()) {
-	c.mu.Lock()
-	place := c.conns.PushBack(conn)
+// add admits conn and closes the oldest connection if there are now more than max. The caller calls remove
+// when conn is no longer anonymous or is closed.
+func (s *evictingSet) add(conn io.Closer) (remove func()) {
+	s.mu.Lock()
+	e := s.conns.PushBack(conn)
 	var oldest io.Closer
-	if c.conns.Len() > c.max {
-		oldest = c.conns.Remove(c.conns.Front()).(io.Closer)
+	if s.conns.Len() > s.max {
+		oldest = s.conns.Remove(s.conns.Front()).(io.Closer)
 	}
-	c.mu.Unlock()
+	s.mu.Unlock()
 	if oldest != nil {
-		c.evicted.Add(1)
-		_ = oldest.Close() // its owner finds out
+		s.evicted.Add(1)
+		_ = oldest.Close() // the goroutine that owns it gets an error from its next read or write
 	}
 	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.conns.Remove(place) // does nothing for one that had to go
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.conns.Remove(e) // does nothing if e was evicted
 	}
 }

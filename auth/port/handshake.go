@@ -16,68 +16,93 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// clientConn is a connection that has passed the handshake, and who is at its other end.
+// clientConn is a connection with what its handshake showed of the client. The fields are constant once the
+// handshake is over.
 type clientConn struct {
 	net.Conn
-	peer  identity.Peer // Kind is empty for one without a certificate
-	from  net.Addr      // the client's address: the peer's, or what the proxy that passes it through says
-	proxy string        // that proxy's name
+	peer  identity.Peer // Kind is authrpc.Anonymous for a client without a certificate
+	from  net.Addr      // the client's address: the socket's, or the one that a proxy forwarded
+	proxy string        // the name of the proxy that forwarded it; "" for a direct connection
 	now   func() time.Time
 
-	once    sync.Once
-	release func() // gives back the places the connection took
+	once    sync.Once // for release
+	release func()    // gives back the connection's places in the port's bounds
 }
 
-func (g *clientConn) Close() error {
-	err := g.Conn.Close()
-	g.once.Do(g.release)
+// Close closes the connection and gives back its places. It may be called more than once.
+func (c *clientConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(c.release)
 	return err
 }
 
+// connKey is the context key under which the HTTP server finds a request's *clientConn.
 type connKey struct{}
 
-// CallerOf tells who sent a request that came through a port. A certificate that ended while the connection
-// lasted has ended.
+// CallerOf returns who sent a request that came through a port. Expired is judged at the time of the request,
+// not of the handshake, because a connection may outlive its certificate.
 func CallerOf(r *http.Request) (authrpc.Caller, error) {
-	g, ok := r.Context().Value(connKey{}).(*clientConn)
+	conn, ok := r.Context().Value(connKey{}).(*clientConn)
 	if !ok {
-		return authrpc.Caller{}, fault.New(
-			fault.Unauthenticated,
-			"port.CallerOf",
-			"the request came by no known door",
-			"call auth at its port",
-		)
+		return authrpc.Caller{}, fault.New(fault.Unauthenticated, "port.CallerOf",
+			"the request did not come through the auth port", "call auth at its port")
 	}
-	c := authrpc.Caller{Identity: g.peer.Identity, Addr: g.from, Proxy: g.proxy}
-	if g.peer.Cert != nil {
-		c.Key, c.Expired = g.peer.Cert.PublicKey, !g.now().Before(g.peer.Cert.NotAfter)
+	c := authrpc.Caller{Identity: conn.peer.Identity, Addr: conn.from, Proxy: conn.proxy}
+	if conn.peer.Cert != nil {
+		c.Key, c.Expired = conn.peer.Cert.PublicKey, !conn.now().Before(conn.peer.Cert.NotAfter)
 	}
 	return c, nil
 }
 
-// readForwarded takes off what a proxy says in front of a connection that it passes through. What no proxy on
-// record has signed refuses the connection.
-func (g *clientConn) readForwarded(ctx context.Context, raw net.Conn, terms RunConfig) (net.Conn, error) {
-	g.from = raw.RemoteAddr()
+// handshake does TLS and sets what is known of the client. The connection that it returns holds its places in
+// the bounds, even beside an error: the caller closes it.
+func (p *Port) handshake(ctx context.Context, raw net.Conn, cfg RunConfig) (*clientConn, error) {
+	c := &clientConn{Conn: raw, now: p.cfg.Now, release: func() { release(p.conns) }}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	plain, err := c.readForwarded(ctx, raw, cfg)
+	if err != nil {
+		return c, err
+	}
+	conn := tls.Server(plain, p.tlsConfig(cfg, c))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return c, err
+	}
+	c.Conn = conn
+	if c.peer.Kind != authrpc.Anonymous {
+		return c, nil
+	}
+	p.counts.anonymous.Add(1)
+	remove := p.anonymous.add(raw)
+	c.release = func() { remove(); release(p.conns) }
+	return c, nil
+}
+
+// readForwarded reads the forwarded address that a proxy signs in front of a connection which it passes to
+// auth unopened. Without one the client's address is the socket's. A forwarded address that is not signed
+// by a proxy on record is an error.
+func (c *clientConn) readForwarded(ctx context.Context, raw net.Conn, cfg RunConfig) (net.Conn, error) {
+	c.from = raw.RemoteAddr()
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Now()) })
 	defer stop()
-	conn, said, err := authrpc.ReadForwardedFrom(raw)
-	if err != nil || said == nil {
+	conn, forwarded, err := authrpc.ReadForwardedFrom(raw)
+	if err != nil || forwarded == nil {
 		return conn, err
 	}
-	g.from = net.TCPAddrFromAddrPort(said.Addr)
-	g.proxy, err = terms.VerifyForwarded(ctx, *said)
+	c.from = net.TCPAddrFromAddrPort(forwarded.Addr)
+	c.proxy, err = cfg.VerifyForwarded(ctx, *forwarded)
 	return conn, err
 }
 
-// allowedKinds are who may show a certificate to each protocol. A node must not speak raft.
+// allowedKinds says for each protocol of whom a client certificate is accepted. Only auth replicas speak
+// raft.
 var allowedKinds = map[string][]identity.Kind{
 	identity.ALPNAuth: {identity.User, identity.Node, identity.Proxy, identity.Auth},
 	identity.ALPNRaft: {identity.Auth},
 }
 
-// tlsConfig is the configuration of one handshake, which notes in g who came.
-func (p *Port) tlsConfig(terms RunConfig, g *clientConn) *tls.Config {
+// tlsConfig is the configuration of one handshake. It sets c.peer.
+func (p *Port) tlsConfig(cfg RunConfig, c *clientConn) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -85,46 +110,49 @@ func (p *Port) tlsConfig(terms RunConfig, g *clientConn) *tls.Config {
 			if err != nil {
 				return nil, err
 			}
-			return p.tlsConfigFor(alpn, terms, g), nil
+			return p.tlsConfigFor(alpn, cfg, c), nil
 		},
 	}
 }
 
-func (p *Port) tlsConfigFor(alpn string, terms RunConfig, g *clientConn) *tls.Config {
-	cfg := &tls.Config{
+// tlsConfigFor is tlsConfig once the protocol is known.
+func (p *Port) tlsConfigFor(alpn string, cfg RunConfig, c *clientConn) *tls.Config {
+	own := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cfg.Certificate(), nil }
+	out := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		NextProtos:     []string{alpn},
 		Time:           p.cfg.Now,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return terms.Certificate(), nil },
-		// What is shown is verified below: by tree, kind and cluster in place of one set of roots.
+		GetCertificate: own,
+		// crypto/tls only asks for the certificate. VerifyConnection verifies it, because the roots depend on
+		// the kind of the client.
 		ClientAuth: tls.RequestClientCert,
-		// A resumed session would skip that.
+		// A resumed session would skip VerifyConnection.
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(st tls.ConnectionState) (err error) {
-			g.peer, err = terms.verifyClient(alpn, st.PeerCertificates, p.cfg.Now())
+			c.peer, err = cfg.verifyClient(alpn, st.PeerCertificates, p.cfg.Now())
 			return err
 		},
 	}
 	if alpn == identity.ALPNRaft {
-		cfg.ClientAuth = tls.RequireAnyClientCert
+		out.ClientAuth = tls.RequireAnyClientCert
 	}
-	return cfg
+	return out
 }
 
-// chooseALPN refuses a client that offers no protocol of ours, or several: it must know to whom it speaks.
+// chooseALPN returns the one protocol that the client offers. A client that offers none of ours, or
+// several, is refused: it must know whom it speaks to.
 func chooseALPN(offered []string) (string, error) {
 	if len(offered) != 1 || allowedKinds[offered[0]] == nil {
 		return "", fmt.Errorf(
-			"the client offers the protocols %.100q, and must offer exactly one that auth speaks",
-			offered,
-		)
+			"the client offers the protocols %.100q, and must offer exactly one that auth speaks", offered)
 	}
 	return offered[0], nil
 }
 
-// verifyClient verifies the client's certificate. One that has ended is verified as of its last second: that
-// it ended is then all that is wrong with it.
-func (t RunConfig) verifyClient(
+// verifyClient verifies the client's certificate; a client of the API may have none. A certificate that has
+// expired is verified as of its last second, so that expiry is the only thing that can be wrong with it:
+// CallerOf reports that, and authrpc.Server decides what an expired caller may do.
+func (cfg RunConfig) verifyClient(
 	alpn string,
 	chain []*x509.Certificate,
 	now time.Time,
@@ -132,16 +160,13 @@ func (t RunConfig) verifyClient(
 	if len(chain) == 0 && alpn == identity.ALPNAuth {
 		return identity.Peer{}, nil
 	}
-	trust := t.Roots()
-	peer, err := trust.VerifyX509(chain, t.Cluster, x509.ExtKeyUsageClientAuth, now, allowedKinds[alpn]...)
-	var old *identity.ExpiredError
-	if errors.As(err, &old) && !now.Before(old.Until) {
-		return trust.VerifyX509(
-			chain,
-			t.Cluster,
-			x509.ExtKeyUsageClientAuth,
-			old.Until.Add(-time.Second),
-			allowedKinds[alpn]...)
+	verify := func(at time.Time) (identity.Peer, error) {
+		return cfg.Roots.VerifyX509(chain, cfg.Cluster, x509.ExtKeyUsageClientAuth, at, allowedKinds[alpn]...)
+	}
+	peer, err := verify(now)
+	var expired *identity.ExpiredError
+	if errors.As(err, &expired) && !now.Before(expired.Until) {
+		return verify(expired.Until.Add(-time.Second))
 	}
 	return peer, err
 }

@@ -1,12 +1,13 @@
-// Package port answers: who is at auth's door, and what do they speak?
+// Package port answers: who connects to auth, and which protocol do they speak?
 //
-// Auth has one port. TLS 1.3 with exactly one ALPN name leads to the API (threshold-auth: HTTP/1.1, a client
-// certificate is optional) or to raft (threshold-raft: the certificate of an auth replica is required). A
-// client certificate that is shown must be good: of the user tree for people, of the service tree for
-// machines, of this cluster. One that has merely ended is let in and flagged, because a machine may renew
-// with it and a person gets told so; authrpc.Server refuses it everything else.
+// Auth has one port. TLS 1.3 (RFC 8446) with exactly one ALPN name (RFC 7301) leads to the API
+// (threshold-auth: HTTP/1.1, a client certificate is optional) or to raft (threshold-raft: the certificate
+// of an auth replica is required). A client certificate must be valid in this cluster: users' under the
+// user authority, machines' under the service authority. A certificate that is wrong only because it has
+// expired is accepted and flagged: a machine may renew with it, and a user is told about it.
+// authrpc.Server refuses everything else to it.
 //
-// Whatever is read before a caller is known has a deadline, a bound and a counter.
+// Whatever is read before the client is known has a deadline, a size limit and a counter.
 package port
 
 import (
@@ -23,25 +24,27 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/backoff"
+	"github.com/threshold-access/threshold/internal/connqueue"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Bounds of what strangers can make the port hold.
+// Bounds of what unknown clients can make the port hold.
 const (
 	maxConns         = 8192             // open connections; the process may have 20,000 descriptors
-	maxHandshakes    = 512              // TLS handshakes going on at once; the oldest makes room
-	maxAnonymous     = 1024             // open connections without a client certificate; the oldest makes room
+	maxHandshakes    = 512              // TLS handshakes at once; beyond, the oldest is closed
+	maxAnonymous     = 1024             // connections without a client certificate; the oldest is closed
 	handshakeTimeout = 10 * time.Second // from accept to the end of TLS
 	headerTimeout    = 10 * time.Second // for a request's header
 	bodyTimeout      = 30 * time.Second // for a request, header and body
-	writeTimeout     = 30 * time.Second // for each piece of an answer
+	writeTimeout     = 30 * time.Second // for each write of a response
 	idleTimeout      = 2 * time.Minute  // between requests
 	maxHeaderBytes   = 16 << 10
-	drainTimeout     = 5 * time.Second // for calls that are under way when the port closes
+	drainTimeout     = 5 * time.Second // for calls in progress when the port closes
 )
 
-// Config says what a port needs.
+// Config says what a port needs to be made.
 type Config struct {
 	// Listener is the open socket. The port closes it. Required.
 	Listener net.Listener
@@ -51,38 +54,37 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Port is the door. Run opens it.
+// Port accepts connections and hands each to the server of its protocol. Run opens it.
+//
+// A connection holds a place in conns from accept to close. It is in handshakes until its handshake is over,
+// and then in anonymous until it is closed, if it showed no certificate.
 type Port struct {
 	cfg        Config
-	api        *queue
+	api        *connqueue.Listener
 	raft       *raftLayer
 	counts     counters
-	conns      chan struct{} // holds one place for each
+	conns      chan struct{} // one element for each open connection
 	handshakes evictingSet
 	anonymous  evictingSet
 }
 
-// RunConfig are what the port lets people in by. They are known once the cluster's keys are open.
+// RunConfig says what a port needs to serve. It is known once the cluster's keys are open, and does not
+// change while the port runs, except for the certificate.
 type RunConfig struct {
 	Cluster     string
-	Pin         identity.Pin
-	Roots       func() identity.Roots   // the two trees, as of now
-	Certificate func() *tls.Certificate // auth's own, with its chain and the cluster root, as of now
-	Handler     http.Handler            // the API; CallerOf tells it who asks
-	// VerifyForwarded verifies a proxy's word from where a connection comes that it passes through, and
-	// returns the proxy's name.
+	Pin         identity.Pin            // of the cluster root, for dialling other replicas
+	Roots       identity.Roots          // which client certificates are trusted
+	Certificate func() *tls.Certificate // the current one, with its chain and the cluster root
+	Handler     http.Handler            // the API; it learns by CallerOf who calls
+	// VerifyForwarded verifies a forwarded address and returns the name of the proxy that signed it.
 	VerifyForwarded func(context.Context, authrpc.ForwardedFrom) (string, error)
 }
 
-// New makes a port. Nobody is let in before Run.
+// New makes a port. It accepts no connection before Run.
 func New(cfg Config) (*Port, error) {
 	if cfg.Listener == nil || cfg.Log == nil {
-		return nil, fault.New(
-			fault.Internal,
-			"port.New",
-			"the port lacks a listener or a log",
-			"report this defect",
-		)
+		msg := "the port lacks a listener or a log"
+		return nil, fault.New(fault.Internal, "port.New", msg, "report this defect")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -90,8 +92,8 @@ func New(cfg Config) (*Port, error) {
 	addr := cfg.Listener.Addr()
 	p := &Port{
 		cfg:   cfg,
-		api:   newQueue(addr),
-		raft:  &raftLayer{queue: newQueue(addr), now: cfg.Now},
+		api:   connqueue.New(addr),
+		raft:  &raftLayer{Listener: connqueue.New(addr), now: cfg.Now},
 		conns: make(chan struct{}, maxConns),
 	}
 	p.handshakes.max, p.handshakes.evicted = maxHandshakes, &p.counts.evicted
@@ -99,14 +101,14 @@ func New(cfg Config) (*Port, error) {
 	return p, nil
 }
 
-// Run lets callers in on these terms until ctx ends; then it gives calls under way a moment, closes every
-// connection and returns nil.
-func (p *Port) Run(ctx context.Context, terms RunConfig) error {
-	p.raft.config.Store(&terms)
-	server := p.server(ctx, terms.Handler)
+// Run serves until ctx ends. Then it lets calls in progress end for drainTimeout, closes every connection
+// of the API and returns nil. Connections of raft belong to the store, which closes them.
+func (p *Port) Run(ctx context.Context, cfg RunConfig) error {
+	p.raft.config.Store(&cfg)
+	server := p.newServer(ctx, cfg.Handler)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.accept(ctx, terms) })
-	g.Go(func() error {
+	g.Go(func() error { return p.accept(ctx, cfg) })
+	g.Go(func() error { // ends when the server is shut down
 		if err := server.Serve(p.api); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
@@ -115,9 +117,9 @@ func (p *Port) Run(ctx context.Context, terms RunConfig) error {
 	g.Go(func() error {
 		<-ctx.Done()
 		_ = p.cfg.Listener.Close() // ends accept
-		grace, done := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-		defer done()
-		if server.Shutdown(grace) != nil {
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		if server.Shutdown(drain) != nil {
 			_ = server.Close()
 		}
 		return nil
@@ -125,10 +127,10 @@ func (p *Port) Run(ctx context.Context, terms RunConfig) error {
 	return g.Wait()
 }
 
-// Close closes the socket of a port that was never run.
+// Close closes the socket of a port that never ran.
 func (p *Port) Close() error { return p.cfg.Listener.Close() }
 
-func (p *Port) server(ctx context.Context, handler http.Handler) *http.Server {
+func (p *Port) newServer(ctx context.Context, handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           withWriteDeadlines(handler),
 		ReadHeaderTimeout: headerTimeout,
@@ -143,33 +145,38 @@ func (p *Port) server(ctx context.Context, handler http.Handler) *http.Server {
 	}
 }
 
-// withWriteDeadlines gives each piece of an answer its own deadline: a stream may last, a reader that stands
-// still may not.
+// withWriteDeadlines gives each write of a response a deadline of its own: a stream may last for ever, a
+// client that has stopped reading may not.
 func withWriteDeadlines(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.ServeHTTP(&deadlineWriter{ResponseWriter: w, control: http.NewResponseController(w)}, r)
 	})
 }
 
+// deadlineWriter sets the write deadline before each write.
 type deadlineWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 }
 
-func (p *deadlineWriter) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+// Unwrap lets http.ResponseController reach the writer beneath, to flush.
+func (w *deadlineWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-func (p *deadlineWriter) Write(b []byte) (int, error) {
-	if err := p.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+func (w *deadlineWriter) Write(b []byte) (int, error) {
+	if err := w.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, err
 	}
-	return p.ResponseWriter.Write(b)
+	return w.ResponseWriter.Write(b)
 }
 
-// accept takes connections until ctx ends, each handled by a goroutine of its own until its kind is known; it
-// waits for those.
-func (p *Port) accept(ctx context.Context, terms RunConfig) error {
-	var owned sync.WaitGroup
-	defer owned.Wait()
+// acceptRetry is the pause after an accept that failed, as when the process has no descriptors left.
+const acceptRetry = 50 * time.Millisecond
+
+// accept accepts connections until ctx ends. Each is handled by a goroutine, which ends when the
+// connection is handed on or closed; accept waits for all of them.
+func (p *Port) accept(ctx context.Context, cfg RunConfig) error {
+	var handlers sync.WaitGroup
+	defer handlers.Wait()
 	for {
 		conn, err := p.cfg.Listener.Accept()
 		if ctx.Err() != nil {
@@ -180,16 +187,12 @@ func (p *Port) accept(ctx context.Context, terms RunConfig) error {
 		}
 		if err != nil {
 			if !temporary(err) {
-				return fault.Wrap(
-					err,
-					fault.Internal,
-					"port.Run",
-					"the auth port takes no more connections",
-					"look at the listener's address and the limits of open files",
-				)
+				return fault.Wrap(err, fault.Internal, "port.Run",
+					"the auth port accepts no more connections",
+					"check the listener's address and the limit of open files")
 			}
-			p.cfg.Log.Warn("a connection could not be taken", "err", err)
-			sleep(ctx)
+			p.cfg.Log.Warn("a connection could not be accepted", "err", err)
+			backoff.Sleep(ctx, acceptRetry)
 			continue
 		}
 		p.counts.accepted.Add(1)
@@ -198,23 +201,11 @@ func (p *Port) accept(ctx context.Context, terms RunConfig) error {
 			_ = conn.Close()
 			continue
 		}
-		leave := p.handshakes.add(conn) // here, so that the order is the one they came in
-		owned.Go(func() {
-			defer leave()
-			p.handle(ctx, conn, terms)
+		remove := p.handshakes.add(conn) // not in the goroutine: the set must be in the order of arrival
+		handlers.Go(func() {
+			defer remove()
+			p.handle(ctx, conn, cfg)
 		})
-	}
-}
-
-// acceptPause is how long the port rests when the machine has no descriptors left.
-const acceptPause = 50 * time.Millisecond
-
-func sleep(ctx context.Context) {
-	t := time.NewTimer(acceptPause)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }
 
@@ -224,53 +215,32 @@ func temporary(err error) bool {
 	return errors.As(err, &ne) && !errors.Is(err, net.ErrClosed)
 }
 
-// handle does the handshake and hands the connection on. What it does not hand on it closes.
-func (p *Port) handle(ctx context.Context, raw net.Conn, terms RunConfig) {
-	g, err := p.handshake(ctx, raw, terms)
+// handle does the handshake and hands the connection to the server of its protocol, or closes it.
+func (p *Port) handle(ctx context.Context, raw net.Conn, cfg RunConfig) {
+	conn, err := p.handshake(ctx, raw, cfg)
 	if err != nil {
 		p.counts.refused.Add(1)
 		p.cfg.Log.Debug("handshake refused", "from", raw.RemoteAddr().String(), "err", err)
 		linger(raw)
-		_ = g.Close()
+		_ = conn.Close()
 		return
 	}
-	if g.Conn.(*tls.Conn).ConnectionState().NegotiatedProtocol == identity.ALPNRaft {
-		p.raft.put(ctx, g)
+	if conn.Conn.(*tls.Conn).ConnectionState().NegotiatedProtocol == identity.ALPNRaft {
+		p.raft.Put(ctx, conn)
 		return
 	}
-	p.api.put(ctx, g)
+	p.api.Put(ctx, conn)
 }
 
-// handshake finds out who came. The guest it returns holds the connection's places, also beside an error.
-func (p *Port) handshake(ctx context.Context, raw net.Conn, terms RunConfig) (*clientConn, error) {
-	g := &clientConn{Conn: raw, now: p.cfg.Now, release: func() { release(p.conns) }}
-	ctx, done := context.WithTimeout(ctx, handshakeTimeout)
-	defer done()
-	plain, err := g.readForwarded(ctx, raw, terms)
-	if err != nil {
-		return g, err
-	}
-	conn := tls.Server(plain, p.tlsConfig(terms, g))
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return g, err
-	}
-	g.Conn = conn
-	if g.peer.Kind != authrpc.Anonymous {
-		return g, nil
-	}
-	p.counts.anonymous.Add(1)
-	leave := p.anonymous.add(raw)
-	g.release = func() { leave(); release(p.conns) }
-	return g, nil
-}
-
-// A refused client has mostly sent its request already; closing a socket with bytes unread would destroy the
-// alert on its way.
+// Bounds of linger.
 const (
 	lingerTime  = time.Second
 	lingerBytes = 64 << 10
 )
 
+// linger reads what a refused client still sends, within bounds. Most clients have sent their request
+// already, and closing a socket with unread bytes would reset the connection before the client reads the
+// TLS alert.
 func linger(raw net.Conn) {
 	if tcp, ok := raw.(interface{ CloseWrite() error }); !ok || tcp.CloseWrite() != nil {
 		return
@@ -280,13 +250,14 @@ func linger(raw net.Conn) {
 	}
 }
 
-func acquire(slots chan struct{}) bool {
+// acquire takes a place if one is free. release gives it back.
+func acquire(places chan struct{}) bool {
 	select {
-	case slots <- struct{}{}:
+	case places <- struct{}{}:
 		return true
 	default:
 		return false
 	}
 }
 
-func release(slots chan struct{}) { <-slots }
+func release(places chan struct{}) { <-places }

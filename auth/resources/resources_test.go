@@ -57,7 +57,13 @@ func newFixture(t *testing.T) *fixture {
 	}
 	st, vault := statetest.NewCluster(t, roles...)
 	f := &fixture{T: t, st: st, vault: vault}
-	f.join = join.New(join.Config{State: st, Cluster: statetest.Cluster, Now: time.Now})
+	f.join = join.New(join.Config{
+		Reader:   st.Reader,
+		Machines: st.Machines,
+		Tokens:   st.Tokens,
+		Cluster:  statetest.Cluster,
+		Now:      time.Now,
+	})
 	f.Service = resources.New(resources.Config{
 		Policies:   st.Reader,
 		Events:     st.Events,

@@ -1,9 +1,9 @@
-// Package rules answers: what are the signed rules now, and who is told?
+// Package rules answers: what are the signed rules now, and who gets them?
 //
-// It turns roles and authorities as committed into the signed documents of internal/rules, and every ten
-// seconds, and at once on a change, signs a head over them. A document's bytes, revision and time come from
-// the commit that made it, so every replica signs the same. Heads are no facts of the store: the leader signs
-// them after a quorum has confirmed it, and keeps the last one in memory.
+// It turns the roles and authorities in the store into the signed documents of internal/rules, and signs a
+// head over them every ten seconds and at once on a change. A document's bytes, revision and time come
+// from the commit that made it, so every replica signs the same document. Heads are not stored: the leader
+// signs them after a quorum has confirmed that it leads, and keeps the last one in memory.
 package rules
 
 import (
@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/backoff"
 	"github.com/threshold-access/threshold/internal/fault"
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
@@ -25,91 +26,96 @@ import (
 // HeadInterval is how often a head is signed while nothing changes.
 const HeadInterval = 10 * time.Second
 
-// firstEpoch is the epoch of a cluster that was never restored.
+// firstEpoch is the epoch of a cluster that was never restored from a backup.
 const firstEpoch = 1
+
+// Source is what a publisher reads; it writes nothing. state.Reader is one.
+type Source interface {
+	// Linearize returns nil once a quorum has confirmed that this replica leads.
+	Linearize(ctx context.Context) error
+	AuthoritiesChain(ctx context.Context) ([]state.Authorities, error)
+	RoleSet(ctx context.Context) (*state.RoleSet, error)
+	// AwaitRules waits until a role changes after the revision.
+	AwaitRules(ctx context.Context, after uint64) error
+}
 
 // Config says what a publisher needs; all of it is required.
 type Config struct {
-	State   *state.State
+	Source  Source
 	Cluster string
-	Signer  func() crypto.Signer // the rules key that signs now
+	Signer  crypto.Signer // the rules key. It stays the same while the publisher runs
 	Now     func() time.Time
 	Log     *slog.Logger
 }
 
-// Publisher signs and hands out the rules. It is safe for concurrent use.
+// Publisher signs the rules and hands them out. It is safe for concurrent use.
 type Publisher struct {
 	cfg Config
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards what follows; held only to copy or replace it
 	set       signed.Set
 	published bool          // set holds something
-	changed   chan struct{} // closed and replaced with every new head
+	changed   chan struct{} // closed when set is replaced, and replaced itself by a new channel
 }
 
-// New makes a publisher; Run makes it publish.
+// New makes a publisher. It signs nothing before Publish or Run.
 func New(cfg Config) *Publisher { return &Publisher{cfg: cfg, changed: make(chan struct{})} }
 
-// Run signs heads until ctx ends.
+// Run signs heads until ctx ends, and then returns nil. A head that could not be signed is logged; the
+// next one is tried at its time.
 func (p *Publisher) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	poke := make(chan struct{}, 1)
-	g.Go(func() error { return p.watchStore(ctx, poke) })
-	g.Go(func() error {
-		tick := time.NewTicker(HeadInterval)
-		defer tick.Stop()
-		for {
-			if err := p.Publish(ctx); err != nil && ctx.Err() == nil {
-				p.cfg.Log.Warn("the rules could not be signed anew", "err", err)
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-poke:
-			case <-tick.C:
-			}
-		}
-	})
+	wake := make(chan struct{}, 1) // one element: changes that come together need one head
+	g.Go(func() error { return p.watchStore(ctx, wake) })
+	g.Go(func() error { return p.signHeads(ctx, wake) })
 	return g.Wait()
 }
 
-// watchRetry is how long listen rests after the store could not tell what changed.
+// signHeads signs a head every HeadInterval, and at once when wake has an element.
+func (p *Publisher) signHeads(ctx context.Context, wake <-chan struct{}) error {
+	tick := time.NewTicker(HeadInterval)
+	defer tick.Stop()
+	for {
+		if err := p.Publish(ctx); err != nil && ctx.Err() == nil {
+			p.cfg.Log.Warn("the rules could not be signed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake:
+		case <-tick.C:
+		}
+	}
+}
+
+// watchRetry is the pause after the store could not tell what changed.
 const watchRetry = time.Second
 
-// watchStore pokes when a rule changes.
-func (p *Publisher) watchStore(ctx context.Context, poke chan<- struct{}) error {
+// watchStore puts an element into wake whenever a role changes. It returns nil when ctx ends.
+func (p *Publisher) watchStore(ctx context.Context, wake chan<- struct{}) error {
 	for {
-		book, err := p.cfg.State.RoleSet(ctx)
+		roles, err := p.cfg.Source.RoleSet(ctx)
 		if err == nil {
-			err = p.cfg.State.AwaitRules(ctx, book.Revision)
+			err = p.cfg.Source.AwaitRules(ctx, roles.Revision)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
-			p.cfg.Log.Warn("changes of rules cannot be seen", "err", err)
-			sleep(ctx, watchRetry)
+			p.cfg.Log.Warn("changes of the rules cannot be watched", "err", err)
+			backoff.Sleep(ctx, watchRetry)
 			continue
 		}
 		select {
-		case poke <- struct{}{}:
-		default:
+		case wake <- struct{}{}:
+		default: // a head is due already
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }
 
 // Publish signs a head over the rules as they are now, once a quorum has confirmed that this replica leads.
 func (p *Publisher) Publish(ctx context.Context) error {
-	if err := p.cfg.State.Linearize(ctx); err != nil {
+	if err := p.cfg.Source.Linearize(ctx); err != nil {
 		return err
 	}
 	chain, last, err := p.chain(ctx)
@@ -120,9 +126,10 @@ func (p *Publisher) Publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now := p.cfg.Now().UTC()
-	head, err := signed.SignHead(p.cfg.Signer(), signed.Head{
-		Cluster: p.cfg.Cluster, Epoch: last.Epoch, Time: now,
+	head, err := signed.SignHead(p.cfg.Signer, signed.Head{
+		Cluster: p.cfg.Cluster,
+		Epoch:   last.Epoch,
+		Time:    p.cfg.Now().UTC(),
 		Docs: map[signed.Kind]signed.Ref{
 			signed.AuthoritiesKind: signed.RefTo(chain[len(chain)-1], last),
 			signed.RolesKind:       signed.RefTo(roles, rev),
@@ -134,18 +141,16 @@ func (p *Publisher) Publish(ctx context.Context) error {
 	return p.setCurrent(signed.Set{Chain: chain, Roles: roles, Head: head})
 }
 
+// chain returns the authorities documents, oldest first, and the revision of the last.
 func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision, error) {
-	docs, err := p.cfg.State.AuthoritiesChain(ctx)
+	docs, err := p.cfg.Source.AuthoritiesChain(ctx)
 	if err != nil {
 		return nil, signed.Revision{}, err
 	}
 	if len(docs) == 0 {
-		return nil, signed.Revision{}, fault.New(
-			fault.Internal,
-			"rules.Publish",
+		return nil, signed.Revision{}, fault.New(fault.Internal, "rules.Publish",
 			"the store holds no authorities document",
-			"restore the data folder from a backup",
-		)
+			"restore the data folder from a backup")
 	}
 	out := make([]signed.Signed, len(docs))
 	for i, d := range docs {
@@ -154,41 +159,38 @@ func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision
 	return out, docs[len(docs)-1].Revision, nil
 }
 
-// roles signs the roles document of the last change of any role.
+// roles signs the roles document. Its revision and time are those of the last change of any role.
 func (p *Publisher) roles(ctx context.Context) (signed.Signed, signed.Revision, error) {
-	book, err := p.cfg.State.RoleSet(ctx)
+	roles, err := p.cfg.Source.RoleSet(ctx)
 	if err != nil {
 		return signed.Signed{}, signed.Revision{}, err
 	}
-	body, err := json.Marshal(signed.Roles{Roles: book.Roles})
+	body, err := json.Marshal(signed.Roles{Roles: roles.Roles})
 	if err != nil {
 		return signed.Signed{}, signed.Revision{}, fmt.Errorf("encode roles: %w", err)
 	}
-	rev := signed.Revision{Epoch: firstEpoch, Index: book.Revision}
-	s, err := signed.SignDocument(p.cfg.Signer(), signed.Document{
-		Kind: signed.RolesKind, Cluster: p.cfg.Cluster, Revision: rev, Time: book.Time.UTC(), Body: body,
+	rev := signed.Revision{Epoch: firstEpoch, Index: roles.Revision}
+	doc, err := signed.SignDocument(p.cfg.Signer, signed.Document{
+		Kind:     signed.RolesKind,
+		Cluster:  p.cfg.Cluster,
+		Revision: rev,
+		Time:     roles.Time.UTC(),
+		Body:     body,
 	})
-	return s, rev, err
+	return doc, rev, err
 }
 
-// setCurrent makes a set the current one. One that machines could not read is refused here, where an
-// administrator can still be told.
+// setCurrent makes s the current set. A set that machines would refuse as too large is refused here, so
+// that it stands in auth's log.
 func (p *Publisher) setCurrent(s signed.Set) error {
 	b, err := s.Encode()
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
 	if len(b) > signed.MaxSetBytes {
-		return fault.New(
-			fault.Exhausted,
-			"rules.Publish",
-			fmt.Sprintf(
-				"the rules are %d bytes, more than %d: machines keep the last ones",
-				len(b),
-				signed.MaxSetBytes,
-			),
-			"remove roles that are not used",
-		)
+		msg := fmt.Sprintf("the rules are %d bytes, more than %d: machines keep the rules that they have",
+			len(b), signed.MaxSetBytes)
+		return fault.New(fault.Exhausted, "rules.Publish", msg, "remove roles that are not used")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -199,21 +201,20 @@ func (p *Publisher) setCurrent(s signed.Set) error {
 }
 
 // Current returns the set with the last head, and a channel that is closed when there is a newer one.
+// Before the first head the set is fault Unavailable; the channel is valid then too.
 func (p *Publisher) Current() (signed.Set, <-chan struct{}, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.published {
-		return signed.Set{}, p.changed, fault.New(
-			fault.Unavailable,
-			"rules.Current",
+		return signed.Set{}, p.changed, fault.New(fault.Unavailable, "rules.Current",
 			"this auth replica has not signed the rules yet",
-			"try again in a moment",
-		)
+			"try again in a moment")
 	}
 	return p.set, p.changed, nil
 }
 
-// Watch sends the set as of now and then one with every new head, until ctx ends or send fails.
+// Watch sends the current set, and then one with every new head, until ctx ends or send fails; it returns the
+// reason. Heads that come while send runs are skipped but for the last.
 func (p *Publisher) Watch(ctx context.Context, send func(signed.Set) error) error {
 	for {
 		set, changed, err := p.Current()
@@ -231,14 +232,14 @@ func (p *Publisher) Watch(ctx context.Context, send func(signed.Set) error) erro
 	}
 }
 
-// Authorities returns the chain of the signed authorities documents: what people, who get no roles, trust
-// machines by.
+// Authorities returns the chain of signed authorities documents. Users, who do not get the roles, verify
+// machines by them.
 func (p *Publisher) Authorities(ctx context.Context) ([]signed.Signed, error) {
 	chain, _, err := p.chain(ctx)
 	return chain, err
 }
 
-// FirstAuthorities makes the authorities document a cluster is born with, signed by the root key.
+// FirstAuthorities makes the authorities document that a cluster is created with, signed by the root key.
 func FirstAuthorities(
 	root crypto.Signer,
 	cluster string,
@@ -249,17 +250,14 @@ func FirstAuthorities(
 	if err != nil {
 		return state.Authorities{}, fmt.Errorf("encode authorities: %w", err)
 	}
-	// Birth is the first thing any log holds; no later document can come by an index this low.
+	// The records of a new cluster are the first command of its log. No later document has an index this low.
 	rev := signed.Revision{Epoch: firstEpoch, Index: 1}
-	s, err := signed.SignDocument(
-		root,
-		signed.Document{
-			Kind:     signed.AuthoritiesKind,
-			Cluster:  cluster,
-			Revision: rev,
-			Time:     now.UTC(),
-			Body:     body,
-		},
-	)
-	return state.Authorities{Revision: rev, Signed: s}, err
+	doc, err := signed.SignDocument(root, signed.Document{
+		Kind:     signed.AuthoritiesKind,
+		Cluster:  cluster,
+		Revision: rev,
+		Time:     now.UTC(),
+		Body:     body,
+	})
+	return state.Authorities{Revision: rev, Signed: doc}, err
 }

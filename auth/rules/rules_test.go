@@ -2,13 +2,14 @@ package rules_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/threshold-access/threshold/auth/rules"
 	"github.com/threshold-access/threshold/auth/state"
@@ -22,6 +23,9 @@ import (
 
 const cluster = "example.com"
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fixture is a publisher over the store of a new cluster.
 type fixture struct {
 	*testing.T
 	*rules.Publisher
@@ -30,7 +34,7 @@ type fixture struct {
 	cfg  rules.Config
 }
 
-// newFixture gives birth to a cluster with its authorities and one role.
+// newFixture creates a cluster with its authorities document and the role "one".
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	p := &fixture{T: t, st: state.New(raftstoretest.Open(t)), keys: keyringtest.New(t, cluster, time.Now())}
@@ -41,24 +45,22 @@ func newFixture(t *testing.T) *fixture {
 		Root:        pub.Root.Raw,
 		UserX509:    [][]byte{pub.UserX509[0].Raw},
 		ServiceX509: [][]byte{pub.ServiceX509[0].Raw},
-		UserSSH: [][]byte{
-			pub.UserSSH[0].Marshal(),
-		},
-		HostSSH: [][]byte{pub.HostSSH[0].Marshal()},
-		Rules:   [][]byte{pub.Rules[0]},
+		UserSSH:     [][]byte{pub.UserSSH[0].Marshal()},
+		HostSSH:     [][]byte{pub.HostSSH[0].Marshal()},
+		Rules:       [][]byte{pub.Rules[0]},
 	}
 	first, err := rules.FirstAuthorities(root, cluster, a, time.Now())
 	p.must(err)
 	p.must(state.NewVault(p.st, keyringtest.Seal(t)).CreateCluster(t.Context(), state.InitialRecords{
-		Cluster: state.Cluster{
-			Name:    cluster,
-			Created: time.Now(),
-		}, Keyring: json.RawMessage(`{}`), Authorities: first, Roles: []access.Role{{Name: "one"}},
+		Cluster:     state.Cluster{Name: cluster, Created: time.Now()},
+		Keyring:     json.RawMessage(`{}`),
+		Authorities: first,
+		Roles:       []access.Role{{Name: "one"}},
 	}))
 	p.cfg = rules.Config{
-		State:   p.st,
+		Source:  p.st.Reader,
 		Cluster: cluster,
-		Signer:  p.keys.RulesSigner,
+		Signer:  p.keys.RulesSigner(),
 		Now:     time.Now,
 		Log:     slog.New(slog.DiscardHandler),
 	}
@@ -82,11 +84,17 @@ func (p *fixture) current() signed.Set {
 
 func (p *fixture) addRole(name string) {
 	p.Helper()
-	_, err := p.st.Roles.PutRole(p.Context(), state.Stored[access.Role]{}, access.Role{Name: name}, time.Now())
+	_, err := p.st.Roles.PutRole(
+		p.Context(),
+		state.Stored[access.Role]{},
+		access.Role{Name: name},
+		time.Now(),
+	)
 	p.must(err)
 }
 
 func TestTheSetVerifiesFromThePinAlone(t *testing.T) {
+	t.Parallel()
 	p := newFixture(t)
 	if _, _, err := p.Current(); !fault.Is(err, fault.Unavailable) || fault.Remedy(err) == "" {
 		t.Errorf("before the first head: got %v, want unavailable with a remedy", err)
@@ -105,6 +113,7 @@ func TestTheSetVerifiesFromThePinAlone(t *testing.T) {
 }
 
 func TestAChangedRoleAdvancesTheSet(t *testing.T) {
+	t.Parallel()
 	p := newFixture(t)
 	p.must(p.Publish(t.Context()))
 	trust, err := signed.Open(p.keys.Pin(), p.current())
@@ -122,6 +131,7 @@ func TestAChangedRoleAdvancesTheSet(t *testing.T) {
 }
 
 func TestEveryReplicaSignsTheSameDocuments(t *testing.T) {
+	t.Parallel()
 	p := newFixture(t)
 	p.addRole("two")
 	p.must(p.Publish(t.Context()))
@@ -137,6 +147,7 @@ func TestEveryReplicaSignsTheSameDocuments(t *testing.T) {
 }
 
 func TestWatchersGetAChangeAtOnce(t *testing.T) {
+	t.Parallel()
 	p := newFixture(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -165,7 +176,7 @@ func TestWatchersGetAChangeAtOnce(t *testing.T) {
 		}
 	}
 	if took := time.Since(began); took > rules.HeadInterval/2 {
-		t.Errorf("the change took %s to be told, want it at once", took)
+		t.Errorf("the change took %s to arrive, want it at once", took)
 	}
 	cancel()
 	if err := <-watched; !errors.Is(err, context.Canceled) {
@@ -178,6 +189,7 @@ func TestWatchersGetAChangeAtOnce(t *testing.T) {
 }
 
 func TestHeadsWriteNothing(t *testing.T) {
+	t.Parallel()
 	p := newFixture(t)
 	before, err := p.st.RoleSet(t.Context())
 	p.must(err)
@@ -192,12 +204,13 @@ func TestHeadsWriteNothing(t *testing.T) {
 	}
 }
 
-// A key that is not the cluster's makes nothing that machines take.
+// Machines reject a set that is signed by a key which is not the cluster's.
 func TestASetOfAnotherKeyIsRejected(t *testing.T) {
+	t.Parallel()
 	p := newFixture(t)
 	_, key, err := ed25519.GenerateKey(nil)
 	p.must(err)
-	p.cfg.Signer = func() crypto.Signer { return key }
+	p.cfg.Signer = key
 	forger := rules.New(p.cfg)
 	p.must(forger.Publish(t.Context()))
 	set, _, err := forger.Current()

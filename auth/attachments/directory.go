@@ -1,0 +1,233 @@
+package attachments
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/threshold-access/threshold/auth/state"
+	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const (
+	maxPage         = 1000 // nodes on one page, and the default
+	maxLabelFilters = 32   // labels by which one listing may select
+)
+
+// Machines finds and lists machines. state.Reader is one.
+type Machines interface {
+	Machine(ctx context.Context, id identity.MachineID) (state.Stored[state.Machine], error)
+	MachineByName(ctx context.Context, name string) (state.Stored[state.Machine], error)
+	NodesByShortName(ctx context.Context, label string) ([]state.Machine, error)
+	ListMachines(ctx context.Context, kind identity.Kind, p state.Page) (state.Listing[state.Machine], error)
+}
+
+// Attachments tells where a node is attached. state.Reader is one.
+type Attachments interface {
+	AttachmentsByNode(ctx context.Context, node identity.MachineID) ([]state.Attachment, error)
+	// LastSeen is when the node was last known to be attached; zero if it never was.
+	LastSeen(ctx context.Context, node identity.MachineID) (time.Time, error)
+}
+
+// Policies gives the roles in force. state.Reader is one.
+type Policies interface {
+	Policy(ctx context.Context) (access.Policy, error)
+}
+
+// DirectoryConfig says what a directory needs; all of it is required.
+type DirectoryConfig struct {
+	Machines    Machines
+	Attachments Attachments
+	Policies    Policies
+	Cluster     string
+	Now         func() time.Time
+}
+
+// Directory finds and lists nodes. It is safe for concurrent use.
+type Directory struct{ cfg DirectoryConfig }
+
+// NewDirectory makes a directory.
+func NewDirectory(cfg DirectoryConfig) *Directory { return &Directory{cfg} }
+
+// Locate finds a node by its whole name, name.CLUSTER or id, and says to which proxies it is attached. If
+// there is no such node, the response is empty and there is no error.
+func (d *Directory) Locate(ctx context.Context, name string) (authrpc.LocateNodeResponse, error) {
+	m, err := d.find(ctx, name)
+	if fault.Is(err, fault.NotFound) {
+		return authrpc.LocateNodeResponse{}, nil
+	}
+	if err != nil {
+		return authrpc.LocateNodeResponse{}, err
+	}
+	info, err := d.describe(ctx, m)
+	if err != nil {
+		return authrpc.LocateNodeResponse{}, err
+	}
+	return authrpc.LocateNodeResponse{Nodes: []authrpc.NodeInfo{info}}, nil
+}
+
+// List returns one page of the nodes that the user may see, in order of their names. A name selects the node
+// with that whole name, name.CLUSTER or id, or else all nodes with that first label.
+func (d *Directory) List(
+	ctx context.Context,
+	who identity.Identity,
+	q authrpc.ListNodesRequest,
+) (authrpc.ListNodesResponse, error) {
+	if len(q.Labels) > maxLabelFilters {
+		msg := fmt.Sprintf("%d labels to select by, more than %d", len(q.Labels), maxLabelFilters)
+		return authrpc.ListNodesResponse{},
+			fault.New(fault.Invalid, "attachments.List", msg, "select by fewer labels")
+	}
+	policy, err := d.cfg.Policies.Policy(ctx)
+	if err != nil {
+		return authrpc.ListNodesResponse{}, err
+	}
+	l := listing{dir: d, policy: policy, who: who, labels: q.Labels}
+	if q.Name != "" {
+		err := l.addNamed(ctx, q.Name)
+		return l.out, err
+	}
+	if q.Limit <= 0 || q.Limit > maxPage {
+		q.Limit = maxPage
+	}
+	err = l.addPage(ctx, q.After, q.Limit)
+	return l.out, err
+}
+
+// listing is one call of List.
+type listing struct {
+	dir    *Directory
+	policy access.Policy
+	who    identity.Identity
+	labels map[string]string
+	out    authrpc.ListNodesResponse
+}
+
+// addPage adds the nodes after the name, up to limit.
+func (l *listing) addPage(ctx context.Context, after string, limit int) error {
+	for p := (state.Page{After: after}); ; {
+		got, err := l.dir.cfg.Machines.ListMachines(ctx, identity.Node, p)
+		if err != nil {
+			return err
+		}
+		for _, m := range got.Items {
+			if err := l.add(ctx, m.Value); err != nil {
+				return err
+			}
+			if len(l.out.Nodes) == limit {
+				l.out.Next = m.Value.Name
+				return nil
+			}
+		}
+		if got.Next == "" {
+			return nil
+		}
+		p.After = got.Next
+	}
+}
+
+// addNamed adds the node with the name or id, or else all nodes with that first label.
+func (l *listing) addNamed(ctx context.Context, name string) error {
+	m, err := l.dir.find(ctx, name)
+	if err == nil {
+		return l.add(ctx, m)
+	}
+	if !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	if strings.Contains(name, ".") || identity.CheckMachineName(name) != nil {
+		return nil
+	}
+	nodes, err := l.dir.cfg.Machines.NodesByShortName(ctx, name)
+	if err != nil {
+		return err
+	}
+	for _, m := range nodes {
+		if err := l.add(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add adds the node if the user may see it and it has the labels.
+func (l *listing) add(ctx context.Context, m state.Machine) error {
+	node, now := access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}, l.dir.cfg.Now()
+	visible := access.Request{Who: l.who, Node: node, Action: access.List, Now: now}
+	if !matchesLabels(l.labels, node) || !access.Decide(l.policy, visible).Allow {
+		return nil
+	}
+	info, err := l.dir.describe(ctx, m)
+	if err != nil {
+		return err
+	}
+	info.Logins = l.policy.LoginsAt(l.who, node, now)
+	l.out.Nodes = append(l.out.Nodes, info)
+	return nil
+}
+
+// matchesLabels reports whether the node has every label, as a glob pattern. The label "name" is the node's
+// name.
+func matchesLabels(want map[string]string, n access.Node) bool {
+	for key, pattern := range want {
+		value, has := n.Labels[key]
+		if key == "name" {
+			value, has = n.Name, true
+		}
+		if !has || !access.Glob(pattern, value) {
+			return false
+		}
+	}
+	return true
+}
+
+// find returns the one node that has the whole name, name.CLUSTER or id; fault NotFound if there is none.
+func (d *Directory) find(ctx context.Context, name string) (state.Machine, error) {
+	if identity.CheckMachineName(name) != nil { // an id passes this check, too
+		return state.Machine{}, noNode(name)
+	}
+	for _, n := range []string{name, strings.TrimSuffix(name, "."+d.cfg.Cluster)} {
+		var m state.Stored[state.Machine]
+		var err error
+		if id := identity.MachineID(n); identity.CheckMachineID(id) == nil {
+			m, err = d.cfg.Machines.Machine(ctx, id)
+		} else {
+			m, err = d.cfg.Machines.MachineByName(ctx, n)
+		}
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return state.Machine{}, err
+		}
+		if err == nil && m.Value.Kind == identity.Node {
+			return m.Value, nil
+		}
+	}
+	return state.Machine{}, noNode(name)
+}
+
+func noNode(name string) error {
+	msg := fmt.Sprintf("there is no node %.80q", name)
+	return fault.New(fault.NotFound, "attachments", msg, "list the nodes: tsh ls")
+}
+
+// describe returns a node as listings show it, without logins.
+func (d *Directory) describe(ctx context.Context, m state.Machine) (authrpc.NodeInfo, error) {
+	out := authrpc.NodeInfo{ID: m.ID, Name: m.Name, Labels: m.Labels}
+	attached, err := d.cfg.Attachments.AttachmentsByNode(ctx, m.ID)
+	if err != nil {
+		return out, err
+	}
+	for _, a := range attached {
+		out.Online, out.Version = true, a.Version
+		out.Proxies = append(out.Proxies, a.Proxy)
+	}
+	if out.Online {
+		out.LastSeen = d.cfg.Now().UTC()
+		return out, nil
+	}
+	out.LastSeen, err = d.cfg.Attachments.LastSeen(ctx, m.ID)
+	return out, err
+}
