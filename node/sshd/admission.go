@@ -6,10 +6,11 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/node/forward"
-	"github.com/threshold-access/threshold/node/process"
 )
 
 // maxSessions is how many session channels one connection may have open.
@@ -58,7 +59,7 @@ func (c *connection) serveSession(ctx context.Context, nc ssh.NewChannel, early 
 	defer ssh.DiscardRequests(requests)
 	defer c.srv.recoverPanic(c.origin, c.conn)
 	defer ch.Close()
-	(&sessionChannel{conn: c, ch: ch, env: process.Env{}}).serve(ctx, early, requests)
+	newSessionChannel(c, ch).serve(ctx, early, requests)
 }
 
 // reserveSession counts one more session channel. It refuses one too many, and one that is opened after the
@@ -83,4 +84,20 @@ func (c *connection) releaseSession() {
 	c.sessions--
 	c.mu.Unlock()
 	c.wake()
+}
+
+// acquireSession counts one more session of a user on this node, over all connections, certificates and
+// logins, unless the limit of the user's roles is reached. Each success needs one sessionsPerUser.Release.
+func (s *Server) acquireSession(who identity.Identity, limit access.Limit[int]) error {
+	bound := -1
+	if limit.Rule != "" {
+		bound = max(limit.Value, 0)
+	}
+	held, ok := s.sessionsPerUser.TryAcquire(who.UserKey(), bound)
+	if ok {
+		return nil
+	}
+	node := s.cfg.Identity().Name
+	msg := fmt.Sprintf("%s has %d sessions on %s, and %s allows %d", who.Name, held, node, limit.Rule, bound)
+	return fault.New(fault.Exhausted, "node", msg, "end another session first")
 }

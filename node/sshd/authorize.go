@@ -101,12 +101,10 @@ func (c *connection) authorize(k requestKey) (rule string, err error) {
 		return decision.Rule, fault.New(fault.Denied, "node", decision.Reason, decision.Remedy)
 	}
 	if req.extension != "" && !c.hasExtension(req.extension) {
-		return decision.Rule, fault.New(
-			fault.Denied,
-			"node",
-			fmt.Sprintf("the certificate does not carry %s, which the %s %q needs", req.extension, k.kind, k.name),
-			"ask an administrator for a role that grants it, then run: tsh login",
-		)
+		msg := fmt.Sprintf("the certificate does not carry %s, which the %s %q needs",
+			req.extension, k.kind, k.name)
+		const remedy = "ask an administrator for a role that grants it, then run: tsh login"
+		return decision.Rule, fault.New(fault.Denied, "node", msg, remedy)
 	}
 	return decision.Rule, nil
 }

@@ -2,354 +2,201 @@ package sshd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/sshprofile"
 	"github.com/threshold-access/threshold/node/forward"
 	"github.com/threshold-access/threshold/node/process"
 	"github.com/threshold-access/threshold/node/pty"
 )
 
 const (
-	// maxCommand bounds the command of an exec request; the kernel takes 128 kB for one argument.
+	// maxCommand bounds the command of an exec request, in bytes; the kernel takes 128 KiB for one argument.
 	maxCommand = 120 << 10
-	// refusedStatus is the exit status of a command that was refused: what shells use for "found, and may not
-	// be run".
+	// refusedStatus is the exit status of a program that was refused: the one of shells for a command that
+	// was found and may not be run.
 	refusedStatus = 126
+	// refusalWait is how long the refusal of a subsystem waits for the client to read the message before it.
+	refusalWait = time.Second
 )
 
-// sessionChannel is one session channel: requests first, then one program.
+// sessionChannel is the protocol of a session channel (RFC 4254 section 6): it takes the requests that
+// prepare a program, then one request to start a program, and then requests to that program. At most one
+// program runs on it. Its fields belong to the goroutine of serve, which must not block on the client: a
+// request that waits here holds up everything else on the connection. What may block runs on a goroutine of
+// pending.
 type sessionChannel struct {
-	conn      *connection
-	ch        ssh.Channel
-	env       process.Env
-	terminal  *pty.Request
-	agentPath string           // path of the socket by which programs reach the client's agent; empty: none
-	process   *process.Process // nil until something runs
-	decided   bool             // something ran, or was refused: nothing else starts on this channel
-	explained bool             // a refusal was put into words, which is done once
+	conn     *connection
+	ch       ssh.Channel
+	messages *messageWriter
+	pending  sync.WaitGroup // goroutines that the channel waits for before it closes
 
-	pending      sync.WaitGroup // what still has bytes to move when the channel closes
-	announceMu   sync.Mutex     // held while a line is on its way to the terminal
-	outputMu     sync.Mutex     // held while words of ours go out, and by who ends the output: the library leaves that to its callers
-	outputClosed bool           // the output has ended; guarded by speaking
+	env         process.Env  // the client's variables
+	terminal    *pty.Request // nil: none was requested
+	agentSocket string       // path of the socket of the client's SSH agent; empty: not requested
+	// decided says that a program was started, or refused for good. No other starts on this channel.
+	decided bool
+	program *program // nil until one was started; it may have ended since
 }
 
-// serve answers every request, first those that came with the channel's opening, until the client closes the
-// channel, and ends what runs then.
-func (t *sessionChannel) serve(ctx context.Context, asked []dial.ChannelRequest, reqs <-chan *ssh.Request) {
+func newSessionChannel(c *connection, ch ssh.Channel) *sessionChannel {
+	s := &sessionChannel{conn: c, ch: ch, env: process.Env{}}
+	s.messages = &messageWriter{ch: ch, pending: &s.pending}
+	return s
+}
+
+// serve answers every request, first those that came with the opening of the channel, until the client closes
+// the channel. Then it ends the program that runs, and waits for it.
+func (s *sessionChannel) serve(
+	ctx context.Context,
+	early []dial.ChannelRequest,
+	requests <-chan *ssh.Request,
+) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for _, a := range asked {
-		t.handle(ctx, &ssh.Request{Type: a.Type, Payload: a.Payload})
+	for _, r := range early {
+		s.handle(ctx, &ssh.Request{Type: r.Type, Payload: r.Payload})
 	}
-	for r := range reqs {
-		t.handle(ctx, r)
+	for r := range requests {
+		s.handle(ctx, r)
 	}
 	cancel()
-	t.pending.Wait()
+	s.pending.Wait()
 }
 
-func (t *sessionChannel) handle(ctx context.Context, r *ssh.Request) {
-	start, err := t.handleRequest(r)
-	if err == nil && start != nil {
-		err = t.startProgram(start)
-	}
-	t.reply(r, err)
-	if err == nil && start != nil {
-		t.superviseProgram(ctx, start)
-	}
-}
-
-// handleRequest authorises one request and takes in what it says. It returns what to start, if anything.
-func (t *sessionChannel) handleRequest(r *ssh.Request) (*program, error) {
-	d := requestKey{channelRequest, r.Type}
-	var sub struct{ Name string }
-	if r.Type == "subsystem" {
-		if err := ssh.Unmarshal(r.Payload, &sub); err != nil {
-			return nil, malformed(r.Type, err)
-		}
-		d.name += " " + sub.Name
-	}
-	rule, err := t.conn.authorize(d)
-	if err != nil {
-		if d.needsGrant() {
-			t.conn.auditRefusal(rule, d.name, err)
-		}
-		return nil, err
-	}
+// handle serves one request and replies to it.
+func (s *sessionChannel) handle(ctx context.Context, r *ssh.Request) {
 	switch r.Type {
-	case "shell":
-		return t.newProgram(rule, process.Shell, "")
-	case "subsystem":
-		return t.newProgram(rule, process.SFTP, "")
-	case "exec":
-		var m struct{ Command string }
-		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
-			return nil, malformed(r.Type, err)
-		}
-		if len(m.Command) > maxCommand {
-			return nil, fault.New(
-				fault.Invalid,
-				"node",
-				fmt.Sprintf("the command has %d bytes, more than %d", len(m.Command), maxCommand),
-				"copy a script and run that",
-			)
-		}
-		return t.newProgram(rule, process.Exec, m.Command)
-	case forward.AgentRequest:
-		return nil, t.forwardAgent(rule)
-	}
-	return nil, t.handleDetail(r)
-}
-
-// forwardAgent has the session's program find the client's agent.
-func (t *sessionChannel) forwardAgent(rule string) (err error) {
-	if t.decided {
-		return fault.New(fault.Conflict, "node", "this session has begun", "ask for the agent first")
-	}
-	t.agentPath, err = t.conn.agentSocket(rule)
-	return err
-}
-
-// handleDetail handles the requests that are part of a session.
-func (t *sessionChannel) handleDetail(r *ssh.Request) error {
-	switch r.Type {
-	case "pty-req":
-		req, err := pty.ParseRequest(r.Payload)
-		if err != nil {
-			return malformed(r.Type, err)
-		}
-		if t.decided || t.terminal != nil {
-			return fault.New(
-				fault.Conflict,
-				"node",
-				"this session has begun, or has a terminal",
-				"ask for the terminal first, and once",
-			)
-		}
-		t.terminal = &req
-	case "window-change":
-		size, err := pty.ParseSize(r.Payload)
-		if err != nil {
-			return malformed(r.Type, err)
-		}
-		if t.process != nil {
-			return t.process.Resize(size)
-		}
-		if t.terminal != nil {
-			t.terminal.Size = size
-		}
-	case "env":
-		var m struct{ Name, Value string }
-		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
-			return malformed(r.Type, err)
-		}
-		if t.decided || !t.env.Set(m.Name, m.Value) {
-			return fault.New(
-				fault.Denied,
-				"node",
-				"the variable "+printable(m.Name)+" is not one that clients may set",
-				"set it on the node",
-			)
-		}
-	case "signal":
-		var m struct{ Name string }
-		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
-			return malformed(r.Type, err)
-		}
-		sig, known := process.ParseSignal(m.Name)
-		if !known || t.process == nil {
-			return fault.New(
-				fault.Invalid,
-				"node",
-				"no such signal, or nothing to send it to",
-				"use a signal of RFC 4254",
-			)
-		}
-		return t.process.Signal(sig)
-	case "break": // RFC 4335; its length is the terminal's own affair, as with OpenSSH
-		if t.process == nil {
-			return fault.New(
-				fault.Invalid,
-				"node",
-				"nothing runs that a break could be sent to",
-				"start a shell first",
-			)
-		}
-		return t.process.Break()
-	}
-	return nil
-}
-
-// program is a program that was allowed.
-type program struct {
-	rule string
-	spec process.Spec
-}
-
-func (t *sessionChannel) newProgram(rule string, kind process.Kind, command string) (*program, error) {
-	if t.decided {
-		return nil, fault.New(
-			fault.Conflict,
-			"node",
-			"this session runs a program already",
-			"open another session",
-		)
-	}
-	c := t.conn
-	return &program{
-		rule,
-		process.Spec{
-			Kind:       kind,
-			Command:    command,
-			Terminal:   t.terminal,
-			Env:        t.env,
-			Agent:      t.agentPath,
-			ID:         newSessionID(),
-			User:       c.who.Name,
-			Node:       c.srv.cfg.Identity().Name,
-			ClientAddr: c.origin.From,
-			LocalAddr:  c.conn.LocalAddr().String(),
-		},
-	}, nil
-}
-
-// startProgram makes the session's start durable, and only then starts the program.
-func (t *sessionChannel) startProgram(st *program) error {
-	c := t.conn
-	if st.spec.Kind == process.SFTP {
-		st.spec.Terminal = nil
-	}
-	acc, err := c.srv.cfg.Accounts.Admit(c.login)
-	if err != nil {
-		c.auditRefusal(st.rule, string(st.spec.Kind), err)
-		return err
-	}
-	if rule, err := c.admitProgram(t); err != nil {
-		c.auditRefusal(rule, string(st.spec.Kind), err)
-		return err
-	}
-	running := false
-	defer func() {
-		if !running { // it was refused, has failed, or met a defect
-			c.releaseQuota(t)
-			c.removeLive(t)
-		}
-	}()
-	if err := c.srv.cfg.Audit(t.newEvent(audit.SessionStarted, st)); err != nil {
-		c.auditRefusal(st.rule, string(st.spec.Kind), err)
-		return err
-	}
-	if t.process, err = process.Start(c.srv.cfg.Accounts, acc, st.spec); err != nil {
-		t.auditEnd(st, process.Exit{Code: refusedStatus}, err)
-		return err
-	}
-	running = true
-	return nil
-}
-
-func (t *sessionChannel) newEvent(code audit.Code, st *program) audit.Event {
-	c := t.conn
-	e := c.newEvent(code, st.rule)
-	e.Session = st.spec.ID
-	e.Fields = map[string]string{"kind": string(st.spec.Kind), "by": c.origin.Protocol}
-	if st.spec.Kind == process.Exec {
-		e.Fields["command"] = audit.Truncate(sshprofile.Clean(st.spec.Command))
-	}
-	if st.spec.Terminal != nil {
-		e.Fields["terminal"] = "yes"
-	}
-	return e
-}
-
-// reply replies to a request, and where a person waits for a program that was refused, says why on stderr. It
-// waits for nobody to read that: requests that pile up here would hold up everything else on the connection,
-// its end included.
-func (t *sessionChannel) reply(r *ssh.Request, err error) {
-	program := r.Type == "shell" || r.Type == "exec" || r.Type == "subsystem"
-	if err == nil {
-		t.decided = t.decided || program
-		_ = r.Reply(true, nil)
+	case "shell", "exec", "subsystem":
+		s.handleProgram(ctx, r)
 		return
 	}
-	switch {
-	case t.decided || !program:
-		_ = r.Reply(false, nil)
-		if program || r.Type == "pty-req" || r.Type == "auth-agent-req@openssh.com" || r.Type == "x11-req" {
-			t.explain(err, func() {})
-		}
-	case r.Type == "subsystem" && r.WantReply: // its client hangs up on the refusal
-		t.explain(err, func() {
-			t.awaitClient()
-			_ = r.Reply(false, nil)
-		})
-	default: // a refused request would make OpenSSH print its own words after ours; a program that says why and ends does not
-		t.decided, t.explained = true, false // whatever was refused before, this is why nothing runs
-		_ = r.Reply(true, nil)
-		t.explain(err, func() {
-			t.sendExitStatus(process.Exit{Code: refusedStatus})
-			_ = t.ch.Close()
-		})
+	err := s.handleRequest(r)
+	_ = r.Reply(err == nil, nil)
+	if err == nil {
+		return
+	}
+	switch r.Type { // the requests of which a person notices that they were refused
+	case "pty-req", "auth-agent-req@openssh.com", "x11-req":
+		s.messages.explain(err, nil)
 	}
 }
 
-// explain puts the first refusal of the channel into words on stderr, and calls then.
-func (t *sessionChannel) explain(err error, then func()) {
-	say := !t.explained
-	t.explained = true
-	newline := t.lineEnd()
-	t.pending.Go(func() {
-		if say {
-			t.writeStderr(sshprofile.Message(err, newline))
-		}
-		then()
+// handleProgram starts the program that a request asks for.
+func (s *sessionChannel) handleProgram(ctx context.Context, r *ssh.Request) {
+	p, err := s.startProgram(r)
+	if err != nil {
+		s.refuseProgram(r, err)
+		return
+	}
+	s.decided, s.program = true, p
+	_ = r.Reply(true, nil)
+	s.pending.Go(func() {
+		defer s.conn.srv.recoverPanic(s.conn.origin, s.conn.conn)
+		p.runToEnd(ctx)
 	})
 }
 
-// writeStderr puts words on stderr, unless the output has ended.
-func (t *sessionChannel) writeStderr(text string) {
-	t.outputMu.Lock()
-	defer t.outputMu.Unlock()
-	if !t.outputClosed {
-		_, _ = t.ch.Stderr().Write([]byte(text))
+// startProgram takes a program through its phases up to its start.
+func (s *sessionChannel) startProgram(r *ssh.Request) (*program, error) {
+	key := requestKey{channelRequest, r.Type}
+	if r.Type == "subsystem" {
+		var m struct{ Name string }
+		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
+			return nil, malformed(r.Type, err)
+		}
+		key.name += " " + m.Name
+	}
+	p := &program{conn: s.conn, ch: s.ch, messages: s.messages}
+	if err := p.authorize(key); err != nil {
+		return nil, err
+	}
+	if err := s.specify(p, r); err != nil {
+		return nil, err
+	}
+	if err := p.launch(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// specify fills in what to run, by the request and by those before it.
+func (s *sessionChannel) specify(p *program, r *ssh.Request) error {
+	p.spec = process.Spec{
+		Kind:       process.Shell,
+		Terminal:   s.terminal,
+		Env:        s.env,
+		Agent:      s.agentSocket,
+		ID:         newSessionID(),
+		User:       s.conn.who.Name,
+		Node:       s.conn.srv.cfg.Identity().Name,
+		ClientAddr: s.conn.origin.From,
+		LocalAddr:  s.conn.conn.LocalAddr().String(),
+	}
+	p.hasTerminal = s.terminal != nil
+	switch r.Type {
+	case "subsystem":
+		p.spec.Kind = process.SFTP // authorize knows no other subsystem
+		p.spec.Terminal = nil
+	case "exec":
+		var m struct{ Command string }
+		if err := ssh.Unmarshal(r.Payload, &m); err != nil {
+			return malformed(r.Type, err)
+		}
+		if len(m.Command) > maxCommand {
+			msg := fmt.Sprintf("the command has %d bytes, more than %d", len(m.Command), maxCommand)
+			return fault.New(fault.Invalid, "node", msg, "copy a script to the node and run it")
+		}
+		p.spec.Kind, p.spec.Command = process.Exec, m.Command
+	}
+	if s.decided {
+		const msg = "this session runs a program already"
+		return fault.New(fault.Conflict, "node", msg, "open another session")
+	}
+	return nil
+}
+
+// refuseProgram replies to a request for a program that was refused, and explains why on stderr. Clients
+// differ in what of it reaches the person, so it depends on the request:
+//
+//   - A further program on the channel is only refused: the first one goes on.
+//   - The client of a subsystem hangs up on a refusal. So the message goes first and is given time to be
+//     read.
+//   - OpenSSH prints a line of its own after a refused exec or shell request. So the request succeeds, and
+//     the "program" prints why and exits with refusedStatus.
+func (s *sessionChannel) refuseProgram(r *ssh.Request, err error) {
+	switch {
+	case s.decided:
+		_ = r.Reply(false, nil)
+		s.messages.explain(err, nil)
+	case r.Type == "subsystem" && r.WantReply:
+		s.messages.explain(err, func() {
+			s.awaitClient()
+			_ = r.Reply(false, nil)
+		})
+	default:
+		s.decided = true
+		s.messages.explained = false // whatever was refused before, this is why nothing runs
+		_ = r.Reply(true, nil)
+		s.messages.explain(err, func() {
+			sendExitStatus(s.ch, process.Exit{Code: refusedStatus})
+			_ = s.ch.Close()
+		})
 	}
 }
 
-// closeOutput ends the output. While words are still on their way it does not, for a client that takes no
-// output: the end of the channel, which comes next, tells the same (RFC 4254 section 5.3).
-func (t *sessionChannel) closeOutput() {
-	if t.outputMu.TryLock() {
-		t.outputClosed = true
-		_ = t.ch.CloseWrite()
-		t.outputMu.Unlock()
-	}
-}
-
-// refusalWait is how long a refusal waits for the client to have read the words before it.
-const refusalWait = time.Second
-
-// awaitClient returns once the client has dealt with what it was sent so far: OpenSSH ends at once when a
-// subsystem is refused, with words that came in the same moment unread. A client that does not answer is
-// waited for no longer than patience.
-func (t *sessionChannel) awaitClient() {
+// awaitClient returns once the client has processed what it was sent so far, or after refusalWait. OpenSSH
+// ends at once when a subsystem is refused, and drops a message that arrived at the same moment.
+func (s *sessionChannel) awaitClient() {
 	answered := make(chan struct{})
-	t.pending.Go(func() {
+	s.pending.Go(func() {
 		defer close(answered)
-		_, _ = t.ch.SendRequest(
-			"keepalive@openssh.com",
-			true,
-			nil,
-		) // refused as unknown, or the channel is gone
+		_, _ = s.ch.SendRequest("keepalive@openssh.com", true, nil) // any answer will do
 	})
 	timer := time.NewTimer(refusalWait)
 	defer timer.Stop()
@@ -359,112 +206,122 @@ func (t *sessionChannel) awaitClient() {
 	}
 }
 
-// lineEnd ends a line on the client's terminal, which is raw if there is one here.
-func (t *sessionChannel) lineEnd() string {
-	if t.terminal != nil {
-		return "\r\n"
-	}
-	return "\n"
-}
-
-// lineStart begins a line of its own: on a terminal something may stand before the cursor.
-func (t *sessionChannel) lineStart() string {
-	if t.terminal != nil {
-		return "\r\n"
-	}
-	return ""
-}
-
-// announce puts a line on the terminal, unless the one before is still waiting for a client that takes no
-// output.
-func (t *sessionChannel) announce(line string) {
-	if !t.announceMu.TryLock() {
-		return
-	}
-	t.pending.Go(func() {
-		defer t.announceMu.Unlock()
-		t.writeStderr(t.lineStart() + sshprofile.Clean(line) + t.lineEnd())
-	})
-}
-
-// superviseProgram moves the program's bytes until it has ended, and tells the client and the audit log how.
-func (t *sessionChannel) superviseProgram(ctx context.Context, st *program) {
-	t.pending.Go(func() {
-		defer t.conn.srv.recoverPanic(t.conn.origin, t.conn.conn)
-		exit, why := t.awaitExit(ctx)
-		t.auditEnd(st, exit, why) // after the person has their prompt back: making it durable takes a while
-	})
-}
-
-// awaitExit stays with the program to its end and tells the client. Where the node ended it, the person reads
-// why.
-func (t *sessionChannel) awaitExit(ctx context.Context) (exit process.Exit, why error) {
-	defer t.conn.removeLive(t)
-	exit = t.runProcess(ctx)
-	if end := endReasonOf(ctx); end != nil {
-		exit.Code, exit.Signal, why = endedStatus, "", end
-		_, _ = t.ch.Stderr().Write([]byte(t.lineStart() + sshprofile.Message(end.err, t.lineEnd())))
-	}
-	// The status goes before the end of the output: a client that sees that end may close the channel at
-	// once, and then hears no more.
-	t.sendExitStatus(exit)
-	t.closeOutput()
-	_ = t.ch.Close()
-	return exit, why
-}
-
-func (t *sessionChannel) runProcess(ctx context.Context) process.Exit {
-	defer t.conn.releaseQuota(t)
-	return t.process.Run(
-		ctx,
-		process.Streams{In: activityReader{t.ch, t.conn.clock.markActive}, Out: t.ch, Err: t.ch.Stderr()},
-	)
-}
-
-// auditEnd records the end. It cannot be refused any more, so what goes wrong is logged.
-func (t *sessionChannel) auditEnd(st *program, exit process.Exit, err error) {
-	e := t.newEvent(audit.SessionEnded, st)
-	delete(e.Fields, "command")
-	e.Fields["bytes_in"], e.Fields["bytes_out"] = strconv.FormatInt(
-		exit.In,
-		10,
-	), strconv.FormatInt(
-		exit.Out,
-		10,
-	)
-	if exit.Signal != "" {
-		e.Fields["signal"] = exit.Signal
-	} else {
-		e.Fields["status"] = strconv.Itoa(exit.Code)
-	}
+// handleRequest authorizes a request that starts no program, and does what it asks for.
+func (s *sessionChannel) handleRequest(r *ssh.Request) error {
+	key := requestKey{channelRequest, r.Type}
+	rule, err := s.conn.authorize(key)
 	if err != nil {
-		e.Reason = audit.Truncate(sshprofile.Clean(fault.Message(err)))
+		if key.needsGrant() {
+			s.conn.auditRefusal(rule, key.name, err)
+		}
+		return err
 	}
-	var end *endReason
-	if errors.As(err, &end) {
-		e.Fields["ended_by"] = end.cause
+	switch r.Type {
+	case forward.AgentRequest:
+		return s.forwardAgent(rule)
+	case "pty-req":
+		return s.requestTerminal(r)
+	case "window-change":
+		return s.changeWindow(r)
+	case "env":
+		return s.setVariable(r)
+	case "signal":
+		return s.sendSignal(r)
+	case "break":
+		return s.sendBreak()
 	}
-	if err := t.conn.srv.cfg.Audit(e); err != nil {
-		t.conn.srv.cfg.Log.Error(
-			"the end of a session could not be recorded",
-			"session",
-			st.spec.ID,
-			"err",
-			err,
-		)
+	return nil // a keepalive
+}
+
+// forwardAgent lets the program of the session find the client's SSH agent.
+func (s *sessionChannel) forwardAgent(rule string) (err error) {
+	if s.decided {
+		const msg = "the program of this session was requested already"
+		return fault.New(fault.Conflict, "node", msg, "request the agent before the program")
 	}
+	s.agentSocket, err = s.conn.agentSocket(rule)
+	return err
+}
+
+// requestTerminal serves a pty request (RFC 4254 section 6.2).
+func (s *sessionChannel) requestTerminal(r *ssh.Request) error {
+	req, err := pty.ParseRequest(r.Payload)
+	if err != nil {
+		return malformed(r.Type, err)
+	}
+	if s.decided || s.terminal != nil {
+		const msg = "this session has a terminal, or its program was requested already"
+		return fault.New(fault.Conflict, "node", msg, "request the terminal once, before the program")
+	}
+	s.terminal = &req
+	s.messages.rawTerminal = true
+	return nil
+}
+
+// changeWindow sets the size of the terminal (RFC 4254 section 6.7), also of one whose program has not
+// started.
+func (s *sessionChannel) changeWindow(r *ssh.Request) error {
+	size, err := pty.ParseSize(r.Payload)
+	if err != nil {
+		return malformed(r.Type, err)
+	}
+	if s.program != nil {
+		return s.program.process.Resize(size)
+	}
+	if s.terminal != nil {
+		s.terminal.Size = size
+	}
+	return nil
+}
+
+// setVariable sets an environment variable of the program (RFC 4254 section 6.4), if clients may set it.
+func (s *sessionChannel) setVariable(r *ssh.Request) error {
+	var m struct{ Name, Value string }
+	if err := ssh.Unmarshal(r.Payload, &m); err != nil {
+		return malformed(r.Type, err)
+	}
+	if s.decided || !s.env.Set(m.Name, m.Value) {
+		msg := "the variable " + printable(m.Name) + " is not one that clients may set"
+		return fault.New(fault.Denied, "node", msg, "set it on the node")
+	}
+	return nil
+}
+
+// sendSignal delivers a signal to the program (RFC 4254 section 6.9).
+func (s *sessionChannel) sendSignal(r *ssh.Request) error {
+	var m struct{ Name string }
+	if err := ssh.Unmarshal(r.Payload, &m); err != nil {
+		return malformed(r.Type, err)
+	}
+	sig, known := process.ParseSignal(m.Name)
+	if !known || s.program == nil {
+		const msg = "there is no such signal, or no program to send it to"
+		return fault.New(fault.Invalid, "node", msg, "use a signal of RFC 4254")
+	}
+	return s.program.process.Signal(sig)
+}
+
+// sendBreak sends a break to the terminal (RFC 4335). Like OpenSSH it leaves the length to the terminal.
+func (s *sessionChannel) sendBreak() error {
+	if s.program == nil {
+		const msg = "there is no program to send a break to"
+		return fault.New(fault.Invalid, "node", msg, "start a shell first")
+	}
+	return s.program.process.Break()
 }
 
 // sendExitStatus sends exit-status or exit-signal (RFC 4254 section 6.10).
-func (t *sessionChannel) sendExitStatus(e process.Exit) {
+func sendExitStatus(ch ssh.Channel, e process.Exit) {
 	if e.Signal == "" {
-		_, _ = t.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(e.Code)}))
+		status := struct{ Status uint32 }{uint32(e.Code)}
+		_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(status))
 		return
 	}
-	_, _ = t.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
+	signal := struct {
 		Signal     string
 		CoreDumped bool
 		Message    string
 		Language   string
-	}{e.Signal, e.CoreDumped, "", ""}))
+	}{e.Signal, e.CoreDumped, "", ""}
+	_, _ = ch.SendRequest("exit-signal", false, ssh.Marshal(signal))
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/threshold-access/threshold/node/forward"
 )
 
-// connection is an SSH connection that is logged in. Its goroutines all belong to serve, which waits for them:
+// connection is an SSH connection that is logged in. Its goroutines all belong to serve, which waits for
+// them:
 //
 //   - serve itself receives global requests and channel opens (serveRequests);
 //   - one watches the limits and ends the connection (watch, end);
@@ -39,15 +40,14 @@ type connection struct {
 	noMoreSessions bool
 	earlierOpens   int
 
-	// mu guards the fields below. No other lock of this package is taken under it but that of sessionsPerUser.
-	mu sync.Mutex
-	// live are the session channels in which a program runs. The channel of each is closed once the client was
-	// told how the program ended.
-	live      map[*sessionChannel]chan struct{}
-	endReason *endReason         // set once the node ends the connection; nothing starts after that
-	helper    *asaccount.Sockets // the account helper; nil until something is forwarded
-	sessions  int                // session channels that are open
-	refusals  int                // refusals so far
+	// mu guards the fields below. No other lock of this package is taken under it but that of
+	// sessionsPerUser.
+	mu        sync.Mutex
+	live      map[*program]struct{} // programs that were admitted and whose end the client was not told yet
+	endReason *endReason            // set once the node ends the connection; nothing starts after that
+	helper    *asaccount.Sockets    // the account helper; nil until something is forwarded
+	sessions  int                   // session channels that are open
+	refusals  int                   // refusals so far
 }
 
 func newConnection(s *Server, sc *ssh.ServerConn, origin Origin, e evidence) *connection {
@@ -60,16 +60,16 @@ func newConnection(s *Server, sc *ssh.ServerConn, origin Origin, e evidence) *co
 		login:   e.login,
 		clock:   newLimitClock(e.who.Expires),
 		wakeups: make(chan struct{}, 1),
-		live:    map[*sessionChannel]chan struct{}{},
+		live:    map[*program]struct{}{},
 	}
 }
 
-// serve serves the connection until the client hangs up, ctx ends, or the node ends the connection. It returns
-// when nothing of the connection is left.
+// serve serves the connection until the client hangs up, ctx ends, or the node ends the connection. It
+// returns when nothing of the connection is left.
 //
 // It uses two contexts. The connection's ends when the transport is closed; ending it closes the transport.
-// Within it, that of the sessions ends earlier when the node ends the connection, with the reason as its cause:
-// programs are hung up on while the client can still be told.
+// Within it, that of the sessions ends earlier when the node ends the connection, with the reason as its
+// cause: programs are hung up on while the client can still be told.
 func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -117,9 +117,9 @@ func (c *connection) idle() bool {
 func (c *connection) announce(line string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for t := range c.live {
-		if t.terminal != nil {
-			t.announce(line)
+	for p := range c.live {
+		if p.hasTerminal {
+			p.messages.announce(line)
 		}
 	}
 }

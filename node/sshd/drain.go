@@ -7,9 +7,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// drainState is how far a server is on its way to its end. It serves, then it drains (draining is closed), then
-// what is left must end (ended is closed), and at last no connection is left (drained is closed). It never goes
-// back.
+// drainState is how far a server is on its way to its end. It serves, then it drains (draining is closed),
+// then what is left must end (ended is closed), and at last no connection is left (drained is closed). It
+// never goes back.
 type drainState struct {
 	draining   chan struct{} // closed when no session may start any more
 	ended      chan struct{} // closed when the sessions that still run must end

@@ -12,8 +12,8 @@ import (
 const (
 	// endedStatus is the exit status of a program that the node ended: the one of timeout(1).
 	endedStatus = 124
-	// endGrace bounds how long sessions take to end once they must: a program has three seconds between SIGHUP
-	// and SIGKILL, and the client needs a moment to read the reason. Then the connection is closed.
+	// endGrace bounds how long sessions take to end once they must: a program has three seconds between
+	// SIGHUP and SIGKILL, and the client needs a moment to read the reason. Then the connection is closed.
 	endGrace = 5 * time.Second
 	// closeGrace is how long a client whose sessions have all ended has to close the connection by itself.
 	closeGrace = time.Second
@@ -55,8 +55,8 @@ func (c *connection) end(ctx context.Context, reason *endReason, endSessions con
 	c.mu.Lock()
 	c.endReason = reason
 	var live []chan struct{}
-	for _, reported := range c.live {
-		live = append(live, reported)
+	for p := range c.live {
+		live = append(live, p.reported)
 	}
 	c.mu.Unlock()
 	endSessions(reason)
@@ -84,43 +84,4 @@ func (c *connection) end(ctx context.Context, reason *endReason, endSessions con
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-}
-
-// admitProgram counts a program that is about to start. It refuses one more than the user may have, and any on a
-// connection or node that is about to end. Each success is followed by one releaseQuota and one removeLive.
-func (c *connection) admitProgram(t *sessionChannel) (rule string, err error) {
-	limit := c.limits().MaxSessions
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.endReason != nil {
-		return c.endReason.rule, c.endReason.err
-	}
-	if c.srv.isDraining() {
-		return "", c.srv.stopReason.err
-	}
-	if err := c.srv.sessionsPerUser.add(c.who.Identity, limit, c.srv.cfg.Identity().Name); err != nil {
-		return limit.Rule, err
-	}
-	if t.terminal != nil {
-		c.clock.terminals.Add(1)
-	}
-	c.clock.markActive()
-	c.live[t] = make(chan struct{})
-	return "", nil
-}
-
-// releaseQuota gives back what admitProgram counted, so that the user may start another program.
-func (c *connection) releaseQuota(t *sessionChannel) {
-	if t.terminal != nil {
-		c.clock.terminals.Add(-1)
-	}
-	c.srv.sessionsPerUser.remove(c.who.Identity)
-}
-
-// removeLive says that the client was told how the program ended: end need not wait for it any more.
-func (c *connection) removeLive(t *sessionChannel) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	close(c.live[t])
-	delete(c.live, t)
 }

@@ -28,8 +28,8 @@ func (c *connection) newForwards() *forward.Forwarder {
 }
 
 // closeForwards ends what is forwarded, once the connection's context has ended. It ends the account helper
-// first, which closes all of its sockets at once: closing them one by one would wait for a helper that may not
-// answer.
+// first, which closes all of its sockets at once: closing them one by one would wait for a helper that may
+// not answer.
 func (c *connection) closeForwards() {
 	c.mu.Lock()
 	helper := c.helper
@@ -40,8 +40,8 @@ func (c *connection) closeForwards() {
 	c.forwards.Close()
 }
 
-// forwardSockets returns what opens sockets with the rights of the account. It looks the account up each time,
-// and refuses on a connection or node that is about to end.
+// forwardSockets returns what opens sockets with the rights of the account. It looks the account up each
+// time, and refuses on a connection or node that is about to end.
 func (c *connection) forwardSockets() (forward.Sockets, error) {
 	account, err := c.srv.cfg.Accounts.Admit(c.login)
 	if err != nil {
@@ -61,8 +61,8 @@ func (c *connection) forwardSockets() (forward.Sockets, error) {
 	return c.helper, nil
 }
 
-// reauthorizeForward decides about each connection that arrives at a listener: the grant by which the listener
-// was opened may be gone.
+// reauthorizeForward decides about each connection that arrives at a listener: the grant by which the
+// listener was opened may be gone.
 func (c *connection) reauthorizeForward(direction forward.Direction) error {
 	key := requestKey{globalRequest, forward.ListenTCP}
 	if direction == forward.Agent {
@@ -113,8 +113,8 @@ func (c *connection) prepareDirect(
 	}, nil
 }
 
-// handleForwardRequest opens or closes a listener, for a global request that is authorized. It returns the data
-// of the reply.
+// handleForwardRequest opens or closes a listener, for a global request that is authorized. It returns the
+// data of the reply.
 func (c *connection) handleForwardRequest(
 	ctx context.Context,
 	r *ssh.Request,

@@ -84,8 +84,8 @@ func (s *Server) sshConfig(attempt *loginAttempt) (*ssh.ServerConfig, error) {
 	) (*ssh.Permissions, error) {
 		return s.checkProven(attempt, m, p)
 	}
-	// OpenSSH, PuTTY and others try keyboard-interactive once their keys are used up. It asks nothing here and
-	// lets nobody in: it is offered so that a client without a certificate can be told.
+	// OpenSSH, PuTTY and others try keyboard-interactive once their keys are used up. It asks nothing here
+	// and lets nobody in: it is offered so that a client without a certificate can be told.
 	cfg.KeyboardInteractiveCallback = func(
 		ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge,
 	) (*ssh.Permissions, error) {

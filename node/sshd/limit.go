@@ -16,8 +16,8 @@ const (
 	// limitsInterval is how often an open connection is compared with the rules in force, and so how late a
 	// role that became stricter takes effect. A limit that is known already ends the connection on time.
 	limitsInterval = 10 * time.Second
-	// warnBefore is how long before a limit is reached clients with a terminal are warned. A limit of less than
-	// twice this time gives no warning.
+	// warnBefore is how long before a limit is reached clients with a terminal are warned. A limit of less
+	// than twice this time gives no warning.
 	warnBefore = time.Minute
 )
 
@@ -46,8 +46,8 @@ func (l *limitClock) markForwarded() {
 	}
 }
 
-// next returns the limit that will be reached first, and the time that is left until then, which is negative if
-// it has been reached. It returns nil if there is no limit. now is the time of Config.Now.
+// next returns the limit that will be reached first, and the time that is left until then, which is negative
+// if it has been reached. It returns nil if there is no limit. now is the time of Config.Now.
 func (l *limitClock) next(limits access.Limits, now time.Time) (first *endReason, left time.Duration) {
 	lasted := time.Since(l.start)
 	// consider takes a limit into account: the time left until it is reached, and how long it lets the
@@ -119,8 +119,8 @@ func (c *connection) watch(ctx context.Context) *endReason {
 	}
 }
 
-// limits are the limits in force for the connection's user. Rules that are too old for a login still limit the
-// connections that are open.
+// limits are the limits in force for the connection's user. Rules that are too old for a login still limit
+// the connections that are open.
 func (c *connection) limits() access.Limits {
 	t := c.srv.cfg.Rules()
 	if t == nil {

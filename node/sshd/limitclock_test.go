@@ -16,7 +16,6 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
-	"github.com/threshold-access/threshold/node/pty"
 )
 
 // limitedConnection is a connection without a network: what is measured is time.
@@ -45,7 +44,7 @@ func newLimitedConnection(ctx context.Context, o access.Options, life time.Durat
 		srv:     srv,
 		who:     who,
 		clock:   newLimitClock(time.Now().Add(life)),
-		live:    map[*sessionChannel]chan struct{}{},
+		live:    map[*program]struct{}{},
 		wakeups: make(chan struct{}, 1),
 	}
 	go func() { m.ended <- m.watch(ctx) }()
@@ -63,11 +62,12 @@ func (m *limitedConnection) allow(roles ...access.Role) {
 
 // addTerminal opens a session with a terminal on the connection.
 func (m *limitedConnection) addTerminal() {
-	t := &sessionChannel{conn: m.connection, ch: terminalChannel{lines: m.lines}}
-	t.terminal = &pty.Request{}
+	t := newSessionChannel(m.connection, terminalChannel{lines: m.lines})
+	t.messages.rawTerminal = true
+	p := &program{conn: m.connection, messages: t.messages, hasTerminal: true}
 	m.mu.Lock()
 	m.sessions++
-	m.live[t] = make(chan struct{})
+	m.live[p] = struct{}{}
 	m.mu.Unlock()
 	m.clock.terminals.Add(1)
 }

@@ -35,8 +35,8 @@ func evidenceOf(p *ssh.Permissions) (evidence, bool) {
 	return e, ok
 }
 
-// noCertificateError says that a login needs a certificate. The client is told once, on its last try, and only
-// if it offered none: a client that holds many keys must not show an error to somebody who then gets in.
+// noCertificateError says that a login needs a certificate. The client is told once, on its last try, and
+// only if it offered none: a client that holds many keys must not show an error to somebody who then gets in.
 func (a *loginAttempt) noCertificateError(lastTry bool) error {
 	err := fault.New(
 		fault.Unauthenticated,
@@ -148,7 +148,10 @@ func (s *Server) currentRules() (*rules.Trust, time.Time, error) {
 }
 
 // loginActions are the actions of which one must be allowed for a login: all but listing the node.
-var loginActions = slices.DeleteFunc(access.NodeActions(), func(a access.Action) bool { return a == access.List })
+var loginActions = slices.DeleteFunc(
+	access.NodeActions(),
+	func(a access.Action) bool { return a == access.List },
+)
 
 // decide asks the rules for one action. Without an action it asks whether any of loginActions is allowed; if
 // none is, it returns a denial that names a rule, where there is one.

@@ -12,20 +12,20 @@ import (
 // noMoreSessionsRequest says that the client will open no further sessions (OpenSSH PROTOCOL section 2.2).
 const noMoreSessionsRequest = "no-more-sessions@openssh.com"
 
-// serveRequests receives the connection's global requests and channel opens, in order, until the connection is
-// closed. Each channel that it admits is served on a goroutine of running.
+// serveRequests receives the connection's global requests and channel opens, in order, until the connection
+// is closed. Each channel that it admits is served on a goroutine of running.
 //
 // On the wire both are one sequence, and clients rely on it: OpenSSH sends its tcpip-forward requests without
-// waiting for replies, and then opens channels to the ports that they listen on. x/crypto delivers them in two
-// Go channels. Its mux puts each packet into one of them before it reads the next, so that whatever was sent
-// before a packet is in its Go channel when the packet is received. With this one goroutine as the only receiver
-// of both, the following holds:
+// waiting for replies, and then opens channels to the ports that they listen on. x/crypto delivers them in
+// two Go channels. Its mux puts each packet into one of them before it reads the next, so that whatever was
+// sent before a packet is in its Go channel when the packet is received. With this one goroutine as the only
+// receiver of both, the following holds:
 //
 //   - Global requests take effect in the order in which they were sent, and so do channel opens.
-//   - A global request takes effect before any channel that was opened after it is admitted: all requests that
-//     wait are handled first.
-//   - A global request that was sent after a channel open may take effect before that channel is admitted, while
-//     both wait here. A client that cannot accept this waits for the confirmation of its channel.
+//   - A global request takes effect before any channel that was opened after it is admitted: all requests
+//     that wait are handled first.
+//   - A global request that was sent after a channel open may take effect before that channel is admitted,
+//     while both wait here. A client that cannot accept this waits for the confirmation of its channel.
 //   - noMoreSessionsRequest never refuses a session that was opened before it, because OpenSSH sends it right
 //     after its own. It refuses those opened after it, unless they are here already when it is handled. A
 //     client that asked for a reply and got it knows that every further session is refused.
@@ -102,8 +102,8 @@ func (c *connection) handleWaitingRequests(
 	}
 }
 
-// handleGlobalRequest answers a global request. waitingOpens is how many channel opens wait to be admitted: at
-// least all that were sent before the request.
+// handleGlobalRequest answers a global request. waitingOpens is how many channel opens wait to be admitted:
+// at least all that were sent before the request.
 func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request, waitingOpens int) {
 	reply, err := c.globalRequest(ctx, r, waitingOpens)
 	if err != nil {
@@ -112,7 +112,7 @@ func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request, wa
 			reply = []byte(rejectionText(err))
 		}
 	}
-	_ = r.Reply(err == nil, reply) // does nothing if no reply is wanted; fails only if the connection is closed
+	_ = r.Reply(err == nil, reply) // fails only if the connection is closed
 }
 
 // globalRequest authorizes a global request and does what it asks for.

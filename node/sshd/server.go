@@ -1,8 +1,8 @@
 // Package sshd answers: who is this, may they, and what do they get?
 //
 // It is the SSH server on the node, at the inner end of a tunnel stream: the proxy relays what comes here and
-// can read none of it. The server verifies the certificate itself, decides by the signed rules itself, and has
-// the last word. RFC 4252 (authentication) and RFC 4254 (connections) say what is on the wire.
+// can read none of it. The server verifies the certificate itself, decides by the signed rules itself, and
+// has the last word. RFC 4252 (authentication) and RFC 4254 (connections) say what is on the wire.
 //
 // A connection goes through these files: server.go accepts it, handshake.go and login.go authenticate it,
 // connection.go holds what is logged in, requests.go receives what the client asks for, authorize.go decides
@@ -61,7 +61,7 @@ type Server struct {
 	cfg             Config
 	connectionQuota *limit.Quota // of connections, for each client address
 	handshakeQuota  *limit.Quota // of connections that are not logged in yet
-	sessionsPerUser sessionCounts
+	sessionsPerUser limit.PerKey[identity.UserKey]
 	windows         windows
 	forwardLimits   *forward.Limits
 	drainState

@@ -12,9 +12,10 @@ const (
 	// maxWindow is the initial window that x/crypto grants on a channel (RFC 4254 section 5.2). A client that
 	// sends more than its program reads makes the node hold up to this much.
 	maxWindow = 2 << 20
-	// windowBudget is what the windows of all channels have together, except that each gets at least minWindow.
-	// The first channels get a large part of it, which clients far away need for their speed; the more
-	// channels there are, the less the next one gets. So the node stays small when many clients send at once.
+	// windowBudget is what the windows of all channels have together, except that each gets at least
+	// minWindow. The first channels get a large part of it, which clients far away need for their speed; the
+	// more channels there are, the less the next one gets. So the node stays small when many clients send at
+	// once.
 	windowBudget = 3 << 19
 	minWindow    = 64 << 10
 )
@@ -25,8 +26,8 @@ type windows struct {
 	assigned int        // bytes, over all open channels
 }
 
-// assign sets the window of a channel that has not been accepted yet. The channel keeps its share of the budget
-// until giveBack is called.
+// assign sets the window of a channel that has not been accepted yet. The channel keeps its share of the
+// budget until giveBack is called.
 func (w *windows) assign(nc ssh.NewChannel) (giveBack func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
