@@ -2,10 +2,10 @@ package identity
 
 import "golang.org/x/crypto/ssh"
 
-// HostKeys are what an SSH server shows of a host key that has a certificate, as OpenSSH's sshd does: the
-// certificate first, and for clients that know no certificates of hosts, as Paramiko, the key alone. Those
-// must be told of the key beforehand, or trust it at first sight. A client that does know certificates never
-// chooses the key alone unless it was told to.
+// HostKeys returns the keys that an SSH server offers for a host key with a certificate, in the order of
+// OpenSSH's sshd: the certificate, then the key alone. The latter is for clients without support for host
+// certificates, as Paramiko, which must know the key beforehand or trust it on first use. A client that
+// supports host certificates does not choose the key alone unless it is configured to.
 func HostKeys(host ssh.Signer) []ssh.Signer {
 	if cert, ok := host.PublicKey().(*ssh.Certificate); ok {
 		return []ssh.Signer{host, plainHostKey{host, cert.Key}}
@@ -13,7 +13,7 @@ func HostKeys(host ssh.Signer) []ssh.Signer {
 	return []ssh.Signer{host}
 }
 
-// plainHostKey signs as the key inside a certificate.
+// plainHostKey offers the key inside a host certificate without the certificate.
 type plainHostKey struct {
 	ssh.Signer
 	key ssh.PublicKey

@@ -1,8 +1,8 @@
 // Package identity answers: who is this?
 //
-// An Identity is what a verified certificate says of its holder. ca writes it into certificates (SSH
-// extension, X.509 extension), and everyone else reads it back through VerifySSHUser and VerifyX509, which
-// return one only after every check has passed.
+// An Identity is what a verified certificate says of its holder. Package ca writes it into certificates (an
+// extension in SSH and in X.509). Everybody else reads it through VerifySSHUser and VerifyX509, which return
+// one only after every check has passed.
 package identity
 
 import (
@@ -15,27 +15,27 @@ import (
 	"unicode"
 )
 
-// Version is the newest identity format this code writes. Readers accept 1..Version and ignore fields they do
-// not know.
+// Version is the newest identity format, which this code writes. Readers accept 1..Version and ignore fields
+// that they do not know.
 const Version = 1
 
-// MaxBytes bounds the JSON form inside a certificate.
+// MaxBytes bounds an identity's JSON form inside a certificate.
 const MaxBytes = 4 << 10
 
 // Login is an operating-system account on a node, and so an SSH principal.
 type Login string
 
-// LoginID names one act of logging in; every certificate and session of that login carries it.
+// LoginID names one finished login attempt. Every certificate and session of that login carries it.
 type LoginID string
 
-// MachineID names a machine for its whole life, whatever its name becomes: 32 lower-case hex digits drawn by
-// auth.
+// MachineID names a machine for its whole life, whatever its name becomes: 32 lower-case hex digits that auth
+// draws at random.
 type MachineID string
 
 // Serial is a certificate's serial number: drawn at random, positive, unique within the cluster.
 type Serial uint64
 
-// Kind is what sort of holder an identity speaks of. Append only.
+// Kind is the kind of a certificate's holder. Append only.
 type Kind string
 
 const (
@@ -45,23 +45,27 @@ const (
 	Auth  Kind = "auth"
 )
 
-// Identity is who a certificate speaks of.
+// Identity is the holder of a certificate. A comment names the kinds that have a field; others leave it
+// empty.
 type Identity struct {
-	V               int            `json:"v"`
-	Kind            Kind           `json:"kind"`
-	Cluster         string         `json:"cluster"`             // FQDN
-	Name            string         `json:"name"`                // user: what people call them (an e-mail); node, proxy, auth: the unique name
-	Connector       string         `json:"connector,omitempty"` // user: which provider vouched
-	Subject         string         `json:"subject,omitempty"`   // user: the provider's stable id. A user is (Connector, Subject), never Name
-	ID              MachineID      `json:"id,omitempty"`        // node, proxy, auth: the machine
-	LoginID         LoginID        `json:"login_id,omitempty"`  // user: this act of logging in
-	Roles           []string       `json:"roles,omitempty"`     // user
-	Traits          Traits         `json:"traits,omitempty"`    // user: claims the connector declares immutable
-	Labels          Labels         `json:"labels,omitempty"`    // node: what rules match on, certified by auth
-	Factor          string         `json:"factor,omitempty"`    // user: the second factor that was shown: "totp", "recovery"
-	LoginMethod     string         `json:"via,omitempty"`       // user: how the login came; empty is tsh on loopback
-	SourceAddresses []netip.Prefix `json:"from,omitempty"`      // user: the only addresses the certificate is good from; none: any
-	Expires         time.Time      `json:"expires"`             // equals the certificate's end; set from the certificate by the verifier
+	V           int       `json:"v"`
+	Kind        Kind      `json:"kind"`
+	Cluster     string    `json:"cluster"`             // FQDN
+	Name        string    `json:"name"`                // user: as an e-mail; machines: the unique name
+	Connector   string    `json:"connector,omitempty"` // user: whose provider identified them
+	Subject     string    `json:"subject,omitempty"`   // user: the provider's stable id; see UserKey
+	ID          MachineID `json:"id,omitempty"`        // node, proxy, auth
+	LoginID     LoginID   `json:"login_id,omitempty"`  // user
+	Roles       []string  `json:"roles,omitempty"`     // user
+	Traits      Traits    `json:"traits,omitempty"`    // user: claims that the connector declares immutable
+	Labels      Labels    `json:"labels,omitempty"`    // node: what grants match on, set by auth
+	Factor      string    `json:"factor,omitempty"`    // user: "totp" or "recovery"
+	LoginMethod string    `json:"via,omitempty"`       // user: empty means tsh with a loopback listener
+
+	// SourceAddresses, of a user, are the only networks from which the certificate may be used. None: any.
+	SourceAddresses []netip.Prefix `json:"from,omitempty"`
+	// Expires is the end of the certificate, from which the verifiers set it.
+	Expires time.Time `json:"expires"`
 }
 
 // Traits are a user's claim values by trait name.
@@ -70,14 +74,14 @@ type Traits map[string][]string
 // Labels are a node's labels.
 type Labels map[string]string
 
-// User key: the pair that is a user.
+// UserKey is what identifies a user: the pair of connector and subject, never the name.
 type UserKey struct{ Connector, Subject string }
 
-// UserKey returns the pair that is this user, whatever their name is today.
+// UserKey returns the key of this user, which stays the same when the name changes.
 func (id Identity) UserKey() UserKey { return UserKey{id.Connector, id.Subject} }
 
-// KeyID is the key id of the SSH certificate, made so that a plain sshd's own log names person and login:
-// name@cluster/login-id.
+// KeyID is the key id of the user's SSH certificate, name@cluster/login-id, so that the log of a plain sshd
+// names the user and the login.
 func (id Identity) KeyID() string { return id.Name + "@" + id.Cluster + "/" + string(id.LoginID) }
 
 // URI is the URI SAN of the X.509 certificate: threshold://cluster/user/connector/subject or
@@ -97,7 +101,7 @@ func (id Identity) String() string {
 	return string(id.Kind) + " " + id.Name
 }
 
-// Encode gives the JSON that goes into certificates. It refuses an identity that Check refuses or that is
+// Encode returns the JSON that goes into certificates. It refuses an identity that Check refuses or that is
 // larger than MaxBytes.
 func (id Identity) Encode() ([]byte, error) {
 	id.V = Version
@@ -119,8 +123,7 @@ func (id Identity) Encode() ([]byte, error) {
 	return b, nil
 }
 
-// decode reads the JSON form. Only the verifiers call it: bytes become an Identity after the certificate
-// around them is verified.
+// decode reads the JSON form. Only the verifiers call it, after they have verified the certificate around it.
 func decode(b []byte) (Identity, error) {
 	if len(b) > MaxBytes {
 		return Identity{}, fmt.Errorf("identity extension is %d bytes, more than %d", len(b), MaxBytes)
@@ -129,7 +132,7 @@ func decode(b []byte) (Identity, error) {
 	if err := json.Unmarshal(b, &id); err != nil {
 		return Identity{}, fmt.Errorf("identity extension: %w", err)
 	}
-	if id.V < 1 || id.V > Version { // a newer one may carry a restriction that this code would overlook
+	if id.V < 1 || id.V > Version { // a newer one may have a restriction that this code would ignore
 		return Identity{}, fmt.Errorf(
 			"identity extension is of version %d, this program reads 1 to %d: update it",
 			id.V,
@@ -161,7 +164,7 @@ const (
 )
 
 // CheckLogin refuses anything but a plain account name: letters, digits, "_", ".", "-" (not first), at most
-// 64 bytes. It is what keeps commas, spaces, control characters, wildcards and look-alikes out of principals.
+// 64 bytes. So principals hold no commas, spaces, control characters, wildcards or look-alikes.
 func CheckLogin(l Login) error {
 	if len(l) > maxLogin || !loginRE.MatchString(string(l)) {
 		return fmt.Errorf(
@@ -174,10 +177,10 @@ func CheckLogin(l Login) error {
 }
 
 // CheckMachineName refuses anything but a lower-case host name of at most 253 bytes (RFC 1123 section 2.1),
-// and one that could be read as an address.
+// and one that could be read as an IPv4 address.
 func CheckMachineName(name string) error {
 	if len(name) > maxDNS || !hostNameRE.MatchString(name) || numberRE.MatchString(name) {
-		return fmt.Errorf("node name %.80q is not a lower-case host name", name)
+		return fmt.Errorf("machine name %.80q is not a lower-case host name", name)
 	}
 	return nil
 }
@@ -211,8 +214,8 @@ func CheckMachineID(id MachineID) error {
 	return nil
 }
 
-// CheckWord refuses anything but a resource, role, trait or label name: letters, digits, "_", ".", "-", at
-// most 64 bytes.
+// CheckWord refuses anything but the name of a resource, role, trait or label: letters, digits, "_", ".",
+// "-", at most 64 bytes. what names the thing in the error.
 func CheckWord(what, w string) error {
 	if len(w) > maxWord || !wordRE.MatchString(w) {
 		return fmt.Errorf(
@@ -225,8 +228,9 @@ func CheckWord(what, w string) error {
 	return nil
 }
 
-// CheckText refuses free text that is empty, longer than 512 bytes, not UTF-8, or carries control characters
-// or such as turn the writing direction or have no width: what is read in a log or listing is what is there.
+// CheckText refuses free text that is empty, longer than 512 bytes, not UTF-8, or that holds control
+// characters, characters without width, or ones that change the writing direction. A log or listing then
+// shows what is there. what names the thing in the error.
 func CheckText(what, s string) error {
 	if s == "" || len(s) > maxString ||
 		strings.ContainsFunc(
@@ -313,7 +317,7 @@ func (id Identity) checkMachine() error {
 	return id.Labels.Check()
 }
 
-// Check refuses labels whose names are no plain words or whose values are no plain text.
+// Check refuses labels with a name that CheckWord refuses or a value that CheckText refuses.
 func (l Labels) Check() error {
 	for k, v := range l {
 		if err := CheckWord("label", k); err != nil {

@@ -21,23 +21,31 @@ func TestChecksOfNames(t *testing.T) {
 	}{
 		{"login", func(s string) error { return identity.CheckLogin(identity.Login(s)) },
 			[]string{"alice", "Alice", "svc_web", "a.b-c", "_apt", "machine$", "0", strings.Repeat("a", 64)},
-			[]string{"", "*", "-x", ".x", "a b", "a,b", "a\x00", "a\n", "a/b", "a:b", "a@b", "$", "a$b", "é", "r\u043eot", "root\u200b", strings.Repeat("a", 65)}},
+			[]string{"", "*", "-x", ".x", "a b", "a,b", "a\x00", "a\n", "a/b", "a:b", "a@b", "$", "a$b", "é",
+				"r\u043eot", "root\u200b", strings.Repeat("a", 65)}},
 		{"node name", identity.CheckMachineName,
 			[]string{"web-1", "web-1.eu.example.com", "0a", label, "10-0-0-1"},
-			[]string{"", "Web", "-a", "a-", "a..b", ".a", "a.", "a.-b", "a_b", "*", "*.example.com", "a b", "a\n", "127.0.0.1", "127.1", "1", "::1", "а", label + "a", strings.Repeat(label+".", 4) + "a"}},
+			[]string{"", "Web", "-a", "a-", "a..b", ".a", "a.", "a.-b", "a_b", "*", "*.example.com", "a b",
+				"a\n", "127.0.0.1", "127.1", "1", "::1", "а", label + "a", strings.Repeat(label+".",
+					4) + "a"}},
 		{"host", identity.CheckHost,
 			[]string{"web-1", "127.0.0.1", "::1", "2001:db8::1"},
-			[]string{"", "*", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:127.0.0.1", "fe80::1%eth0", "2001:DB8::1", "127.1", "127.0.0.01", "10.0.0.0/8", "[::1]"}},
+			[]string{"", "*", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:127.0.0.1", "fe80::1%eth0",
+				"2001:DB8::1", "127.1", "127.0.0.01", "10.0.0.0/8", "[::1]"}},
 		{"cluster", identity.CheckCluster,
 			[]string{"access.example.com", "demo", "xn--bcher-kva.example"},
-			[]string{"", "Access.example.com", "a..b", "a.", "1.2.3.4", "a b", "a/b", "a@b", "a_b", label + "a.com"}},
+			[]string{"", "Access.example.com", "a..b", "a.", "1.2.3.4", "a b", "a/b", "a@b", "a_b",
+				label + "a.com"}},
 		{"word", func(s string) error { return identity.CheckWord("role", s) },
-			[]string{"ops", "Ops.eu-1_x", "7"}, []string{"", "-a", "a-", "a b", "a\n", "{{x}}", "*", strings.Repeat("a", 65)}},
+			[]string{"ops", "Ops.eu-1_x", "7"}, []string{"", "-a", "a-", "a b", "a\n", "{{x}}", "*",
+				strings.Repeat("a", 65)}},
 		{"text", func(s string) error { return identity.CheckText("name", s) },
 			[]string{"alice@example.com", "김철수", "José Núñez", "a b"},
-			[]string{"", "a\n", "a\x1b[31m", "a\x00", "a\x7f", "a\u0085", "a\u009b31m", "a\u202eb", "a\u200bb", "a\u2028b", "a\ufeff", "\xff", "a\ufffd", strings.Repeat("a", 513)}},
+			[]string{"", "a\n", "a\x1b[31m", "a\x00", "a\x7f", "a\u0085", "a\u009b31m", "a\u202eb",
+				"a\u200bb", "a\u2028b", "a\ufeff", "\xff", "a\ufffd", strings.Repeat("a", 513)}},
 		{"node id", func(s string) error { return identity.CheckMachineID(identity.MachineID(s)) },
-			[]string{strings.Repeat("0a", 16)}, []string{"", strings.Repeat("0A", 16), strings.Repeat("0", 31), strings.Repeat("0", 33), strings.Repeat("0", 32) + "\n"}},
+			[]string{strings.Repeat("0a", 16)}, []string{"", strings.Repeat("0A", 16),
+				strings.Repeat("0", 31), strings.Repeat("0", 33), strings.Repeat("0", 32) + "\n"}},
 	} {
 		for _, s := range tc.good {
 			if err := tc.check(s); err != nil {
@@ -57,29 +65,41 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 		name string
 		id   func(user, machine *identity.Identity) *identity.Identity
 	}{
-		{"a user with a machine's id", func(u, _ *identity.Identity) *identity.Identity { u.ID = node().ID; return u }},
-		{"a user with labels", func(u, _ *identity.Identity) *identity.Identity { u.Labels = identity.Labels{"a": "b"}; return u }},
-		{"a user without connector", func(u, _ *identity.Identity) *identity.Identity { u.Connector = ""; return u }},
-		{"a user without login id", func(u, _ *identity.Identity) *identity.Identity { u.LoginID = ""; return u }},
-		{"a user with a trait of two words", func(u, _ *identity.Identity) *identity.Identity { u.Traits["a b"] = nil; return u }},
-		{"a user with an empty trait value", func(u, _ *identity.Identity) *identity.Identity { u.Traits["a"] = []string{""}; return u }},
-		{"a user with a factor that is no word", func(u, _ *identity.Identity) *identity.Identity { u.Factor = "totp\n"; return u }},
+		{"a user with a machine's id",
+			func(u, _ *identity.Identity) *identity.Identity { u.ID = node().ID; return u }},
+		{"a user with labels",
+			func(u, _ *identity.Identity) *identity.Identity { u.Labels = identity.Labels{"a": "b"}; return u }},
+		{"a user without connector",
+			func(u, _ *identity.Identity) *identity.Identity { u.Connector = ""; return u }},
+		{"a user without login id",
+			func(u, _ *identity.Identity) *identity.Identity { u.LoginID = ""; return u }},
+		{"a user with a trait of two words",
+			func(u, _ *identity.Identity) *identity.Identity { u.Traits["a b"] = nil; return u }},
+		{"a user with an empty trait value",
+			func(u, _ *identity.Identity) *identity.Identity { u.Traits["a"] = []string{""}; return u }},
+		{"a user with a factor that is no word",
+			func(u, _ *identity.Identity) *identity.Identity { u.Factor = "totp\n"; return u }},
 		{"a user pinned to a host in a network's clothes", func(u, _ *identity.Identity) *identity.Identity {
 			u.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
 			return u
 		}},
-		{"a user pinned to nothing", func(u, _ *identity.Identity) *identity.Identity { u.SourceAddresses = []netip.Prefix{{}}; return u }},
+		{"a user pinned to nothing",
+			func(u, _ *identity.Identity) *identity.Identity { u.SourceAddresses = []netip.Prefix{{}}; return u }},
 		{"a user too large", func(u, _ *identity.Identity) *identity.Identity {
 			for i := range 20 {
 				u.Traits["t"+string(rune('a'+i))] = []string{strings.Repeat("x", 300)}
 			}
 			return u
 		}},
-		{"a machine with roles", func(_, m *identity.Identity) *identity.Identity { m.Roles = []string{"ops"}; return m }},
-		{"a machine with a subject", func(_, m *identity.Identity) *identity.Identity { m.Subject = "x"; return m }},
-		{"a machine with a factor", func(_, m *identity.Identity) *identity.Identity { m.Factor = "totp"; return m }},
+		{"a machine with roles",
+			func(_, m *identity.Identity) *identity.Identity { m.Roles = []string{"ops"}; return m }},
+		{"a machine with a subject",
+			func(_, m *identity.Identity) *identity.Identity { m.Subject = "x"; return m }},
+		{"a machine with a factor",
+			func(_, m *identity.Identity) *identity.Identity { m.Factor = "totp"; return m }},
 		{"a machine without id", func(_, m *identity.Identity) *identity.Identity { m.ID = ""; return m }},
-		{"a machine with a bad label", func(_, m *identity.Identity) *identity.Identity { m.Labels["env"] = "a\nb"; return m }},
+		{"a machine with a bad label",
+			func(_, m *identity.Identity) *identity.Identity { m.Labels["env"] = "a\nb"; return m }},
 		{"nobody", func(u, _ *identity.Identity) *identity.Identity { return &identity.Identity{} }},
 	} {
 		u, m := alice(), node()

@@ -12,14 +12,13 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// RSA sizes in bits. Below the minimum a key is weak; above the maximum it only costs verifiers time
-// (CVE-2026-39829).
+// RSA sizes in bits. A shorter key is weak; a longer one only costs verifiers time (CVE-2026-39829).
 const (
 	minRSA = 3072
 	maxRSA = 8192
 )
 
-// CheckKey refuses a subject key that is no Ed25519, P-256, P-384 or RSA key of 3072 to 8192 bits.
+// CheckKey refuses a key that is no Ed25519, P-256 or P-384 key, nor an RSA key of 3072 to 8192 bits.
 func CheckKey(key crypto.PublicKey) error {
 	switch k := key.(type) {
 	case ed25519.PublicKey:
@@ -35,21 +34,23 @@ func CheckKey(key crypto.PublicKey) error {
 		}
 		return nil
 	case *rsa.PublicKey:
-		if k == nil || k.N == nil || k.N.BitLen() < minRSA || k.N.BitLen() > maxRSA || k.N.Bit(0) == 0 || k.E < 65537 || k.E&1 == 0 {
-			return fmt.Errorf("an RSA key must have %d to %d bits and an odd exponent of at least 65537", minRSA, maxRSA)
+		if k == nil || k.N == nil || k.N.BitLen() < minRSA || k.N.BitLen() > maxRSA || k.N.Bit(0) == 0 ||
+			k.E < 65537 || k.E&1 == 0 {
+			const msg = "an RSA key must have %d to %d bits and an odd exponent of at least 65537"
+			return fmt.Errorf(msg, minRSA, maxRSA)
 		}
 		return nil
 	}
 	return fmt.Errorf("a key of type %T is not accepted: use Ed25519, ECDSA P-256 or P-384, or RSA", key)
 }
 
-// CheckSSHKey refuses a certificate as key, and any key that CheckKey refuses.
+// CheckSSHKey refuses a certificate in place of a key, and any key that CheckKey refuses.
 func CheckSSHKey(key ssh.PublicKey) error {
 	if key == nil {
 		return errors.New("there is no key")
 	}
 	if _, nested := key.(*ssh.Certificate); nested {
-		return errors.New("a certificate stands where a plain key belongs")
+		return errors.New("there is a certificate where a plain key is expected")
 	}
 	switch key.Type() {
 	case ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoRSA:

@@ -5,15 +5,17 @@ import (
 	"time"
 )
 
-// Roots holds the two X.509 trees apart, for a server that serves people and machines: the user authority can
-// make no machine, and the service authority no user.
+// Roots are the trust anchors of a server that serves both users and machines. They are kept apart, so that
+// the user authority cannot make a machine's certificate, nor the service authority a user's. Each pool holds
+// the signing authorities themselves; the cluster root is in neither, so an authority that a rotation removed
+// is trusted no more, whatever the root once signed. The zero value trusts nobody.
 type Roots struct {
-	Users    *x509.CertPool // the user-x509 roots
-	Services *x509.CertPool // the cluster root
+	Users    *x509.CertPool // the user X.509 authorities
+	Services *x509.CertPool // the service X.509 authorities
 }
 
-// VerifyX509 is VerifyX509 under the tree of the kind that the leaf claims; the kinds are those the server
-// lets in.
+// VerifyX509 is the function VerifyX509 under the pool for the kind that the leaf claims to be. kinds are
+// those that the server accepts.
 func (t Roots) VerifyX509(
 	chain []*x509.Certificate,
 	cluster string,
@@ -34,8 +36,8 @@ func (t Roots) VerifyX509(
 	return VerifyX509(chain, cluster, roots, use, now, of...)
 }
 
-// claimsUser reads, unverified, which tree a leaf says it is of. A lie only chooses the tree under which it
-// then fails.
+// claimsUser reads from the unverified leaf whether it claims to be a user's. A false claim only selects the
+// pool under which verification then fails.
 func claimsUser(chain []*x509.Certificate) bool {
 	if len(chain) == 0 {
 		return false

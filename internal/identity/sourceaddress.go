@@ -6,13 +6,14 @@ import (
 	"net/netip"
 )
 
-// CheckSourceAddress refuses an address outside those the identity is pinned to. An identity without pins is
-// good from anywhere. A verifier of an X.509 user certificate calls it with the client's true address;
-// VerifySSHUser does so itself.
+// CheckSourceAddress refuses an address outside SourceAddresses; none there means any address. A verifier of
+// X.509 user certificates calls it with the client's true address. VerifySSHUser does it itself.
 func (id Identity) CheckSourceAddress(from net.Addr) error {
 	return checkSource(id.SourceAddresses, from)
 }
 
+// checkSource refuses an address outside the networks. Where there are some, it refuses an unknown address
+// too.
 func checkSource(pins []netip.Prefix, from net.Addr) error {
 	if len(pins) == 0 {
 		return nil
@@ -25,7 +26,7 @@ func checkSource(pins []netip.Prefix, from net.Addr) error {
 	if err != nil {
 		return fmt.Errorf("certificate is pinned to %v and the client's address is not known", pins)
 	}
-	addr := ap.Addr().Unmap() // a dual-stack listener shows IPv4 clients as ::ffff:a.b.c.d
+	addr := ap.Addr().Unmap() // a dual-stack listener reports IPv4 clients as ::ffff:a.b.c.d
 	for _, p := range pins {
 		if p.Contains(addr) {
 			return nil
@@ -34,7 +35,7 @@ func checkSource(pins []netip.Prefix, from net.Addr) error {
 	return fmt.Errorf("certificate is pinned to %v and was used from %s", pins, addr)
 }
 
-// checkSources refuses pins that are no plain networks.
+// checkSources refuses prefixes that are no plain networks: with host bits set, or IPv4 mapped into IPv6.
 func checkSources(pins []netip.Prefix) error {
 	for _, p := range pins {
 		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {

@@ -16,19 +16,19 @@ import (
 // SSHExtension is the certificate extension that carries the identity's JSON.
 const SSHExtension = "identity@threshold"
 
-// SSHSourceAddress is the one critical option that Threshold issues and understands (OpenSSH
-// PROTOCOL.certkeys).
+// SSHSourceAddress is the only critical option that Threshold issues and accepts (OpenSSH PROTOCOL.certkeys).
 const SSHSourceAddress = "source-address"
 
-// Skew is how far a verifier's clock may be behind the issuer's. Certificates are issued valid from now −
-// Skew.
+// Skew is how far a verifier's clock may be behind the issuer's. Certificates are valid from their issue
+// minus Skew.
 const Skew = time.Minute
 
-// MaxLifetime is the longest life of a user, host or service certificate after its issue; with the
-// backdating, verifiers accept MaxLifetime + Skew.
+// MaxLifetime is the longest lifetime of a user, host or service certificate from its issue. As certificates
+// are backdated, verifiers accept MaxLifetime + Skew.
 const MaxLifetime = 24 * time.Hour
 
-// SSHUser is what a verified user certificate says: who, and as which logins.
+// SSHUser is what a verified SSH user certificate says: the identity and its logins. Only VerifySSHUser makes
+// one.
 type SSHUser struct {
 	Identity
 	Logins  []Login
@@ -36,9 +36,10 @@ type SSHUser struct {
 	sources []netip.Prefix
 }
 
-// VerifySSHUser accepts a public key only if it is a user certificate, issued by one of authorities for the
-// cluster, valid now, with at least one principal, no unknown critical option, and — where it is pinned —
-// used from one of its addresses. It does not prove that the peer holds the key: the SSH handshake does.
+// VerifySSHUser accepts a public key only if it is a user certificate of the cluster, signed by one of
+// authorities, valid now, with at least one principal, without unknown critical options, and used from one of
+// its source addresses where it has some. It does not prove that the peer holds the key: the SSH handshake
+// does.
 func VerifySSHUser(
 	key ssh.PublicKey,
 	cluster string,
@@ -82,13 +83,13 @@ func VerifySSHUser(
 func (u SSHUser) HasLogin(l Login) bool { return slices.Contains(u.Logins, l) }
 
 // CheckSourceAddress refuses an address outside the certificate's source-address option. A certificate
-// without one is good from anywhere.
+// without the option may be used from anywhere.
 func (u SSHUser) CheckSourceAddress(from net.Addr) error {
 	return checkSource(u.sources, from)
 }
 
-// VerifySSHHost accepts a host key only if it is a host certificate of one of authorities that names host,
-// valid now.
+// VerifySSHHost accepts a host key only if it is a host certificate with the principal host, signed by one of
+// authorities, and valid now.
 func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, now time.Time) error {
 	cert, err := checkSSH(key, ssh.HostCert, authorities, now)
 	if err != nil {
@@ -105,9 +106,9 @@ func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, 
 	return nil
 }
 
-// checkSSH holds the checks that user and host certificates share. The signer must be a plain key in the
-// trusted set, so a certificate that signs, or that is the subject key, is refused before anything else is
-// looked at (CVE-2025-49825).
+// checkSSH has the checks that user and host certificates share. The signer must be a plain key among the
+// authorities, and the subject key no certificate; both are checked before anything else is read
+// (CVE-2025-49825).
 func checkSSH(
 	key ssh.PublicKey,
 	typ uint32,
@@ -147,10 +148,10 @@ func checkSSH(
 	}
 	for name := range cert.CriticalOptions {
 		if name != SSHSourceAddress || typ != ssh.UserCert {
-			return nil, fmt.Errorf("certificate has the critical option %q, which is not understood", name)
+			return nil, fmt.Errorf("certificate has the critical option %q, which is not supported", name)
 		}
 	}
-	// CheckCert verifies the signature, and the times and principal once more; the clock is ours.
+	// CheckCert verifies the signature, and the times and the principal once more, by our clock.
 	checker := ssh.CertChecker{
 		SupportedCriticalOptions: []string{SSHSourceAddress},
 		Clock:                    func() time.Time { return now },
@@ -164,7 +165,7 @@ func checkSSH(
 func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
 	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 ||
 		cert.ValidAfter >= cert.ValidBefore {
-		return fmt.Errorf("certificate has no sane validity period")
+		return fmt.Errorf("certificate has a malformed validity period")
 	}
 	if cert.ValidBefore-cert.ValidAfter > uint64((MaxLifetime+Skew+time.Second)/time.Second) {
 		return errTooLong
@@ -172,7 +173,7 @@ func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
 	return checkTimes(time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now)
 }
 
-// ExpiredError says a certificate has ended, or has not begun.
+// ExpiredError says that a certificate has ended, or is not valid yet.
 type ExpiredError struct {
 	From, Until, Now time.Time
 }
@@ -180,7 +181,8 @@ type ExpiredError struct {
 func (e *ExpiredError) Error() string {
 	if e.Now.Before(e.From) {
 		return fmt.Sprintf(
-			"certificate is not valid before %s, which is %s from now: check this machine's clock (it says %s)",
+			"certificate is not valid before %s, which is %s from now: "+
+				"check this machine's clock (it says %s)",
 			formatTime(e.From),
 			e.From.Sub(e.Now).Round(time.Second),
 			formatTime(e.Now),
@@ -194,15 +196,14 @@ func (e *ExpiredError) Error() string {
 	)
 }
 
-// OnlyExpired reports whether err, of a verifier asked as of now, says that the certificate has ended, and
-// nothing else is wrong with it: asked as of its last second, verify finds no fault.
+// OnlyExpired reports whether err, which a verifier returned for the time now, says that the certificate has
+// ended and nothing else is wrong with it: verify, called for the certificate's last second, finds no fault.
 func OnlyExpired(err error, now time.Time, verify func(at time.Time) error) bool {
 	var old *ExpiredError
 	return errors.As(err, &old) && !now.Before(old.Until) && verify(old.Until.Add(-time.Second)) == nil
 }
 
-// errTooLong refuses at use what ca refuses at issue: no certificate of a person or machine lives longer than
-// a day.
+// errTooLong is for a certificate that lives longer than ca would issue one.
 var errTooLong = fmt.Errorf("certificate is valid for longer than %s", MaxLifetime)
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -214,8 +215,8 @@ func checkTimes(from, until, now time.Time) error {
 	return nil
 }
 
-// readSources reads the certificate's pins: the critical option, which the identity's own list may only
-// repeat.
+// readSources reads the certificate's source-address option. The identity's list, if there is one, must be
+// the same.
 func readSources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
 	list, pinned := cert.CriticalOptions[SSHSourceAddress]
 	if !pinned {
@@ -234,8 +235,8 @@ func readSources(cert *ssh.Certificate, id Identity) ([]netip.Prefix, error) {
 	return from, nil
 }
 
-// parseSourceAddress reads the option's list of networks and addresses. An empty list is refused: it would
-// pin to nothing.
+// parseSourceAddress reads the option's list of networks and addresses. An empty list is an error: no address
+// would match it.
 func parseSourceAddress(list string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for s := range strings.SplitSeq(list, ",") {

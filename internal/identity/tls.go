@@ -7,10 +7,9 @@ import (
 	"time"
 )
 
-// PinnedTLS is a TLS client configuration that trusts nothing but the service authority under the pinned
-// cluster root, and only a server of one of the kinds. The server presents its chain with the root at the
-// end, so the pin alone is enough to check it. cert may be nil: then the client shows no certificate. now is
-// the clock.
+// PinnedTLS is a TLS client configuration that trusts only certificates under the cluster root with the pin,
+// and only servers of one of the kinds. A server sends its chain with the root at the end, so the pin is
+// enough to verify it. cert returns the client's certificate; a nil cert sends none. now is the clock.
 func PinnedTLS(
 	pin Pin,
 	cluster, alpn string,
@@ -22,8 +21,8 @@ func PinnedTLS(
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{alpn},
 		Time:       now,
-		// The chain is verified below, under the pin in place of the system's roots and by identity in place
-		// of the host name.
+		// VerifyConnection verifies the chain: under the pin in place of the system's roots, and by identity
+		// in place of the host name.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(st tls.ConnectionState) error {
 			if st.NegotiatedProtocol != alpn {
@@ -34,14 +33,16 @@ func PinnedTLS(
 		},
 	}
 	if cert != nil {
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return clientChain(cert, alpn) }
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return clientChain(cert, alpn)
+		}
 	}
 	return cfg
 }
 
-// clientChain is what a server needs of a certificate and its chain. Proxies trust the authorities that sign
-// certificates themselves, so the leaf alone is enough; a proxy keeps what it was shown for as long as a
-// tunnel stands. Auth trusts the root above them.
+// clientChain returns what the client sends of its certificate and chain. Servers trust the authorities that
+// sign client certificates themselves (see Roots), so the leaf is enough. It is sent alone where a proxy
+// keeps what it received in memory for as long as a tunnel or a session lasts; auth gets the chain as it is.
 func clientChain(cert func() (*tls.Certificate, error), alpn string) (*tls.Certificate, error) {
 	c, err := cert()
 	if err != nil || len(c.Certificate) <= 1 || alpn != ALPNTunnel && alpn != ALPNDial {
@@ -52,7 +53,8 @@ func clientChain(cert func() (*tls.Certificate, error), alpn string) (*tls.Certi
 	return &leaf, nil
 }
 
-// VerifyPinned verifies a server's chain under the cluster root that the pin names.
+// VerifyPinned verifies a server's chain under the cluster root that the pin names. The root must be in the
+// chain.
 func VerifyPinned(
 	chain []*x509.Certificate,
 	pin Pin,

@@ -13,7 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// serverOf is a TLS server's certificate for id with the root at the end, as services present it.
+// serverOf is a TLS server's certificate for id, with the root at the end of the chain, as servers send it.
 func serverOf(
 	t *testing.T,
 	tr testAuthorities,
@@ -33,7 +33,7 @@ func serverOf(
 	}
 }
 
-// handshake runs a handshake in memory and returns what the client makes of it.
+// handshake runs a TLS handshake in memory and returns the client's error.
 func handshake(t *testing.T, client *tls.Config, server tls.Certificate, protos ...string) error {
 	t.Helper()
 	a, b := net.Pipe()
@@ -79,15 +79,27 @@ func TestPinnedTLS(t *testing.T) {
 		server tls.Certificate
 		protos []string
 	}{
-		{"another pin", client(identity.PinOf(tr.foreign.cert), cluster, identity.Auth), good, []string{identity.ALPNAuth}},
+		{"another pin", client(identity.PinOf(tr.foreign.cert), cluster, identity.Auth), good,
+			[]string{identity.ALPNAuth}},
 		{"no pin", client(identity.Pin{}, cluster, identity.Auth), good, []string{identity.ALPNAuth}},
-		{"another cluster", client(pin, "other.example.com", identity.Auth), good, []string{identity.ALPNAuth}},
+		{"another cluster", client(pin, "other.example.com", identity.Auth), good,
+			[]string{identity.ALPNAuth}},
 		{"no kinds", client(pin, cluster), good, []string{identity.ALPNAuth}},
-		{"a node in auth's place", client(pin, cluster, identity.Auth), serverOf(t, tr, tr.services, node(), same), []string{identity.ALPNAuth}},
-		{"a user in auth's place", client(pin, cluster, identity.Auth, identity.User), serverOf(t, tr, tr.users, alice(), same), []string{identity.ALPNAuth}},
-		{"a leaf of a foreign root", client(pin, cluster, identity.Auth), serverOf(t, tr, tr.foreign, auth, same), []string{identity.ALPNAuth}},
-		{"a client's certificate", client(pin, cluster, identity.Auth), serverOf(t, tr, tr.services, auth, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), []string{identity.ALPNAuth}},
-		{"an expired one", client(pin, cluster, identity.Auth), serverOf(t, tr, tr.services, auth, func(c *x509.Certificate) { c.NotBefore, c.NotAfter = noon.Add(-time.Hour), noon }), []string{identity.ALPNAuth}},
+		{"a node in auth's place", client(pin, cluster, identity.Auth),
+			serverOf(t, tr, tr.services, node(), same), []string{identity.ALPNAuth}},
+		{"a user in auth's place", client(pin, cluster, identity.Auth, identity.User),
+			serverOf(t, tr, tr.users, alice(), same), []string{identity.ALPNAuth}},
+		{"a leaf of a foreign root", client(pin, cluster, identity.Auth),
+			serverOf(t, tr, tr.foreign, auth, same), []string{identity.ALPNAuth}},
+		{"a client's certificate", client(pin, cluster, identity.Auth),
+			serverOf(t, tr, tr.services, auth,
+				func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), []string{identity.ALPNAuth}},
+		{"an expired one", client(pin, cluster, identity.Auth),
+			serverOf(t, tr, tr.services, auth,
+				func(c *x509.Certificate) {
+					c.NotBefore, c.NotAfter = noon.Add(-time.Hour),
+						noon
+				}), []string{identity.ALPNAuth}},
 		{"another protocol", client(pin, cluster, identity.Auth), good, []string{"h2"}},
 		{"no protocol", client(pin, cluster, identity.Auth), good, nil},
 	} {
@@ -139,12 +151,13 @@ func TestPinnedTLSShowsTheClientsCertificate(t *testing.T) {
 	}
 }
 
-// Proxies trust the signing authorities themselves, auth the root above them: the chain goes where it is
-// needed.
+// A proxy keeps what it received for as long as a tunnel lasts, so it gets the leaf alone, which is enough
+// for it.
 func TestOnlyAuthGetsTheWholeChain(t *testing.T) {
 	whole := &tls.Certificate{Certificate: [][]byte{{1}, {2}, {3}}}
 	own := func() (*tls.Certificate, error) { return whole, nil }
-	for alpn, want := range map[string]int{identity.ALPNTunnel: 1, identity.ALPNDial: 1, identity.ALPNAuth: 3} {
+	for alpn, want := range map[string]int{identity.ALPNTunnel: 1, identity.ALPNDial: 1,
+		identity.ALPNAuth: 3} {
 		got, err := identity.PinnedTLS(identity.Pin{}, "c", alpn, own, time.Now).GetClientCertificate(nil)
 		if err != nil || len(got.Certificate) != want {
 			t.Errorf("%s: got %v, %v, want %d certificates", alpn, got, err, want)

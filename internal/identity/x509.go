@@ -13,15 +13,14 @@ import (
 	"time"
 )
 
-// X509Extension is the object identifier of the extension that carries the identity's JSON. It lies under
-// 2.25, the arc that needs no registration (ITU-T X.667); see docs/decisions for why the number is this
-// short.
+// X509Extension is the object identifier of the extension that carries the identity's JSON. It is under 2.25,
+// the arc that needs no registration (ITU-T X.667); docs/decisions says why the number is short.
 var X509Extension = asn1.ObjectIdentifier{2, 25, 1947282563, 1}
 
-// ALPN names of design section 7. They live here because every TLS speaker needs them beside the verifier.
+// ALPN names. Every program that speaks TLS needs them beside the verifier.
 const (
-	ALPNAuth   = "threshold-auth"   // the auth API, TLS end to end, passed through by proxies
-	ALPNDial   = "threshold-dial"   // a user's way to a node
+	ALPNAuth   = "threshold-auth"   // the auth API: TLS end to end, which proxies pass through unopened
+	ALPNDial   = "threshold-dial"   // a user's connection to a node
 	ALPNTunnel = "threshold-tunnel" // a node's tunnel to a proxy
 	ALPNRaft   = "threshold-raft"   // between auth replicas
 )
@@ -35,7 +34,7 @@ func PinOf(root *x509.Certificate) Pin { return sha256.Sum256(root.RawSubjectPub
 
 func (p Pin) String() string { return "sha256:" + hex.EncodeToString(p[:]) }
 
-// MarshalText and UnmarshalText make a Pin travel as its text form in JSON and YAML.
+// MarshalText and UnmarshalText give a Pin its text form in JSON and YAML.
 func (p Pin) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 func (p *Pin) UnmarshalText(b []byte) error {
@@ -51,7 +50,7 @@ func ParsePin(s string) (Pin, error) {
 	var p Pin
 	body, ok := strings.CutPrefix(s, "sha256:")
 	if !ok {
-		body = strings.TrimPrefix(s, "sha256//") // curl's form
+		body = strings.TrimPrefix(s, "sha256//") // the form of curl's --pinnedpubkey
 	}
 	b, err := hex.DecodeString(body)
 	if err != nil && len(body) == base64.StdEncoding.EncodedLen(len(p)) {
@@ -64,8 +63,9 @@ func ParsePin(s string) (Pin, error) {
 	return p, nil
 }
 
-// RootByPin finds, among the certificates a server presented, the cluster root that the pin names, and checks
-// that it is a self-signed authority. The caller then verifies the chain under it.
+// RootByPin finds the cluster root with the pin among the certificates that a server sent, and checks that it
+// is a self-signed authority. The caller then verifies the chain under it. Without such a root it returns a
+// *PinError.
 func RootByPin(presented []*x509.Certificate, pin Pin) (*x509.Certificate, error) {
 	for _, c := range presented {
 		got := PinOf(c)
@@ -80,26 +80,25 @@ func RootByPin(presented []*x509.Certificate, pin Pin) (*x509.Certificate, error
 	return nil, &PinError{Want: pin}
 }
 
-// PinError says that a server is not of the cluster that the pin names.
+// PinError says that a server is not of the cluster with the pin.
 type PinError struct{ Want Pin }
 
 func (e *PinError) Error() string {
 	return "the server does not show the cluster root with pin " + e.Want.String()
 }
 
-// Peer is what a verified X.509 certificate says.
+// Peer is what a verified X.509 certificate says. Only the verifiers make one.
 type Peer struct {
 	Identity
 	Cert *x509.Certificate
 }
 
-// AnyCluster stands for the cluster's name where the pin alone says which cluster is meant: at a first
-// contact.
+// AnyCluster is passed for the cluster's name at a first contact, where only the pin is known.
 const AnyCluster = "*"
 
-// VerifyX509 accepts a chain (leaf first) only if it leads to one of roots, is valid now, and its leaf is no
-// CA, carries exactly one identity extension of the cluster, of one of the kinds, agreeing with its URI SAN.
-// use is the extended key usage it must have.
+// VerifyX509 accepts a chain (leaf first) only if it leads to one of roots and is valid now, and if its leaf
+// is no CA, has the extended key usage use, and carries exactly one identity: of the cluster, of one of the
+// kinds, and equal to its URI SAN.
 func VerifyX509(
 	chain []*x509.Certificate,
 	cluster string,
@@ -127,18 +126,24 @@ func VerifyX509(
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{use}}); err != nil {
+	if _, err := leaf.Verify(x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: between,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{use},
+	}); err != nil {
 		return Peer{}, fmt.Errorf("certificate: %w", err)
 	}
-	// Verify lets a leaf without any key usage, or with "any", pass for every use; ours always name it.
+	// Verify accepts a leaf without extended key usages, or with "any", for every use. Our certificates
+	// always name theirs.
 	if !slices.Contains(leaf.ExtKeyUsage, use) {
 		return Peer{}, fmt.Errorf("certificate is not for this use")
 	}
 	return readLeaf(leaf, cluster, kinds)
 }
 
-// X509Value gives the extension's value for an encoded identity: a DER UTF8String (RFC 5280 section 4.2 asks
-// for DER).
+// X509Value returns the extension's value for an encoded identity: a DER UTF8String, as RFC 5280 section 4.2
+// wants DER.
 func X509Value(encoded []byte) ([]byte, error) {
 	return asn1.MarshalWithParams(string(encoded), "utf8")
 }
@@ -155,9 +160,11 @@ func decodeX509(value []byte) (Identity, error) {
 	return decode([]byte(text))
 }
 
-// maxChain bounds what a peer may present: leaf, a few authorities of a rotation, and the root.
+// maxChain bounds how many certificates a peer may send: the leaf, some authorities during a rotation, and
+// the root.
 const maxChain = 8
 
+// readLeaf checks a leaf whose chain is verified, and reads its identity.
 func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error) {
 	if leaf.IsCA || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 		return Peer{}, fmt.Errorf("certificate is an authority's own")

@@ -21,7 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// issuer is an X.509 authority of the tests.
+// issuer is an X.509 authority for tests.
 type issuer struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -83,7 +83,7 @@ func node() identity.Identity {
 	}
 }
 
-// leafOf is the template of a good leaf for id.
+// leafOf is the template of a valid leaf for id.
 func leafOf(t testing.TB, id identity.Identity) *x509.Certificate {
 	t.Helper()
 	u, err := url.Parse(id.URI())
@@ -104,7 +104,7 @@ func leafOf(t testing.TB, id identity.Identity) *x509.Certificate {
 	}
 }
 
-// testAuthorities are the cluster's two, and a foreign one.
+// testAuthorities are those of the cluster, and a foreign one.
 type testAuthorities struct{ users, root, services, foreign *issuer }
 
 func newTestAuthorities(t testing.TB) testAuthorities {
@@ -145,7 +145,8 @@ func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 		tr.services.cert,
 		tr.root.cert,
 	}
-	if p, err = tr.roots().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node); err != nil ||
+	if p, err = tr.roots().VerifyX509(machine, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User,
+		identity.Node); err != nil ||
 		p.ID != node().ID {
 		t.Errorf("got %+v, %v, want the node", p, err)
 	}
@@ -183,29 +184,54 @@ func TestVerifyX509Refuses(t *testing.T) {
 		curve elliptic.Curve
 		want  string
 	}{
-		{"expired", changed(alice(), func(c *x509.Certificate) { c.NotBefore, c.NotAfter = noon.Add(-9*time.Hour), noon.Add(-10*time.Minute) }), tr.users, nil, "expired at"},
-		{"not yet valid", changed(alice(), func(c *x509.Certificate) { c.NotBefore = noon.Add(10 * time.Minute) }), tr.users, nil, "check this machine's clock"},
+		{"expired", changed(alice(),
+			func(c *x509.Certificate) {
+				c.NotBefore, c.NotAfter = noon.Add(-9*time.Hour),
+					noon.Add(-10*time.Minute)
+			}), tr.users, nil, "expired at"},
+		{"not yet valid",
+			changed(alice(),
+				func(c *x509.Certificate) { c.NotBefore = noon.Add(10 * time.Minute) }), tr.users, nil, "check this machine's clock"},
 		{"a foreign root of the same name", changed(node(), same), tr.foreign, nil, "certificate"},
 		{"a user under the service authority", changed(alice(), same), tr.services, nil, "unknown authority"},
 		{"a user under the cluster root", changed(alice(), same), tr.root, nil, "unknown authority"},
 		{"a node under the user authority", changed(node(), same), tr.users, nil, "unknown authority"},
-		{"a proxy where none may come", changed(func() identity.Identity { id := node(); id.Kind = identity.Proxy; return id }(), same), tr.services, nil, "may not do this"},
-		{"no identity", changed(alice(), func(c *x509.Certificate) { c.ExtraExtensions = nil }), tr.users, nil, "unknown authority"},
-		{"a machine without identity", changed(node(), func(c *x509.Certificate) { c.ExtraExtensions = nil }), tr.services, nil, "no identity"},
+		{"a proxy where none may come",
+			changed(func() identity.Identity { id := node(); id.Kind = identity.Proxy; return id }(),
+				same), tr.services, nil, "may not do this"},
+		{"no identity", changed(alice(), func(c *x509.Certificate) { c.ExtraExtensions = nil }), tr.users,
+			nil, "unknown authority"},
+		{"a machine without identity", changed(node(), func(c *x509.Certificate) { c.ExtraExtensions = nil }),
+			tr.services, nil, "no identity"},
 		{"an empty identity", changed(node(), raw("")), tr.services, nil, "identity"},
-		{"an identity with trailing bytes", changed(node(), raw(encode(t, node())+"{}")), tr.services, nil, "identity"},
-		{"an identity over 4 KiB", changed(node(), raw(encode(t, node())+strings.Repeat(" ", 4096))), tr.services, nil, "4096"},
+		{"an identity with trailing bytes", changed(node(), raw(encode(t, node())+"{}")), tr.services, nil,
+			"identity"},
+		{"an identity over 4 KiB", changed(node(), raw(encode(t, node())+strings.Repeat(" ", 4096))),
+			tr.services, nil, "4096"},
 		{"another cluster", changed(foreignID, same), tr.users, nil, "other.example.com"},
 		{"no URI", changed(node(), uris()), tr.services, nil, "disagree"},
-		{"another node's URI", changed(node(), uris("threshold://"+cluster+"/node/ffffffffffffffffffffffffffffffff")), tr.services, nil, "disagree"},
+		{"another node's URI",
+			changed(node(),
+				uris("threshold://"+cluster+"/node/ffffffffffffffffffffffffffffffff")), tr.services, nil, "disagree"},
 		{"two URIs", changed(node(), uris(node().URI(), node().URI())), tr.services, nil, "disagree"},
-		{"the URI of another kind", changed(node(), uris(strings.Replace(node().URI(), "/node/", "/auth/", 1))), tr.services, nil, "disagree"},
-		{"an authority as leaf", changed(node(), func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign }), tr.services, nil, "authority's own"},
-		{"a leaf that may sign certificates", changed(node(), func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign; c.BasicConstraintsValid = false }), tr.services, nil, "authority's own"},
+		{"the URI of another kind",
+			changed(node(),
+				uris(strings.Replace(node().URI(), "/node/", "/auth/", 1))), tr.services, nil, "disagree"},
+		{"an authority as leaf",
+			changed(node(),
+				func(c *x509.Certificate) {
+					c.IsCA, c.KeyUsage = true,
+						x509.KeyUsageCertSign
+				}), tr.services, nil, "authority's own"},
+		{"a leaf that may sign certificates",
+			changed(node(),
+				func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign; c.BasicConstraintsValid = false }), tr.services, nil, "authority's own"},
 		{"another use", changed(node(), usage(x509.ExtKeyUsageServerAuth)), tr.services, nil, "usage"},
 		{"any use", changed(node(), usage(x509.ExtKeyUsageAny)), tr.services, nil, "not for this use"},
 		{"no use", changed(node(), usage()), tr.services, nil, "not for this use"},
-		{"a life of more than a day", changed(node(), func(c *x509.Certificate) { c.NotAfter = noon.Add(25 * time.Hour) }), tr.services, nil, "longer"},
+		{"a life of more than a day",
+			changed(node(),
+				func(c *x509.Certificate) { c.NotAfter = noon.Add(25 * time.Hour) }), tr.services, nil, "longer"},
 		{"a P-521 key", changed(node(), same), tr.services, elliptic.P521(), "P-256"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -254,9 +280,10 @@ func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
 		return err
 	}
 	for name, err := range map[string]error{
-		"no certificate":     verify(pool(tr.root)),
-		"no intermediate":    verify(pool(tr.root), leaf),
-		"nine certificates":  verify(pool(tr.root), append([]*x509.Certificate{leaf}, slices.Repeat([]*x509.Certificate{tr.services.cert}, 8)...)...),
+		"no certificate":  verify(pool(tr.root)),
+		"no intermediate": verify(pool(tr.root), leaf),
+		"nine certificates": verify(pool(tr.root),
+			append([]*x509.Certificate{leaf}, slices.Repeat([]*x509.Certificate{tr.services.cert}, 8)...)...),
 		"no roots":           verify(pool(), leaf, tr.services.cert),
 		"the system's roots": verify(nil, leaf, tr.services.cert),
 		"a root of its own":  verify(pool(tr.root), leaf, tr.services.cert)} {
@@ -264,10 +291,12 @@ func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
 			t.Errorf("%s: got %v, want accepted: %v", name, err, want)
 		}
 	}
-	if _, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root), x509.ExtKeyUsageClientAuth, noon); err == nil {
+	if _, err := identity.VerifyX509([]*x509.Certificate{leaf, tr.services.cert}, cluster, pool(tr.root),
+		x509.ExtKeyUsageClientAuth, noon); err == nil {
 		t.Error("no kinds: got a peer, want a refusal")
 	}
-	if _, err := (identity.Roots{}).VerifyX509([]*x509.Certificate{leaf}, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node); err == nil {
+	if _, err := (identity.Roots{}).VerifyX509([]*x509.Certificate{leaf}, cluster, x509.ExtKeyUsageClientAuth,
+		noon, identity.Node); err == nil {
 		t.Error("zero Trust: got a peer, want a refusal")
 	}
 }
@@ -278,25 +307,30 @@ func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	leaf := create(t, tmpl, tr.services, newKey(t, elliptic.P256()))
 	chain := []*x509.Certificate{leaf, tr.services.cert, tr.root.cert}
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.root.cert), cluster, noon, identity.Node); err != nil {
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.root.cert), cluster, noon,
+		identity.Node); err != nil {
 		t.Error(err)
 	}
 	var wrong *identity.PinError
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.foreign.cert), cluster, noon, identity.Node); !errors.As(
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.foreign.cert), cluster, noon,
+		identity.Node); !errors.As(
 		err,
 		&wrong,
 	) {
 		t.Errorf("got %v, want a PinError", err)
 	}
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.services.cert), cluster, noon, identity.Node); err == nil {
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.services.cert), cluster, noon,
+		identity.Node); err == nil {
 		t.Error("got a pinned intermediate as root, want a refusal")
 	}
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(leaf), cluster, noon, identity.Node); err == nil {
+	if _, err := identity.VerifyPinned(chain, identity.PinOf(leaf), cluster, noon,
+		identity.Node); err == nil {
 		t.Error("got a pinned leaf as root, want a refusal")
 	}
 	forged := []*x509.Certificate{leaf, tr.services.cert, tr.foreign.cert, tr.root.cert}
 	forged[0] = create(t, tmpl, tr.foreign, newKey(t, elliptic.P256()))
-	if _, err := identity.VerifyPinned(forged, identity.PinOf(tr.root.cert), cluster, noon, identity.Node); err == nil {
+	if _, err := identity.VerifyPinned(forged, identity.PinOf(tr.root.cert), cluster, noon,
+		identity.Node); err == nil {
 		t.Error("got a leaf of another root beside the pinned one, want a refusal")
 	}
 }
@@ -304,12 +338,14 @@ func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
 func TestParsePin(t *testing.T) {
 	want := identity.Pin(bytes.Repeat([]byte{0xa5}, 32))
 	hexed, b64 := hex.EncodeToString(want[:]), base64.StdEncoding.EncodeToString(want[:])
-	for _, in := range []string{want.String(), hexed, strings.ToUpper(hexed), "sha256:" + b64, "sha256//" + b64, b64} {
+	for _, in := range []string{want.String(), hexed, strings.ToUpper(hexed), "sha256:" + b64,
+		"sha256//" + b64, b64} {
 		if got, err := identity.ParsePin(in); err != nil || got != want {
 			t.Errorf("ParsePin(%q): got %v, %v, want %v", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "sha256:", hexed[:62], hexed + "00", " " + hexed, hexed + "\n", "sha1:" + hexed, "sha256:sha256//" + b64, "sha256:sha256:" + hexed,
+	for _, in := range []string{"", "sha256:", hexed[:62], hexed + "00", " " + hexed, hexed + "\n",
+		"sha1:" + hexed, "sha256:sha256//" + b64, "sha256:sha256:" + hexed,
 		b64[:40] + "\n" + b64[40:], strings.Repeat("x", 1<<16)} {
 		if got, err := identity.ParsePin(in); err == nil {
 			t.Errorf("ParsePin(%.80q): got %v, want an error", in, got)
@@ -324,7 +360,8 @@ func TestParsePin(t *testing.T) {
 }
 
 func FuzzParsePin(f *testing.F) {
-	for _, s := range []string{"", "sha256:", strings.Repeat("a5", 32), "sha256//" + base64.StdEncoding.EncodeToString(make([]byte, 32))} {
+	for _, s := range []string{"", "sha256:", strings.Repeat("a5", 32),
+		"sha256//" + base64.StdEncoding.EncodeToString(make([]byte, 32))} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -338,8 +375,8 @@ func FuzzParsePin(f *testing.F) {
 	})
 }
 
-// FuzzVerifyX509 gives the verifier leaves with odd identities and URIs, signed as by a broken issuer, and
-// anything that parses beside.
+// FuzzVerifyX509 gives the verifier leaves with odd identities and URIs, signed as by a broken issuer, beside
+// any other certificate.
 func FuzzVerifyX509(f *testing.F) {
 	root := issuerOf(
 		f,
@@ -420,7 +457,8 @@ func TestAnIdentityThatIsNoSingleDERTextIsRefused(t *testing.T) {
 		_, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.Node)
 		return err
 	}
-	for name, value := range map[string][]byte{"bare JSON": []byte(encode(t, node())), "something behind": append(slices.Clone(good), 0), "cut": good[:len(good)-1]} {
+	for name, value := range map[string][]byte{"bare JSON": []byte(encode(t, node())),
+		"something behind": append(slices.Clone(good), 0), "cut": good[:len(good)-1]} {
 		if err := verify(value); err == nil {
 			t.Errorf("%s: got it accepted, want a refusal", name)
 		}
