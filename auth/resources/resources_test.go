@@ -334,7 +334,7 @@ func TestSpecsAreDecodedStrictly(t *testing.T) {
 		},
 		"a limit of no session": {
 			doc("role", "x", `{"options":{"max_sessions":0}}`),
-			[]string{"options.max_sessions", "0 is no limit"},
+			[]string{"options.max_sessions", "0 is not allowed"},
 		},
 		"a limit without a unit": {
 			doc("role", "x", `{"options":{"idle_timeout":600}}`), []string{"options.idle_timeout"},

@@ -9,42 +9,43 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Policy is every role by its name.
+// Policy has every role under its name.
 type Policy map[string]Role
 
-// Node is what rules can see of a machine.
+// Node is what grants can match of a node.
 type Node struct {
 	ID     identity.MachineID
 	Name   string
 	Labels identity.Labels
 }
 
-// Request is one question: may Who do Action at Node as Login, or on the resource?
+// Request asks whether Who may do Action at Node as Login, or on Resource.
 //
-// With Action List and no Login it asks whether Who may know of the node. With no Action it asks whether Who
-// may reach the node at all: what a proxy asks before it knows the login.
+// With the action List and no Login it asks whether Who may see the node in listings. With no Action it asks
+// whether Who may connect to the node at all, which a proxy asks before it knows the login.
 type Request struct {
 	Who      identity.Identity
 	Node     Node
 	Login    identity.Login
 	Action   Action
-	Resource Resource // set: the question is about documents, and Node and Login are empty
+	Resource Resource // when set, the request is about documents, and Node and Login are empty
 	Now      time.Time
-	From     netip.Addr // the client's address; the zero Addr where it is not known. No rule of this version looks at it
+	From     netip.Addr // the client's address; zero when it is not known. No grant of this version uses it
 }
 
 // Decision is the answer. Its zero value denies.
 type Decision struct {
 	Allow  bool
-	Rule   string // "role ops, allow 1"; empty when nothing matched
-	Reason string // one sentence for the person and the audit log
-	Remedy string // what would help; empty when allowed
+	Rule   string // the entry that decided, as "role ops, allow 1"; empty when none matched
+	Reason string // one sentence, for the user and the audit log
+	Remedy string // what the user can do; empty when allowed
 }
 
-// Decide answers the request. It has no effect and no input but its arguments.
+// Decide answers the request. It depends on nothing but its arguments, and has no effect. Only users are
+// allowed anything, a deny wins over every allow, and what no allow matches is denied.
 func Decide(p Policy, r Request) Decision {
 	if r.Who.Kind != identity.User {
-		return refuse("", fmt.Sprintf("%s is not a person", r.Who), "log in as a user: tsh login")
+		return refuse("", fmt.Sprintf("%s is not a user", r.Who), "log in as a user: tsh login")
 	}
 	if !r.Who.Expires.IsZero() && !r.Now.Before(r.Who.Expires) {
 		return refuse("", "the certificate has ended", "run: tsh login")
@@ -77,7 +78,7 @@ func roleList(roles []string) string {
 	return "roles: " + join(roles)
 }
 
-// String says the question in words: "shell as root on web-1".
+// String describes the request, as "shell as root on web-1".
 func (r Request) String() string {
 	switch {
 	case r.Resource != "":
@@ -90,6 +91,8 @@ func (r Request) String() string {
 	return fmt.Sprintf("%s as %s on %s", r.Action, r.Login, r.Node.Name)
 }
 
+// find returns the first entry that matches the request: of the allow lists, or with allow false of the deny
+// lists.
 func (p Policy) find(r Request, allow bool) (rule string, ok bool) {
 	for _, name := range r.Who.Roles {
 		role, known := p[name]
@@ -137,8 +140,8 @@ func (g Grant) matchesNode(r Request) bool {
 	return true
 }
 
-// matchesLogin: a question without a login is answered by an allow that gives the person one (or, to list, by
-// any), but only by a deny that names no login.
+// matchesLogin compares the login. For a request without a login, an allow matches if it gives the user any
+// login (or, for List, always), and a deny only if it names no login.
 func (g Grant) matchesLogin(r Request, allow bool) bool {
 	if r.Login == "" {
 		if allow {
@@ -162,8 +165,8 @@ func (g Grant) matchesLogin(r Request, allow bool) bool {
 // deniesEveryLogin reports whether a deny is about all logins.
 func (g Grant) deniesEveryLogin() bool { return len(g.Logins) == 0 || slices.Contains(g.Logins, "*") }
 
-// expandLogin expands one entry. In allow a template never yields a system account or anything but a plain
-// account name; in deny it may.
+// expandLogin returns the logins that an entry stands for. In an allow, a template never yields a system
+// account; in either list it yields only plain account names.
 func (g Grant) expandLogin(entry string, traits identity.Traits, allow bool) []identity.Login {
 	t, err := parseTemplate(entry)
 	if err != nil {
@@ -178,8 +181,9 @@ func (g Grant) expandLogin(entry string, traits identity.Traits, allow bool) []i
 	return out
 }
 
-// matchesAction: any allowed action implies list; reaching a node (no action) takes an action other than
-// list. A deny of list, or of everything, hides the node.
+// matchesAction compares the action. An allow of any action includes List; connecting to a node (no action)
+// needs an action other than List. A deny of List, or of everything, hides the node: it denies all actions on
+// it.
 func (g Grant) matchesAction(r Request, allow bool) bool {
 	if !allow {
 		return len(g.Actions) == 0 || slices.Contains(g.Actions, string(r.Action)) ||
@@ -196,14 +200,14 @@ func (g Grant) matchesAction(r Request, allow bool) bool {
 	return slices.Contains(g.Actions, string(r.Action))
 }
 
-// allowsReaching reports whether an allow gives more than the sight of a node.
+// allowsReaching reports whether an allow gives more than seeing the node.
 func (g Grant) allowsReaching() bool {
 	return len(g.Nodes) > 0 &&
 		slices.ContainsFunc(g.Actions, func(a string) bool { return a != string(List) })
 }
 
-// Logins lists every account that any of the person's roles could let them be, sorted: the principals of
-// their certificate.
+// Logins lists every login that any of the user's roles could allow, sorted: the principals of their
+// certificate.
 func (p Policy) Logins(who identity.Identity) []identity.Login {
 	var out []identity.Login
 	for _, name := range who.Roles {
@@ -220,7 +224,7 @@ func (p Policy) Logins(who identity.Identity) []identity.Login {
 	return slices.Compact(out)
 }
 
-// LoginsAt lists the accounts the person may be at the node by any action, sorted.
+// LoginsAt lists the logins that the user may use at the node for any action, sorted.
 func (p Policy) LoginsAt(who identity.Identity, n Node, now time.Time) []identity.Login {
 	var out []identity.Login
 	for _, l := range p.Logins(who) {
@@ -234,8 +238,8 @@ func (p Policy) LoginsAt(who identity.Identity, n Node, now time.Time) []identit
 	return out
 }
 
-// CertTTL is how long the person's certificates may live: the shortest of what their roles say,
-// DefaultCertTTL when none says.
+// CertTTL is the lifetime of the user's certificates: the shortest that their roles set, or DefaultCertTTL
+// when none sets one.
 func (p Policy) CertTTL(who identity.Identity) time.Duration {
 	ttl := time.Duration(0)
 	for _, name := range who.Roles {

@@ -43,7 +43,7 @@ func allow(g ...access.Grant) access.Role { return access.Role{Name: "r", Allow:
 
 var prod = node("web-1", identity.Labels{"env": "prod", "team": "web"})
 
-// shellAs is a grant of a shell on every node.
+// shellAs grants a shell as the logins on every node.
 func shellAs(logins ...string) access.Grant {
 	return access.Grant{Nodes: nodes("*", "*"), Logins: logins, Actions: access.Strings{"shell"}}
 }
@@ -53,10 +53,12 @@ func request(who identity.Identity, n access.Node, login identity.Login, a acces
 }
 
 func TestNothingIsAllowedByDefault(t *testing.T) {
+	t.Parallel()
 	if d := (access.Decision{}); d.Allow {
 		t.Error("the zero decision allows")
 	}
-	for _, p := range []access.Policy{nil, {}, policy(access.Role{}), policy(allow(access.Grant{})), policy(allow(access.Grant{Actions: access.Strings{"shell"}, Logins: access.Strings{"alice"}}))} {
+	for _, p := range []access.Policy{nil, {}, policy(access.Role{}), policy(allow(access.Grant{})),
+		policy(allow(access.Grant{Actions: access.Strings{"shell"}, Logins: access.Strings{"alice"}}))} {
 		d := access.Decide(p, request(user("r"), prod, "alice", access.Shell))
 		if d.Allow || d.Reason == "" || d.Remedy == "" {
 			t.Errorf("%v: got %+v, want a refusal with reason and remedy", p, d)
@@ -65,20 +67,22 @@ func TestNothingIsAllowedByDefault(t *testing.T) {
 }
 
 func TestOnlyUsersWithAValidCertificateAreAllowed(t *testing.T) {
+	t.Parallel()
 	p := policy(allow(shellAs("alice")))
 	for _, tt := range []struct {
 		name   string
 		change func(*access.Request)
 		want   bool
 	}{
-		{"a person", func(*access.Request) {}, true},
-		{"a person until the last moment", func(r *access.Request) { r.Now = r.Who.Expires.Add(-1) }, true},
-		{"a person whose certificate has ended", func(r *access.Request) { r.Now = r.Who.Expires }, false},
+		{"a user", func(*access.Request) {}, true},
+		{"a user until the last moment", func(r *access.Request) { r.Now = r.Who.Expires.Add(-1) }, true},
+		{"a user whose certificate has ended", func(r *access.Request) { r.Now = r.Who.Expires }, false},
 		{"a node", func(r *access.Request) { r.Who.Kind = identity.Node }, false},
 		{"a proxy", func(r *access.Request) { r.Who.Kind = identity.Proxy }, false},
 		{"nobody", func(r *access.Request) { r.Who = identity.Identity{} }, false},
-		{"a person with a role nobody wrote", func(r *access.Request) { r.Who.Roles = []string{"gone"} }, false},
-		{"a person with a role of other case", func(r *access.Request) { r.Who.Roles = []string{"R"} }, false},
+		{"a user with a role that does not exist", func(r *access.Request) { r.Who.Roles = []string{"gone"} },
+			false},
+		{"a user with a role of other case", func(r *access.Request) { r.Who.Roles = []string{"R"} }, false},
 	} {
 		r := request(user("r"), prod, "alice", access.Shell)
 		tt.change(&r)
@@ -89,6 +93,7 @@ func TestOnlyUsersWithAValidCertificateAreAllowed(t *testing.T) {
 }
 
 func TestNodesMatchByLabels(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		nodes  map[string]access.Strings
@@ -101,28 +106,39 @@ func TestNodesMatchByLabels(t *testing.T) {
 		{"another value", nodes("env", "staging"), nil, prod, false},
 		{"one of several values", nodes("env", "staging", "prod"), nil, prod, true},
 		{"all of several keys", map[string]access.Strings{"env": {"prod"}, "team": {"web"}}, nil, prod, true},
-		{"not all of several keys", map[string]access.Strings{"env": {"prod"}, "team": {"db"}}, nil, prod, false},
+		{"not all of several keys", map[string]access.Strings{"env": {"prod"}, "team": {"db"}}, nil, prod,
+			false},
 		{"a key the node lacks", nodes("zone", "*"), nil, prod, false},
-		{"a key beside the star", map[string]access.Strings{"*": {"*"}, "env": {"staging"}}, nil, prod, false},
+		{"a key beside the star", map[string]access.Strings{"*": {"*"}, "env": {"staging"}}, nil, prod,
+			false},
 		{"no value at all", nodes("env"), nil, prod, false},
 		{"a star in a value", nodes("env", "pr*"), nil, prod, true},
 		{"a question mark in a value", nodes("env", "pro?"), nil, prod, true},
 		{"a question mark is one byte", nodes("env", "prod?"), nil, prod, false},
 		{"letters of other case", nodes("env", "PROD"), nil, prod, false},
 		{"the name", nodes("name", "web-*"), nil, prod, true},
-		{"the name, not a label called name", nodes("name", "db"), nil, node("web-1", identity.Labels{"name": "db"}), false},
+		{"the name, not a label called name", nodes("name", "db"), nil,
+			node("web-1", identity.Labels{"name": "db"}), false},
 		{"a trait's value", nodes("team", "{{traits.team}}"), identity.Traits{"team": {"web"}}, prod, true},
-		{"one of a trait's values", nodes("team", "{{traits.team}}"), identity.Traits{"team": {"db", "web"}}, prod, true},
-		{"blanks in a template", nodes("team", "{{ traits.team }}"), identity.Traits{"team": {"web"}}, prod, true},
-		{"text around a trait", nodes("name", "{{traits.team}}-*"), identity.Traits{"team": {"web"}}, prod, true},
-		{"a trait the person lacks", nodes("team", "{{traits.team}}"), nil, prod, false},
-		{"a trait that is a star", nodes("team", "{{traits.team}}"), identity.Traits{"team": {"*"}}, prod, false},
-		{"a trait that is question marks", nodes("team", "{{traits.team}}"), identity.Traits{"team": {"???"}}, prod, false},
+		{"one of a trait's values", nodes("team", "{{traits.team}}"), identity.Traits{"team": {"db", "web"}},
+			prod, true},
+		{"blanks in a template", nodes("team", "{{ traits.team }}"), identity.Traits{"team": {"web"}}, prod,
+			true},
+		{"text around a trait", nodes("name", "{{traits.team}}-*"), identity.Traits{"team": {"web"}}, prod,
+			true},
+		{"a trait the user lacks", nodes("team", "{{traits.team}}"), nil, prod, false},
+		{"a trait that is a star", nodes("team", "{{traits.team}}"), identity.Traits{"team": {"*"}}, prod,
+			false},
+		{"a trait that is question marks", nodes("team", "{{traits.team}}"), identity.Traits{"team": {"???"}},
+			prod, false},
 		{"an empty trait", nodes("team", "{{traits.team}}"), identity.Traits{"team": {""}}, prod, false},
-		{"an empty trait between wildcards", nodes("team", "*{{traits.team}}*"), identity.Traits{"team": {""}}, prod, false},
-		{"a trait that is a template", nodes("team", "{{traits.a}}"), identity.Traits{"a": {"{{traits.b}}"}, "b": {"web"}}, prod, false},
+		{"an empty trait between wildcards", nodes("team", "*{{traits.team}}*"),
+			identity.Traits{"team": {""}}, prod, false},
+		{"a trait that is a template", nodes("team", "{{traits.a}}"),
+			identity.Traits{"a": {"{{traits.b}}"}, "b": {"web"}}, prod, false},
 		{"a broken template", nodes("team", "{{traits.team"), identity.Traits{"team": {"web"}}, prod, false},
-		{"a template of something else", nodes("team", "{{name}}"), identity.Traits{"name": {"web"}}, prod, false},
+		{"a template of something else", nodes("team", "{{name}}"), identity.Traits{"name": {"web"}}, prod,
+			false},
 	} {
 		g := access.Grant{Nodes: tt.nodes, Logins: access.Strings{"alice"}, Actions: access.Strings{"shell"}}
 		d := access.Decide(
@@ -136,6 +152,7 @@ func TestNodesMatchByLabels(t *testing.T) {
 }
 
 func TestLogins(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		logins []string
@@ -149,17 +166,27 @@ func TestLogins(t *testing.T) {
 		{"no login in the grant", nil, nil, "ubuntu", false},
 		{"root written out", []string{"root"}, nil, "root", true},
 		{"a trait", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"alice"}}, "alice", true},
-		{"a trait the person lacks", []string{"{{traits.unix}}"}, nil, "alice", false},
-		{"a trait that is root", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"root"}}, "root", false},
-		{"a trait that is Root", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"Root"}}, "Root", false},
-		{"a trait that makes root", []string{"r{{traits.unix}}"}, identity.Traits{"unix": {"oot"}}, "root", false},
-		{"a trait that is a service's account", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"systemd-network"}}, "systemd-network", false},
-		{"a trait that is a hidden account", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"_apt"}}, "_apt", false},
-		{"a trait that is a user id", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"0"}}, "0", false},
-		{"a trait that is a star", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"*"}}, "alice", false},
-		{"a trait that is a star, asked as star", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"*"}}, "*", false},
-		{"a trait with a comma", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"alice,root"}}, "root", false},
-		{"a trait with a space", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"alice root"}}, "alice root", false},
+		{"a trait the user lacks", []string{"{{traits.unix}}"}, nil, "alice", false},
+		{"a trait that is root", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"root"}}, "root",
+			false},
+		{"a trait that is Root", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"Root"}}, "Root",
+			false},
+		{"a trait that makes root", []string{"r{{traits.unix}}"}, identity.Traits{"unix": {"oot"}}, "root",
+			false},
+		{"a trait that is a service's account", []string{"{{traits.unix}}"},
+			identity.Traits{"unix": {"systemd-network"}}, "systemd-network", false},
+		{"a trait that is a hidden account", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"_apt"}},
+			"_apt", false},
+		{"a trait that is a user id", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"0"}}, "0",
+			false},
+		{"a trait that is a star", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"*"}}, "alice",
+			false},
+		{"a trait that is a star, asked as star", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"*"}},
+			"*", false},
+		{"a trait with a comma", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"alice,root"}}, "root",
+			false},
+		{"a trait with a space", []string{"{{traits.unix}}"}, identity.Traits{"unix": {"alice root"}},
+			"alice root", false},
 		{"a star written out", []string{"*"}, nil, "alice", false},
 		{"a star written out, asked as star", []string{"*"}, nil, "*", false},
 	} {
@@ -170,13 +197,15 @@ func TestLogins(t *testing.T) {
 		if d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
-		if got := slices.Contains(policy(allow(shellAs(tt.logins...))).Logins(withTraits(user("r"), tt.traits)), tt.asked); got != tt.want {
+		if got := slices.Contains(policy(allow(shellAs(tt.logins...))).Logins(withTraits(user("r"),
+			tt.traits)), tt.asked); got != tt.want {
 			t.Errorf("%s: got %v among the certificate's principals, want %v", tt.name, got, tt.want)
 		}
 	}
 }
 
 func TestActions(t *testing.T) {
+	t.Parallel()
 	reach := access.Action("")
 	for _, tt := range []struct {
 		name    string
@@ -189,8 +218,9 @@ func TestActions(t *testing.T) {
 		{"what is granted", []string{"shell"}, []string{"a1"}, "a1", access.Shell, true},
 		{"what is not", []string{"shell"}, []string{"a1"}, "a1", access.Exec, false},
 		{"sftp is not exec", []string{"exec"}, []string{"a1"}, "a1", access.SFTP, false},
-		{"forwarding is its own grant", []string{"shell", "exec", "sftp"}, []string{"a1"}, "a1", access.ForwardLocal, false},
-		{"an action nobody knows", []string{"shell"}, []string{"a1"}, "a1", "dance", false},
+		{"forwarding is its own grant", []string{"shell", "exec", "sftp"}, []string{"a1"}, "a1",
+			access.ForwardLocal, false},
+		{"an unknown action", []string{"shell"}, []string{"a1"}, "a1", "dance", false},
 		{"no actions", nil, []string{"a1"}, "a1", access.Shell, false},
 		{"listing by any action", []string{"sftp"}, []string{"a1"}, "", access.List, true},
 		{"listing without a login", []string{"list"}, nil, "", access.List, true},
@@ -198,17 +228,20 @@ func TestActions(t *testing.T) {
 		{"reaching by an action", []string{"shell"}, []string{"a1"}, "", reach, true},
 		{"reaching by list alone", []string{"list"}, []string{"a1"}, "", reach, false},
 		{"reaching without a login", []string{"shell"}, nil, "", reach, false},
-		{"reaching by a login that the person lacks", []string{"shell"}, []string{"{{traits.unix}}"}, "", reach, false},
+		{"reaching by a login that the user lacks", []string{"shell"}, []string{"{{traits.unix}}"}, "", reach,
+			false},
 		{"a shell by list alone", []string{"list"}, []string{"a1"}, "a1", access.Shell, false},
 	} {
 		g := access.Grant{Nodes: nodes("*", "*"), Logins: tt.logins, Actions: tt.actions}
-		if d := access.Decide(policy(allow(g)), request(user("r"), prod, tt.login, tt.asked)); d.Allow != tt.want {
+		if d := access.Decide(policy(allow(g)),
+			request(user("r"), prod, tt.login, tt.asked)); d.Allow != tt.want {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
 	}
 }
 
 func TestDenyWins(t *testing.T) {
+	t.Parallel()
 	everything := access.Grant{
 		Nodes:   nodes("*", "*"),
 		Logins:  access.Strings{"alice", "root"},
@@ -222,24 +255,40 @@ func TestDenyWins(t *testing.T) {
 		asked access.Action
 		want  bool
 	}{
-		{"a denied login", access.Grant{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}}, "root", access.Shell, false},
-		{"another login", access.Grant{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}}, "alice", access.Shell, true},
-		{"every login by star", access.Grant{Nodes: nodes("env", "prod"), Logins: access.Strings{"*"}}, "alice", access.Shell, false},
+		{"a denied login", access.Grant{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}}, "root",
+			access.Shell, false},
+		{"another login", access.Grant{Nodes: nodes("env", "prod"), Logins: access.Strings{"root"}}, "alice",
+			access.Shell, true},
+		{"every login by star", access.Grant{Nodes: nodes("env", "prod"), Logins: access.Strings{"*"}},
+			"alice", access.Shell, false},
 		{"every login by none", access.Grant{Nodes: nodes("env", "prod")}, "alice", access.Shell, false},
 		{"another node", access.Grant{Nodes: nodes("env", "staging")}, "alice", access.Shell, true},
-		{"a denied action", access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"exec"}}, "alice", access.Exec, false},
-		{"another action", access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"exec"}}, "alice", access.Shell, true},
-		{"one login does not hide the node", access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"root"}}, "", access.List, true},
-		{"one login does not bar the way", access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"root"}}, "", reach, true},
-		{"one action does not bar the way", access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"exec"}}, "", reach, true},
+		{"a denied action", access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"exec"}}, "alice",
+			access.Exec, false},
+		{"another action", access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"exec"}}, "alice",
+			access.Shell, true},
+		{"one login does not hide the node",
+			access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"root"}}, "", access.List, true},
+		{"one login does not prevent connecting",
+			access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"root"}}, "", reach, true},
+		{"one action does not prevent connecting",
+			access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"exec"}}, "", reach, true},
 		{"all of it hides the node", access.Grant{Nodes: nodes("*", "*")}, "", access.List, false},
-		{"all of it bars the way", access.Grant{Nodes: nodes("*", "*")}, "", reach, false},
-		{"what may not be seen may not be reached", access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"list"}}, "", reach, false},
-		{"what may not be seen may not be used", access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"list"}}, "alice", access.Shell, false},
-		{"a login by template", access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"{{traits.unix}}"}}, "alice", access.Shell, false},
-		{"root by template", access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"{{traits.su}}"}}, "root", access.Shell, false},
-		{"a node by template", access.Grant{Nodes: nodes("team", "{{traits.team}}")}, "alice", access.Shell, false},
-		{"a grant about documents", access.Grant{Resources: access.Strings{"*"}}, "alice", access.Shell, true},
+		{"all of it prevents connecting", access.Grant{Nodes: nodes("*", "*")}, "", reach, false},
+		{"what may not be seen may not be reached",
+			access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"list"}}, "", reach, false},
+		{"what may not be seen may not be used",
+			access.Grant{Nodes: nodes("*", "*"),
+				Actions: access.Strings{"list"}}, "alice", access.Shell, false},
+		{"a login by template",
+			access.Grant{Nodes: nodes("*", "*"),
+				Logins: access.Strings{"{{traits.unix}}"}}, "alice", access.Shell, false},
+		{"root by template", access.Grant{Nodes: nodes("*", "*"), Logins: access.Strings{"{{traits.su}}"}},
+			"root", access.Shell, false},
+		{"a node by template", access.Grant{Nodes: nodes("team", "{{traits.team}}")}, "alice", access.Shell,
+			false},
+		{"a grant about documents", access.Grant{Resources: access.Strings{"*"}}, "alice", access.Shell,
+			true},
 	} {
 		who := withTraits(
 			user("opener", "closer"),
@@ -263,6 +312,7 @@ func TestDenyWins(t *testing.T) {
 }
 
 func TestDecisionsNameTheirRule(t *testing.T) {
+	t.Parallel()
 	p := policy(
 		allow(
 			access.Grant{
@@ -288,6 +338,7 @@ func TestDecisionsNameTheirRule(t *testing.T) {
 }
 
 func TestResources(t *testing.T) {
+	t.Parallel()
 	grant := func(resource, action string) access.Grant {
 		return access.Grant{Resources: access.Strings{resource}, Actions: access.Strings{action}}
 	}
@@ -302,14 +353,23 @@ func TestResources(t *testing.T) {
 		{"another action", allow(grant("roles", "get")), access.Roles, access.Apply, false},
 		{"another resource", allow(grant("roles", "get")), access.Tokens, access.Get, false},
 		{"every resource", allow(grant("*", "apply")), access.Connectors, access.Apply, true},
-		{"every resource, another action", allow(grant("*", "apply")), access.Connectors, access.Remove, false},
+		{"every resource, another action", allow(grant("*", "apply")), access.Connectors, access.Remove,
+			false},
 		{"no action", allow(access.Grant{Resources: access.Strings{"*"}}), access.Roles, access.Get, false},
 		{"no action asked", allow(grant("roles", "get")), access.Roles, "", false},
-		{"a grant about nodes", allow(access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"get"}}), access.Machines, access.Get, false},
-		{"a deny", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{grant("users", "get")}}, access.Users, access.Get, false},
-		{"a deny of all actions", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{{Resources: access.Strings{"users"}}}}, access.Users, access.Get, false},
-		{"a deny of another action", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{grant("users", "rm")}}, access.Users, access.Get, true},
-		{"a deny of another resource", access.Role{Allow: []access.Grant{grant("*", "get")}, Deny: []access.Grant{grant("users", "get")}}, access.Roles, access.Get, true},
+		{"a grant about nodes", allow(access.Grant{Nodes: nodes("*", "*"), Actions: access.Strings{"get"}}),
+			access.Machines, access.Get, false},
+		{"a deny", access.Role{Allow: []access.Grant{grant("*", "get")},
+			Deny: []access.Grant{grant("users", "get")}}, access.Users, access.Get, false},
+		{"a deny of all actions",
+			access.Role{Allow: []access.Grant{grant("*", "get")},
+				Deny: []access.Grant{{Resources: access.Strings{"users"}}}}, access.Users, access.Get, false},
+		{"a deny of another action",
+			access.Role{Allow: []access.Grant{grant("*", "get")},
+				Deny: []access.Grant{grant("users", "rm")}}, access.Users, access.Get, true},
+		{"a deny of another resource",
+			access.Role{Allow: []access.Grant{grant("*", "get")},
+				Deny: []access.Grant{grant("users", "get")}}, access.Roles, access.Get, true},
 	} {
 		d := access.Decide(
 			policy(tt.role),
@@ -319,12 +379,14 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s: got %+v, want allow %v", tt.name, d, tt.want)
 		}
 	}
-	if d := access.Decide(policy(allow(grant("machines", "get"))), request(user("r"), prod, "alice", access.Shell)); d.Allow {
+	if d := access.Decide(policy(allow(grant("machines", "get"))),
+		request(user("r"), prod, "alice", access.Shell)); d.Allow {
 		t.Errorf("got %+v, want no shell by a grant about documents", d)
 	}
 }
 
 func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
+	t.Parallel()
 	p := access.Policy{
 		"a": {
 			Allow: []access.Grant{
@@ -345,7 +407,8 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 	if got, want := p.LoginsAt(who, prod, now), []identity.Login{"al", "alice"}; !slices.Equal(got, want) {
 		t.Errorf("on prod: got %v, want %v", got, want)
 	}
-	if got, want := p.LoginsAt(who, node("dev", nil), now), []identity.Login{"al", "alice", "ubuntu"}; !slices.Equal(
+	if got, want := p.LoginsAt(who, node("dev", nil), now), []identity.Login{"al", "alice",
+		"ubuntu"}; !slices.Equal(
 		got,
 		want,
 	) {
@@ -360,6 +423,7 @@ func TestLoginsAreThePrincipalsOfACertificate(t *testing.T) {
 }
 
 func TestTheShortestCertificateLifetimeWins(t *testing.T) {
+	t.Parallel()
 	ttl := func(d time.Duration) access.Role {
 		return access.Role{Options: access.Options{CertTTL: access.Duration(d)}}
 	}
@@ -374,8 +438,10 @@ func TestTheShortestCertificateLifetimeWins(t *testing.T) {
 		roles []string
 		want  time.Duration
 	}{
-		{nil, access.DefaultCertTTL}, {[]string{"none"}, access.DefaultCertTTL}, {[]string{"unknown"}, access.DefaultCertTTL},
-		{[]string{"hour"}, time.Hour}, {[]string{"day"}, 24 * time.Hour}, {[]string{"day", "hour", "none"}, time.Hour},
+		{nil, access.DefaultCertTTL}, {[]string{"none"}, access.DefaultCertTTL}, {[]string{"unknown"},
+			access.DefaultCertTTL},
+		{[]string{"hour"}, time.Hour}, {[]string{"day"}, 24 * time.Hour}, {[]string{"day", "hour", "none"},
+			time.Hour},
 		{[]string{"week"}, access.MaxCertTTL}, {[]string{"minus"}, access.DefaultCertTTL},
 	} {
 		if got := p.CertTTL(user(tt.roles...)); got != tt.want {

@@ -8,7 +8,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Bounds of what a role may write.
+// Bounds of the limits in a role.
 const (
 	minLimit       = time.Second
 	maxIdleTimeout = 24 * time.Hour
@@ -16,8 +16,8 @@ const (
 	maxMaxSessions = 1000
 )
 
-// Count is a number in a document that, once written, cannot be 0: whoever writes "max_sessions: 0" wants
-// none, and would get them without bound.
+// Count is a number in a document that cannot be 0 where it is written. An administrator who writes
+// "max_sessions: 0" wants no sessions, but zero in Options means that there is no limit.
 type Count int
 
 // UnmarshalJSON refuses 0.
@@ -27,7 +27,7 @@ func (c *Count) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if n == 0 {
-		return fmt.Errorf("0 is no limit: leave it out for none, or take the grant away to allow nothing")
+		return fmt.Errorf("0 is not allowed: leave it out for no limit, or remove the grant to allow nothing")
 	}
 	*c = Count(n)
 	return nil
@@ -39,13 +39,13 @@ func (d Duration) String() string {
 	return string(b)
 }
 
-// Limit is one bound and the role that set it. The zero value bounds nothing.
+// Limit is one limit and the role that set it. The zero value limits nothing.
 type Limit[T any] struct {
 	Value T
-	Rule  string // "role ops, idle_timeout"; empty: there is no such limit
+	Rule  string // where it is set, as "role ops, idle_timeout"; empty when there is no limit
 }
 
-// Limits bound a person's sessions on every node.
+// Limits bound a user's sessions on each node.
 type Limits struct {
 	IdleTimeout        Limit[time.Duration]
 	MaxSession         Limit[time.Duration]
@@ -53,7 +53,7 @@ type Limits struct {
 	EndWithCertificate Limit[bool]
 }
 
-// Limits are the strictest of what the person's roles say.
+// Limits returns the strictest limits that the user's roles set.
 func (p Policy) Limits(who identity.Identity) Limits {
 	var l Limits
 	for _, name := range who.Roles {
@@ -68,18 +68,19 @@ func (p Policy) Limits(who identity.Identity) Limits {
 	return l
 }
 
-// keepStrictest keeps the smaller bound. One below zero, which Check refuses, bounds all the same: it allows
-// nothing.
+// keepStrictest replaces have by the limit at if that is smaller. Check refuses limits below zero; one that
+// is stored all the same counts, and so allows nothing.
 func keepStrictest[T ~int | ~int64](have *Limit[T], at T, role, option string) {
 	if at != 0 && (have.Rule == "" || at < have.Value) {
 		*have = Limit[T]{Value: at, Rule: optionRule(role, option)}
 	}
 }
 
+// optionRule names an option of a role as Decision.Rule names a grant.
 func optionRule(role, option string) string { return "role " + role + ", " + option }
 
-// LimitsSessions reports whether the role says anything about sessions: what a program that knows nothing of
-// it would let go on.
+// LimitsSessions reports whether the role limits sessions. A program that does not know those options would
+// not enforce them.
 func (o Options) LimitsSessions() bool {
 	return o.IdleTimeout != 0 || o.MaxSession != 0 || o.MaxSessions != 0 || o.EndWithCertificate
 }

@@ -8,6 +8,7 @@ import (
 )
 
 func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
+	t.Parallel()
 	role := func(idle, session time.Duration, count int, end bool) access.Role {
 		return access.Role{
 			Options: access.Options{
@@ -38,13 +39,25 @@ func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 		{"no role", nil, access.Limits{}},
 		{"a role that says nothing", []string{"free"}, access.Limits{}},
 		{"a role that is gone", []string{"gone"}, access.Limits{}},
-		{"one role", []string{"short"}, access.Limits{IdleTimeout: d(time.Minute, "role short, idle_timeout"), MaxSession: d(8*time.Hour, "role short, max_session"), MaxSessions: n(5, "role short, max_sessions")}},
-		{"several", []string{"free", "short", "few", "day"}, access.Limits{IdleTimeout: d(time.Minute, "role short, idle_timeout"), MaxSession: d(time.Hour, "role day, max_session"),
-			MaxSessions: n(1, "role few, max_sessions"), EndWithCertificate: end("role few, end_with_certificate")}},
-		{"in another order", []string{"day", "few", "short"}, access.Limits{IdleTimeout: d(time.Minute, "role short, idle_timeout"), MaxSession: d(time.Hour, "role day, max_session"),
-			MaxSessions: n(1, "role few, max_sessions"), EndWithCertificate: end("role day, end_with_certificate")}},
-		{"what nobody should have been able to store", []string{"few", "broken"}, access.Limits{IdleTimeout: d(-1, "role broken, idle_timeout"), MaxSession: d(-1, "role broken, max_session"),
-			MaxSessions: n(-1, "role broken, max_sessions"), EndWithCertificate: end("role few, end_with_certificate")}},
+		{"one role", []string{"short"},
+			access.Limits{IdleTimeout: d(time.Minute, "role short, idle_timeout"),
+				MaxSession: d(8*time.Hour, "role short, max_session"), MaxSessions: n(5,
+					"role short, max_sessions")}},
+		{"several", []string{"free", "short", "few", "day"},
+			access.Limits{IdleTimeout: d(time.Minute, "role short, idle_timeout"),
+				MaxSession: d(time.Hour, "role day, max_session"),
+				MaxSessions: n(1,
+					"role few, max_sessions"), EndWithCertificate: end("role few, end_with_certificate")}},
+		{"in another order", []string{"day", "few", "short"},
+			access.Limits{IdleTimeout: d(time.Minute, "role short, idle_timeout"),
+				MaxSession: d(time.Hour, "role day, max_session"),
+				MaxSessions: n(1,
+					"role few, max_sessions"), EndWithCertificate: end("role day, end_with_certificate")}},
+		{"limits that Check would refuse", []string{"few", "broken"},
+			access.Limits{IdleTimeout: d(-1, "role broken, idle_timeout"),
+				MaxSession: d(-1, "role broken, max_session"),
+				MaxSessions: n(-1,
+					"role broken, max_sessions"), EndWithCertificate: end("role few, end_with_certificate")}},
 	} {
 		if got := p.Limits(user(tt.roles...)); got != tt.want {
 			t.Errorf("%s: got %+v, want %+v", tt.name, got, tt.want)

@@ -1,8 +1,8 @@
-// Package access answers: may they?
+// Package access answers: may this user do this?
 //
-// Decide is one pure function over role documents. Auth asks it when it lists and issues, a proxy asks it
-// early so that a refusal is friendly, and the node asks it last and finally. Deny wins, nothing is allowed
-// by default, and every answer names its rule.
+// Decide is one pure function over role documents. Auth calls it to list and to issue, a proxy calls it early
+// so that a refusal is friendly, and the node calls it last: its answer is final. A deny wins, nothing is
+// allowed by default, and every answer names the entry that decided.
 package access
 
 import (
@@ -14,18 +14,18 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Action is one thing a person may do. Append only.
+// Action is what a user may be allowed to do. Append only.
 type Action string
 
 // Actions on nodes.
 const (
-	List          Action = "list"           // see that the node exists; implied by any other action on it
+	List          Action = "list"           // see that the node exists; any other action on it includes this
 	Shell         Action = "shell"          // an interactive shell, with or without a terminal
 	Exec          Action = "exec"           // run one command; scp -O and rsync are commands too
 	SFTP          Action = "sftp"           // file transfer; scp and sftp clients
-	ForwardLocal  Action = "forward-local"  // ssh -L, -D, -W: reach from the node outwards
+	ForwardLocal  Action = "forward-local"  // ssh -L, -D, -W: connect from the node to others
 	ForwardRemote Action = "forward-remote" // ssh -R: a listener on the node's loopback
-	ForwardAgent  Action = "forward-agent"  // the user's ssh-agent on the node
+	ForwardAgent  Action = "forward-agent"  // make the user's SSH agent available on the node
 )
 
 // Actions on resources.
@@ -44,7 +44,7 @@ var (
 // NodeActions lists every action on nodes, List first. The caller may change the slice.
 func NodeActions() []Action { return slices.Clone(nodeActions) }
 
-// Resource is a kind of document an administrator works on, as it is typed: tsh get roles. Append only.
+// Resource is a kind of administrative document, in the plural, as in "tsh get roles". Append only.
 type Resource string
 
 const (
@@ -67,52 +67,52 @@ type Role struct {
 	Options Options `json:"options,omitzero" yaml:"options,omitempty"`
 }
 
-// Grant is one line of allow or deny: either about nodes or about resources.
+// Grant is one entry of allow or deny. It is either about nodes or about resources.
 //
 // In allow, what is left out grants nothing: no logins means the node may only be listed. In deny, what is
 // left out matches everything: no logins denies every login.
 type Grant struct {
-	// Nodes matches a node's labels: keys AND, values OR, "*" and "?" are wildcards. The key "name" matches
-	// the node's name and the key "*" with the value "*" matches every node. {{traits.x}} stands for the
-	// user's trait, whose value is never a wildcard.
+	// Nodes matches a node's labels: all keys must match, each with one of its values; "*" and "?" are
+	// wildcards. The key "name" matches the node's name, and the key "*" with the value "*" matches every
+	// node. {{traits.x}} stands for a value of the user's trait x, in which wildcards have no meaning.
 	Nodes map[string]Strings `json:"nodes,omitempty"     yaml:"nodes,omitempty"`
-	// Logins are operating-system accounts, literal or {{traits.x}}. A template never yields a system account
+	// Logins are accounts on nodes, literal or with {{traits.x}}. A template never yields a system account
 	// such as root.
 	Logins Strings `json:"logins,omitempty"    yaml:"logins,omitempty"`
-	// Resources are kinds of documents, or "*".
+	// Resources are kinds of documents, or "*" for all.
 	Resources Strings `json:"resources,omitempty" yaml:"resources,omitempty"`
 	Actions   Strings `json:"actions,omitempty"   yaml:"actions,omitempty"`
 }
 
-// Options narrow what a role's certificates and sessions may do.
+// Options limit what certificates and sessions of the role's holders may do.
 type Options struct {
-	// CertTTL is the longest life of a certificate of this role's holders. Zero means the default of 8h; at
-	// most 24h. Of several roles the shortest wins.
+	// CertTTL is the longest lifetime of a holder's certificate. Zero means the default of 8h; at most 24h.
+	// Of several roles the shortest counts.
 	CertTTL Duration `json:"cert_ttl,omitzero" yaml:"cert_ttl,omitempty"`
 
-	// What follows bounds sessions. Nodes enforce it by the rules of the moment, also on sessions that run.
-	// Of several roles the strictest wins, whichever of them allowed the session. Zero bounds nothing.
+	// The fields below limit sessions. Nodes enforce them by the current rules, also on running sessions. Of
+	// several roles the strictest counts, whichever role allowed the session. Zero means no limit.
 
-	// IdleTimeout ends a connection on which its user has typed nothing for so long; 1s to 24h.
+	// IdleTimeout ends a connection whose user has typed nothing for this long; 1s to 24h.
 	IdleTimeout Duration `json:"idle_timeout,omitzero"         yaml:"idle_timeout,omitempty"`
-	// MaxSession is how long a connection, and so every session in it, may last; 1s to 168h.
+	// MaxSession is how long a connection may last, and with it every session inside; 1s to 168h.
 	MaxSession Duration `json:"max_session,omitzero"          yaml:"max_session,omitempty"`
-	// MaxSessions is how many sessions one person may have at once on one node; 1 to 1000.
+	// MaxSessions is how many sessions a user may have at once on one node; 1 to 1000.
 	MaxSessions Count `json:"max_sessions,omitzero"         yaml:"max_sessions,omitempty"`
-	// EndWithCertificate ends a connection when the certificate that opened it does.
+	// EndWithCertificate ends a connection when the certificate that opened it expires.
 	EndWithCertificate bool `json:"end_with_certificate,omitzero" yaml:"end_with_certificate,omitempty"`
 }
 
-// MaxCertTTL is the longest life a user certificate may have; DefaultCertTTL is what it has when no role says
-// otherwise.
+// MaxCertTTL is the longest lifetime of a user certificate, and DefaultCertTTL the one when no role sets
+// another.
 const (
 	DefaultCertTTL = 8 * time.Hour
 	MaxCertTTL     = 24 * time.Hour
 	minCertTTL     = time.Minute
 )
 
-// Check refuses a role that could not mean what its author thinks. report is called once for every fault with
-// the place, as "allow[0].actions", and what is wrong.
+// Check reports what in a role cannot mean what its author intends. It calls report once for each fault, with
+// the path, as "allow[0].actions", and what is wrong there.
 func (r Role) Check(report func(path, format string, args ...any)) {
 	for i, g := range r.Allow {
 		g.check(fmt.Sprintf("allow[%d]", i), true, report)
@@ -173,7 +173,7 @@ func (g Grant) check(path string, allow bool, report func(path, format string, a
 func (g Grant) checkPatterns(path string, allow bool, report func(path, format string, args ...any)) {
 	for key, values := range g.Nodes {
 		if key == "*" && !slices.Equal(values, Strings{"*"}) {
-			report(path+".nodes", `the key "*" takes the one value "*"`)
+			report(path+".nodes", `the key "*" takes only the value "*"`)
 		} else if key != "*" {
 			if err := identity.CheckWord("label", key); err != nil {
 				report(path+".nodes", "%v", err)
@@ -194,10 +194,10 @@ func (g Grant) checkPatterns(path string, allow bool, report func(path, format s
 		case err != nil:
 			report(path+".logins", "%v", err)
 		case !t.literal():
-			// The text around a template must be able to be part of an account's name: else it means nobody,
+			// The text around a template must fit into an account name. Otherwise the entry matches no login,
 			// also in a deny.
 			if identity.CheckLogin(identity.Login(t.before+"x"+t.after)) != nil {
-				report(path+".logins", "%q can be no account name, whatever the trait holds", l)
+				report(path+".logins", "%q cannot be an account name, whatever the trait's value", l)
 			}
 		case allow || l != "*":
 			if err := identity.CheckLogin(identity.Login(l)); err != nil {

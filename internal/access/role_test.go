@@ -21,6 +21,7 @@ func faultsOf(r access.Role) []string {
 }
 
 func TestCheckAcceptsTheExamplesOfTheDesign(t *testing.T) {
+	t.Parallel()
 	r := access.Role{
 		Allow: []access.Grant{
 			{
@@ -43,6 +44,7 @@ func TestCheckAcceptsTheExamplesOfTheDesign(t *testing.T) {
 }
 
 func TestCheckRefuses(t *testing.T) {
+	t.Parallel()
 	good := access.Grant{
 		Nodes:   nodes("*", "*"),
 		Logins:  access.Strings{"a1"},
@@ -58,26 +60,44 @@ func TestCheckRefuses(t *testing.T) {
 		grant access.Grant
 		want  string
 	}{
-		{"neither nodes nor resources", access.Grant{Actions: access.Strings{"shell"}}, "needs either nodes or resources"},
+		{"neither nodes nor resources", access.Grant{Actions: access.Strings{"shell"}},
+			"needs either nodes or resources"},
 		{"both", change(func(g *access.Grant) { g.Resources = access.Strings{"roles"} }), "needs either"},
 		{"no actions", change(func(g *access.Grant) { g.Actions = nil }), "grants nothing"},
-		{"an unknown action", change(func(g *access.Grant) { g.Actions = access.Strings{"shel"} }), "unknown action"},
-		{"a document's action on nodes", change(func(g *access.Grant) { g.Actions = access.Strings{"apply"} }), "unknown action"},
-		{"a node's action on documents", access.Grant{Resources: access.Strings{"roles"}, Actions: access.Strings{"shell"}}, "unknown action"},
-		{"an unknown resource", access.Grant{Resources: access.Strings{"role"}, Actions: access.Strings{"get"}}, "unknown resource"},
-		{"logins on documents", access.Grant{Resources: access.Strings{"roles"}, Actions: access.Strings{"get"}, Logins: access.Strings{"a1"}}, "logins belong to nodes"},
-		{"a star key with another value", change(func(g *access.Grant) { g.Nodes = nodes("*", "prod") }), "takes the one value"},
+		{"an unknown action", change(func(g *access.Grant) { g.Actions = access.Strings{"shel"} }),
+			"unknown action"},
+		{"a document's action on nodes",
+			change(func(g *access.Grant) { g.Actions = access.Strings{"apply"} }), "unknown action"},
+		{"a node's action on documents",
+			access.Grant{Resources: access.Strings{"roles"},
+				Actions: access.Strings{"shell"}}, "unknown action"},
+		{"an unknown resource",
+			access.Grant{Resources: access.Strings{"role"},
+				Actions: access.Strings{"get"}}, "unknown resource"},
+		{"logins on documents",
+			access.Grant{Resources: access.Strings{"roles"}, Actions: access.Strings{"get"},
+				Logins: access.Strings{"a1"}}, "logins belong to nodes"},
+		{"a star key with another value", change(func(g *access.Grant) { g.Nodes = nodes("*", "prod") }),
+			"takes only the value"},
 		{"a key that is no word", change(func(g *access.Grant) { g.Nodes = nodes("a b", "x") }), "label"},
 		{"a key without value", change(func(g *access.Grant) { g.Nodes = nodes("env") }), "matches nothing"},
-		{"a broken template in nodes", change(func(g *access.Grant) { g.Nodes = nodes("env", "{{traits.x") }), "template"},
-		{"two templates", change(func(g *access.Grant) { g.Nodes = nodes("env", "{{traits.x}}{{traits.y}}") }), "template"},
-		{"a closing without an opening", change(func(g *access.Grant) { g.Nodes = nodes("env", "x}}") }), "never opened"},
-		{"a template of something else", change(func(g *access.Grant) { g.Logins = access.Strings{"{{name}}"} }), "template"},
+		{"a broken template in nodes", change(func(g *access.Grant) { g.Nodes = nodes("env", "{{traits.x") }),
+			"template"},
+		{"two templates",
+			change(func(g *access.Grant) { g.Nodes = nodes("env", "{{traits.x}}{{traits.y}}") }), "template"},
+		{"a closing without an opening", change(func(g *access.Grant) { g.Nodes = nodes("env", "x}}") }),
+			"}} without {{"},
+		{"a template of something else",
+			change(func(g *access.Grant) { g.Logins = access.Strings{"{{name}}"} }), "template"},
 		{"a star as login", change(func(g *access.Grant) { g.Logins = access.Strings{"*"} }), "account name"},
-		{"a wildcard in a login", change(func(g *access.Grant) { g.Logins = access.Strings{"adm*"} }), "account name"},
-		{"a comma in a login", change(func(g *access.Grant) { g.Logins = access.Strings{"a,root"} }), "account name"},
-		{"a wildcard around a template", change(func(g *access.Grant) { g.Logins = access.Strings{"*{{traits.x}}"} }), "no account name"},
-		{"a dash before a template", change(func(g *access.Grant) { g.Logins = access.Strings{"-{{traits.x}}"} }), "no account name"},
+		{"a wildcard in a login", change(func(g *access.Grant) { g.Logins = access.Strings{"adm*"} }),
+			"account name"},
+		{"a comma in a login", change(func(g *access.Grant) { g.Logins = access.Strings{"a,root"} }),
+			"account name"},
+		{"a wildcard around a template",
+			change(func(g *access.Grant) { g.Logins = access.Strings{"*{{traits.x}}"} }), "cannot be an account name"},
+		{"a dash before a template",
+			change(func(g *access.Grant) { g.Logins = access.Strings{"-{{traits.x}}"} }), "cannot be an account name"},
 	} {
 		got := faultsOf(access.Role{Allow: []access.Grant{good, tt.grant}})
 		if len(got) != 1 || !strings.HasPrefix(got[0], "allow[1]") || !strings.Contains(got[0], tt.want) {
@@ -87,6 +107,7 @@ func TestCheckRefuses(t *testing.T) {
 }
 
 func TestCheckRefusesDeniesThatMatchNothing(t *testing.T) {
+	t.Parallel()
 	for _, login := range []string{"adm*", "*{{traits.x}}", "a b"} {
 		got := faultsOf(
 			access.Role{Deny: []access.Grant{{Nodes: nodes("*", "*"), Logins: access.Strings{login}}}},
@@ -98,10 +119,12 @@ func TestCheckRefusesDeniesThatMatchNothing(t *testing.T) {
 }
 
 func TestCheckBoundsTheCertificateLifetime(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		ttl time.Duration
 		ok  bool
-	}{{0, true}, {time.Minute, true}, {24 * time.Hour, true}, {time.Second, false}, {25 * time.Hour, false}, {-time.Hour, false}} {
+	}{{0, true}, {time.Minute, true}, {24 * time.Hour, true}, {time.Second, false}, {25 * time.Hour,
+		false}, {-time.Hour, false}} {
 		got := faultsOf(access.Role{Options: access.Options{CertTTL: access.Duration(tt.ttl)}})
 		if (len(got) == 0) != tt.ok {
 			t.Errorf("%s: got %q, want ok %v", tt.ttl, got, tt.ok)
@@ -110,6 +133,7 @@ func TestCheckBoundsTheCertificateLifetime(t *testing.T) {
 }
 
 func TestCheckBoundsTheLimits(t *testing.T) {
+	t.Parallel()
 	d := func(s string) access.Duration {
 		v, err := time.ParseDuration(s)
 		if err != nil {
@@ -123,15 +147,20 @@ func TestCheckBoundsTheLimits(t *testing.T) {
 		want string // the start of the one fault; empty: none
 	}{
 		{"an idle timeout", access.Options{IdleTimeout: d("600s")}, ""},
-		{"the shortest and the longest", access.Options{IdleTimeout: d("1s"), MaxSession: d("168h"), MaxSessions: 1}, ""},
-		{"the longest and the shortest", access.Options{IdleTimeout: d("24h"), MaxSession: d("1s"), MaxSessions: 1000}, ""},
+		{"the shortest and the longest",
+			access.Options{IdleTimeout: d("1s"), MaxSession: d("168h"), MaxSessions: 1}, ""},
+		{"the longest and the shortest",
+			access.Options{IdleTimeout: d("24h"), MaxSession: d("1s"), MaxSessions: 1000}, ""},
 		{"the end of the certificate", access.Options{EndWithCertificate: true}, ""},
-		{"an idle timeout of no time", access.Options{IdleTimeout: d("10ms")}, "options.idle_timeout: 10ms is not between 1s and 24h"},
-		{"an idle timeout below zero", access.Options{IdleTimeout: d("-10m")}, "options.idle_timeout: -10m0s is not between"},
+		{"an idle timeout of no time", access.Options{IdleTimeout: d("10ms")},
+			"options.idle_timeout: 10ms is not between 1s and 24h"},
+		{"an idle timeout below zero", access.Options{IdleTimeout: d("-10m")},
+			"options.idle_timeout: -10m0s is not between"},
 		{"an idle timeout of days", access.Options{IdleTimeout: d("25h")}, "options.idle_timeout"},
 		{"sessions of no time", access.Options{MaxSession: d("999ms")}, "options.max_session: "},
 		{"sessions of weeks", access.Options{MaxSession: d("169h")}, "options.max_session: "},
-		{"sessions below zero", access.Options{MaxSessions: -1}, "options.max_sessions: -1 is not between 1 and 1000"},
+		{"sessions below zero", access.Options{MaxSessions: -1},
+			"options.max_sessions: -1 is not between 1 and 1000"},
 		{"too many sessions", access.Options{MaxSessions: 1001}, "options.max_sessions"},
 	} {
 		got := faultsOf(access.Role{Options: tt.is})
@@ -143,6 +172,7 @@ func TestCheckBoundsTheLimits(t *testing.T) {
 }
 
 func TestLimitsRoundTripAsJSON(t *testing.T) {
+	t.Parallel()
 	const text = `{"idle_timeout":"10m","max_session":"8h","max_sessions":3,"end_with_certificate":true}`
 	var o access.Options
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
@@ -151,7 +181,8 @@ func TestLimitsRoundTripAsJSON(t *testing.T) {
 	if b, err := json.Marshal(o); err != nil || string(b) != text {
 		t.Errorf("got %s (%v), want %s", b, err, text)
 	}
-	for _, bad := range []string{`{"max_sessions":0}`, `{"max_sessions":"3"}`, `{"max_sessions":1.5}`, `{"idle_timeout":600}`, `{"end_with_certificate":"yes"}`} {
+	for _, bad := range []string{`{"max_sessions":0}`, `{"max_sessions":"3"}`, `{"max_sessions":1.5}`,
+		`{"idle_timeout":600}`, `{"end_with_certificate":"yes"}`} {
 		if json.Unmarshal([]byte(bad), new(access.Options)) == nil {
 			t.Errorf("%s: got no error, want one", bad)
 		}
@@ -159,6 +190,7 @@ func TestLimitsRoundTripAsJSON(t *testing.T) {
 }
 
 func TestARoleFieldAcceptsOneStringOrAList(t *testing.T) {
+	t.Parallel()
 	var r access.Role
 	err := json.Unmarshal(
 		[]byte(
@@ -189,7 +221,9 @@ func TestARoleFieldAcceptsOneStringOrAList(t *testing.T) {
 }
 
 func TestDurationText(t *testing.T) {
-	for d, want := range map[time.Duration]string{0: "0s", 90 * time.Second: "1m30s", 10 * time.Minute: "10m", 8 * time.Hour: "8h", 10*time.Hour + 10*time.Minute: "10h10m", time.Hour + time.Second: "1h0m1s"} {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{0: "0s", 90 * time.Second: "1m30s", 10 * time.Minute: "10m",
+		8 * time.Hour: "8h", 10*time.Hour + 10*time.Minute: "10h10m", time.Hour + time.Second: "1h0m1s"} {
 		b, err := access.Duration(d).MarshalText()
 		var back access.Duration
 		if err != nil || string(b) != want || back.UnmarshalText(b) != nil || time.Duration(back) != d {
@@ -199,13 +233,17 @@ func TestDurationText(t *testing.T) {
 }
 
 func TestGlobs(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		pattern, s string
 		want       bool
 	}{
-		{"", "", true}, {"", "a", false}, {"*", "", true}, {"*", "abc", true}, {"a*", "abc", true}, {"*c", "abc", true}, {"a*c", "abbc", true},
-		{"a*b*c", "a-b-b-c", true}, {"a*b*c", "a-c-b", false}, {"**", "x", true}, {"?", "", false}, {"?", "a", true}, {"??", "a", false}, {"a?c", "abc", true},
-		{"[a]", "a", false}, {"[a]", "[a]", true}, {`\*`, "*", false}, {"a*?", "a", false}, {"*ab", "aab", true}, {"A", "a", false},
+		{"", "", true}, {"", "a", false}, {"*", "", true}, {"*", "abc", true}, {"a*", "abc", true}, {"*c",
+			"abc", true}, {"a*c", "abbc", true},
+		{"a*b*c", "a-b-b-c", true}, {"a*b*c", "a-c-b", false}, {"**", "x", true}, {"?", "", false}, {"?", "a",
+			true}, {"??", "a", false}, {"a?c", "abc", true},
+		{"[a]", "a", false}, {"[a]", "[a]", true}, {`\*`, "*", false}, {"a*?", "a", false}, {"*ab", "aab",
+			true}, {"A", "a", false},
 	} {
 		if got := access.Glob(tt.pattern, tt.s); got != tt.want {
 			t.Errorf("Glob(%q, %q): got %v, want %v", tt.pattern, tt.s, got, tt.want)
@@ -216,7 +254,7 @@ func TestGlobs(t *testing.T) {
 	}
 }
 
-// No trait may widen a rule: whatever its value, a label or login matches only if it is that value.
+// No trait may widen a grant: whatever its value, a label or login matches only if it is that value.
 func FuzzTraitsNeverWiden(f *testing.F) {
 	for _, v := range []string{"web", "*", "?", "", "{{traits.x}}", "}}", "a*b", "root", "web\x00", "wéb"} {
 		f.Add(v, "web")
@@ -242,6 +280,7 @@ func FuzzTraitsNeverWiden(f *testing.F) {
 }
 
 func TestNullIsAnEmptyList(t *testing.T) {
+	t.Parallel()
 	var g access.Grant
 	if err := json.Unmarshal([]byte(`{"logins":null,"actions":"shell"}`), &g); err != nil ||
 		len(g.Logins) != 0 ||

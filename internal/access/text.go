@@ -10,10 +10,10 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Strings is one text or a list of them; a document may write either.
+// Strings is a list of texts; a document may write a single text instead.
 type Strings = config.Strings
 
-// Duration is a time.Duration that travels as text: "8h".
+// Duration is a time.Duration that is encoded as text: "8h".
 type Duration time.Duration
 
 // MarshalText writes "8h" rather than "8h0m0s".
@@ -32,13 +32,14 @@ func (d Duration) MarshalText() ([]byte, error) {
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil {
-		return fmt.Errorf("%q is no duration, write one as 8h or 30m", b)
+		return fmt.Errorf("%q is not a duration: write 8h or 30m", b)
 	}
 	*d = Duration(v)
 	return nil
 }
 
-// template is a text with at most one {{traits.x}} in it.
+// template is a text with at most one {{traits.x}} in it: before, the trait x, and after. Without a trait it
+// is literal.
 type template struct{ before, trait, after string }
 
 func (t template) literal() bool { return t.trait == "" }
@@ -49,7 +50,7 @@ func parseTemplate(s string) (template, error) {
 	before, rest, found := strings.Cut(s, templateOpen)
 	if !found {
 		if strings.Contains(s, templateClose) {
-			return template{}, fmt.Errorf("%q closes a template that it never opened", s)
+			return template{}, fmt.Errorf("%q has }} without {{", s)
 		}
 		return template{before: s}, nil
 	}
@@ -62,7 +63,7 @@ func parseTemplate(s string) (template, error) {
 	return template{before, trait, after}, nil
 }
 
-// expand gives the template's values for the traits. A literal gives itself.
+// expand returns the template's values for the traits. A literal has one: itself.
 func (t template) expand(traits identity.Traits) []string {
 	if t.literal() {
 		return []string{t.before}
@@ -74,8 +75,9 @@ func (t template) expand(traits identity.Traits) []string {
 	return out
 }
 
-// matches reports whether value is what the pattern means for a user with the traits. Wildcards work in the
-// pattern's own text only: a trait's value is compared as it is, so that nobody's claim can widen a rule.
+// matches reports whether the pattern matches value for a user with the traits. Wildcards work in the
+// pattern's own text only. A trait's value is compared as it is, so that no claim of a provider can widen a
+// grant.
 func matches(pattern, value string, traits identity.Traits) bool {
 	t, err := parseTemplate(pattern)
 	if err != nil {
@@ -92,8 +94,8 @@ func matches(pattern, value string, traits identity.Traits) bool {
 	return false
 }
 
-// matchesAround reports whether value is before + v + after for some way to place v. An empty v, as from a
-// claim left empty, matches nothing.
+// matchesAround reports whether value is before + v + after, for some position of v. An empty v, as from an
+// empty claim, matches nothing.
 func (t template) matchesAround(value, v string) bool {
 	for i := 0; v != "" && i+len(v) <= len(value); i++ {
 		if value[i:i+len(v)] == v && glob(t.before, value[:i]) && glob(t.after, value[i+len(v):]) {
@@ -103,8 +105,8 @@ func (t template) matchesAround(value, v string) bool {
 	return false
 }
 
-// glob matches "*" (any run) and "?" (any one byte); everything else is literal. It takes time linear in the
-// product of the lengths.
+// glob matches "*" (any run of bytes) and "?" (any one byte); everything else is literal. It takes time
+// proportional to the product of the lengths.
 func glob(pattern, s string) bool {
 	p, i, star, mark := 0, 0, -1, 0
 	for i < len(s) {
@@ -125,8 +127,8 @@ func glob(pattern, s string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// systemAccounts are accounts of Debian and Red Hat systems that no template may yield: who may be root is
-// written out in a role.
+// systemAccounts are accounts of Debian and Red Hat systems that no template may yield. A role must write
+// root out.
 var systemAccounts = []string{
 	"root",
 	"toor",
@@ -183,7 +185,8 @@ var systemAccounts = []string{
 	"debian-exim",
 }
 
-// isSystemAccount also refuses a name of digits alone: some programs take one for a user id, and 0 is root's.
+// isSystemAccount also reports true for a name of digits alone: some programs read it as a user id, and 0 is
+// root's.
 func isSystemAccount(l string) bool {
 	return slices.Contains(systemAccounts, strings.ToLower(l)) || strings.HasPrefix(l, "_") ||
 		strings.HasPrefix(l, "systemd-") ||

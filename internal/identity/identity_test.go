@@ -12,6 +12,7 @@ import (
 )
 
 func TestChecksOfNames(t *testing.T) {
+	t.Parallel()
 	label := strings.Repeat("a", 63)
 	for _, tc := range []struct {
 		what  string
@@ -61,6 +62,7 @@ func TestChecksOfNames(t *testing.T) {
 }
 
 func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		id   func(user, machine *identity.Identity) *identity.Identity
@@ -110,6 +112,7 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 }
 
 func TestEncodeKeepsEverything(t *testing.T) {
+	t.Parallel()
 	id := alice()
 	id.SourceAddresses = []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.0/24"),
@@ -129,6 +132,7 @@ func TestEncodeKeepsEverything(t *testing.T) {
 }
 
 func TestStringsAndURIs(t *testing.T) {
+	t.Parallel()
 	u, n := alice(), node()
 	u.Subject = "a/../b?c#d%e김"
 	for _, tc := range []struct{ got, want string }{
@@ -148,6 +152,7 @@ func TestStringsAndURIs(t *testing.T) {
 }
 
 func TestIdentityCheckSourceAddress(t *testing.T) {
+	t.Parallel()
 	id := alice()
 	if err := id.CheckSourceAddress(nil); err != nil {
 		t.Errorf("no pin: got %v, want any address accepted", err)

@@ -14,6 +14,7 @@ func text(s []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, ui
 // If a certificate had two options with one name, verifiers could disagree on which one counts. Package ssh
 // refuses it, and one whose options are out of order.
 func TestACertificateThatRepeatsAnOptionIsRefused(t *testing.T) {
+	t.Parallel()
 	pinned := critical("source-address", "192.0.2.0/24")(t)
 	option := append(text([]byte("source-address")), text(text([]byte("192.0.2.0/24")))...)
 	other := append(text([]byte("force-command")), text(text([]byte("true")))...) // before it in order

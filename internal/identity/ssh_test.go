@@ -104,6 +104,7 @@ func sign(t testing.TB, c *ssh.Certificate, by ssh.Signer) *ssh.Certificate {
 func tcp(addr string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)) }
 
 func TestVerifySSHUserReadsTheCertificate(t *testing.T) {
+	t.Parallel()
 	ca := signer(t, key('c'))
 	cert := sign(t, userCert(t), ca)
 	onWire, err := ssh.ParsePublicKey(cert.Marshal())
@@ -171,6 +172,7 @@ func subjectKey(pub func(t *testing.T) ssh.PublicKey) func(*testing.T) ssh.Publi
 }
 
 func TestVerifySSHUserRefuses(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		key  func(t *testing.T) ssh.PublicKey
@@ -361,6 +363,7 @@ func rsaKey(bits int) func(t *testing.T) ssh.PublicKey {
 }
 
 func TestVerifySSHUserTrustsNobodyWithoutAuthorities(t *testing.T) {
+	t.Parallel()
 	if _, err := identity.VerifySSHUser(sign(t, userCert(t), signer(t, key('c'))), cluster, nil, nil,
 		noon); err == nil {
 		t.Error("got a user, want a refusal")
@@ -368,6 +371,7 @@ func TestVerifySSHUserTrustsNobodyWithoutAuthorities(t *testing.T) {
 }
 
 func TestVerifySSHUserRefusesSHA1OfAnRSAAuthority(t *testing.T) {
+	t.Parallel()
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -394,6 +398,7 @@ func TestVerifySSHUserRefusesSHA1OfAnRSAAuthority(t *testing.T) {
 }
 
 func TestVerifySSHUserExplainsClockErrors(t *testing.T) {
+	t.Parallel()
 	ca := signer(t, key('c'))
 	cert := sign(t, userCert(t), ca)
 	for _, tc := range []struct {
@@ -430,6 +435,7 @@ func TestVerifySSHUserExplainsClockErrors(t *testing.T) {
 }
 
 func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
+	t.Parallel()
 	ca := signer(t, key('c'))
 	for _, tc := range []struct {
 		pin  string
@@ -474,6 +480,7 @@ func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
 }
 
 func TestVerifySSHHost(t *testing.T) {
+	t.Parallel()
 	ca := signer(t, key('h'))
 	host := func(f func(c *ssh.Certificate)) ssh.PublicKey {
 		c := userCert(t)

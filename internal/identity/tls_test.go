@@ -60,6 +60,7 @@ func handshake(t *testing.T, client *tls.Config, server tls.Certificate, protos 
 }
 
 func TestPinnedTLS(t *testing.T) {
+	t.Parallel()
 	tr := newTestAuthorities(t)
 	auth := node()
 	auth.Kind, auth.Labels = identity.Auth, nil
@@ -110,6 +111,7 @@ func TestPinnedTLS(t *testing.T) {
 }
 
 func TestPinnedTLSReportsTheMissingPin(t *testing.T) {
+	t.Parallel()
 	tr := newTestAuthorities(t)
 	auth := node()
 	auth.Kind, auth.Labels = identity.Auth, nil
@@ -134,6 +136,7 @@ func TestPinnedTLSReportsTheMissingPin(t *testing.T) {
 }
 
 func TestPinnedTLSShowsTheClientsCertificate(t *testing.T) {
+	t.Parallel()
 	mine := errors.New("no certificate yet")
 	cfg := identity.PinnedTLS(
 		identity.Pin{},
@@ -154,6 +157,7 @@ func TestPinnedTLSShowsTheClientsCertificate(t *testing.T) {
 // A proxy keeps what it received for as long as a tunnel lasts, so it gets the leaf alone, which is enough
 // for it.
 func TestOnlyAuthGetsTheWholeChain(t *testing.T) {
+	t.Parallel()
 	whole := &tls.Certificate{Certificate: [][]byte{{1}, {2}, {3}}}
 	own := func() (*tls.Certificate, error) { return whole, nil }
 	for alpn, want := range map[string]int{identity.ALPNTunnel: 1, identity.ALPNDial: 1,

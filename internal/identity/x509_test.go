@@ -130,6 +130,7 @@ func pool(is ...*issuer) *x509.CertPool {
 }
 
 func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
+	t.Parallel()
 	tr := newTestAuthorities(t)
 	user := []*x509.Certificate{create(t, leafOf(t, alice()), tr.users, newKey(t, elliptic.P256()))}
 	p, err := tr.roots().
@@ -153,6 +154,7 @@ func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 }
 
 func TestVerifyX509Refuses(t *testing.T) {
+	t.Parallel()
 	tr := newTestAuthorities(t)
 	changed := func(id identity.Identity, f func(c *x509.Certificate)) *x509.Certificate {
 		c := leafOf(t, id)
@@ -253,6 +255,7 @@ func TestVerifyX509Refuses(t *testing.T) {
 }
 
 func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
+	t.Parallel()
 	tr := newTestAuthorities(t)
 	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
 	leaf.Extensions = append(
@@ -273,6 +276,7 @@ func TestVerifyX509RefusesTwoIdentities(t *testing.T) {
 }
 
 func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
+	t.Parallel()
 	tr := newTestAuthorities(t)
 	leaf := create(t, leafOf(t, node()), tr.services, newKey(t, elliptic.P256()))
 	verify := func(roots *x509.CertPool, chain ...*x509.Certificate) error {
@@ -302,6 +306,7 @@ func TestVerifyX509RefusesEmptyAndEndlessChains(t *testing.T) {
 }
 
 func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
+	t.Parallel()
 	tr := newTestAuthorities(t)
 	tmpl := leafOf(t, node())
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
@@ -336,6 +341,7 @@ func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
 }
 
 func TestParsePin(t *testing.T) {
+	t.Parallel()
 	want := identity.Pin(bytes.Repeat([]byte{0xa5}, 32))
 	hexed, b64 := hex.EncodeToString(want[:]), base64.StdEncoding.EncodeToString(want[:])
 	for _, in := range []string{want.String(), hexed, strings.ToUpper(hexed), "sha256:" + b64,
@@ -445,6 +451,7 @@ func encodeX509(t testing.TB, id identity.Identity) []byte {
 }
 
 func TestAnIdentityThatIsNoSingleDERTextIsRefused(t *testing.T) {
+	t.Parallel()
 	good := encodeX509(t, node())
 	tr := newTestAuthorities(t)
 	verify := func(value []byte) error {
