@@ -11,47 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel was told adds up to less than a minute. That it acts on it is shown in integration:
+// The kernel's settings add up to less than a minute. That the kernel acts on them is tested in integration:
 // TestAVanishedPeerIsDetected.
 func TestTheKernelProbesWithinAMinute(t *testing.T) {
+	t.Parallel()
 	near, far := connectedPair(t)
 	Enable(far)
-	for name, conn := range map[string]net.Conn{"dialled": near, "watched": far} {
+	for name, conn := range map[string]net.Conn{"dialled": near, "accepted": far} {
 		if socketOption(t, conn, unix.SOL_SOCKET, unix.SO_KEEPALIVE) != 1 {
 			t.Errorf("%s: got no probes, want them", name)
 		}
-		after := socketOption(
-			t,
-			conn,
-			unix.IPPROTO_TCP,
-			unix.TCP_KEEPIDLE,
-		) + socketOption(
-			t,
-			conn,
-			unix.IPPROTO_TCP,
-			unix.TCP_KEEPINTVL,
-		)*socketOption(
-			t,
-			conn,
-			unix.IPPROTO_TCP,
-			unix.TCP_KEEPCNT,
-		)
+		idle := socketOption(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+		interval := socketOption(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)
+		count := socketOption(t, conn, unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
+		after := idle + interval*count
 		if after > 60 {
-			t.Errorf("%s: got a vanished peer noticed after %d s, want within 60", name, after)
+			t.Errorf("%s: got a vanished peer detected after %d s, want within 60", name, after)
 		}
 		if ms := socketOption(t, conn, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); ms != 0 {
-			t.Errorf(
-				"%s: got the kernel to end it after %d ms without room at its peer, want never",
-				name,
-				ms,
-			)
+			t.Errorf("%s: got TCP_USER_TIMEOUT of %d ms, want none: it ends connections of slow readers",
+				name, ms)
 		}
 	}
 }
 
-// A shell's Ctrl-Z stops a client while much is on its way to it. Its machine answers that it is there and
-// has no room: that is no reason to end the connection, however long it lasts.
+// Ctrl-Z stops a client while much is being sent to it. Its machine answers that the receive window is full,
+// so the connection stays open, however long that lasts.
 func TestAPeerThatReadsNothingIsKept(t *testing.T) {
+	t.Parallel()
 	near, far := connectedPair(t)
 	raw, err := near.SyscallConn()
 	if err != nil {
@@ -61,37 +48,38 @@ func TestAPeerThatReadsNothingIsKept(t *testing.T) {
 	_ = near.SetWriteDeadline(time.Now().Add(2 * time.Second))
 	sent, err := io.Copy(near, zeros{})
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("got %v after %d bytes, want to wait for a reader", err, sent)
+		t.Fatalf("got %v after %d bytes, want the connection to wait for a reader", err, sent)
 	}
 	near.Close()
 	if got, err := io.Copy(io.Discard, far); err != nil || got < sent {
-		t.Errorf("got %d bytes and %v once it reads, want all %d", got, err, sent)
+		t.Errorf("got %d bytes and %v once the peer reads, want all %d", got, err, sent)
 	}
 }
 
 func TestWhenAPeerCountsAsVanished(t *testing.T) {
-	l := ackMonitor{interval: checkInterval, timeout: PeerTimeout}
+	t.Parallel()
+	m := ackMonitor{interval: checkInterval, timeout: PeerTimeout}
 	for name, tt := range map[string]struct {
 		unacked, answer, sent time.Duration
 		want                  bool
 	}{
-		"nothing came back, whatever was sent again":    {1, 45 * time.Second, 20 * time.Second, true},
-		"nothing is under way: that is for the probes":  {0, time.Hour, time.Hour, false},
-		"something came back":                           {1, 30 * time.Second, 20 * time.Second, false},
-		"no room, and it says so each time it is asked": {1, 100 * time.Second, 101 * time.Second, false},
-		"no room, and asked this moment":                {1, 100 * time.Second, time.Second, false},
+		"nothing came back after retransmissions":   {1, 45 * time.Second, 20 * time.Second, true},
+		"nothing was sent, which is for the probes": {0, time.Hour, time.Hour, false},
+		"something came back in time":               {1, 30 * time.Second, 20 * time.Second, false},
+		"a full window, answered at each probe":     {1, 100 * time.Second, 101 * time.Second, false},
+		"a full window, probed just now":            {1, 100 * time.Second, time.Second, false},
 	} {
 		info := &unix.TCPInfo{
 			Unacked:        uint32(tt.unacked),
 			Last_ack_recv:  uint32(tt.answer.Milliseconds()),
 			Last_data_sent: uint32(tt.sent.Milliseconds()),
 		}
-		if got := l.timedOut(info); got != tt.want {
+		if got := m.timedOut(info); got != tt.want {
 			t.Errorf("%s: got %v, want %v", name, got, tt.want)
 		}
 	}
 	if late := PeerTimeout + 2*checkInterval; late >= time.Minute {
-		t.Errorf("got it noticed after %s, want within a minute", late)
+		t.Errorf("got a vanished peer detected after %s, want within a minute", late)
 	}
 }
 
@@ -100,7 +88,7 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 
-// connectedPair is a connection as Dialer makes it, and its other end.
+// connectedPair is a connection that Dialer opened, and its other end.
 func connectedPair(t *testing.T) (near, far *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -127,7 +115,10 @@ func socketOption(t *testing.T, conn net.Conn, level, name int) (n int) {
 		t.Fatal(err)
 	}
 	var bad error
-	if err := raw.Control(func(fd uintptr) { n, bad = unix.GetsockoptInt(int(fd), level, name) }); err != nil ||
+	if err := raw.Control(func(fd uintptr) {
+		n,
+			bad = unix.GetsockoptInt(int(fd), level, name)
+	}); err != nil ||
 		bad != nil {
 		t.Fatal(err, bad)
 	}
@@ -135,6 +126,7 @@ func socketOption(t *testing.T, conn net.Conn, level, name int) (n int) {
 }
 
 func TestEnableIgnoresPipes(t *testing.T) {
+	t.Parallel()
 	near, far := net.Pipe()
 	defer far.Close()
 	defer near.Close()

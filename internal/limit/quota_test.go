@@ -12,6 +12,7 @@ import (
 )
 
 func TestNetwork(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
 		"192.0.2.7": "192.0.2.7/32", "192.0.2.7:22": "192.0.2.7/32", "[::ffff:192.0.2.7]:22": "192.0.2.7/32",
 		"2001:db8:1:2:3::4": "2001:db8:1:2::/64", "[2001:db8:1:2:9::9%eth0]:443": "2001:db8:1:2::/64",
@@ -24,43 +25,45 @@ func TestNetwork(t *testing.T) {
 }
 
 func TestOneClientCannotTakeTheWholeQuota(t *testing.T) {
-	p := limit.NewQuota(3, 2)
-	take := func(addr string, want bool) func() {
+	t.Parallel()
+	q := limit.NewQuota(3, 2)
+	acquire := func(addr string, want bool) func() {
 		t.Helper()
-		leave, ok := p.TryAcquire(addr)
+		release, ok := q.TryAcquire(addr)
 		if ok != want {
-			t.Fatalf("%s: got a place %v, want %v", addr, ok, want)
+			t.Fatalf("%s: got acquired %v, want %v", addr, ok, want)
 		}
-		return leave
+		return release
 	}
-	first := take("[2001:db8::1]:1", true)
-	take("[2001:db8::2]:1", true)
-	take("[2001:db8::3]:1", false) // the same network
-	other := take("192.0.2.1:1", true)
-	take("192.0.2.2:1", false) // full
+	first := acquire("[2001:db8::1]:1", true)
+	acquire("[2001:db8::2]:1", true)
+	acquire("[2001:db8::3]:1", false) // the same network
+	other := acquire("192.0.2.1:1", true)
+	acquire("192.0.2.2:1", false) // full
 	other()
-	other() // once more changes nothing
-	take("192.0.2.2:1", true)
-	take("192.0.2.3:1", false)
+	other() // a second release changes nothing
+	acquire("192.0.2.2:1", true)
+	acquire("192.0.2.3:1", false)
 	first()
-	take("[2001:db8::3]:1", true)
+	acquire("[2001:db8::3]:1", true)
 }
 
 func TestOneClientsWaitersDoNotBlockOthers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := limit.NewQuota(3, 2)
+		q := limit.NewQuota(3, 2)
 		var mu sync.Mutex
 		var in []int // guarded by mu
-		say := func(n int) { mu.Lock(); defer mu.Unlock(); in = append(in, n) }
-		wait := func(n int, addr string, ctx context.Context, leave chan struct{}) {
+		note := func(n int) { mu.Lock(); defer mu.Unlock(); in = append(in, n) }
+		wait := func(n int, addr string, ctx context.Context, release chan struct{}) {
 			go func() {
-				done, ok := p.Acquire(ctx, addr)
+				done, ok := q.Acquire(ctx, addr)
 				if !ok {
-					say(-n)
+					note(-n)
 					return
 				}
-				say(n)
-				<-leave
+				note(n)
+				<-release
 				done()
 			}()
 			synctest.Wait() // one after the other
@@ -71,7 +74,7 @@ func TestOneClientsWaitersDoNotBlockOthers(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if !slices.Equal(in, want) {
-				t.Errorf("got places given as %v, want %v", in, want)
+				t.Errorf("got admitted in the order %v, want %v", in, want)
 			}
 			in = nil
 		}
@@ -93,13 +96,13 @@ func TestOneClientsWaitersDoNotBlockOthers(t *testing.T) {
 		close(others)
 		synctest.Wait()
 		mu.Lock()
-		slices.Sort(in) // 5 and 7 found room at the same time
+		slices.Sort(in) // 5 and 7 were admitted at the same time
 		mu.Unlock()
 		expect(5, 7)
-		if leave, ok := p.TryAcquire("192.0.2.1:9"); !ok {
-			t.Error("got no place, want those that were left to be free")
+		if release, ok := q.TryAcquire("192.0.2.1:9"); !ok {
+			t.Error("got none free after all were released")
 		} else {
-			leave()
+			release()
 		}
 	})
 }
