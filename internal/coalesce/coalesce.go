@@ -1,10 +1,10 @@
-// Package gather answers: how do bytes that belong together leave together?
+// Package coalesce answers: how are bytes that belong together written together?
 //
-// TLS hands each record of 16 kB to the network by a system call of its own, the multiplexer writes the head
-// of a frame and its body apart, and package ssh writes what does not fit its small buffer in two pieces.
-// Each piece wakes somebody at the other end, who hands it on as small as it came: most of the processor time
-// of a large transfer went there. Nothing here waits for more to come: it holds back only what is followed by
-// more at once.
+// TLS writes each record of 16 kB to the network with a system call of its own. The multiplexer writes the
+// header of a frame and its body apart, and package ssh writes a packet that exceeds its small buffer in two
+// pieces. Each piece wakes the reader, which passes it on just as small; most processor time of a large
+// transfer was spent on that. This package never delays bytes to wait for more: it holds back only what is
+// followed by more at once.
 package coalesce
 
 import (
@@ -13,86 +13,92 @@ import (
 	"sync"
 )
 
-// maxHeldBytes is how much is gathered at most before it leaves: three records, which a packet of SSH takes.
+// maxHeldBytes is how much is held back at most before it is written: three TLS records, as many as one SSH
+// packet fills.
 const maxHeldBytes = 50 << 10
 
+// buffers has buffers of maxHeldBytes, for TransportConn and SSHConn.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, maxHeldBytes); return &b }}
 
-// TransportConn goes between TLS and the network. Until somebody holds it back, it passes on what is written.
+// TransportConn is the connection between TLS and the network. It passes writes on, except between Hold and
+// Release. Its methods may be called by several goroutines at once.
 type TransportConn struct {
 	net.Conn
 
-	mu      sync.Mutex // guards what follows
-	holders int        // by how many
-	buf     *[]byte    // what waits; nil: nothing
-	err     error      // of a write, after which nobody knows how much of a record left
+	mu      sync.Mutex // guards what follows, and is held while a write to Conn runs
+	holders int        // calls of Hold without their Release
+	buf     *[]byte    // what is held back, from the pool; nil: nothing
+	// of a failed write of held bytes: a part of a record may have left, so no more may follow
+	err error
 }
 
-// UnderTLS makes one over conn.
+// UnderTLS makes one over conn. The caller runs TLS over it.
 func UnderTLS(conn net.Conn) *TransportConn { return &TransportConn{Conn: conn} }
 
-// Write passes b on, or keeps it while it is held back.
-func (u *TransportConn) Write(b []byte) (int, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.err != nil {
-		return 0, u.err
+// Write passes b on, or copies it while writes are held back.
+func (c *TransportConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return 0, c.err
 	}
-	if u.holders == 0 {
-		return u.Conn.Write(b)
+	if c.holders == 0 {
+		return c.Conn.Write(b)
 	}
-	if u.buf != nil && len(*u.buf)+len(b) > maxHeldBytes && u.flush() != nil {
-		return 0, u.err
+	if c.buf != nil && len(*c.buf)+len(b) > maxHeldBytes && c.flush() != nil {
+		return 0, c.err
 	}
-	if u.buf == nil {
-		u.buf = buffers.Get().(*[]byte)
+	if c.buf == nil {
+		c.buf = buffers.Get().(*[]byte)
 	}
-	*u.buf = append(*u.buf, b...) // never longer than a record where it grows
+	*c.buf = append(*c.buf, b...) // grows over maxHeldBytes only for a single write that is longer
 	return len(b), nil
 }
 
-// Hold keeps back what is written from now on, until Release.
-func (u *TransportConn) Hold() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.holders++
+// Hold holds back what is written from now on, until as many calls of Release.
+func (c *TransportConn) Hold() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holders++
 }
 
-// Release lets go what was held back, once nobody holds any more. Its error is that of the writes since Hold.
-func (u *TransportConn) Release() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.holders--; u.holders == 0 && u.err == nil {
-		u.flush()
+// Release writes what was held back, once nobody holds any more. It returns the first error of writes since
+// Hold.
+func (c *TransportConn) Release() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.holders--; c.holders == 0 && c.err == nil {
+		c.flush()
 	}
-	return u.err
+	return c.err
 }
 
-func (u *TransportConn) flush() error {
-	if u.buf == nil {
+// flush writes what is held back. It is called with mu held.
+func (c *TransportConn) flush() error {
+	if c.buf == nil {
 		return nil
 	}
-	_, u.err = u.Conn.Write(*u.buf)
-	*u.buf = (*u.buf)[:0]
-	buffers.Put(u.buf)
-	u.buf = nil
-	return u.err
+	_, c.err = c.Conn.Write(*c.buf)
+	*c.buf = (*c.buf)[:0]
+	buffers.Put(c.buf)
+	c.buf = nil
+	return c.err
 }
 
-// TransportOf finds what is beneath a TLS connection, or nil.
+// TransportOf returns the TransportConn under a TLS connection, or nil.
 func TransportOf(w io.Writer) *TransportConn {
 	if over, ok := w.(interface{ NetConn() net.Conn }); ok {
-		u, _ := over.NetConn().(*TransportConn)
-		return u
+		c, _ := over.NetConn().(*TransportConn)
+		return c
 	}
 	return nil
 }
 
-// Writer makes each Write to a TLS connection leave in one piece. What has no Under beneath it is written to
-// as it is.
+// Writer returns a writer for a TLS connection each of whose writes leaves in one piece. Anything without a
+// TransportConn underneath is returned as it is.
 func Writer(w io.Writer) io.Writer {
-	if u := TransportOf(w); u != nil {
-		return tlsWriter{w, u}
+	if c := TransportOf(w); c != nil {
+		return tlsWriter{w, c}
 	}
 	return w
 }
@@ -106,8 +112,8 @@ func (w tlsWriter) Write(b []byte) (int, error) { return w.transport.writeHeld(w
 
 // Conn is Writer for a whole connection.
 func Conn(c net.Conn) net.Conn {
-	if u := TransportOf(c); u != nil {
-		return tlsConn{c, u}
+	if t := TransportOf(c); t != nil {
+		return tlsConn{c, t}
 	}
 	return c
 }
@@ -119,11 +125,12 @@ type tlsConn struct {
 
 func (c tlsConn) Write(b []byte) (int, error) { return c.transport.writeHeld(c.Conn, b) }
 
-func (u *TransportConn) writeHeld(w io.Writer, b []byte) (int, error) {
-	u.Hold()
+// writeHeld writes b to w, which is TLS over c, and holds its records back until all of them are there.
+func (c *TransportConn) writeHeld(w io.Writer, b []byte) (int, error) {
+	c.Hold()
 	n, err := w.Write(b)
-	if left := u.Release(); err == nil && left != nil {
-		n, err = 0, left
+	if held := c.Release(); err == nil && held != nil {
+		n, err = 0, held
 	}
 	return n, err
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/threshold-access/threshold/internal/coalesce"
 )
 
-// recordingConn notes the length of each write.
+// recordingConn records what is written, and the length of each write.
 type recordingConn struct {
 	net.Conn
 	all    bytes.Buffer
@@ -35,6 +35,7 @@ func (w *recordingConn) Write(b []byte) (int, error) {
 }
 
 func TestHeldWritesLeaveInOnePiece(t *testing.T) {
+	t.Parallel()
 	var w recordingConn
 	u := coalesce.UnderTLS(&w)
 	write := func(s string) {
@@ -46,10 +47,10 @@ func TestHeldWritesLeaveInOnePiece(t *testing.T) {
 	write("a")
 	u.Hold()
 	write("b")
-	u.Hold() // by another
+	u.Hold() // by a second holder
 	write("c")
 	if err := u.Release(); err != nil || len(w.writes) != 1 {
-		t.Fatalf("got %v, %v while one still holds, want nothing more written", w.writes, err)
+		t.Fatalf("got %v, %v with one holder left, want nothing more written", w.writes, err)
 	}
 	write("d")
 	if err := u.Release(); err != nil {
@@ -62,6 +63,7 @@ func TestHeldWritesLeaveInOnePiece(t *testing.T) {
 }
 
 func TestMoreThanTheLimitIsFlushedEarly(t *testing.T) {
+	t.Parallel()
 	var w recordingConn
 	u := coalesce.UnderTLS(&w)
 	want := make([]byte, 1<<20)
@@ -84,8 +86,9 @@ func TestMoreThanTheLimitIsFlushedEarly(t *testing.T) {
 	}
 }
 
-// Half of a record may have left: nothing may follow it.
+// After a failed write a part of a record may have left, so nothing may follow it.
 func TestAFailedWriteIsTheLast(t *testing.T) {
+	t.Parallel()
 	w := recordingConn{err: errors.New("gone")}
 	u := coalesce.UnderTLS(&w)
 	u.Hold()
@@ -93,7 +96,7 @@ func TestAFailedWriteIsTheLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := u.Release(); !errors.Is(err, w.err) {
-		t.Errorf("got %v, want the error of what was held", err)
+		t.Errorf("got %v, want the error of the held write", err)
 	}
 	cause := w.err
 	w.err = nil
@@ -102,8 +105,8 @@ func TestAFailedWriteIsTheLast(t *testing.T) {
 	}
 }
 
-// tlsPair makes both ends of a TLS connection; the server writes to its own by way of what it wrote over.
-func tlsPair(t *testing.T, beneath func(net.Conn) net.Conn) (server *tls.Conn, client *tls.Conn) {
+// tlsPair makes both ends of a TLS connection in memory. The server's end runs over what under returns.
+func tlsPair(t *testing.T, under func(net.Conn) net.Conn) (server *tls.Conn, client *tls.Conn) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -127,7 +130,7 @@ func tlsPair(t *testing.T, beneath func(net.Conn) net.Conn) (server *tls.Conn, c
 	near, far := net.Pipe()
 	t.Cleanup(func() { near.Close(); far.Close() })
 	server = tls.Server(
-		beneath(near),
+		under(near),
 		&tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
 	)
 	return server, tls.Client(far, &tls.Config{RootCAs: roots, ServerName: "here"})
@@ -141,12 +144,13 @@ type countingConn struct {
 func (c *countingConn) Write(b []byte) (int, error) { c.writes++; return c.Conn.Write(b) }
 
 func TestAWriteToTLSIsOneWriteToTheNetwork(t *testing.T) {
-	var below *countingConn
+	t.Parallel()
+	var network *countingConn
 	server, client := tlsPair(
 		t,
-		func(c net.Conn) net.Conn { below = &countingConn{Conn: c}; return coalesce.UnderTLS(below) },
+		func(c net.Conn) net.Conn { network = &countingConn{Conn: c}; return coalesce.UnderTLS(network) },
 	)
-	want := make([]byte, 40<<10) // three records, once they are large
+	want := make([]byte, 40<<10) // three records, once TLS uses large ones
 	_, _ = rand.Read(want)
 	done := make(chan int, 1)
 	go func() {
@@ -154,9 +158,9 @@ func TestAWriteToTLSIsOneWriteToTheNetwork(t *testing.T) {
 		if server.Handshake() != nil {
 			return
 		}
-		before := below.writes
+		before := network.writes
 		if _, err := coalesce.Writer(server).Write(want); err == nil {
-			done <- below.writes - before
+			done <- network.writes - before
 		}
 	}()
 	got := make([]byte, len(want))
@@ -169,16 +173,18 @@ func TestAWriteToTLSIsOneWriteToTheNetwork(t *testing.T) {
 }
 
 func TestOtherConnectionsAreUnchanged(t *testing.T) {
+	t.Parallel()
 	near, _ := net.Pipe()
 	server, _ := tlsPair(t, func(c net.Conn) net.Conn { return c })
 	for _, c := range []net.Conn{near, server} {
 		if coalesce.Conn(c) != c || coalesce.Writer(c) != io.Writer(c) || coalesce.TransportOf(c) != nil {
-			t.Errorf("%T: got it wrapped, want it as it was", c)
+			t.Errorf("%T: got it wrapped, want it unchanged", c)
 		}
 	}
 }
 
 func TestPacketsAreJoinedAfterTheHandshake(t *testing.T) {
+	t.Parallel()
 	var w recordingConn
 	p := coalesce.NewSSHConn(&w)
 	first, second := make([]byte, 4096), make([]byte, 28_000)
@@ -188,7 +194,7 @@ func TestPacketsAreJoinedAfterTheHandshake(t *testing.T) {
 			t.Fatalf("got %d, %v, want %d", n, err, len(b))
 		}
 	}
-	write(first) // a packet of the handshake may be just so long
+	write(first) // a packet of the handshake may have this length
 	p.JoinPackets()
 	write(first[:100])
 	write(first)

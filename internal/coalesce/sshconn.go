@@ -5,38 +5,41 @@ import (
 	"sync/atomic"
 )
 
-// firstPieceBytes is the first piece of a packet that is larger than package ssh's buffer. Its second, and
-// last, follows at once. No packet is so long itself once there are keys: with the ciphers and MACs in use
-// its length is 4 modulo 8.
+// firstPieceBytes is the length of the first piece of a packet that exceeds the buffer of package ssh. The
+// second and last piece follows at once. After the handshake no whole packet has this length: with the
+// ciphers and MACs in use, the length of a packet is 4 modulo 8.
 const firstPieceBytes = 4096
 
 // SSHConn joins the two pieces in which package ssh writes a large packet.
 type SSHConn struct {
 	net.Conn
 	joining atomic.Bool
-	first   *[]byte // waits for the second; of Write alone, for package ssh writes one packet after the other
+	// a first piece that waits for the second; only Write uses it, and package ssh never calls it twice at
+	// once
+	first *[]byte
 }
 
-// NewSSHConn is for the connection beneath SSH. It passes on what is written until Join.
+// NewSSHConn makes the connection under an SSH connection. It passes writes on as they are until JoinPackets.
 func NewSSHConn(conn net.Conn) *SSHConn { return &SSHConn{Conn: conn} }
 
-// JoinPackets begins to join. There must be keys: SSH's handshake is over.
-func (p *SSHConn) JoinPackets() { p.joining.Store(true) }
+// JoinPackets starts to join pieces. It may be called only once the SSH handshake is over: before that a
+// whole packet can have firstPieceBytes, and would wait for a second piece that never comes.
+func (c *SSHConn) JoinPackets() { c.joining.Store(true) }
 
-// Write passes on b, or the whole of which it is a part.
-func (p *SSHConn) Write(b []byte) (int, error) {
+// Write writes b, or the packet of which b is the second piece. A first piece waits for the second.
+func (c *SSHConn) Write(b []byte) (int, error) {
 	switch {
-	case p.first == nil && (len(b) != firstPieceBytes || !p.joining.Load()):
-		return p.Conn.Write(b)
-	case p.first == nil:
-		p.first = buffers.Get().(*[]byte)
-		*p.first = append(*p.first, b...)
+	case c.first == nil && (len(b) != firstPieceBytes || !c.joining.Load()):
+		return c.Conn.Write(b)
+	case c.first == nil:
+		c.first = buffers.Get().(*[]byte)
+		*c.first = append(*c.first, b...)
 		return len(b), nil
 	}
-	buf := p.first
-	p.first = nil
+	buf := c.first
+	c.first = nil
 	*buf = append(*buf, b...)
-	_, err := p.Conn.Write(*buf)
+	_, err := c.Conn.Write(*buf)
 	*buf = (*buf)[:0]
 	buffers.Put(buf)
 	if err != nil {
