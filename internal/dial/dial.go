@@ -1,12 +1,12 @@
 // Package dial answers: how does a client ask a proxy for a node?
 //
-// Over TLS with the ALPN name threshold-dial and a user certificate, the client sends one small request and
-// goes on at once with SSH; it does not wait for the reply. The proxy answers with one reply, and after an
-// accepting one the bytes are the node's.
+// Over TLS with the ALPN name threshold-dial and a user certificate, the client sends a small request and
+// goes on with SSH at once: it does not wait for the reply. The proxy sends one reply, and after an accepting
+// one the bytes are the node's.
 //
-// Both messages are: one version byte (1), two bytes of length (big endian), JSON of that length.
+// Both messages are a version byte (1), two bytes of length (big endian), and JSON of that length.
 //
-// Within SSH, the node's server reads the first program of a session from the message that opens the channel:
+// Inside SSH, a node's server reads the first requests of a session from the message that opens the channel:
 // see ReadsEarlyRequests.
 package dial
 
@@ -28,8 +28,8 @@ const Version = 1
 // MaxBytes bounds the JSON of a request or reply.
 const MaxBytes = 4 << 10
 
-// Request asks for a node by its whole name, by name.cluster, or by id. Short names are the client's
-// business: it asks auth which node is meant, so that no proxy decides it.
+// Request asks for a node by its whole name, by name.cluster, or by id. The client resolves short names
+// itself: it asks auth which node is meant, so that no proxy decides it.
 type Request struct {
 	Node string `json:"node"`
 }
@@ -39,7 +39,7 @@ type Reply struct {
 	Fault *fault.Error `json:"fault,omitempty"`
 }
 
-// WriteRequest sends a request; extra bytes (the first SSH bytes) go in the same write.
+// WriteRequest sends a request. extra, the first SSH bytes, goes into the same write.
 func WriteRequest(w io.Writer, r Request, extra []byte) error { return write(w, r, extra) }
 
 // ReadRequest reads a request. The caller sets the deadline.
@@ -51,6 +51,7 @@ func WriteReply(w io.Writer, r Reply) error { return write(w, r, nil) }
 // ReadReply reads a reply.
 func ReadReply(r io.Reader) (rep Reply, err error) { return rep, read(r, &rep) }
 
+// write sends a message, and extra in the same write.
 func write(w io.Writer, v any, extra []byte) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -89,8 +90,9 @@ func read(r io.Reader, v any) error {
 	return nil
 }
 
-// Client makes of a TLS connection to a proxy a connection to the node: the first Write carries the request
-// in front, the first Read strips the reply. When the proxy refuses, Read returns the *fault.Error.
+// Client turns a TLS connection to a proxy into one to the node. The first Write sends the request in front
+// of its bytes, and the first Read takes off the reply. When the proxy refuses, each Read returns its
+// *fault.Error. A Read before the first Write waits for it.
 func Client(conn net.Conn, r Request) net.Conn { return &client{Conn: conn, req: r} }
 
 type client struct {
@@ -98,7 +100,7 @@ type client struct {
 	req        Request
 	firstWrite sync.Once
 	firstRead  sync.Once
-	refusal    error // why the proxy refused; set once, by the first Read
+	refusal    error // why the connection failed; set by the first Read
 }
 
 func (c *client) Write(b []byte) (n int, err error) {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestRequestAndReplyRoundTrip(t *testing.T) {
+	t.Parallel()
 	var b bytes.Buffer
 	if err := dial.WriteRequest(&b, dial.Request{Node: "web-1"}, []byte("SSH-2.0")); err != nil {
 		t.Fatal(err)
@@ -22,7 +23,8 @@ func TestRequestAndReplyRoundTrip(t *testing.T) {
 		t.Errorf("got %+v, %v and then %q, want web-1 and SSH-2.0", got, err, b.String())
 	}
 	b.Reset()
-	if err := dial.WriteReply(&b, dial.Reply{Fault: fault.New(fault.NotFound, "op", "no node x", "see: tsh ls")}); err != nil {
+	if err := dial.WriteReply(&b,
+		dial.Reply{Fault: fault.New(fault.NotFound, "op", "no node x", "see: tsh ls")}); err != nil {
 		t.Fatal(err)
 	}
 	rep, err := dial.ReadReply(&b)
@@ -33,12 +35,15 @@ func TestRequestAndReplyRoundTrip(t *testing.T) {
 }
 
 func TestAnOversizeRequestIsNotSent(t *testing.T) {
-	if err := dial.WriteRequest(io.Discard, dial.Request{Node: strings.Repeat("x", dial.MaxBytes)}, nil); err == nil {
+	t.Parallel()
+	if err := dial.WriteRequest(io.Discard, dial.Request{Node: strings.Repeat("x", dial.MaxBytes)},
+		nil); err == nil {
 		t.Error("got an oversize request sent, want an error")
 	}
 }
 
 func TestReadRequestRefuses(t *testing.T) {
+	t.Parallel()
 	for name, b := range map[string][]byte{
 		"nothing":                nil,
 		"half a head":            {1, 0},
@@ -54,7 +59,7 @@ func TestReadRequestRefuses(t *testing.T) {
 	}
 }
 
-// countingConn counts writes.
+// countingConn counts the writes.
 type countingConn struct {
 	net.Conn
 	writes int
@@ -70,6 +75,7 @@ func connPair(t *testing.T) (near, far net.Conn) {
 }
 
 func TestClientSendsBeforeTheReplyInOneWrite(t *testing.T) {
+	t.Parallel()
 	near, far := connPair(t)
 	raw := &countingConn{Conn: near}
 	c := dial.Client(raw, dial.Request{Node: "web-1"})
@@ -107,6 +113,7 @@ func TestClientSendsBeforeTheReplyInOneWrite(t *testing.T) {
 }
 
 func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
+	t.Parallel()
 	near, far := connPair(t)
 	c := dial.Client(near, dial.Request{Node: "web-9"})
 	go func() {
@@ -125,7 +132,7 @@ func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
 		far.Close()
 	}()
 	c.Write(nil)
-	for range 2 { // and says so again
+	for range 2 { // the second Read returns it again
 		if _, err := c.Read(make([]byte, 1)); !fault.Is(err, fault.NotFound) ||
 			fault.Remedy(err) != "see: tsh ls" {
 			t.Errorf("got %v, want not found with its remedy", err)
@@ -134,6 +141,7 @@ func TestClientReturnsTheFaultOfTheProxy(t *testing.T) {
 }
 
 func TestClientWhenTheProxyClosesWithoutReply(t *testing.T) {
+	t.Parallel()
 	near, far := connPair(t)
 	c := dial.Client(near, dial.Request{Node: "web-1"})
 	go func() {

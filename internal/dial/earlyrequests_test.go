@@ -9,21 +9,23 @@ import (
 )
 
 func TestEarlyRequestsRoundTrip(t *testing.T) {
+	t.Parallel()
 	list := []dial.ChannelRequest{{Type: "env", Payload: []byte("LANG")}, {Type: "shell", Payload: []byte{}}}
 	b, fits := dial.MarshalEarlyRequests(list)
 	want := []byte("\x00\x00\x00\x03env\x00\x00\x00\x04LANG\x00\x00\x00\x05shell\x00\x00\x00\x00")
 	if !fits || !bytes.Equal(b, want) {
-		t.Fatalf("got %q, %v, want %q: others read these bytes", b, fits, want)
+		t.Fatalf("got %q, %v, want %q: other releases read these bytes", b, fits, want)
 	}
 	if got, err := dial.ParseEarlyRequests(b); err != nil || !reflect.DeepEqual(got, list) {
 		t.Errorf("got %q, %v, want %q", got, err, list)
 	}
 	if got, err := dial.ParseEarlyRequests(nil); got != nil || err != nil {
-		t.Errorf("got %v, %v of nothing, want nothing: so stock clients open channels", got, err)
+		t.Errorf("got %v, %v of nothing, want nothing: other clients send no such data", got, err)
 	}
 }
 
 func TestEarlyRequestsAreBounded(t *testing.T) {
+	t.Parallel()
 	exec := func(n int) []dial.ChannelRequest {
 		return []dial.ChannelRequest{{Type: "exec", Payload: make([]byte, n)}}
 	}
@@ -44,14 +46,15 @@ func TestEarlyRequestsAreBounded(t *testing.T) {
 }
 
 func TestParseEarlyRequestsRefuses(t *testing.T) {
+	t.Parallel()
 	for name, s := range map[string]string{
-		"half a length":         "\x00\x00\x00",
-		"a type cut off":        "\x00\x00\x00\x05shel",
-		"a type alone":          "\x00\x00\x00\x05shell",
-		"a payload cut off":     "\x00\x00\x00\x04exec\x00\x00\x00\x02x",
-		"a length beyond all":   "\xff\xff\xff\xff",
-		"something after it":    "\x00\x00\x00\x05shell\x00\x00\x00\x00x",
-		"text of another sense": "hello",
+		"half a length":        "\x00\x00\x00",
+		"a type cut off":       "\x00\x00\x00\x05shel",
+		"a type alone":         "\x00\x00\x00\x05shell",
+		"a payload cut off":    "\x00\x00\x00\x04exec\x00\x00\x00\x02x",
+		"a length beyond all":  "\xff\xff\xff\xff",
+		"something after it":   "\x00\x00\x00\x05shell\x00\x00\x00\x00x",
+		"text without lengths": "hello",
 	} {
 		if got, err := dial.ParseEarlyRequests([]byte(s)); err == nil {
 			t.Errorf("%s: got %q, want refused", name, got)
@@ -60,6 +63,7 @@ func TestParseEarlyRequestsRefuses(t *testing.T) {
 }
 
 func TestReadsEarlyRequests(t *testing.T) {
+	t.Parallel()
 	for version, want := range map[string]bool{
 		"SSH-2.0-Threshold": true, "SSH-2.0-Threshold_1.4 x": true, "SSH-2.0-OpenSSH_9.2": false, "SSH-2.0-Go": false, "": false, "Threshold": false,
 	} {
@@ -70,7 +74,9 @@ func TestReadsEarlyRequests(t *testing.T) {
 }
 
 func TestReadsRefusalReasons(t *testing.T) {
-	for version, want := range map[string]bool{dial.ClientVersion: true, dial.ClientVersion + "_2": true, "SSH-2.0-OpenSSH_9.2": false, "": false} {
+	t.Parallel()
+	for version, want := range map[string]bool{dial.ClientVersion: true, dial.ClientVersion + "_2": true,
+		"SSH-2.0-OpenSSH_9.2": false, "": false} {
 		if got := dial.ReadsRefusalReasons([]byte(version)); got != want {
 			t.Errorf("%q: got %v, want %v", version, got, want)
 		}

@@ -1,6 +1,7 @@
 // Package durable answers: does this file survive a full disk, a crash or a power cut?
 //
-// auth's store has rules of its own (raftstore); everything else that must not be torn is written here.
+// The auth service's store has rules of its own (raftstore). Every other file that must not be torn is
+// written here.
 package durable
 
 import (
@@ -9,8 +10,8 @@ import (
 	"path/filepath"
 )
 
-// WriteFile puts body under path, readable by its owner alone, as a whole or not at all: a new file beside
-// it, synced, takes its name. After an error what was there before is still there. A process that is killed
+// WriteFile writes body to path, readable by its owner alone, as a whole or not at all: it writes and syncs a
+// new file beside it and renames that. After an error the old file is still there. A process that is killed
 // meanwhile may leave a file whose name begins with a dot.
 func WriteFile(path string, body []byte) error {
 	dir, name := filepath.Dir(path), filepath.Base(path)
@@ -27,13 +28,13 @@ func WriteFile(path string, body []byte) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(f.Name()) // the first error is the one to tell
+		_ = os.Remove(f.Name()) // err is the error to return
 		return err
 	}
 	return syncDir(dir)
 }
 
-// syncDir makes a rename last.
+// syncDir makes a rename in dir survive a power cut.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 )
 
 func TestWriteFileReplacesOrLeavesAlone(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
 	for _, body := range []string{"one", "two"} {

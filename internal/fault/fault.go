@@ -1,7 +1,7 @@
-// Package fault answers: what went wrong, and what should the person do now?
+// Package fault answers: what went wrong, and what should the user do now?
 //
-// One error type crosses every process border (auth to proxy, proxy to tsh, node to tsh). What the caller may
-// read is in Msg and Remedy; the cause stays home, in the log, found by ID.
+// One error type crosses every process border (auth to proxy, proxy to tsh, node to tsh). The caller reads
+// Msg and Remedy. The cause stays in the log of the process where it happened, and ID finds it there.
 package fault
 
 import (
@@ -17,24 +17,25 @@ import (
 type Kind string
 
 const (
-	Internal        Kind = "internal"        // our defect, or a machine's: nothing the caller sent is wrong
+	// a defect of ours or of a machine; nothing that the caller sent is wrong
+	Internal        Kind = "internal"
 	Invalid         Kind = "invalid"         // the request can never succeed as it stands
-	Unauthenticated Kind = "unauthenticated" // who the caller is has not been shown
-	Denied          Kind = "denied"          // the caller is known, and may not
-	Expired         Kind = "expired"         // it was valid once: a certificate, a code, a page, a token
-	NotFound        Kind = "not_found"       // no such thing, or none the caller may know of
-	Conflict        Kind = "conflict"        // somebody changed it meanwhile, or it exists already
+	Unauthenticated Kind = "unauthenticated" // the caller has not shown who they are
+	Denied          Kind = "denied"          // the caller is known, and may not do this
+	Expired         Kind = "expired"         // it was valid once: a certificate, code, page or token
+	NotFound        Kind = "not_found"       // it does not exist, or the caller may not know of it
+	Conflict        Kind = "conflict"        // it was changed meanwhile, or exists already
 	Unavailable     Kind = "unavailable"     // try again later: a part is down or unreachable
-	Exhausted       Kind = "exhausted"       // a limit: disk, attempts, size, rate
+	Exhausted       Kind = "exhausted"       // a limit is reached: disk, attempts, size, rate
 )
 
-// Error is a fault a person can act on. The zero value is not a valid fault: make one with New, or by a
-// literal with Kind and Msg set.
+// Error is a fault that a user can act on. The zero value is no valid fault: make one with New, or a literal
+// with Kind and Msg.
 type Error struct {
 	Kind   Kind   `json:"kind"`
 	Op     string `json:"op,omitempty"`     // the operation, as "auth.FinishLogin"
 	Msg    string `json:"msg"`              // what happened, safe for the caller to read
-	Remedy string `json:"remedy,omitempty"` // one command or action: "run: tsh login"
+	Remedy string `json:"remedy,omitempty"` // one command or action, as "run: tsh login"
 	ID     string `json:"id,omitempty"`     // finds the log line; set by WithID
 	Err    error  `json:"-"`                // the cause; never leaves the process
 }
@@ -52,7 +53,7 @@ func Wrap(err error, kind Kind, op, msg, remedy string) error {
 	return &Error{Kind: kind, Op: op, Msg: msg, Remedy: remedy, Err: err}
 }
 
-// Error gives what happened and, for logs, why. It is not what a remote caller sees: that is Msg.
+// Error returns the operation, the message and the cause, for logs. Remote callers get Msg.
 func (e *Error) Error() string {
 	s := e.Msg
 	if e.Op != "" {
@@ -66,8 +67,9 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Public returns what may cross the border: a copy without the cause, with an ID that the caller's log line
-// should carry. An error that is no fault becomes an Internal one that says nothing of its cause.
+// Public returns what may leave the process: a copy of the first fault in err's chain without the cause, with
+// an ID that the log line should have too. Any other error becomes an Internal fault that says nothing about
+// its cause.
 func Public(err error) *Error {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -100,7 +102,7 @@ func KindOf(err error) Kind {
 // Is reports whether err is a fault of the kind.
 func Is(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }
 
-// Remedy returns what the first fault in err's chain tells the person to do, or "".
+// Remedy returns the remedy of the first fault in err's chain, or "".
 func Remedy(err error) string {
 	var e *Error
 	if errors.As(err, &e) {
@@ -109,7 +111,7 @@ func Remedy(err error) string {
 	return ""
 }
 
-// Message returns what a person should read of err: a fault's Msg, else err's own text.
+// Message returns what a user should read of err: a fault's Msg, or else err's text.
 func Message(err error) string {
 	var e *Error
 	if errors.As(err, &e) {
@@ -118,8 +120,8 @@ func Message(err error) string {
 	return err.Error()
 }
 
-// Report writes err as every program of ours ends with one: what happened, and what to do next where that is
-// known.
+// Report writes err as every program of ours does when it ends with one: the message, and the remedy where
+// there is one.
 func Report(w io.Writer, program string, err error) {
 	fmt.Fprintf(w, "%s: error: %s\n", program, Message(err))
 	if hint := Remedy(err); hint != "" {
@@ -127,8 +129,8 @@ func Report(w io.Writer, program string, err error) {
 	}
 }
 
-// Decode reads a fault from its JSON form. Bytes that are none give an Internal fault, so a caller always has
-// one to show.
+// Decode reads a fault from its JSON form. Bytes that are no fault give an Internal one, so a caller always
+// has one to show.
 func Decode(b []byte) *Error {
 	var e Error
 	if err := json.Unmarshal(b, &e); err != nil || e.Kind == "" || e.Msg == "" {

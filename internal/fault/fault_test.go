@@ -11,6 +11,7 @@ import (
 )
 
 func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
+	t.Parallel()
 	err := fmt.Errorf(
 		"outer: %w",
 		fault.Wrap(
@@ -32,6 +33,7 @@ func TestPublicHidesTheCauseAndKeepsTheRemedy(t *testing.T) {
 }
 
 func TestPublicOfAPlainErrorHidesItsText(t *testing.T) {
+	t.Parallel()
 	if got := fault.Public(errors.New("dsn=secret")); got.Kind != fault.Internal ||
 		strings.Contains(got.Msg, "secret") ||
 		got.Remedy == "" {
@@ -40,6 +42,7 @@ func TestPublicOfAPlainErrorHidesItsText(t *testing.T) {
 }
 
 func TestDecodeOfGarbageIsStillAFault(t *testing.T) {
+	t.Parallel()
 	for _, in := range []string{"", "{", "null", `{"kind":""}`, "<html>"} {
 		if got := fault.Decode([]byte(in)); got == nil || got.Kind != fault.Internal || got.Remedy == "" {
 			t.Errorf("Decode(%q): got %+v, want an internal fault", in, got)
@@ -48,12 +51,14 @@ func TestDecodeOfGarbageIsStillAFault(t *testing.T) {
 }
 
 func TestWrapOfNilIsNil(t *testing.T) {
+	t.Parallel()
 	if err := fault.Wrap(nil, fault.Internal, "x", "y", "z"); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
 }
 
 func TestReportWritesErrorAndHint(t *testing.T) {
+	t.Parallel()
 	var out strings.Builder
 	fault.Report(
 		&out,

@@ -2,8 +2,9 @@ package fault
 
 import "strings"
 
-// SplitLine takes apart what a peer said where its protocol has room for one text alone: "what happened (what
-// to do)". Brackets within the brackets belong to them. Without any at the end, there is no remedy.
+// SplitLine splits a text of the form "message (remedy)". Peers send it where a protocol has room for one
+// text alone. Parentheses inside the remedy must be balanced. Without parentheses at the end there is no
+// remedy.
 func SplitLine(line string) (msg, remedy string) {
 	if !strings.HasSuffix(line, ")") {
 		return line, ""

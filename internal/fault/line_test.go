@@ -7,8 +7,10 @@ import (
 )
 
 func TestSplitLineFindsTheRemedy(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ line, msg, remedy string }{
-		{"no role of alice (roles: ops) allows exec (ask an administrator)", "no role of alice (roles: ops) allows exec", "ask an administrator"},
+		{"no role of alice (roles: ops) allows exec (ask an administrator)",
+			"no role of alice (roles: ops) allows exec", "ask an administrator"},
 		{"no room (end one (or two), then try again)", "no room", "end one (or two), then try again"},
 		{"the port is in use", "the port is in use", ""},
 		{"f(x)", "f(x)", ""},

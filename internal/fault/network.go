@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// DescribeNetwork says in plain words why a connection did not come about or broke off. Go's own text names
-// calls, sockets and name servers.
+// DescribeNetwork says why a connection failed, in words for users. Go's own texts name system calls, sockets
+// and name servers.
 func DescribeNetwork(err error) string {
 	var name *net.DNSError
 	var timed interface{ Timeout() bool }
@@ -19,7 +19,7 @@ func DescribeNetwork(err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timed) && timed.Timeout():
 		return "no answer in time"
 	case errors.As(err, &name):
-		return "the name server does not know or does not answer"
+		return "the name server cannot resolve the name, or does not answer"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there (connection refused)"
 	case errors.Is(err, io.EOF),
@@ -31,7 +31,7 @@ func DescribeNetwork(err error) string {
 	return innermost(err).Error()
 }
 
-// innermost is the first cause, which has the fewest words around it.
+// innermost returns the first cause, whose text has the fewest prefixes.
 func innermost(err error) error {
 	for {
 		next := errors.Unwrap(err)

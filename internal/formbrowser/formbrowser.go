@@ -1,7 +1,7 @@
-// Package forms answers: what does a person's browser do with pages that are only forms?
+// Package formbrowser answers: what does a browser do with pages that only have forms?
 //
-// It keeps cookies, follows redirects, and fills in and submits HTML forms: the demo enrols its two people
-// with it and the integration tests log in with it, both through the same pages that people see. It runs no
+// It keeps cookies, follows redirects, and fills in and submits HTML forms. The demo enrols its two users
+// with it and the integration tests log in with it, both through the pages that users see. It runs no
 // scripts; the login pages have none.
 package formbrowser
 
@@ -27,13 +27,13 @@ const (
 	pageTimeout  = 20 * time.Second
 )
 
-// Browser is one person's browser.
+// Browser is one user's browser, with cookies of its own.
 type Browser struct {
 	http *http.Client
 }
 
 // New makes a browser that trusts roots. It follows redirects, except those to an address that begins with
-// stop (unless stop is empty): there it ends on the page that redirects.
+// stop (unless stop is empty): there it stays on the page that redirects.
 func New(roots *x509.CertPool, stop string) *Browser {
 	jar, _ := cookiejar.New(nil) // New fails for no options
 	return &Browser{http: &http.Client{
@@ -53,14 +53,14 @@ func New(roots *x509.CertPool, stop string) *Browser {
 	}}
 }
 
-// DialWith makes the browser connect by dial: for a test whose machines are elsewhere than names and routes
-// of this one lead.
+// DialWith makes the browser connect by dial, for a test whose machines this one's names and routes do not
+// lead to.
 func (b *Browser) DialWith(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Browser {
 	b.http.Transport.(*http.Transport).DialContext = dial
 	return b
 }
 
-// Page is where the browser is.
+// Page is a page that the browser has loaded.
 type Page struct {
 	URL      *url.URL
 	Status   int
@@ -71,7 +71,7 @@ type Page struct {
 	browser  *Browser
 }
 
-// Open goes to an address.
+// Open loads the page at an address.
 func (b *Browser) Open(ctx context.Context, address string) (*Page, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -105,7 +105,7 @@ func (b *Browser) do(r *http.Request) (*Page, error) {
 	}, nil
 }
 
-// Submit fills in the first form that has all the fields and sends it, with its hidden fields, as a browser
+// Submit fills in the first form that has all the fields and submits it, with its hidden fields, as a browser
 // would.
 func (p *Page) Submit(ctx context.Context, fields map[string]string) (*Page, error) {
 	for form := range elements(p.root, "form") {
@@ -122,6 +122,7 @@ func (p *Page) Submit(ctx context.Context, fields map[string]string) (*Page, err
 	)
 }
 
+// fill returns the form's values with the fields set. It reports false for a form that lacks one of them.
 func fill(form *html.Node, fields map[string]string) (url.Values, bool) {
 	values := url.Values{}
 	for input := range elements(form, "input") {
@@ -161,7 +162,7 @@ func (p *Page) send(ctx context.Context, form *html.Node, values url.Values) (*P
 	return p.browser.do(r)
 }
 
-// Follow goes where the first link with the id or text goes.
+// Follow loads the page of the first link with the id or the text.
 func (p *Page) Follow(ctx context.Context, which string) (*Page, error) {
 	for a := range elements(p.root, "a") {
 		if attr(a, "id") != which && !strings.EqualFold(strings.TrimSpace(text(a)), which) {
@@ -176,7 +177,7 @@ func (p *Page) Follow(ctx context.Context, which string) (*Page, error) {
 	return nil, fmt.Errorf("page %s has no link %q", p.URL.Path, which)
 }
 
-// ByID gives the text of the element with the id, without surrounding space, or "".
+// ByID returns the text of the element with the id, without surrounding space, or "".
 func (p *Page) ByID(id string) string {
 	for n := range p.root.Descendants() {
 		if n.Type == html.ElementNode && attr(n, "id") == id {
@@ -196,7 +197,7 @@ func (p *Page) HasField(field string) bool {
 	return false
 }
 
-// Text gives what a person reads, in one line.
+// Text returns the text of the page in one line.
 func (p *Page) Text() string {
 	for body := range elements(p.root, "body") {
 		return strings.Join(strings.Fields(text(body)), " ")

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/net/html"
 )
 
-// elements yields the elements of the name below n.
+// elements yields the elements with the name below n.
 func elements(n *html.Node, name string) iter.Seq[*html.Node] {
 	return func(yield func(*html.Node) bool) {
 		for d := range n.Descendants() {

@@ -7,44 +7,49 @@ import (
 	"time"
 )
 
+// secondSignalKey is the context key of the channel that the second signal closes.
 type secondSignalKey struct{}
 
-// UntilSignal gives the context that a whole process runs in. The first of the signals ends it; the second
-// ends every Grace that was given in it; a third does what signals do to a program that does not mind them.
-// stop lets the signals go.
+// UntilSignal returns the context for a whole process. The first of the signals ends it. The second ends
+// every DrainContext that was derived from it. A third has the system's default effect. stop gives up the
+// signals and waits for the goroutine that handles them.
 func UntilSignal(signals ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
-	hurry := make(chan struct{})
-	ctx, end := context.WithCancel(context.WithValue(context.Background(), secondSignalKey{}, hurry))
-	got, done := make(chan os.Signal, 2), make(chan struct{})
-	signal.Notify(got, signals...)
-	quit, over := context.WithCancel(context.Background())
-	go func() {
+	second := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), secondSignalKey{}, second))
+	received, done := make(chan os.Signal, 2), make(chan struct{})
+	signal.Notify(received, signals...)
+	stopped, cancelStopped := context.WithCancel(context.Background())
+	go func() { // until the second signal or stop
 		defer close(done)
-		defer signal.Stop(got)
-		for _, then := range []func(){end, func() { close(hurry) }} {
+		defer signal.Stop(received)
+		for _, handle := range []func(){cancel, func() { close(second) }} {
 			select {
-			case <-got:
-				then()
-			case <-quit.Done():
+			case <-received:
+				handle()
+			case <-stopped.Done():
 				return
 			}
 		}
 	}()
-	return ctx, func() { over(); <-done; end() }
+	return ctx, func() {
+		cancelStopped()
+		<-done
+		cancel()
+	}
 }
 
-// DrainContext is what those who are served get after ctx has ended: a context of its own, which ends after
-// d, or as soon as the process is told to hurry.
+// DrainContext returns the context for draining after ctx has ended. It ends after d, or at the second signal
+// to the process. The caller cancels it when everything has drained.
 func DrainContext(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
-	if hurry, ok := ctx.Value(secondSignalKey{}).(chan struct{}); ok {
-		go func() {
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	if second, ok := ctx.Value(secondSignalKey{}).(chan struct{}); ok {
+		go func() { // until the drain ends
 			select {
-			case <-hurry:
+			case <-second:
 				cancel()
-			case <-grace.Done():
+			case <-drain.Done():
 			}
 		}()
 	}
-	return grace, cancel
+	return drain, cancel
 }

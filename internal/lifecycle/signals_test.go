@@ -23,25 +23,26 @@ func TestTheFirstSignalDrainsTheSecondEndsTheDrain(t *testing.T) {
 	}
 	send()
 	<-ctx.Done()
-	grace, cancel := lifecycle.DrainContext(ctx, time.Hour)
+	drain, cancel := lifecycle.DrainContext(ctx, time.Hour)
 	defer cancel()
-	if grace.Err() != nil {
-		t.Fatal("got no grace after the first signal")
+	if drain.Err() != nil {
+		t.Fatal("got no drain after the first signal")
 	}
 	send()
-	<-grace.Done()
+	<-drain.Done()
 	late, cancel := lifecycle.DrainContext(ctx, time.Hour)
 	defer cancel()
-	<-late.Done() // nor is there any for those who ask after the second
+	<-late.Done() // a drain that begins after the second signal ends at once
 }
 
 func TestTheDrainIsBounded(t *testing.T) {
-	for name, ctx := range map[string]context.Context{"of a process": t.Context(), "of one that hears signals": signalContext(t)} {
-		grace, cancel := lifecycle.DrainContext(ctx, time.Millisecond)
-		<-grace.Done()
+	for name, ctx := range map[string]context.Context{"without signals": t.Context(),
+		"with signals": signalContext(t)} {
+		drain, cancel := lifecycle.DrainContext(ctx, time.Millisecond)
+		<-drain.Done()
 		cancel()
 		if ctx.Err() != nil {
-			t.Errorf("%s: got the context ended by its grace", name)
+			t.Errorf("%s: got the context ended by its drain", name)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 // Package lifecycle answers: in which order do the parts of a process start and stop?
 //
-// Parts stop in the reverse of their start: a node leaves before its proxy, and auth, which all others report
-// to, goes last.
+// Parts stop in the reverse order of their start: a node before its proxy, and auth, which all others report
+// to, last.
 package lifecycle
 
 import (
@@ -10,7 +10,8 @@ import (
 	"fmt"
 )
 
-// Stack is the parts that run in this process. Run and Stop belong to one goroutine.
+// Stack has the parts that run in this process. One goroutine calls Run and Stop. Each part runs on a
+// goroutine of its own, which Stop waits for.
 type Stack struct {
 	ctx   context.Context // done when the process should stop, or a part failed
 	fail  context.CancelCauseFunc
@@ -29,10 +30,11 @@ func New(ctx context.Context) *Stack {
 	return s
 }
 
-// Context is done when the process should stop, or when a part ended with an error.
+// Context is done when the process should stop, or when a part has failed.
 func (s *Stack) Context() context.Context { return s.ctx }
 
-// Run starts a part. The part's own context outlives the stack's: only Stop ends it, in its turn.
+// Run starts a part. The context of the part does not end with the stack's: only Stop ends it, in the part's
+// turn.
 func (s *Stack) Run(name string, serve func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
 	p := part{cancel: cancel, done: make(chan error, 1)}
@@ -47,7 +49,7 @@ func (s *Stack) Run(name string, serve func(context.Context) error) {
 	}()
 }
 
-// Stop ends the parts, last first, waits for each, and returns what went wrong in any of them.
+// Stop ends the parts, the last first, waits for each, and returns all their errors.
 func (s *Stack) Stop() error {
 	s.fail(nil)
 	var errs []error

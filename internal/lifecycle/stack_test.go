@@ -10,9 +10,10 @@ import (
 )
 
 func TestPartsStopInReverseOfTheirStart(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	s := lifecycle.New(ctx)
-	var order []string // parts stop one after the other, so no lock is due
+	var order []string // parts stop one after the other, so no lock is needed
 	for _, name := range []string{"auth", "proxy", "node"} {
 		s.Run(name, func(ctx context.Context) error {
 			<-ctx.Done()
@@ -30,6 +31,7 @@ func TestPartsStopInReverseOfTheirStart(t *testing.T) {
 }
 
 func TestAFailingPartEndsTheStackAndIsNamed(t *testing.T) {
+	t.Parallel()
 	s := lifecycle.New(t.Context())
 	boom := errors.New("boom")
 	s.Run("auth", func(ctx context.Context) error { <-ctx.Done(); return nil })
