@@ -7,13 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mode is one encoded terminal mode (RFC 4254 section 8).
+// mode is one terminal mode as clients send it (RFC 4254 section 8).
 type mode struct {
 	op    byte
 	value uint32
 }
 
-// maxModes bounds a request; the RFC knows about 60.
+// maxModes bounds the modes of one request; the RFC defines about 60.
 const maxModes = 256
 
 // parseModes reads opcode and value pairs up to the end marker (0) or the first opcode without a defined
@@ -27,31 +27,73 @@ func parseModes(b []byte) []mode {
 	return out
 }
 
-// controlCharacters of RFC 4254 section 8 by opcode.
+// controlCharacters are indices of termios.Cc, by the opcodes of RFC 4254 section 8.
 var controlCharacters = map[byte]int{
-	1: unix.VINTR, 2: unix.VQUIT, 3: unix.VERASE, 4: unix.VKILL, 5: unix.VEOF, 6: unix.VEOL, 7: unix.VEOL2, 8: unix.VSTART, 9: unix.VSTOP,
-	10: unix.VSUSP, 12: unix.VREPRINT, 13: unix.VWERASE, 14: unix.VLNEXT, 18: unix.VDISCARD,
+	1:  unix.VINTR,
+	2:  unix.VQUIT,
+	3:  unix.VERASE,
+	4:  unix.VKILL,
+	5:  unix.VEOF,
+	6:  unix.VEOL,
+	7:  unix.VEOL2,
+	8:  unix.VSTART,
+	9:  unix.VSTOP,
+	10: unix.VSUSP,
+	12: unix.VREPRINT,
+	13: unix.VWERASE,
+	14: unix.VLNEXT,
+	18: unix.VDISCARD,
 }
 
+// inputFlags are bits of termios.Iflag by opcode (IUTF8: RFC 8160).
 var inputFlags = map[byte]uint32{
-	30: unix.IGNPAR, 31: unix.PARMRK, 32: unix.INPCK, 33: unix.ISTRIP, 34: unix.INLCR, 35: unix.IGNCR, 36: unix.ICRNL, 37: unix.IUCLC,
-	38: unix.IXON, 39: unix.IXANY, 40: unix.IXOFF, 41: unix.IMAXBEL, 42: unix.IUTF8,
+	30: unix.IGNPAR,
+	31: unix.PARMRK,
+	32: unix.INPCK,
+	33: unix.ISTRIP,
+	34: unix.INLCR,
+	35: unix.IGNCR,
+	36: unix.ICRNL,
+	37: unix.IUCLC,
+	38: unix.IXON,
+	39: unix.IXANY,
+	40: unix.IXOFF,
+	41: unix.IMAXBEL,
+	42: unix.IUTF8,
 }
 
+// localFlags are bits of termios.Lflag by opcode.
 var localFlags = map[byte]uint32{
-	50: unix.ISIG, 51: unix.ICANON, 52: unix.XCASE, 53: unix.ECHO, 54: unix.ECHOE, 55: unix.ECHOK, 56: unix.ECHONL, 57: unix.NOFLSH,
-	58: unix.TOSTOP, 59: unix.IEXTEN, 60: unix.ECHOCTL, 61: unix.ECHOKE, 62: unix.PENDIN,
+	50: unix.ISIG,
+	51: unix.ICANON,
+	52: unix.XCASE,
+	53: unix.ECHO,
+	54: unix.ECHOE,
+	55: unix.ECHOK,
+	56: unix.ECHONL,
+	57: unix.NOFLSH,
+	58: unix.TOSTOP,
+	59: unix.IEXTEN,
+	60: unix.ECHOCTL,
+	61: unix.ECHOKE,
+	62: unix.PENDIN,
 }
 
+// outputFlags are bits of termios.Oflag by opcode.
 var outputFlags = map[byte]uint32{
-	70: unix.OPOST, 71: unix.OLCUC, 72: unix.ONLCR, 73: unix.OCRNL, 74: unix.ONOCR, 75: unix.ONLRET,
+	70: unix.OPOST,
+	71: unix.OLCUC,
+	72: unix.ONLCR,
+	73: unix.OCRNL,
+	74: unix.ONOCR,
+	75: unix.ONLRET,
 }
 
-// disabledCharacter is what a client sends for a character that is switched off.
+// disabledCharacter is the value that a client sends for a control character that is disabled.
 const disabledCharacter = 255
 
-// applyModes sets what the terminal knows and passes over the rest: a client describes its own terminal, not
-// ours.
+// applyModes sets the modes that Linux has and skips the others: a client sends the modes of its own
+// terminal, which may be of another system.
 func applyModes(tty *os.File, modes []mode) error {
 	if len(modes) == 0 {
 		return nil
@@ -68,6 +110,7 @@ func applyModes(tty *os.File, modes []mode) error {
 	})
 }
 
+// apply changes the settings by one mode.
 func (m mode) apply(tio *unix.Termios) {
 	if i, ok := controlCharacters[m.op]; ok {
 		tio.Cc[i] = byte(m.value)

@@ -1,5 +1,7 @@
-// Package pty answers: which terminal does a program get? It opens operating-system terminals as an SSH
-// client asks for them (RFC 4254 section 6.2): size, modes and owner. It decides nothing.
+// Package pty answers: which terminal does a program get?
+//
+// It opens pseudo-terminals (pty(7)) with the size and modes that an SSH client asks for (RFC 4254 section
+// 6.2), and makes them belong to an account. Whether the client may have a terminal was decided before.
 package pty
 
 import (
@@ -15,27 +17,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Size is a window in characters and pixels. Pixels may be 0.
+// Size is the size of a window, in characters (Cols, Rows) and in pixels (Width, Height, which may be 0). The
+// order of the fields is that of the wire.
 type Size struct {
 	Cols, Rows, Width, Height uint32
 }
 
-// maxSide bounds rows and columns; the kernel keeps 16 bits, and no real window is near it.
+// maxSide bounds each side of a window: the kernel keeps 16 bits.
 const maxSide = 0xffff
 
 func (s Size) winsize() *unix.Winsize {
-	cut := func(n uint32) uint16 { return uint16(min(n, maxSide)) }
-	return &unix.Winsize{Row: cut(s.Rows), Col: cut(s.Cols), Xpixel: cut(s.Width), Ypixel: cut(s.Height)}
+	side := func(n uint32) uint16 { return uint16(min(n, maxSide)) }
+	return &unix.Winsize{Row: side(s.Rows), Col: side(s.Cols), Xpixel: side(s.Width), Ypixel: side(s.Height)}
 }
 
-// Request is what a client asks for.
+// Request is the terminal that a client asks for.
 type Request struct {
-	Term  string // the terminal's type, for $TERM; "dumb" when the client named nothing sensible
+	Term  string // the terminal's type, for $TERM; "dumb" if the client named no valid type
 	Size  Size
 	modes []mode
 }
 
-// termRE keeps anything out of $TERM that some program might take for a path or an option.
+// termRE matches terminal types that no program takes for a path or an option.
 var termRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
 // ParseRequest reads the payload of a pty-req.
@@ -63,13 +66,15 @@ func ParseSize(payload []byte) (s Size, err error) {
 	return s, nil
 }
 
-// Terminal is an open pair.
+// Terminal is an open pseudo-terminal. Master and slave are its two sides, in the words of pty(7): the
+// program has the slave.
 type Terminal struct {
 	master *os.File
-	slave  *os.File // closed by Started
+	slave  *os.File // closed by CloseSlave
 }
 
-// Open opens a terminal that belongs to the user and group, under the mode.
+// Open opens a terminal whose slave belongs to the user and group and has the mode. If this process is not
+// root, the slave belongs to the process's own account.
 func Open(r Request, uid, gid int, mode os.FileMode) (*Terminal, error) {
 	master, slave, err := pty.Open()
 	if err != nil {
@@ -87,8 +92,8 @@ func Open(r Request, uid, gid int, mode os.FileMode) (*Terminal, error) {
 	return t, nil
 }
 
-// pollable makes of the file one that waits without holding a thread, and takes deadlines. Opening the
-// terminal made it a blocking one.
+// pollable returns the file in non-blocking mode and closes the original. A wait for such a file occupies no
+// thread, and may have a deadline.
 func pollable(f *os.File) (*os.File, error) {
 	defer f.Close()
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
@@ -110,12 +115,13 @@ func (t *Terminal) prepare(r Request, uid, gid int, mode os.FileMode) error {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		return nil // devpts made it ours already
+		return nil // devpts has made this account the owner
 	}
 	return errors.Join(t.slave.Chown(uid, gid), t.slave.Chmod(mode))
 }
 
-// Attach makes the terminal the command's three streams and controlling terminal, in a session of its own.
+// Attach makes the terminal the command's standard streams and controlling terminal, in a new session
+// (setsid(2)).
 func (t *Terminal) Attach(cmd *exec.Cmd) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.slave, t.slave, t.slave
 	if cmd.SysProcAttr == nil {
@@ -124,34 +130,34 @@ func (t *Terminal) Attach(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty, cmd.SysProcAttr.Ctty = true, true, 0
 }
 
-// CloseSlave drops the program's side, so that its end shows as the end of reading.
+// CloseSlave closes this process's copy of the slave, once the program has started. Reads from the master
+// then end when the last program closes the terminal.
 func (t *Terminal) CloseSlave() { _ = t.slave.Close() }
 
-// Name is the program's side, as "/dev/pts/3".
+// Name returns the path of the slave, as "/dev/pts/3".
 func (t *Terminal) Name() string { return t.slave.Name() }
 
-// Break sends a break (RFC 4335), as tcsendbreak does. What programs hear of it is up to the kernel's
-// terminal.
+// Break sends a break (RFC 4335), as tcsendbreak(3) does. The kernel decides whether programs notice.
 func (t *Terminal) Break() error {
 	return withFD(t.master, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCSBRK, 0) })
 }
 
-// Master is the side that people sit at. Reading it fails with EIO once no program has the terminal open.
+// Master returns the side that the client reads and writes. Reading it fails with EIO once no program has the
+// terminal open.
 func (t *Terminal) Master() *os.File { return t.master }
 
-// Resize tells the programs of a new window.
+// Resize sets the size of the window. The kernel tells the programs of it by SIGWINCH.
 func (t *Terminal) Resize(s Size) error {
-	return withFD(
-		t.master,
-		func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, s.winsize()) },
-	)
+	return withFD(t.master, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, s.winsize())
+	})
 }
 
-// EndOfInput is the character that a program reading lines takes for the end of its input, or 0 when it does
-// not read lines.
+// EndOfInput returns the character that ends the input of a program that reads lines (usually ^D), or 0 if
+// the terminal is not in line mode (ICANON) or is closed.
 func (t *Terminal) EndOfInput() byte {
 	var eof byte
-	_ = withFD(t.master, func(fd int) error { // a terminal that is gone has no such character
+	_ = withFD(t.master, func(fd int) error { // fails for a closed terminal, which has no such character
 		tio, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 		if err == nil && tio.Lflag&unix.ICANON != 0 {
 			eof = tio.Cc[unix.VEOF]
@@ -161,12 +167,14 @@ func (t *Terminal) EndOfInput() byte {
 	return eof
 }
 
-// Close hangs up.
+// Close closes both sides. Programs that still have the terminal open get SIGHUP.
 func (t *Terminal) Close() {
 	_ = t.slave.Close()
 	_ = t.master.Close()
 }
 
+// withFD calls fn with the file's descriptor. Unlike File.Fd, it leaves the file in non-blocking mode and
+// open during the call.
 func withFD(f *os.File, fn func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/threshold-access/threshold/node/pty"
 )
 
+// payload makes the payload of a pty-req.
 func payload(term string, cols, rows uint32, modes string) []byte {
 	return ssh.Marshal(struct {
 		Term       string
@@ -21,17 +22,18 @@ func payload(term string, cols, rows uint32, modes string) []byte {
 }
 
 func TestParseRequest(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		in   []byte
 		term string
 		bad  bool
 	}{
-		{"a plain one", payload("xterm-256color", 80, 24, "\x00"), "xterm-256color", false},
-		{"without a type", payload("", 80, 24, ""), "dumb", false},
+		{"an ordinary request", payload("xterm-256color", 80, 24, "\x00"), "xterm-256color", false},
+		{"no type", payload("", 80, 24, ""), "dumb", false},
 		{"a type that is a path", payload("../../etc/passwd", 80, 24, ""), "dumb", false},
 		{"a type with an escape", payload("x\x1b[2J", 80, 24, ""), "dumb", false},
-		{"a window beyond all sense", payload("vt100", 1<<31, 1<<31, ""), "vt100", false},
+		{"a window that is too large", payload("vt100", 1<<31, 1<<31, ""), "vt100", false},
 		{"modes cut short", payload("vt100", 80, 24, "\x35\x00"), "vt100", false},
 		{"cut short", []byte{0, 0, 0, 9, 'x'}, "", true},
 		{"empty", nil, "", true},
@@ -43,7 +45,7 @@ func TestParseRequest(t *testing.T) {
 	}
 }
 
-// runInTerminal runs a command in a terminal made as asked for, and returns what it printed.
+// runInTerminal runs a command in a terminal with the modes, and returns what it printed.
 func runInTerminal(t *testing.T, modes string, command string) string {
 	t.Helper()
 	r, err := pty.ParseRequest(payload("vt100", 97, 31, modes))
@@ -77,41 +79,55 @@ func runInTerminal(t *testing.T, modes string, command string) string {
 	return out.String()
 }
 
+// Encoded modes: an opcode of RFC 4254 section 8 and a 32-bit value.
+const (
+	noEcho       = "\x35\x00\x00\x00\x00"
+	noOpost      = "\x46\x00\x00\x00\x00"
+	noIcanon     = "\x33\x00\x00\x00\x00"
+	intrIsCtrlG  = "\x01\x00\x00\x00\x07"
+	endOfModes   = "\x00"
+	unknownModes = "\xff\x00\x00\x00\x01\x63\x00\x00\x00\x01"
+)
+
 func TestSizeAndModesAreApplied(t *testing.T) {
+	t.Parallel()
 	if got := runInTerminal(t, "", "stty size"); got != "31 97\r\n" {
 		t.Errorf("got size %q, want 31 97", got)
 	}
-	if got := runInTerminal(t, "\x35\x00\x00\x00\x00\x46\x00\x00\x00\x00\x01\x00\x00\x00\x07\x00", "stty -a"); !strings.Contains(
-		got,
-		"-echo ",
-	) ||
-		!strings.Contains(got, "-opost") ||
-		!strings.Contains(got, "intr = ^G") {
-		t.Errorf("got %q, want no echo, no output processing and intr = ^G", got)
+	got := runInTerminal(t, noEcho+noOpost+intrIsCtrlG+endOfModes, "stty -a")
+	for _, want := range []string{"-echo ", "-opost", "intr = ^G"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q in it", got, want)
+		}
 	}
-	if got := runInTerminal(t, "\xff\x00\x00\x00\x01\x63\x00\x00\x00\x01", "stty size"); got != "31 97\r\n" {
-		t.Errorf("got %q with unknown modes, want them passed over", got)
+	if got := runInTerminal(t, unknownModes, "stty size"); got != "31 97\r\n" {
+		t.Errorf("got %q with unknown modes, want them skipped", got)
 	}
 }
 
 func TestTerminalIsTheControllingTerminal(t *testing.T) {
+	t.Parallel()
 	if got := runInTerminal(t, "", "echo ok >/dev/tty"); got != "ok\r\n" {
 		t.Errorf("got %q, want ok from /dev/tty", got)
 	}
 }
 
 func TestEndOfInputOnlyInCanonicalMode(t *testing.T) {
-	r, _ := pty.ParseRequest(payload("vt100", 80, 24, ""))
-	term, err := pty.Open(r, -1, -1, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := term.EndOfInput(); got != 4 {
-		t.Errorf("got %d, want ^D", got)
-	}
-	term.Close()
-	if got := term.EndOfInput(); got != 0 {
-		t.Errorf("got %d of a closed terminal, want 0", got)
+	t.Parallel()
+	const ctrlD = 4
+	for modes, want := range map[string]byte{"": ctrlD, noIcanon: 0} {
+		r, _ := pty.ParseRequest(payload("vt100", 80, 24, modes))
+		term, err := pty.Open(r, -1, -1, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := term.EndOfInput(); got != want {
+			t.Errorf("modes %q: got %d, want %d", modes, got, want)
+		}
+		term.Close()
+		if got := term.EndOfInput(); got != 0 {
+			t.Errorf("got %d from a closed terminal, want 0", got)
+		}
 	}
 }
 
