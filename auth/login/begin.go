@@ -15,7 +15,8 @@ import (
 
 const opBegin = "login.Begin"
 
-// clientRequest is what tsh committed to, and where it listens; one without a browser does not listen.
+// clientRequest is what tsh committed to at the beginning of a login: the challenge, and for a login in a
+// browser on the same machine the loopback callback with its state. Headless replaces the latter two.
 type clientRequest struct {
 	Challenge string          `json:"challenge"`
 	Callback  string          `json:"callback,omitempty"`
@@ -23,7 +24,7 @@ type clientRequest struct {
 	Headless  *headlessHandle `json:"headless,omitempty"`
 }
 
-// headlessPrompt is what the browser shows of a headless login; nil for any other.
+// headlessPrompt is what the browser shows of a headless login, and nil for any other login.
 func (c clientRequest) headlessPrompt() *authrpc.Headless {
 	if c.Headless == nil {
 		return nil
@@ -31,38 +32,36 @@ func (c clientRequest) headlessPrompt() *authrpc.Headless {
 	return c.Headless.prompt()
 }
 
-// begunAttempt is an attempt that was sent to a provider. Only Begin makes one.
+// begunAttempt is an attempt whose browser was sent to a provider. Only Begin makes one.
 type begunAttempt struct {
 	Client  clientRequest `json:"client"`
 	Flow    oidc.Flow     `json:"flow"`
-	Expires time.Time     `json:"ends"`
+	Expires time.Time     `json:"expires"`
 }
 
-func (b *begunAttempt) ends() time.Time { return b.Expires }
+func (b *begunAttempt) expiresAt() time.Time { return b.Expires }
 
 var (
 	challengeRE = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`) // base64 of a SHA-256
 	stateRE     = regexp.MustCompile(`^[A-Za-z0-9._~-]{8,128}$`)
-	// callbackRE is the whole of RFC 8252 section 7.3: this machine, by address and never by name, on a port
-	// of tsh's choice.
-	localeRE = regexp.MustCompile(
-		`^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}$`,
-	) // BCP 47, as far as it matters here
+	// localeRE is BCP 47, as far as it matters here.
+	localeRE = regexp.MustCompile(`^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}$`)
+	// callbackRE is RFC 8252 section 7.3: the loopback interface by address, never by name, with a port that
+	// tsh chose.
 	callbackRE = regexp.MustCompile(`^http://(?:127\.0\.0\.1|\[::1\]):([1-9][0-9]{0,4})/callback$`)
 )
 
+// Bounds of what a browser sends, in bytes.
 const (
 	maxConnector = 64
 	maxOrigin    = 300
 	maxFrom      = 64
 )
 
-// Begin starts an attempt for the browser in front of the proxy by. With several connectors and none chosen
-// it lists them instead.
+// Begin starts an attempt for a browser at the proxy by, and returns the provider's page to send it to. If
+// there are several connectors and the request names none, it returns the connectors to choose from instead.
 func (s *Service) Begin(
-	ctx context.Context,
-	by identity.Identity,
-	req authrpc.BeginLoginRequest,
+	ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest,
 ) (authrpc.BeginLoginResponse, error) {
 	res, err := s.begin(ctx, by, req)
 	if err != nil {
@@ -72,9 +71,7 @@ func (s *Service) Begin(
 }
 
 func (s *Service) begin(
-	ctx context.Context,
-	by identity.Identity,
-	req authrpc.BeginLoginRequest,
+	ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest,
 ) (res authrpc.BeginLoginResponse, err error) {
 	c, err := s.parseBegin(by, req)
 	if err != nil || c.Headless != nil && !req.Confirmed {
@@ -84,12 +81,8 @@ func (s *Service) begin(
 	if err != nil || name == "" {
 		return authrpc.BeginLoginResponse{Connectors: choices}, err
 	}
-	flow, page, err := s.cfg.Providers.Start(
-		ctx,
-		name,
-		req.PublicOrigin+authrpc.CallbackPath(name),
-		req.Locale,
-	)
+	redirect := req.PublicOrigin + authrpc.CallbackPath(name)
+	flow, page, err := s.cfg.Providers.Start(ctx, name, redirect, req.Locale)
 	if err != nil {
 		return res, err
 	}
@@ -99,7 +92,7 @@ func (s *Service) begin(
 	return res, err
 }
 
-// parseBegin reads for whom a login begins, once all of the request is as it must be.
+// parseBegin checks the whole request and returns what the client committed to.
 func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest) (clientRequest, error) {
 	if err := checkProxy(opBegin, by); err != nil {
 		return clientRequest{}, err
@@ -118,13 +111,9 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 }
 
 func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
-	link := func(what string) error {
-		return fault.New(
-			fault.Invalid,
-			opBegin,
-			"this login link cannot be used: "+what,
-			"open the complete link that tsh login shows",
-		)
+	link := func(why string) error {
+		return fault.New(fault.Invalid, opBegin, "this login link cannot be used: "+why,
+			"open the complete link that tsh login shows")
 	}
 	switch {
 	case req.Handle != "" && req.Challenge+req.State+req.Callback != "":
@@ -160,18 +149,17 @@ func checkOrigin(origin string) error {
 	u, err := url.Parse(origin)
 	if err != nil || len(origin) > maxOrigin || u.Scheme != "https" || u.Host == "" ||
 		origin != "https://"+u.Host {
-		return fault.New(
-			fault.Invalid,
-			opBegin,
+		return fault.New(fault.Invalid, opBegin,
 			"the proxy's public address is not of the form https://host or https://host:port",
-			"ask an administrator to set the proxy's public address",
-		)
+			"ask an administrator to set the proxy's public address")
 	}
 	return nil
 }
 
-// chooseConnector returns the connector to go to, or those to choose from.
-func (s *Service) chooseConnector(ctx context.Context, wanted string) (string, []authrpc.Connector, error) {
+// chooseConnector returns the wanted or only connector, or else those to choose from.
+func (s *Service) chooseConnector(
+	ctx context.Context, wanted string,
+) (name string, choices []authrpc.Connector, err error) {
 	if wanted != "" {
 		return wanted, nil, nil
 	}
@@ -181,16 +169,13 @@ func (s *Service) chooseConnector(ctx context.Context, wanted string) (string, [
 	}
 	switch len(all) {
 	case 0:
-		return "", nil, fault.New(
-			fault.Unavailable,
-			opBegin,
+		return "", nil, fault.New(fault.Unavailable, opBegin,
 			"this cluster has no connector, so nobody can log in",
-			"ask an administrator to apply one: tsh apply -f connector.yaml",
-		)
+			"ask an administrator to apply one: tsh apply -f connector.yaml")
 	case 1:
 		return all[0].Name, nil, nil
 	}
-	choices := make([]authrpc.Connector, len(all))
+	choices = make([]authrpc.Connector, len(all))
 	for i, c := range all {
 		choices[i] = authrpc.Connector{Name: c.Name, DisplayName: c.Display}
 	}

@@ -7,7 +7,13 @@ import (
 )
 
 func FuzzLoopbackCallback(f *testing.F) {
-	for _, s := range []string{"http://127.0.0.1:1/callback", "http://[::1]:65535/callback", "http://127.0.0.1:1@evil.example/callback", "http://127.0.0.1:99999/callback", ""} {
+	for _, s := range []string{
+		"http://127.0.0.1:1/callback",
+		"http://[::1]:65535/callback",
+		"http://127.0.0.1:1@evil.example/callback",
+		"http://127.0.0.1:99999/callback",
+		"",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

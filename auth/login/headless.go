@@ -19,39 +19,39 @@ import (
 const opHeadless = "login.Headless"
 
 const (
-	// HeadlessLife is the longest life of certificates that a headless login earns.
+	// HeadlessLife is the longest life of the certificates that a headless login earns.
 	HeadlessLife = time.Hour
-	// headlessEvery is how often a waiting tsh asks.
+	// headlessEvery is how often a waiting tsh asks whether its login is approved.
 	headlessEvery = 2 * time.Second
-	// Codes for people's eyes are of letters that are no vowels and not mistaken for digits: RFC 8628 section
-	// 6.1. Two groups of four.
+	// A display code is two groups of codeGroup letters. The letters are no vowels, so that codes form no
+	// words, and are not mistaken for digits: RFC 8628 section 6.1.
 	codeLetters = "BCDFGHJKLMNPQRSTVWXZ"
 	codeGroup   = 4
 )
 
-// headlessHandle is a login that a machine without a browser asks for. It lives in the link that a person
-// opens somewhere else, sealed: nothing of it is stored before that person has shown a second factor.
+// headlessHandle is a login that was requested on a machine without a browser. It is sealed into the link
+// that a user opens on another machine. Nothing of it is stored before that user has proved the second
+// factor.
 type headlessHandle struct {
 	Challenge string     `json:"c"`
-	From      netip.Addr `json:"f"` // the machine
-	Code      string     `json:"k"` // shown in the terminal and in the browser
+	From      netip.Addr `json:"f"` // the machine that requested it
+	Code      string     `json:"k"` // shown in the terminal and in the browser, for the user to compare
 	Expires   time.Time  `json:"e"`
 }
 
-func (h *headlessHandle) ends() time.Time { return h.Expires }
+func (h *headlessHandle) expiresAt() time.Time { return h.Expires }
 
-// network is what the certificates of such a login are pinned to.
+// network is the network to which the certificates of the login are pinned.
 func (h *headlessHandle) network() netip.Prefix { return limit.Network(h.From.String()) }
 
-// prompt is what the browser shows of it.
+// prompt is what the browser shows to the user who is asked to approve.
 func (h *headlessHandle) prompt() *authrpc.Headless {
 	return &authrpc.Headless{From: h.From.String(), Code: h.Code, Expires: h.Expires}
 }
 
-// BeginHeadless seals a handle for the machine that asks. It stores nothing.
+// BeginHeadless returns a sealed handle for the machine that calls. It stores nothing.
 func (s *Service) BeginHeadless(
-	by authrpc.Caller,
-	req authrpc.BeginHeadlessRequest,
+	by authrpc.Caller, req authrpc.BeginHeadlessRequest,
 ) (authrpc.BeginHeadlessResponse, error) {
 	res, err := s.beginHeadless(by.Addr, req)
 	if err != nil {
@@ -61,26 +61,16 @@ func (s *Service) BeginHeadless(
 }
 
 func (s *Service) beginHeadless(
-	from net.Addr,
-	req authrpc.BeginHeadlessRequest,
+	from net.Addr, req authrpc.BeginHeadlessRequest,
 ) (res authrpc.BeginHeadlessResponse, err error) {
 	if !challengeRE.MatchString(req.Challenge) {
-		return res, fault.New(
-			fault.Invalid,
-			opHeadless,
-			"the challenge is malformed",
-			"update tsh, then start again: tsh login --headless",
-		)
+		return res, fault.New(fault.Invalid, opHeadless, "the challenge is malformed",
+			"update tsh, then start again: tsh login --headless")
 	}
 	at, err := netip.ParseAddrPort(addrString(from))
 	if err != nil {
-		return res, fault.Wrap(
-			err,
-			fault.Internal,
-			opHeadless,
-			"the address of this machine is not known",
-			"log in with a browser: tsh login",
-		)
+		return res, fault.Wrap(err, fault.Internal, opHeadless, "the address of this machine is not known",
+			"log in with a browser: tsh login")
 	}
 	h := headlessHandle{
 		Challenge: req.Challenge,
@@ -105,7 +95,10 @@ func addrString(a net.Addr) string {
 	return a.String()
 }
 
+// newDisplayCode draws a display code, such as BCDF-GHJK. It rejects bytes beyond the largest multiple of the
+// number of letters: with them the first letters would be more frequent.
 func newDisplayCode() string {
+	const letters = len(codeLetters)
 	var out []byte
 	for len(out) < 2*codeGroup+1 {
 		if len(out) == codeGroup {
@@ -113,29 +106,23 @@ func newDisplayCode() string {
 		}
 		var b [1]byte
 		_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
-		if int(
-			b[0],
-		) < len(
-			codeLetters,
-		)*(256/len(codeLetters)) { // or else the first letters would come more often
-			out = append(out, codeLetters[int(b[0])%len(codeLetters)])
+		if n := int(b[0]); n < letters*(256/letters) {
+			out = append(out, codeLetters[n%letters])
 		}
 	}
 	return string(out)
 }
 
-// headlessHash is where a headless login waits. Who asks for it must open the challenge, so there is no
-// secret in it.
+// headlessHash is the hash under which an approved headless login is stored. Unlike a one-time code the
+// challenge is no secret: to redeem the login, a client must know the verifier and keys behind it.
 func headlessHash(challenge string) state.CodeHash {
 	return sha256.Sum256([]byte("threshold headless login v1\x00" + challenge))
 }
 
-// storeHeadless stores what one person has approved. Of several who have the link, that is the first.
+// storeHeadless stores a login that a user has approved. If several users have the link, the first one to
+// approve wins.
 func (s *Service) storeHeadless(
-	ctx context.Context,
-	h *headlessHandle,
-	p state.PendingLogin,
-	e audit.Event,
+	ctx context.Context, h *headlessHandle, p state.PendingLogin, e audit.Event,
 ) error {
 	hash := headlessHash(h.Challenge)
 	err := s.cfg.Logins.AddLogin(ctx, hash, p, e)
@@ -143,34 +130,26 @@ func (s *Service) storeHeadless(
 		return err
 	}
 	if _, err := s.cfg.Logins.PendingLogin(ctx, hash); err == nil {
-		return fault.New(
-			fault.Expired,
-			opHeadless,
-			"this login was approved already",
-			"start again: tsh login --headless",
-		)
+		return fault.New(fault.Expired, opHeadless, "this login was approved already",
+			"start again: tsh login --headless")
 	}
 	return err
 }
 
-// RedeemHeadless spends a headless login that a person has approved. It reports false while nobody has.
+// RedeemHeadless redeems a headless login that a user has approved. While nobody has, approved is false.
 func (s *Service) RedeemHeadless(
-	ctx context.Context,
-	by authrpc.Caller,
-	req authrpc.RedeemHeadlessRequest,
-) (Assured, bool, error) {
-	a, ok, err := s.redeemHeadless(ctx, by.Addr, req)
+	ctx context.Context, by authrpc.Caller, req authrpc.RedeemHeadlessRequest,
+) (a Assured, approved bool, err error) {
+	a, approved, err = s.redeemHeadless(ctx, by.Addr, req)
 	if err != nil {
 		s.refusals.record(headless, by.Identity, addrString(by.Addr), err)
 	}
-	return a, ok, err
+	return a, approved, err
 }
 
 func (s *Service) redeemHeadless(
-	ctx context.Context,
-	from net.Addr,
-	req authrpc.RedeemHeadlessRequest,
-) (Assured, bool, error) {
+	ctx context.Context, from net.Addr, req authrpc.RedeemHeadlessRequest,
+) (a Assured, approved bool, err error) {
 	keys, err := parseKeys(req.Keys)
 	if err != nil {
 		return Assured{}, false, err
@@ -181,24 +160,18 @@ func (s *Service) redeemHeadless(
 	}
 	pinned := identity.Identity{SourceAddresses: []netip.Prefix{h.network()}}
 	if err := pinned.CheckSourceAddress(from); err != nil {
-		return Assured{}, false, fault.Wrap(
-			err,
-			fault.Denied,
-			opHeadless,
+		return Assured{}, false, fault.Wrap(err, fault.Denied, opHeadless,
 			"this login was requested from another address: "+h.From.String(),
-			"start again: tsh login --headless",
-		)
+			"start again: tsh login --headless")
 	}
 	l, err := s.cfg.Logins.PendingLogin(ctx, headlessHash(h.Challenge))
 	if fault.Is(err, fault.NotFound) {
-		return Assured{}, false, checkChallenge(
-			h.Challenge,
-			req.Keys,
-		) // whoever cannot open the challenge learns nothing by asking
+		// Nobody else learns that the login is not approved yet.
+		return Assured{}, false, checkChallenge(h.Challenge, req.Keys)
 	}
 	if err != nil {
 		return Assured{}, false, err
 	}
-	a, err := s.redeemPending(ctx, l, keys, req.Keys)
+	a, err = s.redeemPending(ctx, l, keys, req.Keys)
 	return a, err == nil, err
 }

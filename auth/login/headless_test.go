@@ -14,7 +14,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// headlessMachine is a machine without a browser, as auth is told of it.
+// headlessMachine is the caller on a machine without a browser.
 var headlessMachine = callerAt("203.0.113.9:40001")
 
 func callerAt(addr string) authrpc.Caller {
@@ -28,10 +28,10 @@ func (c client) keys() authrpc.Keys {
 	return authrpc.Keys{Verifier: c.verifier, SSHKey: c.sshKey, X509Key: c.x509Key}
 }
 
-func (l *fixture) beginHeadless(c client) authrpc.BeginHeadlessResponse {
-	l.t.Helper()
-	res, err := l.BeginHeadless(headlessMachine, authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge})
-	l.must(err)
+func (f *fixture) beginHeadless(c client) authrpc.BeginHeadlessResponse {
+	f.t.Helper()
+	res, err := f.BeginHeadless(headlessMachine, authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge})
+	f.must(err)
 	return res
 }
 
@@ -44,39 +44,39 @@ func openLink(handle string, confirmed bool) authrpc.BeginLoginRequest {
 	}
 }
 
-// approve does for the handle what a person does in a browser, and returns what the page says at the end.
-func (l *fixture) approve(handle string) authrpc.ProveFactorResponse {
-	l.t.Helper()
-	begun, err := l.Begin(l.t.Context(), proxyIdentity, openLink(handle, true))
-	l.must(err)
-	i, err := l.Identify(l.t.Context(), proxyIdentity, l.signIn(begun, "alice@example.com", "wonderland"))
-	l.must(err)
+// approve lets alice approve the handle in a browser, and returns the answer for the last page.
+func (f *fixture) approve(handle string) authrpc.ProveFactorResponse {
+	f.t.Helper()
+	begun, err := f.Begin(f.t.Context(), proxyIdentity, openLink(handle, true))
+	f.must(err)
+	i, err := f.Identify(f.t.Context(), proxyIdentity, f.signIn(begun, "alice@example.com", "wonderland"))
+	f.must(err)
 	if i.Headless == nil || i.Headless.From != "203.0.113.9" {
-		l.t.Errorf("got %+v beside the second factor, want whom it is for", i.Headless)
+		f.t.Errorf("got %+v beside the second factor, want the requesting machine", i.Headless)
 	}
-	done, err := l.prove(i.Attempt, l.code(i.Enrol.Secret))
-	l.must(err)
+	done, err := f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	f.must(err)
 	return done
 }
 
-func (l *fixture) redeemHeadless(by authrpc.Caller, handle string, c client) (login.Assured, bool, error) {
-	return l.RedeemHeadless(l.t.Context(), by, authrpc.RedeemHeadlessRequest{Handle: handle, Keys: c.keys()})
+func (f *fixture) redeemHeadless(by authrpc.Caller, handle string, c client) (login.Assured, bool, error) {
+	return f.RedeemHeadless(f.t.Context(), by, authrpc.RedeemHeadlessRequest{Handle: handle, Keys: c.keys()})
 }
 
 func TestHeadlessLoginIsApprovedInAnotherBrowser(t *testing.T) {
-	l := newFixture(t)
+	t.Parallel()
+	f := newFixture(t)
 	c := newClient(t)
 	var asked authrpc.BeginHeadlessResponse
-	l.noWrites(func() {
-		asked = l.beginHeadless(c)
-		seen, err := l.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, false))
-		l.must(err)
-		if seen.Headless == nil || seen.Headless.From != "203.0.113.9" || seen.Headless.Code != asked.Code ||
-			seen.Redirect != "" ||
-			seen.Attempt != "" {
-			t.Errorf("got %+v before the person agreed, want who asks and nothing else", seen)
+	f.noWrites(func() {
+		asked = f.beginHeadless(c)
+		seen, err := f.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, false))
+		f.must(err)
+		h := seen.Headless
+		if h == nil || h.From != "203.0.113.9" || h.Code != asked.Code || seen.Redirect+seen.Attempt != "" {
+			t.Errorf("got %+v before the user confirmed, want the prompt and nothing else", seen)
 		}
-		if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); ok || err != nil {
+		if _, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, c); ok || err != nil {
 			t.Errorf("got %v, %v before anyone approved, want to wait", ok, err)
 		}
 	})
@@ -84,130 +84,124 @@ func TestHeadlessLoginIsApprovedInAnotherBrowser(t *testing.T) {
 		asked.PollInterval <= 0 {
 		t.Errorf("got %+v, want a code to compare and the machine's address", asked)
 	}
-	if done := l.approve(asked.Handle); done.Redirect != "" || done.Name != "alice@example.com" ||
+	if done := f.approve(asked.Handle); done.Redirect != "" || done.Name != "alice@example.com" ||
 		len(done.RecoveryCodes) == 0 {
-		t.Errorf("got %+v, want an end without a way back to a loopback", done)
+		t.Errorf("got %+v, want no redirect to a loopback callback", done)
 	}
-	a, ok, err := l.redeemHeadless(callerAt("203.0.113.9:40777"), asked.Handle, c)
+	a, ok, err := f.redeemHeadless(callerAt("203.0.113.9:40777"), asked.Handle, c)
 	if err != nil || !ok || a.Who().Name != "alice@example.com" || a.Who().Factor != "totp" ||
 		a.MaxTTL() != login.HeadlessLife {
 		t.Fatalf("got %+v, %v, %v, want alice for an hour at most", a.Who(), ok, err)
 	}
-	if want := netip.MustParsePrefix("203.0.113.9/32"); !slices.Equal(
-		a.Who().SourceAddresses,
-		[]netip.Prefix{want},
-	) {
-		t.Errorf("got it pinned to %v, want %v", a.Who().SourceAddresses, want)
+	want := []netip.Prefix{netip.MustParsePrefix("203.0.113.9/32")}
+	if got := a.Who().SourceAddresses; !slices.Equal(got, want) {
+		t.Errorf("got it pinned to %v, want %v", got, want)
 	}
-	if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); ok || err != nil {
-		t.Errorf("got %v, %v for the second time, want it spent", ok, err)
+	if _, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, c); ok || err != nil {
+		t.Errorf("got %v, %v for the second time, want it used up", ok, err)
 	}
 }
 
-// Whoever else has the link comes too late, and is told so: the machine goes on as the first of them.
+// If several users have the link, the machine is logged in as the first one who approves; the others get an
+// error.
 func TestHeadlessLoginIsApprovedOnce(t *testing.T) {
-	l := newFixture(t)
+	t.Parallel()
+	f := newFixture(t)
 	c := newClient(t)
-	asked := l.beginHeadless(c)
-	begun, err := l.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, true))
-	l.must(err)
-	bob, err := l.Identify(t.Context(), proxyIdentity, l.signIn(begun, "bob@example.com", "builder"))
-	l.must(err)
-	l.approve(asked.Handle)
-	_, err = l.prove(bob.Attempt, l.code(bob.Enrol.Secret))
-	l.wantFault(err, fault.Expired, "approved already")
-	if a, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil ||
+	asked := f.beginHeadless(c)
+	begun, err := f.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, true))
+	f.must(err)
+	bob, err := f.Identify(t.Context(), proxyIdentity, f.signIn(begun, "bob@example.com", "builder"))
+	f.must(err)
+	f.approve(asked.Handle)
+	_, err = f.prove(bob.Attempt, f.code(bob.Enrol.Secret))
+	f.wantFault(err, fault.Expired, "approved already")
+	if a, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil ||
 		a.Who().Name != "alice@example.com" {
 		t.Errorf("got %q, %v, %v, want the first to have approved", a.Who().Name, ok, err)
 	}
 }
 
 func TestHeadlessLoginIsPinnedToAnIPv6Network(t *testing.T) {
-	l := newFixture(t)
+	t.Parallel()
+	f := newFixture(t)
 	c := newClient(t)
-	asked, err := l.BeginHeadless(
+	asked, err := f.BeginHeadless(
 		callerAt("[2001:db8:1:2:3::4]:40001"),
 		authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge},
 	)
-	l.must(err)
+	f.must(err)
 	if asked.From != "2001:db8:1:2:3::4" {
-		t.Errorf("got %q, want the address whole", asked.From)
+		t.Errorf("got %q, want the whole address", asked.From)
 	}
-	begun, err := l.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, true))
-	l.must(err)
-	i, err := l.Identify(t.Context(), proxyIdentity, l.signIn(begun, "alice@example.com", "wonderland"))
-	l.must(err)
-	_, err = l.prove(i.Attempt, l.code(i.Enrol.Secret))
-	l.must(err)
-	a, ok, err := l.redeemHeadless(
-		callerAt("[2001:db8:1:2:ffff::1]:9"),
-		asked.Handle,
-		c,
-	) // hosts change the rest of it every day
+	begun, err := f.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, true))
+	f.must(err)
+	i, err := f.Identify(t.Context(), proxyIdentity, f.signIn(begun, "alice@example.com", "wonderland"))
+	f.must(err)
+	_, err = f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	f.must(err)
+	otherHost := callerAt("[2001:db8:1:2:ffff::1]:9") // hosts change the rest of the address every day
+	a, ok, err := f.redeemHeadless(otherHost, asked.Handle, c)
 	if err != nil || !ok || a.Who().SourceAddresses[0] != netip.MustParsePrefix("2001:db8:1:2::/64") {
 		t.Errorf("got %v, %v, %v, want it pinned to the /64", a.Who().SourceAddresses, ok, err)
 	}
 }
 
 func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
-	l := newFixture(t)
-	c, thief := newClient(t), newClient(t)
-	asked := l.beginHeadless(c)
-	l.noWrites(func() {
+	t.Parallel()
+	f := newFixture(t)
+	c, attacker := newClient(t), newClient(t)
+	asked := f.beginHeadless(c)
+	f.noWrites(func() {
 		for name, tt := range map[string]struct {
 			by     authrpc.Caller
 			handle string
 			who    client
 			kind   fault.Kind
 		}{
-			"from another address":              {callerAt("198.51.100.1:40001"), asked.Handle, c, fault.Denied},
-			"from nowhere":                      {authrpc.Caller{}, asked.Handle, c, fault.Denied},
-			"by another client":                 {headlessMachine, asked.Handle, thief, fault.Denied},
-			"with a handle of nobody's":         {headlessMachine, "x" + asked.Handle[1:], c, fault.Invalid},
-			"with none":                         {headlessMachine, "", c, fault.Invalid},
-			"with an attempt of a login's step": {headlessMachine, l.identify(c).Attempt, c, fault.Invalid},
+			"from another address":       {callerAt("198.51.100.1:40001"), asked.Handle, c, fault.Denied},
+			"from an unknown address":    {authrpc.Caller{}, asked.Handle, c, fault.Denied},
+			"by another client":          {headlessMachine, asked.Handle, attacker, fault.Denied},
+			"with an altered handle":     {headlessMachine, "x" + asked.Handle[1:], c, fault.Invalid},
+			"without a handle":           {headlessMachine, "", c, fault.Invalid},
+			"with an identified attempt": {headlessMachine, f.identify(c).Attempt, c, fault.Invalid},
 		} {
-			_, ok, err := l.redeemHeadless(tt.by, tt.handle, tt.who)
+			_, ok, err := f.redeemHeadless(tt.by, tt.handle, tt.who)
 			if ok || !fault.Is(err, tt.kind) || fault.Remedy(err) == "" {
 				t.Errorf("%s: got %v, %v, want %s with a remedy", name, ok, err, tt.kind)
 			}
 		}
-		for name, challenge := range map[string]string{"no challenge": "", "an odd one": strings.Repeat("=", 43)} {
-			if _, err := l.BeginHeadless(headlessMachine, authrpc.BeginHeadlessRequest{Challenge: challenge}); !fault.Is(
-				err,
-				fault.Invalid,
-			) {
-				t.Errorf("%s: got %v, want invalid", name, err)
+		for _, challenge := range []string{"", strings.Repeat("=", 43)} {
+			malformed := authrpc.BeginHeadlessRequest{Challenge: challenge}
+			if _, err := f.BeginHeadless(headlessMachine, malformed); !fault.Is(err, fault.Invalid) {
+				t.Errorf("challenge %q: got %v, want invalid", challenge, err)
 			}
 		}
-		if _, err := l.BeginHeadless(authrpc.Caller{}, authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge}); err == nil {
-			t.Error("got a handle for a machine at no address")
+		good := authrpc.BeginHeadlessRequest{Challenge: c.begin().Challenge}
+		if _, err := f.BeginHeadless(authrpc.Caller{}, good); err == nil {
+			t.Error("got a handle for a machine without an address")
 		}
 		both := openLink(asked.Handle, true)
 		both.Callback = callback
-		if _, err := l.Begin(t.Context(), proxyIdentity, both); !fault.Is(err, fault.Invalid) {
+		if _, err := f.Begin(t.Context(), proxyIdentity, both); !fault.Is(err, fault.Invalid) {
 			t.Errorf("a handle and a callback: got %v, want invalid", err)
 		}
 	})
-	if n := l.Refusals().Headless; n != 9 {
+	if n := f.Refusals().Headless; n != 9 {
 		t.Errorf("got %d refusals counted, want 9", n)
 	}
-	l.approve(asked.Handle)
-	if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, thief); ok ||
+	f.approve(asked.Handle)
+	if _, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, attacker); ok ||
 		!fault.Is(err, fault.Denied) {
 		t.Errorf("got %v, %v for other keys once it is approved, want denied", ok, err)
 	}
-	if _, ok, err := l.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil {
-		t.Errorf("got %v, %v after others tried, want it still there", ok, err)
+	if _, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil {
+		t.Errorf("got %v, %v after others tried, want it still redeemable", ok, err)
 	}
-	l.advance(login.AttemptLife + time.Second)
-	if _, _, err := l.redeemHeadless(headlessMachine, asked.Handle, c); !fault.Is(err, fault.Expired) {
+	f.advance(login.AttemptLife + time.Second)
+	if _, _, err := f.redeemHeadless(headlessMachine, asked.Handle, c); !fault.Is(err, fault.Expired) {
 		t.Errorf("got %v for an old handle, want expired", err)
 	}
-	if _, err := l.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, false)); !fault.Is(
-		err,
-		fault.Expired,
-	) {
-		t.Errorf("got %v for an old link, want expired", err)
-	}
+	_, err := f.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, false))
+	f.wantFault(err, fault.Expired, "start again")
 }

@@ -14,38 +14,36 @@ import (
 
 const opIdentify = "login.Identify"
 
-// identifiedAttempt is an attempt whose person a provider vouched for. Only Identify makes one.
+// identifiedAttempt is an attempt whose user a provider has identified. Only Identify makes one.
 type identifiedAttempt struct {
 	Client    clientRequest     `json:"client"`
-	User      identity.Identity `json:"who"` // roles are the connector's
-	Enrolment *totp.Enrolment   `json:"offer,omitempty"`
-	Expires   time.Time         `json:"ends"`
+	User      identity.Identity `json:"user"` // with the roles that the connector maps
+	Enrolment *totp.Enrolment   `json:"enrolment,omitempty"`
+	Expires   time.Time         `json:"expires"`
 }
 
-func (i *identifiedAttempt) ends() time.Time { return i.Expires }
+func (i *identifiedAttempt) expiresAt() time.Time { return i.Expires }
 
-// Identify takes what the provider sent the browser back with.
+// Identify takes the parameters that the provider sent the browser back with, and returns the sealed attempt
+// for the page that asks for the second factor.
 func (s *Service) Identify(
-	ctx context.Context,
-	by identity.Identity,
-	req authrpc.FinishOIDCRequest,
+	ctx context.Context, by identity.Identity, req authrpc.FinishOIDCRequest,
 ) (authrpc.FinishOIDCResponse, error) {
-	vouched, client, err := s.finishProvider(ctx, by, req)
+	user, client, err := s.finishProvider(ctx, by, req)
 	if err != nil {
 		s.refusals.record(identify, by, req.From, err)
 		return authrpc.FinishOIDCResponse{}, err
 	}
-	res, err := s.identify(ctx, vouched, client)
+	res, err := s.identify(ctx, user, client)
 	if err != nil {
-		return res, s.recordRefusal(ctx, s.identityOf(vouched), by, req.From, err)
+		return res, s.recordRefusal(ctx, s.identityOf(user), by, req.From, err)
 	}
 	return res, nil
 }
 
+// finishProvider opens the begun attempt and lets the provider's flow end.
 func (s *Service) finishProvider(
-	ctx context.Context,
-	by identity.Identity,
-	req authrpc.FinishOIDCRequest,
+	ctx context.Context, by identity.Identity, req authrpc.FinishOIDCRequest,
 ) (oidc.VerifiedUser, clientRequest, error) {
 	if err := checkProxy(opIdentify, by); err != nil {
 		return oidc.VerifiedUser{}, clientRequest{}, err
@@ -55,33 +53,23 @@ func (s *Service) finishProvider(
 		return oidc.VerifiedUser{}, clientRequest{}, err
 	}
 	if req.Connector != b.Flow.Connector {
-		return oidc.VerifiedUser{}, clientRequest{}, fault.New(
-			fault.Denied,
-			opIdentify,
-			"the callback belongs to another identity provider than this login",
-			startAgain,
-		)
+		return oidc.VerifiedUser{}, clientRequest{}, fault.New(fault.Denied, opIdentify,
+			"the callback belongs to another identity provider than this login", startAgain)
 	}
-	v, err := s.cfg.Providers.Finish(
-		ctx,
-		b.Flow,
-		oidc.CallbackParams{
-			State:            req.State,
-			Code:             req.Code,
-			Issuer:           req.Issuer,
-			Error:            req.Error,
-			ErrorDescription: req.ErrorDescription,
-		},
-	)
-	return v, b.Client, err
+	user, err := s.cfg.Providers.Finish(ctx, b.Flow, oidc.CallbackParams{
+		State:            req.State,
+		Code:             req.Code,
+		Issuer:           req.Issuer,
+		Error:            req.Error,
+		ErrorDescription: req.ErrorDescription,
+	})
+	return user, b.Client, err
 }
 
 func (s *Service) identify(
-	ctx context.Context,
-	v oidc.VerifiedUser,
-	c clientRequest,
+	ctx context.Context, user oidc.VerifiedUser, c clientRequest,
 ) (res authrpc.FinishOIDCResponse, err error) {
-	i := identifiedAttempt{Client: c, User: s.identityOf(v), Expires: s.cfg.Now().Add(AttemptLife).UTC()}
+	i := identifiedAttempt{Client: c, User: s.identityOf(user), Expires: s.cfg.Now().Add(AttemptLife).UTC()}
 	if i.Enrolment, err = s.cfg.Factor.OfferEnrolment(ctx, i.User); err != nil {
 		return res, err
 	}
@@ -93,33 +81,30 @@ func (s *Service) identify(
 	return res, err
 }
 
-// identityOf is the identity that the provider's word comes to: without a login id, for nobody has logged in
-// yet.
-func (s *Service) identityOf(v oidc.VerifiedUser) identity.Identity {
+// identityOf is the identity of a user whom a provider has verified. It has no login id, because the login is
+// not finished.
+func (s *Service) identityOf(user oidc.VerifiedUser) identity.Identity {
 	return identity.Identity{
 		V:         identity.Version,
 		Kind:      identity.User,
 		Cluster:   s.cfg.Cluster,
-		Name:      v.Name(),
-		Connector: v.Connector(),
-		Subject:   v.Subject(),
-		Roles:     v.Roles(),
-		Traits:    v.Traits(),
+		Name:      user.Name(),
+		Connector: user.Connector(),
+		Subject:   user.Subject(),
+		Roles:     user.Roles(),
+		Traits:    user.Traits(),
 	}
 }
 
-// recordRefusal records the refusal of a person for whom a provider vouched, and returns it. If it cannot be
-// recorded, that is told too.
+// recordRefusal stores an audit event about the refusal of a user whom a provider has identified, and returns
+// the reason of the refusal. If the event cannot be stored, it is logged instead.
 func (s *Service) recordRefusal(
-	ctx context.Context,
-	who, by identity.Identity,
-	from string,
-	why error,
+	ctx context.Context, who, by identity.Identity, from string, reason error,
 ) error {
 	e := audit.NewEvent(audit.LoginRefused, who, s.cfg.Now())
-	e.From, e.Proxy, e.Reason = audit.Truncate(from), by.Name, audit.Truncate(fault.Message(why))
+	e.From, e.Proxy, e.Reason = audit.Truncate(from), by.Name, audit.Truncate(fault.Message(reason))
 	if err := s.cfg.Events.AppendEvents(ctx, e); err != nil {
-		s.cfg.Log.Error("a refusal could not be recorded", "err", err, "user", who.Name, "refusal", why)
+		s.cfg.Log.Error("a refusal could not be recorded", "err", err, "user", who.Name, "refusal", reason)
 	}
-	return why
+	return reason
 }

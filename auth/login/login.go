@@ -2,20 +2,20 @@
 //
 //	begun → identified → Assured
 //
-// Begin makes a begun attempt and names the provider's page. Identify turns it into an identified one, once
-// the provider vouched (auth/oidc). Prove checks the second factor and stores the finished login under the
-// hash of a one-time code, which the browser carries to tsh. Redeem gives Assured to whoever shows that code
-// together with the verifier and keys that the attempt committed to. Each step is a type that only the step
-// before makes, so what skips a factor does not compile.
+// Begin makes a begun attempt and returns the provider's page. Identify turns it into an identified attempt
+// once the provider has identified the user (auth/oidc). Prove checks the second factor and stores the
+// finished login under the hash of a one-time code, which the browser carries to tsh. Redeem gives Assured to
+// the client that presents that code together with the verifier and keys to which the attempt committed.
+// Each step needs a type that only the step before makes, so code that skips the second factor does not
+// compile.
 //
-// Until the second factor is asked for, an attempt lives nowhere but in the browser's cookie, sealed: no
-// request of a stranger writes to the store. Refusals of strangers go to a log that is limited in rate, and
-// to counters; those after the provider vouched are audit events.
+// Until Prove, an attempt exists only in the browser's cookie, sealed: no request of an unauthenticated
+// caller writes to the store. Their refusals are counted, and logged at a limited rate. Refusals after the
+// provider has identified the user are audit events.
 package login
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"time"
 
@@ -28,28 +28,27 @@ import (
 )
 
 const (
-	// AttemptLife is how long a person has between the steps in the browser, and at most from one step to the
-	// next.
+	// AttemptLife is how long a user has from one step in the browser to the next.
 	AttemptLife = 10 * time.Minute
-	// CodeLife is how long the one-time code waits for tsh.
+	// CodeLife is how long tsh has to redeem the one-time code.
 	CodeLife = time.Minute
-	// FirstCodeLife is CodeLife after an enrolment: the browser shows recovery codes, which a person writes
-	// down before going on.
+	// FirstCodeLife is CodeLife after an enrolment, when the user writes down the recovery codes before the
+	// browser goes on to tsh.
 	FirstCodeLife = 10 * time.Minute
 )
 
-// Providers vouch for people. oidc.Providers are some.
+// Providers identifies users by their identity providers. oidc.Providers implements it.
 type Providers interface {
 	List(ctx context.Context) ([]oidc.Choice, error)
 	Start(ctx context.Context, connector, redirect, locale string) (f oidc.Flow, page string, err error)
 	Finish(ctx context.Context, f oidc.Flow, r oidc.CallbackParams) (oidc.VerifiedUser, error)
 }
 
-// Factor is a second factor: TOTP now, WebAuthn to follow. totp.Service is one.
+// Factor is the second factor. totp.Service implements it.
 type Factor interface {
-	// OfferEnrolment returns an enrolment for a person without the factor, nil for one who has it.
+	// OfferEnrolment returns an enrolment for a user without the factor, and nil for one who has it.
 	OfferEnrolment(ctx context.Context, who identity.Identity) (*totp.Enrolment, error)
-	// Verify checks an answer and uses it up; it records its own refusals.
+	// Verify checks a code and uses it up. It stores the audit events of its own refusals.
 	Verify(ctx context.Context, a totp.Answer) (totp.Proof, error)
 }
 
@@ -67,35 +66,37 @@ type Events interface {
 	AppendEvents(ctx context.Context, events ...audit.Event) error
 }
 
-// Config is what the login machine needs. All but Log and Now is required.
+// Config is what the service needs. All but Log and Now is required.
 type Config struct {
 	Cluster   string
-	Key       []byte // seals attempts: 32 bytes, the same on every replica, from the sealed store
+	Key       []byte // seals attempts: 32 bytes, the same on every replica
 	Providers Providers
 	Factor    Factor
 	Logins    Logins
 	Events    Events
-	// AllowedOrigin refuses an origin that is not one of the proxy's own, so that no provider is told to send
-	// a browser elsewhere.
+	// AllowedOrigin refuses an origin that is not one of the proxy's own. Otherwise a proxy could let a
+	// provider send browsers to any server.
 	AllowedOrigin func(by identity.Identity, origin string) error
-	// Log gets the refusals of strangers, limited in rate. Nil discards them.
+	// Log gets the refusals of unauthenticated callers, at a limited rate. Nil discards them.
 	Log *slog.Logger
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 }
 
-// Service is the login machine. It is safe for concurrent use.
+// Service runs login attempts. It keeps no state of its own between calls but counters, so an attempt may
+// continue on any replica. It is safe for concurrent use.
 type Service struct {
 	cfg      Config
 	sealer   sealer
 	refusals refusals
 }
 
-// New makes a Service.
+// New makes a service.
 func New(cfg Config) (*Service, error) {
-	if cfg.Providers == nil || cfg.Factor == nil || cfg.Logins == nil || cfg.Events == nil || cfg.AllowedOrigin == nil ||
-		identity.CheckCluster(cfg.Cluster) != nil {
-		return nil, fault.New(fault.Internal, "login.New", "a part is missing", "report this: it is a defect")
+	if cfg.Providers == nil || cfg.Factor == nil || cfg.Logins == nil || cfg.Events == nil ||
+		cfg.AllowedOrigin == nil || identity.CheckCluster(cfg.Cluster) != nil {
+		return nil, fault.New(fault.Internal, "login.New", "the configuration is incomplete",
+			"report this: it is a defect")
 	}
 	sealer, err := newSealer(cfg.Key)
 	if err != nil {
@@ -105,18 +106,19 @@ func New(cfg Config) (*Service, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{cfg: cfg, sealer: sealer, refusals: newRefusals(cfg.Log, cfg.Now)}, nil
 }
 
-// Refusals counts what strangers were refused since the start.
+// Refusals counts the refusals of unauthenticated callers since the start.
 func (s *Service) Refusals() RefusalCounts { return s.refusals.snapshot() }
 
-// checkProxy: only proxies stand between a browser and this machine.
+// checkProxy refuses callers other than proxies: only a proxy serves the pages of a login.
 func checkProxy(op string, by identity.Identity) error {
 	if by.Kind != identity.Proxy {
-		return fault.New(fault.Denied, op, "only a proxy may make this request", "log in through a proxy: tsh login")
+		return fault.New(fault.Denied, op, "only a proxy may make this request",
+			"log in through a proxy: tsh login")
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	ptotp "github.com/pquerna/otp/totp"
+	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/auth/login"
@@ -40,6 +41,8 @@ const (
 	cluster  = "example.com"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 var proxyIdentity = identity.Identity{
 	Kind:    identity.Proxy,
 	Cluster: cluster,
@@ -47,7 +50,7 @@ var proxyIdentity = identity.Identity{
 	ID:      "0123456789abcdef0123456789abcdef",
 }
 
-// fixture is the login machine with real parts behind it: provider over HTTP, factor and store; and a clock.
+// fixture is a login service with a real provider over HTTP, a real factor, a real store, and a fake clock.
 type fixture struct {
 	*login.Service
 	t        *testing.T
@@ -57,38 +60,38 @@ type fixture struct {
 	issuer   string
 	log      bytes.Buffer
 
-	mu  sync.Mutex
+	mu  sync.Mutex // guards now
 	now time.Time
 }
 
-func (l *fixture) clock() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.now
+func (f *fixture) clock() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
 }
 
-func (l *fixture) advance(d time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.now = l.now.Add(d)
+func (f *fixture) advance(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now = f.now.Add(d)
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	s := state.New(raftstoretest.Open(t))
-	l := &fixture{
+	f := &fixture{
 		t:     t,
 		state: s,
 		vault: state.NewVault(s, keyringtest.Seal(t)),
 		now:   time.Now().Truncate(30 * time.Second),
 	}
 	server := httptest.NewServer(
-		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.provider.ServeHTTP(w, r) }),
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.provider.ServeHTTP(w, r) }),
 	)
 	t.Cleanup(server.Close)
-	l.issuer = server.URL
+	f.issuer = server.URL
 	var err error
-	l.provider, err = oidctest.New(oidctest.Config{Issuer: server.URL, Alg: "ES256", Now: l.clock,
+	f.provider, err = oidctest.New(oidctest.Config{Issuer: server.URL, Alg: "ES256", Now: f.clock,
 		Clients: []oidctest.Client{
 			{ID: "threshold", Secret: "s3cret", Redirects: []string{origin + authrpc.CallbackPath("corp")}},
 		},
@@ -101,27 +104,28 @@ func newFixture(t *testing.T) *fixture {
 			},
 			{Email: "bob@example.com", Password: "builder", Subject: "sub-bob"},
 		}})
-	l.must(err)
-	l.connect("corp")
-	l.Service = l.replica(7)
-	return l
+	f.must(err)
+	f.connect("corp")
+	f.Service = f.replica(7)
+	return f
 }
 
-// replica makes a login machine over the lobby's store, with a key of the one byte.
-func (l *fixture) replica(key byte) *login.Service {
-	l.t.Helper()
-	providers, err := oidc.New(oidc.Config{Source: l.vault, Now: l.clock})
-	l.must(err)
-	factor, err := totp.New(totp.Config{Store: l.vault, Issuer: cluster, Now: l.clock})
-	l.must(err)
+// replica makes another service over the same store, with a key that repeats one byte.
+func (f *fixture) replica(key byte) *login.Service {
+	f.t.Helper()
+	providers, err := oidc.New(oidc.Config{Source: f.vault, Now: f.clock})
+	f.must(err)
+	factor, err := totp.New(totp.Config{Store: f.vault, Issuer: cluster, Now: f.clock})
+	f.must(err)
 	s, err := login.New(login.Config{
 		Cluster:   cluster,
 		Key:       bytes.Repeat([]byte{key}, 32),
 		Providers: providers,
 		Factor:    factor,
-		Logins:    l.state.Logins, Events: l.state.Events,
-		Now: l.clock,
-		Log: slog.New(slog.NewTextHandler(&l.log, nil)),
+		Logins:    f.state.Logins,
+		Events:    f.state.Events,
+		Now:       f.clock,
+		Log:       slog.New(slog.NewTextHandler(&f.log, nil)),
 		AllowedOrigin: func(by identity.Identity, o string) error {
 			if by.Name != proxyIdentity.Name || o != origin {
 				return fault.New(fault.Denied, "test", "not an origin of this proxy", "register it")
@@ -129,68 +133,64 @@ func (l *fixture) replica(key byte) *login.Service {
 			return nil
 		},
 	})
-	l.must(err)
+	f.must(err)
 	return s
 }
 
-func (l *fixture) must(err error) {
-	l.t.Helper()
+func (f *fixture) must(err error) {
+	f.t.Helper()
 	if err != nil {
-		l.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 }
 
-func (l *fixture) connect(name string) {
-	l.t.Helper()
+func (f *fixture) connect(name string) {
+	f.t.Helper()
 	rec, err := oidc.Spec{
 		Type:         "oidc",
 		Display:      "Corp",
-		Issuer:       l.issuer,
+		Issuer:       f.issuer,
 		ClientID:     "threshold",
 		ClientSecret: "s3cret",
 		Roles:        []oidc.RoleRule{{Claim: "groups", Value: "eng", Roles: []string{"dev"}}},
 		Traits:       []oidc.TraitRule{{Trait: "unix", Claim: "uid", Immutable: true}},
 	}.Record()
-	l.must(err)
-	l.must(l.vault.PutConnector(l.t.Context(), state.StoredConnector{Name: name}, rec))
+	f.must(err)
+	f.must(f.vault.PutConnector(f.t.Context(), state.StoredConnector{Name: name}, rec))
 }
 
-func (l *fixture) wantFault(err error, kind fault.Kind, says string) {
-	l.t.Helper()
+// wantFault fails unless err is of the kind, has a remedy, and contains says in its message or remedy.
+func (f *fixture) wantFault(err error, kind fault.Kind, says string) {
+	f.t.Helper()
 	if !fault.Is(err, kind) || !strings.Contains(err.Error()+" "+fault.Remedy(err), says) ||
 		fault.Remedy(err) == "" {
-		l.t.Errorf(
-			"got %v (kind %s, remedy %q), want %s with %q",
-			err,
-			fault.KindOf(err),
-			fault.Remedy(err),
-			kind,
-			says,
-		)
+		f.t.Errorf("got %v (kind %s, remedy %q), want %s with %q",
+			err, fault.KindOf(err), fault.Remedy(err), kind, says)
 	}
 }
 
-// noWrites runs f and fails if the store was written to meanwhile: each probe writes once itself.
-func (l *fixture) noWrites(f func()) {
-	l.t.Helper()
-	before := l.probe()
-	f()
-	if n := l.probe() - before - 1; n != 0 {
-		l.t.Errorf("got %d writes to the store, want none", n)
+// noWrites fails if do writes to the store. It compares the revisions of two probes, each of which writes
+// once.
+func (f *fixture) noWrites(do func()) {
+	f.t.Helper()
+	before := f.probe()
+	do()
+	if n := f.probe() - before - 1; n != 0 {
+		f.t.Errorf("got %d writes to the store, want none", n)
 	}
 }
 
 // probe writes a record and returns its revision.
-func (l *fixture) probe() uint64 {
-	l.t.Helper()
+func (f *fixture) probe() uint64 {
+	f.t.Helper()
 	key := identity.UserKey{Connector: "probe", Subject: "probe"}
-	old, err := l.state.User(l.t.Context(), key)
+	old, err := f.state.User(f.t.Context(), key)
 	if !fault.Is(err, fault.NotFound) {
-		l.must(err)
+		f.must(err)
 	}
-	l.must(l.state.Users.PutUser(l.t.Context(), old, state.User{Connector: "probe", Subject: "probe"}))
-	got, err := l.state.User(l.t.Context(), key)
-	l.must(err)
+	f.must(f.state.Users.PutUser(f.t.Context(), old, state.User{Connector: "probe", Subject: "probe"}))
+	got, err := f.state.User(f.t.Context(), key)
+	f.must(err)
 	return got.Revision
 }
 
@@ -247,18 +247,18 @@ func (c client) redeem(code string) authrpc.RedeemLoginRequest {
 	}
 }
 
-// signIn goes through the provider's page and returns what the proxy hears.
-func (l *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) authrpc.FinishOIDCRequest {
-	l.t.Helper()
-	p, err := formbrowser.New(nil, origin).Open(l.t.Context(), res.Redirect)
+// signIn fills in the provider's page and returns the callback parameters that the proxy gets.
+func (f *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) authrpc.FinishOIDCRequest {
+	f.t.Helper()
+	p, err := formbrowser.New(nil, origin).Open(f.t.Context(), res.Redirect)
 	if err == nil && p.Location == "" {
-		p, err = p.Submit(l.t.Context(), map[string]string{"login": user, "password": password})
+		p, err = p.Submit(f.t.Context(), map[string]string{"login": user, "password": password})
 	}
-	l.must(err)
+	f.must(err)
 	back, err := url.Parse(p.Location)
-	l.must(err)
+	f.must(err)
 	if !strings.HasPrefix(p.Location, origin+authrpc.CallbackPath("corp")+"?") {
-		l.t.Fatalf("got status %d to %q, want the proxy's callback", p.Status, p.Location)
+		f.t.Fatalf("got status %d to %q, want the proxy's callback", p.Status, p.Location)
 	}
 	q := back.Query()
 	return authrpc.FinishOIDCRequest{
@@ -274,50 +274,51 @@ func (l *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) 
 }
 
 // identify takes alice's browser to the page that asks for the code.
-func (l *fixture) identify(c client) authrpc.FinishOIDCResponse {
-	l.t.Helper()
-	res, err := l.Begin(l.t.Context(), proxyIdentity, c.begin())
-	l.must(err)
-	out, err := l.Identify(l.t.Context(), proxyIdentity, l.signIn(res, "alice@example.com", "wonderland"))
-	l.must(err)
+func (f *fixture) identify(c client) authrpc.FinishOIDCResponse {
+	f.t.Helper()
+	res, err := f.Begin(f.t.Context(), proxyIdentity, c.begin())
+	f.must(err)
+	out, err := f.Identify(f.t.Context(), proxyIdentity, f.signIn(res, "alice@example.com", "wonderland"))
+	f.must(err)
 	return out
 }
 
-func (l *fixture) code(secret string) string {
-	l.t.Helper()
-	c, err := ptotp.GenerateCode(secret, l.clock())
-	l.must(err)
+func (f *fixture) code(secret string) string {
+	f.t.Helper()
+	c, err := ptotp.GenerateCode(secret, f.clock())
+	f.must(err)
 	return c
 }
 
-func (l *fixture) prove(attempt, code string) (authrpc.ProveFactorResponse, error) {
-	return l.Prove(
-		l.t.Context(),
-		proxyIdentity,
-		authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: "192.0.2.7"},
-	)
+func (f *fixture) prove(attempt, code string) (authrpc.ProveFactorResponse, error) {
+	return f.Prove(f.t.Context(), proxyIdentity, authrpc.ProveFactorRequest{
+		Attempt: attempt,
+		Code:    code,
+		From:    "192.0.2.7",
+	})
 }
 
-// enrol logs alice in for the first time and returns her secret and the one-time code; its step has passed.
-func (l *fixture) enrol(c client) (secret, code string) {
-	l.t.Helper()
-	i := l.identify(c)
+// enrol logs alice in for the first time and returns her secret and the one-time code. It advances the clock
+// by one TOTP step.
+func (f *fixture) enrol(c client) (secret, code string) {
+	f.t.Helper()
+	i := f.identify(c)
 	if i.Enrol == nil {
-		l.t.Fatal("got no enrolment, want one at the first login")
+		f.t.Fatal("got no enrolment, want one at the first login")
 	}
-	p, err := l.prove(i.Attempt, l.code(i.Enrol.Secret))
-	l.must(err)
-	l.advance(30 * time.Second)
-	return i.Enrol.Secret, codeOf(l.t, p, c)
+	p, err := f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	f.must(err)
+	f.advance(30 * time.Second)
+	return i.Enrol.Secret, codeOf(f.t, p, c)
 }
 
-// logIn logs alice in with her factor.
-func (l *fixture) logIn(c client, secret string) (code string) {
-	l.t.Helper()
-	p, err := l.prove(l.identify(c).Attempt, l.code(secret))
-	l.must(err)
-	l.advance(30 * time.Second)
-	return codeOf(l.t, p, c)
+// logIn logs alice in with her factor. It advances the clock by one TOTP step.
+func (f *fixture) logIn(c client, secret string) (code string) {
+	f.t.Helper()
+	p, err := f.prove(f.identify(c).Attempt, f.code(secret))
+	f.must(err)
+	f.advance(30 * time.Second)
+	return codeOf(f.t, p, c)
 }
 
 func codeOf(t *testing.T, p authrpc.ProveFactorResponse, c client) string {
@@ -329,10 +330,10 @@ func codeOf(t *testing.T, p authrpc.ProveFactorResponse, c client) string {
 	return u.Query().Get("code")
 }
 
-func (l *fixture) events(code audit.Code) (out []audit.Event) {
-	l.t.Helper()
-	all, err := l.state.ReadEvents(l.t.Context(), 1, 1000)
-	l.must(err)
+func (f *fixture) events(code audit.Code) (out []audit.Event) {
+	f.t.Helper()
+	all, err := f.state.ReadEvents(f.t.Context(), 1, 1000)
+	f.must(err)
 	for _, e := range all {
 		if e.Event.Code == code {
 			out = append(out, e.Event)
@@ -342,66 +343,60 @@ func (l *fixture) events(code audit.Code) (out []audit.Event) {
 }
 
 func TestUserLogsIn(t *testing.T) {
-	l := newFixture(t)
+	t.Parallel()
+	f := newFixture(t)
 	c := newClient(t)
-	secret, first := l.enrol(c)
-	if _, err := l.Redeem(t.Context(), c.redeem(first)); err != nil {
+	secret, first := f.enrol(c)
+	if _, err := f.Redeem(t.Context(), c.redeem(first)); err != nil {
 		t.Fatal(err)
 	}
-	u, err := l.state.User(t.Context(), identity.UserKey{Connector: "corp", Subject: "sub-alice"})
-	l.must(err)
+	u, err := f.state.User(t.Context(), identity.UserKey{Connector: "corp", Subject: "sub-alice"})
+	f.must(err)
 	u.Value.Roles = []string{"ops", "dev"}
-	l.must(l.state.Users.PutUser(t.Context(), u, u.Value))
+	f.must(f.state.Users.PutUser(t.Context(), u, u.Value))
 
 	c = newClient(t)
-	a, err := l.Redeem(t.Context(), c.redeem(l.logIn(c, secret)))
-	l.must(err)
+	a, err := f.Redeem(t.Context(), c.redeem(f.logIn(c, secret)))
+	f.must(err)
 	who := a.Who()
-	if who.Name != "alice@example.com" ||
-		who.UserKey() != (identity.UserKey{Connector: "corp", Subject: "sub-alice"}) ||
-		who.Factor != "totp" ||
-		who.Kind != identity.User ||
-		who.Cluster != cluster {
+	alice := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
+	if who.Name != "alice@example.com" || who.UserKey() != alice || who.Factor != "totp" ||
+		who.Kind != identity.User || who.Cluster != cluster {
 		t.Errorf("got %+v, want alice of corp with totp", who)
 	}
-	if got := strings.Join(who.Roles, " "); got != "dev ops" || who.Traits["unix"][0] != "alice" ||
-		len(who.LoginID) != 32 {
-		t.Errorf(
-			"got roles %q, traits %v, login id %q, want those of connector and record",
-			got,
-			who.Traits,
-			who.LoginID,
-		)
+	if got := strings.Join(who.Roles, " "); got != "dev ops" {
+		t.Errorf("got roles %q, want those of the connector and of the user's record", got)
+	}
+	if who.Traits["unix"][0] != "alice" || len(who.LoginID) != 32 {
+		t.Errorf("got traits %v and login id %q, want the unix trait and an id", who.Traits, who.LoginID)
 	}
 	sshKey, x509Key := a.Keys()
-	if !bytes.Equal(sshKey.Marshal(), c.sshKey) || !x509Key.(*ecdsa.PublicKey).Equal(c.x509) ||
-		a.Proxy().ID != proxyIdentity.ID ||
-		a.From() != "192.0.2.7" {
-		t.Errorf("got proxy %v from %q, want the keys, door and address that were shown", a.Proxy(), a.From())
+	if !bytes.Equal(sshKey.Marshal(), c.sshKey) || !x509Key.(*ecdsa.PublicKey).Equal(c.x509) {
+		t.Error("got other keys than those of the client")
 	}
-	if got := l.events(audit.LoginSucceeded); len(got) != 2 || got[1].LoginID != who.LoginID ||
-		got[1].Proxy != proxyIdentity.Name ||
-		got[0].LoginID == got[1].LoginID {
+	if a.Proxy().ID != proxyIdentity.ID || a.From() != "192.0.2.7" {
+		t.Errorf("got proxy %v and address %q, want those of the login", a.Proxy(), a.From())
+	}
+	got := f.events(audit.LoginSucceeded)
+	if len(got) != 2 || got[0].LoginID == got[1].LoginID || got[1].LoginID != who.LoginID ||
+		got[1].Proxy != proxyIdentity.Name {
 		t.Errorf("got events %+v, want one for each login", got)
 	}
 }
 
 func TestUserWithoutRolesMayLogIn(t *testing.T) {
-	l := newFixture(t)
+	t.Parallel()
+	f := newFixture(t)
 	c := newClient(t)
-	res, err := l.Begin(t.Context(), proxyIdentity, c.begin())
-	l.must(err)
-	i, err := l.Identify(t.Context(), proxyIdentity, l.signIn(res, "bob@example.com", "builder"))
-	l.must(err)
-	p, err := l.prove(i.Attempt, l.code(i.Enrol.Secret))
-	l.must(err)
-	a, err := l.Redeem(t.Context(), c.redeem(codeOf(t, p, c)))
+	res, err := f.Begin(t.Context(), proxyIdentity, c.begin())
+	f.must(err)
+	i, err := f.Identify(t.Context(), proxyIdentity, f.signIn(res, "bob@example.com", "builder"))
+	f.must(err)
+	p, err := f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	f.must(err)
+	a, err := f.Redeem(t.Context(), c.redeem(codeOf(t, p, c)))
 	if err != nil || len(a.Who().Roles) != 0 || len(p.RecoveryCodes) != 10 {
-		t.Errorf(
-			"got %+v, %d recovery codes and %v, want bob without roles",
-			a.Who(),
-			len(p.RecoveryCodes),
-			err,
-		)
+		t.Errorf("got %+v, %d recovery codes and %v, want bob without roles",
+			a.Who(), len(p.RecoveryCodes), err)
 	}
 }

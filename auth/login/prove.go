@@ -20,18 +20,15 @@ import (
 const opProve = "login.Prove"
 
 const (
-	// codeBytes of randomness are in a one-time code: 256 bits.
-	codeBytes    = 32
-	codeLength   = 43 // as base64
-	maxCodeBytes = 256
+	codeBytes    = 32  // random bytes in a one-time code
+	codeLength   = 43  // of a one-time code as base64 text
+	maxCodeBytes = 256 // what a user may type as the code of the second factor
 )
 
-// Prove takes the second factor. A wrong code is a fault, after which the same attempt may be shown again
-// until it ends.
+// Prove checks the second factor, stores the finished login and returns the address at which tsh waits for
+// its one-time code. After a wrong code the same attempt may be tried again until it expires.
 func (s *Service) Prove(
-	ctx context.Context,
-	by identity.Identity,
-	req authrpc.ProveFactorRequest,
+	ctx context.Context, by identity.Identity, req authrpc.ProveFactorRequest,
 ) (authrpc.ProveFactorResponse, error) {
 	i, err := s.openIdentified(by, req)
 	if err != nil {
@@ -39,12 +36,15 @@ func (s *Service) Prove(
 		return authrpc.ProveFactorResponse{}, err
 	}
 	i.User.LoginID = identity.LoginID(state.NewID())
-	proof, err := s.cfg.Factor.Verify(
-		ctx,
-		totp.Answer{Who: i.User, Code: req.Code, From: req.From, Proxy: by.Name, Enrolment: i.Enrolment},
-	)
+	proof, err := s.cfg.Factor.Verify(ctx, totp.Answer{
+		Who:       i.User,
+		Code:      req.Code,
+		From:      req.From,
+		Proxy:     by.Name,
+		Enrolment: i.Enrolment,
+	})
 	if err != nil {
-		return authrpc.ProveFactorResponse{}, err // the factor has recorded what there is to record
+		return authrpc.ProveFactorResponse{}, err // the factor has recorded the refusal
 	}
 	res, err := s.finish(ctx, by, req.From, i, proof)
 	if err != nil {
@@ -54,50 +54,29 @@ func (s *Service) Prove(
 }
 
 func (s *Service) openIdentified(
-	by identity.Identity,
-	req authrpc.ProveFactorRequest,
+	by identity.Identity, req authrpc.ProveFactorRequest,
 ) (i identifiedAttempt, err error) {
 	if err := checkProxy(opProve, by); err != nil {
 		return i, err
 	}
 	if len(req.From) > maxFrom || len(req.Code) > maxCodeBytes {
-		return i, fault.New(
-			fault.Invalid,
-			opProve,
-			"the code is too long",
-			"enter the code that the app shows now",
-		)
+		return i, fault.New(fault.Invalid, opProve, "the code is too long",
+			"enter the code that the app shows now")
 	}
 	return i, s.sealer.open(opProve, stageIdentified, req.Attempt, s.cfg.Now(), &i)
 }
 
-// finish stores the login under its one-time code. The proof must be this person's.
+// finish stores the login under the hash of its one-time code. The proof must be that of the same user.
 func (s *Service) finish(
-	ctx context.Context,
-	by identity.Identity,
-	from string,
-	i identifiedAttempt,
-	proof totp.Proof,
+	ctx context.Context, by identity.Identity, from string, i identifiedAttempt, proof totp.Proof,
 ) (res authrpc.ProveFactorResponse, err error) {
 	if proof.Who() != i.User.UserKey() || proof.Method() == "" {
-		return res, fault.New(fault.Internal, opProve, "the second factor belongs to another user", startAgain)
+		return res, fault.New(fault.Internal, opProve, "the second factor belongs to another user",
+			startAgain)
 	}
-	who := i.User
-	who.Factor = proof.Method()
-	if who.Roles, err = s.roles(ctx, who); err != nil {
+	who, err := s.assuredIdentity(ctx, i, proof)
+	if err != nil {
 		return res, err
-	}
-	if h := i.Client.Headless; h != nil { // the machine that asked is waiting, and its certificates are good nowhere else
-		who.SourceAddresses = []netip.Prefix{h.network()}
-	}
-	if _, err := who.Encode(); err != nil { // what no certificate can carry is told now, not when tsh waits
-		return res, fault.Wrap(
-			err,
-			fault.Exhausted,
-			opProve,
-			"no certificate can carry this identity: "+err.Error(),
-			"ask an administrator to map fewer roles and traits",
-		)
 	}
 	now := s.cfg.Now().UTC()
 	e := audit.NewEvent(audit.LoginSucceeded, who, now)
@@ -125,8 +104,29 @@ func (s *Service) finish(
 	return res, s.cfg.Logins.AddLogin(ctx, hash, pending, e)
 }
 
-// roles are the connector's and those an administrator gave, sorted. Somebody without any may log in, and
-// sees nothing.
+// assuredIdentity is the identity that the certificates of the finished login will carry. One that does not
+// fit into a certificate is refused here, while the user still looks at the page, and not when tsh redeems.
+func (s *Service) assuredIdentity(
+	ctx context.Context, i identifiedAttempt, proof totp.Proof,
+) (who identity.Identity, err error) {
+	who = i.User
+	who.Factor = proof.Method()
+	if who.Roles, err = s.roles(ctx, who); err != nil {
+		return who, err
+	}
+	if h := i.Client.Headless; h != nil {
+		who.SourceAddresses = []netip.Prefix{h.network()}
+	}
+	if _, err := who.Encode(); err != nil {
+		return who, fault.Wrap(err, fault.Exhausted, opProve,
+			"no certificate can carry this identity: "+err.Error(),
+			"ask an administrator to map fewer roles and traits")
+	}
+	return who, nil
+}
+
+// roles are the roles of the connector and those that an administrator gave, sorted. A user without any role
+// may log in, but is allowed nothing.
 func (s *Service) roles(ctx context.Context, who identity.Identity) ([]string, error) {
 	rec, err := s.cfg.Logins.User(ctx, who.UserKey())
 	if err != nil && !fault.Is(err, fault.NotFound) {

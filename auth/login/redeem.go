@@ -21,11 +21,11 @@ const opRedeem = "login.Redeem"
 // verifierRE is RFC 7636 section 4.1.
 var verifierRE = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
 
-// maxKey bounds a public key in either form: RSA of 8192 bits has about 1.1 kB.
+// maxKey bounds a public key in either form, in bytes: an RSA key of 8192 bits has about 1.1 kB.
 const maxKey = 2 << 10
 
-// Assured is a person who passed provider and second factor within the life of a one-time code, and the keys
-// that were there from the beginning. Only Redeem makes one; the zero value is nobody.
+// Assured is a user who passed the provider and the second factor, with the public keys to which the client
+// committed at the beginning. Only Redeem and RedeemHeadless make one; the zero value is nobody.
 type Assured struct {
 	who      identity.Identity
 	proxy    identity.Identity
@@ -41,30 +41,31 @@ type keyPair struct {
 	x509 crypto.PublicKey
 }
 
-// Who is the person, by a login id of its own. Expires is not set: that is for the issuer to decide.
+// Who is the user, with the id of this login. Expires is not set: the issuer decides it.
 func (a Assured) Who() identity.Identity {
 	who := a.who
 	who.Roles = slices.Clone(who.Roles)
 	return who
 }
 
-// Keys are the public keys that the login's challenge committed to.
+// Keys are the public keys to which the challenge of the login committed.
 func (a Assured) Keys() (ssh.PublicKey, crypto.PublicKey) { return a.keys.ssh, a.keys.x509 }
 
-// MaxTTL bounds the life of the certificates that this login earns. Zero: as the roles say.
+// MaxTTL bounds the life of the certificates that this login earns. Zero means the bound of the roles alone.
 func (a Assured) MaxTTL() time.Duration { return a.maxTTL }
 
-// Proxy is the proxy that the login came by.
+// Proxy is the proxy that served the login.
 func (a Assured) Proxy() identity.Identity { return a.proxy }
 
-// From is the browser's address, by the proxy's word.
+// From is the browser's address, as the proxy reported it.
 func (a Assured) From() string { return a.from }
 
-// AuthTime is when the second factor was shown.
+// AuthTime is when the second factor was verified.
 func (a Assured) AuthTime() time.Time { return a.authTime }
 
-// Redeem spends a one-time code. Nothing is written, and the code not spent, before verifier and keys have
-// shown that this is the client that began: one who only caught the code can not even spoil it.
+// Redeem exchanges a one-time code for Assured. It first checks that verifier and keys are those of the
+// client that began the login, and only then uses the code up. So an attacker who has only the code can
+// neither redeem it nor spoil it.
 func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
 	a, err := s.redeem(ctx, req)
 	if err != nil {
@@ -92,22 +93,20 @@ func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	return s.redeemPending(ctx, l, keys, req.Keys)
 }
 
-// redeemPending takes a login out of the store for the client whose keys and verifier it was begun with.
+// redeemPending removes a login from the store for the client that began it, with the roles that the user
+// still has.
 func (s *Service) redeemPending(
-	ctx context.Context,
-	l state.Stored[state.PendingLogin],
-	keys keyPair,
-	shown authrpc.Keys,
+	ctx context.Context, l state.Stored[state.PendingLogin], keys keyPair, sent authrpc.Keys,
 ) (Assured, error) {
 	p := l.Value
 	if !s.cfg.Now().Before(p.Expires) {
 		return Assured{}, errUnknownCode(nil)
 	}
-	if err := checkChallenge(p.Challenge, shown); err != nil {
+	if err := checkChallenge(p.Challenge, sent); err != nil {
 		return Assured{}, err
 	}
 	u, err := s.cfg.Logins.User(ctx, p.Who.UserKey())
-	if fault.Is(err, fault.NotFound) { // removed since the factor was shown
+	if fault.Is(err, fault.NotFound) { // removed after the second factor was verified
 		return Assured{}, errUnknownCode(err)
 	}
 	if err != nil {
@@ -127,15 +126,12 @@ func (s *Service) redeemPending(
 	}, nil
 }
 
-func checkChallenge(challenge string, shown authrpc.Keys) error {
-	if !verifierRE.MatchString(shown.Verifier) ||
-		!authrpc.ChallengeMatches(challenge, shown.Verifier, shown.SSHKey, shown.X509Key) {
-		return fault.New(
-			fault.Denied,
-			opRedeem,
-			"this login was made for another client or other keys",
-			"log in on this machine: tsh login",
-		)
+// checkChallenge refuses keys and a verifier that are not those behind the challenge.
+func checkChallenge(challenge string, sent authrpc.Keys) error {
+	if !verifierRE.MatchString(sent.Verifier) ||
+		!authrpc.ChallengeMatches(challenge, sent.Verifier, sent.SSHKey, sent.X509Key) {
+		return fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys",
+			"log in on this machine: tsh login")
 	}
 	return nil
 }
@@ -148,7 +144,7 @@ func (s *Service) redeemStored(ctx context.Context, l state.Stored[state.Pending
 	return err
 }
 
-// errUnknownCode is one answer to a code that never was, was used, or has ended.
+// errUnknownCode is the one error for a code that never existed, was used, or has expired.
 func errUnknownCode(cause error) error {
 	return &fault.Error{
 		Kind:   fault.Expired,
@@ -159,39 +155,30 @@ func errUnknownCode(cause error) error {
 	}
 }
 
-// parseKeys refuses keys that no certificate may be made for: weak ones, certificates, and other encodings
-// than the one that was hashed.
-func parseKeys(shown authrpc.Keys) (keyPair, error) {
-	bad := func(err error, which string) error {
-		return fault.Wrap(
-			err,
-			fault.Invalid,
-			opRedeem,
-			"the "+which+" key of this request is not accepted: "+err.Error(),
-			"update tsh, then start again: tsh login",
-		)
+// parseKeys refuses keys for which no certificate may be issued: weak keys, certificates, and any encoding
+// other than the one that the challenge hashed.
+func parseKeys(sent authrpc.Keys) (keyPair, error) {
+	const remedy = "update tsh, then start again: tsh login"
+	refused := func(err error, which string) error {
+		return fault.Wrap(err, fault.Invalid, opRedeem,
+			"the "+which+" key of this request is not accepted: "+err.Error(), remedy)
 	}
-	if len(shown.SSHKey) > maxKey || len(shown.X509Key) > maxKey {
-		return keyPair{}, fault.New(
-			fault.Invalid,
-			opRedeem,
-			"a key of this request is too large",
-			"update tsh, then start again: tsh login",
-		)
+	if len(sent.SSHKey) > maxKey || len(sent.X509Key) > maxKey {
+		return keyPair{}, fault.New(fault.Invalid, opRedeem, "a key of this request is too large", remedy)
 	}
-	sshKey, err := ssh.ParsePublicKey(shown.SSHKey)
+	sshKey, err := ssh.ParsePublicKey(sent.SSHKey)
 	if err == nil {
 		err = identity.CheckSSHKey(sshKey)
 	}
 	if err != nil {
-		return keyPair{}, bad(err, "SSH")
+		return keyPair{}, refused(err, "SSH")
 	}
-	x509Key, err := x509.ParsePKIXPublicKey(shown.X509Key)
+	x509Key, err := x509.ParsePKIXPublicKey(sent.X509Key)
 	if err == nil {
 		err = identity.CheckKey(x509Key)
 	}
 	if err != nil {
-		return keyPair{}, bad(err, "X.509")
+		return keyPair{}, refused(err, "X.509")
 	}
 	return keyPair{sshKey, x509Key}, nil
 }

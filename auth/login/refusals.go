@@ -13,7 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// step is a call that strangers can make.
+// step is a call that can be made without authentication.
 type step int
 
 const (
@@ -27,16 +27,18 @@ const (
 
 var stepNames = [steps]string{"begin", "identify", "prove", "redeem", "headless"}
 
-// RefusalCounts counts refusals of strangers by step, and those that the log's rate kept out of it.
+// RefusalCounts counts the refusals of unauthenticated callers by step, and those that were not logged
+// because of the rate limit.
 type RefusalCounts struct{ Begin, Identify, Prove, Redeem, Headless, Unlogged uint64 }
 
-// A stranger can cause so many lines: a burst, then one every logEvery.
+// Unauthenticated callers can cause a burst of logBurst log lines, then one every logEvery.
 const (
 	logBurst = 50
 	logEvery = time.Second
 )
 
-// refusals is where refusals before a provider vouched end: nothing of them enters the store.
+// refusals logs and counts the refusals before a provider has identified a user. None of them is stored:
+// otherwise anyone could fill the store. It is safe for concurrent use.
 type refusals struct {
 	log      *slog.Logger
 	now      func() time.Time
@@ -55,30 +57,22 @@ func newRefusals(log *slog.Logger, now func() time.Time) refusals {
 	}
 }
 
-func (r refusals) record(at step, by identity.Identity, from string, why error) {
+func (r refusals) record(at step, by identity.Identity, from string, reason error) {
 	r.counts[at].Add(1)
 	if !r.limit.AllowN(r.now(), 1) {
 		r.unlogged.Add(1)
 		return
 	}
 	level := slog.LevelInfo
-	if k := fault.KindOf(why); k == fault.Unavailable || k == fault.Internal {
-		level = slog.LevelWarn // not the stranger's fault
+	if k := fault.KindOf(reason); k == fault.Unavailable || k == fault.Internal {
+		level = slog.LevelWarn // a problem of ours or of the provider, and not of the caller
 	}
-	r.log.Log(
-		context.Background(),
-		level,
-		"login refused",
-		"step",
-		stepNames[at],
-		"proxy",
-		by.Name,
-		"from",
-		audit.Truncate(from),
-		"kind",
-		fault.KindOf(why),
-		"err",
-		why,
+	r.log.LogAttrs(context.Background(), level, "login refused",
+		slog.String("step", stepNames[at]),
+		slog.String("proxy", by.Name),
+		slog.String("from", audit.Truncate(from)),
+		slog.Any("kind", fault.KindOf(reason)),
+		slog.Any("err", reason),
 	)
 }
 

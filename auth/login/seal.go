@@ -12,7 +12,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// stage is how far an attempt has come. It is bound to the sealed bytes, so none passes for another.
+// stage says how far an attempt has come. It is authenticated together with the sealed bytes, so an attempt
+// of one stage does not open as one of another.
 type stage string
 
 const (
@@ -22,77 +23,56 @@ const (
 )
 
 const (
-	// sealVersion is the first byte of a sealed attempt: XChaCha20-Poly1305, a random 24-byte nonce, then the
-	// ciphertext.
+	// sealVersion is the first byte of a sealed attempt. XChaCha20-Poly1305 follows: a random nonce of 24
+	// bytes, then the ciphertext.
 	sealVersion = 1
-	// maxAttempt bounds a sealed attempt as text. With its name and attributes it must fit a cookie of 4096
-	// bytes (RFC 6265 section 6.1).
+	// maxAttempt bounds a sealed attempt as text, in bytes. With name and attributes it must fit into a
+	// cookie of 4096 bytes (RFC 6265 section 6.1).
 	maxAttempt = 3800
 )
 
 const startAgain = "start again: tsh login"
 
-// sealer seals attempts for the browser's cookie. Random nonces of this size may be drawn without end under
-// one key.
+// sealer seals attempts for the browser's cookie. Nonces of 24 bytes are long enough to be drawn at random
+// for every attempt under one key.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer(key []byte) (sealer, error) {
 	aead, err := chacha20poly1305.NewX(key)
 	if err != nil {
-		return sealer{}, fault.Wrap(
-			err,
-			fault.Internal,
-			"login.New",
-			"the key that seals login attempts is not valid",
-			"restore it from a backup",
-		)
+		return sealer{}, fault.Wrap(err, fault.Internal, "login.New",
+			"the key that seals login attempts is not valid", "restore it from a backup")
 	}
 	return sealer{aead}, nil
 }
 
-func associated(st stage) []byte { return []byte("threshold login attempt\x00" + string(st)) }
+func associatedData(st stage) []byte { return []byte("threshold login attempt\x00" + string(st)) }
 
 func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 	plain, err := json.Marshal(attempt)
 	if err != nil {
 		return "", fault.Wrap(err, fault.Internal, op, "the login cannot continue", startAgain)
 	}
-	b := make(
-		[]byte,
-		1+chacha20poly1305.NonceSizeX,
-		1+chacha20poly1305.NonceSizeX+len(plain)+chacha20poly1305.Overhead,
-	)
+	const head = 1 + chacha20poly1305.NonceSizeX
+	b := make([]byte, head, head+len(plain)+chacha20poly1305.Overhead)
 	b[0] = sealVersion
 	_, _ = rand.Read(b[1:]) // crypto/rand never fails since Go 1.24
-	text := base64.RawURLEncoding.EncodeToString(s.aead.Seal(b, b[1:], plain, associated(st)))
+	text := base64.RawURLEncoding.EncodeToString(s.aead.Seal(b, b[1:], plain, associatedData(st)))
 	if len(text) > maxAttempt {
-		return "", fault.New(
-			fault.Exhausted,
-			op,
+		return "", fault.New(fault.Exhausted, op,
 			"the identity provider sent more data about this user than a login can hold",
-			"ask an administrator to map fewer roles and traits in the connector",
-		)
+			"ask an administrator to map fewer roles and traits in the connector")
 	}
 	return text, nil
 }
 
-// open reads a sealed attempt of the stage, and refuses one that has ended. It takes no other evidence for
-// it: what opens was made here.
-func (s sealer) open(
-	op string,
-	st stage,
-	text string,
-	now time.Time,
-	into interface{ ends() time.Time },
-) error {
+// open decrypts a sealed attempt of the stage into the value that into points to, and refuses one that has
+// expired. What decrypts was sealed by a replica of this cluster, so the content needs no further check.
+func (s sealer) open(op string, st stage, text string, now time.Time, into expirer) error {
 	const head = 1 + chacha20poly1305.NonceSizeX
 	if text == "" {
-		return fault.New(
-			fault.Invalid,
-			op,
-			"this browser has no login in progress",
-			startAgain+", in a browser that accepts cookies",
-		)
+		return fault.New(fault.Invalid, op, "this browser has no login in progress",
+			startAgain+", in a browser that accepts cookies")
 	}
 	if len(text) > maxAttempt {
 		return errNotOurs(op, nil)
@@ -101,24 +81,24 @@ func (s sealer) open(
 	if err != nil || len(b) < head || b[0] != sealVersion {
 		return errNotOurs(op, err)
 	}
-	plain, err := s.aead.Open(nil, b[1:head], b[head:], associated(st))
+	plain, err := s.aead.Open(nil, b[1:head], b[head:], associatedData(st))
 	if err != nil {
 		return errNotOurs(op, err)
 	}
 	if err := json.Unmarshal(plain, into); err != nil {
 		return errNotOurs(op, err)
 	}
-	if !now.Before(into.ends()) {
-		return fault.New(
-			fault.Expired,
-			op,
-			"this page has expired: a login must be finished within 10 minutes",
-			startAgain,
-		)
+	if !now.Before(into.expiresAt()) {
+		return fault.New(fault.Expired, op,
+			"this page has expired: a login must be finished within 10 minutes", startAgain)
 	}
 	return nil
 }
 
+// expirer is an attempt of any stage.
+type expirer interface{ expiresAt() time.Time }
+
+// errNotOurs is the one error for text that was altered, made by another cluster, or sealed at another stage.
 func errNotOurs(op string, cause error) error {
 	return &fault.Error{
 		Kind:   fault.Invalid,
