@@ -76,7 +76,7 @@ var layers = map[string]map[string]int{
 		"port": 0, "api": 0, "bootstrap": 0, "owncert": 0, "issue": 1, "resources": 1, "login": 2, "join": 2,
 		"oidc": 3, "totp": 3, "rules": 4, "attachments": 4, "audit": 4, "state": 5,
 	},
-	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "rules": 4, "mux": 4},
+	"proxy": {"web": 0, "jump": 1, "tunnels": 2, "rules": 4, "mux": 4, "webcert": 4},
 	"node": {
 		"sshd": 0, "uplink": 0, "asaccount": 1, "forward": 1, "process": 2, "account": 3, "loginrecord": 3,
 		"pty": 3, "sftp": 3, "rules": 4, "spool": 4,
