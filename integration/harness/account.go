@@ -12,26 +12,18 @@ import (
 	"testing"
 )
 
-// accountComment is the comment of the accounts that a run makes, before its process id: what a killed run
-// leaves behind is known by it.
+// accountComment begins the comment of every account that a test run creates; the process id of the run
+// follows. By it a later run finds the accounts that a killed run has left behind.
 const accountComment = "made by the stories of process "
 
-// MakeAccount makes an operating-system account with a home and bash, under a name of this run's own that
-// begins with prefix, until the story ends. It needs root.
+// MakeAccount creates an operating-system account with a home directory and bash. Its name is prefix and the
+// process id. The account is removed when the test ends. MakeAccount needs root.
 func MakeAccount(t testing.TB, prefix string) *user.User {
 	t.Helper()
 	removeOrphans(t)
 	name := fmt.Sprintf("%s%d", prefix, os.Getpid())
-	AsRoot(
-		t,
-		"useradd",
-		"--create-home",
-		"--shell",
-		"/bin/bash",
-		"--comment",
-		accountComment+strconv.Itoa(os.Getpid()),
-		name,
-	)
+	comment := accountComment + strconv.Itoa(os.Getpid())
+	AsRoot(t, "useradd", "--create-home", "--shell", "/bin/bash", "--comment", comment, name)
 	t.Cleanup(func() { removeAccount(t, name) })
 	u, err := user.Lookup(name)
 	if err != nil {
@@ -40,7 +32,7 @@ func MakeAccount(t testing.TB, prefix string) *user.User {
 	return u
 }
 
-// removeOrphans removes the accounts of runs that are no more.
+// removeOrphans removes the accounts of runs that have ended.
 func removeOrphans(t testing.TB) {
 	t.Helper()
 	all, err := exec.Command("getent", "passwd").Output()
@@ -59,13 +51,13 @@ func removeOrphans(t testing.TB) {
 	}
 }
 
-// removeAccount ends what runs as the account, then removes it with its home.
+// removeAccount kills the processes of the account, then removes it with its home directory.
 func removeAccount(t testing.TB, name string) {
 	t.Helper()
-	running, _ := exec.Command("pgrep", "-u", name).Output() // it fails where nothing runs
+	running, _ := exec.Command("pgrep", "-u", name).Output() // fails when nothing runs
 	for _, word := range strings.Fields(string(running)) {
 		if pid, err := strconv.Atoi(word); err == nil {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended already
 		}
 	}
 	AsRoot(t, "userdel", "--force", "--remove", name)

@@ -7,19 +7,20 @@ import (
 	"testing"
 )
 
-// AccountFixture is the accounts, homes and records of a machine of the story's own, seen by what it runs
-// alone: /etc, /home, /run, /var/log and /var/mail. The machine's own accounts stay as they are.
+// AccountFixture is a set of folders that stand in for /etc, /home, /run, /var/log and /var/mail of this
+// machine, with accounts of the test's own. Only commands that are run with CommandPrefix see them; the
+// machine's own accounts are not touched.
 type AccountFixture struct {
-	Dir string
+	Dir string // holds the folders: etc, home, run, var/log, var/mail
 	t   testing.TB
 }
 
-// accountFixtureScript puts the folders in place and becomes the command.
+// accountFixtureScript mounts the folders and then executes the command.
 const accountFixtureScript = `set -e
 for dir in etc home run var/log var/mail; do mount --bind "$0/$dir" "/$dir"; done
 exec "$@"`
 
-// NewAccountFixture makes one with the machine's configuration and nobody new in it. It needs root.
+// NewAccountFixture copies the machine's /etc. The other folders are empty. It needs root.
 func NewAccountFixture(t testing.TB) *AccountFixture {
 	t.Helper()
 	h := &AccountFixture{Dir: t.TempDir(), t: t}
@@ -37,24 +38,20 @@ func NewAccountFixture(t testing.TB) *AccountFixture {
 	return h
 }
 
-// Add makes an account with useradd, a home and bash, in the groups given, which are made as well.
+// Add creates an account with useradd, with a home directory and bash. more are further options of useradd.
 func (h *AccountFixture) Add(name string, more ...string) {
 	h.t.Helper()
-	AsRoot(
-		h.t,
-		append(
-			append([]string{"useradd", "--prefix", h.Dir, "--create-home", "--shell", "/bin/bash"}, more...),
-			name,
-		)...)
+	args := []string{"useradd", "--prefix", h.Dir, "--create-home", "--shell", "/bin/bash"}
+	AsRoot(h.t, append(append(args, more...), name)...)
 }
 
-// AddGroup makes a group with groupadd.
+// AddGroup creates a group with groupadd.
 func (h *AccountFixture) AddGroup(name string) {
 	h.t.Helper()
 	AsRoot(h.t, "groupadd", "--prefix", h.Dir, name)
 }
 
-// Put writes a file that everyone there may read.
+// Put writes a file of mode 0644. name is relative to Dir.
 func (h *AccountFixture) Put(name, text string) {
 	h.t.Helper()
 	path := filepath.Join(h.Dir, name)
@@ -66,7 +63,7 @@ func (h *AccountFixture) Put(name, text string) {
 	}
 }
 
-// Remove removes a file.
+// Remove removes a file. name is relative to Dir.
 func (h *AccountFixture) Remove(name string) {
 	h.t.Helper()
 	if err := os.Remove(filepath.Join(h.Dir, name)); err != nil {
@@ -74,7 +71,7 @@ func (h *AccountFixture) Remove(name string) {
 	}
 }
 
-// CommandPrefix is what to put in front of a command that shall run there.
+// CommandPrefix is to be put in front of a command that shall see the fixture.
 func (h *AccountFixture) CommandPrefix() []string {
 	return []string{"unshare", "--mount", "--propagation", "private", "sh", "-c", accountFixtureScript, h.Dir}
 }

@@ -1,8 +1,8 @@
-// Package harness answers: how does a story start the real programs and use them as a person would?
+// Package harness answers: how does an integration test start the real programs and use them as a user would?
 //
-// It builds the binaries once, runs them as processes of their own, drives the login pages through
-// internal/formbrowser, and prints what a process said when a story fails. Every port is chosen by the
-// kernel.
+// It builds the binaries once, runs them as separate processes, and submits the login pages through
+// internal/formbrowser. When a test fails, the output of its processes is printed. The kernel chooses every
+// port. "Test" in this package means the running test: a user story of package integration, or a benchmark.
 package harness
 
 import (
@@ -15,13 +15,14 @@ import (
 	"testing"
 )
 
+// build has the result of building the programs, once for all tests.
 var build struct {
 	once sync.Once
 	dir  string
 	err  error
 }
 
-// Bin gives the path of one of the built programs: threshold, threshold-node, threshold-demo or tsh.
+// Bin returns the path of a built program: threshold, threshold-node, threshold-demo or tsh.
 func Bin(t testing.TB, name string) string {
 	t.Helper()
 	build.once.Do(func() { build.dir, build.err = buildAll() })
@@ -31,11 +32,11 @@ func Bin(t testing.TB, name string) string {
 	return filepath.Join(build.dir, name)
 }
 
-// buildAll builds into the module's bin/, as make build does: the go command does nothing when nothing
+// buildAll runs make build, which builds into the module's bin/. The go command does nothing when nothing has
 // changed.
 func buildAll() (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/threshold-access/threshold").
-		Output()
+	const module = "github.com/threshold-access/threshold"
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
 	}

@@ -10,31 +10,29 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
-// Connector is the name of its provider in every cluster that Birth describes.
+// Connector is the name of the connector in every cluster that Bootstrap describes.
 const Connector = "corp"
 
-// ClusterName is the name of every cluster that Birth describes.
+// ClusterName is the name of every cluster that Bootstrap describes.
 const ClusterName = "story.threshold.test"
 
-// Provider is an OIDC provider that a story runs.
+// Provider is an OpenID Connect provider that the test runs.
 type Provider struct {
 	Issuer, ClientID, ClientSecret string
 }
 
-// Server is a running threshold server with a configuration of the story's own.
+// Server is a running threshold server: auth, proxy and, if wanted, a node in one process.
 type Server struct {
 	Proxy   string // host:port of the public port
-	Dir     string
-	CAFile  string
+	Dir     string // holds its configuration and data
+	CAFile  string // certificates to trust for the public port
 	Process *Process
-	config  string
+	config  string // path of its configuration file
 }
 
-// FreeAddr gives an address of the host that nobody listens on.
+// FreeAddr returns an address of the host on which no process listens.
 func FreeAddr(t testing.TB, host string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -55,14 +53,14 @@ func Account(t testing.TB) string {
 	return u.Username
 }
 
-// Bootstrap is a bootstrap file: whoever the provider calls alice@example.com is an administrator and may be
-// the current account on every node; everyone else has no role.
+// Bootstrap returns a bootstrap file. The user whose email the provider states as alice@example.com is an
+// administrator and may log in to the current account on every node. Other users have no role.
 func Bootstrap(t testing.TB, p Provider, seal string) string {
 	t.Helper()
 	return BootstrapFor(p, seal, "shell, exec, sftp", Account(t))
 }
 
-// BootstrapFor is Birth with the actions that the role operator allows, and the accounts.
+// BootstrapFor is Bootstrap with other actions and logins for the role operator, which alice has.
 func BootstrapFor(p Provider, seal, actions string, logins ...string) string {
 	return fmt.Sprintf(`kind: cluster
 version: v1
@@ -90,61 +88,60 @@ spec:
 `, ClusterName, seal, Connector, p.Issuer, p.ClientID, p.ClientSecret, strings.Join(logins, ", "), actions)
 }
 
-// StartServer gives birth to a cluster and runs auth and proxy, and a node with the name given (none if
-// empty), in one process.
+// StartServer creates a cluster and runs auth, the proxy and a node with the given name in one process.
+// Without a name there is no node.
 func StartServer(t testing.TB, proxy string, p Provider, node string) *Server {
 	t.Helper()
 	return StartServerIn(t, t.TempDir(), proxy, p, node)
 }
 
-// StartServerIn is StartServer in a folder of the story's choice.
+// StartServerIn is StartServer in a given folder.
 func StartServerIn(t testing.TB, dir, proxy string, p Provider, node string) *Server {
 	t.Helper()
 	return StartServerFrom(t, dir, proxy, Bootstrap(t, p, filepath.Join(dir, "seal.key")), node)
 }
 
-// StartServerFrom is StartServerIn with a bootstrap file of the story's own, and with more keys of the
-// proxy's section, as "name: value".
-func StartServerFrom(t testing.TB, dir, proxy, birth, node string, more ...string) *Server {
+// StartServerFrom is StartServerIn with a given bootstrap file, and with further keys for the proxy section
+// of the configuration, written as "name: value".
+func StartServerFrom(t testing.TB, dir, proxy, bootstrap, node string, more ...string) *Server {
 	t.Helper()
 	s := &Server{Proxy: proxy, Dir: dir}
 	s.CAFile = filepath.Join(s.Dir, "data", "ca.pem")
-	birth = WriteFile(t, s.Dir, "birth.yaml", birth)
+	file := WriteFile(t, s.Dir, "bootstrap.yaml", bootstrap)
 	keys := append([]string{"name: proxy-1", fmt.Sprintf("listen: %q", proxy)}, more...)
 	if !slices.ContainsFunc(more, func(k string) bool { return strings.HasPrefix(k, "public:") }) {
 		keys = append(keys, fmt.Sprintf("public: [%q]", proxy))
 	}
-	spec := fmt.Sprintf(
-		"kind: server\nversion: v1\nspec:\n  data: %s/data\n  auth: {listen: \"127.0.0.1:0\"}\n  proxy: {%s}\n",
-		s.Dir,
-		strings.Join(keys, ", "),
-	)
+	spec := fmt.Sprintf(`kind: server
+version: v1
+spec:
+  data: %s/data
+  auth: {listen: "127.0.0.1:0"}
+  proxy: {%s}
+`, s.Dir, strings.Join(keys, ", "))
 	if node != "" {
 		spec += fmt.Sprintf("  node: {name: %s, labels: {env: story}}\n", node)
 	}
 	s.config = WriteFile(t, s.Dir, "threshold.yaml", spec)
-	s.start(t, "--bootstrap", birth)
+	s.start(t, "--bootstrap", file)
 	return s
 }
 
 func (s *Server) start(t testing.TB, more ...string) {
 	t.Helper()
-	s.Process = Start(
-		t,
-		nil,
-		Bin(t, "threshold"),
-		append([]string{"start", "--config", s.config}, more...)...)
+	args := append([]string{"start", "--config", s.config}, more...)
+	s.Process = Start(t, nil, Bin(t, "threshold"), args...)
 	s.Process.WaitFor("msg=ready")
 }
 
-// Restart stops the server as SIGTERM would and starts it again.
+// Restart stops the server gracefully and starts it again.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	_ = s.Process.Stop() // how it ended is the story's business
+	_ = s.Process.Stop() // the test checks how it ended, if that matters
 	s.start(t)
 }
 
-// AuthAddr is where the server's auth port listens, as its log says.
+// AuthAddr is the address on which the server's auth port listens, taken from its log.
 func (s *Server) AuthAddr(t testing.TB) string {
 	t.Helper()
 	for line := range strings.Lines(s.Process.Output()) {
@@ -157,10 +154,10 @@ func (s *Server) AuthAddr(t testing.TB) string {
 	return ""
 }
 
-// Roots is what a browser must trust to open the server's pages.
+// Roots are the certificates that a browser must trust to open the server's pages.
 func (s *Server) Roots(t testing.TB) *x509.CertPool { return roots(t, s.CAFile) }
 
-// WriteFile writes a file of the story's own and returns its path.
+// WriteFile writes a file of mode 0600 and returns its path.
 func WriteFile(t testing.TB, dir, name, text string) string {
 	t.Helper()
 	file := filepath.Join(dir, name)
@@ -168,35 +165,4 @@ func WriteFile(t testing.TB, dir, name, text string) string {
 		t.Fatal(err)
 	}
 	return file
-}
-
-// FirstLogin logs a person in who has no second factor yet: it enrols, and returns the person with the
-// secret.
-func (c *Client) FirstLogin(s *Server, u User) User {
-	c.t.Helper()
-	p := c.StartLogin("--proxy", s.Proxy, "--ca-file", s.CAFile)
-	page := SignIn(c.t, s.Roots(c.t), p.Line("Open: "), u.Email, u.Password)
-	u, page = Enrol(c.t, page, u)
-	if _, err := page.Follow(c.t.Context(), "continue"); err != nil {
-		c.t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		c.t.Fatalf("tsh login: %v\n%s", err, p.Output())
-	}
-	return u
-}
-
-// Enrol confirms the second factor that the page offers and returns the person with the secret, and the page
-// with recovery codes.
-func Enrol(t testing.TB, page *formbrowser.Page, u User) (User, *formbrowser.Page) {
-	t.Helper()
-	u.TOTPSecret = strings.ReplaceAll(page.ByID("secret"), " ", "")
-	if u.TOTPSecret == "" {
-		t.Fatalf("got page %q, want an enrolment", page.Text())
-	}
-	next, err := page.Submit(t.Context(), map[string]string{"code": FreshCode(t, u)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u, next
 }

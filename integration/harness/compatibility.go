@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-// Feature is a column of the page about compatibility.
+// Feature is a column of docs/compatibility.md.
 type Feature string
 
-// Features in the order of their columns.
+// Features. Their texts are the heads of the columns.
 const (
 	Certificate Feature = "certificate"
 	Exec        Feature = "command"
@@ -31,6 +31,7 @@ const (
 	ByJump      Feature = "by jump"
 )
 
+// features are the columns, in order.
 var features = []Feature{
 	Certificate,
 	Exec,
@@ -47,87 +48,90 @@ var features = []Feature{
 	ByJump,
 }
 
-// CompatibilityReport gathers what clients proved, one entry for each.
-type CompatibilityReport struct{ entries []*ClientReport }
+// CompatibilityReport collects what the tests have shown of each client, and makes docs/compatibility.md of
+// it.
+type CompatibilityReport struct{ clients []*ClientReport }
 
-// ClientReport is what one client proved.
+// ClientReport is what the tests have shown of one client.
 type ClientReport struct {
 	name, version string
 
 	mu      sync.Mutex // guards what follows
-	started bool
-	proved  []string
+	started bool       // the client's test runs or has run
+	results []string   // the tests that passed
 	notes   []string
-	marks   map[Feature]string
+	marks   map[Feature]string // "yes" or "no"
 }
 
-// AddClient adds an entry for a client. What prints its version is run; without it, the client is of this
-// release.
-func (b *CompatibilityReport) AddClient(t testing.TB, name string, prints ...string) *ClientReport {
+// AddClient adds a client. versionCommand is run and prints its version; without it, the client is part of
+// this release.
+func (r *CompatibilityReport) AddClient(t testing.TB, name string, versionCommand ...string) *ClientReport {
 	t.Helper()
 	version := ""
-	if len(prints) > 0 {
-		out, _ := exec.Command(prints[0], prints[1:]...).CombinedOutput() // some end with 1
+	if len(versionCommand) > 0 {
+		// The exit status of some programs is 1.
+		out, _ := exec.Command(versionCommand[0], versionCommand[1:]...).CombinedOutput()
 		if version = versionRE.FindString(string(out)); version == "" {
-			t.Fatalf("%s: %v printed %q, which tells no version", name, prints, out)
+			t.Fatalf("%s: %v printed %q, which has no version", name, versionCommand, out)
 		}
 	}
-	e := &ClientReport{name: name, version: version, marks: map[Feature]string{}}
-	b.entries = append(b.entries, e)
-	return e
+	c := &ClientReport{name: name, version: version, marks: map[Feature]string{}}
+	r.clients = append(r.clients, c)
+	return c
 }
 
 var versionRE = regexp.MustCompile(`\d+\.\d+`)
 
-// Supports runs a test of the story and, if it passes, writes down what it proved.
-func (e *ClientReport) Supports(t *testing.T, what string, prove func(*testing.T), shows ...Feature) {
+// Supports runs a test. If it passes, the client has the features.
+func (c *ClientReport) Supports(t *testing.T, what string, test func(*testing.T), shows ...Feature) {
 	t.Helper()
-	e.run(t, what, prove, "yes", shows)
+	c.run(t, what, test, "yes", shows)
 }
 
-// Lacks runs a test that shows how the client is turned away for what it lacks.
-func (e *ClientReport) Lacks(t *testing.T, what string, prove func(*testing.T), shows ...Feature) {
+// Lacks runs a test. If it passes, the client does not have the features, and is refused with a helpful
+// error.
+func (c *ClientReport) Lacks(t *testing.T, what string, test func(*testing.T), shows ...Feature) {
 	t.Helper()
-	e.run(t, what, prove, "no", shows)
+	c.run(t, what, test, "no", shows)
 }
 
-// AddNote writes down what people should know and no test needs to show.
-func (e *ClientReport) AddNote(text string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.notes = append(e.notes, text)
+// AddNote adds a paragraph that no test shows.
+func (c *ClientReport) AddNote(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notes = append(c.notes, text)
 }
 
-func (e *ClientReport) run(t *testing.T, what string, prove func(*testing.T), mark string, shows []Feature) {
+func (c *ClientReport) run(t *testing.T, what string, test func(*testing.T), mark string, shows []Feature) {
 	t.Helper()
 	t.Run(what, func(t *testing.T) {
-		prove(t)
+		test(t)
 		if t.Failed() {
 			return
 		}
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.proved = append(e.proved, what)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.results = append(c.results, what)
 		for _, f := range shows {
-			e.marks[f] = mark
+			c.marks[f] = mark
 		}
 	})
 }
 
-// MarkStarted says that the client's story runs, and Complete whether all of them did.
-func (e *ClientReport) MarkStarted() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.started = true
+// MarkStarted records that the client's test runs.
+func (c *ClientReport) MarkStarted() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.started = true
 }
 
-// Complete reports whether every client's story ran: a part of them makes no page.
-func (b *CompatibilityReport) Complete() bool {
-	return !slices.ContainsFunc(b.entries, func(e *ClientReport) bool { return !e.started })
+// Complete reports whether the tests of all clients ran. Without some of them there is no page.
+func (r *CompatibilityReport) Complete() bool {
+	return !slices.ContainsFunc(r.clients, func(c *ClientReport) bool { return !c.started })
 }
 
-// Page writes the page, which begins with the introduction.
-func (b *CompatibilityReport) Page(introduction string) []byte {
+// Page returns the page: the introduction, the table of features, and a section for each client.
+func (r *CompatibilityReport) Page(introduction string) []byte {
 	var out bytes.Buffer
 	out.WriteString(introduction)
 	out.WriteString("\n| client |")
@@ -135,27 +139,27 @@ func (b *CompatibilityReport) Page(introduction string) []byte {
 		fmt.Fprintf(&out, " %s |", f)
 	}
 	out.WriteString("\n|---|" + strings.Repeat("---|", len(features)) + "\n")
-	for _, e := range b.entries {
-		fmt.Fprintf(&out, "| %s |", strings.TrimSpace(e.name+" "+e.version))
+	for _, c := range r.clients {
+		fmt.Fprintf(&out, "| %s |", strings.TrimSpace(c.name+" "+c.version))
 		for _, f := range features {
-			fmt.Fprintf(&out, " %s |", e.marks[f])
+			fmt.Fprintf(&out, " %s |", c.marks[f])
 		}
 		out.WriteString("\n")
 	}
-	for _, e := range b.entries {
-		fmt.Fprintf(&out, "\n## %s\n\n", e.name)
-		for _, what := range e.proved {
+	for _, c := range r.clients {
+		fmt.Fprintf(&out, "\n## %s\n\n", c.name)
+		for _, what := range c.results {
 			fmt.Fprintf(&out, "- %s\n", what)
 		}
-		for _, note := range e.notes {
+		for _, note := range c.notes {
 			fmt.Fprintf(&out, "\n%s\n", note)
 		}
 	}
 	return out.Bytes()
 }
 
-// SamePage compares two pages, whatever versions they name: those are the machine's, and change with its
-// updates.
+// SamePage reports whether two pages are equal except for version numbers, which change with the updates of
+// the machine.
 func SamePage(a, b []byte) bool {
 	plain := func(p []byte) []byte { return regexp.MustCompile(`\d+(\.\d+)+`).ReplaceAll(p, []byte("N")) }
 	return bytes.Equal(plain(a), plain(b))

@@ -8,25 +8,31 @@ import (
 )
 
 func TestPageListsOnlyWhatClientsShowed(t *testing.T) {
-	book := &harness.CompatibilityReport{}
-	e := book.AddClient(t, "some client", "echo", "version 1.2.3-beta")
-	if book.Complete() {
-		t.Error("got a complete book before the story began")
+	report := &harness.CompatibilityReport{}
+	client := report.AddClient(t, "some client", "echo", "version 1.2.3-beta")
+	if report.Complete() {
+		t.Error("got a complete report before the client's test")
 	}
-	e.MarkStarted()
-	e.Supports(t, "runs a command", func(*testing.T) {}, harness.Exec)
-	e.Lacks(t, "is refused", func(*testing.T) {}, harness.Certificate)
-	page := string(book.Page("intro\n"))
-	for _, want := range []string{"intro\n", "| some client 1.2 | no | yes |  |", "- runs a command\n- is refused\n"} {
+	client.MarkStarted()
+	client.Supports(t, "runs a command", func(*testing.T) {}, harness.Exec)
+	client.Lacks(t, "is refused", func(*testing.T) {}, harness.Certificate)
+	page := string(report.Page("intro\n"))
+	for _, want := range []string{
+		"intro\n",
+		"| some client 1.2 | no | yes |  |",
+		"- runs a command\n- is refused\n",
+	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("got %q, want %q in it", page, want)
 		}
 	}
-	if !book.Complete() ||
-		!harness.SamePage([]byte(page), []byte(strings.ReplaceAll(page, "1.2", "1.10.4"))) {
-		t.Error("got pages apart that differ by a version alone")
+	if !report.Complete() {
+		t.Error("got an incomplete report after the client's test")
+	}
+	if !harness.SamePage([]byte(page), []byte(strings.ReplaceAll(page, "1.2", "1.10.4"))) {
+		t.Error("got pages that differ only in a version taken for different")
 	}
 	if harness.SamePage([]byte(page), []byte(strings.Replace(page, "yes", "no", 1))) {
-		t.Error("got a changed field taken for the same")
+		t.Error("got pages that differ in a field taken for the same")
 	}
 }

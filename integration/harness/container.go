@@ -12,19 +12,19 @@ import (
 	"testing"
 )
 
-// Container is a machine of its own within this one: this machine's files, seen through a layer that takes
-// every change and goes with the room; a host name, processes and a network of its own. Packages are
-// installed in it and services run as they would be on a machine.
+// Container is a chroot with a host name, processes, mounts and a network of its own. It shows the files of
+// this machine; changes go to a layer on top, which is dropped with the container. Packages are installed
+// in it, and services run in it, as on a machine.
 type Container struct {
 	Name string
-	Pid  string // of the room's first process, as this machine sees it
+	Pid  string // of its first process, as seen from this machine
 	t    testing.TB
-	root *os.Root // its files, and nothing outside them, whatever its links say
-	stop func()
+	root *os.Root // its files; symbolic links cannot lead out of it
+	stop func()   // ends the container and all its processes
 }
 
-// containerScript makes the room's view of the files and stays in it. It says that it stands only from
-// inside: until then, what goes by its process id would reach this machine's own files.
+// containerScript mounts the files of the container and stays in it. It prints its process id only when it is
+// inside: before that, /proc/PID/root would be the root of this machine.
 const containerScript = `set -e
 mount -t tmpfs -o mode=755 tmpfs "$1"
 mkdir "$1/changes" "$1/work" "$1/root"
@@ -37,26 +37,12 @@ hostname "$2"
 read -r pid rest </proc/self/stat
 exec chroot "$1/root" sh -c 'echo "pid $0"; exec cat >/dev/null' "$pid"`
 
-// NewContainer makes a room that goes with the story. It needs root.
+// NewContainer makes a container that ends with the test. It needs root.
 func NewContainer(t testing.TB, name string) *Container {
 	t.Helper()
-	cmd := exec.Command(
-		"unshare",
-		"--mount",
-		"--propagation=private",
-		"--uts",
-		"--net",
-		"--pid",
-		"--fork",
-		"--kill-child",
-		"sh",
-		"-c",
-		containerScript,
-		"sh",
-		t.TempDir(),
-		name,
-	)
-	hold, err := cmd.StdinPipe() // the room goes when this end does, however the story ends
+	args := strings.Fields("--mount --propagation=private --uts --net --pid --fork --kill-child sh -c")
+	cmd := exec.Command("unshare", append(args, containerScript, "sh", t.TempDir(), name)...)
+	hold, err := cmd.StdinPipe() // the container ends when this is closed, also when the test process dies
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,16 +53,16 @@ func NewContainer(t testing.TB, name string) *Container {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	end := sync.OnceFunc(func() {
+	stop := sync.OnceFunc(func() {
 		hold.Close()
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // killed, as it should be
+		_ = cmd.Wait() // reports that it was killed
 	})
-	t.Cleanup(end)
+	t.Cleanup(stop)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	pid, ok := strings.CutPrefix(strings.TrimSpace(line), "pid ")
 	if !ok {
-		t.Fatalf("the room %s did not stand up: %q, %v", name, line, err)
+		t.Fatalf("the container %s did not start: %q, %v", name, line, err)
 	}
 	root, err := os.OpenRoot(filepath.Join("/proc", pid, "root"))
 	if err != nil {
@@ -84,13 +70,14 @@ func NewContainer(t testing.TB, name string) *Container {
 	}
 	t.Cleanup(func() { root.Close() })
 	if sameFolder(t, root, "/") {
-		t.Fatalf("the room %s has this machine's own files", name)
+		t.Fatalf("the container %s has the root folder of this machine", name)
 	}
-	r := &Container{Name: name, Pid: pid, t: t, root: root, stop: end}
-	r.Run("ip", "link", "set", "lo", "up").OK(t)
-	return r
+	c := &Container{Name: name, Pid: pid, t: t, root: root, stop: stop}
+	c.Run("ip", "link", "set", "lo", "up").OK(t)
+	return c
 }
 
+// sameFolder reports whether root is the folder path.
 func sameFolder(t testing.TB, root *os.Root, path string) bool {
 	t.Helper()
 	a, err := root.Stat(".")
@@ -104,91 +91,80 @@ func sameFolder(t testing.TB, root *os.Root, path string) bool {
 	return os.SameFile(a, b)
 }
 
-// enterCommand puts a command into the room.
-func (r *Container) enterCommand(args ...string) []string {
-	return append(
-		[]string{
-			"nsenter",
-			"--target",
-			r.Pid,
-			"--mount",
-			"--uts",
-			"--net",
-			"--pid",
-			"--root",
-			"--wdns=/root",
-			"--",
-		},
-		args...)
+// enterCommand is the command that runs args in the container.
+func (c *Container) enterCommand(args ...string) []string {
+	enter := strings.Fields("nsenter --target " + c.Pid + " --mount --uts --net --pid --root --wdns=/root --")
+	return append(enter, args...)
 }
 
-// Run runs a command in the room to its end.
-func (r *Container) Run(args ...string) Result { return r.RunWith(nil, args...) }
+// Run runs a command in the container to its end.
+func (c *Container) Run(args ...string) Result { return c.RunWith(nil, args...) }
 
 // RunWith is Run with a standard input.
-func (r *Container) RunWith(stdin io.Reader, args ...string) Result {
-	r.t.Helper()
-	args = r.enterCommand(args...)
-	return Run(r.t, []string{"HOME=/root", "SSH_AUTH_SOCK="}, stdin, args[0], args[1:]...)
+func (c *Container) RunWith(stdin io.Reader, args ...string) Result {
+	c.t.Helper()
+	args = c.enterCommand(args...)
+	return Run(c.t, []string{"HOME=/root", "SSH_AUTH_SOCK="}, stdin, args[0], args[1:]...)
 }
 
-// Start runs a command in the room until the story ends.
-func (r *Container) Start(env []string, args ...string) *Process {
-	r.t.Helper()
-	args = r.enterCommand(args...)
-	p := Start(r.t, append([]string{"HOME=/root", "SSH_AUTH_SOCK="}, env...), args[0], args[1:]...)
-	r.t.Cleanup(
-		r.stop,
-	) // before the process is asked to stop: nsenter passes no signal on, and the room takes everything with it
+// Start runs a command in the container until the test ends.
+func (c *Container) Start(env []string, args ...string) *Process {
+	c.t.Helper()
+	args = c.enterCommand(args...)
+	p := Start(c.t, append([]string{"HOME=/root", "SSH_AUTH_SOCK="}, env...), args[0], args[1:]...)
+	// The container is stopped first, and ends the process: nsenter would not pass the signal of
+	// Process.Stop on.
+	c.t.Cleanup(c.stop)
 	return p
 }
 
-// Connect joins two rooms: an interface in each, both up and without an address.
-func (r *Container) Connect(mine string, other *Container, theirs string) {
-	r.t.Helper()
-	for _, args := range [][]string{
-		{"--target", r.Pid, "--net", "ip", "link", "add", mine, "type", "veth", "peer", "name", theirs, "netns", other.Pid},
-		{"--target", r.Pid, "--net", "ip", "link", "set", mine, "up"},
-		{"--target", other.Pid, "--net", "ip", "link", "set", theirs, "up"},
-	} {
-		Run(r.t, nil, nil, "nsenter", args...).OK(r.t)
+// Connect connects two containers by a pair of interfaces, which are up and have no address: own in c,
+// theirs in other.
+func (c *Container) Connect(own string, other *Container, theirs string) {
+	c.t.Helper()
+	ip := func(pid, command string) {
+		c.t.Helper()
+		args := append([]string{"--target", pid, "--net"}, strings.Fields(command)...)
+		Run(c.t, nil, nil, "nsenter", args...).OK(c.t)
 	}
+	ip(c.Pid, fmt.Sprintf("ip link add %s type veth peer name %s netns %s", own, theirs, other.Pid))
+	ip(c.Pid, fmt.Sprintf("ip link set %s up", own))
+	ip(other.Pid, fmt.Sprintf("ip link set %s up", theirs))
 }
 
-// Put writes a file into the room.
-func (r *Container) Put(name string, data []byte, mode os.FileMode) {
-	r.t.Helper()
+// Put writes a file into the container. It creates missing folders.
+func (c *Container) Put(name string, data []byte, mode os.FileMode) {
+	c.t.Helper()
 	name = strings.TrimPrefix(name, "/")
-	err := r.root.MkdirAll(filepath.Dir(name), 0o755)
+	err := c.root.MkdirAll(filepath.Dir(name), 0o755)
 	if err == nil {
-		err = r.root.WriteFile(name, data, mode)
+		err = c.root.WriteFile(name, data, mode)
 	}
 	if err == nil {
-		err = r.root.Chmod(name, mode)
+		err = c.root.Chmod(name, mode)
 	}
 	if err != nil {
-		r.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 }
 
-// Packages builds Debian packages of a version for an architecture, all if none is named, and returns the
-// files by package.
+// Packages builds Debian packages of a version for an architecture, and returns their files by package.
+// Without names it builds all packages.
 func Packages(t testing.TB, version, arch string, names ...string) map[string]string {
 	t.Helper()
 	if len(names) == 0 {
 		names = []string{"threshold", "threshold-node", "threshold-tsh"}
 	}
 	root := filepath.Dir(filepath.Dir(Bin(t, "tsh")))
-	if out, err := Build("make", "-C", root, "deb", "VERSION="+version, "DEB_ARCHES="+arch, "DEB_PACKAGES="+strings.Join(names, " ")); err != nil {
+	packages := "DEB_PACKAGES=" + strings.Join(names, " ")
+	out, err := Build("make", "-C", root, "deb", "VERSION="+version, "DEB_ARCHES="+arch, packages)
+	if err != nil {
 		t.Fatalf("make deb: %v\n%s", err, out)
 	}
 	debs := map[string]string{}
 	for _, name := range names {
-		debs[name] = filepath.Join(
-			root,
-			"dist",
-			fmt.Sprintf("%s_%s_%s.deb", name, strings.TrimPrefix(version, "v"), arch),
-		)
+		file := fmt.Sprintf("%s_%s_%s.deb", name, strings.TrimPrefix(version, "v"), arch)
+		debs[name] = filepath.Join(root, "dist", file)
 	}
 	return debs
 }

@@ -11,7 +11,7 @@ import (
 
 var tokenRE = regexp.MustCompile(`thjoin1\.[A-Za-z0-9._-]+`)
 
-// Token makes a join token, as an administrator who is logged in on c.
+// Token creates a join token. The user who is logged in must be an administrator.
 func (c *Client) Token(kind string, more ...string) string {
 	c.t.Helper()
 	out := c.Tsh(append([]string{"token", "create", "--kind", kind}, more...)...).OK(c.t)
@@ -24,21 +24,21 @@ func (c *Client) Token(kind string, more ...string) string {
 
 // Node is a running threshold-node.
 type Node struct {
-	Dir     string
+	Dir     string // its data folder
 	Process *Process
 }
 
-// StartNode runs threshold-node with the token and waits until it is attached. before is put in front of the
-// command, as "ip netns exec NAME".
-func StartNode(t testing.TB, proxy, token, name string, before ...string) *Node {
+// StartNode runs threshold-node with the token and waits until it is attached. prefix is put in front of the
+// command, for example "ip netns exec NAME".
+func StartNode(t testing.TB, proxy, token, name string, prefix ...string) *Node {
 	t.Helper()
-	return StartNodeIn(t, filepath.Join(t.TempDir(), "data"), proxy, token, name, before...)
+	return StartNodeIn(t, filepath.Join(t.TempDir(), "data"), proxy, token, name, prefix...)
 }
 
-// StartNodeIn is StartNode with its data in dir.
-func StartNodeIn(t testing.TB, dir, proxy, token, name string, before ...string) *Node {
+// StartNodeIn is StartNode with the node's data in dir.
+func StartNodeIn(t testing.TB, dir, proxy, token, name string, prefix ...string) *Node {
 	t.Helper()
-	args := append(before, nodeCommand(t, dir, proxy, token, name)...)
+	args := append(prefix, nodeCommand(t, dir, proxy, token, name)...)
 	n := &Node{Dir: dir, Process: Start(t, nil, args[0], args[1:]...)}
 	n.Process.WaitFor("tunnel stands")
 	return n
@@ -46,45 +46,35 @@ func StartNodeIn(t testing.TB, dir, proxy, token, name string, before ...string)
 
 func nodeCommand(t testing.TB, dir, proxy, token, name string) []string {
 	t.Helper()
-	return []string{
-		Bin(t, "threshold-node"),
-		"--proxy",
-		proxy,
-		"--data",
-		dir,
-		"--name",
-		name,
-		"--token-file",
-		WriteFile(t, t.TempDir(), "token", token),
-	}
+	file := WriteFile(t, t.TempDir(), "token", token)
+	bin := Bin(t, "threshold-node")
+	return []string{bin, "--proxy", proxy, "--data", dir, "--name", name, "--token-file", file}
 }
 
-// RunNode runs threshold-node to its end: for one that must not get in.
+// RunNode runs threshold-node to its end, for a node that must be refused.
 func RunNode(t testing.TB, proxy, token, name string) Result {
 	t.Helper()
 	args := nodeCommand(t, filepath.Join(t.TempDir(), "data"), proxy, token, name)
 	return Run(t, nil, nil, args[0], args[1:]...)
 }
 
-// StartProxy runs a proxy alone, in a process of its own.
+// StartProxy runs a proxy in a process of its own, and waits until it is ready.
 func StartProxy(t testing.TB, addr, auth, token, name string) *Process {
 	t.Helper()
 	dir := t.TempDir()
-	cfg := fmt.Sprintf(
-		"kind: server\nversion: v1\nspec:\n  data: %s\n  proxy: {listen: %q, public: [%q], auth: %q, token_file: %s, name: %s}\n",
-		filepath.Join(dir, "data"),
-		addr,
-		addr,
-		auth,
-		WriteFile(t, dir, "token", token),
-		name,
-	)
+	tokenFile := WriteFile(t, dir, "token", token)
+	cfg := fmt.Sprintf(`kind: server
+version: v1
+spec:
+  data: %s/data
+  proxy: {listen: %q, public: [%q], auth: %q, token_file: %s, name: %s}
+`, dir, addr, addr, auth, tokenFile, name)
 	p := Start(t, nil, Bin(t, "threshold"), "start", "--config", WriteFile(t, dir, "threshold.yaml", cfg))
 	p.WaitFor("msg=ready")
 	return p
 }
 
-// AsRoot puts sudo in front of a command unless the story runs as root.
+// AsRoot runs a command as root, with sudo if the test does not run as root.
 func AsRoot(t testing.TB, args ...string) {
 	t.Helper()
 	if Account(t) != "root" {

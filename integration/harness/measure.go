@@ -13,19 +13,19 @@ import (
 	"time"
 )
 
-// MedianTimes runs each of several ways in turn, rounds times, so that what slows the machine for a while
-// slows all of them. It returns the median time of each.
-func MedianTimes(rounds int, ways ...func()) []time.Duration {
-	times := make([][]time.Duration, len(ways))
+// MedianTimes calls each of the functions in turn, rounds times, and returns the median time of each. So
+// what slows the machine for a while slows all of them.
+func MedianTimes(rounds int, functions ...func()) []time.Duration {
+	times := make([][]time.Duration, len(functions))
 	for round := range rounds {
-		for i := range ways {
-			i = (i + round) % len(ways) // nobody is always the one after the slow one
-			began := time.Now()
-			ways[i]()
-			times[i] = append(times[i], time.Since(began))
+		for i := range functions {
+			i = (i + round) % len(functions) // so that none always runs after the same other one
+			start := time.Now()
+			functions[i]()
+			times[i] = append(times[i], time.Since(start))
 		}
 	}
-	out := make([]time.Duration, len(ways))
+	out := make([]time.Duration, len(functions))
 	for i, t := range times {
 		slices.Sort(t)
 		out[i] = t[len(t)/2]
@@ -33,17 +33,17 @@ func MedianTimes(rounds int, ways ...func()) []time.Duration {
 	return out
 }
 
-// Measurement is one line of a comparison. Ours over Theirs is what counts; the two alone say how fast the
-// machine was.
+// Measurement is one line of docs/benchmarks.md. The ratio of Ours to Peer is what counts; each alone
+// depends on the speed of the machine.
 type Measurement struct {
-	What       string  // "tsh ssh node true, loopback"
-	Unit       string  // of Ours and Theirs: "ms", "MB/s", "s/GB"
-	Ours, Peer float64 // Theirs 0: there is no peer in the same run, and Bound is of Ours
-	Bound      float64 // the target for Ours/Theirs, or for Ours; 0: the design has none
-	AtLeast    bool    // the target is a least, not a most
+	What       string  // for example "tsh ssh node true, loopback"
+	Unit       string  // of Ours and Peer: "ms", "MB/s", "s/GB"
+	Ours, Peer float64 // Peer 0 means that nothing was measured beside Ours
+	Bound      float64 // the target for Ours/Peer, or for Ours without Peer; 0 means there is none
+	AtLeast    bool    // Bound is a minimum; otherwise a maximum
 }
 
-// Ratio is what the target is about.
+// Ratio is the value to which Bound applies.
 func (f Measurement) Ratio() float64 {
 	if f.Peer == 0 {
 		return f.Ours
@@ -59,27 +59,26 @@ func (f Measurement) Holds() bool {
 	return f.Ratio() <= f.Bound
 }
 
-// measurements are what this run has measured.
+// measurements are the measurements of this run.
 var measurements struct {
 	mu   sync.Mutex // guards list
 	list []Measurement
 }
 
-// Report notes figures for the page, and as metrics of the benchmark: the ratio first.
+// Report adds measurements for the page and logs them.
 func Report(b *testing.B, list ...Measurement) {
 	b.Helper()
 	measurements.mu.Lock()
 	defer measurements.mu.Unlock()
 	for _, f := range list {
-		measurements.list = slices.DeleteFunc(
-			measurements.list,
-			func(old Measurement) bool { return old.What == f.What },
-		) // of an earlier, shorter run
-		measurements.list = append(measurements.list, f)
+		// A benchmark may have run before, with fewer iterations.
+		sameWhat := func(old Measurement) bool { return old.What == f.What }
+		measurements.list = append(slices.DeleteFunc(measurements.list, sameWhat), f)
 		b.Log(f.line())
 	}
 }
 
+// line is the row of the table: what, ratio, Threshold, peer, target, whether it holds.
 func (f Measurement) line() string {
 	verdict := "holds"
 	if !f.Holds() {
@@ -89,36 +88,19 @@ func (f Measurement) line() string {
 	if f.AtLeast {
 		sign = "≥"
 	}
+	ours, peer := formatNumber(f.Ours)+" "+f.Unit, formatNumber(f.Peer)+" "+f.Unit
 	switch {
 	case f.Bound == 0:
-		return fmt.Sprintf("| %s | | %s %s | | | |", f.What, number(f.Ours), f.Unit)
+		return fmt.Sprintf("| %s | | %s | | | |", f.What, ours)
 	case f.Peer == 0:
-		return fmt.Sprintf(
-			"| %s | | %s %s | | %s %s | %s |",
-			f.What,
-			number(f.Ours),
-			f.Unit,
-			sign,
-			number(f.Bound),
-			verdict,
-		)
+		return fmt.Sprintf("| %s | | %s | | %s %s | %s |", f.What, ours, sign, formatNumber(f.Bound), verdict)
 	}
-	return fmt.Sprintf(
-		"| %s | %.2f | %s %s | %s %s | %s %.2f | %s |",
-		f.What,
-		f.Ratio(),
-		number(f.Ours),
-		f.Unit,
-		number(f.Peer),
-		f.Unit,
-		sign,
-		f.Bound,
-		verdict,
-	)
+	const format = "| %s | %.2f | %s | %s | %s %.2f | %s |"
+	return fmt.Sprintf(format, f.What, f.Ratio(), ours, peer, sign, f.Bound, verdict)
 }
 
-// number has three digits that mean something.
-func number(v float64) string {
+// formatNumber prints a number with three significant digits, or all digits before the point.
+func formatNumber(v float64) string {
 	digits := 0
 	for limit := 100.0; digits < 3 && v < limit; limit /= 10 {
 		digits++
@@ -126,7 +108,8 @@ func number(v float64) string {
 	return strconv.FormatFloat(v, 'f', digits, 64)
 }
 
-// WriteMeasurements puts what was measured into the page, between the lines that hold its table.
+// WriteMeasurements replaces the table of the page, between its two marks, by the measurements of this run.
+// Without measurements it changes nothing.
 func WriteMeasurements(path string) error {
 	const begin, end = "<!-- measured -->\n", "<!-- /measured -->"
 	measurements.mu.Lock()
@@ -141,7 +124,7 @@ func WriteMeasurements(path string) error {
 	before, rest, ok1 := strings.Cut(string(page), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok1 || !ok2 {
-		return fmt.Errorf("%s has no place for figures", filepath.Base(path))
+		return fmt.Errorf("%s has no marks for the table of measurements", filepath.Base(path))
 	}
 	var table strings.Builder
 	table.WriteString("| what | ratio | Threshold | peer | target | |\n|---|---|---|---|---|---|\n")
@@ -151,30 +134,30 @@ func WriteMeasurements(path string) error {
 	return os.WriteFile(path, []byte(before+begin+table.String()+end+after), 0o644)
 }
 
-// clockTicks is USER_HZ, in which Linux counts processor time for programs, whatever the kernel's own.
+// clockTicks is USER_HZ, the unit of processor time in /proc, in ticks a second.
 const clockTicks = 100
 
-// CPUDuring is the processor time that a process, its threads and all its descendants use while do runs.
-// Descendants are looked at every few milliseconds, because what a server forks for a connection is gone with
-// it, and not every parent waits for its children.
+// CPUDuring is the processor time that a process and all its descendants use while do runs. Descendants are
+// sampled every 10 ms, because a process that a server forks for a connection ends with it, and not every
+// parent waits for its children.
 func CPUDuring(t testing.TB, pid int, do func()) time.Duration {
 	t.Helper()
-	used := map[int]time.Duration{} // what each process was seen to have used at the last look
-	look := func() {
+	used := map[int]time.Duration{} // by process, at its last sample
+	sample := func() {
 		for child, cpu := range cpuByProcess(t, pid) {
 			used[child] = cpu
 		}
 	}
-	look()
+	sample()
 	before := used
 	used = map[int]time.Duration{}
 	done := make(chan struct{})
-	var looking sync.WaitGroup
-	looking.Go(func() {
+	var sampler sync.WaitGroup
+	sampler.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			look()
+			sample()
 			select {
 			case <-done:
 				return
@@ -184,8 +167,8 @@ func CPUDuring(t testing.TB, pid int, do func()) time.Duration {
 	})
 	do()
 	close(done)
-	looking.Wait()
-	look()
+	sampler.Wait()
+	sample()
 	var sum time.Duration
 	for child, cpu := range used {
 		sum += cpu - before[child]
@@ -193,14 +176,14 @@ func CPUDuring(t testing.TB, pid int, do func()) time.Duration {
 	return sum
 }
 
-// CPU is the processor time that a process alone has used.
+// CPU is the processor time that a process has used, without its descendants.
 func CPU(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	return cpuByProcess(t, pid)[pid]
 }
 
-// cpuByProcess is the processor time of a process and of its descendants. One that ends meanwhile is left
-// out.
+// cpuByProcess is the processor time of a process and of each of its descendants. A process that ends
+// meanwhile is left out.
 func cpuByProcess(t testing.TB, root int) map[int]time.Duration {
 	all, err := os.ReadDir("/proc")
 	if err != nil {
@@ -217,7 +200,8 @@ func cpuByProcess(t testing.TB, root int) map[int]time.Duration {
 		if err != nil {
 			continue
 		}
-		// proc(5): a program's name, in parentheses, may have spaces. Then state, parent, …, utime and stime.
+		// proc(5): the program's name, in parentheses, may have spaces. Then come state, parent, …, utime and
+		// stime.
 		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 		parent, err1 := strconv.Atoi(fields[1])
 		user, err2 := strconv.ParseInt(fields[11], 10, 64)
@@ -239,15 +223,15 @@ func cpuByProcess(t testing.TB, root int) map[int]time.Duration {
 	return out
 }
 
-// MemoryMB is one of the process's figures in /proc/PID/status, as VmRSS or VmHWM, in megabytes (10^6 bytes).
-func MemoryMB(t testing.TB, pid int, figure string) float64 {
+// MemoryMB is a field of /proc/PID/status, such as VmRSS or VmHWM, in megabytes (10^6 bytes).
+func MemoryMB(t testing.TB, pid int, field string) float64 {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, figure+":"); ok {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
 			kB, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 			if err != nil {
 				t.Fatal(err)
@@ -255,19 +239,6 @@ func MemoryMB(t testing.TB, pid int, figure string) float64 {
 			return kB * 1024 / 1e6
 		}
 	}
-	t.Fatalf("process %d has no %s", pid, figure)
+	t.Fatalf("process %d has no %s", pid, field)
 	return 0
-}
-
-// Eventually asks until it is so, and fails the story when it does not come to be.
-func Eventually(t testing.TB, what string, so func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.Now().Add(Timeout); time.Now().Before(late); <-tick.C {
-		if so() {
-			return
-		}
-	}
-	t.Fatalf("it did not come about that %s", what)
 }

@@ -9,24 +9,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listen opens a port in the room's network, served by the story.
-func (r *Container) Listen(addr string) net.Listener {
-	r.t.Helper()
+// Listen opens a port in the container's network, for a server in the test's process.
+func (c *Container) Listen(addr string) net.Listener {
+	c.t.Helper()
 	var l net.Listener
-	err := r.inNetwork(func() (err error) {
+	err := c.inNetwork(func() (err error) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	})
 	if err != nil {
-		r.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	return l
 }
 
-// Dial gives connections out of the room's network to the story. names stand in for a name server.
-func (r *Container) Dial(
-	names map[string]string,
-) func(ctx context.Context, network, addr string) (net.Conn, error) {
+// DialFunc makes connections, like net.Dialer.DialContext.
+type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// Dial returns a function that connects the test's process through the container's network. names has the
+// address of each host name, in place of a name server.
+func (c *Container) Dial(names map[string]string) DialFunc {
 	return func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 		host, port, err := net.SplitHostPort(addr)
 		if err != nil {
@@ -35,7 +37,7 @@ func (r *Container) Dial(
 		if ip, ok := names[host]; ok {
 			addr = net.JoinHostPort(ip, port)
 		}
-		err = r.inNetwork(func() (err error) {
+		err = c.inNetwork(func() (err error) {
 			conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 			return err
 		})
@@ -43,27 +45,29 @@ func (r *Container) Dial(
 	}
 }
 
-// inNetwork does something in the room's network. A socket stays in the network it was made in. The thread
-// comes back; one that cannot is never used again, because it stays locked to a goroutine that has ended.
-func (r *Container) inNetwork(do func() error) error {
+// inNetwork calls do on a thread that is in the container's network namespace. A socket stays in the
+// namespace in which it was made. Afterwards the thread goes back to its own namespace. A thread that
+// cannot go back is never used again: it stays locked to its goroutine, so the runtime ends it with the
+// goroutine.
+func (c *Container) inNetwork(do func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		here, err := os.Open("/proc/thread-self/ns/net")
+		own, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			done <- err
 			return
 		}
-		defer here.Close()
-		there, err := os.Open("/proc/" + r.Pid + "/ns/net")
+		defer own.Close()
+		target, err := os.Open("/proc/" + c.Pid + "/ns/net")
 		if err == nil {
-			defer there.Close()
-			err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET)
+			defer target.Close()
+			err = unix.Setns(int(target.Fd()), unix.CLONE_NEWNET)
 		}
 		if err == nil {
 			err = do()
 		}
-		if unix.Setns(int(here.Fd()), unix.CLONE_NEWNET) == nil {
+		if unix.Setns(int(own.Fd()), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}
 		done <- err

@@ -15,22 +15,24 @@ import (
 	"time"
 )
 
-// Timeout is how long a story waits for something that should happen at once.
+// Timeout is how long a test waits for something that should happen at once.
 const Timeout = 60 * time.Second
 
-// Process is a program of ours that runs beside the story.
+// Process is a program that runs beside the test.
 type Process struct {
-	Cmd          *exec.Cmd
-	t            testing.TB
-	mu           sync.Mutex
-	out          bytes.Buffer // guarded by mu
-	printed      chan struct{}
+	Cmd *exec.Cmd
+	t   testing.TB
+
+	mu  sync.Mutex   // guards out
+	out bytes.Buffer // standard output and standard error
+
+	printed      chan struct{} // holds one signal: there is new output
 	outputClosed chan struct{} // closed after the last output
-	done         chan struct{}
-	err          error // set before done is closed
+	done         chan struct{} // closed when the process has ended
+	err          error         // how it ended; set before done is closed
 }
 
-// Start runs a program until the story ends. What it printed is shown if the story fails.
+// Start runs a program until the test ends. If the test fails, the output of the program is logged.
 func Start(t testing.TB, env []string, name string, args ...string) *Process {
 	t.Helper()
 	cmd := exec.Command(name, args...)
@@ -38,7 +40,7 @@ func Start(t testing.TB, env []string, name string, args ...string) *Process {
 	return StartCmd(t, cmd)
 }
 
-// StartCmd is Start for a command made elsewhere.
+// StartCmd is Start for a prepared command.
 func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{
@@ -53,10 +55,11 @@ func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // a run that is killed leaves nothing behind
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // so a test run that is killed leaves no process behind
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", cmd.Path, err)
 	}
+	// Both goroutines end when the process has ended, at the latest in Cleanup.
 	go p.collect(r)
 	go func() {
 		p.err = cmd.Wait()
@@ -72,6 +75,7 @@ func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
+// collect reads the output line by line, until the process has ended.
 func (p *Process) collect(r io.Reader) {
 	defer close(p.outputClosed)
 	lines := bufio.NewReader(r)
@@ -90,14 +94,14 @@ func (p *Process) collect(r io.Reader) {
 	}
 }
 
-// Output is everything printed so far.
+// Output is everything that was printed so far.
 func (p *Process) Output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.out.String()
 }
 
-// Line waits for a line that begins with prefix and returns the rest of it.
+// Line waits for a line that begins with prefix, and returns the rest of it.
 func (p *Process) Line(prefix string) (rest string) {
 	p.t.Helper()
 	p.wait(prefix, func() bool {
@@ -118,26 +122,28 @@ func (p *Process) WaitFor(text string) {
 	p.wait(text, func() bool { return strings.Contains(p.Output(), text) })
 }
 
-func (p *Process) wait(what string, there func() bool) {
+// wait waits until found returns true, and asks it again after each output. It fails the test after
+// Timeout, or when the process ends before.
+func (p *Process) wait(what string, found func() bool) {
 	p.t.Helper()
-	late := time.After(Timeout)
-	for !there() {
+	deadline := time.After(Timeout)
+	for !found() {
 		select {
 		case <-p.printed:
 		case <-p.outputClosed:
-			if !there() {
+			if !found() {
 				p.t.Fatalf("%s ended (%v) before it printed %q:\n%s", p.Cmd.Path, p.Wait(), what, p.Output())
 			}
-		case <-late:
+		case <-deadline:
 			p.t.Fatalf("%s did not print %q:\n%s", p.Cmd.Path, what, p.Output())
 		}
 	}
 }
 
-// Stop asks the process to end, as Ctrl-C would, and waits. It returns how it ended.
+// Stop interrupts the process, as Ctrl-C would, and waits for its end. It returns the error of Cmd.Wait.
 func (p *Process) Stop() error { return p.end(os.Interrupt) }
 
-// Kill ends the process as a power cut would: nothing gets to run.
+// Kill kills the process, so that no code of it runs any more.
 func (p *Process) Kill() { _ = p.end(syscall.SIGKILL) }
 
 func (p *Process) end(sig os.Signal) error {
@@ -147,10 +153,10 @@ func (p *Process) end(sig os.Signal) error {
 	return p.Wait()
 }
 
-// Done is closed once the process has ended.
+// Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Wait waits for the process to end by itself; one that does not is killed and fails the story.
+// Wait waits for the process to end by itself. After Timeout it kills the process and fails the test.
 func (p *Process) Wait() error {
 	select {
 	case <-p.done:
@@ -162,7 +168,7 @@ func (p *Process) Wait() error {
 	return p.err
 }
 
-// Result is how a command that ran to its end went.
+// Result is the result of a command that ran to its end.
 type Result struct {
 	Stdout, Stderr string
 	Code           int
@@ -186,7 +192,7 @@ func Run(t testing.TB, env []string, stdin io.Reader, name string, args ...strin
 	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
 }
 
-// OK fails the story unless the command ended with 0, and returns its standard output.
+// OK returns the standard output. It fails the test unless the exit status is 0.
 func (r Result) OK(t testing.TB) string {
 	t.Helper()
 	if r.Code != 0 {
@@ -195,7 +201,8 @@ func (r Result) OK(t testing.TB) string {
 	return r.Stdout
 }
 
-// Refused fails the story unless the command failed with an error that has all the parts, and a hint.
+// Refused fails the test unless the command failed, and its standard error has all the parts and a hint of
+// tsh.
 func (r Result) Refused(t testing.TB, parts ...string) {
 	t.Helper()
 	if r.Code == 0 {
@@ -206,4 +213,17 @@ func (r Result) Refused(t testing.TB, parts ...string) {
 			t.Errorf("got stderr %q, want %q in it", r.Stderr, part)
 		}
 	}
+}
+
+// Eventually asks again and again until so returns true. It fails the test after Timeout.
+func Eventually(t testing.TB, what string, so func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(Timeout); time.Now().Before(deadline); <-tick.C {
+		if so() {
+			return
+		}
+	}
+	t.Fatalf("not within %v: %s", Timeout, what)
 }

@@ -10,20 +10,20 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// Users of StartProvider. Their password is Password.
+// Users are the email addresses of the users of StartProvider. Their password is Password.
 var Users = []string{"alice@example.com", "bob@example.com"}
 
-// Password of everyone at the provider that StartProvider runs.
+// Password is the password of every user of StartProvider.
 const Password = "correct horse battery"
 
-// StartProvider runs a small OIDC provider on host until the story ends, as Connector of clusters whose
-// proxies are at the addresses.
+// StartProvider runs a small OpenID Connect provider on host until the test ends. It accepts the callback
+// addresses of the connector Connector at the given proxies.
 func StartProvider(t testing.TB, host string, proxies ...string) Provider {
 	t.Helper()
 	return StartProviderAs(t, Connector, host, proxies...)
 }
 
-// StartProviderAs is StartProvider for a connector of the story's own.
+// StartProviderAs is StartProvider for a connector of another name.
 func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Provider {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -33,7 +33,7 @@ func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Pr
 	p := Provider{
 		Issuer:       "http://" + l.Addr().String(),
 		ClientID:     "threshold",
-		ClientSecret: "a secret of the story's",
+		ClientSecret: "a secret of the test",
 	}
 	client := oidctest.Client{ID: p.ClientID, Secret: p.ClientSecret}
 	for _, addr := range proxies {
@@ -53,12 +53,12 @@ func StartProviderAs(t testing.TB, connector, host string, proxies ...string) Pr
 	return p
 }
 
-// CallbackURL is where a connector's provider sends browsers back to, by the proxy at the address.
+// CallbackURL is the address at the proxy to which the provider of the connector sends browsers back.
 func CallbackURL(proxy, connector string) string {
 	return "https://" + proxy + authrpc.CallbackPath(connector)
 }
 
-// Serve serves HTTP on the listener until the story ends.
+// Serve serves HTTP on the listener until the test ends.
 func Serve(t testing.TB, l net.Listener, h http.Handler) {
 	t.Helper()
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
@@ -73,8 +73,8 @@ func Serve(t testing.TB, l net.Listener, h http.Handler) {
 	})
 }
 
-// Alice is the administrator at a provider of StartProvider.
+// Alice is the user of StartProvider who is the administrator.
 func Alice() User { return User{Email: Users[0], Password: Password} }
 
-// Bob has no role.
+// Bob is the user of StartProvider who has no role.
 func Bob() User { return User{Email: Users[1], Password: Password} }

@@ -11,48 +11,49 @@ import (
 )
 
 const (
-	// relayChunk and relayQueue bound what one direction of a connection holds while it is on its way: 16 MB.
+	// relayChunk (bytes) and relayQueue (chunks) bound the bytes on their way in one direction: 16 MB.
 	relayChunk = 32 << 10
 	relayQueue = 512
-	// maxFlights bounds what is recorded, so that a gigabyte can go through. Counting goes on.
+	// maxFlights bounds the recorded flights. Further ones are relayed and counted, but not recorded.
 	maxFlights = 10_000
 )
 
-// Relay makes the way to a server longer and counts the round trips that its clients wait for. It adds delay
-// in user space, so that no right of the machine's is needed, and delays a connection's start as TCP would.
+// Relay relays connections to a server with a delay, and counts the round trips for which the clients wait.
+// It works in user space, so it needs no privileges. It delays the start of a connection as TCP would.
 //
-// The count does not depend on speed: what a client sends is one round trip further than the furthest thing
-// that had reached it when it sent, whatever the connection; what a server sends is as far as the furthest
-// thing that had reached it. A sender that is slow by more than a round trip may be counted too high, never
-// too low, so choose a delay well above the machine's hiccups.
+// The count does not depend on speed. Every chunk of data has a number of round trips. A client's chunk has
+// one more than the highest that had reached any client before it was sent, on whatever connection. A
+// server's chunk has the highest that had reached the server on this connection. When a sender pauses for
+// more than a round trip, the count may be too high, but never too low. So choose a delay much longer than
+// the pauses of the machine.
 type Relay struct {
 	Addr   string // where clients connect, on 127.0.0.1
 	target string
-	half   time.Duration // one way
+	half   time.Duration // delay in one direction
 
 	listener net.Listener
 	tasks    sync.WaitGroup
 
-	mu      sync.Mutex // guards what follows
-	known   int        // round trips that clients have seen the end of
-	resets  int
-	conns   int
+	mu      sync.Mutex // guards what follows, and relayedConn.known
+	known   int        // the highest number of round trips that has reached a client
+	resets  int        // calls of Reset
+	conns   int        // connections since the last Reset
 	open    map[net.Conn]struct{}
 	flights []Flight
-	began   time.Time
+	start   time.Time // StartRelay or the last Reset
 	closed  bool
 }
 
-// Flight is what went one way together.
+// Flight is what one side sent without waiting for the other.
 type Flight struct {
-	At         time.Duration // when the first of it arrived, since StartRelay or Reset
-	Conn       int           // counted from 1
+	At         time.Duration // arrival of its first byte, since StartRelay or Reset
+	Conn       int           // number of the connection, from 1
 	FromClient bool
 	Bytes      int
-	Trips      int // round trips gone by when it arrived, the one it is part of included for what a server sent
+	Trips      int // round trips that had ended when it arrived; a server's flight ends one
 }
 
-// StartRelay relays connections to target until the test ends, each byte taking half of roundTrip.
+// StartRelay relays connections to target until the test ends. Each byte is delayed by half of roundTrip.
 func StartRelay(t testing.TB, target string, roundTrip time.Duration) *Relay {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -65,56 +66,51 @@ func StartRelay(t testing.TB, target string, roundTrip time.Duration) *Relay {
 		half:     roundTrip / 2,
 		listener: l,
 		open:     map[net.Conn]struct{}{},
-		began:    time.Now(),
+		start:    time.Now(),
 	}
 	r.tasks.Go(r.accept)
 	t.Cleanup(r.close)
 	return r
 }
 
-// Reset forgets what was counted and recorded. Connections that are open go on and count no more.
+// Reset starts counting and recording from zero. Connections that are open are still relayed, but not
+// counted.
 func (r *Relay) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.resets++
-	r.known, r.conns, r.flights, r.began = 0, 0, nil, time.Now()
+	r.known, r.conns, r.flights, r.start = 0, 0, nil, time.Now()
 }
 
-// Trips is how many round trips clients have waited for so far, TCP's own included.
+// Trips is the number of round trips for which clients have waited so far, including TCP's handshake.
 func (r *Relay) Trips() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.known
 }
 
-// Flights is what went through so far, in the order of its arrival.
+// Flights are the recorded flights, in the order of arrival.
 func (r *Relay) Flights() []Flight {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]Flight(nil), r.flights...)
 }
 
-// Log shows the flights, one a line.
+// Log prints the flights, one on each line.
 func (r *Relay) Log() string {
 	var b strings.Builder
 	for _, f := range r.Flights() {
-		way := "server → client"
+		direction := "server → client"
 		if f.FromClient {
-			way = "client → server"
+			direction = "client → server"
 		}
-		fmt.Fprintf(
-			&b,
-			"%6d ms  connection %d  %s  %6d bytes  trips %d\n",
-			f.At.Milliseconds(),
-			f.Conn,
-			way,
-			f.Bytes,
-			f.Trips,
-		)
+		const format = "%6d ms  connection %d  %s  %6d bytes  trips %d\n"
+		fmt.Fprintf(&b, format, f.At.Milliseconds(), f.Conn, direction, f.Bytes, f.Trips)
 	}
 	return b.String()
 }
 
+// close closes all connections and waits for the relay's goroutines.
 func (r *Relay) close() {
 	r.listener.Close()
 	r.mu.Lock()
@@ -126,7 +122,7 @@ func (r *Relay) close() {
 	r.tasks.Wait()
 }
 
-// track closes the connection when the relay ends, and reports whether it still runs.
+// track adds a connection to those that close closes. It returns false when the relay is closed already.
 func (r *Relay) track(c net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -141,6 +137,7 @@ func (r *Relay) drop(c net.Conn) {
 	delete(r.open, c)
 }
 
+// accept relays connections until the listener is closed.
 func (r *Relay) accept() {
 	for {
 		c, err := r.listener.Accept()
@@ -149,10 +146,10 @@ func (r *Relay) accept() {
 		}
 		r.mu.Lock()
 		r.conns++
-		p := &relayedConn{relay: r, id: r.conns, since: r.resets}
-		sent := r.known
+		p := &relayedConn{relay: r, id: r.conns, reset: r.resets}
+		known := r.known
 		r.mu.Unlock()
-		r.tasks.Go(func() { p.run(c, sent) })
+		r.tasks.Go(func() { p.run(c, known) })
 	}
 }
 
@@ -160,29 +157,29 @@ func (r *Relay) accept() {
 type relayedConn struct {
 	relay *Relay
 	id    int
-	since int // the reset that it came after
-	known int // round trips that the server knows of; guarded by relay.mu
+	reset int // relay.resets at its start; it is not counted after a later reset
+	known int // the highest number of round trips that has reached the server; guarded by relay.mu
 }
 
-// run relays one connection; sent is what the client knew when it asked for it.
-func (p *relayedConn) run(client net.Conn, sent int) {
+// run relays one connection until it ends. known is relay.known when the client connected.
+func (p *relayedConn) run(client net.Conn, known int) {
 	r := p.relay
 	defer r.drop(client)
 	if !r.track(client) {
 		return
 	}
-	wait(2 * r.half) // SYN there, SYN-ACK back
+	wait(2 * r.half) // for SYN and SYN-ACK
 	r.mu.Lock()
-	if p.since == r.resets {
-		r.known = max(r.known, sent+1)
+	if p.reset == r.resets {
+		r.known = max(r.known, known+1)
 	}
-	p.known = sent + 2 // by the ACK: a server's greeting is one round trip more
+	p.known = known + 2 // with the client's ACK: a greeting of the server ends one round trip more
 	r.mu.Unlock()
 	toServer, toClient := make(chan chunk, relayQueue), make(chan chunk, relayQueue)
 	var both sync.WaitGroup
 	defer both.Wait()
 	both.Go(func() { p.read(client, toServer, true) })
-	wait(r.half) // the ACK, upon which a server's Accept returns
+	wait(r.half) // for the ACK, with which the server's Accept returns
 	server, err := net.Dial("tcp", r.target)
 	if err != nil {
 		client.Close()
@@ -201,29 +198,30 @@ func (p *relayedConn) run(client net.Conn, sent int) {
 	both.Wait()
 }
 
-// chunk is bytes on their way. No data is the end of the stream.
+// chunk is a piece of data on its way.
 type chunk struct {
-	data  *[]byte
-	due   time.Time
-	trips int
+	data  *[]byte   // nil marks the end of the stream
+	due   time.Time // when it arrives
+	trips int       // see Relay
 }
 
+// chunks has buffers of relayChunk bytes to use again.
 var chunks = sync.Pool{New: func() any { b := make([]byte, relayChunk); return &b }}
 
-// read takes in what a side sends, until it ends.
-func (p *relayedConn) read(from net.Conn, way chan<- chunk, fromClient bool) {
-	defer close(way)
+// read puts what one side sends into the queue, until that side ends.
+func (p *relayedConn) read(from net.Conn, queue chan<- chunk, fromClient bool) {
+	defer close(queue)
 	for {
 		b := chunks.Get().(*[]byte)
 		n, err := from.Read(*b)
-		now := chunk{due: time.Now().Add(p.relay.half), trips: p.stamp(fromClient)}
+		c := chunk{due: time.Now().Add(p.relay.half), trips: p.stamp(fromClient)}
 		if n > 0 {
 			*b = (*b)[:n]
-			now.data = b
-			way <- now
+			c.data = b
+			queue <- c
 		}
 		if err == io.EOF {
-			way <- chunk{due: now.due}
+			queue <- chunk{due: c.due}
 		}
 		if err != nil {
 			return
@@ -231,10 +229,10 @@ func (p *relayedConn) read(from net.Conn, way chan<- chunk, fromClient bool) {
 	}
 }
 
-// write hands on what comes, each at its time. When its receiver is gone it makes the sender end.
-func (p *relayedConn) write(to, from net.Conn, way <-chan chunk, fromClient bool) {
-	defer discard(way)
-	for c := range way {
+// write writes the chunks of the queue, each when it is due. When writing fails, it closes both sides.
+func (p *relayedConn) write(to, from net.Conn, queue <-chan chunk, fromClient bool) {
+	defer discard(queue)
+	for c := range queue {
 		wait(time.Until(c.due))
 		if c.data == nil {
 			_ = to.(*net.TCPConn).CloseWrite()
@@ -252,12 +250,13 @@ func (p *relayedConn) write(to, from net.Conn, way <-chan chunk, fromClient bool
 	from.Close()
 }
 
-func discard(way <-chan chunk) {
-	for range way {
+// discard receives until the queue is closed, so that read does not block.
+func discard(queue <-chan chunk) {
+	for range queue {
 	}
 }
 
-// stamp says how far things are for what a side sends now.
+// stamp is the number of round trips of a chunk that a side sends now.
 func (p *relayedConn) stamp(fromClient bool) int {
 	p.relay.mu.Lock()
 	defer p.relay.mu.Unlock()
@@ -267,16 +266,17 @@ func (p *relayedConn) stamp(fromClient bool) int {
 	return p.known
 }
 
-// arrived is called before the receiver can know of the chunk, and so before it can answer.
+// arrived counts and records a chunk. It is called just before the chunk is written, so before the receiver
+// can answer it.
 func (p *relayedConn) arrived(c chunk, fromClient bool) {
 	r := p.relay
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p.since != r.resets {
+	if p.reset != r.resets {
 		return
 	}
 	f := Flight{
-		At:         time.Since(r.began),
+		At:         time.Since(r.start),
 		Conn:       p.id,
 		FromClient: fromClient,
 		Bytes:      len(*c.data),
@@ -284,13 +284,13 @@ func (p *relayedConn) arrived(c chunk, fromClient bool) {
 	}
 	if fromClient {
 		p.known = max(p.known, c.trips)
-		f.Trips-- // it is on the first half of that one
+		f.Trips-- // its round trip has not ended yet
 	} else {
 		r.known = max(r.known, c.trips)
 	}
 	if n := len(r.flights); n > 0 {
-		if last := &r.flights[n-1]; last.Conn == f.Conn && last.FromClient == f.FromClient &&
-			last.Trips == f.Trips {
+		last := &r.flights[n-1]
+		if last.Conn == f.Conn && last.FromClient == f.FromClient && last.Trips == f.Trips {
 			last.Bytes += f.Bytes
 			return
 		}
@@ -300,6 +300,7 @@ func (p *relayedConn) arrived(c chunk, fromClient bool) {
 	}
 }
 
+// wait waits in real time: programs in other processes are at the ends of the relay.
 func wait(d time.Duration) {
 	if d > 0 {
 		<-time.After(d)

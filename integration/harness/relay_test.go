@@ -11,8 +11,9 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// serve runs a small server until the test ends and returns its address.
-func serve(t *testing.T, talk func(net.Conn)) string {
+// serve runs a server until the test ends, and returns its address. It handles one connection after the
+// other.
+func serve(t *testing.T, handle func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -26,7 +27,7 @@ func serve(t *testing.T, talk func(net.Conn)) string {
 			if err != nil {
 				return
 			}
-			talk(c)
+			handle(c)
 			c.Close()
 		}
 	}()
@@ -48,28 +49,28 @@ func TestRelayCountsRoundTrips(t *testing.T) {
 	echo := func(c net.Conn) { _, _ = io.Copy(c, c) }
 	greet := func(c net.Conn) { fmt.Fprint(c, "x"); echo(c) }
 	for _, test := range []struct {
-		name    string
-		server  func(net.Conn)
-		greeted bool
-		asks    int
-		want    int
+		name     string
+		server   func(net.Conn)
+		greeting bool // the server sends a byte first
+		requests int  // each is sent after the answer to the one before
+		want     int
 	}{
-		{"a question after the connection", echo, false, 1, 2},
-		{"three questions, each after the answer", echo, false, 3, 4},
+		{"one request", echo, false, 1, 2},
+		{"three requests, each after the answer", echo, false, 3, 4},
 		{"a greeting", greet, true, 0, 2},
-		{"a greeting and two questions", greet, true, 2, 4},
+		{"a greeting and two requests", greet, true, 2, 4},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			const roundTrip = 40 * time.Millisecond
 			r := harness.StartRelay(t, serve(t, test.server), roundTrip)
 			start := time.Now()
 			c, b := connect(t, r.Addr), make([]byte, 1)
-			if test.greeted {
+			if test.greeting {
 				if _, err := io.ReadFull(c, b); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for range test.asks {
+			for range test.requests {
 				if _, err := c.Write(b); err != nil {
 					t.Fatal(err)
 				}
@@ -87,8 +88,7 @@ func TestRelayCountsRoundTrips(t *testing.T) {
 	}
 }
 
-// A client that does not wait pays once, however often it writes, and two connections at once cost no more
-// than one.
+// A client that does not wait for answers needs one round trip, however often it writes.
 func TestRelayCountsNoRoundTripTwice(t *testing.T) {
 	r := harness.StartRelay(t, serve(t, func(c net.Conn) { _, _ = io.CopyN(c, c, 2) }), 200*time.Millisecond)
 	c := connect(t, r.Addr)
@@ -110,10 +110,10 @@ func TestRelayCountsNoRoundTripTwice(t *testing.T) {
 }
 
 func TestRelayKeepsBytesAndHalfCloses(t *testing.T) {
-	sum := make(chan []byte, 1)
+	received := make(chan []byte, 1)
 	r := harness.StartRelay(t, serve(t, func(c net.Conn) {
 		b, _ := io.ReadAll(c)
-		sum <- b
+		received <- b
 		_, _ = c.Write(b)
 	}), 2*time.Millisecond)
 	c := connect(t, r.Addr)
@@ -124,7 +124,7 @@ func TestRelayKeepsBytesAndHalfCloses(t *testing.T) {
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-sum; !bytes.Equal(got, sent) {
+	if got := <-received; !bytes.Equal(got, sent) {
 		t.Fatalf("the server got %d bytes, want the %d sent", len(got), len(sent))
 	}
 	if back, err := io.ReadAll(c); err != nil || !bytes.Equal(back, sent) {
@@ -136,6 +136,6 @@ func TestRelayWithoutAServerEndsTheConnection(t *testing.T) {
 	addr := harness.FreeAddr(t, "127.0.0.1")
 	c := connect(t, harness.StartRelay(t, addr, time.Millisecond).Addr)
 	if _, err := c.Read(make([]byte, 1)); err == nil {
-		t.Error("got a byte, want the end")
+		t.Error("got a byte, want the connection closed")
 	}
 }

@@ -8,16 +8,18 @@ import (
 	"time"
 )
 
-// Screen is what a terminal has shown.
+// Screen is the output of a terminal.
 type Screen struct {
-	t    testing.TB
-	mu   sync.Mutex
-	text strings.Builder // guarded by mu
-	more chan struct{}
-	done chan struct{}
+	t testing.TB
+
+	mu   sync.Mutex // guards text
+	text strings.Builder
+
+	more chan struct{} // holds one signal: there is new text
+	done chan struct{} // closed when the terminal has ended
 }
 
-// Watch reads a terminal until it ends.
+// Watch reads a terminal. Its goroutine ends when reading fails, which it does when the terminal is closed.
 func Watch(t testing.TB, r io.Reader) *Screen {
 	s := &Screen{t: t, more: make(chan struct{}, 1), done: make(chan struct{})}
 	go func() {
@@ -40,17 +42,18 @@ func Watch(t testing.TB, r io.Reader) *Screen {
 	return s
 }
 
-// Text is everything shown so far.
+// Text is everything that was printed so far.
 func (s *Screen) Text() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.text.String()
 }
 
-// Wait waits until the text has been shown.
+// Wait waits until the text has been printed. It fails the test after Timeout, or when the terminal ends
+// before.
 func (s *Screen) Wait(text string) {
 	s.t.Helper()
-	late := time.After(Timeout)
+	deadline := time.After(Timeout)
 	for !strings.Contains(s.Text(), text) {
 		select {
 		case <-s.more:
@@ -58,7 +61,7 @@ func (s *Screen) Wait(text string) {
 			if !strings.Contains(s.Text(), text) {
 				s.t.Fatalf("the terminal ended without %q:\n%s", text, s.Text())
 			}
-		case <-late:
+		case <-deadline:
 			s.t.Fatalf("the terminal did not show %q:\n%s", text, s.Text())
 		}
 	}

@@ -10,28 +10,29 @@ import (
 	"time"
 )
 
-// Systemd does in a room what systemctl asks for, as far as a guide needs: no service manager runs there. It
-// reads the unit that is installed and runs its ExecStartPre and ExecStart as its User with its
-// StateDirectory and privileges, waits for READY=1, and stops with SIGTERM. The unit's sandbox is not made;
-// "systemd-analyze" looks at that elsewhere.
+// Systemd stands in for systemd in a container, where no service manager runs. It reads an installed unit,
+// runs its ExecStartPre and ExecStart as its User with its StateDirectory and capabilities, waits for
+// READY=1, and stops it with SIGTERM. It ignores the sandbox settings of the unit; another test has
+// systemd-analyze check those.
 type Systemd struct {
 	container *Container
 	t         testing.TB
 	running   map[string]*service
 }
 
+// service is a running service.
 type service struct {
 	process *Process
-	notify  *net.UnixConn
-	status  string // what it told the manager last
+	notify  *net.UnixConn // its NOTIFY_SOCKET (sd_notify(3))
+	status  string        // the STATUS that it sent last
 }
 
-// Systemd is the room's.
-func (r *Container) Systemd() *Systemd {
-	return &Systemd{container: r, t: r.t, running: map[string]*service{}}
+// Systemd returns the stand-in for the container.
+func (c *Container) Systemd() *Systemd {
+	return &Systemd{container: c, t: c.t, running: map[string]*service{}}
 }
 
-// Do is systemctl with these arguments.
+// Do does what systemctl does with these arguments: start, stop, restart or "enable --now".
 func (s *Systemd) Do(args ...string) {
 	s.t.Helper()
 	name := args[len(args)-1]
@@ -44,11 +45,11 @@ func (s *Systemd) Do(args ...string) {
 	case "stop":
 		s.stop(name)
 	default:
-		s.t.Fatalf("systemctl %v is not known here", args)
+		s.t.Fatalf("systemctl %v is not supported by this stand-in", args)
 	}
 }
 
-// Log is what the service printed since it was started last.
+// Log is what the service has printed since its last start.
 func (s *Systemd) Log(name string) string { return s.running[name].process.Output() }
 
 func (s *Systemd) start(name string) {
@@ -56,19 +57,18 @@ func (s *Systemd) start(name string) {
 	u := s.unit(name)
 	owner := u.value("User", "root")
 	for _, dir := range u["StateDirectory"] {
-		s.container.Run("install", "-d", "-o", owner, "-g", u.value("Group", "root"), "-m", u.value("StateDirectoryMode", "0755"), "/var/lib/"+dir).
-			OK(s.t)
+		group, mode := u.value("Group", "root"), u.value("StateDirectoryMode", "0755")
+		s.container.Run("install", "-d", "-o", owner, "-g", group, "-m", mode, "/var/lib/"+dir).OK(s.t)
 	}
 	for _, pre := range u["ExecStartPre"] {
 		s.container.Run(append(u.privilegeCommand(), strings.Fields(pre)...)...).OK(s.t)
 	}
 	socket := "/run/notify-" + name
-	// The folder is a file system of the room's own, without links.
+	// /run is a file system of the container's own, without symbolic links, so this path cannot lead out of
+	// it.
 	_ = s.container.root.Remove(socket[1:])
-	listener, err := net.ListenUnixgram(
-		"unixgram",
-		&net.UnixAddr{Name: filepath.Join("/proc", s.container.Pid, "root", socket), Net: "unixgram"},
-	)
+	path := filepath.Join("/proc", s.container.Pid, "root", socket)
+	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err == nil {
 		err = s.container.root.Chmod(socket[1:], 0o777)
 	}
@@ -76,22 +76,22 @@ func (s *Systemd) start(name string) {
 		s.t.Fatal(err)
 	}
 	env := []string{"NOTIFY_SOCKET=" + socket}
-	if d, err := time.ParseDuration(strings.Replace(u.value("WatchdogSec", "0s"), "min", "m", 1)); err == nil &&
-		d > 0 {
+	watchdog := strings.Replace(u.value("WatchdogSec", "0s"), "min", "m", 1)
+	if d, err := time.ParseDuration(watchdog); err == nil && d > 0 {
 		env = append(env, fmt.Sprintf("WATCHDOG_USEC=%d", d.Microseconds()))
 	}
-	command := append(
-		[]string{"sh", "-c", `echo $$ >"$0"; exec "$@"`, "/run/" + name + ".pid"},
-		append(u.privilegeCommand(), strings.Fields(u.value("ExecStart", ""))...)...)
+	command := []string{"sh", "-c", `echo $$ >"$0"; exec "$@"`, "/run/" + name + ".pid"}
+	command = append(command, u.privilegeCommand()...)
+	command = append(command, strings.Fields(u.value("ExecStart", ""))...)
 	svc := &service{process: s.container.Start(env, command...), notify: listener}
 	s.running[name] = svc
 	s.t.Cleanup(func() { listener.Close() })
 	if err := svc.waitFor("READY=1"); err != nil {
-		s.t.Fatalf("%s did not get ready: %v\n%s", name, err, svc.process.Output())
+		s.t.Fatalf("%s did not become ready: %v\n%s", name, err, svc.process.Output())
 	}
 }
 
-// waitFor reads what the service tells its manager.
+// waitFor reads the notifications of the service until the wanted line.
 func (svc *service) waitFor(want string) error {
 	if err := svc.notify.SetReadDeadline(time.Now().Add(Timeout)); err != nil {
 		return err
@@ -122,18 +122,20 @@ func (s *Systemd) stop(name string) {
 	pid := strings.TrimSpace(s.container.Run("cat", "/run/"+name+".pid").OK(s.t))
 	s.container.Run("kill", "-TERM", pid).OK(s.t)
 	if err := errors.Join(svc.waitFor("STOPPING=1"), svc.process.Wait()); err != nil {
-		s.t.Errorf("%s ended with %v, want a clean end it tells of\n%s", name, err, svc.process.Output())
+		s.t.Errorf("%s ended with %v, want STOPPING=1 and exit status 0\n%s", name, err, svc.process.Output())
 	}
 	delete(s.running, name)
 }
 
-// unit is the keys of a unit's file, each with its values.
+// unit has the values of each key of a unit file.
 type unit map[string][]string
 
+// unit reads the installed unit file of a service.
 func (s *Systemd) unit(name string) unit {
 	s.t.Helper()
 	u := unit{}
-	for line := range strings.Lines(s.container.Run("cat", "/usr/lib/systemd/system/"+name+".service").OK(s.t)) {
+	file := s.container.Run("cat", "/usr/lib/systemd/system/"+name+".service").OK(s.t)
+	for line := range strings.Lines(file) {
 		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
 			u[key] = append(u[key], value)
 		}
@@ -141,14 +143,16 @@ func (s *Systemd) unit(name string) unit {
 	return u
 }
 
-func (u unit) value(key, otherwise string) string {
+// value is the first value of the key, or def if there is none.
+func (u unit) value(key, def string) string {
 	if len(u[key]) == 0 {
-		return otherwise
+		return def
 	}
 	return u[key][0]
 }
 
-// privilegeCommand is the command that takes on the unit's account and privileges.
+// privilegeCommand is to be put in front of a command that shall run with the account and capabilities of
+// the unit.
 func (u unit) privilegeCommand() []string {
 	user := u.value("User", "")
 	if user == "" {
