@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -162,23 +163,25 @@ func fullListener(t *testing.T) netip.AddrPort {
 }
 
 // serveCredentials serves a socket. It sends each client what the kernel says of its user id, and then an
-// echo.
-func serveCredentials(t *testing.T, path string) {
+// echo. wait waits for the end of the connections that were accepted.
+func serveCredentials(t *testing.T, path string) (wait func()) {
 	t.Helper()
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
+	var conns sync.WaitGroup
 	go func() {
 		for {
 			c, err := ln.AcceptUnix()
 			if err != nil {
 				return
 			}
-			go sendCredentials(c)
+			conns.Go(func() { sendCredentials(c) })
 		}
 	}()
+	return conns.Wait
 }
 
 // sendCredentials sends the user id of who connected (SO_PEERCRED) and of who sent the first bytes
@@ -212,7 +215,7 @@ func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 	s := newSockets(t, acc)
 	dir := accounttest.Dir(t, acc)
 	path := filepath.Join(dir, "open")
-	serveCredentials(t, path)
+	wait := serveCredentials(t, path)
 	if err := os.Chown(path, int(acc.UID), int(acc.GID)); err != nil {
 		t.Fatal(err)
 	}
@@ -237,8 +240,11 @@ func TestUnixSocketsAreOpenedAsTheAccount(t *testing.T) {
 		}
 		c.Close()
 	}
+	wait()
 	const ofHelper = 3 // its control socket, its pidfd, and one for Go's poller
-	eventually(t, "descriptors are closed", func() bool { return countDescriptors(t) <= before+ofHelper })
+	if got := countDescriptors(t); got > before+ofHelper {
+		t.Errorf("got %d descriptors, want at most %d after the connections are closed", got, before+ofHelper)
+	}
 	if _, err := s.DialUnix(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("got %v, want no such file", err)
 	}
@@ -262,21 +268,6 @@ func countDescriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(list)
-}
-
-// eventually polls for a fact of the operating system that nothing announces.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: not so after 10 s", what)
-		}
-	}
 }
 
 func stat(t *testing.T, path string) (mode os.FileMode, uid uint32) {

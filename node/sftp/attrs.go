@@ -50,6 +50,7 @@ func (p *packet) attrs() attrs {
 	return a
 }
 
+// appendAttrs encodes attributes. Times are cut to 32 bits, as the protocol has them.
 func appendAttrs(b []byte, st *unix.Stat_t) []byte {
 	b = binary.BigEndian.AppendUint32(b, hasSize|hasOwner|hasMode|hasTimes)
 	b = binary.BigEndian.AppendUint64(b, uint64(st.Size))
@@ -70,6 +71,7 @@ func (a attrs) modeOr(defaultMode uint32) uint32 {
 	return a.mode & modeBits
 }
 
+// times returns the times of access and of modification, for utimensat(2).
 func (a attrs) times() []unix.Timespec {
 	return []unix.Timespec{
 		unix.NsecToTimespec(int64(a.atime) * 1e9),
@@ -133,7 +135,9 @@ func fileTarget(fd int) attrTarget {
 // linkTarget sets attributes of the file at the path. If that is a symbolic link, it sets those of the link.
 func linkTarget(path string) attrTarget {
 	return attrTarget{
-		truncate: func(int64) error { return errMalformed },
+		truncate: func(int64) error { return errMalformed }, // as OpenSSH's server
+		// fchmodat(2) with AT_SYMLINK_NOFOLLOW is missing in older kernels, so the file is opened without
+		// following a link and changed through /proc.
 		chmod: func(mode uint32) error {
 			fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err != nil {

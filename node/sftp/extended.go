@@ -97,6 +97,7 @@ func (s *server) replyStatvfs(id uint32, st *unix.Statfs_t) error {
 	return nil
 }
 
+// fsync writes a file's data to the disk before it replies.
 func (s *server) fsync(p *packet) error {
 	h, err := s.handle(p, false)
 	if err != nil {
@@ -108,6 +109,7 @@ func (s *server) fsync(p *packet) error {
 	return s.replyOK(p.id)
 }
 
+// lsetstat is setstat without following a symbolic link.
 func (s *server) lsetstat(p *packet) error {
 	path, a := p.path(), p.attrs()
 	if !p.ok() {
@@ -169,6 +171,7 @@ func (s *server) homeOf(user string) (string, bool) {
 	return s.names.home(user)
 }
 
+// homeDirectory replies with the home of a user, as passwd(5) has it.
 func (s *server) homeDirectory(p *packet) error {
 	user := p.path()
 	if !p.ok() {
@@ -239,6 +242,8 @@ func sameFile(a, b *handle) bool {
 	return err1 != nil || err2 != nil || os.SameFile(infoA, infoB)
 }
 
+// copyBetween copies size bytes, or up to the end of the file if size is 0. A file that ends earlier is no
+// error.
 func copyBetween(from, to *handle, readAt, writeAt int64, size uint64) error {
 	buf := make([]byte, flushAt)
 	for toEnd := size == 0; toEnd || size > 0; {

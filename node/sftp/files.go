@@ -27,6 +27,8 @@ const (
 	openExclusive = 1 << 5
 )
 
+// openFile serves SSH_FXP_OPEN (draft section 6.3). The kernel opens the file, so it decides about access,
+// links and the umask.
 func (s *server) openFile(p *packet) error {
 	path, wanted, a := p.path(), p.uint32(), p.attrs()
 	if !p.ok() {
@@ -61,6 +63,7 @@ func (s *server) openFile(p *packet) error {
 	return s.replyHandle(p.id, &handle{file: os.NewFile(uintptr(fd), path), appending: appending})
 }
 
+// openDir serves SSH_FXP_OPENDIR (draft section 6.7).
 func (s *server) openDir(p *packet) error {
 	path := p.path()
 	if !p.ok() {
@@ -117,6 +120,8 @@ func (p *packet) handleID() uint32 {
 	return 0
 }
 
+// close serves SSH_FXP_CLOSE. The handle is gone even if closing the file fails, as with close(2): the reply
+// then reports that a write was lost.
 func (s *server) close(p *packet) error {
 	n := p.handleID()
 	h := s.handles[n]
@@ -130,6 +135,7 @@ func (s *server) close(p *packet) error {
 	return s.replyOK(p.id)
 }
 
+// closeAll closes what a client left open.
 func (s *server) closeAll() {
 	for _, h := range s.handles {
 		_ = h.file.Close() // the client is gone
@@ -164,6 +170,8 @@ func (s *server) read(p *packet) error {
 	return nil
 }
 
+// write serves SSH_FXP_WRITE. The reply is sent once the kernel has all of the data; fsync@openssh.com asks
+// for the disk.
 func (s *server) write(p *packet) error {
 	h, err := s.handle(p, false)
 	if err != nil {
@@ -179,6 +187,7 @@ func (s *server) write(p *packet) error {
 	return s.replyOK(p.id)
 }
 
+// writeAt writes all of the data, in several calls if the kernel takes only a part.
 func (h *handle) writeAt(data []byte, at int64) error {
 	for len(data) > 0 {
 		n, err := retry(func() (int, error) {
@@ -195,6 +204,7 @@ func (h *handle) writeAt(data []byte, at int64) error {
 	return nil
 }
 
+// fsetstat serves SSH_FXP_FSETSTAT (draft section 6.9).
 func (s *server) fsetstat(p *packet) error {
 	h, a := s.handles[p.handleID()], p.attrs()
 	if !p.ok() {
@@ -209,6 +219,7 @@ func (s *server) fsetstat(p *packet) error {
 	return s.replyOK(p.id)
 }
 
+// fstat serves SSH_FXP_FSTAT, also for directories.
 func (s *server) fstat(p *packet) error {
 	h := s.handles[p.handleID()]
 	if h == nil {

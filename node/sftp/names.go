@@ -23,6 +23,7 @@ func (n *nameTables) group(id uint32) string {
 	return nameOr(n.groups, id)
 }
 
+// nameOr returns the name of an id, or the id itself in decimal.
 func nameOr(known map[uint32]string, id uint32) string {
 	if name, ok := known[id]; ok {
 		return name
@@ -36,6 +37,7 @@ func (n *nameTables) home(user string) (string, bool) {
 	return home, ok
 }
 
+// load reads the files once. Changes to them during the connection are not seen.
 func (n *nameTables) load() {
 	if n.users != nil {
 		return

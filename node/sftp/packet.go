@@ -88,6 +88,7 @@ func (p *packet) uint64() uint64 {
 	return 0
 }
 
+// bytes reads a string.
 func (p *packet) bytes() []byte { return p.take(uint64(p.uint32())) }
 
 // path reads a path. A path with a NUL is invalid: the kernel would use the part before it.
@@ -112,6 +113,7 @@ func (s *server) reply(kind byte, fill func([]byte) []byte) {
 	binary.BigEndian.PutUint32(s.replies[start:], uint32(len(s.replies)-start-4))
 }
 
+// replyStatus replies with a code and a text in English.
 func (s *server) replyStatus(id, code uint32, text string) {
 	s.reply(typeStatus, func(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, id), code)
@@ -157,6 +159,7 @@ var statusTexts = map[uint32]string{
 	statusUnsupported: "Operation unsupported",
 }
 
+// statusCode returns the code for an errno, as OpenSSH's server chooses it.
 func statusCode(errno syscall.Errno) uint32 {
 	switch errno {
 	case syscall.ENOENT, syscall.ENOTDIR, syscall.EBADF, syscall.ELOOP:
@@ -171,6 +174,7 @@ func statusCode(errno syscall.Errno) uint32 {
 	return statusFailure
 }
 
+// appendString encodes a string with its length.
 func appendString(b []byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
 }

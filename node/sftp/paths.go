@@ -38,6 +38,7 @@ func (s *server) onPaths(p *packet, fn func(a, b string) error) error {
 func (s *server) remove(p *packet) error { return s.onPath(p, unix.Unlink) }
 func (s *server) rmdir(p *packet) error  { return s.onPath(p, unix.Rmdir) }
 
+// mkdir serves SSH_FXP_MKDIR (draft section 6.6). Of the attributes it uses the mode, like OpenSSH's server.
 func (s *server) mkdir(p *packet) error {
 	path, a := p.path(), p.attrs()
 	if !p.ok() {
@@ -53,6 +54,7 @@ func (s *server) mkdir(p *packet) error {
 // link's target, then its path (OpenSSH PROTOCOL section 4.1). The target is not changed.
 func (s *server) symlink(p *packet) error { return s.onPaths(p, unix.Symlink) }
 
+// setstat serves SSH_FXP_SETSTAT. It follows symbolic links; lsetstat@openssh.com does not.
 func (s *server) setstat(p *packet) error {
 	path, a := p.path(), p.attrs()
 	if !p.ok() {
@@ -67,6 +69,8 @@ func (s *server) setstat(p *packet) error {
 // rename fails if the new path exists, as version 3 of the protocol requires (draft section 6.5).
 func (s *server) rename(p *packet) error { return s.onPaths(p, renameNoReplace) }
 
+// renameNoReplace checks and renames in one step where the file system can. Elsewhere another process may
+// create the new path between the two steps.
 func renameNoReplace(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	if err != unix.EINVAL && err != unix.ENOSYS {
@@ -82,6 +86,7 @@ func renameNoReplace(from, to string) error {
 func (s *server) stat(p *packet) error  { return s.statBy(p, unix.Stat) }
 func (s *server) lstat(p *packet) error { return s.statBy(p, unix.Lstat) }
 
+// statBy serves SSH_FXP_STAT, which follows symbolic links, and SSH_FXP_LSTAT, which does not.
 func (s *server) statBy(p *packet, stat func(string, *unix.Stat_t) error) error {
 	path := p.path()
 	if !p.ok() {
@@ -109,6 +114,7 @@ func (s *server) replyName(id uint32, name string) error {
 	return nil
 }
 
+// readlink serves SSH_FXP_READLINK. The target is returned as it is stored, absolute or relative.
 func (s *server) readlink(p *packet) error {
 	path := p.path()
 	if !p.ok() {
@@ -121,6 +127,8 @@ func (s *server) readlink(p *packet) error {
 	return s.replyName(p.id, target)
 }
 
+// realpath serves SSH_FXP_REALPATH (draft section 6.11). Clients ask it for their first directory, with the
+// path ".".
 func (s *server) realpath(p *packet) error {
 	path := p.path()
 	if !p.ok() {

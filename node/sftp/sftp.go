@@ -77,6 +77,8 @@ func (s *server) next() ([]byte, error) {
 	return p[4:], nil
 }
 
+// peek returns the next n bytes without consuming them. It sends the replies first if it may have to wait for
+// the client: a client that waits for a reply sends nothing.
 func (s *server) peek(n int) ([]byte, error) {
 	if s.in.Buffered() < n || len(s.replies) >= flushAt {
 		if err := s.flush(); err != nil {
@@ -90,6 +92,7 @@ func (s *server) peek(n int) ([]byte, error) {
 	return b, err
 }
 
+// flush sends the replies.
 func (s *server) flush() error {
 	if len(s.replies) == 0 {
 		return nil
