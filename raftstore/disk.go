@@ -4,10 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
 
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/raftstore/wal"
 )
 
 // makeDirs creates dir and the named folders in it, accessible by their owner only, and makes their names
@@ -21,22 +20,18 @@ func makeDirs(dir string, names ...string) error {
 		}
 	}
 	if isNew {
-		if err := wal.SyncDir(filepath.Dir(dir)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	}
-	return wal.SyncDir(dir)
+	return durable.SyncDir(dir)
 }
 
-// lockDir makes this process the only user of the folder until the file is closed. The kernel releases the
-// lock when the process dies. Without it a second process would wait for ever for bbolt's own lock.
-func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
+// lockDir makes this process the only user of the folder until unlock is called. Without it a second process
+// would wait for ever for bbolt's own lock.
+func lockDir(dir string) (unlock func(), err error) {
+	unlock, err = durable.Lock(dir)
+	if errors.Is(err, durable.ErrLocked) {
 		return nil, fault.Wrap(
 			err,
 			fault.Conflict,
@@ -45,5 +40,5 @@ func lockDir(dir string) (*os.File, error) {
 			"stop the other auth on this machine, or give this one its own data folder",
 		)
 	}
-	return f, nil
+	return unlock, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/raftstore/wal"
 )
@@ -152,11 +153,11 @@ func (s *Store) openResources() (*resources, error) {
 	if err := makeDirs(s.cfg.Dir, logDir, streamDir, stateDir); err != nil {
 		return res, err
 	}
-	lock, err := lockDir(s.cfg.Dir)
+	unlock, err := lockDir(s.cfg.Dir)
 	if err != nil {
 		return res, err
 	}
-	res.onClose(lock.Close)
+	res.onClose(func() error { unlock(); return nil })
 	res.onClose(s.fsm.files.close)
 	log, err := wal.Open(wal.Config{
 		Dir:          filepath.Join(s.cfg.Dir, logDir),
@@ -287,7 +288,7 @@ func openFault(err error) error {
 	if errors.As(err, &known) {
 		return err
 	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if durable.IsDiskFull(err) {
 		return wal.DiskFault(err)
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
@@ -41,7 +42,7 @@ func CreateSealFile(path string) error {
 		remedy := "check the free space and the permissions of " + path
 		return fault.Wrap(err, fault.Internal, op, "the seal key file cannot be written", remedy)
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
 		const msg = "the folder of the seal key file cannot be synced"
 		return fault.Wrap(err, fault.Internal, op, msg, "check the disk of "+path)
 	}
@@ -58,15 +59,6 @@ func writeSealKey(f *os.File) error {
 		return err
 	}
 	return f.Sync()
-}
-
-// syncDir makes a new directory entry durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // readSealFile reads the key. The caller clears it after use.

@@ -31,11 +31,11 @@ func WriteFile(path string, body []byte) error {
 		_ = os.Remove(f.Name()) // err is the error to return
 		return err
 	}
-	return syncDir(dir)
+	return SyncDir(dir)
 }
 
-// syncDir makes a rename in dir survive a power cut.
-func syncDir(dir string) error {
+// SyncDir makes the names in a folder durable, such as that of a file that was just created or renamed.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/types"
+
+	"github.com/threshold-access/threshold/internal/durable"
 )
 
 // diskFS is raft-wal's own file system with two more guarantees. Files are readable by their owner only. And
@@ -55,20 +57,11 @@ func (f *reopenedFile) Sync() error {
 	if f.nameDurable {
 		return nil
 	}
-	if err := SyncDir(f.dir); err != nil {
+	if err := durable.SyncDir(f.dir); err != nil {
 		return err
 	}
 	f.nameDurable = true
 	return nil
-}
-
-// SyncDir makes the entries of dir durable: names that were created in it, and removals.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // OwnerOnly sets mode 0600 on files that the libraries create with wider permissions.

@@ -3,8 +3,8 @@ package wal
 import (
 	"errors"
 	"sync"
-	"syscall"
 
+	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
@@ -52,7 +52,7 @@ func DiskFault(err error) error {
 	if errors.As(err, &known) {
 		return err
 	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if durable.IsDiskFull(err) {
 		return fault.Wrap(
 			err,
 			fault.Exhausted,
