@@ -3,6 +3,7 @@ package totp
 import (
 	"crypto/subtle"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pquerna/otp"
@@ -15,19 +16,20 @@ import (
 const opVerify = "totp.Verify"
 
 const (
-	period = 30 // seconds a step lasts
-	drift  = 1  // steps a device's clock may be off, either way
+	period = 30 // seconds of one step
+	drift  = 1  // steps that a device's clock may be off, either way
 )
 
-// Lock-out: after freeAttempts wrong codes in a row every further one costs a pause, which doubles.
+// The lockout of a user: after freeAttempts wrong codes in a row every further one costs a wait, which begins
+// at firstLockout and doubles up to maxLockout.
 const (
 	freeAttempts = 5
 	firstLockout = 30 * time.Second
 	maxLockout   = time.Hour
 )
 
-// dummySecret is checked for people who have none, so that they cost the same work. Nobody holds it, and a
-// match counts as none.
+// dummySecret is checked for users without a secret, so that the answer takes as long as for others. A code
+// that matches it counts as wrong.
 const dummySecret = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 type result int
@@ -38,45 +40,48 @@ const (
 	codeAccepted
 )
 
-// outcome is what a code comes to: what is to be stored, and what to say.
+// outcome is what checkCode decides: what to store, and what to answer.
 type outcome struct {
 	result   result
 	next     state.Factor
-	changed  bool // next must be stored
-	method   string
-	recovery []string // fresh codes to show
-	err      error
+	changed  bool     // next must be stored
+	method   string   // of an accepted code
+	recovery []string // new recovery codes to show, after an enrolment
+	err      error    // of a refused code
 }
 
-// checkCode decides on a code. It is a pure function but for the recovery codes it draws at an enrolment.
+// checkCode decides about a code. It is a pure function, except that it draws the recovery codes of an
+// enrolment.
 func checkCode(have state.Factor, a Answer, code parsedCode, now time.Time) outcome {
 	secret := have.Secret
 	if a.Enrolment != nil {
 		secret = a.Enrolment.Secret
 	}
-	at, matched := matchStep(secret, code, now)
-	spare, isSpare := findRecoveryCode(have.Recovery, a.Who.UserKey(), code)
+	step, matched := matchStep(secret, code, now)
+	at, isRecovery := findRecoveryCode(have.Recovery, a.Who.UserKey(), code)
 	switch {
-	case isSpare && a.Enrolment == nil && have.Secret != "":
+	case isRecovery && a.Enrolment == nil && have.Secret != "":
 		next := clearLockout(have)
-		next.Recovery = append(append([][]byte(nil), have.Recovery[:spare]...), have.Recovery[spare+1:]...)
+		next.Recovery = slices.Concat(have.Recovery[:at], have.Recovery[at+1:])
 		return outcome{result: codeAccepted, next: next, changed: true, method: MethodRecovery}
-	case matched && at > have.LastStep:
-		return accept(have, a, at, now)
+	case matched && step > have.LastStep:
+		return accept(have, a, step, now)
 	case matched:
-		return refuseReused(have, at)
+		return refuseReused(have, step)
 	}
 	return refuseWrong(have, now)
 }
 
-func accept(have state.Factor, a Answer, at int64, now time.Time) outcome {
-	j := outcome{result: codeAccepted, next: clearLockout(have), changed: true, method: MethodTOTP}
-	j.next.LastStep = at
-	if a.Enrolment != nil { // whatever recovery codes there were die here
-		j.next.Secret, j.next.Enrolled, j.next.Proxy = a.Enrolment.Secret, now.UTC(), a.Proxy
-		j.recovery, j.next.Recovery = newRecoveryCodes(a.Who.UserKey())
+// accept uses up the step, and with it all earlier ones. At an enrolment it also stores the secret and
+// replaces all recovery codes.
+func accept(have state.Factor, a Answer, step int64, now time.Time) outcome {
+	o := outcome{result: codeAccepted, next: clearLockout(have), changed: true, method: MethodTOTP}
+	o.next.LastStep = step
+	if a.Enrolment != nil {
+		o.next.Secret, o.next.Enrolled, o.next.Proxy = a.Enrolment.Secret, now.UTC(), a.Proxy
+		o.recovery, o.next.Recovery = newRecoveryCodes(a.Who.UserKey())
 	}
-	return j
+	return o
 }
 
 func clearLockout(have state.Factor) state.Factor {
@@ -84,45 +89,39 @@ func clearLockout(have state.Factor) state.Factor {
 	return have
 }
 
-// refuseReused: a used code is no guess, so it does not count towards the lock-out. The first time is noted,
-// and so audited.
-func refuseReused(have state.Factor, at int64) outcome {
-	j := outcome{result: codeReused, next: have, changed: at > have.ReusedStep,
-		err: fault.New(
-			fault.Denied,
-			opVerify,
-			"this code was used already",
-			"wait for the next code, then enter it",
-		)}
-	j.next.ReusedStep = max(at, have.ReusedStep)
-	return j
+// refuseReused refuses a code that was used. It is not a guess, so it does not count towards the lockout.
+// Only the first reuse of a step is stored, and so makes only one audit event.
+func refuseReused(have state.Factor, step int64) outcome {
+	o := outcome{result: codeReused, next: have, changed: step > have.ReusedStep}
+	o.next.ReusedStep = max(step, have.ReusedStep)
+	o.err = fault.New(fault.Denied, opVerify, "this code was used already",
+		"wait for the next code, then enter it")
+	return o
 }
 
+// refuseWrong counts a wrong code, and locks the user out if there were several in a row.
 func refuseWrong(have state.Factor, now time.Time) outcome {
-	j := outcome{result: codeWrong, next: have, changed: true}
-	j.next.WrongCodes++
-	j.next.LockedUntil = time.Time{}
-	pause := lockoutAfter(j.next.WrongCodes)
-	if pause == 0 {
-		j.err = fault.New(
-			fault.Denied,
-			opVerify,
-			"this code is wrong",
-			"enter the code that the app shows now; if that is wrong too, set the phone's clock to automatic",
-		)
-		return j
+	o := outcome{result: codeWrong, next: have, changed: true}
+	o.next.WrongCodes++
+	o.next.LockedUntil = time.Time{}
+	wait := lockoutAfter(o.next.WrongCodes)
+	if wait == 0 {
+		o.err = fault.New(fault.Denied, opVerify, "this code is wrong",
+			"enter the code that the app shows now; if that is wrong too, set the phone's clock to automatic")
+		return o
 	}
-	j.next.LockedUntil = now.Add(pause).UTC()
-	j.err = lockedFault(pause, "this code is wrong, and so were several before it")
-	return j
+	o.next.LockedUntil = now.Add(wait).UTC()
+	o.err = lockedFault(wait, "this code is wrong, and so were several before it")
+	return o
 }
 
+// lockoutAfter is how long a user or address waits after n wrong codes in a row.
 func lockoutAfter(n int) time.Duration {
 	over := n - freeAttempts
 	switch {
 	case over < 0:
 		return 0
-	case over > 10: // 2^10 × 30 s is far beyond the cap
+	case over > 10: // 2^10 × 30 s is more than maxLockout; a larger shift could overflow
 		return maxLockout
 	}
 	return min(firstLockout<<over, maxLockout)
@@ -132,7 +131,7 @@ func lockedFault(wait time.Duration, why string) error {
 	return fault.New(fault.Exhausted, opVerify, why, "try again in "+formatWait(wait))
 }
 
-// formatWait says a pause as people do: "30s", "2m", "1h".
+// formatWait rounds a wait up to one unit: "30s", "2m" or "1h".
 func formatWait(d time.Duration) string {
 	switch {
 	case d <= time.Minute-time.Second:
@@ -143,22 +142,19 @@ func formatWait(d time.Duration) string {
 	return "1h"
 }
 
-// matchStep returns the newest step around now whose code it is. Every step is computed and compared,
-// whichever one matches.
+// matchStep returns the newest step around now whose code c is. It computes and compares every step,
+// whichever one matches, so that the time it takes says nothing.
 func matchStep(secret string, c parsedCode, now time.Time) (step int64, ok bool) {
-	real := secret != ""
-	if !real {
+	enrolled := secret != ""
+	if !enrolled {
 		secret = dummySecret
 	}
-	middle := now.Unix() / period
-	for at := middle - drift; at <= middle+drift; at++ {
-		want, err := hotp.GenerateCodeCustom(
-			secret,
-			uint64(at),
-			hotp.ValidateOpts{Digits: otp.DigitsSix, Algorithm: otp.AlgorithmSHA1},
-		)
+	opts := hotp.ValidateOpts{Digits: otp.DigitsSix, Algorithm: otp.AlgorithmSHA1}
+	current := now.Unix() / period
+	for at := current - drift; at <= current+drift; at++ {
+		want, err := hotp.GenerateCodeCustom(secret, uint64(at), opts)
 		if err == nil && subtle.ConstantTimeCompare([]byte(want), []byte(c.totp)) == 1 {
-			step, ok = at, real
+			step, ok = at, enrolled
 		}
 	}
 	return step, ok

@@ -14,12 +14,9 @@ import (
 )
 
 const (
-	// maxInput bounds what is looked at of what a person typed, in bytes.
-	maxInput = 64
-	// recoveryCodes is how many a person gets.
-	recoveryCodes = 10
-	// recoveryBytes of randomness are 80 bits, 16 letters.
-	recoveryBytes = 10
+	maxInput      = 64 // bytes of what a user types
+	recoveryCodes = 10 // how many a user gets
+	recoveryBytes = 10 // random bytes in a recovery code: 80 bits, 16 letters
 )
 
 var (
@@ -27,16 +24,17 @@ var (
 	recoveryRE = regexp.MustCompile(`^[A-Z2-7]{16}$`)
 )
 
-// parsedCode is what was typed, in the one form that is compared: one of the two, the other is empty.
+// parsedCode is what a user typed, in the form that is compared. One of the two fields is empty.
 type parsedCode struct{ totp, recovery string }
 
-// parseCode drops the spaces and dashes that people type and apps show. What has neither form is no guess,
-// and costs nothing.
+// separators are what users type and apps show between the digits.
+var separators = strings.NewReplacer(" ", "", "-", "", "\t", "", "\u00a0", "", "\r", "", "\n", "")
+
+// parseCode removes separators. Text that has the form of no code is refused here: it is not a guess, so it
+// does not count towards the lockout.
 func parseCode(typed string) (parsedCode, error) {
 	if len(typed) <= maxInput {
-		s := strings.ToUpper(
-			strings.NewReplacer(" ", "", "-", "", "\t", "", "\u00a0", "", "\r", "", "\n", "").Replace(typed),
-		)
+		s := strings.ToUpper(separators.Replace(typed))
 		switch {
 		case totpRE.MatchString(s):
 			return parsedCode{totp: s}, nil
@@ -44,15 +42,12 @@ func parseCode(typed string) (parsedCode, error) {
 			return parsedCode{recovery: s}, nil
 		}
 	}
-	return parsedCode{}, fault.New(
-		fault.Invalid,
-		opVerify,
+	return parsedCode{}, fault.New(fault.Invalid, opVerify,
 		"this is not a code: a code has six digits, a recovery code has sixteen letters and digits",
-		"enter the code that the app shows now",
-	)
+		"enter the code that the app shows now")
 }
 
-// newRecoveryCodes draws recovery codes, as they are shown and as they are stored.
+// newRecoveryCodes draws recovery codes, in the form that is shown and in the form that is stored.
 func newRecoveryCodes(who identity.UserKey) (shown []string, stored [][]byte) {
 	for range recoveryCodes {
 		var b [recoveryBytes]byte
@@ -64,18 +59,20 @@ func newRecoveryCodes(who identity.UserKey) (shown []string, stored [][]byte) {
 	return shown, stored
 }
 
-// hashRecoveryCode needs no slow hash: a code has 80 random bits.
-func hashRecoveryCode(who identity.UserKey, normal string) []byte {
+// hashRecoveryCode binds a code, given without separators, to its user. A slow hash is not needed, because a
+// code has 80 random bits.
+func hashRecoveryCode(who identity.UserKey, code string) []byte {
 	h := sha256.New()
 	h.Write([]byte("threshold recovery v1"))
-	for _, part := range []string{who.Connector, who.Subject, normal} {
+	for _, part := range []string{who.Connector, who.Subject, code} {
 		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
 		h.Write([]byte(part))
 	}
 	return h.Sum(nil)
 }
 
-// findRecoveryCode looks at every stored hash, whichever one matches.
+// findRecoveryCode returns the index of the code's hash. It compares every stored hash, whichever one
+// matches, so that the time it takes says nothing.
 func findRecoveryCode(stored [][]byte, who identity.UserKey, c parsedCode) (at int, ok bool) {
 	h := hashRecoveryCode(who, c.recovery)
 	for i, s := range stored {

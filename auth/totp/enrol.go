@@ -10,15 +10,15 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Enrolment is an enrolment that waits for its first right code. Until then it is nowhere but in the sealed
-// attempt of the one browser.
+// Enrolment is a new secret that its first correct code will confirm. Until then it exists only in the sealed
+// attempt in the user's browser.
 type Enrolment struct {
 	Secret string `json:"secret"` // base32, 160 bits
 	URI    string `json:"-"`      // otpauth://, for the QR code
 }
 
-// OfferEnrolment returns nil for a person who has a second factor, and a fresh enrolment for one who has
-// none. It stores nothing.
+// OfferEnrolment returns a new enrolment for a user without a second factor, and nil for one who has it. It
+// stores nothing.
 func (s *Service) OfferEnrolment(ctx context.Context, who identity.Identity) (*Enrolment, error) {
 	have, err := s.store.Factor(ctx, who.UserKey())
 	if err != nil || have.Secret != "" {
@@ -33,13 +33,8 @@ func (s *Service) OfferEnrolment(ctx context.Context, who identity.Identity) (*E
 		Algorithm:   otp.AlgorithmSHA1,
 	})
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Internal,
-			"totp.Offer",
-			"no TOTP secret could be generated",
-			"try again: tsh login",
-		)
+		return nil, fault.Wrap(err, fault.Internal, "totp.OfferEnrolment",
+			"no TOTP secret could be generated", "try again: tsh login")
 	}
 	return &Enrolment{Secret: key.Secret(), URI: key.String()}, nil
 }

@@ -8,84 +8,90 @@ import (
 	"github.com/threshold-access/threshold/internal/limit"
 )
 
-// Bounds of the lock-out by address. An office shares one, so more is free than for a person.
+// The lockout of an address. Many users of an office share one address, so more wrong codes are free than for
+// a user, and they are forgiven over time: otherwise the mistakes of a whole day would add up.
 const (
 	freeAttemptsAddress = 20
-	forgiveInterval     = 5 * time.Minute // one wrong code of an address is forgiven, so that an office's slips of a day do not add up
-	forgetAfter         = 2 * time.Hour   // longer than any pause
+	forgiveInterval     = 5 * time.Minute // one wrong code is forgiven per interval
+	forgetAfter         = 2 * time.Hour   // longer than any lockout
 	maxAddresses        = 10_000
 )
 
-// addressLockout locks out addresses that wrong codes come from, in the memory of this replica. The lock-out
-// by person, which is stored, is the one that guards; this one slows a stranger who tries many people.
+// addressLockout locks out networks from which wrong codes come, in the memory of this replica. It slows down
+// an attacker who tries many users. The stored lockout of each user is what protects a user.
 type addressLockout struct {
-	mu        sync.Mutex // guards seen
+	mu        sync.Mutex // guards byNetwork
 	byNetwork map[netip.Prefix]addressRecord
 }
 
+// addressRecord counts the wrong codes from one network.
 type addressRecord struct {
-	wrongCodes    int
-	forgivenUntil time.Time // up to when wrong codes are forgiven
+	wrongCodes    int       // those not forgiven yet
+	forgivenUntil time.Time // up to when forgive has counted
 	lockedUntil   time.Time
 }
 
-func (o *addressRecord) forgive(now time.Time) {
-	n := int(now.Sub(o.forgivenUntil) / forgiveInterval)
-	if n >= o.wrongCodes {
-		o.wrongCodes, o.forgivenUntil = 0, now
+// forgive takes one wrong code off for each forgiveInterval since it was last called.
+func (r *addressRecord) forgive(now time.Time) {
+	n := int(now.Sub(r.forgivenUntil) / forgiveInterval)
+	if n >= r.wrongCodes {
+		r.wrongCodes, r.forgivenUntil = 0, now
 		return
 	}
-	o.wrongCodes -= n
-	o.forgivenUntil = o.forgivenUntil.Add(time.Duration(n) * forgiveInterval)
+	r.wrongCodes -= n
+	r.forgivenUntil = r.forgivenUntil.Add(time.Duration(n) * forgiveInterval)
 }
 
-// lockedFor returns how long the address still has to wait.
-func (a *addressLockout) lockedFor(from string, now time.Time) time.Duration {
-	n := limit.Network(from)
-	if !n.IsValid() { // a proxy that knows no address gives none, and then there is nothing to lock
+// lockedFor returns how long the address must still wait. An address that the proxy does not know is never
+// locked out.
+func (l *addressLockout) lockedFor(from string, now time.Time) time.Duration {
+	network := limit.Network(from)
+	if !network.IsValid() {
 		return 0
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.byNetwork[n].lockedUntil.Sub(now)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.byNetwork[network].lockedUntil.Sub(now)
 }
 
-func (a *addressLockout) recordWrong(from string, now time.Time) {
-	n := limit.Network(from)
-	if !n.IsValid() {
+// recordWrong counts a wrong code from the address.
+func (l *addressLockout) recordWrong(from string, now time.Time) {
+	network := limit.Network(from)
+	if !network.IsValid() {
 		return
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o, known := a.byNetwork[n]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r, known := l.byNetwork[network]
 	if !known {
-		a.evict(now)
+		l.evict(now)
 	}
-	o.forgive(now)
-	o.wrongCodes++
-	if pause := lockoutAfter(o.wrongCodes - freeAttemptsAddress + freeAttempts); pause > 0 {
-		o.lockedUntil = now.Add(pause)
+	r.forgive(now)
+	r.wrongCodes++
+	if wait := lockoutAfter(r.wrongCodes - freeAttemptsAddress + freeAttempts); wait > 0 {
+		r.lockedUntil = now.Add(wait)
 	}
-	a.byNetwork[n] = o
+	l.byNetwork[network] = r
 }
 
-// evict forgets what is old, and when that is not enough, somebody.
-func (a *addressLockout) evict(now time.Time) {
-	if a.byNetwork == nil {
-		a.byNetwork = map[netip.Prefix]addressRecord{}
+// evict makes room for one more network: it removes old records, and if that is not enough, arbitrary ones.
+// The caller holds mu.
+func (l *addressLockout) evict(now time.Time) {
+	if l.byNetwork == nil {
+		l.byNetwork = map[netip.Prefix]addressRecord{}
 	}
-	if len(a.byNetwork) < maxAddresses {
+	if len(l.byNetwork) < maxAddresses {
 		return
 	}
-	for n, o := range a.byNetwork {
-		if now.Sub(o.forgivenUntil) > forgetAfter {
-			delete(a.byNetwork, n)
+	for n, r := range l.byNetwork {
+		if now.Sub(r.forgivenUntil) > forgetAfter {
+			delete(l.byNetwork, n)
 		}
 	}
-	for n := range a.byNetwork {
-		if len(a.byNetwork) < maxAddresses {
+	for n := range l.byNetwork {
+		if len(l.byNetwork) < maxAddresses {
 			return
 		}
-		delete(a.byNetwork, n)
+		delete(l.byNetwork, n)
 	}
 }

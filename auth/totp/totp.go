@@ -1,13 +1,13 @@
 // Package totp answers: is the code right, and unused?
 //
-// Codes are those of RFC 6238 with SHA-1, six digits and steps of 30 s, one step of drift either way. A step
-// is burned once, by compare-and-set in the store, and with it all steps before it: on whichever replica the
-// code is shown again, it is refused. Wrong codes lock the person out for ever longer, also across restarts,
-// and the address they came from. Ten recovery codes, each good once, stand in for a lost device. Proof is
-// the evidence of a right code: only Prove makes one.
+// Codes are those of RFC 6238 with SHA-1, six digits and steps of 30 seconds. The code of one step before or
+// after the current one is accepted too. A step is used up once, by compare-and-set in the store, and with it
+// all earlier steps: no replica accepts a code again. Wrong codes lock out the user for doubling times, also
+// across restarts, and the address from which they come. Ten recovery codes, each valid once, replace a lost
+// device. Proof is the evidence of a correct code: only Verify makes one.
 //
-// Prove is called for people for whom a provider has vouched. It answers the same, after the same work,
-// whether the code is wrong or nobody of that name has a factor.
+// Verify is called for users whom a provider has identified. A user without a factor gets the same answer as
+// one who entered a wrong code, after the same work.
 package totp
 
 import (
@@ -20,24 +20,24 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Method says by what a person proved the factor; it becomes identity.Identity.Factor.
+// The method of a Proof becomes identity.Identity.Factor.
 const (
 	MethodTOTP     = "totp"
 	MethodRecovery = "recovery"
 )
 
-// Store keeps second factors. PutFactor is fault Conflict when the factor was written since it was read.
-// state.Vault is one.
+// Store keeps second factors. PutFactor returns fault Conflict when the factor was written since it was read.
+// state.Vault implements it.
 type Store interface {
 	Factor(ctx context.Context, who identity.UserKey) (state.StoredFactor, error)
 	PutFactor(ctx context.Context, old state.StoredFactor, f state.Factor, events ...audit.Event) error
 }
 
-// Config is what the factor needs.
+// Config is what the service needs.
 type Config struct {
 	// Store keeps the factors. Required.
 	Store Store
-	// Issuer is what an authenticator app shows beside the name: the cluster. Required.
+	// Issuer is what an authenticator app shows beside the user's name: the name of the cluster. Required.
 	Issuer string
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
@@ -51,15 +51,11 @@ type Service struct {
 	addresses addressLockout
 }
 
-// New makes a Service.
+// New makes a service.
 func New(cfg Config) (*Service, error) {
 	if cfg.Store == nil || cfg.Issuer == "" {
-		return nil, fault.New(
-			fault.Internal,
-			"totp.New",
-			"there is no store or no issuer",
-			"report this: it is a defect",
-		)
+		return nil, fault.New(fault.Internal, "totp.New", "the configuration has no store or no issuer",
+			"report this: it is a defect")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -67,32 +63,35 @@ func New(cfg Config) (*Service, error) {
 	return &Service{store: cfg.Store, issuer: cfg.Issuer, now: cfg.Now}, nil
 }
 
-// Answer is a code and who shows it.
+// Answer is a code with the user who entered it.
 type Answer struct {
-	Who   identity.Identity // the person for whom the provider vouched
+	Who   identity.Identity // the user whom the provider identified
 	Code  string            // as typed
-	From  string            // the browser's address, for the lock-out and the audit log
-	Proxy string            // it came by
-	// Enrolment is the enrolment that was offered to this person in this login and waits to be confirmed;
-	// nil: none was.
+	From  string            // the browser's address, for the lockout and the audit log
+	Proxy string            // the name of the proxy that serves the login
+	// Enrolment is the enrolment that this login offered to the user; nil if it offered none.
 	Enrolment *Enrolment
 }
 
-// Proof is a person who showed a right code. Only Prove makes one; the zero value proves nothing.
+// Proof is a user who entered a correct code. Only Verify makes one; the zero value proves nothing.
 type Proof struct {
 	who      identity.UserKey
 	method   string
 	recovery []string
 }
 
-// Who is the person whose factor it was.
+// Who is the user.
 func (p Proof) Who() identity.UserKey { return p.who }
 
 // Method is MethodTOTP or MethodRecovery.
 func (p Proof) Method() string { return p.method }
 
-// RecoveryCodes are shown once, after an enrolment.
+// RecoveryCodes are the new recovery codes after an enrolment. They are shown once and stored only as hashes.
 func (p Proof) RecoveryCodes() []string { return p.recovery }
+
+// maxConflicts is how often Verify tries again after a conflict. It is more than the browsers of one user can
+// cause.
+const maxConflicts = 32
 
 // Verify checks a code and uses it up.
 func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
@@ -103,24 +102,18 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 	if wait := s.addresses.lockedFor(a.From, s.now()); wait > 0 {
 		return Proof{}, lockedFault(wait, "too many wrong codes came from this address")
 	}
-	// Of those who show the same code at once one writes first; the others read again, and find the step
-	// burned.
+	// Of several concurrent calls with the same code, one writes first. The others get a conflict, read again
+	// and find the step used.
 	for range maxConflicts {
 		proof, err := s.verify(ctx, a, code)
 		if !fault.Is(err, fault.Conflict) {
 			return proof, err
 		}
 	}
-	return Proof{}, fault.New(
-		fault.Unavailable,
-		opVerify,
+	return Proof{}, fault.New(fault.Unavailable, opVerify,
 		"too many codes of this user are being checked at once",
-		"wait for the next code, then try again",
-	)
+		"wait for the next code, then try again")
 }
-
-// maxConflicts is more than a person's own browsers can cause.
-const maxConflicts = 32
 
 func (s *Service) verify(ctx context.Context, a Answer, code parsedCode) (Proof, error) {
 	have, err := s.store.Factor(ctx, a.Who.UserKey())
@@ -132,30 +125,27 @@ func (s *Service) verify(ctx context.Context, a Answer, code parsedCode) (Proof,
 		return Proof{}, lockedFault(wait, "too many wrong codes were entered")
 	}
 	if a.Enrolment != nil && have.Secret != "" {
-		return Proof{}, fault.New(
-			fault.Expired,
-			opVerify,
+		return Proof{}, fault.New(fault.Expired, opVerify,
 			"a second factor was already enrolled in another login",
-			"start again: tsh login, and use the app that was enrolled there",
-		)
+			"start again: tsh login, and use the app that was enrolled there")
 	}
-	j := checkCode(have.Factor, a, code, now)
-	if j.changed {
-		if err := s.store.PutFactor(ctx, have, j.next, events(a, j, now)...); err != nil {
+	o := checkCode(have.Factor, a, code, now)
+	if o.changed {
+		if err := s.store.PutFactor(ctx, have, o.next, events(a, o, now)...); err != nil {
 			return Proof{}, err
 		}
 	}
-	if j.err != nil {
-		if j.result == codeWrong {
+	if o.err != nil {
+		if o.result == codeWrong {
 			s.addresses.recordWrong(a.From, now)
 		}
-		return Proof{}, j.err
+		return Proof{}, o.err
 	}
-	return Proof{who: a.Who.UserKey(), method: j.method, recovery: j.recovery}, nil
+	return Proof{who: a.Who.UserKey(), method: o.method, recovery: o.recovery}, nil
 }
 
-// events are the audit events that are stored together with the judgement.
-func events(a Answer, j outcome, now time.Time) []audit.Event {
+// events are the audit events that are stored together with the outcome.
+func events(a Answer, o outcome, now time.Time) []audit.Event {
 	event := func(code audit.Code, reason string) audit.Event {
 		e := audit.NewEvent(code, a.Who, now)
 		e.ID, e.From, e.Proxy, e.Reason = state.NewID(), a.From, a.Proxy, reason
@@ -163,19 +153,17 @@ func events(a Answer, j outcome, now time.Time) []audit.Event {
 	}
 	var out []audit.Event
 	switch {
-	case j.result == codeWrong:
+	case o.result == codeWrong:
 		out = append(out, event(audit.LoginRefused, "wrong code"))
-		if !j.next.LockedUntil.IsZero() {
-			out = append(
-				out,
-				event(audit.FactorLocked, "locked until "+j.next.LockedUntil.UTC().Format(time.RFC3339)),
-			)
+		if !o.next.LockedUntil.IsZero() {
+			until := o.next.LockedUntil.UTC().Format(time.RFC3339)
+			out = append(out, event(audit.FactorLocked, "locked until "+until))
 		}
-	case j.result == codeReused:
+	case o.result == codeReused:
 		out = append(out, event(audit.LoginRefused, "a code that was used already"))
 	case a.Enrolment != nil:
 		out = append(out, event(audit.FactorEnrolled, "totp"))
-	case j.method == MethodRecovery:
+	case o.method == MethodRecovery:
 		out = append(out, event(audit.RecoveryUsed, ""))
 	}
 	return out

@@ -7,10 +7,18 @@ import (
 	"time"
 )
 
-// RFC 6238 appendix B, SHA-1, the last six of the eight digits.
+// The vectors are those of RFC 6238 appendix B for SHA-1: the last six of the eight digits.
 func TestRFC6238Vectors(t *testing.T) {
+	t.Parallel()
 	secret := base32.StdEncoding.EncodeToString([]byte("12345678901234567890"))
-	for at, want := range map[int64]string{59: "287082", 1111111109: "081804", 1111111111: "050471", 1234567890: "005924", 2000000000: "279037", 20000000000: "353130"} {
+	for at, want := range map[int64]string{
+		59:          "287082",
+		1111111109:  "081804",
+		1111111111:  "050471",
+		1234567890:  "005924",
+		2000000000:  "279037",
+		20000000000: "353130",
+	} {
 		step, ok := matchStep(secret, parsedCode{totp: want}, time.Unix(at, 0))
 		if !ok || step != at/30 {
 			t.Errorf("at %d: got step %d and %v, want %d", at, step, ok, at/30)
@@ -22,6 +30,7 @@ func TestRFC6238Vectors(t *testing.T) {
 }
 
 func TestAddressesAreBounded(t *testing.T) {
+	t.Parallel()
 	var a addressLockout
 	now := time.Unix(1_800_000_000, 0)
 	for i := range maxAddresses + 500 {
@@ -39,14 +48,15 @@ func FuzzParseCode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, typed string) {
 		c, err := parseCode(typed)
 		if (err == nil) != (c.totp != "" || c.recovery != "") || c.totp != "" && c.recovery != "" {
-			t.Errorf("%q: got %+v and %v, want one of the two or a fault", typed, c, err)
+			t.Errorf("%q: got %+v and %v, want one of the two or an error", typed, c, err)
 		}
 	})
 }
 
-// An office shares one address: its slips are forgiven as fast as they come, but not those of somebody who
-// tries.
+// Many users may share one address. Their occasional mistakes are forgiven, but not the wrong codes of an
+// attacker.
 func TestOccasionalWrongCodesOfAnAddressAreForgiven(t *testing.T) {
+	t.Parallel()
 	for every, want := range map[time.Duration]bool{forgiveInterval: false, forgiveInterval / 2: true} {
 		var a addressLockout
 		locked, now := false, time.Unix(1_700_000_000, 0)
@@ -62,8 +72,17 @@ func TestOccasionalWrongCodesOfAnAddressAreForgiven(t *testing.T) {
 }
 
 func TestFormatWait(t *testing.T) {
-	for d, want := range map[time.Duration]string{time.Nanosecond: "1s", 30 * time.Second: "30s", 59 * time.Second: "59s", time.Minute - 1: "1m", time.Minute + 1: "2m",
-		59 * time.Minute: "59m", time.Hour - 1: "1h", time.Hour: "1h"} {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		time.Nanosecond:  "1s",
+		30 * time.Second: "30s",
+		59 * time.Second: "59s",
+		time.Minute - 1:  "1m",
+		time.Minute + 1:  "2m",
+		59 * time.Minute: "59m",
+		time.Hour - 1:    "1h",
+		time.Hour:        "1h",
+	} {
 		if got := formatWait(d); got != want {
 			t.Errorf("%s: got %q, want %q", d, got, want)
 		}
