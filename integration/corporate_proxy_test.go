@@ -281,7 +281,7 @@ func TestUsersAndNodesWorkBehindACorporateProxy(t *testing.T) {
 		)
 		n := harness.Start(t, nil, agent[0], agent[1:]...)
 		n.WaitFor("tunnel stands")
-		if !strings.Contains(n.Output(), "password stands on the command line") {
+		if !strings.Contains(n.Output(), "password of the HTTP proxy is on the command line") {
 			t.Errorf("got %q, want a word about the password in ps", n.Output())
 		}
 		if err := p.Stop(); err != nil {

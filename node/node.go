@@ -68,9 +68,10 @@ type Config struct {
 	Now func() time.Time
 }
 
+// Bounds of Config.Drain.
 const (
-	defaultDrain = 10 * time.Second
-	maxDrain     = time.Hour
+	DefaultDrain = 10 * time.Second
+	MaxDrain     = time.Hour
 )
 
 // Node is one machine of the cluster.
@@ -108,10 +109,10 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Labels.Check(); err != nil {
 		wrong = append(wrong, err.Error())
 	}
-	if cfg.Drain < 0 || cfg.Drain > maxDrain {
+	if cfg.Drain < 0 || cfg.Drain > MaxDrain {
 		wrong = append(
 			wrong,
-			fmt.Sprintf("the time to drain is %s, not between 0 and %s", cfg.Drain, maxDrain),
+			fmt.Sprintf("the time to drain is %s, not between 0 and %s", cfg.Drain, MaxDrain),
 		)
 	}
 	if len(wrong) > 0 {
@@ -131,7 +132,7 @@ func New(cfg Config) (*Node, error) {
 		local := account.Local()
 		cfg.Accounts = &local
 	}
-	cfg.Drain = cmp.Or(cfg.Drain, defaultDrain)
+	cfg.Drain = cmp.Or(cfg.Drain, DefaultDrain)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}

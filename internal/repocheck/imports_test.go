@@ -166,7 +166,7 @@ func refuseWithinComponent(top, from, fromPackage, toPackage string) string {
 	switch {
 	case top == "cmd":
 		return "programs share nothing but components"
-	case from == "server/demo": // a program's package above the server, as those in cmd are
+	case from == "server/demo", from == "node/agent": // above their root, as the programs in cmd are
 		return ""
 	case isTestDouble(from) || fromPackage == toPackage || fromPackage == "" || top == "integration":
 		return "" // a root connects the packages inside

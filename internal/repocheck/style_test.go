@@ -117,7 +117,7 @@ const (
 var foldersWithLongLines = []string{
 	".", "auth", "auth/api", "auth/attachments", "auth/audit", "auth/issue", "auth/join", "auth/login",
 	"auth/oidc", "auth/oidc/oidctest", "auth/port", "auth/resources", "auth/rules", "auth/state",
-	"auth/totp", "ca", "ca/keyring", "cmd/threshold-node", "docs", "docs/decisions", "integration",
+	"auth/totp", "ca", "ca/keyring", "docs", "docs/decisions", "integration",
 	"integration/harness", "internal/access", "internal/authrpc", "internal/config",
 	"internal/connqueue", "internal/daemon", "internal/dial", "internal/egress", "internal/fault",
 	"internal/formbrowser", "internal/identity", "internal/keepalive", "internal/lifecycle",

@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/threshold-access/threshold/internal/daemon"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+const usage = `threshold-node makes this machine reachable through a Threshold cluster. It opens no port.
+
+  threshold-node --proxy HOST:PORT --token-file FILE  the first start: joins with a token of an administrator
+  threshold-node --proxy HOST:PORT                    every later start
+  threshold-node --config FILE                        the same, configured by a file
+  threshold-node --check                              reports every fault in all that, and starts nothing
+
+Without --config and --proxy it reads /etc/threshold/node.yaml, if there is one.
+The token may also be in the environment variable THRESHOLD_TOKEN.
+A second signal ends the agent at once, without waiting for sessions.
+
+`
+
+// errUsage says that the command line is wrong, and that stderr says why.
+var errUsage = errors.New("usage")
+
+// options are what the command line says. Empty fields were not given.
+type options struct {
+	file        string
+	proxies     listFlag
+	token       string
+	tokenFile   string
+	data        string
+	name        string
+	labels      labelFlag
+	httpsProxy  string
+	log         daemon.Log
+	check       bool
+	showVersion bool
+}
+
+// listFlag is a flag that may be given several times, or with several values separated by commas.
+type listFlag []string
+
+func (l *listFlag) String() string { return strings.Join(*l, ",") }
+
+func (l *listFlag) Set(s string) error {
+	for value := range strings.SplitSeq(s, ",") {
+		if value = strings.TrimSpace(value); value == "" {
+			return errors.New("is empty")
+		}
+		*l = append(*l, value)
+	}
+	return nil
+}
+
+// labelFlag is a flag KEY=VALUE that may be given several times.
+type labelFlag map[string]string
+
+func (l labelFlag) String() string { return "" }
+
+func (l labelFlag) Set(s string) error {
+	key, value, ok := strings.Cut(s, "=")
+	if !ok {
+		return errors.New("must be key=value")
+	}
+	if err := (identity.Labels{key: value}).Check(); err != nil {
+		return err
+	}
+	l[key] = value
+	return nil
+}
+
+// parseFlags reads the command line. The error is flag.ErrHelp after the help was printed, or errUsage after
+// an error was.
+func parseFlags(args []string, stderr io.Writer) (options, error) {
+	o := options{labels: labelFlag{}}
+	flags := flag.NewFlagSet("threshold-node", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // an error comes without the whole help around it
+	flags.Usage = func() { fmt.Fprint(flags.Output(), usage); flags.PrintDefaults() }
+	flags.StringVar(&o.file, "config", "", "read the configuration `FILE`; flags override it")
+	flags.Var(&o.proxies, "proxy", "`HOST:PORT` of the cluster's public port; may be repeated")
+	flags.StringVar(&o.token, "token", "",
+		"the join `TOKEN`; other users can read it in ps, so prefer --token-file")
+	flags.StringVar(&o.tokenFile, "token-file", "", "read the join token from `FILE`")
+	flags.StringVar(&o.data, "data", "",
+		"keep keys in `DIR` (default "+systemDataDir+", or the user's own state directory)")
+	flags.StringVar(&o.name, "name", "", "request this `NAME` (default this machine's host name)")
+	flags.Var(o.labels, "label", "request a label `KEY=VALUE`; may be repeated")
+	flags.StringVar(&o.httpsProxy, "https-proxy", "",
+		"the `URL` of an HTTP proxy on the way to the cluster (default $HTTPS_PROXY);\n"+
+			"if it contains a password, write it in the file")
+	flags.StringVar(&o.log.Level, "log-level", "",
+		"`LEVEL` of the log: debug, info, warn or error (default info)")
+	flags.StringVar(&o.log.Format, "log-format", "", "`FORMAT` of the log: text or json (default text)")
+	flags.BoolVar(&o.check, "check", false, "report every fault in the flags and the file, and start nothing")
+	flags.BoolVar(&o.showVersion, "version", false, "print the version")
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		flags.SetOutput(stderr)
+		flags.Usage()
+		return o, err
+	case err == nil && flags.NArg() == 1 && flags.Arg(0) == "version":
+		o.showVersion = true
+	case err == nil && flags.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "threshold-node: error: %v\nthreshold-node: hint: run: threshold-node -h\n", err)
+		return o, errUsage
+	}
+	return o, nil
+}
+
+// setDefaultFile makes the command line name the file, if it is there and nothing else says which proxy to
+// dial.
+func (o *options) setDefaultFile(file string) {
+	if o.file != "" || len(o.proxies) > 0 {
+		return
+	}
+	if _, err := os.Stat(file); err == nil {
+		o.file = file
+	}
+}
