@@ -19,30 +19,21 @@ func removeFile(path string) error {
 }
 
 func readFault(path string, err error) error {
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"",
-		fmt.Sprintf("%s cannot be read: %s", path, cause(err)),
-		"look at the owner and mode of "+path,
-	)
+	msg := fmt.Sprintf("%s cannot be read: %s", path, cause(err))
+	return fault.Wrap(err, fault.Internal, "", msg, "check the owner and mode of "+path)
 }
 
 func writeFault(path string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
-		return fault.Wrap(
-			err,
-			fault.Exhausted,
-			"",
-			fmt.Sprintf("%s cannot be written: the disk is full", path),
-			"free some space, then try again",
-		)
+		msg := fmt.Sprintf("%s cannot be written: the disk is full", path)
+		return fault.Wrap(err, fault.Exhausted, "", msg, "free disk space, then try again")
 	}
-	return fault.Wrap(err, fault.Internal, "", fmt.Sprintf("%s cannot be written: %s", path, cause(err)),
-		"look at the owner and mode of "+filepath.Dir(path)+", or set TSH_HOME to another folder")
+	msg := fmt.Sprintf("%s cannot be written: %s", path, cause(err))
+	hint := "check the owner and mode of " + filepath.Dir(path) + ", or set TSH_HOME to another folder"
+	return fault.Wrap(err, fault.Internal, "", msg, hint)
 }
 
-// cause is the error without the path that its sentence names already.
+// cause is the text of the error without its path, which the message already has.
 func cause(err error) string {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {

@@ -14,66 +14,56 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// DefaultPort is a proxy's port where none is given.
+// DefaultPort is the port of a proxy whose address has none.
 const DefaultPort = "443"
 
 // Home is the folder that holds all profiles.
 type Home string
 
-// Open finds the home: TSH_HOME, else ~/.tsh. It makes nothing.
+// Open returns the home: TSH_HOME, else ~/.tsh. It creates nothing.
 func Open(getenv func(string) string) (Home, error) {
 	if dir := getenv("TSH_HOME"); dir != "" {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
-			return "", fault.Wrap(
-				err,
-				fault.Invalid,
-				"",
-				"TSH_HOME cannot be resolved: "+err.Error(),
-				"set TSH_HOME to a whole path",
-			)
+			msg := "TSH_HOME cannot be resolved: " + err.Error()
+			return "", fault.Wrap(err, fault.Invalid, "", msg, "set TSH_HOME to an absolute path")
 		}
 		return Home(abs), nil
 	}
 	if home := getenv("HOME"); home != "" {
 		return Home(filepath.Join(home, ".tsh")), nil
 	}
-	return "", fault.New(
-		fault.Invalid,
-		"",
-		"there is no home folder: neither TSH_HOME nor HOME is set",
-		"set TSH_HOME to a folder of your own",
-	)
+	msg := "there is no home folder: neither TSH_HOME nor HOME is set"
+	return "", fault.New(fault.Invalid, "", msg, "set TSH_HOME to a folder of your own")
 }
 
-// ParseProxy gives the address host:port of what a person types: host, host:port, [v6]:port, with or without
-// https:// in front.
+// ParseProxy returns the address host:port for what a user types: host, host:port or [v6]:port, with or
+// without https:// in front.
 func ParseProxy(s string) (string, error) {
-	bad := fault.New(
-		fault.Invalid,
-		"",
-		fmt.Sprintf("%q is no proxy address", s),
-		"give it as HOST or HOST:PORT, as access.example.com",
-	)
 	addr := strings.TrimSuffix(strings.TrimPrefix(s, "https://"), "/")
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		host, port = strings.Trim(addr, "[]"), DefaultPort
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || !hostname(host) {
-		return "", bad
+	if err != nil || n == 0 || !isHost(host) {
+		msg := fmt.Sprintf("%q is not a proxy address", s)
+		return "", fault.New(fault.Invalid, "", msg, "write HOST or HOST:PORT, as access.example.com")
 	}
 	return net.JoinHostPort(strings.ToLower(host), port), nil
 }
 
-// hostname reports whether s may be a host name or address, and so part of a file name, a URL and an OpenSSH
-// configuration.
-func hostname(s string) bool {
-	return s != "" && len(s) <= 253 && s[0] != '-' && s[0] != '.' && !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_' || r == ':')
-	}) &&
-		(!strings.Contains(s, ":") || net.ParseIP(s) != nil)
+// isHost reports whether s can be a host name or an IP address. Such text is safe in a file name, a URL and
+// an OpenSSH configuration.
+func isHost(s string) bool {
+	if s == "" || len(s) > 253 || s[0] == '-' || s[0] == '.' {
+		return false
+	}
+	unsafe := func(r rune) bool {
+		isLetter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		return !isLetter && !(r >= '0' && r <= '9') && !strings.ContainsRune(".-_:", r)
+	}
+	return !strings.ContainsFunc(s, unsafe) && (!strings.Contains(s, ":") || net.ParseIP(s) != nil)
 }
 
 func hostOf(proxy string) string {
@@ -84,7 +74,7 @@ func hostOf(proxy string) string {
 	return host
 }
 
-// Dir is the folder of the proxy.
+// Dir returns the folder of the proxy's profile.
 func (h Home) Dir(proxy string) string {
 	host, port, err := net.SplitHostPort(proxy)
 	if err != nil {
@@ -93,7 +83,7 @@ func (h Home) Dir(proxy string) string {
 	return filepath.Join(string(h), strings.ReplaceAll(host, ":", "-")+"_"+port)
 }
 
-// Proxies lists every proxy that was ever logged in to, by address.
+// Proxies lists the addresses of all proxies with a profile, logged in or not.
 func (h Home) Proxies() ([]string, error) {
 	entries, err := os.ReadDir(string(h))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -111,8 +101,8 @@ func (h Home) Proxies() ([]string, error) {
 	return out, nil
 }
 
-// Current is the proxy that commands use without --proxy: the one of the latest login. It is NotFound before
-// the first.
+// Current returns the proxy that commands use without --proxy: the one of the latest login. Before the first
+// login it returns a NotFound fault.
 func (h Home) Current() (string, error) {
 	b, err := os.ReadFile(filepath.Join(string(h), currentFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -133,8 +123,8 @@ func (h Home) SetCurrent(proxy string) error {
 	return nil
 }
 
-// makeDirs makes the home and a folder in it, and refuses a home that others can write to: they could swap
-// keys.
+// makeDirs creates the home and the folder dir in it. It takes all rights on both from other users: they
+// could replace the keys.
 func (h Home) makeDirs(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return writeFault(dir, err)

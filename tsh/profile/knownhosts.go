@@ -9,12 +9,14 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// knownHosts writes the host authorities for OpenSSH. Their patterns are the narrowest that serve: every name
-// in the cluster's domain, the proxy itself, and bare names without a dot or colon, as typed in "ssh -J proxy
-// node". A host certificate names its host besides, so a wide pattern lets no host pass for another.
+// knownHosts returns the host authorities in OpenSSH's format. The patterns are as narrow as possible: every
+// name in the cluster's domain, the proxy itself, and bare names without a dot or colon, as typed in "ssh -J
+// proxy node". A host certificate also names its host, so a wide pattern does not let one host pass for
+// another.
 func (p *Profile) knownHosts() []byte {
 	var b bytes.Buffer
-	for _, patterns := range []string{strings.Join(append([]string{"*." + p.Cluster}, p.proxyNames()...), ","), "*,!*.*,!*:*"} {
+	cluster := strings.Join(append([]string{"*." + p.Cluster}, p.proxyNames()...), ",")
+	for _, patterns := range []string{cluster, "*,!*.*,!*:*"} {
 		for _, key := range p.Authorities.HostSSH {
 			fmt.Fprintf(&b, "@cert-authority %s %s", patterns, ssh.MarshalAuthorizedKey(key))
 		}
@@ -22,8 +24,7 @@ func (p *Profile) knownHosts() []byte {
 	return b.Bytes()
 }
 
-// proxyNames are the proxy's names as OpenSSH looks them up: the host, and [host]:port for a port other than
-// 22.
+// proxyNames returns the proxy's name as OpenSSH looks it up: the host for port 22, else [host]:port.
 func (p *Profile) proxyNames() []string {
 	host, port, err := net.SplitHostPort(p.Proxy)
 	if err != nil {

@@ -1,16 +1,17 @@
 // Package profile answers: what does a login leave on this machine?
 //
-// One folder for each proxy under TSH_HOME (default ~/.tsh, 0700), files 0600, each replaced atomically:
+// There is one folder for each proxy under TSH_HOME (default ~/.tsh). Folders have mode 0700 and files 0600;
+// each file is replaced atomically:
 //
 //	current             the folder of the proxy that commands use without --proxy
 //	HOST_PORT/
-//	  profile.yaml      proxy, cluster and pin; who is logged in, as which logins, until when
+//	  profile.yaml      proxy, cluster and pin; who is logged in, with which logins, until when
 //	  ssh_key           private key, OpenSSH PEM; ssh_key-cert.pub and ssh_key.pub beside it
 //	  x509_key.pem      private key, PKCS #8; x509_cert.pem beside it, leaf first
-//	  known_hosts       the host authority, for OpenSSH
-//	  authorities.json  the signed chain from the pin to the authorities trusted today
+//	  known_hosts       the host authorities, for OpenSSH
+//	  authorities.json  the signed chain from the pin to the current authorities
 //
-// A logout removes all but profile.yaml, which keeps the pin: a proxy that shows another root later is
+// A logout removes everything but profile.yaml, which keeps the pin: a proxy that shows another root later is
 // refused.
 package profile
 
@@ -57,7 +58,7 @@ type Info struct {
 	Proxy   string `yaml:"proxy"               config:"required"` // host:port
 	Cluster string `yaml:"cluster,omitempty"`
 	Pin     string `yaml:"pin"                 config:"required"`
-	// Transport is how the proxy wants to be spoken to, as its ping document said at the login. Empty: TLS.
+	// Transport is how the proxy is reached, as its ping document said at the login. Empty: TLS.
 	Transport dial.Transport   `yaml:"transport,omitempty"`
 	User      string           `yaml:"user,omitempty"` // empty: logged out
 	Roles     []string         `yaml:"roles,omitempty"`
@@ -68,26 +69,27 @@ type Info struct {
 // infoVersion is the newest format of profile.yaml that this code reads.
 const infoVersion = 1
 
-// Profile is a login as it stands on disk: keys and certificates that fit each other, and authorities
-// verified under the pin.
+// Profile is a login as it is on disk: keys and certificates that match each other, and authorities that are
+// verified with the pin.
 type Profile struct {
 	Info
 	Dir         string
 	Pin         identity.Pin
 	SSHKey      crypto.Signer
-	SSHCert     *ssh.Certificate // nil for someone without any login
+	SSHCert     *ssh.Certificate // nil if the user's roles allow no login
 	X509        tls.Certificate
 	Chain       []rules.Signed
 	Authorities rules.ParsedAuthorities
 }
 
-// LoggedIn reports whether the folder holds a login, expired or not.
+// LoggedIn reports whether the folder contains a login, expired or not.
 func (i Info) LoggedIn() bool { return i.User != "" }
 
 // Host is the proxy's host name.
 func (i Info) Host() string { return hostOf(i.Proxy) }
 
-// ReadInfo reads profile.yaml of the proxy; nothing of it is verified. A proxy never met is a NotFound fault.
+// ReadInfo reads profile.yaml of the proxy and verifies nothing in it. Without a profile it returns a
+// NotFound fault.
 func (h Home) ReadInfo(proxy string) (Info, error) { return readInfo(h.Dir(proxy), proxy) }
 
 func readInfo(dir, proxy string) (Info, error) {
@@ -101,27 +103,22 @@ func readInfo(dir, proxy string) (Info, error) {
 	}
 	var i Info
 	if err := config.Decode(path, b, &i); err != nil {
-		return Info{}, fault.Wrap(
-			err,
-			fault.Invalid,
-			"",
-			"the profile is damaged: "+err.Error(),
-			loginHint(proxy),
-		)
+		return Info{}, damaged(err, proxy)
 	}
 	if i.Version > infoVersion {
-		return Info{}, fault.New(
-			fault.Invalid,
-			"",
-			path+" was written by a newer tsh",
-			"use the newer tsh, or set TSH_HOME to another folder",
-		)
+		msg := path + " was written by a newer tsh"
+		hint := "use the newer tsh, or set TSH_HOME to another folder"
+		return Info{}, fault.New(fault.Invalid, "", msg, hint)
 	}
 	return i, nil
 }
 
-// Load reads the login for the proxy and checks that its parts fit each other. It does not look at the clock:
-// see CheckTime.
+func damaged(err error, proxy string) error {
+	return fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginHint(proxy))
+}
+
+// Load reads the login at the proxy and checks that its parts match each other. It does not check whether the
+// login has expired: see CheckTime.
 func (h Home) Load(proxy string) (*Profile, error) {
 	info, err := h.ReadInfo(proxy)
 	if err != nil {
@@ -132,13 +129,7 @@ func (h Home) Load(proxy string) (*Profile, error) {
 	}
 	p := &Profile{Info: info, Dir: h.Dir(proxy)}
 	if err := p.read(); err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Invalid,
-			"",
-			"the profile is damaged: "+err.Error(),
-			loginHint(proxy),
-		)
+		return nil, damaged(err, proxy)
 	}
 	return p, nil
 }
@@ -179,7 +170,7 @@ func (p *Profile) readSSH() error {
 	}
 	b, err = p.readFile(SSHCertFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // someone without any login
+		return nil // the user's roles allow no login
 	}
 	if err != nil {
 		return err
@@ -190,7 +181,7 @@ func (p *Profile) readSSH() error {
 	}
 	cert, ok := pub.(*ssh.Certificate)
 	if !ok {
-		return fmt.Errorf("%s holds no certificate", SSHCertFile)
+		return fmt.Errorf("%s contains no certificate", SSHCertFile)
 	}
 	own, err := ssh.NewPublicKey(p.SSHKey.Public())
 	if err != nil || !bytes.Equal(cert.Key.Marshal(), own.Marshal()) {
@@ -209,7 +200,7 @@ func (p *Profile) readX509() error {
 	if err != nil {
 		return err
 	}
-	if p.X509, err = tls.X509KeyPair(certs, key); err != nil { // checks that they fit
+	if p.X509, err = tls.X509KeyPair(certs, key); err != nil { // checks that the key matches
 		return fmt.Errorf("%s: %w", x509CertFile, err)
 	}
 	return nil
@@ -219,31 +210,27 @@ func (p *Profile) readFile(name string) ([]byte, error) {
 	return os.ReadFile(filepath.Join(p.Dir, name))
 }
 
-// Path is where a file of the profile lies.
+// Path returns the path of a file of the profile.
 func (p *Profile) Path(name string) string { return filepath.Join(p.Dir, name) }
 
-// CheckTime refuses a login that has ended, before anything goes over the network.
+// CheckTime returns an error for a login that has expired or is not valid yet.
 func (p *Profile) CheckTime(now time.Time) error {
 	leaf := p.X509.Leaf
 	if now.Before(leaf.NotBefore) {
-		old := &identity.ExpiredError{From: leaf.NotBefore, Until: leaf.NotAfter, Now: now}
-		return fault.Wrap(
-			old,
-			fault.Expired,
-			"",
-			"the "+old.Error(),
-			"set this machine's clock, then try again",
-		)
+		err := &identity.ExpiredError{From: leaf.NotBefore, Until: leaf.NotAfter, Now: now}
+		hint := "set this machine's clock, then try again"
+		return fault.Wrap(err, fault.Expired, "", "the "+err.Error(), hint)
 	}
 	if !now.Before(leaf.NotAfter) {
-		return fault.New(fault.Expired, "", fmt.Sprintf("the login at %s ended at %s", p.Proxy,
-			leaf.NotAfter.Local().Format("2006-01-02 15:04")), loginHint(p.Proxy))
+		end := leaf.NotAfter.Local().Format("2006-01-02 15:04")
+		msg := fmt.Sprintf("the login at %s expired at %s", p.Proxy, end)
+		return fault.New(fault.Expired, "", msg, loginHint(p.Proxy))
 	}
 	return nil
 }
 
-// Save writes the login and makes it current. profile.yaml goes last; Load refuses parts that do not fit,
-// should the machine stop in between.
+// Save writes the login and makes it current. It writes profile.yaml last. If the machine stops before that,
+// files of two logins may be mixed, which Load refuses.
 func (h Home) Save(p *Profile) error {
 	p.Dir, p.Version, p.Info.Pin = h.Dir(p.Proxy), infoVersion, p.Pin.String()
 	if err := h.makeDirs(p.Dir); err != nil {
@@ -269,9 +256,10 @@ func (h Home) Save(p *Profile) error {
 
 type file struct {
 	name string
-	body []byte // nil: the file goes
+	body []byte // nil: the file is removed
 }
 
+// files returns the files of the profile, in the order in which they are written.
 func (p *Profile) files() ([]file, error) {
 	sshKey, err := ssh.MarshalPrivateKey(p.SSHKey, p.User+"@"+p.Cluster)
 	if err != nil {
@@ -313,20 +301,24 @@ func (p *Profile) files() ([]file, error) {
 	}, nil
 }
 
-// Remove ends the login at the proxy on this machine: keys and certificates go, the pin stays.
+// Remove logs out at the proxy on this machine: it removes everything but the pin.
 func (h Home) Remove(proxy string) error {
 	info, err := h.ReadInfo(proxy)
 	if err != nil {
 		return err
 	}
 	dir := h.Dir(proxy)
-	for _, name := range []string{SSHKeyFile, sshPubFile, SSHCertFile, x509KeyFile, x509CertFile, authoritiesFile, KnownHostsFile} {
+	names := []string{
+		SSHKeyFile, sshPubFile, SSHCertFile, x509KeyFile, x509CertFile, authoritiesFile, KnownHostsFile,
+	}
+	for _, name := range names {
 		if err := removeFile(filepath.Join(dir, name)); err != nil {
 			return writeFault(filepath.Join(dir, name), err)
 		}
 	}
+	loggedOut := Info{Version: infoVersion, Proxy: info.Proxy, Cluster: info.Cluster, Pin: info.Pin}
 	var b bytes.Buffer
-	if err := config.Encode(&b, Info{Version: infoVersion, Proxy: info.Proxy, Cluster: info.Cluster, Pin: info.Pin}); err != nil {
+	if err := config.Encode(&b, loggedOut); err != nil {
 		return fmt.Errorf("encode the profile: %w", err)
 	}
 	if err := durable.WriteFile(filepath.Join(dir, infoFile), b.Bytes()); err != nil {

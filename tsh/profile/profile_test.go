@@ -6,14 +6,21 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 func TestOpen(t *testing.T) {
-	for _, tt := range []struct {
-		tshHome, home, want string
-	}{{"/a/b", "/home/x", "/a/b"}, {"", "/home/x", "/home/x/.tsh"}, {"", "", ""}} {
+	t.Parallel()
+	for _, tt := range []struct{ tshHome, home, want string }{
+		{"/a/b", "/home/x", "/a/b"},
+		{"", "/home/x", "/home/x/.tsh"},
+		{"", "", ""},
+	} {
 		env := map[string]string{"TSH_HOME": tt.tshHome, "HOME": tt.home}
 		h, err := profile.Open(func(k string) string { return env[k] })
 		if string(h) != tt.want || (err == nil) != (tt.want != "") || err != nil && fault.Remedy(err) == "" {
@@ -23,19 +30,31 @@ func TestOpen(t *testing.T) {
 }
 
 func TestParseProxy(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
-		"access.example.com": "access.example.com:443", "ACCESS.example.com:8443": "access.example.com:8443", "https://x.example.com/": "x.example.com:443",
-		"127.0.0.1:8443": "127.0.0.1:8443", "[::1]:8443": "[::1]:8443", "::1": "[::1]:443",
-		"": "", "a b": "", "x:0": "", "x:99999": "", "x:http": "", "../x": "", "x/y": "", "-oProxyCommand=id": "", "x;id": "", "a:b:c": "", "x\nHost *": "", ".hidden": "",
+		"access.example.com":      "access.example.com:443",
+		"ACCESS.example.com:8443": "access.example.com:8443",
+		"https://x.example.com/":  "x.example.com:443",
+		"127.0.0.1:8443":          "127.0.0.1:8443",
+		"[::1]:8443":              "[::1]:8443",
+		"::1":                     "[::1]:443",
 	} {
-		got, err := profile.ParseProxy(in)
-		if got != want || (err == nil) != (want != "") || err != nil && fault.Remedy(err) == "" {
+		if got, err := profile.ParseProxy(in); err != nil || got != want {
 			t.Errorf("%q: got %q (%v), want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{
+		"", "a b", "x:0", "x:99999", "x:http", "../x", "x/y", "-oProxyCommand=id", "x;id", "a:b:c",
+		"x\nHost *", ".hidden",
+	} {
+		if got, err := profile.ParseProxy(in); err == nil || fault.Remedy(err) == "" {
+			t.Errorf("%q: got %q (%v), want refused with a remedy", in, got, err)
 		}
 	}
 }
 
 func TestDirsOfProxiesDiffer(t *testing.T) {
+	t.Parallel()
 	h, seen := profile.Home("/h"), map[string]string{}
 	for _, addr := range []string{"a:443", "a:8443", "b:443", "[::1]:443", "[::1]:1", "127.0.0.1:443"} {
 		dir := h.Dir(addr)
@@ -47,10 +66,11 @@ func TestDirsOfProxiesDiffer(t *testing.T) {
 }
 
 func TestUnknownProxy(t *testing.T) {
+	t.Parallel()
 	h := profile.Home(t.TempDir())
-	if _, err := h.Load("x:443"); !fault.Is(err, fault.NotFound) ||
-		fault.Remedy(err) != "run: tsh login --proxy x" {
-		t.Errorf("got %v (%s), want to be told to log in", err, fault.Remedy(err))
+	_, err := h.Load("x:443")
+	if !fault.Is(err, fault.NotFound) || fault.Remedy(err) != "run: tsh login --proxy x" {
+		t.Errorf("got %v (%s), want the hint to log in", err, fault.Remedy(err))
 	}
 	if _, err := h.Current(); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want NotFound", err)
@@ -61,18 +81,23 @@ func TestUnknownProxy(t *testing.T) {
 }
 
 func TestProfileOfANewerTshIsRefused(t *testing.T) {
+	t.Parallel()
 	h := profile.Home(t.TempDir())
+	path := filepath.Join(h.Dir("x:443"), "profile.yaml")
+	if err := os.MkdirAll(h.Dir("x:443"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for body, want := range map[string]string{
-		"version: 2\nproxy: x:443\npin: p\n": "newer tsh", "version: 1\nproxy: x:443\n": "damaged", "version: 1\nproxy: x:443\npin: p\nbogus: 1\n": "damaged", "{": "damaged",
+		"version: 2\nproxy: x:443\npin: p\n":           "newer tsh",
+		"version: 1\nproxy: x:443\n":                   "damaged",
+		"version: 1\nproxy: x:443\npin: p\nbogus: 1\n": "damaged",
+		"{": "damaged",
 	} {
-		if err := os.MkdirAll(h.Dir("x:443"), 0o700); err != nil {
+		if err := os.WriteFile(path, []byte(body), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(h.Dir("x:443"), "profile.yaml"), []byte(body), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := h.Load("x:443"); err == nil || !strings.Contains(fault.Message(err), want) ||
-			fault.Remedy(err) == "" {
+		_, err := h.Load("x:443")
+		if err == nil || !strings.Contains(fault.Message(err), want) || fault.Remedy(err) == "" {
 			t.Errorf("%q: got %v, want %q and a remedy", body, err, want)
 		}
 	}
