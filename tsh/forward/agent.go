@@ -16,16 +16,16 @@ import (
 const (
 	// agentBindTime bounds the first exchange with ssh-agent.
 	agentBindTime = 5 * time.Second
-	// maxReply bounds its answer, in bytes.
+	// maxReply bounds, in bytes, the agent's answer to it.
 	maxReply = 4 << 10
 )
 
-// serveAgent serves a channel that leads to this machine's ssh-agent.
+// serveAgent connects a channel from the node to this machine's ssh-agent.
 func (f *Forwarder) serveAgent(nc ssh.NewChannel) {
 	conn, err := dial(Addr{Path: f.cfg.Agent})
 	if err == nil {
 		defer conn.Close()
-		err = bind(conn)
+		err = bindSession(conn)
 	}
 	if err != nil {
 		f.notify(fmt.Sprintf("ssh-agent: %s", fault.DescribeNetwork(err)))
@@ -37,17 +37,18 @@ func (f *Forwarder) serveAgent(nc ssh.NewChannel) {
 	}
 }
 
-// bind tells ssh-agent that what follows on this connection comes from another machine (OpenSSH
-// PROTOCOL.agent section 1, session-bind@openssh.com). Without it the agent would take the node's questions
-// for this machine's own, and let it use keys whose destination constraints forbid just that: those of tsh
-// login are such keys.
+// bindSession tells ssh-agent that the requests that follow on this connection come from another machine
+// (OpenSSH PROTOCOL.agent section 1, session-bind@openssh.com). Without it the agent would treat the node's
+// requests as this machine's own and let it use keys whose destination constraints forbid exactly that. The
+// keys of tsh login are such keys.
 //
-// The binding names a host key made for the purpose, because x/crypto does not give out what the node signed.
-// So no destination constraint fits: a constrained key is never used by way of tsh ssh -A, and every other
-// one is. An agent without constraints does not know the message, and says so.
-func bind(conn end) error {
-	late := time.AfterFunc(agentBindTime, func() { _ = conn.Close() })
-	defer late.Stop()
+// The binding names a host key that is made for this purpose, because x/crypto does not reveal what the node
+// signed. So no destination constraint matches: through tsh ssh -A a constrained key can never be used, and
+// every other key can. An agent without constraints does not know the message and answers with a failure,
+// which is fine.
+func bindSession(conn stream) error {
+	timeout := time.AfterFunc(agentBindTime, func() { _ = conn.Close() })
+	defer timeout.Stop()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
@@ -57,7 +58,7 @@ func bind(conn end) error {
 		return err
 	}
 	session := make([]byte, 32)
-	_, _ = rand.Read(session) // never fails since Go 1.24
+	_, _ = rand.Read(session) // crypto/rand never fails since Go 1.24
 	sig, err := signer.Sign(rand.Reader, session)
 	if err != nil {
 		return err
@@ -67,13 +68,14 @@ func bind(conn end) error {
 		Host, Session, Signature []byte
 		Forwarded                bool
 	}{"session-bind@openssh.com", signer.PublicKey().Marshal(), session, ssh.Marshal(sig), true})
-	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)); err != nil {
+	message := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+	if _, err := conn.Write(message); err != nil {
 		return err
 	}
 	return skipReply(conn)
 }
 
-// skipReply reads one message of the agent's and no further: what follows is for the node.
+// skipReply reads one message of the agent and nothing after it: what follows is for the node.
 func skipReply(conn io.Reader) error {
 	var length [4]byte
 	if _, err := io.ReadFull(conn, length[:]); err != nil {
@@ -81,7 +83,7 @@ func skipReply(conn io.Reader) error {
 	}
 	n := binary.BigEndian.Uint32(length[:])
 	if n == 0 || n > maxReply {
-		return fmt.Errorf("it sends %d bytes where one would do", n)
+		return fmt.Errorf("its answer has a length of %d bytes, want 1 to %d", n, maxReply)
 	}
 	_, err := io.CopyN(io.Discard, conn, int64(n))
 	return err

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -14,27 +13,27 @@ import (
 	"github.com/threshold-access/threshold/tsh/forward"
 )
 
-// startAgent runs OpenSSH's agent and returns its socket.
+// startAgent runs OpenSSH's ssh-agent until the test ends and returns its socket.
 func startAgent(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent")
 	cmd := exec.Command("ssh-agent", "-D", "-a", path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("ssh-agent: %v", err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for late := time.Now().Add(10 * time.Second); time.Now().Before(late); {
-		if c, err := net.Dial("unix", path); err == nil {
-			c.Close()
-			return path
-		}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it prints once it listens
+		t.Fatal(err)
 	}
-	t.Fatal("ssh-agent does not answer")
-	return ""
+	return path
 }
 
-// toOneHost is a destination constraint (OpenSSH ssh-agent.c, parse_dest_constraint): from this machine to
-// one host alone.
+// toOneHost encodes a destination constraint: from this machine to one host only (OpenSSH ssh-agent.c,
+// parse_dest_constraint).
 func toOneHost(host ssh.PublicKey) []agent.ConstraintExtension {
 	type text struct{ S string }
 	hop := func(name string, keys []byte) []byte {
@@ -58,9 +57,10 @@ func toOneHost(host ssh.PublicKey) []agent.ConstraintExtension {
 	}
 }
 
-// A node that a person lets use the agent gets no use of keys that are bound to destinations, such as those
-// of tsh login.
+// A node to which the agent is forwarded cannot use keys that are limited to destinations, such as those of
+// tsh login.
 func TestForwardedAgentKeepsItsConstraints(t *testing.T) {
+	t.Parallel()
 	path := startAgent(t)
 	conn, err := net.Dial("unix", path)
 	if err != nil {
@@ -76,7 +76,8 @@ func TestForwardedAgentKeepsItsConstraints(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for comment, c := range map[string][]agent.ConstraintExtension{"free": nil, "bound": toOneHost(hostKey)} {
+	constraints := map[string][]agent.ConstraintExtension{"free": nil, "limited": toOneHost(hostKey)}
+	for comment, c := range constraints {
 		_, key, err := ed25519.GenerateKey(nil)
 		if err == nil {
 			err = here.Add(agent.AddedKey{PrivateKey: key, Comment: comment, ConstraintExtensions: c})
@@ -90,12 +91,10 @@ func TestForwardedAgentKeepsItsConstraints(t *testing.T) {
 		t.Fatalf("got %v, %v, want both keys for this machine", mine, err)
 	}
 
-	f := newTestNode(t)
-	if _, err := start(t, f, forward.Config{Agent: path, Notify: func(s string) { t.Error(s) }}); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // each connection anew
-		ch, reqs, err := f.conn.OpenChannel("auth-agent@openssh.com", nil)
+	node := newTestNode(t)
+	mustStart(t, node, forward.Config{Agent: path, Notify: func(s string) { t.Error(s) }})
+	for range 2 { // each channel is a connection of its own
+		ch, reqs, err := node.conn.OpenChannel("auth-agent@openssh.com", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,11 +102,11 @@ func TestForwardedAgentKeepsItsConstraints(t *testing.T) {
 		there := agent.NewClient(ch)
 		keys, err := there.List()
 		if err != nil || len(keys) != 1 || keys[0].Comment != "free" {
-			t.Errorf("got %v, %v, want the free key alone", keys, err)
+			t.Errorf("got %v, %v, want only the free key", keys, err)
 		}
 		for _, k := range mine {
 			if _, err := there.Sign(k, []byte("data")); (err == nil) != (k.Comment == "free") {
-				t.Errorf("%s: got %v, want a signature by the free key alone", k.Comment, err)
+				t.Errorf("%s: got %v, want a signature only by the free key", k.Comment, err)
 			}
 		}
 		_ = ch.Close()
@@ -115,6 +114,7 @@ func TestForwardedAgentKeepsItsConstraints(t *testing.T) {
 }
 
 func TestAgentWithoutSessionBindIsForwarded(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -129,11 +129,9 @@ func TestAgentWithoutSessionBindIsForwarded(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
-	f := newTestNode(t)
-	if _, err := start(t, f, forward.Config{Agent: path, Notify: func(s string) { t.Error(s) }}); err != nil {
-		t.Fatal(err)
-	}
-	ch, reqs, err := f.conn.OpenChannel("auth-agent@openssh.com", nil)
+	node := newTestNode(t)
+	mustStart(t, node, forward.Config{Agent: path, Notify: func(s string) { t.Error(s) }})
+	ch, reqs, err := node.conn.OpenChannel("auth-agent@openssh.com", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,12 +143,11 @@ func TestAgentWithoutSessionBindIsForwarded(t *testing.T) {
 }
 
 func TestMissingAgentIsReported(t *testing.T) {
-	var s said
-	f := newTestNode(t)
-	if _, err := start(t, f, forward.Config{Agent: filepath.Join(t.TempDir(), "none"), Notify: s.say}); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := f.conn.OpenChannel("auth-agent@openssh.com", nil); err == nil || s.all() == "" {
-		t.Errorf("got %v and %q said, want a refusal and the reason", err, s.all())
+	t.Parallel()
+	var seen notices
+	node := newTestNode(t)
+	mustStart(t, node, forward.Config{Agent: filepath.Join(t.TempDir(), "none"), Notify: seen.add})
+	if _, _, err := node.conn.OpenChannel("auth-agent@openssh.com", nil); err == nil || seen.all() == "" {
+		t.Errorf("got %v and messages %q, want a refusal and the reason", err, seen.all())
 	}
 }

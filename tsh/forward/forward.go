@@ -16,39 +16,44 @@ import (
 )
 
 const (
-	// socksTime bounds the wait for a SOCKS request, and dialTime the way to where -R leads on this side.
+	// socksTime bounds the wait for a SOCKS request.
 	socksTime = 10 * time.Second
-	dialTime  = 30 * time.Second
-	// maxRemoteConns is how many connections the node may have to this side at once: more than programs there
-	// need, and few enough for this machine and its ssh-agent.
+	// dialTime bounds a connection to the target of -R on this side.
+	dialTime = 30 * time.Second
+	// maxRemoteConns bounds the connections that the node may have to this side at once. Programs there need
+	// fewer, and this machine and its ssh-agent can serve that many.
 	maxRemoteConns = 256
 )
 
-// Config is what is to be forwarded.
+// Config says what is forwarded.
 type Config struct {
 	Local  []Rule // -L and -D
 	Remote []Rule // -R
-	Agent  string // -A: the socket of ssh-agent; empty: none
+	Agent  string // -A: the socket of ssh-agent; empty: no agent is forwarded
+	// Notify is called with each message for the user, from several goroutines. It must not be nil unless
+	// nothing is started.
 	Notify func(string)
 }
 
-// Forwarder is what one SSH connection forwards.
+// Forwarder forwards the connections of one SSH connection. The calls come in this order: New, Listen, Start,
+// Close, Drain (if open connections are to end by themselves), then Wait once the SSH connection is closed.
 type Forwarder struct {
-	cfg         Config
-	listeners   []localListener
-	accepting   sync.WaitGroup
-	conns       sync.WaitGroup
-	connEnded   chan struct{} // has room for one; filled when a connection ends
-	remoteSlots chan struct{} // one for each connection that the node has to this side
+	cfg       Config
+	listeners []localListener
+	accepting sync.WaitGroup // one goroutine for each listener, until Close
+	conns     sync.WaitGroup // the goroutines of connections and channels, until the SSH connection ends
 
-	mu         sync.Mutex // guards what follows
+	connEnded   chan struct{} // has room for one; filled whenever a connection ends
+	remoteSlots chan struct{} // has one element for each connection that the node has to this side
+
+	mu         sync.Mutex // guards what follows; nothing else is locked or called while it is held
 	ports      map[uint32]Rule
 	paths      map[string]Rule
-	open       int
-	lastNotice string // the latest word about a connection that failed
+	open       int    // connections
+	lastNotice string // the latest message of notify
 }
 
-// New takes the rules and starts nothing.
+// New returns a Forwarder. It starts nothing.
 func New(cfg Config) *Forwarder {
 	return &Forwarder{
 		cfg:         cfg,
@@ -59,13 +64,15 @@ func New(cfg Config) *Forwarder {
 	}
 }
 
-// localListener is a listener on this machine, for a rule.
+// localListener is a listener on this machine. to is where its connections lead on the node's side; the zero
+// value means that the client says so in SOCKS.
 type localListener struct {
 	net.Listener
 	to Addr
 }
 
-// Listen opens the listeners on this machine; the first that cannot be had ends it. Close closes them.
+// Listen opens the listeners on this machine. If one cannot be opened, it closes the others and returns the
+// error.
 func (f *Forwarder) Listen() error {
 	for _, r := range f.cfg.Local {
 		list, err := listen(r.From)
@@ -80,35 +87,35 @@ func (f *Forwarder) Listen() error {
 	return nil
 }
 
-// listen opens the listeners of one address. A socket is its owner's alone. localhost is what programs
-// understand by it: both loopbacks, as far as the machine has them, on one port, so that nobody else answers
-// on the other.
+// listen opens the listeners of one address. A Unix socket has mode 0600. localhost means both loopback
+// addresses on the same port, as far as the machine has them, so that no other program can answer on the
+// second one.
 func listen(a Addr) ([]net.Listener, error) {
 	switch {
 	case a.Path != "":
 		old := syscall.Umask(0o177)
 		defer syscall.Umask(old)
 		l, err := net.Listen("unix", a.file())
-		return one(l, err)
+		return single(l, err)
 	case a.Host != "localhost":
 		l, err := net.Listen("tcp", net.JoinHostPort(a.Host, fmt.Sprint(a.Port)))
-		return one(l, err)
+		return single(l, err)
 	}
-	four, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", a.Port))
+	v4, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", a.Port))
 	if err != nil {
 		return nil, err
 	}
-	six, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", a.Port))
+	v6, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", a.Port))
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return []net.Listener{four}, err
+		return []net.Listener{v4}, err
 	}
-	if err != nil { // no IPv6 here
-		return []net.Listener{four}, nil
+	if err != nil { // this machine has no IPv6
+		return []net.Listener{v4}, nil
 	}
-	return []net.Listener{four, six}, nil
+	return []net.Listener{v4, v6}, nil
 }
 
-func one(l net.Listener, err error) ([]net.Listener, error) {
+func single(l net.Listener, err error) ([]net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -116,25 +123,20 @@ func one(l net.Listener, err error) ([]net.Listener, error) {
 }
 
 func listenFault(a Addr, err error) error {
-	what := fmt.Sprintf("%s on this machine cannot be listened to: %s", a, fault.DescribeNetwork(err))
+	msg := fmt.Sprintf("cannot listen on %s on this machine: %s", a, fault.DescribeNetwork(err))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE) && a.Path != "":
-		return fault.Wrap(err, fault.Conflict, "", what, "if nobody uses the socket any more: rm "+a.Path)
+		return fault.Wrap(err, fault.Conflict, "", msg, "if no program uses the socket any more: rm "+a.Path)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fault.Wrap(
-			err,
-			fault.Conflict,
-			"",
-			what,
-			"choose another port, or end the program that has it",
-		)
+		hint := "choose another port, or end the program that uses it"
+		return fault.Wrap(err, fault.Conflict, "", msg, hint)
 	case errors.Is(err, os.ErrPermission) && a.Path == "":
-		return fault.Wrap(err, fault.Denied, "", what, "choose a port above 1023")
+		return fault.Wrap(err, fault.Denied, "", msg, "choose a port above 1023")
 	}
-	return fault.Wrap(err, fault.Invalid, "", what, "choose an address of this machine")
+	return fault.Wrap(err, fault.Invalid, "", msg, "choose an address of this machine")
 }
 
-// Addrs are the addresses on this machine that are listened to.
+// Addrs returns the addresses of the listeners on this machine.
 func (f *Forwarder) Addrs() []net.Addr {
 	var out []net.Addr
 	for _, l := range f.listeners {
@@ -143,30 +145,28 @@ func (f *Forwarder) Addrs() []net.Addr {
 	return out
 }
 
-// Close closes the listeners on this machine. Connections go on.
+// Close closes the listeners on this machine. Open connections continue. It may be called more than once.
 func (f *Forwarder) Close() {
 	for _, l := range f.listeners {
 		_ = l.Close()
 	}
 }
 
-// Open is how many forwarded connections there are.
+// Open returns the number of forwarded connections.
 func (f *Forwarder) Open() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.open
 }
 
-// Start serves the connections of both sides, and asks the node for the remote listeners: the first that it
-// refuses is the error.
+// Start serves the connections of both sides and requests the listeners on the node. It returns an error for
+// the first listener that the node refuses.
 func (f *Forwarder) Start(c *ssh.Client) error {
 	if len(f.cfg.Remote) > 0 {
-		f.handleChannels(c, "forwarded-tcpip", func(nc ssh.NewChannel) { f.serveRemote(nc, f.forPort) })
-		f.handleChannels(
-			c,
-			"forwarded-streamlocal@openssh.com",
-			func(nc ssh.NewChannel) { f.serveRemote(nc, f.forPath) },
-		)
+		f.handleChannels(c, "forwarded-tcpip", func(nc ssh.NewChannel) { f.serveRemote(nc, f.ruleForPort) })
+		f.handleChannels(c, "forwarded-streamlocal@openssh.com", func(nc ssh.NewChannel) {
+			f.serveRemote(nc, f.ruleForPath)
+		})
 	}
 	if f.cfg.Agent != "" {
 		f.handleChannels(c, "auth-agent@openssh.com", f.serveAgent)
@@ -193,24 +193,25 @@ func (f *Forwarder) Drain(ctx context.Context) {
 	}
 }
 
-// Wait waits, once listeners and the SSH connection are closed, until all has ended.
+// Wait returns when all goroutines have ended. Close and the end of the SSH connection end them.
 func (f *Forwarder) Wait() {
 	f.accepting.Wait()
 	f.conns.Wait()
 }
 
-// notify says why a connection failed, but not again and again: a browser tries often.
-func (f *Forwarder) notify(what string) {
+// notify tells the user why a connection failed. It does not repeat the latest message, because programs such
+// as browsers retry often.
+func (f *Forwarder) notify(msg string) {
 	f.mu.Lock()
-	again := f.lastNotice == what
-	f.lastNotice = what
+	repeated := f.lastNotice == msg
+	f.lastNotice = msg
 	f.mu.Unlock()
-	if !again {
-		f.cfg.Notify(what)
+	if !repeated {
+		f.cfg.Notify(msg)
 	}
 }
 
-// count keeps the number of open connections: call what it returns at the end of one.
+// count adds an open connection. The caller calls done when the connection has ended.
 func (f *Forwarder) count() (done func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,7 +1,6 @@
 package forward_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -14,13 +13,19 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/forward"
 )
 
-// echo listens and answers each connection with what it said, once it has said all.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Tests that open a local Unix socket are not parallel: the umask is set for the whole process while it is
+// opened.
+
+// echo starts a server that answers each connection with what it received, after the client has half-closed.
 func echo(t testing.TB, network, addr string) net.Addr {
 	t.Helper()
 	l, err := net.Listen(network, addr)
@@ -45,10 +50,11 @@ func echo(t testing.TB, network, addr string) net.Addr {
 	return l.Addr()
 }
 
-// ask says something and ends, and returns the answer.
-func ask(t testing.TB, network, addr, before string, answer int) string {
+// exchange connects, sends before, skips an answer of that many bytes, sends "hello" with a half-close and
+// returns everything that follows.
+func exchange(t testing.TB, addr net.Addr, before string, answer int) string {
 	t.Helper()
-	c, err := net.Dial(network, addr)
+	c, err := net.Dial(addr.Network(), addr.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,45 +65,54 @@ func ask(t testing.TB, network, addr, before string, answer int) string {
 		return "no answer: " + err.Error()
 	}
 	_, _ = io.WriteString(c, "hello")
-	_ = c.(end).CloseWrite()
+	_ = c.(stream).CloseWrite()
 	b, _ := io.ReadAll(c)
 	return string(b)
 }
 
-// said collects words for the person.
-type said struct {
+// notices collects the messages for the user.
+type notices struct {
 	mu    sync.Mutex
 	lines []string
 }
 
-func (s *said) say(line string) { s.mu.Lock(); defer s.mu.Unlock(); s.lines = append(s.lines, line) }
+func (s *notices) add(line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines = append(s.lines, line)
+}
 
-func (s *said) all() string {
+func (s *notices) all() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.lines, "\n")
 }
 
-// start sets forwards up over a connection to f.
-func start(t testing.TB, f *far, cfg forward.Config) (*forward.Forwarder, error) {
+// start starts forwarding over the connection to the node. It ends with the test.
+func start(t testing.TB, node *testNode, cfg forward.Config) (*forward.Forwarder, error) {
 	t.Helper()
 	fw := forward.New(cfg)
 	if err := fw.Listen(); err != nil {
 		return fw, err
 	}
-	t.Cleanup(func() { fw.Close(); f.client.Close(); fw.Wait() })
-	return fw, fw.Start(f.client)
+	t.Cleanup(func() { fw.Close(); node.client.Close(); fw.Wait() })
+	return fw, fw.Start(node.client)
 }
 
-func free(t testing.TB) uint16 {
+// mustStart is start for a configuration that must work.
+func mustStart(t testing.TB, node *testNode, cfg forward.Config) *forward.Forwarder {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fw, err := start(t, node, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
+	return fw
 }
+
+func discard(string) {}
+
+// anyPort lets the kernel choose the port of a listener.
+var anyPort = port("127.0.0.1", 0)
 
 func local(addr net.Addr) forward.Addr {
 	return port("127.0.0.1", uint16(addr.(*net.TCPAddr).Port))
@@ -107,24 +122,25 @@ func TestForwardsBothWaysWithPortsAndSockets(t *testing.T) {
 	dir := t.TempDir()
 	tcp, unix := local(echo(t, "tcp", "127.0.0.1:0")), socket(filepath.Join(dir, "service"))
 	echo(t, "unix", unix.Path)
-	for name, to := range map[string]forward.Addr{"a port": tcp, "a socket": unix} {
-		for kind, from := range map[string]forward.Addr{"a port": port("127.0.0.1", free(t)), "a socket": socket(filepath.Join(dir, strings.ReplaceAll(name, " ", "-")))} {
-			rule := []forward.Rule{{From: from, To: to}}
-			network := "tcp"
-			if from.Path != "" {
-				network = "unix"
-			}
-			for way, cfg := range map[string]forward.Config{"-L": {Local: rule}, "-R": {Remote: rule}} {
-				t.Run(way+" from "+kind+" to "+name, func(t *testing.T) {
-					var s said
-					cfg.Notify = s.say
-					f := newTestNode(t)
-					if _, err := start(t, f, cfg); err != nil {
-						t.Fatal(err)
+	for toName, to := range map[string]forward.Addr{"a port": tcp, "a socket": unix} {
+		path := socket(filepath.Join(dir, strings.ReplaceAll(toName, " ", "-")))
+		for fromName, from := range map[string]forward.Addr{"a port": anyPort, "a socket": path} {
+			rules := []forward.Rule{{From: from, To: to}}
+			for flag, cfg := range map[string]forward.Config{"-L": {Local: rules}, "-R": {Remote: rules}} {
+				t.Run(flag+" from "+fromName+" to "+toName, func(t *testing.T) {
+					var seen notices
+					cfg.Notify = seen.add
+					node := newTestNode(t)
+					fw := mustStart(t, node, cfg)
+					var addr net.Addr
+					if flag == "-L" {
+						addr = fw.Addrs()[0]
+					} else {
+						addr = node.addr()
 					}
 					for range 2 {
-						if got := ask(t, network, from.String(), "", 0); got != "echo hello" {
-							t.Errorf("got %q, want the echo, after a half-close (%s)", got, s.all())
+						if got := exchange(t, addr, "", 0); got != "echo hello" {
+							t.Errorf("got %q, want the echo, after a half-close (%s)", got, seen.all())
 						}
 					}
 				})
@@ -134,20 +150,17 @@ func TestForwardsBothWaysWithPortsAndSockets(t *testing.T) {
 }
 
 func TestManyForwardsAndConnectionsAtOnce(t *testing.T) {
+	t.Parallel()
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
-	var cfg forward.Config
-	cfg.Notify = func(s string) { t.Error(s) }
+	cfg := forward.Config{Notify: func(s string) { t.Error(s) }}
 	for range 8 {
-		cfg.Local = append(cfg.Local, forward.Rule{From: port("127.0.0.1", free(t)), To: to})
+		cfg.Local = append(cfg.Local, forward.Rule{From: anyPort, To: to})
 	}
-	fw, err := start(t, newTestNode(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fw := mustStart(t, newTestNode(t), cfg)
 	var all sync.WaitGroup
 	for i := range 64 {
 		all.Go(func() {
-			if got := ask(t, "tcp", cfg.Local[i%8].From.String(), "", 0); got != "echo hello" {
+			if got := exchange(t, fw.Addrs()[i%8], "", 0); got != "echo hello" {
 				t.Errorf("got %q, want the echo", got)
 			}
 		})
@@ -156,138 +169,133 @@ func TestManyForwardsAndConnectionsAtOnce(t *testing.T) {
 	fw.Close()
 	fw.Drain(t.Context())
 	if n := fw.Open(); n != 0 {
-		t.Errorf("got %d connections open, want none left", n)
+		t.Errorf("got %d connections open, want none", n)
 	}
 }
 
 func TestDynamicForwards(t *testing.T) {
+	t.Parallel()
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
 	hi, lo := string([]byte{byte(to.Port >> 8)}), string([]byte{byte(to.Port)})
-	var s said
-	f := newTestNode(t)
-	here, there := port("127.0.0.1", free(t)), port("127.0.0.1", free(t))
-	if _, err := start(t, f, forward.Config{Local: []forward.Rule{{From: here}}, Remote: []forward.Rule{{From: there}}, Notify: s.say}); err != nil {
-		t.Fatal(err)
-	}
-	for way, from := range map[string]forward.Addr{"-D": here, "-R without a target": there} {
+	var seen notices
+	node := newTestNode(t)
+	rules := []forward.Rule{{From: anyPort}}
+	fw := mustStart(t, node, forward.Config{Local: rules, Remote: rules, Notify: seen.add})
+	for flag, from := range map[string]net.Addr{"-D": fw.Addrs()[0], "-R without a target": node.addr()} {
 		for version, tt := range map[string]struct {
-			before string
-			answer int
+			request string
+			answer  int
 		}{
 			"4":  {"\x04\x01" + hi + lo + "\x7f\x00\x00\x01me\x00", 8},
 			"4a": {"\x04\x01" + hi + lo + "\x00\x00\x00\x01\x00127.0.0.1\x00", 8},
 			"5":  {"\x05\x01\x00\x05\x01\x00\x03\x09127.0.0.1" + hi + lo, 12},
 		} {
-			if got := ask(t, "tcp", from.String(), tt.before, tt.answer); got != "echo hello" {
-				t.Errorf("%s, SOCKS %s: got %q, want the echo", way, version, got)
+			if got := exchange(t, from, tt.request, tt.answer); got != "echo hello" {
+				t.Errorf("%s, SOCKS %s: got %q, want the echo", flag, version, got)
 			}
 		}
 	}
-	f.mu.Lock()
-	f.refuse = "role ops does not allow forward-local"
-	f.mu.Unlock()
-	if got := ask(t, "tcp", here.String(), "\x05\x01\x00\x05\x01\x00\x03\x02db\x00\x50", 12); got != "" {
+	node.mu.Lock()
+	node.refuse = "role ops does not allow forward-local"
+	node.mu.Unlock()
+	if got := exchange(t, fw.Addrs()[0], "\x05\x01\x00\x05\x01\x00\x03\x02db\x00\x50", 12); got != "" {
 		t.Errorf("got %q, want a refusal and the end", got)
 	}
-	if !strings.Contains(
-		s.all(),
-		"no connection to db:80 by way of the node: role ops does not allow forward-local",
-	) {
-		t.Errorf("got %q said, want the node's reason", s.all())
+	want := "no connection to db:80 through the node: role ops does not allow forward-local"
+	if got := seen.all(); !strings.Contains(got, want) {
+		t.Errorf("got messages %q, want %q", got, want)
 	}
 }
 
 func TestLocalListenersAreLoopbackAndPrivate(t *testing.T) {
-	r, err := forward.ParseLocal(fmt.Sprintf("%d:localhost:80", free(t)))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sock := filepath.Join(t.TempDir(), "s")
-	fw := forward.New(forward.Config{Local: []forward.Rule{r, {From: socket(sock), To: r.To}}})
+	free := local(l.Addr()).Port
+	_ = l.Close()
+	r, err := forward.ParseLocal(fmt.Sprintf("%d:localhost:80", free))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	fw := forward.New(forward.Config{Local: []forward.Rule{r, {From: socket(path), To: r.To}}})
 	if err := fw.Listen(); err != nil {
 		t.Fatal(err)
 	}
 	defer fw.Close()
 	if fw.Addrs()[0].String() != fmt.Sprintf("127.0.0.1:%d", r.From.Port) {
-		t.Errorf("got %v, want 127.0.0.1 whatever a name server says of localhost", fw.Addrs())
+		t.Errorf("got %v, want 127.0.0.1 whatever a name server says about localhost", fw.Addrs())
 	}
 	for _, a := range fw.Addrs() {
 		if tcp, ok := a.(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
-			t.Errorf("got %s listened to, want loopback", a)
+			t.Errorf("got a listener on %s, want only loopback", a)
 		}
 	}
-	if info, err := os.Stat(sock); err != nil || info.Mode().Perm()&0o077 != 0 {
-		t.Errorf("got mode %v, %v, want a socket for its owner alone", info.Mode(), err)
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o077 != 0 {
+		t.Errorf("got mode %v, %v, want a socket for its owner only", info.Mode(), err)
 	}
 }
 
 func TestForwardsThatFailAreReportedAtOnce(t *testing.T) {
 	taken := local(echo(t, "tcp", "127.0.0.1:0"))
-	sock := filepath.Join(t.TempDir(), "s")
-	echo(t, "unix", sock)
-	for name, from := range map[string]forward.Addr{"a port in use": taken, "a socket in use": socket(sock), "no address of this machine": port("203.0.113.1", 8080)} {
-		fw := forward.New(forward.Config{
-			Local: []forward.Rule{{From: port("127.0.0.1", free(t)), To: taken}, {From: from, To: taken}},
-		})
+	path := filepath.Join(t.TempDir(), "s")
+	echo(t, "unix", path)
+	for name, from := range map[string]forward.Addr{
+		"a port in use":                 taken,
+		"a socket in use":               socket(path),
+		"an address of another machine": port("203.0.113.1", 8080),
+	} {
+		rules := []forward.Rule{{From: anyPort, To: taken}, {From: from, To: taken}}
+		fw := forward.New(forward.Config{Local: rules})
 		if err := fw.Listen(); err == nil || fault.Remedy(err) == "" {
-			t.Errorf("%s: got %v, want an error with what to do", name, err)
+			t.Errorf("%s: got %v, want an error with a remedy", name, err)
 		}
 	}
-	f := newTestNode(t)
-	f.refuse = "role ops does not allow forward-remote"
-	_, err := start(
-		t,
-		f,
-		forward.Config{
-			Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}},
-			Notify: func(string) {},
-		},
-	)
-	if !fault.Is(err, fault.Denied) ||
-		!strings.Contains(
-			err.Error(),
-			"the node does not listen on localhost:8080: role ops does not allow forward-remote",
-		) {
-		t.Errorf("got %v, want the node's reason", err)
+	cfg := forward.Config{Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}}, Notify: discard}
+	node := newTestNode(t)
+	node.refuse = "role ops does not allow forward-remote"
+	_, err := start(t, node, cfg)
+	want := "the node does not listen on localhost:8080: role ops does not allow forward-remote"
+	if !fault.Is(err, fault.Denied) || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
 	}
-	f = newTestNode(t)
-	f.refuse = "role ops does not allow forward-remote (ask an administrator)"
-	_, err = start(
-		t,
-		f,
-		forward.Config{
-			Remote: []forward.Rule{{From: port("localhost", 8080), To: taken}},
-			Notify: func(string) {},
-		},
-	)
-	if got := fault.Message(err); !strings.HasSuffix(got, "allow forward-remote") ||
-		fault.Remedy(err) != "ask an administrator" {
-		t.Errorf("got %q and %q, want the node's own remedy for a hint", got, fault.Remedy(err))
+	node = newTestNode(t)
+	node.refuse = "role ops does not allow forward-remote (ask an administrator)"
+	_, err = start(t, node, cfg)
+	msg, remedy := fault.Message(err), fault.Remedy(err)
+	if !strings.HasSuffix(msg, "allow forward-remote") || remedy != "ask an administrator" {
+		t.Errorf("got %q and %q, want the node's remedy as the hint", msg, remedy)
 	}
 }
 
 func TestPortChosenByTheNodeIsReported(t *testing.T) {
+	t.Parallel()
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
-	var s said
-	if _, err := start(t, newTestNode(t), forward.Config{Remote: []forward.Rule{{From: port("localhost", 0), To: to}}, Notify: s.say}); err != nil {
-		t.Fatal(err)
+	var seen notices
+	node := newTestNode(t)
+	mustStart(t, node, forward.Config{
+		Remote: []forward.Rule{{From: port("localhost", 0), To: to}},
+		Notify: seen.add,
+	})
+	want := fmt.Sprintf("port %d on the node is forwarded to %s", local(node.addr()).Port, to)
+	if got := seen.all(); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
-	words := strings.Fields(s.all()) // port N of the node …
-	if len(words) < 2 {
-		t.Fatalf("got %q, want the port", s.all())
-	}
-	if got := ask(t, "tcp", "127.0.0.1:"+words[1], "", 0); got != "echo hello" {
+	if got := exchange(t, node.addr(), "", 0); got != "echo hello" {
 		t.Errorf("got %q, want the echo", got)
 	}
 }
 
-// A node that was asked for nothing opens no way to this machine.
+// A hostile node cannot open channels that the client did not request.
 func TestChannelsThatWereNotRequestedAreRejected(t *testing.T) {
+	t.Parallel()
 	to := local(echo(t, "tcp", "127.0.0.1:0"))
-	f := newTestNode(t)
-	if _, err := start(t, f, forward.Config{Remote: []forward.Rule{{From: port("localhost", free(t)), To: to}}, Notify: func(string) {}}); err != nil {
-		t.Fatal(err)
-	}
+	node := newTestNode(t)
+	mustStart(t, node, forward.Config{
+		Remote: []forward.Rule{{From: port("localhost", 0), To: to}},
+		Notify: discard,
+	})
 	for kind, extra := range map[string][]byte{
 		"forwarded-tcpip": ssh.Marshal(struct {
 			Host       string
@@ -301,54 +309,56 @@ func TestChannelsThatWereNotRequestedAreRejected(t *testing.T) {
 		"direct-tcpip":                      nil,
 		"session":                           nil,
 	} {
-		if _, _, err := f.conn.OpenChannel(kind, extra); err == nil {
+		if _, _, err := node.conn.OpenChannel(kind, extra); err == nil {
 			t.Errorf("%s: got opened, want refused", kind)
 		}
 	}
 	for _, garbage := range [][]byte{nil, {0, 0, 0, 9}} {
-		if _, _, err := f.conn.OpenChannel("forwarded-tcpip", garbage); err == nil {
+		if _, _, err := node.conn.OpenChannel("forwarded-tcpip", garbage); err == nil {
 			t.Errorf("%q: got opened, want refused", garbage)
 		}
 	}
 }
 
-// A node that opens one way after the other to this side gets no more than its programs could need.
+// serveFailures is an agent that answers every message with a failure until its client disconnects.
+func serveFailures(c net.Conn) {
+	defer c.Close()
+	head := make([]byte, 4)
+	for {
+		if _, err := io.ReadFull(c, head); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head))); err != nil {
+			return
+		}
+		_, _ = c.Write([]byte{0, 0, 0, 1, 5})
+	}
+}
+
+// A hostile node gets no more connections to this side than the bound.
 func TestConnectionsFromTheNodeAreBounded(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var held sync.WaitGroup
-	held.Go(func() {
+	var agents sync.WaitGroup
+	agents.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			held.Go(func() { // an agent that answers everything with a failure, and waits for more
-				defer c.Close()
-				head := make([]byte, 4)
-				for {
-					if _, err := io.ReadFull(c, head); err != nil {
-						return
-					}
-					if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head))); err != nil {
-						return
-					}
-					_, _ = c.Write([]byte{0, 0, 0, 1, 5})
-				}
-			})
+			agents.Go(func() { serveFailures(c) })
 		}
 	})
-	t.Cleanup(func() { l.Close(); held.Wait() })
-	var s said
-	f := newTestNode(t)
-	if _, err := start(t, f, forward.Config{Agent: path, Notify: s.say}); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { l.Close(); agents.Wait() })
+	var seen notices
+	node := newTestNode(t)
+	mustStart(t, node, forward.Config{Agent: path, Notify: seen.add})
 	open := func() (ssh.Channel, error) {
-		ch, reqs, err := f.conn.OpenChannel("auth-agent@openssh.com", nil)
+		ch, reqs, err := node.conn.OpenChannel("auth-agent@openssh.com", nil)
 		if err == nil {
 			go ssh.DiscardRequests(reqs)
 		}
@@ -365,20 +375,22 @@ func TestConnectionsFromTheNodeAreBounded(t *testing.T) {
 			t.Error("got one more opened, want refused")
 		}
 	}
-	if got := s.all(); strings.Count(got, "\n") != 0 || !strings.Contains(got, "more than 256 connections") {
-		t.Errorf("got %q said, want it told once", got)
+	got := seen.all()
+	if strings.Count(got, "\n") != 0 || !strings.Contains(got, "more than 256 connections") {
+		t.Errorf("got messages %q, want one about the bound", got)
 	}
 	_ = last.Close()
-	for late := time.Now().Add(10 * time.Second); ; {
+	// The slot is free once both sides have closed the channel.
+	for deadline := time.Now().Add(10 * time.Second); ; {
 		if _, err := open(); err == nil {
 			break
-		} else if time.Now().After(late) {
-			t.Fatalf("got %v once one had ended, want a place", err)
+		} else if time.Now().After(deadline) {
+			t.Fatalf("got %v after one had ended, want a new connection", err)
 		}
 	}
 }
 
-// A path that begins with @ is a file's: an abstract socket would be everybody's.
+// A path that begins with @ names a file. Any user could connect to an abstract socket.
 func TestNoSocketIsAbstract(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := os.Mkdir("@", 0o700); err != nil {
@@ -393,69 +405,74 @@ func TestNoSocketIsAbstract(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fw.Close()
-	if info, err := os.Lstat("@/s"); err != nil || info.Mode().Type() != os.ModeSocket ||
-		info.Mode().Perm()&0o077 != 0 {
-		t.Errorf("got %v, %v, want a socket of its owner's alone at @/s", info, err)
+	info, err := os.Lstat("@/s")
+	if err != nil || info.Mode().Type() != os.ModeSocket || info.Mode().Perm()&0o077 != 0 {
+		t.Errorf("got %v, %v, want a socket for its owner only at @/s", info, err)
 	}
 }
 
-// What lies where a socket shall be stays, a link is not followed.
+// An existing file stays, and a symbolic link is not followed.
 func TestNoListenerReplacesAFileOrFollowsALink(t *testing.T) {
 	dir := t.TempDir()
-	for name, make := range map[string]func(string) error{
+	for name, create := range map[string]func(string) error{
 		"a file":          func(p string) error { return os.WriteFile(p, []byte("mine"), 0o600) },
 		"a dangling link": func(p string) error { return os.Symlink(filepath.Join(dir, "elsewhere"), p) },
 	} {
 		path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
-		if err := make(path); err != nil {
+		if err := create(path); err != nil {
 			t.Fatal(err)
 		}
 		fw := forward.New(forward.Config{Local: []forward.Rule{{From: socket(path), To: port("db", 80)}}})
 		if err := fw.Listen(); err == nil || fault.Remedy(err) == "" {
-			t.Errorf("%s: got %v, want it refused with what to do", name, err)
+			t.Errorf("%s: got %v, want an error with a remedy", name, err)
 		}
 		fw.Close()
 		if _, err := os.Lstat(path); err != nil {
-			t.Errorf("%s: got %v, want it still there", name, err)
+			t.Errorf("%s: got %v, want it unchanged", name, err)
 		}
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "elsewhere")); err == nil {
-		t.Error("got a socket where the link leads, want none")
+		t.Error("got a socket at the target of the link, want none")
 	}
 }
 
 func TestDrainLetsConnectionsEnd(t *testing.T) {
-	to := local(echo(t, "tcp", "127.0.0.1:0"))
-	from := port("127.0.0.1", free(t))
-	fw, err := start(
-		t,
-		newTestNode(t),
-		forward.Config{Local: []forward.Rule{{From: from, To: to}}, Notify: func(string) {}},
-	)
+	t.Parallel()
+	target, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("tcp", from.String())
+	defer target.Close()
+	fw := mustStart(t, newTestNode(t), forward.Config{
+		Local:  []forward.Rule{{From: anyPort, To: local(target.Addr())}},
+		Notify: discard,
+	})
+	addr := fw.Addrs()[0]
+	client, err := net.Dial("tcp", addr.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	_, _ = io.WriteString(c, "x")
-	for tick := time.NewTicker(time.Millisecond); fw.Open() == 0; <-tick.C {
+	defer client.Close()
+	server, err := target.Accept() // from here on the connection is open
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer server.Close()
 	fw.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	fw.Drain(ctx) // returns although one is open
-	if fw.Open() != 1 {
-		t.Errorf("got %d open, want the one", fw.Open())
+	fw.Drain(ctx) // returns although a connection is open
+	if n := fw.Open(); n != 1 {
+		t.Errorf("got %d connections open, want 1", n)
 	}
-	_ = c.(end).CloseWrite()
-	if b, _ := io.ReadAll(c); !bytes.Equal(b, []byte("echo x")) {
-		t.Errorf("got %q, want the echo although no more connections are taken", b)
+	_, _ = io.WriteString(server, "late")
+	_ = server.Close()
+	if b, _ := io.ReadAll(client); string(b) != "late" {
+		t.Errorf("got %q, want what the server sent after Close", b)
 	}
+	_ = client.Close()
 	fw.Drain(t.Context())
-	if _, err := net.Dial("tcp", from.String()); err == nil {
+	if _, err := net.Dial("tcp", addr.String()); err == nil {
 		t.Error("got a new connection, want none after Close")
 	}
 }

@@ -11,58 +11,58 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+// acceptPause is the pause after an error of Accept that passes, such as too many open files.
+const acceptPause = 100 * time.Millisecond
+
 // accept serves one listener until it is closed.
 func (f *Forwarder) accept(c *ssh.Client, l localListener) {
 	for {
 		conn, err := l.Accept()
-		var passing interface{ Timeout() bool }
+		var timeout interface{ Timeout() bool }
 		switch {
 		case err == nil:
-			f.conns.Go(func() { f.serveLocal(c, conn.(end), l.to) })
-		case errors.As(err, &passing) && passing.Timeout():
+			f.conns.Go(func() { f.serveLocal(c, conn.(stream), l.to) })
+		case errors.As(err, &timeout) && timeout.Timeout():
 		case errors.Is(err, net.ErrClosed):
 			return
-		default: // such as too many open files: that passes
+		default:
 			f.notify(fmt.Sprintf("%s: %v", l.Addr(), err))
-			<-time.After(retryAccept)
+			<-time.After(acceptPause)
 		}
 	}
 }
 
-// retryAccept is the pause after a connection could not be taken.
-const retryAccept = 100 * time.Millisecond
-
-// serveLocal serves a connection that leads to the node's side: to, or where the client says in SOCKS.
-func (f *Forwarder) serveLocal(c *ssh.Client, conn end, to Addr) {
+// serveLocal connects conn to an address on the node's side: to, or what the client asks for in SOCKS.
+func (f *Forwarder) serveLocal(c *ssh.Client, conn stream, to Addr) {
 	defer f.count()()
 	defer conn.Close()
-	asked := SOCKSRequest{To: to}
+	req := SOCKSRequest{To: to}
 	if to == (Addr{}) {
 		nc := conn.(net.Conn)
 		_ = nc.SetDeadline(time.Now().Add(socksTime))
 		var err error
-		if asked, err = ReadSOCKS(nc); err != nil {
-			if asked.Version != 0 {
-				_, _ = nc.Write(asked.Reply(false))
+		if req, err = ReadSOCKS(nc); err != nil {
+			if req.Version != 0 {
+				_, _ = nc.Write(req.Reply(false))
 			}
 			f.notify(err.Error())
 			return
 		}
 		_ = nc.SetDeadline(time.Time{})
 	}
-	ch, reqs, err := OpenTo(c, asked.To, conn.(net.Conn).RemoteAddr())
-	if asked.Version != 0 {
-		_, _ = conn.Write(asked.Reply(err == nil))
+	ch, reqs, err := OpenTo(c, req.To, conn.(net.Conn).RemoteAddr())
+	if req.Version != 0 {
+		_, _ = conn.Write(req.Reply(err == nil))
 	}
 	if err != nil {
-		f.notify(failed(asked.To, err))
+		f.notify(describeRefusal(req.To, err))
 		return
 	}
 	Pipe(conn, ch, reqs)
 }
 
-// OpenTo opens a channel that the node joins with an address of its side. from is who connects, for the
-// node's log.
+// OpenTo opens a channel that the node connects to an address on its side. from is the address of the
+// connecting program, for the node's log; nil means this machine.
 func OpenTo(c ssh.Conn, to Addr, from net.Addr) (ssh.Channel, <-chan *ssh.Request, error) {
 	if to.Path != "" {
 		return c.OpenChannel("direct-streamlocal@openssh.com", ssh.Marshal(struct {
@@ -83,18 +83,18 @@ func OpenTo(c ssh.Conn, to Addr, from net.Addr) (ssh.Channel, <-chan *ssh.Reques
 	}{to.Host, uint32(to.Port), origin.IP.String(), uint32(origin.Port)}))
 }
 
-// failed words why the node did not connect. A refusal by its rules is in its own words.
-func failed(to Addr, err error) string {
+// describeRefusal says why the node did not connect. If its rules refuse, the reason is the node's text.
+func describeRefusal(to Addr, err error) string {
+	reason := "the connection to the node was lost"
 	var open *ssh.OpenChannelError
-	if !errors.As(err, &open) {
-		return fmt.Sprintf("no connection to %s by way of the node: the connection to the node was lost", to)
+	if errors.As(err, &open) {
+		reason = open.Reason.String()
+		if open.Message != "" {
+			var remedy string
+			if reason, remedy = fault.SplitLine(open.Message); remedy != "" {
+				reason += "; " + remedy
+			}
+		}
 	}
-	if open.Message == "" {
-		return fmt.Sprintf("no connection to %s by way of the node: %s", to, open.Reason)
-	}
-	why, remedy := fault.SplitLine(open.Message)
-	if remedy != "" {
-		why += "; " + remedy
-	}
-	return fmt.Sprintf("no connection to %s by way of the node: %s", to, why)
+	return fmt.Sprintf("no connection to %s through the node: %s", to, reason)
 }

@@ -11,20 +11,21 @@ import (
 	"github.com/threshold-access/threshold/tsh/forward"
 )
 
-// far is a small SSH server that forwards, as a node does.
-type far struct {
+// testNode is a small SSH server that forwards as a node does. One client is connected to it.
+type testNode struct {
 	t      testing.TB
-	client *ssh.Client // of the connection to it
+	client *ssh.Client // the client's end of the connection
 	conn   *ssh.ServerConn
 	tasks  sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows
-	refuse string     // not empty: nothing is forwarded, and why
-	asked  []string   // channels and requests
-	closes []net.Listener
+	mu        sync.Mutex // guards what follows
+	refuse    string     // if not empty, all forwarding is refused with this reason
+	requested []string   // types of channels and requests, with the address of a channel
+	listeners []net.Listener
 }
 
-func newTestNode(t testing.TB) *far {
+// newTestNode starts a server and connects to it. Both end with the test.
+func newTestNode(t testing.TB) *testNode {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -39,7 +40,7 @@ func newTestNode(t testing.TB) *far {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &far{t: t}
+	n := &testNode{t: t}
 	served := make(chan error, 1)
 	go func() {
 		c, err := l.Accept()
@@ -51,13 +52,13 @@ func newTestNode(t testing.TB) *far {
 		cfg.AddHostKey(signer)
 		conn, chans, reqs, err := ssh.NewServerConn(c, cfg)
 		if err == nil {
-			f.conn = conn
-			f.tasks.Go(func() { f.channels(chans) })
-			f.tasks.Go(func() { f.requests(reqs) })
+			n.conn = conn
+			n.tasks.Go(func() { n.channels(chans) })
+			n.tasks.Go(func() { n.requests(reqs) })
 		}
 		served <- err
 	}()
-	f.client, err = ssh.Dial(
+	n.client, err = ssh.Dial(
 		"tcp",
 		l.Addr().String(),
 		&ssh.ClientConfig{User: "x", HostKeyCallback: ssh.FixedHostKey(signer.PublicKey())},
@@ -68,35 +69,44 @@ func newTestNode(t testing.TB) *far {
 	if err := <-served; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(f.close)
-	return f
+	t.Cleanup(n.close)
+	return n
 }
 
-func (f *far) close() {
-	f.client.Close()
-	f.conn.Close()
-	f.mu.Lock()
-	for _, l := range f.closes {
+func (n *testNode) close() {
+	n.client.Close()
+	n.conn.Close()
+	n.mu.Lock()
+	for _, l := range n.listeners {
 		l.Close()
 	}
-	f.mu.Unlock()
-	f.tasks.Wait()
+	n.mu.Unlock()
+	n.tasks.Wait()
 }
 
-// record records what was asked, and returns why it is refused.
-func (f *far) record(what string) string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked = append(f.asked, what)
-	return f.refuse
+// record records a request and returns the reason to refuse it, or an empty string.
+func (n *testNode) record(what string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.requested = append(n.requested, what)
+	return n.refuse
 }
 
-type end interface {
+// addr returns the address of the listener that the client requested.
+func (n *testNode) addr() net.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.listeners[0].Addr()
+}
+
+// stream is a connection with half-close.
+type stream interface {
 	net.Conn
 	CloseWrite() error
 }
 
-func (f *far) channels(chans <-chan ssh.NewChannel) {
+// channels serves the client's channels for -L, -D and -W.
+func (n *testNode) channels(chans <-chan ssh.NewChannel) {
 	for nc := range chans {
 		network, addr := "tcp", ""
 		switch nc.ChannelType() {
@@ -117,27 +127,28 @@ func (f *far) channels(chans <-chan ssh.NewChannel) {
 			_ = ssh.Unmarshal(nc.ExtraData(), &m)
 			network, addr = "unix", m.Path
 		}
-		if why := f.record(nc.ChannelType() + " " + addr); why != "" {
-			_ = nc.Reject(ssh.Prohibited, why)
+		if reason := n.record(nc.ChannelType() + " " + addr); reason != "" {
+			_ = nc.Reject(ssh.Prohibited, reason)
 			continue
 		}
-		f.tasks.Go(func() {
+		n.tasks.Go(func() {
 			conn, err := net.Dial(network, addr)
 			if err != nil {
 				_ = nc.Reject(ssh.ConnectionFailed, "connection refused")
 				return
 			}
 			if ch, reqs, err := nc.Accept(); err == nil {
-				forward.Pipe(conn.(end), ch, reqs)
+				forward.Pipe(conn.(stream), ch, reqs)
 			}
 		})
 	}
 }
 
-func (f *far) requests(reqs <-chan *ssh.Request) {
+// requests serves the client's requests for listeners (-R).
+func (n *testNode) requests(reqs <-chan *ssh.Request) {
 	for r := range reqs {
-		if why := f.record(r.Type); why != "" {
-			_ = r.Reply(false, []byte(why))
+		if reason := n.record(r.Type); reason != "" {
+			_ = r.Reply(false, []byte(reason))
 			continue
 		}
 		switch r.Type {
@@ -153,7 +164,7 @@ func (f *far) requests(reqs <-chan *ssh.Request) {
 				continue
 			}
 			got := uint32(l.Addr().(*net.TCPAddr).Port)
-			f.serve(l, "forwarded-tcpip", ssh.Marshal(struct {
+			n.serve(l, "forwarded-tcpip", ssh.Marshal(struct {
 				Host       string
 				Port       uint32
 				Origin     string
@@ -168,7 +179,7 @@ func (f *far) requests(reqs <-chan *ssh.Request) {
 				_ = r.Reply(false, nil)
 				continue
 			}
-			f.serve(
+			n.serve(
 				l,
 				"forwarded-streamlocal@openssh.com",
 				ssh.Marshal(struct{ Path, Reserved string }{m.Path, ""}),
@@ -180,24 +191,24 @@ func (f *far) requests(reqs <-chan *ssh.Request) {
 	}
 }
 
-// serve opens a channel for each connection to the listener.
-func (f *far) serve(l net.Listener, kind string, extra []byte) {
-	f.mu.Lock()
-	f.closes = append(f.closes, l)
-	f.mu.Unlock()
-	f.tasks.Go(func() {
+// serve opens a channel to the client for each connection to the listener.
+func (n *testNode) serve(l net.Listener, kind string, extra []byte) {
+	n.mu.Lock()
+	n.listeners = append(n.listeners, l)
+	n.mu.Unlock()
+	n.tasks.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			f.tasks.Go(func() {
-				ch, reqs, err := f.conn.OpenChannel(kind, extra)
+			n.tasks.Go(func() {
+				ch, reqs, err := n.conn.OpenChannel(kind, extra)
 				if err != nil {
 					c.Close()
 					return
 				}
-				forward.Pipe(c.(end), ch, reqs)
+				forward.Pipe(c.(stream), ch, reqs)
 			})
 		}
 	})

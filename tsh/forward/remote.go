@@ -20,7 +20,7 @@ func (f *Forwarder) requestListener(c *ssh.Client, r Rule) error {
 	if r.From.Path != "" {
 		kind, payload = "streamlocal-forward@openssh.com", ssh.Marshal(struct{ Path string }{r.From.Path})
 	}
-	f.registerListener(r, uint32(r.From.Port)) // before asking: a connection may come at once
+	f.registerListener(r, uint32(r.From.Port)) // before the request, because a connection may arrive at once
 	granted, answer, err := c.SendRequest(kind, true, payload)
 	switch {
 	case err != nil:
@@ -30,12 +30,13 @@ func (f *Forwarder) requestListener(c *ssh.Client, r Rule) error {
 	case r.From.Path == "" && r.From.Port == 0 && len(answer) == 4:
 		port := binary.BigEndian.Uint32(answer)
 		f.registerListener(r, port)
-		f.cfg.Notify(fmt.Sprintf("port %d of the node is forwarded to %s", port, r.To))
+		f.cfg.Notify(fmt.Sprintf("port %d on the node is forwarded to %s", port, r.To))
 	}
 	return nil
 }
 
-// registerListener takes note of a listener on the node.
+// registerListener stores the rule for connections of a listener on the node. Port 0 is ignored: the node has
+// yet to choose the port.
 func (f *Forwarder) registerListener(r Rule, port uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -46,15 +47,13 @@ func (f *Forwarder) registerListener(r Rule, port uint32) {
 	}
 }
 
-// listenRefused tells that the node listens to nothing; one of ours says why in its answer.
-func listenRefused(r Rule, why string) error {
-	msg, hint := fmt.Sprintf(
-		"the node does not listen on %s",
-		r.From,
-	), "choose another port; if your roles lack forward-remote, ask an administrator for it"
-	why, remedy := fault.SplitLine(why)
-	if why != "" {
-		msg += ": " + why
+// listenRefused is the error of a node that does not listen. A Threshold node sends the reason in its answer.
+func listenRefused(r Rule, answer string) error {
+	msg := fmt.Sprintf("the node does not listen on %s", r.From)
+	hint := "choose another port; if your roles lack forward-remote, ask an administrator for it"
+	reason, remedy := fault.SplitLine(answer)
+	if reason != "" {
+		msg += ": " + reason
 	}
 	if remedy != "" {
 		hint = remedy
@@ -62,8 +61,8 @@ func listenRefused(r Rule, why string) error {
 	return fault.New(fault.Denied, "", msg, hint)
 }
 
-// handleChannels serves the channels of a kind that the node opens, until the connection ends. Beyond
-// maxRemoteConns at once they are refused.
+// handleChannels serves the channels of one type that the node opens, until the SSH connection ends. It
+// rejects channels beyond maxRemoteConns at once.
 func (f *Forwarder) handleChannels(c *ssh.Client, kind string, serve func(ssh.NewChannel)) {
 	chans := c.HandleChannelOpen(kind)
 	f.conns.Go(func() {
@@ -71,12 +70,8 @@ func (f *Forwarder) handleChannels(c *ssh.Client, kind string, serve func(ssh.Ne
 			select {
 			case f.remoteSlots <- struct{}{}:
 			default:
-				f.notify(
-					fmt.Sprintf(
-						"the node wants more than %d connections to this side at once",
-						maxRemoteConns,
-					),
-				)
+				const msg = "the node opened more than %d connections to this side at once"
+				f.notify(fmt.Sprintf(msg, maxRemoteConns))
 				_ = nc.Reject(ssh.ResourceShortage, "too many connections to the client's side")
 				continue
 			}
@@ -88,7 +83,8 @@ func (f *Forwarder) handleChannels(c *ssh.Client, kind string, serve func(ssh.Ne
 	})
 }
 
-func (f *Forwarder) forPort(extra []byte) (Rule, bool) {
+// ruleForPort finds the rule of a forwarded-tcpip channel (RFC 4254 section 7.2).
+func (f *Forwarder) ruleForPort(extra []byte) (Rule, bool) {
 	var m struct {
 		Host       string
 		Port       uint32
@@ -104,7 +100,8 @@ func (f *Forwarder) forPort(extra []byte) (Rule, bool) {
 	return r, ok
 }
 
-func (f *Forwarder) forPath(extra []byte) (Rule, bool) {
+// ruleForPath finds the rule of a forwarded-streamlocal channel (OpenSSH PROTOCOL section 2.4).
+func (f *Forwarder) ruleForPath(extra []byte) (Rule, bool) {
 	var m struct{ Path, Reserved string }
 	if ssh.Unmarshal(extra, &m) != nil {
 		return Rule{}, false
@@ -115,12 +112,13 @@ func (f *Forwarder) forPath(extra []byte) (Rule, bool) {
 	return r, ok
 }
 
-// serveRemote serves a channel that leads to this side. A node opens only what it was asked for.
+// serveRemote connects a channel from the node to the target of its rule on this side. It rejects a channel
+// for which there is no rule.
 func (f *Forwarder) serveRemote(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
 	defer f.count()()
 	r, ok := find(nc.ExtraData())
 	if !ok {
-		_ = nc.Reject(ssh.Prohibited, "nobody asked for this")
+		_ = nc.Reject(ssh.Prohibited, "the client did not request this forwarding")
 		return
 	}
 	if r.To == (Addr{}) {
@@ -139,7 +137,7 @@ func (f *Forwarder) serveRemote(nc ssh.NewChannel, find func([]byte) (Rule, bool
 	}
 }
 
-func dial(a Addr) (end, error) {
+func dial(a Addr) (stream, error) {
 	network, addr := "unix", a.file()
 	if a.Path == "" {
 		network, addr = "tcp", a.String()
@@ -148,27 +146,28 @@ func dial(a Addr) (end, error) {
 	if err != nil {
 		return nil, err
 	}
-	return conn.(end), nil // TCP and Unix sockets are
+	return conn.(stream), nil // TCP and Unix connections have CloseWrite
 }
 
-// serveRemoteSOCKS serves -R without a target: programs on the node say where on this side they want to.
+// serveRemoteSOCKS serves a channel of -R without a target: the program on the node says in SOCKS which
+// address on this side it wants.
 func (f *Forwarder) serveRemoteSOCKS(nc ssh.NewChannel) {
 	ch, reqs, err := nc.Accept()
 	if err != nil {
 		return
 	}
 	defer ch.Close()
-	late := time.AfterFunc(socksTime, func() { _ = ch.Close() })
-	asked, err := ReadSOCKS(ch)
-	if !late.Stop() {
+	timeout := time.AfterFunc(socksTime, func() { _ = ch.Close() })
+	req, err := ReadSOCKS(ch)
+	if !timeout.Stop() {
 		return
 	}
-	var conn end
+	var conn stream
 	if err == nil {
-		conn, err = dial(asked.To)
+		conn, err = dial(req.To)
 	}
-	if asked.Version != 0 {
-		_, _ = ch.Write(asked.Reply(err == nil))
+	if req.Version != 0 {
+		_, _ = ch.Write(req.Reply(err == nil))
 	}
 	if err != nil {
 		f.notify(fmt.Sprintf("SOCKS from the node: %s", fault.DescribeNetwork(err)))

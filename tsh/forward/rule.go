@@ -10,7 +10,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Addr is an end of forwarded connections: a TCP port, or a Unix socket. The zero value is none.
+// Addr is an address of forwarded connections: a TCP port or a Unix socket. The zero value is no address.
 type Addr struct {
 	Host string
 	Port uint16
@@ -27,8 +27,8 @@ func (a Addr) String() string {
 	return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
 }
 
-// file is the path for the kernel. One that begins with @ is a file's like any other, as in OpenSSH; Go would
-// take it for an abstract socket, which no file mode guards.
+// file is the path for the kernel. A path that begins with @ names a file, as in OpenSSH. Go would take it
+// for an abstract socket, which no file mode protects.
 func (a Addr) file() string {
 	if strings.HasPrefix(a.Path, "@") {
 		return "./" + a.Path
@@ -36,127 +36,122 @@ func (a Addr) file() string {
 	return a.Path
 }
 
-// unknown says that the kernel is to choose the port, which nobody on this machine would learn.
-func (a Addr) unknown() bool { return a.Path == "" && a.Port == 0 }
+// isPortZero reports whether the kernel would choose the port. Nobody on this machine would learn which.
+func (a Addr) isPortZero() bool { return a.Path == "" && a.Port == 0 }
 
-// Rule forwards connections that come to From, to To. To is zero where whoever connects says where to, in
+// Rule forwards connections that arrive at From to To. A zero To means that the client names the target in
 // SOCKS.
 type Rule struct{ From, To Addr }
 
-// ParseLocal reads what -L takes: [BIND:]PORT or a socket's path, and then HOST:PORT or a socket's path on
-// the node. Without BIND the listener is this machine's own: loopback.
+// ParseLocal reads the value of -L: [BIND:]PORT or the path of a socket, and then HOST:PORT or the path of a
+// socket on the node. Without BIND the listener is on loopback.
 func ParseLocal(s string) (Rule, error) {
 	r, ok := parseRule(s)
-	if !ok || r.To == (Addr{}) || r.From.unknown() {
-		return r, wrong(
-			"-L",
-			s,
-			"write [BIND:]PORT:HOST:HOSTPORT, as -L 8080:localhost:80; either end may be the path of a socket",
-		)
+	if !ok || r.To == (Addr{}) || r.From.isPortZero() {
+		return r, ruleFault("-L", s, "write [BIND:]PORT:HOST:HOSTPORT, as -L 8080:localhost:80; "+socketHint)
 	}
 	return r, nil
 }
 
-// ParseRemote reads what -R takes: as -L with the listener on the node, or [BIND:]PORT alone for SOCKS. Port
-// 0 lets the node choose.
+// ParseRemote reads the value of -R: as -L with the listener on the node, or [BIND:]PORT alone for SOCKS.
+// With port 0 the node chooses the port.
 func ParseRemote(s string) (Rule, error) {
 	r, ok := parseRule(s)
 	if !ok {
-		return r, wrong(
-			"-R",
-			s,
-			"write [BIND:]PORT:HOST:HOSTPORT, as -R 8080:localhost:80; either end may be the path of a socket",
-		)
+		return r, ruleFault("-R", s, "write [BIND:]PORT:HOST:HOSTPORT, as -R 8080:localhost:80; "+socketHint)
 	}
 	return r, nil
 }
 
-// ParseDynamic reads what -D takes: [BIND:]PORT.
+// ParseDynamic reads the value of -D: [BIND:]PORT.
 func ParseDynamic(s string) (Rule, error) {
 	r, ok := parseRule(s)
-	if !ok || r.To != (Addr{}) || r.From.Path != "" || r.From.unknown() {
-		return r, wrong("-D", s, "write [BIND:]PORT, as -D 1080")
+	if !ok || r.To != (Addr{}) || r.From.Path != "" || r.From.isPortZero() {
+		return r, ruleFault("-D", s, "write [BIND:]PORT, as -D 1080")
 	}
 	return r, nil
 }
 
-// ParseTarget reads what -W takes: HOST:PORT.
+// ParseTarget reads the value of -W: HOST:PORT.
 func ParseTarget(s string) (Addr, error) {
-	words, ok := split(s)
-	if ok && len(words) == 2 && words[0] != "" {
-		if port, ok := parsePort(words[1]); ok && port != 0 {
-			return Addr{Host: words[0], Port: port}, nil
+	parts, ok := split(s)
+	if ok && len(parts) == 2 && parts[0] != "" {
+		if port, ok := parsePort(parts[1]); ok && port != 0 {
+			return Addr{Host: parts[0], Port: port}, nil
 		}
 	}
-	return Addr{}, wrong("-W", s, "write HOST:PORT, as -W localhost:80")
+	return Addr{}, ruleFault("-W", s, "write HOST:PORT, as -W localhost:80")
 }
 
-func wrong(flag, s, remedy string) error {
-	return fault.New(fault.Invalid, "", fmt.Sprintf("%s %q cannot be read", flag, s), remedy)
+const socketHint = "either end can be the path of a socket"
+
+func ruleFault(flag, s, remedy string) error {
+	return fault.New(fault.Invalid, "", fmt.Sprintf("the value %q of %s is not valid", s, flag), remedy)
 }
 
-// parseRule reads FROM or FROM:TO. What has a slash is a socket's path, as OpenSSH has it.
+// parseRule reads FROM or FROM:TO. A part with a slash is the path of a socket, as in OpenSSH.
 func parseRule(s string) (r Rule, ok bool) {
-	words, ok := split(s)
-	if !ok || len(words) > 4 {
+	parts, ok := split(s)
+	if !ok || len(parts) > 4 {
 		return r, false
 	}
-	n := len(words)
-	switch to := words[n-1]; {
+	n := len(parts)
+	switch to := parts[n-1]; {
 	case n > 1 && isPath(to):
-		r.To, words = Addr{Path: to}, words[:n-1]
+		r.To, parts = Addr{Path: to}, parts[:n-1]
 	case n > 2:
 		port, ok := parsePort(to)
-		if !ok || port == 0 || words[n-2] == "" || isPath(words[n-2]) {
+		if !ok || port == 0 || parts[n-2] == "" || isPath(parts[n-2]) {
 			return r, false
 		}
-		r.To, words = Addr{Host: words[n-2], Port: port}, words[:n-2]
+		r.To, parts = Addr{Host: parts[n-2], Port: port}, parts[:n-2]
 	}
-	r.From, ok = parseFrom(words)
+	r.From, ok = parseFrom(parts)
 	return r, ok
 }
 
-func parseFrom(words []string) (Addr, bool) {
-	if len(words) == 1 && isPath(words[0]) {
-		return Addr{Path: words[0]}, true
+// parseFrom reads [BIND:]PORT or the path of a socket. Without BIND the host is localhost.
+func parseFrom(parts []string) (Addr, bool) {
+	if len(parts) == 1 && isPath(parts[0]) {
+		return Addr{Path: parts[0]}, true
 	}
-	if len(words) < 1 || len(words) > 2 {
+	if len(parts) < 1 || len(parts) > 2 {
 		return Addr{}, false
 	}
 	a := Addr{Host: "localhost"}
-	if len(words) == 2 {
-		if a.Host = words[0]; a.Host == "*" {
-			a.Host = "" // every interface, as OpenSSH has it
+	if len(parts) == 2 {
+		if a.Host = parts[0]; a.Host == "*" {
+			a.Host = "" // every interface, as in OpenSSH
 		}
 	}
-	port, ok := parsePort(words[len(words)-1])
+	port, ok := parsePort(parts[len(parts)-1])
 	a.Port = port
 	return a, ok && !isPath(a.Host)
 }
 
-// split parts at colons, but for those within brackets, which go.
+// split splits s at colons, except at those within brackets, and drops the brackets.
 func split(s string) ([]string, bool) {
 	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f }) {
 		return nil, false
 	}
-	var words []string
+	var parts []string
 	for {
 		if rest, bracket := strings.CutPrefix(s, "["); bracket {
-			word, after, closed := strings.Cut(rest, "]")
+			part, after, closed := strings.Cut(rest, "]")
 			if !closed || after != "" && after[0] != ':' {
 				return nil, false
 			}
-			words = append(words, word)
+			parts = append(parts, part)
 			if after == "" {
-				return words, true
+				return parts, true
 			}
 			s = after[1:]
 			continue
 		}
-		word, rest, more := strings.Cut(s, ":")
-		words = append(words, word)
+		part, rest, more := strings.Cut(s, ":")
+		parts = append(parts, part)
 		if !more {
-			return words, true
+			return parts, true
 		}
 		s = rest
 	}

@@ -12,6 +12,7 @@ func port(host string, n uint16) forward.Addr { return forward.Addr{Host: host, 
 func socket(path string) forward.Addr { return forward.Addr{Path: path} }
 
 func TestRulesAsOpenSSHReadsThem(t *testing.T) {
+	t.Parallel()
 	none := forward.Addr{}
 	for s, want := range map[string]forward.Rule{
 		"8080:db:5432":            {From: port("localhost", 8080), To: port("db", 5432)},
@@ -32,9 +33,13 @@ func TestRulesAsOpenSSHReadsThem(t *testing.T) {
 		}
 	}
 	if got, err := forward.ParseRemote("0:db:5432"); err != nil || got.From != port("localhost", 0) {
-		t.Errorf("-R 0: got %+v, %v, want the choice left to the node", got, err)
+		t.Errorf("-R 0: got %+v, %v, want the port left to the node", got, err)
 	}
-	for s, want := range map[string]forward.Addr{"1080": port("localhost", 1080), "*:1080": port("", 1080), "[::1]:1080": port("::1", 1080)} {
+	for s, want := range map[string]forward.Addr{
+		"1080":       port("localhost", 1080),
+		"*:1080":     port("", 1080),
+		"[::1]:1080": port("::1", 1080),
+	} {
 		if got, err := forward.ParseDynamic(s); err != nil || got != (forward.Rule{From: want, To: none}) {
 			t.Errorf("-D %s: got %+v, %v, want %+v", s, got, err, want)
 		}
@@ -45,21 +50,26 @@ func TestRulesAsOpenSSHReadsThem(t *testing.T) {
 }
 
 func TestRulesThatAreRefused(t *testing.T) {
-	bad := map[string]func(string) error{
+	t.Parallel()
+	parsers := map[string]func(string) error{
 		"-L": func(s string) error { _, err := forward.ParseLocal(s); return err },
 		"-R": func(s string) error { _, err := forward.ParseRemote(s); return err },
 		"-D": func(s string) error { _, err := forward.ParseDynamic(s); return err },
 		"-W": func(s string) error { _, err := forward.ParseTarget(s); return err },
 	}
 	for flag, list := range map[string][]string{
-		"-L": {"", "8080", "db:5432", "8080:db:0", "8080:db:70000", "8080:db:http", "8080::80", "a:b:c:d:e", "1:2:3:4:5", "[::1:8080:db:1", "[::1]x:8080:db:1", "-1:db:80", "+1:db:80", "80:db:80\n", "/s", "0:db:80", "a:/s:db:80"},
+		"-L": {
+			"", "8080", "db:5432", "8080:db:0", "8080:db:70000", "8080:db:http", "8080::80", "a:b:c:d:e",
+			"1:2:3:4:5", "[::1:8080:db:1", "[::1]x:8080:db:1", "-1:db:80", "+1:db:80", "80:db:80\n", "/s",
+			"0:db:80", "a:/s:db:80",
+		},
 		"-R": {"", "db", "8080:db", "8080:db:0", "x:db:80"},
 		"-D": {"", "x", "0", "1080:db:80", "/s", "1080:/s"},
 		"-W": {"", "db", ":80", "db:0", "db:80:x", "/s"},
 	} {
 		for _, s := range list {
-			if err := bad[flag](s); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
-				t.Errorf("%s %q: got %v, want refused, with what to write", flag, s, err)
+			if err := parsers[flag](s); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
+				t.Errorf("%s %q: got %v, want refused with a remedy", flag, s, err)
 			}
 		}
 	}

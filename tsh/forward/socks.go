@@ -7,10 +7,11 @@ import (
 	"net/netip"
 )
 
-// maxSOCKSName bounds the names in a SOCKS request: a host, or the user that SOCKS4 sends and nobody needs.
+// maxSOCKSName bounds, in bytes, the names in a SOCKS request: the host, and the user of SOCKS4, which is
+// ignored.
 const maxSOCKSName = 255
 
-// Versions, the one command, and address types of SOCKS (SOCKS4, SOCKS4a; RFC 1928).
+// Versions, the one command that is served, and address types of SOCKS4, SOCKS4a and SOCKS5 (RFC 1928).
 const (
 	socks4       = 4
 	socks5       = 5
@@ -20,15 +21,17 @@ const (
 	socksIPv6    = 4
 )
 
-// SOCKSRequest is what a SOCKS client asks for.
+// SOCKSRequest is the request of a SOCKS client for a connection. Version is 4 or 5; 0 means that there is no
+// request.
 type SOCKSRequest struct {
 	Version byte
 	To      Addr
 }
 
-// ReadSOCKS reads a request to connect, version 4, 4a or 5, up to its last byte and no further. In version 5
-// it answers the offer of methods: no authentication is the one that serves, because only this machine's
-// people reach the port. The caller sets the deadline.
+// ReadSOCKS reads a CONNECT request of version 4, 4a or 5, and no byte after it. In version 5 it answers the
+// offer of methods; it accepts only "no authentication", because only programs on this machine can reach the
+// port. If the request is not served, it returns an error and, once the version is known, a request that
+// Reply can answer. The caller sets the deadline.
 func ReadSOCKS(rw io.ReadWriter) (SOCKSRequest, error) {
 	version, err := readByte(rw)
 	switch {
@@ -39,32 +42,33 @@ func ReadSOCKS(rw io.ReadWriter) (SOCKSRequest, error) {
 	case version == socks5:
 		return readSOCKS5(rw)
 	}
-	return SOCKSRequest{}, fmt.Errorf("this port speaks SOCKS 4 and 5, and was told version %d", version)
+	err = fmt.Errorf("this port serves SOCKS 4 and 5, but the client uses version %d", version)
+	return SOCKSRequest{}, err
 }
 
 func readSOCKS4(rw io.ReadWriter) (SOCKSRequest, error) {
-	a := SOCKSRequest{Version: socks4}
+	req := SOCKSRequest{Version: socks4}
 	var head [7]byte // command, port, address
 	if _, err := io.ReadFull(rw, head[:]); err != nil {
-		return a, err
+		return req, err
 	}
-	if _, err := readText(rw); err != nil { // the user
-		return a, err
+	if _, err := readText(rw); err != nil { // the user, ignored
+		return req, err
 	}
-	a.To.Port = uint16(head[1])<<8 | uint16(head[2])
+	req.To.Port = uint16(head[1])<<8 | uint16(head[2])
 	ip := netip.AddrFrom4([4]byte(head[3:]))
-	a.To.Host = ip.String()
-	if head[3] == 0 && head[4] == 0 && head[5] == 0 && head[6] != 0 { // 4a: the name follows
+	req.To.Host = ip.String()
+	if head[3] == 0 && head[4] == 0 && head[5] == 0 && head[6] != 0 { // SOCKS4a: a host name follows
 		name, err := readText(rw)
 		if err != nil {
-			return a, err
+			return req, err
 		}
-		a.To.Host = name
+		req.To.Host = name
 	}
-	return a, a.check(head[0])
+	return req, req.check(head[0])
 }
 
-// readText reads up to a zero byte.
+// readText reads a text that ends in a zero byte.
 func readText(r io.Reader) (string, error) {
 	var b []byte
 	for {
@@ -82,13 +86,13 @@ func readText(r io.Reader) (string, error) {
 }
 
 func readSOCKS5(rw io.ReadWriter) (SOCKSRequest, error) {
-	a := SOCKSRequest{Version: socks5}
+	req := SOCKSRequest{Version: socks5}
 	if err := chooseMethod(rw); err != nil {
-		return a, err
+		return req, err
 	}
 	var head [4]byte // version, command, reserved, address type
 	if _, err := io.ReadFull(rw, head[:]); err != nil {
-		return a, err
+		return req, err
 	}
 	length := byte(0)
 	switch head[3] {
@@ -99,24 +103,25 @@ func readSOCKS5(rw io.ReadWriter) (SOCKSRequest, error) {
 	case socksName:
 		n, err := readByte(rw)
 		if err != nil {
-			return a, err
+			return req, err
 		}
 		length = n
 	default:
-		return a, fmt.Errorf("a SOCKS request has an address of type %d", head[3])
+		return req, fmt.Errorf("a SOCKS request has an address of type %d", head[3])
 	}
 	body := make([]byte, int(length)+2)
 	if _, err := io.ReadFull(rw, body); err != nil {
-		return a, err
+		return req, err
 	}
 	host := body[:length]
-	a.To = Addr{Host: string(host), Port: uint16(body[length])<<8 | uint16(body[length+1])}
+	req.To = Addr{Host: string(host), Port: uint16(body[length])<<8 | uint16(body[length+1])}
 	if ip, ok := netip.AddrFromSlice(host); ok && head[3] != socksName {
-		a.To.Host = ip.String()
+		req.To.Host = ip.String()
 	}
-	return a, a.check(head[1])
+	return req, req.check(head[1])
 }
 
+// chooseMethod reads the offered methods and answers (RFC 1928 section 3).
 func chooseMethod(rw io.ReadWriter) error {
 	n, err := readByte(rw)
 	if err != nil {
@@ -133,27 +138,27 @@ func chooseMethod(rw io.ReadWriter) error {
 		}
 	}
 	_, _ = rw.Write([]byte{socks5, 0xff})
-	return errors.New("a SOCKS client wants to authenticate, which this port does not do")
+	return errors.New("a SOCKS client requires authentication, which this port does not support")
 }
 
-func (a SOCKSRequest) check(command byte) error {
+func (r SOCKSRequest) check(command byte) error {
 	if command != socksConnect {
-		return fmt.Errorf("a SOCKS client asks for command %d, and only connections are served", command)
+		return fmt.Errorf("a SOCKS client sent command %d, but only CONNECT (1) is served", command)
 	}
-	if a.To.Host == "" || a.To.Port == 0 {
-		return errors.New("a SOCKS client asks for a connection to nowhere")
+	if r.To.Host == "" || r.To.Port == 0 {
+		return errors.New("a SOCKS client sent an empty host or port")
 	}
-	for _, c := range []byte(a.To.Host) {
+	for _, c := range []byte(r.To.Host) {
 		if c <= ' ' || c == 0x7f {
-			return errors.New("a SOCKS client asks for a name that is none")
+			return errors.New("a SOCKS client sent a host name that is not valid")
 		}
 	}
 	return nil
 }
 
-// Reply is the reply to the request.
-func (a SOCKSRequest) Reply(connected bool) []byte {
-	if a.Version == socks4 {
+// Reply encodes the answer to the request.
+func (r SOCKSRequest) Reply(connected bool) []byte {
+	if r.Version == socks4 {
 		if connected {
 			return []byte{0, 0x5a, 0, 0, 0, 0, 0, 0}
 		}
@@ -173,7 +178,7 @@ func (a SOCKSRequest) Reply(connected bool) []byte {
 		0,
 		0,
 		0,
-	} // general failure: the reason is told to the person
+	} // general failure; the user sees the reason
 }
 
 func readByte(r io.Reader) (byte, error) {
