@@ -134,7 +134,7 @@ func TestTshForwardsPortsSocketsAndTheAgent(t *testing.T) {
 		c.Tsh("ssh", "-R", port+":"+target, node, "true").
 			Refused(t, "the node does not listen on localhost:"+port, "in use")
 		c.Tsh("ssh", "-L", port+":"+target, node, "true").
-			Refused(t, "on this machine cannot be listened to", "in use")
+			Refused(t, "cannot listen on", "in use")
 		c.Tsh("ssh", "-W", "169.254.169.254:80", node).Refused(t, "link-local")
 		c.Tsh("ssh", "-W", harness.FreeAddr(t, "127.0.0.1"), node).Refused(t, "connection refused")
 		if r := c.Tsh("ssh", "-X", node); r.Code != 255 || !strings.Contains(r.Stderr, "X11") {

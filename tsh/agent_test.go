@@ -44,9 +44,9 @@ func dialAgent(t *testing.T, socket string) agent.ExtendedAgent {
 	return agent.NewClient(conn)
 }
 
-// bind tells the agent which host the connection is with, as OpenSSH's client does (PROTOCOL.agent section
-// 1).
-func bind(t *testing.T, a agent.ExtendedAgent, h ssh.Signer, session string, forwarding bool) {
+// bindSession tells the agent which host the connection is with, as OpenSSH's client does (PROTOCOL.agent
+// section 1).
+func bindSession(t *testing.T, a agent.ExtendedAgent, h ssh.Signer, session string, forwarding bool) {
 	t.Helper()
 	sig, err := h.Sign(nil, []byte(session))
 	if err != nil {
@@ -63,8 +63,8 @@ func bind(t *testing.T, a agent.ExtendedAgent, h ssh.Signer, session string, for
 	}
 }
 
-// request is what a client signs to log in (RFC 4252 section 7).
-func request(key ssh.PublicKey, session, method string, host ssh.PublicKey) []byte {
+// loginRequest is what a client signs to log in (RFC 4252 section 7).
+func loginRequest(key ssh.PublicKey, session, method string, host ssh.PublicKey) []byte {
 	b := ssh.Marshal(struct {
 		Session               string
 		Type                  byte
@@ -80,13 +80,14 @@ func request(key ssh.PublicKey, session, method string, host ssh.PublicKey) []by
 }
 
 func TestTheAgentForbidsOnwardHops(t *testing.T) {
-	w, other := newTestCluster(t), newTestCluster(t)
-	web1, web2 := w.addNode("web-1"), w.addNode("web-2")
+	t.Parallel()
+	tc, other := newTestCluster(t), newTestCluster(t)
+	web1, web2 := tc.addNode("web-1"), tc.addNode("web-2")
 	socket := startAgent(t)
-	c := w.client()
+	c := tc.client()
 	c.env["SSH_AUTH_SOCK"] = socket
-	if r := c.login(c.browse, "--pin", w.keys.Pin().String()); r.code != 0 ||
-		strings.Contains(r.stderr, "Not loaded") {
+	r := c.login(c.browse, "--pin", tc.keys.Pin().String())
+	if r.code != 0 || strings.Contains(r.stderr, "not loaded") {
 		t.Fatalf("got %d %s", r.code, r.stderr)
 	}
 	keys, err := dialAgent(t, socket).List()
@@ -104,22 +105,22 @@ func TestTheAgentForbidsOnwardHops(t *testing.T) {
 		want bool
 	}{
 		{"a connection to a node", func(a agent.ExtendedAgent) error {
-			bind(t, a, web1.cert, "s1", false)
-			_, err := a.Sign(key, request(key, "s1", "publickey", nil))
+			bindSession(t, a, web1.cert, "s1", false)
+			_, err := a.Sign(key, loginRequest(key, "s1", "publickey", nil))
 			return err
 		}, true},
 		{"a connection to a host of another cluster", func(a agent.ExtendedAgent) error {
-			bind(t, a, other.newHost("web-1").cert, "s1", false)
-			_, err := a.Sign(key, request(key, "s1", "publickey", nil))
+			bindSession(t, a, other.newNode("web-1").cert, "s1", false)
+			_, err := a.Sign(key, loginRequest(key, "s1", "publickey", nil))
 			return err
 		}, false},
 		{"a hop from a node onwards", func(a agent.ExtendedAgent) error {
-			bind(t, a, web1.cert, "s1", true)
-			bind(t, a, web2.cert, "s2", false)
-			_, err := a.Sign(key, request(key, "s2", hostbound, web2.cert.PublicKey()))
+			bindSession(t, a, web1.cert, "s1", true)
+			bindSession(t, a, web2.cert, "s2", false)
+			_, err := a.Sign(key, loginRequest(key, "s2", hostbound, web2.cert.PublicKey()))
 			return err
 		}, false},
-		{"anything that is not bound", func(a agent.ExtendedAgent) error {
+		{"a signature without a session", func(a agent.ExtendedAgent) error {
 			_, err := a.Sign(key, []byte("anything"))
 			return err
 		}, false},
@@ -128,12 +129,10 @@ func TestTheAgentForbidsOnwardHops(t *testing.T) {
 			t.Errorf("%s: got %v, want signed %v", tt.name, err, tt.want)
 		}
 	}
-	if r := c.login(c.browse, "--pin", w.keys.Pin().String()); r.code != 0 {
-		t.Fatal(r.stderr)
-	}
+	c.mustLogIn()
 	if keys, err := dialAgent(t, socket).List(); err != nil || len(keys) != 1 {
 		t.Errorf(
-			"after a second login: got %d keys (%v), want the new one in place of the old",
+			"after a second login: got %d keys (%v), want the new one instead of the old",
 			len(keys),
 			err,
 		)
@@ -144,10 +143,12 @@ func TestTheAgentForbidsOnwardHops(t *testing.T) {
 	}
 }
 
-// An agent that knows no destinations, such as x/crypto's own, gets the key only from who asks for it.
+// An agent that cannot limit destinations, such as x/crypto's own, gets the key only with
+// --add-keys-to-agent=yes.
 func TestAnAgentWithoutDestinationsGetsTheKeyOnlyWhenAsked(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("web-1")
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("web-1")
 	socket := filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -163,15 +164,15 @@ func TestAnAgentWithoutDestinationsGetsTheKeyOnlyWhenAsked(t *testing.T) {
 	}()
 	t.Cleanup(func() { _ = l.Close(); <-done })
 	for mode, want := range map[string]int{"auto": 0, "no": 0, "yes": 1} {
-		c := w.client()
+		c := tc.client()
 		c.env["SSH_AUTH_SOCK"] = socket
-		r := c.login(c.browse, "--pin", w.keys.Pin().String(), "--add-keys-to-agent="+mode)
+		r := c.login(c.browse, "--pin", tc.keys.Pin().String(), "--add-keys-to-agent="+mode)
 		keys, err := ring.List()
 		if r.code != 0 || err != nil || len(keys) != want {
 			t.Errorf("%s: got %d %q, %d keys (%v), want %d", mode, r.code, r.stderr, len(keys), err, want)
 		}
 		if mode == "auto" && !strings.Contains(r.stderr, "--add-keys-to-agent=yes") {
-			t.Errorf("got %q, want to be told how to load it", r.stderr)
+			t.Errorf("got %q, want the hint how to load it", r.stderr)
 		}
 		c.ok("logout")
 	}
@@ -179,9 +180,10 @@ func TestAnAgentWithoutDestinationsGetsTheKeyOnlyWhenAsked(t *testing.T) {
 
 // OpenSSH accepts the configuration, the key, the certificate and the known hosts.
 func TestOpenSSHReadsTheConfiguration(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("web-1")
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("web-1")
+	c := tc.loggedIn()
 	conf := filepath.Join(t.TempDir(), "conf")
 	write(t, conf, []byte(c.ok("config")), 0o600)
 	resolve := func(host string) string {
@@ -191,53 +193,59 @@ func TestOpenSSHReadsTheConfiguration(t *testing.T) {
 		}
 		return string(out)
 	}
-	if out := resolve("web-1." + clusterName); !strings.Contains(out, "proxy ssh --proxy "+w.addr+" '%h'") ||
+	if out := resolve("web-1." + clusterName); !strings.Contains(out, "proxy ssh --proxy "+tc.addr+" '%h'") ||
 		!strings.Contains(out, "identitiesonly yes") {
-		t.Errorf("got %q, want the way by tsh", out)
+		t.Errorf("got %q, want tsh as ProxyCommand", out)
 	}
 	for _, host := range []string{"web-1", "127.0.0.1"} {
 		if out := resolve(host); strings.Contains(out, "proxycommand") ||
 			!strings.Contains(out, "certificatefile "+c.home) {
-			t.Errorf("%s: got %q, want keys and no way of its own", host, out)
+			t.Errorf("%s: got %q, want the keys and no ProxyCommand", host, out)
 		}
 	}
 	if out := resolve("elsewhere.example.org"); strings.Contains(out, c.home) {
-		t.Errorf("got %q, want nothing of ours for other hosts", out)
+		t.Errorf("got %q, want nothing of Threshold for other hosts", out)
 	}
 	dir, err := filepath.Glob(filepath.Join(c.home, "127*"))
 	if err != nil || len(dir) != 1 {
 		t.Fatal(dir, err)
 	}
-	if out, err := exec.Command("ssh-keygen", "-L", "-f", filepath.Join(dir[0], "ssh_key-cert.pub")).Output(); err != nil ||
-		!bytes.Contains(out, []byte("alice@example.com@"+clusterName)) {
+	certFile, keyFile := filepath.Join(dir[0], "ssh_key-cert.pub"), filepath.Join(dir[0], "ssh_key")
+	out, err := exec.Command("ssh-keygen", "-L", "-f", certFile).Output()
+	if err != nil || !bytes.Contains(out, []byte("alice@example.com@"+clusterName)) {
 		t.Errorf("got %s (%v), want the certificate read", out, err)
 	}
-	if out, err := exec.Command("ssh-keygen", "-y", "-f", filepath.Join(dir[0], "ssh_key")).Output(); err != nil ||
-		!bytes.HasPrefix(out, []byte("ssh-ed25519 ")) {
+	out, err = exec.Command("ssh-keygen", "-y", "-f", keyFile).Output()
+	if err != nil || !bytes.HasPrefix(out, []byte("ssh-ed25519 ")) {
 		t.Errorf("got %s (%v), want the key read", out, err)
 	}
 	hosts := filepath.Join(dir[0], "known_hosts")
-	port := w.addr[strings.LastIndex(w.addr, ":")+1:]
-	for host, want := range map[string]bool{"web-1." + clusterName: true, "web-1": true, "[127.0.0.1]:" + port: true, "127.0.0.1": false, "web-1.example.org": false, "[web-1]:2222": false} {
-		out, _ := exec.Command("ssh-keygen", "-F", host, "-f", hosts).
-			Output()
-			// exits with 1 when there is none
+	port := tc.addr[strings.LastIndex(tc.addr, ":")+1:]
+	for host, want := range map[string]bool{
+		"web-1." + clusterName: true,
+		"web-1":                true,
+		"[127.0.0.1]:" + port:  true,
+		"127.0.0.1":            false,
+		"web-1.example.org":    false,
+		"[web-1]:2222":         false,
+	} {
+		// ssh-keygen exits with 1 if it finds none.
+		out, _ := exec.Command("ssh-keygen", "-F", host, "-f", hosts).Output()
 		if found := bytes.Contains(out, []byte("@cert-authority")); found != want {
 			t.Errorf("%s: got known %v, want %v", host, found, want)
 		}
 	}
 }
 
-// The whole way of a stock ssh: its configuration, tsh as ProxyCommand, and the key from a file or from the
-// agent alone.
+// Stock ssh connects with the configuration, tsh as ProxyCommand, and the key from a file or only from the
+// agent.
 func TestOpenSSHConnectsThroughTsh(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("web-1").status = 9
-	c := w.client()
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("web-1").status = 9
+	c := tc.client()
 	c.env["SSH_AUTH_SOCK"] = startAgent(t)
-	if r := c.login(c.browse, "--pin", w.keys.Pin().String()); r.code != 0 {
-		t.Fatal(r.stderr)
-	}
+	c.mustLogIn()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -250,17 +258,13 @@ func TestOpenSSHConnectsThroughTsh(t *testing.T) {
 	text := strings.ReplaceAll(c.ok("config"), self, program)
 	write(t, conf, []byte(text), 0o600)
 	agentOnly := filepath.Join(dir, "agent-only")
-	write(
-		t,
-		agentOnly,
-		[]byte(
-			regexp.MustCompile(`(?m)^ *(IdentityFile|CertificateFile|IdentitiesOnly) .*\n`).
-				ReplaceAllString(text, "")+
-				"    IdentityFile none\n",
-		),
-		0o600,
-	)
-	for name, tt := range map[string]struct{ conf, socket string }{"the files": {conf, ""}, "the agent": {agentOnly, c.env["SSH_AUTH_SOCK"]}} {
+	keyOptions := regexp.MustCompile(`(?m)^ *(IdentityFile|CertificateFile|IdentitiesOnly) .*\n`)
+	agentText := keyOptions.ReplaceAllString(text, "") + "    IdentityFile none\n"
+	write(t, agentOnly, []byte(agentText), 0o600)
+	for name, tt := range map[string]struct{ conf, socket string }{
+		"the files": {conf, ""},
+		"the agent": {agentOnly, c.env["SSH_AUTH_SOCK"]},
+	} {
 		cmd := exec.Command("ssh", "-F", tt.conf, "-o", "BatchMode=yes", "alice@web-1."+clusterName, "echo")
 		cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+tt.socket, "HOME="+dir)
 		out, err := cmd.Output()
@@ -269,19 +273,14 @@ func TestOpenSSHConnectsThroughTsh(t *testing.T) {
 			if errors.As(err, &exit) {
 				err = errors.New(string(exit.Stderr))
 			}
-			t.Errorf(
-				"by %s: got %d %s (%v), want the command run",
-				name,
-				cmd.ProcessState.ExitCode(),
-				out,
-				err,
-			)
+			code := cmd.ProcessState.ExitCode()
+			t.Errorf("with the key from %s: got %d %s (%v), want the command run", name, code, out, err)
 		}
 	}
 	cmd := exec.Command("ssh", "-F", conf, "-o", "BatchMode=yes", "alice@nosuch."+clusterName, "echo")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err == nil || !strings.Contains(stderr.String(), "tsh: hint: ") {
-		t.Errorf("an unknown node: got %v %q, want tsh's words", err, stderr.String())
+		t.Errorf("an unknown node: got %v %q, want the hint of tsh", err, stderr.String())
 	}
 }

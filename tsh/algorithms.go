@@ -3,10 +3,12 @@ package tsh
 import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/cpu"
+
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// keyExchanges, the hybrid with ML-KEM first: what is recorded today is not to be read by a quantum computer
-// later.
+// keyExchanges has the hybrid with ML-KEM first, so that traffic that is recorded today cannot be read later
+// with a quantum computer.
 var keyExchanges = []string{
 	ssh.KeyExchangeMLKEM768X25519,
 	ssh.KeyExchangeCurve25519,
@@ -14,7 +16,7 @@ var keyExchanges = []string{
 	ssh.KeyExchangeECDHP384,
 }
 
-// hostAlgorithms are certificates alone: a node that shows a plain key is refused.
+// hostAlgorithms has certificates only: a node that shows a plain key is refused.
 var hostAlgorithms = []string{
 	ssh.CertAlgoED25519v01,
 	ssh.CertAlgoECDSA256v01,
@@ -23,9 +25,9 @@ var hostAlgorithms = []string{
 	ssh.CertAlgoRSASHA256v01,
 }
 
-// ciphers, fastest first: AES-GCM has three times ChaCha20's rate where the processor knows AES (measured),
-// and a fraction of it, and timings that tell of the key, where it does not. The client's order counts (RFC
-// 4253 section 7.1).
+// ciphers returns the ciphers to offer, the fastest first. The client's order decides (RFC 4253 section 7.1).
+// With AES instructions AES-GCM is three times as fast as ChaCha20 (measured). Without them it is much slower
+// and its timing leaks information about the key.
 func ciphers(aes bool) []string {
 	gcm := []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
 	chacha := []string{ssh.CipherChaCha20Poly1305}
@@ -36,18 +38,19 @@ func ciphers(aes bool) []string {
 	return append(append(chacha, gcm...), ctr...)
 }
 
-// hasAES reports whether the processor knows AES and the multiplication of GCM.
+// hasAES reports whether the processor has instructions for AES and for the multiplication in GCM.
 func hasAES() bool {
-	return cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL ||
+	return cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ ||
+		cpu.ARM64.HasAES && cpu.ARM64.HasPMULL ||
 		cpu.S390X.HasAESGCM
 }
 
-// negotiated says what a connection is protected by.
+// negotiated names the key exchange and the cipher of a connection, each after a comma.
 func negotiated(c *ssh.Client) string {
 	a, ok := c.Conn.(ssh.AlgorithmsConnMetadata)
 	if !ok {
 		return ""
 	}
 	n := a.Algorithms()
-	return ", " + clean(n.KeyExchange) + ", " + clean(n.Write.Cipher)
+	return ", " + terminal.Clean(n.KeyExchange) + ", " + terminal.Clean(n.Write.Cipher)
 }

@@ -8,16 +8,17 @@ import (
 )
 
 func TestCiphersFollowTheProcessor(t *testing.T) {
+	t.Parallel()
 	with, without := ciphers(true), ciphers(false)
 	if with[0] != ssh.CipherAES128GCM {
-		t.Errorf("got %s first with AES in the processor, want AES-GCM", with[0])
+		t.Errorf("with AES in the processor: got %s first, want AES-GCM", with[0])
 	}
 	if without[0] != ssh.CipherChaCha20Poly1305 {
-		t.Errorf("got %s first without, want ChaCha20", without[0])
+		t.Errorf("without AES in the processor: got %s first, want ChaCha20", without[0])
 	}
 	slices.Sort(with)
 	slices.Sort(without)
 	if !slices.Equal(with, without) {
-		t.Errorf("got %v and %v, want the same choice", with, without)
+		t.Errorf("got %v and %v, want the same ciphers", with, without)
 	}
 }

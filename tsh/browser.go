@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-const openTime = 5 * time.Second
+// browserTime bounds how long the launcher of the browser may run.
+const browserTime = 5 * time.Second
 
-// openBrowser hands the address to the desktop. The launchers return once they have passed it on; where there
-// is no desktop, some wait for a text browser to end, which openTime bounds.
+// openBrowser opens the address in the desktop's browser. The launchers return once they have passed the
+// address on. Without a desktop some wait for a text browser to end, which browserTime bounds.
 func openBrowser(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, openTime)
+	ctx, cancel := context.WithTimeout(ctx, browserTime)
 	defer cancel()
 	name := "xdg-open"
 	if runtime.GOOS == "darwin" {

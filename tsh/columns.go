@@ -11,149 +11,140 @@ import (
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/tsh/output"
 )
 
-// listing is how a kind of resource looks in a table: its headings, and a resource's cells under them.
+// listing is how resources of one kind are shown in a table.
 type listing struct {
-	heads []string
-	cells func(authrpc.Resource) []string
+	headings []string
+	cells    func(authrpc.Resource) []string // one for each heading; the table cleans them
 }
 
-// listings has every kind. Cells are cleaned where the table is written.
+// listings has every kind.
 var listings = map[access.Resource]listing{
-	access.Roles: {[]string{"NAME", "ALLOW", "DENY"}, func(r authrpc.Resource) []string {
-		var role access.Role
-		read(r.Spec, &role)
-		return []string{r.Metadata.Name, summarizeGrants(role.Allow), summarizeGrants(role.Deny)}
-	}},
-	access.Connectors: {[]string{"NAME", "TYPE", "ISSUER", "CLIENT"}, func(r authrpc.Resource) []string {
-		var c struct{ Type, Issuer, Client_ID string }
-		read(r.Spec, &c)
-		return []string{r.Metadata.Name, c.Type, c.Issuer, c.Client_ID}
-	}},
-	access.Users: {
-		[]string{"NAME", "PERSON", "EXTRA ROLES", "FACTOR", "LAST LOGIN"},
-		func(r authrpc.Resource) []string {
-			var spec struct{ Roles []string }
-			var status struct {
-				Name          string
-				Last_Login    time.Time
-				Second_Factor bool
-			}
-			read(r.Spec, &spec)
-			read(r.Status, &status)
-			factor := "none"
-			if status.Second_Factor {
-				factor = "enrolled"
-			}
-			return []string{
-				r.Metadata.Name,
-				status.Name,
-				strings.Join(spec.Roles, ","),
-				factor,
-				moment(status.Last_Login),
-			}
-		},
-	},
-	access.Tokens: {
-		[]string{"NAME", "FOR", "LABELS", "STATE", "MADE BY", "ENDS"},
-		func(r authrpc.Resource) []string {
-			var spec struct {
-				Kind   string
-				Labels map[string]string
-			}
-			var status struct {
-				State, By string
-				Expires   time.Time
-			}
-			read(r.Spec, &spec)
-			read(r.Status, &status)
-			return []string{
-				r.Metadata.Name,
-				spec.Kind,
-				labelText(spec.Labels),
-				status.State,
-				status.By,
-				moment(status.Expires),
-			}
-		},
-	},
-	access.Machines: {
-		[]string{"NAME", "KIND", "LABELS", "JOINED", "RENEWED"},
-		func(r authrpc.Resource) []string {
-			var status struct {
-				Kind             string
-				Created, Renewed time.Time
-			}
-			read(r.Status, &status)
-			return []string{
-				r.Metadata.Name,
-				status.Kind,
-				labelText(r.Metadata.Labels),
-				moment(status.Created),
-				moment(status.Renewed),
-			}
-		},
-	},
-	access.Events: {[]string{"NUMBER", "TIME", "CODE", "WHO", "WHERE", "WHAT"}, eventCells},
+	access.Roles:      {[]string{"NAME", "ALLOW", "DENY"}, roleCells},
+	access.Connectors: {[]string{"NAME", "TYPE", "ISSUER", "CLIENT"}, connectorCells},
+	access.Users:      {[]string{"NAME", "FULL NAME", "EXTRA ROLES", "FACTOR", "LAST LOGIN"}, userCells},
+	access.Tokens:     {[]string{"NAME", "KIND", "LABELS", "STATE", "CREATED BY", "EXPIRES"}, tokenCells},
+	access.Machines:   {[]string{"NAME", "KIND", "LABELS", "JOINED", "RENEWED"}, machineCells},
+	access.Events:     {[]string{"NUMBER", "TIME", "CODE", "USER", "MACHINE", "EVENT"}, eventCells},
 }
 
-// eventCells is a line of the audit log as a person reads it.
+func roleCells(r authrpc.Resource) []string {
+	var role access.Role
+	decodeKnown(r.Spec, &role)
+	return []string{r.Metadata.Name, summarizeGrants(role.Allow), summarizeGrants(role.Deny)}
+}
+
+func connectorCells(r authrpc.Resource) []string {
+	var c struct{ Type, Issuer, Client_ID string }
+	decodeKnown(r.Spec, &c)
+	return []string{r.Metadata.Name, c.Type, c.Issuer, c.Client_ID}
+}
+
+func userCells(r authrpc.Resource) []string {
+	var spec struct{ Roles []string }
+	var status struct {
+		Name          string
+		Last_Login    time.Time
+		Second_Factor bool
+	}
+	decodeKnown(r.Spec, &spec)
+	decodeKnown(r.Status, &status)
+	factor := "none"
+	if status.Second_Factor {
+		factor = "enrolled"
+	}
+	roles := strings.Join(spec.Roles, ",")
+	return []string{r.Metadata.Name, status.Name, roles, factor, timeText(status.Last_Login)}
+}
+
+func tokenCells(r authrpc.Resource) []string {
+	var spec struct {
+		Kind   string
+		Labels map[string]string
+	}
+	var status struct {
+		State, By string
+		Expires   time.Time
+	}
+	decodeKnown(r.Spec, &spec)
+	decodeKnown(r.Status, &status)
+	return []string{
+		r.Metadata.Name, spec.Kind, labelText(spec.Labels), status.State, status.By, timeText(status.Expires),
+	}
+}
+
+func machineCells(r authrpc.Resource) []string {
+	var status struct {
+		Kind             string
+		Created, Renewed time.Time
+	}
+	decodeKnown(r.Status, &status)
+	labels := labelText(r.Metadata.Labels)
+	return []string{r.Metadata.Name, status.Kind, labels, timeText(status.Created), timeText(status.Renewed)}
+}
+
+// eventCells shows one event of the audit log.
 func eventCells(r authrpc.Resource) []string {
 	var e audit.Event
-	read(r.Spec, &e)
-	what := audit.Descriptions[e.Code]
-	if what == "" {
-		what = "of a newer version"
+	decodeKnown(r.Spec, &e)
+	description := audit.Descriptions[e.Code]
+	if description == "" {
+		description = "unknown event of a newer version"
 	}
-	where := e.Machine
+	machine := e.Machine
 	if e.Login != "" {
-		where = string(e.Login) + "@" + where
+		machine = string(e.Login) + "@" + machine
 	}
-	return []string{r.Metadata.Name, moment(e.Time), string(e.Code), e.User, where, what}
+	return []string{r.Metadata.Name, timeText(e.Time), string(e.Code), e.User, machine, description}
 }
 
-// writeListing writes the table of a kind. Empty cells become "-".
+// writeListing writes the table of a kind.
 func writeListing(w io.Writer, kind access.Resource, list []authrpc.Resource) error {
 	l := listings[kind]
 	var rows [][]string
 	for _, r := range list {
 		rows = append(rows, l.cells(r))
 	}
-	return table(w, l.heads, rows)
+	return output.WriteTable(w, l.headings, rows)
 }
 
-// read takes what it knows of a document. One of a newer version shows what is left of it.
-func read(raw json.RawMessage, into any) { _ = json.Unmarshal(raw, into) }
+// decodeKnown decodes the fields that this version knows. It ignores errors: of a resource of a newer version
+// the table shows what could be decoded.
+func decodeKnown(raw json.RawMessage, into any) { _ = json.Unmarshal(raw, into) }
 
-func moment(t time.Time) string {
+// timeText is a time in the local time zone, or "" for the zero time.
+func timeText(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
-// summarizeGrants says in a line what grants are about: "root on env=prod|test: shell,exec; roles: get".
+// summarizeGrants describes grants in one line, as in "root on env=prod|test: shell,exec; roles: get".
 func summarizeGrants(grants []access.Grant) string {
-	var out []string
+	var parts []string
 	for _, g := range grants {
-		about := strings.Join(g.Resources, ",")
+		part := strings.Join(g.Resources, ",")
 		if len(g.Nodes) > 0 {
-			about = on(g)
+			part = grantScope(g)
 		}
 		if len(g.Actions) > 0 {
-			about += ": " + strings.Join(g.Actions, ",")
+			part += ": " + strings.Join(g.Actions, ",")
 		}
-		out = append(out, about)
+		parts = append(parts, part)
 	}
 	const limit = 72
-	if s := []rune(strings.Join(out, "; ")); len(s) > limit {
-		return string(s[:limit-1]) + "…"
+	summary := strings.Join(parts, "; ")
+	if runes := []rune(summary); len(runes) > limit {
+		return string(runes[:limit-1]) + "…"
 	}
-	return strings.Join(out, "; ")
+	return summary
 }
 
-func on(g access.Grant) string {
+// grantScope describes the logins and nodes of a grant.
+func grantScope(g access.Grant) string {
 	var nodes []string
 	for key, values := range g.Nodes {
 		if key == "*" {
@@ -163,9 +154,9 @@ func on(g access.Grant) string {
 		nodes = append(nodes, fmt.Sprintf("%s=%s", key, strings.Join(values, "|")))
 	}
 	slices.Sort(nodes)
-	where := strings.Join(nodes, " ")
+	scope := strings.Join(nodes, " ")
 	if len(g.Logins) == 0 {
-		return where
+		return scope
 	}
-	return strings.Join(g.Logins, ",") + " on " + where
+	return strings.Join(g.Logins, ",") + " on " + scope
 }

@@ -15,27 +15,23 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// completionTime is how long a person pressing Tab waits for names.
+// completionTime bounds how long the Tab key waits for node names.
 const completionTime = 2 * time.Second
 
 func (a *app) completionCmd() *cobra.Command {
 	shells := []string{"bash", "zsh", "fish"}
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish",
-		Short: "Print the script that completes tsh commands and node names",
+		Short: "Print a script that completes tsh commands and node names",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 || !slices.Contains(shells, args[0]) {
-				return fault.New(
-					fault.Invalid,
-					"",
-					"tsh completion needs the name of one shell that it knows",
-					"write bash, zsh or fish, as: tsh completion bash",
-				)
+				msg := "tsh completion needs the name of one shell: bash, zsh or fish"
+				return fault.New(fault.Invalid, "", msg, "for example: tsh completion bash")
 			}
 			return nil
 		},
 		ValidArgs: shells,
-		Example: `  source <(tsh completion bash)                   # in ~/.bashrc; needs the package bash-completion
+		Example: `  source <(tsh completion bash)      # in ~/.bashrc; needs the package bash-completion
   tsh completion zsh > "${fpath[1]}/_tsh"
   tsh completion fish > ~/.config/fish/completions/tsh.fish`,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -50,16 +46,22 @@ func (a *app) completionCmd() *cobra.Command {
 	}
 }
 
-// backtickFilter drops the marks by which help texts name the value of a flag: a shell would show them.
+// isCompletionRequest reports whether a completion script called tsh.
+func isCompletionRequest(args []string) bool {
+	names := []string{cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}
+	return len(args) > 0 && slices.Contains(names, args[0])
+}
+
+// backtickFilter drops the backticks by which help texts mark the value of a flag: a shell would show them.
 type backtickFilter struct{ io.Writer }
 
-func (u backtickFilter) Write(p []byte) (int, error) {
-	_, err := u.Writer.Write(bytes.ReplaceAll(p, []byte("`"), nil))
+func (f backtickFilter) Write(p []byte) (int, error) {
+	_, err := f.Writer.Write(bytes.ReplaceAll(p, []byte("`"), nil))
 	return len(p), err
 }
 
-// completeNode completes the first argument with node names, after user@ where that is typed. suffix follows
-// each name: ":" for scp.
+// completeNode completes arguments with node names, after a typed LOGIN@. suffix follows each name: ":" for
+// scp. With onlyFirst, only the first argument is completed.
 func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		directive := cobra.ShellCompDirectiveNoFileComp
@@ -85,7 +87,8 @@ func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
 	}
 }
 
-// nodeNames lists nodes for completion; nobody logged in, or nobody answering, means none.
+// nodeNames returns the nodes that the user can log in to. It returns none if the user is not logged in or
+// the auth service does not answer.
 func (a *app) nodeNames(ctx context.Context) []string {
 	p, err := a.currentLogin()
 	if err != nil {
@@ -99,7 +102,8 @@ func (a *app) nodeNames(ctx context.Context) []string {
 	}
 	var out []string
 	for _, n := range nodes {
-		if len(n.Logins) > 0 && identity.CheckMachineName(n.Name) == nil { // the shell gets no other text
+		// The check keeps any other text from the shell.
+		if len(n.Logins) > 0 && identity.CheckMachineName(n.Name) == nil {
 			out = append(out, n.Name)
 		}
 	}

@@ -13,60 +13,60 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
 func (a *app) configCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "config",
-		Short:   "Print the OpenSSH configuration for the cluster's nodes",
+		Short:   "Print an OpenSSH configuration for the cluster's nodes",
 		GroupID: everyday,
 		Args:    noArgs("leave %s out"),
-		Example: `  tsh config > ~/.ssh/threshold.conf     # then, at the top of ~/.ssh/config: Include threshold.conf
+		Example: `  tsh config > ~/.ssh/threshold.conf
+  # then write, at the top of ~/.ssh/config: Include threshold.conf
   ssh ubuntu@web-1.CLUSTER`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			p, err := a.currentLogin()
-			if err != nil {
-				return err
-			}
-			if p.SSHCert == nil {
-				return fault.New(
-					fault.Denied,
-					"",
-					"no role of "+p.User+" lets you log in to any node",
-					"ask an administrator for a role, then run: tsh login",
-				)
-			}
-			self, err := os.Executable()
-			if err != nil {
-				return fault.Wrap(
-					err,
-					fault.Internal,
-					"",
-					"tsh does not know where it lies",
-					"call it by its whole path",
-				)
-			}
-			names, err := a.bareNames(c.Context(), p)
-			if err != nil {
-				fmt.Fprintf(
-					a.Stderr,
-					"tsh: auth does not answer, so nodes are known by NODE.%s alone: %s\n",
-					p.Cluster,
-					clean(fault.Message(err)),
-				)
-			}
-			return a.writeSSHConfig(a.Stdout, p, self, names)
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return a.runConfig(c.Context()) },
 	}
 }
 
-// sshConfig has a block for nodes by their names in the cluster's domain, by way of tsh, and one for the
-// proxy itself and for nodes by their bare names, so that "ssh -J proxy:port login@node" works by way of the
-// proxy's own SSH front. The second block only adds keys and known hosts: what a bare name means without -J
-// stays as it was, so no node can draw connections to itself by its name.
-const sshConfig = `# Nodes of cluster %[1]s, by way of %[2]s. Written by: tsh config
+func (a *app) runConfig(ctx context.Context) error {
+	p, err := a.currentLogin()
+	if err != nil {
+		return err
+	}
+	if p.SSHCert == nil {
+		return noLogins(p)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		msg := "cannot find the path of the tsh program"
+		return fault.Wrap(err, fault.Internal, "", msg, "run tsh by its absolute path")
+	}
+	names, err := a.bareNames(ctx, p)
+	if err != nil {
+		fmt.Fprintf(
+			a.Stderr,
+			"tsh: the auth service did not list the nodes, so only names as NODE.%s will work: %s\n",
+			p.Cluster,
+			terminal.Clean(fault.Message(err)),
+		)
+	}
+	return a.writeSSHConfig(a.Stdout, p, self, names)
+}
+
+// noLogins is the error of a user whose roles allow no login on any node.
+func noLogins(p *profile.Profile) error {
+	msg := "no role of " + p.User + " lets you log in to any node"
+	return fault.New(fault.Denied, "", msg, "ask an administrator for a role, then run: tsh login")
+}
+
+// sshConfig has two blocks. The first is for nodes by their names in the cluster's domain: tsh is the
+// ProxyCommand. The second is for the proxy itself and for nodes by their bare names, so that "ssh -J
+// proxy:port login@node" works through the proxy's own SSH server. It adds only keys and known hosts: without
+// -J a bare name means what it meant before, so that no node can attract connections by its name.
+const sshConfig = `# Nodes of cluster %[1]s, through %[2]s. Written by: tsh config
 #   ssh LOGIN@NODE.%[1]s
-#   ssh -J %[2]s LOGIN@NODE        without tsh on the way
+#   ssh -J %[2]s LOGIN@NODE        # does not use tsh
 Host *.%[1]s
     ProxyCommand %[3]s proxy ssh --proxy %[8]s '%%h'
     IdentityFile %[4]s
@@ -82,15 +82,15 @@ Host %[7]s
     UserKnownHostsFile %[6]s ~/.ssh/known_hosts ~/.ssh/known_hosts2
 `
 
-// fastCiphers puts AES-GCM before ChaCha20, which OpenSSH prefers up to its release 10.0; the rest of its
-// list stays as it was.
+// fastCiphers puts AES-GCM before ChaCha20, which OpenSSH prefers up to release 10.0. The rest of its list is
+// unchanged.
 const fastCiphers = "    Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\n"
 
-// maxBareNames bounds the line of names.
+// maxBareNames bounds how many node names the configuration lists.
 const maxBareNames = 1000
 
-// bareNames lists the nodes that the person may log in to whose names have no dot: those that known_hosts has
-// a pattern for.
+// bareNames returns the names without a dot of the nodes that the user can log in to. The pattern for bare
+// names in known_hosts matches them.
 func (a *app) bareNames(ctx context.Context, p *profile.Profile) ([]string, error) {
 	nodes, err := a.nodes(ctx, p, nil)
 	if err != nil {
@@ -98,23 +98,23 @@ func (a *app) bareNames(ctx context.Context, p *profile.Profile) ([]string, erro
 	}
 	var names []string
 	for _, n := range nodes {
-		if len(n.Logins) > 0 && identity.CheckMachineName(n.Name) == nil && !strings.Contains(n.Name, ".") &&
-			len(names) < maxBareNames {
+		isBare := identity.CheckMachineName(n.Name) == nil && !strings.Contains(n.Name, ".")
+		if len(n.Logins) > 0 && isBare && len(names) < maxBareNames {
 			names = append(names, n.Name)
 		}
 	}
 	return names, nil
 }
 
+// writeSSHConfig writes the configuration. self is the path of tsh.
 func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names []string) error {
 	command := shellQuote(self)
 	if a.Getenv("TSH_HOME") != "" {
 		command = "env TSH_HOME=" + shellQuote(filepath.Dir(p.Dir)) + " " + command
 	}
-	hosts := strings.Join(append([]string{p.Host()}, names...), " ")
-	faster := ""
+	ciphers := ""
 	if hasAES() {
-		faster = fastCiphers
+		ciphers = fastCiphers
 	}
 	_, err := fmt.Fprintf(
 		w,
@@ -123,40 +123,32 @@ func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names
 		p.Proxy,
 		strings.ReplaceAll(command, "%", "%%"),
 		configQuote(p.Path(profile.SSHKeyFile)),
-		configQuote(
-			p.Path(profile.SSHCertFile),
-		),
+		configQuote(p.Path(profile.SSHCertFile)),
 		configQuote(p.Path(profile.KnownHostsFile)),
-		hosts,
+		strings.Join(append([]string{p.Host()}, names...), " "),
 		shellWord(p.Proxy),
-		faster,
+		ciphers,
 	)
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"",
-		"the answer cannot be written",
-		"look at where standard output leads",
-	)
+	return stdoutFault(err)
 }
 
-// shellQuote makes one word for sh, which runs a ProxyCommand.
+// shellQuote makes s one word for sh, which runs a ProxyCommand.
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// shellWord quotes an address only where a shell could read more in it than a word, such as a pattern in the
-// brackets of IPv6.
+// shellWord quotes an address only if a shell could read more in it than a word: the brackets of an IPv6
+// address are a pattern.
 func shellWord(addr string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
-			strings.ContainsRune(".:-", r)
+	special := func(r rune) bool {
+		isLetter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		return !isLetter && !(r >= '0' && r <= '9') && !strings.ContainsRune(".:-", r)
 	}
-	if strings.ContainsFunc(addr, func(r rune) bool { return !plain(r) }) {
+	if strings.ContainsFunc(addr, special) {
 		return shellQuote(addr)
 	}
 	return addr
 }
 
-// configQuote makes one word of ssh_config: quoted, and without tokens.
+// configQuote makes s one word of ssh_config(5): in quotes and without percent tokens.
 func configQuote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
 }

@@ -19,21 +19,22 @@ import (
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
-// Bounds of a first contact.
+// Bounds for the ping document.
 const (
 	pingTime     = 15 * time.Second
 	maxPingBytes = 16 << 10
 )
 
-// cluster is whom a login is with: the pin says which, the name may still be identity.AnyCluster.
+// cluster is the cluster that a login is for. The pin identifies it; name is identity.AnyCluster until it is
+// known.
 type cluster struct {
 	pin       identity.Pin
 	name      string
-	transport dial.Transport // of the proxy; empty: not asked yet
+	transport dial.Transport // how the proxy is reached; empty: not known yet
 }
 
-// contact learns which cluster the proxy must be of and checks that it is, before a person is sent to a
-// browser.
+// contact decides which cluster the proxy at addr must belong to and verifies that it does, before the user
+// is sent to a browser.
 func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
 	at, err := a.choosePin(ctx, h, addr, o)
 	if err != nil {
@@ -42,19 +43,20 @@ func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginO
 	if err := a.learnTransport(ctx, addr, &at); err != nil {
 		return cluster{}, err
 	}
-	conn, err := a.dialTLS(
-		ctx,
-		addr,
-		identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth),
-	)
+	conn, err := a.dialTLS(ctx, addr, at.authTLS(a.Now))
 	if err != nil {
 		return cluster{}, err
 	}
 	return at, conn.Close()
 }
 
-// learnTransport finds out how the proxy wants to be spoken to. Who has a pin takes only that from the ping
-// document, and so needs no certificate.
+// authTLS is the TLS configuration for calls of the auth service without a client certificate.
+func (at cluster) authTLS(now func() time.Time) *tls.Config {
+	return identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, now, identity.Auth)
+}
+
+// learnTransport sets at.transport if it is not known and makes the dialer use it. The ping document is not
+// trusted for anything else here, so its certificate is not verified.
 func (a *app) learnTransport(ctx context.Context, addr string, at *cluster) error {
 	if a.dialer.err != nil {
 		return a.dialer.err
@@ -73,22 +75,19 @@ func (a *app) learnTransport(ctx context.Context, addr string, at *cluster) erro
 	return nil
 }
 
-// choosePin decides which cluster is meant: the pin that was given, else the one kept from an earlier login,
-// which the proxy's ping must repeat, else the one that its web certificate vouches for. A --ca-file that
-// holds the cluster root itself says as much as --pin, and so replaces a kept pin.
+// choosePin decides which cluster is meant. In this order:
+//
+//  1. --pin.
+//  2. The pin kept from an earlier login. With --ca-file the proxy's ping document must name the same pin,
+//     unless the file contains the cluster root itself: that says as much as --pin and replaces the kept pin.
+//  3. The pin in the ping document, which the proxy's web certificate vouches for.
 func (a *app) choosePin(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
 	if o.pin != "" {
 		pin, err := identity.ParsePin(o.pin)
-		return cluster{
-				pin:  pin,
-				name: identity.AnyCluster,
-			}, fault.Wrap(
-				err,
-				fault.Invalid,
-				"",
-				fmt.Sprint(err),
-				"copy the whole pin, as sha256:…",
-			)
+		if err != nil {
+			return cluster{}, fault.Wrap(err, fault.Invalid, "", err.Error(), "copy the whole pin: sha256:…")
+		}
+		return cluster{pin: pin, name: identity.AnyCluster}, nil
 	}
 	known, err := h.ReadInfo(addr)
 	if err != nil && !fault.Is(err, fault.NotFound) {
@@ -98,37 +97,30 @@ func (a *app) choosePin(ctx context.Context, h profile.Home, addr string, o logi
 	if err == nil {
 		pin, err := identity.ParsePin(known.Pin)
 		if err != nil {
-			return cluster{}, fault.Wrap(
-				err,
-				fault.Invalid,
-				"",
-				"the profile is damaged: "+err.Error(),
-				"give the pin: tsh login --pin sha256:…",
-			)
+			msg := "the profile is damaged: " + err.Error()
+			hint := "give the pin: tsh login --pin sha256:…"
+			return cluster{}, fault.Wrap(err, fault.Invalid, "", msg, hint)
 		}
-		if o.caFile == "" {
-			return cluster{
-				pin:  pin,
-				name: known.Cluster,
-			}, nil // the pin is enough: no web certificate has a say
+		if o.caFile == "" { // the pin is enough: no web certificate is consulted
+			return cluster{pin: pin, name: known.Cluster}, nil
 		}
 		kept = &pin
 	}
-	got, err := a.ping(ctx, addr, o.caFile)
-	if err == nil && !got.Time.IsZero() {
-		err = checkClock(got.Time, a.Now()) // before a person types anything
+	ping, err := a.ping(ctx, addr, o.caFile)
+	if err == nil && !ping.Time.IsZero() {
+		err = checkClock(ping.Time, a.Now()) // before the user types anything
 	}
 	if err != nil {
 		return cluster{}, err
 	}
-	if kept != nil && *kept != got.Pin && !holdsRoot(o.caFile, got.Pin) {
-		return cluster{}, rootChanged(addr, *kept, got.Pin)
+	if kept != nil && *kept != ping.Pin && !containsRoot(o.caFile, ping.Pin) {
+		return cluster{}, rootChanged(addr, *kept, ping.Pin)
 	}
-	return cluster{got.Pin, got.Cluster, got.Transport}, nil
+	return cluster{ping.Pin, ping.Cluster, ping.Transport}, nil
 }
 
-// holdsRoot reports whether the file holds the certificate that the pin names.
-func holdsRoot(file string, pin identity.Pin) bool {
+// containsRoot reports whether the file contains the certificate that pin identifies.
+func containsRoot(file string, pin identity.Pin) bool {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return false
@@ -142,16 +134,19 @@ func holdsRoot(file string, pin identity.Pin) bool {
 }
 
 func rootChanged(addr string, kept, got identity.Pin) error {
-	return fault.New(
-		fault.Denied,
-		"",
-		fmt.Sprintf("THE CLUSTER AT %s IS NOT THE ONE YOU LOGGED IN TO BEFORE.\n  kept:  %s\n  shown: %s\n"+
-			"Either it was rebuilt, or somebody stands in between.", addr, kept, got),
-		"ask an administrator; only if they name the shown pin: tsh login --proxy "+addr+" --pin "+got.String(),
+	msg := fmt.Sprintf(
+		"THE CLUSTER AT %s IS NOT THE ONE YOU LOGGED IN TO BEFORE.\n  kept:  %s\n  shown: %s\n"+
+			"Either the cluster was rebuilt, or somebody intercepts the connection.",
+		addr,
+		kept,
+		got,
 	)
+	hint := "ask an administrator for the pin; if it is the shown one: " +
+		"tsh login --proxy " + addr + " --pin " + got.String()
+	return fault.New(fault.Denied, "", msg, hint)
 }
 
-// ping asks the proxy, over its public HTTPS, what it serves.
+// ping fetches the ping document over the proxy's public HTTPS.
 func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) {
 	roots, err := rootsFrom(caFile)
 	if err != nil {
@@ -162,7 +157,7 @@ func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) 
 	client := &http.Client{
 		Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Time: a.Now},
-			DialContext:     a.dialer.dialContext,
+			DialContext:     a.dialer.DialContext,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -185,93 +180,67 @@ func readPing(addr string, resp *http.Response) (p dial.Ping, err error) {
 		err = identity.CheckCluster(p.Cluster)
 	}
 	if resp.StatusCode != http.StatusOK || err != nil || p.Pin == (identity.Pin{}) {
-		return p, fault.Wrap(
-			errors.Join(errors.New(resp.Status), err),
-			fault.Invalid,
-			"",
-			addr+" answers, but is no Threshold proxy",
-			"check the address",
-		)
+		err = errors.Join(errors.New(resp.Status), err)
+		msg := "the server at " + addr + " is not a Threshold proxy"
+		return p, fault.Wrap(err, fault.Invalid, "", msg, "check the address")
 	}
 	return p, nil
 }
 
+// rootsFrom reads the certificates of --ca-file. It returns nil, which means the system's, for no file.
 func rootsFrom(caFile string) (*x509.CertPool, error) {
 	if caFile == "" {
-		return nil, nil // the system's
+		return nil, nil
 	}
 	b, err := os.ReadFile(caFile)
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Invalid,
-			"",
-			"--ca-file cannot be read: "+err.Error(),
-			"check the path",
-		)
+		msg := "--ca-file cannot be read: " + err.Error()
+		return nil, fault.Wrap(err, fault.Invalid, "", msg, "check the path")
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(b) {
-		return nil, fault.New(
-			fault.Invalid,
-			"",
-			"--ca-file "+caFile+" holds no certificate in PEM form",
-			"give the file that the administrator named",
-		)
+		msg := "--ca-file " + caFile + " contains no certificate in PEM format"
+		return nil, fault.New(fault.Invalid, "", msg, "give the file that the administrator named")
 	}
 	return roots, nil
 }
 
-// pingFault says what a person should do about a first contact that failed.
+// pingFault describes why the ping document could not be fetched.
 func (a *app) pingFault(ctx context.Context, addr string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
-	var said *fault.Error
+	var f *fault.Error
 	switch {
 	case context.Cause(ctx) != nil && errors.Is(context.Cause(ctx), context.Canceled):
 		return context.Canceled
-	case errors.As(err, &said): // what stands on the way has its own words
-		return said
+	case errors.As(err, &f): // of an HTTP proxy in between, which describes itself
+		return f
 	case errors.As(err, &unknown):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"",
-			"the web certificate of "+addr+" is of an authority this machine does not know",
-			"ask an administrator for the cluster's pin and add --pin sha256:…, or for the authority's file and add --ca-file FILE",
-		)
+		return fault.Wrap(err, fault.Denied, "",
+			"the web certificate of "+addr+" is signed by an authority that this machine does not know",
+			"ask an administrator for the cluster's pin and add --pin sha256:…, "+
+				"or for the file of the authority and add --ca-file FILE")
 	case errors.As(err, &name):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"",
-			"the web certificate of "+addr+" is not for that name",
-			"use the name that the administrator gave",
-		)
+		return fault.Wrap(err, fault.Denied, "",
+			"the web certificate of "+addr+" is for another name",
+			"use the name that the administrator gave")
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fault.Wrap(
-			err,
-			fault.Expired,
-			"",
-			fmt.Sprintf(
-				"the web certificate of %s is not valid now (this machine's clock says %s)",
-				addr,
-				a.Now().UTC().Format(time.RFC3339),
-			),
-			"check this machine's clock; if it is right, tell an administrator",
+		msg := fmt.Sprintf(
+			"the web certificate of %s is not valid now (this machine's clock says %s)",
+			addr,
+			a.Now().UTC().Format(time.RFC3339),
 		)
+		return fault.Wrap(err, fault.Expired, "", msg, hintClock)
 	}
 	return unreachable(addr, err)
 }
 
-// unreachable is a proxy that gave no connection.
+// hintClock is what to do about a certificate that is expired or not valid yet.
+const hintClock = "check this machine's clock; if it is right, tell an administrator"
+
+// unreachable describes a proxy to which no connection could be opened.
 func unreachable(addr string, err error) error {
-	return fault.Wrap(
-		err,
-		fault.Unavailable,
-		"",
-		"the proxy "+addr+" cannot be reached: "+fault.DescribeNetwork(err),
-		"check the address and the network, then try again",
-	)
+	msg := "the proxy " + addr + " cannot be reached: " + fault.DescribeNetwork(err)
+	return fault.Wrap(err, fault.Unavailable, "", msg, "check the address and the network, then try again")
 }

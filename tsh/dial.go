@@ -17,38 +17,38 @@ import (
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
-// connectTime bounds the way to the proxy, TLS included.
+// connectTime bounds a connection to the proxy, its TLS handshake included.
 const connectTime = 15 * time.Second
 
-// proxyDialer is the way to proxies, as the environment says it, and why it cannot be gone if it says
-// nonsense.
+// proxyDialer opens connections to proxies as the environment says. err is what is wrong with the
+// environment: it is reported by the first connection, so that commands without a network work.
 type proxyDialer struct {
 	egress *egress.Dialer
 	err    error
 }
 
 func newProxyDialer(getenv func(string) string) proxyDialer {
-	way, err := egress.New(egress.ConfigFromEnv(getenv))
+	d, err := egress.New(egress.ConfigFromEnv(getenv))
 	if err != nil {
 		return proxyDialer{&egress.Dialer{}, err}
 	}
-	return proxyDialer{way, nil}
+	return proxyDialer{d, nil}
 }
 
-// DialTLS makes outward an authrpc.Way.
-func (o proxyDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
-	if o.err != nil {
-		return nil, o.err
+// DialTLS implements authrpc.Dialer.
+func (d proxyDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	if d.err != nil {
+		return nil, d.err
 	}
-	return o.egress.DialTLS(ctx, addr, cfg)
+	return d.egress.DialTLS(ctx, addr, cfg)
 }
 
-// dialContext is for the web: what comes back is not yet TLS.
-func (o proxyDialer) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	if o.err != nil {
-		return nil, o.err
+// DialContext opens a connection without TLS, for net/http, which adds it.
+func (d proxyDialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if d.err != nil {
+		return nil, d.err
 	}
-	return o.egress.DialContext(ctx, network, addr)
+	return d.egress.DialContext(ctx, network, addr)
 }
 
 // dialTLS connects to a proxy and finishes the handshake.
@@ -62,86 +62,64 @@ func (a *app) dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.C
 	return conn, nil
 }
 
-// tlsFault says what a person should do about a TLS connection that did not come about, or that the proxy
-// ended at once.
+// tlsFault describes a TLS connection that could not be opened, or that the proxy ended at once.
 func tlsFault(addr string, err error) error {
 	var pin *identity.PinError
-	var old *identity.ExpiredError
+	var expired *identity.ExpiredError
 	var alert tls.AlertError
 	var remote *net.OpError
-	var said *fault.Error
+	var f *fault.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
-	case errors.As(err, &said): // what stands on the way has its own words
-		return said
+	case errors.As(err, &f): // of an HTTP proxy in between, which describes itself
+		return f
 	case errors.As(err, &pin):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"",
-			addr+" is not the cluster with "+pin.Want.String()+": it was rebuilt, or somebody stands in between",
-			"ask an administrator for the cluster's pin, then: tsh login --proxy "+addr+" --pin sha256:…",
-		)
-	case errors.As(err, &old):
-		return fault.Wrap(
-			err,
-			fault.Expired,
-			"",
-			"the server's "+old.Error(),
-			"check this machine's clock; if it is right, tell an administrator",
-		)
+		return fault.Wrap(err, fault.Denied, "",
+			addr+" is not the cluster with "+pin.Want.String()+
+				": the cluster was rebuilt, or somebody intercepts the connection",
+			"ask an administrator for the cluster's pin, then run: tsh login --proxy "+addr+" --pin sha256:…")
+	case errors.As(err, &expired):
+		return fault.Wrap(err, fault.Expired, "", "the server's "+expired.Error(), hintClock)
 	case errors.As(err, &remote) && remote.Op == "remote error", errors.As(err, &alert):
-		return fault.Wrap(
-			err,
-			fault.Unauthenticated,
-			"",
-			"the proxy does not accept this login's certificate",
-			"run: tsh login; if that fails too, check the address",
-		)
+		return fault.Wrap(err, fault.Unauthenticated, "",
+			"the proxy does not accept the certificate of this login",
+			"run: tsh login; if that fails too, check the address")
 	}
 	return unreachable(addr, err)
 }
 
-// auth is a client of auth that shows the login's certificate.
+// auth returns a client of the auth service that shows the login's certificate.
 func (a *app) auth(p *profile.Profile) *authrpc.Client {
-	return authrpc.NewClientWithDialer(
-		a.dialer,
-		p.Proxy,
-		identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth),
-	)
+	cfg := identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth)
+	return authrpc.NewClientWithDialer(a.dialer, p.Proxy, cfg)
 }
 
 func certificate(p *profile.Profile) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) { return &p.X509, nil }
 }
 
-// nodeConn is a connection to a node by way of the proxy. The request travels with the first Write; a refusal
-// is what the first Read returns, and stays in refused, because layers above may swallow it.
+// nodeConn is a connection to a node through the proxy. The dial request travels with the first Write. If the
+// proxy refuses it, the first Read returns the refusal; it also stays in refusal, because layers above may
+// replace the error of Read.
 type nodeConn struct {
 	net.Conn
 	tls  *tls.Conn
-	addr string
+	addr string // of the proxy
 
-	mu  sync.Mutex // guards why
-	why error
+	mu      sync.Mutex // guards refusal: SSH reads in a goroutine of its own
+	refusal error
 }
 
-// dialNode asks the proxy for a node by its whole name.
+// dialNode asks the proxy for a node by its whole name. It does not wait for the answer.
 func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*nodeConn, error) {
-	conn, err := a.dialTLS(
-		ctx,
-		p.Proxy,
-		identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNDial, certificate(p), a.Now, identity.Proxy),
-	)
+	cfg := identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNDial, certificate(p), a.Now, identity.Proxy)
+	conn, err := a.dialTLS(ctx, p.Proxy, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &nodeConn{
-		Conn: dial.Client(coalesce.Conn(conn), dial.Request{Node: name}),
-		tls:  conn,
-		addr: p.Proxy,
-	}, nil
+	client := dial.Client(coalesce.Conn(conn), dial.Request{Node: name})
+	return &nodeConn{Conn: client, tls: conn, addr: p.Proxy}, nil
 }
 
 func (c *nodeConn) Read(b []byte) (int, error) {
@@ -149,22 +127,22 @@ func (c *nodeConn) Read(b []byte) (int, error) {
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.why == nil {
-			c.why = refusal(c.addr, err)
+		if c.refusal == nil {
+			c.refusal = dialRefusal(c.addr, err)
 		}
 	}
 	return n, err
 }
 
-// refused is why the proxy gave no connection to the node, or nil.
+// refused returns why the proxy gave no connection to the node, or nil.
 func (c *nodeConn) refused() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.why
+	return c.refusal
 }
 
-// refusal is the fault in what a first Read returned, or nil: an end of the stream is none.
-func refusal(addr string, err error) error {
+// dialRefusal returns the refusal in an error of Read, or nil if the connection merely ended.
+func dialRefusal(addr string, err error) error {
 	var f *fault.Error
 	var remote *net.OpError
 	switch {
@@ -176,16 +154,17 @@ func refusal(addr string, err error) error {
 	return nil
 }
 
-// refusedError is the proxy's answer to a dial request, told apart from a proxy that gave none.
+// refusedError is the answer of a proxy that refuses a dial request. It is not used if the proxy gives no
+// answer.
 type refusedError struct{ fault *fault.Error }
 
 func (e *refusedError) Error() string { return e.fault.Error() }
 
 func (e *refusedError) Unwrap() error { return e.fault }
 
-// CloseWrite tells the node that no more comes; what it still sends can be read.
+// CloseWrite ends the stream to the node. What the node still sends can be read.
 func (c *nodeConn) CloseWrite() error {
-	if _, err := c.Write(nil); err != nil { // the request, should nothing have been written yet
+	if _, err := c.Write(nil); err != nil { // sends the dial request if nothing has been written yet
 		return err
 	}
 	return c.tls.CloseWrite()

@@ -5,41 +5,41 @@ import (
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/forward"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// forwards reads what is to be forwarded.
-func (a *app) forwards(o sshOptions) (*forward.Forwarder, error) {
-	cfg := forward.Config{
-		Notify: func(s string) { fmt.Fprintf(a.Stderr, "tsh: %s\r\n", clean(s)) },
-	} // the terminal may be raw
-	for _, set := range []struct {
-		typed []string
-		parse func(string) (forward.Rule, error)
-		into  *[]forward.Rule
+// forwarder parses the flags for forwarding. It opens nothing.
+func (a *app) forwarder(o sshOptions) (*forward.Forwarder, error) {
+	cfg := forward.Config{Notify: func(s string) {
+		fmt.Fprintf(a.Stderr, "tsh: %s\r\n", terminal.Clean(s)) // \r because the terminal may be in raw mode
+	}}
+	for _, flag := range []struct {
+		values []string
+		parse  func(string) (forward.Rule, error)
+		rules  *[]forward.Rule
 	}{
-		{o.local, forward.ParseLocal, &cfg.Local}, {o.dynamic, forward.ParseDynamic, &cfg.Local}, {o.remote, forward.ParseRemote, &cfg.Remote},
+		{o.local, forward.ParseLocal, &cfg.Local},
+		{o.dynamic, forward.ParseDynamic, &cfg.Local},
+		{o.remote, forward.ParseRemote, &cfg.Remote},
 	} {
-		for _, s := range set.typed {
-			r, err := set.parse(s)
+		for _, s := range flag.values {
+			r, err := flag.parse(s)
 			if err != nil {
 				return nil, err
 			}
-			*set.into = append(*set.into, r)
+			*flag.rules = append(*flag.rules, r)
 		}
 	}
 	if o.stdio != "" {
-		if _, err := forward.ParseTarget(o.stdio); err != nil { // before anybody connects
+		if _, err := forward.ParseTarget(o.stdio); err != nil { // reported before a connection is opened
 			return nil, err
 		}
 	}
 	if o.agent {
 		if cfg.Agent = a.Getenv("SSH_AUTH_SOCK"); cfg.Agent == "" {
-			return nil, fault.New(
-				fault.Invalid,
-				"",
-				"there is no ssh-agent to forward: SSH_AUTH_SOCK is not set",
-				"start one: eval $(ssh-agent); or leave -A out",
-			)
+			msg := "there is no ssh-agent to forward: SSH_AUTH_SOCK is not set"
+			hint := "start one with: eval $(ssh-agent); or leave -A out"
+			return nil, fault.New(fault.Invalid, "", msg, hint)
 		}
 	}
 	return forward.New(cfg), nil

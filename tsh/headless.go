@@ -8,15 +8,18 @@ import (
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// maxPollInterval bounds how long a waiting login pauses between questions, whatever auth says.
-const maxPollInterval = 10 * time.Second
+// Bounds of the interval between polls, whatever the auth service asks for.
+const (
+	minPollInterval = 500 * time.Millisecond
+	maxPollInterval = 10 * time.Second
+)
 
-// loginHeadless logs in from a machine without a browser: it shows a link and a code, and waits until
-// somebody has logged in with them elsewhere. All of it goes end to end to auth, so that no proxy can show
-// another's code.
+// loginHeadless logs in on a machine without a browser. It shows a link and a code and waits until the login
+// has been approved in a browser elsewhere. All calls go end to end to the auth service, so that no proxy can
+// replace the code.
 func (a *app) loginHeadless(
 	ctx context.Context,
 	addr string,
@@ -24,50 +27,39 @@ func (a *app) loginHeadless(
 	k *loginKeys,
 	o loginOptions,
 ) (authrpc.RedeemLoginResponse, error) {
-	c := authrpc.NewClientWithDialer(
-		a.dialer,
-		addr,
-		identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth),
-	)
+	c := authrpc.NewClientWithDialer(a.dialer, addr, at.authTLS(a.Now))
 	defer c.Close()
-	asked, err := authrpc.Call(
-		ctx,
-		c,
-		authrpc.BeginHeadless,
-		authrpc.BeginHeadlessRequest{Challenge: k.challenge()},
-	)
+	req := authrpc.BeginHeadlessRequest{Challenge: k.challenge()}
+	begun, err := authrpc.Call(ctx, c, authrpc.BeginHeadless, req)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
-	fmt.Fprintln(a.Stderr, "Open this address in a browser, on any machine:")
-	fmt.Fprintln(a.Stdout, "Open: "+headlessURL(addr, asked.Handle, o.connector))
+	fmt.Fprintln(a.Stderr, "Open this address in a browser on any machine:")
+	fmt.Fprintln(a.Stdout, "Open: "+headlessURL(addr, begun.Handle, o.connector))
 	fmt.Fprintf(
 		a.Stderr,
-		"Go on there only if it shows this code:  %s  (and that this machine is at %s)\n",
-		clean(asked.Code),
-		clean(asked.From),
+		"Continue there only if the page shows this code:  %s  (and %s as the address of this machine)\n",
+		terminal.Clean(begun.Code),
+		terminal.Clean(begun.From),
 	)
 	fmt.Fprintf(
 		a.Stderr,
-		"Waiting until %s. The certificates will last an hour at most, and work from this address alone.\n",
-		asked.Expires.Local().Format("15:04"),
+		"Waiting until %s. The certificates will be valid for an hour at most, and only from that address.\n",
+		begun.Expires.Local().Format("15:04"),
 	)
-	return a.pollHeadless(
-		ctx,
-		c,
-		authrpc.RedeemHeadlessRequest{Handle: asked.Handle, Keys: k.reveal()},
-		asked.PollInterval,
-	)
+	redeem := authrpc.RedeemHeadlessRequest{Handle: begun.Handle, Keys: k.reveal()}
+	return a.pollHeadless(ctx, c, redeem, begun.PollInterval)
 }
 
-// pollHeadless asks until the person is done. That auth, or the way there, is away for a moment ends nothing.
+// pollHeadless asks for the result of the login until there is one. It goes on if the auth service is
+// unavailable for a while.
 func (a *app) pollHeadless(
 	ctx context.Context,
 	c *authrpc.Client,
 	req authrpc.RedeemHeadlessRequest,
-	every time.Duration,
+	interval time.Duration,
 ) (authrpc.RedeemLoginResponse, error) {
-	tick := time.NewTicker(min(max(every, time.Second/2), maxPollInterval))
+	tick := time.NewTicker(min(max(interval, minPollInterval), maxPollInterval))
 	defer tick.Stop()
 	for {
 		select {

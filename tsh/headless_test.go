@@ -13,7 +13,7 @@ import (
 
 const handlePrefix = "sealed-"
 
-func (w *testCluster) beginHeadless(
+func (tc *testCluster) beginHeadless(
 	_ context.Context,
 	_ authrpc.Caller,
 	r authrpc.BeginHeadlessRequest,
@@ -27,52 +27,39 @@ func (w *testCluster) beginHeadless(
 	}, nil
 }
 
-// redeemHeadless gives the next of the answers that a test put up.
-func (w *testCluster) redeemHeadless(
+// redeemHeadless gives the next of headlessAnswers.
+func (tc *testCluster) redeemHeadless(
 	ctx context.Context,
 	by authrpc.Caller,
 	r authrpc.RedeemHeadlessRequest,
 ) (authrpc.RedeemHeadlessResponse, error) {
-	w.mu.Lock()
-	next := w.headlessAnswers[0]
-	w.headlessAnswers = w.headlessAnswers[1:]
-	w.mu.Unlock()
+	tc.mu.Lock()
+	next := tc.headlessAnswers[0]
+	tc.headlessAnswers = tc.headlessAnswers[1:]
+	tc.mu.Unlock()
+	var none authrpc.RedeemHeadlessResponse
 	switch next {
 	case "refuse":
-		return authrpc.RedeemHeadlessResponse{}, fault.New(
-			fault.Expired,
-			"login",
-			"this page has ended",
-			"start again: tsh login",
-		)
+		return none, fault.New(fault.Expired, "login", "this page has expired", "start again: tsh login")
 	case "away":
-		return authrpc.RedeemHeadlessResponse{}, fault.New(
-			fault.Unavailable,
-			"login",
-			"no leader just now",
-			"try again",
-		)
+		return none, fault.New(fault.Unavailable, "login", "there is no leader now", "try again")
 	case "wait":
-		return authrpc.RedeemHeadlessResponse{}, nil
+		return none, nil
 	}
-	res, err := w.redeem(
-		ctx,
-		by,
-		authrpc.RedeemLoginRequest{Code: "good-" + strings.TrimPrefix(r.Handle, handlePrefix), Keys: r.Keys},
-	)
+	code := "good-" + strings.TrimPrefix(r.Handle, handlePrefix)
+	res, err := tc.redeem(ctx, by, authrpc.RedeemLoginRequest{Code: code, Keys: r.Keys})
 	return authrpc.RedeemHeadlessResponse{Login: &res}, err
 }
 
-func (c *client) headless(asked []string, flags ...string) (result, []string) {
+// loginHeadless runs a headless login. It also returns the addresses that tsh printed.
+func (c *client) loginHeadless(answers []string, flags ...string) (result, []string) {
 	c.t.Helper()
-	c.w.mu.Lock()
-	c.w.headlessAnswers = asked
-	c.w.mu.Unlock()
+	c.tc.mu.Lock()
+	c.tc.headlessAnswers = answers
+	c.tc.mu.Unlock()
 	var pages []string
-	r := c.loginIn(
-		c.t.Context(),
-		func(string) {},
-		append([]string{"--headless", "--pin", c.w.keys.Pin().String()}, flags...)...)
+	args := append([]string{"--headless", "--pin", c.tc.keys.Pin().String()}, flags...)
+	r := c.loginIn(c.t.Context(), func(string) {}, args...)
 	for line := range strings.Lines(r.out) {
 		if page, ok := strings.CutPrefix(line, "Open: "); ok {
 			pages = append(pages, strings.TrimSpace(page))
@@ -82,17 +69,20 @@ func (c *client) headless(asked []string, flags ...string) (result, []string) {
 }
 
 func TestHeadlessLoginWaitsForApproval(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.client()
-	r, pages := c.headless([]string{"wait", "away", "approve"}, "--connector", "corp")
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.client()
+	r, pages := c.loginHeadless([]string{"wait", "away", "approve"}, "--connector", "corp")
 	if r.code != 0 || len(pages) != 1 {
 		t.Fatalf("got %d %s and pages %q, want to be logged in", r.code, r.stderr, pages)
 	}
 	u, err := url.Parse(pages[0])
-	if err != nil || u.Path != authrpc.HeadlessPath ||
-		!strings.HasPrefix(u.Query().Get("handle"), handlePrefix) ||
-		u.Query().Get("connector") != "corp" ||
-		u.Host != w.addr {
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	if u.Path != authrpc.HeadlessPath || u.Host != tc.addr ||
+		!strings.HasPrefix(q.Get("handle"), handlePrefix) || q.Get("connector") != "corp" {
 		t.Errorf("got %s, want the proxy's page with handle and connector", pages[0])
 	}
 	for _, want := range []string{"WDJB-MJHT", "203.0.113.9", "an hour"} {
@@ -106,13 +96,11 @@ func TestHeadlessLoginWaitsForApproval(t *testing.T) {
 }
 
 func TestHeadlessLoginThatFails(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.client()
-	r, _ := c.headless([]string{"wait", "refuse"})
-	c.wantRefusal(r, "a headless login that nobody approved", 1, "this page has ended", "tsh login")
-	c.refused(
-		1,
-		[]string{"login", "--headless", "--browser=none", "--proxy", w.addr},
-		"--headless opens no browser",
-	)
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.client()
+	r, _ := c.loginHeadless([]string{"wait", "refuse"})
+	c.wantRefusal(r, "a headless login that nobody approved", 1, "this page has expired", "tsh login")
+	args := []string{"login", "--headless", "--browser=none", "--proxy", tc.addr}
+	c.refused(1, args, "--headless opens no browser")
 }

@@ -8,50 +8,52 @@ import (
 	"testing"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
 func TestLSShowsEveryPage(t *testing.T) {
-	w := newTestCluster(t)
+	t.Parallel()
+	tc := newTestCluster(t)
 	for _, n := range []string{"a", "b", "c", "d", "e"} {
-		w.addNode(n)
+		tc.addNode(n)
 	}
-	w.mu.Lock()
-	w.nodes[4].Online, w.nodes[4].LastSeen, w.nodes[4].Labels = false, time.Now().
-		Add(-50*time.Hour),
-		identity.Labels{
-			"note": "x\x1b[2J\u202ey",
-			"env":  "dev",
-		}
-	w.mu.Unlock()
-	c := w.loggedIn()
+	tc.mu.Lock()
+	last := &tc.nodes[4]
+	last.Online, last.LastSeen = false, time.Now().Add(-50*time.Hour)
+	last.Labels = identity.Labels{"note": "x\x1b[2J\u202ey", "env": "dev"}
+	tc.mu.Unlock()
+	c := tc.loggedIn()
 	out := c.ok("ls")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if len(lines) != 6 || strings.Join(strings.Fields(lines[0]), " ") != "NAME STATUS LABELS LOGINS" ||
-		strings.Join(strings.Fields(lines[1]), " ") != "a online env=prod alice" {
-		t.Errorf("got %q, want a heading and five nodes", out)
+	cells := func(line string) string { return strings.Join(strings.Fields(line), " ") }
+	if len(lines) != 6 || cells(lines[0]) != "NAME STATUS LABELS LOGINS" ||
+		cells(lines[1]) != "a online env=prod alice" {
+		t.Errorf("got %q, want headings and five nodes", out)
 	}
 	if !strings.Contains(lines[5], "offline 2d") || !strings.Contains(lines[5], "env=dev,note=x[2Jy") {
-		t.Errorf("got %q, want the node away for two days, without what a terminal obeys", lines[5])
+		t.Errorf("got %q, want the node offline for two days, without control characters", lines[5])
 	}
 	var nodes []authrpc.NodeInfo
 	raw := c.ok("ls", "--format=json")
-	if err := json.Unmarshal([]byte(raw), &nodes); err != nil || len(nodes) != 5 ||
-		nodes[4].Labels["note"] != "x\x1b[2J\u202ey" {
-		t.Errorf("got %+v (%v), want five nodes as they are", nodes, err)
+	if err := json.Unmarshal([]byte(raw), &nodes); err != nil || len(nodes) != 5 {
+		t.Fatalf("got %+v (%v), want five nodes", nodes, err)
+	}
+	if got := nodes[4].Labels["note"]; got != "x\x1b[2J\u202ey" {
+		t.Errorf("got label %q, want it unchanged", got)
 	}
 	for _, f := range []string{"json", "yaml"} {
-		if out := c.ok("ls", "--format="+f); strings.ContainsAny(out, "\x1b\u202e") ||
-			!strings.Contains(out, "online: true") && f == "yaml" {
+		out := c.ok("ls", "--format="+f)
+		if strings.ContainsAny(out, "\x1b\u202e") || f == "yaml" && !strings.Contains(out, "online: true") {
 			t.Errorf("%s: got %q, want control characters escaped", f, out)
 		}
 	}
 	if out := c.ok("ls", "-q", "env=dev"); out != "e\n" {
-		t.Errorf("got %q, want e alone", out)
+		t.Errorf("got %q, want only e", out)
 	}
 	if r := c.run("ls", "env=none"); r.code != 0 || r.out != "" || !strings.Contains(r.stderr, "No node") {
-		t.Errorf("got %+v, want a word that there is none", r)
+		t.Errorf("got %+v, want a message that there is none", r)
 	}
 	if out := c.ok("ls", "env=none", "--format=json"); out != "[]\n" {
 		t.Errorf("got %q, want an empty list", out)
@@ -76,8 +78,9 @@ spec: {since: 2026-01-01, count: 3, on: true}
 `
 
 func TestResourcesRoundTrip(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.loggedIn()
 	file := filepath.Join(t.TempDir(), "f.yaml")
 	if err := os.WriteFile(file, []byte(roleFile), 0o600); err != nil {
 		t.Fatal(err)
@@ -85,25 +88,25 @@ func TestResourcesRoundTrip(t *testing.T) {
 	if out := c.ok("apply", "-f", file); out != "role ops created\nuser bob created\n" {
 		t.Errorf("got %q, want both created", out)
 	}
-	if got := string(w.docs["bob"].Spec); got != `{"since":"2026-01-01","count":3,"on":true}` {
+	if got := string(tc.docs["bob"].Spec); got != `{"since":"2026-01-01","count":3,"on":true}` {
 		t.Errorf("got %s, want the values with their types", got)
 	}
 	shown := c.ok("get", "role", "ops")
-	if got := string(w.docs["ops"].Spec); !strings.Contains(got, `"max_sessions":5`) ||
-		!strings.Contains(got, `"end_with_certificate":true`) {
-		t.Errorf("got %s, want the limits with their types", got)
+	for _, want := range []string{`"max_sessions":5`, `"end_with_certificate":true`} {
+		if got := string(tc.docs["ops"].Spec); !strings.Contains(got, want) {
+			t.Errorf("got %s, want %s in it", got, want)
+		}
 	}
-	if again := c.runWith(strings.NewReader(shown), "apply", "-f", "-"); again.code != 0 ||
-		again.out != "role ops changed\n" {
-		t.Errorf("got %+v for %s, want what get shows applied", again, shown)
+	again := c.runWith(strings.NewReader(shown), "apply", "-f", "-")
+	if again.code != 0 || again.out != "role ops changed\n" {
+		t.Errorf("got %+v for %s, want the output of get applied", again, shown)
 	}
-	if w.docs["ops"].Metadata.Revision == 0 {
+	if tc.docs["ops"].Metadata.Revision == 0 {
 		t.Error("got no revision sent back")
 	}
 	var list []authrpc.Resource
-	if err := json.Unmarshal([]byte(c.ok("get", "roles", "--format=json")), &list); err != nil ||
-		len(list) != 1 ||
-		list[0].Metadata.Name != "ops" {
+	err := json.Unmarshal([]byte(c.ok("get", "roles", "--format=json")), &list)
+	if err != nil || len(list) != 1 || list[0].Metadata.Name != "ops" {
 		t.Errorf("got %+v (%v), want the role", list, err)
 	}
 	if out := c.ok("get", "users"); !strings.Contains(out, "LAST LOGIN") || !strings.Contains(out, "bob") {
@@ -117,50 +120,66 @@ func TestResourcesRoundTrip(t *testing.T) {
 }
 
 func TestEventsReadAsALog(t *testing.T) {
-	w := newTestCluster(t)
-	w.docs["7"] = authrpc.Resource{Kind: "event", Version: "v1", Metadata: authrpc.Metadata{Name: "7"},
-		Spec: json.RawMessage(
-			`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z","user":"bob\u001b[2J","machine":"web-1","login":"root"}`,
-		)}
-	out := w.loggedIn().ok("get", "events")
-	for _, want := range []string{"NUMBER", "TH3001", "bob[2J", "root@web-1", "a session started on a node"} {
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.docs["7"] = authrpc.Resource{
+		Kind:     "event",
+		Version:  "v1",
+		Metadata: authrpc.Metadata{Name: "7"},
+		Spec: json.RawMessage(`{"v":1,"code":"TH3001","time":"2026-03-01T12:00:00Z",` +
+			`"user":"bob\u001b[2J","machine":"web-1","login":"root"}`),
+	}
+	out := tc.loggedIn().ok("get", "events")
+	for _, want := range []string{
+		"NUMBER", "MACHINE", "TH3001", "bob[2J", "root@web-1", audit.Descriptions["TH3001"],
+	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("got %q, want %q in it", out, want)
 		}
 	}
 }
 
+const faultyFile = `kind: role
+version: v1
+metadata: {name: a}
+spec:
+  allow:
+    - nodes: {env: prod}
+      loggins: [x]
+      actions: [shel]
+---
+kind: rule
+version: v1
+metadata: {name: b}
+spec: {}
+---
+kind: user
+version: v1
+spec: {}
+`
+
 func TestApplyReportsAllFaultsAndSendsNothing(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.loggedIn()
-	bad := strings.NewReader(
-		"kind: role\nversion: v1\nmetadata: {name: a}\nspec:\n  allow:\n    - nodes: {env: prod}\n      loggins: [x]\n      actions: [shel]\n---\nkind: rule\nversion: v1\nmetadata: {name: b}\nspec: {}\n---\nkind: user\nversion: v1\nspec: {}\n",
-	)
-	r := c.runWith(bad, "apply", "-f", "-")
-	c.wantRefusal(
-		r,
-		"apply",
-		1,
-		"standard input:7",
-		"loggins",
-		`unknown action "shel"`,
-		"kind rule is not known",
-		"metadata",
-	)
-	if got := w.takeCalls(); got != nil {
-		t.Errorf("got %q sent, want nothing", got)
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.loggedIn()
+	r := c.runWith(strings.NewReader(faultyFile), "apply", "-f", "-")
+	c.wantRefusal(r, "apply", 1, "standard input:7", "loggins", `unknown action "shel"`)
+	c.wantRefusal(r, "apply", 1, "kind rule is not known", "metadata")
+	if calls := tc.takeCalls(); calls != nil {
+		t.Errorf("got calls %q, want none", calls)
 	}
 }
 
 func TestTokenIsShownOnceWithTheNextStep(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.loggedIn()
 	r := c.run("token", "create", "--label", "env=prod", "--ttl", "10m")
 	if r.code != 0 || !strings.Contains(r.out, "token: thjoin1.node.") ||
-		!strings.Contains(r.stderr, "threshold-node --proxy "+w.addr) {
+		!strings.Contains(r.stderr, "threshold-node --proxy "+tc.addr) {
 		t.Errorf("got %+v, want the token and the next command", r)
 	}
-	if got := string(w.docs["node-1"].Spec); got != `{"kind":"node","ttl":"10m","labels":{"env":"prod"}}` {
+	if got := string(tc.docs["node-1"].Spec); got != `{"kind":"node","ttl":"10m","labels":{"env":"prod"}}` {
 		t.Errorf("got spec %s", got)
 	}
 	c.refused(1, []string{"token", "create", "--kind", "auth"}, "node or proxy")
@@ -169,40 +188,43 @@ func TestTokenIsShownOnceWithTheNextStep(t *testing.T) {
 }
 
 func TestTokenInMachineReadableFormats(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.loggedIn()
 	r := c.run("token", "create", "--format=json", "--ttl", "10m")
 	var got struct{ Name, Kind, TTL, Token string }
-	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.stderr != "" || got.Name != "node-1" ||
-		got.Kind != "node" ||
-		got.TTL != "10m" ||
-		!strings.HasPrefix(got.Token, "thjoin1.node.") {
-		t.Errorf("got %+v (%v), want the token and no word beside it", r, err)
+	if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.stderr != "" {
+		t.Fatalf("got %+v (%v), want the token and nothing else", r, err)
 	}
-	if out := c.ok("token", "create", "--format=yaml"); !strings.Contains(out, "\ntoken: thjoin1.node.") ||
-		!strings.Contains(out, "ttl: 30m\n") {
+	if got.Name != "node-1" || got.Kind != "node" || got.TTL != "10m" ||
+		!strings.HasPrefix(got.Token, "thjoin1.node.") {
+		t.Errorf("got %+v, want the token of node-1", got)
+	}
+	out := c.ok("token", "create", "--format=yaml")
+	if !strings.Contains(out, "\ntoken: thjoin1.node.") || !strings.Contains(out, "ttl: 30m\n") {
 		t.Errorf("got %q, want YAML", out)
 	}
 	c.refused(1, []string{"token", "create", "--format=csv"}, "text, json or yaml")
 }
 
 func TestCompletionKnowsNodes(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("db")
-	w.addNode("web-1")
-	w.addNode("web-z")
-	w.mu.Lock()
-	w.nodes[2].Name = "web-z$(id)"
-	w.mu.Unlock()
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("db")
+	tc.addNode("web-1")
+	tc.addNode("web-z")
+	tc.mu.Lock()
+	tc.nodes[2].Name = "web-z$(id)"
+	tc.mu.Unlock()
+	c := tc.loggedIn()
 	if out := c.ok("__complete", "ssh", "we"); !strings.HasPrefix(out, "web-1\n:") {
-		t.Errorf("got %q, want web-1 and no name that is none", out)
+		t.Errorf("got %q, want web-1 and no invalid name", out)
 	}
 	if out := c.ok("__complete", "ssh", "-N", "-L", "1:a:1", "we"); !strings.HasPrefix(out, "web-1\n") {
 		t.Errorf("got %q, want web-1 after flags", out)
 	}
-	if out := c.ok("__complete", "ssh", "--forward-"); !strings.Contains(out, "--forward-local") ||
-		strings.Contains(out, "`") {
+	out := c.ok("__complete", "ssh", "--forward-")
+	if !strings.Contains(out, "--forward-local") || strings.Contains(out, "`") {
 		t.Errorf("got %q, want the flags", out)
 	}
 	if out := c.ok("__complete", "help", "tok"); !strings.Contains(out, "token\n") {
@@ -211,7 +233,7 @@ func TestCompletionKnowsNodes(t *testing.T) {
 	if out := c.ok("__complete", "scp", "file", "root@d"); !strings.HasPrefix(out, "root@db:\n") {
 		t.Errorf("got %q, want root@db:", out)
 	}
-	if out := w.client().ok("__complete", "ssh", ""); strings.Contains(out, "web") {
+	if out := tc.client().ok("__complete", "ssh", ""); strings.Contains(out, "web") {
 		t.Errorf("before login: got %q, want no names", out)
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {

@@ -21,11 +21,10 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
-// loginTime is how long a person has for the browser's part.
+// loginTime bounds the part of the login in the browser.
 const loginTime = 10 * time.Minute
 
 // loginOptions are the flags of tsh login.
@@ -38,81 +37,56 @@ func (a *app) loginCmd() *cobra.Command {
 	var o loginOptions
 	c := &cobra.Command{
 		Use:     "login --proxy HOST",
-		Short:   "Log in with the browser; get certificates for some hours",
+		Short:   "Log in with a browser and get certificates for some hours",
 		GroupID: everyday,
 		Args:    noArgs("name the proxy with a flag: tsh login --proxy %s"),
 		Example: `  tsh login --proxy access.example.com
-  tsh login --browser=none        # prints a line to open elsewhere on this machine
-  tsh login --headless            # on a machine without a browser: approve in one on another`,
+  tsh login --browser=none        # prints the address, to be opened in a browser on this machine
+  tsh login --headless            # on a machine without a browser: approve the login on another machine`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.runLogin(c.Context(), o) },
 	}
+	const (
+		caFileHelp    = "`FILE` with the authority of the proxy's web certificate, for the first login"
+		pinHelp       = "the cluster's `PIN` (sha256:…) from an administrator; replaces the web certificate"
+		headlessHelp  = "approve on another machine; the certificates are for an hour and this address only"
+		connectorHelp = "`NAME` of the identity provider, if there are several"
+		agentHelp     = "`auto|yes|no`; auto: only if ssh-agent can limit the key to this cluster's nodes"
+	)
 	f := c.Flags()
-	f.StringVar(
-		&o.caFile,
-		"ca-file",
-		"",
-		"`FILE` with the authority of the proxy's web certificate, for a first contact",
-	)
-	f.StringVar(
-		&o.pin,
-		"pin",
-		"",
-		"the cluster's `PIN` (sha256:…), from an administrator; then no web certificate is needed",
-	)
+	f.StringVar(&o.caFile, "ca-file", "", caFileHelp)
+	f.StringVar(&o.pin, "pin", "", pinHelp)
 	f.StringVar(&o.browser, "browser", "", "`none` prints the address instead of opening a browser")
-	f.BoolVar(
-		&o.headless,
-		"headless",
-		false,
-		"approve in a browser on another machine; certificates for an hour, for this address alone",
-	)
-	f.StringVar(&o.connector, "connector", "", "`NAME` of the identity provider, where there are several")
-	f.StringVar(
-		&o.agent,
-		"add-keys-to-agent",
-		"auto",
-		"`auto|yes|no`; auto: only if ssh-agent can forbid onward hops",
-	)
-	_ = c.RegisterFlagCompletionFunc(
-		"add-keys-to-agent",
-		cobra.FixedCompletions([]string{"auto", "yes", "no"}, cobra.ShellCompDirectiveNoFileComp),
-	)
-	_ = c.RegisterFlagCompletionFunc(
-		"browser",
-		cobra.FixedCompletions([]string{"none"}, cobra.ShellCompDirectiveNoFileComp),
-	)
+	f.BoolVar(&o.headless, "headless", false, headlessHelp)
+	f.StringVar(&o.connector, "connector", "", connectorHelp)
+	f.StringVar(&o.agent, "add-keys-to-agent", "auto", agentHelp)
+	complete := func(flag string, values ...string) {
+		completions := cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
+		_ = c.RegisterFlagCompletionFunc(flag, completions) // the flag exists
+	}
+	complete("add-keys-to-agent", "auto", "yes", "no")
+	complete("browser", "none")
 	return c
 }
 
 func (o loginOptions) check() error {
 	if o.browser != "" && o.browser != "none" {
-		return fault.New(
-			fault.Invalid,
-			"",
-			fmt.Sprintf("--browser=%s is not known", o.browser),
-			"use --browser=none, or leave it out",
-		)
+		msg := fmt.Sprintf("--browser=%s is not known", o.browser)
+		return fault.New(fault.Invalid, "", msg, "use --browser=none, or leave it out")
 	}
 	if o.headless && o.browser != "" {
-		return fault.New(
-			fault.Invalid,
-			"",
-			"--headless opens no browser, so --browser means nothing beside it",
-			"leave one of them out",
-		)
+		msg := "--headless opens no browser, so --browser has no meaning with it"
+		return fault.New(fault.Invalid, "", msg, "leave one of them out")
 	}
 	switch o.agent {
 	case "auto", "yes", "no":
 		return nil
 	}
-	return fault.New(
-		fault.Invalid,
-		"",
-		fmt.Sprintf("--add-keys-to-agent=%s is not known", o.agent),
-		"use auto, yes or no",
-	)
+	msg := fmt.Sprintf("--add-keys-to-agent=%s is not known", o.agent)
+	return fault.New(fault.Invalid, "", msg, "use auto, yes or no")
 }
 
+// runLogin logs in. Nothing is written to disk before everything that the auth service sent has been
+// verified.
 func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	if err := o.check(); err != nil {
 		return err
@@ -123,12 +97,8 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	}
 	addr, err := a.proxyAddress()
 	if fault.Is(err, fault.NotFound) {
-		return fault.New(
-			fault.Invalid,
-			"",
-			"which cluster? --proxy is missing, and this is the first login",
-			"run: tsh login --proxy HOST",
-		)
+		msg := "which cluster? this is the first login, and --proxy is missing"
+		return fault.New(fault.Invalid, "", msg, "run: tsh login --proxy HOST")
 	}
 	if err != nil {
 		return err
@@ -137,17 +107,17 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return err
 	}
-	keys, err := newKeys()
+	keys, err := newLoginKeys()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, loginTime, errLoginTimeout)
 	defer cancel()
-	earn := a.loginWithBrowser
+	login := a.loginWithBrowser
 	if o.headless {
-		earn = a.loginHeadless
+		login = a.loginHeadless
 	}
-	resp, err := earn(ctx, addr, at, keys, o)
+	resp, err := login(ctx, addr, at, keys, o)
 	if err != nil {
 		return err
 	}
@@ -159,23 +129,23 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	if at.transport == dial.WebSocket {
 		p.Transport = at.transport
 	}
-	old, _ := h.Load(addr) // whose keys leave the agent; a damaged one has none to name
+	old, _ := h.Load(addr) // its key leaves the agent; a damaged profile does not say which key that is
 	if err := h.Save(p); err != nil {
 		return err
 	}
 	a.updateAgent(ctx, o.agent, old, p)
-	return a.welcome(p)
+	return a.reportLogin(p)
 }
 
 var errLoginTimeout = fault.New(
 	fault.Expired,
 	"",
-	"the browser's part of the login took longer than "+loginTime.String(),
+	"the login in the browser took longer than "+loginTime.String(),
 	"run the command again",
 )
 
-// loginKeys is what a login is for: keys born here, which never leave, and the verifier that proves they
-// began it.
+// loginKeys are the new keys of a login, which never leave this machine, and the verifier that proves that
+// this process began the login.
 type loginKeys struct {
 	ssh      ed25519.PrivateKey
 	x509     *ecdsa.PrivateKey
@@ -184,8 +154,8 @@ type loginKeys struct {
 	verifier string
 }
 
-func newKeys() (*loginKeys, error) {
-	k := &loginKeys{verifier: secret()}
+func newLoginKeys() (*loginKeys, error) {
+	k := &loginKeys{verifier: randomText()}
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make an SSH key: %w", err)
@@ -204,71 +174,19 @@ func newKeys() (*loginKeys, error) {
 	return k, nil
 }
 
+// challenge is a hash of the verifier and both public keys. The login begins with it.
 func (k *loginKeys) challenge() string { return authrpc.Challenge(k.verifier, k.sshPub, k.x509Pub) }
 
-// reveal opens the challenge.
+// reveal returns what the challenge is the hash of. The login ends with it.
 func (k *loginKeys) reveal() authrpc.Keys {
 	return authrpc.Keys{Verifier: k.verifier, SSHKey: k.sshPub, X509Key: k.x509Pub}
 }
 
-// secret is 256 random bits as text.
-func secret() string {
+// randomText is 256 random bits as text.
+func randomText() string {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
 	return base64.RawURLEncoding.EncodeToString(b[:])
-}
-
-// awaitBrowser sends the person to the proxy's login page and waits for the one-time code on loopback (RFC
-// 8252 section 7.3).
-func (a *app) awaitBrowser(
-	ctx context.Context,
-	addr, challenge string,
-	o loginOptions,
-) (code string, err error) {
-	back, err := newLoopback()
-	if err != nil {
-		return "", fault.Wrap(
-			err,
-			fault.Unavailable,
-			"",
-			"no port on 127.0.0.1 can be opened for the browser's answer: "+err.Error(),
-			"look at this machine's firewall and limits",
-		)
-	}
-	page := loginURL(addr, challenge, back.url(), back.state, o.connector)
-	if o.browser == "none" {
-		fmt.Fprintln(a.Stdout, "Open: "+page)
-	} else if err := openBrowser(ctx, page); err != nil {
-		fmt.Fprintln(a.Stderr, "No browser could be started. Open this address on this machine:")
-		fmt.Fprintln(a.Stdout, "Open: "+page)
-	} else {
-		fmt.Fprintln(a.Stderr, "Your browser opens. If it does not, open this address on this machine:\n  "+page)
-	}
-	code, err = back.wait(ctx)
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errLoginTimeout) {
-		return "", errLoginTimeout
-	}
-	return code, err
-}
-
-func loginURL(addr, challenge, callback, state, connector string) string {
-	q := url.Values{"challenge": {challenge}, "callback": {callback}, "state": {state}}
-	if connector != "" {
-		q.Set("connector", connector)
-	}
-	return origin(addr) + "/login?" + q.Encode()
-}
-
-// origin is the proxy's web address, without the port where it is the usual one.
-func origin(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil || port != profile.DefaultPort {
-		return "https://" + addr
-	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return "https://" + host
 }
 
 // loginWithBrowser logs in with a browser on this machine.
@@ -286,8 +204,57 @@ func (a *app) loginWithBrowser(
 	return a.redeem(ctx, addr, at, code, k)
 }
 
-// redeem turns the code into certificates, end to end at auth: the proxy passes the TLS connection through
-// unopened.
+// awaitBrowser opens the proxy's login page and waits for the one-time code on loopback (RFC 8252 section
+// 7.3).
+func (a *app) awaitBrowser(
+	ctx context.Context,
+	addr, challenge string,
+	o loginOptions,
+) (code string, err error) {
+	callback, err := newLoopback()
+	if err != nil {
+		msg := "cannot listen on 127.0.0.1 for the answer of the browser: " + err.Error()
+		return "", fault.Wrap(err, fault.Unavailable, "", msg, "check this machine's firewall and limits")
+	}
+	page := loginURL(addr, challenge, callback.url(), callback.state, o.connector)
+	if o.browser == "none" {
+		fmt.Fprintln(a.Stdout, "Open: "+page)
+	} else if err := openBrowser(ctx, page); err != nil {
+		fmt.Fprintln(a.Stderr, "No browser could be started. Open this address on this machine:")
+		fmt.Fprintln(a.Stdout, "Open: "+page)
+	} else {
+		fmt.Fprintln(a.Stderr, "Your browser opens. If it does not, open this address on this machine:")
+		fmt.Fprintln(a.Stderr, "  "+page)
+	}
+	code, err = callback.wait(ctx)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errLoginTimeout) {
+		return "", errLoginTimeout
+	}
+	return code, err
+}
+
+func loginURL(addr, challenge, callback, state, connector string) string {
+	q := url.Values{"challenge": {challenge}, "callback": {callback}, "state": {state}}
+	if connector != "" {
+		q.Set("connector", connector)
+	}
+	return origin(addr) + "/login?" + q.Encode()
+}
+
+// origin is the proxy's web address, without the default port.
+func origin(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || port != profile.DefaultPort {
+		return "https://" + addr
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return "https://" + host
+}
+
+// redeem exchanges the code for certificates. The call goes end to end to the auth service: the proxy passes
+// the TLS connection through unopened.
 func (a *app) redeem(
 	ctx context.Context,
 	addr string,
@@ -295,16 +262,12 @@ func (a *app) redeem(
 	code string,
 	k *loginKeys,
 ) (authrpc.RedeemLoginResponse, error) {
-	c := authrpc.NewClientWithDialer(
-		a.dialer,
-		addr,
-		identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, a.Now, identity.Auth),
-	)
+	c := authrpc.NewClientWithDialer(a.dialer, addr, at.authTLS(a.Now))
 	defer c.Close()
 	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: k.reveal()})
 }
 
-func (a *app) welcome(p *profile.Profile) error {
+func (a *app) reportLogin(p *profile.Profile) error {
 	fmt.Fprintln(a.Stdout, "Logged in.")
 	if err := a.writeLogin(p.Info); err != nil {
 		return err
@@ -312,7 +275,7 @@ func (a *app) welcome(p *profile.Profile) error {
 	if p.SSHCert == nil {
 		fmt.Fprintln(
 			a.Stderr,
-			"No role lets you log in to a node yet: ask an administrator for one. To see what you may see: tsh ls",
+			"No role lets you log in to a node yet: ask an administrator for one. To list the nodes: tsh ls",
 		)
 		return nil
 	}

@@ -28,7 +28,7 @@ func newKey(t testing.TB) crypto.Signer {
 	return k
 }
 
-// browse comes back to loopback as an honest browser would.
+// browse plays a browser in which the login succeeds: it calls the callback with a valid code.
 func (c *client) browse(page string) {
 	u, err := url.Parse(page)
 	if err != nil {
@@ -36,11 +36,12 @@ func (c *client) browse(page string) {
 		return
 	}
 	q := u.Query()
-	c.back(q.Get("callback"), url.Values{"code": {"good-" + q.Get("challenge")}, "state": {q.Get("state")}})
+	answer := url.Values{"code": {"good-" + q.Get("challenge")}, "state": {q.Get("state")}}
+	c.callBack(q.Get("callback"), answer)
 }
 
-// back calls loopback and returns status and page.
-func (c *client) back(callback string, q url.Values) (int, string) {
+// callBack calls the callback on loopback and returns the status and the page.
+func (c *client) callBack(callback string, q url.Values) (int, string) {
 	resp, err := http.Get(callback + "?" + q.Encode())
 	if err != nil {
 		c.t.Errorf("loopback: %v", err)
@@ -51,19 +52,28 @@ func (c *client) back(callback string, q url.Values) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
+// neverBrowse returns a browser that must not be opened.
+func neverBrowse(t *testing.T, name string) func(string) {
+	return func(page string) { t.Errorf("%s: got %s opened, want a refusal before", name, page) }
+}
+
 func TestLoginLeavesAProfile(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string]func(*testCluster) []string{
-		"by the web certificate": func(w *testCluster) []string { return []string{"--ca-file", w.caFile()} },
-		"by the pin":             func(w *testCluster) []string { return []string{"--pin", w.keys.Pin().String()} },
+		"with --ca-file": func(tc *testCluster) []string { return []string{"--ca-file", tc.caFile()} },
+		"with --pin":     func(tc *testCluster) []string { return []string{"--pin", tc.keys.Pin().String()} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newTestCluster(t)
-			c := w.client()
-			r := c.login(c.browse, flags(w)...)
+			t.Parallel()
+			tc := newTestCluster(t)
+			c := tc.client()
+			r := c.login(c.browse, flags(tc)...)
 			if r.code != 0 {
 				t.Fatalf("got %d %s", r.code, r.stderr)
 			}
-			for _, want := range []string{"alice@example.com", clusterName, "Logins", "alice", "ops", "Valid until"} {
+			for _, want := range []string{
+				"alice@example.com", clusterName, "Logins", "alice", "ops", "Valid until",
+			} {
 				if !strings.Contains(r.out, want) {
 					t.Errorf("got %q, want %q in it", r.out, want)
 				}
@@ -79,6 +89,7 @@ func TestLoginLeavesAProfile(t *testing.T) {
 	}
 }
 
+// checkModes checks that only the user can read the files in home.
 func checkModes(t *testing.T, home string) {
 	t.Helper()
 	n := 0
@@ -102,7 +113,8 @@ func checkModes(t *testing.T, home string) {
 }
 
 func TestLoginRefuses(t *testing.T) {
-	w, other := newTestCluster(t), newTestCluster(t)
+	t.Parallel()
+	tc, other := newTestCluster(t), newTestCluster(t)
 	for _, tt := range []struct {
 		name  string
 		flags []string
@@ -112,15 +124,13 @@ func TestLoginRefuses(t *testing.T) {
 		{"half a pin", []string{"--pin", "sha256:abc"}, []string{"64 hex digits"}},
 		{"an unknown web certificate", nil, []string{"certificate", "--ca-file", "--pin"}},
 		{"another cluster's authority", []string{"--ca-file", other.caFile()}, []string{"certificate"}},
-		{"an authority file that is none", []string{"--ca-file", "/dev/null"}, []string{"PEM"}},
-		{"an authority file that is not there", []string{"--ca-file", "/nonexistent"}, []string{"cannot be read"}},
+		{"an authority file without a certificate", []string{"--ca-file", "/dev/null"}, []string{"PEM"}},
+		{"a missing authority file", []string{"--ca-file", "/nonexistent"}, []string{"cannot be read"}},
 		{"an unknown browser", []string{"--browser=lynx"}, []string{"--browser=none"}},
-		{"an unknown way with agents", []string{"--add-keys-to-agent=maybe"}, []string{"auto, yes or no"}},
+		{"an unknown agent mode", []string{"--add-keys-to-agent=maybe"}, []string{"auto, yes or no"}},
 	} {
-		c := w.client()
-		r := c.login(
-			func(page string) { t.Errorf("%s: got %s opened, want a refusal before", tt.name, page) },
-			tt.flags...)
+		c := tc.client()
+		r := c.login(neverBrowse(t, tt.name), tt.flags...)
 		c.wantRefusal(r, tt.name, 1, tt.words...)
 		if _, err := os.Stat(c.home); err == nil {
 			t.Errorf("%s: got a profile, want none", tt.name)
@@ -129,147 +139,165 @@ func TestLoginRefuses(t *testing.T) {
 }
 
 func TestLearnedPinIsKept(t *testing.T) {
-	w, other := newTestCluster(t), newTestCluster(t)
-	c := w.client()
-	if r := c.login(c.browse, "--ca-file", w.caFile()); r.code != 0 {
+	t.Parallel()
+	tc, other := newTestCluster(t), newTestCluster(t)
+	c := tc.client()
+	if r := c.login(c.browse, "--ca-file", tc.caFile()); r.code != 0 {
 		t.Fatal(r.stderr)
 	}
 	c.ok("logout")
-	w.mu.Lock()
-	w.pingPin = other.keys.Pin()
-	w.mu.Unlock()
-	nobody := func(page string) { t.Errorf("got %s opened, want a refusal before", page) }
-	c.wantRefusal(
-		c.login(nobody, "--ca-file", w.caFile()),
-		"another root",
-		1,
-		"NOT THE ONE",
-		w.keys.Pin().String(),
-		other.keys.Pin().String(),
-		"--pin",
-	)
-	if r := c.login(c.browse); r.code != 0 { // the kept pin alone is enough: what ping says is not asked
-		t.Errorf("got %s, want a login by the kept pin", r.stderr)
+	tc.mu.Lock()
+	tc.pingPin = other.keys.Pin()
+	tc.mu.Unlock()
+	r := c.login(neverBrowse(t, "another root"), "--ca-file", tc.caFile())
+	kept, shown := tc.keys.Pin().String(), other.keys.Pin().String()
+	c.wantRefusal(r, "another root", 1, "NOT THE ONE", kept, shown, "--pin")
+	if r := c.login(c.browse); r.code != 0 { // without --ca-file the kept pin is enough; ping is not called
+		t.Errorf("got %s, want a login with the kept pin", r.stderr)
 	}
 }
 
 func TestFileWithTheClusterRootReplacesTheKeptPin(t *testing.T) {
+	t.Parallel()
 	old := newTestCluster(t)
 	c := old.client()
 	if r := c.login(c.browse, "--ca-file", old.caFile()); r.code != 0 {
 		t.Fatal(r.stderr)
 	}
 	rebuilt := newTestCluster(t) // another cluster at an address that the profile knows
-	info := filepath.Join(c.home, strings.ReplaceAll(old.addr, ":", "_"))
-	if err := os.Rename(info, filepath.Join(c.home, strings.ReplaceAll(rebuilt.addr, ":", "_"))); err != nil {
+	profileDir := func(addr string) string {
+		return filepath.Join(c.home, strings.ReplaceAll(addr, ":", "_"))
+	}
+	if err := os.Rename(profileDir(old.addr), profileDir(rebuilt.addr)); err != nil {
 		t.Fatal(err)
 	}
 	d := rebuilt.client()
 	d.home = c.home
 	if r := d.login(d.browse, "--ca-file", rebuilt.caFile()); r.code != 0 {
-		t.Errorf("got %s, want a login: the file names the root as surely as --pin", r.stderr)
+		t.Errorf("got %s, want a login: the file identifies the root as --pin does", r.stderr)
 	}
 }
 
 func TestLoopbackAcceptsOnlyItsOwnState(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.client()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.client()
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)
 		q := u.Query()
+		callback := q.Get("callback")
 		good := url.Values{"code": {"good-" + q.Get("challenge")}, "state": {q.Get("state")}}
-		if u.Path != "/login" || u.Host != w.addr ||
-			!strings.HasPrefix(q.Get("callback"), "http://127.0.0.1:") {
+		if u.Path != "/login" || u.Host != tc.addr || !strings.HasPrefix(callback, "http://127.0.0.1:") {
 			t.Errorf("got page %s, want the proxy's login with a loopback callback", page)
 		}
-		if code, body := c.back(q.Get("callback"), url.Values{"code": {"evil"}, "state": {"guess"}}); code != http.StatusForbidden ||
-			!strings.Contains(body, "tsh login") {
+		code, body := c.callBack(callback, url.Values{"code": {"evil"}, "state": {"guess"}})
+		if code != http.StatusForbidden || !strings.Contains(body, "tsh login") {
 			t.Errorf("a wrong state: got %d %q, want 403 and what to do", code, body)
 		}
-		if code, _ := c.back(q.Get("callback"), url.Values{"code": {"evil"}}); code != http.StatusForbidden {
+		if code, _ := c.callBack(callback, url.Values{"code": {"evil"}}); code != http.StatusForbidden {
 			t.Errorf("no state: got %d, want 403", code)
 		}
-		if code, _ := c.back(strings.TrimSuffix(q.Get("callback"), "/callback")+"/other", good); code != http.StatusNotFound {
+		other := strings.TrimSuffix(callback, "/callback") + "/other"
+		if code, _ := c.callBack(other, good); code != http.StatusNotFound {
 			t.Errorf("another path: got %d, want 404", code)
 		}
-		if code, body := c.back(q.Get("callback"), good); code != http.StatusOK ||
-			!strings.Contains(body, "close this window") {
-			t.Errorf("our state: got %d %q, want the closing page", code, body)
+		code, body = c.callBack(callback, good)
+		if code != http.StatusOK || !strings.Contains(body, "close this window") {
+			t.Errorf("the right state: got %d %q, want the result page", code, body)
 		}
-	}, "--pin", w.keys.Pin().String())
+	}, "--pin", tc.keys.Pin().String())
 	if r.code != 0 {
 		t.Errorf("got %s, want a login", r.stderr)
 	}
 }
 
 func TestLoginRefusesInvalidResponsesOfAuth(t *testing.T) {
-	stranger, err := ssh.NewPublicKey(newKey(t).Public())
+	t.Parallel()
+	otherKey, err := ssh.NewPublicKey(newKey(t).Public())
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := newTestCluster(t)
+	clock := func(ahead time.Duration) func(*testCluster, *client) {
+		return func(_ *testCluster, c *client) { c.now = func() time.Time { return time.Now().Add(ahead) } }
+	}
 	for _, tt := range []struct {
 		name  string
 		spoil func(*testCluster, *client)
 		words []string
 	}{
-		{"authorities of another cluster", func(w *testCluster, _ *client) { w.chain = other.chain }, []string{"pin"}},
-		{"no authorities", func(w *testCluster, _ *client) { w.chain = nil }, []string{"no authorities"}},
-		{"a certificate for another key", func(w *testCluster, _ *client) { w.certifyKey = stranger.Marshal() }, []string{"not for our key"}},
-		{"our clock ten minutes ahead", func(_ *testCluster, c *client) { c.now = func() time.Time { return time.Now().Add(10 * time.Minute) } }, []string{"clock is 10m", "ahead"}},
-		{"our clock ten minutes behind", func(_ *testCluster, c *client) { c.now = func() time.Time { return time.Now().Add(-10 * time.Minute) } }, []string{"clock"}},
-		{"a code that is not good", func(_ *testCluster, c *client) { c.env["spoil"] = "code" }, []string{"login code"}},
+		{
+			"authorities of another cluster",
+			func(tc *testCluster, _ *client) { tc.chain = other.chain },
+			[]string{"pin"},
+		},
+		{
+			"no authorities",
+			func(tc *testCluster, _ *client) { tc.chain = nil },
+			[]string{"no authorities"},
+		},
+		{
+			"a certificate for another key",
+			func(tc *testCluster, _ *client) { tc.certifyKey = otherKey.Marshal() },
+			[]string{"not for our key"},
+		},
+		{"our clock ten minutes ahead", clock(10 * time.Minute), []string{"clock is 10m", "ahead"}},
+		{"our clock ten minutes behind", clock(-10 * time.Minute), []string{"clock"}},
 	} {
-		w := newTestCluster(t)
-		c := w.client()
-		tt.spoil(w, c)
-		browse := c.browse
-		if c.env["spoil"] != "" {
-			browse = func(page string) {
-				u, _ := url.Parse(page)
-				c.back(
-					u.Query().Get("callback"),
-					url.Values{"code": {"bad"}, "state": {u.Query().Get("state")}},
-				)
-			}
-		}
-		c.wantRefusal(c.login(browse, "--pin", w.keys.Pin().String()), tt.name, 1, tt.words...)
+		tc := newTestCluster(t)
+		c := tc.client()
+		tt.spoil(tc, c)
+		r := c.login(c.browse, "--pin", tc.keys.Pin().String())
+		c.wantRefusal(r, tt.name, 1, tt.words...)
 		if _, err := os.Stat(c.home); err == nil {
 			t.Errorf("%s: got a profile, want none", tt.name)
 		}
 	}
 }
 
+func TestLoginRefusesAWrongCode(t *testing.T) {
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.client()
+	r := c.login(func(page string) {
+		u, _ := url.Parse(page)
+		q := u.Query()
+		c.callBack(q.Get("callback"), url.Values{"code": {"bad"}, "state": {q.Get("state")}})
+	}, "--pin", tc.keys.Pin().String())
+	c.wantRefusal(r, "a wrong code", 1, "login code")
+	if _, err := os.Stat(c.home); err == nil {
+		t.Error("got a profile, want none")
+	}
+}
+
 func TestWrongClockIsReportedBeforeTheBrowserOpens(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.client()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.client()
 	c.now = func() time.Time { return time.Now().Add(10 * time.Minute) }
-	r := c.login(
-		func(page string) { t.Errorf("got %s opened, want a refusal before", page) },
-		"--ca-file",
-		w.caFile(),
-	)
+	r := c.login(neverBrowse(t, "a wrong clock"), "--ca-file", tc.caFile())
 	c.wantRefusal(r, "ten minutes ahead", 1, "clock is 10m", "ahead", "set this machine's clock")
 }
 
 func TestLoginCanBeInterrupted(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.client()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.client()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := c.loginIn(ctx, func(string) { cancel() }, "--browser=none", "--pin", w.keys.Pin().String())
+	r := c.loginIn(ctx, func(string) { cancel() }, "--browser=none", "--pin", tc.keys.Pin().String())
 	c.wantRefusal(r, "Ctrl-C", 1, "interrupted")
 }
 
 func TestRefusalInTheBrowserEndsTheLogin(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.client()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.client()
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)
-		c.back(
-			u.Query().Get("callback"),
-			url.Values{"error": {"access_denied\x1b[2J"}, "state": {u.Query().Get("state")}},
-		)
-	}, "--pin", w.keys.Pin().String())
+		q := u.Query()
+		answer := url.Values{"error": {"access_denied\x1b[2J"}, "state": {q.Get("state")}}
+		c.callBack(q.Get("callback"), answer)
+	}, "--pin", tc.keys.Pin().String())
 	c.wantRefusal(r, "refusal", 1, "access_denied")
 	if strings.Contains(r.stderr, "\x1b") {
 		t.Errorf("got %q, want no escape sequence", r.stderr)
@@ -277,10 +305,11 @@ func TestRefusalInTheBrowserEndsTheLogin(t *testing.T) {
 }
 
 func TestUserWithoutLoginsCanListNodes(t *testing.T) {
-	w := newTestCluster(t)
-	w.logins = nil
-	w.addNode("web-1")
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.logins = nil
+	tc.addNode("web-1")
+	c := tc.loggedIn()
 	if out := c.ok("ls"); !strings.Contains(out, "web-1") {
 		t.Errorf("got %q, want the node", out)
 	}
@@ -289,24 +318,28 @@ func TestUserWithoutLoginsCanListNodes(t *testing.T) {
 }
 
 func TestExpiredLoginFailsBeforeTheNetwork(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.loggedIn()
 	c.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
 	for _, args := range [][]string{{"ls"}, {"scp", "a", "web-1:"}, {"get", "roles"}, {"status"}} {
-		c.refused(1, args, "ended", "tsh login --proxy "+w.addr)
+		c.refused(1, args, "expired", "tsh login --proxy "+tc.addr)
 	}
-	c.refused(255, []string{"ssh", "web-1"}, "ended", "tsh login --proxy "+w.addr)
+	c.refused(255, []string{"ssh", "web-1"}, "expired", "tsh login --proxy "+tc.addr)
 	c.now = func() time.Time { return time.Now().Add(-time.Hour) }
 	c.refused(1, []string{"ls"}, "clock")
-	if got := w.takeCalls(); got != nil {
-		t.Errorf("got %q asked, want nothing", got)
+	if calls := tc.takeCalls(); calls != nil {
+		t.Errorf("got calls %q, want none", calls)
 	}
 }
 
 func TestDamagedProfileIsReported(t *testing.T) {
-	w := newTestCluster(t)
-	for _, name := range []string{"ssh_key", "ssh_key-cert.pub", "x509_cert.pem", "authorities.json", "profile.yaml"} {
-		c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	for _, name := range []string{
+		"ssh_key", "ssh_key-cert.pub", "x509_cert.pem", "authorities.json", "profile.yaml",
+	} {
+		c := tc.loggedIn()
 		found, err := filepath.Glob(filepath.Join(c.home, "*", name))
 		if err != nil || len(found) != 1 {
 			t.Fatalf("got %q %v, want one %s", found, err, name)
@@ -319,66 +352,66 @@ func TestDamagedProfileIsReported(t *testing.T) {
 }
 
 func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.loggedIn()
 	c.ok("logout", "--all")
 	left, err := filepath.Glob(filepath.Join(c.home, "*", "*"))
 	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "profile.yaml" {
-		t.Errorf("got %q left, want the pin alone", left)
+		t.Errorf("got %q left, want only profile.yaml", left)
 	}
 	b, err := os.ReadFile(left[0])
-	if err != nil || !strings.Contains(string(b), w.keys.Pin().String()) ||
-		strings.Contains(string(b), "alice") {
-		t.Errorf("got %s (%v), want the pin and no person", b, err)
+	pin := tc.keys.Pin().String()
+	if err != nil || !strings.Contains(string(b), pin) || strings.Contains(string(b), "alice") {
+		t.Errorf("got %s (%v), want the pin and no user", b, err)
 	}
-	if r := c.run("logout"); r.code != 0 || !strings.Contains(r.stderr, "Nobody was logged in at "+w.addr) {
-		t.Errorf("got %+v, want it told that there was nothing to do", r)
+	r := c.run("logout")
+	if r.code != 0 || !strings.Contains(r.stderr, "You were not logged in at "+tc.addr) {
+		t.Errorf("got %+v, want a message that there was nothing to do", r)
 	}
-	c.refused(1, []string{"ls"}, "not logged in", "tsh login --proxy "+w.addr)
+	c.refused(1, []string{"ls"}, "not logged in", "tsh login --proxy "+tc.addr)
 	c.refused(1, []string{"status"}, "not logged in")
 }
 
 func TestResultPageInKorean(t *testing.T) {
-	for chosen, browser := range map[string]string{"": "ko-KR,ko;q=0.9,en;q=0.5", "ko": "en-US"} {
-		wantKoreanPage(t, chosen, browser)
+	t.Parallel()
+	for chosen, accepted := range map[string]string{"": "ko-KR,ko;q=0.9,en;q=0.5", "ko": "en-US"} {
+		wantKoreanPage(t, chosen, accepted)
 	}
 }
 
-// wantKoreanPage logs in with a language chosen at the proxy, if any, and one that the browser asks for.
-func wantKoreanPage(t *testing.T, chosen, browser string) {
+// wantKoreanPage logs in and checks that the result page is Korean. chosen is the language chosen at the
+// proxy, if any; accepted is the browser's Accept-Language.
+func wantKoreanPage(t *testing.T, chosen, accepted string) {
 	t.Helper()
-	w := newTestCluster(t)
-	c := w.client()
+	tc := newTestCluster(t)
+	c := tc.client()
 	r := c.login(func(page string) {
 		u, _ := url.Parse(page)
 		q := u.Query()
-		req, err := http.NewRequest(
-			http.MethodGet,
-			q.Get(
-				"callback",
-			)+"?"+url.Values{
-				"code":  {"good-" + q.Get("challenge")},
-				"state": {q.Get("state")},
-				"lang":  {chosen},
-			}.Encode(),
-			nil,
-		)
+		answer := url.Values{
+			"code":  {"good-" + q.Get("challenge")},
+			"state": {q.Get("state")},
+			"lang":  {chosen},
+		}
+		req, err := http.NewRequest(http.MethodGet, q.Get("callback")+"?"+answer.Encode(), nil)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		req.Header.Set("Accept-Language", browser)
+		req.Header.Set("Accept-Language", accepted)
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer resp.Body.Close()
-		if b, _ := io.ReadAll(resp.Body); !strings.Contains(string(b), "터미널로 돌아가세요") ||
-			resp.Header.Get("Content-Security-Policy") == "" {
-			t.Errorf("got %s, want the Korean page under a policy", b)
+		body, _ := io.ReadAll(resp.Body)
+		policy := resp.Header.Get("Content-Security-Policy")
+		if !strings.Contains(string(body), "터미널로 돌아가세요") || policy == "" {
+			t.Errorf("got %s, want the Korean page and a content security policy", body)
 		}
-	}, "--pin", w.keys.Pin().String())
+	}, "--pin", tc.keys.Pin().String())
 	if r.code != 0 {
 		t.Errorf("got %s, want a login", r.stderr)
 	}

@@ -12,20 +12,22 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
 const (
 	callbackPath = "/callback"
 	maxCode      = 1 << 10 // bytes
-	// shutdownTimeout is how long the browser has to fetch the closing page once the code is here.
+	// shutdownTimeout is how long the browser may take to fetch the result page once the code has arrived.
 	shutdownTimeout = 2 * time.Second
 )
 
-// loopback hears the browser's answer: one request with the code and our state, and it is done.
+// loopback receives the answer of the browser on 127.0.0.1: one request with the login's state and a one-time
+// code, or an error. Further answers are refused.
 type loopback struct {
 	listener net.Listener
-	state    string
-	result   chan callbackResult
+	state    string              // 256 random bits, which only the proxy's login page knows
+	result   chan callbackResult // has room for the one result
 }
 
 type callbackResult struct {
@@ -38,12 +40,12 @@ func newLoopback() (*loopback, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &loopback{listener: l, state: secret(), result: make(chan callbackResult, 1)}, nil
+	return &loopback{listener: l, state: randomText(), result: make(chan callbackResult, 1)}, nil
 }
 
 func (l *loopback) url() string { return "http://" + l.listener.Addr().String() + callbackPath }
 
-// wait serves until the code comes or ctx ends, then shuts the listener down.
+// wait serves requests until the result arrives or ctx ends. Then it closes the listener.
 func (l *loopback) wait(ctx context.Context) (string, error) {
 	srv := &http.Server{
 		Handler:        l,
@@ -63,18 +65,18 @@ func (l *loopback) wait(ctx context.Context) (string, error) {
 		<-served
 	}()
 	select {
-	case a := <-l.result:
-		return a.code, a.err
+	case r := <-l.result:
+		return r.code, r.err
 	case err := <-served:
-		served <- err
+		served <- err // for the deferred function
 		return "", fmt.Errorf("listen on loopback: %w", err)
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	}
 }
 
-// ServeHTTP takes the one callback. Anything without our state is refused and changes nothing: other pages
-// can reach loopback too.
+// ServeHTTP accepts the callback. A request without the right state is refused and changes nothing, because
+// any web page can send requests to loopback.
 func (l *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -93,40 +95,33 @@ func (l *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeResultPage(w, r, http.StatusForbidden, pagesWrongState)
 		return
 	}
-	a := parseCallback(q.Get("code"), q.Get("error"))
+	result := parseCallback(q.Get("code"), q.Get("error"))
 	select {
-	case l.result <- a:
+	case l.result <- result:
 	default:
 		writeResultPage(w, r, http.StatusConflict, pagesAnswered)
 		return
 	}
-	if a.err != nil {
+	if result.err != nil {
 		writeResultPage(w, r, http.StatusOK, pagesFailed)
 		return
 	}
 	writeResultPage(w, r, http.StatusOK, pagesDone)
 }
 
-func parseCallback(code, failed string) callbackResult {
+// parseCallback reads the parameters of the callback. failure is the error that the proxy reports instead of
+// a code.
+func parseCallback(code, failure string) callbackResult {
 	switch {
-	case failed != "":
+	case failure != "":
+		msg := "the login was refused in the browser: " + terminal.Clean(failure)
 		return callbackResult{
-			err: fault.New(
-				fault.Denied,
-				"",
-				"the login was refused in the browser: "+clean(failed),
-				"run the command again, or ask an administrator",
-			),
+			err: fault.New(fault.Denied, "", msg, "run the command again, or ask an administrator"),
 		}
 	case code == "" || len(code) > maxCode:
+		msg := "the browser returned without a login code"
 		return callbackResult{
-			err: fault.Wrap(
-				errors.New("no code"),
-				fault.Invalid,
-				"",
-				"the browser came back without a login code",
-				"run the command again",
-			),
+			err: fault.Wrap(errors.New("no code"), fault.Invalid, "", msg, "run the command again"),
 		}
 	}
 	return callbackResult{code: code}

@@ -13,21 +13,23 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/output"
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
 func (a *app) lsCmd() *cobra.Command {
 	var quiet bool
 	c := &cobra.Command{
 		Use:     "ls [LABEL=VALUE…]",
-		Short:   "List the nodes you may see",
+		Short:   "List the nodes that you may see",
 		GroupID: everyday,
 		Example: `  tsh ls
   tsh ls env=prod 'team=web*'     # every label must match; * and ? are wildcards
-  tsh ls -q name='web-*'          # names alone`,
+  tsh ls -q name='web-*'          # print names only`,
 	}
 	f := formatFlag(c)
-	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "names alone, one a line")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only, one on each line")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		labels, err := parseLabels(args)
 		if err != nil {
@@ -51,27 +53,20 @@ func parseLabels(args []string) (map[string]string, error) {
 	for _, arg := range args {
 		key, value, ok := strings.Cut(arg, "=")
 		if !ok || identity.CheckWord("label", key) != nil || value == "" {
-			return nil, fault.New(
-				fault.Invalid,
-				"",
-				fmt.Sprintf("%q is not LABEL=VALUE", arg),
-				"give each label with its value, as env=prod or name='web-*'",
-			)
+			msg := fmt.Sprintf("%q is not LABEL=VALUE", arg)
+			hint := "give each label a value, as env=prod or name='web-*'"
+			return nil, fault.New(fault.Invalid, "", msg, hint)
 		}
 		if _, twice := labels[key]; twice {
-			return nil, fault.New(
-				fault.Invalid,
-				"",
-				fmt.Sprintf("label %s is given twice", key),
-				"give each label once; VALUE may have wildcards",
-			)
+			msg := fmt.Sprintf("label %s is given twice", key)
+			return nil, fault.New(fault.Invalid, "", msg, "give each label once; VALUE can contain wildcards")
 		}
 		labels[key] = value
 	}
 	return labels, nil
 }
 
-// nodes fetches every page.
+// nodes fetches all pages of the list of nodes.
 func (a *app) nodes(
 	ctx context.Context,
 	p *profile.Profile,
@@ -81,17 +76,13 @@ func (a *app) nodes(
 	defer c.Close()
 	all := []authrpc.NodeInfo{}
 	for after := ""; ; {
-		page, err := authrpc.Call(
-			ctx,
-			c,
-			authrpc.ListNodes,
-			authrpc.ListNodesRequest{Labels: labels, After: after},
-		)
+		req := authrpc.ListNodesRequest{Labels: labels, After: after}
+		page, err := authrpc.Call(ctx, c, authrpc.ListNodes, req)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, page.Nodes...)
-		if page.Next == "" || page.Next == after { // the same mark again would never end
+		if page.Next == "" || page.Next == after { // a repeated Next would loop forever
 			return all, nil
 		}
 		after = page.Next
@@ -101,7 +92,7 @@ func (a *app) nodes(
 func (a *app) listNodes(w io.Writer, nodes []authrpc.NodeInfo, quiet bool) error {
 	if quiet {
 		for _, n := range nodes {
-			if _, err := fmt.Fprintln(w, clean(n.Name)); err != nil {
+			if _, err := fmt.Fprintln(w, terminal.Clean(n.Name)); err != nil {
 				return err
 			}
 		}
@@ -115,9 +106,10 @@ func (a *app) listNodes(w io.Writer, nodes []authrpc.NodeInfo, quiet bool) error
 	for _, n := range nodes {
 		rows = append(rows, []string{n.Name, nodeStatus(n, a.Now()), labelText(n.Labels), join(n.Logins)})
 	}
-	return table(w, []string{"NAME", "STATUS", "LABELS", "LOGINS"}, rows)
+	return output.WriteTable(w, []string{"NAME", "STATUS", "LABELS", "LOGINS"}, rows)
 }
 
+// nodeStatus is "online", "offline", or "offline" and for how long.
 func nodeStatus(n authrpc.NodeInfo, now time.Time) string {
 	switch {
 	case n.Online:

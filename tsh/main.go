@@ -1,13 +1,14 @@
-// Package tsh answers: what does a person type, and what do they read?
+// Package tsh answers: what does a user type, and what do they read?
 //
-// It is the one client, for users and administrators, as a library: one file for each command. It reaches
-// auth only through authrpc, nodes only through dial and SSH, and keeps what a login leaves in package
-// profile. Main never ends the process.
+// It is the one client, for users and administrators, as a library, with one file for each command. It
+// reaches the auth service only through authrpc and nodes only through dial and SSH, and keeps what a login
+// leaves on disk in package profile. Main never ends the process.
 //
-// What goes where: answers to standard output; progress, notes and errors to standard error. An error is
-// "tsh: error: …" and then "tsh: hint: …" with what to do next. Text from servers loses its control
-// characters before it is shown. Exit codes: 0; 1 for an error; for "tsh ssh", the remote command's own
-// status, 128 and the signal's number if one ended it, or 255 if it could not be run.
+// Results go to standard output; progress, notes and errors to standard error. An error is "tsh: error: …"
+// followed by "tsh: hint: …", which says what to do next. Control characters are removed from the text of
+// servers before it is shown. Exit codes: 0 for success and 1 for an error. "tsh ssh" exits with the status
+// of the remote command, with 128 plus the signal's number if a signal ended it, and with 255 if the command
+// could not be run.
 package tsh
 
 import (
@@ -15,19 +16,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// Env is the process around tsh.
+// Env is what tsh sees of its process.
 type Env struct {
 	Args    []string // without the program's name
 	Stdin   io.Reader
@@ -35,17 +35,19 @@ type Env struct {
 	Stderr  io.Writer
 	Getenv  func(string) string
 	Version string
-	Now     func() time.Time // zero: time.Now
+	Now     func() time.Time // nil: time.Now
 }
 
-// app is one run of tsh.
+// app is one run of tsh: one command with its flags.
 type app struct {
 	Env
 	proxy  string // --proxy as typed
 	dialer proxyDialer
 
-	endNotice        atomic.Pointer[string] // what a node said of why it ends the connection
-	endNoticeReaders sync.WaitGroup         // whoever listens for that, until the connection is over
+	// endNotice is the reason that the node gives before it ends the connection; nil: none. The goroutines in
+	// endNoticeReaders set it; they end with their connection.
+	endNotice        atomic.Pointer[string]
+	endNoticeReaders sync.WaitGroup
 }
 
 // Main runs one command and returns its exit code.
@@ -56,8 +58,7 @@ func Main(ctx context.Context, env Env) int {
 	a := &app{Env: env, dialer: newProxyDialer(env.Getenv)}
 	root := a.root()
 	root.SetArgs(env.Args)
-	if len(env.Args) > 0 &&
-		(env.Args[0] == cobra.ShellCompRequestCmd || env.Args[0] == cobra.ShellCompNoDescRequestCmd) {
+	if isCompletionRequest(env.Args) {
 		root.SetOut(backtickFilter{env.Stdout})
 	}
 	c, err := root.ExecuteContextC(ctx)
@@ -69,7 +70,7 @@ func Main(ctx context.Context, env Env) int {
 		return int(status)
 	}
 	a.report(err)
-	if c.Name() == "ssh" { // also "tsh proxy ssh": whatever kept it from running is told apart from the command's own status
+	if c.Name() == "ssh" { // "tsh ssh" and "tsh proxy ssh": 255 tells an error of tsh from a command's status
 		return exitConnect
 	}
 	return 1
@@ -78,7 +79,7 @@ func Main(ctx context.Context, env Env) int {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tsh",
-		Short: "Reach servers through Threshold: log in once, then ssh and scp by name",
+		Short: "Reach servers through Threshold: log in once, then use ssh and scp by node name",
 		Example: `  tsh login --proxy access.example.com
   tsh ls env=prod
   tsh ssh web-1
@@ -90,38 +91,30 @@ func (a *app) root() *cobra.Command {
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
-	root.PersistentFlags().
-		StringVar(&a.proxy, "proxy", "", "the cluster's `HOST[:PORT]`; default: where you logged in last")
+	root.PersistentFlags().StringVar(
+		&a.proxy,
+		"proxy",
+		"",
+		"address of the cluster's proxy, as `HOST[:PORT]`; default: the proxy of the latest login",
+	)
 	root.AddGroup(
 		&cobra.Group{ID: everyday, Title: "Everyday:"},
 		&cobra.Group{ID: admin, Title: "Administration:"},
 	)
 	root.AddCommand(
-		a.loginCmd(),
-		a.logoutCmd(),
-		a.statusCmd(),
-		a.lsCmd(),
-		a.sshCmd(),
-		a.scpCmd(),
-		a.configCmd(),
-		a.proxyCmd(),
-		a.getCmd(),
-		a.applyCmd(),
-		a.rmCmd(),
-		a.tokenCmd(),
-		a.versionCmd(),
-		a.completionCmd(),
-		sftpCmd(),
+		a.loginCmd(), a.logoutCmd(), a.statusCmd(), a.lsCmd(),
+		a.sshCmd(), a.scpCmd(), a.configCmd(), a.proxyCmd(),
+		a.getCmd(), a.applyCmd(), a.rmCmd(), a.tokenCmd(),
+		a.versionCmd(), a.completionCmd(), sftpCmd(),
 	)
 	root.SetHelpCommand(helpCmd())
-	root.Flags().
-		Bool("version", false, "show the version")
-		// without cobra's -v, which means something else to those who know ssh
+	// cobra's own flag would add -v, which means verbose to users of ssh.
+	root.Flags().Bool("version", false, "show the version")
 	root.Version = a.versionLine()
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.SetFlagErrorFunc(wrongFlag)
+	root.SetFlagErrorFunc(explainFlagError)
 	for _, c := range root.Commands() {
-		checkUsage(c)
+		wrapUsageErrors(c)
 	}
 	return root
 }
@@ -132,54 +125,52 @@ const (
 	admin    = "admin"
 )
 
-// checkUsage turns what cobra says of wrong arguments into an error with a hint.
-func checkUsage(c *cobra.Command) {
-	if c.HasSubCommands() { // cobra alone would show the help and call it done
+// wrapUsageErrors gives the errors of c and its subcommands for wrong arguments a hint. A command that only
+// has subcommands shows its help; cobra alone would accept any argument there.
+func wrapUsageErrors(c *cobra.Command) {
+	if c.HasSubCommands() {
 		c.Args = cobra.NoArgs
 		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	}
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return usage(c, err)
+				return usageError(c, err)
 			}
 			return nil
 		}
 	}
 	for _, sub := range c.Commands() {
-		checkUsage(sub)
+		wrapUsageErrors(sub)
 	}
 }
 
-// needs checks how many arguments there are. most is -1 for any number.
-func needs(least, most int, what string) cobra.PositionalArgs {
+// argCount checks the number of arguments: at least least and at most most, or any number if most is -1. what
+// describes them in the error.
+func argCount(least, most int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usage(c, fmt.Errorf("%s needs %s", c.CommandPath(), what))
+			return usageError(c, fmt.Errorf("%s needs %s", c.CommandPath(), what))
 		}
 		return nil
 	}
 }
 
-// noArgs refuses arguments; instead says what may have been meant, with %s for the first of them.
-func noArgs(instead string) cobra.PositionalArgs {
+// noArgs refuses all arguments. hint says what the user may have meant, with %s for the first argument.
+func noArgs(hint string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return nil
 		}
-		return fault.New(
-			fault.Invalid,
-			"",
-			fmt.Sprintf("%q is one word too many after %s", args[0], c.CommandPath()),
-			fmt.Sprintf(instead, clean(args[0])),
-		)
+		msg := fmt.Sprintf("%s takes no arguments, but got %q", c.CommandPath(), args[0])
+		return fault.New(fault.Invalid, "", msg, fmt.Sprintf(hint, terminal.Clean(args[0])))
 	}
 }
 
-// usage is a command that was typed wrongly.
-func usage(c *cobra.Command, err error) error {
-	var said *fault.Error
-	if errors.As(err, &said) {
+// usageError turns err into a fault that refers to the help of c. A fault stays as it is.
+func usageError(c *cobra.Command, err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) {
 		return err
 	}
 	return fault.New(fault.Invalid, "", err.Error(), "see: "+c.CommandPath()+" --help")
@@ -187,7 +178,8 @@ func usage(c *cobra.Command, err error) error {
 
 func (a *app) home() (profile.Home, error) { return profile.Open(a.Getenv) }
 
-// proxyAddress is the proxy that the command is about: --proxy, else where the latest login was.
+// proxyAddress returns the proxy that the command works with, as host:port: the one of --proxy, else the one
+// of the latest login.
 func (a *app) proxyAddress() (string, error) {
 	if a.proxy != "" {
 		return profile.ParseProxy(a.proxy)
@@ -199,7 +191,8 @@ func (a *app) proxyAddress() (string, error) {
 	return h.Current()
 }
 
-// currentLogin is the live login that the command works with; an ended one stops here, before any network.
+// currentLogin loads the login that the command works with. An expired login is an error before anything goes
+// over the network.
 func (a *app) currentLogin() (*profile.Profile, error) {
 	h, err := a.home()
 	if err != nil {
@@ -215,10 +208,4 @@ func (a *app) currentLogin() (*profile.Profile, error) {
 	}
 	a.dialer.egress.SetTransport(p.Proxy, p.Transport)
 	return p, p.CheckTime(a.Now())
-}
-
-// terminal returns the file behind a stream if it is a terminal.
-func terminal(stream any) (*os.File, bool) {
-	f, ok := stream.(*os.File)
-	return f, ok && term.IsTerminal(int(f.Fd()))
 }

@@ -9,14 +9,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
 func (a *app) proxyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "proxy", Short: "Connect other programs to nodes", GroupID: everyday}
 	c.AddCommand(&cobra.Command{
 		Use:               "ssh NODE[.CLUSTER]",
-		Short:             "Copy standard input and output to a node's SSH service, as OpenSSH's ProxyCommand",
-		Args:              needs(1, 1, "one node"),
+		Short:             "Connect standard input and output to a node's SSH server (for ProxyCommand)",
+		Args:              argCount(1, 1, "one node"),
 		ValidArgsFunction: a.completeNode("", true),
 		RunE: func(c *cobra.Command, args []string) error {
 			name, err := nodeName(args[0])
@@ -29,8 +30,8 @@ func (a *app) proxyCmd() *cobra.Command {
 	return c
 }
 
-// pipe joins standard input and output to the node. It ends when the node has said its last, whatever input
-// may still come.
+// pipe connects standard input and output to the node. It returns when the node has closed its side, whether
+// or not standard input has ended.
 func (a *app) pipe(ctx context.Context, name string) error {
 	p, err := a.currentLogin()
 	if err != nil {
@@ -43,14 +44,17 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	var closing sync.Once
-	defer closing.Do(func() { _ = conn.Close() })
-	go func() { // reading standard input cannot be interrupted: this ends with the input, or with the process
+	closeConn := func() { closing.Do(func() { _ = conn.Close() }) }
+	defer closeConn()
+	// Reading standard input cannot be interrupted, so nobody waits for this goroutine: it ends with the
+	// input or with the process.
+	go func() {
 		_, err := io.Copy(conn, a.Stdin)
 		if err == nil {
 			err = conn.CloseWrite()
 		}
 		if err != nil {
-			closing.Do(func() { _ = conn.Close() })
+			closeConn()
 		}
 	}()
 	_, err = io.Copy(a.Stdout, conn)
@@ -58,24 +62,17 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	case ctx.Err() != nil:
 		return context.Canceled
 	case conn.refused() != nil:
-		n, why := a.resolveAfterRefusal(ctx, p, name, conn.refused())
-		if why == nil {
-			why = fault.New(
-				fault.NotFound,
-				"",
-				"there is no node "+name,
-				"its whole name is "+n+"; use "+n+"."+p.Cluster,
-			)
+		whole, err := a.resolveAfterRefusal(ctx, p, name, conn.refused())
+		if err == nil { // OpenSSH has to know the whole name, because the host certificate has it
+			msg := "there is no node " + name
+			hint := "its whole name is " + whole + "; use " + whole + "." + p.Cluster
+			err = fault.New(fault.NotFound, "", msg, hint)
 		}
-		return why
+		return err
 	case err != nil && !errors.Is(err, io.EOF):
-		return fault.Wrap(
-			err,
-			fault.Unavailable,
-			"",
-			"the connection to node "+name+" broke off: "+clean(fault.DescribeNetwork(err)),
-			"connect again",
-		)
+		reason := terminal.Clean(fault.DescribeNetwork(err))
+		msg := "the connection to node " + name + " was interrupted: " + reason
+		return fault.Wrap(err, fault.Unavailable, "", msg, "connect again")
 	}
 	return nil
 }

@@ -12,47 +12,50 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
 var machineID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// nodeName is what a person typed, in the form that names have, and refused where it can be none.
+// nodeName returns the typed name in canonical form: lower case, without a final dot. It refuses text that
+// cannot be the name of a node.
 func nodeName(typed string) (string, error) {
 	name := strings.TrimSuffix(strings.ToLower(typed), ".")
 	if err := identity.CheckMachineName(name); err != nil {
-		return "", fault.Wrap(err, fault.Invalid, "", fmt.Sprintf("%q is no node name", typed), "see: tsh ls")
+		msg := fmt.Sprintf("%q is not a node name", typed)
+		return "", fault.Wrap(err, fault.Invalid, "", msg, "see: tsh ls")
 	}
 	return name, nil
 }
 
-// resolve asks auth which node is meant by a name that the proxy does not know as a whole one: a first label,
-// or a machine's id. It explains a name that means none, several, or a node that is offline.
+// resolve asks the auth service which node a first label or a machine's id means. It is an error if there is
+// no such node, or several, or if the node is offline.
 func (a *app) resolve(ctx context.Context, p *profile.Profile, name string) (authrpc.NodeInfo, error) {
 	name = strings.TrimSuffix(name, "."+p.Cluster)
 	c := a.auth(p)
 	defer c.Close()
-	resp, err := authrpc.Call(
-		ctx,
-		c,
-		authrpc.ListNodes,
-		authrpc.ListNodesRequest{Name: name, Limit: maxAmbiguous + 1},
-	)
+	req := authrpc.ListNodesRequest{Name: name, Limit: maxAmbiguous + 1}
+	resp, err := authrpc.Call(ctx, c, authrpc.ListNodes, req)
 	if err != nil {
 		return authrpc.NodeInfo{}, err
 	}
-	return pick(resp.Nodes, name, p.Cluster, a.Now())
+	return pickNode(resp.Nodes, name, p.Cluster, a.Now())
 }
 
-// resolveAfterRefusal finds, after the proxy refused a name, the whole name that was meant. Where there is
-// none it returns the refusal, or what says more: which names there are, or since when the node is away.
+// resolveAfterRefusal finds the whole name of a node after the proxy has refused name. If there is none, it
+// returns an error: the more specific of resolve, such as the possible names or since when the node is
+// offline, else the refusal.
 func (a *app) resolveAfterRefusal(
 	ctx context.Context,
 	p *profile.Profile,
 	name string,
 	refused error,
 ) (string, error) {
-	var by *refusedError
-	if !errors.As(refused, &by) || by.fault.Kind != fault.NotFound && by.fault.Kind != fault.Unavailable {
+	var refusal *refusedError
+	if !errors.As(refused, &refusal) {
+		return "", refused
+	}
+	if k := refusal.fault.Kind; k != fault.NotFound && k != fault.Unavailable {
 		return "", refused
 	}
 	n, err := a.resolve(ctx, p, name)
@@ -68,8 +71,10 @@ func (a *app) resolveAfterRefusal(
 // maxAmbiguous bounds how many names an error lists.
 const maxAmbiguous = 20
 
-func pick(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (authrpc.NodeInfo, error) {
-	for _, n := range nodes { // a whole name beats the first label of others
+// pickNode chooses the node that name means. A whole name goes before the first label of other nodes. If the
+// node is offline, it returns the node and an error.
+func pickNode(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (authrpc.NodeInfo, error) {
+	for _, n := range nodes {
 		if n.Name == name || n.Name+"."+cluster == name {
 			nodes = []authrpc.NodeInfo{n}
 			break
@@ -77,21 +82,13 @@ func pick(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (authrp
 	}
 	switch {
 	case len(nodes) == 0:
-		return authrpc.NodeInfo{}, fault.New(
-			fault.NotFound,
-			"",
-			fmt.Sprintf("there is no node %s that you may reach", name),
-			"see: tsh ls",
-		)
+		msg := fmt.Sprintf("there is no node %s that you may reach", name)
+		return authrpc.NodeInfo{}, fault.New(fault.NotFound, "", msg, "see: tsh ls")
 	case len(nodes) > 1:
 		return authrpc.NodeInfo{}, ambiguous(nodes, name)
 	case identity.CheckMachineName(nodes[0].Name) != nil:
-		return authrpc.NodeInfo{}, fault.New(
-			fault.Invalid,
-			"",
-			"auth names a node in a way that no node is named",
-			"show this message to an administrator",
-		)
+		msg := "the auth service sent a node name that is not valid"
+		return authrpc.NodeInfo{}, fault.New(fault.Invalid, "", msg, "show this message to an administrator")
 	case !nodes[0].Online:
 		return nodes[0], offline(nodes[0], now)
 	}
@@ -105,14 +102,10 @@ func ambiguous(nodes []authrpc.NodeInfo, name string) error {
 			names = append(names, "…")
 			break
 		}
-		names = append(names, clean(n.Name))
+		names = append(names, terminal.Clean(n.Name))
 	}
-	return fault.New(
-		fault.Conflict,
-		"",
-		fmt.Sprintf("node name %s is ambiguous: %s", name, strings.Join(names, ", ")),
-		"use the whole name, as "+names[0],
-	)
+	msg := fmt.Sprintf("node name %s is ambiguous: %s", name, strings.Join(names, ", "))
+	return fault.New(fault.Conflict, "", msg, "use the whole name, for example "+names[0])
 }
 
 func offline(n authrpc.NodeInfo, now time.Time) error {
@@ -120,15 +113,12 @@ func offline(n authrpc.NodeInfo, now time.Time) error {
 	if !n.LastSeen.IsZero() {
 		seen = "last seen " + ago(now.Sub(n.LastSeen)) + " ago"
 	}
-	return fault.New(
-		fault.Unavailable,
-		"",
-		fmt.Sprintf("node %s is offline, %s", n.Name, seen),
-		"check that the machine and its threshold-node service run; then try again",
-	)
+	msg := fmt.Sprintf("node %s is offline, %s", n.Name, seen)
+	hint := "check that the machine and its threshold-node service run, then try again"
+	return fault.New(fault.Unavailable, "", msg, hint)
 }
 
-// ago is a duration as people say it: 5s, 3m, 2h, 4d.
+// ago is a duration in its largest unit: 5s, 3m, 2h, 4d.
 func ago(d time.Duration) string {
 	switch {
 	case d < time.Minute:

@@ -13,9 +13,11 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/config"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/output"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// maxApplyBytes bounds what apply reads.
+// maxApplyBytes bounds the file that apply reads.
 const maxApplyBytes = config.MaxBytes
 
 func (a *app) getCmd() *cobra.Command {
@@ -24,8 +26,8 @@ func (a *app) getCmd() *cobra.Command {
 		Short:   "Show roles, connectors, users, tokens, machines or events",
 		GroupID: admin,
 		Example: `  tsh get roles
-  tsh get role ops --format=yaml > ops.yaml     # edit, then: tsh apply -f ops.yaml`,
-		Args:              needs(1, 2, "a kind, and may have a name: "+join(access.Resources)),
+  tsh get role ops --format=yaml > ops.yaml     # edit it, then: tsh apply -f ops.yaml`,
+		Args:              argCount(1, 2, "a kind, and for one resource its name: "+join(access.Resources)),
 		ValidArgsFunction: completeKind,
 	}
 	f := formatFlag(c)
@@ -43,42 +45,36 @@ func (a *app) getCmd() *cobra.Command {
 	return c
 }
 
-// parseResource reads "role ops", "roles/ops" and "roles".
-func parseResource(args []string) (access.Resource, string, error) {
+// parseResource reads "role ops", "roles/ops" or "roles". name is empty for all resources of the kind.
+func parseResource(args []string) (kind access.Resource, name string, err error) {
 	word, name, slashed := strings.Cut(args[0], "/")
 	if len(args) == 2 {
 		if slashed {
-			return "", "", fault.New(
-				fault.Invalid,
-				"",
-				fmt.Sprintf("%q and %q both name something", args[0], args[1]),
-				"write KIND NAME or KIND/NAME",
-			)
+			msg := fmt.Sprintf("%q and %q are both names", args[0], args[1])
+			return "", "", fault.New(fault.Invalid, "", msg, "write KIND NAME or KIND/NAME")
 		}
 		name = args[1]
 	} else if slashed && name == "" {
-		return "", "", fault.New(fault.Invalid, "", fmt.Sprintf("%q names nothing", args[0]), "write KIND/NAME")
+		msg := fmt.Sprintf("the name is missing in %q", args[0])
+		return "", "", fault.New(fault.Invalid, "", msg, "write KIND/NAME")
 	}
-	kind, err := resourceKind(word)
+	kind, err = resourceKind(word)
 	return kind, name, err
 }
 
 func resourceKind(word string) (access.Resource, error) {
 	for _, r := range access.Resources {
-		if plural := string(r); strings.EqualFold(word, plural) || strings.EqualFold(word, singular(r)) {
+		if strings.EqualFold(word, string(r)) || strings.EqualFold(word, singular(r)) {
 			return r, nil
 		}
 	}
-	return "", fault.New(
-		fault.Invalid,
-		"",
-		fmt.Sprintf("%q is no kind of resource", word),
-		"known kinds: "+join(access.Resources),
-	)
+	msg := fmt.Sprintf("%q is not a kind of resource", word)
+	return "", fault.New(fault.Invalid, "", msg, "known kinds: "+join(access.Resources))
 }
 
 func singular(r access.Resource) string { return strings.TrimSuffix(string(r), "s") }
 
+// fetchResources fetches all pages of the resources of a kind, or the one with the name.
 func (a *app) fetchResources(
 	ctx context.Context,
 	kind access.Resource,
@@ -92,38 +88,37 @@ func (a *app) fetchResources(
 	defer c.Close()
 	all := []authrpc.Resource{}
 	for after := ""; ; {
-		page, err := authrpc.Call(
-			ctx,
-			c,
-			authrpc.GetResources,
-			authrpc.GetResourcesRequest{Kind: kind, Name: name, After: after},
-		)
+		req := authrpc.GetResourcesRequest{Kind: kind, Name: name, After: after}
+		page, err := authrpc.Call(ctx, c, authrpc.GetResources, req)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, page.Resources...)
-		if page.Next == "" || page.Next == after { // the same mark again would never end
+		if page.Next == "" || page.Next == after { // a repeated Next would loop forever
 			return all, nil
 		}
 		after = page.Next
 	}
 }
 
-func (a *app) showResources(f format, kind access.Resource, name string, list []authrpc.Resource) error {
+// showResources writes the list. One resource is a JSON object, several are an array; text is a table for
+// several and YAML for one.
+func (a *app) showResources(
+	f output.Format,
+	kind access.Resource,
+	name string,
+	list []authrpc.Resource,
+) error {
 	if name != "" && len(list) == 0 {
-		return fault.New(
-			fault.NotFound,
-			"",
-			fmt.Sprintf("there is no %s %s", singular(kind), name),
-			"see: tsh get "+string(kind),
-		)
+		msg := fmt.Sprintf("there is no %s %s", singular(kind), name)
+		return fault.New(fault.NotFound, "", msg, "see: tsh get "+string(kind))
 	}
 	switch {
-	case f == asJSON && name != "":
+	case f == output.JSON && name != "":
 		return a.write(f, list[0], nil)
-	case f == asJSON:
+	case f == output.JSON:
 		return a.write(f, list, nil)
-	case f == asYAML || name != "":
+	case f == output.YAML || name != "":
 		return a.writeDocuments(list)
 	}
 	return a.write(f, list, func(w io.Writer) error {
@@ -135,40 +130,30 @@ func (a *app) showResources(f format, kind access.Resource, name string, list []
 	})
 }
 
-// writeDocuments writes what apply reads again.
+// writeDocuments writes YAML that apply can read.
 func (a *app) writeDocuments(list []authrpc.Resource) error {
 	docs := make([]any, 0, len(list))
 	for _, r := range list {
 		docs = append(docs, r)
 	}
-	err := writeYAML(a.Stdout, docs...)
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"",
-		"the answer cannot be written",
-		"look at where standard output leads",
-	)
+	return stdoutFault(output.WriteYAML(a.Stdout, docs...))
 }
 
 func (a *app) applyCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
-		Use:     "apply -f FILE",
-		Short:   "Create or change the resources in a file",
-		Long:    "Create or change the resources in a YAML file of one or more documents. The whole file is checked before anything is sent.",
+		Use:   "apply -f FILE",
+		Short: "Create or change the resources in a file",
+		Long: "Create or change the resources in a YAML file of one or more documents. " +
+			"The whole file is checked before anything is sent.",
 		GroupID: admin,
 		Example: `  tsh apply -f role.yaml
   tsh get role ops --format=yaml | sed s/staging/prod/ | tsh apply -f -`,
 		Args: noArgs("name the file with a flag: tsh apply -f %s"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if file == "" {
-				return fault.New(
-					fault.Invalid,
-					"",
-					"there is no file to apply",
-					"run: tsh apply -f FILE, or -f - for standard input",
-				)
+				hint := "run: tsh apply -f FILE, or -f - for standard input"
+				return fault.New(fault.Invalid, "", "no file is given", hint)
 			}
 			list, err := a.readResources(file)
 			if err != nil {
@@ -193,15 +178,15 @@ func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 		defer f.Close()
 		in = f
 	}
-	b, err := io.ReadAll(io.LimitReader(in, maxApplyBytes+1))
+	b, err := io.ReadAll(io.LimitReader(in, maxApplyBytes+1)) // one more: decoding refuses a larger file
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, "", name+" cannot be read: "+err.Error(), "check the path")
 	}
 	return decodeResources(name, b)
 }
 
-// decodeResources checks what can be checked here, all faults at once: the syntax of every document, and what
-// a role means.
+// decodeResources checks what can be checked without the auth service, and reports all faults at once: the
+// syntax of every document and the contents of roles.
 func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 	docs, err := config.DecodeAll(name, b)
 	faults := []error{err}
@@ -217,16 +202,18 @@ func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 func decodeResource(doc config.Document) (authrpc.Resource, error) {
 	kind, err := resourceKind(doc.Kind)
 	if err != nil {
-		return authrpc.Resource{}, config.Faults{
-			doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources)),
-		}
+		f := doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources))
+		return authrpc.Resource{}, config.Faults{f}
 	}
-	r := authrpc.Resource{Kind: singular(kind), Version: doc.Version,
+	r := authrpc.Resource{
+		Kind:    singular(kind),
+		Version: doc.Version,
 		Metadata: authrpc.Metadata{
 			Name:     doc.Metadata.Name,
 			Labels:   doc.Metadata.Labels,
 			Revision: doc.Metadata.Revision,
-		}}
+		},
+	}
 	if kind == access.Roles {
 		var role access.Role
 		if err := doc.Spec(&role); err != nil {
@@ -237,6 +224,7 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 	return r, err
 }
 
+// apply sends the resources in order. It stops at the first that is refused.
 func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 	p, err := a.currentLogin()
 	if err != nil {
@@ -252,7 +240,7 @@ func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 					a.Stderr,
 					"Stopped at %s %s; the %d before it are applied.\n",
 					r.Kind,
-					clean(r.Metadata.Name),
+					terminal.Clean(r.Metadata.Name),
 					i,
 				)
 			}
@@ -264,17 +252,17 @@ func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 }
 
 func (a *app) reportApplied(proxy string, sent authrpc.Resource, got authrpc.ApplyResourceResponse) {
-	word := "changed"
+	result := "changed"
 	if got.Created {
-		word = "created"
+		result = "created"
 	}
 	name := got.Resource.Metadata.Name
 	if name == "" {
 		name = sent.Metadata.Name
 	}
-	fmt.Fprintf(a.Stdout, "%s %s %s\n", sent.Kind, clean(name), word)
+	fmt.Fprintf(a.Stdout, "%s %s %s\n", sent.Kind, terminal.Clean(name), result)
 	if got.Note != "" {
-		fmt.Fprintln(a.Stderr, clean(got.Note))
+		fmt.Fprintln(a.Stderr, terminal.Clean(got.Note))
 	}
 	if got.Secret != "" {
 		a.showToken(proxy, got.Secret)
@@ -284,35 +272,36 @@ func (a *app) reportApplied(proxy string, sent authrpc.Resource, got authrpc.App
 func (a *app) rmCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:               "rm KIND NAME",
-		Short:             "Remove a role, connector, user, token or node",
+		Short:             "Remove a role, connector, user, token or machine",
 		GroupID:           admin,
 		Example:           "  tsh rm role ops\n  tsh rm token/3f2a…",
-		Args:              needs(1, 2, "a kind and a name"),
+		Args:              argCount(1, 2, "a kind and a name"),
 		ValidArgsFunction: completeKind,
 		RunE: func(c *cobra.Command, args []string) error {
-			kind, name, err := parseResource(args)
-			if err != nil {
-				return err
-			}
-			if name == "" {
-				return fault.New(
-					fault.Invalid,
-					"",
-					"rm needs the name of one "+singular(kind),
-					"see: tsh get "+string(kind),
-				)
-			}
-			p, err := a.currentLogin()
-			if err != nil {
-				return err
-			}
-			api := a.auth(p)
-			defer api.Close()
-			if _, err := authrpc.Call(c.Context(), api, authrpc.RemoveResource, authrpc.RemoveResourceRequest{Kind: kind, Name: name}); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(a.Stdout, "%s %s removed\n", singular(kind), clean(name))
-			return err
+			return a.runRemove(c.Context(), args)
 		},
 	}
+}
+
+func (a *app) runRemove(ctx context.Context, args []string) error {
+	kind, name, err := parseResource(args)
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		msg := "rm needs the name of one " + singular(kind)
+		return fault.New(fault.Invalid, "", msg, "see: tsh get "+string(kind))
+	}
+	p, err := a.currentLogin()
+	if err != nil {
+		return err
+	}
+	c := a.auth(p)
+	defer c.Close()
+	req := authrpc.RemoveResourceRequest{Kind: kind, Name: name}
+	if _, err := authrpc.Call(ctx, c, authrpc.RemoveResource, req); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.Stdout, "%s %s removed\n", singular(kind), terminal.Clean(name))
+	return err
 }

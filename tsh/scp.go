@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/pkg/sftp"
 	"github.com/spf13/cobra"
@@ -13,70 +14,68 @@ import (
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/terminal"
+	"github.com/threshold-access/threshold/tsh/transfer"
 )
 
-// scpOptions are the flags of tsh scp.
-type scpOptions struct {
-	recursive, preserve, quiet bool
-}
+// cleanupTime is how long an interrupted transfer may remove its temporary file on the node before the
+// connection is closed.
+const cleanupTime = 2 * time.Second
 
 func (a *app) scpCmd() *cobra.Command {
-	var o scpOptions
+	var (
+		o     transfer.Options
+		quiet bool
+	)
 	c := &cobra.Command{
 		Use:     "scp SOURCE… DESTINATION",
 		Short:   "Copy files to or from a node",
 		GroupID: everyday,
-		Long: `Copy files to or from a node. A place on a node is [LOGIN@]NODE:PATH; a PATH without / in front is under the home folder there.
-A file appears under its name once it is whole: a copy that fails leaves what was there before.`,
+		Long: `Copy files to or from a node. A path on a node is [LOGIN@]NODE:PATH; a PATH without a leading /
+is relative to the home folder there. A file gets its name when it is complete: a copy that fails leaves the
+previous file unchanged.`,
 		Example: `  tsh scp report.txt web-1:
   tsh scp -r ubuntu@web-1:/var/log/nginx ./logs
   tsh scp 'web-1:*.csv' .`,
-		Args:              needs(2, -1, "a source and a destination"),
+		Args:              argCount(2, -1, "a source and a destination"),
 		ValidArgsFunction: a.completeNode(":", false),
-		RunE:              func(c *cobra.Command, args []string) error { return a.runSCP(c.Context(), o, args) },
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.runSCP(c.Context(), o, quiet, args)
+		},
 	}
 	f := c.Flags()
-	f.BoolVarP(&o.recursive, "recursive", "r", false, "folders with all that is in them")
-	f.BoolVarP(&o.preserve, "preserve", "p", false, "keep times and modes")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
+	f.BoolVarP(&o.Recursive, "recursive", "r", false, "copy folders with everything in them")
+	f.BoolVarP(&o.Preserve, "preserve", "p", false, "keep modification times and modes")
+	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return c
 }
 
-// place is a source or destination.
-type place struct {
-	on   *destinationOf // nil: this machine
+// location is a source or destination of a copy.
+type location struct {
+	node *destination // nil: this machine
 	path string
 }
 
-// parseLocation reads [LOGIN@]NODE:PATH, or a path here. A colon after a slash belongs to a path, as in
-// ./a:b.
-func parseLocation(s string) (place, error) {
+// parseLocation reads [LOGIN@]NODE:PATH, or a path on this machine. A colon after a slash belongs to a path,
+// as in ./a:b.
+func parseLocation(s string) (location, error) {
 	i := strings.IndexByte(s, ':')
 	if s == "" {
-		return place{}, fault.New(
-			fault.Invalid,
-			"",
-			"a path is empty",
-			"write a file's name, or . for this folder",
-		)
+		hint := "write the name of a file, or . for the current folder"
+		return location{}, fault.New(fault.Invalid, "", "a path is empty", hint)
 	}
 	if i < 0 || strings.Contains(s[:i], "/") {
-		return place{path: s}, nil
+		return location{path: s}, nil
 	}
 	d, err := parseDestination(s[:i], "")
 	if err != nil {
-		return place{}, fault.Wrap(
-			err,
-			fault.Invalid,
-			"",
-			fault.Message(err),
-			"write [LOGIN@]NODE:PATH; for a file here with a colon in its name, ./"+s,
-		)
+		hint := "write [LOGIN@]NODE:PATH; for a file on this machine with a colon in its name, write ./" + s
+		return location{}, fault.Wrap(err, fault.Invalid, "", fault.Message(err), hint)
 	}
-	return place{on: &d, path: remotePath(s[i+1:])}, nil
+	return location{node: &d, path: remotePath(s[i+1:])}, nil
 }
 
-// remotePath takes paths as relative to the home folder, where the node's file service begins.
+// remotePath makes paths relative to the home folder, where the node's SFTP service begins.
 func remotePath(p string) string {
 	switch {
 	case p == "" || p == "~":
@@ -87,8 +86,9 @@ func remotePath(p string) string {
 	return p
 }
 
-func parseLocations(args []string) (sources []place, to place, err error) {
-	var here, there bool
+// parseLocations reads the arguments of scp. Either all sources are on nodes or the destination is on one.
+func parseLocations(args []string) (sources []location, to location, err error) {
+	var fromHere, fromNode bool
 	for i, arg := range args {
 		p, err := parseLocation(arg)
 		if err != nil {
@@ -99,28 +99,21 @@ func parseLocations(args []string) (sources []place, to place, err error) {
 			break
 		}
 		sources = append(sources, p)
-		here, there = here || p.on == nil, there || p.on != nil
+		fromHere, fromNode = fromHere || p.node == nil, fromNode || p.node != nil
 	}
 	switch {
-	case to.on != nil && there:
-		return nil, to, fault.New(
-			fault.Invalid,
-			"",
-			"copying from one node to another is not possible: nodes do not reach each other through tsh",
-			"copy to this machine first, then from here",
-		)
-	case to.on == nil && here:
-		return nil, to, fault.New(
-			fault.Invalid,
-			"",
-			"neither source nor destination is on a node",
-			"write [LOGIN@]NODE:PATH for the one on a node, or use cp",
-		)
+	case to.node != nil && fromNode:
+		msg := "tsh cannot copy from one node to another: nodes do not reach each other through tsh"
+		return nil, to, fault.New(fault.Invalid, "", msg, "copy to this machine first, then from here")
+	case to.node == nil && fromHere:
+		msg := "neither the source nor the destination is on a node"
+		hint := "write [LOGIN@]NODE:PATH for the one that is on a node, or use cp"
+		return nil, to, fault.New(fault.Invalid, "", msg, hint)
 	}
 	return sources, to, nil
 }
 
-func (a *app) runSCP(ctx context.Context, o scpOptions, args []string) error {
+func (a *app) runSCP(ctx context.Context, o transfer.Options, quiet bool, args []string) error {
 	sources, to, err := parseLocations(args)
 	if err != nil {
 		return err
@@ -129,26 +122,29 @@ func (a *app) runSCP(ctx context.Context, o scpOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	t := &transfer{scpOptions: o, app: a, ctx: ctx, meter: a.newMeter(o.quiet)}
-	if to.on != nil {
-		return a.withSFTP(
-			ctx,
-			p,
-			*to.on,
-			func(c *sftp.Client) error { t.remote = c; return t.upload(sources, to.path) },
-		)
+	tty, isTerminal := terminal.File(a.Stderr)
+	if !isTerminal || quiet {
+		tty = nil
+	}
+	progress := transfer.NewProgress(a.Stderr, tty)
+	newCopier := func(c *sftp.Client) *transfer.Copier {
+		return transfer.New(c, o, progress, func(name string) {
+			fmt.Fprintf(a.Stderr, "tsh: skipped %s: not a regular file\n", name)
+		})
+	}
+	if to.node != nil {
+		return a.withSFTP(ctx, p, *to.node, func(c *sftp.Client) error {
+			return newCopier(c).Upload(ctx, paths(sources), to.path)
+		})
 	}
 	into, err := isLocalDir(to.path, len(sources) > 1)
 	if err != nil {
 		return err
 	}
 	for _, group := range byNode(sources) {
-		err := a.withSFTP(
-			ctx,
-			p,
-			*group[0].on,
-			func(c *sftp.Client) error { t.remote = c; return t.download(group, to.path, into) },
-		)
+		err := a.withSFTP(ctx, p, *group[0].node, func(c *sftp.Client) error {
+			return newCopier(c).Download(ctx, paths(group), to.path, into)
+		})
 		if err != nil {
 			return err
 		}
@@ -156,25 +152,33 @@ func (a *app) runSCP(ctx context.Context, o scpOptions, args []string) error {
 	return nil
 }
 
-// byNode groups neighbours on one node, so that they share a connection.
-func byNode(list []place) [][]place {
-	var out [][]place
-	for _, p := range list {
-		if n := len(out); n > 0 && *out[n-1][0].on == *p.on {
-			out[n-1] = append(out[n-1], p)
+// byNode groups adjacent locations on the same node, so that they share a connection.
+func byNode(list []location) [][]location {
+	var groups [][]location
+	for _, l := range list {
+		if n := len(groups); n > 0 && *groups[n-1][0].node == *l.node {
+			groups[n-1] = append(groups[n-1], l)
 			continue
 		}
-		out = append(out, []place{p})
+		groups = append(groups, []location{l})
+	}
+	return groups
+}
+
+func paths(list []location) []string {
+	out := make([]string, len(list))
+	for i, l := range list {
+		out[i] = l.path
 	}
 	return out
 }
 
-// withSFTP connects to the node's file service for as long as fn runs. When ctx ends, fn is to notice within
-// moments; a connection that hangs is cut.
+// withSFTP calls fn with a connection to the node's SFTP service. When ctx ends, fn has cleanupTime to
+// return; then the connection is closed.
 func (a *app) withSFTP(
 	ctx context.Context,
 	p *profile.Profile,
-	d destinationOf,
+	d destination,
 	fn func(*sftp.Client) error,
 ) error {
 	client, err := a.connect(ctx, p, d, false)
@@ -189,9 +193,9 @@ func (a *app) withSFTP(
 		return err
 	}
 	defer files.Close()
-	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	keepaliveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
-	go func() { defer close(done); keepalive(alive, client) }()
+	go func() { defer close(done); keepalive(keepaliveCtx, client) }()
 	defer func() { cancel(); <-done }()
 	err = fn(files)
 	if ctx.Err() != nil {
@@ -200,47 +204,67 @@ func (a *app) withSFTP(
 	return err
 }
 
-// openSFTP starts the node's file service. A refusal is in the node's own words, which it writes to the
-// session's standard error.
+// closeAfter closes the connection cleanupTime after ctx has ended, unless stop is called before.
+func closeAfter(ctx context.Context, client *ssh.Client) (stop func()) {
+	stopped := make(chan struct{})
+	release := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(cleanupTime)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			_ = client.Close()
+		case <-stopped:
+		}
+	})
+	return func() { release(); close(stopped) }
+}
+
+// openSFTP starts the node's SFTP service. If the node refuses it, it writes the reason to the session's
+// standard error.
 func openSFTP(client *ssh.Client) (*sftp.Client, error) {
-	s, err := openSession(client, nil, subsystem("sftp"))
+	s, err := openSession(client, nil, subsystemRequest("sftp"))
 	if s == nil {
 		return nil, err
 	}
 	if err == nil {
 		var c *sftp.Client
-		if c, err = sftp.NewClientPipe(s, input{s}, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(64)); err == nil {
+		c, err = sftp.NewClientPipe(
+			s,
+			inputCloser{s},
+			sftp.UseConcurrentWrites(true),
+			sftp.UseConcurrentReads(true),
+			sftp.MaxConcurrentRequestsPerFile(transfer.MaxConcurrentRequests),
+		)
+		if err == nil {
 			return c, nil
 		}
 	}
 	_ = s.Close()
-	said, _ := io.ReadAll(io.LimitReader(s.Stderr(), maxBanner)) // until the node closes its side too
-	return nil, sftpRefused(err, string(said))
+	reason, _ := io.ReadAll(io.LimitReader(s.Stderr(), maxBanner)) // until the node closes the channel too
+	return nil, sftpRefused(err, string(reason))
 }
 
-func sftpRefused(err error, said string) error {
-	msg, hint := "the node gives no file transfer", "ask an administrator for the action sftp"
-	if why, what := parseRefusal(said); why != "" {
-		msg += ": " + why
-		if what != "" {
-			hint = what
+func sftpRefused(err error, text string) error {
+	msg, hint := "the node refused the file transfer", "ask an administrator for a role with the action sftp"
+	if reason, nodeHint := parseRefusal(text); reason != "" {
+		msg += ": " + reason
+		if nodeHint != "" {
+			hint = nodeHint
 		}
 	}
 	return fault.Wrap(err, fault.Denied, "", msg, hint)
 }
 
+// isLocalDir reports whether path is a folder on this machine. With must, or if path ends in a slash, it is
+// an error if it is not.
 func isLocalDir(path string, must bool) (bool, error) {
 	info, err := os.Stat(path)
 	if err == nil && info.IsDir() {
 		return true, nil
 	}
 	if must || strings.HasSuffix(path, "/") {
-		return false, fault.New(
-			fault.Invalid,
-			"",
-			fmt.Sprintf("%s is no folder here", path),
-			"make it first: mkdir -p "+path,
-		)
+		msg := fmt.Sprintf("%s is not a folder on this machine", path)
+		return false, fault.New(fault.Invalid, "", msg, "create it first: mkdir -p "+path)
 	}
 	return false, nil
 }

@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// files gives a node with a home folder, a person, and a folder here.
-func files(t *testing.T) (c *client, there, here string) {
+// scpFixture returns a client of a node web-1, the home folder remote and a folder on this machine.
+func scpFixture(t *testing.T) (c *client, remote, local string) {
 	t.Helper()
-	w := newTestCluster(t)
-	there, here = t.TempDir(), t.TempDir()
-	w.addNode("web-1").root = there
-	return w.loggedIn(), there, here
+	tc := newTestCluster(t)
+	remote, local = t.TempDir(), t.TempDir()
+	tc.addNode("web-1").root = remote
+	return tc.loggedIn(), remote, local
 }
 
 func write(t *testing.T, path string, body []byte, mode fs.FileMode) {
@@ -47,8 +47,8 @@ func wantFile(t *testing.T, path string, body []byte) fs.FileInfo {
 	return info
 }
 
-// wantNoParts checks that no half file is left.
-func wantNoParts(t *testing.T, dirs ...string) {
+// wantNoTempFiles checks that no temporary file is left.
+func wantNoTempFiles(t *testing.T, dirs ...string) {
 	t.Helper()
 	for _, dir := range dirs {
 		_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, _ error) error {
@@ -61,34 +61,36 @@ func wantNoParts(t *testing.T, dirs ...string) {
 }
 
 func TestSCPCopiesFilesBothWays(t *testing.T) {
-	c, there, here := files(t)
+	t.Parallel()
+	c, remote, local := scpFixture(t)
 	big := make([]byte, 5<<20+123)
 	_, _ = rand.Read(big)
-	write(t, filepath.Join(here, "big file"), big, 0o755)
-	write(t, filepath.Join(here, "empty"), nil, 0o644)
-	c.ok("scp", filepath.Join(here, "big file"), filepath.Join(here, "empty"), "web-1:")
-	if info := wantFile(t, filepath.Join(there, "big file"), big); info.Mode().Perm()&0o100 == 0 {
+	write(t, filepath.Join(local, "big file"), big, 0o755)
+	write(t, filepath.Join(local, "empty"), nil, 0o644)
+	c.ok("scp", filepath.Join(local, "big file"), filepath.Join(local, "empty"), "web-1:")
+	if info := wantFile(t, filepath.Join(remote, "big file"), big); info.Mode().Perm()&0o100 == 0 {
 		t.Errorf("got mode %v, want it executable as here", info.Mode())
 	}
-	wantFile(t, filepath.Join(there, "empty"), nil)
-	c.ok("scp", "alice@web-1:big file", filepath.Join(here, "back"))
-	wantFile(t, filepath.Join(here, "back"), big)
-	c.ok("scp", "web-1:~/big*", "web-1:empty", here)
-	wantFile(t, filepath.Join(here, "big file"), big)
-	wantNoParts(t, here, there)
+	wantFile(t, filepath.Join(remote, "empty"), nil)
+	c.ok("scp", "alice@web-1:big file", filepath.Join(local, "back"))
+	wantFile(t, filepath.Join(local, "back"), big)
+	c.ok("scp", "web-1:~/big*", "web-1:empty", local)
+	wantFile(t, filepath.Join(local, "big file"), big)
+	wantNoTempFiles(t, local, remote)
 }
 
 func TestSCPKeepsTimesAndModesWhenAsked(t *testing.T) {
-	c, there, here := files(t)
+	t.Parallel()
+	c, remote, local := scpFixture(t)
 	then := time.Date(2020, 2, 2, 2, 2, 2, 0, time.UTC)
-	src := filepath.Join(here, "f")
+	src := filepath.Join(local, "f")
 	write(t, src, []byte("x"), 0o640)
 	if err := os.Chtimes(src, then, then); err != nil {
 		t.Fatal(err)
 	}
 	c.ok("scp", "-p", src, "web-1:g")
-	c.ok("scp", "-p", "web-1:g", filepath.Join(here, "h"))
-	for _, path := range []string{filepath.Join(there, "g"), filepath.Join(here, "h")} {
+	c.ok("scp", "-p", "web-1:g", filepath.Join(local, "h"))
+	for _, path := range []string{filepath.Join(remote, "g"), filepath.Join(local, "h")} {
 		if info := wantFile(t, path, []byte("x")); info.Mode().Perm() != 0o640 ||
 			!info.ModTime().Equal(then) {
 			t.Errorf("%s: got %v %v, want mode and time kept", path, info.Mode(), info.ModTime())
@@ -97,93 +99,103 @@ func TestSCPKeepsTimesAndModesWhenAsked(t *testing.T) {
 }
 
 func TestSCPReplacesWithoutLosingModeOrLink(t *testing.T) {
-	c, there, here := files(t)
-	write(t, filepath.Join(here, "new"), []byte("new"), 0o644)
-	write(t, filepath.Join(there, "old"), []byte("old"), 0o600)
-	if err := os.Symlink("old", filepath.Join(there, "link")); err != nil {
+	t.Parallel()
+	c, remote, local := scpFixture(t)
+	write(t, filepath.Join(local, "new"), []byte("new"), 0o644)
+	write(t, filepath.Join(remote, "old"), []byte("old"), 0o600)
+	if err := os.Symlink("old", filepath.Join(remote, "link")); err != nil {
 		t.Fatal(err)
 	}
-	c.ok("scp", filepath.Join(here, "new"), "web-1:link")
-	if info := wantFile(t, filepath.Join(there, "old"), []byte("new")); info.Mode().Perm() != 0o600 {
+	c.ok("scp", filepath.Join(local, "new"), "web-1:link")
+	if info := wantFile(t, filepath.Join(remote, "old"), []byte("new")); info.Mode().Perm() != 0o600 {
 		t.Errorf("got %v, want the old mode", info.Mode())
 	}
-	if _, err := os.Readlink(filepath.Join(there, "link")); err != nil {
+	if _, err := os.Readlink(filepath.Join(remote, "link")); err != nil {
 		t.Errorf("got %v, want the link still there", err)
 	}
-	write(t, filepath.Join(here, "mine"), []byte("old"), 0o640)
-	if err := os.Symlink("mine", filepath.Join(here, "way")); err != nil {
+	write(t, filepath.Join(local, "mine"), []byte("old"), 0o640)
+	if err := os.Symlink("mine", filepath.Join(local, "link")); err != nil {
 		t.Fatal(err)
 	}
-	c.ok("scp", "web-1:old", filepath.Join(here, "way"))
-	if info := wantFile(t, filepath.Join(here, "mine"), []byte("new")); info.Mode().Perm() != 0o640 {
+	c.ok("scp", "web-1:old", filepath.Join(local, "link"))
+	if info := wantFile(t, filepath.Join(local, "mine"), []byte("new")); info.Mode().Perm() != 0o640 {
 		t.Errorf("got %v, want the old mode", info.Mode())
 	}
 }
 
 func TestSCPCopiesFolders(t *testing.T) {
-	c, there, here := files(t)
+	t.Parallel()
+	c, remote, local := scpFixture(t)
 	for i := range 5 {
 		write(
 			t,
-			filepath.Join(here, "tree", fmt.Sprint("d", i%2), fmt.Sprint("f", i)),
+			filepath.Join(local, "tree", fmt.Sprint("d", i%2), fmt.Sprint("f", i)),
 			[]byte{byte(i)},
 			0o644,
 		)
 	}
-	c.refused(1, []string{"scp", filepath.Join(here, "tree"), "web-1:"}, "-r")
-	c.ok("scp", "-r", filepath.Join(here, "tree"), "web-1:")
-	c.ok("scp", "-r", "web-1:tree", filepath.Join(here, "back"))
-	c.ok("scp", "-r", "web-1:.", here) // the home folder under its own name
+	c.refused(1, []string{"scp", filepath.Join(local, "tree"), "web-1:"}, "-r")
+	c.ok("scp", "-r", filepath.Join(local, "tree"), "web-1:")
+	c.ok("scp", "-r", "web-1:tree", filepath.Join(local, "back"))
+	c.ok("scp", "-r", "web-1:.", local) // the home folder under its own name
 	for i := range 5 {
-		for _, dir := range []string{filepath.Join(there, "tree"), filepath.Join(here, "back"), filepath.Join(here, filepath.Base(there), "tree")} {
+		for _, dir := range []string{
+			filepath.Join(remote, "tree"),
+			filepath.Join(local, "back"),
+			filepath.Join(local, filepath.Base(remote), "tree"),
+		} {
 			wantFile(t, filepath.Join(dir, fmt.Sprint("d", i%2), fmt.Sprint("f", i)), []byte{byte(i)})
 		}
 	}
-	c.refused(1, []string{"scp", "web-1:tree", here}, "-r")
+	c.refused(1, []string{"scp", "web-1:tree", local}, "-r")
 }
 
 func TestSCPRefuses(t *testing.T) {
-	c, there, here := files(t)
-	write(t, filepath.Join(here, "a"), []byte("a"), 0o644)
-	write(t, filepath.Join(here, "kept"), []byte("kept"), 0o644)
-	write(t, filepath.Join(there, "locked"), []byte("x"), 0o600)
+	t.Parallel()
+	c, remote, local := scpFixture(t)
+	a, kept := filepath.Join(local, "a"), filepath.Join(local, "kept")
+	missing, nowhere := filepath.Join(local, "missing"), filepath.Join(local, "no", "where")
+	write(t, a, []byte("a"), 0o644)
+	write(t, kept, []byte("kept"), 0o644)
+	write(t, filepath.Join(remote, "locked"), []byte("x"), 0o600)
 	for _, tt := range []struct {
-		name  string
-		args  []string
-		words []string
+		name string
+		args []string
+		text string
 	}{
-		{"from node to node", []string{"web-1:a", "web-2:b"}, []string{"one node to another"}},
-		{"from here to here", []string{"a", "b"}, []string{"NODE:PATH"}},
-		{"a node name that is none", []string{"a", "we b:"}, []string{"./we b:"}},
-		{"a file that is not here", []string{filepath.Join(here, "missing"), "web-1:"}, []string{"missing is not here"}},
-		{"a file that is not there", []string{"web-1:missing", filepath.Join(here, "kept")}, []string{"missing is not on the node"}},
-		{"wildcards that match nothing", []string{"web-1:*.none", here}, []string{"*.none"}},
-		{"several into no folder", []string{"web-1:a", "web-1:b", filepath.Join(here, "kept")}, []string{"no folder here"}},
-		{"several into no folder there", []string{filepath.Join(here, "a"), filepath.Join(here, "kept"), "web-1:x"}, []string{"no folder on the node"}},
-		{"into a folder that is not there", []string{filepath.Join(here, "a"), "web-1:no/where"}, []string{"not on the node"}},
-		{"into a folder that is not here", []string{"web-1:locked", filepath.Join(here, "no", "where")}, []string{"not here"}},
-		{"an empty path", []string{"", "web-1:"}, []string{"empty"}},
+		{"from node to node", []string{"web-1:a", "web-2:b"}, "one node to another"},
+		{"from this machine to itself", []string{"a", "b"}, "NODE:PATH"},
+		{"an invalid node name", []string{"a", "we b:"}, "./we b:"},
+		{"a missing local file", []string{missing, "web-1:"}, "missing does not exist on this machine"},
+		{"a missing remote file", []string{"web-1:missing", kept}, "missing does not exist on the node"},
+		{"wildcards that match nothing", []string{"web-1:*.none", local}, "*.none"},
+		{"several files to a local file", []string{"web-1:a", "web-1:b", kept}, "not a folder on this"},
+		{"several files to a remote file", []string{a, kept, "web-1:x"}, "not a folder on the node"},
+		{"to a missing remote folder", []string{a, "web-1:no/where"}, "does not exist on the node"},
+		{"to a missing local folder", []string{"web-1:locked", nowhere}, "does not exist on this machine"},
+		{"an empty path", []string{"", "web-1:"}, "empty"},
 	} {
-		c.wantRefusal(c.run(append([]string{"scp"}, tt.args...)...), tt.name, 1, tt.words...)
+		c.wantRefusal(c.run(append([]string{"scp"}, tt.args...)...), tt.name, 1, tt.text)
 	}
-	wantFile(t, filepath.Join(here, "kept"), []byte("kept"))
-	wantNoParts(t, here, there)
-	c.w.addNode("no-files")
+	wantFile(t, kept, []byte("kept"))
+	wantNoTempFiles(t, local, remote)
+	c.tc.addNode("no-files")
 	c.refused(
 		1,
-		[]string{"scp", filepath.Join(here, "a"), "no-files:"},
-		"no file transfer: no role of alice allows sftp",
+		[]string{"scp", filepath.Join(local, "a"), "no-files:"},
+		"refused the file transfer: no role of alice allows sftp",
 		"tsh: hint: ask for one that does",
 	)
 }
 
 func TestSCPRefusesUnsafeNamesFromTheNode(t *testing.T) {
-	c, there, here := files(t)
+	t.Parallel()
+	c, remote, local := scpFixture(t)
 	for _, name := range []string{"a\nb", "x\x1b[2J", `back\slash`, "\u202eright", "bad\xff"} {
-		dir := filepath.Join(there, "d")
+		dir := filepath.Join(remote, "d")
 		write(t, filepath.Join(dir, name), []byte("x"), 0o644)
-		r := c.run("scp", "-r", "web-1:d", here)
-		c.wantRefusal(r, fmt.Sprintf("%q", name), 1, "does not write here")
+		r := c.run("scp", "-r", "web-1:d", local)
+		c.wantRefusal(r, fmt.Sprintf("%q", name), 1, "unsafe file name")
 		if strings.ContainsAny(strings.ReplaceAll(r.stderr, "\n", ""), "\x1b\u202e") {
 			t.Errorf("%q: got %q, want the name made safe", name, r.stderr)
 		}
@@ -194,14 +206,15 @@ func TestSCPRefusesUnsafeNamesFromTheNode(t *testing.T) {
 }
 
 func TestSCPReportsAFullDisk(t *testing.T) {
-	c, there, here := files(t)
-	write(t, filepath.Join(here, "f"), []byte("x"), 0o644)
-	write(t, filepath.Join(there, "f"), []byte("x"), 0o644)
-	c.refused(1, []string{"scp", "web-1:f", "/dev/full"}, "this machine's disk is full", "free some space")
+	t.Parallel()
+	c, remote, local := scpFixture(t)
+	write(t, filepath.Join(local, "f"), []byte("x"), 0o644)
+	write(t, filepath.Join(remote, "f"), []byte("x"), 0o644)
+	c.refused(1, []string{"scp", "web-1:f", "/dev/full"}, "this machine's disk is full", "free disk space")
 	c.refused(
 		1,
-		[]string{"scp", filepath.Join(here, "f"), "web-1:/dev/full"},
+		[]string{"scp", filepath.Join(local, "f"), "web-1:/dev/full"},
 		"the node's disk is full",
-		"free some space",
+		"free disk space",
 	)
 }

@@ -1,175 +1,185 @@
 package tsh
 
 import (
-	"encoding/binary"
-	"errors"
+	"context"
+	"fmt"
 	"io"
+	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/forward"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// remote is a session on a node, with a program in it.
-type remote struct {
-	ssh.Channel
-	closed chan struct{} // once the node has closed the channel
-	end    programExit   // set before closed is
+// session is what tsh ssh does over its connection: run a program, connect standard input and output to an
+// address, or only forward.
+type session struct {
+	app     *app
+	opts    sshOptions
+	client  *ssh.Client
+	remote  *remoteSession // set by run
+	tty     *os.File       // the local terminal, if the program gets one; else nil
+	signals chan os.Signal
 }
 
-// programExit is how a program ended, as the node tells (RFC 4254 section 6.10). The zero value: it told
-// nothing.
-type programExit struct {
-	received bool
-	status   uint32
-	signal   string
-}
-
-// openSession opens a session and asks for a program in it. To a node of ours all of it goes in the message
-// that opens the channel, which saves a round trip; a refusal then comes as words and a status, as from a
-// program. Details want no answer either way.
-func openSession(c *ssh.Client, details []dial.ChannelRequest, program dial.ChannelRequest) (*remote, error) {
-	extra, fits := dial.MarshalEarlyRequests(append(details, program))
-	atOnce := fits && dial.ReadsEarlyRequests(c.ServerVersion())
-	if !atOnce {
-		extra = nil
-	}
-	ch, reqs, err := c.OpenChannel("session", extra)
-	if err != nil {
-		return nil, channelRefused(err, "the node opens no session")
-	}
-	r := &remote{Channel: ch, closed: make(chan struct{})}
-	go r.readRequests(reqs) // ends with the connection
-	if atOnce {
-		return r, nil
-	}
-	for _, d := range details {
-		_, _ = ch.SendRequest(d.Type, false, d.Payload) // a lost connection shows in the next one
-	}
-	granted, err := ch.SendRequest(program.Type, true, program.Payload)
-	if err == nil && !granted {
-		err = errRequestDenied
-	}
-	return r, err
-}
-
-// errRequestDenied is a refusal of which the node says more on the channel.
-var errRequestDenied = errors.New("the node does not run it")
-
-// input is the program's, for those who end it by Close.
-type input struct{ *remote }
-
-func (i input) Close() error { return i.CloseWrite() }
-
-// readRequests takes in what the node says about the program.
-func (r *remote) readRequests(reqs <-chan *ssh.Request) {
-	defer close(r.closed)
-	for q := range reqs {
-		switch q.Type {
-		case "exit-status":
-			if len(q.Payload) == 4 {
-				r.end = programExit{received: true, status: binary.BigEndian.Uint32(q.Payload)}
-			}
-		case "exit-signal":
-			var m struct {
-				Name       string
-				CoreDumped bool
-				Message    string
-				Language   string
-			}
-			if ssh.Unmarshal(q.Payload, &m) == nil {
-				r.end = programExit{received: true, signal: m.Name}
-			}
-		}
-		_ = q.Reply(false, nil) // where one is wanted, it is a sign of life
-	}
-}
-
-// copyOut writes what the program says until the channel is closed and all is written, and returns how it
-// ended. An output that takes nothing more ends the session.
-func (r *remote) copyOut(stdout, stderr io.Writer) (programExit, error) {
-	var both sync.WaitGroup
-	var errOut, errErr error
-	write := func(to io.Writer, from io.Reader, failed *error) {
-		if _, *failed = io.Copy(to, from); *failed != nil {
-			_ = r.Close()
-			_, _ = io.Copy(io.Discard, from) // else the other output would not come to its end
-		}
-	}
-	both.Go(func() { write(stdout, r.Channel, &errOut) })
-	both.Go(func() { write(stderr, r.Stderr(), &errErr) })
-	both.Wait()
-	<-r.closed
-	if err := errors.Join(errOut, errErr); err != nil {
-		return r.end, fault.Wrap(
-			err,
-			fault.Internal,
-			"",
-			"what the program says cannot be written: "+fault.DescribeNetwork(err),
-			"look at where standard output leads",
-		)
-	}
-	return r.end, nil
-}
-
-// result turns the end of a program into tsh's: its status, or 128 and the number of the signal that ended
-// it.
-func (e programExit) result() error {
+// program returns the request for the program.
+func (s *session) program(command string) dial.ChannelRequest {
 	switch {
-	case !e.received:
-		return fault.New(
-			fault.Unavailable,
-			"",
-			"the connection to the node was lost",
-			"connect again; if it was cut on purpose, tsh status says what you may still do",
-		)
-	case e.signal != "":
-		return exitStatus(128 + signalNumber(e.signal))
-	case e.status == 0:
-		return nil
+	case s.opts.subsystem:
+		return subsystemRequest(command)
+	case command == "":
+		return shellRequest()
 	}
-	return exitStatus(min(e.status, exitConnect)) // a process has 8 bits; what is more must not become 0
+	return execRequest(command)
 }
 
-// hintAskForRole is what to do where a node refuses without saying what.
-const hintAskForRole = "ask an administrator whether your roles allow it; after a change of roles run: tsh login"
-
-// channelRefused words a refusal of a channel. A node says why in it.
-func channelRefused(err error, what string) error {
-	var open *ssh.OpenChannelError
-	hint := hintAskForRole
-	if errors.As(err, &open) && open.Message != "" {
-		why, remedy := fault.SplitLine(clean(open.Message))
-		what += ": " + why
-		if remedy != "" {
-			hint = remedy
+// run runs a shell, a command or a subsystem until it ends.
+func (s *session) run(ctx context.Context, command string) error {
+	a, o := s.app, s.opts
+	in, isTerminal := terminal.File(a.Stdin)
+	isTerminal = isTerminal && !o.noInput
+	requests := a.envRequests(o.env)
+	if o.tty || command == "" && isTerminal && !o.noTTY {
+		if isTerminal {
+			s.tty = in
+		}
+		requests = append(requests, a.ptyRequest(s.tty))
+	}
+	if o.agent {
+		requests = append(requests, dial.ChannelRequest{Type: "auth-agent-req@openssh.com"})
+	}
+	var err error
+	s.remote, err = openSession(s.client, requests, s.program(command))
+	if s.remote == nil {
+		return err
+	}
+	if err != nil {
+		_ = s.remote.CloseWrite()
+		_ = s.remote.Close()
+		_, _ = s.remote.copyOutput(io.Discard, a.Stderr) // the node's reason
+		return fault.Wrap(err, fault.Denied, "", "the node refused to run the command", hintAskForRole)
+	}
+	if s.tty != nil {
+		if restore, err := terminal.MakeRaw(s.tty); err == nil {
+			defer restore()
 		}
 	}
-	return fault.Wrap(err, fault.Denied, "", what, hint)
+	return s.serve(ctx)
 }
 
-// Programs that a session can run.
-func shell() dial.ChannelRequest { return dial.ChannelRequest{Type: "shell"} }
-
-func execRequest(command string) dial.ChannelRequest {
-	return dial.ChannelRequest{Type: "exec", Payload: ssh.Marshal(struct{ Command string }{command})}
+// serve copies input and output, sends signals and sizes of the terminal, and returns when the program has
+// ended or the user has disconnected.
+func (s *session) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer cancel()
+	if s.tty != nil {
+		tasks.Go(func() { terminal.WatchSize(ctx, s.tty, s.remote.resize) })
+	}
+	disconnected := make(chan error, 1) // the first reason
+	disconnect := func(reason error) {
+		select {
+		case disconnected <- reason:
+		default:
+		}
+		_ = s.client.Close()
+	}
+	tasks.Go(func() { s.forwardSignals(ctx, disconnect) })
+	// Reading a terminal cannot be interrupted, so nobody waits for this goroutine: it ends with its input or
+	// with the process.
+	go s.copyInput(func() {
+		msg := "the connection was ended by " + s.opts.escape + "."
+		disconnect(fault.New(fault.Unavailable, "", msg, "connect again when you like"))
+	})
+	exit, err := s.remote.copyOutput(s.app.Stdout, s.app.Stderr)
+	select {
+	case reason := <-disconnected:
+		if s.tty != nil {
+			fmt.Fprint(s.app.Stderr, "\r\n") // end the line of the remote prompt
+		}
+		return reason
+	default:
+	}
+	if err != nil {
+		return err
+	}
+	return exit.result()
 }
 
-func subsystem(name string) dial.ChannelRequest {
-	return dial.ChannelRequest{Type: "subsystem", Payload: ssh.Marshal(struct{ Name string }{name})}
+// copyInput sends standard input to the program and then a half-close, so that the program reads the end of
+// its input and can still answer. It calls disconnect if the user types the escape sequence for it.
+func (s *session) copyInput(disconnect func()) {
+	var in io.Reader = s.app.Stdin
+	switch {
+	case s.opts.noInput:
+		in = strings.NewReader("")
+	case s.tty != nil && s.opts.escape != "none":
+		in = terminal.NewEscapes(in, s.app.Stderr, s.opts.escape[0], disconnect)
+	}
+	_, _ = io.Copy(s.remote, in)
+	_ = s.remote.CloseWrite()
 }
 
-// What follows goes along while the program runs.
-func (r *remote) resize(width, height int) {
-	_, _ = r.SendRequest(
-		"window-change",
-		false,
-		ssh.Marshal(struct{ Columns, Rows, Width, Height uint32 }{uint32(width), uint32(height), 0, 0}),
-	)
+// keepForwarding waits until a signal arrives or the connection is lost.
+func (s *session) keepForwarding(ctx context.Context) error {
+	lost := make(chan error, 1)
+	go func() { lost <- s.client.Wait() }() // ends with the connection, which ssh closes
+	select {
+	case sig := <-s.signals:
+		return signalExit(sig)
+	case <-lost:
+		return s.app.lostConnection()
+	}
 }
 
-func (r *remote) signal(s ssh.Signal) {
-	_, _ = r.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{string(s)}))
+// forwardStdio connects standard input and output to an address that the node reaches.
+func (s *session) forwardStdio(ctx context.Context) error {
+	to, err := forward.ParseTarget(s.opts.stdio)
+	if err != nil {
+		return err
+	}
+	ch, reqs, err := forward.OpenTo(s.client, to, nil)
+	if err != nil {
+		return channelRefused(err, "the node refused a connection to "+s.opts.stdio)
+	}
+	go ssh.DiscardRequests(reqs)
+	go func() { // nobody waits, as in serve: reading standard input cannot be interrupted
+		_, _ = io.Copy(ch, s.app.Stdin)
+		_ = ch.CloseWrite()
+	}()
+	done := make(chan error, 1)
+	go func() { _, err := io.Copy(s.app.Stdout, ch); done <- err }()
+	select {
+	case err := <-done:
+		return fault.Wrap(err, fault.Unavailable, "", "the connection was interrupted", "connect again")
+	case sig := <-s.signals:
+		return signalExit(sig)
+	}
+}
+
+// drain waits until all forwarded connections have ended, as OpenSSH does, or a signal arrives.
+func (s *session) drain(ctx context.Context, fw *forward.Forwarder) {
+	n := fw.Open()
+	if n == 0 {
+		return
+	}
+	if !s.opts.quiet {
+		fmt.Fprintf(s.app.Stderr, "tsh: waiting for forwarded connections to end (%d); Ctrl-C ends them\n", n)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with ctx
+		select {
+		case <-s.signals:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	fw.Drain(ctx)
 }

@@ -14,52 +14,55 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// said is what a host's session answers with.
-type said struct {
+// sessionReport is what a command of a testNode prints.
+type sessionReport struct {
 	Cmd, In string
 	Env     map[string]string
 }
 
 func TestSSHRunsACommandWithOneDial(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("web-1").status = 7
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("web-1").status = 7
+	c := tc.loggedIn()
 	r := c.runWith(strings.NewReader("input"), "ssh", "web-1", "echo", "-n", "a b")
-	var got said
+	var got sessionReport
 	if err := json.Unmarshal([]byte(r.out), &got); err != nil {
 		t.Fatalf("%v: %q %q", err, r.out, r.stderr)
 	}
 	if r.code != 7 || r.stderr != "oops\n" || got.Cmd != "echo -n a b" || got.In != "input" {
-		t.Errorf("got %+v %+v, want the command, its input, outputs apart, and 7", r, got)
+		t.Errorf("got %+v %+v, want the command, its input, separate outputs and 7", r, got)
 	}
 	if got.Env["USER"] != "alice" || got.Env["LANG"] != "ko_KR.UTF-8" || got.Env["TERM"] != "" {
-		t.Errorf("got %v, want alice, the language and no terminal", got.Env)
+		t.Errorf("got %v, want alice, her language and no terminal", got.Env)
 	}
-	if asked := w.takeCalls(); !slices.Equal(asked, []string{"dial web-1"}) {
-		t.Errorf("got %q, want the dial alone: a whole name costs nothing more", asked)
+	if calls := tc.takeCalls(); !slices.Equal(calls, []string{"dial web-1"}) {
+		t.Errorf("got calls %q, want only the dial request: a whole name needs no lookup", calls)
 	}
 }
 
 func TestSSHSendsTheTerminalType(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("web-1")
-	var got said
-	if err := json.Unmarshal([]byte(w.loggedIn().ok("ssh", "-t", "web-1", "top")), &got); err != nil ||
-		got.Env["TERM"] != "xterm" {
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("web-1")
+	out := tc.loggedIn().ok("ssh", "-t", "web-1", "top")
+	var got sessionReport
+	if err := json.Unmarshal([]byte(out), &got); err != nil || got.Env["TERM"] != "xterm" {
 		t.Errorf("got %+v (%v), want TERM xterm", got, err)
 	}
 }
 
 func TestSSHNames(t *testing.T) {
-	w := newTestCluster(t)
+	t.Parallel()
+	tc := newTestCluster(t)
 	for _, n := range []string{"web.eu", "web.us", "db.eu", "cache"} {
-		w.addNode(n)
+		tc.addNode(n)
 	}
-	w.mu.Lock()
-	w.nodes[2].Online = true
-	id := string(w.nodes[2].ID)
-	w.mu.Unlock()
-	c := w.loggedIn()
+	tc.mu.Lock()
+	tc.nodes[2].Online = true
+	id := string(tc.nodes[2].ID)
+	tc.mu.Unlock()
+	c := tc.loggedIn()
 	for typed, want := range map[string][]string{
 		"cache":                {"dial cache"},
 		"CACHE":                {"dial cache"},
@@ -71,8 +74,8 @@ func TestSSHNames(t *testing.T) {
 		if r := c.run("ssh", "alice@"+typed, "true"); r.code != 0 {
 			t.Errorf("%s: got %d %s", typed, r.code, r.stderr)
 		}
-		if got := w.takeCalls(); !slices.Equal(got, want) {
-			t.Errorf("%s: got %q asked, want %q", typed, got, want)
+		if got := tc.takeCalls(); !slices.Equal(got, want) {
+			t.Errorf("%s: got calls %q, want %q", typed, got, want)
 		}
 	}
 	c.refused(
@@ -82,13 +85,13 @@ func TestSSHNames(t *testing.T) {
 		"hint: use the whole name",
 	)
 	c.refused(255, []string{"ssh", "nosuch"}, "no node nosuch that you may reach", "tsh ls")
-	c.refused(255, []string{"ssh", "we b"}, "no node name")
+	c.refused(255, []string{"ssh", "we b"}, "not a node name")
 	c.refused(255, []string{"ssh", "alice,root@cache"}, "account name")
 	c.refused(255, []string{"ssh", "@cache"}, "account name")
-	w.mu.Lock()
-	delete(w.hosts, "cache")
-	w.nodes[3].Online, w.nodes[3].LastSeen = false, time.Now().Add(-3*time.Minute)
-	w.mu.Unlock()
+	tc.mu.Lock()
+	delete(tc.hosts, "cache")
+	tc.nodes[3].Online, tc.nodes[3].LastSeen = false, time.Now().Add(-3*time.Minute)
+	tc.mu.Unlock()
 	c.refused(255, []string{"ssh", "cache"}, "node cache is offline, last seen 3m ago")
 	c.refused(255, []string{"proxy", "ssh", "cache"}, "offline")
 	c.refused(
@@ -99,12 +102,13 @@ func TestSSHNames(t *testing.T) {
 }
 
 func TestSSHLogins(t *testing.T) {
-	w := newTestCluster(t)
-	w.logins = []identity.Login{"ubuntu", "alice"}
-	w.addNode("web-1")
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.logins = []identity.Login{"ubuntu", "alice"}
+	tc.addNode("web-1")
+	c := tc.loggedIn()
 	user := func(args ...string) string {
-		var got said
+		var got sessionReport
 		if err := json.Unmarshal([]byte(c.ok(append([]string{"ssh"}, args...)...)), &got); err != nil {
 			t.Fatal(err)
 		}
@@ -125,9 +129,11 @@ func TestSSHLogins(t *testing.T) {
 }
 
 func TestSSHReportsTheReasonOfTheNode(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("web-1").refuse = "threshold: error: role ops, deny 1 denies shell as alice on web-1\x1b[2J\r\nthreshold: hint: ask for another role\r\n"
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("web-1").refuse = "threshold: error: role ops, deny 1 denies shell as alice\x1b[2J\r\n" +
+		"threshold: hint: ask for another role\r\n"
+	c := tc.loggedIn()
 	c.refused(
 		255,
 		[]string{"ssh", "web-1"},
@@ -140,40 +146,45 @@ func TestSSHReportsTheReasonOfTheNode(t *testing.T) {
 }
 
 func TestSSHRefusesAnotherHost(t *testing.T) {
-	w, other := newTestCluster(t), newTestCluster(t)
-	w.addNode("web-1")
-	c := w.loggedIn()
-	for name, h := range map[string]*host{"a node of another name": w.newHost("web-2"), "a node of another cluster": other.newHost("web-1")} {
-		w.mu.Lock()
-		w.hosts["web-1"] = h
-		w.mu.Unlock()
+	t.Parallel()
+	tc, other := newTestCluster(t), newTestCluster(t)
+	tc.addNode("web-1")
+	c := tc.loggedIn()
+	for name, node := range map[string]*testNode{
+		"a node of another name":    tc.newNode("web-2"),
+		"a node of another cluster": other.newNode("web-1"),
+	} {
+		tc.mu.Lock()
+		tc.hosts["web-1"] = node
+		tc.mu.Unlock()
 		c.wantRefusal(c.run("ssh", "web-1", "true"), name, 255, "not node web-1")
 	}
 	plain, err := ssh.NewSignerFromSigner(newKey(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.mu.Lock()
-	w.hosts["web-1"] = &host{cert: plain}
-	w.mu.Unlock()
+	tc.mu.Lock()
+	tc.hosts["web-1"] = &testNode{cert: plain}
+	tc.mu.Unlock()
 	if r := c.run("ssh", "web-1", "true"); r.code != 255 || r.out != "" {
 		t.Errorf("a plain host key: got %+v, want a refusal", r)
 	}
 }
 
 func TestSSHExitStatusIsTheCommands(t *testing.T) {
-	w := newTestCluster(t)
-	c := w.loggedIn()
+	t.Parallel()
+	tc := newTestCluster(t)
+	c := tc.loggedIn()
 	for _, name := range []string{"signal", "lost", "status-0", "status-1", "status-255", "status-256"} {
-		h := w.addNode(name)
-		h.command = func(string, ssh.Channel) ssh.Signal { return "" }
+		node := tc.addNode(name)
+		node.command = func(string, ssh.Channel) ssh.Signal { return "" }
 		switch name {
 		case "signal":
-			h.command = func(string, ssh.Channel) ssh.Signal { return ssh.SIGTERM }
+			node.command = func(string, ssh.Channel) ssh.Signal { return ssh.SIGTERM }
 		case "lost":
-			h.command = func(_ string, ch ssh.Channel) ssh.Signal { _ = ch.Close(); return "" }
+			node.command = func(_ string, ch ssh.Channel) ssh.Signal { _ = ch.Close(); return "" }
 		default:
-			if _, err := fmt.Sscanf(name, "status-%d", &h.status); err != nil {
+			if _, err := fmt.Sscanf(name, "status-%d", &node.status); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -182,24 +193,29 @@ func TestSSHExitStatusIsTheCommands(t *testing.T) {
 		t.Errorf("a signal: got %d, want 143", r.code)
 	}
 	c.refused(255, []string{"ssh", "lost", "x"}, "lost")
-	for name, want := range map[string]int{"status-0": 0, "status-1": 1, "status-255": 255, "status-256": 255} {
+	wants := map[string]int{"status-0": 0, "status-1": 1, "status-255": 255, "status-256": 255}
+	for name, want := range wants {
 		if r := c.run("ssh", name, "x"); r.code != want || r.stderr != "" {
-			t.Errorf("%s: got %+v, want %d and no word", name, r, want)
+			t.Errorf("%s: got %+v, want %d and no message", name, r, want)
 		}
 	}
 }
 
-// A command that has its answer before its input ends must not wait for it, and one that ends its input gets
-// it as a half-close.
+// A command that ends before its input is not kept waiting, and one that reads to the end of its input gets a
+// half-close.
 func TestSSHHalfClosesInput(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("upper").command = func(_ string, ch ssh.Channel) ssh.Signal {
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("upper").command = func(_ string, ch ssh.Channel) ssh.Signal {
 		in, _ := io.ReadAll(ch)
 		_, _ = io.WriteString(ch, strings.ToUpper(string(in)))
 		return ""
 	}
-	w.addNode("eager").command = func(_ string, ch ssh.Channel) ssh.Signal { _, _ = io.WriteString(ch, "done"); return "" }
-	c := w.loggedIn()
+	tc.addNode("eager").command = func(_ string, ch ssh.Channel) ssh.Signal {
+		_, _ = io.WriteString(ch, "done")
+		return ""
+	}
+	c := tc.loggedIn()
 	if r := c.runWith(strings.NewReader("abc"), "ssh", "upper", "x"); r.out != "ABC" || r.code != 0 {
 		t.Errorf("got %+v, want ABC after the end of input", r)
 	}
@@ -211,10 +227,11 @@ func TestSSHHalfClosesInput(t *testing.T) {
 }
 
 func TestProxySSHCopiesBothWays(t *testing.T) {
-	w := newTestCluster(t)
-	w.addNode("web-1")
-	c := w.loggedIn()
-	r := c.run("proxy", "ssh", "web-1."+clusterName) // input ends at once: the node still says who it is
+	t.Parallel()
+	tc := newTestCluster(t)
+	tc.addNode("web-1")
+	c := tc.loggedIn()
+	r := c.run("proxy", "ssh", "web-1."+clusterName) // with an empty standard input
 	if r.code != 0 || !strings.HasPrefix(r.out, "SSH-2.0-") {
 		t.Errorf("got %+v, want the node's version line", r)
 	}

@@ -5,22 +5,26 @@ import (
 	"strings"
 
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// idle are OpenSSH's options, in lower case, that scripts give and that make no difference to tsh: it checks
-// the node's certificate whatever they say, asks nothing, looks for keys nowhere, and gives up on a silent
-// connection by itself.
-var idle = map[string]bool{
-	"addkeystoagent": true, "batchmode": true, "checkhostip": true, "compression": true, "connectionattempts": true,
-	"connecttimeout": true, "controlmaster": true, "controlpath": true, "controlpersist": true, "exitonforwardfailure": true, "forwardx11": true,
-	"forwardx11trusted": true, "globalknownhostsfile": true, "gssapiauthentication": true, "hashknownhosts": true, "identitiesonly": true,
-	"identityfile": true, "kbdinteractiveauthentication": true, "loglevel": true, "numberofpasswordprompts": true, "passwordauthentication": true,
-	"permitlocalcommand": true, "preferredauthentications": true, "pubkeyauthentication": true, "sendenv": true,
-	"serveralivecountmax": true, "serveraliveinterval": true, "stricthostkeychecking": true, "tcpkeepalive": true, "updatehostkeys": true,
+// ignoredOptions are the OpenSSH options, in lower case, that scripts give and that make no difference to
+// tsh: it always verifies the node's certificate, never asks questions, uses only the keys of the login, and
+// always detects a lost connection.
+var ignoredOptions = map[string]bool{
+	"addkeystoagent": true, "batchmode": true, "checkhostip": true, "compression": true,
+	"connectionattempts": true, "connecttimeout": true, "controlmaster": true, "controlpath": true,
+	"controlpersist": true, "exitonforwardfailure": true, "forwardx11": true, "forwardx11trusted": true,
+	"globalknownhostsfile": true, "gssapiauthentication": true, "hashknownhosts": true,
+	"identitiesonly": true, "identityfile": true, "kbdinteractiveauthentication": true,
+	"loglevel": true, "numberofpasswordprompts": true, "passwordauthentication": true,
+	"permitlocalcommand": true, "preferredauthentications": true, "pubkeyauthentication": true,
+	"sendenv": true, "serveralivecountmax": true, "serveraliveinterval": true,
+	"stricthostkeychecking": true, "tcpkeepalive": true, "updatehostkeys": true,
 	"userknownhostsfile": true, "visualhostkey": true,
 }
 
-// applyOptions reads OpenSSH's options, as OPTION=VALUE or "OPTION VALUE".
+// applyOptions applies OpenSSH options, each as OPTION=VALUE or "OPTION VALUE".
 func (o *sshOptions) applyOptions(options []string) error {
 	for _, s := range options {
 		name, value, ok := strings.Cut(s, "=")
@@ -29,12 +33,8 @@ func (o *sshOptions) applyOptions(options []string) error {
 		}
 		name, value = strings.TrimSpace(name), strings.Trim(strings.TrimSpace(value), `"`)
 		if name == "" || value == "" {
-			return fault.New(
-				fault.Invalid,
-				"",
-				fmt.Sprintf("-o %q is no option", s),
-				"write OPTION=VALUE, as -o RequestTTY=yes",
-			)
+			msg := fmt.Sprintf("-o %q is not an option", s)
+			return fault.New(fault.Invalid, "", msg, "write OPTION=VALUE, for example -o RequestTTY=yes")
 		}
 		if err := o.applyOption(strings.ToLower(name), value); err != nil {
 			return err
@@ -66,7 +66,7 @@ func (o *sshOptions) applyOption(name, value string) error {
 		o.env = append(o.env, value)
 	case "escapechar":
 		o.escape = value
-	case "clearallforwardings": // those of -L, -R and -D too: scp and sftp count on it
+	case "clearallforwardings": // also drops -L, -R and -D: scp and sftp rely on it
 		o.clear = o.clear || yes
 	case "localforward":
 		o.local = append(o.local, strings.Join(strings.Fields(value), ":"))
@@ -76,21 +76,13 @@ func (o *sshOptions) applyOption(name, value string) error {
 		o.dynamic = append(o.dynamic, value)
 	case "remotecommand":
 		if !strings.EqualFold(value, "none") {
-			return fault.New(
-				fault.Invalid,
-				"",
-				"tsh has no option remotecommand",
-				"write the command after the node",
-			)
+			msg := "tsh does not support the option remotecommand"
+			return fault.New(fault.Invalid, "", msg, "write the command after the node")
 		}
 	default:
-		if !idle[name] {
-			return fault.New(
-				fault.Invalid,
-				"",
-				fmt.Sprintf("tsh has no option %s", clean(name)),
-				"leave it out; ssh itself takes it and reaches nodes too, see: tsh config",
-			)
+		if !ignoredOptions[name] {
+			msg := "tsh does not support the option " + terminal.Clean(name)
+			return fault.New(fault.Invalid, "", msg, "leave it out, or use ssh itself, see: tsh config")
 		}
 	}
 	return nil

@@ -3,13 +3,16 @@ package tsh
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/output"
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
 // loginStatus is a login as --format=json shows it.
@@ -27,9 +30,10 @@ type loginStatus struct {
 
 func (a *app) statusCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "status",
-		Short:   "Show who you are logged in as, where, and until when",
-		Long:    "Show who you are logged in as, where, and until when. It asks nobody: what is on this machine is shown.\nWithout a live login the exit code is 1.",
+		Use:   "status",
+		Short: "Show who you are logged in as, where, and until when",
+		Long: "Show who you are logged in as, where, and until when. This reads the files on this machine " +
+			"and connects to nothing.\nThe exit code is 1 if no login is valid.",
 		GroupID: everyday,
 		Args:    noArgs("leave %s out"),
 	}
@@ -48,7 +52,7 @@ func (a *app) statusCmd() *cobra.Command {
 	return c
 }
 
-// statuses lists the logins: the one that --proxy names, or all with the current one first.
+// statuses lists the logins: only the one of --proxy, or all with the current one first.
 func (a *app) statuses() ([]loginStatus, error) {
 	h, err := a.home()
 	if err != nil {
@@ -76,20 +80,17 @@ func (a *app) statuses() ([]loginStatus, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(
-			list,
-			loginStatus{
-				Proxy:   i.Proxy,
-				Cluster: i.Cluster,
-				Pin:     i.Pin,
-				User:    i.User,
-				Roles:   i.Roles,
-				Logins:  i.Logins,
-				Expires: i.Expires,
-				State:   a.loginState(i),
-				Current: addr == current,
-			},
-		)
+		list = append(list, loginStatus{
+			Proxy:   i.Proxy,
+			Cluster: i.Cluster,
+			Pin:     i.Pin,
+			User:    i.User,
+			Roles:   i.Roles,
+			Logins:  i.Logins,
+			Expires: i.Expires,
+			State:   a.loginState(i),
+			Current: addr == current,
+		})
 	}
 	return list, nil
 }
@@ -111,17 +112,25 @@ func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
 				return err
 			}
 		}
-		if err := a.writeLogin(profile.Info{Proxy: s.Proxy, Cluster: s.Cluster, User: s.User, Roles: s.Roles, Logins: s.Logins, Expires: s.Expires}); err != nil {
+		err := a.writeLogin(profile.Info{
+			Proxy:   s.Proxy,
+			Cluster: s.Cluster,
+			User:    s.User,
+			Roles:   s.Roles,
+			Logins:  s.Logins,
+			Expires: s.Expires,
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeLogin writes a login in words.
+// writeLogin writes a login as text.
 func (a *app) writeLogin(i profile.Info) error {
 	if !i.LoggedIn() {
-		return pairs(
+		return output.WritePairs(
 			a.Stdout,
 			[2]string{"Proxy", i.Proxy},
 			[2]string{"Cluster", i.Cluster},
@@ -130,10 +139,7 @@ func (a *app) writeLogin(i profile.Info) error {
 	}
 	until := i.Expires.Local().Format("2006-01-02 15:04")
 	if left := i.Expires.Sub(a.Now()); left > 0 {
-		until += fmt.Sprintf(
-			" (%s left)",
-			left.Round(time.Minute).String()[:len(left.Round(time.Minute).String())-2],
-		)
+		until += fmt.Sprintf(" (%s left)", strings.TrimSuffix(left.Round(time.Minute).String(), "0s"))
 	} else {
 		until += " (expired " + ago(-left) + " ago)"
 	}
@@ -141,7 +147,7 @@ func (a *app) writeLogin(i profile.Info) error {
 	if logins == "" {
 		logins = "none"
 	}
-	return pairs(
+	return output.WritePairs(
 		a.Stdout,
 		[2]string{"User", i.User},
 		[2]string{"Cluster", i.Cluster},
@@ -155,13 +161,14 @@ func (a *app) writeLogin(i profile.Info) error {
 func (a *app) logoutCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
-		Use:     "logout",
-		Short:   "Remove keys and certificates from this machine and from ssh-agent",
-		Long:    "Remove keys and certificates from this machine and from ssh-agent. The cluster's pin stays, so that the next login is with the same cluster.",
+		Use:   "logout",
+		Short: "Remove your keys and certificates from this machine and from ssh-agent",
+		Long: "Remove your keys and certificates from this machine and from ssh-agent. " +
+			"The cluster's pin stays, so that the next login goes to the same cluster.",
 		GroupID: everyday,
 		Args:    noArgs("leave %s out"),
 	}
-	c.Flags().BoolVar(&all, "all", false, "at every proxy")
+	c.Flags().BoolVar(&all, "all", false, "log out at every proxy")
 	c.RunE = func(c *cobra.Command, _ []string) error { return a.runLogout(all) }
 	return c
 }
@@ -188,7 +195,7 @@ func (a *app) runLogout(all bool) error {
 		}
 		if !i.LoggedIn() {
 			if !all {
-				fmt.Fprintf(a.Stderr, "Nobody was logged in at %s.\n", i.Proxy)
+				fmt.Fprintf(a.Stderr, "You were not logged in at %s.\n", i.Proxy)
 			}
 			continue
 		}
@@ -196,7 +203,7 @@ func (a *app) runLogout(all bool) error {
 		if err := h.Remove(addr); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Stdout, "Logged out %s at %s.\n", clean(i.User), i.Proxy)
+		fmt.Fprintf(a.Stdout, "Logged out %s at %s.\n", terminal.Clean(i.User), i.Proxy)
 	}
 	if len(proxies) == 0 {
 		return fault.New(fault.NotFound, "", "not logged in anywhere", "run: tsh login --proxy HOST")

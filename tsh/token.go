@@ -12,9 +12,11 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/tsh/output"
+	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-// Life of a join token.
+// Lifetime of a join token.
 const (
 	defaultTokenTTL = 30 * time.Minute
 	minTokenTTL     = time.Second
@@ -25,57 +27,57 @@ const (
 type tokenSpec struct {
 	Kind   identity.Kind     `json:"kind"`
 	TTL    access.Duration   `json:"ttl"`
-	Labels map[string]string `json:"labels,omitempty"` // the machine's, whatever it wishes
+	Labels map[string]string `json:"labels,omitempty"` // override the labels that the machine requests
 }
 
 func (a *app) tokenCmd() *cobra.Command {
-	c := &cobra.Command{Use: "token", Short: "Make join tokens for machines", GroupID: admin}
+	c := &cobra.Command{Use: "token", Short: "Create join tokens for machines", GroupID: admin}
 	kind, ttl := string(identity.Node), defaultTokenTTL
 	var labels []string
 	create := &cobra.Command{
-		Use:     "create",
-		Short:   "Make a token that admits one machine, once, for a short time",
-		Example: "  tsh token create --label env=prod --label team=web\n  tsh token create --format=json | jq -r .token",
-		Args:    noArgs("leave %s out"),
+		Use:   "create",
+		Short: "Create a token by which one machine can join, once and within a short time",
+		Example: "  tsh token create --label env=prod --label team=web\n" +
+			"  tsh token create --format=json | jq -r .token",
+		Args: noArgs("leave %s out"),
 	}
-	form := formatFlag(create)
+	format := formatFlag(create)
 	create.RunE = func(c *cobra.Command, _ []string) error {
 		r, err := newToken(kind, ttl, labels)
 		if err != nil {
 			return err
 		}
-		if *form == asText {
+		if *format == output.Text {
 			return a.apply(c.Context(), []authrpc.Resource{r})
 		}
-		return a.makeToken(
-			c.Context(),
-			r,
-			createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)},
-			*form,
-		)
+		created := createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
+		return a.createToken(c.Context(), r, created, *format)
 	}
 	f := create.Flags()
 	f.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
-	f.DurationVar(&ttl, "ttl", ttl, "how long it may be used, as 90s or 15m; at most 30m")
-	f.StringArrayVar(&labels, "label", nil, "`KEY=VALUE` of the machine; may be repeated")
-	_ = create.RegisterFlagCompletionFunc(
-		"kind",
-		cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp),
-	)
+	f.DurationVar(&ttl, "ttl", ttl, "how long the token is valid, as 90s or 15m; at most 30m")
+	f.StringArrayVar(&labels, "label", nil, "label of the machine, as `KEY=VALUE`; may be repeated")
+	kinds := cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp)
+	_ = create.RegisterFlagCompletionFunc("kind", kinds) // the flag exists
 	c.AddCommand(create)
 	return c
 }
 
-// createdToken is a new token for programs to read.
+// createdToken is a new token in JSON or YAML.
 type createdToken struct {
 	Name  string          `json:"name"`
 	Kind  identity.Kind   `json:"kind"`
 	TTL   access.Duration `json:"ttl"`
-	Token string          `json:"token"` // secret; shown this once
+	Token string          `json:"token"` // secret; shown only here
 }
 
-// makeToken makes a token and writes it for a program: nothing else is said.
-func (a *app) makeToken(ctx context.Context, r authrpc.Resource, t createdToken, form format) error {
+// createToken creates a token and writes only t, completed, to standard output.
+func (a *app) createToken(
+	ctx context.Context,
+	r authrpc.Resource,
+	t createdToken,
+	format output.Format,
+) error {
 	p, err := a.currentLogin()
 	if err != nil {
 		return err
@@ -87,25 +89,18 @@ func (a *app) makeToken(ctx context.Context, r authrpc.Resource, t createdToken,
 		return err
 	}
 	t.Name, t.Token = got.Resource.Metadata.Name, got.Secret
-	return a.write(form, t, nil)
+	return a.write(format, t, nil)
 }
 
+// newToken returns the resource of a token, without a name: the auth service generates it.
 func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resource, err error) {
 	if kind != string(identity.Node) && kind != string(identity.Proxy) {
-		return r, fault.New(
-			fault.Invalid,
-			"",
-			fmt.Sprintf("--kind=%s is no kind of machine that joins by token", kind),
-			"use node or proxy",
-		)
+		msg := fmt.Sprintf("--kind=%s is not a kind of machine that joins with a token", kind)
+		return r, fault.New(fault.Invalid, "", msg, "use node or proxy")
 	}
 	if ttl < minTokenTTL || ttl > maxTokenTTL {
-		return r, fault.New(
-			fault.Invalid,
-			"",
-			fmt.Sprintf("--ttl=%s is not between %s and %s", ttl, minTokenTTL, maxTokenTTL),
-			"choose a time in between",
-		)
+		msg := fmt.Sprintf("--ttl=%s is not between %s and %s", ttl, minTokenTTL, maxTokenTTL)
+		return r, fault.New(fault.Invalid, "", msg, "choose a duration in this range")
 	}
 	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
 	if len(labels) > 0 {
@@ -113,35 +108,27 @@ func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resour
 			err = identity.Labels(spec.Labels).Check()
 		}
 		if err != nil {
-			return r, fault.Wrap(
-				err,
-				fault.Invalid,
-				"",
-				"--label: "+err.Error(),
-				"write --label KEY=VALUE, as --label env=prod",
-			)
+			hint := "write --label KEY=VALUE, as --label env=prod"
+			return r, fault.Wrap(err, fault.Invalid, "", "--label: "+err.Error(), hint)
 		}
 	}
-	r = authrpc.Resource{Kind: "token", Version: "v1"} // auth draws the name
+	r = authrpc.Resource{Kind: "token", Version: "v1"}
 	r.Spec, err = json.Marshal(spec)
 	return r, err
 }
 
-// showToken prints a join token, this once, with the commands to type on the new machine. The token goes
-// through a file, never an argument: arguments show in process lists.
+// showToken prints a join token, which cannot be shown again, with the commands to type on the new machine.
+// There the token goes into a file and not into an argument, because other users can see arguments in the
+// list of processes.
 func (a *app) showToken(proxy, secret string) {
-	fmt.Fprintf(a.Stdout, "token: %s\n", clean(secret))
-	const save = "\nNext, on the new machine, as root:\n  install -m 0600 /dev/stdin token        # paste the token, then Enter and Ctrl-D\n"
+	fmt.Fprintf(a.Stdout, "token: %s\n", terminal.Clean(secret))
+	const save = "\nNext, on the new machine, as root:\n" +
+		"  install -m 0600 /dev/stdin token        # paste the token, then press Enter and Ctrl-D\n"
 	if t, err := authrpc.ParseToken(secret); err == nil && t.Kind == identity.Proxy {
-		fmt.Fprint(
-			a.Stderr,
-			save+"  threshold start --config threshold.yaml # with token_file: token in its proxy section\n",
-		)
+		const start = "  threshold start --config threshold.yaml  # with token_file in its proxy section\n"
+		fmt.Fprint(a.Stderr, save+start)
 		return
 	}
-	fmt.Fprintf(
-		a.Stderr,
-		save+"  threshold-node --proxy %s --data /var/lib/threshold-node --token-file token\n",
-		proxy,
-	)
+	const start = "  threshold-node --proxy %s --data /var/lib/threshold-node --token-file token\n"
+	fmt.Fprintf(a.Stderr, save+start, proxy)
 }

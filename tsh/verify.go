@@ -20,11 +20,11 @@ import (
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
-// maxClockGap is how far this machine's clock may be from auth's.
+// maxClockGap is how far this machine's clock may differ from that of the auth service.
 const maxClockGap = 2 * time.Minute
 
-// verify checks all that a redeemed login brought before any of it is kept: the authorities under the pin,
-// both certificates under the authorities, and that they are for our keys.
+// verify checks everything in the answer to a redeemed login before any of it is stored: the authorities with
+// the pin, both certificates with the authorities, and that the certificates are for the keys of this login.
 func verify(
 	resp authrpc.RedeemLoginResponse,
 	at cluster,
@@ -34,16 +34,16 @@ func verify(
 	if err := checkClock(resp.Time, now); err != nil {
 		return nil, err
 	}
-	p, err := open(resp, at, k, now)
-	return p, fault.Wrap(
-		err,
-		fault.Invalid,
-		"",
-		"what auth sent does not hold: "+fmt.Sprint(err),
-		"log in again; if it stays so, show this message to an administrator",
-	)
+	p, err := verifyLogin(resp, at, k, now)
+	if err != nil {
+		msg := "the answer of the auth service is not valid: " + err.Error()
+		hint := "log in again; if that does not help, show this message to an administrator"
+		return nil, fault.Wrap(err, fault.Invalid, "", msg, hint)
+	}
+	return p, nil
 }
 
+// checkClock refuses a clock that differs from the cluster's by more than maxClockGap.
 func checkClock(theirs, now time.Time) error {
 	gap := now.Sub(theirs)
 	if gap.Abs() <= maxClockGap {
@@ -53,50 +53,50 @@ func checkClock(theirs, now time.Time) error {
 	if gap < 0 {
 		side = "behind"
 	}
-	return fault.New(
-		fault.Invalid,
-		"",
-		fmt.Sprintf(
-			"this machine's clock is %s %s the cluster's (here %s, there %s)",
-			gap.Abs().Round(time.Second),
-			side,
-			now.UTC().
-				Format(time.RFC3339),
-			theirs.UTC().Format(time.RFC3339),
-		),
-		"set this machine's clock, then log in again",
+	msg := fmt.Sprintf(
+		"this machine's clock is %s %s the cluster's (here %s, there %s)",
+		gap.Abs().Round(time.Second),
+		side,
+		now.UTC().Format(time.RFC3339),
+		theirs.UTC().Format(time.RFC3339),
 	)
+	return fault.New(fault.Invalid, "", msg, "set this machine's clock, then log in again")
 }
 
-func open(
+func verifyLogin(
 	resp authrpc.RedeemLoginResponse,
 	at cluster,
 	k *loginKeys,
 	now time.Time,
 ) (*profile.Profile, error) {
-	name, trusted, err := rules.OpenAuthorities(at.pin, resp.Authorities)
+	name, authorities, err := rules.OpenAuthorities(at.pin, resp.Authorities)
 	if err != nil {
 		return nil, err
 	}
 	if at.name != identity.AnyCluster && at.name != name {
 		return nil, fmt.Errorf("the cluster calls itself %q, not %q", name, at.name)
 	}
-	peer, chain, err := verifyX509(resp.X509, name, trusted, k, now)
+	peer, chain, err := verifyX509(resp.X509, name, authorities, k, now)
 	if err != nil {
 		return nil, err
 	}
 	p := &profile.Profile{
+		Info: profile.Info{
+			Cluster: name,
+			User:    peer.Name,
+			Roles:   peer.Roles,
+			Expires: peer.Expires.UTC(),
+		},
 		Pin:         at.pin,
 		SSHKey:      k.ssh,
-		Chain:       resp.Authorities,
-		Authorities: trusted,
 		X509:        chain,
+		Chain:       resp.Authorities,
+		Authorities: authorities,
 	}
-	p.Info = profile.Info{Cluster: name, User: peer.Name, Roles: peer.Roles, Expires: peer.Expires.UTC()}
-	if len(resp.SSHCert) == 0 {
+	if len(resp.SSHCert) == 0 { // the user's roles allow no login on any node
 		return p, nil
 	}
-	user, cert, err := verifySSH(resp.SSHCert, name, trusted, k, now)
+	user, cert, err := verifySSH(resp.SSHCert, name, authorities, k, now)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func open(
 func verifyX509(
 	ders [][]byte,
 	name string,
-	trusted rules.ParsedAuthorities,
+	authorities rules.ParsedAuthorities,
 	k *loginKeys,
 	now time.Time,
 ) (identity.Peer, tls.Certificate, error) {
@@ -126,14 +126,8 @@ func verifyX509(
 		}
 		chain = append(chain, c)
 	}
-	peer, err := identity.VerifyX509(
-		chain,
-		name,
-		trusted.UserRoots,
-		x509.ExtKeyUsageClientAuth,
-		now,
-		identity.User,
-	)
+	usage := x509.ExtKeyUsageClientAuth
+	peer, err := identity.VerifyX509(chain, name, authorities.UserRoots, usage, now, identity.User)
 	if err != nil {
 		return identity.Peer{}, tls.Certificate{}, err
 	}
@@ -146,7 +140,7 @@ func verifyX509(
 func verifySSH(
 	wire []byte,
 	name string,
-	trusted rules.ParsedAuthorities,
+	authorities rules.ParsedAuthorities,
 	k *loginKeys,
 	now time.Time,
 ) (identity.SSHUser, *ssh.Certificate, error) {
@@ -154,7 +148,7 @@ func verifySSH(
 	if err != nil {
 		return identity.SSHUser{}, nil, err
 	}
-	user, err := identity.VerifySSHUser(key, name, trusted.UserSSH, permittedAddress(key), now)
+	user, err := identity.VerifySSHUser(key, name, authorities.UserSSH, permittedAddress(key), now)
 	if err != nil {
 		return identity.SSHUser{}, nil, err
 	}
@@ -165,8 +159,9 @@ func verifySSH(
 	return user, cert, nil
 }
 
-// permittedAddress is an address that the certificate's own pin permits, or nil where it has none: we do not
-// know which address the proxy sees, and the check is the proxy's and the node's.
+// permittedAddress returns an address that the certificate's source-address option permits, or nil if it has
+// none. tsh does not know which of its addresses the proxy sees; checking that is the task of the proxy and
+// the node.
 func permittedAddress(key ssh.PublicKey) net.Addr {
 	cert, ok := key.(*ssh.Certificate)
 	if !ok {

@@ -1,4 +1,4 @@
-// Command tsh is Threshold's client: tsh login, tsh ssh, tsh scp. Package tsh says what it does.
+// Command tsh is Threshold's client: tsh login, tsh ssh, tsh scp. Package tsh describes it.
 package main
 
 import (
@@ -14,8 +14,8 @@ import (
 // version is set by the linker: see the Makefile.
 var version = "dev"
 
-// gcPercent spends some memory of a program that soon ends on speed: a large transfer makes much garbage and
-// keeps little (measured: a tenth).
+// gcPercent makes the garbage collector run less often. tsh is a short-lived process, and a large transfer
+// makes much garbage and keeps little of it: this saves a tenth of the time (measured) and costs some memory.
 const gcPercent = 400
 
 func main() {
@@ -23,17 +23,14 @@ func main() {
 		debug.SetGCPercent(gcPercent)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := tsh.Main(
-		ctx,
-		tsh.Env{
-			Args:    os.Args[1:],
-			Stdin:   os.Stdin,
-			Stdout:  os.Stdout,
-			Stderr:  os.Stderr,
-			Getenv:  os.Getenv,
-			Version: version,
-		},
-	)
+	code := tsh.Main(ctx, tsh.Env{
+		Args:    os.Args[1:],
+		Stdin:   os.Stdin,
+		Stdout:  os.Stdout,
+		Stderr:  os.Stderr,
+		Getenv:  os.Getenv,
+		Version: version,
+	})
 	stop()
 	os.Exit(code)
 }

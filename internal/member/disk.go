@@ -128,7 +128,7 @@ func diskFault(path string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case durable.IsDiskFull(err):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fault.Wrap(
 			err,
 			fault.Exhausted,

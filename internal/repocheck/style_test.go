@@ -126,7 +126,6 @@ var foldersWithLongLines = []string{
 	"node/asaccount", "node/forward", "node/loginrecord", "node/process", "node/pty", "node/rules",
 	"node/sftp", "node/spool", "node/sshd", "node/uplink", "proxy", "proxy/jump", "proxy/proxytest",
 	"proxy/rules", "proxy/tunnels", "proxy/web", "raftstore", "raftstore/raftstoretest", "server",
-	"tsh", "tsh/forward", "tsh/profile",
 }
 
 func TestLinesAreNotTooLong(t *testing.T) {

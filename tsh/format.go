@@ -1,0 +1,48 @@
+package tsh
+
+import (
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/output"
+)
+
+// formatFlag adds --format to the command.
+func formatFlag(c *cobra.Command) *output.Format {
+	f := output.Text
+	c.Flags().Var(&f, "format", "output format: text, json or yaml")
+	completions := cobra.FixedCompletions(output.Formats, cobra.ShellCompDirectiveNoFileComp)
+	_ = c.RegisterFlagCompletionFunc("format", completions) // the flag exists
+	return &f
+}
+
+// write writes v to standard output as JSON or YAML, or calls text for the text format.
+func (a *app) write(f output.Format, v any, text func(io.Writer) error) error {
+	var err error
+	switch f {
+	case output.JSON:
+		err = output.WriteJSON(a.Stdout, v)
+	case output.YAML:
+		err = output.WriteYAML(a.Stdout, v)
+	default:
+		err = text(a.Stdout)
+	}
+	return stdoutFault(err)
+}
+
+// stdoutFault describes a failed write to standard output. It is nil for a nil error.
+func stdoutFault(err error) error {
+	msg := "cannot write to standard output"
+	return fault.Wrap(err, fault.Internal, "", msg, "check where standard output goes")
+}
+
+func join[T ~string](list []T) string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = string(s)
+	}
+	return strings.Join(out, ", ")
+}

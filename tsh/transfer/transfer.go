@@ -1,0 +1,100 @@
+// Package transfer answers: how do files get from this machine to a node and back?
+//
+// It copies files and folders over SFTP for tsh scp and shows progress on a terminal. A file gets its final
+// name only when it is complete: a copy that fails leaves the previous file as it was. File names that a node
+// sends are not trusted: see checkName.
+package transfer
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/pkg/sftp"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/terminal"
+)
+
+// Options say how files are copied.
+type Options struct {
+	Recursive bool // copy folders with everything in them
+	Preserve  bool // keep modes and modification times
+}
+
+// Copier copies between this machine and one node. It is not safe for concurrent use.
+type Copier struct {
+	remote   *sftp.Client
+	opts     Options
+	progress *Progress
+	skipped  func(name string)
+}
+
+// New returns a Copier over an SFTP connection, which stays the caller's to close. skipped is called with the
+// name of each device, pipe and socket that a recursive copy leaves out; the name is safe to print.
+func New(remote *sftp.Client, opts Options, progress *Progress, skipped func(name string)) *Copier {
+	return &Copier{remote: remote, opts: opts, progress: progress, skipped: skipped}
+}
+
+// tempName returns the name of a file while it is being written. A long base is cut, because file systems
+// allow 255 bytes.
+func tempName(base string) string {
+	var b [6]byte
+	_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
+	return "." + strings.ToValidUTF8(base[:min(len(base), 200)], "") + ".tsh-" + hex.EncodeToString(b[:])
+}
+
+// isSpecial reports whether a recursive copy leaves the file out: devices, pipes and sockets.
+func isSpecial(m fs.FileMode) bool {
+	return m&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket|fs.ModeCharDevice|fs.ModeIrregular) != 0
+}
+
+// localFault describes an error of this machine's file system. It is nil for a nil error.
+func localFault(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	cause := err
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		cause = pathErr.Err
+	}
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fault.Wrap(err, fault.Exhausted, "", "this machine's disk is full: "+name+" was not written",
+			"free disk space, then copy again; the previous file is unchanged")
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.Wrap(err, fault.NotFound, "", name+" does not exist on this machine", "check the path")
+	}
+	msg := terminal.Clean(name) + ": " + cause.Error()
+	return fault.Wrap(err, fault.Invalid, "", msg, "check the path and its permissions")
+}
+
+// remoteFault describes an error of the node's SFTP service. If ctx has ended, it returns the error of ctx.
+// SFTP has no status for a full disk, so servers describe it in their message.
+func remoteFault(ctx context.Context, name string, err error) error {
+	name = terminal.Clean(name)
+	var status *sftp.StatusError
+	switch text := strings.ToLower(err.Error()); {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case strings.Contains(text, "no space left"), strings.Contains(text, "quota exceeded"):
+		return fault.Wrap(err, fault.Exhausted, "", "the node's disk is full: "+name+" was not written",
+			"free disk space on the node, then copy again; the previous file is unchanged")
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.Wrap(err, fault.NotFound, "", name+" does not exist on the node",
+			"check the path; without a leading / it is relative to the home folder")
+	case errors.Is(err, fs.ErrPermission):
+		return fault.Wrap(err, fault.Denied, "", "the account on the node has no permission for "+name,
+			"use another path or login: LOGIN@NODE:PATH")
+	case errors.As(err, &status):
+		msg := name + ": " + terminal.Clean(strings.TrimPrefix(status.Error(), "sftp: "))
+		return fault.Wrap(err, fault.Invalid, "", msg, "check the path on the node")
+	}
+	msg := "the transfer of " + name + " was interrupted: " + terminal.Clean(err.Error())
+	return fault.Wrap(err, fault.Unavailable, "", msg, "copy again; the previous file is unchanged")
+}
