@@ -8,8 +8,7 @@ import (
 )
 
 // localFileSystems are the types (statfs(2)) of file systems that answer by themselves. Any other may wait
-// for somebody else: for a file server that is gone or, with FUSE, for a program that may belong to the
-// account itself.
+// for a file server that is gone or, with FUSE, for a program that may belong to the account itself.
 var localFileSystems = []int64{
 	unix.EXT4_SUPER_MAGIC,
 	unix.XFS_SUPER_MAGIC,

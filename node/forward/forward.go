@@ -47,7 +47,7 @@ type Direction string
 
 const (
 	Local  Direction = "local"  // the client, to what the node reaches: ssh -L, -D, -W
-	Remote Direction = "remote" // whoever connects to a listener on the node, to the client: ssh -R
+	Remote Direction = "remote" // programs that connect to a listener on the node, to the client: ssh -R
 	Agent  Direction = "agent"  // programs on the node, to the client's SSH agent: ssh -A
 )
 
