@@ -65,7 +65,7 @@ type Config struct {
 	// itself, or through balancers that pass TLS on. WebSocket is for balancers that end TLS; direct
 	// connections work all the same.
 	Transport dial.Transport
-	// KeepAlive is how long a WebSocket may be silent. Zero means egress.KeepAlive.
+	// KeepAlive is how long a WebSocket may be silent. Zero means egress.KeepAliveInterval.
 	KeepAlive time.Duration
 	// PenaltyExempt are networks that are never penalised for garbage, invalid certificates and stalls.
 	PenaltyExempt []netip.Prefix

@@ -14,25 +14,22 @@ import (
 	"github.com/threshold-access/threshold/internal/egress"
 )
 
-// connKey finds, in a request's context, the connection that it came in.
+// connKey is the key of a request's connection in its context.
 type connKey struct{}
 
 func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// connect takes a WebSocket and hands its bytes to the port, as though they had just been accepted there. It
-// is for tsh and machines, whose TLS is inside: a browser, which always says Origin with a WebSocket, has no
-// business here, whichever page it shows.
+// connect accepts a WebSocket and passes its byte stream to Config.Connect. It is for tsh and machines,
+// which do TLS inside. Browsers are refused, whatever page they show: they always send Origin with a
+// WebSocket.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	outer, ok := r.Context().Value(connKey{}).(net.Conn)
 	switch {
 	case !ok || s.cfg.Connect == nil || s.cfg.Transport != dial.WebSocket:
-		http.Error(
-			w,
-			"This proxy takes no WebSockets: spec.proxy.transport is not websocket.",
-			http.StatusNotFound,
-		)
+		http.Error(w, "This proxy accepts no WebSockets: spec.proxy.transport is not websocket.",
+			http.StatusNotFound)
 		return
 	case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
 		http.Error(w, "This address is not for browsers.", http.StatusForbidden)
@@ -40,17 +37,16 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{})
-	if err != nil { // it has answered
+	if err != nil { // Accept has answered the request
 		s.cfg.Log.Debug("no WebSocket", "from", r.RemoteAddr, "err", err)
 		return
 	}
-	from, _ := netip.ParseAddrPort(r.RemoteAddr) // guard left nothing else there
+	from, _ := netip.ParseAddrPort(r.RemoteAddr) // guard has set it
 	s.cfg.Connect(outer, egress.NewStream(ws, local, net.TCPAddrFromAddrPort(from), s.cfg.KeepAlive))
 }
 
-// clientAddr is where a request comes from: its connection's other end or, where that is a listed balancer,
-// the last address in X-Forwarded-For, which is the one that the balancer wrote itself. Its port is not known
-// there, and 0.
+// clientAddr returns the address of the client, with a port. Behind a listed balancer it is the last
+// address in X-Forwarded-For, which the balancer itself has added; the port is not known and 0.
 func (s *Server) clientAddr(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !s.fromBalancer(peer.Addr()) {
@@ -67,7 +63,16 @@ func (s *Server) clientAddr(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// parseForwarded reads an address as balancers write it: bare, or with a port.
+// clientHost returns the address of the client without the port. guard has set RemoteAddr.
+func clientHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// parseForwarded parses an address as balancers write it, with or without a port.
 func parseForwarded(s string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(strings.Trim(s, "[]"))
 	if err != nil {
@@ -81,8 +86,6 @@ func parseForwarded(s string) (netip.Addr, bool) {
 }
 
 func (s *Server) fromBalancer(a netip.Addr) bool {
-	return slices.ContainsFunc(
-		s.cfg.Balancers,
-		func(n netip.Prefix) bool { return n.Contains(a.Unmap().WithZone("")) },
-	)
+	a = a.Unmap().WithZone("")
+	return slices.ContainsFunc(s.cfg.Balancers, func(n netip.Prefix) bool { return n.Contains(a) })
 }

@@ -19,7 +19,8 @@ import (
 	"github.com/threshold-access/threshold/proxy/web"
 )
 
-// balancedServer is the pages behind a balancer that speaks HTTP/1.1 to them, and what came in WebSockets.
+// balancedServer is the web server behind a balancer that speaks HTTP/1.1 to it. streams has the byte
+// streams of its WebSockets, began the calls to Begin.
 type balancedServer struct {
 	*proxytest.Auth
 	addr    string
@@ -27,8 +28,10 @@ type balancedServer struct {
 	began   chan authrpc.BeginLoginRequest
 }
 
+// receivedStream has the arguments of Config.Connect.
 type receivedStream struct{ outer, stream net.Conn }
 
+// newBalancedServer runs a balancedServer until the test ends. change adapts its configuration.
 func newBalancedServer(t *testing.T, change func(*web.Config)) *balancedServer {
 	t.Helper()
 	b := &balancedServer{
@@ -64,7 +67,14 @@ func newBalancedServer(t *testing.T, change func(*web.Config)) *balancedServer {
 	return b
 }
 
+// unchanged is no change.
 func unchanged(*web.Config) {}
+
+// dial opens a WebSocket. The response is that of the handshake.
+func (b *balancedServer) dial(t *testing.T, header http.Header) (*websocket.Conn, *http.Response, error) {
+	url := "ws://" + b.addr + dial.ConnectPath
+	return websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPHeader: header})
+}
 
 func (b *balancedServer) get(t *testing.T, path string, header http.Header) *http.Response {
 	t.Helper()
@@ -88,34 +98,30 @@ func (b *balancedServer) get(t *testing.T, path string, header http.Header) *htt
 func forwarded(lines ...string) http.Header { return http.Header{"X-Forwarded-For": lines} }
 
 func TestAWebSocketBecomesAByteStream(t *testing.T) {
+	t.Parallel()
 	b := newBalancedServer(t, unchanged)
-	c, _, err := websocket.Dial(
-		t.Context(),
-		"ws://"+b.addr+dial.ConnectPath,
-		&websocket.DialOptions{HTTPHeader: forwarded("203.0.113.9")},
-	)
+	c, _, err := b.dial(t, forwarded("203.0.113.9"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.CloseNow()
 	got := <-b.streams
 	defer got.stream.Close()
-	if got.stream.RemoteAddr().String() != "203.0.113.9:0" || got.outer.LocalAddr().String() != b.addr ||
-		got.stream.LocalAddr().String() != b.addr {
-		t.Errorf(
-			"got a stream from %s at %s, want it from the client",
-			got.stream.RemoteAddr(),
-			got.stream.LocalAddr(),
-		)
+	if from, at := got.stream.RemoteAddr(), got.stream.LocalAddr(); from.String() != "203.0.113.9:0" ||
+		at.String() != b.addr {
+		t.Errorf("got a stream from %s to %s, want it from the client to %s", from, at, b.addr)
+	}
+	if got.outer.LocalAddr().String() != b.addr {
+		t.Errorf("got the outer connection to %s, want %s", got.outer.LocalAddr(), b.addr)
 	}
 	for _, part := range []string{"hello ", "", "world"} {
 		if err := c.Write(t.Context(), websocket.MessageBinary, []byte(part)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	word := make([]byte, 11)
-	if _, err := io.ReadFull(got.stream, word); err != nil || string(word) != "hello world" {
-		t.Errorf("got %q, %v, want the messages as one stream", word, err)
+	text := make([]byte, 11)
+	if _, err := io.ReadFull(got.stream, text); err != nil || string(text) != "hello world" {
+		t.Errorf("got %q, %v, want the messages as one stream", text, err)
 	}
 	if _, err := got.stream.Write([]byte("back")); err != nil {
 		t.Fatal(err)
@@ -126,28 +132,29 @@ func TestAWebSocketBecomesAByteStream(t *testing.T) {
 }
 
 func TestWhoMayNotOpenAWebSocket(t *testing.T) {
+	t.Parallel()
+	origin := func(o string) http.Header { return http.Header{"Origin": {o}} }
+	noOrigin := http.Header{"Sec-Fetch-Site": {"none"}}
+	tlsTransport := func(c *web.Config) { c.Transport = dial.TLS }
+	noConnect := func(c *web.Config) { c.Connect = nil }
 	for _, tt := range []struct {
 		name   string
 		change func(*web.Config)
 		header http.Header
 		want   int
 	}{
-		{"a page of another site", unchanged, http.Header{"Origin": {"https://evil.example.com"}}, http.StatusForbidden},
-		{"a page of our own", unchanged, http.Header{"Origin": {"https://access.example.com"}}, http.StatusForbidden},
-		{"a page without an origin", unchanged, http.Header{"Origin": {"null"}}, http.StatusForbidden},
-		{"a browser without Origin", unchanged, http.Header{"Sec-Fetch-Site": {"none"}}, http.StatusForbidden},
-		{"anyone where there is no balancer", func(c *web.Config) { c.Transport = dial.TLS }, http.Header{}, http.StatusNotFound},
-		{"anyone where nobody takes them", func(c *web.Config) { c.Connect = nil }, http.Header{}, http.StatusNotFound},
+		{"a page of another site", unchanged, origin("https://evil.example.com"), http.StatusForbidden},
+		{"a page of our own", unchanged, origin("https://access.example.com"), http.StatusForbidden},
+		{"a page without an origin", unchanged, origin("null"), http.StatusForbidden},
+		{"a browser without Origin", unchanged, noOrigin, http.StatusForbidden},
+		{"a proxy with the transport TLS", tlsTransport, http.Header{}, http.StatusNotFound},
+		{"a proxy without Connect", noConnect, http.Header{}, http.StatusNotFound},
 	} {
 		b := newBalancedServer(t, tt.change)
-		c, resp, err := websocket.Dial(
-			t.Context(),
-			"ws://"+b.addr+dial.ConnectPath,
-			&websocket.DialOptions{HTTPHeader: tt.header},
-		)
+		c, resp, err := b.dial(t, tt.header)
 		if err == nil {
 			c.CloseNow()
-			t.Fatalf("%s: got in, want refused", tt.name)
+			t.Fatalf("%s: got accepted, want refused", tt.name)
 		}
 		if resp == nil || resp.StatusCode != tt.want {
 			t.Errorf("%s: got %v, want %d", tt.name, err, tt.want)
@@ -160,47 +167,53 @@ func TestWhoMayNotOpenAWebSocket(t *testing.T) {
 }
 
 func TestThePingDocumentNamesTheTransport(t *testing.T) {
+	t.Parallel()
 	for _, want := range []dial.Transport{dial.WebSocket, dial.TLS} {
 		b := newBalancedServer(t, func(c *web.Config) { c.Transport = want })
 		var p dial.Ping
-		if err := json.NewDecoder(b.get(t, dial.PingPath, nil).Body).Decode(&p); err != nil ||
-			p.Transport != want {
+		err := json.NewDecoder(b.get(t, dial.PingPath, nil).Body).Decode(&p)
+		if err != nil || p.Transport != want {
 			t.Errorf("got %q, %v, want %q", p.Transport, err, want)
 		}
 	}
 }
 
-// Machines may know the proxy by an address inside. Pages stay where they are.
+// Machines may know the proxy by an internal name.
 func TestPingAnswersUnderAnyHostName(t *testing.T) {
+	t.Parallel()
 	b := newBalancedServer(t, unchanged)
 	resp, err := http.Get("http://" + b.addr + dial.PingPath)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Errorf("got %v, %v, want the ping document by any name", resp, err)
+		t.Errorf("got %v, %v, want the ping document under any name", resp, err)
 	}
 	resp.Body.Close()
 	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestXForwardedForIsBelievedOnlyFromBalancers(t *testing.T) {
-	elsewhere := func(c *web.Config) { c.Balancers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }
+	t.Parallel()
+	otherBalancer := func(c *web.Config) { c.Balancers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }
+	others := http.Header{"X-Real-Ip": {"192.0.2.1"}, "Forwarded": {"for=192.0.2.1"}}
 	for _, tt := range []struct {
 		name   string
 		change func(*web.Config)
 		header http.Header
 		want   string
 	}{
-		{"its own line", unchanged, forwarded("203.0.113.9"), "203.0.113.9"},
-		{"what a client had written before is not the balancer's", unchanged, forwarded("192.0.2.1, 203.0.113.9"), "203.0.113.9"},
-		{"on lines of its own", unchanged, forwarded("192.0.2.1", "192.0.2.2,203.0.113.9"), "203.0.113.9"},
+		{"one address", unchanged, forwarded("203.0.113.9"), "203.0.113.9"},
+		{"an address that the client sent, and the balancer's", unchanged,
+			forwarded("192.0.2.1, 203.0.113.9"), "203.0.113.9"},
+		{"addresses on several lines", unchanged,
+			forwarded("192.0.2.1", "192.0.2.2,203.0.113.9"), "203.0.113.9"},
 		{"with a port", unchanged, forwarded("203.0.113.9:4711"), "203.0.113.9"},
 		{"IPv6", unchanged, forwarded("2001:db8::9"), "2001:db8::9"},
 		{"IPv6 in brackets, with a port", unchanged, forwarded("[2001:db8::9]:4711"), "2001:db8::9"},
 		{"IPv4 in IPv6", unchanged, forwarded("::ffff:203.0.113.9"), "203.0.113.9"},
-		{"nonsense", unchanged, forwarded("unknown"), "127.0.0.1"},
-		{"nothing", unchanged, forwarded(), "127.0.0.1"},
-		{"nothing behind the comma", unchanged, forwarded("192.0.2.1,"), "127.0.0.1"},
-		{"another header", unchanged, http.Header{"X-Real-Ip": {"192.0.2.1"}, "Forwarded": {"for=192.0.2.1"}}, "127.0.0.1"},
-		{"a peer that is not listed", elsewhere, forwarded("203.0.113.9"), "127.0.0.1"},
+		{"no address", unchanged, forwarded("unknown"), "127.0.0.1"},
+		{"no line", unchanged, forwarded(), "127.0.0.1"},
+		{"nothing after the comma", unchanged, forwarded("192.0.2.1,"), "127.0.0.1"},
+		{"other headers", unchanged, others, "127.0.0.1"},
+		{"a peer that is not listed", otherBalancer, forwarded("203.0.113.9"), "127.0.0.1"},
 	} {
 		b := newBalancedServer(t, tt.change)
 		b.get(t, loginPath, tt.header)

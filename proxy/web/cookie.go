@@ -14,42 +14,38 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// Cookies. The __Host- prefix makes browsers hold them to this host, to https and to the whole site.
+// Names of cookies. Browsers accept the prefix __Host- only for cookies of this host alone, over https,
+// with the path "/".
 const (
-	attemptCookie  = "__Host-threshold-login" // auth's sealed attempt
-	screenCookie   = "__Host-threshold-page"  // screen, sealed here
-	confirmCookie  = "__Host-threshold-asked" // attemptTag the headless login that this browser was asked about
-	languageCookie = "__Host-threshold-lang"
-	maxCookieBytes = 4 << 10 // what browsers keep
+	attemptCookie  = "__Host-threshold-login" // the login attempt, sealed by the auth service
+	screenCookie   = "__Host-threshold-page"  // a screen, sealed by this process
+	confirmCookie  = "__Host-threshold-asked" // the attemptTag of the headless login that is confirmed
+	languageCookie = "__Host-threshold-lang"  // the language that the user chose
 )
 
+// maxCookieBytes is the longest value that browsers store.
+const maxCookieBytes = 4 << 10
+
 func setCookie(w http.ResponseWriter, name, value string) {
-	http.SetCookie(
-		w,
-		&http.Cookie{
-			Name:     name,
-			Value:    value,
-			Path:     "/",
-			Secure:   true,
-			HttpOnly: true,
-			SameSite: http.SameSiteLaxMode,
-		},
-	)
+	http.SetCookie(w, newCookie(name, value))
 }
 
 func dropCookies(w http.ResponseWriter, names ...string) {
 	for _, name := range names {
-		http.SetCookie(
-			w,
-			&http.Cookie{
-				Name:     name,
-				Path:     "/",
-				Secure:   true,
-				HttpOnly: true,
-				SameSite: http.SameSiteLaxMode,
-				MaxAge:   -1,
-			},
-		)
+		c := newCookie(name, "")
+		c.MaxAge = -1
+		http.SetCookie(w, c)
+	}
+}
+
+func newCookie(name, value string) *http.Cookie {
+	return &http.Cookie{
+		Name:     name,
+		Value:    value,
+		Path:     "/",
+		Secure:   true,
+		HttpOnly: true,
+		SameSite: http.SameSiteLaxMode,
 	}
 }
 
@@ -61,7 +57,7 @@ func readCookie(r *http.Request, name string) (string, bool) {
 	return c.Value, true
 }
 
-// screen is what the factor page shows. Auth tells it once; a reload shows it again.
+// screen is what the factor page shows. The auth service sends it once; the cookie lets the page be reloaded.
 type screen struct {
 	Name     string             `json:"name"`
 	Enrol    *authrpc.Enrolment `json:"enrol,omitempty"`
@@ -69,8 +65,8 @@ type screen struct {
 	Expires  time.Time          `json:"expires"`
 }
 
-// sealer keeps screens from being read or made by anyone else, a browser's owner included. Its key dies with
-// the process.
+// sealer encrypts and authenticates screens with AES-256-GCM. Not even the browser can read or forge them.
+// The key exists only in this process.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer() sealer {
@@ -87,28 +83,29 @@ func newSealer() sealer {
 	return sealer{aead}
 }
 
-// seal binds the screen to the attempt it belongs to.
+// seal encrypts a screen. It can be opened only together with the same attempt.
 func (s sealer) seal(v screen, attempt string) (string, error) {
 	plain, err := json.Marshal(v)
 	if err != nil {
 		return "", err
 	}
-	return base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, plain, attemptDigest(attempt))), nil
+	sealed := s.aead.Seal(nil, nil, plain, attemptDigest(attempt))
+	return base64.RawURLEncoding.EncodeToString(sealed), nil
 }
 
 func (s sealer) open(text, attempt string) (v screen, err error) {
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {
-		return v, errors.New("the page's cookie is not ours")
+		return v, errors.New("the cookie of the page is not base64")
 	}
 	plain, err := s.aead.Open(nil, nil, sealed, attemptDigest(attempt))
 	if err != nil {
-		return v, errors.New("the page's cookie is not ours")
+		return v, errors.New("the cookie of the page was not sealed by this process for this attempt")
 	}
 	return v, json.Unmarshal(plain, &v)
 }
 
-// attemptTag names an attempt in its page's form, and tells nothing of it.
+// attemptTag identifies an attempt in the form of its page, and reveals nothing of it.
 func attemptTag(attempt string) string {
 	return base64.RawURLEncoding.EncodeToString(attemptDigest(attempt)[:12])
 }

@@ -4,46 +4,39 @@ import (
 	"net/http"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
-	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// headless begins a login for a machine without a browser, whose link somebody opened here. They are shown
-// which machine asks before anything else happens: the link may have come from a stranger.
+// headless starts a login for another machine, which shows the link to this page because it has no browser.
+// The user first confirms that the machine is theirs: the link may be from a stranger.
 func (s *Server) headless(w http.ResponseWriter, r *http.Request) {
 	if !s.checkParams(w, r) {
 		return
 	}
 	handle := r.URL.Query().Get("handle")
 	if handle == "" {
-		s.fail(w, r, fault.New(fault.Invalid, "web.headless", "a login begins in the terminal", remedyLogin))
+		s.fail(w, r, startInTerminalFault())
 		return
 	}
 	s.startLogin(w, r, authrpc.BeginLoginRequest{Handle: handle, Confirmed: confirmed(r, handle)})
 }
 
-// confirmed reports whether this browser was shown who asks, and its person went on from that page. A link
-// that says so is not enough: the page leaves a cookie, and no other site may follow its link.
+// confirmed reports whether the user has confirmed this login on our page. A link with "go=1" is not
+// enough: the page also sets a cookie, and the request must not come from another site.
 func confirmed(r *http.Request, handle string) bool {
-	asked, ok := readCookie(r, confirmCookie)
+	tag, ok := readCookie(r, confirmCookie)
 	site := r.Header.Get("Sec-Fetch-Site")
-	return r.URL.Query().Get("go") == "1" && ok && asked == attemptTag(handle) &&
+	return r.URL.Query().Get("go") == "1" && ok && tag == attemptTag(handle) &&
 		(site == "" || site == "same-origin")
 }
 
+// confirmHeadless asks the user whether they started the login on the other machine.
 func (s *Server) confirmHeadless(
-	w http.ResponseWriter,
-	r *http.Request,
-	handle string,
-	who authrpc.Headless,
+	w http.ResponseWriter, r *http.Request, handle string, machine authrpc.Headless,
 ) {
 	setCookie(w, confirmCookie, attemptTag(handle))
 	q := r.URL.Query()
 	q.Set("go", "1")
-	s.render(
-		w,
-		r,
-		http.StatusOK,
-		"headless",
-		headlessView{From: who.From, Code: who.Code, Next: authrpc.HeadlessPath + "?" + q.Encode()},
-	)
+	next := authrpc.HeadlessPath + "?" + q.Encode()
+	view := headlessView{From: machine.From, Code: machine.Code, Next: next}
+	s.render(w, r, http.StatusOK, "headless", view)
 }

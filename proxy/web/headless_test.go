@@ -12,54 +12,42 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+// headlessPath is the link that tsh shows.
 const headlessPath = "/login/headless?handle=sealed"
 
-// headlessSite is a site whose auth knows one headless login.
+// headlessSite is a testSite whose auth service knows one headless login.
 func headlessSite(t *testing.T) *testSite {
 	s := newTestSite(t)
-	who := &authrpc.Headless{From: "203.0.113.9", Code: "WDJB-MJHT", Expires: s.now.Add(10 * time.Minute)}
-	begin, finish, prove := s.Begin, s.Finish, s.Prove
+	machine := &authrpc.Headless{From: "203.0.113.9", Code: "WDJB-MJHT", Expires: s.now.Add(10 * time.Minute)}
+	begin, finish := s.Begin, s.Finish
 	s.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		switch {
 		case r.Handle != "sealed":
-			return authrpc.BeginLoginResponse{}, fault.New(
-				fault.Expired,
-				"login",
-				"this page has ended",
-				"run: tsh login",
-			)
+			return authrpc.BeginLoginResponse{}, fault.New(fault.Expired, "login",
+				"this page has expired", "run: tsh login")
 		case !r.Confirmed:
-			return authrpc.BeginLoginResponse{Headless: who}, nil
+			return authrpc.BeginLoginResponse{Headless: machine}, nil
 		}
 		return begin(r)
 	}
 	s.Finish = func(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 		res, err := finish(r)
-		res.Headless = who
+		res.Headless = machine
 		return res, err
 	}
-	s.to = ""
-	s.Prove = prove
+	s.redirect = ""
 	return s
 }
 
 func TestAHeadlessLoginIsConfirmedAndApproved(t *testing.T) {
-	for lang, done := range map[string]string{"en": "goes on by itself", "ko": "이어집니다"} {
+	t.Parallel()
+	for lang, done := range map[string]string{"en": "the login continues", "ko": "이어집니다"} {
 		s := headlessSite(t)
 		s.codes = []string{"code-a"}
 		b := s.browser(lang)
 		a := b.get(headlessPath)
 		wantPage(t, a, 200, "203.0.113.9", "WDJB-MJHT", `id="continue"`, "go=1")
-		if a := b.get(headlessPath + "&go=1"); a.StatusCode != http.StatusSeeOther ||
-			a.Header.Get("Location") != provider {
-			t.Fatalf(
-				"%s: got %d to %q: %s, want the provider",
-				lang,
-				a.StatusCode,
-				a.Header.Get("Location"),
-				a.body,
-			)
-		}
+		wantRedirect(t, b.get(headlessPath+"&go=1"), provider)
 		b.get("/login/callback/corp?state=st&code=co")
 		wantPage(t, b.get("/login/factor"), 200, "203.0.113.9", "WDJB-MJHT", `name="code"`)
 		wantPage(t, b.code("000000"), 403, "WDJB-MJHT", `id="error"`)
@@ -68,15 +56,11 @@ func TestAHeadlessLoginIsConfirmedAndApproved(t *testing.T) {
 	}
 }
 
-// A link, or another site, cannot skip the page that says who asks.
+// Neither a link nor another site can skip the page that asks the user.
 func TestTheConfirmationPageCannotBeSkipped(t *testing.T) {
+	t.Parallel()
 	s := headlessSite(t)
-	wantPage(
-		t,
-		s.browser("en").get(headlessPath+"&go=1"),
-		200,
-		"WDJB-MJHT",
-	) // a link straight to the provider
+	wantPage(t, s.browser("en").get(headlessPath+"&go=1"), 200, "WDJB-MJHT") // without the cookie
 	b := s.browser("en")
 	b.get(headlessPath)
 	r, err := http.NewRequest(http.MethodGet, s.srv.URL+headlessPath+"&go=1", nil)
@@ -85,13 +69,12 @@ func TestTheConfirmationPageCannotBeSkipped(t *testing.T) {
 	}
 	r.Header.Set("Sec-Fetch-Site", "cross-site")
 	wantPage(t, b.do(r), 200, "WDJB-MJHT")
-	if a := b.get(headlessPath + "&go=1"); a.StatusCode != http.StatusSeeOther {
-		t.Errorf("got %d from the page itself, want the provider", a.StatusCode)
-	}
+	wantRedirect(t, b.get(headlessPath+"&go=1"), provider)
 }
 
-// Who prefers another language reads the same question in it.
+// The link to the other language leads to the same question.
 func TestTheConfirmationPageIsTranslated(t *testing.T) {
+	t.Parallel()
 	s := headlessSite(t)
 	b := s.browser("en")
 	a := b.get(headlessPath)
@@ -107,10 +90,12 @@ func TestTheConfirmationPageIsTranslated(t *testing.T) {
 }
 
 func TestHeadlessLinksThatAreRefused(t *testing.T) {
+	t.Parallel()
 	s := headlessSite(t)
 	b := s.browser("en")
-	wantPage(t, b.get("/login/headless"), 400, "begins in the terminal")
-	wantPage(t, b.get(headlessPath+"&handle=other"), 400, "damaged")
-	wantPage(t, b.get("/login/headless?handle="+strings.Repeat("x", 3000)), 400, "damaged")
-	wantPage(t, b.get("/login/headless?handle=old"), 410, "this page has ended")
+	wantPage(t, b.get("/login/headless"), 400, "must be started in the terminal")
+	wantPage(t, b.get(headlessPath+"&handle=other"), 400, "the login address is not valid")
+	long := strings.Repeat("x", 3000)
+	wantPage(t, b.get("/login/headless?handle="+long), 400, "the login address is not valid")
+	wantPage(t, b.get("/login/headless?handle=old"), 410, "this page has expired")
 }

@@ -3,9 +3,9 @@ package web
 import (
 	"bytes"
 	"embed"
-	"fmt"
 	"html/template"
 	"io/fs"
+	"log/slog"
 	"net/http"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -18,25 +18,25 @@ var pageFiles embed.FS
 //go:embed assets
 var assetFiles embed.FS
 
-// pages are parsed once; a mistake in one shows at start.
+// pages are the parsed templates by name. They are parsed when the process starts, so that a mistake shows
+// at once.
 var pages = func() map[string]*template.Template {
 	out := map[string]*template.Template{}
 	for _, name := range []string{"home", "choose", "headless", "factor", "done", "approved", "error"} {
-		out[name] = template.Must(
-			template.ParseFS(pageFiles, "pages/layout.html", "pages/codes.html", "pages/"+name+".html"),
-		)
+		files := []string{"pages/layout.html", "pages/codes.html", "pages/" + name + ".html"}
+		out[name] = template.Must(template.ParseFS(pageFiles, files...))
 	}
 	return out
 }()
 
-// pageData is what every page has.
+// pageData is what the templates get. Content is a view below.
 type pageData struct {
 	locale
-	Name    string // of the page: the title is words["NAME.title"]
+	Name    string // of the page
 	Cluster string
-	Proxy   string // how tsh is told to find us
-	Other   []link // the same page in other languages
-	Is      any    // the page's own
+	Proxy   string // the address of this proxy, as a user types it
+	Other   []link // the page in other languages
+	Content any
 }
 
 type link struct{ Tag, Name, To string }
@@ -45,13 +45,14 @@ type (
 	chooseView struct{ Choices []choice }
 	factorView struct {
 		Name   string
-		Login  string       // which login the form is of
-		Image  template.URL // enrolment: the QR code
-		Secret string       // enrolment: the same to type
-		// Recovery: the field is for a recovery code, which has letters, so phones must not show digits only.
+		Login  string       // the attemptTag of the form's login
+		Image  template.URL // for an enrolment: the QR code of the secret
+		Secret string       // for an enrolment: the secret to type
+		// Recovery makes the field one for a recovery code. It has letters, so phones must not show a
+		// number pad.
 		Recovery bool
-		For      *authrpc.Headless // the machine that this login is for, if for another
-		Error    *errorView
+		For      *authrpc.Headless // the machine of a headless login, else nil
+		Error    *errorView        // why the last code was refused, else nil
 	}
 	headlessView struct {
 		From, Code string
@@ -67,83 +68,70 @@ type (
 		Codes []string
 		Next  string
 	}
-	// errorView is a fault as a person reads it.
+	// errorView is a fault as the user reads it.
 	errorView struct {
-		Title  string // in their language
-		Msg    string // what happened, as auth says it
-		MsgIn  string // the language of Msg: English where theirs lacks it
-		Advice string // in their language
-		Remedy string // what auth advises
-		HintIn string // the language of Remedy
-		ID     string
+		Title     string // in the language of the page
+		Msg       string // what happened
+		MsgTag    string // the language of Msg: that of the page, or English
+		Advice    string // general advice for the kind of fault, in the language of the page
+		Remedy    string // what the fault says to do
+		RemedyTag string // the language of Remedy
+		ID        string
 	}
 )
 
-func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, view any) {
-	text := s.language(w, r)
-	f := pageData{
-		locale:  text,
+// render answers with a page.
+func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, content any) {
+	l := s.language(w, r)
+	data := pageData{
+		locale:  l,
 		Name:    name,
 		Cluster: s.cfg.Cluster,
 		Proxy:   normalHost(r.Host),
-		Other:   otherLanguages(r, text),
-		Is:      view,
+		Other:   otherLanguages(r, l),
+		Content: content,
 	}
 	var b bytes.Buffer
-	if err := pages[name].ExecuteTemplate(&b, "layout", f); err != nil {
-		s.cfg.Log.Error("page could not be made", "page", name, "err", err)
+	if err := pages[name].ExecuteTemplate(&b, "layout", data); err != nil {
+		s.cfg.Log.Error("cannot render a page", "page", name, "err", err)
 		http.Error(w, "internal error", http.StatusInternalServerError)
 		return
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Language", text.Tag)
+	h.Set("Content-Language", l.Tag)
 	h.Add("Vary", "Accept-Language, Cookie")
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // the browser is gone if this fails
+	_, _ = w.Write(b.Bytes()) // it fails when the browser has gone
 }
 
-// fail shows why a page cannot be had and what to do next, and logs it under the same id.
+// fail answers with an error page, and logs the error under the id that the page shows.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	public := fault.Public(err)
 	s.logRefusal("page refused", r, public, err)
 	s.render(w, r, authrpc.Status(public.Kind), "error", newErrorView(languageOf(r), public))
 }
 
-// logRefusal logs a refusal. Strangers cause most of them, so there is a limit to how many a second are
-// written; the others are counted.
-func (s *Server) logRefusal(what string, r *http.Request, public *fault.Error, err error) {
-	if !s.logLimiter.Allow() {
-		s.unlogged.Add(1)
-		return
-	}
-	s.cfg.Log.Info(
-		what,
-		"path",
-		r.URL.Path,
-		"from",
-		clientHost(r),
-		"kind",
-		public.Kind,
-		"id",
-		public.ID,
-		"unlogged_before",
-		s.unlogged.Swap(0),
-		"err",
-		err,
-	)
-}
-
+// codeErrorView logs why a code was refused, and returns what the factor page shows of it.
 func (s *Server) codeErrorView(r *http.Request, err error) *errorView {
 	public := fault.Public(err)
 	s.logRefusal("code refused", r, public, err)
 	return newErrorView(languageOf(r), public)
 }
 
-func newErrorView(t locale, e *fault.Error) *errorView {
-	out := &errorView{Title: t.T("kind." + string(e.Kind)), Advice: t.T("advice." + string(e.Kind)), ID: e.ID}
-	out.Msg, out.MsgIn = t.translate(e.Msg)
-	out.Remedy, out.HintIn = t.translate(e.Remedy)
+func (s *Server) logRefusal(msg string, r *http.Request, public *fault.Error, err error) {
+	s.log.Log(slog.LevelInfo, msg,
+		"path", r.URL.Path, "from", clientHost(r), "kind", public.Kind, "id", public.ID, "err", err)
+}
+
+func newErrorView(l locale, e *fault.Error) *errorView {
+	out := &errorView{
+		Title:  l.T("kind." + string(e.Kind)),
+		Advice: l.T("advice." + string(e.Kind)),
+		ID:     e.ID,
+	}
+	out.Msg, out.MsgTag = l.translate(e.Msg)
+	out.Remedy, out.RemedyTag = l.translate(e.Remedy)
 	out.Msg, out.Remedy = capitalize(out.Msg), capitalize(out.Remedy)
 	return out
 }
@@ -154,17 +142,17 @@ func (s *Server) home(w http.ResponseWriter, r *http.Request) {
 
 // serveAssets serves the style sheet and the icon.
 func serveAssets() http.Handler {
+	contentTypes := map[string]string{
+		"/assets/style.css": "text/css; charset=utf-8",
+		"/assets/icon.svg":  "image/svg+xml",
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := fs.ReadFile(assetFiles, r.URL.Path[1:])
 		if err != nil {
 			http.NotFound(w, r)
 			return
 		}
-		kinds := map[string]string{
-			"/assets/style.css": "text/css; charset=utf-8",
-			"/assets/icon.svg":  "image/svg+xml",
-		}
-		w.Header().Set("Content-Type", kinds[r.URL.Path])
+		w.Header().Set("Content-Type", contentTypes[r.URL.Path])
 		w.Header().Set("Cache-Control", "public, max-age=3600")
 		_, _ = w.Write(b)
 	})
@@ -174,14 +162,6 @@ func serveIcon(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/assets/icon.svg", http.StatusFound)
 }
 
-// T says a phrase in the page's language. A missing one is a defect that a test finds.
-func (t locale) T(key string, args ...any) string {
-	phrase, ok := t.texts[key]
-	if !ok {
-		return "[" + key + "]"
-	}
-	if len(args) > 0 {
-		return fmt.Sprintf(phrase, args...)
-	}
-	return phrase
+func serveRobots(w http.ResponseWriter, _ *http.Request) {
+	_, _ = w.Write([]byte("User-agent: *\nDisallow: /\n"))
 }

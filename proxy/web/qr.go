@@ -12,12 +12,12 @@ import (
 	"github.com/boombuler/barcode/qr"
 )
 
-// qrModulePixels is the width of one square of a QR code in pixels: sharp also on a phone with three pixels
-// to the point.
+// qrModulePixels is the width of one square of a QR code, in pixels. It is sharp also on a phone with three
+// device pixels to the CSS pixel.
 const qrModulePixels = 6
 
-// qrImage draws text as a QR code, as an address that an img element takes. The quiet zone around it is the
-// style sheet's.
+// qrImage draws text as a QR code and returns it as a data URL for an img element. The style sheet adds the
+// quiet zone around it.
 func qrImage(text string) (template.URL, error) {
 	code, err := qr.Encode(text, qr.M, qr.Auto)
 	if err != nil {
@@ -34,7 +34,7 @@ func qrImage(text string) (template.URL, error) {
 	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), nil
 }
 
-// groupInFours breaks a secret into groups that a person can type.
+// groupInFours splits a secret into groups of four, which are easier to type.
 func groupInFours(s string) string {
 	var groups []string
 	for len(s) > 4 {

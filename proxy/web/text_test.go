@@ -16,42 +16,44 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-func TestLanguagesHaveTheSamePhrases(t *testing.T) {
-	phrase := func(key string) bool { return !strings.Contains(key, " ") } // the rest are sentences of faults
+func TestLanguagesHaveTheSameTexts(t *testing.T) {
+	t.Parallel()
 	want := slices.Sorted(maps.Keys(english))
-	got := slices.Sorted(maps.Keys(korean))
-	got = slices.DeleteFunc(got, func(key string) bool { return !phrase(key) })
-	if !slices.Equal(got, want) {
+	if got := slices.Sorted(maps.Keys(korean)); !slices.Equal(got, want) {
 		t.Errorf("got keys %v in Korean, want %v", got, want)
 	}
-	for key, phrase := range english {
-		if strings.Count(phrase, "%s") != strings.Count(korean[key], "%s") {
+	for key, text := range english {
+		if strings.Count(text, "%s") != strings.Count(korean[key], "%s") {
 			t.Errorf("%s: the languages take different arguments", key)
 		}
 	}
 }
 
-// Every phrase that a page asks for exists, and every kind of fault has its words.
-func TestPagesUseExistingPhrases(t *testing.T) {
+// Every text that a page uses exists, and every kind of fault has a title and an advice.
+func TestPagesUseExistingTexts(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("pages/*.html")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("got pages %v, %v", files, err)
 	}
-	ask := regexp.MustCompile(`\.T "([^"]+)"`)
+	use := regexp.MustCompile(`\.T "([^"]+)"`)
 	for _, name := range files {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range ask.FindAllStringSubmatch(string(b), -1) {
+		for _, m := range use.FindAllStringSubmatch(string(b), -1) {
 			if english[m[1]] == "" {
-				t.Errorf("%s asks for %q, which nobody wrote", name, m[1])
+				t.Errorf("%s uses %q, which does not exist", name, m[1])
 			}
 		}
 	}
-	for _, k := range []fault.Kind{fault.Internal, fault.Invalid, fault.Unauthenticated, fault.Denied, fault.Expired, fault.NotFound, fault.Conflict, fault.Unavailable, fault.Exhausted} {
+	for _, k := range []fault.Kind{
+		fault.Internal, fault.Invalid, fault.Unauthenticated, fault.Denied, fault.Expired, fault.NotFound,
+		fault.Conflict, fault.Unavailable, fault.Exhausted,
+	} {
 		if english["kind."+string(k)] == "" || english["advice."+string(k)] == "" {
-			t.Errorf("a fault of kind %s has no words", k)
+			t.Errorf("a fault of kind %s has no title or no advice", k)
 		}
 	}
 }
@@ -66,13 +68,14 @@ func FuzzOpenScreen(f *testing.F) {
 	f.Add("", "")
 	f.Fuzz(func(t *testing.T, text, attempt string) {
 		if v, err := s.open(text, attempt); err == nil && (text != good || attempt != "attempt") {
-			t.Errorf("got %+v from a text that nobody sealed", v)
+			t.Errorf("got %+v from a text that was not sealed", v)
 		}
 	})
 }
 
-// A flood of refusals does not become a flood of log lines.
+// A flood of refusals does not flood the log.
 func TestTheRefusalLogIsLimited(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer
 	s := New(Config{Public: []string{"proxy.example.com"}, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	for range 1000 {

@@ -1,9 +1,9 @@
 // Package web answers: what does a browser see?
 //
-// It serves the pages of a login (design section 4) and a word to whoever finds the door: html/template and
-// one style sheet, no script. It decides nothing. Each step asks auth, and what lasts between the steps is in
-// cookies: auth's sealed attempt, and for a reload a copy of what the page shows, sealed under a key of this
-// process. It stores nothing.
+// It serves the pages of a login (design section 4) and a start page, from html/template and one style
+// sheet, without any script. It makes no decisions: each step asks the auth service. What a login needs
+// between its steps is in cookies: the attempt, which the auth service has sealed, and what the factor page
+// shows, which this process has sealed so that the page can be reloaded. The package stores nothing.
 package web
 
 import (
@@ -17,64 +17,69 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/limitedlog"
 )
 
-// Bounds of what a stranger may send, and how slowly.
+// Limits for what anybody can send.
 const (
 	maxBodyBytes   = 16 << 10
 	maxHeaderBytes = 16 << 10
-	maxStreams     = 32 // at once on one HTTP/2 connection
+	maxStreams     = 32 // at the same time on one HTTP/2 connection
 	headerTimeout  = 10 * time.Second
 	readTimeout    = 30 * time.Second
 	writeTimeout   = time.Minute
 	idleTimeout    = time.Minute
-	unreadTimeout  = 10 * time.Second // for a client that reads nothing of what it asks for; HTTP/2 answers pings without being asked twice
-	stopTimeout    = 5 * time.Second
-	// maxCalls is how many questions of browsers may be with auth at once.
+	// unreadTimeout closes an HTTP/2 connection whose client does not read. The other timeouts do not cover
+	// answers to pings, which the server sends outside of any request.
+	unreadTimeout = 10 * time.Second
+	// stopTimeout is how long requests may go on after a stop.
+	stopTimeout = 5 * time.Second
+	// maxCalls is how many calls to the auth service there may be at the same time.
 	maxCalls = 64
-	// logLinesPerSecond bounds what refusals put into the log.
+	// Limits for log lines about refusals: a burst, and then so many in a second.
 	logLinesPerSecond = 10
+	logBurst          = 10 * logLinesPerSecond
 )
 
-// Config says what the pages need. All but Now is required.
+// Config says what the pages need. A field is required unless its comment says what the zero value means.
 type Config struct {
-	Auth    *authrpc.Client
-	Public  []string // host[:port] that people use, the first one preferred; other Host headers are refused
+	Auth *authrpc.Client
+	// Public are the addresses that users type, host or host:port, the preferred one first. Pages are
+	// served under no other Host header.
+	Public  []string
 	Cluster string
 	Pin     identity.Pin
+	// Version is this release, for the ping document.
 	Version string
-	// Transport is what the ping document tells tsh and machines. Empty: TLS.
+	// Transport is what the ping document tells tsh and machines. Empty means TLS.
 	Transport dial.Transport
-	// Connect takes over the byte stream of a WebSocket, which came in the connection outer. Nil: there are
-	// none.
+	// Connect takes over the byte stream of a WebSocket. outer is the connection of the WebSocket. Nil:
+	// WebSockets are refused.
 	Connect func(outer, stream net.Conn)
-	// KeepAlive is how long a WebSocket is silent at most. Zero: egress.KeepAlive.
+	// KeepAlive is how long a WebSocket may be silent. Zero means egress.KeepAliveInterval.
 	KeepAlive time.Duration
-	// Balancers say in X-Forwarded-For for whom they come. Nobody else is believed.
+	// Balancers are the networks from which X-Forwarded-For is believed. Empty: it is ignored.
 	Balancers []netip.Prefix
-	Now       func() time.Time // zero: time.Now
-	Log       *slog.Logger
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+	Log *slog.Logger
 }
 
-// Server serves the pages.
+// Server serves the pages. Its methods may be called by several goroutines at once.
 type Server struct {
-	cfg        Config
-	hosts      map[string]string // Host header → origin
-	handler    http.Handler
-	seal       sealer
-	calls      chan struct{}
-	logLimiter *rate.Limiter
-	unlogged   atomic.Int64 // refusals that went over notes since one was logged
+	cfg     Config
+	origins map[string]string // by Host header, as normalHost gives it
+	handler http.Handler
+	seal    sealer
+	calls   chan struct{}      // holds one token for each call to the auth service
+	log     *limitedlog.Logger // for refusals, which anybody can cause
 }
 
 // New makes the server. It starts nothing.
@@ -85,21 +90,21 @@ func New(cfg Config) *Server {
 	cfg.Transport = cmp.Or(cfg.Transport, dial.TLS)
 	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, egress.KeepAliveInterval)
 	s := &Server{
-		cfg:        cfg,
-		hosts:      map[string]string{},
-		seal:       newSealer(),
-		calls:      make(chan struct{}, maxCalls),
-		logLimiter: rate.NewLimiter(logLinesPerSecond, 10*logLinesPerSecond),
+		cfg:     cfg,
+		origins: map[string]string{},
+		seal:    newSealer(),
+		calls:   make(chan struct{}, maxCalls),
+		log:     limitedlog.New(cfg.Log, time.Second/logLinesPerSecond, logBurst, nil),
 	}
 	for _, p := range cfg.Public {
 		h := normalHost(p)
-		s.hosts[h] = "https://" + h
+		s.origins[h] = "https://" + h
 	}
 	s.handler = s.routes()
 	return s
 }
 
-// normalHost is lower-case and without the port that https means anyway.
+// normalHost makes host names comparable: lower case, and without the default port of https.
 func normalHost(h string) string { return strings.TrimSuffix(strings.ToLower(h), ":443") }
 
 func (s *Server) routes() http.Handler {
@@ -114,10 +119,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+dial.ConnectPath, s.connect)
 	mux.Handle("GET /assets/", serveAssets())
 	mux.HandleFunc("GET /favicon.ico", serveIcon)
-	mux.HandleFunc(
-		"GET /robots.txt",
-		func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("User-agent: *\nDisallow: /\n")) },
-	)
+	mux.HandleFunc("GET /robots.txt", serveRobots)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fault.New(fault.NotFound, "web", "there is no such page", "go to the start page"))
 	})
@@ -126,33 +128,36 @@ func (s *Server) routes() http.Handler {
 	return s.guard(s.sameOrigin(cross.Handler(mux)))
 }
 
-// guard holds for every page: the headers, the body's size, and that it was asked for by a name of ours.
-// Machines may come by another one, as an address inside: what they ask is no secret and is done for nobody's
-// browser.
+// unknownHostText answers a request with a Host header that is none of Config.Public.
+const unknownHostText = "This proxy does not serve this host name. Use the address that you were given.\n"
+
+// guard is in front of every page. It sets the headers, limits the body, and replaces RemoteAddr by the
+// client's address. It refuses unknown Host headers, except for the two paths that machines use: they may
+// know the proxy by an internal name, and get nothing there that is secret or depends on a browser.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setHeaders(w.Header())
 		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
 		r.RemoteAddr = s.clientAddr(r)
-		if _, ok := s.hosts[normalHost(r.Host)]; !ok && r.URL.Path != dial.PingPath &&
-			r.URL.Path != dial.ConnectPath {
+		_, known := s.origins[normalHost(r.Host)]
+		if !known && r.URL.Path != dial.PingPath && r.URL.Path != dial.ConnectPath {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.WriteHeader(http.StatusMisdirectedRequest)
-			_, _ = w.Write([]byte("This proxy is known by another name. Use the address you were given.\n"))
+			_, _ = w.Write([]byte(unknownHostText))
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// sameOrigin compares whole origins for browsers that do not send Sec-Fetch-Site: there net/http lets http
-// pass for https. The others are taken at that word alone, because under some policies of referrers they name
-// their origin as null to the very page it came from.
+// sameOrigin refuses forms from other origins, for browsers that do not send Sec-Fetch-Site: for those,
+// net/http does not tell http from https. Browsers that do send it are judged by net/http and by nothing
+// else, because with some referrer policies they send "Origin: null" from our own pages.
 func (s *Server) sameOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if o := r.Header.Get("Origin"); r.Method == http.MethodPost && r.Header.Get("Sec-Fetch-Site") == "" &&
-			o != "" &&
-			o != s.hosts[normalHost(r.Host)] {
+		origin := r.Header.Get("Origin")
+		if r.Method == http.MethodPost && r.Header.Get("Sec-Fetch-Site") == "" &&
+			origin != "" && origin != s.origins[normalHost(r.Host)] {
 			s.refuseCrossSite(w, r)
 			return
 		}
@@ -161,32 +166,23 @@ func (s *Server) sameOrigin(next http.Handler) http.Handler {
 }
 
 func (s *Server) refuseCrossSite(w http.ResponseWriter, r *http.Request) {
-	s.fail(
-		w,
-		r,
-		fault.New(
-			fault.Denied,
-			"web",
-			"this form was sent from another site",
-			"close that page, then run: tsh login",
-		),
-	)
+	s.fail(w, r, fault.New(fault.Denied, "web",
+		"this form was sent from another site", "close that page, then run: tsh login"))
 }
 
-// The policy allows no script at all. form-action lets the factor form be answered by a redirect to tsh on
-// loopback: Chromium holds redirects of forms to it. A host-source cannot name [::1], so callbacks there get
-// a page with a link instead.
-const contentSecurityPolicy = "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self' http://127.0.0.1:*; base-uri 'none'; frame-ancestors 'none'"
+// contentSecurityPolicy allows no scripts. form-action names the loopback address of tsh, because Chromium
+// applies it also to the redirect that answers a form. It cannot name [::1]: a login that returns there
+// ends on a page with a link.
+const contentSecurityPolicy = "default-src 'none'; style-src 'self'; img-src 'self' data:; " +
+	"form-action 'self' http://127.0.0.1:*; base-uri 'none'; frame-ancestors 'none'"
 
 func setHeaders(h http.Header) {
 	h.Set("Content-Security-Policy", contentSecurityPolicy)
 	h.Set("Strict-Transport-Security", "max-age=31536000")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
-	h.Set(
-		"Referrer-Policy",
-		"same-origin",
-	) // with no-referrer a browser names the origin of our own forms as null
+	// With no-referrer, browsers would send "Origin: null" with our own forms.
+	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
@@ -194,8 +190,8 @@ func setHeaders(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 }
 
-// Run serves ln until ctx ends, then lets requests finish for a few seconds. Connections come with their TLS
-// handshake done.
+// Run serves ln until ctx ends. Then requests may go on for stopTimeout. The TLS handshake of the
+// connections is done. Run waits for the goroutine that stops the server.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
@@ -208,18 +204,17 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 			MaxConcurrentStreams: maxStreams,
 			WriteByteTimeout:     unreadTimeout,
 		},
-		TLSConfig: &tls.Config{
-			NextProtos: []string{"h2", "http/1.1"},
-		}, // switches HTTP/2 on; the handshake was mux's
+		// TLSConfig only enables HTTP/2 here: mux has done the handshake.
+		TLSConfig:   &tls.Config{NextProtos: []string{"h2", "http/1.1"}},
 		ConnContext: withConn,
 		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		if srv.Shutdown(late) != nil {
+		if srv.Shutdown(stopCtx) != nil {
 			srv.Close()
 		}
 	})
@@ -233,55 +228,40 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// Handler is all of it, for tests and for wiring.
+// Handler serves every page, for tests.
 func (s *Server) Handler() http.Handler { return s.handler }
 
+// ping tells tsh and machines what they need before the first connection.
 func (s *Server) ping(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).
-		Encode(dial.Ping{V: dial.Version, Cluster: s.cfg.Cluster, Pin: s.cfg.Pin, Version: s.cfg.Version, Time: s.cfg.Now().UTC(),
-			Transport: s.cfg.Transport})
+	_ = json.NewEncoder(w).Encode(dial.Ping{
+		V:         dial.Version,
+		Cluster:   s.cfg.Cluster,
+		Pin:       s.cfg.Pin,
+		Version:   s.cfg.Version,
+		Time:      s.cfg.Now().UTC(),
+		Transport: s.cfg.Transport,
+	})
 }
 
-// callAuth calls auth for a browser, unless too many are with it already.
+// callAuth calls the auth service for a browser. It fails at once when maxCalls calls are in progress.
 func callAuth[Req, Res any](
-	ctx context.Context,
-	s *Server,
-	r authrpc.Route[Req, Res],
-	req Req,
+	ctx context.Context, s *Server, r authrpc.Route[Req, Res], req Req,
 ) (res Res, err error) {
 	select {
 	case s.calls <- struct{}{}:
 		defer func() { <-s.calls }()
 	default:
-		return res, fault.New(
-			fault.Unavailable,
-			r.Name,
-			"too many people are logging in at once",
-			"wait a minute, then try again",
-		)
+		return res, fault.New(fault.Unavailable, r.Name,
+			"too many users are logging in at the same time", "wait a minute, then try again")
 	}
 	res, err = authrpc.Call(ctx, s.cfg.Auth, r, req)
 	var known *fault.Error
 	if errors.As(err, &known) && known.ID == "" {
-		// Not auth's answer but our own client's fault: it speaks to machines and names addresses inside,
-		// which are not a stranger's.
-		err = fault.Wrap(
-			err,
-			fault.Unavailable,
-			r.Name,
-			"auth does not answer this proxy",
-			"try again in a minute; if it stays so, tell an administrator",
-		)
+		// The fault is from our own client, not from the auth service. It names internal addresses, which
+		// strangers must not see.
+		err = fault.Wrap(err, fault.Unavailable, r.Name, "the auth service does not answer this proxy",
+			"try again in a minute; if it persists, tell an administrator")
 	}
 	return res, err
-}
-
-// clientHost is where the request came from.
-func clientHost(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return ""
-	}
-	return host
 }

@@ -30,27 +30,28 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	provider = "https://id.example.com/authorize?x=1"
-	back     = "http://127.0.0.1:40000/callback?code=one-time&state=abc"
+	callback = "http://127.0.0.1:40000/callback?code=one-time&state=abc"
 	secret   = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 	goodCode = "123456"
 )
 
-// testSite is the pages over TLS, with an auth that knows one login.
+// testSite is the web server over TLS, with an auth service that knows one login.
 type testSite struct {
 	*proxytest.Auth
-	t      *testing.T
-	srv    *httptest.Server
-	enrol  bool
-	codes  []string
-	to     string // where a proven factor leads
-	choose []authrpc.Connector
-	now    time.Time
-	began  []authrpc.BeginLoginRequest
+	t   *testing.T
+	srv *httptest.Server
+	now time.Time // the clock of the web server
+
+	enrol      bool                        // the user sets up a second factor
+	codes      []string                    // recovery codes after the factor
+	redirect   string                      // the address after the factor
+	connectors []authrpc.Connector         // to choose from; empty: no choice
+	began      []authrpc.BeginLoginRequest // the calls to Begin
 }
 
 func newTestSite(t *testing.T) *testSite {
 	t.Helper()
-	s := &testSite{Auth: proxytest.New(t), t: t, to: back, now: time.Now()}
+	s := &testSite{Auth: proxytest.New(t), t: t, redirect: callback, now: time.Now()}
 	client := s.Client()
 	s.srv = httptest.NewUnstartedServer(nil)
 	s.srv.EnableHTTP2 = true
@@ -75,8 +76,8 @@ func newTestSite(t *testing.T) *testSite {
 
 func (s *testSite) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 	s.began = append(s.began, r)
-	if len(s.choose) > 0 && r.Connector == "" {
-		return authrpc.BeginLoginResponse{Connectors: s.choose}, nil
+	if len(s.connectors) > 0 && r.Connector == "" {
+		return authrpc.BeginLoginResponse{Connectors: s.connectors}, nil
 	}
 	return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: provider}, nil
 }
@@ -84,19 +85,11 @@ func (s *testSite) begin(r authrpc.BeginLoginRequest) (authrpc.BeginLoginRespons
 func (s *testSite) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 	switch {
 	case r.Error != "":
-		return authrpc.FinishOIDCResponse{}, fault.New(
-			fault.Denied,
-			"login",
-			"the provider did not sign you in: "+r.Error,
-			"try again: tsh login",
-		)
+		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login",
+			"the provider did not sign you in: "+r.Error, "try again: tsh login")
 	case r.Attempt != "begun" || r.State != "st" || r.Code != "co":
-		return authrpc.FinishOIDCResponse{}, fault.New(
-			fault.Denied,
-			"login",
-			"this is not the answer to this login",
-			"run: tsh login",
-		)
+		return authrpc.FinishOIDCResponse{}, fault.New(fault.Denied, "login",
+			"this response belongs to another login", "run: tsh login")
 	}
 	res := authrpc.FinishOIDCResponse{
 		Attempt: "identified",
@@ -115,31 +108,23 @@ func (s *testSite) finish(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCRespon
 func (s *testSite) prove(r authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
 	switch {
 	case r.Attempt != "identified":
-		return authrpc.ProveFactorResponse{}, fault.New(
-			fault.Expired,
-			"login",
-			"this login is over",
-			"run: tsh login",
-		)
+		return authrpc.ProveFactorResponse{}, fault.New(fault.Expired, "login",
+			"this login has expired", "run: tsh login")
 	case r.Code == "999999":
-		return authrpc.ProveFactorResponse{}, fault.New(
-			fault.Exhausted,
-			"login",
-			"too many wrong codes",
-			"wait 30s, then try again",
-		)
+		return authrpc.ProveFactorResponse{}, fault.New(fault.Exhausted, "login",
+			"too many wrong codes", "wait 30s, then try again")
 	case r.Code != goodCode:
-		return authrpc.ProveFactorResponse{}, fault.New(
-			fault.Denied,
-			"login",
-			"the code is wrong or was used already",
-			"wait for the next code",
-		)
+		return authrpc.ProveFactorResponse{}, fault.New(fault.Denied, "login",
+			"the code is wrong or was used already", "wait for the next code")
 	}
-	return authrpc.ProveFactorResponse{Redirect: s.to, Name: "alice@example.com", RecoveryCodes: s.codes}, nil
+	return authrpc.ProveFactorResponse{
+		Redirect:      s.redirect,
+		Name:          "alice@example.com",
+		RecoveryCodes: s.codes,
+	}, nil
 }
 
-// browser keeps cookies and follows no redirect.
+// browser is a client that keeps cookies and does not follow redirects.
 type browser struct {
 	s    *testSite
 	http *http.Client
@@ -149,22 +134,17 @@ type browser struct {
 func (s *testSite) browser(lang string) *browser {
 	c := s.srv.Client()
 	jar, _ := cookiejar.New(nil)
-	return &browser{
-		s,
-		&http.Client{
-			Transport:     c.Transport,
-			Jar:           jar,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		lang,
-	}
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &browser{s, &http.Client{Transport: c.Transport, Jar: jar, CheckRedirect: stay}, lang}
 }
 
+// response is an answer with its body.
 type response struct {
 	*http.Response
 	body string
 }
 
+// do makes a request. It checks every page that comes back.
 func (b *browser) do(r *http.Request) response {
 	b.s.t.Helper()
 	r.Header.Set("Accept-Language", b.lang)
@@ -193,6 +173,7 @@ func (b *browser) get(path string) response {
 	return b.do(r)
 }
 
+// post sends a form as a browser does from our own page. change adapts the request.
 func (b *browser) post(path string, form url.Values, change func(*http.Request)) response {
 	b.s.t.Helper()
 	r, err := http.NewRequest(http.MethodPost, b.s.srv.URL+path, strings.NewReader(form.Encode()))
@@ -208,33 +189,25 @@ func (b *browser) post(path string, form url.Values, change func(*http.Request))
 	return b.do(r)
 }
 
+// code sends the form of the factor page.
 func (b *browser) code(code string) response {
 	b.s.t.Helper()
 	return b.post("/login/factor", url.Values{"code": {code}}, nil)
 }
 
+// loginPath is the address that tsh opens.
 const loginPath = "/login?challenge=abc&callback=http%3A%2F%2F127.0.0.1%3A40000%2Fcallback&state=xyz"
 
-// identified goes as far as the factor page.
+// identified returns a browser that is at the factor page.
 func (s *testSite) identified(lang string) *browser {
 	s.t.Helper()
 	b := s.browser(lang)
-	if a := b.get(loginPath); a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != provider {
-		s.t.Fatalf("got %d to %q, want to be sent to the provider", a.StatusCode, a.Header.Get("Location"))
-	}
-	if a := b.get("/login/callback/corp?state=st&code=co"); a.StatusCode != http.StatusSeeOther ||
-		a.Header.Get("Location") != "/login/factor" {
-		s.t.Fatalf(
-			"got %d to %q: %s, want to be sent to the factor page",
-			a.StatusCode,
-			a.Header.Get("Location"),
-			a.body,
-		)
-	}
+	wantRedirect(s.t, b.get(loginPath), provider)
+	wantRedirect(s.t, b.get("/login/callback/corp?state=st&code=co"), "/login/factor")
 	return b
 }
 
-// checkPage holds what is true of every page in every language.
+// checkPage checks what every page in every language has in common.
 func checkPage(t *testing.T, a response) {
 	t.Helper()
 	root, err := html.Parse(strings.NewReader(a.body))
@@ -276,18 +249,20 @@ func checkPage(t *testing.T, a response) {
 			t.Errorf("%s: input %q has no label", a.Request.URL, id)
 		}
 	}
-	if count["h1"] != 1 || count["main"] != 1 || count["title"] != 1 || count["script"] != 0 ||
-		count["style"] != 0 ||
-		count["iframe"] != 0 {
-		t.Errorf("%s: got %v, want one h1, main and title, no script, style or iframe", a.Request.URL, count)
+	for element, want := range map[string]int{
+		"h1": 1, "main": 1, "title": 1, "script": 0, "style": 0, "iframe": 0,
+	} {
+		if count[element] != want {
+			t.Errorf("%s: got %d elements %s, want %d", a.Request.URL, count[element], element, want)
+		}
 	}
 	if key := missing.FindString(a.body); key != "" {
-		t.Errorf("%s: phrase %s is missing", a.Request.URL, key)
+		t.Errorf("%s: the text %s is missing", a.Request.URL, key)
 	}
 	checkHeaders(t, a)
 }
 
-// missing finds what stands where a language lacks a phrase.
+// missing matches what a page shows in place of a missing text.
 var missing = regexp.MustCompile(`\[[a-z]+\.[a-z_-]+\]`)
 
 func attribute(n *html.Node, key string) string {
@@ -302,7 +277,10 @@ func attribute(n *html.Node, key string) string {
 func checkHeaders(t *testing.T, a response) {
 	t.Helper()
 	policy := a.Header.Get("Content-Security-Policy")
-	for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self' http://127.0.0.1:*"} {
+	for _, want := range []string{
+		"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'",
+		"form-action 'self' http://127.0.0.1:*",
+	} {
 		if !strings.Contains(policy, want) {
 			t.Errorf("%s: got policy %q, want %q in it", a.Request.URL, policy, want)
 		}
@@ -310,108 +288,100 @@ func checkHeaders(t *testing.T, a response) {
 	if strings.Contains(policy, "unsafe") || strings.Contains(policy, "script-src") {
 		t.Errorf("got policy %q, want no script at all", policy)
 	}
-	for key, want := range map[string]string{"Strict-Transport-Security": "max-age=31536000", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
-		"X-Robots-Tag": "noindex, nofollow", "Cache-Control": "no-store", "X-Frame-Options": "DENY"} {
+	for key, want := range map[string]string{
+		"Strict-Transport-Security": "max-age=31536000",
+		"X-Content-Type-Options":    "nosniff",
+		"Referrer-Policy":           "same-origin",
+		"X-Robots-Tag":              "noindex, nofollow",
+		"Cache-Control":             "no-store",
+		"X-Frame-Options":           "DENY",
+	} {
 		if got := a.Header.Get(key); got != want {
 			t.Errorf("%s: got %s %q, want %q", a.Request.URL, key, got, want)
 		}
 	}
 }
 
+// wantPage checks the status, and that the page has the texts. Pages begin texts of errors with a capital.
 func wantPage(t *testing.T, a response, status int, texts ...string) {
 	t.Helper()
 	if a.StatusCode != status {
 		t.Errorf("%s: got status %d, want %d", a.Request.URL.Path, a.StatusCode, status)
 	}
 	for _, text := range texts {
-		if !strings.Contains(a.body, text) &&
-			!strings.Contains(
-				a.body,
-				strings.ToUpper(text[:1])+text[1:],
-			) { // pages begin sentences as people do
+		capital := strings.ToUpper(text[:1]) + text[1:]
+		if !strings.Contains(a.body, text) && !strings.Contains(a.body, capital) {
 			t.Errorf("%s: got no %q in:\n%s", a.Request.URL.Path, text, a.body)
 		}
 	}
 }
 
+func wantRedirect(t *testing.T, a response, to string) {
+	t.Helper()
+	if got := a.Header.Get("Location"); a.StatusCode != http.StatusSeeOther || got != to {
+		t.Fatalf("%s: got %d to %q, want a redirect to %q:\n%s",
+			a.Request.URL.Path, a.StatusCode, got, to, a.body)
+	}
+}
+
 func TestTheChosenLanguageIsPassedToTsh(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.identified("en")
 	b.get("/login/factor?lang=ko")
 	to, err := url.Parse(b.code(goodCode).Header.Get("Location"))
 	if err != nil || to.Query().Get("lang") != "ko" || to.Host != "127.0.0.1:40000" {
-		t.Errorf("got %v, %v, want tsh's loopback in Korean", to, err)
+		t.Errorf("got %v, %v, want tsh's address in Korean", to, err)
 	}
 }
 
 func TestLoginRedirectsToTsh(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.identified("en")
 	a := b.get("/login/factor")
-	wantPage(
-		t,
-		a,
-		200,
-		"Signed in as alice@example.com",
-		`name="code"`,
-		`inputmode="numeric"`,
-		`autocomplete="one-time-code"`,
-		"autofocus",
-	)
+	wantPage(t, a, 200, "Signed in as alice@example.com",
+		`name="code"`, `inputmode="numeric"`, `autocomplete="one-time-code"`, "autofocus")
 	if strings.Contains(a.body, `id="secret"`) {
 		t.Error("got a secret on a page without enrolment")
 	}
 	wantPage(t, b.get("/login/factor"), 200, "alice@example.com") // a reload changes nothing
-	wantPage(
-		t,
-		b.code("000000"),
-		403,
-		`id="error"`,
-		"the code is wrong or was used already",
-		"wait for the next code",
-		`role="alert"`,
-		`name="code"`,
-	)
+	wantPage(t, b.code("000000"), 403, "the code is wrong or was used already", "wait for the next code",
+		`id="error"`, `role="alert"`, `name="code"`)
 	wantPage(t, b.code("999999"), 429, "too many wrong codes", `name="code"`)
 	wantPage(t, b.code("  "), 400, "six digits")
 	wantPage(t, b.code(strings.Repeat("1", 65)), 400, "six digits")
-	a = b.code(" " + goodCode + " ")
-	if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != back {
-		t.Errorf("got %d to %q, want tsh's loopback", a.StatusCode, a.Header.Get("Location"))
-	}
+	wantRedirect(t, b.code(" "+goodCode+" "), callback)
 	wantPage(t, b.get("/login/factor"), 410, "tsh login") // the cookies are gone
-	if got := s.began[0]; got.PublicOrigin != s.srv.URL || got.From != "127.0.0.1" ||
-		got.Challenge != "abc" ||
-		got.State != "xyz" {
+	got := s.began[0]
+	if got.PublicOrigin != s.srv.URL || got.From != "127.0.0.1" {
 		t.Errorf("got begun with %+v, want this origin and address", got)
+	}
+	if got.Challenge != "abc" || got.State != "xyz" {
+		t.Errorf("got begun with %+v, want the challenge and the state of the link", got)
 	}
 }
 
 func TestEnrolmentShowsSecretAndRecoveryCodes(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	s.enrol = true
 	for i := range 10 {
 		s.codes = append(s.codes, "code-"+string(rune('a'+i)))
 	}
 	b := s.identified("en")
-	for range 2 { // shown again on a reload
+	for range 2 { // a reload shows it again
 		wantPage(t, b.get("/login/factor"), 200, `<code id="secret">JBSW Y3DP`, `src="data:image/png;base64,`)
 	}
 	wantPage(t, b.code("000000"), 403, `id="secret"`, "wrong")
 	a := b.code(goodCode)
-	wantPage(
-		t,
-		a,
-		200,
-		`id="continue"`,
-		`href="http://127.0.0.1:40000/callback?code=one-time&amp;state=abc"`,
-		"<code>code-a</code>",
-		"<code>code-j</code>",
-	)
+	wantPage(t, a, 200, `id="continue"`, "<code>code-a</code>", "<code>code-j</code>",
+		`href="http://127.0.0.1:40000/callback?code=one-time&amp;state=abc"`)
 	wantPage(t, b.code(goodCode), 410, "tsh login")
 }
 
 func TestRecoveryCodeFieldTakesLetters(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.identified("en")
 	wantPage(t, b.get("/login/factor?with=recovery"), 200, `inputmode="text"`, "Recovery code")
@@ -420,24 +390,24 @@ func TestRecoveryCodeFieldTakesLetters(t *testing.T) {
 }
 
 func TestChooserKeepsTheWholeRequest(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
-	s.choose = []authrpc.Connector{{Name: "corp", DisplayName: "Corp & Co"}, {Name: "partner"}}
+	s.connectors = []authrpc.Connector{{Name: "corp", DisplayName: "Corp & Co"}, {Name: "partner"}}
 	b := s.browser("en")
 	a := b.get(loginPath)
 	wantPage(t, a, 200, "Corp &amp; Co", "partner", "connector=corp", "challenge=abc")
-	if a := b.get(loginPath + "&connector=partner"); a.Header.Get("Location") != provider {
-		t.Errorf("got %d, want the provider after the choice", a.StatusCode)
-	}
+	wantRedirect(t, b.get(loginPath+"&connector=partner"), provider)
 }
 
 func TestCookiesAreStrict(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.browser("en")
 	for _, path := range []string{loginPath, "/login/callback/corp?state=st&code=co", "/?lang=ko"} {
 		for _, c := range b.get(path).Cookies() {
-			if !strings.HasPrefix(c.Name, "__Host-threshold-") || !c.Secure || !c.HttpOnly || c.Path != "/" ||
-				c.Domain != "" ||
-				c.SameSite != http.SameSiteLaxMode {
+			strict := c.Secure && c.HttpOnly && c.Path == "/" && c.Domain == "" &&
+				c.SameSite == http.SameSiteLaxMode
+			if !strings.HasPrefix(c.Name, "__Host-threshold-") || !strict {
 				t.Errorf("%s: got cookie %s, want a strict one", path, c)
 			}
 			if strings.Contains(c.Value, "alice") || strings.Contains(c.Value, secret) {
@@ -448,6 +418,7 @@ func TestCookiesAreStrict(t *testing.T) {
 }
 
 func TestTamperedAndMissingCookies(t *testing.T) {
+	t.Parallel()
 	s, other := newTestSite(t), newTestSite(t)
 	u, _ := url.Parse(s.srv.URL)
 	set := func(b *browser, name, value string) {
@@ -474,21 +445,22 @@ func TestTamperedAndMissingCookies(t *testing.T) {
 	} {
 		b := s.identified("en")
 		change(b)
-		if a := b.get("/login/factor"); a.StatusCode != http.StatusGone ||
-			!strings.Contains(a.body, "tsh login") {
-			t.Errorf("%s: got %d, want to be told to start again", name, a.StatusCode)
+		a := b.get("/login/factor")
+		if a.StatusCode != http.StatusGone || !strings.Contains(a.body, "tsh login") {
+			t.Errorf("%s: got %d, want the advice to start again", name, a.StatusCode)
 		}
 		if a := b.code(goodCode); a.StatusCode != http.StatusGone {
 			t.Errorf("%s: got %d for the code, want it refused", name, a.StatusCode)
 		}
 	}
 	b := s.browser("en")
-	wantPage(t, b.get("/login/callback/corp?state=st&code=co"), 410, "no login under way", "tsh login")
+	wantPage(t, b.get("/login/callback/corp?state=st&code=co"), 410, "no login in progress", "tsh login")
 	wantPage(t, b.get("/login/factor"), 410, "tsh login")
 	wantPage(t, b.code(goodCode), 410, "tsh login")
 }
 
 func TestTheFactorPageExpires(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.identified("en")
 	s.now = s.now.Add(11 * time.Minute)
@@ -497,20 +469,17 @@ func TestTheFactorPageExpires(t *testing.T) {
 }
 
 func TestTheProvidersRefusalIsShown(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.browser("en")
 	b.get(loginPath)
-	wantPage(
-		t,
-		b.get("/login/callback/corp?error=access_denied&state=st"),
-		403,
-		"the provider did not sign you in: access_denied",
-		"tsh login",
-	)
-	wantPage(t, b.get("/login/callback/corp?state=forged&code=co"), 403, "not the answer to this login")
+	wantPage(t, b.get("/login/callback/corp?error=access_denied&state=st"), 403,
+		"the provider did not sign you in: access_denied", "tsh login")
+	wantPage(t, b.get("/login/callback/corp?state=forged&code=co"), 403, "belongs to another login")
 }
 
 func TestOtherSitesCannotPost(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.identified("en")
 	for name, change := range map[string]func(*http.Request){
@@ -526,20 +495,23 @@ func TestOtherSitesCannotPost(t *testing.T) {
 		},
 		"no origin": func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "null") },
 	} {
-		if a := b.post("/login/factor", url.Values{"code": {goodCode}}, change); a.StatusCode != http.StatusForbidden {
+		a := b.post("/login/factor", url.Values{"code": {goodCode}}, change)
+		if a.StatusCode != http.StatusForbidden {
 			t.Errorf("%s: got %d, want it refused", name, a.StatusCode)
 		}
 	}
-	// What Chromium sends of a page's own form where its policy is no-referrer.
-	own := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin"); r.Header.Set("Origin", "null") }
-	if a := b.post("/login/factor", url.Values{"code": {goodCode}}, own); a.StatusCode != http.StatusSeeOther {
-		t.Errorf("got %d for the form's own, want it taken", a.StatusCode)
+	// Chromium sends this with a form of our own page when the referrer policy is no-referrer.
+	own := func(r *http.Request) {
+		r.Header.Set("Sec-Fetch-Site", "same-origin")
+		r.Header.Set("Origin", "null")
 	}
+	wantRedirect(t, b.post("/login/factor", url.Values{"code": {goodCode}}, own), callback)
 }
 
-// A login that another site opens in the same browser takes over the cookies. What a person types into the
-// page of their own is not spent on it.
+// A login that another site opens in the same browser replaces the cookies. A code from the page of the
+// user's own login is not used for it.
 func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	mine, logins := "", 0
 	s.Finish = func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
@@ -553,7 +525,7 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 	proved := 0
 	s.Prove = func(authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
 		proved++
-		return authrpc.ProveFactorResponse{Redirect: back}, nil
+		return authrpc.ProveFactorResponse{Redirect: callback}, nil
 	}
 	b := s.identified("en")
 	field := regexp.MustCompile(`name="attempt" value="([^"]+)"`)
@@ -562,29 +534,27 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 		mine = m[1]
 	}
 	if mine == "" || strings.Contains(page.body, "identified") {
-		t.Fatalf("got %s, want the form to name its login and not to show it", page.body)
+		t.Fatalf("got %s, want the form to identify its login and not to reveal it", page.body)
 	}
 	b.get(loginPath)
 	b.get("/login/callback/corp?state=st&code=co")
-	wantPage(
-		t,
-		b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil),
-		410,
-		"belongs to another login",
-		"tsh login",
-	)
+	a := b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {mine}}, nil)
+	wantPage(t, a, 410, "belongs to another login", "tsh login")
 	if proved != 0 {
-		t.Error("the code was spent on another login")
+		t.Error("the code was used for another login")
 	}
-	now := field.FindStringSubmatch(b.get("/login/factor").body)[1]
-	if a := b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {now}}, nil); a.StatusCode != http.StatusSeeOther ||
-		proved != 1 {
-		t.Errorf("got %d, want the page's own login to go on", a.StatusCode)
+	second := field.FindStringSubmatch(b.get("/login/factor").body)[1]
+	a = b.post("/login/factor", url.Values{"code": {goodCode}, "attempt": {second}}, nil)
+	wantRedirect(t, a, callback)
+	if proved != 1 {
+		t.Errorf("got %d codes checked, want the one of the page's own login", proved)
 	}
 }
 
-// Where a browser is, it cannot say itself; and a provider hears of a language only what was chosen here.
+// A browser cannot choose its address by a header. The provider is told a language only if the user chose
+// it on our pages.
 func TestForwardedHeadersFromBrowsersAreIgnored(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.browser("ko")
 	for _, path := range []string{loginPath, loginPath + "&lang=ko", loginPath} {
@@ -604,13 +574,14 @@ func TestForwardedHeadersFromBrowsersAreIgnored(t *testing.T) {
 	}
 }
 
-// What our own client says of auth names addresses inside.
+// The errors of the proxy's own client name internal addresses.
 func TestErrorPagesDoNotRevealTheAuthAddress(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln.Close() // nobody is there
+	ln.Close() // connections are refused
 	auth := authrpc.NewClient(ln.Addr().String(), &tls.Config{MinVersion: tls.VersionTLS13})
 	defer auth.Close()
 	pages := web.New(web.Config{
@@ -620,19 +591,28 @@ func TestErrorPagesDoNotRevealTheAuthAddress(t *testing.T) {
 		Log:     proxytest.Log(),
 	})
 	w := httptest.NewRecorder()
-	pages.Handler().
-		ServeHTTP(w, httptest.NewRequest(http.MethodGet, "https://proxy.example.com"+loginPath, nil))
+	r := httptest.NewRequest(http.MethodGet, "https://proxy.example.com"+loginPath, nil)
+	pages.Handler().ServeHTTP(w, r)
 	body := w.Body.String()
-	if w.Code != 503 || strings.Contains(body, "127.0.0.1:"+strings.Split(ln.Addr().String(), ":")[1]) ||
-		!strings.Contains(body, "Auth does not answer this proxy") {
-		t.Errorf("got %d %s, want no address of auth", w.Code, body)
+	if w.Code != 503 || !strings.Contains(body, "The auth service does not answer this proxy") {
+		t.Errorf("got %d %s, want an error page", w.Code, body)
+	}
+	if strings.Contains(body, ln.Addr().String()) {
+		t.Errorf("got the address of the auth service in:\n%s", body)
 	}
 }
 
 func TestUnknownHostNamesAreRefused(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.browser("en")
-	for host, want := range map[string]int{"proxy.example.com": 200, "PROXY.example.com:443": 200, "evil.example.com": 421, "proxy.example.com:8443": 421, "proxy.example.com.": 421} {
+	for host, want := range map[string]int{
+		"proxy.example.com":      200,
+		"PROXY.example.com:443":  200,
+		"evil.example.com":       421,
+		"proxy.example.com:8443": 421,
+		"proxy.example.com.":     421,
+	} {
 		r, _ := http.NewRequest(http.MethodGet, s.srv.URL+"/", nil)
 		r.Host = host
 		r.Header.Set("X-Forwarded-Host", "proxy.example.com")
@@ -643,10 +623,13 @@ func TestUnknownHostNamesAreRefused(t *testing.T) {
 }
 
 func TestNoOpenRedirect(t *testing.T) {
-	for _, to := range []string{"https://evil.example.com/", "http://127.0.0.1.evil.example.com/", "http://192.0.2.7/", "//evil.example.com", "javascript:alert(1)",
-		"http://user@127.0.0.1:1/", "http://localhost:1/", ""} {
+	t.Parallel()
+	for _, to := range []string{
+		"https://evil.example.com/", "http://127.0.0.1.evil.example.com/", "http://192.0.2.7/",
+		"//evil.example.com", "javascript:alert(1)", "http://user@127.0.0.1:1/", "http://localhost:1/", "",
+	} {
 		s := newTestSite(t)
-		s.to = to
+		s.redirect = to
 		a := s.identified("en").code(goodCode)
 		if a.StatusCode != http.StatusInternalServerError || a.Header.Get("Location") != "" ||
 			to != "" && strings.Contains(a.body, to) {
@@ -654,12 +637,19 @@ func TestNoOpenRedirect(t *testing.T) {
 		}
 	}
 	s := newTestSite(t)
-	s.to = "http://[::1]:4000/callback?code=x" // loopback, but no policy can name it
+	s.redirect = "http://[::1]:4000/callback?code=x" // loopback, but the policy cannot name it
 	wantPage(t, s.identified("en").code(goodCode), 200, `id="continue"`, "http://[::1]:4000/callback?code=x")
 }
 
 func TestTheProviderURLIsChecked(t *testing.T) {
-	for to, ok := range map[string]bool{"https://id.example.com/x": true, "http://127.0.0.1:5556/auth": true, "http://id.example.com/": false, "javascript:alert(1)": false, "/": false} {
+	t.Parallel()
+	for to, ok := range map[string]bool{
+		"https://id.example.com/x":   true,
+		"http://127.0.0.1:5556/auth": true,
+		"http://id.example.com/":     false,
+		"javascript:alert(1)":        false,
+		"/":                          false,
+	} {
 		s := newTestSite(t)
 		s.Begin = func(authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 			return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: to}, nil
@@ -671,14 +661,15 @@ func TestTheProviderURLIsChecked(t *testing.T) {
 }
 
 func TestBadRequests(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.browser("en")
-	wantPage(t, b.get("/login"), 400, "a login begins in the terminal", "tsh login")
-	wantPage(t, b.get("/login?challenge=a&challenge=b"), 400, "damaged")
-	wantPage(t, b.get("/login?challenge="+strings.Repeat("a", 3000)), 400, "damaged")
+	wantPage(t, b.get("/login"), 400, "a login must be started in the terminal", "tsh login")
+	wantPage(t, b.get("/login?challenge=a&challenge=b"), 400, "the login address is not valid")
+	wantPage(t, b.get("/login?challenge="+strings.Repeat("a", 3000)), 400, "the login address is not valid")
 	wantPage(t, b.get("/nothing"), 404, "no such page")
 	if a := b.get("/assets/text.go"); a.StatusCode != 404 {
-		t.Errorf("got %d for a file that is none, want 404", a.StatusCode)
+		t.Errorf("got %d for a missing file, want 404", a.StatusCode)
 	}
 	b = s.identified("en")
 	wantPage(t, b.code(strings.Repeat("1", 20<<10)), 400, "could not be read")
@@ -688,13 +679,21 @@ func TestBadRequests(t *testing.T) {
 }
 
 func TestBothLanguages(t *testing.T) {
-	for lang, want := range map[string]string{"en-GB,en;q=0.8": "en", "ko-KR,ko;q=0.9,en;q=0.5": "ko", "fr": "en", "": "en", "fr;q=0.9,ko;q=0.5": "ko", strings.Repeat("ko,", 200): "en"} {
+	t.Parallel()
+	for lang, want := range map[string]string{
+		"en-GB,en;q=0.8":           "en",
+		"ko-KR,ko;q=0.9,en;q=0.5":  "ko",
+		"fr":                       "en",
+		"":                         "en",
+		"fr;q=0.9,ko;q=0.5":        "ko",
+		strings.Repeat("ko,", 200): "en",
+	} {
 		s := newTestSite(t)
 		s.enrol, s.codes = true, []string{"one", "two"}
-		s.choose = []authrpc.Connector{{Name: "a"}, {Name: "b"}}
+		s.connectors = []authrpc.Connector{{Name: "a"}, {Name: "b"}}
 		b := s.browser(lang)
 		pages := []response{b.get("/"), b.get(loginPath), b.get("/nothing"), b.get("/login")}
-		s.choose = nil
+		s.connectors = nil
 		b = s.identified(lang)
 		pages = append(pages, b.get("/login/factor"), b.code("0"), b.code(goodCode))
 		s.enrol = false
@@ -704,7 +703,8 @@ func TestBothLanguages(t *testing.T) {
 			if got := a.Header.Get("Content-Language"); got != want {
 				t.Errorf("%q: %s: got %q, want %q", lang, a.Request.URL.Path, got, want)
 			}
-			if korean := strings.ContainsFunc(a.body, func(r rune) bool { return r >= 0xac00 && r <= 0xd7a3 }); !korean {
+			hangul := func(r rune) bool { return r >= '가' && r <= '힣' }
+			if !strings.ContainsFunc(a.body, hangul) {
 				t.Errorf("%s: got no Korean, not even the link to it", a.Request.URL.Path)
 			}
 		}
@@ -712,6 +712,7 @@ func TestBothLanguages(t *testing.T) {
 }
 
 func TestTheChosenLanguageSurvivesTheProvider(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.browser("en")
 	b.get(loginPath + "&lang=ko")
@@ -725,28 +726,31 @@ func TestTheChosenLanguageSurvivesTheProvider(t *testing.T) {
 }
 
 func TestPingAssetsAndRobots(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.browser("en")
 	a := b.get(dial.PingPath)
 	var ping dial.Ping
-	if err := json.Unmarshal([]byte(a.body), &ping); err != nil || ping.Pin != s.Pin() ||
-		ping.Cluster != membertest.Name ||
-		ping.Version != "v1" ||
-		ping.V != 1 {
-		t.Errorf("got %+v, %v, want this cluster's", ping, err)
+	if err := json.Unmarshal([]byte(a.body), &ping); err != nil {
+		t.Fatal(err)
 	}
-	if a := b.get("/assets/style.css"); a.Header.Get("Content-Type") != "text/css; charset=utf-8" ||
-		!strings.Contains(a.body, "prefers-color-scheme: dark") {
-		t.Errorf("got %q, want the style sheet, dark too", a.Header.Get("Content-Type"))
+	if ping.Pin != s.Pin() || ping.Cluster != membertest.Name || ping.Version != "v1" || ping.V != 1 {
+		t.Errorf("got %+v, want this cluster's", ping)
 	}
+	a = b.get("/assets/style.css")
+	if a.Header.Get("Content-Type") != "text/css; charset=utf-8" {
+		t.Errorf("got %q, want the style sheet", a.Header.Get("Content-Type"))
+	}
+	wantPage(t, a, 200, "prefers-color-scheme: dark")
 	if a := b.get("/assets/icon.svg"); a.Header.Get("Content-Type") != "image/svg+xml" {
 		t.Errorf("got %q, want the icon", a.Header.Get("Content-Type"))
 	}
 	wantPage(t, b.get("/robots.txt"), 200, "Disallow: /")
 }
 
-// What auth or a provider says is text, whatever is in it.
+// Texts from the auth service and from providers are escaped.
 func TestTextFromAuthIsEscaped(t *testing.T) {
+	t.Parallel()
 	s := newTestSite(t)
 	b := s.browser("en")
 	b.get(loginPath)

@@ -1,0 +1,73 @@
+package web
+
+import (
+	"cmp"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// errorPattern is an English text with placeholders, and its translation.
+type errorPattern struct {
+	re   *regexp.Regexp // one group for each placeholder
+	text string         // the translation, with {1}, {2} … for the groups
+}
+
+// textPairs makes a table of a text and its translation, another text and its translation, and so on.
+func textPairs(texts ...string) map[string]string {
+	out := make(map[string]string, len(texts)/2)
+	for i := 0; i < len(texts); i += 2 {
+		if _, twice := out[texts[i]]; twice {
+			panic("web: two translations of " + texts[i])
+		}
+		out[texts[i]] = texts[i+1]
+	}
+	return out
+}
+
+// compilePatterns returns the texts with placeholders ("*"). The longest come first, because they are the
+// most specific.
+func compilePatterns(errorTexts map[string]string) []errorPattern {
+	longestFirst := func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) }
+	var out []errorPattern
+	for _, key := range slices.SortedFunc(maps.Keys(errorTexts), longestFirst) {
+		if strings.Contains(key, "*") {
+			re := "^" + strings.ReplaceAll(regexp.QuoteMeta(key), `\*`, "(.+?)") + "$"
+			out = append(out, errorPattern{regexp.MustCompile(re), errorTexts[key]})
+		}
+	}
+	return out
+}
+
+// translate translates the text of an error, and what stands for its placeholders. A text without a
+// translation stays in English. It returns the language of the result.
+func (l locale) translate(english string) (text, tag string) {
+	if known, ok := l.errorTexts[english]; ok {
+		return known, l.Tag
+	}
+	for _, p := range l.errorPatterns {
+		groups := p.re.FindStringSubmatch(english)
+		if groups == nil {
+			continue
+		}
+		var oldnew []string
+		for i, group := range groups[1:] {
+			translated, _ := l.translate(group)
+			oldnew = append(oldnew, "{"+string(rune('1'+i))+"}", translated)
+		}
+		return strings.NewReplacer(oldnew...).Replace(p.text), l.Tag
+	}
+	return english, locales[0].Tag
+}
+
+// capitalize makes the first letter a capital. Faults begin with a small one, as terminals show them.
+func capitalize(s string) string {
+	first, n := utf8.DecodeRuneInString(s)
+	if n == 0 {
+		return s
+	}
+	return string(unicode.ToUpper(first)) + s[n:]
+}
