@@ -58,6 +58,7 @@ func New(cfg Config) http.Handler {
 	h := handlers{cfg}
 	s := authrpc.NewServer(h.verifyCaller, cfg.Logger)
 
+	// Logins: proxies call for the browser, tsh calls for itself.
 	authrpc.Handle(s, authrpc.BeginLogin, h.beginLogin)
 	authrpc.Handle(s, authrpc.FinishOIDC, h.finishOIDC)
 	authrpc.Handle(s, authrpc.ProveFactor, h.proveFactor)
@@ -65,6 +66,7 @@ func New(cfg Config) http.Handler {
 	authrpc.Handle(s, authrpc.BeginHeadless, h.beginHeadless)
 	authrpc.Handle(s, authrpc.RedeemHeadless, h.redeemHeadless)
 
+	// Machines.
 	authrpc.Handle(s, authrpc.Join, h.join)
 	authrpc.Handle(s, authrpc.Renew, h.renew)
 	authrpc.HandleStream(s, authrpc.WatchRules, h.watchRules)
@@ -73,6 +75,7 @@ func New(cfg Config) http.Handler {
 	authrpc.Handle(s, authrpc.LocateNode, h.locateNode)
 	authrpc.Handle(s, authrpc.SendEvents, h.sendEvents)
 
+	// Users.
 	authrpc.Handle(s, authrpc.WhoAmI, h.whoAmI)
 	authrpc.Handle(s, authrpc.GetAuthorities, h.getAuthorities)
 	authrpc.Handle(s, authrpc.ListNodes, h.listNodes)
@@ -127,6 +130,8 @@ func (h handlers) currentRoles(ctx context.Context, who identity.Identity) ([]st
 	return u.Value.FilterRoles(who.Roles), err
 }
 
+// beginLogin, finishOIDC and proveFactor are the steps of a login in the browser. The caller is the proxy
+// that shows the pages.
 func (h handlers) beginLogin(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -151,6 +156,8 @@ func (h handlers) proveFactor(
 	return h.Login.Prove(ctx, caller.Identity, r)
 }
 
+// redeemLogin gives certificates for a finished login. What counts is the request, which holds the login's
+// code and the verifier and keys that it committed to; the caller does not matter.
 func (h handlers) redeemLogin(
 	ctx context.Context,
 	_ authrpc.Caller,
@@ -163,6 +170,7 @@ func (h handlers) redeemLogin(
 	return h.Issuer.ForLogin(ctx, assured)
 }
 
+// beginHeadless begins a login whose browser runs on another machine.
 func (h handlers) beginHeadless(
 	_ context.Context,
 	caller authrpc.Caller,
@@ -171,6 +179,8 @@ func (h handlers) beginHeadless(
 	return h.Login.BeginHeadless(caller, r)
 }
 
+// redeemHeadless gives certificates once the login was approved. Until then the response is empty, and tsh
+// asks again.
 func (h handlers) redeemHeadless(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -184,6 +194,7 @@ func (h handlers) redeemHeadless(
 	return authrpc.RedeemHeadlessResponse{Login: &res}, err
 }
 
+// join makes a member of a machine that shows a join token, and gives it its certificates and the rules.
 func (h handlers) join(
 	ctx context.Context,
 	_ authrpc.Caller,
@@ -200,6 +211,7 @@ func (h handlers) join(
 	return h.Issuer.ForMachine(ctx, admitted)
 }
 
+// renew gives a member new certificates for its keys on record. Its certificate may have expired.
 func (h handlers) renew(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -227,6 +239,7 @@ func (h handlers) watchRules(
 	})
 }
 
+// getRules gives the rules once, to a machine that has no stream of them.
 func (h handlers) getRules(
 	_ context.Context,
 	_ authrpc.Caller,
@@ -236,6 +249,7 @@ func (h handlers) getRules(
 	return authrpc.RulesUpdate{Set: set}, err
 }
 
+// reportNodes takes the list of the nodes that are attached to the calling proxy.
 func (h handlers) reportNodes(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -244,6 +258,7 @@ func (h handlers) reportNodes(
 	return h.Attachments.Report(ctx, caller.Identity, r)
 }
 
+// locateNode tells a proxy to which proxies a node is attached.
 func (h handlers) locateNode(
 	ctx context.Context,
 	_ authrpc.Caller,
@@ -252,6 +267,7 @@ func (h handlers) locateNode(
 	return h.Nodes.Locate(ctx, r.Node)
 }
 
+// sendEvents stores audit events of a machine. It returns once they are durable.
 func (h handlers) sendEvents(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -260,6 +276,7 @@ func (h handlers) sendEvents(
 	return authrpc.SendEventsResponse{}, h.Log.AppendMachineEvents(ctx, caller.Identity, r.Events)
 }
 
+// whoAmI gives the caller's identity with the roles that count now, and the logins that they grant.
 func (h handlers) whoAmI(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -276,6 +293,7 @@ func (h handlers) whoAmI(
 	}, nil
 }
 
+// getAuthorities gives the authorities documents, by which tsh verifies machines.
 func (h handlers) getAuthorities(
 	ctx context.Context,
 	_ authrpc.Caller,
@@ -285,6 +303,7 @@ func (h handlers) getAuthorities(
 	return authrpc.GetAuthoritiesResponse{Authorities: chain}, err
 }
 
+// listNodes gives one page of the nodes that the user may see.
 func (h handlers) listNodes(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -293,6 +312,8 @@ func (h handlers) listNodes(
 	return h.Nodes.List(ctx, caller.Identity, r)
 }
 
+// getResources, applyResource and removeResource are the administration of documents. What the user may do is
+// decided in auth/resources.
 func (h handlers) getResources(
 	ctx context.Context,
 	caller authrpc.Caller,

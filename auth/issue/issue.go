@@ -103,8 +103,8 @@ func (i *Issuer) issue(ctx context.Context, r ca.Request, e audit.Event) (ca.Iss
 	return out, unwrapExhausted(err)
 }
 
-// unwrapExhausted gives an error the message and remedy of the fault Exhausted in its chain, if there is one.
-// What a full disk needs is a better answer than that the record could not be kept.
+// unwrapExhausted gives an error the message and remedy of the fault Exhausted in its chain, if there is one:
+// "free space on the disk" helps more than "the record could not be kept".
 func unwrapExhausted(err error) error {
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		if f, ok := e.(*fault.Error); ok && f.Kind == fault.Exhausted {

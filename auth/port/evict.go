@@ -20,7 +20,7 @@ type evictingSet struct {
 }
 
 // add admits conn and closes the oldest connection if there are now more than max. The caller calls remove
-// when conn is no longer anonymous or is closed.
+// when conn leaves the set: its handshake is over, or it is closed.
 func (s *evictingSet) add(conn io.Closer) (remove func()) {
 	s.mu.Lock()
 	e := s.conns.PushBack(conn)

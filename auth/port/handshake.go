@@ -55,7 +55,7 @@ func CallerOf(r *http.Request) (authrpc.Caller, error) {
 }
 
 // handshake does TLS and sets what is known of the client. The connection that it returns holds its places in
-// the bounds, even beside an error: the caller closes it.
+// the bounds even if there is an error: the caller closes it.
 func (p *Port) handshake(ctx context.Context, raw net.Conn, cfg RunConfig) (*clientConn, error) {
 	c := &clientConn{Conn: raw, now: p.cfg.Now, release: func() { release(p.conns) }}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
@@ -84,7 +84,7 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn, cfg RunConfig) (*cli
 func (c *clientConn) readForwarded(ctx context.Context, raw net.Conn, cfg RunConfig) (net.Conn, error) {
 	c.from = raw.RemoteAddr()
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Now()) })
-	defer stop()
+	defer stop() // if ctx ends first, the deadline in the past ends the read
 	conn, forwarded, err := authrpc.ReadForwardedFrom(raw)
 	if err != nil || forwarded == nil {
 		return conn, err
