@@ -26,12 +26,15 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/raftstore"
+	"github.com/threshold-access/threshold/raftstore/raftstoretest"
 )
 
 // patience is how long a test waits for what must happen, and does at once unless something is broken.
 const patience = 30 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(raftstoretest.UnansweredFuture))
+}
 
 // testServer is a running auth server with a data folder of its own.
 type testServer struct {

@@ -34,12 +34,8 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(unansweredFuture))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(raftstoretest.UnansweredFuture))
 }
-
-// unansweredFuture waits for a future that raft v1.8.0 leaves unanswered when it is shut down in the middle
-// of a command, as the tests of power loss do. It is the only goroutine that may outlive a store.
-const unansweredFuture = "github.com/threshold-access/threshold/raftstore.(*Store).waitFuture.func1"
 
 // writeUntilKilled opens the store and prints the number that each writer finds ("have W N"). Then it
 // writes, and prints what was acknowledged ("ack W N").

@@ -23,7 +23,9 @@ import (
 
 const cluster = "example.com"
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(raftstoretest.UnansweredFuture))
+}
 
 // fixture is a publisher over the store of a new cluster.
 type fixture struct {
