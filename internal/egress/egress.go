@@ -1,12 +1,12 @@
-// Package egress answers: how does a connection get from here to a proxy?
+// Package egress answers: how does a connection get from this machine to a proxy?
 //
-// Straight, through the HTTP proxy that a company puts before the Internet (HTTPS_PROXY, NO_PROXY), or inside
-// a WebSocket where a balancer ends TLS in front of the proxy and its ping document says so; or both.
-// Whatever the way, what the caller gets is its own TLS connection, end to end and pinned: nothing on the way
-// is trusted with more than carrying bytes (docs/decisions/0010).
+// Directly, through the HTTP proxy that a company puts before the Internet (HTTPS_PROXY, NO_PROXY), or inside
+// a WebSocket, where a balancer terminates TLS in front of the proxy and the proxy's ping document says so;
+// or the last two together. In each case the caller gets its own TLS connection, end to end and pinned:
+// nothing in between is trusted with more than carrying bytes (docs/decisions/0010).
 //
-// tsh, the agent and their calls of auth go this way. A proxy's own link to auth does not: it is inside the
-// cluster's network.
+// tsh and the agent connect this way, also for their calls of auth. A proxy's own connection to auth does
+// not: it is inside the cluster's network.
 package egress
 
 import (
@@ -27,21 +27,22 @@ import (
 	"github.com/threshold-access/threshold/internal/keepalive"
 )
 
-// Config says what stands between this machine and the Internet. The zero value means nothing does.
+// Config says what is between this machine and the Internet. The zero value means nothing is.
 type Config struct {
-	// HTTPSProxy is the HTTP proxy: http:// or https://, [user:password@]host[:port]. Without a scheme
-	// http:// is meant. Empty: none.
+	// HTTPSProxy is the HTTP proxy: http:// or https://, [user:password@]host[:port]. Without a scheme,
+	// http:// is assumed. Empty means none.
 	HTTPSProxy string
-	// NoProxy lists what is reached without it, as Go and curl read NO_PROXY: hosts, .domains, addresses and
-	// networks, with commas, or *. This machine itself never goes by a proxy.
+	// NoProxy lists what is reached directly, as Go and curl read NO_PROXY: hosts, .domains, addresses and
+	// networks, separated by commas, or *. This machine itself is always reached directly.
 	NoProxy string
-	// LearnTransport makes the Way ask each proxy how it wants to be spoken to: before the first connection,
-	// and again after one that failed on the way. Without it Use says so, and TLS is meant where nobody did.
+	// LearnTransport makes the Dialer fetch each proxy's ping document to learn its transport: before the
+	// first connection, and again after one that failed at the proxy. Without it SetTransport decides, and
+	// TLS where that was not called.
 	LearnTransport bool
 }
 
-// ConfigFromEnv reads HTTPS_PROXY and NO_PROXY, or their names in lower case, which win as they do for curl.
-// HTTP_PROXY is for connections in the clear, of which there are none.
+// ConfigFromEnv reads HTTPS_PROXY and NO_PROXY, or their names in lower case, which take precedence as they
+// do for curl. HTTP_PROXY is for unencrypted connections, of which there are none.
 func ConfigFromEnv(getenv func(string) string) Config {
 	first := func(names ...string) string {
 		for _, n := range names {
@@ -54,62 +55,61 @@ func ConfigFromEnv(getenv func(string) string) Config {
 	return Config{HTTPSProxy: first("https_proxy", "HTTPS_PROXY"), NoProxy: first("no_proxy", "NO_PROXY")}
 }
 
-// WithDefaults is c with what it does not say taken from other: a file's from the environment's.
+// WithDefaults returns c with its empty fields set from other, as a file's from the environment's.
 func (c Config) WithDefaults(other Config) Config {
 	c.HTTPSProxy, c.NoProxy = cmp.Or(c.HTTPSProxy, other.HTTPSProxy), cmp.Or(c.NoProxy, other.NoProxy)
 	return c
 }
 
-// Dialer is a way out. The zero value leads straight. It is safe for concurrent use.
+// Dialer opens connections to proxies. The zero value connects directly. It is safe for concurrent use.
 type Dialer struct {
-	proxyURL func(*url.URL) (*url.URL, error) // nil: straight
-	learns   bool
+	proxyURL func(*url.URL) (*url.URL, error) // returns the HTTP proxy for a URL, or nil; nil: there is none
+	learns   bool                             // Config.LearnTransport
 
-	mu         sync.Mutex // guards known
-	transports map[string]dial.Transport
+	mu         sync.Mutex                // guards transports; not held while a connection is opened
+	transports map[string]dial.Transport // by the proxy's address
 }
 
 // New checks the configuration. It opens nothing.
 func New(cfg Config) (*Dialer, error) {
-	w := &Dialer{learns: cfg.LearnTransport}
+	d := &Dialer{learns: cfg.LearnTransport}
 	if cfg.HTTPSProxy == "" {
-		return w, nil
+		return d, nil
 	}
 	u, err := parseProxy(cfg.HTTPSProxy)
 	if err != nil {
 		return nil, err
 	}
-	w.proxyURL = (&httpproxy.Config{HTTPSProxy: u.String(), NoProxy: cfg.NoProxy}).ProxyFunc()
-	return w, nil
+	d.proxyURL = (&httpproxy.Config{HTTPSProxy: u.String(), NoProxy: cfg.NoProxy}).ProxyFunc()
+	return d, nil
 }
 
-// parseProxy never repeats the address in its error: there may be a password in it.
+// parseProxy parses Config.HTTPSProxy. Its errors never repeat the address, which may hold a password.
 func parseProxy(s string) (*url.URL, error) {
 	if !strings.Contains(s, "://") {
 		s = "http://" + s
 	}
 	bad := func(why string) error {
-		return fault.New(
-			fault.Invalid,
-			"egress",
+		return fault.New(fault.Invalid, "egress",
 			"the address in HTTPS_PROXY (https_proxy in a file) "+why,
-			"write http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT with what is odd in them as %XX",
+			"write http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT with special characters as %XX",
 		)
 	}
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
-		return nil, bad("cannot be read")
+		return nil, bad("is malformed")
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, bad("begins with " + u.Scheme + "://, and only http:// and https:// proxies are known")
+		return nil, bad("begins with " + u.Scheme +
+			"://, and only http:// and https:// proxies are supported")
 	case u.Hostname() == "":
 		return nil, bad("has no host")
 	}
 	return &url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host}, nil
 }
 
-// HasPassword reports whether the address of an HTTP proxy has a password in it, which should not stand where
-// others can read it.
+// HasPassword reports whether the address of an HTTP proxy has a password in it. Such an address should not
+// be where others can read it, as in arguments.
 func HasPassword(proxy string) bool {
 	u, err := parseProxy(proxy)
 	if err != nil {
@@ -119,12 +119,12 @@ func HasPassword(proxy string) bool {
 	return has
 }
 
-// DialContext opens a TCP connection to addr (host:port), or a tunnel of the HTTP proxy's there.
-func (w *Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	if w.proxyURL == nil {
+// DialContext opens a TCP connection to addr (host:port), or a tunnel to it through the HTTP proxy.
+func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if d.proxyURL == nil {
 		return dialDirect(ctx, network, addr)
 	}
-	by, err := w.proxyURL(&url.URL{Scheme: "https", Host: addr})
+	by, err := d.proxyURL(&url.URL{Scheme: "https", Host: addr})
 	if err != nil {
 		return nil, err
 	}
@@ -138,32 +138,32 @@ func dialDirect(ctx context.Context, network, addr string) (net.Conn, error) {
 	return keepalive.Dialer().DialContext(ctx, network, addr)
 }
 
-// DialTLS opens a TLS connection to the proxy at addr and finishes its handshake. cfg says whom to trust: see
-// identity.PinnedTLS.
-func (w *Dialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
-	transport, err := w.transportOf(ctx, addr)
+// DialTLS opens a TLS connection to the proxy at addr and finishes its handshake. cfg says which servers to
+// trust: see identity.PinnedTLS.
+func (d *Dialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	transport, err := d.transportOf(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := w.DialContext(ctx, "tcp", addr)
+	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, err // of the network: it says nothing of how the proxy wants to be spoken to
+		return nil, err // the proxy was not reached, so its transport may be right
 	}
 	if transport == dial.WebSocket {
 		if conn, err = openWebSocket(ctx, conn, addr); err != nil {
-			w.forgetTransport(addr)
+			d.forgetTransport(addr)
 			return nil, err
 		}
 	}
 	tc, err := handshake(ctx, conn, addr, cfg)
 	if err != nil {
-		w.forgetTransport(addr)
+		d.forgetTransport(addr)
 		return nil, err
 	}
 	return tc, nil
 }
 
-// handshake owns conn.
+// handshake runs a TLS handshake over conn, which it closes when it fails.
 func handshake(ctx context.Context, conn net.Conn, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	if cfg.ServerName == "" {
 		cfg = cfg.Clone()
@@ -185,46 +185,47 @@ func hostOf(addr string) string {
 	return host
 }
 
-// SetTransport says how the proxy at addr wants to be spoken to, as its ping document said. Empty means TLS.
-func (w *Dialer) SetTransport(addr string, t dial.Transport) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.transports == nil {
-		w.transports = map[string]dial.Transport{}
+// SetTransport sets the transport of the proxy at addr, as its ping document said. Empty means TLS.
+func (d *Dialer) SetTransport(addr string, t dial.Transport) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.transports == nil {
+		d.transports = map[string]dial.Transport{}
 	}
-	w.transports[addr] = t
+	d.transports[addr] = t
 }
 
-func (w *Dialer) forgetTransport(addr string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.learns {
-		delete(w.transports, addr)
+// forgetTransport makes the next connection learn the transport again, where the Dialer learns it at all.
+func (d *Dialer) forgetTransport(addr string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.learns {
+		delete(d.transports, addr)
 	}
 }
 
-// transportOf is how to speak to the proxy at addr.
-func (w *Dialer) transportOf(ctx context.Context, addr string) (dial.Transport, error) {
-	w.mu.Lock()
-	t, known := w.transports[addr]
-	w.mu.Unlock()
-	if known || !w.learns {
+// transportOf returns the transport of the proxy at addr, and learns it first if need be.
+func (d *Dialer) transportOf(ctx context.Context, addr string) (dial.Transport, error) {
+	d.mu.Lock()
+	t, known := d.transports[addr]
+	d.mu.Unlock()
+	if known || !d.learns {
 		return t, nil
 	}
-	return w.LearnTransport(ctx, addr)
+	return d.LearnTransport(ctx, addr)
 }
 
-// LearnTransport asks the proxy at addr how it wants to be spoken to, and does so from now on. One that
-// answers, but not with a ping document of ours, is spoken to in TLS.
-func (w *Dialer) LearnTransport(ctx context.Context, addr string) (dial.Transport, error) {
-	ping, err := w.ping(ctx, addr)
+// LearnTransport fetches the ping document of the proxy at addr, and uses its transport from now on. When a
+// server answers with something else, it returns TLS and remembers nothing.
+func (d *Dialer) LearnTransport(ctx context.Context, addr string) (dial.Transport, error) {
+	ping, err := d.ping(ctx, addr)
 	var odd *notPingError
 	switch {
 	case errors.As(err, &odd):
-		return dial.TLS, nil // asked again next time
+		return dial.TLS, nil
 	case err != nil:
 		return "", err
 	}
-	w.SetTransport(addr, ping.Transport)
+	d.SetTransport(addr, ping.Transport)
 	return ping.Transport, nil
 }

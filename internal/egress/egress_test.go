@@ -25,19 +25,20 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/testnet"
 )
 
 var discard = log.New(io.Discard, "", 0)
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// httpProxy answers CONNECT as a test says. It sends every tunnel to where to leads, whatever was asked for,
-// so that tests can ask for names that are not this machine's own.
+// httpProxy replies to CONNECT as a test says. It connects every tunnel to the address to, whatever was
+// requested, so that tests can request names that are not this machine's own.
 type httpProxy struct {
 	net.Listener
 	to    string // "": the tunnel echoes
 	reply string // "": 200
-	early string // said at once, behind the reply
+	early string // the first bytes of the tunnel, sent with the reply
 
 	mu       sync.Mutex // guards asked
 	requests []string   // heads of the requests
@@ -111,19 +112,20 @@ func (p *httpProxy) url(user string) string {
 
 func newDialer(t *testing.T, cfg egress.Config) *egress.Dialer {
 	t.Helper()
-	w, err := egress.New(cfg)
+	d, err := egress.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w
+	return d
 }
 
-func echo(t *testing.T, c net.Conn, word string) string {
+// echo sends a text over a connection that echoes, and returns what came back.
+func echo(t *testing.T, c net.Conn, text string) string {
 	t.Helper()
-	if _, err := io.WriteString(c, word); err != nil {
+	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}
-	b := make([]byte, len(word))
+	b := make([]byte, len(text))
 	if _, err := io.ReadFull(c, b); err != nil {
 		t.Fatal(err)
 	}
@@ -131,10 +133,11 @@ func echo(t *testing.T, c net.Conn, word string) string {
 }
 
 func TestATunnelThroughAnHTTPProxy(t *testing.T) {
+	t.Parallel()
 	p := (&httpProxy{early: "first "}).start(t)
 	for _, tt := range []struct{ address, authorization string }{
 		{p.url(""), ""},
-		{p.Addr().String(), ""}, // http:// is meant
+		{p.Addr().String(), ""}, // http:// is assumed
 		{p.url("alice:p%40ss"), "Proxy-Authorization: Basic YWxpY2U6cEBzcw==\r\n"},
 	} {
 		c, err := newDialer(
@@ -146,7 +149,7 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 		}
 		early := make([]byte, 6)
 		if _, err := io.ReadFull(c, early); err != nil || string(early) != "first " {
-			t.Errorf("got %q, %v, want what the tunnel said at once", early, err)
+			t.Errorf("got %q, %v, want the first bytes of the tunnel", early, err)
 		}
 		if got := echo(t, c, "hello"); got != "hello" {
 			t.Errorf("got %q back, want hello", got)
@@ -166,6 +169,7 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 }
 
 func TestWhichAddressesUseTheProxy(t *testing.T) {
+	t.Parallel()
 	p := (&httpProxy{reply: "HTTP/1.1 403 Forbidden\r\n\r\n"}).start(t)
 	here, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -174,7 +178,7 @@ func TestWhichAddressesUseTheProxy(t *testing.T) {
 	defer here.Close()
 	_, port, _ := net.SplitHostPort(here.Addr().String())
 	dead, cancel := context.WithCancel(t.Context())
-	cancel() // straight ways are not gone
+	cancel() // a direct connection fails at once
 	for _, tt := range []struct {
 		addr, no string
 		proxied  bool
@@ -202,7 +206,7 @@ func TestWhichAddressesUseTheProxy(t *testing.T) {
 		).DialContext(ctx, "tcp", tt.addr)
 		if got := fault.Is(err, fault.Denied); got != tt.proxied {
 			t.Errorf(
-				"%s with NO_PROXY=%q: got by the proxy %v (%v), want %v",
+				"%s with NO_PROXY=%q: got through the proxy: %v (%v), want %v",
 				tt.addr,
 				tt.no,
 				got,
@@ -214,22 +218,32 @@ func TestWhichAddressesUseTheProxy(t *testing.T) {
 }
 
 func TestRefusalsOfAnHTTPProxy(t *testing.T) {
+	t.Parallel()
 	const ask = "Proxy-Authenticate: Basic realm=\"x\"\r\n"
 	for _, tt := range []struct {
 		name, user, reply string
 		kind              fault.Kind
 		says              string
 	}{
-		{"no password was given", "", "HTTP/1.1 407 Proxy Authentication Required\r\n" + ask + "\r\n", fault.Unauthenticated, "wants a password"},
-		{"the wrong one was", "alice:tell-nobody", "HTTP/1.1 407 Proxy Authentication Required\r\n" + ask + "\r\n", fault.Unauthenticated, `does not accept the password for "alice"`},
-		{"the wrong one was, and the proxy does not know 407", "alice:tell-nobody", "HTTP/1.0 401 Unauthorized\r\n\r\n", fault.Unauthenticated, "does not accept the password"},
-		{"a ticket is wanted", "alice:tell-nobody", "HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n", fault.Unauthenticated, "another proof than a password"},
-		{"it is forbidden", "", "HTTP/1.1 403 \x1b[31mred\r\n\r\n", fault.Denied, "refuses CONNECT to access.example.com:443: 403 Forbidden"},
+		{"no password was given", "", "HTTP/1.1 407 Proxy Authentication Required\r\n" + ask + "\r\n",
+			fault.Unauthenticated, "wants a password"},
+		{"the wrong one was", "alice:tell-nobody",
+			"HTTP/1.1 407 Proxy Authentication Required\r\n" + ask +
+				"\r\n", fault.Unauthenticated, `does not accept the password for "alice"`},
+		{"the wrong one was, and the proxy does not know 407", "alice:tell-nobody",
+			"HTTP/1.0 401 Unauthorized\r\n\r\n", fault.Unauthenticated, "does not accept the password"},
+		{"only Kerberos and NTLM are accepted", "alice:tell-nobody",
+			"HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n", fault.Unauthenticated, "accepts no password"},
+		{"it is forbidden", "", "HTTP/1.1 403 \x1b[31mred\r\n\r\n", fault.Denied,
+			"refuses CONNECT to access.example.com:443: 403 Forbidden"},
 		{"it is not known", "", "HTTP/1.0 404 Not Found\r\n\r\n", fault.Denied, "404 Not Found"},
-		{"there is no way on", "", "HTTP/1.1 502 Bad Gateway\r\n\r\n", fault.Unavailable, "gives no way to access.example.com:443: 502 Bad Gateway"},
-		{"it is no HTTP", "", "SSH-2.0-OpenSSH_9.9\r\n\r\n", fault.Invalid, "is no HTTP proxy"},
-		{"the answer has no end", "", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-A: b\r\n", 4<<10), fault.Invalid, "is no HTTP proxy"},
-		{"a line has no end", "", "HTTP/1.1 200 " + strings.Repeat("O", 64<<10), fault.Invalid, "is no HTTP proxy"},
+		{"it cannot connect", "", "HTTP/1.1 502 Bad Gateway\r\n\r\n", fault.Unavailable,
+			"cannot connect to access.example.com:443: 502 Bad Gateway"},
+		{"it is no HTTP", "", "SSH-2.0-OpenSSH_9.9\r\n\r\n", fault.Invalid, "is not an HTTP proxy"},
+		{"the answer has no end", "", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-A: b\r\n", 4<<10),
+			fault.Invalid, "is not an HTTP proxy"},
+		{"a line has no end", "", "HTTP/1.1 200 " + strings.Repeat("O", 64<<10), fault.Invalid,
+			"is not an HTTP proxy"},
 		{"it hangs up", "", "HTTP/1.1 200 OK\r\nX-A", fault.Unavailable, "does not answer CONNECT"},
 	} {
 		p := (&httpProxy{reply: tt.reply}).start(t)
@@ -256,7 +270,8 @@ func TestRefusalsOfAnHTTPProxy(t *testing.T) {
 }
 
 func TestAnHTTPProxyThatDoesNotAnswer(t *testing.T) {
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and never answers
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,13 +287,16 @@ func TestAnHTTPProxyThatDoesNotAnswer(t *testing.T) {
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	cancel()
-	if _, err = newDialer(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp", "access.example.com:443"); err == nil {
+	if _, err = newDialer(t, egress.Config{HTTPSProxy: silent.Addr().String()}).DialContext(ctx, "tcp",
+		"access.example.com:443"); err == nil {
 		t.Error("got a connection after the context ended")
 	}
 }
 
 func TestNewRefusesBadProxyAddresses(t *testing.T) {
-	for _, address := range []string{"socks5://bob:tell-nobody@127.0.0.1:1080", "ftp://x", "http://", "http://bob:tell-nobody@", "http://bob:tell%nobody@host:1", "http://host:port"} {
+	t.Parallel()
+	for _, address := range []string{"socks5://bob:tell-nobody@127.0.0.1:1080", "ftp://x", "http://",
+		"http://bob:tell-nobody@", "http://bob:tell%nobody@host:1", "http://host:port"} {
 		_, err := egress.New(egress.Config{HTTPSProxy: address})
 		if !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" ||
 			!strings.Contains(err.Error(), "HTTPS_PROXY") {
@@ -290,12 +308,15 @@ func TestNewRefusesBadProxyAddresses(t *testing.T) {
 }
 
 func TestConfigFromEnv(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		vars map[string]string
 		want egress.Config
 	}{
-		{map[string]string{"HTTPS_PROXY": "a", "NO_PROXY": "b"}, egress.Config{HTTPSProxy: "a", NoProxy: "b"}},
-		{map[string]string{"HTTPS_PROXY": "a", "https_proxy": "c", "NO_PROXY": "b", "no_proxy": "d"}, egress.Config{HTTPSProxy: "c", NoProxy: "d"}},
+		{map[string]string{"HTTPS_PROXY": "a", "NO_PROXY": "b"},
+			egress.Config{HTTPSProxy: "a", NoProxy: "b"}},
+		{map[string]string{"HTTPS_PROXY": "a", "https_proxy": "c", "NO_PROXY": "b", "no_proxy": "d"},
+			egress.Config{HTTPSProxy: "c", NoProxy: "d"}},
 		{map[string]string{"HTTP_PROXY": "a", "http_proxy": "a", "ALL_PROXY": "a"}, egress.Config{}},
 	} {
 		if got := egress.ConfigFromEnv(func(k string) string { return tt.vars[k] }); got != tt.want {
@@ -305,7 +326,9 @@ func TestConfigFromEnv(t *testing.T) {
 }
 
 func TestHasPassword(t *testing.T) {
-	for address, want := range map[string]bool{"http://a:b@c:1": true, "a:b@c:1": true, "http://a@c:1": false, "c:1": false, "": false} {
+	t.Parallel()
+	for address, want := range map[string]bool{"http://a:b@c:1": true, "a:b@c:1": true, "http://a@c:1": false,
+		"c:1": false, "": false} {
 		if got := egress.HasPassword(address); got != want {
 			t.Errorf("%q: got %v, want %v", address, got, want)
 		}
@@ -313,7 +336,7 @@ func TestHasPassword(t *testing.T) {
 }
 
 // balancedProxy is a proxy of ours behind a balancer: its ping document, and a WebSocket inside which TLS
-// ends at inner.
+// ends.
 type balancedProxy struct {
 	*httptest.Server
 	transport dial.Transport
@@ -355,7 +378,7 @@ func startBalancedProxy(t *testing.T, transport dial.Transport) *balancedProxy {
 	return s
 }
 
-// echo says everything again, and that it has ended after the other end said so.
+// echo sends everything back, and "end" after the peer has closed its direction.
 func (s *balancedProxy) echo(c net.Conn) {
 	defer c.Close()
 	tc := tls.Server(c, &tls.Config{Certificates: s.TLS.Certificates, NextProtos: []string{innerALPN}})
@@ -371,7 +394,7 @@ func (s *balancedProxy) pingCount() int {
 	return s.pings
 }
 
-// clientConfig trusts the site's own certificate only inside, as identity.PinnedTLS does.
+// clientConfig checks the certificate only inside, as identity.PinnedTLS does.
 func (s *balancedProxy) clientConfig() *tls.Config {
 	return &tls.Config{
 		InsecureSkipVerify: true,
@@ -386,6 +409,7 @@ func (s *balancedProxy) clientConfig() *tls.Config {
 }
 
 func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
+	t.Parallel()
 	s := startBalancedProxy(t, dial.WebSocket)
 	addr := s.Listener.Addr().String()
 	corporate := (&httpProxy{to: addr}).start(t)
@@ -394,9 +418,9 @@ func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 		{"through an HTTP proxy", "access.example.com:443", corporate.url("alice:secret")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newDialer(t, egress.Config{HTTPSProxy: tt.proxy})
-			w.SetTransport(tt.addr, dial.WebSocket)
-			c, err := w.DialTLS(t.Context(), tt.addr, s.clientConfig())
+			d := newDialer(t, egress.Config{HTTPSProxy: tt.proxy})
+			d.SetTransport(tt.addr, dial.WebSocket)
+			c, err := d.DialTLS(t.Context(), tt.addr, s.clientConfig())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -418,11 +442,12 @@ func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 }
 
 func TestThePingDocumentDecidesTheTransport(t *testing.T) {
+	t.Parallel()
 	s := startBalancedProxy(t, dial.WebSocket)
 	addr := s.Listener.Addr().String()
-	w := newDialer(t, egress.Config{LearnTransport: true})
+	d := newDialer(t, egress.Config{LearnTransport: true})
 	for range 2 {
-		c, err := w.DialTLS(t.Context(), addr, s.clientConfig())
+		c, err := d.DialTLS(t.Context(), addr, s.clientConfig())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -431,45 +456,47 @@ func TestThePingDocumentDecidesTheTransport(t *testing.T) {
 	if got := s.pingCount(); got != 1 {
 		t.Errorf("got %d pings, want one for both connections", got)
 	}
-	if c, err := newDialer(t, egress.Config{}).DialTLS(t.Context(), addr, s.clientConfig()); err == nil { // nobody said WebSocket
+	if c, err := newDialer(t, egress.Config{}).DialTLS(t.Context(), addr, s.clientConfig()); err == nil { // without a transport, TLS is used
 		c.Close()
-		t.Error("got a connection by another transport than was said")
+		t.Error("got a connection by a transport that was not set")
 	}
 }
 
-// An operator puts a balancer before a proxy, or takes it away.
+// An administrator puts a balancer in front of a proxy, or takes it away.
 func TestAFailedConnectionLearnsTheTransportAgain(t *testing.T) {
+	t.Parallel()
 	s := startBalancedProxy(t, dial.WebSocket)
 	addr := s.Listener.Addr().String()
-	w := newDialer(t, egress.Config{LearnTransport: true})
-	w.SetTransport(addr, dial.TLS) // as it was
-	if _, err := w.DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
+	d := newDialer(t, egress.Config{LearnTransport: true})
+	d.SetTransport(addr, dial.TLS) // as it was
+	if _, err := d.DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
 		t.Fatal("got a connection without the WebSocket")
 	}
-	c, err := w.DialTLS(t.Context(), addr, s.clientConfig())
+	c, err := d.DialTLS(t.Context(), addr, s.clientConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
 
 	s.transport = dial.TLS
-	if _, err := w.DialTLS(t.Context(), addr, s.clientConfig()); !fault.Is(err, fault.Unavailable) ||
+	if _, err := d.DialTLS(t.Context(), addr, s.clientConfig()); !fault.Is(err, fault.Unavailable) ||
 		!strings.Contains(err.Error(), "403") {
-		t.Errorf("got %v, want the refused WebSocket told", err)
+		t.Errorf("got %v, want the refused WebSocket named", err)
 	}
 	before := s.pingCount()
-	w.DialTLS(t.Context(), addr, s.clientConfig())
+	d.DialTLS(t.Context(), addr, s.clientConfig())
 	if got := s.pingCount(); got != before+1 {
-		t.Errorf("got %d pings, want to have asked again", got-before)
+		t.Errorf("got %d pings, want one more", got-before)
 	}
 
 	s.Close()
-	if _, err := w.DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
-		t.Error("got a connection to a proxy that is gone")
+	if _, err := d.DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
+		t.Error("got a connection to a closed proxy")
 	}
 }
 
 func TestAProxyWithoutAPingDocumentGetsTLS(t *testing.T) {
+	t.Parallel()
 	plain := httptest.NewUnstartedServer(http.NotFoundHandler())
 	plain.TLS = &tls.Config{NextProtos: []string{innerALPN, "http/1.1"}}
 	plain.Config.ErrorLog = discard
@@ -486,6 +513,7 @@ func TestAProxyWithoutAPingDocumentGetsTLS(t *testing.T) {
 }
 
 func TestAStreamSendsKeepAlives(t *testing.T) {
+	t.Parallel()
 	near, far := socketPair(t)
 	a := egress.NewStream(near, nil, nil, 5*time.Millisecond)
 	defer a.Close()
@@ -506,8 +534,12 @@ func TestAStreamSendsKeepAlives(t *testing.T) {
 }
 
 func TestAStreamRefusesOtherMessages(t *testing.T) {
+	t.Parallel()
 	for name, send := range map[string]func(*websocket.Conn) error{
-		"text": func(c *websocket.Conn) error { return c.Write(t.Context(), websocket.MessageText, []byte("x")) },
+		"text": func(c *websocket.Conn) error {
+			return c.Write(t.Context(), websocket.MessageText,
+				[]byte("x"))
+		},
 		"too large": func(c *websocket.Conn) error {
 			return c.Write(t.Context(), websocket.MessageBinary, make([]byte, 1<<20))
 		},
@@ -526,6 +558,7 @@ func TestAStreamRefusesOtherMessages(t *testing.T) {
 }
 
 func TestAPassedStreamDeadlineIsErrDeadlineExceeded(t *testing.T) {
+	t.Parallel()
 	near, _ := socketPair(t)
 	a := egress.NewStream(near, nil, nil, time.Minute)
 	defer a.Close()
@@ -535,29 +568,38 @@ func TestAPassedStreamDeadlineIsErrDeadlineExceeded(t *testing.T) {
 	}
 }
 
-// socketPair is both ends of a WebSocket.
+// socketPair makes both ends of a WebSocket, in memory.
 func socketPair(t *testing.T) (near, far *websocket.Conn) {
 	t.Helper()
 	accepted := make(chan *websocket.Conn, 1)
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	l := testnet.Listen(testnet.ListenAddr)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			t.Error(err)
 		}
 		accepted <- c
-	}))
-	near, _, err := websocket.Dial(t.Context(), srv.URL, &websocket.DialOptions{HTTPClient: srv.Client()})
+	})}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	client := &http.Client{Transport: &http.Transport{DialContext: l.DialContext}}
+	near, _, err := websocket.Dial(t.Context(), "http://proxy.example",
+		&websocket.DialOptions{HTTPClient: client})
 	if err != nil {
 		t.Fatal(err)
 	}
 	far = <-accepted
-	t.Cleanup(func() { far.CloseNow(); near.CloseNow(); srv.Close() })
+	t.Cleanup(func() {
+		far.CloseNow()
+		near.CloseNow()
+		srv.Close()
+		<-served
+	})
 	return near, far
 }
 
 func ExampleConfig() {
 	_, err := egress.New(egress.Config{HTTPSProxy: "socks5://10.0.0.1:1080"})
-	fmt.Println(fault.Message(err))
-	// Output: the address in HTTPS_PROXY (https_proxy in a file) begins with socks5://, and only http:// and
-	// https:// proxies are known
+	fmt.Println(fault.Remedy(err))
+	// Output: write http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT with special characters as %XX
 }

@@ -14,27 +14,26 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 )
 
-// Bounds of asking a proxy for its ping document.
+// Bounds of fetching a ping document.
 const (
 	pingTimeout  = 5 * time.Second
 	maxPingBytes = 16 << 10
 	maxHeadBytes = 16 << 10
 )
 
-// notPingError is an HTTPS server that gave no ping document.
+// notPingError says that an HTTPS server answered without a ping document.
 type notPingError struct{ err error }
 
 func (e *notPingError) Error() string { return "no ping document: " + e.err.Error() }
 
 func (e *notPingError) Unwrap() error { return e.err }
 
-// ping asks the proxy at addr for its ping document. Whoever stands on the way can alter it: nothing in it
-// may be trusted but how the proxy wants to be spoken to, for whoever lies about that only keeps a connection
-// from coming about.
-func (w *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error) {
+// ping fetches the ping document of the proxy at addr. Its TLS is not verified, so whoever is in between can
+// alter it. Only the transport may be used: a false one does no more than make connections fail.
+func (d *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	conn, err := w.DialContext(ctx, "tcp", addr)
+	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return p, err
 	}
@@ -58,8 +57,8 @@ func (w *Dialer) ping(ctx context.Context, addr string) (p dial.Ping, err error)
 	return p, nil
 }
 
-// singleConnClient is an HTTP/1.1 client for one request over conn, under TLS that nothing relies on: what
-// matters is pinned inside.
+// singleConnClient is an HTTP/1.1 client that makes one request over conn, under TLS that it does not verify:
+// what matters is verified by the pinned TLS inside.
 func singleConnClient(conn net.Conn, addr string) *http.Client {
 	outer := &tls.Config{
 		InsecureSkipVerify: true,
@@ -71,7 +70,7 @@ func singleConnClient(conn net.Conn, addr string) *http.Client {
 		Transport: &http.Transport{
 			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				if used {
-					return nil, errors.New("the connection broke off")
+					return nil, errors.New("the connection has ended")
 				}
 				used = true
 				return handshake(ctx, conn, addr, outer)

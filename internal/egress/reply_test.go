@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What stands behind the head is the tunnel's, whatever the head was.
+// What follows the header belongs to the tunnel, whatever the header was.
 func FuzzReadReply(f *testing.F) {
 	for _, s := range []string{
 		"HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.0 407 x\r\nProxy-Authenticate: Basic\r\n\r\n", "HTTP/1.1 200 OK\nContent-Length: 99\n\n",
@@ -27,7 +27,7 @@ func FuzzReadReply(f *testing.F) {
 		}
 		rest, _ := io.ReadAll(r)
 		if !strings.HasSuffix(string(rest), tunnel) && !strings.HasSuffix(tunnel, string(rest)) {
-			t.Errorf("got %q behind the head, want the tunnel's bytes", rest)
+			t.Errorf("got %q after the header, want the tunnel's bytes", rest)
 		}
 	})
 }

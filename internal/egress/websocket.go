@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// KeepAliveInterval is how long an end of a WebSocket says nothing at most: balancers cut what was silent
-	// for a minute.
+	// KeepAliveInterval is how long one end of a WebSocket sends nothing at most. Balancers close connections
+	// that were silent for a minute.
 	KeepAliveInterval = 20 * time.Second
-	// maxMessageBytes bounds a message. Ends write TLS records, which are shorter; messages are not held
-	// together anyway.
+	// maxMessageBytes bounds a message. The ends write TLS records, which are shorter. Messages are read as
+	// they come, not buffered whole.
 	maxMessageBytes = 64 << 10
 )
 
-// openWebSocket opens a WebSocket over conn, which it owns. The TLS around it ends at the balancer and is not
-// verified: no more depends on it than on the network beneath (docs/decisions/0010).
+// openWebSocket opens a WebSocket over conn, which it takes over. The TLS around the WebSocket ends at the
+// balancer and is not verified: it is trusted no more than the network (docs/decisions/0010).
 func openWebSocket(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
 	client := singleConnClient(conn, addr)
 	ws, resp, err := websocket.Dial(
@@ -46,22 +46,15 @@ func webSocketFault(addr string, resp *http.Response, err error) error {
 	if resp == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return fault.Wrap(
-		err,
-		fault.Unavailable,
-		"egress",
-		fmt.Sprintf(
-			"the balancer at %s opens no WebSocket: %d %s",
-			addr,
-			resp.StatusCode,
-			http.StatusText(resp.StatusCode),
-		),
-		"ask an administrator to let WebSockets through to "+dial.ConnectPath,
+	status := fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	return fault.Wrap(err, fault.Unavailable, "egress",
+		"the balancer at "+addr+" does not open a WebSocket: "+status,
+		"ask an administrator to let the balancer pass WebSockets on to "+dial.ConnectPath,
 	)
 }
 
-// Stream is a byte stream in binary messages of a WebSocket. It has no half-close: the TLS inside says where
-// a direction ends. A deadline that passes while something waits ends it.
+// Stream is a byte stream in binary messages of a WebSocket. It has no half-close: the TLS inside marks the
+// end of a direction. A deadline that passes during a read or write ends the stream.
 type Stream struct {
 	net.Conn
 	ws            *websocket.Conn
@@ -74,9 +67,9 @@ type Stream struct {
 	closed bool
 }
 
-// NewStream makes the stream and takes ws over. Every so often an empty message goes out: WebSocket's own
-// pings would not do, because the library ends a connection that a pong does not leave within 5 s, and lines
-// stall longer.
+// NewStream makes the stream and takes ws over. After each interval it sends an empty message. Pings of
+// WebSocket would not do: the library ends a connection whose pong cannot be sent within 5 s, and networks
+// stall longer than that.
 func NewStream(ws *websocket.Conn, local, remote net.Addr, every time.Duration) *Stream {
 	s := &Stream{
 		Conn:     websocket.NetConn(context.Background(), ws, websocket.MessageBinary),
@@ -92,12 +85,10 @@ func NewStream(ws *websocket.Conn, local, remote net.Addr, every time.Duration) 
 	return s
 }
 
+// sendKeepAlive runs on the timer's goroutine. It waits for a write that is under way, and resets the timer
+// until the stream is closed or a write fails.
 func (s *Stream) sendKeepAlive() {
-	if s.ws.Write(
-		context.Background(),
-		websocket.MessageBinary,
-		nil,
-	) != nil { // waits behind what is being written
+	if err := s.ws.Write(context.Background(), websocket.MessageBinary, nil); err != nil {
 		return
 	}
 	s.mu.Lock()
@@ -107,7 +98,7 @@ func (s *Stream) sendKeepAlive() {
 	}
 }
 
-// Read gives an end without a close frame as an end: whether it is a true one, the TLS inside says.
+// Read returns io.EOF also for an end without a close frame. The TLS inside tells whether it was a true end.
 func (s *Stream) Read(b []byte) (int, error) {
 	n, err := s.Conn.Read(b)
 	if errors.Is(err, io.EOF) {
@@ -121,7 +112,8 @@ func (s *Stream) Write(b []byte) (int, error) {
 	return n, deadlineError(err)
 }
 
-// deadlineError gives what a net.Conn gives after its deadline: nothing else cancels.
+// deadlineError returns the error of a net.Conn whose deadline has passed. Nothing else cancels the contexts
+// of the library.
 func deadlineError(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return os.ErrDeadlineExceeded
@@ -129,7 +121,7 @@ func deadlineError(err error) error {
 	return err
 }
 
-// Close ends both directions and waits for nothing.
+// Close ends both directions without waiting for the peer.
 func (s *Stream) Close() error {
 	err := net.ErrClosed
 	s.closeOnce.Do(func() {
