@@ -22,36 +22,37 @@ import (
 const (
 	nonceBytes = 32
 	maxVersion = 64
-	// maxClockError is how far a node's clock may be from the proxy's. Certificates and rules would fail by
-	// it in less clear ways.
+	// maxClockError is how far a node's clock may differ from the proxy's. With a greater difference
+	// certificates and rules would fail with errors that are harder to understand.
 	maxClockError = 5 * time.Minute
 	// pushTimeout bounds a push of rules whose context has no deadline.
 	pushTimeout = 30 * time.Second
 )
 
-// ErrNoGreeting says that a node hung up instead of greeting, as one does that finds a tunnel of its own to
-// this proxy standing already.
-var ErrNoGreeting = errors.New("the node left without a greeting")
+// ErrNoGreeting says that a node closed the connection instead of greeting. A node does so when it finds that
+// it already has a tunnel to this proxy.
+var ErrNoGreeting = errors.New("the node closed the connection without a greeting")
 
-// greetingResult ends the greeting: the proxy's yes, or why not.
+// greetingResult ends the greeting. Without a fault the proxy accepts the node.
 type greetingResult struct {
 	Fault *fault.Error `json:"fault,omitempty"`
 }
 
-// Attached is the proxy's end of a tunnel. It is safe for concurrent use.
+// Attached is the proxy's end of a tunnel. It is safe for concurrent use. Its goroutine ends with the
+// session; Close waits for it.
 type Attached struct {
 	session *yamux.Session
 	hello   Hello
 	reader  sync.WaitGroup
 
-	mu       sync.Mutex // serialises frames on control
+	mu       sync.Mutex // guards writes to control, and sentDocs; held while a push is written
 	control  *stream
-	sentDocs [sha256.Size]byte // of the news sent last; guarded by mu
+	sentDocs [sha256.Size]byte // the digest of the documents pushed last; zero: none
 }
 
 // Accept greets the node at the other end of conn, whose certificate the caller has verified. It takes conn
-// over: it closes it when it fails, as when the greeting takes longer than 10 s or ctx ends. What ctx does
-// later does not matter.
+// over, and closes it when it fails: when the greeting takes longer than 10 s, ctx ends meanwhile, or the
+// node is refused. After it has returned, ctx has no effect.
 func Accept(
 	ctx context.Context,
 	conn net.Conn,
@@ -90,7 +91,7 @@ func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, 
 		return err
 	}
 	a.control = &stream{Stream: raw}
-	if err := a.session.GoAway(); err != nil { // the node opens no stream but this one
+	if err := a.session.GoAway(); err != nil { // refuses further streams from the node
 		return err
 	}
 	welcome := Welcome{V: Version, Proxy: proxy, Nonce: make([]byte, nonceBytes)}
@@ -103,14 +104,14 @@ func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, 
 	}
 	refusal := a.hello.check(node, welcome, now())
 	err = writeMessage(a.control, frameResult, greetingResult{Fault: refusal})
-	if refusal != nil { // whether or not it arrived
+	if refusal != nil { // whether or not the node could be told
 		a.waitForClose(ctx)
 		return refusal
 	}
 	return err
 }
 
-// waitForClose waits until the node has read why it was refused and hangs up, or ctx ends.
+// waitForClose waits until the node has read why it was refused and closes the connection, or ctx ends.
 func (a *Attached) waitForClose(ctx context.Context) {
 	select {
 	case <-a.session.CloseChan():
@@ -118,7 +119,7 @@ func (a *Attached) waitForClose(ctx context.Context) {
 	}
 }
 
-// check holds the node to its certificate, this proxy, this nonce and this time.
+// check compares the greeting with the node's certificate, this proxy, this tunnel's nonce and the time.
 func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error {
 	const op = "tunnel.Accept"
 	if h.V != Version || len(h.Version) > maxVersion ||
@@ -126,7 +127,7 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 		return fault.New(
 			fault.Invalid,
 			op,
-			"the node's greeting is not understood",
+			"the node's greeting is malformed or of another version",
 			"check that node and proxy versions match: threshold-node version",
 		)
 	}
@@ -136,8 +137,8 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 		return &fault.Error{
 			Kind:   fault.Denied,
 			Op:     op,
-			Msg:    "the attachment is not this node's word for this proxy and tunnel",
-			Remedy: "restart the node; if it stays so, remove its data and join it again",
+			Msg:    "the attachment is not signed by this node for this proxy and tunnel",
+			Remedy: "restart the node; if that does not help, remove its data and let it join again",
 			Err:    err,
 		}
 	}
@@ -158,8 +159,8 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 	return nil
 }
 
-// readControl ends the tunnel when the node ends the control stream. The node has nothing to say on it in
-// this version: frames are skipped.
+// readControl ends the tunnel when the node ends the control stream. In this version the node sends nothing
+// on it after the greeting; frames are skipped.
 func (a *Attached) readControl() {
 	for {
 		if _, _, err := readFrame(a.control, MaxHeaderBytes); err != nil {
@@ -169,8 +170,8 @@ func (a *Attached) readControl() {
 	}
 }
 
-// Open opens a session stream. It returns before the node has looked at it: a node that does not serve it
-// closes it.
+// Open opens a session stream. It returns before the node has accepted the stream: a node that does not serve
+// it closes it.
 func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	h.V = Version
 	if err := h.check(); err != nil {
@@ -185,7 +186,7 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 			err,
 			fault.Unavailable,
 			"tunnel.Open",
-			"the tunnel to the node is gone",
+			"the tunnel to the node has ended",
 			"try again in a few seconds",
 		)
 	}
@@ -201,16 +202,16 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 			err,
 			fault.Unavailable,
 			"tunnel.Open",
-			"the tunnel to the node is stuck",
+			"the tunnel to the node does not accept data",
 			"try again in a few seconds",
 		)
 	}
 	return s, nil
 }
 
-// PushRules sends news to the node: the whole set, or its head alone where the node has had the same
-// documents by this tunnel, in which nothing is lost or overtakes. When it fails the tunnel is over, for half
-// a frame may have left.
+// PushRules sends rules to the node: the whole set, or the head alone where the node accepts heads and this
+// tunnel carried the same documents last. Pushes arrive complete and in order. When PushRules fails, the
+// tunnel has ended, because a part of a frame may have been sent.
 func (a *Attached) PushRules(ctx context.Context, n RulesPush) error {
 	deadline, has := ctx.Deadline()
 	if !has {
@@ -235,10 +236,10 @@ func (a *Attached) PushRules(ctx context.Context, n RulesPush) error {
 	return nil
 }
 
-// Attachment is the node's signed word that it is attached here.
+// Attachment is the node's signed statement that it is attached to this proxy.
 func (a *Attached) Attachment() SignedAttachment { return a.hello.Attachment }
 
-// Version is the agent's release, as the node says.
+// Version is the release of the agent, as the node says.
 func (a *Attached) Version() string { return a.hello.Version }
 
 // Streams counts the open session streams.

@@ -8,7 +8,8 @@ import (
 	"fmt"
 )
 
-// attachmentDigest separates attachments from anything else that the service key signs.
+// attachmentDigest is what the node signs. Its label separates attachments from all else that the service key
+// signs.
 func attachmentDigest(payload []byte) [sha256.Size]byte {
 	return sha256.Sum256(append([]byte("threshold attachment v1\x00"), payload...))
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// AnswerForTest does a node's part of the greeting on a bare control stream.
+// AnswerForTest runs a node's part of the greeting on a bare control stream.
 func AnswerForTest(c io.ReadWriter, key crypto.Signer, id identity.MachineID) error {
 	var w Welcome
 	if err := readMessage(c, frameWelcome, &w); err != nil {
@@ -27,8 +27,9 @@ func AnswerForTest(c io.ReadWriter, key crypto.Signer, id identity.MachineID) er
 	return readMessage(c, frameResult, new(greetingResult))
 }
 
-// Bubble is synctest.Test for code with yamux in it. yamux keeps timers in a sync.Pool of its process, and a
-// timer may not cross the border of a bubble; two collections empty the pool (its victim cache too).
+// Bubble is synctest.Test for code that uses yamux. yamux keeps timers in a sync.Pool of the process, and a
+// timer may not be used in another bubble than its own. Two garbage collections empty the pool, with its
+// victim cache.
 func Bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	emptyPools()

@@ -10,25 +10,27 @@ import (
 	"slices"
 )
 
-// frameKind says what a frame's body is. Append only; a reader skips kinds it does not know.
+// frameKind is the kind of a frame. Append only; readers skip kinds that they do not know.
 type frameKind byte
 
 const (
 	frameWelcome frameKind = 1 // Welcome, proxy to node
 	frameHello   frameKind = 2 // Hello, node to proxy
-	frameResult  frameKind = 3 // verdict, proxy to node
+	frameResult  frameKind = 3 // greetingResult, proxy to node
 	frameRules   frameKind = 4 // a rules.Set, opaque here, proxy to node
 	frameHeader  frameKind = 5 // Header, first on each session stream
-	frameHead    frameKind = 6 // the signed head of a rules.Set alone, opaque here, proxy to node; only where Hello.Heads says so
+	// the signed head of a rules.Set alone, opaque here, proxy to node; only where Hello.Heads says so
+	frameHead frameKind = 6
 )
 
 // A frame is one byte of kind, four of length (big endian), and a body of that length.
 const frameHeaderBytes = 5
 
-// writeChunkBytes is how much of a frame is written at once: the multiplexer keeps, for as long as the tunnel
-// stands, a buffer of the largest write there was.
+// writeChunkBytes is how much of a frame is written at once. The multiplexer keeps a buffer of the size of
+// the largest write for as long as the tunnel lasts.
 const writeChunkBytes = 2 << 10
 
+// writeFrame writes one frame. After an error the framing of the stream is lost.
 func writeFrame(w io.Writer, kind frameKind, body []byte) error {
 	if len(body) > MaxFrameBytes {
 		return fmt.Errorf("tunnel: frame of %d bytes is larger than %d", len(body), MaxFrameBytes)
@@ -62,6 +64,7 @@ func readFrame(r io.Reader, limit int) (frameKind, []byte, error) {
 	return frameKind(head[0]), body, nil
 }
 
+// writeMessage writes v as JSON in a small frame.
 func writeMessage(w io.Writer, kind frameKind, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -73,14 +76,14 @@ func writeMessage(w io.Writer, kind frameKind, v any) error {
 	return writeFrame(w, kind, body)
 }
 
-// readMessage reads a small frame that must be of the kind.
+// readMessage reads a small frame, which must be of the kind.
 func readMessage(r io.Reader, kind frameKind, v any) error {
 	got, body, err := readFrame(r, MaxHeaderBytes)
 	if err != nil {
 		return err
 	}
 	if got != kind {
-		return fmt.Errorf("tunnel: got a frame of kind %d where kind %d belongs", got, kind)
+		return fmt.Errorf("tunnel: got a frame of kind %d, want kind %d", got, kind)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
 		return fmt.Errorf("tunnel: decode: %w", err)
@@ -88,7 +91,7 @@ func readMessage(r io.Reader, kind frameKind, v any) error {
 	return nil
 }
 
-// readHeader reads what begins a session stream.
+// readHeader reads the header of a session stream.
 func readHeader(r io.Reader) (Header, error) {
 	var h Header
 	if err := readMessage(r, frameHeader, &h); err != nil {
@@ -102,8 +105,8 @@ func readHeader(r io.Reader) (Header, error) {
 
 var (
 	protocolRE = regexp.MustCompile(`^[a-z]{1,16}$`)
-	// zoneRE is the name of a network interface. A zone can be any text, and addresses get into environments,
-	// records and terminals.
+	// zoneRE matches the name of a network interface. A zone could be any text otherwise, and addresses get
+	// into environment variables, login records and terminals.
 	zoneRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
 )
 
@@ -122,7 +125,7 @@ func (h Header) check() error {
 		return fmt.Errorf("tunnel: the client's address has the zone %q", zone)
 	}
 	if !protocolRE.MatchString(h.Protocol) {
-		return fmt.Errorf("tunnel: %q is no way to come by", h.Protocol)
+		return fmt.Errorf("tunnel: %q is not the name of a protocol", h.Protocol)
 	}
 	return nil
 }

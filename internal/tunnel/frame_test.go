@@ -23,7 +23,9 @@ func headerBytes(t testing.TB, h Header) []byte {
 }
 
 func TestHeaderRoundTrip(t *testing.T) {
-	for _, want := range []Header{{V: 1, From: "192.0.2.7:1", Protocol: "dial"}, {V: 1, From: "[2001:db8::1]:65535", Protocol: "ssh"}, {V: 1, From: "[fe80::1%eth0.7]:1", Protocol: "ssh"}} {
+	for _, want := range []Header{{V: 1, From: "192.0.2.7:1", Protocol: "dial"},
+		{V: 1, From: "[2001:db8::1]:65535", Protocol: "ssh"}, {V: 1, From: "[fe80::1%eth0.7]:1",
+			Protocol: "ssh"}} {
 		got, err := readHeader(bytes.NewReader(headerBytes(t, want)))
 		if err != nil || got != want {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
@@ -34,13 +36,14 @@ func TestHeaderRoundTrip(t *testing.T) {
 func TestReadHeaderRefuses(t *testing.T) {
 	big := append([]byte{byte(frameHeader)}, binary.BigEndian.AppendUint32(nil, MaxHeaderBytes+1)...)
 	for name, b := range map[string][]byte{
-		"nothing":               nil,
-		"half a frame":          headerBytes(t, Header{V: 1, From: "192.0.2.7:1", Protocol: "dial"})[:12],
-		"a newer version":       headerBytes(t, Header{V: 2, From: "192.0.2.7:1", Protocol: "dial"}),
-		"a name as address":     headerBytes(t, Header{V: 1, From: "web-1:22", Protocol: "dial"}),
-		"a zone of odd text":    headerBytes(t, Header{V: 1, From: "[fe80::1%\x1b[2J]:1", Protocol: "dial"}),
-		"a zone of words":       headerBytes(t, Header{V: 1, From: "[fe80::1%eth0 22 ::1]:1", Protocol: "dial"}),
-		"no way to come by":     headerBytes(t, Header{V: 1, From: "192.0.2.7:1"}),
+		"nothing":            nil,
+		"half a frame":       headerBytes(t, Header{V: 1, From: "192.0.2.7:1", Protocol: "dial"})[:12],
+		"a newer version":    headerBytes(t, Header{V: 2, From: "192.0.2.7:1", Protocol: "dial"}),
+		"a name as address":  headerBytes(t, Header{V: 1, From: "web-1:22", Protocol: "dial"}),
+		"a zone of odd text": headerBytes(t, Header{V: 1, From: "[fe80::1%\x1b[2J]:1", Protocol: "dial"}),
+		"a zone of words": headerBytes(t,
+			Header{V: 1, From: "[fe80::1%eth0 22 ::1]:1", Protocol: "dial"}),
+		"no protocol":           headerBytes(t, Header{V: 1, From: "192.0.2.7:1"}),
 		"a frame of other kind": {byte(frameRules), 0, 0, 0, 2, '{', '}'},
 		"text that is no JSON":  {byte(frameHeader), 0, 0, 0, 2, 'h', 'i'},
 		"more than allowed":     append(big, make([]byte, MaxHeaderBytes+1)...),
@@ -51,7 +54,7 @@ func TestReadHeaderRefuses(t *testing.T) {
 	}
 }
 
-// A length is refused before memory is taken for it.
+// A length over the limit is refused before memory is allocated for it.
 func TestReadFrameAllocatesNothingForAnOversizeLength(t *testing.T) {
 	r := io.MultiReader(bytes.NewReader([]byte{byte(frameRules), 0xff, 0xff, 0xff, 0xff}), neverRead{t})
 	if _, _, err := readFrame(r, MaxFrameBytes); err == nil {
@@ -96,8 +99,7 @@ func FuzzReadFrame(f *testing.F) {
 	})
 }
 
-// A proxy that opens streams and sends no header keeps nobody else waiting, and loses them after
-// headerTimeout.
+// A proxy that opens streams and sends no header blocks no other stream, and loses them after headerTimeout.
 func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 	Bubble(t, func(t *testing.T) {
 		near, far := net.Pipe()
@@ -119,11 +121,12 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := writeMessage(good, frameHeader, Header{V: 1, From: "192.0.2.7:1", Protocol: "ssh"}); err != nil {
+		if err := writeMessage(good, frameHeader,
+			Header{V: 1, From: "192.0.2.7:1", Protocol: "ssh"}); err != nil {
 			t.Fatal(err)
 		}
 		if _, h, err := u.Accept(); err != nil || h.Protocol != "ssh" {
-			t.Fatalf("got %+v, %v, want the stream that spoke", h, err)
+			t.Fatalf("got %+v, %v, want the stream with the header", h, err)
 		}
 		start := time.Now()
 		if _, err := mute.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
@@ -137,7 +140,7 @@ func TestStreamWithoutHeaderIsClosed(t *testing.T) {
 	})
 }
 
-// A node that does not read its control stream cannot hold a push for ever.
+// A node that does not read its control stream cannot block a push for ever.
 func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 	Bubble(t, func(t *testing.T) {
 		near, far := net.Pipe()
@@ -167,18 +170,18 @@ func TestPushToANodeThatDoesNotReadEndsTheTunnel(t *testing.T) {
 	})
 }
 
-// A node of before heads travelled alone would skip them.
+// A node of an older release would skip a head.
 func TestANodeThatDoesNotReadHeadsGetsWholeSets(t *testing.T) {
 	n := RulesPush{Set: []byte("set"), Head: []byte("head"), DocsDigest: [32]byte{1}}
 	if kind, body := n.nextFrame(false, n.DocsDigest); kind != frameRules || string(body) != "set" {
 		t.Errorf("got kind %d with %q, want the set", kind, body)
 	}
 	if kind, body := n.nextFrame(true, n.DocsDigest); kind != frameHead || string(body) != "head" {
-		t.Errorf("got kind %d with %q for one that reads them, want the head", kind, body)
+		t.Errorf("got kind %d with %q for a node that accepts heads, want the head", kind, body)
 	}
 }
 
-// What is written at once stays with the multiplexer as a buffer.
+// The multiplexer keeps a buffer of the size of the largest write.
 func TestALargeFrameIsWrittenInChunks(t *testing.T) {
 	var wire bytes.Buffer
 	largest := 0
@@ -191,7 +194,7 @@ func TestALargeFrameIsWrittenInChunks(t *testing.T) {
 		body,
 	)
 	if err != nil || largest > writeChunkBytes {
-		t.Fatalf("got %v and %d bytes written at once, want at most %d", err, largest, writeChunkBytes)
+		t.Fatalf("got %v and a write of %d bytes, want at most %d", err, largest, writeChunkBytes)
 	}
 	if kind, got, err := readFrame(&wire, MaxFrameBytes); err != nil || kind != frameRules ||
 		!bytes.Equal(got, body) {

@@ -9,20 +9,20 @@ import (
 	"github.com/threshold-access/threshold/internal/coalesce"
 )
 
-// Either side pings every keepalive. The multiplexer answers each ping on a goroutine of its own, which waits
-// as long as the peer does not read: one that only asks would fill this machine's memory, so it may ask this
-// often and no more.
+// Either side pings every keepAliveInterval. The multiplexer answers each ping on a goroutine of its own,
+// which waits while the peer does not read. A peer that only sends pings would fill this machine's memory, so
+// it may send maxPings in a pingPeriod and no more.
 const (
 	maxPings   = 32
 	pingPeriod = 10 * time.Second
 )
 
-// maxStreams bounds the session streams of a tunnel at the node, those that wait for the proxy to close its
-// side included. It is well over what the node serves at once.
+// maxStreams bounds the session streams of a tunnel at the node, with those that wait for the proxy to close
+// its side. It is well above what the node serves at once.
 const maxStreams = 4096
 
-// Frames of yamux (its spec.md): version, type, flags (2), stream (4), length (4), and for data that many
-// bytes.
+// Frames of yamux (its spec.md): version, type, flags (2 bytes), stream (4), length (4), and for data that
+// many bytes.
 const (
 	muxHeaderBytes = 12
 	muxData        = 0
@@ -30,25 +30,26 @@ const (
 	muxSYN         = 1
 )
 
-// guardedConn reads along with the multiplexer and ends what it would not survive.
+// guardedConn is the connection under the multiplexer. It parses the frames that are read, and fails where
+// the peer exceeds maxPings. It writes each data frame in one piece. One goroutine reads and one writes.
 type guardedConn struct {
 	net.Conn
 	head      [muxHeaderBytes]byte
-	headBytes int    // bytes of head that are here
-	dataLeft  uint32 // bytes of data to come
-	pings     int    // since
+	headBytes int    // how much of head has been read
+	dataLeft  uint32 // bytes of data that follow
+	pings     int    // pings that were read since
 	since     time.Time
 
 	transport *coalesce.TransportConn // nil: none
-	holding   bool                    // a head was written whose body follows; of Write alone
+	holding   bool                    // a frame header was written whose body follows; only Write uses it
 }
 
 func newGuardedConn(conn net.Conn) net.Conn {
 	return &guardedConn{Conn: conn, transport: coalesce.TransportOf(conn)}
 }
 
-// Write has a frame of data leave in one piece. The multiplexer writes from one goroutine, each body right
-// after its head.
+// Write holds back the header of a data frame until the body is there. The multiplexer writes from one
+// goroutine, each body right after its header.
 func (g *guardedConn) Write(b []byte) (int, error) {
 	if g.transport == nil {
 		return g.Conn.Write(b)
@@ -57,11 +58,12 @@ func (g *guardedConn) Write(b []byte) (int, error) {
 		g.transport.Hold()
 	}
 	n, err := g.Conn.Write(b)
-	if g.holding = !g.holding && err == nil && len(b) == muxHeaderBytes && b[1] == muxData && binary.BigEndian.Uint32(b[8:]) > 0; g.holding {
+	if g.holding = !g.holding && err == nil && len(b) == muxHeaderBytes && b[1] == muxData &&
+		binary.BigEndian.Uint32(b[8:]) > 0; g.holding {
 		return n, nil
 	}
-	if left := g.transport.Release(); err == nil && left != nil {
-		n, err = 0, left
+	if held := g.transport.Release(); err == nil && held != nil {
+		n, err = 0, held
 	}
 	return n, err
 }
@@ -74,6 +76,7 @@ func (g *guardedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// scanFrames parses the next bytes that were read. They may begin and end in the middle of a frame.
 func (g *guardedConn) scanFrames(b []byte) error {
 	for len(b) > 0 {
 		if g.dataLeft > 0 {
@@ -95,6 +98,7 @@ func (g *guardedConn) scanFrames(b []byte) error {
 	return nil
 }
 
+// checkFrame looks at a whole frame header.
 func (g *guardedConn) checkFrame() error {
 	switch kind, flags := g.head[1], binary.BigEndian.Uint16(g.head[2:]); {
 	case kind == muxData:

@@ -15,7 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// frame is one of the multiplexer's.
+// frame is a frame of the multiplexer.
 func frame(kind byte, flags byte, length byte, data string) []byte {
 	return append([]byte{0, kind, 0, flags, 0, 0, 0, 1, 0, 0, 0, length}, data...)
 }
@@ -25,7 +25,7 @@ func TestAFloodOfPingsEndsTheTunnel(t *testing.T) {
 	flood := make(chan int)
 	go func() {
 		sent := 0
-		for ; sent < 100_000; sent++ { // and reads nothing
+		for ; sent < 100_000; sent++ { // without reading
 			if _, err := far.Write(frame(muxPing, muxSYN, 1, "")); err != nil {
 				break
 			}
@@ -94,7 +94,7 @@ func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 		u := &Uplink{session: session, streams: make(chan acceptedStream)}
 		u.goroutines.Go(u.acceptStreams)
 		go func() {
-			for { // a node that closes at once, whose proxy never does
+			for { // the node closes its side at once, and the proxy never does
 				conn, _, err := u.Accept()
 				if err != nil {
 					return
@@ -120,7 +120,7 @@ func TestAProxyThatOpensStreamsWithoutEndLosesTheTunnel(t *testing.T) {
 	})
 }
 
-// recordingConn notes what leaves together.
+// recordingConn records each write.
 type recordingConn struct {
 	net.Conn
 	pieces []string
@@ -136,7 +136,8 @@ func TestADataFrameIsWrittenInOnePiece(t *testing.T) {
 	under := coalesce.UnderTLS(&wire)
 	g := &guardedConn{Conn: under, transport: under}
 	data, last, ping := frame(muxData, 0, 5, ""), frame(muxData, 4, 0, ""), frame(muxPing, muxSYN, 0, "")
-	for _, b := range []string{string(ping), string(data), "hello", string(last), string(data), "again", string(ping)} {
+	for _, b := range []string{string(ping), string(data), "hello", string(last), string(data), "again",
+		string(ping)} {
 		if n, err := g.Write([]byte(b)); n != len(b) || err != nil {
 			t.Fatalf("got %d, %v, want %d", n, err, len(b))
 		}

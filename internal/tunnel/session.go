@@ -14,16 +14,17 @@ import (
 const (
 	// greetTimeout bounds the greeting, on both sides.
 	greetTimeout = 10 * time.Second
-	// A peer that went silent is noticed after at most keepalive + sendTimeout.
+	// keepAliveInterval is between two pings. A silent peer is detected within keepAliveInterval +
+	// sendTimeout.
 	keepAliveInterval = 25 * time.Second
-	// sendTimeout bounds the wait for a ping's answer, and for one frame to leave: a slow line may have many
-	// streams in the queue.
+	// sendTimeout bounds the wait for a ping's answer, and for one frame to be sent: on a slow network many
+	// streams may be queued.
 	sendTimeout = 25 * time.Second
-	// openTimeout ends a tunnel whose peer does not take streams any more.
+	// openTimeout ends a tunnel whose peer no longer accepts streams.
 	openTimeout = 30 * time.Second
 	// closeTimeout is how long a stream that we closed waits for the peer to close it too.
 	closeTimeout = time.Minute
-	// backlog is how many streams may wait to be taken.
+	// backlog is how many streams may wait to be accepted.
 	backlog = 256
 )
 
@@ -36,12 +37,13 @@ func muxConfig() *yamux.Config {
 		MaxStreamWindowSize:    Window,
 		StreamOpenTimeout:      openTimeout,
 		StreamCloseTimeout:     closeTimeout,
-		LogOutput:              io.Discard, // it logs what a peer can provoke; why a session ended is in the errors
+		// a peer can cause any number of lines; errors say why a session ended
+		LogOutput: io.Discard,
 	}
 }
 
-// stream is a yamux stream with the manners of a net.Conn: Close ends both directions and wakes whoever reads
-// or writes, CloseWrite ends one, and a passed deadline is os.ErrDeadlineExceeded.
+// stream makes a yamux stream behave as a net.Conn: Close ends both directions and wakes readers and writers,
+// CloseWrite ends one, and a passed deadline is os.ErrDeadlineExceeded.
 type stream struct {
 	*yamux.Stream
 	closed atomic.Bool
@@ -58,6 +60,7 @@ func (s *stream) Write(b []byte) (int, error) {
 	return n, s.mapError(err)
 }
 
+// mapError replaces yamux's errors by those of package net.
 func (s *stream) mapError(err error) error {
 	switch {
 	case err == nil || err == io.EOF:
@@ -70,7 +73,7 @@ func (s *stream) mapError(err error) error {
 	return err
 }
 
-// CloseWrite tells the peer that nothing more comes; reading goes on, for at most closeTimeout.
+// CloseWrite tells the peer that no more data follows. Reading goes on, for at most closeTimeout.
 func (s *stream) CloseWrite() error { return s.Stream.Close() }
 
 func (s *stream) Close() error {
@@ -79,7 +82,8 @@ func (s *stream) Close() error {
 	return s.Stream.Close()
 }
 
-// SetDeadline and its kin do nothing on a closed stream: Close uses them to wake readers.
+// SetDeadline, SetReadDeadline and SetWriteDeadline fail on a closed stream: Close uses deadlines to wake
+// readers.
 func (s *stream) SetDeadline(t time.Time) error { return s.setDeadline(s.Stream.SetDeadline, t) }
 
 func (s *stream) SetReadDeadline(t time.Time) error {
@@ -95,7 +99,7 @@ func (s *stream) setDeadline(set func(time.Time) error, t time.Time) error {
 		return net.ErrClosed
 	}
 	err := set(t)
-	if s.closed.Load() { // Close came in between; its deadline must stand
+	if s.closed.Load() { // Close ran meanwhile; its deadline must stay
 		_ = s.Stream.SetDeadline(time.Unix(1, 0))
 	}
 	return err
@@ -112,7 +116,7 @@ func (s *stream) RemoteAddr() net.Addr {
 func clientAddr(h Header) net.Addr {
 	ap, err := netip.ParseAddrPort(h.From)
 	if err != nil {
-		return nil // check has refused such a header
+		return nil // Header.check refuses such a header
 	}
 	return net.TCPAddrFromAddrPort(ap)
 }

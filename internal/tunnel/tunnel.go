@@ -1,9 +1,9 @@
-// Package tunnel answers: how do a node and a proxy talk?
+// Package tunnel answers: how do a node and a proxy communicate?
 //
-// A node dials a proxy (ALPN threshold-tunnel, service certificates both ways) and yamux runs over that TLS
-// connection. The node opens the first stream, the control stream, and both sides greet; then the proxy
+// A node dials a proxy (ALPN threshold-tunnel, service certificates both ways), and yamux runs over that TLS
+// connection. The node opens the first stream, the control stream, and both sides greet. Then the proxy
 // pushes the signed rules over it and opens one stream for each session. A session stream begins with a
-// Header and reaches the node's own session service and nothing else: there is no field for an address to
+// Header and leads to the node's own session service and nothing else: there is no field for an address to
 // connect to.
 package tunnel
 
@@ -24,19 +24,20 @@ const Version = 1
 const (
 	MaxHeaderBytes = 4 << 10
 	MaxFrameBytes  = 5 << 20 // a control frame; holds a rules.Set
-	// Window is how much a stream may have in flight: far nodes need it, and 4 MiB gains nothing (measured).
+	// Window is how much of a stream may be in flight. Distant nodes need it; 4 MiB gains nothing more
+	// (measured).
 	Window = 1 << 20
 )
 
-// Welcome is what the proxy says first on the control stream.
+// Welcome is the proxy's first message on the control stream.
 type Welcome struct {
 	V     int    `json:"v"`
 	Proxy string `json:"proxy"` // the proxy's name
 	Nonce []byte `json:"nonce"` // 32 random bytes that the node's attachment must sign
 }
 
-// Attachment says, signed by the node, that the node is attached to the proxy now. Proxies hand it to auth as
-// evidence.
+// Attachment says that the node is attached to the proxy at this time. The node signs it, and proxies pass it
+// to auth as evidence.
 type Attachment struct {
 	V     int                `json:"v"`
 	Node  identity.MachineID `json:"node"`
@@ -50,7 +51,7 @@ type Hello struct {
 	V            int              `json:"v"`
 	Version      string           `json:"version"` // the agent's release, for listings
 	Attachment   SignedAttachment `json:"attachment"`
-	AcceptsHeads bool             `json:"heads,omitempty"` // the node reads heads without their documents
+	AcceptsHeads bool             `json:"heads,omitempty"` // the node accepts heads without their documents
 }
 
 // SignedAttachment is an attachment and the signature of the node's service key (ECDSA P-256 over SHA-256).
@@ -63,7 +64,7 @@ type SignedAttachment struct {
 type Header struct {
 	V        int    `json:"v"`
 	From     string `json:"from"` // the client's address and port as the proxy saw them
-	Protocol string `json:"by"`   // how the client came: "dial" or "ssh"
+	Protocol string `json:"by"`   // how the client connects to the proxy: "dial" or "ssh"
 }
 
 // SignAttachment signs an attachment with the node's service key.

@@ -50,7 +50,7 @@ func newMachine(t testing.TB, id identity.MachineID) machine {
 	}
 }
 
-// newTunnel makes a tunnel over an in-memory connection; both ends close with the test.
+// newTunnel makes a tunnel over an in-memory connection. Both ends are closed at the end of the test.
 func newTunnel(t testing.TB, at func() time.Time) (*tunnel.Attached, *tunnel.Uplink) {
 	t.Helper()
 	m := newMachine(t, nodeID)
@@ -113,8 +113,8 @@ func TestGreetingRefuses(t *testing.T) {
 		kind   fault.Kind
 		says   string
 	}{
-		{"an attachment of another key", other, nodeID, time.Now, fault.Denied, "not this node's word"},
-		{"an attachment of another node", m, otherID, time.Now, fault.Denied, "not this node's word"},
+		{"an attachment of another key", other, nodeID, time.Now, fault.Denied, "not signed by this node"},
+		{"an attachment of another node", m, otherID, time.Now, fault.Denied, "not signed by this node"},
 		{"a clock ten minutes ahead", m, nodeID, late, fault.Invalid, "clock is off by 10m"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestStreamCarriesBytesBothWays(t *testing.T) {
 		t.Fatalf("got %d bytes, %v, want the %d sent", len(got), err, len(sent))
 	}
 	go func() {
-		far.Write(sent) // the other direction goes on after the first has ended
+		far.Write(sent) // the other direction is still open
 		far.Close()
 	}()
 	if got, err = io.ReadAll(near); err != nil || !bytes.Equal(got, sent) {
@@ -238,7 +238,8 @@ func TestRulesKeepsOnlyTheNewest(t *testing.T) {
 		if got := string((<-u.Rules()).Set); got != "three" {
 			t.Errorf("got %q, want three", got)
 		}
-		if err := a.PushRules(t.Context(), tunnel.RulesPush{Set: make([]byte, tunnel.MaxFrameBytes+1)}); err == nil {
+		if err := a.PushRules(t.Context(),
+			tunnel.RulesPush{Set: make([]byte, tunnel.MaxFrameBytes+1)}); err == nil {
 			t.Error("got an oversize set pushed, want an error")
 		}
 	})
@@ -246,7 +247,8 @@ func TestRulesKeepsOnlyTheNewest(t *testing.T) {
 
 func TestOpenRefusesInvalidHeaders(t *testing.T) {
 	a, _ := newTunnel(t, time.Now)
-	for _, h := range []tunnel.Header{{From: "nowhere", Protocol: "dial"}, {From: "192.0.2.7:1", Protocol: "a way"}, {Protocol: "dial"}} {
+	for _, h := range []tunnel.Header{{From: "nowhere", Protocol: "dial"},
+		{From: "192.0.2.7:1", Protocol: "a way"}, {Protocol: "dial"}} {
 		if _, err := a.Open(t.Context(), h); err == nil {
 			t.Errorf("got %+v opened, want refused", h)
 		}
@@ -269,7 +271,8 @@ func TestEndOfOneSideEndsTheOther(t *testing.T) {
 	}
 }
 
-// cuttableConn is a connection whose line can be cut without either end noticing.
+// cuttableConn is a connection whose network can fail without either end noticing: writes vanish once cut is
+// closed.
 type cuttableConn struct {
 	net.Conn
 	cut chan struct{}
@@ -310,7 +313,7 @@ func TestHalfOpenTunnelIsNoticedWithinAMinute(t *testing.T) {
 	})
 }
 
-// A node that does not keep to the protocol: raw yamux.
+// rawNode is a node that does not keep to the protocol: raw yamux.
 func rawNode(t *testing.T) (*tunnel.Attached, *yamux.Session) {
 	t.Helper()
 	m := newMachine(t, nodeID)
@@ -343,7 +346,7 @@ func TestNodeOpensNoStreams(t *testing.T) {
 	_, session := rawNode(t)
 	c, err := session.Open()
 	if err != nil {
-		return // it knows already that the proxy takes none
+		return // the proxy's GoAway has arrived already
 	}
 	c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, yamux.ErrConnectionReset) {
@@ -351,7 +354,7 @@ func TestNodeOpensNoStreams(t *testing.T) {
 	}
 }
 
-// rulesPush is what a proxy pushes whose documents are doc.
+// rulesPush is a push of the documents doc with a head.
 func rulesPush(doc, head string) tunnel.RulesPush {
 	n := tunnel.RulesPush{Set: []byte(doc + " by " + head), Head: []byte(head)}
 	copy(n.DocsDigest[:], doc)
@@ -368,18 +371,21 @@ func TestOnlyTheHeadIsPushedWhileTheDocumentsAreUnchanged(t *testing.T) {
 		defer a.Close()
 		defer u.Close()
 		for _, tt := range []struct {
-			push      []tunnel.RulesPush // before the node takes any
+			push      []tunnel.RulesPush // pushed before the node takes any
 			set, head string
 		}{
 			{[]tunnel.RulesPush{rulesPush("A", "1")}, "A by 1", ""},
 			{[]tunnel.RulesPush{rulesPush("A", "2")}, "", "2"},
 			{[]tunnel.RulesPush{rulesPush("B", "3")}, "B by 3", ""},
-			{[]tunnel.RulesPush{rulesPush("A", "4")}, "A by 4", ""}, // what came once does not count for ever
+			{[]tunnel.RulesPush{rulesPush("A", "4")}, "A by 4", ""}, // only the documents pushed last count
 			{[]tunnel.RulesPush{rulesPush("A", "5"), rulesPush("A", "6")}, "", "6"},
-			{[]tunnel.RulesPush{rulesPush("C", "7"), rulesPush("C", "8"), rulesPush("C", "9")}, "C by 7", "9"}, // no head replaces documents that were not taken
+			// a head does not replace documents that were not taken
+			{[]tunnel.RulesPush{rulesPush("C", "7"), rulesPush("C", "8"), rulesPush("C", "9")}, "C by 7",
+				"9"},
 			{[]tunnel.RulesPush{rulesPush("C", "10"), rulesPush("D", "11")}, "D by 11", ""},
 			{[]tunnel.RulesPush{{Set: []byte("unknown")}}, "unknown", ""},
-			{[]tunnel.RulesPush{{Set: []byte("unknown"), Head: []byte("12")}}, "unknown", ""}, // documents without a name are never the same
+			// documents without a digest are never the same
+			{[]tunnel.RulesPush{{Set: []byte("unknown"), Head: []byte("12")}}, "unknown", ""},
 			{[]tunnel.RulesPush{rulesPush("D", "13")}, "D by 13", ""},
 		} {
 			for _, n := range tt.push {

@@ -17,28 +17,30 @@ import (
 const (
 	// headerTimeout bounds the wait for a session stream's header.
 	headerTimeout = 10 * time.Second
-	// pendingHeaders is how many streams may be without a header at once; more wait in the backlog.
+	// pendingHeaders is how many streams may be without a header at once. More wait in the backlog.
 	pendingHeaders = 64
 )
 
-// Uplink is the node's end of a tunnel. It is safe for concurrent use.
+// Uplink is the node's end of a tunnel. It is safe for concurrent use. Its goroutines end with the session;
+// Close waits for them.
 type Uplink struct {
 	session    *yamux.Session
 	control    *stream
 	proxy      string
-	rules      chan RulesPush // holds the newest only
+	rules      chan RulesPush // of capacity 1: holds what was pushed and not taken; only readControl sends
 	streams    chan acceptedStream
 	goroutines sync.WaitGroup
 }
 
+// acceptedStream is a session stream whose header has been read.
 type acceptedStream struct {
 	conn   net.Conn
 	header Header
 }
 
 // Connect greets the proxy at the other end of conn, whose certificate the caller has verified, and signs the
-// attachment with the node's service key. It takes conn over: it closes it when it fails. A proxy that
-// refuses says why, as a *fault.Error.
+// attachment with the node's service key. It takes conn over, and closes it when it fails. When the proxy
+// refuses, the error is its *fault.Error.
 func Connect(
 	ctx context.Context,
 	conn net.Conn,
@@ -84,7 +86,7 @@ func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string,
 		return fault.New(
 			fault.Invalid,
 			"tunnel.Connect",
-			"the proxy's greeting is not understood",
+			"the proxy's greeting is malformed or of another version",
 			"check that node and proxy versions match: threshold-node version",
 		)
 	}
@@ -96,7 +98,8 @@ func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string,
 	if err != nil {
 		return err
 	}
-	if err := writeMessage(u.control, frameHello, Hello{V: Version, Version: version, Attachment: signed, AcceptsHeads: true}); err != nil {
+	if err := writeMessage(u.control, frameHello,
+		Hello{V: Version, Version: version, Attachment: signed, AcceptsHeads: true}); err != nil {
 		return err
 	}
 	var v greetingResult
@@ -109,7 +112,8 @@ func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string,
 	return nil
 }
 
-// readControl keeps the newest rules at hand until the control stream ends, and the tunnel with it.
+// readControl receives rules until the control stream ends, and with it the tunnel. It keeps the newest for
+// Rules.
 func (u *Uplink) readControl() {
 	for {
 		kind, body, err := readFrame(u.control, MaxFrameBytes)
@@ -126,7 +130,7 @@ func (u *Uplink) readControl() {
 		default:
 			continue
 		}
-		select { // this is the only sender, so after taking the old one there is room
+		select { // no other goroutine sends, so there is room after an older push was taken out
 		case older := <-u.rules:
 			n = n.withOlder(older)
 		default:
@@ -135,6 +139,8 @@ func (u *Uplink) readControl() {
 	}
 }
 
+// acceptStreams accepts the proxy's streams until the session ends, and starts a goroutine for each to read
+// its header. A proxy that opens more than maxStreams loses the tunnel.
 func (u *Uplink) acceptStreams() {
 	slots := make(chan struct{}, pendingHeaders)
 	for {
@@ -158,7 +164,8 @@ func (u *Uplink) acceptStreams() {
 	}
 }
 
-// beginStream reads a stream's header and hands it to Accept. A stream without a proper header is closed.
+// beginStream reads a stream's header and passes the stream to Accept. It closes a stream without a valid
+// header.
 func (u *Uplink) beginStream(s *stream) {
 	_ = s.SetReadDeadline(time.Now().Add(headerTimeout))
 	h, err := readHeader(s)
@@ -175,8 +182,8 @@ func (u *Uplink) beginStream(s *stream) {
 	}
 }
 
-// Accept returns the next session stream and its header. The connection's RemoteAddr is the header's From:
-// what the proxy says.
+// Accept returns the next session stream and its header. The RemoteAddr of the connection is the header's
+// From, which is the proxy's statement. After the tunnel has ended, it returns net.ErrClosed.
 func (u *Uplink) Accept() (net.Conn, Header, error) {
 	select {
 	case o := <-u.streams:
@@ -186,11 +193,11 @@ func (u *Uplink) Accept() (net.Conn, Header, error) {
 	}
 }
 
-// Rules yields the set and the head pushed last; older ones that nobody took are gone. Nothing in it is
-// verified.
+// Rules returns the channel of rules pushes. It holds the set and the head that were pushed last; older ones
+// that were not taken are dropped. Nothing in them is verified.
 func (u *Uplink) Rules() <-chan RulesPush { return u.rules }
 
-// Proxy is the proxy's name, as it says; the caller compares it with the certificate.
+// Proxy is the proxy's name, as the proxy says. The caller compares it with the certificate.
 func (u *Uplink) Proxy() string { return u.proxy }
 
 // Done is closed when the tunnel has ended.
