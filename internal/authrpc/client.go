@@ -89,10 +89,7 @@ func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req R
 	}
 	defer body.Close()
 	if err := json.NewDecoder(io.LimitReader(body, MaxAnswerBytes)).Decode(&res); err != nil {
-		return res, fault.Wrap(
-			err,
-			fault.Unavailable,
-			r.Name,
+		return res, fault.Wrap(err, fault.Unavailable, r.Name,
 			"the connection ended before auth's answer was complete",
 			"try again",
 		)

@@ -101,19 +101,13 @@ func ListenHealth(addr string) (net.Listener, error) {
 		return nil, nil
 	}
 	if err := CheckHealthAddr(addr); err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Invalid,
-			"daemon",
+		return nil, fault.Wrap(err, fault.Invalid, "daemon",
 			"the health address "+addr+" "+err.Error(),
 			"change spec.health",
 		)
 	}
 	l, err := net.Listen("tcp", addr)
-	return l, fault.Wrap(
-		err,
-		fault.Conflict,
-		"daemon",
+	return l, fault.Wrap(err, fault.Conflict, "daemon",
 		"cannot listen on "+addr+" for health",
 		"end the program that uses it, or change spec.health",
 	)

@@ -124,10 +124,7 @@ func (c *client) Read(b []byte) (int, error) {
 		case rep.Fault != nil:
 			c.refusal = rep.Fault
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			c.refusal = fault.Wrap(
-				err,
-				fault.Unavailable,
-				"dial",
+			c.refusal = fault.Wrap(err, fault.Unavailable, "dial",
 				"the proxy closed the connection without an answer",
 				"try again; if it stays so, ask an administrator to look at the proxy",
 			)

@@ -55,9 +55,7 @@ func (r *Readiness) Wait(ctx context.Context) error {
 		if r.err != nil {
 			return r.err
 		}
-		return fault.New(
-			fault.Unavailable,
-			"lifecycle.Wait",
+		return fault.New(fault.Unavailable, "lifecycle.Wait",
 			r.name+" has stopped before it was ready",
 			"start it again",
 		)

@@ -16,13 +16,13 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// documentVersion is the newest format of membership.json that this code reads, and the one it writes.
+// documentVersion is the newest format of membership.json that this code reads, and the one that it writes.
 const documentVersion = 1
 
-// maxFileBytes bounds what is read back: the rules are the largest part.
+// maxFileBytes bounds what is read back. The rules are the largest part.
 const maxFileBytes = authrpc.MaxAnswerBytes
 
-// document is membership.json. All of it is verified anew each time it is read.
+// document is membership.json. All of it is verified each time it is read.
 type document struct {
 	V       int          `json:"v"`
 	Pin     identity.Pin `json:"pin"`
@@ -31,11 +31,12 @@ type document struct {
 	Rules   rules.Set    `json:"rules"`
 }
 
+// answer returns the document in the form in which auth sent it, for verify.
 func (d *document) answer() authrpc.JoinResponse {
 	return authrpc.JoinResponse{SSHCert: d.SSHCert, X509: d.X509, Rules: d.Rules}
 }
 
-// readDocument returns the membership in dir, or nil where there is none yet.
+// readDocument returns the membership in dir, or nil when there is none yet.
 func readDocument(dir string) (*document, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func (d *document) save(dir string) error {
 	return writeFile(dir, documentFile, b)
 }
 
-// checkDir makes the directory, or refuses one that others may enter.
+// checkDir makes the directory, or refuses one that other accounts may enter.
 func checkDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return diskFault(dir, err)
@@ -79,16 +80,15 @@ func checkDir(dir string) error {
 		return diskFault(dir, err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fault.New(
-			fault.Invalid,
-			"member.Enter",
-			dir+" holds keys and others may enter it",
+		return fault.New(fault.Invalid, "member.LoadOrJoin",
+			"other accounts may enter "+dir+", which holds keys",
 			"run: chmod 700 "+dir,
 		)
 	}
 	return nil
 }
 
+// readFile reads a file of the data directory, and refuses one that other accounts may read.
 func readFile(dir, name string) ([]byte, error) {
 	path := filepath.Join(dir, name)
 	info, err := os.Stat(path)
@@ -96,7 +96,8 @@ func readFile(dir, name string) ([]byte, error) {
 		return nil, diskFault(path, err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fault.New(fault.Invalid, "member.Enter", "others may read "+path, "run: chmod 600 "+path)
+		return nil, fault.New(fault.Invalid, "member.LoadOrJoin", "other accounts may read "+path,
+			"run: chmod 600 "+path)
 	}
 	if info.Size() > maxFileBytes {
 		return nil, damagedFault(dir, fmt.Errorf("%s has %d bytes", name, info.Size()))
@@ -110,11 +111,11 @@ func writeFile(dir, name string, data []byte) error {
 	return diskFault(path, durable.WriteFile(path, data))
 }
 
-// reserveBytes is how much the disk must still take before a token is spent: rules and certificates are
+// reserveBytes is how much the disk must be able to take before a token is spent. Rules and certificates are
 // smaller than this in most clusters.
 const reserveBytes = 1 << 20
 
-// checkSpace refuses to go on when the answer could not be kept.
+// checkSpace refuses to go on when auth's answer could not be saved.
 func checkSpace(dir string) error {
 	if err := writeFile(dir, "space", make([]byte, reserveBytes)); err != nil {
 		return err
@@ -122,52 +123,39 @@ func checkSpace(dir string) error {
 	return diskFault(dir, os.Remove(filepath.Join(dir, "space")))
 }
 
-// diskFault says what a person can do about an error of the file system. A file that is not there stays
-// fs.ErrNotExist.
+// diskFault turns an error of the file system into a fault. A missing file stays fs.ErrNotExist.
 func diskFault(path string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fault.Wrap(
-			err,
-			fault.Exhausted,
-			"member",
+		return fault.Wrap(err, fault.Exhausted, "member",
 			"the disk is full: "+path+" cannot be written",
 			"free some space there; nothing was changed",
 		)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"member",
+		return fault.Wrap(err, fault.Denied, "member",
 			"this account may not use "+path,
 			"start as the account that owns it, or name another directory with --data",
 		)
 	case errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"member",
+	return fault.Wrap(err, fault.Internal, "member",
 		path+" cannot be used",
-		"look at the disk and at this machine's log",
+		"check the disk and this machine's log",
 	)
 }
 
-// damagedFault is for a membership that does not verify: it was altered, or belongs to other keys.
+// damagedFault is for a membership that does not verify, because it was altered or belongs to other keys.
 func damagedFault(dir string, err error) error {
-	return fault.Wrap(
-		err,
-		fault.Invalid,
-		"member.Enter",
-		"the membership in "+dir+" does not hold together ("+err.Error()+")",
+	return fault.Wrap(err, fault.Invalid, "member.LoadOrJoin",
+		"the membership in "+dir+" is damaged ("+err.Error()+")",
 		"restore "+dir+" from a backup, or remove it and join again with a new token",
 	)
 }
 
-// Exists reports whether dir holds a membership, so that no token is needed to Enter.
+// Exists reports whether dir holds a membership, so that LoadOrJoin needs no token.
 func Exists(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, documentFile))
 	return err == nil

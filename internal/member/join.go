@@ -19,36 +19,29 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// maxClockError is how far this machine's clock may be from auth's at a join. Beyond it certificates would
-// fail in ways nobody understands.
+// maxClockError is how far this machine's clock may differ from auth's at a join. With a greater difference
+// certificates would fail later, with errors that are harder to understand.
 const maxClockError = 5 * time.Minute
 
-// join spends the token. Everything that can fail on this machine is tried before.
+// join spends the token and saves the membership. Everything that can fail on this machine is tried before.
 func join(ctx context.Context, cfg Config) (*document, error) {
 	if cfg.Token == "" {
-		return nil, fault.New(
-			fault.Unauthenticated,
-			"member.Join",
-			"this machine is no member yet, and there is no join token",
+		return nil, fault.New(fault.Unauthenticated, "member.Join",
+			"this machine is not a member yet, and there is no join token",
 			"ask an administrator for one and start with --token-file FILE or THRESHOLD_TOKEN set",
 		)
 	}
 	token, err := authrpc.ParseToken(cfg.Token)
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Invalid,
-			"member.Join",
+		return nil, fault.Wrap(err, fault.Invalid, "member.Join",
 			err.Error(),
 			"copy the whole token again, or ask an administrator for a new one",
 		)
 	}
 	if token.Kind != cfg.Kind {
-		return nil, fault.New(
-			fault.Invalid,
-			"member.Join",
+		return nil, fault.New(fault.Invalid, "member.Join",
 			fmt.Sprintf(
-				"the join token admits a %s, and this machine wants to be a %s",
+				"the join token is for a %s, and this machine is to be a %s",
 				token.Kind,
 				cfg.Kind,
 			),
@@ -86,7 +79,7 @@ func join(ctx context.Context, cfg Config) (*document, error) {
 	return doc, nil
 }
 
-// requestJoin makes the call, trusting only what the token's pin names.
+// requestJoin calls auth, and trusts only the cluster that the token's pin names.
 func (k keys) requestJoin(
 	ctx context.Context,
 	cfg Config,
@@ -116,36 +109,28 @@ func (k keys) requestJoin(
 	return res, explainCallError(err, cfg.Now())
 }
 
-// explainCallError turns what the connection said into what a person at this machine can do.
+// explainCallError turns an error of the connection into a fault that says what to do at this machine.
 func explainCallError(err error, now time.Time) error {
 	var pin *identity.PinError
 	var old *identity.ExpiredError
 	var alert tls.AlertError
 	switch {
 	case errors.As(err, &pin):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"member.Join",
-			"the server is not of the cluster that the token is for ("+pin.Error()+")",
-			"check the proxy's address, and that the token is of this cluster",
+		return fault.Wrap(err, fault.Denied, "member.Join",
+			"the server is not in the cluster that the token is for ("+pin.Error()+")",
+			"check the proxy's address, and that the token is for this cluster",
 		)
 	case errors.As(err, &old):
-		return fault.Wrap(
-			err,
-			fault.Invalid,
-			"member.Join",
-			fmt.Sprintf("this machine's clock says %s, and the cluster's certificate is good from %s to %s",
+		return fault.Wrap(err, fault.Invalid, "member.Join",
+			fmt.Sprintf("this machine's clock says %s, and the cluster's certificate is valid from %s to %s",
 				formatTime(now), formatTime(old.From), formatTime(old.Until)),
 			setClock,
 		)
 	case errors.As(err, &alert):
-		return fault.Wrap(
-			err,
-			fault.Unauthenticated,
-			"member.Join",
+		return fault.Wrap(err, fault.Unauthenticated, "member.Join",
 			"auth refused this machine's certificate ("+alert.Error()+")",
-			"ask an administrator whether this machine was removed; if so, empty its data directory and join again with a new token",
+			"ask an administrator whether this machine was removed; "+
+				"if so, empty its data directory and join again with a new token",
 		)
 	}
 	return err
@@ -153,35 +138,31 @@ func explainCallError(err error, now time.Time) error {
 
 const setClock = "set this machine's clock (timedatectl set-ntp true), then start again"
 
-// unverifiedFault is for an answer that came from the right server and does not verify.
+// unverifiedFault is for an answer that came from the right server and does not verify. A wrong clock is the
+// most likely cause.
 func unverifiedFault(err error, theirs, now time.Time) error {
 	if off := now.Sub(theirs).Abs(); !theirs.IsZero() && off > identity.Skew {
-		return fault.Wrap(
-			err,
-			fault.Invalid,
-			"member.Join",
+		return fault.Wrap(err, fault.Invalid, "member.Join",
 			fmt.Sprintf("this machine's clock says %s, and auth's says %s: they are %s apart",
 				formatTime(now), formatTime(theirs), off.Round(time.Second)),
 			setClock,
 		)
 	}
-	return fault.Wrap(
-		err,
-		fault.Denied,
-		"member.Join",
-		"auth's answer does not verify ("+err.Error()+")",
-		"check the proxy's address, and ask an administrator to look at auth",
+	return fault.Wrap(err, fault.Denied, "member.Join",
+		"auth's answer cannot be verified ("+err.Error()+")",
+		"check the proxy's address, and ask an administrator to check auth",
 	)
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// ignoreTime makes verify look at everything but the certificates' times: a membership is read back after any
-// length of sleep.
+// ignoreTime makes verify ignore the certificates' validity periods: a membership is loaded after any length
+// of time, and Run renews it.
 var ignoreTime time.Time
 
-// verify accepts an answer only if its rules lead back to the pin, and its certificates are this machine's,
-// of the kind, and issued by the authorities that the rules name.
+// verify accepts an answer only if its rules verify under the pin, and its certificates are for this
+// machine's keys and the kind, and signed by the authorities that the rules name. With ignoreTime for now it
+// checks the certificates as of the middle of their validity period.
 func (k keys) verify(
 	kind identity.Kind,
 	pin identity.Pin,
@@ -205,7 +186,8 @@ func (k keys) verify(
 	if err != nil {
 		return nil, err
 	}
-	if _, err := identity.VerifyX509(chain, trust.Cluster, trust.Authorities.ServiceRoots, x509.ExtKeyUsageClientAuth, now, kind); err != nil {
+	if _, err := identity.VerifyX509(chain, trust.Cluster, trust.Authorities.ServiceRoots,
+		x509.ExtKeyUsageClientAuth, now, kind); err != nil {
 		return nil, err
 	}
 	if !k.service.PublicKey.Equal(chain[0].PublicKey) {
@@ -225,6 +207,7 @@ func (k keys) verify(
 	}, nil
 }
 
+// hostSigner verifies the host certificate and joins it with the host key.
 func (k keys) hostSigner(wire []byte, name string, trust *rules.Trust, now time.Time) (ssh.Signer, error) {
 	pub, err := ssh.ParsePublicKey(wire)
 	if err != nil {

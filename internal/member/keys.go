@@ -24,14 +24,14 @@ const (
 	documentFile   = "membership.json" // certificates, pin and rules: everything that is public
 )
 
-// keys are born here and never leave.
+// keys are the machine's private keys. They are made on this machine and never leave it.
 type keys struct {
 	host    ed25519.PrivateKey
 	service *ecdsa.PrivateKey
 }
 
-// loadOrCreateKeys loads both keys, making those that are missing. An interrupted join therefore goes on with
-// the keys it began with.
+// loadOrCreateKeys loads both keys, and makes those that are missing. A join that was interrupted goes on
+// with the keys that it made first.
 func loadOrCreateKeys(dir string) (keys, error) {
 	for _, name := range []string{hostKeyFile, serviceKeyFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
@@ -45,7 +45,8 @@ func loadOrCreateKeys(dir string) (keys, error) {
 		if err != nil {
 			return keys{}, fmt.Errorf("encode %s: %w", name, err)
 		}
-		if err := writeFile(dir, name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+		if err := writeFile(dir, name,
+			pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 			return keys{}, err
 		}
 	}
@@ -70,6 +71,7 @@ func loadKeys(dir string) (k keys, err error) {
 	return k, nil
 }
 
+// loadKey reads a private key of type K.
 func loadKey[K any](dir, name string) (K, error) {
 	var none K
 	text, err := readFile(dir, name)
@@ -78,7 +80,7 @@ func loadKey[K any](dir, name string) (K, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "PRIVATE KEY" {
-		return none, damagedFault(dir, fmt.Errorf("%s is no PEM private key", name))
+		return none, damagedFault(dir, fmt.Errorf("%s is not a PEM private key", name))
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -91,7 +93,7 @@ func loadKey[K any](dir, name string) (K, error) {
 	return k, nil
 }
 
-// public gives both public keys as requests carry them: SSH wire format and PKIX DER.
+// public returns both public keys as requests carry them: in SSH wire format and in PKIX DER.
 func (k keys) public() (sshKey, x509Key []byte, err error) {
 	pub, err := ssh.NewPublicKey(k.host.Public())
 	if err != nil {

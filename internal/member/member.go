@@ -1,9 +1,9 @@
 // Package member answers: how does a machine become, and stay, a member of the cluster?
 //
-// A node or proxy is born with two keys that never leave it: an SSH host key and a service key for TLS. Enter
-// loads the membership from the data directory, or wins one with a join token: the pin in the token says
-// which cluster to believe, and nothing that auth answers is kept before it has been verified under that pin.
-// Run renews the certificates in place. Nodes and proxies both use it.
+// A node or proxy makes two keys that never leave it: an SSH host key and a service key for TLS. LoadOrJoin
+// loads the membership from the data directory, or joins with a token. The pin in the token names the cluster
+// to trust, and nothing that auth answers is saved before it has been verified under that pin. Run renews the
+// certificates in place.
 package member
 
 import (
@@ -23,44 +23,45 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// Config says who wants to be a member, and where its keys live.
+// Config says which machine wants to be a member, and where it keeps its keys.
 type Config struct {
-	// Dir holds keys and certificates. It is made with mode 0700 where it is missing; one that others may
-	// enter is refused.
+	// Dir holds keys and certificates. It is made with mode 0700 if it is missing. One that other accounts
+	// may enter is refused.
 	Dir string
 	// Kind is identity.Node or identity.Proxy.
 	Kind identity.Kind
-	// AuthAddr is host:port of auth's port, or of a proxy that passes through to it.
+	// AuthAddr is host:port of auth's port, or of a proxy that passes connections on to it.
 	AuthAddr string
-	// Fallbacks are further addresses, tried in turn when AuthAddr does not answer a renewal. None: only
-	// AuthAddr.
+	// Fallbacks are further addresses, tried in turn when AuthAddr does not answer a renewal. They may be
+	// empty.
 	Fallbacks []string
-	// Dialer is how to get to these addresses; nil means straight.
+	// Dialer connects to these addresses. Nil connects directly.
 	Dialer authrpc.Dialer
-	// Token is the join token's text. It is needed for the first join only.
+	// Token is the text of the join token. Only the first join needs it.
 	Token string
-	// Name and Labels are wished for at the join; auth decides.
+	// Name and Labels are what the machine proposes when it joins; auth decides.
 	Name   string
 	Labels identity.Labels
-	// PublicNames are a proxy's public host names and addresses. None for a node.
+	// PublicNames are a proxy's public host names and addresses. A node has none.
 	PublicNames []string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
-	// Log gets what happens later; nil discards it.
+	// Log receives what happens after the join; nil discards it.
 	Log *slog.Logger
 }
 
-// Member is a machine in good standing. Its certificates change in place; its keys, name and cluster do not.
+// Member is a machine that has joined. Its certificates change in place; its keys, name and cluster stay the
+// same. It is safe for concurrent use.
 type Member struct {
 	cfg         Config
 	keys        keys
 	pin         identity.Pin
 	current     atomic.Pointer[membership]
-	clients     []*authrpc.Client
-	clientIndex atomic.Int32 // which of clients is asked
+	clients     []*authrpc.Client // one for each address
+	clientIndex atomic.Int32      // which of clients is asked
 }
 
-// membership is a verified membership, as of the last join or renewal.
+// membership is a verified membership, as of the last join or renewal. It is immutable.
 type membership struct {
 	id        identity.Identity
 	tls       *tls.Certificate
@@ -69,8 +70,8 @@ type membership struct {
 	notBefore time.Time // of the service certificate
 }
 
-// LoadOrJoin loads the membership from cfg.Dir, or joins with cfg.Token and keeps what it wins. A membership
-// whose certificates have ended meanwhile is still one: Run renews them.
+// LoadOrJoin loads the membership from cfg.Dir, or joins with cfg.Token and saves what it gets. A membership
+// whose certificates have expired meanwhile is accepted: Run renews them.
 func LoadOrJoin(ctx context.Context, cfg Config) (*Member, error) {
 	cfg, err := cfg.check()
 	if err != nil {
@@ -91,6 +92,7 @@ func LoadOrJoin(ctx context.Context, cfg Config) (*Member, error) {
 	return openMember(cfg, doc)
 }
 
+// check fills in defaults and refuses what is missing.
 func (cfg Config) check() (Config, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -101,23 +103,17 @@ func (cfg Config) check() (Config, error) {
 	cfg.Token = strings.TrimSpace(cfg.Token)
 	switch {
 	case cfg.Dir == "":
-		return cfg, fault.New(
-			fault.Invalid,
-			"member.Enter",
+		return cfg, fault.New(fault.Invalid, "member.Enter",
 			"there is no data directory",
 			"name one with --data",
 		)
 	case cfg.Kind != identity.Node && cfg.Kind != identity.Proxy:
-		return cfg, fault.New(
-			fault.Invalid,
-			"member.Enter",
+		return cfg, fault.New(fault.Invalid, "member.Enter",
 			"only nodes and proxies join, not "+string(cfg.Kind),
 			"start this machine as a node or a proxy",
 		)
 	case cfg.AuthAddr == "":
-		return cfg, fault.New(
-			fault.Invalid,
-			"member.Enter",
+		return cfg, fault.New(fault.Invalid, "member.Enter",
 			"there is no address to reach the cluster at",
 			"give the proxy's address, as --proxy proxy.example.com:443",
 		)
@@ -125,7 +121,7 @@ func (cfg Config) check() (Config, error) {
 	return cfg, nil
 }
 
-// newClient calls auth at addr by the way that was configured.
+// newClient makes a client for auth at addr that connects as the configuration says.
 func (cfg Config) newClient(addr string, trust *tls.Config) *authrpc.Client {
 	if cfg.Dialer == nil {
 		return authrpc.NewClient(addr, trust)
@@ -133,17 +129,15 @@ func (cfg Config) newClient(addr string, trust *tls.Config) *authrpc.Client {
 	return authrpc.NewClientWithDialer(cfg.Dialer, addr, trust)
 }
 
-// checkToken refuses a token of another cluster: its giver means this machine to change sides, which it never
-// does by itself.
+// checkToken refuses a token of another cluster. Whoever gave it wants the machine to change clusters, which
+// it never does by itself.
 func checkToken(cfg Config, pin identity.Pin) error {
 	if cfg.Token == "" {
 		return nil
 	}
 	t, err := authrpc.ParseToken(cfg.Token)
 	if err == nil && t.Pin != pin {
-		return fault.New(
-			fault.Conflict,
-			"member.Enter",
+		return fault.New(fault.Conflict, "member.Enter",
 			cfg.Dir+" holds a membership in another cluster than the token's",
 			"use another data directory, or remove "+cfg.Dir+" to leave the old cluster for good",
 		)
@@ -176,10 +170,10 @@ func openMember(cfg Config, doc *document) (*Member, error) {
 	return m, nil
 }
 
-// Identity is who this machine is, by its current certificate.
+// Identity is this machine, by its current certificate.
 func (m *Member) Identity() identity.Identity { return m.current.Load().id }
 
-// Pin names the cluster.
+// Pin is the cluster's pin.
 func (m *Member) Pin() identity.Pin { return m.pin }
 
 // Key is the service key.
@@ -191,12 +185,12 @@ func (m *Member) TLSCertificate() (*tls.Certificate, error) { return m.current.L
 // HostSigner is the host key with its current certificate.
 func (m *Member) HostSigner() (ssh.Signer, error) { return m.current.Load().host, nil }
 
-// FirstRules is the verified set that came with the last join or renewal.
+// FirstRules is the verified set of rules that came with the last join or renewal.
 func (m *Member) FirstRules() rules.Set { return m.current.Load().rules }
 
-// Auth calls auth; every new connection shows the certificate of that moment.
+// Auth is the client for auth. Each new connection uses the certificate that is current then.
 func (m *Member) Auth() *authrpc.Client { return m.clients[int(m.clientIndex.Load())%len(m.clients)] }
 
-// TryNext makes Auth use the next of the addresses, for a caller who found that the present one does not
+// TryNext makes Auth return the client for the next address. A caller does that when the current one does not
 // answer.
 func (m *Member) TryNext() { m.clientIndex.Add(1) }

@@ -7,8 +7,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
@@ -18,11 +20,15 @@ import (
 	"github.com/threshold-access/threshold/internal/member/membertest"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newConfig is the configuration of a node that is to join c.
 func newConfig(t *testing.T, c *membertest.Cluster) member.Config {
 	return member.Config{
 		Dir:      filepath.Join(t.TempDir(), "data"),
 		Kind:     identity.Node,
 		AuthAddr: c.Addr(),
+		Dialer:   c.Dialer(),
 		Token:    c.Token(identity.Node),
 		Name:     "web-1",
 		Labels:   identity.Labels{"env": "test"},
@@ -33,12 +39,12 @@ func loadOrJoin(t *testing.T, cfg member.Config) *member.Member {
 	t.Helper()
 	m, err := member.LoadOrJoin(t.Context(), cfg)
 	if err != nil {
-		t.Fatalf("enter: %v", err)
+		t.Fatal(err)
 	}
 	return m
 }
 
-// wantFault checks that a fault of the kind came, that it mentions each word, and that it says what to do.
+// wantFault checks that err is a fault of the kind with a remedy, and that its message has each of the words.
 func wantFault(t *testing.T, err error, kind fault.Kind, words ...string) {
 	t.Helper()
 	if fault.KindOf(err) != kind {
@@ -55,7 +61,8 @@ func wantFault(t *testing.T, err error, kind fault.Kind, words ...string) {
 }
 
 func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
-	c := membertest.New(t)
+	t.Parallel()
+	c := membertest.NewInMemory(t)
 	cfg := newConfig(t, c)
 	first := loadOrJoin(t, cfg)
 	if got := first.Identity(); got.Name != "web-1" || got.Kind != identity.Node ||
@@ -81,7 +88,8 @@ func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 }
 
 func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
-	cfg := newConfig(t, membertest.New(t))
+	t.Parallel()
+	cfg := newConfig(t, membertest.NewInMemory(t))
 	loadOrJoin(t, cfg)
 	entries, err := os.ReadDir(cfg.Dir)
 	if err != nil {
@@ -101,7 +109,8 @@ func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
 }
 
 func TestJoinsThatAreRefused(t *testing.T) {
-	c, other := membertest.New(t), membertest.New(t)
+	t.Parallel()
+	c, other := membertest.NewInMemory(t), membertest.NewInMemory(t)
 	spent := newConfig(t, c)
 	loadOrJoin(t, spent)
 	for _, tt := range []struct {
@@ -110,16 +119,26 @@ func TestJoinsThatAreRefused(t *testing.T) {
 		kind   fault.Kind
 		words  []string
 	}{
-		{"without a token", func(cfg *member.Config) { cfg.Token = "" }, fault.Unauthenticated, []string{"no join token"}},
-		{"with half a token", func(cfg *member.Config) { cfg.Token = cfg.Token[:20] }, fault.Invalid, []string{"no join token"}},
-		{"with a token for a proxy", func(cfg *member.Config) { cfg.Token = c.Token(identity.Proxy) }, fault.Invalid, []string{"proxy", "node"}},
-		{"with a token used before", func(cfg *member.Config) { cfg.Token = spent.Token }, fault.Expired, []string{"used already"}},
-		{"with another cluster's token", func(cfg *member.Config) { cfg.Token = other.Token(identity.Node) }, fault.Denied, []string{other.Pin().String()}},
-		{"with a clock 10 minutes behind", func(cfg *member.Config) { cfg.Now = membertest.SkewedClock(-10 * time.Minute) }, fault.Invalid,
-			[]string{"this machine's clock says " + time.Now().Add(-10*time.Minute).UTC().Format("2006-01-02T15"), "from " + time.Now().UTC().Format("2006-01-02T")}},
-		{"with a clock 10 minutes ahead", func(cfg *member.Config) { cfg.Now = membertest.SkewedClock(10 * time.Minute) }, fault.Invalid,
+		{"without a token", func(cfg *member.Config) { cfg.Token = "" }, fault.Unauthenticated,
+			[]string{"no join token"}},
+		{"with half a token", func(cfg *member.Config) { cfg.Token = cfg.Token[:20] }, fault.Invalid,
+			[]string{"no join token"}},
+		{"with a token for a proxy", func(cfg *member.Config) { cfg.Token = c.Token(identity.Proxy) },
+			fault.Invalid, []string{"proxy", "node"}},
+		{"with a token used before", func(cfg *member.Config) { cfg.Token = spent.Token }, fault.Expired,
+			[]string{"used already"}},
+		{"with another cluster's token", func(cfg *member.Config) { cfg.Token = other.Token(identity.Node) },
+			fault.Denied, []string{other.Pin().String()}},
+		{"with a clock 10 minutes behind",
+			func(cfg *member.Config) { cfg.Now = membertest.SkewedClock(-10 * time.Minute) }, fault.Invalid,
+			[]string{"this machine's clock says " +
+				time.Now().Add(-10*time.Minute).UTC().Format("2006-01-02T15"), "from " +
+				time.Now().UTC().Format("2006-01-02T")}},
+		{"with a clock 10 minutes ahead",
+			func(cfg *member.Config) { cfg.Now = membertest.SkewedClock(10 * time.Minute) }, fault.Invalid,
 			[]string{"this machine's clock says", "auth's says", "apart"}},
-		{"with nobody at the address", func(cfg *member.Config) { cfg.AuthAddr = "127.0.0.1:1" }, fault.Unavailable, []string{"127.0.0.1:1"}},
+		{"with an address where nothing listens", func(cfg *member.Config) { cfg.AuthAddr = "127.0.0.1:1" },
+			fault.Unavailable, []string{"127.0.0.1:1"}},
 		{"without an address", func(cfg *member.Config) { cfg.AuthAddr = "" }, fault.Invalid, nil},
 		{"without a directory", func(cfg *member.Config) { cfg.Dir = "" }, fault.Invalid, nil},
 		{"as an auth replica", func(cfg *member.Config) { cfg.Kind = identity.Auth }, fault.Invalid, nil},
@@ -140,7 +159,8 @@ func TestJoinsThatAreRefused(t *testing.T) {
 }
 
 func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
-	c, other := membertest.New(t), membertest.New(t)
+	t.Parallel()
+	c, other := membertest.NewInMemory(t), membertest.NewInMemory(t)
 	donor := loadOrJoin(t, newConfig(t, c))
 	for _, tt := range []struct {
 		name   string
@@ -148,9 +168,16 @@ func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 	}{
 		{"another cluster's rules", func(r *authrpc.JoinResponse) { r.Rules = other.SignRules() }},
 		{"no rules", func(r *authrpc.JoinResponse) { r.Rules.Chain = nil }},
-		{"another machine's certificate", func(r *authrpc.JoinResponse) { cert, _ := donor.TLSCertificate(); r.X509 = cert.Certificate }},
-		{"another machine's host certificate", func(r *authrpc.JoinResponse) { s, _ := donor.HostSigner(); r.SSHCert = s.PublicKey().Marshal() }},
-		{"a proxy's certificate", func(r *authrpc.JoinResponse) { r.X509 = c.ServiceCertificate(identity.Proxy, "p").Certificate }},
+		{"another machine's certificate",
+			func(r *authrpc.JoinResponse) { cert, _ := donor.TLSCertificate(); r.X509 = cert.Certificate }},
+		{"another machine's host certificate",
+			func(r *authrpc.JoinResponse) {
+				s,
+					_ := donor.HostSigner()
+				r.SSHCert = s.PublicKey().Marshal()
+			}},
+		{"a proxy's certificate",
+			func(r *authrpc.JoinResponse) { r.X509 = c.ServiceCertificate(identity.Proxy, "p").Certificate }},
 		{"no certificate", func(r *authrpc.JoinResponse) { r.X509 = nil }},
 		{"a host key without certificate", func(r *authrpc.JoinResponse) { r.SSHCert = []byte("x") }},
 		{"no root", func(r *authrpc.JoinResponse) { r.X509 = r.X509[:2] }},
@@ -159,7 +186,7 @@ func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 			cfg := newConfig(t, c)
 			c.Corrupt(tt.change)
 			_, err := member.LoadOrJoin(t.Context(), cfg)
-			wantFault(t, err, fault.Denied, "does not verify")
+			wantFault(t, err, fault.Denied, "cannot be verified")
 			if _, err := os.Stat(filepath.Join(cfg.Dir, "membership.json")); err == nil {
 				t.Error("a membership was kept")
 			}
@@ -171,22 +198,33 @@ func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 }
 
 func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
-	c := membertest.New(t)
+	t.Parallel()
+	c := membertest.NewInMemory(t)
 	for _, tt := range []struct {
 		name   string
 		change func(t *testing.T, dir string)
 		words  string
 	}{
-		{"keys others may read", func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, "host.key"), 0o644) }, "others may read"},
-		{"a directory others may enter", func(t *testing.T, dir string) { chmod(t, dir, 0o755) }, "others may enter"},
-		{"a cut document", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "membership.json"), `{"v":1,`) }, "does not hold together"},
+		{"keys others may read",
+			func(t *testing.T, dir string) {
+				chmod(t, filepath.Join(dir, "host.key"),
+					0o644)
+			}, "other accounts may read"},
+		{"a directory others may enter", func(t *testing.T, dir string) { chmod(t, dir, 0o755) },
+			"other accounts may enter"},
+		{"a cut document",
+			func(t *testing.T, dir string) {
+				write(t, filepath.Join(dir, "membership.json"),
+					`{"v":1,`)
+			}, "is damaged"},
 		{"a newer document", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "membership.json"), `{"v":9,"pin":"`+c.Pin().String()+`"}`)
 		}, "version 9"},
 		{"a document without certificates", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "membership.json"), `{"v":1,"pin":"`+c.Pin().String()+`"}`)
-		}, "does not hold together"},
-		{"no key", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "service.key"), "") }, "no PEM private key"},
+		}, "is damaged"},
+		{"no key", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "service.key"), "") },
+			"not a PEM private key"},
 		{"keys swapped", func(t *testing.T, dir string) {
 			b, _ := os.ReadFile(filepath.Join(dir, "host.key"))
 			write(t, filepath.Join(dir, "service.key"), string(b))
@@ -203,13 +241,14 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 }
 
 func TestAMemberDoesNotChangeClusters(t *testing.T) {
-	c, other := membertest.New(t), membertest.New(t)
+	t.Parallel()
+	c, other := membertest.NewInMemory(t), membertest.NewInMemory(t)
 	cfg := newConfig(t, c)
 	loadOrJoin(t, cfg)
 	cfg.Token = other.Token(identity.Node)
 	_, err := member.LoadOrJoin(t.Context(), cfg)
 	wantFault(t, err, fault.Conflict, "another cluster")
-	cfg.Token = c.Token(identity.Node) // a new token of the same cluster is not spent
+	cfg.Token = c.Token(identity.Node) // a new token of the same cluster is accepted and not spent
 	loadOrJoin(t, cfg)
 	loadOrJoin(
 		t,
@@ -217,86 +256,113 @@ func TestAMemberDoesNotChangeClusters(t *testing.T) {
 			Dir:      t.TempDir() + "/d",
 			Kind:     identity.Node,
 			AuthAddr: c.Addr(),
+			Dialer:   c.Dialer(),
 			Token:    cfg.Token,
 			Name:     "web-2",
 		},
 	)
 }
 
-func TestCertificatesAreRenewedInPlace(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		off  time.Duration
-		want bool
-	}{
-		{"at once when young: no", 0, false},
-		{"before two thirds: no", 14 * time.Hour, false},
-		{"after two thirds", 18 * time.Hour, true},
-		{"after the end", 72 * time.Hour, true},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := membertest.New(t)
-			cfg := newConfig(t, c)
-			before := loadOrJoin(t, cfg)
-			c.SetClock(tt.off)
-			cfg.Now, cfg.Token = c.Now, ""
-			m := loadOrJoin(t, cfg)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-			defer cancel()
-			done := make(chan error, 1)
-			go func() { done <- m.Run(ctx) }()
-			for tt.want && c.Renewals() == 0 && ctx.Err() == nil || m.Identity().Expires.Equal(before.Identity().Expires) && tt.want && ctx.Err() == nil {
-				<-time.After(time.Millisecond)
-			}
-			cancel()
-			if err := <-done; err != nil {
-				t.Errorf("got %v from Run, want nil", err)
-			}
-			if got := m.Identity().Expires.After(before.Identity().Expires); got != tt.want {
-				t.Errorf("got renewed %v, want %v", got, tt.want)
-			}
-			again := loadOrJoin(t, cfg)
-			if !again.Identity().Expires.Equal(m.Identity().Expires) {
-				t.Errorf("got %s on disk, want %s", again.Identity().Expires, m.Identity().Expires)
-			}
-		})
-	}
+// inBubble runs Run of a member in a bubble of synctest: f gets the cluster, the member and its
+// configuration.
+func inBubble(t *testing.T, f func(t *testing.T, c *membertest.Cluster, m *member.Member, cfg member.Config)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := membertest.NewInMemory(t)
+		cfg := newConfig(t, c)
+		m := loadOrJoin(t, cfg)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		f(t, c, m, cfg)
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("got %v from Run, want nil", err)
+		}
+	})
+}
+
+// after lets time pass in a bubble, and all goroutines come to rest.
+func after(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func TestCertificatesAreRenewedAtTwoThirdsOfTheirLifetime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, c *membertest.Cluster, m *member.Member, cfg member.Config) {
+		first := m.Identity().Expires
+		if after(14 * time.Hour); c.Renewals() != 0 {
+			t.Errorf("got %d renewals after 14h of 24h, want none", c.Renewals())
+		}
+		if after(4 * time.Hour); c.Renewals() != 1 || !m.Identity().Expires.After(first) {
+			t.Errorf("got %d renewals after 18h of 24h and the end %s, want one", c.Renewals(),
+				m.Identity().Expires)
+		}
+		if after(18 * time.Hour); c.Renewals() != 2 {
+			t.Errorf("got %d renewals after 36h, want two", c.Renewals())
+		}
+		cfg.Token = ""
+		if again := loadOrJoin(t, cfg); !again.Identity().Expires.Equal(m.Identity().Expires) {
+			t.Errorf("got %s on disk, want %s", again.Identity().Expires, m.Identity().Expires)
+		}
+	})
+}
+
+func TestExpiredCertificatesAreRenewed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := membertest.NewInMemory(t)
+		cfg := newConfig(t, c)
+		loadOrJoin(t, cfg)
+		after(72 * time.Hour) // the machine was off
+		m := loadOrJoin(t, cfg)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		synctest.Wait()
+		if c.Renewals() != 1 || !m.Identity().Expires.After(time.Now()) {
+			t.Errorf("got %d renewals and the end %s, want one at once", c.Renewals(), m.Identity().Expires)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("got %v from Run, want nil", err)
+		}
+	})
 }
 
 func TestARenewalForAnotherMachineIsNotUsed(t *testing.T) {
-	c := membertest.New(t)
-	cfg := newConfig(t, c)
-	loadOrJoin(t, cfg)
-	other := membertest.New(t).SignRules()
-	asked := make(chan struct{}, 8)
-	c.Corrupt(func(r *authrpc.JoinResponse) { r.Rules = other; asked <- struct{}{} })
-	c.SetClock(18 * time.Hour)
-	cfg.Now, cfg.Token = c.Now, ""
-	m := loadOrJoin(t, cfg)
-	want := m.Identity().Expires
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- m.Run(ctx) }()
-	<-asked
-	<-asked // it tries again
-	cancel()
-	if err := <-done; err != nil || !m.Identity().Expires.Equal(want) {
-		t.Errorf("got %v and end %s, want nil and %s", err, m.Identity().Expires, want)
-	}
+	t.Parallel()
+	inBubble(t, func(t *testing.T, c *membertest.Cluster, m *member.Member, _ member.Config) {
+		other := membertest.NewInMemory(t).SignRules()
+		c.Corrupt(func(r *authrpc.JoinResponse) { r.Rules = other })
+		first := m.Identity().Expires
+		after(18 * time.Hour)
+		tries := c.Renewals()
+		if tries < 2 || !m.Identity().Expires.Equal(first) {
+			t.Errorf("got %d tries and the end %s, want several and %s", tries, m.Identity().Expires, first)
+		}
+		if after(5 * time.Minute); c.Renewals() == tries {
+			t.Error("got no further try within 5 minutes, want it to go on")
+		}
+		c.Corrupt(nil)
+		if after(5 * time.Minute); !m.Identity().Expires.After(first) {
+			t.Error("got no renewal once auth answers for this machine again")
+		}
+	})
 }
 
 func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
-	if err := member.DiskFault("/data/x", &os.PathError{Op: "write", Path: "/data/x", Err: syscall.ENOSPC}); !fault.Is(
-		err,
-		fault.Exhausted,
-	) {
+	t.Parallel()
+	noSpace := &os.PathError{Op: "write", Path: "/data/x", Err: syscall.ENOSPC}
+	if err := member.DiskFault("/data/x", noSpace); !fault.Is(err, fault.Exhausted) {
 		t.Errorf("got %v, want the kind exhausted", err)
 	}
-	c := membertest.New(t)
+	c := membertest.NewInMemory(t)
 	cfg := newConfig(t, c)
 	full := t.TempDir()
 	if err := syscall.Mount("tmpfs", full, "tmpfs", 0, "size=64k,mode=700"); err != nil {
-		return // only root may mount; the rest was looked at above
+		return // only root may mount; the fault was checked above
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(full, 0) })
 	dir := cfg.Dir
@@ -307,7 +373,7 @@ func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
 		t.Errorf("got %v left behind, want nothing", left)
 	}
 	cfg.Dir = dir
-	loadOrJoin(t, cfg) // the token is still good
+	loadOrJoin(t, cfg) // the token can still be used
 }
 
 func authorities(c *membertest.Cluster) []ssh.PublicKey { return []ssh.PublicKey{c.HostAuthority()} }

@@ -65,7 +65,7 @@ var internalImports = map[string][]string{
 	},
 	"member": {
 		"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc", "backoff",
-		"durable",
+		"durable", "testnet",
 	},
 }
 

@@ -124,9 +124,7 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 	const op = "tunnel.Accept"
 	if h.V != Version || len(h.Version) > maxVersion ||
 		(h.Version != "" && identity.CheckText("version", h.Version) != nil) {
-		return fault.New(
-			fault.Invalid,
-			op,
+		return fault.New(fault.Invalid, op,
 			"the node's greeting is malformed or of another version",
 			"check that node and proxy versions match: threshold-node version",
 		)
@@ -143,9 +141,7 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 		}
 	}
 	if off := at.Time.Sub(now); off.Abs() > maxClockError {
-		return fault.New(
-			fault.Invalid,
-			op,
+		return fault.New(fault.Invalid, op,
 			fmt.Sprintf(
 				"the node's clock is off by %s (it says %s, the proxy says %s)",
 				off.Round(time.Second),
@@ -182,10 +178,7 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	}
 	raw, err := a.session.OpenStream()
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Unavailable,
-			"tunnel.Open",
+		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open",
 			"the tunnel to the node has ended",
 			"try again in a few seconds",
 		)
@@ -198,10 +191,7 @@ func (a *Attached) Open(ctx context.Context, h Header) (net.Conn, error) {
 	}
 	if err != nil {
 		s.Close()
-		return nil, fault.Wrap(
-			err,
-			fault.Unavailable,
-			"tunnel.Open",
+		return nil, fault.Wrap(err, fault.Unavailable, "tunnel.Open",
 			"the tunnel to the node does not accept data",
 			"try again in a few seconds",
 		)

@@ -83,9 +83,7 @@ func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string,
 		return err
 	}
 	if w.V != Version || len(w.Nonce) != nonceBytes || identity.CheckMachineName(w.Proxy) != nil {
-		return fault.New(
-			fault.Invalid,
-			"tunnel.Connect",
+		return fault.New(fault.Invalid, "tunnel.Connect",
 			"the proxy's greeting is malformed or of another version",
 			"check that node and proxy versions match: threshold-node version",
 		)

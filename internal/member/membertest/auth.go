@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,38 +21,65 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/testnet"
 )
 
-// serve answers join, renew and events on a loopback port until the test ends.
-func (c *Cluster) serve() {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	c.must(err)
+// serve answers join, renew and events on the listener until the test ends.
+func (c *Cluster) serve(ln net.Listener) {
 	c.addr = ln.Addr().String()
 	s := authrpc.NewServer(c.caller, slog.New(slog.DiscardHandler))
 	authrpc.Handle(s, authrpc.Join, c.join)
 	authrpc.Handle(s, authrpc.Renew, c.renew)
 	authrpc.Handle(s, authrpc.SendEvents, c.receiveEvents)
-	web := &http.Server{Handler: s, ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
-		return context.WithValue(ctx, connKey{}, nc)
-	}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	web := &http.Server{
+		Handler: s,
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, nc)
+		},
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+	}
+	cfg := &tls.Config{
+		GetCertificate: c.authCert,
+		NextProtos:     []string{identity.ALPNAuth},
+		ClientAuth:     tls.RequestClientCert,
+		MinVersion:     tls.VersionTLS13,
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = web.Serve(plainListener{
-			tls.NewListener(
-				ForwardedListener(ln),
-				&tls.Config{GetCertificate: c.authCert, NextProtos: []string{identity.ALPNAuth},
-					ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13},
-			),
-		})
+		_ = web.Serve(plainListener{tls.NewListener(ForwardedListener(ln), cfg)})
 	}()
-	c.t.Cleanup(func() { _ = web.Close(); <-done })
+	c.t.Cleanup(func() {
+		_ = web.Close()
+		<-done
+	})
+}
+
+// Dialer connects to the auth of a cluster that NewInMemory made. At any other address nothing listens.
+func (c *Cluster) Dialer() authrpc.Dialer { return memoryDialer{c.memory} }
+
+type memoryDialer struct{ auth *testnet.Listener }
+
+func (d memoryDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
+	if addr != d.auth.Addr().String() {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	}
+	conn, err := d.auth.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	tc := tls.Client(conn, cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return tc, nil
 }
 
 type connKey struct{}
 
-// plainListener hides that its connections are TLS, because net/http hangs up on an ALPN name that it does
-// not know.
+// plainListener hides that its connections are TLS, because net/http closes connections with an ALPN name
+// that it does not know.
 type plainListener struct{ net.Listener }
 
 func (l plainListener) Accept() (net.Conn, error) {
@@ -64,7 +92,7 @@ func (l plainListener) Accept() (net.Conn, error) {
 
 type plainConn struct{ net.Conn }
 
-// authCert is fresh each time, so that auth is up to date whatever the clock says.
+// authCert makes a new certificate each time, so that it is valid whatever the cluster's clock says.
 func (c *Cluster) authCert(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.ServiceCertificate(identity.Auth, "auth-1"), nil
 }
@@ -208,7 +236,7 @@ func marshal(t testing.TB, v any) []byte {
 	return b
 }
 
-// SkewedClock is a clock that is off by d.
+// SkewedClock is a clock that is ahead by d.
 func SkewedClock(d time.Duration) func() time.Time {
 	return func() time.Time { return time.Now().Add(d) }
 }

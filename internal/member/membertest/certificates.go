@@ -15,13 +15,14 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// UserCertificate makes an X.509 user certificate for a fresh key. change, which may be nil, sees the
-// template before it is signed.
+// UserCertificate makes an X.509 user certificate for a new key. change, which may be nil, gets the template
+// before it is signed.
 func (c *Cluster) UserCertificate(who identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
 	return c.certificate(who, c.userX509, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, change)
 }
 
-// MachineCertificate makes a service certificate for a fresh key, root at the end.
+// MachineCertificate makes a service certificate for a new key, with its chain and the root at the end.
+// change may be nil.
 func (c *Cluster) MachineCertificate(id identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
 	cert := c.certificate(
 		id,
@@ -33,7 +34,7 @@ func (c *Cluster) MachineCertificate(id identity.Identity, change func(*x509.Cer
 	return cert
 }
 
-// Machine is an identity for tests to change.
+// Machine is a machine's identity, for tests to change.
 func (c *Cluster) Machine(kind identity.Kind, name string, labels identity.Labels) identity.Identity {
 	return identity.Identity{
 		V:       identity.Version,
@@ -45,7 +46,7 @@ func (c *Cluster) Machine(kind identity.Kind, name string, labels identity.Label
 	}
 }
 
-// HostSigner makes a fresh key with a host certificate for the names.
+// HostSigner makes a new key with a host certificate for the names.
 func (c *Cluster) HostSigner(names ...string) ssh.Signer {
 	plain, now := newSSH(c.t), c.Now()
 	cert := &ssh.Certificate{

@@ -1,6 +1,5 @@
-// Package membertest answers: what does a machine meet when it becomes a member? It is a small cluster for
-// tests: real keys, real certificates, really signed rules, and auth's routes for machines on a loopback
-// port. It stores nothing.
+// Package membertest answers: which cluster does a machine join in a test? It has a small cluster with real
+// keys, certificates and signed rules, and auth's routes for machines on a loopback port. It stores nothing.
 package membertest
 
 import (
@@ -13,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
+	"net"
 	"net/url"
 	"slices"
 	"sync"
@@ -28,15 +28,16 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/testnet"
 )
 
-// Name is the cluster's.
+// Name is the name of the cluster.
 const Name = "test.example.com"
 
-// certificateLifetime is how long machine certificates are good for.
+// certificateLifetime is the lifetime of machine certificates.
 const certificateLifetime = 24 * time.Hour
 
-// Cluster is the whole of it.
+// Cluster is a cluster with a double of auth. It is safe for concurrent use.
 type Cluster struct {
 	t           testing.TB
 	clockOffset atomic.Int64 // how far the cluster's clock is ahead
@@ -47,7 +48,8 @@ type Cluster struct {
 	hostSSH     ssh.Signer
 	rulesKey    ed25519.PrivateKey
 	addr        string
-	mu          sync.Mutex // guards all below
+	memory      *testnet.Listener // nil for a cluster on a loopback port
+	mu          sync.Mutex        // guards all below
 	serial      int64
 	index       uint64
 	roles       []access.Role
@@ -66,8 +68,24 @@ type authority struct {
 	key  crypto.Signer
 }
 
-// New makes a cluster and serves its auth until the test ends.
+// New makes a cluster and serves its auth on a loopback port until the test ends.
 func New(t testing.TB) *Cluster {
+	c := newCluster(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	c.must(err)
+	c.serve(ln)
+	return c
+}
+
+// NewInMemory is New without a port: only its Dialer connects to auth. It can be used with testing/synctest.
+func NewInMemory(t testing.TB) *Cluster {
+	c := newCluster(t)
+	c.memory = testnet.Listen(testnet.ListenAddr)
+	c.serve(c.memory)
+	return c
+}
+
+func newCluster(t testing.TB) *Cluster {
 	c := &Cluster{t: t, tokens: map[string]bool{}, members: map[string]identity.Identity{},
 		hostKeys: map[string]ssh.PublicKey{}, eventsSeen: make(chan struct{}, 1)}
 	c.root = c.authority("root", nil)
@@ -75,20 +93,19 @@ func New(t testing.TB) *Cluster {
 	c.userX509 = c.authority("users", nil)
 	c.userSSH, c.hostSSH = newSSH(t), newSSH(t)
 	_, c.rulesKey, _ = ed25519.GenerateKey(rand.Reader)
-	c.serve()
 	return c
 }
 
-// Now is the cluster's clock, and SetClock puts it ahead of the machine's.
+// Now is the cluster's clock.
 func (c *Cluster) Now() time.Time { return time.Now().Add(time.Duration(c.clockOffset.Load())) }
 
-// SetClock puts the cluster's clock ahead of the machine's by off.
+// SetClock sets the cluster's clock ahead of the machine's by off.
 func (c *Cluster) SetClock(off time.Duration) { c.clockOffset.Store(int64(off)) }
 
-// Pin names the cluster.
+// Pin is the cluster's pin.
 func (c *Cluster) Pin() identity.Pin { return identity.PinOf(c.root.cert) }
 
-// Addr is where auth answers.
+// Addr is the address of auth.
 func (c *Cluster) Addr() string { return c.addr }
 
 // Token makes a join token.
@@ -101,16 +118,16 @@ func (c *Cluster) Token(kind identity.Kind) string {
 	return tok.String()
 }
 
-// Refuse makes every call fail with err; nil ends that.
+// Refuse makes every call fail with err. Nil ends that.
 func (c *Cluster) Refuse(err error) { c.mu.Lock(); c.refuse = err; c.mu.Unlock() }
 
-// Corrupt lets fn change what auth answers to joins and renewals.
+// Corrupt lets fn change auth's answers to joins and renewals. Nil ends that.
 func (c *Cluster) Corrupt(fn func(*authrpc.JoinResponse)) { c.mu.Lock(); c.corrupt = fn; c.mu.Unlock() }
 
 // Renewals counts renewals served.
 func (c *Cluster) Renewals() int { c.mu.Lock(); defer c.mu.Unlock(); return c.renewals }
 
-// Events lists what was sent, and EventsSeen gets a value after each call that brought some.
+// Events lists the events that were sent.
 func (c *Cluster) Events() []audit.Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,7 +137,7 @@ func (c *Cluster) Events() []audit.Event {
 // EventsSeen has a value when events came since it was last read.
 func (c *Cluster) EventsSeen() <-chan struct{} { return c.eventsSeen }
 
-// SetRoles replaces the roles; the set that Set gives next has them.
+// SetRoles replaces the roles, for the rules that are signed from now on.
 func (c *Cluster) SetRoles(roles ...access.Role) {
 	c.mu.Lock()
 	c.roles = roles
@@ -136,10 +153,12 @@ func (c *Cluster) SignRulesAt(now time.Time) rules.Set {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	auths := rules.Authorities{
-		Root: c.root.cert.Raw, UserSSH: [][]byte{c.userSSH.PublicKey().Marshal()}, HostSSH: [][]byte{c.hostSSH.PublicKey().Marshal()},
-		UserX509: [][]byte{
-			c.userX509.cert.Raw,
-		}, ServiceX509: [][]byte{c.service.cert.Raw}, Rules: [][]byte{c.rulesKey.Public().(ed25519.PublicKey)},
+		Root:        c.root.cert.Raw,
+		UserSSH:     [][]byte{c.userSSH.PublicKey().Marshal()},
+		HostSSH:     [][]byte{c.hostSSH.PublicKey().Marshal()},
+		UserX509:    [][]byte{c.userX509.cert.Raw},
+		ServiceX509: [][]byte{c.service.cert.Raw},
+		Rules:       [][]byte{c.rulesKey.Public().(ed25519.PublicKey)},
 	}
 	rev := rules.Revision{Epoch: 1, Index: 1}
 	chain := c.sign(
@@ -171,7 +190,7 @@ func (c *Cluster) sign(key crypto.Signer, d rules.Document) rules.Signed {
 	return s
 }
 
-// User is an identity for tests to change.
+// User is a user's identity, for tests to change.
 func (c *Cluster) User(name string, roles ...string) identity.Identity {
 	return identity.Identity{
 		V:         identity.Version,
@@ -186,7 +205,7 @@ func (c *Cluster) User(name string, roles ...string) identity.Identity {
 	}
 }
 
-// UserSigner makes a fresh key with a user certificate. change, which may be nil, sees the certificate before
+// UserSigner makes a new key with a user certificate. change, which may be nil, gets the certificate before
 // it is signed.
 func (c *Cluster) UserSigner(
 	who identity.Identity,
@@ -228,7 +247,7 @@ func (c *Cluster) UserCert(
 	return cert
 }
 
-// SignAsHostAuthority signs a certificate with the host authority, for tests that must be refused.
+// SignAsHostAuthority signs any certificate with the host authority, for tests of what must be refused.
 func (c *Cluster) SignAsHostAuthority(cert *ssh.Certificate) {
 	c.must(cert.SignCert(rand.Reader, c.hostSSH))
 }
@@ -236,7 +255,7 @@ func (c *Cluster) SignAsHostAuthority(cert *ssh.Certificate) {
 // HostAuthority is the key that signs host certificates.
 func (c *Cluster) HostAuthority() ssh.PublicKey { return c.hostSSH.PublicKey() }
 
-// ServiceCertificate makes a service certificate for a fresh key.
+// ServiceCertificate makes a service certificate for a new key.
 func (c *Cluster) ServiceCertificate(kind identity.Kind, name string) *tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)

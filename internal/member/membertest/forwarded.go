@@ -6,8 +6,8 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// ForwardedListener is a listener, as a stand-in for auth has one, whose connections come with or without a
-// proxy's introduction in front, and without it out. It believes all of them.
+// ForwardedListener is a listener for a double of auth. It takes a proxy's forwarded address off the
+// beginning of each connection where there is one, and does not verify it.
 func ForwardedListener(l net.Listener) net.Listener { return forwardedListener{l} }
 
 type forwardedListener struct{ net.Listener }
@@ -20,7 +20,7 @@ func (l forwardedListener) Accept() (net.Conn, error) {
 	return &forwardedConn{Conn: c}, nil
 }
 
-// forwardedConn reads the introduction with the first Read, so that no slow client holds up the others.
+// forwardedConn reads the forwarded address with the first Read, so that a slow client does not delay others.
 type forwardedConn struct {
 	net.Conn
 	inner net.Conn
