@@ -9,21 +9,22 @@ import (
 )
 
 const (
-	// callTimeout bounds one request to a provider, its body included.
+	// callTimeout bounds one request to a provider, including the body of the response.
 	callTimeout = 10 * time.Second
-	// maxBody bounds any answer of a provider: discovery documents and key sets have a few kilobytes.
+	// maxBody bounds the body of a response, in bytes. Discovery documents and key sets have a few kilobytes.
 	maxBody = 1 << 20
-	// maxHeader bounds the header of an answer.
+	// maxHeader bounds the header of a response, in bytes.
 	maxHeader = 64 << 10
 )
 
-// newClient makes a client that follows no redirect: an endpoint is where the discovery document says it is,
-// and nowhere else.
-func newClient(via http.RoundTripper) *http.Client {
-	if via == nil {
-		via = &http.Transport{
+// newClient makes a client that follows no redirects: an endpoint is exactly where the discovery document
+// says it is.
+func newClient(transport http.RoundTripper) *http.Client {
+	if transport == nil {
+		dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
+		transport = &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			DialContext:            dialer.DialContext,
 			ForceAttemptHTTP2:      true,
 			TLSHandshakeTimeout:    5 * time.Second,
 			ResponseHeaderTimeout:  callTimeout,
@@ -33,17 +34,18 @@ func newClient(via http.RoundTripper) *http.Client {
 		}
 	}
 	return &http.Client{
-		Transport:     limitedTransport{via},
+		Transport:     limitedTransport{transport},
 		Timeout:       callTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// limitedTransport ends bodies that are too large with an error, for every library that reads one whole.
+// limitedTransport lets the read of a response body beyond maxBody fail. The libraries that use it read
+// bodies whole, without a limit of their own.
 type limitedTransport struct{ base http.RoundTripper }
 
-func (c limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := c.base.RoundTrip(r)
+func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.base.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +60,7 @@ type limitedBody struct {
 
 func (b *limitedBody) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, fmt.Errorf("the answer is larger than %d bytes", maxBody)
+		return 0, fmt.Errorf("the response is larger than %d bytes", maxBody)
 	}
 	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)

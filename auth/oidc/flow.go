@@ -28,17 +28,18 @@ const (
 	maxError = 1 << 10
 )
 
-// Flow is what must be remembered of one flow, out of the browser's reach: State, Nonce and Verifier are
-// secrets.
+// Flow is what must be remembered between Start and Finish, where the browser cannot read it: State, Nonce
+// and Verifier are secrets.
 type Flow struct {
 	Connector string `json:"connector"`
-	Redirect  string `json:"redirect"` // where the provider sends the browser back to
+	Redirect  string `json:"redirect"` // the redirect URI, to which the provider sends the browser back
 	State     string `json:"state"`
 	Nonce     string `json:"nonce"`
 	Verifier  string `json:"verifier"` // PKCE
 }
 
-// CallbackParams is what the provider sent the browser back with. All of it is a stranger's word.
+// CallbackParams are the parameters with which the provider sent the browser back. Nothing in them is trusted
+// before Finish has checked it.
 type CallbackParams struct {
 	State            string
 	Code             string
@@ -47,8 +48,8 @@ type CallbackParams struct {
 	ErrorDescription string
 }
 
-// Start begins a flow and returns the provider's page to send the browser to. A locale that is not empty asks
-// for that page in a language.
+// Start begins a flow and returns the provider's page to which the browser is to be sent. A locale asks for
+// that page in a language; it may be empty.
 func (p *Providers) Start(ctx context.Context, connector, redirect, locale string) (Flow, string, error) {
 	prov, err := p.provider(ctx, connector)
 	if err != nil {
@@ -65,15 +66,11 @@ func (p *Providers) Start(ctx context.Context, connector, redirect, locale strin
 		Nonce:     rand.Text(),
 		Verifier:  oauth2.GenerateVerifier(),
 	}
-	cfg := prov.oauth(meta, redirect)
 	options := []oauth2.AuthCodeOption{gooidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)}
-	if locale != "" {
-		options = append(
-			options,
-			oauth2.SetAuthURLParam("ui_locales", locale),
-		) // OpenID Connect Core 1.0 section 3.1.2.1
+	if locale != "" { // OpenID Connect Core 1.0 section 3.1.2.1
+		options = append(options, oauth2.SetAuthURLParam("ui_locales", locale))
 	}
-	return f, cfg.AuthCodeURL(f.State, options...), nil
+	return f, prov.oauth(meta, redirect).AuthCodeURL(f.State, options...), nil
 }
 
 func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {
@@ -86,7 +83,8 @@ func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {
 	}
 }
 
-// Finish ends a flow: it turns what the browser came back with into who the provider says this is.
+// Finish ends a flow: it checks the callback, exchanges the code for an ID token, verifies the token, and
+// returns the user that it names.
 func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (VerifiedUser, error) {
 	if err := r.check(f); err != nil {
 		return VerifiedUser{}, err
@@ -109,13 +107,8 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 	case p.exchanges <- struct{}{}:
 		defer func() { <-p.exchanges }()
 	case <-ctx.Done():
-		return VerifiedUser{}, fault.Wrap(
-			ctx.Err(),
-			fault.Unavailable,
-			opFinish,
-			"too many logins are in progress",
-			"try again in a minute",
-		)
+		return VerifiedUser{}, fault.Wrap(ctx.Err(), fault.Unavailable, opFinish,
+			"too many logins are in progress", "try again in a minute")
 	}
 	token, err := prov.exchange(ctx, meta, f, r.Code)
 	if err != nil {
@@ -128,70 +121,56 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 	return prov.mapClaims(claims)
 }
 
-// check refuses a return that belongs to another browser's flow, before anything in it is believed.
+// check refuses a callback that belongs to another browser's flow. It comes before anything in the callback
+// is used.
 func (r CallbackParams) check(f Flow) error {
 	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL ||
-		len(r.Error) > maxError ||
-		len(r.ErrorDescription) > maxError {
+		len(r.Error) > maxError || len(r.ErrorDescription) > maxError {
 		return fault.New(fault.Invalid, opFinish, "the identity provider's response is too large", startAgain)
 	}
 	if f.State == "" || subtle.ConstantTimeCompare([]byte(r.State), []byte(f.State)) != 1 {
-		return fault.New(
-			fault.Invalid,
-			opFinish,
+		return fault.New(fault.Invalid, opFinish,
 			"the response of the identity provider does not belong to this login",
-			startAgain+", and finish it in the same browser",
-		)
+			startAgain+", and finish it in the same browser")
 	}
 	if r.Code == "" && r.Error == "" {
-		return fault.New(
-			fault.Invalid,
-			opFinish,
-			"the identity provider sent neither a code nor an error",
-			startAgain,
-		)
+		return fault.New(fault.Invalid, opFinish, "the identity provider sent neither a code nor an error",
+			startAgain)
 	}
 	return nil
 }
 
+// errIssuerMismatch is the error for a mix-up attack (RFC 9207): another provider sent the browser back.
 func errIssuerMismatch() error {
-	return fault.New(
-		fault.Invalid,
-		opFinish,
-		"the response comes from another identity provider than the one that was asked",
-		startAgain,
-	)
+	return fault.New(fault.Invalid, opFinish,
+		"the response comes from another identity provider than the one that was asked", startAgain)
 }
 
-// providerError tells of the provider's error page in our words; its own are quoted, for they may say
-// anything.
+// providerError turns an error response (RFC 6749 section 4.1.2.1) into an error of ours. The provider's own
+// description is quoted, because it may say anything.
 func (p *provider) providerError(r CallbackParams) error {
-	said := "the identity provider " + p.display() + " refused the login: " + printable(r.Error)
+	msg := "the identity provider " + p.display() + " refused the login: " + printable(r.Error)
 	if d := printable(r.ErrorDescription); d != "" {
-		said += fmt.Sprintf(" (it says %q)", d)
+		msg += fmt.Sprintf(" (it says %q)", d)
 	}
 	switch r.Error {
 	case "access_denied":
-		return fault.New(
-			fault.Denied,
-			opFinish,
-			said,
-			"start again: tsh login, and give consent on the provider's page; if this repeats, ask an administrator for access there",
-		)
+		return fault.New(fault.Denied, opFinish, msg,
+			"start again: tsh login, and give consent on the provider's page; "+
+				"if this repeats, ask an administrator for access there")
 	case "server_error", "temporarily_unavailable":
-		return fault.New(fault.Unavailable, opFinish, said, "try again in a minute: tsh login")
+		return fault.New(fault.Unavailable, opFinish, msg, "try again in a minute: tsh login")
 	case "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_response_type":
-		return fault.New(
-			fault.Unavailable,
-			opFinish,
-			said,
-			"ask an administrator to correct connector "+p.name,
-		)
+		return fault.New(fault.Unavailable, opFinish, msg,
+			"ask an administrator to correct connector "+p.name)
 	}
-	return fault.New(fault.Denied, opFinish, said, startAgain)
+	return fault.New(fault.Denied, opFinish, msg, startAgain)
 }
 
-// printable keeps at most 200 bytes that can be shown in a page or a log.
+// maxPrintable bounds what printable returns, in bytes.
+const maxPrintable = 200
+
+// printable makes a provider's text safe for pages and logs: it drops control characters and cuts the rest.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsGraphic(r) || r == unicode.ReplacementChar {
@@ -199,31 +178,28 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
-	if len(s) > 200 {
-		s = strings.ToValidUTF8(s[:200], "")
+	if len(s) > maxPrintable {
+		s = strings.ToValidUTF8(s[:maxPrintable], "")
 	}
 	return s
 }
 
-// exchange spends the code for a token.
+// exchange exchanges the code for tokens.
 func (p *provider) exchange(ctx context.Context, meta *metadata, f Flow, code string) (*oauth2.Token, error) {
 	ctx = gooidc.ClientContext(ctx, p.client)
 	token, err := p.oauth(meta, f.Redirect).Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
-	var said *oauth2.RetrieveError
+	var response *oauth2.RetrieveError
 	switch {
 	case err == nil:
 		return token, nil
-	case !errors.As(err, &said):
+	case !errors.As(err, &response):
 		return nil, p.unreachable(err)
-	case said.ErrorCode == "invalid_grant":
-		return nil, fault.Wrap(
-			err,
-			fault.Invalid,
-			opFinish,
-			"the identity provider does not know this code: it was used already, has expired, or belongs to another login",
-			startAgain,
-		)
-	case said.ErrorCode == "invalid_client" || said.ErrorCode == "unauthorized_client":
+	case response.ErrorCode == "invalid_grant":
+		return nil, fault.Wrap(err, fault.Invalid, opFinish,
+			"the identity provider does not know this code: "+
+				"it was used already, has expired, or belongs to another login",
+			startAgain)
+	case response.ErrorCode == "invalid_client" || response.ErrorCode == "unauthorized_client":
 		return nil, p.misconfigured(err, "it does not accept this cluster's client id and secret")
 	}
 	return nil, p.unreachable(err)

@@ -8,7 +8,9 @@ import (
 )
 
 func FuzzPrintable(f *testing.F) {
-	for _, s := range []string{"access_denied", "\x1b]52;c;x\a", "a\u202eb", strings.Repeat("한", 100), "\xff"} {
+	for _, s := range []string{
+		"access_denied", "\x1b]52;c;x\a", "a\u202eb", strings.Repeat("한", 100), "\xff",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -21,7 +23,13 @@ func FuzzPrintable(f *testing.F) {
 }
 
 func FuzzParseKeys(f *testing.F) {
-	for _, s := range []string{`{"keys":[]}`, `{"keys":[{"kty":"oct","k":"c2VjcmV0","alg":"HS256"}]}`, `{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB"}]}`, `{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}`, `null`} {
+	for _, s := range []string{
+		`{"keys":[]}`,
+		`{"keys":[{"kty":"oct","k":"c2VjcmV0","alg":"HS256"}]}`,
+		`{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB"}]}`,
+		`{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}`,
+		`null`,
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

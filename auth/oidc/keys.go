@@ -16,31 +16,33 @@ import (
 )
 
 const (
-	maxKeys = 64
-	// minRSA is the smallest RSA key of a provider that counts, in bits (RFC 7518 section 3.3).
+	maxKeys = 64 // in a key set
+	// minRSA is the smallest RSA key that is accepted, in bits (RFC 7518 section 3.3).
 	minRSA = 2048
-	// A token with a key id that is not known causes a fetch, so fetches are few: a burst, then one every
-	// keyEvery.
+	// Every token with an unknown key id causes a fetch, and attackers can send such tokens. So fetches are
+	// limited to a burst, then one every keyEvery.
 	keyBurst = 3
 	keyEvery = 10 * time.Second
 )
 
 var errFetchedRecently = errors.New("the provider's keys were fetched a moment ago")
 
-// keySet is a provider's signing keys, fetched when a token names one that is not known (OpenID Connect Core
-// 1.0 section 10.1.1).
+// keySet is a provider's signing keys. They are fetched when a token names a key that is not known (OpenID
+// Connect Core 1.0 section 10.1.1). It is safe for concurrent use.
 type keySet struct {
 	url    string
 	algs   []jose.SignatureAlgorithm
 	client *http.Client
 	now    func() time.Time
 
-	fetching chan struct{} // holds a token while somebody fetches
+	// fetching is a lock that a context can give up waiting for: whoever fetches has sent a token into it. It
+	// is taken before mu.
+	fetching chan struct{}
 
-	mu         sync.Mutex // guards what follows; not held while fetching
+	mu         sync.Mutex // guards what follows; it is not held while fetching
 	limit      *rate.Limiter
 	keys       []jose.JSONWebKey
-	generation int // counts fetches that succeeded
+	generation int // counts the fetches that succeeded
 }
 
 func newKeySet(url string, algs []string, client *http.Client, now func() time.Time) *keySet {
@@ -57,7 +59,7 @@ func newKeySet(url string, algs []string, client *http.Client, now func() time.T
 	return k
 }
 
-// VerifySignature returns the payload if one of the provider's keys signed it.
+// VerifySignature returns the payload if one of the provider's keys signed the token.
 func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	jws, err := jose.ParseSigned(token, k.algs)
 	if err != nil {
@@ -67,11 +69,11 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 		return nil, fmt.Errorf("the token has %d signatures", len(jws.Signatures))
 	}
 	header := jws.Signatures[0].Protected
-	keys, age := k.cached()
+	keys, generation := k.cached()
 	if payload, ok := verify(jws, header, keys); ok {
 		return payload, nil
 	}
-	if keys, err = k.fetchNewer(ctx, age); err != nil {
+	if keys, err = k.fetchNewer(ctx, generation); err != nil {
 		return nil, err
 	}
 	if payload, ok := verify(jws, header, keys); ok {
@@ -80,20 +82,20 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	return nil, errors.New("no key of the provider signed the token")
 }
 
-// errorRecorder remembers why a verification failed: go-oidc keeps only the words of that error.
+// errorRecorder keeps the error of a verification, because go-oidc keeps only its text.
 type errorRecorder struct {
 	keys *keySet
 	err  error
 }
 
-// VerifySignature is keySet's.
-func (a *errorRecorder) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	payload, err := a.keys.VerifySignature(ctx, token)
-	a.err = err
+// VerifySignature calls that of the key set.
+func (r *errorRecorder) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+	payload, err := r.keys.VerifySignature(ctx, token)
+	r.err = err
 	return payload, err
 }
 
-// verify tries every key that the header may mean.
+// verify tries every key that fits the header.
 func verify(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebKey) ([]byte, bool) {
 	for _, key := range keys {
 		if header.KeyID != "" && key.KeyID != header.KeyID ||
@@ -107,14 +109,14 @@ func verify(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebK
 	return nil, false
 }
 
-func (k *keySet) cached() (keys []jose.JSONWebKey, age int) {
+func (k *keySet) cached() (keys []jose.JSONWebKey, generation int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.keys, k.generation
 }
 
-// fetchNewer returns keys fetched after those of the age. Of many logins that meet a new key at once, one
-// fetches and all use what it got.
+// fetchNewer returns keys that are newer than those of the generation. If many logins need a new key at the
+// same time, one of them fetches and the others wait for what it gets.
 func (k *keySet) fetchNewer(ctx context.Context, than int) ([]jose.JSONWebKey, error) {
 	select {
 	case k.fetching <- struct{}{}:
@@ -122,7 +124,7 @@ func (k *keySet) fetchNewer(ctx context.Context, than int) ([]jose.JSONWebKey, e
 	case <-ctx.Done():
 		return nil, &fetchError{ctx.Err()}
 	}
-	if keys, age := k.cached(); age > than {
+	if keys, generation := k.cached(); generation > than {
 		return keys, nil
 	}
 	return k.fetch(ctx)
@@ -134,6 +136,7 @@ func (k *keySet) mayFetch() bool {
 	return k.limit.AllowN(k.now(), 1)
 }
 
+// fetch fetches the keys and stores them. The caller holds fetching.
 func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	if !k.mayFetch() {
 		return nil, errFetchedRecently
@@ -162,15 +165,14 @@ func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	return keys, nil
 }
 
-// fetchError says that the provider did not hand out its keys, as opposed to a token that none of them
-// signed.
+// fetchError says that the provider did not return its keys, as opposed to a token that none of them signed.
 type fetchError struct{ err error }
 
 func (e *fetchError) Error() string { return "fetch keys: " + e.err.Error() }
 func (e *fetchError) Unwrap() error { return e.err }
 
-// parseKeys reads a JWK set (RFC 7517 section 5). A key of a kind that is not understood, or not for
-// signatures, is passed over.
+// parseKeys reads a JWK set (RFC 7517 section 5). It skips keys of an unknown kind, and those that are not
+// for signatures.
 func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -191,8 +193,8 @@ func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 	return out, nil
 }
 
-// usable refuses secrets, encryption keys and short RSA keys. A symmetric key is no public one, so HMAC finds
-// nothing to verify with.
+// usable refuses symmetric keys, encryption keys and short RSA keys. Without symmetric keys, no HMAC can
+// verify.
 func usable(key jose.JSONWebKey) bool {
 	if !key.IsPublic() || key.Use == "enc" {
 		return false

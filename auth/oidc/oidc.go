@@ -1,12 +1,13 @@
-// Package oidc answers: did the provider vouch for this person?
+// Package oidc answers: did the provider vouch for this user?
 //
 // It is the relying party of OpenID Connect Core 1.0: authorization code flow with PKCE (RFC 7636, S256),
-// state, nonce, and for providers that send it the issuer beside the code (RFC 9207). Several connectors may
-// stand side by side; each names a provider and maps its claims to roles and traits. Vouched is the evidence
-// of a finished flow: only Vouch makes one.
+// state and nonce, and for providers that send it the issuer beside the code (RFC 9207). A cluster may have
+// several connectors; each names a provider and maps its claims to roles and traits. VerifiedUser is the
+// evidence of a finished flow: only Finish makes one.
 //
-// It keeps nothing of a flow: what must be remembered between Start and Vouch is a Flow, which login seals
-// into the browser's cookie. Everything about the answer, the state included, is checked here.
+// The package stores nothing about a flow. What must be remembered between Start and Finish is a Flow, which
+// auth/login seals into the browser's cookie. Everything in the callback, including the state, is checked
+// here.
 package oidc
 
 import (
@@ -21,55 +22,57 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Source knows the connectors as they are now. state.Vault is one.
+// Source reads the connectors that are configured now. state.Vault implements it.
 type Source interface {
 	Connector(ctx context.Context, name string) (state.StoredConnector, error)
 	Connectors(ctx context.Context) ([]state.StoredConnector, error)
 }
 
-// Config is what the providers need.
+// Config is what Providers needs.
 type Config struct {
-	// Source holds the connectors. Required.
+	// Source reads the connectors. Required.
 	Source Source
-	// Transport carries requests to providers. Nil means one with the system's trust and HTTPS_PROXY.
+	// Transport carries requests to providers. Nil means one with the system's root certificates and
+	// HTTPS_PROXY.
 	Transport http.RoundTripper
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 }
 
-// Providers speaks with the providers of all connectors. It is safe for concurrent use.
+// Providers runs the flows of all connectors. It is safe for concurrent use.
 type Providers struct {
 	source    Source
 	client    *http.Client
 	now       func() time.Time
-	exchanges chan struct{} // one place for each exchange under way
+	exchanges chan struct{} // a semaphore: one token for each code exchange in progress
 
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards cache
 	cache map[string]*provider
 }
 
-// maxExchanges bounds the exchanges under way: strangers can cause them, each with a code that the provider
-// refuses.
+// maxExchanges bounds the code exchanges in progress. Anyone can cause one, with a code that the provider
+// will refuse.
 const maxExchanges = 64
 
-// New makes Providers. It asks nobody anything yet.
+// New makes Providers. It contacts no provider.
 func New(cfg Config) (*Providers, error) {
 	if cfg.Source == nil {
-		return nil, fault.New(
-			fault.Internal,
-			"oidc.New",
-			"there is no source of connectors",
-			"report this: it is a defect",
-		)
+		return nil, fault.New(fault.Internal, "oidc.New", "the configuration has no source of connectors",
+			"report this: it is a defect")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Providers{source: cfg.Source, client: newClient(cfg.Transport), now: cfg.Now,
-		exchanges: make(chan struct{}, maxExchanges), cache: map[string]*provider{}}, nil
+	return &Providers{
+		source:    cfg.Source,
+		client:    newClient(cfg.Transport),
+		now:       cfg.Now,
+		exchanges: make(chan struct{}, maxExchanges),
+		cache:     map[string]*provider{},
+	}, nil
 }
 
-// Choice is a connector as a person sees it.
+// Choice is a connector as the login page offers it.
 type Choice struct{ Name, Display string }
 
 // List returns the connectors by name.
@@ -89,7 +92,7 @@ func (p *Providers) List(ctx context.Context) ([]Choice, error) {
 	return out, nil
 }
 
-// provider returns what is known of the connector's provider, afresh when the connector was changed.
+// provider returns the cached provider of the connector. If the connector was changed, it makes a new one.
 func (p *Providers) provider(ctx context.Context, name string) (*provider, error) {
 	rec, err := p.source.Connector(ctx, name)
 	if fault.Is(err, fault.NotFound) {
@@ -105,19 +108,15 @@ func (p *Providers) provider(ctx context.Context, name string) (*provider, error
 	}
 	spec, err := ReadRecord(rec.Connector)
 	if err != nil {
-		return nil, fault.Wrap(
-			err,
-			fault.Internal,
-			opStart,
-			"this release cannot read connector "+name,
-			"run the newest release on every auth replica",
-		)
+		return nil, fault.Wrap(err, fault.Internal, opStart, "this release cannot read connector "+name,
+			"run the newest release on every auth replica")
 	}
 	made := newProvider(name, spec, rec.Revision, p.client, p.now)
 	p.cache[name] = made
 	return made, nil
 }
 
+// unknownConnector forgets a connector that does not exist (any more), and names those that do.
 func (p *Providers) unknownConnector(ctx context.Context, cause error, name string) error {
 	remedy := "choose another one on the login page"
 	if all, err := p.List(ctx); err == nil && len(all) > 0 {
@@ -130,11 +129,6 @@ func (p *Providers) unknownConnector(ctx context.Context, cause error, name stri
 	p.mu.Lock()
 	delete(p.cache, name)
 	p.mu.Unlock()
-	return fault.Wrap(
-		cause,
-		fault.NotFound,
-		opStart,
-		fmt.Sprintf("there is no connector %.80q", name),
-		remedy,
-	)
+	return fault.Wrap(cause, fault.NotFound, opStart,
+		fmt.Sprintf("there is no connector %.80q", name), remedy)
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/threshold-access/threshold/auth/oidc"
 	"github.com/threshold-access/threshold/auth/oidc/oidctest"
 	"github.com/threshold-access/threshold/auth/state"
@@ -18,16 +20,18 @@ import (
 	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 const redirect = "http://127.0.0.1:9/login/callback"
 
-// fixture is a provider over HTTP, the connectors that name it, and a clock.
+// fixture is a provider over HTTP, a relying party with the connector corp for it, and a fake clock.
 type fixture struct {
 	*oidctest.Provider
 	*oidc.Providers
 	server *httptest.Server
 	source *memorySource
 
-	mu  sync.Mutex
+	mu  sync.Mutex // guards now
 	now time.Time
 }
 
@@ -45,7 +49,7 @@ func (h *fixture) advance(d time.Duration) {
 
 // memorySource holds connectors in memory.
 type memorySource struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // guards recs
 	recs map[string]state.StoredConnector
 }
 
@@ -129,7 +133,7 @@ func newFixture(t *testing.T, alg string) *fixture {
 	return h
 }
 
-// signIn goes through the provider's page and returns what the browser came back with.
+// signIn starts a flow, signs alice in at the provider's page, and returns the callback parameters.
 func (h *fixture) signIn(t *testing.T) (oidc.Flow, oidc.CallbackParams) {
 	t.Helper()
 	f, page, err := h.Start(t.Context(), "corp", redirect, "")
@@ -143,10 +147,8 @@ func signInAt(t *testing.T, address string) oidc.CallbackParams {
 	t.Helper()
 	p, err := formbrowser.New(nil, redirect).Open(t.Context(), address)
 	if err == nil && p.Location == "" {
-		p, err = p.Submit(
-			t.Context(),
-			map[string]string{"login": "alice@example.com", "password": "wonderland"},
-		)
+		form := map[string]string{"login": "alice@example.com", "password": "wonderland"}
+		p, err = p.Submit(t.Context(), form)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -166,6 +168,7 @@ func signInAt(t *testing.T, address string) oidc.CallbackParams {
 }
 
 func TestFinishReturnsTheVerifiedUser(t *testing.T) {
+	t.Parallel()
 	for _, alg := range []string{"RS256", "ES256"} {
 		h := newFixture(t, alg)
 		f, r := h.signIn(t)
@@ -180,12 +183,13 @@ func TestFinishReturnsTheVerifiedUser(t *testing.T) {
 			t.Errorf("%s: got roles %q, want those of all three rules", alg, got)
 		}
 		if tr := v.Traits(); len(tr) != 1 || len(tr["unix"]) != 1 || tr["unix"][0] != "alice" {
-			t.Errorf("%s: got traits %v, want the immutable one alone", alg, tr)
+			t.Errorf("%s: got traits %v, want only the immutable one", alg, tr)
 		}
 	}
 }
 
 func TestPKCEIsS256AndSecretsAreNotSent(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	f, page, err := h.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
@@ -197,20 +201,11 @@ func TestPKCEIsS256AndSecretsAreNotSent(t *testing.T) {
 		t.Errorf("got %s, want S256, nonce and state", page)
 	}
 	if strings.Contains(page, f.Verifier) || strings.Contains(page, "client-secret") {
-		t.Error("the page's address shows a secret")
+		t.Error("the page's address contains a secret")
 	}
 }
 
-// tamperCase is one way in which an answer may be wrong.
-type tamperCase struct {
-	name   string
-	faults oidctest.Faults
-	flow   func(*oidc.Flow)
-	ret    func(*oidc.CallbackParams)
-	want   fault.Kind
-	says   string
-}
-
+// withClaim sets a claim of every ID token, or removes it where v is nil.
 func withClaim(name string, v any) oidctest.Faults {
 	return oidctest.Faults{Claims: func(c map[string]any) {
 		if v == nil {
@@ -222,6 +217,7 @@ func withClaim(name string, v any) oidctest.Faults {
 }
 
 func TestLocaleIsSentToTheProvider(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	for locale, want := range map[string]bool{"ko": true, "": false} {
 		_, page, err := h.Start(t.Context(), "corp", redirect, locale)
@@ -235,83 +231,132 @@ func TestLocaleIsSentToTheProvider(t *testing.T) {
 	}
 }
 
+// tamper changes one login: what the provider does, what was remembered, or what the browser brings back.
+type tamper struct {
+	faults   oidctest.Faults
+	flow     func(*oidc.Flow)
+	callback func(*params)
+}
+
+type params = oidc.CallbackParams
+
+func callback(change func(*params)) tamper { return tamper{callback: change} }
+
+func flow(change func(*oidc.Flow)) tamper { return tamper{flow: change} }
+
+func claim(name string, v any) tamper { return tamper{faults: withClaim(name, v)} }
+
+func signedAs(how oidctest.Signature) tamper {
+	return tamper{faults: oidctest.Faults{Signature: how}}
+}
+
+func refused(code, description string) tamper {
+	return tamper{faults: oidctest.Faults{Refuse: code, Description: description}}
+}
+
 func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "RS256")
 	now := h.clock()
-	for _, tt := range []tamperCase{
-		{name: "the state of another browser", ret: func(r *oidc.CallbackParams) { r.State = "other" }, want: fault.Invalid, says: "does not belong"},
-		{name: "no state at all", ret: func(r *oidc.CallbackParams) { r.State = "" }, want: fault.Invalid, says: "does not belong"},
-		{name: "a flow without state", flow: func(f *oidc.Flow) { f.State = "" }, ret: func(r *oidc.CallbackParams) { r.State = "" }, want: fault.Invalid, says: "does not belong"},
-		{name: "neither code nor error", ret: func(r *oidc.CallbackParams) { r.Code = "" }, want: fault.Invalid, says: "neither"},
-		{name: "a made-up code", ret: func(r *oidc.CallbackParams) { r.Code = "made-up" }, want: fault.Invalid, says: "does not know this code"},
-		{name: "a code too long", ret: func(r *oidc.CallbackParams) { r.Code = strings.Repeat("x", 5000) }, want: fault.Invalid, says: "too large"},
-		{name: "another PKCE verifier", flow: func(f *oidc.Flow) { f.Verifier = strings.Repeat("v", 43) }, want: fault.Invalid, says: "does not know this code"},
-		{name: "another redirect", flow: func(f *oidc.Flow) { f.Redirect += "x" }, want: fault.Invalid, says: "does not know this code"},
-		{name: "another issuer beside the code", ret: func(r *oidc.CallbackParams) { r.Issuer = "https://evil.example" }, want: fault.Invalid, says: "another identity provider"},
-		{name: "no issuer from one who sends it", ret: func(r *oidc.CallbackParams) { r.Issuer = "" }, want: fault.Invalid, says: "another identity provider"},
-		{name: "the nonce of another login", faults: withClaim("nonce", "replayed"), want: fault.Invalid, says: "does not belong"},
-		{name: "no nonce", faults: withClaim("nonce", nil), want: fault.Invalid, says: "does not belong"},
-		{name: "another issuer", faults: withClaim("iss", "https://evil.example"), want: fault.Invalid, says: "ID token is not valid"},
-		{name: "another audience", faults: withClaim("aud", "somebody-else"), want: fault.Invalid, says: "ID token is not valid"},
-		{name: "several audiences and no azp", faults: withClaim("aud", []string{"threshold", "somebody-else"}), want: fault.Invalid, says: "another client"},
-		{name: "another azp", faults: withClaim("azp", "somebody-else"), want: fault.Invalid, says: "another client"},
-		{name: "an azp of no text", faults: withClaim("azp", 7), want: fault.Invalid, says: "another client"},
-		{name: "an expired token", faults: withClaim("exp", now.Add(-2*time.Minute).Unix()), want: fault.Invalid, says: "has expired"},
-		{name: "no expiry", faults: withClaim("exp", nil), want: fault.Invalid, says: "no issue time or no expiry"},
-		{name: "no issue time", faults: withClaim("iat", nil), want: fault.Invalid, says: "no issue time or no expiry"},
-		{name: "a token from the future", faults: withClaim("iat", now.Add(10*time.Minute).Unix()), want: fault.Invalid, says: "is 10m0s ahead of this server's"},
-		{name: "a token from long ago", faults: withClaim("iat", now.Add(-12*time.Minute).Unix()), want: fault.Invalid, says: "is 12m"},
-		{name: "a token not valid yet", faults: withClaim("nbf", now.Add(5*time.Minute).Unix()), want: fault.Invalid, says: "not valid yet"},
-		{name: "alg none", faults: oidctest.Faults{Signature: oidctest.Unsigned}, want: fault.Invalid, says: "ID token is not valid"},
-		{name: "HS256 with the public key", faults: oidctest.Faults{Signature: oidctest.PublicKeyAsSecret}, want: fault.Invalid, says: "ID token is not valid"},
-		{name: "a foreign key under the right id", faults: oidctest.Faults{Signature: oidctest.ForeignKey}, want: fault.Invalid, says: "ID token is not valid"},
-		{name: "an at_hash of another token", faults: withClaim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), want: fault.Invalid, says: "belong together"},
-		{name: "a token too large", faults: withClaim("extra", strings.Repeat("x", 64<<10)), want: fault.Invalid, says: "too large"},
-		{name: "no subject", faults: withClaim("sub", nil), want: fault.Invalid, says: `"sub"`},
-		{name: "a subject with a new line", faults: withClaim("sub", "a\nb"), want: fault.Invalid, says: `"sub"`},
-		{name: "a name that turns the writing direction", faults: withClaim("email", "a\u202eb@example.com"), want: fault.Invalid, says: `"email"`},
-		{name: "an address not verified", faults: withClaim("email_verified", false), want: fault.Denied, says: "not verified"},
-		{name: "an address of which nothing is said", faults: withClaim("email_verified", nil), want: fault.Denied, says: "not verified"},
-		{name: "a trait with a control character", faults: withClaim("uid", "a\x00b"), want: fault.Invalid, says: `"uid"`},
-		{name: "access denied", faults: oidctest.Faults{Refuse: "access_denied", Description: "no\x1b[31m luck"}, want: fault.Denied, says: `access_denied (it says "no[31m luck")`},
-		{name: "a provider's own defect", faults: oidctest.Faults{Refuse: "server_error"}, want: fault.Unavailable, says: "server_error"},
-		{name: "a wrong client registration", faults: oidctest.Faults{Refuse: "invalid_scope"}, want: fault.Unavailable, says: "invalid_scope"},
-		{name: "any other error", faults: oidctest.Faults{Refuse: "login_required"}, want: fault.Denied, says: "login_required"},
+	for _, tt := range []struct {
+		name   string
+		tamper tamper
+		want   fault.Kind
+		says   string
+	}{
+		// the callback
+		{"the state of another browser", callback(func(r *params) { r.State = "other" }),
+			fault.Invalid, "does not belong"},
+		{"no state", callback(func(r *params) { r.State = "" }), fault.Invalid, "does not belong"},
+		{"a flow without state", tamper{
+			flow:     func(f *oidc.Flow) { f.State = "" },
+			callback: func(r *params) { r.State = "" },
+		}, fault.Invalid, "does not belong"},
+		{"neither code nor error", callback(func(r *params) { r.Code = "" }), fault.Invalid, "neither"},
+		{"an unknown code", callback(func(r *params) { r.Code = "made-up" }),
+			fault.Invalid, "does not know this code"},
+		{"a code too long", callback(func(r *params) { r.Code = strings.Repeat("x", 5000) }),
+			fault.Invalid, "too large"},
+		{"another PKCE verifier", flow(func(f *oidc.Flow) { f.Verifier = strings.Repeat("v", 43) }),
+			fault.Invalid, "does not know this code"},
+		{"another redirect", flow(func(f *oidc.Flow) { f.Redirect += "x" }),
+			fault.Invalid, "does not know this code"},
+		{"another issuer beside the code", callback(func(r *params) { r.Issuer = "https://evil.example" }),
+			fault.Invalid, "another identity provider"},
+		{"no issuer from a provider that sends it", callback(func(r *params) { r.Issuer = "" }),
+			fault.Invalid, "another identity provider"},
+
+		// the ID token
+		{"the nonce of another login", claim("nonce", "replayed"), fault.Invalid, "does not belong"},
+		{"no nonce", claim("nonce", nil), fault.Invalid, "does not belong"},
+		{"another issuer", claim("iss", "https://evil.example"), fault.Invalid, "ID token is not valid"},
+		{"another audience", claim("aud", "somebody-else"), fault.Invalid, "ID token is not valid"},
+		{"several audiences and no azp", claim("aud", []string{"threshold", "somebody-else"}),
+			fault.Invalid, "another client"},
+		{"another azp", claim("azp", "somebody-else"), fault.Invalid, "another client"},
+		{"an azp that is no text", claim("azp", 7), fault.Invalid, "another client"},
+		{"an expired token", claim("exp", now.Add(-2*time.Minute).Unix()), fault.Invalid, "has expired"},
+		{"no expiry", claim("exp", nil), fault.Invalid, "no issue time or no expiry"},
+		{"no issue time", claim("iat", nil), fault.Invalid, "no issue time or no expiry"},
+		{"a token from the future", claim("iat", now.Add(10*time.Minute).Unix()),
+			fault.Invalid, "is 10m0s ahead of this server's"},
+		{"a token from long ago", claim("iat", now.Add(-12*time.Minute).Unix()), fault.Invalid, "is 12m"},
+		{"a token not valid yet", claim("nbf", now.Add(5*time.Minute).Unix()),
+			fault.Invalid, "not valid yet"},
+		{"alg none", signedAs(oidctest.Unsigned), fault.Invalid, "ID token is not valid"},
+		{"HS256 with the public key", signedAs(oidctest.PublicKeyAsSecret),
+			fault.Invalid, "ID token is not valid"},
+		{"a foreign key under the right id", signedAs(oidctest.ForeignKey),
+			fault.Invalid, "ID token is not valid"},
+		{"an at_hash of another token", claim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"),
+			fault.Invalid, "belong together"},
+		{"a token too large", claim("extra", strings.Repeat("x", 64<<10)), fault.Invalid, "too large"},
+
+		// claims that cannot be used
+		{"no subject", claim("sub", nil), fault.Invalid, `"sub"`},
+		{"a subject with a new line", claim("sub", "a\nb"), fault.Invalid, `"sub"`},
+		{"a name that changes the writing direction", claim("email", "a\u202eb@example.com"),
+			fault.Invalid, `"email"`},
+		{"an address not verified", claim("email_verified", false), fault.Denied, "not verified"},
+		{"an address without email_verified", claim("email_verified", nil), fault.Denied, "not verified"},
+		{"a trait with a control character", claim("uid", "a\x00b"), fault.Invalid, `"uid"`},
+
+		// errors of the provider
+		{"access denied", refused("access_denied", "no\x1b[31m luck"),
+			fault.Denied, `access_denied (it says "no[31m luck")`},
+		{"a provider's own error", refused("server_error", ""), fault.Unavailable, "server_error"},
+		{"a wrong registration", refused("invalid_scope", ""), fault.Unavailable, "invalid_scope"},
+		{"any other error", refused("login_required", ""), fault.Denied, "login_required"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h.SetFaults(tt.faults)
+			h.SetFaults(tt.tamper.faults)
 			f, r := h.signIn(t)
-			if tt.flow != nil {
-				tt.flow(&f)
+			if tt.tamper.flow != nil {
+				tt.tamper.flow(&f)
 			}
-			if tt.ret != nil {
-				tt.ret(&r)
+			if tt.tamper.callback != nil {
+				tt.tamper.callback(&r)
 			}
 			v, err := h.Finish(t.Context(), f, r)
 			if !fault.Is(err, tt.want) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
-				t.Errorf(
-					"got %v (kind %s, remedy %q), want %s with %q",
-					err,
-					fault.KindOf(err),
-					fault.Remedy(err),
-					tt.want,
-					tt.says,
-				)
+				t.Errorf("got %v (kind %s, remedy %q), want %s with %q",
+					err, fault.KindOf(err), fault.Remedy(err), tt.want, tt.says)
 			}
 			if v.Subject() != "" {
-				t.Errorf("got %+v beside the fault, want nobody", v)
+				t.Errorf("got %+v with the error, want nobody", v)
 			}
 		})
 	}
-	h.advance(time.Minute) // so that the rate of key fetches is no reason
+	h.advance(time.Minute) // beyond the rate limit of key fetches
 	h.SetFaults(oidctest.Faults{})
 	f, r := h.signIn(t)
 	if _, err := h.Finish(t.Context(), f, r); err != nil {
-		t.Errorf("got %v from the provider that behaves again, want success", err)
+		t.Errorf("got %v from the provider without faults, want success", err)
 	}
 }
 
 func TestClockSkewOfAMinuteIsAccepted(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	for _, d := range []time.Duration{-59 * time.Second, 59 * time.Second} {
 		h.SetFaults(oidctest.Faults{Claims: func(c map[string]any) {
@@ -325,6 +370,7 @@ func TestClockSkewOfAMinuteIsAccepted(t *testing.T) {
 }
 
 func TestAuthorizationCodeWorksOnce(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	f, r := h.signIn(t)
 	if _, err := h.Finish(t.Context(), f, r); err != nil {
@@ -336,6 +382,7 @@ func TestAuthorizationCodeWorksOnce(t *testing.T) {
 }
 
 func TestRolesByEmailNeedAVerifiedAddress(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	spec := h.spec()
 	spec.NameClaim = "uid"
@@ -349,6 +396,7 @@ func TestRolesByEmailNeedAVerifiedAddress(t *testing.T) {
 }
 
 func TestKeyRotationIsFollowed(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	for i := range 2 {
 		f, r := h.signIn(t)
@@ -365,18 +413,19 @@ func TestKeyRotationIsFollowed(t *testing.T) {
 }
 
 func TestConcurrentLoginsFetchANewKeyOnce(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
-	const people = 12
-	var flows [people]oidc.Flow
-	var returns [people]oidc.CallbackParams
-	for i := range people {
+	const users = 12
+	var flows [users]oidc.Flow
+	var returns [users]oidc.CallbackParams
+	for i := range users {
 		flows[i], returns[i] = h.signIn(t)
 	}
 	var all sync.WaitGroup
-	for i := range people {
+	for i := range users {
 		all.Go(func() {
 			if _, err := h.Finish(t.Context(), flows[i], returns[i]); err != nil {
-				t.Errorf("person %d: got %v, want success", i, err)
+				t.Errorf("user %d: got %v, want success", i, err)
 			}
 		})
 	}
@@ -387,6 +436,7 @@ func TestConcurrentLoginsFetchANewKeyOnce(t *testing.T) {
 }
 
 func TestUnknownKeyIDsCauseFewFetches(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	h.SetFaults(oidctest.Faults{Signature: oidctest.UnknownKey})
 	var last error
@@ -405,6 +455,7 @@ func TestUnknownKeyIDsCauseFewFetches(t *testing.T) {
 }
 
 func TestDiscoveryIsCachedRetriedAndSurvivesAnOutage(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	h.SetFaults(oidctest.Faults{Down: true})
 	for range 3 {
@@ -435,6 +486,7 @@ func TestDiscoveryIsCachedRetriedAndSurvivesAnOutage(t *testing.T) {
 }
 
 func TestMissingKeySetIsUnavailable(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	h.SetFaults(oidctest.Faults{NoKeys: true})
 	f, r := h.signIn(t)
@@ -444,6 +496,7 @@ func TestMissingKeySetIsUnavailable(t *testing.T) {
 }
 
 func TestUnusableDiscoveryIsReported(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, key string
 		value     any
@@ -451,8 +504,9 @@ func TestUnusableDiscoveryIsReported(t *testing.T) {
 	}{
 		{"another issuer", "issuer", "https://evil.example", "its issuer"},
 		{"plain http over the network", "token_endpoint", "http://login.example.com/token", "https"},
-		{"a script for a page", "authorization_endpoint", "javascript:alert(1)", "no address"},
-		{"only signatures that do not count", "id_token_signing_alg_values_supported", []string{"none", "HS256"}, "signs with none"},
+		{"a script as an address", "authorization_endpoint", "javascript:alert(1)", "not a valid address"},
+		{"only refused algorithms", "id_token_signing_alg_values_supported",
+			[]string{"none", "HS256"}, "offers none"},
 	} {
 		h := newFixture(t, "ES256")
 		h.SetFaults(oidctest.Faults{Discovery: func(d map[string]any) { d[tt.key] = tt.value }})
@@ -465,6 +519,7 @@ func TestUnusableDiscoveryIsReported(t *testing.T) {
 }
 
 func TestWrongClientSecretNamesTheConnector(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	spec := h.spec()
 	spec.ClientSecret = "old"
@@ -482,6 +537,7 @@ func TestWrongClientSecretNamesTheConnector(t *testing.T) {
 }
 
 func TestUnknownConnectorListsTheKnownOnes(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	if _, _, err := h.Start(t.Context(), "crop", redirect, ""); !fault.Is(err, fault.NotFound) ||
 		!strings.Contains(fault.Remedy(err), "corp") {
@@ -493,6 +549,7 @@ func TestUnknownConnectorListsTheKnownOnes(t *testing.T) {
 }
 
 func TestLargeResponsesAreRefused(t *testing.T) {
+	t.Parallel()
 	big := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"issuer":"` + strings.Repeat("x", 2<<20) + `"}`))
@@ -504,12 +561,13 @@ func TestLargeResponsesAreRefused(t *testing.T) {
 	h.source.put("corp", spec)
 	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
 		!strings.Contains(err.Error(), "larger than") {
-		t.Errorf("got %v, want the answer cut off", err)
+		t.Errorf("got %v, want the response refused", err)
 	}
 }
 
-// Libraries quote what a provider answers, whole; each login that fails by it would put that into the log.
+// Libraries quote whole response bodies in their errors, and every failed login would write that to the log.
 func TestErrorQuotesProviderBodiesBriefly(t *testing.T) {
+	t.Parallel()
 	h := newFixture(t, "ES256")
 	loud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, strings.Repeat("sorry ", 20_000), http.StatusInternalServerError)

@@ -17,40 +17,33 @@ import (
 )
 
 const (
-	// metadataTTL is how long a discovery document is believed before it is fetched again.
+	// metadataTTL is how long a discovery document is used before it is fetched again.
 	metadataTTL = time.Hour
-	// maxMetadataAge is how long it serves when it cannot be fetched again: a provider may hide its discovery
-	// for a while and still log in.
+	// maxMetadataAge is how long it is used while it cannot be fetched again. Logins go on when only the
+	// discovery of a provider fails for some time.
 	maxMetadataAge = 24 * time.Hour
-	// retryAfter spares a provider that is down: until then every login hears of the same failure.
+	// retryAfter spares a provider that fails: until then every login gets the same error.
 	retryAfter = 2 * time.Second
 )
 
-// acceptedAlgs are the signatures of ID tokens that count. None and the HMAC family are not among them: with
-// those, what everybody knows or what both sides know would make a token.
+// acceptedAlgs are the signature algorithms that are accepted for ID tokens. "none" and the HMAC family are
+// missing: with those, anyone who knows the client secret or a public key could make a token.
 var acceptedAlgs = []string{
-	gooidc.RS256,
-	gooidc.RS384,
-	gooidc.RS512,
-	gooidc.ES256,
-	gooidc.ES384,
-	gooidc.ES512,
-	gooidc.PS256,
-	gooidc.PS384,
-	gooidc.PS512,
-	gooidc.EdDSA,
+	gooidc.RS256, gooidc.RS384, gooidc.RS512, gooidc.ES256, gooidc.ES384, gooidc.ES512,
+	gooidc.PS256, gooidc.PS384, gooidc.PS512, gooidc.EdDSA,
 }
 
-// metadata is a discovery document that passed check, ready for use.
+// metadata is a checked discovery document. Only its fetchedAt and keys are set later, by refresh, before
+// others see it.
 type metadata struct {
 	endpoint  oauth2.Endpoint
 	algs      []string
 	keys      *keySet
-	sendsIss  bool // RFC 9207: the provider names itself beside every code
+	sendsIss  bool // RFC 9207: the provider sends its issuer beside every code
 	fetchedAt time.Time
 }
 
-// provider is one connector and what its provider said of itself.
+// provider is one revision of a connector, with the metadata of its provider. It is safe for concurrent use.
 type provider struct {
 	name     string
 	spec     Spec
@@ -58,18 +51,16 @@ type provider struct {
 	client   *http.Client
 	now      func() time.Time
 
-	lock    chan struct{} // holds a token while somebody looks at or fetches what follows
+	// lock guards what follows. It is a channel so that a context can give up waiting for it: whoever holds
+	// it has sent a token into it. It is held while metadata is fetched, so only one caller fetches.
+	lock    chan struct{}
 	meta    *metadata
-	failed  error
+	failed  error // of the last fetch; nil if it succeeded
 	retryAt time.Time
 }
 
 func newProvider(
-	name string,
-	spec Spec,
-	revision uint64,
-	client *http.Client,
-	now func() time.Time,
+	name string, spec Spec, revision uint64, client *http.Client, now func() time.Time,
 ) *provider {
 	return &provider{
 		name:     name,
@@ -81,8 +72,7 @@ func newProvider(
 	}
 }
 
-// discover returns the provider's metadata, fetching it when there is none or it is old. One caller fetches,
-// the others wait for it.
+// discover returns the provider's metadata. It fetches it when there is none or it is older than metadataTTL.
 func (p *provider) discover(ctx context.Context) (*metadata, error) {
 	select {
 	case p.lock <- struct{}{}:
@@ -103,10 +93,11 @@ func (p *provider) discover(ctx context.Context) (*metadata, error) {
 	return nil, p.failed
 }
 
+// refresh fetches the metadata. The caller holds lock.
 func (p *provider) refresh(ctx context.Context, now time.Time) {
 	meta, err := p.fetch(ctx)
 	if err != nil {
-		if ctx.Err() == nil { // one caller who gives up is no news about the provider
+		if ctx.Err() == nil { // a caller who gave up says nothing about the provider
 			p.retryAt = now.Add(retryAfter)
 		}
 		p.failed = err
@@ -114,17 +105,18 @@ func (p *provider) refresh(ctx context.Context, now time.Time) {
 	}
 	meta.fetchedAt = now
 	if p.meta != nil && p.meta.keys.url == meta.keys.url {
-		meta.keys = p.meta.keys // with what it has learned, and its rate
+		meta.keys = p.meta.keys // keep the fetched keys and the rate limit
 	}
 	p.meta, p.failed = meta, nil
 }
 
 func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 	found, err := gooidc.NewProvider(gooidc.ClientContext(ctx, p.client), p.spec.Issuer)
-	var other *gooidc.IssuerMismatchError
+	var mismatch *gooidc.IssuerMismatchError
 	switch {
-	case errors.As(err, &other):
-		return nil, p.misconfigured(err, fmt.Sprintf("it says that its issuer is %.120q", other.Discovered))
+	case errors.As(err, &mismatch):
+		return nil, p.misconfigured(err,
+			fmt.Sprintf("it says that its issuer is %.120q", mismatch.Discovered))
 	case err != nil:
 		return nil, p.unreachable(err)
 	}
@@ -140,28 +132,22 @@ func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 }
 
 func (p *provider) unreachable(err error) error {
-	return fault.Wrap(
-		truncateError(err),
-		fault.Unavailable,
-		opStart,
+	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be reached",
-		"try again in a minute; if this repeats, tell an administrator that "+p.spec.Issuer+" does not answer",
-	)
+		"try again in a minute; if this repeats, tell an administrator that "+p.spec.Issuer+
+			" does not answer")
 }
 
 func (p *provider) misconfigured(err error, what string) error {
-	return fault.Wrap(
-		truncateError(err),
-		fault.Unavailable,
-		opStart,
+	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be used: "+what,
-		"ask an administrator to correct connector "+p.name,
-	)
+		"ask an administrator to correct connector "+p.name)
 }
 
-// maxCause bounds what a provider's answer puts into our log, in bytes: libraries quote bodies whole.
+// maxCause bounds what a provider's response adds to our log, in bytes.
 const maxCause = 500
 
+// truncateError shortens errors of libraries, which quote whole response bodies.
 func truncateError(err error) error {
 	if text := err.Error(); len(text) > maxCause {
 		return errors.New(strings.ToValidUTF8(text[:maxCause], "") + "…")
@@ -183,15 +169,20 @@ type discoveryDocument struct {
 	TokenURL  string   `json:"token_endpoint"`
 	KeysURL   string   `json:"jwks_uri"`
 	Algs      []string `json:"id_token_signing_alg_values_supported"`
-	TokenAuth []string `json:"token_endpoint_auth_methods_supported"` // none listed: client_secret_basic
+	TokenAuth []string `json:"token_endpoint_auth_methods_supported"` // empty means client_secret_basic
 	SendsIss  bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
+// metadata checks the document.
 func (d discoveryDocument) metadata(client *http.Client, now func() time.Time) (*metadata, error) {
-	for _, e := range []struct{ name, url string }{{"authorization_endpoint", d.AuthURL}, {"token_endpoint", d.TokenURL}, {"jwks_uri", d.KeysURL}} {
+	for _, e := range []struct{ name, url string }{
+		{"authorization_endpoint", d.AuthURL},
+		{"token_endpoint", d.TokenURL},
+		{"jwks_uri", d.KeysURL},
+	} {
 		u, err := url.Parse(e.url)
 		if err != nil || u.Host == "" || u.User != nil || len(e.url) > maxURL {
-			return nil, fmt.Errorf("its %s %.120q is no address", e.name, e.url)
+			return nil, fmt.Errorf("its %s %.120q is not a valid address", e.name, e.url)
 		}
 		if err := checkScheme(u); err != nil {
 			return nil, fmt.Errorf("its %s: %w", e.name, err)
@@ -209,7 +200,8 @@ func (d discoveryDocument) metadata(client *http.Client, now func() time.Time) (
 	}, nil
 }
 
-// algs are the signatures that the provider offers and that count. RS256 is what one offers who lists none.
+// algs are the accepted signature algorithms that the provider offers. A provider that lists none offers
+// RS256.
 func (d discoveryDocument) algs() ([]string, error) {
 	if len(d.Algs) == 0 {
 		return []string{gooidc.RS256}, nil
@@ -221,7 +213,7 @@ func (d discoveryDocument) algs() ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("it signs with none of %v", acceptedAlgs)
+		return nil, fmt.Errorf("it offers none of the signature algorithms %v", acceptedAlgs)
 	}
 	return out, nil
 }

@@ -13,36 +13,41 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// SpecType is the one type of connector there is.
+// SpecType is the only type of connector.
 const SpecType = "oidc"
 
-// Spec is the document of a connector: a provider, and what its claims mean here.
+// Spec is the document of a connector: a provider, and how its claims map to roles and traits.
 type Spec struct {
-	Type         string         `json:"type"                    yaml:"type"                    config:"required"` // "oidc"
-	Display      string         `json:"display,omitempty"       yaml:"display,omitempty"`                         // on the login page; empty: the connector's name
-	Issuer       string         `json:"issuer"                  yaml:"issuer"                  config:"required"` // https; http only on loopback
-	ClientID     string         `json:"client_id"               yaml:"client_id"               config:"required"` // as registered with the provider
-	ClientSecret string         `json:"client_secret,omitempty" yaml:"client_secret,omitempty"`
-	Scopes       config.Strings `json:"scopes,omitempty"        yaml:"scopes,omitempty"` // empty: openid profile email
-	// NameClaim is the claim that people are called by. Empty means email, which must then be verified. It is
+	// Type is SpecType.
+	Type string `json:"type" yaml:"type" config:"required"`
+	// Display is the name on the login page. Empty means the connector's name.
+	Display string `json:"display,omitempty" yaml:"display,omitempty"`
+	// Issuer is the provider's issuer URL. It must be https; http is allowed on loopback only.
+	Issuer string `json:"issuer" yaml:"issuer" config:"required"`
+	// ClientID and ClientSecret are those that the provider registered for this cluster.
+	ClientID     string `json:"client_id" yaml:"client_id" config:"required"`
+	ClientSecret string `json:"client_secret,omitempty" yaml:"client_secret,omitempty"`
+	// Scopes are requested from the provider. Empty means openid, profile and email.
+	Scopes config.Strings `json:"scopes,omitempty" yaml:"scopes,omitempty"`
+	// NameClaim is the claim by which users are named. Empty means email, which must then be verified. It is
 	// never a key.
-	NameClaim string      `json:"name_claim,omitempty"    yaml:"name_claim,omitempty"`
-	Roles     []RoleRule  `json:"roles,omitempty"         yaml:"roles,omitempty"`
-	Traits    []TraitRule `json:"traits,omitempty"        yaml:"traits,omitempty"`
+	NameClaim string      `json:"name_claim,omitempty" yaml:"name_claim,omitempty"`
+	Roles     []RoleRule  `json:"roles,omitempty" yaml:"roles,omitempty"`
+	Traits    []TraitRule `json:"traits,omitempty" yaml:"traits,omitempty"`
 }
 
-// RoleRule gives roles to everyone whose claim has a matching value. The claim may hold one value or a list.
-// A name with dots reaches into objects, as realm_access.roles, unless the token has a claim of just that
-// name. The claim email counts only when verified.
+// RoleRule gives roles to every user whose claim has a matching value. The claim may hold one value or a
+// list. A name with dots, such as realm_access.roles, reaches into objects, unless the token has a claim of
+// exactly that name. The claim email counts only if the provider has verified it.
 type RoleRule struct {
 	Claim string         `json:"claim" yaml:"claim" config:"required"`
 	Value string         `json:"value" yaml:"value" config:"required"` // "*" and "?" are wildcards
 	Roles config.Strings `json:"roles" yaml:"roles" config:"required"`
 }
 
-// TraitRule makes a claim a trait. Templates in roles see a trait only if Immutable says that a person cannot
-// change the claim by themselves: a claim such as a nickname would otherwise choose its owner's login. A
-// trait that is not immutable goes nowhere yet.
+// TraitRule makes a claim a trait. Immutable says that users cannot change the claim themselves, and only
+// such traits are used: a role may turn a trait into a login, so a claim such as a nickname would let its
+// owner choose an account.
 type TraitRule struct {
 	Trait     string `json:"trait"     yaml:"trait"     config:"required"`
 	Claim     string `json:"claim"     yaml:"claim"     config:"required"`
@@ -52,8 +57,8 @@ type TraitRule struct {
 const (
 	defaultNameClaim = "email"
 	emailClaim       = "email"
-	maxRules         = 100
-	maxURL           = 512
+	maxRules         = 100 // of one kind
+	maxURL           = 512 // bytes
 )
 
 var defaultScopes = []string{"openid", "profile", "email"}
@@ -72,8 +77,11 @@ func (s Spec) nameClaim() string {
 	return s.NameClaim
 }
 
-// Check refuses a document that could not work or could not mean what its author thinks. report is called
-// once for every fault.
+// badText is reported for text that identity.CheckText refuses.
+const badText = "is empty, longer than 512 bytes, or has control or invisible characters"
+
+// Check implements config.Checker. It refuses documents that cannot work, or that do not mean what they seem
+// to mean.
 func (s Spec) Check(report func(path, format string, args ...any)) {
 	if s.Type != SpecType {
 		report("type", "unknown type %.120q (known: %s)", s.Type, SpecType)
@@ -81,10 +89,15 @@ func (s Spec) Check(report func(path, format string, args ...any)) {
 	if err := checkIssuer(s.Issuer); err != nil {
 		report("issuer", "%v", err)
 	}
-	for _, f := range []struct{ path, s string }{{"client_id", s.ClientID}, {"client_secret", s.ClientSecret}, {"display", s.Display}, {"name_claim", s.NameClaim}} {
+	for _, f := range []struct{ path, text string }{
+		{"client_id", s.ClientID},
+		{"client_secret", s.ClientSecret},
+		{"display", s.Display},
+		{"name_claim", s.NameClaim},
+	} {
 		required := f.path == "client_id"
-		if (required || f.s != "") && identity.CheckText(f.path, f.s) != nil {
-			report(f.path, "is empty, longer than 512 bytes, or has control or invisible characters")
+		if (required || f.text != "") && identity.CheckText(f.path, f.text) != nil {
+			report(f.path, badText)
 		}
 	}
 	if len(s.Scopes) > 0 && !slices.Contains(s.Scopes, "openid") {
@@ -92,7 +105,7 @@ func (s Spec) Check(report func(path, format string, args ...any)) {
 	}
 	for i, scope := range s.Scopes {
 		if identity.CheckText("scope", scope) != nil || strings.ContainsAny(scope, " \"\\") {
-			report(fmt.Sprintf("scopes.%d", i), "%.120q is no scope", scope)
+			report(fmt.Sprintf("scopes.%d", i), "%.120q is not a valid scope", scope)
 		}
 	}
 	s.checkRules(report)
@@ -100,13 +113,13 @@ func (s Spec) Check(report func(path, format string, args ...any)) {
 
 func (s Spec) checkRules(report func(path, format string, args ...any)) {
 	if len(s.Roles) > maxRules || len(s.Traits) > maxRules {
-		report("", "has more than %d rules of one sort", maxRules)
+		report("", "has more than %d rules of one kind", maxRules)
 	}
 	for i, r := range s.Roles {
 		path := fmt.Sprintf("roles.%d", i)
 		checkClaim(path, r.Claim, report)
 		if identity.CheckText("value", r.Value) != nil {
-			report(path+".value", "is empty, longer than 512 bytes, or has control or invisible characters")
+			report(path+".value", badText)
 		}
 		if len(r.Roles) == 0 {
 			report(path+".roles", "names no role, so the rule does nothing")
@@ -125,7 +138,7 @@ func (s Spec) checkRules(report func(path, format string, args ...any)) {
 			report(path+".trait", "%v", err)
 		}
 		if seen[t.Trait] {
-			report(path+".trait", "trait %.120q is made twice", t.Trait)
+			report(path+".trait", "trait %.120q is defined twice", t.Trait)
 		}
 		seen[t.Trait] = true
 	}
@@ -133,7 +146,7 @@ func (s Spec) checkRules(report func(path, format string, args ...any)) {
 
 func checkClaim(path, claim string, report func(path, format string, args ...any)) {
 	if identity.CheckText("claim", claim) != nil {
-		report(path+".claim", "is empty, longer than 512 bytes, or has control or invisible characters")
+		report(path+".claim", badText)
 	}
 }
 
@@ -148,8 +161,7 @@ func checkIssuer(issuer string) error {
 	return checkScheme(u)
 }
 
-// checkScheme: plain http would hand codes and the client secret to the network, so it is for this machine
-// alone.
+// checkScheme refuses plain http except on loopback: it would send codes and the client secret unencrypted.
 func checkScheme(u *url.URL) error {
 	if u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()) {
 		return nil
@@ -162,7 +174,7 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Record is the spec as state keeps it: the secret apart, to be sealed.
+// Record is the spec as auth/state stores it, with the secret separate so that it is sealed.
 func (s Spec) Record() (state.Connector, error) {
 	secret := s.ClientSecret
 	s.ClientSecret = ""
@@ -173,7 +185,7 @@ func (s Spec) Record() (state.Connector, error) {
 	return state.Connector{Spec: b, Issuer: s.Issuer, Secret: secret}, nil
 }
 
-// ReadRecord undoes Record.
+// ReadRecord is the inverse of Record.
 func ReadRecord(c state.Connector) (Spec, error) {
 	var s Spec
 	if err := json.Unmarshal(c.Spec, &s); err != nil {

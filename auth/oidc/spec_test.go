@@ -23,13 +23,14 @@ traits:
 `
 
 func TestSpecRoundTrip(t *testing.T) {
+	t.Parallel()
 	var s oidc.Spec
 	if err := config.Decode("c.yaml", []byte(validSpec), &s); err != nil {
 		t.Fatal(err)
 	}
 	rec, err := s.Record()
 	if err != nil || strings.Contains(string(rec.Spec), "s3cret") || rec.Secret != "s3cret" {
-		t.Fatalf("got %s and %v, want the secret apart", rec.Spec, err)
+		t.Fatalf("got %s and %v, want the secret beside the spec", rec.Spec, err)
 	}
 	back, err := oidc.ReadRecord(rec)
 	if err != nil || back.ClientSecret != "s3cret" || back.Roles[1].Roles[0] != "admin" ||
@@ -39,6 +40,7 @@ func TestSpecRoundTrip(t *testing.T) {
 }
 
 func TestInvalidSpecsAreRefused(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, old, new, says string }{
 		{"another type", "type: oidc", "type: saml", "unknown type"},
 		{"plain http over the network", "https://login", "http://login", "https"},
@@ -46,11 +48,12 @@ func TestInvalidSpecsAreRefused(t *testing.T) {
 		{"an issuer with a password", "https://login", "https://u:p@login", "is not an address"},
 		{"an issuer of another scheme", "https://login", "file://login", "https"},
 		{"scopes without openid", "[openid, email, groups]", "[email]", "openid"},
-		{"a scope with a space", "groups]", `"a b"]`, "no scope"},
+		{"a scope with a space", "groups]", `"a b"]`, "not a valid scope"},
 		{"a role that is no word", "roles: [dev]", `roles: ["a,b"]`, "role"},
 		{"a rule without roles", "roles: [dev]", "roles: []", "no role"},
 		{"a trait that is no word", "trait: unix", `trait: "a b"`, "trait"},
-		{"a trait made twice", "immutable: true}", "immutable: true}\n  - {trait: unix, claim: x, immutable: true}", "twice"},
+		{"a trait defined twice", "immutable: true}",
+			"immutable: true}\n  - {trait: unix, claim: x, immutable: true}", "twice"},
 		{"a trait that leaves immutable open", ", immutable: true", "", "immutable"},
 		{"an unknown key", "display: Corp", "displai: Corp", "unknown key"},
 		{"an invisible character", "client_id: threshold", `client_id: "thres\u200bhold"`, "invisible"},
@@ -63,7 +66,8 @@ func TestInvalidSpecsAreRefused(t *testing.T) {
 	}
 	var s oidc.Spec
 	for _, host := range []string{"127.0.0.1:5556", "[::1]:5556", "localhost"} {
-		if err := config.Decode("c.yaml", []byte(strings.Replace(validSpec, "https://login.example.com", "http://"+host, 1)), &s); err != nil {
+		plain := strings.Replace(validSpec, "https://login.example.com", "http://"+host, 1)
+		if err := config.Decode("c.yaml", []byte(plain), &s); err != nil {
 			t.Errorf("got %v for http on %s, want it allowed", err, host)
 		}
 	}

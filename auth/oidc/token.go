@@ -17,45 +17,43 @@ import (
 )
 
 const (
-	// Skew is how far the provider's clock may be from ours.
+	// Skew is how far the provider's clock may differ from ours.
 	Skew = time.Minute
-	// maxTokenAge is how long ago an ID token may have been issued: it was fetched a moment ago, for a flow
+	// maxTokenAge is how long ago an ID token may have been issued. It was fetched a moment ago, for a flow
 	// of at most ten minutes.
 	maxTokenAge = 10 * time.Minute
 	// maxToken bounds an ID token, in bytes.
 	maxToken = 32 << 10
 )
 
-// claims are those of a verified ID token. Numbers stay json.Number.
+// claims are those of a verified ID token. Numbers are of type json.Number.
 type claims map[string]any
 
-// verify returns the claims of the ID token in the answer once every check of OpenID Connect Core 1.0 section
-// 3.1.3.7 has passed.
-func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *oauth2.Token) (claims, error) {
-	raw, _ := answer.Extra("id_token").(string)
+// verify returns the claims of the ID token in the response, after every check of OpenID Connect Core 1.0
+// section 3.1.3.7 has passed.
+func (p *provider) verify(
+	ctx context.Context, meta *metadata, f Flow, response *oauth2.Token,
+) (claims, error) {
+	raw, _ := response.Extra("id_token").(string)
 	if raw == "" || len(raw) > maxToken {
-		return nil, p.badToken(fmt.Errorf("%d bytes", len(raw)), "it sent no ID token, or one that is too large")
+		return nil, p.badToken(fmt.Errorf("%d bytes", len(raw)),
+			"it sent no ID token, or one that is too large")
 	}
 	keys := &errorRecorder{keys: meta.keys}
-	// Times are checked below, with one bound for all of them.
-	verifier := gooidc.NewVerifier(
-		p.spec.Issuer,
-		keys,
-		&gooidc.Config{ClientID: p.spec.ClientID, SupportedSigningAlgs: meta.algs, SkipExpiryCheck: true},
-	)
+	verifier := gooidc.NewVerifier(p.spec.Issuer, keys, &gooidc.Config{
+		ClientID:             p.spec.ClientID,
+		SupportedSigningAlgs: meta.algs,
+		SkipExpiryCheck:      true, // checkTimes checks all times with one bound
+	})
 	token, err := verifier.Verify(ctx, raw)
 	var unreachable *fetchError
 	switch {
 	case errors.As(keys.err, &unreachable):
 		return nil, p.unreachable(err)
 	case errors.Is(keys.err, errFetchedRecently):
-		return nil, fault.Wrap(
-			err,
-			fault.Unavailable,
-			opFinish,
+		return nil, fault.Wrap(err, fault.Unavailable, opFinish,
 			"the identity provider "+p.display()+" signed with a key it has not published",
-			"try again in a minute: tsh login",
-		)
+			"try again in a minute: tsh login")
 	case err != nil:
 		return nil, p.badToken(err, "its ID token is not valid")
 	}
@@ -64,7 +62,7 @@ func (p *provider) verify(ctx context.Context, meta *metadata, f Flow, answer *o
 		return nil, p.badToken(err, "its ID token cannot be read")
 	}
 	return all, errors.Join(
-		p.checkAudience(token, all, answer.AccessToken),
+		p.checkAudience(token, all, response.AccessToken),
 		checkNonce(f, token),
 		p.checkTimes(token, all),
 	)
@@ -81,26 +79,22 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 	return all, dec.Decode(&all)
 }
 
-// badToken is a provider's mistake or an attack; in either case an administrator must look.
+// badToken is the error for a token that is a mistake of the provider or an attack. Either way an
+// administrator must look at it.
 func (p *provider) badToken(err error, what string) error {
-	return fault.Wrap(
-		truncateError(err),
-		fault.Invalid,
-		opFinish,
+	return fault.Wrap(truncateError(err), fault.Invalid, opFinish,
 		"the response of the identity provider "+p.display()+" is refused: "+what,
-		startAgain+"; if this repeats, ask an administrator to look at connector "+p.name,
-	)
+		startAgain+"; if this repeats, ask an administrator to look at connector "+p.name)
 }
 
-// checkAudience refuses a token made for somebody else. go-oidc has checked iss and that aud names us.
+// checkAudience refuses a token that was issued to another client, and one that does not belong to the access
+// token beside it. go-oidc has checked iss, and that aud contains our client id.
 func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken string) error {
 	azp, has := all["azp"]
-	if has && azp != p.spec.ClientID ||
-		!has && len(slices.Compact(slices.Sorted(slices.Values(token.Audience)))) > 1 {
-		return p.badToken(
-			fmt.Errorf("azp %v, aud %q", azp, token.Audience),
-			"its ID token was made for another client",
-		)
+	audiences := slices.Compact(slices.Sorted(slices.Values(token.Audience)))
+	if has && azp != p.spec.ClientID || !has && len(audiences) > 1 {
+		return p.badToken(fmt.Errorf("azp %v, aud %q", azp, token.Audience),
+			"its ID token was made for another client")
 	}
 	if token.AccessTokenHash != "" {
 		if err := token.VerifyAccessToken(accessToken); err != nil {
@@ -112,36 +106,30 @@ func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken 
 
 func checkNonce(f Flow, token *gooidc.IDToken) error {
 	if f.Nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(f.Nonce)) != 1 {
-		return fault.New(
-			fault.Invalid,
-			opFinish,
-			"the response of the identity provider does not belong to this login",
-			startAgain,
-		)
+		return fault.New(fault.Invalid, opFinish,
+			"the response of the identity provider does not belong to this login", startAgain)
 	}
 	return nil
 }
 
-// checkTimes: a token that was fetched a moment ago and is not of this moment means that one of the two
-// clocks is wrong.
+// checkTimes checks iat, exp and nbf. The token was fetched a moment ago, so if it was not issued about now,
+// one of the two clocks is wrong.
 func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 	now := p.now()
-	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 || token.IssuedAt.IsZero() ||
-		token.IssuedAt.Unix() <= 0 {
+	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 ||
+		token.IssuedAt.IsZero() || token.IssuedAt.Unix() <= 0 {
 		return p.badToken(errors.New("no exp or no iat"), "its ID token has no issue time or no expiry")
 	}
 	if ahead := token.IssuedAt.Sub(now); ahead > Skew {
 		return p.clockSkewError(ahead)
 	}
-	old, ended := now.Sub(token.IssuedAt), now.Sub(token.Expiry) > Skew
-	if old > maxTokenAge+Skew || ended && old > Skew {
-		return p.clockSkewError(-old)
+	age, expired := now.Sub(token.IssuedAt), now.Sub(token.Expiry) > Skew
+	if age > maxTokenAge+Skew || expired && age > Skew {
+		return p.clockSkewError(-age)
 	}
-	if ended {
-		return p.badToken(
-			fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
-			"its ID token has expired",
-		)
+	if expired {
+		return p.badToken(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
+			"its ID token has expired")
 	}
 	if nbf, has := all["nbf"]; has {
 		n, _ := nbf.(json.Number)
@@ -153,23 +141,14 @@ func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 	return nil
 }
 
+// clockSkewError says by how much the provider's clock differs; it is ahead if by is positive.
 func (p *provider) clockSkewError(by time.Duration) error {
 	where := "ahead of"
 	if by < 0 {
 		where, by = "behind", -by
 	}
-	return fault.New(
-		fault.Invalid,
-		opFinish,
-		fmt.Sprintf(
-			"the clock of the identity provider %s is %s %s this server's (%s here)",
-			p.display(),
-			by.Round(
-				time.Second,
-			),
-			where,
-			p.now().UTC().Format(time.RFC3339),
-		),
-		"ask an administrator to set the clock of the auth server; then start again: tsh login",
-	)
+	return fault.New(fault.Invalid, opFinish,
+		fmt.Sprintf("the clock of the identity provider %s is %s %s this server's (%s here)",
+			p.display(), by.Round(time.Second), where, p.now().UTC().Format(time.RFC3339)),
+		"ask an administrator to set the clock of the auth server; then start again: tsh login")
 }

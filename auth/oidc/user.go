@@ -11,34 +11,34 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// maxValues bounds the values of one claim that become a trait or are matched against rules.
+// maxValues bounds how many values of one claim become a trait or are matched against rules.
 const maxValues = 1000
 
-// VerifiedUser is a person for whom a provider vouched a moment ago. Only Vouch makes one; the zero value is
-// nobody.
+// VerifiedUser is a user whom a provider has authenticated a moment ago. Only Finish makes one; the zero
+// value is nobody.
 type VerifiedUser struct {
 	connector, subject, name string
 	roles                    []string
 	traits                   identity.Traits
 }
 
-// Connector and Subject are who this is.
+// Connector and Subject together identify the user.
 func (v VerifiedUser) Connector() string { return v.connector }
 
-// Subject is the provider's stable id of the person.
+// Subject is the provider's stable id of the user.
 func (v VerifiedUser) Subject() string { return v.subject }
 
-// Name is what the provider calls the person today. It is no key.
+// Name is what the provider calls the user today. It may change, so it is never a key.
 func (v VerifiedUser) Name() string { return v.name }
 
-// Roles are those the connector's rules give, sorted.
+// Roles are those that the connector's rules give, sorted.
 func (v VerifiedUser) Roles() []string { return slices.Clone(v.roles) }
 
 // Traits are the claims that the connector declares immutable.
 func (v VerifiedUser) Traits() identity.Traits { return v.traits }
 
-// mapClaims maps the verified claims. What cannot be shown, logged or certified is refused here, where the
-// message can say why.
+// mapClaims turns verified claims into a user. It refuses what cannot be shown, logged or certified, because
+// the error can still say here which claim is wrong.
 func (p *provider) mapClaims(all claims) (VerifiedUser, error) {
 	v := VerifiedUser{connector: p.name}
 	var err error
@@ -49,7 +49,8 @@ func (p *provider) mapClaims(all claims) (VerifiedUser, error) {
 		return VerifiedUser{}, err
 	}
 	for _, r := range p.spec.Roles {
-		if slices.ContainsFunc(all.values(r.Claim), func(s string) bool { return access.Glob(r.Value, s) }) {
+		matches := func(value string) bool { return access.Glob(r.Value, value) }
+		if slices.ContainsFunc(all.values(r.Claim), matches) {
 			v.roles = append(v.roles, r.Roles...)
 		}
 	}
@@ -70,35 +71,26 @@ func (p *provider) textClaim(all claims, claim string) (string, error) {
 }
 
 func (p *provider) unusableClaim(err error, claim string) error {
-	return fault.Wrap(
-		err,
-		fault.Invalid,
-		opFinish,
-		fmt.Sprintf(
-			"the identity provider %s sent no usable claim %.120q (it is missing, too long, or has invisible characters)",
-			p.display(),
-			claim,
-		),
-		"ask an administrator to correct the account at the provider, or connector "+p.name,
-	)
+	return fault.Wrap(err, fault.Invalid, opFinish,
+		fmt.Sprintf("the identity provider %s sent no usable claim %.120q "+
+			"(it is missing, too long, or has invisible characters)", p.display(), claim),
+		"ask an administrator to correct the account at the provider, or connector "+p.name)
 }
 
+// displayName is the name of the user. If it is an e-mail address, the provider must have verified it.
 func (p *provider) displayName(all claims) (string, error) {
 	claim := p.spec.nameClaim()
 	name, err := p.textClaim(all, claim)
 	if err == nil && claim == emailClaim && !all.emailVerified() {
-		return "", fault.New(
-			fault.Denied,
-			opFinish,
+		return "", fault.New(fault.Denied, opFinish,
 			"the identity provider "+p.display()+" has not verified the e-mail address "+name,
-			"confirm the address with the provider, then start again: tsh login",
-		)
+			"confirm the address with the provider, then start again: tsh login")
 	}
 	return name, err
 }
 
-// traits of a claim that is missing or empty are none; one that cannot be certified ends the login, for a
-// rule may deny by it.
+// traits are the immutable claims. A claim that is missing or empty gives no trait. One that cannot be
+// certified ends the login, because a role may deny something by it.
 func (p *provider) traits(all claims) (identity.Traits, error) {
 	out := identity.Traits{}
 	for _, t := range p.spec.Traits {
@@ -121,7 +113,7 @@ func (p *provider) traits(all claims) (identity.Traits, error) {
 	return out, nil
 }
 
-// find returns the claim of that very name, or else what the dots in it lead to.
+// find returns the claim of that name, or else the one to which the dots in the name lead.
 func (c claims) find(name string) any {
 	if v, ok := c[name]; ok {
 		return v
@@ -134,8 +126,8 @@ func (c claims) find(name string) any {
 	return claims(inner).find(rest)
 }
 
-// values gives a claim's values as text: of a list each, of an object none. An e-mail address that is not
-// verified is none.
+// values returns the values of a claim as text: each value of a list, and none of an object. An e-mail
+// address that is not verified has no value.
 func (c claims) values(name string) []string {
 	if name == emailClaim && !c.emailVerified() {
 		return nil
@@ -158,7 +150,7 @@ func (c claims) values(name string) []string {
 	return out
 }
 
-// emailVerified: some providers send the text "true".
+// emailVerified also accepts the text "true", which some providers send.
 func (c claims) emailVerified() bool {
 	v := c["email_verified"]
 	return v == true || v == "true"

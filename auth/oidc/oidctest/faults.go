@@ -5,31 +5,31 @@ import "net/url"
 // Signature is how an ID token is signed.
 type Signature int
 
-// Ways to sign; the zero value is the right one.
+// How ID tokens are signed; the zero value is correct.
 const (
 	Signed            Signature = iota
 	Unsigned                    // alg none
-	PublicKeyAsSecret           // HS256, keyed with the public key that everybody knows
-	ForeignKey                  // somebody else's key under the key id of the right one
-	UnknownKey                  // somebody else's key under an id of its own
+	PublicKeyAsSecret           // HS256 with the public key as secret
+	ForeignKey                  // another key under the key id of the right one
+	UnknownKey                  // another key under an unknown key id
 )
 
-// Faults is how a provider misbehaves. The zero value behaves.
+// Faults says how a provider misbehaves. With the zero value it behaves correctly.
 type Faults struct {
 	Claims      func(map[string]any) // alters the claims of an ID token before it is signed
-	Return      func(url.Values)     // alters what the browser is sent back with
+	Return      func(url.Values)     // alters the callback parameters
 	Discovery   func(map[string]any) // alters the discovery document
 	Signature   Signature
-	Refuse      string // the error code of an answer in place of the login page
+	Refuse      string // an error code: authorize redirects with it instead of showing the login page
 	Description string // goes with Refuse
 	Down        bool   // answers everything with 503
 	NoKeys      bool   // the key set cannot be fetched
 }
 
-// RequestCounts counts what a provider was asked.
+// RequestCounts counts the requests to a provider.
 type RequestCounts struct{ Discoveries, KeyFetches, Exchanges int }
 
-// SetFaults makes the provider act as f says from now on.
+// SetFaults replaces the faults of the provider.
 func (p *Provider) SetFaults(f Faults) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

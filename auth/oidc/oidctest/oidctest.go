@@ -1,4 +1,4 @@
-// Package oidctest answers: how does a provider behave, and what if it does not?
+// Package oidctest answers: how does a provider behave, and how does it misbehave?
 //
 // Provider is a small, real OpenID Connect provider: discovery, a login page, codes with PKCE (RFC 7636), ID
 // tokens and keys. Unit tests use it over HTTP, with hooks to misbehave; threshold-demo serves it so that a
@@ -79,7 +79,7 @@ type Provider struct {
 func New(cfg Config) (*Provider, error) {
 	issuer, err := url.Parse(cfg.Issuer)
 	if err != nil || issuer.Host == "" || strings.HasSuffix(cfg.Issuer, "/") {
-		return nil, fmt.Errorf("oidctest: issuer %q is no URL without a slash at the end", cfg.Issuer)
+		return nil, fmt.Errorf("oidctest: issuer %q is not a URL, or ends with a slash", cfg.Issuer)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -121,6 +121,7 @@ func (p *Provider) routes() {
 	p.mux.HandleFunc("GET "+at+"/style.css", serveStyle)
 }
 
+// ServeHTTP implements http.Handler.
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.currentFaults().Down {
 		http.Error(w, "down", http.StatusServiceUnavailable)
@@ -133,17 +134,17 @@ func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
 	f := p.countRequest(func(s *RequestCounts) { s.Discoveries++ })
 	issuer := p.issuer.String()
 	doc := map[string]any{
-		"issuer": issuer, "authorization_endpoint": issuer + "/authorize", "token_endpoint": issuer + "/token", "jwks_uri": issuer + "/keys",
-		"response_types_supported": []string{
-			"code",
-		}, "subject_types_supported": []string{"public"}, "grant_types_supported": []string{"authorization_code"},
-		"id_token_signing_alg_values_supported": []string{
-			p.signer().alg(),
-		}, "code_challenge_methods_supported": []string{"S256"},
-		"token_endpoint_auth_methods_supported": []string{
-			"client_secret_basic",
-			"client_secret_post",
-		}, "scopes_supported": []string{"openid", "profile", "email"},
+		"issuer":                                         issuer,
+		"authorization_endpoint":                         issuer + "/authorize",
+		"token_endpoint":                                 issuer + "/token",
+		"jwks_uri":                                       issuer + "/keys",
+		"response_types_supported":                       []string{"code"},
+		"subject_types_supported":                        []string{"public"},
+		"grant_types_supported":                          []string{"authorization_code"},
+		"id_token_signing_alg_values_supported":          []string{p.signer().alg()},
+		"code_challenge_methods_supported":               []string{"S256"},
+		"token_endpoint_auth_methods_supported":          []string{"client_secret_basic", "client_secret_post"},
+		"scopes_supported":                               []string{"openid", "profile", "email"},
 		"authorization_response_iss_parameter_supported": true,
 	}
 	if f.Discovery != nil {
@@ -159,8 +160,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client is gone if this fails
 }
 
-// parseAuthorize reads an authorization request (RFC 6749 section 4.1.1). Until client and redirect are known
-// to belong together, nothing is sent anywhere.
+// parseAuthorize checks an authorization request (RFC 6749 section 4.1.1). The browser is redirected only
+// after it succeeds, because before that the redirect URI may not belong to the client.
 func (p *Provider) parseAuthorize(r *http.Request) (grant, url.Values, error) {
 	q := r.URL.Query()
 	c, known := p.clients[q.Get("client_id")]
@@ -182,25 +183,20 @@ func (p *Provider) parseAuthorize(r *http.Request) (grant, url.Values, error) {
 	}, q, nil
 }
 
-// authorize shows the login page. The request stays in the page's address, so the form posts it back without
-// any state here.
+// authorize shows the login page. The request stays in the page's address, so the form posts it back and the
+// provider stores nothing.
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	g, q, err := p.parseAuthorize(r)
 	if err != nil {
-		p.page(w, r, http.StatusBadRequest, page{Broken: err.Error()})
+		p.page(w, r, http.StatusBadRequest, page{Error: err.Error()})
 		return
 	}
 	if code := p.currentFaults().Refuse; code != "" {
-		p.redirectBack(
-			w,
-			r,
-			g.redirect,
-			url.Values{
-				"error":             {code},
-				"error_description": {p.currentFaults().Description},
-				"state":             {q.Get("state")},
-			},
-		)
+		p.redirectBack(w, r, g.redirect, url.Values{
+			"error":             {code},
+			"error_description": {p.currentFaults().Description},
+			"state":             {q.Get("state")},
+		})
 		return
 	}
 	p.page(w, r, http.StatusOK, page{Redirect: g.redirect, Login: q.Get("login_hint")})
@@ -209,18 +205,14 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 func (p *Provider) logIn(w http.ResponseWriter, r *http.Request) {
 	g, q, err := p.parseAuthorize(r)
 	if err != nil {
-		p.page(w, r, http.StatusBadRequest, page{Broken: err.Error()})
+		p.page(w, r, http.StatusBadRequest, page{Error: err.Error()})
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	login := r.PostFormValue("login")
 	if wait := p.logins.lockedFor(normalizeLogin(login)); wait > 0 {
-		p.page(
-			w,
-			r,
-			http.StatusTooManyRequests,
-			page{Redirect: g.redirect, Login: login, Wait: int(wait.Seconds()) + 1},
-		)
+		locked := page{Redirect: g.redirect, Login: login, Wait: int(wait.Seconds()) + 1}
+		p.page(w, r, http.StatusTooManyRequests, locked)
 		return
 	}
 	user, ok := p.checkPassword(login, r.PostFormValue("password"))
@@ -234,13 +226,15 @@ func (p *Provider) logIn(w http.ResponseWriter, r *http.Request) {
 	p.redirectBack(w, r, g.redirect, url.Values{"code": {p.storeGrant(g)}, "state": {q.Get("state")}})
 }
 
-// checkPassword does the same work for a login that does not exist.
+// checkPassword takes as long for a login that does not exist as for one with another password.
 func (p *Provider) checkPassword(login, password string) (User, bool) {
 	user, known := p.users[normalizeLogin(login)]
 	typed, want := sha256.Sum256([]byte(password)), sha256.Sum256([]byte(user.Password))
 	return user, subtle.ConstantTimeCompare(typed[:], want[:]) == 1 && known && user.Password != ""
 }
 
+// storeGrant stores what a code stands for and returns the code. It removes expired grants, and others if
+// there are too many.
 func (p *Provider) storeGrant(g grant) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -258,7 +252,7 @@ func (p *Provider) storeGrant(g grant) string {
 func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, redirect string, v url.Values) {
 	u, err := url.Parse(redirect)
 	if err != nil {
-		p.page(w, r, http.StatusBadRequest, page{Broken: "redirect_uri is no URL"})
+		p.page(w, r, http.StatusBadRequest, page{Error: "redirect_uri is not a URL"})
 		return
 	}
 	v.Set("iss", p.issuer.String())
@@ -289,35 +283,26 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client"})
 		return
 	}
-	g, ok := p.redeem(
-		r.PostFormValue("code"),
-		id,
-		r.PostFormValue("redirect_uri"),
-		r.PostFormValue("code_verifier"),
-	)
+	code, redirect := r.PostFormValue("code"), r.PostFormValue("redirect_uri")
+	g, ok := p.redeem(code, id, redirect, r.PostFormValue("code_verifier"))
 	if !ok || r.PostFormValue("grant_type") != "authorization_code" {
 		writeJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
 		return
 	}
-	access := rand.Text()
 	token, err := p.idToken(g)
 	if err != nil {
 		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "server_error"})
 		return
 	}
-	writeJSON(
-		w,
-		http.StatusOK,
-		map[string]any{
-			"access_token": access,
-			"token_type":   "Bearer",
-			"expires_in":   int(tokenLife.Seconds()),
-			"id_token":     token,
-		},
-	)
+	writeJSON(w, http.StatusOK, map[string]any{
+		"access_token": rand.Text(),
+		"token_type":   "Bearer",
+		"expires_in":   int(tokenLife.Seconds()),
+		"id_token":     token,
+	})
 }
 
-// redeem spends a code, also when it is shown by the wrong client or with the wrong verifier.
+// redeem uses up a code, even if the client or the verifier is wrong.
 func (p *Provider) redeem(code, client, redirect, verifier string) (grant, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -62,9 +62,14 @@ func readBody(t *testing.T, r *http.Response) string {
 }
 
 func TestLoginPageLanguage(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	p := newProvider(t, &now)
-	for lang, want := range map[string]string{"ko-KR,ko;q=0.9,en;q=0.5": `<html lang="ko">`, "de": `<html lang="en">`, "": `<html lang="en">`} {
+	for lang, want := range map[string]string{
+		"ko-KR,ko;q=0.9,en;q=0.5": `<html lang="ko">`,
+		"de":                      `<html lang="en">`,
+		"":                        `<html lang="en">`,
+	} {
 		r := request(p, http.MethodGet, authorizeURL(nil), "", lang)
 		body := readBody(t, r)
 		if !strings.Contains(body, want) || strings.Contains(body, "<script") ||
@@ -83,17 +88,19 @@ func TestLoginPageLanguage(t *testing.T) {
 }
 
 func TestInvalidAuthorizationRequestsAreNotRedirected(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	p := newProvider(t, &now)
-	for _, change := range []map[string]string{{"client_id": "x"}, {"redirect_uri": "https://evil.example/"}, {"code_challenge_method": "plain"},
-		{"code_challenge": ""}, {"response_type": "token"}, {"scope": "email"}} {
-		r := request(
-			p,
-			http.MethodPost,
-			authorizeURL(change),
-			"login=alice@example.com&password=wonderland",
-			"",
-		)
+	const form = "login=alice@example.com&password=wonderland"
+	for _, change := range []map[string]string{
+		{"client_id": "x"},
+		{"redirect_uri": "https://evil.example/"},
+		{"code_challenge_method": "plain"},
+		{"code_challenge": ""},
+		{"response_type": "token"},
+		{"scope": "email"},
+	} {
+		r := request(p, http.MethodPost, authorizeURL(change), form, "")
 		if r.StatusCode != http.StatusBadRequest || r.Header.Get("Location") != "" {
 			t.Errorf("%v: got %s to %q, want it refused", change, r.Status, r.Header.Get("Location"))
 		}
@@ -101,44 +108,38 @@ func TestInvalidAuthorizationRequestsAreNotRedirected(t *testing.T) {
 }
 
 func TestWrongPasswordsLockALogin(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	p := newProvider(t, &now)
 	right, wrong := "login=Alice@example.com&password=wonderland", "login=alice@example.com+&password=x"
+	logIn := func(form string) *http.Response {
+		return request(p, http.MethodPost, authorizeURL(nil), form, "")
+	}
 	for i := range 5 {
-		if r := request(p, http.MethodPost, authorizeURL(nil), wrong, ""); r.StatusCode != http.StatusUnauthorized {
-			t.Fatalf("try %d: got %s, want unauthorized", i+1, r.Status)
+		if r := logIn(wrong); r.StatusCode != http.StatusUnauthorized {
+			t.Fatalf("attempt %d: got %s, want unauthorized", i+1, r.Status)
 		}
 	}
-	if r := request(p, http.MethodPost, authorizeURL(nil), right, ""); r.StatusCode != http.StatusTooManyRequests {
-		t.Errorf("got %s after five wrong passwords, want a pause", r.Status)
+	if r := logIn(right); r.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("got %s after five wrong passwords, want the login locked", r.Status)
 	}
 	now = now.Add(31 * time.Second)
-	if r := request(p, http.MethodPost, authorizeURL(nil), right, ""); r.StatusCode != http.StatusSeeOther ||
-		!strings.Contains(r.Header.Get("Location"), "state=st") {
-		t.Errorf("got %s to %q after the pause, want a code", r.Status, r.Header.Get("Location"))
+	r := logIn(right)
+	if r.StatusCode != http.StatusSeeOther || !strings.Contains(r.Header.Get("Location"), "state=st") {
+		t.Errorf("got %s to %q after the lock, want a code", r.Status, r.Header.Get("Location"))
 	}
 }
 
 func TestUnknownLoginsAreAnsweredLikeWrongPasswords(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	p := newProvider(t, &now)
-	unknown := readBody(
-		t,
-		request(p, http.MethodPost, authorizeURL(nil), "login=x@example.com&password=x", ""),
-	)
-	known := readBody(
-		t,
-		request(p, http.MethodPost, authorizeURL(nil), "login=alice@example.com&password=x", ""),
-	)
-	if strings.ReplaceAll(
-		unknown,
-		"x@example.com",
-		"L",
-	) != strings.ReplaceAll(
-		known,
-		"alice@example.com",
-		"L",
-	) {
+	page := func(login string) string {
+		form := "login=" + login + "&password=x"
+		body := readBody(t, request(p, http.MethodPost, authorizeURL(nil), form, ""))
+		return strings.ReplaceAll(body, login, "LOGIN")
+	}
+	if unknown, known := page("x@example.com"), page("alice@example.com"); unknown != known {
 		t.Errorf("got %s and %s, want the same page", unknown, known)
 	}
 }

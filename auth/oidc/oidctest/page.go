@@ -19,18 +19,18 @@ var pageTemplate = template.Must(template.New("page").Parse(pageText))
 
 // page is what the login page shows.
 type page struct {
-	Redirect string // where a right password leads
+	Redirect string // to which a right password leads
 	Login    string
 	Wrong    bool
 	Wait     int    // seconds
-	Broken   string // the request cannot be served at all
+	Error    string // why the request is refused; then the page has no form
 	Style    string
 	Lang     string
 	Text     pageStrings
 }
 
 // pageStrings are the texts of the page in one language.
-type pageStrings struct{ Title, Lead, Login, Password, Submit, Wrong, WaitBefore, WaitAfter, Broken string }
+type pageStrings struct{ Title, Lead, Login, Password, Submit, Wrong, WaitBefore, WaitAfter, Error string }
 
 var (
 	languages = language.NewMatcher([]language.Tag{language.English, language.Korean})
@@ -44,7 +44,7 @@ var (
 			Wrong:      "E-mail address or password is wrong. Try again.",
 			WaitBefore: "Too many wrong passwords. Try again in",
 			WaitAfter:  "seconds.",
-			Broken:     "This sign-in link cannot be used. Start again: tsh login",
+			Error:      "This sign-in link cannot be used. Start again: tsh login",
 		},
 		{
 			Title:      "예제 로그인",
@@ -55,16 +55,15 @@ var (
 			Wrong:      "이메일 주소 또는 비밀번호가 올바르지 않습니다. 다시 시도하세요.",
 			WaitBefore: "비밀번호를 여러 번 잘못 입력했습니다. 다시 시도하기까지 남은 시간:",
 			WaitAfter:  "초",
-			Broken:     "이 로그인 링크는 사용할 수 없습니다. 다시 시작하세요: tsh login",
+			Error:      "이 로그인 링크는 사용할 수 없습니다. 다시 시작하세요: tsh login",
 		},
 	}
 	codes = []string{"en", "ko"}
 )
 
 func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v page) {
-	wanted, _, _ := language.ParseAcceptLanguage(
-		r.Header.Get("Accept-Language"),
-	) // what cannot be read is English
+	// A header that cannot be read gives no language, and so English.
+	wanted, _, _ := language.ParseAcceptLanguage(r.Header.Get("Accept-Language"))
 	_, i, _ := languages.Match(append(tags(r.URL.Query().Get("ui_locales")), wanted...)...)
 	v.Lang, v.Text, v.Style = codes[i], pageTexts[i], p.issuer.JoinPath("style.css").Path
 	h := w.Header()
@@ -72,12 +71,9 @@ func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v pa
 	h.Set("Cache-Control", "no-store")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set(
-		"Content-Security-Policy",
-		"default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"+formActionOrigin(
-			v.Redirect,
-		),
-	)
+	const policy = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; " +
+		"form-action 'self'"
+	h.Set("Content-Security-Policy", policy+formActionOrigin(v.Redirect))
 	w.WriteHeader(status)
 	_ = pageTemplate.Execute(w, v) // the browser is gone if this fails
 }

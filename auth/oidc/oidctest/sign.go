@@ -16,7 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// signer is the key of the moment.
+// signer signs with the current key.
 type signer struct{ key jose.JSONWebKey }
 
 func (s signer) alg() string { return s.key.Algorithm }

@@ -8,14 +8,14 @@ import (
 const (
 	freeAttempts = 5
 	lockPause    = 30 * time.Second
-	maxTracked   = 10_000 // logins; beyond it the slate is wiped, which a toy may do
+	maxTracked   = 10_000 // logins; beyond it all are forgotten, which is enough for tests and the demo
 )
 
-// throttle pauses a login after wrong passwords.
+// throttle locks a login for a while after wrong passwords. It is safe for concurrent use.
 type throttle struct {
 	now func() time.Time
 
-	mu       sync.Mutex // guards tries
+	mu       sync.Mutex // guards attempts
 	attempts map[string]attempt
 }
 
