@@ -19,7 +19,7 @@ type rule struct {
 	Logins []string                  `yaml:"logins" config:"required"`
 }
 
-// Check is a rule about meaning: root needs a node.
+// Check is a rule about the meaning: root needs a node.
 func (r *rule) Check(report func(path, format string, args ...any)) {
 	for i, login := range r.Logins {
 		if login == "root" && len(r.Nodes) == 0 {
@@ -44,6 +44,7 @@ type spec struct {
 }
 
 func TestDecodeReadsEveryKindOfValue(t *testing.T) {
+	t.Parallel()
 	const in = `
 # a comment
 allow:
@@ -76,6 +77,7 @@ strict: true
 }
 
 func TestDecodeReportsAllFaultsAtOnceWithLines(t *testing.T) {
+	t.Parallel()
 	const in = `allow:
   - nodes: {env: prod}
     loginz: [ubuntu]
@@ -120,6 +122,7 @@ func wantFaults(t *testing.T, err error, want []string) {
 }
 
 func TestDecodeRefuses(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ name, in, want string }{
 		{"nothing where something is required", "", `f:1: allow: is missing, and required`},
 		{"only comments where something is required", "# x\n", `f:1: allow: is missing, and required`},
@@ -128,14 +131,14 @@ func TestDecodeRefuses(t *testing.T) {
 		{
 			"a second document",
 			"allow: []\n---\nallow: []\n",
-			`f:3: a second document begins here, and this file holds only one`,
+			`f:3: a second document begins here, but this file may have only one`,
 		},
 		{"bad syntax", "allow: [\nlimit: 1\n", `f:2: not valid YAML: did not find expected ',' or ']'`},
 		{"a tab", "allow:\n\t- x\n", `f:2: not valid YAML: found character that cannot start any token`},
 		{
 			"duplicate keys",
 			"allow: []\nport: 1\nport: 2\n",
-			`f:3: key "port" is here a second time: it is on line 2 already`,
+			`f:3: duplicate key "port": it is on line 2 already`,
 		},
 		{
 			"an anchor",
@@ -152,19 +155,19 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a list as a key", "allow: []\n? [a]\n: b\n", `f:2: a key must be text`},
 		{"a null key", "allow: []\n~: b\n", `f:2: a key must be text`},
 		{
-			"a number where text is due",
+			"a number where text is expected",
 			"allow: [{logins: [1]}]",
 			`f:1: allow[0].logins[0]: must be text, not a number: put it in quotes`,
 		},
 		{
-			"a truth value where text is due",
+			"a truth value where text is expected",
 			"allow: [{logins: [true]}]",
 			`f:1: allow[0].logins[0]: must be text, not true or false: put it in quotes`,
 		},
 		{
-			"no value where keys are due",
+			"no value where keys are expected",
 			"allow: []\noptions:\n",
-			`f:2: options: has no value: give one, write {} for one with nothing in it, or remove the key`,
+			`f:2: options: has no value: give one, write {} for an empty one, or remove the key`,
 		},
 		{
 			"no value in a list",
@@ -172,7 +175,7 @@ func TestDecodeRefuses(t *testing.T) {
 			`f:1: allow[0].logins[0]: has no value: give one, or remove the key`,
 		},
 		{
-			"a fraction where a whole number is due",
+			"a fraction where a whole number is expected",
 			"allow: []\nport: 1.5",
 			`f:2: port: must be a whole number, not a number`,
 		},
@@ -190,7 +193,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{
 			"a duration in days",
 			"allow: []\noptions: {cert_ttl: 1d}",
-			`f:2: options.cert_ttl: "1d" is no duration: write 90s, 15m, 8h or 1h30m`,
+			`f:2: options.cert_ttl: "1d" is not a duration: write 90s, 15m, 8h or 1h30m`,
 		},
 		{
 			"terminal control in a key",
@@ -206,6 +209,7 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 func TestAnAliasIsRefusedBeforeItIsFollowed(t *testing.T) {
+	t.Parallel()
 	err := config.Decode("f", []byte("allow: &a [*a]\n"), &spec{})
 	if err == nil || !strings.Contains(err.Error(), "aliases (*a) are not supported") {
 		t.Errorf("got %v, want the alias refused", err)
@@ -213,9 +217,10 @@ func TestAnAliasIsRefusedBeforeItIsFollowed(t *testing.T) {
 }
 
 func TestDecodeCapsSizeAndDepth(t *testing.T) {
+	t.Parallel()
 	big := append([]byte("allow: []\n# "), make([]byte, config.MaxBytes)...)
 	if err := config.Decode("f", big, &spec{}); err == nil ||
-		!strings.Contains(err.Error(), "bytes are more than") {
+		!strings.Contains(err.Error(), "bytes, more than") {
 		t.Errorf("big: got %v, want a size fault", err)
 	}
 	deep := "allow: " + strings.Repeat("[", config.MaxDepth) + strings.Repeat("]", config.MaxDepth)
@@ -227,6 +232,7 @@ func TestDecodeCapsSizeAndDepth(t *testing.T) {
 }
 
 func TestTheReportOfAVeryBadFileIsBounded(t *testing.T) {
+	t.Parallel()
 	var in strings.Builder
 	for i := range 5000 {
 		fmt.Fprintf(&in, "unknown%d: 1\n", i)
@@ -243,6 +249,7 @@ func TestTheReportOfAVeryBadFileIsBounded(t *testing.T) {
 }
 
 func TestFaultsAreAnInvalidFaultWithARemedy(t *testing.T) {
+	t.Parallel()
 	err := fmt.Errorf("start: %w", config.Decode("/etc/t.yaml", []byte("allow: []\nprot: 1"), &spec{}))
 	if !fault.Is(err, fault.Invalid) ||
 		fault.Remedy(err) != "correct /etc/t.yaml where the message says, then try again" {
@@ -271,6 +278,7 @@ spec:
 `
 
 func TestDecodeAllReadsDocumentsAndTheirSpecs(t *testing.T) {
+	t.Parallel()
 	docs, err := config.DecodeAll("all.yaml", []byte(resources))
 	if err != nil {
 		t.Fatal(err)
@@ -289,12 +297,14 @@ func TestDecodeAllReadsDocumentsAndTheirSpecs(t *testing.T) {
 		docs[1].Spec(&spec{}),
 		[]string{"all.yaml:15: spec.allow[0].logins[0]: root on every node is refused"},
 	)
-	if got := docs[1].Fault("kind %q is unknown", "role").String(); got != `all.yaml:9: kind "role" is unknown` {
+	if got := docs[1].Fault("kind %q is unknown",
+		"role").String(); got != `all.yaml:9: kind "role" is unknown` {
 		t.Errorf("got %q", got)
 	}
 }
 
 func TestAShownResourceCanBeAppliedAgain(t *testing.T) {
+	t.Parallel()
 	docs, err := config.DecodeAll(
 		"f",
 		[]byte(
@@ -307,10 +317,11 @@ func TestAShownResourceCanBeAppliedAgain(t *testing.T) {
 }
 
 func TestDecodeAllReportsHeadersAndSpecsTogether(t *testing.T) {
+	t.Parallel()
 	const in = "kind: role\nversion: v1\nmetadata: {name: a}\nspec: {alow: []}\n---\nkind: role\nmetadata: {nam: b}\n"
 	docs, err := config.DecodeAll("f", []byte(in))
 	if len(docs) != 1 {
-		t.Fatalf("got %d documents, want the one with a sound header", len(docs))
+		t.Fatalf("got %d documents, want the one with a valid header", len(docs))
 	}
 	wantFaults(t, config.Join(err, docs[0].Spec(&spec{}), nil), []string{
 		"f:6: version: is missing, and required",
@@ -320,7 +331,7 @@ func TestDecodeAllReportsHeadersAndSpecsTogether(t *testing.T) {
 	})
 }
 
-// words knows only its JSON form.
+// words has only a JSON form.
 type words []string
 
 func (w *words) UnmarshalJSON(b []byte) error {
@@ -333,6 +344,7 @@ func (w *words) UnmarshalJSON(b []byte) error {
 }
 
 func TestAJSONUnmarshalerReadsYAML(t *testing.T) {
+	t.Parallel()
 	var got struct {
 		One, Two words
 		Raw      json.RawMessage
@@ -354,7 +366,9 @@ func TestAJSONUnmarshalerReadsYAML(t *testing.T) {
 }
 
 func TestStringsUnmarshalJSON(t *testing.T) {
-	for in, want := range map[string]config.Strings{`"a"`: {"a"}, `["a","b"]`: {"a", "b"}, `[]`: {}, `null`: nil} {
+	t.Parallel()
+	for in, want := range map[string]config.Strings{`"a"`: {"a"}, `["a","b"]`: {"a", "b"}, `[]`: {},
+		`null`: nil} {
 		var got config.Strings
 		if err := json.Unmarshal([]byte(in), &got); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %#v, %v, want %#v", in, got, err, want)
@@ -366,6 +380,7 @@ func TestStringsUnmarshalJSON(t *testing.T) {
 }
 
 func TestASpecEncodesAsJSON(t *testing.T) {
+	t.Parallel()
 	docs, err := config.DecodeAll("f", []byte(resources))
 	if err != nil {
 		t.Fatal(err)
@@ -377,11 +392,13 @@ func TestASpecEncodesAsJSON(t *testing.T) {
 }
 
 func TestDecodeAllOfAnEmptyFileIsAFault(t *testing.T) {
+	t.Parallel()
 	_, err := config.DecodeAll("f", []byte("---\n# nothing\n"))
 	wantFaults(t, err, []string{"f:1: the file holds no resource: it needs kind, version, metadata and spec"})
 }
 
 func TestJoinKeepsOtherErrors(t *testing.T) {
+	t.Parallel()
 	if err := config.Join(nil, nil); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}

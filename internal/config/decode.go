@@ -14,7 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decoder reads one file and gathers what is wrong with it.
+// decoder reads one file and collects its faults. It is used once.
 type decoder struct {
 	file       string
 	faults     Faults
@@ -42,7 +42,7 @@ var (
 	stringsType  = reflect.TypeFor[Strings]()
 )
 
-// value reads n into v, which can be set. What has a fault stays zero.
+// value reads n into v, which must be settable. A part with a fault stays zero.
 func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	if isNull(n) {
 		d.nullFault(n, path, v.Type())
@@ -56,7 +56,7 @@ func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	switch u := v.Addr().Interface().(type) {
 	case encoding.TextUnmarshaler:
 		d.text(n, path, u)
-	case *Strings: // reads JSON too, with poorer words
+	case *Strings: // is a json.Unmarshaler too, whose errors would be less clear
 		d.plain(n, path, v)
 	case json.Unmarshaler:
 		d.json(n, path, u)
@@ -66,13 +66,14 @@ func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
 	d.check(n, path, v)
 }
 
+// nullFault reports a key without a value.
 func (d *decoder) nullFault(n *yaml.Node, path string, t reflect.Type) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	hint := ""
 	if t.Kind() == reflect.Struct || t.Kind() == reflect.Map {
-		hint = ", write {} for one with nothing in it"
+		hint = ", write {} for an empty one"
 	}
 	d.addFault(n.Line, pathOrFile(path), "has no value: give one%s, or remove the key", hint)
 }
@@ -160,8 +161,8 @@ func (d *decoder) list(n *yaml.Node, path string, v reflect.Value) {
 func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
-		// A date is text too; a number or truth value is not, since 0755, 1.10 and no would come back
-		// changed.
+		// A date is accepted as text. A number or a truth value is not, because 0755, 1.10 and no would be
+		// read back changed.
 		if d.expect(n, path, yaml.ScalarNode, "text", "!!str", "!!timestamp") {
 			v.SetString(n.Value)
 		}
@@ -208,7 +209,7 @@ func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
 	case err != nil && n.Tag != "!!str":
 		d.addFault(n.Line, path, "a duration needs a unit, as %ss", printable(n.Value, 20))
 	case err != nil:
-		d.addFault(n.Line, path, "%s is no duration: write 90s, 15m, 8h or 1h30m", quoted(n.Value))
+		d.addFault(n.Line, path, "%s is not a duration: write 90s, 15m, 8h or 1h30m", quoted(n.Value))
 	case x < 0:
 		d.addFault(n.Line, path, "a duration must not be negative")
 	default:
@@ -240,8 +241,8 @@ func (d *decoder) json(n *yaml.Node, path string, u json.Unmarshaler) {
 	}
 }
 
-// expect reports a fault unless n is of the kind and, where tags are given, has one of them. It never shows
-// the value: it may be a secret.
+// expect reports a fault unless n is of the kind and, where tags are given, has one of them. The fault never
+// shows the value, which may be a secret.
 func (d *decoder) expect(n *yaml.Node, path string, kind yaml.Kind, what string, tags ...string) bool {
 	if n.Kind == kind {
 		if len(tags) == 0 {
@@ -277,7 +278,8 @@ func describe(n *yaml.Node) string {
 	return "text"
 }
 
-// describeJSON words what json.UnmarshalTypeError says of a value, as "number" or "number 300".
+// describeJSON says what json.UnmarshalTypeError reports of a value, as "number" or "number 300", in the
+// words of describe.
 func describeJSON(value string) string {
 	kind, _, _ := strings.Cut(value, " ")
 	switch kind {
@@ -293,7 +295,7 @@ func describeJSON(value string) string {
 	return "text"
 }
 
-// check asks v itself, where it has rules.
+// check calls Check of v, where it has one, and reports what that finds with lines of the file.
 func (d *decoder) check(n *yaml.Node, path string, v reflect.Value) {
 	c, ok := v.Addr().Interface().(Checker)
 	if !ok {
@@ -312,11 +314,12 @@ func (d *decoder) check(n *yaml.Node, path string, v reflect.Value) {
 	})
 }
 
-// pathStep is one part of a path: a key, or an index in brackets.
+// pathStep matches one part of a path: a key, or an index in brackets.
 var pathStep = regexp.MustCompile(`[^.\[\]]+|\[\d+\]`)
 
-// resolve finds the line of the part of n that sub names, or of the deepest part on the way that the file
-// has, and sub in the form that faults use: lists are written [0], also where a Checker says .0.
+// resolve returns the line of the part of n that sub names, or of the deepest part of sub that is in the
+// file. canonical is sub in the form that faults use: an index is written [0], also where a Checker writes
+// .0.
 func resolve(n *yaml.Node, sub string) (line int, canonical string) {
 	line = n.Line
 	steps := pathStep.FindAllString(sub, -1)
@@ -349,7 +352,7 @@ func child(n *yaml.Node, s string) (*yaml.Node, int) {
 	return nil, 0
 }
 
-// plainKey is a key that can be shown in a path as it is.
+// plainKey matches a key that can be shown in a path as it is.
 var plainKey = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,60}$`)
 
 // joinKey appends a key of the file to a path.

@@ -15,8 +15,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Encode writes v as YAML: fields in the order of the struct, under the names Decode reads, map keys sorted,
-// durations as "8h".
+// Encode writes v as YAML: fields in the order of the struct, under the names that Decode reads, map keys
+// sorted, durations as "8h".
 func Encode(into io.Writer, v any) error { return EncodeAll(into, v) }
 
 // EncodeAll writes each value as one document of a stream.
@@ -138,14 +138,14 @@ func encodeList(v reflect.Value) (*yaml.Node, error) {
 		plain = plain && item.Kind == yaml.ScalarNode
 		n.Content = append(n.Content, item)
 	}
-	if plain { // [a, b] reads better than two lines
+	if plain { // [a, b] on one line is easier to read
 		n.Style = yaml.FlowStyle
 	}
 	return n, nil
 }
 
-// textNode leaves quoting to the yaml package, which quotes what YAML 1.1 or 1.2 would read back as something
-// else.
+// textNode leaves quoting to the yaml package, which quotes what YAML 1.1 or 1.2 would read back as another
+// type.
 func textNode(s string) *yaml.Node {
 	n := &yaml.Node{}
 	if err := n.Encode(s); err != nil {
@@ -154,7 +154,7 @@ func textNode(s string) *yaml.Node {
 	return n
 }
 
-// fromJSON keeps the order of a value that only knows its JSON form.
+// fromJSON encodes a value that has only a JSON form, and keeps the order of its keys.
 func fromJSON(b []byte) (*yaml.Node, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(b, &doc); err != nil {
@@ -167,14 +167,15 @@ func fromJSON(b []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-// blockStyle writes a JSON tree as encode would have: lists of plain values on one line, everything else in
-// blocks.
+// blockStyle gives a tree of JSON the style that encode uses: lists of scalars on one line, everything else
+// in blocks.
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
 	switch {
 	case n.Kind == yaml.ScalarNode && n.Tag == "!!str":
 		*n = *textNode(n.Value)
-	case n.Kind == yaml.SequenceNode && !slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return c.Kind != yaml.ScalarNode }):
+	case n.Kind == yaml.SequenceNode &&
+		!slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return c.Kind != yaml.ScalarNode }):
 		n.Style = yaml.FlowStyle
 	}
 	for _, c := range n.Content {

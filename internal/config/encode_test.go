@@ -24,6 +24,7 @@ type listing struct {
 }
 
 func TestEncodeWritesFieldsInOrderUnderTheirNames(t *testing.T) {
+	t.Parallel()
 	v := listing{
 		Zone:  "true",
 		Count: 3,
@@ -62,6 +63,7 @@ metadata:
 }
 
 func TestEncodeAllSeparatesDocuments(t *testing.T) {
+	t.Parallel()
 	var got strings.Builder
 	if err := config.EncodeAll(&got, options{TTL: time.Hour}, &options{TTL: 0}); err != nil {
 		t.Fatal(err)
@@ -72,6 +74,7 @@ func TestEncodeAllSeparatesDocuments(t *testing.T) {
 }
 
 func TestEncodeOfAnUnsupportedTypeIsAnError(t *testing.T) {
+	t.Parallel()
 	if err := config.Encode(&strings.Builder{}, map[string]any{"f": func() {}}); err == nil {
 		t.Error("got no error for a function")
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Fault is one thing wrong with a file. Line counts from 1; 0 means the file as a whole.
+// Fault is one thing that is wrong with a file. Line counts from 1; 0 stands for the file as a whole.
 type Fault struct {
 	File string
 	Line int
@@ -24,8 +24,8 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%s:%d: %s", f.File, f.Line, f.Msg)
 }
 
-// Faults is everything wrong with one or more files, by file and line. To package fault it is an Invalid
-// error with a remedy.
+// Faults is everything that is wrong with one or more files, by file and line. Package fault treats it as an
+// Invalid error with a remedy.
 type Faults []Fault
 
 func (fs Faults) Error() string {
@@ -36,7 +36,7 @@ func (fs Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// As lets errors.As, and so fault.KindOf, Remedy and Public, see the faults as one *fault.Error.
+// As makes errors.As, and so fault.KindOf, Remedy and Public, see the faults as one *fault.Error.
 func (fs Faults) As(into any) bool {
 	e, ok := into.(**fault.Error)
 	if !ok || len(fs) == 0 {
@@ -59,8 +59,8 @@ func (fs Faults) remedy() string {
 	return "correct " + strings.Join(files, " and ") + " at the lines named, then try again"
 }
 
-// Join gathers the faults of several errors into one Faults, and keeps any other error beside it. It returns
-// nil when all are nil.
+// Join merges the Faults among the errors into one, and keeps any other error beside it. It returns nil when
+// all are nil.
 func Join(errs ...error) error {
 	var all Faults
 	var others []error
@@ -83,7 +83,7 @@ func Join(errs ...error) error {
 	return errors.Join(others...)
 }
 
-// sortByLine puts faults in the order a reader meets them, files in the order they were read.
+// sortByLine sorts faults by line, and keeps the order of files.
 func sortByLine(fs Faults) {
 	slices.SortStableFunc(fs, func(a, b Fault) int { return cmp.Compare(a.Line, b.Line) })
 }

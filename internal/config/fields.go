@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// field is a struct field as files name it.
+// field is a struct field under the name that it has in files.
 type field struct {
 	name      string
 	index     []int
@@ -14,7 +14,7 @@ type field struct {
 	omitEmpty bool
 }
 
-// fieldsOf lists a struct's fields in their order; those of an embedded struct stand in its place.
+// fieldsOf lists a struct's fields in order, with the fields of an embedded struct in its place.
 func fieldsOf(t reflect.Type) []field {
 	var out []field
 	for i := range t.NumField() {
@@ -67,7 +67,7 @@ func names(fields []field) string {
 	return strings.Join(out, ", ")
 }
 
-// suggest returns the field whose name is nearest to a mistyped key, or "" when none is near.
+// suggest returns the name of the field that is nearest to a mistyped key, or "" when none is near.
 func suggest(key string, fields []field) string {
 	if len(key) > 40 {
 		return ""

@@ -9,8 +9,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// toJSON gives the JSON form of the tree below n, keys in their order. It is false when a part has none,
-// which is then reported.
+// toJSON returns the JSON form of the tree below n, with the keys in order. It reports what has no JSON form,
+// and then returns false.
 func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	if isNull(n) {
 		d.addFault(n.Line, pathOrFile(path), "has no value: give one, or remove the key")
@@ -28,41 +28,41 @@ func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 		return nil, false
 	}
 	b, err := json.Marshal(v)
-	if err != nil { // infinity, or no number at all
+	if err != nil { // infinity or not a number
 		d.addFault(n.Line, pathOrFile(path), "%s is out of range", quoted(n.Value))
 	}
 	return b, err == nil
 }
 
 func (d *decoder) objectJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
-	out, sound := bytes.NewBufferString("{"), true
+	out, valid := bytes.NewBufferString("{"), true
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if i > 0 {
 			out.WriteByte(',')
 		}
 		key, _ := json.Marshal(n.Content[i].Value) // text always has a JSON form
 		val, ok := d.toJSON(n.Content[i+1], joinKey(path, n.Content[i].Value))
-		sound = sound && ok
+		valid = valid && ok
 		out.Write(key)
 		out.WriteByte(':')
 		out.Write(val)
 	}
 	out.WriteByte('}')
-	return out.Bytes(), sound
+	return out.Bytes(), valid
 }
 
 func (d *decoder) arrayJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
-	out, sound := bytes.NewBufferString("["), true
+	out, valid := bytes.NewBufferString("["), true
 	for i, item := range n.Content {
 		if i > 0 {
 			out.WriteByte(',')
 		}
 		val, ok := d.toJSON(item, fmt.Sprintf("%s[%d]", path, i))
-		sound = sound && ok
+		valid = valid && ok
 		out.Write(val)
 	}
 	out.WriteByte(']')
-	return out.Bytes(), sound
+	return out.Bytes(), valid
 }
 
 func scalarValue(n *yaml.Node) (any, error) {

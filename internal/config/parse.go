@@ -12,10 +12,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parse returns the root of each document that says anything, and reports what no file may contain.
+// parse returns the root of each document that is not empty, and reports what no file may contain. After a
+// fault it returns nil.
 func (d *decoder) parse(data []byte) []*yaml.Node {
 	if len(data) > MaxBytes {
-		d.addFault(0, "", "%d bytes are more than the %d that a file may have", len(data), MaxBytes)
+		d.addFault(0, "", "the file has %d bytes, more than %d", len(data), MaxBytes)
 		return nil
 	}
 	var roots []*yaml.Node
@@ -33,17 +34,17 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 			roots = append(roots, root)
 		}
 	}
-	sound := true
+	valid := true
 	for _, root := range roots {
-		sound = d.checkShape(root, 1) && sound
+		valid = d.checkShape(root, 1) && valid
 	}
-	if !sound {
+	if !valid {
 		return nil
 	}
 	return roots
 }
 
-// yamlError is how the yaml package words an error.
+// yamlError matches the errors of the yaml package.
 var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line (\d+): )?(.*)$`)
 
 func (d *decoder) syntaxFault(err error) {
@@ -55,22 +56,22 @@ func (d *decoder) syntaxFault(err error) {
 	d.addFault(line, "", "not valid YAML: %s", printable(msg, 200))
 }
 
-// checkShape reports what is refused whatever the file is for, and whether the tree below n may be read on.
-// Anchors and aliases can make a small file huge, merge keys and tags hide what a reader sees, and of two
-// equal keys nobody knows which one counts.
+// checkShape reports what is refused in any file, and whether the tree below n may be read. Anchors and
+// aliases can make a small file huge, merge keys and tags hide what a reader sees, and of two equal keys it
+// would be unclear which one counts.
 func (d *decoder) checkShape(n *yaml.Node, depth int) bool {
 	if depth > MaxDepth {
 		d.addFault(n.Line, "", "nested more than %d deep", MaxDepth)
 		return false
 	}
-	sound := true
+	valid := true
 	refuse := func(format string, args ...any) {
 		d.addFault(n.Line, "", format, args...)
-		sound = false
+		valid = false
 	}
 	if n.Kind == yaml.AliasNode {
 		refuse("aliases (*%s) are not supported: write the value out", printable(n.Value, 40))
-		return false // n.Alias may lead in a circle
+		return false // n.Alias may be part of a cycle
 	}
 	if n.Anchor != "" {
 		refuse(
@@ -82,16 +83,16 @@ func (d *decoder) checkShape(n *yaml.Node, depth int) bool {
 		refuse("tags (%s) are not supported: remove it", printable(n.Tag, 40))
 	}
 	if n.Kind == yaml.MappingNode {
-		sound = d.checkKeys(n) && sound
+		valid = d.checkKeys(n) && valid
 	}
 	for _, child := range n.Content {
-		sound = d.checkShape(child, depth+1) && sound
+		valid = d.checkShape(child, depth+1) && valid
 	}
-	return sound
+	return valid
 }
 
 func (d *decoder) checkKeys(n *yaml.Node) bool {
-	sound := true
+	valid := true
 	first := make(map[string]int, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
@@ -104,7 +105,7 @@ func (d *decoder) checkKeys(n *yaml.Node) bool {
 			d.addFault(
 				key.Line,
 				"",
-				"key %s is here a second time: it is on line %d already",
+				"duplicate key %s: it is on line %d already",
 				quoted(key.Value),
 				line,
 			)
@@ -112,17 +113,17 @@ func (d *decoder) checkKeys(n *yaml.Node) bool {
 			first[key.Value] = key.Line
 			continue
 		}
-		sound = false
+		valid = false
 	}
-	return sound
+	return valid
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// quoted makes a key or value of a file safe and short enough to show.
+// quoted makes a key or a value of a file safe and short enough to show.
 func quoted(s string) string { return strconv.Quote(truncate(s, 40)) }
 
-// printable shows s without quotes, and without what a terminal would obey.
+// printable returns s without quotes, and without characters that a terminal interprets.
 func printable(s string, limit int) string {
 	q := strconv.Quote(truncate(s, limit))
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
@@ -137,8 +138,8 @@ func truncate(s string, limit int) string {
 	return s
 }
 
-// addFault notes what is wrong at a place; beyond maxFaults it only counts, so that a hostile file costs no
-// more than an honest one.
+// addFault records a fault. Beyond maxFaults it only counts, so that a hostile file costs no more than
+// another.
 func (d *decoder) addFault(line int, path, format string, args ...any) {
 	if len(d.faults) == maxFaults {
 		d.unlisted++

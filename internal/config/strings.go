@@ -2,8 +2,8 @@ package config
 
 import "encoding/json"
 
-// Strings is one text or a list of texts: "env: prod" and "env: [staging, prod]" are both written often. It
-// reads both, in YAML and in JSON, and Encode writes one text where there is only one.
+// Strings is a list of texts that may be written as a single one: both "env: prod" and "env: [staging,
+// prod]". It reads both forms, in YAML and in JSON, and Encode writes one text where there is only one.
 type Strings []string
 
 // UnmarshalJSON accepts "a" and ["a", "b"].

@@ -4,14 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +17,7 @@ import (
 
 	"github.com/threshold-access/threshold/internal/daemon"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/testnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,6 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var quiet = slog.New(slog.DiscardHandler)
 
 func TestLevelsAndFormats(t *testing.T) {
+	t.Parallel()
 	var out strings.Builder
 	log := daemon.Log{Level: "warn", Format: "json"}.Logger(&out)
 	log.Info("not this")
@@ -43,13 +43,15 @@ func TestLevelsAndFormats(t *testing.T) {
 	if !strings.Contains(out.String(), `level=DEBUG msg="quiet words"`) {
 		t.Errorf("got %q, want text at the level of the file", out.String())
 	}
-	if got := (daemon.Log{Level: "error"}).WithDefaults(daemon.Log{Level: "debug", Format: "json"}); got.Level != "error" ||
+	if got := (daemon.Log{Level: "error"}).WithDefaults(daemon.Log{Level: "debug",
+		Format: "json"}); got.Level != "error" ||
 		got.Format != "json" {
 		t.Errorf("got %+v, want the flag's level and the file's format", got)
 	}
 }
 
 func TestValidateRefuses(t *testing.T) {
+	t.Parallel()
 	for _, l := range []daemon.Log{{Level: "loud"}, {Format: "xml"}, {Level: "INFO"}} {
 		if err := l.Validate(); !fault.Is(err, fault.Invalid) || fault.Remedy(err) == "" {
 			t.Errorf("%+v: got %v, want it refused with a remedy", l, err)
@@ -61,6 +63,7 @@ func TestValidateRefuses(t *testing.T) {
 }
 
 func TestTheFinalFaultIsReportedInTheLogFormat(t *testing.T) {
+	t.Parallel()
 	err := fault.New(fault.Invalid, "x", "it broke", "mend it")
 	var text, machine strings.Builder
 	daemon.Log{}.Report(&text, "threshold", err)
@@ -76,7 +79,9 @@ func TestTheFinalFaultIsReportedInTheLogFormat(t *testing.T) {
 }
 
 func TestHealthListensOnLoopbackOnly(t *testing.T) {
-	for _, addr := range []string{"0.0.0.0:3080", ":3080", "[::]:3080", "192.0.2.1:3080", "localhost:3080", "127.0.0.1", "example.com:80", "[::ffff:192.0.2.1]:1"} {
+	t.Parallel()
+	for _, addr := range []string{"0.0.0.0:3080", ":3080", "[::]:3080", "192.0.2.1:3080", "localhost:3080",
+		"127.0.0.1", "example.com:80", "[::ffff:192.0.2.1]:1"} {
 		if l, err := daemon.ListenHealth(addr); err == nil {
 			l.Close()
 			t.Errorf("%s: got a listener, want it refused", addr)
@@ -95,17 +100,17 @@ func TestHealthListensOnLoopbackOnly(t *testing.T) {
 }
 
 func TestReadyMeansEveryPartWorks(t *testing.T) {
+	t.Parallel()
 	var h daemon.Health
-	l, err := daemon.ListenHealth("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testnet.Listen("127.0.0.1:3080")
+	client := &http.Client{Transport: &http.Transport{DialContext: l.DialContext}}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() { served <- h.Serve(ctx, l, quiet) }()
-	broken := error(nil)
+	var broken error
 	h.Add("auth", func(context.Context) error { return nil })
 	h.Add("proxy", func(context.Context) error { return broken })
+	breakProxy := func() { broken = fault.New(fault.Unavailable, "x", "auth cannot be reached", "y") }
 
 	for _, tt := range []struct {
 		name string
@@ -113,22 +118,24 @@ func TestReadyMeansEveryPartWorks(t *testing.T) {
 		code int
 		says string
 	}{
-		{"before all parts are there", func() {}, 503, `"ready":false`},
-		{"once they are", h.Started, 200, `{"ready":true,"stopping":false,"parts":[{"name":"auth","ready":true},{"name":"proxy","ready":true}]}`},
-		{"when one part cannot work", func() { broken = fault.New(fault.Unavailable, "x", "no way to auth", "y") }, 503, `{"name":"proxy","ready":false,"reason":"no way to auth"}`},
-		{"when it can again", func() { broken = nil }, 200, `"ready":true`},
-		{"while sessions end", h.Stopping, 503, `"stopping":true`},
+		{"before all parts are added", func() {}, 503, `"ready":false`},
+		{"once they are", h.Started, 200,
+			`{"ready":true,"stopping":false,"parts":[{"name":"auth","ready":true},{"name":"proxy","ready":true}]}`},
+		{"when a part cannot work", breakProxy, 503,
+			`{"name":"proxy","ready":false,"reason":"auth cannot be reached"}`},
+		{"when it works again", func() { broken = nil }, 200, `"ready":true`},
+		{"while the program stops", h.Stopping, 503, `"stopping":true`},
 	} {
 		tt.do()
-		code, body := get(t, l.Addr(), "/readyz")
+		code, body := get(t, client, "/readyz")
 		if code != tt.code || !strings.Contains(body, tt.says) {
 			t.Errorf("%s: got %d %s, want %d and %s", tt.name, code, body, tt.code, tt.says)
 		}
-		if code, body := get(t, l.Addr(), "/healthz"); code != 200 || !json.Valid([]byte(body)) {
-			t.Errorf("%s: got %d %s of a program that runs, want 200", tt.name, code, body)
+		if code, body := get(t, client, "/healthz"); code != 200 || !json.Valid([]byte(body)) {
+			t.Errorf("%s: got %d %s from /healthz, want 200", tt.name, code, body)
 		}
 	}
-	if code, _ := get(t, l.Addr(), "/"); code != 404 {
+	if code, _ := get(t, client, "/"); code != 404 {
 		t.Errorf("got %d for another page, want 404", code)
 	}
 	cancel()
@@ -137,9 +144,9 @@ func TestReadyMeansEveryPartWorks(t *testing.T) {
 	}
 }
 
-func get(t *testing.T, addr net.Addr, path string) (int, string) {
+func get(t *testing.T, client *http.Client, path string) (int, string) {
 	t.Helper()
-	resp, err := http.Get(fmt.Sprintf("http://%s%s", addr, path))
+	resp, err := client.Get("http://127.0.0.1:3080" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +192,7 @@ func TestTheServiceManagerIsNotified(t *testing.T) {
 	}
 	m.Stopping(30 * time.Second)
 	if got := readNotification(t, c); !strings.HasPrefix(got, "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000\n") {
-		t.Errorf("got %q, want the end and how long it may take", got)
+		t.Errorf("got %q, want the stop and how long it may take", got)
 	}
 }
 
@@ -193,7 +200,7 @@ func TestAMissingServiceManagerIsAWarning(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
 	var out strings.Builder
 	daemon.NewServiceManager(daemon.Log{}.Logger(&out)).Ready("x")
-	if !strings.Contains(out.String(), "cannot be told") {
+	if !strings.Contains(out.String(), "cannot be notified") {
 		t.Errorf("got %q, want a warning", out.String())
 	}
 }
@@ -203,31 +210,34 @@ func TestTheWatchdogIsFedWhilePartsAnswer(t *testing.T) {
 	t.Setenv("WATCHDOG_USEC", "30000")
 	var h daemon.Health
 	hang, hung := make(chan struct{}), make(chan struct{})
-	stuck, looks := sync.OnceFunc(func() { close(hung) }), 0
+	checks := 0
 	h.Add("part", func(ctx context.Context) error {
-		switch looks++; looks {
+		switch checks++; checks {
 		case 1:
 			return errors.New("not ready, but alive")
 		case 2:
 			<-ctx.Done() // slow, but alive
 			return ctx.Err()
+		case 3:
+			<-ctx.Done()
+			close(hung) // and ignores the deadline
+			<-hang
 		}
-		stuck()
-		<-hang
 		return nil
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- daemon.NewServiceManager(quiet).FeedWatchdog(ctx, &h) }()
+	m := daemon.NewServiceManager(quiet)
+	go func() { ended <- m.FeedWatchdog(ctx, &h) }()
 	for range 2 {
 		if got := readNotification(t, c); got != "WATCHDOG=1" {
-			t.Errorf("got %q, want the sign of life", got)
+			t.Errorf("got %q, want the watchdog fed", got)
 		}
 	}
 	<-hung
-	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	if n, err := c.Read(make([]byte, 64)); err == nil {
-		t.Errorf("got %d bytes from a program that hangs, want silence", n)
+	m.Ready("marker") // notifications arrive in order, so the marker comes next if the watchdog was not fed
+	if got, want := readNotification(t, c), "READY=1\nSTATUS=marker"; got != want {
+		t.Errorf("got %q while a check hangs, want no more than %q", got, want)
 	}
 	cancel()
 	close(hang)

@@ -15,13 +15,14 @@ import (
 )
 
 const (
-	healthTimeout        = 5 * time.Second // for a request, its answer, and for what a part says
+	healthTimeout        = 5 * time.Second // for reading a request, and for checking the parts
 	maxHealthHeaderBytes = 8 << 10
 )
 
-// Health is how the parts of this program are. The zero value has none, and is not ready.
+// Health is the state of the program's parts. The zero value has none and is not ready. It is safe for
+// concurrent use.
 type Health struct {
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards what follows; not held while parts are checked
 	parts    []part
 	started  bool
 	stopping bool
@@ -32,22 +33,22 @@ type part struct {
 	check func(context.Context) error
 }
 
-// Part is one part in the answer. Reason is set when it is not ready.
+// Part is the state of one part. Reason is set when it is not ready.
 type Part struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`
 }
 
-// Status is the answer.
+// Status is the state of the program, as /readyz returns it.
 type Status struct {
 	Ready    bool   `json:"ready"`
 	Stopping bool   `json:"stopping"`
 	Parts    []Part `json:"parts"`
 }
 
-// Add adds a part. look says why the part cannot do its work now, or nil; it is called for each answer and
-// obeys its context.
+// Add adds a part. check returns why the part cannot work now, or nil. It is called for each request,
+// possibly by several goroutines at once, and must return when its context ends.
 func (h *Health) Add(name string, look func(context.Context) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -61,14 +62,14 @@ func (h *Health) Started() {
 	h.started = true
 }
 
-// Stopping says that the program is ending: what is under way may end, nothing new should come.
+// Stopping says that the program is stopping: sessions may end, and no new work should come.
 func (h *Health) Stopping() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stopping = true
 }
 
-// Check asks every part.
+// Check checks every part, in the order in which they were added.
 func (h *Health) Check(ctx context.Context) Status {
 	h.mu.Lock()
 	parts, s := h.parts, Status{Ready: h.started && !h.stopping, Stopping: h.stopping, Parts: []Part{}}
@@ -83,19 +84,19 @@ func (h *Health) Check(ctx context.Context) Status {
 	return s
 }
 
-// CheckHealthAddr refuses an address that other machines could reach: what it tells is for this one.
+// CheckHealthAddr refuses an address that other machines can reach: the state is for this machine alone.
 func CheckHealthAddr(addr string) error {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
-		return errors.New("is no address with a port: write 127.0.0.1:3080")
+		return errors.New("is not an address with a port: write 127.0.0.1:3080")
 	}
 	if !ap.Addr().Unmap().IsLoopback() {
-		return errors.New("is not on loopback: what it tells is for this machine alone; write 127.0.0.1:3080")
+		return errors.New("is not on loopback, and other machines could read it: write 127.0.0.1:3080")
 	}
 	return nil
 }
 
-// ListenHealth opens the port for Serve. No address gives no listener.
+// ListenHealth opens the port for Serve. An empty address gives a nil listener.
 func ListenHealth(addr string) (net.Listener, error) {
 	if addr == "" {
 		return nil, nil
@@ -109,12 +110,12 @@ func ListenHealth(addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	return l, fault.Wrap(err, fault.Conflict, "daemon",
 		"cannot listen on "+addr+" for health",
-		"end the program that uses it, or change spec.health",
+		"stop the program that uses the port, or change spec.health",
 	)
 }
 
-// Serve answers /healthz (the program runs) and /readyz (it does its work; else 503) on l until ctx ends.
-// Without a listener it only waits.
+// Serve serves /healthz (the program runs) and /readyz (its parts work; otherwise 503) on l until ctx ends.
+// With a nil listener it only waits.
 func (h *Health) Serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
 	if l == nil {
 		<-ctx.Done()
@@ -156,5 +157,5 @@ func writeStatus(w http.ResponseWriter, code int, s Status) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(s) // whoever asked has gone
+	_ = json.NewEncoder(w).Encode(s) // fails only when the client has hung up
 }

@@ -9,11 +9,11 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Log says how much a program tells about its work, and in which form.
+// Log configures the log of a program.
 type Log struct {
 	// Level is debug, info, warn or error. Empty means info.
 	Level string `yaml:"level"`
-	// Format is text or json, a record a line. Empty means text.
+	// Format is text or json, with a record on each line. Empty means text.
 	Format string `yaml:"format"`
 }
 
@@ -30,14 +30,14 @@ const jsonFormat = "json"
 // Check implements config.Checker.
 func (l Log) Check(report func(path, format string, args ...any)) {
 	if _, known := levels[l.Level]; !known {
-		report("level", "is %q, known are debug, info, warn and error", l.Level)
+		report("level", "is %q, not debug, info, warn or error", l.Level)
 	}
 	if l.Format != "" && l.Format != "text" && l.Format != jsonFormat {
-		report("format", "is %q, known are text and json", l.Format)
+		report("format", "is %q, not text or json", l.Format)
 	}
 }
 
-// Validate is what Check finds, for what did not come from a file.
+// Validate returns the faults of Check as one error, for a Log that did not come from a file.
 func (l Log) Validate() error {
 	var wrong []string
 	l.Check(func(path, format string, args ...any) {
@@ -49,7 +49,7 @@ func (l Log) Validate() error {
 	return fault.New(fault.Invalid, "", strings.Join(wrong, "; "), "correct --log-level or --log-format")
 }
 
-// WithDefaults takes what l leaves open from other.
+// WithDefaults returns l with its empty fields set from other.
 func (l Log) WithDefaults(other Log) Log {
 	if l.Level == "" {
 		l.Level = other.Level
@@ -60,7 +60,7 @@ func (l Log) WithDefaults(other Log) Log {
 	return l
 }
 
-// Logger writes to w.
+// Logger makes a logger that writes to w.
 func (l Log) Logger(w io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: levels[l.Level]}
 	if l.Format == jsonFormat {
@@ -69,7 +69,7 @@ func (l Log) Logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-// Report writes the fault that a program ends with: for people as every program does, for machines as one
+// Report writes the fault that a program ends with: in the text format as every program does, in json as one
 // more record.
 func (l Log) Report(w io.Writer, program string, err error) {
 	if l.Format == jsonFormat {

@@ -10,20 +10,18 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// ServiceManager is the service manager that started this program, if one did. Everything said to none is
-// lost.
+// ServiceManager is the service manager that started this program. Without one, its methods do nothing.
 type ServiceManager struct{ log *slog.Logger }
 
-// NewServiceManager tells the service manager what is said; a message that does not reach it is a warning in
-// the log.
+// NewServiceManager makes a ServiceManager. A notification that cannot be sent is a warning in the log.
 func NewServiceManager(log *slog.Logger) ServiceManager { return ServiceManager{log} }
 
-// Ready says that the program is up, and in a few words what it does.
+// Ready says that the program is ready, with a short status for the service manager to show.
 func (m ServiceManager) Ready(status string) {
 	m.notify(daemon.SdNotifyReady, "STATUS="+oneLine(status))
 }
 
-// Stopping says that the program is ending, and that it may take as long as within.
+// Stopping says that the program is stopping, and that this may take as long as within.
 func (m ServiceManager) Stopping(within time.Duration) {
 	m.notify(
 		daemon.SdNotifyStopping,
@@ -32,8 +30,8 @@ func (m ServiceManager) Stopping(within time.Duration) {
 	)
 }
 
-// FeedWatchdog tells the manager's watchdog, where it has one, that the program is alive for as long as its
-// parts answer at all, until ctx ends.
+// FeedWatchdog tells the manager's watchdog, where it has one, that the program is alive. It does so until
+// ctx ends, as long as each check of the parts returns, with whatever result.
 func (m ServiceManager) FeedWatchdog(ctx context.Context, h *Health) error {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || every == 0 {
@@ -46,7 +44,7 @@ func (m ServiceManager) FeedWatchdog(ctx context.Context, h *Health) error {
 		look, cancel := context.WithTimeout(ctx, every/3)
 		h.Check(
 			look,
-		) // a part that is not ready is alive; one that heeds no deadline keeps the next line from being reached
+		) // a part that ignores the deadline blocks here, and the watchdog is not fed
 		cancel()
 		m.notify(daemon.SdNotifyWatchdog)
 		select {
@@ -59,9 +57,9 @@ func (m ServiceManager) FeedWatchdog(ctx context.Context, h *Health) error {
 
 func (m ServiceManager) notify(lines ...string) {
 	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
-		m.log.Warn("the service manager cannot be told", "err", err)
+		m.log.Warn("the service manager cannot be notified", "err", err)
 	}
 }
 
-// oneLine keeps a status from being taken for more messages.
+// oneLine keeps a status from being read as further messages.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

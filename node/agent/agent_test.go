@@ -243,7 +243,7 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"--no-such-flag"}, 2, "no-such-flag\nthreshold-node: hint: run: threshold-node -h\n"},
 		{[]string{"--label", "novalue"}, 2, "key=value"},
 		{[]string{"start"}, 2, `unexpected argument "start"`},
-		{[]string{"--log-level", "loud"}, 1, "known are debug"},
+		{[]string{"--log-level", "loud"}, 1, "not debug"},
 		{
 			[]string{"--log-format", "json", "--config", "/none"},
 			1,
