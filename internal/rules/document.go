@@ -1,10 +1,10 @@
-// Package rules answers: what are the cluster's rules, and who says so?
+// Package rules answers: what are the cluster's rules, and who signed them?
 //
-// Auth publishes documents — authorities and roles, later locks — and every few seconds a head that names the
-// current revision of each. All are signed, so proxies carry them as opaque bytes and a stolen proxy can
-// neither loosen nor mix them. Each revision of authorities is signed by its predecessor's rules key, and the
-// first by the cluster root key, so a machine that knows only the pin can walk the chain. Trust is the
-// verified set; there is no other way to make one than Open and Advance.
+// Auth publishes documents (authorities and roles) and every few seconds a head that names the current
+// revision of each. All are signed, so proxies carry them as opaque bytes, and a stolen proxy can neither
+// loosen nor mix them. Each revision of authorities is signed by the rules key of the one before, and the
+// first by the cluster root key, so a machine that knows only the pin can verify the chain. Trust is the
+// verified set; only Open and Advance make one.
 package rules
 
 import (
@@ -26,11 +26,11 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Version is the format of heads, and of documents that say nothing newer programs added.
+// Version is the format of heads, and of documents that use nothing newer.
 const Version = 1
 
-// sessionLimitsVersion is that of roles which bound sessions. A program that does not know those options
-// would let sessions go on that they end, so it must refuse the document; roles without them stay readable to
+// sessionLimitsVersion is the format of a roles document that limits sessions. A program that does not know
+// those options would not enforce them, so it must refuse the document. Roles without them stay readable to
 // it (docs/decisions/0009).
 const sessionLimitsVersion = 2
 
@@ -46,8 +46,8 @@ const (
 	headKind        Kind = "head"
 )
 
-// Revision orders the versions of a document: by epoch, which only a restore or a key compromise raises, then
-// by the index of the log entry that made it.
+// Revision orders the versions of a document: first by epoch, which only a restore or a compromised key
+// raises, then by the index of the log entry that made it.
 type Revision struct {
 	Epoch uint64 `json:"epoch"`
 	Index uint64 `json:"index"`
@@ -60,17 +60,18 @@ func (r Revision) Before(o Revision) bool {
 
 func (r Revision) String() string { return fmt.Sprintf("%d.%d", r.Epoch, r.Index) }
 
-// Document is what gets signed for authorities and roles.
+// Document is the signed form of authorities and roles.
 type Document struct {
 	V        int             `json:"v"`
 	Kind     Kind            `json:"kind"`
 	Cluster  string          `json:"cluster"`
 	Revision Revision        `json:"revision"`
-	Time     time.Time       `json:"time"` // of the committed command
+	Time     time.Time       `json:"time"` // the time of the command that made it
 	Body     json.RawMessage `json:"body"`
 }
 
-// Authorities is the body of the authorities document: the sets verifiers trust. Active keys come first.
+// Authorities is the body of the authorities document: the keys and certificates that verifiers trust. Active
+// ones come first.
 type Authorities struct {
 	Root        []byte   `json:"root"`         // DER; its key's hash is the pin
 	UserSSH     [][]byte `json:"user_ssh"`     // SSH wire format
@@ -100,21 +101,21 @@ type Ref struct {
 	Digest   []byte   `json:"digest"`
 }
 
-// Signed is a payload and the signature over it. Nothing in it can be trusted before verify.
+// Signed is a payload and its signature. Nothing in it may be used before verify.
 type Signed struct {
 	Payload []byte `json:"payload"`
 	Sig     []byte `json:"sig"`
 }
 
-// Set is everything a verifier needs: the chain of authorities (oldest first; it may start later for one who
-// has the beginning), the roles and the head.
+// Set is everything that a verifier needs: the chain of authorities (oldest first; for a verifier that has
+// the beginning it may start later), the roles and the head.
 type Set struct {
 	Chain []Signed `json:"chain"`
 	Roles Signed   `json:"roles"`
 	Head  Signed   `json:"head"`
 }
 
-// Decode reads a set's wire form, JSON of at most MaxSetBytes.
+// Decode reads the wire form of a set: JSON of at most MaxSetBytes. It verifies nothing.
 func Decode(b []byte) (Set, error) {
 	var s Set
 	if len(b) > MaxSetBytes {
@@ -126,7 +127,7 @@ func Decode(b []byte) (Set, error) {
 	return s, nil
 }
 
-// DecodeHead reads a head's wire form, JSON of at most MaxSetBytes.
+// DecodeHead reads the wire form of a head: JSON of at most MaxSetBytes. It verifies nothing.
 func DecodeHead(b []byte) (Signed, error) {
 	var s Signed
 	if len(b) > MaxSetBytes {
@@ -138,20 +139,20 @@ func DecodeHead(b []byte) (Signed, error) {
 	return s, nil
 }
 
-// EncodeHead is the wire form of the set's head alone.
+// EncodeHead returns the wire form of the set's head alone.
 func (s Set) EncodeHead() ([]byte, error) { return json.Marshal(s.Head) }
 
-// Fingerprint is the same for two heads if they name the same documents.
+// Fingerprint is equal for two heads that name the same documents.
 func (h Head) Fingerprint() ([sha256.Size]byte, error) {
-	b, err := json.Marshal(h.Docs) // which sorts the keys
+	b, err := json.Marshal(h.Docs) // sorts the keys
 	return sha256.Sum256(b), err
 }
 
-// Encode gives the set's wire form.
+// Encode returns the set's wire form.
 func (s Set) Encode() ([]byte, error) { return json.Marshal(s) }
 
-// SignDocument signs a document with the rules key of the authorities before it; the very first with the
-// cluster root key. Its version is the lowest whose readers heed all that it says.
+// SignDocument signs a document with a rules key of the authorities before it, and the very first with the
+// cluster root key. It sets the lowest version whose readers enforce everything in it.
 func SignDocument(key crypto.Signer, d Document) (Signed, error) {
 	d.V = Version
 	if d.Kind == RolesKind {
@@ -172,13 +173,14 @@ func SignHead(key crypto.Signer, h Head) (Signed, error) {
 	return sign(key, headKind, h)
 }
 
-// RefTo names a signed document in a head.
+// RefTo returns the entry of a head for a signed document.
 func RefTo(s Signed, r Revision) Ref {
 	sum := sha256.Sum256(s.Payload)
 	return Ref{Revision: r, Digest: sum[:]}
 }
 
-// signedMessage separates kinds, so that a signature over one can never pass for another.
+// signedMessage is what is signed. It contains the kind, so that a signature over one kind is never valid for
+// another.
 func signedMessage(kind Kind, payload []byte) []byte {
 	return append([]byte("threshold rules v1 "+string(kind)+"\x00"), payload...)
 }
@@ -200,7 +202,7 @@ func sign(key crypto.Signer, kind Kind, v any) (Signed, error) {
 	return Signed{Payload: payload, Sig: sig}, nil
 }
 
-// verify returns the payload if one of keys signed it as kind.
+// verify returns the payload if one of keys signed it as a document of the kind.
 func (s Signed) verify(kind Kind, keys []crypto.PublicKey) ([]byte, error) {
 	msg := signedMessage(kind, s.Payload)
 	sum := sha256.Sum256(msg)
@@ -221,13 +223,13 @@ func (s Signed) verify(kind Kind, keys []crypto.PublicKey) ([]byte, error) {
 
 func (s Signed) equal(o Signed) bool { return bytes.Equal(s.Payload, o.Payload) }
 
-// ParsedAuthorities is Authorities in the form that verifiers use.
+// ParsedAuthorities has the content of Authorities in the form that verifiers use.
 type ParsedAuthorities struct {
 	Root         *x509.Certificate
 	UserSSH      []ssh.PublicKey
 	HostSSH      []ssh.PublicKey
-	UserRoots    *x509.CertPool // anchors of user X.509
-	ServiceRoots *x509.CertPool // anchors of service X.509: the service authorities themselves
+	UserRoots    *x509.CertPool // the user X.509 authorities
+	ServiceRoots *x509.CertPool // the service X.509 authorities, without the cluster root
 	Service      []*x509.Certificate
 	rules        []crypto.PublicKey
 }
@@ -268,14 +270,15 @@ func parseSSH(list [][]byte) ([]ssh.PublicKey, error) {
 			return nil, err
 		}
 		if _, nested := k.(*ssh.Certificate); nested {
-			return nil, fmt.Errorf("a certificate stands where a plain key belongs")
+			return nil, fmt.Errorf("there is a certificate where a plain key is expected")
 		}
 		out = append(out, k)
 	}
 	return out, nil
 }
 
-// parseCertificates parses authorities; where parent is given, each must be signed by it.
+// parseCertificates parses authorities and makes a pool of them. Each must be signed by parent, or by itself
+// where parent is nil.
 func parseCertificates(list [][]byte, parent *x509.Certificate) (*x509.CertPool, []*x509.Certificate, error) {
 	p := x509.NewCertPool()
 	var certs []*x509.Certificate
@@ -295,12 +298,12 @@ func parseCertificates(list [][]byte, parent *x509.Certificate) (*x509.CertPool,
 		certs = append(certs, c)
 	}
 	if len(certs) == 0 {
-		return nil, nil, fmt.Errorf("there is none")
+		return nil, nil, fmt.Errorf("there is no certificate")
 	}
 	return p, certs, nil
 }
 
-// checkPin refuses a root whose key is not the pinned one.
+// checkPin refuses a root whose key does not have the pin.
 func (p ParsedAuthorities) checkPin(pin identity.Pin) error {
 	_, err := identity.RootByPin([]*x509.Certificate{p.Root}, pin)
 	return err

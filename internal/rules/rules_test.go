@@ -26,7 +26,7 @@ const clusterName = "access.example.com"
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// cluster is one that publishes: it has the keys, and signs whatever a test wants.
+// cluster is a cluster that publishes rules: it has the keys, and signs what a test wants.
 type cluster struct {
 	t       testing.TB
 	name    string
@@ -156,7 +156,7 @@ func (c *cluster) head(signer crypto.Signer, at time.Time, docs map[rules.Kind]r
 	return s
 }
 
-// set is a whole set: the chain, roles and a head over them, signed by a generation's rules key.
+// set is a whole set: the chain, roles and a head over them, signed by signer.
 func (c *cluster) set(
 	signer crypto.Signer,
 	at time.Time,
@@ -184,8 +184,8 @@ func (c *cluster) firstSet() rules.Set {
 	)
 }
 
-// rotated is a set after two rotations of the rules key: three authorities, each signed by its predecessor's
-// key.
+// rotated is a set after two rotations of the rules key: three authorities, each signed by the key of the one
+// before.
 func (c *cluster) rotated() rules.Set {
 	chain := []rules.Signed{
 		c.link(c.rootKey, rev(1), 0),
@@ -219,6 +219,7 @@ func wantRefusal(t *testing.T, name string, err error, want string) {
 }
 
 func TestOpenTrustsAWholeSetFromThePinAlone(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.firstSet())
 	if _, ok := trust.Policy["ops"]; !ok || trust.Cluster != clusterName ||
@@ -233,6 +234,7 @@ func TestOpenTrustsAWholeSetFromThePinAlone(t *testing.T) {
 }
 
 func TestTheChainIsVerifiedOverRotations(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.rotated())
 	if len(trust.Policy) != 2 || len(trust.Set().Chain) != 3 {
@@ -255,6 +257,7 @@ func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
 	c, other := newCluster(t, clusterName), newCluster(t, clusterName)
 	same := newCluster(t, "other.example.com")
 	same.rootKey, same.root, same.body, same.signers = c.rootKey, c.root, c.body, c.signers
@@ -269,28 +272,65 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		{"another cluster's set", func(s *rules.Set) { *s = other.firstSet() }, "pin"},
 		{"no chain", func(s *rules.Set) { s.Chain = nil }, "no authorities"},
-		{"a first link that the root did not sign", func(s *rules.Set) { s.Chain[0] = c.link(c.signers[0], rev(1), 0) }, "not signed"},
-		{"a chain without its first link", func(s *rules.Set) { *s = c.rotated(); s.Chain = s.Chain[1:] }, "not signed"},
-		{"a chain without its second link", func(s *rules.Set) { *s = c.rotated(); s.Chain = slices.Delete(s.Chain, 1, 2) }, "not signed"},
-		{"a chain without its last link", func(s *rules.Set) { *s = c.rotated(); s.Chain = s.Chain[:2] }, "not signed"},
-		{"a chain in another order", func(s *rules.Set) { *s = c.rotated(); s.Chain[1], s.Chain[2] = s.Chain[2], s.Chain[1] }, "not signed"},
-		{"a link signed by a stranger", func(s *rules.Set) { *s = c.rotated(); s.Chain[2] = c.link(stranger, rev(9), 2) }, "not signed"},
-		{"a link signed by itself", func(s *rules.Set) { *s = c.rotated(); s.Chain[2] = c.link(c.signers[2], rev(9), 2) }, "not signed"},
-		{"a link of an older revision", func(s *rules.Set) { *s = c.rotated(); s.Chain[2] = c.link(c.signers[1], rev(4), 2) }, "do not follow"},
-		{"a link of the same revision", func(s *rules.Set) { *s = c.rotated(); s.Chain[2] = c.link(c.signers[1], rev(5), 2) }, "do not follow"},
+		{"a first link that the root did not sign",
+			func(s *rules.Set) { s.Chain[0] = c.link(c.signers[0], rev(1), 0) }, "not signed"},
+		{"a chain without its first link", func(s *rules.Set) { *s = c.rotated(); s.Chain = s.Chain[1:] },
+			"not signed"},
+		{"a chain without its second link",
+			func(s *rules.Set) { *s = c.rotated(); s.Chain = slices.Delete(s.Chain, 1, 2) }, "not signed"},
+		{"a chain without its last link", func(s *rules.Set) { *s = c.rotated(); s.Chain = s.Chain[:2] },
+			"not signed"},
+		{"a chain in another order",
+			func(s *rules.Set) {
+				*s = c.rotated()
+				s.Chain[1], s.Chain[2] = s.Chain[2],
+					s.Chain[1]
+			}, "not signed"},
+		{"a link signed by a stranger",
+			func(s *rules.Set) { *s = c.rotated(); s.Chain[2] = c.link(stranger, rev(9), 2) }, "not signed"},
+		{"a link signed by itself",
+			func(s *rules.Set) {
+				*s = c.rotated()
+				s.Chain[2] = c.link(c.signers[2], rev(9),
+					2)
+			}, "not signed"},
+		{"a link of an older revision",
+			func(s *rules.Set) {
+				*s = c.rotated()
+				s.Chain[2] = c.link(c.signers[1], rev(4),
+					2)
+			}, "do not follow"},
+		{"a link of the same revision",
+			func(s *rules.Set) {
+				*s = c.rotated()
+				s.Chain[2] = c.link(c.signers[1], rev(5),
+					2)
+			}, "do not follow"},
 		{"a link under another root", func(s *rules.Set) {
 			*s = c.rotated()
 			body := other.body
 			body.Rules = [][]byte{c.signers[2].Public().(ed25519.PublicKey)}
 			s.Chain[2] = c.document(c.signers[1], rules.AuthoritiesKind, rev(9), body)
 		}, "pin"},
-		{"a link of another cluster by the same keys", func(s *rules.Set) { *s = c.rotated(); s.Chain[2] = same.link(c.signers[1], rev(9), 2) }, "do not follow"},
-		{"a tampered link", func(s *rules.Set) { s.Chain[0].Payload = replace(s.Chain[0].Payload, `"index":1`, `"index":2`) }, "not signed"},
+		{"a link of another cluster by the same keys",
+			func(s *rules.Set) {
+				*s = c.rotated()
+				s.Chain[2] = same.link(c.signers[1], rev(9),
+					2)
+			}, "do not follow"},
+		{"a tampered link",
+			func(s *rules.Set) {
+				s.Chain[0].Payload = replace(s.Chain[0].Payload, `"index":1`,
+					`"index":2`)
+			}, "not signed"},
 		{"a link without signature", func(s *rules.Set) { s.Chain[0].Sig = nil }, "not signed"},
-		{"a tampered head", func(s *rules.Set) { s.Head.Payload = replace(s.Head.Payload, "2026", "2027") }, "not signed"},
+		{"a tampered head", func(s *rules.Set) { s.Head.Payload = replace(s.Head.Payload, "2026", "2027") },
+			"not signed"},
 		{"a tampered signature", func(s *rules.Set) { s.Head.Sig[0] ^= 1 }, "not signed"},
-		{"tampered roles", func(s *rules.Set) { s.Roles.Payload = replace(s.Roles.Payload, "ops", "adm") }, "not signed"},
-		{"a head signed by a stranger", func(s *rules.Set) { s.Head = c.firstSet().Head; s.Head.Sig = s.Roles.Sig }, "not signed"},
+		{"tampered roles", func(s *rules.Set) { s.Roles.Payload = replace(s.Roles.Payload, "ops", "adm") },
+			"not signed"},
+		{"a head signed by a stranger",
+			func(s *rules.Set) { s.Head = c.firstSet().Head; s.Head.Sig = s.Roles.Sig }, "not signed"},
 		{"a head by a key that has gone", func(s *rules.Set) {
 			r := c.rotated()
 			*s = c.set(c.signers[0], noon, r.Chain, rev(9), r.Roles, rev(10))
@@ -299,40 +339,52 @@ func TestOpenRefuses(t *testing.T) {
 			r := c.rotated()
 			*s = c.set(c.signers[2], noon, r.Chain, rev(9), c.roles(c.signers[0], rev(10), "ops"), rev(10))
 		}, "not signed"},
-		{"roles where authorities belong", func(s *rules.Set) { s.Chain = append(s.Chain, s.Roles) }, "not signed"},
+		{"roles where authorities belong", func(s *rules.Set) { s.Chain = append(s.Chain, s.Roles) },
+			"not signed"},
 		{"a head where roles belong", func(s *rules.Set) { s.Roles = s.Head }, "not signed"},
-		{"authorities where roles belong", func(s *rules.Set) { s.Roles = c.link(c.signers[0], rev(2), 0) }, "not signed"},
-		{"roles that say authorities, signed as roles", func(s *rules.Set) { s.Roles = c.mislabelled() }, "where"},
-		{"roles that the head does not name", func(s *rules.Set) { s.Roles = c.roles(c.signers[0], rev(2), "ops", "more") }, "not the one the head names"},
-		{"roles of an older revision", func(s *rules.Set) { s.Roles = c.roles(c.signers[0], rev(1), "ops") }, "not the one the head names"},
+		{"authorities where roles belong", func(s *rules.Set) { s.Roles = c.link(c.signers[0], rev(2), 0) },
+			"not signed"},
+		{"roles that say authorities, signed as roles", func(s *rules.Set) { s.Roles = c.mislabelled() },
+			"want roles"},
+		{"roles that the head does not name",
+			func(s *rules.Set) {
+				s.Roles = c.roles(c.signers[0], rev(2), "ops",
+					"more")
+			}, "not the one the head names"},
+		{"roles of an older revision", func(s *rules.Set) { s.Roles = c.roles(c.signers[0], rev(1), "ops") },
+			"not the one the head names"},
 		{"a head that names no roles", func(s *rules.Set) {
-			s.Head = c.head(c.signers[0], noon, map[rules.Kind]rules.Ref{rules.AuthoritiesKind: rules.RefTo(s.Chain[0], rev(1))})
+			s.Head = c.head(c.signers[0], noon,
+				map[rules.Kind]rules.Ref{rules.AuthoritiesKind: rules.RefTo(s.Chain[0], rev(1))})
 		}, "not the one the head names"},
 		{"a head that names no authorities", func(s *rules.Set) {
-			s.Head = c.head(c.signers[0], noon, map[rules.Kind]rules.Ref{rules.RolesKind: rules.RefTo(s.Roles, rev(2))})
+			s.Head = c.head(c.signers[0], noon,
+				map[rules.Kind]rules.Ref{rules.RolesKind: rules.RefTo(s.Roles, rev(2))})
 		}, "not the one the head names"},
 		{"a head over another revision number", func(s *rules.Set) {
 			*s = c.set(c.signers[0], noon, s.Chain, rev(7), s.Roles, rev(2))
 		}, "not the one the head names"},
-		{"a head of another cluster by the same keys", func(s *rules.Set) { s.Head = same.firstSet().Head }, "of cluster"},
+		{"a head of another cluster by the same keys", func(s *rules.Set) { s.Head = same.firstSet().Head },
+			"of cluster"},
 		{"roles of another cluster by the same keys", func(s *rules.Set) {
 			*s = c.set(c.signers[0], noon, s.Chain, rev(1), same.roles(c.signers[0], rev(2), "ops"), rev(2))
 		}, "of cluster"},
 		{"a role that is there twice", func(s *rules.Set) {
-			*s = c.set(c.signers[0], noon, s.Chain, rev(1), c.roles(c.signers[0], rev(2), "ops", "ops"), rev(2))
-		}, "twice"},
+			*s = c.set(c.signers[0], noon, s.Chain, rev(1), c.roles(c.signers[0], rev(2), "ops", "ops"),
+				rev(2))
+		}, "two roles named"},
 	} {
 		s := c.firstSet()
 		tt.change(&s)
 		trust, err := rules.Open(c.pin(), s)
 		wantRefusal(t, tt.name, err, tt.want)
 		if trust != nil {
-			t.Errorf("%s: got a trust beside the error, want none", tt.name)
+			t.Errorf("%s: got a Trust with the error, want none", tt.name)
 		}
 	}
 }
 
-// mislabelled are roles whose document says that it is something else.
+// mislabelled is a roles document that says it is of another kind.
 func (c *cluster) mislabelled() rules.Signed {
 	good := c.roles(c.signers[0], rev(2), "ops")
 	payload := replace(good.Payload, `"kind":"roles"`, `"kind":"authorities"`)
@@ -344,8 +396,8 @@ func replace(b []byte, old, repl string) []byte {
 	return []byte(strings.Replace(string(b), old, repl, 1))
 }
 
-// setWithRoles is a set whose roles document has the body, with its version changed from what this program
-// would write.
+// setWithRoles is a set whose roles document has the body, with the text from replaced by to after
+// SignDocument.
 func (c *cluster) setWithRoles(body, from, to string) rules.Set {
 	c.t.Helper()
 	key := c.signers[0]
@@ -358,8 +410,9 @@ func (c *cluster) setWithRoles(body, from, to string) rules.Set {
 	return c.set(key, noon, []rules.Signed{c.link(c.rootKey, rev(1), 0)}, rev(1), roles, rev(2))
 }
 
-// A program that does not know an option of a role must not go on without it.
+// A program that does not know an option of a role must not use the role without it.
 func TestRolesHaveTheLowestVersionThatEnforcesThem(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, clusterName)
 	for _, tt := range []struct{ name, options, want string }{
 		{"without options", `{}`, `"v":1`},
@@ -382,14 +435,18 @@ func TestRolesHaveTheLowestVersionThatEnforcesThem(t *testing.T) {
 }
 
 func TestRolesWithUnknownOptionsAreRefused(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.firstSet())
 	for _, tt := range []struct{ name, body, from, to, want string }{
-		{"of a version to come", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":3`, "version 3"},
+		{"of a newer version", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":3`, "version 3"},
 		{"of no version", `{"roles":[{"name":"ops"}]}`, `"v":1`, `"v":0`, "version 0"},
-		{"with an option to come", `{"roles":[{"name":"ops","options":{"idle_timeout":"10m"}}]}`, `"idle_timeout"`, `"typed_timeout"`, "typed_timeout"},
-		{"with a word to come in a grant", `{"roles":[{"name":"ops","allow":[{"logins":["a"]}]}]}`, `"logins":["a"]`, `"logins":["a"],"from":["10.0.0.0/8"]`, "from"},
-		{"with a word to come beside the roles", `{"roles":[{"name":"ops"}]}`, `"roles":[`, `"only":"dev","roles":[`, "only"},
+		{"with an option of a newer version", `{"roles":[{"name":"ops","options":{"idle_timeout":"10m"}}]}`,
+			`"idle_timeout"`, `"typed_timeout"`, "typed_timeout"},
+		{"with an unknown field in a grant", `{"roles":[{"name":"ops","allow":[{"logins":["a"]}]}]}`,
+			`"logins":["a"]`, `"logins":["a"],"from":["10.0.0.0/8"]`, "from"},
+		{"with an unknown field beside the roles", `{"roles":[{"name":"ops"}]}`, `"roles":[`,
+			`"only":"dev","roles":[`, "only"},
 	} {
 		set := c.setWithRoles(tt.body, tt.from, tt.to)
 		_, err := rules.Open(c.pin(), set)
@@ -409,6 +466,7 @@ func TestRolesWithUnknownOptionsAreRefused(t *testing.T) {
 }
 
 func TestAuthoritiesMustBeWhole(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(*rules.Authorities){
 		"no root":                           func(a *rules.Authorities) { a.Root = nil },
 		"no user authority":                 func(a *rules.Authorities) { a.UserSSH = nil },
@@ -432,22 +490,23 @@ func TestAuthoritiesMustBeWhole(t *testing.T) {
 }
 
 func TestAdvanceNeverGoesBack(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, clusterName)
 	key := c.signers[0]
-	born := c.firstSet()
-	newer := c.set(key, noon.Add(time.Minute), born.Chain, rev(1), c.roles(key, rev(6), "ops"), rev(6))
-	trust, err := mustOpen(t, c, born).Advance(newer)
+	first := c.firstSet()
+	newer := c.set(key, noon.Add(time.Minute), first.Chain, rev(1), c.roles(key, rev(6), "ops"), rev(6))
+	trust, err := mustOpen(t, c, first).Advance(newer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := trust.Advance(newer); err != nil {
 		t.Errorf("the same set again: %v", err)
 	}
-	_, err = trust.Advance(born)
+	_, err = trust.Advance(first)
 	wantRefusal(t, "the older set", err, "older")
-	_, err = trust.Advance(c.set(key, noon.Add(time.Hour), born.Chain, rev(1), born.Roles, rev(2)))
+	_, err = trust.Advance(c.set(key, noon.Add(time.Hour), first.Chain, rev(1), first.Roles, rev(2)))
 	wantRefusal(t, "older roles under a newer head", err, "go back")
-	_, err = trust.Advance(c.set(key, noon, born.Chain, rev(1), newer.Roles, rev(6)))
+	_, err = trust.Advance(c.set(key, noon, first.Chain, rev(1), newer.Roles, rev(6)))
 	wantRefusal(t, "an older head over the same documents", err, "older")
 
 	rotated := c.rotated()
@@ -456,7 +515,7 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = trust.Advance(
-		c.set(key, noon.Add(time.Hour), born.Chain, rev(1), c.roles(key, rev(20), "ops"), rev(20)),
+		c.set(key, noon.Add(time.Hour), first.Chain, rev(1), c.roles(key, rev(20), "ops"), rev(20)),
 	)
 	wantRefusal(t, "newer roles by a rules key that has gone", err, "not signed")
 	_, err = trust.Advance(
@@ -477,6 +536,7 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 }
 
 func TestAdvanceLeavesTheOldTrustAsItWas(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.firstSet())
 	bad := c.rotated()
@@ -497,12 +557,15 @@ func TestAdvanceLeavesTheOldTrustAsItWas(t *testing.T) {
 }
 
 func TestAHigherEpochBeatsAnyIndex(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		a, b rules.Revision
 		want bool
 	}{
-		{rules.Revision{Epoch: 1, Index: 1}, rules.Revision{Epoch: 1, Index: 2}, true}, {rules.Revision{Epoch: 1, Index: 2}, rules.Revision{Epoch: 1, Index: 1}, false},
-		{rules.Revision{Epoch: 1, Index: 9}, rules.Revision{Epoch: 2, Index: 1}, true}, {rules.Revision{Epoch: 2, Index: 1}, rules.Revision{Epoch: 1, Index: 9}, false},
+		{rules.Revision{Epoch: 1, Index: 1}, rules.Revision{Epoch: 1, Index: 2},
+			true}, {rules.Revision{Epoch: 1, Index: 2}, rules.Revision{Epoch: 1, Index: 1}, false},
+		{rules.Revision{Epoch: 1, Index: 9}, rules.Revision{Epoch: 2, Index: 1},
+			true}, {rules.Revision{Epoch: 2, Index: 1}, rules.Revision{Epoch: 1, Index: 9}, false},
 		{rev(3), rev(3), false},
 	} {
 		if got := tt.a.Before(tt.b); got != tt.want {
@@ -512,6 +575,7 @@ func TestAHigherEpochBeatsAnyIndex(t *testing.T) {
 }
 
 func TestUsableChecksTheClock(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, clusterName)
 	trust := mustOpen(t, c, c.firstSet())
 	for _, tt := range []struct {
@@ -523,7 +587,8 @@ func TestUsableChecksTheClock(t *testing.T) {
 		{"after a day", noon.Add(rules.MaxAge), ""},
 		{"after more than a day", noon.Add(rules.MaxAge + time.Second), "old"},
 		{"with the clock a little behind", noon.Add(-identity.Skew), ""},
-		{"with the clock ten minutes behind", noon.Add(-10 * time.Minute), "10m0s in the future: this machine's clock is behind"},
+		{"with the clock ten minutes behind", noon.Add(-10 * time.Minute),
+			"10m0s in the future: this machine's clock is behind"},
 	} {
 		err := trust.Usable(tt.now)
 		if tt.want == "" && err != nil {
@@ -538,6 +603,7 @@ func TestUsableChecksTheClock(t *testing.T) {
 }
 
 func TestASetRoundTrips(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, clusterName)
 	b, err := mustOpen(t, c, c.rotated()).Set().Encode()
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// MaxAge is how old a head may be before nodes decide nothing any more (design section 6, max_rules_age).
+// MaxAge is how old a head may be. With an older one a node decides nothing any more (design section 6,
+// max_rules_age).
 const MaxAge = 24 * time.Hour
 
 // Trust is a verified set of rules. It is immutable: Advance makes a new one.
@@ -27,8 +28,8 @@ type Trust struct {
 	current     Document // the newest authorities document
 }
 
-// Open verifies a whole set from nothing but the pin: it walks the chain from the root-signed first
-// authorities to the newest.
+// Open verifies a whole set from nothing but the pin. It verifies the chain from the first authorities, which
+// the root key signed, to the newest.
 func Open(pin identity.Pin, s Set) (*Trust, error) {
 	t, err := verifyChain(pin, s.Chain)
 	if err != nil {
@@ -40,8 +41,8 @@ func Open(pin identity.Pin, s Set) (*Trust, error) {
 	return t, nil
 }
 
-// OpenAuthorities verifies a chain of authorities alone, for one who gets no roles: it returns the cluster's
-// name and what to trust.
+// OpenAuthorities verifies a chain of authorities alone, for a client that gets no roles. It returns the
+// cluster's name and its authorities.
 func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, p ParsedAuthorities, err error) {
 	t, err := verifyChain(pin, chain)
 	if err != nil {
@@ -50,6 +51,7 @@ func OpenAuthorities(pin identity.Pin, chain []Signed) (cluster string, p Parsed
 	return t.Cluster, t.Authorities, nil
 }
 
+// verifyChain verifies a chain of authorities that starts at the first one.
 func verifyChain(pin identity.Pin, chain []Signed) (*Trust, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("rules: the set has no authorities")
@@ -66,9 +68,9 @@ func verifyChain(pin identity.Pin, chain []Signed) (*Trust, error) {
 	return t, nil
 }
 
-// Advance verifies a newer set against what is trusted already. It refuses one that is older in any part, so
-// nothing that was taken away comes back. The set's chain may start at, before or after the trusted
-// authorities, as long as it links up.
+// Advance verifies a newer set against this one. It refuses a set that is older in any part, so nothing that
+// was removed comes back. The chain of the set may start at, before or after the trusted authorities, as long
+// as it continues them. t stays as it is.
 func (t *Trust) Advance(s Set) (*Trust, error) {
 	n := *t
 	n.set.Chain = append([]Signed(nil), t.set.Chain...)
@@ -98,26 +100,27 @@ func (t *Trust) Advance(s Set) (*Trust, error) {
 	return &n, nil
 }
 
-// AdvanceHead verifies a newer head over the documents that are trusted already. It refuses one that names
-// others, as Advance would.
+// AdvanceHead verifies a newer head over the documents of t. It refuses a head that names others, as Advance
+// does.
 func (t *Trust) AdvanceHead(head Signed) (*Trust, error) {
 	return t.Advance(Set{Roles: t.set.Roles, Head: head})
 }
 
-// Set returns the whole verified set, for handing on and for keeping on disk.
+// Set returns the whole verified set, to pass on or to save.
 func (t *Trust) Set() Set { return t.set }
 
 // Age is how long ago the head was signed. It is negative when this machine's clock is behind the cluster's.
 func (t *Trust) Age(now time.Time) time.Duration { return now.Sub(t.Head.Time) }
 
-// Usable refuses to decide by rules that are too old, or from the future by more than the permitted skew,
-// which means a wrong clock.
+// Usable refuses rules that are older than MaxAge, and ones signed more than identity.Skew in the future,
+// which means that this machine's clock is wrong.
 func (t *Trust) Usable(now time.Time) error {
 	age := t.Age(now)
 	switch {
 	case age > MaxAge:
 		return fmt.Errorf(
-			"the rules are %s old, more than %s: this machine has not heard from the cluster (or its clock is ahead: it says %s)",
+			"the rules are %s old, more than %s: this machine has received none from the cluster since "+
+				"(or its clock is ahead: it says %s)",
 			age.Round(time.Minute),
 			MaxAge,
 			now.UTC().Format(time.RFC3339),
@@ -132,6 +135,7 @@ func (t *Trust) Usable(now time.Time) error {
 	return nil
 }
 
+// firstLink verifies the first authorities document, which the root key with the pin must have signed.
 func firstLink(pin identity.Pin, link Signed) (*Trust, error) {
 	doc, auth, err := readAuthorities(link.Payload)
 	if err != nil {
@@ -152,7 +156,8 @@ func firstLink(pin identity.Pin, link Signed) (*Trust, error) {
 	}, nil
 }
 
-// addAuthorities adds the next authorities document, which a rules key of the present one must have signed.
+// addAuthorities verifies and adds the next authorities document, which a rules key of the current one must
+// have signed.
 func (t *Trust) addAuthorities(link Signed) error {
 	if _, err := link.verify(AuthoritiesKind, t.Authorities.rules); err != nil {
 		return err
@@ -178,7 +183,7 @@ func (t *Trust) addAuthorities(link Signed) error {
 	return nil
 }
 
-// verifyHeadAndRoles verifies head and roles under the newest authorities.
+// verifyHeadAndRoles verifies head and roles under the newest authorities, and takes them over.
 func (t *Trust) verifyHeadAndRoles(s Set) error {
 	payload, err := s.Head.verify(headKind, t.Authorities.rules)
 	if err != nil {
@@ -194,7 +199,8 @@ func (t *Trust) verifyHeadAndRoles(s Set) error {
 	if head.Cluster != t.Cluster {
 		return fmt.Errorf("rules: head is of cluster %q, not %q", head.Cluster, t.Cluster)
 	}
-	if err := head.checkRef(AuthoritiesKind, t.set.Chain[len(t.set.Chain)-1], t.current.Revision); err != nil {
+	if err := head.checkRef(AuthoritiesKind, t.set.Chain[len(t.set.Chain)-1],
+		t.current.Revision); err != nil {
 		return err
 	}
 	policy, rev, err := readRoles(s.Roles, t.Cluster, t.Authorities.rules)
@@ -217,7 +223,8 @@ func (t *Trust) hasLink(link Signed) bool {
 	return false
 }
 
-// checkRef refuses a document that is not the one the head speaks of: documents of different heads never mix.
+// checkRef refuses a document that the head does not name, so that documents of different heads are never
+// mixed.
 func (h Head) checkRef(kind Kind, s Signed, r Revision) error {
 	ref, ok := h.Docs[kind]
 	sum := sha256.Sum256(s.Payload)
@@ -253,10 +260,8 @@ func readRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy
 	p := access.Policy{}
 	for _, r := range body.Roles {
 		if _, twice := p[r.Name]; twice {
-			return nil, Revision{}, fmt.Errorf(
-				"rules: role %q is there twice",
-				r.Name,
-			) // one's deny could hide behind the other
+			// A deny in one of them could be overlooked.
+			return nil, Revision{}, fmt.Errorf("rules: there are two roles named %q", r.Name)
 		}
 		p[r.Name] = r
 	}
@@ -274,7 +279,7 @@ func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 	}
 	if d.Kind != kind || d.V < Version || d.V > newest {
 		return d, fmt.Errorf(
-			"rules: got a %s document of version %d where %s of version %d to %d belongs: update this program",
+			"rules: got a %s document of version %d, want %s of version %d to %d: update this program",
 			d.Kind,
 			d.V,
 			kind,
@@ -291,8 +296,8 @@ func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 	return d, nil
 }
 
-// decodeStrict refuses what it does not know: a word in a role that this program would ignore may be the one
-// that restricts.
+// decodeStrict refuses unknown fields. A field of a role that this program ignored could be one that
+// restricts it.
 func decodeStrict(b []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
