@@ -115,17 +115,11 @@ const (
 
 // foldersWithLongLines are not held to maxColumns yet. The list only gets shorter.
 var foldersWithLongLines = []string{
-	".", "auth", "auth/api", "auth/attachments", "auth/audit", "auth/issue", "auth/join", "auth/login",
-	"auth/oidc", "auth/oidc/oidctest", "auth/port", "auth/resources", "auth/rules", "auth/state",
-	"auth/totp", "ca", "ca/keyring", "docs", "docs/decisions", "integration",
-	"integration/harness", "internal/access", "internal/authrpc", "internal/config",
-	"internal/connqueue", "internal/daemon", "internal/dial", "internal/egress", "internal/fault",
-	"internal/formbrowser", "internal/identity", "internal/keepalive", "internal/lifecycle",
-	"internal/member", "internal/member/membertest", "internal/prefixconn", "internal/rules",
-	"internal/rulesfile", "internal/tunnel", "node", "node/account", "node/account/accounttest",
-	"node/asaccount", "node/forward", "node/loginrecord", "node/process", "node/pty", "node/rules",
-	"node/sftp", "node/spool", "node/sshd", "node/uplink", "proxy", "proxy/jump", "proxy/proxytest",
-	"proxy/rules", "proxy/tunnels", "proxy/web", "raftstore", "raftstore/raftstoretest", "server",
+	"auth", "auth/oidc", "auth/oidc/oidctest", "auth/state", "auth/totp", "docs", "integration",
+	"internal/access", "internal/authrpc", "internal/config", "internal/connqueue", "internal/egress",
+	"internal/fault", "internal/formbrowser", "internal/identity", "internal/member",
+	"internal/prefixconn", "internal/rulesfile", "node", "node/rules", "node/spool", "node/sshd",
+	"node/uplink", "raftstore", "server",
 }
 
 func TestLinesAreNotTooLong(t *testing.T) {

@@ -119,7 +119,7 @@ func (t *Trust) Usable(now time.Time) error {
 	switch {
 	case age > MaxAge:
 		return fmt.Errorf(
-			"the rules are %s old, more than %s: this machine has received none from the cluster since "+
+			"the rules are %s old, more than %s: this machine has not heard from the cluster "+
 				"(or its clock is ahead: it says %s)",
 			age.Round(time.Minute),
 			MaxAge,
