@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -18,7 +17,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// token stores one under the name.
+// token stores a join token and returns it as read.
 func token(t *testing.T, s *State, name string) Stored[Token] {
 	t.Helper()
 	_, err := s.Tokens.AddToken(
@@ -48,10 +47,12 @@ func newMachine(kind identity.Kind, name string, aliases ...string) Machine {
 }
 
 func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	one := token(t, s, "one")
 	web := newMachine(identity.Node, "web")
-	must(t, s.Machines.AddMachine(t.Context(), web, one, audit.Event{Code: audit.MachineJoined, Time: time.Now()}))
+	joined := audit.Event{Code: audit.MachineJoined, Time: time.Now()}
+	must(t, s.Machines.AddMachine(t.Context(), web, one, joined))
 	if err := s.Machines.AddMachine(t.Context(), newMachine(identity.Node, "db"), one); !fault.Is(
 		err,
 		fault.Conflict,
@@ -83,9 +84,10 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 }
 
 func TestTokenEndsWithItsLease(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	tok := token(t, s, "one")
-	must(t, s.Tokens.CountRefusal(t.Context(), tok)) // a change must not free it from its lease
+	must(t, s.Tokens.CountRefusal(t.Context(), tok)) // a change must keep the lease
 	tok, err := s.Token(t.Context(), "one")
 	must(t, err)
 	if tok.item.Lease == 0 || tok.Value.Refused != 1 {
@@ -103,16 +105,15 @@ func TestTokenEndsWithItsLease(t *testing.T) {
 }
 
 func TestRemovedNamesStayReserved(t *testing.T) {
+	t.Parallel()
 	s := open(t)
-	must(
-		t,
-		s.Machines.AddMachine(
-			t.Context(),
-			newMachine(identity.Proxy, "edge", "access.example.com"),
-			token(t, s, "one"),
-		),
-	)
-	for name, kinds := range map[string][2]bool{"edge": {true, true}, "access.example.com": {true, false}, "free": {false, false}} {
+	proxy := newMachine(identity.Proxy, "edge", "access.example.com")
+	must(t, s.Machines.AddMachine(t.Context(), proxy, token(t, s, "one")))
+	for name, kinds := range map[string][2]bool{
+		"edge":               {true, true},
+		"access.example.com": {true, false},
+		"free":               {false, false},
+	} {
 		for i, kind := range []identity.Kind{identity.Node, identity.Proxy} {
 			if got, err := s.NameTaken(t.Context(), name, kind, time.Now()); err != nil || got != kinds[i] {
 				t.Errorf("%s for a %s: got taken %v (%v), want %v", name, kind, got, err, kinds[i])
@@ -127,26 +128,25 @@ func TestRemovedNamesStayReserved(t *testing.T) {
 			t.Errorf("%s after removal: got taken %v (%v), want %v", name, got, err, want)
 		}
 	}
-	if got, err := s.NameTaken(t.Context(), "edge", identity.Node, time.Now().Add(NameReservation+time.Second)); err != nil ||
-		got {
-		t.Errorf("edge a day later: got taken %v (%v), want free", got, err)
+	later := time.Now().Add(NameReservation + time.Second)
+	if got, err := s.NameTaken(t.Context(), "edge", identity.Node, later); err != nil || got {
+		t.Errorf("edge after the reservation: got taken %v (%v), want free", got, err)
 	}
-	late := newMachine(identity.Node, "edge")
-	late.Created = time.Now().Add(NameReservation + time.Second)
-	must(t, s.Machines.AddMachine(t.Context(), late, token(t, s, "two")))
+	node := newMachine(identity.Node, "edge")
+	node.Created = later
+	must(t, s.Machines.AddMachine(t.Context(), node, token(t, s, "two")))
 }
 
 func TestListMachinesPagesByNameAndKind(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	for i := range 5 {
 		kind := identity.Node
 		if i == 2 {
 			kind = identity.Proxy
 		}
-		must(
-			t,
-			s.Machines.AddMachine(t.Context(), newMachine(kind, fmt.Sprintf("m-%d", i)), token(t, s, fmt.Sprint(i))),
-		)
+		m := newMachine(kind, fmt.Sprintf("m-%d", i))
+		must(t, s.Machines.AddMachine(t.Context(), m, token(t, s, fmt.Sprint(i))))
 	}
 	var got []string
 	for p := (Page{Limit: 3}); ; {
@@ -165,124 +165,5 @@ func TestListMachinesPagesByNameAndKind(t *testing.T) {
 	all, err := s.ListMachines(t.Context(), "", Page{})
 	if err != nil || len(all.Items) != 5 {
 		t.Errorf("got %d machines and %v, want 5", len(all.Items), err)
-	}
-}
-
-func TestAttachmentsEndWithTheProxyLease(t *testing.T) {
-	s := open(t)
-	web := newMachine(identity.Node, "web")
-	must(t, s.Machines.AddMachine(t.Context(), web, token(t, s, "one")))
-	proxy := identity.MachineID(NewID())
-	kept, err := s.Attachments.KeepProxyLease(t.Context(), proxy, time.Minute)
-	if err != nil || kept {
-		t.Fatalf("got kept %v, %v, want a new lease", kept, err)
-	}
-	a := Attachment{Node: web.ID, ProxyID: proxy, Proxy: "edge", Since: time.Now()}
-	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, []Attachment{a}, nil, time.Now()))
-	if kept, err := s.Attachments.KeepProxyLease(t.Context(), proxy, time.Minute); err != nil || !kept {
-		t.Errorf("got kept %v, %v, want the lease kept", kept, err)
-	}
-	of, err := s.AttachmentsByNode(t.Context(), web.ID)
-	must(t, err)
-	to, err := s.AttachmentsByProxy(t.Context(), proxy)
-	must(t, err)
-	if len(of) != 1 || len(to) != 1 {
-		t.Errorf("got %v and %v, want the attachment by node and by proxy", of, to)
-	}
-	lease, err := proxyLeases.get(t.Context(), s.Reader, string(proxy))
-	must(t, err)
-	must(t, s.writer.store.Revoke(t.Context(), lease.Value.Lease)) // as when the proxy is silent for too long
-	of, err = s.AttachmentsByNode(t.Context(), web.ID)
-	must(t, err)
-	to, err = s.AttachmentsByProxy(t.Context(), proxy)
-	must(t, err)
-	if len(of)+len(to) != 0 {
-		t.Errorf("got %v and %v after the lease, want none", of, to)
-	}
-	if seen, err := s.LastSeen(t.Context(), web.ID); err != nil || seen.IsZero() {
-		t.Errorf("got last seen %s, %v, want a time", seen, err)
-	}
-}
-
-func TestManyAttachmentsFitTheirTransactions(t *testing.T) {
-	s := open(t)
-	proxy := identity.MachineID(NewID())
-	_, err := s.Attachments.KeepProxyLease(t.Context(), proxy, time.Minute)
-	must(t, err)
-	many := make([]Attachment, 2*attachmentsPerTxn+1)
-	for i := range many {
-		many[i] = Attachment{
-			Node:    identity.MachineID(fmt.Sprintf("%032x", i)),
-			ProxyID: proxy,
-			Proxy:   "edge",
-			Since:   time.Now(),
-		}
-		many[i].Signed.Payload, many[i].Signed.Sig = make([]byte, 300), make([]byte, 72)
-	}
-	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, many, nil, time.Now()))
-	to, err := s.AttachmentsByProxy(t.Context(), proxy)
-	if err != nil || len(to) != len(many) {
-		t.Errorf("got %d and %v, want %d", len(to), err, len(many))
-	}
-	must(t, s.Attachments.ChangeAttachments(t.Context(), proxy, nil, many, time.Now()))
-	if to, err = s.AttachmentsByProxy(t.Context(), proxy); err != nil || len(to) != 0 {
-		t.Errorf("got %d and %v, want none", len(to), err)
-	}
-}
-
-func TestRoleSetFollowsEveryChange(t *testing.T) {
-	s := open(t)
-	if _, err := s.RoleSet(t.Context()); !fault.Is(err, fault.NotFound) {
-		t.Errorf("unborn: got %v, want not found", err)
-	}
-	rev, err := s.Roles.PutRole(t.Context(), Stored[access.Role]{}, access.Role{Name: "one"}, time.Now())
-	must(t, err)
-	book, err := s.RoleSet(t.Context())
-	must(t, err)
-	if book.Revision != rev || len(book.Policy) != 1 {
-		t.Errorf("got %+v, want the role at revision %d", book, rev)
-	}
-	if again, err := s.RoleSet(t.Context()); err != nil || again != book {
-		t.Errorf("got another book though nothing changed (%v)", err)
-	}
-	waited := make(chan error, 1)
-	go func() { waited <- s.AwaitRules(t.Context(), rev) }()
-	old, err := s.Role(t.Context(), "one")
-	must(t, err)
-	must(t, s.Roles.RemoveRole(t.Context(), old, time.Now()))
-	must(t, <-waited)
-	if book, err = s.RoleSet(t.Context()); err != nil || len(book.Policy) != 0 || book.Revision <= rev {
-		t.Errorf("got %+v, %v, want no role", book, err)
-	}
-}
-
-func TestKeyringSaveComparesBeforeItReplaces(t *testing.T) {
-	s := open(t)
-	k := s.Keyring
-	if _, err := k.Load(t.Context()); !fault.Is(err, fault.NotFound) || fault.Remedy(err) == "" {
-		t.Errorf("unborn: got %v, want not found with a remedy", err)
-	}
-	must(t, k.Save(t.Context(), nil, []byte(`{"v":1}`)))
-	for name, old := range map[string][]byte{"as if unborn": nil, "another": []byte(`{"v":2}`)} {
-		if err := k.Save(t.Context(), old, []byte(`{"v":3}`)); !fault.Is(err, fault.Conflict) {
-			t.Errorf("%s: got %v, want a conflict", name, err)
-		}
-	}
-	must(t, k.Save(t.Context(), []byte(`{"v":1}`), []byte(`{"v":2}`)))
-	if got, err := k.Load(t.Context()); err != nil || string(got) != `{"v":2}` {
-		t.Errorf("got %s, %v", got, err)
-	}
-}
-
-func TestReplicaIDIsStable(t *testing.T) {
-	s := open(t)
-	one, err := s.Replicas.Replica(t.Context(), "auth-1")
-	must(t, err)
-	again, err := s.Replicas.Replica(t.Context(), "auth-1")
-	must(t, err)
-	other, err := s.Replicas.Replica(t.Context(), "auth-2")
-	must(t, err)
-	if one != again || one == other || identity.CheckMachineID(one) != nil {
-		t.Errorf("got %s, %s and %s, want one for each replica", one, again, other)
 	}
 }

@@ -1,8 +1,11 @@
 package state
 
 import (
+	"reflect"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -15,14 +18,16 @@ type testRecord struct {
 	Name string `json:"name"`
 }
 
-var testRecords = table[testRecord]{prefix: "fruit/", noun: "fruit", remedy: "run: tsh get fruits"}
+var testRecords = table[testRecord]{prefix: "test/", noun: "test record", remedy: "run: tsh get tests"}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(t *testing.T) *State {
 	t.Helper()
 	return New(raftstoretest.Open(t))
 }
 
-// putTestRecord stores one fruit and gives it back as read.
+// putTestRecord stores one record and returns it as read.
 func putTestRecord(t *testing.T, s *State, key, name string) Stored[testRecord] {
 	t.Helper()
 	var c change
@@ -37,7 +42,22 @@ func putTestRecord(t *testing.T, s *State, key, name string) Stored[testRecord] 
 	return got
 }
 
+// A Reader must not reach a method of the store that writes.
+func TestReaderHoldsNoWriter(t *testing.T) {
+	t.Parallel()
+	reads := map[string]bool{
+		"Get": true, "List": true, "Read": true, "Watch": true, "Linearize": true, "Empty": true,
+	}
+	store := reflect.TypeFor[readStore]()
+	for i := range store.NumMethod() {
+		if name := store.Method(i).Name; !reads[name] {
+			t.Errorf("got method %s on the store of a Reader, want only methods that read", name)
+		}
+	}
+}
+
 func TestRecordsAreReadAsWritten(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	got := putTestRecord(t, s, "a", "apple")
 	if got.Key != "a" || got.Value.Name != "apple" || got.Revision == 0 {
@@ -46,6 +66,7 @@ func TestRecordsAreReadAsWritten(t *testing.T) {
 }
 
 func TestCreateRefusesAnExistingRecord(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	putTestRecord(t, s, "a", "apple")
 	var c change
@@ -56,6 +77,7 @@ func TestCreateRefusesAnExistingRecord(t *testing.T) {
 }
 
 func TestReplaceRefusesAChangedRecord(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	old := putTestRecord(t, s, "a", "apple")
 	for i, want := range []fault.Kind{"", fault.Conflict} {
@@ -73,30 +95,33 @@ func TestReplaceRefusesAChangedRecord(t *testing.T) {
 }
 
 func TestMissingRecordHasARemedy(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	if _, err := testRecords.get(t.Context(), s.Reader, "z"); !fault.Is(err, fault.NotFound) ||
-		fault.Remedy(err) != "run: tsh get fruits" {
+		fault.Remedy(err) != "run: tsh get tests" {
 		t.Errorf("got %v with remedy %q, want not found with the kind's remedy", err, fault.Remedy(err))
 	}
 }
 
 func TestUnreadableRecordsDoNotFailAList(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	putTestRecord(t, s, "a", "apple")
 	putTestRecord(t, s, "c", "cherry")
-	if _, err := s.writer.store.Commit(t.Context(), raftstore.Txn{Then: []raftstore.Write{raftstore.Put("fruit/b", []byte(`{"v":2,"d":{}}`))}}); err != nil {
-		t.Fatal(err)
-	}
+	future := raftstore.Put("test/b", []byte(`{"v":2,"d":{}}`))
+	_, err := s.writer.store.Commit(t.Context(), raftstore.Txn{Then: []raftstore.Write{future}})
+	must(t, err)
 	got, err := testRecords.list(t.Context(), s.Reader, Page{})
 	if err != nil || len(got.Items) != 2 || len(got.Unreadable) != 1 || got.Unreadable[0] != "b" {
-		t.Errorf("got %+v and %v, want a and c, and b told as unreadable", got, err)
+		t.Errorf("got %+v and %v, want a and c, and b as unreadable", got, err)
 	}
 	if _, err := testRecords.get(t.Context(), s.Reader, "b"); !fault.Is(err, fault.Internal) {
-		t.Errorf("got %v for a record of the future, want it refused", err)
+		t.Errorf("got %v for a record of a later version, want it refused", err)
 	}
 }
 
 func TestPagesFollowEachOther(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	for _, k := range []string{"a", "b", "c"} {
 		putTestRecord(t, s, k, k)
@@ -112,6 +137,7 @@ func TestPagesFollowEachOther(t *testing.T) {
 }
 
 func TestMachineEventsAreStoredOnce(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	sender := identity.MachineID(NewID())
 	one := audit.Event{V: 1, Code: audit.SessionStarted, ID: NewID(), Time: time.Now()}

@@ -134,17 +134,18 @@ func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
 	f := p.countRequest(func(s *RequestCounts) { s.Discoveries++ })
 	issuer := p.issuer.String()
 	doc := map[string]any{
-		"issuer":                                         issuer,
-		"authorization_endpoint":                         issuer + "/authorize",
-		"token_endpoint":                                 issuer + "/token",
-		"jwks_uri":                                       issuer + "/keys",
-		"response_types_supported":                       []string{"code"},
-		"subject_types_supported":                        []string{"public"},
-		"grant_types_supported":                          []string{"authorization_code"},
-		"id_token_signing_alg_values_supported":          []string{p.signer().alg()},
-		"code_challenge_methods_supported":               []string{"S256"},
-		"token_endpoint_auth_methods_supported":          []string{"client_secret_basic", "client_secret_post"},
-		"scopes_supported":                               []string{"openid", "profile", "email"},
+		"issuer":                                issuer,
+		"authorization_endpoint":                issuer + "/authorize",
+		"token_endpoint":                        issuer + "/token",
+		"jwks_uri":                              issuer + "/keys",
+		"response_types_supported":              []string{"code"},
+		"subject_types_supported":               []string{"public"},
+		"grant_types_supported":                 []string{"authorization_code"},
+		"id_token_signing_alg_values_supported": []string{p.signer().alg()},
+		"code_challenge_methods_supported":      []string{"S256"},
+		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
+		"scopes_supported":                      []string{"openid", "profile", "email"},
+
 		"authorization_response_iss_parameter_supported": true,
 	}
 	if f.Discovery != nil {

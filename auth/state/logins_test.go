@@ -1,0 +1,62 @@
+package state
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/internal/identity"
+)
+
+func newPendingLogin(at time.Time) PendingLogin {
+	return PendingLogin{
+		Who:      identity.Identity{Kind: identity.User, Connector: "corp", Subject: "a/1", Name: "alice"},
+		AuthTime: at,
+		Expires:  at.Add(time.Minute),
+	}
+}
+
+func TestPendingLoginIsRedeemedOnce(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	h := CodeHash{1}
+	must(t, s.Logins.AddLogin(t.Context(), h, newPendingLogin(time.Now())))
+	l, err := s.PendingLogin(t.Context(), h)
+	must(t, err)
+	var redeemed atomic.Int32
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			err := s.Logins.RedeemLogin(t.Context(), l)
+			if err == nil {
+				redeemed.Add(1)
+			} else if !fault.Is(err, fault.Expired) {
+				t.Errorf("got %v, want expired", err)
+			}
+		})
+	}
+	all.Wait()
+	if redeemed.Load() != 1 {
+		t.Errorf("got %d successes, want 1", redeemed.Load())
+	}
+	u, err := s.User(t.Context(), alice)
+	if err != nil || u.Value.Name != "alice" || u.Value.LastLogin.IsZero() {
+		t.Errorf("got %+v and %v, want a record of the user", u, err)
+	}
+}
+
+func TestExpiredLoginsAreSweptByTheNextOne(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	now := time.Now()
+	for i := range 3 {
+		must(t, s.Logins.AddLogin(t.Context(), CodeHash{byte(i)}, newPendingLogin(now)))
+	}
+	must(t, s.Logins.AddLogin(t.Context(), CodeHash{9}, newPendingLogin(now.Add(2*time.Minute))))
+	left, err := logins.all(t.Context(), s.Reader)
+	if err != nil || len(left) != 1 || left[0].Key != (CodeHash{9}).key() {
+		t.Errorf("got %d logins and %v, want the newest alone", len(left), err)
+	}
+}
