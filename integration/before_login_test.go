@@ -12,9 +12,9 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// skipAuthScript is a client that goes through the key exchange honestly and then sends one message that does
-// not belong there, by Paramiko's transport, which asks no questions. It prints "SERVED" when a channel
-// opens, and "login" when the server takes it for logged in.
+// skipAuthScript is a client that does a correct key exchange and then sends a message that is not allowed
+// before authentication. It uses Paramiko's transport, which sends any message. It prints "SERVED" when a
+// channel opens, and "login" when the server has accepted an authentication.
 const skipAuthScript = `
 import socket, sys, paramiko
 from paramiko.message import Message
@@ -31,15 +31,16 @@ def session():
     try:
         ch = t.open_session(timeout=3)
         print("SERVED", flush=True)
-        ch.exec_command("echo rude"); print(ch.recv(100), flush=True)
+        ch.exec_command("echo in"); print(ch.recv(100), flush=True)
     except Exception as e: print("refused:", e, flush=True)
 if what == "channel": session()
 if what == "success":
     t._send_message(message(52)); session()
 if what == "global":
-    m = message(80, "tcpip-forward"); m.add_boolean(True); m.add_string("127.0.0.1"); m.add_int(0); t._send_message(m); session()
+    m = message(80, "tcpip-forward"); m.add_boolean(True); m.add_string("127.0.0.1"); m.add_int(0)
+    t._send_message(m); session()
 if what == "query":
-    # asks whether the certificate would do, and goes on as though it had signed
+    # asks whether the certificate would be accepted, and goes on as if it had signed
     k = paramiko.Ed25519Key.from_private_key_file(key); k.load_certificate(cert)
     t._send_message(message(5, "ssh-userauth"))
     m = message(50, user, "ssh-connection", "publickey"); m.add_boolean(False)
@@ -56,8 +57,8 @@ print("active", t.is_active(), flush=True)
 t.close()
 `
 
-// After the key exchange and before a login nothing is served but logins: not by the proxy's front, not by
-// the node. Answers that nobody waits for, after a login, hold nothing up.
+// Between the key exchange and a login, neither the proxy's SSH server nor the node serves anything but
+// authentication. Replies that were not asked for, after a login, do not keep the server from serving others.
 func TestNothingIsServedBeforeALogin(t *testing.T) {
 	t.Parallel()
 	d := harness.StartDemo(t)
@@ -68,49 +69,41 @@ func TestNothingIsServedBeforeALogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := profileDir(t, c)
-	script := harness.WriteFile(t, t.TempDir(), "rude.py", skipAuthScript)
+	script := harness.WriteFile(t, t.TempDir(), "skipauth.py", skipAuthScript)
 	node := fmt.Sprintf("env TSH_HOME=%s %s proxy ssh %s", filepath.Join(c.Home, ".tsh"), c.Path(), d.Node)
-	t.Run("asked", func(t *testing.T) { // until all have been asked: mostly it is waiting
-		for _, door := range []struct{ name, host, command string }{{"the proxy's front", host, ""}, {"the node", "", node}} {
-			ask := func(t *testing.T, what string) harness.Result {
-				return harness.Run(
-					t,
-					c.Env,
-					nil,
-					"/usr/bin/python3",
-					script,
-					door.host,
-					port,
-					what,
-					filepath.Join(dir, "ssh_key"),
-					filepath.Join(dir, "ssh_key-cert.pub"),
-					d.Login,
-					door.command,
-				)
+	t.Run("servers", func(t *testing.T) { // groups the parallel subtests, which mostly wait
+		for _, server := range []struct{ name, host, command string }{
+			{"the proxy's SSH server", host, ""},
+			{"the node", "", node},
+		} {
+			run := func(t *testing.T, what string) harness.Result {
+				key, cert := filepath.Join(dir, "ssh_key"), filepath.Join(dir, "ssh_key-cert.pub")
+				args := []string{script, server.host, port, what, key, cert, d.Login, server.command}
+				return harness.Run(t, c.Env, nil, python, args...)
 			}
 			for _, what := range []string{"channel", "success", "global", "query"} {
-				t.Run(door.name+", "+what, func(t *testing.T) {
+				t.Run(server.name+", "+what, func(t *testing.T) {
 					t.Parallel()
-					if r := ask(t, what); strings.Contains(r.Stdout, "SERVED") ||
-						!strings.Contains(r.Stdout, "refused") {
+					r := run(t, what)
+					if strings.Contains(r.Stdout, "SERVED") || !strings.Contains(r.Stdout, "refused") {
 						t.Errorf("got %+v, want nothing served", r)
 					}
 				})
 			}
-			t.Run(door.name+", replies", func(t *testing.T) {
+			t.Run(server.name+", replies", func(t *testing.T) {
 				t.Parallel()
-				if r := ask(t, "replies"); !strings.Contains(r.Stdout, "login") {
-					t.Errorf("got %+v, want a login before the flood of answers", r)
+				if r := run(t, "replies"); !strings.Contains(r.Stdout, "login") {
+					t.Errorf("got %+v, want a login before the replies", r)
 				}
 			})
 		}
 	})
 	if out := c.Tsh("ssh", d.Node, "echo others").OK(t); strings.TrimSpace(out) != "others" {
-		t.Errorf("got %q after the floods of answers, want others served", out)
+		t.Errorf("got %q after the replies, want others served", out)
 	}
 }
 
-// profileDir is where tsh keeps its only login.
+// profileDir is the folder of the client's only login.
 func profileDir(t *testing.T, c *harness.Client) string {
 	t.Helper()
 	certs, err := filepath.Glob(filepath.Join(c.Home, ".tsh", "*", "ssh_key-cert.pub"))

@@ -28,11 +28,11 @@ import (
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
-// fleet is machines that joined a real cluster and do nothing but keep their tunnels.
+// fleet is a number of machines that have joined a cluster and keep an idle tunnel each.
 type fleet struct {
 	b       *testing.B
-	proxy   string
-	admin   *authrpc.Client
+	proxy   string          // to which the tunnels lead
+	admin   *authrpc.Client // of an administrator
 	cluster string
 	pin     identity.Pin
 
@@ -40,6 +40,7 @@ type fleet struct {
 	links []*tunnel.Uplink
 }
 
+// newFleet uses the login of c, which must be an administrator's.
 func newFleet(b *testing.B, proxy string, c *harness.Client) *fleet {
 	b.Helper()
 	home, err := profile.Open(func(name string) string {
@@ -56,26 +57,21 @@ func newFleet(b *testing.B, proxy string, c *harness.Client) *fleet {
 		b.Fatal(err)
 	}
 	own := func() (*tls.Certificate, error) { return &p.X509, nil }
-	admin := authrpc.NewClient(
-		proxy,
-		identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, own, time.Now, identity.Auth),
-	)
+	conf := identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, own, time.Now, identity.Auth)
+	admin := authrpc.NewClient(proxy, conf)
 	b.Cleanup(admin.Close)
 	return &fleet{b: b, proxy: proxy, admin: admin, cluster: p.Cluster, pin: p.Pin}
 }
 
-// join makes one machine a member and attaches it.
+// join makes machine number n a member and opens its tunnel.
 func (c *fleet) join(ctx context.Context, n int) error {
 	spec, err := json.Marshal(map[string]string{"kind": "node", "ttl": "30m"})
 	if err != nil {
 		return err
 	}
-	made, err := authrpc.Call(
-		ctx,
-		c.admin,
-		authrpc.ApplyResource,
-		authrpc.ApplyResourceRequest{Resource: authrpc.Resource{Kind: "token", Version: "v1", Spec: spec}},
-	)
+	token := authrpc.Resource{Kind: "token", Version: "v1", Spec: spec}
+	create := authrpc.ApplyResourceRequest{Resource: token}
+	created, err := authrpc.Call(ctx, c.admin, authrpc.ApplyResource, create)
 	if err != nil {
 		return err
 	}
@@ -83,16 +79,15 @@ func (c *fleet) join(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	req, err := joinRequest(made.Secret, fmt.Sprintf("fleet-%d", n), service)
+	req, err := joinRequest(created.Secret, fmt.Sprintf("fleet-%d", n), service)
 	if err != nil {
 		return err
 	}
-	stranger := authrpc.NewClient(
-		c.proxy,
-		identity.PinnedTLS(c.pin, c.cluster, identity.ALPNAuth, nil, time.Now, identity.Auth),
-	)
-	defer stranger.Close()
-	res, err := authrpc.Call(ctx, stranger, authrpc.Join, req)
+	// Before it has joined, the machine has no certificate.
+	conf := identity.PinnedTLS(c.pin, c.cluster, identity.ALPNAuth, nil, time.Now, identity.Auth)
+	anonymous := authrpc.NewClient(c.proxy, conf)
+	defer anonymous.Close()
+	res, err := authrpc.Call(ctx, anonymous, authrpc.Join, req)
 	if err != nil {
 		return err
 	}
@@ -115,6 +110,7 @@ func (c *fleet) join(ctx context.Context, n int) error {
 	return nil
 }
 
+// joinRequest is the request of a machine with new keys.
 func joinRequest(token, name string, service *ecdsa.PrivateKey) (req authrpc.JoinRequest, err error) {
 	public, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -145,8 +141,9 @@ func (c *fleet) close() {
 	}
 }
 
-// BenchmarkIdleTunnels attaches many machines to one proxy process, and asks what each takes of its memory.
-// The proxy is a process of its own; that of auth, which knows every machine, is not counted.
+// BenchmarkIdleTunnels attaches many machines to one proxy, and measures the memory of the proxy for each
+// of them. The proxy is a process of its own, so the memory of auth, which knows every machine, is not
+// counted.
 func BenchmarkIdleTunnels(b *testing.B) {
 	const machines = 10_000
 	addr := harness.FreeAddr(b, "127.0.0.1")
@@ -168,10 +165,10 @@ func BenchmarkIdleTunnels(b *testing.B) {
 		if err := g.Wait(); err != nil {
 			b.Fatal(err)
 		}
-		began := harness.CPU(b, pid)
-		const watch = 20 * time.Second // two heads of the rules
-		<-time.After(watch)
-		busy := (harness.CPU(b, pid) - began).Seconds() / watch.Seconds()
+		before := harness.CPU(b, pid)
+		const span = 20 * time.Second // in which two heads of the rules are pushed
+		<-time.After(span)
+		busy := (harness.CPU(b, pid) - before).Seconds() / span.Seconds()
 		full := harness.MemoryMB(b, pid, "VmRSS")
 		harness.Report(
 			b,

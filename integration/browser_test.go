@@ -21,7 +21,7 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// A real Chromium goes through a first login, with JavaScript switched off: the pages need none.
+// A real Chromium does a first login with JavaScript switched off: the pages need none.
 func TestAFirstLoginInChromiumWithoutJavaScript(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "node-1")
@@ -60,8 +60,8 @@ func TestAFirstLoginInChromiumWithoutJavaScript(t *testing.T) {
 		chromedp.WaitVisible(chromedp.CSS("h1")),
 	)
 	b.screenshot("done")
-	if landed := evaluate(b, chromedp.Location()); !strings.HasPrefix(landed, "http://127.0.0.1:") {
-		t.Errorf("got %s, want tsh's own page on loopback", landed)
+	if location := evaluate(b, chromedp.Location()); !strings.HasPrefix(location, "http://127.0.0.1:") {
+		t.Errorf("got %s, want the page of tsh on loopback", location)
 	}
 	if err := login.Wait(); err != nil {
 		t.Fatalf("tsh login: %v\n%s", err, login.Output())
@@ -97,11 +97,11 @@ func TestAFirstLoginInChromiumWithoutJavaScript(t *testing.T) {
 type browser struct {
 	t   *testing.T
 	ctx context.Context
-	dir string
+	dir string // for screenshots; "" means none
 }
 
-// chromium starts a browser that trusts the authority in caFile and runs no scripts. Screenshots go to the
-// folder that THRESHOLD_SCREENSHOTS names, if any.
+// chromium starts a browser that trusts the certificate in caFile and runs no scripts. It ends with the
+// test. The environment variable THRESHOLD_SCREENSHOTS names the folder for screenshots.
 func chromium(t *testing.T, caFile string) *browser {
 	t.Helper()
 	opts := append(
@@ -118,14 +118,10 @@ func chromium(t *testing.T, caFile string) *browser {
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
-	// The first Run starts the browser, which ends with that Run's context: it must be the long one.
+	// The first Run starts the browser, which ends with the context of that Run: it must be the test's.
 	noScripts := chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
-		_, err := cdp.Call(
-			ctx,
-			target,
-			emulation.SetScriptExecutionDisabled,
-			emulation.SetScriptExecutionDisabledParams{Value: true},
-		)
+		params := emulation.SetScriptExecutionDisabledParams{Value: true}
+		_, err := cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, params)
 		return err
 	})
 	if err := chromedp.Do(ctx, noScripts); err != nil {
@@ -134,6 +130,7 @@ func chromium(t *testing.T, caFile string) *browser {
 	return &browser{t: t, ctx: ctx, dir: os.Getenv("THRESHOLD_SCREENSHOTS")}
 }
 
+// spki is the SHA-256 of the certificate's public key, as Chromium wants it.
 func spki(t *testing.T, caFile string) string {
 	t.Helper()
 	b, err := os.ReadFile(caFile)
@@ -149,6 +146,7 @@ func spki(t *testing.T, caFile string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
+// run runs actions, and fails the test when they do not succeed within browserTimeout.
 func (b *browser) run(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, browserTimeout)
@@ -162,7 +160,7 @@ func (b *browser) run(steps ...chromedp.Action[chromedp.Void]) {
 
 const browserTimeout = 30 * time.Second
 
-// evaluate runs an action that returns something.
+// evaluate runs an action and returns its result.
 func evaluate[T any](b *browser, what chromedp.Action[T]) T {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, browserTimeout)

@@ -10,6 +10,7 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
+// gitStory clones, pushes and pulls over ssh.
 func gitStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	dir := t.TempDir()
 	env := append(
@@ -35,29 +36,27 @@ func gitStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		git(t, "-C", work, "commit", "-q", "-m", "all")
 		git(t, "-C", work, "push", "-q", "origin", "HEAD:refs/heads/main")
 	}, harness.Certificate, harness.Exec, harness.ByCommand)
-	e.Supports(t, "clones by an ssh:// address, and fetches what came meanwhile", func(t *testing.T) {
+	e.Supports(t, "clones from an ssh:// address, and pulls later commits", func(t *testing.T) {
 		git(t, "clone", "-q", "-b", "main", "ssh://"+o.target()+o.home("forge.git"), "again")
 		sameTree(t, filepath.Join(work, "files"), filepath.Join(dir, "again", "files"))
 		git(t, "-C", work, "commit", "-q", "--allow-empty", "-m", "more")
 		git(t, "-C", work, "push", "-q", "origin", "HEAD:refs/heads/main")
 		git(t, "-C", filepath.Join(dir, "again"), "pull", "-q", "--ff-only")
-		if out := git(t, "-C", filepath.Join(dir, "again"), "log", "--format=%s"); !strings.HasPrefix(
-			out,
-			"more\n",
-		) {
-			t.Errorf("got %q, want what was pushed", out)
+		out := git(t, "-C", filepath.Join(dir, "again"), "log", "--format=%s")
+		if !strings.HasPrefix(out, "more\n") {
+			t.Errorf("got %q, want the commit that was pushed", out)
 		}
 	})
 	e.Supports(t, "clones through ssh -J", func(t *testing.T) {
 		jump := append(env, "GIT_SSH_COMMAND="+o.sshCommand()+" -J x@"+o.Proxy)
-		harness.Run(t, jump, nil, "git", "-C", dir, "clone", "-q", "-b", "main", o.account.Username+"@anvil:forge.git", "jumped").
-			OK(t)
+		from := o.account.Username + "@anvil:forge.git"
+		harness.Run(t, jump, nil, "git", "-C", dir, "clone", "-q", "-b", "main", from, "jumped").OK(t)
 		sameTree(t, filepath.Join(work, "files"), filepath.Join(dir, "jumped", "files"))
 	}, harness.ByJump)
-	e.Supports(t, "hears of a repository that is not there", func(t *testing.T) {
+	e.Supports(t, "reports a repository that does not exist", func(t *testing.T) {
 		r := harness.Run(t, env, nil, "git", "ls-remote", o.target()+":missing.git")
 		if r.Code == 0 || !strings.Contains(r.Stderr, "missing.git") {
-			t.Errorf("got %+v, want git's own words from the node", r)
+			t.Errorf("got %+v, want the error of git on the node", r)
 		}
 	})
 }

@@ -26,7 +26,8 @@ type goClient struct {
 	host *ssh.Certificate
 }
 
-// newGoClient begins SSH as the login on a connection to a host that known_hosts must know.
+// newGoClient starts an SSH client with the login on a connection. The user's known_hosts must accept the
+// host.
 func newGoClient(t *testing.T, o *clientFixture, conn net.Conn, address, login string) *goClient {
 	t.Helper()
 	known, err := knownhosts.New(filepath.Join(o.profile, "known_hosts"))
@@ -49,12 +50,12 @@ func newGoClient(t *testing.T, o *clientFixture, conn net.Conn, address, login s
 	g.Client = ssh.NewClient(sc, chans, reqs)
 	t.Cleanup(func() { g.Close() })
 	if g.host == nil {
-		t.Fatalf("%s showed no certificate", address)
+		t.Fatalf("%s presented no certificate", address)
 	}
 	return g
 }
 
-// certificate is the person's.
+// certificate signs with the user's SSH key and certificate.
 func certificate(t *testing.T, o *clientFixture) ssh.Signer {
 	t.Helper()
 	var parts [2][]byte
@@ -80,7 +81,7 @@ func certificate(t *testing.T, o *clientFixture) ssh.Signer {
 	return signer
 }
 
-// dialProxy is on the proxy's SSH front, and reached goes on to a machine from there.
+// dialProxy connects to the proxy's SSH server.
 func dialProxy(t *testing.T, o *clientFixture) *goClient {
 	t.Helper()
 	conn, err := net.Dial("tcp", o.Proxy)
@@ -90,15 +91,17 @@ func dialProxy(t *testing.T, o *clientFixture) *goClient {
 	return newGoClient(t, o, conn, o.Proxy, "anyone")
 }
 
-func dialNode(t *testing.T, o *clientFixture, front *ssh.Client) *goClient {
+// dialNode connects to the first node through a channel of the proxy.
+func dialNode(t *testing.T, o *clientFixture, proxy *ssh.Client) *goClient {
 	t.Helper()
-	conn, err := front.Dial("tcp", o.nodes[0]+":22")
+	conn, err := proxy.Dial("tcp", o.nodes[0]+":22")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return newGoClient(t, o, conn, o.nodes[0]+":22", o.account.Username)
 }
 
+// goStory uses x/crypto/ssh as a client.
 func goStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	c := dialNode(t, o, dialProxy(t, o).Client)
 	e.Supports(
@@ -111,7 +114,7 @@ func goStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	)
 	e.Supports(
 		t,
-		"agrees on the post-quantum exchange mlkem768x25519-sha256 and on AES-GCM without being told",
+		"uses mlkem768x25519-sha256 and AES-GCM by default",
 		func(t *testing.T) {
 			got := c.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
 			if got.KeyExchange != ssh.KeyExchangeMLKEM768X25519 || got.Read.Cipher != ssh.CipherAES128GCM ||
@@ -129,7 +132,7 @@ func goStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		harness.Remote,
 		harness.Sockets,
 	)
-	e.Supports(t, "lends an agent", func(t *testing.T) { forwardsAGoAgent(t, o, c) }, harness.Agent)
+	e.Supports(t, "forwards an agent", func(t *testing.T) { forwardsAGoAgent(t, o, c) }, harness.Agent)
 	e.Supports(t, "40 sessions at once on one connection", func(t *testing.T) {
 		for range 40 {
 			s, err := c.NewSession()
@@ -144,7 +147,7 @@ func goStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	}, harness.Shared)
 	e.Lacks(
 		t,
-		"a key without its certificate, a password and answers to questions get nowhere",
+		"a key without its certificate, a password and keyboard-interactive are refused",
 		func(t *testing.T) { isRefused(t, o) },
 	)
 }
@@ -183,17 +186,19 @@ func usesPkgSFTP(t *testing.T, c *goClient) {
 	if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("got %d bytes, %v, want %d", len(got), err, len(data))
 	}
-	if err := errors.Join(f.Close(), s.PosixRename("pkg-sftp", "pkg-sftp.2"), s.Remove("pkg-sftp.2")); err != nil {
+	err = errors.Join(f.Close(), s.PosixRename("pkg-sftp", "pkg-sftp.2"), s.Remove("pkg-sftp.2"))
+	if err != nil {
 		t.Error(err)
 	}
 }
 
 func goForwards(t *testing.T, c *goClient) {
 	dir := sharedDir(t)
-	tcp, unix := startEcho(t, "tcp", "127.0.0.1:0"), startEcho(t, "unix", filepath.Join(dir, "behind"))
+	tcp, unix := startEcho(t, "tcp", "127.0.0.1:0"), startEcho(t, "unix", filepath.Join(dir, "server"))
 	checkClientEcho(t, func() (net.Conn, error) { return c.Dial("tcp", tcp) })
 	checkClientEcho(t, func() (net.Conn, error) { return c.Dial("unix", unix) })
-	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(dir, "remote")} {
+	addresses := map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(dir, "remote")}
+	for network, address := range addresses {
 		l, err := c.Listen(network, address)
 		if err != nil {
 			t.Fatalf("listen on %s: %v", network, err)
@@ -227,7 +232,7 @@ func forwardsAGoAgent(t *testing.T, o *clientFixture, c *goClient) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := keys.Add(sshagent.AddedKey{PrivateKey: key, Comment: "lent by the story"}); err != nil {
+	if err := keys.Add(sshagent.AddedKey{PrivateKey: key, Comment: agentKeyComment}); err != nil {
 		t.Fatal(err)
 	}
 	if err := sshagent.ForwardToAgent(c.Client, keys); err != nil {
@@ -241,20 +246,22 @@ func forwardsAGoAgent(t *testing.T, o *clientFixture, c *goClient) {
 	if err := sshagent.RequestAgentForwarding(s); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := s.Output("ssh-add -l"); err != nil || !strings.Contains(string(out), "lent by the story") {
+	if out, err := s.Output("ssh-add -l"); err != nil || !strings.Contains(string(out), agentKeyComment) {
 		t.Errorf("got %q, %v, want the key listed on the node", out, err)
 	}
 }
 
+// isRefused tries to log in to a node without a certificate.
 func isRefused(t *testing.T, o *clientFixture) {
-	front := dialProxy(t, o)
+	proxy := dialProxy(t, o)
 	signer := certificate(t, o)
+	noAnswers := func(string, string, []string, []bool) ([]string, error) { return nil, nil }
 	for name, method := range map[string]ssh.AuthMethod{
 		"a bare key":           ssh.PublicKeys(bareSigner{signer}),
 		"a password":           ssh.Password("secret"),
-		"answers to questions": ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil }),
+		"keyboard-interactive": ssh.KeyboardInteractive(noAnswers),
 	} {
-		conn, err := front.Dial("tcp", o.nodes[0]+":22")
+		conn, err := proxy.Dial("tcp", o.nodes[0]+":22")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,13 +272,13 @@ func isRefused(t *testing.T, o *clientFixture) {
 		}
 		if c, _, _, err := ssh.NewClientConn(conn, o.nodes[0], cfg); err == nil {
 			c.Close()
-			t.Errorf("%s: got logged in, want refused", name)
+			t.Errorf("%s: got logged in, want a refusal", name)
 		}
 		conn.Close()
 	}
 }
 
-// bareSigner shows only the key inside a certificate.
+// bareSigner signs with the key of a certificate and presents the key only.
 type bareSigner struct{ ssh.Signer }
 
 func (b bareSigner) PublicKey() ssh.PublicKey { return b.Signer.PublicKey().(*ssh.Certificate).Key }

@@ -13,17 +13,17 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// puttyStory uses PuTTY's programs with the key converted and the certificate inside, and with the cluster as
-// a trusted host CA.
+// puttyStory uses PuTTY's programs. The key is converted and has the certificate in its file, and the
+// cluster is a trusted host CA.
 func puttyStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	p := newPutty(t, o)
 	e.Supports(
 		t,
-		"puttygen takes the key and, by --certificate, the certificate into one file",
+		"puttygen puts the key and, with --certificate, the certificate into one file",
 		func(t *testing.T) {
 			out := harness.Run(t, p.env, nil, "puttygen", p.key, "-O", "cert-info").OK(t)
 			if !strings.Contains(out, "alice@example.com") || !strings.Contains(out, o.account.Username) {
-				t.Errorf("got %q, want the person and the account", out)
+				t.Errorf("got %q, want the user and the account", out)
 			}
 		},
 		harness.Certificate,
@@ -40,11 +40,8 @@ func puttyStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 			t.Fatal(err)
 		}
 		defer in.Close()
-		if r := harness.Run(t, p.env, in, "plink", p.args("-no-sanitise-stdout", o.target(), "cat")...); r.OK(
-			t,
-		) != string(
-			data,
-		) {
+		r = harness.Run(t, p.env, in, "plink", p.args("-no-sanitise-stdout", o.target(), "cat")...)
+		if r.OK(t) != string(data) {
 			t.Errorf("got %d bytes, want the %d bytes sent", len(r.Stdout), len(data))
 		}
 	}, harness.Exec, harness.ByCommand)
@@ -68,56 +65,47 @@ func puttyStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		harness.Remote,
 		harness.Dynamic,
 	)
-	e.Supports(t, "plink -nc on the proxy leads to a node without tsh", func(t *testing.T) {
+	e.Supports(t, "plink -nc through the proxy reaches a node without tsh", func(t *testing.T) {
 		host, port, err := net.SplitHostPort(o.Proxy)
 		if err != nil {
 			t.Fatal(err)
 		}
 		jump := fmt.Sprintf("plink -batch -i %s -P %s anyone@%s -nc anvil:22", p.key, port, host)
-		if out := harness.Run(t, p.env, nil, "plink", "-batch", "-i", p.key, "-proxycmd", jump, o.target(), "echo jumped").OK(t); strings.TrimSpace(
-			out,
-		) != "jumped" {
+		args := []string{"-batch", "-i", p.key, "-proxycmd", jump, o.target(), "echo jumped"}
+		out := harness.Run(t, p.env, nil, "plink", args...).OK(t)
+		if strings.TrimSpace(out) != "jumped" {
 			t.Errorf("got %q, want the command's output", out)
 		}
 	}, harness.ByJump)
 	e.Lacks(
 		t,
-		"the key without its certificate is refused, and the event log says what helps",
+		"the key without its certificate is refused, and the event log says what to do",
 		func(t *testing.T) {
-			r := harness.Run(
-				t,
-				p.env,
-				nil,
-				"plink",
-				"-v",
-				"-batch",
-				"-i",
-				p.bare,
-				"-proxycmd",
-				p.proxyCommand,
-				o.target(),
-				"true",
-			)
+			args := []string{"-v", "-batch", "-i", p.bare, "-proxycmd", p.proxyCommand, o.target(), "true"}
+			r := harness.Run(t, p.env, nil, "plink", args...)
 			if r.Code == 0 || !strings.Contains(r.Stderr, "tsh login") {
-				t.Errorf("got %+v, want a refusal with what helps", r)
+				t.Errorf("got %+v, want a refusal that names tsh login", r)
 			}
 		},
 	)
 	e.AddNote(
-		"Configuration: SSH > Auth > Credentials takes the key and, beside it, the certificate that tsh keeps as `ssh_key-cert.pub`; SSH > Host keys > Configure host CAs " +
-			"takes the key of the `@cert-authority` line; Proxy > Local takes `tsh proxy ssh %host`. Without a host CA, PuTTY shows the fingerprint of the bare host key and asks.",
+		"Configuration: set the key, and the certificate that tsh keeps as `ssh_key-cert.pub`, in\n" +
+			"SSH > Auth > Credentials; the key of the `@cert-authority` line in SSH > Host keys >\n" +
+			"Configure host CAs; and `tsh proxy ssh %host` in Proxy > Local. Without a host CA, PuTTY\n" +
+			"shows the fingerprint of the host key and asks.",
 	)
 }
 
-// putty is a person's set-up.
+// putty is the configuration of PuTTY's programs.
 type putty struct {
 	o            *clientFixture
 	dir          string
 	env          []string
-	bare, key    string // without and with the certificate
+	bare, key    string // key files without and with the certificate
 	proxyCommand string
 }
 
+// newPutty converts the key and trusts the cluster as host CA.
 func newPutty(t *testing.T, o *clientFixture) *putty {
 	t.Helper()
 	dir := t.TempDir()
@@ -129,10 +117,12 @@ func newPutty(t *testing.T, o *clientFixture) *putty {
 		proxyCommand: o.proxyCommand(t, "%host"),
 	}
 	p.env = []string{"HOME=" + dir}
-	harness.Run(t, p.env, nil, "puttygen", filepath.Join(o.profile, "ssh_key"), "-O", "private", "-o", p.bare).
-		OK(t)
-	harness.Run(t, p.env, nil, "puttygen", p.bare, "--certificate", filepath.Join(o.profile, "ssh_key-cert.pub"), "-o", p.key).
-		OK(t)
+	puttygen := func(args ...string) {
+		t.Helper()
+		harness.Run(t, p.env, nil, "puttygen", args...).OK(t)
+	}
+	puttygen(filepath.Join(o.profile, "ssh_key"), "-O", "private", "-o", p.bare)
+	puttygen(p.bare, "--certificate", filepath.Join(o.profile, "ssh_key-cert.pub"), "-o", p.key)
 	known, err := os.ReadFile(filepath.Join(o.profile, "known_hosts"))
 	if err != nil {
 		t.Fatal(err)
@@ -146,17 +136,12 @@ func newPutty(t *testing.T, o *clientFixture) *putty {
 	if err := os.MkdirAll(cas, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	harness.WriteFile(
-		t,
-		cas,
-		"story",
-		fmt.Sprintf(
-			"PublicKey=%s\nValidity=*.%s || %s\nPermitRSASHA1=0\nPermitRSASHA256=0\nPermitRSASHA512=0\n",
-			strings.Fields(first)[3],
-			harness.ClusterName,
-			host,
-		),
-	)
+	harness.WriteFile(t, cas, "cluster", fmt.Sprintf(`PublicKey=%s
+Validity=*.%s || %s
+PermitRSASHA1=0
+PermitRSASHA256=0
+PermitRSASHA512=0
+`, strings.Fields(first)[3], harness.ClusterName, host))
 	return p
 }
 
@@ -169,49 +154,37 @@ func (p *putty) copies(t *testing.T) {
 	data := writeRandomFile(t, from, 2<<20)
 	for _, protocol := range []string{"-sftp", "-scp"} {
 		back := from + protocol
-		harness.Run(t, p.env, nil, "pscp", append([]string{protocol, "-q"}, p.args(from, p.o.target()+":pscp"+protocol)...)...).
-			OK(t)
-		harness.Run(t, p.env, nil, "pscp", append([]string{protocol, "-q"}, p.args(p.o.target()+":pscp"+protocol, back)...)...).
-			OK(t)
+		remote := p.o.target() + ":pscp" + protocol
+		for _, files := range [][]string{{from, remote}, {remote, back}} {
+			args := append([]string{protocol, "-q"}, p.args(files...)...)
+			harness.Run(t, p.env, nil, "pscp", args...).OK(t)
+		}
 		wantFile(t, back, data)
 	}
-	batch := harness.WriteFile(
-		t,
-		p.dir,
-		"batch",
-		fmt.Sprintf(
-			"mkdir psftp\ncd psftp\nput %s a\nmv a b\nls\nget b %s.psftp\nrm b\ncd ..\nrmdir psftp\nquit\n",
-			from,
-			from,
-		),
-	)
-	if out := harness.Run(t, p.env, nil, "psftp", p.args("-b", batch, p.o.target())...).OK(t); !strings.Contains(
-		out,
-		"Listing directory "+p.o.home("psftp"),
-	) {
-		t.Errorf("got %q, want the folder listed", out)
-	}
+	commands := fmt.Sprintf(`mkdir psftp
+cd psftp
+put %s a
+mv a b
+ls
+get b %s.psftp
+rm b
+cd ..
+rmdir psftp
+quit
+`, from, from)
+	batch := harness.WriteFile(t, p.dir, "batch", commands)
+	out := harness.Run(t, p.env, nil, "psftp", p.args("-b", batch, p.o.target())...).OK(t)
+	contains(t, out, "Listing directory "+p.o.home("psftp"))
 	wantFile(t, from+".psftp", data)
 }
 
 func (p *putty) forwards(t *testing.T) {
-	behind := startEcho(t, "tcp", "127.0.0.1:0")
-	local, remote, socks := harness.FreeAddr(
-		t,
-		"127.0.0.1",
-	), harness.FreeAddr(
-		t,
-		"127.0.0.1",
-	), harness.FreeAddr(
-		t,
-		"127.0.0.1",
-	)
-	harness.Start(
-		t,
-		p.env,
-		"plink",
-		p.args("-N", "-L", local+":"+behind, "-R", remote+":"+behind, "-D", socks, p.o.target())...)
+	server := startEcho(t, "tcp", "127.0.0.1:0")
+	local, remote := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
+	socks := harness.FreeAddr(t, "127.0.0.1")
+	args := p.args("-N", "-L", local+":"+server, "-R", remote+":"+server, "-D", socks, p.o.target())
+	harness.Start(t, p.env, "plink", args...)
 	checkClientEcho(t, dialer("tcp", local))
 	checkClientEcho(t, dialer("tcp", remote))
-	checkClientEcho(t, bySOCKS(socks, behind))
+	checkClientEcho(t, bySOCKS(socks, server))
 }

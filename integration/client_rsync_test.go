@@ -14,7 +14,7 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// smallFiles makes a folder of so many small files.
+// smallFiles creates a folder with small files.
 func smallFiles(t *testing.T, dir string, many int) {
 	t.Helper()
 	for i := range many {
@@ -22,13 +22,14 @@ func smallFiles(t *testing.T, dir string, many int) {
 		if err := os.MkdirAll(sub, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(sub, fmt.Sprint("file ", i)), fmt.Appendf(nil, "content %d\n", i), 0o644); err != nil {
+		file, content := filepath.Join(sub, fmt.Sprint("file ", i)), fmt.Appendf(nil, "content %d\n", i)
+		if err := os.WriteFile(file, content, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// sameTree fails the story unless both folders hold the same.
+// sameTree fails the test unless both folders have the same files.
 func sameTree(t *testing.T, a, b string) {
 	t.Helper()
 	if r := harness.Run(t, nil, nil, "diff", "-r", a, b); r.Code != 0 {
@@ -36,6 +37,7 @@ func sameTree(t *testing.T, a, b string) {
 	}
 }
 
+// rsyncStory copies folders with rsync over ssh.
 func rsyncStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	dir := t.TempDir()
 	from, back := filepath.Join(dir, "from"), filepath.Join(dir, "back")
@@ -44,7 +46,7 @@ func rsyncStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		t.Helper()
 		return o.run(t, "rsync", append([]string{"-a", "--stats", "-e", o.sshCommand()}, args...)...).OK(t)
 	}
-	e.Supports(t, "carries 2,000 small files there and back", func(t *testing.T) {
+	e.Supports(t, "copies 2,000 small files both ways", func(t *testing.T) {
 		rsync(t, from+"/", o.target()+":rsync/")
 		rsync(t, o.target()+":rsync/", back+"/")
 		sameTree(t, from, back)
@@ -58,7 +60,7 @@ func rsyncStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		rsync(t, "--delete", o.target()+":rsync/", back+"/")
 		sameTree(t, from, back)
 	})
-	e.Supports(t, "goes on with a file that came half", func(t *testing.T) {
+	e.Supports(t, "resumes a file that was copied in part", func(t *testing.T) {
 		big := filepath.Join(dir, "big")
 		data := writeRandomFile(t, big, 8<<20)
 		rsync(t, big, o.target()+":big")
@@ -68,7 +70,7 @@ func rsyncStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		out := rsync(t, "--append-verify", big, o.target()+":big")
 		wantFile(t, o.home("big"), data)
 		if n := literal(t, out); n > 3<<20 {
-			t.Errorf("got %d bytes sent, want the missing part alone", n)
+			t.Errorf("got %d bytes sent, want only the missing part", n)
 		}
 	})
 	e.Supports(t, "through ssh -J", func(t *testing.T) {
@@ -81,6 +83,7 @@ func rsyncStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 
 var literalRE = regexp.MustCompile(`Literal data: ([\d,]+)`)
 
+// literal is the number of bytes that rsync sent as data, according to its --stats.
 func literal(t *testing.T, stats string) int {
 	t.Helper()
 	m := literalRE.FindStringSubmatch(stats)

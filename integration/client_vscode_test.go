@@ -14,8 +14,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// bootstrap is what the editor sends to a shell: it starts a server that outlives the connection unless one
-// runs already, says where that listens, and stays.
+// bootstrap is the script that the editor sends to a shell. Unless a server runs already, it starts one
+// that outlives the connection. It prints where the server listens.
 const bootstrap = `
 dir=$HOME/.editor-server; mkdir -p $dir
 if ! kill -0 $(cat $dir/pid 2>/dev/null) 2>/dev/null; then
@@ -47,14 +47,13 @@ echo "pid==$(cat $dir/pid)=="
 echo "listeningOn==$(cat $dir/port)=="
 `
 
-// vscodeStory does what VS Code's Remote - SSH does to OpenSSH: one long-lived command without a terminal,
-// whose script comes on standard input, and everything else through forwards that open and close all the
-// time.
+// vscodeStory uses OpenSSH as VS Code's extension Remote - SSH does: one long command without a terminal,
+// whose script comes on standard input, and many short connections through forwards.
 func vscodeStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	first := startEditor(t, o)
 	e.Supports(
 		t,
-		"ssh -T -D PORT HOST bash: a script on standard input starts a server that stays",
+		"ssh -T -D PORT HOST bash: a script on standard input starts a server that keeps running",
 		func(t *testing.T) {
 			exchange(t, bySOCKS(first.socks, "127.0.0.1:"+first.port), 64<<10)
 		},
@@ -65,7 +64,7 @@ func vscodeStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	)
 	e.Supports(
 		t,
-		"100 connections at once through -D, opened and closed while others talk",
+		"100 connections at once through -D",
 		func(t *testing.T) {
 			var all sync.WaitGroup
 			for range 100 {
@@ -77,36 +76,20 @@ func vscodeStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 	)
 	e.Supports(t, "-L to the server's Unix socket", func(t *testing.T) {
 		local := harness.FreeAddr(t, "127.0.0.1")
-		startUntilEnd(
-			t,
-			o.start(
-				"ssh",
-				o.options(
-					"-T",
-					"-N",
-					"-o",
-					"ExitOnForwardFailure=yes",
-					"-L",
-					local+":"+o.home(".editor-server/socket"),
-					o.target(),
-				)...),
-		)
+		forward := local + ":" + o.home(".editor-server/socket")
+		args := o.options("-T", "-N", "-o", "ExitOnForwardFailure=yes", "-L", forward, o.target())
+		startUntilEnd(t, o.start("ssh", args...))
 		checkClientEcho(t, dialer("tcp", local))
 	}, harness.Local, harness.Sockets)
 	e.Supports(
 		t,
-		"a lost connection leaves the server running, and the editor finds it again",
+		"after a lost connection the server still runs, and the editor uses it again",
 		func(t *testing.T) {
 			first.stop()
 			second := startEditor(t, o)
 			if second.pid != first.pid || second.port != first.port {
-				t.Errorf(
-					"got server %s on port %s, want %s on %s still",
-					second.pid,
-					second.port,
-					first.pid,
-					first.port,
-				)
+				const format = "got server %s on port %s, want still %s on %s"
+				t.Errorf(format, second.pid, second.port, first.pid, first.port)
 			}
 			exchange(t, bySOCKS(second.socks, "127.0.0.1:"+second.port), 64<<10)
 		},
@@ -115,10 +98,12 @@ func vscodeStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 
 // editor is one connection of the editor.
 type editor struct {
-	pid, port, socks string
-	stop             func()
+	pid, port string // of the server on the node
+	socks     string // address of -D
+	stop      func()
 }
 
+// startEditor connects and runs the bootstrap script.
 func startEditor(t *testing.T, o *clientFixture) *editor {
 	t.Helper()
 	ed := &editor{socks: harness.FreeAddr(t, "127.0.0.1")}
@@ -137,11 +122,11 @@ func startEditor(t *testing.T, o *clientFixture) *editor {
 	}
 	word := func(prefix string) string { return strings.TrimSuffix(p.Line(prefix), "==") }
 	ed.pid, ed.port = word("pid=="), word("listeningOn==")
-	ed.stop = p.Kill // as when the laptop is shut
+	ed.stop = p.Kill // as when the laptop is closed
 	return ed
 }
 
-// exchange sends so many bytes as lines and wants each back before the next.
+// exchange sends size bytes as 16 lines, and waits for the echo of each before it sends the next.
 func exchange(t *testing.T, dial func() (net.Conn, error), size int) {
 	conn, err := dial()
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// startEcho sends everything back until the story ends. It is what forwarding leads to; anybody may use its
-// socket.
+// startEcho runs an echo server until the test ends, as the target of forwards. Every account may connect
+// to its Unix socket.
 func startEcho(t *testing.T, network, address string) string {
 	t.Helper()
 	l, err := net.Listen(network, address)
@@ -46,8 +46,8 @@ func startEcho(t *testing.T, network, address string) string {
 	return l.Addr().String()
 }
 
-// checkClientEcho sends a megabyte over what dial reaches and wants it back. It dials until something
-// answers.
+// checkClientEcho sends a megabyte to an echo server through a client, and wants it back. It dials until
+// the client listens.
 func checkClientEcho(t *testing.T, dial func() (net.Conn, error)) {
 	t.Helper()
 	conn := dialUntilUp(t, dial)
@@ -70,12 +70,13 @@ func checkClientEcho(t *testing.T, dial func() (net.Conn, error)) {
 	}
 }
 
-// dialUntilUp dials until something answers: a client does not say when it has begun to listen.
+// dialUntilUp dials until it succeeds, because a client does not report when it listens. It fails the test
+// after harness.Timeout.
 func dialUntilUp(t *testing.T, dial func() (net.Conn, error)) net.Conn {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(harness.Timeout)
+	deadline := time.After(harness.Timeout)
 	for {
 		conn, err := dial()
 		if err == nil {
@@ -83,18 +84,18 @@ func dialUntilUp(t *testing.T, dial func() (net.Conn, error)) net.Conn {
 		}
 		select {
 		case <-tick.C:
-		case <-late:
-			t.Fatalf("nothing answers: %v", err)
+		case <-deadline:
+			t.Fatalf("dial: %v", err)
 		}
 	}
 }
 
-// dialer dials an address.
+// dialer returns a function that dials an address.
 func dialer(network, address string) func() (net.Conn, error) {
 	return func() (net.Conn, error) { return net.Dial(network, address) }
 }
 
-// sharedDir is a folder that the account, too, may enter and write to.
+// sharedDir is a temporary folder in which every account may write.
 func sharedDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "th") // short: a socket's path has at most 107 bytes
@@ -119,16 +120,11 @@ func writeRandomFile(t *testing.T, file string, size int) []byte {
 	return data
 }
 
-// wantFile fails the story unless the file holds the bytes.
+// wantFile fails the test unless the file has the content.
 func wantFile(t *testing.T, file string, want []byte) {
 	t.Helper()
 	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
-		t.Errorf(
-			"%s: got %d bytes, %v, want the %d bytes sent",
-			filepath.Base(file),
-			len(got),
-			err,
-			len(want),
-		)
+		const format = "%s: got %d bytes, %v, want the %d bytes sent"
+		t.Errorf(format, filepath.Base(file), len(got), err, len(want))
 	}
 }

@@ -13,21 +13,22 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-var update = flag.Bool("update", false, "write docs/compatibility.md as the clients proved it")
+var update = flag.Bool("update", false, "write docs/compatibility.md with what the clients showed")
 
 const compatibilityPage = "../docs/compatibility.md"
 
 const introduction = `# Compatibility
 
-What works against a well-configured OpenSSH server with certificates works against a Threshold node. This page is written by the tests that
-try it (` + "`make compatibility`" + `), with the clients of Debian and through a proxy, and the tests fail when it is no longer true. "yes" was
-tried and works, "no" was tried and is refused with words that help, and an empty field is not the client's business, or was not tried.
+What works with a well-configured OpenSSH server that uses certificates works with a Threshold node. Tests
+write this page (` + "`make compatibility`" + `). They use the clients of Debian through a
+proxy, and fail when the page is no longer true. "yes" was tried and works. "no" was tried and is refused with
+a helpful error. An empty field was not tried, or the client does not have the feature.
 `
 
-// clients are people's own programs, each with its story.
+// clients are the clients of users, each with its test.
 var clients = []struct {
 	name    string
-	version []string // what prints it; nil for what is of this release
+	version []string // the command that prints its version; nil for a part of this release
 	story   func(*testing.T, *clientFixture, *harness.ClientReport)
 }{
 	{"tsh", nil, tshStory},
@@ -52,14 +53,14 @@ var clients = []struct {
 	{"Dropbear's dbclient", []string{"dbclient", "-V"}, dropbearStory},
 }
 
-// People will not change their tools. Each brings their own to one cluster; then the page must say what they
-// found.
+// Users keep the clients that they have. Each client is tried on one cluster. Afterwards
+// docs/compatibility.md must say what was found.
 func TestCommonClientsWork(t *testing.T) {
 	o := newClientFixture(t)
-	book := &harness.CompatibilityReport{}
+	report := &harness.CompatibilityReport{}
 	t.Run("clients", func(t *testing.T) {
 		for _, c := range clients {
-			e := book.AddClient(t, c.name, c.version...)
+			e := report.AddClient(t, c.name, c.version...)
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
 				e.MarkStarted()
@@ -67,46 +68,39 @@ func TestCommonClientsWork(t *testing.T) {
 			})
 		}
 	})
-	if !book.Complete() || t.Failed() {
+	if !report.Complete() || t.Failed() {
 		return
 	}
-	page := book.Page(introduction)
+	page := report.Page(introduction)
 	if *update {
 		if err := os.WriteFile(compatibilityPage, page, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if have, err := os.ReadFile(compatibilityPage); err != nil || !harness.SamePage(have, page) {
-		t.Errorf(
-			"docs/compatibility.md is not what ran (%v): look at what changed, then run: make compatibility\n%s",
-			err,
-			page,
-		)
+		const format = "docs/compatibility.md differs (%v): check it, then run: make compatibility\n%s"
+		t.Errorf(format, err, page)
 	}
 }
 
-// clientFixture is where everybody brings their own client: a cluster with two machines, an account on them,
-// and a person who is logged in.
+// clientFixture is a cluster with two nodes, an account on them, and a user who is logged in and may use it.
 type clientFixture struct {
 	*harness.Server
 	client  *harness.Client
 	account *user.User
-	config  string   // what tsh config prints
-	profile string   // the folder that login wrote
-	nodes   []string // by their whole names
+	config  string   // path of the output of tsh config
+	profile string   // the folder of the login
+	nodes   []string // names, with the cluster's
 }
 
 func newClientFixture(t *testing.T) *clientFixture {
 	t.Helper()
 	proxy, dir := harness.FreeAddr(t, "127.0.0.1"), t.TempDir()
 	o := &clientFixture{account: harness.MakeAccount(t, "thclient"), client: harness.NewClient(t)}
-	birth := harness.BootstrapFor(
-		harness.StartProvider(t, "127.0.0.1", proxy),
-		filepath.Join(dir, "seal.key"),
-		"shell, exec, sftp, forward-local, forward-remote, forward-agent",
-		o.account.Username,
-	)
-	o.Server = harness.StartServerFrom(t, dir, proxy, birth, "")
+	provider, seal := harness.StartProvider(t, "127.0.0.1", proxy), filepath.Join(dir, "seal.key")
+	const actions = "shell, exec, sftp, forward-local, forward-remote, forward-agent"
+	bootstrap := harness.BootstrapFor(provider, seal, actions, o.account.Username)
+	o.Server = harness.StartServerFrom(t, dir, proxy, bootstrap, "")
 	o.client.FirstLogin(o.Server, harness.Alice())
 	for _, name := range []string{"anvil", "bellows"} {
 		harness.StartNode(t, proxy, o.client.Token("node"), name)
@@ -121,28 +115,24 @@ func newClientFixture(t *testing.T) *clientFixture {
 	return o
 }
 
-// target names the account on the first machine, as every client does.
+// target is the account on the first node.
 func (o *clientFixture) target() string { return o.account.Username + "@" + o.nodes[0] }
 
-// options make ssh, scp and sftp use the person's configuration and ask nothing.
+// options make ssh, scp and sftp use the user's configuration and never ask for input.
 func (o *clientFixture) options(more ...string) []string {
 	return append([]string{"-F", o.config, "-o", "BatchMode=yes"}, more...)
 }
 
-// sshCommand is ssh with what makes it work, as one word for the programs that call it.
+// sshCommand is ssh with these options, for programs that call it.
 func (o *clientFixture) sshCommand() string { return "ssh -F " + o.config + " -o BatchMode=yes" }
 
-// proxyCommand is what leads a client to a machine; %host and the like stand for the machine's name.
+// proxyCommand is the command that connects a client to a node. node may be a placeholder such as %h.
 func (o *clientFixture) proxyCommand(t *testing.T, node string) string {
-	return "env TSH_HOME=" + filepath.Dir(
-		o.profile,
-	) + " " + harness.Bin(
-		t,
-		"tsh",
-	) + " proxy ssh --proxy " + o.Proxy + " " + node
+	home, tsh := filepath.Dir(o.profile), harness.Bin(t, "tsh")
+	return "env TSH_HOME=" + home + " " + tsh + " proxy ssh --proxy " + o.Proxy + " " + node
 }
 
-// run runs a program as the person.
+// run runs a program with the user's environment.
 func (o *clientFixture) run(t *testing.T, name string, args ...string) harness.Result {
 	t.Helper()
 	return harness.Run(t, o.client.Env, nil, name, args...)
@@ -151,15 +141,15 @@ func (o *clientFixture) run(t *testing.T, name string, args ...string) harness.R
 // home is a path in the account's home.
 func (o *clientFixture) home(name string) string { return filepath.Join(o.account.HomeDir, name) }
 
-// start prepares a program to be started as the person.
+// start returns a command with the user's environment, which the caller starts.
 func (o *clientFixture) start(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), append(o.client.Env, "TERM=xterm")...)
 	return cmd
 }
 
-// startUntilEnd starts a program that serves until the story ends. ssh is killed, because a signal that it
-// could heed is lost when it comes just before its poll(2).
+// startUntilEnd starts a program that runs until the test ends. The program is killed, because ssh misses an
+// interrupt that comes just before its poll(2).
 func startUntilEnd(t *testing.T, cmd *exec.Cmd) *harness.Process {
 	t.Helper()
 	p := harness.StartCmd(t, cmd)

@@ -14,88 +14,77 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// corporateNetwork is a network whose only way out is a real HTTP proxy with a password, at the gate.
+// corporateNetwork is a network namespace from which only a real HTTP proxy with a password leads out. The
+// HTTP proxy runs in a second namespace, the gateway.
 type corporateNetwork struct {
-	t     *testing.T
-	name  string // of its namespace
-	gate  string // host:port of the HTTP proxy
-	Host  string // this machine, as the gate sees it; the office cannot reach it
-	tinyd *harness.Process
+	t         *testing.T
+	name      string // of the namespace
+	httpProxy string // host:port
+	Host      string // address of this machine for the gateway; the network cannot reach it
 }
 
 const (
 	corporateUser     = "clerk"
-	corporatePassword = "behind-7-doors"
+	corporatePassword = "corporate-secret"
 )
 
-// newCorporateNetwork makes two namespaces: the gate, joined to this machine, and the office, joined to the
-// gate alone. Nothing is forwarded, and the office has no default route.
+// newCorporateNetwork makes two namespaces: the gateway, which is connected to this machine, and the
+// network, which is connected to the gateway only. The gateway forwards no packets, and the network has no
+// default route.
 func newCorporateNetwork(t *testing.T) *corporateNetwork {
 	t.Helper()
-	host, gate := namespace(t)
+	host, gateway := namespace(t)
 	id := os.Getpid() % 10000
 	o := &corporateNetwork{t: t, Host: host, name: fmt.Sprintf("thc%d", id)}
 	harness.AsRoot(t, "ip", "netns", "add", o.name)
 	t.Cleanup(func() { harness.AsRoot(t, "ip", "netns", "del", o.name) })
-	harness.AsRoot(
-		t,
-		"ip",
-		"-n",
-		gate,
-		"link",
-		"add",
-		"office",
-		"type",
-		"veth",
-		"peer",
-		"name",
-		"gate",
-		"netns",
-		o.name,
-	)
-	harness.AsRoot(t, "ip", "-n", gate, "addr", "add", "192.0.2.1/30", "dev", "office")
-	harness.AsRoot(t, "ip", "-n", gate, "link", "set", "office", "up")
-	harness.AsRoot(t, "ip", "netns", "exec", gate, "sysctl", "-qw", "net.ipv4.ip_forward=0")
-	harness.AsRoot(t, "ip", "-n", o.name, "addr", "add", "192.0.2.2/30", "dev", "gate")
-	harness.AsRoot(t, "ip", "-n", o.name, "link", "set", "gate", "up")
-	harness.AsRoot(t, "ip", "-n", o.name, "link", "set", "lo", "up")
+	ip := func(command string) {
+		t.Helper()
+		harness.AsRoot(t, append([]string{"ip"}, strings.Fields(command)...)...)
+	}
+	ip("-n " + gateway + " link add inside type veth peer name outside netns " + o.name)
+	ip("-n " + gateway + " addr add 192.0.2.1/30 dev inside")
+	ip("-n " + gateway + " link set inside up")
+	ip("netns exec " + gateway + " sysctl -qw net.ipv4.ip_forward=0")
+	ip("-n " + o.name + " addr add 192.0.2.2/30 dev outside")
+	ip("-n " + o.name + " link set outside up")
+	ip("-n " + o.name + " link set lo up")
 
-	o.gate = "192.0.2.1:8888"
-	conf := harness.WriteFile(
-		t,
-		t.TempDir(),
-		"tinyproxy.conf",
-		fmt.Sprintf(
-			"Port 8888\nListen 192.0.2.1\nTimeout 600\nMaxClients 50\nLogLevel Info\nBasicAuth %s %s\n",
-			corporateUser,
-			corporatePassword,
-		),
-	)
-	o.tinyd = harness.Start(t, nil, "ip", "netns", "exec", gate, "tinyproxy", "-d", "-c", conf)
-	o.tinyd.WaitFor("Accepting connections")
+	o.httpProxy = "192.0.2.1:8888"
+	conf := harness.WriteFile(t, t.TempDir(), "tinyproxy.conf", fmt.Sprintf(`Port 8888
+Listen 192.0.2.1
+Timeout 600
+MaxClients 50
+LogLevel Info
+BasicAuth %s %s
+`, corporateUser, corporatePassword))
+	p := harness.Start(t, nil, "ip", "netns", "exec", gateway, "tinyproxy", "-d", "-c", conf)
+	p.WaitFor("Accepting connections")
 	return o
 }
 
+// proxy is the URL of the HTTP proxy. Without a user it has no password.
 func (o *corporateNetwork) proxy(user, password string) string {
 	if user == "" {
-		return "http://" + o.gate
+		return "http://" + o.httpProxy
 	}
-	return fmt.Sprintf("http://%s:%s@%s", user, password, o.gate)
+	return fmt.Sprintf("http://%s:%s@%s", user, password, o.httpProxy)
 }
 
-// insideCommand puts a command into the office.
+// insideCommand is the command that runs args inside the network.
 func (o *corporateNetwork) insideCommand(args ...string) []string {
 	return append([]string{"ip", "netns", "exec", o.name}, args...)
 }
 
+// run runs a command inside the network.
 func (o *corporateNetwork) run(env []string, args ...string) harness.Result {
 	o.t.Helper()
 	args = o.insideCommand(args...)
 	return harness.Run(o.t, env, nil, args[0], args[1:]...)
 }
 
-// A company lets nothing out but what its HTTP proxy carries. Machines join and people log in and work from
-// there all the same.
+// A corporate network lets connections out only through its HTTP proxy. Nodes join and users log in and
+// work from inside it.
 func TestUsersAndNodesWorkBehindACorporateProxy(t *testing.T) {
 	o := newCorporateNetwork(t)
 	proxy := harness.FreeAddr(t, o.Host)
@@ -105,73 +94,42 @@ func TestUsersAndNodesWorkBehindACorporateProxy(t *testing.T) {
 	token := admin.Token("node")
 	good := "HTTPS_PROXY=" + o.proxy(corporateUser, corporatePassword)
 	clerk := harness.NewClient(t)
-	clerk.Env = append(
-		clerk.Env,
-		"HTTPS_PROXY=",
-		"https_proxy=",
-		"HTTP_PROXY="+o.proxy(corporateUser, corporatePassword),
-		"NO_PROXY=",
-		"no_proxy=",
-	)
+	httpProxy := "HTTP_PROXY=" + o.proxy(corporateUser, corporatePassword)
+	clerk.Env = append(clerk.Env, "HTTPS_PROXY=", "https_proxy=", httpProxy, "NO_PROXY=", "no_proxy=")
 	pin := pinOf(t, admin)
+	login := []string{clerk.Path(), "login", "--headless", "--proxy", proxy, "--pin", pin}
+	// nodeConfig writes the configuration of a node that uses the HTTP proxy at url.
+	nodeConfig := func(t *testing.T, url string) string {
+		t.Helper()
+		data := filepath.Join(t.TempDir(), "data")
+		tokenFile := harness.WriteFile(t, t.TempDir(), "token", token)
+		const spec = "{proxies: [%q], https_proxy: %q, data: %q, token_file: %q, name: branch}"
+		text := "kind: node\nversion: v1\nspec: " + fmt.Sprintf(spec, proxy, url, data, tokenFile) + "\n"
+		return harness.WriteFile(t, t.TempDir(), "node.yaml", text)
+	}
 
-	t.Run("there is no other way out, and HTTP_PROXY is for something else", func(t *testing.T) {
-		r := o.run(clerk.Env, clerk.Path(), "login", "--headless", "--proxy", proxy, "--pin", pin)
-		r.Refused(t, proxy+" cannot be reached")
+	t.Run("without HTTPS_PROXY the server cannot be reached, and HTTP_PROXY is not used", func(t *testing.T) {
+		o.run(clerk.Env, login...).Refused(t, proxy+" cannot be reached")
 	})
-	t.Run("a password that is missing or wrong is said to be", func(t *testing.T) {
-		for url, says := range map[string]string{o.proxy("", ""): "the HTTP proxy at " + o.gate + " wants a password", o.proxy(corporateUser, "guess"): `does not accept the password for "clerk"`} {
-			r := o.run(
-				append(clerk.Env, "HTTPS_PROXY="+url),
-				clerk.Path(),
-				"login",
-				"--headless",
-				"--proxy",
-				proxy,
-				"--pin",
-				pin,
-			)
+	t.Run("a missing or wrong password is reported", func(t *testing.T) {
+		for url, says := range map[string]string{
+			o.proxy("", ""):                 "the HTTP proxy at " + o.httpProxy + " wants a password",
+			o.proxy(corporateUser, "guess"): `does not accept the password for "clerk"`,
+		} {
+			r := o.run(append(clerk.Env, "HTTPS_PROXY="+url), login...)
 			r.Refused(t, says)
 			if strings.Contains(r.Stderr, "guess") {
 				t.Errorf("got %q, want no password in it", r.Stderr)
 			}
-			cfg := harness.WriteFile(
-				t,
-				t.TempDir(),
-				"node.yaml",
-				fmt.Sprintf(
-					"kind: node\nversion: v1\nspec: {proxies: [%q], https_proxy: %q, data: %q, token_file: %q, name: branch}\n",
-					proxy,
-					url,
-					filepath.Join(t.TempDir(), "data"),
-					harness.WriteFile(t, t.TempDir(), "token", token),
-				),
-			)
-			r = o.run(nil, harness.Bin(t, "threshold-node"), "--config", cfg)
-			if r.Code != 1 || !strings.Contains(r.Stderr, says) ||
-				!strings.Contains(r.Stderr, "threshold-node: hint: ") ||
-				strings.Contains(r.Stderr, "guess") {
-				t.Errorf(
-					"got %+v, want the agent to end with %q and a hint, and to tell no password",
-					r,
-					says,
-				)
+			r = o.run(nil, harness.Bin(t, "threshold-node"), "--config", nodeConfig(t, url))
+			if r.Code != 1 || strings.Contains(r.Stderr, "guess") {
+				t.Errorf("got %+v, want exit status 1 and no password", r)
 			}
+			contains(t, r.Stderr, says, "threshold-node: hint: ")
 		}
 	})
 
-	cfg := harness.WriteFile(
-		t,
-		t.TempDir(),
-		"node.yaml",
-		fmt.Sprintf(
-			"kind: node\nversion: v1\nspec: {proxies: [%q], https_proxy: %q, data: %q, token_file: %q, name: branch}\n",
-			proxy,
-			o.proxy(corporateUser, corporatePassword),
-			filepath.Join(t.TempDir(), "data"),
-			harness.WriteFile(t, t.TempDir(), "token", token),
-		),
-	)
+	cfg := nodeConfig(t, o.proxy(corporateUser, corporatePassword))
 	agent := o.insideCommand(harness.Bin(t, "threshold-node"), "--config", cfg)
 	node := harness.Start(t, nil, agent[0], agent[1:]...)
 	node.WaitFor("tunnel stands")
@@ -179,13 +137,7 @@ func TestUsersAndNodesWorkBehindACorporateProxy(t *testing.T) {
 		t.Error("got the HTTP proxy's password in the agent's log")
 	}
 	clerk.Env = append(clerk.Env, good)
-	approveHeadless(
-		t,
-		s,
-		alice,
-		clerk,
-		o.insideCommand(clerk.Path(), "login", "--headless", "--proxy", proxy, "--pin", pin),
-	)
+	approveHeadless(t, s, alice, clerk, o.insideCommand(login...))
 
 	tsh := func(args ...string) harness.Result {
 		t.Helper()
@@ -193,78 +145,53 @@ func TestUsersAndNodesWorkBehindACorporateProxy(t *testing.T) {
 	}
 	t.Run("tsh ssh and scp", func(t *testing.T) {
 		if got := tsh("ls", "-q").OK(t); strings.TrimSpace(got) != "branch" {
-			t.Errorf("got nodes %q, want the one in the office", got)
+			t.Errorf("got nodes %q, want the one inside the network", got)
 		}
 		if got := tsh("ssh", "branch", "hostname -I").OK(t); strings.TrimSpace(got) != "192.0.2.2" {
-			t.Errorf("got a session at %q, want it in the office", got)
+			t.Errorf("got a session at %q, want it on the node inside the network", got)
 		}
 		dir := t.TempDir()
-		from, to := harness.WriteFile(
-			t,
-			dir,
-			"from",
-			strings.Repeat("0123456789abcdef", 1<<16),
-		), filepath.Join(
-			dir,
-			"to",
-		)
+		from := harness.WriteFile(t, dir, "from", strings.Repeat("0123456789abcdef", 1<<16))
+		to := filepath.Join(dir, "to")
 		tsh("scp", from, "branch:"+to).OK(t)
 		if got, err := os.ReadFile(to); err != nil || len(got) != 1<<20 {
 			t.Errorf("got %d bytes, %v, want 1 MiB", len(got), err)
 		}
 	})
-	t.Run("stock OpenSSH by the configuration that tsh writes", func(t *testing.T) {
+	t.Run("OpenSSH with the configuration that tsh prints", func(t *testing.T) {
 		conf := harness.WriteFile(t, t.TempDir(), "ssh_config", tsh("config").OK(t))
-		r := o.run(
-			clerk.Env,
-			"ssh",
-			"-F",
-			conf,
-			"-o",
-			"BatchMode=yes",
-			harness.Account(t)+"@branch."+harness.ClusterName,
-			"echo from the office",
-		)
-		if got := r.OK(t); strings.TrimSpace(got) != "from the office" {
+		target := harness.Account(t) + "@branch." + harness.ClusterName
+		r := o.run(clerk.Env, "ssh", "-F", conf, "-o", "BatchMode=yes", target, "echo from inside")
+		if got := r.OK(t); strings.TrimSpace(got) != "from inside" {
 			t.Errorf("got %q, want the command's output", got)
 		}
 	})
-	t.Run("NO_PROXY is heeded", func(t *testing.T) {
+	t.Run("NO_PROXY is respected", func(t *testing.T) {
 		host, _, _ := net.SplitHostPort(proxy)
 		o.run(append(clerk.Env, "NO_PROXY="+host), clerk.Path(), "ls").Refused(t, "cannot be reached")
-		r := harness.Run(
-			t,
-			append(admin.Env, "HTTPS_PROXY=http://"+harness.FreeAddr(t, "127.0.0.1"), "NO_PROXY="+host),
-			nil,
-			admin.Path(),
-			"ls",
-			"-q",
-		)
+		missing := "HTTPS_PROXY=http://" + harness.FreeAddr(t, "127.0.0.1")
+		r := harness.Run(t, append(admin.Env, missing, "NO_PROXY="+host), nil, admin.Path(), "ls", "-q")
 		if got := r.OK(t); strings.TrimSpace(got) != "branch" {
-			t.Errorf("got %q with an HTTP proxy that is not there, want it left aside", got)
+			t.Errorf("got %q with an HTTP proxy that does not exist, want it not used", got)
 		}
 	})
-	t.Run("a proxy that wants WebSockets besides", func(t *testing.T) {
+	t.Run("a proxy that expects WebSockets", func(t *testing.T) {
 		second, dir := harness.FreeAddr(t, o.Host), t.TempDir()
-		conf := fmt.Sprintf(
-			"kind: server\nversion: v1\nspec:\n  data: %q\n  proxy: {listen: %q, public: [%q], auth: %q, token_file: %q, name: proxy-2, transport: websocket}\n",
-			filepath.Join(
-				dir,
-				"data",
-			),
-			second,
-			second,
-			s.AuthAddr(t),
-			harness.WriteFile(t, dir, "token", admin.Token("proxy")),
-		)
-		p := harness.Start(
-			t,
-			nil,
-			harness.Bin(t, "threshold"),
-			"start",
-			"--config",
-			harness.WriteFile(t, dir, "threshold.yaml", conf),
-		)
+		conf := fmt.Sprintf(`kind: server
+version: v1
+spec:
+  data: %q
+  proxy:
+    listen: %q
+    public: [%q]
+    auth: %q
+    token_file: %q
+    name: proxy-2
+    transport: websocket
+`, filepath.Join(dir, "data"), second, second, s.AuthAddr(t),
+			harness.WriteFile(t, dir, "token", admin.Token("proxy")))
+		file := harness.WriteFile(t, dir, "threshold.yaml", conf)
+		p := harness.Start(t, nil, harness.Bin(t, "threshold"), "start", "--config", file)
 		p.WaitFor("msg=ready")
 		agent := o.insideCommand(
 			harness.Bin(t, "threshold-node"),
@@ -282,41 +209,31 @@ func TestUsersAndNodesWorkBehindACorporateProxy(t *testing.T) {
 		n := harness.Start(t, nil, agent[0], agent[1:]...)
 		n.WaitFor("tunnel stands")
 		if !strings.Contains(n.Output(), "password of the HTTP proxy is on the command line") {
-			t.Errorf("got %q, want a word about the password in ps", n.Output())
+			t.Errorf("got %q, want a warning about the password in the list of processes", n.Output())
 		}
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
 		inside, auth, tunnels := counted(t, p, "inside"), counted(t, p, "auth"), counted(t, p, "tunnel")
-		if auth < 1 || tunnels < 1 ||
-			inside < auth+tunnels { // the stop may have cut one short before it said what it was
-			t.Errorf(
-				"got %d connections inside WebSockets, want the %d to auth and the %d tunnels",
-				inside,
-				auth,
-				tunnels,
-			)
+		// The stop may have closed a connection inside a WebSocket before it said what it was.
+		if auth < 1 || tunnels < 1 || inside < auth+tunnels {
+			const format = "got %d connections inside WebSockets, want the %d to auth and the %d tunnels"
+			t.Errorf(format, inside, auth, tunnels)
 		}
-		if accepted, web := counted(t, p, "accepted"), counted(t, p, "web")+counted(t, p, "refused"); accepted > web {
+		accepted, web := counted(t, p, "accepted"), counted(t, p, "web")+counted(t, p, "refused")
+		if accepted > web {
 			t.Errorf("got %d connections of which %d were for the web, want no other", accepted, web)
 		}
 	})
-	t.Run("an HTTP proxy that says no is quoted", func(t *testing.T) {
-		r := o.run(
-			append(clerk.Env, "HTTPS_PROXY=http://"+o.gate+"/", good),
-			clerk.Path(),
-			"login",
-			"--proxy",
-			"nowhere.invalid:443",
-			"--headless",
-			"--pin",
-			pin,
-		)
-		r.Refused(t, "the HTTP proxy at "+o.gate, "nowhere.invalid:443")
+	t.Run("the error of the HTTP proxy is reported", func(t *testing.T) {
+		env := append(clerk.Env, "HTTPS_PROXY=http://"+o.httpProxy+"/", good)
+		args := []string{clerk.Path(), "login", "--proxy", "nowhere.invalid:443", "--headless", "--pin", pin}
+		r := o.run(env, args...)
+		r.Refused(t, "the HTTP proxy at "+o.httpProxy, "nowhere.invalid:443")
 	})
 }
 
-// counted reads what a proxy counted, in its last words.
+// counted is a counter of a proxy, from the log line that it writes when it stops.
 func counted(t *testing.T, p *harness.Process, what string) int {
 	t.Helper()
 	_, rest, _ := strings.Cut(p.Output(), " connections."+what+"=")
@@ -327,7 +244,7 @@ func counted(t *testing.T, p *harness.Process, what string) int {
 	return n
 }
 
-// pinOf is the pin of the cluster where the client logged in.
+// pinOf is the pin of the cluster to which the client has logged in.
 func pinOf(t *testing.T, c *harness.Client) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(c.Home, ".tsh", "*", "profile.yaml"))

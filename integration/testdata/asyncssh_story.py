@@ -82,9 +82,9 @@ async def dynamic(c):
 
 
 async def sockets(c):
-    reader, writer = await c.open_unix_connection(folder + "/behind")
+    reader, writer = await c.open_unix_connection(folder + "/server")
     await exchange(reader, writer)
-    await c.forward_remote_path(folder + "/remote", folder + "/behind")
+    await c.forward_remote_path(folder + "/remote", folder + "/server")
     await exchange(*await asyncio.open_unix_connection(folder + "/remote"))
 
 
