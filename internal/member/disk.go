@@ -128,7 +128,7 @@ func diskFault(path string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case durable.IsDiskFull(err):
 		return fault.Wrap(err, fault.Exhausted, "member",
 			"the disk is full: "+path+" cannot be written",
 			"free some space there; nothing was changed",

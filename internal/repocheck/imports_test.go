@@ -18,8 +18,8 @@ var components = map[string][]string{
 	"proxy":       {"internal"},
 	"node":        {"internal"},
 	"tsh":         {"internal"},
-	"ca":          {"internal/identity", "internal/fault"},
-	"raftstore":   {"internal/fault"},
+	"ca":          {"internal/identity", "internal/fault", "internal/durable"},
+	"raftstore":   {"internal/fault", "internal/durable"},
 	"integration": {"auth", "proxy", "node", "tsh", "internal"},
 }
 
