@@ -132,7 +132,7 @@ func TestUsersAndNodesWorkBehindACorporateProxy(t *testing.T) {
 	cfg := nodeConfig(t, o.proxy(corporateUser, corporatePassword))
 	agent := o.insideCommand(harness.Bin(t, "threshold-node"), "--config", cfg)
 	node := harness.Start(t, nil, agent[0], agent[1:]...)
-	node.WaitFor("tunnel stands")
+	node.WaitFor("tunnel connected")
 	if strings.Contains(node.Output(), corporatePassword) {
 		t.Error("got the HTTP proxy's password in the agent's log")
 	}
@@ -207,7 +207,7 @@ spec:
 			harness.WriteFile(t, dir, "node-token", admin.Token("node")),
 		)
 		n := harness.Start(t, nil, agent[0], agent[1:]...)
-		n.WaitFor("tunnel stands")
+		n.WaitFor("tunnel connected")
 		if !strings.Contains(n.Output(), "password of the HTTP proxy is on the command line") {
 			t.Errorf("got %q, want a warning about the password in the list of processes", n.Output())
 		}

@@ -80,8 +80,8 @@ func TestAVanishedPeerIsDetected(t *testing.T) {
 		}
 	}
 	r.restore(t)
-	again := strings.Count(node.Process.Output(), "tunnel stands") + 1
-	for late := time.After(harness.Timeout); strings.Count(node.Process.Output(), "tunnel stands") < again; {
+	again := strings.Count(node.Process.Output(), "tunnel connected") + 1
+	for late := time.After(harness.Timeout); strings.Count(node.Process.Output(), "tunnel connected") < again; {
 		select {
 		case <-tick.C:
 		case <-late:

@@ -6,15 +6,11 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Health says why nobody reaches this node now: no tunnel stands.
+// Health says why nobody can reach this node now: it has no tunnel to a proxy.
 func (n *Node) Health(context.Context) error {
-	if l := n.tunnels.Load(); l != nil && l.Count() > 0 {
+	if t := n.tunnels.Load(); t != nil && t.Count() > 0 {
 		return nil
 	}
-	return fault.New(
-		fault.Unavailable,
-		"node.Health",
-		"no tunnel to a proxy stands",
-		"look at the node's log",
-	)
+	const msg = "this node has no tunnel to a proxy"
+	return fault.New(fault.Unavailable, "node.Health", msg, "look at the node's log")
 }

@@ -40,7 +40,7 @@ func StartNodeIn(t testing.TB, dir, proxy, token, name string, prefix ...string)
 	t.Helper()
 	args := append(prefix, nodeCommand(t, dir, proxy, token, name)...)
 	n := &Node{Dir: dir, Process: Start(t, nil, args[0], args[1:]...)}
-	n.Process.WaitFor("tunnel stands")
+	n.Process.WaitFor("tunnel connected")
 	return n
 }
 

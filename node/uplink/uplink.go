@@ -1,8 +1,8 @@
 // Package uplink answers: how does this node stay reachable without listening?
 //
-// It dials the cluster's one public address and keeps tunnels up to a few distinct proxies, whatever happens:
-// a proxy that goes is dialled again within seconds, and nothing makes it give up. What comes through a
-// tunnel is handed on: streams to Handle, pushed rules, unverified, to Rules.
+// It dials the cluster's public addresses and keeps tunnels to a few distinct proxies. When a tunnel ends, it
+// is dialled again within seconds, and no failure makes it give up. What arrives through a tunnel is passed
+// on: streams to Config.Handle, and pushed rules, unverified, to Config.Rules.
 package uplink
 
 import (
@@ -18,65 +18,51 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/backoff"
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/tunnel"
 )
 
-// DefaultTunnels is how many distinct proxies a node keeps a tunnel to.
+// DefaultTunnels is to how many distinct proxies a node keeps a tunnel.
 const DefaultTunnels = 2
 
-const (
-	// dialTimeout bounds the way to a proxy: that it is asked how to be spoken to, and an HTTP proxy or a
-	// balancer on the way, included.
-	dialTimeout = 15 * time.Second
-	// outagePause bounds each pause for a while after a tunnel that stood has ended: the proxy was there and
-	// will be again.
-	outagePause  = 5 * time.Second
-	outageWindow = 2 * time.Minute
-	// Pauses otherwise: drawn from the whole range up to a ceiling that doubles.
-	minPause, maxPause = time.Second, time.Minute
-	// A proxy may push so many sets in rulesPeriod that are taken at once; then only the newest counts after
-	// each rulesPause. Verifying costs the node work and, where it fails, a line in its log.
-	rulesBurst  = 20
-	rulesPeriod = 10 * time.Second
-	rulesPause  = 200 * time.Millisecond
-	// sparePause is how long a spare waits to see whether there is a second proxy now.
-	sparePause = 2 * time.Minute
-)
+// dialTimeout bounds a dial up to the TLS handshake with the proxy: it includes asking the proxy for its
+// transport, and an HTTP proxy or a load balancer on the way.
+const dialTimeout = 15 * time.Second
 
-// Config says where to, as whom, and what to do with what comes.
+// Config says which proxies to dial, as which node, and what to do with what arrives.
 type Config struct {
-	Proxies []string       // addresses of the public port, host:port; at least one
-	Dialer  authrpc.Dialer // how to get to them; nil: straight
-	Tunnels int            // 0: DefaultTunnels
+	Proxies []string       // addresses of the cluster's public port, host:port; at least one
+	Dialer  authrpc.Dialer // connects to them; nil means a direct connection
+	Tunnels int            // how many tunnels to keep; 0 means DefaultTunnels
 	Pin     identity.Pin
 	Cluster string
 	ID      identity.MachineID
-	Key     crypto.Signer
-	Cert    func() (*tls.Certificate, error)
-	Version string
+	Key     crypto.Signer                    // of the node's service certificate
+	Cert    func() (*tls.Certificate, error) // the current service certificate
+	Version string                           // of this program, for listings
 	Now     func() time.Time
 	Log     *slog.Logger
 
-	// Handle serves one session stream and returns when it is over, soon after ctx ends. It owns conn.
+	// Handle serves one stream. It owns conn, and returns when the stream has ended, or soon after ctx has.
 	Handle func(ctx context.Context, conn net.Conn, h tunnel.Header, proxy string)
-	// Rules gets what is pushed, unverified.
+	// Rules receives pushed rules, unverified. It is called by one goroutine of each tunnel.
 	Rules func(tunnel.RulesPush)
-	// Attached is called each time a tunnel stands.
+	// Attached is called each time a tunnel was connected.
 	Attached func()
 }
 
-// Tunnels keeps the tunnels.
+// Tunnels keeps the tunnels of a node. Run is called once; Count may be called by any goroutine.
 type Tunnels struct {
 	cfg Config
 
-	mu      sync.Mutex      // guards proxies
-	claimed map[string]bool // the proxies that a tunnel stands to, by name
+	mu      sync.Mutex      // guards claimed
+	claimed map[string]bool // names of the proxies to which there is a tunnel, or to which one is connecting
 }
 
-// New makes ready; Run dials.
+// New makes the tunnels. It dials nothing.
 func New(cfg Config) *Tunnels {
 	if cfg.Tunnels == 0 {
 		cfg.Tunnels = DefaultTunnels
@@ -87,248 +73,168 @@ func New(cfg Config) *Tunnels {
 	return &Tunnels{cfg: cfg, claimed: map[string]bool{}}
 }
 
-// errSpare says that every proxy this dial could reach has its tunnel already.
-var errSpare = errors.New("uplink: a tunnel to this proxy stands already")
-
-// Run keeps tunnels up until ctx ends, and then waits for what runs in them.
-func (l *Tunnels) Run(ctx context.Context) error {
-	var slots sync.WaitGroup
-	for i := range l.cfg.Tunnels {
-		slots.Go(func() { l.keepTunnel(ctx, i) })
+// Run keeps the tunnels until ctx ends, and then waits for the streams in them.
+func (t *Tunnels) Run(ctx context.Context) error {
+	var tunnels sync.WaitGroup
+	for i := range t.cfg.Tunnels {
+		tunnels.Go(func() { t.keepTunnel(ctx, i) })
 	}
-	slots.Wait()
+	tunnels.Wait()
 	return nil
 }
 
-// keepTunnel keeps one tunnel up.
-func (l *Tunnels) keepTunnel(ctx context.Context, i int) {
-	pause := backoff{draw: rand.N[time.Duration], now: l.cfg.Now, addrs: len(l.cfg.Proxies)}
-	for try := i; ctx.Err() == nil; try++ {
-		addr := l.cfg.Proxies[try%len(l.cfg.Proxies)]
-		stood, err := l.connectOnce(ctx, addr)
+// errSpare says that the proxy that answered has a tunnel already.
+var errSpare = errors.New("uplink: there is a tunnel to this proxy already")
+
+// keepTunnel keeps one tunnel until ctx ends. It tries the addresses in turn, starting with the i-th.
+func (t *Tunnels) keepTunnel(ctx context.Context, i int) {
+	redial := newRedial(rand.N[time.Duration], t.cfg.Now, len(t.cfg.Proxies))
+	for try := i; ; try++ {
+		addr := t.cfg.Proxies[try%len(t.cfg.Proxies)]
+		connected, err := t.connectOnce(ctx, addr)
 		if ctx.Err() != nil {
 			return
 		}
-		wait := pause.pause(stood, errors.Is(err, errSpare))
+		var pause time.Duration
 		switch {
-		case stood:
-			l.cfg.Log.Warn("tunnel ended", "proxy", addr, "again", wait)
-		case !errors.Is(err, errSpare):
-			l.cfg.Log.Warn("no tunnel", "proxy", addr, "err", err, "remedy", fault.Remedy(err), "again", wait)
+		case connected:
+			pause = redial.pause(ended)
+			t.cfg.Log.Warn("tunnel ended", "proxy", addr, "retry", pause)
+		case errors.Is(err, errSpare):
+			pause = redial.pause(spare)
+		default:
+			pause = redial.pause(failed)
+			t.cfg.Log.Warn("no tunnel",
+				"proxy", addr, "err", err, "remedy", fault.Remedy(err), "retry", pause)
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-		case <-timer.C:
+		if !backoff.Sleep(ctx, pause) {
+			return
 		}
 	}
 }
 
-// backoff says how long to wait before dialling again.
-type backoff struct {
-	draw     func(time.Duration) time.Duration // uniform in [0, n)
-	now      func() time.Time
-	lastLost time.Time // when a tunnel last ended
-	failed   int       // dials in a row
-	spares   int       // dials in a row that found a tunnel standing
-	addrs    int       // how many addresses there are to try
-}
-
-func (p *backoff) pause(stood, spare bool) time.Duration {
-	switch {
-	case spare:
-		p.failed = 0
-		if p.spares++; p.spares%p.addrs != 0 { // another address may lead to another proxy
-			return p.draw(outagePause)
-		}
-		return sparePause/2 + p.draw(sparePause/2)
-	case stood:
-		p.lastLost, p.failed = p.now(), 0
-		return p.draw(outagePause)
-	case p.now().Sub(p.lastLost) < outageWindow:
-		return minPause + p.draw(outagePause-minPause)
-	}
-	p.failed++
-	ceiling := min(minPause<<min(p.failed, 6), maxPause)
-	return minPause + p.draw(ceiling-minPause+1)
-}
-
-// connectOnce dials, and serves the tunnel until it ends. stood reports whether it ever stood.
-func (l *Tunnels) connectOnce(ctx context.Context, addr string) (stood bool, err error) {
-	conn, proxy, err := l.dial(ctx, addr)
+// connectOnce dials a proxy and serves the tunnel until it ends. connected reports whether there was a
+// tunnel; if there was none, err says why.
+func (t *Tunnels) connectOnce(ctx context.Context, addr string) (connected bool, err error) {
+	conn, proxy, err := t.dial(ctx, addr)
 	if err != nil {
 		return false, err
 	}
-	if !l.claim(proxy) {
+	if !t.claim(proxy) {
 		conn.Close()
 		return false, errSpare
 	}
-	defer l.release(proxy)
-	up, err := tunnel.Connect(ctx, conn, l.cfg.Key, l.cfg.ID, l.cfg.Version, l.cfg.Now)
+	defer t.release(proxy)
+	up, err := tunnel.Connect(ctx, conn, t.cfg.Key, t.cfg.ID, t.cfg.Version, t.cfg.Now)
 	if err != nil {
 		return false, dialFault(addr, err)
 	}
 	defer up.Close()
 	if up.Proxy() != proxy {
-		return false, fmt.Errorf(
-			"uplink: the proxy calls itself %q and its certificate says %q",
-			up.Proxy(),
-			proxy,
-		)
+		const format = "uplink: the proxy calls itself %q, but its certificate says %q"
+		return false, fmt.Errorf(format, up.Proxy(), proxy)
 	}
-	l.cfg.Log.Info("tunnel stands", "proxy", proxy, "address", addr)
-	l.cfg.Attached()
-	l.serve(ctx, up, proxy)
+	t.cfg.Log.Info("tunnel connected", "proxy", proxy, "address", addr)
+	t.cfg.Attached()
+	t.serve(ctx, up, proxy)
 	return true, nil
 }
 
-// dial connects and returns the proxy's name as its certificate has it.
-func (l *Tunnels) dial(ctx context.Context, addr string) (net.Conn, string, error) {
+// dial connects to a proxy by TLS. It returns the proxy's name, as its certificate says.
+func (t *Tunnels) dial(ctx context.Context, addr string) (conn net.Conn, proxy string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := l.cfg.Dialer.DialTLS(
-		ctx,
-		addr,
-		identity.PinnedTLS(
-			l.cfg.Pin,
-			l.cfg.Cluster,
-			identity.ALPNTunnel,
-			l.cfg.Cert,
-			l.cfg.Now,
-			identity.Proxy,
-		),
-	)
+	c := t.cfg
+	config := identity.PinnedTLS(c.Pin, c.Cluster, identity.ALPNTunnel, c.Cert, c.Now, identity.Proxy)
+	tc, err := c.Dialer.DialTLS(ctx, addr, config)
 	if err != nil {
 		return nil, "", dialFault(addr, err)
 	}
-	peer, err := identity.VerifyPinned(
-		conn.ConnectionState().PeerCertificates,
-		l.cfg.Pin,
-		l.cfg.Cluster,
-		l.cfg.Now(),
-		identity.Proxy,
-	)
+	certs := tc.ConnectionState().PeerCertificates
+	peer, err := identity.VerifyPinned(certs, c.Pin, c.Cluster, c.Now(), identity.Proxy)
 	if err != nil {
-		conn.Close()
+		tc.Close()
 		return nil, "", dialFault(addr, err)
 	}
-	return conn, peer.Name, nil
+	return tc, peer.Name, nil
 }
 
+// dialFault says what to do about a dial that failed. A fault stays as it is.
 func dialFault(addr string, err error) error {
+	const op = "uplink"
+	var known *fault.Error
 	var pin *identity.PinError
-	var old *identity.ExpiredError
-	var said *fault.Error
+	var expired *identity.ExpiredError
 	switch {
-	case errors.As(err, &said):
+	case errors.As(err, &known):
 		return err
 	case errors.As(err, &pin):
-		return fault.Wrap(
-			err,
-			fault.Denied,
-			"uplink",
-			"the proxy at "+addr+" is not of this node's cluster",
-			"check the address given with --proxy",
-		)
-	case errors.As(err, &old):
-		return fault.Wrap(
-			err,
-			fault.Expired,
-			"uplink",
-			"the proxy's "+old.Error(),
-			"set this machine's clock, or look at the proxy",
-		)
+		msg := "the proxy at " + addr + " does not belong to this node's cluster"
+		return fault.Wrap(err, fault.Denied, op, msg, "check the address given with --proxy")
+	case errors.As(err, &expired):
+		const remedy = "set this machine's clock, or check the proxy"
+		return fault.Wrap(err, fault.Expired, op, "the proxy's "+expired.Error(), remedy)
 	}
-	return fault.Wrap(
-		err,
-		fault.Unavailable,
-		"uplink",
-		"the proxy at "+addr+" cannot be reached",
-		"check the address and that outgoing connections are allowed",
-	)
+	const remedy = "check the address and that outgoing connections are allowed"
+	return fault.Wrap(err, fault.Unavailable, op, "the proxy at "+addr+" cannot be reached", remedy)
 }
 
-// serve hands on what comes until the tunnel or ctx ends, and waits for the streams. They end before the
-// tunnel, so that people still read why.
-func (l *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
+// serve passes on what arrives through a tunnel, until the tunnel or ctx ends. The streams end before it
+// closes the tunnel, so that clients can still read why.
+func (t *Tunnels) serve(ctx context.Context, up *tunnel.Uplink, proxy string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var streams sync.WaitGroup
-	streams.Go(func() { defer cancel(); l.forwardRules(ctx, up) })
-	var gate sync.Mutex // guards stopping, and that no stream starts after it
+	streams.Go(func() { defer cancel(); t.forwardRules(ctx, up) })
+	var mu sync.Mutex // guards stopping; no stream is added to streams once it is set
 	stopping := false
 	accepting := make(chan struct{})
-	go func() {
+	go func() { // until up is closed
 		defer close(accepting)
 		for {
-			conn, h, err := up.Accept()
+			conn, header, err := up.Accept()
 			if err != nil {
 				return
 			}
-			gate.Lock()
+			mu.Lock()
 			if stopping {
 				conn.Close()
 			} else {
-				streams.Go(func() { l.cfg.Handle(ctx, conn, h, proxy) })
+				streams.Go(func() { t.cfg.Handle(ctx, conn, header, proxy) })
 			}
-			gate.Unlock()
+			mu.Unlock()
 		}
 	}()
 	<-ctx.Done()
-	gate.Lock()
+	mu.Lock()
 	stopping = true
-	gate.Unlock()
+	mu.Unlock()
 	streams.Wait()
 	up.Close()
 	<-accepting
 }
 
-// forwardRules hands on the rules that a proxy pushes, at a bounded pace, until the tunnel or ctx ends.
-func (l *Tunnels) forwardRules(ctx context.Context, up *tunnel.Uplink) {
-	news, taken, since := up.Rules(), 0, time.Now()
-	pause := time.NewTimer(0)
-	defer pause.Stop()
-	for {
-		select {
-		case <-pause.C:
-			news = up.Rules()
-		case n := <-news:
-			l.cfg.Rules(n)
-			if now := time.Now(); now.Sub(since) > rulesPeriod {
-				taken, since = 0, now
-			}
-			if taken++; taken >= rulesBurst {
-				news = nil
-				pause.Reset(rulesPause)
-			}
-		case <-up.Done():
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (l *Tunnels) claim(proxy string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.claimed[proxy] {
+// claim reserves a proxy for one tunnel. It reports false if another tunnel has it.
+func (t *Tunnels) claim(proxy string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.claimed[proxy] {
 		return false
 	}
-	l.claimed[proxy] = true
+	t.claimed[proxy] = true
 	return true
 }
 
-// Count is to how many proxies a tunnel stands.
-func (l *Tunnels) Count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.claimed)
+// release gives up a proxy that was claimed.
+func (t *Tunnels) release(proxy string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.claimed, proxy)
 }
 
-func (l *Tunnels) release(proxy string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.claimed, proxy)
+// Count is how many proxies the node has a tunnel to.
+func (t *Tunnels) Count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.claimed)
 }

@@ -18,42 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestBackoffIsSpreadAndBounded(t *testing.T) {
-	now := time.Unix(1_000_000, 0)
-	longest := func(n time.Duration) time.Duration { return n - 1 }
-	p := backoff{draw: longest, now: func() time.Time { return now }, addrs: 1}
-	for i, want := range []time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, time.Minute, time.Minute, time.Minute} {
-		if got := p.pause(false, false); got != want {
-			t.Errorf("dial %d that failed: got a pause up to %s, want %s", i+1, got, want)
-		}
-	}
-	if got := p.pause(true, false); got >= outagePause {
-		t.Errorf("after an outage: got %s, want less than %s", got, outagePause)
-	}
-	for range 5 {
-		if got := p.pause(false, false); got > outagePause {
-			t.Errorf("dial soon after an outage: got %s, want at most %s", got, outagePause)
-		}
-	}
-	now = now.Add(outageWindow)
-	if got := p.pause(false, false); got != 2*time.Second {
-		t.Errorf("dial long after an outage: got %s, want the range from the start", got)
-	}
-	if got := p.pause(false, true); got < sparePause/2 || got > sparePause {
-		t.Errorf("spare: got %s, want up to %s", got, sparePause)
-	}
-	p = backoff{draw: func(time.Duration) time.Duration { return 0 }, now: p.now, addrs: 2}
-	for range 9 {
-		if got := p.pause(false, false); got < minPause {
-			t.Errorf("got %s, want at least %s: no proxy is hammered", got, minPause)
-		}
-	}
-	if got := p.pause(false, true); got != 0 {
-		t.Errorf("spare with another address to try: got %s, want it tried at once", got)
-	}
-}
-
-// newTunnels is a node's side that dials addr.
+// newTunnels makes the tunnels of a node that dials addr.
 func newTunnels(t *testing.T, c *membertest.Cluster, addr string, now func() time.Time) *Tunnels {
 	t.Helper()
 	cert := c.ServiceCertificate(identity.Node, "web-1")
@@ -99,6 +64,7 @@ func serveTLS(t *testing.T, cert *tls.Certificate, alpn string) string {
 }
 
 func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
+	t.Parallel()
 	c, other := membertest.New(t), membertest.New(t)
 	good := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
 	conn, name, err := newTunnels(t, c, good, time.Now).dial(t.Context(), good)
@@ -106,17 +72,20 @@ func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 		t.Fatalf("got %q, %v, want proxy-1", name, err)
 	}
 	conn.Close()
+	foreign := serveTLS(t, other.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
+	node := serveTLS(t, c.ServiceCertificate(identity.Node, "web-2"), identity.ALPNTunnel)
+	http2 := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), "h2")
 	for _, tt := range []struct {
 		name string
 		addr string
 		now  func() time.Time
 		kind fault.Kind
 	}{
-		{"a proxy of another cluster", serveTLS(t, other.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel), time.Now, fault.Denied},
-		{"a node of this cluster", serveTLS(t, c.ServiceCertificate(identity.Node, "web-2"), identity.ALPNTunnel), time.Now, fault.Unavailable},
-		{"a proxy that does not speak tunnel", serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), "h2"), time.Now, fault.Unavailable},
+		{"a proxy of another cluster", foreign, time.Now, fault.Denied},
+		{"a node of this cluster", node, time.Now, fault.Unavailable},
+		{"a proxy that does not speak the tunnel protocol", http2, time.Now, fault.Unavailable},
 		{"a proxy by a clock 10 minutes behind", good, membertest.SkewedClock(-10 * time.Minute), fault.Expired},
-		{"nobody", "127.0.0.1:1", time.Now, fault.Unavailable},
+		{"an address without a listener", "127.0.0.1:1", time.Now, fault.Unavailable},
 	} {
 		_, _, err := newTunnels(t, c, tt.addr, tt.now).dial(t.Context(), tt.addr)
 		if !fault.Is(err, tt.kind) || fault.Remedy(err) == "" {
@@ -126,14 +95,15 @@ func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 }
 
 func TestASecondTunnelToTheSameProxyIsASpare(t *testing.T) {
+	t.Parallel()
 	c := membertest.New(t)
 	addr := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
 	l := newTunnels(t, c, addr, time.Now)
 	if !l.claim("proxy-1") {
 		t.Fatal("got the first refused")
 	}
-	if stood, err := l.connectOnce(t.Context(), addr); stood || !errors.Is(err, errSpare) {
-		t.Errorf("got %v, %v, want a spare", stood, err)
+	if connected, err := l.connectOnce(t.Context(), addr); connected || !errors.Is(err, errSpare) {
+		t.Errorf("got %v, %v, want a spare", connected, err)
 	}
 	l.release("proxy-1")
 	if _, err := l.connectOnce(t.Context(), addr); errors.Is(err, errSpare) {
@@ -142,6 +112,7 @@ func TestASecondTunnelToTheSameProxyIsASpare(t *testing.T) {
 }
 
 func TestADialThatHangsEnds(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +121,8 @@ func TestADialThatHangsEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	c := membertest.New(t)
-	if _, err := newTunnels(t, c, ln.Addr().String(), time.Now).connectOnce(ctx, ln.Addr().String()); err == nil {
+	addr := ln.Addr().String()
+	if _, err := newTunnels(t, c, addr, time.Now).connectOnce(ctx, addr); err == nil {
 		t.Error("got a tunnel, want an end")
 	}
 }
