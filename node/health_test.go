@@ -9,6 +9,7 @@ import (
 )
 
 func TestHealthNeedsATunnel(t *testing.T) {
+	t.Parallel()
 	n, err := node.New(node.Config{Dir: t.TempDir(), Proxies: []string{"127.0.0.1:1"}, Name: "web-1"})
 	if err != nil {
 		t.Fatal(err)
@@ -18,8 +19,8 @@ func TestHealthNeedsATunnel(t *testing.T) {
 	}
 	c := membertest.New(t)
 	allow(t, c)
-	d := newTestProxy(t, c, "proxy-1", "127.0.0.1:0")
-	m := start(t, c, d)
+	p := startProxy(t, c, "proxy-1", "")
+	m := start(t, c, p)
 	if err := m.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -116,10 +116,10 @@ const (
 // foldersWithLongLines are not held to maxColumns yet. The list only gets shorter.
 var foldersWithLongLines = []string{
 	"auth", "auth/oidc", "auth/oidc/oidctest", "auth/state", "auth/totp", "docs", "integration",
-	"internal/access", "internal/authrpc", "internal/config", "internal/connqueue", "internal/egress",
-	"internal/fault", "internal/formbrowser", "internal/identity", "internal/member",
-	"internal/prefixconn", "internal/rulesfile", "node", "node/rules", "node/spool", "node/sshd",
-	"node/uplink", "raftstore", "server",
+	"internal/access", "internal/authrpc", "internal/config", "internal/connqueue",
+	"internal/egress", "internal/fault", "internal/formbrowser", "internal/identity",
+	"internal/member", "internal/prefixconn", "internal/rulesfile", "node/spool", "node/sshd",
+	"raftstore", "server",
 }
 
 func TestLinesAreNotTooLong(t *testing.T) {
