@@ -105,6 +105,8 @@ type constraintHop struct {
 	Keys     []byte `ssh:"rest"`
 }
 
+// destConstraint says from where to where a key may be used (OpenSSH PROTOCOL.agent section 2). From and To
+// are encoded hops.
 type destConstraint struct {
 	From     []byte // an empty hop: this machine
 	To       []byte

@@ -30,6 +30,7 @@ var listings = map[access.Resource]listing{
 	access.Events:     {[]string{"NUMBER", "TIME", "CODE", "USER", "MACHINE", "EVENT"}, eventCells},
 }
 
+// roleCells summarizes the grants of a role: the whole role is shown by get role NAME.
 func roleCells(r authrpc.Resource) []string {
 	var role access.Role
 	decodeKnown(r.Spec, &role)
@@ -42,6 +43,8 @@ func connectorCells(r authrpc.Resource) []string {
 	return []string{r.Metadata.Name, c.Type, c.Issuer, c.Client_ID}
 }
 
+// userCells shows the roles that an administrator added to a user. The roles that come from the connector are
+// known only at a login.
 func userCells(r authrpc.Resource) []string {
 	var spec struct{ Roles []string }
 	var status struct {
@@ -59,6 +62,7 @@ func userCells(r authrpc.Resource) []string {
 	return []string{r.Metadata.Name, status.Name, roles, factor, timeText(status.Last_Login)}
 }
 
+// tokenCells never shows the token itself: the auth service keeps only its hash.
 func tokenCells(r authrpc.Resource) []string {
 	var spec struct {
 		Kind   string

@@ -55,6 +55,7 @@ func isCompletionRequest(args []string) bool {
 // backtickFilter drops the backticks by which help texts mark the value of a flag: a shell would show them.
 type backtickFilter struct{ io.Writer }
 
+// Write reports len(p) although it may write less: nothing that the caller gave is missing.
 func (f backtickFilter) Write(p []byte) (int, error) {
 	_, err := f.Writer.Write(bytes.ReplaceAll(p, []byte("`"), nil))
 	return len(p), err

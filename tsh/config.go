@@ -29,6 +29,8 @@ func (a *app) configCmd() *cobra.Command {
 	}
 }
 
+// runConfig prints the configuration for the current login. If the auth service does not answer, the bare
+// names are missing and everything else is as usual.
 func (a *app) runConfig(ctx context.Context) error {
 	p, err := a.currentLogin()
 	if err != nil {

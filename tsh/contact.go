@@ -133,6 +133,7 @@ func containsRoot(file string, pin identity.Pin) bool {
 	return false
 }
 
+// rootChanged is the error of a proxy whose ping document names another root than the kept pin.
 func rootChanged(addr string, kept, got identity.Pin) error {
 	msg := fmt.Sprintf(
 		"THE CLUSTER AT %s IS NOT THE ONE YOU LOGGED IN TO BEFORE.\n  kept:  %s\n  shown: %s\n"+
@@ -174,6 +175,8 @@ func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) 
 	return readPing(addr, resp)
 }
 
+// readPing decodes and checks the ping document. Any other answer means that the server is not a Threshold
+// proxy.
 func readPing(addr string, resp *http.Response) (p dial.Ping, err error) {
 	err = json.NewDecoder(io.LimitReader(resp.Body, maxPingBytes)).Decode(&p)
 	if err == nil {

@@ -27,6 +27,7 @@ type proxyDialer struct {
 	err    error
 }
 
+// newProxyDialer reads HTTPS_PROXY and NO_PROXY.
 func newProxyDialer(getenv func(string) string) proxyDialer {
 	d, err := egress.New(egress.ConfigFromEnv(getenv))
 	if err != nil {
@@ -95,6 +96,7 @@ func (a *app) auth(p *profile.Profile) *authrpc.Client {
 	return authrpc.NewClientWithDialer(a.dialer, p.Proxy, cfg)
 }
 
+// certificate is the callback by which TLS gets the client certificate of the login.
 func certificate(p *profile.Profile) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) { return &p.X509, nil }
 }
@@ -122,6 +124,7 @@ func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*n
 	return &nodeConn{Conn: client, tls: conn, addr: p.Proxy}, nil
 }
 
+// Read stores the first refusal of the proxy in c.refusal.
 func (c *nodeConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err != nil {

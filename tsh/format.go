@@ -39,6 +39,7 @@ func stdoutFault(err error) error {
 	return fault.Wrap(err, fault.Internal, "", msg, "check where standard output goes")
 }
 
+// join separates the elements by commas, for messages and table cells.
 func join[T ~string](list []T) string {
 	out := make([]string, len(list))
 	for i, s := range list {

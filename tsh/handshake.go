@@ -69,6 +69,8 @@ func (h *handshake) checkHost(_ string, _ net.Addr, key ssh.PublicKey) error {
 	return h.hostErr
 }
 
+// keepBanner collects the banner. A hostile node may send any number of them, so it keeps at most maxBanner
+// bytes.
 func (h *handshake) keepBanner(msg string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

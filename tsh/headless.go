@@ -77,6 +77,7 @@ func (a *app) pollHeadless(
 	}
 }
 
+// headlessURL is the page where the user approves the login. Its handle contains the sealed attempt.
 func headlessURL(addr, handle, connector string) string {
 	q := url.Values{"handle": {handle}}
 	if connector != "" {

@@ -68,6 +68,7 @@ func (a *app) loginCmd() *cobra.Command {
 	return c
 }
 
+// check refuses unknown values and contradictions before anything goes over the network.
 func (o loginOptions) check() error {
 	if o.browser != "" && o.browser != "none" {
 		msg := fmt.Sprintf("--browser=%s is not known", o.browser)
@@ -154,6 +155,7 @@ type loginKeys struct {
 	verifier string
 }
 
+// newLoginKeys generates an Ed25519 key for SSH and a P-256 key for TLS. Every login has new ones.
 func newLoginKeys() (*loginKeys, error) {
 	k := &loginKeys{verifier: randomText()}
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
@@ -233,6 +235,8 @@ func (a *app) awaitBrowser(
 	return code, err
 }
 
+// loginURL is the proxy's login page. The callback brings the code back to this process; state proves that
+// the callback belongs to this login.
 func loginURL(addr, challenge, callback, state, connector string) string {
 	q := url.Values{"challenge": {challenge}, "callback": {callback}, "state": {state}}
 	if connector != "" {
@@ -267,6 +271,7 @@ func (a *app) redeem(
 	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: k.reveal()})
 }
 
+// reportLogin shows the new login and the next command to type.
 func (a *app) reportLogin(p *profile.Profile) error {
 	fmt.Fprintln(a.Stdout, "Logged in.")
 	if err := a.writeLogin(p.Info); err != nil {

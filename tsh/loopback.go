@@ -30,11 +30,14 @@ type loopback struct {
 	result   chan callbackResult // has room for the one result
 }
 
+// callbackResult is the answer of the browser: a one-time code or an error.
 type callbackResult struct {
 	code string
 	err  error
 }
 
+// newLoopback listens on a free port of 127.0.0.1. The name localhost is not used, because it may resolve to
+// an address on which another user listens (RFC 8252 section 8.3).
 func newLoopback() (*loopback, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

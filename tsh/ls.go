@@ -48,6 +48,7 @@ func (a *app) lsCmd() *cobra.Command {
 	return c
 }
 
+// parseLabels reads LABEL=VALUE arguments. Values may contain wildcards; the auth service matches them.
 func parseLabels(args []string) (map[string]string, error) {
 	labels := map[string]string{}
 	for _, arg := range args {
@@ -89,6 +90,8 @@ func (a *app) nodes(
 	}
 }
 
+// listNodes writes a table, or only the names with quiet. If there is none, it says so on standard error, so
+// that scripts read an empty list.
 func (a *app) listNodes(w io.Writer, nodes []authrpc.NodeInfo, quiet bool) error {
 	if quiet {
 		for _, n := range nodes {
@@ -120,6 +123,7 @@ func nodeStatus(n authrpc.NodeInfo, now time.Time) string {
 	return "offline " + ago(now.Sub(n.LastSeen))
 }
 
+// labelText is "key=value,…", sorted, so that equal labels look equal.
 func labelText[M ~map[string]string](labels M) string {
 	var out []string
 	for k, v := range labels {

@@ -76,6 +76,7 @@ func Main(ctx context.Context, env Env) int {
 	return 1
 }
 
+// root builds the tree of commands. Each command has a file of its own, named for it.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tsh",
@@ -176,6 +177,7 @@ func usageError(c *cobra.Command, err error) error {
 	return fault.New(fault.Invalid, "", err.Error(), "see: "+c.CommandPath()+" --help")
 }
 
+// home is the folder of all profiles. It need not exist.
 func (a *app) home() (profile.Home, error) { return profile.Open(a.Getenv) }
 
 // proxyAddress returns the proxy that the command works with, as host:port: the one of --proxy, else the one

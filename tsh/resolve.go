@@ -95,6 +95,7 @@ func pickNode(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (au
 	return nodes[0], nil
 }
 
+// ambiguous is the error of a first label that several nodes have.
 func ambiguous(nodes []authrpc.NodeInfo, name string) error {
 	var names []string
 	for i, n := range nodes {
@@ -108,6 +109,7 @@ func ambiguous(nodes []authrpc.NodeInfo, name string) error {
 	return fault.New(fault.Conflict, "", msg, "use the whole name, for example "+names[0])
 }
 
+// offline is the error of a node that has no tunnel now.
 func offline(n authrpc.NodeInfo, now time.Time) error {
 	seen := "never seen"
 	if !n.LastSeen.IsZero() {

@@ -62,6 +62,7 @@ func parseResource(args []string) (kind access.Resource, name string, err error)
 	return kind, name, err
 }
 
+// resourceKind accepts a kind in singular or plural, in any case.
 func resourceKind(word string) (access.Resource, error) {
 	for _, r := range access.Resources {
 		if strings.EqualFold(word, string(r)) || strings.EqualFold(word, singular(r)) {
@@ -72,6 +73,7 @@ func resourceKind(word string) (access.Resource, error) {
 	return "", fault.New(fault.Invalid, "", msg, "known kinds: "+join(access.Resources))
 }
 
+// singular is the kind as documents have it: role for roles.
 func singular(r access.Resource) string { return strings.TrimSuffix(string(r), "s") }
 
 // fetchResources fetches all pages of the resources of a kind, or the one with the name.
@@ -166,6 +168,7 @@ func (a *app) applyCmd() *cobra.Command {
 	return c
 }
 
+// readResources reads and checks a file, or standard input for "-".
 func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 	name, in := file, a.Stdin
 	if file == "-" {
@@ -186,7 +189,8 @@ func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 }
 
 // decodeResources checks what can be checked without the auth service, and reports all faults at once: the
-// syntax of every document and the contents of roles.
+// syntax of every document and the contents of roles. decodeResource checks the spec of a role completely.
+// Other specs are checked by the auth service, which alone knows what they refer to.
 func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 	docs, err := config.DecodeAll(name, b)
 	faults := []error{err}
@@ -251,6 +255,8 @@ func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
 	return nil
 }
 
+// reportApplied prints what was applied. The secret of a token is in the answer only once, so it is shown
+// here.
 func (a *app) reportApplied(proxy string, sent authrpc.Resource, got authrpc.ApplyResourceResponse) {
 	result := "changed"
 	if got.Created {

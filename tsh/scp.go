@@ -113,6 +113,8 @@ func parseLocations(args []string) (sources []location, to location, err error) 
 	return sources, to, nil
 }
 
+// runSCP copies. It checks all arguments before it connects; sources on several nodes are copied one node
+// after the other.
 func (a *app) runSCP(ctx context.Context, o transfer.Options, quiet bool, args []string) error {
 	sources, to, err := parseLocations(args)
 	if err != nil {
@@ -165,6 +167,7 @@ func byNode(list []location) [][]location {
 	return groups
 }
 
+// paths returns the paths of the locations.
 func paths(list []location) []string {
 	out := make([]string, len(list))
 	for i, l := range list {
@@ -244,6 +247,7 @@ func openSFTP(client *ssh.Client) (*sftp.Client, error) {
 	return nil, sftpRefused(err, string(reason))
 }
 
+// sftpRefused is the error of a node that does not serve SFTP. text is what it wrote to standard error.
 func sftpRefused(err error, text string) error {
 	msg, hint := "the node refused the file transfer", "ask an administrator for a role with the action sftp"
 	if reason, nodeHint := parseRefusal(text); reason != "" {

@@ -86,6 +86,8 @@ port, as in '*:8080:db:80'. The path of a Unix socket can replace a port, or a h
 	return c
 }
 
+// runSSH checks the flags and joins the words of the command with spaces, as ssh does. The first word after
+// the node must not be a flag: it was probably meant for tsh. After "--" it may be one.
 func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []string) error {
 	if err := o.applyOptions(o.options); err != nil {
 		return err

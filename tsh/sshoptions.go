@@ -46,6 +46,7 @@ func (o *sshOptions) applyOptions(options []string) error {
 	return nil
 }
 
+// applyOption applies one option. name is in lower case.
 func (o *sshOptions) applyOption(name, value string) error {
 	yes, no := strings.EqualFold(value, "yes"), strings.EqualFold(value, "no")
 	switch name {

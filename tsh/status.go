@@ -95,6 +95,7 @@ func (a *app) statuses() ([]loginStatus, error) {
 	return list, nil
 }
 
+// loginState is the value of "state" in JSON.
 func (a *app) loginState(i profile.Info) string {
 	switch {
 	case !i.LoggedIn():
@@ -105,6 +106,7 @@ func (a *app) loginState(i profile.Info) string {
 	return "valid"
 }
 
+// writeStatuses writes the logins with an empty line between them.
 func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
 	for n, s := range list {
 		if n > 0 {
@@ -173,6 +175,8 @@ func (a *app) logoutCmd() *cobra.Command {
 	return c
 }
 
+// runLogout logs out at the current proxy, or at every proxy. It works without a network: the certificates
+// stay valid on the server's side until they expire, but their keys are gone.
 func (a *app) runLogout(all bool) error {
 	h, err := a.home()
 	if err != nil {

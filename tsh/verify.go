@@ -63,6 +63,8 @@ func checkClock(theirs, now time.Time) error {
 	return fault.New(fault.Invalid, "", msg, "set this machine's clock, then log in again")
 }
 
+// verifyLogin verifies in the order of trust: the pin verifies the authorities, and they verify the
+// certificates. The profile that it returns has no proxy yet.
 func verifyLogin(
 	resp authrpc.RedeemLoginResponse,
 	at cluster,
@@ -111,6 +113,8 @@ func verifyLogin(
 	return p, nil
 }
 
+// verifyX509 verifies the chain of the X.509 certificate, that it is a user's, and that it is for the key of
+// this login.
 func verifyX509(
 	ders [][]byte,
 	name string,
@@ -137,6 +141,7 @@ func verifyX509(
 	return peer, tls.Certificate{Certificate: ders, PrivateKey: k.x509, Leaf: peer.Cert}, nil
 }
 
+// verifySSH verifies the SSH certificate in the same way.
 func verifySSH(
 	wire []byte,
 	name string,

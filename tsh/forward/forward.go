@@ -115,6 +115,7 @@ func listen(a Addr) ([]net.Listener, error) {
 	return []net.Listener{v4, v6}, nil
 }
 
+// single adapts the results of net.Listen to those of listen.
 func single(l net.Listener, err error) ([]net.Listener, error) {
 	if err != nil {
 		return nil, err
@@ -122,6 +123,7 @@ func single(l net.Listener, err error) ([]net.Listener, error) {
 	return []net.Listener{l}, nil
 }
 
+// listenFault describes why the listener for -L or -D cannot be opened, with the remedy for the cause.
 func listenFault(a Addr, err error) error {
 	msg := fmt.Sprintf("cannot listen on %s on this machine: %s", a, fault.DescribeNetwork(err))
 	switch {

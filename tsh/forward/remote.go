@@ -137,6 +137,7 @@ func (f *Forwarder) serveRemote(nc ssh.NewChannel, find func([]byte) (Rule, bool
 	}
 }
 
+// dial connects to an address on this machine's side: the target of -R, or ssh-agent.
 func dial(a Addr) (stream, error) {
 	network, addr := "unix", a.file()
 	if a.Path == "" {

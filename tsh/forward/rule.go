@@ -17,6 +17,7 @@ type Addr struct {
 	Path string // not empty: a Unix socket
 }
 
+// String is the path of a socket, host:port, or "port N" for a listener on every interface.
 func (a Addr) String() string {
 	switch {
 	case a.Path != "":
@@ -85,6 +86,7 @@ func ParseTarget(s string) (Addr, error) {
 
 const socketHint = "either end can be the path of a socket"
 
+// ruleFault is the error of a flag whose value has the wrong syntax.
 func ruleFault(flag, s, remedy string) error {
 	return fault.New(fault.Invalid, "", fmt.Sprintf("the value %q of %s is not valid", s, flag), remedy)
 }
@@ -157,8 +159,10 @@ func split(s string) ([]string, bool) {
 	}
 }
 
+// isPath reports whether a part of a rule is the path of a socket. Host names contain no slash.
 func isPath(s string) bool { return strings.Contains(s, "/") }
 
+// parsePort accepts 0: whether that is allowed depends on the flag.
 func parsePort(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return uint16(n), err == nil && !slices.Contains([]byte(s), '+')

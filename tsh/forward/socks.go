@@ -46,6 +46,8 @@ func ReadSOCKS(rw io.ReadWriter) (SOCKSRequest, error) {
 	return SOCKSRequest{}, err
 }
 
+// readSOCKS4 reads what follows the version: command, port, IPv4 address, user, and for SOCKS4a a host name.
+// SOCKS4a marks itself by an address 0.0.0.x with x other than 0.
 func readSOCKS4(rw io.ReadWriter) (SOCKSRequest, error) {
 	req := SOCKSRequest{Version: socks4}
 	var head [7]byte // command, port, address
@@ -85,6 +87,7 @@ func readText(r io.Reader) (string, error) {
 	}
 }
 
+// readSOCKS5 reads the methods and answers them, and then reads the request (RFC 1928 section 4).
 func readSOCKS5(rw io.ReadWriter) (SOCKSRequest, error) {
 	req := SOCKSRequest{Version: socks5}
 	if err := chooseMethod(rw); err != nil {
@@ -141,6 +144,7 @@ func chooseMethod(rw io.ReadWriter) error {
 	return errors.New("a SOCKS client requires authentication, which this port does not support")
 }
 
+// check refuses commands other than CONNECT and addresses that cannot be passed on to a node.
 func (r SOCKSRequest) check(command byte) error {
 	if command != socksConnect {
 		return fmt.Errorf("a SOCKS client sent command %d, but only CONNECT (1) is served", command)
@@ -181,6 +185,8 @@ func (r SOCKSRequest) Reply(connected bool) []byte {
 	} // general failure; the user sees the reason
 }
 
+// readByte reads exactly one byte. There is no buffered reader, because the bytes after the request belong to
+// the connection.
 func readByte(r io.Reader) (byte, error) {
 	var b [1]byte
 	_, err := io.ReadFull(r, b[:])

@@ -11,6 +11,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
+// removeFile removes a file that may not exist.
 func removeFile(path string) error {
 	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -18,11 +19,13 @@ func removeFile(path string) error {
 	return nil
 }
 
+// readFault is the error of a file of the profile that exists but cannot be read.
 func readFault(path string, err error) error {
 	msg := fmt.Sprintf("%s cannot be read: %s", path, cause(err))
 	return fault.Wrap(err, fault.Internal, "", msg, "check the owner and mode of "+path)
 }
 
+// writeFault is the error of a file of the profile that cannot be written.
 func writeFault(path string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
 		msg := fmt.Sprintf("%s cannot be written: the disk is full", path)

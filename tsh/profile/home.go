@@ -66,6 +66,7 @@ func isHost(s string) bool {
 	return !strings.ContainsFunc(s, unsafe) && (!strings.Contains(s, ":") || net.ParseIP(s) != nil)
 }
 
+// hostOf is the host in host:port.
 func hostOf(proxy string) string {
 	host, _, err := net.SplitHostPort(proxy)
 	if err != nil {
@@ -137,6 +138,7 @@ func (h Home) makeDirs(dir string) error {
 	return nil
 }
 
+// notLoggedIn is the error of a command without a login, at the proxy if one is known.
 func notLoggedIn(proxy string) error {
 	if proxy == "" {
 		return fault.New(fault.NotFound, "", "not logged in", "run: tsh login --proxy HOST")
@@ -144,6 +146,7 @@ func notLoggedIn(proxy string) error {
 	return fault.New(fault.NotFound, "", "not logged in at "+proxy, loginHint(proxy))
 }
 
+// loginHint is the command that logs in at the proxy. It leaves the default port out, as users type it.
 func loginHint(proxy string) string {
 	return "run: tsh login --proxy " + strings.TrimSuffix(proxy, ":"+DefaultPort)
 }

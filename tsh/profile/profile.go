@@ -92,6 +92,7 @@ func (i Info) Host() string { return hostOf(i.Proxy) }
 // NotFound fault.
 func (h Home) ReadInfo(proxy string) (Info, error) { return readInfo(h.Dir(proxy), proxy) }
 
+// readInfo reads the profile in dir. proxy is for messages only.
 func readInfo(dir, proxy string) (Info, error) {
 	path := filepath.Join(dir, infoFile)
 	b, err := os.ReadFile(path)
@@ -113,6 +114,7 @@ func readInfo(dir, proxy string) (Info, error) {
 	return i, nil
 }
 
+// damaged is the error of a profile that cannot be used. A new login replaces it.
 func damaged(err error, proxy string) error {
 	return fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginHint(proxy))
 }
@@ -134,6 +136,9 @@ func (h Home) Load(proxy string) (*Profile, error) {
 	return p, nil
 }
 
+// read reads and verifies all files of the login but profile.yaml, which the caller has read. Everything
+// depends on the pin: it verifies the authorities, and the cluster's name in them must be that of
+// profile.yaml.
 func (p *Profile) read() (err error) {
 	if p.Pin, err = identity.ParsePin(p.Info.Pin); err != nil {
 		return err
@@ -156,6 +161,8 @@ func (p *Profile) read() (err error) {
 	return errors.Join(p.readSSH(), p.readX509())
 }
 
+// readSSH reads the SSH key and, if there is one, its certificate, which must be for this key. Who signed the
+// certificate is not checked: a forged one is of no use with a node.
 func (p *Profile) readSSH() error {
 	b, err := p.readFile(SSHKeyFile)
 	if err != nil {
@@ -191,6 +198,7 @@ func (p *Profile) readSSH() error {
 	return nil
 }
 
+// readX509 reads the X.509 key and its certificate chain.
 func (p *Profile) readX509() error {
 	key, err := p.readFile(x509KeyFile)
 	if err != nil {
@@ -254,6 +262,7 @@ func (h Home) Save(p *Profile) error {
 	return h.SetCurrent(p.Proxy)
 }
 
+// file is one file of a profile to be written.
 type file struct {
 	name string
 	body []byte // nil: the file is removed
@@ -327,6 +336,7 @@ func (h Home) Remove(proxy string) error {
 	return nil
 }
 
+// signerOf narrows the result of ssh.ParseRawPrivateKey.
 func signerOf(key any) (crypto.Signer, error) {
 	s, ok := key.(crypto.Signer)
 	if !ok {

@@ -127,6 +127,7 @@ func (c *Copier) get(ctx context.Context, src, dst string, depth int) error {
 	return nil
 }
 
+// getEntry copies one entry of a folder. It refuses unsafe names and leaves special files out.
 func (c *Copier) getEntry(ctx context.Context, src, dst string, e fs.FileInfo, depth int) error {
 	name := e.Name()
 	if name == "." || name == ".." {
@@ -164,6 +165,7 @@ func checkName(name string) error {
 	return nil
 }
 
+// unsafeName is the error of a name that checkName refuses. It quotes the name, which makes it safe to print.
 func unsafeName(name string) error {
 	msg := fmt.Sprintf("the node sent the unsafe file name %q: tsh does not create it on this machine", name)
 	return fault.New(fault.Denied, "", msg, "copy this file by itself, to a name that you choose")
@@ -262,6 +264,7 @@ func setModeAndSync(f *os.File, old fs.FileInfo, source fs.FileMode) error {
 	return f.Sync()
 }
 
+// preserveLocal gives a local file the mode and the modification time of the remote one.
 func preserveLocal(dst string, info fs.FileInfo) error {
 	err := os.Chmod(dst, info.Mode().Perm())
 	if err == nil {

@@ -40,6 +40,7 @@ type bar struct {
 	stopped     chan struct{} // closed once the goroutine has ended
 }
 
+// start shows the progress of one file. size is 0 if it is not known.
 func (p *Progress) start(name string, size int64) *bar {
 	b := &bar{
 		Progress: p,
@@ -57,6 +58,7 @@ func (p *Progress) start(name string, size int64) *bar {
 	return b
 }
 
+// run draws the line until end is called.
 func (b *bar) run() {
 	defer close(b.stopped)
 	tick := time.NewTicker(redraw)
@@ -71,6 +73,7 @@ func (b *bar) run() {
 	}
 }
 
+// draw overwrites the current line of the terminal.
 func (b *bar) draw() {
 	width, _, ok := terminal.Size(b.terminal)
 	if !ok || width <= 0 {

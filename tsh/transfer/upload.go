@@ -204,6 +204,7 @@ func (c *Copier) setRemoteMode(ctx context.Context, name string, src, old fs.Fil
 	return nil
 }
 
+// preserveRemote gives a remote file the mode and the modification time of the local one.
 func (c *Copier) preserveRemote(ctx context.Context, name string, info fs.FileInfo) error {
 	if err := c.remote.Chmod(name, info.Mode().Perm()); err != nil {
 		return remoteFault(ctx, name, err)
