@@ -13,6 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/sshclient"
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
@@ -115,7 +116,7 @@ func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names
 		command = "env TSH_HOME=" + shellQuote(filepath.Dir(p.Dir)) + " " + command
 	}
 	ciphers := ""
-	if hasAES() {
+	if sshclient.HasAES() {
 		ciphers = fastCiphers
 	}
 	_, err := fmt.Fprintf(

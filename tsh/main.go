@@ -16,8 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,11 +41,6 @@ type app struct {
 	Env
 	proxy  string // --proxy as typed
 	dialer proxyDialer
-
-	// endNotice is the reason that the node gives before it ends the connection; nil: none. The goroutines in
-	// endNoticeReaders set it; they end with their connection.
-	endNotice        atomic.Pointer[string]
-	endNoticeReaders sync.WaitGroup
 }
 
 // Main runs one command and returns its exit code.

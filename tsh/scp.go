@@ -10,10 +10,10 @@ import (
 
 	"github.com/pkg/sftp"
 	"github.com/spf13/cobra"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/sshclient"
 	"github.com/threshold-access/threshold/tsh/terminal"
 	"github.com/threshold-access/threshold/tsh/transfer"
 )
@@ -198,7 +198,7 @@ func (a *app) withSFTP(
 	defer files.Close()
 	keepaliveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
-	go func() { defer close(done); keepalive(keepaliveCtx, client) }()
+	go func() { defer close(done); client.KeepAlive(keepaliveCtx) }()
 	defer func() { cancel(); <-done }()
 	err = fn(files)
 	if ctx.Err() != nil {
@@ -208,7 +208,7 @@ func (a *app) withSFTP(
 }
 
 // closeAfter closes the connection cleanupTime after ctx has ended, unless stop is called before.
-func closeAfter(ctx context.Context, client *ssh.Client) (stop func()) {
+func closeAfter(ctx context.Context, client *sshclient.Client) (stop func()) {
 	stopped := make(chan struct{})
 	release := context.AfterFunc(ctx, func() {
 		timer := time.NewTimer(cleanupTime)
@@ -222,10 +222,16 @@ func closeAfter(ctx context.Context, client *ssh.Client) (stop func()) {
 	return func() { release(); close(stopped) }
 }
 
+// inputCloser ends the input of the SFTP server when it is closed.
+type inputCloser struct{ *sshclient.Session }
+
+// Close sends EOF on the channel.
+func (c inputCloser) Close() error { return c.CloseWrite() }
+
 // openSFTP starts the node's SFTP service. If the node refuses it, it writes the reason to the session's
 // standard error.
-func openSFTP(client *ssh.Client) (*sftp.Client, error) {
-	s, err := openSession(client, nil, subsystemRequest("sftp"))
+func openSFTP(client *sshclient.Client) (*sftp.Client, error) {
+	s, err := client.OpenSession(nil, sshclient.SubsystemRequest("sftp"))
 	if s == nil {
 		return nil, err
 	}
@@ -243,14 +249,15 @@ func openSFTP(client *ssh.Client) (*sftp.Client, error) {
 		}
 	}
 	_ = s.Close()
-	reason, _ := io.ReadAll(io.LimitReader(s.Stderr(), maxBanner)) // until the node closes the channel too
+	// The reason ends when the node closes the channel too.
+	reason, _ := io.ReadAll(io.LimitReader(s.Stderr(), sshclient.MaxMessage))
 	return nil, sftpRefused(err, string(reason))
 }
 
 // sftpRefused is the error of a node that does not serve SFTP. text is what it wrote to standard error.
 func sftpRefused(err error, text string) error {
 	msg, hint := "the node refused the file transfer", "ask an administrator for a role with the action sftp"
-	if reason, nodeHint := parseRefusal(text); reason != "" {
+	if reason, nodeHint := sshclient.ParseRefusal(text); reason != "" {
 		msg += ": " + reason
 		if nodeHint != "" {
 			hint = nodeHint

@@ -13,6 +13,7 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/tsh/forward"
+	"github.com/threshold-access/threshold/tsh/sshclient"
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
@@ -21,9 +22,9 @@ import (
 type session struct {
 	app     *app
 	opts    sshOptions
-	client  *ssh.Client
-	remote  *remoteSession // set by run
-	tty     *os.File       // the local terminal, if the program gets one; else nil
+	client  *sshclient.Client
+	remote  *sshclient.Session // set by run
+	tty     *os.File           // the local terminal, if the program gets one; else nil
 	signals chan os.Signal
 }
 
@@ -31,11 +32,11 @@ type session struct {
 func (s *session) program(command string) dial.ChannelRequest {
 	switch {
 	case s.opts.subsystem:
-		return subsystemRequest(command)
+		return sshclient.SubsystemRequest(command)
 	case command == "":
-		return shellRequest()
+		return sshclient.ShellRequest()
 	}
-	return execRequest(command)
+	return sshclient.ExecRequest(command)
 }
 
 // run runs a shell, a command or a subsystem until it ends.
@@ -51,18 +52,19 @@ func (s *session) run(ctx context.Context, command string) error {
 		requests = append(requests, a.ptyRequest(s.tty))
 	}
 	if o.agent {
-		requests = append(requests, dial.ChannelRequest{Type: "auth-agent-req@openssh.com"})
+		requests = append(requests, sshclient.AgentRequest())
 	}
 	var err error
-	s.remote, err = openSession(s.client, requests, s.program(command))
+	s.remote, err = s.client.OpenSession(requests, s.program(command))
 	if s.remote == nil {
 		return err
 	}
 	if err != nil {
 		_ = s.remote.CloseWrite()
 		_ = s.remote.Close()
-		_, _ = s.remote.copyOutput(io.Discard, a.Stderr) // the node's reason
-		return fault.Wrap(err, fault.Denied, "", "the node refused to run the command", hintAskForRole)
+		_, _ = s.remote.CopyOutput(io.Discard, a.Stderr) // the node's reason
+		msg := "the node refused to run the command"
+		return fault.Wrap(err, fault.Denied, "", msg, sshclient.HintAskForRole)
 	}
 	if s.tty != nil {
 		if restore, err := terminal.MakeRaw(s.tty); err == nil {
@@ -80,7 +82,7 @@ func (s *session) serve(ctx context.Context) error {
 	defer tasks.Wait()
 	defer cancel()
 	if s.tty != nil {
-		tasks.Go(func() { terminal.WatchSize(ctx, s.tty, s.remote.resize) })
+		tasks.Go(func() { terminal.WatchSize(ctx, s.tty, s.remote.Resize) })
 	}
 	disconnected := make(chan error, 1) // the first reason
 	disconnect := func(reason error) {
@@ -97,7 +99,7 @@ func (s *session) serve(ctx context.Context) error {
 		msg := "the connection was ended by " + s.opts.escape + "."
 		disconnect(fault.New(fault.Unavailable, "", msg, "connect again when you like"))
 	})
-	exit, err := s.remote.copyOutput(s.app.Stdout, s.app.Stderr)
+	exit, err := s.remote.CopyOutput(s.app.Stdout, s.app.Stderr)
 	select {
 	case reason := <-disconnected:
 		if s.tty != nil {
@@ -109,7 +111,7 @@ func (s *session) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return exit.result()
+	return exitError(exit)
 }
 
 // copyInput sends standard input to the program and then a half-close, so that the program reads the end of
@@ -134,7 +136,7 @@ func (s *session) keepForwarding(ctx context.Context) error {
 	case sig := <-s.signals:
 		return signalExit(sig)
 	case <-lost:
-		return s.app.lostConnection()
+		return s.client.LostError()
 	}
 }
 
@@ -146,7 +148,7 @@ func (s *session) forwardStdio(ctx context.Context) error {
 	}
 	ch, reqs, err := forward.OpenTo(s.client, to, nil)
 	if err != nil {
-		return channelRefused(err, "the node refused a connection to "+s.opts.stdio)
+		return sshclient.ChannelRefused(err, "the node refused a connection to "+s.opts.stdio)
 	}
 	go ssh.DiscardRequests(reqs)
 	go func() { // nobody waits, as in serve: reading standard input cannot be interrupted
@@ -182,4 +184,18 @@ func (s *session) drain(ctx context.Context, fw *forward.Forwarder) {
 		}
 	}()
 	fw.Drain(ctx)
+}
+
+// exitError returns the result of tsh for the end of a program: nil or an exitStatus, or an error if the node
+// reported nothing.
+func exitError(e sshclient.Exit) error {
+	switch {
+	case !e.Received:
+		return sshclient.ErrLost
+	case e.Signal != "":
+		return exitStatus(128 + signalNumber(e.Signal))
+	case e.Status == 0:
+		return nil
+	}
+	return exitStatus(min(e.Status, exitConnect)) // exit codes have 8 bits; 256 must not become 0
 }

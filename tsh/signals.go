@@ -55,7 +55,7 @@ func (s *session) forwardSignals(ctx context.Context, disconnect func(error)) {
 			seen[sig] = true
 			for name, number := range signalNames {
 				if number == sig {
-					s.remote.signal(name)
+					s.remote.Signal(name)
 				}
 			}
 		}

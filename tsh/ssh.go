@@ -168,13 +168,13 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destination, command stri
 	}
 	if o.verbose {
 		version := terminal.Clean(string(client.ServerVersion()))
-		algorithms := negotiated(client)
-		fmt.Fprintf(a.Stderr, "tsh: connected as %s, server %s%s\n", client.User(), version, algorithms)
+		algorithms := client.Algorithms()
+		fmt.Fprintf(a.Stderr, "tsh: connected as %s, server %s, %s\n", client.User(), version, algorithms)
 	}
 	// From here on signals are for the remote command, and the connection ends with it.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
-	tasks.Go(func() { keepalive(ctx, client) })
+	tasks.Go(func() { client.KeepAlive(ctx) })
 	defer tasks.Wait()
 	defer cancel()
 	defer fw.Wait()
@@ -183,7 +183,7 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destination, command stri
 	s := &session{app: a, opts: o, client: client, signals: make(chan os.Signal, 4)}
 	signal.Notify(s.signals, forwarded...) // before the command starts, so that it misses no signal
 	defer signal.Stop(s.signals)
-	if err := fw.Start(client); err != nil {
+	if err := fw.Start(client.Client); err != nil {
 		return err
 	}
 	switch {

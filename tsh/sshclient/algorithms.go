@@ -1,4 +1,4 @@
-package tsh
+package sshclient
 
 import (
 	"golang.org/x/crypto/ssh"
@@ -38,19 +38,19 @@ func ciphers(aes bool) []string {
 	return append(append(chacha, gcm...), ctr...)
 }
 
-// hasAES reports whether the processor has instructions for AES and for the multiplication in GCM.
-func hasAES() bool {
+// HasAES reports whether the processor has instructions for AES and for the multiplication in GCM.
+func HasAES() bool {
 	return cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ ||
 		cpu.ARM64.HasAES && cpu.ARM64.HasPMULL ||
 		cpu.S390X.HasAESGCM
 }
 
-// negotiated names the key exchange and the cipher of a connection, each after a comma.
-func negotiated(c *ssh.Client) string {
+// Algorithms names the key exchange and the cipher of the connection, or is empty if they are not known.
+func (c *Client) Algorithms() string {
 	a, ok := c.Conn.(ssh.AlgorithmsConnMetadata)
 	if !ok {
 		return ""
 	}
 	n := a.Algorithms()
-	return ", " + terminal.Clean(n.KeyExchange) + ", " + terminal.Clean(n.Write.Cipher)
+	return terminal.Clean(n.KeyExchange) + ", " + terminal.Clean(n.Write.Cipher)
 }
