@@ -118,8 +118,8 @@ var foldersWithLongLines = []string{
 	"auth", "auth/oidc", "auth/oidc/oidctest", "auth/state", "auth/totp", "docs", "integration",
 	"internal/access", "internal/authrpc", "internal/config", "internal/connqueue",
 	"internal/egress", "internal/fault", "internal/formbrowser", "internal/identity",
-	"internal/member", "internal/prefixconn", "internal/rulesfile", "node/spool", "node/sshd",
-	"raftstore", "server",
+	"internal/member", "internal/prefixconn", "internal/rulesfile", "node/sshd", "raftstore",
+	"server",
 }
 
 func TestLinesAreNotTooLong(t *testing.T) {

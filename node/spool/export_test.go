@@ -1,4 +1,4 @@
 package spool
 
-// DiskFault is diskFault, for the test of a disk that cannot be filled without privileges.
+// DiskFault is diskFault, for a test without the privileges to fill a disk.
 var DiskFault = diskFault

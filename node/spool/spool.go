@@ -1,8 +1,9 @@
-// Package spool answers: which events has auth not confirmed yet?
+// Package spool answers: which audit events has the auth service not confirmed yet?
 //
-// An event is one file, on disk before Record returns. Run hands the oldest over and removes them once auth
-// has stored them; handing one over twice is harmless. The spool is bounded, so a person who is refused over
-// and over can not fill a disk, and what they cause never takes the room that sessions need.
+// An event is one file, which is on disk before Record returns. Run sends the oldest ones and removes them
+// once the auth service has stored them; an event that is sent twice does no harm. The spool is bounded, so
+// that a user who is refused again and again cannot fill the disk, and refusals never use the capacity of
+// sessions.
 package spool
 
 import (
@@ -10,74 +11,68 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/audit"
-	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/durable"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Limits of what waits on disk. One event is at most a few kilobytes.
+// Limits of what waits on disk.
 const (
 	// MaxEvents is how many events may wait before no session starts any more.
 	MaxEvents = 20_000
-	// maxRefusals is how many may wait before refusals are only logged, and nothing is forwarded any more:
-	// neither keeps sessions out.
-	maxRefusals   = MaxEvents / 2
-	maxEventBytes = 64 << 10 // of one event
+	// maxRefusals is how many may wait before refusals are only logged and nothing is forwarded any more. The
+	// rest of the capacity is for sessions.
+	maxRefusals = MaxEvents / 2
+	// maxEventBytes bounds one file. An event has at most a few kilobytes.
+	maxEventBytes = 64 << 10
 )
 
-const (
-	firstRetry        = time.Second
-	lastRetry         = time.Minute
-	finalFlushTimeout = 2 * time.Second // for the last sending when the node stops
-)
-
+// fileSuffix ends the names of waiting events. A name begins with a number: names sort by age.
 const fileSuffix = ".json"
 
 // Config says where events wait and where they go.
 type Config struct {
-	Dir string // made with mode 0700 where it is missing
-	// Send stores events at auth. An error of kind Invalid means that auth will never take them as they are.
+	// Dir is made with mode 0700 if it is missing.
+	Dir string
+	// Send stores events at the auth service. A fault of kind Invalid means that it will never accept them.
 	Send func(context.Context, []audit.Event) error
 	Now  func() time.Time
 	Log  *slog.Logger
 }
 
-// Spool keeps events until auth has them.
+// Spool keeps events until the auth service has stored them. Its methods may be called by several goroutines
+// at once; Run is called once.
 type Spool struct {
 	cfg  Config
-	wake chan struct{}
+	wake chan struct{} // has a value when events were recorded since Run last received from it
 
-	mu    sync.Mutex // guards what follows
-	names []string   // of waiting files, oldest first
-	last  int64      // the newest name's number
+	mu    sync.Mutex // guards the fields below, and is held while an event is written
+	names []string   // files that wait, oldest first
+	last  int64      // the number of the newest name
 }
 
-// Open reads what an earlier run left.
+// Open opens the spool with the events that an earlier run left.
 func Open(cfg Config) (*Spool, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, diskFault(cfg.Dir, err)
 	}
-	entries, err := os.ReadDir(cfg.Dir) // in the order of names
+	entries, err := os.ReadDir(cfg.Dir) // sorted by name
 	if err != nil {
 		return nil, diskFault(cfg.Dir, err)
 	}
 	s := &Spool{cfg: cfg, wake: make(chan struct{}, 1)}
 	for _, e := range entries {
 		switch {
-		case strings.HasPrefix(e.Name(), "."): // half-written when the machine went down
+		case strings.HasPrefix(e.Name(), "."): // half written when the machine stopped
 			_ = os.Remove(filepath.Join(cfg.Dir, e.Name()))
 		case strings.HasSuffix(e.Name(), fileSuffix):
 			s.names = append(s.names, e.Name())
@@ -86,7 +81,8 @@ func Open(cfg Config) (*Spool, error) {
 	return s, nil
 }
 
-// Record gives the event its id and returns once it is safe on disk.
+// Record gives the event its id, and returns once it is safe on disk. It fails with Exhausted if too many
+// events wait or the disk is full, and for an event that is invalid.
 func (s *Spool) Record(e audit.Event) error {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // crypto/rand never fails since Go 1.24
@@ -116,7 +112,8 @@ func (s *Spool) Record(e audit.Event) error {
 	return nil
 }
 
-// checkCapacity refuses what no longer fits. The end of a session always fits: it was paid for at its start.
+// checkCapacity refuses an event for which there is no capacity. The end of a session is always accepted: its
+// start was. It is called with mu held.
 func (s *Spool) checkCapacity(code audit.Code) error {
 	limit := MaxEvents
 	switch code {
@@ -128,156 +125,78 @@ func (s *Spool) checkCapacity(code audit.Code) error {
 	if len(s.names) < limit {
 		return nil
 	}
-	return fault.New(
-		fault.Exhausted,
-		"spool.Record",
-		fmt.Sprintf("this node holds %d audit events that auth has not taken", len(s.names)),
-		"ask an administrator to see why the node cannot reach auth",
-	)
+	msg := fmt.Sprintf("this node holds %d audit events that the auth service has not stored", len(s.names))
+	const remedy = "ask an administrator why the node cannot reach the auth service"
+	return fault.New(fault.Exhausted, "spool.Record", msg, remedy)
 }
 
-func diskFault(path string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fault.Wrap(
-			err,
-			fault.Exhausted,
-			"spool.Record",
-			"this node's disk is full, so the session cannot be recorded",
-			"ask an administrator to free space on the node",
-		)
-	}
-	return fault.Wrap(
-		err,
-		fault.Internal,
-		"spool.Record",
-		"this node cannot write its audit events",
-		"ask an administrator to look at "+path+" on the node",
-	)
-}
-
-// Run sends what waits, oldest first, until ctx ends; then it tries once more, briefly.
-func (s *Spool) Run(ctx context.Context) error {
-	pause := time.Duration(0)
-	for {
-		err := s.flush(ctx)
-		if ctx.Err() != nil {
-			break
-		}
-		again := (<-chan time.Time)(nil)
-		wake := s.wake
-		if err != nil {
-			pause = min(max(2*pause, firstRetry), lastRetry)
-			s.cfg.Log.Warn(
-				"audit events could not be sent",
-				"err",
-				err,
-				"waiting",
-				s.Waiting(),
-				"again",
-				pause,
-			)
-			again, wake = time.After(pause/2+mathrand.N(pause/2)), nil
-		} else {
-			pause = 0
-		}
-		select {
-		case <-ctx.Done():
-		case <-again:
-		case <-wake:
-		}
-	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalFlushTimeout)
-	defer cancel()
-	if err := s.flush(last); err != nil {
-		s.cfg.Log.Warn("audit events are left for the next start", "err", err, "waiting", s.Waiting())
-	}
-	return nil
-}
-
-// Waiting counts the events that auth has not taken.
+// Waiting is how many events the auth service has not stored.
 func (s *Spool) Waiting() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.names)
 }
 
-func (s *Spool) flush(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		batch := slices.Clone(s.names[:min(len(s.names), authrpc.MaxEvents)])
-		s.mu.Unlock()
-		if len(batch) == 0 {
-			return nil
-		}
-		events, names := s.read(batch)
-		if err := s.send(ctx, events, names); err != nil {
-			return err
-		}
-	}
+// oldest returns the names of the oldest events, at most n.
+func (s *Spool) oldest(n int) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.names[:min(len(s.names), n)])
 }
 
-// send hands a batch over. When auth refuses it for good, it is sent one by one, and only what is refused by
-// itself is given up.
-func (s *Spool) send(ctx context.Context, events []audit.Event, names []string) error {
-	if len(events) == 0 {
-		return nil
-	}
-	err := s.cfg.Send(ctx, events)
-	switch {
-	case err == nil:
-		s.remove(names...)
-		return nil
-	case !fault.Is(err, fault.Invalid):
-		return err
-	case len(events) == 1:
-		b, _ := json.Marshal(events[0]) // it was read from JSON
-		s.cfg.Log.Error("auth refused an audit event for good", "err", err, "event", string(b))
-		s.remove(names...)
-		return nil
-	}
-	for i := range events {
-		if err := s.send(ctx, events[i:i+1], names[i:i+1]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// read loads the files. One that cannot be read is set aside, where a person may look at it.
-func (s *Spool) read(names []string) (events []audit.Event, ok []string) {
-	for _, name := range names {
-		var e audit.Event
+// read loads events. It sets a file that cannot be read aside, under another name. names are the files of the
+// events that it returns.
+func (s *Spool) read(files []string) (events []audit.Event, names []string) {
+	for _, name := range files {
 		path := filepath.Join(s.cfg.Dir, name)
-		b, err := os.ReadFile(path)
-		if err == nil && len(b) > maxEventBytes {
-			err = fmt.Errorf("%d bytes are too many", len(b))
-		}
-		if err == nil {
-			err = json.Unmarshal(b, &e)
-		}
+		e, err := readEvent(path)
 		if err != nil {
 			s.cfg.Log.Error("a waiting audit event cannot be read and is set aside", "file", path, "err", err)
 			_ = os.Rename(path, path+".unreadable")
 			s.forget(name)
 			continue
 		}
-		events, ok = append(events, e), append(ok, name)
+		events, names = append(events, e), append(names, name)
 	}
-	return events, ok
+	return events, names
 }
 
+func readEvent(path string) (e audit.Event, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return e, err
+	}
+	if len(b) > maxEventBytes {
+		return e, fmt.Errorf("it has %d bytes, more than %d", len(b), maxEventBytes)
+	}
+	return e, json.Unmarshal(b, &e)
+}
+
+// remove deletes events that are stored. A file that stays is sent again after a restart.
 func (s *Spool) remove(names ...string) {
 	for _, name := range names {
-		_ = os.Remove(filepath.Join(s.cfg.Dir, name)) // what stays is sent again after a restart
+		_ = os.Remove(filepath.Join(s.cfg.Dir, name))
 	}
 	s.forget(names...)
 }
 
+// forget drops names from the list of waiting events.
 func (s *Spool) forget(names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.names = slices.DeleteFunc(s.names, func(n string) bool { return slices.Contains(names, n) })
+}
+
+// diskFault says what to do about an error of the disk.
+func diskFault(path string, err error) error {
+	const op = "spool.Record"
+	switch {
+	case err == nil:
+		return nil
+	case durable.IsDiskFull(err):
+		const msg = "this node's disk is full, so the session cannot be recorded"
+		return fault.Wrap(err, fault.Exhausted, op, msg, "ask an administrator to free space on the node")
+	}
+	const msg = "this node cannot write its audit events"
+	return fault.Wrap(err, fault.Internal, op, msg, "ask an administrator to look at "+path+" on the node")
 }

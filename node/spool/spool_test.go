@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/threshold-access/threshold/internal/audit"
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
@@ -21,9 +23,9 @@ import (
 	"github.com/threshold-access/threshold/node/spool"
 )
 
-// fakeAuth takes events as long as it has no fault to give.
+// fakeAuth stores events, unless refuse returns an error.
 type fakeAuth struct {
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	got    []audit.Event
 	calls  int
 	refuse func([]audit.Event) error
@@ -44,9 +46,8 @@ func (a *fakeAuth) send(_ context.Context, list []audit.Event) error {
 
 func openSpool(t *testing.T, dir string, a *fakeAuth) *spool.Spool {
 	t.Helper()
-	s, err := spool.Open(
-		spool.Config{Dir: dir, Send: a.send, Now: time.Now, Log: slog.New(slog.DiscardHandler)},
-	)
+	log := slog.New(slog.DiscardHandler)
+	s, err := spool.Open(spool.Config{Dir: dir, Send: a.send, Now: time.Now, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,9 +67,12 @@ func record(t *testing.T, s *spool.Spool, code audit.Code, n int) {
 	}
 }
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 var errAway = fault.New(fault.Unavailable, "auth", "away", "wait")
 
 func TestEventsSurviveARestartAndArriveInOrder(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := openSpool(t, dir, &fakeAuth{})
 	for i := range 450 { // more than two batches
@@ -113,6 +117,7 @@ func runSpool(t *testing.T, s *spool.Spool, fn func()) {
 }
 
 func TestSendingIsRetriedUntilAuthIsBack(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := &fakeAuth{refuse: func([]audit.Event) error { return errAway }}
 		s := openSpool(t, t.TempDir(), a)
@@ -135,6 +140,7 @@ func TestSendingIsRetriedUntilAuthIsBack(t *testing.T) {
 }
 
 func TestARejectedEventDoesNotBlockOthers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := &fakeAuth{refuse: func(list []audit.Event) error {
 			for _, e := range list {
@@ -156,8 +162,12 @@ func TestARejectedEventDoesNotBlockOthers(t *testing.T) {
 }
 
 func TestUnreadableFilesAreSetAside(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"00000000000000000001-x.json": "{", ".00000000000000000002-y.json": "half"} {
+	for name, text := range map[string]string{
+		"00000000000000000001-x.json":  "{",
+		".00000000000000000002-y.json": "half",
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +178,7 @@ func TestUnreadableFilesAreSetAside(t *testing.T) {
 		record(t, s, audit.SessionStarted, 1)
 		runSpool(t, s, synctest.Wait)
 		if len(a.got) != 1 {
-			t.Errorf("got %d events, want the one good", len(a.got))
+			t.Errorf("got %d events, want the one that is intact", len(a.got))
 		}
 	})
 	left, _ := os.ReadDir(dir)
@@ -178,6 +188,7 @@ func TestUnreadableFilesAreSetAside(t *testing.T) {
 }
 
 func TestRefusalsDoNotUseTheCapacityOfSessions(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for i := range spool.MaxEvents { // as many files as wait at most; their content does not matter here
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.json", i)), nil, 0o600); err != nil {
@@ -187,13 +198,9 @@ func TestRefusalsDoNotUseTheCapacityOfSessions(t *testing.T) {
 			continue
 		}
 		s := openSpool(t, dir, &fakeAuth{})
-		refusal, start, end := s.Record(
-			event(audit.SessionRefused, 0),
-		), s.Record(
-			event(audit.SessionStarted, 0),
-		), s.Record(
-			event(audit.SessionEnded, 0),
-		)
+		refusal := s.Record(event(audit.SessionRefused, 0))
+		start := s.Record(event(audit.SessionStarted, 0))
+		end := s.Record(event(audit.SessionEnded, 0))
 		full := i == spool.MaxEvents-1
 		if !fault.Is(refusal, fault.Exhausted) || fault.Is(start, fault.Exhausted) != full || end != nil {
 			t.Errorf("with %d waiting: got refusal %v, start %v, end %v", i+1, refusal, start, end)
@@ -205,19 +212,17 @@ func TestRefusalsDoNotUseTheCapacityOfSessions(t *testing.T) {
 }
 
 func TestAFullDiskIsReportedAndLeavesNoFile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16k,nr_inodes=64,mode=700"); err != nil {
-		dir = "" // only root may mount; the wording is looked at below
+		dir = "" // only root may mount; without it, only the message is tested
 	} else {
 		t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
 	}
-	if err := spool.DiskFault("/d", &os.PathError{Op: "write", Path: "/d", Err: syscall.ENOSPC}); !fault.Is(
-		err,
-		fault.Exhausted,
-	) ||
-		!strings.Contains(fault.Message(err), "this node's disk is full") ||
-		fault.Remedy(err) == "" {
-		t.Errorf("got %v, want the full disk named with a remedy", err)
+	full := spool.DiskFault("/d", &os.PathError{Op: "write", Path: "/d", Err: syscall.ENOSPC})
+	if !fault.Is(full, fault.Exhausted) || fault.Remedy(full) == "" ||
+		!strings.Contains(fault.Message(full), "this node's disk is full") {
+		t.Errorf("got %v, want the full disk named with a remedy", full)
 	}
 	if dir == "" {
 		return
@@ -238,6 +243,7 @@ func TestAFullDiskIsReportedAndLeavesNoFile(t *testing.T) {
 }
 
 func TestInvalidEventsAreRefused(t *testing.T) {
+	t.Parallel()
 	s := openSpool(t, t.TempDir(), &fakeAuth{})
 	if err := s.Record(event("TH0000", 1)); err == nil {
 		t.Error("got an unregistered code recorded, want an error")
