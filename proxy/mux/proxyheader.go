@@ -60,15 +60,15 @@ func parseProxyV1(b []byte) (int, netip.AddrPort, error) {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
 	n := len(line) + len("\r\n")
-	words := strings.Split(string(line), " ")
-	if words[1] == "UNKNOWN" { // the specification says to ignore the rest
+	fields := strings.Split(string(line), " ")
+	if fields[1] == "UNKNOWN" { // the specification says to ignore the rest
 		return n, netip.AddrPort{}, nil
 	}
-	if len(words) != 6 || words[1] != "TCP4" && words[1] != "TCP6" {
+	if len(fields) != 6 || fields[1] != "TCP4" && fields[1] != "TCP6" {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
-	from, ok := parseEndpoint(words[1], words[2], words[4])
-	if _, ok2 := parseEndpoint(words[1], words[3], words[5]); !ok || !ok2 {
+	from, ok := parseEndpoint(fields[1], fields[2], fields[4])
+	if _, ok2 := parseEndpoint(fields[1], fields[3], fields[5]); !ok || !ok2 {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
 	return n, from, nil

@@ -38,7 +38,7 @@ func TestProxyHeader(t *testing.T) {
 		want   string // the client's address; empty: the header has none
 	}{
 		{"version 1, IPv4", []byte("PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n"), "192.0.2.7:40000"},
-		{"version 1, IPv6", []byte("PROXY TCP6 2001:db8::7 2001:db8::1 40000 443\r\n"), "[2001:db8::7]:40000"},
+		{"version 1, IPv6", []byte("PROXY TCP6 2001:db8::7 2001:db8::1 4000 443\r\n"), "[2001:db8::7]:4000"},
 		{"version 1, mapped", []byte("PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 1 443\r\n"), "192.0.2.7:1"},
 		{"version 1, unknown", []byte("PROXY UNKNOWN\r\n"), ""},
 		{"version 1, unknown with addresses", []byte("PROXY UNKNOWN ffff:: ffff:: 65535 65535\r\n"), ""},

@@ -72,6 +72,23 @@ func TestTheConfirmationPageCannotBeSkipped(t *testing.T) {
 	wantRedirect(t, b.get(headlessPath+"&go=1"), provider)
 }
 
+// A confirmation is for one login: it does not confirm another link that is opened later.
+func TestTheConfirmationIsForOneLogin(t *testing.T) {
+	t.Parallel()
+	s := headlessSite(t)
+	b := s.browser("en")
+	b.get(headlessPath)
+	var other authrpc.BeginLoginRequest
+	s.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+		other = r
+		return authrpc.BeginLoginResponse{Headless: &authrpc.Headless{From: "203.0.113.10"}}, nil
+	}
+	wantPage(t, b.get("/login/headless?handle=other&go=1"), 200, "203.0.113.10", `id="continue"`)
+	if other.Handle != "other" || other.Confirmed {
+		t.Errorf("got %+v, want the other login without a confirmation", other)
+	}
+}
+
 // The link to the other language leads to the same question.
 func TestTheConfirmationPageIsTranslated(t *testing.T) {
 	t.Parallel()
