@@ -70,6 +70,8 @@ func (s *Service) Begin(
 	return res, err
 }
 
+// begin does the work of Begin, which records its errors. A headless login is shown to the user first; only a
+// confirmed one goes on to a provider.
 func (s *Service) begin(
 	ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest,
 ) (res authrpc.BeginLoginResponse, err error) {
@@ -110,6 +112,8 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 	return clientRequest{Challenge: h.Challenge, Headless: &h}, nil
 }
 
+// checkBegin refuses a request that tsh or our own pages would not send. The challenge, the state and the
+// callback come from the link that the user opened, so an attacker may have made them.
 func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
 	link := func(why string) error {
 		return fault.New(fault.Invalid, opBegin, "this login link cannot be used: "+why,
@@ -135,6 +139,8 @@ func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest
 	return s.cfg.AllowedOrigin(by, req.PublicOrigin)
 }
 
+// loopbackCallback reports whether the one-time code may be sent to the address: only a program on the user's
+// own machine can receive it there.
 func loopbackCallback(callback string) bool {
 	m := callbackRE.FindStringSubmatch(callback)
 	if m == nil {

@@ -60,6 +60,8 @@ func (s *Service) BeginHeadless(
 	return res, err
 }
 
+// beginHeadless does the work of BeginHeadless. The handle carries the caller's address, to which the
+// certificates will be pinned.
 func (s *Service) beginHeadless(
 	from net.Addr, req authrpc.BeginHeadlessRequest,
 ) (res authrpc.BeginHeadlessResponse, err error) {
@@ -147,6 +149,8 @@ func (s *Service) RedeemHeadless(
 	return a, approved, err
 }
 
+// redeemHeadless does the work of RedeemHeadless. The caller must come from the network that requested the
+// login.
 func (s *Service) redeemHeadless(
 	ctx context.Context, from net.Addr, req authrpc.RedeemHeadlessRequest,
 ) (a Assured, approved bool, err error) {

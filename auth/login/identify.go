@@ -66,6 +66,7 @@ func (s *Service) finishProvider(
 	return user, b.Client, err
 }
 
+// identify seals the identified attempt. A user without a second factor gets an enrolment with it.
 func (s *Service) identify(
 	ctx context.Context, user oidc.VerifiedUser, c clientRequest,
 ) (res authrpc.FinishOIDCResponse, err error) {

@@ -53,6 +53,7 @@ func (s *Service) Prove(
 	return res, nil
 }
 
+// openIdentified opens the attempt of the page on which the code was entered.
 func (s *Service) openIdentified(
 	by identity.Identity, req authrpc.ProveFactorRequest,
 ) (i identifiedAttempt, err error) {
@@ -137,6 +138,7 @@ func (s *Service) roles(ctx context.Context, who identity.Identity) ([]string, e
 	return slices.Compact(roles), nil
 }
 
+// newCode draws a one-time code and returns it with its hash. Only the hash is stored.
 func newCode() (string, state.CodeHash) {
 	var b [codeBytes]byte
 	_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24

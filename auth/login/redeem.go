@@ -75,6 +75,7 @@ func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (A
 	return a, nil
 }
 
+// redeem does the work of Redeem. A malformed code gets the same error as an unknown one.
 func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
 	keys, err := parseKeys(req.Keys)
 	if err != nil {
@@ -136,6 +137,7 @@ func checkChallenge(challenge string, sent authrpc.Keys) error {
 	return nil
 }
 
+// redeemStored removes the login from the store. It is the step that only one of several callers passes.
 func (s *Service) redeemStored(ctx context.Context, l state.Stored[state.PendingLogin]) error {
 	err := s.cfg.Logins.RedeemLogin(ctx, l)
 	if fault.Is(err, fault.Expired) {

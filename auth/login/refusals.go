@@ -57,6 +57,7 @@ func newRefusals(log *slog.Logger, now func() time.Time) refusals {
 	}
 }
 
+// record counts a refusal, and logs it unless the rate limit is reached.
 func (r refusals) record(at step, by identity.Identity, from string, reason error) {
 	r.counts[at].Add(1)
 	if !r.limit.AllowN(r.now(), 1) {

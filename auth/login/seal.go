@@ -46,8 +46,10 @@ func newSealer(key []byte) (sealer, error) {
 	return sealer{aead}, nil
 }
 
+// associatedData is authenticated with the ciphertext, so that it opens only as an attempt of the stage.
 func associatedData(st stage) []byte { return []byte("threshold login attempt\x00" + string(st)) }
 
+// seal encrypts an attempt. The text is URL-safe, because a headless handle is part of a link.
 func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 	plain, err := json.Marshal(attempt)
 	if err != nil {

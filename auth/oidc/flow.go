@@ -73,6 +73,7 @@ func (p *Providers) Start(ctx context.Context, connector, redirect, locale strin
 	return f, prov.oauth(meta, redirect).AuthCodeURL(f.State, options...), nil
 }
 
+// oauth is the configuration of one flow for golang.org/x/oauth2.
 func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {
 	return &oauth2.Config{
 		ClientID:     p.spec.ClientID,

@@ -109,6 +109,7 @@ func verify(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebK
 	return nil, false
 }
 
+// cached returns the keys that were fetched last, with their generation.
 func (k *keySet) cached() (keys []jose.JSONWebKey, generation int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -130,6 +131,7 @@ func (k *keySet) fetchNewer(ctx context.Context, than int) ([]jose.JSONWebKey, e
 	return k.fetch(ctx)
 }
 
+// mayFetch takes one fetch from the rate limit.
 func (k *keySet) mayFetch() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -110,6 +110,7 @@ func (p *provider) refresh(ctx context.Context, now time.Time) {
 	p.meta, p.failed = meta, nil
 }
 
+// fetch fetches and checks the discovery document. It changes nothing of p.
 func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 	found, err := gooidc.NewProvider(gooidc.ClientContext(ctx, p.client), p.spec.Issuer)
 	var mismatch *gooidc.IssuerMismatchError
@@ -131,6 +132,7 @@ func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 	return meta, nil
 }
 
+// unreachable is the error for a provider that does not answer, or answers nonsense.
 func (p *provider) unreachable(err error) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be reached",
@@ -138,6 +140,8 @@ func (p *provider) unreachable(err error) error {
 			" does not answer")
 }
 
+// misconfigured is the error for a provider that answers, but with which no login is possible before an
+// administrator corrects the connector or the provider.
 func (p *provider) misconfigured(err error, what string) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be used: "+what,
@@ -155,6 +159,7 @@ func truncateError(err error) error {
 	return err
 }
 
+// display is the name of the provider in messages.
 func (p *provider) display() string {
 	if p.spec.Display != "" {
 		return p.spec.Display
@@ -218,6 +223,7 @@ func (d discoveryDocument) algs() ([]string, error) {
 	return out, nil
 }
 
+// authStyle is how the client secret is sent to the token endpoint: in the header if the provider allows it.
 func (d discoveryDocument) authStyle() oauth2.AuthStyle {
 	if len(d.TokenAuth) == 0 || slices.Contains(d.TokenAuth, "client_secret_basic") {
 		return oauth2.AuthStyleInHeader

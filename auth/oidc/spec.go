@@ -111,6 +111,7 @@ func (s Spec) Check(report func(path, format string, args ...any)) {
 	s.checkRules(report)
 }
 
+// checkRules checks the rules for roles and traits.
 func (s Spec) checkRules(report func(path, format string, args ...any)) {
 	if len(s.Roles) > maxRules || len(s.Traits) > maxRules {
 		report("", "has more than %d rules of one kind", maxRules)
@@ -150,6 +151,8 @@ func checkClaim(path, claim string, report func(path, format string, args ...any
 	}
 }
 
+// checkIssuer refuses what is no issuer of OpenID Connect Discovery 1.0 section 3: a URL without query and
+// fragment.
 func checkIssuer(issuer string) error {
 	u, err := url.Parse(issuer)
 	if err != nil || len(issuer) > maxURL {

@@ -68,6 +68,7 @@ func (p *provider) verify(
 	)
 }
 
+// decodeClaims decodes numbers as json.Number, because a float64 would round large ids.
 func decodeClaims(token *gooidc.IDToken) (claims, error) {
 	var raw json.RawMessage
 	if err := token.Claims(&raw); err != nil {
@@ -104,6 +105,7 @@ func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken 
 	return nil
 }
 
+// checkNonce refuses a token that was issued for another flow.
 func checkNonce(f Flow, token *gooidc.IDToken) error {
 	if f.Nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(f.Nonce)) != 1 {
 		return fault.New(fault.Invalid, opFinish,

@@ -62,6 +62,7 @@ func (p *provider) mapClaims(all claims) (VerifiedUser, error) {
 	return v, nil
 }
 
+// textClaim is a claim that must be text which can be shown and certified.
 func (p *provider) textClaim(all claims, claim string) (string, error) {
 	s, _ := all.find(claim).(string)
 	if err := identity.CheckText(claim, s); err != nil {

@@ -15,12 +15,14 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// connectorKind shows connectors. No answer contains a client secret.
 type connectorKind struct{ connectors Connectors }
 
 // Sealed replaces the client secret in a connector that is shown. A connector that is applied with it keeps
 // the stored secret.
 const Sealed = "(sealed)"
 
+// document hides the client secret.
 func (k connectorKind) document(c state.StoredConnector) (authrpc.Resource, error) {
 	spec, err := oidc.ReadRecord(c.Connector)
 	if err != nil {
@@ -59,6 +61,8 @@ func (k connectorKind) list(
 	return out, "", nil
 }
 
+// apply creates or replaces a connector. All checks come before the write: whether the caller may change
+// connectors at all, the spec, the revision, the origin of the secret, and whether administrators remain.
 func (k connectorKind) apply(
 	ctx context.Context, by caller, r authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
@@ -147,6 +151,7 @@ func (k connectorKind) keepAdminConnector(ctx context.Context, name string, next
 		"map a claim to it in another connector first")
 }
 
+// mapsAdmin reports whether a connector maps anybody to the role admin.
 func mapsAdmin(s oidc.Spec) bool {
 	return slices.ContainsFunc(s.Roles, func(r oidc.RoleRule) bool {
 		return slices.Contains(r.Roles, state.AdminRole)
@@ -169,6 +174,8 @@ func noteUnknownRole(role string) string {
 	return fmt.Sprintf("there is no role %s yet; it grants nothing until it is created", role)
 }
 
+// remove removes a connector. Its users stay: they can no longer log in, and their name stays bound to the
+// issuer.
 func (k connectorKind) remove(ctx context.Context, by caller, name string) error {
 	old, err := k.connectors.Connector(ctx, name)
 	if err != nil {

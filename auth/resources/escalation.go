@@ -13,6 +13,7 @@ import (
 
 const askRoleAdmin = "ask someone who may apply roles"
 
+// denied is the error for a change that needs the right to apply roles.
 func denied(format string, args ...any) error {
 	return fault.New(fault.Denied, "resources.Apply", fmt.Sprintf(format, args...), askRoleAdmin)
 }

@@ -18,6 +18,7 @@ func (k eventKind) document(e state.NumberedEvent) (authrpc.Resource, error) {
 	return document("event", strconv.FormatUint(e.Number, 10), 0, e.Event, nil)
 }
 
+// get reads one event by its number.
 func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
 	n, err := strconv.ParseUint(name, 10, 64)
 	missing := fault.New(fault.NotFound, "resources.Get", fmt.Sprintf("there is no event %.40q", name),
@@ -39,6 +40,7 @@ func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, erro
 // on their number alone would not keep the answer under authrpc.MaxAnswerBytes.
 const maxPageBytes = 2 << 20
 
+// list returns the events after p.After, at most p.Limit and maxPageBytes of them, but at least one.
 func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
 	after := uint64(0)
 	if p.After != "" {
@@ -73,6 +75,7 @@ func (k eventKind) apply(context.Context, caller, authrpc.Resource) (authrpc.App
 
 func (k eventKind) remove(context.Context, caller, string) error { return errAppendOnly() }
 
+// errAppendOnly is the error for every attempt to write.
 func errAppendOnly() error {
 	return fault.New(fault.Denied, "resources", "events can only be read: the audit log is never changed",
 		"use: tsh get events")

@@ -28,6 +28,7 @@ type machineStatus struct {
 	Renewed time.Time          `json:"renewed"`
 }
 
+// document puts the labels into the metadata, where apply reads them.
 func (k machineKind) document(m state.Stored[state.Machine]) (authrpc.Resource, error) {
 	v := m.Value
 	status := machineStatus{v.ID, v.Kind, v.Names, v.Created, v.Renewed}
@@ -90,10 +91,13 @@ func (k machineKind) apply(
 	return out, err
 }
 
+// nodeOf is the machine as the rules see it. A proxy is checked like a node, because its labels too may match
+// a grant.
 func nodeOf(m state.Machine) access.Node {
 	return access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}
 }
 
+// remove removes a machine and reserves its name. Its certificates can no longer be renewed.
 func (k machineKind) remove(ctx context.Context, by caller, name string) error {
 	m, err := k.find(ctx, name)
 	if err != nil {

@@ -94,6 +94,7 @@ var singular = map[access.Resource]string{
 	access.Events:     "event",
 }
 
+// pluralOf maps the kind field of a document to the name of its kind in rules and requests.
 func pluralOf(kind string) (access.Resource, error) {
 	for p, s := range singular {
 		if s == kind {

@@ -15,6 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// roleKind shows roles. All roles together are published as one signed document, so a change of one role is
+// checked with all others.
 type roleKind struct{ roles Roles }
 
 // roleSpec is a role without its name, which is the name of the document.
@@ -48,6 +50,7 @@ func (k roleKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, s
 	return documents(got, err, k.document)
 }
 
+// apply creates or replaces a role. The name is in the metadata; a name in the spec is an unknown key.
 func (k roleKind) apply(
 	ctx context.Context, by caller, r authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
@@ -86,6 +89,7 @@ func (k roleKind) apply(
 	return out, err
 }
 
+// remove removes a role. Users and connectors that name it keep it without effect.
 func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	if name == state.AdminRole {
 		return fault.New(fault.Denied, "resources.Remove",

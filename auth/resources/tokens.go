@@ -12,6 +12,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// tokenKind shows join tokens. The secret of a token is only in the answer to the apply that created it.
 type tokenKind struct {
 	tokens Tokens
 	join   TokenCreator
@@ -26,6 +27,7 @@ type tokenSpec struct {
 	Machine string          `json:"machine,omitempty"` // name of the machine; empty: the one it asks for
 }
 
+// request is the token as auth/join creates it; name and author are not in the spec.
 func (s tokenSpec) request() join.TokenRequest {
 	return join.TokenRequest{Kind: s.Kind, TTL: time.Duration(s.TTL), Labels: s.Labels, Machine: s.Machine}
 }
@@ -42,6 +44,7 @@ type tokenStatus struct {
 	UsedBy  identity.MachineID `json:"used_by,omitempty"`
 }
 
+// document derives the state of the token from its record and the time.
 func (k tokenKind) document(t state.Stored[state.Token]) (authrpc.Resource, error) {
 	v := t.Value
 	status := tokenStatus{State: "ready", By: v.By, Expires: v.Expires, UsedBy: v.UsedBy}
@@ -91,6 +94,7 @@ func (k tokenKind) apply(
 	return out, err
 }
 
+// remove ends a token. A machine that joined with it stays.
 func (k tokenKind) remove(ctx context.Context, by caller, name string) error {
 	t, err := k.tokens.Token(ctx, name)
 	if err != nil {

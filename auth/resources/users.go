@@ -15,6 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
+// userKind shows users. An administrator can change the roles given to a user, and nothing else.
 type userKind struct{ users Users }
 
 // userSpec is the part of a user that an administrator sets.
@@ -47,6 +48,7 @@ type userStatus struct {
 	SecondFactor bool      `json:"second_factor"`
 }
 
+// document reads also whether the user has a second factor, but not the factor itself.
 func (k userKind) document(ctx context.Context, u state.Stored[state.User]) (authrpc.Resource, error) {
 	v := u.Value
 	has, err := k.users.HasFactor(ctx, v.UserKey())
@@ -162,6 +164,7 @@ func (c caller) mayChangeSelf(old, next state.User) error {
 	return c.keepsRoleAdmin(c.policy, next.FilterRoles(c.who.Roles))
 }
 
+// remove removes a user and their second factor. A user who logs in again is a new one.
 func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	old, err := k.find(ctx, name)
 	if err != nil {

@@ -143,6 +143,7 @@ func (a *Attachments) ChangeAttachments(
 	return nil
 }
 
+// attach adds both records of an attachment to c. What the node signed goes only into the record by proxy.
 func attach(c *change, proxy identity.MachineID, at Attachment, lease raftstore.LeaseID, now time.Time) {
 	attachmentsByProxy.setLeased(c, string(proxy)+"/"+string(at.Node), at, lease)
 	at.Signed = tunnel.SignedAttachment{}
@@ -150,6 +151,8 @@ func attach(c *change, proxy identity.MachineID, at Attachment, lease raftstore.
 	lastSeen.set(c, string(at.Node), lastSeenRecord{now.UTC()})
 }
 
+// detach removes both records of an attachment. The node was attached until now, so now is its last-seen
+// time.
 func (a *Attachments) detach(
 	ctx context.Context, c *change, proxy identity.MachineID, at Attachment, now time.Time,
 ) {

@@ -24,8 +24,10 @@ type change struct {
 	err      error        // the first error of gathering; commit returns it and writes nothing
 }
 
+// require adds a condition on which the whole change depends.
 func (c *change) require(cond raftstore.Condition) { c.txn.If = append(c.txn.If, cond) }
 
+// setErr keeps the first error.
 func (c *change) setErr(err error) {
 	if c.err == nil {
 		c.err = err

@@ -76,6 +76,7 @@ func (v *Vault) Connectors(ctx context.Context) ([]StoredConnector, error) {
 	return out, nil
 }
 
+// openConnector decrypts the client secret of a stored connector.
 func (v *Vault) openConnector(rec Stored[connectorRecord]) (StoredConnector, error) {
 	out := StoredConnector{Connector: rec.Value.Connector, Name: rec.Key, Revision: rec.Revision, record: rec}
 	secret, err := v.openText(connectors.prefix+rec.Key, rec.Value.Sealed)

@@ -63,6 +63,7 @@ func (w *Logins) AddLogin(ctx context.Context, h CodeHash, p PendingLogin, event
 	})
 }
 
+// userAfterLogin updates a user's record from a login. The roles that an administrator gave stay.
 func userAfterLogin(u User, p PendingLogin) User {
 	u.Connector, u.Subject, u.Name, u.LastLogin = p.Who.Connector, p.Who.Subject, p.Who.Name, p.AuthTime
 	u.Mapped = p.Mapped

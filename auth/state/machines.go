@@ -168,6 +168,8 @@ func (w *Machines) AddMachine(
 	return err
 }
 
+// claimName takes the machine's name, which must be free. For a node it must not be a public name either; the
+// condition holds until the commit, so that no proxy can take the name in between.
 func (w *Machines) claimName(ctx context.Context, c *change, m Machine) error {
 	h, err := machineNames.getOrNew(ctx, w.Reader, m.Name)
 	if err != nil {

@@ -35,7 +35,29 @@ type Listing[T any] struct {
 	revision   raftstore.Revision // of the whole store, when the page was read
 }
 
-// table is one kind of record: T as JSON under prefix.
+// table is one kind of record: T as JSON under prefix. These are the prefixes with the rest of their keys:
+//
+//	attached/node/NODE/PROXY    Attachment, by node; ends with the proxy's lease
+//	attached/proxy/PROXY/NODE   Attachment, by proxy; ends with the proxy's lease
+//	attached/lease/PROXY        the lease itself
+//	authorities/EPOCH.INDEX     Authorities
+//	cluster/self                Cluster
+//	connectors/NAME             Connector, with its secret sealed
+//	connector-issuers/NAME      the issuer for which the name stands for good
+//	factors/CONNECTOR/SUBJECT   Factor, with its secret sealed
+//	keyring/self                the keyring's document
+//	last-seen/NODE              when the node was last attached
+//	logins/HASH                 PendingLogin, by the hash of its one-time code
+//	machine/ID                  Machine
+//	name/NAME                   which machine has the name
+//	public-name/NAME            which proxies have the public name
+//	recent-events/MACHINE       ids of the events that the machine sent last
+//	replica/REPLICA             the machine id of an auth replica
+//	role/NAME                   access.Role
+//	rules-version/KIND          written with every change of the kind of rules
+//	token/NAME                  Token, without its secret; ends with a lease
+//	token-hash/HASH             the name of the token; ends with the same lease
+//	users/CONNECTOR/SUBJECT     User
 type table[T any] struct {
 	prefix string // ends in "/"
 	noun   string // what an error message calls the record, such as "role"

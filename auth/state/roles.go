@@ -160,6 +160,8 @@ func (w *Roles) RemoveRole(
 	return err
 }
 
+// commitRoles commits a change of roles together with their new version. Readers compare that version to see
+// whether a RoleSet is current.
 func (w *Roles) commitRoles(
 	ctx context.Context, c *change, now time.Time, events []audit.Event,
 ) (uint64, error) {

@@ -32,6 +32,7 @@ const (
 // that matches it counts as wrong.
 const dummySecret = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
+// result says how a code was judged.
 type result int
 
 const (
@@ -84,6 +85,7 @@ func accept(have state.Factor, a Answer, step int64, now time.Time) outcome {
 	return o
 }
 
+// clearLockout is have after a correct code: the wrong codes before it no longer count.
 func clearLockout(have state.Factor) state.Factor {
 	have.WrongCodes, have.LockedUntil = 0, time.Time{}
 	return have
@@ -127,6 +129,7 @@ func lockoutAfter(n int) time.Duration {
 	return min(firstLockout<<over, maxLockout)
 }
 
+// lockedFault is the error during a lockout.
 func lockedFault(wait time.Duration, why string) error {
 	return fault.New(fault.Exhausted, opVerify, why, "try again in "+formatWait(wait))
 }

@@ -115,6 +115,7 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 		"wait for the next code, then try again")
 }
 
+// verify checks a code once. It returns fault Conflict if another call changed the factor in between.
 func (s *Service) verify(ctx context.Context, a Answer, code parsedCode) (Proof, error) {
 	have, err := s.store.Factor(ctx, a.Who.UserKey())
 	if err != nil {

@@ -108,8 +108,10 @@ func New(cfg Config) (*Provider, error) {
 	return p, nil
 }
 
+// normalizeLogin lets users type their address in any case.
 func normalizeLogin(typed string) string { return strings.ToLower(strings.TrimSpace(typed)) }
 
+// routes serves everything below the path of the issuer.
 func (p *Provider) routes() {
 	at := strings.TrimSuffix(p.issuer.Path, "/")
 	p.mux = http.NewServeMux()
@@ -130,6 +132,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mux.ServeHTTP(w, r)
 }
 
+// discovery serves the discovery document (OpenID Connect Discovery 1.0 section 4).
 func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
 	f := p.countRequest(func(s *RequestCounts) { s.Discoveries++ })
 	issuer := p.issuer.String()
@@ -203,6 +206,7 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	p.page(w, r, http.StatusOK, page{Redirect: g.redirect, Login: q.Get("login_hint")})
 }
 
+// logIn checks the password that was posted, and redirects with a code.
 func (p *Provider) logIn(w http.ResponseWriter, r *http.Request) {
 	g, q, err := p.parseAuthorize(r)
 	if err != nil {
@@ -269,6 +273,7 @@ func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, redirect
 	http.Redirect(w, r, u.String(), http.StatusSeeOther)
 }
 
+// token exchanges a code for an ID token (OpenID Connect Core 1.0 section 3.1.3).
 func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	p.countRequest(func(s *RequestCounts) { s.Exchanges++ })
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)

@@ -61,6 +61,7 @@ var (
 	codes = []string{"en", "ko"}
 )
 
+// page renders the login page in the language of ui_locales or else of the browser.
 func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v page) {
 	// A header that cannot be read gives no language, and so English.
 	wanted, _, _ := language.ParseAcceptLanguage(r.Header.Get("Accept-Language"))
@@ -78,6 +79,7 @@ func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v pa
 	_ = pageTemplate.Execute(w, v) // the browser is gone if this fails
 }
 
+// tags reads ui_locales, as far as it is one tag.
 func tags(list string) []language.Tag {
 	t, err := language.Parse(list)
 	if err != nil {

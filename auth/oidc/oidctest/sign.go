@@ -21,6 +21,7 @@ type signer struct{ key jose.JSONWebKey }
 
 func (s signer) alg() string { return s.key.Algorithm }
 
+// newSigner makes a key for the algorithm; empty means RS256.
 func newSigner(alg string) (signer, error) {
 	key := jose.JSONWebKey{KeyID: rand.Text()[:8], Use: "sig", Algorithm: alg}
 	var err error
@@ -72,6 +73,7 @@ func (p *Provider) Rotate() error {
 	return nil
 }
 
+// serveKeys serves the current public key as a JWK set.
 func (p *Provider) serveKeys(w http.ResponseWriter, _ *http.Request) {
 	f := p.countRequest(func(s *RequestCounts) { s.KeyFetches++ })
 	if f.NoKeys {
@@ -82,6 +84,7 @@ func (p *Provider) serveKeys(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.key.Public()}})
 }
 
+// idToken makes the ID token for a grant, with the faults of its claims and its signature.
 func (p *Provider) idToken(g grant) (string, error) {
 	f, now := p.currentFaults(), p.now()
 	claims := map[string]any{
@@ -105,6 +108,7 @@ func (p *Provider) idToken(g grant) (string, error) {
 	return p.signAs(f.Signature, b)
 }
 
+// signAs signs the claims correctly, or in one of the wrong ways.
 func (p *Provider) signAs(how Signature, claims []byte) (string, error) {
 	s := p.signer()
 	switch how {

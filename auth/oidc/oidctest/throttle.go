@@ -19,11 +19,13 @@ type throttle struct {
 	attempts map[string]attempt
 }
 
+// attempt counts the wrong passwords for one login.
 type attempt struct {
 	wrong       int
 	lockedUntil time.Time
 }
 
+// lockedFor returns how long the login is still locked; it may be negative.
 func (t *throttle) lockedFor(login string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
