@@ -95,9 +95,11 @@ func TestCheckRefuses(t *testing.T) {
 		{"a comma in a login", change(func(g *access.Grant) { g.Logins = access.Strings{"a,root"} }),
 			"account name"},
 		{"a wildcard around a template",
-			change(func(g *access.Grant) { g.Logins = access.Strings{"*{{traits.x}}"} }), "cannot be an account name"},
+			change(func(g *access.Grant) { g.Logins = access.Strings{"*{{traits.x}}"} }),
+			"cannot be an account name"},
 		{"a dash before a template",
-			change(func(g *access.Grant) { g.Logins = access.Strings{"-{{traits.x}}"} }), "cannot be an account name"},
+			change(func(g *access.Grant) { g.Logins = access.Strings{"-{{traits.x}}"} }),
+			"cannot be an account name"},
 	} {
 		got := faultsOf(access.Role{Allow: []access.Grant{good, tt.grant}})
 		if len(got) != 1 || !strings.HasPrefix(got[0], "allow[1]") || !strings.Contains(got[0], tt.want) {

@@ -140,14 +140,12 @@ func TestCallReturnsTheFaultOfTheServer(t *testing.T) {
 func TestACallWithoutDeadlineEndsAfterHalfAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t, caller(identity.User))
-		authrpc.Handle(
-			s.Server,
-			authrpc.WhoAmI,
-			func(ctx context.Context, _ authrpc.Caller, _ authrpc.WhoAmIRequest) (authrpc.WhoAmIResponse, error) {
-				<-ctx.Done()
-				return authrpc.WhoAmIResponse{}, ctx.Err()
-			},
-		)
+		authrpc.Handle(s.Server, authrpc.WhoAmI, func(
+			ctx context.Context, _ authrpc.Caller, _ authrpc.WhoAmIRequest,
+		) (authrpc.WhoAmIResponse, error) {
+			<-ctx.Done()
+			return authrpc.WhoAmIResponse{}, ctx.Err()
+		})
 		start := time.Now()
 		_, err := s.whoAmI(t)
 		if took := time.Since(start); !fault.Is(err, fault.Unavailable) || took != 30*time.Second {

@@ -318,7 +318,8 @@ func TestAShownResourceCanBeAppliedAgain(t *testing.T) {
 
 func TestDecodeAllReportsHeadersAndSpecsTogether(t *testing.T) {
 	t.Parallel()
-	const in = "kind: role\nversion: v1\nmetadata: {name: a}\nspec: {alow: []}\n---\nkind: role\nmetadata: {nam: b}\n"
+	const in = "kind: role\nversion: v1\nmetadata: {name: a}\nspec: {alow: []}\n" +
+		"---\nkind: role\nmetadata: {nam: b}\n"
 	docs, err := config.DecodeAll("f", []byte(in))
 	if len(docs) != 1 {
 		t.Fatalf("got %d documents, want the one with a valid header", len(docs))

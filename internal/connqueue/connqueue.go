@@ -13,7 +13,7 @@ import (
 // goroutines at once.
 type Listener struct {
 	addr  net.Addr
-	conns chan net.Conn // unbuffered: a connection is in Put's hands or in Accept's, never forgotten in between
+	conns chan net.Conn // unbuffered, so that no connection is left in it
 	done  chan struct{} // closed by Close
 	once  sync.Once
 }

@@ -456,7 +456,8 @@ func TestThePingDocumentDecidesTheTransport(t *testing.T) {
 	if got := s.pingCount(); got != 1 {
 		t.Errorf("got %d pings, want one for both connections", got)
 	}
-	if c, err := newDialer(t, egress.Config{}).DialTLS(t.Context(), addr, s.clientConfig()); err == nil { // without a transport, TLS is used
+	// Without a transport, TLS is used.
+	if c, err := newDialer(t, egress.Config{}).DialTLS(t.Context(), addr, s.clientConfig()); err == nil {
 		c.Close()
 		t.Error("got a connection by a transport that was not set")
 	}

@@ -66,7 +66,8 @@ func TestReportWritesErrorAndHint(t *testing.T) {
 		fault.Wrap(errors.New("cause"), fault.Conflict, "op", "the port is in use", "choose another"),
 	)
 	fault.Report(&out, "threshold", errors.New("plain"))
-	if want := "threshold: error: the port is in use\nthreshold: hint: choose another\nthreshold: error: plain\n"; out.String() != want {
+	want := "threshold: error: the port is in use\nthreshold: hint: choose another\nthreshold: error: plain\n"
+	if out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}
 }

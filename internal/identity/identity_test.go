@@ -70,7 +70,10 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 		{"a user with a machine's id",
 			func(u, _ *identity.Identity) *identity.Identity { u.ID = node().ID; return u }},
 		{"a user with labels",
-			func(u, _ *identity.Identity) *identity.Identity { u.Labels = identity.Labels{"a": "b"}; return u }},
+			func(u, _ *identity.Identity) *identity.Identity {
+				u.Labels = identity.Labels{"a": "b"}
+				return u
+			}},
 		{"a user without connector",
 			func(u, _ *identity.Identity) *identity.Identity { u.Connector = ""; return u }},
 		{"a user without login id",
@@ -86,7 +89,10 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 			return u
 		}},
 		{"a user pinned to nothing",
-			func(u, _ *identity.Identity) *identity.Identity { u.SourceAddresses = []netip.Prefix{{}}; return u }},
+			func(u, _ *identity.Identity) *identity.Identity {
+				u.SourceAddresses = []netip.Prefix{{}}
+				return u
+			}},
 		{"a user too large", func(u, _ *identity.Identity) *identity.Identity {
 			for i := range 20 {
 				u.Traits["t"+string(rune('a'+i))] = []string{strings.Repeat("x", 300)}

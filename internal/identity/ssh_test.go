@@ -86,7 +86,9 @@ func userCert(t testing.TB) *ssh.Certificate {
 		ValidPrincipals: []string{
 			"alice",
 			"ubuntu",
-		}, ValidAfter: uint64(noon.Add(-identity.Skew).Unix()), ValidBefore: uint64(noon.Add(8 * time.Hour).Unix()),
+		},
+		ValidAfter:  uint64(noon.Add(-identity.Skew).Unix()),
+		ValidBefore: uint64(noon.Add(8 * time.Hour).Unix()),
 		Permissions: ssh.Permissions{
 			Extensions: map[string]string{identity.SSHExtension: encode(t, alice()), "permit-pty": ""},
 		},
@@ -511,7 +513,9 @@ func TestVerifySSHHost(t *testing.T) {
 			host(func(c *ssh.Certificate) { c.ValidPrincipals = []string{"web-1", "*"} }), "web-1", false},
 		{"a user certificate", host(func(c *ssh.Certificate) { c.CertType = ssh.UserCert }), "web-1", false},
 		{"a critical option",
-			host(func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"source-address": "0.0.0.0/0"} }), "web-1", false},
+			host(func(c *ssh.Certificate) {
+				c.CriticalOptions = map[string]string{"source-address": "0.0.0.0/0"}
+			}), "web-1", false},
 		{"expired", host(func(c *ssh.Certificate) { c.ValidBefore = uint64(noon.Unix()) }), "web-1", false},
 		{"a plain key", plain(t, key('u').Public()), "web-1", false},
 		{"the user authority", sign(t, userCert(t), signer(t, key('c'))), "web-1", false},
@@ -528,7 +532,8 @@ func TestVerifySSHHost(t *testing.T) {
 func FuzzParsedSSHUser(f *testing.F) {
 	ca := signer(f, key('c'))
 	cert := userCert(f)
-	if err := cert.SignCert(bytes.NewReader(make([]byte, 64)), ca); err != nil { // the same bytes in every fuzzing process
+	zeros := bytes.NewReader(make([]byte, 64)) // so that the certificate is the same in every fuzzing process
+	if err := cert.SignCert(zeros, ca); err != nil {
 		f.Fatal(err)
 	}
 	good := cert.Marshal()

@@ -94,7 +94,8 @@ func TestPinnedTLS(t *testing.T) {
 			serverOf(t, tr, tr.foreign, auth, same), []string{identity.ALPNAuth}},
 		{"a client's certificate", client(pin, cluster, identity.Auth),
 			serverOf(t, tr, tr.services, auth,
-				func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), []string{identity.ALPNAuth}},
+				func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }),
+			[]string{identity.ALPNAuth}},
 		{"an expired one", client(pin, cluster, identity.Auth),
 			serverOf(t, tr, tr.services, auth,
 				func(c *x509.Certificate) {

@@ -155,18 +155,21 @@ func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 
 func TestVerifyX509Refuses(t *testing.T) {
 	t.Parallel()
+	type cert = x509.Certificate
 	tr := newTestAuthorities(t)
-	changed := func(id identity.Identity, f func(c *x509.Certificate)) *x509.Certificate {
+	changed := func(id identity.Identity, change func(c *cert)) *cert {
 		c := leafOf(t, id)
-		f(c)
+		change(c)
 		return c
 	}
-	same := func(*x509.Certificate) {}
-	raw := func(v string) func(c *x509.Certificate) {
-		return func(c *x509.Certificate) { c.ExtraExtensions[0].Value = []byte(v) }
+	user := func(change func(c *cert)) *cert { return changed(alice(), change) }
+	machine := func(change func(c *cert)) *cert { return changed(node(), change) }
+	same := func(*cert) {}
+	raw := func(v string) func(c *cert) {
+		return func(c *cert) { c.ExtraExtensions[0].Value = []byte(v) }
 	}
-	uris := func(list ...string) func(c *x509.Certificate) {
-		return func(c *x509.Certificate) {
+	uris := func(list ...string) func(c *cert) {
+		return func(c *cert) {
 			c.URIs = nil
 			for _, s := range list {
 				u, _ := url.Parse(s)
@@ -174,76 +177,63 @@ func TestVerifyX509Refuses(t *testing.T) {
 			}
 		}
 	}
-	usage := func(u ...x509.ExtKeyUsage) func(c *x509.Certificate) {
-		return func(c *x509.Certificate) { c.ExtKeyUsage = u }
+	usage := func(u ...x509.ExtKeyUsage) func(c *cert) {
+		return func(c *cert) { c.ExtKeyUsage = u }
 	}
-	foreignID := alice()
-	foreignID.Cluster = "other.example.com"
+	foreignUser, proxy := alice(), node()
+	foreignUser.Cluster, proxy.Kind = "other.example.com", identity.Proxy
+	const otherID = "ffffffffffffffffffffffffffffffff"
 	for _, tc := range []struct {
-		name  string
-		tmpl  *x509.Certificate
-		by    *issuer
-		curve elliptic.Curve
-		want  string
+		name string
+		tmpl *cert
+		by   *issuer
+		want string
 	}{
-		{"expired", changed(alice(),
-			func(c *x509.Certificate) {
-				c.NotBefore, c.NotAfter = noon.Add(-9*time.Hour),
-					noon.Add(-10*time.Minute)
-			}), tr.users, nil, "expired at"},
-		{"not yet valid",
-			changed(alice(),
-				func(c *x509.Certificate) { c.NotBefore = noon.Add(10 * time.Minute) }), tr.users, nil, "check this machine's clock"},
-		{"a foreign root of the same name", changed(node(), same), tr.foreign, nil, "certificate"},
-		{"a user under the service authority", changed(alice(), same), tr.services, nil, "unknown authority"},
-		{"a user under the cluster root", changed(alice(), same), tr.root, nil, "unknown authority"},
-		{"a node under the user authority", changed(node(), same), tr.users, nil, "unknown authority"},
-		{"a proxy where none may come",
-			changed(func() identity.Identity { id := node(); id.Kind = identity.Proxy; return id }(),
-				same), tr.services, nil, "may not do this"},
-		{"no identity", changed(alice(), func(c *x509.Certificate) { c.ExtraExtensions = nil }), tr.users,
-			nil, "unknown authority"},
-		{"a machine without identity", changed(node(), func(c *x509.Certificate) { c.ExtraExtensions = nil }),
-			tr.services, nil, "no identity"},
-		{"an empty identity", changed(node(), raw("")), tr.services, nil, "identity"},
-		{"an identity with trailing bytes", changed(node(), raw(encode(t, node())+"{}")), tr.services, nil,
-			"identity"},
-		{"an identity over 4 KiB", changed(node(), raw(encode(t, node())+strings.Repeat(" ", 4096))),
-			tr.services, nil, "4096"},
-		{"another cluster", changed(foreignID, same), tr.users, nil, "other.example.com"},
-		{"no URI", changed(node(), uris()), tr.services, nil, "disagree"},
-		{"another node's URI",
-			changed(node(),
-				uris("threshold://"+cluster+"/node/ffffffffffffffffffffffffffffffff")), tr.services, nil, "disagree"},
-		{"two URIs", changed(node(), uris(node().URI(), node().URI())), tr.services, nil, "disagree"},
-		{"the URI of another kind",
-			changed(node(),
-				uris(strings.Replace(node().URI(), "/node/", "/auth/", 1))), tr.services, nil, "disagree"},
-		{"an authority as leaf",
-			changed(node(),
-				func(c *x509.Certificate) {
-					c.IsCA, c.KeyUsage = true,
-						x509.KeyUsageCertSign
-				}), tr.services, nil, "authority's own"},
-		{"a leaf that may sign certificates",
-			changed(node(),
-				func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign; c.BasicConstraintsValid = false }), tr.services, nil, "authority's own"},
-		{"another use", changed(node(), usage(x509.ExtKeyUsageServerAuth)), tr.services, nil, "usage"},
-		{"any use", changed(node(), usage(x509.ExtKeyUsageAny)), tr.services, nil, "not for this use"},
-		{"no use", changed(node(), usage()), tr.services, nil, "not for this use"},
-		{"a life of more than a day",
-			changed(node(),
-				func(c *x509.Certificate) { c.NotAfter = noon.Add(25 * time.Hour) }), tr.services, nil, "longer"},
-		{"a P-521 key", changed(node(), same), tr.services, elliptic.P521(), "P-256"},
+		{"expired", user(func(c *cert) {
+			c.NotBefore, c.NotAfter = noon.Add(-9*time.Hour), noon.Add(-10*time.Minute)
+		}), tr.users, "expired at"},
+		{"not yet valid", user(func(c *cert) { c.NotBefore = noon.Add(10 * time.Minute) }),
+			tr.users, "check this machine's clock"},
+		{"a foreign root of the same name", machine(same), tr.foreign, "certificate"},
+		{"a user under the service authority", user(same), tr.services, "unknown authority"},
+		{"a user under the cluster root", user(same), tr.root, "unknown authority"},
+		{"a node under the user authority", machine(same), tr.users, "unknown authority"},
+		{"a proxy where none is accepted", changed(proxy, same), tr.services, "may not do this"},
+		{"no identity", user(func(c *cert) { c.ExtraExtensions = nil }), tr.users, "unknown authority"},
+		{"a machine without identity", machine(func(c *cert) { c.ExtraExtensions = nil }),
+			tr.services, "no identity"},
+		{"an empty identity", machine(raw("")), tr.services, "identity"},
+		{"an identity with trailing bytes", machine(raw(encode(t, node()) + "{}")), tr.services, "identity"},
+		{"an identity over 4 KiB", machine(raw(encode(t, node()) + strings.Repeat(" ", 4096))),
+			tr.services, "4096"},
+		{"another cluster", changed(foreignUser, same), tr.users, "other.example.com"},
+		{"no URI", machine(uris()), tr.services, "disagree"},
+		{"another node's URI", machine(uris("threshold://" + cluster + "/node/" + otherID)),
+			tr.services, "disagree"},
+		{"two URIs", machine(uris(node().URI(), node().URI())), tr.services, "disagree"},
+		{"the URI of another kind", machine(uris(strings.Replace(node().URI(), "/node/", "/auth/", 1))),
+			tr.services, "disagree"},
+		{"an authority as leaf", machine(func(c *cert) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign }),
+			tr.services, "authority's own"},
+		{"a leaf that may sign certificates", machine(func(c *cert) {
+			c.KeyUsage |= x509.KeyUsageCertSign
+			c.BasicConstraintsValid = false
+		}), tr.services, "authority's own"},
+		{"another use", machine(usage(x509.ExtKeyUsageServerAuth)), tr.services, "usage"},
+		{"any use", machine(usage(x509.ExtKeyUsageAny)), tr.services, "not for this use"},
+		{"no use", machine(usage()), tr.services, "not for this use"},
+		{"a lifetime of more than a day", machine(func(c *cert) { c.NotAfter = noon.Add(25 * time.Hour) }),
+			tr.services, "longer"},
+		{"a P-521 key", machine(same), tr.services, "P-256"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			curve := tc.curve
-			if curve == nil {
-				curve = elliptic.P256()
+			curve := elliptic.P256()
+			if tc.name == "a P-521 key" {
+				curve = elliptic.P521()
 			}
-			chain := []*x509.Certificate{create(t, tc.tmpl, tc.by, newKey(t, curve)), tr.services.cert}
-			p, err := tr.roots().
-				VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+			chain := []*cert{create(t, tc.tmpl, tc.by, newKey(t, curve)), tr.services.cert}
+			p, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon,
+				identity.User, identity.Node)
 			if err == nil {
 				t.Fatalf("got %+v, want a refusal", p)
 			}

@@ -265,7 +265,10 @@ func TestAMemberDoesNotChangeClusters(t *testing.T) {
 
 // inBubble runs Run of a member in a bubble of synctest: f gets the cluster, the member and its
 // configuration.
-func inBubble(t *testing.T, f func(t *testing.T, c *membertest.Cluster, m *member.Member, cfg member.Config)) {
+func inBubble(
+	t *testing.T,
+	f func(t *testing.T, c *membertest.Cluster, m *member.Member, cfg member.Config),
+) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := membertest.NewInMemory(t)

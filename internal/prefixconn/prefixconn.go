@@ -7,7 +7,7 @@ import "net"
 // methods follow net.Conn; Prefix and Fill belong to the goroutine that reads.
 type Conn struct {
 	net.Conn
-	prefix []byte // read from the connection and not yet given; nil when there is none, so that the buffer can be freed
+	prefix []byte // read ahead and not yet given; nil rather than empty, so that the buffer can be freed
 }
 
 // New makes a connection that gives prefix first. It keeps the slice.

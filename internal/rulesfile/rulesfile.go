@@ -66,7 +66,8 @@ func (f *File) read() ([]byte, error) {
 // Save writes the rules when a document has changed or the saved head has become old. A disk that takes
 // nothing is logged and costs only a restart: the rules in memory stay good.
 func (f *File) Save(trust *rules.Trust) {
-	if trust.Head.Time.Sub(f.saved.Time) < saveEvery && maps.EqualFunc(f.saved.Docs, trust.Head.Docs, sameRef) {
+	if trust.Head.Time.Sub(f.saved.Time) < saveEvery &&
+		maps.EqualFunc(f.saved.Docs, trust.Head.Docs, sameRef) {
 		return
 	}
 	if err := f.write(trust); err != nil {

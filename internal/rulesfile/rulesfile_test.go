@@ -98,7 +98,8 @@ func TestADiskThatTakesNothingIsLogged(t *testing.T) {
 	t.Parallel()
 	c := membertest.New(t)
 	var out bytes.Buffer
-	f := rulesfile.New(filepath.Join(t.TempDir(), "missing", "rules.json"), slog.New(slog.NewTextHandler(&out, nil)))
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	f := rulesfile.New(filepath.Join(t.TempDir(), "missing", "rules.json"), log)
 	f.Save(open(t, c, c.SignRules()))
 	if !strings.Contains(out.String(), "the rules could not be saved") {
 		t.Errorf("got log %q, want a warning", out.String())
