@@ -38,12 +38,7 @@ func serve[Req, Res any](
 }
 
 var kinds = []identity.Kind{
-	authrpc.Anonymous,
-	identity.User,
-	identity.Node,
-	identity.Proxy,
-	identity.Auth,
-	"other",
+	authrpc.Anonymous, identity.User, identity.Node, identity.Proxy, identity.Auth, "other",
 }
 
 func TestOnlyTheCallersOfARouteAreServed(t *testing.T) {

@@ -80,8 +80,7 @@ func TestMoreThanTheLimitIsFlushedEarly(t *testing.T) {
 	if !bytes.Equal(w.all.Bytes(), want) || slices.Max(w.writes) > 64<<10 {
 		t.Errorf(
 			"got %d bytes in writes of up to %d, want all of them in pieces",
-			w.all.Len(),
-			slices.Max(w.writes),
+			w.all.Len(), slices.Max(w.writes),
 		)
 	}
 }

@@ -242,8 +242,7 @@ func TestTheReportOfAVeryBadFileIsBounded(t *testing.T) {
 		lines[100] != "f: 4901 more faults are not listed" {
 		t.Errorf(
 			"got %d lines ending %q, want 101 ending with the rest's count",
-			len(lines),
-			lines[len(lines)-1],
+			len(lines), lines[len(lines)-1],
 		)
 	}
 }

@@ -104,10 +104,7 @@ func (d *decoder) checkKeys(n *yaml.Node) bool {
 		case again:
 			d.addFault(
 				key.Line,
-				"",
-				"duplicate key %s: it is on line %d already",
-				quoted(key.Value),
-				line,
+				"", "duplicate key %s: it is on line %d already", quoted(key.Value), line,
 			)
 		default:
 			first[key.Value] = key.Line

@@ -157,11 +157,8 @@ func TestATunnelThroughAnHTTPProxy(t *testing.T) {
 		c.Close()
 		heads := p.requestHeads()
 		head := heads[len(heads)-1]
-		if !strings.HasPrefix(
-			head,
-			"CONNECT access.example.com:443 HTTP/1.1\r\nHost: access.example.com:443\r\n",
-		) ||
-			!strings.Contains(head, tt.authorization) ||
+		const want = "CONNECT access.example.com:443 HTTP/1.1\r\nHost: access.example.com:443\r\n"
+		if !strings.HasPrefix(head, want) || !strings.Contains(head, tt.authorization) ||
 			tt.authorization == "" && strings.Contains(head, "Authorization") {
 			t.Errorf("got request %q, want CONNECT with %q", head, tt.authorization)
 		}
@@ -207,11 +204,7 @@ func TestWhichAddressesUseTheProxy(t *testing.T) {
 		if got := fault.Is(err, fault.Denied); got != tt.proxied {
 			t.Errorf(
 				"%s with NO_PROXY=%q: got through the proxy: %v (%v), want %v",
-				tt.addr,
-				tt.no,
-				got,
-				err,
-				tt.proxied,
+				tt.addr, tt.no, got, err, tt.proxied,
 			)
 		}
 	}
@@ -256,11 +249,7 @@ func TestRefusalsOfAnHTTPProxy(t *testing.T) {
 			fault.Remedy(err) == "" {
 			t.Errorf(
 				"%s: got %v (%s), want %s with %q, the proxy and what to do",
-				tt.name,
-				err,
-				fault.KindOf(err),
-				tt.kind,
-				tt.says,
+				tt.name, err, fault.KindOf(err), tt.kind, tt.says,
 			)
 		}
 		if strings.Contains(err.Error(), "tell-nobody") || strings.Contains(err.Error(), "\x1b") {

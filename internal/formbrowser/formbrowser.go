@@ -116,9 +116,7 @@ func (p *Page) Submit(ctx context.Context, fields map[string]string) (*Page, err
 	}
 	return nil, fmt.Errorf(
 		"page %s (status %d) has no form with these fields; it says: %s",
-		p.URL.Path,
-		p.Status,
-		p.Text(),
+		p.URL.Path, p.Status, p.Text(),
 	)
 }
 

@@ -115,9 +115,7 @@ func (id Identity) Encode() ([]byte, error) {
 	if len(b) > MaxBytes {
 		return nil, fmt.Errorf(
 			"identity of %s is %d bytes, more than %d: give the user fewer roles or traits",
-			id.Name,
-			len(b),
-			MaxBytes,
+			id.Name, len(b), MaxBytes,
 		)
 	}
 	return b, nil
@@ -135,8 +133,7 @@ func decode(b []byte) (Identity, error) {
 	if id.V < 1 || id.V > Version { // a newer one may have a restriction that this code would ignore
 		return Identity{}, fmt.Errorf(
 			"identity extension is of version %d, this program reads 1 to %d: update it",
-			id.V,
-			Version,
+			id.V, Version,
 		)
 	}
 	if err := id.Check(); err != nil {
@@ -169,8 +166,7 @@ func CheckLogin(l Login) error {
 	if len(l) > maxLogin || !loginRE.MatchString(string(l)) {
 		return fmt.Errorf(
 			"login %.80q is not a plain account name (letters, digits, _ . -, at most %d)",
-			string(l),
-			maxLogin,
+			string(l), maxLogin,
 		)
 	}
 	return nil
@@ -220,9 +216,7 @@ func CheckWord(what, w string) error {
 	if len(w) > maxWord || !wordRE.MatchString(w) {
 		return fmt.Errorf(
 			"%s %.80q is not a plain name (letters, digits, _ . -, at most %d)",
-			what,
-			w,
-			maxWord,
+			what, w, maxWord,
 		)
 	}
 	return nil

@@ -58,9 +58,7 @@ func VerifySSHUser(
 	if u.Kind != User || u.Cluster != cluster {
 		return SSHUser{}, fmt.Errorf(
 			"certificate is for %s of cluster %q, not for a user of %q",
-			u.Kind,
-			u.Cluster,
-			cluster,
+			u.Kind, u.Cluster, cluster,
 		)
 	}
 	for _, p := range cert.ValidPrincipals {
@@ -131,10 +129,9 @@ func checkSSH(
 	if cert.CertType != typ {
 		return nil, fmt.Errorf("certificate is of the wrong type (%d, want %d)", cert.CertType, typ)
 	}
-	if signer := cert.SignatureKey.Marshal(); !slices.ContainsFunc(
-		authorities,
-		func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), signer) },
-	) {
+	signer := cert.SignatureKey.Marshal()
+	isSigner := func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), signer) }
+	if !slices.ContainsFunc(authorities, isSigner) {
 		return nil, fmt.Errorf(
 			"certificate is signed by an authority this cluster does not have (%s)",
 			ssh.FingerprintSHA256(cert.SignatureKey),
@@ -190,9 +187,7 @@ func (e *ExpiredError) Error() string {
 	}
 	return fmt.Sprintf(
 		"certificate expired at %s, %s ago (this machine's clock says %s)",
-		formatTime(e.Until),
-		e.Now.Sub(e.Until).Round(time.Second),
-		formatTime(e.Now),
+		formatTime(e.Until), e.Now.Sub(e.Until).Round(time.Second), formatTime(e.Now),
 	)
 }
 

@@ -194,8 +194,7 @@ func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error
 	if cluster != AnyCluster && id.Cluster != cluster || !slices.Contains(kinds, id.Kind) {
 		return Peer{}, fmt.Errorf(
 			"certificate is of a %s of cluster %q, which may not do this",
-			id.Kind,
-			id.Cluster,
+			id.Kind, id.Cluster,
 		)
 	}
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != id.URI() {

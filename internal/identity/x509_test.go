@@ -302,30 +302,26 @@ func TestVerifyPinnedFindsTheRootByItsPin(t *testing.T) {
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	leaf := create(t, tmpl, tr.services, newKey(t, elliptic.P256()))
 	chain := []*x509.Certificate{leaf, tr.services.cert, tr.root.cert}
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.root.cert), cluster, noon,
-		identity.Node); err != nil {
+	verify := func(chain []*x509.Certificate, pinned *x509.Certificate) error {
+		_, err := identity.VerifyPinned(chain, identity.PinOf(pinned), cluster, noon, identity.Node)
+		return err
+	}
+	if err := verify(chain, tr.root.cert); err != nil {
 		t.Error(err)
 	}
 	var wrong *identity.PinError
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.foreign.cert), cluster, noon,
-		identity.Node); !errors.As(
-		err,
-		&wrong,
-	) {
+	if err := verify(chain, tr.foreign.cert); !errors.As(err, &wrong) {
 		t.Errorf("got %v, want a PinError", err)
 	}
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(tr.services.cert), cluster, noon,
-		identity.Node); err == nil {
+	if err := verify(chain, tr.services.cert); err == nil {
 		t.Error("got a pinned intermediate as root, want a refusal")
 	}
-	if _, err := identity.VerifyPinned(chain, identity.PinOf(leaf), cluster, noon,
-		identity.Node); err == nil {
+	if err := verify(chain, leaf); err == nil {
 		t.Error("got a pinned leaf as root, want a refusal")
 	}
 	forged := []*x509.Certificate{leaf, tr.services.cert, tr.foreign.cert, tr.root.cert}
 	forged[0] = create(t, tmpl, tr.foreign, newKey(t, elliptic.P256()))
-	if _, err := identity.VerifyPinned(forged, identity.PinOf(tr.root.cert), cluster, noon,
-		identity.Node); err == nil {
+	if err := verify(forged, tr.root.cert); err == nil {
 		t.Error("got a leaf of another root beside the pinned one, want a refusal")
 	}
 }

@@ -65,9 +65,7 @@ func TestDropsBeginEarlyAndNeverPassFull(t *testing.T) {
 	if n := r.Count(); n < 10 || n > 50 || n+dropped(all) != len(all) {
 		t.Errorf(
 			"got %d left and %d dropped of %d, want at most 50 left and the others dropped",
-			n,
-			dropped(all),
-			len(all),
+			n, dropped(all), len(all),
 		)
 	}
 }

@@ -35,9 +35,7 @@ func TestSuppressedLinesAreCounted(t *testing.T) {
 	if len(lines) != 4 || l.Suppressed() != 2 {
 		t.Fatalf(
 			"got %d lines and %d suppressed, want 4 and 2:\n%s",
-			len(lines),
-			l.Suppressed(),
-			out.String(),
+			len(lines), l.Suppressed(), out.String(),
 		)
 	}
 	if !strings.HasSuffix(lines[2], "level=WARN msg=refused try=4 suppressed_before=2") {

@@ -42,8 +42,7 @@ func join(ctx context.Context, cfg Config) (*document, error) {
 		return nil, fault.New(fault.Invalid, "member.Join",
 			fmt.Sprintf(
 				"the join token is for a %s, and this machine is to be a %s",
-				token.Kind,
-				cfg.Kind,
+				token.Kind, cfg.Kind,
 			),
 			"ask an administrator for a token of kind "+string(cfg.Kind),
 		)
@@ -69,12 +68,7 @@ func join(ctx context.Context, cfg Config) (*document, error) {
 	}
 	cfg.Log.Info(
 		"joined the cluster",
-		"cluster",
-		res.Identity.Cluster,
-		"name",
-		res.Identity.Name,
-		"id",
-		res.Identity.ID,
+		"cluster", res.Identity.Cluster, "name", res.Identity.Name, "id", res.Identity.ID,
 	)
 	return doc, nil
 }

@@ -36,8 +36,7 @@ func TestFolderNames(t *testing.T) {
 		if !slices.Contains(topFolders, parts[0]) && !strings.HasPrefix(parts[0], ".") {
 			t.Errorf(
 				"%s: top-level folder %s needs a decision record and a row in source_test.go",
-				name,
-				parts[0],
+				name, parts[0],
 			)
 		}
 		for i, part := range parts {

@@ -240,8 +240,7 @@ func TestTheChainIsVerifiedOverRotations(t *testing.T) {
 	if len(trust.Policy) != 2 || len(trust.Set().Chain) != 3 {
 		t.Errorf(
 			"got %d roles under a chain of %d, want 2 under 3",
-			len(trust.Policy),
-			len(trust.Set().Chain),
+			len(trust.Policy), len(trust.Set().Chain),
 		)
 	}
 	advanced, err := mustOpen(t, c, c.firstSet()).Advance(c.rotated())
@@ -550,8 +549,7 @@ func TestAdvanceLeavesTheOldTrustAsItWas(t *testing.T) {
 	if len(trust.Set().Chain) != 1 || len(trust.Policy) != 1 {
 		t.Errorf(
 			"got a chain of %d and %d roles, want the old 1 and 1",
-			len(trust.Set().Chain),
-			len(trust.Policy),
+			len(trust.Set().Chain), len(trust.Policy),
 		)
 	}
 }

@@ -88,8 +88,7 @@ func (t *Trust) Advance(s Set) (*Trust, error) {
 	if n.Head.Epoch < t.Head.Epoch || n.Head.Time.Before(t.Head.Time) {
 		return nil, fmt.Errorf(
 			"rules: head of %s is older than the one of %s already held",
-			n.Head.Time.UTC().Format(time.RFC3339),
-			t.Head.Time.UTC().Format(time.RFC3339),
+			n.Head.Time.UTC().Format(time.RFC3339), t.Head.Time.UTC().Format(time.RFC3339),
 		)
 	}
 	for kind, ref := range t.Head.Docs {
@@ -128,8 +127,7 @@ func (t *Trust) Usable(now time.Time) error {
 	case age < -identity.Skew:
 		return fmt.Errorf(
 			"the rules were signed %s in the future: this machine's clock is behind (it says %s)",
-			(-age).Round(time.Second),
-			now.UTC().Format(time.RFC3339),
+			(-age).Round(time.Second), now.UTC().Format(time.RFC3339),
 		)
 	}
 	return nil
@@ -169,10 +167,7 @@ func (t *Trust) addAuthorities(link Signed) error {
 	if doc.Cluster != t.Cluster || !t.current.Revision.Before(doc.Revision) {
 		return fmt.Errorf(
 			"rules: authorities %s of %q do not follow %s of %q",
-			doc.Revision,
-			doc.Cluster,
-			t.current.Revision,
-			t.Cluster,
+			doc.Revision, doc.Cluster, t.current.Revision, t.Cluster,
 		)
 	}
 	if err := auth.checkPin(t.Pin); err != nil {
@@ -280,11 +275,7 @@ func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 	if d.Kind != kind || d.V < Version || d.V > newest {
 		return d, fmt.Errorf(
 			"rules: got a %s document of version %d, want %s of version %d to %d: update this program",
-			d.Kind,
-			d.V,
-			kind,
-			Version,
-			newest,
+			d.Kind, d.V, kind, Version, newest,
 		)
 	}
 	if err := identity.CheckCluster(d.Cluster); err != nil {

@@ -20,8 +20,7 @@ func (s SignedAttachment) Verify(key crypto.PublicKey) (Attachment, error) {
 	if len(s.Payload) > MaxHeaderBytes {
 		return a, fmt.Errorf(
 			"tunnel: attachment of %d bytes is larger than %d",
-			len(s.Payload),
-			MaxHeaderBytes,
+			len(s.Payload), MaxHeaderBytes,
 		)
 	}
 	pub, ok := key.(*ecdsa.PublicKey)

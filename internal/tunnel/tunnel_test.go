@@ -136,10 +136,8 @@ func TestSilentPeerEndsTheGreeting(t *testing.T) {
 		defer far.Close()
 		go io.Copy(io.Discard, far)
 		start := time.Now()
-		if _, err := tunnel.Accept(t.Context(), near, m.peer, "proxy-1", time.Now); !errors.Is(
-			err,
-			context.DeadlineExceeded,
-		) {
+		_, err := tunnel.Accept(t.Context(), near, m.peer, "proxy-1", time.Now)
+		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want a deadline", err)
 		}
 		if took := time.Since(start); took != 10*time.Second {
