@@ -79,7 +79,7 @@ func TestOnlyUsersWithAValidCertificateAreAllowed(t *testing.T) {
 		{"a user whose certificate has ended", func(r *access.Request) { r.Now = r.Who.Expires }, false},
 		{"a node", func(r *access.Request) { r.Who.Kind = identity.Node }, false},
 		{"a proxy", func(r *access.Request) { r.Who.Kind = identity.Proxy }, false},
-		{"nobody", func(r *access.Request) { r.Who = identity.Identity{} }, false},
+		{"the zero identity", func(r *access.Request) { r.Who = identity.Identity{} }, false},
 		{"a user with a role that does not exist", func(r *access.Request) { r.Who.Roles = []string{"gone"} },
 			false},
 		{"a user with a role of other case", func(r *access.Request) { r.Who.Roles = []string{"R"} }, false},

@@ -38,7 +38,7 @@ func TestTheStrictestLimitOfAUsersRolesWins(t *testing.T) {
 	}{
 		{"no role", nil, access.Limits{}},
 		{"a role that says nothing", []string{"free"}, access.Limits{}},
-		{"a role that is gone", []string{"gone"}, access.Limits{}},
+		{"a role that was removed", []string{"gone"}, access.Limits{}},
 		{"one role", []string{"short"},
 			access.Limits{IdleTimeout: d(time.Minute, "role short, idle_timeout"),
 				MaxSession: d(8*time.Hour, "role short, max_session"), MaxSessions: n(5,

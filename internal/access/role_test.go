@@ -79,7 +79,7 @@ func TestCheckRefuses(t *testing.T) {
 				Logins: access.Strings{"a1"}}, "logins belong to nodes"},
 		{"a star key with another value", change(func(g *access.Grant) { g.Nodes = nodes("*", "prod") }),
 			"takes only the value"},
-		{"a key that is no word", change(func(g *access.Grant) { g.Nodes = nodes("a b", "x") }), "label"},
+		{"a key that is not a plain name", change(func(g *access.Grant) { g.Nodes = nodes("a b", "x") }), "label"},
 		{"a key without value", change(func(g *access.Grant) { g.Nodes = nodes("env") }), "matches nothing"},
 		{"a broken template in nodes", change(func(g *access.Grant) { g.Nodes = nodes("env", "{{traits.x") }),
 			"template"},

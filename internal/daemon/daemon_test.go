@@ -69,7 +69,7 @@ func TestTheFinalFaultIsReportedInTheLogFormat(t *testing.T) {
 	daemon.Log{}.Report(&text, "threshold", err)
 	daemon.Log{Format: "json"}.Report(&machine, "threshold", err)
 	if text.String() != "threshold: error: it broke\nthreshold: hint: mend it\n" {
-		t.Errorf("got %q for people", text.String())
+		t.Errorf("got %q in the text format", text.String())
 	}
 	var rec map[string]string
 	if err := json.Unmarshal([]byte(machine.String()), &rec); err != nil || rec["msg"] != "it broke" ||

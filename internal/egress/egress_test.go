@@ -220,10 +220,10 @@ func TestRefusalsOfAnHTTPProxy(t *testing.T) {
 	}{
 		{"no password was given", "", "HTTP/1.1 407 Proxy Authentication Required\r\n" + ask + "\r\n",
 			fault.Unauthenticated, "wants a password"},
-		{"the wrong one was", "alice:tell-nobody",
+		{"a wrong password was given", "alice:tell-nobody",
 			"HTTP/1.1 407 Proxy Authentication Required\r\n" + ask +
 				"\r\n", fault.Unauthenticated, `does not accept the password for "alice"`},
-		{"the wrong one was, and the proxy does not know 407", "alice:tell-nobody",
+		{"a wrong password was given, to a proxy that replies 401", "alice:tell-nobody",
 			"HTTP/1.0 401 Unauthorized\r\n\r\n", fault.Unauthenticated, "does not accept the password"},
 		{"only Kerberos and NTLM are accepted", "alice:tell-nobody",
 			"HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n", fault.Unauthenticated, "accepts no password"},
@@ -403,7 +403,7 @@ func TestTheInnerTLSGoesThroughAWebSocket(t *testing.T) {
 	addr := s.Listener.Addr().String()
 	corporate := (&httpProxy{to: addr}).start(t)
 	for _, tt := range []struct{ name, addr, proxy string }{
-		{"straight", addr, ""},
+		{"directly", addr, ""},
 		{"through an HTTP proxy", "access.example.com:443", corporate.url("alice:secret")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -15,7 +15,9 @@ func TestABrowserKeepsCookiesSubmitsFormsAndStopsWhereItIsTold(t *testing.T) {
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		http.SetCookie(w, &http.Cookie{Name: "seen", Value: "yes", Path: "/"})
 		fmt.Fprint(w, `<form action="/other"><input name="x"></form>
-			<form method="post" action="/in"><input type="hidden" name="h" value="1"><input name="code"></form>
+			<form method="post" action="/in">
+				<input type="hidden" name="h" value="1"><input name="code">
+			</form>
 			<code id="secret"> ABC </code>`)
 	})
 	mux.HandleFunc("POST /in", func(w http.ResponseWriter, r *http.Request) {

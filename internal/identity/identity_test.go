@@ -82,7 +82,7 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 			func(u, _ *identity.Identity) *identity.Identity { u.Traits["a b"] = nil; return u }},
 		{"a user with an empty trait value",
 			func(u, _ *identity.Identity) *identity.Identity { u.Traits["a"] = []string{""}; return u }},
-		{"a user with a factor that is no word",
+		{"a user with a factor that is not a plain name",
 			func(u, _ *identity.Identity) *identity.Identity { u.Factor = "totp\n"; return u }},
 		{"a user pinned to a host in a network's clothes", func(u, _ *identity.Identity) *identity.Identity {
 			u.SourceAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
@@ -108,7 +108,7 @@ func TestEncodeRefusesWhatNoCertificateMayCarry(t *testing.T) {
 		{"a machine without id", func(_, m *identity.Identity) *identity.Identity { m.ID = ""; return m }},
 		{"a machine with a bad label",
 			func(_, m *identity.Identity) *identity.Identity { m.Labels["env"] = "a\nb"; return m }},
-		{"nobody", func(u, _ *identity.Identity) *identity.Identity { return &identity.Identity{} }},
+		{"the zero identity", func(u, _ *identity.Identity) *identity.Identity { return &identity.Identity{} }},
 	} {
 		u, m := alice(), node()
 		if b, err := tc.id(&u, &m).Encode(); err == nil {

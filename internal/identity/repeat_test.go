@@ -27,7 +27,7 @@ func TestACertificateThatRepeatsAnOptionIsRefused(t *testing.T) {
 	}
 	for name, options := range map[string][]byte{
 		"the same twice": append(bytes.Clone(option), option...),
-		"the same with another word": append(bytes.Clone(option),
+		"the same with another value": append(bytes.Clone(option),
 			append(text([]byte("source-address")), text(text([]byte("0.0.0.0/0")))...)...),
 		"out of order": append(bytes.Clone(option), other...),
 	} {

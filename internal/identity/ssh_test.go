@@ -252,7 +252,7 @@ func TestVerifySSHUserRefuses(t *testing.T) {
 			withID(func(id *identity.Identity) { id.Name = "alice\u202emoc" }), "user name"},
 		{"a login id that looks like another",
 			withID(func(id *identity.Identity) { id.LoginID = "x@other/1" }), "login id"},
-		{"a role that is no word", withID(func(id *identity.Identity) { id.Roles = []string{"ops,admin"} }),
+		{"a role that is not a plain name", withID(func(id *identity.Identity) { id.Roles = []string{"ops,admin"} }),
 			"role"},
 		{"no end", with(func(c *ssh.Certificate) { c.ValidBefore = ssh.CertTimeInfinity }), "validity"},
 		{"an end beyond time", with(func(c *ssh.Certificate) { c.ValidBefore = 1 << 63 }), "validity"},
@@ -451,7 +451,7 @@ func TestVerifySSHUserEnforcesSourceAddress(t *testing.T) {
 		{"198.51.100.0/24,192.0.2.0/24", tcp("192.0.2.1:1"), true},
 		{"192.0.2.0/24", tcp("[::ffff:192.0.2.1]:1"), true},
 		{"192.0.2.0/24", tcp("[::ffff:192.0.3.1]:1"), false},
-		// a mapped network is none of ours: it matches nobody
+		// an IPv4-mapped network matches no address
 		{"::ffff:192.0.2.0/120", tcp("192.0.2.1:1"), false},
 		{"2001:db8::/32", tcp("[2001:db8::1]:1"), true},
 		{"2001:db8::/32", tcp("[2001:db9::1]:1"), false},

@@ -260,7 +260,7 @@ func TestOpenRefuses(t *testing.T) {
 	c, other := newCluster(t, clusterName), newCluster(t, clusterName)
 	same := newCluster(t, "other.example.com")
 	same.rootKey, same.root, same.body, same.signers = c.rootKey, c.root, c.body, c.signers
-	_, stranger, err := ed25519.GenerateKey(rand.Reader)
+	_, foreign, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,8 +285,8 @@ func TestOpenRefuses(t *testing.T) {
 				s.Chain[1], s.Chain[2] = s.Chain[2],
 					s.Chain[1]
 			}, "not signed"},
-		{"a link signed by a stranger",
-			func(s *rules.Set) { *s = c.rotated(); s.Chain[2] = c.link(stranger, rev(9), 2) }, "not signed"},
+		{"a link signed by a foreign key",
+			func(s *rules.Set) { *s = c.rotated(); s.Chain[2] = c.link(foreign, rev(9), 2) }, "not signed"},
 		{"a link signed by itself",
 			func(s *rules.Set) {
 				*s = c.rotated()
@@ -328,13 +328,13 @@ func TestOpenRefuses(t *testing.T) {
 		{"a tampered signature", func(s *rules.Set) { s.Head.Sig[0] ^= 1 }, "not signed"},
 		{"tampered roles", func(s *rules.Set) { s.Roles.Payload = replace(s.Roles.Payload, "ops", "adm") },
 			"not signed"},
-		{"a head signed by a stranger",
+		{"a head signed by a foreign key",
 			func(s *rules.Set) { s.Head = c.firstSet().Head; s.Head.Sig = s.Roles.Sig }, "not signed"},
-		{"a head by a key that has gone", func(s *rules.Set) {
+		{"a head by a key that was removed", func(s *rules.Set) {
 			r := c.rotated()
 			*s = c.set(c.signers[0], noon, r.Chain, rev(9), r.Roles, rev(10))
 		}, "not signed"},
-		{"roles by a key that has gone", func(s *rules.Set) {
+		{"roles by a key that was removed", func(s *rules.Set) {
 			r := c.rotated()
 			*s = c.set(c.signers[2], noon, r.Chain, rev(9), c.roles(c.signers[0], rev(10), "ops"), rev(10))
 		}, "not signed"},
@@ -516,7 +516,7 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 	_, err = trust.Advance(
 		c.set(key, noon.Add(time.Hour), first.Chain, rev(1), c.roles(key, rev(20), "ops"), rev(20)),
 	)
-	wantRefusal(t, "newer roles by a rules key that has gone", err, "not signed")
+	wantRefusal(t, "newer roles by a rules key that was removed", err, "not signed")
 	_, err = trust.Advance(
 		c.set(
 			c.signers[2],
