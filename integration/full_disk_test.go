@@ -9,13 +9,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// Auth's disk fills up while an administrator works. The refusal says so, reading goes on, and nothing that
-// was kept is lost.
+// The disk of auth fills up while an administrator works. The error says so, reads are still answered, and
+// nothing that was stored is lost.
 func TestAFullDiskAtAuthRefusesClearlyAndLosesNothing(t *testing.T) {
 	disk := smallDisk(t, "256m")
 	proxy := harness.FreeAddr(t, "127.0.0.1")
@@ -23,22 +22,19 @@ func TestAFullDiskAtAuthRefusesClearlyAndLosesNothing(t *testing.T) {
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
 	role := func(name string) string {
-		text := "kind: role\nversion: v1\nmetadata: {name: " + name + "}\nspec:\n  allow:\n    - {nodes: {env: \"" + strings.Repeat(
-			"x",
-			400,
-		) + "\"}, actions: [list]}\n"
+		text := emptyRole(name) + "    - {nodes: {env: " + strings.Repeat("x", 400) + "}, actions: [list]}\n"
 		return harness.WriteFile(t, t.TempDir(), "role.yaml", text)
 	}
 	c.Tsh("apply", "-f", role("before")).OK(t)
 
 	fill(t, disk)
 	var refused harness.Result
-	for i := 0; refused.Code == 0 && i < 2000; i++ { // what raft-wal reserved ahead is used up first
+	for i := 0; refused.Code == 0 && i < 2000; i++ { // the log file is allocated in advance and used up first
 		refused = c.Tsh("apply", "-f", role("during"))
 	}
 	refused.Refused(t, "full")
 	if out := c.Tsh("get", "roles").OK(t); !strings.Contains(out, "before") {
-		t.Errorf("got %q, want reading to go on", out)
+		t.Errorf("got %q, want reads answered", out)
 	}
 
 	if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
@@ -46,12 +42,13 @@ func TestAFullDiskAtAuthRefusesClearlyAndLosesNothing(t *testing.T) {
 	}
 	s.Restart(t)
 	if out := c.Tsh("get", "roles").OK(t); !strings.Contains(out, "before") {
-		t.Errorf("got %q, want what was kept before", out)
+		t.Errorf("got %q, want what was stored before", out)
 	}
 	c.Tsh("apply", "-f", role("after")).OK(t)
 }
 
-// A node's disk is full: no session starts that could not be accounted for, and the person reads why.
+// The disk of a node is full. No session starts, because its audit event could not be stored, and the user
+// sees why.
 func TestAFullDiskAtANodeRefusesSessionsClearly(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
@@ -60,14 +57,11 @@ func TestAFullDiskAtANodeRefusesSessionsClearly(t *testing.T) {
 	disk := smallDisk(t, "8m")
 	harness.StartNodeIn(t, disk, proxy, c.Token("node"), "small-disk")
 	c.Tsh("ssh", "small-disk", "true").OK(t)
-	for end := time.Now().Add(10 * time.Second); ; <-time.After(5 * time.Millisecond) { // events that auth takes later would make room
-		if left, err := os.ReadDir(filepath.Join(disk, "spool")); err == nil && len(left) == 0 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("events wait on the node after 10 s")
-		}
-	}
+	// Events that auth confirms later would free space.
+	harness.Eventually(t, "auth has confirmed all events of the node", func() bool {
+		left, err := os.ReadDir(filepath.Join(disk, "spool"))
+		return err == nil && len(left) == 0
+	})
 
 	fill(t, disk)
 	if r := c.Tsh("ssh", "small-disk", "true"); r.Code == 0 || !strings.Contains(r.Stderr, "disk") {
@@ -79,7 +73,7 @@ func TestAFullDiskAtANodeRefusesSessionsClearly(t *testing.T) {
 	c.Tsh("ssh", "small-disk", "true").OK(t)
 }
 
-// smallDisk mounts a file system of the size.
+// smallDisk mounts a file system of the size until the test ends. It needs root.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -89,7 +83,7 @@ func smallDisk(t *testing.T, size string) string {
 	return dir
 }
 
-// fill leaves no byte free.
+// fill writes a file until no byte is free.
 func fill(t *testing.T, disk string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(disk, "filler"))

@@ -14,40 +14,44 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// detectionTime is how long a peer that has vanished may go unnoticed.
+// detectionTime is how long it may take until a vanished peer is detected.
 const detectionTime = time.Minute
 
-// A router between them stops passing anything on, in the middle of everything, and nobody hears a goodbye.
-// Within a minute both ends of the tunnel know, the client's tsh knows, and what ran for it on the node is
-// gone. Afterwards the node finds back by itself.
+// A router stops forwarding packets, so no end of a connection gets a FIN or RST. Within a minute both ends
+// of the tunnel detect it, tsh ends, and the node has ended the session's program. When the router works
+// again, the node reconnects by itself.
 func TestAVanishedPeerIsDetected(t *testing.T) {
 	t.Parallel()
 	r := newRouter(t)
-	near := r.join(t, "", 1) // this machine
+	near := r.connect(t, "", 1) // this machine
 	proxy := harness.FreeAddr(t, near)
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "inner")
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
 	far := r.name + "-n"
-	r.join(t, far, 2)
+	r.connect(t, far, 2)
 	node := harness.StartNode(t, proxy, c.Token("node"), "far", "ip", "netns", "exec", far)
-	people := r.name + "-c"
-	r.join(t, people, 3)
+	clients := r.name + "-c"
+	r.connect(t, clients, 3)
 	cmd := c.Command("ssh", "inner", "echo pid=$$; exec sleep 600")
-	cmd.Path, cmd.Args = "/usr/sbin/ip", append([]string{"ip", "netns", "exec", people}, cmd.Args...)
+	cmd.Path, cmd.Args = "/usr/sbin/ip", append([]string{"ip", "netns", "exec", clients}, cmd.Args...)
 	session := harness.StartCmd(t, cmd)
 	pid := session.Line("pid=")
 
 	r.cut(t)
 	cut := time.Now()
-	waiting := map[string]func() bool{
-		"the proxy, of the node": func() bool { return strings.Contains(s.Process.Output(), "node detached") },
-		"the node, of the proxy": func() bool { return strings.Contains(node.Process.Output(), "tunnel ended") },
-		"the node, of the client": func() bool {
+	detected := map[string]func() bool{
+		"the proxy detects the node": func() bool {
+			return strings.Contains(s.Process.Output(), "node detached")
+		},
+		"the node detects the proxy": func() bool {
+			return strings.Contains(node.Process.Output(), "tunnel ended")
+		},
+		"the node detects the client": func() bool {
 			_, err := os.Stat("/proc/" + pid)
 			return errors.Is(err, fs.ErrNotExist)
 		},
-		"tsh, of the proxy": func() bool {
+		"tsh detects the proxy": func() bool {
 			select {
 			case <-session.Done():
 				return true
@@ -58,41 +62,37 @@ func TestAVanishedPeerIsDetected(t *testing.T) {
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for late := time.After(detectionTime + 5*time.Second); len(waiting) > 0; {
-		for who, knows := range waiting {
-			if !knows() {
+	for deadline := time.After(detectionTime + 5*time.Second); len(detected) > 0; {
+		for what, done := range detected {
+			if !done() {
 				continue
 			}
-			delete(waiting, who)
+			delete(detected, what)
 			took := time.Since(cut)
-			t.Logf("%s: after %s", who, took.Round(100*time.Millisecond))
+			t.Logf("%s: after %s", what, took.Round(100*time.Millisecond))
 			if took > detectionTime {
-				t.Errorf("%s: got it noticed after %s, want within %s", who, took, detectionTime)
+				t.Errorf("%s: after %s, want within %s", what, took, detectionTime)
 			}
 		}
 		select {
 		case <-tick.C:
-		case <-late:
-			for who := range waiting {
-				t.Errorf("%s: got nothing noticed", who)
+		case <-deadline:
+			for what := range detected {
+				t.Errorf("%s: not within %s", what, detectionTime)
 			}
 			return
 		}
 	}
 	r.restore(t)
-	again := strings.Count(node.Process.Output(), "tunnel connected") + 1
-	for late := time.After(harness.Timeout); strings.Count(node.Process.Output(), "tunnel connected") < again; {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatal("got no tunnel again, want the node to find back")
-		}
-	}
+	tunnels := func() int { return strings.Count(node.Process.Output(), "tunnel connected") }
+	before := tunnels()
+	harness.Eventually(t, "the node has a tunnel again", func() bool { return tunnels() > before })
 }
 
-// router is a network namespace that passes packets on between others, until it is cut.
+// router is a network namespace that forwards packets between networks.
 type router struct{ name string }
 
+// newRouter needs root.
 func newRouter(t *testing.T) *router {
 	t.Helper()
 	r := &router{fmt.Sprintf("tho%d", os.Getpid()%10000)}
@@ -101,6 +101,7 @@ func newRouter(t *testing.T) *router {
 	return r
 }
 
+// netns makes a network namespace that is deleted when the test ends.
 func (r *router) netns(t *testing.T, name string) {
 	t.Helper()
 	harness.AsRoot(t, "ip", "netns", "add", name)
@@ -108,9 +109,9 @@ func (r *router) netns(t *testing.T, name string) {
 	harness.AsRoot(t, "ip", "-n", name, "link", "set", "lo", "up")
 }
 
-// join makes the n-th network of the router, with a new namespace at its other end, or this machine where
-// name is empty. It returns the address of that end.
-func (r *router) join(t *testing.T, name string, n int) (addr string) {
+// connect makes the n-th network of the router. At its other end is a new namespace of the name, or this
+// machine if name is empty. It returns the address of that end.
+func (r *router) connect(t *testing.T, name string, n int) (addr string) {
 	t.Helper()
 	inside, outside := fmt.Sprintf("ho-r%d", n), fmt.Sprintf("ho-m%d", n)
 	harness.AsRoot(t, "ip", "-n", r.name, "link", "add", inside, "type", "veth", "peer", "name", outside)
@@ -123,16 +124,16 @@ func (r *router) join(t *testing.T, name string, n int) (addr string) {
 		at = func(args ...string) []string { return append([]string{"ip", "-n", name}, args...) }
 	}
 	addr = fmt.Sprintf("10.213.%d.2", n)
-	gate := fmt.Sprintf("10.213.%d.1", n)
-	harness.AsRoot(t, "ip", "-n", r.name, "addr", "add", gate+"/24", "dev", inside)
+	gateway := fmt.Sprintf("10.213.%d.1", n)
+	harness.AsRoot(t, "ip", "-n", r.name, "addr", "add", gateway+"/24", "dev", inside)
 	harness.AsRoot(t, "ip", "-n", r.name, "link", "set", inside, "up")
 	harness.AsRoot(t, at("addr", "add", addr+"/24", "dev", outside)...)
 	harness.AsRoot(t, at("link", "set", outside, "up")...)
-	harness.AsRoot(t, at("route", "add", "10.213.0.0/16", "via", gate)...)
+	harness.AsRoot(t, at("route", "add", "10.213.0.0/16", "via", gateway)...)
 	return addr
 }
 
-// cut makes the router swallow everything, without a word to anybody.
+// cut makes the router drop all packets. restore makes it forward them again.
 func (r *router) cut(t *testing.T)     { r.forward(t, "0") }
 func (r *router) restore(t *testing.T) { r.forward(t, "1") }
 

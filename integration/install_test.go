@@ -27,26 +27,26 @@ import (
 	"github.com/threshold-access/threshold/internal/formbrowser"
 )
 
-// Where the guide's names are. auth and proxy share a network inside; proxy, node and laptop share one
-// outside, where the provider is too. Nothing forwards between them: the node has no way to auth but through
-// the proxy.
+// addresses are the host names in the guide. auth and the proxy share an inner network; the proxy, the
+// node, the laptop and the identity provider share an outer one. Nothing routes between the two: the node
+// can reach auth only through the proxy.
 var addresses = map[string]string{"access.example.com": "203.0.113.20", "login.example.com": "203.0.113.5"}
 
-// guideRun is docs/install.md under way: a room for each machine that it names.
+// guideRun is one run of docs/install.md.
 type guideRun struct {
 	t          *testing.T
-	containers map[string]*harness.Container
+	containers map[string]*harness.Container // by the machine's name in the guide
 	systemd    map[string]*harness.Systemd
 	roots      *x509.CertPool
-	token      string // the last one that was printed
+	token      string // the one that was printed last
 	printed    string // by the last command
 	enrolled   harness.User
 }
 
-// What docs/install.md tells people to type is typed here, as it stands. Three things are not: a token is
-// pasted where the guide says to paste one; "systemctl" is what harness.Systemd makes of it, because no
-// service manager runs in a room; and the laptop has no desktop, so the story opens the page that tsh names.
-func TestTheInstallationGuideAsItIsWritten(t *testing.T) {
+// The commands of docs/install.md are run exactly as they are printed there, with three exceptions. A token
+// is pasted where the guide says so; harness.Systemd stands in for systemctl, because no service manager
+// runs in a container; and the test opens the page that tsh prints, because the laptop has no desktop.
+func TestTheInstallationGuideWorksAsWritten(t *testing.T) {
 	g := &guideRun{t: t, containers: map[string]*harness.Container{}, systemd: map[string]*harness.Systemd{}}
 	g.build()
 	text, err := os.ReadFile("../docs/install.md")
@@ -55,46 +55,45 @@ func TestTheInstallationGuideAsItIsWritten(t *testing.T) {
 	}
 	blocks := regexp.MustCompile("(?ms)^```sh (\\w+)\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
 	if len(blocks) < 8 {
-		t.Fatalf("got %d blocks to type, want the whole guide", len(blocks))
+		t.Fatalf("got %d blocks of commands, want the whole guide", len(blocks))
 	}
 	for _, b := range blocks {
 		for _, command := range commands(b[2]) {
-			began := time.Now()
+			start := time.Now()
 			g.runTyped(b[1], command)
-			t.Logf("%.1fs on %s: %s", time.Since(began).Seconds(), b[1], strings.SplitN(command, "\n", 2)[0])
+			t.Logf("%.1fs on %s: %s", time.Since(start).Seconds(), b[1], strings.SplitN(command, "\n", 2)[0])
 		}
 	}
 	g.waitForReconnect()
 	g.isReady("auth", "auth")
 	g.isReady("proxy", "proxy")
-	if out := g.containers["node"].Run("ss", "-tulnH", "state", "listening"); strings.TrimSpace(
-		out.OK(t),
-	) != "" {
-		t.Errorf("got %q, want a node that listens on nothing", out.Stdout)
+	got := g.containers["node"].Run("ss", "-tulnH", "state", "listening").OK(t)
+	if strings.TrimSpace(got) != "" {
+		t.Errorf("got %q, want a node that listens on nothing", got)
 	}
 	for _, name := range []string{"auth", "proxy"} {
-		if owner := g.containers[name].Run("sh", "-c", "find /var/lib/threshold ! -user threshold; find /var/lib/threshold -maxdepth 0 ! -perm 700").OK(t); owner != "" {
-			t.Errorf("%s: got %q, want data that is the server's alone", name, owner)
+		if got := g.containers[name].Run("sh", "-c", findExposed).OK(t); got != "" {
+			t.Errorf("%s: got %q, want data that only the server can read", name, got)
 		}
 		g.systemd[name].Do("stop", "threshold")
 	}
 	g.systemd["node"].Do("stop", "threshold-node")
 }
 
-// waitForReconnect waits until the node has dialled the restarted proxy again.
+// findExposed prints what in the server's folder is not the server's alone.
+const findExposed = "find /var/lib/threshold ! -user threshold; " +
+	"find /var/lib/threshold -maxdepth 0 ! -perm 700"
+
+// waitForReconnect waits until the node has reconnected to the restarted proxy.
 func (g *guideRun) waitForReconnect() {
 	g.t.Helper()
-	var r harness.Result
-	for late := time.Now().Add(harness.Timeout); time.Now().Before(late); {
-		if r = g.containers["laptop"].Run("tsh", "ssh", "ubuntu@web-1", "id -un"); r.Code == 0 &&
-			strings.TrimSpace(r.Stdout) == "ubuntu" {
-			return
-		}
-	}
-	g.t.Errorf("got %+v long after the proxy's restart, want a session", r)
+	harness.Eventually(g.t, "the node serves sessions after the proxy's restart", func() bool {
+		r := g.containers["laptop"].Run("tsh", "ssh", "ubuntu@web-1", "id -un")
+		return r.Code == 0 && strings.TrimSpace(r.Stdout) == "ubuntu"
+	})
 }
 
-// commands parts a block into what is typed at a time: a line, with its here document.
+// commands splits a block into commands: one line each, with its here document.
 func commands(block string) (out []string) {
 	end := ""
 	for line := range strings.Lines(block) {
@@ -113,12 +112,12 @@ func commands(block string) (out []string) {
 	return out
 }
 
-// runTyped types one command on a machine.
+// runTyped runs one command of the guide on a machine.
 func (g *guideRun) runTyped(machine, command string) {
 	g.t.Helper()
-	room := g.containers[machine]
-	if room == nil {
-		g.t.Fatalf("the guide types %q on %q, which is no machine of it", command, machine)
+	container := g.containers[machine]
+	if container == nil {
+		g.t.Fatalf("the guide runs %q on %q, which it does not introduce", command, machine)
 	}
 	words := strings.Fields(command)
 	switch {
@@ -126,7 +125,7 @@ func (g *guideRun) runTyped(machine, command string) {
 		g.systemd[machine].Do(words[1:]...)
 		return
 	case strings.HasPrefix(command, "tsh login "):
-		g.login(room, words)
+		g.login(container, words)
 		return
 	}
 	if strings.Contains(command, "PASTE THE TOKEN HERE") {
@@ -135,24 +134,25 @@ func (g *guideRun) runTyped(machine, command string) {
 		}
 		command, g.token = strings.Replace(command, "PASTE THE TOKEN HERE", g.token, 1), ""
 	}
-	r := room.Run("bash", "-c", "set -e\n"+command)
+	r := container.Run("bash", "-c", "set -e\n"+command)
 	g.printed = r.OK(g.t)
 	if token := regexp.MustCompile(`thjoin1\.[A-Za-z0-9._-]+`).FindString(g.printed); token != "" {
 		g.token = token
 	}
 }
 
-// login types a tsh login and is the person in front of the browser.
-func (g *guideRun) login(room *harness.Container, words []string) {
+// login runs tsh login and acts as the user in front of the browser.
+func (g *guideRun) login(container *harness.Container, words []string) {
 	g.t.Helper()
-	p := room.Start(nil, words...)
-	browser := formbrowser.New(g.roots, "").DialWith(room.Dial(addresses))
+	p := container.Start(nil, words...)
+	browser := formbrowser.New(g.roots, "").DialWith(container.Dial(addresses))
 	page, err := browser.Open(g.t.Context(), p.Line("Open: "))
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	alice := harness.Alice()
-	if page, err = page.Submit(g.t.Context(), map[string]string{"login": alice.Email, "password": alice.Password}); err != nil {
+	form := map[string]string{"login": alice.Email, "password": alice.Password}
+	if page, err = page.Submit(g.t.Context(), form); err != nil {
 		g.t.Fatal(err)
 	}
 	if g.enrolled, page = harness.Enrol(g.t, page, alice); g.enrolled.TOTPSecret == "" {
@@ -166,8 +166,8 @@ func (g *guideRun) login(room *harness.Container, words []string) {
 	}
 }
 
-// isReady asks the machine's own /readyz, from the machine.
-func (g *guideRun) isReady(machine, part string) {
+// isReady fails the test unless the component is ready by the machine's own /readyz.
+func (g *guideRun) isReady(machine, component string) {
 	g.t.Helper()
 	client := &http.Client{
 		Transport: &http.Transport{DialContext: g.containers[machine].Dial(nil), DisableKeepAlives: true},
@@ -178,37 +178,37 @@ func (g *guideRun) isReady(machine, part string) {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if want := `{"name":"` + part + `","ready":true}`; err != nil || resp.StatusCode != http.StatusOK ||
+	if want := `{"name":"` + component + `","ready":true}`; err != nil || resp.StatusCode != http.StatusOK ||
 		!strings.Contains(string(body), want) {
 		g.t.Errorf("%s: got %d %s, %v, want %s", machine, resp.StatusCode, body, err, want)
 	}
 }
 
-// build makes the machines, their networks, the identity provider, and what the guide tells people to have
-// ready.
+// build creates the machines, their networks, the identity provider, and everything else that the guide
+// expects to be there.
 func (g *guideRun) build() {
 	debs := harness.Packages(g.t, "v1.2.3", runtime.GOARCH)
 	authority := newWebAuthority(g.t)
 	g.roots = authority.pool()
-	for name, host := range map[string]string{"auth": "auth-1", "proxy": "proxy-1", "node": "web-1", "laptop": "laptop"} {
-		room := harness.NewContainer(g.t, host)
-		g.containers[name], g.systemd[name] = room, room.Systemd()
-		var hosts strings.Builder
-		hosts.WriteString("127.0.0.1 localhost " + host + "\n")
+	hosts := map[string]string{"auth": "auth-1", "proxy": "proxy-1", "node": "web-1", "laptop": "laptop"}
+	for name, host := range hosts {
+		container := harness.NewContainer(g.t, host)
+		g.containers[name], g.systemd[name] = container, container.Systemd()
+		hostsFile := "127.0.0.1 localhost " + host + "\n"
 		for n, ip := range addresses {
-			hosts.WriteString(ip + " " + n + "\n")
+			hostsFile += ip + " " + n + "\n"
 		}
-		room.Run("rm", "-f", "/etc/hosts", "/usr/bin/xdg-open").OK(g.t) // names by file alone, and no desktop
-		room.Put("/etc/hosts", []byte(hosts.String()), 0o644)
-		room.Put("/usr/local/share/ca-certificates/story.crt", authority.pem(), 0o644)
-		room.RunWith(strings.NewReader(string(authority.pem())), "sh", "-c", "cat >>/etc/ssl/certs/ca-certificates.crt").
-			OK(g.t)
+		container.Run("rm", "-f", "/etc/hosts", "/usr/bin/xdg-open").OK(g.t) // no DNS and no desktop
+		container.Put("/etc/hosts", []byte(hostsFile), 0o644)
+		container.Put("/usr/local/share/ca-certificates/story.crt", authority.pem(), 0o644)
+		trust := "cat /usr/local/share/ca-certificates/story.crt >>/etc/ssl/certs/ca-certificates.crt"
+		container.Run("sh", "-c", trust).OK(g.t)
 		for p, file := range debs {
 			deb, err := os.ReadFile(file)
 			if err != nil {
 				g.t.Fatal(err)
 			}
-			room.Put(filepath.Join("/root", p+"_1.2.3_"+runtime.GOARCH+".deb"), deb, 0o644)
+			container.Put(filepath.Join("/root", p+"_1.2.3_"+runtime.GOARCH+".deb"), deb, 0o644)
 		}
 	}
 	g.connectNetworks()
@@ -218,14 +218,15 @@ func (g *guideRun) build() {
 	g.startProvider(authority)
 }
 
-// connectNetworks lays the networks.
+// connectNetworks creates the networks.
 func (g *guideRun) connectNetworks() {
-	auth, proxy, node, laptop := g.containers["auth"], g.containers["proxy"], g.containers["node"], g.containers["laptop"]
+	auth, proxy := g.containers["auth"], g.containers["proxy"]
+	node, laptop := g.containers["node"], g.containers["laptop"]
 	laptop.Run("ip", "link", "add", "outside", "type", "bridge").OK(g.t)
 	laptop.Run("ip", "link", "set", "outside", "up").OK(g.t)
 	laptop.Run("ip", "addr", "add", "203.0.113.5/24", "dev", "outside").OK(g.t)
-	for name, room := range map[string]*harness.Container{"to-proxy": proxy, "to-node": node} {
-		laptop.Connect(name, room, "outside")
+	for name, container := range map[string]*harness.Container{"to-proxy": proxy, "to-node": node} {
+		laptop.Connect(name, container, "outside")
 		laptop.Run("ip", "link", "set", name, "master", "outside").OK(g.t)
 	}
 	proxy.Run("ip", "addr", "add", "203.0.113.20/24", "dev", "outside").OK(g.t)
@@ -233,26 +234,24 @@ func (g *guideRun) connectNetworks() {
 	auth.Connect("inside", proxy, "inside")
 	auth.Run("ip", "addr", "add", "10.20.0.10/24", "dev", "inside").OK(g.t)
 	proxy.Run("ip", "addr", "add", "10.20.0.20/24", "dev", "inside").OK(g.t)
-	auth.Connect("egress", laptop, "to-auth") // to the provider, and to nothing else
+	auth.Connect("egress", laptop, "to-auth") // to the provider only
 	auth.Run("ip", "addr", "add", "198.51.100.2/30", "dev", "egress").OK(g.t)
 	laptop.Run("ip", "addr", "add", "198.51.100.1/30", "dev", "to-auth").OK(g.t)
 	auth.Run("ip", "route", "add", "203.0.113.5/32", "via", "198.51.100.1").OK(g.t)
 }
 
-// startProvider runs the identity provider that the guide's cluster is born with.
+// startProvider runs the identity provider that the bootstrap file of the guide names.
 func (g *guideRun) startProvider(authority *webAuthority) {
 	const issuer = "https://login.example.com"
-	provider, err := oidctest.New(oidctest.Config{Issuer: issuer,
-		Clients: []oidctest.Client{
-			{
-				ID:        "threshold",
-				Secret:    "the secret from your provider",
-				Redirects: []string{harness.CallbackURL("access.example.com", "corp")},
-			},
-		},
-		Users: []oidctest.User{
-			{Email: harness.Alice().Email, Password: harness.Password, Subject: "alice"},
-		}})
+	provider, err := oidctest.New(oidctest.Config{
+		Issuer: issuer,
+		Clients: []oidctest.Client{{
+			ID:        "threshold",
+			Secret:    "the secret from your provider",
+			Redirects: []string{harness.CallbackURL("access.example.com", "corp")},
+		}},
+		Users: []oidctest.User{{Email: harness.Alice().Email, Password: harness.Password, Subject: "alice"}},
+	})
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -262,21 +261,15 @@ func (g *guideRun) startProvider(authority *webAuthority) {
 		g.t.Fatal(err)
 	}
 	l := g.containers["laptop"].Listen(net.JoinHostPort(addresses["login.example.com"], "443"))
-	harness.Serve(
-		g.t,
-		tls.NewListener(
-			l,
-			&tls.Config{
-				Certificates: []tls.Certificate{pair},
-				NextProtos:   []string{"http/1.1"},
-				MinVersion:   tls.VersionTLS12,
-			},
-		),
-		provider,
-	)
+	cfg := &tls.Config{
+		Certificates: []tls.Certificate{pair},
+		NextProtos:   []string{"http/1.1"},
+		MinVersion:   tls.VersionTLS12,
+	}
+	harness.Serve(g.t, tls.NewListener(l, cfg), provider)
 }
 
-// webAuthority issues web certificates that the story's machines trust.
+// webAuthority issues TLS server certificates that the machines trust.
 type webAuthority struct {
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
@@ -285,17 +278,13 @@ type webAuthority struct {
 func newWebAuthority(t *testing.T) *webAuthority {
 	t.Helper()
 	a := &webAuthority{key: newKey(t)}
-	a.cert = a.sign(
-		t,
-		&x509.Certificate{
-			SerialNumber:          big.NewInt(1),
-			Subject:               pkix.Name{CommonName: "Web authority of the story"},
-			IsCA:                  true,
-			BasicConstraintsValid: true,
-			KeyUsage:              x509.KeyUsageCertSign,
-		},
-		a.key,
-	)
+	a.cert = a.sign(t, &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "Web authority of the test"},
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}, a.key)
 	return a
 }
 
@@ -326,28 +315,21 @@ func (a *webAuthority) sign(t *testing.T, c *x509.Certificate, key *ecdsa.Privat
 	return cert
 }
 
-// issue gives a certificate for a name and its key, as PEM.
+// issue returns a certificate for a host name or an IP address, and its key, both as PEM.
 func (a *webAuthority) issue(t *testing.T, name string) (cert, key []byte) {
 	t.Helper()
 	k := newKey(t)
-	c := a.sign(
-		t,
-		&x509.Certificate{
-			SerialNumber: big.NewInt(time.Now().UnixNano()),
-			DNSNames:     []string{name},
-			IPAddresses:  addressOf(name),
-		},
-		k,
-	)
+	c := a.sign(t, &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		DNSNames:     []string{name},
+		IPAddresses:  addressOf(name),
+	}, k)
 	der, err := x509.MarshalPKCS8PrivateKey(k)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(
-			&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw},
-		), pem.EncodeToMemory(
-			&pem.Block{Type: "PRIVATE KEY", Bytes: der},
-		)
+	cert = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	return cert, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 func addressOf(name string) []net.IP {

@@ -12,7 +12,7 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// A cluster whose one address is of IPv6, written with brackets wherever a port follows.
+// A cluster whose only address is an IPv6 address. It is written in brackets wherever a port follows.
 func TestEverythingWorksOverIPv6(t *testing.T) {
 	proxy := harness.FreeAddr(t, "::1")
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "::1", proxy), "")
@@ -41,17 +41,13 @@ func TestEverythingWorksOverIPv6(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, args := range map[string][]string{
-		"stock OpenSSH by its ProxyCommand": {harness.Account(t) + "@six." + harness.ClusterName},
-		"stock OpenSSH by ssh -J":           {"-J", "anyone@[" + host + "]:" + port, harness.Account(t) + "@six"},
+		"OpenSSH with ProxyCommand": {harness.Account(t) + "@six." + harness.ClusterName},
+		"OpenSSH with -J":           {"-J", "anyone@[" + host + "]:" + port, harness.Account(t) + "@six"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, shell := range []string{"/bin/sh", "/bin/bash"} { // it runs the ProxyCommand
-				r := harness.Run(
-					t,
-					append(c.Env, "SHELL="+shell),
-					strings.NewReader("hello"),
-					"ssh",
-					append(append([]string{"-F", conf, "-o", "BatchMode=yes"}, args...), "cat; exit 5")...)
+			for _, shell := range []string{"/bin/sh", "/bin/bash"} { // which runs the ProxyCommand
+				args := append(append([]string{"-F", conf, "-o", "BatchMode=yes"}, args...), "cat; exit 5")
+				r := harness.Run(t, append(c.Env, "SHELL="+shell), strings.NewReader("hello"), "ssh", args...)
 				if r.Stdout != "hello" || r.Code != 5 {
 					t.Errorf("%s: got %+v, want hello and 5", shell, r)
 				}
@@ -60,7 +56,8 @@ func TestEverythingWorksOverIPv6(t *testing.T) {
 	}
 }
 
-// The default, as ":443", takes both kinds of addresses, and people of each are where they are.
+// A listening address without a host, such as the default ":443", accepts IPv4 and IPv6. Users of both keep
+// their address.
 func TestOnePortServesIPv4AndIPv6(t *testing.T) {
 	_, port, err := net.SplitHostPort(harness.FreeAddr(t, "::"))
 	if err != nil {
@@ -69,14 +66,9 @@ func TestOnePortServesIPv4AndIPv6(t *testing.T) {
 	four, six := "127.0.0.1:"+port, "[::1]:"+port
 	dir := t.TempDir()
 	provider := harness.StartProvider(t, "127.0.0.1", four)
-	s := harness.StartServerFrom(
-		t,
-		dir,
-		":"+port,
-		harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")),
-		"both",
-		`public: ["`+four+`", "`+six+`"]`,
-	)
+	bootstrap := harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key"))
+	public := `public: ["` + four + `", "` + six + `"]`
+	s := harness.StartServerFrom(t, dir, ":"+port, bootstrap, "both", public)
 	s.Proxy = four
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
@@ -84,7 +76,7 @@ func TestOnePortServesIPv4AndIPv6(t *testing.T) {
 		t.Errorf("got the session from %q, want from 127.0.0.1", got)
 	}
 	harness.StartNode(t, six, c.Token("node"), "six")
-	if got := c.Tsh("ssh", "six", "echo", "there").OK(t); strings.TrimSpace(got) != "there" {
-		t.Errorf("got %q, want the node that came by IPv6", got)
+	if got := c.Tsh("ssh", "six", "echo", "in").OK(t); strings.TrimSpace(got) != "in" {
+		t.Errorf("got %q, want the command's output from the node that uses IPv6", got)
 	}
 }

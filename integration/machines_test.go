@@ -11,7 +11,7 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// An administrator brings machines in, people meet their names, and machines come and go.
+// An administrator lets machines join and removes them. Users see them under their names, online or offline.
 func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
@@ -21,19 +21,18 @@ func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 	eu := harness.StartNode(t, proxy, token, "web.eu")
 	harness.StartNode(t, proxy, c.Token("node", "--label", "env=test"), "web.us")
 
-	t.Run("the token's labels are the node's", func(t *testing.T) {
+	t.Run("a node gets the labels of its token", func(t *testing.T) {
 		out := c.Tsh("ls", "env=prod").OK(t)
 		if !strings.Contains(out, "web.eu") || strings.Contains(out, "web.us") {
 			t.Errorf("got %q, want web.eu alone", out)
 		}
 	})
-	t.Run("the token is in no list of processes, environment, log or listing", func(t *testing.T) {
+	t.Run("the token shows in no process list, environment, log or listing", func(t *testing.T) {
 		places := map[string]string{
 			"the node's log":   eu.Process.Output(),
 			"the server's log": s.Process.Output(),
-			"tsh get token": c.Tsh("get", "token", "--format=json").
-				OK(t),
-			"tsh get events": c.Tsh("get", "events", "--format=json").OK(t),
+			"tsh get token":    c.Tsh("get", "token", "--format=json").OK(t),
+			"tsh get events":   c.Tsh("get", "events", "--format=json").OK(t),
 		}
 		for _, file := range []string{"cmdline", "environ"} {
 			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", eu.Process.Cmd.Process.Pid, file))
@@ -49,36 +48,36 @@ func TestMachinesJoinGoOfflineAndAreRemoved(t *testing.T) {
 			}
 		}
 	})
-	t.Run("an ambiguous name lists what it could mean, a whole one works", func(t *testing.T) {
+	t.Run("an ambiguous name lists the candidates and a full one works", func(t *testing.T) {
 		c.Tsh("ssh", "web", "true").Refused(t, "ambiguous", "web.eu", "web.us")
 		if out := c.Tsh("ssh", "web.us", "echo here").OK(t); strings.TrimSpace(out) != "here" {
 			t.Errorf("got %q, want the command's output", out)
 		}
 	})
-	t.Run("a token is good once", func(t *testing.T) {
+	t.Run("a token works once", func(t *testing.T) {
 		r := harness.RunNode(t, proxy, token, "web.jp")
-		if r.Code == 0 || !strings.Contains(r.Stderr, "used") ||
-			!strings.Contains(r.Stderr, "tsh token create") {
-			t.Errorf("got %+v, want the used token named and the way to a new one", r)
+		used := strings.Contains(r.Stderr, "used") && strings.Contains(r.Stderr, "tsh token create")
+		if r.Code == 0 || !used {
+			t.Errorf("got %+v, want the token refused as used, with the command for a new one", r)
 		}
 	})
-	t.Run("a node that went away is offline, and says since when", func(t *testing.T) {
+	t.Run("a node that went away is offline and shows since when", func(t *testing.T) {
 		if err := eu.Process.Stop(); err != nil {
 			t.Errorf("threshold-node ended with %v, want a clean end", err)
 		}
 		c.Until(func(out string) bool { return strings.Contains(out, "offline") }, "ls", "env=prod")
 		c.Tsh("ssh", "web.eu", "true").Refused(t, "offline", "last seen")
 	})
-	t.Run("a unique first label is enough once the other is removed", func(t *testing.T) {
+	t.Run("a unique first label is enough after the other machine is removed", func(t *testing.T) {
 		c.Tsh("rm", "machine", "web.eu").OK(t)
 		if out := c.Tsh("ssh", "web", "echo one left").OK(t); strings.TrimSpace(out) != "one left" {
 			t.Errorf("got %q, want the command's output", out)
 		}
 	})
-	t.Run("a removed name is not given away at once", func(t *testing.T) {
+	t.Run("a removed name is not reused at once", func(t *testing.T) {
 		harness.StartNode(t, proxy, c.Token("node"), "web.eu")
 		if out := c.Tsh("ls").OK(t); strings.Contains(out, "web.eu ") || !strings.Contains(out, "web-2.eu") {
-			t.Errorf("got %q, want the newcomer under another name", out)
+			t.Errorf("got %q, want the new node under another name", out)
 		}
 	})
 }

@@ -19,14 +19,14 @@ import (
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
-// keySet is public keys by what they are: a private key is found in memory by what it would be public as.
+// keySet is a set of public keys by name. A private key is found in memory by the public key that belongs
+// to it.
 type keySet struct {
 	ed25519 map[string]ed25519.PublicKey
 	p256    map[string][]byte // uncompressed points
 }
 
-// authorities are the public keys of the cluster, as the signed document names them that a login leaves
-// behind.
+// authorities are the public keys of the cluster's CA, by the signed rules that a login stores on the client.
 func authorities(t *testing.T, c *harness.Client) keySet {
 	t.Helper()
 	home, err := profile.Open(func(name string) string {
@@ -64,7 +64,12 @@ func authorities(t *testing.T, c *harness.Client) keySet {
 		}
 		k.ed25519[name] = key.(ssh.CryptoPublicKey).CryptoPublicKey().(ed25519.PublicKey)
 	}
-	for name, der := range map[string][]byte{"root": a.Root, "user-X.509": a.UserX509[0], "service-X.509": a.ServiceX509[0]} {
+	certificates := map[string][]byte{
+		"root":          a.Root,
+		"user-X.509":    a.UserX509[0],
+		"service-X.509": a.ServiceX509[0],
+	}
+	for name, der := range certificates {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			t.Fatal(err)
@@ -75,14 +80,14 @@ func authorities(t *testing.T, c *harness.Client) keySet {
 	return k
 }
 
-// in names the keys whose private part lies in memory.
+// in returns the names of the keys whose private key is in the memory.
 func (k keySet) in(memory []byte) (found []string) {
 	for name, pub := range k.ed25519 {
 		if holdsSeed(memory, pub) {
 			found = append(found, name)
 		}
 	}
-	for i := 0; i+32 <= len(memory); i += 8 { // Go aligns what it allocates
+	for i := 0; i+32 <= len(memory); i += 8 { // Go aligns allocations to 8 bytes
 		window := memory[i : i+32]
 		if !random(window) {
 			continue
@@ -107,7 +112,7 @@ func (k keySet) in(memory []byte) (found []string) {
 	return slices.Compact(found)
 }
 
-// try names the P-256 key that the scalar is the private part of, if any.
+// try adds the names of the P-256 keys whose private key is the scalar.
 func (k keySet) try(found []string, scalar []byte) []string {
 	key, err := ecdh.P256().NewPrivateKey(scalar)
 	if err != nil {
@@ -122,8 +127,8 @@ func (k keySet) try(found []string, scalar []byte) []string {
 	return found
 }
 
-// random spares the search what no key looks like: 32 random bytes have fewer than 20 different values once
-// in a million million times.
+// random reports whether the window may be a key, so that the search skips all else: 32 random bytes have
+// fewer than 20 different values once in 10^12 times.
 func random(window []byte) bool {
 	var seen [256]bool
 	different := 0
@@ -136,7 +141,8 @@ func random(window []byte) bool {
 	return different >= 20
 }
 
-// holdsSeed reports whether a seed lies before its public key, as crypto/ed25519 keeps it.
+// holdsSeed reports whether the memory holds a seed followed by its public key, which is how crypto/ed25519
+// stores a private key.
 func holdsSeed(memory []byte, pub ed25519.PublicKey) bool {
 	for at := 0; ; at++ {
 		i := bytes.Index(memory[at:], pub)

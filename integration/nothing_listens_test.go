@@ -13,9 +13,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// In a network namespace of its own, the node has no listening socket, neither at rest nor while a session is
-// live.
-func TestANodeListensOnNothingWhileASessionIsLive(t *testing.T) {
+// A node in a network namespace of its own has no listening socket, neither idle nor during a session.
+func TestANodeListensOnNothing(t *testing.T) {
 	hostIP, netns := namespace(t)
 	proxy := harness.FreeAddr(t, hostIP)
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
@@ -23,7 +22,7 @@ func TestANodeListensOnNothingWhileASessionIsLive(t *testing.T) {
 	c.FirstLogin(s, harness.Alice())
 	harness.StartNode(t, proxy, c.Token("node"), "quiet-node", "ip", "netns", "exec", netns)
 	if got := listening(t, netns); got != "" {
-		t.Errorf("at rest: got listening sockets\n%s, want none", got)
+		t.Errorf("idle: got listening sockets\n%s, want none", got)
 	}
 
 	cmd := c.Command("ssh", "quiet-node", "echo live; cat")
@@ -37,11 +36,7 @@ func TestANodeListensOnNothingWhileASessionIsLive(t *testing.T) {
 		t.Errorf("with a session: got listening sockets\n%s, want none", got)
 	}
 	if out := sockets(t, netns, "-tn", "state", "established"); !strings.Contains(out, proxy) {
-		t.Errorf(
-			"got %q, want the node's own connection to %s: the test must look where the node is",
-			out,
-			proxy,
-		)
+		t.Errorf("got %q, want the node's connection to %s, or the test looks in the wrong place", out, proxy)
 	}
 	stdin.Close()
 	if err := session.Wait(); err != nil {
@@ -49,25 +44,27 @@ func TestANodeListensOnNothingWhileASessionIsLive(t *testing.T) {
 	}
 }
 
+// listening lists the listening sockets of every kind in the namespace.
 func listening(t *testing.T, netns string) string {
 	return sockets(t, netns, "-tulxnH", "state", "listening") + sockets(t, netns, "-uanH")
 }
 
 func sockets(t *testing.T, netns string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command("ip", append([]string{"netns", "exec", netns, "ss"}, args...)...).
-		CombinedOutput()
+	args = append([]string{"netns", "exec", netns, "ss"}, args...)
+	out, err := exec.Command("ip", args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("ss: %v %s", err, out)
 	}
 	return string(out)
 }
 
-// namespaces counts those made: one that is deleted goes some time later, with its interfaces.
+// namespaces counts the namespaces of this process. Names are not reused, because the kernel removes a
+// deleted namespace and its interfaces with a delay.
 var namespaces atomic.Int32
 
-// namespace makes a network namespace joined to this host by a pair of interfaces, and returns the host's
-// address in it.
+// namespace creates a network namespace that a pair of interfaces connects to this host, and returns its
+// name and the host's address on that connection.
 func namespace(t *testing.T) (hostIP, name string) {
 	t.Helper()
 	id, n := os.Getpid()%10000, namespaces.Add(1)
