@@ -4,25 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
-	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/threshold-access/threshold/tsh/profile"
+	"github.com/threshold-access/threshold/tsh/sshagent"
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
-const (
-	// agentTime bounds each exchange with ssh-agent.
-	agentTime = 5 * time.Second
-	// maxDestinations keeps the message to ssh-agent, with about 150 bytes for each destination, under the
-	// limit of 256 KiB (OpenSSH, AGENT_MAX_LEN).
-	maxDestinations = 1000
-	// restrictDestination is the constraint of OpenSSH since 8.9 (PROTOCOL.agent section 2).
-	restrictDestination = "restrict-destination-v00@openssh.com"
-)
+// agent returns the user's ssh-agent. It is empty if there is none.
+func (a *app) agent() sshagent.Agent { return sshagent.Agent(a.Getenv("SSH_AUTH_SOCK")) }
 
 // updateAgent replaces the key and certificate of the old login in ssh-agent by the new ones. mode is auto,
 // yes or no. The login succeeds even if this fails, because tsh itself uses the files.
@@ -30,7 +22,7 @@ func (a *app) updateAgent(ctx context.Context, mode string, old, p *profile.Prof
 	if old != nil {
 		a.removeAgentKeys(old.Info)
 	}
-	if mode == "no" || p.SSHCert == nil || a.Getenv("SSH_AUTH_SOCK") == "" {
+	if mode == "no" || p.SSHCert == nil || a.agent() == "" {
 		return
 	}
 	if err := a.addToAgent(ctx, mode, p); err != nil {
@@ -38,7 +30,8 @@ func (a *app) updateAgent(ctx context.Context, mode string, old, p *profile.Prof
 	}
 }
 
-// addToAgent loads the key with a limit on destinations. If that fails, mode yes loads it without one.
+// addToAgent loads the key with a limit to the cluster's hosts. If that fails, mode yes loads it without a
+// limit.
 func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) error {
 	key := agent.AddedKey{
 		PrivateKey:   p.SSHKey,
@@ -46,18 +39,19 @@ func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) e
 		Comment:      agentComment(p.Info),
 		LifetimeSecs: uint32(max(1, p.Expires.Sub(a.Now())/time.Second)),
 	}
-	restricted, err := a.restrictKey(ctx, p, key)
+	hosts, err := a.agentHosts(ctx, p)
 	if err == nil {
-		if err = a.withAgent(func(c agent.ExtendedAgent) error { return c.Add(restricted) }); err == nil {
+		if err = a.agent().AddFor(key, hosts, p.Authorities.HostSSH); err == nil {
 			return nil
 		}
-		err = errors.New("this agent cannot limit a key to certain hosts " +
-			"(to load the key without the limit: --add-keys-to-agent=yes)")
 	}
 	if mode != "yes" {
+		if errors.Is(err, sshagent.ErrCannotLimit) {
+			err = fmt.Errorf("%w (to load the key without the limit: --add-keys-to-agent=yes)", err)
+		}
 		return err
 	}
-	if err := a.withAgent(func(c agent.ExtendedAgent) error { return c.Add(key) }); err != nil {
+	if err := a.agent().Add(key); err != nil {
 		return err
 	}
 	fmt.Fprintln(
@@ -68,17 +62,12 @@ func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) e
 	return nil
 }
 
-// restrictKey limits a key to connections from this machine to the proxy and to the nodes that the user can
-// log in to. A forwarded agent then cannot use it for connections from a node to another. OpenSSH compares
-// whole host names, so each node is listed; a node that joins later is reached with the key file.
-func (a *app) restrictKey(
-	ctx context.Context,
-	p *profile.Profile,
-	key agent.AddedKey,
-) (agent.AddedKey, error) {
+// agentHosts returns the hosts for which the key in ssh-agent may be used: the proxy and the nodes that the
+// user can log in to. A node that joins later is reached with the key file.
+func (a *app) agentHosts(ctx context.Context, p *profile.Profile) ([]string, error) {
 	nodes, err := a.nodes(ctx, p, nil)
 	if err != nil {
-		return key, err
+		return nil, err
 	}
 	hosts := []string{p.Host()}
 	for _, n := range nodes {
@@ -86,71 +75,16 @@ func (a *app) restrictKey(
 			hosts = append(hosts, n.Name+"."+p.Cluster)
 		}
 	}
-	if len(hosts) > maxDestinations {
-		return key, fmt.Errorf("%d nodes are more destinations than an agent accepts", len(hosts)-1)
-	}
-	key.ConstraintExtensions = []agent.ConstraintExtension{{
-		ExtensionName:    restrictDestination,
-		ExtensionDetails: encodeConstraints(hosts, p.Authorities.HostSSH),
-	}}
-	return key, nil
-}
-
-// constraintHop is one end of a destination constraint. Keys has pairs of a key and whether it is an
-// authority.
-type constraintHop struct {
-	User     string
-	Host     string
-	Reserved string
-	Keys     []byte `ssh:"rest"`
-}
-
-// destConstraint says from where to where a key may be used (OpenSSH PROTOCOL.agent section 2). From and To
-// are encoded hops.
-type destConstraint struct {
-	From     []byte // an empty hop: this machine
-	To       []byte
-	Reserved string
-}
-
-// encodeConstraints encodes, for each host, "from this machine to the host, with a host certificate of one of
-// the authorities" (OpenSSH ssh-agent.c, parse_dest_constraint).
-func encodeConstraints(hosts []string, authorities []ssh.PublicKey) []byte {
-	var keys []byte
-	for _, k := range authorities {
-		keys = append(keys, ssh.Marshal(struct {
-			Key         []byte
-			IsAuthority bool
-		}{k.Marshal(), true})...)
-	}
-	from := ssh.Marshal(constraintHop{})
-	var list []byte
-	for _, h := range hosts {
-		c := ssh.Marshal(destConstraint{From: from, To: ssh.Marshal(constraintHop{Host: h, Keys: keys})})
-		list = append(list, ssh.Marshal(struct{ B []byte }{c})...)
-	}
-	return list
+	return hosts, nil
 }
 
 // removeAgentKeys removes from ssh-agent every key that a login at this proxy put there. It does nothing
 // without an agent.
 func (a *app) removeAgentKeys(i profile.Info) {
-	if a.Getenv("SSH_AUTH_SOCK") == "" {
+	if a.agent() == "" {
 		return
 	}
-	err := a.withAgent(func(c agent.ExtendedAgent) error {
-		keys, err := c.List()
-		if err != nil {
-			return err
-		}
-		for _, k := range keys {
-			if k.Comment == agentComment(i) {
-				err = errors.Join(err, c.Remove(k))
-			}
-		}
-		return err
-	})
-	if err != nil {
+	if err := a.agent().Remove(agentComment(i)); err != nil {
 		fmt.Fprintf(
 			a.Stderr,
 			"The key could not be removed from ssh-agent (%s). The agent drops it when it expires.\n",
@@ -161,16 +95,3 @@ func (a *app) removeAgentKeys(i profile.Info) {
 
 // agentComment identifies the keys of a login in ssh-agent.
 func agentComment(i profile.Info) string { return "tsh " + i.User + " at " + i.Proxy }
-
-// withAgent calls fn with a connection to ssh-agent.
-func (a *app) withAgent(fn func(agent.ExtendedAgent) error) error {
-	conn, err := net.DialTimeout("unix", a.Getenv("SSH_AUTH_SOCK"), agentTime)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(agentTime)); err != nil {
-		return err
-	}
-	return fn(agent.NewClient(conn))
-}

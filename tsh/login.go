@@ -21,6 +21,7 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
+	"github.com/threshold-access/threshold/tsh/loopback"
 	"github.com/threshold-access/threshold/tsh/profile"
 )
 
@@ -213,12 +214,13 @@ func (a *app) awaitBrowser(
 	addr, challenge string,
 	o loginOptions,
 ) (code string, err error) {
-	callback, err := newLoopback()
+	state := randomText()
+	callback, err := loopback.Listen(state)
 	if err != nil {
 		msg := "cannot listen on 127.0.0.1 for the answer of the browser: " + err.Error()
 		return "", fault.Wrap(err, fault.Unavailable, "", msg, "check this machine's firewall and limits")
 	}
-	page := loginURL(addr, challenge, callback.url(), callback.state, o.connector)
+	page := loginURL(addr, challenge, callback.URL(), state, o.connector)
 	if o.browser == "none" {
 		fmt.Fprintln(a.Stdout, "Open: "+page)
 	} else if err := openBrowser(ctx, page); err != nil {
@@ -228,7 +230,7 @@ func (a *app) awaitBrowser(
 		fmt.Fprintln(a.Stderr, "Your browser opens. If it does not, open this address on this machine:")
 		fmt.Fprintln(a.Stderr, "  "+page)
 	}
-	code, err = callback.wait(ctx)
+	code, err = callback.Wait(ctx)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errLoginTimeout) {
 		return "", errLoginTimeout
 	}

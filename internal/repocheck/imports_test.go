@@ -81,8 +81,11 @@ var layers = map[string]map[string]int{
 		"sshd": 0, "uplink": 0, "asaccount": 1, "forward": 1, "process": 2, "account": 3, "loginrecord": 3,
 		"pty": 3, "sftp": 3, "rules": 4, "spool": 4,
 	},
-	"tsh": {"profile": 0, "forward": 0, "transfer": 0, "output": 0, "sshclient": 0, "terminal": 1},
-	"ca":  {"keyring": 0},
+	"tsh": {
+		"profile": 0, "forward": 0, "transfer": 0, "output": 0, "loopback": 0, "sshagent": 0, "sshclient": 0,
+		"terminal": 1,
+	},
+	"ca": {"keyring": 0},
 
 	"raftstore": {"wal": 0},
 }

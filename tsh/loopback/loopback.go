@@ -1,4 +1,8 @@
-package tsh
+// Package loopback answers: what does the browser say at the end of a login?
+//
+// It receives the callback of the proxy's login page on 127.0.0.1 (RFC 8252 section 7.3) and shows the last
+// page, in English or Korean. tsh login calls it.
+package loopback
 
 import (
 	"context"
@@ -22,11 +26,11 @@ const (
 	shutdownTimeout = 2 * time.Second
 )
 
-// loopback receives the answer of the browser on 127.0.0.1: one request with the login's state and a one-time
-// code, or an error. Further answers are refused.
-type loopback struct {
+// Listener receives one answer of the browser: a request with the state of this login and a one-time code, or
+// with an error. It refuses all other requests.
+type Listener struct {
 	listener net.Listener
-	state    string              // 256 random bits, which only the proxy's login page knows
+	state    string              // a secret that only the proxy's login page knows
 	result   chan callbackResult // has room for the one result
 }
 
@@ -36,20 +40,23 @@ type callbackResult struct {
 	err  error
 }
 
-// newLoopback listens on a free port of 127.0.0.1. The name localhost is not used, because it may resolve to
-// an address on which another user listens (RFC 8252 section 8.3).
-func newLoopback() (*loopback, error) {
+// Listen listens on a free port of 127.0.0.1. The name localhost is not used, because it may resolve to an
+// address on which another user listens (RFC 8252 section 8.3). state must be an unguessable text. The caller
+// must call Wait.
+func Listen(state string) (*Listener, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	return &loopback{listener: l, state: randomText(), result: make(chan callbackResult, 1)}, nil
+	return &Listener{listener: l, state: state, result: make(chan callbackResult, 1)}, nil
 }
 
-func (l *loopback) url() string { return "http://" + l.listener.Addr().String() + callbackPath }
+// URL is the address of the callback.
+func (l *Listener) URL() string { return "http://" + l.listener.Addr().String() + callbackPath }
 
-// wait serves requests until the result arrives or ctx ends. Then it closes the listener.
-func (l *loopback) wait(ctx context.Context) (string, error) {
+// Wait serves requests until the result arrives or ctx ends, and returns the code. Then it closes the
+// listener.
+func (l *Listener) Wait(ctx context.Context) (string, error) {
 	srv := &http.Server{
 		Handler:        l,
 		ReadTimeout:    10 * time.Second,
@@ -80,7 +87,7 @@ func (l *loopback) wait(ctx context.Context) (string, error) {
 
 // ServeHTTP accepts the callback. A request without the right state is refused and changes nothing, because
 // any web page can send requests to loopback.
-func (l *loopback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (l *Listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
