@@ -47,7 +47,7 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 	for i, e := range events {
 		if err := check(from, e); err != nil {
 			return fault.Wrap(err, fault.Invalid, op, err.Error(),
-				"update the agent: its version does not match that of the auth service")
+				"update this machine: its version does not match that of the auth service")
 		}
 		if from.Kind == identity.Node {
 			e.Machine, e.MachineID = from.Name, from.ID
