@@ -26,6 +26,7 @@ import (
 	"github.com/threshold-access/threshold/auth/port"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/raftstore"
 )
 
@@ -53,19 +54,16 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Server is one auth replica. Its states are: made, running, open (ready is closed), ended (ended is closed).
-// All methods but Run may be called at any time by any goroutine.
+// Server is one auth replica. All methods but Run may be called at any time by any goroutine.
 type Server struct {
 	cfg       Config
 	bootstrap *bootstrap.File // nil: the cluster exists already
 	store     *raftstore.Store
 	port      *port.Port
 
-	started  atomic.Bool   // Run was called
-	ready    chan struct{} // closed by Run when the port is about to open
-	ended    chan struct{} // closed by Run when it returns
-	services *services     // set before ready is closed; constant after
-	err      error         // what Run returned; set before ended is closed
+	started  atomic.Bool // Run was called
+	ready    *lifecycle.Readiness
+	services *services // set before the server is ready; constant after
 }
 
 // storeDir is where in the data folder the replicated store is.
@@ -91,7 +89,7 @@ func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, ready: make(chan struct{}), ended: make(chan struct{})}
+	s := &Server{cfg: cfg, ready: lifecycle.NewReadiness("auth")}
 	var err error
 	if cfg.Bootstrap != nil {
 		if s.bootstrap, err = bootstrap.Parse(cfg.BootstrapName, cfg.Bootstrap); err != nil {
@@ -120,10 +118,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	if s.started.Swap(true) {
 		return fault.New(fault.Internal, "auth.Run", "this server was run before", "make a new one")
 	}
-	defer func() {
-		s.err = err
-		close(s.ended)
-	}()
+	defer func() { s.ready.End(err) }()
 	defer s.port.Close() // for a return before the port runs, which else closes its socket itself
 	if err := s.checkFolder(); err != nil {
 		return err
@@ -135,7 +130,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	storeErr := make(chan error, 1)
 	go func() { storeErr <- s.store.Run(storeCtx) }()
 	serveErr := s.serve(ctx)
-	if s.isReady() {
+	if s.ready.IsReady() {
 		refusals := s.services.logins.Refusals()
 		s.cfg.Log.Info("auth stopped", "connections", s.port.Counts(), "logins_refused", refusals)
 	}
@@ -191,7 +186,7 @@ func (s *Server) serve(ctx context.Context) error {
 		return err
 	}
 	s.services = svc
-	close(s.ready)
+	s.ready.Set()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.port.Run(ctx, portConfig(svc)) })
 	g.Go(func() error { return svc.publisher.Run(ctx) })
@@ -200,33 +195,11 @@ func (s *Server) serve(ctx context.Context) error {
 }
 
 // Ready waits until the port is open. If the server ends before, it returns what Run returned, or a fault.
-func (s *Server) Ready(ctx context.Context) error {
-	select {
-	case <-s.ready:
-		return nil
-	case <-s.ended:
-		if s.err != nil {
-			return s.err
-		}
-		return fault.New(fault.Unavailable, "auth.Ready", "auth has stopped", "start it again")
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// isReady reports whether the port was opened, and with it whether services is set.
-func (s *Server) isReady() bool {
-	select {
-	case <-s.ready:
-		return true
-	default:
-		return false
-	}
-}
+func (s *Server) Ready(ctx context.Context) error { return s.ready.Wait(ctx) }
 
 // Pin is the hash of the cluster root's public key; zero before Ready.
 func (s *Server) Pin() identity.Pin {
-	if !s.isReady() {
+	if !s.ready.IsReady() {
 		return identity.Pin{}
 	}
 	return s.services.keys.Pin()
@@ -234,7 +207,7 @@ func (s *Server) Pin() identity.Pin {
 
 // Cluster is the cluster's name; "" before Ready.
 func (s *Server) Cluster() string {
-	if !s.isReady() {
+	if !s.ready.IsReady() {
 		return ""
 	}
 	return s.services.keys.Cluster()
@@ -242,7 +215,7 @@ func (s *Server) Cluster() string {
 
 // RootPEM is the cluster root's certificate; nil before Ready.
 func (s *Server) RootPEM() []byte {
-	if !s.isReady() {
+	if !s.ready.IsReady() {
 		return nil
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.services.keys.Root().Raw})

@@ -214,7 +214,7 @@ spec:
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
-		inside, auth, tunnels := counted(t, p, "inside"), counted(t, p, "auth"), counted(t, p, "tunnel")
+		inside, auth, tunnels := counted(t, p, "websocket"), counted(t, p, "auth"), counted(t, p, "tunnel")
 		// The stop may have closed a connection inside a WebSocket before it said what it was.
 		if auth < 1 || tunnels < 1 || inside < auth+tunnels {
 			const format = "got %d connections inside WebSockets, want the %d to auth and the %d tunnels"

@@ -14,13 +14,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/threshold-access/threshold/internal/egress"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/lifecycle"
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/asaccount"
 	"github.com/threshold-access/threshold/node/process"
@@ -67,10 +67,9 @@ type Node struct {
 	cfg    Config
 	dialer *egress.Dialer
 
-	ready     chan struct{}                     // closed when the node is attached for the first time
-	readyOnce sync.Once                         // guards the closing of ready
-	tunnels   atomic.Pointer[uplink.Tunnels]    // nil before the node is a member
-	identity  atomic.Pointer[identity.Identity] // nil before the node is a member
+	ready    *lifecycle.Readiness              // ready once the node has been attached to a proxy
+	tunnels  atomic.Pointer[uplink.Tunnels]    // nil before the node is a member
+	identity atomic.Pointer[identity.Identity] // nil before the node is a member
 }
 
 // New checks the configuration and reports every fault in it. It starts nothing.
@@ -96,7 +95,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Node{cfg: cfg, dialer: dialer, ready: make(chan struct{})}, nil
+	return &Node{cfg: cfg, dialer: dialer, ready: lifecycle.NewReadiness("the node")}, nil
 }
 
 // validate returns what is wrong with the configuration.
@@ -145,15 +144,9 @@ func Helper() (code int, ok bool) {
 	return asaccount.RunHelper()
 }
 
-// Ready waits until the node has been attached to a proxy for the first time. The error is the context's.
-func (n *Node) Ready(ctx context.Context) error {
-	select {
-	case <-n.ready:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+// Ready waits until the node has been attached to a proxy for the first time. It returns an error when Run
+// ends before that.
+func (n *Node) Ready(ctx context.Context) error { return n.ready.Wait(ctx) }
 
 // Identity is the node's identity, or the zero value before it is a member.
 func (n *Node) Identity() identity.Identity {

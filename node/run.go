@@ -28,7 +28,8 @@ import (
 // Run joins the cluster if the node is no member yet, and serves until ctx ends. Then it accepts no sessions
 // and lets those that run go on for Config.Drain. The remaining ones are hung up on, their ends are recorded,
 // and events that the auth service has not taken wait on disk for the next start.
-func (n *Node) Run(ctx context.Context) error {
+func (n *Node) Run(ctx context.Context) (err error) {
+	defer func() { n.ready.End(err) }()
 	unlock, err := lockDir(n.cfg.Dir)
 	if err != nil {
 		return err
@@ -119,7 +120,7 @@ func (n *Node) uplinkConfig(m *member.Member, keeper *rules.Keeper, server *sshd
 				n.cfg.Log.Warn("pushed rules are not used", "err", err)
 			}
 		},
-		Attached: func() { n.readyOnce.Do(func() { close(n.ready) }) },
+		Attached: n.ready.Set,
 	}
 }
 

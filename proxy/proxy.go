@@ -93,10 +93,8 @@ type Member interface {
 // Proxy is one proxy.
 type Proxy struct {
 	cfg     Config
-	ready   chan struct{}  // closed once connections are served
-	carrier *rules.Carrier // set before ready is closed
-	ended   chan struct{}  // closed once Run has returned
-	err     error          // what Run returned; read only after ended is closed
+	ready   *lifecycle.Readiness
+	carrier *rules.Carrier // set before the proxy is ready
 }
 
 // New checks the configuration and reports all its faults at once. It starts nothing.
@@ -107,7 +105,7 @@ func New(cfg Config) (*Proxy, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	return &Proxy{cfg: cfg, ready: make(chan struct{}), ended: make(chan struct{})}, nil
+	return &Proxy{cfg: cfg, ready: lifecycle.NewReadiness("the proxy")}, nil
 }
 
 func (c Config) check() error {
@@ -143,19 +141,7 @@ func hostOf(addr string) string {
 }
 
 // Ready waits until connections are served. It returns an error when Run ends before that.
-func (p *Proxy) Ready(ctx context.Context) error {
-	select {
-	case <-p.ready:
-		return nil
-	case <-p.ended:
-		if p.err != nil {
-			return p.err
-		}
-		return errors.New("the proxy was stopped before it was ready")
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+func (p *Proxy) Ready(ctx context.Context) error { return p.ready.Wait(ctx) }
 
 // Run joins the cluster, if the proxy is no member yet, and serves until ctx ends. Then sessions may go on
 // for Drain. It is called once.
@@ -179,15 +165,14 @@ func (p *Proxy) Run(ctx context.Context) error {
 }
 
 // run is Run with a function that loads the membership.
-func (p *Proxy) run(ctx context.Context, load func(context.Context) (Member, error)) error {
-	defer close(p.ended)
+func (p *Proxy) run(ctx context.Context, load func(context.Context) (Member, error)) (err error) {
+	defer func() { p.ready.End(err) }()
 	defer p.cfg.Listener.Close()
 	m, err := load(ctx)
-	if err == nil {
-		err = p.serve(ctx, m)
+	if err != nil {
+		return err
 	}
-	p.err = err
-	return err
+	return p.serve(ctx, m)
 }
 
 // serve connects the packages and runs them until ctx ends or one of them fails. They stop in the reverse
@@ -240,7 +225,7 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	stack.Run("port", port.Run)
 	stack.Run("web certificate", cert.Run)
 	p.carrier = carrier
-	close(p.ready)
+	p.ready.Set()
 	<-stack.Context().Done()
 	err = stack.Stop()
 	cfg.Log.Info("proxy stopped", "connections", port.Counters())

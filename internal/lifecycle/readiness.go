@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/threshold-access/threshold/internal/fault"
@@ -42,24 +43,46 @@ func (r *Readiness) IsReady() bool {
 	}
 }
 
-// Wait returns nil once the server is ready. It returns the server's error when the server ends before, and
-// the context's when ctx does.
+// Wait returns nil once the server is ready. It returns the server's error if the server ends before that,
+// and the context's if ctx does.
 func (r *Readiness) Wait(ctx context.Context) error {
 	select {
 	case <-r.ready:
 		return nil
 	case <-r.ended:
-		if r.IsReady() { // both are closed, and select draws one
+		if r.IsReady() { // both channels are closed, and select takes either
 			return nil
 		}
 		if r.err != nil {
 			return r.err
 		}
-		return fault.New(fault.Unavailable, "lifecycle.Wait",
+		return fault.New(
+			fault.Unavailable,
+			"lifecycle.Wait",
 			r.name+" has stopped before it was ready",
 			"start it again",
 		)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Check returns nil while the server is ready, and else a fault: it is still starting, or it has ended. It
+// does not wait, as a health check must not.
+func (r *Readiness) Check() error {
+	select {
+	case <-r.ended:
+		stopped := fault.New(fault.Unavailable, "lifecycle.Check", r.name+" has stopped", "start it again")
+		return errors.Join(stopped, r.err)
+	default:
+	}
+	if !r.IsReady() {
+		return fault.New(
+			fault.Unavailable,
+			"lifecycle.Check",
+			r.name+" is still starting",
+			"wait, and look at its log if that takes long",
+		)
+	}
+	return nil
 }

@@ -59,3 +59,21 @@ func TestWaitTellsWhyAServerIsNeverReady(t *testing.T) {
 		t.Errorf("got %v, want the context's error", err)
 	}
 }
+
+func TestCheckTellsHowFarTheServerIs(t *testing.T) {
+	t.Parallel()
+	r := lifecycle.NewReadiness("the proxy")
+	if err := r.Check(); !fault.Is(err, fault.Unavailable) ||
+		fault.Message(err) != "the proxy is still starting" {
+		t.Errorf("before Set: got %v", err)
+	}
+	r.Set()
+	if err := r.Check(); err != nil {
+		t.Errorf("after Set: got %v, want nil", err)
+	}
+	why := errors.New("the disk is full")
+	r.End(why)
+	if err := r.Check(); fault.Message(err) != "the proxy has stopped" || !errors.Is(err, why) {
+		t.Errorf("after End: got %v, want that it has stopped, and why", err)
+	}
+}
