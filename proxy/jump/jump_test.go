@@ -24,6 +24,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
+	"github.com/threshold-access/threshold/internal/testnet"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/proxy/jump"
 	"github.com/threshold-access/threshold/proxy/proxytest"
@@ -51,19 +52,7 @@ func (n *testNodes) Open(_ context.Context, _ identity.MachineID, h tunnel.Heade
 	n.mu.Lock()
 	n.last = h
 	n.mu.Unlock()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	defer ln.Close()
-	near, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		return nil, err
-	}
-	far, err := ln.Accept()
-	if err != nil {
-		return nil, err
-	}
+	near, far := testnet.Pipe()
 	go func() { // echoes, also after the client has closed its half
 		io.Copy(far, far)
 		far.Close()
@@ -136,24 +125,6 @@ func newTestServer(t *testing.T) *testServer {
 	return &testServer{a, server, t, nodes}
 }
 
-// pair returns both ends of a TCP connection, which have real addresses.
-func pair(t *testing.T) (client, server net.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	if client, err = net.Dial("tcp", ln.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if server, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	return client, server
-}
-
 // user is a verified user whose certificate lasts an hour.
 func (s *testServer) user(name string, roles ...string) identity.Peer {
 	who := s.User(name, roles...)
@@ -162,8 +133,8 @@ func (s *testServer) user(name string, roles ...string) identity.Peer {
 }
 
 // dialAs serves one threshold-dial connection in a goroutine. wait returns when that has ended.
-func (s *testServer) dialAs(user identity.Peer) (client net.Conn, wait func()) {
-	client, server := pair(s.t)
+func (s *testServer) dialAs(user identity.Peer) (client *testnet.Conn, wait func()) {
+	client, server := testnet.Pipe()
 	done := make(chan struct{})
 	go func() { s.ServeDial(s.t.Context(), server, user); close(done) }()
 	return client, func() { <-done }
@@ -178,7 +149,7 @@ func TestDialReachesByEveryName(t *testing.T) {
 		sent := bytes.Repeat([]byte("x"), 300<<10)
 		go func() {
 			conn.Write(sent)
-			raw.(*net.TCPConn).CloseWrite()
+			raw.CloseWrite()
 		}()
 		got, err := io.ReadAll(conn)
 		if err != nil || !bytes.Equal(got, sent) {
@@ -335,7 +306,7 @@ func TestShutdownEndsARelay(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	client, server := pair(t)
+	client, server := testnet.Pipe()
 	done := make(chan struct{})
 	go func() { s.ServeDial(ctx, server, s.user("a", "ops")); close(done) }()
 	conn := dial.Client(client, dial.Request{Node: "web-1"})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/identity"
+	"github.com/threshold-access/threshold/internal/testnet"
 )
 
 // packet is an SSH packet without encryption (RFC 4253 section 6).
@@ -38,7 +39,7 @@ func TestSSHServerClosesWhatIsNotAKeyExchange(t *testing.T) {
 		"the end of a key exchange": packet(21),
 		"an unknown message":        packet(255),
 	} {
-		client, server := pair(t)
+		client, server := testnet.Pipe()
 		ended := make(chan error, 1)
 		go func() {
 			settled := func(identity.Identity) { t.Errorf("%s: got accepted", name) }

@@ -14,6 +14,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
+	"github.com/threshold-access/threshold/internal/testnet"
 )
 
 // sshJump is the connection of a stock SSH client.
@@ -34,7 +35,7 @@ func (s *testServer) jump(user string, keys ...ssh.Signer) (*sshJump, error) {
 
 // jumpAs connects with a client configuration.
 func (s *testServer) jumpAs(cfg *ssh.ClientConfig) (*sshJump, error) {
-	client, server := pair(s.t)
+	client, server := testnet.Pipe()
 	j := &sshJump{settled: make(chan struct{}, 1)}
 	done := make(chan struct{})
 	go func() {
@@ -344,7 +345,7 @@ func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
 		"a certificate of another cluster": {[]ssh.Signer{foreign}, fault.Denied},
 		"an expired one among others":      {several, fault.Expired},
 	} {
-		client, server := pair(t)
+		client, server := testnet.Pipe()
 		result := make(chan error, 1)
 		go func() {
 			settled := func(identity.Identity) { t.Errorf("%s: got settled", name) }

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -19,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/connqueue"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member/membertest"
@@ -35,26 +35,9 @@ type testRules struct{ atomic.Pointer[rules.Trust] }
 func (r *testRules) Current() *rules.Trust { return r.Load() }
 
 // pipeListener listens in memory, so that it works in a synctest bubble.
-type pipeListener struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
+type pipeListener struct{ *connqueue.Listener }
 
-func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+func newPipeListener() *pipeListener { return &pipeListener{connqueue.New(&net.TCPAddr{})} }
 
 func (l *pipeListener) dial() net.Conn { return l.dialFrom(nil) }
 
@@ -62,7 +45,7 @@ func (l *pipeListener) dial() net.Conn { return l.dialFrom(nil) }
 // address.
 func (l *pipeListener) dialFrom(addr net.Addr) net.Conn {
 	near, far := net.Pipe()
-	l.conns <- addrConn{far, addr}
+	l.Put(context.Background(), addrConn{far, addr})
 	return near
 }
 
