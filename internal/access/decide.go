@@ -112,6 +112,8 @@ func (p Policy) find(r Request, allow bool) (rule string, ok bool) {
 	return "", false
 }
 
+// matches reports whether the entry is about what the request asks. allow says in which kind of list it is:
+// what an entry leaves out means nothing in allow and everything in deny.
 func (g Grant) matches(r Request, allow bool) bool {
 	if r.Resource != "" {
 		return len(g.Resources) > 0 && g.matchesResource(r) && g.matchesAction(r, allow)
@@ -123,6 +125,7 @@ func (g Grant) matchesResource(r Request) bool {
 	return slices.Contains(g.Resources, "*") || slices.Contains(g.Resources, string(r.Resource))
 }
 
+// matchesNode reports whether all keys of Nodes match the node.
 func (g Grant) matchesNode(r Request) bool {
 	for key, patterns := range g.Nodes {
 		value, has := r.Node.Labels[key]

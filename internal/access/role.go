@@ -170,6 +170,7 @@ func (g Grant) check(path string, allow bool, report func(path, format string, a
 	g.checkPatterns(path, allow, report)
 }
 
+// checkPatterns checks the labels, logins and templates of an entry.
 func (g Grant) checkPatterns(path string, allow bool, report func(path, format string, args ...any)) {
 	for key, values := range g.Nodes {
 		if key == "*" && !slices.Equal(values, Strings{"*"}) {

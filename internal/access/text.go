@@ -46,6 +46,7 @@ func (t template) literal() bool { return t.trait == "" }
 
 const templateOpen, templateClose = "{{", "}}"
 
+// parseTemplate parses a literal, or a text with one template.
 func parseTemplate(s string) (template, error) {
 	before, rest, found := strings.Cut(s, templateOpen)
 	if !found {

@@ -15,8 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/threshold-access/threshold/internal/coalesce"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recordingConn records what is written, and the length of each write.
 type recordingConn struct {

@@ -70,6 +70,7 @@ type Document struct {
 	spec     *yaml.Node
 }
 
+// header is what every resource begins with.
 type header struct {
 	Kind     string    `yaml:"kind"     config:"required"`
 	Version  string    `yaml:"version"  config:"required"`

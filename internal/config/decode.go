@@ -22,6 +22,7 @@ type decoder struct {
 	unlisted   int      // faults beyond maxFaults
 }
 
+// err returns the faults in the order of their lines, or nil.
 func (d *decoder) err() error {
 	if len(d.faults) == 0 {
 		return nil
@@ -78,6 +79,8 @@ func (d *decoder) nullFault(n *yaml.Node, path string, t reflect.Type) {
 	d.addFault(n.Line, pathOrFile(path), "has no value: give one%s, or remove the key", hint)
 }
 
+// plain reads n by the kind of v: yaml.Node as it is, time.Duration and Strings from their text forms, and
+// all else by reflection.
 func (d *decoder) plain(n *yaml.Node, path string, v reflect.Value) {
 	switch v.Type() {
 	case nodeType:
@@ -103,6 +106,9 @@ func (d *decoder) plain(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
+// structure reads the keys of n into the fields of v. It reports unknown keys, with the field that was
+// probably meant, and required fields without a key. A required field is not reported missing when a mistyped
+// key was probably meant for it.
 func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value) {
 	if !d.expect(n, path, yaml.MappingNode, "keys and values") {
 		return
@@ -158,6 +164,7 @@ func (d *decoder) list(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
+// scalar reads a text, truth value or number. It panics for a type that no file can hold: that is our defect.
 func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
@@ -193,6 +200,7 @@ func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
+// inRange reports a fault for a number that strconv could not parse.
 func (d *decoder) inRange(n *yaml.Node, path string, err error) bool {
 	if err != nil {
 		d.addFault(n.Line, path, "%s is out of range", quoted(n.Value))
@@ -200,6 +208,7 @@ func (d *decoder) inRange(n *yaml.Node, path string, err error) bool {
 	return err == nil
 }
 
+// duration reads a Go duration that is not negative. A number without a unit is a fault that says so.
 func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
 	if !d.expect(n, path, yaml.ScalarNode, "a duration, as 90s, 15m or 8h", "!!str", "!!int", "!!float") {
 		return
@@ -217,6 +226,7 @@ func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
+// text reads a scalar with the value's own UnmarshalText.
 func (d *decoder) text(n *yaml.Node, path string, u encoding.TextUnmarshaler) {
 	if !d.expect(n, path, yaml.ScalarNode, "one value") {
 		return
@@ -226,6 +236,7 @@ func (d *decoder) text(n *yaml.Node, path string, u encoding.TextUnmarshaler) {
 	}
 }
 
+// json reads n with the value's own UnmarshalJSON. The fault of a wrong type is worded as for other values.
 func (d *decoder) json(n *yaml.Node, path string, u json.Unmarshaler) {
 	b, ok := d.toJSON(n, path)
 	if !ok {
@@ -262,6 +273,7 @@ func (d *decoder) expect(n *yaml.Node, path string, kind yaml.Kind, what string,
 	return false
 }
 
+// describe names what n is, in words for people who write files.
 func describe(n *yaml.Node) string {
 	switch {
 	case n.Kind == yaml.MappingNode:
@@ -336,6 +348,7 @@ func resolve(n *yaml.Node, sub string) (line int, canonical string) {
 	return line, canonical
 }
 
+// child returns the part of n that a path step names, and the line of its key. It is nil when there is none.
 func child(n *yaml.Node, s string) (*yaml.Node, int) {
 	if n.Kind == yaml.SequenceNode {
 		i, err := strconv.Atoi(strings.Trim(s, "[]"))
@@ -371,6 +384,7 @@ func joinPath(path, sub string) string {
 	return path + "." + sub
 }
 
+// pathOrFile is the path as faults show it; the root of a document has none.
 func pathOrFile(path string) string {
 	if path == "" {
 		return "the file"

@@ -35,6 +35,7 @@ func EncodeAll(into io.Writer, values ...any) error {
 	return enc.Close()
 }
 
+// encode returns the node for a value. A value with a text or JSON form of its own is written in it.
 func encode(v reflect.Value) (*yaml.Node, error) {
 	if !v.IsValid() || (v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface) && v.IsNil() {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
@@ -63,6 +64,7 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 	return encodeKind(v)
 }
 
+// encodeKind returns the node for a value without a form of its own.
 func encodeKind(v reflect.Value) (*yaml.Node, error) {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -103,6 +105,7 @@ func encodeStruct(v reflect.Value) (*yaml.Node, error) {
 	return n, nil
 }
 
+// isEmpty reports whether omitempty leaves the value out.
 func isEmpty(v reflect.Value) bool {
 	if v.Kind() == reflect.Map || v.Kind() == reflect.Slice {
 		return v.Len() == 0
@@ -110,6 +113,7 @@ func isEmpty(v reflect.Value) bool {
 	return v.IsZero()
 }
 
+// encodeMap sorts the keys, so that the output does not depend on the order of the map.
 func encodeMap(v reflect.Value) (*yaml.Node, error) {
 	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	keys := v.MapKeys()

@@ -49,6 +49,7 @@ func fieldsOf(t reflect.Type) []field {
 	return out
 }
 
+// hasOption reports whether a tag, as "name,omitempty", has the option behind its name.
 func hasOption(options, want string) bool { return slices.Contains(strings.Split(options, ","), want) }
 
 func find(fields []field, name string) (field, bool) {

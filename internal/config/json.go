@@ -65,6 +65,7 @@ func (d *decoder) arrayJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	return out.Bytes(), valid
 }
 
+// scalarValue returns a scalar as the Go value with the same JSON form.
 func scalarValue(n *yaml.Node) (any, error) {
 	switch n.Tag {
 	case "!!bool":

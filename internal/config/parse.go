@@ -47,6 +47,7 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 // yamlError matches the errors of the yaml package.
 var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line (\d+): )?(.*)$`)
 
+// syntaxFault reports an error of the yaml package under the line that its text begins with.
 func (d *decoder) syntaxFault(err error) {
 	line, msg := 0, err.Error()
 	if m := yamlError.FindStringSubmatch(msg); m != nil {
@@ -91,6 +92,7 @@ func (d *decoder) checkShape(n *yaml.Node, depth int) bool {
 	return valid
 }
 
+// checkKeys reports keys that are merge keys, no text, or there twice, and whether there were none.
 func (d *decoder) checkKeys(n *yaml.Node) bool {
 	valid := true
 	first := make(map[string]int, len(n.Content)/2)
@@ -126,6 +128,7 @@ func printable(s string, limit int) string {
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
 
+// truncate cuts s after limit bytes, at a whole character.
 func truncate(s string, limit int) string {
 	for i := range s {
 		if i >= limit {

@@ -28,6 +28,7 @@ type Health struct {
 	stopping bool
 }
 
+// part is a part of the program, with the function that checks it.
 type part struct {
 	name  string
 	check func(context.Context) error

@@ -55,6 +55,7 @@ func (m ServiceManager) FeedWatchdog(ctx context.Context, h *Health) error {
 	}
 }
 
+// notify sends the lines as one notification.
 func (m ServiceManager) notify(lines ...string) {
 	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
 		m.log.Warn("the service manager cannot be notified", "err", err)

@@ -134,6 +134,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	return connectThrough(ctx, by, addr)
 }
 
+// dialDirect opens a TCP connection that detects a vanished peer.
 func dialDirect(ctx context.Context, network, addr string) (net.Conn, error) {
 	return keepalive.Dialer().DialContext(ctx, network, addr)
 }

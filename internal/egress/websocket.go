@@ -42,6 +42,8 @@ func openWebSocket(ctx context.Context, conn net.Conn, addr string) (net.Conn, e
 	return NewStream(ws, conn.LocalAddr(), conn.RemoteAddr(), KeepAliveInterval), nil
 }
 
+// webSocketFault turns a refused WebSocket into a fault. An error without a response stays as it is: the
+// network or TLS failed.
 func webSocketFault(addr string, resp *http.Response, err error) error {
 	if resp == nil || errors.Is(err, context.Canceled) {
 		return err

@@ -137,6 +137,8 @@ func fill(form *html.Node, fields map[string]string) (url.Values, bool) {
 	return values, true
 }
 
+// send submits the form with the values, as the form's method and action say. A POST has the headers that a
+// browser sends from the same origin.
 func (p *Page) send(ctx context.Context, form *html.Node, values url.Values) (*Page, error) {
 	target, err := p.URL.Parse(attr(form, "action"))
 	if err != nil {

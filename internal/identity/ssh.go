@@ -159,6 +159,8 @@ func checkSSH(
 	return cert, nil
 }
 
+// checkSSHTimes refuses a certificate without an end, with a lifetime over MaxLifetime + Skew, or not valid
+// now. Times beyond 2^62 would overflow the arithmetic.
 func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
 	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 ||
 		cert.ValidAfter >= cert.ValidBefore {

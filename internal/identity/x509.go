@@ -148,6 +148,7 @@ func X509Value(encoded []byte) ([]byte, error) {
 	return asn1.MarshalWithParams(string(encoded), "utf8")
 }
 
+// decodeX509 reads the identity from the extension's value.
 func decodeX509(value []byte) (Identity, error) {
 	if len(value) > MaxBytes+8 {
 		return Identity{}, fmt.Errorf("identity extension is %d bytes, more than %d", len(value), MaxBytes)

@@ -6,8 +6,12 @@ import (
 	"slices"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/threshold-access/threshold/internal/lifecycle"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestPartsStopInReverseOfTheirStart(t *testing.T) {
 	t.Parallel()

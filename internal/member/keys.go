@@ -53,6 +53,7 @@ func loadOrCreateKeys(dir string) (keys, error) {
 	return loadKeys(dir)
 }
 
+// newKey makes the private key for a file: Ed25519 for the host key, ECDSA P-256 for the service key.
 func newKey(name string) (key crypto.PrivateKey, err error) {
 	if name == hostKeyFile {
 		_, key, err = ed25519.GenerateKey(rand.Reader)

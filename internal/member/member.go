@@ -145,6 +145,7 @@ func checkToken(cfg Config, pin identity.Pin) error {
 	return nil
 }
 
+// openMember verifies a membership that was loaded or just saved, and makes the clients for auth.
 func openMember(cfg Config, doc *document) (*Member, error) {
 	k, err := loadKeys(cfg.Dir)
 	if err != nil {

@@ -185,6 +185,8 @@ func signedMessage(kind Kind, payload []byte) []byte {
 	return append([]byte("threshold rules v1 "+string(kind)+"\x00"), payload...)
 }
 
+// sign encodes v and signs it as a document of the kind. An Ed25519 key signs the message itself, an ECDSA
+// key its SHA-256.
 func sign(key crypto.Signer, kind Kind, v any) (Signed, error) {
 	payload, err := json.Marshal(v)
 	if err != nil {
@@ -234,6 +236,8 @@ type ParsedAuthorities struct {
 	rules        []crypto.PublicKey
 }
 
+// parse parses the keys and certificates. It refuses a set in which an authority has none, and certificates
+// that are not signed as the fields say.
 func (a Authorities) parse() (p ParsedAuthorities, err error) {
 	if p.Root, err = x509.ParseCertificate(a.Root); err != nil {
 		return p, fmt.Errorf("authorities: root: %w", err)

@@ -239,6 +239,7 @@ func readAuthorities(payload []byte) (Document, ParsedAuthorities, error) {
 	return doc, p, err
 }
 
+// readRoles verifies and decodes the roles document of the cluster.
 func readRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy, Revision, error) {
 	payload, err := s.verify(RolesKind, keys)
 	if err != nil {
@@ -263,6 +264,8 @@ func readRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy
 	return p, doc.Revision, nil
 }
 
+// readDocument decodes a document of the kind, and its body. Only a roles document may be of a version above
+// 1, and its body may have no unknown fields.
 func readDocument(payload []byte, kind Kind, body any) (Document, error) {
 	var d Document
 	if err := json.Unmarshal(payload, &d); err != nil {

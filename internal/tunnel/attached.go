@@ -82,6 +82,7 @@ func Accept(
 	return a, nil
 }
 
+// greet sends Welcome, checks Hello and sends the result. It accepts the first stream as the control stream.
 func (a *Attached) greet(ctx context.Context, node identity.Peer, proxy string, now func() time.Time) error {
 	raw, err := a.session.AcceptStreamWithContext(ctx)
 	if errors.Is(err, io.EOF) {

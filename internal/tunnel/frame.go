@@ -110,6 +110,7 @@ var (
 	zoneRE = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
 )
 
+// check refuses a header of another version, or with an address or a protocol that is malformed.
 func (h Header) check() error {
 	if h.V != Version {
 		return fmt.Errorf("tunnel: header version %d is not understood", h.V)

@@ -28,6 +28,7 @@ const (
 	backlog = 256
 )
 
+// muxConfig is the configuration of yamux at both ends.
 func muxConfig() *yamux.Config {
 	return &yamux.Config{
 		AcceptBacklog:          backlog,
@@ -76,6 +77,7 @@ func (s *stream) mapError(err error) error {
 // CloseWrite tells the peer that no more data follows. Reading goes on, for at most closeTimeout.
 func (s *stream) CloseWrite() error { return s.Stream.Close() }
 
+// Close ends both directions. The passed deadline wakes readers and writers, which yamux's Close would not.
 func (s *stream) Close() error {
 	s.closed.Store(true)
 	_ = s.Stream.SetDeadline(time.Unix(1, 0)) // never fails
@@ -94,6 +96,7 @@ func (s *stream) SetWriteDeadline(t time.Time) error {
 	return s.setDeadline(s.Stream.SetWriteDeadline, t)
 }
 
+// setDeadline sets a deadline, unless Close has set its own.
 func (s *stream) setDeadline(set func(time.Time) error, t time.Time) error {
 	if s.closed.Load() {
 		return net.ErrClosed

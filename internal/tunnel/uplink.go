@@ -72,6 +72,7 @@ func Connect(
 	return u, nil
 }
 
+// greet opens the control stream, answers Welcome with a signed attachment and waits for the proxy's result.
 func (u *Uplink) greet(key crypto.Signer, id identity.MachineID, version string, now func() time.Time) error {
 	raw, err := u.session.OpenStream()
 	if err != nil {

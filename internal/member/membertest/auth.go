@@ -76,6 +76,7 @@ func (d memoryDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config)
 	return tc, nil
 }
 
+// connKey is the context key of a request's connection.
 type connKey struct{}
 
 // plainListener hides that its connections are TLS, because net/http closes connections with an ALPN name
@@ -90,6 +91,7 @@ func (l plainListener) Accept() (net.Conn, error) {
 	return plainConn{conn}, nil
 }
 
+// plainConn hides its tls.Conn from net/http; caller finds it there.
 type plainConn struct{ net.Conn }
 
 // authCert makes a new certificate each time, so that it is valid whatever the cluster's clock says.
@@ -97,6 +99,7 @@ func (c *Cluster) authCert(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.ServiceCertificate(identity.Auth, "auth-1"), nil
 }
 
+// caller identifies the caller by the key of its certificate: a key that has joined is a member.
 func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,6 +121,7 @@ func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	}, nil
 }
 
+// join admits a machine whose token is unused and whose proof is right. It spends the token in any case.
 func (c *Cluster) join(
 	_ context.Context,
 	_ authrpc.Caller,
@@ -167,6 +171,7 @@ func (c *Cluster) renew(
 	return c.answer(caller.Identity, caller.Key, host), nil
 }
 
+// answer issues certificates for both keys of a machine, as Corrupt changes them.
 func (c *Cluster) answer(id identity.Identity, pub any, host ssh.PublicKey) authrpc.JoinResponse {
 	now := c.Now()
 	cert := &ssh.Certificate{
@@ -216,6 +221,7 @@ func (c *Cluster) receiveEvents(
 	return res, nil
 }
 
+// keyName is a public key as a map key.
 func keyName(pub any) string {
 	der, _ := x509.MarshalPKIXPublicKey(pub)
 	sum := sha256.Sum256(der)

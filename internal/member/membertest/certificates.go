@@ -65,6 +65,7 @@ func (c *Cluster) HostSigner(names ...string) ssh.Signer {
 	return s
 }
 
+// certificate makes an X.509 certificate for a new key, signed by the authority.
 func (c *Cluster) certificate(
 	id identity.Identity,
 	by authority,

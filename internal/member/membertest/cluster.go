@@ -291,6 +291,7 @@ func (c *Cluster) serviceCert(id identity.Identity, pub crypto.PublicKey) [][]by
 	return [][]byte{der, c.service.cert.Raw, c.root.cert.Raw}
 }
 
+// authority makes an X.509 authority under parent, or a self-signed one where parent is nil.
 func (c *Cluster) authority(name string, parent *authority) authority {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)
@@ -322,6 +323,7 @@ func (c *Cluster) nextSerial() *big.Int {
 	return big.NewInt(c.serial)
 }
 
+// must ends the test on an error. It may be called only on the test's own goroutine.
 func (c *Cluster) must(err error) {
 	if err != nil {
 		c.t.Helper()
