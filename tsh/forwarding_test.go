@@ -10,7 +10,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 	"unicode"
 
 	"golang.org/x/crypto/ssh"
@@ -81,24 +80,27 @@ func (c *client) startQuiet(args ...string) (*syncBuffer, <-chan int) {
 	return stderr, c.start(io.Discard, stderr, args...)
 }
 
-// dialSoon connects as soon as a program listens.
-func dialSoon(t *testing.T, network, addr string) net.Conn {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-tick.C {
-		if conn, err := net.Dial(network, addr); err == nil {
-			return conn
-		}
-	}
-	t.Fatalf("no program listens on %s", addr)
-	return nil
+// startForwarding is startQuiet for tsh ssh with -L or -D. When it returns, the listeners are open: tsh opens
+// them before it sends the dial request.
+func (c *client) startForwarding(args ...string) (*syncBuffer, <-chan int) {
+	stderr, codes := c.startQuiet(args...)
+	<-c.tc.dials
+	return stderr, codes
 }
 
-// exchange connects as soon as a program listens, sends "hello" with a half-close and returns the answer.
+func mustDial(t *testing.T, network, addr string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// exchange connects, sends "hello" with a half-close and returns the answer.
 func exchange(t *testing.T, network, addr string) string {
 	t.Helper()
-	conn := dialSoon(t, network, addr)
+	conn := mustDial(t, network, addr)
 	defer conn.Close()
 	_, _ = io.WriteString(conn, "hello")
 	_ = conn.(interface{ CloseWrite() error }).CloseWrite()
@@ -123,7 +125,7 @@ func TestForwardingAlone(t *testing.T) {
 	tc.addNode("web-1").forward = forwardEcho(targets)
 	c := tc.loggedIn()
 	port, dynamic, sock := freePort(t), freePort(t), filepath.Join(t.TempDir(), "s")
-	stderr, codes := c.startQuiet(
+	stderr, codes := c.startForwarding(
 		"ssh", "-N", "-L", port+":db:5432", "-L", sock+":/run/app", "-D", dynamic, "web-1",
 	)
 	for addr, want := range map[string]string{
@@ -182,7 +184,7 @@ func TestRefusedForwardedConnectionIsReported(t *testing.T) {
 	tc.addNode("web-1")
 	c := tc.loggedIn()
 	port := freePort(t)
-	stderr, codes := c.startQuiet("ssh", "-N", "-L", port+":db:5432", "web-1")
+	stderr, codes := c.startForwarding("ssh", "-N", "-L", port+":db:5432", "web-1")
 	for range 2 {
 		if got := exchange(t, "tcp", "127.0.0.1:"+port); got != "" {
 			t.Errorf("got %q, want nothing", got)
@@ -296,8 +298,8 @@ func TestForwardedConnectionsOutliveTheCommand(t *testing.T) {
 	node.command = func(string, ssh.Channel) ssh.Signal { <-open; return "" }
 	c := tc.loggedIn()
 	port := freePort(t)
-	stderr, codes := c.startQuiet("ssh", "-L", port+":db:5432", "web-1", "sleep 5")
-	conn := dialSoon(t, "tcp", "127.0.0.1:"+port)
+	stderr, codes := c.startForwarding("ssh", "-L", port+":db:5432", "web-1", "sleep 5")
+	conn := mustDial(t, "tcp", "127.0.0.1:"+port)
 	defer conn.Close()
 	stderr.waitFor("waiting for forwarded connections to end (1)")
 	_, _ = io.WriteString(conn, "late")
