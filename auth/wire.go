@@ -151,7 +151,7 @@ func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
 	if svc.logins, err = s.newLogin(svc, vault, seal); err != nil {
 		return err
 	}
-	svc.api = s.newAPI(svc, vault)
+	svc.api = s.newAPI(svc, vault.Connectors)
 	return nil
 }
 
@@ -162,11 +162,11 @@ func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) 
 		return nil, err
 	}
 	defer clear(key)
-	providers, err := oidc.New(oidc.Config{Source: vault, Now: s.cfg.Now})
+	providers, err := oidc.New(oidc.Config{Source: vault.Connectors.ConnectorReader, Now: s.cfg.Now})
 	if err != nil {
 		return nil, err
 	}
-	factor, err := totp.New(totp.Config{Store: vault, Issuer: svc.cluster.Name, Now: s.cfg.Now})
+	factor, err := totp.New(totp.Config{Store: vault.Factors, Issuer: svc.cluster.Name, Now: s.cfg.Now})
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) 
 }
 
 // newAPI makes the handler of the API with the services that only it needs.
-func (s *Server) newAPI(svc *services, vault *state.Vault) http.Handler {
+func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handler {
 	now := s.cfg.Now
 	auditLog := audit.New(svc.state.Events)
 	return api.New(api.Config{
@@ -211,7 +211,7 @@ func (s *Server) newAPI(svc *services, vault *state.Vault) http.Handler {
 			Policies:   svc.state.Reader,
 			Events:     svc.state.Events,
 			Roles:      svc.state.Roles,
-			Connectors: vault,
+			Connectors: connectors,
 			Users:      svc.state.Users,
 			Tokens:     svc.state.Tokens,
 			Join:       svc.join,

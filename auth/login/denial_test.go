@@ -144,9 +144,9 @@ func TestConnectorIsChosen(t *testing.T) {
 	_, err = f.Begin(t.Context(), proxyIdentity, req)
 	f.wantFault(err, fault.NotFound, "corp, other")
 	for _, name := range []string{"corp", "other"} {
-		stored, err := f.vault.Connector(t.Context(), name)
+		stored, err := f.vault.Connectors.Connector(t.Context(), name)
 		f.must(err)
-		f.must(f.vault.RemoveConnector(t.Context(), stored))
+		f.must(f.vault.Connectors.RemoveConnector(t.Context(), stored))
 	}
 	_, err = f.Begin(t.Context(), proxyIdentity, newClient(t).begin())
 	f.wantFault(err, fault.Unavailable, "tsh apply")

@@ -113,9 +113,9 @@ func newFixture(t *testing.T) *fixture {
 // replica makes another service over the same store, with a key that repeats one byte.
 func (f *fixture) replica(key byte) *login.Service {
 	f.t.Helper()
-	providers, err := oidc.New(oidc.Config{Source: f.vault, Now: f.clock})
+	providers, err := oidc.New(oidc.Config{Source: f.vault.Connectors, Now: f.clock})
 	f.must(err)
-	factor, err := totp.New(totp.Config{Store: f.vault, Issuer: cluster, Now: f.clock})
+	factor, err := totp.New(totp.Config{Store: f.vault.Factors, Issuer: cluster, Now: f.clock})
 	f.must(err)
 	s, err := login.New(login.Config{
 		Cluster:   cluster,
@@ -156,7 +156,7 @@ func (f *fixture) connect(name string) {
 		Traits:       []oidc.TraitRule{{Trait: "unix", Claim: "uid", Immutable: true}},
 	}.Record()
 	f.must(err)
-	f.must(f.vault.PutConnector(f.t.Context(), state.StoredConnector{Name: name}, rec))
+	f.must(f.vault.Connectors.PutConnector(f.t.Context(), state.StoredConnector{Name: name}, rec))
 }
 
 // wantFault fails unless err is of the kind, has a remedy, and contains says in its message or remedy.

@@ -22,10 +22,10 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Source reads the connectors that are configured now. state.Vault implements it.
+// Source reads the connectors that are configured now. state.ConnectorReader implements it.
 type Source interface {
 	Connector(ctx context.Context, name string) (state.StoredConnector, error)
-	Connectors(ctx context.Context) ([]state.StoredConnector, error)
+	ListConnectors(ctx context.Context) ([]state.StoredConnector, error)
 }
 
 // Config is what Providers needs.
@@ -77,7 +77,7 @@ type Choice struct{ Name, Display string }
 
 // List returns the connectors by name.
 func (p *Providers) List(ctx context.Context) ([]Choice, error) {
-	all, err := p.source.Connectors(ctx)
+	all, err := p.source.ListConnectors(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func (s *memorySource) Connector(_ context.Context, name string) (state.StoredCo
 	return state.StoredConnector{}, fault.New(fault.NotFound, "test", "none", "make one")
 }
 
-func (s *memorySource) Connectors(context.Context) ([]state.StoredConnector, error) {
+func (s *memorySource) ListConnectors(context.Context) ([]state.StoredConnector, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []state.StoredConnector

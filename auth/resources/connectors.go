@@ -43,7 +43,7 @@ func (k connectorKind) get(ctx context.Context, name string) (authrpc.Resource, 
 func (k connectorKind) list(
 	ctx context.Context, p state.Page,
 ) (out []authrpc.Resource, next string, err error) {
-	all, err := k.connectors.Connectors(ctx)
+	all, err := k.connectors.ListConnectors(ctx)
 	if err != nil {
 		return nil, "", err
 	}
@@ -130,7 +130,7 @@ func checkSameProvider(old state.StoredConnector, next oidc.Spec) error {
 // keepAdminConnector refuses a change after which no connector maps anybody to the role admin, if one did
 // before: nobody could undo it.
 func (k connectorKind) keepAdminConnector(ctx context.Context, name string, next oidc.Spec) error {
-	all, err := k.connectors.Connectors(ctx)
+	all, err := k.connectors.ListConnectors(ctx)
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func newFixture(t *testing.T) *fixture {
 		Policies:   st.Reader,
 		Events:     st.Events,
 		Roles:      st.Roles,
-		Connectors: vault,
+		Connectors: vault.Connectors,
 		Users:      st.Users,
 		Tokens:     st.Tokens,
 		Join:       f.join,
@@ -379,7 +379,7 @@ func TestTheClientSecretIsNeverShown(t *testing.T) {
 		t.Errorf("got %s, want %s in place of the secret", all, resources.Sealed)
 	}
 	f.mustApply(shown)
-	stored, err := f.vault.Connector(t.Context(), "corp")
+	stored, err := f.vault.Connectors.Connector(t.Context(), "corp")
 	f.must(err)
 	if stored.Secret != "hunter2" {
 		t.Errorf("got secret %q after applying what get showed, want it unchanged", stored.Secret)
@@ -520,9 +520,9 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 	f := newFixture(t)
 	f.addUser("alice")
 	who := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
-	old, err := f.vault.Factor(t.Context(), who)
+	old, err := f.vault.Factors.Factor(t.Context(), who)
 	f.must(err)
-	f.must(f.vault.PutFactor(t.Context(), old, state.Factor{Secret: "JBSWY3DPEHPK3PXP"}))
+	f.must(f.vault.Factors.PutFactor(t.Context(), old, state.Factor{Secret: "JBSWY3DPEHPK3PXP"}))
 	byName := f.getOne(access.Users, "alice")
 	if !strings.Contains(string(byName.Status), `"second_factor":true`) {
 		t.Errorf("got %s, want a second factor", byName.Status)

@@ -43,10 +43,10 @@ type Roles interface {
 	) error
 }
 
-// Connectors reads and changes connectors, with their secrets. state.Vault implements it.
+// Connectors reads and changes connectors, with their secrets. state.Connectors implements it.
 type Connectors interface {
 	Connector(ctx context.Context, name string) (state.StoredConnector, error)
-	Connectors(ctx context.Context) ([]state.StoredConnector, error)
+	ListConnectors(ctx context.Context) ([]state.StoredConnector, error)
 	PutConnector(
 		ctx context.Context, old state.StoredConnector, next state.Connector, events ...events.Event,
 	) error

@@ -99,7 +99,7 @@ func (v *Vault) CreateCluster(ctx context.Context, in InitialRecords) error {
 	}
 	rulesVersions.create(&c, rolesVersionKey, rulesVersion{Time: in.Cluster.Created})
 	for _, conn := range in.Connectors {
-		sealed, err := v.sealText(connectors.prefix+conn.Name, conn.Secret)
+		sealed, err := v.secrets.sealText(connectors.prefix+conn.Name, conn.Secret)
 		if err != nil {
 			return err
 		}

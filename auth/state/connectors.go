@@ -50,24 +50,30 @@ func (r *Reader) HasConnector(ctx context.Context, name string) (bool, error) {
 	return rec.Revision != 0, err
 }
 
+// ConnectorReader reads connectors with their secrets. It cannot write.
+type ConnectorReader struct {
+	reader  *Reader
+	secrets secrets
+}
+
 // Connector returns the connector of that name, or fault NotFound.
-func (v *Vault) Connector(ctx context.Context, name string) (StoredConnector, error) {
-	rec, err := connectors.get(ctx, v.writer.Reader, name)
+func (r *ConnectorReader) Connector(ctx context.Context, name string) (StoredConnector, error) {
+	rec, err := connectors.get(ctx, r.reader, name)
 	if err != nil {
 		return StoredConnector{}, err
 	}
-	return v.openConnector(rec)
+	return r.open(rec)
 }
 
-// Connectors returns all connectors, by name: a cluster has only a few.
-func (v *Vault) Connectors(ctx context.Context) ([]StoredConnector, error) {
-	recs, err := connectors.all(ctx, v.writer.Reader)
+// ListConnectors returns all connectors, by name: a cluster has only a few.
+func (r *ConnectorReader) ListConnectors(ctx context.Context) ([]StoredConnector, error) {
+	recs, err := connectors.all(ctx, r.reader)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]StoredConnector, 0, len(recs))
 	for _, rec := range recs {
-		c, err := v.openConnector(rec)
+		c, err := r.open(rec)
 		if err != nil {
 			return nil, err
 		}
@@ -76,38 +82,44 @@ func (v *Vault) Connectors(ctx context.Context) ([]StoredConnector, error) {
 	return out, nil
 }
 
-// openConnector decrypts the client secret of a stored connector.
-func (v *Vault) openConnector(rec Stored[connectorRecord]) (StoredConnector, error) {
+// open decrypts the client secret of a stored connector.
+func (r *ConnectorReader) open(rec Stored[connectorRecord]) (StoredConnector, error) {
 	out := StoredConnector{Connector: rec.Value.Connector, Name: rec.Key, Revision: rec.Revision, record: rec}
-	secret, err := v.openText(connectors.prefix+rec.Key, rec.Value.Sealed)
+	secret, err := r.secrets.openText(connectors.prefix+rec.Key, rec.Value.Sealed)
 	out.Secret = secret
 	return out, err
+}
+
+// Connectors changes connectors, and reads them.
+type Connectors struct {
+	*ConnectorReader
+	writer writer
 }
 
 // PutConnector writes the connector named old.Name. It returns fault Conflict if old is no longer what is
 // stored; an old that was not read must not exist yet. It also returns fault Conflict if the name ever stood
 // for another issuer.
-func (v *Vault) PutConnector(
+func (w *Connectors) PutConnector(
 	ctx context.Context, old StoredConnector, next Connector, events ...audit.Event,
 ) error {
-	sealed, err := v.sealText(connectors.prefix+old.Name, next.Secret)
+	sealed, err := w.secrets.sealText(connectors.prefix+old.Name, next.Secret)
 	if err != nil {
 		return err
 	}
 	old.record.Key = old.Name
 	var c change
-	if err := v.checkIssuer(ctx, &c, old.Name, next.Issuer); err != nil {
+	if err := w.checkIssuer(ctx, &c, old.Name, next.Issuer); err != nil {
 		return err
 	}
 	c.appendEvents(events...)
 	connectors.replaceOrCreate(&c, old.record, connectorRecord{Connector: next, Sealed: sealed})
-	_, err = v.writer.commit(ctx, &c)
+	_, err = w.writer.commit(ctx, &c)
 	return err
 }
 
 // checkIssuer refuses an issuer for which the name does not stand. A name that is new gets the issuer.
-func (v *Vault) checkIssuer(ctx context.Context, c *change, name, issuer string) error {
-	have, err := connectorIssuers.getOrNew(ctx, v.writer.Reader, name)
+func (w *Connectors) checkIssuer(ctx context.Context, c *change, name, issuer string) error {
+	have, err := connectorIssuers.getOrNew(ctx, w.reader, name)
 	switch {
 	case err != nil:
 		return err
@@ -124,10 +136,10 @@ func (v *Vault) checkIssuer(ctx context.Context, c *change, name, issuer string)
 }
 
 // RemoveConnector removes a connector. Its users stay, in case the connector is created again.
-func (v *Vault) RemoveConnector(ctx context.Context, old StoredConnector, events ...audit.Event) error {
+func (w *Connectors) RemoveConnector(ctx context.Context, old StoredConnector, events ...audit.Event) error {
 	var c change
 	connectors.remove(&c, old.record)
 	c.appendEvents(events...)
-	_, err := v.writer.commit(ctx, &c)
+	_, err := w.writer.commit(ctx, &c)
 	return err
 }

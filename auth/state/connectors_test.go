@@ -15,18 +15,18 @@ func withIssuer(issuer string) Connector {
 func TestConnectorsAreReadWithTheirSecret(t *testing.T) {
 	t.Parallel()
 	v := NewVault(open(t), fakeSeal{})
-	if _, err := v.Connector(t.Context(), "corp"); !fault.Is(err, fault.NotFound) {
+	if _, err := v.Connectors.Connector(t.Context(), "corp"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want not found", err)
 	}
 	corp := Connector{Spec: []byte(`{"type":"oidc"}`), Secret: "s3cret"}
-	must(t, v.PutConnector(t.Context(), StoredConnector{Name: "corp"}, corp))
-	all, err := v.Connectors(t.Context())
+	must(t, v.Connectors.PutConnector(t.Context(), StoredConnector{Name: "corp"}, corp))
+	all, err := v.Connectors.ListConnectors(t.Context())
 	if err != nil || len(all) != 1 || all[0].Name != "corp" || all[0].Secret != "s3cret" ||
 		string(all[0].Spec) != `{"type":"oidc"}` {
 		t.Fatalf("got %+v and %v, want the one written", all, err)
 	}
-	must(t, v.PutConnector(t.Context(), all[0], Connector{Spec: []byte(`{}`)}))
-	if err := v.RemoveConnector(t.Context(), all[0]); !fault.Is(err, fault.Conflict) {
+	must(t, v.Connectors.PutConnector(t.Context(), all[0], Connector{Spec: []byte(`{}`)}))
+	if err := v.Connectors.RemoveConnector(t.Context(), all[0]); !fault.Is(err, fault.Conflict) {
 		t.Errorf("got %v for the removal of an old revision, want a conflict", err)
 	}
 }
@@ -36,12 +36,12 @@ func TestConnectorNameIsBoundToItsIssuer(t *testing.T) {
 	t.Parallel()
 	v := NewVault(open(t), fakeSeal{})
 	put := func(issuer string) error {
-		old, err := v.Connector(t.Context(), "corp")
+		old, err := v.Connectors.Connector(t.Context(), "corp")
 		if !fault.Is(err, fault.NotFound) {
 			must(t, err)
 		}
 		old.Name = "corp"
-		return v.PutConnector(t.Context(), old, withIssuer(issuer))
+		return v.Connectors.PutConnector(t.Context(), old, withIssuer(issuer))
 	}
 	refused := func(when string) {
 		t.Helper()
@@ -55,11 +55,11 @@ func TestConnectorNameIsBoundToItsIssuer(t *testing.T) {
 		must(t, put("https://one.example"))
 	}
 	refused("while the connector exists")
-	stored, err := v.Connector(t.Context(), "corp")
+	stored, err := v.Connectors.Connector(t.Context(), "corp")
 	if err != nil || stored.Issuer != "https://one.example" {
 		t.Fatalf("got %+v and %v, want the first issuer", stored, err)
 	}
-	must(t, v.RemoveConnector(t.Context(), stored))
+	must(t, v.Connectors.RemoveConnector(t.Context(), stored))
 	refused("after its removal")
 	if err := put("https://one.example"); err != nil {
 		t.Errorf("got %v for the first issuer again, want none", err)
@@ -73,9 +73,9 @@ func TestInitialConnectorNameIsBoundToItsIssuer(t *testing.T) {
 		Keyring:    []byte(`{}`),
 		Connectors: []NamedConnector{{"corp", withIssuer("https://one.example")}},
 	}))
-	old, err := v.Connector(t.Context(), "corp")
+	old, err := v.Connectors.Connector(t.Context(), "corp")
 	must(t, err)
-	err = v.PutConnector(t.Context(), old, withIssuer("https://other.example"))
+	err = v.Connectors.PutConnector(t.Context(), old, withIssuer("https://other.example"))
 	if !fault.Is(err, fault.Conflict) {
 		t.Errorf("got %v, want a conflict", err)
 	}

@@ -43,24 +43,30 @@ func (r *Reader) HasFactor(ctx context.Context, k identity.UserKey) (bool, error
 	return len(rec.Value.Sealed) > 0, err
 }
 
+// Factors reads and changes second factors.
+type Factors struct {
+	writer  writer
+	secrets secrets
+}
+
 // Factor returns the user's second factor. A user without a record gets an empty one, which PutFactor may
 // write.
-func (v *Vault) Factor(ctx context.Context, k identity.UserKey) (StoredFactor, error) {
-	rec, err := factors.getOrNew(ctx, v.writer.Reader, UserID(k))
+func (w *Factors) Factor(ctx context.Context, k identity.UserKey) (StoredFactor, error) {
+	rec, err := factors.getOrNew(ctx, w.writer.Reader, UserID(k))
 	if err != nil {
 		return StoredFactor{}, err
 	}
 	out := StoredFactor{Factor: rec.Value.Factor, record: rec}
-	out.Secret, err = v.openText(factors.prefix+rec.Key, rec.Value.Sealed)
+	out.Secret, err = w.secrets.openText(factors.prefix+rec.Key, rec.Value.Sealed)
 	return out, err
 }
 
 // PutFactor writes f and its events if the factor is unchanged since old was read; otherwise it returns fault
 // Conflict. Because of this compare-and-set a TOTP step is used only once in the whole cluster.
-func (v *Vault) PutFactor(ctx context.Context, old StoredFactor, f Factor, events ...audit.Event) error {
+func (w *Factors) PutFactor(ctx context.Context, old StoredFactor, f Factor, events ...audit.Event) error {
 	next := factorRecord{Factor: f, Sealed: old.record.Value.Sealed}
 	if f.Secret != old.Secret {
-		sealed, err := v.sealText(factors.prefix+old.record.Key, f.Secret)
+		sealed, err := w.secrets.sealText(factors.prefix+old.record.Key, f.Secret)
 		if err != nil {
 			return err
 		}
@@ -69,6 +75,6 @@ func (v *Vault) PutFactor(ctx context.Context, old StoredFactor, f Factor, event
 	var c change
 	c.appendEvents(events...)
 	factors.replaceOrCreate(&c, old.record, next)
-	_, err := v.writer.commit(ctx, &c)
+	_, err := w.writer.commit(ctx, &c)
 	return err
 }

@@ -7,29 +7,44 @@ type Seal interface {
 	Open(name string, sealed []byte) ([]byte, error)
 }
 
-// Vault reads and writes the records that hold secrets: connectors and second factors. Without a Vault nobody
-// can read a secret: a State holds no seal, and neither does a stolen disk. It is safe for concurrent use.
+// Vault is the access to records that hold secrets: connectors and second factors. Without a Vault nobody can
+// read a secret: a State holds no seal, and neither does a stolen disk. Like State, only the wiring of auth
+// holds one, and hands out its parts. It is safe for concurrent use.
 type Vault struct {
-	writer writer
-	seal   Seal
+	Connectors *Connectors
+	Factors    *Factors
+
+	writer  writer // for CreateCluster
+	secrets secrets
 }
 
 // NewVault stores secrets in s, encrypted by seal.
-func NewVault(s *State, seal Seal) *Vault { return &Vault{writer: s.writer, seal: seal} }
+func NewVault(s *State, seal Seal) *Vault {
+	sec := secrets{seal}
+	return &Vault{
+		Connectors: &Connectors{&ConnectorReader{s.Reader, sec}, s.writer},
+		Factors:    &Factors{s.writer, sec},
+		writer:     s.writer,
+		secrets:    sec,
+	}
+}
+
+// secrets seals and opens the secrets of records.
+type secrets struct{ seal Seal }
 
 // sealText seals a secret under the key of its record. An empty secret stays empty.
-func (v *Vault) sealText(key, secret string) ([]byte, error) {
+func (s secrets) sealText(key, secret string) ([]byte, error) {
 	if secret == "" {
 		return nil, nil
 	}
-	return v.seal.Seal(key, []byte(secret))
+	return s.seal.Seal(key, []byte(secret))
 }
 
 // openText reverses sealText.
-func (v *Vault) openText(key string, sealed []byte) (string, error) {
+func (s secrets) openText(key string, sealed []byte) (string, error) {
 	if len(sealed) == 0 {
 		return "", nil
 	}
-	plain, err := v.seal.Open(key, sealed)
+	plain, err := s.seal.Open(key, sealed)
 	return string(plain), err
 }

@@ -35,17 +35,17 @@ func TestSecretsAreSealedAtRestAndSurviveOtherWrites(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	v := NewVault(s, fakeSeal{})
-	f, err := v.Factor(t.Context(), alice)
+	f, err := v.Factors.Factor(t.Context(), alice)
 	must(t, err)
-	must(t, v.PutFactor(t.Context(), f, Factor{Secret: "JBSWY3DP"}))
-	f, err = v.Factor(t.Context(), alice)
+	must(t, v.Factors.PutFactor(t.Context(), f, Factor{Secret: "JBSWY3DP"}))
+	f, err = v.Factors.Factor(t.Context(), alice)
 	must(t, err)
 	next := f.Factor
 	next.LastStep = 7
-	must(t, v.PutFactor(t.Context(), f, next))
+	must(t, v.Factors.PutFactor(t.Context(), f, next))
 	corp := Connector{Spec: []byte(`{}`), Secret: "JBSWY3DP"}
-	must(t, v.PutConnector(t.Context(), StoredConnector{Name: "corp"}, corp))
-	got, err := v.Factor(t.Context(), alice)
+	must(t, v.Connectors.PutConnector(t.Context(), StoredConnector{Name: "corp"}, corp))
+	got, err := v.Factors.Factor(t.Context(), alice)
 	if err != nil || got.Secret != "JBSWY3DP" || got.LastStep != 7 {
 		t.Errorf("got %+v and %v, want the secret and step 7", got.Factor, err)
 	}
@@ -60,12 +60,11 @@ func TestSecretsAreSealedAtRestAndSurviveOtherWrites(t *testing.T) {
 func TestPutFactorComparesRevisions(t *testing.T) {
 	t.Parallel()
 	v := NewVault(open(t), fakeSeal{})
-	f, err := v.Factor(t.Context(), alice)
+	f, err := v.Factors.Factor(t.Context(), alice)
 	must(t, err)
 	for i, want := range []fault.Kind{"", fault.Conflict} {
-		if err := v.PutFactor(t.Context(), f, Factor{Secret: "JBSWY3DP", LastStep: int64(i)}); fault.KindOf(
-			err,
-		) != want {
+		next := Factor{Secret: "JBSWY3DP", LastStep: int64(i)}
+		if err := v.Factors.PutFactor(t.Context(), f, next); fault.KindOf(err) != want {
 			t.Errorf("write %d: got %v, want kind %q", i+1, err, want)
 		}
 	}

@@ -27,7 +27,7 @@ const (
 )
 
 // Store keeps second factors. PutFactor returns fault Conflict when the factor was written since it was read.
-// state.Vault implements it.
+// state.Factors implements it.
 type Store interface {
 	Factor(ctx context.Context, who identity.UserKey) (state.StoredFactor, error)
 	PutFactor(ctx context.Context, old state.StoredFactor, f state.Factor, events ...audit.Event) error

@@ -58,7 +58,7 @@ func (f *fixture) restart() {
 	f.t.Helper()
 	var err error
 	f.Service, err = totp.New(totp.Config{
-		Store:  f.vault,
+		Store:  f.vault.Factors,
 		Issuer: "example.com",
 		Now:    func() time.Time { return f.now },
 	})
