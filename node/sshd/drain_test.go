@@ -2,20 +2,18 @@ package sshd_test
 
 import (
 	"context"
-	"io"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
-// drain begins to stop the server, and gives what ends the time to drain, and what tells that no connection
-// is left.
-func (r *fixture) drain() (hurry context.CancelFunc, done chan struct{}) {
+// drain begins to drain the server. expire ends the time to drain; done is closed when no connection is left.
+func (r *fixture) drain() (expire context.CancelFunc, done chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done = make(chan struct{})
 	go func() { defer close(done); r.server.Drain(ctx) }()
@@ -28,43 +26,32 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	r := newFixture(t, nil)
 	c, unused := r.client(), r.client()
 	s := newSession(t, c)
-	if err := s.RequestPty("xterm", 24, 80, nil); err != nil {
-		t.Fatal(err)
-	}
+	requestTerminal(t, s, "xterm")
 	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
-	if err := s.Start("read line; exit 3"); err != nil {
-		t.Fatal(err)
-	}
+	startProgram(t, s, "read line; exit 3")
 	_, done := r.drain()
-	eventually(
-		t,
-		"the terminal is told",
-		func() bool { return strings.Contains(errs.String(), "\r\nthreshold: this node is about to stop") },
-	)
+	errs.await(t, "\r\nthreshold: this node is about to stop")
 	if err := unused.Wait(); err == nil {
 		t.Error("got a connection without sessions ended by the client, want by the node")
 	}
 	_, banner, err := r.dial(testAccount(), r.signer())
-	if err == nil || !strings.Contains(banner, "this node is stopping") ||
-		!strings.Contains(banner, "hint: ") {
-		t.Errorf("got %v and banner %q, want nobody new let in, and told why", err, banner)
+	if err == nil || !strings.Contains(banner, "this node is stopping") || !strings.Contains(banner, "hint: ") {
+		t.Errorf("got %v and banner %q, want a new login refused with the reason", err, banner)
 	}
-	if got := run(t, c, "echo in", ""); got.status != 126 ||
-		!strings.Contains(got.err, "this node is stopping") {
+	got := run(t, c, "echo in", "")
+	if got.status != 126 || !strings.Contains(got.err, "this node is stopping") {
 		t.Errorf("got %+v, want no further session on a connection that stays", got)
 	}
-	if _, err := io.WriteString(in, "bye\n"); err != nil {
-		t.Fatal(err)
-	}
+	fmt.Fprintln(in, "bye")
 	if got := resultOf(t, s.Wait(), &out, &errs); got.status != 3 {
 		t.Errorf("got %+v, want the program's own status", got)
 	}
 	receive(t, "the end", done)
-	if got := r.recorded(audit.SessionEnded); len(got) != 1 || got[0].Fields["status"] != "3" ||
-		got[0].Fields["ended_by"] != "" {
-		t.Errorf("got %+v, want one session, ended by itself", got)
+	ends := r.recorded(audit.SessionEnded)
+	if len(ends) != 1 || ends[0].Fields["status"] != "3" || ends[0].Fields["ended_by"] != "" {
+		t.Errorf("got %+v, want one session, ended by itself", ends)
 	}
 }
 
@@ -73,50 +60,47 @@ func TestSessionsEndWhenTheDrainTimeIsOver(t *testing.T) {
 	r := newFixture(t, nil)
 	s := newSession(t, r.client())
 	var out, errs syncBuffer
+	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
-	if err := s.Start("echo on; sleep 1000"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the program runs", func() bool { return out.String() != "" })
-	hurry, done := r.drain()
+	startProgram(t, s, "cat")
+	expire, done := r.drain()
+	r.awaitLog(t, "draining: waiting for sessions to end")
+	fmt.Fprintln(in, "still here")
+	out.await(t, "still here")
 	select {
 	case <-done:
 		t.Fatal("got an end while a session runs")
-	case <-time.After(300 * time.Millisecond):
+	default:
 	}
-	hurry()
+	expire()
 	wantEnded(t, r, resultOf(t, s.Wait(), &out, &errs), "stop", "this node is stopping")
 	receive(t, "the end", done)
 }
 
-// Channels that were asked for before the end and are opened after it, with requests that nobody takes any
-// more, hold up no stop.
+// Channels that the node opened, and that the client confirms with requests after the end has begun, do not
+// delay it.
 func TestLateChannelOpensDoNotBlockShutdown(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
-	came := channelOpens(t, c, "forwarded-tcpip")
+	opens := channelOpens(t, c, "forwarded-tcpip")
 	port, err := listenTCP(c, "127.0.0.1", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var asked []ssh.NewChannel
+	var late []ssh.NewChannel
 	for range 5 {
 		visitor, err := net.Dial("tcp", loopbackFor("", port))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer visitor.Close()
-		asked = append(asked, receive(t, "a visitor", came))
+		late = append(late, receive(t, "a channel", opens))
 	}
-	hurry, done := r.drain()
-	hurry()
-	eventually(
-		t,
-		"the connection is ended",
-		func() bool { return strings.Contains(r.logged(), "connection ended") },
-	)
-	for _, nc := range asked {
+	expire, done := r.drain()
+	expire()
+	r.awaitLog(t, "connection ended")
+	for _, nc := range late {
 		if ch, _, err := nc.Accept(); err == nil {
 			for range 100 {
 				_, _ = ch.SendRequest("more", false, nil)
@@ -127,6 +111,7 @@ func TestLateChannelOpensDoNotBlockShutdown(t *testing.T) {
 }
 
 func TestAnUnusedNodeStopsAtOnce(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	_, done := r.drain()
 	receive(t, "the end", done)

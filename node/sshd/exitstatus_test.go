@@ -11,6 +11,7 @@ import (
 // OpenSSH closes a channel as soon as it has seen the end of the output, if its own input has ended: a status
 // sent after that is lost, and the person is told 255.
 func TestExitStatusReachesAClientThatClosesAtEOF(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client(r.signer("ops"))
 	defer c.Close()

@@ -40,10 +40,12 @@ func startStalled(t *testing.T, c *ssh.Client) (*ssh.Session, int) {
 func processGone(pid int) bool { return syscall.Kill(pid, 0) == syscall.ESRCH }
 
 func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	s, pid := startStalled(t, c)
 	command := ssh.Marshal(struct{ Command string }{"true"})
-	for range 100 { // each is refused in words, for which the window has no room; together they are more than any queue holds
+	// each is refused in words, for which the window has no room; together they are more than any queue holds
+	for range 100 {
 		if _, err := s.SendRequest("exec", false, command); err != nil {
 			t.Fatal(err)
 		}
@@ -59,6 +61,7 @@ func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 }
 
 func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	r.allow(fullRole("ops", "exec"))
 	c := r.client()
@@ -84,6 +87,7 @@ func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {
 }
 
 func TestHandshakesOfOneAddressDoNotBlockOthers(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	elsewhere := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	for i := range 80 {
@@ -100,6 +104,7 @@ func TestHandshakesOfOneAddressDoNotBlockOthers(t *testing.T) {
 }
 
 func TestManySimultaneousLoginsAllSucceed(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	signer := r.signer()
 	var all sync.WaitGroup
@@ -129,6 +134,7 @@ func wire(parts ...any) (b []byte) {
 }
 
 func TestMalformedRequestPayloads(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	const most = ^uint32(0)
@@ -137,32 +143,57 @@ func TestMalformedRequestPayloads(t *testing.T) {
 		request string
 		payload []byte
 	}{
-		"a terminal without a payload":        {"pty-req", nil},
-		"a terminal cut short":                {"pty-req", wire("xterm", uint32(80))},
-		"a terminal of no size":               {"pty-req", wire("xterm", uint32(0), uint32(0), uint32(0), uint32(0), "")},
-		"a terminal without bounds":           {"pty-req", wire("xterm", most, most, most, most, "\x80\xff\xff\xff\xff\x01")},
-		"a terminal with many modes":          {"pty-req", wire("xterm", uint32(80), uint32(24), uint32(0), uint32(0), strings.Repeat("\x35\x00\x00\x00\x01", 10_000))},
-		"modes cut short":                     {"pty-req", wire("xterm", uint32(80), uint32(24), uint32(0), uint32(0), "\x35\x00")},
-		"a terminal of a type that is a path": {"pty-req", wire("../../etc/passwd\x00", uint32(80), uint32(24), uint32(0), uint32(0), "")},
-		"a length beyond the payload":         {"pty-req", []byte{0xff, 0xff, 0xff, 0xff, 'x'}},
-		"a window of no size":                 {"window-change", wire(uint32(0), uint32(0), uint32(0), uint32(0))},
-		"a window without bounds":             {"window-change", wire(most, most, most, most)},
-		"a window cut short":                  {"window-change", wire(uint32(1))},
-		"a variable cut short":                {"env", wire("LANG")},
-		"a long variable":                     {"env", wire("LANG", long)},
-		"a variable with a line's end":        {"env", wire("LANG", "C\nLD_PRELOAD=/tmp/x.so")},
-		"a variable whose name is another's":  {"env", wire("LANG=C\x00LD_PRELOAD", "x")},
-		"a signal without a name":             {"signal", wire("")},
-		"a signal by its number":              {"signal", wire("9")},
-		"a signal before there is a program":  {"signal", wire("KILL")},
-		"a long signal":                       {"signal", wire(long)},
-		"a subsystem cut short":               {"subsystem", []byte{0, 0}},
-		"a subsystem without a name":          {"subsystem", wire("")},
-		"a command cut short":                 {"exec", []byte{0, 0, 0, 9, 'x'}},
-		"a command with a NUL":                {"exec", wire("true\x00false")},
-		"a command that is too long":          {"exec", wire(strings.Repeat("A", 125<<10))},
-		"a request with a long name":          {long, nil},
-		"a request with a name that acts":     {"\x1b]0;x\x07", nil},
+		"a terminal without a payload": {"pty-req", nil},
+		"a terminal cut short":         {"pty-req", wire("xterm", uint32(80))},
+		"a terminal of no size": {
+			"pty-req",
+			wire("xterm", uint32(0), uint32(0), uint32(0), uint32(0), ""),
+		},
+		"a terminal without bounds": {
+			"pty-req",
+			wire("xterm", most, most, most, most, "\x80\xff\xff\xff\xff\x01"),
+		},
+		"a terminal with many modes": {
+			"pty-req",
+			wire(
+				"xterm",
+				uint32(80),
+				uint32(24),
+				uint32(0),
+				uint32(0),
+				strings.Repeat("\x35\x00\x00\x00\x01", 10_000),
+			),
+		},
+		"modes cut short": {
+			"pty-req",
+			wire("xterm", uint32(80), uint32(24), uint32(0), uint32(0), "\x35\x00"),
+		},
+		"a terminal of a type that is a path": {
+			"pty-req",
+			wire("../../etc/passwd\x00", uint32(80), uint32(24), uint32(0), uint32(0), ""),
+		},
+		"a length beyond the payload": {"pty-req", []byte{0xff, 0xff, 0xff, 0xff, 'x'}},
+		"a window of no size": {
+			"window-change",
+			wire(uint32(0), uint32(0), uint32(0), uint32(0)),
+		},
+		"a window without bounds":            {"window-change", wire(most, most, most, most)},
+		"a window cut short":                 {"window-change", wire(uint32(1))},
+		"a variable cut short":               {"env", wire("LANG")},
+		"a long variable":                    {"env", wire("LANG", long)},
+		"a variable with a line's end":       {"env", wire("LANG", "C\nLD_PRELOAD=/tmp/x.so")},
+		"a variable whose name is another's": {"env", wire("LANG=C\x00LD_PRELOAD", "x")},
+		"a signal without a name":            {"signal", wire("")},
+		"a signal by its number":             {"signal", wire("9")},
+		"a signal before there is a program": {"signal", wire("KILL")},
+		"a long signal":                      {"signal", wire(long)},
+		"a subsystem cut short":              {"subsystem", []byte{0, 0}},
+		"a subsystem without a name":         {"subsystem", wire("")},
+		"a command cut short":                {"exec", []byte{0, 0, 0, 9, 'x'}},
+		"a command with a NUL":               {"exec", wire("true\x00false")},
+		"a command that is too long":         {"exec", wire(strings.Repeat("A", 125<<10))},
+		"a request with a long name":         {long, nil},
+		"a request with a name that acts":    {"\x1b]0;x\x07", nil},
 	} {
 		s := newSession(t, c)
 		_, err := s.SendRequest(ask.request, true, ask.payload)
@@ -176,7 +207,11 @@ func TestMalformedRequestPayloads(t *testing.T) {
 	}
 	s := newSession(t, c)
 	for i := range 1000 {
-		if _, err := s.SendRequest("env", false, wire("LC_"+strings.Repeat("A", 1+i/26%30)+string(rune('A'+i%26)), "x")); err != nil {
+		if _, err := s.SendRequest(
+			"env",
+			false,
+			wire("LC_"+strings.Repeat("A", 1+i/26%30)+string(rune('A'+i%26)), "x"),
+		); err != nil {
 			t.Fatal(err)
 		}
 	}

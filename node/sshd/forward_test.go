@@ -98,10 +98,14 @@ func wantEcho(t *testing.T, c interface {
 var megabytes = strings.Repeat("0123456789abcdef", 1<<17)
 
 func TestLocalForwards(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	tcp, unix := startEcho(t, "tcp"), startEcho(t, "unix")
-	for name, extra := range map[string][]byte{"direct-tcpip": directTCP(tcp), "direct-streamlocal@openssh.com": wire(unix.String(), "", uint32(0))} {
+	for name, extra := range map[string][]byte{
+		"direct-tcpip":                   directTCP(tcp),
+		"direct-streamlocal@openssh.com": wire(unix.String(), "", uint32(0)),
+	} {
 		for range 2 {
 			ch, reqs, err := c.OpenChannel(name, extra)
 			if err != nil {
@@ -126,6 +130,7 @@ func TestLocalForwards(t *testing.T) {
 	}
 }
 
+// It is not parallel: another test might listen on a port that must be free.
 func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 	names := map[string][]netip.Addr{
 		"metadata.example": {netip.MustParseAddr("169.254.169.254")},
@@ -198,8 +203,15 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 	if n := len(r.recorded(audit.SessionRefused)); n != 7 {
 		t.Errorf("got %d refusals on record, want the 7 that are prohibited", n)
 	}
-	for path, words := range map[string]string{filepath.Join(t.TempDir(), "none"): "does not exist", "": "no path", "/a\x00b": "not a valid path"} {
-		if _, _, err := c.OpenChannel("direct-streamlocal@openssh.com", wire(path, "", uint32(0))); err == nil ||
+	for path, words := range map[string]string{
+		filepath.Join(t.TempDir(), "none"): "does not exist",
+		"":                                 "no path",
+		"/a\x00b":                          "not a valid path",
+	} {
+		if _, _, err := c.OpenChannel(
+			"direct-streamlocal@openssh.com",
+			wire(path, "", uint32(0)),
+		); err == nil ||
 			!strings.Contains(err.Error(), words) {
 			t.Errorf("%q: got %v, want %q in it", path, err, words)
 		}
@@ -216,11 +228,14 @@ func channelOpens(t *testing.T, c *ssh.Client, kind string) <-chan ssh.NewChanne
 	return ch
 }
 
+// It is not parallel: another test might listen on a port that must be free.
 func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
 	r := newFixture(t, nil)
 	c := r.client()
 	came := channelOpens(t, c, "forwarded-tcpip")
-	for _, host := range []string{"", "localhost", "0.0.0.0", "::", "*", "127.0.0.1", "192.0.2.1", "db.example"} {
+	for _, host := range []string{
+		"", "localhost", "0.0.0.0", "::", "*", "127.0.0.1", "192.0.2.1", "db.example",
+	} {
 		port, err := listenTCP(c, host, 0)
 		if err != nil {
 			t.Errorf("%q: %v", host, err)
@@ -289,10 +304,14 @@ func onlyLoopback(t *testing.T, port uint32) {
 }
 
 func TestRemoteForwardsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	taken := uint32(startEcho(t, "tcp").(*net.TCPAddr).Port)
-	for name, payload := range map[string][]byte{"taken": wire("localhost", taken), "too high": wire("localhost", uint32(65536)), "cut short": wire("localhost"), "odd host": wire("a\nb", uint32(0))} {
+	for name, payload := range map[string][]byte{
+		"taken": wire("localhost", taken), "too high": wire("localhost", uint32(65536)),
+		"cut short": wire("localhost"), "odd host": wire("a\nb", uint32(0)),
+	} {
 		if ok, _, err := c.SendRequest("tcpip-forward", true, payload); ok || err != nil {
 			t.Errorf("%s: got %v, %v, want refused", name, ok, err)
 		}
@@ -310,6 +329,7 @@ func TestRemoteForwardsThatAreRefused(t *testing.T) {
 	})
 }
 
+// It is not parallel: another test might listen on a port that must be free.
 func TestListenersEndWithTheirConnection(t *testing.T) {
 	r := newFixture(t, nil)
 	c := r.client()
@@ -336,6 +356,7 @@ func TestListenersEndWithTheirConnection(t *testing.T) {
 }
 
 func TestRemoteForwardsOfUnixSockets(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	came := channelOpens(t, c, "forwarded-streamlocal@openssh.com")
@@ -373,6 +394,7 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 }
 
 func TestAgentForwarding(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	keyring := agent.NewKeyring()
@@ -432,6 +454,7 @@ func TestAgentForwarding(t *testing.T) {
 }
 
 func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	came := channelOpens(t, c, "forwarded-tcpip")
@@ -457,6 +480,7 @@ func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
 }
 
 func TestForwardsOfOneConnectionAreLimited(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	extra := directTCP(startEcho(t, "tcp"))
@@ -475,6 +499,7 @@ func TestForwardsOfOneConnectionAreLimited(t *testing.T) {
 }
 
 func TestNoMoreSessionsDoesNotStopForwards(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	if _, _, err := c.SendRequest("no-more-sessions@openssh.com", true, nil); err != nil {
 		t.Fatal(err)
@@ -488,6 +513,7 @@ func TestNoMoreSessionsDoesNotStopForwards(t *testing.T) {
 }
 
 func TestForwardsThatCannotBeAuditedAreRefused(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	r.mu.Lock()
@@ -511,6 +537,7 @@ func TestForwardsThatCannotBeAuditedAreRefused(t *testing.T) {
 }
 
 func TestForwardsNeedTheCertificateExtension(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	signer := r.cluster.UserSigner(r.cluster.User("alice@example.com", "ops"), func(c *ssh.Certificate) {
 		delete(c.Extensions, "permit-port-forwarding")
@@ -543,7 +570,10 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 10 {
-			for name, extra := range map[string][]byte{"direct-tcpip": tcp, "direct-streamlocal@openssh.com": unix} {
+			for name, extra := range map[string][]byte{
+				"direct-tcpip":                   tcp,
+				"direct-streamlocal@openssh.com": unix,
+			} {
 				ch, reqs, err := c.OpenChannel(name, extra)
 				if err != nil {
 					t.Fatal(err)
@@ -575,6 +605,7 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 }
 
 func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c, waiting := r.client(), r.client()
 	to := directTCP(startEcho(t, "tcp"))
@@ -600,9 +631,13 @@ func TestForwardsMayFinishWhileTheNodeDrains(t *testing.T) {
 }
 
 func TestForwardsNeedARealAccount(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	put := func(name, text string) {
-		if err := errors.Join(os.MkdirAll(filepath.Join(root, "etc"), 0o755), os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o600)); err != nil {
+		if err := errors.Join(
+			os.MkdirAll(filepath.Join(root, "etc"), 0o755),
+			os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o600),
+		); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/access"
@@ -30,13 +32,17 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if code, is := process.RunHelper(); is {
+	if code, ok := process.RunHelper(); ok {
 		os.Exit(code)
 	}
-	if code, is := asaccount.RunHelper(); is {
+	if code, ok := asaccount.RunHelper(); ok {
 		os.Exit(code)
 	}
-	os.Exit(m.Run())
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("8") // these tests spend most of their time in grace periods and limits
+	}
+	goleak.VerifyTestMain(m)
 }
 
 // testAccount is the account that tests run as.
@@ -48,24 +54,22 @@ func testAccount() string {
 	return u.Username
 }
 
-// fullRole lets the role's holders do all there is, as this account.
+// fullRole is a role with these actions, or all there are, as the account of the tests.
 func fullRole(name string, actions ...string) access.Role {
 	if len(actions) == 0 {
 		actions = []string{"shell", "exec", "sftp", "forward-local", "forward-remote", "forward-agent"}
 	}
 	return access.Role{
 		Name: name,
-		Allow: []access.Grant{
-			{
-				Nodes:   map[string]access.Strings{"*": {"*"}},
-				Logins:  access.Strings{testAccount()},
-				Actions: actions,
-			},
-		},
+		Allow: []access.Grant{{
+			Nodes:   map[string]access.Strings{"*": {"*"}},
+			Logins:  access.Strings{testAccount()},
+			Actions: actions,
+		}},
 	}
 }
 
-// fixture is a server with what it needs, and a listener for its clients.
+// fixture is a server in a cluster of its own, with a listener for its clients. It is the server's log.
 type fixture struct {
 	t       testing.TB
 	cluster *membertest.Cluster
@@ -75,16 +79,18 @@ type fixture struct {
 	cancel  context.CancelFunc
 	server  *sshd.Server
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	trust    *rules.Trust
 	events   []audit.Event
-	auditErr error // what recording fails with
+	changed  chan struct{} // closed and replaced by signal
+	auditErr error         // what auditing fails with
 	log      bytes.Buffer
 }
 
 func (r *fixture) Write(b []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.signal()
 	return r.log.Write(b)
 }
 
@@ -101,9 +107,58 @@ func (r *fixture) record(e audit.Event) error {
 		r.t.Errorf("event: %v", err)
 	}
 	r.events = append(r.events, e)
+	r.signal()
 	return nil
 }
 
+// signal says that there is a new event or a new line in the log. It is called with mu held.
+func (r *fixture) signal() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// await waits until ok, which is asked again after each event and each line of the log.
+func (r *fixture) await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		r.mu.Lock()
+		changed := r.changed
+		r.mu.Unlock()
+		if ok() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatalf("%s: not so after 10 s", what)
+		}
+	}
+}
+
+// awaitLog waits for a line of the log that contains text.
+func (r *fixture) awaitLog(t testing.TB, text string) {
+	t.Helper()
+	r.await(t, text+" in the log", func() bool { return strings.Contains(r.logged(), text) })
+}
+
+// awaitEnd waits for the first event of a session's end, and returns it.
+func (r *fixture) awaitEnd(t testing.TB) audit.Event {
+	t.Helper()
+	r.await(t, "the end of a session in the audit log", func() bool {
+		return len(r.recorded(audit.SessionEnded)) > 0
+	})
+	return r.recorded(audit.SessionEnded)[0]
+}
+
+// failAudit makes auditing fail with err, or work again if err is nil.
+func (r *fixture) failAudit(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.auditErr = err
+}
+
+// recorded returns the events of a code.
 func (r *fixture) recorded(code audit.Code) []audit.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -133,8 +188,8 @@ func (r *fixture) setRules(set rules.Set) {
 	r.mu.Unlock()
 }
 
-// accountsWithTempHome is this account with a home of the test's own: what people have in theirs, shells run
-// and tests would wait for.
+// accountsWithTempHome has the account of the tests with a temporary home: in the real one, a shell might
+// find something to run.
 func accountsWithTempHome(t testing.TB) account.Database {
 	t.Helper()
 	u, err := user.Current()
@@ -144,8 +199,13 @@ func accountsWithTempHome(t testing.TB) account.Database {
 	a := account.Local()
 	a.Root = t.TempDir()
 	etc := filepath.Join(a.Root, "etc")
-	if err := errors.Join(os.Mkdir(etc, 0o755), os.WriteFile(filepath.Join(etc, "group"), nil, 0o600),
-		os.WriteFile(filepath.Join(etc, "passwd"), []byte(fmt.Sprintf("%s:x:%s:%s::%s:/bin/bash\n", u.Username, u.Uid, u.Gid, t.TempDir())), 0o600)); err != nil {
+	passwd := fmt.Sprintf("%s:x:%s:%s::%s:/bin/bash\n", u.Username, u.Uid, u.Gid, t.TempDir())
+	err = errors.Join(
+		os.Mkdir(etc, 0o755),
+		os.WriteFile(filepath.Join(etc, "group"), nil, 0o600),
+		os.WriteFile(filepath.Join(etc, "passwd"), []byte(passwd), 0o600),
+	)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return a
@@ -161,24 +221,22 @@ func (r *fixture) home() string {
 	return acc.Home
 }
 
+// newFixture starts a server that ends with the test. change may change its configuration before.
 func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 	t.Helper()
 	c := membertest.New(t)
-	m, err := member.LoadOrJoin(
-		t.Context(),
-		member.Config{
-			Dir:      filepath.Join(t.TempDir(), "data"),
-			Kind:     identity.Node,
-			AuthAddr: c.Addr(),
-			Token:    c.Token(identity.Node),
-			Name:     "web-1",
-			Labels:   identity.Labels{"env": "test"},
-		},
-	)
+	m, err := member.LoadOrJoin(t.Context(), member.Config{
+		Dir:      filepath.Join(t.TempDir(), "data"),
+		Kind:     identity.Node,
+		AuthAddr: c.Addr(),
+		Token:    c.Token(identity.Node),
+		Name:     "web-1",
+		Labels:   identity.Labels{"env": "test"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &fixture{t: t, cluster: c, member: m}
+	r := &fixture{t: t, cluster: c, member: m, changed: make(chan struct{})}
 	r.allow(fullRole("ops"))
 	r.cfg = sshd.Config{
 		Identity:   m.Identity,
@@ -196,6 +254,7 @@ func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 	return r
 }
 
+// serve starts a server with the configuration of now. Clients reach it from now on.
 func (r *fixture) serve() {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -213,13 +272,8 @@ func (r *fixture) serve() {
 			if err != nil {
 				return
 			}
-			all.Go(func() {
-				server.Serve(
-					ctx,
-					conn,
-					sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", Protocol: "dial"},
-				)
-			})
+			origin := sshd.Origin{From: conn.RemoteAddr().String(), Proxy: "proxy-1", Protocol: "dial"}
+			all.Go(func() { server.Serve(ctx, conn, origin) })
 		}
 	})
 	r.t.Cleanup(func() { cancel(); ln.Close(); all.Wait() })
@@ -246,22 +300,23 @@ func (r *fixture) client(signers ...ssh.Signer) *ssh.Client {
 	return c
 }
 
+// dial logs in with certificates or keys. banner is all that the server said.
 func (r *fixture) dial(login string, signers ...ssh.Signer) (c *ssh.Client, banner string, err error) {
 	return r.dialWith(login, ssh.PublicKeys(signers...))
 }
 
 func (r *fixture) dialWith(login string, auth ...ssh.AuthMethod) (c *ssh.Client, banner string, err error) {
 	var text strings.Builder
-	cfg := &ssh.ClientConfig{User: login, Auth: auth, Timeout: 10 * time.Second,
+	authorities := []ssh.PublicKey{r.cluster.HostAuthority()}
+	cfg := &ssh.ClientConfig{
+		User:           login,
+		Auth:           auth,
+		Timeout:        10 * time.Second,
 		BannerCallback: func(m string) error { text.WriteString(m); return nil },
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			return identity.VerifySSHHost(
-				key,
-				"web-1",
-				[]ssh.PublicKey{r.cluster.HostAuthority()},
-				time.Now(),
-			)
-		}}
+			return identity.VerifySSHHost(key, "web-1", authorities, time.Now())
+		},
+	}
 	c, err = ssh.Dial("tcp", r.addr, cfg)
 	if err == nil {
 		r.t.Cleanup(func() { c.Close() })
@@ -285,6 +340,7 @@ func run(t testing.TB, c *ssh.Client, command string, stdin string) result {
 	return resultOf(t, s.Run(command), &out, &errs)
 }
 
+// resultOf is the result of a program that ended with err.
 func resultOf(t testing.TB, err error, out, errs fmt.Stringer) result {
 	t.Helper()
 	r := result{out: out.String(), err: errs.String()}
@@ -308,7 +364,7 @@ func newSession(t testing.TB, c *ssh.Client) *ssh.Session {
 	return s
 }
 
-// receive fails the test when what it waits for does not come.
+// receive waits for a value. It fails the test if none comes.
 func receive[T any](t testing.TB, what string, ch <-chan T) (v T) {
 	t.Helper()
 	select {
@@ -319,7 +375,7 @@ func receive[T any](t testing.TB, what string, ch <-chan T) (v T) {
 	return v
 }
 
-// eventually polls, for facts of the operating system that nothing announces.
+// eventually polls. It is for facts of the operating system, which nothing announces.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -331,5 +387,24 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		case <-deadline:
 			t.Fatalf("%s: not so after 10 s", what)
 		}
+	}
+}
+
+// execPayload is the payload of an exec request.
+func execPayload(command string) []byte { return ssh.Marshal(struct{ Command string }{command}) }
+
+// startProgram starts a command in a session.
+func startProgram(t testing.TB, s *ssh.Session, command string) {
+	t.Helper()
+	if err := s.Start(command); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// requestTerminal requests a terminal of 80 columns and 24 lines for a session.
+func requestTerminal(t testing.TB, s *ssh.Session, term string) {
+	t.Helper()
+	if err := s.RequestPty(term, 24, 80, nil); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -87,6 +87,7 @@ func (m *limitedConnection) endedAt(start time.Time, d time.Duration) *endReason
 const minute, hour = access.Duration(time.Minute), access.Duration(time.Hour)
 
 func TestTheSoonestLimitEndsAConnection(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		options access.Options
@@ -96,10 +97,34 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 		says    string
 	}{
 		{"no limit", access.Options{}, time.Minute, 0, "", ""},
-		{"nothing typed", access.Options{IdleTimeout: 10 * minute}, time.Hour, 10 * time.Minute, "idle_timeout", "nothing was typed for 10m (role ops, idle_timeout)"},
-		{"the longest session", access.Options{MaxSession: 2 * hour, IdleTimeout: 3 * hour}, time.Hour, 2 * time.Hour, "max_session", "it may last 2h (role ops, max_session)"},
-		{"the certificate", access.Options{EndWithCertificate: true, MaxSession: 2 * hour}, time.Hour, time.Hour, "end_with_certificate", "ended with its certificate (role ops, end_with_certificate)"},
-		{"a certificate that may end", access.Options{MaxSession: 2 * hour}, time.Hour, 2 * time.Hour, "max_session", ""},
+		{
+			"nothing typed",
+			access.Options{IdleTimeout: 10 * minute},
+			time.Hour,
+			10 * time.Minute,
+			"idle_timeout",
+			"nothing was typed for 10m (role ops, idle_timeout)",
+		},
+		{
+			"the longest session",
+			access.Options{MaxSession: 2 * hour, IdleTimeout: 3 * hour},
+			time.Hour,
+			2 * time.Hour,
+			"max_session",
+			"it may last 2h (role ops, max_session)",
+		},
+		{
+			"the certificate",
+			access.Options{EndWithCertificate: true, MaxSession: 2 * hour},
+			time.Hour,
+			time.Hour,
+			"end_with_certificate",
+			"ended with its certificate (role ops, end_with_certificate)",
+		},
+		{
+			"a certificate that may end", access.Options{MaxSession: 2 * hour}, time.Hour, 2 * time.Hour,
+			"max_session", "",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -125,6 +150,7 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 }
 
 func TestTypingPostponesTheIdleTimeout(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		m := newLimitedConnection(
@@ -148,6 +174,7 @@ func TestTypingPostponesTheIdleTimeout(t *testing.T) {
 }
 
 func TestForwardedDataCountsAsActivityOnlyWithoutATerminal(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name      string
 		terminals int32
@@ -170,6 +197,7 @@ func TestForwardedDataCountsAsActivityOnlyWithoutATerminal(t *testing.T) {
 }
 
 func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		m := newLimitedConnection(t.Context(), access.Options{}, time.Hour)
@@ -194,14 +222,25 @@ func TestAChangedRoleAppliesToOpenConnections(t *testing.T) {
 }
 
 func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		options access.Options
 		until   time.Duration
 		want    []string
 	}{
-		{"the longest session", access.Options{MaxSession: 10 * minute}, 10 * time.Minute, []string{"ends in 1m0s (role ops, max_session)"}},
-		{"the certificate", access.Options{EndWithCertificate: true}, time.Hour, []string{"ends in 1m0s with its certificate (role ops, end_with_certificate)"}},
+		{
+			"the longest session",
+			access.Options{MaxSession: 10 * minute},
+			10 * time.Minute,
+			[]string{"ends in 1m0s (role ops, max_session)"},
+		},
+		{
+			"the certificate",
+			access.Options{EndWithCertificate: true},
+			time.Hour,
+			[]string{"ends in 1m0s with its certificate (role ops, end_with_certificate)"},
+		},
 		{"a short limit", access.Options{MaxSession: minute}, time.Minute, nil},
 	} {
 		synctest.Test(t, func(t *testing.T) {

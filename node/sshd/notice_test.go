@@ -12,45 +12,45 @@ import (
 	"github.com/threshold-access/threshold/internal/dial"
 )
 
-// Somebody who only forwards has no session in which to hear why the connection ends, so tsh is told beside;
-// others are not.
+// A client that only forwards has no session on whose stderr it could read why the connection ends. So tsh
+// gets a global request that says so; other clients do not.
 func TestAClientWithoutASessionIsToldWhyTheConnectionEnds(t *testing.T) {
 	t.Parallel()
-	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{IdleTimeout: duration(time.Second)}))
 	for version, want := range map[string]bool{dial.ClientVersion: true, "SSH-2.0-OpenSSH_9.2": false} {
-		raw, err := net.Dial("tcp", r.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn, chans, reqs, err := ssh.NewClientConn(
-			raw,
-			"web-1",
-			&ssh.ClientConfig{
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			r := newFixture(t, nil)
+			r.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
+			raw, err := net.Dial("tcp", r.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, opens, requests, err := ssh.NewClientConn(raw, "web-1", &ssh.ClientConfig{
 				User:            testAccount(),
 				ClientVersion:   version,
 				Auth:            []ssh.AuthMethod{ssh.PublicKeys(r.signer())},
 				HostKeyCallback: ssh.InsecureIgnoreHostKey(),
-			},
-		)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		go func() {
-			for nc := range chans {
-				_ = nc.Reject(ssh.Prohibited, "")
+			})
+			if err != nil {
+				t.Fatal(err)
 			}
-		}()
-		said := ""
-		for q := range reqs { // until the node hangs up
-			if q.Type == dial.EndNotice {
-				said = string(q.Payload)
+			defer conn.Close()
+			go func() {
+				for nc := range opens {
+					_ = nc.Reject(ssh.Prohibited, "")
+				}
+			}()
+			notice := ""
+			for req := range requests { // until the node closes the connection
+				if req.Type == dial.EndNotice {
+					notice = string(req.Payload)
+				}
+				_ = req.Reply(false, nil)
 			}
-			_ = q.Reply(false, nil)
-		}
-		if got := strings.Contains(said, "nothing was typed for 1s (role ops, idle_timeout)\nthreshold: hint: "); got != want {
-			t.Errorf("%s: got %q said, want words: %v", version, said, want)
-		}
+			const text = "nothing was typed for 1s (role ops, idle_timeout)\nthreshold: hint: "
+			if got := strings.Contains(notice, text); got != want {
+				t.Errorf("got the notice %q, want the reason in it: %v", notice, want)
+			}
+		})
 	}
 }

@@ -57,6 +57,7 @@ func runInOpening(t *testing.T, c *ssh.Client, asked ...dial.ChannelRequest) res
 }
 
 func TestAProgramRequestedInTheOpening(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	if !dial.ReadsEarlyRequests(c.ServerVersion()) {
@@ -72,7 +73,12 @@ func TestAProgramRequestedInTheOpening(t *testing.T) {
 	if got.out != "ko_KR.UTF-8\n" || got.err != "err\n" || got.status != 7 {
 		t.Errorf("got %+v, want the command with the one variable that clients may set, and 7", got)
 	}
-	if got := runInOpening(t, c, xterm, command("echo $TERM; stty size")); got.out != "xterm-test\r\n31 97\r\n" ||
+	if got := runInOpening(
+		t,
+		c,
+		xterm,
+		command("echo $TERM; stty size"),
+	); got.out != "xterm-test\r\n31 97\r\n" ||
 		got.status != 0 {
 		t.Errorf("got %+v, want a terminal of that kind and size", got)
 	}
@@ -85,6 +91,7 @@ func TestAProgramRequestedInTheOpening(t *testing.T) {
 }
 
 func TestRequestsInTheOpeningAndOnTheChannelCombine(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	extra, _ := dial.MarshalEarlyRequests([]dial.ChannelRequest{variable("LANG", "C")})
 	ch, reqs, err := r.client().OpenChannel("session", extra)
@@ -102,6 +109,7 @@ func TestRequestsInTheOpeningAndOnTheChannelCombine(t *testing.T) {
 
 // Every program behind its grant: asked for in the opening it is refused as it is when asked for later.
 func TestAnOpeningThatNoRoleAllows(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	r.allow(fullRole("ops", "list", "forward-agent"))
 	c := r.client()
@@ -126,6 +134,7 @@ func TestAnOpeningThatNoRoleAllows(t *testing.T) {
 }
 
 func TestMalformedOpenings(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	for name, extra := range map[string]string{
@@ -137,7 +146,11 @@ func TestMalformedOpenings(t *testing.T) {
 			t.Errorf("%s: got %v, want the channel refused, with words", name, err)
 		}
 	}
-	if got := runInOpening(t, c, dial.ChannelRequest{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")}); got.status != 126 ||
+	if got := runInOpening(
+		t,
+		c,
+		dial.ChannelRequest{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")},
+	); got.status != 126 ||
 		!strings.Contains(got.err, "could not be read") {
 		t.Errorf("a command cut off: got %+v, want words and 126", got)
 	}
@@ -147,6 +160,7 @@ func TestMalformedOpenings(t *testing.T) {
 }
 
 func TestAFloodOfRequestsInAnOpening(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	var asked []dial.ChannelRequest
 	for range 1000 {

@@ -84,6 +84,7 @@ func runOpenSSH(t *testing.T, stdin []byte, name string, args ...string) result 
 }
 
 func TestStockOpenSSH(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	config := writeOpenSSHConfig(t, r)
 	data := make([]byte, 2<<20)
@@ -116,10 +117,29 @@ func TestStockOpenSSH(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "a"), data, 0o640); err != nil {
 				t.Fatal(err)
 			}
-			if got := runOpenSSH(t, nil, "scp", mode, "-p", "-F", config, filepath.Join(dir, "a"), "web-1:"+filepath.Join(dir, "b")); got.status != 0 {
+			if got := runOpenSSH(
+				t,
+				nil,
+				"scp",
+				mode,
+				"-p",
+				"-F",
+				config,
+				filepath.Join(dir, "a"),
+				"web-1:"+filepath.Join(dir, "b"),
+			); got.status != 0 {
 				t.Fatalf("put: got %+v", got)
 			}
-			if got := runOpenSSH(t, nil, "scp", mode, "-F", config, "web-1:"+filepath.Join(dir, "b"), filepath.Join(dir, "c")); got.status != 0 {
+			if got := runOpenSSH(
+				t,
+				nil,
+				"scp",
+				mode,
+				"-F",
+				config,
+				"web-1:"+filepath.Join(dir, "b"),
+				filepath.Join(dir, "c"),
+			); got.status != 0 {
 				t.Fatalf("get: got %+v", got)
 			}
 			if c, err := os.ReadFile(filepath.Join(dir, "c")); err != nil || !bytes.Equal(c, data) {
@@ -128,7 +148,16 @@ func TestStockOpenSSH(t *testing.T) {
 		})
 	}
 	t.Run("sftp", func(t *testing.T) {
-		if got := runOpenSSH(t, []byte("pwd\nls /\n"), "sftp", "-b", "-", "-F", config, "web-1"); got.status != 0 ||
+		if got := runOpenSSH(
+			t,
+			[]byte("pwd\nls /\n"),
+			"sftp",
+			"-b",
+			"-",
+			"-F",
+			config,
+			"web-1",
+		); got.status != 0 ||
 			!strings.Contains(got.out, "/etc") {
 			t.Errorf("got %+v, want a listing", got)
 		}
@@ -141,10 +170,29 @@ func TestStockOpenSSH(t *testing.T) {
 		eventually(
 			t,
 			"the master is up",
-			func() bool { return runOpenSSH(t, nil, "ssh", "-O", "check", "-F", config, "web-1").status == 0 },
+			func() bool {
+				return runOpenSSH(
+					t,
+					nil,
+					"ssh",
+					"-O",
+					"check",
+					"-F",
+					config,
+					"web-1",
+				).status == 0
+			},
 		)
 		for i := range 3 {
-			if got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", fmt.Sprintf("exit %d", i)); got.status != i {
+			if got := runOpenSSH(
+				t,
+				nil,
+				"ssh",
+				"-F",
+				config,
+				"web-1",
+				fmt.Sprintf("exit %d", i),
+			); got.status != i {
 				t.Errorf("got %+v, want status %d", got, i)
 			}
 		}

@@ -2,6 +2,8 @@ package sshd_test
 
 import (
 	"net"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -9,40 +11,41 @@ import (
 )
 
 // A client that sends global requests and then opens a channel may rely on the requests: OpenSSH sends its
-// tcpip-forward requests without waiting for the replies, and a chain of -L and -R options opens channels
-// to the ports that these requests listen on.
+// tcpip-forward requests without waiting for the replies, and a chain of -L and -R options opens channels to the
+// ports that these requests listen on. This uses Unix sockets, because other tests take free ports.
 func TestGlobalRequestsTakeEffectBeforeALaterChannelOpens(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
-	opens := channelOpens(t, c, "forwarded-tcpip")
+	opens := channelOpens(t, c, "forwarded-streamlocal@openssh.com")
 	go func() {
 		for nc := range opens {
-			if ch, reqs, err := nc.Accept(); err == nil {
-				go ssh.DiscardRequests(reqs)
+			if ch, requests, err := nc.Accept(); err == nil {
+				go ssh.DiscardRequests(requests)
 				_ = ch.Close()
 			}
 		}
 	}()
-	ports := freePorts(t, 9)
-	last := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(ports[len(ports)-1])}
-	send := func(request string, port uint32) {
-		if _, _, err := c.SendRequest(request, false, wire("127.0.0.1", port)); err != nil {
-			t.Fatal(err)
+	var paths []string
+	for i := range 9 {
+		paths = append(paths, filepath.Join(t.TempDir(), strconv.Itoa(i)))
+	}
+	send := func(request string) {
+		for _, path := range paths {
+			if _, _, err := c.SendRequest(request, false, wire(path)); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	last := wire(paths[len(paths)-1], "", uint32(0))
 	for round := range 50 {
-		for _, port := range ports {
-			send("tcpip-forward", port)
-		}
-		ch, reqs, err := c.OpenChannel("direct-tcpip", directTCP(last))
+		send("streamlocal-forward@openssh.com")
+		ch, requests, err := c.OpenChannel("direct-streamlocal@openssh.com", last)
 		if err != nil {
 			t.Fatalf("round %d: got %v, want the listener there that was requested before", round, err)
 		}
-		go ssh.DiscardRequests(reqs)
+		go ssh.DiscardRequests(requests)
 		_ = ch.Close()
-		for _, port := range ports {
-			send("cancel-tcpip-forward", port)
-		}
+		send("cancel-streamlocal-forward@openssh.com")
 	}
 }
 
@@ -83,7 +86,10 @@ func TestNoMoreSessionsDoesNotRefuseAnEarlierSession(t *testing.T) {
 		if _, _, err := client.SendRequest("no-more-sessions@openssh.com", true, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := client.NewSession(); err == nil || !strings.Contains(err.Error(), "no further sessions") {
+		if _, err := client.NewSession(); err == nil || !strings.Contains(
+			err.Error(),
+			"no further sessions",
+		) {
 			t.Fatalf("round %d: got %v, want a session refused that was opened after the reply", round, err)
 		}
 		client.Close()
@@ -100,19 +106,4 @@ func (c *writeCounter) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.writes <- struct{}{}
 	return n, err
-}
-
-// freePorts returns ports of the loopback address on which nothing listens.
-func freePorts(t *testing.T, n int) []uint32 {
-	t.Helper()
-	ports := make([]uint32, n)
-	for i := range ports {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		ports[i] = uint32(ln.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }

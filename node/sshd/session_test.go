@@ -18,6 +18,7 @@ import (
 )
 
 func TestACommandRunsAndReportsItsExit(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	for _, tt := range []struct {
 		name, command, stdin string
@@ -33,7 +34,10 @@ func TestACommandRunsAndReportsItsExit(t *testing.T) {
 		{"stdin to its end", "cat; echo done", "abc", result{out: "abcdone\n"}},
 		{"no stdin at all", "cat </dev/null", "", result{}},
 		{"a login shell's quoting", `printf '%s|' "a b" 'c"d' \$x`, "", result{out: `a b|c"d|$x|`}},
-		{"output of a child that lives longer", "(sleep 0.2; echo late) & echo soon", "", result{out: "soon\nlate\n"}},
+		{
+			"output of a child that lives longer", "(sleep 0.2; echo late) & echo soon", "",
+			result{out: "soon\nlate\n"},
+		},
 		{"NUL bytes", `printf 'a\0b'`, "", result{out: "a\x00b"}},
 		{"nothing", "true", "", result{}},
 	} {
@@ -58,7 +62,10 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 			t.Errorf("%s: got %v, want it allowed", v[0], err)
 		}
 	}
-	for _, name := range []string{"LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "HOME", "BASH_ENV", "ENV", "IFS", "PYTHONPATH", "PERL5LIB", "LC_", "LANGUAGE", "LC_X\nY", "THRESHOLD_USER"} {
+	for _, name := range []string{
+		"LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "HOME", "BASH_ENV", "ENV", "IFS", "PYTHONPATH", "PERL5LIB",
+		"LC_", "LANGUAGE", "LC_X\nY", "THRESHOLD_USER",
+	} {
 		if err := s.Setenv(name, "x"); err == nil {
 			t.Errorf("%s: got it allowed, want refused", name)
 		}
@@ -70,7 +77,11 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + r.home(), "USER=" + testAccount(), "LOGNAME=" + testAccount(), "THRESHOLD_USER=alice@example.com", "THRESHOLD_NODE=web-1", "PATH=/usr/local"} {
+	for _, want := range []string{
+		"LANG=C.UTF-8", "LC_TIME=ko_KR.UTF-8", "HOME=" + r.home(), "USER=" + testAccount(),
+		"LOGNAME=" + testAccount(), "THRESHOLD_USER=alice@example.com", "THRESHOLD_NODE=web-1",
+		"PATH=/usr/local",
+	} {
 		if !strings.Contains("\n"+string(out), "\n"+want) {
 			t.Errorf("got no %s in %s", want, out)
 		}
@@ -83,6 +94,7 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 }
 
 func TestEightMegabytesRoundTrip(t *testing.T) {
+	t.Parallel()
 	data := make([]byte, 8<<20)
 	_, _ = rand.Read(data)
 	r := newFixture(t, nil)
@@ -90,7 +102,7 @@ func TestEightMegabytesRoundTrip(t *testing.T) {
 	if sha256.Sum256([]byte(got.out)) != sha256.Sum256(data) {
 		t.Errorf("got %d bytes back, want the same %d", len(got.out), len(data))
 	}
-	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	r.awaitEnd(t)
 	end := r.recorded(audit.SessionEnded)[0]
 	if end.Fields["bytes_in"] != fmt.Sprint(len(data)) || end.Fields["bytes_out"] != fmt.Sprint(len(data)) ||
 		end.Fields["status"] != "0" {
@@ -99,9 +111,10 @@ func TestEightMegabytesRoundTrip(t *testing.T) {
 }
 
 func TestStartAndEndAreAudited(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	run(t, r.client(), "exit 3", "")
-	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	r.awaitEnd(t)
 	start, end := r.recorded(audit.SessionStarted)[0], r.recorded(audit.SessionEnded)[0]
 	if start.User != "alice@example.com" || start.Machine != "web-1" || string(start.Login) != testAccount() || start.Proxy != "proxy-1" || start.Rule != "role ops, allow 1" ||
 		start.Fields["command"] != "exit 3" || start.Session == "" ||
@@ -115,13 +128,16 @@ func TestStartAndEndAreAudited(t *testing.T) {
 }
 
 func TestSignalsReachTheProcessGroup(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	s := newSession(t, c)
 	out, err := s.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(`trap 'echo caught; exit 7' USR1; echo ready; while :; do sleep 0.05; done`); err != nil {
+	if err := s.Start(
+		`trap 'echo caught; exit 7' USR1; echo ready; while :; do sleep 0.05; done`,
+	); err != nil {
 		t.Fatal(err)
 	}
 	readLine(t, out, "ready")
@@ -154,14 +170,22 @@ func readLine(t *testing.T, r io.Reader, want string) {
 }
 
 func TestATerminal(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	s := newSession(t, c)
-	if err := s.RequestPty("xterm-256color", 24, 80, ssh.TerminalModes{ssh.ECHO: 0, ssh.TTY_OP_ISPEED: 38400}); err != nil {
+	if err := s.RequestPty(
+		"xterm-256color",
+		24,
+		80,
+		ssh.TerminalModes{ssh.ECHO: 0, ssh.TTY_OP_ISPEED: 38400},
+	); err != nil {
 		t.Fatal(err)
 	}
 	in, _ := s.StdinPipe()
 	out, _ := s.StdoutPipe()
-	if err := s.Start(`test -t 0 && test -t 1 && test -t 2 && echo tty; stty size; echo $TERM; read line; echo "got $line"; trap 'stty size; exit 5' WINCH; echo armed; while :; do sleep 0.05; done`); err != nil {
+	if err := s.Start(
+		`test -t 0 && test -t 1 && test -t 2 && echo tty; stty size; echo $TERM; read line; echo "got $line"; trap 'stty size; exit 5' WINCH; echo armed; while :; do sleep 0.05; done`,
+	); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"tty", "24 80", "xterm-256color"} {
@@ -180,6 +204,7 @@ func TestATerminal(t *testing.T) {
 }
 
 func TestAShellWithATerminalIsALoginShellAndEndsWithItsInput(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	s := newSession(t, c)
 	if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
@@ -199,6 +224,7 @@ func TestAShellWithATerminalIsALoginShellAndEndsWithItsInput(t *testing.T) {
 }
 
 func TestControlCReachesTheProgramInTheTerminal(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	s := newSession(t, c)
 	if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
@@ -217,9 +243,13 @@ func TestControlCReachesTheProgramInTheTerminal(t *testing.T) {
 }
 
 func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, command string }{
 		{"a program that obeys", `echo $$; exec sleep 1000`},
-		{"a program that ignores SIGHUP, and its child", `trap '' HUP; echo $$; sleep 1000 & while :; do sleep 1; done`},
+		{
+			"a program that ignores SIGHUP, and its child",
+			`trap '' HUP; echo $$; sleep 1000 & while :; do sleep 1; done`,
+		},
 	} {
 		for _, terminal := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, terminal %v", tt.name, terminal), func(t *testing.T) {
@@ -246,11 +276,7 @@ func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 					"the process group is gone",
 					func() bool { return syscall.Kill(-pid, 0) == syscall.ESRCH },
 				)
-				eventually(
-					t,
-					"the end is recorded",
-					func() bool { return len(r.recorded(audit.SessionEnded)) == 1 },
-				)
+				r.awaitEnd(t)
 			})
 		}
 	}
@@ -258,11 +284,14 @@ func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 
 // An editor's server must outlive a lost connection, so that the editor finds it again.
 func TestProgramsStartedWithNohupSurvive(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	s := newSession(t, c)
 	out, _ := s.StdoutPipe()
-	if err := s.Start(`nohup sleep 1000 >/dev/null 2>&1 </dev/null & while ! grep -qs '^SigIgn:.*[13579bdf]$' /proc/$!/status; do sleep 0.01; done; echo $!; wait`); err != nil {
+	if err := s.Start(
+		`nohup sleep 1000 >/dev/null 2>&1 </dev/null & while ! grep -qs '^SigIgn:.*[13579bdf]$' /proc/$!/status; do sleep 0.01; done; echo $!; wait`,
+	); err != nil {
 		t.Fatal(err)
 	}
 	var pid int
@@ -270,13 +299,14 @@ func TestProgramsStartedWithNohupSurvive(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	r.awaitEnd(t)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Errorf("got %v, want the process still there", err)
 	}
 }
 
 func TestServerShutdownHangsUpSessions(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	s := newSession(t, c)
@@ -289,13 +319,14 @@ func TestServerShutdownHangsUpSessions(t *testing.T) {
 	if err := c.Wait(); err == nil {
 		t.Error("got no error from the connection, want it closed")
 	}
-	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	r.awaitEnd(t)
 	if got := r.recorded(audit.SessionEnded)[0].Fields["signal"]; got != "HUP" {
 		t.Errorf("got signal %q, want HUP", got)
 	}
 }
 
 func TestFilesRoundTripOverSFTP(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	c, err := sftp.NewClient(r.client())
 	if err != nil {
@@ -333,10 +364,11 @@ func TestFilesRoundTripOverSFTP(t *testing.T) {
 		t.Errorf("got working directory %q (%v), want %q", wd, err, r.home())
 	}
 	c.Close()
-	eventually(t, "the end is recorded", func() bool { return len(r.recorded(audit.SessionEnded)) == 1 })
+	r.awaitEnd(t)
 }
 
 func TestManySessionsOnOneConnection(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	done := make(chan result, 20)
 	for i := range 20 {

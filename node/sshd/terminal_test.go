@@ -11,13 +11,17 @@ import (
 )
 
 func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
+	t.Parallel()
 	r := newFixture(t, nil)
 	for name, tt := range map[string]struct {
 		extensions map[string]string
 		allowed    bool
 	}{
-		"with permit-pty":    {map[string]string{"permit-pty": ""}, true},
-		"with other permits": {map[string]string{"permit-agent-forwarding": "", "permit-pty@example.com": ""}, false},
+		"with permit-pty": {map[string]string{"permit-pty": ""}, true},
+		"with other permits": {
+			map[string]string{"permit-agent-forwarding": "", "permit-pty@example.com": ""},
+			false,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cert := r.cluster.UserSigner(
@@ -50,6 +54,7 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 }
 
 func TestABreakIsSentToTheTerminal(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	for _, terminal := range []bool{true, false} {
 		s := newSession(t, c)
@@ -80,12 +85,14 @@ func TestABreakIsSentToTheTerminal(t *testing.T) {
 
 // Every signal of RFC 4254 section 6.9 reaches the program, and every one that ends it is told by its name.
 func TestEverySignalIsDeliveredAndReported(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	for _, sig := range []ssh.Signal{ssh.SIGABRT, ssh.SIGALRM, ssh.SIGFPE, ssh.SIGHUP, ssh.SIGILL, ssh.SIGINT, ssh.SIGKILL, ssh.SIGPIPE, ssh.SIGQUIT, ssh.SIGSEGV,
 		ssh.SIGTERM, ssh.SIGUSR1, ssh.SIGUSR2} {
 		s := newSession(t, c)
 		out, _ := s.StdoutPipe()
-		if err := s.Start("exec /bin/sh -c 'ulimit -c 0; echo ready; exec sleep 20'"); err != nil { // bash would ignore QUIT
+		// bash would ignore QUIT
+		if err := s.Start("exec /bin/sh -c 'ulimit -c 0; echo ready; exec sleep 20'"); err != nil {
 			t.Fatal(err)
 		}
 		readLine(t, out, "ready")
@@ -99,11 +106,17 @@ func TestEverySignalIsDeliveredAndReported(t *testing.T) {
 }
 
 func TestASessionWaitsForHoldersOfItsOutputUnlessItHasATerminal(t *testing.T) {
+	t.Parallel()
 	c := newFixture(t, nil).client()
 	if got := run(t, c, "(sleep 0.3; echo late) & echo soon", ""); got.out != "soon\nlate\n" {
 		t.Errorf("got %+v, want what came late too, as with sshd", got)
 	}
-	if got := run(t, c, "setsid sh -c 'exec >/dev/null 2>&1 </dev/null; sleep 5' & echo $!", ""); got.status != 0 ||
+	if got := run(
+		t,
+		c,
+		"setsid sh -c 'exec >/dev/null 2>&1 </dev/null; sleep 5' & echo $!",
+		"",
+	); got.status != 0 ||
 		got.out == "" {
 		t.Errorf("got %+v, want an end at once: nobody holds the output", got)
 	}
