@@ -20,16 +20,12 @@ func must(t *testing.T, err error) {
 // token stores a join token and returns it as read.
 func token(t *testing.T, s *State, name string) Stored[Token] {
 	t.Helper()
-	_, err := s.Tokens.AddToken(
-		t.Context(),
-		name,
-		Token{
-			Hash:    []byte(name),
-			Kind:    identity.Node,
-			Created: time.Now(),
-			Expires: time.Now().Add(time.Minute),
-		},
-	)
+	_, err := s.Tokens.AddToken(t.Context(), name, Token{
+		Hash:    []byte(name),
+		Kind:    identity.Node,
+		Created: time.Now(),
+		Expires: time.Now().Add(time.Minute),
+	})
 	must(t, err)
 	got, err := s.Token(t.Context(), name)
 	must(t, err)
@@ -53,28 +49,24 @@ func TestAddMachineClaimsNameAndTokenTogether(t *testing.T) {
 	web := newMachine(identity.Node, "web")
 	joined := audit.Event{Code: audit.MachineJoined, Time: time.Now()}
 	must(t, s.Machines.AddMachine(t.Context(), web, one, joined))
-	if err := s.Machines.AddMachine(t.Context(), newMachine(identity.Node, "db"), one); !fault.Is(
-		err,
-		fault.Conflict,
-	) {
+	err := s.Machines.AddMachine(t.Context(), newMachine(identity.Node, "db"), one)
+	if !fault.Is(err, fault.Conflict) {
 		t.Errorf("the token again: got %v, want a conflict", err)
 	}
 	if _, err := s.MachineByName(t.Context(), "db"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("got %v, want no machine of a refused transaction", err)
 	}
 	two := token(t, s, "two")
-	if err := s.Machines.AddMachine(t.Context(), newMachine(identity.Node, "web"), two); !fault.Is(
-		err,
-		fault.Conflict,
-	) {
+	err = s.Machines.AddMachine(t.Context(), newMachine(identity.Node, "web"), two)
+	if !fault.Is(err, fault.Conflict) {
 		t.Errorf("the name again: got %v, want a conflict", err)
 	}
-	spent, err := s.Token(t.Context(), "one")
+	used, err := s.Token(t.Context(), "one")
 	must(t, err)
-	unspent, err := s.Token(t.Context(), "two")
+	unused, err := s.Token(t.Context(), "two")
 	must(t, err)
-	if spent.Value.UsedBy != web.ID || !unspent.Value.Used.IsZero() {
-		t.Errorf("got %+v and %+v, want the first spent by web, the second not", spent.Value, unspent.Value)
+	if used.Value.UsedBy != web.ID || !unused.Value.Used.IsZero() {
+		t.Errorf("got %+v and %+v, want the first used by web, the second not", used.Value, unused.Value)
 	}
 	got, err := s.MachineByName(t.Context(), "web")
 	must(t, err)

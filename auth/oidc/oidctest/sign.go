@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -41,10 +40,8 @@ func newSigner(alg string) (signer, error) {
 }
 
 func (s signer) sign(claims []byte) (string, error) {
-	j, err := jose.NewSigner(
-		jose.SigningKey{Algorithm: jose.SignatureAlgorithm(s.alg()), Key: s.key},
-		(&jose.SignerOptions{}).WithType("JWT"),
-	)
+	key := jose.SigningKey{Algorithm: jose.SignatureAlgorithm(s.alg()), Key: s.key}
+	j, err := jose.NewSigner(key, (&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
 		return "", fmt.Errorf("oidctest: make signer: %w", err)
 	}
@@ -112,22 +109,16 @@ func (p *Provider) idToken(g grant) (string, error) {
 func (p *Provider) signAs(how Signature, claims []byte) (string, error) {
 	s := p.signer()
 	switch how {
-	case Unsigned:
+	case Unsigned: // RFC 7519 section 6.1: the third part is empty
 		e := base64.RawURLEncoding
-		return strings.Join(
-			[]string{e.EncodeToString([]byte(`{"alg":"none"}`)), e.EncodeToString(claims), ""},
-			".",
-		), nil
+		return e.EncodeToString([]byte(`{"alg":"none"}`)) + "." + e.EncodeToString(claims) + ".", nil
 	case PublicKeyAsSecret:
 		public, err := x509.MarshalPKIXPublicKey(s.key.Public().Key)
 		if err != nil {
 			return "", fmt.Errorf("oidctest: %w", err)
 		}
-		return signer{
-			jose.JSONWebKey{Key: public, KeyID: s.key.KeyID, Algorithm: string(jose.HS256)},
-		}.sign(
-			claims,
-		)
+		key := jose.JSONWebKey{Key: public, KeyID: s.key.KeyID, Algorithm: string(jose.HS256)}
+		return signer{key}.sign(claims)
 	case ForeignKey, UnknownKey:
 		foreign, err := newSigner(s.alg())
 		if err != nil {
