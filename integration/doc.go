@@ -1,3 +1,4 @@
-// Package integration drives the real programs, OpenSSH and a browser, one file for each story that a user
-// would tell. The stories have the build tag integration; run them with make integration.
+// Package integration tests the real programs from outside, together with OpenSSH and a browser. Each file
+// is a story of a user or an administrator. The tests have the build tag integration; make integration runs
+// them.
 package integration

@@ -14,11 +14,11 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// balancer is where HAProxy connects to the proxy from in these stories; people come from 127.0.0.1.
+// balancer is the address from which HAProxy connects to the proxy. Users connect from 127.0.0.1.
 const balancer = "127.0.0.2"
 
-// Behind a balancer that passes TCP on, everybody keeps their address, by either version of the PROXY
-// protocol. Only the balancer is believed, and it must speak.
+// Behind a TCP load balancer every user keeps their address, with both versions of the PROXY protocol. The
+// proxy accepts the header from the balancer only, and requires it there.
 func TestUsersKeepTheirAddressBehindABalancer(t *testing.T) {
 	listen := harness.FreeAddr(t, "127.0.0.1")
 	fronts := map[string]string{
@@ -26,36 +26,27 @@ func TestUsersKeepTheirAddressBehindABalancer(t *testing.T) {
 		"send-proxy-v2 proxy-v2-options crc32c": harness.FreeAddr(t, "127.0.0.3"),
 	}
 	var public []string
-	cfg := "global\n  maxconn 200\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+	cfg := `global
+  maxconn 200
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+`
 	for how, addr := range fronts {
-		public = append(public, fmt.Sprintf("%q", addr))
-		cfg += fmt.Sprintf(
-			"listen l%d\n  bind %s\n  server s %s source %s check inter 500ms %s\n",
-			len(public),
-			addr,
-			listen,
-			balancer,
-			how,
-		)
+		public = append(public, addr)
+		cfg += fmt.Sprintf("listen l%d\n  bind %s\n", len(public), addr)
+		cfg += fmt.Sprintf("  server s %s source %s check inter 500ms %s\n", listen, balancer, how)
 	}
 	dir := t.TempDir()
-	provider := harness.StartProvider(
-		t,
-		"127.0.0.1",
-		strings.Trim(public[0], `"`),
-		strings.Trim(public[1], `"`),
-	)
+	provider := harness.StartProvider(t, "127.0.0.1", public...)
 	harness.Start(t, nil, "haproxy", "-db", "-f", harness.WriteFile(t, dir, "haproxy.cfg", cfg))
-	s := harness.StartServerFrom(
-		t,
-		dir,
-		listen,
-		harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")),
-		"inner",
-		"public: ["+strings.Join(public, ", ")+"]",
+	s := harness.StartServerFrom(t, dir, listen,
+		harness.Bootstrap(t, provider, filepath.Join(dir, "seal.key")), "inner",
+		`public: ["`+strings.Join(public, `", "`)+`"]`,
 		"balancers: ["+balancer+"/32]",
-		"proxy_protocol: true",
-	)
+		"proxy_protocol: true")
 	alice := harness.Alice()
 	for how, addr := range fronts {
 		c := harness.NewClient(t)
@@ -75,21 +66,19 @@ func TestUsersKeepTheirAddressBehindABalancer(t *testing.T) {
 		name, from, first string
 		served            bool
 	}{
-		{"the balancer with a header", balancer, claim + "SSH-2.0-x\r\n", true},
-		{"the balancer without one", balancer, "SSH-2.0-x\r\n", false},
-		{"somebody else with a header", "127.0.0.4", claim + "SSH-2.0-x\r\n", false},
-		{"somebody else", "127.0.0.4", "SSH-2.0-x\r\n", true},
+		{"the balancer with the header", balancer, claim + "SSH-2.0-x\r\n", true},
+		{"the balancer without the header", balancer, "SSH-2.0-x\r\n", false},
+		{"another address with the header", "127.0.0.4", claim + "SSH-2.0-x\r\n", false},
+		{"another address without the header", "127.0.0.4", "SSH-2.0-x\r\n", true},
 	} {
-		if got := banner(t, tt.from, listen, tt.first); strings.HasPrefix(
-			got,
-			"SSH-2.0-Threshold",
-		) != tt.served {
+		got := banner(t, tt.from, listen, tt.first)
+		if served := strings.HasPrefix(got, "SSH-2.0-Threshold"); served != tt.served {
 			t.Errorf("%s: got %q, want served %v", tt.name, got, tt.served)
 		}
 	}
 }
 
-// banner dials from an address of this machine's, sends the words and returns what comes first.
+// banner connects from an address of this machine, sends the words and returns the first answer.
 func banner(t *testing.T, from, to, words string) string {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}

@@ -16,7 +16,7 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// People move files as the account they log in as, by what they always used.
+// Users transfer files as the account they log in to, with the sftp and scp of OpenSSH.
 func TestFilesAreTransferredAsTheAccount(t *testing.T) {
 	h := newSessionFixture(t, func(h *harness.AccountFixture) {
 		h.AddGroup("painters")
@@ -50,73 +50,58 @@ func TestFilesAreTransferredAsTheAccount(t *testing.T) {
 		}
 	}
 
-	t.Run("there and back, begun again, in the home, under the umask", func(t *testing.T) {
-		out := sftp(
-			"lena",
-			"pwd",
-			"put data",
-			"put part",
-			"reput data part",
-			"mkdir made",
-			"get data back",
-			"get -p part back-part",
-			"reget data part",
-			"put -f data synced",
-			"cp data copied",
-			"cd made",
-			"pwd",
-			"!true",
-		).OK(t)
-		contains(
-			t,
-			out,
-			"Remote working directory: /home/lena\n",
-			"Remote working directory: /home/lena/made\n",
-		)
+	t.Run("files are uploaded, downloaded and resumed in the home, with the umask", func(t *testing.T) {
+		out := sftp("lena", "pwd", "put data", "put part", "reput data part", "mkdir made", "get data back",
+			"get -p part back-part", "reget data part", "put -f data synced", "cp data copied", "cd made",
+			"pwd", "!true").OK(t)
+		contains(t, out,
+			"Remote working directory: /home/lena\n", "Remote working directory: /home/lena/made\n")
 		for _, name := range []string{"back", "back-part", "part"} {
 			same(name)
 		}
 		got := h.ssh("lena", "stat -c '%a %U:%G %s %n' data made synced copied").Stdout
-		if want := fmt.Sprintf("640 lena:lena %d data\n750 lena:lena 4096 made\n640 lena:lena %d synced\n640 lena:lena %d copied\n", len(data), len(data), len(data)); got != want {
+		want := fmt.Sprintf(`640 lena:lena %[1]d data
+750 lena:lena 4096 made
+640 lena:lena %[1]d synced
+640 lena:lena %[1]d copied
+`, len(data))
+		if got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
-	t.Run("modes, owners, times and links", func(t *testing.T) {
-		sftp(
-			"lena",
-			"chmod 2600 data",
-			"chgrp "+strings.TrimSpace(h.ssh("lena", "getent group painters | cut -d: -f3").Stdout)+" data",
-			"ln -s data soft",
-			"ln data hard",
-			"rename data moved",
-			"rename soft moved-soft",
-		).OK(t)
+	t.Run("modes, groups and links are set", func(t *testing.T) {
+		group := strings.TrimSpace(h.ssh("lena", "getent group painters | cut -d: -f3").Stdout)
+		sftp("lena", "chmod 2600 data", "chgrp "+group+" data", "ln -s data soft", "ln data hard",
+			"rename data moved", "rename soft moved-soft").OK(t)
 		got := h.ssh("lena", "stat -c '%a %G %h' moved; readlink moved-soft; stat -c %h hard").Stdout
-		if got != "600 painters 2\ndata\n2\n" &&
-			got != "2600 painters 2\ndata\n2\n" { // a new group takes the bit away
-			t.Errorf("got %q, want the mode, the group, and links as they were made", got)
+		const links = " painters 2\ndata\n2\n"
+		if got != "600"+links && got != "2600"+links { // a new group clears the bit
+			t.Errorf("got %q, want the mode, the group and the links", got)
 		}
 	})
-	t.Run("what the account may not", func(t *testing.T) {
-		for _, line := range []string{"get /etc/shadow", "ls /home/otto", "put data /home/otto/x", "chown 0 moved", "rm /etc/passwd", "mkdir /mine", "rename moved /home/otto/moved", "ln moved /home/moved"} {
+	t.Run("what the account may not do is denied", func(t *testing.T) {
+		for _, line := range []string{
+			"get /etc/shadow", "ls /home/otto", "put data /home/otto/x", "chown 0 moved",
+			"rm /etc/passwd", "mkdir /mine", "rename moved /home/otto/moved", "ln moved /home/moved",
+		} {
 			if r := sftp("lena", line); r.Code == 0 || !strings.Contains(r.Stderr, "ermission denied") {
 				t.Errorf("%s: got %+v, want it denied", line, r)
 			}
 		}
 		if r := sftp("root", "get /etc/shadow"); r.Code != 0 {
-			t.Errorf("got %+v, want root to read what is root's", r)
+			t.Errorf("got %+v, want root to read root's file", r)
 		}
 	})
-	t.Run("trees with odd names", func(t *testing.T) {
+	t.Run("a tree of files with unusual names is transferred", func(t *testing.T) {
 		sftp("lena", "put -r tree", "get -r tree tree-back").OK(t)
 		for _, name := range odd {
-			if got, err := os.ReadFile(filepath.Join(local, "tree-back/deep", name)); err != nil ||
-				string(got) != name {
+			got, err := os.ReadFile(filepath.Join(local, "tree-back/deep", name))
+			if err != nil || string(got) != name {
 				t.Errorf("%q: got %q, %v", name, got, err)
 			}
 		}
 	})
-	t.Run("a folder of 5,000", func(t *testing.T) {
+	t.Run("a folder of 5,000 files is listed and transferred", func(t *testing.T) {
 		h.ssh("lena", "mkdir many && cd many && seq 5000 | xargs touch").OK(t)
 		if got := strings.Count(sftp("lena", "ls -1 many").OK(t), "many/"); got != 5000 {
 			t.Errorf("got %d entries, want 5000", got)
@@ -136,24 +121,27 @@ func TestFilesAreTransferredAsTheAccount(t *testing.T) {
 			h.run("", "scp", mode, there+"~/data", local+"/tilde"+mode).OK(t)
 			same("tilde" + mode)
 			h.run("", "scp", mode, "-3", there+"data", h.target("lena")+":by"+mode).OK(t)
-			if r := h.run("", "scp", mode, there+"/etc/shadow", local); r.Code == 0 ||
-				!strings.Contains(r.Stderr, "ermission denied") {
+			r := h.run("", "scp", mode, there+"/etc/shadow", local)
+			if r.Code == 0 || !strings.Contains(r.Stderr, "ermission denied") {
 				t.Errorf("got %+v, want it denied", r)
 			}
 		})
 	}
 }
 
-// BenchmarkFiles moves 1 GiB each way by OpenSSH's sftp, through Threshold to a node's file server and
-// through a jump host of sshd to OpenSSH's, in turns.
+// BenchmarkFiles transfers 1 GiB in both directions with OpenSSH's sftp, in turns through Threshold to a
+// node's file server and through an sshd jump host to OpenSSH's file server.
 func BenchmarkFiles(b *testing.B) {
 	p := startBenchmark(b)
 	zeros, back := filepath.Join(b.TempDir(), "zeros"), filepath.Join(b.TempDir(), "back")
 	if err := errors.Join(os.WriteFile(zeros, nil, 0o600), os.Truncate(zeros, gigabyte)); err != nil {
 		b.Fatal(err)
 	}
-	for _, way := range [][2]string{{"put", "put " + zeros + " there"}, {"get", "get there " + back}} { // put first: get takes what it left
-		what, line := way[0], way[1]
+	for _, direction := range [][2]string{
+		{"put", "put " + zeros + " there"},
+		{"get", "get there " + back}, // of the file that put stored
+	} {
+		what, line := direction[0], direction[1]
 		b.Run(what, func(b *testing.B) {
 			sftp := func(way *exec.Cmd) func() {
 				return func() {
@@ -163,23 +151,18 @@ func BenchmarkFiles(b *testing.B) {
 				}
 			}
 			for b.Loop() {
-				t := harness.MedianTimes(
-					1,
+				t := harness.MedianTimes(1,
 					sftp(p.near.viaProxy("sftp", "-s")),
-					sftp(p.near.viaSSHD("/usr/lib/openssh/sftp-server")),
-				)
+					sftp(p.near.viaSSHD("/usr/lib/openssh/sftp-server")))
 				ours, theirs := gigabyte/1e6/t[0].Seconds(), gigabyte/1e6/t[1].Seconds()
-				harness.Report(
-					b,
-					harness.Measurement{
-						What:    "1 GiB by sftp, " + what + ", against `sftp -J`",
-						Unit:    "MB/s",
-						Ours:    ours,
-						Peer:    theirs,
-						Bound:   1,
-						AtLeast: true,
-					},
-				)
+				harness.Report(b, harness.Measurement{
+					What:    "1 GiB by sftp, " + what + ", against `sftp -J`",
+					Unit:    "MB/s",
+					Ours:    ours,
+					Peer:    theirs,
+					Bound:   1,
+					AtLeast: true,
+				})
 				b.ReportMetric(ours/theirs, "of-sftp-J")
 			}
 		})

@@ -18,7 +18,7 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// What the agent may take, by the design's numbers.
+// What the agent may use at most.
 const (
 	mb = 1 << 20
 
@@ -26,46 +26,47 @@ const (
 	maxAtRest      = 13 * mb
 	maxOneSession  = 15 * mb
 	maxEachFurther = mb / 2
-	maxUnderLoad   = 25 * mb // at any moment, helper processes counted
+	maxUnderLoad   = 25 * mb // at any moment, with its helper processes
 
 	manySessions = 20
 	eachBytes    = 64 * mb
 )
 
-// Nobody minds an agent that is so small: on disk, at rest, with people on it, and while they move a lot.
+// The agent needs little space on disk, and little memory when idle, with sessions, and during large
+// transfers.
 func TestTheAgentIsSmall(t *testing.T) {
 	size, err := os.Stat(harness.Bin(t, "threshold-node"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	report(t, "binary", size.Size(), maxBinary)
+	report(t, "program file", size.Size(), maxBinary)
 
-	w := newMemoryFixture(t)
-	w.settle()
-	rest := w.resident()
-	report(t, "at rest", rest, maxAtRest)
+	f := newMemoryFixture(t)
+	f.settle()
+	idle := f.resident()
+	report(t, "idle", idle, maxAtRest)
 
-	first := w.openIdleSessions(1)
-	one := w.resident()
+	closers := f.openIdleSessions(1)
+	one := f.resident()
 	report(t, "with one session", one, maxOneSession)
-	first = append(first, w.openIdleSessions(manySessions)...)
-	many := w.resident()
+	closers = append(closers, f.openIdleSessions(manySessions)...)
+	many := f.resident()
 	report(t, "each further idle session", (many-one)/manySessions, maxEachFurther)
-	for _, end := range first {
-		end()
+	for _, closeSession := range closers {
+		closeSession()
 	}
 
-	stop := w.watch()
-	w.transferMany(manySessions)
+	stop := f.watch()
+	f.transferMany(manySessions)
 	report(t, "20 sessions of 64 MB at once, half up and half down, at the peak", stop(), maxUnderLoad)
 
-	w.restart()
-	stop = w.watch()
-	w.transferFile()
+	f.restart()
+	stop = f.watch()
+	f.transferFile()
 	report(t, "64 MB by sftp, up and down, at the peak", stop(), maxUnderLoad)
 }
 
-// report notes a figure, and fails the story if it is more than it may be.
+// report logs a figure, and fails the test if it is not below the limit.
 func report(t *testing.T, what string, got, most int64) {
 	t.Helper()
 	t.Logf("%-70s %6.2f MB (limit %.1f)", what, float64(got)/mb, float64(most)/mb)
@@ -74,7 +75,7 @@ func report(t *testing.T, what string, got, most int64) {
 	}
 }
 
-// memoryFixture is an agent in a process of its own, and somebody who uses it.
+// memoryFixture is an agent in a process of its own, and a user's client.
 type memoryFixture struct {
 	*testing.T
 	client *harness.Client
@@ -89,61 +90,61 @@ func newMemoryFixture(t *testing.T) *memoryFixture {
 	s := harness.StartServer(t, proxy, harness.StartProvider(t, "127.0.0.1", proxy), "")
 	c := harness.NewClient(t)
 	c.FirstLogin(s, harness.Alice())
-	w := &memoryFixture{T: t, client: c, proxy: proxy, token: c.Token("node")}
-	w.node = harness.StartNode(t, proxy, w.token, "small")
+	f := &memoryFixture{T: t, client: c, proxy: proxy, token: c.Token("node")}
+	f.node = harness.StartNode(t, proxy, f.token, "small")
 	c.Until(func(out string) bool { return strings.Contains(out, "small") }, "ls", "-q")
-	return w
+	return f
 }
 
-// restart gives an agent without a past.
-func (w *memoryFixture) restart() {
-	w.Helper()
-	_ = w.node.Process.Stop()
-	w.node = harness.StartNodeIn(w.T, w.node.Dir, w.proxy, w.token, "small")
-	w.client.Until(func(out string) bool { return out == "there\n" }, "ssh", "small", "echo there")
+// restart replaces the agent by a new process, whose peak is zero.
+func (f *memoryFixture) restart() {
+	f.Helper()
+	_ = f.node.Process.Stop()
+	f.node = harness.StartNodeIn(f.T, f.node.Dir, f.proxy, f.token, "small")
+	f.client.Until(func(out string) bool { return out == "there\n" }, "ssh", "small", "echo there")
 }
 
-// pid of the agent.
-func (w *memoryFixture) pid() int { return w.node.Process.Cmd.Process.Pid }
+// pid is the process ID of the agent.
+func (f *memoryFixture) pid() int { return f.node.Process.Cmd.Process.Pid }
 
-// settle waits until what the agent takes is no longer less than just before.
-func (w *memoryFixture) settle() {
+// settle waits until the agent's memory has not shrunk for three seconds.
+func (f *memoryFixture) settle() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for least, calm := statusBytes(w.pid(), "VmRSS"), 0; calm < 3; {
+	for least, calm := statusBytes(f.pid(), "VmRSS"), 0; calm < 3; {
 		<-tick.C
-		now := statusBytes(w.pid(), "VmRSS")
+		now := statusBytes(f.pid(), "VmRSS")
 		if calm++; now < least {
 			least, calm = now, 0
 		}
 	}
 }
 
-// resident is what the agent takes now, with its helpers.
-func (w *memoryFixture) resident() int64 {
-	sum := statusBytes(w.pid(), "VmRSS")
-	for _, p := range helpers(w.pid()) {
+// resident is the memory of the agent and its helpers now.
+func (f *memoryFixture) resident() int64 {
+	sum := statusBytes(f.pid(), "VmRSS")
+	for _, p := range helpers(f.pid()) {
 		sum += statusBytes(p, "RssAnon")
 	}
 	return sum
 }
 
-// openIdleSessions opens sessions with a terminal in which nothing happens.
-func (w *memoryFixture) openIdleSessions(n int) (ends []func()) {
-	w.Helper()
+// openIdleSessions opens sessions with a terminal in which nothing happens, and returns what ends them.
+func (f *memoryFixture) openIdleSessions(n int) (closers []func()) {
+	f.Helper()
 	for range n {
-		cmd := w.client.Command("ssh", "-t", "small", "echo on; exec sleep 1000")
-		p := harness.StartCmd(w.T, cmd)
+		cmd := f.client.Command("ssh", "-t", "small", "echo on; exec sleep 1000")
+		p := harness.StartCmd(f.T, cmd)
 		p.WaitFor("on")
-		ends = append(ends, func() { _ = p.Stop() })
+		closers = append(closers, func() { _ = p.Stop() })
 	}
-	return ends
+	return closers
 }
 
-// transferMany has many sessions at once, half of which send the node as many bytes as the others get from
-// it.
-func (w *memoryFixture) transferMany(sessions int) {
-	w.Helper()
+// transferMany runs sessions at once, half of which upload eachBytes to the node while the others download
+// them.
+func (f *memoryFixture) transferMany(sessions int) {
+	f.Helper()
 	want := digest(zeros(eachBytes))
 	var all sync.WaitGroup
 	for i := range sessions {
@@ -151,64 +152,64 @@ func (w *memoryFixture) transferMany(sessions int) {
 			var sum string
 			var err error
 			if i%2 == 0 {
-				sum, err = w.upload()
+				sum, err = f.upload()
 			} else {
-				sum, err = w.download()
+				sum, err = f.download()
 			}
 			if err != nil || sum != want {
-				w.Errorf("session %d: got %v and digest %q, want that of %d zeros", i, err, sum, eachBytes)
+				f.Errorf("session %d: got %v and digest %q, want that of %d zeros", i, err, sum, eachBytes)
 			}
 		})
 	}
 	all.Wait()
 }
 
-// upload sends bytes to a program on the node, and returns their digest as made there.
-func (w *memoryFixture) upload() (digest string, err error) {
-	cmd := w.client.Command("ssh", "-T", "small", "sha256sum -b")
+// upload sends bytes to a program on the node, and returns the digest that it made.
+func (f *memoryFixture) upload() (digest string, err error) {
+	cmd := f.client.Command("ssh", "-T", "small", "sha256sum -b")
 	cmd.Stdin, cmd.Stderr = zeros(eachBytes), os.Stderr
 	out, err := cmd.Output()
 	digest, _, _ = strings.Cut(string(out), " ")
 	return digest, err
 }
 
-// download gets bytes from a program on the node, and returns their digest as made here.
-func (w *memoryFixture) download() (digest string, err error) {
-	cmd := w.client.Command("ssh", "-T", "small", fmt.Sprintf("head -c %d /dev/zero", eachBytes))
+// download gets bytes from a program on the node, and returns the digest of what arrived.
+func (f *memoryFixture) download() (digest string, err error) {
+	cmd := f.client.Command("ssh", "-T", "small", fmt.Sprintf("head -c %d /dev/zero", eachBytes))
 	got := sha256.New()
 	cmd.Stdout, cmd.Stderr = got, os.Stderr
 	err = cmd.Run()
 	return fmt.Sprintf("%x", got.Sum(nil)), err
 }
 
-// transferFile sends a file by sftp, and gets it back.
-func (w *memoryFixture) transferFile() {
-	w.Helper()
-	dir := w.TempDir()
+// transferFile copies a file to the node and back with sftp.
+func (f *memoryFixture) transferFile() {
+	f.Helper()
+	dir := f.TempDir()
 	from, there, back := filepath.Join(dir, "from"), filepath.Join(dir, "there"), filepath.Join(dir, "back")
-	f, err := os.Create(from)
+	file, err := os.Create(from)
 	if err == nil {
-		err = errors.Join(f.Truncate(eachBytes), f.Close())
+		err = errors.Join(file.Truncate(eachBytes), file.Close())
 	}
 	if err != nil {
-		w.Fatal(err)
+		f.Fatal(err)
 	}
-	w.client.Tsh("scp", "-q", from, "small:"+there).OK(w.T)
-	w.client.Tsh("scp", "-q", "small:"+there, back).OK(w.T)
+	f.client.Tsh("scp", "-q", from, "small:"+there).OK(f.T)
+	f.client.Tsh("scp", "-q", "small:"+there, back).OK(f.T)
 }
 
-// watch looks at the agent and its helpers all the time, until the function that it returns tells the most
-// that they took together. A helper runs the agent's own program, whose pages the kernel keeps once: of it
-// counts what is its own.
-func (w *memoryFixture) watch() (stop func() int64) {
+// watch measures the memory of the agent and its helpers all the time. The function that it returns ends
+// this and returns the peak. Helpers run the agent's own program, whose pages the kernel shares between
+// them, so only their anonymous memory counts.
+func (f *memoryFixture) watch() (stop func() int64) {
 	quit, peak := make(chan struct{}), make(chan int64)
 	go func() {
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		var most int64
 		for {
-			sum := statusBytes(w.pid(), "VmHWM")
-			for _, p := range helpers(w.pid()) {
+			sum := statusBytes(f.pid(), "VmHWM")
+			for _, p := range helpers(f.pid()) {
 				sum += statusBytes(p, "RssAnon")
 			}
 			most = max(most, sum)
@@ -223,12 +224,12 @@ func (w *memoryFixture) watch() (stop func() int64) {
 	return func() int64 {
 		close(quit)
 		most := <-peak
-		w.Logf("of which the agent itself: %.2f MB", float64(statusBytes(w.pid(), "VmHWM"))/mb)
+		f.Logf("the agent alone: %.2f MB", float64(statusBytes(f.pid(), "VmHWM"))/mb)
 		return most
 	}
 }
 
-// statusBytes is a field of /proc/PID/status in bytes; 0 for a process that has ended.
+// statusBytes is a field of /proc/PID/status in bytes, and 0 for a process that has ended.
 func statusBytes(pid int, field string) int64 {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(b)) {
@@ -240,7 +241,7 @@ func statusBytes(pid int, field string) int64 {
 	return 0
 }
 
-// helpers are the children in which the agent's own program runs on: what they became by another exec is the
+// helpers are the child processes that still run the agent's own program. After another exec they are the
 // user's.
 func helpers(parent int) (pids []int) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
@@ -248,10 +249,8 @@ func helpers(parent int) (pids []int) {
 		b, _ := os.ReadFile(task)
 		for _, s := range strings.Fields(string(b)) {
 			pid, _ := strconv.Atoi(s)
-			if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(
-				string(line),
-				"threshold-session\x00",
-			) {
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if strings.HasPrefix(string(line), "threshold-session\x00") {
 				pids = append(pids, pid)
 			}
 		}

@@ -32,28 +32,23 @@ import (
 
 const (
 	agents = 1000
-	// Agents come back within five seconds of an outage, each at a moment of its own: 20 in each tenth of a
-	// second on average.
+	// Agents reconnect within five seconds after an outage, each at a random moment, which makes 20 in each
+	// bucket on average.
 	bucket    = 100 * time.Millisecond
 	mean      = 20
-	maxBucket = 8 * mean // when the machine did not pause; node/uplink holds the pauses of agents themselves to four times
+	maxBucket = 8 * mean // if the machine did not pause; the tests of node/uplink have a tighter bound
 )
 
-// A thousand agents lose their proxy at one moment, and it comes up again. They do not all return at once,
-// all are back soon, and people are served meanwhile. The agents are real uplinks and the proxy is a real
-// port in this process, because a thousand processes do not fit.
-func TestAThousandAgentsDoNotStampede(t *testing.T) {
+// The proxy of a thousand agents stops and starts again. The agents do not reconnect all at once, all are
+// back soon, and users are served meanwhile. The agents are uplinks in this process, and so is the proxy,
+// because a thousand processes do not fit on the machine.
+func TestAThousandAgentsDoNotReconnectAtOnce(t *testing.T) {
 	c := proxytest.New(t)
-	c.SetRoles(access.Role{
-		Name: "ops",
-		Allow: []access.Grant{
-			{
-				Nodes:   map[string]access.Strings{"*": {"*"}},
-				Logins:  access.Strings{"ubuntu"},
-				Actions: access.Strings{"shell"},
-			},
-		},
-	})
+	c.SetRoles(access.Role{Name: "ops", Allow: []access.Grant{{
+		Nodes:   map[string]access.Strings{"*": {"*"}},
+		Logins:  access.Strings{"ubuntu"},
+		Actions: access.Strings{"shell"},
+	}}})
 	client := c.Client()
 	t.Cleanup(func() { client.Close() })
 	trust, err := rules.Open(c.Pin(), c.SignRules())
@@ -69,11 +64,11 @@ func TestAThousandAgentsDoNotStampede(t *testing.T) {
 	p := startProxy(t, c, trust, addr)
 	var attached atomic.Int64
 	for i := range agents {
-		links := startUplink(c, addr, fmt.Sprintf("agent-%d", i), func() { attached.Add(1) })
-		running.Go(func() { _ = links.Run(ctx) })
+		agent := newUplink(c, addr, fmt.Sprintf("agent-%d", i), func() { attached.Add(1) })
+		running.Go(func() { _ = agent.Run(ctx) })
 	}
 	first := waitForCount(t, &attached, agents)
-	t.Logf("all attached for the first time after %s", first.Round(bucket))
+	t.Logf("all connected at first after %s", first.Round(bucket))
 
 	p.stop()
 	paused := measurePauses(t)
@@ -94,34 +89,27 @@ func TestAThousandAgentsDoNotStampede(t *testing.T) {
 		}
 	}
 	slices.Sort(times)
-	worst, gap := times[len(times)-1], paused()
+	median, worst, gap := times[len(times)/2], times[len(times)-1], paused()
 	curve, most := p.arrivals(back)
-	t.Logf(
-		"all back after %s; most in one tenth of a second: %d; people meanwhile: median %s, worst %s of %d; the machine paused for %s at most; arrivals %v",
-		all.Round(
-			bucket,
-		),
-		most,
-		times[len(times)/2].Round(time.Millisecond),
-		worst.Round(time.Millisecond),
-		len(times),
-		gap.Round(time.Millisecond),
-		curve,
-	)
-	// Who would have come while the machine paused comes after it, at once.
+	t.Logf("all back after %s, at most %d within %s: %v", all.Round(bucket), most, bucket, curve)
+	ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+	t.Logf("%d users answered meanwhile, after %s in the median and %s at worst, with pauses of up to %s",
+		len(times), ms(median), ms(worst), ms(gap))
+	// Agents that are due during a pause of the machine come at once after it.
 	if want := maxBucket + int(2*mean*gap/bucket); most > want {
 		t.Errorf("got %d agents within %s, want at most %d", most, bucket, want)
 	}
-	if all > 30*time.Second { // five, and twice five for those who met a proxy that was too busy
+	if all > 30*time.Second { // five seconds, and ten for agents that came when the proxy was too busy
 		t.Errorf("got all back after %s, want within 30s", all)
 	}
-	if late := times[len(times)*9/10]; late > time.Second+gap { // one in ten may meet a machine that pauses
-		t.Errorf("got people answered in %v, want within a second", times)
+	// One user in ten may meet a pause of the machine.
+	if late := times[len(times)*9/10]; late > time.Second+gap {
+		t.Errorf("got users answered in %v, want within a second", times)
 	}
 }
 
-// measurePauses tells how long this process was kept waiting at most for something that was due, since it was
-// called.
+// measurePauses measures pauses of this machine: by how much a ticker of this process is late. The function
+// that it returns ends this and returns the longest pause.
 func measurePauses(t *testing.T) func() time.Duration {
 	t.Helper()
 	const every = 5 * time.Millisecond
@@ -146,52 +134,57 @@ func measurePauses(t *testing.T) func() time.Duration {
 	return end
 }
 
-// waitForCount waits for the count and returns how long it took.
+// waitForCount waits until n is want, and returns how long it took.
 func waitForCount(t *testing.T, n *atomic.Int64, want int64) time.Duration {
 	t.Helper()
 	start := time.Now()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for late := time.After(2 * harness.Timeout); n.Load() < want; {
+	for deadline := time.After(2 * harness.Timeout); n.Load() < want; {
 		select {
 		case <-tick.C:
-		case <-late:
-			t.Errorf("got %d attached, want %d", n.Load(), want)
+		case <-deadline:
+			t.Errorf("got %d tunnels, want %d", n.Load(), want)
 			return time.Since(start)
 		}
 	}
 	return time.Since(start)
 }
 
-// startUplink keeps one tunnel up.
-func startUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tunnels {
+// newUplink is an agent's uplink of one tunnel.
+func newUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tunnels {
 	id := c.Machine(identity.Node, name, nil)
 	cert := c.MachineCertificate(id, nil)
-	return uplink.New(
-		uplink.Config{Proxies: []string{addr}, Tunnels: 1, Pin: c.Pin(), Cluster: membertest.Name, ID: id.ID,
-			Key: cert.PrivateKey.(crypto.Signer), Cert: func() (*tls.Certificate, error) { return cert, nil }, Version: "v1", Now: time.Now,
-			Log: slog.New(slog.DiscardHandler), Attached: attached, Rules: func(tunnel.RulesPush) {},
-			Handle: func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() }},
-	)
+	return uplink.New(uplink.Config{
+		Proxies:  []string{addr},
+		Tunnels:  1,
+		Pin:      c.Pin(),
+		Cluster:  membertest.Name,
+		ID:       id.ID,
+		Key:      cert.PrivateKey.(crypto.Signer),
+		Cert:     func() (*tls.Certificate, error) { return cert, nil },
+		Version:  "v1",
+		Now:      time.Now,
+		Log:      slog.New(slog.DiscardHandler),
+		Attached: attached,
+		Rules:    func(tunnel.RulesPush) {},
+		Handle:   func(_ context.Context, conn net.Conn, _ tunnel.Header, _ string) { conn.Close() },
+	})
 }
 
-// startEchoNode attaches the node that people want, which echoes.
+// dialPinned connects to the proxy with a certificate for a protocol.
+func dialPinned(c *proxytest.Auth, addr, protocol string, cert *tls.Certificate) (*tls.Conn, error) {
+	own := func() (*tls.Certificate, error) { return cert, nil }
+	cfg := identity.PinnedTLS(c.Pin(), membertest.Name, protocol, own, time.Now, identity.Proxy)
+	return tls.Dial("tcp", addr, cfg)
+}
+
+// startEchoNode connects the node of the users, which echoes.
 func startEchoNode(t *testing.T, c *proxytest.Auth, addr string) {
 	t.Helper()
 	id := c.Machine(identity.Node, "wanted", nil)
 	cert := c.MachineCertificate(id, nil)
-	conn, err := tls.Dial(
-		"tcp",
-		addr,
-		identity.PinnedTLS(
-			c.Pin(),
-			membertest.Name,
-			identity.ALPNTunnel,
-			func() (*tls.Certificate, error) { return cert, nil },
-			time.Now,
-			identity.Proxy,
-		),
-	)
+	conn, err := dialPinned(c, addr, identity.ALPNTunnel, cert)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,52 +204,41 @@ func startEchoNode(t *testing.T, c *proxytest.Auth, addr string) {
 	}()
 }
 
-// dialOnce is a person who comes afresh and hears from the node; it returns how long that took.
+// dialOnce connects a user to the node, and returns how long it took until the node answered.
 func dialOnce(t *testing.T, c *proxytest.Auth, addr string) time.Duration {
 	t.Helper()
 	cert := c.UserCertificate(c.User("alice@example.com", "ops"), nil)
 	start := time.Now()
-	conn, err := tls.Dial(
-		"tcp",
-		addr,
-		identity.PinnedTLS(
-			c.Pin(),
-			membertest.Name,
-			identity.ALPNDial,
-			func() (*tls.Certificate, error) { return cert, nil },
-			time.Now,
-			identity.Proxy,
-		),
-	)
+	conn, err := dialPinned(c, addr, identity.ALPNDial, cert)
 	if err != nil {
-		t.Errorf("a person: %v", err)
+		t.Errorf("a user: %v", err)
 		return time.Since(start)
 	}
 	defer conn.Close()
 	node := dial.Client(conn, dial.Request{Node: "wanted"})
 	if _, err := io.WriteString(node, "hello"); err != nil {
-		t.Errorf("a person: %v", err)
+		t.Errorf("a user: %v", err)
 	}
 	if _, err := io.ReadFull(node, make([]byte, 5)); err != nil {
-		t.Errorf("a person: %v", err)
+		t.Errorf("a user: %v", err)
 	}
 	return time.Since(start)
 }
 
-// testProxy is a port with its tunnels, and when connections came to it.
+// testProxy is a proxy that records when connections arrived.
 type testProxy struct {
 	net.Listener
 	stop func()
 
-	mu       sync.Mutex // guards came
+	mu       sync.Mutex // guards accepted
 	accepted []time.Time
 }
 
-// fixedRules is rules that do not change.
+// fixedRules are rules that do not change.
 type fixedRules struct{ *rules.Trust }
 
-func (s fixedRules) Current() *rules.Trust                        { return s.Trust }
-func (s fixedRules) Subscribe() (<-chan tunnel.RulesPush, func()) { return nil, func() {} }
+func (r fixedRules) Current() *rules.Trust                        { return r.Trust }
+func (r fixedRules) Subscribe() (<-chan tunnel.RulesPush, func()) { return nil, func() {} }
 
 func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string) *testProxy {
 	t.Helper()
@@ -266,13 +248,16 @@ func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string
 	}
 	p := &testProxy{Listener: ln}
 	client := c.Client()
-	ways := tunnels.New(
-		tunnels.Config{Proxy: proxytest.Name, Auth: client, Rules: fixedRules{trust}, Log: proxytest.Log()},
-	)
-	fronts := jump.New(jump.Config{
+	nodes := tunnels.New(tunnels.Config{
+		Proxy: proxytest.Name,
+		Auth:  client,
+		Rules: fixedRules{trust},
+		Log:   proxytest.Log(),
+	})
+	jumps := jump.New(jump.Config{
 		Cluster:    membertest.Name,
 		Rules:      fixedRules{trust},
-		Nodes:      ways,
+		Nodes:      nodes,
 		Auth:       client,
 		HostSigner: c.HostKey,
 		Log:        proxytest.Log(),
@@ -283,9 +268,9 @@ func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string
 		AuthAddr:    c.Addr(),
 		Rules:       fixedRules{trust},
 		Service:     c.TLSCertificate,
-		ServeSSH:    fronts.ServeSSH,
-		ServeDial:   fronts.ServeDial,
-		ServeTunnel: ways.Attach,
+		ServeSSH:    jumps.ServeSSH,
+		ServeDial:   jumps.ServeDial,
+		ServeTunnel: nodes.Attach,
 		ServeWeb:    func(conn net.Conn) { conn.Close() },
 		Log:         proxytest.Log(),
 	})
@@ -312,7 +297,7 @@ func (p *testProxy) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-// arrivals counts who came in each bucket since, and the most in one.
+// arrivals counts the connections in each bucket since a time, and returns the highest count too.
 func (p *testProxy) arrivals(since time.Time) (curve []int, most int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

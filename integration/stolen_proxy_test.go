@@ -22,8 +22,8 @@ import (
 	"github.com/threshold-access/threshold/integration/harness"
 )
 
-// Whoever reads all of a proxy's memory finds no key of the CA or of a node, and nothing of what was typed in
-// a session.
+// Who reads all memory of a proxy finds no private key of the CA or of a node, and nothing that a user
+// typed in a session.
 func TestAProxysMemoryHoldsNoForeignKeyAndNoSessionText(t *testing.T) {
 	first, second := harness.FreeAddr(t, "127.0.0.1"), harness.FreeAddr(t, "127.0.0.1")
 	s := harness.StartServer(t, first, harness.StartProvider(t, "127.0.0.1", first, second), "")
@@ -32,7 +32,7 @@ func TestAProxysMemoryHoldsNoForeignKeyAndNoSessionText(t *testing.T) {
 	proxy := harness.StartProxy(t, second, s.AuthAddr(t), c.Token("proxy"), "proxy-2")
 	node := harness.StartNode(t, second, c.Token("node"), "far-node")
 
-	// The session stays live while memory is read, so that nothing was freed yet.
+	// The session stays open while the memory is read, so that nothing was freed yet.
 	marker := randomText()
 	onSecond := harness.NewClient(t)
 	onSecond.LoginAt(second, s, alice)
@@ -50,12 +50,15 @@ func TestAProxysMemoryHoldsNoForeignKeyAndNoSessionText(t *testing.T) {
 	proxyMemory := memory(t, proxy.Cmd.Process.Pid)
 	nodeMemory := memory(t, node.Process.Cmd.Process.Pid)
 	authMemory := memory(t, s.Process.Cmd.Process.Pid)
-	for name, secret := range map[string][]byte{"what was typed": []byte(marker), "the node's host key": hostSeed(t, node.Dir)} {
+	for name, secret := range map[string][]byte{
+		"what was typed":      []byte(marker),
+		"the node's host key": hostSeed(t, node.Dir),
+	} {
 		if bytes.Contains(proxyMemory, secret) {
 			t.Errorf("the proxy's memory holds %s", name)
 		}
 		if !bytes.Contains(nodeMemory, secret) {
-			t.Errorf("the node's memory does not hold %s: the search proves nothing", name)
+			t.Errorf("the node's memory does not hold %s, so the search proves nothing", name)
 		}
 	}
 	all := authorities(t, onSecond)
@@ -65,11 +68,7 @@ func TestAProxysMemoryHoldsNoForeignKeyAndNoSessionText(t *testing.T) {
 	found := all.in(authMemory)
 	for _, name := range []string{"user-SSH", "host-SSH", "user-X.509", "service-X.509", "rules"} {
 		if !slices.Contains(found, name) {
-			t.Errorf(
-				"the search does not find the private key of %s in auth's own memory, only %v: it proves nothing",
-				name,
-				found,
-			)
+			t.Errorf("got %v in auth's memory, want %s too, or the search proves nothing", found, name)
 		}
 	}
 	stdin.Close()
@@ -84,7 +83,7 @@ func randomText() string {
 	return "typed-" + hex.EncodeToString(b[:])
 }
 
-// memory reads everything that a process can read and write.
+// memory is all memory that a process can read and write.
 func memory(t *testing.T, pid int) []byte {
 	t.Helper()
 	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
@@ -108,7 +107,7 @@ func memory(t *testing.T, pid int) []byte {
 		if !strings.HasPrefix(mode, "rw") {
 			continue
 		}
-		// Untouched pages of a reservation cannot be read, or are zero: what can be read is what there is.
+		// Pages that were never used cannot be read. They hold nothing.
 		part := make([]byte, to-from)
 		n, _ := mem.ReadAt(part, int64(from))
 		all = append(all, part[:n]...)
@@ -119,7 +118,7 @@ func memory(t *testing.T, pid int) []byte {
 	return all
 }
 
-// hostSeed finds the node's Ed25519 host key in its folder.
+// hostSeed is the seed of the node's Ed25519 host key, which is in its folder.
 func hostSeed(t *testing.T, dir string) []byte {
 	t.Helper()
 	var seed []byte

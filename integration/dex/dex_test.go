@@ -1,5 +1,5 @@
-// Package dex logs in through dex, the provider we did not write. It is a module of its own, so that dex's
-// dependencies stay out of the product's.
+// Package dex tests the login through dex, an identity provider that is not ours. It is a module of its
+// own, so that the dependencies of dex are not those of the product.
 package dex
 
 import (
@@ -27,7 +27,7 @@ const (
 	tokenLife    = 10 * time.Minute
 )
 
-// Someone whose company runs dex logs in, enrols a second factor and runs a command on a node.
+// A user whose company runs dex logs in, enrols a second factor and runs a command on a node.
 func TestALoginThroughDexLeadsToANode(t *testing.T) {
 	proxy := harness.FreeAddr(t, "127.0.0.1")
 	p := startDex(t, proxy)
@@ -35,13 +35,12 @@ func TestALoginThroughDexLeadsToANode(t *testing.T) {
 
 	c := harness.NewClient(t)
 	alice := c.FirstLogin(s, harness.User{Email: "alice@example.com", Password: password})
-	if out := c.Tsh("ssh", harness.Account(t)+"@dex-node", "echo through-dex").OK(t); strings.TrimSpace(
-		out,
-	) != "through-dex" {
+	out := c.Tsh("ssh", harness.Account(t)+"@dex-node", "echo through-dex").OK(t)
+	if strings.TrimSpace(out) != "through-dex" {
 		t.Errorf("got %q, want the command's output", out)
 	}
 	if out := c.Tsh("status").OK(t); !strings.Contains(out, alice.Email) {
-		t.Errorf("got %q, want the person's name", out)
+		t.Errorf("got %q, want the user's name", out)
 	}
 
 	bob := harness.NewClient(t)
@@ -49,7 +48,7 @@ func TestALoginThroughDexLeadsToANode(t *testing.T) {
 	bob.Tsh("ssh", harness.Account(t)+"@dex-node", "true").Refused(t)
 }
 
-// startDex runs dex on loopback with two people, and Threshold at the proxy's address as its client.
+// startDex runs dex on loopback with two users, and Threshold at the proxy's address as its client.
 func startDex(t *testing.T, proxy string) harness.Provider {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -66,11 +65,15 @@ func startDex(t *testing.T, proxy string) harness.Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dex, err := server.NewServer(
-		ctx,
-		server.Config{Issuer: issuer, Storage: store, SkipApprovalScreen: true, Signer: sign, Logger: log,
-			IDTokensValidFor: tokenLife, Web: server.WebConfig{WebFS: web.FS()}},
-	)
+	dex, err := server.NewServer(ctx, server.Config{
+		Issuer:             issuer,
+		Storage:            store,
+		SkipApprovalScreen: true,
+		Signer:             sign,
+		Logger:             log,
+		IDTokensValidFor:   tokenLife,
+		Web:                server.WebConfig{WebFS: web.FS()},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +82,7 @@ func startDex(t *testing.T, proxy string) harness.Provider {
 	return harness.Provider{Issuer: issuer, ClientID: clientID, ClientSecret: clientSecret}
 }
 
+// fill stores the users, the client and the connector.
 func fill(ctx context.Context, t *testing.T, store storage.Storage, proxy string) {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)

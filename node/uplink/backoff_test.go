@@ -44,7 +44,7 @@ func TestPausesAreSpreadAndBounded(t *testing.T) {
 
 // A thousand agents lose one proxy at the same moment. Their pauses bring them back neither all at once nor
 // late, after a restart of the proxy and after a long outage. That the rest of an agent keeps up with this is
-// shown in integration by TestAThousandAgentsDoNotStampede.
+// shown in integration by TestAThousandAgentsDoNotReconnectAtOnce.
 func TestAThousandAgentsReconnectSpreadOut(t *testing.T) {
 	t.Parallel()
 	const (
