@@ -131,8 +131,8 @@ func TestIssueRefuses(t *testing.T) {
 		}), "4096"},
 
 		{"no key", userRequest, func(r *ca.Request) { r.SSHKey, r.X509Key = nil, nil }, "no key"},
-		{"a certificate as SSH key", userRequest, useSSHKey(asCert), "certificate stands where"},
-		{"a certificate as host key", hostRequest, useSSHKey(asCert), "certificate stands where"},
+		{"a certificate as SSH key", userRequest, useSSHKey(asCert), "a certificate where"},
+		{"a certificate as host key", hostRequest, useSSHKey(asCert), "a certificate where"},
 		{"a short RSA SSH key", userRequest, useSSHKey(sshOf(t, small)), "3072"},
 		{"a short RSA X.509 key", userRequest, useX509Key(small), "3072"},
 		{"an RSA key that is too long", userRequest, func(r *ca.Request) {

@@ -111,7 +111,7 @@ func TestLintRefusesBadDrafts(t *testing.T) {
 		},
 		{
 			"an SSH certificate as key", User,
-			func(d *draft) { d.ssh.Key = &ssh.Certificate{} }, "certificate stands where",
+			func(d *draft) { d.ssh.Key = &ssh.Certificate{} }, "a certificate where",
 		},
 		{"no SSH serial", User, func(d *draft) { d.ssh.Serial = 0 }, "serial"},
 		{"no key id", User, func(d *draft) { d.ssh.KeyId = "" }, "key id"},

@@ -20,9 +20,9 @@ const compatibilityPage = "../docs/compatibility.md"
 const introduction = `# Compatibility
 
 What works with a well-configured OpenSSH server that uses certificates works with a Threshold node. Tests
-write this page (` + "`make compatibility`" + `). They use the clients of Debian through a proxy, and fail when the
-page is no longer true. "yes" was tried and works. "no" was tried and is refused with a helpful error. An
-empty field was not tried, or the client does not have the feature.
+write this page (` + "`make compatibility`" + `). They use the clients of Debian through a proxy, and
+fail when the page is no longer true. "yes" was tried and works. "no" was tried and is refused with a helpful
+error. An empty field was not tried, or the client does not have the feature.
 `
 
 // clients are the clients of users, each with its test.
