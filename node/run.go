@@ -167,7 +167,7 @@ func (n *Node) join(ctx context.Context) (*member.Member, error) {
 		}
 		pause := leastPause + pauses.Next()
 		n.cfg.Log.Warn("the cluster cannot be joined yet",
-			"err", err, "remedy", fault.Remedy(err), "retry", pause)
+			"err", err, "remedy", fault.Remedy(err), "retry_in", pause)
 		if !backoff.Sleep(ctx, pause) {
 			return nil, nil
 		}

@@ -218,7 +218,7 @@ type AttachedNode struct {
 
 // ReportNodesResponse says after how long to report again even if nothing changed.
 type ReportNodesResponse struct {
-	ReportAfter time.Duration `json:"again"`
+	ReportAfter time.Duration `json:"report_after"`
 }
 
 // GetAuthoritiesRequest has no fields yet.

@@ -33,7 +33,7 @@ func (s *Spool) Run(ctx context.Context) error {
 		if err != nil {
 			pause := pauses.Next()
 			s.cfg.Log.Warn("audit events could not be sent",
-				"err", err, "waiting", s.Waiting(), "retry", pause)
+				"err", err, "waiting", s.Waiting(), "retry_in", pause)
 			backoff.Sleep(ctx, pause) // events that are recorded meanwhile do not end it
 			continue
 		}

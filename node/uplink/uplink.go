@@ -99,13 +99,13 @@ func (t *Tunnels) keepTunnel(ctx context.Context, i int) {
 		switch {
 		case connected:
 			pause = redial.pause(ended)
-			t.cfg.Log.Warn("tunnel ended", "proxy", addr, "retry", pause)
+			t.cfg.Log.Warn("tunnel ended", "proxy", addr, "retry_in", pause)
 		case errors.Is(err, errSpare):
 			pause = redial.pause(spare)
 		default:
 			pause = redial.pause(failed)
 			t.cfg.Log.Warn("no tunnel",
-				"proxy", addr, "err", err, "remedy", fault.Remedy(err), "retry", pause)
+				"proxy", addr, "err", err, "remedy", fault.Remedy(err), "retry_in", pause)
 		}
 		if !backoff.Sleep(ctx, pause) {
 			return

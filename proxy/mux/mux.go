@@ -190,7 +190,7 @@ func (m *Mux) accept(ctx, serve context.Context) error {
 			// The usual cause is too many open files. Connections that end free some, so accept tries again.
 			m.counters.AcceptErrors.Add(1)
 			pause := pauses.Next()
-			m.cfg.Log.Error("cannot accept connections", "err", err, "retry", pause)
+			m.cfg.Log.Error("cannot accept connections", "err", err, "retry_in", pause)
 			backoff.Sleep(ctx, pause)
 			continue
 		}

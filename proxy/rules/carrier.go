@@ -158,7 +158,7 @@ func (c *Carrier) Run(ctx context.Context) error {
 		}
 		pause := pauses.Next()
 		c.cfg.Log.Warn("no rules from the auth service; the last valid ones stay in force",
-			"err", err, "age", c.Current().Age(c.cfg.Now()).Round(time.Second), "retry", pause)
+			"err", err, "age", c.Current().Age(c.cfg.Now()).Round(time.Second), "retry_in", pause)
 		backoff.Sleep(ctx, pause)
 	}
 	return nil

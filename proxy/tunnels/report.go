@@ -32,7 +32,8 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		}
 		if err != nil {
 			pause := pauses.Next()
-			t.cfg.Log.Warn("cannot report the attached nodes to the auth service", "err", err, "retry", pause)
+			t.cfg.Log.Warn("cannot report the attached nodes to the auth service",
+				"err", err, "retry_in", pause)
 			backoff.Sleep(ctx, pause)
 			continue
 		}

@@ -132,7 +132,8 @@ func (m *acmeManager) renew(ctx context.Context, host string) {
 			return
 		case err != nil:
 			pause = acmeRetry
-			m.log.Warn("no web certificate from the ACME authority", "host", host, "err", err, "retry", pause,
+			m.log.Warn("no web certificate from the ACME authority",
+				"host", host, "err", err, "retry_in", pause,
 				"remedy", "check that "+host+" leads to this proxy on port 443 from the Internet,"+
 					" and that this proxy can reach the authority")
 		default:

@@ -33,7 +33,7 @@ func (f *certFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		if info, err := os.Stat(f.cert); err == nil && !info.ModTime().Equal(f.modTime) {
 			if err := f.load(); err != nil {
 				f.log.Warn("the new web certificate cannot be used; the old one stays",
-					"file", f.cert, "err", err, "retry", checkEvery)
+					"file", f.cert, "err", err, "retry_in", checkEvery)
 			}
 		}
 	}
