@@ -191,7 +191,7 @@ func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 		return from, until, fault.New(
 			fault.Expired,
 			"ca.Issue",
-			"no certificate: it would have ended already, at "+until.Format(time.RFC3339),
+			"no certificate: it would have expired already, at "+until.Format(time.RFC3339),
 			"run: tsh login",
 		)
 	}

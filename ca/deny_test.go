@@ -284,7 +284,7 @@ func wantRefused(t *testing.T, f *fixture, r ca.Request, kind fault.Kind, want s
 	}
 }
 
-func TestIssueRefusesCertificatesThatHaveEnded(t *testing.T) {
+func TestIssueRefusesCertificatesThatHaveExpired(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for name, change := range map[string]func(*ca.Request){
@@ -295,7 +295,7 @@ func TestIssueRefusesCertificatesThatHaveEnded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := userRequest(t)
 			change(&r)
-			wantRefused(t, f, r, fault.Expired, "ended already")
+			wantRefused(t, f, r, fault.Expired, "expired already")
 		})
 	}
 	if len(f.records) != 0 {

@@ -21,7 +21,7 @@ func dropbearStory(t *testing.T, o *clientFixture, e *harness.ClientReport) {
 		if r.Code == 0 || r.Stdout != "" {
 			t.Errorf("got %+v, want a refusal", r)
 		}
-		contains(t, r.Stderr, "takes a certificate and nothing else", "tsh login")
+		contains(t, r.Stderr, "accepts only certificates", "tsh login")
 	}
 	const what = "does not support certificates: its key is refused, and it shows what to do"
 	e.Lacks(t, what, func(t *testing.T) {

@@ -43,7 +43,7 @@ func describeError(err error) (msg, hint string) {
 	}
 	msg, hint = terminal.CleanLines(fault.Message(err)), terminal.Clean(fault.Remedy(err))
 	if hint == "" {
-		hint = "if this happens again, show this message to an administrator"
+		hint = "if it happens again, show this message to an administrator"
 	}
 	if errors.As(err, &f) && f.ID != "" && f.Kind == fault.Internal {
 		msg += " (error id " + terminal.Clean(f.ID) + ")"

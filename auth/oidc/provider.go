@@ -136,7 +136,7 @@ func (p *provider) fetch(ctx context.Context) (*metadata, error) {
 func (p *provider) unreachable(err error) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be reached",
-		"try again in a minute; if this repeats, tell an administrator that "+p.spec.Issuer+
+		"try again in a minute; if it happens again, tell an administrator that "+p.spec.Issuer+
 			" does not answer")
 }
 

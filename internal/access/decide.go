@@ -48,7 +48,7 @@ func Decide(p Policy, r Request) Decision {
 		return refuse("", fmt.Sprintf("%s is not a user", r.Who), "log in as a user: tsh login")
 	}
 	if !r.Who.Expires.IsZero() && !r.Now.Before(r.Who.Expires) {
-		return refuse("", "the certificate has ended", "run: tsh login")
+		return refuse("", "the certificate has expired", "run: tsh login")
 	}
 	if rule, ok := p.find(r, false); ok {
 		return refuse(

@@ -76,7 +76,7 @@ func TestOnlyUsersWithAValidCertificateAreAllowed(t *testing.T) {
 	}{
 		{"a user", func(*access.Request) {}, true},
 		{"a user until the last moment", func(r *access.Request) { r.Now = r.Who.Expires.Add(-1) }, true},
-		{"a user whose certificate has ended", func(r *access.Request) { r.Now = r.Who.Expires }, false},
+		{"a user whose certificate has expired", func(r *access.Request) { r.Now = r.Who.Expires }, false},
 		{"a node", func(r *access.Request) { r.Who.Kind = identity.Node }, false},
 		{"a proxy", func(r *access.Request) { r.Who.Kind = identity.Proxy }, false},
 		{"the zero identity", func(r *access.Request) { r.Who = identity.Identity{} }, false},

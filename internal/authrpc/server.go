@@ -22,7 +22,7 @@ import (
 type Caller struct {
 	identity.Identity                  // Kind is Anonymous for a caller without a certificate
 	Key               crypto.PublicKey // the key of its certificate; nil without one
-	Expired           bool             // the certificate has ended; only routes with AllowExpired serve it
+	Expired           bool             // the certificate has expired; only routes with AllowExpired serve it
 	Addr              net.Addr         // the client's address; behind a proxy, the one that the proxy signed
 	Proxy             string           // the name of that proxy; empty for a direct connection
 }
@@ -115,7 +115,7 @@ func (s *Server) handle(
 		case !slices.Contains(kinds, c.Kind):
 			err = refuseCallerKind(name, c)
 		case c.Expired && !allowExpired:
-			err = fault.New(fault.Expired, name, "the certificate has ended", "run: tsh login")
+			err = fault.New(fault.Expired, name, "the certificate has expired", "run: tsh login")
 		default:
 			err = fn(w, r, c)
 		}

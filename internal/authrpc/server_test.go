@@ -65,7 +65,7 @@ func TestOnlyTheCallersOfARouteAreServed(t *testing.T) {
 	}
 }
 
-func TestACertificateThatHasEndedMayOnlyRenew(t *testing.T) {
+func TestAnExpiredCertificateMayOnlyRenew(t *testing.T) {
 	t.Parallel()
 	node := caller(identity.Node)
 	node.Expired = true

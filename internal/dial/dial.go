@@ -126,7 +126,7 @@ func (c *client) Read(b []byte) (int, error) {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			c.refusal = fault.Wrap(err, fault.Unavailable, "dial",
 				"the proxy closed the connection without an answer",
-				"try again; if it stays so, ask an administrator to look at the proxy",
+				"try again; if it happens again, ask an administrator to look at the proxy",
 			)
 		default:
 			c.refusal = err

@@ -172,7 +172,7 @@ func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
 	return checkTimes(time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now)
 }
 
-// ExpiredError says that a certificate has ended, or is not valid yet.
+// ExpiredError says that a certificate has expired, or is not valid yet.
 type ExpiredError struct {
 	From, Until, Now time.Time
 }
@@ -194,7 +194,7 @@ func (e *ExpiredError) Error() string {
 }
 
 // OnlyExpired reports whether err, which a verifier returned for the time now, says that the certificate has
-// ended and nothing else is wrong with it: verify, called for the certificate's last second, finds no fault.
+// expired and nothing else is wrong with it: verify, called for the certificate's last second, finds no fault.
 func OnlyExpired(err error, now time.Time, verify func(at time.Time) error) bool {
 	var old *ExpiredError
 	return errors.As(err, &old) && !now.Before(old.Until) && verify(old.Until.Add(-time.Second)) == nil

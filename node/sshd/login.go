@@ -41,7 +41,7 @@ func (a *loginAttempt) noCertificateError(lastTry bool) error {
 	err := fault.New(
 		fault.Unauthenticated,
 		"node",
-		"this node takes a certificate and nothing else; your client showed none",
+		"this node accepts only certificates; your client offered none",
 		"run: tsh login, then name the certificate to your client, or connect with: tsh ssh",
 	)
 	if !lastTry || a.explained {

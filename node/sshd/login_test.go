@@ -181,7 +181,7 @@ func TestAClientWithoutACertificateIsToldOnItsLastTry(t *testing.T) {
 	}
 	r.allow()
 	_, banner, err := r.dialWith(testAccount(), ssh.PublicKeys(r.signer()), interactive)
-	if err == nil || strings.Contains(banner, "showed none") {
+	if err == nil || strings.Contains(banner, "offered none") {
 		t.Errorf("got %v and banner %q, want nothing about a missing certificate", err, banner)
 	}
 }

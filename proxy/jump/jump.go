@@ -127,7 +127,7 @@ func (s *Server) explainFailure(
 	if err != nil {
 		return fault.Wrap(err, fault.Unavailable, op,
 			"node "+displayName(name)+" is not attached to this proxy, and the auth service does not answer",
-			"try again in a moment; if it persists, ask an administrator to check the auth service")
+			"try again in a moment; if it happens again, ask an administrator to check the auth service")
 	}
 	for _, n := range res.Nodes {
 		d := access.Decide(trust.Policy, accessRequest(who, n.Access(), "", now))

@@ -302,13 +302,13 @@ var errorTextsKorean = textPairs(
 	"confirm the address with the provider, then start again: tsh login",
 	"인증 제공자에서 주소를 확인한 뒤 터미널에서 다시 시작하세요: tsh login",
 
-	"try again in a minute; if this repeats, tell an administrator that * does not answer",
+	"try again in a minute; if it happens again, tell an administrator that * does not answer",
 	"1분 뒤에 다시 시도하세요. 계속되면 {1}이(가) 응답하지 않는다고 관리자에게 알리세요",
 
-	"start again: tsh login, and give consent on the provider's page; if this repeats, ask an administrator for access there",
+	"start again: tsh login, and give consent on the provider's page; if it happens again, ask an administrator for access there",
 	"터미널에서 다시 시작하고 인증 제공자 화면에서 동의하세요. 계속되면 그곳의 접근 권한을 관리자에게 요청하세요: tsh login",
 
-	"start again: tsh login; if this repeats, ask an administrator to look at connector *",
+	"start again: tsh login; if it happens again, ask an administrator to look at connector *",
 	"터미널에서 다시 시작하세요: tsh login. 계속되면 관리자에게 커넥터 {1}을(를) 살펴봐 달라고 하세요",
 
 	"ask an administrator to correct connector *",
@@ -336,7 +336,7 @@ var errorTextsKorean = textPairs(
 	"the auth service does not answer this proxy",
 	"프록시가 인증 서버의 응답을 받지 못했습니다",
 
-	"try again in a minute; if it persists, tell an administrator",
+	"try again in a minute; if it happens again, tell an administrator",
 	"1분 뒤에 다시 시도하세요. 계속되면 관리자에게 알리세요",
 
 	"run the newest release on every auth replica",

@@ -261,7 +261,7 @@ func callAuth[Req, Res any](
 		// The fault is from our own client, not from the auth service. It names internal addresses, which
 		// strangers must not see.
 		err = fault.Wrap(err, fault.Unavailable, r.Name, "the auth service does not answer this proxy",
-			"try again in a minute; if it persists, tell an administrator")
+			"try again in a minute; if it happens again, tell an administrator")
 	}
 	return res, err
 }
