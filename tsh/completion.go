@@ -18,6 +18,8 @@ import (
 // completionTime bounds how long the Tab key waits for node names.
 const completionTime = 2 * time.Second
 
+// completionCmd is "tsh completion". The scripts call tsh with a hidden command of cobra for every Tab, so
+// that they need not be written again for a new version.
 func (a *app) completionCmd() *cobra.Command {
 	shells := []string{"bash", "zsh", "fish"}
 	return &cobra.Command{
@@ -65,6 +67,8 @@ func (f backtickFilter) Write(p []byte) (int, error) {
 // scp. With onlyFirst, only the first argument is completed.
 func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		// For scp a name is followed by ":" and a path, so no space is appended, and local files are offered
+		// too.
 		directive := cobra.ShellCompDirectiveNoFileComp
 		if suffix != "" {
 			directive = cobra.ShellCompDirectiveDefault | cobra.ShellCompDirectiveNoSpace

@@ -17,6 +17,8 @@ import (
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
+// configCmd is "tsh config". With its output stock ssh, scp, sftp and everything that uses them, such as
+// rsync and Ansible, reach nodes.
 func (a *app) configCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "config",

@@ -43,6 +43,7 @@ func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginO
 	if err := a.learnTransport(ctx, addr, &at); err != nil {
 		return cluster{}, err
 	}
+	// The handshake verifies that the proxy leads to the auth service of this cluster.
 	conn, err := a.dialTLS(ctx, addr, at.authTLS(a.Now))
 	if err != nil {
 		return cluster{}, err
@@ -160,6 +161,7 @@ func (a *app) ping(ctx context.Context, addr, caFile string) (dial.Ping, error) 
 			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Time: a.Now},
 			DialContext:     a.dialer.DialContext,
 		},
+		// A redirect would lead to a server that the user did not name.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	defer client.CloseIdleConnections()

@@ -30,10 +30,16 @@ const loginTime = 10 * time.Minute
 
 // loginOptions are the flags of tsh login.
 type loginOptions struct {
-	caFile, pin, browser, connector, agent string
-	headless                               bool
+	caFile    string // the authority of the proxy's web certificate; empty: the system's authorities
+	pin       string // sha256:…; empty: see choosePin
+	browser   string // "none", or empty: open one
+	connector string // empty: the user chooses on the login page
+	agent     string // auto, yes or no
+	headless  bool
 }
 
+// loginCmd is "tsh login". docs/architecture.md shows all steps of a login; tsh takes the first and the last
+// ones.
 func (a *app) loginCmd() *cobra.Command {
 	var o loginOptions
 	c := &cobra.Command{
@@ -105,6 +111,7 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return err
 	}
+	// From here on the cluster is known and its proxy verified.
 	at, err := a.contact(ctx, h, addr, o)
 	if err != nil {
 		return err
@@ -123,12 +130,13 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return err
 	}
+	// Only now is anything of the answer trusted.
 	p, err := verify(resp, at, keys, a.Now())
 	if err != nil {
 		return err
 	}
 	p.Proxy = addr
-	if at.transport == dial.WebSocket {
+	if at.transport == dial.WebSocket { // TLS, the default, is not written to the profile
 		p.Transport = at.transport
 	}
 	old, _ := h.Load(addr) // its key leaves the agent; a damaged profile does not say which key that is

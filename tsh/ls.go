@@ -18,6 +18,7 @@ import (
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
+// lsCmd is "tsh ls". The auth service selects the nodes by labels and by what the user may see.
 func (a *app) lsCmd() *cobra.Command {
 	var quiet bool
 	c := &cobra.Command{

@@ -12,6 +12,8 @@ import (
 	"github.com/threshold-access/threshold/tsh/terminal"
 )
 
+// proxyCmd is "tsh proxy", whose one subcommand is the ProxyCommand of tsh config. SSH runs end to end
+// between the other program and the node; tsh only carries its bytes.
 func (a *app) proxyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "proxy", Short: "Connect other programs to nodes", GroupID: everyday}
 	c.AddCommand(&cobra.Command{

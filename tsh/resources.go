@@ -20,6 +20,7 @@ import (
 // maxApplyBytes bounds the file that apply reads.
 const maxApplyBytes = config.MaxBytes
 
+// getCmd is "tsh get".
 func (a *app) getCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "get KIND [NAME]",
@@ -141,6 +142,7 @@ func (a *app) writeDocuments(list []authrpc.Resource) error {
 	return stdoutFault(output.WriteYAML(a.Stdout, docs...))
 }
 
+// applyCmd is "tsh apply". A document that was read with a revision is refused if it has been changed since.
 func (a *app) applyCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
@@ -275,6 +277,7 @@ func (a *app) reportApplied(proxy string, sent authrpc.Resource, got authrpc.App
 	}
 }
 
+// rmCmd is "tsh rm".
 func (a *app) rmCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:               "rm KIND NAME",
@@ -289,6 +292,7 @@ func (a *app) rmCmd() *cobra.Command {
 	}
 }
 
+// runRemove removes one resource. There is no way to remove several at once.
 func (a *app) runRemove(ctx context.Context, args []string) error {
 	kind, name, err := parseResource(args)
 	if err != nil {

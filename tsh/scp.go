@@ -22,6 +22,7 @@ import (
 // connection is closed.
 const cleanupTime = 2 * time.Second
 
+// scpCmd is "tsh scp". It speaks SFTP, as scp does since OpenSSH 9.0.
 func (a *app) scpCmd() *cobra.Command {
 	var (
 		o     transfer.Options
@@ -201,7 +202,7 @@ func (a *app) withSFTP(
 	go func() { defer close(done); client.KeepAlive(keepaliveCtx) }()
 	defer func() { cancel(); <-done }()
 	err = fn(files)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil { // whatever failed because of it
 		return context.Canceled
 	}
 	return err

@@ -16,20 +16,24 @@ import (
 
 // sshOptions are the flags of tsh ssh.
 type sshOptions struct {
-	login                  string
-	tty, noTTY             bool
-	verbose, quiet         bool
-	noInput, noCommand     bool
-	subsystem              bool
-	agent, noAgent         bool // noAgent wins
-	clear                  bool // forward nothing, whatever other flags and options say
-	escape                 string
-	stdio                  string
-	local, remote, dynamic []string
-	options                []string
-	env                    []string // NAME=VALUE, from -o SetEnv
+	login          string // -l; LOGIN@ before the node wins
+	tty, noTTY     bool   // -t and -T; neither: a terminal for a shell, none for a command
+	verbose, quiet bool
+	noInput        bool // -n
+	noCommand      bool // -N
+	subsystem      bool // -s: the command is the name of a subsystem
+	agent, noAgent bool // -A and -a; noAgent wins
+	clear          bool // forward nothing, whatever other flags and options say
+	escape         string
+	stdio          string   // -W
+	local          []string // -L, as typed; likewise the next two
+	remote         []string // -R
+	dynamic        []string // -D
+	options        []string // -o, as typed; applyOptions sets the other fields from them
+	env            []string // NAME=VALUE, from -o SetEnv
 }
 
+// sshCmd is "tsh ssh". Its flags are those of ssh, so that the habits of users and most scripts work.
 func (a *app) sshCmd() *cobra.Command {
 	var o sshOptions
 	c := &cobra.Command{
@@ -171,7 +175,9 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destination, command stri
 		algorithms := client.Algorithms()
 		fmt.Fprintf(a.Stderr, "tsh: connected as %s, server %s, %s\n", client.User(), version, algorithms)
 	}
-	// From here on signals are for the remote command, and the connection ends with it.
+	// From here on signals are for the remote command, and the connection ends with it. The deferred calls
+	// close the listeners and then the connection, which ends the goroutines of forwarding; then they stop
+	// the keepalives.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	tasks.Go(func() { client.KeepAlive(ctx) })

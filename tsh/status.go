@@ -17,17 +17,18 @@ import (
 
 // loginStatus is a login as --format=json shows it.
 type loginStatus struct {
-	Proxy   string           `json:"proxy"`
+	Proxy   string           `json:"proxy"` // host:port
 	Cluster string           `json:"cluster"`
 	Pin     string           `json:"pin"`
-	User    string           `json:"user,omitempty"`
+	User    string           `json:"user,omitempty"` // like the next three only with a login
 	Roles   []string         `json:"roles,omitempty"`
 	Logins  []identity.Login `json:"logins,omitempty"`
 	Expires time.Time        `json:"expires,omitzero"`
-	State   string           `json:"state"` // "valid", "expired" or "logged out"
-	Current bool             `json:"current"`
+	State   string           `json:"state"`   // "valid", "expired" or "logged out"
+	Current bool             `json:"current"` // what commands use without --proxy
 }
 
+// statusCmd is "tsh status". The exit code tells scripts whether the current login is valid.
 func (a *app) statusCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
@@ -160,6 +161,7 @@ func (a *app) writeLogin(i profile.Info) error {
 	)
 }
 
+// logoutCmd is "tsh logout".
 func (a *app) logoutCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{

@@ -30,6 +30,8 @@ type tokenSpec struct {
 	Labels map[string]string `json:"labels,omitempty"` // override the labels that the machine requests
 }
 
+// tokenCmd is "tsh token". A token is a resource: create applies one and shows its secret, and get and rm
+// work with it too.
 func (a *app) tokenCmd() *cobra.Command {
 	c := &cobra.Command{Use: "token", Short: "Create join tokens for machines", GroupID: admin}
 	kind, ttl := string(identity.Node), defaultTokenTTL

@@ -102,12 +102,13 @@ func verifyLogin(
 	if err != nil {
 		return nil, err
 	}
+	// Both certificates must come from this login: the profile describes them as one.
 	if user.UserKey() != peer.UserKey() || user.LoginID != peer.LoginID {
 		return nil, errors.New("the two certificates are of different logins")
 	}
 	p.SSHCert, p.Logins = cert, user.Logins
 	slices.Sort(p.Logins)
-	if user.Expires.Before(p.Expires) {
+	if user.Expires.Before(p.Expires) { // the login ends with the first of the two
 		p.Expires = user.Expires.UTC()
 	}
 	return p, nil

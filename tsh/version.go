@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// versionCmd is "tsh version". It needs no login.
 func (a *app) versionCmd() *cobra.Command {
 	c := &cobra.Command{Use: "version", Short: "Show the version of tsh", Args: noArgs("leave %s out")}
 	f := formatFlag(c)
