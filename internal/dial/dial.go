@@ -74,7 +74,7 @@ func read(r io.Reader, v any) error {
 		return fmt.Errorf("dial: read: %w", err)
 	}
 	if head[0] != Version {
-		return fmt.Errorf("dial: version %d is not understood, want %d", head[0], Version)
+		return fmt.Errorf("dial: version %d is not supported, want %d", head[0], Version)
 	}
 	n := binary.BigEndian.Uint16(head[1:])
 	if n > MaxBytes {

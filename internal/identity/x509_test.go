@@ -133,8 +133,8 @@ func TestVerifyX509ReadsUsersAndMachines(t *testing.T) {
 	t.Parallel()
 	tr := newTestAuthorities(t)
 	user := []*x509.Certificate{create(t, leafOf(t, alice()), tr.users, newKey(t, elliptic.P256()))}
-	p, err := tr.roots().
-		VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+	p, err := tr.roots().VerifyX509(user, cluster, x509.ExtKeyUsageClientAuth, noon,
+		identity.User, identity.Node)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,8 +418,8 @@ func FuzzVerifyX509(f *testing.F) {
 		if c, err := x509.ParseCertificate(beside); err == nil {
 			chain = append(chain, c)
 		}
-		p, err := tr.roots().
-			VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon, identity.User, identity.Node)
+		p, err := tr.roots().VerifyX509(chain, cluster, x509.ExtKeyUsageClientAuth, noon,
+			identity.User, identity.Node)
 		if err == nil &&
 			(p.Kind != identity.Node || p.Cluster != cluster || p.Check() != nil || p.URI() != uri) {
 			t.Errorf("got %+v of %q, want a node of the cluster with its own URI", p, uri)

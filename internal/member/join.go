@@ -40,10 +40,7 @@ func join(ctx context.Context, cfg Config) (*document, error) {
 	}
 	if token.Kind != cfg.Kind {
 		return nil, fault.New(fault.Invalid, "member.Join",
-			fmt.Sprintf(
-				"the join token is for a %s, and this machine is to be a %s",
-				token.Kind, cfg.Kind,
-			),
+			fmt.Sprintf("the join token is for a %s, and this machine is to be a %s", token.Kind, cfg.Kind),
 			"ask an administrator for a token of kind "+string(cfg.Kind),
 		)
 	}

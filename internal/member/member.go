@@ -103,17 +103,17 @@ func (cfg Config) check() (Config, error) {
 	cfg.Token = strings.TrimSpace(cfg.Token)
 	switch {
 	case cfg.Dir == "":
-		return cfg, fault.New(fault.Invalid, "member.Enter",
+		return cfg, fault.New(fault.Invalid, "member.LoadOrJoin",
 			"there is no data directory",
 			"name one with --data",
 		)
 	case cfg.Kind != identity.Node && cfg.Kind != identity.Proxy:
-		return cfg, fault.New(fault.Invalid, "member.Enter",
+		return cfg, fault.New(fault.Invalid, "member.LoadOrJoin",
 			"only nodes and proxies join, not "+string(cfg.Kind),
 			"start this machine as a node or a proxy",
 		)
 	case cfg.AuthAddr == "":
-		return cfg, fault.New(fault.Invalid, "member.Enter",
+		return cfg, fault.New(fault.Invalid, "member.LoadOrJoin",
 			"there is no address to reach the cluster at",
 			"give the proxy's address, as --proxy proxy.example.com:443",
 		)
@@ -137,7 +137,7 @@ func checkToken(cfg Config, pin identity.Pin) error {
 	}
 	t, err := authrpc.ParseToken(cfg.Token)
 	if err == nil && t.Pin != pin {
-		return fault.New(fault.Conflict, "member.Enter",
+		return fault.New(fault.Conflict, "member.LoadOrJoin",
 			cfg.Dir+" holds a membership in another cluster than the token's",
 			"use another data directory, or remove "+cfg.Dir+" to leave the old cluster for good",
 		)
@@ -158,12 +158,7 @@ func openMember(cfg Config, doc *document) (*Member, error) {
 	m := &Member{cfg: cfg, keys: k, pin: doc.Pin}
 	m.current.Store(h)
 	trust := identity.PinnedTLS(
-		m.pin,
-		h.id.Cluster,
-		identity.ALPNAuth,
-		m.TLSCertificate,
-		cfg.Now,
-		identity.Auth,
+		m.pin, h.id.Cluster, identity.ALPNAuth, m.TLSCertificate, cfg.Now, identity.Auth,
 	)
 	for _, addr := range append([]string{cfg.AuthAddr}, cfg.Fallbacks...) {
 		m.clients = append(m.clients, cfg.newClient(addr, trust))

@@ -143,13 +143,8 @@ func (h Hello) check(node identity.Peer, w Welcome, now time.Time) *fault.Error 
 	}
 	if off := at.Time.Sub(now); off.Abs() > maxClockError {
 		return fault.New(fault.Invalid, op,
-			fmt.Sprintf(
-				"the node's clock is off by %s (it says %s, the proxy says %s)",
-				off.Round(time.Second),
-				at.Time.UTC().
-					Format(time.RFC3339),
-				now.UTC().Format(time.RFC3339),
-			),
+			fmt.Sprintf("the node's clock is off by %s (it says %s, the proxy says %s)",
+				off.Round(time.Second), at.Time.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
 			"set the node's clock; an NTP service keeps it right",
 		)
 	}

@@ -32,7 +32,7 @@ func (s SignedAttachment) Verify(key crypto.PublicKey) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("tunnel: attachment: %w", err)
 	}
 	if a.V != Version {
-		return Attachment{}, fmt.Errorf("tunnel: attachment version %d is not understood", a.V)
+		return Attachment{}, fmt.Errorf("tunnel: attachment version %d is not supported", a.V)
 	}
 	return a, nil
 }

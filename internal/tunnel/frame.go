@@ -113,7 +113,7 @@ var (
 // check refuses a header of another version, or with an address or a protocol that is malformed.
 func (h Header) check() error {
 	if h.V != Version {
-		return fmt.Errorf("tunnel: header version %d is not understood", h.V)
+		return fmt.Errorf("tunnel: header version %d is not supported", h.V)
 	}
 	if len(h.From) > 64 {
 		return fmt.Errorf("tunnel: the client's address is too long")
