@@ -37,7 +37,8 @@ func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 		t.Error("got a connection without sessions ended by the client, want by the node")
 	}
 	_, banner, err := r.dial(testAccount(), r.signer())
-	if err == nil || !strings.Contains(banner, "this node is stopping") || !strings.Contains(banner, "hint: ") {
+	if err == nil || !strings.Contains(banner, "this node is stopping") ||
+		!strings.Contains(banner, "hint: ") {
 		t.Errorf("got %v and banner %q, want a new login refused with the reason", err, banner)
 	}
 	got := run(t, c, "echo in", "")

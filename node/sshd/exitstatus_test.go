@@ -8,8 +8,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// OpenSSH closes a channel as soon as it has seen the end of the output, if its own input has ended: a status
-// sent after that is lost, and the person is told 255.
+// OpenSSH closes a channel at the end of its output if the input has ended, too. A status that is sent after
+// that is lost, and ssh exits with 255.
 func TestExitStatusReachesAClientThatClosesAtEOF(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
@@ -26,24 +26,24 @@ func TestExitStatusReachesAClientThatClosesAtEOF(t *testing.T) {
 	all.Wait()
 }
 
+// runHastySession runs a program and closes the channel at the end of its output.
 func runHastySession(t *testing.T, c *ssh.Client) {
-	ch, reqs, err := c.OpenChannel("session", nil)
+	ch, requests, err := c.OpenChannel("session", nil)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"exit 3"})); err != nil ||
-		!ok {
+	if ok, err := ch.SendRequest("exec", true, execPayload("exit 3")); err != nil || !ok {
 		t.Errorf("exec: got %v, %v", ok, err)
 	}
 	_ = ch.CloseWrite()
 	_, _ = io.Copy(io.Discard, ch)
 	_ = ch.Close()
-	told := false
-	for req := range reqs {
-		told = told || req.Type == "exit-status"
+	hasStatus := false
+	for req := range requests {
+		hasStatus = hasStatus || req.Type == "exit-status"
 	}
-	if !told {
+	if !hasStatus {
 		t.Error("got no exit status, want 3")
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/threshold-access/threshold/internal/audit"
 )
 
-// startStalled starts a program whose output nobody takes after its first line, which is its process number.
+// startStalled starts a program of whose output nobody reads more than the first line: its process id.
 func startStalled(t *testing.T, c *ssh.Client) (*ssh.Session, int) {
 	t.Helper()
 	s := newSession(t, c)
@@ -23,9 +23,7 @@ func startStalled(t *testing.T, c *ssh.Client) (*ssh.Session, int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start("echo $$; exec yes"); err != nil {
-		t.Fatal(err)
-	}
+	startProgram(t, s, "echo $$; exec yes")
 	line, err := bufio.NewReaderSize(io.LimitReader(out, 16), 16).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
@@ -43,8 +41,9 @@ func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
 	s, pid := startStalled(t, c)
-	command := ssh.Marshal(struct{ Command string }{"true"})
-	// each is refused in words, for which the window has no room; together they are more than any queue holds
+	command := execPayload("true")
+	// Each of these is refused with a message for which the window has no space. They are more than fit into
+	// any queue.
 	for range 100 {
 		if _, err := s.SendRequest("exec", false, command); err != nil {
 			t.Fatal(err)
@@ -54,7 +53,7 @@ func TestUnreadRefusalsDoNotBlockTheConnection(t *testing.T) {
 		}
 	}
 	if got := run(t, c, "echo still here", ""); got.out != "still here\n" {
-		t.Errorf("got %+v beside a stalled session, want an answer", got)
+		t.Errorf("got %+v while another session is stalled, want an answer", got)
 	}
 	c.Close()
 	eventually(t, "the program of a closed connection has ended", func() bool { return processGone(pid) })
@@ -69,17 +68,17 @@ func TestAFloodOfRefusalsIsAuditedInPart(t *testing.T) {
 		ch, _, err := c.OpenChannel("direct-tcpip", nil)
 		if err == nil {
 			ch.Close()
-			t.Fatal("port forwarding was opened")
+			t.Fatal("got a local forward, want it refused")
 		}
 		if ok, _, _ := c.SendRequest("tcpip-forward", true, nil); ok {
-			t.Fatal("remote port forwarding was opened")
+			t.Fatal("got a remote forward, want it refused")
 		}
 	}
 	if n := len(r.recorded(audit.SessionRefused)); n == 0 || n > 100 {
-		t.Errorf("got %d events of 1000 refusals on one connection, want some, and few", n)
+		t.Errorf("got %d events of 1000 refusals on one connection, want more than 0 and at most 100", n)
 	}
 	if !strings.Contains(r.logged(), "further refusals on this connection are not recorded") {
-		t.Error("nothing says that refusals are left out")
+		t.Error("the log does not say that refusals are left out")
 	}
 	if got := run(t, c, "echo still here", ""); got.out != "still here\n" {
 		t.Errorf("got %+v after the flood, want the connection to go on", got)
@@ -96,7 +95,7 @@ func TestHandshakesOfOneAddressDoNotBlockOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if i < 16 { // each of these takes a place; the others wait for one
+		if i < 16 { // these use up the quota of their address; the others wait
 			_, _ = conn.Read(make([]byte, 4))
 		}
 	}
@@ -110,15 +109,15 @@ func TestManySimultaneousLoginsAllSucceed(t *testing.T) {
 	var all sync.WaitGroup
 	for range 60 {
 		all.Go(func() {
-			if _, said, err := r.dial(testAccount(), signer); err != nil {
-				t.Errorf("got %v (%s), want everybody logged in", err, said)
+			if _, banner, err := r.dial(testAccount(), signer); err != nil {
+				t.Errorf("got %v (%s), want every client logged in", err, banner)
 			}
 		})
 	}
 	all.Wait()
 }
 
-// words in SSH's wire form.
+// wire encodes values as SSH does (RFC 4251 section 5).
 func wire(parts ...any) (b []byte) {
 	for _, p := range parts {
 		switch p := p.(type) {
@@ -139,8 +138,9 @@ func TestMalformedRequestPayloads(t *testing.T) {
 	c := r.client()
 	const most = ^uint32(0)
 	long := strings.Repeat("A", 100<<10)
-	for name, ask := range map[string]struct {
-		request string
+	manyModes := strings.Repeat("\x35\x00\x00\x00\x01", 10_000)
+	for name, req := range map[string]struct {
+		name    string
 		payload []byte
 	}{
 		"a terminal without a payload": {"pty-req", nil},
@@ -155,14 +155,7 @@ func TestMalformedRequestPayloads(t *testing.T) {
 		},
 		"a terminal with many modes": {
 			"pty-req",
-			wire(
-				"xterm",
-				uint32(80),
-				uint32(24),
-				uint32(0),
-				uint32(0),
-				strings.Repeat("\x35\x00\x00\x00\x01", 10_000),
-			),
+			wire("xterm", uint32(80), uint32(24), uint32(0), uint32(0), manyModes),
 		},
 		"modes cut short": {
 			"pty-req",
@@ -177,41 +170,38 @@ func TestMalformedRequestPayloads(t *testing.T) {
 			"window-change",
 			wire(uint32(0), uint32(0), uint32(0), uint32(0)),
 		},
-		"a window without bounds":            {"window-change", wire(most, most, most, most)},
-		"a window cut short":                 {"window-change", wire(uint32(1))},
-		"a variable cut short":               {"env", wire("LANG")},
-		"a long variable":                    {"env", wire("LANG", long)},
-		"a variable with a line's end":       {"env", wire("LANG", "C\nLD_PRELOAD=/tmp/x.so")},
-		"a variable whose name is another's": {"env", wire("LANG=C\x00LD_PRELOAD", "x")},
-		"a signal without a name":            {"signal", wire("")},
-		"a signal by its number":             {"signal", wire("9")},
-		"a signal before there is a program": {"signal", wire("KILL")},
-		"a long signal":                      {"signal", wire(long)},
-		"a subsystem cut short":              {"subsystem", []byte{0, 0}},
-		"a subsystem without a name":         {"subsystem", wire("")},
-		"a command cut short":                {"exec", []byte{0, 0, 0, 9, 'x'}},
-		"a command with a NUL":               {"exec", wire("true\x00false")},
-		"a command that is too long":         {"exec", wire(strings.Repeat("A", 125<<10))},
-		"a request with a long name":         {long, nil},
-		"a request with a name that acts":    {"\x1b]0;x\x07", nil},
+		"a window without bounds":                    {"window-change", wire(most, most, most, most)},
+		"a window cut short":                         {"window-change", wire(uint32(1))},
+		"a variable cut short":                       {"env", wire("LANG")},
+		"a long variable":                            {"env", wire("LANG", long)},
+		"a variable with a line's end":               {"env", wire("LANG", "C\nLD_PRELOAD=/tmp/x.so")},
+		"a variable whose name is another's":         {"env", wire("LANG=C\x00LD_PRELOAD", "x")},
+		"a signal without a name":                    {"signal", wire("")},
+		"a signal by its number":                     {"signal", wire("9")},
+		"a signal before there is a program":         {"signal", wire("KILL")},
+		"a long signal":                              {"signal", wire(long)},
+		"a subsystem cut short":                      {"subsystem", []byte{0, 0}},
+		"a subsystem without a name":                 {"subsystem", wire("")},
+		"a command cut short":                        {"exec", []byte{0, 0, 0, 9, 'x'}},
+		"a command with a NUL":                       {"exec", wire("true\x00false")},
+		"a command that is too long":                 {"exec", wire(strings.Repeat("A", 125<<10))},
+		"a request with a long name":                 {long, nil},
+		"a request whose name is an escape sequence": {"\x1b]0;x\x07", nil},
 	} {
 		s := newSession(t, c)
-		_, err := s.SendRequest(ask.request, true, ask.payload)
+		_, err := s.SendRequest(req.name, true, req.payload)
 		if err != nil && err != io.EOF { // a refused program ends its channel
 			t.Errorf("%s: got %v, want an answer", name, err)
 		}
 		s.Close()
 		if got := run(t, c, "echo alive", ""); got.out != "alive\n" {
-			t.Fatalf("%s: got %+v after it, want the connection to live", name, got)
+			t.Fatalf("%s: got %+v after it, want the connection to go on", name, got)
 		}
 	}
 	s := newSession(t, c)
 	for i := range 1000 {
-		if _, err := s.SendRequest(
-			"env",
-			false,
-			wire("LC_"+strings.Repeat("A", 1+i/26%30)+string(rune('A'+i%26)), "x"),
-		); err != nil {
+		name := "LC_" + strings.Repeat("A", 1+i/26%30) + string(rune('A'+i%26))
+		if _, err := s.SendRequest("env", false, wire(name, "x")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -219,6 +209,6 @@ func TestMalformedRequestPayloads(t *testing.T) {
 		t.Errorf("got %s variables of 1000 into a session (%v), want 64", out, err)
 	}
 	if strings.Contains(r.logged(), "panic on a connection") || strings.Contains(r.logged(), "\x1b") {
-		t.Errorf("got a defect, or an escape sequence, in the log:\n%s", r.logged())
+		t.Errorf("got a panic or an escape sequence in the log:\n%s", r.logged())
 	}
 }

@@ -21,11 +21,10 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/threshold-access/threshold/internal/audit"
-	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/node/sshd"
 )
 
-// startEcho sends back what it gets, on loopback or a Unix socket, and then ends.
+// startEcho starts a server on loopback or a Unix socket that sends back what it receives.
 func startEcho(t testing.TB, network string) net.Addr {
 	t.Helper()
 	at := "127.0.0.1:0"
@@ -75,7 +74,7 @@ func listenTCP(c *ssh.Client, host string, port uint32) (uint32, error) {
 	return 0, fmt.Errorf("a reply of %d bytes", len(reply))
 }
 
-// wantEcho sends text, ends its own way, and wants the same until the other end's.
+// wantEcho sends text and EOF, and wants the same back.
 func wantEcho(t *testing.T, c interface {
 	io.ReadWriter
 	CloseWrite() error
@@ -118,7 +117,7 @@ func TestLocalForwards(t *testing.T) {
 	}
 	events := r.recorded(audit.ForwardStarted)
 	if len(events) != 2 {
-		t.Fatalf("got %d events of two ways that were used twice, want 2", len(events))
+		t.Fatalf("got %d events of two targets that were used twice, want 2", len(events))
 	}
 	for _, e := range events {
 		if to := e.Fields["target"]; to != tcp.String() && to != unix.String() ||
@@ -137,10 +136,10 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		"mapped.example":   {netip.MustParseAddr("::ffff:169.254.169.254")},
 		"both.example":     {netip.MustParseAddr("fe80::1%lo"), netip.MustParseAddr("127.0.0.1")},
 	}
-	asked := map[string]int{}
+	resolved := map[string]int{}
 	r := newFixture(t, func(c *sshd.Config) {
 		c.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
-			asked[host]++
+			resolved[host]++
 			if a, ok := names[host]; ok {
 				return a, nil
 			}
@@ -153,43 +152,43 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed.Close()
-	unreachable := func(host string, port int) []byte { return wire(host, uint32(port), "", uint32(0)) }
+	tcpTarget := func(host string, port int) []byte { return wire(host, uint32(port), "", uint32(0)) }
 	for _, tt := range []struct {
 		name   string
 		extra  []byte
 		reason ssh.RejectionReason
-		words  string
+		text   string // part of the message
 	}{
 		{"nobody listens", directTCP(closed.Addr()), ssh.ConnectionFailed, "connection refused"},
-		{"no such host", unreachable("no.example", 80), ssh.ConnectionFailed, "there is no host no.example"},
-		{"a metadata address", unreachable("169.254.169.254", 80), ssh.Prohibited, "metadata"},
-		{"the same inside of IPv6", unreachable("::ffff:169.254.169.254", 80), ssh.Prohibited, "metadata"},
-		{"the same for a translator", unreachable("64:ff9b::a9fe:a9fe", 80), ssh.Prohibited, "metadata"},
-		{"a name for it", unreachable("metadata.example", 80), ssh.Prohibited, "metadata"},
-		{"a name for it, mapped", unreachable("mapped.example", 80), ssh.Prohibited, "metadata"},
-		{"metadata by IPv6", unreachable("fd00:ec2::254", 80), ssh.Prohibited, "metadata"},
-		{"link-local by IPv6", unreachable("fe80::1%lo", 22), ssh.Prohibited, "link-local"},
-		{"no host", unreachable("", 80), ssh.ConnectionFailed, "names no host"},
-		{"no port", unreachable("127.0.0.1", 0), ssh.ConnectionFailed, "port is invalid"},
-		{"a port that wraps", unreachable("127.0.0.1", 65536+80), ssh.ConnectionFailed, "port is invalid"},
-		{"a name with blanks", unreachable("a b", 80), ssh.ConnectionFailed, "host name is invalid"},
+		{"no such host", tcpTarget("no.example", 80), ssh.ConnectionFailed, "there is no host no.example"},
+		{"a metadata address", tcpTarget("169.254.169.254", 80), ssh.Prohibited, "metadata"},
+		{"the same inside of IPv6", tcpTarget("::ffff:169.254.169.254", 80), ssh.Prohibited, "metadata"},
+		{"the same for a translator", tcpTarget("64:ff9b::a9fe:a9fe", 80), ssh.Prohibited, "metadata"},
+		{"a name for it", tcpTarget("metadata.example", 80), ssh.Prohibited, "metadata"},
+		{"a name for it, mapped", tcpTarget("mapped.example", 80), ssh.Prohibited, "metadata"},
+		{"metadata by IPv6", tcpTarget("fd00:ec2::254", 80), ssh.Prohibited, "metadata"},
+		{"link-local by IPv6", tcpTarget("fe80::1%lo", 22), ssh.Prohibited, "link-local"},
+		{"no host", tcpTarget("", 80), ssh.ConnectionFailed, "names no host"},
+		{"no port", tcpTarget("127.0.0.1", 0), ssh.ConnectionFailed, "port is invalid"},
+		{"a port that wraps", tcpTarget("127.0.0.1", 65536+80), ssh.ConnectionFailed, "port is invalid"},
+		{"a name with blanks", tcpTarget("a b", 80), ssh.ConnectionFailed, "host name is invalid"},
 		{"cut short", []byte{0, 0, 0, 9, 'x'}, ssh.ConnectionFailed, "could not be read"},
 	} {
 		_, _, err := c.OpenChannel("direct-tcpip", tt.extra)
 		var refused *ssh.OpenChannelError
 		if !errors.As(err, &refused) || refused.Reason != tt.reason ||
-			!strings.Contains(refused.Message, tt.words) {
-			t.Errorf("%s: got %v, want %v with %q", tt.name, err, tt.reason, tt.words)
+			!strings.Contains(refused.Message, tt.text) {
+			t.Errorf("%s: got %v, want %v with %q", tt.name, err, tt.reason, tt.text)
 		}
 	}
 	to := startEcho(t, "tcp").(*net.TCPAddr)
-	ch, reqs, err := c.OpenChannel("direct-tcpip", unreachable("both.example", to.Port))
+	ch, reqs, err := c.OpenChannel("direct-tcpip", tcpTarget("both.example", to.Port))
 	if err != nil {
 		t.Fatalf("a name with one good address: %v", err)
 	}
 	go ssh.DiscardRequests(reqs)
 	wantEcho(t, ch, "x")
-	for host, n := range asked {
+	for host, n := range resolved {
 		if n != 1 {
 			t.Errorf("got %s resolved %d times, want once: a second answer could be another", host, n)
 		}
@@ -197,28 +196,25 @@ func TestUnreachableForwardTargetsAreExplained(t *testing.T) {
 	for _, e := range r.recorded(audit.SessionRefused) {
 		if what := e.Fields["what"]; !strings.HasPrefix(what, "direct-tcpip ") ||
 			!strings.HasSuffix(what, ":80") && !strings.HasSuffix(what, ":22") {
-			t.Errorf("got a refusal of %q on record, want the target named", what)
+			t.Errorf("got a refusal of %q recorded, want the target named", what)
 		}
 	}
 	if n := len(r.recorded(audit.SessionRefused)); n != 7 {
-		t.Errorf("got %d refusals on record, want the 7 that are prohibited", n)
+		t.Errorf("got %d refusals recorded, want the 7 that are prohibited", n)
 	}
-	for path, words := range map[string]string{
+	for path, text := range map[string]string{
 		filepath.Join(t.TempDir(), "none"): "does not exist",
 		"":                                 "no path",
 		"/a\x00b":                          "not a valid path",
 	} {
-		if _, _, err := c.OpenChannel(
-			"direct-streamlocal@openssh.com",
-			wire(path, "", uint32(0)),
-		); err == nil ||
-			!strings.Contains(err.Error(), words) {
-			t.Errorf("%q: got %v, want %q in it", path, err, words)
+		_, _, err := c.OpenChannel("direct-streamlocal@openssh.com", wire(path, "", uint32(0)))
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%q: got %v, want %q in it", path, err, text)
 		}
 	}
 }
 
-// channelOpens takes every channel of the kind that the node opens.
+// channelOpens returns the channels of a type that the node opens.
 func channelOpens(t *testing.T, c *ssh.Client, kind string) <-chan ssh.NewChannel {
 	t.Helper()
 	ch := c.HandleChannelOpen(kind)
@@ -232,7 +228,7 @@ func channelOpens(t *testing.T, c *ssh.Client, kind string) <-chan ssh.NewChanne
 func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
 	r := newFixture(t, nil)
 	c := r.client()
-	came := channelOpens(t, c, "forwarded-tcpip")
+	opens := channelOpens(t, c, "forwarded-tcpip")
 	for _, host := range []string{
 		"", "localhost", "0.0.0.0", "::", "*", "127.0.0.1", "192.0.2.1", "db.example",
 	} {
@@ -241,15 +237,15 @@ func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
 			t.Errorf("%q: %v", host, err)
 			continue
 		}
-		visitor, err := net.Dial("tcp", loopbackFor(host, port))
+		conn, err := net.Dial("tcp", loopbackFor(host, port))
 		if err != nil {
 			t.Errorf("%q: %v", host, err)
 			continue
 		}
-		nc := receive(t, "the channel", came)
-		from := visitor.LocalAddr().(*net.TCPAddr)
+		nc := receive(t, "the channel", opens)
+		from := conn.LocalAddr().(*net.TCPAddr)
 		if want := wire(host, port, from.IP.String(), uint32(from.Port)); !bytes.Equal(nc.ExtraData(), want) {
-			t.Errorf("%q: got %q, want who came to what was asked for: %q", host, nc.ExtraData(), want)
+			t.Errorf("%q: got %q, want the requested address and the origin %q", host, nc.ExtraData(), want)
 		}
 		ch, reqs, err := nc.Accept()
 		if err != nil {
@@ -257,7 +253,7 @@ func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
 		}
 		go ssh.DiscardRequests(reqs)
 		go func() { _, _ = io.Copy(ch, ch); _ = ch.Close() }()
-		wantEcho(t, visitor.(*net.TCPConn), megabytes)
+		wantEcho(t, conn.(*net.TCPConn), megabytes)
 		onlyLoopback(t, port)
 		if ok, _, _ := c.SendRequest("cancel-tcpip-forward", true, wire(host, port)); !ok {
 			t.Errorf("%q: the listener could not be cancelled", host)
@@ -272,6 +268,7 @@ func TestRemoteForwardsListenOnLoopbackOnly(t *testing.T) {
 	}
 }
 
+// loopbackFor is where the node listens when the client asks it to listen on host.
 func loopbackFor(host string, port uint32) string {
 	if host == "::" {
 		return net.JoinHostPort("::1", fmt.Sprint(port))
@@ -279,7 +276,7 @@ func loopbackFor(host string, port uint32) string {
 	return net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
 }
 
-// onlyLoopback looks at the kernel's own list: nothing listens on the port but on loopback addresses.
+// onlyLoopback checks in the kernel's tables that the port is open on loopback addresses only.
 func onlyLoopback(t *testing.T, port uint32) {
 	t.Helper()
 	const listen = "0A"
@@ -323,7 +320,7 @@ func TestRemoteForwardsThatAreRefused(t *testing.T) {
 		}
 	}
 	c.Close()
-	eventually(t, "another connection finds room", func() bool {
+	eventually(t, "another connection may listen", func() bool {
 		_, err := listenTCP(r.client(), "127.0.0.1", 0)
 		return err == nil
 	})
@@ -359,7 +356,7 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
-	came := channelOpens(t, c, "forwarded-streamlocal@openssh.com")
+	opens := channelOpens(t, c, "forwarded-streamlocal@openssh.com")
 	path := filepath.Join(t.TempDir(), "s")
 	if err := globalRequest("streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
 		t.Fatal(err)
@@ -368,11 +365,11 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 		t.Error("got the same path twice, want what is there to stay")
 	}
 	for range 3 {
-		visitor, err := net.Dial("unix", path)
+		conn, err := net.Dial("unix", path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		nc := receive(t, "the channel", came)
+		nc := receive(t, "the channel", opens)
 		if !bytes.Equal(nc.ExtraData(), wire(path, "")) {
 			t.Errorf("got %q, want the path", nc.ExtraData())
 		}
@@ -382,8 +379,8 @@ func TestRemoteForwardsOfUnixSockets(t *testing.T) {
 		}
 		go ssh.DiscardRequests(reqs)
 		go func() { _, _ = io.Copy(ch, ch); _ = ch.Close() }()
-		wantEcho(t, visitor.(*net.UnixConn), megabytes)
-		visitor.Close()
+		wantEcho(t, conn.(*net.UnixConn), megabytes)
+		conn.Close()
 	}
 	if err := globalRequest("cancel-streamlocal-forward@openssh.com", wire(path))(t, c); err != nil {
 		t.Error(err)
@@ -457,23 +454,23 @@ func TestEachForwardedConnectionIsAuthorizedAnew(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
-	came := channelOpens(t, c, "forwarded-tcpip")
+	opens := channelOpens(t, c, "forwarded-tcpip")
 	port, err := listenTCP(c, "127.0.0.1", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.allow(fullRole("ops", "exec"))
-	visitor, err := net.Dial("tcp", loopbackFor("", port))
+	conn, err := net.Dial("tcp", loopbackFor("", port))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer visitor.Close()
-	_ = visitor.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := visitor.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want the end", err)
 	}
 	select {
-	case <-came:
+	case <-opens:
 		t.Error("got a channel although the grant is gone")
 	default:
 	}
@@ -516,23 +513,16 @@ func TestForwardsThatCannotBeAuditedAreRefused(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
-	r.mu.Lock()
-	r.auditErr = fault.New(
-		fault.Exhausted,
-		"spool.Record",
-		"this node's disk is full",
-		"ask an administrator to free space on the node",
-	)
-	r.mu.Unlock()
+	r.failAudit(errDiskFull)
 	if err := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))(t, c); err == nil ||
 		!strings.Contains(err.Error(), "disk is full") {
 		t.Errorf("got %v, want a refusal with the reason", err)
 	}
 	if _, err := listenTCP(c, "localhost", 0); err == nil {
-		t.Error("got a listener that is not on record")
+		t.Error("got a listener that is not recorded")
 	}
 	if err := channelRequest("auth-agent-req@openssh.com")(t, c); err == nil {
-		t.Error("got an agent that is not on record")
+		t.Error("got an agent that is not recorded")
 	}
 }
 
@@ -557,14 +547,15 @@ func TestForwardsNeedTheCertificateExtension(t *testing.T) {
 	}
 }
 
-// After many forwards of every kind, some of them cut off, nothing is left of them.
+// After many forwards of every kind, some of them interrupted, nothing is left of them. It is not parallel,
+// because it counts descriptors and goroutines of the whole process.
 func TestForwardsLeaveNothingBehind(t *testing.T) {
 	r := newFixture(t, nil)
 	tcp, unix := directTCP(startEcho(t, "tcp")), wire(startEcho(t, "unix").String(), "", uint32(0))
 	fds := func() int { l, _ := os.ReadDir("/proc/self/fd"); return len(l) }
 	round := func() {
 		c := r.client()
-		came := channelOpens(t, c, "forwarded-tcpip")
+		opens := channelOpens(t, c, "forwarded-tcpip")
 		port, err := listenTCP(c, "127.0.0.1", 0)
 		if err != nil {
 			t.Fatal(err)
@@ -579,14 +570,14 @@ func TestForwardsLeaveNothingBehind(t *testing.T) {
 					t.Fatal(err)
 				}
 				go ssh.DiscardRequests(reqs)
-				_, _ = ch.Write([]byte("cut off"))
+				_, _ = ch.Write([]byte("interrupted"))
 			}
-			visitor, err := net.Dial("tcp", loopbackFor("", port))
+			conn, err := net.Dial("tcp", loopbackFor("", port))
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _, _ = receive(t, "a visitor", came).Accept()
-			defer visitor.Close()
+			_, _, _ = receive(t, "a channel", opens).Accept()
+			defer conn.Close()
 		}
 		c.Close()
 		_ = c.Wait()
@@ -645,12 +636,12 @@ func TestForwardsNeedARealAccount(t *testing.T) {
 	put("group", "")
 	r := newFixture(t, func(c *sshd.Config) { c.Accounts.Root = root })
 	c := r.client()
-	knock := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))
-	if err := knock(t, c); err != nil {
+	openForward := openChannel("direct-tcpip", directTCP(startEcho(t, "tcp")))
+	if err := openForward(t, c); err != nil {
 		t.Fatal(err)
 	}
 	put("passwd", "")
-	if err := knock(t, c); err == nil || !strings.Contains(err.Error(), "there is no account") {
+	if err := openForward(t, c); err == nil || !strings.Contains(err.Error(), "there is no account") {
 		t.Errorf("got %v once the account is gone, want a refusal that says so", err)
 	}
 	if _, err := listenTCP(c, "localhost", 0); err == nil {

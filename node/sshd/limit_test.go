@@ -93,7 +93,8 @@ func wantEnded(t *testing.T, r *fixture, got result, cause, text string) {
 		}
 	}
 	end := r.awaitEnd(t)
-	if end.Fields["ended_by"] != cause || end.Fields["status"] != "124" || !strings.Contains(end.Reason, text) {
+	if end.Fields["ended_by"] != cause || end.Fields["status"] != "124" ||
+		!strings.Contains(end.Reason, text) {
 		t.Errorf("got event %+v, want it to name %s, with %q", end, cause, text)
 	}
 }

@@ -41,6 +41,7 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 	noIdentity := func(c *ssh.Certificate) { delete(c.Extensions, identity.SSHExtension) }
 	ofHost := func(c *ssh.Certificate) { c.CertType = ssh.HostCert }
 	elsewhere := criticalOption("source-address", "203.0.113.0/24")
+	otherName := r.cluster.UserSigner(ofCluster, nil, me)
 	otherCA := membertest.New(t).UserSigner(alice, nil, me)
 	const noRole = "no role of alice@example.com (roles: ops) allows"
 	for _, tt := range []struct {
@@ -50,7 +51,7 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 		banner string // part of what the client is told; empty: nothing at all
 	}{
 		{"another cluster's", otherCA, me, "an authority this cluster does not have"},
-		{"another cluster's name, our key", r.cluster.UserSigner(ofCluster, nil, me), me, "other.example.com"},
+		{"another cluster's name, our key", otherName, me, "other.example.com"},
 		{"without principals", r.cluster.UserSigner(alice, nil), me, "no principals"},
 		{"with a wildcard principal", r.cluster.UserSigner(alice, nil, "*"), me, "principal"},
 		{"with a comma in a principal", r.cluster.UserSigner(alice, nil, "root,"+me), me, "principal"},
@@ -272,7 +273,8 @@ func TestIdentityIsThatOfTheKeyThatSigned(t *testing.T) {
 	r := newFixture(t, nil)
 	r.allow(fullRole("ops"), fullRole("files", "sftp"))
 	bob := r.cluster.UserSigner(r.cluster.User("bob@example.com", "files"), nil, testAccount())
-	c := r.client(switchingSigner{bob, r.signer().PublicKey()}) // offers the one of Alice, who may run commands
+	alice := r.signer().PublicKey() // may run commands
+	c := r.client(switchingSigner{bob, alice})
 	if err := newSession(t, c).Run("true"); err == nil {
 		t.Error("got a command run with the grants of Alice, want it refused to Bob")
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 func command(line string) dial.ChannelRequest {
-	return dial.ChannelRequest{Type: "exec", Payload: ssh.Marshal(struct{ Command string }{line})}
+	return dial.ChannelRequest{Type: "exec", Payload: execPayload(line)}
 }
 
 func variable(name, value string) dial.ChannelRequest {
@@ -27,32 +27,32 @@ var xterm = dial.ChannelRequest{Type: "pty-req", Payload: ssh.Marshal(struct {
 	Modes                        string
 }{"xterm-test", 97, 31, 0, 0, "\x00"})}
 
-// runInOpening opens a session with requests in its opening, ends its input and returns all that came, once
-// the node has closed it.
-func runInOpening(t *testing.T, c *ssh.Client, asked ...dial.ChannelRequest) result {
+// runInOpening opens a session channel with early requests, ends its input, and returns the result once the
+// node has closed the channel.
+func runInOpening(t *testing.T, c *ssh.Client, early ...dial.ChannelRequest) result {
 	t.Helper()
-	extra, fits := dial.MarshalEarlyRequests(asked)
+	extra, fits := dial.MarshalEarlyRequests(early)
 	if !fits {
 		t.Fatal("the opening does not fit")
 	}
-	ch, reqs, err := c.OpenChannel("session", extra)
+	ch, requests, err := c.OpenChannel("session", extra)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
 	r := result{status: -1}
-	var both sync.WaitGroup
-	both.Go(func() { b, _ := io.ReadAll(ch); r.out = string(b) })
-	both.Go(func() { b, _ := io.ReadAll(ch.Stderr()); r.err = string(b) })
+	var outputs sync.WaitGroup
+	outputs.Go(func() { b, _ := io.ReadAll(ch); r.out = string(b) })
+	outputs.Go(func() { b, _ := io.ReadAll(ch.Stderr()); r.err = string(b) })
 	_ = ch.CloseWrite()
-	for q := range reqs {
-		if q.WantReply {
-			_ = q.Reply(false, nil)
+	for req := range requests {
+		if req.WantReply {
+			_ = req.Reply(false, nil)
 		}
-		if q.Type == "exit-status" {
-			r.status = int(binary.BigEndian.Uint32(q.Payload))
+		if req.Type == "exit-status" {
+			r.status = int(binary.BigEndian.Uint32(req.Payload))
 		}
 	}
-	both.Wait()
+	outputs.Wait()
 	return r
 }
 
@@ -73,20 +73,15 @@ func TestAProgramRequestedInTheOpening(t *testing.T) {
 	if got.out != "ko_KR.UTF-8\n" || got.err != "err\n" || got.status != 7 {
 		t.Errorf("got %+v, want the command with the one variable that clients may set, and 7", got)
 	}
-	if got := runInOpening(
-		t,
-		c,
-		xterm,
-		command("echo $TERM; stty size"),
-	); got.out != "xterm-test\r\n31 97\r\n" ||
-		got.status != 0 {
+	got = runInOpening(t, c, xterm, command("echo $TERM; stty size"))
+	if got.out != "xterm-test\r\n31 97\r\n" || got.status != 0 {
 		t.Errorf("got %+v, want a terminal of that kind and size", got)
 	}
 	if got := runInOpening(t, c, command("echo one"), command("echo two")); got.out != "one\n" {
 		t.Errorf("got %+v, want one program for each session", got)
 	}
 	if n := len(r.recorded(audit.SessionStarted)); n != 3 {
-		t.Errorf("got %d starts on record, want 3", n)
+		t.Errorf("got %d starts recorded, want 3", n)
 	}
 }
 
@@ -107,7 +102,7 @@ func TestRequestsInTheOpeningAndOnTheChannelCombine(t *testing.T) {
 	}
 }
 
-// Every program behind its grant: asked for in the opening it is refused as it is when asked for later.
+// A program that is requested in the opening needs the same grant as one that is requested later.
 func TestAnOpeningThatNoRoleAllows(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
@@ -122,14 +117,14 @@ func TestAnOpeningThatNoRoleAllows(t *testing.T) {
 		got := runInOpening(t, c, a)
 		if got.out != "" || got.status != 126 || strings.Count(got.err, "threshold: error: ") != 1 ||
 			!strings.Contains(got.err, "threshold: hint: ") {
-			t.Errorf("%s: got %+v, want words once, and 126", name, got)
+			t.Errorf("%s: got %+v, want the reason once, and status 126", name, got)
 		}
 	}
 	if n := len(r.recorded(audit.SessionRefused)); n != 3 {
-		t.Errorf("got %d refusals on record, want 3", n)
+		t.Errorf("got %d refusals recorded, want 3", n)
 	}
 	if n := len(r.recorded(audit.SessionStarted)); n != 0 {
-		t.Errorf("got %d starts on record, want none", n)
+		t.Errorf("got %d starts recorded, want none", n)
 	}
 }
 
@@ -143,30 +138,27 @@ func TestMalformedOpenings(t *testing.T) {
 	} {
 		_, _, err := c.OpenChannel("session", []byte(extra))
 		if err == nil || !strings.Contains(err.Error(), "could not be read") {
-			t.Errorf("%s: got %v, want the channel refused, with words", name, err)
+			t.Errorf("%s: got %v, want the channel refused with the reason", name, err)
 		}
 	}
-	if got := runInOpening(
-		t,
-		c,
-		dial.ChannelRequest{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")},
-	); got.status != 126 ||
-		!strings.Contains(got.err, "could not be read") {
-		t.Errorf("a command cut off: got %+v, want words and 126", got)
+	cutOff := dial.ChannelRequest{Type: "exec", Payload: []byte("\x00\x00\x00\x09x")}
+	got := runInOpening(t, c, cutOff)
+	if got.status != 126 || !strings.Contains(got.err, "could not be read") {
+		t.Errorf("a command cut off: got %+v, want the reason and status 126", got)
 	}
 	if n := len(r.recorded(audit.SessionStarted)); n != 0 {
-		t.Errorf("got %d starts on record, want none", n)
+		t.Errorf("got %d starts recorded, want none", n)
 	}
 }
 
 func TestAFloodOfRequestsInAnOpening(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
-	var asked []dial.ChannelRequest
+	var early []dial.ChannelRequest
 	for range 1000 {
-		asked = append(asked, variable("LANG", "C"), dial.ChannelRequest{Type: "no-such@example.com"})
+		early = append(early, variable("LANG", "C"), dial.ChannelRequest{Type: "no-such@example.com"})
 	}
-	if got := runInOpening(t, r.client(), append(asked, command("echo live"))...); got.out != "live\n" {
+	if got := runInOpening(t, r.client(), append(early, command("echo live"))...); got.out != "live\n" {
 		t.Errorf("got %+v, want the command to run after them", got)
 	}
 }

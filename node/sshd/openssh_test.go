@@ -89,76 +89,56 @@ func TestStockOpenSSH(t *testing.T) {
 	config := writeOpenSSHConfig(t, r)
 	data := make([]byte, 2<<20)
 	_, _ = rand.Read(data)
+	runSSH := func(t *testing.T, stdin []byte, args ...string) result {
+		t.Helper()
+		return runOpenSSH(t, stdin, "ssh", append([]string{"-F", config}, args...)...)
+	}
+	copyFile := func(t *testing.T, args ...string) {
+		t.Helper()
+		if got := runOpenSSH(t, nil, "scp", append([]string{"-F", config}, args...)...); got.status != 0 {
+			t.Fatalf("scp %q: got %+v", args, got)
+		}
+	}
 	t.Run("a command", func(t *testing.T) {
-		got := runOpenSSH(t, []byte("in"), "ssh", "-F", config, "web-1", "cat; echo err >&2; exit 7")
+		got := runSSH(t, []byte("in"), "web-1", "cat; echo err >&2; exit 7")
 		if got.out != "in" || got.err != "err\n" || got.status != 7 {
 			t.Errorf("got %+v, want in, err and 7", got)
 		}
 	})
 	t.Run("a terminal", func(t *testing.T) {
-		got := runOpenSSH(t, nil, "ssh", "-tt", "-F", config, "web-1", "tty; exit 3")
+		got := runSSH(t, nil, "-tt", "web-1", "tty; exit 3")
 		if !strings.HasPrefix(got.out, "/dev/pts/") || got.status != 3 {
 			t.Errorf("got %+v, want a terminal's name and 3", got)
 		}
 	})
 	t.Run("death by signal", func(t *testing.T) {
-		if got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", "kill -9 $$"); got.status != 255 {
+		if got := runSSH(t, nil, "web-1", "kill -9 $$"); got.status != 255 {
 			t.Errorf("got %+v, want ssh's 255 for a signal", got)
 		}
 	})
 	t.Run("2 MB through stdin and stdout", func(t *testing.T) {
-		if got := runOpenSSH(t, data, "ssh", "-F", config, "web-1", "cat"); got.out != string(data) {
+		if got := runSSH(t, data, "web-1", "cat"); got.out != string(data) {
 			t.Errorf("got %d bytes, want the same %d", len(got.out), len(data))
 		}
 	})
 	for _, mode := range []string{"-s", "-O"} {
 		t.Run("scp "+mode, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := os.WriteFile(filepath.Join(dir, "a"), data, 0o640); err != nil {
+			from, back := filepath.Join(dir, "a"), filepath.Join(dir, "c")
+			remote := "web-1:" + filepath.Join(dir, "b")
+			if err := os.WriteFile(from, data, 0o640); err != nil {
 				t.Fatal(err)
 			}
-			if got := runOpenSSH(
-				t,
-				nil,
-				"scp",
-				mode,
-				"-p",
-				"-F",
-				config,
-				filepath.Join(dir, "a"),
-				"web-1:"+filepath.Join(dir, "b"),
-			); got.status != 0 {
-				t.Fatalf("put: got %+v", got)
-			}
-			if got := runOpenSSH(
-				t,
-				nil,
-				"scp",
-				mode,
-				"-F",
-				config,
-				"web-1:"+filepath.Join(dir, "b"),
-				filepath.Join(dir, "c"),
-			); got.status != 0 {
-				t.Fatalf("get: got %+v", got)
-			}
-			if c, err := os.ReadFile(filepath.Join(dir, "c")); err != nil || !bytes.Equal(c, data) {
-				t.Errorf("got %d bytes back (%v), want the same %d", len(c), err, len(data))
+			copyFile(t, mode, "-p", from, remote)
+			copyFile(t, mode, remote, back)
+			if got, err := os.ReadFile(back); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("got %d bytes back (%v), want the same %d", len(got), err, len(data))
 			}
 		})
 	}
 	t.Run("sftp", func(t *testing.T) {
-		if got := runOpenSSH(
-			t,
-			[]byte("pwd\nls /\n"),
-			"sftp",
-			"-b",
-			"-",
-			"-F",
-			config,
-			"web-1",
-		); got.status != 0 ||
-			!strings.Contains(got.out, "/etc") {
+		got := runOpenSSH(t, []byte("pwd\nls /\n"), "sftp", "-b", "-", "-F", config, "web-1")
+		if got.status != 0 || !strings.Contains(got.out, "/etc") {
 			t.Errorf("got %+v, want a listing", got)
 		}
 	})
@@ -167,55 +147,85 @@ func TestStockOpenSSH(t *testing.T) {
 		if err := master.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(
-			t,
-			"the master is up",
-			func() bool {
-				return runOpenSSH(
-					t,
-					nil,
-					"ssh",
-					"-O",
-					"check",
-					"-F",
-					config,
-					"web-1",
-				).status == 0
-			},
-		)
+		eventually(t, "the master is up", func() bool {
+			return runSSH(t, nil, "-O", "check", "web-1").status == 0
+		})
 		for i := range 3 {
-			if got := runOpenSSH(
-				t,
-				nil,
-				"ssh",
-				"-F",
-				config,
-				"web-1",
-				fmt.Sprintf("exit %d", i),
-			); got.status != i {
+			if got := runSSH(t, nil, "web-1", fmt.Sprintf("exit %d", i)); got.status != i {
 				t.Errorf("got %+v, want status %d", got, i)
 			}
 		}
-		runOpenSSH(t, nil, "ssh", "-O", "exit", "-F", config, "web-1")
+		runSSH(t, nil, "-O", "exit", "web-1")
 		_ = master.Wait()
 	})
 	t.Run("a refused command says why", func(t *testing.T) {
 		r.allow(fullRole("ops", "sftp"))
-		got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", "true")
-		if got.status != 126 ||
-			!strings.Contains(
-				got.err,
-				"threshold: error: no role of alice@example.com (roles: ops) allows exec as ",
-			) ||
+		got := runSSH(t, nil, "web-1", "true")
+		const reason = "threshold: error: no role of alice@example.com (roles: ops) allows exec as "
+		if got.status != 126 || !strings.Contains(got.err, reason) ||
 			!strings.Contains(got.err, "threshold: hint: ") {
 			t.Errorf("got %+v, want 126 and the reason", got)
 		}
 	})
 	t.Run("a refused login says why", func(t *testing.T) {
 		r.allow()
-		got := runOpenSSH(t, nil, "ssh", "-F", config, "web-1", "true")
+		got := runSSH(t, nil, "web-1", "true")
 		if got.status != 255 || !strings.Contains(got.err, "threshold: error: no role of alice@example.com") {
 			t.Errorf("got %+v, want 255 and the reason", got)
 		}
 	})
+}
+
+// OpenSSH's own test "forwarding" chains nine -L and -R options: each local listener leads to a remote one,
+// and that back to the local listener before. It is not parallel: another test might listen on one of the
+// ports.
+func TestAChainOfForwardsWithStockOpenSSH(t *testing.T) {
+	config := writeOpenSSHConfig(t, newFixture(t, nil))
+	for round := range 5 {
+		ports := freePorts(t, 18)
+		args := []string{"-N", "-F", config, "-o", "ExitOnForwardFailure=yes"}
+		last := startEcho(t, "tcp").(*net.TCPAddr).Port
+		for i := 0; i < len(ports); i += 2 {
+			local, remote := ports[i], ports[i+1]
+			args = append(args,
+				"-L", fmt.Sprintf("%d:127.0.0.1:%d", local, remote),
+				"-R", fmt.Sprintf("%d:127.0.0.1:%d", remote, last))
+			last = local
+		}
+		cmd := exec.Command("ssh", append(args, "web-1")...)
+		var errs syncBuffer
+		cmd.Stderr = &errs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var conn net.Conn
+		eventually(t, "ssh listens", func() (ok bool) {
+			var err error
+			conn, err = net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", last))
+			return err == nil
+		})
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		wantEcho(t, conn.(*net.TCPConn), "through the whole chain")
+		conn.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Fatalf("round %d: ssh said %q", round, errs.String())
+		}
+	}
+}
+
+// freePorts returns ports of the loopback address on which nothing listens.
+func freePorts(t *testing.T, n int) []int {
+	t.Helper()
+	ports := make([]int, n)
+	for i := range ports {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		ports[i] = ln.Addr().(*net.TCPAddr).Port
+	}
+	return ports
 }

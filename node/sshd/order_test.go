@@ -11,8 +11,8 @@ import (
 )
 
 // A client that sends global requests and then opens a channel may rely on the requests: OpenSSH sends its
-// tcpip-forward requests without waiting for the replies, and a chain of -L and -R options opens channels to the
-// ports that these requests listen on. This uses Unix sockets, because other tests take free ports.
+// tcpip-forward requests without waiting for the replies, and a chain of -L and -R options opens channels to
+// the ports that these requests listen on. This uses Unix sockets, because other tests take free ports.
 func TestGlobalRequestsTakeEffectBeforeALaterChannelOpens(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()

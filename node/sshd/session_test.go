@@ -44,7 +44,7 @@ func TestACommandRunsAndReportsItsExit(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			got := run(t, c, tt.command, tt.stdin)
 			if tt.want.signal != "" {
-				got.status = 0 // x/crypto makes one up
+				got.status = 0 // x/crypto invents one
 			}
 			if got != tt.want {
 				t.Errorf("got %+v, want %+v", got, tt.want)
@@ -86,9 +86,11 @@ func TestTheEnvironmentIsClean(t *testing.T) {
 			t.Errorf("got no %s in %s", want, out)
 		}
 	}
-	for _, never := range []string{"NODE_SECRET", "LD_PRELOAD", "LD_LIBRARY_PATH", "BASH_ENV", "GOCOVERDIR"} {
-		if strings.Contains(string(out), never) {
-			t.Errorf("got %s in the environment:\n%s", never, out)
+	for _, hidden := range []string{
+		"NODE_SECRET", "LD_PRELOAD", "LD_LIBRARY_PATH", "BASH_ENV", "GOCOVERDIR",
+	} {
+		if strings.Contains(string(out), hidden) {
+			t.Errorf("got %s in the environment:\n%s", hidden, out)
 		}
 	}
 }
@@ -102,11 +104,9 @@ func TestEightMegabytesRoundTrip(t *testing.T) {
 	if sha256.Sum256([]byte(got.out)) != sha256.Sum256(data) {
 		t.Errorf("got %d bytes back, want the same %d", len(got.out), len(data))
 	}
-	r.awaitEnd(t)
-	end := r.recorded(audit.SessionEnded)[0]
-	if end.Fields["bytes_in"] != fmt.Sprint(len(data)) || end.Fields["bytes_out"] != fmt.Sprint(len(data)) ||
-		end.Fields["status"] != "0" {
-		t.Errorf("got fields %v, want both byte counts %d and status 0", end.Fields, len(data))
+	fields, size := r.awaitEnd(t).Fields, fmt.Sprint(len(data))
+	if fields["bytes_in"] != size || fields["bytes_out"] != size || fields["status"] != "0" {
+		t.Errorf("got fields %v, want both byte counts %s and status 0", fields, size)
 	}
 }
 
@@ -114,13 +114,23 @@ func TestStartAndEndAreAudited(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
 	run(t, r.client(), "exit 3", "")
-	r.awaitEnd(t)
-	start, end := r.recorded(audit.SessionStarted)[0], r.recorded(audit.SessionEnded)[0]
-	if start.User != "alice@example.com" || start.Machine != "web-1" || string(start.Login) != testAccount() || start.Proxy != "proxy-1" || start.Rule != "role ops, allow 1" ||
-		start.Fields["command"] != "exit 3" || start.Session == "" ||
-		!strings.HasPrefix(start.From, "127.0.0.1:") ||
-		start.Subject != "corp/sub-alice@example.com" {
-		t.Errorf("got start %+v", start)
+	end := r.awaitEnd(t)
+	start := r.recorded(audit.SessionStarted)[0]
+	for what, pair := range map[string][2]string{
+		"user":    {start.User, "alice@example.com"},
+		"subject": {start.Subject, "corp/sub-alice@example.com"},
+		"machine": {start.Machine, "web-1"},
+		"login":   {string(start.Login), testAccount()},
+		"proxy":   {start.Proxy, "proxy-1"},
+		"rule":    {start.Rule, "role ops, allow 1"},
+		"command": {start.Fields["command"], "exit 3"},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("got the %s %q in the event of the start, want %q", what, pair[0], pair[1])
+		}
+	}
+	if start.Session == "" || !strings.HasPrefix(start.From, "127.0.0.1:") {
+		t.Errorf("got start %+v, want a session id and the client's address", start)
 	}
 	if end.Session != start.Session || end.Fields["status"] != "3" {
 		t.Errorf("got end %+v, want session %s with status 3", end, start.Session)
@@ -135,11 +145,7 @@ func TestSignalsReachTheProcessGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(
-		`trap 'echo caught; exit 7' USR1; echo ready; while :; do sleep 0.05; done`,
-	); err != nil {
-		t.Fatal(err)
-	}
+	startProgram(t, s, `trap 'echo caught; exit 7' USR1; echo ready; while :; do sleep 0.05; done`)
 	readLine(t, out, "ready")
 	if err := s.Signal(ssh.SIGUSR1); err != nil {
 		t.Fatal(err)
@@ -150,6 +156,7 @@ func TestSignalsReachTheProcessGroup(t *testing.T) {
 	}
 }
 
+// readLine reads one line of a program's output, which must be want.
 func readLine(t *testing.T, r io.Reader, want string) {
 	t.Helper()
 	got := make(chan string, 1)
@@ -173,26 +180,20 @@ func TestATerminal(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
 	s := newSession(t, c)
-	if err := s.RequestPty(
-		"xterm-256color",
-		24,
-		80,
-		ssh.TerminalModes{ssh.ECHO: 0, ssh.TTY_OP_ISPEED: 38400},
-	); err != nil {
+	modes := ssh.TerminalModes{ssh.ECHO: 0, ssh.TTY_OP_ISPEED: 38400}
+	if err := s.RequestPty("xterm-256color", 24, 80, modes); err != nil {
 		t.Fatal(err)
 	}
 	in, _ := s.StdinPipe()
 	out, _ := s.StdoutPipe()
-	if err := s.Start(
-		`test -t 0 && test -t 1 && test -t 2 && echo tty; stty size; echo $TERM; read line; echo "got $line"; trap 'stty size; exit 5' WINCH; echo armed; while :; do sleep 0.05; done`,
-	); err != nil {
-		t.Fatal(err)
-	}
+	startProgram(t, s, `test -t 0 && test -t 1 && test -t 2 && echo tty; stty size; echo $TERM
+		read line; echo "got $line"
+		trap 'stty size; exit 5' WINCH; echo armed; while :; do sleep 0.05; done`)
 	for _, want := range []string{"tty", "24 80", "xterm-256color"} {
 		readLine(t, out, want)
 	}
-	fmt.Fprintln(in, "words")
-	readLine(t, out, "got words")
+	fmt.Fprintln(in, "input")
+	readLine(t, out, "got input")
 	readLine(t, out, "armed")
 	if err := s.WindowChange(50, 132); err != nil {
 		t.Fatal(err)
@@ -207,9 +208,7 @@ func TestAShellWithATerminalIsALoginShellAndEndsWithItsInput(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
 	s := newSession(t, c)
-	if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
-		t.Fatal(err)
-	}
+	requestTerminal(t, s, "dumb")
 	var out bytes.Buffer
 	s.Stdout, s.Stdin = &out, strings.NewReader("echo zero=$0 $((40+2))\nexit 9\n")
 	if err := s.Shell(); err != nil {
@@ -227,14 +226,10 @@ func TestControlCReachesTheProgramInTheTerminal(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
 	s := newSession(t, c)
-	if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
-		t.Fatal(err)
-	}
+	requestTerminal(t, s, "dumb")
 	in, _ := s.StdinPipe()
 	out, _ := s.StdoutPipe()
-	if err := s.Start(`trap 'exit 11' INT; echo ready; while :; do sleep 0.05; done`); err != nil {
-		t.Fatal(err)
-	}
+	startProgram(t, s, `trap 'exit 11' INT; echo ready; while :; do sleep 0.05; done`)
 	readLine(t, out, "ready")
 	fmt.Fprint(in, "\x03")
 	if err, ok := s.Wait().(*ssh.ExitError); !ok || err.ExitStatus() != 11 {
@@ -245,7 +240,7 @@ func TestControlCReachesTheProgramInTheTerminal(t *testing.T) {
 func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, command string }{
-		{"a program that obeys", `echo $$; exec sleep 1000`},
+		{"a program that ends on SIGHUP", `echo $$; exec sleep 1000`},
 		{
 			"a program that ignores SIGHUP, and its child",
 			`trap '' HUP; echo $$; sleep 1000 & while :; do sleep 1; done`,
@@ -258,42 +253,32 @@ func TestNoProcessIsLeftWhenTheConnectionCloses(t *testing.T) {
 				c := r.client()
 				s := newSession(t, c)
 				if terminal {
-					if err := s.RequestPty("dumb", 24, 80, nil); err != nil {
-						t.Fatal(err)
-					}
+					requestTerminal(t, s, "dumb")
 				}
 				out, _ := s.StdoutPipe()
-				if err := s.Start(tt.command); err != nil {
-					t.Fatal(err)
-				}
+				startProgram(t, s, tt.command)
 				var pid int
 				if _, err := fmt.Fscanln(out, &pid); err != nil {
 					t.Fatal(err)
 				}
 				c.Close()
-				eventually(
-					t,
-					"the process group is gone",
-					func() bool { return syscall.Kill(-pid, 0) == syscall.ESRCH },
-				)
+				eventually(t, "the process group is gone", func() bool { return processGone(-pid) })
 				r.awaitEnd(t)
 			})
 		}
 	}
 }
 
-// An editor's server must outlive a lost connection, so that the editor finds it again.
+// The server part of an editor must survive a lost connection, so that the editor can reconnect to it.
 func TestProgramsStartedWithNohupSurvive(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
 	c := r.client()
 	s := newSession(t, c)
 	out, _ := s.StdoutPipe()
-	if err := s.Start(
-		`nohup sleep 1000 >/dev/null 2>&1 </dev/null & while ! grep -qs '^SigIgn:.*[13579bdf]$' /proc/$!/status; do sleep 0.01; done; echo $!; wait`,
-	); err != nil {
-		t.Fatal(err)
-	}
+	startProgram(t, s, `nohup sleep 1000 >/dev/null 2>&1 </dev/null &
+		while ! grep -qs '^SigIgn:.*[13579bdf]$' /proc/$!/status; do sleep 0.01; done
+		echo $!; wait`)
 	var pid int
 	if _, err := fmt.Fscanln(out, &pid); err != nil {
 		t.Fatal(err)
@@ -311,16 +296,13 @@ func TestServerShutdownHangsUpSessions(t *testing.T) {
 	c := r.client()
 	s := newSession(t, c)
 	out, _ := s.StdoutPipe()
-	if err := s.Start(`echo ready; exec sleep 1000`); err != nil {
-		t.Fatal(err)
-	}
+	startProgram(t, s, `echo ready; exec sleep 1000`)
 	readLine(t, out, "ready")
 	r.cancel()
 	if err := c.Wait(); err == nil {
 		t.Error("got no error from the connection, want it closed")
 	}
-	r.awaitEnd(t)
-	if got := r.recorded(audit.SessionEnded)[0].Fields["signal"]; got != "HUP" {
+	if got := r.awaitEnd(t).Fields["signal"]; got != "HUP" {
 		t.Errorf("got signal %q, want HUP", got)
 	}
 }

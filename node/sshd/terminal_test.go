@@ -18,7 +18,7 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 		allowed    bool
 	}{
 		"with permit-pty": {map[string]string{"permit-pty": ""}, true},
-		"with other permits": {
+		"with other extensions": {
 			map[string]string{"permit-agent-forwarding": "", "permit-pty@example.com": ""},
 			false,
 		},
@@ -43,11 +43,8 @@ func TestATerminalNeedsThePermitPTYExtension(t *testing.T) {
 			got := resultOf(t, s.Run("tty || true"), &out, &errs)
 			if strings.HasPrefix(got.out, "/dev/pts/") != tt.allowed ||
 				strings.Contains(got.err, "does not carry permit-pty") == tt.allowed {
-				t.Errorf(
-					"got %+v, want a terminal %v, or the command without one and the reason",
-					got,
-					tt.allowed,
-				)
+				t.Errorf("got %+v, want a terminal: %v, or the command without one and the reason",
+					got, tt.allowed)
 			}
 		})
 	}
@@ -59,9 +56,7 @@ func TestABreakIsSentToTheTerminal(t *testing.T) {
 	for _, terminal := range []bool{true, false} {
 		s := newSession(t, c)
 		if terminal {
-			if err := s.RequestPty("vt100", 24, 80, nil); err != nil {
-				t.Fatal(err)
-			}
+			requestTerminal(t, s, "vt100")
 		}
 		length := ssh.Marshal(struct{ Milliseconds uint32 }{500})
 		if ok, err := s.SendRequest("break", true, length); err != nil || ok {
@@ -69,9 +64,7 @@ func TestABreakIsSentToTheTerminal(t *testing.T) {
 		}
 		in, _ := s.StdinPipe()
 		out, _ := s.StdoutPipe()
-		if err := s.Start("echo ready; read line; echo got $line"); err != nil {
-			t.Fatal(err)
-		}
+		startProgram(t, s, "echo ready; read line; echo got $line")
 		readLine(t, out, "ready")
 		if ok, err := s.SendRequest("break", true, length); err != nil || ok != terminal {
 			t.Errorf("terminal %v: got %v, %v", terminal, ok, err)
@@ -83,24 +76,23 @@ func TestABreakIsSentToTheTerminal(t *testing.T) {
 	}
 }
 
-// Every signal of RFC 4254 section 6.9 reaches the program, and every one that ends it is told by its name.
+// Every signal of RFC 4254 section 6.9 reaches the program, and its end by that signal is reported by name.
 func TestEverySignalIsDeliveredAndReported(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
-	for _, sig := range []ssh.Signal{ssh.SIGABRT, ssh.SIGALRM, ssh.SIGFPE, ssh.SIGHUP, ssh.SIGILL, ssh.SIGINT, ssh.SIGKILL, ssh.SIGPIPE, ssh.SIGQUIT, ssh.SIGSEGV,
-		ssh.SIGTERM, ssh.SIGUSR1, ssh.SIGUSR2} {
+	for _, sig := range []ssh.Signal{
+		ssh.SIGABRT, ssh.SIGALRM, ssh.SIGFPE, ssh.SIGHUP, ssh.SIGILL, ssh.SIGINT, ssh.SIGKILL, ssh.SIGPIPE,
+		ssh.SIGQUIT, ssh.SIGSEGV, ssh.SIGTERM, ssh.SIGUSR1, ssh.SIGUSR2,
+	} {
 		s := newSession(t, c)
 		out, _ := s.StdoutPipe()
-		// bash would ignore QUIT
-		if err := s.Start("exec /bin/sh -c 'ulimit -c 0; echo ready; exec sleep 20'"); err != nil {
-			t.Fatal(err)
-		}
+		startProgram(t, s, "exec /bin/sh -c 'ulimit -c 0; echo ready; exec sleep 20'") // bash ignores QUIT
 		readLine(t, out, "ready")
 		if err := s.Signal(sig); err != nil {
 			t.Errorf("%s: %v", sig, err)
 		}
 		if err, ok := s.Wait().(*ssh.ExitError); !ok || err.Signal() != string(sig) {
-			t.Errorf("%s: got %v, want an end by it", sig, err)
+			t.Errorf("%s: got %v, want it to end the program", sig, err)
 		}
 	}
 }
@@ -109,21 +101,14 @@ func TestASessionWaitsForHoldersOfItsOutputUnlessItHasATerminal(t *testing.T) {
 	t.Parallel()
 	c := newFixture(t, nil).client()
 	if got := run(t, c, "(sleep 0.3; echo late) & echo soon", ""); got.out != "soon\nlate\n" {
-		t.Errorf("got %+v, want what came late too, as with sshd", got)
+		t.Errorf("got %+v, want the late output too, as with sshd", got)
 	}
-	if got := run(
-		t,
-		c,
-		"setsid sh -c 'exec >/dev/null 2>&1 </dev/null; sleep 5' & echo $!",
-		"",
-	); got.status != 0 ||
-		got.out == "" {
-		t.Errorf("got %+v, want an end at once: nobody holds the output", got)
+	const withoutOutput = "setsid sh -c 'exec >/dev/null 2>&1 </dev/null; sleep 5' & echo $!"
+	if got := run(t, c, withoutOutput, ""); got.status != 0 || got.out == "" {
+		t.Errorf("got %+v, want an end at once, because no process has the output open", got)
 	}
 	s := newSession(t, c)
-	if err := s.RequestPty("vt100", 24, 80, nil); err != nil {
-		t.Fatal(err)
-	}
+	requestTerminal(t, s, "vt100")
 	out, err := s.Output("setsid sh -c 'trap \"\" HUP; sleep 5' & echo soon")
 	if err != nil || string(out) != "soon\r\n" {
 		t.Errorf("got %q, %v, want the end of the terminal to end it", out, err)
