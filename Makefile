@@ -17,7 +17,7 @@ AGENT := -tags nethttpomithttp2
 .PHONY: help demo build check deb compatibility test setup lint unit integration dex vuln fuzz bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: build ## build, then run a whole cluster on 127.0.0.1:8443 until Ctrl-C (DEMO_FLAGS="--data DIR --listen ADDR")
 	@exec bin/threshold-demo $(DEMO_FLAGS)

@@ -69,3 +69,28 @@ func read(t *testing.T, name string) string {
 	}
 	return string(b)
 }
+
+// quoted is a text in quotes.
+var quoted = regexp.MustCompile(`"([^"\n]+)"`)
+
+// joined is where a long literal is split over lines.
+var joined = regexp.MustCompile(`"\s*\+\s*"`)
+
+// An operator searches the runbook for the message in the log.
+func TestTheRunbookQuotesRealMessages(t *testing.T) {
+	var source strings.Builder
+	for _, name := range listFiles(t) {
+		if strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") {
+			source.WriteString(joined.ReplaceAllString(read(t, name), ""))
+		}
+	}
+	messages := quoted.FindAllStringSubmatch(read(t, "docs/runbook.md"), -1)
+	if len(messages) < 10 {
+		t.Fatalf("got %d messages in quotes, want many", len(messages))
+	}
+	for _, m := range messages {
+		if !strings.Contains(source.String(), m[1]) {
+			t.Errorf("docs/runbook.md quotes %q, which no program says", m[1])
+		}
+	}
+}
