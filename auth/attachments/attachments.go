@@ -1,7 +1,7 @@
 // Package attachments answers: which nodes are there, and to which proxies are they attached?
 //
 // A node is on record from the day it joins. An attachment is the node's own signed statement that it has
-// a tunnel to a proxy. The proxy hands it on to auth, which believes no proxy without it. Attachments end
+// a tunnel to a proxy. The proxy passes it on to auth, which believes no proxy without it. Attachments end
 // with the lease of their proxy. Each report of the proxy renews the lease, so a report that changes
 // nothing writes nothing.
 //
@@ -34,7 +34,7 @@ const (
 	maxVersion = 64
 )
 
-// Reader reads machines and what the store holds of a proxy. state.Reader is one.
+// Reader reads machines and the attachments to a proxy. state.Reader is one.
 type Reader interface {
 	Machine(ctx context.Context, id identity.MachineID) (state.Stored[state.Machine], error)
 	AttachmentsByProxy(
@@ -44,8 +44,9 @@ type Reader interface {
 
 // Writer stores the attachments of proxies. state.Attachments is one.
 type Writer interface {
-	// KeepProxyLease renews the proxy's lease, or gives it a new one.
+	// KeepProxyLease renews the proxy's lease, or gives it a new one; kept says which.
 	KeepProxyLease(ctx context.Context, proxy identity.MachineID, ttl time.Duration) (kept bool, err error)
+	// ChangeAttachments stores attachments under the proxy's lease, and removes others.
 	ChangeAttachments(
 		ctx context.Context, proxy identity.MachineID, added, removed []state.Attachment, now time.Time,
 	) error
@@ -65,9 +66,11 @@ type Updater struct{ cfg UpdaterConfig }
 // NewUpdater makes an updater.
 func NewUpdater(cfg UpdaterConfig) *Updater { return &Updater{cfg} }
 
-// Report takes the list of all nodes that are attached to the proxy, each with the node's signed attachment.
-// Nodes that were attached and are not in the list are detached. An attachment that does not verify is logged
-// and left out; the others count.
+// Report stores which nodes are attached to the proxy, and renews the proxy's lease. req lists all of them,
+// each with the attachment that the node signed. Nodes that the store has for the proxy and that are not in
+// the list are detached. An attachment that does not verify is logged and left out, and a node that had a
+// valid one keeps that. The response says when the proxy must report again. A list of more than maxReport
+// nodes is fault Invalid, and nothing is stored.
 func (u *Updater) Report(
 	ctx context.Context,
 	proxy identity.Identity,
@@ -78,31 +81,33 @@ func (u *Updater) Report(
 		msg := fmt.Sprintf("%d nodes in one report, more than %d", len(req.Attached), maxReport)
 		return none, fault.New(fault.Invalid, "attachments.Report", msg, "spread the nodes over more proxies")
 	}
+	// The lease is renewed before the attachments are read, so that it does not end between the two and take
+	// attachments with it that then count as unchanged.
 	if _, err := u.cfg.Writer.KeepProxyLease(ctx, proxy.ID, leaseDuration); err != nil {
 		return none, err
 	}
-	stored, err := u.cfg.Reader.AttachmentsByProxy(ctx, proxy.ID)
+	unreported, err := u.cfg.Reader.AttachmentsByProxy(ctx, proxy.ID) // less each node that the list has
 	if err != nil {
 		return none, err
 	}
 	var added []state.Attachment
-	for _, a := range req.Attached {
-		old, known := stored[a.Node]
-		delete(stored, a.Node)
-		if known && unchanged(old, a) {
+	for _, reported := range req.Attached {
+		old, known := unreported[reported.Node]
+		delete(unreported, reported.Node)
+		if known && unchanged(old, reported) {
 			continue
 		}
-		verified, err := u.verify(ctx, proxy, a, old)
+		verified, err := u.verify(ctx, proxy, reported, old)
 		if err != nil {
-			node := fmt.Sprintf("%.40q", a.Node)
+			node := fmt.Sprintf("%.40q", reported.Node)
 			u.cfg.Log.Warn("an attachment was refused", "proxy", proxy.Name, "node", node, "err", err)
 			continue
 		}
 		added = append(added, verified)
 	}
-	removed := make([]state.Attachment, 0, len(stored))
-	for _, a := range stored { // what is left was not reported
-		removed = append(removed, a)
+	removed := make([]state.Attachment, 0, len(unreported))
+	for _, old := range unreported {
+		removed = append(removed, old)
 	}
 	if err := u.cfg.Writer.ChangeAttachments(ctx, proxy.ID, added, removed, u.cfg.Now()); err != nil {
 		return none, err
@@ -111,24 +116,27 @@ func (u *Updater) Report(
 }
 
 // unchanged reports whether the store holds exactly what was reported.
-func unchanged(old state.Attachment, a authrpc.AttachedNode) bool {
-	return old.Version == a.Version &&
-		bytes.Equal(old.Signed.Payload, a.Attachment.Payload) &&
-		bytes.Equal(old.Signed.Sig, a.Attachment.Sig)
+func unchanged(old state.Attachment, reported authrpc.AttachedNode) bool {
+	return old.Version == reported.Version &&
+		bytes.Equal(old.Signed.Payload, reported.Attachment.Payload) &&
+		bytes.Equal(old.Signed.Sig, reported.Attachment.Sig)
 }
 
-// verify checks that the node itself signed that it is attached to this proxy, and that the statement is
-// fresh: not from before the node joined, not from the future, and not older than its last one (old). It
-// may be of any age else, since a tunnel may last for weeks. A proxy can repeat the last statement of a
-// node that has left. It gains nothing by that: connections for the node then come to this proxy and fail,
-// and the proxy could have dropped them anyway.
+// verify returns the attachment to store, or an error that says what is wrong with the reported one. The node
+// must be on record, must itself have signed that it is attached to this proxy, and the statement must be
+// fresh: not from before the node joined, not from the future, and not older than the attachment that the
+// store has (old; the zero value if it has none). It may otherwise be of any age, since a tunnel may last for
+// weeks.
+//
+// A proxy can therefore repeat the last statement of a node that has left. It gains nothing by that:
+// connections for the node then come to this proxy and fail, and the proxy could have dropped them anyway.
 func (u *Updater) verify(
 	ctx context.Context,
 	proxy identity.Identity,
-	a authrpc.AttachedNode,
+	reported authrpc.AttachedNode,
 	old state.Attachment,
 ) (state.Attachment, error) {
-	m, err := u.cfg.Reader.Machine(ctx, a.Node)
+	m, err := u.cfg.Reader.Machine(ctx, reported.Node)
 	if err != nil {
 		return state.Attachment{}, err
 	}
@@ -136,33 +144,37 @@ func (u *Updater) verify(
 	if err != nil {
 		return state.Attachment{}, err
 	}
-	stated, err := a.Attachment.Verify(key)
+	stated, err := reported.Attachment.Verify(key)
 	if err != nil {
 		return state.Attachment{}, err
 	}
+	earliest := m.Value.Created.Add(-identity.Skew)
+	if old.Since.After(earliest) {
+		earliest = old.Since
+	}
+	latest := u.cfg.Now().Add(identity.Skew)
+	version := reported.Version
 	switch {
 	case m.Value.Kind != identity.Node:
 		err = fmt.Errorf("%s is a %s", m.Value.Name, m.Value.Kind)
-	case stated.Node != a.Node:
+	case stated.Node != reported.Node:
 		err = fmt.Errorf("it is signed for node %.40q", stated.Node)
 	case stated.Proxy != proxy.Name:
 		err = fmt.Errorf("it is signed for proxy %.80q", stated.Proxy)
-	case stated.Time.After(u.cfg.Now().Add(identity.Skew)),
-		stated.Time.Before(m.Value.Created.Add(-identity.Skew)),
-		stated.Time.Before(old.Since):
+	case stated.Time.Before(earliest), stated.Time.After(latest):
 		err = fmt.Errorf("it is signed at %s, which is not fresh", stated.Time.UTC().Format(time.RFC3339))
-	case a.Version != "" && (len(a.Version) > maxVersion || identity.CheckText("version", a.Version) != nil):
+	case len(version) > maxVersion || version != "" && identity.CheckText("version", version) != nil:
 		err = fmt.Errorf("its version is too long or not plain text")
 	}
 	if err != nil {
 		return state.Attachment{}, err
 	}
 	return state.Attachment{
-		Node:    a.Node,
+		Node:    reported.Node,
 		ProxyID: proxy.ID,
 		Proxy:   proxy.Name,
 		Since:   stated.Time.UTC(),
-		Version: a.Version,
-		Signed:  a.Attachment,
+		Version: version,
+		Signed:  reported.Attachment,
 	}, nil
 }

@@ -26,7 +26,7 @@ type Machines interface {
 	ListMachines(ctx context.Context, kind identity.Kind, p state.Page) (state.Listing[state.Machine], error)
 }
 
-// Attachments tells where a node is attached. state.Reader is one.
+// Attachments says to which proxies a node is attached. state.Reader is one.
 type Attachments interface {
 	AttachmentsByNode(ctx context.Context, node identity.MachineID) ([]state.Attachment, error)
 	// LastSeen is when the node was last known to be attached; zero if it never was.
@@ -53,8 +53,9 @@ type Directory struct{ cfg DirectoryConfig }
 // NewDirectory makes a directory.
 func NewDirectory(cfg DirectoryConfig) *Directory { return &Directory{cfg} }
 
-// Locate finds a node by its whole name, name.CLUSTER or id, and says to which proxies it is attached. If
-// there is no such node, the response is empty and there is no error.
+// Locate finds a node by its whole name, name.CLUSTER or id, and returns the proxies to which it is attached.
+// If there is no such node, the response is empty and there is no error. It asks no role: proxies call it,
+// which may locate every node.
 func (d *Directory) Locate(ctx context.Context, name string) (authrpc.LocateNodeResponse, error) {
 	m, err := d.find(ctx, name)
 	if fault.Is(err, fault.NotFound) {
@@ -70,8 +71,10 @@ func (d *Directory) Locate(ctx context.Context, name string) (authrpc.LocateNode
 	return authrpc.LocateNodeResponse{Nodes: []authrpc.NodeInfo{info}}, nil
 }
 
-// List returns one page of the nodes that the user may see, in order of their names. A name selects the node
-// with that whole name, name.CLUSTER or id, or else all nodes with that first label.
+// List returns the nodes that the user may see, in order of their names. With q.Name it returns all matches
+// at once: the node with that whole name, name.CLUSTER or id, or else every node with that first label.
+// Without q.Name it returns one page of up to q.Limit nodes behind q.After; a limit of zero or above maxPage
+// means maxPage. Nodes that the user may not see are left out, so List tells nobody that they exist.
 func (d *Directory) List(
 	ctx context.Context,
 	who identity.Identity,
@@ -103,14 +106,16 @@ type listing struct {
 	dir    *Directory
 	policy access.Policy
 	who    identity.Identity
-	labels map[string]string
-	out    authrpc.ListNodesResponse
+	labels map[string]string         // the user selects by them; see matchesLabels
+	out    authrpc.ListNodesResponse // what was added so far
 }
 
-// addPage adds the nodes after the name, up to limit.
+// addPage adds up to limit visible nodes behind the name after. It reads further pages from the store until
+// there are that many, because any number of a page's nodes may be invisible. out.Next is the last added name
+// if there may be more nodes, else "".
 func (l *listing) addPage(ctx context.Context, after string, limit int) error {
-	for p := (state.Page{After: after}); ; {
-		got, err := l.dir.cfg.Machines.ListMachines(ctx, identity.Node, p)
+	for page := (state.Page{After: after}); ; {
+		got, err := l.dir.cfg.Machines.ListMachines(ctx, identity.Node, page)
 		if err != nil {
 			return err
 		}
@@ -126,11 +131,12 @@ func (l *listing) addPage(ctx context.Context, after string, limit int) error {
 		if got.Next == "" {
 			return nil
 		}
-		p.After = got.Next
+		page.After = got.Next
 	}
 }
 
-// addNamed adds the node with the name or id, or else all nodes with that first label.
+// addNamed adds the node with the whole name, name.CLUSTER or id. If there is none and the name has no dot,
+// it adds all nodes whose first label is the name. It adds nothing, and returns no error, if none matches.
 func (l *listing) addNamed(ctx context.Context, name string) error {
 	m, err := l.dir.find(ctx, name)
 	if err == nil {
@@ -140,7 +146,7 @@ func (l *listing) addNamed(ctx context.Context, name string) error {
 		return err
 	}
 	if strings.Contains(name, ".") || identity.CheckMachineName(name) != nil {
-		return nil
+		return nil // it cannot be a first label
 	}
 	nodes, err := l.dir.cfg.Machines.NodesByShortName(ctx, name)
 	if err != nil {
@@ -154,7 +160,8 @@ func (l *listing) addNamed(ctx context.Context, name string) error {
 	return nil
 }
 
-// add adds the node if the user may see it and it has the labels.
+// add adds the node, with the logins that the user has there, if the user may see it and it has the labels.
+// Otherwise it does nothing.
 func (l *listing) add(ctx context.Context, m state.Machine) error {
 	node, now := access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}, l.dir.cfg.Now()
 	visible := access.Request{Who: l.who, Node: node, Action: access.List, Now: now}
@@ -170,8 +177,8 @@ func (l *listing) add(ctx context.Context, m state.Machine) error {
 	return nil
 }
 
-// matchesLabels reports whether the node has every label, as a glob pattern. The label "name" is the node's
-// name.
+// matchesLabels reports whether the node has every wanted label, with a value that the glob pattern in want
+// matches. The label "name" stands for the node's name, whatever label of that name the node has.
 func matchesLabels(want map[string]string, n access.Node) bool {
 	for key, pattern := range want {
 		value, has := n.Labels[key]
@@ -185,18 +192,19 @@ func matchesLabels(want map[string]string, n access.Node) bool {
 	return true
 }
 
-// find returns the one node that has the whole name, name.CLUSTER or id; fault NotFound if there is none.
+// find returns the one node that has the whole name, name.CLUSTER or id. It returns fault NotFound if there
+// is none, also for a machine of another kind.
 func (d *Directory) find(ctx context.Context, name string) (state.Machine, error) {
 	if identity.CheckMachineName(name) != nil { // an id passes this check, too
 		return state.Machine{}, noNode(name)
 	}
-	for _, n := range []string{name, strings.TrimSuffix(name, "."+d.cfg.Cluster)} {
+	for _, candidate := range []string{name, strings.TrimSuffix(name, "."+d.cfg.Cluster)} {
 		var m state.Stored[state.Machine]
 		var err error
-		if id := identity.MachineID(n); identity.CheckMachineID(id) == nil {
+		if id := identity.MachineID(candidate); identity.CheckMachineID(id) == nil {
 			m, err = d.cfg.Machines.Machine(ctx, id)
 		} else {
-			m, err = d.cfg.Machines.MachineByName(ctx, n)
+			m, err = d.cfg.Machines.MachineByName(ctx, candidate)
 		}
 		if err != nil && !fault.Is(err, fault.NotFound) {
 			return state.Machine{}, err
@@ -213,16 +221,17 @@ func noNode(name string) error {
 	return fault.New(fault.NotFound, "attachments", msg, "list the nodes: tsh ls")
 }
 
-// describe returns a node as listings show it, without logins.
+// describe returns a node as listings show it, without logins. An attached node was last seen now; for any
+// other node LastSeen is when it was last attached, or zero.
 func (d *Directory) describe(ctx context.Context, m state.Machine) (authrpc.NodeInfo, error) {
 	out := authrpc.NodeInfo{ID: m.ID, Name: m.Name, Labels: m.Labels}
 	attached, err := d.cfg.Attachments.AttachmentsByNode(ctx, m.ID)
 	if err != nil {
 		return out, err
 	}
-	for _, a := range attached {
-		out.Online, out.Version = true, a.Version
-		out.Proxies = append(out.Proxies, a.Proxy)
+	for _, at := range attached {
+		out.Online, out.Version = true, at.Version
+		out.Proxies = append(out.Proxies, at.Proxy)
 	}
 	if out.Online {
 		out.LastSeen = d.cfg.Now().UTC()

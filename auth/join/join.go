@@ -38,15 +38,18 @@ type Reader interface {
 
 // Machines stores machines. state.Machines is one.
 type Machines interface {
-	// AddMachine stores the machine, its names and the use of the token, all or nothing.
+	// AddMachine stores the machine and its names, and marks the token as used, all or nothing. Fault
+	// Conflict: the name or the token was taken since it was read.
 	AddMachine(
-		ctx context.Context, m state.Machine, spent state.Stored[state.Token], events ...audit.Event,
+		ctx context.Context, m state.Machine, token state.Stored[state.Token], events ...audit.Event,
 	) error
 }
 
 // Tokens stores join tokens. state.Tokens is one.
 type Tokens interface {
+	// AddToken returns the revision of the new record; fault Conflict if the name is taken.
 	AddToken(ctx context.Context, name string, t state.Token, events ...audit.Event) (uint64, error)
+	// CountRefusal counts in the token's record that the token was refused, and stores the events.
 	CountRefusal(ctx context.Context, old state.Stored[state.Token], events ...audit.Event) error
 }
 
@@ -66,13 +69,14 @@ type Service struct{ cfg Config }
 // New makes a service.
 func New(cfg Config) *Service { return &Service{cfg} }
 
-// Admitted is a member of the cluster, shown by its token or by its key. Only Admit, VerifyMember and
-// Renew make one.
+// Admitted is the evidence that a machine is a member of the cluster: it proved this with a join token or
+// with its key on record. Only Admit, VerifyMember and Renew make one. The zero value, which they return
+// with an error, is no evidence.
 type Admitted struct {
 	machine state.Machine
 	ssh     ssh.PublicKey
 	service crypto.PublicKey
-	renewal bool
+	renewal bool // the machine was a member before this call
 }
 
 // Machine is the machine's record: its certificates say this and nothing else.
@@ -84,7 +88,7 @@ func (a Admitted) SSHKey() ssh.PublicKey { return a.ssh }
 // ServiceKey is the X.509 key on record.
 func (a Admitted) ServiceKey() crypto.PublicKey { return a.service }
 
-// Renewal reports whether the machine was a member before.
+// Renewal reports whether the machine was a member before it asked.
 func (a Admitted) Renewal() bool { return a.renewal }
 
 const (
@@ -97,12 +101,18 @@ const (
 	maxRegisterTries = 8    // commits that are tried for one machine
 )
 
-// Admit makes a member of a machine that shows a valid token and proves that it holds its key. The token
-// is spent in the transaction that stores the machine. A token that auth never created is fault Denied,
-// and nothing is stored about it.
-func (s *Service) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, error) {
+// Admit makes the machine that sent the request a member of the cluster, and returns it with its name and
+// keys. Anyone may call it: the machine must show a valid join token and prove that it holds its service key.
+// The token becomes used in the same transaction that stores the machine. A machine that joined with this
+// token already, and whose response was lost, gets its membership again.
+//
+// Faults: Denied for a token that is unknown, used or for another kind of machine, and for a proof that does
+// not verify; Expired for a token that is too old; Invalid for a wrong clock, key, label or public name;
+// Exhausted or Conflict if no name could be had. A request with an unknown token writes nothing to the store.
+// The refusal of a token that auth created is recorded in the audit log.
+func (s *Service) Admit(ctx context.Context, req authrpc.JoinRequest) (Admitted, error) {
 	now := s.cfg.Now()
-	parsed, err := authrpc.ParseToken(r.Token)
+	parsed, err := authrpc.ParseToken(req.Token)
 	if err != nil {
 		return Admitted{}, fault.Wrap(err, fault.Denied, op, err.Error(), newTokenRemedy)
 	}
@@ -113,50 +123,59 @@ func (s *Service) Admit(ctx context.Context, r authrpc.JoinRequest) (Admitted, e
 	if err != nil {
 		return Admitted{}, err
 	}
-	if a, ok := s.admitAgain(ctx, token.Value, r, now); ok {
-		return a, nil
+	// admitAgain comes before checkToken, which would refuse the used token. That is safe: admitAgain returns
+	// only the machine that used this token, only to the holder of that machine's keys, and stores nothing.
+	if member, ok := s.admitAgain(ctx, token.Value, req, now); ok {
+		return member, nil
 	}
 	if err := s.checkToken(ctx, token, now); err != nil {
 		return Admitted{}, err
 	}
-	a, err := s.checkRequest(r, token.Value, now)
+	candidate, err := s.checkRequest(req, token.Value, now)
 	if err != nil {
 		return Admitted{}, s.recordRefusal(ctx, token, err)
 	}
-	return s.register(ctx, a, token, r)
+	return s.register(ctx, candidate, token, req)
 }
 
-// admitAgain admits a machine whose response was lost. It must show the token that it joined with, before
-// that expires, and prove the keys that it joined with. The rest of the request is checked but changes
-// nothing on record.
+// admitAgain returns the machine that joined with the token before, if the request comes from that machine:
+// its response was lost. ok is false for any other request. The machine must show the token before it
+// expires, send both keys on record and prove that it holds the service key. The name, labels and public
+// names in the request change nothing on record.
 func (s *Service) admitAgain(
 	ctx context.Context,
-	t state.Token,
-	r authrpc.JoinRequest,
+	token state.Token,
+	req authrpc.JoinRequest,
 	now time.Time,
-) (Admitted, bool) {
-	if t.UsedBy == "" || !now.Before(t.Expires) {
+) (member Admitted, ok bool) {
+	if token.UsedBy == "" || !now.Before(token.Expires) {
 		return Admitted{}, false
 	}
-	m, err := s.cfg.Reader.Machine(ctx, t.UsedBy)
-	if err != nil || !bytes.Equal(m.Value.SSHKey, r.SSHKey) || !bytes.Equal(m.Value.X509Key, r.X509Key) {
+	onRecord, err := s.cfg.Reader.Machine(ctx, token.UsedBy)
+	if err != nil { // removed since, or unreadable: checkToken then refuses the used token
 		return Admitted{}, false
 	}
-	a, err := s.checkRequest(r, t, now)
-	a.machine, a.renewal = m.Value, true
-	return a, err == nil
+	if !bytes.Equal(onRecord.Value.SSHKey, req.SSHKey) || !bytes.Equal(onRecord.Value.X509Key, req.X509Key) {
+		return Admitted{}, false
+	}
+	member, err = s.checkRequest(req, token, now) // this checks the proof
+	if err != nil {
+		return Admitted{}, false
+	}
+	member.machine, member.renewal = onRecord.Value, true
+	return member, true
 }
 
-// checkToken refuses a token that was used or has expired, and records that.
+// checkToken returns nil for a token that can still be used. A token that was used is fault Denied, one that
+// has expired is fault Expired; the refusal is recorded.
 func (s *Service) checkToken(ctx context.Context, token state.Stored[state.Token], now time.Time) error {
-	t := token.Value
 	var refusal error
-	switch {
-	case !t.Used.IsZero():
-		msg := "this join token was used already, at " + formatTime(t.Used)
+	switch used, expires := token.Value.Used, token.Value.Expires; {
+	case !used.IsZero():
+		msg := "this join token was used already, at " + formatTime(used)
 		refusal = fault.New(fault.Denied, op, msg, newTokenRemedy)
-	case !now.Before(t.Expires):
-		msg := "this join token expired at " + formatTime(t.Expires)
+	case !now.Before(expires):
+		msg := "this join token expired at " + formatTime(expires)
 		refusal = fault.New(fault.Expired, op, msg, newTokenRemedy)
 	default:
 		return nil
@@ -164,15 +183,17 @@ func (s *Service) checkToken(ctx context.Context, token state.Stored[state.Token
 	return s.recordRefusal(ctx, token, refusal)
 }
 
-// maxRefusals bounds the audit events about one token, so that whoever holds a spent token cannot fill the
+// maxRefusals bounds the audit events about one token, so that whoever holds a used token cannot fill the
 // audit log.
 const maxRefusals = 5
 
-// recordRefusal writes the audit event that a token of this cluster was refused, and returns the refusal. An
-// event that is lost to a conflict or a full disk does not change what the client is told.
+// recordRefusal writes the audit event that a token of this cluster was refused, and returns the refusal for
+// the client. It writes nothing after maxRefusals events. If the event cannot be stored, the client still
+// gets the refusal; an error of the store other than a conflict is added to its text.
 func (s *Service) recordRefusal(ctx context.Context, token state.Stored[state.Token], refusal error) error {
-	if token.Value.Refused >= maxRefusals ||
-		fault.Is(refusal, fault.Internal) || fault.Is(refusal, fault.Conflict) {
+	// An internal error or a conflict with other machines says nothing against the token.
+	refused := !fault.Is(refusal, fault.Internal) && !fault.Is(refusal, fault.Conflict)
+	if !refused || token.Value.Refused >= maxRefusals {
 		return refusal
 	}
 	e := audit.Event{
@@ -187,41 +208,51 @@ func (s *Service) recordRefusal(ctx context.Context, token state.Stored[state.To
 	return refusal
 }
 
-// checkRequest turns a request into a machine that has no name yet, or says what is wrong with it.
-func (s *Service) checkRequest(r authrpc.JoinRequest, t state.Token, now time.Time) (Admitted, error) {
-	if r.Kind != t.Kind {
-		msg := fmt.Sprintf("this join token is for a %s, not for a %.20q", t.Kind, r.Kind)
+// checkRequest checks everything in a join request but the name and the state of the token. It returns the
+// machine as it would be stored: with a new id and without a name. It stores nothing. A token for another
+// kind of machine or a wrong proof is fault Denied; anything else that is wrong is fault Invalid.
+func (s *Service) checkRequest(
+	req authrpc.JoinRequest,
+	token state.Token,
+	now time.Time,
+) (Admitted, error) {
+	if req.Kind != token.Kind {
+		msg := fmt.Sprintf("this join token is for a %s, not for a %.20q", token.Kind, req.Kind)
 		return Admitted{}, fault.New(fault.Denied, op, msg, newTokenRemedy)
 	}
-	if err := checkClock(r.Time, now); err != nil {
+	if err := checkClock(req.Time, now); err != nil {
 		return Admitted{}, err
 	}
-	a, err := parseKeys(r.SSHKey, r.X509Key)
+	candidate, err := parseKeys(req.SSHKey, req.X509Key)
 	if err != nil {
 		msg := "the machine's keys are not acceptable: " + err.Error()
 		return Admitted{}, fault.Wrap(err, fault.Invalid, op, msg, updateRemedy)
 	}
-	if err := checkProof(r, a.service); err != nil {
+	if err := checkProof(req, candidate.service); err != nil {
 		return Admitted{}, err
 	}
 	labels := identity.Labels{}
-	maps.Copy(labels, r.Labels)
-	maps.Copy(labels, t.Labels) // where both set a label, the administrator's value wins
-	a.machine = state.Machine{
+	maps.Copy(labels, req.Labels)
+	maps.Copy(labels, token.Labels) // where both set a label, the administrator's value wins
+	candidate.machine = state.Machine{
 		ID:      identity.MachineID(state.NewID()),
-		Kind:    r.Kind,
+		Kind:    req.Kind,
 		Labels:  labels,
-		SSHKey:  r.SSHKey,
-		X509Key: r.X509Key,
-		Names:   r.PublicNames,
+		SSHKey:  req.SSHKey,
+		X509Key: req.X509Key,
+		Names:   req.PublicNames,
 		Created: now.UTC(),
 		Renewed: now.UTC(),
 	}
-	return a, s.checkMachine(&a.machine)
+	if err := s.checkMachine(&candidate.machine); err != nil {
+		return Admitted{}, err
+	}
+	return candidate, nil
 }
 
-// checkClock refuses a machine whose clock differs from auth's by more than identity.Skew. Its
-// certificates would look expired or not yet valid to it, which is hard to understand later.
+// checkClock returns fault Invalid if the machine's clock differs from auth's by more than identity.Skew.
+// With such a clock the machine would later take its own certificates for expired or not yet valid, which is
+// hard to diagnose.
 func checkClock(machine, auth time.Time) error {
 	off := machine.Sub(auth)
 	if off.Abs() <= identity.Skew {
@@ -240,7 +271,7 @@ func checkClock(machine, auth time.Time) error {
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // parseKeys parses and checks a machine's two public keys: the SSH one in wire format, the X.509 one in
-// PKIX. It sets nothing but the keys.
+// PKIX. The result has the keys and no machine.
 func parseKeys(sshKey, x509Key []byte) (a Admitted, err error) {
 	if a.ssh, err = ssh.ParsePublicKey(sshKey); err != nil {
 		return a, err
@@ -254,107 +285,125 @@ func parseKeys(sshKey, x509Key []byte) (a Admitted, err error) {
 	return a, identity.CheckKey(a.service)
 }
 
-// checkProof checks the machine's signature over the token and both keys: it holds the service key, and means
-// this token and this host key.
-func checkProof(r authrpc.JoinRequest, key crypto.PublicKey) error {
+// checkProof checks the machine's signature over the token and both keys. It proves that the machine holds
+// the service key, and that nobody has put another token or host key into its request. Else it returns fault
+// Denied.
+func checkProof(req authrpc.JoinRequest, key crypto.PublicKey) error {
 	pub, ok := key.(*ecdsa.PublicKey)
-	sum := authrpc.JoinProof(r.Token, r.SSHKey, r.X509Key)
-	if !ok || !ecdsa.VerifyASN1(pub, sum[:], r.Proof) {
+	sum := authrpc.JoinProof(req.Token, req.SSHKey, req.X509Key)
+	if !ok || !ecdsa.VerifyASN1(pub, sum[:], req.Proof) {
 		return fault.New(fault.Denied, op, "the machine does not prove that it holds its key", updateRemedy)
 	}
 	return nil
 }
 
-// register chooses a name and stores the machine. Another machine may take the name or the token between
-// reading and committing; register then reads again and tries again.
+// register chooses the machine's name, stores the machine and marks the token as used. candidate comes from
+// checkRequest and has no name yet. Another machine may take the name or the token between the read and the
+// commit; register then reads both again and tries again, at most maxRegisterTries times. It returns the
+// member with its name, or a fault: Denied or Expired (the token cannot be used any more, or a public name is
+// the name of a node), Exhausted (no name is free), Conflict (no try succeeded).
 func (s *Service) register(
 	ctx context.Context,
-	a Admitted,
+	candidate Admitted,
 	token state.Stored[state.Token],
-	r authrpc.JoinRequest,
+	req authrpc.JoinRequest,
 ) (Admitted, error) {
-	wanted := r.Name
+	wanted := req.Name
 	if token.Value.Machine != "" {
 		wanted = token.Value.Machine
 	}
 	var err error
 	for range maxRegisterTries {
-		if a.machine.Name, err = s.chooseName(ctx, a.machine, wanted); err != nil {
+		machine := &candidate.machine
+		if machine.Name, err = s.chooseName(ctx, *machine, wanted); err != nil {
 			return Admitted{}, s.recordRefusal(ctx, token, err)
 		}
-		e := audit.NewEvent(audit.MachineJoined, a.machine.Identity(s.cfg.Cluster), a.machine.Created)
+		e := audit.NewEvent(audit.MachineJoined, machine.Identity(s.cfg.Cluster), machine.Created)
 		e.Fields = map[string]string{
-			"kind":  string(a.machine.Kind),
+			"kind":  string(machine.Kind),
 			"token": token.Key,
 			"by":    token.Value.By,
 		}
-		err = s.cfg.Machines.AddMachine(ctx, a.machine, token, e)
+		err = s.cfg.Machines.AddMachine(ctx, *machine, token, e)
 		if !fault.Is(err, fault.Conflict) {
 			break
 		}
 		if token, err = s.cfg.Reader.Token(ctx, token.Key); err != nil {
 			return Admitted{}, err
 		}
-		if same, ok := s.admitAgain(ctx, token.Value, r, s.cfg.Now()); ok {
-			return same, nil
+		// The same machine may have sent its request twice, and the other one was stored first.
+		if member, ok := s.admitAgain(ctx, token.Value, req, s.cfg.Now()); ok {
+			return member, nil
 		}
 		if err := s.checkToken(ctx, token, s.cfg.Now()); err != nil {
 			return Admitted{}, err
 		}
-		msg := "other machines joined at the same moment"
+		msg := "other machines joined at the same moment" // the error if this was the last try
 		err = fault.New(fault.Conflict, op, msg, "start the machine again")
 	}
 	if err != nil {
 		return Admitted{}, s.recordRefusal(ctx, token, err)
 	}
-	return a, nil
+	return candidate, nil
 }
 
-// VerifyMember checks that the caller is a machine on record and that its certificate is for the key on
-// record. It is called for every request of a machine.
-func (s *Service) VerifyMember(ctx context.Context, c authrpc.Caller) (Admitted, error) {
-	m, err := s.cfg.Reader.Machine(ctx, c.ID)
-	removed := fault.New(fault.Denied, op,
-		fmt.Sprintf("the %s %s is not a member of this cluster any more", c.Kind, c.Name),
+// VerifyMember returns the caller's record as evidence, if the caller is a machine on record and its
+// certificate is for the service key on record. Otherwise it returns fault Denied. auth/api calls it for
+// every request of a machine, because a certificate stays valid for hours after the machine was removed.
+func (s *Service) VerifyMember(ctx context.Context, caller authrpc.Caller) (Admitted, error) {
+	notMember := fault.New(fault.Denied, op,
+		fmt.Sprintf("the %s %s is not a member of this cluster any more", caller.Kind, caller.Name),
 		"join again with a new token: tsh token create")
-	if fault.Is(err, fault.NotFound) || err == nil && m.Value.Kind != c.Kind {
-		return Admitted{}, removed
+	onRecord, err := s.cfg.Reader.Machine(ctx, caller.ID)
+	if fault.Is(err, fault.NotFound) {
+		return Admitted{}, notMember
 	}
 	if err != nil {
 		return Admitted{}, err
 	}
-	a, err := parseKeys(m.Value.SSHKey, m.Value.X509Key)
+	if onRecord.Value.Kind != caller.Kind {
+		return Admitted{}, notMember
+	}
+	member, err := parseKeys(onRecord.Value.SSHKey, onRecord.Value.X509Key)
 	if err != nil {
 		return Admitted{}, fmt.Errorf("read the keys on record: %w", err)
 	}
-	if recorded, ok := a.service.(*ecdsa.PublicKey); !ok || !recorded.Equal(c.Key) {
-		return Admitted{}, removed
+	if key, ok := member.service.(*ecdsa.PublicKey); !ok || !key.Equal(caller.Key) {
+		return Admitted{}, notMember
 	}
-	a.machine, a.renewal = m.Value, true
-	return a, nil
+	member.machine, member.renewal = onRecord.Value, true
+	return member, nil
 }
 
-// VerifyForwarded checks that a forwarded address was signed by a proxy on record, and returns the proxy's
-// name.
-func (s *Service) VerifyForwarded(ctx context.Context, f authrpc.ForwardedFrom) (string, error) {
-	m, err := s.cfg.Reader.Machine(ctx, f.ProxyID)
+// VerifyForwarded returns the name of the proxy that signed a forwarded address. It returns fault Denied if
+// the signature is not by a proxy on record, and fault NotFound if there is no machine of the stated id.
+func (s *Service) VerifyForwarded(ctx context.Context, from authrpc.ForwardedFrom) (string, error) {
+	signer, err := s.cfg.Reader.Machine(ctx, from.ProxyID)
 	if err != nil {
 		return "", err
 	}
-	key, err := x509.ParsePKIXPublicKey(m.Value.X509Key)
-	if err != nil || m.Value.Kind != identity.Proxy || !f.Verify(key) {
+	key, err := x509.ParsePKIXPublicKey(signer.Value.X509Key)
+	if err != nil || signer.Value.Kind != identity.Proxy || !from.Verify(key) {
 		return "", fault.New(fault.Denied, "join.VerifyForwarded",
 			"the forwarded address is not signed by a proxy of this cluster",
 			"connect through a proxy of this cluster")
 	}
-	return m.Value.Name, nil
+	return signer.Value.Name, nil
 }
 
-// Renew is VerifyMember for a machine that asks for new certificates: its clock must be right, too.
-func (s *Service) Renew(ctx context.Context, c authrpc.Caller, r authrpc.RenewRequest) (Admitted, error) {
-	a, err := s.VerifyMember(ctx, c)
+// Renew is VerifyMember for a machine that asks for new certificates. A wrong clock of the machine is fault
+// Invalid.
+func (s *Service) Renew(
+	ctx context.Context,
+	caller authrpc.Caller,
+	req authrpc.RenewRequest,
+) (Admitted, error) {
+	member, err := s.VerifyMember(ctx, caller)
 	if err != nil {
 		return Admitted{}, err
 	}
-	return a, checkClock(r.Time, s.cfg.Now())
+	if err := checkClock(req.Time, s.cfg.Now()); err != nil {
+		return Admitted{}, err
+	}
+	return member, nil
 }

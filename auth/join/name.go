@@ -15,7 +15,11 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// chooseName returns a name that no other machine has: the wanted one, or that with -2, -3 and so on.
+// chooseName returns the name under which a new machine can be stored: the wanted one, or the first of
+// wanted-2, wanted-3 and so on that no other machine has. wanted may be any host name; what cannot be part of
+// a name is replaced or dropped. Without a usable wanted name the machine's kind takes its place. If
+// maxNameTries names are taken, it returns fault Exhausted. The name is not reserved: AddMachine checks it
+// again.
 func (s *Service) chooseName(ctx context.Context, m state.Machine, wanted string) (string, error) {
 	base := s.normalizeName(wanted)
 	if base == "" {
@@ -80,7 +84,7 @@ func (s *Service) trimCluster(name string) string {
 	}
 }
 
-// checkName refuses names that could be mistaken for another's: a machine's id is a principal of that
+// checkName refuses names that could be mistaken for another machine's. A machine's id is a principal of that
 // machine's own certificate, and the cluster's name is the address of its proxies.
 func (s *Service) checkName(name string) error {
 	if err := identity.CheckMachineName(name); err != nil {
@@ -94,11 +98,15 @@ func (s *Service) checkName(name string) error {
 	case s.trimCluster(name) != name: // web.CLUSTER is the full name of the node web
 		return fmt.Errorf("the name %q ends in the cluster's name, which every name gets anyway", name)
 	}
-	return identity.CheckMachineName(name + "." + s.cfg.Cluster)
+	return identity.CheckMachineName(name + "." + s.cfg.Cluster) // the full name must not be too long
 }
 
-// checkMachine refuses what would not fit into certificates, before the token is spent. It sets the
-// aliases of a proxy: the machine names that no node may have, because they are this proxy's public names.
+// checkMachine checks the labels and public names of a machine that asks to join. What does not fit into
+// certificates is fault Invalid here, so that the token stays usable: the CA would refuse it only after the
+// machine is stored. A node with public names is fault Denied.
+//
+// checkMachine also sets m.Aliases of a proxy: the machine names that no node may have, because they are
+// public names of this proxy.
 func (s *Service) checkMachine(m *state.Machine) error {
 	const remedy = "correct the machine's configuration, then start it again"
 	if err := CheckLabels(m.Labels); err != nil {
@@ -111,8 +119,8 @@ func (s *Service) checkMachine(m *state.Machine) error {
 		msg := fmt.Sprintf("the proxy has %d public names, more than %d", len(m.Names), maxNames)
 		return fault.New(fault.Invalid, op, msg, remedy)
 	}
-	for _, n := range m.Names {
-		alias, err := s.checkPublicName(n)
+	for _, public := range m.Names {
+		alias, err := s.checkPublicName(public)
 		if err != nil {
 			return fault.Wrap(err, fault.Invalid, op, err.Error(), remedy)
 		}
@@ -145,37 +153,40 @@ func CheckLabels(l identity.Labels) error {
 	return nil
 }
 
-// checkPublicName checks one public name or address of a proxy. It returns the machine name that nodes may
-// not have because of it; "" for an address.
-func (s *Service) checkPublicName(n string) (alias string, err error) {
-	if a, err := netip.ParseAddr(n); err == nil {
-		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.String() != n {
-			return "", fmt.Errorf("the public address %.80q is not the usual form of one host's address", n)
+// checkPublicName checks one public host name or IP address of a proxy. alias is the machine name that nodes
+// may not have because of it: the host name without the cluster's name at its end; "" for an address.
+func (s *Service) checkPublicName(public string) (alias string, err error) {
+	if addr, err := netip.ParseAddr(public); err == nil {
+		oneHost := addr.Zone() == "" && !addr.Is4In6() && !addr.IsUnspecified() && !addr.IsMulticast()
+		if !oneHost || addr.String() != public {
+			const format = "the public address %.80q is not the usual form of one host's address"
+			return "", fmt.Errorf(format, public)
 		}
 		return "", nil
 	}
-	if err := identity.CheckMachineName(n); err != nil {
+	if err := identity.CheckMachineName(public); err != nil {
 		return "", fmt.Errorf("public name: %w", err)
 	}
-	if identity.CheckMachineID(identity.MachineID(s.trimCluster(n))) == nil {
-		return "", fmt.Errorf("the public name %q looks like a machine's id", n)
+	alias = s.trimCluster(public)
+	if identity.CheckMachineID(identity.MachineID(alias)) == nil { // a node with that id could exist
+		return "", fmt.Errorf("the public name %q looks like a machine's id", public)
 	}
-	return s.trimCluster(n), nil
+	return alias, nil
 }
 
-// AllowedOrigin refuses an origin whose host is not one of the public names that the proxy joined with. A
-// stolen proxy could otherwise make a provider send browsers, and their login codes, elsewhere. Every port
-// is allowed: one name may be served at several.
+// AllowedOrigin returns nil if the host of the origin is one of the public names with which the proxy `by`
+// joined, and fault Denied otherwise. A stolen proxy could else make a provider send browsers, and with them
+// their login codes, to a host of the thief. Every port is allowed: one name may be served at several.
 func (s *Service) AllowedOrigin(by identity.Identity, origin string) error {
-	m, err := s.cfg.Reader.Machine(context.Background(), by.ID) // reads memory, does not block
+	proxy, err := s.cfg.Reader.Machine(context.Background(), by.ID) // reads memory, does not block
 	if err != nil {
 		return err
 	}
 	u, err := url.Parse(origin)
-	if err == nil && slices.Contains(m.Value.Names, u.Hostname()) {
+	if err == nil && slices.Contains(proxy.Value.Names, u.Hostname()) {
 		return nil
 	}
 	return fault.New(fault.Denied, op,
-		fmt.Sprintf("%.200q is not a public name of the proxy %s", origin, m.Value.Name),
+		fmt.Sprintf("%.200q is not a public name of the proxy %s", origin, proxy.Value.Name),
 		"ask an administrator to add it to the proxy's public names and to let the proxy join again")
 }

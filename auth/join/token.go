@@ -30,8 +30,8 @@ type TokenRequest struct {
 	By      identity.Identity // who asks; zero for auth itself, which invites machines of its own process
 }
 
-// CheckTokenRequest reports everything that is wrong with a request. path names the field of the token's
-// document.
+// CheckTokenRequest calls report for everything that is wrong with a request, and not at all for a good one.
+// path names the field of the token's document; format and args are the message.
 func CheckTokenRequest(r TokenRequest, report func(path, format string, args ...any)) {
 	if r.Kind != identity.Node && r.Kind != identity.Proxy {
 		report("kind", "%.20q is not a kind of machine that joins with a token: use node or proxy", r.Kind)
@@ -49,43 +49,48 @@ func CheckTokenRequest(r TokenRequest, report func(path, format string, args ...
 	}
 }
 
-// Create creates a token and returns it with its record. Only the caller learns the token's text: auth
-// stores a hash.
+// Create creates a join token and returns its text and its record. Only the caller learns the text: auth
+// stores a hash of it. A request that CheckTokenRequest reports on is fault Invalid; a name that is taken is
+// fault Conflict. Create asks for no permission: auth/resources does that for users.
 func (s *Service) Create(
 	ctx context.Context,
-	r TokenRequest,
+	req TokenRequest,
 ) (authrpc.Token, state.Stored[state.Token], error) {
-	var none state.Stored[state.Token]
-	if err := firstProblem(r); err != nil {
-		return authrpc.Token{}, none, err
+	var noRecord state.Stored[state.Token]
+	if err := firstProblem(req); err != nil {
+		return authrpc.Token{}, noRecord, err
 	}
-	if r.TTL == 0 {
-		r.TTL = DefaultTokenTTL
+	if req.TTL == 0 {
+		req.TTL = DefaultTokenTTL
 	}
-	if r.Name == "" {
-		r.Name = string(r.Kind) + "-" + state.NewID()[:12]
+	if req.Name == "" {
+		req.Name = string(req.Kind) + "-" + state.NewID()[:12]
 	}
-	token := authrpc.Token{Kind: r.Kind, Pin: s.cfg.Pin}
+	token := authrpc.Token{Kind: req.Kind, Pin: s.cfg.Pin}
 	_, _ = rand.Read(token.Secret[:]) // crypto/rand never fails since Go 1.24
 	hash, now := token.Hash(), s.cfg.Now().UTC()
-	rec := state.Token{
+	record := state.Token{
 		Hash:    hash[:],
-		Kind:    r.Kind,
-		Labels:  r.Labels,
-		Machine: r.Machine,
-		By:      creatorName(r.By),
+		Kind:    req.Kind,
+		Labels:  req.Labels,
+		Machine: req.Machine,
+		By:      creatorName(req.By),
 		Created: now,
-		Expires: now.Add(r.TTL),
+		Expires: now.Add(req.TTL),
 	}
 	e := audit.Event{Code: audit.TokenCreated, Time: now, User: "auth"}
-	if r.By.Kind == identity.User {
-		e = audit.NewEvent(audit.TokenCreated, r.By, now)
+	if req.By.Kind == identity.User {
+		e = audit.NewEvent(audit.TokenCreated, req.By, now)
 	}
-	e.Fields = map[string]string{"token": r.Name, "kind": string(r.Kind), "expires": formatTime(rec.Expires)}
-	if _, err := s.cfg.Tokens.AddToken(ctx, r.Name, rec, e); err != nil {
-		return authrpc.Token{}, none, err
+	e.Fields = map[string]string{
+		"token":   req.Name,
+		"kind":    string(req.Kind),
+		"expires": formatTime(record.Expires),
 	}
-	stored, err := s.cfg.Reader.Token(ctx, r.Name)
+	if _, err := s.cfg.Tokens.AddToken(ctx, req.Name, record, e); err != nil {
+		return authrpc.Token{}, noRecord, err
+	}
+	stored, err := s.cfg.Reader.Token(ctx, req.Name)
 	return token, stored, err
 }
 
