@@ -26,8 +26,8 @@ type Route[Req, Res any] struct {
 	Name string
 	// Callers lists the kinds that may call. The zero value denies everybody.
 	Callers []identity.Kind
-	// AllowExpired lets a machine call whose certificate has expired. Only renewal does: the TLS handshake has
-	// proved that the caller holds the key.
+	// AllowExpired lets a machine call whose certificate has expired. Only renewal does: the TLS handshake
+	// has proved that the caller holds the key.
 	AllowExpired bool
 	// MaxBody bounds the request's body in bytes. Zero means MaxBodyBytes, or MaxAnonymousBody for a caller
 	// without a certificate.

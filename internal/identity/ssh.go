@@ -194,7 +194,8 @@ func (e *ExpiredError) Error() string {
 }
 
 // OnlyExpired reports whether err, which a verifier returned for the time now, says that the certificate has
-// expired and nothing else is wrong with it: verify, called for the certificate's last second, finds no fault.
+// expired and nothing else is wrong with it: verify, called for the certificate's last second, finds no
+// fault.
 func OnlyExpired(err error, now time.Time, verify func(at time.Time) error) bool {
 	var old *ExpiredError
 	return errors.As(err, &old) && !now.Before(old.Until) && verify(old.Until.Add(-time.Second)) == nil

@@ -1,4 +1,4 @@
-// Package limitedlog answers: how does what a stranger can cause at will not fill the log?
+// Package limitedlog answers: how is a log protected against lines that anybody can cause?
 //
 // A line that is suppressed is counted, and the next line that is written says how many were.
 package limitedlog

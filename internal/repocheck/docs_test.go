@@ -14,6 +14,7 @@ import (
 var testReference = regexp.MustCompile("`([a-z][a-z0-9/]*): ((?:Test|Fuzz)[A-Za-z0-9_]+)`")
 
 func TestTheThreatModelNamesRealTests(t *testing.T) {
+	t.Parallel()
 	doc := read(t, "docs/threat-model.md")
 	named := testReference.FindAllStringSubmatch(doc, -1)
 	if len(named) == 0 {
@@ -33,6 +34,7 @@ func TestTheThreatModelNamesRealTests(t *testing.T) {
 var link = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
 
 func TestLinksInDocumentsAreValid(t *testing.T) {
+	t.Parallel()
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".md") {
 			continue
@@ -49,6 +51,7 @@ func TestLinksInDocumentsAreValid(t *testing.T) {
 var folder = regexp.MustCompile("`((?:auth|ca|raftstore|proxy|node|tsh|internal)(?:/[a-z]+)*(?:\\.go)?)`")
 
 func TestTheArchitectureNamesRealPlaces(t *testing.T) {
+	t.Parallel()
 	doc := read(t, "docs/architecture.md")
 	named := folder.FindAllStringSubmatch(doc, -1)
 	if len(named) == 0 {

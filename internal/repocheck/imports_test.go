@@ -195,6 +195,7 @@ func split(name string) (top, inside string) {
 }
 
 func TestImportsPointDown(t *testing.T) {
+	t.Parallel()
 	for _, p := range listPackages(t) {
 		for _, imported := range p.Imports {
 			if to := local(imported); to != "" {
@@ -207,6 +208,7 @@ func TestImportsPointDown(t *testing.T) {
 }
 
 func TestImportsOfTestsFollowTheirRules(t *testing.T) {
+	t.Parallel()
 	for _, p := range listPackages(t) {
 		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
 			if to := local(imported); to != "" && to != p.name() {
@@ -219,6 +221,7 @@ func TestImportsOfTestsFollowTheirRules(t *testing.T) {
 }
 
 func TestEveryInternalPackageIsInTheTable(t *testing.T) {
+	t.Parallel()
 	for _, p := range listPackages(t) {
 		if top, inside := split(p.name()); top == "internal" && internalImports[inside] == nil {
 			t.Errorf("%s has no row in the table in imports_test.go", p.name())
@@ -228,6 +231,7 @@ func TestEveryInternalPackageIsInTheTable(t *testing.T) {
 
 // A row for a package that does not exist makes readers look for it.
 func TestTheTablesNameRealPackages(t *testing.T) {
+	t.Parallel()
 	var named []string
 	for top := range components {
 		named = append(named, top)
@@ -251,6 +255,7 @@ func TestTheTablesNameRealPackages(t *testing.T) {
 }
 
 func TestTheTableRefuses(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, from, to string }{
 		{"an internal package importing a component", "internal/access", "auth/state"},
 		{"an internal package importing one above it", "internal/identity", "internal/access"},
@@ -294,6 +299,7 @@ func TestTheTableRefuses(t *testing.T) {
 }
 
 func TestTheTableAllows(t *testing.T) {
+	t.Parallel()
 	for _, tt := range [][2]string{
 		{"cmd/threshold", "server"}, {"server", "auth"}, {"server/demo", "auth/oidc/oidctest"},
 		{"server/demo", "server"}, {"cmd/tsh", "tsh"},
@@ -322,6 +328,7 @@ func TestTheTableAllows(t *testing.T) {
 var smallstep = []string{"github.com/smallstep", "go.step.sm"}
 
 func TestOnlyTheCAImportsItsLibraries(t *testing.T) {
+	t.Parallel()
 	for _, p := range listPackages(t) {
 		if top, _ := split(p.name()); top == "ca" {
 			continue
@@ -336,6 +343,7 @@ func TestOnlyTheCAImportsItsLibraries(t *testing.T) {
 
 // Whole authority packages of smallstep/certificates pull in databases, gRPC and cloud SDKs.
 func TestNobodyLinksTheWholeOfSmallstep(t *testing.T) {
+	t.Parallel()
 	heavy := []string{
 		"github.com/smallstep/certificates/authority",
 		"github.com/smallstep/certificates/db",
@@ -352,6 +360,7 @@ func TestNobodyLinksTheWholeOfSmallstep(t *testing.T) {
 
 // The agent runs on every node: it is small, and holds nothing that could sign certificates.
 func TestTheAgentStaysSmall(t *testing.T) {
+	t.Parallel()
 	never := append([]string{
 		module + "/auth", module + "/ca", module + "/raftstore", module + "/proxy", module + "/tsh",
 		"github.com/hashicorp/raft", "github.com/hashicorp/raft-wal", "google.golang.org/grpc",
@@ -370,6 +379,7 @@ func TestTheAgentStaysSmall(t *testing.T) {
 
 // A client in a browser (WebAssembly) will link these, and net/http would be most of what it downloads.
 func TestPackagesOfABrowserClientDoNotLinkHTTP(t *testing.T) {
+	t.Parallel()
 	without := []string{
 		"internal/fault", "internal/identity", "internal/access", "internal/rules", "internal/tunnel",
 		"internal/dial",
@@ -382,6 +392,7 @@ func TestPackagesOfABrowserClientDoNotLinkHTTP(t *testing.T) {
 }
 
 func TestNoProgramButTheDemoLinksATestDouble(t *testing.T) {
+	t.Parallel()
 	for _, p := range listPackages(t) {
 		if top, _ := split(p.name()); top != "cmd" || p.name() == "cmd/threshold-demo" {
 			continue

@@ -25,6 +25,7 @@ var meaninglessNames = []string{
 }
 
 func TestFolderNames(t *testing.T) {
+	t.Parallel()
 	for _, name := range listFiles(t) {
 		parts := strings.Split(path.Dir(name), "/")
 		if parts[0] == "." {
@@ -51,6 +52,7 @@ func TestFolderNames(t *testing.T) {
 }
 
 func TestEveryPackageHasADocComment(t *testing.T) {
+	t.Parallel()
 	for _, p := range listPackages(t) {
 		if p.Doc == "" && len(p.GoFiles) > 0 {
 			t.Errorf("%s has no package comment", p.name())
@@ -60,6 +62,7 @@ func TestEveryPackageHasADocComment(t *testing.T) {
 
 // Calls are found by name, so os.Exit passed as a value is found too.
 func TestCallsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	skips := []string{"Skip", "Skipf", "SkipNow"}
 	receivers := []string{"t", "b", "f", "tb"}
 	for _, name := range listFiles(t) {
@@ -82,6 +85,7 @@ func TestCallsThatAreRefused(t *testing.T) {
 
 // Package-level variables are never set after the process has started, and importing a package has no effect.
 func TestNoPackageHasMutableState(t *testing.T) {
+	t.Parallel()
 	fixed, set := map[string]bool{}, map[string]string{} // by folder and name; set holds where
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") ||

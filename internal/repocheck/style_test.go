@@ -22,6 +22,7 @@ var privateWords = []string{
 }
 
 func TestNamesAvoidPrivateWords(t *testing.T) {
+	t.Parallel()
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".go") {
 			continue
@@ -119,6 +120,7 @@ var foldersWithLongLines = []string{
 }
 
 func TestLinesAreNotTooLong(t *testing.T) {
+	t.Parallel()
 	for _, name := range listFiles(t) {
 		if !strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, ".md") ||
 			strings.Contains(name, "testdata/") ||

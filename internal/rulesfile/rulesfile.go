@@ -1,4 +1,4 @@
-// Package rulesfile answers: by which rules does a node or a proxy go on after a restart?
+// Package rulesfile answers: which rules does a node or a proxy use after a restart?
 //
 // It keeps the last verified rules in a file. What it reads counts only after it has been verified from the
 // pin again.

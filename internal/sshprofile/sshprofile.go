@@ -1,4 +1,4 @@
-// Package sshprofile answers: which SSH do our servers speak, and in which words do they refuse?
+// Package sshprofile answers: which SSH algorithms do our servers use, and how do they refuse a client?
 //
 // The node's server and the proxy's front for stock clients share it, so that a client meets the same
 // algorithms and messages at both.
