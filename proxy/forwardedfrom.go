@@ -8,11 +8,13 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// signForwardedFrom returns a function that signs the address of a client with the service key of the
-// proxy. The auth service verifies it, because it sees only the proxy's address.
-func signForwardedFrom(m Member) func(netip.AddrPort, []byte) ([]byte, error) {
+// signForwardedFrom returns a function for mux.Config.SignForwardedFrom. The function signs the client's
+// address and the first bytes of the client's connection with the service key of this proxy, and returns what
+// to send in front of them. The auth service believes the address only with a valid signature, and only for a
+// connection that begins with these bytes.
+func signForwardedFrom(membership Member) func(from netip.AddrPort, hello []byte) ([]byte, error) {
 	return func(from netip.AddrPort, hello []byte) ([]byte, error) {
-		cert, err := m.TLSCertificate()
+		cert, err := membership.TLSCertificate() // each time, because it is renewed
 		if err != nil {
 			return nil, err
 		}
@@ -20,6 +22,6 @@ func signForwardedFrom(m Member) func(netip.AddrPort, []byte) ([]byte, error) {
 		if !ok {
 			return nil, errors.New("the private key of the service certificate cannot sign")
 		}
-		return authrpc.SignForwardedFrom(key, m.Identity().ID, from, hello)
+		return authrpc.SignForwardedFrom(key, membership.Identity().ID, from, hello)
 	}
 }

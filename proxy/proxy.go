@@ -108,6 +108,7 @@ func New(cfg Config) (*Proxy, error) {
 	return &Proxy{cfg: cfg, ready: lifecycle.NewReadiness("the proxy")}, nil
 }
 
+// check returns one fault of kind Invalid that names every mistake in the configuration, or nil.
 func (c Config) check() error {
 	var faults []error
 	need := func(ok bool, fault string) {
@@ -122,8 +123,8 @@ func (c Config) check() error {
 	need((c.CertFile == "") == (c.KeyFile == ""), "the certificate file and the key file need each other")
 	need(c.ACME == nil || len(c.ACME.Hosts) > 0, "ACME needs at least one host name")
 	need(c.ACME == nil || c.CertFile == "", "ACME and a certificate file exclude each other")
-	for _, p := range c.Public {
-		need(hostOf(p) != "", fmt.Sprintf("public address %q has no host", p))
+	for _, addr := range c.Public {
+		need(hostOf(addr) != "", fmt.Sprintf("public address %q has no host", addr))
 	}
 	need(!c.ProxyProtocol || len(c.Balancers) > 0, "the PROXY protocol needs a list of balancers")
 	_, _, err := net.SplitHostPort(c.AuthAddr)
@@ -132,7 +133,7 @@ func (c Config) check() error {
 		"the configuration of the proxy is not valid", "correct it, then start again")
 }
 
-// hostOf returns the host of host or host:port.
+// hostOf returns the host of an address, which is host or host:port.
 func hostOf(addr string) string {
 	if host, _, err := net.SplitHostPort(addr); err == nil {
 		return host
@@ -140,11 +141,13 @@ func hostOf(addr string) string {
 	return strings.Trim(addr, "[]")
 }
 
-// Ready waits until connections are served. It returns an error when Run ends before that.
+// Ready waits until connections are served, and then returns nil. It returns an error when ctx or Run ends
+// before that.
 func (p *Proxy) Ready(ctx context.Context) error { return p.ready.Wait(ctx) }
 
 // Run joins the cluster, if the proxy is no member yet, and serves until ctx ends. Then sessions may go on
-// for Drain. It is called once.
+// for Drain. Run closes the listener and waits for everything that it started. It returns nil after a clean
+// stop. It is called once.
 func (p *Proxy) Run(ctx context.Context) error {
 	return p.run(ctx, func(ctx context.Context) (Member, error) {
 		var names []string
@@ -164,28 +167,31 @@ func (p *Proxy) Run(ctx context.Context) error {
 	})
 }
 
-// run is Run with a function that loads the membership.
+// run is Run with a function that loads the membership, which tests replace.
 func (p *Proxy) run(ctx context.Context, load func(context.Context) (Member, error)) (err error) {
-	defer func() { p.ready.End(err) }()
+	defer func() { p.ready.End(err) }() // whoever waits in Ready learns why the proxy ended
 	defer p.cfg.Listener.Close()
-	m, err := load(ctx)
+	membership, err := load(ctx)
 	if err != nil {
 		return err
 	}
-	return p.serve(ctx, m)
+	return p.serve(ctx, membership)
 }
 
-// serve connects the packages and runs them until ctx ends or one of them fails. They stop in the reverse
-// order of their start: the port takes no more connections and drains its sessions, then the web server
-// stops, then the reports to the auth service, the rules, and last the membership, which all of them use.
-func (p *Proxy) serve(ctx context.Context, m Member) error {
-	cfg, me := p.cfg, m.Identity()
+// serve makes the parts of the proxy, connects them, and runs them until ctx ends or one of them fails. It
+// returns the error of a part that failed, and nil after a clean stop.
+//
+// The parts stop in the reverse order of their start: the port takes no more connections and drains its
+// sessions, then the web server stops, then the reports to the auth service, the rules, and last the
+// membership, which all of them use.
+func (p *Proxy) serve(ctx context.Context, membership Member) error {
+	cfg := p.cfg
 	cert, err := webcert.New(ctx, webcert.Config{
 		CertFile: cfg.CertFile,
 		KeyFile:  cfg.KeyFile,
 		ACME:     cfg.ACME,
 		ACMEDir:  filepath.Join(cfg.Dir, "acme"),
-		Service:  m.TLSCertificate,
+		Service:  membership.TLSCertificate,
 		Now:      cfg.Now,
 		Log:      cfg.Log,
 	})
@@ -193,10 +199,10 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 		return err
 	}
 	carrier, err := rules.New(rules.Config{
-		Pin:   m.Pin(),
-		First: m.FirstRules(),
+		Pin:   membership.Pin(),
+		First: membership.FirstRules(),
 		Path:  filepath.Join(cfg.Dir, "rules.json"),
-		Auth:  m.Auth(),
+		Auth:  membership.Auth(),
 		Now:   cfg.Now,
 		Log:   cfg.Log,
 	})
@@ -204,12 +210,19 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 		return err
 	}
 	nodes := tunnels.New(tunnels.Config{
-		Proxy: me.Name, Auth: m.Auth(), Rules: carrier, Now: cfg.Now, Log: cfg.Log,
+		Proxy: membership.Identity().Name,
+		Auth:  membership.Auth(),
+		Rules: carrier,
+		Now:   cfg.Now,
+		Log:   cfg.Log,
 	})
+	// The port hands connections of browsers to the web server by this queue. The web server hands the byte
+	// streams inside WebSockets back to the port. The two need each other, so port is set after site is made;
+	// no request can come before that.
 	browsers := connqueue.New(cfg.Listener.Addr())
-	var port *mux.Mux // set below, before the first request can come
-	site := web.New(p.webConfig(m, func(outer, stream net.Conn) { port.ServeStream(outer, stream) }))
-	muxCfg := p.muxConfig(m, carrier, nodes)
+	var port *mux.Mux
+	site := web.New(p.webConfig(membership, func(outer, stream net.Conn) { port.ServeStream(outer, stream) }))
+	muxCfg := p.muxConfig(membership, carrier, nodes)
 	muxCfg.Web, muxCfg.Challenge = cert.Get, cert.Challenge
 	muxCfg.ServeWeb = func(conn net.Conn) {
 		// The web server outlives ctx: it closes the queue when it stops.
@@ -218,7 +231,7 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	port = mux.New(muxCfg)
 
 	stack := lifecycle.New(ctx)
-	stack.Run("membership", m.Run)
+	stack.Run("membership", membership.Run)
 	stack.Run("rules", carrier.Run)
 	stack.Run("tunnels", nodes.Run)
 	stack.Run("web", func(ctx context.Context) error { return site.Run(ctx, browsers) })
@@ -232,19 +245,20 @@ func (p *Proxy) serve(ctx context.Context, m Member) error {
 	return err
 }
 
-// webConfig is the configuration of the web server. connect takes over the byte streams of WebSockets.
-func (p *Proxy) webConfig(m Member, connect func(outer, stream net.Conn)) web.Config {
+// webConfig returns the configuration of the web server. connect takes over the byte stream inside a
+// WebSocket: outer is the connection of the WebSocket.
+func (p *Proxy) webConfig(membership Member, connect func(outer, stream net.Conn)) web.Config {
 	balancers := p.cfg.Balancers
 	if p.cfg.ProxyProtocol {
-		// Clients may come from the balancers' own network. The address is in the PROXY header, so a header
-		// of HTTP counts from nobody.
+		// The client's address is in the PROXY header. X-Forwarded-For is then believed from nobody: a
+		// client in the balancers' own network could send it with any address.
 		balancers = nil
 	}
 	return web.Config{
-		Auth:      m.Auth(),
+		Auth:      membership.Auth(),
 		Public:    p.cfg.Public,
-		Cluster:   m.Identity().Cluster,
-		Pin:       m.Pin(),
+		Cluster:   membership.Identity().Cluster,
+		Pin:       membership.Pin(),
 		Version:   p.cfg.Version,
 		Transport: p.cfg.Transport,
 		Connect:   connect,
@@ -255,15 +269,15 @@ func (p *Proxy) webConfig(m Member, connect func(outer, stream net.Conn)) web.Co
 	}
 }
 
-// muxConfig is the configuration of the port, without what concerns browsers.
-func (p *Proxy) muxConfig(m Member, carrier *rules.Carrier, nodes *tunnels.Tunnels) mux.Config {
-	cluster := m.Identity().Cluster
+// muxConfig returns the configuration of the port, except for Web, Challenge and ServeWeb, which serve adds.
+func (p *Proxy) muxConfig(membership Member, carrier *rules.Carrier, nodes *tunnels.Tunnels) mux.Config {
+	cluster := membership.Identity().Cluster
 	users := jump.New(jump.Config{
 		Cluster:    cluster,
 		Rules:      carrier,
 		Nodes:      nodes,
-		Auth:       m.Auth(),
-		HostSigner: m.HostSigner,
+		Auth:       membership.Auth(),
+		HostSigner: membership.HostSigner,
 		Now:        p.cfg.Now,
 		Log:        p.cfg.Log,
 	})
@@ -272,8 +286,8 @@ func (p *Proxy) muxConfig(m Member, carrier *rules.Carrier, nodes *tunnels.Tunne
 		Cluster:           cluster,
 		AuthAddr:          p.cfg.AuthAddr,
 		Rules:             carrier,
-		SignForwardedFrom: signForwardedFrom(m),
-		Service:           m.TLSCertificate,
+		SignForwardedFrom: signForwardedFrom(membership),
+		Service:           membership.TLSCertificate,
 		ServeSSH:          users.ServeSSH,
 		ServeDial:         users.ServeDial,
 		ServeTunnel:       nodes.Attach,

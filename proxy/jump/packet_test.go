@@ -42,8 +42,8 @@ func TestSSHServerClosesWhatIsNotAKeyExchange(t *testing.T) {
 		client, server := testnet.Pipe()
 		ended := make(chan error, 1)
 		go func() {
-			settled := func(identity.Identity) { t.Errorf("%s: got accepted", name) }
-			ended <- s.ServeSSH(t.Context(), server, settled)
+			peerKnown := func(identity.Identity) { t.Errorf("%s: got accepted", name) }
+			ended <- s.ServeSSH(t.Context(), server, peerKnown)
 		}()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

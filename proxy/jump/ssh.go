@@ -25,10 +25,10 @@ const (
 // ServeSSH serves one SSH connection until it ends or ctx does, and closes conn. The server opens
 // direct-tcpip channels to nodes, as ssh -J asks for them, and refuses everything else.
 //
-// It calls settled once the user is known. The error says why the user never became known. For a client
+// It calls peerKnown once the user is known. The error says why the user never became known. For a client
 // that tried to authenticate it is fault.Denied for an invalid certificate, fault.Expired for one that has
 // only expired, and fault.Unauthenticated when there was none.
-func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error {
+func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, peerKnown func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -46,7 +46,7 @@ func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, settled func(ident
 		log.Error("the ssh handshake succeeded without an identity")
 		return nil
 	}
-	settled(user.Identity)
+	peerKnown(user.Identity)
 	log = log.With("user", user.Name, "login_id", user.LoginID)
 	release, err := s.acquire(user.Identity)
 	if err != nil {

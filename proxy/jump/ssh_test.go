@@ -20,8 +20,8 @@ import (
 // sshJump is the connection of a stock SSH client.
 type sshJump struct {
 	*ssh.Client
-	settled chan struct{} // gets a value when the server knows the user
-	wait    func()        // returns when ServeSSH has
+	known chan struct{} // gets a value when the server knows the user
+	wait  func()        // returns when ServeSSH has
 }
 
 // jump connects with keys.
@@ -36,10 +36,10 @@ func (s *testServer) jump(user string, keys ...ssh.Signer) (*sshJump, error) {
 // jumpAs connects with a client configuration.
 func (s *testServer) jumpAs(cfg *ssh.ClientConfig) (*sshJump, error) {
 	client, server := testnet.Pipe()
-	j := &sshJump{settled: make(chan struct{}, 1)}
+	j := &sshJump{known: make(chan struct{}, 1)}
 	done := make(chan struct{})
 	go func() {
-		_ = s.ServeSSH(s.t.Context(), server, func(identity.Identity) { j.settled <- struct{}{} })
+		_ = s.ServeSSH(s.t.Context(), server, func(identity.Identity) { j.known <- struct{}{} })
 		close(done)
 	}()
 	j.wait = func() { <-done }
@@ -60,7 +60,7 @@ func (s *testServer) mustJump(roles ...string) *sshJump {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	<-j.settled
+	<-j.known
 	return j
 }
 
@@ -348,8 +348,8 @@ func TestServeSSHReportsWhatTheClientShowed(t *testing.T) {
 		client, server := testnet.Pipe()
 		result := make(chan error, 1)
 		go func() {
-			settled := func(identity.Identity) { t.Errorf("%s: got settled", name) }
-			result <- s.ServeSSH(t.Context(), server, settled)
+			peerKnown := func(identity.Identity) { t.Errorf("%s: got a known peer", name) }
+			result <- s.ServeSSH(t.Context(), server, peerKnown)
 		}()
 		_, _, _, err := ssh.NewClientConn(client, "", &ssh.ClientConfig{
 			User:            "x",
@@ -378,8 +378,8 @@ func TestSSHServerEndsStalledHandshakes(t *testing.T) {
 				}
 			}()
 			go io.Copy(io.Discard, client)
-			settled := func(identity.Identity) { t.Error("got settled without a key") }
-			err := s.ServeSSH(t.Context(), addrConn{server}, settled)
+			peerKnown := func(identity.Identity) { t.Error("got a known peer without a key") }
+			err := s.ServeSSH(t.Context(), addrConn{server}, peerKnown)
 			if took := time.Since(start); took != 10*time.Second {
 				t.Errorf("%s: got held for %s, want 10s", name, took)
 			}

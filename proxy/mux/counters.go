@@ -57,7 +57,7 @@ func (c *Counters) LogValue() slog.Value {
 	)
 }
 
-// refusals adds up what an operator may want to know of.
+// refusals is how many connections were refused for any reason that an operator may want to know of.
 func (c *Counters) refusals() int64 {
 	return c.AcceptErrors.Load() + c.Penalised.Load() + c.Dropped.Load() +
 		c.TimedOut.Load() + c.Refused.Load() + c.Panics.Load()
@@ -68,7 +68,7 @@ func (c *Counters) refusals() int64 {
 func (m *Mux) logCounters(ctx context.Context) {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
-	for logged := int64(0); ; {
+	for logged := int64(0); ; { // logged is the number of refusals in the last line
 		select {
 		case <-ctx.Done():
 			return

@@ -16,14 +16,14 @@ type drainGroup struct {
 
 func newDrainGroup() *drainGroup { return &drainGroup{drained: make(chan struct{})} }
 
-// serve calls serve as a member of the group. After close it closes conn instead.
-func (g *drainGroup) serve(conn net.Conn, serve func()) {
+// serve calls fn, which serves conn, and counts conn until fn returns. After close it closes conn instead.
+func (g *drainGroup) serve(conn net.Conn, fn func()) {
 	if !g.add() {
 		conn.Close()
 		return
 	}
 	defer g.done()
-	serve()
+	fn()
 }
 
 func (g *drainGroup) add() bool {
@@ -44,7 +44,7 @@ func (g *drainGroup) done() {
 	}
 }
 
-// close takes no more members and returns drained. It is called once.
+// close makes serve refuse connections from now on, and returns drained. It is called once.
 func (g *drainGroup) close() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -36,46 +36,51 @@ var (
 	errHelloTooLong   = errors.New("the ClientHello is too long")
 )
 
-// helloProtocols returns the ALPN names in the ClientHello at the start of b, or nil when it has none. It
-// returns errIncomplete while b is a proper prefix of a ClientHello.
+// helloProtocols returns the ALPN names in the ClientHello at the start of b (RFC 8446 section 4.1.2), or nil
+// when it offers none. It returns errIncomplete while b is only the beginning of a ClientHello,
+// errHelloTooLong, or errNotClientHello.
 func helloProtocols(b []byte) ([]string, error) {
 	msg, err := helloBody(b)
 	if err != nil {
 		return nil, err
 	}
+	// Only the extensions are used. The fields before them are read to get past them.
 	var random, session, suites, compression, extensions cryptobyte.String
-	s := cryptobyte.String(msg)
+	rest := cryptobyte.String(msg)
 	var version uint16
-	if !s.ReadUint16(&version) ||
-		!s.ReadBytes((*[]byte)(&random), 32) ||
-		!s.ReadUint8LengthPrefixed(&session) ||
-		!s.ReadUint16LengthPrefixed(&suites) ||
-		!s.ReadUint8LengthPrefixed(&compression) {
+	if !rest.ReadUint16(&version) ||
+		!rest.ReadBytes((*[]byte)(&random), 32) ||
+		!rest.ReadUint8LengthPrefixed(&session) ||
+		!rest.ReadUint16LengthPrefixed(&suites) ||
+		!rest.ReadUint8LengthPrefixed(&compression) {
 		return nil, errNotClientHello
 	}
-	if s.Empty() {
+	if rest.Empty() {
 		return nil, nil // TLS 1.2 allows a ClientHello without extensions
 	}
-	if !s.ReadUint16LengthPrefixed(&extensions) || !s.Empty() {
+	if !rest.ReadUint16LengthPrefixed(&extensions) || !rest.Empty() {
 		return nil, errNotClientHello
 	}
 	return alpnNames(extensions)
 }
 
-// helloBody returns the body of the first handshake message, which may be split over several records. The
-// message must be a ClientHello.
+// helloBody returns the body of the ClientHello at the start of b, which are bytes of a TLS connection: it
+// takes off the headers of the records, over several of which the message may be split, and the header of the
+// message. It returns errIncomplete while b is too short, errHelloTooLong for a message of more than
+// maxHelloBytes, and errNotClientHello for anything else than a ClientHello.
 func helloBody(b []byte) ([]byte, error) {
-	var msg []byte
+	var msg []byte // the handshake message, header included, as far as it is in b
 	for range maxHelloFragments {
 		if len(b) < recordHeaderLen {
 			return nil, errIncomplete
 		}
-		n := int(b[3])<<8 | int(b[4])
-		if b[0] != recordHandshake || b[1] != 3 || n == 0 || n > maxRecord {
+		recordLen := int(b[3])<<8 | int(b[4])
+		isHandshake := b[0] == recordHandshake && b[1] == 3 // 3 is the major version of every TLS record
+		if !isHandshake || recordLen == 0 || recordLen > maxRecord {
 			return nil, errNotClientHello
 		}
 		rest := b[recordHeaderLen:]
-		msg = append(msg, rest[:min(n, len(rest))]...)
+		msg = append(msg, rest[:min(recordLen, len(rest))]...)
 		if len(msg) >= handshakeHeaderLen {
 			size := int(msg[1])<<16 | int(msg[2])<<8 | int(msg[3])
 			if msg[0] != typeClientHello {
@@ -88,16 +93,17 @@ func helloBody(b []byte) ([]byte, error) {
 				return msg[handshakeHeaderLen : handshakeHeaderLen+size], nil
 			}
 		}
-		if len(rest) < n {
+		if len(rest) < recordLen {
 			return nil, errIncomplete
 		}
-		b = rest[n:]
+		b = rest[recordLen:] // the next record
 	}
 	return nil, errNotClientHello
 }
 
-// alpnNames returns the names in the ALPN extension (RFC 7301 section 3.1). A second ALPN extension, an
-// empty list or an empty name is an error.
+// alpnNames returns the names in the ALPN extension (RFC 7301 section 3.1), or nil when there is no such
+// extension. A second ALPN extension, an empty list or an empty name is errNotClientHello: crypto/tls or the
+// auth service could read such a message in another way than this function.
 func alpnNames(extensions cryptobyte.String) (out []string, err error) {
 	seen := false
 	for !extensions.Empty() {
@@ -124,9 +130,13 @@ func alpnNames(extensions cryptobyte.String) (out []string, err error) {
 	return out, nil
 }
 
-// chooseProtocol returns the threshold-* name or the ACME name that a client offers alone, and "" for the
-// web. A client that offers a threshold-* name together with any other is refused: it could reach another
-// server than the one it means.
+// chooseProtocol returns the protocol to serve, by the ALPN names that a client offers: a threshold-* name or
+// the ACME name if the client offers that name alone, else "", which stands for the web. The name returned
+// may be one that does not exist. The prefix is compared without regard to case, so that a misspelt name is
+// refused and not served as the web.
+//
+// It returns an error for a threshold-* name together with any other name. The servers behind these names
+// check different certificates, and the choice among them must not be left to preferences.
 func chooseProtocol(offered []string) (string, error) {
 	for _, p := range offered {
 		if !strings.HasPrefix(strings.ToLower(p), ownPrefix) {

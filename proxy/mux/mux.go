@@ -1,4 +1,4 @@
-// Package mux answers: which protocol does this connection speak, and who serves it?
+// Package mux answers: which protocol does this connection use, and who serves it?
 //
 // One port accepts every protocol. The first bytes decide between SSH, TLS and clear HTTP, and for TLS the
 // ALPN names in the ClientHello decide further (design section 7). Connections to the auth service are
@@ -77,10 +77,10 @@ type Config struct {
 	// The four Serve functions own their connection. All but ServeWeb return when the connection has ended,
 	// or soon after ctx has.
 
-	// ServeSSH calls settled once it knows the peer. Its error says why the peer never became known:
-	// fault.Denied for a certificate that is not valid, fault.Expired for one that has only expired, and
-	// fault.Unauthenticated when the peer showed none.
-	ServeSSH func(ctx context.Context, conn net.Conn, settled func(identity.Identity)) error
+	// ServeSSH calls peerKnown as soon as it has verified the peer. It returns an error only if it never
+	// called peerKnown: of kind fault.Denied for a certificate that is not valid, fault.Expired for one whose
+	// only defect is that it has expired, and fault.Unauthenticated when the peer showed none.
+	ServeSSH func(ctx context.Context, conn net.Conn, peerKnown func(identity.Identity)) error
 	// ServeDial serves a verified user.
 	ServeDial func(ctx context.Context, conn net.Conn, user identity.Peer)
 	// ServeTunnel exchanges the first messages with the node, and returns a function that serves the tunnel
@@ -156,9 +156,11 @@ func New(cfg Config) *Mux {
 func (m *Mux) Counters() *Counters { return &m.counters }
 
 // Run accepts connections until ctx ends. Then it closes the listener, lets sessions go on for at most Drain,
-// closes the remaining connections, and waits for every goroutine it started.
+// closes the remaining connections, and waits for every goroutine it started. It returns nil after such a
+// stop, and an error when the listener was closed by somebody else. It is called once.
 func (m *Mux) Run(ctx context.Context) error {
-	// Connections are served in a context of their own, which ends only after the drain.
+	// Connections are served in the context serve, which ends only after the drain: the end of ctx must not
+	// end the sessions at once.
 	serve, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { m.cfg.Listener.Close() })
@@ -173,7 +175,8 @@ func (m *Mux) Run(ctx context.Context) error {
 	return err
 }
 
-// accept starts serving each connection, in the context serve, until ctx ends or the listener is closed.
+// accept starts serving each connection, in the context serve, until ctx ends or the listener is closed. It
+// returns nil when ctx has ended, and an error when only the listener was closed.
 func (m *Mux) accept(ctx, serve context.Context) error {
 	pauses := backoff.Backoff{Min: firstAcceptPause, First: firstAcceptPause, Max: maxAcceptPause}
 	for {
@@ -203,12 +206,12 @@ func (m *Mux) accept(ctx, serve context.Context) error {
 // which the goroutine of another connection may set.
 type pendingConn struct {
 	*clientConn
-	// network is what limits and penalties count by. The zero Prefix has no limit of its own and no
-	// penalties.
+	// network is the client's network, by which limits and penalties count. The zero Prefix stands for an
+	// unknown client behind a balancer: it has no limit of its own and no penalties.
 	network  netip.Prefix
 	deadline time.Time   // for everything until the peer is known
-	release  func()      // gives the pending slot back; may be called more than once
-	dropped  atomic.Bool // closed by random early drop
+	release  func()      // gives the pending slot back; may be called more than once; set by admit
+	dropped  atomic.Bool // random early drop has closed the connection
 }
 
 func newPendingConn(conn net.Conn) *pendingConn {
@@ -219,23 +222,25 @@ func newPendingConn(conn net.Conn) *pendingConn {
 	}
 }
 
-// startConn serves an accepted connection in a goroutine, unless its network is penalised.
-func (m *Mux) startConn(ctx context.Context, conn net.Conn) {
+// startConn serves an accepted connection in a goroutine, which m.serving counts. If the client's network is
+// penalised, it closes the connection instead. ctx ends the connection.
+func (m *Mux) startConn(ctx context.Context, accepted net.Conn) {
 	m.counters.Accepted.Add(1)
-	keepalive.Enable(conn)
-	p := newPendingConn(conn)
-	balanced := m.fromBalancer(conn.RemoteAddr())
-	if balanced {
-		p.network = netip.Prefix{}
+	keepalive.Enable(accepted)
+	conn := newPendingConn(accepted)
+	balanced := m.fromBalancer(accepted.RemoteAddr())
+	if balanced { // all clients behind it share its address, so a limit for that address would hit them all
+		conn.network = netip.Prefix{}
 	}
-	if !m.admit(p) {
+	if !m.admit(conn) {
 		return
 	}
 	m.serving.Go(func() {
-		defer func() { p.release() }() // readClientAddr replaces p.release
-		defer m.recover(conn)
-		if !balanced || !m.cfg.ProxyProtocol || m.readClientAddr(ctx, p) {
-			m.dispatch(ctx, p)
+		defer func() { conn.release() }() // a closure, because readClientAddr replaces conn.release
+		defer m.recover(accepted)
+		needsHeader := balanced && m.cfg.ProxyProtocol
+		if !needsHeader || m.readClientAddr(ctx, conn) {
+			m.dispatch(ctx, conn)
 		}
 	})
 }
@@ -252,47 +257,52 @@ func (m *Mux) fromBalancer(addr net.Addr) bool {
 
 // admit gives the connection a pending slot and reports true. It closes the connection and reports false when
 // the network is penalised.
-func (m *Mux) admit(p *pendingConn) bool {
-	if m.penalties.blocks(p.network) {
+func (m *Mux) admit(conn *pendingConn) bool {
+	if m.penalties.blocks(conn.network) {
 		m.counters.Penalised.Add(1)
-		p.Close()
+		conn.Close()
 		return false
 	}
-	p.release = m.pending.Admit(p.network, func() { m.drop(p) })
+	conn.release = m.pending.Admit(conn.network, func() { m.drop(conn) })
 	return true
 }
 
-// drop closes a connection that random early drop chose. The network is not charged for it.
-func (m *Mux) drop(p *pendingConn) {
-	p.dropped.Store(true)
+// drop closes a connection that random early drop chose. The network is not charged for it: the limit was
+// reached by connections of others as well. It may be called by the goroutine of another connection.
+func (m *Mux) drop(conn *pendingConn) {
+	conn.dropped.Store(true)
 	m.counters.Dropped.Add(1)
-	p.Close()
+	conn.Close()
 }
 
-// readClientAddr reads the PROXY header of a balancer, and admits the connection again under the client's
-// network. It reports false when the connection was closed.
-func (m *Mux) readClientAddr(ctx context.Context, p *pendingConn) bool {
-	_ = p.SetReadDeadline(p.deadline)
-	stop := context.AfterFunc(ctx, func() { p.Close() })
-	err := p.readProxyHeader()
+// readClientAddr reads the PROXY header of a balancer and admits the connection a second time, now with the
+// limits and penalties of the client's network. It reports false when it has closed the connection, because
+// the header is not valid or the client's network is penalised.
+//
+// Until the header is read, the client's network is not known. The first admission bounds these connections
+// by the limit for all networks together.
+func (m *Mux) readClientAddr(ctx context.Context, conn *pendingConn) bool {
+	_ = conn.SetReadDeadline(conn.deadline)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	err := conn.readProxyHeader()
 	stop()
-	if len(p.Prefix()) == 0 && peerClosed(err) {
+	if len(conn.Prefix()) == 0 && peerClosed(err) {
 		err = errNoData
 	}
 	if err != nil {
-		m.refuse(p, "PROXY header", err)
+		m.refuse(conn, "PROXY header", err)
 		return false
 	}
-	if p.clientAddr == nil { // the header names no client: a health check of the balancer
+	if conn.clientAddr == nil { // the header names no client: a health check of the balancer
 		return true
 	}
 	m.counters.ProxyHeader.Add(1)
-	p.release()
-	p.network = limit.Network(p.clientAddr.String())
-	return m.admit(p)
+	conn.release() // admit takes another slot
+	conn.network = limit.Network(conn.clientAddr.String())
+	return m.admit(conn)
 }
 
-// recover limits a panic to its own connection. It is called deferred.
+// recover logs a panic and closes the connection that caused it, so that the others go on. Callers defer it.
 func (m *Mux) recover(conn net.Conn) {
 	if r := recover(); r != nil {
 		m.counters.Panics.Add(1)
@@ -302,7 +312,9 @@ func (m *Mux) recover(conn net.Conn) {
 	}
 }
 
-// drain waits up to Drain for the sessions and up to callGrace for the calls to the auth service.
+// drain takes no more sessions and calls to the auth service, and waits until the open ones have ended: up to
+// Drain for sessions, and up to callGrace for calls. Both waits start now. It closes nothing: Run then ends
+// the context of the connections that remain.
 func (m *Mux) drain(ctx context.Context) {
 	sessions, calls := m.sessions.close(), m.calls.close()
 	grace := time.NewTimer(callGrace)
@@ -320,52 +332,56 @@ func (m *Mux) drain(ctx context.Context) {
 	}
 }
 
-// dispatch detects the protocol and hands the connection to its server.
-func (m *Mux) dispatch(ctx context.Context, p *pendingConn) {
-	stop := context.AfterFunc(ctx, func() { p.Close() }) // a stop does not wait for slow clients
-	proto, offered, err := p.sniff(p.deadline)
-	stop()
+// dispatch detects the protocol and hands the connection to its server. It returns when the connection has
+// ended or another goroutine serves it. Connections with an unknown protocol are refused.
+func (m *Mux) dispatch(ctx context.Context, conn *pendingConn) {
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // a stop does not wait for slow clients
+	proto, offered, err := conn.sniff(conn.deadline)
+	stop() // from here on the server of the protocol watches ctx
 	if err != nil {
-		m.refuse(p, "first bytes", err)
+		m.refuse(conn, "first bytes", err)
 		return
 	}
-	_ = p.SetReadDeadline(time.Time{})
+	_ = conn.SetReadDeadline(time.Time{})
 	switch proto {
 	case protocolSSH:
 		m.counters.SSH.Add(1)
-		m.sessions.serve(p, func() { m.serveSSH(ctx, p) })
+		m.sessions.serve(conn, func() { m.serveSSH(ctx, conn) })
 	case protocolTLS:
-		m.serveTLS(ctx, p, offered)
+		m.serveTLS(ctx, conn, offered)
 	case protocolHTTP:
 		m.counters.ClearHTTP.Add(1)
-		answerClearHTTP(p)
+		answerClearHTTP(conn)
 	}
 }
 
-func (m *Mux) serveSSH(ctx context.Context, p *pendingConn) {
-	settled := func(who identity.Identity) { m.markPeerKnown(p, who) }
-	if err := m.cfg.ServeSSH(ctx, p.clientConn, settled); err != nil {
-		m.refuse(p, "SSH", err)
+func (m *Mux) serveSSH(ctx context.Context, conn *pendingConn) {
+	peerKnown := func(who identity.Identity) { m.markPeerKnown(conn, who) }
+	if err := m.cfg.ServeSSH(ctx, conn.clientConn, peerKnown); err != nil {
+		m.refuse(conn, "SSH", err)
 	}
 }
 
 // markPeerKnown gives the pending slot back and protects the network from penalties until the certificate
 // expires. A certificate that is pinned to another network protects nobody here: the server refuses it.
-func (m *Mux) markPeerKnown(p *pendingConn, who identity.Identity) {
-	p.release()
-	if who.CheckSourceAddress(p.RemoteAddr()) == nil {
-		m.penalties.markKnown(p.network, who.Expires.Sub(m.cfg.Now()))
+func (m *Mux) markPeerKnown(conn *pendingConn, who identity.Identity) {
+	conn.release()
+	if who.CheckSourceAddress(conn.RemoteAddr()) == nil {
+		m.penalties.markKnown(conn.network, who.Expires.Sub(m.cfg.Now()))
 	}
 }
 
-// refuse closes a connection whose peer did not become known, and charges its network. stage says in the log
-// how far the connection got.
-func (m *Mux) refuse(p *pendingConn, stage string, err error) { m.refuseConn(p, stage, err, false) }
+// refuse closes a connection whose peer did not become known because of err, counts it, and charges its
+// network. stage says in the log how far the connection got.
+func (m *Mux) refuse(conn *pendingConn, stage string, err error) {
+	m.refuseConn(conn, stage, err, false /* anonymous */)
+}
 
-// refuseConn is refuse, and takes into account whether the connection would have stayed anonymous.
-func (m *Mux) refuseConn(p *pendingConn, stage string, err error, anonymous bool) {
-	p.Close()
-	if p.dropped.Load() { // counted by drop, and not the peer's fault
+// refuseConn is refuse for any connection. anonymous says that the peer would have stayed unknown anyway, as
+// browsers do: then the network is charged for less (see costOf).
+func (m *Mux) refuseConn(conn *pendingConn, stage string, err error, anonymous bool) {
+	conn.Close()
+	if conn.dropped.Load() { // counted by drop, and not the peer's fault
 		return
 	}
 	switch {
@@ -377,9 +393,9 @@ func (m *Mux) refuseConn(p *pendingConn, stage string, err error, anonymous bool
 	default:
 		m.counters.Refused.Add(1)
 	}
-	m.cfg.Log.Debug("connection refused", "from", p.RemoteAddr(), "stage", stage, "err", err)
-	if m.penalties.charge(p.network, costOf(err, anonymous)) {
+	m.cfg.Log.Debug("connection refused", "from", conn.RemoteAddr(), "stage", stage, "err", err)
+	if m.penalties.charge(conn.network, costOf(err, anonymous)) {
 		m.penaltyLog.Log(slog.LevelInfo, "network penalised: its new connections are closed for a while",
-			"network", p.network, "last_stage", stage, "err", err)
+			"network", conn.network, "last_stage", stage, "err", err)
 	}
 }

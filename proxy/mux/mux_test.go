@@ -120,7 +120,7 @@ func startConfig(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux
 	}
 	cfg.Service = func() (*tls.Certificate, error) { return own, nil }
 	cfg.Web = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil }
-	cfg.ServeSSH = func(_ context.Context, c net.Conn, settled func(identity.Identity)) error {
+	cfg.ServeSSH = func(_ context.Context, c net.Conn, peerKnown func(identity.Identity)) error {
 		b := make([]byte, 9)
 		_ = c.SetReadDeadline(time.Now().Add(time.Second))
 		n, _ := c.Read(b)
@@ -130,7 +130,7 @@ func startConfig(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux
 		case "SSH-alice":
 			alice := a.User("alice@example.com")
 			alice.Expires = time.Now().Add(8 * time.Hour)
-			settled(alice)
+			peerKnown(alice)
 		case "SSH-bogus":
 			return fault.Wrap(errors.New("invalid certificate"), fault.Denied, "test", "no", "no")
 		case "SSH-plain":

@@ -21,8 +21,10 @@ const (
 	passBufferBytes = 8 << 10
 )
 
-// passThrough relays bytes between the client and the auth service. TLS ends there, so the proxy can read
-// nothing. The address is configured, and never taken from the client.
+// passThrough connects to the auth service, tells it the client's address, and relays bytes between the two
+// until both directions or ctx have ended. It closes both connections. TLS runs between the client and the
+// auth service, so the proxy can read nothing. The address of the auth service is configured: the client has
+// no influence on where the proxy connects to.
 func (m *Mux) passThrough(ctx context.Context, client *clientConn) {
 	defer client.Close()
 	dialer := keepalive.Dialer()
@@ -40,11 +42,12 @@ func (m *Mux) passThrough(ctx context.Context, client *clientConn) {
 			"from", client.RemoteAddr(), "err", err)
 		return
 	}
-	relay(client.Conn.Conn, auth) // nothing is left in the prefix
+	relay(client.Conn.Conn, auth) // the bare connection: sendForwardedFrom has sent what was read ahead
 }
 
-// sendForwardedFrom sends the signed address of the client, and then the bytes that were read ahead.
-// Without the address the auth service would see only this proxy.
+// sendForwardedFrom sends the client's address, signed by this proxy, and then the bytes of the client that
+// were read ahead. The auth service needs the address for its limits and audit events: its connection shows
+// it only the address of this proxy.
 func (m *Mux) sendForwardedFrom(auth net.Conn, client *clientConn) error {
 	from, err := netip.ParseAddrPort(client.RemoteAddr().String())
 	if err != nil {
@@ -70,12 +73,14 @@ func relay(a, b net.Conn) {
 
 var passBuffers = sync.Pool{New: func() any { return new([passBufferBytes]byte) }}
 
-// copyOneWay copies until src ends, and closes the sending half of dst. It closes both after an error.
+// copyOneWay copies from src to dst until src ends, and then closes the sending half of dst. The other
+// direction gets authLinger to end as well. After an error it closes both connections.
 //
 // The copy takes place in this process, not by splice(2): a splice holds a pipe, which is two more file
-// descriptors for each direction as long as the connection stands, and strangers decide how many stand.
+// descriptors for each direction of an open connection, and strangers decide how many connections are open.
 func copyOneWay(dst, src net.Conn) {
 	buf := passBuffers.Get().(*[passBufferBytes]byte)
+	// The wrappers hide ReadFrom and WriteTo, by which io.CopyBuffer would use splice.
 	_, err := io.CopyBuffer(deadlineWriter{dst}, struct{ io.Reader }{src}, buf[:])
 	passBuffers.Put(buf)
 	half, ok := dst.(interface{ CloseWrite() error })

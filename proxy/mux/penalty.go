@@ -16,7 +16,8 @@ import (
 )
 
 // What a network is charged for a connection whose peer did not become known, as in OpenSSH's
-// PerSourcePenalties. The debt of a network is a length of time, and shrinks by a second each second.
+// PerSourcePenalties. Charges add up to the debt of the network. The debt is a length of time, and shrinks by
+// a second each second.
 const (
 	// costHungUp is for a peer that closes in the middle of the handshake, as scanners and ssh-keyscan do,
 	// and for one with an expired certificate or none.
@@ -46,7 +47,7 @@ type penalties struct {
 	exempt []netip.Prefix // networks that are never penalised
 
 	mu        sync.Mutex                 // guards the fields below
-	debts     map[netip.Prefix]time.Time // when the debt of a network will be paid
+	debts     map[netip.Prefix]time.Time // when the debt of a network will be zero
 	known     map[netip.Prefix]time.Time // when the last certificate shown from a network expires
 	lastSweep time.Time                  // when a full table was last searched for expired entries
 }
@@ -75,8 +76,8 @@ func (p *penalties) blocks(network netip.Prefix) bool {
 	return p.debts[network].Sub(now) > toleratedDebt && !p.known[network].After(now)
 }
 
-// charge adds cost to the debt of the network. It reports true when the network is penalised from now on
-// and was not before.
+// charge adds cost to the debt of the network, up to maxDebt. It reports true when the network is penalised
+// from now on and was not before. It does nothing for a network that cannot be penalised.
 func (p *penalties) charge(network netip.Prefix, cost time.Duration) bool {
 	if cost == 0 || !p.applyTo(network) {
 		return false
@@ -103,8 +104,9 @@ func (p *penalties) markKnown(network netip.Prefix, remaining time.Duration) {
 	}
 }
 
-// record sets an entry of one of the tables. When the table is full it first removes expired entries, at
-// most once every sweepEvery; a new entry that still does not fit is left out. The caller holds mu.
+// record sets table[network] to until, where table is debts or known. When the table is full it first removes
+// the entries whose time has passed, at most once every sweepEvery. A new entry that still does not fit is
+// left out: maxNetworks says why that is safe. The caller holds mu.
 func (p *penalties) record(table map[netip.Prefix]time.Time, network netip.Prefix, until, now time.Time) {
 	if _, found := table[network]; !found && len(table) >= maxNetworks {
 		if now.Sub(p.lastSweep) < sweepEvery {
@@ -137,30 +139,31 @@ func (p *penalties) countBlocked() (n int) {
 	return n
 }
 
-// certificateError says that the peer showed a certificate and it was refused.
+// certificateError says that the peer showed a certificate that was refused.
 type certificateError struct {
 	error
-	expired bool // the certificate is valid except that it has expired
+	expired bool // the only defect of the certificate is that it has expired
 }
 
 func (e certificateError) Unwrap() error { return e.error }
 
-// costOf returns the charge for a connection that ended with err before its peer was known.
+// costOf returns the charge for a connection that ended with err before its peer was known. The error is one
+// of TLS, of ServeSSH (a fault), or of reading the first bytes.
 //
 // Anonymous connections are charged only for garbage and for timeouts: browsers close connections as they
-// like. An expired or missing certificate costs little, because a program that keeps trying with it must
-// not lock its own user out of the login page.
+// like. An expired or missing certificate costs little, because a program that tries with it again and again
+// must not lock its own user out of the login page.
 func costOf(err error, anonymous bool) time.Duration {
-	var refused certificateError
-	shown := errors.As(err, &refused)
+	var certErr certificateError
+	certRefused := errors.As(err, &certErr)
 	switch {
 	case err == nil:
 		return 0
 	case timedOut(err):
 		return costTimeout
-	case refused.expired, fault.Is(err, fault.Expired), fault.Is(err, fault.Unauthenticated):
+	case certErr.expired, fault.Is(err, fault.Expired), fault.Is(err, fault.Unauthenticated):
 		return costHungUp
-	case shown, fault.Is(err, fault.Denied):
+	case certRefused, fault.Is(err, fault.Denied):
 		return costRefused
 	case peerClosed(err):
 		if anonymous {

@@ -35,10 +35,10 @@ const (
 
 var errProxyHeader = errors.New("the balancer sent no valid PROXY header")
 
-// parseProxyHeader parses the header at the start of b. It returns the length of the header and the
-// client's address. The address is zero when the header names none: then the connection is the balancer's
-// own. It returns errIncomplete while b is a proper prefix of a header, and errProxyHeader when b cannot
-// become one.
+// parseProxyHeader parses the header at the start of b. It returns n, the length of the header, and from, the
+// client's address. The address is the zero AddrPort when the header names no client: then the connection is
+// the balancer's own. It returns errIncomplete while b is only the beginning of a header, and errProxyHeader
+// when no further bytes can make b a valid one.
 func parseProxyHeader(b []byte) (n int, from netip.AddrPort, err error) {
 	switch {
 	case len(b) == 0:
@@ -51,6 +51,8 @@ func parseProxyHeader(b []byte) (n int, from netip.AddrPort, err error) {
 	return 0, from, errProxyHeader
 }
 
+// parseProxyV1 is parseProxyHeader for version 1, a line of text: "PROXY TCP4 source destination sourceport
+// destinationport". The caller has compared the beginning of b with proxyV1.
 func parseProxyV1(b []byte) (int, netip.AddrPort, error) {
 	line, _, complete := bytes.Cut(b[:min(len(b), proxyV1Max)], []byte("\r\n"))
 	switch {
@@ -60,18 +62,19 @@ func parseProxyV1(b []byte) (int, netip.AddrPort, error) {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
 	n := len(line) + len("\r\n")
-	fields := strings.Split(string(line), " ")
-	if fields[1] == "UNKNOWN" { // the specification says to ignore the rest
+	fields := strings.Split(string(line), " ") // at least two: proxyV1 ends with a space
+	if fields[1] == "UNKNOWN" {                // the specification says to ignore the rest
 		return n, netip.AddrPort{}, nil
 	}
 	if len(fields) != 6 || fields[1] != "TCP4" && fields[1] != "TCP6" {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
-	from, ok := parseEndpoint(fields[1], fields[2], fields[4])
-	if _, ok2 := parseEndpoint(fields[1], fields[3], fields[5]); !ok || !ok2 {
+	source, sourceValid := parseEndpoint(fields[1], fields[2], fields[4])
+	_, destinationValid := parseEndpoint(fields[1], fields[3], fields[5])
+	if !sourceValid || !destinationValid {
 		return 0, netip.AddrPort{}, errProxyHeader
 	}
-	return n, from, nil
+	return n, source, nil
 }
 
 // parseEndpoint parses an address and a port. The address must be of the family, TCP4 or TCP6, and the port
@@ -88,6 +91,8 @@ func parseEndpoint(family, addr, port string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), true
 }
 
+// parseProxyV2 is parseProxyHeader for version 2, a binary header: the 12 bytes of proxyV2, which the caller
+// has compared, a byte each for the command and the address family, the length of the tail, and the tail.
 func parseProxyV2(b []byte) (int, netip.AddrPort, error) {
 	if len(b) < proxyV2HeaderLen {
 		return 0, netip.AddrPort{}, errIncomplete
@@ -129,8 +134,9 @@ func sourceAddr(family byte, tail []byte) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a.Unmap(), binary.BigEndian.Uint16(tail[2*size:])), nil
 }
 
-// readProxyHeader reads the PROXY header, removes it from the bytes that were read ahead, and sets
-// clientAddr if the header names a client.
+// readProxyHeader reads ahead until the PROXY header is complete, removes the header from the bytes that were
+// read ahead, and sets clientAddr if the header names a client. It returns errProxyHeader for a header that
+// is not valid, and errors of reading.
 func (c *clientConn) readProxyHeader() error {
 	for {
 		n, from, err := parseProxyHeader(c.Prefix())

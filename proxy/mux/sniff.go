@@ -71,11 +71,13 @@ func (c *clientConn) readMore() error {
 }
 
 // sniff reads ahead until the protocol is known and, for TLS, the ALPN names that the client offers. It takes
-// until deadline at most.
-func (c *clientConn) sniff(deadline time.Time) (protocol, []string, error) {
+// until deadline at most. A client that is silent for sshSilence gets protocolSSH, because an SSH client may
+// wait for the server's version. The error is errNoData if the client closed without a byte. sniff leaves a
+// read deadline set.
+func (c *clientConn) sniff(deadline time.Time) (proto protocol, offered []string, err error) {
 	if len(c.Prefix()) == 0 {
 		_ = c.SetReadDeadline(time.Now().Add(sshSilence))
-		err := c.readMore()
+		err = c.readMore()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return protocolSSH, nil, nil
@@ -87,7 +89,7 @@ func (c *clientConn) sniff(deadline time.Time) (protocol, []string, error) {
 	}
 	_ = c.SetReadDeadline(deadline)
 	for {
-		proto, offered, err := detect(c.Prefix())
+		proto, offered, err = detect(c.Prefix())
 		if !errors.Is(err, errIncomplete) {
 			return proto, offered, err
 		}
@@ -97,14 +99,15 @@ func (c *clientConn) sniff(deadline time.Time) (protocol, []string, error) {
 	}
 }
 
-// detect tells the protocol from the first bytes b, and for TLS the ALPN names. It returns errIncomplete
-// while b is too short to tell. Bytes that follow later do not change a result.
-func detect(b []byte) (protocol, []string, error) {
+// detect returns the protocol of a connection that begins with the bytes b, and for TLS the ALPN names that
+// the client offers. It returns errIncomplete while b is too short to decide. Once it has decided, more bytes
+// do not change the result.
+func detect(b []byte) (proto protocol, offered []string, err error) {
 	if len(b) == 0 {
 		return protocolUnknown, nil, errIncomplete
 	}
 	if b[0] == recordHandshake {
-		offered, err := helloProtocols(b)
+		offered, err = helloProtocols(b)
 		return protocolTLS, offered, err
 	}
 	if agree(b, []byte(sshPrefix)) {

@@ -11,16 +11,17 @@ import (
 	"time"
 )
 
-var errStreamProtocol = errors.New("a WebSocket may only carry TLS with a threshold-* protocol")
+var errStreamProtocol = errors.New("a WebSocket may only contain TLS with a threshold-* protocol")
 
-// ServeStream takes over a byte stream from inside a WebSocket. outer is the connection of the WebSocket,
-// which ServeWeb was given. The stream is served as if it had just been accepted from its remote address,
-// with a deadline and a pending slot of its own. It may carry only threshold-* protocols, so that it is no
-// way around the checks for browsers and SSH. ServeStream returns once the stream is handed over.
+// ServeStream takes over stream, the byte stream inside a WebSocket. outer is the connection of the
+// WebSocket, as ServeWeb was given it. The stream is served as if it had just been accepted from its remote
+// address, with a deadline and a pending slot of its own. Only threshold-* protocols are allowed in it:
+// otherwise it would be a way around the checks for browsers and for SSH. ServeStream returns as soon as
+// another goroutine serves the stream. After a stop it closes the stream.
 func (m *Mux) ServeStream(outer, stream net.Conn) {
-	if tc, ok := outer.(*tls.Conn); ok {
-		if c, ok := tc.NetConn().(*anonymousConn); ok {
-			c.release() // the stream holds a slot instead
+	if tlsConn, ok := outer.(*tls.Conn); ok {
+		if anonymous, ok := tlsConn.NetConn().(*anonymousConn); ok {
+			anonymous.release() // the stream holds a slot instead
 		}
 	}
 	select {
@@ -30,7 +31,8 @@ func (m *Mux) ServeStream(outer, stream net.Conn) {
 	}
 }
 
-// acceptStreams starts serving each stream, in the context serve, until ctx ends.
+// acceptStreams starts serving each stream that ServeStream takes over, in the context serve, until ctx ends.
+// It is one goroutine of Run, so Run waits for it.
 func (m *Mux) acceptStreams(ctx, serve context.Context) {
 	defer close(m.stopped)
 	for {
@@ -43,47 +45,48 @@ func (m *Mux) acceptStreams(ctx, serve context.Context) {
 	}
 }
 
-// startStream is startConn for a stream.
+// startStream is startConn for a stream inside a WebSocket.
 func (m *Mux) startStream(ctx context.Context, stream net.Conn) {
 	m.counters.WebSocket.Add(1)
-	p := newPendingConn(stream)
+	conn := newPendingConn(stream)
 	if m.fromBalancer(stream.RemoteAddr()) { // the balancer sent no address of the client
-		p.network = netip.Prefix{}
+		conn.network = netip.Prefix{}
 	}
-	if !m.admit(p) {
+	if !m.admit(conn) {
 		return
 	}
 	m.serving.Go(func() {
-		defer func() { p.release() }()
+		defer func() { conn.release() }()
 		defer m.recover(stream)
-		m.dispatchStream(ctx, p)
+		m.dispatchStream(ctx, conn)
 	})
 }
 
-// dispatchStream is dispatch for a stream: anything but a threshold-* protocol over TLS is refused.
-func (m *Mux) dispatchStream(ctx context.Context, p *pendingConn) {
-	_ = p.SetReadDeadline(p.deadline)
-	stop := context.AfterFunc(ctx, func() { p.Close() })
+// dispatchStream is dispatch for a stream inside a WebSocket. It refuses anything but a threshold-* protocol
+// over TLS.
+func (m *Mux) dispatchStream(ctx context.Context, conn *pendingConn) {
+	_ = conn.SetReadDeadline(conn.deadline)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	// The client must send first. Without this read, sniff would take a silent stream for SSH.
-	err := p.readMore()
+	err := conn.readMore()
 	var proto protocol
 	var offered []string
 	if err == nil {
-		proto, offered, err = p.sniff(p.deadline)
+		proto, offered, err = conn.sniff(conn.deadline)
 	}
 	stop()
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) { // the first read found the end: nobody is charged for a stream without data
 		err = errNoData
 	}
 	if err == nil && !isOwnProtocol(proto, offered) {
 		err = errStreamProtocol
 	}
 	if err != nil {
-		m.refuse(p, "WebSocket", err)
+		m.refuse(conn, "WebSocket", err)
 		return
 	}
-	_ = p.SetReadDeadline(time.Time{})
-	m.serveTLS(ctx, p, offered)
+	_ = conn.SetReadDeadline(time.Time{})
+	m.serveTLS(ctx, conn, offered)
 }
 
 // isOwnProtocol reports whether a ClientHello asks for exactly one threshold-* protocol.

@@ -13,29 +13,31 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// serveTLS routes a TLS connection by the ALPN names that the client offers. TLS ends here for every
-// protocol but threshold-auth, which is passed through.
-func (m *Mux) serveTLS(ctx context.Context, p *pendingConn, offered []string) {
+// serveTLS serves a TLS connection by the ALPN names that its ClientHello offers. The handshake is done here
+// for every protocol but threshold-auth, whose bytes are passed through to the auth service.
+func (m *Mux) serveTLS(ctx context.Context, conn *pendingConn, offered []string) {
 	name, err := chooseProtocol(offered)
 	switch {
 	case err != nil:
-		m.refuse(p, "ALPN", err)
+		m.refuse(conn, "ALPN", err)
 	case name == "":
-		m.serveWeb(ctx, p)
+		m.serveWeb(ctx, conn)
 	case name == challengeProtocol && m.cfg.Challenge != nil:
-		m.serveChallenge(ctx, p)
+		m.serveChallenge(ctx, conn)
 	case name == identity.ALPNAuth:
-		release := m.anonymous.Admit(p.network, func() { m.drop(p) })
+		// The peer stays unknown to the proxy. So the anonymous slot replaces the pending one, and is taken
+		// first: the connection is never without a slot.
+		release := m.anonymous.Admit(conn.network, func() { m.drop(conn) })
 		defer release()
-		p.release()
+		conn.release()
 		m.counters.Auth.Add(1)
-		m.calls.serve(p, func() { m.passThrough(ctx, p.clientConn) })
+		m.calls.serve(conn, func() { m.passThrough(ctx, conn.clientConn) })
 	default:
-		m.servePeer(ctx, p, name)
+		m.servePeer(ctx, conn, name)
 	}
 }
 
-// anonymousConn gives its anonymous slot back when it is closed.
+// anonymousConn is a connection of a browser. It gives its anonymous slot back when it is closed.
 type anonymousConn struct {
 	*clientConn
 	release func() // may be called more than once
@@ -46,67 +48,71 @@ func (c *anonymousConn) Close() error {
 	return c.clientConn.Close()
 }
 
-// serveWeb ends TLS for a browser. The peer stays unknown to mux.
-func (m *Mux) serveWeb(ctx context.Context, p *pendingConn) {
-	conn := &anonymousConn{
-		clientConn: p.clientConn,
-		release:    m.anonymous.Admit(p.network, func() { m.drop(p) }),
+// serveWeb does the TLS handshake with a browser and hands the connection to ServeWeb. It returns before the
+// connection has ended: anonymousConn gives the slot back. Browsers show no certificate, so the peer stays
+// unknown to mux.
+func (m *Mux) serveWeb(ctx context.Context, conn *pendingConn) {
+	anonymous := &anonymousConn{
+		clientConn: conn.clientConn,
+		release:    m.anonymous.Admit(conn.network, func() { m.drop(conn) }),
 	}
-	tc, err := handshake(ctx, conn, m.tlsConfigs[""], p.deadline)
+	tlsConn, err := handshake(ctx, anonymous, m.tlsConfigs[""], conn.deadline)
 	if err != nil {
-		conn.Close()
-		m.refuseConn(p, "TLS for the web", err, true)
+		anonymous.Close()
+		m.refuseConn(conn, "TLS for the web", err, true /* anonymous */)
 		return
 	}
 	m.counters.Web.Add(1)
-	m.cfg.ServeWeb(tc)
+	m.cfg.ServeWeb(tlsConn)
 }
 
-// serveChallenge shows an ACME authority the certificate that proves a name. The handshake is all there is
-// to the protocol (RFC 8737 section 3).
-func (m *Mux) serveChallenge(ctx context.Context, p *pendingConn) {
+// serveChallenge shows an ACME authority the certificate that proves control of a name, and closes the
+// connection: the protocol consists of the TLS handshake (RFC 8737 section 3).
+func (m *Mux) serveChallenge(ctx context.Context, conn *pendingConn) {
 	cfg := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{challengeProtocol},
 		GetCertificate: m.cfg.Challenge,
 	}
-	tc, err := handshake(ctx, p.clientConn, cfg, p.deadline)
+	tlsConn, err := handshake(ctx, conn.clientConn, cfg, conn.deadline)
 	if err != nil {
-		m.refuse(p, "ACME challenge", err)
+		m.refuse(conn, "ACME challenge", err)
 		return
 	}
 	m.counters.Web.Add(1)
-	tc.Close()
+	tlsConn.Close()
 }
 
-// servePeer verifies the peer in a TLS handshake and hands it to the server of the protocol name.
-func (m *Mux) servePeer(ctx context.Context, p *pendingConn, name string) {
+// servePeer does the TLS handshake of a threshold-* protocol, in which verifyPeer verifies the peer's
+// certificate, and starts the server of that protocol with the verified identity. name is the ALPN name. It
+// refuses a protocol that does not exist and a peer without a valid certificate.
+func (m *Mux) servePeer(ctx context.Context, conn *pendingConn, name string) {
 	cfg, ok := m.tlsConfigs[name]
 	if !ok {
-		m.refuse(p, "ALPN", errors.New("no such protocol: "+name))
+		m.refuse(conn, "ALPN", errors.New("no such protocol: "+name))
 		return
 	}
-	var peer identity.Peer
+	var peer identity.Peer // verifyPeer sets it during the handshake
 	peerCtx := context.WithValue(ctx, peerContextKey{}, &peer)
-	tc, err := handshake(peerCtx, coalesce.UnderTLS(p.clientConn), cfg, p.deadline)
+	tlsConn, err := handshake(peerCtx, coalesce.UnderTLS(conn.clientConn), cfg, conn.deadline)
 	if err != nil {
-		m.refuse(p, "TLS for "+name, err)
+		m.refuse(conn, "TLS for "+name, err)
 		return
 	}
-	m.markPeerKnown(p, peer.Identity)
+	m.markPeerKnown(conn, peer.Identity)
 	if name == identity.ALPNTunnel {
 		m.counters.Tunnel.Add(1)
-		if serve := m.cfg.ServeTunnel(ctx, tc, peer); serve != nil {
-			m.goServe(tc, serve)
+		if serve := m.cfg.ServeTunnel(ctx, tlsConn, peer); serve != nil {
+			m.goServe(tlsConn, serve)
 		}
 		return
 	}
 	m.counters.Dial.Add(1)
-	m.goServe(tc, func() { m.sessions.serve(tc, func() { m.cfg.ServeDial(ctx, tc, peer) }) })
+	m.goServe(tlsConn, func() { m.sessions.serve(tlsConn, func() { m.cfg.ServeDial(ctx, tlsConn, peer) }) })
 }
 
-// goServe calls serve in a new goroutine, which m.serving waits for. Verifying the peer has grown the stack
-// of the present goroutine to 16 kB or more, and a tunnel stands for days.
+// goServe calls serve in a new goroutine, which m.serving counts, so that the present goroutine can end. Its
+// stack has grown to 16 kB or more while it verified the peer, and a tunnel stays open for days.
 func (m *Mux) goServe(conn net.Conn, serve func()) {
 	m.serving.Go(func() {
 		defer m.recover(conn)
@@ -114,18 +120,20 @@ func (m *Mux) goServe(conn net.Conn, serve func()) {
 	})
 }
 
-// handshake does the server side of a TLS handshake. It leaves conn open after an error.
+// handshake does the server side of a TLS handshake, until deadline at most. After an error the caller closes
+// conn. Once the deadline has passed the error is context.DeadlineExceeded, whatever crypto/tls reports, so
+// that costOf recognises a timeout.
 func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, deadline time.Time) (*tls.Conn, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	tc := tls.Server(conn, cfg)
-	if err := tc.HandshakeContext(ctx); err != nil {
+	tlsConn := tls.Server(conn, cfg)
+	if err := tlsConn.HandshakeContext(ctx); err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = ctx.Err()
 		}
 		return nil, err
 	}
-	return tc, nil
+	return tlsConn, nil
 }
 
 // peerContextKey is the key of the *identity.Peer, in the context of a handshake, that verifyPeer fills.
@@ -134,9 +142,11 @@ type peerContextKey struct{}
 // peerConfig is the TLS configuration for a threshold-* protocol: TLS 1.3, the service certificate of this
 // proxy, and a client certificate of the given kind.
 //
-// Each handshake gets a clone of base whose VerifyConnection verifies the peer under the rules in force at
-// that moment, also when a session is resumed. The clones share the session ticket keys of the outer
-// configuration, which exist only in this process and rotate.
+// Each handshake gets its own clone of base. The clone's VerifyConnection verifies the peer under the rules
+// in force at that moment, and stores the identity where the context of the handshake says. crypto/tls also
+// calls VerifyConnection when a session is resumed, so a peer that was removed since cannot come back with a
+// session ticket. All clones use the session ticket keys of the outer configuration, which exist only in this
+// process and rotate.
 func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 	base := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
@@ -160,13 +170,14 @@ func (m *Mux) peerConfig(alpn string, kind identity.Kind) *tls.Config {
 	return outer
 }
 
-// verifyPeer verifies the client certificate and stores the identity in peer. Its errors are
-// certificateErrors.
+// verifyPeer verifies the client certificate of a handshake and stores the identity in peer. The certificate
+// must be of the given kind (user or node) and signed by an authority in force; alpn must have been agreed
+// on. Every error is a certificateError.
 func (m *Mux) verifyPeer(
 	state tls.ConnectionState, alpn string, kind identity.Kind, peer *identity.Peer,
 ) error {
 	if state.NegotiatedProtocol != alpn {
-		return certificateError{errors.New("the client did not agree to " + alpn), false}
+		return certificateError{error: errors.New("the client did not agree to " + alpn)}
 	}
 	trust := m.cfg.Rules.Current()
 	roots := trust.Authorities.UserRoots
@@ -181,8 +192,7 @@ func (m *Mux) verifyPeer(
 	verified, err := verifyAt(now)
 	if err != nil {
 		check := func(t time.Time) error { _, err := verifyAt(t); return err }
-		expired := identity.OnlyExpired(err, now, check)
-		return certificateError{err, expired}
+		return certificateError{error: err, expired: identity.OnlyExpired(err, now, check)}
 	}
 	*peer = verified
 	return nil
@@ -196,11 +206,12 @@ func (m *Mux) webConfig() *tls.Config {
 	}
 }
 
-// clearHTTPAnswer is for a client that sent HTTP without TLS.
+// clearHTTPAnswer is the answer to HTTP without TLS.
 const clearHTTPAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n" +
 	"Connection: close\r\n\r\n" +
-	"This port speaks HTTPS. Put https:// in front of the address.\n"
+	"This port serves HTTPS only. Put https:// in front of the address.\n"
 
+// answerClearHTTP sends clearHTTPAnswer and closes conn. It takes at most a second.
 func answerClearHTTP(conn net.Conn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
