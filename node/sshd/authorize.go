@@ -119,8 +119,8 @@ func (c *connection) hasExtension(name string) bool {
 	return has
 }
 
-// decide verifies the certificate again, because since the login it may have expired or its authority may have
-// been withdrawn, and asks the rules. Without an action it asks for any.
+// decide verifies the certificate again, because since the login it may have expired or its authority may
+// have been withdrawn, and asks the rules. Without an action it asks for any.
 func (c *connection) decide(action access.Action) (access.Decision, error) {
 	trust, now, err := c.srv.currentRules()
 	if err != nil {

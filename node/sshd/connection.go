@@ -19,7 +19,7 @@ import (
 //   - one waits for the transport to close;
 //   - one serves each channel.
 //
-// Each of them recovers its own panics, by Server.recoverPanic.
+// Those that do more than wait recover their own panics, by Server.recoverPanic.
 type connection struct {
 	srv    *Server
 	conn   *ssh.ServerConn
@@ -40,8 +40,8 @@ type connection struct {
 	noMoreSessions bool
 	earlierOpens   int
 
-	// mu guards the fields below. No other lock of this package is taken under it but that of
-	// sessionsPerUser.
+	// mu guards the fields below. While it is held, only locks are taken under which it is never taken
+	// itself: those of sessionsPerUser and forwards. announceMu of a messageWriter is only tried.
 	mu        sync.Mutex
 	live      map[*program]struct{} // programs that were admitted and whose end the client was not told yet
 	endReason *endReason            // set once the node ends the connection; nothing starts after that

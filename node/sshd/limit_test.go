@@ -132,26 +132,26 @@ func TestAnIdleSessionEndsDespiteOutputAndKeepalives(t *testing.T) {
 func TestTypingKeepsASessionOpen(t *testing.T) {
 	t.Parallel()
 	r := newFixture(t, nil)
-	r.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(time.Second)}))
+	r.allow(roleWithOptions(access.Options{IdleTimeout: access.Duration(2 * time.Second)}))
 	s := newSession(t, r.client())
 	var out, errs syncBuffer
 	in, _ := s.StdinPipe()
 	s.Stdout, s.Stderr = &out, &errs
 	start := time.Now()
 	startProgram(t, s, "cat")
-	typing := time.NewTicker(100 * time.Millisecond)
+	typing := time.NewTicker(200 * time.Millisecond)
 	defer typing.Stop()
-	for range 20 {
+	for range 15 {
 		<-typing.C
 		if _, err := io.WriteString(in, "x"); err != nil {
 			t.Fatalf("after %s: got %v, want the session to go on", time.Since(start), err)
 		}
 	}
 	got := resultOf(t, s.Wait(), &out, &errs)
-	if lasted := time.Since(start); lasted < 2*time.Second || len(got.out) != 20 {
-		t.Errorf("got %d bytes back within %s, want 20 and an end after the last", len(got.out), lasted)
+	if lasted := time.Since(start); lasted < 3*time.Second || len(got.out) != 15 {
+		t.Errorf("got %d bytes back within %s, want 15 and an end after the last", len(got.out), lasted)
 	}
-	wantEnded(t, r, got, "idle_timeout", "nothing was typed for 1s")
+	wantEnded(t, r, got, "idle_timeout", "nothing was typed for 2s")
 }
 
 func TestMaxSessionEndsAnActiveSession(t *testing.T) {

@@ -71,8 +71,8 @@ func (p *program) launch() error {
 	return nil
 }
 
-// admit is the phase that looks up the account and counts the session. A success is followed by one
-// releaseQuota and one markReported.
+// admit is the phase that looks up the account and counts the session. A success must be followed by exactly
+// one releaseQuota, and by markReported.
 func (p *program) admit() (err error) {
 	if p.account, err = p.conn.srv.cfg.Accounts.Admit(p.conn.login); err != nil {
 		return p.refuse(p.rule, err)
@@ -109,24 +109,8 @@ func (p *program) refuse(rule string, err error) error {
 // runToEnd takes a program that was started through the phases run and end. When ctx ends, so does the
 // program.
 func (p *program) runToEnd(ctx context.Context) {
-	exit, err := p.runAndReport(ctx)
-	p.auditEnd(exit, err) // last, because a durable write takes a while and nobody waits for it
-}
-
-// runAndReport tells the client how the program ended. The error is why the node ended it, if it did.
-func (p *program) runAndReport(ctx context.Context) (exit process.Exit, err error) {
-	defer p.markReported()
-	exit = p.run(ctx)
-	if reason := endReasonOf(ctx); reason != nil {
-		exit.Code, exit.Signal, err = endedStatus, "", reason
-		p.messages.writeEndReason(reason)
-	}
-	// The status goes before the end of the output: OpenSSH closes the channel at that end if its input has
-	// ended, and then receives nothing more.
-	sendExitStatus(p.ch, exit)
-	p.messages.closeOutput()
-	_ = p.ch.Close()
-	return exit, err
+	defer p.markReported() // also after a panic
+	p.end(ctx, p.run(ctx))
 }
 
 // run is the phase that moves the program's bytes until it has exited.
@@ -137,6 +121,23 @@ func (p *program) run(ctx context.Context) process.Exit {
 		Out: p.ch,
 		Err: p.ch.Stderr(),
 	})
+}
+
+// end is the phase that tells the client how the program ended, closes the channel, and records the end. If
+// the node ended the program, by ending ctx with a reason, the client and the audit log are told the reason.
+func (p *program) end(ctx context.Context, exit process.Exit) {
+	var err error
+	if reason := endReasonOf(ctx); reason != nil {
+		exit.Code, exit.Signal, err = endedStatus, "", reason
+		p.messages.writeEndReason(reason)
+	}
+	// The status goes before the end of the output: OpenSSH closes the channel at that end if its input has
+	// ended, and then receives nothing more.
+	sendExitStatus(p.ch, exit)
+	p.messages.closeOutput()
+	_ = p.ch.Close()
+	p.markReported()
+	p.auditEnd(exit, err) // last, because a durable write takes a while and nobody waits for it
 }
 
 // auditEnd records the end of the session. Nothing can be refused any more, so a failure is only logged.
@@ -210,10 +211,12 @@ func (p *program) releaseQuota() {
 }
 
 // markReported says that the client was told how the program ended, or that it never ran: the end of the
-// connection need not wait for it.
+// connection need not wait for it. Further calls do nothing.
 func (p *program) markReported() {
 	p.conn.mu.Lock()
 	defer p.conn.mu.Unlock()
-	close(p.reported)
-	delete(p.conn.live, p)
+	if _, ok := p.conn.live[p]; ok {
+		close(p.reported)
+		delete(p.conn.live, p)
+	}
 }

@@ -33,8 +33,8 @@ const noMoreSessionsRequest = "no-more-sessions@openssh.com"
 // To take effect means that a listener exists or is gone, and that an open has been authorized and has its
 // quota. What a channel does then has a goroutine of its own: dialling may take seconds.
 //
-// A panic closes the connection. What was sent before the connection closed is then received and dropped,
-// because the mux waits for its receiver and would never notice the close.
+// A panic closes the connection. What arrives until then is dropped, but received: the mux waits for its
+// receiver and would not notice that the connection is closed.
 func (c *connection) serveRequests(
 	ctx context.Context,
 	opens <-chan ssh.NewChannel,
@@ -48,7 +48,8 @@ func (c *connection) serveRequests(
 	}
 }
 
-// receive is the loop of serveRequests. It returns when the connection is closed, or after a panic.
+// receive is the loop of serveRequests. It returns when the connection is closed and all that arrived before
+// is handled, or after a panic.
 func (c *connection) receive(
 	ctx context.Context,
 	opens <-chan ssh.NewChannel,
@@ -56,16 +57,18 @@ func (c *connection) receive(
 	running *sync.WaitGroup,
 ) {
 	defer c.srv.recoverPanic(c.origin, c.conn)
-	for {
+	for opens != nil || requests != nil { // nil: closed
 		select {
 		case r, ok := <-requests:
 			if !ok {
-				return
+				requests = nil
+				continue
 			}
 			c.handleGlobalRequest(ctx, r, len(opens))
 		case nc, ok := <-opens:
 			if !ok {
-				return
+				opens = nil
+				continue
 			}
 			c.handleWaitingRequests(ctx, requests, opens)
 			late := c.noMoreSessions && c.earlierOpens == 0
