@@ -18,30 +18,31 @@ func (a *app) agent() sshagent.Agent { return sshagent.Agent(a.Getenv("SSH_AUTH_
 
 // updateAgent replaces the key and certificate of the old login in ssh-agent by the new ones. mode is auto,
 // yes or no. The login succeeds even if this fails, because tsh itself uses the files.
-func (a *app) updateAgent(ctx context.Context, mode string, old, p *profile.Profile) {
+func (a *app) updateAgent(ctx context.Context, mode string, old, prof *profile.Profile) {
 	if old != nil {
 		a.removeAgentKeys(old.Info)
 	}
-	if mode == "no" || p.SSHCert == nil || a.agent() == "" {
+	if mode == "no" || prof.SSHCert == nil || a.agent() == "" {
 		return
 	}
-	if err := a.addToAgent(ctx, mode, p); err != nil {
+	if err := a.addToAgent(ctx, mode, prof); err != nil {
 		fmt.Fprintf(a.Stderr, "The key was not loaded into ssh-agent: %s.\n", terminal.Clean(err.Error()))
 	}
 }
 
-// addToAgent loads the key with a limit to the cluster's hosts. If that fails, mode yes loads it without a
-// limit.
-func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) error {
+// addToAgent loads the key of a login into ssh-agent until the certificate expires, for the cluster's hosts
+// only. If the agent cannot limit it, or the hosts are not known, mode yes loads it without a limit and
+// prints a warning; mode auto returns the error.
+func (a *app) addToAgent(ctx context.Context, mode string, prof *profile.Profile) error {
 	key := agent.AddedKey{
-		PrivateKey:   p.SSHKey,
-		Certificate:  p.SSHCert,
-		Comment:      agentComment(p.Info),
-		LifetimeSecs: uint32(max(1, p.Expires.Sub(a.Now())/time.Second)),
+		PrivateKey:   prof.SSHKey,
+		Certificate:  prof.SSHCert,
+		Comment:      agentComment(prof.Info),
+		LifetimeSecs: uint32(max(1, prof.Expires.Sub(a.Now())/time.Second)),
 	}
-	hosts, err := a.agentHosts(ctx, p)
+	hosts, err := a.agentHosts(ctx, prof)
 	if err == nil {
-		if err = a.agent().AddFor(key, hosts, p.Authorities.HostSSH); err == nil {
+		if err = a.agent().AddFor(key, hosts, prof.Authorities.HostSSH); err == nil {
 			return nil
 		}
 	}
@@ -64,15 +65,15 @@ func (a *app) addToAgent(ctx context.Context, mode string, p *profile.Profile) e
 
 // agentHosts returns the hosts for which the key in ssh-agent may be used: the proxy and the nodes that the
 // user can log in to. A node that joins later is reached with the key file.
-func (a *app) agentHosts(ctx context.Context, p *profile.Profile) ([]string, error) {
-	nodes, err := a.nodes(ctx, p, nil)
+func (a *app) agentHosts(ctx context.Context, prof *profile.Profile) ([]string, error) {
+	nodes, err := a.nodes(ctx, prof, nil)
 	if err != nil {
 		return nil, err
 	}
-	hosts := []string{p.Host()}
-	for _, n := range nodes {
-		if len(n.Logins) > 0 {
-			hosts = append(hosts, n.Name+"."+p.Cluster)
+	hosts := []string{prof.Host()}
+	for _, node := range nodes {
+		if len(node.Logins) > 0 {
+			hosts = append(hosts, node.Name+"."+prof.Cluster)
 		}
 	}
 	return hosts, nil
@@ -80,11 +81,11 @@ func (a *app) agentHosts(ctx context.Context, p *profile.Profile) ([]string, err
 
 // removeAgentKeys removes from ssh-agent every key that a login at this proxy put there. It does nothing
 // without an agent.
-func (a *app) removeAgentKeys(i profile.Info) {
+func (a *app) removeAgentKeys(info profile.Info) {
 	if a.agent() == "" {
 		return
 	}
-	if err := a.agent().Remove(agentComment(i)); err != nil {
+	if err := a.agent().Remove(agentComment(info)); err != nil {
 		fmt.Fprintf(
 			a.Stderr,
 			"The key could not be removed from ssh-agent (%s). The agent drops it when it expires.\n",
@@ -94,4 +95,4 @@ func (a *app) removeAgentKeys(i profile.Info) {
 }
 
 // agentComment identifies the keys of a login in ssh-agent.
-func agentComment(i profile.Info) string { return "tsh " + i.User + " at " + i.Proxy }
+func agentComment(info profile.Info) string { return "tsh " + info.User + " at " + info.Proxy }

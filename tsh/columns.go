@@ -31,39 +31,39 @@ var listings = map[access.Resource]listing{
 }
 
 // roleCells summarizes the grants of a role: the whole role is shown by get role NAME.
-func roleCells(r authrpc.Resource) []string {
+func roleCells(resource authrpc.Resource) []string {
 	var role access.Role
-	decodeKnown(r.Spec, &role)
-	return []string{r.Metadata.Name, summarizeGrants(role.Allow), summarizeGrants(role.Deny)}
+	decodeKnown(resource.Spec, &role)
+	return []string{resource.Metadata.Name, summarizeGrants(role.Allow), summarizeGrants(role.Deny)}
 }
 
-func connectorCells(r authrpc.Resource) []string {
+func connectorCells(resource authrpc.Resource) []string {
 	var c struct{ Type, Issuer, Client_ID string }
-	decodeKnown(r.Spec, &c)
-	return []string{r.Metadata.Name, c.Type, c.Issuer, c.Client_ID}
+	decodeKnown(resource.Spec, &c)
+	return []string{resource.Metadata.Name, c.Type, c.Issuer, c.Client_ID}
 }
 
 // userCells shows the roles that an administrator added to a user. The roles that come from the connector are
 // known only at a login.
-func userCells(r authrpc.Resource) []string {
+func userCells(resource authrpc.Resource) []string {
 	var spec struct{ Roles []string }
 	var status struct {
 		Name          string
 		Last_Login    time.Time
 		Second_Factor bool
 	}
-	decodeKnown(r.Spec, &spec)
-	decodeKnown(r.Status, &status)
+	decodeKnown(resource.Spec, &spec)
+	decodeKnown(resource.Status, &status)
 	factor := "none"
 	if status.Second_Factor {
 		factor = "enrolled"
 	}
 	roles := strings.Join(spec.Roles, ",")
-	return []string{r.Metadata.Name, status.Name, roles, factor, timeText(status.Last_Login)}
+	return []string{resource.Metadata.Name, status.Name, roles, factor, timeText(status.Last_Login)}
 }
 
 // tokenCells never shows the token itself: the auth service keeps only its hash.
-func tokenCells(r authrpc.Resource) []string {
+func tokenCells(resource authrpc.Resource) []string {
 	var spec struct {
 		Kind   string
 		Labels map[string]string
@@ -72,44 +72,44 @@ func tokenCells(r authrpc.Resource) []string {
 		State, By string
 		Expires   time.Time
 	}
-	decodeKnown(r.Spec, &spec)
-	decodeKnown(r.Status, &status)
-	return []string{
-		r.Metadata.Name, spec.Kind, labelText(spec.Labels), status.State, status.By, timeText(status.Expires),
-	}
+	decodeKnown(resource.Spec, &spec)
+	decodeKnown(resource.Status, &status)
+	name, labels, expires := resource.Metadata.Name, labelText(spec.Labels), timeText(status.Expires)
+	return []string{name, spec.Kind, labels, status.State, status.By, expires}
 }
 
-func machineCells(r authrpc.Resource) []string {
+func machineCells(resource authrpc.Resource) []string {
 	var status struct {
 		Kind             string
 		Created, Renewed time.Time
 	}
-	decodeKnown(r.Status, &status)
-	labels := labelText(r.Metadata.Labels)
-	return []string{r.Metadata.Name, status.Kind, labels, timeText(status.Created), timeText(status.Renewed)}
+	decodeKnown(resource.Status, &status)
+	name, labels := resource.Metadata.Name, labelText(resource.Metadata.Labels)
+	return []string{name, status.Kind, labels, timeText(status.Created), timeText(status.Renewed)}
 }
 
 // eventCells shows one event of the audit log.
-func eventCells(r authrpc.Resource) []string {
-	var e audit.Event
-	decodeKnown(r.Spec, &e)
-	description := audit.Descriptions[e.Code]
+func eventCells(resource authrpc.Resource) []string {
+	var event audit.Event
+	decodeKnown(resource.Spec, &event)
+	description := audit.Descriptions[event.Code]
 	if description == "" {
 		description = "unknown event of a newer version"
 	}
-	machine := e.Machine
-	if e.Login != "" {
-		machine = string(e.Login) + "@" + machine
+	machine := event.Machine
+	if event.Login != "" {
+		machine = string(event.Login) + "@" + machine
 	}
-	return []string{r.Metadata.Name, timeText(e.Time), string(e.Code), e.User, machine, description}
+	number, code := resource.Metadata.Name, string(event.Code)
+	return []string{number, timeText(event.Time), code, event.User, machine, description}
 }
 
 // writeListing writes the table of a kind.
 func writeListing(w io.Writer, kind access.Resource, list []authrpc.Resource) error {
 	l := listings[kind]
 	var rows [][]string
-	for _, r := range list {
-		rows = append(rows, l.cells(r))
+	for _, resource := range list {
+		rows = append(rows, l.cells(resource))
 	}
 	return output.WriteTable(w, l.headings, rows)
 }
@@ -129,13 +129,13 @@ func timeText(t time.Time) string {
 // summarizeGrants describes grants in one line, as in "root on env=prod|test: shell,exec; roles: get".
 func summarizeGrants(grants []access.Grant) string {
 	var parts []string
-	for _, g := range grants {
-		part := strings.Join(g.Resources, ",")
-		if len(g.Nodes) > 0 {
-			part = grantScope(g)
+	for _, grant := range grants {
+		part := strings.Join(grant.Resources, ",")
+		if len(grant.Nodes) > 0 {
+			part = grantScope(grant)
 		}
-		if len(g.Actions) > 0 {
-			part += ": " + strings.Join(g.Actions, ",")
+		if len(grant.Actions) > 0 {
+			part += ": " + strings.Join(grant.Actions, ",")
 		}
 		parts = append(parts, part)
 	}
@@ -148,9 +148,9 @@ func summarizeGrants(grants []access.Grant) string {
 }
 
 // grantScope describes the logins and nodes of a grant.
-func grantScope(g access.Grant) string {
+func grantScope(grant access.Grant) string {
 	var nodes []string
-	for key, values := range g.Nodes {
+	for key, values := range grant.Nodes {
 		if key == "*" {
 			nodes = append(nodes, "every node")
 			continue
@@ -159,8 +159,8 @@ func grantScope(g access.Grant) string {
 	}
 	slices.Sort(nodes)
 	scope := strings.Join(nodes, " ")
-	if len(g.Logins) == 0 {
+	if len(grant.Logins) == 0 {
 		return scope
 	}
-	return strings.Join(g.Logins, ",") + " on " + scope
+	return strings.Join(grant.Logins, ",") + " on " + scope
 }

@@ -25,7 +25,7 @@ func (a *app) completionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish",
 		Short: "Print a script that completes tsh commands and node names",
-		Args: func(c *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 || !slices.Contains(shells, args[0]) {
 				msg := "tsh completion needs the name of one shell: bash, zsh or fish"
 				return fault.New(fault.Invalid, "", msg, "for example: tsh completion bash")
@@ -36,14 +36,14 @@ func (a *app) completionCmd() *cobra.Command {
 		Example: `  source <(tsh completion bash)      # in ~/.bashrc; needs the package bash-completion
   tsh completion zsh > "${fpath[1]}/_tsh"
   tsh completion fish > ~/.config/fish/completions/tsh.fish`,
-		RunE: func(c *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			switch args[0] {
 			case "zsh":
-				return c.Root().GenZshCompletion(a.Stdout)
+				return cmd.Root().GenZshCompletion(a.Stdout)
 			case "fish":
-				return c.Root().GenFishCompletion(a.Stdout, true)
+				return cmd.Root().GenFishCompletion(a.Stdout, true)
 			}
-			return c.Root().GenBashCompletionV2(a.Stdout, true)
+			return cmd.Root().GenBashCompletionV2(a.Stdout, true)
 		},
 	}
 }
@@ -63,10 +63,11 @@ func (f backtickFilter) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// completeNode completes arguments with node names, after a typed LOGIN@. suffix follows each name: ":" for
-// scp. With onlyFirst, only the first argument is completed.
+// completeNode returns a function that completes arguments with node names, after a typed LOGIN@ too. suffix
+// follows each name: ":" for scp. If onlyFirst is true, arguments after the first are left to the shell,
+// because they are a command.
 func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
-	return func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		// For scp a name is followed by ":" and a path, so no space is appended, and local files are offered
 		// too.
 		directive := cobra.ShellCompDirectiveNoFileComp
@@ -83,7 +84,7 @@ func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
 			user += "@"
 		}
 		var out []string
-		for _, n := range a.nodeNames(c.Context()) {
+		for _, n := range a.nodeNames(cmd.Context()) {
 			if strings.HasPrefix(n, host) {
 				out = append(out, user+n+suffix)
 			}
@@ -95,21 +96,21 @@ func (a *app) completeNode(suffix string, onlyFirst bool) cobra.CompletionFunc {
 // nodeNames returns the nodes that the user can log in to. It returns none if the user is not logged in or
 // the auth service does not answer.
 func (a *app) nodeNames(ctx context.Context) []string {
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, completionTime)
 	defer cancel()
-	nodes, err := a.nodes(ctx, p, nil)
+	nodes, err := a.nodes(ctx, prof, nil)
 	if err != nil {
 		return nil
 	}
 	var out []string
-	for _, n := range nodes {
+	for _, node := range nodes {
 		// The check keeps any other text from the shell.
-		if len(n.Logins) > 0 && identity.CheckMachineName(n.Name) == nil {
-			out = append(out, n.Name)
+		if len(node.Logins) > 0 && identity.CheckMachineName(node.Name) == nil {
+			out = append(out, node.Name)
 		}
 	}
 	return out

@@ -28,40 +28,40 @@ func (a *app) configCmd() *cobra.Command {
 		Example: `  tsh config > ~/.ssh/threshold.conf
   # then write, at the top of ~/.ssh/config: Include threshold.conf
   ssh ubuntu@web-1.CLUSTER`,
-		RunE: func(c *cobra.Command, _ []string) error { return a.runConfig(c.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runConfig(cmd.Context()) },
 	}
 }
 
 // runConfig prints the configuration for the current login. If the auth service does not answer, the bare
 // names are missing and everything else is as usual.
 func (a *app) runConfig(ctx context.Context) error {
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
-	if p.SSHCert == nil {
-		return noLogins(p)
+	if prof.SSHCert == nil {
+		return noLoginsFault(prof)
 	}
 	self, err := os.Executable()
 	if err != nil {
 		msg := "cannot find the path of the tsh program"
 		return fault.Wrap(err, fault.Internal, "", msg, "run tsh by its absolute path")
 	}
-	names, err := a.bareNames(ctx, p)
+	names, err := a.bareNames(ctx, prof)
 	if err != nil {
 		fmt.Fprintf(
 			a.Stderr,
 			"tsh: the auth service did not list the nodes, so only names as NODE.%s will work: %s\n",
-			p.Cluster,
+			prof.Cluster,
 			terminal.Clean(fault.Message(err)),
 		)
 	}
-	return a.writeSSHConfig(a.Stdout, p, self, names)
+	return a.writeSSHConfig(a.Stdout, prof, self, names)
 }
 
-// noLogins is the error of a user whose roles allow no login on any node.
-func noLogins(p *profile.Profile) error {
-	msg := "no role of " + p.User + " lets you log in to any node"
+// noLoginsFault is the error of a user whose roles allow no login on any node.
+func noLoginsFault(prof *profile.Profile) error {
+	msg := "no role of " + prof.User + " lets you log in to any node"
 	return fault.New(fault.Denied, "", msg, "ask an administrator for a role, then run: tsh login")
 }
 
@@ -96,26 +96,27 @@ const maxBareNames = 1000
 
 // bareNames returns the names without a dot of the nodes that the user can log in to. The pattern for bare
 // names in known_hosts matches them.
-func (a *app) bareNames(ctx context.Context, p *profile.Profile) ([]string, error) {
-	nodes, err := a.nodes(ctx, p, nil)
+func (a *app) bareNames(ctx context.Context, prof *profile.Profile) ([]string, error) {
+	nodes, err := a.nodes(ctx, prof, nil)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, n := range nodes {
-		isBare := identity.CheckMachineName(n.Name) == nil && !strings.Contains(n.Name, ".")
-		if len(n.Logins) > 0 && isBare && len(names) < maxBareNames {
-			names = append(names, n.Name)
+	for _, node := range nodes {
+		isBare := identity.CheckMachineName(node.Name) == nil && !strings.Contains(node.Name, ".")
+		if len(node.Logins) > 0 && isBare && len(names) < maxBareNames {
+			names = append(names, node.Name)
 		}
 	}
 	return names, nil
 }
 
-// writeSSHConfig writes the configuration. self is the path of tsh.
-func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names []string) error {
+// writeSSHConfig writes the configuration for ssh(1). self is the path of tsh; names are bare node names for
+// the second block.
+func (a *app) writeSSHConfig(w io.Writer, prof *profile.Profile, self string, names []string) error {
 	command := shellQuote(self)
 	if a.Getenv("TSH_HOME") != "" {
-		command = "env TSH_HOME=" + shellQuote(filepath.Dir(p.Dir)) + " " + command
+		command = "env TSH_HOME=" + shellQuote(filepath.Dir(prof.Dir)) + " " + command
 	}
 	ciphers := ""
 	if sshclient.HasAES() {
@@ -124,14 +125,14 @@ func (a *app) writeSSHConfig(w io.Writer, p *profile.Profile, self string, names
 	_, err := fmt.Fprintf(
 		w,
 		sshConfig,
-		p.Cluster,
-		p.Proxy,
+		prof.Cluster,
+		prof.Proxy,
 		strings.ReplaceAll(command, "%", "%%"),
-		configQuote(p.Path(profile.SSHKeyFile)),
-		configQuote(p.Path(profile.SSHCertFile)),
-		configQuote(p.Path(profile.KnownHostsFile)),
-		strings.Join(append([]string{p.Host()}, names...), " "),
-		shellWord(p.Proxy),
+		configQuote(prof.Path(profile.SSHKeyFile)),
+		configQuote(prof.Path(profile.SSHCertFile)),
+		configQuote(prof.Path(profile.KnownHostsFile)),
+		strings.Join(append([]string{prof.Host()}, names...), " "),
+		shellWord(prof.Proxy),
 		ciphers,
 	)
 	return stdoutFault(err)

@@ -14,31 +14,31 @@ import (
 // not printed.
 func (a *app) connect(
 	ctx context.Context,
-	p *profile.Profile,
-	d destination,
+	prof *profile.Profile,
+	dest destination,
 	quiet bool,
 ) (*sshclient.Client, error) {
-	if p.SSHCert == nil {
-		return nil, noLogins(p)
+	if prof.SSHCert == nil {
+		return nil, noLoginsFault(prof)
 	}
-	login, err := a.chooseLogin(p, d.login)
+	login, err := a.chooseLogin(prof, dest.login)
 	if err != nil {
 		return nil, err
 	}
-	name := d.node
+	name := dest.node
 	if machineID.MatchString(name) {
-		n, err := a.resolve(ctx, p, name)
+		node, err := a.resolve(ctx, prof, name)
 		if err != nil {
 			return nil, err
 		}
-		name = n.Name
+		name = node.Name
 	}
-	client, err := a.connectTo(ctx, p, login, name)
+	client, err := a.connectTo(ctx, prof, login, name)
 	if err != nil {
-		if name, err = a.resolveAfterRefusal(ctx, p, name, err); err != nil {
+		if name, err = a.resolveAfterRefusal(ctx, prof, name, err); err != nil {
 			return nil, err
 		}
-		if client, err = a.connectTo(ctx, p, login, name); err != nil {
+		if client, err = a.connectTo(ctx, prof, login, name); err != nil {
 			return nil, err
 		}
 	}
@@ -51,20 +51,20 @@ func (a *app) connect(
 // connectTo opens an SSH connection to the node with this whole name.
 func (a *app) connectTo(
 	ctx context.Context,
-	p *profile.Profile,
+	prof *profile.Profile,
 	login identity.Login,
 	name string,
 ) (*sshclient.Client, error) {
-	conn, err := a.dialNode(ctx, p, name)
+	conn, err := a.dialNode(ctx, prof, name)
 	if err != nil {
 		return nil, err
 	}
 	return sshclient.Connect(ctx, conn, sshclient.Config{
 		Node:            name,
 		Login:           login,
-		Key:             p.SSHKey,
-		Cert:            p.SSHCert,
-		HostAuthorities: p.Authorities.HostSSH,
+		Key:             prof.SSHKey,
+		Cert:            prof.SSHCert,
+		HostAuthorities: prof.Authorities.HostSSH,
 		Now:             a.Now,
 		Refused:         conn.refused,
 	})

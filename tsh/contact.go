@@ -33,22 +33,28 @@ type cluster struct {
 	transport dial.Transport // how the proxy is reached; empty: not known yet
 }
 
-// contact decides which cluster the proxy at addr must belong to and verifies that it does, before the user
-// is sent to a browser.
-func (a *app) contact(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
-	at, err := a.choosePin(ctx, h, addr, o)
+// contact decides which cluster the proxy at addr must belong to, and verifies by a TLS handshake with the
+// auth service behind it that it does. It is called before the user is sent to a browser, so that nobody
+// types a password for the wrong cluster. opts.pin and opts.caFile are the flags.
+func (a *app) contact(
+	ctx context.Context,
+	home profile.Home,
+	addr string,
+	opts loginOptions,
+) (cluster, error) {
+	target, err := a.choosePin(ctx, home, addr, opts)
 	if err != nil {
 		return cluster{}, err
 	}
-	if err := a.learnTransport(ctx, addr, &at); err != nil {
+	if err := a.learnTransport(ctx, addr, &target); err != nil {
 		return cluster{}, err
 	}
 	// The handshake verifies that the proxy leads to the auth service of this cluster.
-	conn, err := a.dialTLS(ctx, addr, at.authTLS(a.Now))
+	conn, err := a.dialTLS(ctx, addr, target.authTLS(a.Now))
 	if err != nil {
 		return cluster{}, err
 	}
-	return at, conn.Close()
+	return target, conn.Close()
 }
 
 // authTLS is the TLS configuration for calls of the auth service without a client certificate.
@@ -56,14 +62,14 @@ func (at cluster) authTLS(now func() time.Time) *tls.Config {
 	return identity.PinnedTLS(at.pin, at.name, identity.ALPNAuth, nil, now, identity.Auth)
 }
 
-// learnTransport sets at.transport if it is not known and makes the dialer use it. The ping document is not
-// trusted for anything else here, so its certificate is not verified.
-func (a *app) learnTransport(ctx context.Context, addr string, at *cluster) error {
+// learnTransport sets target.transport if it is not known and makes the dialer use it. The ping document is
+// not trusted for anything else here, so its certificate is not verified.
+func (a *app) learnTransport(ctx context.Context, addr string, target *cluster) error {
 	if a.dialer.err != nil {
 		return a.dialer.err
 	}
-	if at.transport != "" {
-		a.dialer.egress.SetTransport(addr, at.transport)
+	if target.transport != "" {
+		a.dialer.egress.SetTransport(addr, target.transport)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTime)
@@ -72,7 +78,7 @@ func (a *app) learnTransport(ctx context.Context, addr string, at *cluster) erro
 	if err != nil {
 		return tlsFault(addr, err)
 	}
-	at.transport = transport
+	target.transport = transport
 	return nil
 }
 
@@ -82,15 +88,20 @@ func (a *app) learnTransport(ctx context.Context, addr string, at *cluster) erro
 //  2. The pin kept from an earlier login. With --ca-file the proxy's ping document must name the same pin,
 //     unless the file contains the cluster root itself: that says as much as --pin and replaces the kept pin.
 //  3. The pin in the ping document, which the proxy's web certificate vouches for.
-func (a *app) choosePin(ctx context.Context, h profile.Home, addr string, o loginOptions) (cluster, error) {
-	if o.pin != "" {
-		pin, err := identity.ParsePin(o.pin)
+func (a *app) choosePin(
+	ctx context.Context,
+	home profile.Home,
+	addr string,
+	opts loginOptions,
+) (cluster, error) {
+	if opts.pin != "" {
+		pin, err := identity.ParsePin(opts.pin)
 		if err != nil {
 			return cluster{}, fault.Wrap(err, fault.Invalid, "", err.Error(), "copy the whole pin: sha256:…")
 		}
 		return cluster{pin: pin, name: identity.AnyCluster}, nil
 	}
-	known, err := h.ReadInfo(addr)
+	known, err := home.ReadInfo(addr)
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return cluster{}, err
 	}
@@ -102,20 +113,20 @@ func (a *app) choosePin(ctx context.Context, h profile.Home, addr string, o logi
 			hint := "give the pin: tsh login --pin sha256:…"
 			return cluster{}, fault.Wrap(err, fault.Invalid, "", msg, hint)
 		}
-		if o.caFile == "" { // the pin is enough: no web certificate is consulted
+		if opts.caFile == "" { // the pin is enough: no web certificate is consulted
 			return cluster{pin: pin, name: known.Cluster}, nil
 		}
 		kept = &pin
 	}
-	ping, err := a.ping(ctx, addr, o.caFile)
+	ping, err := a.ping(ctx, addr, opts.caFile)
 	if err == nil && !ping.Time.IsZero() {
 		err = checkClock(ping.Time, a.Now()) // before the user types anything
 	}
 	if err != nil {
 		return cluster{}, err
 	}
-	if kept != nil && *kept != ping.Pin && !containsRoot(o.caFile, ping.Pin) {
-		return cluster{}, rootChanged(addr, *kept, ping.Pin)
+	if kept != nil && *kept != ping.Pin && !containsRoot(opts.caFile, ping.Pin) {
+		return cluster{}, rootChangedFault(addr, *kept, ping.Pin)
 	}
 	return cluster{ping.Pin, ping.Cluster, ping.Transport}, nil
 }
@@ -134,8 +145,8 @@ func containsRoot(file string, pin identity.Pin) bool {
 	return false
 }
 
-// rootChanged is the error of a proxy whose ping document names another root than the kept pin.
-func rootChanged(addr string, kept, got identity.Pin) error {
+// rootChangedFault is the error of a proxy whose ping document names another root than the kept pin.
+func rootChangedFault(addr string, kept, got identity.Pin) error {
 	msg := fmt.Sprintf(
 		"THE CLUSTER AT %s IS NOT THE ONE YOU LOGGED IN TO BEFORE.\n  kept:  %s\n  shown: %s\n"+
 			"Either the cluster was rebuilt, or somebody intercepts the connection.",
@@ -210,7 +221,8 @@ func rootsFrom(caFile string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// pingFault describes why the ping document could not be fetched.
+// pingFault returns the fault for a ping document that could not be fetched: Denied if the web certificate
+// cannot be trusted, Expired if it is not valid now, and Unavailable if there is no connection.
 func (a *app) pingFault(ctx context.Context, addr string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
@@ -238,14 +250,14 @@ func (a *app) pingFault(ctx context.Context, addr string, err error) error {
 		)
 		return fault.Wrap(err, fault.Expired, "", msg, hintClock)
 	}
-	return unreachable(addr, err)
+	return unreachableFault(addr, err)
 }
 
 // hintClock is what to do about a certificate that is expired or not valid yet.
 const hintClock = "check this machine's clock; if it is right, tell an administrator"
 
-// unreachable describes a proxy to which no connection could be opened.
-func unreachable(addr string, err error) error {
+// unreachableFault describes a proxy to which no connection could be opened.
+func unreachableFault(addr string, err error) error {
 	msg := "the proxy " + addr + " cannot be reached: " + fault.DescribeNetwork(err)
 	return fault.Wrap(err, fault.Unavailable, "", msg, "check the address and the network, then try again")
 }

@@ -33,19 +33,20 @@ func parseDestination(s, loginFlag string) (destination, error) {
 
 // chooseLogin returns the login to use: the named one, else the user's only login, else the name of the local
 // user if it is one of their logins. The node decides whether a named login is allowed.
-func (a *app) chooseLogin(p *profile.Profile, named identity.Login) (identity.Login, error) {
+func (a *app) chooseLogin(prof *profile.Profile, named identity.Login) (identity.Login, error) {
 	if named != "" {
 		return named, nil
 	}
-	if len(p.Logins) == 1 {
-		return p.Logins[0], nil
+	if len(prof.Logins) == 1 {
+		return prof.Logins[0], nil
 	}
 	local := identity.Login(a.Getenv("USER"))
-	for _, l := range p.Logins {
+	for _, l := range prof.Logins {
 		if l == local {
 			return l, nil
 		}
 	}
-	msg := "you have several logins, so name one of them: " + join(p.Logins)
-	return "", fault.New(fault.Invalid, "", msg, "write LOGIN@NODE, for example "+string(p.Logins[0])+"@NODE")
+	msg := "you have several logins, so name one of them: " + join(prof.Logins)
+	hint := "write LOGIN@NODE, for example " + string(prof.Logins[0]) + "@NODE"
+	return "", fault.New(fault.Invalid, "", msg, hint)
 }

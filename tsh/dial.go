@@ -63,7 +63,10 @@ func (a *app) dialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.C
 	return conn, nil
 }
 
-// tlsFault describes a TLS connection that could not be opened, or that the proxy ended at once.
+// tlsFault returns the fault for a failed TLS connection to the proxy at addr: Denied for another cluster
+// than the pin's, Expired for an expired server certificate, Unauthenticated if the proxy refuses the client
+// certificate, and Unavailable if there is no connection. It returns context.Canceled if the user interrupted
+// tsh.
 func tlsFault(addr string, err error) error {
 	var pin *identity.PinError
 	var expired *identity.ExpiredError
@@ -87,18 +90,19 @@ func tlsFault(addr string, err error) error {
 			"the proxy does not accept the certificate of this login",
 			"run: tsh login; if that fails too, check the address")
 	}
-	return unreachable(addr, err)
+	return unreachableFault(addr, err)
 }
 
 // auth returns a client of the auth service that shows the login's certificate.
-func (a *app) auth(p *profile.Profile) *authrpc.Client {
-	cfg := identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNAuth, certificate(p), a.Now, identity.Auth)
-	return authrpc.NewClientWithDialer(a.dialer, p.Proxy, cfg)
+func (a *app) auth(prof *profile.Profile) *authrpc.Client {
+	cert := certificate(prof)
+	cfg := identity.PinnedTLS(prof.Pin, prof.Cluster, identity.ALPNAuth, cert, a.Now, identity.Auth)
+	return authrpc.NewClientWithDialer(a.dialer, prof.Proxy, cfg)
 }
 
 // certificate is the callback by which TLS gets the client certificate of the login.
-func certificate(p *profile.Profile) func() (*tls.Certificate, error) {
-	return func() (*tls.Certificate, error) { return &p.X509, nil }
+func certificate(prof *profile.Profile) func() (*tls.Certificate, error) {
+	return func() (*tls.Certificate, error) { return &prof.X509, nil }
 }
 
 // nodeConn is a connection to a node through the proxy. The dial request travels with the first Write. If the
@@ -114,14 +118,15 @@ type nodeConn struct {
 }
 
 // dialNode asks the proxy for a node by its whole name. It does not wait for the answer.
-func (a *app) dialNode(ctx context.Context, p *profile.Profile, name string) (*nodeConn, error) {
-	cfg := identity.PinnedTLS(p.Pin, p.Cluster, identity.ALPNDial, certificate(p), a.Now, identity.Proxy)
-	conn, err := a.dialTLS(ctx, p.Proxy, cfg)
+func (a *app) dialNode(ctx context.Context, prof *profile.Profile, name string) (*nodeConn, error) {
+	cert := certificate(prof)
+	cfg := identity.PinnedTLS(prof.Pin, prof.Cluster, identity.ALPNDial, cert, a.Now, identity.Proxy)
+	conn, err := a.dialTLS(ctx, prof.Proxy, cfg)
 	if err != nil {
 		return nil, err
 	}
 	client := dial.Client(coalesce.Conn(conn), dial.Request{Node: name})
-	return &nodeConn{Conn: client, tls: conn, addr: p.Proxy}, nil
+	return &nodeConn{Conn: client, tls: conn, addr: prof.Proxy}, nil
 }
 
 // Read stores the first refusal of the proxy in c.refusal.

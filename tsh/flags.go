@@ -56,16 +56,16 @@ var scpFlagHints = map[string]string{
 
 // explainFlagError describes what is wrong with a flag. The text of pflag is good except for values, where it
 // quotes Go's parser.
-func explainFlagError(c *cobra.Command, err error) error {
+func explainFlagError(cmd *cobra.Command, err error) error {
 	var unknown interface{ GetSpecifiedName() string }
-	if errors.As(err, &unknown) && (c.Name() == "ssh" || c.Name() == "scp") {
+	if errors.As(err, &unknown) && (cmd.Name() == "ssh" || cmd.Name() == "scp") {
 		name := unknown.GetSpecifiedName()
 		hint, ok := scpFlagHints[name]
-		if !ok || c.Name() != "scp" {
+		if !ok || cmd.Name() != "scp" {
 			hint, ok = sshFlagHints[name]
 		}
-		if ok && c.Flags().ShorthandLookup(name) == nil {
-			msg := fmt.Sprintf("%s has no flag -%s", c.CommandPath(), name)
+		if ok && cmd.Flags().ShorthandLookup(name) == nil {
+			msg := fmt.Sprintf("%s has no flag -%s", cmd.CommandPath(), name)
 			return fault.Wrap(err, fault.Invalid, "", msg, hint)
 		}
 	}
@@ -74,5 +74,5 @@ func explainFlagError(c *cobra.Command, err error) error {
 		msg := fmt.Sprintf("%q is not a duration", value.GetValue())
 		return fault.Wrap(err, fault.Invalid, "", msg, "write a number and a unit, as 90s or 15m")
 	}
-	return usageError(c, err)
+	return usageError(cmd, err)
 }

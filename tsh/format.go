@@ -11,11 +11,11 @@ import (
 )
 
 // formatFlag adds --format to the command.
-func formatFlag(c *cobra.Command) *output.Format {
+func formatFlag(cmd *cobra.Command) *output.Format {
 	f := output.Text
-	c.Flags().Var(&f, "format", "output format: text, json or yaml")
+	cmd.Flags().Var(&f, "format", "output format: text, json or yaml")
 	completions := cobra.FixedCompletions(output.Formats, cobra.ShellCompDirectiveNoFileComp)
-	_ = c.RegisterFlagCompletionFunc("format", completions) // the flag exists
+	_ = cmd.RegisterFlagCompletionFunc("format", completions) // the flag exists
 	return &f
 }
 

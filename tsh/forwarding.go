@@ -9,7 +9,7 @@ import (
 )
 
 // forwarder parses the flags for forwarding. It opens nothing.
-func (a *app) forwarder(o sshOptions) (*forward.Forwarder, error) {
+func (a *app) forwarder(opts sshOptions) (*forward.Forwarder, error) {
 	cfg := forward.Config{Notify: func(s string) {
 		fmt.Fprintf(a.Stderr, "tsh: %s\r\n", terminal.Clean(s)) // \r because the terminal may be in raw mode
 	}}
@@ -18,24 +18,24 @@ func (a *app) forwarder(o sshOptions) (*forward.Forwarder, error) {
 		parse  func(string) (forward.Rule, error)
 		rules  *[]forward.Rule
 	}{
-		{o.local, forward.ParseLocal, &cfg.Local},
-		{o.dynamic, forward.ParseDynamic, &cfg.Local},
-		{o.remote, forward.ParseRemote, &cfg.Remote},
+		{opts.local, forward.ParseLocal, &cfg.Local},
+		{opts.dynamic, forward.ParseDynamic, &cfg.Local},
+		{opts.remote, forward.ParseRemote, &cfg.Remote},
 	} {
 		for _, s := range flag.values {
-			r, err := flag.parse(s)
+			rule, err := flag.parse(s)
 			if err != nil {
 				return nil, err
 			}
-			*flag.rules = append(*flag.rules, r)
+			*flag.rules = append(*flag.rules, rule)
 		}
 	}
-	if o.stdio != "" {
-		if _, err := forward.ParseTarget(o.stdio); err != nil { // reported before a connection is opened
+	if opts.stdio != "" {
+		if _, err := forward.ParseTarget(opts.stdio); err != nil { // reported before a connection is opened
 			return nil, err
 		}
 	}
-	if o.agent {
+	if opts.agent {
 		if cfg.Agent = a.Getenv("SSH_AUTH_SOCK"); cfg.Agent == "" {
 			msg := "there is no ssh-agent to forward: SSH_AUTH_SOCK is not set"
 			hint := "start one with: eval $(ssh-agent); or leave -A out"

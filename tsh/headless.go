@@ -23,19 +23,19 @@ const (
 func (a *app) loginHeadless(
 	ctx context.Context,
 	addr string,
-	at cluster,
-	k *loginKeys,
-	o loginOptions,
+	target cluster,
+	keys *loginKeys,
+	opts loginOptions,
 ) (authrpc.RedeemLoginResponse, error) {
-	c := authrpc.NewClientWithDialer(a.dialer, addr, at.authTLS(a.Now))
-	defer c.Close()
-	req := authrpc.BeginHeadlessRequest{Challenge: k.challenge()}
-	begun, err := authrpc.Call(ctx, c, authrpc.BeginHeadless, req)
+	client := authrpc.NewClientWithDialer(a.dialer, addr, target.authTLS(a.Now))
+	defer client.Close()
+	req := authrpc.BeginHeadlessRequest{Challenge: keys.challenge()}
+	begun, err := authrpc.Call(ctx, client, authrpc.BeginHeadless, req)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
 	fmt.Fprintln(a.Stderr, "Open this address in a browser on any machine:")
-	fmt.Fprintln(a.Stdout, "Open: "+headlessURL(addr, begun.Handle, o.connector))
+	fmt.Fprintln(a.Stdout, "Open: "+headlessURL(addr, begun.Handle, opts.connector))
 	fmt.Fprintf(
 		a.Stderr,
 		"Continue there only if the page shows this code:  %s  (and %s as the address of this machine)\n",
@@ -47,15 +47,16 @@ func (a *app) loginHeadless(
 		"Waiting until %s. The certificates will be valid for an hour at most, and only from that address.\n",
 		begun.Expires.Local().Format("15:04"),
 	)
-	redeem := authrpc.RedeemHeadlessRequest{Handle: begun.Handle, Keys: k.reveal()}
-	return a.pollHeadless(ctx, c, redeem, begun.PollInterval)
+	redeem := authrpc.RedeemHeadlessRequest{Handle: begun.Handle, Keys: keys.reveal()}
+	return a.pollHeadless(ctx, client, redeem, begun.PollInterval)
 }
 
-// pollHeadless asks for the result of the login until there is one. It goes on if the auth service is
-// unavailable for a while.
+// pollHeadless asks the auth service for the result of the login once in each interval and returns it as soon
+// as there is one. It goes on if the auth service is unavailable for a while. It returns an error if the
+// login is refused or has expired, or the cause of the end of ctx.
 func (a *app) pollHeadless(
 	ctx context.Context,
-	c *authrpc.Client,
+	client *authrpc.Client,
 	req authrpc.RedeemHeadlessRequest,
 	interval time.Duration,
 ) (authrpc.RedeemLoginResponse, error) {
@@ -67,7 +68,7 @@ func (a *app) pollHeadless(
 			return authrpc.RedeemLoginResponse{}, context.Cause(ctx)
 		case <-tick.C:
 		}
-		res, err := authrpc.Call(ctx, c, authrpc.RedeemHeadless, req)
+		res, err := authrpc.Call(ctx, client, authrpc.RedeemHeadless, req)
 		switch {
 		case err == nil && res.Login != nil:
 			return *res.Login, nil

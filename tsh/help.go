@@ -14,8 +14,8 @@ func helpCmd() *cobra.Command {
 		Use:               "help [COMMAND…]",
 		Short:             "Show the help of a command",
 		ValidArgsFunction: completeCommand,
-		RunE: func(c *cobra.Command, args []string) error {
-			found, rest, err := c.Root().Find(args)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
 			if err == nil && len(rest) > 0 {
 				err = fmt.Errorf("unknown command %q for %q", rest[0], found.CommandPath())
 			}
@@ -43,9 +43,9 @@ func sftpCmd() *cobra.Command {
 }
 
 // completeCommand completes the arguments of help.
-func completeCommand(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func completeCommand(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var names []string
-	if found, rest, err := c.Root().Find(args); err == nil && len(rest) == 0 {
+	if found, rest, err := cmd.Root().Find(args); err == nil && len(rest) == 0 {
 		for _, sub := range found.Commands() {
 			if sub.IsAvailableCommand() {
 				names = append(names, sub.Name())

@@ -41,8 +41,8 @@ type loginOptions struct {
 // loginCmd is "tsh login". docs/architecture.md shows all steps of a login; tsh takes the first and the last
 // ones.
 func (a *app) loginCmd() *cobra.Command {
-	var o loginOptions
-	c := &cobra.Command{
+	var opts loginOptions
+	cmd := &cobra.Command{
 		Use:     "login --proxy HOST",
 		Short:   "Log in with a browser and get certificates for some hours",
 		GroupID: everyday,
@@ -50,7 +50,7 @@ func (a *app) loginCmd() *cobra.Command {
 		Example: `  tsh login --proxy access.example.com
   tsh login --browser=none        # prints the address, to be opened in a browser on this machine
   tsh login --headless            # on a machine without a browser: approve the login on another machine`,
-		RunE: func(c *cobra.Command, _ []string) error { return a.runLogin(c.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runLogin(cmd.Context(), opts) },
 	}
 	const (
 		caFileHelp    = "`FILE` with the authority of the proxy's web certificate, for the first login"
@@ -59,20 +59,20 @@ func (a *app) loginCmd() *cobra.Command {
 		connectorHelp = "`NAME` of the identity provider, if there are several"
 		agentHelp     = "`auto|yes|no`; auto: only if ssh-agent can limit the key to this cluster's nodes"
 	)
-	f := c.Flags()
-	f.StringVar(&o.caFile, "ca-file", "", caFileHelp)
-	f.StringVar(&o.pin, "pin", "", pinHelp)
-	f.StringVar(&o.browser, "browser", "", "`none` prints the address instead of opening a browser")
-	f.BoolVar(&o.headless, "headless", false, headlessHelp)
-	f.StringVar(&o.connector, "connector", "", connectorHelp)
-	f.StringVar(&o.agent, "add-keys-to-agent", "auto", agentHelp)
+	flags := cmd.Flags()
+	flags.StringVar(&opts.caFile, "ca-file", "", caFileHelp)
+	flags.StringVar(&opts.pin, "pin", "", pinHelp)
+	flags.StringVar(&opts.browser, "browser", "", "`none` prints the address instead of opening a browser")
+	flags.BoolVar(&opts.headless, "headless", false, headlessHelp)
+	flags.StringVar(&opts.connector, "connector", "", connectorHelp)
+	flags.StringVar(&opts.agent, "add-keys-to-agent", "auto", agentHelp)
 	complete := func(flag string, values ...string) {
 		completions := cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
-		_ = c.RegisterFlagCompletionFunc(flag, completions) // the flag exists
+		_ = cmd.RegisterFlagCompletionFunc(flag, completions) // the flag exists
 	}
 	complete("add-keys-to-agent", "auto", "yes", "no")
 	complete("browser", "none")
-	return c
+	return cmd
 }
 
 // check refuses unknown values and contradictions before anything goes over the network.
@@ -95,11 +95,11 @@ func (o loginOptions) check() error {
 
 // runLogin logs in. Nothing is written to disk before everything that the auth service sent has been
 // verified.
-func (a *app) runLogin(ctx context.Context, o loginOptions) error {
-	if err := o.check(); err != nil {
+func (a *app) runLogin(ctx context.Context, opts loginOptions) error {
+	if err := opts.check(); err != nil {
 		return err
 	}
-	h, err := a.home()
+	home, err := a.home()
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 		return err
 	}
 	// From here on the cluster is known and its proxy verified.
-	at, err := a.contact(ctx, h, addr, o)
+	target, err := a.contact(ctx, home, addr, opts)
 	if err != nil {
 		return err
 	}
@@ -123,28 +123,28 @@ func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loginTime, errLoginTimeout)
 	defer cancel()
 	login := a.loginWithBrowser
-	if o.headless {
+	if opts.headless {
 		login = a.loginHeadless
 	}
-	resp, err := login(ctx, addr, at, keys, o)
+	resp, err := login(ctx, addr, target, keys, opts)
 	if err != nil {
 		return err
 	}
 	// Only now is anything of the answer trusted.
-	p, err := verify(resp, at, keys, a.Now())
+	prof, err := verify(resp, target, keys, a.Now())
 	if err != nil {
 		return err
 	}
-	p.Proxy = addr
-	if at.transport == dial.WebSocket { // TLS, the default, is not written to the profile
-		p.Transport = at.transport
+	prof.Proxy = addr
+	if target.transport == dial.WebSocket { // TLS, the default, is not written to the profile
+		prof.Transport = target.transport
 	}
-	old, _ := h.Load(addr) // its key leaves the agent; a damaged profile does not say which key that is
-	if err := h.Save(p); err != nil {
+	old, _ := home.Load(addr) // its key leaves the agent; a damaged profile does not say which key that is
+	if err := home.Save(prof); err != nil {
 		return err
 	}
-	a.updateAgent(ctx, o.agent, old, p)
-	return a.reportLogin(p)
+	a.updateAgent(ctx, opts.agent, old, prof)
+	return a.reportLogin(prof)
 }
 
 var errLoginTimeout = fault.New(
@@ -166,7 +166,7 @@ type loginKeys struct {
 
 // newLoginKeys generates an Ed25519 key for SSH and a P-256 key for TLS. Every login has new ones.
 func newLoginKeys() (*loginKeys, error) {
-	k := &loginKeys{verifier: randomText()}
+	keys := &loginKeys{verifier: randomText()}
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make an SSH key: %w", err)
@@ -175,14 +175,14 @@ func newLoginKeys() (*loginKeys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make an SSH key: %w", err)
 	}
-	k.ssh, k.sshPub = priv, sshPub.Marshal()
-	if k.x509, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+	keys.ssh, keys.sshPub = priv, sshPub.Marshal()
+	if keys.x509, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, fmt.Errorf("make an X.509 key: %w", err)
 	}
-	if k.x509Pub, err = x509.MarshalPKIXPublicKey(k.x509.Public()); err != nil {
+	if keys.x509Pub, err = x509.MarshalPKIXPublicKey(keys.x509.Public()); err != nil {
 		return nil, fmt.Errorf("make an X.509 key: %w", err)
 	}
-	return k, nil
+	return keys, nil
 }
 
 // challenge is a hash of the verifier and both public keys. The login begins with it.
@@ -204,23 +204,24 @@ func randomText() string {
 func (a *app) loginWithBrowser(
 	ctx context.Context,
 	addr string,
-	at cluster,
-	k *loginKeys,
-	o loginOptions,
+	target cluster,
+	keys *loginKeys,
+	opts loginOptions,
 ) (authrpc.RedeemLoginResponse, error) {
-	code, err := a.awaitBrowser(ctx, addr, k.challenge(), o)
+	code, err := a.awaitBrowser(ctx, addr, keys.challenge(), opts)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
-	return a.redeem(ctx, addr, at, code, k)
+	return a.redeem(ctx, addr, target, code, keys)
 }
 
-// awaitBrowser opens the proxy's login page and waits for the one-time code on loopback (RFC 8252 section
-// 7.3).
+// awaitBrowser opens the proxy's login page, or prints its address, and waits until the browser comes back to
+// loopback with the one-time code (RFC 8252 section 7.3). It returns the code, or the error that the login
+// page reported.
 func (a *app) awaitBrowser(
 	ctx context.Context,
 	addr, challenge string,
-	o loginOptions,
+	opts loginOptions,
 ) (code string, err error) {
 	state := randomText()
 	callback, err := loopback.Listen(state)
@@ -228,8 +229,8 @@ func (a *app) awaitBrowser(
 		msg := "cannot listen on 127.0.0.1 for the answer of the browser: " + err.Error()
 		return "", fault.Wrap(err, fault.Unavailable, "", msg, "check this machine's firewall and limits")
 	}
-	page := loginURL(addr, challenge, callback.URL(), state, o.connector)
-	if o.browser == "none" {
+	page := loginURL(addr, challenge, callback.URL(), state, opts.connector)
+	if opts.browser == "none" {
 		fmt.Fprintln(a.Stdout, "Open: "+page)
 	} else if err := openBrowser(ctx, page); err != nil {
 		fmt.Fprintln(a.Stderr, "No browser could be started. Open this address on this machine:")
@@ -272,22 +273,23 @@ func origin(addr string) string {
 func (a *app) redeem(
 	ctx context.Context,
 	addr string,
-	at cluster,
+	target cluster,
 	code string,
-	k *loginKeys,
+	keys *loginKeys,
 ) (authrpc.RedeemLoginResponse, error) {
-	c := authrpc.NewClientWithDialer(a.dialer, addr, at.authTLS(a.Now))
-	defer c.Close()
-	return authrpc.Call(ctx, c, authrpc.RedeemLogin, authrpc.RedeemLoginRequest{Code: code, Keys: k.reveal()})
+	client := authrpc.NewClientWithDialer(a.dialer, addr, target.authTLS(a.Now))
+	defer client.Close()
+	req := authrpc.RedeemLoginRequest{Code: code, Keys: keys.reveal()}
+	return authrpc.Call(ctx, client, authrpc.RedeemLogin, req)
 }
 
 // reportLogin shows the new login and the next command to type.
-func (a *app) reportLogin(p *profile.Profile) error {
+func (a *app) reportLogin(prof *profile.Profile) error {
 	fmt.Fprintln(a.Stdout, "Logged in.")
-	if err := a.writeLogin(p.Info); err != nil {
+	if err := a.writeLogin(prof.Info); err != nil {
 		return err
 	}
-	if p.SSHCert == nil {
+	if prof.SSHCert == nil {
 		fmt.Fprintln(
 			a.Stderr,
 			"No role lets you log in to a node yet: ask an administrator for one. To list the nodes: tsh ls",

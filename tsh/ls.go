@@ -21,7 +21,7 @@ import (
 // lsCmd is "tsh ls". The auth service selects the nodes by labels and by what the user may see.
 func (a *app) lsCmd() *cobra.Command {
 	var quiet bool
-	c := &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "ls [LABEL=VALUE…]",
 		Short:   "List the nodes that you may see",
 		GroupID: everyday,
@@ -29,24 +29,24 @@ func (a *app) lsCmd() *cobra.Command {
   tsh ls env=prod 'team=web*'     # every label must match; * and ? are wildcards
   tsh ls -q name='web-*'          # print names only`,
 	}
-	f := formatFlag(c)
-	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only, one on each line")
-	c.RunE = func(c *cobra.Command, args []string) error {
+	format := formatFlag(cmd)
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only, one on each line")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		labels, err := parseLabels(args)
 		if err != nil {
 			return err
 		}
-		p, err := a.currentLogin()
+		prof, err := a.currentLogin()
 		if err != nil {
 			return err
 		}
-		nodes, err := a.nodes(c.Context(), p, labels)
+		nodes, err := a.nodes(cmd.Context(), prof, labels)
 		if err != nil {
 			return err
 		}
-		return a.write(*f, nodes, func(w io.Writer) error { return a.listNodes(w, nodes, quiet) })
+		return a.write(*format, nodes, func(w io.Writer) error { return a.listNodes(w, nodes, quiet) })
 	}
-	return c
+	return cmd
 }
 
 // parseLabels reads LABEL=VALUE arguments. Values may contain wildcards; the auth service matches them.
@@ -71,15 +71,15 @@ func parseLabels(args []string) (map[string]string, error) {
 // nodes fetches all pages of the list of nodes.
 func (a *app) nodes(
 	ctx context.Context,
-	p *profile.Profile,
+	prof *profile.Profile,
 	labels map[string]string,
 ) ([]authrpc.NodeInfo, error) {
-	c := a.auth(p)
-	defer c.Close()
+	client := a.auth(prof)
+	defer client.Close()
 	all := []authrpc.NodeInfo{}
 	for after := ""; ; {
 		req := authrpc.ListNodesRequest{Labels: labels, After: after}
-		page, err := authrpc.Call(ctx, c, authrpc.ListNodes, req)
+		page, err := authrpc.Call(ctx, client, authrpc.ListNodes, req)
 		if err != nil {
 			return nil, err
 		}
@@ -95,8 +95,8 @@ func (a *app) nodes(
 // that scripts read an empty list.
 func (a *app) listNodes(w io.Writer, nodes []authrpc.NodeInfo, quiet bool) error {
 	if quiet {
-		for _, n := range nodes {
-			if _, err := fmt.Fprintln(w, terminal.Clean(n.Name)); err != nil {
+		for _, node := range nodes {
+			if _, err := fmt.Fprintln(w, terminal.Clean(node.Name)); err != nil {
 				return err
 			}
 		}
@@ -107,21 +107,22 @@ func (a *app) listNodes(w io.Writer, nodes []authrpc.NodeInfo, quiet bool) error
 		return err
 	}
 	var rows [][]string
-	for _, n := range nodes {
-		rows = append(rows, []string{n.Name, nodeStatus(n, a.Now()), labelText(n.Labels), join(n.Logins)})
+	for _, node := range nodes {
+		status := nodeStatus(node, a.Now())
+		rows = append(rows, []string{node.Name, status, labelText(node.Labels), join(node.Logins)})
 	}
 	return output.WriteTable(w, []string{"NAME", "STATUS", "LABELS", "LOGINS"}, rows)
 }
 
 // nodeStatus is "online", "offline", or "offline" and for how long.
-func nodeStatus(n authrpc.NodeInfo, now time.Time) string {
+func nodeStatus(node authrpc.NodeInfo, now time.Time) string {
 	switch {
-	case n.Online:
+	case node.Online:
 		return "online"
-	case n.LastSeen.IsZero():
+	case node.LastSeen.IsZero():
 		return "offline"
 	}
-	return "offline " + ago(now.Sub(n.LastSeen))
+	return "offline " + ago(now.Sub(node.LastSeen))
 }
 
 // labelText is "key=value,…", sorted, so that equal labels look equal.

@@ -43,7 +43,8 @@ type app struct {
 	dialer proxyDialer
 }
 
-// Main runs one command and returns its exit code.
+// Main runs the command in env.Args and returns the exit code for the process. It prints errors itself. When
+// ctx ends, the command stops and Main reports that it was interrupted.
 func Main(ctx context.Context, env Env) int {
 	if env.Now == nil {
 		env.Now = time.Now
@@ -54,7 +55,7 @@ func Main(ctx context.Context, env Env) int {
 	if isCompletionRequest(env.Args) {
 		root.SetOut(backtickFilter{env.Stdout})
 	}
-	c, err := root.ExecuteContextC(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	var status exitStatus
 	switch {
 	case err == nil:
@@ -63,7 +64,8 @@ func Main(ctx context.Context, env Env) int {
 		return int(status)
 	}
 	a.report(err)
-	if c.Name() == "ssh" { // "tsh ssh" and "tsh proxy ssh": 255 tells an error of tsh from a command's status
+	// "tsh ssh" and "tsh proxy ssh": an error of tsh must differ from the usual statuses of a remote command.
+	if cmd.Name() == "ssh" {
 		return exitConnect
 	}
 	return 1
@@ -107,8 +109,8 @@ func (a *app) root() *cobra.Command {
 	root.Version = a.versionLine()
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(explainFlagError)
-	for _, c := range root.Commands() {
-		wrapUsageErrors(c)
+	for _, cmd := range root.Commands() {
+		wrapUsageErrors(cmd)
 	}
 	return root
 }
@@ -119,55 +121,58 @@ const (
 	admin    = "admin"
 )
 
-// wrapUsageErrors gives the errors of c and its subcommands for wrong arguments a hint. A command that only
-// has subcommands shows its help; cobra alone would accept any argument there.
-func wrapUsageErrors(c *cobra.Command) {
-	if c.HasSubCommands() {
-		c.Args = cobra.NoArgs
-		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+// wrapUsageErrors makes wrong arguments of cmd and its subcommands an error with a hint. A command that only
+// has subcommands gets two more properties: without arguments it shows its help, and an unknown subcommand is
+// an error, which cobra would accept as an argument.
+func wrapUsageErrors(cmd *cobra.Command) {
+	if cmd.HasSubCommands() {
+		cmd.Args = cobra.NoArgs
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	}
-	if check := c.Args; check != nil {
-		c.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return usageError(c, err)
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError(cmd, err)
 			}
 			return nil
 		}
 	}
-	for _, sub := range c.Commands() {
+	for _, sub := range cmd.Commands() {
 		wrapUsageErrors(sub)
 	}
 }
 
-// argCount checks the number of arguments: at least least and at most most, or any number if most is -1. what
-// describes them in the error.
+// argCount returns a check that a command has between least and most arguments; a most of -1 means any
+// number. what completes the error message "COMMAND needs …".
 func argCount(least, most int, what string) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usageError(c, fmt.Errorf("%s needs %s", c.CommandPath(), what))
+			return usageError(cmd, fmt.Errorf("%s needs %s", cmd.CommandPath(), what))
 		}
 		return nil
 	}
 }
 
-// noArgs refuses all arguments. hint says what the user may have meant, with %s for the first argument.
+// noArgs returns a check that a command has no arguments. hint is the remedy in the error; %s in it stands
+// for the first argument.
 func noArgs(hint string) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return nil
 		}
-		msg := fmt.Sprintf("%s takes no arguments, but got %q", c.CommandPath(), args[0])
+		msg := fmt.Sprintf("%s takes no arguments, but got %q", cmd.CommandPath(), args[0])
 		return fault.New(fault.Invalid, "", msg, fmt.Sprintf(hint, terminal.Clean(args[0])))
 	}
 }
 
-// usageError turns err into a fault that refers to the help of c. A fault stays as it is.
-func usageError(c *cobra.Command, err error) error {
+// usageError returns a fault of kind Invalid with the message of err and the command's help as the remedy. If
+// err is a fault already, it returns err.
+func usageError(cmd *cobra.Command, err error) error {
 	var f *fault.Error
 	if errors.As(err, &f) {
 		return err
 	}
-	return fault.New(fault.Invalid, "", err.Error(), "see: "+c.CommandPath()+" --help")
+	return fault.New(fault.Invalid, "", err.Error(), "see: "+cmd.CommandPath()+" --help")
 }
 
 // home is the folder of all profiles. It need not exist.
@@ -179,17 +184,18 @@ func (a *app) proxyAddress() (string, error) {
 	if a.proxy != "" {
 		return profile.ParseProxy(a.proxy)
 	}
-	h, err := a.home()
+	home, err := a.home()
 	if err != nil {
 		return "", err
 	}
-	return h.Current()
+	return home.Current()
 }
 
-// currentLogin loads the login that the command works with. An expired login is an error before anything goes
-// over the network.
+// currentLogin returns the login at the proxy of --proxy or of the latest login. It tells the dialer how that
+// proxy is reached. If there is no login (NotFound) or it has expired (Expired), it returns an error, so that
+// a command fails before it connects to anything. An expired login is returned too, with the error.
 func (a *app) currentLogin() (*profile.Profile, error) {
-	h, err := a.home()
+	home, err := a.home()
 	if err != nil {
 		return nil, err
 	}
@@ -197,10 +203,10 @@ func (a *app) currentLogin() (*profile.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := h.Load(addr)
+	prof, err := home.Load(addr)
 	if err != nil {
 		return nil, err
 	}
-	a.dialer.egress.SetTransport(p.Proxy, p.Transport)
-	return p, p.CheckTime(a.Now())
+	a.dialer.egress.SetTransport(prof.Proxy, prof.Transport)
+	return prof, prof.CheckTime(a.Now())
 }

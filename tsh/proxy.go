@@ -15,31 +15,31 @@ import (
 // proxyCmd is "tsh proxy", whose one subcommand is the ProxyCommand of tsh config. SSH runs end to end
 // between the other program and the node; tsh only carries its bytes.
 func (a *app) proxyCmd() *cobra.Command {
-	c := &cobra.Command{Use: "proxy", Short: "Connect other programs to nodes", GroupID: everyday}
-	c.AddCommand(&cobra.Command{
+	cmd := &cobra.Command{Use: "proxy", Short: "Connect other programs to nodes", GroupID: everyday}
+	cmd.AddCommand(&cobra.Command{
 		Use:               "ssh NODE[.CLUSTER]",
 		Short:             "Connect standard input and output to a node's SSH server (for ProxyCommand)",
 		Args:              argCount(1, 1, "one node"),
 		ValidArgsFunction: a.completeNode("", true),
-		RunE: func(c *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := nodeName(args[0])
 			if err != nil {
 				return err
 			}
-			return a.pipe(c.Context(), name)
+			return a.pipe(cmd.Context(), name)
 		},
 	})
-	return c
+	return cmd
 }
 
 // pipe connects standard input and output to the node. It returns when the node has closed its side, whether
 // or not standard input has ended.
 func (a *app) pipe(ctx context.Context, name string) error {
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
-	conn, err := a.dialNode(ctx, p, name)
+	conn, err := a.dialNode(ctx, prof, name)
 	if err != nil {
 		return err
 	}
@@ -64,10 +64,10 @@ func (a *app) pipe(ctx context.Context, name string) error {
 	case ctx.Err() != nil:
 		return context.Canceled
 	case conn.refused() != nil:
-		whole, err := a.resolveAfterRefusal(ctx, p, name, conn.refused())
+		whole, err := a.resolveAfterRefusal(ctx, prof, name, conn.refused())
 		if err == nil { // OpenSSH has to know the whole name, because the host certificate has it
 			msg := "there is no node " + name
-			hint := "its whole name is " + whole + "; use " + whole + "." + p.Cluster
+			hint := "its whole name is " + whole + "; use " + whole + "." + prof.Cluster
 			err = fault.New(fault.NotFound, "", msg, hint)
 		}
 		return err

@@ -26,7 +26,8 @@ func (a *app) report(err error) {
 	fmt.Fprintf(a.Stderr, "tsh: hint: %s\n", hint)
 }
 
-// describeError returns the message and the hint of an error, both safe to print. Neither is empty.
+// describeError returns the message and the hint for an error, both safe to print and neither empty. Only an
+// Internal fault has an id in its message, by which an administrator finds the log line.
 func describeError(err error) (msg, hint string) {
 	if errors.Is(err, context.Canceled) {
 		return "interrupted", "run the command again when you are ready"

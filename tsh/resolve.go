@@ -28,26 +28,28 @@ func nodeName(typed string) (string, error) {
 	return name, nil
 }
 
-// resolve asks the auth service which node a first label or a machine's id means. It is an error if there is
-// no such node, or several, or if the node is offline.
-func (a *app) resolve(ctx context.Context, p *profile.Profile, name string) (authrpc.NodeInfo, error) {
-	name = strings.TrimSuffix(name, "."+p.Cluster)
-	c := a.auth(p)
-	defer c.Close()
+// resolve asks the auth service which node name means: a first label or a machine's id. If there is no such
+// node it returns a NotFound fault, and for several a Conflict that lists them. For a node that is offline it
+// returns both the node and an Unavailable fault.
+func (a *app) resolve(ctx context.Context, prof *profile.Profile, name string) (authrpc.NodeInfo, error) {
+	name = strings.TrimSuffix(name, "."+prof.Cluster)
+	client := a.auth(prof)
+	defer client.Close()
 	req := authrpc.ListNodesRequest{Name: name, Limit: maxAmbiguous + 1}
-	resp, err := authrpc.Call(ctx, c, authrpc.ListNodes, req)
+	resp, err := authrpc.Call(ctx, client, authrpc.ListNodes, req)
 	if err != nil {
 		return authrpc.NodeInfo{}, err
 	}
-	return pickNode(resp.Nodes, name, p.Cluster, a.Now())
+	return pickNode(resp.Nodes, name, prof.Cluster, a.Now())
 }
 
-// resolveAfterRefusal finds the whole name of a node after the proxy has refused name. If there is none, it
-// returns an error: the more specific of resolve, such as the possible names or since when the node is
-// offline, else the refusal.
+// resolveAfterRefusal finds the whole name of a node after the proxy has refused to dial name. refused is
+// that refusal. It returns a whole name other than name, with which the caller may try again, or an error:
+// that of resolve if it says more, such as the possible names or since when the node is offline, else
+// refused. A refusal for another reason than NotFound or Unavailable is returned without asking.
 func (a *app) resolveAfterRefusal(
 	ctx context.Context,
-	p *profile.Profile,
+	prof *profile.Profile,
 	name string,
 	refused error,
 ) (string, error) {
@@ -58,25 +60,26 @@ func (a *app) resolveAfterRefusal(
 	if k := refusal.fault.Kind; k != fault.NotFound && k != fault.Unavailable {
 		return "", refused
 	}
-	n, err := a.resolve(ctx, p, name)
+	node, err := a.resolve(ctx, prof, name)
 	switch {
-	case n.Name != "" && err != nil, fault.Is(err, fault.NotFound), fault.Is(err, fault.Conflict):
+	case node.Name != "" && err != nil, fault.Is(err, fault.NotFound), fault.Is(err, fault.Conflict):
 		return "", err
-	case err != nil || n.Name == name || n.Name+"."+p.Cluster == name:
+	case err != nil || node.Name == name || node.Name+"."+prof.Cluster == name:
 		return "", refused
 	}
-	return n.Name, nil
+	return node.Name, nil
 }
 
 // maxAmbiguous bounds how many names an error lists.
 const maxAmbiguous = 20
 
-// pickNode chooses the node that name means. A whole name goes before the first label of other nodes. If the
-// node is offline, it returns the node and an error.
+// pickNode returns the node that name means among those that match it. A whole name goes before the first
+// label of other nodes. It is an error if there is none or there are several. If the node is offline, it
+// returns the node and an error.
 func pickNode(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (authrpc.NodeInfo, error) {
-	for _, n := range nodes {
-		if n.Name == name || n.Name+"."+cluster == name {
-			nodes = []authrpc.NodeInfo{n}
+	for _, node := range nodes {
+		if node.Name == name || node.Name+"."+cluster == name {
+			nodes = []authrpc.NodeInfo{node}
 			break
 		}
 	}
@@ -85,37 +88,37 @@ func pickNode(nodes []authrpc.NodeInfo, name, cluster string, now time.Time) (au
 		msg := fmt.Sprintf("there is no node %s that you may reach", name)
 		return authrpc.NodeInfo{}, fault.New(fault.NotFound, "", msg, "see: tsh ls")
 	case len(nodes) > 1:
-		return authrpc.NodeInfo{}, ambiguous(nodes, name)
+		return authrpc.NodeInfo{}, ambiguousFault(nodes, name)
 	case identity.CheckMachineName(nodes[0].Name) != nil:
 		msg := "the auth service sent a node name that is not valid"
 		return authrpc.NodeInfo{}, fault.New(fault.Invalid, "", msg, "show this message to an administrator")
 	case !nodes[0].Online:
-		return nodes[0], offline(nodes[0], now)
+		return nodes[0], offlineFault(nodes[0], now)
 	}
 	return nodes[0], nil
 }
 
-// ambiguous is the error of a first label that several nodes have.
-func ambiguous(nodes []authrpc.NodeInfo, name string) error {
+// ambiguousFault is the error of a first label that several nodes have.
+func ambiguousFault(nodes []authrpc.NodeInfo, name string) error {
 	var names []string
-	for i, n := range nodes {
+	for i, node := range nodes {
 		if i == maxAmbiguous {
 			names = append(names, "…")
 			break
 		}
-		names = append(names, terminal.Clean(n.Name))
+		names = append(names, terminal.Clean(node.Name))
 	}
 	msg := fmt.Sprintf("node name %s is ambiguous: %s", name, strings.Join(names, ", "))
 	return fault.New(fault.Conflict, "", msg, "use the whole name, for example "+names[0])
 }
 
-// offline is the error of a node that has no tunnel now.
-func offline(n authrpc.NodeInfo, now time.Time) error {
+// offlineFault is the error of a node that has no tunnel now.
+func offlineFault(node authrpc.NodeInfo, now time.Time) error {
 	seen := "never seen"
-	if !n.LastSeen.IsZero() {
-		seen = "last seen " + ago(now.Sub(n.LastSeen)) + " ago"
+	if !node.LastSeen.IsZero() {
+		seen = "last seen " + ago(now.Sub(node.LastSeen)) + " ago"
 	}
-	msg := fmt.Sprintf("node %s is offline, %s", n.Name, seen)
+	msg := fmt.Sprintf("node %s is offline, %s", node.Name, seen)
 	hint := "check that the machine and its threshold-node service run, then try again"
 	return fault.New(fault.Unavailable, "", msg, hint)
 }

@@ -22,7 +22,7 @@ const maxApplyBytes = config.MaxBytes
 
 // getCmd is "tsh get".
 func (a *app) getCmd() *cobra.Command {
-	c := &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "get KIND [NAME]",
 		Short:   "Show roles, connectors, users, tokens, machines or events",
 		GroupID: admin,
@@ -31,19 +31,19 @@ func (a *app) getCmd() *cobra.Command {
 		Args:              argCount(1, 2, "a kind, and for one resource its name: "+join(access.Resources)),
 		ValidArgsFunction: completeKind,
 	}
-	f := formatFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
+	format := formatFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		kind, name, err := parseResource(args)
 		if err != nil {
 			return err
 		}
-		list, err := a.fetchResources(c.Context(), kind, name)
+		list, err := a.fetchResources(cmd.Context(), kind, name)
 		if err != nil {
 			return err
 		}
-		return a.showResources(*f, kind, name, list)
+		return a.showResources(*format, kind, name, list)
 	}
-	return c
+	return cmd
 }
 
 // parseResource reads "role ops", "roles/ops" or "roles". name is empty for all resources of the kind.
@@ -77,22 +77,23 @@ func resourceKind(word string) (access.Resource, error) {
 // singular is the kind as documents have it: role for roles.
 func singular(r access.Resource) string { return strings.TrimSuffix(string(r), "s") }
 
-// fetchResources fetches all pages of the resources of a kind, or the one with the name.
+// fetchResources returns all resources of a kind, or with a name the one that has it. The result is empty,
+// not an error, if there is none.
 func (a *app) fetchResources(
 	ctx context.Context,
 	kind access.Resource,
 	name string,
 ) ([]authrpc.Resource, error) {
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return nil, err
 	}
-	c := a.auth(p)
-	defer c.Close()
+	client := a.auth(prof)
+	defer client.Close()
 	all := []authrpc.Resource{}
 	for after := ""; ; {
 		req := authrpc.GetResourcesRequest{Kind: kind, Name: name, After: after}
-		page, err := authrpc.Call(ctx, c, authrpc.GetResources, req)
+		page, err := authrpc.Call(ctx, client, authrpc.GetResources, req)
 		if err != nil {
 			return nil, err
 		}
@@ -104,8 +105,9 @@ func (a *app) fetchResources(
 	}
 }
 
-// showResources writes the list. One resource is a JSON object, several are an array; text is a table for
-// several and YAML for one.
+// showResources writes the resources that fetchResources returned for kind and name. With a name it writes
+// one: as an object in JSON, else as YAML; if there is none, that is a NotFound fault. Without a name it
+// writes an array in JSON, one document each in YAML, or a table.
 func (a *app) showResources(
 	f output.Format,
 	kind access.Resource,
@@ -136,8 +138,8 @@ func (a *app) showResources(
 // writeDocuments writes YAML that apply can read.
 func (a *app) writeDocuments(list []authrpc.Resource) error {
 	docs := make([]any, 0, len(list))
-	for _, r := range list {
-		docs = append(docs, r)
+	for _, resource := range list {
+		docs = append(docs, resource)
 	}
 	return stdoutFault(output.WriteYAML(a.Stdout, docs...))
 }
@@ -145,7 +147,7 @@ func (a *app) writeDocuments(list []authrpc.Resource) error {
 // applyCmd is "tsh apply". A document that was read with a revision is refused if it has been changed since.
 func (a *app) applyCmd() *cobra.Command {
 	var file string
-	c := &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Create or change the resources in a file",
 		Long: "Create or change the resources in a YAML file of one or more documents. " +
@@ -154,7 +156,7 @@ func (a *app) applyCmd() *cobra.Command {
 		Example: `  tsh apply -f role.yaml
   tsh get role ops --format=yaml | sed s/staging/prod/ | tsh apply -f -`,
 		Args: noArgs("name the file with a flag: tsh apply -f %s"),
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				hint := "run: tsh apply -f FILE, or -f - for standard input"
 				return fault.New(fault.Invalid, "", "no file is given", hint)
@@ -163,11 +165,11 @@ func (a *app) applyCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.apply(c.Context(), list)
+			return a.apply(cmd.Context(), list)
 		},
 	}
-	c.Flags().StringVarP(&file, "filename", "f", "", "`FILE` to read, or - for standard input")
-	return c
+	cmd.Flags().StringVarP(&file, "filename", "f", "", "`FILE` to read, or - for standard input")
+	return cmd
 }
 
 // readResources reads and checks a file, or standard input for "-".
@@ -190,17 +192,17 @@ func (a *app) readResources(file string) ([]authrpc.Resource, error) {
 	return decodeResources(name, b)
 }
 
-// decodeResources checks what can be checked without the auth service, and reports all faults at once: the
-// syntax of every document and the contents of roles. decodeResource checks the spec of a role completely.
-// Other specs are checked by the auth service, which alone knows what they refer to.
+// decodeResources decodes a YAML file of resources. name is for messages. It checks what can be checked
+// without the auth service, the syntax of every document and the contents of roles, and returns all faults in
+// one error.
 func decodeResources(name string, b []byte) ([]authrpc.Resource, error) {
 	docs, err := config.DecodeAll(name, b)
 	faults := []error{err}
 	var list []authrpc.Resource
 	for _, doc := range docs {
-		r, err := decodeResource(doc)
+		resource, err := decodeResource(doc)
 		faults = append(faults, err)
-		list = append(list, r)
+		list = append(list, resource)
 	}
 	return list, config.Join(faults...)
 }
@@ -211,7 +213,7 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 		f := doc.Fault("kind %s is not known; known: %s", doc.Kind, join(access.Resources))
 		return authrpc.Resource{}, config.Faults{f}
 	}
-	r := authrpc.Resource{
+	resource := authrpc.Resource{
 		Kind:    singular(kind),
 		Version: doc.Version,
 		Metadata: authrpc.Metadata{
@@ -223,36 +225,37 @@ func decodeResource(doc config.Document) (authrpc.Resource, error) {
 	if kind == access.Roles {
 		var role access.Role
 		if err := doc.Spec(&role); err != nil {
-			return r, err
+			return resource, err
 		}
 	}
-	r.Spec, err = doc.SpecJSON()
-	return r, err
+	resource.Spec, err = doc.SpecJSON()
+	return resource, err
 }
 
 // apply sends the resources in order. It stops at the first that is refused.
 func (a *app) apply(ctx context.Context, list []authrpc.Resource) error {
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
-	c := a.auth(p)
-	defer c.Close()
-	for i, r := range list {
-		got, err := authrpc.Call(ctx, c, authrpc.ApplyResource, authrpc.ApplyResourceRequest{Resource: r})
+	client := a.auth(prof)
+	defer client.Close()
+	for i, resource := range list {
+		req := authrpc.ApplyResourceRequest{Resource: resource}
+		got, err := authrpc.Call(ctx, client, authrpc.ApplyResource, req)
 		if err != nil {
 			if i > 0 {
 				fmt.Fprintf(
 					a.Stderr,
 					"Stopped at %s %s; the %d before it are applied.\n",
-					r.Kind,
-					terminal.Clean(r.Metadata.Name),
+					resource.Kind,
+					terminal.Clean(resource.Metadata.Name),
 					i,
 				)
 			}
 			return err
 		}
-		a.reportApplied(p.Proxy, r, got)
+		a.reportApplied(prof.Proxy, resource, got)
 	}
 	return nil
 }
@@ -286,8 +289,8 @@ func (a *app) rmCmd() *cobra.Command {
 		Example:           "  tsh rm role ops\n  tsh rm token/3f2a…",
 		Args:              argCount(1, 2, "a kind and a name"),
 		ValidArgsFunction: completeKind,
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.runRemove(c.Context(), args)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runRemove(cmd.Context(), args)
 		},
 	}
 }
@@ -302,14 +305,14 @@ func (a *app) runRemove(ctx context.Context, args []string) error {
 		msg := "rm needs the name of one " + singular(kind)
 		return fault.New(fault.Invalid, "", msg, "see: tsh get "+string(kind))
 	}
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
-	c := a.auth(p)
-	defer c.Close()
+	client := a.auth(prof)
+	defer client.Close()
 	req := authrpc.RemoveResourceRequest{Kind: kind, Name: name}
-	if _, err := authrpc.Call(ctx, c, authrpc.RemoveResource, req); err != nil {
+	if _, err := authrpc.Call(ctx, client, authrpc.RemoveResource, req); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(a.Stdout, "%s %s removed\n", singular(kind), terminal.Clean(name))

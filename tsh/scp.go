@@ -25,10 +25,10 @@ const cleanupTime = 2 * time.Second
 // scpCmd is "tsh scp". It speaks SFTP, as scp does since OpenSSH 9.0.
 func (a *app) scpCmd() *cobra.Command {
 	var (
-		o     transfer.Options
+		opts  transfer.Options
 		quiet bool
 	)
-	c := &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "scp SOURCE… DESTINATION",
 		Short:   "Copy files to or from a node",
 		GroupID: everyday,
@@ -40,15 +40,15 @@ previous file unchanged.`,
   tsh scp 'web-1:*.csv' .`,
 		Args:              argCount(2, -1, "a source and a destination"),
 		ValidArgsFunction: a.completeNode(":", false),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.runSCP(c.Context(), o, quiet, args)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runSCP(cmd.Context(), opts, quiet, args)
 		},
 	}
-	f := c.Flags()
-	f.BoolVarP(&o.Recursive, "recursive", "r", false, "copy folders with everything in them")
-	f.BoolVarP(&o.Preserve, "preserve", "p", false, "keep modification times and modes")
-	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
-	return c
+	flags := cmd.Flags()
+	flags.BoolVarP(&opts.Recursive, "recursive", "r", false, "copy folders with everything in them")
+	flags.BoolVarP(&opts.Preserve, "preserve", "p", false, "keep modification times and modes")
+	flags.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
+	return cmd
 }
 
 // location is a source or destination of a copy.
@@ -68,12 +68,12 @@ func parseLocation(s string) (location, error) {
 	if i < 0 || strings.Contains(s[:i], "/") {
 		return location{path: s}, nil
 	}
-	d, err := parseDestination(s[:i], "")
+	dest, err := parseDestination(s[:i], "")
 	if err != nil {
 		hint := "write [LOGIN@]NODE:PATH; for a file on this machine with a colon in its name, write ./" + s
 		return location{}, fault.Wrap(err, fault.Invalid, "", fault.Message(err), hint)
 	}
-	return location{node: &d, path: remotePath(s[i+1:])}, nil
+	return location{node: &dest, path: remotePath(s[i+1:])}, nil
 }
 
 // remotePath makes paths relative to the home folder, where the node's SFTP service begins.
@@ -87,7 +87,8 @@ func remotePath(p string) string {
 	return p
 }
 
-// parseLocations reads the arguments of scp. Either all sources are on nodes or the destination is on one.
+// parseLocations reads the arguments of scp: one or more sources and a destination. Either all sources are on
+// nodes and the destination is on this machine, or the other way round; anything else is an error.
 func parseLocations(args []string) (sources []location, to location, err error) {
 	var fromHere, fromNode bool
 	for i, arg := range args {
@@ -116,12 +117,12 @@ func parseLocations(args []string) (sources []location, to location, err error) 
 
 // runSCP copies. It checks all arguments before it connects; sources on several nodes are copied one node
 // after the other.
-func (a *app) runSCP(ctx context.Context, o transfer.Options, quiet bool, args []string) error {
+func (a *app) runSCP(ctx context.Context, opts transfer.Options, quiet bool, args []string) error {
 	sources, to, err := parseLocations(args)
 	if err != nil {
 		return err
 	}
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
@@ -131,22 +132,22 @@ func (a *app) runSCP(ctx context.Context, o transfer.Options, quiet bool, args [
 	}
 	progress := transfer.NewProgress(a.Stderr, tty)
 	newCopier := func(c *sftp.Client) *transfer.Copier {
-		return transfer.New(c, o, progress, func(name string) {
+		return transfer.New(c, opts, progress, func(name string) {
 			fmt.Fprintf(a.Stderr, "tsh: skipped %s: not a regular file\n", name)
 		})
 	}
 	if to.node != nil {
-		return a.withSFTP(ctx, p, *to.node, func(c *sftp.Client) error {
+		return a.withSFTP(ctx, prof, *to.node, func(c *sftp.Client) error {
 			return newCopier(c).Upload(ctx, paths(sources), to.path)
 		})
 	}
-	into, err := isLocalDir(to.path, len(sources) > 1)
+	intoDir, err := isLocalDir(to.path, len(sources) > 1)
 	if err != nil {
 		return err
 	}
 	for _, group := range byNode(sources) {
-		err := a.withSFTP(ctx, p, *group[0].node, func(c *sftp.Client) error {
-			return newCopier(c).Download(ctx, paths(group), to.path, into)
+		err := a.withSFTP(ctx, prof, *group[0].node, func(c *sftp.Client) error {
+			return newCopier(c).Download(ctx, paths(group), to.path, intoDir)
 		})
 		if err != nil {
 			return err
@@ -158,12 +159,12 @@ func (a *app) runSCP(ctx context.Context, o transfer.Options, quiet bool, args [
 // byNode groups adjacent locations on the same node, so that they share a connection.
 func byNode(list []location) [][]location {
 	var groups [][]location
-	for _, l := range list {
-		if n := len(groups); n > 0 && *groups[n-1][0].node == *l.node {
-			groups[n-1] = append(groups[n-1], l)
+	for _, loc := range list {
+		if n := len(groups); n > 0 && *groups[n-1][0].node == *loc.node {
+			groups[n-1] = append(groups[n-1], loc)
 			continue
 		}
-		groups = append(groups, []location{l})
+		groups = append(groups, []location{loc})
 	}
 	return groups
 }
@@ -171,21 +172,22 @@ func byNode(list []location) [][]location {
 // paths returns the paths of the locations.
 func paths(list []location) []string {
 	out := make([]string, len(list))
-	for i, l := range list {
-		out[i] = l.path
+	for i, loc := range list {
+		out[i] = loc.path
 	}
 	return out
 }
 
-// withSFTP calls fn with a connection to the node's SFTP service. When ctx ends, fn has cleanupTime to
-// return; then the connection is closed.
+// withSFTP connects to the node, starts its SFTP service, calls fn with it and closes everything. It returns
+// the error of fn, or context.Canceled if ctx ended. When ctx ends, fn has cleanupTime to remove its
+// temporary file; then the connection is closed, which ends every call of SFTP.
 func (a *app) withSFTP(
 	ctx context.Context,
-	p *profile.Profile,
-	d destination,
+	prof *profile.Profile,
+	dest destination,
 	fn func(*sftp.Client) error,
 ) error {
-	client, err := a.connect(ctx, p, d, false)
+	client, err := a.connect(ctx, prof, dest, false)
 	if err != nil {
 		return err
 	}
@@ -208,7 +210,8 @@ func (a *app) withSFTP(
 	return err
 }
 
-// closeAfter closes the connection cleanupTime after ctx has ended, unless stop is called before.
+// closeAfter closes the connection cleanupTime after ctx has ended. The caller must call stop, which prevents
+// that.
 func closeAfter(ctx context.Context, client *sshclient.Client) (stop func()) {
 	stopped := make(chan struct{})
 	release := context.AfterFunc(ctx, func() {
@@ -229,8 +232,9 @@ type inputCloser struct{ *sshclient.Session }
 // Close sends EOF on the channel.
 func (c inputCloser) Close() error { return c.CloseWrite() }
 
-// openSFTP starts the node's SFTP service. If the node refuses it, it writes the reason to the session's
-// standard error.
+// openSFTP starts the node's SFTP service over a new session of client. Closing the result closes the
+// session. A node that refuses the service writes the reason to the session's standard error: it becomes part
+// of the error.
 func openSFTP(client *sshclient.Client) (*sftp.Client, error) {
 	s, err := client.OpenSession(nil, sshclient.SubsystemRequest("sftp"))
 	if s == nil {
@@ -252,11 +256,11 @@ func openSFTP(client *sshclient.Client) (*sftp.Client, error) {
 	_ = s.Close()
 	// The reason ends when the node closes the channel too.
 	reason, _ := io.ReadAll(io.LimitReader(s.Stderr(), sshclient.MaxMessage))
-	return nil, sftpRefused(err, string(reason))
+	return nil, sftpRefusedFault(err, string(reason))
 }
 
-// sftpRefused is the error of a node that does not serve SFTP. text is what it wrote to standard error.
-func sftpRefused(err error, text string) error {
+// sftpRefusedFault is the error of a node that does not serve SFTP. text is what it wrote to standard error.
+func sftpRefusedFault(err error, text string) error {
 	msg, hint := "the node refused the file transfer", "ask an administrator for a role with the action sftp"
 	if reason, nodeHint := sshclient.ParseRefusal(text); reason != "" {
 		msg += ": " + reason
@@ -267,14 +271,14 @@ func sftpRefused(err error, text string) error {
 	return fault.Wrap(err, fault.Denied, "", msg, hint)
 }
 
-// isLocalDir reports whether path is a folder on this machine. With must, or if path ends in a slash, it is
-// an error if it is not.
-func isLocalDir(path string, must bool) (bool, error) {
+// isLocalDir reports whether path is a folder on this machine. It is an error if it is not, and mustBeDir is
+// true or the path ends in a slash.
+func isLocalDir(path string, mustBeDir bool) (bool, error) {
 	info, err := os.Stat(path)
 	if err == nil && info.IsDir() {
 		return true, nil
 	}
-	if must || strings.HasSuffix(path, "/") {
+	if mustBeDir || strings.HasSuffix(path, "/") {
 		msg := fmt.Sprintf("%s is not a folder on this machine", path)
 		return false, fault.New(fault.Invalid, "", msg, "create it first: mkdir -p "+path)
 	}

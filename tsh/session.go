@@ -39,19 +39,21 @@ func (s *session) program(command string) dial.ChannelRequest {
 	return sshclient.ExecRequest(command)
 }
 
-// run runs a shell, a command or a subsystem until it ends.
+// run runs a shell, a command or a subsystem until it ends. It returns nil or the exit status of the program,
+// or an error if the node refused the program or the connection was lost. While a local terminal is used, it
+// is in raw mode.
 func (s *session) run(ctx context.Context, command string) error {
-	a, o := s.app, s.opts
+	a, opts := s.app, s.opts
 	in, isTerminal := terminal.File(a.Stdin)
-	isTerminal = isTerminal && !o.noInput
-	requests := a.envRequests(o.env)
-	if o.tty || command == "" && isTerminal && !o.noTTY {
+	isTerminal = isTerminal && !opts.noInput
+	requests := a.envRequests(opts.env)
+	if opts.tty || command == "" && isTerminal && !opts.noTTY {
 		if isTerminal {
 			s.tty = in
 		}
 		requests = append(requests, a.ptyRequest(s.tty))
 	}
-	if o.agent {
+	if opts.agent {
 		requests = append(requests, sshclient.AgentRequest())
 	}
 	var err error
@@ -74,8 +76,9 @@ func (s *session) run(ctx context.Context, command string) error {
 	return s.serve(ctx)
 }
 
-// serve copies input and output, sends signals and sizes of the terminal, and returns when the program has
-// ended or the user has disconnected.
+// serve copies input and output and sends signals and terminal sizes until the program has ended or the user
+// has disconnected. It returns the result of the program, or the reason of the disconnection: a signal's exit
+// status, or an error for the escape sequence.
 func (s *session) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
@@ -140,7 +143,8 @@ func (s *session) keepForwarding(ctx context.Context) error {
 	}
 }
 
-// forwardStdio connects standard input and output to an address that the node reaches.
+// forwardStdio connects standard input and output to an address that the node reaches (-W). It returns when
+// the other side has closed the connection or a signal arrives.
 func (s *session) forwardStdio(ctx context.Context) error {
 	to, err := forward.ParseTarget(s.opts.stdio)
 	if err != nil {
@@ -148,7 +152,7 @@ func (s *session) forwardStdio(ctx context.Context) error {
 	}
 	ch, reqs, err := forward.OpenTo(s.client, to, nil)
 	if err != nil {
-		return sshclient.ChannelRefused(err, "the node refused a connection to "+s.opts.stdio)
+		return sshclient.ChannelRefusedFault(err, "the node refused a connection to "+s.opts.stdio)
 	}
 	go ssh.DiscardRequests(reqs)
 	go func() { // nobody waits, as in serve: reading standard input cannot be interrupted
@@ -166,8 +170,8 @@ func (s *session) forwardStdio(ctx context.Context) error {
 }
 
 // drain waits until all forwarded connections have ended, as OpenSSH does, or a signal arrives.
-func (s *session) drain(ctx context.Context, fw *forward.Forwarder) {
-	n := fw.Open()
+func (s *session) drain(ctx context.Context, forwards *forward.Forwarder) {
+	n := forwards.Open()
 	if n == 0 {
 		return
 	}
@@ -183,7 +187,7 @@ func (s *session) drain(ctx context.Context, fw *forward.Forwarder) {
 		case <-ctx.Done():
 		}
 	}()
-	fw.Drain(ctx)
+	forwards.Drain(ctx)
 }
 
 // exitError returns the result of tsh for the end of a program: nil or an exitStatus, or an error if the node

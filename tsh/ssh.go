@@ -35,8 +35,8 @@ type sshOptions struct {
 
 // sshCmd is "tsh ssh". Its flags are those of ssh, so that the habits of users and most scripts work.
 func (a *app) sshCmd() *cobra.Command {
-	var o sshOptions
-	c := &cobra.Command{
+	var opts sshOptions
+	cmd := &cobra.Command{
 		Use:                   "ssh [FLAGS] [LOGIN@]NODE [COMMAND…]",
 		DisableFlagsInUseLine: true,
 		Short:                 "Open a shell on a node, or run a command there",
@@ -54,13 +54,13 @@ port, as in '*:8080:db:80'. The path of a Unix socket can replace a port, or a h
   tsh ssh -D 1080 web-1                     # a SOCKS proxy whose connections leave from the node`,
 		Args:              argCount(1, -1, "a node: tsh ssh [LOGIN@]NODE"),
 		ValidArgsFunction: a.completeNode("", true),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.runSSH(c.Context(), o, args[0], args[1:])
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runSSH(cmd.Context(), opts, args[0], args[1:])
 		},
 	}
-	f := c.Flags()
-	f.SetInterspersed(false) // everything after the node is the command, flags included
-	f.SortFlags = false
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // everything after the node is the command, flags included
+	flags.SortFlags = false
 	const (
 		localHelp   = "`RULE`, as 8080:db:80: port 8080 on this machine leads to db:80 as seen from the node"
 		remoteHelp  = "`RULE`, as 8080:db:80: port 8080 on the node leads to db:80 as seen from this machine"
@@ -68,39 +68,40 @@ port, as in '*:8080:db:80'. The path of a Unix socket can replace a port, or a h
 		stdioHelp   = "connect standard input and output to `HOST:PORT` as seen from the node"
 		optionHelp  = "OpenSSH option, as `OPTION=VALUE`; options without a meaning for tsh are ignored"
 	)
-	f.StringVarP(&o.login, "login", "l", "", "`LOGIN` on the node")
-	f.BoolVarP(&o.tty, "tty", "t", false, "request a terminal, also for a command")
-	f.BoolVarP(&o.noTTY, "no-tty", "T", false, "request no terminal")
-	f.BoolVarP(&o.noInput, "no-input", "n", false, "use an empty standard input")
-	f.BoolVarP(&o.noCommand, "no-command", "N", false, "run no command: only forward")
-	f.StringArrayVarP(&o.local, "forward-local", "L", nil, localHelp)
-	f.StringArrayVarP(&o.remote, "forward-remote", "R", nil, remoteHelp)
-	f.StringArrayVarP(&o.dynamic, "forward-dynamic", "D", nil, dynamicHelp)
-	f.StringVarP(&o.stdio, "forward-stdio", "W", "", stdioHelp)
-	f.BoolVarP(&o.agent, "forward-agent", "A", false, "let programs on the node use your ssh-agent")
-	f.StringVarP(&o.escape, "escape-char", "e", "~", "`CHAR` that begins escape sequences, or none")
-	f.BoolVarP(&o.subsystem, "subsystem", "s", false, "the command is the name of a subsystem, such as sftp")
-	f.StringArrayVarP(&o.options, "option", "o", nil, optionHelp)
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "print errors only")
-	f.BoolVarP(&o.verbose, "verbose", "v", false, "print details of the connection")
-	f.BoolVarP(&o.noAgent, "no-forward-agent", "a", false, "") // the default; accepted because ssh has it
-	f.BoolP("no-x11", "x", false, "")
-	_ = f.MarkHidden("no-forward-agent")
-	_ = f.MarkHidden("no-x11")
-	return c
+	flags.StringVarP(&opts.login, "login", "l", "", "`LOGIN` on the node")
+	flags.BoolVarP(&opts.tty, "tty", "t", false, "request a terminal, also for a command")
+	flags.BoolVarP(&opts.noTTY, "no-tty", "T", false, "request no terminal")
+	flags.BoolVarP(&opts.noInput, "no-input", "n", false, "use an empty standard input")
+	flags.BoolVarP(&opts.noCommand, "no-command", "N", false, "run no command: only forward")
+	flags.StringArrayVarP(&opts.local, "forward-local", "L", nil, localHelp)
+	flags.StringArrayVarP(&opts.remote, "forward-remote", "R", nil, remoteHelp)
+	flags.StringArrayVarP(&opts.dynamic, "forward-dynamic", "D", nil, dynamicHelp)
+	flags.StringVarP(&opts.stdio, "forward-stdio", "W", "", stdioHelp)
+	flags.BoolVarP(&opts.agent, "forward-agent", "A", false, "let programs on the node use your ssh-agent")
+	flags.StringVarP(&opts.escape, "escape-char", "e", "~", "`CHAR` that begins escape sequences, or none")
+	flags.BoolVarP(&opts.subsystem, "subsystem", "s", false, "the command is a subsystem, such as sftp")
+	flags.StringArrayVarP(&opts.options, "option", "o", nil, optionHelp)
+	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "print errors only")
+	flags.BoolVarP(&opts.verbose, "verbose", "v", false, "print details of the connection")
+	// The defaults are accepted because ssh has flags for them.
+	flags.BoolVarP(&opts.noAgent, "no-forward-agent", "a", false, "")
+	flags.BoolP("no-x11", "x", false, "")
+	_ = flags.MarkHidden("no-forward-agent")
+	_ = flags.MarkHidden("no-x11")
+	return cmd
 }
 
 // runSSH checks the flags and joins the words of the command with spaces, as ssh does. The first word after
 // the node must not be a flag: it was probably meant for tsh. After "--" it may be one.
-func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []string) error {
-	if err := o.applyOptions(o.options); err != nil {
+func (a *app) runSSH(ctx context.Context, opts sshOptions, dest string, command []string) error {
+	if err := opts.applyOptions(opts.options); err != nil {
 		return err
 	}
-	o.agent = o.agent && !o.noAgent
-	if o.tty && o.noTTY {
+	opts.agent = opts.agent && !opts.noAgent
+	if opts.tty && opts.noTTY {
 		return fault.New(fault.Invalid, "", "-t and -T contradict each other", "give one of them, or none")
 	}
-	d, err := parseDestination(dest, o.login)
+	d, err := parseDestination(dest, opts.login)
 	if err != nil {
 		return err
 	}
@@ -112,10 +113,10 @@ func (a *app) runSSH(ctx context.Context, o sshOptions, dest string, command []s
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
 	}
-	if err := o.check(command); err != nil {
+	if err := opts.check(command); err != nil {
 		return err
 	}
-	return a.ssh(ctx, o, d, strings.Join(command, " "))
+	return a.ssh(ctx, opts, d, strings.Join(command, " "))
 }
 
 // check refuses flags that contradict each other.
@@ -140,37 +141,39 @@ func (o sshOptions) check(command []string) error {
 	return nil
 }
 
-// ssh connects, forwards and runs the command. Local listeners are opened before the connection, and remote
-// ones are requested before the command, so that nothing runs without what it needs.
-func (a *app) ssh(ctx context.Context, o sshOptions, d destination, command string) error {
-	fw, err := a.forwarder(o)
+// ssh connects to dest, forwards, and runs the command; an empty one means a shell. Local listeners are
+// opened before the connection, and remote ones are requested before the command, so that nothing runs
+// without what it needs. It returns when the command and all forwarded connections have ended. The error is
+// an exitStatus if the command's status is not 0.
+func (a *app) ssh(ctx context.Context, opts sshOptions, dest destination, command string) error {
+	forwards, err := a.forwarder(opts)
 	if err != nil {
 		return err
 	}
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
-	if err := fw.Listen(); err != nil {
+	if err := forwards.Listen(); err != nil {
 		return err
 	}
-	defer fw.Close()
-	if o.verbose {
-		until := p.Expires.Local().Format("15:04")
+	defer forwards.Close()
+	if opts.verbose {
+		until := prof.Expires.Local().Format("15:04")
 		fmt.Fprintf(
 			a.Stderr,
 			"tsh: %s in cluster %s, through proxy %s, certificate valid until %s\n",
-			terminal.Clean(p.User),
-			p.Cluster,
-			p.Proxy,
+			terminal.Clean(prof.User),
+			prof.Cluster,
+			prof.Proxy,
 			until,
 		)
 	}
-	client, err := a.connect(ctx, p, d, o.quiet)
+	client, err := a.connect(ctx, prof, dest, opts.quiet)
 	if err != nil {
 		return err
 	}
-	if o.verbose {
+	if opts.verbose {
 		version := terminal.Clean(string(client.ServerVersion()))
 		algorithms := client.Algorithms()
 		fmt.Fprintf(a.Stderr, "tsh: connected as %s, server %s, %s\n", client.User(), version, algorithms)
@@ -183,24 +186,24 @@ func (a *app) ssh(ctx context.Context, o sshOptions, d destination, command stri
 	tasks.Go(func() { client.KeepAlive(ctx) })
 	defer tasks.Wait()
 	defer cancel()
-	defer fw.Wait()
+	defer forwards.Wait()
 	defer client.Close()
-	defer fw.Close()
-	s := &session{app: a, opts: o, client: client, signals: make(chan os.Signal, 4)}
+	defer forwards.Close()
+	s := &session{app: a, opts: opts, client: client, signals: make(chan os.Signal, 4)}
 	signal.Notify(s.signals, forwarded...) // before the command starts, so that it misses no signal
 	defer signal.Stop(s.signals)
-	if err := fw.Start(client.Client); err != nil {
+	if err := forwards.Start(client.Client); err != nil {
 		return err
 	}
 	switch {
-	case o.stdio != "":
+	case opts.stdio != "":
 		err = s.forwardStdio(ctx)
-	case o.noCommand:
+	case opts.noCommand:
 		return s.keepForwarding(ctx)
 	default:
 		err = s.run(ctx, command)
 	}
-	fw.Close()
-	s.drain(ctx, fw)
+	forwards.Close()
+	s.drain(ctx, forwards)
 	return err
 }

@@ -30,7 +30,7 @@ type loginStatus struct {
 
 // statusCmd is "tsh status". The exit code tells scripts whether the current login is valid.
 func (a *app) statusCmd() *cobra.Command {
-	c := &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show who you are logged in as, where, and until when",
 		Long: "Show who you are logged in as, where, and until when. This reads the files on this machine " +
@@ -38,24 +38,26 @@ func (a *app) statusCmd() *cobra.Command {
 		GroupID: everyday,
 		Args:    noArgs("leave %s out"),
 	}
-	f := formatFlag(c)
-	c.RunE = func(*cobra.Command, []string) error {
+	format := formatFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
 		list, err := a.statuses()
 		if err != nil {
 			return err
 		}
-		if err := a.write(*f, list, func(w io.Writer) error { return a.writeStatuses(w, list) }); err != nil {
+		writeText := func(w io.Writer) error { return a.writeStatuses(w, list) }
+		if err := a.write(*format, list, writeText); err != nil {
 			return err
 		}
 		_, err = a.currentLogin()
 		return err
 	}
-	return c
+	return cmd
 }
 
-// statuses lists the logins: only the one of --proxy, or all with the current one first.
+// statuses returns the logins on this machine, also expired ones and profiles without a login: only that of
+// --proxy, or all with the current one first. Before the first login it returns a NotFound fault.
 func (a *app) statuses() ([]loginStatus, error) {
-	h, err := a.home()
+	home, err := a.home()
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +67,7 @@ func (a *app) statuses() ([]loginStatus, error) {
 	}
 	proxies := []string{current}
 	if a.proxy == "" {
-		all, err := h.Proxies()
+		all, err := home.Proxies()
 		if err != nil {
 			return nil, err
 		}
@@ -77,19 +79,19 @@ func (a *app) statuses() ([]loginStatus, error) {
 	}
 	list := []loginStatus{}
 	for _, addr := range proxies {
-		i, err := h.ReadInfo(addr)
+		info, err := home.ReadInfo(addr)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, loginStatus{
-			Proxy:   i.Proxy,
-			Cluster: i.Cluster,
-			Pin:     i.Pin,
-			User:    i.User,
-			Roles:   i.Roles,
-			Logins:  i.Logins,
-			Expires: i.Expires,
-			State:   a.loginState(i),
+			Proxy:   info.Proxy,
+			Cluster: info.Cluster,
+			Pin:     info.Pin,
+			User:    info.User,
+			Roles:   info.Roles,
+			Logins:  info.Logins,
+			Expires: info.Expires,
+			State:   a.loginState(info),
 			Current: addr == current,
 		})
 	}
@@ -97,11 +99,11 @@ func (a *app) statuses() ([]loginStatus, error) {
 }
 
 // loginState is the value of "state" in JSON.
-func (a *app) loginState(i profile.Info) string {
+func (a *app) loginState(info profile.Info) string {
 	switch {
-	case !i.LoggedIn():
+	case !info.LoggedIn():
 		return "logged out"
-	case !a.Now().Before(i.Expires):
+	case !a.Now().Before(info.Expires):
 		return "expired"
 	}
 	return "valid"
@@ -131,31 +133,31 @@ func (a *app) writeStatuses(w io.Writer, list []loginStatus) error {
 }
 
 // writeLogin writes a login as text.
-func (a *app) writeLogin(i profile.Info) error {
-	if !i.LoggedIn() {
+func (a *app) writeLogin(info profile.Info) error {
+	if !info.LoggedIn() {
 		return output.WritePairs(
 			a.Stdout,
-			[2]string{"Proxy", i.Proxy},
-			[2]string{"Cluster", i.Cluster},
+			[2]string{"Proxy", info.Proxy},
+			[2]string{"Cluster", info.Cluster},
 			[2]string{"State", "logged out"},
 		)
 	}
-	until := i.Expires.Local().Format("2006-01-02 15:04")
-	if left := i.Expires.Sub(a.Now()); left > 0 {
+	until := info.Expires.Local().Format("2006-01-02 15:04")
+	if left := info.Expires.Sub(a.Now()); left > 0 {
 		until += fmt.Sprintf(" (%s left)", strings.TrimSuffix(left.Round(time.Minute).String(), "0s"))
 	} else {
 		until += " (expired " + ago(-left) + " ago)"
 	}
-	logins := join(i.Logins)
+	logins := join(info.Logins)
 	if logins == "" {
 		logins = "none"
 	}
 	return output.WritePairs(
 		a.Stdout,
-		[2]string{"User", i.User},
-		[2]string{"Cluster", i.Cluster},
-		[2]string{"Proxy", i.Proxy},
-		[2]string{"Roles", join(i.Roles)},
+		[2]string{"User", info.User},
+		[2]string{"Cluster", info.Cluster},
+		[2]string{"Proxy", info.Proxy},
+		[2]string{"Roles", join(info.Roles)},
 		[2]string{"Logins", logins},
 		[2]string{"Valid until", until},
 	)
@@ -164,7 +166,7 @@ func (a *app) writeLogin(i profile.Info) error {
 // logoutCmd is "tsh logout".
 func (a *app) logoutCmd() *cobra.Command {
 	var all bool
-	c := &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "logout",
 		Short: "Remove your keys and certificates from this machine and from ssh-agent",
 		Long: "Remove your keys and certificates from this machine and from ssh-agent. " +
@@ -172,21 +174,21 @@ func (a *app) logoutCmd() *cobra.Command {
 		GroupID: everyday,
 		Args:    noArgs("leave %s out"),
 	}
-	c.Flags().BoolVar(&all, "all", false, "log out at every proxy")
-	c.RunE = func(c *cobra.Command, _ []string) error { return a.runLogout(all) }
-	return c
+	cmd.Flags().BoolVar(&all, "all", false, "log out at every proxy")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runLogout(all) }
+	return cmd
 }
 
 // runLogout logs out at the current proxy, or at every proxy. It works without a network: the certificates
 // stay valid on the server's side until they expire, but their keys are gone.
 func (a *app) runLogout(all bool) error {
-	h, err := a.home()
+	home, err := a.home()
 	if err != nil {
 		return err
 	}
 	var proxies []string
 	if all {
-		proxies, err = h.Proxies()
+		proxies, err = home.Proxies()
 	} else {
 		proxies = make([]string, 1)
 		proxies[0], err = a.proxyAddress()
@@ -195,21 +197,21 @@ func (a *app) runLogout(all bool) error {
 		return err
 	}
 	for _, addr := range proxies {
-		i, err := h.ReadInfo(addr)
+		info, err := home.ReadInfo(addr)
 		if err != nil {
 			return err
 		}
-		if !i.LoggedIn() {
+		if !info.LoggedIn() {
 			if !all {
-				fmt.Fprintf(a.Stderr, "You were not logged in at %s.\n", i.Proxy)
+				fmt.Fprintf(a.Stderr, "You were not logged in at %s.\n", info.Proxy)
 			}
 			continue
 		}
-		a.removeAgentKeys(i)
-		if err := h.Remove(addr); err != nil {
+		a.removeAgentKeys(info)
+		if err := home.Remove(addr); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Stdout, "Logged out %s at %s.\n", terminal.Clean(i.User), i.Proxy)
+		fmt.Fprintf(a.Stdout, "Logged out %s at %s.\n", terminal.Clean(info.User), info.Proxy)
 	}
 	if len(proxies) == 0 {
 		return fault.New(fault.NotFound, "", "not logged in anywhere", "run: tsh login --proxy HOST")

@@ -33,7 +33,7 @@ type tokenSpec struct {
 // tokenCmd is "tsh token". A token is a resource: create applies one and shows its secret, and get and rm
 // work with it too.
 func (a *app) tokenCmd() *cobra.Command {
-	c := &cobra.Command{Use: "token", Short: "Create join tokens for machines", GroupID: admin}
+	cmd := &cobra.Command{Use: "token", Short: "Create join tokens for machines", GroupID: admin}
 	kind, ttl := string(identity.Node), defaultTokenTTL
 	var labels []string
 	create := &cobra.Command{
@@ -44,25 +44,25 @@ func (a *app) tokenCmd() *cobra.Command {
 		Args: noArgs("leave %s out"),
 	}
 	format := formatFlag(create)
-	create.RunE = func(c *cobra.Command, _ []string) error {
-		r, err := newToken(kind, ttl, labels)
+	create.RunE = func(cmd *cobra.Command, _ []string) error {
+		resource, err := newToken(kind, ttl, labels)
 		if err != nil {
 			return err
 		}
 		if *format == output.Text {
-			return a.apply(c.Context(), []authrpc.Resource{r})
+			return a.apply(cmd.Context(), []authrpc.Resource{resource})
 		}
 		created := createdToken{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
-		return a.createToken(c.Context(), r, created, *format)
+		return a.createToken(cmd.Context(), resource, created, *format)
 	}
-	f := create.Flags()
-	f.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
-	f.DurationVar(&ttl, "ttl", ttl, "how long the token is valid, as 90s or 15m; at most 30m")
-	f.StringArrayVar(&labels, "label", nil, "label of the machine, as `KEY=VALUE`; may be repeated")
+	flags := create.Flags()
+	flags.StringVar(&kind, "kind", kind, "`KIND` of machine: node or proxy")
+	flags.DurationVar(&ttl, "ttl", ttl, "how long the token is valid, as 90s or 15m; at most 30m")
+	flags.StringArrayVar(&labels, "label", nil, "label of the machine, as `KEY=VALUE`; may be repeated")
 	kinds := cobra.FixedCompletions([]string{"node", "proxy"}, cobra.ShellCompDirectiveNoFileComp)
 	_ = create.RegisterFlagCompletionFunc("kind", kinds) // the flag exists
-	c.AddCommand(create)
-	return c
+	cmd.AddCommand(create)
+	return cmd
 }
 
 // createdToken is a new token in JSON or YAML.
@@ -76,17 +76,18 @@ type createdToken struct {
 // createToken creates a token and writes only t, completed, to standard output.
 func (a *app) createToken(
 	ctx context.Context,
-	r authrpc.Resource,
+	resource authrpc.Resource,
 	t createdToken,
 	format output.Format,
 ) error {
-	p, err := a.currentLogin()
+	prof, err := a.currentLogin()
 	if err != nil {
 		return err
 	}
-	c := a.auth(p)
-	defer c.Close()
-	got, err := authrpc.Call(ctx, c, authrpc.ApplyResource, authrpc.ApplyResourceRequest{Resource: r})
+	client := a.auth(prof)
+	defer client.Close()
+	req := authrpc.ApplyResourceRequest{Resource: resource}
+	got, err := authrpc.Call(ctx, client, authrpc.ApplyResource, req)
 	if err != nil {
 		return err
 	}
@@ -95,14 +96,14 @@ func (a *app) createToken(
 }
 
 // newToken returns the resource of a token, without a name: the auth service generates it.
-func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resource, err error) {
+func newToken(kind string, ttl time.Duration, labels []string) (resource authrpc.Resource, err error) {
 	if kind != string(identity.Node) && kind != string(identity.Proxy) {
 		msg := fmt.Sprintf("--kind=%s is not a kind of machine that joins with a token", kind)
-		return r, fault.New(fault.Invalid, "", msg, "use node or proxy")
+		return resource, fault.New(fault.Invalid, "", msg, "use node or proxy")
 	}
 	if ttl < minTokenTTL || ttl > maxTokenTTL {
 		msg := fmt.Sprintf("--ttl=%s is not between %s and %s", ttl, minTokenTTL, maxTokenTTL)
-		return r, fault.New(fault.Invalid, "", msg, "choose a duration in this range")
+		return resource, fault.New(fault.Invalid, "", msg, "choose a duration in this range")
 	}
 	spec := tokenSpec{Kind: identity.Kind(kind), TTL: access.Duration(ttl)}
 	if len(labels) > 0 {
@@ -111,12 +112,12 @@ func newToken(kind string, ttl time.Duration, labels []string) (r authrpc.Resour
 		}
 		if err != nil {
 			hint := "write --label KEY=VALUE, as --label env=prod"
-			return r, fault.Wrap(err, fault.Invalid, "", "--label: "+err.Error(), hint)
+			return resource, fault.Wrap(err, fault.Invalid, "", "--label: "+err.Error(), hint)
 		}
 	}
-	r = authrpc.Resource{Kind: "token", Version: "v1"}
-	r.Spec, err = json.Marshal(spec)
-	return r, err
+	resource = authrpc.Resource{Kind: "token", Version: "v1"}
+	resource.Spec, err = json.Marshal(spec)
+	return resource, err
 }
 
 // showToken prints a join token, which cannot be shown again, with the commands to type on the new machine.

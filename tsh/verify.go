@@ -23,24 +23,26 @@ import (
 // maxClockGap is how far this machine's clock may differ from that of the auth service.
 const maxClockGap = 2 * time.Minute
 
-// verify checks everything in the answer to a redeemed login before any of it is stored: the authorities with
-// the pin, both certificates with the authorities, and that the certificates are for the keys of this login.
+// verify checks the answer to a redeemed login and returns the profile to store. Nothing of the answer may be
+// stored or used before. It is an Invalid fault if the clocks differ too much, if the authorities are not
+// those of the pin, or if a certificate is not of these authorities, not for the keys of this login, or not
+// valid now.
 func verify(
 	resp authrpc.RedeemLoginResponse,
-	at cluster,
-	k *loginKeys,
+	target cluster,
+	keys *loginKeys,
 	now time.Time,
 ) (*profile.Profile, error) {
 	if err := checkClock(resp.Time, now); err != nil {
 		return nil, err
 	}
-	p, err := verifyLogin(resp, at, k, now)
+	prof, err := verifyLogin(resp, target, keys, now)
 	if err != nil {
 		msg := "the answer of the auth service is not valid: " + err.Error()
 		hint := "log in again; if that does not help, show this message to an administrator"
 		return nil, fault.Wrap(err, fault.Invalid, "", msg, hint)
 	}
-	return p, nil
+	return prof, nil
 }
 
 // checkClock refuses a clock that differs from the cluster's by more than maxClockGap.
@@ -67,38 +69,38 @@ func checkClock(theirs, now time.Time) error {
 // certificates. The profile that it returns has no proxy yet.
 func verifyLogin(
 	resp authrpc.RedeemLoginResponse,
-	at cluster,
-	k *loginKeys,
+	target cluster,
+	keys *loginKeys,
 	now time.Time,
 ) (*profile.Profile, error) {
-	name, authorities, err := rules.OpenAuthorities(at.pin, resp.Authorities)
+	name, authorities, err := rules.OpenAuthorities(target.pin, resp.Authorities)
 	if err != nil {
 		return nil, err
 	}
-	if at.name != identity.AnyCluster && at.name != name {
-		return nil, fmt.Errorf("the cluster calls itself %q, not %q", name, at.name)
+	if target.name != identity.AnyCluster && target.name != name {
+		return nil, fmt.Errorf("the cluster calls itself %q, not %q", name, target.name)
 	}
-	peer, chain, err := verifyX509(resp.X509, name, authorities, k, now)
+	peer, chain, err := verifyX509(resp.X509, name, authorities, keys, now)
 	if err != nil {
 		return nil, err
 	}
-	p := &profile.Profile{
+	prof := &profile.Profile{
 		Info: profile.Info{
 			Cluster: name,
 			User:    peer.Name,
 			Roles:   peer.Roles,
 			Expires: peer.Expires.UTC(),
 		},
-		Pin:         at.pin,
-		SSHKey:      k.ssh,
+		Pin:         target.pin,
+		SSHKey:      keys.ssh,
 		X509:        chain,
 		Chain:       resp.Authorities,
 		Authorities: authorities,
 	}
 	if len(resp.SSHCert) == 0 { // the user's roles allow no login on any node
-		return p, nil
+		return prof, nil
 	}
-	user, cert, err := verifySSH(resp.SSHCert, name, authorities, k, now)
+	user, cert, err := verifySSH(resp.SSHCert, name, authorities, keys, now)
 	if err != nil {
 		return nil, err
 	}
@@ -106,12 +108,12 @@ func verifyLogin(
 	if user.UserKey() != peer.UserKey() || user.LoginID != peer.LoginID {
 		return nil, errors.New("the two certificates are of different logins")
 	}
-	p.SSHCert, p.Logins = cert, user.Logins
-	slices.Sort(p.Logins)
-	if user.Expires.Before(p.Expires) { // the login ends with the first of the two
-		p.Expires = user.Expires.UTC()
+	prof.SSHCert, prof.Logins = cert, user.Logins
+	slices.Sort(prof.Logins)
+	if user.Expires.Before(prof.Expires) { // the login ends with the first of the two
+		prof.Expires = user.Expires.UTC()
 	}
-	return p, nil
+	return prof, nil
 }
 
 // verifyX509 verifies the chain of the X.509 certificate, that it is a user's, and that it is for the key of
@@ -120,7 +122,7 @@ func verifyX509(
 	ders [][]byte,
 	name string,
 	authorities rules.ParsedAuthorities,
-	k *loginKeys,
+	keys *loginKeys,
 	now time.Time,
 ) (identity.Peer, tls.Certificate, error) {
 	var chain []*x509.Certificate
@@ -136,10 +138,10 @@ func verifyX509(
 	if err != nil {
 		return identity.Peer{}, tls.Certificate{}, err
 	}
-	if !k.x509.PublicKey.Equal(peer.Cert.PublicKey) {
+	if !keys.x509.PublicKey.Equal(peer.Cert.PublicKey) {
 		return identity.Peer{}, tls.Certificate{}, errors.New("the X.509 certificate is not for our key")
 	}
-	return peer, tls.Certificate{Certificate: ders, PrivateKey: k.x509, Leaf: peer.Cert}, nil
+	return peer, tls.Certificate{Certificate: ders, PrivateKey: keys.x509, Leaf: peer.Cert}, nil
 }
 
 // verifySSH verifies the SSH certificate in the same way.
@@ -147,7 +149,7 @@ func verifySSH(
 	wire []byte,
 	name string,
 	authorities rules.ParsedAuthorities,
-	k *loginKeys,
+	keys *loginKeys,
 	now time.Time,
 ) (identity.SSHUser, *ssh.Certificate, error) {
 	key, err := ssh.ParsePublicKey(wire)
@@ -159,7 +161,7 @@ func verifySSH(
 		return identity.SSHUser{}, nil, err
 	}
 	cert := key.(*ssh.Certificate) // VerifySSHUser accepts nothing else
-	if !bytes.Equal(cert.Key.Marshal(), k.sshPub) {
+	if !bytes.Equal(cert.Key.Marshal(), keys.sshPub) {
 		return identity.SSHUser{}, nil, errors.New("the SSH certificate is not for our key")
 	}
 	return user, cert, nil

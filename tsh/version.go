@@ -10,20 +10,20 @@ import (
 
 // versionCmd is "tsh version". It needs no login.
 func (a *app) versionCmd() *cobra.Command {
-	c := &cobra.Command{Use: "version", Short: "Show the version of tsh", Args: noArgs("leave %s out")}
-	f := formatFlag(c)
-	c.RunE = func(*cobra.Command, []string) error {
+	cmd := &cobra.Command{Use: "version", Short: "Show the version of tsh", Args: noArgs("leave %s out")}
+	format := formatFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
 		v := struct {
 			Version  string `json:"version"`
 			Go       string `json:"go"`
 			Platform string `json:"platform"`
 		}{a.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-		return a.write(*f, v, func(w io.Writer) error {
+		return a.write(*format, v, func(w io.Writer) error {
 			_, err := fmt.Fprintln(w, a.versionLine())
 			return err
 		})
 	}
-	return c
+	return cmd
 }
 
 func (a *app) versionLine() string {

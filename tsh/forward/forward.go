@@ -74,38 +74,39 @@ type localListener struct {
 // Listen opens the listeners on this machine. If one cannot be opened, it closes the others and returns the
 // error.
 func (f *Forwarder) Listen() error {
-	for _, r := range f.cfg.Local {
-		list, err := listen(r.From)
+	for _, rule := range f.cfg.Local {
+		list, err := listen(rule.From)
 		for _, l := range list {
-			f.listeners = append(f.listeners, localListener{l, r.To})
+			f.listeners = append(f.listeners, localListener{l, rule.To})
 		}
 		if err != nil {
 			f.Close()
-			return listenFault(r.From, err)
+			return listenFault(rule.From, err)
 		}
 	}
 	return nil
 }
 
-// listen opens the listeners of one address. A Unix socket has mode 0600. localhost means both loopback
-// addresses on the same port, as far as the machine has them, so that no other program can answer on the
-// second one.
-func listen(a Addr) ([]net.Listener, error) {
+// listen returns the listeners for one address. A Unix socket has mode 0600. localhost gives two listeners,
+// for both loopback addresses on the same port, so that no other program can answer on the second one;
+// without IPv6 it gives one. If the port is in use on the second, it returns the first listener and an error:
+// the caller closes it.
+func listen(addr Addr) ([]net.Listener, error) {
 	switch {
-	case a.Path != "":
+	case addr.Path != "":
 		old := syscall.Umask(0o177)
 		defer syscall.Umask(old)
-		l, err := net.Listen("unix", a.file())
+		l, err := net.Listen("unix", addr.file())
 		return single(l, err)
-	case a.Host != "localhost":
-		l, err := net.Listen("tcp", net.JoinHostPort(a.Host, fmt.Sprint(a.Port)))
+	case addr.Host != "localhost":
+		l, err := net.Listen("tcp", net.JoinHostPort(addr.Host, fmt.Sprint(addr.Port)))
 		return single(l, err)
 	}
-	v4, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", a.Port))
+	v4, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", addr.Port))
 	if err != nil {
 		return nil, err
 	}
-	v6, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", a.Port))
+	v6, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", addr.Port))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return []net.Listener{v4}, err
 	}
@@ -124,15 +125,16 @@ func single(l net.Listener, err error) ([]net.Listener, error) {
 }
 
 // listenFault describes why the listener for -L or -D cannot be opened, with the remedy for the cause.
-func listenFault(a Addr, err error) error {
-	msg := fmt.Sprintf("cannot listen on %s on this machine: %s", a, fault.DescribeNetwork(err))
+func listenFault(addr Addr, err error) error {
+	msg := fmt.Sprintf("cannot listen on %s on this machine: %s", addr, fault.DescribeNetwork(err))
 	switch {
-	case errors.Is(err, syscall.EADDRINUSE) && a.Path != "":
-		return fault.Wrap(err, fault.Conflict, "", msg, "if no program uses the socket any more: rm "+a.Path)
+	case errors.Is(err, syscall.EADDRINUSE) && addr.Path != "":
+		hint := "if no program uses the socket any more: rm " + addr.Path
+		return fault.Wrap(err, fault.Conflict, "", msg, hint)
 	case errors.Is(err, syscall.EADDRINUSE):
 		hint := "choose another port, or end the program that uses it"
 		return fault.Wrap(err, fault.Conflict, "", msg, hint)
-	case errors.Is(err, os.ErrPermission) && a.Path == "":
+	case errors.Is(err, os.ErrPermission) && addr.Path == "":
 		return fault.Wrap(err, fault.Denied, "", msg, "choose a port above 1023")
 	}
 	return fault.Wrap(err, fault.Invalid, "", msg, "choose an address of this machine")
@@ -176,8 +178,8 @@ func (f *Forwarder) Start(c *ssh.Client) error {
 	for _, l := range f.listeners {
 		f.accepting.Go(func() { f.accept(c, l) })
 	}
-	for _, r := range f.cfg.Remote {
-		if err := f.requestListener(c, r); err != nil {
+	for _, rule := range f.cfg.Remote {
+		if err := f.requestListener(c, rule); err != nil {
 			return err
 		}
 	}

@@ -32,7 +32,9 @@ func (f *Forwarder) accept(c *ssh.Client, l localListener) {
 	}
 }
 
-// serveLocal connects conn to an address on the node's side: to, or what the client asks for in SOCKS.
+// serveLocal serves a connection to a local listener: it opens a channel to the address to on the node's
+// side, or to the one that the client asks for in SOCKS if to is zero, and copies in both directions until
+// both have ended.
 func (f *Forwarder) serveLocal(c *ssh.Client, conn stream, to Addr) {
 	defer f.count()()
 	defer conn.Close()

@@ -11,45 +11,49 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// requestListener asks the node to listen for a rule.
-func (f *Forwarder) requestListener(c *ssh.Client, r Rule) error {
+// requestListener asks the node to listen on rule.From. It returns a Denied fault with the node's reason if
+// the node does not, and Unavailable if the connection is lost. For port 0 the node chooses the port, which
+// is told to the user.
+func (f *Forwarder) requestListener(c *ssh.Client, rule Rule) error {
 	kind, payload := "tcpip-forward", ssh.Marshal(struct {
 		Host string
 		Port uint32
-	}{r.From.Host, uint32(r.From.Port)})
-	if r.From.Path != "" {
-		kind, payload = "streamlocal-forward@openssh.com", ssh.Marshal(struct{ Path string }{r.From.Path})
+	}{rule.From.Host, uint32(rule.From.Port)})
+	if rule.From.Path != "" {
+		kind, payload = "streamlocal-forward@openssh.com", ssh.Marshal(struct{ Path string }{rule.From.Path})
 	}
-	f.registerListener(r, uint32(r.From.Port)) // before the request, because a connection may arrive at once
+	// The rule is registered before the request, because a connection may arrive before the answer.
+	f.registerListener(rule, uint32(rule.From.Port))
 	granted, answer, err := c.SendRequest(kind, true, payload)
 	switch {
 	case err != nil:
 		return fault.Wrap(err, fault.Unavailable, "", "the connection to the node was lost", "connect again")
 	case !granted:
-		return listenRefused(r, string(answer))
-	case r.From.Path == "" && r.From.Port == 0 && len(answer) == 4:
+		return listenRefusedFault(rule, string(answer))
+	case rule.From.Path == "" && rule.From.Port == 0 && len(answer) == 4:
 		port := binary.BigEndian.Uint32(answer)
-		f.registerListener(r, port)
-		f.cfg.Notify(fmt.Sprintf("port %d on the node is forwarded to %s", port, r.To))
+		f.registerListener(rule, port)
+		f.cfg.Notify(fmt.Sprintf("port %d on the node is forwarded to %s", port, rule.To))
 	}
 	return nil
 }
 
 // registerListener stores the rule for connections of a listener on the node. Port 0 is ignored: the node has
 // yet to choose the port.
-func (f *Forwarder) registerListener(r Rule, port uint32) {
+func (f *Forwarder) registerListener(rule Rule, port uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if r.From.Path != "" {
-		f.paths[r.From.Path] = r
+	if rule.From.Path != "" {
+		f.paths[rule.From.Path] = rule
 	} else if port != 0 {
-		f.ports[port] = r
+		f.ports[port] = rule
 	}
 }
 
-// listenRefused is the error of a node that does not listen. A Threshold node sends the reason in its answer.
-func listenRefused(r Rule, answer string) error {
-	msg := fmt.Sprintf("the node does not listen on %s", r.From)
+// listenRefusedFault is the error of a node that does not listen. A Threshold node sends the reason in its
+// answer.
+func listenRefusedFault(rule Rule, answer string) error {
+	msg := fmt.Sprintf("the node does not listen on %s", rule.From)
 	hint := "choose another port; if your roles lack forward-remote, ask an administrator for it"
 	reason, remedy := fault.SplitLine(answer)
 	if reason != "" {
@@ -96,8 +100,8 @@ func (f *Forwarder) ruleForPort(extra []byte) (Rule, bool) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r, ok := f.ports[m.Port]
-	return r, ok
+	rule, ok := f.ports[m.Port]
+	return rule, ok
 }
 
 // ruleForPath finds the rule of a forwarded-streamlocal channel (OpenSSH PROTOCOL section 2.4).
@@ -108,26 +112,27 @@ func (f *Forwarder) ruleForPath(extra []byte) (Rule, bool) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r, ok := f.paths[m.Path]
-	return r, ok
+	rule, ok := f.paths[m.Path]
+	return rule, ok
 }
 
-// serveRemote connects a channel from the node to the target of its rule on this side. It rejects a channel
-// for which there is no rule.
+// serveRemote serves a channel that the node opened for a connection to a remote listener: it connects to the
+// target of the listener's rule on this side and copies in both directions. find returns the rule for the
+// channel's data. Without a rule the channel is rejected: a hostile node must not reach this side unasked.
 func (f *Forwarder) serveRemote(nc ssh.NewChannel, find func([]byte) (Rule, bool)) {
 	defer f.count()()
-	r, ok := find(nc.ExtraData())
+	rule, ok := find(nc.ExtraData())
 	if !ok {
 		_ = nc.Reject(ssh.Prohibited, "the client did not request this forwarding")
 		return
 	}
-	if r.To == (Addr{}) {
+	if rule.To == (Addr{}) {
 		f.serveRemoteSOCKS(nc)
 		return
 	}
-	conn, err := dial(r.To)
+	conn, err := dial(rule.To)
 	if err != nil {
-		f.notify(fmt.Sprintf("no connection to %s: %s", r.To, fault.DescribeNetwork(err)))
+		f.notify(fmt.Sprintf("no connection to %s: %s", rule.To, fault.DescribeNetwork(err)))
 		_ = nc.Reject(ssh.ConnectionFailed, "connection refused on the client's side")
 		return
 	}

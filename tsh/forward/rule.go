@@ -47,30 +47,32 @@ type Rule struct{ From, To Addr }
 // ParseLocal reads the value of -L: [BIND:]PORT or the path of a socket, and then HOST:PORT or the path of a
 // socket on the node. Without BIND the listener is on loopback.
 func ParseLocal(s string) (Rule, error) {
-	r, ok := parseRule(s)
-	if !ok || r.To == (Addr{}) || r.From.isPortZero() {
-		return r, ruleFault("-L", s, "write [BIND:]PORT:HOST:HOSTPORT, as -L 8080:localhost:80; "+socketHint)
+	rule, ok := parseRule(s)
+	if !ok || rule.To == (Addr{}) || rule.From.isPortZero() {
+		const hint = "write [BIND:]PORT:HOST:HOSTPORT, as -L 8080:localhost:80; " + socketHint
+		return rule, ruleFault("-L", s, hint)
 	}
-	return r, nil
+	return rule, nil
 }
 
 // ParseRemote reads the value of -R: as -L with the listener on the node, or [BIND:]PORT alone for SOCKS.
 // With port 0 the node chooses the port.
 func ParseRemote(s string) (Rule, error) {
-	r, ok := parseRule(s)
+	rule, ok := parseRule(s)
 	if !ok {
-		return r, ruleFault("-R", s, "write [BIND:]PORT:HOST:HOSTPORT, as -R 8080:localhost:80; "+socketHint)
+		const hint = "write [BIND:]PORT:HOST:HOSTPORT, as -R 8080:localhost:80; " + socketHint
+		return rule, ruleFault("-R", s, hint)
 	}
-	return r, nil
+	return rule, nil
 }
 
 // ParseDynamic reads the value of -D: [BIND:]PORT.
 func ParseDynamic(s string) (Rule, error) {
-	r, ok := parseRule(s)
-	if !ok || r.To != (Addr{}) || r.From.Path != "" || r.From.isPortZero() {
-		return r, ruleFault("-D", s, "write [BIND:]PORT, as -D 1080")
+	rule, ok := parseRule(s)
+	if !ok || rule.To != (Addr{}) || rule.From.Path != "" || rule.From.isPortZero() {
+		return rule, ruleFault("-D", s, "write [BIND:]PORT, as -D 1080")
 	}
-	return r, nil
+	return rule, nil
 }
 
 // ParseTarget reads the value of -W: HOST:PORT.
@@ -92,24 +94,24 @@ func ruleFault(flag, s, remedy string) error {
 }
 
 // parseRule reads FROM or FROM:TO. A part with a slash is the path of a socket, as in OpenSSH.
-func parseRule(s string) (r Rule, ok bool) {
+func parseRule(s string) (rule Rule, ok bool) {
 	parts, ok := split(s)
 	if !ok || len(parts) > 4 {
-		return r, false
+		return rule, false
 	}
 	n := len(parts)
 	switch to := parts[n-1]; {
 	case n > 1 && isPath(to):
-		r.To, parts = Addr{Path: to}, parts[:n-1]
+		rule.To, parts = Addr{Path: to}, parts[:n-1]
 	case n > 2:
 		port, ok := parsePort(to)
 		if !ok || port == 0 || parts[n-2] == "" || isPath(parts[n-2]) {
-			return r, false
+			return rule, false
 		}
-		r.To, parts = Addr{Host: parts[n-2], Port: port}, parts[:n-2]
+		rule.To, parts = Addr{Host: parts[n-2], Port: port}, parts[:n-2]
 	}
-	r.From, ok = parseFrom(parts)
-	return r, ok
+	rule.From, ok = parseFrom(parts)
+	return rule, ok
 }
 
 // parseFrom reads [BIND:]PORT or the path of a socket. Without BIND the host is localhost.
@@ -120,15 +122,15 @@ func parseFrom(parts []string) (Addr, bool) {
 	if len(parts) < 1 || len(parts) > 2 {
 		return Addr{}, false
 	}
-	a := Addr{Host: "localhost"}
+	addr := Addr{Host: "localhost"}
 	if len(parts) == 2 {
-		if a.Host = parts[0]; a.Host == "*" {
-			a.Host = "" // every interface, as in OpenSSH
+		if addr.Host = parts[0]; addr.Host == "*" {
+			addr.Host = "" // every interface, as in OpenSSH
 		}
 	}
 	port, ok := parsePort(parts[len(parts)-1])
-	a.Port = port
-	return a, ok && !isPath(a.Host)
+	addr.Port = port
+	return addr, ok && !isPath(addr.Host)
 }
 
 // split splits s at colons, except at those within brackets, and drops the brackets.

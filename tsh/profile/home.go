@@ -107,7 +107,7 @@ func (h Home) Proxies() ([]string, error) {
 func (h Home) Current() (string, error) {
 	b, err := os.ReadFile(filepath.Join(string(h), currentFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", notLoggedIn("")
+		return "", notLoggedInFault("")
 	}
 	if err != nil {
 		return "", readFault(filepath.Join(string(h), currentFile), err)
@@ -138,8 +138,8 @@ func (h Home) makeDirs(dir string) error {
 	return nil
 }
 
-// notLoggedIn is the error of a command without a login, at the proxy if one is known.
-func notLoggedIn(proxy string) error {
+// notLoggedInFault is the error of a command without a login, at the proxy if one is known.
+func notLoggedInFault(proxy string) error {
 	if proxy == "" {
 		return fault.New(fault.NotFound, "", "not logged in", "run: tsh login --proxy HOST")
 	}

@@ -97,14 +97,14 @@ func readInfo(dir, proxy string) (Info, error) {
 	path := filepath.Join(dir, infoFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Info{}, notLoggedIn(proxy)
+		return Info{}, notLoggedInFault(proxy)
 	}
 	if err != nil {
 		return Info{}, readFault(path, err)
 	}
 	var i Info
 	if err := config.Decode(path, b, &i); err != nil {
-		return Info{}, damaged(err, proxy)
+		return Info{}, damagedFault(err, proxy)
 	}
 	if i.Version > infoVersion {
 		msg := path + " was written by a newer tsh"
@@ -114,8 +114,8 @@ func readInfo(dir, proxy string) (Info, error) {
 	return i, nil
 }
 
-// damaged is the error of a profile that cannot be used. A new login replaces it.
-func damaged(err error, proxy string) error {
+// damagedFault is the error of a profile that cannot be used. A new login replaces it.
+func damagedFault(err error, proxy string) error {
 	return fault.Wrap(err, fault.Invalid, "", "the profile is damaged: "+err.Error(), loginHint(proxy))
 }
 
@@ -127,11 +127,11 @@ func (h Home) Load(proxy string) (*Profile, error) {
 		return nil, err
 	}
 	if !info.LoggedIn() {
-		return nil, notLoggedIn(proxy)
+		return nil, notLoggedInFault(proxy)
 	}
 	p := &Profile{Info: info, Dir: h.Dir(proxy)}
 	if err := p.read(); err != nil {
-		return nil, damaged(err, proxy)
+		return nil, damagedFault(err, proxy)
 	}
 	return p, nil
 }
@@ -237,8 +237,9 @@ func (p *Profile) CheckTime(now time.Time) error {
 	return nil
 }
 
-// Save writes the login and makes it current. It writes profile.yaml last. If the machine stops before that,
-// files of two logins may be mixed, which Load refuses.
+// Save writes the login to the folder of p.Proxy and makes it current. It sets p.Dir, p.Version and
+// p.Info.Pin. It writes profile.yaml last. If the machine stops before that, files of two logins may be
+// mixed, which Load refuses.
 func (h Home) Save(p *Profile) error {
 	p.Dir, p.Version, p.Info.Pin = h.Dir(p.Proxy), infoVersion, p.Pin.String()
 	if err := h.makeDirs(p.Dir); err != nil {

@@ -70,8 +70,10 @@ func (h *handshake) keepBanner(msg string) error {
 	return nil
 }
 
-// explain turns a failed handshake into an error that a user can act on: the refusal of the layer below, a
-// wrong host, or the node's refusal. The caller holds mu.
+// explain returns the error of a failed handshake. err is that of x/crypto, which does not say enough: the
+// cases are an interruption, a refusal of the layer below, a host certificate that is expired or wrong, no
+// answer in time, a refused login, and a broken connection. Their order matters, because each may cause the
+// ones after it. The caller holds mu.
 func (h *handshake) explain(ctx context.Context, err error) error {
 	var refused error
 	if h.cfg.Refused != nil {
@@ -98,16 +100,16 @@ func (h *handshake) explain(ctx context.Context, err error) error {
 			"node "+node+" does not answer",
 			"check that the machine runs, then try again")
 	case strings.Contains(err.Error(), "unable to authenticate"), errors.As(err, &auth):
-		return h.loginRefused(err)
+		return h.loginRefusedFault(err)
 	}
 	return fault.Wrap(err, fault.Unavailable, "",
 		"the connection to node "+node+" was interrupted: "+terminal.Clean(fault.DescribeNetwork(err)),
 		"try again; if that does not help, check the log of threshold-node on the node")
 }
 
-// loginRefused is the error of a node that refuses the login. It contains the reason and the hint from the
-// banner, if the node sent them.
-func (h *handshake) loginRefused(err error) error {
+// loginRefusedFault is the error of a node that refuses the login. It contains the reason and the hint from
+// the banner, if the node sent them.
+func (h *handshake) loginRefusedFault(err error) error {
 	msg := fmt.Sprintf("node %s does not let you in as %s", h.cfg.Node, h.cfg.Login)
 	hint := "see which logins you have there: tsh ls name=" + h.cfg.Node
 	if reason, nodeHint := ParseRefusal(h.banner.String()); reason != "" {

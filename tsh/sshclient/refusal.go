@@ -38,9 +38,9 @@ func attributeHint(nodeHint, own string) string {
 	return "the node says: " + nodeHint
 }
 
-// ChannelRefused is the error of a node that refuses to open a channel. what describes the channel; the
+// ChannelRefusedFault is the error of a node that refuses to open a channel. what describes the channel; the
 // node's reason and hint are appended if it gave them.
-func ChannelRefused(err error, what string) error {
+func ChannelRefusedFault(err error, what string) error {
 	var open *ssh.OpenChannelError
 	hint := HintAskForRole
 	if errors.As(err, &open) && open.Message != "" {

@@ -42,7 +42,7 @@ func (c *Client) OpenSession(requests []dial.ChannelRequest, program dial.Channe
 	}
 	ch, reqs, err := c.OpenChannel("session", extra)
 	if err != nil {
-		return nil, ChannelRefused(err, "the node refused to open a session")
+		return nil, ChannelRefusedFault(err, "the node refused to open a session")
 	}
 	s := &Session{Channel: ch, closed: make(chan struct{})}
 	go s.readRequests(reqs) // ends with the connection
@@ -87,8 +87,9 @@ func (s *Session) readRequests(reqs <-chan *ssh.Request) {
 	}
 }
 
-// CopyOutput writes the program's output until the node has closed the channel and all output is written, and
-// returns how the program ended. If one output cannot be written, it ends the session.
+// CopyOutput copies the program's standard output and standard error until the node has closed the channel,
+// and returns how the program ended. If one of them cannot be written, it ends the session and returns an
+// error.
 func (s *Session) CopyOutput(stdout, stderr io.Writer) (Exit, error) {
 	var both sync.WaitGroup
 	var stdoutErr, stderrErr error

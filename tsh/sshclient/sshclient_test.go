@@ -35,7 +35,7 @@ func TestRefusedChannelHasTheReasonOfTheNode(t *testing.T) {
 		"no role allows it (ask)": {"the node refused it: no role allows it", "ask"},
 	} {
 		refusal := &ssh.OpenChannelError{Reason: ssh.Prohibited, Message: message}
-		err := ChannelRefused(refusal, "the node refused it")
+		err := ChannelRefusedFault(refusal, "the node refused it")
 		if fault.Message(err) != want[0] || fault.Remedy(err) != want[1] {
 			t.Errorf("%q: got %q and %q, want %q", message, fault.Message(err), fault.Remedy(err), want)
 		}

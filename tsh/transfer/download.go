@@ -20,23 +20,24 @@ import (
 // maxDepth bounds how many nested folders a download follows: a hostile node could send an endless tree.
 const maxDepth = 256
 
-// Download copies files of the node to the local path to. Sources may contain the wildcards * and ? and
-// [...]. With into, to is an existing folder and the files are placed in it; otherwise the one source becomes
-// to.
-func (c *Copier) Download(ctx context.Context, sources []string, to string, into bool) error {
+// Download copies files of the node to this machine. Sources may contain the wildcards *, ? and [...]. If
+// intoDir is true, to is an existing folder and each file keeps its name in it. Otherwise to is the new name
+// of the one file that the sources match; several files are an error. It stops at the first error and returns
+// the error of ctx if that ends.
+func (c *Copier) Download(ctx context.Context, sources []string, to string, intoDir bool) error {
 	for _, src := range sources {
 		names, err := c.expand(ctx, src)
 		if err != nil {
 			return err
 		}
-		if len(names) > 1 && !into {
+		if len(names) > 1 && !intoDir {
 			const format = "%s matches %d files, but %s is not a folder on this machine"
 			msg := fmt.Sprintf(format, src, len(names), to)
 			return fault.New(fault.Invalid, "", msg, "create it first: mkdir -p "+to)
 		}
 		for _, name := range names {
 			dst := to
-			if into {
+			if intoDir {
 				base, err := c.baseName(ctx, name)
 				if err != nil {
 					return err
@@ -67,7 +68,7 @@ func (c *Copier) expand(ctx context.Context, pattern string) ([]string, error) {
 	for _, n := range names {
 		matches, err := path.Match(path.Clean(pattern), path.Clean(n))
 		if err != nil || !matches || checkName(path.Base(n)) != nil {
-			return nil, unsafeName(n)
+			return nil, unsafeNameFault(n)
 		}
 	}
 	return names, nil
@@ -85,12 +86,13 @@ func (c *Copier) baseName(ctx context.Context, name string) (string, error) {
 		base = path.Base(real)
 	}
 	if checkName(base) != nil {
-		return "", unsafeName(base)
+		return "", unsafeNameFault(base)
 	}
 	return base, nil
 }
 
-// get copies one file or folder.
+// get copies the remote file or folder src to dst. It is an error if src is a folder and Recursive is not
+// set. depth is the number of folders above src in this copy.
 func (c *Copier) get(ctx context.Context, src, dst string, depth int) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -134,7 +136,7 @@ func (c *Copier) getEntry(ctx context.Context, src, dst string, e fs.FileInfo, d
 		return nil
 	}
 	if checkName(name) != nil {
-		return unsafeName(name)
+		return unsafeNameFault(name)
 	}
 	if isSpecial(e.Mode()) {
 		c.skipped(terminal.Clean(path.Join(src, name)))
@@ -165,13 +167,15 @@ func checkName(name string) error {
 	return nil
 }
 
-// unsafeName is the error of a name that checkName refuses. It quotes the name, which makes it safe to print.
-func unsafeName(name string) error {
+// unsafeNameFault is the error of a name that checkName refuses. It quotes the name, which makes it safe to
+// print.
+func unsafeNameFault(name string) error {
 	msg := fmt.Sprintf("the node sent the unsafe file name %q: tsh does not create it on this machine", name)
 	return fault.New(fault.Denied, "", msg, "copy this file by itself, to a name that you choose")
 }
 
-// getFile writes to a temporary file beside the destination and renames it when it is complete.
+// getFile copies the remote file src to dst. It writes to a temporary file beside dst and renames it when it
+// is complete; on an error it removes the temporary file. info describes src.
 func (c *Copier) getFile(ctx context.Context, src, dst string, info fs.FileInfo) (err error) {
 	in, err := c.remote.Open(src)
 	if err != nil {
@@ -206,9 +210,11 @@ func (c *Copier) getFile(ctx context.Context, src, dst string, info fs.FileInfo)
 	return nil
 }
 
-// createLocal opens a temporary file for dst. finish(nil) renames it to dst; finish with an error removes it
-// and returns the error. finish must be called once. An existing file keeps its mode and a symbolic link is
-// followed. A device or pipe is written to directly.
+// createLocal opens a temporary file beside dst for writing. The caller must call finish once: with nil when
+// the file is complete, which renames it to dst, or with the error that prevents that, which removes it;
+// finish returns this error. So dst is always the previous file or the complete new one. A symbolic link is
+// followed, because the user wants to replace its target. An existing device or pipe is opened itself,
+// because it cannot be replaced by a file.
 func createLocal(dst string, mode fs.FileMode) (out *os.File, finish func(error) error, err error) {
 	if real, err := filepath.EvalSymlinks(dst); err == nil {
 		dst = real

@@ -53,7 +53,8 @@ func isSpecial(m fs.FileMode) bool {
 	return m&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket|fs.ModeCharDevice|fs.ModeIrregular) != 0
 }
 
-// localFault describes an error of this machine's file system. It is nil for a nil error.
+// localFault returns the fault for an error of this machine's file system with the file name: Exhausted for a
+// full disk, NotFound, or Invalid. It is nil for a nil error.
 func localFault(name string, err error) error {
 	if err == nil {
 		return nil
@@ -74,8 +75,10 @@ func localFault(name string, err error) error {
 	return fault.Wrap(err, fault.Invalid, "", msg, "check the path and its permissions")
 }
 
-// remoteFault describes an error of the node's SFTP service. If ctx has ended, it returns the error of ctx.
-// SFTP has no status for a full disk, so servers describe it in their message.
+// remoteFault returns the fault for an error of SFTP with the file name: Exhausted for a full disk, NotFound,
+// Denied for missing permissions, Invalid for any other answer of the node, and Unavailable if the connection
+// failed. If ctx has ended, it returns the error of ctx. SFTP has no status for a full disk, so servers
+// describe it in their message.
 func remoteFault(ctx context.Context, name string, err error) error {
 	name = terminal.Clean(name)
 	var status *sftp.StatusError

@@ -17,17 +17,19 @@ import (
 // MaxConcurrentRequests bounds the SFTP requests in flight for one file.
 const MaxConcurrentRequests = 64
 
-// Upload copies local files to the path to on the node. If to is a folder there, the files are placed in it.
+// Upload copies local files to the node. If to is a folder there, each file keeps its name in it. Otherwise
+// to is the new name of the one source; several sources, or a to that ends in a slash, are an error. It stops
+// at the first error and returns the error of ctx if that ends.
 func (c *Copier) Upload(ctx context.Context, sources []string, to string) error {
 	info, err := c.remote.Stat(to)
-	into := err == nil && info.IsDir()
-	if !into && (len(sources) > 1 || strings.HasSuffix(to, "/")) {
+	intoDir := err == nil && info.IsDir()
+	if !intoDir && (len(sources) > 1 || strings.HasSuffix(to, "/")) {
 		hint := "create it first: tsh ssh NODE mkdir -p PATH"
 		return fault.New(fault.Invalid, "", to+" is not a folder on the node", hint)
 	}
 	for _, src := range sources {
 		dst := to
-		if into {
+		if intoDir {
 			name, err := filepath.Abs(src)
 			if err != nil {
 				return localFault(src, err)
@@ -41,7 +43,8 @@ func (c *Copier) Upload(ctx context.Context, sources []string, to string) error 
 	return nil
 }
 
-// put copies one file or folder.
+// put copies the local file or folder src to dst on the node. It is an error if src is a folder and Recursive
+// is not set.
 func (c *Copier) put(ctx context.Context, src, dst string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -77,8 +80,9 @@ func (c *Copier) put(ctx context.Context, src, dst string) error {
 	return nil
 }
 
-// putFile writes to a temporary file beside the destination and renames it when it is complete. A device or
-// pipe is written to directly.
+// putFile copies one local file to dst on the node. It writes to a temporary file beside dst and renames it
+// when it is complete; on an error it removes the temporary file. An existing device or pipe is written to
+// directly.
 func (c *Copier) putFile(ctx context.Context, src, dst string) (err error) {
 	f, err := os.Open(src)
 	if err != nil {
@@ -120,9 +124,10 @@ func (c *Copier) putFile(ctx context.Context, src, dst string) (err error) {
 // maxLinks bounds how many symbolic links are followed at a destination, as kernels do.
 const maxLinks = 40
 
-// resolveLinks follows symbolic links at the destination, so that the file that they lead to is replaced and
-// not the link. It returns what exists there, or nil. SFTP's RealPath is of no use: not every server follows
-// links in it.
+// resolveLinks returns the path that dst leads to through symbolic links, and the file there, which is nil if
+// there is none. The file is then replaced by renaming, which would otherwise replace the link. SFTP's
+// RealPath is of no use: not every server follows links in it. An existing folder and a loop of links are
+// errors.
 func (c *Copier) resolveLinks(ctx context.Context, dst string) (string, fs.FileInfo, error) {
 	for range maxLinks {
 		old, err := c.remote.Lstat(dst)
@@ -148,7 +153,8 @@ func (c *Copier) resolveLinks(ctx context.Context, dst string) (string, fs.FileI
 	return dst, nil, fault.New(fault.Invalid, "", msg, "name the file itself")
 }
 
-// send writes f to the file temp on the node. shown is the destination's name for progress and errors.
+// send writes the contents of f to the file temp on the node and shows the progress. temp must not exist
+// unless it is the destination itself. shown is the name of the destination for progress and errors.
 func (c *Copier) send(ctx context.Context, f *os.File, info fs.FileInfo, temp, shown string) (err error) {
 	flags := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
 	if temp != shown {
