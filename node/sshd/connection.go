@@ -11,8 +11,8 @@ import (
 	"github.com/threshold-access/threshold/node/forward"
 )
 
-// connection is an SSH connection that is logged in. Its goroutines all belong to serve, which waits for
-// them:
+// connection is an SSH connection that is logged in. Its goroutines belong to serve, which waits for all but
+// the third:
 //
 //   - serve itself receives global requests and channel opens (serveRequests);
 //   - one watches the limits and ends the connection (watch, end);
@@ -81,11 +81,14 @@ func (c *connection) serve(ctx context.Context, opens <-chan ssh.NewChannel, req
 	defer func() { cancel(); c.closeForwards() }()
 	c.agentSocket = func(rule string) (string, error) { return c.forwards.Agent(sessions, rule) }
 
-	var running sync.WaitGroup
-	running.Go(func() {
+	// This ends the connection also while serveRequests is busy with a request. serve does not wait for it:
+	// after a packet that x/crypto/ssh refuses, Wait never returns if the client has sent more packets than
+	// x/crypto/ssh buffers. It closes opens and requests before that.
+	go func() {
 		_ = c.conn.Wait()
-		cancel() // also while serveRequests is busy with a request
-	})
+		cancel()
+	}()
+	var running sync.WaitGroup
 	running.Go(func() {
 		defer c.srv.recoverPanic(c.origin, c.conn)
 		if reason := c.watch(ctx); reason != nil {
