@@ -45,7 +45,7 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 	}
 	checked := make([]audit.Event, len(events))
 	for i, e := range events {
-		if err := check(from, e); err != nil {
+		if err := checkMachineEvent(from, e); err != nil {
 			return fault.Wrap(err, fault.Invalid, op, err.Error(),
 				"update this machine: its version does not match that of the auth service")
 		}
@@ -59,7 +59,7 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 	return l.store.AppendMachineEvents(ctx, string(from.ID), checked)
 }
 
-func check(from identity.Identity, e audit.Event) error {
+func checkMachineEvent(from identity.Identity, e audit.Event) error {
 	if err := e.Check(); err != nil {
 		return err
 	}

@@ -15,16 +15,17 @@ import (
 
 const opBegin = "login.Begin"
 
-// clientRequest is what tsh committed to at the beginning of a login: the challenge, and for a login in a
-// browser on the same machine the loopback callback with its state. Headless replaces the latter two.
+// clientRequest is what tsh asked for at the beginning of a login. If the browser runs on tsh's own machine,
+// Callback and State say where the browser brings the one-time code. Otherwise Headless is set and both are
+// empty: tsh asks the auth service itself for the finished login.
 type clientRequest struct {
-	Challenge string          `json:"challenge"`
+	Challenge string          `json:"challenge"` // commits to tsh's verifier and keys: authrpc.Challenge
 	Callback  string          `json:"callback,omitempty"`
 	State     string          `json:"state,omitempty"`
 	Headless  *headlessHandle `json:"headless,omitempty"`
 }
 
-// headlessPrompt is what the browser shows of a headless login, and nil for any other login.
+// headlessPrompt returns what the browser shows the user of a headless login, and nil for any other login.
 func (c clientRequest) headlessPrompt() *authrpc.Headless {
 	if c.Headless == nil {
 		return nil
@@ -35,7 +36,7 @@ func (c clientRequest) headlessPrompt() *authrpc.Headless {
 // begunAttempt is an attempt whose browser was sent to a provider. Only Begin makes one.
 type begunAttempt struct {
 	Client  clientRequest `json:"client"`
-	Flow    oidc.Flow     `json:"flow"`
+	Flow    oidc.Flow     `json:"flow"` // what oidc.Providers.Finish checks the callback with
 	Expires time.Time     `json:"expires"`
 }
 
@@ -58,43 +59,56 @@ const (
 	maxFrom      = 64
 )
 
-// Begin starts an attempt for a browser at the proxy by, and returns the provider's page to send it to. If
-// there are several connectors and the request names none, it returns the connectors to choose from instead.
+// Begin starts a login attempt for a browser at the proxy by. The response has one of three forms:
+//   - Redirect and Attempt: the provider's page to send the browser to, and the sealed attempt for its cookie;
+//   - Connectors: the request names no connector and there are several, so the user must choose one;
+//   - Headless: the handle in the request is that of a headless login, which the user must confirm first.
+//
+// A malformed request gets fault Invalid. A caller that is no proxy, or an origin that is not one of the
+// proxy's own, gets fault Denied.
 func (s *Service) Begin(
 	ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest,
 ) (authrpc.BeginLoginResponse, error) {
 	res, err := s.begin(ctx, by, req)
 	if err != nil {
-		s.refusals.record(begin, by, req.From, err)
+		s.refusals.record(stepBegin, by, req.From, err)
 	}
 	return res, err
 }
 
-// begin does the work of Begin, which records its errors. A headless login is shown to the user first; only a
-// confirmed one goes on to a provider.
+// begin does the work of Begin, which records the error.
 func (s *Service) begin(
 	ctx context.Context, by identity.Identity, req authrpc.BeginLoginRequest,
 ) (res authrpc.BeginLoginResponse, err error) {
-	c, err := s.parseBegin(by, req)
-	if err != nil || c.Headless != nil && !req.Confirmed {
-		return authrpc.BeginLoginResponse{Headless: c.headlessPrompt()}, err
+	client, err := s.parseBegin(by, req)
+	if err != nil {
+		return res, err
+	}
+	// Someone else may have sent the user this link. The user compares the display code and the address
+	// before they sign in, so a headless login goes on to a provider only after that.
+	if client.Headless != nil && !req.Confirmed {
+		return authrpc.BeginLoginResponse{Headless: client.headlessPrompt()}, nil
 	}
 	name, choices, err := s.chooseConnector(ctx, req.Connector)
-	if err != nil || name == "" {
-		return authrpc.BeginLoginResponse{Connectors: choices}, err
+	if err != nil {
+		return res, err
+	}
+	if name == "" {
+		return authrpc.BeginLoginResponse{Connectors: choices}, nil
 	}
 	redirect := req.PublicOrigin + authrpc.CallbackPath(name)
 	flow, page, err := s.cfg.Providers.Start(ctx, name, redirect, req.Locale)
 	if err != nil {
 		return res, err
 	}
-	b := begunAttempt{Client: c, Flow: flow, Expires: s.cfg.Now().Add(AttemptLife).UTC()}
-	res = authrpc.BeginLoginResponse{Redirect: page, Expires: b.Expires}
-	res.Attempt, err = s.sealer.seal(opBegin, stageBegun, b)
+	attempt := begunAttempt{Client: client, Flow: flow, Expires: s.cfg.Now().Add(AttemptLife).UTC()}
+	res = authrpc.BeginLoginResponse{Redirect: page, Expires: attempt.Expires}
+	res.Attempt, err = s.sealer.seal(opBegin, stageBegun, attempt)
 	return res, err
 }
 
-// parseBegin checks the whole request and returns what the client committed to.
+// parseBegin checks the whole request and returns what tsh asked for. For a headless login that comes from
+// the sealed handle, otherwise from the fields of the request.
 func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest) (clientRequest, error) {
 	if err := checkProxy(opBegin, by); err != nil {
 		return clientRequest{}, err
@@ -105,33 +119,35 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 	if req.Handle == "" {
 		return clientRequest{Challenge: req.Challenge, Callback: req.Callback, State: req.State}, nil
 	}
-	var h headlessHandle
-	if err := s.sealer.open(opBegin, stageHeadless, req.Handle, s.cfg.Now(), &h); err != nil {
+	var handle headlessHandle
+	if err := s.sealer.open(opBegin, stageHeadless, req.Handle, s.cfg.Now(), &handle); err != nil {
 		return clientRequest{}, err
 	}
-	return clientRequest{Challenge: h.Challenge, Headless: &h}, nil
+	return clientRequest{Challenge: handle.Challenge, Headless: &handle}, nil
 }
 
-// checkBegin refuses a request that tsh or our own pages would not send. The challenge, the state and the
-// callback come from the link that the user opened, so an attacker may have made them.
+// checkBegin refuses a request that tsh or our own pages would not send, with fault Invalid. The challenge,
+// the state and the callback come from the link that the user opened, so an attacker may have made them. The
+// handle is not checked here: it is sealed, so opening it shows whether it was altered.
 func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
-	link := func(why string) error {
+	invalidLink := func(why string) error {
 		return fault.New(fault.Invalid, opBegin, "this login link cannot be used: "+why,
 			"open the complete link that tsh login shows")
 	}
+	headless := req.Handle != ""
 	switch {
-	case req.Handle != "" && req.Challenge+req.State+req.Callback != "":
-		return link("it mixes a browser login and a headless login")
-	case req.Handle == "" && !challengeRE.MatchString(req.Challenge):
-		return link("its challenge is malformed")
-	case req.Handle == "" && !stateRE.MatchString(req.State):
-		return link("its state is malformed")
-	case req.Handle == "" && !loopbackCallback(req.Callback):
-		return link("its callback address is not on this machine")
+	case headless && req.Challenge+req.State+req.Callback != "":
+		return invalidLink("it mixes a browser login and a headless login")
+	case !headless && !challengeRE.MatchString(req.Challenge):
+		return invalidLink("its challenge is malformed")
+	case !headless && !stateRE.MatchString(req.State):
+		return invalidLink("its state is malformed")
+	case !headless && !loopbackCallback(req.Callback):
+		return invalidLink("its callback address is not on this machine")
 	case req.Locale != "" && !localeRE.MatchString(req.Locale):
-		return link("its language tag is not valid")
+		return invalidLink("its language tag is not valid")
 	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:
-		return link("one of its parameters is too long")
+		return invalidLink("one of its parameters is too long")
 	}
 	if err := checkOrigin(req.PublicOrigin); err != nil {
 		return err
@@ -150,7 +166,7 @@ func loopbackCallback(callback string) bool {
 	return err == nil && port < 1<<16
 }
 
-// checkOrigin refuses everything but https://host[:port].
+// checkOrigin refuses everything but https://host[:port], with fault Invalid.
 func checkOrigin(origin string) error {
 	u, err := url.Parse(origin)
 	if err != nil || len(origin) > maxOrigin || u.Scheme != "https" || u.Host == "" ||
@@ -162,7 +178,8 @@ func checkOrigin(origin string) error {
 	return nil
 }
 
-// chooseConnector returns the wanted or only connector, or else those to choose from.
+// chooseConnector returns the name of the wanted connector, without checking that it exists, or that of the
+// only one. If none is wanted and there are several, name is empty and choices has all of them.
 func (s *Service) chooseConnector(
 	ctx context.Context, wanted string,
 ) (name string, choices []authrpc.Connector, err error) {

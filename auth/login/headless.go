@@ -31,37 +31,39 @@ const (
 
 // headlessHandle is a login that was requested on a machine without a browser. It is sealed into the link
 // that a user opens on another machine. Nothing of it is stored before that user has proved the second
-// factor.
+// factor. The JSON keys are short because the link is.
 type headlessHandle struct {
-	Challenge string     `json:"c"`
-	From      netip.Addr `json:"f"` // the machine that requested it
+	Challenge string     `json:"c"` // commits to the verifier and keys of tsh: authrpc.Challenge
+	From      netip.Addr `json:"f"` // the address of the machine that requested it
 	Code      string     `json:"k"` // shown in the terminal and in the browser, for the user to compare
 	Expires   time.Time  `json:"e"`
 }
 
 func (h *headlessHandle) expiresAt() time.Time { return h.Expires }
 
-// network is the network to which the certificates of the login are pinned.
+// network returns the network of From. Only from there may tsh redeem the login and use its certificates.
 func (h *headlessHandle) network() netip.Prefix { return limit.Network(h.From.String()) }
 
-// prompt is what the browser shows to the user who is asked to approve.
+// prompt returns what the browser shows to the user who is asked to approve.
 func (h *headlessHandle) prompt() *authrpc.Headless {
 	return &authrpc.Headless{From: h.From.String(), Code: h.Code, Expires: h.Expires}
 }
 
-// BeginHeadless returns a sealed handle for the machine that calls. It stores nothing.
+// BeginHeadless returns a sealed handle for a machine without a browser, and the display code that its user
+// compares. Anyone who can reach a proxy may call it; it stores nothing. A malformed challenge gets fault
+// Invalid.
 func (s *Service) BeginHeadless(
 	by authrpc.Caller, req authrpc.BeginHeadlessRequest,
 ) (authrpc.BeginHeadlessResponse, error) {
 	res, err := s.beginHeadless(by.Addr, req)
 	if err != nil {
-		s.refusals.record(headless, by.Identity, addrString(by.Addr), err)
+		s.refusals.record(stepHeadless, by.Identity, addrString(by.Addr), err)
 	}
 	return res, err
 }
 
-// beginHeadless does the work of BeginHeadless. The handle carries the caller's address, to which the
-// certificates will be pinned.
+// beginHeadless does the work of BeginHeadless, which records the error. The handle contains the caller's
+// address, because the certificates will be valid only in its network.
 func (s *Service) beginHeadless(
 	from net.Addr, req authrpc.BeginHeadlessRequest,
 ) (res authrpc.BeginHeadlessResponse, err error) {
@@ -69,27 +71,28 @@ func (s *Service) beginHeadless(
 		return res, fault.New(fault.Invalid, opHeadless, "the challenge is malformed",
 			"update tsh, then start again: tsh login --headless")
 	}
-	at, err := netip.ParseAddrPort(addrString(from))
+	addrPort, err := netip.ParseAddrPort(addrString(from))
 	if err != nil {
 		return res, fault.Wrap(err, fault.Internal, opHeadless, "the address of this machine is not known",
 			"log in with a browser: tsh login")
 	}
-	h := headlessHandle{
+	handle := headlessHandle{
 		Challenge: req.Challenge,
-		From:      at.Addr().Unmap().WithZone(""),
+		From:      addrPort.Addr().Unmap().WithZone(""), // one form for one address, whichever socket saw it
 		Code:      newDisplayCode(),
 		Expires:   s.cfg.Now().Add(AttemptLife).UTC().Truncate(time.Second),
 	}
 	res = authrpc.BeginHeadlessResponse{
-		Code:         h.Code,
-		From:         h.From.String(),
-		Expires:      h.Expires,
+		Code:         handle.Code,
+		From:         handle.From.String(),
+		Expires:      handle.Expires,
 		PollInterval: headlessEvery,
 	}
-	res.Handle, err = s.sealer.seal(opHeadless, stageHeadless, h)
+	res.Handle, err = s.sealer.seal(opHeadless, stageHeadless, handle)
 	return res, err
 }
 
+// addrString returns the address as text, and "" for nil: the address is not known.
 func addrString(a net.Addr) string {
 	if a == nil {
 		return ""
@@ -97,8 +100,7 @@ func addrString(a net.Addr) string {
 	return a.String()
 }
 
-// newDisplayCode draws a display code, such as BCDF-GHJK. It rejects bytes beyond the largest multiple of the
-// number of letters: with them the first letters would be more frequent.
+// newDisplayCode draws a display code, such as BCDF-GHJK.
 func newDisplayCode() string {
 	const letters = len(codeLetters)
 	var out []byte
@@ -108,6 +110,8 @@ func newDisplayCode() string {
 		}
 		var b [1]byte
 		_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
+		// 256 is no multiple of the number of letters. Bytes beyond the largest multiple are drawn again:
+		// with them the first letters would be more frequent.
 		if n := int(b[0]); n < letters*(256/letters) {
 			out = append(out, codeLetters[n%letters])
 		}
@@ -121,36 +125,39 @@ func headlessHash(challenge string) state.CodeHash {
 	return sha256.Sum256([]byte("threshold headless login v1\x00" + challenge))
 }
 
-// storeHeadless stores a login that a user has approved. If several users have the link, the first one to
-// approve wins.
+// storeHeadless stores a login that a user has approved, with its audit event. Whoever has the link can
+// approve it, and the first one wins: once a login is stored under the handle, later ones get fault Expired.
+// A conflict without such a login, over the user's record, stays fault Conflict.
 func (s *Service) storeHeadless(
-	ctx context.Context, h *headlessHandle, p state.PendingLogin, e audit.Event,
+	ctx context.Context, handle *headlessHandle, pending state.PendingLogin, succeeded audit.Event,
 ) error {
-	hash := headlessHash(h.Challenge)
-	err := s.cfg.Logins.AddLogin(ctx, hash, p, e)
+	hash := headlessHash(handle.Challenge)
+	err := s.cfg.Logins.AddLogin(ctx, hash, pending, succeeded)
 	if !fault.Is(err, fault.Conflict) {
 		return err
 	}
-	if _, err := s.cfg.Logins.PendingLogin(ctx, hash); err == nil {
+	if _, readErr := s.cfg.Logins.PendingLogin(ctx, hash); readErr == nil {
 		return fault.New(fault.Expired, opHeadless, "this login was approved already",
 			"start again: tsh login --headless")
 	}
 	return err
 }
 
-// RedeemHeadless redeems a headless login that a user has approved. While nobody has, approved is false.
+// RedeemHeadless returns Assured for a headless login that a user has approved, and deletes the stored login.
+// While nobody has approved it, approved is false and err is nil: the caller asks again later. Only the
+// client that requested the login may call, from the network in which it did: others get fault Denied. A
+// handle or a login that has expired gets fault Expired.
 func (s *Service) RedeemHeadless(
 	ctx context.Context, by authrpc.Caller, req authrpc.RedeemHeadlessRequest,
 ) (a Assured, approved bool, err error) {
 	a, approved, err = s.redeemHeadless(ctx, by.Addr, req)
 	if err != nil {
-		s.refusals.record(headless, by.Identity, addrString(by.Addr), err)
+		s.refusals.record(stepHeadless, by.Identity, addrString(by.Addr), err)
 	}
 	return a, approved, err
 }
 
-// redeemHeadless does the work of RedeemHeadless. The caller must come from the network that requested the
-// login.
+// redeemHeadless does the work of RedeemHeadless, which records the error.
 func (s *Service) redeemHeadless(
 	ctx context.Context, from net.Addr, req authrpc.RedeemHeadlessRequest,
 ) (a Assured, approved bool, err error) {
@@ -158,24 +165,25 @@ func (s *Service) redeemHeadless(
 	if err != nil {
 		return Assured{}, false, err
 	}
-	var h headlessHandle
-	if err := s.sealer.open(opHeadless, stageHeadless, req.Handle, s.cfg.Now(), &h); err != nil {
+	var handle headlessHandle
+	if err := s.sealer.open(opHeadless, stageHeadless, req.Handle, s.cfg.Now(), &handle); err != nil {
 		return Assured{}, false, err
 	}
-	pinned := identity.Identity{SourceAddresses: []netip.Prefix{h.network()}}
+	// The check of certificates decides here too: who may not use the certificates does not get them.
+	pinned := identity.Identity{SourceAddresses: []netip.Prefix{handle.network()}}
 	if err := pinned.CheckSourceAddress(from); err != nil {
 		return Assured{}, false, fault.Wrap(err, fault.Denied, opHeadless,
-			"this login was requested from another address: "+h.From.String(),
+			"this login was requested from another address: "+handle.From.String(),
 			"start again: tsh login --headless")
 	}
-	l, err := s.cfg.Logins.PendingLogin(ctx, headlessHash(h.Challenge))
+	pending, err := s.cfg.Logins.PendingLogin(ctx, headlessHash(handle.Challenge))
 	if fault.Is(err, fault.NotFound) {
-		// Nobody else learns that the login is not approved yet.
-		return Assured{}, false, checkChallenge(h.Challenge, req.Keys)
+		// Not approved yet. Only the client that requested the login may learn that: others get Denied.
+		return Assured{}, false, checkChallenge(handle.Challenge, req.Keys)
 	}
 	if err != nil {
 		return Assured{}, false, err
 	}
-	a, err = s.redeemPending(ctx, l, keys, req.Keys)
+	a, err = s.redeemPending(ctx, pending, keys, req.Keys)
 	return a, err == nil, err
 }

@@ -4,13 +4,14 @@
 //
 // Begin makes a begun attempt and returns the provider's page. Identify turns it into an identified attempt
 // once the provider has identified the user (auth/oidc). Prove checks the second factor and stores the
-// finished login under the hash of a one-time code, which the browser carries to tsh. Redeem gives Assured to
-// the client that presents that code together with the verifier and keys to which the attempt committed.
-// Each step needs a type that only the step before makes, so code that skips the second factor does not
-// compile.
+// finished login under the hash of a one-time code, and the browser brings the code to tsh. Redeem returns
+// Assured to the client that sends the code, the verifier and the public keys to which the attempt committed
+// (authrpc.Challenge). Each step needs a type that only the step before makes, so code that skips the second
+// factor does not compile.
 //
-// Until Prove, an attempt exists only in the browser's cookie, sealed: no request of an unauthenticated
-// caller writes to the store. Their refusals are counted, and logged at a limited rate. Refusals after the
+// Until Prove, an attempt exists only as a cookie in the browser. It is sealed: encrypted and authenticated
+// with a key that all replicas of the cluster share. So no request of an unauthenticated caller writes to the
+// store. Refusals of unauthenticated callers are counted, and logged at a limited rate. Refusals after the
 // provider has identified the user are audit events.
 package login
 
@@ -28,7 +29,8 @@ import (
 )
 
 const (
-	// AttemptLife is how long a user has from one step in the browser to the next.
+	// AttemptLife is how long a user has from one step in the browser to the next. It is also how long the
+	// link of a headless login can be used.
 	AttemptLife = 10 * time.Minute
 	// CodeLife is how long tsh has to redeem the one-time code.
 	CodeLife = time.Minute
@@ -114,7 +116,7 @@ func New(cfg Config) (*Service, error) {
 // Refusals counts the refusals of unauthenticated callers since the start.
 func (s *Service) Refusals() RefusalCounts { return s.refusals.snapshot() }
 
-// checkProxy refuses callers other than proxies: only a proxy serves the pages of a login.
+// checkProxy returns fault Denied for callers other than proxies: only a proxy serves the pages of a login.
 func checkProxy(op string, by identity.Identity) error {
 	if by.Kind != identity.Proxy {
 		return fault.New(fault.Denied, op, "only a proxy may make this request",

@@ -35,7 +35,7 @@ type Assured struct {
 	keys     keyPair
 }
 
-// keyPair is the public keys of a client.
+// keyPair is the public keys of a client, parsed and accepted by parseKeys.
 type keyPair struct {
 	ssh  ssh.PublicKey
 	x509 crypto.PublicKey
@@ -63,91 +63,105 @@ func (a Assured) From() string { return a.from }
 // AuthTime is when the second factor was verified.
 func (a Assured) AuthTime() time.Time { return a.authTime }
 
-// Redeem exchanges a one-time code for Assured. It first checks that verifier and keys are those of the
-// client that began the login, and only then uses the code up. So an attacker who has only the code can
-// neither redeem it nor spoil it.
+// Redeem exchanges a one-time code for Assured. Anyone who can reach a proxy may call it: the code and the
+// verifier authenticate the caller.
+//
+// It first checks that verifier and keys are those of the client that began the login, and only then uses the
+// code up. So an attacker who has only the code can neither redeem it nor spoil it. Other keys or another
+// verifier get fault Denied, malformed keys fault Invalid, and a code that cannot be redeemed fault Expired.
 func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
 	a, err := s.redeem(ctx, req)
 	if err != nil {
-		s.refusals.record(redeem, identity.Identity{}, "", err)
+		s.refusals.record(stepRedeem, identity.Identity{}, "", err)
 		return Assured{}, err
 	}
 	return a, nil
 }
 
-// redeem does the work of Redeem. A malformed code gets the same error as an unknown one.
+// redeem does the work of Redeem, which records the error.
 func (s *Service) redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
 	keys, err := parseKeys(req.Keys)
 	if err != nil {
 		return Assured{}, err
 	}
-	if len(req.Code) != codeLength || !verifierRE.MatchString(req.Verifier) {
-		return Assured{}, errUnknownCode(nil)
+	// A malformed code gets the same error as an unknown one, so that the caller learns nothing about codes.
+	if len(req.Code) != oneTimeCodeLength || !verifierRE.MatchString(req.Verifier) {
+		return Assured{}, unredeemableFault(nil)
 	}
-	l, err := s.cfg.Logins.PendingLogin(ctx, hashCode(req.Code))
+	pending, err := s.cfg.Logins.PendingLogin(ctx, hashOneTimeCode(req.Code))
 	if fault.Is(err, fault.NotFound) {
-		return Assured{}, errUnknownCode(err)
+		return Assured{}, unredeemableFault(err)
 	}
 	if err != nil {
 		return Assured{}, err
 	}
-	return s.redeemPending(ctx, l, keys, req.Keys)
+	return s.redeemPending(ctx, pending, keys, req.Keys)
 }
 
-// redeemPending removes a login from the store for the client that began it, with the roles that the user
-// still has.
+// redeemPending returns the Assured of a stored login and deletes the login, if encoded has the verifier and
+// the keys to which its challenge committed. The roles are those of the login that the user still has. keys
+// are the keys of encoded, parsed; encoded has the bytes that the challenge hashed.
+//
+// A login that has expired, was redeemed by another call, or belongs to a user who was removed gets the same
+// error as an unknown code. The login is deleted only after every check has passed.
 func (s *Service) redeemPending(
-	ctx context.Context, l state.Stored[state.PendingLogin], keys keyPair, sent authrpc.Keys,
+	ctx context.Context, stored state.Stored[state.PendingLogin], keys keyPair, encoded authrpc.Keys,
 ) (Assured, error) {
-	p := l.Value
-	if !s.cfg.Now().Before(p.Expires) {
-		return Assured{}, errUnknownCode(nil)
+	pending := stored.Value
+	if !s.cfg.Now().Before(pending.Expires) {
+		return Assured{}, unredeemableFault(nil)
 	}
-	if err := checkChallenge(p.Challenge, sent); err != nil {
+	// Before the login is deleted: an attacker who has only the code must not be able to spoil it.
+	if err := checkChallenge(pending.Challenge, encoded); err != nil {
 		return Assured{}, err
 	}
-	u, err := s.cfg.Logins.User(ctx, p.Who.UserKey())
-	if fault.Is(err, fault.NotFound) { // removed after the second factor was verified
-		return Assured{}, errUnknownCode(err)
+	user, err := s.cfg.Logins.User(ctx, pending.Who.UserKey())
+	if fault.Is(err, fault.NotFound) { // an administrator removed the user after the factor was verified
+		return Assured{}, unredeemableFault(err)
 	}
 	if err != nil {
 		return Assured{}, err
 	}
-	p.Who.Roles = u.Value.FilterRoles(p.Who.Roles)
-	if err := s.redeemStored(ctx, l); err != nil {
+	who := pending.Who
+	who.Roles = user.Value.FilterRoles(who.Roles) // without those taken away since the factor was verified
+	if err := s.removePending(ctx, stored); err != nil {
 		return Assured{}, err
 	}
 	return Assured{
-		who:      p.Who,
-		proxy:    p.Proxy,
-		from:     p.From,
-		authTime: p.AuthTime,
-		maxTTL:   p.MaxTTL,
+		who:      who,
+		proxy:    pending.Proxy,
+		from:     pending.From,
+		authTime: pending.AuthTime,
+		maxTTL:   pending.MaxTTL,
 		keys:     keys,
 	}, nil
 }
 
-// checkChallenge refuses keys and a verifier that are not those behind the challenge.
-func checkChallenge(challenge string, sent authrpc.Keys) error {
-	if !verifierRE.MatchString(sent.Verifier) ||
-		!authrpc.ChallengeMatches(challenge, sent.Verifier, sent.SSHKey, sent.X509Key) {
+// checkChallenge returns fault Denied unless the challenge commits to the verifier and the keys, byte for
+// byte.
+func checkChallenge(challenge string, encoded authrpc.Keys) error {
+	if !verifierRE.MatchString(encoded.Verifier) ||
+		!authrpc.ChallengeMatches(challenge, encoded.Verifier, encoded.SSHKey, encoded.X509Key) {
 		return fault.New(fault.Denied, opRedeem, "this login was made for another client or other keys",
 			"log in on this machine: tsh login")
 	}
 	return nil
 }
 
-// redeemStored removes the login from the store. It is the step that only one of several callers passes.
-func (s *Service) redeemStored(ctx context.Context, l state.Stored[state.PendingLogin]) error {
-	err := s.cfg.Logins.RedeemLogin(ctx, l)
+// removePending deletes the login from the store. Of several concurrent calls one deletes it and returns nil;
+// the others get fault Expired. So a login is redeemed only once in the cluster.
+func (s *Service) removePending(ctx context.Context, stored state.Stored[state.PendingLogin]) error {
+	err := s.cfg.Logins.RedeemLogin(ctx, stored)
 	if fault.Is(err, fault.Expired) {
-		return errUnknownCode(err)
+		return unredeemableFault(err)
 	}
 	return err
 }
 
-// errUnknownCode is the one error for a code that never existed, was used, or has expired.
-func errUnknownCode(cause error) error {
+// unredeemableFault is the one error for every login that cannot be redeemed: it never existed, was used, has
+// expired, or its user was removed. A caller with a guessed or stolen code does not learn which; cause is
+// only for the log.
+func unredeemableFault(cause error) error {
 	return &fault.Error{
 		Kind:   fault.Expired,
 		Op:     opRedeem,
@@ -157,30 +171,30 @@ func errUnknownCode(cause error) error {
 	}
 }
 
-// parseKeys refuses keys for which no certificate may be issued: weak keys, certificates, and any encoding
-// other than the one that the challenge hashed.
-func parseKeys(sent authrpc.Keys) (keyPair, error) {
+// parseKeys returns the public keys that the client sent. It refuses with fault Invalid those for which no
+// certificate may be issued: weak keys, certificates in place of keys, and bytes that are no key.
+func parseKeys(encoded authrpc.Keys) (keyPair, error) {
 	const remedy = "update tsh, then start again: tsh login"
-	refused := func(err error, which string) error {
+	refusedKeyFault := func(err error, which string) error {
 		return fault.Wrap(err, fault.Invalid, opRedeem,
 			"the "+which+" key of this request is not accepted: "+err.Error(), remedy)
 	}
-	if len(sent.SSHKey) > maxKey || len(sent.X509Key) > maxKey {
+	if len(encoded.SSHKey) > maxKey || len(encoded.X509Key) > maxKey {
 		return keyPair{}, fault.New(fault.Invalid, opRedeem, "a key of this request is too large", remedy)
 	}
-	sshKey, err := ssh.ParsePublicKey(sent.SSHKey)
+	sshKey, err := ssh.ParsePublicKey(encoded.SSHKey)
 	if err == nil {
 		err = identity.CheckSSHKey(sshKey)
 	}
 	if err != nil {
-		return keyPair{}, refused(err, "SSH")
+		return keyPair{}, refusedKeyFault(err, "SSH")
 	}
-	x509Key, err := x509.ParsePKIXPublicKey(sent.X509Key)
+	x509Key, err := x509.ParsePKIXPublicKey(encoded.X509Key)
 	if err == nil {
 		err = identity.CheckKey(x509Key)
 	}
 	if err != nil {
-		return keyPair{}, refused(err, "X.509")
+		return keyPair{}, refusedKeyFault(err, "X.509")
 	}
 	return keyPair{sshKey, x509Key}, nil
 }

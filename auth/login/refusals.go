@@ -13,19 +13,19 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// step is a call that can be made without authentication.
+// step is a step of a login at which an unauthenticated caller can be refused.
 type step int
 
 const (
-	begin step = iota
-	identify
-	prove
-	redeem
-	headless
-	steps
+	stepBegin step = iota
+	stepIdentify
+	stepProve
+	stepRedeem
+	stepHeadless
+	stepCount // how many there are
 )
 
-var stepNames = [steps]string{"begin", "identify", "prove", "redeem", "headless"}
+var stepNames = [stepCount]string{"begin", "identify", "prove", "redeem", "headless"}
 
 // RefusalCounts counts the refusals of unauthenticated callers by step, and those that were not logged
 // because of the rate limit.
@@ -43,7 +43,7 @@ type refusals struct {
 	log      *slog.Logger
 	now      func() time.Time
 	limit    *rate.Limiter
-	counts   *[steps]atomic.Uint64
+	counts   *[stepCount]atomic.Uint64
 	unlogged *atomic.Uint64
 }
 
@@ -52,12 +52,14 @@ func newRefusals(log *slog.Logger, now func() time.Time) refusals {
 		log:      log,
 		now:      now,
 		limit:    rate.NewLimiter(rate.Every(logEvery), logBurst),
-		counts:   new([steps]atomic.Uint64),
+		counts:   new([stepCount]atomic.Uint64),
 		unlogged: new(atomic.Uint64),
 	}
 }
 
-// record counts a refusal, and logs it unless the rate limit is reached.
+// record counts the refusal of a caller at a step, and logs it with its reason unless the rate limit is
+// reached. by is the proxy that called, if it is known, and from the client's address as the proxy reported
+// it.
 func (r refusals) record(at step, by identity.Identity, from string, reason error) {
 	r.counts[at].Add(1)
 	if !r.limit.AllowN(r.now(), 1) {
@@ -79,11 +81,11 @@ func (r refusals) record(at step, by identity.Identity, from string, reason erro
 
 func (r refusals) snapshot() RefusalCounts {
 	return RefusalCounts{
-		Begin:    r.counts[begin].Load(),
-		Identify: r.counts[identify].Load(),
-		Prove:    r.counts[prove].Load(),
-		Redeem:   r.counts[redeem].Load(),
-		Headless: r.counts[headless].Load(),
+		Begin:    r.counts[stepBegin].Load(),
+		Identify: r.counts[stepIdentify].Load(),
+		Prove:    r.counts[stepProve].Load(),
+		Redeem:   r.counts[stepRedeem].Load(),
+		Headless: r.counts[stepHeadless].Load(),
 		Unlogged: r.unlogged.Load(),
 	}
 }

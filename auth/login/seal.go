@@ -24,8 +24,9 @@ const (
 
 const (
 	// sealVersion is the first byte of a sealed attempt. XChaCha20-Poly1305 follows: a random nonce of 24
-	// bytes, then the ciphertext.
+	// bytes, then the ciphertext. sealHeader is how many bytes precede the ciphertext.
 	sealVersion = 1
+	sealHeader  = 1 + chacha20poly1305.NonceSizeX
 	// maxAttempt bounds a sealed attempt as text, in bytes. With name and attributes it must fit into a
 	// cookie of 4096 bytes (RFC 6265 section 6.1).
 	maxAttempt = 3800
@@ -33,8 +34,8 @@ const (
 
 const startAgain = "start again: tsh login"
 
-// sealer seals attempts for the browser's cookie. Nonces of 24 bytes are long enough to be drawn at random
-// for every attempt under one key.
+// sealer encrypts and authenticates attempts for the browser's cookie, so that a browser can neither read nor
+// alter them. Nonces of 24 bytes are long enough to be drawn at random for every attempt under one key.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer(key []byte) (sealer, error) {
@@ -49,17 +50,18 @@ func newSealer(key []byte) (sealer, error) {
 // associatedData is authenticated with the ciphertext, so that it opens only as an attempt of the stage.
 func associatedData(st stage) []byte { return []byte("threshold login attempt\x00" + string(st)) }
 
-// seal encrypts an attempt. The text is URL-safe, because a headless handle is part of a link.
+// seal returns an attempt as sealed text, which open reverses. The text is URL-safe, because a headless
+// handle is part of a link. An attempt that would not fit into a cookie gets fault Exhausted.
 func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 	plain, err := json.Marshal(attempt)
 	if err != nil {
 		return "", fault.Wrap(err, fault.Internal, op, "the login cannot continue", startAgain)
 	}
-	const head = 1 + chacha20poly1305.NonceSizeX
-	b := make([]byte, head, head+len(plain)+chacha20poly1305.Overhead)
+	b := make([]byte, sealHeader, sealHeader+len(plain)+chacha20poly1305.Overhead)
 	b[0] = sealVersion
-	_, _ = rand.Read(b[1:]) // crypto/rand never fails since Go 1.24
-	text := base64.RawURLEncoding.EncodeToString(s.aead.Seal(b, b[1:], plain, associatedData(st)))
+	nonce := b[1:]
+	_, _ = rand.Read(nonce) // crypto/rand never fails since Go 1.24
+	text := base64.RawURLEncoding.EncodeToString(s.aead.Seal(b, nonce, plain, associatedData(st)))
 	if len(text) > maxAttempt {
 		return "", fault.New(fault.Exhausted, op,
 			"the identity provider sent more data about this user than a login can hold",
@@ -68,27 +70,29 @@ func (s sealer) seal(op string, st stage, attempt any) (string, error) {
 	return text, nil
 }
 
-// open decrypts a sealed attempt of the stage into the value that into points to, and refuses one that has
-// expired. What decrypts was sealed by a replica of this cluster, so the content needs no further check.
+// open decrypts a sealed attempt of the stage into the value that into points to. It returns fault Invalid if
+// text is empty, was altered, or was sealed by another cluster or at another stage, and fault Expired if the
+// attempt is too old. What decrypts was sealed by a replica of this cluster, so the content needs no further
+// check.
 func (s sealer) open(op string, st stage, text string, now time.Time, into expirer) error {
-	const head = 1 + chacha20poly1305.NonceSizeX
 	if text == "" {
 		return fault.New(fault.Invalid, op, "this browser has no login in progress",
 			startAgain+", in a browser that accepts cookies")
 	}
 	if len(text) > maxAttempt {
-		return errNotOurs(op, nil)
+		return foreignAttemptFault(op, nil)
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) < head || b[0] != sealVersion {
-		return errNotOurs(op, err)
+	if err != nil || len(b) < sealHeader || b[0] != sealVersion {
+		return foreignAttemptFault(op, err)
 	}
-	plain, err := s.aead.Open(nil, b[1:head], b[head:], associatedData(st))
+	nonce, ciphertext := b[1:sealHeader], b[sealHeader:]
+	plain, err := s.aead.Open(nil, nonce, ciphertext, associatedData(st))
 	if err != nil {
-		return errNotOurs(op, err)
+		return foreignAttemptFault(op, err)
 	}
 	if err := json.Unmarshal(plain, into); err != nil {
-		return errNotOurs(op, err)
+		return foreignAttemptFault(op, err)
 	}
 	if !now.Before(into.expiresAt()) {
 		return fault.New(fault.Expired, op,
@@ -100,8 +104,9 @@ func (s sealer) open(op string, st stage, text string, now time.Time, into expir
 // expirer is an attempt of any stage.
 type expirer interface{ expiresAt() time.Time }
 
-// errNotOurs is the one error for text that was altered, made by another cluster, or sealed at another stage.
-func errNotOurs(op string, cause error) error {
+// foreignAttemptFault is the one error for text that was altered, made by another cluster, or sealed at
+// another stage. cause is only for the log.
+func foreignAttemptFault(op string, cause error) error {
 	return &fault.Error{
 		Kind:   fault.Invalid,
 		Op:     op,

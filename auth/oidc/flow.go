@@ -51,11 +51,11 @@ type CallbackParams struct {
 // Start begins a flow and returns the provider's page to which the browser is to be sent. A locale asks for
 // that page in a language; it may be empty.
 func (p *Providers) Start(ctx context.Context, connector, redirect, locale string) (Flow, string, error) {
-	prov, err := p.provider(ctx, connector)
+	prov, err := p.currentProvider(ctx, connector)
 	if err != nil {
 		return Flow{}, "", err
 	}
-	meta, err := prov.discover(ctx)
+	meta, err := prov.currentMetadata(ctx)
 	if err != nil {
 		return Flow{}, "", err
 	}
@@ -70,11 +70,11 @@ func (p *Providers) Start(ctx context.Context, connector, redirect, locale strin
 	if locale != "" { // OpenID Connect Core 1.0 section 3.1.2.1
 		options = append(options, oauth2.SetAuthURLParam("ui_locales", locale))
 	}
-	return f, prov.oauth(meta, redirect).AuthCodeURL(f.State, options...), nil
+	return f, prov.oauthConfig(meta, redirect).AuthCodeURL(f.State, options...), nil
 }
 
-// oauth is the configuration of one flow for golang.org/x/oauth2.
-func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {
+// oauthConfig is the configuration of one flow for golang.org/x/oauth2.
+func (p *provider) oauthConfig(meta *metadata, redirect string) *oauth2.Config {
 	return &oauth2.Config{
 		ClientID:     p.spec.ClientID,
 		ClientSecret: p.spec.ClientSecret,
@@ -87,22 +87,22 @@ func (p *provider) oauth(meta *metadata, redirect string) *oauth2.Config {
 // Finish ends a flow: it checks the callback, exchanges the code for an ID token, verifies the token, and
 // returns the user that it names.
 func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (VerifiedUser, error) {
-	if err := r.check(f); err != nil {
+	if err := r.checkBelongsTo(f); err != nil {
 		return VerifiedUser{}, err
 	}
-	prov, err := p.provider(ctx, f.Connector)
+	prov, err := p.currentProvider(ctx, f.Connector)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
-	meta, err := prov.discover(ctx)
+	meta, err := prov.currentMetadata(ctx)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
-	if r.Issuer != prov.spec.Issuer && (r.Issuer != "" || meta.sendsIss) {
-		return VerifiedUser{}, errIssuerMismatch()
+	if r.Issuer != prov.spec.Issuer && (r.Issuer != "" || meta.sendsIssuer) {
+		return VerifiedUser{}, issuerMismatchFault()
 	}
 	if r.Error != "" {
-		return VerifiedUser{}, prov.providerError(r)
+		return VerifiedUser{}, prov.errorResponseFault(r)
 	}
 	select {
 	case p.exchanges <- struct{}{}:
@@ -111,20 +111,20 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 		return VerifiedUser{}, fault.Wrap(ctx.Err(), fault.Unavailable, opFinish,
 			"too many logins are in progress", "try again in a minute")
 	}
-	token, err := prov.exchange(ctx, meta, f, r.Code)
+	token, err := prov.exchangeCode(ctx, meta, f, r.Code)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
-	claims, err := prov.verify(ctx, meta, f, token)
+	claims, err := prov.verifyIDToken(ctx, meta, f, token)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
 	return prov.mapClaims(claims)
 }
 
-// check refuses a callback that belongs to another browser's flow. It comes before anything in the callback
+// checkBelongsTo refuses a callback that belongs to another browser's flow. It comes before anything in the callback
 // is used.
-func (r CallbackParams) check(f Flow) error {
+func (r CallbackParams) checkBelongsTo(f Flow) error {
 	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL ||
 		len(r.Error) > maxError || len(r.ErrorDescription) > maxError {
 		return fault.New(fault.Invalid, opFinish, "the identity provider's response is too large", startAgain)
@@ -141,15 +141,15 @@ func (r CallbackParams) check(f Flow) error {
 	return nil
 }
 
-// errIssuerMismatch is the error for a mix-up attack (RFC 9207): another provider sent the browser back.
-func errIssuerMismatch() error {
+// issuerMismatchFault is the error for a mix-up attack (RFC 9207): another provider sent the browser back.
+func issuerMismatchFault() error {
 	return fault.New(fault.Invalid, opFinish,
 		"the response comes from another identity provider than the one that was asked", startAgain)
 }
 
-// providerError turns an error response (RFC 6749 section 4.1.2.1) into an error of ours. The provider's own
+// errorResponseFault turns an error response (RFC 6749 section 4.1.2.1) into an error of ours. The provider's own
 // description is quoted, because it may say anything.
-func (p *provider) providerError(r CallbackParams) error {
+func (p *provider) errorResponseFault(r CallbackParams) error {
 	msg := "the identity provider " + p.display() + " refused the login: " + printable(r.Error)
 	if d := printable(r.ErrorDescription); d != "" {
 		msg += fmt.Sprintf(" (it says %q)", d)
@@ -185,23 +185,23 @@ func printable(s string) string {
 	return s
 }
 
-// exchange exchanges the code for tokens.
-func (p *provider) exchange(ctx context.Context, meta *metadata, f Flow, code string) (*oauth2.Token, error) {
+// exchangeCode exchanges the code for tokens.
+func (p *provider) exchangeCode(ctx context.Context, meta *metadata, f Flow, code string) (*oauth2.Token, error) {
 	ctx = gooidc.ClientContext(ctx, p.client)
-	token, err := p.oauth(meta, f.Redirect).Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
+	token, err := p.oauthConfig(meta, f.Redirect).Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
 	var response *oauth2.RetrieveError
 	switch {
 	case err == nil:
 		return token, nil
 	case !errors.As(err, &response):
-		return nil, p.unreachable(err)
+		return nil, p.unreachableFault(err)
 	case response.ErrorCode == "invalid_grant":
 		return nil, fault.Wrap(err, fault.Invalid, opFinish,
 			"the identity provider does not know this code: "+
 				"it was used already, has expired, or belongs to another login",
 			startAgain)
 	case response.ErrorCode == "invalid_client" || response.ErrorCode == "unauthorized_client":
-		return nil, p.misconfigured(err, "it does not accept this cluster's client id and secret")
+		return nil, p.misconfiguredFault(err, "it does not accept this cluster's client id and secret")
 	}
-	return nil, p.unreachable(err)
+	return nil, p.unreachableFault(err)
 }

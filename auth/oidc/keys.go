@@ -70,13 +70,13 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	}
 	header := jws.Signatures[0].Protected
 	keys, generation := k.cached()
-	if payload, ok := verify(jws, header, keys); ok {
+	if payload, ok := verifyWithAny(jws, header, keys); ok {
 		return payload, nil
 	}
 	if keys, err = k.fetchNewer(ctx, generation); err != nil {
 		return nil, err
 	}
-	if payload, ok := verify(jws, header, keys); ok {
+	if payload, ok := verifyWithAny(jws, header, keys); ok {
 		return payload, nil
 	}
 	return nil, errors.New("no key of the provider signed the token")
@@ -95,8 +95,8 @@ func (r *errorRecorder) VerifySignature(ctx context.Context, token string) ([]by
 	return payload, err
 }
 
-// verify tries every key that fits the header.
-func verify(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebKey) ([]byte, bool) {
+// verifyWithAny tries every key that fits the header.
+func verifyWithAny(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebKey) ([]byte, bool) {
 	for _, key := range keys {
 		if header.KeyID != "" && key.KeyID != header.KeyID ||
 			key.Algorithm != "" && key.Algorithm != header.Algorithm {
@@ -128,7 +128,7 @@ func (k *keySet) fetchNewer(ctx context.Context, than int) ([]jose.JSONWebKey, e
 	if keys, generation := k.cached(); generation > than {
 		return keys, nil
 	}
-	return k.fetch(ctx)
+	return k.fetchKeys(ctx)
 }
 
 // mayFetch takes one fetch from the rate limit.
@@ -138,8 +138,8 @@ func (k *keySet) mayFetch() bool {
 	return k.limit.AllowN(k.now(), 1)
 }
 
-// fetch fetches the keys and stores them. The caller holds fetching.
-func (k *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
+// fetchKeys fetches the keys and stores them. The caller holds fetching.
+func (k *keySet) fetchKeys(ctx context.Context) ([]jose.JSONWebKey, error) {
 	if !k.mayFetch() {
 		return nil, errFetchedRecently
 	}
@@ -188,16 +188,16 @@ func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 	var out []jose.JSONWebKey
 	for _, raw := range set.Keys {
 		var key jose.JSONWebKey
-		if json.Unmarshal(raw, &key) == nil && usable(key) {
+		if json.Unmarshal(raw, &key) == nil && usableKey(key) {
 			out = append(out, key)
 		}
 	}
 	return out, nil
 }
 
-// usable refuses symmetric keys, encryption keys and short RSA keys. Without symmetric keys, no HMAC can
+// usableKey refuses symmetric keys, encryption keys and short RSA keys. Without symmetric keys, no HMAC can
 // verify.
-func usable(key jose.JSONWebKey) bool {
+func usableKey(key jose.JSONWebKey) bool {
 	if !key.IsPublic() || key.Use == "enc" {
 		return false
 	}

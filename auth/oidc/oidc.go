@@ -92,11 +92,11 @@ func (p *Providers) List(ctx context.Context) ([]Choice, error) {
 	return out, nil
 }
 
-// provider returns the cached provider of the connector. If the connector was changed, it makes a new one.
-func (p *Providers) provider(ctx context.Context, name string) (*provider, error) {
+// currentProvider returns the cached provider of the connector. If the connector was changed, it makes a new one.
+func (p *Providers) currentProvider(ctx context.Context, name string) (*provider, error) {
 	rec, err := p.source.Connector(ctx, name)
 	if fault.Is(err, fault.NotFound) {
-		return nil, p.unknownConnector(ctx, err, name)
+		return nil, p.unknownConnectorFault(ctx, err, name)
 	}
 	if err != nil {
 		return nil, err
@@ -116,8 +116,8 @@ func (p *Providers) provider(ctx context.Context, name string) (*provider, error
 	return made, nil
 }
 
-// unknownConnector forgets a connector that does not exist (any more), and names those that do.
-func (p *Providers) unknownConnector(ctx context.Context, cause error, name string) error {
+// unknownConnectorFault forgets a connector that does not exist (any more), and names those that do.
+func (p *Providers) unknownConnectorFault(ctx context.Context, cause error, name string) error {
 	remedy := "choose another one on the login page"
 	if all, err := p.List(ctx); err == nil && len(all) > 0 {
 		names := make([]string, len(all))

@@ -39,7 +39,7 @@ type metadata struct {
 	endpoint  oauth2.Endpoint
 	algs      []string
 	keys      *keySet
-	sendsIss  bool // RFC 9207: the provider sends its issuer beside every code
+	sendsIssuer  bool // RFC 9207: the provider sends its issuer beside every code
 	fetchedAt time.Time
 }
 
@@ -51,11 +51,11 @@ type provider struct {
 	client   *http.Client
 	now      func() time.Time
 
-	// lock guards what follows. It is a channel so that a context can give up waiting for it: whoever holds
+	// fetching guards what follows. It is a channel so that a context can give up waiting for it: whoever holds
 	// it has sent a token into it. It is held while metadata is fetched, so only one caller fetches.
-	lock    chan struct{}
+	fetching    chan struct{}
 	meta    *metadata
-	failed  error // of the last fetch; nil if it succeeded
+	fetchErr  error // of the last fetch; nil if it succeeded
 	retryAt time.Time
 }
 
@@ -68,81 +68,81 @@ func newProvider(
 		revision: revision,
 		client:   client,
 		now:      now,
-		lock:     make(chan struct{}, 1),
+		fetching:     make(chan struct{}, 1),
 	}
 }
 
-// discover returns the provider's metadata. It fetches it when there is none or it is older than metadataTTL.
-func (p *provider) discover(ctx context.Context) (*metadata, error) {
+// currentMetadata returns the provider's metadata. It fetches it when there is none or it is older than metadataTTL.
+func (p *provider) currentMetadata(ctx context.Context) (*metadata, error) {
 	select {
-	case p.lock <- struct{}{}:
+	case p.fetching <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-p.lock }()
+	defer func() { <-p.fetching }()
 	now := p.now()
 	if p.meta != nil && now.Sub(p.meta.fetchedAt) < metadataTTL {
 		return p.meta, nil
 	}
-	if p.failed == nil || !now.Before(p.retryAt) {
+	if p.fetchErr == nil || !now.Before(p.retryAt) {
 		p.refresh(ctx, now)
 	}
 	if p.meta != nil && now.Sub(p.meta.fetchedAt) < maxMetadataAge {
 		return p.meta, nil
 	}
-	return nil, p.failed
+	return nil, p.fetchErr
 }
 
 // refresh fetches the metadata. The caller holds lock.
 func (p *provider) refresh(ctx context.Context, now time.Time) {
-	meta, err := p.fetch(ctx)
+	meta, err := p.fetchMetadata(ctx)
 	if err != nil {
 		if ctx.Err() == nil { // a caller who gave up says nothing about the provider
 			p.retryAt = now.Add(retryAfter)
 		}
-		p.failed = err
+		p.fetchErr = err
 		return
 	}
 	meta.fetchedAt = now
 	if p.meta != nil && p.meta.keys.url == meta.keys.url {
 		meta.keys = p.meta.keys // keep the fetched keys and the rate limit
 	}
-	p.meta, p.failed = meta, nil
+	p.meta, p.fetchErr = meta, nil
 }
 
-// fetch fetches and checks the discovery document. It changes nothing of p.
-func (p *provider) fetch(ctx context.Context) (*metadata, error) {
+// fetchMetadata fetches and checks the discovery document. It changes nothing of p.
+func (p *provider) fetchMetadata(ctx context.Context) (*metadata, error) {
 	found, err := gooidc.NewProvider(gooidc.ClientContext(ctx, p.client), p.spec.Issuer)
 	var mismatch *gooidc.IssuerMismatchError
 	switch {
 	case errors.As(err, &mismatch):
-		return nil, p.misconfigured(err,
+		return nil, p.misconfiguredFault(err,
 			fmt.Sprintf("it says that its issuer is %.120q", mismatch.Discovered))
 	case err != nil:
-		return nil, p.unreachable(err)
+		return nil, p.unreachableFault(err)
 	}
 	var doc discoveryDocument
 	if err := found.Claims(&doc); err != nil {
-		return nil, p.unreachable(err)
+		return nil, p.unreachableFault(err)
 	}
-	meta, err := doc.metadata(p.client, p.now)
+	meta, err := doc.toMetadata(p.client, p.now)
 	if err != nil {
-		return nil, p.misconfigured(err, err.Error())
+		return nil, p.misconfiguredFault(err, err.Error())
 	}
 	return meta, nil
 }
 
-// unreachable is the error for a provider that does not answer, or answers nonsense.
-func (p *provider) unreachable(err error) error {
+// unreachableFault is the error for a provider that does not answer, or answers nonsense.
+func (p *provider) unreachableFault(err error) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be reached",
 		"try again in a minute; if it happens again, tell an administrator that "+p.spec.Issuer+
 			" does not answer")
 }
 
-// misconfigured is the error for a provider that answers, but with which no login is possible before an
+// misconfiguredFault is the error for a provider that answers, but with which no login is possible before an
 // administrator corrects the connector or the provider.
-func (p *provider) misconfigured(err error, what string) error {
+func (p *provider) misconfiguredFault(err error, what string) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be used: "+what,
 		"ask an administrator to correct connector "+p.name)
@@ -178,8 +178,8 @@ type discoveryDocument struct {
 	SendsIss  bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
-// metadata checks the document.
-func (d discoveryDocument) metadata(client *http.Client, now func() time.Time) (*metadata, error) {
+// toMetadata checks the document.
+func (d discoveryDocument) toMetadata(client *http.Client, now func() time.Time) (*metadata, error) {
 	for _, e := range []struct{ name, url string }{
 		{"authorization_endpoint", d.AuthURL},
 		{"token_endpoint", d.TokenURL},
@@ -193,7 +193,7 @@ func (d discoveryDocument) metadata(client *http.Client, now func() time.Time) (
 			return nil, fmt.Errorf("its %s: %w", e.name, err)
 		}
 	}
-	algs, err := d.algs()
+	algs, err := d.commonAlgs()
 	if err != nil {
 		return nil, err
 	}
@@ -201,13 +201,13 @@ func (d discoveryDocument) metadata(client *http.Client, now func() time.Time) (
 		endpoint: oauth2.Endpoint{AuthURL: d.AuthURL, TokenURL: d.TokenURL, AuthStyle: d.authStyle()},
 		algs:     algs,
 		keys:     newKeySet(d.KeysURL, algs, client, now),
-		sendsIss: d.SendsIss,
+		sendsIssuer: d.SendsIss,
 	}, nil
 }
 
-// algs are the accepted signature algorithms that the provider offers. A provider that lists none offers
+// commonAlgs are the accepted signature algorithms that the provider offers. A provider that lists none offers
 // RS256.
-func (d discoveryDocument) algs() ([]string, error) {
+func (d discoveryDocument) commonAlgs() ([]string, error) {
 	if len(d.Algs) == 0 {
 		return []string{gooidc.RS256}, nil
 	}

@@ -29,14 +29,14 @@ const (
 // claims are those of a verified ID token. Numbers are of type json.Number.
 type claims map[string]any
 
-// verify returns the claims of the ID token in the response, after every check of OpenID Connect Core 1.0
+// verifyIDToken returns the claims of the ID token in the response, after every check of OpenID Connect Core 1.0
 // section 3.1.3.7 has passed.
-func (p *provider) verify(
+func (p *provider) verifyIDToken(
 	ctx context.Context, meta *metadata, f Flow, response *oauth2.Token,
 ) (claims, error) {
 	raw, _ := response.Extra("id_token").(string)
 	if raw == "" || len(raw) > maxToken {
-		return nil, p.badToken(fmt.Errorf("%d bytes", len(raw)),
+		return nil, p.invalidTokenFault(fmt.Errorf("%d bytes", len(raw)),
 			"it sent no ID token, or one that is too large")
 	}
 	keys := &errorRecorder{keys: meta.keys}
@@ -49,17 +49,17 @@ func (p *provider) verify(
 	var unreachable *fetchError
 	switch {
 	case errors.As(keys.err, &unreachable):
-		return nil, p.unreachable(err)
+		return nil, p.unreachableFault(err)
 	case errors.Is(keys.err, errFetchedRecently):
 		return nil, fault.Wrap(err, fault.Unavailable, opFinish,
 			"the identity provider "+p.display()+" signed with a key it has not published",
 			"try again in a minute: tsh login")
 	case err != nil:
-		return nil, p.badToken(err, "its ID token is not valid")
+		return nil, p.invalidTokenFault(err, "its ID token is not valid")
 	}
 	all, err := decodeClaims(token)
 	if err != nil {
-		return nil, p.badToken(err, "its ID token cannot be read")
+		return nil, p.invalidTokenFault(err, "its ID token cannot be read")
 	}
 	return all, errors.Join(
 		p.checkAudience(token, all, response.AccessToken),
@@ -80,9 +80,9 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 	return all, dec.Decode(&all)
 }
 
-// badToken is the error for a token that is a mistake of the provider or an attack. Either way an
+// invalidTokenFault is the error for a token that is a mistake of the provider or an attack. Either way an
 // administrator must look at it.
-func (p *provider) badToken(err error, what string) error {
+func (p *provider) invalidTokenFault(err error, what string) error {
 	return fault.Wrap(truncateError(err), fault.Invalid, opFinish,
 		"the response of the identity provider "+p.display()+" is refused: "+what,
 		startAgain+"; if it happens again, ask an administrator to look at connector "+p.name)
@@ -94,12 +94,12 @@ func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken 
 	azp, has := all["azp"]
 	audiences := slices.Compact(slices.Sorted(slices.Values(token.Audience)))
 	if has && azp != p.spec.ClientID || !has && len(audiences) > 1 {
-		return p.badToken(fmt.Errorf("azp %v, aud %q", azp, token.Audience),
+		return p.invalidTokenFault(fmt.Errorf("azp %v, aud %q", azp, token.Audience),
 			"its ID token was made for another client")
 	}
 	if token.AccessTokenHash != "" {
 		if err := token.VerifyAccessToken(accessToken); err != nil {
-			return p.badToken(err, "its access token and ID token do not belong together")
+			return p.invalidTokenFault(err, "its access token and ID token do not belong together")
 		}
 	}
 	return nil
@@ -120,31 +120,31 @@ func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 	now := p.now()
 	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 ||
 		token.IssuedAt.IsZero() || token.IssuedAt.Unix() <= 0 {
-		return p.badToken(errors.New("no exp or no iat"), "its ID token has no issue time or no expiry")
+		return p.invalidTokenFault(errors.New("no exp or no iat"), "its ID token has no issue time or no expiry")
 	}
 	if ahead := token.IssuedAt.Sub(now); ahead > Skew {
-		return p.clockSkewError(ahead)
+		return p.clockSkewFault(ahead)
 	}
 	age, expired := now.Sub(token.IssuedAt), now.Sub(token.Expiry) > Skew
 	if age > maxTokenAge+Skew || expired && age > Skew {
-		return p.clockSkewError(-age)
+		return p.clockSkewFault(-age)
 	}
 	if expired {
-		return p.badToken(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
+		return p.invalidTokenFault(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
 			"its ID token has expired")
 	}
 	if nbf, has := all["nbf"]; has {
 		n, _ := nbf.(json.Number)
 		seconds, err := n.Float64()
 		if err != nil || seconds > float64(now.Add(Skew).Unix()) {
-			return p.badToken(fmt.Errorf("nbf %v", nbf), "its ID token is not valid yet")
+			return p.invalidTokenFault(fmt.Errorf("nbf %v", nbf), "its ID token is not valid yet")
 		}
 	}
 	return nil
 }
 
-// clockSkewError says by how much the provider's clock differs; it is ahead if by is positive.
-func (p *provider) clockSkewError(by time.Duration) error {
+// clockSkewFault says by how much the provider's clock differs; it is ahead if by is positive.
+func (p *provider) clockSkewFault(by time.Duration) error {
 	where := "ahead of"
 	if by < 0 {
 		where, by = "behind", -by

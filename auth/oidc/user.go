@@ -56,7 +56,7 @@ func (p *provider) mapClaims(all claims) (VerifiedUser, error) {
 	}
 	slices.Sort(v.roles)
 	v.roles = slices.Compact(v.roles)
-	if v.traits, err = p.traits(all); err != nil {
+	if v.traits, err = p.immutableTraits(all); err != nil {
 		return VerifiedUser{}, err
 	}
 	return v, nil
@@ -66,12 +66,12 @@ func (p *provider) mapClaims(all claims) (VerifiedUser, error) {
 func (p *provider) textClaim(all claims, claim string) (string, error) {
 	s, _ := all.find(claim).(string)
 	if err := identity.CheckText(claim, s); err != nil {
-		return "", p.unusableClaim(err, claim)
+		return "", p.unusableClaimFault(err, claim)
 	}
 	return s, nil
 }
 
-func (p *provider) unusableClaim(err error, claim string) error {
+func (p *provider) unusableClaimFault(err error, claim string) error {
 	return fault.Wrap(err, fault.Invalid, opFinish,
 		fmt.Sprintf("the identity provider %s sent no usable claim %.120q "+
 			"(it is missing, too long, or has invisible characters)", p.display(), claim),
@@ -90,9 +90,9 @@ func (p *provider) displayName(all claims) (string, error) {
 	return name, err
 }
 
-// traits are the immutable claims. A claim that is missing or empty gives no trait. One that cannot be
+// immutableTraits are the immutable claims. A claim that is missing or empty gives no trait. One that cannot be
 // certified ends the login, because a role may deny something by it.
-func (p *provider) traits(all claims) (identity.Traits, error) {
+func (p *provider) immutableTraits(all claims) (identity.Traits, error) {
 	out := identity.Traits{}
 	for _, t := range p.spec.Traits {
 		if !t.Immutable {
@@ -103,7 +103,7 @@ func (p *provider) traits(all claims) (identity.Traits, error) {
 				continue
 			}
 			if err := identity.CheckText(t.Trait, s); err != nil {
-				return nil, p.unusableClaim(err, t.Claim)
+				return nil, p.unusableClaimFault(err, t.Claim)
 			}
 			out[t.Trait] = append(out[t.Trait], s)
 		}

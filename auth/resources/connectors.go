@@ -68,13 +68,13 @@ func (k connectorKind) apply(
 ) (out authrpc.ApplyResourceResponse, err error) {
 	name := r.Metadata.Name
 	if err := identity.CheckWord("connector", name); err != nil {
-		return out, invalidName("connector", err)
+		return out, invalidNameFault("connector", err)
 	}
-	if err := by.mayChangeConnectors(); err != nil {
+	if err := by.checkConnectorChange(); err != nil {
 		return out, err
 	}
 	var spec oidc.Spec
-	if err := readSpec(r, &spec); err != nil {
+	if err := decodeSpec(r, &spec); err != nil {
 		return out, err
 	}
 	old, err := k.connectors.Connector(ctx, name)
@@ -94,7 +94,7 @@ func (k connectorKind) apply(
 	if err != nil {
 		return out, err
 	}
-	if err := k.keepAdminConnector(ctx, name, spec); err != nil {
+	if err := k.checkAdminConnectorRemains(ctx, name, spec); err != nil {
 		return out, err
 	}
 	old.Name = name
@@ -127,9 +127,9 @@ func checkSameProvider(old state.StoredConnector, next oidc.Spec) error {
 	return nil
 }
 
-// keepAdminConnector refuses a change after which no connector maps anybody to the role admin, if one did
+// checkAdminConnectorRemains refuses a change after which no connector maps anybody to the role admin, if one did
 // before: nobody could undo it.
-func (k connectorKind) keepAdminConnector(ctx context.Context, name string, next oidc.Spec) error {
+func (k connectorKind) checkAdminConnectorRemains(ctx context.Context, name string, next oidc.Spec) error {
 	all, err := k.connectors.ListConnectors(ctx)
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (k connectorKind) remove(ctx context.Context, by caller, name string) error
 	if err != nil {
 		return err
 	}
-	if err := k.keepAdminConnector(ctx, name, oidc.Spec{}); err != nil {
+	if err := k.checkAdminConnectorRemains(ctx, name, oidc.Spec{}); err != nil {
 		return err
 	}
 	e := by.event(events.ResourceRemoved, access.Connectors, name)

@@ -13,24 +13,24 @@ import (
 
 const askRoleAdmin = "ask someone who may apply roles"
 
-// denied is the error for a change that needs the right to apply roles.
-func denied(format string, args ...any) error {
+// needsRoleAdminFault is the error for a change that needs the right to apply roles.
+func needsRoleAdminFault(format string, args ...any) error {
 	return fault.New(fault.Denied, "resources.Apply", fmt.Sprintf(format, args...), askRoleAdmin)
 }
 
-// mayChangeConnectors demands the right to apply roles: whoever writes a connector decides which user a
+// checkConnectorChange demands the right to apply roles: whoever writes a connector decides which user a
 // person is, and so can become anyone.
-func (c caller) mayChangeConnectors() error {
+func (c caller) checkConnectorChange() error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
 	}
-	return denied("a connector decides who users are and which roles they get: " +
+	return needsRoleAdminFault("a connector decides who users are and which roles they get: " +
 		"to change one you need apply on roles as well")
 }
 
-// keepsRoleAdmin refuses a change by which the caller loses the right to apply roles: they could not undo it.
+// checkKeepsRoleAdmin refuses a change by which the caller loses the right to apply roles: they could not undo it.
 // policy and roles are the rules and the caller's roles after the change.
-func (c caller) keepsRoleAdmin(policy access.Policy, roles []string) error {
+func (c caller) checkKeepsRoleAdmin(policy access.Policy, roles []string) error {
 	after := c
 	after.policy, after.who.Roles = policy, roles
 	if !c.may(access.Apply, access.Roles) || after.may(access.Apply, access.Roles) {
@@ -41,24 +41,24 @@ func (c caller) keepsRoleAdmin(policy access.Policy, roles []string) error {
 		"ask another administrator to do it")
 }
 
-// mayChangeRoles checks a user's roles before and after a change. The caller must have every role that the
+// checkRoleChange checks a user's roles before and after a change. The caller must have every role that the
 // user gains or loses, or the right to apply roles. Losing a role counts, because roles may deny.
-func (c caller) mayChangeRoles(before, after []string) error {
+func (c caller) checkRoleChange(before, after []string) error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
 	}
 	for _, r := range slices.Concat(before, after) {
 		changed := slices.Contains(before, r) != slices.Contains(after, r)
 		if changed && !slices.Contains(c.who.Roles, r) {
-			return denied("to give or take the role %s you must have it yourself, or apply on roles", r)
+			return needsRoleAdminFault("to give or take the role %s you must have it yourself, or apply on roles", r)
 		}
 	}
 	return nil
 }
 
-// mayRelabel checks a machine before and after a change of its labels, which decide the grants that match it.
+// checkRelabel checks a machine before and after a change of its labels, which decide the grants that match it.
 // The change must not allow the caller anything on the machine that was not allowed before.
-func (c caller) mayRelabel(before, after access.Node) error {
+func (c caller) checkRelabel(before, after access.Node) error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
 	}
@@ -69,7 +69,7 @@ func (c caller) mayRelabel(before, after access.Node) error {
 			had := access.Decide(c.policy, ask).Allow
 			ask.Node = after
 			if !had && access.Decide(c.policy, ask).Allow {
-				return denied("with these labels you could %s, which you could not before", ask)
+				return needsRoleAdminFault("with these labels you could %s, which you could not before", ask)
 			}
 		}
 	}

@@ -70,13 +70,13 @@ func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resour
 }
 
 func (k eventKind) apply(context.Context, caller, authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
-	return authrpc.ApplyResourceResponse{}, errAppendOnly()
+	return authrpc.ApplyResourceResponse{}, readOnlyFault()
 }
 
-func (k eventKind) remove(context.Context, caller, string) error { return errAppendOnly() }
+func (k eventKind) remove(context.Context, caller, string) error { return readOnlyFault() }
 
-// errAppendOnly is the error for every attempt to write.
-func errAppendOnly() error {
+// readOnlyFault is the error for every attempt to write.
+func readOnlyFault() error {
 	return fault.New(fault.Denied, "resources", "events can only be read: the audit log is never changed",
 		"use: tsh get events")
 }

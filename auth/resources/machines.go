@@ -59,7 +59,7 @@ func (k machineKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource
 func (k machineKind) apply(
 	ctx context.Context, by caller, r authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
-	if err := readSpec(r, &machineSpec{}); err != nil {
+	if err := decodeSpec(r, &machineSpec{}); err != nil {
 		return out, err
 	}
 	old, err := k.find(ctx, r.Metadata.Name)
@@ -79,7 +79,7 @@ func (k machineKind) apply(
 	if err := join.CheckLabels(next.Labels); err != nil {
 		return out, err
 	}
-	if err := by.mayRelabel(nodeOf(old.Value), nodeOf(next)); err != nil {
+	if err := by.checkRelabel(nodeOf(old.Value), nodeOf(next)); err != nil {
 		return out, err
 	}
 	e := by.event(events.ResourceApplied, access.Machines, next.Name)

@@ -101,10 +101,10 @@ func pluralOf(kind string) (access.Resource, error) {
 			return p, nil
 		}
 	}
-	return "", unknownKind(kind)
+	return "", unknownKindFault(kind)
 }
 
-func unknownKind(kind string) error {
+func unknownKindFault(kind string) error {
 	return fault.New(fault.Invalid, "resources", fmt.Sprintf("there is no kind of document %.40q", kind),
 		"use one of: role, connector, user, token, machine, event")
 }
@@ -175,7 +175,7 @@ func (s *Service) authorize(
 ) (kind, caller, error) {
 	k, known := s.kinds[of]
 	if !known {
-		return nil, caller{}, unknownKind(string(of))
+		return nil, caller{}, unknownKindFault(string(of))
 	}
 	policy, err := s.policies.Policy(ctx)
 	if err != nil {

@@ -55,10 +55,10 @@ func (k roleKind) apply(
 	ctx context.Context, by caller, r authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
 	if err := identity.CheckWord("role", r.Metadata.Name); err != nil {
-		return out, invalidName("role", err)
+		return out, invalidNameFault("role", err)
 	}
 	var role access.Role
-	if err := readSpec(r, &role); err != nil {
+	if err := decodeSpec(r, &role); err != nil {
 		return out, err
 	}
 	role.Name = r.Metadata.Name
@@ -74,7 +74,7 @@ func (k roleKind) apply(
 	}
 	after := maps.Clone(by.policy)
 	after[role.Name] = role
-	if err := by.keepsRoleAdmin(after, by.who.Roles); err != nil {
+	if err := by.checkKeepsRoleAdmin(after, by.who.Roles); err != nil {
 		return out, err
 	}
 	if err := CheckSize(slices.Collect(maps.Values(after))); err != nil {
@@ -102,7 +102,7 @@ func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	}
 	after := maps.Clone(by.policy)
 	delete(after, name)
-	if err := by.keepsRoleAdmin(after, by.who.Roles); err != nil {
+	if err := by.checkKeepsRoleAdmin(after, by.who.Roles); err != nil {
 		return err
 	}
 	e := by.event(events.ResourceRemoved, access.Roles, name)

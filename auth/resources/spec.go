@@ -12,9 +12,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// readSpec decodes a spec strictly. It returns all errors at once, each with its path: unknown keys, and
+// decodeSpec decodes a spec strictly. It returns all errors at once, each with its path: unknown keys, and
 // whatever the Check method of into's type refuses.
-func readSpec(r authrpc.Resource, into any) error {
+func decodeSpec(r authrpc.Resource, into any) error {
 	spec := r.Spec
 	if len(spec) == 0 {
 		spec = json.RawMessage("{}")
@@ -77,8 +77,8 @@ func documents[T any](
 	return slices.Clip(out), got.Next, nil
 }
 
-// invalidName is the error for a document whose name cannot be used.
-func invalidName(kind string, err error) error {
+// invalidNameFault is the error for a document whose name cannot be used.
+func invalidNameFault(kind string, err error) error {
 	return fault.Wrap(err, fault.Invalid, "resources.Apply", "metadata.name: "+err.Error(),
 		"choose another name for the "+kind)
 }

@@ -74,11 +74,11 @@ func (k tokenKind) apply(
 ) (out authrpc.ApplyResourceResponse, err error) {
 	if r.Metadata.Name != "" {
 		if err := identity.CheckWord("token", r.Metadata.Name); err != nil {
-			return out, invalidName("token", err)
+			return out, invalidNameFault("token", err)
 		}
 	}
 	var spec tokenSpec
-	if err := readSpec(r, &spec); err != nil {
+	if err := decodeSpec(r, &spec); err != nil {
 		return out, err
 	}
 	w := spec.request()

@@ -117,7 +117,7 @@ func (k userKind) apply(
 	ctx context.Context, by caller, r authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
 	var spec userSpec
-	if err := readSpec(r, &spec); err != nil {
+	if err := decodeSpec(r, &spec); err != nil {
 		return out, err
 	}
 	old, err := k.find(ctx, r.Metadata.Name)
@@ -132,13 +132,13 @@ func (k userKind) apply(
 	if err := checkRevision(r.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
-	if err := by.mayChangeRoles(old.Value.Roles, spec.Roles); err != nil {
+	if err := by.checkRoleChange(old.Value.Roles, spec.Roles); err != nil {
 		return out, err
 	}
 	next := old.Value
 	slices.Sort(spec.Roles)
 	next.Roles = slices.Compact(spec.Roles)
-	if err := by.mayChangeSelf(old.Value, next); err != nil {
+	if err := by.checkSelfChange(old.Value, next); err != nil {
 		return out, err
 	}
 	e := by.event(events.ResourceApplied, access.Users, old.Key)
@@ -156,12 +156,12 @@ func (k userKind) apply(
 	return out, err
 }
 
-// mayChangeSelf is keepsRoleAdmin for a change of the caller's own record. It allows changes of others.
-func (c caller) mayChangeSelf(old, next state.User) error {
+// checkSelfChange is checkKeepsRoleAdmin for a change of the caller's own record. It allows changes of others.
+func (c caller) checkSelfChange(old, next state.User) error {
 	if old.UserKey() != c.who.UserKey() {
 		return nil
 	}
-	return c.keepsRoleAdmin(c.policy, next.FilterRoles(c.who.Roles))
+	return c.checkKeepsRoleAdmin(c.policy, next.FilterRoles(c.who.Roles))
 }
 
 // remove removes a user and their second factor. A user who logs in again is a new one.
@@ -172,10 +172,10 @@ func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	}
 	// The second factor is removed too, and whoever logs in to the provider next enrols a new one. So
 	// removing a user needs the user's roles, as if they were given away.
-	if err := by.mayChangeRoles(slices.Concat(old.Value.Roles, old.Value.Mapped), nil); err != nil {
+	if err := by.checkRoleChange(slices.Concat(old.Value.Roles, old.Value.Mapped), nil); err != nil {
 		return err
 	}
-	if err := by.mayChangeSelf(old.Value, state.User{}); err != nil {
+	if err := by.checkSelfChange(old.Value, state.User{}); err != nil {
 		return err
 	}
 	return k.users.RemoveUser(ctx, old, by.event(events.ResourceRemoved, access.Users, old.Key))

@@ -45,10 +45,10 @@ const (
 type outcome struct {
 	result   result
 	next     state.Factor
-	changed  bool     // next must be stored
+	mustStore  bool     // next must be stored
 	method   string   // of an accepted code
-	recovery []string // new recovery codes to show, after an enrolment
-	err      error    // of a refused code
+	newRecoveryCodes []string // new recovery codes to show, after an enrolment
+	refusal      error    // of a refused code
 }
 
 // checkCode decides about a code. It is a pure function, except that it draws the recovery codes of an
@@ -64,23 +64,23 @@ func checkCode(have state.Factor, a Answer, code parsedCode, now time.Time) outc
 	case isRecovery && a.Enrolment == nil && have.Secret != "":
 		next := clearLockout(have)
 		next.Recovery = slices.Concat(have.Recovery[:at], have.Recovery[at+1:])
-		return outcome{result: codeAccepted, next: next, changed: true, method: MethodRecovery}
+		return outcome{result: codeAccepted, next: next, mustStore: true, method: MethodRecovery}
 	case matched && step > have.LastStep:
-		return accept(have, a, step, now)
+		return acceptCode(have, a, step, now)
 	case matched:
-		return refuseReused(have, step)
+		return refuseReusedCode(have, step)
 	}
-	return refuseWrong(have, now)
+	return refuseWrongCode(have, now)
 }
 
-// accept uses up the step, and with it all earlier ones. At an enrolment it also stores the secret and
+// acceptCode uses up the step, and with it all earlier ones. At an enrolment it also stores the secret and
 // replaces all recovery codes.
-func accept(have state.Factor, a Answer, step int64, now time.Time) outcome {
-	o := outcome{result: codeAccepted, next: clearLockout(have), changed: true, method: MethodTOTP}
+func acceptCode(have state.Factor, a Answer, step int64, now time.Time) outcome {
+	o := outcome{result: codeAccepted, next: clearLockout(have), mustStore: true, method: MethodTOTP}
 	o.next.LastStep = step
 	if a.Enrolment != nil {
 		o.next.Secret, o.next.Enrolled, o.next.Proxy = a.Enrolment.Secret, now.UTC(), a.Proxy
-		o.recovery, o.next.Recovery = newRecoveryCodes(a.Who.UserKey())
+		o.newRecoveryCodes, o.next.Recovery = newRecoveryCodes(a.Who.UserKey())
 	}
 	return o
 }
@@ -91,29 +91,29 @@ func clearLockout(have state.Factor) state.Factor {
 	return have
 }
 
-// refuseReused refuses a code that was used. It is not a guess, so it does not count towards the lockout.
+// refuseReusedCode refuses a code that was used. It is not a guess, so it does not count towards the lockout.
 // Only the first reuse of a step is stored, and so makes only one audit event.
-func refuseReused(have state.Factor, step int64) outcome {
-	o := outcome{result: codeReused, next: have, changed: step > have.ReusedStep}
+func refuseReusedCode(have state.Factor, step int64) outcome {
+	o := outcome{result: codeReused, next: have, mustStore: step > have.ReusedStep}
 	o.next.ReusedStep = max(step, have.ReusedStep)
-	o.err = fault.New(fault.Denied, opVerify, "this code was used already",
+	o.refusal = fault.New(fault.Denied, opVerify, "this code was used already",
 		"wait for the next code, then enter it")
 	return o
 }
 
-// refuseWrong counts a wrong code, and locks the user out if there were several in a row.
-func refuseWrong(have state.Factor, now time.Time) outcome {
-	o := outcome{result: codeWrong, next: have, changed: true}
+// refuseWrongCode counts a wrong code, and locks the user out if there were several in a row.
+func refuseWrongCode(have state.Factor, now time.Time) outcome {
+	o := outcome{result: codeWrong, next: have, mustStore: true}
 	o.next.WrongCodes++
 	o.next.LockedUntil = time.Time{}
 	wait := lockoutAfter(o.next.WrongCodes)
 	if wait == 0 {
-		o.err = fault.New(fault.Denied, opVerify, "this code is wrong",
+		o.refusal = fault.New(fault.Denied, opVerify, "this code is wrong",
 			"enter the code that the app shows now; if that is wrong too, set the phone's clock to automatic")
 		return o
 	}
 	o.next.LockedUntil = now.Add(wait).UTC()
-	o.err = lockedFault(wait, "this code is wrong, and so were several before it")
+	o.refusal = lockedFault(wait, "this code is wrong, and so were several before it")
 	return o
 }
 

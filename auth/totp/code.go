@@ -15,7 +15,7 @@ import (
 
 const (
 	maxInput      = 64 // bytes of what a user types
-	recoveryCodes = 10 // how many a user gets
+	recoveryCodeCount = 10 // how many a user gets
 	recoveryBytes = 10 // random bytes in a recovery code: 80 bits, 16 letters
 )
 
@@ -49,7 +49,7 @@ func parseCode(typed string) (parsedCode, error) {
 
 // newRecoveryCodes draws recovery codes, in the form that is shown and in the form that is stored.
 func newRecoveryCodes(who identity.UserKey) (shown []string, stored [][]byte) {
-	for range recoveryCodes {
+	for range recoveryCodeCount {
 		var b [recoveryBytes]byte
 		_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
 		s := base32.StdEncoding.EncodeToString(b[:])

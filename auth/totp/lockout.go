@@ -54,8 +54,8 @@ func (l *addressLockout) lockedFor(from string, now time.Time) time.Duration {
 	return l.byNetwork[network].lockedUntil.Sub(now)
 }
 
-// recordWrong counts a wrong code from the address.
-func (l *addressLockout) recordWrong(from string, now time.Time) {
+// recordWrongCode counts a wrong code from the address.
+func (l *addressLockout) recordWrongCode(from string, now time.Time) {
 	network := limit.Network(from)
 	if !network.IsValid() {
 		return

@@ -48,7 +48,7 @@ type Service struct {
 	store     Store
 	issuer    string
 	now       func() time.Time
-	addresses addressLockout
+	addressLockout addressLockout
 }
 
 // New makes a service.
@@ -99,13 +99,13 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 	if err != nil {
 		return Proof{}, err
 	}
-	if wait := s.addresses.lockedFor(a.From, s.now()); wait > 0 {
+	if wait := s.addressLockout.lockedFor(a.From, s.now()); wait > 0 {
 		return Proof{}, lockedFault(wait, "too many wrong codes came from this address")
 	}
 	// Of several concurrent calls with the same code, one writes first. The others get a conflict, read again
 	// and find the step used.
 	for range maxConflicts {
-		proof, err := s.verify(ctx, a, code)
+		proof, err := s.tryVerify(ctx, a, code)
 		if !fault.Is(err, fault.Conflict) {
 			return proof, err
 		}
@@ -115,8 +115,8 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 		"wait for the next code, then try again")
 }
 
-// verify checks a code once. It returns fault Conflict if another call changed the factor in between.
-func (s *Service) verify(ctx context.Context, a Answer, code parsedCode) (Proof, error) {
+// tryVerify checks a code once. It returns fault Conflict if another call changed the factor in between.
+func (s *Service) tryVerify(ctx context.Context, a Answer, code parsedCode) (Proof, error) {
 	have, err := s.store.Factor(ctx, a.Who.UserKey())
 	if err != nil {
 		return Proof{}, err
@@ -131,22 +131,22 @@ func (s *Service) verify(ctx context.Context, a Answer, code parsedCode) (Proof,
 			"start again: tsh login, and use the app that was enrolled there")
 	}
 	o := checkCode(have.Factor, a, code, now)
-	if o.changed {
-		if err := s.store.PutFactor(ctx, have, o.next, events(a, o, now)...); err != nil {
+	if o.mustStore {
+		if err := s.store.PutFactor(ctx, have, o.next, auditEvents(a, o, now)...); err != nil {
 			return Proof{}, err
 		}
 	}
-	if o.err != nil {
+	if o.refusal != nil {
 		if o.result == codeWrong {
-			s.addresses.recordWrong(a.From, now)
+			s.addressLockout.recordWrongCode(a.From, now)
 		}
-		return Proof{}, o.err
+		return Proof{}, o.refusal
 	}
-	return Proof{who: a.Who.UserKey(), method: o.method, recovery: o.recovery}, nil
+	return Proof{who: a.Who.UserKey(), method: o.method, recovery: o.newRecoveryCodes}, nil
 }
 
-// events are the audit events that are stored together with the outcome.
-func events(a Answer, o outcome, now time.Time) []audit.Event {
+// auditEvents are the audit events that are stored together with the outcome.
+func auditEvents(a Answer, o outcome, now time.Time) []audit.Event {
 	event := func(code audit.Code, reason string) audit.Event {
 		e := audit.NewEvent(code, a.Who, now)
 		e.ID, e.From, e.Proxy, e.Reason = state.NewID(), a.From, a.Proxy, reason

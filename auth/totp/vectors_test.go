@@ -34,7 +34,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	var a addressLockout
 	now := time.Unix(1_800_000_000, 0)
 	for i := range maxAddresses + 500 {
-		a.recordWrong(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), now)
+		a.recordWrongCode(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), now)
 	}
 	if len(a.byNetwork) > maxAddresses {
 		t.Errorf("got %d addresses, want at most %d", len(a.byNetwork), maxAddresses)
@@ -61,7 +61,7 @@ func TestOccasionalWrongCodesOfAnAddressAreForgiven(t *testing.T) {
 		var a addressLockout
 		locked, now := false, time.Unix(1_700_000_000, 0)
 		for range 1000 {
-			a.recordWrong("192.0.2.7", now)
+			a.recordWrongCode("192.0.2.7", now)
 			locked = locked || a.lockedFor("192.0.2.7", now) > 0
 			now = now.Add(every)
 		}

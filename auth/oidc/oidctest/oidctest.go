@@ -115,11 +115,11 @@ func normalizeLogin(typed string) string { return strings.ToLower(strings.TrimSp
 func (p *Provider) routes() {
 	at := strings.TrimSuffix(p.issuer.Path, "/")
 	p.mux = http.NewServeMux()
-	p.mux.HandleFunc("GET "+at+"/.well-known/openid-configuration", p.discovery)
+	p.mux.HandleFunc("GET "+at+"/.well-known/openid-configuration", p.serveDiscovery)
 	p.mux.HandleFunc("GET "+at+"/keys", p.serveKeys)
-	p.mux.HandleFunc("GET "+at+"/authorize", p.authorize)
-	p.mux.HandleFunc("POST "+at+"/authorize", p.logIn)
-	p.mux.HandleFunc("POST "+at+"/token", p.token)
+	p.mux.HandleFunc("GET "+at+"/authorize", p.serveLoginPage)
+	p.mux.HandleFunc("POST "+at+"/authorize", p.handlePassword)
+	p.mux.HandleFunc("POST "+at+"/token", p.serveToken)
 	p.mux.HandleFunc("GET "+at+"/style.css", serveStyle)
 }
 
@@ -132,8 +132,8 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mux.ServeHTTP(w, r)
 }
 
-// discovery serves the discovery document (OpenID Connect Discovery 1.0 section 4).
-func (p *Provider) discovery(w http.ResponseWriter, _ *http.Request) {
+// serveDiscovery serves the discovery document (OpenID Connect Discovery 1.0 section 4).
+func (p *Provider) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 	f := p.countRequest(func(s *RequestCounts) { s.Discoveries++ })
 	issuer := p.issuer.String()
 	doc := map[string]any{
@@ -187,12 +187,12 @@ func (p *Provider) parseAuthorize(r *http.Request) (grant, url.Values, error) {
 	}, q, nil
 }
 
-// authorize shows the login page. The request stays in the page's address, so the form posts it back and the
+// serveLoginPage shows the login page. The request stays in the page's address, so the form posts it back and the
 // provider stores nothing.
-func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
+func (p *Provider) serveLoginPage(w http.ResponseWriter, r *http.Request) {
 	g, q, err := p.parseAuthorize(r)
 	if err != nil {
-		p.page(w, r, http.StatusBadRequest, page{Error: err.Error()})
+		p.renderPage(w, r, http.StatusBadRequest, page{Error: err.Error()})
 		return
 	}
 	if code := p.currentFaults().Refuse; code != "" {
@@ -203,30 +203,30 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	p.page(w, r, http.StatusOK, page{Redirect: g.redirect, Login: q.Get("login_hint")})
+	p.renderPage(w, r, http.StatusOK, page{Redirect: g.redirect, Login: q.Get("login_hint")})
 }
 
-// logIn checks the password that was posted, and redirects with a code.
-func (p *Provider) logIn(w http.ResponseWriter, r *http.Request) {
+// handlePassword checks the password that was posted, and redirects with a code.
+func (p *Provider) handlePassword(w http.ResponseWriter, r *http.Request) {
 	g, q, err := p.parseAuthorize(r)
 	if err != nil {
-		p.page(w, r, http.StatusBadRequest, page{Error: err.Error()})
+		p.renderPage(w, r, http.StatusBadRequest, page{Error: err.Error()})
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	login := r.PostFormValue("login")
 	if wait := p.logins.lockedFor(normalizeLogin(login)); wait > 0 {
 		locked := page{Redirect: g.redirect, Login: login, Wait: int(wait.Seconds()) + 1}
-		p.page(w, r, http.StatusTooManyRequests, locked)
+		p.renderPage(w, r, http.StatusTooManyRequests, locked)
 		return
 	}
 	user, ok := p.checkPassword(login, r.PostFormValue("password"))
 	if !ok {
-		p.logins.failed(normalizeLogin(login))
-		p.page(w, r, http.StatusUnauthorized, page{Redirect: g.redirect, Login: login, Wrong: true})
+		p.logins.recordFailure(normalizeLogin(login))
+		p.renderPage(w, r, http.StatusUnauthorized, page{Redirect: g.redirect, Login: login, Wrong: true})
 		return
 	}
-	p.logins.succeeded(normalizeLogin(login))
+	p.logins.recordSuccess(normalizeLogin(login))
 	g.user, g.expires = user, p.now().Add(codeLife)
 	p.redirectBack(w, r, g.redirect, url.Values{"code": {p.storeGrant(g)}, "state": {q.Get("state")}})
 }
@@ -257,7 +257,7 @@ func (p *Provider) storeGrant(g grant) string {
 func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, redirect string, v url.Values) {
 	u, err := url.Parse(redirect)
 	if err != nil {
-		p.page(w, r, http.StatusBadRequest, page{Error: "redirect_uri is not a URL"})
+		p.renderPage(w, r, http.StatusBadRequest, page{Error: "redirect_uri is not a URL"})
 		return
 	}
 	v.Set("iss", p.issuer.String())
@@ -273,8 +273,8 @@ func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, redirect
 	http.Redirect(w, r, u.String(), http.StatusSeeOther)
 }
 
-// token exchanges a code for an ID token (OpenID Connect Core 1.0 section 3.1.3).
-func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
+// serveToken exchanges a code for an ID token (OpenID Connect Core 1.0 section 3.1.3).
+func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
 	p.countRequest(func(s *RequestCounts) { s.Exchanges++ })
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	id, secret, basic := r.BasicAuth()
@@ -290,7 +290,7 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	code, redirect := r.PostFormValue("code"), r.PostFormValue("redirect_uri")
-	g, ok := p.redeem(code, id, redirect, r.PostFormValue("code_verifier"))
+	g, ok := p.redeemCode(code, id, redirect, r.PostFormValue("code_verifier"))
 	if !ok || r.PostFormValue("grant_type") != "authorization_code" {
 		writeJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
 		return
@@ -308,8 +308,8 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// redeem uses up a code, even if the client or the verifier is wrong.
-func (p *Provider) redeem(code, client, redirect, verifier string) (grant, bool) {
+// redeemCode uses up a code, even if the client or the verifier is wrong.
+func (p *Provider) redeemCode(code, client, redirect, verifier string) (grant, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g, known := p.grants[code]

@@ -61,11 +61,11 @@ var (
 	codes = []string{"en", "ko"}
 )
 
-// page renders the login page in the language of ui_locales or else of the browser.
-func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v page) {
+// renderPage renders the login page in the language of ui_locales or else of the browser.
+func (p *Provider) renderPage(w http.ResponseWriter, r *http.Request, status int, v page) {
 	// A header that cannot be read gives no language, and so English.
 	wanted, _, _ := language.ParseAcceptLanguage(r.Header.Get("Accept-Language"))
-	_, i, _ := languages.Match(append(tags(r.URL.Query().Get("ui_locales")), wanted...)...)
+	_, i, _ := languages.Match(append(localeTags(r.URL.Query().Get("ui_locales")), wanted...)...)
 	v.Lang, v.Text, v.Style = codes[i], pageTexts[i], p.issuer.JoinPath("style.css").Path
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
@@ -79,8 +79,8 @@ func (p *Provider) page(w http.ResponseWriter, r *http.Request, status int, v pa
 	_ = pageTemplate.Execute(w, v) // the browser is gone if this fails
 }
 
-// tags reads ui_locales, as far as it is one tag.
-func tags(list string) []language.Tag {
+// localeTags reads ui_locales, as far as it is one tag.
+func localeTags(list string) []language.Tag {
 	t, err := language.Parse(list)
 	if err != nil {
 		return nil

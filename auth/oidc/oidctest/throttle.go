@@ -32,7 +32,7 @@ func (t *throttle) lockedFor(login string) time.Duration {
 	return t.attempts[login].lockedUntil.Sub(t.now())
 }
 
-func (t *throttle) failed(login string) {
+func (t *throttle) recordFailure(login string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.attempts == nil || len(t.attempts) >= maxTracked {
@@ -45,7 +45,7 @@ func (t *throttle) failed(login string) {
 	t.attempts[login] = a
 }
 
-func (t *throttle) succeeded(login string) {
+func (t *throttle) recordSuccess(login string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.attempts, login)
