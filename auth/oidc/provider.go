@@ -36,11 +36,11 @@ var acceptedAlgs = []string{
 // metadata is a checked discovery document. Only its fetchedAt and keys are set later, by refresh, before
 // others see it.
 type metadata struct {
-	endpoint  oauth2.Endpoint
-	algs      []string
-	keys      *keySet
-	sendsIssuer  bool // RFC 9207: the provider sends its issuer beside every code
-	fetchedAt time.Time
+	endpoint    oauth2.Endpoint
+	algs        []string
+	keys        *keySet
+	sendsIssuer bool // RFC 9207: the provider sends its issuer beside every code
+	fetchedAt   time.Time
 }
 
 // provider is one revision of a connector, with the metadata of its provider. It is safe for concurrent use.
@@ -53,10 +53,10 @@ type provider struct {
 
 	// fetching guards what follows. It is a channel so that a context can give up waiting for it: whoever holds
 	// it has sent a token into it. It is held while metadata is fetched, so only one caller fetches.
-	fetching    chan struct{}
-	meta    *metadata
-	fetchErr  error // of the last fetch; nil if it succeeded
-	retryAt time.Time
+	fetching chan struct{}
+	meta     *metadata
+	fetchErr error // of the last fetch; nil if it succeeded
+	retryAt  time.Time
 }
 
 func newProvider(
@@ -68,7 +68,7 @@ func newProvider(
 		revision: revision,
 		client:   client,
 		now:      now,
-		fetching:     make(chan struct{}, 1),
+		fetching: make(chan struct{}, 1),
 	}
 }
 
@@ -198,9 +198,9 @@ func (d discoveryDocument) toMetadata(client *http.Client, now func() time.Time)
 		return nil, err
 	}
 	return &metadata{
-		endpoint: oauth2.Endpoint{AuthURL: d.AuthURL, TokenURL: d.TokenURL, AuthStyle: d.authStyle()},
-		algs:     algs,
-		keys:     newKeySet(d.KeysURL, algs, client, now),
+		endpoint:    oauth2.Endpoint{AuthURL: d.AuthURL, TokenURL: d.TokenURL, AuthStyle: d.authStyle()},
+		algs:        algs,
+		keys:        newKeySet(d.KeysURL, algs, client, now),
 		sendsIssuer: d.SendsIss,
 	}, nil
 }

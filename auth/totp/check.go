@@ -20,8 +20,8 @@ const (
 	drift  = 1  // steps that a device's clock may be off, either way
 )
 
-// The lockout of a user: after freeAttempts wrong codes in a row every further one costs a wait, which begins
-// at firstLockout and doubles up to maxLockout.
+// The lockout of a user: the wrong code number freeAttempts in a row costs a wait of firstLockout. Each
+// further one costs twice the wait before it, up to maxLockout.
 const (
 	freeAttempts = 5
 	firstLockout = 30 * time.Second
@@ -32,104 +32,117 @@ const (
 // that matches it counts as wrong.
 const dummySecret = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
-// result says how a code was judged.
-type result int
+// verdict says how a code was judged.
+type verdict int
 
 const (
-	codeWrong result = iota
+	codeWrong verdict = iota
 	codeReused
 	codeAccepted
 )
 
 // outcome is what checkCode decides: what to store, and what to answer.
 type outcome struct {
-	result   result
-	next     state.Factor
-	mustStore  bool     // next must be stored
-	method   string   // of an accepted code
-	newRecoveryCodes []string // new recovery codes to show, after an enrolment
-	refusal      error    // of a refused code
+	verdict   verdict
+	next      state.Factor // the factor after this code
+	mustStore bool         // next differs from the stored factor in a way that must be kept
+	// Of an accepted code: MethodTOTP or MethodRecovery, and at an enrolment the recovery codes to show.
+	method           string
+	newRecoveryCodes []string
+	// refusal is the error for the user; nil if the code was accepted.
+	refusal error
 }
 
-// checkCode decides about a code. It is a pure function, except that it draws the recovery codes of an
-// enrolment.
-func checkCode(have state.Factor, a Answer, code parsedCode, now time.Time) outcome {
-	secret := have.Secret
+// checkCode judges a code by the user's factor, or at an enrolment by the secret that the login offered. It
+// reads and writes nothing outside its arguments, except that it draws the recovery codes of an enrolment.
+func checkCode(factor state.Factor, a Answer, code parsedCode, now time.Time) outcome {
+	secret := factor.Secret
 	if a.Enrolment != nil {
 		secret = a.Enrolment.Secret
 	}
+	// Both comparisons are always made, so that the time does not say which of them matched.
 	step, matched := matchStep(secret, code, now)
-	at, isRecovery := findRecoveryCode(have.Recovery, a.Who.UserKey(), code)
+	at, isRecovery := findRecoveryCode(factor.Recovery, a.Who.UserKey(), code)
 	switch {
-	case isRecovery && a.Enrolment == nil && have.Secret != "":
-		next := clearLockout(have)
-		next.Recovery = slices.Concat(have.Recovery[:at], have.Recovery[at+1:])
-		return outcome{result: codeAccepted, next: next, mustStore: true, method: MethodRecovery}
-	case matched && step > have.LastStep:
-		return acceptCode(have, a, step, now)
+	// A recovery code replaces a device that was enrolled. It cannot confirm an enrolment.
+	case isRecovery && a.Enrolment == nil && factor.Secret != "":
+		next := resetWrongCodes(factor)
+		next.Recovery = slices.Concat(factor.Recovery[:at], factor.Recovery[at+1:])
+		return outcome{verdict: codeAccepted, next: next, mustStore: true, method: MethodRecovery}
+	case matched && step > factor.LastStep:
+		return acceptCode(factor, a, step, now)
 	case matched:
-		return refuseReusedCode(have, step)
+		return refuseReusedCode(factor, step)
 	}
-	return refuseWrongCode(have, now)
+	return refuseWrongCode(factor, now)
 }
 
-// acceptCode uses up the step, and with it all earlier ones. At an enrolment it also stores the secret and
-// replaces all recovery codes.
-func acceptCode(have state.Factor, a Answer, step int64, now time.Time) outcome {
-	o := outcome{result: codeAccepted, next: clearLockout(have), mustStore: true, method: MethodTOTP}
-	o.next.LastStep = step
+// acceptCode accepts a TOTP code of the step. The step is used up with it, and all earlier ones, so that an
+// observed older code does not work either. At an enrolment it also sets the secret and replaces all recovery
+// codes.
+func acceptCode(factor state.Factor, a Answer, step int64, now time.Time) outcome {
+	accepted := outcome{
+		verdict:   codeAccepted,
+		next:      resetWrongCodes(factor),
+		mustStore: true,
+		method:    MethodTOTP,
+	}
+	next := &accepted.next
+	next.LastStep = step
 	if a.Enrolment != nil {
-		o.next.Secret, o.next.Enrolled, o.next.Proxy = a.Enrolment.Secret, now.UTC(), a.Proxy
-		o.newRecoveryCodes, o.next.Recovery = newRecoveryCodes(a.Who.UserKey())
+		next.Secret, next.Enrolled, next.Proxy = a.Enrolment.Secret, now.UTC(), a.Proxy
+		accepted.newRecoveryCodes, next.Recovery = newRecoveryCodes(a.Who.UserKey())
 	}
-	return o
+	return accepted
 }
 
-// clearLockout is have after a correct code: the wrong codes before it no longer count.
-func clearLockout(have state.Factor) state.Factor {
-	have.WrongCodes, have.LockedUntil = 0, time.Time{}
-	return have
+// resetWrongCodes returns the factor after a correct code: the wrong codes before that no longer count.
+func resetWrongCodes(factor state.Factor) state.Factor {
+	factor.WrongCodes, factor.LockedUntil = 0, time.Time{}
+	return factor
 }
 
-// refuseReusedCode refuses a code that was used. It is not a guess, so it does not count towards the lockout.
-// Only the first reuse of a step is stored, and so makes only one audit event.
-func refuseReusedCode(have state.Factor, step int64) outcome {
-	o := outcome{result: codeReused, next: have, mustStore: step > have.ReusedStep}
-	o.next.ReusedStep = max(step, have.ReusedStep)
-	o.refusal = fault.New(fault.Denied, opVerify, "this code was used already",
+// refuseReusedCode refuses a correct code whose step is used up. It is not a guess, so it does not count
+// towards the lockout. Only the first reuse of a step is stored: repeating it cannot fill the audit log.
+func refuseReusedCode(factor state.Factor, step int64) outcome {
+	refused := outcome{verdict: codeReused, next: factor, mustStore: step > factor.ReusedStep}
+	refused.next.ReusedStep = max(step, factor.ReusedStep)
+	refused.refusal = fault.New(fault.Denied, opVerify, "this code was used already",
 		"wait for the next code, then enter it")
-	return o
+	return refused
 }
 
-// refuseWrongCode counts a wrong code, and locks the user out if there were several in a row.
-func refuseWrongCode(have state.Factor, now time.Time) outcome {
-	o := outcome{result: codeWrong, next: have, mustStore: true}
-	o.next.WrongCodes++
-	o.next.LockedUntil = time.Time{}
-	wait := lockoutAfter(o.next.WrongCodes)
+// refuseWrongCode refuses a wrong code and counts it. The last free wrong code and every one after it lock
+// the user out, each for longer (lockoutAfter).
+func refuseWrongCode(factor state.Factor, now time.Time) outcome {
+	refused := outcome{verdict: codeWrong, next: factor, mustStore: true}
+	refused.next.WrongCodes++
+	refused.next.LockedUntil = time.Time{} // the lockout before, if there was one, is over
+	wait := lockoutAfter(refused.next.WrongCodes)
 	if wait == 0 {
-		o.refusal = fault.New(fault.Denied, opVerify, "this code is wrong",
+		refused.refusal = fault.New(fault.Denied, opVerify, "this code is wrong",
 			"enter the code that the app shows now; if that is wrong too, set the phone's clock to automatic")
-		return o
+		return refused
 	}
-	o.next.LockedUntil = now.Add(wait).UTC()
-	o.refusal = lockedFault(wait, "this code is wrong, and so were several before it")
-	return o
+	refused.next.LockedUntil = now.Add(wait).UTC()
+	refused.refusal = lockedFault(wait, "this code is wrong, and so were several before it")
+	return refused
 }
 
-// lockoutAfter is how long a user or address waits after n wrong codes in a row.
+// lockoutAfter returns how long a user waits after n wrong codes in a row: nothing before freeAttempts, then
+// firstLockout, and twice as long for each further one, up to maxLockout.
 func lockoutAfter(n int) time.Duration {
-	over := n - freeAttempts
+	doublings := n - freeAttempts
 	switch {
-	case over < 0:
+	case doublings < 0:
 		return 0
-	case over > 10: // 2^10 × 30 s is more than maxLockout; a larger shift could overflow
+	case doublings > 10: // 2^10 × 30 s is more than maxLockout; a larger shift could overflow
 		return maxLockout
 	}
-	return min(firstLockout<<over, maxLockout)
+	return min(firstLockout<<doublings, maxLockout)
 }
 
-// lockedFault is the error during a lockout.
+// lockedFault is the error during a lockout, for a user or an address. Its remedy says how long it lasts.
 func lockedFault(wait time.Duration, why string) error {
 	return fault.New(fault.Exhausted, opVerify, why, "try again in "+formatWait(wait))
 }
@@ -145,9 +158,10 @@ func formatWait(d time.Duration) string {
 	return "1h"
 }
 
-// matchStep returns the newest step around now whose code c is. It computes and compares every step,
-// whichever one matches, so that the time it takes says nothing.
-func matchStep(secret string, c parsedCode, now time.Time) (step int64, ok bool) {
+// matchStep returns the newest step of 30 seconds whose code was entered, among the current one and drift
+// steps around it. It reports false for a wrong code, a recovery code, and a user without a secret. It
+// computes and compares every step, whichever one matches, so that the time it takes says nothing.
+func matchStep(secret string, code parsedCode, now time.Time) (step int64, ok bool) {
 	enrolled := secret != ""
 	if !enrolled {
 		secret = dummySecret
@@ -156,7 +170,7 @@ func matchStep(secret string, c parsedCode, now time.Time) (step int64, ok bool)
 	current := now.Unix() / period
 	for at := current - drift; at <= current+drift; at++ {
 		want, err := hotp.GenerateCodeCustom(secret, uint64(at), opts)
-		if err == nil && subtle.ConstantTimeCompare([]byte(want), []byte(c.totp)) == 1 {
+		if err == nil && subtle.ConstantTimeCompare([]byte(want), []byte(code.totp)) == 1 {
 			step, ok = at, enrolled
 		}
 	}

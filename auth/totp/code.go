@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	maxInput      = 64 // bytes of what a user types
+	maxInput          = 64 // bytes of what a user types
 	recoveryCodeCount = 10 // how many a user gets
-	recoveryBytes = 10 // random bytes in a recovery code: 80 bits, 16 letters
+	recoveryBytes     = 10 // random bytes in a recovery code: 80 bits, 16 letters
 )
 
 var (
@@ -30,8 +30,8 @@ type parsedCode struct{ totp, recovery string }
 // separators are what users type and apps show between the digits.
 var separators = strings.NewReplacer(" ", "", "-", "", "\t", "", "\u00a0", "", "\r", "", "\n", "")
 
-// parseCode removes separators. Text that has the form of no code is refused here: it is not a guess, so it
-// does not count towards the lockout.
+// parseCode returns what a user typed without separators. Text that has the form of no code gets fault
+// Invalid: it is not a guess, so it does not count towards the lockout.
 func parseCode(typed string) (parsedCode, error) {
 	if len(typed) <= maxInput {
 		s := strings.ToUpper(separators.Replace(typed))
@@ -47,20 +47,22 @@ func parseCode(typed string) (parsedCode, error) {
 		"enter the code that the app shows now")
 }
 
-// newRecoveryCodes draws recovery codes, in the form that is shown and in the form that is stored.
+// newRecoveryCodes draws the recovery codes of a user, in the form that is shown and in the form that is
+// stored.
 func newRecoveryCodes(who identity.UserKey) (shown []string, stored [][]byte) {
 	for range recoveryCodeCount {
 		var b [recoveryBytes]byte
 		_, _ = rand.Read(b[:]) // crypto/rand never fails since Go 1.24
-		s := base32.StdEncoding.EncodeToString(b[:])
-		shown = append(shown, strings.Join([]string{s[:4], s[4:8], s[8:12], s[12:]}, "-"))
-		stored = append(stored, hashRecoveryCode(who, s))
+		text := base32.StdEncoding.EncodeToString(b[:])
+		shown = append(shown, strings.Join([]string{text[:4], text[4:8], text[8:12], text[12:]}, "-"))
+		stored = append(stored, hashRecoveryCode(who, text))
 	}
 	return shown, stored
 }
 
-// hashRecoveryCode binds a code, given without separators, to its user. A slow hash is not needed, because a
-// code has 80 random bits.
+// hashRecoveryCode returns the hash of a code, given without separators, and of its user: a code counts only
+// for the user to whom it was given. Each part has its length in front, so that no two lists of parts have
+// the same hash. A slow hash is not needed, because a code has 80 random bits.
 func hashRecoveryCode(who identity.UserKey, code string) []byte {
 	h := sha256.New()
 	h.Write([]byte("threshold recovery v1"))
@@ -71,12 +73,12 @@ func hashRecoveryCode(who identity.UserKey, code string) []byte {
 	return h.Sum(nil)
 }
 
-// findRecoveryCode returns the index of the code's hash. It compares every stored hash, whichever one
-// matches, so that the time it takes says nothing.
-func findRecoveryCode(stored [][]byte, who identity.UserKey, c parsedCode) (at int, ok bool) {
-	h := hashRecoveryCode(who, c.recovery)
-	for i, s := range stored {
-		if subtle.ConstantTimeCompare(h, s) == 1 && c.recovery != "" {
+// findRecoveryCode returns the index of the code's hash among the stored ones, and false for a code that is
+// not there. It compares every stored hash, whichever one matches, so that the time it takes says nothing.
+func findRecoveryCode(stored [][]byte, who identity.UserKey, code parsedCode) (at int, ok bool) {
+	want := hashRecoveryCode(who, code.recovery)
+	for i, hash := range stored {
+		if subtle.ConstantTimeCompare(want, hash) == 1 && code.recovery != "" {
 			at, ok = i, true
 		}
 	}

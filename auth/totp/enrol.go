@@ -17,18 +17,18 @@ type Enrolment struct {
 	URI    string `json:"-"`      // otpauth://, for the QR code
 }
 
-// OfferEnrolment returns a new enrolment for a user without a second factor, and nil for one who has it. It
-// stores nothing.
+// OfferEnrolment returns a new enrolment for a user without a second factor, and nil without an error for one
+// who has it. It stores nothing: Verify stores the enrolment with its first correct code.
 func (s *Service) OfferEnrolment(ctx context.Context, who identity.Identity) (*Enrolment, error) {
-	have, err := s.store.Factor(ctx, who.UserKey())
-	if err != nil || have.Secret != "" {
+	stored, err := s.store.Factor(ctx, who.UserKey())
+	if err != nil || stored.Secret != "" {
 		return nil, err
 	}
 	key, err := totp.Generate(totp.GenerateOpts{
 		Issuer:      s.issuer,
 		AccountName: who.Name,
 		Period:      period,
-		SecretSize:  20,
+		SecretSize:  20, // bytes: the length of a SHA-1, as RFC 4226 section 4 recommends
 		Digits:      otp.DigitsSix,
 		Algorithm:   otp.AlgorithmSHA1,
 	})

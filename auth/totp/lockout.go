@@ -27,23 +27,24 @@ type addressLockout struct {
 // addressRecord counts the wrong codes from one network.
 type addressRecord struct {
 	wrongCodes    int       // those not forgiven yet
-	forgivenUntil time.Time // up to when forgive has counted
-	lockedUntil   time.Time
+	forgivenUntil time.Time // the time for which forgive has already taken wrong codes off
+	lockedUntil   time.Time // zero: never locked out
 }
 
-// forgive takes one wrong code off for each forgiveInterval since it was last called.
+// forgive takes one wrong code off for each forgiveInterval since forgivenUntil.
 func (r *addressRecord) forgive(now time.Time) {
-	n := int(now.Sub(r.forgivenUntil) / forgiveInterval)
-	if n >= r.wrongCodes {
+	intervals := int(now.Sub(r.forgivenUntil) / forgiveInterval)
+	if intervals >= r.wrongCodes {
 		r.wrongCodes, r.forgivenUntil = 0, now
 		return
 	}
-	r.wrongCodes -= n
-	r.forgivenUntil = r.forgivenUntil.Add(time.Duration(n) * forgiveInterval)
+	r.wrongCodes -= intervals
+	// Not now: the part of an interval that has passed counts next time.
+	r.forgivenUntil = r.forgivenUntil.Add(time.Duration(intervals) * forgiveInterval)
 }
 
-// lockedFor returns how long the address must still wait. An address that the proxy does not know is never
-// locked out.
+// lockedFor returns how long the address must still wait; zero or less means that it is not locked out. An
+// address that cannot be parsed, because the proxy does not know it, is never locked out.
 func (l *addressLockout) lockedFor(from string, now time.Time) time.Duration {
 	network := limit.Network(from)
 	if !network.IsValid() {
@@ -54,7 +55,8 @@ func (l *addressLockout) lockedFor(from string, now time.Time) time.Duration {
 	return l.byNetwork[network].lockedUntil.Sub(now)
 }
 
-// recordWrongCode counts a wrong code from the address.
+// recordWrongCode counts a wrong code from the address, and locks its network out if there were too many. An
+// address that cannot be parsed is not counted.
 func (l *addressLockout) recordWrongCode(from string, now time.Time) {
 	network := limit.Network(from)
 	if !network.IsValid() {
@@ -62,20 +64,22 @@ func (l *addressLockout) recordWrongCode(from string, now time.Time) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r, known := l.byNetwork[network]
+	record, known := l.byNetwork[network]
 	if !known {
 		l.evict(now)
 	}
-	r.forgive(now)
-	r.wrongCodes++
-	if wait := lockoutAfter(r.wrongCodes - freeAttemptsAddress + freeAttempts); wait > 0 {
-		r.lockedUntil = now.Add(wait)
+	record.forgive(now)
+	record.wrongCodes++
+	// The waits are those of a user, but they begin at freeAttemptsAddress in place of freeAttempts.
+	asUserAttempts := record.wrongCodes - freeAttemptsAddress + freeAttempts
+	if wait := lockoutAfter(asUserAttempts); wait > 0 {
+		record.lockedUntil = now.Add(wait)
 	}
-	l.byNetwork[network] = r
+	l.byNetwork[network] = record
 }
 
 // evict makes room for one more network: it removes old records, and if that is not enough, arbitrary ones.
-// The caller holds mu.
+// Losing one is safe, because the stored lockout of each user protects the users. The caller holds mu.
 func (l *addressLockout) evict(now time.Time) {
 	if l.byNetwork == nil {
 		l.byNetwork = map[netip.Prefix]addressRecord{}
@@ -83,15 +87,15 @@ func (l *addressLockout) evict(now time.Time) {
 	if len(l.byNetwork) < maxAddresses {
 		return
 	}
-	for n, r := range l.byNetwork {
-		if now.Sub(r.forgivenUntil) > forgetAfter {
-			delete(l.byNetwork, n)
+	for network, record := range l.byNetwork {
+		if now.Sub(record.forgivenUntil) > forgetAfter {
+			delete(l.byNetwork, network)
 		}
 	}
-	for n := range l.byNetwork {
+	for network := range l.byNetwork {
 		if len(l.byNetwork) < maxAddresses {
 			return
 		}
-		delete(l.byNetwork, n)
+		delete(l.byNetwork, network)
 	}
 }

@@ -26,11 +26,13 @@ const (
 	MethodRecovery = "recovery"
 )
 
-// Store keeps second factors. PutFactor returns fault Conflict when the factor was written since it was read.
-// state.Factors implements it.
+// Store keeps second factors. PutFactor is a compare-and-set: it writes next and the events only if the
+// factor is still the one that was read as old, and otherwise returns fault Conflict. state.Factors
+// implements it.
 type Store interface {
+	// Factor returns the factor of a user, and an empty one for a user without a record.
 	Factor(ctx context.Context, who identity.UserKey) (state.StoredFactor, error)
-	PutFactor(ctx context.Context, old state.StoredFactor, f state.Factor, events ...audit.Event) error
+	PutFactor(ctx context.Context, old state.StoredFactor, next state.Factor, events ...audit.Event) error
 }
 
 // Config is what the service needs.
@@ -45,9 +47,9 @@ type Config struct {
 
 // Service checks codes. It is safe for concurrent use.
 type Service struct {
-	store     Store
-	issuer    string
-	now       func() time.Time
+	store          Store
+	issuer         string
+	now            func() time.Time
 	addressLockout addressLockout
 }
 
@@ -75,9 +77,9 @@ type Answer struct {
 
 // Proof is a user who entered a correct code. Only Verify makes one; the zero value proves nothing.
 type Proof struct {
-	who      identity.UserKey
-	method   string
-	recovery []string
+	who           identity.UserKey
+	method        string
+	recoveryCodes []string
 }
 
 // Who is the user.
@@ -86,14 +88,20 @@ func (p Proof) Who() identity.UserKey { return p.who }
 // Method is MethodTOTP or MethodRecovery.
 func (p Proof) Method() string { return p.method }
 
-// RecoveryCodes are the new recovery codes after an enrolment. They are shown once and stored only as hashes.
-func (p Proof) RecoveryCodes() []string { return p.recovery }
+// RecoveryCodes are the new recovery codes after an enrolment, and nil otherwise. They are shown once and
+// stored only as hashes.
+func (p Proof) RecoveryCodes() []string { return p.recoveryCodes }
 
-// maxConflicts is how often Verify tries again after a conflict. It is more than the browsers of one user can
-// cause.
-const maxConflicts = 32
+// maxTries is how often Verify tries to judge one code. Another try is due only after a conflict, and the
+// browsers of one user cannot cause that many.
+const maxTries = 32
 
-// Verify checks a code and uses it up.
+// Verify checks the code in the answer and uses it up, so that no replica accepts it again. It returns the
+// proof that the user has the second factor. At an enrolment, a correct code also stores the secret.
+//
+// The errors have a remedy for the user. fault Invalid: the text has not the form of a code. Denied: the code
+// is wrong, or was used. Exhausted: the user or the address is locked out. Expired: the user enrolled in
+// another login meanwhile. Verify stores the audit events of the codes that it judges.
 func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 	code, err := parseCode(a.Code)
 	if err != nil {
@@ -102,9 +110,9 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 	if wait := s.addressLockout.lockedFor(a.From, s.now()); wait > 0 {
 		return Proof{}, lockedFault(wait, "too many wrong codes came from this address")
 	}
-	// Of several concurrent calls with the same code, one writes first. The others get a conflict, read again
-	// and find the step used.
-	for range maxConflicts {
+	// Of several concurrent calls for one user, one writes first. The others get a conflict and try again
+	// with the factor as it is then: they see the code used, or the wrong codes counted.
+	for range maxTries {
 		proof, err := s.tryVerify(ctx, a, code)
 		if !fault.Is(err, fault.Conflict) {
 			return proof, err
@@ -115,57 +123,68 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 		"wait for the next code, then try again")
 }
 
-// tryVerify checks a code once. It returns fault Conflict if another call changed the factor in between.
+// tryVerify makes one attempt of Verify: it reads the user's factor, judges the code by it, and stores what
+// the judgement changes. If another call wrote the factor between the read and the write, nothing is stored
+// and the error is fault Conflict: Verify then calls it again.
 func (s *Service) tryVerify(ctx context.Context, a Answer, code parsedCode) (Proof, error) {
-	have, err := s.store.Factor(ctx, a.Who.UserKey())
+	stored, err := s.store.Factor(ctx, a.Who.UserKey())
 	if err != nil {
 		return Proof{}, err
 	}
 	now := s.now()
-	if wait := have.LockedUntil.Sub(now); wait > 0 {
+	// During a lockout no code is judged, not even a correct one: otherwise guessing could go on.
+	if wait := stored.LockedUntil.Sub(now); wait > 0 {
 		return Proof{}, lockedFault(wait, "too many wrong codes were entered")
 	}
-	if a.Enrolment != nil && have.Secret != "" {
+	// Two logins may have offered an enrolment at the same time. The first to confirm it wins: a later one
+	// must not replace a factor without a code of that factor.
+	if a.Enrolment != nil && stored.Secret != "" {
 		return Proof{}, fault.New(fault.Expired, opVerify,
 			"a second factor was already enrolled in another login",
 			"start again: tsh login, and use the app that was enrolled there")
 	}
-	o := checkCode(have.Factor, a, code, now)
-	if o.mustStore {
-		if err := s.store.PutFactor(ctx, have, o.next, auditEvents(a, o, now)...); err != nil {
+	judged := checkCode(stored.Factor, a, code, now)
+	if judged.mustStore {
+		// Before the answer: an accepted code must be used up, and a wrong one counted, before the caller
+		// learns anything. PutFactor writes only if the factor is still the stored one.
+		err := s.store.PutFactor(ctx, stored, judged.next, auditEvents(a, judged, now)...)
+		if err != nil {
 			return Proof{}, err
 		}
 	}
-	if o.refusal != nil {
-		if o.result == codeWrong {
+	if judged.refusal != nil {
+		if judged.verdict == codeWrong {
 			s.addressLockout.recordWrongCode(a.From, now)
 		}
-		return Proof{}, o.refusal
+		return Proof{}, judged.refusal
 	}
-	return Proof{who: a.Who.UserKey(), method: o.method, recovery: o.newRecoveryCodes}, nil
+	return Proof{who: a.Who.UserKey(), method: judged.method, recoveryCodes: judged.newRecoveryCodes}, nil
 }
 
-// auditEvents are the audit events that are stored together with the outcome.
+// auditEvents returns the audit events that are stored together with the outcome: for a wrong code the
+// refusal, and the lockout if there is one now; for a reused code the refusal; for an accepted one the
+// enrolment or the use of a recovery code. An accepted TOTP code makes none here: the login that it finishes
+// has an event of its own.
 func auditEvents(a Answer, o outcome, now time.Time) []audit.Event {
 	event := func(code audit.Code, reason string) audit.Event {
 		e := audit.NewEvent(code, a.Who, now)
 		e.ID, e.From, e.Proxy, e.Reason = state.NewID(), a.From, a.Proxy, reason
 		return e
 	}
-	var out []audit.Event
 	switch {
-	case o.result == codeWrong:
-		out = append(out, event(audit.LoginRefused, "wrong code"))
+	case o.verdict == codeWrong:
+		events := []audit.Event{event(audit.LoginRefused, "wrong code")}
 		if !o.next.LockedUntil.IsZero() {
 			until := o.next.LockedUntil.UTC().Format(time.RFC3339)
-			out = append(out, event(audit.FactorLocked, "locked until "+until))
+			events = append(events, event(audit.FactorLocked, "locked until "+until))
 		}
-	case o.result == codeReused:
-		out = append(out, event(audit.LoginRefused, "a code that was used already"))
+		return events
+	case o.verdict == codeReused:
+		return []audit.Event{event(audit.LoginRefused, "a code that was used already")}
 	case a.Enrolment != nil:
-		out = append(out, event(audit.FactorEnrolled, "totp"))
+		return []audit.Event{event(audit.FactorEnrolled, "totp")}
 	case o.method == MethodRecovery:
-		out = append(out, event(audit.RecoveryUsed, ""))
+		return []audit.Event{event(audit.RecoveryUsed, "")}
 	}
-	return out
+	return nil
 }
