@@ -20,8 +20,9 @@ const (
 	drainBytes   = 64 << 10
 )
 
-// ServeDial serves one threshold-dial connection of a verified user until it ends or ctx does. It closes
-// conn.
+// ServeDial serves one threshold-dial connection of a verified user: it reads the dial request, opens a
+// stream to the node, and relays until either end closes or ctx ends. It closes conn. A refusal is sent to
+// the client as a reply, and logged.
 func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Peer) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -55,14 +56,17 @@ func (s *Server) ServeDial(ctx context.Context, conn net.Conn, user identity.Pee
 	relay(ctx, conn, node)
 }
 
-// dial opens the stream to the node and tells the client that it stands.
+// dial opens a stream to the node that req names and sends the client the reply that the stream is open. The
+// error is a fault that the client has not been told of, or that of writing the reply.
 func (s *Server) dial(
 	ctx context.Context, conn net.Conn, user identity.Peer, req dial.Request,
 ) (net.Conn, error) {
+	// The TLS handshake does not check this restriction, because TLS knows nothing of it.
 	if err := user.CheckSourceAddress(conn.RemoteAddr()); err != nil {
 		return nil, fault.Wrap(err, fault.Denied, "proxy.ServeDial", err.Error(), "run: tsh login")
 	}
-	node, err := s.openNode(ctx, caller{user.Identity, conn.RemoteAddr(), "dial"}, req.Node)
+	who := caller{Identity: user.Identity, from: conn.RemoteAddr(), protocol: "dial"}
+	node, err := s.openNode(ctx, who, req.Node)
 	if err != nil {
 		return nil, err
 	}
@@ -75,14 +79,15 @@ func (s *Server) dial(
 	return node, nil
 }
 
-// refuse sends the error to the client. The caller closes conn.
+// refuse sends the error to the client and waits until the client has closed the connection, up to
+// drainTimeout and drainBytes. The caller then closes conn.
 func refuse(conn net.Conn, err error) {
 	_ = conn.SetDeadline(time.Now().Add(drainTimeout))
 	if dial.WriteReply(conn, dial.Reply{Fault: fault.Public(err)}) != nil {
 		return
 	}
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
+		_ = half.CloseWrite() // the client reads the end of file and closes
 	}
 	_, _ = io.CopyN(io.Discard, conn, drainBytes)
 }

@@ -1,9 +1,9 @@
 // Package jump answers: which caller, which node?
 //
-// Two protocols lead users to nodes: threshold-dial for tsh, and SSH for a stock "ssh -J". Both end in
-// openNode, which decides whether the user may reach the node. That decision is early and explains itself;
-// the node decides again, and its decision counts. From then on bytes are relayed. They are SSH between
-// client and node, end to end, and the proxy cannot read them.
+// Two protocols lead users to nodes: threshold-dial for tsh, and SSH for a stock "ssh -J". Both call
+// openNode, which decides whether the user may reach the node. That decision comes early so that the user
+// gets an explanation; the node decides again, and its decision counts. From then on bytes are relayed. They
+// are SSH between client and node, end to end, and the proxy cannot read them.
 package jump
 
 import (
@@ -34,7 +34,7 @@ type NodeDialer interface {
 	// Find returns the node with this exact name or id; ok is false when it has no tunnel here.
 	Find(node string) (n access.Node, ok bool)
 	// Open opens a stream whose first bytes are the header. Its errors are faults.
-	Open(ctx context.Context, id identity.MachineID, h tunnel.Header) (net.Conn, error)
+	Open(ctx context.Context, id identity.MachineID, header tunnel.Header) (net.Conn, error)
 }
 
 // Config says what the server needs. Every field is required, except Now.
@@ -71,10 +71,13 @@ type caller struct {
 	protocol string   // "dial" or "ssh", for tunnel.Header
 }
 
-// openNode opens a stream to the node called name. Its errors are faults that say why not.
+// openNode opens a stream to the node called name, if the rules allow it. Its errors are faults that say why
+// not: Unavailable (the rules of this proxy are too old, or the node is offline), Expired (the caller's
+// certificate), Denied, or NotFound.
 //
-// A caller who may not even list a node gets the answer for a node that does not exist, after the same
-// question to the auth service. So the answer does not tell whether the node exists.
+// A caller who may not even list a node gets the answer for a node that does not exist. In both cases the
+// auth service is asked first, so that neither the answer nor the time it takes tells whether the node
+// exists.
 func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Conn, error) {
 	const op = "proxy.openNode"
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
@@ -88,13 +91,14 @@ func (s *Server) openNode(ctx context.Context, who caller, name string) (net.Con
 		return nil, fault.New(fault.Expired, op, "your certificate has expired", "run: tsh login")
 	}
 	if node, attached := s.findNode(name); attached {
-		d := access.Decide(trust.Policy, accessRequest(who, node, "", now))
-		if d.Allow {
-			h := tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol}
-			return s.cfg.Nodes.Open(ctx, node.ID, h)
+		decision := access.Decide(trust.Policy, accessRequest(who, node, anyAction, now))
+		if decision.Allow {
+			header := tunnel.Header{V: tunnel.Version, From: who.from.String(), Protocol: who.protocol}
+			return s.cfg.Nodes.Open(ctx, node.ID, header)
 		}
-		if access.Decide(trust.Policy, accessRequest(who, node, access.List, now)).Allow {
-			return nil, fault.New(fault.Denied, op, d.Reason, d.Remedy)
+		mayList := access.Decide(trust.Policy, accessRequest(who, node, access.List, now)).Allow
+		if mayList { // the caller knows the node anyway, so the true reason is safe to tell
+			return nil, fault.New(fault.Denied, op, decision.Reason, decision.Remedy)
 		}
 	}
 	return nil, s.explainFailure(ctx, who, name, trust, now)
@@ -111,14 +115,19 @@ func (s *Server) findNode(name string) (access.Node, bool) {
 	return access.Node{}, false
 }
 
-// accessRequest asks whether the caller may do action on the node. The empty action means: anything at all.
-func accessRequest(who caller, n access.Node, action access.Action, now time.Time) access.Request {
+// anyAction is the action for the question whether the rules allow a caller anything at all on a node.
+const anyAction access.Action = ""
+
+// accessRequest returns the question whether the caller may do action on the node at the time now.
+func accessRequest(who caller, node access.Node, action access.Action, now time.Time) access.Request {
 	from, _ := netip.ParseAddrPort(who.from.String()) // the zero Addr when the address is no IP address
-	return access.Request{Who: who.Identity, Node: n, Action: action, Now: now, From: from.Addr().Unmap()}
+	return access.Request{Who: who.Identity, Node: node, Action: action, Now: now, From: from.Addr().Unmap()}
 }
 
-// explainFailure asks the auth service why there is no stream to the node: it is offline, the caller may
-// not reach it, or the caller may not know of any such node.
+// explainFailure returns the fault for a node to which there is no stream. It asks the auth service for the
+// nodes of that name, because a node may be attached to another proxy or to none. The fault is Unavailable if
+// the caller may reach the node, Denied if the caller may only list it, and NotFound if there is no such node
+// or the caller may not know of it.
 func (s *Server) explainFailure(
 	ctx context.Context, who caller, name string, trust *rules.Trust, now time.Time,
 ) error {
@@ -129,36 +138,37 @@ func (s *Server) explainFailure(
 			"node "+displayName(name)+" is not attached to this proxy, and the auth service does not answer",
 			"try again in a moment; if it happens again, ask an administrator to check the auth service")
 	}
-	for _, n := range res.Nodes {
-		d := access.Decide(trust.Policy, accessRequest(who, n.Access(), "", now))
-		listed := access.Decide(trust.Policy, accessRequest(who, n.Access(), access.List, now)).Allow
+	for _, node := range res.Nodes {
+		decision := access.Decide(trust.Policy, accessRequest(who, node.Access(), anyAction, now))
+		mayList := access.Decide(trust.Policy, accessRequest(who, node.Access(), access.List, now)).Allow
 		switch {
-		case d.Allow:
-			return offlineFault(op, n)
-		case listed:
-			return fault.New(fault.Denied, op, d.Reason, d.Remedy)
+		case decision.Allow:
+			return offlineFault(op, node)
+		case mayList:
+			return fault.New(fault.Denied, op, decision.Reason, decision.Remedy)
 		}
 	}
 	return fault.New(fault.NotFound, op, "no node "+displayName(name)+" that you may reach", "see: tsh ls")
 }
 
-// offlineFault says that a node which the caller may reach has no tunnel to this proxy.
-func offlineFault(op string, n authrpc.NodeInfo) error {
+// offlineFault says that a node which the caller may reach has no tunnel to this proxy. A node that is online
+// has one to another proxy, and is about to attach here as well.
+func offlineFault(op string, node authrpc.NodeInfo) error {
 	seen := "never seen"
-	if !n.LastSeen.IsZero() {
-		seen = "last seen " + n.LastSeen.UTC().Format(time.RFC3339)
+	if !node.LastSeen.IsZero() {
+		seen = "last seen " + node.LastSeen.UTC().Format(time.RFC3339)
 	}
-	if n.Online {
+	if node.Online {
 		return fault.New(fault.Unavailable, op,
-			fmt.Sprintf("node %s is not attached to this proxy at the moment (%s)", n.Name, seen),
+			fmt.Sprintf("node %s is not attached to this proxy at the moment (%s)", node.Name, seen),
 			"try again in a few seconds")
 	}
-	return fault.New(fault.Unavailable, op, fmt.Sprintf("node %s is offline (%s)", n.Name, seen),
+	return fault.New(fault.Unavailable, op, fmt.Sprintf("node %s is offline (%s)", node.Name, seen),
 		"start threshold-node on it, or ask its administrator to")
 }
 
-// displayName is a name from a client as messages may show it. A string that is not a valid node name is
-// quoted and cut off after 64 bytes.
+// displayName returns a name from a client in a form that is safe in logs and messages: a string that is not
+// a valid node name is quoted and cut off after 64 bytes.
 func displayName(name string) string {
 	if identity.CheckMachineName(name) == nil {
 		return name

@@ -13,8 +13,8 @@ import (
 // a proxy may have.
 const maxPerUser = 1000
 
-// acquire counts one more connection of the user until release is called, or refuses it. release may be
-// called more than once.
+// acquire counts one more connection of the user, until release is called. At maxPerUser it returns a fault
+// of kind Exhausted instead. release may be called more than once.
 func (s *Server) acquire(who identity.Identity) (release func(), err error) {
 	key := who.UserKey()
 	if _, ok := s.users.TryAcquire(key, maxPerUser); !ok {

@@ -14,8 +14,8 @@ const (
 	// returns all that has come, and an SSH packet of full size takes three records.
 	clientBufferBytes = 16 << 10
 	nodeBufferBytes   = 48 << 10
-	// clientLinger is how long the client may go on sending after the node has ended. SSH is over then, and
-	// only the client's last packets are still on their way.
+	// clientLinger is how long the client may go on sending after the node's stream has ended. SSH is over
+	// then, and only the client's last packets are still on their way.
 	clientLinger = 5 * time.Second
 )
 
@@ -30,8 +30,9 @@ type halfCloser interface {
 	CloseWrite() error
 }
 
-// relay copies both ways until both directions have ended, one has failed, or ctx ends. It closes both
-// connections and waits for the goroutines that copy.
+// relay copies bytes between client and node until both directions have ended, one has failed, or ctx ends.
+// When the node's direction ends, the client's gets clientLinger more. relay closes both connections and
+// waits for its goroutines.
 func relay(ctx context.Context, client, node io.ReadWriteCloser) {
 	closeBoth := sync.OnceFunc(func() { client.Close(); node.Close() })
 	defer closeBoth()
@@ -39,16 +40,17 @@ func relay(ctx context.Context, client, node io.ReadWriteCloser) {
 	defer stop()
 	var both sync.WaitGroup
 	both.Go(func() { copyOneWay(node, client, &clientBuffers, closeBoth) })
-	var late *time.Timer // set by the goroutine below, read after both.Wait
+	var linger *time.Timer // set by the goroutine below, read after both.Wait
 	both.Go(func() {
 		copyOneWay(client, node, &nodeBuffers, closeBoth)
-		late = time.AfterFunc(clientLinger, closeBoth)
+		linger = time.AfterFunc(clientLinger, closeBoth)
 	})
 	both.Wait()
-	late.Stop()
+	linger.Stop()
 }
 
-// copyOneWay copies until src ends and closes the sending half of dst. If that fails it calls closeBoth.
+// copyOneWay copies from src to dst until src ends, and then closes the sending half of dst, so that the peer
+// reads the end of file. If copying or closing fails it calls closeBoth, which ends the other direction too.
 func copyOneWay(dst io.Writer, src io.Reader, buffers *sync.Pool, closeBoth func()) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)

@@ -22,26 +22,27 @@ const (
 	idleTimeout = time.Minute
 )
 
-// ServeSSH serves one SSH connection until it ends or ctx does, and closes conn. The server opens
-// direct-tcpip channels to nodes, as ssh -J asks for them, and refuses everything else.
+// ServeSSH serves one SSH connection until it ends or ctx does, and closes conn. It accepts direct-tcpip
+// channels, as ssh -J opens them, and connects each to a node. It refuses every other channel and request.
 //
-// It calls peerKnown once the user is known. The error says why the user never became known. For a client
-// that tried to authenticate it is fault.Denied for an invalid certificate, fault.Expired for one that has
-// only expired, and fault.Unauthenticated when there was none.
+// It calls peerKnown as soon as the user is verified, and returns nil however the connection ends afterwards.
+// The error says why no user was verified. For a client that tried to authenticate it is of kind fault.Denied
+// for an invalid certificate, fault.Expired for one whose only defect is that it has expired, and
+// fault.Unauthenticated when there was none.
 func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, peerKnown func(identity.Identity)) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	log := s.cfg.Log.With("from", conn.RemoteAddr(), "protocol", "ssh")
 	_ = conn.SetDeadline(time.Now().Add(sshHandshakeTimeout))
-	sc, channels, requests, err := s.handshake(conn)
+	sshConn, channels, requests, err := s.handshake(conn)
 	if err != nil {
 		log.Debug("ssh handshake failed", "err", err)
 		return err
 	}
-	defer sc.Close()
+	defer sshConn.Close()
 	_ = conn.SetDeadline(time.Time{})
-	user, ok := sc.Permissions.ExtraData[userKey{}].(identity.SSHUser)
+	user, ok := sshConn.Permissions.ExtraData[userKey{}].(identity.SSHUser)
 	if !ok {
 		log.Error("the ssh handshake succeeded without an identity")
 		return nil
@@ -57,7 +58,8 @@ func (s *Server) ServeSSH(ctx context.Context, conn net.Conn, peerKnown func(ide
 	log.Info("ssh user connected")
 	var discard sync.WaitGroup
 	discard.Go(func() { ssh.DiscardRequests(requests) }) // refuses every global request
-	s.serveChannels(ctx, caller{user.Identity, conn.RemoteAddr(), "ssh"}, sc, channels)
+	who := caller{Identity: user.Identity, from: conn.RemoteAddr(), protocol: "ssh"}
+	s.serveChannels(ctx, who, sshConn, channels)
 	discard.Wait()
 	return nil
 }
@@ -74,18 +76,20 @@ type authentication struct {
 	refusal *fault.Error // what the client hears when no key is accepted
 }
 
-// handshake does the SSH handshake and authenticates the user.
+// handshake does the SSH handshake and authenticates the user, whose identity is in the Permissions of the
+// connection under userKey. If the client tried to authenticate, the error is the fault that the client was
+// told in a banner.
 func (s *Server) handshake(
 	conn net.Conn,
 ) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
-	host, err := s.cfg.HostSigner()
+	hostKey, err := s.cfg.HostSigner()
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	auth := &authentication{Server: s, refusal: fault.New(fault.Unauthenticated, "proxy.ServeSSH",
 		"this proxy accepts only certificates; your client offered none",
 		"run: tsh login, then configure your client to use the certificate")}
-	cfg := sshprofile.NewServerConfig(host)
+	cfg := sshprofile.NewServerConfig(hostKey)
 	cfg.AuthLogCallback = func(ssh.ConnMetadata, string, error) { auth.tried = true }
 	cfg.PublicKeyCallback = auth.publicKey
 	// OpenSSH, PuTTY and others try this method when no key was accepted. It asks nothing and always fails,
@@ -95,16 +99,20 @@ func (s *Server) handshake(
 	) (*ssh.Permissions, error) {
 		return nil, sshprofile.Banner(auth.refusal)
 	}
-	sc, channels, requests, err := ssh.NewServerConn(conn, cfg)
+	sshConn, channels, requests, err := ssh.NewServerConn(conn, cfg)
 	if err != nil && auth.tried {
 		why := auth.refusal
 		err = fault.Wrap(err, why.Kind, why.Op, why.Msg, why.Remedy)
 	}
-	return sc, channels, requests, err
+	return sshConn, channels, requests, err
 }
 
-// publicKey verifies the certificate that the client offers. The client may offer a key without proving
-// that it has the private key; x/crypto/ssh uses the Permissions only after the proof.
+// publicKey verifies a key that the client offers, and accepts only a valid certificate of a user. It returns
+// the Permissions with the identity, and otherwise an error, of which the client learns nothing; refusal
+// keeps what the client is told at the end.
+//
+// The client may offer a key without a proof that it has the private key. That is safe: x/crypto/ssh returns
+// the Permissions of the key with which the client has proved itself, and drops all others.
 func (a *authentication) publicKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 	now, authorities := a.cfg.Now(), a.cfg.Rules.Current().Authorities.UserSSH
 	verifyAt := func(t time.Time) (identity.SSHUser, error) {
@@ -115,10 +123,12 @@ func (a *authentication) publicKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*s
 		return &ssh.Permissions{ExtraData: map[any]any{userKey{}: user}}, nil
 	}
 	a.cfg.Log.Debug("ssh key refused", "from", meta.RemoteAddr(), "err", err)
-	// Of several certificates, an expired one of this cluster explains the refusal best.
+	// Clients offer several keys. An expired certificate of this cluster explains the refusal best, and after
+	// that any other certificate.
 	_, isCert := key.(*ssh.Certificate)
+	check := func(t time.Time) error { _, err := verifyAt(t); return err }
 	switch {
-	case identity.OnlyExpired(err, now, func(t time.Time) error { _, err := verifyAt(t); return err }):
+	case identity.OnlyExpired(err, now, check):
 		a.refusal = fault.New(fault.Expired, "proxy.ServeSSH",
 			"your certificate has expired", "run: tsh login")
 	case isCert && a.refusal.Kind != fault.Expired:
@@ -128,30 +138,31 @@ func (a *authentication) publicKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*s
 	return nil, err
 }
 
-// serveChannels serves the channels of a connection, each in a goroutine, until the connection ends, and
-// waits for them.
+// serveChannels serves the channels of a connection, each in a goroutine, until the connection ends. Then it
+// ends the channels and waits for them.
 //
 // A channel counts as one more connection of the user, because a tool may use one SSH connection for all
-// its nodes. The idle timer runs while no channel is open and closes the connection.
+// its nodes. When no channel has been open for idleTimeout, the connection is closed.
 func (s *Server) serveChannels(
-	ctx context.Context, who caller, sc *ssh.ServerConn, channels <-chan ssh.NewChannel,
+	ctx context.Context, who caller, sshConn *ssh.ServerConn, channels <-chan ssh.NewChannel,
 ) {
 	ctx, cancel := context.WithCancel(ctx)
 	var open atomic.Int32 // channels being served
 	idle := time.AfterFunc(idleTimeout, func() {
 		// A channel may have opened while the one before it was starting the timer again.
 		if open.Load() == 0 {
-			sc.Close()
+			sshConn.Close()
 		}
 	})
 	var serving sync.WaitGroup
-	defer idle.Stop() // last, because the last channel to end starts the timer again
+	// These run in reverse order. idle.Stop is last, because the last channel to end starts the timer again.
+	defer idle.Stop()
 	defer serving.Wait()
 	defer cancel()
-	for nc := range channels {
+	for newChannel := range channels {
 		release, err := s.acquire(who.Identity)
 		if err != nil {
-			_ = nc.Reject(ssh.ResourceShortage, rejectMessage(fault.Public(err)))
+			_ = newChannel.Reject(ssh.ResourceShortage, rejectMessage(fault.Public(err)))
 			continue
 		}
 		open.Add(1)
@@ -162,23 +173,23 @@ func (s *Server) serveChannels(
 					idle.Reset(idleTimeout)
 				}
 			}()
-			defer s.recover(sc)
-			s.serveChannel(ctx, who, nc)
+			defer s.recover(sshConn)
+			s.serveChannel(ctx, who, newChannel)
 		})
 	}
 }
 
-// recover limits a panic to its own connection. It is called deferred.
-func (s *Server) recover(sc *ssh.ServerConn) {
+// recover logs a panic and closes the connection that caused it, so that the others go on. Callers defer it.
+func (s *Server) recover(sshConn *ssh.ServerConn) {
 	if r := recover(); r != nil {
 		s.cfg.Log.Error("panic while serving a channel",
-			"from", sc.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
-		sc.Close()
+			"from", sshConn.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
+		sshConn.Close()
 	}
 }
 
-// directTCPIP is the payload of a direct-tcpip channel (RFC 4254 section 7.2). The port is ignored, as a
-// node has one service.
+// directTCPIP is the payload of a direct-tcpip channel (RFC 4254 section 7.2). Host names the node. The port
+// is ignored, because a node has only one service.
 type directTCPIP struct {
 	Host     string
 	Port     uint32
@@ -186,15 +197,16 @@ type directTCPIP struct {
 	FromPort uint32
 }
 
-// serveChannel opens the stream to the node and relays until it ends.
-func (s *Server) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel) {
-	if nc.ChannelType() != "direct-tcpip" {
-		_ = nc.Reject(ssh.Prohibited, "this proxy only connects to nodes; use: ssh -J PROXY NODE")
+// serveChannel opens a stream to the node that the channel asks for, accepts the channel, and relays until
+// either of them or ctx ends. If there is no stream it rejects the channel, and the client shows the reason.
+func (s *Server) serveChannel(ctx context.Context, who caller, newChannel ssh.NewChannel) {
+	if newChannel.ChannelType() != "direct-tcpip" {
+		_ = newChannel.Reject(ssh.Prohibited, "this proxy only connects to nodes; use: ssh -J PROXY NODE")
 		return
 	}
 	var target directTCPIP
-	if err := ssh.Unmarshal(nc.ExtraData(), &target); err != nil {
-		_ = nc.Reject(ssh.ConnectionFailed, "the direct-tcpip request is not valid")
+	if err := ssh.Unmarshal(newChannel.ExtraData(), &target); err != nil {
+		_ = newChannel.Reject(ssh.ConnectionFailed, "the direct-tcpip request is not valid")
 		return
 	}
 	log := s.cfg.Log.With("user", who.Name, "login_id", who.LoginID,
@@ -203,21 +215,22 @@ func (s *Server) serveChannel(ctx context.Context, who caller, nc ssh.NewChannel
 	if err != nil {
 		public := fault.Public(err)
 		log.Info("connection to node refused", "kind", public.Kind, "id", public.ID, "err", err)
-		_ = nc.Reject(rejectReason(public.Kind), rejectMessage(public))
+		_ = newChannel.Reject(rejectReason(public.Kind), rejectMessage(public))
 		return
 	}
-	channel, requests, err := nc.Accept()
+	channel, requests, err := newChannel.Accept()
 	if err != nil {
 		node.Close()
 		return
 	}
 	log.Info("connected to node")
 	var discard sync.WaitGroup
-	discard.Go(func() { ssh.DiscardRequests(requests) })
+	discard.Go(func() { ssh.DiscardRequests(requests) }) // refuses every request of the channel
 	relay(ctx, channel, node)
 	discard.Wait()
 }
 
+// rejectReason returns the reason code of RFC 4254 section 5.1 for a kind of fault.
 func rejectReason(k fault.Kind) ssh.RejectionReason {
 	if k == fault.Denied {
 		return ssh.Prohibited
@@ -225,7 +238,8 @@ func rejectReason(k fault.Kind) ssh.RejectionReason {
 	return ssh.ConnectionFailed
 }
 
-// rejectMessage is what ssh prints after "channel 0: open failed". fault.SplitLine takes it apart again.
+// rejectMessage returns the message of a fault and its remedy as one line, which ssh prints after "channel 0:
+// open failed". fault.SplitLine splits the line again.
 func rejectMessage(e *fault.Error) string {
 	if e.Remedy == "" {
 		return e.Msg

@@ -56,8 +56,9 @@ type Carrier struct {
 	subscribers map[chan tunnel.RulesPush]struct{} // each has room for one push
 }
 
-// New verifies the rules on disk and cfg.First, and starts with the newer ones. It fails when neither are
-// valid.
+// New returns a Carrier whose current rules are those on disk or cfg.First, whichever are newer, after
+// verifying both from cfg.Pin. It returns a fault of kind Unavailable when neither are valid. It starts
+// nothing.
 func New(cfg Config) (*Carrier, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -73,7 +74,8 @@ func New(cfg Config) (*Carrier, error) {
 	return c, c.publish(trust)
 }
 
-// newest returns the newer of the rules on disk and cfg.First.
+// newest returns the newer of the rules on disk and cfg.First, or the valid ones when the others are not
+// valid.
 func newest(file *rulesfile.File, cfg Config) (*rules.Trust, error) {
 	disk, errDisk := file.Load(cfg.Pin)
 	first, errFirst := rules.Open(cfg.Pin, cfg.First)
@@ -85,6 +87,7 @@ func newest(file *rulesfile.File, cfg Config) (*rules.Trust, error) {
 	case errFirst != nil:
 		return disk, nil
 	}
+	// Advance refuses rules that are older than those on disk. Rules that were withdrawn never come back.
 	if later, err := disk.Advance(cfg.First); err == nil {
 		return later, nil
 	}
@@ -98,8 +101,9 @@ func (c *Carrier) Current() *rules.Trust {
 	return c.trust
 }
 
-// Subscribe returns a channel with the newest rules, now and after each change. Rules that the receiver has
-// not taken are replaced by the next ones. stop ends the subscription.
+// Subscribe returns a channel that has the newest rules at once, and then each later version. A version that
+// the receiver has not taken when the next one comes is lost. stop ends the subscription; it does not close
+// the channel.
 func (c *Carrier) Subscribe() (pushes <-chan tunnel.RulesPush, stop func()) {
 	ch := make(chan tunnel.RulesPush, 1)
 	c.mu.Lock()
@@ -113,9 +117,10 @@ func (c *Carrier) Subscribe() (pushes <-chan tunnel.RulesPush, stop func()) {
 	}
 }
 
-// publish makes trust the current rules and sends them to the subscribers. It never blocks on a subscriber.
+// publish makes trust the current rules and puts them into the channel of each subscriber. It never waits for
+// a subscriber. An error says that the rules could not be encoded; then nothing has changed.
 func (c *Carrier) publish(trust *rules.Trust) error {
-	push, err := pushOf(trust)
+	push, err := encodePush(trust)
 	if err != nil {
 		return fmt.Errorf("encode rules: %w", err)
 	}
@@ -123,17 +128,17 @@ func (c *Carrier) publish(trust *rules.Trust) error {
 	defer c.mu.Unlock()
 	c.trust, c.push = trust, push
 	for ch := range c.subscribers {
-		select { // only this function sends, with mu held: once the old push is gone, there is room for one
-		case <-ch:
+		select {
+		case <-ch: // takes out the push that the subscriber has not taken
 		default:
 		}
-		ch <- push
+		ch <- push // does not block: only this function sends, with mu held, so the channel is empty
 	}
 	return nil
 }
 
-// pushOf encodes the rules for nodes.
-func pushOf(trust *rules.Trust) (push tunnel.RulesPush, err error) {
+// encodePush encodes the rules for nodes: all of them, and the head alone for nodes that have the documents.
+func encodePush(trust *rules.Trust) (push tunnel.RulesPush, err error) {
 	if push.Set, err = trust.Set().Encode(); err != nil {
 		return push, err
 	}
@@ -144,8 +149,9 @@ func pushOf(trust *rules.Trust) (push tunnel.RulesPush, err error) {
 	return push, err
 }
 
-// Run follows the auth service until ctx ends. While the auth service cannot be reached, the last valid
-// rules stay. Run is called once.
+// Run receives new rules from the auth service until ctx ends, and then returns nil. While the auth service
+// cannot be reached, the last valid rules stay in force, and Run tries again with growing pauses. It is
+// called once.
 func (c *Carrier) Run(ctx context.Context) error {
 	pauses := backoff.Backoff{First: firstBackoff, Max: maxBackoff}
 	for ctx.Err() == nil {
@@ -164,8 +170,9 @@ func (c *Carrier) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch reads one stream until it ends, fails, or is silent for silenceTimeout. received tells whether it
-// brought any rules.
+// watch opens one stream of rules and applies what comes, until the stream ends or fails, ctx ends, or
+// nothing has come for silenceTimeout. received reports whether any rules came, valid or not. err says why
+// the stream ended.
 func (c *Carrier) watch(ctx context.Context) (received bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -181,14 +188,15 @@ func (c *Carrier) watch(ctx context.Context) (received bool, err error) {
 		return nil
 	})
 	if cause := context.Cause(ctx); cause != nil {
-		err = cause
+		err = cause // says more than the error of the aborted stream
 	}
 	return received, err
 }
 
-// apply verifies a set, and publishes and saves it. A set that is invalid or older changes nothing.
-func (c *Carrier) apply(s rules.Set) {
-	next, err := c.Current().Advance(s)
+// apply verifies a set of rules that the auth service sent, makes it the current rules, and saves it on disk.
+// It logs a set that is not valid or older than the current rules, and otherwise ignores it.
+func (c *Carrier) apply(set rules.Set) {
+	next, err := c.Current().Advance(set)
 	if err == nil {
 		err = c.publish(next)
 	}

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// minReportInterval is the least time between two reports. The first change is reported at once, and
-	// many nodes that come back together are few reports.
+	// minReportInterval is the least time between two reports. A change after a quiet time is reported at
+	// once; changes in quick succession, as when many nodes come back together, share a report.
 	minReportInterval = 100 * time.Millisecond
 	// Bounds of the pauses after reports that failed.
 	minBackoff   = time.Millisecond
@@ -21,7 +21,9 @@ const (
 	maxNextReport = time.Minute
 )
 
-// Run reports the attached nodes to the auth service until ctx ends. It is called once.
+// Run reports the attached nodes to the auth service until ctx ends, and then returns nil. Each report is the
+// complete list. The auth service says in its reply when it expects the next one at the latest; a change is
+// reported earlier. After an error Run tries again with growing pauses. It is called once.
 func (t *Tunnels) Run(ctx context.Context) error {
 	pauses := backoff.Backoff{Min: minBackoff, First: firstBackoff, Max: maxBackoff}
 	for ctx.Err() == nil {
@@ -43,7 +45,8 @@ func (t *Tunnels) Run(ctx context.Context) error {
 	return nil
 }
 
-// waitForChange waits until the set changes, next has passed or ctx ends, but at least minReportInterval.
+// waitForChange waits until the set changes, the duration next has passed or ctx ends. Unless ctx ends, it
+// waits for minReportInterval at least.
 func (t *Tunnels) waitForChange(ctx context.Context, next time.Duration) {
 	backoff.Sleep(ctx, minReportInterval)
 	due := time.NewTimer(next)

@@ -1,9 +1,9 @@
 // Package tunnels answers: through which tunnel is that node reached?
 //
 // A tunnel is the live connection of one verified node. A node may have several: streams are opened over
-// the newest, and older ones stay open for the streams they carry. A tunnel whose certificate has expired
-// takes no new streams. The package reports which nodes are attached to the auth service, as attachments
-// that the nodes have signed, after each change and before the lease of the last report ends.
+// the newest, and older ones stay open while they have streams. A tunnel whose certificate has expired takes
+// no new streams. The package reports to the auth service which nodes are attached to this proxy, as
+// attachments that the nodes have signed, after each change and before the lease of the last report expires.
 package tunnels
 
 import (
@@ -57,15 +57,15 @@ type Tunnels struct {
 	pendingHellos limit.PerKey[identity.MachineID]
 
 	mu sync.Mutex // guards the fields below; no other lock is taken while it is held
-	// byID has the tunnels of each attached node, the newest last. No entry is empty.
-	byID map[identity.MachineID][]*attached
-	// byName has the node that each name leads to.
+	// byID has the tunnels of each attached node, the newest last. No list is empty.
+	byID map[identity.MachineID][]*nodeTunnel
+	// byName has the id of the attached node with each name. claimName decides between two.
 	byName map[string]identity.MachineID
 }
 
-// attached is one tunnel of one node.
-type attached struct {
-	peer   identity.Peer // as the certificate of this tunnel describes the node
+// nodeTunnel is one tunnel of one node, an entry of the set.
+type nodeTunnel struct {
+	peer   identity.Peer // the node, as its certificate for this tunnel describes it
 	tunnel *tunnel.Attached
 }
 
@@ -77,13 +77,15 @@ func New(cfg Config) *Tunnels {
 	return &Tunnels{
 		cfg:     cfg,
 		changed: make(chan struct{}, 1),
-		byID:    map[identity.MachineID][]*attached{},
+		byID:    map[identity.MachineID][]*nodeTunnel{},
 		byName:  map[string]identity.MachineID{},
 	}
 }
 
-// Attach exchanges the first messages with the node on its verified connection, which it takes over. It
-// returns a function that serves the tunnel until the tunnel or ctx ends, or nil when there is no tunnel.
+// Attach takes over conn, a connection of the verified node, and exchanges the first messages of the tunnel
+// protocol. It returns a function for the caller to run: the function adds the tunnel to the set and serves
+// it until the tunnel or ctx ends. Attach returns nil when there is no tunnel; then it has logged why and
+// closed conn.
 func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer) (serve func()) {
 	log := t.cfg.Log.With("node", node.Name, "id", node.ID, "from", conn.RemoteAddr())
 	accepted, err := t.acceptTunnel(ctx, conn, node)
@@ -97,11 +99,11 @@ func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer)
 		return nil
 	}
 	return func() {
-		a := &attached{peer: node, tunnel: accepted}
-		t.add(a)
+		entry := &nodeTunnel{peer: node, tunnel: accepted}
+		t.add(entry)
 		log.Info("node attached", "version", accepted.Version())
-		err := t.pushRules(ctx, a)
-		t.remove(a)
+		err := t.pushRules(ctx, entry) // for as long as the tunnel is used
+		t.remove(entry)                // before Close, so that no stream is opened over a closed tunnel
 		accepted.Close()
 		if err != nil {
 			log = log.With("err", err)
@@ -110,8 +112,9 @@ func (t *Tunnels) Attach(ctx context.Context, conn net.Conn, node identity.Peer)
 	}
 }
 
-// acceptTunnel exchanges the first messages. It closes conn instead when too many connections of the node
-// have not got that far.
+// acceptTunnel exchanges the first messages, and then returns the tunnel. It takes conn over, and closes it
+// when it returns an error: also when maxPendingHellos other connections of this node wait for their first
+// message.
 func (t *Tunnels) acceptTunnel(
 	ctx context.Context, conn net.Conn, node identity.Peer,
 ) (*tunnel.Attached, error) {
@@ -123,27 +126,29 @@ func (t *Tunnels) acceptTunnel(
 	return tunnel.Accept(ctx, conn, node, t.cfg.Proxy, t.cfg.Now)
 }
 
-// pushRules sends rules to the node until the tunnel or ctx ends, or the certificate has expired and no
-// stream is open.
-func (t *Tunnels) pushRules(ctx context.Context, a *attached) error {
+// pushRules sends the node each new version of the rules, and returns when the tunnel is not used any more:
+// when the tunnel or ctx ends, or when the node's certificate has expired and no stream is open. The error
+// says why the tunnel must end early; nil means that it has ended or is not needed.
+func (t *Tunnels) pushRules(ctx context.Context, entry *nodeTunnel) error {
 	pushes, stop := t.cfg.Rules.Subscribe()
 	defer stop()
-	expired := time.NewTimer(a.peer.Expires.Sub(t.cfg.Now()))
+	expired := time.NewTimer(entry.peer.Expires.Sub(t.cfg.Now()))
 	defer expired.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-a.tunnel.Done():
+		case <-entry.tunnel.Done():
 			return nil
 		case push := <-pushes:
-			if err := a.tunnel.PushRules(ctx, push); err != nil {
+			if err := entry.tunnel.PushRules(ctx, push); err != nil {
 				return err
 			}
 		case <-expired.C:
-			// A node that has renewed its certificate attaches again. Streams of this tunnel may go on.
-			t.remove(a)
-			if a.tunnel.Streams() == 0 {
+			// A node that has renewed its certificate attaches again. This tunnel gets no new streams, but
+			// its open streams may go on: the node decides how long.
+			t.remove(entry)
+			if entry.tunnel.Streams() == 0 {
 				return nil
 			}
 			expired.Reset(retirePoll)
@@ -151,36 +156,36 @@ func (t *Tunnels) pushRules(ctx context.Context, a *attached) error {
 	}
 }
 
-// add makes a the newest tunnel of its node.
-func (t *Tunnels) add(a *attached) {
+// add makes entry the newest tunnel of its node, and closes the oldest if the node has more than maxPerNode.
+func (t *Tunnels) add(entry *nodeTunnel) {
 	t.mu.Lock()
-	tunnels := append(t.byID[a.peer.ID], a)
-	var oldest *attached
+	tunnels := append(t.byID[entry.peer.ID], entry)
+	var oldest *nodeTunnel
 	if len(tunnels) > maxPerNode {
 		oldest, tunnels = tunnels[0], slices.Clone(tunnels[1:])
 	}
-	t.byID[a.peer.ID] = tunnels
-	t.claimName(a)
+	t.byID[entry.peer.ID] = tunnels
+	t.claimName(entry)
 	t.mu.Unlock()
 	if oldest != nil {
-		oldest.tunnel.Close()
+		oldest.tunnel.Close() // it waits for a goroutine, so mu is not held
 	}
 	t.notify()
 }
 
-// remove takes a out of the set. It does nothing when a has been removed already.
-func (t *Tunnels) remove(a *attached) {
+// remove takes entry out of the set. It does nothing when entry has been removed already.
+func (t *Tunnels) remove(entry *nodeTunnel) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old := t.byID[a.peer.ID]
-	left := slices.DeleteFunc(slices.Clone(old), func(other *attached) bool { return other == a })
+	old := t.byID[entry.peer.ID]
+	left := slices.DeleteFunc(slices.Clone(old), func(other *nodeTunnel) bool { return other == entry })
 	if len(left) == len(old) {
 		return
 	}
-	if t.byID[a.peer.ID] = left; len(left) == 0 {
-		delete(t.byID, a.peer.ID)
+	if t.byID[entry.peer.ID] = left; len(left) == 0 {
+		delete(t.byID, entry.peer.ID)
 	}
-	t.releaseName(a)
+	t.releaseName(entry)
 	t.notify()
 }
 
@@ -192,26 +197,30 @@ func (t *Tunnels) notify() {
 	}
 }
 
-// claimName lets the name of a's node lead to that node. The auth service gives no name to two nodes, but a
-// removed node may still be attached when a new one gets its name: the younger certificate wins. The caller
-// holds mu.
-func (t *Tunnels) claimName(a *attached) {
-	holder := t.byID[t.byName[a.peer.Name]]
-	if len(holder) == 0 || !newest(holder).peer.Cert.NotBefore.After(a.peer.Cert.NotBefore) {
-		t.byName[a.peer.Name] = a.peer.ID
+// claimName makes the name in entry's certificate stand for entry's node, unless another attached node has
+// the name by a younger certificate. The auth service gives no name to two nodes, but a removed node may
+// still be attached when a new node gets its name; the new node has the younger certificate. The caller holds
+// mu.
+func (t *Tunnels) claimName(entry *nodeTunnel) {
+	issued := func(e *nodeTunnel) time.Time { return e.peer.Cert.NotBefore }
+	holder := t.byID[t.byName[entry.peer.Name]] // empty if no node has the name
+	if len(holder) > 0 && issued(newest(holder)).After(issued(entry)) {
+		return
+	}
+	t.byName[entry.peer.Name] = entry.peer.ID
+}
+
+// releaseName removes the name of entry from byName, unless another node has claimed it or another tunnel of
+// the same node still has it. The caller holds mu.
+func (t *Tunnels) releaseName(entry *nodeTunnel) {
+	hasName := func(other *nodeTunnel) bool { return other.peer.Name == entry.peer.Name }
+	if t.byName[entry.peer.Name] == entry.peer.ID && !slices.ContainsFunc(t.byID[entry.peer.ID], hasName) {
+		delete(t.byName, entry.peer.Name)
 	}
 }
 
-// releaseName forgets the name of a's node once none of its tunnels has that name. The caller holds mu.
-func (t *Tunnels) releaseName(a *attached) {
-	hasName := func(other *attached) bool { return other.peer.Name == a.peer.Name }
-	if t.byName[a.peer.Name] == a.peer.ID && !slices.ContainsFunc(t.byID[a.peer.ID], hasName) {
-		delete(t.byName, a.peer.Name)
-	}
-}
-
-// Find returns the attached node with this exact name or id, as its newest certificate describes it. A name
-// takes precedence over an id.
+// Find returns the attached node with this exact name or id, as its newest certificate describes it, and
+// false when there is none. If the string is the name of one node and the id of another, the name counts.
 func (t *Tunnels) Find(node string) (access.Node, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -223,23 +232,25 @@ func (t *Tunnels) Find(node string) (access.Node, bool) {
 	if len(tunnels) == 0 {
 		return access.Node{}, false
 	}
-	n := newest(tunnels).peer
-	return access.Node{ID: n.ID, Name: n.Name, Labels: n.Labels}, true
+	peer := newest(tunnels).peer
+	return access.Node{ID: peer.ID, Name: peer.Name, Labels: peer.Labels}, true
 }
 
-func newest(tunnels []*attached) *attached { return tunnels[len(tunnels)-1] }
+// newest returns the newest of a node's tunnels. There is at least one.
+func newest(tunnels []*nodeTunnel) *nodeTunnel { return tunnels[len(tunnels)-1] }
 
-// Open opens a stream to the node over its newest tunnel, or over the next older one when that fails. The
-// header is sent first.
-func (t *Tunnels) Open(ctx context.Context, id identity.MachineID, h tunnel.Header) (net.Conn, error) {
+// Open opens a stream to the node over its newest tunnel, or over the next older one when that fails. It
+// sends the header first. The error is a fault of kind Unavailable for a node without a tunnel, else that of
+// the oldest tunnel.
+func (t *Tunnels) Open(ctx context.Context, id identity.MachineID, header tunnel.Header) (net.Conn, error) {
 	t.mu.Lock()
 	tunnels := slices.Clone(t.byID[id])
 	t.mu.Unlock()
 	err := error(fault.New(fault.Unavailable, "proxy.Open",
-		"the node has just gone offline", "try again in a few seconds"))
-	for _, a := range slices.Backward(tunnels) {
+		"the node has just gone offline", "try again in entry few seconds"))
+	for _, entry := range slices.Backward(tunnels) {
 		var conn net.Conn
-		if conn, err = a.tunnel.Open(ctx, h); err == nil {
+		if conn, err = entry.tunnel.Open(ctx, header); err == nil {
 			return conn, nil
 		}
 	}
