@@ -1,8 +1,8 @@
 // Package auth answers: how do the packages of the auth service belong together?
 //
 // Auth knows and signs: it is the cluster's replicated memory and its certificate authority behind one port.
-// This package only wires. It opens the store, creates the cluster or opens its keys, builds the services and
-// runs them. What each service is for stands in its package comment.
+// This package only connects the others. It opens the store, creates the cluster or opens its keys, builds
+// the services and runs them. What each service is for stands in its package comment.
 //
 // No function here gives a local account access without a certificate. Invite is for the program that auth
 // runs in.
@@ -63,7 +63,7 @@ type Server struct {
 
 	started  atomic.Bool // Run was called
 	ready    *lifecycle.Readiness
-	services *services // set before the server is ready; constant after
+	services *services // set by serve before the server is ready, constant after; read it only when ready
 }
 
 // storeDir is where in the data folder the replicated store is.
@@ -72,11 +72,12 @@ const storeDir = "store"
 // bootstrapRemedy is what to do about a data folder without a cluster.
 const bootstrapRemedy = "run once: threshold start --bootstrap FILE"
 
-// New checks the configuration and the bootstrap file. It starts nothing and opens nothing.
+// New checks the configuration and the bootstrap file, and makes a server for Run. It starts nothing and
+// opens nothing. What is wrong with the bootstrap file is all reported at once.
 func New(cfg Config) (*Server, error) { return newServer(cfg, func(*raftstore.Config) {}) }
 
-// newServer is New with a hook by which tests change the store's configuration.
-func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
+// newServer is New for tests, too: adjustStore may change the store's configuration.
+func newServer(cfg Config, adjustStore func(*raftstore.Config)) (*Server, error) {
 	const op = "auth.New"
 	if cfg.Dir == "" || cfg.Listener == nil || cfg.Log == nil {
 		msg := "the data folder, the listener or the log is missing"
@@ -99,7 +100,7 @@ func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 	if s.port, err = port.New(port.Config{Listener: cfg.Listener, Log: cfg.Log, Now: cfg.Now}); err != nil {
 		return nil, err
 	}
-	store := raftstore.Config{
+	storeConfig := raftstore.Config{
 		Dir:       filepath.Join(cfg.Dir, storeDir),
 		ReplicaID: cfg.ReplicaID,
 		Stream:    s.port.Raft(),
@@ -107,13 +108,16 @@ func newServer(cfg Config, adjust func(*raftstore.Config)) (*Server, error) {
 		Log:       cfg.Log,
 		Now:       cfg.Now,
 	}
-	adjust(&store)
-	s.store, err = raftstore.New(store)
+	adjustStore(&storeConfig)
+	s.store, err = raftstore.New(storeConfig)
 	return s, err
 }
 
-// Run serves until ctx ends, and then returns nil. If the disk fails it goes on: reads are answered from
-// memory, changes are refused with a remedy, and Run returns that fault in the end.
+// Run serves until ctx ends, and then returns nil. It returns a fault if the server cannot start, or if a
+// service or the store fails.
+//
+// A failed disk does not end Run: reads are answered from memory, changes are refused with a remedy, and Run
+// returns the fault of the disk when ctx ends.
 func (s *Server) Run(ctx context.Context) (err error) {
 	if s.started.Swap(true) {
 		return fault.New(fault.Internal, "auth.Run", "this server was run before", "make a new one")
@@ -124,9 +128,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return err
 	}
 	// The store has a context of its own, so that it stops after everything that writes to it. Its goroutine
-	// ends when stop is called; Run waits for it.
-	storeCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
+	// ends when stopStore is called; Run waits for it.
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
 	storeErr := make(chan error, 1)
 	go func() { storeErr <- s.store.Run(storeCtx) }()
 	serveErr := s.serve(ctx)
@@ -134,24 +138,24 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		refusals := s.services.logins.Refusals()
 		s.cfg.Log.Info("auth stopped", "connections", s.port.Counts(), "logins_refused", refusals)
 	}
-	stop()
+	stopStore()
 	if err := <-storeErr; err != nil {
 		return err // if serve failed too, this is the cause
 	}
 	if ctx.Err() != nil && errors.Is(serveErr, context.Canceled) {
-		return nil
+		return nil // ctx ended while serve was still opening
 	}
 	return serveErr
 }
 
-// checkFolder refuses a data folder without a cluster where none is to be created, before the store makes
-// files in it.
+// checkFolder returns fault NotFound for a data folder without a store, unless a cluster is to be created in
+// it. It runs before the store is opened, which would make files in a wrong folder.
 func (s *Server) checkFolder() error {
 	_, err := os.Stat(filepath.Join(s.cfg.Dir, storeDir))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if s.bootstrap == nil {
-			return s.noCluster()
+			return s.noClusterFault()
 		}
 		return nil
 	case err != nil:
@@ -161,12 +165,12 @@ func (s *Server) checkFolder() error {
 	return nil
 }
 
-func (s *Server) noCluster() error {
+func (s *Server) noClusterFault() error {
 	return fault.New(fault.NotFound, "auth.Run", "there is no cluster in "+s.cfg.Dir+" yet", bootstrapRemedy)
 }
 
-// serve opens the cluster, then the port, and runs the services until ctx ends or one of them fails. It
-// returns when all of them have ended.
+// serve waits for the store, creates or opens the cluster, opens the port, and runs the services until ctx
+// ends or one of them fails. It returns when all of them have ended, and wipes the private keys.
 func (s *Server) serve(ctx context.Context) error {
 	if err := s.store.Ready(ctx); err != nil {
 		return err
@@ -176,6 +180,8 @@ func (s *Server) serve(ctx context.Context) error {
 		return err
 	}
 	defer svc.keys.Wipe()
+	// The port needs a certificate, and a machine that joins needs the rules: both exist before the port
+	// opens.
 	if err := svc.certificate.Renew(ctx); err != nil {
 		return err
 	}
@@ -194,7 +200,8 @@ func (s *Server) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Ready waits until the port is open. If the server ends before, it returns what Run returned, or a fault.
+// Ready waits until the services are built and the port is about to accept connections. If the server ends
+// before, it returns what Run returned, or a fault.
 func (s *Server) Ready(ctx context.Context) error { return s.ready.Wait(ctx) }
 
 // Pin is the hash of the cluster root's public key; zero before Ready.

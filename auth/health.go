@@ -2,8 +2,8 @@ package auth
 
 import "context"
 
-// Health returns nil if auth can serve now, else why it cannot: it is not open yet, it has ended, its disk
-// has failed, or this replica is not the leader that a quorum confirms.
+// Health returns nil if auth can serve now. Otherwise it returns the reason: it is not open yet, it has
+// ended, its disk has failed, or this replica does not lead, or no quorum confirms that it does.
 func (s *Server) Health(ctx context.Context) error {
 	if err := s.ready.Check(); err != nil {
 		return err

@@ -13,7 +13,8 @@ import (
 )
 
 // Invite creates a join token for a machine that runs in this same process. It asks for no permission: its
-// caller can read auth's memory anyway. A ttl of zero means join.DefaultTokenTTL.
+// caller can read auth's memory anyway. The machine gets the labels. A ttl of zero means
+// join.DefaultTokenTTL. Invite waits until the server is ready.
 func (s *Server) Invite(
 	ctx context.Context,
 	kind identity.Kind,
@@ -23,13 +24,13 @@ func (s *Server) Invite(
 	if err := s.Ready(ctx); err != nil {
 		return authrpc.Token{}, err
 	}
-	t, _, err := s.services.join.Create(ctx, join.TokenRequest{Kind: kind, Labels: labels, TTL: ttl})
-	return t, err
+	token, _, err := s.services.join.Create(ctx, join.TokenRequest{Kind: kind, Labels: labels, TTL: ttl})
+	return token, err
 }
 
-// InviteFirstProxy creates the join token of the cluster's first proxy. Only users who are logged in create
-// tokens, and nobody can log in before there is a proxy. Once there is one, this is fault Denied. Like Invite
-// it is for the program that auth runs in.
+// InviteFirstProxy creates the join token of the cluster's first proxy. It exists because only users who are
+// logged in can create tokens, and nobody can log in before there is a proxy. When the cluster has a proxy,
+// it returns fault Denied. Like Invite, it is for the program that auth runs in.
 func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authrpc.Token, error) {
 	if err := s.Ready(ctx); err != nil {
 		return authrpc.Token{}, err
@@ -43,5 +44,6 @@ func (s *Server) InviteFirstProxy(ctx context.Context, ttl time.Duration) (authr
 		remedy := "log in through it, then run: tsh token create --kind proxy"
 		return authrpc.Token{}, fault.New(fault.Denied, "auth.InviteFirstProxy", msg, remedy)
 	}
-	return s.Invite(ctx, identity.Proxy, nil, ttl)
+	var noLabels identity.Labels
+	return s.Invite(ctx, identity.Proxy, noLabels, ttl)
 }

@@ -40,7 +40,8 @@ type services struct {
 	api         http.Handler
 }
 
-// open creates the cluster if that is asked for, opens its keys and builds the services.
+// open returns the services over the cluster in the store, with the cluster's keys open. If the server was
+// given a bootstrap file, open first creates the cluster. The caller wipes services.keys.
 func (s *Server) open(ctx context.Context) (*services, error) {
 	st := state.New(s.store)
 	if err := s.createOnce(ctx, st); err != nil {
@@ -71,28 +72,31 @@ func (s *Server) open(ctx context.Context) (*services, error) {
 	return svc, s.buildServices(svc, seal)
 }
 
-// createOnce creates the cluster in an empty store if there is a bootstrap file. An empty store without a
-// file is refused, and so is a file for a store that holds a cluster, unless the server may resume.
+// createOnce returns nil if the store holds a cluster that may be opened. With a bootstrap file it creates
+// the cluster in an empty store. An empty store without a bootstrap file is fault NotFound. A bootstrap file
+// for a store that holds a cluster is fault Conflict, unless it names that cluster and Config.ResumeBootstrap
+// is set.
 func (s *Server) createOnce(ctx context.Context, st *state.State) error {
 	empty, err := st.Empty(ctx)
 	switch {
 	case err != nil:
 		return err
 	case empty && s.bootstrap == nil:
-		return s.noCluster()
+		return s.noClusterFault()
 	case empty:
 		return s.createCluster(ctx, st)
 	case s.bootstrap == nil:
 		return nil
 	}
-	c, err := st.Cluster(ctx)
-	if err == nil && s.cfg.ResumeBootstrap && c.Name == s.bootstrap.Cluster() {
+	existing, err := st.Cluster(ctx)
+	if err == nil && s.cfg.ResumeBootstrap && existing.Name == s.bootstrap.Cluster() {
 		return nil
 	}
 	msg := "there is a cluster in " + s.cfg.Dir + " already"
 	return fault.New(fault.Conflict, "auth.Run", msg, "start without --bootstrap")
 }
 
+// createCluster creates the cluster of the bootstrap file, with a new seal key if the file's does not exist.
 func (s *Server) createCluster(ctx context.Context, st *state.State) error {
 	seal, err := s.bootstrap.OpenSeal(s.cfg.Log)
 	if err != nil {
@@ -106,7 +110,8 @@ func (s *Server) createCluster(ctx context.Context, st *state.State) error {
 	})
 }
 
-// buildServices makes the services, each after those that it needs.
+// buildServices sets the services of svc, each after those that it needs. svc has the cluster, the replica,
+// the state and the keys already. It starts nothing.
 func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
 	cluster, now, log := svc.cluster.Name, s.cfg.Now, s.cfg.Log
 	svc.publisher = rules.New(rules.Config{
@@ -155,7 +160,8 @@ func (s *Server) buildServices(svc *services, seal keyring.Seal) error {
 	return nil
 }
 
-// newLogin makes the login service with its providers and its second factor.
+// newLogin makes the login service with its OpenID Connect providers and its second factor. It opens the
+// login key with the seal, and overwrites it after the service has made its cipher from it.
 func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) (*login.Service, error) {
 	key, err := seal.Open(state.LoginKeySeal, svc.cluster.LoginKey)
 	if err != nil {
@@ -183,7 +189,7 @@ func (s *Server) newLogin(svc *services, vault *state.Vault, seal keyring.Seal) 
 	})
 }
 
-// newAPI makes the handler of the API with the services that only it needs.
+// newAPI makes the handler of the API, and the services that no other part of auth uses.
 func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handler {
 	now := s.cfg.Now
 	auditLog := audit.New(svc.state.Events)
@@ -225,8 +231,9 @@ func (s *Server) newAPI(svc *services, connectors *state.Connectors) http.Handle
 	})
 }
 
-// portConfig is what the port needs of an open cluster. Its roots are the authorities themselves and not the
-// cluster root, so that an authority which a rotation removed is trusted no longer, whatever the root signed.
+// portConfig is what the port needs of an open cluster. It trusts the certificates of the current authorities
+// and not the cluster root. An authority that a rotation removed is therefore no longer trusted, although the
+// root has signed its certificate.
 func portConfig(svc *services) port.RunConfig {
 	public := svc.keys.Public()
 	users, services := newPool(public.UserX509), newPool(public.ServiceX509)

@@ -85,9 +85,11 @@ func New(cfg Config) http.Handler {
 	return s
 }
 
-// verifyCaller compares the caller with the record. A certificate says what was true when it was issued,
-// and is valid for hours; this makes what an administrator has changed since count at once. A certificate
-// that is bound to a network is refused from any other.
+// verifyCaller returns who sent the request, as the records say now. The port has verified the certificate,
+// but a certificate says what was true when it was issued, and is valid for hours. So that a change by an
+// administrator takes effect at once, a machine must still be a member, and a user keeps only the roles that
+// are not taken away. A certificate that is bound to networks is fault Denied from any other network. A
+// caller without a certificate, or an auth replica, has no record and is returned as it is.
 func (h handlers) verifyCaller(r *http.Request) (authrpc.Caller, error) {
 	caller, err := h.Caller(r)
 	if err != nil {
@@ -100,7 +102,8 @@ func (h handlers) verifyCaller(r *http.Request) (authrpc.Caller, error) {
 		return caller, err
 	case identity.User:
 		if r.URL.Path == authrpc.RedeemLogin.Path() {
-			return caller, nil // the new login counts, not the certificate of the last one
+			// What counts is the new login. The certificate of the last one must not get in the way.
+			return caller, nil
 		}
 		if err := caller.CheckSourceAddress(caller.Addr); err != nil {
 			const remedy = "log in where you are now: tsh login"
@@ -111,12 +114,12 @@ func (h handlers) verifyCaller(r *http.Request) (authrpc.Caller, error) {
 	return caller, err
 }
 
-// currentRoles returns those roles of the certificate that the user still has. A user who was removed, or
-// whose connector was, is fault Denied.
+// currentRoles returns those roles of the certificate that the user still has. It returns fault Denied if the
+// user or the connector of their login was removed.
 func (h handlers) currentRoles(ctx context.Context, who identity.Identity) ([]string, error) {
 	removed := fault.New(fault.Denied, "auth",
 		fmt.Sprintf("%s is not a user of this cluster any more", who.Name), "run: tsh login")
-	u, err := h.State.User(ctx, who.UserKey())
+	user, err := h.State.User(ctx, who.UserKey())
 	if fault.Is(err, fault.NotFound) {
 		return nil, removed
 	}
@@ -127,7 +130,7 @@ func (h handlers) currentRoles(ctx context.Context, who identity.Identity) ([]st
 	if err == nil && !has {
 		err = removed
 	}
-	return u.Value.FilterRoles(who.Roles), err
+	return user.Value.FilterRoles(who.Roles), err
 }
 
 // beginLogin, finishOIDC and proveFactor are the steps of a login in the browser. The caller is the proxy
@@ -156,8 +159,9 @@ func (h handlers) proveFactor(
 	return h.Login.Prove(ctx, caller.Identity, r)
 }
 
-// redeemLogin gives certificates for a finished login. What counts is the request, which holds the login's
-// code and the verifier and keys that it committed to; the caller does not matter.
+// redeemLogin gives certificates for a finished login. It does not look at the caller. The request alone
+// proves the right to them: it has the login's one-time code, and the verifier and keys that were fixed when
+// the login began.
 func (h handlers) redeemLogin(
 	ctx context.Context,
 	_ authrpc.Caller,
@@ -179,8 +183,8 @@ func (h handlers) beginHeadless(
 	return h.Login.BeginHeadless(caller, r)
 }
 
-// redeemHeadless gives certificates once the login was approved. Until then the response is empty, and tsh
-// asks again.
+// redeemHeadless gives certificates if the login has been approved in a browser. Before that, the response is
+// empty and there is no error: tsh asks again.
 func (h handlers) redeemHeadless(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -194,13 +198,13 @@ func (h handlers) redeemHeadless(
 	return authrpc.RedeemHeadlessResponse{Login: &res}, err
 }
 
-// join makes a member of a machine that shows a join token, and gives it its certificates and the rules.
+// join admits a machine that shows a join token, and returns its certificates and the rules.
 func (h handlers) join(
 	ctx context.Context,
 	_ authrpc.Caller,
 	r authrpc.JoinRequest,
 ) (authrpc.JoinResponse, error) {
-	// ForMachine needs the rules. If there are none yet, the token must not be spent.
+	// ForMachine needs the rules. If there are none yet, the token must stay unused, for the next try.
 	if _, _, err := h.Rules.Current(); err != nil {
 		return authrpc.JoinResponse{}, err
 	}
@@ -224,7 +228,8 @@ func (h handlers) renew(
 	return h.Issuer.ForMachine(ctx, admitted)
 }
 
-// watchRules sends the rules until the machine is no longer a member, which is checked with every head.
+// watchRules sends the current rules and then every new head, until the machine disconnects or is no longer a
+// member. Membership is checked before each send, because the stream may last for weeks.
 func (h handlers) watchRules(
 	ctx context.Context,
 	caller authrpc.Caller,
@@ -276,7 +281,8 @@ func (h handlers) sendEvents(
 	return authrpc.SendEventsResponse{}, h.Log.AppendMachineEvents(ctx, caller.Identity, r.Events)
 }
 
-// whoAmI gives the caller's identity with the roles that count now, and the logins that they grant.
+// whoAmI gives the caller's identity with the roles that the caller has now (see verifyCaller), and the
+// logins that these roles grant.
 func (h handlers) whoAmI(
 	ctx context.Context,
 	caller authrpc.Caller,

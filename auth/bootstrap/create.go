@@ -21,7 +21,7 @@ import (
 	signed "github.com/threshold-access/threshold/internal/rules"
 )
 
-// loginKeyBytes is the size of the key that seals login attempts.
+// loginKeyBytes is the size of the login key, which seals (encrypts) login attempts.
 const loginKeyBytes = 32
 
 // Store commits the first records of a cluster. state.Vault is one.
@@ -32,22 +32,23 @@ type Store interface {
 // Config says what Create needs; all of it is required.
 type Config struct {
 	Store Store
-	Seal  keyring.Seal // from File.OpenSeal; the private keys and the login key are stored under it
+	Seal  keyring.Seal // from File.OpenSeal; encrypts the private keys and the login key
 	Now   time.Time    // when the cluster is created; its first certificates begin here
 	Log   *slog.Logger
 }
 
-// Create generates the keys of the cluster and stores everything that it begins with, in one transaction:
-// after a crash the cluster either exists whole or does not exist. A store that holds a cluster already is
-// fault Conflict.
+// Create generates the keys of the cluster and stores everything that a cluster begins with: its record, the
+// sealed keys, the signed authorities, the file's roles and connectors, and the first audit event. All is
+// stored in one transaction: after a crash the cluster either exists whole or does not exist. If the store
+// holds a cluster already, Create returns fault Conflict and changes nothing.
 func (f *File) Create(ctx context.Context, cfg Config) error {
 	now := cfg.Now.UTC()
-	var doc memoryStore
-	keys, err := keyring.Generate(ctx, f.cluster, &doc, cfg.Seal, now)
+	var generated memoryStore
+	keys, err := keyring.Generate(ctx, f.cluster, &generated, cfg.Seal, now)
 	if err != nil {
 		return err
 	}
-	defer keys.Wipe()
+	defer keys.Wipe() // auth opens them again from the store, as after a restart
 	root, err := keys.RootSigner()
 	if err != nil {
 		return err
@@ -63,7 +64,7 @@ func (f *File) Create(ctx context.Context, cfg Config) error {
 	pin := keys.Pin().String()
 	err = cfg.Store.CreateCluster(ctx, state.InitialRecords{
 		Cluster:     state.Cluster{Name: f.cluster, Seal: cfg.Seal.URI(), Created: now, LoginKey: loginKey},
-		Keyring:     doc.keyring,
+		Keyring:     generated.document,
 		Authorities: authorities,
 		Roles:       f.roles,
 		Connectors:  f.connectors,
@@ -79,7 +80,8 @@ func (f *File) Create(ctx context.Context, cfg Config) error {
 	return err
 }
 
-// OpenSeal opens the seal that the file names. A key file that does not exist is created first.
+// OpenSeal opens the seal whose key URI is in the bootstrap file, and returns it. If the URI names a key file
+// that does not exist, OpenSeal first creates one with a new random key.
 func (f *File) OpenSeal(log *slog.Logger) (keyring.Seal, error) {
 	u, err := url.Parse(f.seal)
 	if err == nil && u.Scheme == "file" {
@@ -102,41 +104,41 @@ func newLoginKey(seal keyring.Seal) ([]byte, error) {
 	return seal.Seal(state.LoginKeySeal, key)
 }
 
-// memoryStore is a keyring.Store that holds the document in memory: keyring.Generate saves into it, and
-// Create stores the document together with the other records.
-type memoryStore struct{ keyring []byte }
+// memoryStore is a keyring.Store that holds the keyring's document in memory: keyring.Generate saves into it,
+// and Create stores the document together with the other records.
+type memoryStore struct{ document []byte }
 
 // Load implements keyring.Store.
 func (m *memoryStore) Load(context.Context) ([]byte, error) {
-	if m.keyring == nil {
+	if m.document == nil {
 		return nil, fault.New(fault.NotFound, "bootstrap.Create", "there is no keyring yet", "generate one")
 	}
-	return m.keyring, nil
+	return m.document, nil
 }
 
 // Save implements keyring.Store.
 func (m *memoryStore) Save(_ context.Context, _, doc []byte) error {
-	m.keyring = slices.Clone(doc)
+	m.document = slices.Clone(doc)
 	return nil
 }
 
-// authoritiesOf is the body of the authorities document: the public side of the keys.
-func authoritiesOf(p keyring.Public) signed.Authorities {
-	a := signed.Authorities{
-		Root:    p.Root.Raw,
-		UserSSH: marshalKeys(p.UserSSH),
-		HostSSH: marshalKeys(p.HostSSH),
+// authoritiesOf is the body of the authorities document: the public keys and certificates of all authorities.
+func authoritiesOf(public keyring.Public) signed.Authorities {
+	out := signed.Authorities{
+		Root:    public.Root.Raw,
+		UserSSH: marshalKeys(public.UserSSH),
+		HostSSH: marshalKeys(public.HostSSH),
 	}
-	for _, c := range p.UserX509 {
-		a.UserX509 = append(a.UserX509, c.Raw)
+	for _, cert := range public.UserX509 {
+		out.UserX509 = append(out.UserX509, cert.Raw)
 	}
-	for _, c := range p.ServiceX509 {
-		a.ServiceX509 = append(a.ServiceX509, c.Raw)
+	for _, cert := range public.ServiceX509 {
+		out.ServiceX509 = append(out.ServiceX509, cert.Raw)
 	}
-	for _, k := range p.Rules {
-		a.Rules = append(a.Rules, k)
+	for _, key := range public.Rules {
+		out.Rules = append(out.Rules, key)
 	}
-	return a
+	return out
 }
 
 func marshalKeys(keys []ssh.PublicKey) [][]byte {

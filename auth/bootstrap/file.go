@@ -73,18 +73,18 @@ func (a adminClaim) Check(report func(path, format string, args ...any)) {
 	}
 }
 
-// Parse reads a bootstrap file and reports everything that is wrong with it at once. Faults name the file as
-// name.
+// Parse reads and checks the text of a bootstrap file. name is the file's name in error messages. The error
+// lists everything that is wrong with the file. Parse reads no other file and creates nothing.
 func Parse(name string, data []byte) (*File, error) {
 	docs, err := config.DecodeAll(name, data)
 	faults := []error{err}
-	f := &File{roles: []access.Role{resources.BuiltInAdmin()}}
+	file := &File{roles: []access.Role{resources.BuiltInAdmin()}}
 	clusters := 0
-	for _, doc := range docs {
+	for _, doc := range docs { // those that could be read, also if err is set
 		if doc.Kind == "cluster" {
 			clusters++
 		}
-		faults = append(faults, f.add(doc, clusters))
+		faults = append(faults, file.add(doc, clusters))
 	}
 	if err == nil && clusters == 0 {
 		msg := "there is no document of kind cluster: a bootstrap file has exactly one"
@@ -93,10 +93,11 @@ func Parse(name string, data []byte) (*File, error) {
 	if err := config.Join(faults...); err != nil {
 		return nil, err
 	}
-	return f, resources.CheckSize(f.roles)
+	return file, resources.CheckSize(file.roles)
 }
 
-// add takes one document into the file; clusters is how many cluster documents there are up to this one.
+// add checks one document and takes its content into f. The error lists everything that is wrong with the
+// document. clusters is the number of cluster documents up to this one, itself included.
 func (f *File) add(doc config.Document, clusters int) error {
 	var faults config.Faults
 	if doc.Version != resources.Version {
@@ -128,13 +129,13 @@ func (f *File) add(doc config.Document, clusters int) error {
 	return config.Join(faults, err)
 }
 
-// setCluster takes name, seal and first connector from the cluster document. The admin claim becomes a role
-// rule of that connector.
+// setCluster takes the name, the seal and the first connector from the cluster document. The administrator's
+// claim becomes a rule of that connector, which gives the admin role to every user who has the claim.
 func (f *File) setCluster(doc config.Document) error {
 	var spec clusterSpec
 	err := doc.Spec(&spec)
-	if nerr := identity.CheckCluster(doc.Metadata.Name); nerr != nil {
-		err = config.Join(err, config.Faults{doc.Fault("metadata.name: %v", nerr)})
+	if nameErr := identity.CheckCluster(doc.Metadata.Name); nameErr != nil {
+		err = config.Join(err, config.Faults{doc.Fault("metadata.name: %v", nameErr)})
 	}
 	if err != nil {
 		return err
@@ -149,6 +150,8 @@ func (f *File) setCluster(doc config.Document) error {
 	return f.addConnector(doc, spec.Connector.Name, spec.Connector.Spec)
 }
 
+// addRole adds the role of a role document. A name that the file has used, or that of the built-in role, is
+// an error.
 func (f *File) addRole(doc config.Document) error {
 	var role access.Role
 	if err := doc.Spec(&role); err != nil {
@@ -171,6 +174,8 @@ func (f *File) addRole(doc config.Document) error {
 	return nil
 }
 
+// addConnector adds a connector under the name. doc is the document that it comes from, for the line numbers
+// of errors: a connector document, or the cluster document for the first connector.
 func (f *File) addConnector(doc config.Document, name string, spec oidc.Spec) error {
 	if err := identity.CheckWord("connector", name); err != nil {
 		return config.Faults{doc.Fault("metadata.name: %v", err)}
@@ -180,10 +185,10 @@ func (f *File) addConnector(doc config.Document, name string, spec oidc.Spec) er
 			return config.Faults{doc.Fault("the connector %s is in this file twice", name)}
 		}
 	}
-	rec, err := spec.Record()
+	connector, err := spec.Record()
 	if err != nil {
 		return fmt.Errorf("connector %s: %w", name, err)
 	}
-	f.connectors = append(f.connectors, state.NamedConnector{Name: name, Connector: rec})
+	f.connectors = append(f.connectors, state.NamedConnector{Name: name, Connector: connector})
 	return nil
 }

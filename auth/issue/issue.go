@@ -41,8 +41,8 @@ type Renewals interface {
 	RecordRenewal(ctx context.Context, id identity.MachineID, now time.Time, events ...audit.Event) error
 }
 
-// Rules gives what goes out together with certificates: the signed rules to machines, of them the authorities
-// documents to users. rules.Publisher is one.
+// Rules gives what is returned together with certificates: machines get all signed rules, users only the
+// authorities documents of them. rules.Publisher is one.
 type Rules interface {
 	Current() (signed.Set, <-chan struct{}, error)
 	Authorities(ctx context.Context) ([]signed.Signed, error)
@@ -76,25 +76,26 @@ type Recorder struct{ Log IssuanceLog }
 // eventKey is the context key under which issue passes an audit event through ca to RecordIssuance.
 type eventKey struct{}
 
-// RecordIssuance commits the record, and in the same transaction the event that issue put into ctx, if any.
-func (r Recorder) RecordIssuance(ctx context.Context, rec ca.Record) error {
-	b, err := json.Marshal(rec)
+// RecordIssuance commits the issuance record, and in the same transaction the audit event that issue put into
+// ctx, if any. It returns nil only when both are durable.
+func (r Recorder) RecordIssuance(ctx context.Context, record ca.Record) error {
+	encoded, err := json.Marshal(record)
 	if err != nil {
 		return fmt.Errorf("encode issuance record: %w", err)
 	}
 	var events []audit.Event
 	if e, ok := ctx.Value(eventKey{}).(audit.Event); ok {
 		e.Fields = map[string]string{
-			"serial": strconv.FormatUint(uint64(rec.Serial), 10),
-			"until":  rec.NotAfter.Format(time.RFC3339),
+			"serial": strconv.FormatUint(uint64(record.Serial), 10),
+			"until":  record.NotAfter.Format(time.RFC3339),
 		}
 		events = append(events, e)
 	}
-	return r.Log.AppendIssuance(ctx, b, events...)
+	return r.Log.AppendIssuance(ctx, encoded, events...)
 }
 
-// issue asks the CA for certificates. The event e is committed together with the issuance record, unless
-// it is the zero event; its Fields are set by RecordIssuance.
+// issue asks the CA for certificates. The event e is committed together with the issuance record;
+// RecordIssuance sets its Fields. The zero event means that the issuance has no event of its own.
 func (i *Issuer) issue(ctx context.Context, r ca.Request, e audit.Event) (ca.Issued, error) {
 	if e.Code != "" {
 		ctx = context.WithValue(ctx, eventKey{}, e)
@@ -115,24 +116,24 @@ func unwrapExhausted(err error) error {
 }
 
 // ForLogin issues the certificates of a finished login.
-func (i *Issuer) ForLogin(ctx context.Context, a login.Assured) (authrpc.RedeemLoginResponse, error) {
-	sshKey, x509Key := a.Keys()
+func (i *Issuer) ForLogin(ctx context.Context, assured login.Assured) (authrpc.RedeemLoginResponse, error) {
+	sshKey, x509Key := assured.Keys()
 	return i.forUser(ctx, userLogin{
-		who:     a.Who(),
+		who:     assured.Who(),
 		sshKey:  sshKey,
 		x509Key: x509Key,
-		proxy:   a.Proxy().Name,
-		from:    a.From(),
-		maxTTL:  a.MaxTTL(),
+		proxy:   assured.Proxy().Name,
+		from:    assured.From(),
+		maxTTL:  assured.MaxTTL(),
 	})
 }
 
-// userLogin is what a login has established, with the keys that it committed to.
+// userLogin is what a login has established. The keys were fixed when the login began.
 type userLogin struct {
 	who     identity.Identity
 	sshKey  ssh.PublicKey
 	x509Key crypto.PublicKey
-	proxy   string        // the name of the proxy of the login
+	proxy   string        // the name of the proxy that served the login pages
 	from    string        // the browser's address, as that proxy saw it
 	maxTTL  time.Duration // zero: only the roles limit the lifetime
 }
@@ -146,8 +147,11 @@ func (u userLogin) ttl(policy access.Policy) time.Duration {
 	return ttl
 }
 
-// forUser issues both certificates of a user. A user whose roles grant no login gets the X.509 one alone.
-func (i *Issuer) forUser(ctx context.Context, u userLogin) (authrpc.RedeemLoginResponse, error) {
+// forUser issues a user's SSH and X.509 certificates, both in one issuance, and returns them with what tsh
+// needs to use them: the logins and the authorities documents. A user whose roles grant no login gets the
+// X.509 certificate alone; SSHCert is then nil. The issuance and its audit event are committed before forUser
+// returns.
+func (i *Issuer) forUser(ctx context.Context, finished userLogin) (authrpc.RedeemLoginResponse, error) {
 	policy, err := i.cfg.Policies.Policy(ctx)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
@@ -156,44 +160,48 @@ func (i *Issuer) forUser(ctx context.Context, u userLogin) (authrpc.RedeemLoginR
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
-	logins := policy.Logins(u.who)
-	e := audit.NewEvent(audit.CertIssued, u.who, i.cfg.Now())
-	e.Proxy, e.From = u.proxy, u.from
-	out, err := i.issue(ctx, ca.Request{
+	logins := policy.Logins(finished.who)
+	e := audit.NewEvent(audit.CertIssued, finished.who, i.cfg.Now())
+	e.Proxy, e.From = finished.proxy, finished.from
+	issued, err := i.issue(ctx, ca.Request{
 		Profile:       ca.User,
-		Identity:      u.who,
-		SSHKey:        u.sshKey,
-		X509Key:       u.x509Key,
+		Identity:      finished.who,
+		SSHKey:        finished.sshKey,
+		X509Key:       finished.x509Key,
 		Logins:        logins,
-		SourceAddress: u.who.SourceAddresses,
-		Extensions:    sshExtensions(policy, u.who),
-		TTL:           u.ttl(policy),
+		SourceAddress: finished.who.SourceAddresses,
+		Extensions:    sshExtensions(policy, finished.who),
+		TTL:           finished.ttl(policy),
 	}, e)
 	if err != nil {
 		return authrpc.RedeemLoginResponse{}, err
 	}
 	res := authrpc.RedeemLoginResponse{
-		Identity:    out.Record.Identity,
-		X509:        encodeChain(out.Chain),
+		Identity:    issued.Record.Identity,
+		X509:        encodeChain(issued.Chain),
 		Logins:      logins,
 		Authorities: authorities,
 		Time:        i.cfg.Now().UTC(),
 	}
-	if out.SSH != nil {
-		res.SSHCert = out.SSH.Marshal()
+	if issued.SSH != nil {
+		res.SSHCert = issued.SSH.Marshal()
 	}
 	return res, nil
 }
 
-// sshExtensions are the permit- extensions (OpenSSH PROTOCOL.certkeys) that some grant of the user's roles
-// gives reason for. They are an upper bound: what is allowed on a node is decided there, by the same
-// roles.
-func sshExtensions(p access.Policy, who identity.Identity) []string {
+// sshExtensions returns the permit- extensions (OpenSSH PROTOCOL.certkeys) of a user's SSH certificate. An
+// extension is given if any grant of the user's roles allows its action on any node. The certificate is valid
+// on every node, so the extensions are only an upper bound: each node decides by the same roles what is
+// allowed there.
+func sshExtensions(policy access.Policy, who identity.Identity) []string {
 	granted := func(actions ...access.Action) bool {
 		for _, role := range who.Roles {
-			for _, g := range p[role].Allow {
-				for _, a := range actions {
-					if len(g.Nodes) > 0 && slices.Contains(g.Actions, string(a)) {
+			for _, grant := range policy[role].Allow {
+				if len(grant.Nodes) == 0 {
+					continue // a grant on resources
+				}
+				for _, action := range actions {
+					if slices.Contains(grant.Actions, string(action)) {
 						return true
 					}
 				}
@@ -214,31 +222,39 @@ func sshExtensions(p access.Policy, who identity.Identity) []string {
 	return out
 }
 
-// ForMachine issues a machine's host and service certificates for the keys on record.
-func (i *Issuer) ForMachine(ctx context.Context, a join.Admitted) (authrpc.JoinResponse, error) {
-	m := a.Machine()
+// ForMachine issues a machine's host and service certificates for the keys on record, and returns them with
+// the signed rules. For a member that renews, it also stores the time of the renewal. It returns fault
+// Unavailable before the first rules are signed; nothing is issued then.
+func (i *Issuer) ForMachine(ctx context.Context, member join.Admitted) (authrpc.JoinResponse, error) {
+	machine := member.Machine()
 	set, _, err := i.cfg.Rules.Current()
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
-	id, names := m.Identity(i.cfg.Cluster), i.hostNames(m)
-	hostRequest := ca.Request{Profile: ca.Host, Identity: id, SSHKey: a.SSHKey(), Names: names}
-	host, err := i.issue(ctx, hostRequest, audit.Event{})
+	id, names := machine.Identity(i.cfg.Cluster), i.hostNames(machine)
+	hostRequest := ca.Request{Profile: ca.Host, Identity: id, SSHKey: member.SSHKey(), Names: names}
+	noEvent := audit.Event{} // the event of the service certificate counts for both
+	host, err := i.issue(ctx, hostRequest, noEvent)
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
 	code := audit.CertIssued
-	if a.Renewal() {
+	if member.Renewal() {
 		code = audit.CertRenewed
 	}
 	now := i.cfg.Now().UTC()
-	serviceRequest := ca.Request{Profile: ca.Service, Identity: id, X509Key: a.ServiceKey(), Names: names}
+	serviceRequest := ca.Request{
+		Profile:  ca.Service,
+		Identity: id,
+		X509Key:  member.ServiceKey(),
+		Names:    names,
+	}
 	service, err := i.issue(ctx, serviceRequest, audit.NewEvent(code, id, now))
 	if err != nil {
 		return authrpc.JoinResponse{}, err
 	}
-	if a.Renewal() {
-		if err := i.cfg.Renewals.RecordRenewal(ctx, m.ID, now); err != nil {
+	if member.Renewal() {
+		if err := i.cfg.Renewals.RecordRenewal(ctx, machine.ID, now); err != nil {
 			return authrpc.JoinResponse{}, err
 		}
 	}
@@ -269,7 +285,8 @@ func (i *Issuer) ForAuth(
 	key crypto.PublicKey,
 ) ([]*x509.Certificate, error) {
 	r := ca.Request{Profile: ca.Service, Identity: id, X509Key: key, Names: []string{id.Name}}
-	out, err := i.issue(ctx, r, audit.Event{})
+	noEvent := audit.Event{} // the issuance record is enough: no machine or user got anything
+	out, err := i.issue(ctx, r, noEvent)
 	return out.Chain, err
 }
 

@@ -1,7 +1,7 @@
 // Package owncert answers: which certificate does this auth replica show at its port?
 //
-// A replica issues its own service certificate, for a key that lives in memory alone, and renews it at two
-// thirds of its life. The root of auth starts it.
+// A replica issues its own service certificate, for a key that is kept in memory only, and renews it after
+// two thirds of its lifetime. The root of auth starts it.
 package owncert
 
 import (
@@ -50,8 +50,8 @@ func New(cfg Config) *Keeper { return &Keeper{cfg: cfg} }
 // Certificate is the current certificate with its chain and the cluster root; nil before the first Renew.
 func (k *Keeper) Certificate() *tls.Certificate { return k.current.Load() }
 
-// Renew makes a new key and replaces the current certificate by one for it. On an error the current one
-// stays.
+// Renew makes a new key, has a certificate issued for it, and makes that the current one. On an error the
+// current certificate stays.
 func (k *Keeper) Renew(ctx context.Context) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -69,14 +69,15 @@ func (k *Keeper) Renew(ctx context.Context) error {
 	return nil
 }
 
-// Run renews the certificate until ctx ends, and then returns nil. The caller has called Renew once before. A
-// renewal that fails is logged and tried again.
+// Run renews the certificate whenever two thirds of its lifetime are over, until ctx ends; it then returns
+// nil. The caller must have called Renew with success before. A renewal that fails is logged and tried again
+// after retryInterval.
 func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		leaf := k.current.Load().Leaf
 		left := leaf.NotAfter.Sub(k.cfg.Now())
-		life := leaf.NotAfter.Sub(leaf.NotBefore)
-		if !backoff.Sleep(ctx, max(left-life/3, retryInterval)) {
+		lifetime := leaf.NotAfter.Sub(leaf.NotBefore)
+		if !backoff.Sleep(ctx, max(left-lifetime/3, retryInterval)) { // negative or short after a failure
 			return nil
 		}
 		if err := k.Renew(ctx); err != nil && ctx.Err() == nil {

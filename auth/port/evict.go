@@ -9,8 +9,8 @@ import (
 
 // evictingSet holds a bounded number of connections of unknown clients. A new connection is always admitted;
 // when there are too many, the oldest is closed. An honest client is therefore shut out only by a flood that
-// replaces all of the set while that client is in it. With a fixed number of places a flood could hold all of
-// them for as long as it likes.
+// replaces all connections of the set while that client is in it. If new connections were refused instead, a
+// flood could occupy the whole set for as long as it likes.
 type evictingSet struct {
 	max     int
 	evicted *atomic.Uint64 // counts the connections that were closed to make room
@@ -20,10 +20,11 @@ type evictingSet struct {
 }
 
 // add admits conn and closes the oldest connection if there are now more than max. The caller calls remove
-// when conn leaves the set: its handshake is over, or it is closed.
+// when conn leaves the set: its handshake is over, or it is closed. remove does nothing for a connection that
+// was evicted.
 func (s *evictingSet) add(conn io.Closer) (remove func()) {
 	s.mu.Lock()
-	e := s.conns.PushBack(conn)
+	element := s.conns.PushBack(conn)
 	var oldest io.Closer
 	if s.conns.Len() > s.max {
 		oldest = s.conns.Remove(s.conns.Front()).(io.Closer)
@@ -36,6 +37,6 @@ func (s *evictingSet) add(conn io.Closer) (remove func()) {
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.conns.Remove(e) // does nothing if e was evicted
+		s.conns.Remove(element) // does nothing if the element was evicted
 	}
 }

@@ -54,54 +54,57 @@ func CallerOf(r *http.Request) (authrpc.Caller, error) {
 	return c, nil
 }
 
-// handshake does TLS and sets what is known of the client. The connection that it returns holds its places in
-// the bounds even if there is an error: the caller closes it.
+// handshake reads the forwarded address, if there is one, and does TLS. The result says who the client is. It
+// is never nil: also with an error it is a connection that has a place in conns, which the caller gives back
+// by closing it.
 func (p *Port) handshake(ctx context.Context, raw net.Conn, cfg RunConfig) (*clientConn, error) {
-	c := &clientConn{Conn: raw, now: p.cfg.Now, release: func() { release(p.conns) }}
+	client := &clientConn{Conn: raw, now: p.cfg.Now, release: func() { release(p.conns) }}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	plain, err := c.readForwarded(ctx, raw, cfg)
+	rest, err := client.readForwarded(ctx, raw, cfg)
 	if err != nil {
-		return c, err
+		return client, err
 	}
-	conn := tls.Server(plain, p.tlsConfig(cfg, c))
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return c, err
+	tlsConn := tls.Server(rest, p.tlsConfig(cfg, client))
+	if err := tlsConn.HandshakeContext(ctx); err != nil {
+		return client, err
 	}
-	c.Conn = conn
-	if c.peer.Kind != authrpc.Anonymous {
-		return c, nil
+	client.Conn = tlsConn
+	if client.peer.Kind != authrpc.Anonymous {
+		return client, nil
 	}
 	p.counts.anonymous.Add(1)
 	remove := p.anonymous.add(raw)
-	c.release = func() { remove(); release(p.conns) }
-	return c, nil
+	client.release = func() { remove(); release(p.conns) }
+	return client, nil
 }
 
-// readForwarded reads the forwarded address that a proxy signs in front of a connection which it passes to
-// auth unopened. Without one the client's address is the socket's. A forwarded address that is not signed
-// by a proxy on record is an error.
+// readForwarded sets the client's address, and the proxy's name if the connection came through a proxy. A
+// proxy that passes a connection to auth unopened signs the client's address in front of it. Without such a
+// forwarded address the client's address is the socket's. The result is the connection with what follows the
+// forwarded address, which is TLS. A forwarded address that is not signed by a proxy on record is an error:
+// anyone could else choose the address that source-address rules and the audit log see.
 func (c *clientConn) readForwarded(ctx context.Context, raw net.Conn, cfg RunConfig) (net.Conn, error) {
 	c.from = raw.RemoteAddr()
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Now()) })
 	defer stop() // if ctx ends first, the deadline in the past ends the read
-	conn, forwarded, err := authrpc.ReadForwardedFrom(raw)
+	rest, forwarded, err := authrpc.ReadForwardedFrom(raw)
 	if err != nil || forwarded == nil {
-		return conn, err
+		return rest, err
 	}
 	c.from = net.TCPAddrFromAddrPort(forwarded.Addr)
 	c.proxy, err = cfg.VerifyForwarded(ctx, *forwarded)
-	return conn, err
+	return rest, err
 }
 
-// allowedKinds says for each protocol of whom a client certificate is accepted. Only auth replicas speak
-// raft.
+// allowedKinds has for each protocol the kinds of clients that may connect with a certificate. Only auth
+// replicas use raft.
 var allowedKinds = map[string][]identity.Kind{
 	identity.ALPNAuth: {identity.User, identity.Node, identity.Proxy, identity.Auth},
 	identity.ALPNRaft: {identity.Auth},
 }
 
-// tlsConfig is the configuration of one handshake. It sets c.peer.
+// tlsConfig is the configuration of one handshake. The handshake sets c.peer.
 func (p *Port) tlsConfig(cfg RunConfig, c *clientConn) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -115,8 +118,9 @@ func (p *Port) tlsConfig(cfg RunConfig, c *clientConn) *tls.Config {
 	}
 }
 
-// tlsConfigFor is tlsConfig once the protocol is known.
-func (p *Port) tlsConfigFor(alpn string, cfg RunConfig, c *clientConn) *tls.Config {
+// tlsConfigFor is the configuration of one handshake for the protocol that the client has chosen. During the
+// handshake it verifies the client's certificate and sets client.peer to who the client is.
+func (p *Port) tlsConfigFor(alpn string, cfg RunConfig, client *clientConn) *tls.Config {
 	own := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cfg.Certificate(), nil }
 	out := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
@@ -126,10 +130,10 @@ func (p *Port) tlsConfigFor(alpn string, cfg RunConfig, c *clientConn) *tls.Conf
 		// crypto/tls only asks for the certificate. VerifyConnection verifies it, because the roots depend on
 		// the kind of the client.
 		ClientAuth: tls.RequestClientCert,
-		// A resumed session would skip VerifyConnection.
+		// A resumed session would skip the verification of the certificate.
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(st tls.ConnectionState) (err error) {
-			c.peer, err = cfg.verifyClient(alpn, st.PeerCertificates, p.cfg.Now())
+			client.peer, err = cfg.verifyClient(alpn, st.PeerCertificates, p.cfg.Now())
 			return err
 		},
 	}
@@ -139,8 +143,8 @@ func (p *Port) tlsConfigFor(alpn string, cfg RunConfig, c *clientConn) *tls.Conf
 	return out
 }
 
-// chooseALPN returns the one protocol that the client offers. A client that offers none of ours, or
-// several, is refused: it must know whom it speaks to.
+// chooseALPN returns the one protocol that the client offers. It is an error to offer none of auth's, or
+// several: a connection that was meant for one protocol must not be led to the other.
 func chooseALPN(offered []string) (string, error) {
 	if len(offered) != 1 || allowedKinds[offered[0]] == nil {
 		return "", fmt.Errorf(
@@ -149,9 +153,12 @@ func chooseALPN(offered []string) (string, error) {
 	return offered[0], nil
 }
 
-// verifyClient verifies the client's certificate; a client of the API may have none. A certificate that has
-// expired is verified as of its last second, so that expiry is the only thing that can be wrong with it:
-// CallerOf reports that, and authrpc.Server decides what an expired caller may do.
+// verifyClient verifies the client's certificate and returns who the client is. A client of the API may have
+// no certificate; then the result is the zero Peer, whose Kind is authrpc.Anonymous.
+//
+// A certificate that has expired is verified a second time, as of its last second. So expiry is the only
+// thing that can be wrong with it: CallerOf reports that, and authrpc.Server decides what an expired caller
+// may do.
 func (cfg RunConfig) verifyClient(
 	alpn string,
 	chain []*x509.Certificate,
@@ -165,7 +172,7 @@ func (cfg RunConfig) verifyClient(
 	}
 	peer, err := verify(now)
 	var expired *identity.ExpiredError
-	if errors.As(err, &expired) && !now.Before(expired.Until) {
+	if errors.As(err, &expired) && !now.Before(expired.Until) { // else it is not valid yet
 		return verify(expired.Until.Add(-time.Second))
 	}
 	return peer, err

@@ -1,11 +1,11 @@
-// Package port answers: who connects to auth, and which protocol do they speak?
+// Package port answers: who connects to auth, and with which protocol?
 //
 // Auth has one port. TLS 1.3 (RFC 8446) with exactly one ALPN name (RFC 7301) leads to the API
 // (threshold-auth: HTTP/1.1, a client certificate is optional) or to raft (threshold-raft: the certificate
 // of an auth replica is required). A client certificate must be valid in this cluster: users' under the
 // user authority, machines' under the service authority. A certificate that is wrong only because it has
-// expired is accepted and flagged: a machine may renew with it, and a user is told about it.
-// authrpc.Server refuses everything else to it.
+// expired is accepted, and the caller is marked as expired: a machine may renew with it, and a user is told
+// about it. authrpc.Server refuses every other request of such a caller.
 //
 // Whatever is read before the client is known has a deadline, a size limit and a counter.
 package port
@@ -60,15 +60,15 @@ type Config struct {
 // and then in anonymous until it is closed, if it showed no certificate.
 type Port struct {
 	cfg        Config
-	api        *connqueue.Listener
-	raft       *raftLayer
+	api        *connqueue.Listener // connections of the API, for the HTTP server
+	raft       *raftLayer          // connections of raft, for the store
 	counts     counters
 	conns      chan struct{} // one element for each open connection
 	handshakes evictingSet
 	anonymous  evictingSet
 }
 
-// RunConfig says what a port needs to serve. It is known once the cluster's keys are open, and does not
+// RunConfig says what a port needs to serve. It is known only after the cluster's keys are open, and does not
 // change while the port runs, except for the certificate.
 type RunConfig struct {
 	Cluster     string
@@ -101,14 +101,16 @@ func New(cfg Config) (*Port, error) {
 	return p, nil
 }
 
-// Run serves until ctx ends. Then it lets calls in progress end for drainTimeout, closes every connection
-// of the API and returns nil. Connections of raft belong to the store, which closes them.
+// Run serves until ctx ends. Then it closes the socket, lets calls in progress end for drainTimeout, closes
+// every connection of the API and returns nil. Connections of raft belong to the store, which closes them.
+// Run returns an error only if the socket or the HTTP server fails.
 func (p *Port) Run(ctx context.Context, cfg RunConfig) error {
 	p.raft.config.Store(&cfg)
 	server := p.newServer(ctx, cfg.Handler)
 	g, ctx := errgroup.WithContext(ctx)
+	// The first two goroutines end when the third closes the socket and shuts the server down.
 	g.Go(func() error { return p.accept(ctx, cfg) })
-	g.Go(func() error { // ends when the server is shut down
+	g.Go(func() error {
 		if err := server.Serve(p.api); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
@@ -116,11 +118,12 @@ func (p *Port) Run(ctx context.Context, cfg RunConfig) error {
 	})
 	g.Go(func() error {
 		<-ctx.Done()
-		_ = p.cfg.Listener.Close() // ends accept
+		_ = p.cfg.Listener.Close()
+		// ctx has ended, so the time to drain needs a context of its own.
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		defer cancel()
 		if server.Shutdown(drain) != nil {
-			_ = server.Close()
+			_ = server.Close() // calls are still in progress
 		}
 		return nil
 	})
@@ -172,8 +175,9 @@ func (w *deadlineWriter) Write(b []byte) (int, error) {
 // acceptRetry is the pause after an accept that failed, as when the process has no descriptors left.
 const acceptRetry = 50 * time.Millisecond
 
-// accept accepts connections until ctx ends. Each is handled by a goroutine, which ends when the
-// connection is handed on or closed; accept waits for all of them.
+// accept accepts connections until ctx ends, and then returns nil. Each connection is handled by a goroutine
+// of its own, which ends when the connection is handed on or closed; accept waits for all of them. A
+// connection beyond maxConns is closed at once. accept returns a fault if the socket fails for good.
 func (p *Port) accept(ctx context.Context, cfg RunConfig) error {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
@@ -196,7 +200,7 @@ func (p *Port) accept(ctx context.Context, cfg RunConfig) error {
 			continue
 		}
 		p.counts.accepted.Add(1)
-		if !acquire(p.conns) {
+		if !tryAcquire(p.conns) {
 			p.counts.full.Add(1)
 			_ = conn.Close()
 			continue
@@ -209,19 +213,20 @@ func (p *Port) accept(ctx context.Context, cfg RunConfig) error {
 	}
 }
 
-// temporary reports whether an accept may succeed a moment later.
+// temporary reports whether another accept may succeed a moment after this error.
 func temporary(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && !errors.Is(err, net.ErrClosed)
 }
 
-// handle does the handshake and hands the connection to the server of its protocol, or closes it.
+// handle does the handshake and hands the connection to the server of its protocol: the store for raft, the
+// HTTP server for the API. A connection whose handshake fails is counted as refused and closed.
 func (p *Port) handle(ctx context.Context, raw net.Conn, cfg RunConfig) {
 	conn, err := p.handshake(ctx, raw, cfg)
 	if err != nil {
 		p.counts.refused.Add(1)
 		p.cfg.Log.Debug("handshake refused", "from", raw.RemoteAddr().String(), "err", err)
-		linger(raw)
+		linger(raw) // so that the client reads the TLS alert before the connection is closed
 		_ = conn.Close()
 		return
 	}
@@ -250,8 +255,9 @@ func linger(raw net.Conn) {
 	}
 }
 
-// acquire takes a place if one is free. release gives it back.
-func acquire(places chan struct{}) bool {
+// tryAcquire takes a place if one is free, and reports whether it did. It does not wait. release gives the
+// place back.
+func tryAcquire(places chan struct{}) bool {
 	select {
 	case places <- struct{}{}:
 		return true

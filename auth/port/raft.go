@@ -21,8 +21,8 @@ type raftLayer struct {
 	config atomic.Pointer[RunConfig] // set by Run; nil until then
 }
 
-// Raft is the layer that a store speaks raft over. A replica can be reached, and can reach others, once
-// Run has been called.
+// Raft is the layer over which a store exchanges raft's messages with other replicas. It connects to none,
+// and none connects to it, before Run is called.
 func (p *Port) Raft() raft.StreamLayer { return p.raft }
 
 // Dial implements raft.StreamLayer: mutual TLS with another auth replica of this cluster.

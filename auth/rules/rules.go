@@ -26,7 +26,7 @@ import (
 // HeadInterval is how often a head is signed while nothing changes.
 const HeadInterval = 10 * time.Second
 
-// firstEpoch is the epoch of a cluster that was never restored from a backup.
+// firstEpoch is the epoch of the revisions in a cluster that was never restored from a backup.
 const firstEpoch = 1
 
 // Source is what a publisher reads; it writes nothing. state.Reader is one.
@@ -52,9 +52,9 @@ type Config struct {
 type Publisher struct {
 	cfg Config
 
-	mu        sync.Mutex // guards what follows; held only to copy or replace it
-	set       signed.Set
-	published bool          // set holds something
+	mu        sync.Mutex    // guards the fields below; held only to copy or replace them
+	set       signed.Set    // the current one; empty while published is false
+	published bool          // a head was signed
 	changed   chan struct{} // closed when set is replaced, and replaced itself by a new channel
 }
 
@@ -71,7 +71,8 @@ func (p *Publisher) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// signHeads signs a head every HeadInterval, and at once when wake has an element.
+// signHeads signs a head at once, then every HeadInterval and whenever wake has an element. It returns nil
+// when ctx ends.
 func (p *Publisher) signHeads(ctx context.Context, wake <-chan struct{}) error {
 	tick := time.NewTicker(HeadInterval)
 	defer tick.Stop()
@@ -88,10 +89,11 @@ func (p *Publisher) signHeads(ctx context.Context, wake <-chan struct{}) error {
 	}
 }
 
-// watchRetry is the pause after the store could not tell what changed.
+// watchRetry is the pause after the store could not be read or watched.
 const watchRetry = time.Second
 
-// watchStore puts an element into wake whenever a role changes. It returns nil when ctx ends.
+// watchStore puts an element into wake whenever a role changes, unless one is there already. An error of the
+// store is logged, and watchStore goes on after watchRetry. It returns nil when ctx ends.
 func (p *Publisher) watchStore(ctx context.Context, wake chan<- struct{}) error {
 	for {
 		roles, err := p.cfg.Source.RoleSet(ctx)
@@ -108,31 +110,33 @@ func (p *Publisher) watchStore(ctx context.Context, wake chan<- struct{}) error 
 		}
 		select {
 		case wake <- struct{}{}:
-		default: // a head is due already
+		default: // signHeads has not taken the last element yet: its next head covers this change too
 		}
 	}
 }
 
-// Publish signs a head over the rules as they are now, once a quorum has confirmed that this replica leads.
+// Publish signs the rules as they are now, with a new head over them, and makes them the current set that
+// Current and Watch return. On an error the current set stays.
 func (p *Publisher) Publish(ctx context.Context) error {
+	// A replica that has lost leadership unawares would sign a fresh head over old rules.
 	if err := p.cfg.Source.Linearize(ctx); err != nil {
 		return err
 	}
-	chain, last, err := p.chain(ctx)
+	chain, authoritiesRevision, err := p.chain(ctx)
 	if err != nil {
 		return err
 	}
-	roles, rev, err := p.roles(ctx)
+	roles, rolesRevision, err := p.roles(ctx)
 	if err != nil {
 		return err
 	}
 	head, err := signed.SignHead(p.cfg.Signer, signed.Head{
 		Cluster: p.cfg.Cluster,
-		Epoch:   last.Epoch,
+		Epoch:   authoritiesRevision.Epoch,
 		Time:    p.cfg.Now().UTC(),
 		Docs: map[signed.Kind]signed.Ref{
-			signed.AuthoritiesKind: signed.RefTo(chain[len(chain)-1], last),
-			signed.RolesKind:       signed.RefTo(roles, rev),
+			signed.AuthoritiesKind: signed.RefTo(chain[len(chain)-1], authoritiesRevision),
+			signed.RolesKind:       signed.RefTo(roles, rolesRevision),
 		},
 	})
 	if err != nil {
@@ -141,7 +145,8 @@ func (p *Publisher) Publish(ctx context.Context) error {
 	return p.setCurrent(signed.Set{Chain: chain, Roles: roles, Head: head})
 }
 
-// chain returns the authorities documents, oldest first, and the revision of the last.
+// chain returns the signed authorities documents, oldest first, and the revision of the newest. The result
+// has at least one: a store without any is fault Internal.
 func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision, error) {
 	docs, err := p.cfg.Source.AuthoritiesChain(ctx)
 	if err != nil {
@@ -159,7 +164,8 @@ func (p *Publisher) chain(ctx context.Context) ([]signed.Signed, signed.Revision
 	return out, docs[len(docs)-1].Revision, nil
 }
 
-// roles signs the roles document. Its revision and time are those of the last change of any role.
+// roles signs the roles document and returns it with its revision. Revision and time are those of the last
+// change of any role, so every replica signs the same bytes.
 func (p *Publisher) roles(ctx context.Context) (signed.Signed, signed.Revision, error) {
 	roles, err := p.cfg.Source.RoleSet(ctx)
 	if err != nil {
@@ -180,8 +186,8 @@ func (p *Publisher) roles(ctx context.Context) (signed.Signed, signed.Revision, 
 	return doc, rev, err
 }
 
-// setCurrent makes s the current set. A set that machines would refuse as too large is refused here, so
-// that it stands in auth's log.
+// setCurrent makes s the current set and wakes everyone who waits for one. A set that is too large for
+// machines is fault Exhausted already here, so that auth's log says it; the last set stays current.
 func (p *Publisher) setCurrent(s signed.Set) error {
 	b, err := s.Encode()
 	if err != nil {
@@ -200,9 +206,9 @@ func (p *Publisher) setCurrent(s signed.Set) error {
 	return nil
 }
 
-// Current returns the set with the last head, and a channel that is closed when there is a newer one.
-// Before the first head the set is fault Unavailable; the channel is valid then too.
-func (p *Publisher) Current() (signed.Set, <-chan struct{}, error) {
+// Current returns the set with the last head, and a channel that is closed when there is a newer set. Before
+// the first head it returns an empty set and fault Unavailable; the channel is valid also then.
+func (p *Publisher) Current() (set signed.Set, changed <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.published {
@@ -213,8 +219,9 @@ func (p *Publisher) Current() (signed.Set, <-chan struct{}, error) {
 	return p.set, p.changed, nil
 }
 
-// Watch sends the current set, and then one with every new head, until ctx ends or send fails; it returns the
-// reason. Heads that come while send runs are skipped but for the last.
+// Watch calls send with the current set, and then with the set of every new head, until ctx ends or send
+// fails; it returns the reason. It never returns nil. Before the first head it waits. While send runs, only
+// the newest head is kept: heads before that one are skipped.
 func (p *Publisher) Watch(ctx context.Context, send func(signed.Set) error) error {
 	for {
 		set, changed, err := p.Current()
@@ -232,21 +239,22 @@ func (p *Publisher) Watch(ctx context.Context, send func(signed.Set) error) erro
 	}
 }
 
-// Authorities returns the chain of signed authorities documents. Users, who do not get the roles, verify
-// machines by them.
+// Authorities returns the signed authorities documents, oldest first. Users verify machines by them; they do
+// not get the roles.
 func (p *Publisher) Authorities(ctx context.Context) ([]signed.Signed, error) {
 	chain, _, err := p.chain(ctx)
 	return chain, err
 }
 
-// FirstAuthorities makes the authorities document that a cluster is created with, signed by the root key.
+// FirstAuthorities makes the authorities document with which a cluster is created. keys are the public keys
+// of the authorities; the root key signs the document. It stores nothing.
 func FirstAuthorities(
 	root crypto.Signer,
 	cluster string,
-	a signed.Authorities,
+	keys signed.Authorities,
 	now time.Time,
 ) (state.Authorities, error) {
-	body, err := json.Marshal(a)
+	body, err := json.Marshal(keys)
 	if err != nil {
 		return state.Authorities{}, fmt.Errorf("encode authorities: %w", err)
 	}
