@@ -18,15 +18,15 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// limitedConnection is a connection without a network: what is measured is time.
+// limitedConnection is a connection without a network, of which watch runs.
 type limitedConnection struct {
 	*connection
 	trust atomic.Pointer[rules.Trust]
-	ended chan *endReason
-	lines chan string // lines on the one terminal
+	ended chan *endReason // what watch returned
+	lines chan string     // lines on the one terminal
 }
 
-// newLimitedConnection must be called in a bubble. The person has the role ops.
+// newLimitedConnection makes a connection in a synctest bubble. Its user has the role ops with these options.
 func newLimitedConnection(ctx context.Context, o access.Options, life time.Duration) *limitedConnection {
 	m := &limitedConnection{ended: make(chan *endReason, 1), lines: make(chan string, 100)}
 	m.allow(access.Role{Name: "ops", Options: o})
@@ -72,7 +72,7 @@ func (m *limitedConnection) addTerminal() {
 	m.clock.terminals.Add(1)
 }
 
-// endedAt waits until so long after the start and reports whether the connection has ended by then.
+// endedAt waits until d after the start. It returns why the connection has ended, or nil if it has not.
 func (m *limitedConnection) endedAt(start time.Time, d time.Duration) *endReason {
 	<-time.After(time.Until(start.Add(d)))
 	synctest.Wait()
@@ -88,43 +88,26 @@ const minute, hour = access.Duration(time.Minute), access.Duration(time.Hour)
 
 func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 	t.Parallel()
+	idle := access.Options{IdleTimeout: 10 * minute}
+	longest := access.Options{MaxSession: 2 * hour, IdleTimeout: 3 * hour}
+	certificate := access.Options{EndWithCertificate: true, MaxSession: 2 * hour}
 	for _, tt := range []struct {
 		name    string
 		options access.Options
 		life    time.Duration // of the certificate
 		ends    time.Duration // zero: never
-		by      string
-		says    string
+		cause   string
+		text    string // part of the message
 	}{
-		{"no limit", access.Options{}, time.Minute, 0, "", ""},
-		{
-			"nothing typed",
-			access.Options{IdleTimeout: 10 * minute},
-			time.Hour,
-			10 * time.Minute,
-			"idle_timeout",
-			"nothing was typed for 10m (role ops, idle_timeout)",
-		},
-		{
-			"the longest session",
-			access.Options{MaxSession: 2 * hour, IdleTimeout: 3 * hour},
-			time.Hour,
-			2 * time.Hour,
-			"max_session",
-			"it may last 2h (role ops, max_session)",
-		},
-		{
-			"the certificate",
-			access.Options{EndWithCertificate: true, MaxSession: 2 * hour},
-			time.Hour,
-			time.Hour,
-			"end_with_certificate",
-			"ended with its certificate (role ops, end_with_certificate)",
-		},
-		{
-			"a certificate that may end", access.Options{MaxSession: 2 * hour}, time.Hour, 2 * time.Hour,
-			"max_session", "",
-		},
+		{name: "no limit", life: time.Minute},
+		{"nothing typed", idle, time.Hour, 10 * time.Minute, "idle_timeout",
+			"nothing was typed for 10m (role ops, idle_timeout)"},
+		{"the longest session", longest, time.Hour, 2 * time.Hour, "max_session",
+			"it may last 2h (role ops, max_session)"},
+		{"the certificate", certificate, time.Hour, time.Hour, "end_with_certificate",
+			"ended with its certificate (role ops, end_with_certificate)"},
+		{"a certificate that may expire", access.Options{MaxSession: 2 * hour}, time.Hour, 2 * time.Hour,
+			"max_session", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -140,9 +123,9 @@ func TestTheSoonestLimitEndsAConnection(t *testing.T) {
 					t.Fatalf("got ended by %s before %s", e.cause, tt.ends)
 				}
 				e := m.endedAt(start, tt.ends)
-				if e == nil || e.cause != tt.by || !strings.Contains(fault.Message(e), tt.says) ||
+				if e == nil || e.cause != tt.cause || !strings.Contains(fault.Message(e), tt.text) ||
 					fault.Remedy(e) == "" {
-					t.Errorf("got %v, want ended by %s, with %q and a remedy", e, tt.by, tt.says)
+					t.Errorf("got %v, want ended by %s, with %q and a remedy", e, tt.cause, tt.text)
 				}
 			})
 		})
@@ -165,7 +148,7 @@ func TestTypingPostponesTheIdleTimeout(t *testing.T) {
 			m.clock.markActive()
 		}
 		if e := m.endedAt(start, 55*time.Minute-time.Second); e != nil {
-			t.Fatalf("got ended by %s, want 10m from the last key on", e.cause)
+			t.Fatalf("got ended by %s, want 10m after the last activity", e.cause)
 		}
 		if e := m.endedAt(start, 55*time.Minute); e == nil || e.cause != "idle_timeout" {
 			t.Errorf("got %v, want ended by idle_timeout", e)
@@ -260,12 +243,13 @@ func TestTerminalsAreWarnedOnceBeforeALongLimit(t *testing.T) {
 		m.wantLines(t, "before it is idle", "ends in 1m0s unless something is typed (role ops, idle_timeout)")
 		m.clock.markActive()
 		m.endedAt(start, 18*time.Minute)
-		m.wantLines(t, "after a key")
+		m.wantLines(t, "after activity")
 		m.endedAt(start, 18*time.Minute+30*time.Second)
 		m.wantLines(t, "before it is idle again", "unless something is typed")
 	})
 }
 
+// wantLines checks that the terminal got these lines, and no others, since the last call.
 func (m *limitedConnection) wantLines(t *testing.T, when string, want ...string) {
 	t.Helper()
 	synctest.Wait()
@@ -288,6 +272,6 @@ type terminalChannel struct {
 
 func (s terminalChannel) Stderr() io.ReadWriter { return s }
 
-func (s terminalChannel) Read([]byte) (int, error) { panic("nobody reads from a screen") }
+func (s terminalChannel) Read([]byte) (int, error) { panic("nothing reads from the terminal channel") }
 
 func (s terminalChannel) Write(b []byte) (int, error) { s.lines <- string(b); return len(b), nil }
