@@ -18,9 +18,9 @@ import (
 
 	"github.com/threshold-access/threshold/integration/harness"
 	"github.com/threshold-access/threshold/internal/access"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/node/uplink"
@@ -159,7 +159,7 @@ func newUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tu
 		Proxies:  []string{addr},
 		Tunnels:  1,
 		Pin:      c.Pin(),
-		Cluster:  membertest.Name,
+		Cluster:  clustertest.Name,
 		ID:       id.ID,
 		Key:      cert.PrivateKey.(crypto.Signer),
 		Cert:     func() (*tls.Certificate, error) { return cert, nil },
@@ -175,7 +175,7 @@ func newUplink(c *proxytest.Auth, addr, name string, attached func()) *uplink.Tu
 // dialPinned connects to the proxy with a certificate for a protocol.
 func dialPinned(c *proxytest.Auth, addr, protocol string, cert *tls.Certificate) (*tls.Conn, error) {
 	own := func() (*tls.Certificate, error) { return cert, nil }
-	cfg := identity.PinnedTLS(c.Pin(), membertest.Name, protocol, own, time.Now, identity.Proxy)
+	cfg := identity.PinnedTLS(c.Pin(), clustertest.Name, protocol, own, time.Now, identity.Proxy)
 	return tls.Dial("tcp", addr, cfg)
 }
 
@@ -255,7 +255,7 @@ func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string
 		Log:   proxytest.Log(),
 	})
 	jumps := jump.New(jump.Config{
-		Cluster:    membertest.Name,
+		Cluster:    clustertest.Name,
 		Rules:      fixedRules{trust},
 		Nodes:      nodes,
 		Auth:       client,
@@ -264,7 +264,7 @@ func startProxy(t *testing.T, c *proxytest.Auth, trust *rules.Trust, addr string
 	})
 	m := mux.New(mux.Config{
 		Listener:    p,
-		Cluster:     membertest.Name,
+		Cluster:     clustertest.Name,
 		AuthAddr:    c.Addr(),
 		Rules:       fixedRules{trust},
 		Service:     c.TLSCertificate,

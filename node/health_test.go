@@ -3,8 +3,8 @@ package node_test
 import (
 	"testing"
 
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/node"
 )
 
@@ -17,7 +17,7 @@ func TestHealthNeedsATunnel(t *testing.T) {
 	if err := n.Health(t.Context()); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v of a node that has not run, want unavailable", err)
 	}
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	allow(t, c)
 	p := startProxy(t, c, "proxy-1", "")
 	m := start(t, c, p)

@@ -25,9 +25,9 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/node"
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 // testProxy is a small proxy: one port that accepts tunnels and pushes the cluster's rules once through each.
 type testProxy struct {
 	t       *testing.T
-	cluster *membertest.Cluster
+	cluster *clustertest.Cluster
 	name    string
 	cert    *tls.Certificate
 	ln      net.Listener
@@ -54,7 +54,7 @@ type testProxy struct {
 }
 
 // startProxy starts a proxy that ends with the test. An empty address means any port of the loopback address.
-func startProxy(t *testing.T, c *membertest.Cluster, name, addr string) *testProxy {
+func startProxy(t *testing.T, c *clustertest.Cluster, name, addr string) *testProxy {
 	t.Helper()
 	p := &testProxy{
 		t:       t,
@@ -105,7 +105,7 @@ func (p *testProxy) serve(conn net.Conn) {
 	}
 	peer, err := identity.VerifyX509(
 		tc.ConnectionState().PeerCertificates,
-		membertest.Name,
+		clustertest.Name,
 		trust.Authorities.ServiceRoots,
 		x509.ExtKeyUsageClientAuth,
 		p.cluster.Now(),
@@ -131,7 +131,7 @@ func (p *testProxy) serve(conn net.Conn) {
 }
 
 // pushRules pushes the cluster's rules through a tunnel.
-func pushRules(ctx context.Context, c *membertest.Cluster, a *tunnel.Attached) error {
+func pushRules(ctx context.Context, c *clustertest.Cluster, a *tunnel.Attached) error {
 	b, err := c.SignRules().Encode()
 	if err != nil {
 		return err
@@ -162,12 +162,12 @@ func (l *logBuffer) Write(b []byte) (int, error) {
 func (l *logBuffer) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
 
 // start runs a node that joins at the auth service directly, and then dials the proxies.
-func start(t *testing.T, c *membertest.Cluster, proxies ...*testProxy) *testNode {
+func start(t *testing.T, c *clustertest.Cluster, proxies ...*testProxy) *testNode {
 	t.Helper()
 	return startIn(t, c, filepath.Join(t.TempDir(), "data"), proxies...)
 }
 
-func startIn(t *testing.T, c *membertest.Cluster, dir string, proxies ...*testProxy) *testNode {
+func startIn(t *testing.T, c *clustertest.Cluster, dir string, proxies ...*testProxy) *testNode {
 	t.Helper()
 	addrs := []string{c.Addr()} // the test proxies pass no connections on to the auth service
 	for _, p := range proxies {
@@ -212,7 +212,7 @@ func testAccount(t *testing.T) string {
 }
 
 // allow puts a role in force that allows commands on the node.
-func allow(t *testing.T, c *membertest.Cluster) {
+func allow(t *testing.T, c *clustertest.Cluster) {
 	t.Helper()
 	c.SetRoles(access.Role{
 		Name: "ops",
@@ -237,7 +237,7 @@ func receive[T any](t *testing.T, what string, ch <-chan T) (v T) {
 // tryLogin logs in through a tunnel, as a client behind the proxy does. It returns the banner with a refusal.
 func tryLogin(
 	t *testing.T,
-	c *membertest.Cluster,
+	c *clustertest.Cluster,
 	a *tunnel.Attached,
 ) (client *ssh.Client, banner string, err error) {
 	t.Helper()
@@ -263,7 +263,7 @@ func tryLogin(
 	return client, banner, nil
 }
 
-func login(t *testing.T, c *membertest.Cluster, a *tunnel.Attached) *ssh.Client {
+func login(t *testing.T, c *clustertest.Cluster, a *tunnel.Attached) *ssh.Client {
 	t.Helper()
 	client, banner, err := tryLogin(t, c, a)
 	if err != nil {
@@ -274,7 +274,7 @@ func login(t *testing.T, c *membertest.Cluster, a *tunnel.Attached) *ssh.Client 
 
 // loginUntil logs in again and again until done accepts the outcome: the banner of a refusal, or "" for a
 // success. A login asks the node for its decision, so there is no need to pause.
-func loginUntil(t *testing.T, c *membertest.Cluster, a *tunnel.Attached, done func(banner string) bool) {
+func loginUntil(t *testing.T, c *clustertest.Cluster, a *tunnel.Attached, done func(banner string) bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -310,7 +310,7 @@ func runCommand(t *testing.T, client *ssh.Client, command string) string {
 
 func TestASessionThroughATunnel(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	allow(t, c)
 	p := startProxy(t, c, "proxy-1", "")
 	m := start(t, c, p)
@@ -337,7 +337,7 @@ func TestASessionThroughATunnel(t *testing.T) {
 }
 
 func TestTheNodeHasNoListenerWhileASessionIsOpen(t *testing.T) {
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	allow(t, c)
 	p := startProxy(t, c, "proxy-1", "")
 	before := listeners(t)
@@ -387,7 +387,7 @@ func listeners(t *testing.T) int {
 
 func TestOneTunnelToEachOfTwoProxies(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	p1 := startProxy(t, c, "proxy-1", "")
 	p2 := startProxy(t, c, "proxy-2", "")
 	start(t, c, p1, p2)
@@ -404,7 +404,7 @@ func TestOneTunnelToEachOfTwoProxies(t *testing.T) {
 
 func TestATunnelIsRestoredAfterAnOutage(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	allow(t, c)
 	p := startProxy(t, c, "proxy-1", "")
 	start(t, c, p)
@@ -420,7 +420,7 @@ func TestATunnelIsRestoredAfterAnOutage(t *testing.T) {
 
 func TestPushedRulesApplyAtOnce(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	p := startProxy(t, c, "proxy-1", "")
 	start(t, c, p)
 	a := receive(t, "the tunnel", p.tunnels)
@@ -436,7 +436,7 @@ func TestPushedRulesApplyAtOnce(t *testing.T) {
 
 func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	p := startProxy(t, c, "proxy-1", "")
 	n := start(t, c, p)
 	a := receive(t, "the tunnel", p.tunnels)
@@ -460,7 +460,7 @@ func TestAProxyThatPushesGarbageDoesNotFillTheLog(t *testing.T) {
 
 func TestANodeRestartsWhileAuthIsUnavailable(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	allow(t, c)
 	dir := filepath.Join(t.TempDir(), "data")
 	p := startProxy(t, c, "proxy-1", "")
@@ -482,7 +482,7 @@ func TestANodeRestartsWhileAuthIsUnavailable(t *testing.T) {
 
 func TestTwoNodesDoNotShareADirectory(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	p := startProxy(t, c, "proxy-1", "")
 	m := start(t, c, p)
 	receive(t, "the tunnel", p.tunnels)
@@ -497,7 +497,7 @@ func TestTwoNodesDoNotShareADirectory(t *testing.T) {
 
 func TestASessionMayFinishWhileTheNodeDrains(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	allow(t, c)
 	p := startProxy(t, c, "proxy-1", "")
 	n := start(t, c, p)
@@ -563,7 +563,7 @@ func TestJoiningIsRetriedUntilTheContextEnds(t *testing.T) {
 		Dir:     t.TempDir() + "/d",
 		Proxies: []string{"127.0.0.1:1"},
 		Name:    "web-1",
-		Token:   membertest.New(t).Token(identity.Node),
+		Token:   clustertest.New(t).Token(identity.Node),
 		Log:     slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	if err != nil {

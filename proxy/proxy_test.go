@@ -19,10 +19,10 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	signed "github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/tunnel"
 	"github.com/threshold-access/threshold/proxy/proxytest"
@@ -129,13 +129,13 @@ func (p *testProxy) attach(name string) *tunnel.Uplink {
 // tlsConfig is the configuration of a client of a threshold-* protocol.
 func (p *testProxy) tlsConfig(alpn string, cert *tls.Certificate) *tls.Config {
 	own := func() (*tls.Certificate, error) { return cert, nil }
-	return identity.PinnedTLS(p.Pin(), membertest.Name, alpn, own, time.Now, identity.Proxy)
+	return identity.PinnedTLS(p.Pin(), clustertest.Name, alpn, own, time.Now, identity.Proxy)
 }
 
 // authTLSConfig is the configuration of a client of the auth service, with the certificate of the proxy.
 func (p *testProxy) authTLSConfig() *tls.Config {
 	return identity.PinnedTLS(
-		p.Pin(), membertest.Name, identity.ALPNAuth, p.TLSCertificate, time.Now, identity.Auth)
+		p.Pin(), clustertest.Name, identity.ALPNAuth, p.TLSCertificate, time.Now, identity.Auth)
 }
 
 func (p *testProxy) dialTLS(alpn string, cert *tls.Certificate) *tls.Conn {
@@ -241,7 +241,7 @@ func TestOnePortServesEveryProtocol(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&ping); err != nil {
 		t.Fatal(err)
 	}
-	if ping.Pin != p.Pin() || ping.Cluster != membertest.Name || resp.ProtoMajor != 2 {
+	if ping.Pin != p.Pin() || ping.Cluster != clustertest.Name || resp.ProtoMajor != 2 {
 		t.Errorf("got ping %+v over HTTP/%d, want the cluster's over HTTP/2", ping, resp.ProtoMajor)
 	}
 

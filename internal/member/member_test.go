@@ -14,16 +14,16 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newConfig is the configuration of a node that is to join c.
-func newConfig(t *testing.T, c *membertest.Cluster) member.Config {
+func newConfig(t *testing.T, c *clustertest.Cluster) member.Config {
 	return member.Config{
 		Dir:      filepath.Join(t.TempDir(), "data"),
 		Kind:     identity.Node,
@@ -62,11 +62,11 @@ func wantFault(t *testing.T, err error, kind fault.Kind, words ...string) {
 
 func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 	t.Parallel()
-	c := membertest.NewInMemory(t)
+	c := clustertest.NewInMemory(t)
 	cfg := newConfig(t, c)
 	first := loadOrJoin(t, cfg)
 	if got := first.Identity(); got.Name != "web-1" || got.Kind != identity.Node ||
-		got.Cluster != membertest.Name ||
+		got.Cluster != clustertest.Name ||
 		got.Labels["env"] != "test" {
 		t.Errorf("got identity %+v, want node web-1 of the cluster", got)
 	}
@@ -89,7 +89,7 @@ func TestAMachineJoinsOnceAndIsStillAMemberAfterARestart(t *testing.T) {
 
 func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
 	t.Parallel()
-	cfg := newConfig(t, membertest.NewInMemory(t))
+	cfg := newConfig(t, clustertest.NewInMemory(t))
 	loadOrJoin(t, cfg)
 	entries, err := os.ReadDir(cfg.Dir)
 	if err != nil {
@@ -110,7 +110,7 @@ func TestKeysAreReadableByTheOwnerOnly(t *testing.T) {
 
 func TestJoinsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	c, other := membertest.NewInMemory(t), membertest.NewInMemory(t)
+	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	spent := newConfig(t, c)
 	loadOrJoin(t, spent)
 	for _, tt := range []struct {
@@ -130,12 +130,12 @@ func TestJoinsThatAreRefused(t *testing.T) {
 		{"with another cluster's token", func(cfg *member.Config) { cfg.Token = other.Token(identity.Node) },
 			fault.Denied, []string{other.Pin().String()}},
 		{"with a clock 10 minutes behind",
-			func(cfg *member.Config) { cfg.Now = membertest.SkewedClock(-10 * time.Minute) }, fault.Invalid,
+			func(cfg *member.Config) { cfg.Now = clustertest.SkewedClock(-10 * time.Minute) }, fault.Invalid,
 			[]string{"this machine's clock says " +
 				time.Now().Add(-10*time.Minute).UTC().Format("2006-01-02T15"), "from " +
 				time.Now().UTC().Format("2006-01-02T")}},
 		{"with a clock 10 minutes ahead",
-			func(cfg *member.Config) { cfg.Now = membertest.SkewedClock(10 * time.Minute) }, fault.Invalid,
+			func(cfg *member.Config) { cfg.Now = clustertest.SkewedClock(10 * time.Minute) }, fault.Invalid,
 			[]string{"this machine's clock says", "auth's says", "apart"}},
 		{"with an address where nothing listens", func(cfg *member.Config) { cfg.AuthAddr = "127.0.0.1:1" },
 			fault.Unavailable, []string{"127.0.0.1:1"}},
@@ -160,7 +160,7 @@ func TestJoinsThatAreRefused(t *testing.T) {
 
 func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 	t.Parallel()
-	c, other := membertest.NewInMemory(t), membertest.NewInMemory(t)
+	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	donor := loadOrJoin(t, newConfig(t, c))
 	for _, tt := range []struct {
 		name   string
@@ -199,7 +199,7 @@ func TestNothingIsKeptOfAnAnswerThatDoesNotVerify(t *testing.T) {
 
 func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 	t.Parallel()
-	c := membertest.NewInMemory(t)
+	c := clustertest.NewInMemory(t)
 	for _, tt := range []struct {
 		name   string
 		change func(t *testing.T, dir string)
@@ -242,7 +242,7 @@ func TestAMembershipThatWasTamperedWithIsRefused(t *testing.T) {
 
 func TestAMemberDoesNotChangeClusters(t *testing.T) {
 	t.Parallel()
-	c, other := membertest.NewInMemory(t), membertest.NewInMemory(t)
+	c, other := clustertest.NewInMemory(t), clustertest.NewInMemory(t)
 	cfg := newConfig(t, c)
 	loadOrJoin(t, cfg)
 	cfg.Token = other.Token(identity.Node)
@@ -267,11 +267,11 @@ func TestAMemberDoesNotChangeClusters(t *testing.T) {
 // configuration.
 func inBubble(
 	t *testing.T,
-	f func(t *testing.T, c *membertest.Cluster, m *member.Member, cfg member.Config),
+	f func(t *testing.T, c *clustertest.Cluster, m *member.Member, cfg member.Config),
 ) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := membertest.NewInMemory(t)
+		c := clustertest.NewInMemory(t)
 		cfg := newConfig(t, c)
 		m := loadOrJoin(t, cfg)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -293,7 +293,7 @@ func after(d time.Duration) {
 
 func TestCertificatesAreRenewedAtTwoThirdsOfTheirLifetime(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, c *membertest.Cluster, m *member.Member, cfg member.Config) {
+	inBubble(t, func(t *testing.T, c *clustertest.Cluster, m *member.Member, cfg member.Config) {
 		first := m.Identity().Expires
 		if after(14 * time.Hour); c.Renewals() != 0 {
 			t.Errorf("got %d renewals after 14h of 24h, want none", c.Renewals())
@@ -315,7 +315,7 @@ func TestCertificatesAreRenewedAtTwoThirdsOfTheirLifetime(t *testing.T) {
 func TestExpiredCertificatesAreRenewed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := membertest.NewInMemory(t)
+		c := clustertest.NewInMemory(t)
 		cfg := newConfig(t, c)
 		loadOrJoin(t, cfg)
 		after(72 * time.Hour) // the machine was off
@@ -336,8 +336,8 @@ func TestExpiredCertificatesAreRenewed(t *testing.T) {
 
 func TestARenewalForAnotherMachineIsNotUsed(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, c *membertest.Cluster, m *member.Member, _ member.Config) {
-		other := membertest.NewInMemory(t).SignRules()
+	inBubble(t, func(t *testing.T, c *clustertest.Cluster, m *member.Member, _ member.Config) {
+		other := clustertest.NewInMemory(t).SignRules()
 		c.Corrupt(func(r *authrpc.JoinResponse) { r.Rules = other })
 		first := m.Identity().Expires
 		after(18 * time.Hour)
@@ -361,7 +361,7 @@ func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
 	if err := member.DiskFault("/data/x", noSpace); !fault.Is(err, fault.Exhausted) {
 		t.Errorf("got %v, want the kind exhausted", err)
 	}
-	c := membertest.NewInMemory(t)
+	c := clustertest.NewInMemory(t)
 	cfg := newConfig(t, c)
 	full := t.TempDir()
 	if err := syscall.Mount("tmpfs", full, "tmpfs", 0, "size=64k,mode=700"); err != nil {
@@ -379,7 +379,7 @@ func TestTheTokenIsNotSpentOnAFullDisk(t *testing.T) {
 	loadOrJoin(t, cfg) // the token can still be used
 }
 
-func authorities(c *membertest.Cluster) []ssh.PublicKey { return []ssh.PublicKey{c.HostAuthority()} }
+func authorities(c *clustertest.Cluster) []ssh.PublicKey { return []ssh.PublicKey{c.HostAuthority()} }
 
 func chmod(t *testing.T, path string, mode os.FileMode) {
 	t.Helper()

@@ -63,9 +63,9 @@ var internalImports = map[string][]string{
 		"keepalive", "limitedlog", "prefixconn", "fault", "identity", "config", "access", "rules",
 		"tunnel", "audit", "dial",
 	},
-	"member": {
-		"fault", "identity", "config", "access", "rules", "tunnel", "audit", "dial", "authrpc", "backoff",
-		"durable", "testnet",
+	"member": {"fault", "identity", "rules", "authrpc", "backoff", "durable"},
+	"clustertest": {
+		"fault", "identity", "access", "rules", "audit", "authrpc", "testnet",
 	},
 }
 
@@ -315,7 +315,7 @@ func TestTheTableAllows(t *testing.T) {
 	}
 	for _, tt := range [][2]string{
 		{"auth/login", "auth"}, {"auth/oidc", "auth/oidc/oidctest"}, {"tsh", "ca/keyring"},
-		{"auth/login", "raftstore/raftstoretest"}, {"node", "internal/member/membertest"},
+		{"auth/login", "raftstore/raftstoretest"}, {"node", "internal/clustertest"},
 		{"internal/egress", "internal/testnet"},
 	} {
 		if why := refuseTest(tt[0], tt[1]); why != "" {

@@ -21,9 +21,9 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/member"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/asaccount"
@@ -72,7 +72,7 @@ func fullRole(name string, actions ...string) access.Role {
 // fixture is a server in a cluster of its own, with a listener for its clients. It is the server's log.
 type fixture struct {
 	t       testing.TB
-	cluster *membertest.Cluster
+	cluster *clustertest.Cluster
 	member  *member.Member
 	addr    string
 	cfg     sshd.Config
@@ -224,7 +224,7 @@ func (r *fixture) home() string {
 // newFixture starts a server that ends with the test. change may change its configuration before.
 func newFixture(t testing.TB, change func(*sshd.Config)) *fixture {
 	t.Helper()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	m, err := member.LoadOrJoin(t.Context(), member.Config{
 		Dir:      filepath.Join(t.TempDir(), "data"),
 		Kind:     identity.Node,

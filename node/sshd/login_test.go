@@ -10,8 +10,8 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/audit"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/sshprofile"
 	"github.com/threshold-access/threshold/node/account"
 	"github.com/threshold-access/threshold/node/sshd"
@@ -42,7 +42,7 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 	ofHost := func(c *ssh.Certificate) { c.CertType = ssh.HostCert }
 	elsewhere := criticalOption("source-address", "203.0.113.0/24")
 	otherName := r.cluster.UserSigner(ofCluster, nil, me)
-	otherCA := membertest.New(t).UserSigner(alice, nil, me)
+	otherCA := clustertest.New(t).UserSigner(alice, nil, me)
 	const noRole = "no role of alice@example.com (roles: ops) allows"
 	for _, tt := range []struct {
 		name   string
@@ -96,7 +96,7 @@ func TestCertificatesRefusedAtLogin(t *testing.T) {
 // plainKey is a key without a certificate.
 func plainKey(t *testing.T) ssh.Signer {
 	t.Helper()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	return keyOnly{c.UserSigner(c.User("x"), nil, "x")}
 }
 
@@ -209,7 +209,7 @@ func TestLoginNeedsARightClockAndFreshRules(t *testing.T) {
 		{"10 minutes behind", -10 * time.Minute, "clock is behind"},
 		{"a day and an hour without news", 25 * time.Hour, "has not heard from the cluster"},
 	} {
-		r := newFixture(t, func(c *sshd.Config) { c.Now = membertest.SkewedClock(tt.off) })
+		r := newFixture(t, func(c *sshd.Config) { c.Now = clustertest.SkewedClock(tt.off) })
 		if _, banner, err := r.dial(testAccount(), r.signer()); err == nil ||
 			!strings.Contains(banner, tt.banner) ||
 			!strings.Contains(banner, "hint: ") {
@@ -218,7 +218,7 @@ func TestLoginNeedsARightClockAndFreshRules(t *testing.T) {
 	}
 	r := newFixture(
 		t,
-		func(c *sshd.Config) { c.Now = membertest.SkewedClock(40 * time.Minute) },
+		func(c *sshd.Config) { c.Now = clustertest.SkewedClock(40 * time.Minute) },
 	) // rules 40 minutes old, certificate still good
 	r.client()
 }

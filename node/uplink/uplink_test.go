@@ -11,21 +11,21 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newTunnels makes the tunnels of a node that dials addr.
-func newTunnels(t *testing.T, c *membertest.Cluster, addr string, now func() time.Time) *Tunnels {
+func newTunnels(t *testing.T, c *clustertest.Cluster, addr string, now func() time.Time) *Tunnels {
 	t.Helper()
 	cert := c.ServiceCertificate(identity.Node, "web-1")
 	return New(Config{
 		Proxies: []string{addr},
 		Pin:     c.Pin(),
-		Cluster: membertest.Name,
+		Cluster: clustertest.Name,
 		Cert:    func() (*tls.Certificate, error) { return cert, nil },
 		Now:     now,
 		Log:     slog.New(slog.DiscardHandler),
@@ -65,7 +65,7 @@ func serveTLS(t *testing.T, cert *tls.Certificate, alpn string) string {
 
 func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 	t.Parallel()
-	c, other := membertest.New(t), membertest.New(t)
+	c, other := clustertest.New(t), clustertest.New(t)
 	good := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
 	conn, name, err := newTunnels(t, c, good, time.Now).dial(t.Context(), good)
 	if err != nil || name != "proxy-1" {
@@ -74,7 +74,7 @@ func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 	conn.Close()
 	foreign := serveTLS(t, other.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
 	node := serveTLS(t, c.ServiceCertificate(identity.Node, "web-2"), identity.ALPNTunnel)
-	behind := membertest.SkewedClock(-10 * time.Minute)
+	behind := clustertest.SkewedClock(-10 * time.Minute)
 	http2 := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), "h2")
 	for _, tt := range []struct {
 		name string
@@ -97,7 +97,7 @@ func TestOnlyAProxyOfTheClusterIsTrusted(t *testing.T) {
 
 func TestASecondTunnelToTheSameProxyIsASpare(t *testing.T) {
 	t.Parallel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	addr := serveTLS(t, c.ServiceCertificate(identity.Proxy, "proxy-1"), identity.ALPNTunnel)
 	l := newTunnels(t, c, addr, time.Now)
 	if !l.claim("proxy-1") {
@@ -121,7 +121,7 @@ func TestADialThatHangsEnds(t *testing.T) {
 	defer ln.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	c := membertest.New(t)
+	c := clustertest.New(t)
 	addr := ln.Addr().String()
 	if _, err := newTunnels(t, c, addr, time.Now).connectOnce(ctx, addr); err == nil {
 		t.Error("got a tunnel, want an end")

@@ -19,10 +19,10 @@ import (
 
 	"github.com/threshold-access/threshold/internal/access"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/internal/testnet"
 	"github.com/threshold-access/threshold/internal/tunnel"
@@ -109,7 +109,7 @@ func newTestServer(t *testing.T) *testServer {
 		nodes.nodes[name] = access.Node{ID: id, Name: name, Labels: identity.Labels{"env": env}}
 	}
 	server := jump.New(jump.Config{
-		Cluster:    membertest.Name,
+		Cluster:    clustertest.Name,
 		Rules:      fixedRules{trust},
 		Nodes:      nodes,
 		Auth:       client,
@@ -143,7 +143,7 @@ func (s *testServer) dialAs(user identity.Peer) (client *testnet.Conn, wait func
 func TestDialReachesByEveryName(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
-	for _, name := range []string{"web-1", "web-1." + membertest.Name, string(s.nodes.nodes["web-1"].ID)} {
+	for _, name := range []string{"web-1", "web-1." + clustertest.Name, string(s.nodes.nodes["web-1"].ID)} {
 		raw, wait := s.dialAs(s.user("alice@example.com", "ops"))
 		conn := dial.Client(raw, dial.Request{Node: name})
 		sent := bytes.Repeat([]byte("x"), 300<<10)
@@ -242,7 +242,7 @@ func TestDialWithoutFreshRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Server = jump.New(jump.Config{
-		Cluster:    membertest.Name,
+		Cluster:    clustertest.Name,
 		Rules:      fixedRules{trust},
 		Nodes:      s.nodes,
 		HostSigner: s.HostKey,

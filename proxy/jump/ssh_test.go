@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/testnet"
 )
 
@@ -68,7 +68,8 @@ func TestSSHJumpReachesANode(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t)
 	j := s.mustJump("ops")
-	for _, target := range []string{"web-1:22", "web-1." + membertest.Name + ":2222"} { // the port is ignored
+	// The port is ignored.
+	for _, target := range []string{"web-1:22", "web-1." + clustertest.Name + ":2222"} {
 		c, err := j.Dial("tcp", target)
 		if err != nil {
 			t.Fatal(err)

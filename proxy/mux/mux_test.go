@@ -18,10 +18,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/connqueue"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
 	"github.com/threshold-access/threshold/proxy/mux"
 	"github.com/threshold-access/threshold/proxy/proxytest"
@@ -114,7 +114,7 @@ func startConfig(a *proxytest.Auth, trust *rules.Trust, cfg mux.Config) *testMux
 			c.Close()
 		}
 	}
-	cfg.Cluster, cfg.Rules, cfg.SignForwardedFrom = membertest.Name, m.rules, signForwardedFrom(own)
+	cfg.Cluster, cfg.Rules, cfg.SignForwardedFrom = clustertest.Name, m.rules, signForwardedFrom(own)
 	if cfg.Log == nil {
 		cfg.Log = proxytest.Log()
 	}

@@ -8,8 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/proxy/proxytest"
 )
 
@@ -38,7 +38,7 @@ func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 		{identity.ALPNTunnel, "tunnel", a.MachineCertificate(a.Machine(identity.Node, "web-1", nil), nil)},
 	} {
 		cert := func() (*tls.Certificate, error) { return tt.cert, nil }
-		cfg := identity.PinnedTLS(a.Pin(), membertest.Name, tt.alpn, cert, time.Now, identity.Proxy)
+		cfg := identity.PinnedTLS(a.Pin(), clustertest.Name, tt.alpn, cert, time.Now, identity.Proxy)
 		c := tls.Client(m.dialStream(), cfg)
 		if err := c.Handshake(); err != nil {
 			t.Fatal(err)
@@ -49,7 +49,7 @@ func TestOurProtocolsWorkInsideAWebSocket(t *testing.T) {
 		}
 		c.Close()
 	}
-	cfg := identity.PinnedTLS(a.Pin(), membertest.Name, identity.ALPNAuth, nil, time.Now, identity.Auth)
+	cfg := identity.PinnedTLS(a.Pin(), clustertest.Name, identity.ALPNAuth, nil, time.Now, identity.Auth)
 	c := tls.Client(m.dialStream(), cfg)
 	if err := c.Handshake(); err != nil {
 		t.Errorf("auth: got %v, want it passed through", err)

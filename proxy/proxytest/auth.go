@@ -1,6 +1,6 @@
 // Package proxytest answers: which auth service does a proxy have in tests?
 //
-// Auth serves the calls of a proxy over TLS on loopback, with the authorities of a membertest cluster. A
+// Auth serves the calls of a proxy over TLS on loopback, with the authorities of a clustertest cluster. A
 // test sets its answers.
 package proxytest
 
@@ -17,9 +17,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
@@ -28,7 +28,7 @@ const Name = "proxy-1"
 
 // Auth is a cluster with its auth service and one proxy.
 type Auth struct {
-	*membertest.Cluster
+	*clustertest.Cluster
 	t     testing.TB
 	addr  string
 	proxy identity.Identity
@@ -54,7 +54,7 @@ type Auth struct {
 func New(t testing.TB) *Auth {
 	t.Helper()
 	a := &Auth{
-		Cluster: membertest.New(t),
+		Cluster: clustertest.New(t),
 		t:       t,
 		Reports: make(chan authrpc.ReportNodesRequest, 64),
 		nodes:   map[string]authrpc.NodeInfo{},
@@ -108,7 +108,7 @@ func (a *Auth) serve(h http.Handler) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = srv.Serve(opaqueListener{tls.NewListener(membertest.ForwardedListener(ln), cfg)})
+		_ = srv.Serve(opaqueListener{tls.NewListener(clustertest.ForwardedListener(ln), cfg)})
 	}()
 	a.t.Cleanup(func() { srv.Close(); <-done })
 }
@@ -228,6 +228,6 @@ func (a *Auth) HostKey() (ssh.Signer, error) { return a.host, nil }
 // Client makes a client that calls the auth service as the proxy.
 func (a *Auth) Client() *authrpc.Client {
 	cfg := identity.PinnedTLS(
-		a.Pin(), membertest.Name, identity.ALPNAuth, a.TLSCertificate, time.Now, identity.Auth)
+		a.Pin(), clustertest.Name, identity.ALPNAuth, a.TLSCertificate, time.Now, identity.Auth)
 	return authrpc.NewClient(a.addr, cfg)
 }

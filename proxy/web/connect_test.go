@@ -13,8 +13,8 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/proxy/proxytest"
 	"github.com/threshold-access/threshold/proxy/web"
 )
@@ -52,7 +52,7 @@ func newBalancedServer(t *testing.T, change func(*web.Config)) *balancedServer {
 	cfg := web.Config{
 		Auth:      client,
 		Public:    []string{"access.example.com"},
-		Cluster:   membertest.Name,
+		Cluster:   clustertest.Name,
 		Pin:       b.Pin(),
 		Transport: dial.WebSocket,
 		Connect:   func(outer, stream net.Conn) { b.streams <- receivedStream{outer, stream} },

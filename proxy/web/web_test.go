@@ -19,9 +19,9 @@ import (
 	"golang.org/x/net/html"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
-	"github.com/threshold-access/threshold/internal/member/membertest"
 	"github.com/threshold-access/threshold/proxy/proxytest"
 	"github.com/threshold-access/threshold/proxy/web"
 )
@@ -59,7 +59,7 @@ func newTestSite(t *testing.T) *testSite {
 	pages := web.New(web.Config{
 		Auth:    client,
 		Public:  []string{"Proxy.Example.com:443", host},
-		Cluster: membertest.Name,
+		Cluster: clustertest.Name,
 		Pin:     s.Pin(),
 		Version: "v1",
 		Now:     func() time.Time { return s.now },
@@ -593,7 +593,7 @@ func TestErrorPagesDoNotRevealTheAuthAddress(t *testing.T) {
 	pages := web.New(web.Config{
 		Auth:    auth,
 		Public:  []string{"proxy.example.com"},
-		Cluster: membertest.Name,
+		Cluster: clustertest.Name,
 		Log:     proxytest.Log(),
 	})
 	w := httptest.NewRecorder()
@@ -740,7 +740,7 @@ func TestPingAssetsAndRobots(t *testing.T) {
 	if err := json.Unmarshal([]byte(a.body), &ping); err != nil {
 		t.Fatal(err)
 	}
-	if ping.Pin != s.Pin() || ping.Cluster != membertest.Name || ping.Version != "v1" || ping.V != 1 {
+	if ping.Pin != s.Pin() || ping.Cluster != clustertest.Name || ping.Version != "v1" || ping.V != 1 {
 		t.Errorf("got %+v, want this cluster's", ping)
 	}
 	a = b.get("/assets/style.css")

@@ -1,6 +1,6 @@
-// Package membertest answers: which cluster does a machine join in a test? It has a small cluster with real
+// Package clustertest answers: which cluster does a machine join in a test? It has a small cluster with real
 // keys, certificates and signed rules, and auth's routes for machines on a loopback port. It stores nothing.
-package membertest
+package clustertest
 
 import (
 	"crypto"

@@ -1,4 +1,4 @@
-package membertest
+package clustertest
 
 import (
 	"context"
