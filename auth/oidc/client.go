@@ -17,8 +17,9 @@ const (
 	maxHeader = 64 << 10
 )
 
-// newClient makes a client that follows no redirects: an endpoint is exactly where the discovery document
-// says it is.
+// newClient makes the HTTP client for all requests to providers. A nil transport means one with this
+// package's limits. The client follows no redirects: an endpoint is exactly where the discovery document says
+// it is, and the client secret goes nowhere else.
 func newClient(transport http.RoundTripper) *http.Client {
 	if transport == nil {
 		dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
@@ -40,8 +41,8 @@ func newClient(transport http.RoundTripper) *http.Client {
 	}
 }
 
-// limitedTransport lets the read of a response body beyond maxBody fail. The libraries that use it read
-// bodies whole, without a limit of their own.
+// limitedTransport limits response bodies to maxBody: a read beyond that returns an error. The libraries that
+// use it read bodies whole, without a limit of their own.
 type limitedTransport struct{ base http.RoundTripper }
 
 func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -53,6 +54,7 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// limitedBody is a response body of which at most left more bytes can be read.
 type limitedBody struct {
 	io.ReadCloser
 	left int64

@@ -48,9 +48,13 @@ type CallbackParams struct {
 	ErrorDescription string
 }
 
-// Start begins a flow and returns the provider's page to which the browser is to be sent. A locale asks for
-// that page in a language; it may be empty.
-func (p *Providers) Start(ctx context.Context, connector, redirect, locale string) (Flow, string, error) {
+// Start begins a flow. It returns the Flow to keep until Finish, and the address of the provider's page to
+// send the browser to. redirect is the URI to which the provider sends it back; locale asks for the page in a
+// language and may be empty. An unknown connector gets fault NotFound, a provider that cannot be reached or
+// used fault Unavailable.
+func (p *Providers) Start(
+	ctx context.Context, connector, redirect, locale string,
+) (f Flow, page string, err error) {
 	prov, err := p.currentProvider(ctx, connector)
 	if err != nil {
 		return Flow{}, "", err
@@ -59,7 +63,7 @@ func (p *Providers) Start(ctx context.Context, connector, redirect, locale strin
 	if err != nil {
 		return Flow{}, "", err
 	}
-	f := Flow{
+	f = Flow{
 		Connector: connector,
 		Redirect:  redirect,
 		State:     rand.Text(),
@@ -73,7 +77,7 @@ func (p *Providers) Start(ctx context.Context, connector, redirect, locale strin
 	return f, prov.oauthConfig(meta, redirect).AuthCodeURL(f.State, options...), nil
 }
 
-// oauthConfig is the configuration of one flow for golang.org/x/oauth2.
+// oauthConfig returns what golang.org/x/oauth2 needs to know for one flow.
 func (p *provider) oauthConfig(meta *metadata, redirect string) *oauth2.Config {
 	return &oauth2.Config{
 		ClientID:     p.spec.ClientID,
@@ -84,8 +88,12 @@ func (p *provider) oauthConfig(meta *metadata, redirect string) *oauth2.Config {
 	}
 }
 
-// Finish ends a flow: it checks the callback, exchanges the code for an ID token, verifies the token, and
-// returns the user that it names.
+// Finish ends the flow f with the callback r: it checks the callback, exchanges the code for an ID token,
+// verifies the token, and returns the user that it names. It does not remember used codes: the provider
+// accepts each only once.
+//
+// A callback or token that is not for this flow gets fault Invalid, a user whom the provider refuses Denied,
+// and a provider that cannot be reached or used Unavailable.
 func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (VerifiedUser, error) {
 	if err := r.checkBelongsTo(f); err != nil {
 		return VerifiedUser{}, err
@@ -98,7 +106,10 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 	if err != nil {
 		return VerifiedUser{}, err
 	}
-	if r.Issuer != prov.spec.Issuer && (r.Issuer != "" || meta.sendsIssuer) {
+	// Before the code is sent anywhere: in a mix-up attack it comes from another provider than the one to
+	// which it would be sent (RFC 9207). A provider that does not announce an issuer may leave it out.
+	leftOut := r.Issuer == "" && !meta.sendsIssuer
+	if !leftOut && r.Issuer != prov.spec.Issuer {
 		return VerifiedUser{}, issuerMismatchFault()
 	}
 	if r.Error != "" {
@@ -111,19 +122,19 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 		return VerifiedUser{}, fault.Wrap(ctx.Err(), fault.Unavailable, opFinish,
 			"too many logins are in progress", "try again in a minute")
 	}
-	token, err := prov.exchangeCode(ctx, meta, f, r.Code)
+	tokens, err := prov.exchangeCode(ctx, meta, f, r.Code)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
-	claims, err := prov.verifyIDToken(ctx, meta, f, token)
+	verified, err := prov.verifyIDToken(ctx, meta, f, tokens)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
-	return prov.mapClaims(claims)
+	return prov.mapClaims(verified)
 }
 
-// checkBelongsTo refuses a callback that belongs to another browser's flow. It comes before anything in the callback
-// is used.
+// checkBelongsTo refuses a callback that belongs to another browser's flow than f, with fault Invalid. The
+// caller checks this before it uses anything in the callback.
 func (r CallbackParams) checkBelongsTo(f Flow) error {
 	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL ||
 		len(r.Error) > maxError || len(r.ErrorDescription) > maxError {
@@ -147,18 +158,19 @@ func issuerMismatchFault() error {
 		"the response comes from another identity provider than the one that was asked", startAgain)
 }
 
-// errorResponseFault turns an error response (RFC 6749 section 4.1.2.1) into an error of ours. The provider's own
-// description is quoted, because it may say anything.
+// errorResponseFault is the error for an error response of the provider (RFC 6749 section 4.1.2.1). Its kind
+// and remedy follow from the code: Denied is for the user, Unavailable for an administrator or for another
+// try. It contains the provider's own description in quotes, because that may say anything.
 func (p *provider) errorResponseFault(r CallbackParams) error {
 	msg := "the identity provider " + p.display() + " refused the login: " + printable(r.Error)
-	if d := printable(r.ErrorDescription); d != "" {
-		msg += fmt.Sprintf(" (it says %q)", d)
+	if description := printable(r.ErrorDescription); description != "" {
+		msg += fmt.Sprintf(" (it says %q)", description)
 	}
 	switch r.Error {
 	case "access_denied":
 		return fault.New(fault.Denied, opFinish, msg,
 			"start again: tsh login, and give consent on the provider's page; "+
-				"if it happens again, ask an administrator for access there")
+				"if this repeats, ask an administrator for access there")
 	case "server_error", "temporarily_unavailable":
 		return fault.New(fault.Unavailable, opFinish, msg, "try again in a minute: tsh login")
 	case "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_response_type":
@@ -171,7 +183,8 @@ func (p *provider) errorResponseFault(r CallbackParams) error {
 // maxPrintable bounds what printable returns, in bytes.
 const maxPrintable = 200
 
-// printable makes a provider's text safe for pages and logs: it drops control characters and cuts the rest.
+// printable makes a provider's text safe for pages and logs: it drops control characters and shortens the
+// rest to maxPrintable bytes.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsGraphic(r) || r == unicode.ReplacementChar {
@@ -185,22 +198,28 @@ func printable(s string) string {
 	return s
 }
 
-// exchangeCode exchanges the code for tokens.
-func (p *provider) exchangeCode(ctx context.Context, meta *metadata, f Flow, code string) (*oauth2.Token, error) {
+// exchangeCode sends the code, the PKCE verifier and the client secret to the token endpoint, and returns the
+// tokens that it gets. A code that the provider does not know gets fault Invalid. Everything else is a
+// problem of the provider or the connector: fault Unavailable.
+func (p *provider) exchangeCode(
+	ctx context.Context, meta *metadata, f Flow, code string,
+) (*oauth2.Token, error) {
 	ctx = gooidc.ClientContext(ctx, p.client)
-	token, err := p.oauthConfig(meta, f.Redirect).Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
+	tokens, err := p.oauthConfig(meta, f.Redirect).Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
+	if err == nil {
+		return tokens, nil
+	}
 	var response *oauth2.RetrieveError
-	switch {
-	case err == nil:
-		return token, nil
-	case !errors.As(err, &response):
+	if !errors.As(err, &response) {
 		return nil, p.unreachableFault(err)
-	case response.ErrorCode == "invalid_grant":
+	}
+	switch response.ErrorCode { // RFC 6749 section 5.2
+	case "invalid_grant":
 		return nil, fault.Wrap(err, fault.Invalid, opFinish,
 			"the identity provider does not know this code: "+
 				"it was used already, has expired, or belongs to another login",
 			startAgain)
-	case response.ErrorCode == "invalid_client" || response.ErrorCode == "unauthorized_client":
+	case "invalid_client", "unauthorized_client":
 		return nil, p.misconfiguredFault(err, "it does not accept this cluster's client id and secret")
 	}
 	return nil, p.unreachableFault(err)

@@ -25,6 +25,7 @@ const (
 	keyEvery = 10 * time.Second
 )
 
+// errFetchedRecently says that no cached key signed the token, and the rate limit forbids another fetch.
 var errFetchedRecently = errors.New("the provider's keys were fetched a moment ago")
 
 // keySet is a provider's signing keys. They are fetched when a token names a key that is not known (OpenID
@@ -35,14 +36,14 @@ type keySet struct {
 	client *http.Client
 	now    func() time.Time
 
-	// fetching is a lock that a context can give up waiting for: whoever fetches has sent a token into it. It
-	// is taken before mu.
+	// fetching is a lock that lets one caller fetch at a time. It is a channel so that a context can give up
+	// waiting for it: whoever holds it has sent a token into it. It is taken before mu.
 	fetching chan struct{}
 
-	mu         sync.Mutex // guards what follows; it is not held while fetching
+	mu         sync.Mutex // guards the fields below; it is not held during a fetch
 	limit      *rate.Limiter
-	keys       []jose.JSONWebKey
-	generation int // counts the fetches that succeeded
+	keys       []jose.JSONWebKey // what the last successful fetch returned
+	generation int               // counts the successful fetches
 }
 
 func newKeySet(url string, algs []string, client *http.Client, now func() time.Time) *keySet {
@@ -59,7 +60,12 @@ func newKeySet(url string, algs []string, client *http.Client, now func() time.T
 	return k
 }
 
-// VerifySignature returns the payload if one of the provider's keys signed the token.
+// VerifySignature returns the payload of a token that one of the provider's keys signed. If no cached key
+// did, the provider may have a new key: it fetches the keys and tries once more. The error is a *fetchError
+// if the keys could not be fetched, errFetchedRecently if the rate limit forbids it, and otherwise about the
+// token.
+//
+// It implements gooidc.KeySet.
 func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	jws, err := jose.ParseSigned(token, k.algs)
 	if err != nil {
@@ -69,37 +75,41 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 		return nil, fmt.Errorf("the token has %d signatures", len(jws.Signatures))
 	}
 	header := jws.Signatures[0].Protected
-	keys, generation := k.cached()
-	if payload, ok := verifyWithAny(jws, header, keys); ok {
+	cached, generation := k.cached()
+	if payload, ok := verifyWithAny(jws, header, cached); ok {
 		return payload, nil
 	}
-	if keys, err = k.fetchNewer(ctx, generation); err != nil {
+	fetched, err := k.fetchNewer(ctx, generation)
+	if err != nil {
 		return nil, err
 	}
-	if payload, ok := verifyWithAny(jws, header, keys); ok {
+	if payload, ok := verifyWithAny(jws, header, fetched); ok {
 		return payload, nil
 	}
 	return nil, errors.New("no key of the provider signed the token")
 }
 
-// errorRecorder keeps the error of a verification, because go-oidc keeps only its text.
+// errorRecorder is a key set that also keeps the error of the last verification. go-oidc returns only its
+// text, but verifyIDToken reports a key set that cannot be fetched otherwise than a bad token.
 type errorRecorder struct {
 	keys *keySet
 	err  error
 }
 
-// VerifySignature calls that of the key set.
+// VerifySignature implements gooidc.KeySet by that of the key set.
 func (r *errorRecorder) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	payload, err := r.keys.VerifySignature(ctx, token)
 	r.err = err
 	return payload, err
 }
 
-// verifyWithAny tries every key that fits the header.
+// verifyWithAny returns the payload of the token if one of the keys signed it. It tries only keys with the
+// key id and the algorithm in the header; a key or header that leaves one out fits any.
 func verifyWithAny(jws *jose.JSONWebSignature, header jose.Header, keys []jose.JSONWebKey) ([]byte, bool) {
 	for _, key := range keys {
-		if header.KeyID != "" && key.KeyID != header.KeyID ||
-			key.Algorithm != "" && key.Algorithm != header.Algorithm {
+		otherID := header.KeyID != "" && key.KeyID != header.KeyID
+		otherAlg := key.Algorithm != "" && key.Algorithm != header.Algorithm
+		if otherID || otherAlg {
 			continue
 		}
 		if payload, err := jws.Verify(key.Key); err == nil {
@@ -116,31 +126,34 @@ func (k *keySet) cached() (keys []jose.JSONWebKey, generation int) {
 	return k.keys, k.generation
 }
 
-// fetchNewer returns keys that are newer than those of the generation. If many logins need a new key at the
-// same time, one of them fetches and the others wait for what it gets.
-func (k *keySet) fetchNewer(ctx context.Context, than int) ([]jose.JSONWebKey, error) {
+// fetchNewer returns keys that were fetched after those of generation tried. If many logins need a new key at
+// the same time, one of them fetches and the others wait for what it gets. The errors are those of fetchKeys.
+func (k *keySet) fetchNewer(ctx context.Context, tried int) ([]jose.JSONWebKey, error) {
 	select {
 	case k.fetching <- struct{}{}:
 		defer func() { <-k.fetching }()
 	case <-ctx.Done():
 		return nil, &fetchError{ctx.Err()}
 	}
-	if keys, generation := k.cached(); generation > than {
+	// Another login may have fetched while this one waited for the lock.
+	if keys, generation := k.cached(); generation > tried {
 		return keys, nil
 	}
 	return k.fetchKeys(ctx)
 }
 
-// mayFetch takes one fetch from the rate limit.
-func (k *keySet) mayFetch() bool {
+// takeFetch reports whether the rate limit allows a fetch now, and counts it.
+func (k *keySet) takeFetch() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.limit.AllowN(k.now(), 1)
 }
 
-// fetchKeys fetches the keys and stores them. The caller holds fetching.
+// fetchKeys requests the provider's key set, stores it as the next generation, and returns the keys. It
+// returns errFetchedRecently if the rate limit forbids a request, and a *fetchError if the provider does not
+// answer. The caller holds fetching.
 func (k *keySet) fetchKeys(ctx context.Context) ([]jose.JSONWebKey, error) {
-	if !k.mayFetch() {
+	if !k.takeFetch() {
 		return nil, errFetchedRecently
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
@@ -152,7 +165,7 @@ func (k *keySet) fetchKeys(ctx context.Context) ([]jose.JSONWebKey, error) {
 		return nil, &fetchError{err}
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	body, err := io.ReadAll(resp.Body) // the client's transport bounds the body
 	if err != nil || resp.StatusCode != http.StatusOK {
 		return nil, &fetchError{errors.Join(fmt.Errorf("status %s", resp.Status), err)}
 	}
@@ -173,8 +186,8 @@ type fetchError struct{ err error }
 func (e *fetchError) Error() string { return "fetch keys: " + e.err.Error() }
 func (e *fetchError) Unwrap() error { return e.err }
 
-// parseKeys reads a JWK set (RFC 7517 section 5). It skips keys of an unknown kind, and those that are not
-// for signatures.
+// parseKeys returns the keys of a JWK set (RFC 7517 section 5) that may verify a token. It skips keys of a
+// kind that it does not know, as the RFC says, and those that usableKey refuses.
 func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -185,18 +198,18 @@ func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 	if len(set.Keys) > maxKeys {
 		return nil, fmt.Errorf("read keys: %d of them, more than %d", len(set.Keys), maxKeys)
 	}
-	var out []jose.JSONWebKey
+	var keys []jose.JSONWebKey
 	for _, raw := range set.Keys {
 		var key jose.JSONWebKey
 		if json.Unmarshal(raw, &key) == nil && usableKey(key) {
-			out = append(out, key)
+			keys = append(keys, key)
 		}
 	}
-	return out, nil
+	return keys, nil
 }
 
-// usableKey refuses symmetric keys, encryption keys and short RSA keys. Without symmetric keys, no HMAC can
-// verify.
+// usableKey reports whether a key may verify a token: it is a public key for signatures, and no short RSA
+// key. A symmetric key must not be used, because whoever knows it can also sign.
 func usableKey(key jose.JSONWebKey) bool {
 	if !key.IsPublic() || key.Use == "enc" {
 		return false

@@ -32,8 +32,8 @@ type Source interface {
 type Config struct {
 	// Source reads the connectors. Required.
 	Source Source
-	// Transport carries requests to providers. Nil means one with the system's root certificates and
-	// HTTPS_PROXY.
+	// Transport sends requests to providers. Nil means one that uses the system's root certificates and the
+	// proxy in HTTPS_PROXY.
 	Transport http.RoundTripper
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
@@ -46,8 +46,8 @@ type Providers struct {
 	now       func() time.Time
 	exchanges chan struct{} // a semaphore: one token for each code exchange in progress
 
-	mu    sync.Mutex // guards cache
-	cache map[string]*provider
+	mu    sync.Mutex           // guards cache; it is not held during requests to providers
+	cache map[string]*provider // by the name of the connector
 }
 
 // maxExchanges bounds the code exchanges in progress. Anyone can cause one, with a code that the provider
@@ -75,7 +75,7 @@ func New(cfg Config) (*Providers, error) {
 // Choice is a connector as the login page offers it.
 type Choice struct{ Name, Display string }
 
-// List returns the connectors by name.
+// List returns the connectors, sorted by name. One that this release cannot decode is listed under its name.
 func (p *Providers) List(ctx context.Context) ([]Choice, error) {
 	all, err := p.source.ListConnectors(ctx)
 	if err != nil {
@@ -92,10 +92,13 @@ func (p *Providers) List(ctx context.Context) ([]Choice, error) {
 	return out, nil
 }
 
-// currentProvider returns the cached provider of the connector. If the connector was changed, it makes a new one.
+// currentProvider returns the provider for the connector as it is stored now. It keeps one for each connector
+// until the connector changes, because a provider caches its metadata and keys. An unknown connector gets
+// fault NotFound.
 func (p *Providers) currentProvider(ctx context.Context, name string) (*provider, error) {
 	rec, err := p.source.Connector(ctx, name)
 	if fault.Is(err, fault.NotFound) {
+		p.forget(name)
 		return nil, p.unknownConnectorFault(ctx, err, name)
 	}
 	if err != nil {
@@ -103,8 +106,8 @@ func (p *Providers) currentProvider(ctx context.Context, name string) (*provider
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if have := p.cache[name]; have != nil && have.revision == rec.Revision {
-		return have, nil
+	if cached := p.cache[name]; cached != nil && cached.revision == rec.Revision {
+		return cached, nil
 	}
 	spec, err := ReadRecord(rec.Connector)
 	if err != nil {
@@ -116,7 +119,15 @@ func (p *Providers) currentProvider(ctx context.Context, name string) (*provider
 	return made, nil
 }
 
-// unknownConnectorFault forgets a connector that does not exist (any more), and names those that do.
+// forget drops the cached provider of a connector that was removed.
+func (p *Providers) forget(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.cache, name)
+}
+
+// unknownConnectorFault is the error for a connector that does not exist, or no longer. Its remedy names
+// those that do.
 func (p *Providers) unknownConnectorFault(ctx context.Context, cause error, name string) error {
 	remedy := "choose another one on the login page"
 	if all, err := p.List(ctx); err == nil && len(all) > 0 {
@@ -126,9 +137,6 @@ func (p *Providers) unknownConnectorFault(ctx context.Context, cause error, name
 		}
 		remedy = "choose one of: " + strings.Join(names, ", ")
 	}
-	p.mu.Lock()
-	delete(p.cache, name)
-	p.mu.Unlock()
 	return fault.Wrap(cause, fault.NotFound, opStart,
 		fmt.Sprintf("there is no connector %.80q", name), remedy)
 }

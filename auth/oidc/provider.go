@@ -33,30 +33,32 @@ var acceptedAlgs = []string{
 	gooidc.PS256, gooidc.PS384, gooidc.PS512, gooidc.EdDSA,
 }
 
-// metadata is a checked discovery document. Only its fetchedAt and keys are set later, by refresh, before
-// others see it.
+// metadata is what a checked discovery document says of a provider. It does not change once currentMetadata
+// has returned it; only refresh sets its fetchedAt and keys, before that.
 type metadata struct {
 	endpoint    oauth2.Endpoint
-	algs        []string
+	algs        []string // accepted for ID tokens: those of acceptedAlgs that the provider offers
 	keys        *keySet
 	sendsIssuer bool // RFC 9207: the provider sends its issuer beside every code
 	fetchedAt   time.Time
 }
 
-// provider is one revision of a connector, with the metadata of its provider. It is safe for concurrent use.
+// provider talks to the identity provider of one connector, as one revision of the connector describes it. It
+// caches the provider's metadata. It is safe for concurrent use.
 type provider struct {
-	name     string
+	name     string // of the connector
 	spec     Spec
 	revision uint64
 	client   *http.Client
 	now      func() time.Time
 
-	// fetching guards what follows. It is a channel so that a context can give up waiting for it: whoever holds
-	// it has sent a token into it. It is held while metadata is fetched, so only one caller fetches.
+	// fetching is a lock that guards the fields below. It is a channel so that a context can give up waiting
+	// for it: whoever holds it has sent a token into it. It is held during a fetch, so that only one caller
+	// fetches and the others wait for what it gets.
 	fetching chan struct{}
-	meta     *metadata
-	fetchErr error // of the last fetch; nil if it succeeded
-	retryAt  time.Time
+	meta     *metadata // nil: never fetched
+	fetchErr error     // of the last fetch; nil if it succeeded
+	retryAt  time.Time // after a failed fetch: none is tried before
 }
 
 func newProvider(
@@ -72,7 +74,9 @@ func newProvider(
 	}
 }
 
-// currentMetadata returns the provider's metadata. It fetches it when there is none or it is older than metadataTTL.
+// currentMetadata returns the provider's metadata. It fetches it if there is none or it is older than
+// metadataTTL. If the fetch fails, it returns the old metadata up to maxMetadataAge, and then the error of
+// the fetch. Callers wait for a fetch that is in progress, or until ctx ends.
 func (p *provider) currentMetadata(ctx context.Context) (*metadata, error) {
 	select {
 	case p.fetching <- struct{}{}:
@@ -93,11 +97,13 @@ func (p *provider) currentMetadata(ctx context.Context) (*metadata, error) {
 	return nil, p.fetchErr
 }
 
-// refresh fetches the metadata. The caller holds lock.
+// refresh fetches the metadata and keeps the result: the metadata, or the error and when to try again. The
+// caller holds fetching.
 func (p *provider) refresh(ctx context.Context, now time.Time) {
 	meta, err := p.fetchMetadata(ctx)
 	if err != nil {
-		if ctx.Err() == nil { // a caller who gave up says nothing about the provider
+		// If this caller gave up, the error says nothing about the provider: the next caller tries at once.
+		if ctx.Err() == nil {
 			p.retryAt = now.Add(retryAfter)
 		}
 		p.fetchErr = err
@@ -110,7 +116,9 @@ func (p *provider) refresh(ctx context.Context, now time.Time) {
 	p.meta, p.fetchErr = meta, nil
 }
 
-// fetchMetadata fetches and checks the discovery document. It changes nothing of p.
+// fetchMetadata requests the provider's discovery document and returns the metadata in it, without storing
+// anything in p. If there is no usable answer, or the document names another issuer or cannot be used, the
+// error is fault Unavailable.
 func (p *provider) fetchMetadata(ctx context.Context) (*metadata, error) {
 	found, err := gooidc.NewProvider(gooidc.ClientContext(ctx, p.client), p.spec.Issuer)
 	var mismatch *gooidc.IssuerMismatchError
@@ -121,6 +129,8 @@ func (p *provider) fetchMetadata(ctx context.Context) (*metadata, error) {
 	case err != nil:
 		return nil, p.unreachableFault(err)
 	}
+	// NewProvider reports a document that is not JSON as an error, which counts as no answer: often a gateway
+	// in front of the provider sent it. A field of the wrong type is found only here, and counts the same.
 	var doc discoveryDocument
 	if err := found.Claims(&doc); err != nil {
 		return nil, p.unreachableFault(err)
@@ -132,16 +142,17 @@ func (p *provider) fetchMetadata(ctx context.Context) (*metadata, error) {
 	return meta, nil
 }
 
-// unreachableFault is the error for a provider that does not answer, or answers nonsense.
+// unreachableFault is the error for a provider that does not answer, or answers something that cannot be
+// decoded. Another try may succeed.
 func (p *provider) unreachableFault(err error) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be reached",
-		"try again in a minute; if it happens again, tell an administrator that "+p.spec.Issuer+
+		"try again in a minute; if this repeats, tell an administrator that "+p.spec.Issuer+
 			" does not answer")
 }
 
 // misconfiguredFault is the error for a provider that answers, but with which no login is possible before an
-// administrator corrects the connector or the provider.
+// administrator corrects the connector or the provider. what says what is wrong, after "cannot be used: ".
 func (p *provider) misconfiguredFault(err error, what string) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
 		"the identity provider "+p.display()+" cannot be used: "+what,
@@ -178,19 +189,20 @@ type discoveryDocument struct {
 	SendsIss  bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
-// toMetadata checks the document.
+// toMetadata checks the document and returns what it says, with an empty key set. It refuses addresses that
+// are no URL or not encrypted, and a provider that offers none of acceptedAlgs.
 func (d discoveryDocument) toMetadata(client *http.Client, now func() time.Time) (*metadata, error) {
-	for _, e := range []struct{ name, url string }{
+	for _, endpoint := range []struct{ name, url string }{
 		{"authorization_endpoint", d.AuthURL},
 		{"token_endpoint", d.TokenURL},
 		{"jwks_uri", d.KeysURL},
 	} {
-		u, err := url.Parse(e.url)
-		if err != nil || u.Host == "" || u.User != nil || len(e.url) > maxURL {
-			return nil, fmt.Errorf("its %s %.120q is not a valid address", e.name, e.url)
+		u, err := url.Parse(endpoint.url)
+		if err != nil || u.Host == "" || u.User != nil || len(endpoint.url) > maxURL {
+			return nil, fmt.Errorf("its %s %.120q is not a valid address", endpoint.name, endpoint.url)
 		}
 		if err := checkScheme(u); err != nil {
-			return nil, fmt.Errorf("its %s: %w", e.name, err)
+			return nil, fmt.Errorf("its %s: %w", endpoint.name, err)
 		}
 	}
 	algs, err := d.commonAlgs()
@@ -205,25 +217,27 @@ func (d discoveryDocument) toMetadata(client *http.Client, now func() time.Time)
 	}, nil
 }
 
-// commonAlgs are the accepted signature algorithms that the provider offers. A provider that lists none offers
-// RS256.
+// commonAlgs returns the accepted signature algorithms that the provider offers, and an error if there are
+// none. A provider that lists none offers RS256, which every provider must support (OpenID Connect Core 1.0
+// section 15.1).
 func (d discoveryDocument) commonAlgs() ([]string, error) {
 	if len(d.Algs) == 0 {
 		return []string{gooidc.RS256}, nil
 	}
-	var out []string
-	for _, a := range acceptedAlgs {
-		if slices.Contains(d.Algs, a) {
-			out = append(out, a)
+	var common []string
+	for _, alg := range acceptedAlgs {
+		if slices.Contains(d.Algs, alg) {
+			common = append(common, alg)
 		}
 	}
-	if len(out) == 0 {
+	if len(common) == 0 {
 		return nil, fmt.Errorf("it offers none of the signature algorithms %v", acceptedAlgs)
 	}
-	return out, nil
+	return common, nil
 }
 
-// authStyle is how the client secret is sent to the token endpoint: in the header if the provider allows it.
+// authStyle returns how the client secret is sent to the token endpoint: in the header if the provider allows
+// it, otherwise in the body.
 func (d discoveryDocument) authStyle() oauth2.AuthStyle {
 	if len(d.TokenAuth) == 0 || slices.Contains(d.TokenAuth, "client_secret_basic") {
 		return oauth2.AuthStyleInHeader

@@ -24,7 +24,8 @@ type Spec struct {
 	Display string `json:"display,omitempty" yaml:"display,omitempty"`
 	// Issuer is the provider's issuer URL. It must be https; http is allowed on loopback only.
 	Issuer string `json:"issuer" yaml:"issuer" config:"required"`
-	// ClientID and ClientSecret are those that the provider registered for this cluster.
+	// ClientID and ClientSecret are those that the provider registered for this cluster. A public client has
+	// no secret.
 	ClientID     string `json:"client_id" yaml:"client_id" config:"required"`
 	ClientSecret string `json:"client_secret,omitempty" yaml:"client_secret,omitempty"`
 	// Scopes are requested from the provider. Empty means openid, profile and email.
@@ -80,8 +81,8 @@ func (s Spec) nameClaim() string {
 // badText is reported for text that identity.CheckText refuses.
 const badText = "is empty, longer than 512 bytes, or has control or invisible characters"
 
-// Check implements config.Checker. It refuses documents that cannot work, or that do not mean what they seem
-// to mean.
+// Check implements config.Checker. It reports what cannot work, and what an administrator may misunderstand:
+// text that looks like other text, and rules without effect.
 func (s Spec) Check(report func(path, format string, args ...any)) {
 	if s.Type != SpecType {
 		report("type", "unknown type %.120q (known: %s)", s.Type, SpecType)
@@ -89,21 +90,27 @@ func (s Spec) Check(report func(path, format string, args ...any)) {
 	if err := checkIssuer(s.Issuer); err != nil {
 		report("issuer", "%v", err)
 	}
-	for _, f := range []struct{ path, text string }{
-		{"client_id", s.ClientID},
-		{"client_secret", s.ClientSecret},
-		{"display", s.Display},
-		{"name_claim", s.NameClaim},
+	for _, field := range []struct {
+		path, text string
+		required   bool
+	}{
+		{"client_id", s.ClientID, true},
+		{"client_secret", s.ClientSecret, false},
+		{"display", s.Display, false},
+		{"name_claim", s.NameClaim, false},
 	} {
-		required := f.path == "client_id"
-		if (required || f.text != "") && identity.CheckText(f.path, f.text) != nil {
-			report(f.path, badText)
+		if field.text == "" && !field.required {
+			continue
+		}
+		if identity.CheckText(field.path, field.text) != nil {
+			report(field.path, badText)
 		}
 	}
 	if len(s.Scopes) > 0 && !slices.Contains(s.Scopes, "openid") {
 		report("scopes", "needs openid, or the provider sends no identity")
 	}
 	for i, scope := range s.Scopes {
+		// The scopes are sent as one string with spaces between them (RFC 6749 section 3.3).
 		if identity.CheckText("scope", scope) != nil || strings.ContainsAny(scope, " \"\\") {
 			report(fmt.Sprintf("scopes.%d", i), "%.120q is not a valid scope", scope)
 		}
@@ -111,40 +118,43 @@ func (s Spec) Check(report func(path, format string, args ...any)) {
 	s.checkRules(report)
 }
 
-// checkRules checks the rules for roles and traits.
+// checkRules reports what is wrong with the rules for roles and traits.
 func (s Spec) checkRules(report func(path, format string, args ...any)) {
 	if len(s.Roles) > maxRules || len(s.Traits) > maxRules {
 		report("", "has more than %d rules of one kind", maxRules)
 	}
-	for i, r := range s.Roles {
+	for i, rule := range s.Roles {
 		path := fmt.Sprintf("roles.%d", i)
-		checkClaim(path, r.Claim, report)
-		if identity.CheckText("value", r.Value) != nil {
+		checkClaim(path, rule.Claim, report)
+		if identity.CheckText("value", rule.Value) != nil {
 			report(path+".value", badText)
 		}
-		if len(r.Roles) == 0 {
+		if len(rule.Roles) == 0 {
 			report(path+".roles", "names no role, so the rule does nothing")
 		}
-		for _, role := range r.Roles {
+		for _, role := range rule.Roles {
 			if err := identity.CheckWord("role", role); err != nil {
 				report(path+".roles", "%v", err)
 			}
 		}
 	}
-	seen := map[string]bool{}
-	for i, t := range s.Traits {
+	defined := map[string]bool{}
+	for i, rule := range s.Traits {
 		path := fmt.Sprintf("traits.%d", i)
-		checkClaim(path, t.Claim, report)
-		if err := identity.CheckWord("trait", t.Trait); err != nil {
+		checkClaim(path, rule.Claim, report)
+		if err := identity.CheckWord("trait", rule.Trait); err != nil {
 			report(path+".trait", "%v", err)
 		}
-		if seen[t.Trait] {
-			report(path+".trait", "trait %.120q is defined twice", t.Trait)
+		// Two rules for one trait would mix the values of two claims, and it would not be visible from where
+		// a login comes.
+		if defined[rule.Trait] {
+			report(path+".trait", "trait %.120q is defined twice", rule.Trait)
 		}
-		seen[t.Trait] = true
+		defined[rule.Trait] = true
 	}
 }
 
+// checkClaim reports a claim, in the rule at path, whose name is not usable text.
 func checkClaim(path, claim string, report func(path, format string, args ...any)) {
 	if identity.CheckText("claim", claim) != nil {
 		report(path+".claim", badText)
@@ -177,7 +187,8 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Record is the spec as auth/state stores it, with the secret separate so that it is sealed.
+// Record returns the spec as auth/state stores it. The client secret is a field of its own, so that the store
+// keeps it sealed; ReadRecord is the inverse.
 func (s Spec) Record() (state.Connector, error) {
 	secret := s.ClientSecret
 	s.ClientSecret = ""
@@ -188,7 +199,7 @@ func (s Spec) Record() (state.Connector, error) {
 	return state.Connector{Spec: b, Issuer: s.Issuer, Secret: secret}, nil
 }
 
-// ReadRecord is the inverse of Record.
+// ReadRecord returns the spec that Record stored, with its client secret.
 func ReadRecord(c state.Connector) (Spec, error) {
 	var s Spec
 	if err := json.Unmarshal(c.Spec, &s); err != nil {

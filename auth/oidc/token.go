@@ -29,8 +29,9 @@ const (
 // claims are those of a verified ID token. Numbers are of type json.Number.
 type claims map[string]any
 
-// verifyIDToken returns the claims of the ID token in the response, after every check of OpenID Connect Core 1.0
-// section 3.1.3.7 has passed.
+// verifyIDToken returns the claims of the ID token in the response of the token endpoint, after every check
+// of OpenID Connect Core 1.0 section 3.1.3.7 has passed. A token that fails one gets fault Invalid. If the
+// provider's keys cannot be fetched, or not yet again, the error is fault Unavailable.
 func (p *provider) verifyIDToken(
 	ctx context.Context, meta *metadata, f Flow, response *oauth2.Token,
 ) (claims, error) {
@@ -46,9 +47,9 @@ func (p *provider) verifyIDToken(
 		SkipExpiryCheck:      true, // checkTimes checks all times with one bound
 	})
 	token, err := verifier.Verify(ctx, raw)
-	var unreachable *fetchError
+	var notFetched *fetchError
 	switch {
-	case errors.As(keys.err, &unreachable):
+	case errors.As(keys.err, &notFetched):
 		return nil, p.unreachableFault(err)
 	case errors.Is(keys.err, errFetchedRecently):
 		return nil, fault.Wrap(err, fault.Unavailable, opFinish,
@@ -57,6 +58,7 @@ func (p *provider) verifyIDToken(
 	case err != nil:
 		return nil, p.invalidTokenFault(err, "its ID token is not valid")
 	}
+	// Only now is the content of the token what the provider signed.
 	all, err := decodeClaims(token)
 	if err != nil {
 		return nil, p.invalidTokenFault(err, "its ID token cannot be read")
@@ -68,7 +70,8 @@ func (p *provider) verifyIDToken(
 	)
 }
 
-// decodeClaims decodes numbers as json.Number, because a float64 would round large ids.
+// decodeClaims returns the claims of a verified token. It decodes numbers as json.Number, because a float64
+// would round large ids.
 func decodeClaims(token *gooidc.IDToken) (claims, error) {
 	var raw json.RawMessage
 	if err := token.Claims(&raw); err != nil {
@@ -77,24 +80,26 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
 	var all claims
-	return all, dec.Decode(&all)
+	err := dec.Decode(&all)
+	return all, err
 }
 
 // invalidTokenFault is the error for a token that is a mistake of the provider or an attack. Either way an
-// administrator must look at it.
+// administrator must look at it. what says what is wrong, after "is refused: ".
 func (p *provider) invalidTokenFault(err error, what string) error {
 	return fault.Wrap(truncateError(err), fault.Invalid, opFinish,
 		"the response of the identity provider "+p.display()+" is refused: "+what,
-		startAgain+"; if it happens again, ask an administrator to look at connector "+p.name)
+		startAgain+"; if this repeats, ask an administrator to look at connector "+p.name)
 }
 
 // checkAudience refuses a token that was issued to another client, and one that does not belong to the access
-// token beside it. go-oidc has checked iss, and that aud contains our client id.
+// token beside it. go-oidc has checked that aud contains our client id. But a token may have several
+// audiences: then azp says which client it was issued to.
 func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken string) error {
-	azp, has := all["azp"]
+	issuedTo, has := all["azp"]
 	audiences := slices.Compact(slices.Sorted(slices.Values(token.Audience)))
-	if has && azp != p.spec.ClientID || !has && len(audiences) > 1 {
-		return p.invalidTokenFault(fmt.Errorf("azp %v, aud %q", azp, token.Audience),
+	if has && issuedTo != p.spec.ClientID || !has && len(audiences) > 1 {
+		return p.invalidTokenFault(fmt.Errorf("azp %v, aud %q", issuedTo, token.Audience),
 			"its ID token was made for another client")
 	}
 	if token.AccessTokenHash != "" {
@@ -115,42 +120,45 @@ func checkNonce(f Flow, token *gooidc.IDToken) error {
 }
 
 // checkTimes checks iat, exp and nbf. The token was fetched a moment ago, so if it was not issued about now,
-// one of the two clocks is wrong.
+// one of the two clocks is wrong, and the error says so: an expiry that follows from a wrong clock would
+// mislead the administrator.
 func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 	now := p.now()
 	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 ||
 		token.IssuedAt.IsZero() || token.IssuedAt.Unix() <= 0 {
-		return p.invalidTokenFault(errors.New("no exp or no iat"), "its ID token has no issue time or no expiry")
+		return p.invalidTokenFault(
+			errors.New("no exp or no iat"),
+			"its ID token has no issue time or no expiry",
+		)
 	}
-	if ahead := token.IssuedAt.Sub(now); ahead > Skew {
-		return p.clockSkewFault(ahead)
-	}
-	age, expired := now.Sub(token.IssuedAt), now.Sub(token.Expiry) > Skew
-	if age > maxTokenAge+Skew || expired && age > Skew {
+	age := now.Sub(token.IssuedAt) // negative: the provider's clock is ahead
+	expired := now.Sub(token.Expiry) > Skew
+	switch {
+	case -age > Skew, age > maxTokenAge+Skew, expired && age > Skew:
 		return p.clockSkewFault(-age)
-	}
-	if expired {
+	case expired:
 		return p.invalidTokenFault(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
 			"its ID token has expired")
 	}
-	if nbf, has := all["nbf"]; has {
-		n, _ := nbf.(json.Number)
-		seconds, err := n.Float64()
+	if notBefore, has := all["nbf"]; has {
+		number, _ := notBefore.(json.Number)
+		seconds, err := number.Float64() // an error also for a value that is no number
 		if err != nil || seconds > float64(now.Add(Skew).Unix()) {
-			return p.invalidTokenFault(fmt.Errorf("nbf %v", nbf), "its ID token is not valid yet")
+			return p.invalidTokenFault(fmt.Errorf("nbf %v", notBefore), "its ID token is not valid yet")
 		}
 	}
 	return nil
 }
 
-// clockSkewFault says by how much the provider's clock differs; it is ahead if by is positive.
+// clockSkewFault is the error for a provider whose clock differs from this server's by the duration. It is
+// ahead if by is positive.
 func (p *provider) clockSkewFault(by time.Duration) error {
-	where := "ahead of"
+	direction := "ahead of"
 	if by < 0 {
-		where, by = "behind", -by
+		direction, by = "behind", -by
 	}
 	return fault.New(fault.Invalid, opFinish,
 		fmt.Sprintf("the clock of the identity provider %s is %s %s this server's (%s here)",
-			p.display(), by.Round(time.Second), where, p.now().UTC().Format(time.RFC3339)),
+			p.display(), by.Round(time.Second), direction, p.now().UTC().Format(time.RFC3339)),
 		"ask an administrator to set the clock of the auth server; then start again: tsh login")
 }

@@ -37,32 +37,33 @@ func (v VerifiedUser) Roles() []string { return slices.Clone(v.roles) }
 // Traits are the claims that the connector declares immutable.
 func (v VerifiedUser) Traits() identity.Traits { return v.traits }
 
-// mapClaims turns verified claims into a user. It refuses what cannot be shown, logged or certified, because
-// the error can still say here which claim is wrong.
-func (p *provider) mapClaims(all claims) (VerifiedUser, error) {
-	v := VerifiedUser{connector: p.name}
+// mapClaims turns the claims of a verified token into a user, by the rules of the connector. It refuses a
+// claim that cannot be shown, logged or certified, because only here can the error say which claim is wrong.
+// The errors are fault Invalid, and Denied for an unverified e-mail address.
+func (p *provider) mapClaims(verified claims) (VerifiedUser, error) {
+	user := VerifiedUser{connector: p.name}
 	var err error
-	if v.subject, err = p.textClaim(all, "sub"); err != nil {
+	if user.subject, err = p.textClaim(verified, "sub"); err != nil {
 		return VerifiedUser{}, err
 	}
-	if v.name, err = p.displayName(all); err != nil {
+	if user.name, err = p.displayName(verified); err != nil {
 		return VerifiedUser{}, err
 	}
-	for _, r := range p.spec.Roles {
-		matches := func(value string) bool { return access.Glob(r.Value, value) }
-		if slices.ContainsFunc(all.values(r.Claim), matches) {
-			v.roles = append(v.roles, r.Roles...)
+	for _, rule := range p.spec.Roles {
+		matches := func(value string) bool { return access.Glob(rule.Value, value) }
+		if slices.ContainsFunc(verified.values(rule.Claim), matches) {
+			user.roles = append(user.roles, rule.Roles...)
 		}
 	}
-	slices.Sort(v.roles)
-	v.roles = slices.Compact(v.roles)
-	if v.traits, err = p.immutableTraits(all); err != nil {
+	slices.Sort(user.roles)
+	user.roles = slices.Compact(user.roles)
+	if user.traits, err = p.immutableTraits(verified); err != nil {
 		return VerifiedUser{}, err
 	}
-	return v, nil
+	return user, nil
 }
 
-// textClaim is a claim that must be text which can be shown and certified.
+// textClaim returns a claim that must be text which can be shown and certified.
 func (p *provider) textClaim(all claims, claim string) (string, error) {
 	s, _ := all.find(claim).(string)
 	if err := identity.CheckText(claim, s); err != nil {
@@ -71,6 +72,7 @@ func (p *provider) textClaim(all claims, claim string) (string, error) {
 	return s, nil
 }
 
+// unusableClaimFault is the error for a claim that is missing or fails identity.CheckText.
 func (p *provider) unusableClaimFault(err error, claim string) error {
 	return fault.Wrap(err, fault.Invalid, opFinish,
 		fmt.Sprintf("the identity provider %s sent no usable claim %.120q "+
@@ -78,7 +80,8 @@ func (p *provider) unusableClaimFault(err error, claim string) error {
 		"ask an administrator to correct the account at the provider, or connector "+p.name)
 }
 
-// displayName is the name of the user. If it is an e-mail address, the provider must have verified it.
+// displayName returns the name of the user. If it is an e-mail address, the provider must have verified it:
+// otherwise users could name themselves after others.
 func (p *provider) displayName(all claims) (string, error) {
 	claim := p.spec.nameClaim()
 	name, err := p.textClaim(all, claim)
@@ -90,31 +93,34 @@ func (p *provider) displayName(all claims) (string, error) {
 	return name, err
 }
 
-// immutableTraits are the immutable claims. A claim that is missing or empty gives no trait. One that cannot be
-// certified ends the login, because a role may deny something by it.
+// immutableTraits returns the traits of the user: only those that the connector declares immutable, because
+// users could change the others themselves. A claim that is missing or empty gives no trait; without any
+// trait the result is nil. A value that cannot be certified ends the login instead of being left out, because
+// a role may deny something by it.
 func (p *provider) immutableTraits(all claims) (identity.Traits, error) {
-	out := identity.Traits{}
-	for _, t := range p.spec.Traits {
-		if !t.Immutable {
+	traits := identity.Traits{}
+	for _, rule := range p.spec.Traits {
+		if !rule.Immutable {
 			continue
 		}
-		for _, s := range all.values(t.Claim) {
-			if s == "" {
+		for _, value := range all.values(rule.Claim) {
+			if value == "" {
 				continue
 			}
-			if err := identity.CheckText(t.Trait, s); err != nil {
-				return nil, p.unusableClaimFault(err, t.Claim)
+			if err := identity.CheckText(rule.Trait, value); err != nil {
+				return nil, p.unusableClaimFault(err, rule.Claim)
 			}
-			out[t.Trait] = append(out[t.Trait], s)
+			traits[rule.Trait] = append(traits[rule.Trait], value)
 		}
 	}
-	if len(out) == 0 {
+	if len(traits) == 0 {
 		return nil, nil
 	}
-	return out, nil
+	return traits, nil
 }
 
-// find returns the claim of that name, or else the one to which the dots in the name lead.
+// find returns the claim of that name. If there is none and the name has dots, it follows them into objects:
+// realm_access.roles is the field roles of the claim realm_access. It returns nil if it finds nothing.
 func (c claims) find(name string) any {
 	if v, ok := c[name]; ok {
 		return v
@@ -127,8 +133,9 @@ func (c claims) find(name string) any {
 	return claims(inner).find(rest)
 }
 
-// values returns the values of a claim as text: each value of a list, and none of an object. An e-mail
-// address that is not verified has no value.
+// values returns the values of a claim as text: each element of a list, or the one value. Objects and null
+// have no value, and beyond maxValues the rest of a list is left out. An e-mail address that is not verified
+// has no value either, because a user could have entered it.
 func (c claims) values(name string) []string {
 	if name == emailClaim && !c.emailVerified() {
 		return nil
@@ -151,7 +158,8 @@ func (c claims) values(name string) []string {
 	return out
 }
 
-// emailVerified also accepts the text "true", which some providers send.
+// emailVerified reports whether the provider says that it verified the claim email. It also accepts the text
+// "true", which some providers send.
 func (c claims) emailVerified() bool {
 	v := c["email_verified"]
 	return v == true || v == "true"
