@@ -21,17 +21,19 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// connect accepts a WebSocket and passes its byte stream to Config.Connect. It is for tsh and machines,
-// which do TLS inside. Browsers are refused, whatever page they show: they always send Origin with a
-// WebSocket.
+// connect accepts a WebSocket and passes its byte stream to Config.Connect. It is for tsh and machines, which
+// use TLS inside the WebSocket. Browsers are refused: no web page may connect to this port as a machine does.
+// A browser always sends Origin with a WebSocket.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	outer, ok := r.Context().Value(connKey{}).(net.Conn)
+	enabled := ok && s.cfg.Connect != nil && s.cfg.Transport == dial.WebSocket
+	fromBrowser := r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != ""
 	switch {
-	case !ok || s.cfg.Connect == nil || s.cfg.Transport != dial.WebSocket:
+	case !enabled:
 		http.Error(w, "This proxy accepts no WebSockets: spec.proxy.transport is not websocket.",
 			http.StatusNotFound)
 		return
-	case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
+	case fromBrowser:
 		http.Error(w, "This address is not for browsers.", http.StatusForbidden)
 		return
 	}
@@ -45,8 +47,10 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	s.cfg.Connect(outer, egress.NewStream(ws, local, net.TCPAddrFromAddrPort(from), s.cfg.KeepAlive))
 }
 
-// clientAddr returns the address of the client, with a port. Behind a listed balancer it is the last
-// address in X-Forwarded-For, which the balancer itself has added; the port is not known and 0.
+// clientAddr returns the address of the client, with a port. For a request from a balancer in
+// Config.Balancers it is the last address in X-Forwarded-For, with port 0. Only the last address is believed:
+// the balancer itself has added it, and the client may have sent the others. Without a usable address in the
+// header it is the balancer's own.
 func (s *Server) clientAddr(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !s.fromBalancer(peer.Addr()) {

@@ -57,7 +57,8 @@ func readCookie(r *http.Request, name string) (string, bool) {
 	return c.Value, true
 }
 
-// screen is what the factor page shows. The auth service sends it once; the cookie lets the page be reloaded.
+// screen is what the factor page shows. The auth service sends it only once, so the screenCookie keeps it for
+// the browser to reload the page.
 type screen struct {
 	Name     string             `json:"name"`
 	Enrol    *authrpc.Enrolment `json:"enrol,omitempty"`
@@ -65,8 +66,8 @@ type screen struct {
 	Expires  time.Time          `json:"expires"`
 }
 
-// sealer encrypts and authenticates screens with AES-256-GCM. Not even the browser can read or forge them.
-// The key exists only in this process.
+// sealer encrypts and authenticates screens with AES-256-GCM, because a screen may contain the secret of a
+// new second factor: the browser can neither read nor forge the cookie. The key exists only in this process.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer() sealer {
@@ -83,9 +84,9 @@ func newSealer() sealer {
 	return sealer{aead}
 }
 
-// seal encrypts a screen. It can be opened only together with the same attempt.
-func (s sealer) seal(v screen, attempt string) (string, error) {
-	plain, err := json.Marshal(v)
+// seal encrypts a screen into the value of a cookie. open accepts it only together with the same attempt.
+func (s sealer) seal(shown screen, attempt string) (string, error) {
+	plain, err := json.Marshal(shown)
 	if err != nil {
 		return "", err
 	}
@@ -93,19 +94,22 @@ func (s sealer) seal(v screen, attempt string) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sealed), nil
 }
 
-func (s sealer) open(text, attempt string) (v screen, err error) {
+// open decrypts the value of a cookie. It returns an error if the value was not sealed by this process for
+// this attempt.
+func (s sealer) open(text, attempt string) (shown screen, err error) {
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {
-		return v, errors.New("the cookie of the page is not base64")
+		return shown, errors.New("the cookie of the page is not base64")
 	}
 	plain, err := s.aead.Open(nil, nil, sealed, attemptDigest(attempt))
 	if err != nil {
-		return v, errors.New("the cookie of the page was not sealed by this process for this attempt")
+		return shown, errors.New("the cookie of the page was not sealed by this process for this attempt")
 	}
-	return v, json.Unmarshal(plain, &v)
+	return shown, json.Unmarshal(plain, &shown)
 }
 
-// attemptTag identifies an attempt in the form of its page, and reveals nothing of it.
+// attemptTag returns a short hash that identifies an attempt. Pages contain it in place of the attempt, which
+// is a secret.
 func attemptTag(attempt string) string {
 	return base64.RawURLEncoding.EncodeToString(attemptDigest(attempt)[:12])
 }

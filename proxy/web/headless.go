@@ -6,8 +6,9 @@ import (
 	"github.com/threshold-access/threshold/internal/authrpc"
 )
 
-// headless starts a login for another machine, which shows the link to this page because it has no browser.
-// The user first confirms that the machine is theirs: the link may be from a stranger.
+// headless starts a login for another machine. That machine has no browser; its terminal shows the link to
+// this page. The user must first confirm that the machine is theirs, because a stranger may have sent the
+// link. The parameter handle names the login.
 func (s *Server) headless(w http.ResponseWriter, r *http.Request) {
 	if !s.checkParams(w, r) {
 		return
@@ -20,16 +21,19 @@ func (s *Server) headless(w http.ResponseWriter, r *http.Request) {
 	s.startLogin(w, r, authrpc.BeginLoginRequest{Handle: handle, Confirmed: confirmed(r, handle)})
 }
 
-// confirmed reports whether the user has confirmed this login on our page. A link with "go=1" is not
-// enough: the page also sets a cookie, and the request must not come from another site.
+// confirmed reports whether the user has confirmed this login on our page. Anybody can send a link with
+// "go=1", so that is not sufficient: confirmHeadless has also set a cookie for this handle, and the request
+// must not come from another site.
 func confirmed(r *http.Request, handle string) bool {
 	tag, ok := readCookie(r, confirmCookie)
+	wasAsked := ok && tag == attemptTag(handle)
 	site := r.Header.Get("Sec-Fetch-Site")
-	return r.URL.Query().Get("go") == "1" && ok && tag == attemptTag(handle) &&
-		(site == "" || site == "same-origin")
+	fromOurPage := site == "" || site == "same-origin" // old browsers do not send it
+	return r.URL.Query().Get("go") == "1" && wasAsked && fromOurPage
 }
 
-// confirmHeadless asks the user whether they started the login on the other machine.
+// confirmHeadless answers with a page that asks whether the user started the login on the other machine. Its
+// button leads back to headless, with "go=1".
 func (s *Server) confirmHeadless(
 	w http.ResponseWriter, r *http.Request, handle string, machine authrpc.Headless,
 ) {

@@ -54,8 +54,8 @@ func (l locale) T(key string, args ...any) string {
 	return text
 }
 
-// languageOf returns the language for a request: that of ?lang=, else the one chosen before, else the best
-// match for the browser.
+// languageOf returns the language for a request: that of the parameter lang, else that of the languageCookie,
+// else the best match for the browser's Accept-Language, else the default.
 func languageOf(r *http.Request) locale {
 	wanted := r.URL.Query().Get("lang")
 	if !supported(wanted) {
@@ -80,8 +80,8 @@ func supported(tag string) bool {
 	return false
 }
 
-// language is languageOf, and stores the choice of ?lang= in a cookie: the redirects through the provider
-// lose the parameter.
+// language returns languageOf(r). If the request has the parameter lang, it also stores that choice in a
+// cookie, because the redirects through the provider lose the parameter.
 func (s *Server) language(w http.ResponseWriter, r *http.Request) locale {
 	l := languageOf(r)
 	if r.URL.Query().Get("lang") == l.Tag {
@@ -100,14 +100,15 @@ func (s *Server) chosenLanguage(w http.ResponseWriter, r *http.Request) string {
 	return ""
 }
 
-// otherLanguages returns links to the present page in the other languages. The answer to a form and the
-// callback of the provider cannot be requested again: their links lead to the form, or to the start page.
+// otherLanguages returns links to the present page in the other languages. Only some pages can be requested
+// again with their parameters. The answer to the form of a factor links to the empty form, and every other
+// page to the start page: requesting the provider's callback again would fail.
 func otherLanguages(r *http.Request, present locale) []link {
-	path, q := r.URL.Path, r.URL.Query()
+	path, query := r.URL.Path, r.URL.Query()
 	switch path {
 	case "/", "/login", authrpc.HeadlessPath:
 	default:
-		q = url.Values{}
+		query = url.Values{}
 		if path != factorPath {
 			path = "/"
 		}
@@ -115,8 +116,8 @@ func otherLanguages(r *http.Request, present locale) []link {
 	var out []link
 	for _, l := range locales {
 		if l.Tag != present.Tag {
-			q.Set("lang", l.Tag)
-			out = append(out, link{l.Tag, l.SelfName, path + "?" + q.Encode()})
+			query.Set("lang", l.Tag)
+			out = append(out, link{Tag: l.Tag, Name: l.SelfName, To: path + "?" + query.Encode()})
 		}
 	}
 	return out

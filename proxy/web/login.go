@@ -21,8 +21,8 @@ const (
 	remedyLogin = "run: tsh login"
 )
 
-// login is the address that tsh opens in the browser. It redirects to the provider, or lets the user choose
-// one.
+// login serves the address that tsh opens in the browser. It redirects to the provider, or lets the user
+// choose one.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	if !s.checkParams(w, r) {
 		return
@@ -43,8 +43,8 @@ func startInTerminalFault() error {
 	return fault.New(fault.Invalid, "web.login", "a login must be started in the terminal", remedyLogin)
 }
 
-// checkParams reports whether each parameter of the address is there once and not too long. If not, it has
-// answered with an error page.
+// checkParams reports whether no parameter of the address is repeated or too long. If it reports false, it
+// has answered with an error page.
 func (s *Server) checkParams(w http.ResponseWriter, r *http.Request) bool {
 	for _, values := range r.URL.Query() {
 		if len(values) != 1 || len(values[0]) > maxParamBytes {
@@ -55,11 +55,14 @@ func (s *Server) checkParams(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// startLogin begins a login at the auth service and redirects to the provider. Before that it may ask the
-// user for the provider, or whether they started a headless login.
+// startLogin asks the auth service to begin the login that req describes, and answers with one of four
+// things: an error page, the question whether the user started this headless login, the choice among several
+// providers, or, once the login has begun, a redirect to the provider. The two questions lead back here, with
+// the answer in the address. The cookies of an earlier login in this browser are replaced only when the new
+// login has begun.
 func (s *Server) startLogin(w http.ResponseWriter, r *http.Request, req authrpc.BeginLoginRequest) {
-	q := r.URL.Query()
-	req.Connector = q.Get("connector")
+	query := r.URL.Query()
+	req.Connector = query.Get("connector")
 	req.PublicOrigin = s.origins[normalHost(r.Host)]
 	req.From = clientHost(r)
 	req.Locale = s.chosenLanguage(w, r)
@@ -73,9 +76,11 @@ func (s *Server) startLogin(w http.ResponseWriter, r *http.Request, req authrpc.
 		return
 	}
 	if len(res.Connectors) > 0 {
-		s.render(w, r, http.StatusOK, "choose", chooseView{Choices: choices(r.URL.Path, q, res.Connectors)})
+		view := chooseView{Choices: choices(r.URL.Path, query, res.Connectors)}
+		s.render(w, r, http.StatusOK, "choose", view)
 		return
 	}
+	// The auth service is trusted, but a mistake there must not send browsers to just any address.
 	if !validProviderURL(res.Redirect) || res.Attempt == "" {
 		s.fail(w, r, errors.New("the auth service sent no valid provider URL or no attempt"))
 		return
@@ -85,7 +90,8 @@ func (s *Server) startLogin(w http.ResponseWriter, r *http.Request, req authrpc.
 	redirect(w, res.Redirect)
 }
 
-// redirect redirects without a body, which would contain the address. The address may carry a one-time code.
+// redirect sends a redirect without a body. http.Redirect would write the address into the body, and the
+// address may contain a one-time code.
 func redirect(w http.ResponseWriter, to string) {
 	w.Header().Set("Location", to)
 	w.WriteHeader(http.StatusSeeOther)
@@ -108,31 +114,32 @@ func choices(path string, q url.Values, list []authrpc.Connector) []choice {
 	return out
 }
 
-// callback receives the answer of the provider and redirects to the factor page. Without the redirect,
-// reloading the page would use the provider's code a second time.
+// callback serves the address to which the provider sends the browser back. It passes the provider's answer
+// to the auth service, keeps the identified attempt and the screen in cookies, and redirects to the factor
+// page. Without the redirect, reloading the page would send the provider's code a second time.
 func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	attempt, ok := readCookie(r, attemptCookie)
 	if !ok {
 		s.fail(w, r, noLoginFault())
 		return
 	}
-	q := r.URL.Query()
+	query := r.URL.Query()
 	res, err := callAuth(r.Context(), s, authrpc.FinishOIDC, authrpc.FinishOIDCRequest{
 		Attempt:          attempt,
 		Connector:        r.PathValue("connector"),
-		State:            q.Get("state"),
-		Code:             q.Get("code"),
-		Issuer:           q.Get("iss"),
-		Error:            q.Get("error"),
-		ErrorDescription: q.Get("error_description"),
+		State:            query.Get("state"),
+		Code:             query.Get("code"),
+		Issuer:           query.Get("iss"),
+		Error:            query.Get("error"),
+		ErrorDescription: query.Get("error_description"),
 		From:             clientHost(r),
 	})
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	v := screen{Name: res.Name, Enrol: res.Enrol, Headless: res.Headless, Expires: res.Expires}
-	sealed, err := s.seal.seal(v, res.Attempt)
+	shown := screen{Name: res.Name, Enrol: res.Enrol, Headless: res.Headless, Expires: res.Expires}
+	sealed, err := s.seal.seal(shown, res.Attempt)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -148,51 +155,56 @@ func noLoginFault() error {
 		remedyLogin)
 }
 
-// pendingLogin reads the two cookies of a login that waits for its second factor.
-func (s *Server) pendingLogin(r *http.Request) (attempt string, v screen, err error) {
-	attempt, ok := readCookie(r, attemptCookie)
-	sealed, ok2 := readCookie(r, screenCookie)
-	if !ok || !ok2 {
-		return "", v, noLoginFault()
+// pendingLogin reads the two cookies of a login that waits for its second factor: the attempt, which only the
+// auth service can open, and the screen, which it opens here. The error is a fault of kind Expired if a
+// cookie is missing, the two do not belong together, or the time of the page is over.
+func (s *Server) pendingLogin(r *http.Request) (attempt string, shown screen, err error) {
+	attempt, hasAttempt := readCookie(r, attemptCookie)
+	sealed, hasScreen := readCookie(r, screenCookie)
+	if !hasAttempt || !hasScreen {
+		return "", shown, noLoginFault()
 	}
-	v, err = s.seal.open(sealed, attempt)
+	shown, err = s.seal.open(sealed, attempt)
 	if err != nil {
-		return "", v, fault.Wrap(err, fault.Expired, "web.login",
+		return "", shown, fault.Wrap(err, fault.Expired, "web.login",
 			"this login cannot continue: its cookies are not from this proxy, or the proxy was restarted",
 			remedyLogin)
 	}
-	if !v.Expires.IsZero() && s.cfg.Now().After(v.Expires) {
-		return "", v, fault.New(fault.Expired, "web.login", "this page was open for too long", remedyLogin)
+	if !shown.Expires.IsZero() && s.cfg.Now().After(shown.Expires) {
+		return "", shown, fault.New(fault.Expired, "web.login",
+			"this page was open for too long", remedyLogin)
 	}
-	return attempt, v, nil
+	return attempt, shown, nil
 }
 
+// showFactor serves the factor page of the login in this browser.
 func (s *Server) showFactor(w http.ResponseWriter, r *http.Request) {
-	attempt, v, err := s.pendingLogin(r)
+	attempt, shown, err := s.pendingLogin(r)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	s.renderFactor(w, r, http.StatusOK, attempt, v, nil)
+	s.renderFactor(w, r, http.StatusOK, attempt, shown, nil /* no code was refused */)
 }
 
-// renderFactor answers with the factor page. refused says why the last code was refused; nil without one.
+// renderFactor answers with the factor page: the form for a code, and for an enrolment also the secret and
+// its QR code. refused is the error of the last code, which the page shows; nil means that there was none.
 func (s *Server) renderFactor(
-	w http.ResponseWriter, r *http.Request, status int, attempt string, v screen, refused error,
+	w http.ResponseWriter, r *http.Request, status int, attempt string, shown screen, refused error,
 ) {
 	view := factorView{
-		Name:     v.Name,
+		Name:     shown.Name,
 		Login:    attemptTag(attempt),
-		Recovery: v.Enrol == nil && r.FormValue("with") == "recovery",
-		For:      v.Headless,
+		Recovery: shown.Enrol == nil && r.FormValue("with") == "recovery",
+		For:      shown.Headless,
 	}
-	if v.Enrol != nil {
-		image, err := qrImage(v.Enrol.URI)
+	if shown.Enrol != nil {
+		image, err := qrImage(shown.Enrol.URI)
 		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		view.Image, view.Secret = image, groupInFours(v.Enrol.Secret)
+		view.Image, view.Secret = image, groupInFours(shown.Enrol.Secret)
 	}
 	if refused != nil {
 		view.Error = s.codeErrorView(r, refused)
@@ -200,10 +212,12 @@ func (s *Server) renderFactor(
 	s.render(w, r, status, "factor", view)
 }
 
-// proveFactor receives the code. A wrong code shows the form again. An error that no other code can mend
-// ends on the error page.
+// proveFactor serves the form of the factor page: it passes the code to the auth service. After a right code
+// the login is finished; a headless one ends on a page of ours, because its tsh waits on another machine.
+// After a refused code it shows the form again, with the reason. It shows the error page for a fault that
+// another code would not change: the attempt has expired, or the error is internal.
 func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
-	attempt, v, err := s.pendingLogin(r)
+	attempt, shown, err := s.pendingLogin(r)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -213,9 +227,10 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// A second login in the same browser, perhaps one that another site has opened, replaces the cookies of
-	// the first. A code from the page of the first must not be used for the second. A form without the
-	// field is not from our page; the checks for other sites have let it pass.
-	if of := r.PostFormValue("attempt"); of != "" && of != attemptTag(attempt) {
+	// the first. A code from the page of the first must not be used for the second. A form without the field
+	// is from a program and not from our page. That is safe: sameOrigin and net/http have refused forms from
+	// other sites.
+	if tag := r.PostFormValue("attempt"); tag != "" && tag != attemptTag(attempt) {
 		s.fail(w, r, fault.New(fault.Expired, "web.factor",
 			"this page belongs to another login than the one in progress in this browser", remedyLogin))
 		return
@@ -224,7 +239,7 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 	if code == "" || len(code) > maxCodeBytes {
 		err = fault.New(fault.Invalid, "web.factor",
 			"this is not a code", "type the six digits that your authenticator app shows")
-		s.renderFactor(w, r, authrpc.Status(fault.Invalid), attempt, v, err)
+		s.renderFactor(w, r, authrpc.Status(fault.Invalid), attempt, shown, err)
 		return
 	}
 	req := authrpc.ProveFactorRequest{Attempt: attempt, Code: code, From: clientHost(r)}
@@ -233,18 +248,19 @@ func (s *Server) proveFactor(w http.ResponseWriter, r *http.Request) {
 	case kind == fault.Expired, kind == fault.Internal:
 		s.fail(w, r, err)
 	case err != nil:
-		s.renderFactor(w, r, authrpc.Status(kind), attempt, v, err)
-	case v.Headless != nil:
+		s.renderFactor(w, r, authrpc.Status(kind), attempt, shown, err)
+	case shown.Headless != nil:
 		dropCookies(w, attemptCookie, screenCookie)
-		view := approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: v.Headless.From}
+		view := approvedView{Name: res.Name, Codes: res.RecoveryCodes, From: shown.Headless.From}
 		s.render(w, r, http.StatusOK, "approved", view)
 	default:
 		s.finish(w, r, res)
 	}
 }
 
-// finish redirects to tsh. After an enrolment it shows the recovery codes first, which are shown only this
-// once. It also shows a page when the address is [::1], to which contentSecurityPolicy allows no redirect.
+// finish ends a login whose factor was accepted: it drops the cookies and redirects the browser to tsh with
+// the one-time code in the address. It shows a page with a link instead if there are recovery codes, which
+// are shown at no other time, or if tsh listens on [::1], to which contentSecurityPolicy allows no redirect.
 func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.ProveFactorResponse) {
 	callback, err := parseLoopback(res.Redirect)
 	if err != nil {
@@ -253,7 +269,8 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.Prov
 	}
 	dropCookies(w, attemptCookie, screenCookie)
 	next := inChosenLanguage(r, callback)
-	if len(res.RecoveryCodes) > 0 || callback.Hostname() != "127.0.0.1" {
+	mayRedirect := callback.Hostname() == "127.0.0.1"
+	if len(res.RecoveryCodes) > 0 || !mayRedirect {
 		view := doneView{Name: res.Name, Codes: res.RecoveryCodes, Next: next}
 		s.render(w, r, http.StatusOK, "done", view)
 		return
@@ -261,8 +278,8 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, res authrpc.Prov
 	redirect(w, next)
 }
 
-// inChosenLanguage adds the language that the user chose on our pages, if any, for the last page, which tsh
-// serves. Our cookie does not reach it.
+// inChosenLanguage returns the callback address of tsh with the language that the user chose on our pages, if
+// any, as a parameter. tsh serves the last page of a login, and the browser does not send it our cookie.
 func inChosenLanguage(r *http.Request, callback *url.URL) string {
 	tag, ok := readCookie(r, languageCookie)
 	if !ok || !supported(tag) {
@@ -275,8 +292,8 @@ func inChosenLanguage(r *http.Request, callback *url.URL) string {
 	return out.String()
 }
 
-// parseLoopback accepts only http addresses of this machine. A browser with its one-time code must go
-// nowhere else (RFC 8252 section 7.3).
+// parseLoopback parses the callback address of tsh. It accepts only http:// with a loopback address: the
+// one-time code in the address must not leave the user's machine (RFC 8252 section 7.3).
 func parseLoopback(addr string) (*url.URL, error) {
 	u, err := url.Parse(addr)
 	if err != nil {

@@ -18,8 +18,8 @@ var pageFiles embed.FS
 //go:embed assets
 var assetFiles embed.FS
 
-// pages are the parsed templates by name. They are parsed when the process starts, so that a mistake shows
-// at once.
+// pages are the parsed templates by name. They are parsed when the process starts, so that a mistake in one
+// is found at once.
 var pages = func() map[string]*template.Template {
 	out := map[string]*template.Template{}
 	for _, name := range []string{"home", "choose", "headless", "factor", "done", "approved", "error"} {
@@ -80,7 +80,8 @@ type (
 	}
 )
 
-// render answers with a page.
+// render answers with the page called name. content is the view that the page's template expects. The page
+// is complete before the first byte is sent, so that a failing template gives status 500 and no half page.
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, content any) {
 	l := s.language(w, r)
 	data := pageData{
@@ -124,6 +125,8 @@ func (s *Server) logRefusal(msg string, r *http.Request, public *fault.Error, er
 		"path", r.URL.Path, "from", clientHost(r), "kind", public.Kind, "id", public.ID, "err", err)
 }
 
+// newErrorView returns what an error page shows of a fault, in the language of l as far as there are
+// translations.
 func newErrorView(l locale, e *fault.Error) *errorView {
 	out := &errorView{
 		Title:  l.T("kind." + string(e.Kind)),

@@ -16,7 +16,8 @@ type errorPattern struct {
 	text string         // the translation, with {1}, {2} … for the groups
 }
 
-// textPairs makes a table of a text and its translation, another text and its translation, and so on.
+// textPairs makes a table from alternating arguments: a text, its translation, the next text, its
+// translation. It panics for a text that is there twice.
 func textPairs(texts ...string) map[string]string {
 	out := make(map[string]string, len(texts)/2)
 	for i := 0; i < len(texts); i += 2 {
@@ -42,8 +43,9 @@ func compilePatterns(errorTexts map[string]string) []errorPattern {
 	return out
 }
 
-// translate translates the text of an error, and what stands for its placeholders. A text without a
-// translation stays in English. It returns the language of the result.
+// translate returns the translation of the English text of an error, and the language of the result. A text
+// that matches a pattern is translated with the variable parts in place, which are translated in the same way
+// where possible. A text without a translation stays in English.
 func (l locale) translate(english string) (text, tag string) {
 	if known, ok := l.errorTexts[english]; ok {
 		return known, l.Tag
@@ -53,12 +55,12 @@ func (l locale) translate(english string) (text, tag string) {
 		if groups == nil {
 			continue
 		}
-		var oldnew []string
+		var replacements []string // a placeholder, its text, the next placeholder, its text
 		for i, group := range groups[1:] {
 			translated, _ := l.translate(group)
-			oldnew = append(oldnew, "{"+string(rune('1'+i))+"}", translated)
+			replacements = append(replacements, "{"+string(rune('1'+i))+"}", translated)
 		}
-		return strings.NewReplacer(oldnew...).Replace(p.text), l.Tag
+		return strings.NewReplacer(replacements...).Replace(p.text), l.Tag
 	}
 	return english, locales[0].Tag
 }

@@ -77,8 +77,8 @@ type Server struct {
 	cfg     Config
 	origins map[string]string // by Host header, as normalHost gives it
 	handler http.Handler
-	seal    sealer
-	calls   chan struct{}      // holds one token for each call to the auth service
+	seal    sealer             // encrypts the screenCookie
+	calls   chan struct{}      // holds one token for each call to the auth service in progress
 	log     *limitedlog.Logger // for refusals, which anybody can cause
 }
 
@@ -107,6 +107,8 @@ func New(cfg Config) *Server {
 // normalHost makes host names comparable: lower case, and without the default port of https.
 func normalHost(h string) string { return strings.TrimSuffix(strings.ToLower(h), ":443") }
 
+// routes returns the handler of all pages. Each request passes guard, then the two checks for forms from
+// other sites, then the page.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.home)
@@ -123,24 +125,27 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, fault.New(fault.NotFound, "web", "there is no such page", "go to the start page"))
 	})
-	cross := http.NewCrossOriginProtection()
-	cross.SetDenyHandler(http.HandlerFunc(s.refuseCrossSite))
-	return s.guard(s.sameOrigin(cross.Handler(mux)))
+	crossOrigin := http.NewCrossOriginProtection()
+	crossOrigin.SetDenyHandler(http.HandlerFunc(s.refuseCrossSite))
+	return s.guard(s.sameOrigin(crossOrigin.Handler(mux)))
 }
 
 // unknownHostText answers a request with a Host header that is none of Config.Public.
 const unknownHostText = "This proxy does not serve this host name. Use the address that you were given.\n"
 
-// guard is in front of every page. It sets the headers, limits the body, and replaces RemoteAddr by the
-// client's address. It refuses unknown Host headers, except for the two paths that machines use: they may
-// know the proxy by an internal name, and get nothing there that is secret or depends on a browser.
+// guard is in front of every page. It sets the headers of the answer, limits the request's body, and sets
+// RemoteAddr to the client's address, also behind a balancer. It refuses requests with an unknown Host
+// header, so that no other name can be pointed at these pages (DNS rebinding). The two paths that machines
+// use are exempt: machines may know the proxy by an internal name, and what they get is neither secret nor
+// for a browser.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setHeaders(w.Header())
 		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
 		r.RemoteAddr = s.clientAddr(r)
-		_, known := s.origins[normalHost(r.Host)]
-		if !known && r.URL.Path != dial.PingPath && r.URL.Path != dial.ConnectPath {
+		_, knownHost := s.origins[normalHost(r.Host)]
+		forMachines := r.URL.Path == dial.PingPath || r.URL.Path == dial.ConnectPath
+		if !knownHost && !forMachines {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.WriteHeader(http.StatusMisdirectedRequest)
 			_, _ = w.Write([]byte(unknownHostText))
@@ -150,14 +155,16 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// sameOrigin refuses forms from other origins, for browsers that do not send Sec-Fetch-Site: for those,
-// net/http does not tell http from https. Browsers that do send it are judged by net/http and by nothing
-// else, because with some referrer policies they send "Origin: null" from our own pages.
+// sameOrigin refuses forms from other origins if the browser is too old to send Sec-Fetch-Site. For such a
+// browser net/http compares only the host of Origin, so a page under http:// could send a form to us; here
+// the whole origin is compared. For browsers that send Sec-Fetch-Site, the check of net/http is sufficient,
+// and Origin must not be compared: with some referrer policies they send "Origin: null" from our own pages.
 func (s *Server) sameOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		origin := r.Header.Get("Origin")
-		if r.Method == http.MethodPost && r.Header.Get("Sec-Fetch-Site") == "" &&
-			origin != "" && origin != s.origins[normalHost(r.Host)] {
+		oldBrowser := r.Header.Get("Sec-Fetch-Site") == ""
+		foreign := origin != "" && origin != s.origins[normalHost(r.Host)]
+		if r.Method == http.MethodPost && oldBrowser && foreign {
 			s.refuseCrossSite(w, r)
 			return
 		}
@@ -176,6 +183,7 @@ func (s *Server) refuseCrossSite(w http.ResponseWriter, r *http.Request) {
 const contentSecurityPolicy = "default-src 'none'; style-src 'self'; img-src 'self' data:; " +
 	"form-action 'self' http://127.0.0.1:*; base-uri 'none'; frame-ancestors 'none'"
 
+// setHeaders sets the headers that every answer has.
 func setHeaders(h http.Header) {
 	h.Set("Content-Security-Policy", contentSecurityPolicy)
 	h.Set("Strict-Transport-Security", "max-age=31536000")
@@ -190,8 +198,9 @@ func setHeaders(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 }
 
-// Run serves ln until ctx ends. Then requests may go on for stopTimeout. The TLS handshake of the
-// connections is done. Run waits for the goroutine that stops the server.
+// Run serves the connections of ln until ctx ends. Then open requests may go on for stopTimeout. The
+// connections of ln have passed the TLS handshake already. Run returns nil after a stop, and otherwise the
+// error of ln. It waits for the goroutine that stops the server.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
@@ -219,7 +228,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		}
 	})
 	err := srv.Serve(ln)
-	if !stop() {
+	if !stop() { // the goroutine has been started
 		<-stopped
 	}
 	if errors.Is(err, http.ErrServerClosed) {
@@ -231,7 +240,8 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 // Handler serves every page, for tests.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// ping tells tsh and machines what they need before the first connection.
+// ping answers with the ping document, which tells tsh and machines how to connect: the cluster, its pin, the
+// transport, and the time, by which they notice a wrong clock.
 func (s *Server) ping(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(dial.Ping{
@@ -244,7 +254,9 @@ func (s *Server) ping(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// callAuth calls the auth service for a browser. It fails at once when maxCalls calls are in progress.
+// callAuth calls a route of the auth service for a browser, and returns its response or its fault. When
+// maxCalls calls are in progress, it returns a fault of kind Unavailable at once. The texts of all its faults
+// may be shown to strangers.
 func callAuth[Req, Res any](
 	ctx context.Context, s *Server, r authrpc.Route[Req, Res], req Req,
 ) (res Res, err error) {

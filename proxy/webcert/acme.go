@@ -47,8 +47,8 @@ const (
 	maxRetryAfter = 3
 )
 
-// acmeManager holds the certificates that the authority has issued. Handshakes use only those, so that none
-// waits for the authority.
+// acmeManager gets certificates in the background and holds those that the authority has issued. A handshake
+// uses what is there, so that no browser waits for the authority.
 type acmeManager struct {
 	manager *autocert.Manager
 	hosts   []string
@@ -59,7 +59,8 @@ type acmeManager struct {
 	issued map[string]*tls.Certificate // by host
 }
 
-// newACMEManager makes no request. Once ctx has ended, no further request is made.
+// newACMEManager returns a manager for the hosts in cfg.ACME. It makes no request; run does. Once ctx has
+// ended, no further request is made. The error is a fault of kind Invalid: the CA file cannot be used.
 func newACMEManager(ctx context.Context, cfg Config) (*acmeManager, error) {
 	roots, err := readRoots(cfg.ACME.CAFile)
 	if err != nil {
@@ -90,8 +91,8 @@ func newACMEManager(ctx context.Context, cfg Config) (*acmeManager, error) {
 	}, nil
 }
 
-// readRoots reads the certificates in a file. Without a file it returns nil, which means the operating
-// system's.
+// readRoots reads the authorities' certificates in a file. Without a file it returns a nil pool, which means
+// those of the operating system.
 func readRoots(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
@@ -107,7 +108,7 @@ func readRoots(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// run gets and renews the certificates until ctx ends.
+// run gets and renews the certificates, each host's in a goroutine, until ctx ends. It returns nil.
 func (m *acmeManager) run(ctx context.Context) error {
 	var renewing sync.WaitGroup
 	for _, h := range m.hosts {
@@ -117,7 +118,8 @@ func (m *acmeManager) run(ctx context.Context) error {
 	return nil
 }
 
-// renew keeps the certificate of one host valid until ctx ends.
+// renew gets the certificate of one host and checks every acmeCheckEvery whether it is due for renewal, until
+// ctx ends. After a failure it logs what to check, and tries again after acmeRetry.
 func (m *acmeManager) renew(ctx context.Context, host string) {
 	// The cipher suite tells autocert that the client knows ECDSA: the certificate is for a P-256 key.
 	hello := &tls.ClientHelloInfo{
@@ -145,7 +147,7 @@ func (m *acmeManager) renew(ctx context.Context, host string) {
 	}
 }
 
-// store makes cert the certificate of host.
+// store makes cert the certificate of host. It logs a certificate that is new.
 func (m *acmeManager) store(host string, cert *tls.Certificate) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -156,7 +158,8 @@ func (m *acmeManager) store(host string, cert *tls.Certificate) {
 	m.issued[host] = cert
 }
 
-// get returns the certificate for a browser.
+// get returns the certificate for the host that a browser asks for. Without one it returns the proxy's
+// service certificate.
 func (m *acmeManager) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	m.mu.Lock()
 	cert := m.issued[strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))]
@@ -179,9 +182,9 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 // RoundTrip implements http.RoundTripper.
 func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// limitedTransport cancels its requests when ctx ends and makes none afterwards, because autocert takes no
-// context for its requests and a stop waits for them. It also limits the pauses that the authority asks
-// for.
+// limitedTransport returns a transport that makes its requests by next. When ctx ends it cancels the requests
+// in progress and refuses new ones: autocert takes no context, and the stop of the proxy waits for autocert.
+// It also limits the pauses that the authority asks for.
 func limitedTransport(ctx context.Context, next http.RoundTripper) http.RoundTripper {
 	return roundTripFunc(func(r *http.Request) (*http.Response, error) {
 		if err := ctx.Err(); err != nil {
@@ -195,7 +198,8 @@ func limitedTransport(ctx context.Context, next http.RoundTripper) http.RoundTri
 			cancel()
 			return nil, err
 		}
-		resp.Body = &releasingBody{resp.Body, func() { stop(); cancel() }}
+		// The body is read under the same context, so the context is released when the body is closed.
+		resp.Body = &releasingBody{ReadCloser: resp.Body, release: func() { stop(); cancel() }}
 		limitRetryAfter(resp)
 		return resp, nil
 	})

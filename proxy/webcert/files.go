@@ -23,8 +23,9 @@ type certFiles struct {
 	checked time.Time // when the file was last checked
 }
 
-// get returns the certificate, and first reads it again when the file has changed. A pair that cannot be
-// read may be half written: the old one stays until the next check.
+// get returns the certificate for a handshake, whatever name the browser asks for. At most once every
+// checkEvery it looks whether the file has changed, and then reads the pair again. A pair that cannot be read
+// may be half written: the old one stays, and the next check tries again. The error is always nil.
 func (f *certFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -40,7 +41,8 @@ func (f *certFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return f.loaded, nil
 }
 
-// load reads the pair. The caller holds mu, or is the only user.
+// load reads the pair from disk and keeps it. After an error the old pair stays. The caller holds mu, or no
+// other goroutine knows f yet.
 func (f *certFiles) load() error {
 	info, err := os.Stat(f.cert)
 	if err != nil {

@@ -39,22 +39,24 @@ type Certificate struct {
 	run func(context.Context) error // nil when nothing runs in the background
 }
 
-// New reads the files, or prepares ACME. It starts nothing. Once ctx has ended, ACME makes no more requests.
+// New returns the certificate that cfg names: it reads the files, or prepares ACME, or takes the service
+// certificate. It starts nothing; Run does. Once ctx has ended, ACME makes no more requests. The error is a
+// fault of kind Invalid: a file cannot be used.
 func New(ctx context.Context, cfg Config) (*Certificate, error) {
 	switch {
 	case cfg.ACME != nil:
-		m, err := newACMEManager(ctx, cfg)
+		manager, err := newACMEManager(ctx, cfg)
 		if err != nil {
 			return nil, err
 		}
-		return &Certificate{Get: m.get, Challenge: m.challenge, run: m.run}, nil
+		return &Certificate{Get: manager.get, Challenge: manager.challenge, run: manager.run}, nil
 	case cfg.CertFile != "":
-		f := &certFiles{cert: cfg.CertFile, key: cfg.KeyFile, now: cfg.Now, log: cfg.Log}
-		if err := f.load(); err != nil {
+		files := &certFiles{cert: cfg.CertFile, key: cfg.KeyFile, now: cfg.Now, log: cfg.Log}
+		if err := files.load(); err != nil {
 			return nil, fault.Wrap(err, fault.Invalid, "webcert.New", "the web certificate cannot be used",
 				"check "+cfg.CertFile+" and "+cfg.KeyFile)
 		}
-		return &Certificate{Get: f.get}, nil
+		return &Certificate{Get: files.get}, nil
 	}
 	return &Certificate{
 		Get: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cfg.Service() },
