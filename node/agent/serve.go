@@ -49,7 +49,7 @@ func serve(ctx context.Context, n *node.Node, s spec, log *slog.Logger) error {
 }
 
 // notifyManager tells the service manager that the service has started: when the node is attached to a proxy,
-// or after attachTimeout and again when it is attached. It returns when it has said so, or ctx ends.
+// or after attachTimeout and again once it is attached. It returns after that, or when ctx ends.
 func notifyManager(ctx context.Context, n *node.Node, m daemon.ServiceManager) {
 	soon, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()

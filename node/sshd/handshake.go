@@ -30,7 +30,7 @@ const version = sshprofile.Version + " sftp-as-OpenSSH"
 type loginAttempt struct {
 	Origin
 	plainKeys int  // keys without a certificate that were offered
-	explained bool // no need to say that a certificate is missing: one was offered, or it was said
+	explained bool // a certificate was offered, or the client was told that it needs one
 	refused   bool // the rules refused the login: the client was told why, and it is in the audit log
 }
 
@@ -84,8 +84,8 @@ func (s *Server) sshConfig(attempt *loginAttempt) (*ssh.ServerConfig, error) {
 	) (*ssh.Permissions, error) {
 		return s.checkProven(attempt, m, p)
 	}
-	// OpenSSH, PuTTY and others try keyboard-interactive once their keys are used up. It asks nothing here
-	// and lets nobody in: it is offered so that a client without a certificate can be told.
+	// OpenSSH, PuTTY and others try keyboard-interactive once their keys are used up. The server asks no
+	// question and accepts no answer: it offers the method to tell a client that it needs a certificate.
 	cfg.KeyboardInteractiveCallback = func(
 		ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge,
 	) (*ssh.Permissions, error) {

@@ -108,7 +108,7 @@ func (c *connection) handleWaitingRequests(
 // handleGlobalRequest answers a global request. waitingOpens is how many channel opens wait to be admitted:
 // at least all that were sent before the request.
 func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request, waitingOpens int) {
-	reply, err := c.globalRequest(ctx, r, waitingOpens)
+	reply, err := c.performGlobalRequest(ctx, r, waitingOpens)
 	if err != nil {
 		c.srv.cfg.Log.Debug("request refused", "user", c.who.Name, "request", printable(r.Type), "err", err)
 		if dial.ReadsRefusalReasons(c.conn.ClientVersion()) {
@@ -118,8 +118,8 @@ func (c *connection) handleGlobalRequest(ctx context.Context, r *ssh.Request, wa
 	_ = r.Reply(err == nil, reply) // fails only if the connection is closed
 }
 
-// globalRequest authorizes a global request and does what it asks for.
-func (c *connection) globalRequest(
+// performGlobalRequest authorizes a global request and does what it asks for.
+func (c *connection) performGlobalRequest(
 	ctx context.Context,
 	r *ssh.Request,
 	waitingOpens int,
