@@ -46,14 +46,14 @@ type CA struct {
 	namePolicy    namePolicy
 	authorityKeys [][]byte // the authorities' own public keys (DER), refused as keys of a subject
 
-	mu sync.Mutex // guards lastIssued; taken alone
+	mu sync.Mutex // guards lastIssued; no other lock is taken while it is held
 
-	// lastIssued is the latest time of an issuance. The clock must not be earlier by more than identity.Skew.
+	// lastIssued is the latest time that checkedNow returned; the zero time before it returned any.
 	lastIssued time.Time
 }
 
-// New makes a CA for the cluster of the keys. It returns fault.Invalid when the keys are of another
-// cluster, for example because the data folder of another cluster is configured.
+// New makes a CA that signs with the keys of cfg. It returns fault Invalid when the keys are of another
+// cluster than cfg.Cluster, for example because the data folder of another cluster is configured.
 func New(cfg Config) (*CA, error) {
 	if cfg.Keys == nil || cfg.Recorder == nil {
 		const msg = "the CA lacks keys or a recorder"
@@ -85,17 +85,19 @@ func New(cfg Config) (*CA, error) {
 	return c, err
 }
 
-// authorityKeys are the public keys of the root and of all authorities, as DER.
-func authorityKeys(p keyring.Public) ([][]byte, error) {
+// authorityKeys are the public keys of the root and of all authorities, as DER. No subject may have one of
+// them.
+func authorityKeys(public keyring.Public) ([][]byte, error) {
 	var out [][]byte
-	for _, cert := range slices.Concat([]*x509.Certificate{p.Root}, p.UserX509, p.ServiceX509) {
+	certs := slices.Concat([]*x509.Certificate{public.Root}, public.UserX509, public.ServiceX509)
+	for _, cert := range certs {
 		out = append(out, cert.RawSubjectPublicKeyInfo)
 	}
 	var plain []crypto.PublicKey
-	for _, k := range slices.Concat(p.UserSSH, p.HostSSH) {
+	for _, k := range slices.Concat(public.UserSSH, public.HostSSH) {
 		plain = append(plain, k.(ssh.CryptoPublicKey).CryptoPublicKey())
 	}
-	for _, k := range p.Rules {
+	for _, k := range public.Rules {
 		plain = append(plain, k)
 	}
 	for _, k := range plain {
@@ -108,25 +110,30 @@ func authorityKeys(p keyring.Public) ([][]byte, error) {
 	return out, nil
 }
 
-// Issued is the result of a request. It is recorded.
+// Issued has the certificates of one request. They are recorded.
 type Issued struct {
-	SSH    *ssh.Certificate
-	X509   *x509.Certificate
+	SSH    *ssh.Certificate    // nil if none was asked for, or for a user without logins
+	X509   *x509.Certificate   // nil if none was asked for
 	Chain  []*x509.Certificate // leaf first; for Service followed by the intermediate and the cluster root
 	Record Record
 }
 
-// Issue checks, lints, signs and records the certificates, and only then returns them. Every error is a
-// fault. When a request is refused, nothing is signed.
+// Issue signs the certificates that r asks for, has their issuance recorded, and only then returns them. It
+// trusts r.Identity: the caller has established who the subject is.
+//
+// Every error is a fault, and then no certificate leaves the CA: Invalid or Expired for a request that must
+// not be signed, Unavailable when the clock is wrong or the record cannot be stored, Internal when signing
+// fails.
 func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
-	now, err := c.clock()
+	now, err := c.checkedNow()
 	if err != nil {
 		return Issued{}, err
 	}
-	d, err := c.draft(r, now)
+	d, err := c.draft(r, now) // this checks the request
 	if err != nil {
 		return Issued{}, err
 	}
+	// lint checks the finished draft a second time, so that a defect in draft cannot get it signed.
 	if err := c.lint(d, now); err != nil {
 		return Issued{}, fault.Wrap(
 			err,
@@ -141,6 +148,7 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 		const msg, remedy = "the certificate could not be signed", "look at the log of auth"
 		return Issued{}, fault.Wrap(err, fault.Internal, "ca.sign", msg, remedy)
 	}
+	// A certificate without a record could be used without a trace, so it is not returned.
 	out.Record = newRecord(d, out)
 	if err := c.recorder.RecordIssuance(ctx, out.Record); err != nil {
 		const msg = "the certificate could not be recorded, so it was not released"
@@ -149,23 +157,25 @@ func (c *CA) Issue(ctx context.Context, r Request) (Issued, error) {
 	return out, nil
 }
 
-// clock returns the time. It returns a fault when the time is before the last issuance or before the
-// authorities were created, by more than identity.Skew. Who can set the clock back could otherwise get
-// certificates for a time in the past.
-func (c *CA) clock() (time.Time, error) {
+// checkedNow returns the time of the clock, unless the clock was set back: then it returns fault Unavailable.
+// Whoever can set the clock back could otherwise get certificates for a time in the past. The clock must not
+// be before the last issuance since the start, nor before the authorities were created, by more than
+// identity.Skew.
+func (c *CA) checkedNow() (time.Time, error) {
 	now := c.now().UTC()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	earliest := c.lastIssued
-	if created := c.keys.Root().NotBefore.Add(identity.Skew); created.After(earliest) {
-		earliest = created
+	latest := c.lastIssued
+	// The root's certificate begins identity.Skew before the authorities were created.
+	if created := c.keys.Root().NotBefore.Add(identity.Skew); created.After(latest) {
+		latest = created
 	}
-	if now.Before(earliest.Add(-identity.Skew)) {
+	if now.Before(latest.Add(-identity.Skew)) {
 		const format = "the clock of auth says %s, which is before certificates it issued (%s)"
 		return now, fault.New(
 			fault.Unavailable,
 			"ca.Issue",
-			fmt.Sprintf(format, now.Format(time.RFC3339), earliest.Format(time.RFC3339)),
+			fmt.Sprintf(format, now.Format(time.RFC3339), latest.Format(time.RFC3339)),
 			"set the clock of the auth host, then restart auth",
 		)
 	}

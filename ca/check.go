@@ -15,51 +15,53 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// refused is the fault of a request that must not be signed.
-func refused(err error, remedy string) error {
+// refusedFault is the fault of a request that must not be signed: Invalid, with the text of err.
+func refusedFault(err error, remedy string) error {
 	return fault.Wrap(err, fault.Invalid, "ca.Issue", "no certificate: "+err.Error(), remedy)
 }
 
 // askAdmin is the remedy for what the user or the machine cannot correct.
 const askAdmin = "ask an administrator to correct the user's roles or the machine's registration"
 
-// check returns a fault when no certificate may be issued for r. It looks at the request; lint looks at what
-// would be signed.
+// check returns fault Invalid when no certificate may be issued for r: the profile, the subject, its keys,
+// its names and its options must fit together. It looks at the request only; lint looks at the certificates.
 func (c *CA) check(r Request) error {
-	p, ok := profiles[r.Profile]
+	limits, ok := profiles[r.Profile]
 	if !ok {
 		const remedy = "use the profile user, host or service"
-		return refused(fmt.Errorf("there is no profile %q", r.Profile), remedy)
+		return refusedFault(fmt.Errorf("there is no profile %q", r.Profile), remedy)
 	}
-	if !slices.Contains(p.kinds, r.Identity.Kind) {
-		return refused(fmt.Errorf("a %s cannot have a %s certificate", r.Identity.Kind, r.Profile), askAdmin)
+	if !slices.Contains(limits.kinds, r.Identity.Kind) {
+		err := fmt.Errorf("a %s cannot have a %s certificate", r.Identity.Kind, r.Profile)
+		return refusedFault(err, askAdmin)
 	}
 	if r.Identity.Cluster != c.cluster {
-		return refused(
+		return refusedFault(
 			fmt.Errorf("the identity is of cluster %q, not %q", r.Identity.Cluster, c.cluster),
 			"ask the cluster that the identity belongs to",
 		)
 	}
-	if err := c.checkKeys(r, p); err != nil {
-		return refused(err, "make a new key: ssh-keygen -t ed25519, or log in again with tsh login")
+	if err := c.checkKeys(r, limits); err != nil {
+		return refusedFault(err, "make a new key: ssh-keygen -t ed25519, or log in again with tsh login")
 	}
 	if err := r.checkNames(); err != nil {
-		return refused(err, askAdmin)
+		return refusedFault(err, askAdmin)
 	}
 	if err := r.checkUserOptions(); err != nil {
-		return refused(err, askAdmin)
+		return refusedFault(err, askAdmin)
 	}
 	return nil
 }
 
-// checkKeys checks that the profile has certificates for the given keys, and that the keys are acceptable.
-func (c *CA) checkKeys(r Request, p profileLimits) error {
+// checkKeys returns an error unless there is at least one key, the profile has a certificate for each given
+// key, and each key is of a type and size that the cluster accepts and is not the key of an authority.
+func (c *CA) checkKeys(r Request, limits profileLimits) error {
 	switch {
 	case r.SSHKey == nil && r.X509Key == nil:
 		return errors.New("no key was given")
-	case r.SSHKey != nil && !p.ssh:
+	case r.SSHKey != nil && !limits.ssh:
 		return fmt.Errorf("the %s profile has no SSH certificate", r.Profile)
-	case r.X509Key != nil && !p.x509:
+	case r.X509Key != nil && !limits.x509:
 		return fmt.Errorf("the %s profile has no X.509 certificate", r.Profile)
 	}
 	if r.SSHKey != nil {
@@ -79,7 +81,8 @@ func (c *CA) checkKeys(r Request, p profileLimits) error {
 	return nil
 }
 
-// checkNotAuthority returns an error when the key of a subject is the key of an authority.
+// checkNotAuthority returns an error when the key of a subject is the key of an authority. Such a certificate
+// could pass for the authority's own.
 func (c *CA) checkNotAuthority(key crypto.PublicKey) error {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -132,8 +135,9 @@ func (r Request) checkLogins() error {
 	return nil
 }
 
-// checkName allows a node its own name and id, alone or under the cluster's name. A proxy or auth replica may
-// have any plain host name or IP address, because an operator chooses their public addresses.
+// checkName returns an error unless the machine may have the name in its certificate. A node may have its own
+// name and id, alone or with the cluster's name behind it. A proxy or auth replica may have any plain host
+// name or IP address, because an operator chooses their public addresses.
 func checkName(id identity.Identity, name string) error {
 	if id.Kind == identity.Node {
 		own := []string{id.Name, string(id.ID), id.Name + "." + id.Cluster, string(id.ID) + "." + id.Cluster}
@@ -145,7 +149,8 @@ func checkName(id identity.Identity, name string) error {
 	return identity.CheckHost(name)
 }
 
-// checkUserOptions checks the source addresses and extensions. Only users have them.
+// checkUserOptions returns an error unless the source addresses are networks, the extensions are known, and
+// both are there for users only.
 func (r Request) checkUserOptions() error {
 	if r.Profile != User && len(r.SourceAddress)+len(r.Extensions) != 0 {
 		return fmt.Errorf("a %s certificate has neither source addresses nor extensions", r.Profile)
@@ -167,15 +172,16 @@ func (r Request) checkUserOptions() error {
 }
 
 // validity returns the first and the last second of the certificate. It begins identity.Skew before now, for
-// verifiers whose clock is behind. With both TTL and NotAfter the earlier end counts. A lifetime over the
-// profile's maximum is refused and not shortened, because the caller would not notice.
+// verifiers whose clock is behind. It ends after r.TTL or at r.NotAfter: with both set at the earlier of the
+// two, with neither after the profile's default lifetime. An end in the past is fault Expired. A lifetime
+// over the profile's maximum is fault Invalid and not shortened, because the caller would not notice.
 func (r Request) validity(now time.Time) (from, until time.Time, err error) {
-	p := profiles[r.Profile]
+	limits := profiles[r.Profile]
 	if r.TTL < 0 {
 		const remedy = "ask for a lifetime above zero"
-		return from, until, refused(fmt.Errorf("the lifetime %s is negative", r.TTL), remedy)
+		return from, until, refusedFault(fmt.Errorf("the lifetime %s is negative", r.TTL), remedy)
 	}
-	until = now.Add(p.defaultTTL)
+	until = now.Add(limits.defaultTTL)
 	switch {
 	case r.TTL != 0:
 		until = now.Add(r.TTL)
@@ -195,9 +201,10 @@ func (r Request) validity(now time.Time) (from, until time.Time, err error) {
 			"run: tsh login",
 		)
 	}
-	if longest := now.Add(p.maxTTL); until.After(longest) || r.TTL > p.maxTTL {
-		return from, until, refused(
-			fmt.Errorf("a %s certificate may live %s at most", r.Profile, p.maxTTL),
+	// A TTL over the maximum is refused also where NotAfter ends the certificate in time.
+	if longest := now.Add(limits.maxTTL); until.After(longest) || r.TTL > limits.maxTTL {
+		return from, until, refusedFault(
+			fmt.Errorf("a %s certificate may live %s at most", r.Profile, limits.maxTTL),
 			"ask for a shorter lifetime",
 		)
 	}

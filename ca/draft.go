@@ -16,11 +16,12 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// draft is everything that would be signed. lint checks it before it is signed.
+// draft has the unsigned certificates of one request, and what was decided about them. lint compares the two
+// before anything is signed.
 type draft struct {
 	profile     Profile
 	id          identity.Identity
-	encoded     []byte // id as it goes into the certificates
+	encoded     []byte // id as it is encoded in the certificates
 	serial      identity.Serial
 	principals  []string // SSH principals, or the names of a service
 	from, until time.Time
@@ -33,7 +34,8 @@ type draft struct {
 // maxCN is the upper bound of a commonName (RFC 5280 appendix A.1, ub-common-name).
 const maxCN = 64
 
-// draft checks the request and returns what would be signed.
+// draft checks the request and returns the certificates to sign, with a new serial. A request that must not
+// be signed is fault Invalid or, if its end is in the past, fault Expired.
 func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	if err := c.check(r); err != nil {
 		return nil, err
@@ -43,10 +45,10 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	if d.from, d.until, err = r.validity(now); err != nil {
 		return nil, err
 	}
-	// These three are the CA's: whatever the caller put there does not get into a certificate.
+	// The CA decides these three fields. What the caller put there does not get into a certificate.
 	d.id.V, d.id.Expires, d.id.SourceAddresses = identity.Version, d.until, r.SourceAddress
 	if d.encoded, err = d.id.Encode(); err != nil {
-		return nil, refused(err, askAdmin)
+		return nil, refusedFault(err, askAdmin)
 	}
 	switch {
 	case r.Profile != User:
@@ -54,6 +56,7 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	case r.SSHKey != nil:
 		d.principals = distinct(r.Logins)
 	}
+	// An SSH certificate without principals would be valid for every account, so there is none.
 	if r.SSHKey != nil && len(d.principals) != 0 {
 		d.permits = distinct(r.Extensions)
 		d.ssh = d.draftSSH(r)
@@ -64,7 +67,8 @@ func (c *CA) draft(r Request, now time.Time) (*draft, error) {
 	return d, err
 }
 
-// draftSSH makes the unsigned SSH certificate. OpenSSH's PROTOCOL.certkeys describes the fields.
+// draftSSH makes the unsigned SSH certificate for r.SSHKey, from what draft has decided. The fields are those
+// of OpenSSH's PROTOCOL.certkeys. Only a user certificate contains the identity.
 func (d *draft) draftSSH(r Request) *ssh.Certificate {
 	cert := &ssh.Certificate{
 		Key:             r.SSHKey,
@@ -80,8 +84,8 @@ func (d *draft) draftSSH(r Request) *ssh.Certificate {
 	}
 	cert.CertType, cert.KeyId = ssh.UserCert, d.id.KeyID()
 	cert.Extensions = map[string]string{identity.SSHExtension: string(d.encoded)}
-	for _, e := range d.permits {
-		cert.Extensions[e] = ""
+	for _, permit := range d.permits {
+		cert.Extensions[permit] = "" // these extensions have no value
 	}
 	if len(d.sources) != 0 {
 		cert.CriticalOptions = map[string]string{identity.SSHSourceAddress: joinPrefixes(d.sources)}
@@ -89,17 +93,19 @@ func (d *draft) draftSSH(r Request) *ssh.Certificate {
 	return cert
 }
 
-// draftX509 makes the template of the X.509 certificate (RFC 5280).
+// draftX509 makes the template of the X.509 certificate (RFC 5280) for r.X509Key, from what draft has
+// decided. It contains the identity twice: as a URI in the SAN, and encoded in a private extension. A service
+// also gets its names: IP addresses and DNS names in the SAN.
 func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
 	value, err := identity.X509Value(d.encoded)
 	if err != nil {
-		return nil, refused(fmt.Errorf("the identity cannot be encoded: %w", err), askAdmin)
+		return nil, refusedFault(fmt.Errorf("the identity cannot be encoded: %w", err), askAdmin)
 	}
 	uri, err := url.Parse(d.id.URI())
 	if err != nil {
-		return nil, refused(fmt.Errorf("the identity gives no URI: %w", err), askAdmin)
+		return nil, refusedFault(fmt.Errorf("the identity gives no URI: %w", err), askAdmin)
 	}
-	t := &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber:          new(big.Int).SetUint64(uint64(d.serial)),
 		PublicKey:             r.X509Key,
 		NotBefore:             d.from,
@@ -113,19 +119,19 @@ func (d *draft) draftX509(r Request) (*x509.Certificate, error) {
 	// The common name is only displayed; no verifier of ours reads it. A name that is too long is left out
 	// and not cut, because a cut name is another name.
 	if len(d.id.Name) <= maxCN {
-		t.Subject.CommonName = d.id.Name
+		template.Subject.CommonName = d.id.Name
 	}
 	if d.profile != Service {
-		return t, nil
+		return template, nil
 	}
-	for _, n := range d.principals {
-		if a, err := netip.ParseAddr(n); err == nil {
-			t.IPAddresses = append(t.IPAddresses, net.IP(a.AsSlice()))
+	for _, name := range d.principals {
+		if addr, err := netip.ParseAddr(name); err == nil {
+			template.IPAddresses = append(template.IPAddresses, net.IP(addr.AsSlice()))
 			continue
 		}
-		t.DNSNames = append(t.DNSNames, n)
+		template.DNSNames = append(template.DNSNames, name)
 	}
-	return t, nil
+	return template, nil
 }
 
 // usages are the extended key usages of a profile. Only services may act as a TLS server.

@@ -13,14 +13,14 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// lint checks what is about to be signed, and assumes nothing about how the draft was made. So a defect in
-// check or draft cannot get a bad certificate signed. check reads the request, lint reads the certificate;
-// both check the syntax of names.
+// lint returns an error if the certificates of d are not well formed or not what was decided. It assumes
+// nothing about how the draft was made, so that a defect in check or draft cannot get a bad certificate
+// signed. check reads the request, lint reads the certificates; both check the syntax of names.
 func (c *CA) lint(d *draft, now time.Time) error {
 	if d.ssh == nil && d.x509 == nil {
 		return errors.New("there is nothing to sign")
 	}
-	if len(d.encoded) == 0 || len(d.encoded) > identity.MaxBytes {
+	if len(d.encoded) == 0 || len(d.encoded) > identity.MaxBytes { // verifiers would refuse it
 		return fmt.Errorf("the identity has %d bytes", len(d.encoded))
 	}
 	if d.ssh != nil {
@@ -36,9 +36,9 @@ func (c *CA) lint(d *draft, now time.Time) error {
 	return c.namePolicy.check(d)
 }
 
-// lintTimes checks the validity of a certificate: it equals the draft's, so both certificates of a request
-// have the same; it begins at most identity.Skew before now (plus rounding to a second); and it is not
-// longer than the profile allows.
+// lintTimes returns an error unless a certificate's validity, from and until, is as it must be. It must equal
+// the draft's, so that both certificates of a request have the same. It must begin at most identity.Skew
+// before now (plus a second of rounding), and end within the profile's maximum.
 func lintTimes(d *draft, from, until, now time.Time) error {
 	switch {
 	case !from.Equal(d.from) || !until.Equal(d.until):
@@ -51,8 +51,9 @@ func lintTimes(d *draft, from, until, now time.Time) error {
 	return nil
 }
 
-// lintSSH checks an SSH certificate. A certificate without principals would be valid for every account or
-// host; one with options or extensions that were not decided could weaken what the verifier enforces.
+// lintSSH returns an error if the SSH certificate of d is not well formed. A certificate without principals
+// would be valid for every account or host. One with options or extensions that were not decided could weaken
+// what the verifier enforces; a host certificate has none at all.
 func lintSSH(d *draft, now time.Time) error {
 	cert := d.ssh
 	if err := identity.CheckSSHKey(cert.Key); err != nil {
@@ -71,13 +72,15 @@ func lintSSH(d *draft, now time.Time) error {
 	if d.profile == User {
 		return lintSSHUser(d)
 	}
-	if cert.CertType != ssh.HostCert || len(cert.CriticalOptions)+len(cert.Extensions) != 0 {
+	hasOptions := len(cert.CriticalOptions)+len(cert.Extensions) != 0
+	if cert.CertType != ssh.HostCert || hasOptions {
 		return errors.New("a host certificate has another type, or options or extensions")
 	}
 	return lintHostNames(cert.ValidPrincipals)
 }
 
-// lintSSHUser checks what only user certificates have: logins, source addresses, extensions, the identity.
+// lintSSHUser checks what only user certificates have: logins, source addresses, extensions and the identity.
+// There must be no other option or extension, and no permit- extension may have a value.
 func lintSSHUser(d *draft) error {
 	cert := d.ssh
 	if cert.CertType != ssh.UserCert {
@@ -89,7 +92,8 @@ func lintSSHUser(d *draft) error {
 		}
 	}
 	got, want := cert.CriticalOptions[identity.SSHSourceAddress], joinPrefixes(d.sources)
-	if got != want || len(cert.CriticalOptions) != min(1, len(d.sources)) {
+	wantOptions := min(1, len(d.sources)) // all source addresses are one option
+	if got != want || len(cert.CriticalOptions) != wantOptions {
 		return errors.New("the critical options are not the source addresses that were decided")
 	}
 	for name, value := range cert.Extensions {
@@ -106,54 +110,58 @@ func lintSSHUser(d *draft) error {
 	return nil
 }
 
-// lintX509 checks the template of an X.509 certificate. It must not be an authority, must not be valid for
-// other purposes than the profile's, and must not outlive the authority that signs it: verifiers would
-// refuse it.
+// lintX509 returns an error if the X.509 template of d is not well formed. It must not be the certificate of
+// an authority, must not be valid for other purposes than the profile's, and must not end after the
+// certificate of the authority that signs it: verifiers would refuse it.
 func (c *CA) lintX509(d *draft, now time.Time) error {
-	t := d.x509
-	if err := identity.CheckKey(t.PublicKey); err != nil {
+	template := d.x509
+	if err := identity.CheckKey(template.PublicKey); err != nil {
 		return err
 	}
-	if t.SerialNumber.Sign() <= 0 {
+	if template.SerialNumber.Sign() <= 0 {
 		return errors.New("the serial is not positive")
 	}
-	if err := lintTimes(d, t.NotBefore, t.NotAfter, now); err != nil {
+	if err := lintTimes(d, template.NotBefore, template.NotAfter, now); err != nil {
 		return err
 	}
 	issuer, _ := c.keys.UserX509()
 	if d.profile == Service {
 		issuer, _ = c.keys.ServiceX509()
 	}
-	if t.NotAfter.After(issuer.NotAfter) {
+	if template.NotAfter.After(issuer.NotAfter) {
 		const format = "it would outlive its authority, which ends %s: rotate the authority"
 		return fmt.Errorf(format, issuer.NotAfter)
 	}
-	if t.IsCA || !t.BasicConstraintsValid || t.KeyUsage != x509.KeyUsageDigitalSignature ||
-		!slices.Equal(t.ExtKeyUsage, usages(d.profile)) || len(t.UnknownExtKeyUsage) != 0 {
+	isLeaf := !template.IsCA && template.BasicConstraintsValid
+	usesAreProfiles := template.KeyUsage == x509.KeyUsageDigitalSignature &&
+		slices.Equal(template.ExtKeyUsage, usages(d.profile)) && len(template.UnknownExtKeyUsage) == 0
+	if !isLeaf || !usesAreProfiles {
 		return errors.New("basic constraints or key usages are not the profile's")
 	}
 	return lintX509Names(d)
 }
 
-// lintX509Names checks the names: one URI and one private extension with the identity. Only services have
-// host names and addresses besides.
+// lintX509Names returns an error unless the X.509 template of d has exactly the names of its profile: the
+// identity as its one URI and as its one private extension, and for a service also host names and IP
+// addresses. No profile has a mail address.
 func lintX509Names(d *draft) error {
-	t := d.x509
-	if len(t.URIs) != 1 || t.URIs[0].String() != d.id.URI() {
+	template := d.x509
+	if len(template.URIs) != 1 || template.URIs[0].String() != d.id.URI() {
 		return errors.New("it does not have the identity's URI as its one URI")
 	}
 	want, err := identity.X509Value(d.encoded)
 	if err != nil {
 		return err
 	}
-	ext := t.ExtraExtensions
+	ext := template.ExtraExtensions
 	if len(ext) != 1 || !ext[0].Id.Equal(identity.X509Extension) || !bytes.Equal(ext[0].Value, want) {
 		return errors.New("it does not have the identity as its one private extension")
 	}
-	if len(t.EmailAddresses) != 0 || (d.profile == User && len(t.DNSNames)+len(t.IPAddresses) != 0) {
+	userHasHosts := d.profile == User && len(template.DNSNames)+len(template.IPAddresses) != 0
+	if len(template.EmailAddresses) != 0 || userHasHosts {
 		return errors.New("it has names that its profile does not have")
 	}
-	return lintHostNames(t.DNSNames)
+	return lintHostNames(template.DNSNames)
 }
 
 // lintHostNames allows plain host names and addresses only: no wildcards, no look-alike characters.

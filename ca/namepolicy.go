@@ -20,7 +20,8 @@ func newNamePolicy(cluster string) (namePolicy, error) {
 	return namePolicy{engine: engine}, nil
 }
 
-// check returns an error when a user certificate has a name that the policy does not permit.
+// check returns an error when a user certificate has a name that the policy does not permit. Certificates of
+// hosts and services pass.
 func (p namePolicy) check(d *draft) error {
 	if d.profile != User {
 		return nil

@@ -16,7 +16,7 @@ const RecordVersion = 1
 
 // Record is the issuance record: what the cluster keeps of one issuance.
 type Record struct {
-	V             int               `json:"v"`
+	V             int               `json:"v"`             // RecordVersion of the release that wrote it
 	Serial        identity.Serial   `json:"serial,string"` // text, because JSON numbers lose bits past 2^53
 	Profile       Profile           `json:"profile"`
 	Identity      identity.Identity `json:"identity"`
@@ -54,8 +54,8 @@ func (d *Digest) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// newRecord describes an issuance. The digests are of the signed certificates, so that the record
-// identifies the very bytes that are released.
+// newRecord is the issuance record of the draft d and its signed certificates, out. The digests are of the
+// signed certificates, so that the record identifies the very bytes that Issue returns.
 func newRecord(d *draft, out Issued) Record {
 	r := Record{
 		V:             RecordVersion,

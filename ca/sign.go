@@ -11,9 +11,9 @@ import (
 	"go.step.sm/crypto/sshutil"
 )
 
-// newX509Signer makes a signer for one X.509 authority of the keyring. It calls active at every signature.
-// The answer is always the same, because a Keyring does not change once it is opened: after a rotation,
-// auth must be restarted to sign with the new key.
+// newX509Signer makes a signer for one X.509 authority of the keyring. It calls active at every signature to
+// get the authority's certificate and key. The result of active never changes, because a Keyring does not
+// change after it was opened: after a rotation, auth must be restarted to sign with the new key.
 func newX509Signer(active func() (*x509.Certificate, crypto.Signer)) (*softcas.SoftCAS, error) {
 	options := apiv1.Options{
 		Type: apiv1.SoftCAS,
@@ -29,7 +29,8 @@ func newX509Signer(active func() (*x509.Certificate, crypto.Signer)) (*softcas.S
 	return cas, nil
 }
 
-// sign signs the certificates of a draft that lint has accepted.
+// sign signs the certificates of a draft that lint has accepted, and returns them without a Record. The
+// profile selects the authority: user-ssh or host-ssh, user-x509 or service-x509.
 func (c *CA) sign(d *draft) (out Issued, err error) {
 	if d.ssh != nil {
 		signer := c.keys.HostSSH()
@@ -48,8 +49,9 @@ func (c *CA) sign(d *draft) (out Issued, err error) {
 	return out, nil
 }
 
-// signX509 signs the X.509 certificate and sets its chain. A user certificate has no chain besides itself:
-// verifiers have the user authority's certificate. For a service, peers need the intermediate and the root.
+// signX509 signs the X.509 certificate of d and sets out.X509 and out.Chain. The chain of a user certificate
+// is the certificate alone, because verifiers have the user authority's certificate. The chain of a service
+// certificate also has the intermediate and the cluster root: a client that knows only the pin verifies it.
 func (c *CA) signX509(d *draft, out *Issued) error {
 	cas := c.service
 	if d.profile == User {

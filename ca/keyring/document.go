@@ -61,16 +61,16 @@ func (s State) rank() int {
 	return -1
 }
 
-// document is what the Store keeps.
+// document is what the Store keeps, as JSON.
 type document struct {
-	V       int         `json:"v"`
+	V       int         `json:"v"` // Version of the release that wrote it
 	Cluster string      `json:"cluster"`
-	Seal    string      `json:"seal"` // URI of the seal that Generate used, for an operator who looks for it
-	Created time.Time   `json:"born"`
+	Seal    string      `json:"seal"` // key URI of the seal, to tell an operator which key file to look for
+	Created time.Time   `json:"born"` // the JSON name is older than the field's, and stays
 	Keys    []storedKey `json:"keys"`
 }
 
-// storedKey is one key of the document.
+// storedKey is one key of the document, with its private part sealed.
 type storedKey struct {
 	Authority  Authority `json:"authority"`
 	Generation int       `json:"generation"` // 1 at first, one more with each rotation
@@ -81,14 +81,15 @@ type storedKey struct {
 	Sealed     []byte    `json:"sealed,omitempty"` // PKCS #8, sealed; absent only for an offline root
 }
 
-// sealName is the name under which a key is sealed. It binds the key to its place: moved to another cluster,
-// authority or generation, it does not open.
+// sealName is the name under which a private key is sealed. It binds the sealed key to its place in the
+// document: copied to another cluster, authority or generation, it cannot be opened.
 func sealName(cluster string, a Authority, generation int) string {
 	return fmt.Sprintf("threshold/keyring/1/%s/%s/%d", cluster, a, generation)
 }
 
-// damaged is the fault of a document that cannot be used. what follows "the stored keyring is damaged: ".
-func damaged(what string, err error) error {
+// damagedFault is the fault of a document that cannot be used: Internal, with the message "the stored keyring
+// is damaged: " and then what.
+func damagedFault(what string, err error) error {
 	return fault.Wrap(
 		err,
 		fault.Internal,
@@ -98,14 +99,15 @@ func damaged(what string, err error) error {
 	)
 }
 
-// decode reads a document and checks that it is complete. It does not open the keys.
+// decode decodes a document and checks that it is complete. It does not unseal the keys. A document of a
+// newer release is fault Invalid, a damaged one fault Internal.
 func decode(raw []byte) (*document, error) {
 	if len(raw) > MaxBytes {
-		return nil, damaged("too large", fmt.Errorf("%d bytes, more than %d", len(raw), MaxBytes))
+		return nil, damagedFault("too large", fmt.Errorf("%d bytes, more than %d", len(raw), MaxBytes))
 	}
 	var d document
 	if err := json.Unmarshal(raw, &d); err != nil {
-		return nil, damaged("unreadable", err)
+		return nil, damagedFault("unreadable", err)
 	}
 	if d.V > Version {
 		return nil, fault.New(
@@ -116,16 +118,16 @@ func decode(raw []byte) (*document, error) {
 		)
 	}
 	if d.V < 1 {
-		return nil, damaged("no version", errors.New("v is missing"))
+		return nil, damagedFault("no version", errors.New("v is missing"))
 	}
 	if err := d.check(); err != nil {
-		return nil, damaged("incomplete", err)
+		return nil, damagedFault("incomplete", err)
 	}
 	return &d, nil
 }
 
-// check checks that the document has a cluster, one root and exactly one active key for each authority, and
-// no generation of an authority twice.
+// check returns an error unless the document has a valid cluster name, one root key and exactly one active
+// key for each authority, and no two keys of the same authority and generation.
 func (d *document) check() error {
 	if err := identity.CheckCluster(d.Cluster); err != nil {
 		return err
@@ -135,16 +137,18 @@ func (d *document) check() error {
 		generation int
 	}
 	active, seen := map[Authority]int{}, map[keyID]bool{}
-	for _, s := range d.Keys {
-		id := keyID{s.Authority, s.Generation}
-		if s.Generation < 1 || seen[id] {
-			return fmt.Errorf("%s: generation %d is not unique or not positive", s.Authority, s.Generation)
+	for _, stored := range d.Keys {
+		id := keyID{stored.Authority, stored.Generation}
+		if stored.Generation < 1 || seen[id] {
+			return fmt.Errorf(
+				"%s: generation %d is not unique or not positive", stored.Authority, stored.Generation)
 		}
-		if s.State.rank() < 0 || (s.Authority == root && s.State != Active) {
-			return fmt.Errorf("%s: state %q", s.Authority, s.State)
+		unknownState := stored.State.rank() < 0
+		if unknownState || (stored.Authority == root && stored.State != Active) {
+			return fmt.Errorf("%s: state %q", stored.Authority, stored.State)
 		}
-		if s.State == Active {
-			active[s.Authority]++
+		if stored.State == Active {
+			active[stored.Authority]++
 		}
 		seen[id] = true
 	}
@@ -156,32 +160,37 @@ func (d *document) check() error {
 	return nil
 }
 
-// open unseals one key. It checks that the private key, the public key and the certificate belong together.
+// open unseals one key and returns it as an entry of the keyring. It checks that the private key, the public
+// key and the certificate belong together. A root key that is kept offline has no sealed part: the entry's
+// key is then nil.
 func (s storedKey) open(cluster string, seal Seal) (*entry, error) {
 	e := &entry{authority: s.Authority, generation: s.Generation, state: s.State}
 	var err error
 	if e.public, err = x509.ParsePKIXPublicKey(s.Public); err != nil {
-		return nil, damaged(string(s.Authority)+" has no readable public key", err)
+		return nil, damagedFault(string(s.Authority)+" has no readable public key", err)
 	}
 	if !s.Authority.fits(e.public) {
-		return nil, damaged(string(s.Authority)+" has a key of a wrong type", fmt.Errorf("%T", e.public))
+		return nil, damagedFault(string(s.Authority)+" has a key of a wrong type", fmt.Errorf("%T", e.public))
 	}
 	if s.Authority.hasCert() {
 		if e.cert, err = x509.ParseCertificate(s.Cert); err != nil {
-			return nil, damaged(string(s.Authority)+" has no readable certificate", err)
+			return nil, damagedFault(string(s.Authority)+" has no readable certificate", err)
 		}
 		if !bytes.Equal(e.cert.RawSubjectPublicKeyInfo, s.Public) {
 			err := errors.New("public keys differ")
-			return nil, damaged(string(s.Authority)+"'s certificate is of another key", err)
+			return nil, damagedFault(string(s.Authority)+"'s certificate is of another key", err)
 		}
 	}
-	if s.Authority == root && len(s.Sealed) == 0 {
+	keptOffline := s.Authority == root && len(s.Sealed) == 0
+	if keptOffline {
 		return e, nil
 	}
 	e.key, err = s.unseal(cluster, seal)
 	return e, err
 }
 
+// unseal decrypts the private key and checks that it belongs to the public key beside it. Without this check,
+// whoever can write to the store could exchange the public key, and verifiers would trust a foreign key.
 func (s storedKey) unseal(cluster string, seal Seal) (*secret, error) {
 	plain, err := seal.Open(sealName(cluster, s.Authority, s.Generation), s.Sealed)
 	if err != nil {
@@ -191,15 +200,16 @@ func (s storedKey) unseal(cluster string, seal Seal) (*secret, error) {
 	key, err := x509.ParsePKCS8PrivateKey(plain)
 	if err != nil {
 		err := errors.New("not PKCS #8") // instead of the cause, which could quote bytes of the key
-		return nil, damaged(string(s.Authority)+" has no readable private key", err)
+		return nil, damagedFault(string(s.Authority)+" has no readable private key", err)
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, damaged(string(s.Authority)+" has a key that cannot sign", fmt.Errorf("%T", key))
+		return nil, damagedFault(string(s.Authority)+" has a key that cannot sign", fmt.Errorf("%T", key))
 	}
 	pub, err := x509.MarshalPKIXPublicKey(signer.Public())
 	if err != nil || !bytes.Equal(pub, s.Public) {
-		return nil, damaged(string(s.Authority)+"'s private and public keys differ", errors.New("mismatch"))
+		what := string(s.Authority) + "'s private and public keys differ"
+		return nil, damagedFault(what, errors.New("mismatch"))
 	}
 	return newSecret(signer), nil
 }

@@ -30,20 +30,21 @@ const (
 // maxCN is the upper bound of a commonName or organizationName (RFC 5280 appendix A.1, ub-common-name).
 const maxCN = 64
 
-// Generate creates the keys of a new cluster, its root and its five authorities, and saves them. It returns
-// fault.Conflict when the store holds a keyring already.
-func Generate(ctx context.Context, cluster string, st Store, seal Seal, now time.Time) (*Keyring, error) {
+// Generate creates the keys of a new cluster, of its root and its five authorities, saves them sealed, and
+// returns them opened. When the store holds a keyring already, it returns fault Conflict and saves nothing.
+// An unusable cluster name is fault Invalid.
+func Generate(ctx context.Context, cluster string, store Store, seal Seal, now time.Time) (*Keyring, error) {
 	const op = "keyring.Generate"
 	if err := identity.CheckCluster(cluster); err != nil {
 		const remedy = "choose a lower-case domain name such as access.example.com"
 		return nil, fault.Wrap(err, fault.Invalid, op, "the cluster name is not usable", remedy)
 	}
-	exists := func(err error) error {
+	existsFault := func(err error) error {
 		return fault.Wrap(err, fault.Conflict, op, "this cluster exists already", "start without --bootstrap")
 	}
-	switch _, err := st.Load(ctx); {
+	switch _, err := store.Load(ctx); {
 	case err == nil:
-		return nil, exists(errors.New("the store holds a keyring"))
+		return nil, existsFault(errors.New("the store holds a keyring"))
 	case !fault.Is(err, fault.NotFound):
 		return nil, fmt.Errorf("look for an older keyring: %w", err)
 	}
@@ -55,22 +56,24 @@ func Generate(ctx context.Context, cluster string, st Store, seal Seal, now time
 	if err != nil {
 		return nil, fmt.Errorf("encode the keyring: %w", err)
 	}
-	if err := st.Save(ctx, nil, raw); fault.Is(err, fault.Conflict) {
-		return nil, exists(err)
+	var noOld []byte // Save creates the document, and does not replace one that came since Load
+	if err := store.Save(ctx, noOld, raw); fault.Is(err, fault.Conflict) {
+		return nil, existsFault(err)
 	} else if err != nil {
 		return nil, fmt.Errorf("save the keyring: %w", err)
 	}
 	return doc.open(seal) // so the new keys pass the same checks as after a restart
 }
 
-// newDocument creates all keys of a cluster.
+// newDocument creates the keys and certificates of the root and of all authorities, and returns the document
+// with the private keys sealed. It saves nothing.
 func newDocument(cluster string, seal Seal, now time.Time) (*document, error) {
 	doc := &document{V: Version, Cluster: cluster, Seal: seal.URI(), Created: now}
 	rootKey, err := newKey(root)
 	if err != nil {
 		return nil, err
 	}
-	rootCert, err := signAuthority(root, cluster, now, rootKey.Public(), nil, rootKey)
+	rootCert, err := signAuthority(root, cluster, now, rootKey.Public(), nil /* self-signed */, rootKey)
 	if err != nil {
 		return nil, err
 	}
@@ -85,8 +88,9 @@ func newDocument(cluster string, seal Seal, now time.Time) (*document, error) {
 	return doc, nil
 }
 
-// addAuthority creates the first key of an authority. It also signs the certificate of an X.509 authority:
-// the root signs service-x509, and user-x509 signs itself.
+// addAuthority creates the first key of an authority and adds it to the document, with the private key sealed
+// (encrypted by seal). An X.509 authority also gets a certificate: that of service-x509 is signed by the
+// root, that of user-x509 by itself. The SSH and rules authorities have a key alone.
 func (d *document) addAuthority(
 	a Authority,
 	rootCert *x509.Certificate,
@@ -98,10 +102,10 @@ func (d *document) addAuthority(
 	if err != nil {
 		return err
 	}
-	var cert *x509.Certificate
+	var cert *x509.Certificate // nil for an authority without a certificate
 	switch a {
 	case userX509:
-		cert, err = signAuthority(a, d.Cluster, now, key.Public(), nil, key)
+		cert, err = signAuthority(a, d.Cluster, now, key.Public(), nil /* self-signed */, key)
 	case serviceX509:
 		cert, err = signAuthority(a, d.Cluster, now, key.Public(), rootCert, rootKey)
 	}
@@ -111,7 +115,8 @@ func (d *document) addAuthority(
 	return d.addKey(a, key, cert, seal, now)
 }
 
-// addKey adds a key to the document, with its private part sealed.
+// addKey adds the first key of an authority to the document: the public key and the certificate as they are,
+// the private key sealed under sealName. cert is nil for an authority without a certificate.
 func (d *document) addKey(
 	a Authority,
 	key crypto.Signer,
@@ -125,17 +130,17 @@ func (d *document) addKey(
 		return fmt.Errorf("encode key: %w", err)
 	}
 	defer clear(plain)
-	s := storedKey{Authority: a, Generation: generation, State: Active, Created: now}
-	if s.Sealed, err = seal.Seal(sealName(d.Cluster, a, generation), plain); err != nil {
+	stored := storedKey{Authority: a, Generation: generation, State: Active, Created: now}
+	if stored.Sealed, err = seal.Seal(sealName(d.Cluster, a, generation), plain); err != nil {
 		return fmt.Errorf("seal key: %w", err)
 	}
-	if s.Public, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
+	if stored.Public, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
 		return fmt.Errorf("encode public key: %w", err)
 	}
 	if cert != nil {
-		s.Cert = cert.Raw
+		stored.Cert = cert.Raw
 	}
-	d.Keys = append(d.Keys, s)
+	d.Keys = append(d.Keys, stored)
 	return nil
 }
 
@@ -148,7 +153,9 @@ func newKey(a Authority) (crypto.Signer, error) {
 	return key, err
 }
 
-// signAuthority signs the certificate of an X.509 authority. Without parent it is self-signed.
+// signAuthority makes and signs the certificate of an X.509 authority with the public key pub. The issuer is
+// parent, and key is the issuer's private key. A nil parent means self-signed: the certificate is its own
+// issuer, and key is its own private key.
 func signAuthority(
 	a Authority,
 	cluster string,
@@ -162,32 +169,34 @@ func signAuthority(
 	if err != nil {
 		return nil, fmt.Errorf("draw a serial: %w", err)
 	}
-	t := &x509.Certificate{
-		SerialNumber:          serial.Add(serial, big.NewInt(1)),
+	template := &x509.Certificate{
+		SerialNumber:          serial.Add(serial, big.NewInt(1)), // never zero
 		Subject:               subject(a, cluster),
 		NotBefore:             now.Add(-identity.Skew),
 		NotAfter:              now.AddDate(authorityYears, 0, 0),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLenZero:        true,
+		MaxPathLenZero:        true, // it signs leaves only
 	}
 	// The extended key usages of an authority limit those of its certificates: no certificate under user-x509
 	// is valid for a server.
 	switch a {
-	case root:
-		t.NotAfter, t.MaxPathLen, t.MaxPathLenZero = now.AddDate(rootYears, 0, 0), 1, false
+	case root: // it signs one level of authorities
+		template.NotAfter = now.AddDate(rootYears, 0, 0)
+		template.MaxPathLen, template.MaxPathLenZero = 1, false
 	case userX509:
-		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	case serviceX509:
-		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	}
-	if parent == nil {
-		parent = t
+	if selfSigned := parent == nil; selfSigned {
+		parent = template
 	}
-	return x509util.CreateCertificate(t, parent, pub, key)
+	return x509util.CreateCertificate(template, parent, pub, key)
 }
 
+// subject is the name in an authority's certificate. A cluster name that is too long is left out.
 func subject(a Authority, cluster string) pkix.Name {
 	n := pkix.Name{CommonName: "Threshold " + string(a) + " 1"}
 	if len(cluster) <= maxCN {

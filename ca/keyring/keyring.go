@@ -2,9 +2,10 @@
 //
 // A cluster has one root and five authorities, each with a key of its own: user-ssh, host-ssh, user-x509,
 // service-x509 and rules. They are generated together and kept as one versioned document in a Store. Every
-// private key in the document is sealed with a key that the Store never sees (Seal). Open checks each private
-// key against the public key and the certificate beside it. So whoever can write to the store but does not
-// have the seal cannot add a key that verifiers would trust.
+// private key in the document is sealed: encrypted with a seal key that the Store never sees (Seal). To open,
+// or unseal, is to decrypt it again. Open checks each private key against the public key and the certificate
+// beside it. So whoever can write to the store but does not have the seal key cannot add a key that verifiers
+// would trust.
 //
 // Only ca and the wiring of auth call it. A Keyring does not change once it is opened, and is safe for
 // concurrent use: after a rotation, auth must be restarted to use the new keys.
@@ -27,7 +28,7 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Store keeps the document. It must not lose it, but need not keep it secret.
+// Store keeps the keyring's document as bytes. It must not lose it, but need not keep it secret.
 type Store interface {
 	// Load returns the document, or fault.NotFound when the cluster has none yet.
 	Load(ctx context.Context) ([]byte, error)
@@ -36,16 +37,16 @@ type Store interface {
 	Save(ctx context.Context, old, new []byte) error
 }
 
-// Keyring holds a cluster's opened keys.
+// Keyring holds a cluster's keys, unsealed in memory.
 type Keyring struct {
 	cluster string
 	root    *entry
-	sets    map[Authority][]*entry // the keys of each authority, the active one first
+	sets    map[Authority][]*entry // by authority, without the root: its keys, the active one first
 	userSSH ssh.Signer
 	hostSSH ssh.Signer
 }
 
-// entry is one opened key of one authority.
+// entry is one key of one authority, unsealed in memory.
 type entry struct {
 	authority  Authority
 	generation int
@@ -55,10 +56,12 @@ type entry struct {
 	key        *secret           // nil for a root that is kept offline
 }
 
-// Open loads the document and unseals every key in it.
-func Open(ctx context.Context, st Store, seal Seal) (*Keyring, error) {
+// Open loads the document from the store, unseals every private key in it, and returns the keyring. A store
+// without a document is fault NotFound; a seal with another key, or a document of a newer release, is fault
+// Invalid; a document that is damaged is fault Internal.
+func Open(ctx context.Context, store Store, seal Seal) (*Keyring, error) {
 	const op = "keyring.Open"
-	raw, err := st.Load(ctx)
+	raw, err := store.Load(ctx)
 	if fault.Is(err, fault.NotFound) {
 		const remedy = "run once: threshold start --bootstrap FILE"
 		return nil, fault.Wrap(err, fault.NotFound, op, "this cluster has no keys yet", remedy)
@@ -73,53 +76,57 @@ func Open(ctx context.Context, st Store, seal Seal) (*Keyring, error) {
 	return doc.open(seal)
 }
 
-// open opens every key of the document.
+// open unseals every private key of the document and returns the keyring. It checks each key (storedKey.open)
+// and that the certificates belong together (checkTrees).
 func (d *document) open(seal Seal) (*Keyring, error) {
 	k := &Keyring{cluster: d.Cluster, sets: map[Authority][]*entry{}}
-	for _, s := range d.Keys {
-		e, err := s.open(d.Cluster, seal)
+	for _, stored := range d.Keys {
+		opened, err := stored.open(d.Cluster, seal)
 		if err != nil {
 			return nil, err
 		}
-		if s.Authority == root {
-			k.root = e
+		if stored.Authority == root {
+			k.root = opened
 			continue
 		}
-		k.sets[s.Authority] = append(k.sets[s.Authority], e)
+		k.sets[stored.Authority] = append(k.sets[stored.Authority], opened)
 	}
 	for _, set := range k.sets {
 		slices.SortStableFunc(set, func(a, b *entry) int { return a.state.rank() - b.state.rank() })
 	}
 	if err := k.checkTrees(); err != nil {
-		return nil, damaged("the certificates of its authorities do not belong together", err)
+		return nil, damagedFault("the certificates of its authorities do not belong together", err)
 	}
 	return k, k.makeSSH()
 }
 
-// checkTrees checks that the certificates of the root and of user-x509 are self-signed, that the root has
-// signed those of service-x509, and that all are certificates of authorities.
+// checkTrees returns an error unless the certificates of the root and of user-x509 are self-signed, the root
+// has signed those of service-x509, and all are certificates of authorities. No authority may have the root's
+// key: it would then sign as the root.
 func (k *Keyring) checkTrees() error {
 	if err := k.root.cert.CheckSignatureFrom(k.root.cert); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
-	for _, e := range k.sets[userX509] {
-		if err := e.cert.CheckSignatureFrom(e.cert); err != nil {
-			return fmt.Errorf("%s: %w", e.authority, err)
+	for _, user := range k.sets[userX509] {
+		if err := user.cert.CheckSignatureFrom(user.cert); err != nil {
+			return fmt.Errorf("%s: %w", user.authority, err)
 		}
 	}
-	for _, e := range k.sets[serviceX509] {
-		if err := e.cert.CheckSignatureFrom(k.root.cert); err != nil {
-			return fmt.Errorf("%s: %w", e.authority, err)
+	for _, service := range k.sets[serviceX509] {
+		if err := service.cert.CheckSignatureFrom(k.root.cert); err != nil {
+			return fmt.Errorf("%s: %w", service.authority, err)
 		}
 	}
 	for _, e := range slices.Concat(k.sets[userX509], k.sets[serviceX509]) {
-		if !e.cert.IsCA || bytes.Equal(e.cert.RawSubjectPublicKeyInfo, k.root.cert.RawSubjectPublicKeyInfo) {
+		hasRootKey := bytes.Equal(e.cert.RawSubjectPublicKeyInfo, k.root.cert.RawSubjectPublicKeyInfo)
+		if !e.cert.IsCA || hasRootKey {
 			return fmt.Errorf("%s: it is not an authority, or has the root's key", e.authority)
 		}
 	}
 	return nil
 }
 
+// makeSSH sets the signers of SSH certificates from the active keys.
 func (k *Keyring) makeSSH() (err error) {
 	if k.userSSH, err = ssh.NewSignerFromSigner(k.active(userSSH).key); err != nil {
 		return fmt.Errorf("%s signer: %w", userSSH, err)
@@ -148,14 +155,15 @@ func (k *Keyring) UserSSH() ssh.Signer { return k.userSSH }
 // HostSSH signs host SSH certificates.
 func (k *Keyring) HostSSH() ssh.Signer { return k.hostSSH }
 
-// UserX509 signs user X.509 certificates. Its certificate is self-signed, apart from Root.
+// UserX509 returns the certificate and the key that sign user X.509 certificates. The certificate is
+// self-signed: no chain leads from Root to a user's certificate.
 func (k *Keyring) UserX509() (*x509.Certificate, crypto.Signer) {
 	e := k.active(userX509)
 	return e.cert, e.key
 }
 
-// ServiceX509 signs X.509 certificates of nodes, proxies and auth replicas. Its certificate is an
-// intermediate under Root.
+// ServiceX509 returns the certificate and the key that sign X.509 certificates of nodes, proxies and auth
+// replicas. The certificate is an intermediate: Root has signed it.
 func (k *Keyring) ServiceX509() (*x509.Certificate, crypto.Signer) {
 	e := k.active(serviceX509)
 	return e.cert, e.key
@@ -182,8 +190,8 @@ func (k *Keyring) RootSigner() (crypto.Signer, error) {
 // first, then the next and previous ones.
 type Public struct {
 	UserSSH, HostSSH []ssh.PublicKey
-	UserX509         []*x509.Certificate // self-signed, apart from Root
-	ServiceX509      []*x509.Certificate // intermediates under Root
+	UserX509         []*x509.Certificate // self-signed
+	ServiceX509      []*x509.Certificate // intermediates, signed by Root
 	Rules            []ed25519.PublicKey
 	Root             *x509.Certificate
 }

@@ -13,16 +13,18 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Seal encrypts secrets before they are stored. The name is part of the encryption (as associated data): what
-// was sealed under one name does not open under another.
+// Seal encrypts secrets before they are stored (it seals them), and decrypts them again (it opens them). The
+// name is bound to the ciphertext as associated data: what was sealed under one name does not open under
+// another.
 type Seal interface {
 	Seal(name string, plaintext []byte) ([]byte, error)
 	Open(name string, sealed []byte) ([]byte, error)
-	URI() string // of the key; not secret
+	URI() string // of the seal key; not secret
 }
 
-// OpenSeal opens the seal of a key URI. The only kind so far is a key file, such as
-// file:///etc/threshold/seal.key.
+// OpenSeal returns the seal with the key that the URI names. The only kind so far is a key file, such as
+// file:///etc/threshold/seal.key; any other URI is fault Invalid. OpenSeal reads the file and checks that no
+// other account can read it (readSealFile).
 func OpenSeal(rawURI string) (Seal, error) {
 	const op, remedy = "keyring.OpenSeal", "name a key file, such as file:///etc/threshold/seal.key"
 	u, err := uri.Parse(rawURI)
@@ -33,8 +35,8 @@ func OpenSeal(rawURI string) (Seal, error) {
 		msg := fmt.Sprintf("seals of the kind %.40q are not supported, only: file", scheme)
 		return nil, fault.New(fault.Invalid, op, msg, remedy)
 	}
-	if u.Host != "" || u.Opaque != "" || u.RawQuery != "" || u.Fragment != "" ||
-		!strings.HasPrefix(u.Path, "/") {
+	onlyPath := u.Host == "" && u.Opaque == "" && u.RawQuery == "" && u.Fragment == ""
+	if !onlyPath || !strings.HasPrefix(u.Path, "/") {
 		return nil, fault.New(fault.Invalid, op, "the seal URI is not file:// and an absolute path", remedy)
 	}
 	key, err := readSealFile(u.Path)

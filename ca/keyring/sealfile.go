@@ -24,8 +24,9 @@ const sealPEMType = "THRESHOLD SEAL KEY"
 // maxSealFile bounds what is read of a seal key file, in bytes. A valid file has about 110.
 const maxSealFile = 4 << 10
 
-// CreateSealFile writes a new random seal key to a file of mode 0600. The file is durable when it returns. It
-// returns fault.Conflict when the file exists, and never overwrites it.
+// CreateSealFile writes a new random seal key to a new file of mode 0600. The file is durable when it
+// returns. It never overwrites a file: when one exists, it returns fault Conflict. A file that could not be
+// written whole is removed again.
 func CreateSealFile(path string) error {
 	const op = "keyring.CreateSealFile"
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
@@ -49,6 +50,7 @@ func CreateSealFile(path string) error {
 	return nil
 }
 
+// writeSealKey writes a new random key to the file, as PEM, and syncs it.
 func writeSealKey(f *os.File) error {
 	key := make([]byte, chacha20poly1305.KeySize)
 	defer clear(key)
@@ -61,7 +63,9 @@ func writeSealKey(f *os.File) error {
 	return f.Sync()
 }
 
-// readSealFile reads the key. The caller clears it after use.
+// readSealFile returns the seal key in the file. The caller clears it after use. A file that cannot be opened
+// is fault NotFound, one that others could read or have put there fault Denied, and one without a key fault
+// Invalid.
 func readSealFile(path string) ([]byte, error) {
 	const op = "keyring.OpenSeal"
 	// O_NONBLOCK: a FIFO in its place must not block the start. O_NOFOLLOW: the file that is checked is the
@@ -84,15 +88,16 @@ func readSealFile(path string) ([]byte, error) {
 		return nil, fault.Wrap(err, fault.Internal, op, msg, "check the disk")
 	}
 	block, rest := pem.Decode(text)
-	if block == nil || block.Type != sealPEMType || len(block.Bytes) != chacha20poly1305.KeySize ||
-		len(bytes.TrimSpace(rest)) != 0 {
+	isKey := block != nil && block.Type == sealPEMType && len(block.Bytes) == chacha20poly1305.KeySize
+	if !isKey || len(bytes.TrimSpace(rest)) != 0 {
 		const remedy = "restore the seal key from its backup"
 		return nil, fault.New(fault.Invalid, op, "the file "+path+" is not a seal key", remedy)
 	}
 	return block.Bytes, nil
 }
 
-// checkSealFile refuses a file that others can read or could have put there.
+// checkSealFile returns an error unless the file is a regular file of this process's account, and nobody else
+// has any right to it. Another account could else read the key or have put it there.
 func checkSealFile(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
