@@ -75,11 +75,11 @@ func TestUsersLogInDuringConnectionFloods(t *testing.T) {
 		{"stalls in the PROXY header", "127.0.0.6", "127.0.0.1", 500, hold(500, "PROXY TCP4 192.0.2")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := &flood{t: t, from: tt.from, to: addr}
+			f := &flood{t: t, from: tt.from, to: addr, atHeight: make(chan struct{})}
 			before := peakMemory(t, pid)
 			running := make(chan struct{})
 			go func() { defer close(running); tt.flood(f) }()
-			<-f.underway()
+			<-f.atHeight
 			var times []time.Duration
 			for range dials {
 				took, err := dialTime(me, tt.user)
@@ -152,26 +152,13 @@ type flood struct {
 	t        *testing.T
 	from, to string
 
-	once  sync.Once
-	begun chan struct{} // closed when the flood is at its height
+	atHeight chan struct{} // closed when the flood is at its height
 
 	stalled sync.WaitGroup // connections that stall in the middle of a handshake
 
 	mu   sync.Mutex // guards held and over
 	held []net.Conn // all connections
 	over bool       // end was called
-}
-
-// underway returns a channel that is closed when the flood is at its height.
-func (f *flood) underway() <-chan struct{} {
-	f.once.Do(func() { f.begun = make(chan struct{}) })
-	return f.begun
-}
-
-// started is called when the flood has reached its height.
-func (f *flood) started() {
-	f.underway()
-	close(f.begun)
 }
 
 // open connects. It returns nil when the server or the machine accepts no more connections.
@@ -198,12 +185,12 @@ func (f *flood) hold(n int, first []byte) {
 			_, _ = conn.Write(first)
 		}
 	}
-	f.started()
+	close(f.atHeight)
 }
 
 // garbage connects n times and sends bytes of no known protocol.
 func (f *flood) garbage(n int) {
-	f.started()
+	close(f.atHeight)
 	var workers sync.WaitGroup
 	for range 20 {
 		workers.Go(func() {
@@ -263,7 +250,7 @@ func (f *flood) stall(me *profile.Profile, hello []byte, n int) {
 			}
 		}
 	}
-	f.started()
+	close(f.atHeight)
 }
 
 // end closes all connections, and returns how many there were.
