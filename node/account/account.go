@@ -46,7 +46,7 @@ func Local() Database { return Database{UID: uint32(os.Geteuid())} }
 // maxLine bounds one line of the account files, in bytes: a group may have thousands of members.
 const maxLine = 1 << 20
 
-// path returns where a file of the machine is; name is relative to Root.
+// path returns the path of a file of the machine, whose name is relative to Root.
 func (d Database) path(name string) string { return filepath.Join("/", d.Root, name) }
 
 func (d Database) now() time.Time {
@@ -56,8 +56,9 @@ func (d Database) now() time.Time {
 	return d.Now()
 }
 
-// Find returns the account of that name. The error is a fault: Invalid for a malformed name, NotFound, Denied
-// when this process cannot become the account, Internal when the files cannot be read.
+// Find returns the account of that name, with all its groups. It does not ask whether the account may log in
+// now; Admit does. The error is a fault: Invalid for a malformed name, NotFound, Denied when this process
+// cannot become the account, Internal when the files cannot be read.
 func (d Database) Find(login identity.Login) (Account, error) {
 	const op = "account.Find"
 	if err := identity.CheckLogin(login); err != nil {
@@ -73,8 +74,8 @@ func (d Database) Find(login identity.Login) (Account, error) {
 			fmt.Sprintf("there is no account %q on this node", login),
 			"ask an administrator to create the account, or use another login")
 	}
-	if d.UID != 0 && acc.UID != d.UID {
-		return Account{}, d.notRootError(login)
+	if d.UID != 0 && acc.UID != d.UID { // only root may become another account
+		return Account{}, d.notRootFault(login)
 	}
 	if acc.Groups, err = d.groupsOf(login, acc.GID); err != nil {
 		return Account{}, fault.Wrap(err, fault.Internal, op,
@@ -83,9 +84,9 @@ func (d Database) Find(login identity.Login) (Account, error) {
 	return acc, nil
 }
 
-// notRootError says that this process is not root and cannot become the account, and names the account that
-// it is.
-func (d Database) notRootError(login identity.Login) error {
+// notRootFault returns the fault for an account that this process cannot become, because it is not root. The
+// fault names the account that this process runs as.
+func (d Database) notRootFault(login identity.Login) error {
 	own, found, err := d.findPasswd(func(acc Account) bool { return acc.UID == d.UID })
 	name := string(own.Login)
 	if err != nil || !found {
@@ -96,27 +97,28 @@ func (d Database) notRootError(login identity.Login) error {
 		"log in as "+name+", or ask an administrator to run the node as root")
 }
 
-// unsetID means "leave the id unchanged" to setresuid(2) and its relatives: an account with that number would
-// stay root.
+// unsetID means "leave the id unchanged" to setresuid(2) and its relatives. A process that root starts as an
+// account with that number would still be root, so such accounts are skipped.
 const unsetID = 1<<32 - 1
 
-// findPasswd returns the first account of passwd(5) that match accepts. It skips malformed lines.
+// findPasswd returns the first account in passwd(5) for which match returns true, without its groups. acc is
+// valid only if found is true. It skips malformed lines.
 func (d Database) findPasswd(match func(Account) bool) (acc Account, found bool, err error) {
-	err = eachLine(d.path("etc/passwd"), func(f []string) bool {
-		if len(f) != 7 {
+	err = eachLine(d.path("etc/passwd"), func(fields []string) bool {
+		if len(fields) != 7 { // name, password, user id, group id, comment, home, shell
 			return true
 		}
-		uid, err1 := strconv.ParseUint(f[2], 10, 32)
-		gid, err2 := strconv.ParseUint(f[3], 10, 32)
+		uid, err1 := strconv.ParseUint(fields[2], 10, 32)
+		gid, err2 := strconv.ParseUint(fields[3], 10, 32)
 		if err1 != nil || err2 != nil || uid == unsetID || gid == unsetID {
 			return true
 		}
 		acc = Account{
-			Login: identity.Login(f[0]),
+			Login: identity.Login(fields[0]),
 			UID:   uint32(uid),
 			GID:   uint32(gid),
-			Home:  f[5],
-			Shell: f[6],
+			Home:  fields[5],
+			Shell: fields[6],
 		}
 		found = match(acc)
 		return !found
@@ -130,14 +132,15 @@ func (d Database) findPasswd(match func(Account) bool) (acc Account, found bool,
 	return acc, found, err
 }
 
-// groupsOf returns the primary group and then every group of group(5) that lists the account as a member.
+// groupsOf returns the ids of an account's groups: first the primary group, then every group in group(5) that
+// lists the account as a member. It skips malformed lines.
 func (d Database) groupsOf(login identity.Login, primary uint32) ([]uint32, error) {
 	groups := []uint32{primary}
-	err := eachLine(d.path("etc/group"), func(f []string) bool {
-		if len(f) != 4 || !slices.Contains(strings.Split(f[3], ","), string(login)) {
+	err := eachLine(d.path("etc/group"), func(fields []string) bool { // name, password, id, members
+		if len(fields) != 4 || !slices.Contains(strings.Split(fields[3], ","), string(login)) {
 			return true
 		}
-		gid, err := strconv.ParseUint(f[2], 10, 32)
+		gid, err := strconv.ParseUint(fields[2], 10, 32)
 		if err == nil && !slices.Contains(groups, uint32(gid)) {
 			groups = append(groups, uint32(gid))
 		}
@@ -146,13 +149,13 @@ func (d Database) groupsOf(login identity.Login, primary uint32) ([]uint32, erro
 	return groups, err
 }
 
-// groupID returns the number of the group of that name.
+// groupID returns the id of the group of that name. ok is false if there is no such group.
 func (d Database) groupID(name string) (id uint32, ok bool) {
-	_ = eachLine(d.path("etc/group"), func(f []string) bool { // without the file there is no such group
-		if len(f) != 4 || f[0] != name {
+	_ = eachLine(d.path("etc/group"), func(fields []string) bool { // without the file there is no such group
+		if len(fields) != 4 || fields[0] != name {
 			return true
 		}
-		gid, err := strconv.ParseUint(f[2], 10, 32)
+		gid, err := strconv.ParseUint(fields[2], 10, 32)
 		id, ok = uint32(gid), err == nil
 		return false
 	})
@@ -169,23 +172,24 @@ func (d Database) TerminalOwner(acc Account) (gid uint32, mode os.FileMode) {
 }
 
 // AllowsFileTransfer reports whether accounts with this login shell may transfer files: the shell is listed
-// in shells(5) and does not restrict its user. A restricting shell can enforce its rules only on programs
-// that it starts itself, and the file server is not one of them. On a machine without /etc/shells every other
-// shell is accepted.
+// in shells(5), and it is not one that restricts or refuses its user. A restricted shell can enforce its
+// rules only on programs that it starts itself, and the file server is not one of them. On a machine without
+// /etc/shells, any shell that does not restrict its user is accepted.
 func (d Database) AllowsFileTransfer(shell string) bool {
 	switch filepath.Base(shell) {
 	case "nologin", "false", "true", "sync", "halt", "shutdown", "rbash", "rksh", "rzsh":
-		return false // although some machines list them
+		return false // also where shells(5) lists them, as on some machines
 	}
 	listed := false
-	err := eachLine(d.path("etc/shells"), func(f []string) bool {
-		listed = len(f) == 1 && f[0] == shell
+	err := eachLine(d.path("etc/shells"), func(fields []string) bool {
+		listed = len(fields) == 1 && fields[0] == shell
 		return !listed
 	})
 	return listed || errors.Is(err, fs.ErrNotExist)
 }
 
-// eachLine calls fn with the colon-separated fields of every line of a file, until fn returns false.
+// eachLine calls fn with the colon-separated fields of each line of a file, until fn returns false or the
+// file ends. The error is that of opening or reading the file.
 func eachLine(path string, fn func(fields []string) bool) error {
 	f, err := os.Open(path)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
@@ -17,10 +16,11 @@ import (
 // maxText bounds, in bytes, what is read of a file that an administrator wrote for people who log in.
 const maxText = 64 << 10
 
-// Admit returns the account if the machine admits it now: the machine is not closed to everyone but root
+// Admit returns the account if the machine lets it log in now: the machine is not closed to everyone but root
 // (nologin(5)), and the account has not expired (shadow(5)). A locked or expired password does not matter,
-// because nobody shows a password here; Debian's sshd treats logins with a key in the same way. Besides those
-// of Find, the error is a fault of kind Unavailable (closed) or Denied (expired).
+// because nobody logs in with a password here; Debian's sshd treats logins with a key in the same way. The
+// error is a fault as from Find, or of kind Unavailable (the machine is closed) or Denied (the account has
+// expired).
 func (d Database) Admit(login identity.Login) (Account, error) {
 	acc, err := d.Find(login)
 	if err != nil {
@@ -29,10 +29,14 @@ func (d Database) Admit(login identity.Login) (Account, error) {
 	if err := d.checkNologin(acc); err != nil {
 		return Account{}, err
 	}
-	return acc, d.checkExpiry(acc)
+	if err := d.checkExpiry(acc); err != nil {
+		return Account{}, err
+	}
+	return acc, nil
 }
 
-// checkNologin returns an error if the machine admits only root and the account is another.
+// checkNologin returns a fault if the machine lets only root log in at the moment and the account is another.
+// A nologin file that cannot be read counts as well: the machine is closed.
 func (d Database) checkNologin(acc Account) error {
 	if acc.UID == 0 {
 		return nil
@@ -52,7 +56,7 @@ func (d Database) checkNologin(acc Account) error {
 	return nil
 }
 
-// readText returns the beginning of a file that was written for people.
+// readText returns the beginning of a file that was written for people, up to maxText.
 func readText(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -63,20 +67,21 @@ func readText(path string) (string, error) {
 	return string(b), err
 }
 
-// checkExpiry returns an error from the day on that shadow(5) names as the account's end. It checks nothing
-// when this process is not root: only root can read the file, and only root becomes other accounts.
+// checkExpiry returns a fault if the account has expired: from the day on that shadow(5) has as its expiry.
+// An account without a line or a day there never expires. It checks nothing if this process is not root: only
+// root can read the file, and this process, which is already running as the account, can become no other.
 func (d Database) checkExpiry(acc Account) error {
 	if d.UID != 0 {
 		return nil
 	}
 	const op = "account.Admit"
-	const nameField, expiryField, fields = 0, 7, 9 // of shadow(5); expiry in days since 1970-01-01
-	expiry := int64(-1)
-	err := eachLine(d.path("etc/shadow"), func(f []string) bool {
-		if len(f) != fields || f[nameField] != string(acc.Login) {
+	const nameField, expiryField, fieldCount = 0, 7, 9 // of shadow(5); expiry in days since 1970-01-01
+	expiry := int64(-1)                                // never
+	err := eachLine(d.path("etc/shadow"), func(fields []string) bool {
+		if len(fields) != fieldCount || fields[nameField] != string(acc.Login) {
 			return true
 		}
-		if day, err := strconv.ParseInt(f[expiryField], 10, 64); err == nil {
+		if day, err := strconv.ParseInt(fields[expiryField], 10, 64); err == nil {
 			expiry = day
 		}
 		return false
@@ -85,8 +90,9 @@ func (d Database) checkExpiry(acc Account) error {
 		return fault.Wrap(err, fault.Internal, op,
 			"the accounts of this node cannot be read", "ask an administrator to look at the node")
 	}
-	const day = 24 * time.Hour
-	if expiry < 0 || d.now().Unix()/int64(day/time.Second) < expiry {
+	const secondsPerDay = 24 * 60 * 60
+	today := d.now().Unix() / secondsPerDay
+	if expiry < 0 || today < expiry {
 		return nil
 	}
 	return fault.New(fault.Denied, op, fmt.Sprintf("the account %s of this node has expired", acc.Login),

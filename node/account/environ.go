@@ -33,8 +33,8 @@ func (d Database) Environ(acc Account) map[string]string {
 	return vars
 }
 
-// parseEnvironment adds the variables of a file in the format of pam_env(8): lines of NAME=value, in which
-// everything from a # on is a comment. It skips what it cannot read.
+// parseEnvironment adds to vars the variables of a file in the format of pam_env(8): lines of NAME=value, in
+// which everything from a # on is a comment. It skips malformed lines and reserved variables.
 func parseEnvironment(text string, vars map[string]string) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")

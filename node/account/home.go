@@ -21,12 +21,13 @@ var localFileSystems = []int64{
 
 const zfsMagic = 0x2fc12fc1 // not in golang.org/x/sys
 
-// OpenLocalDir opens a directory if it is on a local file system, which enters it without delay. It returns
-// nil if the directory does not exist or is on another file system.
+// OpenLocalDir opens a directory if it is on a local file system, so that a new process can enter it without
+// delay. The file serves only to name the directory (O_PATH). It returns nil if the directory does not exist,
+// cannot be opened or is on another file system.
 //
-// The check protects the whole agent: until a new process has reached its program it shares our memory, and
-// every goroutine of the agent waits for it. A re-executed child has its own memory and may enter any
-// directory.
+// The check protects the whole agent: until a new process executes its program it shares the agent's memory,
+// and every goroutine of the agent waits for it. If it waited for a file server, so would the agent. For
+// other directories the agent starts a child of its own program, which has its own memory and may wait.
 func OpenLocalDir(dir string) *os.File {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -72,8 +72,10 @@ type limitKey struct {
 // Go raises its own when it starts.
 const defaultOpenFiles = 1024
 
-// Limits returns the limits of limits.conf(5) and limits.d for the account, which pam_limits would set.
-// Limits of memory come last. The result is nil on most machines.
+// Limits returns the resource limits that pam_limits would set for the account, from limits.conf(5) and the
+// files in limits.d, of which the later wins. Limits of memory come last, because a Go process that sets the
+// limits may fail after them. The result is nil on most machines, and for an account that is exempt. The
+// error is that of reading a file, or of asking the kernel for a present limit.
 func (d Database) Limits(acc Account) ([]Limit, error) {
 	files, err := filepath.Glob(d.path("etc/security/limits.d/*.conf")) // sorted
 	if err != nil {
@@ -88,7 +90,8 @@ func (d Database) Limits(acc Account) ([]Limit, error) {
 	}
 	var limits, ofMemory []Limit
 	for name, r := range limitResources {
-		soft, hard := found[limitKey{name, false}], found[limitKey{name, true}]
+		soft := found[limitKey{resource: name, hard: false}]
+		hard := found[limitKey{resource: name, hard: true}]
 		if soft.match == matchNone && hard.match == matchNone {
 			continue
 		}
@@ -105,7 +108,8 @@ func (d Database) Limits(acc Account) ([]Limit, error) {
 	return append(limits, ofMemory...), nil
 }
 
-// completeLimit makes a limit of two bounds, and takes a bound that no entry sets from this process.
+// completeLimit returns the limit with the two bounds. A bound that no entry sets (matchNone) is taken from
+// the limits of this process. The soft bound is at most the hard one, as the kernel demands.
 func completeLimit(resource int, soft, hard bound) (Limit, error) {
 	var current unix.Rlimit
 	if err := unix.Getrlimit(resource, &current); err != nil {
@@ -123,8 +127,9 @@ func completeLimit(resource int, soft, hard bound) (Limit, error) {
 	return Limit{resource, min(soft.value, hard.value), hard.value}, nil
 }
 
-// readLimits adds the entries of one file to found. An entry of the form "alice -" exempts the account from
-// all limits.
+// readLimits adds the entries of one file that match the account to found. exempt reports that there is an
+// entry of the form "alice -", which exempts the account from all limits of all files. It skips malformed
+// lines. A file that does not exist has no entries.
 func (d Database) readLimits(path string, acc Account, found map[limitKey]bound) (exempt bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -153,22 +158,25 @@ func (d Database) readLimits(path string, acc Account, found map[limitKey]bound)
 	return false, s.Err()
 }
 
-// setBound applies one entry, unless a closer match was found before. It skips entries that it cannot read,
-// as pam_limits does.
+// setBound adds one entry to found: its kind ("soft", "hard" or "-" for both), the name of the resource, the
+// value as text, and how closely the entry matches the account. An entry that matched more closely stays. It
+// skips entries that it cannot read, as pam_limits does.
 func setBound(found map[limitKey]bound, kind, name, text string, match int) {
 	value, ok := limitValue(name, text)
 	if !ok || !slices.Contains([]string{"soft", "hard", "-"}, kind) {
 		return
 	}
-	for _, key := range []limitKey{{name, false}, {name, true}} {
-		if (kind == "-" || (kind == "hard") == key.hard) && found[key].match <= match {
+	for _, key := range []limitKey{{resource: name, hard: false}, {resource: name, hard: true}} {
+		applies := kind == "-" || (kind == "hard") == key.hard
+		if applies && found[key].match <= match {
 			found[key] = bound{value, match}
 		}
 	}
 }
 
-// limitValue parses the value of an item into the kernel's unit.
-func limitValue(name, text string) (uint64, bool) {
+// limitValue parses the value of a resource and converts it to the kernel's unit. ok is false for an unknown
+// resource and for a value that is not valid.
+func limitValue(name, text string) (value uint64, ok bool) {
 	r, known := limitResources[name]
 	if !known {
 		return 0, false
@@ -185,8 +193,9 @@ func limitValue(name, text string) (uint64, bool) {
 	return uint64(n) * r.unit, true
 }
 
-// matchDomain says how closely the domain of an entry matches the account. A domain is a login, a range of
-// user ids, a group (@name or @range of ids) or everyone (*). Groups and everyone do not include root.
+// matchDomain returns how closely the domain of an entry matches the account: one of the match constants. A
+// domain is a login, a range of user ids, a group (@name or @range of ids) or everyone (*). Root is matched
+// only by its login.
 func (d Database) matchDomain(domain string, acc Account) int {
 	group, isGroup := strings.CutPrefix(domain, "@")
 	switch {

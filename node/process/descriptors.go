@@ -20,7 +20,7 @@ func CloseDescriptorsOnExec() error {
 	if err == nil {
 		return nil
 	}
-	open, err := os.ReadDir("/proc/self/fd") // Linux before 5.11
+	open, err := os.ReadDir("/proc/self/fd") // Linux before 5.11 has no such call: one descriptor at a time
 	if err != nil {
 		return fmt.Errorf("close descriptors on exec: %w", err)
 	}

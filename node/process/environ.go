@@ -35,31 +35,34 @@ func (e Env) Set(name, value string) bool {
 	return true
 }
 
-// environ returns a clean environment: it contains nothing of the agent's own. The machine's variables come
-// first, the client's replace them, and neither can replace those that identify the account and the session.
-func environ(db account.Database, acc account.Account, s Spec) []string {
+// environ returns the environment of a program as sorted NAME=value strings. It contains nothing of the
+// agent's own environment. The machine's variables come first, then the client's, then those that identify
+// the account and the session; of variables with the same name the later replaces the earlier, so a client
+// cannot change what identifies it.
+func environ(db account.Database, acc account.Account, spec Spec) []string {
 	vars := db.Environ(acc)
-	maps.Copy(vars, s.Env)
+	maps.Copy(vars, spec.Env)
 	maps.Copy(vars, map[string]string{
 		"HOME":              acc.Home,
 		"USER":              string(acc.Login),
 		"LOGNAME":           string(acc.Login),
 		"SHELL":             acc.Shell,
 		"MAIL":              "/var/mail/" + string(acc.Login),
-		"THRESHOLD_SESSION": s.ID,
-		"THRESHOLD_USER":    s.User,
-		"THRESHOLD_NODE":    s.Node,
-		"THRESHOLD_FROM":    s.ClientAddr,
+		"THRESHOLD_SESSION": spec.ID,
+		"THRESHOLD_USER":    spec.User,
+		"THRESHOLD_NODE":    spec.Node,
+		"THRESHOLD_FROM":    spec.ClientAddr,
 	})
-	host, port := splitAddr(s.ClientAddr)
-	localHost, localPort := splitAddr(s.LocalAddr)
+	// SSH_CLIENT and SSH_CONNECTION are as in sshd(8).
+	host, port := splitAddr(spec.ClientAddr)
+	localHost, localPort := splitAddr(spec.LocalAddr)
 	vars["SSH_CLIENT"] = strings.Join([]string{host, port, localPort}, " ")
 	vars["SSH_CONNECTION"] = strings.Join([]string{host, port, localHost, localPort}, " ")
-	if s.Agent != "" {
-		vars["SSH_AUTH_SOCK"] = s.Agent
+	if spec.Agent != "" {
+		vars["SSH_AUTH_SOCK"] = spec.Agent
 	}
-	if s.Terminal != nil {
-		vars["TERM"] = s.Terminal.Term
+	if spec.Terminal != nil {
+		vars["TERM"] = spec.Terminal.Term
 	}
 	env := make([]string, 0, len(vars))
 	for _, k := range slices.Sorted(maps.Keys(vars)) {

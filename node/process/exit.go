@@ -15,30 +15,35 @@ type Exit struct {
 	In, Out    int64 // bytes of input and output that were copied
 }
 
-// exitStatus translates the kernel's wait status. Code 255 stands for an unknown end.
-func exitStatus(st *os.ProcessState, in, out int64) Exit {
-	e := Exit{In: in, Out: out, Code: 255}
-	if st == nil {
-		return e
+// unknownExitCode stands for a program of which the kernel did not tell how it ended.
+const unknownExitCode = 255
+
+// exitStatus converts the kernel's wait status and adds the numbers of bytes that were copied. state may be
+// nil: then the code is unknownExitCode.
+func exitStatus(state *os.ProcessState, in, out int64) Exit {
+	exit := Exit{In: in, Out: out, Code: unknownExitCode}
+	if state == nil {
+		return exit
 	}
-	ws, ok := st.Sys().(syscall.WaitStatus)
-	if !ok || !ws.Signaled() {
-		e.Code = st.ExitCode()
-		return e
+	status, ok := state.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() {
+		exit.Code = state.ExitCode()
+		return exit
 	}
-	e.CoreDumped = ws.CoreDump()
-	for name, s := range signalNumbers {
-		if s == ws.Signal() {
-			e.Signal = name
-			return e
+	exit.CoreDumped = status.CoreDump()
+	for name, number := range signalNumbers {
+		if number == status.Signal() {
+			exit.Signal = name
+			return exit
 		}
 	}
-	e.Code = 128 + int(ws.Signal()) // as shells report it
-	return e
+	exit.Code = 128 + int(status.Signal()) // SSH has no name for the signal; shells report it in this way
+	return exit
 }
 
-// waitExit returns once the process has exited, and leaves it a zombie. With a pidfd (Linux 5.3), which it
-// closes, waiting occupies no thread: each thread would cost the agent memory that is never given back.
+// waitExit waits until the process has exited. It does not reap the process, so the id stays valid. pidfd is
+// a descriptor of the process (pidfd_open(2), Linux 5.3), which waitExit closes, or -1. With it the wait
+// occupies no thread; without it, each waiting thread costs the agent memory that is never given back.
 func waitExit(pid, pidfd int) {
 	if pidfd >= 0 {
 		_ = unix.SetNonblock(pidfd, true) // for Go's poller; if this fails, the wait below does the work

@@ -10,8 +10,8 @@ import (
 	"github.com/threshold-access/threshold/node/sftp"
 )
 
-// A helper is this same program, re-executed with helperName as its name and one of these as its first
-// argument.
+// A helper is this same program, executed again with helperName as its name and one of the constants that end
+// in Arg as its first argument. It does work that needs a process of its own.
 const (
 	selfPath   = "/proc/self/exe"
 	helperName = "threshold-session"
@@ -32,9 +32,9 @@ func HelperArgs() (args []string, ok bool) {
 	return os.Args[1:], true
 }
 
-// RunHelper does the work of a helper if this process is one of this package's, and returns the status to
-// exit with. Every program that embeds a node calls it first in main: nothing else may run before it in a
-// helper.
+// RunHelper does the work of a helper if this process was started as a helper of this package, and returns
+// the status to exit with. ok is false if it was not; then nothing has happened. Every program that embeds a
+// node calls it first in main: nothing else may run before it in a helper.
 func RunHelper() (code int, ok bool) {
 	args, ok := HelperArgs()
 	switch {
@@ -64,15 +64,16 @@ func serveSFTP() int {
 // may not enter its home, the helper stays where it is.
 func EnterHome() { _ = os.Chdir(os.Getenv("HOME")) }
 
-// Helper is a helper that serves an account for the time of a connection.
+// Helper is a helper process that runs as an account for as long as a connection needs it.
 type Helper struct {
 	cmd   *exec.Cmd
 	pidfd int // -1 where the kernel has none
 }
 
-// StartHelper re-executes this program as the account, with arg as its first argument and nothing but stdin
-// connected. The environment holds what such a process needs. A helper mostly waits: one processor is enough
-// for it, and Go's runtime then reserves less memory.
+// StartHelper starts this same program again as the account, with arg as its first argument. Of the caller's
+// descriptors it gets only stdin, by which the two communicate. A helper mostly waits, so it gets one
+// processor (GOMAXPROCS): Go's runtime then reserves less memory. The caller ends the helper, then calls
+// Wait.
 func StartHelper(db account.Database, acc account.Account, arg string, stdin *os.File) (*Helper, error) {
 	h := &Helper{pidfd: -1}
 	h.cmd = &exec.Cmd{
@@ -83,6 +84,7 @@ func StartHelper(db account.Database, acc account.Account, arg string, stdin *os
 		Stdin:       stdin,
 		SysProcAttr: credentials(db, acc),
 	}
+	// Setsid: the account must not get a terminal that the agent was started on.
 	h.cmd.SysProcAttr.Setsid, h.cmd.SysProcAttr.PidFD = true, &h.pidfd
 	if err := startIsolated(db, h.cmd); err != nil {
 		return nil, fmt.Errorf("start helper: %w", err)
@@ -93,8 +95,8 @@ func StartHelper(db account.Database, acc account.Account, arg string, stdin *os
 // PID returns the helper's process id.
 func (h *Helper) PID() int { return h.cmd.Process.Pid }
 
-// Wait waits until the helper has exited, and kills it if it takes more than 3 s. It must be called exactly
-// once, after the helper was told to end.
+// Wait waits until the helper has exited, and kills it if that takes more than hangupGrace. It must be called
+// exactly once, after the helper was told to end.
 func (h *Helper) Wait() {
 	ended := make(chan struct{})
 	go func() { defer close(ended); waitExit(h.cmd.Process.Pid, h.pidfd) }()

@@ -21,15 +21,15 @@ func credentials(db account.Database, acc account.Account) *syscall.SysProcAttr 
 	return attr
 }
 
-// startIsolated starts a program of an account in a new session keyring (session-keyring(7)). Otherwise all
-// programs of all accounts would share the agent's keyring: what one account keeps there, another could read,
-// use and revoke.
+// startIsolated starts cmd, a program of an account, with a session keyring of its own (session-keyring(7)).
+// Otherwise all programs of all accounts would share the agent's keyring: what one account keeps there,
+// another could read, use and revoke. The error is that of cmd.Start, or of making the keyring.
 //
 // A new process inherits the keyring of the thread that creates it, so the thread joins a new, anonymous
 // keyring first. Without keyrings in the kernel (ENOSYS) or the container (EPERM) there is nothing to share.
 func startIsolated(db account.Database, cmd *exec.Cmd) error {
 	if db.UID != 0 {
-		return cmd.Start() // this process is, and stays, one account
+		return cmd.Start() // every program runs as the one account that this process is
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

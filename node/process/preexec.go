@@ -21,10 +21,10 @@ import (
 	"github.com/threshold-access/threshold/node/account"
 )
 
-// preExec is the work between fork and exec that os/exec cannot do: resource limits, umask, and entering a
-// home on a remote file system. A re-executed child does it to itself while it is still root, then becomes
-// the account, then executes the program. So the program never runs without its limits. The struct is the
-// child's argument, as JSON.
+// preExec describes the work between fork and exec that os/exec cannot do: setting resource limits and umask,
+// and entering a home on a remote file system. A child, which is this same program executed again, sets the
+// limits of itself while it is still root, then becomes the account, then executes the account's program. So
+// that program never runs without its limits. The child gets the struct as an argument, in JSON.
 type preExec struct {
 	UID, GID uint32
 	Groups   []uint32
@@ -43,14 +43,14 @@ const preExecReportFD = firstExtraFD
 // stop the child as soon as the child belongs to it.
 const preExecTimeout = 30 * time.Second
 
-// preparePreExec changes cmd so that such a child starts the program, and returns where the child reports. It
-// returns nil and leaves cmd unchanged if the program needs no child: its directory is on a local file system
-// (remoteDir is false), the account has no limits and the umask is the agent's own. The child costs a few
-// milliseconds.
+// preparePreExec changes cmd so that the program is started by way of a child as preExec describes. It
+// returns the pipe on which the child reports an error; startPreExec closes it. Both report and err are nil,
+// and cmd is unchanged, if the program needs no child: its directory is on a local file system (remoteDir is
+// false), the account has no limits, and the umask is the agent's own. The child costs a few milliseconds.
 func preparePreExec(
 	db account.Database, acc account.Account, cmd *exec.Cmd, remoteDir bool,
 ) (report *os.File, err error) {
-	e := preExec{
+	work := preExec{
 		UID:    acc.UID,
 		GID:    acc.GID,
 		Groups: acc.Groups,
@@ -59,18 +59,19 @@ func preparePreExec(
 		Path:   cmd.Path,
 		Dir:    cmd.Dir,
 	}
-	if e.Root { // other accounts keep the limits that they have
-		if e.Limits, err = db.Limits(acc); err != nil {
+	if work.Root { // other accounts keep the limits that they have
+		if work.Limits, err = db.Limits(acc); err != nil {
 			return nil, err
 		}
 	}
-	if e.Path == selfPath {
-		e.Limits = slices.DeleteFunc(e.Limits, account.Limit.IsMemory)
+	if work.Path == selfPath { // the file server is written in Go, whose runtime may fail under such limits
+		work.Limits = slices.DeleteFunc(work.Limits, account.Limit.IsMemory)
 	}
-	if !remoteDir && len(e.Limits) == 0 && e.Umask == currentUmask() {
+	needsChild := remoteDir || len(work.Limits) > 0 || work.Umask != currentUmask()
+	if !needsChild {
 		return nil, nil
 	}
-	spec, err := json.Marshal(e)
+	spec, err := json.Marshal(work)
 	if err != nil {
 		return nil, err
 	}
@@ -80,16 +81,18 @@ func preparePreExec(
 	}
 	cmd.Args = append([]string{helperName, preExecArg, string(spec)}, cmd.Args...)
 	cmd.Path, cmd.Dir = selfPath, "/"
-	cmd.SysProcAttr.Credential = nil
-	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr.Credential = nil // the child stays root until it has set the limits
+	cmd.ExtraFiles = []*os.File{w}   // becomes preExecReportFD
 	return r, nil
 }
 
-// startPreExec starts a command that preparePreExec changed, and waits until the program runs.
+// startPreExec starts a command that preparePreExec changed, and waits until the account's program runs. The
+// error is the errno that the child reported, or says that the child did not get as far in preExecTimeout;
+// then the child has been killed.
 func startPreExec(db account.Database, cmd *exec.Cmd, report *os.File) error {
 	defer report.Close()
 	err := startIsolated(db, cmd)
-	_ = cmd.ExtraFiles[0].Close()
+	_ = cmd.ExtraFiles[0].Close() // or the read below would never reach the end of the file
 	if err != nil {
 		return err
 	}
@@ -103,22 +106,23 @@ func startPreExec(db account.Database, cmd *exec.Cmd, report *os.File) error {
 	if err != nil {
 		return err
 	}
-	n, err := strconv.Atoi(string(b))
+	errno, err := strconv.Atoi(string(b))
 	if err != nil {
-		return errors.New("the program was not reached")
+		return errors.New("the program could not be executed, and the reason is not known")
 	}
-	return syscall.Errno(n)
+	return syscall.Errno(errno)
 }
 
-// runPreExec is the child's side; args are the preExec and the program's arguments. It returns only on
-// failure.
+// runPreExec is the work of the child. args are the preExec in JSON and then the program's arguments. It
+// returns only if the program could not be executed: it has reported the errno to the parent, and the result
+// is the status to exit with.
 func runPreExec(args []string) int {
 	syscall.CloseOnExec(preExecReportFD)
 	report := os.NewFile(preExecReportFD, "report")
-	var e preExec
-	err := json.Unmarshal([]byte(args[0]), &e)
+	var work preExec
+	err := json.Unmarshal([]byte(args[0]), &work)
 	if err == nil {
-		err = e.exec(args[1:])
+		err = work.exec(args[1:])
 	}
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
@@ -128,33 +132,37 @@ func runPreExec(args []string) int {
 	return helperFailedStatus
 }
 
-// exec does the work and executes the program. It changes only its own thread, which it keeps locked: the
-// program starts from that thread. Limits of memory are set last (account.Database.Limits), with the garbage
-// collector off, because afterwards an allocation may fail.
-func (e preExec) exec(args []string) error {
+// exec sets umask and limits, becomes the account, enters the directory and executes the program. It returns
+// only if one of these fails. The order matters: only root may raise limits, and the directory must be
+// entered with the account's rights.
+//
+// Ids belong to a thread, so exec locks its thread: the program starts from that thread. Limits of memory are
+// the last in the list (account.Database.Limits). The garbage collector is off, because under such a limit it
+// may fail.
+func (work preExec) exec(args []string) error {
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)
-	syscall.Umask(e.Umask)
-	for _, l := range e.Limits {
+	syscall.Umask(work.Umask)
+	for _, l := range work.Limits {
 		if err := setLimit(l); err != nil {
 			return err
 		}
 	}
-	if e.Root {
-		if err := e.dropPrivileges(); err != nil {
+	if work.Root {
+		if err := work.dropPrivileges(); err != nil {
 			return err
 		}
 	}
-	if unix.Chdir(e.Dir) != nil { // a home that the account itself may not enter
+	if unix.Chdir(work.Dir) != nil { // a home that the account itself may not enter
 		if err := unix.Chdir("/"); err != nil {
 			return err
 		}
 	}
-	return syscall.Exec(e.Path, args, os.Environ())
+	return syscall.Exec(work.Path, args, os.Environ())
 }
 
-// setLimit sets the limit. If it exceeds what this process may grant, as "unlimited" entries do, setLimit
-// grants as much as it may: nobody is kept out because the machine has less.
+// setLimit sets one limit of this process. If the limit is higher than this process may set, as "unlimited"
+// may be in a container, setLimit sets the highest that it may: nobody is kept out for that.
 func setLimit(l account.Limit) error {
 	err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Hard})
 	if err != syscall.EPERM {
@@ -168,19 +176,19 @@ func setLimit(l account.Limit) error {
 	return syscall.Setrlimit(l.Resource, &granted)
 }
 
-// dropPrivileges makes this thread the account's: groups first, the user id last, because only root may
-// change groups. The raw system calls change one thread; Go's own would change all of them, and the others
-// end with exec.
-func (e preExec) dropPrivileges() error {
+// dropPrivileges gives this thread the groups and ids of the account. Groups come first and the user id last,
+// because only root may change groups. The raw system calls change one thread; Go's own would change all of
+// them, which is needless because the others end with exec.
+func (work preExec) dropPrivileges() error {
 	var groups *uint32
-	if len(e.Groups) > 0 {
-		groups = &e.Groups[0]
+	if len(work.Groups) > 0 {
+		groups = &work.Groups[0]
 	}
-	count, list := uintptr(len(e.Groups)), uintptr(unsafe.Pointer(groups))
+	count, list := uintptr(len(work.Groups)), uintptr(unsafe.Pointer(groups))
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, count, list, 0); errno != 0 {
 		return errno
 	}
-	gid, uid := uintptr(e.GID), uintptr(e.UID)
+	gid, uid := uintptr(work.GID), uintptr(work.UID)
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, gid, gid, gid); errno != 0 {
 		return errno
 	}

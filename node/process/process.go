@@ -4,8 +4,8 @@
 // that nothing of its process group is left when the connection is gone. Whether the program may run was
 // decided before: package sshd asks the rules.
 //
-// Work that must be done with an account's rights is done by this same program, re-executed as the account:
-// see RunHelper.
+// Work that must be done with an account's rights is done by a helper: this same program, executed again as
+// the account (see RunHelper).
 package process
 
 import (
@@ -54,9 +54,9 @@ type Spec struct {
 // Process is a program that was started. Run must be called exactly once; the other methods may be called
 // concurrently with it, from any goroutine.
 //
-// The program passes through three states. It runs; then it has exited and is a zombie, so that its process
-// id and its process group still belong to it; then Run reaps it and the kernel may give the id to another
-// process.
+// The program passes through three states. First it runs. Then it has exited but is not reaped (a zombie):
+// its process id and its process group still belong to it. Then Run reaps it, and the kernel may give the id
+// to another process.
 type Process struct {
 	db       account.Database
 	acc      account.Account
@@ -85,18 +85,19 @@ type login struct {
 	entry loginrecord.Entry
 }
 
-// Start starts the program as the account. The error is a fault: Denied if the login shell does not allow
-// file transfer, Exhausted if the disk is full, else Internal.
-func Start(db account.Database, acc account.Account, s Spec) (*Process, error) {
-	cmd, err := command(db, acc, s)
+// Start starts the program of spec as the account, and adds a session with a terminal to the login records.
+// The caller then calls Run, which also releases what Start opened. The error is a fault: Denied if the login
+// shell does not allow file transfer, Exhausted if the disk is full, else Internal.
+func Start(db account.Database, acc account.Account, spec Spec) (*Process, error) {
+	cmd, err := command(db, acc, spec)
 	if err != nil {
 		return nil, err
 	}
 	unignoreHangup()
-	program := cmd.Path
+	program := cmd.Path // for startFault: a preExec replaces cmd.Path
 	p := &Process{db: db, acc: acc, cmd: cmd, pidfd: -1, exited: make(chan struct{})}
 	cmd.SysProcAttr.PidFD = &p.pidfd
-	if err := p.start(s); err != nil {
+	if err := p.start(spec); err != nil {
 		p.closeStreams()
 		if p.pidfd >= 0 { // there was a child, but it did not reach the program
 			_ = unix.Close(p.pidfd)
@@ -115,6 +116,7 @@ func Start(db account.Database, acc account.Account, s Spec) (*Process, error) {
 	return p, nil
 }
 
+// startFault returns the fault for a program that could not be started because of err.
 func startFault(err error, program string, acc account.Account) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return fault.Wrap(err, fault.Exhausted, "process.Start",
@@ -125,19 +127,20 @@ func startFault(err error, program string, acc account.Account) error {
 		"ask an administrator to look at the account and its login shell")
 }
 
-// command prepares the command of the spec, without streams.
-func command(db account.Database, acc account.Account, s Spec) (*exec.Cmd, error) {
+// command returns the command that runs what spec asks for as the account, still without streams. The error
+// is a fault of kind Denied if the login shell does not allow file transfer.
+func command(db account.Database, acc account.Account, spec Spec) (*exec.Cmd, error) {
 	cmd := &exec.Cmd{
 		Path:        acc.Shell,
-		Env:         environ(db, acc, s),
+		Env:         environ(db, acc, spec),
 		SysProcAttr: credentials(db, acc),
 		Dir:         acc.Home,
 	}
-	switch s.Kind {
+	switch spec.Kind {
 	case Shell:
-		cmd.Args = []string{argv0(acc.Shell, true)}
+		cmd.Args = []string{"-" + filepath.Base(acc.Shell)} // the dash makes it a login shell
 	case Exec:
-		cmd.Args = []string{argv0(acc.Shell, false), "-c", s.Command}
+		cmd.Args = []string{filepath.Base(acc.Shell), "-c", spec.Command}
 	case SFTP:
 		if !db.AllowsFileTransfer(acc.Shell) {
 			return nil, fault.New(fault.Denied, "process.Start",
@@ -148,51 +151,45 @@ func command(db account.Database, acc account.Account, s Spec) (*exec.Cmd, error
 		cmd.Path, cmd.Args = selfPath, []string{helperName, sftpArg}
 		cmd.Dir = "/" // the file server enters the home by itself
 	default:
-		return nil, fmt.Errorf("process: unknown kind %q", s.Kind)
+		return nil, fmt.Errorf("process: unknown kind %q", spec.Kind)
 	}
 	return cmd, nil
 }
 
-// argv0 returns the name by which a shell is started; a leading dash makes it a login shell.
-func argv0(shell string, isLogin bool) string {
-	name := filepath.Base(shell)
-	if isLogin {
-		return "-" + name
-	}
-	return name
-}
-
-// start opens the program's streams and starts it. On an error the caller closes what was opened.
-func (p *Process) start(s Spec) error {
-	if s.Terminal == nil {
-		theirs, err := p.openPipes()
-		defer closeFiles(theirs)
+// start opens the program's streams, a terminal or pipes, and starts the program in a new session
+// (setsid(2)). This process keeps its own ends of the streams. After an error the caller closes those that
+// were opened.
+func (p *Process) start(spec Spec) error {
+	if spec.Terminal == nil {
+		programEnds, err := p.openPipes()
+		defer closeFiles(programEnds)
 		if err != nil {
 			return err
 		}
-		if err := chownStreams(p.db, p.acc, theirs); err != nil {
+		if err := chownStreams(p.db, p.acc, programEnds); err != nil {
 			return err
 		}
 		p.cmd.SysProcAttr.Setsid = true
 		return p.launch()
 	}
-	if err := p.openTerminal(s); err != nil {
+	if err := p.openTerminal(spec); err != nil {
 		return err
 	}
 	defer p.terminal.CloseSlave()
-	if s.Kind == Shell && p.acc.WantsGreeting() {
+	if spec.Kind == Shell && p.acc.WantsGreeting() {
 		p.greeting = p.greetingText()
 	}
-	if p.record != nil { // before the program can look for itself there
+	if p.record != nil { // before the program starts, because it may look for itself in utmp
 		_ = p.record.files.MarkActive(p.record.entry, os.Getpid())
 	}
 	return p.launch()
 }
 
-// openTerminal opens a terminal of the account and makes it the program's streams.
-func (p *Process) openTerminal(s Spec) error {
+// openTerminal opens a terminal that belongs to the account, makes it the program's streams, and prepares the
+// entry in the login records.
+func (p *Process) openTerminal(spec Spec) error {
 	gid, mode := p.db.TerminalOwner(p.acc)
-	t, err := pty.Open(*s.Terminal, int(p.acc.UID), int(gid), mode)
+	t, err := pty.Open(*spec.Terminal, int(p.acc.UID), int(gid), mode)
 	if err != nil {
 		return err
 	}
@@ -200,7 +197,7 @@ func (p *Process) openTerminal(s Spec) error {
 	p.cmd.Env = append(p.cmd.Env, "SSH_TTY="+t.Name())
 	p.terminal, p.stdin, p.stdout = t, t.Master(), t.Master()
 	if p.db.UID == 0 { // only root writes the login records
-		p.record = &login{p.recordFiles(), recordEntry(p.acc, s, t.Name())}
+		p.record = &login{p.recordFiles(), recordEntry(p.acc, spec, t.Name())}
 	}
 	return nil
 }
@@ -209,8 +206,8 @@ func (p *Process) recordFiles() loginrecord.Files {
 	return loginrecord.Files{Root: p.db.Root, Now: p.db.Now}
 }
 
-func recordEntry(acc account.Account, s Spec, tty string) loginrecord.Entry {
-	client, _ := netip.ParseAddrPort(s.ClientAddr) // without an address the record names none
+func recordEntry(acc account.Account, spec Spec, tty string) loginrecord.Entry {
+	client, _ := netip.ParseAddrPort(spec.ClientAddr) // without an address the record names none
 	return loginrecord.Entry{
 		Line:  strings.TrimPrefix(filepath.Clean(tty), "/dev/"),
 		Login: string(acc.Login),
@@ -219,8 +216,8 @@ func recordEntry(acc account.Account, s Spec, tty string) loginrecord.Entry {
 	}
 }
 
-// greetingText is what the terminal of a login shell shows first, as under sshd: the messages of the day,
-// then the last login, which must be read before this one is recorded.
+// greetingText returns what the terminal of a login shell shows first, as with sshd: the messages of the day,
+// then the last login. It is called before Start records this login, which would otherwise be the last.
 func (p *Process) greetingText() []byte {
 	text := p.db.MessagesOfTheDay()
 	if at, from, ok := p.recordFiles().LastLogin(p.acc.UID); ok {
@@ -233,12 +230,12 @@ func (p *Process) greetingText() []byte {
 	return []byte(strings.ReplaceAll(text, "\n", "\r\n"))
 }
 
-// launch starts the program itself: directly, or by way of a re-executed child where the account or its home
-// need one.
+// launch starts the program: directly, or by way of a child if the account's limits or its home require one
+// (preparePreExec). A program whose account may not enter its home starts in / instead, as with sshd.
 func (p *Process) launch() error {
 	home := account.OpenLocalDir(p.cmd.Dir)
 	defer home.Close() // does nothing if home is nil
-	report, err := preparePreExec(p.db, p.acc, p.cmd, home == nil)
+	report, err := preparePreExec(p.db, p.acc, p.cmd, home == nil /* the directory is remote */)
 	if err != nil {
 		return err
 	}
@@ -248,48 +245,51 @@ func (p *Process) launch() error {
 	p.cmd.Dir = procPath(home)
 	err = startIsolated(p.db, p.cmd)
 	if errors.Is(err, syscall.EACCES) { // a home that the account itself may not enter
-		c := p.cmd
-		p.cmd = &exec.Cmd{
-			Path:        c.Path,
-			Args:        c.Args,
-			Env:         c.Env,
+		failed := p.cmd
+		p.cmd = &exec.Cmd{ // an exec.Cmd can be started only once
+			Path:        failed.Path,
+			Args:        failed.Args,
+			Env:         failed.Env,
 			Dir:         "/",
-			SysProcAttr: c.SysProcAttr,
-			Stdin:       c.Stdin,
-			Stdout:      c.Stdout,
-			Stderr:      c.Stderr,
+			SysProcAttr: failed.SysProcAttr,
+			Stdin:       failed.Stdin,
+			Stdout:      failed.Stdout,
+			Stderr:      failed.Stderr,
 		}
 		err = startIsolated(p.db, p.cmd)
 	}
 	return err
 }
 
-// procPath names an open file for a new process: it finds this very file, even if the file was renamed since.
+// procPath returns a path by which a new process finds an open file of this process, even if the file was
+// renamed since it was opened.
 func procPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-// openPipes makes separate pipes for stdin, stdout and stderr, and returns the program's ends, also on an
-// error.
-func (p *Process) openPipes() (theirs []*os.File, err error) {
-	for _, ours := range []**os.File{&p.stdin, &p.stdout, &p.stderr} {
+// openPipes makes a pipe each for stdin, stdout and stderr. It keeps this process's ends in p, gives the
+// program's ends to the command, and returns them for the caller to close: also together with an error, those
+// that were opened.
+func (p *Process) openPipes() (programEnds []*os.File, err error) {
+	for _, ownEnd := range []**os.File{&p.stdin, &p.stdout, &p.stderr} {
 		r, w, err := os.Pipe()
 		if err != nil {
-			return theirs, err
+			return programEnds, err
 		}
-		if ours == &p.stdin {
-			r, w = w, r
+		own, program := r, w
+		if ownEnd == &p.stdin { // the program reads its stdin
+			own, program = w, r
 		}
-		*ours = r
-		theirs = append(theirs, w)
+		*ownEnd = own
+		programEnds = append(programEnds, program)
 	}
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = theirs[0], theirs[1], theirs[2]
-	return theirs, nil
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = programEnds[0], programEnds[1], programEnds[2]
+	return programEnds, nil
 }
 
-// chownStreams makes the account the owner of its program's pipes. A program that opens /dev/stderr opens the
-// pipe behind it again, and the kernel then checks the pipe's owner and mode.
+// chownStreams makes the account the owner of its program's pipes. Otherwise a program could not open
+// /dev/stderr: opening it opens the pipe again, and the kernel checks the pipe's owner and mode.
 func chownStreams(db account.Database, acc account.Account, streams []*os.File) error {
 	if db.UID != 0 {
-		return nil // they belong to the account already
+		return nil // this process is the account, and made the pipes
 	}
 	for _, f := range streams {
 		if err := f.Chown(int(acc.UID), int(acc.GID)); err != nil {
@@ -305,8 +305,7 @@ func closeFiles(files []*os.File) {
 	}
 }
 
-// rootCause returns the innermost wrapped error: without the paths and operations that mean nothing to a
-// user.
+// rootCause returns the innermost wrapped error, which has no paths and operations that a user does not know.
 func rootCause(err error) error {
 	for {
 		next := errors.Unwrap(err)

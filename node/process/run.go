@@ -31,10 +31,12 @@ type Streams struct {
 }
 
 // Run copies input and output until the program has exited and all of its output is delivered, or until ctx
-// ends: then the program's process group gets SIGHUP, and SIGKILL if the program stays.
+// ends. When ctx ends, the program's process group gets SIGHUP, and after hangupGrace also SIGKILL if the
+// program has not exited. In any case Run then reaps the program, closes the streams and returns how the
+// program ended.
 //
-// The caller must end a pending read from In afterwards. The goroutine that reads there is the only one that
-// may outlive Run.
+// The goroutine that reads from In is the only one that may outlive Run. It ends when its pending read does,
+// so the caller must then close In or otherwise end that read.
 func (p *Process) Run(ctx context.Context, s Streams) Exit {
 	go p.copyInput(s.In)
 	var outputs sync.WaitGroup
@@ -47,12 +49,14 @@ func (p *Process) Run(ctx context.Context, s Streams) Exit {
 	if p.stderr != nil {
 		outputs.Go(func() { p.copyOutput(&smallBuffers, p.stderr, s.Err) })
 	}
-	drained := make(chan struct{})
+	drained := make(chan struct{}) // closed when all output is delivered
 	go func() { outputs.Wait(); close(drained) }()
 
 	select {
 	case <-p.exited:
-		if p.terminal != nil { // what still holds the terminal open gets no longer than this
+		if p.terminal != nil {
+			// A process that the program left behind may hold the terminal open forever. Output is delivered
+			// until the terminal has been silent for drainGrace.
 			_ = p.stdout.SetReadDeadline(time.Now().Add(drainGrace))
 		}
 		select {
@@ -64,13 +68,14 @@ func (p *Process) Run(ctx context.Context, s Streams) Exit {
 	if ctx.Err() != nil {
 		p.terminate()
 	}
-	p.closeStreams()
+	p.closeStreams() // ends the goroutines that copy output
 	<-drained
 	<-p.exited
 	return exitStatus(p.reap(), p.in.Load(), p.out.Load())
 }
 
-// reap releases the program's process id. No signal is sent to it afterwards.
+// reap collects the exit status of the program, which has exited, and so releases its process id. From then
+// on no signal is sent to that id. It returns nil if there is no status.
 func (p *Process) reap() *os.ProcessState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -79,11 +84,13 @@ func (p *Process) reap() *os.ProcessState {
 	return p.cmd.ProcessState
 }
 
-// copyInput gives the program its input. At the end of input it closes the program's stdin; a terminal that
-// reads lines gets its end-of-file character instead.
+// copyInput copies input to the program until the input or the program ends. It then closes the program's
+// stdin. With a terminal, which cannot be half closed, it sends the terminal's end-of-file character instead
+// if the terminal is in line mode.
 func (p *Process) copyInput(in io.Reader) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
+	// The wrapper hides WriteTo of the input, which would allocate a buffer of its own.
 	_, err := io.CopyBuffer(countingWriter{p.stdin, &p.in}, struct{ io.Reader }{in}, *buf)
 	if p.terminal == nil {
 		_ = p.stdin.Close()
@@ -96,19 +103,23 @@ func (p *Process) copyInput(in io.Reader) {
 	}
 }
 
-// copyOutput delivers output until there is no more. Once a terminal's program has exited, Run sets a read
-// deadline. Each piece of output that still comes moves the deadline, so that it measures silence: two
-// deadlines in a row without output between them end the copy.
+// copyOutput delivers the program's output, read from from, until no program has the stream open any more or
+// the stream is closed. If the client takes no more output, it reads on and discards.
+//
+// A terminal may stay open for longer than its program runs. Once the program has exited, Run sets a read
+// deadline, and after each read copyOutput sets it again. If a deadline passes and no output comes before the
+// next one, the terminal is silent and copyOutput returns. The first deadline does not count: Run may have
+// set it while output was waiting.
 func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
-	silent := false
+	silent := false // the last deadline has passed without output since
 	for {
 		n, err := from.Read(*buf)
 		if n > 0 {
 			silent = false
 			p.out.Add(int64(n))
-			if _, werr := to.Write((*buf)[:n]); werr != nil {
+			if _, writeErr := to.Write((*buf)[:n]); writeErr != nil {
 				p.discardOutput(from, *buf)
 				return
 			}
@@ -128,7 +139,7 @@ func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
 	}
 }
 
-// discardOutput reads on when the client takes no more output, so that the program does not block.
+// discardOutput reads output and drops it until the stream ends, so that the program does not block.
 func (p *Process) discardOutput(from *os.File, buf []byte) {
 	for {
 		if _, err := from.Read(buf); err != nil {
@@ -146,9 +157,10 @@ func (p *Process) hasExited() bool {
 	}
 }
 
-// terminate sends SIGHUP to the process group, and SIGKILL if the program does not exit. If the program
-// exits, processes that it left behind and that ignore SIGHUP stay, as with OpenSSH's sshd: an editor's
-// server that was started with nohup survives a lost connection.
+// terminate sends SIGHUP to the process group and closes the terminal. It sends SIGKILL to the group if the
+// program has not exited after hangupGrace. It returns once the program has exited. Other processes of the
+// group that ignore SIGHUP stay if the program exits in time, as with OpenSSH's sshd: an editor's server that
+// was started with nohup survives a lost connection.
 func (p *Process) terminate() {
 	_ = p.kill(syscall.SIGHUP)
 	p.closeTerminal()
@@ -180,8 +192,9 @@ func (p *Process) Break() error {
 	return p.terminal.Break()
 }
 
-// closeTerminal marks the terminal as unused in the login records and then closes it. The order matters: once
-// it is closed, the next session may get the same terminal.
+// closeTerminal records the end of the login, once, and then closes the terminal. The order matters: as soon
+// as the terminal is closed, the next session may get the same one, and its record must not be overwritten.
+// It may be called more than once.
 func (p *Process) closeTerminal() {
 	if p.terminal == nil {
 		return

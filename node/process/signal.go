@@ -36,9 +36,9 @@ func ParseSignal(name string) (sig syscall.Signal, ok bool) {
 	return sig, ok
 }
 
-// unignoreHangup makes sure that the programs that this process starts receive SIGHUP. A process that was
-// started with the signal ignored, as by nohup(1), passes that on to every program (signal(7)): an ignored
-// signal stays ignored across exec, a caught one does not.
+// unignoreHangup makes sure that programs which this process starts can receive SIGHUP. If this process was
+// started with the signal ignored, as by nohup(1), its programs would ignore it too: an ignored signal stays
+// ignored across exec. A caught signal does not (signal(7)), so unignoreHangup catches it.
 func unignoreHangup() {
 	if signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
@@ -57,7 +57,8 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	return sendSignal(p.db, p.acc, p.cmd.Process.Pid, sig)
 }
 
-// kill is Signal with all rights of this process.
+// kill sends a signal to the program's process group with all rights of this process. Unlike Signal it also
+// reaches processes of the group that have become another account.
 func (p *Process) kill(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,8 +71,8 @@ func (p *Process) kill(sig syscall.Signal) error {
 // signalTimeout bounds the wait for the helper that sends a signal: the account may stop it.
 const signalTimeout = 2 * time.Second
 
-// sendSignal sends a signal to a process group with the account's rights. kill(2) checks the ids of the whole
-// sending process, so a helper process is needed when this process is another account.
+// sendSignal sends a signal to a process group with the account's rights. kill(2) checks the ids of the
+// sending process, so a helper that runs as the account sends it, unless this process is that account itself.
 func sendSignal(db account.Database, acc account.Account, group int, sig syscall.Signal) error {
 	if acc.UID == db.UID {
 		return syscall.Kill(-group, sig)
@@ -88,11 +89,15 @@ func sendSignal(db account.Database, acc account.Account, group int, sig syscall
 	return cmd.Wait()
 }
 
-// runSignalHelper is the helper's side.
+// runSignalHelper is the work of the helper that sendSignal starts. Its arguments are numbers in decimal. It
+// returns the status to exit with.
 func runSignalHelper(group, sig string) int {
-	pid, err1 := strconv.Atoi(group)
+	groupID, err1 := strconv.Atoi(group)
 	number, err2 := strconv.Atoi(sig)
-	if err1 != nil || err2 != nil || pid <= 1 || syscall.Kill(-pid, syscall.Signal(number)) != nil {
+	if err1 != nil || err2 != nil || groupID <= 1 { // kill(-1) would reach every process
+		return helperFailedStatus
+	}
+	if syscall.Kill(-groupID, syscall.Signal(number)) != nil {
 		return helperFailedStatus
 	}
 	return 0
