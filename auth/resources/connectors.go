@@ -15,14 +15,14 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// connectorKind shows connectors. No answer contains a client secret.
+// connectorKind reads and changes connectors. No answer contains a client secret.
 type connectorKind struct{ connectors Connectors }
 
 // Sealed replaces the client secret in a connector that is shown. A connector that is applied with it keeps
 // the stored secret.
 const Sealed = "(sealed)"
 
-// document hides the client secret.
+// document turns a stored connector into a document, with Sealed in place of the client secret.
 func (k connectorKind) document(c state.StoredConnector) (authrpc.Resource, error) {
 	spec, err := oidc.ReadRecord(c.Connector)
 	if err != nil {
@@ -39,7 +39,7 @@ func (k connectorKind) get(ctx context.Context, name string) (authrpc.Resource, 
 	return oneDocument(got, err, k.document)
 }
 
-// list reads all connectors and returns one page of them: a cluster has only a few.
+// list reads all connectors and returns the page after p.After: a cluster has only a few.
 func (k connectorKind) list(
 	ctx context.Context, p state.Page,
 ) (out []authrpc.Resource, next string, err error) {
@@ -47,26 +47,27 @@ func (k connectorKind) list(
 	if err != nil {
 		return nil, "", err
 	}
-	from := sort.Search(len(all), func(i int) bool { return all[i].Name > p.After })
+	from := sort.Search(len(all), func(i int) bool { return all[i].Name > p.After }) // they are sorted
 	for _, c := range all[from:] {
 		if len(out) == p.Limit {
 			return out, out[len(out)-1].Metadata.Name, nil
 		}
-		r, err := k.document(c)
+		doc, err := k.document(c)
 		if err != nil {
 			return nil, "", err
 		}
-		out = append(out, r)
+		out = append(out, doc)
 	}
 	return out, "", nil
 }
 
 // apply creates or replaces a connector. All checks come before the write: whether the caller may change
-// connectors at all, the spec, the revision, the origin of the secret, and whether administrators remain.
+// connectors at all, the spec, the revision, the origin of the secret, and whether someone can still become
+// an administrator. The store also refuses another issuer under the same name, with fault Conflict.
 func (k connectorKind) apply(
-	ctx context.Context, by caller, r authrpc.Resource,
+	ctx context.Context, by caller, doc authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
-	name := r.Metadata.Name
+	name := doc.Metadata.Name
 	if err := identity.CheckWord("connector", name); err != nil {
 		return out, invalidNameFault("connector", err)
 	}
@@ -74,16 +75,17 @@ func (k connectorKind) apply(
 		return out, err
 	}
 	var spec oidc.Spec
-	if err := decodeSpec(r, &spec); err != nil {
+	if err := decodeSpec(doc, &spec); err != nil {
 		return out, err
 	}
 	old, err := k.connectors.Connector(ctx, name)
-	if err != nil && !fault.Is(err, fault.NotFound) {
+	if err != nil && !fault.Is(err, fault.NotFound) { // NotFound: the connector is new
 		return out, err
 	}
-	if err := checkRevision(r.Metadata.Revision, old.Revision); err != nil {
+	if err := checkRevision(doc.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
+	// A document that was read and is applied again has Sealed in place of the secret.
 	if spec.ClientSecret == Sealed {
 		if err := checkSameProvider(old, spec); err != nil {
 			return out, err
@@ -97,8 +99,9 @@ func (k connectorKind) apply(
 	if err := k.checkAdminConnectorRemains(ctx, name, spec); err != nil {
 		return out, err
 	}
-	old.Name = name
+	old.Name = name // a connector that is new was not read, so old has no name yet
 	e := by.event(events.ResourceApplied, access.Connectors, name)
+	// A compare-and-set: fault Conflict if the connector was changed since it was read above.
 	if err := k.connectors.PutConnector(ctx, old, next, e); err != nil {
 		return out, err
 	}
@@ -107,28 +110,30 @@ func (k connectorKind) apply(
 	return out, err
 }
 
-// checkSameProvider refuses to reuse the stored secret for another provider or client: the caller may not
-// know the secret, and would send it to a server of their choice.
+// checkSameProvider refuses, with fault Invalid, to keep the stored secret of old for next unless both have
+// the same issuer and client id. The caller may not know the secret: with another issuer the cluster would
+// send it to a server of the caller's choice.
 func checkSameProvider(old state.StoredConnector, next oidc.Spec) error {
 	const remedy = "write the secret itself as client_secret"
-	invalid := func(msg string) error {
+	invalidFault := func(msg string) error {
 		return fault.New(fault.Invalid, "resources.Apply", "spec.client_secret: "+msg, remedy)
 	}
 	if old.Revision == 0 || old.Secret == "" {
-		return invalid(Sealed + " stands for the stored secret, but there is none")
+		return invalidFault(Sealed + " stands for the stored secret, but there is none")
 	}
-	was, err := oidc.ReadRecord(old.Connector)
+	stored, err := oidc.ReadRecord(old.Connector)
 	if err != nil {
 		return err
 	}
-	if was.Issuer != next.Issuer || was.ClientID != next.ClientID {
-		return invalid("the stored secret belongs to another issuer or client_id")
+	if stored.Issuer != next.Issuer || stored.ClientID != next.ClientID {
+		return invalidFault("the stored secret belongs to another issuer or client_id")
 	}
 	return nil
 }
 
-// checkAdminConnectorRemains refuses a change after which no connector maps anybody to the role admin, if one did
-// before: nobody could undo it.
+// checkAdminConnectorRemains returns fault Denied if, once the connector of that name is next, no connector
+// maps anybody to the role admin any more: nobody could log in as an administrator and undo it. A zero next
+// stands for no connector. A cluster in which no connector does so now may stay like that.
 func (k connectorKind) checkAdminConnectorRemains(ctx context.Context, name string, next oidc.Spec) error {
 	all, err := k.connectors.ListConnectors(ctx)
 	if err != nil {
@@ -140,8 +145,9 @@ func (k connectorKind) checkAdminConnectorRemains(ctx context.Context, name stri
 		if err != nil {
 			return err
 		}
+		isReplaced := c.Name == name
 		before = before || mapsAdmin(spec)
-		after = after || c.Name != name && mapsAdmin(spec)
+		after = after || !isReplaced && mapsAdmin(spec)
 	}
 	if after || !before {
 		return nil
@@ -170,18 +176,21 @@ func noteUnknownRoles(p access.Policy, spec oidc.Spec) string {
 	return ""
 }
 
+// noteUnknownRole warns of a name that is not a role: it may be misspelt, or its role is still to be created.
 func noteUnknownRole(role string) string {
 	return fmt.Sprintf("there is no role %s yet; it grants nothing until it is created", role)
 }
 
 // remove removes a connector. Its users stay: they can no longer log in, and their name stays bound to the
-// issuer.
+// issuer. Unlike apply it does not need the right to apply roles: without the connector nobody can log in as
+// someone else.
 func (k connectorKind) remove(ctx context.Context, by caller, name string) error {
 	old, err := k.connectors.Connector(ctx, name)
 	if err != nil {
 		return err
 	}
-	if err := k.checkAdminConnectorRemains(ctx, name, oidc.Spec{}); err != nil {
+	noConnector := oidc.Spec{}
+	if err := k.checkAdminConnectorRemains(ctx, name, noConnector); err != nil {
 		return err
 	}
 	e := by.event(events.ResourceRemoved, access.Connectors, name)

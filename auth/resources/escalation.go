@@ -8,8 +8,11 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Whoever may apply roles can grant themselves anything: that is what the grant means. The checks of this
-// file stop the other kinds of documents from giving the same right.
+// Whoever may apply roles can grant themselves anything: that is what the grant means. Other kinds of
+// documents also decide what a user may do: a connector maps roles, a user document gives roles, and the
+// labels of a machine select the grants that match it. The checks of this file keep a user who may change
+// these, but not roles, from giving themselves more than they have. Each returns nil if the change is
+// allowed, and fault Denied otherwise.
 
 const askRoleAdmin = "ask someone who may apply roles"
 
@@ -18,8 +21,8 @@ func needsRoleAdminFault(format string, args ...any) error {
 	return fault.New(fault.Denied, "resources.Apply", fmt.Sprintf(format, args...), askRoleAdmin)
 }
 
-// checkConnectorChange demands the right to apply roles: whoever writes a connector decides which user a
-// person is, and so can become anyone.
+// checkConnectorChange refuses every change of a connector by a caller without the right to apply roles:
+// whoever writes a connector decides which user a person is, and so can become anyone.
 func (c caller) checkConnectorChange() error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
@@ -28,8 +31,9 @@ func (c caller) checkConnectorChange() error {
 		"to change one you need apply on roles as well")
 }
 
-// checkKeepsRoleAdmin refuses a change by which the caller loses the right to apply roles: they could not undo it.
-// policy and roles are the rules and the caller's roles after the change.
+// checkKeepsRoleAdmin refuses a change by which the caller would lose the right to apply roles: they could
+// not undo it, and might be the last one who had it. policy and roles are all roles in force and the names of
+// the caller's own, as they would be after the change. A caller without the right has nothing to lose.
 func (c caller) checkKeepsRoleAdmin(policy access.Policy, roles []string) error {
 	after := c
 	after.policy, after.who.Roles = policy, roles
@@ -41,35 +45,45 @@ func (c caller) checkKeepsRoleAdmin(policy access.Policy, roles []string) error 
 		"ask another administrator to do it")
 }
 
-// checkRoleChange checks a user's roles before and after a change. The caller must have every role that the
-// user gains or loses, or the right to apply roles. Losing a role counts, because roles may deny.
+// checkRoleChange refuses to change the roles of a user from before to after unless the caller has every role
+// that the user gains or loses, or the right to apply roles. A role that is lost counts like one that is
+// gained, because a role may deny something: without it the user may do more.
 func (c caller) checkRoleChange(before, after []string) error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
 	}
-	for _, r := range slices.Concat(before, after) {
-		changed := slices.Contains(before, r) != slices.Contains(after, r)
-		if changed && !slices.Contains(c.who.Roles, r) {
-			return needsRoleAdminFault("to give or take the role %s you must have it yourself, or apply on roles", r)
+	for _, role := range slices.Concat(before, after) {
+		changed := slices.Contains(before, role) != slices.Contains(after, role)
+		if changed && !slices.Contains(c.who.Roles, role) {
+			return needsRoleAdminFault(
+				"to give or take the role %s you must have it yourself, or apply on roles",
+				role,
+			)
 		}
 	}
 	return nil
 }
 
-// checkRelabel checks a machine before and after a change of its labels, which decide the grants that match it.
-// The change must not allow the caller anything on the machine that was not allowed before.
+// checkRelabel refuses a change of a machine's labels that would allow the caller anything on the machine
+// that was not allowed before. It compares the decisions before and after for every action and every login
+// that the caller's roles name, so it holds for denials too: a label may take a machine out of one.
 func (c caller) checkRelabel(before, after access.Node) error {
 	if c.may(access.Apply, access.Roles) {
 		return nil
 	}
-	for _, l := range append(c.policy.Logins(c.who), "") {
-		for _, a := range access.NodeActions() {
-			ask := access.Request{Who: c.who, Login: l, Action: a, Now: c.now}
-			ask.Node = before
-			had := access.Decide(c.policy, ask).Allow
-			ask.Node = after
-			if !had && access.Decide(c.policy, ask).Allow {
-				return needsRoleAdminFault("with these labels you could %s, which you could not before", ask)
+	const noLogin = "" // for actions that need none, such as list
+	for _, login := range append(c.policy.Logins(c.who), noLogin) {
+		for _, action := range access.NodeActions() {
+			request := access.Request{Who: c.who, Login: login, Action: action, Now: c.now}
+			request.Node = before
+			allowedBefore := access.Decide(c.policy, request).Allow
+			request.Node = after
+			allowedAfter := access.Decide(c.policy, request).Allow
+			if allowedAfter && !allowedBefore {
+				return needsRoleAdminFault(
+					"with these labels you could %s, which you could not before",
+					request,
+				)
 			}
 		}
 	}

@@ -14,19 +14,21 @@ import (
 // eventKind shows the audit log as documents. The name of an event is its number.
 type eventKind struct{ log Log }
 
+// document turns an audit event into a document. It has no revision, because events never change.
 func (k eventKind) document(e state.NumberedEvent) (authrpc.Resource, error) {
 	return document("event", strconv.FormatUint(e.Number, 10), 0, e.Event, nil)
 }
 
-// get reads one event by its number.
+// get returns the event of that number, or fault NotFound.
 func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, error) {
-	n, err := strconv.ParseUint(name, 10, 64)
 	missing := fault.New(fault.NotFound, "resources.Get", fmt.Sprintf("there is no event %.40q", name),
 		"the name of an event is its number; list them: tsh get events")
-	if err != nil || n == 0 {
+	number, err := strconv.ParseUint(name, 10, 64)
+	if err != nil || number == 0 {
 		return authrpc.Resource{}, missing
 	}
-	got, err := k.log.Read(ctx, n-1, 1)
+	after := number - 1
+	got, err := k.log.Read(ctx, after, 1)
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
@@ -40,42 +42,47 @@ func (k eventKind) get(ctx context.Context, name string) (authrpc.Resource, erro
 // on their number alone would not keep the answer under authrpc.MaxAnswerBytes.
 const maxPageBytes = 2 << 20
 
-// list returns the events after p.After, at most p.Limit and maxPageBytes of them, but at least one.
+// list returns the events after p.After: at most p.Limit of them and maxPageBytes, but at least one if there
+// is one. next is the number of the last one, and "" if no event follows now. Events that could be read are
+// returned also with an error.
 func (k eventKind) list(ctx context.Context, p state.Page) (out []authrpc.Resource, next string, err error) {
-	after := uint64(0)
+	last := uint64(0) // the number of the last event before or in the page
 	if p.After != "" {
-		if after, err = strconv.ParseUint(p.After, 10, 64); err != nil {
+		if last, err = strconv.ParseUint(p.After, 10, 64); err != nil {
 			return nil, "", fault.Wrap(err, fault.Invalid, "resources.Get",
 				"a page of events begins after a number", "leave out after, or use next of the last page")
 		}
 	}
-	got, err := k.log.Read(ctx, after, p.Limit)
+	got, readErr := k.log.Read(ctx, last, p.Limit)
 	size := 0
 	for _, e := range got {
-		r, err := k.document(e)
+		doc, err := k.document(e)
 		if err != nil {
 			return nil, "", err
 		}
-		if size += len(r.Spec); size > maxPageBytes && len(out) > 0 {
+		if size += len(doc.Spec); size > maxPageBytes && len(out) > 0 {
 			break
 		}
-		out, after = append(out, r), e.Number
+		out, last = append(out, doc), e.Number
 	}
 	// A page may be short because its events are large, so a short page does not mean the end of the log.
-	more, moreErr := k.log.Read(ctx, after, 1)
-	if len(more) > 0 {
-		next = strconv.FormatUint(after, 10)
+	following, followingErr := k.log.Read(ctx, last, 1)
+	if len(following) > 0 {
+		next = strconv.FormatUint(last, 10)
 	}
-	return out, next, errors.Join(err, moreErr)
+	return out, next, errors.Join(readErr, followingErr)
 }
 
+// apply refuses, with fault Denied.
 func (k eventKind) apply(context.Context, caller, authrpc.Resource) (authrpc.ApplyResourceResponse, error) {
 	return authrpc.ApplyResourceResponse{}, readOnlyFault()
 }
 
+// remove refuses, with fault Denied.
 func (k eventKind) remove(context.Context, caller, string) error { return readOnlyFault() }
 
-// readOnlyFault is the error for every attempt to write.
+// readOnlyFault is the error for every attempt to change an event. Not even an administrator may: the audit
+// log must show also what administrators did.
 func readOnlyFault() error {
 	return fault.New(fault.Denied, "resources", "events can only be read: the audit log is never changed",
 		"use: tsh get events")

@@ -14,30 +14,39 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// machineKind shows the nodes and proxies of a cluster. Their labels are in the document's metadata.
+// machineKind reads, relabels and removes the machines of a cluster. Their labels are in the document's
+// metadata.
 type machineKind struct{ machines Machines }
 
 // machineSpec has no fields: only the labels of a machine can be changed.
 type machineSpec struct{}
 
+// machineStatus is what the cluster knows of a machine.
 type machineStatus struct {
 	ID      identity.MachineID `json:"id"`
 	Kind    identity.Kind      `json:"kind"`
-	Names   []string           `json:"names,omitempty"`
+	Names   []string           `json:"names,omitempty"` // the public names of a proxy
 	Created time.Time          `json:"created"`
-	Renewed time.Time          `json:"renewed"`
+	Renewed time.Time          `json:"renewed"` // when its certificates were last issued
 }
 
-// document puts the labels into the metadata, where apply reads them.
+// document turns a stored machine into a document. It puts the labels into the metadata, where apply reads
+// them.
 func (k machineKind) document(m state.Stored[state.Machine]) (authrpc.Resource, error) {
-	v := m.Value
-	status := machineStatus{v.ID, v.Kind, v.Names, v.Created, v.Renewed}
-	r, err := document("machine", v.Name, m.Revision, machineSpec{}, status)
-	r.Metadata.Labels = v.Labels
-	return r, err
+	machine := m.Value
+	status := machineStatus{
+		ID:      machine.ID,
+		Kind:    machine.Kind,
+		Names:   machine.Names,
+		Created: machine.Created,
+		Renewed: machine.Renewed,
+	}
+	doc, err := document("machine", machine.Name, m.Revision, machineSpec{}, status)
+	doc.Metadata.Labels = machine.Labels
+	return doc, err
 }
 
-// find reads a machine by its id or its name.
+// find returns the machine with that id or that name. Text that has the form of an id is taken for one.
 func (k machineKind) find(ctx context.Context, name string) (state.Stored[state.Machine], error) {
 	if id := identity.MachineID(name); identity.CheckMachineID(id) == nil {
 		return k.machines.Machine(ctx, id)
@@ -55,33 +64,37 @@ func (k machineKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource
 	return documents(got, err, k.document)
 }
 
-// apply changes the labels of a machine. It creates none: machines are added by joining.
+// apply changes the labels of a machine. It creates none: machines are added by joining. A node matches
+// grants by the labels in its certificate, so the change takes effect when it renews that.
 func (k machineKind) apply(
-	ctx context.Context, by caller, r authrpc.Resource,
+	ctx context.Context, by caller, doc authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
-	if err := decodeSpec(r, &machineSpec{}); err != nil {
+	// The spec has no fields, so this refuses every key: nothing in it could take effect.
+	if err := decodeSpec(doc, &machineSpec{}); err != nil {
 		return out, err
 	}
-	old, err := k.find(ctx, r.Metadata.Name)
+	name := doc.Metadata.Name
+	old, err := k.find(ctx, name)
 	if fault.Is(err, fault.NotFound) {
-		msg := fmt.Sprintf("there is no machine %.80q: machines are added by joining", r.Metadata.Name)
+		msg := fmt.Sprintf("there is no machine %.80q: machines are added by joining", name)
 		return out, fault.Wrap(err, fault.NotFound, "resources.Apply", msg,
 			"make a token for it: tsh token create")
 	}
 	if err != nil {
 		return out, err
 	}
-	if err := checkRevision(r.Metadata.Revision, old.Revision); err != nil {
+	if err := checkRevision(doc.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
 	next := old.Value
-	next.Labels = r.Metadata.Labels
+	next.Labels = doc.Metadata.Labels
 	if err := join.CheckLabels(next.Labels); err != nil {
 		return out, err
 	}
 	if err := by.checkRelabel(nodeOf(old.Value), nodeOf(next)); err != nil {
 		return out, err
 	}
+	// A compare-and-set: fault Conflict if the machine was changed since it was read above.
 	e := by.event(events.ResourceApplied, access.Machines, next.Name)
 	if _, err := k.machines.ChangeMachine(ctx, old, next, e); err != nil {
 		return out, err
@@ -91,8 +104,8 @@ func (k machineKind) apply(
 	return out, err
 }
 
-// nodeOf is the machine as the rules see it. A proxy is checked like a node, because its labels too may match
-// a grant.
+// nodeOf returns the machine as the rules see it. A proxy is checked like a node, because its labels too may
+// match a grant.
 func nodeOf(m state.Machine) access.Node {
 	return access.Node{ID: m.ID, Name: m.Name, Labels: m.Labels}
 }

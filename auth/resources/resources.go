@@ -1,11 +1,16 @@
 // Package resources answers: which documents may be read and changed, and by whom?
 //
-// Roles, connectors, users, tokens, machines and events are documents of one shape. access.Decide decides
-// every call first. Every change is decoded strictly, compares revisions where the caller names one, and is
-// committed together with its audit event. Refusals are audit events too.
+// Roles, connectors, users, tokens, machines and events are documents of one shape. A call passes these
+// steps:
 //
-// Nobody gains rights through one kind of document that another kind guards: who may change connectors, users
-// or machines but not roles cannot give themselves or others more than they have (escalation.go).
+//  1. access.Decide decides it by the roles of the caller. A denial is stored as an audit event.
+//  2. The spec is decoded strictly: an unknown key is an error, because it may be a misspelt one.
+//  3. If the caller names a revision, it must be that of the stored document. The write itself is a
+//     compare-and-set on the document that was read, so of two concurrent changes one gets fault Conflict.
+//  4. The kind checks what the change would cause: that it gives the caller no right that only a change of
+//     roles may give (escalation.go), and that someone can still administer the cluster afterwards. Such a
+//     denial is an audit event too.
+//  5. The change is committed together with its audit event.
 package resources
 
 import (
@@ -46,16 +51,22 @@ type Service struct {
 	kinds    map[access.Resource]kind
 }
 
-// kind is how one kind of document is read and changed. Service calls it only after the rules allowed the
-// call; what a change would give the caller beyond that, the kind checks itself.
+// kind reads and changes one kind of document. Service calls it only after the rules allowed the action on
+// the kind. apply and remove still check what the change would cause, and return fault Denied if it would
+// give the caller more than they have; Service records that.
 type kind interface {
+	// get returns the document of that name, or fault NotFound.
 	get(ctx context.Context, name string) (authrpc.Resource, error)
+	// list returns one page. next is the After of the next page, and "" at the end.
 	list(ctx context.Context, p state.Page) (list []authrpc.Resource, next string, err error)
-	apply(ctx context.Context, by caller, r authrpc.Resource) (authrpc.ApplyResourceResponse, error)
+	// apply creates or changes the document named in the metadata. The answer has it as it is stored now.
+	apply(ctx context.Context, by caller, doc authrpc.Resource) (authrpc.ApplyResourceResponse, error)
+	// remove removes the document of that name, or returns fault NotFound.
 	remove(ctx context.Context, by caller, name string) error
 }
 
-// caller is who calls, with the rules and the time by which the call is decided.
+// caller is who calls, with the roles in force and the time. Every check of one call uses the same, so that
+// they cannot contradict each other.
 type caller struct {
 	who    identity.Identity
 	policy access.Policy
@@ -67,7 +78,7 @@ func (c caller) may(a access.Action, r access.Resource) bool {
 	return access.Decide(c.policy, access.Request{Who: c.who, Action: a, Resource: r, Now: c.now}).Allow
 }
 
-// New makes a service.
+// New makes a service. It checks nothing: auth wires it, and all of cfg is required.
 func New(cfg Config) *Service {
 	return &Service{
 		policies: cfg.Policies,
@@ -84,7 +95,7 @@ func New(cfg Config) *Service {
 	}
 }
 
-// singular is what a document's own kind field says.
+// singular maps the name of a kind in rules and requests to what the kind field of a document says.
 var singular = map[access.Resource]string{
 	access.Roles:      "role",
 	access.Connectors: "connector",
@@ -94,7 +105,7 @@ var singular = map[access.Resource]string{
 	access.Events:     "event",
 }
 
-// pluralOf maps the kind field of a document to the name of its kind in rules and requests.
+// pluralOf is the inverse of singular. An unknown kind gets fault Invalid.
 func pluralOf(kind string) (access.Resource, error) {
 	for p, s := range singular {
 		if s == kind {
@@ -104,27 +115,29 @@ func pluralOf(kind string) (access.Resource, error) {
 	return "", unknownKindFault(kind)
 }
 
+// unknownKindFault is the error for a kind, in either form, that does not exist.
 func unknownKindFault(kind string) error {
 	return fault.New(fault.Invalid, "resources", fmt.Sprintf("there is no kind of document %.40q", kind),
 		"use one of: role, connector, user, token, machine, event")
 }
 
-// Get reads one document, or one page of a kind.
+// Get returns the document of that name, or without a name one page of the kind. The user who must have the
+// action get on the kind.
 func (s *Service) Get(
-	ctx context.Context, who identity.Identity, r authrpc.GetResourcesRequest,
+	ctx context.Context, who identity.Identity, req authrpc.GetResourcesRequest,
 ) (authrpc.GetResourcesResponse, error) {
-	k, _, err := s.authorize(ctx, who, access.Get, r.Kind, r.Name)
+	k, _, err := s.authorize(ctx, who, access.Get, req.Kind, req.Name)
 	if err != nil {
 		return authrpc.GetResourcesResponse{}, err
 	}
-	if r.Name != "" {
-		one, err := k.get(ctx, r.Name)
+	if req.Name != "" {
+		one, err := k.get(ctx, req.Name)
 		if err != nil {
 			return authrpc.GetResourcesResponse{}, err
 		}
 		return authrpc.GetResourcesResponse{Resources: []authrpc.Resource{one}}, nil
 	}
-	list, next, err := k.list(ctx, state.Page{After: r.After, Limit: pageLimit(r.Limit)})
+	list, next, err := k.list(ctx, state.Page{After: req.After, Limit: pageLimit(req.Limit)})
 	return authrpc.GetResourcesResponse{Resources: list, Next: next}, err
 }
 
@@ -132,102 +145,129 @@ func (s *Service) Get(
 // well under authrpc.MaxAnswerBytes.
 const maxPage = 200
 
-func pageLimit(n int) int {
-	if n <= 0 || n > maxPage {
+// pageLimit returns how many documents a page has: as many as asked for, but maxPage for zero, a negative
+// number and anything larger.
+func pageLimit(asked int) int {
+	if asked <= 0 || asked > maxPage {
 		return maxPage
 	}
-	return n
+	return asked
 }
 
-// Apply creates or changes a document.
+// Apply creates or changes the document, and returns it as it is stored then. The user who must have the
+// action apply on its kind. Errors: fault Denied, also if the change would give the user more than they have;
+// Invalid for a document that cannot be used; Conflict if it changed since the revision that it names.
 func (s *Service) Apply(
-	ctx context.Context, who identity.Identity, r authrpc.Resource,
+	ctx context.Context, who identity.Identity, doc authrpc.Resource,
 ) (authrpc.ApplyResourceResponse, error) {
-	plural, err := pluralOf(r.Kind)
+	plural, err := pluralOf(doc.Kind)
 	if err != nil {
 		return authrpc.ApplyResourceResponse{}, err
 	}
-	k, by, err := s.authorize(ctx, who, access.Apply, plural, r.Metadata.Name)
+	name := doc.Metadata.Name
+	// First the rules, then the content: who may not apply this kind learns nothing about its documents.
+	k, by, err := s.authorize(ctx, who, access.Apply, plural, name)
 	if err != nil {
 		return authrpc.ApplyResourceResponse{}, err
 	}
-	if r.Version != Version {
-		msg := fmt.Sprintf("version %.20q of kind %s is not supported", r.Version, r.Kind)
+	if doc.Version != Version {
+		msg := fmt.Sprintf("version %.20q of kind %s is not supported", doc.Version, doc.Kind)
 		return authrpc.ApplyResourceResponse{},
 			fault.New(fault.Invalid, "resources.Apply", msg, "write version: "+Version)
 	}
-	out, err := k.apply(ctx, by, r)
-	return out, s.recordIfDenied(ctx, who, access.Apply, plural, r.Metadata.Name, err)
+	res, err := k.apply(ctx, by, doc)
+	return res, s.recordIfDenied(ctx, who, access.Apply, plural, name, err)
 }
 
-// Remove removes a document.
-func (s *Service) Remove(ctx context.Context, who identity.Identity, r authrpc.RemoveResourceRequest) error {
-	k, by, err := s.authorize(ctx, who, access.Remove, r.Kind, r.Name)
+// Remove removes a document. The user who must have the action remove on its kind. Errors are those of Apply,
+// and fault NotFound.
+func (s *Service) Remove(
+	ctx context.Context,
+	who identity.Identity,
+	req authrpc.RemoveResourceRequest,
+) error {
+	k, by, err := s.authorize(ctx, who, access.Remove, req.Kind, req.Name)
 	if err != nil {
 		return err
 	}
-	return s.recordIfDenied(ctx, who, access.Remove, r.Kind, r.Name, k.remove(ctx, by, r.Name))
+	err = k.remove(ctx, by, req.Name)
+	return s.recordIfDenied(ctx, who, access.Remove, req.Kind, req.Name, err)
 }
 
-// authorize lets the rules decide the call, and records a denial as an audit event.
+// authorize asks the rules whether who may take the action on the kind named plural. If so, it returns the
+// kind and the caller for its checks. If not, it stores a denial as an audit event and returns fault Denied.
+// name is only for that event: the rules decide about a whole kind.
 func (s *Service) authorize(
-	ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string,
+	ctx context.Context, who identity.Identity, action access.Action, plural access.Resource, name string,
 ) (kind, caller, error) {
-	k, known := s.kinds[of]
+	k, known := s.kinds[plural]
 	if !known {
-		return nil, caller{}, unknownKindFault(string(of))
+		return nil, caller{}, unknownKindFault(string(plural))
 	}
 	policy, err := s.policies.Policy(ctx)
 	if err != nil {
 		return nil, caller{}, err
 	}
 	by := caller{who: who, policy: policy, now: s.now()}
-	d := access.Decide(policy, access.Request{Who: who, Action: a, Resource: of, Now: by.now})
-	if d.Allow {
+	request := access.Request{Who: who, Action: action, Resource: plural, Now: by.now}
+	decision := access.Decide(policy, request)
+	if decision.Allow {
 		return k, by, nil
 	}
-	denied := fault.New(fault.Denied, "resources", d.Reason, d.Remedy)
-	return nil, by, s.recordRefusal(ctx, who, a, of, name, d.Rule, denied)
+	denied := fault.New(fault.Denied, "resources", decision.Reason, decision.Remedy)
+	return nil, by, s.recordRefusal(ctx, who, action, plural, name, decision.Rule, denied)
 }
 
-// recordIfDenied records a denial that came after the rules allowed the call: the document would have given
-// the caller more than they have.
+// recordIfDenied stores an audit event if err, the result of a kind's apply or remove, is fault Denied: the
+// rules allowed the call, but a check of the kind refused the change. It returns err in any case.
 func (s *Service) recordIfDenied(
-	ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name string, err error,
+	ctx context.Context, who identity.Identity, action access.Action, plural access.Resource, name string,
+	err error,
 ) error {
 	if !fault.Is(err, fault.Denied) {
 		return err
 	}
-	return s.recordRefusal(ctx, who, a, of, name, "", err)
+	const noRule = "" // no entry of a role denied it
+	return s.recordRefusal(ctx, who, action, plural, name, noRule, err)
 }
 
-// recordRefusal stores the refusal as an audit event and returns its reason.
+// recordRefusal stores the refusal of a call as an audit event, and returns reason for the caller to pass on.
+// If the event cannot be stored, the error says that too, and is still of reason's kind.
 func (s *Service) recordRefusal(
-	ctx context.Context, who identity.Identity, a access.Action, of access.Resource, name, rule string,
+	ctx context.Context,
+	who identity.Identity,
+	action access.Action,
+	plural access.Resource,
+	name, rule string,
 	reason error,
 ) error {
 	e := events.NewEvent(events.ResourceRefused, who, s.now())
 	e.Rule, e.Reason = rule, events.Truncate(fault.Message(reason))
-	e.Fields = map[string]string{"action": string(a), "kind": string(of), "name": events.Truncate(name)}
+	e.Fields = map[string]string{
+		"action": string(action),
+		"kind":   string(plural),
+		"name":   events.Truncate(name),
+	}
 	if err := s.events.AppendEvents(ctx, e); err != nil {
 		return fmt.Errorf("%w (and the refusal could not be recorded: %v)", reason, err)
 	}
 	return reason
 }
 
-// event is the audit event of a change.
-func (c caller) event(code events.Code, of access.Resource, name string) events.Event {
+// event returns the audit event of a change to the document of that name, to be committed with the change.
+func (c caller) event(code events.Code, plural access.Resource, name string) events.Event {
 	e := events.NewEvent(code, c.who, c.now)
-	e.Fields = map[string]string{"kind": string(of), "name": events.Truncate(name)}
+	e.Fields = map[string]string{"kind": string(plural), "name": events.Truncate(name)}
 	return e
 }
 
-// checkRevision refuses to change a document that was changed since the caller read it. A caller who names no
-// revision (0) changes the document as it is now.
-func checkRevision(asked, now uint64) error {
-	if asked == 0 || asked == now {
+// checkRevision returns fault Conflict if the document was changed since the caller read it: the caller would
+// undo a change that they have not seen. A caller who names no revision (0) changes the document as it is
+// now. stored is 0 for a document that does not exist.
+func checkRevision(asked, stored uint64) error {
+	if asked == 0 || asked == stored {
 		return nil
 	}
-	msg := fmt.Sprintf("the document was changed: its revision is now %d, not %d", now, asked)
+	msg := fmt.Sprintf("the document was changed: its revision is now %d, not %d", stored, asked)
 	return fault.New(fault.Conflict, "resources.Apply", msg, "get it again and repeat the change")
 }

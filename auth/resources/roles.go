@@ -15,8 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// roleKind shows roles. All roles together are published as one signed document, so a change of one role is
-// checked with all others.
+// roleKind reads and changes roles. All roles together are published as one signed document, so a change of
+// one role is checked with all others.
 type roleKind struct{ roles Roles }
 
 // roleSpec is a role without its name, which is the name of the document.
@@ -36,6 +36,7 @@ func BuiltInAdmin() access.Role {
 	}}
 }
 
+// document turns a stored role into a document.
 func (k roleKind) document(r state.Stored[access.Role]) (authrpc.Resource, error) {
 	return document("role", r.Key, r.Revision, roleSpec{r.Value.Allow, r.Value.Deny, r.Value.Options}, nil)
 }
@@ -51,27 +52,31 @@ func (k roleKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, s
 }
 
 // apply creates or replaces a role. The name is in the metadata; a name in the spec is an unknown key.
+//
+// There is no check of what the role grants: whoever may apply roles may grant anything. The checks keep the
+// cluster administrable and the rules small enough to publish.
 func (k roleKind) apply(
-	ctx context.Context, by caller, r authrpc.Resource,
+	ctx context.Context, by caller, doc authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
-	if err := identity.CheckWord("role", r.Metadata.Name); err != nil {
+	if err := identity.CheckWord("role", doc.Metadata.Name); err != nil {
 		return out, invalidNameFault("role", err)
 	}
 	var role access.Role
-	if err := decodeSpec(r, &role); err != nil {
+	if err := decodeSpec(doc, &role); err != nil {
 		return out, err
 	}
-	role.Name = r.Metadata.Name
+	role.Name = doc.Metadata.Name
 	if err := checkAdminRole(role); err != nil {
 		return out, err
 	}
 	old, err := k.roles.Role(ctx, role.Name)
-	if err != nil && !fault.Is(err, fault.NotFound) {
+	if err != nil && !fault.Is(err, fault.NotFound) { // NotFound: the role is new
 		return out, err
 	}
-	if err := checkRevision(r.Metadata.Revision, old.Revision); err != nil {
+	if err := checkRevision(doc.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
+	// The policy as it will be: a new deny in any role may take from the caller the right to apply roles.
 	after := maps.Clone(by.policy)
 	after[role.Name] = role
 	if err := by.checkKeepsRoleAdmin(after, by.who.Roles); err != nil {
@@ -80,6 +85,7 @@ func (k roleKind) apply(
 	if err := CheckSize(slices.Collect(maps.Values(after))); err != nil {
 		return out, err
 	}
+	// A compare-and-set: fault Conflict if the role was changed since it was read above.
 	e := by.event(events.ResourceApplied, access.Roles, role.Name)
 	if _, err := k.roles.PutRole(ctx, old, role, by.now, e); err != nil {
 		return out, err
@@ -89,7 +95,7 @@ func (k roleKind) apply(
 	return out, err
 }
 
-// remove removes a role. Users and connectors that name it keep it without effect.
+// remove removes a role. Users and connectors that name it keep the name, which grants nothing from then on.
 func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	if name == state.AdminRole {
 		return fault.New(fault.Denied, "resources.Remove",
@@ -100,6 +106,7 @@ func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
+	// The caller may have the right to apply roles from this very role.
 	after := maps.Clone(by.policy)
 	delete(after, name)
 	if err := by.checkKeepsRoleAdmin(after, by.who.Roles); err != nil {
@@ -109,11 +116,11 @@ func (k roleKind) remove(ctx context.Context, by caller, name string) error {
 	return k.roles.RemoveRole(ctx, old, by.now, e)
 }
 
-// maxRolesBytes bounds all roles together, as JSON. Once signed and twice encoded for the wire they stay well
-// under rules.MaxSetBytes; a set beyond that no machine would accept.
+// maxRolesBytes bounds all roles together, as JSON. Signing and encoding make them larger, but they stay well
+// under rules.MaxSetBytes, beyond which no machine accepts a set.
 const maxRolesBytes = 3 << 19
 
-// CheckSize refuses roles that are together too large to be published.
+// CheckSize returns fault Exhausted for roles that are together too large to be published.
 func CheckSize(roles []access.Role) error {
 	b, err := json.Marshal(roles)
 	if err != nil {
@@ -127,20 +134,25 @@ func CheckSize(roles []access.Role) error {
 	return nil
 }
 
-// checkAdminRole refuses a role admin that could not manage every kind of document: with it a cluster could
-// lock out everyone for good.
-func checkAdminRole(r access.Role) error {
-	if r.Name != state.AdminRole {
+// checkAdminRole returns fault Denied for a role admin that does not allow everything on every kind of
+// document: with it a cluster could lock out everyone for good. Other roles pass. Events need only the action
+// get, because nobody can change them.
+func checkAdminRole(role access.Role) error {
+	if role.Name != state.AdminRole {
 		return nil
 	}
-	who := identity.Identity{Kind: identity.User, Name: "an administrator", Roles: []string{r.Name}}
-	policy := access.Policy{r.Name: r}
-	for _, a := range []access.Action{access.Get, access.Apply, access.Remove} {
-		for _, on := range access.Resources {
-			may := access.Decide(policy, access.Request{Who: who, Action: a, Resource: on}).Allow
-			if !may && !(on == access.Events && a != access.Get) {
+	// Someone who has only this role: other roles may be removed.
+	who := identity.Identity{Kind: identity.User, Name: "an administrator", Roles: []string{role.Name}}
+	policy := access.Policy{role.Name: role}
+	for _, action := range []access.Action{access.Get, access.Apply, access.Remove} {
+		for _, plural := range access.Resources {
+			if plural == access.Events && action != access.Get {
+				continue
+			}
+			request := access.Request{Who: who, Action: action, Resource: plural}
+			if !access.Decide(policy, request).Allow {
 				return fault.New(fault.Denied, "resources.Apply",
-					fmt.Sprintf("the role admin must keep %s on %s: nobody could restore it", a, on),
+					fmt.Sprintf("the role admin must keep %s on %s: nobody could restore it", action, plural),
 					"leave the grant on resources in the role admin, and make another role for less")
 			}
 		}

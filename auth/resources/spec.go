@@ -3,7 +3,6 @@ package resources
 import (
 	"encoding/json"
 	"errors"
-	"slices"
 	"strings"
 
 	"github.com/threshold-access/threshold/auth/state"
@@ -12,69 +11,72 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// decodeSpec decodes a spec strictly. It returns all errors at once, each with its path: unknown keys, and
-// whatever the Check method of into's type refuses.
-func decodeSpec(r authrpc.Resource, into any) error {
-	spec := r.Spec
+// decodeSpec decodes the spec of a document into the struct that into points to. It returns all errors at
+// once as fault Invalid, each with its path: unknown keys, and whatever the Check method of into's type
+// refuses. A missing spec is an empty one.
+func decodeSpec(doc authrpc.Resource, into any) error {
+	spec := doc.Spec
 	if len(spec) == 0 {
 		spec = json.RawMessage("{}")
 	}
 	err := config.Decode("spec", spec, into) // JSON is YAML
-	var fs config.Faults
-	if !errors.As(err, &fs) {
+	var faults config.Faults
+	if !errors.As(err, &faults) {
 		return err
 	}
-	lines := make([]string, len(fs))
-	for i, f := range fs {
+	lines := make([]string, len(faults))
+	for i, f := range faults {
 		lines[i] = "spec: " + f.Msg
 	}
 	return fault.Wrap(err, fault.Invalid, "resources.Apply", strings.Join(lines, "\n"),
-		"correct the "+r.Kind+", then apply it again")
+		"correct the "+doc.Kind+", then apply it again")
 }
 
-// document makes a document. Encoding spec and status fails only if their types cannot be encoded at all.
+// document makes a document from its parts. A nil status means that its kind has none. It fails only if the
+// types of spec and status cannot be encoded at all.
 func document(kind, name string, revision uint64, spec, status any) (authrpc.Resource, error) {
-	r := authrpc.Resource{
+	doc := authrpc.Resource{
 		Kind:     kind,
 		Version:  Version,
 		Metadata: authrpc.Metadata{Name: name, Revision: revision},
 	}
 	var err error
-	if r.Spec, err = json.Marshal(spec); err != nil {
-		return r, err
+	if doc.Spec, err = json.Marshal(spec); err != nil {
+		return doc, err
 	}
 	if status != nil {
-		r.Status, err = json.Marshal(status)
+		doc.Status, err = json.Marshal(status)
 	}
-	return r, err
+	return doc, err
 }
 
-// oneDocument turns the result of reading one record into a document.
+// oneDocument turns the result of reading one record, which may be an error, into a document.
 func oneDocument[T any](
-	got T, err error, document func(T) (authrpc.Resource, error),
+	got T, err error, toDocument func(T) (authrpc.Resource, error),
 ) (authrpc.Resource, error) {
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
-	return document(got)
+	return toDocument(got)
 }
 
-// documents turns the result of listing records into documents and the position of the next page.
+// documents turns the result of listing records, which may be an error, into documents. next is the After of
+// the next page, and "" at the end.
 func documents[T any](
-	got state.Listing[T], err error, document func(state.Stored[T]) (authrpc.Resource, error),
-) ([]authrpc.Resource, string, error) {
+	got state.Listing[T], err error, toDocument func(state.Stored[T]) (authrpc.Resource, error),
+) (docs []authrpc.Resource, next string, _ error) {
 	if err != nil {
 		return nil, "", err
 	}
-	out := make([]authrpc.Resource, 0, len(got.Items))
+	docs = make([]authrpc.Resource, 0, len(got.Items))
 	for _, item := range got.Items {
-		r, err := document(item)
+		doc, err := toDocument(item)
 		if err != nil {
 			return nil, "", err
 		}
-		out = append(out, r)
+		docs = append(docs, doc)
 	}
-	return slices.Clip(out), got.Next, nil
+	return docs, got.Next, nil
 }
 
 // invalidNameFault is the error for a document whose name cannot be used.

@@ -13,7 +13,10 @@ import (
 )
 
 // The interfaces below divide the power over documents by kind: the code of one kind holds only its own
-// store, so it cannot touch the documents of another.
+// store, so it cannot touch the documents of another. The argument old of a Put, Change or Remove is what was
+// read before: if the record was written since then, they return fault Conflict and write nothing. An old
+// of a Put with revision 0 means that there must be no record yet. The events are committed together with the
+// change.
 
 // Policies knows the roles that are in force. state.Reader implements it.
 type Policies interface {

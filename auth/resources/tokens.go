@@ -12,7 +12,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// tokenKind shows join tokens. The secret of a token is only in the answer to the apply that created it.
+// tokenKind reads, creates and removes join tokens. The secret of a token is only in the answer to the apply
+// that created it: the cluster stores its hash.
 type tokenKind struct {
 	tokens Tokens
 	join   TokenCreator
@@ -32,29 +33,36 @@ func (s tokenSpec) request() join.TokenRequest {
 	return join.TokenRequest{Kind: s.Kind, TTL: time.Duration(s.TTL), Labels: s.Labels, Machine: s.Machine}
 }
 
-// Check implements config.Checker.
+// Check implements config.Checker. The rules are those of auth/join.
 func (s tokenSpec) Check(report func(path, format string, args ...any)) {
 	join.CheckTokenRequest(s.request(), report)
 }
 
+// tokenStatus is what the cluster knows of a token.
 type tokenStatus struct {
 	State   string             `json:"state"` // ready, used or expired
-	By      string             `json:"by"`
+	By      string             `json:"by"`    // who created it
 	Expires time.Time          `json:"expires"`
 	UsedBy  identity.MachineID `json:"used_by,omitempty"`
 }
 
-// document derives the state of the token from its record and the time.
+// document turns a stored token into a document. Its state follows from the record and the time: a token that
+// was used says so for as long as its record is kept.
 func (k tokenKind) document(t state.Stored[state.Token]) (authrpc.Resource, error) {
-	v := t.Value
-	status := tokenStatus{State: "ready", By: v.By, Expires: v.Expires, UsedBy: v.UsedBy}
+	token := t.Value
+	status := tokenStatus{State: "ready", By: token.By, Expires: token.Expires, UsedBy: token.UsedBy}
 	switch {
-	case !v.Used.IsZero():
+	case !token.Used.IsZero():
 		status.State = "used"
-	case !k.now().Before(v.Expires):
+	case !k.now().Before(token.Expires):
 		status.State = "expired"
 	}
-	spec := tokenSpec{v.Kind, access.Duration(v.Expires.Sub(v.Created)), v.Labels, v.Machine}
+	spec := tokenSpec{
+		Kind:    token.Kind,
+		TTL:     access.Duration(token.Expires.Sub(token.Created)),
+		Labels:  token.Labels,
+		Machine: token.Machine,
+	}
 	return document("token", t.Key, t.Revision, spec, status)
 }
 
@@ -68,22 +76,26 @@ func (k tokenKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, 
 	return documents(got, err, k.document)
 }
 
-// apply creates a token. A token is never changed.
+// apply creates a token and returns it with its secret, which nobody can read again. It never changes one: a
+// name that is taken gets fault Conflict. An empty name means a random one.
 func (k tokenKind) apply(
-	ctx context.Context, by caller, r authrpc.Resource,
+	ctx context.Context, by caller, doc authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
-	if r.Metadata.Name != "" {
-		if err := identity.CheckWord("token", r.Metadata.Name); err != nil {
+	name := doc.Metadata.Name
+	if name != "" {
+		if err := identity.CheckWord("token", name); err != nil {
 			return out, invalidNameFault("token", err)
 		}
 	}
 	var spec tokenSpec
-	if err := decodeSpec(r, &spec); err != nil {
+	if err := decodeSpec(doc, &spec); err != nil {
 		return out, err
 	}
-	w := spec.request()
-	w.Name, w.By = r.Metadata.Name, by.who
-	secret, stored, err := k.join.Create(ctx, w)
+	// There is no check of the labels: they are those of a machine that the caller adds, and give no right on
+	// another one. Create stores the audit event together with the token.
+	request := spec.request()
+	request.Name, request.By = name, by.who
+	secret, stored, err := k.join.Create(ctx, request)
 	if err != nil {
 		return out, err
 	}
@@ -94,11 +106,11 @@ func (k tokenKind) apply(
 	return out, err
 }
 
-// remove ends a token. A machine that joined with it stays.
+// remove removes a token, so that no machine can join with it. A machine that joined with it stays.
 func (k tokenKind) remove(ctx context.Context, by caller, name string) error {
-	t, err := k.tokens.Token(ctx, name)
+	stored, err := k.tokens.Token(ctx, name)
 	if err != nil {
 		return err
 	}
-	return k.tokens.RemoveToken(ctx, t, by.event(events.ResourceRemoved, access.Tokens, name))
+	return k.tokens.RemoveToken(ctx, stored, by.event(events.ResourceRemoved, access.Tokens, name))
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// userKind shows users. An administrator can change the roles given to a user, and nothing else.
+// userKind reads, changes and removes users. Of a user only the roles that administrators gave can be
+// changed.
 type userKind struct{ users Users }
 
 // userSpec is the part of a user that an administrator sets.
@@ -26,7 +27,7 @@ type userSpec struct {
 // maxUserRoles bounds the roles given to one user, because all of them must fit into certificates.
 const maxUserRoles = 64
 
-// Check implements config.Checker.
+// Check implements config.Checker. It reports too many roles, and names that no role can have.
 func (s userSpec) Check(report func(path, format string, args ...any)) {
 	if len(s.Roles) > maxUserRoles {
 		report("roles", "there are %d, more than %d", len(s.Roles), maxUserRoles)
@@ -48,41 +49,53 @@ type userStatus struct {
 	SecondFactor bool      `json:"second_factor"`
 }
 
-// document reads also whether the user has a second factor, but not the factor itself.
+// document turns a stored user into a document. It also reads whether the user has a second factor, but not
+// the factor itself.
 func (k userKind) document(ctx context.Context, u state.Stored[state.User]) (authrpc.Resource, error) {
-	v := u.Value
-	has, err := k.users.HasFactor(ctx, v.UserKey())
+	user := u.Value
+	hasFactor, err := k.users.HasFactor(ctx, user.UserKey())
 	if err != nil {
 		return authrpc.Resource{}, err
 	}
-	status := userStatus{v.Name, v.Connector, v.Subject, v.Created, v.LastLogin, has}
-	return document("user", u.Key, u.Revision, userSpec{v.Roles}, status)
+	status := userStatus{
+		Name:         user.Name,
+		Connector:    user.Connector,
+		Subject:      user.Subject,
+		Created:      user.Created,
+		LastLogin:    user.LastLogin,
+		SecondFactor: hasFactor,
+	}
+	return document("user", u.Key, u.Revision, userSpec{user.Roles}, status)
 }
 
-// find reads a user by connector/subject, or by name if only one user has it.
+// find returns the user with that key, which is connector/subject, or else the only user with that name.
+// Names are not unique: providers choose them. If several users have the name, the error is fault Conflict,
+// because a change must not reach the wrong one; if none has it, fault NotFound.
 func (k userKind) find(ctx context.Context, name string) (state.Stored[state.User], error) {
-	u, err := k.users.UserByID(ctx, name)
-	if !fault.Is(err, fault.NotFound) || strings.Contains(name, "/") {
-		return u, err
+	user, err := k.users.UserByID(ctx, name)
+	isKey := strings.Contains(name, "/")
+	if !fault.Is(err, fault.NotFound) || isKey {
+		return user, err
 	}
 	same, listErr := k.withName(ctx, name)
 	switch {
 	case listErr != nil:
-		return u, listErr
+		return user, listErr
 	case len(same) == 0:
-		return u, err
+		return user, err
 	case len(same) == 1:
 		return same[0], nil
 	}
 	msg := fmt.Sprintf("%d users have the name %.80q", len(same), name)
-	return u, fault.New(fault.Conflict, "resources", msg,
+	return user, fault.New(fault.Conflict, "resources", msg,
 		"name the one you mean by connector/subject: tsh get users")
 }
 
-// withName lists the users of that name.
+// withName returns the users of that name, upper or lower case. It reads all users, page by page.
 func (k userKind) withName(ctx context.Context, name string) (same []state.Stored[state.User], err error) {
-	for p := (state.Page{}); ; {
-		got, err := k.users.ListUsers(ctx, p)
+	var page state.Page
+	for {
+		got, err := k.users.ListUsers(ctx, page)
 		if err != nil {
 			return nil, err
 		}
@@ -91,9 +104,10 @@ func (k userKind) withName(ctx context.Context, name string) (same []state.Store
 				same = append(same, u)
 			}
 		}
-		if p.After = got.Next; p.After == "" {
+		if got.Next == "" {
 			return same, nil
 		}
+		page.After = got.Next
 	}
 }
 
@@ -112,24 +126,26 @@ func (k userKind) list(ctx context.Context, p state.Page) ([]authrpc.Resource, s
 	})
 }
 
-// apply changes the roles given to a user. It creates none: a user exists from their first login on.
+// apply changes the roles that administrators gave to a user. It creates none: a user exists from their first
+// login on.
 func (k userKind) apply(
-	ctx context.Context, by caller, r authrpc.Resource,
+	ctx context.Context, by caller, doc authrpc.Resource,
 ) (out authrpc.ApplyResourceResponse, err error) {
 	var spec userSpec
-	if err := decodeSpec(r, &spec); err != nil {
+	if err := decodeSpec(doc, &spec); err != nil {
 		return out, err
 	}
-	old, err := k.find(ctx, r.Metadata.Name)
+	name := doc.Metadata.Name
+	old, err := k.find(ctx, name)
 	if fault.Is(err, fault.NotFound) {
-		msg := fmt.Sprintf("there is no user %.80q: a user exists from their first login on", r.Metadata.Name)
+		msg := fmt.Sprintf("there is no user %.80q: a user exists from their first login on", name)
 		return out, fault.Wrap(err, fault.NotFound, "resources.Apply", msg,
 			"let them log in once, then see: tsh get users")
 	}
 	if err != nil {
 		return out, err
 	}
-	if err := checkRevision(r.Metadata.Revision, old.Revision); err != nil {
+	if err := checkRevision(doc.Metadata.Revision, old.Revision); err != nil {
 		return out, err
 	}
 	if err := by.checkRoleChange(old.Value.Roles, spec.Roles); err != nil {
@@ -141,6 +157,7 @@ func (k userKind) apply(
 	if err := by.checkSelfChange(old.Value, next); err != nil {
 		return out, err
 	}
+	// A compare-and-set: fault Conflict if the user logged in or was changed since the read above.
 	e := by.event(events.ResourceApplied, access.Users, old.Key)
 	if err := k.users.PutUser(ctx, old, next, e); err != nil {
 		return out, err
@@ -156,7 +173,9 @@ func (k userKind) apply(
 	return out, err
 }
 
-// checkSelfChange is checkKeepsRoleAdmin for a change of the caller's own record. It allows changes of others.
+// checkSelfChange refuses a change from old to next of the caller's own record by which the caller would lose
+// the right to apply roles. Changes of other users pass. The caller keeps those of their roles that next
+// still gives: see state.User.FilterRoles.
 func (c caller) checkSelfChange(old, next state.User) error {
 	if old.UserKey() != c.who.UserKey() {
 		return nil
@@ -170,9 +189,11 @@ func (k userKind) remove(ctx context.Context, by caller, name string) error {
 	if err != nil {
 		return err
 	}
-	// The second factor is removed too, and whoever logs in to the provider next enrols a new one. So
-	// removing a user needs the user's roles, as if they were given away.
-	if err := by.checkRoleChange(slices.Concat(old.Value.Roles, old.Value.Mapped), nil); err != nil {
+	// The second factor is removed too, and whoever logs in to the provider next enrols a new one. So a
+	// caller who also knows the user's password could take over the account with all its roles. Therefore the
+	// caller needs the user's roles, as if they gave them away.
+	allRoles := slices.Concat(old.Value.Roles, old.Value.Mapped)
+	if err := by.checkRoleChange(allRoles, nil); err != nil {
 		return err
 	}
 	if err := by.checkSelfChange(old.Value, state.User{}); err != nil {
