@@ -19,14 +19,14 @@ import (
 // gone.
 const replyTimeout = 10 * time.Second
 
-// accountHelper is the agent's side of the helper process.
+// accountHelper is the agent's side of the helper process, with which it exchanges messages over control.
 //
-// readLoop is its only reader. Calls may come from any goroutine; each registers in replies under an id of
-// its own before it sends. done is closed when readLoop ends, and then no call waits any longer.
+// readLoop is the only reader of control. Any goroutine may call call, which registers in replies under an id
+// of its own before it sends. done is closed when readLoop ends; then call waits no longer.
 type accountHelper struct {
 	process *process.Helper
-	control *net.UnixConn
-	done    chan struct{} // closed once the helper answers no more
+	control *net.UnixConn // messages, in both directions
+	done    chan struct{} // closed when no reply can come any more
 
 	mu        sync.Mutex // guards what follows; never held while something is sent or received
 	lastID    uint32
@@ -34,20 +34,20 @@ type accountHelper struct {
 	listeners map[uint32]*socketListener
 }
 
-// startHelper re-executes this program as the account.
+// startHelper starts the helper process as the account. The caller calls close.
 func startHelper(db account.Database, acc account.Account) (*accountHelper, error) {
-	control, theirs, err := socketPair(unix.SOCK_SEQPACKET)
+	control, helperEnd, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
+	defer helperEnd.Close()
 	h := &accountHelper{
 		control:   control,
 		done:      make(chan struct{}),
 		replies:   map[uint32]chan message{},
 		listeners: map[uint32]*socketListener{},
 	}
-	if h.process, err = process.StartHelper(db, acc, helperArg, theirs); err != nil {
+	if h.process, err = process.StartHelper(db, acc, helperArg, helperEnd); err != nil {
 		control.Close()
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func startHelper(db account.Database, acc account.Account) (*accountHelper, erro
 	return h, nil
 }
 
-// nextID returns an id for a call: never one of an accepted connection.
+// nextID returns an id for a call. Ids of accepted connections have acceptedBit set, so the two never meet.
 func (h *accountHelper) nextID() uint32 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -63,21 +63,22 @@ func (h *accountHelper) nextID() uint32 {
 	return h.lastID
 }
 
-// call sends a message, with a descriptor if it is not nil, and returns the text of the reply. It closes the
-// descriptor. An error of the helper is a syscall.Errno. If no reply comes in time, call undoes the request:
-// nobody would use its result.
-func (h *accountHelper) call(ctx context.Context, m message, with *os.File) (string, error) {
-	if with != nil {
-		defer with.Close()
+// call sends a request to the helper, with a descriptor if it is not nil, and returns the text of the reply.
+// It closes the descriptor. The error is a syscall.Errno if the helper refused, io.ErrUnexpectedEOF if the
+// helper has ended, or that of ctx if no reply came in replyTimeout. In the last case call tells the helper
+// to undo the request, because nobody would use its result.
+func (h *accountHelper) call(ctx context.Context, request message, descriptor *os.File) (string, error) {
+	if descriptor != nil {
+		defer descriptor.Close()
 	}
-	reply := make(chan message, 1)
+	reply := make(chan message, 1) // registered before sending: the reply may come at once
 	h.mu.Lock()
-	h.replies[m.id] = reply
+	h.replies[request.id] = reply
 	h.mu.Unlock()
-	defer func() { h.mu.Lock(); delete(h.replies, m.id); h.mu.Unlock() }()
+	defer func() { h.mu.Lock(); delete(h.replies, request.id); h.mu.Unlock() }()
 	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
 	defer cancel()
-	if err := h.notify(m, with); err != nil {
+	if err := h.notify(request, descriptor); err != nil {
 		return "", err
 	}
 	select {
@@ -90,27 +91,28 @@ func (h *accountHelper) call(ctx context.Context, m message, with *os.File) (str
 		return "", io.ErrUnexpectedEOF
 	case <-ctx.Done():
 		undo := opCloseListener
-		if m.op == opDial {
+		if request.op == opDial {
 			undo = opCloseConn
 		}
-		_ = h.notify(message{op: undo, id: m.id}, nil)
+		_ = h.notify(message{op: undo, id: request.id}, nil)
 		return "", ctx.Err()
 	}
 }
 
-// notify sends a message that has no reply.
-func (h *accountHelper) notify(m message, with *os.File) error {
+// notify sends a message and waits for no reply.
+func (h *accountHelper) notify(m message, descriptor *os.File) error {
 	_ = h.control.SetWriteDeadline(time.Now().Add(replyTimeout))
-	return sendMessage(h.control, m, with)
+	return sendMessage(h.control, m, descriptor)
 }
 
-// readLoop delivers replies and incoming connections until the helper ends. It takes no descriptors, and
-// ignores ids that it does not know: the helper belongs to the account and may send anything.
+// readLoop delivers replies to call, and ids of incoming connections to their listener, until the helper ends
+// or control is closed. It takes no descriptors and ignores unknown ids: the helper belongs to the account,
+// so it may send anything.
 func (h *accountHelper) readLoop() {
 	defer close(h.done)
 	buf := make([]byte, maxMessage+1)
 	for {
-		m, _, err := receiveMessage(h.control, buf, nil)
+		m, _, err := receiveMessage(h.control, buf, nil /* no descriptors */)
 		if err != nil {
 			return
 		}
@@ -123,7 +125,7 @@ func (h *accountHelper) readLoop() {
 		case (m.op == opOK || m.op == opError) && reply != nil:
 			select {
 			case reply <- m:
-			default: // a second reply to one call
+			default: // a second reply to one call is dropped, so that readLoop never blocks
 			}
 		}
 	}

@@ -1,12 +1,13 @@
 // Package asaccount answers: what is done as the account, besides its programs?
 //
 // It opens sockets with the rights of an account, for what a connection forwards. TCP sockets are made in
-// this process and belong to the account. Unix sockets are opened by the account helper: this program,
-// re-executed as the account, which also copies their bytes. The kernel decides what the account may reach.
+// this process and belong to the account. Unix sockets are opened by the account helper, which also copies
+// their bytes. The helper is a process of this same program, executed again as the account. So the kernel
+// decides what the account may reach.
 //
-// The helper belongs to the account, whose programs may trace and change it. So the agent takes from it
-// nothing but numbers of messages and paths that are shown to the account's own programs, and never a
-// descriptor.
+// The helper belongs to the account, and programs of the account may trace and change it. So the agent takes
+// from the helper nothing but message numbers, and paths that only the account's own programs get to see. It
+// never takes a descriptor.
 package asaccount
 
 import (
@@ -47,13 +48,13 @@ type Sockets struct {
 // New starts nothing: the helper is started when the first Unix socket is asked for. Close ends it.
 func New(db account.Database, acc account.Account) *Sockets { return &Sockets{db: db, acc: acc} }
 
-// Dial opens a TCP connection.
+// Dial opens a TCP connection. If ctx ends first, the error is its cause.
 func (s *Sockets) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return dialTCP(ctx, s.db, s.acc, to)
 }
 
-// Listen listens on a TCP address. This process binds the socket as root, so the check for privileged ports
-// that the kernel makes for other accounts is made here.
+// Listen listens on a TCP address. If this process is root, the kernel lets it listen on any port. So Listen
+// itself refuses privileged ports to other accounts, with EACCES, as the kernel would.
 func (s *Sockets) Listen(at netip.AddrPort) (net.Listener, error) {
 	if s.db.UID == 0 && s.acc.UID != 0 && at.Port() != 0 && at.Port() < firstUnprivilegedPort {
 		return nil, os.NewSyscallError("bind", syscall.EACCES)
@@ -61,7 +62,9 @@ func (s *Sockets) Listen(at netip.AddrPort) (net.Listener, error) {
 	return listenTCP(s.db, s.acc, at)
 }
 
-// DialUnix connects to a Unix socket. A relative path starts at the account's home.
+// DialUnix connects to a Unix socket by way of the helper. A relative path starts at the account's home. The
+// error is a fault for a path that is not valid or a helper that cannot be started, the helper's errno, or
+// that of ctx.
 func (s *Sockets) DialUnix(ctx context.Context, path string) (net.Conn, error) {
 	path, err := socketPath(path)
 	if err != nil {
@@ -71,16 +74,17 @@ func (s *Sockets) DialUnix(ctx context.Context, path string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, theirs, err := socketPair(unix.SOCK_STREAM)
+	// The helper relays between the socket at path and its end of this pair.
+	agentEnd, helperEnd, err := socketPair(unix.SOCK_STREAM)
 	if err != nil {
 		return nil, err
 	}
 	id := helper.nextID()
-	if _, err := helper.call(ctx, message{opDial, id, path}, theirs); err != nil {
-		ours.Close()
+	if _, err := helper.call(ctx, message{op: opDial, id: id, text: path}, helperEnd); err != nil {
+		agentEnd.Close()
 		return nil, err
 	}
-	return &socketConn{UnixConn: ours, helper: helper, id: id}, nil
+	return &socketConn{UnixConn: agentEnd, helper: helper, id: id}, nil
 }
 
 // ListenUnix makes a Unix socket that only the account may connect to. Closing the listener removes it.
@@ -98,28 +102,30 @@ func (s *Sockets) ListenAgent(ctx context.Context) (net.Listener, error) {
 	return s.listen(ctx, opListenAgent, "")
 }
 
+// listen asks the helper to listen. kind is opListen, with the path, or opListenAgent, for which the helper
+// chooses the path.
 func (s *Sockets) listen(ctx context.Context, kind op, path string) (net.Listener, error) {
 	helper, err := s.runningHelper()
 	if err != nil {
 		return nil, err
 	}
-	l := &socketListener{
+	listener := &socketListener{
 		helper:  helper,
 		id:      helper.nextID(),
 		path:    path,
 		pending: make(chan uint32, maxPending),
 		closed:  make(chan struct{}),
 	}
-	helper.addListener(l) // before the call: connections may come before its answer
-	chosen, err := helper.call(ctx, message{kind, l.id, path}, nil)
+	helper.addListener(listener) // before the call: the first connection may come before the reply
+	chosen, err := helper.call(ctx, message{op: kind, id: listener.id, text: path}, nil /* no descriptor */)
 	if err != nil {
-		helper.removeListener(l)
+		helper.removeListener(listener)
 		return nil, err
 	}
 	if chosen != "" {
-		l.path = chosen
+		listener.path = chosen
 	}
-	return l, nil
+	return listener, nil
 }
 
 // Close ends the helper, which removes the sockets that it made, and waits for it.
@@ -133,7 +139,8 @@ func (s *Sockets) Close() {
 	}
 }
 
-// runningHelper returns the helper. It starts one if there is none, or if the last has ended by itself.
+// runningHelper returns the helper. It starts one if there is none, or if the last one has ended by itself.
+// It returns net.ErrClosed after Close, and a fault of kind Internal if no helper can be started.
 func (s *Sockets) runningHelper() (*accountHelper, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,9 +175,9 @@ func helperFault(err error, acc account.Account) error {
 		"ask an administrator to look at the account")
 }
 
-// socketPath returns the path to give to the kernel, or an error if it cannot be the path of a socket. A
-// relative path gets "./" in front: a leading "@" or NUL would otherwise name an abstract socket, which has
-// no owner or mode.
+// socketPath returns the path as it is given to the kernel, or a fault of kind Invalid if it cannot be the
+// path of a socket. A relative path gets "./" in front: otherwise a path that begins with "@" or NUL would
+// name an abstract socket, which has no owner or mode and so no protection.
 func socketPath(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		path = "./" + path

@@ -30,8 +30,9 @@ const (
 	copyBytes = 32 << 10
 )
 
-// RunHelper does the work of the account helper if this process is one, and returns the status to exit with.
-// Every program that embeds a node calls it first in main, beside process.RunHelper.
+// RunHelper does the work of the account helper if this process was started as one, and returns the status to
+// exit with. ok is false if it was not; then nothing has happened. Every program that embeds a node calls it
+// first in main, beside process.RunHelper.
 func RunHelper() (code int, ok bool) {
 	args, ok := process.HelperArgs()
 	if !ok || len(args) != 1 || args[0] != helperArg {
@@ -41,11 +42,11 @@ func RunHelper() (code int, ok bool) {
 }
 
 // socketServer opens Unix sockets in the helper process, with the account's rights. It also copies their
-// bytes. A program behind a socket may ask for the credentials of whoever sent the bytes (unix(7),
-// SCM_CREDENTIALS), so root must not write them.
+// bytes to and from the agent: a program may ask the kernel who wrote to its socket (unix(7),
+// SCM_CREDENTIALS), and the answer must be the account and not root.
 //
-// handle runs on one goroutine. Each listener and each direction of a relay has its own; all of them end with
-// the process, which waits for none.
+// handle is called by one goroutine. Each listener and each direction of a relay has a goroutine of its own.
+// They end with the process, which does not wait for them.
 type socketServer struct {
 	control *net.UnixConn
 
@@ -56,8 +57,9 @@ type socketServer struct {
 	accepted  uint32                   // connections accepted so far
 }
 
-// serveSockets does what the agent asks for on stdin until the agent closes it, and then removes the sockets
-// that it made. It ignores signals that would end it before that.
+// serveSockets does what the agent asks for in messages on stdin until the agent closes it, and then removes
+// the sockets that it made. It returns the status to exit with. It ignores signals that would end it before
+// it has removed the sockets.
 func serveSockets() int {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
 	process.EnterHome()
@@ -72,26 +74,28 @@ func serveSockets() int {
 		pending:   map[uint32]*net.UnixConn{},
 	}
 	defer s.removeAll()
-	buf, oob := make([]byte, maxMessage+1), make([]byte, unix.CmsgSpace(4))
+	buf, oob := make([]byte, maxMessage+1), make([]byte, unix.CmsgSpace(4)) // room for one descriptor
 	for {
-		m, with, err := receiveMessage(control, buf, oob)
+		m, agentEnd, err := receiveMessage(control, buf, oob)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				return 0
 			}
 			return 1
 		}
-		s.handle(m, with)
+		s.handle(m, agentEnd)
 	}
 }
 
-// handle does what one message asks for. It never waits for a peer.
-func (s *socketServer) handle(m message, with *net.UnixConn) {
+// handle does what one message asks for, and sends the reply if the message has one. agentEnd is the stream
+// that came along with the message, or nil; handle takes it over. It never waits for a peer, so one request
+// does not hold up the next. A message that makes no sense is ignored.
+func (s *socketServer) handle(m message, agentEnd *net.UnixConn) {
 	switch {
-	case m.op == opDial && with != nil:
-		s.reply(m, "", s.dial(m.id, m.text, with))
+	case m.op == opDial && agentEnd != nil:
+		s.reply(m, "", s.dial(m.id, m.text, agentEnd))
 	case m.op == opListen:
-		_, err := s.listen(m.id, m.text, "")
+		_, err := s.listen(m.id, m.text, "" /* no directory was made */)
 		s.reply(m, "", err)
 	case m.op == opListenAgent:
 		path, err := s.listenAgent(m.id)
@@ -99,36 +103,38 @@ func (s *socketServer) handle(m message, with *net.UnixConn) {
 	case m.op == opCloseListener:
 		s.closeListener(m.id)
 		s.reply(m, "", nil)
-	case m.op == opAccept && with != nil:
-		s.acceptPending(m.id, with)
+	case m.op == opAccept && agentEnd != nil:
+		s.acceptPending(m.id, agentEnd)
 	case m.op == opCloseConn:
 		s.closeConn(m.id)
 	default:
-		if with != nil {
-			with.Close()
+		if agentEnd != nil {
+			agentEnd.Close()
 		}
 	}
 }
 
-// reply answers a message: with the text, or with the errno if err is not nil (EIO if it has none).
+// reply answers the message m: with opOK and the text if err is nil, else with opError and the errno in err,
+// or EIO if there is none in it.
 func (s *socketServer) reply(m message, text string, err error) {
 	if err == nil {
-		_ = sendMessage(s.control, message{opOK, m.id, text}, nil)
+		_ = sendMessage(s.control, message{op: opOK, id: m.id, text: text}, nil)
 		return
 	}
 	errno := syscall.EIO
 	_ = errors.As(err, &errno)
-	_ = sendMessage(s.control, message{opError, m.id, encodeNumber(uint32(errno))}, nil)
+	_ = sendMessage(s.control, message{op: opError, id: m.id, text: encodeNumber(uint32(errno))}, nil)
 }
 
-// dial connects to a socket. It does not block: a listener whose queue is full refuses at once (EAGAIN).
-func (s *socketServer) dial(id uint32, path string, with *net.UnixConn) error {
+// dial connects to the socket at path, and relays between it and agentEnd, which it takes over. It does not
+// block: if the queue of the listening program is full, it returns EAGAIN at once.
+func (s *socketServer) dial(id uint32, path string, agentEnd *net.UnixConn) error {
 	conn, err := connectUnix(path)
 	if err != nil {
-		with.Close()
+		agentEnd.Close()
 		return err
 	}
-	s.startRelay(id, conn, with)
+	s.startRelay(id, conn, agentEnd)
 	return nil
 }
 
@@ -152,8 +158,9 @@ type boundSocket struct {
 	dir      string // the directory made for it; empty: none
 }
 
-// listen makes a socket that only the account may connect to. An existing file stays: bind(2) follows no
-// symbolic link and replaces nothing.
+// listen makes a socket at path that only the account may connect to, and starts to accept connections. dir
+// is the directory that was made for the socket and is removed with it, or "". An existing file at path
+// stays, and the error is EADDRINUSE: bind(2) follows no symbolic link and replaces nothing.
 func (s *socketServer) listen(id uint32, path, dir string) (*boundSocket, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -161,29 +168,32 @@ func (s *socketServer) listen(id uint32, path, dir string) (*boundSocket, error)
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close() // net.FileListener keeps a copy
+	// The umask gives the socket its mode when it is made, so there is no moment at which others may connect.
+	// It belongs to the whole process; only handle makes files here, on one goroutine.
 	old := unix.Umask(0o177)
 	err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
 	unix.Umask(old)
 	if err != nil {
 		return nil, err
 	}
-	b := &boundSocket{path: path, dir: dir}
+	bound := &boundSocket{path: path, dir: dir}
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return nil, err
 	}
-	b.dev, b.ino = uint64(st.Dev), st.Ino
-	if err := b.listen(fd, f); err != nil {
-		b.remove()
+	bound.dev, bound.ino = uint64(st.Dev), st.Ino
+	if err := bound.listen(fd, f); err != nil {
+		bound.remove()
 		return nil, err
 	}
 	s.mu.Lock()
-	s.listeners[id] = b
+	s.listeners[id] = bound
 	s.mu.Unlock()
-	go s.acceptLoop(id, b) // ends when the listener is closed
-	return b, nil
+	go s.acceptLoop(id, bound) // ends when the listener is closed
+	return bound, nil
 }
 
+// listen listens on the bound socket fd and keeps a listener for it. f is the same socket.
 func (b *boundSocket) listen(fd int, f *os.File) error {
 	if err := unix.Listen(fd, backlog); err != nil {
 		return err
@@ -207,7 +217,8 @@ func (b *boundSocket) remove() {
 	}
 }
 
-// listenAgent listens in a new directory that no other account may enter.
+// listenAgent makes a directory that no other account may enter, and listens on a socket in it, whose path it
+// returns.
 func (s *socketServer) listenAgent(id uint32) (path string, err error) {
 	dir, err := os.MkdirTemp("", "threshold-agent-")
 	if err != nil {
@@ -221,11 +232,12 @@ func (s *socketServer) listenAgent(id uint32) (path string, err error) {
 	return path, nil
 }
 
-// acceptLoop reports each accepted connection to the agent. It closes connections that come while too many
-// are pending.
-func (s *socketServer) acceptLoop(id uint32, b *boundSocket) {
+// acceptLoop accepts connections to a listener and reports the id of each to the agent, which takes the
+// connection with opAccept. It closes connections that come while maxPending are waiting. It ends when the
+// listener is closed.
+func (s *socketServer) acceptLoop(id uint32, bound *boundSocket) {
 	for {
-		c, err := b.AcceptUnix()
+		accepted, err := bound.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -233,16 +245,17 @@ func (s *socketServer) acceptLoop(id uint32, b *boundSocket) {
 			time.Sleep(acceptPause)
 			continue
 		}
-		if conn, ok := s.addPending(c); ok {
-			_ = sendMessage(s.control, message{opIncoming, id, encodeNumber(conn)}, nil)
+		if conn, ok := s.addPending(accepted); ok {
+			_ = sendMessage(s.control, message{op: opIncoming, id: id, text: encodeNumber(conn)}, nil)
 		} else {
-			c.Close()
+			accepted.Close()
 		}
 	}
 }
 
-// addPending keeps an accepted connection until the agent takes it, and returns its id.
-func (s *socketServer) addPending(c *net.UnixConn) (id uint32, ok bool) {
+// addPending keeps an accepted connection until the agent takes it, and returns its id. ok is false if
+// maxPending connections are waiting already.
+func (s *socketServer) addPending(accepted *net.UnixConn) (id uint32, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.pending) >= maxPending {
@@ -250,60 +263,61 @@ func (s *socketServer) addPending(c *net.UnixConn) (id uint32, ok bool) {
 	}
 	s.accepted++
 	id = s.accepted | acceptedBit
-	s.pending[id] = c
+	s.pending[id] = accepted
 	return id, true
 }
 
-// acceptPending connects an accepted connection with the stream that the agent gave for it.
-func (s *socketServer) acceptPending(id uint32, with *net.UnixConn) {
+// acceptPending relays between the accepted connection id and agentEnd, which it takes over.
+func (s *socketServer) acceptPending(id uint32, agentEnd *net.UnixConn) {
 	s.mu.Lock()
-	c := s.pending[id]
+	accepted := s.pending[id]
 	delete(s.pending, id)
 	s.mu.Unlock()
-	if c == nil {
-		with.Close()
+	if accepted == nil {
+		agentEnd.Close()
 		return
 	}
-	s.startRelay(id, c, with)
+	s.startRelay(id, accepted, agentEnd)
 }
 
-func (s *socketServer) startRelay(id uint32, conn, with *net.UnixConn) {
+func (s *socketServer) startRelay(id uint32, conn, agentEnd *net.UnixConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns[id] = conn
-	go s.relay(id, conn, with) // ends when both directions have ended; the process does not wait for it
+	go s.relay(id, conn, agentEnd) // ends when both directions have ended; the process does not wait for it
 }
 
-// closeConn takes nothing more from a connection. What was sent to it is still delivered, for up to
-// lingerTime.
+// closeConn is called when the agent no longer takes what a connection sends. It reads nothing more from the
+// connection. Data from the agent is still delivered to it, for up to lingerTime. A connection that the agent
+// has not taken yet is closed at once.
 func (s *socketServer) closeConn(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.pending[id]; c != nil {
+	if conn := s.pending[id]; conn != nil {
 		delete(s.pending, id)
-		c.Close()
+		conn.Close()
 	}
-	if c := s.conns[id]; c != nil {
-		_ = c.SetReadDeadline(time.Unix(1, 0))
-		_ = c.SetWriteDeadline(time.Now().Add(lingerTime))
+	if conn := s.conns[id]; conn != nil {
+		_ = conn.SetReadDeadline(time.Unix(1, 0)) // in the past: reads fail at once
+		_ = conn.SetWriteDeadline(time.Now().Add(lingerTime))
 	}
 }
 
 func (s *socketServer) closeListener(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b := s.listeners[id]; b != nil {
+	if bound := s.listeners[id]; bound != nil {
 		delete(s.listeners, id)
-		b.remove()
-		b.Close()
+		bound.remove()
+		bound.Close()
 	}
 }
 
 func (s *socketServer) removeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, b := range s.listeners {
-		b.remove()
+	for _, bound := range s.listeners {
+		bound.remove()
 	}
 }
 

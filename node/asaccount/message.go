@@ -13,9 +13,9 @@ import (
 // the id (4 bytes, big-endian), the text. A message from the agent may carry the descriptor of one stream
 // socket.
 //
-// The agent asks, and the helper replies with opOK or opError under the id of the request. Ids of listeners
-// and dialed connections are chosen by the agent; ids of accepted connections by the helper, with acceptedBit
-// set.
+// The agent sends requests, and the helper replies with opOK or opError under the id of the request. The
+// agent chooses the ids of listeners and of dialed connections. The helper chooses the ids of accepted
+// connections, which have acceptedBit set.
 
 // op says what a message asks for or reports.
 type op byte
@@ -69,32 +69,35 @@ func encodeNumber(n uint32) string { return string(binary.BigEndian.AppendUint32
 func (m message) number() uint32 { return binary.BigEndian.Uint32([]byte(m.text)) }
 
 // sendMessage writes a message, with a descriptor if it is not nil.
-func sendMessage(conn *net.UnixConn, m message, with *os.File) error {
+func sendMessage(conn *net.UnixConn, m message, descriptor *os.File) error {
 	var rights []byte
-	if with != nil {
-		rights = unix.UnixRights(int(with.Fd()))
+	if descriptor != nil {
+		rights = unix.UnixRights(int(descriptor.Fd()))
 	}
 	_, _, err := conn.WriteMsgUnix(m.marshal(), rights, nil)
 	return err
 }
 
-// receiveMessage reads a message and, if oob has space for it, the stream that came along. The agent passes
-// no oob: it takes no descriptor from a process that belongs to another account.
-func receiveMessage(conn *net.UnixConn, buf, oob []byte) (m message, with *net.UnixConn, err error) {
+// receiveMessage reads a message and, if oob has space for a descriptor, the stream that came along. stream
+// is nil if none came. buf is used for reading; it is longer than maxMessage by one byte, so that a message
+// that is too long is noticed. The agent passes no oob: it takes no descriptor from a process of another
+// account.
+func receiveMessage(conn *net.UnixConn, buf, oob []byte) (m message, stream *net.UnixConn, err error) {
 	size, rights, _, _, err := conn.ReadMsgUnix(buf, oob)
 	if err != nil {
 		return message{}, nil, err
 	}
 	if rights > 0 {
-		if with, err = receivedConn(oob[:rights]); err != nil {
+		if stream, err = receivedConn(oob[:rights]); err != nil {
 			return message{}, nil, err
 		}
 	}
 	m, err = parseMessage(buf[:size])
-	return m, with, err
+	return m, stream, err
 }
 
-// receivedConn makes a connection of the one descriptor that a message carried.
+// receivedConn makes a connection of the one descriptor in the control data of a message. It returns an error
+// for any other number of descriptors.
 func receivedConn(rights []byte) (*net.UnixConn, error) {
 	list, err := unix.ParseSocketControlMessage(rights)
 	if err != nil || len(list) != 1 {
@@ -123,16 +126,17 @@ func connFromFD(fd int) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// socketPair makes two connected sockets: one for this process, one to give to the helper.
-func socketPair(kind int) (ours *net.UnixConn, theirs *os.File, err error) {
+// socketPair makes two connected sockets: one for this process, which is the agent, and one to give to the
+// helper. kind is unix.SOCK_STREAM or unix.SOCK_SEQPACKET.
+func socketPair(kind int) (agentEnd *net.UnixConn, helperEnd *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	theirs = os.NewFile(uintptr(fds[1]), "pair")
-	if ours, err = connFromFD(fds[0]); err != nil {
-		theirs.Close()
+	helperEnd = os.NewFile(uintptr(fds[1]), "pair")
+	if agentEnd, err = connFromFD(fds[0]); err != nil {
+		helperEnd.Close()
 		return nil, nil, err
 	}
-	return ours, theirs, nil
+	return agentEnd, helperEnd, nil
 }

@@ -32,22 +32,23 @@ func (l *socketListener) enqueue(conn uint32) {
 	_ = l.helper.notify(message{op: opCloseConn, id: conn}, nil)
 }
 
-// Accept implements net.Listener. It returns net.ErrClosed after Close, and io.ErrUnexpectedEOF when the
-// helper has ended.
+// Accept implements net.Listener. The connection that it returns is one end of a pair; the helper relays
+// between the other end and the connection that it has accepted. Accept returns net.ErrClosed after Close,
+// and io.ErrUnexpectedEOF when the helper has ended.
 func (l *socketListener) Accept() (net.Conn, error) {
 	select {
 	case conn := <-l.pending:
-		ours, theirs, err := socketPair(unix.SOCK_STREAM)
+		agentEnd, helperEnd, err := socketPair(unix.SOCK_STREAM)
 		if err != nil {
 			_ = l.helper.notify(message{op: opCloseConn, id: conn}, nil)
 			return nil, err
 		}
-		defer theirs.Close()
-		if err := l.helper.notify(message{op: opAccept, id: conn}, theirs); err != nil {
-			ours.Close()
+		defer helperEnd.Close()
+		if err := l.helper.notify(message{op: opAccept, id: conn}, helperEnd); err != nil {
+			agentEnd.Close()
 			return nil, err
 		}
-		return &socketConn{UnixConn: ours, helper: l.helper, id: conn}, nil
+		return &socketConn{UnixConn: agentEnd, helper: l.helper, id: conn}, nil
 	case <-l.closed:
 		return nil, net.ErrClosed
 	case <-l.helper.done:
@@ -67,6 +68,7 @@ func (l *socketListener) Close() error {
 	return err
 }
 
+// rejectPending closes the connections that wait for Accept.
 func (l *socketListener) rejectPending() {
 	for {
 		select {
@@ -90,7 +92,8 @@ type socketConn struct {
 	once   sync.Once // of the message in Close
 }
 
-// Close tells the helper that nobody takes what the socket still sends. What was written is still delivered.
+// Close tells the helper that the agent no longer takes what the socket sends. What was written before is
+// still delivered to the socket.
 func (c *socketConn) Close() error {
 	c.once.Do(func() { _ = c.helper.notify(message{op: opCloseConn, id: c.id}, nil) })
 	return c.UnixConn.Close()

@@ -17,9 +17,9 @@ import (
 // backlog is how many connections of a listener the kernel keeps until they are accepted.
 const backlog = 128
 
-// dialTCP opens a TCP connection whose socket belongs to the account. Firewalls tell root from other accounts
-// by a socket's owner, and protect the metadata services of clouds in this way. If ctx ends first, the error
-// is its cause.
+// dialTCP opens a TCP connection whose socket belongs to the account. Firewalls on the machine may have rules
+// by a socket's owner: they let only root reach the metadata service of a cloud, for example. If ctx ends
+// first, the error is its cause.
 func dialTCP(
 	ctx context.Context, db account.Database, acc account.Account, to netip.AddrPort,
 ) (net.Conn, error) {
@@ -45,8 +45,8 @@ func listenTCP(db account.Database, acc account.Account, at netip.AddrPort) (net
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "tcp")
-	defer f.Close() // net.FileListener keeps a copy
-	if at.Addr().Is6() {
+	defer f.Close()      // net.FileListener keeps a copy
+	if at.Addr().Is6() { // IPv6 only: the IPv4 address gets a listener of its own
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return nil, os.NewSyscallError("setsockopt", err)
 		}
@@ -64,16 +64,17 @@ func listenTCP(db account.Database, acc account.Account, at netip.AddrPort) (net
 	return net.FileListener(f)
 }
 
-// connect connects the socket and waits until it is connected or refused, or until ctx ends.
+// connect connects the non-blocking socket f and waits until it is connected or refused, or until ctx ends.
+// It waits in Go's poller, so the wait occupies no thread.
 func connect(ctx context.Context, f *os.File, to netip.AddrPort) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) }) // ends raw.Write
 	defer stop()
 	started := false
-	var result error
+	var result error                               // of the connect
 	err = raw.Write(func(fd uintptr) (done bool) { // called again whenever the socket becomes writable
 		if !started {
 			started = true
@@ -89,7 +90,8 @@ func connect(ctx context.Context, f *os.File, to netip.AddrPort) error {
 	return os.NewSyscallError("connect", result)
 }
 
-// connectResult reports whether a connect has ended, and its error.
+// connectResult reports whether a connect has ended, and if so with which error. If done is false, err means
+// nothing: the socket became writable too early, and the caller waits again.
 func connectResult(fd int) (done bool, err error) {
 	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
@@ -99,12 +101,14 @@ func connectResult(fd int) (done bool, err error) {
 		return true, unix.Errno(code)
 	}
 	_, err = unix.Getpeername(fd)
-	return !errors.Is(err, unix.ENOTCONN), err // ENOTCONN without a socket error: woken too early
+	stillConnecting := errors.Is(err, unix.ENOTCONN)
+	return !stillConnecting, err
 }
 
-// tcpSocket makes a socket that belongs to the account. The kernel takes a socket's owner from the file
-// system ids of the thread that makes it. The thread is locked while it has the account's ids: nothing else
-// runs on it, and Go starts no thread from it, which would inherit them.
+// tcpSocket makes a TCP socket of the address's family that belongs to the account. The kernel takes a
+// socket's owner from the file system ids of the thread that makes it, so the thread gets the account's ids
+// for that moment. The goroutine is locked to the thread meanwhile: no other goroutine runs on the thread,
+// and Go starts no new thread from it, which would inherit the ids.
 func tcpSocket(db account.Database, acc account.Account, addr netip.Addr) (fd int, err error) {
 	family := unix.AF_INET
 	if addr.Is6() {

@@ -107,9 +107,8 @@ func (p *Process) copyInput(in io.Reader) {
 // the stream is closed. If the client takes no more output, it reads on and discards.
 //
 // A terminal may stay open for longer than its program runs. Once the program has exited, Run sets a read
-// deadline, and after each read copyOutput sets it again. If a deadline passes and no output comes before the
-// next one, the terminal is silent and copyOutput returns. The first deadline does not count: Run may have
-// set it while output was waiting.
+// deadline, and copyOutput sets it again after each read, so that it measures silence. The terminal is
+// silent, and copyOutput returns, when two deadlines have passed in a row without output between them.
 func (p *Process) copyOutput(pool *sync.Pool, from *os.File, to io.Writer) {
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
