@@ -29,14 +29,16 @@ type Log struct{ store Store }
 func New(s Store) *Log { return &Log{s} }
 
 // allowedCodes are the codes that each kind of machine may send: those of which only that machine knows. A
-// node, for example, cannot claim that a user logged in.
+// stolen node, for example, cannot make the log say that a user logged in. Other kinds may send none.
 var allowedCodes = map[identity.Kind][]audit.Code{
 	identity.Node:  {audit.SessionStarted, audit.SessionEnded, audit.SessionRefused, audit.ForwardStarted},
 	identity.Proxy: {audit.SessionRefused, audit.NodeConnected, audit.NodeDisconnected},
 }
 
-// AppendMachineEvents stores the events of a machine, all or none, and each id only once. A node's events get
-// the node's own name and id, whatever they say; a proxy's events get the proxy's name.
+// AppendMachineEvents stores the events that a machine sends. from is the identity in the certificate of its
+// connection. It stores all events or none; one whose id is stored already, because the machine sends it
+// again after a lost answer, is stored only once. An event that the machine may not send, that is malformed,
+// or that exceeds authrpc.MaxEvents makes the whole call fail with fault Invalid.
 func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, events []audit.Event) error {
 	const op = "audit.AppendMachineEvents"
 	if len(events) > authrpc.MaxEvents {
@@ -49,6 +51,8 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 			return fault.Wrap(err, fault.Invalid, op, err.Error(),
 				"update this machine: its version does not match that of the auth service")
 		}
+		// Whatever the event says, the sender is the one whose certificate was verified: a machine cannot
+		// report in the name of another. A proxy's events may be about a node, so they keep its name.
 		if from.Kind == identity.Node {
 			e.Machine, e.MachineID = from.Name, from.ID
 		} else {
@@ -59,6 +63,8 @@ func (l *Log) AppendMachineEvents(ctx context.Context, from identity.Identity, e
 	return l.store.AppendMachineEvents(ctx, string(from.ID), checked)
 }
 
+// checkMachineEvent returns an error for an event that is malformed, or whose code a machine of from's kind
+// may not send.
 func checkMachineEvent(from identity.Identity, e audit.Event) error {
 	if err := e.Check(); err != nil {
 		return err
@@ -72,7 +78,8 @@ func checkMachineEvent(from identity.Identity, e audit.Event) error {
 	return nil
 }
 
-// Read returns up to limit events, beginning with number after+1.
+// Read returns up to limit events in the order of their numbers, beginning with number after+1. Numbers begin
+// at 1, so an after of 0 reads from the beginning.
 func (l *Log) Read(ctx context.Context, after uint64, limit int) ([]state.NumberedEvent, error) {
 	return l.store.ReadEvents(ctx, after+1, limit)
 }

@@ -43,7 +43,7 @@ func event(code events.Code) events.Event {
 	return events.Event{V: 1, Code: code, ID: state.NewID(), Time: time.Now()}
 }
 
-func TestNodeEventsCarryTheNodesOwnIdentity(t *testing.T) {
+func TestNodeEventsNameTheNodeThatSentThem(t *testing.T) {
 	t.Parallel()
 	log := newLog(t)
 	e := event(events.SessionStarted)

@@ -43,12 +43,14 @@ func (p *Provider) RequestCounts() RequestCounts {
 	return p.counts
 }
 
+// currentFaults returns the faults that were set last.
 func (p *Provider) currentFaults() Faults {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.faults
 }
 
+// countRequest counts a request by calling count, and returns the current faults.
 func (p *Provider) countRequest(count func(*RequestCounts)) Faults {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -50,13 +50,19 @@ const (
 	tokenLife = 5 * time.Minute
 	maxGrants = 1000    // codes not yet redeemed
 	maxForm   = 8 << 10 // bytes of a posted form
+
+	challengeLength = 43 // a SHA-256 in base64 without padding
 )
 
-// grant is what a code stands for.
+// grant is what a code stands for: the authorization request, the user who signed in for it, and until when
+// the code can be exchanged.
 type grant struct {
-	client, redirect, challenge, nonce string
-	user                               User
-	expires                            time.Time
+	client    string // its id
+	redirect  string // the redirect URI
+	challenge string // PKCE
+	nonce     string
+	user      User
+	expires   time.Time
 }
 
 // Provider is an OpenID Connect provider. It is safe for concurrent use.
@@ -66,16 +72,17 @@ type Provider struct {
 	users   map[string]User
 	now     func() time.Time
 	mux     *http.ServeMux
-	logins  throttle
+	logins  throttle // locks logins after wrong passwords
 
-	mu     sync.Mutex // guards what follows
-	keys   signer
-	grants map[string]grant
+	mu     sync.Mutex       // guards the fields below
+	keys   signer           // signs ID tokens; Rotate replaces it
+	grants map[string]grant // by code
 	faults Faults
 	counts RequestCounts
 }
 
-// New makes a provider.
+// New makes a provider with a new signing key. It returns an error for an issuer that is no URL or ends with
+// a slash, and for an unknown Alg.
 func New(cfg Config) (*Provider, error) {
 	issuer, err := url.Parse(cfg.Issuer)
 	if err != nil || issuer.Host == "" || strings.HasSuffix(cfg.Issuer, "/") {
@@ -111,16 +118,16 @@ func New(cfg Config) (*Provider, error) {
 // normalizeLogin lets users type their address in any case.
 func normalizeLogin(typed string) string { return strings.ToLower(strings.TrimSpace(typed)) }
 
-// routes serves everything below the path of the issuer.
+// routes sets the handlers. All paths are below that of the issuer.
 func (p *Provider) routes() {
-	at := strings.TrimSuffix(p.issuer.Path, "/")
+	base := strings.TrimSuffix(p.issuer.Path, "/")
 	p.mux = http.NewServeMux()
-	p.mux.HandleFunc("GET "+at+"/.well-known/openid-configuration", p.serveDiscovery)
-	p.mux.HandleFunc("GET "+at+"/keys", p.serveKeys)
-	p.mux.HandleFunc("GET "+at+"/authorize", p.serveLoginPage)
-	p.mux.HandleFunc("POST "+at+"/authorize", p.handlePassword)
-	p.mux.HandleFunc("POST "+at+"/token", p.serveToken)
-	p.mux.HandleFunc("GET "+at+"/style.css", serveStyle)
+	p.mux.HandleFunc("GET "+base+"/.well-known/openid-configuration", p.serveDiscovery)
+	p.mux.HandleFunc("GET "+base+"/keys", p.serveKeys)
+	p.mux.HandleFunc("GET "+base+"/authorize", p.serveLoginPage)
+	p.mux.HandleFunc("POST "+base+"/authorize", p.handlePassword)
+	p.mux.HandleFunc("POST "+base+"/token", p.serveToken)
+	p.mux.HandleFunc("GET "+base+"/style.css", serveStyle)
 }
 
 // ServeHTTP implements http.Handler.
@@ -134,7 +141,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serveDiscovery serves the discovery document (OpenID Connect Discovery 1.0 section 4).
 func (p *Provider) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
-	f := p.countRequest(func(s *RequestCounts) { s.Discoveries++ })
+	faults := p.countRequest(func(c *RequestCounts) { c.Discoveries++ })
 	issuer := p.issuer.String()
 	doc := map[string]any{
 		"issuer":                                issuer,
@@ -151,8 +158,8 @@ func (p *Provider) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 
 		"authorization_response_iss_parameter_supported": true,
 	}
-	if f.Discovery != nil {
-		f.Discovery(doc)
+	if faults.Discovery != nil {
+		faults.Discovery(doc)
 	}
 	writeJSON(w, http.StatusOK, doc)
 }
@@ -164,51 +171,53 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the client is gone if this fails
 }
 
-// parseAuthorize checks an authorization request (RFC 6749 section 4.1.1). The browser is redirected only
-// after it succeeds, because before that the redirect URI may not belong to the client.
+// parseAuthorize checks an authorization request (RFC 6749 section 4.1.1). It returns a grant without user
+// and expiry, and the parameters of the request. The browser is redirected only after it succeeds, because
+// before that the redirect URI may not belong to the client.
 func (p *Provider) parseAuthorize(r *http.Request) (grant, url.Values, error) {
 	q := r.URL.Query()
-	c, known := p.clients[q.Get("client_id")]
+	client, known := p.clients[q.Get("client_id")]
 	switch {
 	case !known:
 		return grant{}, q, fmt.Errorf("unknown client")
-	case !slices.Contains(c.Redirects, q.Get("redirect_uri")):
+	case !slices.Contains(client.Redirects, q.Get("redirect_uri")):
 		return grant{}, q, fmt.Errorf("the client has not registered this redirect_uri")
 	case q.Get("response_type") != "code" || !slices.Contains(strings.Fields(q.Get("scope")), "openid"):
 		return grant{}, q, fmt.Errorf("only response_type=code with scope openid is served")
-	case q.Get("code_challenge_method") != "S256" || len(q.Get("code_challenge")) != 43:
+	case q.Get("code_challenge_method") != "S256" || len(q.Get("code_challenge")) != challengeLength:
 		return grant{}, q, fmt.Errorf("PKCE with S256 is required")
 	}
 	return grant{
-		client:    c.ID,
+		client:    client.ID,
 		redirect:  q.Get("redirect_uri"),
 		challenge: q.Get("code_challenge"),
 		nonce:     q.Get("nonce"),
 	}, q, nil
 }
 
-// serveLoginPage shows the login page. The request stays in the page's address, so the form posts it back and the
-// provider stores nothing.
+// serveLoginPage shows the login page. The request stays in the page's address, so the form posts it back and
+// the provider stores nothing. With Faults.Refuse it redirects with an error instead.
 func (p *Provider) serveLoginPage(w http.ResponseWriter, r *http.Request) {
-	g, q, err := p.parseAuthorize(r)
+	request, q, err := p.parseAuthorize(r)
 	if err != nil {
 		p.renderPage(w, r, http.StatusBadRequest, page{Error: err.Error()})
 		return
 	}
-	if code := p.currentFaults().Refuse; code != "" {
-		p.redirectBack(w, r, g.redirect, url.Values{
-			"error":             {code},
-			"error_description": {p.currentFaults().Description},
+	if faults := p.currentFaults(); faults.Refuse != "" {
+		p.redirectBack(w, r, request.redirect, url.Values{
+			"error":             {faults.Refuse},
+			"error_description": {faults.Description},
 			"state":             {q.Get("state")},
 		})
 		return
 	}
-	p.renderPage(w, r, http.StatusOK, page{Redirect: g.redirect, Login: q.Get("login_hint")})
+	p.renderPage(w, r, http.StatusOK, page{Redirect: request.redirect, Login: q.Get("login_hint")})
 }
 
-// handlePassword checks the password that was posted, and redirects with a code.
+// handlePassword checks the password that the login page posts. If it is right, it redirects the browser to
+// the client with a code; if not, or while the login is locked, it shows the page again.
 func (p *Provider) handlePassword(w http.ResponseWriter, r *http.Request) {
-	g, q, err := p.parseAuthorize(r)
+	granted, q, err := p.parseAuthorize(r)
 	if err != nil {
 		p.renderPage(w, r, http.StatusBadRequest, page{Error: err.Error()})
 		return
@@ -216,86 +225,92 @@ func (p *Provider) handlePassword(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	login := r.PostFormValue("login")
 	if wait := p.logins.lockedFor(normalizeLogin(login)); wait > 0 {
-		locked := page{Redirect: g.redirect, Login: login, Wait: int(wait.Seconds()) + 1}
+		locked := page{Redirect: granted.redirect, Login: login, Wait: int(wait.Seconds()) + 1}
 		p.renderPage(w, r, http.StatusTooManyRequests, locked)
 		return
 	}
 	user, ok := p.checkPassword(login, r.PostFormValue("password"))
 	if !ok {
 		p.logins.recordFailure(normalizeLogin(login))
-		p.renderPage(w, r, http.StatusUnauthorized, page{Redirect: g.redirect, Login: login, Wrong: true})
+		again := page{Redirect: granted.redirect, Login: login, Wrong: true}
+		p.renderPage(w, r, http.StatusUnauthorized, again)
 		return
 	}
 	p.logins.recordSuccess(normalizeLogin(login))
-	g.user, g.expires = user, p.now().Add(codeLife)
-	p.redirectBack(w, r, g.redirect, url.Values{"code": {p.storeGrant(g)}, "state": {q.Get("state")}})
+	granted.user, granted.expires = user, p.now().Add(codeLife)
+	code := p.storeGrant(granted)
+	p.redirectBack(w, r, granted.redirect, url.Values{"code": {code}, "state": {q.Get("state")}})
 }
 
-// checkPassword takes as long for a login that does not exist as for one with another password.
+// checkPassword returns the user of that login, and whether the password is theirs. It takes as long for a
+// login that does not exist as for one with another password.
 func (p *Provider) checkPassword(login, password string) (User, bool) {
 	user, known := p.users[normalizeLogin(login)]
 	typed, want := sha256.Sum256([]byte(password)), sha256.Sum256([]byte(user.Password))
 	return user, subtle.ConstantTimeCompare(typed[:], want[:]) == 1 && known && user.Password != ""
 }
 
-// storeGrant stores what a code stands for and returns the code. It removes expired grants, and others if
-// there are too many.
-func (p *Provider) storeGrant(g grant) string {
+// storeGrant returns a new code for the grant. It also removes expired grants, and others if there are
+// maxGrants.
+func (p *Provider) storeGrant(g grant) (code string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for code, old := range p.grants {
-		if len(p.grants) >= maxGrants || p.now().After(old.expires) {
-			delete(p.grants, code)
+	for old, stored := range p.grants {
+		if len(p.grants) >= maxGrants || p.now().After(stored.expires) {
+			delete(p.grants, old)
 		}
 	}
-	code := rand.Text()
+	code = rand.Text()
 	p.grants[code] = g
 	return code
 }
 
-// redirectBack redirects to the client, naming this provider as RFC 9207 says.
-func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, redirect string, v url.Values) {
+// redirectBack redirects the browser to the client with the parameters, and with the issuer of this provider
+// (RFC 9207). It keeps the query of the redirect URI. Faults.Return may alter the parameters.
+func (p *Provider) redirectBack(w http.ResponseWriter, r *http.Request, redirect string, params url.Values) {
 	u, err := url.Parse(redirect)
 	if err != nil {
 		p.renderPage(w, r, http.StatusBadRequest, page{Error: "redirect_uri is not a URL"})
 		return
 	}
-	v.Set("iss", p.issuer.String())
-	if f := p.currentFaults(); f.Return != nil {
-		f.Return(v)
+	params.Set("iss", p.issuer.String())
+	if faults := p.currentFaults(); faults.Return != nil {
+		faults.Return(params)
 	}
 	q := u.Query()
-	for k := range v {
-		q.Set(k, v.Get(k))
+	for name := range params {
+		q.Set(name, params.Get(name))
 	}
 	u.RawQuery = q.Encode()
+	// Otherwise the next page could see the address, which contains the code.
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	http.Redirect(w, r, u.String(), http.StatusSeeOther)
 }
 
-// serveToken exchanges a code for an ID token (OpenID Connect Core 1.0 section 3.1.3).
+// serveToken exchanges a code for an ID token (OpenID Connect Core 1.0 section 3.1.3). The client
+// authenticates with its secret, in the header or in the form.
 func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
-	p.countRequest(func(s *RequestCounts) { s.Exchanges++ })
+	p.countRequest(func(c *RequestCounts) { c.Exchanges++ })
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	id, secret, basic := r.BasicAuth()
-	if basic { // RFC 6749 section 2.3.1 encodes both as in a form
+	id, secret, inHeader := r.BasicAuth()
+	if inHeader { // RFC 6749 section 2.3.1 encodes both as in a form
 		id, _ = url.QueryUnescape(id)
 		secret, _ = url.QueryUnescape(secret)
 	} else {
 		id, secret = r.PostFormValue("client_id"), r.PostFormValue("client_secret")
 	}
-	c, known := p.clients[id]
-	if !known || subtle.ConstantTimeCompare([]byte(secret), []byte(c.Secret)) != 1 {
+	client, known := p.clients[id]
+	if !known || subtle.ConstantTimeCompare([]byte(secret), []byte(client.Secret)) != 1 {
 		writeJSON(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client"})
 		return
 	}
 	code, redirect := r.PostFormValue("code"), r.PostFormValue("redirect_uri")
-	g, ok := p.redeemCode(code, id, redirect, r.PostFormValue("code_verifier"))
+	granted, ok := p.redeemCode(code, id, redirect, r.PostFormValue("code_verifier"))
 	if !ok || r.PostFormValue("grant_type") != "authorization_code" {
 		writeJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant"})
 		return
 	}
-	token, err := p.idToken(g)
+	token, err := p.idToken(granted)
 	if err != nil {
 		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "server_error"})
 		return
@@ -308,7 +323,8 @@ func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// redeemCode uses up a code, even if the client or the verifier is wrong.
+// redeemCode returns the grant of a code, and whether the code is valid for the client, the redirect URI and
+// the PKCE verifier. The code is used up in any case, even if one of these is wrong.
 func (p *Provider) redeemCode(code, client, redirect, verifier string) (grant, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -316,6 +332,7 @@ func (p *Provider) redeemCode(code, client, redirect, verifier string) (grant, b
 	delete(p.grants, code)
 	sum := sha256.Sum256([]byte(verifier))
 	challenge := base64.RawURLEncoding.EncodeToString(sum[:])
-	return g, known && p.now().Before(g.expires) && g.client == client && g.redirect == redirect &&
-		subtle.ConstantTimeCompare([]byte(challenge), []byte(g.challenge)) == 1
+	verified := subtle.ConstantTimeCompare([]byte(challenge), []byte(g.challenge)) == 1
+	fits := g.client == client && g.redirect == redirect && p.now().Before(g.expires)
+	return g, known && fits && verified
 }

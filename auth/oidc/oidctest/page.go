@@ -19,20 +19,23 @@ var pageTemplate = template.Must(template.New("page").Parse(pageText))
 
 // page is what the login page shows.
 type page struct {
-	Redirect string // to which a right password leads
-	Login    string
-	Wrong    bool
-	Wait     int    // seconds
+	Redirect string // where the browser goes after a right password
+	Login    string // what the field for the login contains
+	Wrong    bool   // the password was wrong
+	Wait     int    // seconds until the login is no longer locked; 0: it is not
 	Error    string // why the request is refused; then the page has no form
-	Style    string
-	Lang     string
-	Text     pageStrings
+
+	// The fields below are set by renderPage.
+	Style string // the path of the style sheet
+	Lang  string
+	Text  pageStrings
 }
 
 // pageStrings are the texts of the page in one language.
 type pageStrings struct{ Title, Lead, Login, Password, Submit, Wrong, WaitBefore, WaitAfter, Error string }
 
 var (
+	// languages, pageTexts and languageCodes have the languages in the same order.
 	languages = language.NewMatcher([]language.Tag{language.English, language.Korean})
 	pageTexts = []pageStrings{
 		{
@@ -58,15 +61,16 @@ var (
 			Error:      "이 로그인 링크는 사용할 수 없습니다. 다시 시작하세요: tsh login",
 		},
 	}
-	codes = []string{"en", "ko"}
+	languageCodes = []string{"en", "ko"}
 )
 
-// renderPage renders the login page in the language of ui_locales or else of the browser.
-func (p *Provider) renderPage(w http.ResponseWriter, r *http.Request, status int, v page) {
+// renderPage sends the login page with the status, in the language of ui_locales or else of the browser.
+func (p *Provider) renderPage(w http.ResponseWriter, r *http.Request, status int, content page) {
 	// A header that cannot be read gives no language, and so English.
 	wanted, _, _ := language.ParseAcceptLanguage(r.Header.Get("Accept-Language"))
 	_, i, _ := languages.Match(append(localeTags(r.URL.Query().Get("ui_locales")), wanted...)...)
-	v.Lang, v.Text, v.Style = codes[i], pageTexts[i], p.issuer.JoinPath("style.css").Path
+	content.Lang, content.Text = languageCodes[i], pageTexts[i]
+	content.Style = p.issuer.JoinPath("style.css").Path
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -74,22 +78,22 @@ func (p *Provider) renderPage(w http.ResponseWriter, r *http.Request, status int
 	h.Set("X-Content-Type-Options", "nosniff")
 	const policy = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; " +
 		"form-action 'self'"
-	h.Set("Content-Security-Policy", policy+formActionOrigin(v.Redirect))
+	h.Set("Content-Security-Policy", policy+formActionOrigin(content.Redirect))
 	w.WriteHeader(status)
-	_ = pageTemplate.Execute(w, v) // the browser is gone if this fails
+	_ = pageTemplate.Execute(w, content) // the browser is gone if this fails
 }
 
-// localeTags reads ui_locales, as far as it is one tag.
+// localeTags returns the language in ui_locales, if the parameter is one tag. A list of several gives none.
 func localeTags(list string) []language.Tag {
-	t, err := language.Parse(list)
+	tag, err := language.Parse(list)
 	if err != nil {
 		return nil
 	}
-	return []language.Tag{t}
+	return []language.Tag{tag}
 }
 
-// formActionOrigin lets the form's answer redirect to the client: browsers hold form-action against redirects
-// too.
+// formActionOrigin returns what the policy's form-action needs besides 'self', with a space in front: the
+// origin of the redirect URI. Browsers apply form-action also to the redirect that answers the form.
 func formActionOrigin(redirect string) string {
 	u, err := url.Parse(redirect)
 	if err != nil || u.Host == "" {

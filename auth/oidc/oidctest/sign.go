@@ -15,12 +15,12 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// signer signs with the current key.
+// signer signs with one private key, which also names its algorithm.
 type signer struct{ key jose.JSONWebKey }
 
 func (s signer) alg() string { return s.key.Algorithm }
 
-// newSigner makes a key for the algorithm; empty means RS256.
+// newSigner makes a signer with a new key for the algorithm: RS256, also if it is empty, or ES256.
 func newSigner(alg string) (signer, error) {
 	key := jose.JSONWebKey{KeyID: rand.Text()[:8], Use: "sig", Algorithm: alg}
 	var err error
@@ -39,19 +39,21 @@ func newSigner(alg string) (signer, error) {
 	return signer{key}, nil
 }
 
+// sign returns the claims, which are JSON, as a signed token in compact form.
 func (s signer) sign(claims []byte) (string, error) {
 	key := jose.SigningKey{Algorithm: jose.SignatureAlgorithm(s.alg()), Key: s.key}
-	j, err := jose.NewSigner(key, (&jose.SignerOptions{}).WithType("JWT"))
+	joseSigner, err := jose.NewSigner(key, (&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
 		return "", fmt.Errorf("oidctest: make signer: %w", err)
 	}
-	signed, err := j.Sign(claims)
+	signed, err := joseSigner.Sign(claims)
 	if err != nil {
 		return "", fmt.Errorf("oidctest: sign: %w", err)
 	}
 	return signed.CompactSerialize()
 }
 
+// signer returns the current signer.
 func (p *Provider) signer() signer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,20 +72,20 @@ func (p *Provider) Rotate() error {
 	return nil
 }
 
-// serveKeys serves the current public key as a JWK set.
+// serveKeys serves the current public key as a JWK set (RFC 7517 section 5).
 func (p *Provider) serveKeys(w http.ResponseWriter, _ *http.Request) {
-	f := p.countRequest(func(s *RequestCounts) { s.KeyFetches++ })
-	if f.NoKeys {
+	faults := p.countRequest(func(c *RequestCounts) { c.KeyFetches++ })
+	if faults.NoKeys {
 		http.Error(w, "no keys", http.StatusInternalServerError)
 		return
 	}
-	s := p.signer()
-	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.key.Public()}})
+	current := p.signer()
+	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{current.key.Public()}})
 }
 
-// idToken makes the ID token for a grant, with the faults of its claims and its signature.
+// idToken returns the ID token for a grant, with the current faults in its claims and its signature.
 func (p *Provider) idToken(g grant) (string, error) {
-	f, now := p.currentFaults(), p.now()
+	faults, now := p.currentFaults(), p.now()
 	claims := map[string]any{
 		"iss":            p.issuer.String(),
 		"sub":            g.user.Subject,
@@ -95,39 +97,41 @@ func (p *Provider) idToken(g grant) (string, error) {
 		"email_verified": true,
 	}
 	maps.Copy(claims, g.user.Claims)
-	if f.Claims != nil {
-		f.Claims(claims)
+	if faults.Claims != nil {
+		faults.Claims(claims)
 	}
 	b, err := json.Marshal(claims)
 	if err != nil {
 		return "", fmt.Errorf("oidctest: encode claims: %w", err)
 	}
-	return p.signAs(f.Signature, b)
+	return p.signAs(faults.Signature, b)
 }
 
-// signAs signs the claims correctly, or in one of the wrong ways.
+// signAs returns the claims as a token that is signed correctly, or wrongly in the way that how says. Each
+// wrong way is an attack that a client must notice.
 func (p *Provider) signAs(how Signature, claims []byte) (string, error) {
-	s := p.signer()
+	current := p.signer()
 	switch how {
 	case Unsigned: // RFC 7519 section 6.1: the third part is empty
-		e := base64.RawURLEncoding
-		return e.EncodeToString([]byte(`{"alg":"none"}`)) + "." + e.EncodeToString(claims) + ".", nil
+		encoding := base64.RawURLEncoding
+		header := encoding.EncodeToString([]byte(`{"alg":"none"}`))
+		return header + "." + encoding.EncodeToString(claims) + ".", nil
 	case PublicKeyAsSecret:
-		public, err := x509.MarshalPKIXPublicKey(s.key.Public().Key)
+		public, err := x509.MarshalPKIXPublicKey(current.key.Public().Key)
 		if err != nil {
 			return "", fmt.Errorf("oidctest: %w", err)
 		}
-		key := jose.JSONWebKey{Key: public, KeyID: s.key.KeyID, Algorithm: string(jose.HS256)}
+		key := jose.JSONWebKey{Key: public, KeyID: current.key.KeyID, Algorithm: string(jose.HS256)}
 		return signer{key}.sign(claims)
 	case ForeignKey, UnknownKey:
-		foreign, err := newSigner(s.alg())
+		foreign, err := newSigner(current.alg())
 		if err != nil {
 			return "", err
 		}
 		if how == ForeignKey {
-			foreign.key.KeyID = s.key.KeyID
+			foreign.key.KeyID = current.key.KeyID
 		}
 		return foreign.sign(claims)
 	}
-	return s.sign(claims)
+	return current.sign(claims)
 }

@@ -21,17 +21,19 @@ type throttle struct {
 
 // attempt counts the wrong passwords for one login.
 type attempt struct {
-	wrong       int
+	wrong       int // in a row
 	lockedUntil time.Time
 }
 
-// lockedFor returns how long the login is still locked; it may be negative.
+// lockedFor returns how long the login is still locked; zero or less means that it is not.
 func (t *throttle) lockedFor(login string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.attempts[login].lockedUntil.Sub(t.now())
 }
 
+// recordFailure counts a wrong password. After freeAttempts in a row it locks the login for lockPause and
+// counts from zero again.
 func (t *throttle) recordFailure(login string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -45,6 +47,7 @@ func (t *throttle) recordFailure(login string) {
 	t.attempts[login] = a
 }
 
+// recordSuccess forgets the wrong passwords for the login.
 func (t *throttle) recordSuccess(login string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
