@@ -34,8 +34,9 @@ type Checker interface {
 	Check(report func(path, format string, args ...any))
 }
 
-// Decode reads one YAML document into the struct that into points to. The error is a Faults, which calls the
-// file name.
+// Decode reads data, a file of one YAML document, into the struct that into points to. name is the file's
+// name in faults. The error is a Faults. A file without a document is read as an empty mapping, so that
+// required keys are reported.
 func Decode(name string, data []byte, into any) error {
 	d := &decoder{file: name}
 	docs := d.parse(data)
@@ -47,7 +48,7 @@ func Decode(name string, data []byte, into any) error {
 		root = docs[0]
 	}
 	if len(d.faults) == 0 {
-		d.value(root, "", target(into))
+		d.decodeValue(root, "", target(into))
 	}
 	return d.err()
 }
@@ -80,9 +81,12 @@ type header struct {
 	Status yaml.Node `yaml:"status"`
 }
 
-// DecodeAll reads the headers of a file of one or more resources. With an error it also returns the documents
-// whose header could be read, so that a caller may Join the faults of their specs and report everything at
-// once. It must not use them otherwise.
+// DecodeAll reads a file of one or more resources: the header of each, which says its kind, and not yet its
+// spec, whose type depends on the kind. Document.Spec reads that.
+//
+// The error is a Faults. DecodeAll then returns the documents whose header is right as well. The caller may
+// decode their specs only to Join those faults to the error, so that the author sees everything at once. It
+// must not apply such documents.
 func DecodeAll(name string, data []byte) ([]Document, error) {
 	d := &decoder{file: name}
 	roots := d.parse(data)
@@ -91,23 +95,20 @@ func DecodeAll(name string, data []byte) ([]Document, error) {
 	}
 	var docs []Document
 	for _, root := range roots {
-		before := len(d.faults)
+		faultsBefore := len(d.faults)
 		var h header
-		d.value(root, "", reflect.ValueOf(&h).Elem())
-		if len(d.faults) > before {
-			continue
+		d.decodeValue(root, "", reflect.ValueOf(&h).Elem())
+		if len(d.faults) > faultsBefore {
+			continue // this header has a fault; go on, to report those of the other documents too
 		}
-		docs = append(
-			docs,
-			Document{
-				Kind:     h.Kind,
-				Version:  h.Version,
-				Metadata: h.Metadata,
-				Name:     name,
-				Line:     root.Line,
-				spec:     &h.Spec,
-			},
-		)
+		docs = append(docs, Document{
+			Kind:     h.Kind,
+			Version:  h.Version,
+			Metadata: h.Metadata,
+			Name:     name,
+			Line:     root.Line,
+			spec:     &h.Spec,
+		})
 	}
 	return docs, d.err()
 }
@@ -115,7 +116,7 @@ func DecodeAll(name string, data []byte) ([]Document, error) {
 // Spec reads the document's spec into the struct that into points to. The error is a Faults.
 func (doc Document) Spec(into any) error {
 	d := &decoder{file: doc.Name}
-	d.value(doc.specNode(), "spec", target(into))
+	d.decodeValue(doc.specNode(), "spec", target(into))
 	return d.err()
 }
 
@@ -145,7 +146,8 @@ func (doc Document) Fault(format string, args ...any) Fault {
 
 func emptyMapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Line: 1} }
 
-// target panics unless into can be set. That would be a defect of ours: no file can cause it.
+// target returns the value that the pointer into points to. It panics if into is no pointer: that is a defect
+// of ours, which no file can cause.
 func target(into any) reflect.Value {
 	v := reflect.ValueOf(into)
 	if v.Kind() != reflect.Pointer || v.IsNil() {

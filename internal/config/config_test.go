@@ -124,8 +124,8 @@ func wantFaults(t *testing.T, err error, want []string) {
 func TestDecodeRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, in, want string }{
-		{"nothing where something is required", "", `f:1: allow: is missing, and required`},
-		{"only comments where something is required", "# x\n", `f:1: allow: is missing, and required`},
+		{"nothing where something is required", "", `f:1: allow: is required but missing`},
+		{"only comments where something is required", "# x\n", `f:1: allow: is required but missing`},
 		{"a list for the whole", "- a\n", `f:1: the file: must be keys and values, not a list`},
 		{"text for the whole", "hello\n", `f:1: the file: must be keys and values, not text`},
 		{
@@ -324,8 +324,8 @@ func TestDecodeAllReportsHeadersAndSpecsTogether(t *testing.T) {
 		t.Fatalf("got %d documents, want the one with a valid header", len(docs))
 	}
 	wantFaults(t, config.Join(err, docs[0].Spec(&spec{}), nil), []string{
-		"f:6: version: is missing, and required",
-		"f:6: spec: is missing, and required",
+		"f:6: version: is required but missing",
+		"f:6: spec: is required but missing",
 		`f:7: metadata.nam: unknown key, did you mean "name"?`,
 		`f:4: spec.alow: unknown key, did you mean "allow"?`,
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,15 +15,19 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decoder reads one file and collects its faults. It is used once.
+// decoder reads one file and collects its faults. A decoder is made for one file and not used again.
+//
+// Its decode methods take a node of the parsed file, the path of that node as faults show it
+// ("spec.allow[0].logins", or "" for the root of the document), and the Go value to fill. They return
+// nothing: what is wrong with the file goes into faults.
 type decoder struct {
-	file       string
-	faults     Faults
-	faultPaths []string // paths that have a fault
-	unlisted   int      // faults beyond maxFaults
+	file       string   // the file's name, as faults show it
+	faults     Faults   // at most maxFaults
+	faultPaths []string // the paths that have a fault; runChecker drops reports about them
+	unlisted   int      // how many faults were found beyond maxFaults
 }
 
-// err returns the faults in the order of their lines, or nil.
+// err returns the faults in the order of their lines, or nil if there is none. It is called once, at the end.
 func (d *decoder) err() error {
 	if len(d.faults) == 0 {
 		return nil
@@ -43,32 +48,38 @@ var (
 	stringsType  = reflect.TypeFor[Strings]()
 )
 
-// value reads n into v, which must be settable. A part with a fault stays zero.
-func (d *decoder) value(n *yaml.Node, path string, v reflect.Value) {
+// decodeValue reads node n into v, which must be settable, and then runs the Check method of v. If a part of
+// n has a fault, decodeValue reports it and leaves that part of v zero.
+//
+// A pointer gets a new value to point to. A type with a text or JSON form of its own reads it itself;
+// all other types are read by decodeByType.
+func (d *decoder) decodeValue(n *yaml.Node, path string, v reflect.Value) {
 	if isNull(n) {
-		d.nullFault(n, path, v.Type())
+		d.reportNull(n, path, v.Type())
 		return
 	}
 	if v.Kind() == reflect.Pointer {
 		v.Set(reflect.New(v.Type().Elem()))
-		d.value(n, path, v.Elem())
+		d.decodeValue(n, path, v.Elem())
 		return
 	}
-	switch u := v.Addr().Interface().(type) {
+	switch target := v.Addr().Interface().(type) {
 	case encoding.TextUnmarshaler:
-		d.text(n, path, u)
-	case *Strings: // is a json.Unmarshaler too, whose errors would be less clear
-		d.plain(n, path, v)
+		d.decodeText(n, path, target)
+	case *Strings:
+		// Strings is a json.Unmarshaler too, but the errors of its UnmarshalJSON would be less clear.
+		d.decodeByType(n, path, v)
 	case json.Unmarshaler:
-		d.json(n, path, u)
+		d.decodeJSON(n, path, target)
 	default:
-		d.plain(n, path, v)
+		d.decodeByType(n, path, v)
 	}
-	d.check(n, path, v)
+	d.runChecker(n, path, v)
 }
 
-// nullFault reports a key without a value.
-func (d *decoder) nullFault(n *yaml.Node, path string, t reflect.Type) {
+// reportNull reports that node n is null, which means a key without a value. t is the type that was to be
+// read; it selects the hint.
+func (d *decoder) reportNull(n *yaml.Node, path string, t reflect.Type) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -79,67 +90,72 @@ func (d *decoder) nullFault(n *yaml.Node, path string, t reflect.Type) {
 	d.addFault(n.Line, pathOrFile(path), "has no value: give one%s, or remove the key", hint)
 }
 
-// plain reads n by the kind of v: yaml.Node as it is, time.Duration and Strings from their text forms, and
-// all else by reflection.
-func (d *decoder) plain(n *yaml.Node, path string, v reflect.Value) {
+// decodeByType reads node n into v as the type of v says: a yaml.Node takes n undecoded, a time.Duration is
+// read as "8h", Strings may be one text or a list of texts, and all other types are read by reflection.
+func (d *decoder) decodeByType(n *yaml.Node, path string, v reflect.Value) {
 	switch v.Type() {
 	case nodeType:
 		v.Set(reflect.ValueOf(*n))
 		return
 	case durationType:
-		d.duration(n, path, v)
+		d.decodeDuration(n, path, v)
 		return
 	case stringsType:
-		if n.Kind == yaml.ScalarNode {
+		if n.Kind == yaml.ScalarNode { // one text stands for a list of one
 			n = &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Line: n.Line, Content: []*yaml.Node{n}}
 		}
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		d.structure(n, path, v)
+		d.decodeStruct(n, path, v)
 	case reflect.Map:
-		d.mapping(n, path, v)
+		d.decodeMap(n, path, v)
 	case reflect.Slice:
-		d.list(n, path, v)
+		d.decodeList(n, path, v)
 	default:
-		d.scalar(n, path, v)
+		d.decodeScalar(n, path, v)
 	}
 }
 
-// structure reads the keys of n into the fields of v. It reports unknown keys, with the field that was
-// probably meant, and required fields without a key. A required field is not reported missing when a mistyped
-// key was probably meant for it.
-func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value) {
-	if !d.expect(n, path, yaml.MappingNode, "keys and values") {
+// decodeStruct reads the mapping n into the struct v: each key into the field of that name.
+//
+// It reports unknown keys, with the name of the field that was probably meant, and required fields that no
+// key sets. If an unknown key looks like a misspelling of a required field, it reports only the unknown key:
+// the field would be set if the key were spelled right.
+func (d *decoder) decodeStruct(n *yaml.Node, path string, v reflect.Value) {
+	if !d.requireKind(n, path, yaml.MappingNode, "keys and values") {
 		return
 	}
 	fields := fieldsOf(v.Type())
-	given, guessed := map[string]bool{}, map[string]bool{}
+	given := map[string]bool{}      // the fields that a key sets, by name
+	misspelled := map[string]bool{} // the fields that an unknown key was probably meant for
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key := n.Content[i]
-		at := joinKey(path, key.Value)
-		f, known := find(fields, key.Value)
+		key, value := n.Content[i], n.Content[i+1]
+		keyPath := joinKey(path, key.Value)
+		f, known := fieldNamed(fields, key.Value)
 		if known {
 			given[f.name] = true
-			d.value(n.Content[i+1], at, v.FieldByIndex(f.index))
+			d.decodeValue(value, keyPath, v.FieldByIndex(f.index))
 			continue
 		}
-		if hint := suggest(key.Value, fields); hint != "" {
-			guessed[hint] = true
-			d.addFault(key.Line, at, "unknown key, did you mean %q?", hint)
+		if meant := suggestField(key.Value, fields); meant != "" {
+			misspelled[meant] = true
+			d.addFault(key.Line, keyPath, "unknown key, did you mean %q?", meant)
 		} else {
-			d.addFault(key.Line, at, "unknown key; known here: %s", names(fields))
+			d.addFault(key.Line, keyPath, "unknown key; known here: %s", fieldNames(fields))
 		}
 	}
 	for _, f := range fields {
-		if f.required && !given[f.name] && !guessed[f.name] {
-			d.addFault(n.Line, joinKey(path, f.name), "is missing, and required")
+		if f.required && !given[f.name] && !misspelled[f.name] {
+			d.addFault(n.Line, joinKey(path, f.name), "is required but missing")
 		}
 	}
 }
 
-func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
-	if !d.expect(n, path, yaml.MappingNode, "keys and values") {
+// decodeMap reads the mapping n into the map v, whose keys must be strings: anything else is a defect of
+// ours, and panics.
+func (d *decoder) decodeMap(n *yaml.Node, path string, v reflect.Value) {
+	if !d.requireKind(n, path, yaml.MappingNode, "keys and values") {
 		return
 	}
 	t := v.Type()
@@ -148,50 +164,54 @@ func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 	}
 	v.Set(reflect.MakeMapWithSize(t, len(n.Content)/2))
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		elem := reflect.New(t.Elem()).Elem()
-		d.value(n.Content[i+1], joinKey(path, n.Content[i].Value), elem)
-		v.SetMapIndex(reflect.ValueOf(n.Content[i].Value).Convert(t.Key()), elem)
+		key, value := n.Content[i].Value, n.Content[i+1]
+		elem := reflect.New(t.Elem()).Elem() // elements of a map cannot be set in place
+		d.decodeValue(value, joinKey(path, key), elem)
+		v.SetMapIndex(reflect.ValueOf(key).Convert(t.Key()), elem)
 	}
 }
 
-func (d *decoder) list(n *yaml.Node, path string, v reflect.Value) {
-	if !d.expect(n, path, yaml.SequenceNode, "a list") {
+// decodeList reads the sequence n into the slice v.
+func (d *decoder) decodeList(n *yaml.Node, path string, v reflect.Value) {
+	if !d.requireKind(n, path, yaml.SequenceNode, "a list") {
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 	for i, item := range n.Content {
-		d.value(item, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
+		d.decodeValue(item, fmt.Sprintf("%s[%d]", path, i), v.Index(i))
 	}
 }
 
-// scalar reads a text, truth value or number. It panics for a type that no file can hold: that is our defect.
-func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
+// decodeScalar reads the scalar n, a text, truth value or number, into v. It reports a scalar of another type
+// and a number that v cannot hold. A v of a type that no file can contain, as a channel, is a defect of ours
+// and panics.
+func (d *decoder) decodeScalar(n *yaml.Node, path string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.String:
 		// A date is accepted as text. A number or a truth value is not, because 0755, 1.10 and no would be
 		// read back changed.
-		if d.expect(n, path, yaml.ScalarNode, "text", "!!str", "!!timestamp") {
+		if d.requireKind(n, path, yaml.ScalarNode, "text", "!!str", "!!timestamp") {
 			v.SetString(n.Value)
 		}
 	case reflect.Bool:
-		if d.expect(n, path, yaml.ScalarNode, "true or false", "!!bool") {
+		if d.requireKind(n, path, yaml.ScalarNode, "true or false", "!!bool") {
 			v.SetBool(strings.EqualFold(n.Value, "true"))
 		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		if d.expect(n, path, yaml.ScalarNode, "a whole number", "!!int") {
-			if x, err := strconv.ParseInt(n.Value, 0, v.Type().Bits()); d.inRange(n, path, err) {
+		if d.requireKind(n, path, yaml.ScalarNode, "a whole number", "!!int") {
+			if x, err := strconv.ParseInt(n.Value, 0, v.Type().Bits()); d.requireRange(n, path, err) {
 				v.SetInt(x)
 			}
 		}
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		if d.expect(n, path, yaml.ScalarNode, "a whole number", "!!int") {
-			if x, err := strconv.ParseUint(n.Value, 0, v.Type().Bits()); d.inRange(n, path, err) {
+		if d.requireKind(n, path, yaml.ScalarNode, "a whole number", "!!int") {
+			if x, err := strconv.ParseUint(n.Value, 0, v.Type().Bits()); d.requireRange(n, path, err) {
 				v.SetUint(x)
 			}
 		}
 	case reflect.Float32, reflect.Float64:
-		if d.expect(n, path, yaml.ScalarNode, "a number", "!!int", "!!float") {
-			if x, err := strconv.ParseFloat(n.Value, v.Type().Bits()); d.inRange(n, path, err) {
+		if d.requireKind(n, path, yaml.ScalarNode, "a number", "!!int", "!!float") {
+			if x, err := strconv.ParseFloat(n.Value, v.Type().Bits()); d.requireRange(n, path, err) {
 				v.SetFloat(x)
 			}
 		}
@@ -200,17 +220,20 @@ func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
-// inRange reports a fault for a number that strconv could not parse.
-func (d *decoder) inRange(n *yaml.Node, path string, err error) bool {
+// requireRange returns true if err, which strconv returned for the number n, is nil. Otherwise it reports
+// that n is out of range, and returns false. The syntax of n is right: its tag says that it is a number.
+func (d *decoder) requireRange(n *yaml.Node, path string, err error) bool {
 	if err != nil {
 		d.addFault(n.Line, path, "%s is out of range", quoted(n.Value))
 	}
 	return err == nil
 }
 
-// duration reads a Go duration that is not negative. A number without a unit is a fault that says so.
-func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
-	if !d.expect(n, path, yaml.ScalarNode, "a duration, as 90s, 15m or 8h", "!!str", "!!int", "!!float") {
+// decodeDuration reads n into v as time.ParseDuration does. It reports a negative duration and a number
+// without a unit.
+func (d *decoder) decodeDuration(n *yaml.Node, path string, v reflect.Value) {
+	const want = "a duration, as 90s, 15m or 8h"
+	if !d.requireKind(n, path, yaml.ScalarNode, want, "!!str", "!!int", "!!float") {
 		return
 	}
 	x, err := time.ParseDuration(n.Value)
@@ -226,35 +249,38 @@ func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
-// text reads a scalar with the value's own UnmarshalText.
-func (d *decoder) text(n *yaml.Node, path string, u encoding.TextUnmarshaler) {
-	if !d.expect(n, path, yaml.ScalarNode, "one value") {
+// decodeText reads the scalar n with the UnmarshalText method of target, and reports its error.
+func (d *decoder) decodeText(n *yaml.Node, path string, target encoding.TextUnmarshaler) {
+	if !d.requireKind(n, path, yaml.ScalarNode, "one value") {
 		return
 	}
-	if err := u.UnmarshalText([]byte(n.Value)); err != nil {
+	if err := target.UnmarshalText([]byte(n.Value)); err != nil {
 		d.addFault(n.Line, path, "%s", printable(err.Error(), 200))
 	}
 }
 
-// json reads n with the value's own UnmarshalJSON. The fault of a wrong type is worded as for other values.
-func (d *decoder) json(n *yaml.Node, path string, u json.Unmarshaler) {
+// decodeJSON converts node n to JSON, reads that with the UnmarshalJSON method of target, and reports its
+// error. It reports a value of the wrong type in the words that requireKind uses, because the author wrote
+// YAML and not JSON.
+func (d *decoder) decodeJSON(n *yaml.Node, path string, target json.Unmarshaler) {
 	b, ok := d.toJSON(n, path)
 	if !ok {
 		return
 	}
-	err := u.UnmarshalJSON(b)
-	var wrong *json.UnmarshalTypeError
+	err := target.UnmarshalJSON(b)
+	var wrongType *json.UnmarshalTypeError
 	switch {
-	case errors.As(err, &wrong):
-		d.addFault(n.Line, pathOrFile(path), "cannot be, or hold, %s", describeJSON(wrong.Value))
+	case errors.As(err, &wrongType):
+		d.addFault(n.Line, pathOrFile(path), "cannot be, or hold, %s", describeJSON(wrongType.Value))
 	case err != nil:
 		d.addFault(n.Line, pathOrFile(path), "%s", printable(err.Error(), 200))
 	}
 }
 
-// expect reports a fault unless n is of the kind and, where tags are given, has one of them. The fault never
-// shows the value, which may be a secret.
-func (d *decoder) expect(n *yaml.Node, path string, kind yaml.Kind, what string, tags ...string) bool {
+// requireKind returns true if node n is of the kind and, where tags are given, has one of them. Otherwise it
+// reports that n must be want, which describes the kind in words, and returns false. The fault never shows
+// the value, which may be a secret.
+func (d *decoder) requireKind(n *yaml.Node, path string, kind yaml.Kind, want string, tags ...string) bool {
 	if n.Kind == kind {
 		if len(tags) == 0 {
 			return true
@@ -266,10 +292,10 @@ func (d *decoder) expect(n *yaml.Node, path string, kind yaml.Kind, what string,
 		}
 	}
 	hint := ""
-	if what == "text" && n.Kind == yaml.ScalarNode {
+	if want == "text" && n.Kind == yaml.ScalarNode {
 		hint = ": put it in quotes"
 	}
-	d.addFault(n.Line, pathOrFile(path), "must be %s, not %s%s", what, describe(n), hint)
+	d.addFault(n.Line, pathOrFile(path), "must be %s, not %s%s", want, describe(n), hint)
 	return false
 }
 
@@ -290,10 +316,10 @@ func describe(n *yaml.Node) string {
 	return "text"
 }
 
-// describeJSON says what json.UnmarshalTypeError reports of a value, as "number" or "number 300", in the
-// words of describe.
-func describeJSON(value string) string {
-	kind, _, _ := strings.Cut(value, " ")
+// describeJSON returns the words of describe for jsonValue, which is the field Value of a
+// json.UnmarshalTypeError: "number", "number 300", "bool", "array", "object" or "string".
+func describeJSON(jsonValue string) string {
+	kind, _, _ := strings.Cut(jsonValue, " ")
 	switch kind {
 	case "number":
 		return "a number: put it in quotes if it is text"
@@ -307,58 +333,66 @@ func describeJSON(value string) string {
 	return "text"
 }
 
-// check calls Check of v, where it has one, and reports what that finds with lines of the file.
-func (d *decoder) check(n *yaml.Node, path string, v reflect.Value) {
-	c, ok := v.Addr().Interface().(Checker)
+// runChecker calls v.Check if v, which was read from node n, is a Checker. It adds each report of Check as a
+// fault at the line of the part that the report is about. It drops reports about parts that decoding has
+// already found wrong: they are zero, so Check would complain about a value that nobody wrote.
+func (d *decoder) runChecker(n *yaml.Node, path string, v reflect.Value) {
+	checker, ok := v.Addr().Interface().(Checker)
 	if !ok {
 		return
 	}
-	before := d.faultPaths[:len(d.faultPaths):len(d.faultPaths)]
-	c.Check(func(sub, format string, args ...any) {
-		line, canonical := resolve(n, sub)
-		at := joinPath(path, canonical)
-		for _, bad := range before {
-			if at == bad || strings.HasPrefix(at, bad+".") || strings.HasPrefix(at, bad+"[") {
-				return
-			}
+	// Check may report one path several times, so its own reports do not count as found before.
+	foundBefore := d.faultPaths[:len(d.faultPaths):len(d.faultPaths)]
+	checker.Check(func(relative, format string, args ...any) {
+		line, canonical := locate(n, relative)
+		full := joinPath(path, canonical)
+		if slices.ContainsFunc(foundBefore, func(bad string) bool { return isWithin(full, bad) }) {
+			return
 		}
-		d.addFault(line, at, "%s", fmt.Sprintf(format, args...))
+		d.addFault(line, full, "%s", fmt.Sprintf(format, args...))
 	})
+}
+
+// isWithin reports whether path is parent or names a part of parent.
+func isWithin(path, parent string) bool {
+	return path == parent || strings.HasPrefix(path, parent+".") || strings.HasPrefix(path, parent+"[")
 }
 
 // pathStep matches one part of a path: a key, or an index in brackets.
 var pathStep = regexp.MustCompile(`[^.\[\]]+|\[\d+\]`)
 
-// resolve returns the line of the part of n that sub names, or of the deepest part of sub that is in the
-// file. canonical is sub in the form that faults use: an index is written [0], also where a Checker writes
-// .0.
-func resolve(n *yaml.Node, sub string) (line int, canonical string) {
+// locate follows the path sub, which a Checker reported, from node n down. It returns the line of the part
+// that sub names. If the file lacks that part, it returns the line of the last part on the way that exists.
+// canonical is sub in the form that faults use: an index is written [0], also where a Checker writes .0.
+func locate(n *yaml.Node, sub string) (line int, canonical string) {
 	line = n.Line
 	steps := pathStep.FindAllString(sub, -1)
-	for i, s := range steps {
-		next, at := child(n, s)
+	for i, step := range steps {
+		next, nextLine := childAt(n, step)
 		if next == nil {
 			return line, joinPath(canonical, strings.Join(steps[i:], "."))
 		}
 		if n.Kind == yaml.SequenceNode {
-			s = "[" + strings.Trim(s, "[]") + "]"
+			step = "[" + strings.Trim(step, "[]") + "]"
 		}
-		n, line, canonical = next, at, joinPath(canonical, s)
+		n, line, canonical = next, nextLine, joinPath(canonical, step)
 	}
 	return line, canonical
 }
 
-// child returns the part of n that a path step names, and the line of its key. It is nil when there is none.
-func child(n *yaml.Node, s string) (*yaml.Node, int) {
+// childAt returns the child of node n that one step of a path names: the element with that index, or the
+// value of that key. It also returns the line of the element or key. The node is nil if there is no such
+// child.
+func childAt(n *yaml.Node, step string) (*yaml.Node, int) {
 	if n.Kind == yaml.SequenceNode {
-		i, err := strconv.Atoi(strings.Trim(s, "[]"))
+		i, err := strconv.Atoi(strings.Trim(step, "[]"))
 		if err != nil || i < 0 || i >= len(n.Content) {
 			return nil, 0
 		}
 		return n.Content[i], n.Content[i].Line
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == s {
+		if n.Content[i].Value == step {
 			return n.Content[i+1], n.Content[i].Line
 		}
 	}

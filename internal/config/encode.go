@@ -24,7 +24,7 @@ func EncodeAll(into io.Writer, values ...any) error {
 	enc := yaml.NewEncoder(into)
 	enc.SetIndent(2)
 	for _, v := range values {
-		n, err := encode(reflect.ValueOf(v))
+		n, err := encodeValue(reflect.ValueOf(v))
 		if err != nil {
 			return fmt.Errorf("encode yaml: %w", err)
 		}
@@ -35,8 +35,9 @@ func EncodeAll(into io.Writer, values ...any) error {
 	return enc.Close()
 }
 
-// encode returns the node for a value. A value with a text or JSON form of its own is written in it.
-func encode(v reflect.Value) (*yaml.Node, error) {
+// encodeValue returns the node for v, in the form that decodeValue reads. A type with a text or JSON form of
+// its own is written in that form. A nil pointer or interface is null.
+func encodeValue(v reflect.Value) (*yaml.Node, error) {
 	if !v.IsValid() || (v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface) && v.IsNil() {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
 	}
@@ -53,7 +54,7 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		return fromJSON(b)
+		return nodeFromJSON(b)
 	case []byte:
 		return textNode(base64.StdEncoding.EncodeToString(x)), nil
 	case Strings:
@@ -61,14 +62,14 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 			return textNode(x[0]), nil
 		}
 	}
-	return encodeKind(v)
+	return encodeByKind(v)
 }
 
-// encodeKind returns the node for a value without a form of its own.
-func encodeKind(v reflect.Value) (*yaml.Node, error) {
+// encodeByKind returns the node for v by reflection. The error names a type that has no YAML form.
+func encodeByKind(v reflect.Value) (*yaml.Node, error) {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
-		return encode(v.Elem())
+		return encodeValue(v.Elem())
 	case reflect.Struct:
 		return encodeStruct(v)
 	case reflect.Map:
@@ -89,14 +90,16 @@ func encodeKind(v reflect.Value) (*yaml.Node, error) {
 	return nil, fmt.Errorf("%s has no YAML form", v.Type())
 }
 
+// encodeStruct returns a mapping with the fields of v in their order. It leaves out the fields that have the
+// option omitempty and are empty.
 func encodeStruct(v reflect.Value) (*yaml.Node, error) {
 	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	for _, f := range fieldsOf(v.Type()) {
-		fv := v.FieldByIndex(f.index)
-		if f.omitEmpty && isEmpty(fv) {
+		fieldValue := v.FieldByIndex(f.index)
+		if f.omitEmpty && isEmpty(fieldValue) {
 			continue
 		}
-		val, err := encode(fv)
+		val, err := encodeValue(fieldValue)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
@@ -113,16 +116,15 @@ func isEmpty(v reflect.Value) bool {
 	return v.IsZero()
 }
 
-// encodeMap sorts the keys, so that the output does not depend on the order of the map.
+// encodeMap returns a mapping with the entries of v, sorted by key: the same value always gives the same
+// file.
 func encodeMap(v reflect.Value) (*yaml.Node, error) {
 	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	keys := v.MapKeys()
-	slices.SortFunc(
-		keys,
-		func(a, b reflect.Value) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) },
-	)
+	byText := func(a, b reflect.Value) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
+	slices.SortFunc(keys, byText)
 	for _, k := range keys {
-		val, err := encode(v.MapIndex(k))
+		val, err := encodeValue(v.MapIndex(k))
 		if err != nil {
 			return nil, fmt.Errorf("%v: %w", k, err)
 		}
@@ -131,18 +133,20 @@ func encodeMap(v reflect.Value) (*yaml.Node, error) {
 	return n, nil
 }
 
+// encodeList returns a sequence with the elements of v. If all are scalars it is written on one line, as
+// [a, b], which is easier to read.
 func encodeList(v reflect.Value) (*yaml.Node, error) {
 	n := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
-	plain := true
+	onlyScalars := true
 	for i := range v.Len() {
-		item, err := encode(v.Index(i))
+		item, err := encodeValue(v.Index(i))
 		if err != nil {
 			return nil, fmt.Errorf("[%d]: %w", i, err)
 		}
-		plain = plain && item.Kind == yaml.ScalarNode
+		onlyScalars = onlyScalars && item.Kind == yaml.ScalarNode
 		n.Content = append(n.Content, item)
 	}
-	if plain { // [a, b] on one line is easier to read
+	if onlyScalars {
 		n.Style = yaml.FlowStyle
 	}
 	return n, nil
@@ -158,32 +162,33 @@ func textNode(s string) *yaml.Node {
 	return n
 }
 
-// fromJSON encodes a value that has only a JSON form, and keeps the order of its keys.
-func fromJSON(b []byte) (*yaml.Node, error) {
+// nodeFromJSON returns the node for the JSON text b, with the keys in their order. Every JSON text is YAML,
+// so the YAML parser reads it.
+func nodeFromJSON(b []byte) (*yaml.Node, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(b, &doc); err != nil {
 		return nil, err
 	}
 	if len(doc.Content) == 0 {
-		return encode(reflect.Value{})
+		return encodeValue(reflect.Value{})
 	}
 	blockStyle(doc.Content[0])
 	return doc.Content[0], nil
 }
 
-// blockStyle gives a tree of JSON the style that encode uses: lists of scalars on one line, everything else
-// in blocks.
+// blockStyle changes the tree below n, which was parsed from JSON, from the style of JSON to the style of
+// this package: lists of scalars on one line, everything else in blocks.
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
+	isNested := func(c *yaml.Node) bool { return c.Kind != yaml.ScalarNode }
 	switch {
 	case n.Kind == yaml.ScalarNode && n.Tag == "!!str":
 		*n = *textNode(n.Value)
-	case n.Kind == yaml.SequenceNode &&
-		!slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return c.Kind != yaml.ScalarNode }):
+	case n.Kind == yaml.SequenceNode && !slices.ContainsFunc(n.Content, isNested):
 		n.Style = yaml.FlowStyle
 	}
-	for _, c := range n.Content {
-		blockStyle(c)
+	for _, child := range n.Content {
+		blockStyle(child)
 	}
 }
 

@@ -36,7 +36,8 @@ func (fs Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// As makes errors.As, and so fault.KindOf, Remedy and Public, see the faults as one *fault.Error.
+// As makes errors.As treat the faults as one *fault.Error of kind Invalid. Package fault finds errors that
+// way, so fault.KindOf, Remedy and Public work on a Faults.
 func (fs Faults) As(into any) bool {
 	e, ok := into.(**fault.Error)
 	if !ok || len(fs) == 0 {
@@ -59,8 +60,9 @@ func (fs Faults) remedy() string {
 	return "correct " + strings.Join(files, " and ") + " at the lines named, then try again"
 }
 
-// Join merges the Faults among the errors into one, and keeps any other error beside it. It returns nil when
-// all are nil.
+// Join combines errors, of which any may be nil. It merges all Faults among them into one Faults, so that a
+// caller reports them as one list, and joins that with the other errors as errors.Join does. It returns nil
+// if all are nil, and a single remaining error as it is.
 func Join(errs ...error) error {
 	var all Faults
 	var others []error

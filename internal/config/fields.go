@@ -6,15 +6,17 @@ import (
 	"strings"
 )
 
-// field is a struct field under the name that it has in files.
+// field is a struct field as files see it.
 type field struct {
-	name      string
-	index     []int
-	required  bool
-	omitEmpty bool
+	name      string // the key in files
+	index     []int  // for reflect.Value.FieldByIndex
+	required  bool   // decoding reports a file without the key
+	omitEmpty bool   // encoding leaves the key out if the value is empty
 }
 
-// fieldsOf lists a struct's fields in order, with the fields of an embedded struct in its place.
+// fieldsOf lists the fields of struct type t in their order. An embedded or inlined struct is replaced by its
+// fields, because in files its keys stand among those of t. Unexported fields and fields named "-" are left
+// out.
 func fieldsOf(t reflect.Type) []field {
 	var out []field
 	for i := range t.NumField() {
@@ -52,7 +54,7 @@ func fieldsOf(t reflect.Type) []field {
 // hasOption reports whether a tag, as "name,omitempty", has the option behind its name.
 func hasOption(options, want string) bool { return slices.Contains(strings.Split(options, ","), want) }
 
-func find(fields []field, name string) (field, bool) {
+func fieldNamed(fields []field, name string) (field, bool) {
 	i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
 	if i < 0 {
 		return field{}, false
@@ -60,7 +62,7 @@ func find(fields []field, name string) (field, bool) {
 	return fields[i], true
 }
 
-func names(fields []field) string {
+func fieldNames(fields []field) string {
 	var out []string
 	for _, f := range fields {
 		out = append(out, f.name)
@@ -68,25 +70,28 @@ func names(fields []field) string {
 	return strings.Join(out, ", ")
 }
 
-// suggest returns the name of the field that is nearest to a mistyped key, or "" when none is near.
-func suggest(key string, fields []field) string {
+// suggestField returns the name of the field that is most similar to an unknown key, or "" if none is
+// similar. A field is similar if at most 3 edits make it of the key, and at most half as many as the key has
+// bytes.
+func suggestField(key string, fields []field) string {
 	if len(key) > 40 {
 		return ""
 	}
-	canon := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "_")) }
-	best, least := "", min(3, len(key)/2)+1
+	canonical := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "_")) }
+	mostSimilar, fewestEdits := "", min(3, len(key)/2)+1
 	for _, f := range fields {
-		if n := distance(canon(key), canon(f.name)); n < least {
-			best, least = f.name, n
+		if edits := editDistance(canonical(key), canonical(f.name)); edits < fewestEdits {
+			mostSimilar, fewestEdits = f.name, edits
 		}
 	}
-	return best
+	return mostSimilar
 }
 
-// distance counts the insertions, deletions, changes and swaps of neighbours that turn a into b (optimal
-// string alignment).
-func distance(a, b string) int {
-	rows := make([][]int, len(a)+1)
+// editDistance returns how many edits turn a into b at least. An edit inserts, deletes or changes a byte, or
+// swaps two neighbours (optimal string alignment distance). It takes time and memory proportional to the
+// product of the lengths.
+func editDistance(a, b string) int {
+	rows := make([][]int, len(a)+1) // rows[i][j] is the distance of a[:i] and b[:j]
 	for i := range rows {
 		rows[i] = make([]int, len(b)+1)
 		rows[i][0] = i

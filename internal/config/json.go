@@ -9,8 +9,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// toJSON returns the JSON form of the tree below n, with the keys in order. It reports what has no JSON form,
-// and then returns false.
+// toJSON returns the JSON form of the tree below n, with the keys in their order. It reports what has no JSON
+// form, such as infinity, and then returns false.
 func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	if isNull(n) {
 		d.addFault(n.Line, pathOrFile(path), "has no value: give one, or remove the key")
@@ -18,9 +18,9 @@ func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	}
 	switch n.Kind {
 	case yaml.MappingNode:
-		return d.objectJSON(n, path)
+		return d.objectToJSON(n, path)
 	case yaml.SequenceNode:
-		return d.arrayJSON(n, path)
+		return d.arrayToJSON(n, path)
 	}
 	v, err := scalarValue(n)
 	if err != nil {
@@ -30,11 +30,13 @@ func (d *decoder) toJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	b, err := json.Marshal(v)
 	if err != nil { // infinity or not a number
 		d.addFault(n.Line, pathOrFile(path), "%s is out of range", quoted(n.Value))
+		return nil, false
 	}
-	return b, err == nil
+	return b, true
 }
 
-func (d *decoder) objectJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
+// objectToJSON is toJSON for a mapping. After a fault it goes on with the next key, to report all faults.
+func (d *decoder) objectToJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	out, valid := bytes.NewBufferString("{"), true
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if i > 0 {
@@ -51,7 +53,8 @@ func (d *decoder) objectJSON(n *yaml.Node, path string) (json.RawMessage, bool) 
 	return out.Bytes(), valid
 }
 
-func (d *decoder) arrayJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
+// arrayToJSON is toJSON for a sequence. After a fault it goes on with the next element, to report all faults.
+func (d *decoder) arrayToJSON(n *yaml.Node, path string) (json.RawMessage, bool) {
 	out, valid := bytes.NewBufferString("["), true
 	for i, item := range n.Content {
 		if i > 0 {

@@ -12,8 +12,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parse returns the root of each document that is not empty, and reports what no file may contain. After a
-// fault it returns nil.
+// parse parses the file's bytes and returns the root of each of its documents, without the empty ones. It
+// reports bad syntax and everything that checkShape refuses. If it reports anything it returns nil, because
+// the tree is not safe to decode then.
 func (d *decoder) parse(data []byte) []*yaml.Node {
 	if len(data) > MaxBytes {
 		d.addFault(0, "", "the file has %d bytes, more than %d", len(data), MaxBytes)
@@ -27,7 +28,7 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 			break
 		}
 		if err != nil {
-			d.syntaxFault(err)
+			d.reportSyntaxError(err)
 			return nil
 		}
 		if root := doc.Content[0]; !isNull(root) {
@@ -47,8 +48,9 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 // yamlError matches the errors of the yaml package.
 var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line (\d+): )?(.*)$`)
 
-// syntaxFault reports an error of the yaml package under the line that its text begins with.
-func (d *decoder) syntaxFault(err error) {
+// reportSyntaxError reports an error of the yaml package. The line number is taken out of its text, because
+// the package has no field for it.
+func (d *decoder) reportSyntaxError(err error) {
 	line, msg := 0, err.Error()
 	if m := yamlError.FindStringSubmatch(msg); m != nil {
 		line, _ = strconv.Atoi(m[1])
@@ -57,9 +59,11 @@ func (d *decoder) syntaxFault(err error) {
 	d.addFault(line, "", "not valid YAML: %s", printable(msg, 200))
 }
 
-// checkShape reports what is refused in any file, and whether the tree below n may be read. Anchors and
-// aliases can make a small file huge, merge keys and tags hide what a reader sees, and of two equal keys it
-// would be unclear which one counts.
+// checkShape reports what no file may contain in the tree below n, and returns true if it found nothing.
+// depth is the number of levels down to n; the root of a document is at 1.
+//
+// It refuses aliases and anchors, by which a small file can expand to a huge one; merge keys and tags, which
+// make a file mean something else than its reader sees; and duplicate keys, of which one would be ignored.
 func (d *decoder) checkShape(n *yaml.Node, depth int) bool {
 	if depth > MaxDepth {
 		d.addFault(n.Line, "", "nested more than %d deep", MaxDepth)
@@ -92,24 +96,23 @@ func (d *decoder) checkShape(n *yaml.Node, depth int) bool {
 	return valid
 }
 
-// checkKeys reports keys that are merge keys, no text, or there twice, and whether there were none.
+// checkKeys reports the merge keys, the keys that are not text and the duplicate keys of mapping n. It
+// returns true if there are none.
 func (d *decoder) checkKeys(n *yaml.Node) bool {
 	valid := true
-	first := make(map[string]int, len(n.Content)/2)
+	lines := make(map[string]int, len(n.Content)/2) // the line of each key's first appearance
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
-		switch line, again := first[key.Value]; {
+		switch firstLine, duplicate := lines[key.Value]; {
 		case key.Tag == "!!merge":
 			d.addFault(key.Line, "", "merge keys (<<) are not supported: write the keys out")
 		case key.Kind != yaml.ScalarNode || isNull(key):
 			d.addFault(key.Line, "", "a key must be text")
-		case again:
-			d.addFault(
-				key.Line,
-				"", "duplicate key %s: it is on line %d already", quoted(key.Value), line,
-			)
+		case duplicate:
+			const format = "duplicate key %s: it is on line %d already"
+			d.addFault(key.Line, "", format, quoted(key.Value), firstLine)
 		default:
-			first[key.Value] = key.Line
+			lines[key.Value] = key.Line
 			continue
 		}
 		valid = false
@@ -119,10 +122,11 @@ func (d *decoder) checkKeys(n *yaml.Node) bool {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// quoted makes a key or a value of a file safe and short enough to show.
+// quoted returns at most 40 bytes of s in quotes, with control characters escaped, so that a message can
+// show it.
 func quoted(s string) string { return strconv.Quote(truncate(s, 40)) }
 
-// printable returns s without quotes, and without characters that a terminal interprets.
+// printable returns at most limit bytes of s, with the characters escaped that a terminal would interpret.
 func printable(s string, limit int) string {
 	q := strconv.Quote(truncate(s, limit))
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
@@ -138,8 +142,8 @@ func truncate(s string, limit int) string {
 	return s
 }
 
-// addFault records a fault. Beyond maxFaults it only counts, so that a hostile file costs no more than
-// another.
+// addFault records a fault at a line; 0 means the file as a whole. With a path, the message begins with it.
+// Beyond maxFaults it only counts, so that a hostile file with many faults does not cost much memory.
 func (d *decoder) addFault(line int, path, format string, args ...any) {
 	if len(d.faults) == maxFaults {
 		d.unlisted++
