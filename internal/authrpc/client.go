@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// connectTimeout bounds a connection and its TLS handshake, with an HTTP proxy and a balancer in between.
+	// connectTimeout bounds opening a connection: TCP, an HTTP proxy or a balancer on the way, and TLS.
 	connectTimeout = 15 * time.Second
 	// callTimeout bounds a call whose context has no deadline. Streams have none.
 	callTimeout = 30 * time.Second
@@ -49,7 +49,7 @@ func NewClientWithDialer(dialer Dialer, addr string, cfg *tls.Config) *Client {
 			defer cancel()
 			conn, err := dialer.DialTLS(ctx, addr, cfg)
 			if err != nil {
-				return nil, err // not a nil *tls.Conn
+				return nil, err // returning conn would make a net.Conn that is not nil from a nil *tls.Conn
 			}
 			return conn, nil
 		},
@@ -70,15 +70,16 @@ func (directDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (
 	return conn.(*tls.Conn), nil // a tls.Dialer returns nothing else
 }
 
-// Close drops idle connections, so that the next call sends the certificate that is current then. The client
-// can still be used.
+// Close closes idle connections. The client can still be used: its next call opens a new connection, and
+// sends the client certificate that is current then.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Call calls a route and waits for its response, at most callTimeout where ctx has no deadline. A refusal is
-// a *fault.Error, and so is a server that is unreachable or not trusted. When ctx was cancelled the error is
-// context.Canceled.
+// Call sends req to route r and returns the response. It waits until ctx ends, or for callTimeout if ctx has
+// no deadline. The error is the *fault.Error with which the auth service refused the call; or a *fault.Error
+// of the client for a server that cannot be reached or is not trusted; or context.Canceled if ctx was
+// cancelled.
 func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req Req) (res Res, err error) {
-	if _, has := ctx.Deadline(); !has {
+	if _, hasDeadline := ctx.Deadline(); !hasDeadline {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, callTimeout)
 		defer cancel()
@@ -97,14 +98,15 @@ func Call[Req, Res any](ctx context.Context, c *Client, r Route[Req, Res], req R
 	return res, nil
 }
 
-// Stream calls a streaming route and gives each message to each. It returns when ctx ends, each fails, or the
-// stream ends, and never nil.
+// Stream sends req to the streaming route r, and calls receive with each message of the response, in order.
+// It returns when ctx ends, with the error of ctx; when receive fails, with its error; and when the stream
+// ends, with a fault of kind Unavailable. It never returns nil. A refused call has the errors of Call.
 func Stream[Req, Res any](
 	ctx context.Context,
 	c *Client,
 	r Route[Req, Res],
 	req Req,
-	each func(Res) error,
+	receive func(Res) error,
 ) error {
 	body, err := c.post(ctx, r.Path(), req)
 	if err != nil {
@@ -114,7 +116,7 @@ func Stream[Req, Res any](
 	limited := &io.LimitedReader{R: body}
 	dec := json.NewDecoder(limited)
 	for {
-		limited.N = MaxAnswerBytes
+		limited.N = MaxAnswerBytes // for each message anew
 		var res Res
 		if err := dec.Decode(&res); err != nil {
 			if ctx.Err() != nil {
@@ -122,13 +124,14 @@ func Stream[Req, Res any](
 			}
 			return fault.Wrap(err, fault.Unavailable, r.Name, "the stream from auth ended", "try again")
 		}
-		if err := each(res); err != nil {
+		if err := receive(res); err != nil {
 			return err
 		}
 	}
 }
 
-// post sends a request and returns the body of a response with status 200, which the caller closes.
+// post sends a request and returns the body of the response, which the caller closes. Any status other than
+// 200 is a refusal: post returns the fault in the body as the error.
 func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser, error) {
 	b, err := json.Marshal(req)
 	if err != nil {
@@ -151,27 +154,28 @@ func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser,
 	return nil, fault.Decode(text)
 }
 
-// explainCallError turns an error of the transport into a fault that says what to do. A fault of the dialer,
-// as of an HTTP proxy that wants a password, keeps its message and remedy.
+// explainCallError turns an error of the transport into a fault that says what to do. It returns an error
+// that is a fault already as it is: the dialer makes those, as for an HTTP proxy that wants a password. It
+// also returns an error about a cancelled context as it is, because nothing went wrong.
 func (c *Client) explainCallError(path string, err error) error {
-	var pin *identity.PinError
-	var old *identity.ExpiredError
+	var wrongPin *identity.PinError
+	var expired *identity.ExpiredError
 	var alert *net.OpError
-	var ofDialer *fault.Error
+	var dialerFault *fault.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
-	case errors.As(err, &ofDialer):
-		return ofDialer
-	case errors.As(err, &pin):
+	case errors.As(err, &dialerFault):
+		return dialerFault
+	case errors.As(err, &wrongPin):
 		return fault.Wrap(err, fault.Denied, path,
-			c.addr+" is not the cluster with "+pin.Want.String()+
+			c.addr+" is not the cluster with "+wrongPin.Want.String()+
 				": it was rebuilt, or the connection is being intercepted",
 			"ask an administrator for the cluster's pin",
 		)
-	case errors.As(err, &old):
+	case errors.As(err, &expired):
 		return fault.Wrap(err, fault.Expired, path,
-			"the server's "+old.Error(),
+			"the server's "+expired.Error(),
 			"set this machine's clock, or ask an administrator to look at auth",
 		)
 	case errors.As(err, &alert) && alert.Op == "remote error": // an alert of the peer, as crypto/tls names it

@@ -17,9 +17,13 @@ import (
 	"github.com/threshold-access/threshold/internal/prefixconn"
 )
 
-// ForwardedFrom is the client's address as a proxy signs it in front of a connection that it passes to the
-// auth service unopened. The signature covers the first bytes of the client too. They hold the random of its
-// ClientHello, which differs in each handshake, so a copied message fits no other connection.
+// ForwardedFrom is a client's address, signed by the proxy that passes the client's connection on to the auth
+// service. The proxy cannot open that connection, which is TLS between client and auth service, so it sends
+// this message in front of it.
+//
+// The signature also covers the first bytes of the client, which are the beginning of its TLS ClientHello.
+// They contain a random number that differs in each handshake. So whoever copies the message cannot use it
+// in front of another connection.
 //
 // On the wire: the byte 0xF1, with which no TLS record begins; two bytes of length (big endian); JSON of that
 // length; then the client's bytes, of which the first HelloBytes are signed.
@@ -29,7 +33,7 @@ type ForwardedFrom struct {
 	HelloBytes int                `json:"hello"` // how many of the client's bytes are signed, at least 1
 	Sig        []byte             `json:"sig"`   // ECDSA over SHA-256, by the proxy's service key
 
-	hello []byte // the signed bytes of the client
+	hello []byte // the client's first HelloBytes bytes, which follow the message
 }
 
 const (
@@ -38,8 +42,12 @@ const (
 	maxHelloBytes     = 64 << 10 // as much as a proxy reads of a ClientHello
 )
 
-// SignForwardedFrom encodes the message for a client at from whose first bytes are hello. The proxy sends it,
-// then hello, then what follows.
+// SignForwardedFrom returns the header that tells the auth service a client's address: an encoded
+// ForwardedFrom, signed with key, the service key of the proxy. The proxy sends the header to the auth
+// service, then hello, then all other bytes of the client.
+//
+// hello is what the proxy has read from the client so far: its ClientHello. The signature covers it, so that
+// the header is valid for this connection alone: see ForwardedFrom. hello must have 1 to maxHelloBytes bytes.
 func SignForwardedFrom(
 	key crypto.Signer,
 	proxy identity.MachineID,
@@ -47,45 +55,52 @@ func SignForwardedFrom(
 	hello []byte,
 ) ([]byte, error) {
 	if len(hello) == 0 || len(hello) > maxHelloBytes {
-		return nil, fmt.Errorf(
-			"authrpc: cannot sign a forwarded address with a hello of %d bytes",
-			len(hello),
-		)
+		const format = "authrpc: cannot sign a forwarded address with a hello of %d bytes"
+		return nil, fmt.Errorf(format, len(hello))
 	}
-	f := ForwardedFrom{ProxyID: proxy, Addr: from, HelloBytes: len(hello), hello: hello}
-	sum := f.digest()
+	message := ForwardedFrom{ProxyID: proxy, Addr: from, HelloBytes: len(hello), hello: hello}
+	sum := message.digest()
 	var err error
-	if f.Sig, err = key.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
+	if message.Sig, err = key.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
 		return nil, fmt.Errorf("authrpc: sign a forwarded address: %w", err)
 	}
-	body, err := json.Marshal(f)
+	body, err := json.Marshal(message)
 	if err != nil {
 		return nil, fmt.Errorf("authrpc: encode a forwarded address: %w", err)
 	}
-	return append(binary.BigEndian.AppendUint16([]byte{forwardedMark}, uint16(len(body))), body...), nil
+	// The length fits into 16 bits and is below maxForwardedBytes: an id, an address, a number and a
+	// signature take some 300 bytes.
+	header := binary.BigEndian.AppendUint16([]byte{forwardedMark}, uint16(len(body)))
+	return append(header, body...), nil
 }
 
-// digest is what the proxy signs. The label is part of the protocol and keeps the name that it had first.
+// digest returns the digest that the proxy signs. Its label is part of the protocol, and older than the name
+// ForwardedFrom.
 func (f ForwardedFrom) digest() [sha256.Size]byte {
 	return digest("threshold introduction v1", []byte(f.ProxyID), []byte(f.Addr.String()), f.hello)
 }
 
-// Verify reports whether key, the service key of the proxy ProxyID, signed this message for this connection.
+// Verify reports whether key signed this message for the connection that ReadForwardedFrom read it from. key
+// is the service key that the auth service has on record for the proxy ProxyID.
 func (f ForwardedFrom) Verify(key crypto.PublicKey) bool {
 	sum := f.digest()
 	pub, ok := key.(*ecdsa.PublicKey)
 	return ok && ecdsa.VerifyASN1(pub, sum[:], f.Sig)
 }
 
-// ReadForwardedFrom takes the message off the beginning of conn, and returns the connection without it. For a
-// client that connects directly there is none: it returns nil and no error. The caller sets the deadline
-// before and verifies the message after. When it fails it returns conn as it is.
+// ReadForwardedFrom reads the message at the beginning of conn, if there is one. It returns the message and a
+// connection that begins with the client's own bytes. A client that connects directly sends no message; then
+// the message is nil, without an error.
+//
+// The message is not verified: the caller must call Verify before it uses the address. The caller also sets a
+// read deadline beforehand, because a client may send nothing. After an error the returned connection is
+// conn, which the caller closes.
 func ReadForwardedFrom(conn net.Conn) (net.Conn, *ForwardedFrom, error) {
-	var head [3]byte
+	var head [3]byte // the mark, then the length of the JSON
 	if _, err := io.ReadFull(conn, head[:1]); err != nil {
 		return conn, nil, err
 	}
-	if head[0] != forwardedMark {
+	if head[0] != forwardedMark { // a direct client, whose first byte this is
 		return prefixconn.New(conn, head[:1]), nil, nil
 	}
 	if _, err := io.ReadFull(conn, head[1:]); err != nil {
@@ -96,27 +111,28 @@ func ReadForwardedFrom(conn net.Conn) (net.Conn, *ForwardedFrom, error) {
 		return conn, nil, fmt.Errorf(
 			"authrpc: a forwarded address of %d bytes is larger than %d", n, maxForwardedBytes)
 	}
-	f, err := readForwardedBody(io.LimitReader(conn, int64(n)), conn)
+	message, err := readForwardedBody(io.LimitReader(conn, int64(n)), conn)
 	if err != nil {
 		return conn, nil, fmt.Errorf("authrpc: read a forwarded address: %w", err)
 	}
-	return prefixconn.New(conn, f.hello), f, nil
+	return prefixconn.New(conn, message.hello), message, nil
 }
 
-// readForwardedBody reads the JSON from body and the signed bytes of the client from rest.
+// readForwardedBody reads the JSON of a message from body until io.EOF, and then the client's signed bytes
+// from rest.
 func readForwardedBody(body, rest io.Reader) (*ForwardedFrom, error) {
 	b, err := io.ReadAll(body)
 	if err != nil {
 		return nil, err
 	}
-	var f ForwardedFrom
-	if err := json.Unmarshal(b, &f); err != nil {
+	var message ForwardedFrom
+	if err := json.Unmarshal(b, &message); err != nil {
 		return nil, err
 	}
-	if f.HelloBytes < 1 || f.HelloBytes > maxHelloBytes || !f.Addr.IsValid() {
+	if message.HelloBytes < 1 || message.HelloBytes > maxHelloBytes || !message.Addr.IsValid() {
 		return nil, errors.New("it has no address or no hello")
 	}
-	f.hello = make([]byte, f.HelloBytes)
-	_, err = io.ReadFull(rest, f.hello)
-	return &f, err
+	message.hello = make([]byte, message.HelloBytes)
+	_, err = io.ReadFull(rest, message.hello)
+	return &message, err
 }

@@ -28,8 +28,9 @@ type BeginLoginRequest struct {
 	From         string `json:"from,omitempty"`   // the browser's address
 	Locale       string `json:"locale,omitempty"` // the user's language (BCP 47), for the provider's page
 
-	// Handle is that of BeginHeadless, and takes the place of Challenge, Callback and State. The login begins
-	// only once Confirmed says that the user has seen which machine it is for.
+	// Handle names a login for a machine without a browser, which BeginHeadless began. Challenge, Callback
+	// and State are empty then. The login goes on only with Confirmed, which says that the user has compared
+	// the code and the address of that machine.
 	Handle    string `json:"handle,omitempty"`
 	Confirmed bool   `json:"confirmed,omitempty"`
 }
@@ -49,8 +50,8 @@ const CallbackPrefix = "/login/callback/"
 // CallbackPath is the path of a connector's callback.
 func CallbackPath(connector string) string { return CallbackPrefix + connector }
 
-// BeginLoginResponse has one of three: the provider's page to redirect to; the connectors, when the user must
-// choose one; or, for a handle that is not confirmed, the machine that the login is for.
+// BeginLoginResponse is one of three: Attempt, Redirect and Expires when the login has begun; Connectors when
+// the user must choose one first; Headless when the request had a handle and was not confirmed.
 type BeginLoginResponse struct {
 	Attempt    string      `json:"attempt,omitempty"`  // sealed, for the cookie
 	Redirect   string      `json:"redirect,omitempty"` // the provider's page
@@ -193,8 +194,10 @@ type RenewRequest struct {
 // RenewResponse is a JoinResponse.
 type RenewResponse = JoinResponse
 
-// WatchRulesRequest may have the time of the head that the caller holds already.
+// WatchRulesRequest asks for the rules.
 type WatchRulesRequest struct {
+	// Since is the time of the head that the caller holds already; zero means none. The auth service of this
+	// version ignores it.
 	Since time.Time `json:"since,omitzero"`
 }
 

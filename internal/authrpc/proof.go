@@ -11,27 +11,31 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// Challenge commits to the verifier and both public keys (SSH wire format and PKIX DER) without revealing
-// them. The one-time code can be redeemed only by whoever knows the verifier, and only for these keys. It is
-// the S256 method of RFC 7636 over length-prefixed parts.
+// Challenge returns a hash of tsh's verifier and both public keys (SSH wire format and PKIX DER), which tsh
+// sends when it begins a login. To redeem the one-time code at the end it sends verifier and keys themselves.
+// So a stolen code is useless without the verifier, and gives certificates for no other keys. This is the
+// S256 method of RFC 7636, over all three parts instead of the verifier alone.
 func Challenge(verifier string, sshKey, x509Key []byte) string {
 	sum := digest("threshold login v1", []byte(verifier), sshKey, x509Key)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// ChallengeMatches reports whether the challenge commits to these. It compares in constant time.
+// ChallengeMatches reports whether challenge was made from this verifier and these keys. It compares in
+// constant time.
 func ChallengeMatches(challenge, verifier string, sshKey, x509Key []byte) bool {
 	return subtle.ConstantTimeCompare([]byte(challenge), []byte(Challenge(verifier, sshKey, x509Key))) == 1
 }
 
-// JoinProof is the digest that a joining machine signs with its X.509 key (ECDSA over SHA-256). The signature
-// shows that it holds the key, and binds the key to this token and host key.
+// JoinProof returns the digest that a joining machine signs with its X.509 key (ECDSA over SHA-256). The
+// signature shows that the machine holds that key, and that it asks to join with this token and this host
+// key.
 func JoinProof(token string, sshKey, x509Key []byte) [sha256.Size]byte {
 	return digest("threshold join v1", []byte(token), sshKey, x509Key)
 }
 
-// digest is the SHA-256 of the label and the parts, each part with its length in front, so that no two lists
-// of parts have the same input. Each use has a label of its own.
+// digest returns the SHA-256 of the label and the parts. Each part has its length in front, so that different
+// lists of parts never give the same input. Each use has a label of its own, so that a signature for one use
+// is never valid for another.
 func digest(label string, parts ...[]byte) [sha256.Size]byte {
 	h := sha256.New()
 	h.Write([]byte(label))
@@ -55,7 +59,10 @@ type Token struct {
 // TokenSecretBytes is 128 bits.
 const TokenSecretBytes = 16
 
-const tokenPrefix = "thjoin1"
+const (
+	tokenPrefix  = "thjoin1"
+	maxTokenText = 256 // bytes of text that are parsed; a token has about 90
+)
 
 // String gives the text form, which is a secret.
 func (t Token) String() string {
@@ -71,12 +78,13 @@ func (t Token) Hash() [sha256.Size]byte {
 	return digest("threshold token v1", []byte(t.Kind), t.Secret[:])
 }
 
-// ParseToken reads the text form. It never repeats the token in an error.
+// ParseToken parses the text form of a token. Space around it is ignored. The token may be unknown to the
+// auth service or used already: only the form is checked. Errors never contain the text, which is a secret.
 func ParseToken(s string) (Token, error) {
-	bad := fmt.Errorf("this is no join token: a token begins with %s and has four parts", tokenPrefix)
+	errNoToken := fmt.Errorf("this is no join token: a token begins with %s and has four parts", tokenPrefix)
 	parts := strings.Split(strings.TrimSpace(s), ".")
-	if len(s) > 256 || len(parts) != 4 || parts[0] != tokenPrefix {
-		return Token{}, bad
+	if len(s) > maxTokenText || len(parts) != 4 || parts[0] != tokenPrefix {
+		return Token{}, errNoToken
 	}
 	t := Token{Kind: identity.Kind(parts[1])}
 	if t.Kind != identity.Node && t.Kind != identity.Proxy {
@@ -85,7 +93,7 @@ func ParseToken(s string) (Token, error) {
 	secret, err1 := base64.RawURLEncoding.Strict().DecodeString(parts[2])
 	pin, err2 := base64.RawURLEncoding.Strict().DecodeString(parts[3])
 	if err1 != nil || err2 != nil || len(secret) != TokenSecretBytes || len(pin) != len(t.Pin) {
-		return Token{}, bad
+		return Token{}, errNoToken
 	}
 	copy(t.Secret[:], secret)
 	copy(t.Pin[:], pin)

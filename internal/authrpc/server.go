@@ -20,33 +20,34 @@ import (
 
 // Caller is who makes a call, as the TLS handshake showed.
 type Caller struct {
-	identity.Identity                  // Kind is Anonymous for a caller without a certificate
+	identity.Identity                  // from the certificate; Kind is Anonymous without one
 	Key               crypto.PublicKey // the key of its certificate; nil without one
 	Expired           bool             // the certificate has expired; only routes with AllowExpired serve it
 	Addr              net.Addr         // the client's address; behind a proxy, the one that the proxy signed
 	Proxy             string           // the name of that proxy; empty for a direct connection
 }
 
-// Server is an http.Handler for the routes that were given to Handle and HandleStream. Those are called
-// before it serves; it is safe for concurrent use from then on.
+// Server is an http.Handler that serves the routes registered by Handle and HandleStream. All routes must be
+// registered before it serves the first request. From then on it is safe for concurrent use.
 type Server struct {
 	mux        *http.ServeMux
-	caller     func(*http.Request) (Caller, error)
+	identify   func(*http.Request) (Caller, error) // says who makes a request
 	log        *slog.Logger
 	refusalLog *limitedlog.Logger // refusals that anybody can cause: see logRefusal
 }
 
-// Limits of the refusals in the log that anybody can cause: one line every refusalLogInterval, after a burst.
+// The rate at which refusalLog writes: at first refusalLogBurst lines, then one every refusalLogInterval.
 const (
 	refusalLogInterval = 100 * time.Millisecond
 	refusalLogBurst    = 100
 )
 
-// NewServer makes a server. caller says who makes a request; when it fails, so does the call.
-func NewServer(caller func(*http.Request) (Caller, error), log *slog.Logger) *Server {
+// NewServer makes a server without routes. identify says who makes a request: it reads the TLS connection of
+// the request, which has been authenticated. If it returns an error, that is sent as the refusal of the call.
+func NewServer(identify func(*http.Request) (Caller, error), log *slog.Logger) *Server {
 	return &Server{
 		mux:        http.NewServeMux(),
-		caller:     caller,
+		identify:   identify,
 		log:        log,
 		refusalLog: limitedlog.New(log, refusalLogInterval, refusalLogBurst, nil),
 	}
@@ -54,7 +55,9 @@ func NewServer(caller func(*http.Request) (Caller, error), log *slog.Logger) *Se
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Handle serves a route with fn. An error of fn is sent as fault.Public gives it, and logged whole.
+// Handle registers fn for a route. fn is called only for callers that the route allows, with the decoded
+// request. It may be called by several goroutines at once. Its result is the response. Its error goes to the
+// caller as a fault.Error without the cause (fault.Public), and with the cause to the log.
 func Handle[Req, Res any](s *Server, r Route[Req, Res], fn func(context.Context, Caller, Req) (Res, error)) {
 	handler := func(w http.ResponseWriter, hr *http.Request, c Caller) error {
 		var req Req
@@ -68,11 +71,16 @@ func Handle[Req, Res any](s *Server, r Route[Req, Res], fn func(context.Context,
 		w.Header().Set("Content-Type", "application/json")
 		return json.NewEncoder(w).Encode(res)
 	}
-	s.handle(r.Name, r.Path(), r.Callers, r.AllowExpired, handler)
+	s.register(r.Name, r.Path(), r.Callers, r.AllowExpired, handler)
 }
 
-// HandleStream serves a streaming route: fn sends messages until it returns. Its context ends when the caller
-// hangs up.
+// HandleStream registers fn for a streaming route: a call has one request and any number of response
+// messages. fn calls send for each message, and the response ends when fn returns. send returns an error once
+// the caller has hung up; the context of fn ends then too.
+//
+// If fn returns an error before its first message, the caller gets the error as from Handle. An error after
+// the first message is neither sent nor logged, because the response with its status has begun by then. The
+// caller sees only that the stream ends, and calls again.
 func HandleStream[Req, Res any](
 	s *Server,
 	r Route[Req, Res],
@@ -83,37 +91,39 @@ func HandleStream[Req, Res any](
 		if err := readBody(w, hr, c, r.MaxBody, &req); err != nil {
 			return err
 		}
-		flush := http.NewResponseController(w)
-		sent := false
-		err := fn(hr.Context(), c, req, func(res Res) error {
-			sent = true
+		response := http.NewResponseController(w)
+		responseBegun := false
+		send := func(res Res) error {
+			responseBegun = true
 			if err := json.NewEncoder(w).Encode(res); err != nil {
 				return err
 			}
-			return flush.Flush()
-		})
-		if sent {
-			return nil // the status was sent already; the client sees the stream end and calls again
+			return response.Flush() // the caller must get each message at once
+		}
+		err := fn(hr.Context(), c, req, send)
+		if responseBegun {
+			return nil // a fault now would be read as one more message
 		}
 		return err
 	}
-	s.handle(r.Name, r.Path(), r.Callers, r.AllowExpired, handler)
+	s.register(r.Name, r.Path(), r.Callers, r.AllowExpired, handler)
 }
 
-// handle registers fn for a path. fn runs only for a caller of one of the kinds, with a certificate that has
-// not ended unless allowExpired.
-func (s *Server) handle(
+// register makes s serve a route with fn. It has the checks that all routes share: the caller is of one of
+// the kinds, and its certificate has not expired, unless allowExpired. It answers with the fault of a check
+// that fails, or with the error of fn, which must not have written anything then.
+func (s *Server) register(
 	name, path string,
 	kinds []identity.Kind,
 	allowExpired bool,
 	fn func(http.ResponseWriter, *http.Request, Caller) error,
 ) {
 	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
-		c, err := s.caller(r)
+		c, err := s.identify(r)
 		switch {
-		case err != nil:
+		case err != nil: // sent below
 		case !slices.Contains(kinds, c.Kind):
-			err = refuseCallerKind(name, c)
+			err = callerKindFault(name, c)
 		case c.Expired && !allowExpired:
 			err = fault.New(fault.Expired, name, "the certificate has expired", "run: tsh login")
 		default:
@@ -125,7 +135,8 @@ func (s *Server) handle(
 	})
 }
 
-func refuseCallerKind(name string, c Caller) error {
+// callerKindFault is for a caller whose kind may not call the route name.
+func callerKindFault(name string, c Caller) error {
 	if c.Kind == Anonymous {
 		return fault.New(fault.Unauthenticated, name, "this needs a certificate", "run: tsh login")
 	}
@@ -133,7 +144,7 @@ func refuseCallerKind(name string, c Caller) error {
 	return fault.New(fault.Denied, name, msg, "log in as a user: tsh login")
 }
 
-// refuse answers a call with a fault and logs it with its cause.
+// refuse answers a call with what fault.Public returns for err, and logs err whole.
 func (s *Server) refuse(w http.ResponseWriter, name string, c Caller, err error) {
 	public := fault.Public(err)
 	s.logRefusal(name, c, public, err)
@@ -142,8 +153,9 @@ func (s *Server) refuse(w http.ResponseWriter, name string, c Caller, err error)
 	_ = json.NewEncoder(w).Encode(public) // fails only when the caller has hung up
 }
 
-// logRefusal writes each refusal of a user or node. Those of anonymous callers and of proxies are limited in
-// rate: anybody can cause them, the latter by the proxy's login page.
+// logRefusal logs a refused call. Every refusal of a user or a node is logged. Refusals of anonymous callers
+// and of proxies are limited in rate, because anybody can cause them: a proxy makes calls for whoever opens
+// its login page.
 func (s *Server) logRefusal(name string, c Caller, public *fault.Error, err error) {
 	level := slog.LevelInfo
 	if public.Kind == fault.Internal {
@@ -167,8 +179,9 @@ func callerName(c Caller) string {
 	return c.Identity.String()
 }
 
-// readBody decodes a request's JSON body of at most limit bytes; 0 stands for MaxBodyBytes. An anonymous
-// caller never gets more than MaxAnonymousBody. An empty body leaves the zero value.
+// readBody decodes the JSON body of a request into the value that into points to. An empty body leaves that
+// as it is. limit bounds the body in bytes; 0 stands for MaxBodyBytes. For an anonymous caller the bound is
+// always MaxAnonymousBody. The error is a fault of kind Invalid.
 func readBody(w http.ResponseWriter, r *http.Request, c Caller, limit int64, into any) error {
 	if limit == 0 {
 		limit = MaxBodyBytes

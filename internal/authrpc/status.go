@@ -6,8 +6,8 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Status returns the HTTP status code that carries a fault of the kind. Clients ignore it: the body holds the
-// kind. It is for browsers and for whoever reads an access log. An unknown kind is 500.
+// Status returns the HTTP status code of a response with a fault of the kind; 500 for an unknown kind. Our
+// clients do not use it, because the fault in the body says its kind. It is for browsers and access logs.
 func Status(kind fault.Kind) int {
 	switch kind {
 	case fault.Invalid:
