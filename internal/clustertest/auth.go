@@ -24,17 +24,18 @@ import (
 	"github.com/threshold-access/threshold/internal/testnet"
 )
 
-// serve answers join, renew and events on the listener until the test ends.
+// serve serves the routes join, renew and events on ln until the test ends, as auth does: over TLS, with
+// clients that connect directly or through a proxy that forwards their address.
 func (c *Cluster) serve(ln net.Listener) {
 	c.addr = ln.Addr().String()
-	s := authrpc.NewServer(c.caller, slog.New(slog.DiscardHandler))
-	authrpc.Handle(s, authrpc.Join, c.join)
-	authrpc.Handle(s, authrpc.Renew, c.renew)
-	authrpc.Handle(s, authrpc.SendEvents, c.receiveEvents)
-	web := &http.Server{
-		Handler: s,
-		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, nc)
+	routes := authrpc.NewServer(c.caller, slog.New(slog.DiscardHandler))
+	authrpc.Handle(routes, authrpc.Join, c.join)
+	authrpc.Handle(routes, authrpc.Renew, c.renew)
+	authrpc.Handle(routes, authrpc.SendEvents, c.receiveEvents)
+	server := &http.Server{
+		Handler: routes,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
 		},
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 	}
@@ -47,16 +48,16 @@ func (c *Cluster) serve(ln net.Listener) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = web.Serve(plainListener{tls.NewListener(ForwardedListener(ln), cfg)})
+		_ = server.Serve(plainListener{tls.NewListener(ForwardedListener(ln), cfg)})
 	}()
 	c.t.Cleanup(func() {
-		_ = web.Close()
+		_ = server.Close()
 		<-done
 	})
 }
 
 // Dialer connects to the auth of a cluster that NewInMemory made. At any other address nothing listens.
-func (c *Cluster) Dialer() authrpc.Dialer { return memoryDialer{c.memory} }
+func (c *Cluster) Dialer() authrpc.Dialer { return memoryDialer{c.memoryListener} }
 
 type memoryDialer struct{ auth *testnet.Listener }
 
@@ -91,7 +92,7 @@ func (l plainListener) Accept() (net.Conn, error) {
 	return plainConn{conn}, nil
 }
 
-// plainConn hides its tls.Conn from net/http; caller finds it there.
+// plainConn hides its tls.Conn from net/http. Cluster.caller takes the tls.Conn out of it.
 type plainConn struct{ net.Conn }
 
 // authCert makes a new certificate each time, so that it is valid whatever the cluster's clock says.
@@ -99,14 +100,16 @@ func (c *Cluster) authCert(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.ServiceCertificate(identity.Auth, "auth-1"), nil
 }
 
-// caller identifies the caller by the key of its certificate: a key that has joined is a member.
+// caller says who makes a request, by the key of its client certificate: the machine that joined with that
+// key. A caller without a certificate is anonymous. A key that has not joined is refused.
 func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.refuse != nil {
-		return authrpc.Caller{}, c.refuse
+	if c.refusal != nil {
+		return authrpc.Caller{}, c.refusal
 	}
-	certs := r.Context().Value(connKey{}).(plainConn).Conn.(*tls.Conn).ConnectionState().PeerCertificates
+	conn := r.Context().Value(connKey{}).(plainConn).Conn.(*tls.Conn)
+	certs := conn.ConnectionState().PeerCertificates
 	if len(certs) == 0 {
 		return authrpc.Caller{}, nil
 	}
@@ -121,7 +124,9 @@ func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	}, nil
 }
 
-// join admits a machine whose token is unused and whose proof is right. It spends the token in any case.
+// join serves the route of the same name: it makes the machine a member and issues its certificates. It
+// refuses a token that was used already and a proof that does not verify. The token counts as used even after
+// a wrong proof, as at the real auth.
 func (c *Cluster) join(
 	_ context.Context,
 	_ authrpc.Caller,
@@ -134,15 +139,15 @@ func (c *Cluster) join(
 	if !unused {
 		return res, errTokenUsed
 	}
-	pub, err := x509.ParsePKIXPublicKey(req.X509Key)
+	serviceKey, err := x509.ParsePKIXPublicKey(req.X509Key)
 	if err != nil {
 		return res, err
 	}
 	sum := authrpc.JoinProof(req.Token, req.SSHKey, req.X509Key)
-	if !ecdsa.VerifyASN1(pub.(*ecdsa.PublicKey), sum[:], req.Proof) {
+	if !ecdsa.VerifyASN1(serviceKey.(*ecdsa.PublicKey), sum[:], req.Proof) {
 		return res, fault.New(fault.Denied, "auth.Join", "the proof is wrong", "try again")
 	}
-	host, err := ssh.ParsePublicKey(req.SSHKey)
+	hostKey, err := ssh.ParsePublicKey(req.SSHKey)
 	if err != nil {
 		return res, err
 	}
@@ -154,11 +159,13 @@ func (c *Cluster) join(
 		Labels:  req.Labels,
 	}
 	c.mu.Lock()
-	c.members[keyName(pub)], c.hostKeys[keyName(pub)] = id, host
+	c.members[keyName(serviceKey)], c.hostKeys[keyName(serviceKey)] = id, hostKey
 	c.mu.Unlock()
-	return c.answer(id, pub, host), nil
+	return c.issueFor(id, serviceKey, hostKey), nil
 }
 
+// renew serves the route of the same name: it issues new certificates for the keys that the caller joined
+// with.
 func (c *Cluster) renew(
 	_ context.Context,
 	caller authrpc.Caller,
@@ -166,29 +173,28 @@ func (c *Cluster) renew(
 ) (authrpc.RenewResponse, error) {
 	c.mu.Lock()
 	c.renewals++
-	host := c.hostKeys[keyName(caller.Key)]
+	hostKey := c.hostKeys[keyName(caller.Key)]
 	c.mu.Unlock()
-	return c.answer(caller.Identity, caller.Key, host), nil
+	return c.issueFor(caller.Identity, caller.Key, hostKey), nil
 }
 
-// answer issues certificates for both keys of a machine, as Corrupt changes them.
-func (c *Cluster) answer(id identity.Identity, pub any, host ssh.PublicKey) authrpc.JoinResponse {
+// issueFor returns the answer to a join or renewal of the machine id: certificates for its keys, and the
+// rules. The function given to Corrupt, if there is one, changes the answer.
+func (c *Cluster) issueFor(id identity.Identity, serviceKey any, hostKey ssh.PublicKey) authrpc.JoinResponse {
 	now := c.Now()
-	cert := &ssh.Certificate{
-		Key:             host,
+	hostCert := &ssh.Certificate{
+		Key:             hostKey,
 		CertType:        ssh.HostCert,
 		ValidPrincipals: []string{id.Name, id.Name + "." + Name, string(id.ID)},
 		Serial:          c.nextSerial().Uint64(),
-		ValidAfter: uint64(
-			now.Add(-identity.Skew).Unix(),
-		),
-		ValidBefore: uint64(now.Add(certificateLifetime).Unix()),
+		ValidAfter:      uint64(now.Add(-identity.Skew).Unix()),
+		ValidBefore:     uint64(now.Add(certificateLifetime).Unix()),
 	}
-	c.SignAsHostAuthority(cert)
+	c.SignAsHostAuthority(hostCert)
 	res := authrpc.JoinResponse{
 		Identity: id,
-		SSHCert:  cert.Marshal(),
-		X509:     c.serviceCert(id, pub),
+		SSHCert:  hostCert.Marshal(),
+		X509:     c.serviceCert(id, serviceKey),
 		Rules:    c.SignRules(),
 		Time:     now,
 	}
@@ -201,6 +207,8 @@ func (c *Cluster) answer(id identity.Identity, pub any, host ssh.PublicKey) auth
 	return res
 }
 
+// receiveEvents serves the route SendEvents: it keeps the events for Events. It refuses all of them if one is
+// malformed.
 func (c *Cluster) receiveEvents(
 	_ context.Context,
 	_ authrpc.Caller,
@@ -216,7 +224,7 @@ func (c *Cluster) receiveEvents(
 	c.mu.Unlock()
 	select {
 	case c.eventsSeen <- struct{}{}:
-	default:
+	default: // the test has not read the last signal yet, which stands for these events too
 	}
 	return res, nil
 }

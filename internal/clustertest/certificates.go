@@ -15,16 +15,16 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// UserCertificate makes an X.509 user certificate for a new key. change, which may be nil, gets the template
-// before it is signed.
+// UserCertificate makes an X.509 user certificate for a new key, signed by the user authority. change, which
+// may be nil, may alter the certificate before it is signed, to make one that must be refused.
 func (c *Cluster) UserCertificate(who identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
-	return c.certificate(who, c.userX509, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, change)
+	return c.newCertificate(who, c.userX509, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, change)
 }
 
 // MachineCertificate makes a service certificate for a new key, with its chain and the root at the end.
 // change may be nil.
 func (c *Cluster) MachineCertificate(id identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
-	cert := c.certificate(
+	cert := c.newCertificate(
 		id,
 		c.service,
 		[]x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
@@ -48,16 +48,14 @@ func (c *Cluster) Machine(kind identity.Kind, name string, labels identity.Label
 
 // HostSigner makes a new key with a host certificate for the names.
 func (c *Cluster) HostSigner(names ...string) ssh.Signer {
-	plain, now := newSSH(c.t), c.Now()
+	plain, now := newSSHKey(c.t), c.Now()
 	cert := &ssh.Certificate{
 		Key:             plain.PublicKey(),
 		CertType:        ssh.HostCert,
 		ValidPrincipals: names,
 		Serial:          c.nextSerial().Uint64(),
-		ValidAfter: uint64(
-			now.Add(-identity.Skew).Unix(),
-		),
-		ValidBefore: uint64(now.Add(certificateLifetime).Unix()),
+		ValidAfter:      uint64(now.Add(-identity.Skew).Unix()),
+		ValidBefore:     uint64(now.Add(certificateLifetime).Unix()),
 	}
 	c.SignAsHostAuthority(cert)
 	s, err := ssh.NewCertSigner(cert, plain)
@@ -65,38 +63,39 @@ func (c *Cluster) HostSigner(names ...string) ssh.Signer {
 	return s
 }
 
-// certificate makes an X.509 certificate for a new key, signed by the authority.
-func (c *Cluster) certificate(
+// newCertificate makes a new key and an X.509 certificate of identity id for it, signed by signer and valid
+// for an hour. change is as for UserCertificate. The returned chain has the leaf alone.
+func (c *Cluster) newCertificate(
 	id identity.Identity,
-	by authority,
-	use []x509.ExtKeyUsage,
+	signer authority,
+	usages []x509.ExtKeyUsage,
 	change func(*x509.Certificate),
 ) *tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)
 	now := c.Now()
 	id.Expires = now.Add(time.Hour).Truncate(time.Second).UTC()
-	text, err := id.Encode()
+	encoded, err := id.Encode()
 	c.must(err)
-	text, err = identity.X509Value(text)
+	extension, err := identity.X509Value(encoded)
 	c.must(err)
 	uri, err := url.Parse(id.URI())
 	c.must(err)
-	tmpl := &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber:          c.nextSerial(),
 		Subject:               pkix.Name{CommonName: id.Name},
 		NotBefore:             now.Add(-identity.Skew),
 		NotAfter:              id.Expires,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           use,
+		ExtKeyUsage:           usages,
 		BasicConstraintsValid: true,
 		URIs:                  []*url.URL{uri},
-		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: text}},
+		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: extension}},
 	}
 	if change != nil {
-		change(tmpl)
+		change(template)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, by.cert, key.Public(), by.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, signer.cert, key.Public(), signer.key)
 	c.must(err)
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }

@@ -39,36 +39,37 @@ const certificateLifetime = 24 * time.Hour
 
 // Cluster is a cluster with a double of auth. It is safe for concurrent use.
 type Cluster struct {
-	t           testing.TB
-	clockOffset atomic.Int64 // how far the cluster's clock is ahead
-	root        authority
-	service     authority
-	userX509    authority
-	userSSH     ssh.Signer
-	hostSSH     ssh.Signer
-	rulesKey    ed25519.PrivateKey
-	addr        string
-	memory      *testnet.Listener // nil for a cluster on a loopback port
-	mu          sync.Mutex        // guards all below
-	serial      int64
-	index       uint64
-	roles       []access.Role
-	tokens      map[string]bool // true: unused
-	events      []audit.Event
-	renewals    int
-	refuse      error
-	corrupt     func(*authrpc.JoinResponse)
-	members     map[string]identity.Identity // by service key
-	hostKeys    map[string]ssh.PublicKey
-	eventsSeen  chan struct{}
+	t              testing.TB
+	clockOffset    atomic.Int64 // how far the cluster's clock is ahead
+	root           authority
+	service        authority
+	userX509       authority
+	userSSH        ssh.Signer
+	hostSSH        ssh.Signer
+	rulesKey       ed25519.PrivateKey
+	addr           string
+	memoryListener *testnet.Listener // nil for a cluster on a loopback port
+	mu             sync.Mutex        // guards all below
+	serial         int64
+	index          uint64
+	roles          []access.Role
+	tokens         map[string]bool // true: unused
+	events         []audit.Event
+	renewals       int
+	refusal        error
+	corrupt        func(*authrpc.JoinResponse)
+	members        map[string]identity.Identity // by service key
+	hostKeys       map[string]ssh.PublicKey
+	eventsSeen     chan struct{} // of capacity 1
 }
 
+// authority is a key that signs certificates, with its own certificate.
 type authority struct {
 	cert *x509.Certificate
 	key  crypto.Signer
 }
 
-// New makes a cluster and serves its auth on a loopback port until the test ends.
+// New makes a cluster with new keys, and serves its auth on a loopback port until the test ends.
 func New(t testing.TB) *Cluster {
 	c := newCluster(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -80,18 +81,18 @@ func New(t testing.TB) *Cluster {
 // NewInMemory is New without a port: only its Dialer connects to auth. It can be used with testing/synctest.
 func NewInMemory(t testing.TB) *Cluster {
 	c := newCluster(t)
-	c.memory = testnet.Listen(testnet.ListenAddr)
-	c.serve(c.memory)
+	c.memoryListener = testnet.Listen(testnet.ListenAddr)
+	c.serve(c.memoryListener)
 	return c
 }
 
 func newCluster(t testing.TB) *Cluster {
 	c := &Cluster{t: t, tokens: map[string]bool{}, members: map[string]identity.Identity{},
 		hostKeys: map[string]ssh.PublicKey{}, eventsSeen: make(chan struct{}, 1)}
-	c.root = c.authority("root", nil)
-	c.service = c.authority("service", &c.root)
-	c.userX509 = c.authority("users", nil)
-	c.userSSH, c.hostSSH = newSSH(t), newSSH(t)
+	c.root = c.newAuthority("root", nil)
+	c.service = c.newAuthority("service", &c.root)
+	c.userX509 = c.newAuthority("users", nil)
+	c.userSSH, c.hostSSH = newSSHKey(t), newSSHKey(t)
 	_, c.rulesKey, _ = ed25519.GenerateKey(rand.Reader)
 	return c
 }
@@ -118,10 +119,10 @@ func (c *Cluster) Token(kind identity.Kind) string {
 	return tok.String()
 }
 
-// Refuse makes every call fail with err. Nil ends that.
-func (c *Cluster) Refuse(err error) { c.mu.Lock(); c.refuse = err; c.mu.Unlock() }
+// Refuse makes every call fail with err until it is called with nil.
+func (c *Cluster) Refuse(err error) { c.mu.Lock(); c.refusal = err; c.mu.Unlock() }
 
-// Corrupt lets fn change auth's answers to joins and renewals. Nil ends that.
+// Corrupt makes fn change auth's answers to joins and renewals until Corrupt is called with nil.
 func (c *Cluster) Corrupt(fn func(*authrpc.JoinResponse)) { c.mu.Lock(); c.corrupt = fn; c.mu.Unlock() }
 
 // Renewals counts renewals served.
@@ -148,11 +149,12 @@ func (c *Cluster) SetRoles(roles ...access.Role) {
 // SignRules signs the rules as of now.
 func (c *Cluster) SignRules() rules.Set { return c.SignRulesAt(c.Now()) }
 
-// SignRulesAt signs the rules with a head of the given time.
+// SignRulesAt returns a complete set of rules as auth would publish it: the authorities, signed by the
+// cluster root; the roles that SetRoles set; and a head that names both and is signed at the time now.
 func (c *Cluster) SignRulesAt(now time.Time) rules.Set {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	auths := rules.Authorities{
+	authorities := rules.Authorities{
 		Root:        c.root.cert.Raw,
 		UserSSH:     [][]byte{c.userSSH.PublicKey().Marshal()},
 		HostSSH:     [][]byte{c.hostSSH.PublicKey().Marshal()},
@@ -160,31 +162,35 @@ func (c *Cluster) SignRulesAt(now time.Time) rules.Set {
 		ServiceX509: [][]byte{c.service.cert.Raw},
 		Rules:       [][]byte{c.rulesKey.Public().(ed25519.PublicKey)},
 	}
-	rev := rules.Revision{Epoch: 1, Index: 1}
-	chain := c.sign(
-		c.root.key,
-		rules.Document{Kind: rules.AuthoritiesKind, Cluster: Name, Revision: rev, Body: marshal(c.t, auths)},
-	)
-	rolesRev := rules.Revision{Epoch: 1, Index: 1 + c.index}
-	roles := c.sign(
-		c.rulesKey,
-		rules.Document{
-			Kind:     rules.RolesKind,
-			Cluster:  Name,
-			Revision: rolesRev,
-			Body:     marshal(c.t, rules.Roles{Roles: c.roles}),
+	authoritiesRevision := rules.Revision{Epoch: 1, Index: 1}
+	signedAuthorities := c.signDocument(c.root.key, rules.Document{
+		Kind:     rules.AuthoritiesKind,
+		Cluster:  Name,
+		Revision: authoritiesRevision,
+		Body:     marshal(c.t, authorities),
+	})
+	rolesRevision := rules.Revision{Epoch: 1, Index: 1 + c.index}
+	signedRoles := c.signDocument(c.rulesKey, rules.Document{
+		Kind:     rules.RolesKind,
+		Cluster:  Name,
+		Revision: rolesRevision,
+		Body:     marshal(c.t, rules.Roles{Roles: c.roles}),
+	})
+	head, err := rules.SignHead(c.rulesKey, rules.Head{
+		Cluster: Name,
+		Epoch:   1,
+		Time:    now,
+		Docs: map[rules.Kind]rules.Ref{
+			rules.AuthoritiesKind: rules.RefTo(signedAuthorities, authoritiesRevision),
+			rules.RolesKind:       rules.RefTo(signedRoles, rolesRevision),
 		},
-	)
-	head, err := rules.SignHead(
-		c.rulesKey,
-		rules.Head{Cluster: Name, Epoch: 1, Time: now, Docs: map[rules.Kind]rules.Ref{
-			rules.AuthoritiesKind: rules.RefTo(chain, rev), rules.RolesKind: rules.RefTo(roles, rolesRev)}},
-	)
+	})
 	c.must(err)
-	return rules.Set{Chain: []rules.Signed{chain}, Roles: roles, Head: head}
+	return rules.Set{Chain: []rules.Signed{signedAuthorities}, Roles: signedRoles, Head: head}
 }
 
-func (c *Cluster) sign(key crypto.Signer, d rules.Document) rules.Signed {
+// signDocument signs a rules document.
+func (c *Cluster) signDocument(key crypto.Signer, d rules.Document) rules.Signed {
 	s, err := rules.SignDocument(key, d)
 	c.must(err)
 	return s
@@ -212,13 +218,14 @@ func (c *Cluster) UserSigner(
 	change func(*ssh.Certificate),
 	logins ...string,
 ) ssh.Signer {
-	plain := newSSH(c.t)
-	s, err := ssh.NewCertSigner(c.UserCert(plain.PublicKey(), who, change, logins...), plain)
+	key := newSSHKey(c.t)
+	signer, err := ssh.NewCertSigner(c.UserCert(key.PublicKey(), who, change, logins...), key)
 	c.must(err)
-	return s
+	return signer
 }
 
-// UserCert makes a user certificate for a key.
+// UserCert makes an SSH user certificate for key, signed by the user authority and valid for an hour. logins
+// are its principals. change is as for UserSigner.
 func (c *Cluster) UserCert(
 	key ssh.PublicKey,
 	who identity.Identity,
@@ -266,16 +273,18 @@ func (c *Cluster) ServiceCertificate(kind identity.Kind, name string) *tls.Certi
 	return &tls.Certificate{Certificate: ders, PrivateKey: key}
 }
 
+// serviceCert makes the chain of a service certificate of identity id for the key pub: the leaf, the service
+// authority and the cluster root.
 func (c *Cluster) serviceCert(id identity.Identity, pub crypto.PublicKey) [][]byte {
 	now := c.Now()
 	id.Expires = now.Add(certificateLifetime).Truncate(time.Second).UTC()
-	text, err := id.Encode()
+	encoded, err := id.Encode()
 	c.must(err)
-	text, err = identity.X509Value(text)
+	extension, err := identity.X509Value(encoded)
 	c.must(err)
 	uri, err := url.Parse(id.URI())
 	c.must(err)
-	tmpl := &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber:          c.nextSerial(),
 		Subject:               pkix.Name{CommonName: id.Name},
 		NotBefore:             now.Add(-identity.Skew),
@@ -284,19 +293,20 @@ func (c *Cluster) serviceCert(id identity.Identity, pub crypto.PublicKey) [][]by
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 		URIs:                  []*url.URL{uri},
-		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: text}},
+		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: extension}},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.service.cert, pub, c.service.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, c.service.cert, pub, c.service.key)
 	c.must(err)
 	return [][]byte{der, c.service.cert.Raw, c.root.cert.Raw}
 }
 
-// authority makes an X.509 authority under parent, or a self-signed one where parent is nil.
-func (c *Cluster) authority(name string, parent *authority) authority {
+// newAuthority makes an X.509 authority with a new key. parent signs its certificate; if parent is nil, it
+// signs itself.
+func (c *Cluster) newAuthority(name string, parent *authority) authority {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c.must(err)
 	now := c.Now()
-	tmpl := &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber:          c.nextSerial(),
 		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             now.Add(-240 * time.Hour),
@@ -305,11 +315,11 @@ func (c *Cluster) authority(name string, parent *authority) authority {
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign,
 	}
-	signer := authority{tmpl, key}
+	signer := authority{template, key}
 	if parent != nil {
 		signer = *parent
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, signer.cert, key.Public(), signer.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, signer.cert, key.Public(), signer.key)
 	c.must(err)
 	cert, err := x509.ParseCertificate(der)
 	c.must(err)
@@ -331,7 +341,7 @@ func (c *Cluster) must(err error) {
 	}
 }
 
-func newSSH(t testing.TB) ssh.Signer {
+func newSSHKey(t testing.TB) ssh.Signer {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)

@@ -16,62 +16,70 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// documentVersion is the newest format of membership.json that this code reads, and the one that it writes.
-const documentVersion = 1
+// membershipVersion is the newest format of membership.json that this code reads, and the one that it writes.
+const membershipVersion = 1
 
 // maxFileBytes bounds what is read back. The rules are the largest part.
 const maxFileBytes = authrpc.MaxAnswerBytes
 
-// document is membership.json. All of it is verified each time it is read.
-type document struct {
-	V       int          `json:"v"`
-	Pin     identity.Pin `json:"pin"`
-	SSHCert []byte       `json:"ssh_cert"`
-	X509    [][]byte     `json:"x509"`
+// savedMembership is the content of membership.json: what auth sent at the last join or renewal, and the pin
+// under which it is verified. Nothing in it is trusted: verifyMembership verifies it each time it is read.
+type savedMembership struct {
+	V       int          `json:"v"`        // the format: membershipVersion
+	Pin     identity.Pin `json:"pin"`      // of the cluster root, from the join token
+	SSHCert []byte       `json:"ssh_cert"` // the host certificate, SSH wire format
+	X509    [][]byte     `json:"x509"`     // the chain of the service certificate: DER, leaf first, root last
 	Rules   rules.Set    `json:"rules"`
 }
 
-// answer returns the document in the form in which auth sent it, for verify.
-func (d *document) answer() authrpc.JoinResponse {
-	return authrpc.JoinResponse{SSHCert: d.SSHCert, X509: d.X509, Rules: d.Rules}
+// joinResponse returns the saved membership in the form that verifyMembership takes.
+func (m *savedMembership) joinResponse() authrpc.JoinResponse {
+	return authrpc.JoinResponse{SSHCert: m.SSHCert, X509: m.X509, Rules: m.Rules}
 }
 
-// readDocument returns the membership in dir, or nil when there is none yet.
-func readDocument(dir string) (*document, error) {
-	if err := checkDir(dir); err != nil {
+// readMembership reads membership.json in the data directory dir. It returns nil and no error if there is no
+// such file, which means that the machine has not joined yet. It makes dir if that is missing. It does not
+// verify what it returns.
+//
+// The error is a fault: for a directory or file that other accounts may read, a disk that cannot be read, a
+// file that is not valid JSON, or a file that a newer program wrote.
+func readMembership(dir string) (*savedMembership, error) {
+	if err := ensurePrivateDir(dir); err != nil {
 		return nil, err
 	}
-	b, err := readFile(dir, documentFile)
+	b, err := readFile(dir, membershipFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var d document
-	if err := json.Unmarshal(b, &d); err != nil {
-		return nil, damagedFault(dir, fmt.Errorf("%s: %w", documentFile, err))
+	var saved savedMembership
+	if err := json.Unmarshal(b, &saved); err != nil {
+		return nil, damagedFault(dir, fmt.Errorf("%s: %w", membershipFile, err))
 	}
-	if d.V != documentVersion {
-		return nil, damagedFault(
-			dir,
-			fmt.Errorf("%s is of version %d, this program reads %d", documentFile, d.V, documentVersion),
-		)
+	if saved.V > membershipVersion {
+		return nil, newerVersionFault(dir, saved.V)
 	}
-	return &d, nil
+	if saved.V != membershipVersion {
+		return nil, damagedFault(dir, fmt.Errorf("%s has the version %d", membershipFile, saved.V))
+	}
+	return &saved, nil
 }
 
-func (d *document) save(dir string) error {
-	d.V = documentVersion
-	b, err := json.Marshal(d)
+// save writes the membership to membership.json in dir, as a whole or not at all.
+func (m *savedMembership) save(dir string) error {
+	m.V = membershipVersion
+	b, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode membership: %w", err)
 	}
-	return writeFile(dir, documentFile, b)
+	return writeFile(dir, membershipFile, b)
 }
 
-// checkDir makes the directory, or refuses one that other accounts may enter.
-func checkDir(dir string) error {
+// ensurePrivateDir makes dir with mode 0700 if it does not exist. It refuses an existing directory that other
+// accounts may enter, because they could read the private keys in it.
+func ensurePrivateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return diskFault(dir, err)
 	}
@@ -88,7 +96,8 @@ func checkDir(dir string) error {
 	return nil
 }
 
-// readFile reads a file of the data directory, and refuses one that other accounts may read.
+// readFile reads a file of the data directory. It refuses one that other accounts may read, and one of more
+// than maxFileBytes. The error is a fault, or fs.ErrNotExist if there is no such file.
 func readFile(dir, name string) ([]byte, error) {
 	path := filepath.Join(dir, name)
 	info, err := os.Stat(path)
@@ -106,24 +115,27 @@ func readFile(dir, name string) ([]byte, error) {
 	return b, diskFault(path, err)
 }
 
+// writeFile writes a file of the data directory, as a whole or not at all. The error is a fault.
 func writeFile(dir, name string, data []byte) error {
 	path := filepath.Join(dir, name)
 	return diskFault(path, durable.WriteFile(path, data))
 }
 
-// reserveBytes is how much the disk must be able to take before a token is spent. Rules and certificates are
-// smaller than this in most clusters.
+// reserveBytes is how much free space checkDiskSpace demands. The rules and certificates of most clusters are
+// smaller.
 const reserveBytes = 1 << 20
 
-// checkSpace refuses to go on when auth's answer could not be saved.
-func checkSpace(dir string) error {
+// checkDiskSpace returns a fault if the disk cannot take reserveBytes more. A join checks this before it
+// sends the token: auth accepts a token once, so an answer that could not be saved would be lost.
+func checkDiskSpace(dir string) error {
 	if err := writeFile(dir, "space", make([]byte, reserveBytes)); err != nil {
 		return err
 	}
 	return diskFault(dir, os.Remove(filepath.Join(dir, "space")))
 }
 
-// diskFault turns an error of the file system into a fault. A missing file stays fs.ErrNotExist.
+// diskFault turns an error of the file system at path into a fault that says what to do. It returns nil for
+// nil, and the error of a missing file as it is.
 func diskFault(path string, err error) error {
 	switch {
 	case err == nil:
@@ -147,7 +159,17 @@ func diskFault(path string, err error) error {
 	)
 }
 
-// damagedFault is for a membership that does not verify, because it was altered or belongs to other keys.
+// newerVersionFault is for a membership.json in a format that only a newer program reads. Nothing is damaged:
+// somebody went back to an older release.
+func newerVersionFault(dir string, version int) error {
+	return fault.New(fault.Invalid, "member.LoadOrJoin",
+		fmt.Sprintf("the membership in %s is of version %d, and this program reads version %d",
+			dir, version, membershipVersion),
+		"update this program to the release that ran here before",
+	)
+}
+
+// damagedFault is for a membership that cannot be read or verified: it was altered, or belongs to other keys.
 func damagedFault(dir string, err error) error {
 	return fault.Wrap(err, fault.Invalid, "member.LoadOrJoin",
 		"the membership in "+dir+" is damaged ("+err.Error()+")",
@@ -157,6 +179,6 @@ func damagedFault(dir string, err error) error {
 
 // Exists reports whether dir holds a membership, so that LoadOrJoin needs no token.
 func Exists(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, documentFile))
+	_, err := os.Stat(filepath.Join(dir, membershipFile))
 	return err == nil
 }

@@ -19,12 +19,16 @@ import (
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-// maxClockError is how far this machine's clock may differ from auth's at a join. With a greater difference
-// certificates would fail later, with errors that are harder to understand.
+// maxClockError is how far this machine's clock may differ from auth's at a join or renewal. With a greater
+// difference certificates would fail to verify later, with errors that are harder to understand.
 const maxClockError = 5 * time.Minute
 
-// join spends the token and saves the membership. Everything that can fail on this machine is tried before.
-func join(ctx context.Context, cfg Config) (*document, error) {
+// join makes this machine a member: it makes keys, sends them to auth with the join token, verifies the
+// answer, saves it in cfg.Dir and returns it. The error is a fault that says what to do.
+//
+// Auth accepts a token once. So join first does everything that can fail on this machine: it checks the
+// token, the disk and the keys. If it fails after the token was used, a new token is needed.
+func join(ctx context.Context, cfg Config) (*savedMembership, error) {
 	if cfg.Token == "" {
 		return nil, fault.New(fault.Unauthenticated, "member.Join",
 			"this machine is not a member yet, and there is no join token",
@@ -44,33 +48,36 @@ func join(ctx context.Context, cfg Config) (*document, error) {
 			"ask an administrator for a token of kind "+string(cfg.Kind),
 		)
 	}
-	if err := checkSpace(cfg.Dir); err != nil {
+	if err := checkDiskSpace(cfg.Dir); err != nil {
 		return nil, err
 	}
-	k, err := loadOrCreateKeys(cfg.Dir)
+	machineKeys, err := loadOrCreateKeys(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	res, err := k.requestJoin(ctx, cfg, token)
+	res, err := machineKeys.requestJoin(ctx, cfg, token)
 	if err != nil {
 		return nil, err
 	}
 	now := cfg.Now()
-	if _, err := k.verify(cfg.Kind, token.Pin, res, now); err != nil {
+	// Only an answer that verifies is saved: otherwise the machine could not start again.
+	if _, err := machineKeys.verifyMembership(cfg.Kind, token.Pin, res, now); err != nil {
 		return nil, unverifiedFault(err, res.Time, now)
 	}
-	doc := &document{Pin: token.Pin, SSHCert: res.SSHCert, X509: res.X509, Rules: res.Rules}
-	if err := doc.save(cfg.Dir); err != nil {
+	saved := &savedMembership{Pin: token.Pin, SSHCert: res.SSHCert, X509: res.X509, Rules: res.Rules}
+	if err := saved.save(cfg.Dir); err != nil {
 		return nil, err
 	}
 	cfg.Log.Info(
 		"joined the cluster",
 		"cluster", res.Identity.Cluster, "name", res.Identity.Name, "id", res.Identity.ID,
 	)
-	return doc, nil
+	return saved, nil
 }
 
-// requestJoin calls auth, and trusts only the cluster that the token's pin names.
+// requestJoin asks auth to make this machine a member and returns auth's answer, which is not verified yet.
+// It talks only to a server under the cluster root whose pin is in the token, because a token must not be
+// shown to anybody else.
 func (k keys) requestJoin(
 	ctx context.Context,
 	cfg Config,
@@ -93,28 +100,32 @@ func (k keys) requestJoin(
 	}
 	client := cfg.newClient(
 		cfg.AuthAddr,
-		identity.PinnedTLS(token.Pin, identity.AnyCluster, identity.ALPNAuth, nil, cfg.Now, identity.Auth),
+		identity.PinnedTLS(
+			token.Pin, identity.AnyCluster, identity.ALPNAuth, nil /* no certificate yet */, cfg.Now,
+			identity.Auth,
+		),
 	)
 	defer client.Close()
 	res, err = authrpc.Call(ctx, client, authrpc.Join, req)
 	return res, explainCallError(err, cfg.Now())
 }
 
-// explainCallError turns an error of the connection into a fault that says what to do at this machine.
+// explainCallError turns an error of a call to auth into a fault that says what to do at this machine, where
+// the remedy of package authrpc is meant for users of tsh. Any other error, and nil, it returns as it is.
 func explainCallError(err error, now time.Time) error {
-	var pin *identity.PinError
-	var old *identity.ExpiredError
+	var wrongPin *identity.PinError
+	var expired *identity.ExpiredError
 	var alert tls.AlertError
 	switch {
-	case errors.As(err, &pin):
+	case errors.As(err, &wrongPin):
 		return fault.Wrap(err, fault.Denied, "member.Join",
-			"the server is not in the cluster that the token is for ("+pin.Error()+")",
+			"the server is not in the cluster that the token is for ("+wrongPin.Error()+")",
 			"check the proxy's address, and that the token is for this cluster",
 		)
-	case errors.As(err, &old):
+	case errors.As(err, &expired):
 		return fault.Wrap(err, fault.Invalid, "member.Join",
 			fmt.Sprintf("this machine's clock says %s, and the cluster's certificate is valid from %s to %s",
-				formatTime(now), formatTime(old.From), formatTime(old.Until)),
+				formatTime(now), formatTime(expired.From), formatTime(expired.Until)),
 			setClock,
 		)
 	case errors.As(err, &alert):
@@ -129,13 +140,14 @@ func explainCallError(err error, now time.Time) error {
 
 const setClock = "set this machine's clock (timedatectl set-ntp true), then start again"
 
-// unverifiedFault is for an answer that came from the right server and does not verify. A wrong clock is the
-// most likely cause.
-func unverifiedFault(err error, theirs, now time.Time) error {
-	if off := now.Sub(theirs).Abs(); !theirs.IsZero() && off > identity.Skew {
+// unverifiedFault is for an answer that came from the right server, but in which verifyMembership found err.
+// The most likely cause is a wrong clock on this machine, so the fault says that where the clocks differ.
+// authTime is auth's clock, as the answer says; zero if it does not.
+func unverifiedFault(err error, authTime, now time.Time) error {
+	if apart := now.Sub(authTime).Abs(); !authTime.IsZero() && apart > identity.Skew {
 		return fault.Wrap(err, fault.Invalid, "member.Join",
 			fmt.Sprintf("this machine's clock says %s, and auth's says %s: they are %s apart",
-				formatTime(now), formatTime(theirs), off.Round(time.Second)),
+				formatTime(now), formatTime(authTime), apart.Round(time.Second)),
 			setClock,
 		)
 	}
@@ -147,19 +159,25 @@ func unverifiedFault(err error, theirs, now time.Time) error {
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// ignoreTime makes verify ignore the certificates' validity periods: a membership is loaded after any length
-// of time, and Run renews it.
+// ignoreTime, as the time for verifyMembership, makes it ignore whether the certificates have expired. A
+// machine that was switched off for a week must still be able to start, because Run renews the certificates.
 var ignoreTime time.Time
 
-// verify accepts an answer only if its rules verify under the pin, and its certificates are for this
-// machine's keys and the kind, and signed by the authorities that the rules name. With ignoreTime for now it
-// checks the certificates as of the middle of their validity period.
-func (k keys) verify(
+// verifyMembership verifies what auth sent at a join or renewal, or what a file says that it sent, and
+// returns it in a form that is ready to use. It checks that
+//   - the rules are signed under the cluster root with the pin;
+//   - the service certificate leads to that root, is signed by an authority that the rules list, and is for a
+//     machine of the kind;
+//   - the host certificate is signed by an authority that the rules list;
+//   - both certificates are for the keys of this machine;
+//   - everything is valid at now, and auth's clock differs from now by at most maxClockError. With ignoreTime
+//     the certificates are checked as of the middle of their validity period, and auth's clock is not.
+func (k keys) verifyMembership(
 	kind identity.Kind,
 	pin identity.Pin,
 	res authrpc.JoinResponse,
 	now time.Time,
-) (*membership, error) {
+) (*verifiedMembership, error) {
 	trust, err := rules.Open(pin, res.Rules)
 	if err != nil {
 		return nil, err
@@ -168,11 +186,15 @@ func (k keys) verify(
 	if err != nil {
 		return nil, err
 	}
-	if now.IsZero() {
-		now = chain[0].NotBefore.Add(chain[0].NotAfter.Sub(chain[0].NotBefore) / 2)
-	} else if off := now.Sub(res.Time).Abs(); off > maxClockError {
-		return nil, fmt.Errorf("the clocks are %s apart", off.Round(time.Second))
+	leaf := chain[0]
+	if now.Equal(ignoreTime) {
+		now = leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
+	} else if apart := now.Sub(res.Time).Abs(); apart > maxClockError {
+		return nil, fmt.Errorf("the clocks are %s apart", apart.Round(time.Second))
 	}
+	// The certificate has two uses, so it is verified twice: as a server's, for clients that know only the
+	// pin and verify up to the root; and as a client's, for auth, which trusts only the authorities in the
+	// rules.
 	peer, err := identity.VerifyPinned(chain, pin, trust.Cluster, now, kind)
 	if err != nil {
 		return nil, err
@@ -181,43 +203,51 @@ func (k keys) verify(
 		x509.ExtKeyUsageClientAuth, now, kind); err != nil {
 		return nil, err
 	}
-	if !k.service.PublicKey.Equal(chain[0].PublicKey) {
+	if !k.service.PublicKey.Equal(leaf.PublicKey) {
 		return nil, errors.New("the service certificate is for another key")
 	}
 	host, err := k.hostSigner(res.SSHCert, peer.Name, trust, now)
 	if err != nil {
 		return nil, err
 	}
-	cert := &tls.Certificate{Certificate: res.X509, PrivateKey: k.service, Leaf: chain[0]}
-	return &membership{
+	cert := &tls.Certificate{Certificate: res.X509, PrivateKey: k.service, Leaf: leaf}
+	return &verifiedMembership{
 		id:        peer.Identity,
 		tls:       cert,
 		host:      host,
 		rules:     res.Rules,
-		notBefore: chain[0].NotBefore,
+		notBefore: leaf.NotBefore,
 	}, nil
 }
 
-// hostSigner verifies the host certificate and joins it with the host key.
-func (k keys) hostSigner(wire []byte, name string, trust *rules.Trust, now time.Time) (ssh.Signer, error) {
-	pub, err := ssh.ParsePublicKey(wire)
+// hostSigner parses and verifies a host certificate and returns a signer with it and the host key. The
+// certificate must be for that key, name the machine, and be signed by a host authority of the rules in
+// trust.
+func (k keys) hostSigner(
+	certificate []byte,
+	name string,
+	trust *rules.Trust,
+	now time.Time,
+) (ssh.Signer, error) {
+	pub, err := ssh.ParsePublicKey(certificate)
 	if err != nil {
 		return nil, fmt.Errorf("host certificate: %w", err)
 	}
 	if err := identity.VerifySSHHost(pub, name, trust.Authorities.HostSSH, now); err != nil {
 		return nil, err
 	}
-	plain, err := ssh.NewSignerFromKey(k.host)
+	keySigner, err := ssh.NewSignerFromKey(k.host)
 	if err != nil {
 		return nil, fmt.Errorf("host key: %w", err)
 	}
 	cert := pub.(*ssh.Certificate) // VerifySSHHost accepts nothing else
-	if !bytes.Equal(cert.Key.Marshal(), plain.PublicKey().Marshal()) {
+	if !bytes.Equal(cert.Key.Marshal(), keySigner.PublicKey().Marshal()) {
 		return nil, errors.New("the host certificate is for another key")
 	}
-	return ssh.NewCertSigner(cert, plain)
+	return ssh.NewCertSigner(cert, keySigner)
 }
 
+// parseChain parses the certificates, of which there must be at least one.
 func parseChain(ders [][]byte) ([]*x509.Certificate, error) {
 	var out []*x509.Certificate
 	for _, der := range ders {

@@ -21,7 +21,7 @@ import (
 const (
 	hostKeyFile    = "host.key"        // Ed25519, PKCS#8
 	serviceKeyFile = "service.key"     // ECDSA P-256, PKCS#8
-	documentFile   = "membership.json" // certificates, pin and rules: everything that is public
+	membershipFile = "membership.json" // certificates, pin and rules: everything that is public
 )
 
 // keys are the machine's private keys. They are made on this machine and never leave it.
@@ -30,8 +30,8 @@ type keys struct {
 	service *ecdsa.PrivateKey
 }
 
-// loadOrCreateKeys loads both keys, and makes those that are missing. A join that was interrupted goes on
-// with the keys that it made first.
+// loadOrCreateKeys loads both private keys from dir, and makes and saves those that do not exist yet. After a
+// join that was interrupted they exist: the next join uses the same keys.
 func loadOrCreateKeys(dir string) (keys, error) {
 	for _, name := range []string{hostKeyFile, serviceKeyFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
@@ -72,7 +72,8 @@ func loadKeys(dir string) (k keys, err error) {
 	return k, nil
 }
 
-// loadKey reads a private key of type K.
+// loadKey reads the private key in the file name, which must be of type K. A file of another content is a
+// damagedFault.
 func loadKey[K any](dir, name string) (K, error) {
 	var none K
 	text, err := readFile(dir, name)
@@ -94,7 +95,8 @@ func loadKey[K any](dir, name string) (K, error) {
 	return k, nil
 }
 
-// public returns both public keys as requests carry them: in SSH wire format and in PKIX DER.
+// public returns both public keys in the form of authrpc.JoinRequest: the host key in SSH wire format, and
+// the service key in PKIX DER.
 func (k keys) public() (sshKey, x509Key []byte, err error) {
 	pub, err := ssh.NewPublicKey(k.host.Public())
 	if err != nil {

@@ -56,44 +56,49 @@ type Member struct {
 	cfg         Config
 	keys        keys
 	pin         identity.Pin
-	current     atomic.Pointer[membership]
+	current     atomic.Pointer[verifiedMembership]
 	clients     []*authrpc.Client // one for each address
 	clientIndex atomic.Int32      // which of clients is asked
 }
 
-// membership is a verified membership, as of the last join or renewal. It is immutable.
-type membership struct {
+// verifiedMembership is what the last join or renewal gave this machine. Only verifyMembership makes one. It
+// is immutable.
+type verifiedMembership struct {
 	id        identity.Identity
-	tls       *tls.Certificate
-	host      ssh.Signer
+	tls       *tls.Certificate // the service certificate with its key and chain
+	host      ssh.Signer       // the host certificate with its key
 	rules     rules.Set
 	notBefore time.Time // of the service certificate
 }
 
-// LoadOrJoin loads the membership from cfg.Dir, or joins with cfg.Token and saves what it gets. A membership
-// whose certificates have expired meanwhile is accepted: Run renews them.
+// LoadOrJoin returns this machine as a member of its cluster. It loads the membership from cfg.Dir. If there
+// is none yet, it joins with cfg.Token and saves the membership there.
+//
+// A saved membership is verified again. It is accepted even if its certificates have expired, because Run
+// renews them. A token of another cluster is refused. The error is a fault that says what to do.
 func LoadOrJoin(ctx context.Context, cfg Config) (*Member, error) {
-	cfg, err := cfg.check()
+	cfg, err := cfg.checked()
 	if err != nil {
 		return nil, err
 	}
-	doc, err := readDocument(cfg.Dir)
+	saved, err := readMembership(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	if doc == nil {
-		if doc, err = join(ctx, cfg); err != nil {
+	if saved == nil { // not a member yet
+		if saved, err = join(ctx, cfg); err != nil {
 			return nil, err
 		}
 	}
-	if err := checkToken(cfg, doc.Pin); err != nil {
+	if err := checkToken(cfg, saved.Pin); err != nil {
 		return nil, err
 	}
-	return openMember(cfg, doc)
+	return openMember(cfg, saved)
 }
 
-// check fills in defaults and refuses what is missing.
-func (cfg Config) check() (Config, error) {
+// checked returns cfg with its defaults filled in. It returns a fault if a required field is empty or the
+// kind cannot join.
+func (cfg Config) checked() (Config, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -129,14 +134,15 @@ func (cfg Config) newClient(addr string, trust *tls.Config) *authrpc.Client {
 	return authrpc.NewClientWithDialer(cfg.Dialer, addr, trust)
 }
 
-// checkToken refuses a token of another cluster. Whoever gave it wants the machine to change clusters, which
-// it never does by itself.
+// checkToken returns a fault if cfg.Token is for another cluster than the saved membership, whose pin is pin.
+// Whoever gave that token wants the machine to change clusters. It does so only when somebody removes the
+// membership. A token that cannot be parsed is ignored, because a member needs none.
 func checkToken(cfg Config, pin identity.Pin) error {
 	if cfg.Token == "" {
 		return nil
 	}
-	t, err := authrpc.ParseToken(cfg.Token)
-	if err == nil && t.Pin != pin {
+	token, err := authrpc.ParseToken(cfg.Token)
+	if err == nil && token.Pin != pin {
 		return fault.New(fault.Conflict, "member.LoadOrJoin",
 			cfg.Dir+" holds a membership in another cluster than the token's",
 			"use another data directory, or remove "+cfg.Dir+" to leave the old cluster for good",
@@ -145,20 +151,21 @@ func checkToken(cfg Config, pin identity.Pin) error {
 	return nil
 }
 
-// openMember verifies a membership that was loaded or just saved, and makes the clients for auth.
-func openMember(cfg Config, doc *document) (*Member, error) {
-	k, err := loadKeys(cfg.Dir)
+// openMember verifies the saved membership against the keys in cfg.Dir, and makes the Member with one client
+// for each address of auth. A membership that does not verify is a damagedFault.
+func openMember(cfg Config, saved *savedMembership) (*Member, error) {
+	machineKeys, err := loadKeys(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	h, err := k.verify(cfg.Kind, doc.Pin, doc.answer(), ignoreTime)
+	verified, err := machineKeys.verifyMembership(cfg.Kind, saved.Pin, saved.joinResponse(), ignoreTime)
 	if err != nil {
 		return nil, damagedFault(cfg.Dir, err)
 	}
-	m := &Member{cfg: cfg, keys: k, pin: doc.Pin}
-	m.current.Store(h)
+	m := &Member{cfg: cfg, keys: machineKeys, pin: saved.Pin}
+	m.current.Store(verified)
 	trust := identity.PinnedTLS(
-		m.pin, h.id.Cluster, identity.ALPNAuth, m.TLSCertificate, cfg.Now, identity.Auth,
+		m.pin, verified.id.Cluster, identity.ALPNAuth, m.TLSCertificate, cfg.Now, identity.Auth,
 	)
 	for _, addr := range append([]string{cfg.AuthAddr}, cfg.Fallbacks...) {
 		m.clients = append(m.clients, cfg.newClient(addr, trust))
@@ -187,6 +194,6 @@ func (m *Member) FirstRules() rules.Set { return m.current.Load().rules }
 // Auth is the client for auth. Each new connection uses the certificate that is current then.
 func (m *Member) Auth() *authrpc.Client { return m.clients[int(m.clientIndex.Load())%len(m.clients)] }
 
-// TryNext makes Auth return the client for the next address. A caller does that when the current one does not
-// answer.
+// TryNext makes Auth return the client for the next address; after the last one it starts over. A caller does
+// that when the current address does not answer.
 func (m *Member) TryNext() { m.clientIndex.Add(1) }

@@ -19,19 +19,19 @@ const (
 	maxSleep = time.Minute
 )
 
-// Run renews the certificates at two thirds of their lifetime, give or take a twentieth. After a failure it
-// tries again with growing pauses until it succeeds, also after they have expired, because auth knows the
-// keys. It returns nil when ctx ends.
+// Run renews the certificates at two thirds of their lifetime, plus or minus a twentieth, until ctx ends.
+// Then it returns nil. After a failure it tries again with growing pauses until it succeeds. It goes on after
+// the certificates have expired: auth renews an expired certificate for a key that it has on record.
 func (m *Member) Run(ctx context.Context) error {
 	retry := backoff.Backoff{Min: firstRetry / 2, First: firstRetry, Max: lastRetry}
-	due := m.due()
+	due := m.nextRenewal()
 	for m.sleepUntil(ctx, due) {
 		err := m.renew(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
-			due = m.due()
+			due = m.nextRenewal()
 			retry.Reset()
 			m.cfg.Log.Info("certificates renewed", "until", m.Identity().Expires)
 		default:
@@ -44,7 +44,7 @@ func (m *Member) Run(ctx context.Context) error {
 	return nil
 }
 
-// sleepUntil waits until the clock says due. It reports false when ctx ends first.
+// sleepUntil waits until Config.Now says due. It returns false if ctx ends first.
 func (m *Member) sleepUntil(ctx context.Context, due time.Time) bool {
 	for {
 		wait := due.Sub(m.cfg.Now())
@@ -57,18 +57,20 @@ func (m *Member) sleepUntil(ctx context.Context, due time.Time) bool {
 	}
 }
 
-// due is when to renew next. It is spread at random, so that machines that joined together renew at different
-// times.
-func (m *Member) due() time.Time {
-	c := m.current.Load()
-	life := c.id.Expires.Sub(c.notBefore.Add(identity.Skew)) // certificates are backdated by Skew
-	life = max(life, 3*firstRetry)
-	spread := time.Duration(rand.Int64N(int64(life)/10 + 1))
-	return c.id.Expires.Add(-life/3 - life/20 + spread)
+// nextRenewal returns when to renew the current certificates: a third of their lifetime before they expire,
+// plus or minus a twentieth at random, so that machines that joined together renew at different times. The
+// time may be in the past.
+func (m *Member) nextRenewal() time.Time {
+	current := m.current.Load()
+	issued := current.notBefore.Add(identity.Skew) // certificates are backdated by Skew
+	lifetime := max(current.id.Expires.Sub(issued), 3*firstRetry)
+	jitter := time.Duration(rand.Int64N(int64(lifetime)/10+1)) - lifetime/20
+	return current.id.Expires.Add(-lifetime/3 + jitter)
 }
 
-// renew fetches new certificates for the same keys, verifies that they are for the same identity, saves them,
-// and only then uses them.
+// renew gets new certificates for the same keys from auth, verifies them, saves them, and only then makes
+// them current: after a crash the machine has either the old ones or the new ones. Certificates for another
+// identity are refused. If auth cannot be reached, the next call tries the next address.
 func (m *Member) renew(ctx context.Context) error {
 	res, err := authrpc.Call(ctx, m.Auth(), authrpc.Renew, authrpc.RenewRequest{Time: m.cfg.Now()})
 	if err != nil {
@@ -78,15 +80,15 @@ func (m *Member) renew(ctx context.Context) error {
 		return explainCallError(err, m.cfg.Now())
 	}
 	now := m.cfg.Now()
-	renewed, err := m.keys.verify(m.cfg.Kind, m.pin, res, now)
+	renewed, err := m.keys.verifyMembership(m.cfg.Kind, m.pin, res, now)
 	if err != nil {
 		return unverifiedFault(err, res.Time, now)
 	}
 	if old := m.Identity(); renewed.id.ID != old.ID || renewed.id.Cluster != old.Cluster {
 		return unverifiedFault(errors.New("the certificate is another machine's"), res.Time, now)
 	}
-	doc := document{Pin: m.pin, SSHCert: res.SSHCert, X509: res.X509, Rules: res.Rules}
-	if err := doc.save(m.cfg.Dir); err != nil {
+	saved := savedMembership{Pin: m.pin, SSHCert: res.SSHCert, X509: res.X509, Rules: res.Rules}
+	if err := saved.save(m.cfg.Dir); err != nil {
 		return err
 	}
 	m.current.Store(renewed)
