@@ -45,29 +45,29 @@ type Decision struct {
 // allowed anything, a deny wins over every allow, and what no allow matches is denied.
 func Decide(p Policy, r Request) Decision {
 	if r.Who.Kind != identity.User {
-		return refuse("", fmt.Sprintf("%s is not a user", r.Who), "log in as a user: tsh login")
+		return denial("", fmt.Sprintf("%s is not a user", r.Who), "log in as a user: tsh login")
 	}
 	if !r.Who.Expires.IsZero() && !r.Now.Before(r.Who.Expires) {
-		return refuse("", "the certificate has expired", "run: tsh login")
+		return denial("", "the certificate has expired", "run: tsh login")
 	}
-	if rule, ok := p.find(r, false); ok {
-		return refuse(
+	if rule, ok := p.firstMatch(r, false); ok {
+		return denial(
 			rule,
 			fmt.Sprintf("%s denies %s", rule, r),
 			"ask an administrator whether the rule should deny this",
 		)
 	}
-	if rule, ok := p.find(r, true); ok {
+	if rule, ok := p.firstMatch(r, true); ok {
 		return Decision{Allow: true, Rule: rule, Reason: rule + " allows " + r.String()}
 	}
-	return refuse(
+	return denial(
 		"",
 		fmt.Sprintf("no role of %s (%s) allows %s", r.Who, roleList(r.Who.Roles), r),
 		"ask an administrator for a role that allows it",
 	)
 }
 
-func refuse(rule, reason, remedy string) Decision {
+func denial(rule, reason, remedy string) Decision {
 	return Decision{Rule: rule, Reason: reason, Remedy: remedy}
 }
 
@@ -75,7 +75,7 @@ func roleList(roles []string) string {
 	if len(roles) == 0 {
 		return "none"
 	}
-	return "roles: " + join(roles)
+	return "roles: " + joinNames(roles)
 }
 
 // String describes the request, as "shell as root on web-1".
@@ -91,9 +91,9 @@ func (r Request) String() string {
 	return fmt.Sprintf("%s as %s on %s", r.Action, r.Login, r.Node.Name)
 }
 
-// find returns the first entry that matches the request: of the allow lists, or with allow false of the deny
-// lists.
-func (p Policy) find(r Request, allow bool) (rule string, ok bool) {
+// firstMatch returns the first entry that matches the request: of the allow lists, or with allow false of the
+// deny lists.
+func (p Policy) firstMatch(r Request, allow bool) (rule string, ok bool) {
 	for _, name := range r.Who.Roles {
 		role, known := p[name]
 		if !known {

@@ -155,16 +155,16 @@ func (g Grant) check(path string, allow bool, report func(path, format string, a
 		}
 	}
 	if allow && len(g.Actions) == 0 {
-		report(path+".actions", "an allow grants nothing without actions (known: %s)", join(known))
+		report(path+".actions", "an allow grants nothing without actions (known: %s)", joinNames(known))
 	}
 	for _, a := range g.Actions {
 		if !slices.Contains(known, Action(a)) {
-			report(path+".actions", "unknown action %q (known: %s)", a, join(known))
+			report(path+".actions", "unknown action %q (known: %s)", a, joinNames(known))
 		}
 	}
 	for _, r := range g.Resources {
 		if r != "*" && !slices.Contains(Resources, Resource(r)) {
-			report(path+".resources", "unknown resource %q (known: %s)", r, join(Resources))
+			report(path+".resources", "unknown resource %q (known: %s)", r, joinNames(Resources))
 		}
 	}
 	g.checkPatterns(path, allow, report)
@@ -208,7 +208,7 @@ func (g Grant) checkPatterns(path string, allow bool, report func(path, format s
 	}
 }
 
-func join[T ~string](list []T) string {
+func joinNames[T ~string](list []T) string {
 	out := make([]string, len(list))
 	for i, v := range list {
 		out[i] = string(v)

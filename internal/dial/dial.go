@@ -40,19 +40,19 @@ type Reply struct {
 }
 
 // WriteRequest sends a request. extra, the first SSH bytes, goes into the same write.
-func WriteRequest(w io.Writer, r Request, extra []byte) error { return write(w, r, extra) }
+func WriteRequest(w io.Writer, r Request, extra []byte) error { return writeMessage(w, r, extra) }
 
 // ReadRequest reads a request. The caller sets the deadline.
-func ReadRequest(r io.Reader) (req Request, err error) { return req, read(r, &req) }
+func ReadRequest(r io.Reader) (req Request, err error) { return req, readMessage(r, &req) }
 
 // WriteReply sends a reply.
-func WriteReply(w io.Writer, r Reply) error { return write(w, r, nil) }
+func WriteReply(w io.Writer, r Reply) error { return writeMessage(w, r, nil) }
 
 // ReadReply reads a reply.
-func ReadReply(r io.Reader) (rep Reply, err error) { return rep, read(r, &rep) }
+func ReadReply(r io.Reader) (rep Reply, err error) { return rep, readMessage(r, &rep) }
 
-// write sends a message, and extra in the same write.
-func write(w io.Writer, v any, extra []byte) error {
+// writeMessage sends a message, and extra in the same write.
+func writeMessage(w io.Writer, v any, extra []byte) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("dial: encode: %w", err)
@@ -68,7 +68,7 @@ func write(w io.Writer, v any, extra []byte) error {
 	return err
 }
 
-func read(r io.Reader, v any) error {
+func readMessage(r io.Reader, v any) error {
 	var head [3]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return fmt.Errorf("dial: read: %w", err)

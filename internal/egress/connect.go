@@ -41,7 +41,7 @@ func connectThrough(ctx context.Context, proxy *url.URL, addr string) (net.Conn,
 	}
 	if err != nil {
 		conn.Close()
-		return nil, noReplyFault(proxy, err)
+		return nil, requestTunnelFault(proxy, err)
 	}
 	return tunnel, nil
 }
@@ -185,8 +185,9 @@ func acceptsBasic(h http.Header) bool {
 	return len(offers) == 0
 }
 
-// noReplyFault turns an error of requestTunnel into a fault. One that is a fault already stays as it is.
-func noReplyFault(proxy *url.URL, err error) error {
+// requestTunnelFault turns an error of requestTunnel into a fault. One that is a fault already stays as it
+// is.
+func requestTunnelFault(proxy *url.URL, err error) error {
 	var refusal *fault.Error
 	switch {
 	case errors.As(err, &refusal):

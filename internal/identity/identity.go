@@ -270,7 +270,7 @@ func (id Identity) checkUser() error {
 			return err
 		}
 	}
-	if err := checkSources(id.SourceAddresses); err != nil {
+	if err := checkNetworks(id.SourceAddresses); err != nil {
 		return err
 	}
 	if id.ID != "" || len(id.Labels) != 0 {

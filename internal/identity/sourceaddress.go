@@ -9,12 +9,12 @@ import (
 // CheckSourceAddress refuses an address outside SourceAddresses; none there means any address. A verifier of
 // X.509 user certificates calls it with the client's true address. VerifySSHUser does it itself.
 func (id Identity) CheckSourceAddress(from net.Addr) error {
-	return checkSource(id.SourceAddresses, from)
+	return checkAllowedFrom(id.SourceAddresses, from)
 }
 
-// checkSource refuses an address outside the networks. Where there are some, it refuses an unknown address
-// too.
-func checkSource(pins []netip.Prefix, from net.Addr) error {
+// checkAllowedFrom refuses an address outside the networks. Where there are some, it refuses an unknown
+// address too.
+func checkAllowedFrom(pins []netip.Prefix, from net.Addr) error {
 	if len(pins) == 0 {
 		return nil
 	}
@@ -35,8 +35,8 @@ func checkSource(pins []netip.Prefix, from net.Addr) error {
 	return fmt.Errorf("certificate is pinned to %v and was used from %s", pins, addr)
 }
 
-// checkSources refuses prefixes that are no plain networks: with host bits set, or IPv4 mapped into IPv6.
-func checkSources(pins []netip.Prefix) error {
+// checkNetworks refuses prefixes that are no plain networks: with host bits set, or IPv4 mapped into IPv6.
+func checkNetworks(pins []netip.Prefix) error {
 	for _, p := range pins {
 		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
 			return fmt.Errorf("%q is not a network to pin to", p)

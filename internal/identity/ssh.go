@@ -31,9 +31,9 @@ const MaxLifetime = 24 * time.Hour
 // one.
 type SSHUser struct {
 	Identity
-	Logins  []Login
-	Serial  Serial
-	sources []netip.Prefix
+	Logins          []Login
+	Serial          Serial
+	sourceAddresses []netip.Prefix
 }
 
 // VerifySSHUser accepts a public key only if it is a user certificate of the cluster, signed by one of
@@ -47,7 +47,7 @@ func VerifySSHUser(
 	from net.Addr,
 	now time.Time,
 ) (SSHUser, error) {
-	cert, err := checkSSH(key, ssh.UserCert, authorities, now)
+	cert, err := verifySSHCertificate(key, ssh.UserCert, authorities, now)
 	if err != nil {
 		return SSHUser{}, err
 	}
@@ -67,7 +67,7 @@ func VerifySSHUser(
 		}
 		u.Logins = append(u.Logins, Login(p))
 	}
-	if u.sources, err = readSources(cert, u.Identity); err != nil {
+	if u.sourceAddresses, err = readSources(cert, u.Identity); err != nil {
 		return SSHUser{}, err
 	}
 	if err := u.CheckSourceAddress(from); err != nil {
@@ -83,13 +83,13 @@ func (u SSHUser) HasLogin(l Login) bool { return slices.Contains(u.Logins, l) }
 // CheckSourceAddress refuses an address outside the certificate's source-address option. A certificate
 // without the option may be used from anywhere.
 func (u SSHUser) CheckSourceAddress(from net.Addr) error {
-	return checkSource(u.sources, from)
+	return checkAllowedFrom(u.sourceAddresses, from)
 }
 
 // VerifySSHHost accepts a host key only if it is a host certificate with the principal host, signed by one of
 // authorities, and valid now.
 func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, now time.Time) error {
-	cert, err := checkSSH(key, ssh.HostCert, authorities, now)
+	cert, err := verifySSHCertificate(key, ssh.HostCert, authorities, now)
 	if err != nil {
 		return err
 	}
@@ -104,10 +104,10 @@ func VerifySSHHost(key ssh.PublicKey, host string, authorities []ssh.PublicKey, 
 	return nil
 }
 
-// checkSSH has the checks that user and host certificates share. The signer must be a plain key among the
-// authorities, and the subject key no certificate; both are checked before anything else is read
+// verifySSHCertificate has the checks that user and host certificates share. The signer must be a plain key
+// among the authorities, and the subject key no certificate; both are checked before anything else is read
 // (CVE-2025-49825).
-func checkSSH(
+func verifySSHCertificate(
 	key ssh.PublicKey,
 	typ uint32,
 	authorities []ssh.PublicKey,
@@ -140,7 +140,7 @@ func checkSSH(
 	if len(cert.ValidPrincipals) == 0 {
 		return nil, fmt.Errorf("certificate has no principals")
 	}
-	if err := checkSSHTimes(cert, now); err != nil {
+	if err := checkSSHValidity(cert, now); err != nil {
 		return nil, err
 	}
 	for name := range cert.CriticalOptions {
@@ -159,17 +159,17 @@ func checkSSH(
 	return cert, nil
 }
 
-// checkSSHTimes refuses a certificate without an end, with a lifetime over MaxLifetime + Skew, or not valid
-// now. Times beyond 2^62 would overflow the arithmetic.
-func checkSSHTimes(cert *ssh.Certificate, now time.Time) error {
+// checkSSHValidity refuses a certificate without an end, with a lifetime over MaxLifetime + Skew, or not
+// valid now. Times beyond 2^62 would overflow the arithmetic.
+func checkSSHValidity(cert *ssh.Certificate, now time.Time) error {
 	if cert.ValidBefore == ssh.CertTimeInfinity || cert.ValidBefore > 1<<62 || cert.ValidAfter > 1<<62 ||
 		cert.ValidAfter >= cert.ValidBefore {
 		return fmt.Errorf("certificate has a malformed validity period")
 	}
 	if cert.ValidBefore-cert.ValidAfter > uint64((MaxLifetime+Skew+time.Second)/time.Second) {
-		return errTooLong
+		return errLifetimeTooLong
 	}
-	return checkTimes(time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now)
+	return checkValidity(time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0), now)
 }
 
 // ExpiredError says that a certificate has expired, or is not valid yet.
@@ -201,12 +201,12 @@ func OnlyExpired(err error, now time.Time, verify func(at time.Time) error) bool
 	return errors.As(err, &old) && !now.Before(old.Until) && verify(old.Until.Add(-time.Second)) == nil
 }
 
-// errTooLong is for a certificate that lives longer than ca would issue one.
-var errTooLong = fmt.Errorf("certificate is valid for longer than %s", MaxLifetime)
+// errLifetimeTooLong is for a certificate that lives longer than ca would issue one.
+var errLifetimeTooLong = fmt.Errorf("certificate is valid for longer than %s", MaxLifetime)
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-func checkTimes(from, until, now time.Time) error {
+func checkValidity(from, until, now time.Time) error {
 	if now.Before(from) || !now.Before(until) {
 		return &ExpiredError{From: from, Until: until, Now: now}
 	}

@@ -114,7 +114,7 @@ func VerifyX509(
 		return Peer{}, fmt.Errorf("%d certificates were presented, more than %d", len(chain), maxChain)
 	}
 	leaf := chain[0]
-	if err := checkTimes(leaf.NotBefore, leaf.NotAfter, now); err != nil {
+	if err := checkValidity(leaf.NotBefore, leaf.NotAfter, now); err != nil {
 		return Peer{}, err
 	}
 	if roots == nil {
@@ -139,7 +139,7 @@ func VerifyX509(
 	if !slices.Contains(leaf.ExtKeyUsage, use) {
 		return Peer{}, fmt.Errorf("certificate is not for this use")
 	}
-	return readLeaf(leaf, cluster, kinds)
+	return verifyLeaf(leaf, cluster, kinds)
 }
 
 // X509Value returns the extension's value for an encoded identity: a DER UTF8String, as RFC 5280 section 4.2
@@ -165,13 +165,13 @@ func decodeX509(value []byte) (Identity, error) {
 // the root.
 const maxChain = 8
 
-// readLeaf checks a leaf whose chain is verified, and reads its identity.
-func readLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error) {
+// verifyLeaf checks a leaf whose chain is verified, and reads its identity.
+func verifyLeaf(leaf *x509.Certificate, cluster string, kinds []Kind) (Peer, error) {
 	if leaf.IsCA || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 		return Peer{}, fmt.Errorf("certificate is an authority's own")
 	}
 	if leaf.NotAfter.Sub(leaf.NotBefore) > MaxLifetime+Skew+time.Second {
-		return Peer{}, errTooLong
+		return Peer{}, errLifetimeTooLong
 	}
 	if err := CheckKey(leaf.PublicKey); err != nil {
 		return Peer{}, fmt.Errorf("certificate's key: %w", err)

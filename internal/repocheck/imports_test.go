@@ -102,20 +102,20 @@ func isTestDouble(name string) bool {
 	return strings.HasSuffix(name, "test") || name == "internal/testnet"
 }
 
-// refuse says why the package from may not import the package to, or "" when it may. Both are folders of this
-// repository.
-func refuse(from, to string) string {
-	fromTop, fromPackage := split(from)
-	toTop, toPackage := split(to)
+// whyRefused says why the package from may not import the package to, or "" when it may. Both are folders of
+// this repository.
+func whyRefused(from, to string) string {
+	fromTop, fromPackage := splitFolder(from)
+	toTop, toPackage := splitFolder(to)
 	switch {
 	case toTop == "cmd" || toTop == "integration" && fromTop != "integration":
 		return "nothing imports " + toTop
 	case isTestDouble(to) && !isTestDouble(from) && from != "server/demo" && fromTop != "integration":
 		return "test doubles are for tests and the demo"
 	case fromTop == "internal":
-		return refuseInternal(fromPackage, to)
+		return whyRefusedInInternal(fromPackage, to)
 	case fromTop == toTop:
-		return refuseWithinComponent(fromTop, from, fromPackage, toPackage)
+		return whyRefusedWithinComponent(fromTop, from, fromPackage, toPackage)
 	}
 	allowed, known := components[fromTop]
 	if !known {
@@ -130,11 +130,11 @@ func refuse(from, to string) string {
 	return ""
 }
 
-// refuseTest is refuse for the tests of the package from. They may also import test doubles, packages of
-// their own component in any layer, and what testImports says.
-func refuseTest(from, to string) string {
-	fromTop, _ := split(from)
-	toTop, _ := split(to)
+// whyRefusedInTest is refuse for the tests of the package from. They may also import test doubles, packages
+// of their own component in any layer, and what testImports says.
+func whyRefusedInTest(from, to string) string {
+	fromTop, _ := splitFolder(from)
+	toTop, _ := splitFolder(to)
 	switch {
 	case toTop == "cmd" && from != to:
 		return "nothing imports cmd"
@@ -145,12 +145,12 @@ func refuseTest(from, to string) string {
 	case fromTop == toTop && fromTop != "internal":
 		return ""
 	}
-	return refuse(from, to)
+	return whyRefused(from, to)
 }
 
-// refuseInternal is refuse for the package internal/from.
-func refuseInternal(from, to string) string {
-	top, imported := split(to)
+// whyRefusedInInternal is refuse for the package internal/from.
+func whyRefusedInInternal(from, to string) string {
+	top, imported := splitFolder(to)
 	if top != "internal" {
 		return "internal imports no component"
 	}
@@ -164,8 +164,9 @@ func refuseInternal(from, to string) string {
 	return "internal/" + from + " may import of internal only {" + strings.Join(allowed, " ") + "}"
 }
 
-// refuseWithinComponent is refuse for two packages of the component top, of which from is the whole folder.
-func refuseWithinComponent(top, from, fromPackage, toPackage string) string {
+// whyRefusedWithinComponent is refuse for two packages of the component top, of which from is the whole
+// folder.
+func whyRefusedWithinComponent(top, from, fromPackage, toPackage string) string {
 	switch {
 	case top == "cmd":
 		return "programs share nothing but components"
@@ -187,8 +188,8 @@ func refuseWithinComponent(top, from, fromPackage, toPackage string) string {
 	return ""
 }
 
-// split returns a folder's component and its package inside: "auth/oidc/oidctest" is in oidc of auth.
-func split(name string) (top, inside string) {
+// splitFolder returns a folder's component and its package inside: "auth/oidc/oidctest" is in oidc of auth.
+func splitFolder(name string) (top, inside string) {
 	top, rest, _ := strings.Cut(name, "/")
 	inside, _, _ = strings.Cut(rest, "/")
 	return top, inside
@@ -198,8 +199,8 @@ func TestImportsPointDown(t *testing.T) {
 	t.Parallel()
 	for _, p := range listPackages(t) {
 		for _, imported := range p.Imports {
-			if to := local(imported); to != "" {
-				if why := refuse(p.name(), to); why != "" {
+			if to := folderOf(imported); to != "" {
+				if why := whyRefused(p.name(), to); why != "" {
 					t.Errorf("%s imports %s: %s", p.name(), to, why)
 				}
 			}
@@ -211,8 +212,8 @@ func TestImportsOfTestsFollowTheirRules(t *testing.T) {
 	t.Parallel()
 	for _, p := range listPackages(t) {
 		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
-			if to := local(imported); to != "" && to != p.name() {
-				if why := refuseTest(p.name(), to); why != "" {
+			if to := folderOf(imported); to != "" && to != p.name() {
+				if why := whyRefusedInTest(p.name(), to); why != "" {
 					t.Errorf("tests of %s import %s: %s", p.name(), to, why)
 				}
 			}
@@ -223,7 +224,7 @@ func TestImportsOfTestsFollowTheirRules(t *testing.T) {
 func TestEveryInternalPackageIsInTheTable(t *testing.T) {
 	t.Parallel()
 	for _, p := range listPackages(t) {
-		if top, inside := split(p.name()); top == "internal" && internalImports[inside] == nil {
+		if top, inside := splitFolder(p.name()); top == "internal" && internalImports[inside] == nil {
 			t.Errorf("%s has no row in the table in imports_test.go", p.name())
 		}
 	}
@@ -280,7 +281,7 @@ func TestTheTableRefuses(t *testing.T) {
 		{"a package without a layer", "node/nosuch", "node/pty"},
 		{"an unknown component", "nosuch", "internal/fault"},
 	} {
-		if refuse(tt.from, tt.to) == "" {
+		if whyRefused(tt.from, tt.to) == "" {
 			t.Errorf("%s: got %s → %s allowed, want refused", tt.name, tt.from, tt.to)
 		}
 	}
@@ -292,7 +293,7 @@ func TestTheTableRefuses(t *testing.T) {
 		{"a test of the proxy importing the CA", "proxy/mux", "ca"},
 		{"a test importing a program", "tsh", "cmd/tsh"},
 	} {
-		if refuseTest(tt.from, tt.to) == "" {
+		if whyRefusedInTest(tt.from, tt.to) == "" {
 			t.Errorf("%s: got %s → %s allowed, want refused", tt.name, tt.from, tt.to)
 		}
 	}
@@ -309,7 +310,7 @@ func TestTheTableAllows(t *testing.T) {
 		{"ca", "internal/identity"}, {"raftstore/raftstoretest", "raftstore"},
 		{"internal/authrpc", "internal/tunnel"}, {"tsh", "internal/config"},
 	} {
-		if why := refuse(tt[0], tt[1]); why != "" {
+		if why := whyRefused(tt[0], tt[1]); why != "" {
 			t.Errorf("got %s → %s refused (%s), want allowed", tt[0], tt[1], why)
 		}
 	}
@@ -318,7 +319,7 @@ func TestTheTableAllows(t *testing.T) {
 		{"auth/login", "raftstore/raftstoretest"}, {"node", "internal/clustertest"},
 		{"internal/egress", "internal/testnet"},
 	} {
-		if why := refuseTest(tt[0], tt[1]); why != "" {
+		if why := whyRefusedInTest(tt[0], tt[1]); why != "" {
 			t.Errorf("got a test of %s → %s refused (%s), want allowed", tt[0], tt[1], why)
 		}
 	}
@@ -330,7 +331,7 @@ var smallstep = []string{"github.com/smallstep", "go.step.sm"}
 func TestOnlyTheCAImportsItsLibraries(t *testing.T) {
 	t.Parallel()
 	for _, p := range listPackages(t) {
-		if top, _ := split(p.name()); top == "ca" {
+		if top, _ := splitFolder(p.name()); top == "ca" {
 			continue
 		}
 		for _, imported := range p.Imports {
@@ -366,7 +367,7 @@ func TestTheAgentStaysSmall(t *testing.T) {
 		"github.com/hashicorp/raft", "github.com/hashicorp/raft-wal", "google.golang.org/grpc",
 	}, smallstep...)
 	for _, p := range listPackages(t) {
-		if top, _ := split(p.name()); p.name() != "cmd/threshold-node" && top != "node" {
+		if top, _ := splitFolder(p.name()); p.name() != "cmd/threshold-node" && top != "node" {
 			continue
 		}
 		for _, dep := range p.Deps {
@@ -394,11 +395,11 @@ func TestPackagesOfABrowserClientDoNotLinkHTTP(t *testing.T) {
 func TestNoProgramButTheDemoLinksATestDouble(t *testing.T) {
 	t.Parallel()
 	for _, p := range listPackages(t) {
-		if top, _ := split(p.name()); top != "cmd" || p.name() == "cmd/threshold-demo" {
+		if top, _ := splitFolder(p.name()); top != "cmd" || p.name() == "cmd/threshold-demo" {
 			continue
 		}
 		for _, dep := range p.Deps {
-			if local(dep) != "" && isTestDouble(local(dep)) {
+			if folderOf(dep) != "" && isTestDouble(folderOf(dep)) {
 				t.Errorf("%s links %s", p.name(), dep)
 			}
 		}

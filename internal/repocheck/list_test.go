@@ -33,10 +33,10 @@ type pkg struct {
 }
 
 // name is the package's folder, as "auth/login".
-func (p pkg) name() string { return local(p.ImportPath) }
+func (p pkg) name() string { return folderOf(p.ImportPath) }
 
-// local returns an import path's folder in this repository, or "" for a package of another module.
-func local(importPath string) string {
+// folderOf returns an import path's folder in this repository, or "" for a package of another module.
+func folderOf(importPath string) string {
 	name, ok := strings.CutPrefix(importPath, module+"/")
 	if !ok {
 		return ""
@@ -81,7 +81,7 @@ var files = sync.OnceValues(func() ([]string, error) {
 	cmd.Dir = root
 	out, err := cmd.Output()
 	if err != nil {
-		return walk()
+		return walkFiles()
 	}
 	var all []string
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
@@ -93,8 +93,8 @@ var files = sync.OnceValues(func() ([]string, error) {
 	return all, nil
 })
 
-// walk is files where there is no git.
-func walk() ([]string, error) {
+// walkFiles is files where there is no git.
+func walkFiles() ([]string, error) {
 	var all []string
 	err := filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {

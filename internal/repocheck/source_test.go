@@ -108,7 +108,7 @@ func TestNoPackageHasMutableState(t *testing.T) {
 				if d.Recv == nil && d.Name.Name == "init" {
 					t.Errorf("%s: init: importing a package does nothing", name)
 				}
-				for v, pos := range assignedIn(d) {
+				for v, pos := range namesSetIn(d) {
 					set[path.Dir(name)+"."+v] = fset.Position(pos).String()
 				}
 			}
@@ -133,8 +133,8 @@ func namesOf(d *ast.GenDecl) (out []string) {
 	return out
 }
 
-// assignedIn are the names that a function sets, itself or an element or field, and does not declare.
-func assignedIn(f *ast.FuncDecl) map[string]token.Pos {
+// namesSetIn are the names that a function sets, itself or an element or field, and does not declare.
+func namesSetIn(f *ast.FuncDecl) map[string]token.Pos {
 	out, own := map[string]token.Pos{}, map[string]bool{}
 	var set func(ast.Expr)
 	set = func(e ast.Expr) {

@@ -19,13 +19,13 @@ const MaxAge = 24 * time.Hour
 
 // Trust is a verified set of rules. It is immutable: Advance makes a new one.
 type Trust struct {
-	Cluster     string
-	Pin         identity.Pin
-	Authorities ParsedAuthorities
-	Policy      access.Policy
-	Head        Head
-	set         Set
-	current     Document // the newest authorities document
+	Cluster           string
+	Pin               identity.Pin
+	Authorities       ParsedAuthorities
+	Policy            access.Policy
+	Head              Head
+	set               Set
+	newestAuthorities Document // the newest authorities document
 }
 
 // Open verifies a whole set from nothing but the pin. It verifies the chain from the first authorities, which
@@ -35,7 +35,7 @@ func Open(pin identity.Pin, s Set) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.verifyHeadAndRoles(s); err != nil {
+	if err := t.setHeadAndRoles(s); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -56,7 +56,7 @@ func verifyChain(pin identity.Pin, chain []Signed) (*Trust, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("rules: the set has no authorities")
 	}
-	t, err := firstLink(pin, chain[0])
+	t, err := verifyFirstLink(pin, chain[0])
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (t *Trust) Advance(s Set) (*Trust, error) {
 			return nil, err
 		}
 	}
-	if err := n.verifyHeadAndRoles(s); err != nil {
+	if err := n.setHeadAndRoles(s); err != nil {
 		return nil, err
 	}
 	if n.Head.Epoch < t.Head.Epoch || n.Head.Time.Before(t.Head.Time) {
@@ -133,9 +133,9 @@ func (t *Trust) Usable(now time.Time) error {
 	return nil
 }
 
-// firstLink verifies the first authorities document, which the root key with the pin must have signed.
-func firstLink(pin identity.Pin, link Signed) (*Trust, error) {
-	doc, auth, err := readAuthorities(link.Payload)
+// verifyFirstLink verifies the first authorities document, which the root key with the pin must have signed.
+func verifyFirstLink(pin identity.Pin, link Signed) (*Trust, error) {
+	doc, auth, err := decodeAuthorities(link.Payload)
 	if err != nil {
 		return nil, err
 	}
@@ -146,11 +146,11 @@ func firstLink(pin identity.Pin, link Signed) (*Trust, error) {
 		return nil, err
 	}
 	return &Trust{
-		Cluster:     doc.Cluster,
-		Pin:         pin,
-		Authorities: auth,
-		set:         Set{Chain: []Signed{link}},
-		current:     doc,
+		Cluster:           doc.Cluster,
+		Pin:               pin,
+		Authorities:       auth,
+		set:               Set{Chain: []Signed{link}},
+		newestAuthorities: doc,
 	}, nil
 }
 
@@ -160,26 +160,26 @@ func (t *Trust) addAuthorities(link Signed) error {
 	if _, err := link.verify(AuthoritiesKind, t.Authorities.rules); err != nil {
 		return err
 	}
-	doc, auth, err := readAuthorities(link.Payload)
+	doc, auth, err := decodeAuthorities(link.Payload)
 	if err != nil {
 		return err
 	}
-	if doc.Cluster != t.Cluster || !t.current.Revision.Before(doc.Revision) {
+	if doc.Cluster != t.Cluster || !t.newestAuthorities.Revision.Before(doc.Revision) {
 		return fmt.Errorf(
 			"rules: authorities %s of %q do not follow %s of %q",
-			doc.Revision, doc.Cluster, t.current.Revision, t.Cluster,
+			doc.Revision, doc.Cluster, t.newestAuthorities.Revision, t.Cluster,
 		)
 	}
 	if err := auth.checkPin(t.Pin); err != nil {
 		return err
 	}
-	t.Authorities, t.current = auth, doc
+	t.Authorities, t.newestAuthorities = auth, doc
 	t.set.Chain = append(t.set.Chain, link)
 	return nil
 }
 
-// verifyHeadAndRoles verifies head and roles under the newest authorities, and takes them over.
-func (t *Trust) verifyHeadAndRoles(s Set) error {
+// setHeadAndRoles verifies head and roles under the newest authorities, and takes them over.
+func (t *Trust) setHeadAndRoles(s Set) error {
 	payload, err := s.Head.verify(headKind, t.Authorities.rules)
 	if err != nil {
 		return err
@@ -195,10 +195,10 @@ func (t *Trust) verifyHeadAndRoles(s Set) error {
 		return fmt.Errorf("rules: head is of cluster %q, not %q", head.Cluster, t.Cluster)
 	}
 	if err := head.checkRef(AuthoritiesKind, t.set.Chain[len(t.set.Chain)-1],
-		t.current.Revision); err != nil {
+		t.newestAuthorities.Revision); err != nil {
 		return err
 	}
-	policy, rev, err := readRoles(s.Roles, t.Cluster, t.Authorities.rules)
+	policy, rev, err := verifyRoles(s.Roles, t.Cluster, t.Authorities.rules)
 	if err != nil {
 		return err
 	}
@@ -229,9 +229,9 @@ func (h Head) checkRef(kind Kind, s Signed, r Revision) error {
 	return nil
 }
 
-func readAuthorities(payload []byte) (Document, ParsedAuthorities, error) {
+func decodeAuthorities(payload []byte) (Document, ParsedAuthorities, error) {
 	var a Authorities
-	doc, err := readDocument(payload, AuthoritiesKind, &a)
+	doc, err := decodeDocument(payload, AuthoritiesKind, &a)
 	if err != nil {
 		return doc, ParsedAuthorities{}, err
 	}
@@ -239,14 +239,14 @@ func readAuthorities(payload []byte) (Document, ParsedAuthorities, error) {
 	return doc, p, err
 }
 
-// readRoles verifies and decodes the roles document of the cluster.
-func readRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy, Revision, error) {
+// verifyRoles verifies and decodes the roles document of the cluster.
+func verifyRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy, Revision, error) {
 	payload, err := s.verify(RolesKind, keys)
 	if err != nil {
 		return nil, Revision{}, err
 	}
 	var body Roles
-	doc, err := readDocument(payload, RolesKind, &body)
+	doc, err := decodeDocument(payload, RolesKind, &body)
 	if err != nil {
 		return nil, Revision{}, err
 	}
@@ -264,9 +264,9 @@ func readRoles(s Signed, cluster string, keys []crypto.PublicKey) (access.Policy
 	return p, doc.Revision, nil
 }
 
-// readDocument decodes a document of the kind, and its body. Only a roles document may be of a version above
-// 1, and its body may have no unknown fields.
-func readDocument(payload []byte, kind Kind, body any) (Document, error) {
+// decodeDocument decodes a document of the kind, and its body. Only a roles document may be of a version
+// above 1, and its body may have no unknown fields.
+func decodeDocument(payload []byte, kind Kind, body any) (Document, error) {
 	var d Document
 	if err := json.Unmarshal(payload, &d); err != nil {
 		return d, fmt.Errorf("rules: %s: %w", kind, err)
