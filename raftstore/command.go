@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A command is what one raft log entry carries: the leader's clock and a list of operations that share the
+// A command is the content of one raft log entry: the leader's clock and a list of operations that share the
 // entry.
 //
 //	command   = version:byte time:uvarint(ns since 1970) count:uvarint operation*
@@ -43,7 +43,7 @@ type command struct {
 // commandOverhead is the most bytes that a command takes besides its encoded operations.
 const commandOverhead = 1 + 10 + 10
 
-// encodeCommand joins operations that were encoded by encodeOperation.
+// encodeCommand encodes a command of operations that encodeOperation has encoded. at is the leader's clock.
 func encodeCommand(at time.Time, ops [][]byte) []byte {
 	size := commandOverhead
 	for _, op := range ops {
@@ -59,11 +59,12 @@ func encodeCommand(at time.Time, ops [][]byte) []byte {
 	return w.buf
 }
 
+// encodeOperation encodes one operation. decodeOperation decodes it; the two must agree.
 func encodeOperation(op operation) []byte {
 	var body writer
 	switch op.kind {
 	case kindTxn:
-		body.txn(op.txn)
+		body.encodeTxn(op.txn)
 	case kindGrant:
 		body.uint(uint64(op.ttl))
 	case kindRevoke:
@@ -80,23 +81,24 @@ func encodeOperation(op operation) []byte {
 
 const writeDeletes byte = 1 // flag of a write that deletes its key
 
-// txn appends conditions, writes and appends. reader.txn reads them; the two must stay in step.
-func (w *writer) txn(t Txn) {
+// encodeTxn encodes a transaction: its conditions, its writes and its appends, each list behind its length.
+// decodeTxn decodes it; the two must agree.
+func (w *writer) encodeTxn(t Txn) {
 	w.uint(uint64(len(t.If)))
 	for _, c := range t.If {
 		w.string(c.Key)
 		w.uint(uint64(c.Modified))
 	}
 	w.uint(uint64(len(t.Then)))
-	for _, p := range t.Then {
+	for _, write := range t.Then {
 		var flags byte
-		if p.Delete {
+		if write.Delete {
 			flags = writeDeletes
 		}
 		w.byte(flags)
-		w.string(p.Key)
-		w.bytes(p.Value)
-		w.uint(uint64(p.Lease))
+		w.string(write.Key)
+		w.bytes(write.Value)
+		w.uint(uint64(write.Lease))
 	}
 	w.uint(uint64(len(t.Append)))
 	for _, a := range t.Append {
@@ -108,14 +110,16 @@ func (w *writer) txn(t Txn) {
 	}
 }
 
-// decodeCommand reads a command. Byte strings in the result are parts of b. It never panics, whatever b is.
+// decodeCommand decodes a command. Strings of bytes in the result are parts of b, not copies. It never
+// panics, whatever b is. A version or kind that this release does not know is errUnsupported, anything else
+// that is wrong errMalformed.
 func decodeCommand(b []byte) (command, error) {
 	r := reader{buf: b}
 	if v := r.byte(); r.err == nil && v != commandV1 {
 		return command{}, errUnsupported
 	}
 	c := command{time: int64(r.uint() & (1<<63 - 1))}
-	c.ops = make([]operation, r.count(2))
+	c.ops = make([]operation, r.count(2)) // an operation has at least 2 bytes: kind and length
 	for i := range c.ops {
 		k := kind(r.byte())
 		op, err := decodeOperation(k, r.bytes())
@@ -130,14 +134,14 @@ func decodeCommand(b []byte) (command, error) {
 	return c, r.end()
 }
 
-// decodeOperation reads one operation. body must be used up to its last byte: more would be fields of a newer
-// release.
+// decodeOperation decodes the body of an operation of kind k. Bytes that are left over are an error: they
+// would be fields of a newer release.
 func decodeOperation(k kind, body []byte) (operation, error) {
 	op := operation{kind: k}
 	r := reader{buf: body}
 	switch k {
 	case kindTxn:
-		op.txn = r.txn()
+		op.txn = r.decodeTxn()
 	case kindGrant:
 		op.ttl = time.Duration(r.uint() & (1<<63 - 1))
 	case kindRevoke:
@@ -151,7 +155,9 @@ func decodeOperation(k kind, body []byte) (operation, error) {
 	return op, r.end()
 }
 
-func (r *reader) txn() (t Txn) {
+// decodeTxn decodes what encodeTxn has encoded. Like all methods of reader it reports errors in r.err. The
+// argument of each count is the least number of bytes of one element.
+func (r *reader) decodeTxn() (t Txn) {
 	t.If = make([]Condition, r.count(2))
 	for i := range t.If {
 		t.If[i] = Condition{Key: r.string(), Modified: Revision(r.uint())}

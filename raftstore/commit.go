@@ -10,12 +10,12 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// proposal is an operation on its way into the log.
+// proposal is one operation that waits to be written into the log, and its caller, who waits for the reply.
 type proposal struct {
 	ctx       context.Context
 	bytes     []byte        // the encoded operation
 	keys      []string      // the keys it writes
-	exclusive bool          // shares no command, because the keys it writes are known only when it is applied
+	exclusive bool          // must be alone in its command: its keys are known only when it is applied
 	ttl       time.Duration // of the lease it grants
 	reply     chan reply    // buffered for one: the proposer never blocks on it
 }
@@ -27,9 +27,13 @@ type reply struct {
 	err     error
 }
 
-// Commit writes t if its conditions hold, and otherwise returns fault Conflict. Concurrent calls share log
-// entries and fsyncs. After an error of any kind but Conflict and Invalid it is unknown whether t was
-// written: read before you try again.
+// Commit writes t if all its conditions hold. Otherwise it writes nothing and returns fault Conflict. It
+// returns when the change is durable and can be read on this replica. Concurrent calls share log entries and
+// fsyncs.
+//
+// A transaction that can never succeed is fault Invalid. One that refers to a lease that has ended is fault
+// Expired, one that would create too many streams fault Exhausted; both write nothing. After any other error
+// it is unknown whether t was written: read before you try again.
 func (s *Store) Commit(ctx context.Context, t Txn) (Result, error) {
 	if err := t.check(); err != nil {
 		return Result{}, err
@@ -64,10 +68,12 @@ func (o outcome) fault() error {
 	return nil
 }
 
-// submit hands a proposal to the proposer and waits for its result.
+// submit hands a proposal to the proposer, waits for its reply and returns that. A nil error means that the
+// operation was applied; its outcome may still be a refusal. When ctx or the store ends before the reply, it
+// is unknown whether the operation was written.
 func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	if len(p.bytes) > MaxCommandBytes-commandOverhead {
-		return reply{}, invalid("a transaction is over 4 MiB")
+		return reply{}, invalidFault("a transaction is over 4 MiB")
 	}
 	if err := s.latch.Err(); err != nil {
 		return reply{}, err
@@ -90,7 +96,7 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 		return reply{}, ctx.Err()
 	case <-s.stopped:
 	}
-	// The store may have answered just before it stopped.
+	// The store may have replied just before it stopped. select chooses at random when both are ready.
 	select {
 	case r := <-p.reply:
 		return r, r.err
@@ -99,11 +105,12 @@ func (s *Store) submit(ctx context.Context, p *proposal) (reply, error) {
 	}
 }
 
-// propose runs until ctx ends. It is the only goroutine that proposes transactions. It joins the waiting
-// proposals into commands, one command after the other: while one is on its way to disk, the next one fills.
-// That is the whole of group commit. A single writer never waits for others, and there is no timer.
+// propose runs until ctx ends. It is the only goroutine that proposes transactions. It joins the proposals
+// that wait into one command and proposes one command after the other. While a command is being written to
+// disk, further proposals collect for the next one. This is all there is to group commit: a single writer
+// never waits for others, and there is no timer.
 func (s *Store) propose(ctx context.Context, r *raft.Raft) {
-	var next *proposal // received, but it could not join the last group
+	var next *proposal // received from the queue, but it may not join the last group
 	for ctx.Err() == nil {
 		if next == nil {
 			select {
@@ -118,31 +125,34 @@ func (s *Store) propose(ctx context.Context, r *raft.Raft) {
 	}
 }
 
-// collectGroup receives from the queue, without waiting, as long as the proposals may share a command with
-// first. next is the proposal that may not, if there is one.
+// collectGroup returns first and the waiting proposals that may share a command with it. It takes them from
+// the queue without waiting. It stops at a proposal that may not share the command, because that is
+// exclusive, is too large or writes one of the same keys, and returns it as next. next is nil if the queue
+// was emptied.
 func (s *Store) collectGroup(first *proposal) (group []*proposal, next *proposal) {
 	group = []*proposal{first}
-	size := commandOverhead + len(first.bytes)
-	written := map[string]struct{}{}
 	if first.exclusive {
 		return group, nil
 	}
+	size := commandOverhead + len(first.bytes)
+	written := map[string]struct{}{}
 	addKeys(written, first.keys)
 	for {
 		select {
-		case p := <-s.queue:
-			size += len(p.bytes)
-			if p.exclusive || size > MaxCommandBytes || overlaps(written, p.keys) {
-				return group, p
+		case waiting := <-s.queue:
+			size += len(waiting.bytes)
+			if waiting.exclusive || size > MaxCommandBytes || overlaps(written, waiting.keys) {
+				return group, waiting
 			}
-			addKeys(written, p.keys)
-			group = append(group, p)
+			addKeys(written, waiting.keys)
+			group = append(group, waiting)
 		default:
 			return group, nil
 		}
 	}
 }
 
+// addKeys adds the keys to the set.
 func addKeys(set map[string]struct{}, keys []string) {
 	for _, k := range keys {
 		set[k] = struct{}{}
@@ -160,7 +170,8 @@ func overlaps(set map[string]struct{}, keys []string) bool {
 	return false
 }
 
-// applyGroup writes a group as one command into the log and answers each proposal.
+// applyGroup writes a group as one command into the log and replies to each proposal. A lease that was
+// granted begins here: the lessor learns of it before the caller does.
 func (s *Store) applyGroup(r *raft.Raft, group []*proposal) {
 	ops := make([][]byte, len(group))
 	for i, p := range group {
@@ -179,14 +190,15 @@ func (s *Store) applyGroup(r *raft.Raft, group []*proposal) {
 	}
 }
 
-// applyCommand puts one command into the log and waits until it is applied here. An error leaves open whether
-// the command is in the log.
+// applyCommand writes one command into the log, waits until this replica has applied it, and returns the
+// result. After an error it is unknown whether the command is in the log.
 func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applyResult, error) {
-	future := r.Apply(encodeCommand(s.cfg.Now(), ops), 0)
+	const noTimeout = 0 // it would bound only the wait for a place in raft's queue
+	future := r.Apply(encodeCommand(s.cfg.Now(), ops), noTimeout)
 	if err := s.waitFuture(future); err != nil {
 		return nil, s.applyFault(err)
 	}
-	switch response := future.Response().(type) {
+	switch response := future.Response().(type) { // what fsm.Apply returned
 	case *applyResult:
 		return response, nil
 	case error:
@@ -196,8 +208,9 @@ func (s *Store) applyCommand(r *raft.Raft, ops [][]byte) (*applyResult, error) {
 	return nil, fault.New(fault.Internal, "raftstore.Commit", msg, "restart auth")
 }
 
-// waitFuture waits for a future of raft, or for raft's shutdown. raft v1.8.0 leaves some futures unanswered
-// when it is shut down. The goroutine that waits for such a future never ends.
+// waitFuture waits for a future of raft and returns its error, or raft.ErrRaftShutdown when raft was shut
+// down. raft v1.8.0 leaves some futures unanswered when it is shut down. The goroutine that waits for such a
+// future never ends.
 func (s *Store) waitFuture(future raft.Future) error {
 	answered := make(chan error, 1)
 	go func() { answered <- future.Error() }()
@@ -209,15 +222,16 @@ func (s *Store) waitFuture(future raft.Future) error {
 	}
 }
 
-// applyFault turns an error of raft into a fault for the caller.
+// applyFault turns an error of raft into a fault for the caller: the latched fault if this replica has
+// failed, otherwise Unavailable.
 func (s *Store) applyFault(err error) error {
 	switch {
 	case s.latch.Err() != nil:
 		return s.latch.Err()
 	case errors.Is(err, raft.ErrRaftShutdown):
-		return unavailable("the store has stopped")
+		return unavailableFault("the store has stopped")
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return unavailable("this replica is not the leader")
+		return unavailableFault("this replica is not the leader")
 	}
 	return fault.Wrap(
 		err,

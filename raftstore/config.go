@@ -65,10 +65,11 @@ const (
 	keptSnapshots    = 2
 )
 
-// check fills in the defaults and reports all faults of c at once.
+// check sets zero fields to their defaults, and then returns one fault Invalid that names everything that is
+// wrong with c.
 func (c *Config) check() error {
-	c.defaults()
-	b := c.Bounds
+	c.setDefaults()
+	bounds := c.Bounds
 	var faults []string
 	for _, f := range []struct {
 		wrong bool
@@ -78,8 +79,11 @@ func (c *Config) check() error {
 		{c.ReplicaID == "", "no replica id"},
 		{c.Stream == nil, "no stream layer"},
 		{c.Heartbeat < minHeartbeat, "a heartbeat under 5 ms"},
-		{b.LogSegmentBytes < 64<<10, "a log segment under 64 KiB"},
-		{b.StreamSegment < 0 || b.WatchBytes < 0 || b.SnapshotInterval < 0, "a negative bound"},
+		{bounds.LogSegmentBytes < 64<<10, "a log segment under 64 KiB"},
+		{
+			bounds.StreamSegment < 0 || bounds.WatchBytes < 0 || bounds.SnapshotInterval < 0,
+			"a negative bound",
+		},
 	} {
 		if f.wrong {
 			faults = append(faults, f.msg)
@@ -97,7 +101,8 @@ func (c *Config) check() error {
 	return nil
 }
 
-func (c *Config) defaults() {
+// setDefaults sets zero fields to their defaults.
+func (c *Config) setDefaults() {
 	setDefault(&c.Heartbeat, defaultHeartbeat)
 	setDefault(&c.Log, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	setDefault(&c.Bounds.SnapshotEntries, 8192)

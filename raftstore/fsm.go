@@ -15,7 +15,8 @@ import (
 // fsm is raft's finite state machine: it turns log entries into states.
 //
 // raft calls Apply, Snapshot and Restore from one goroutine. Any goroutine may read state, ring and files.
-// Once the latch has tripped, no entry is applied and no snapshot is made; the state stays as it is.
+// After the latch has tripped (wal.Latch: this replica has failed), no entry is applied and no snapshot is
+// made; the state stays as it is.
 type fsm struct {
 	state atomic.Pointer[state] // the latest; states are immutable
 	files *segmentFiles
@@ -36,32 +37,34 @@ type applyResult struct {
 	outcomes []outcome // one for each operation
 }
 
-// Apply makes the next state from one log entry. It returns an *applyResult, or an error when this replica
-// has halted. A halted replica applies no further entry and makes no snapshot; the entry waits in the log for
-// the next start. raft's own AppliedIndex counts the entry nevertheless. The index that counts is
-// state.revision.
-func (f *fsm) Apply(l *raft.Log) any {
+// Apply makes the next state from one log entry and makes it the current one. It returns an *applyResult, or
+// an error when this replica has halted: the disk failed, or the entry is of a newer release or damaged.
+//
+// A halted replica applies no further entry and makes no snapshot; the entry waits in the log for the next
+// start. raft's own AppliedIndex counts the entry nevertheless, so state.revision is the index that counts.
+func (f *fsm) Apply(entry *raft.Log) any {
 	if err := f.latch.Err(); err != nil {
 		return err
 	}
-	cmd, err := decodeCommand(l.Data)
+	cmd, err := decodeCommand(entry.Data)
 	if err != nil {
 		return f.latch.Trip(commandFault(err))
 	}
-	next := f.state.Load().builder(Revision(l.Index), l.Term, cmd.time, f.files)
-	out := &applyResult{
+	next := f.state.Load().newBuilder(Revision(entry.Index), entry.Term, cmd.time, f.files)
+	result := &applyResult{
 		revision: next.revision,
 		time:     time.Unix(0, next.clock),
 		outcomes: make([]outcome, len(cmd.ops)),
 	}
 	for i, op := range cmd.ops {
-		if out.outcomes[i], err = next.apply(op); err != nil {
+		if result.outcomes[i], err = next.apply(op); err != nil {
 			return f.latch.Trip(wal.DiskFault(err))
 		}
 	}
+	// First the state, then its events: a watch that gets an event can read at least that state.
 	f.state.Store(next.finish())
 	f.ring.add(next.revision, next.events)
-	return out
+	return result
 }
 
 // commandFault says why a command halts the replica: it is of a newer release, or it is damaged.
@@ -84,7 +87,7 @@ func commandFault(err error) error {
 	)
 }
 
-// Snapshot keeps the present state. Persist writes it while further entries are applied.
+// Snapshot returns a snapshot of the current state, which Persist writes while further entries are applied.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.latch.Err(); err != nil {
 		return nil, err
@@ -92,7 +95,9 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return snapshot{f.state.Load(), f.files}, nil
 }
 
-// Restore replaces the state by the one in a snapshot. On an error the state stays as it is.
+// Restore replaces the state by the one that it reads from a snapshot. On an error the state stays as it is.
+// The segment files that the snapshot names must be there: a snapshot does not contain the records of
+// streams.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	s, err := readSnapshot(r)
@@ -110,7 +115,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	return nil
 }
 
-// checkSegments returns a fault when a segment file that s refers to is missing.
+// checkSegments returns a fault when a segment file that the state refers to is missing.
 func (f *fsm) checkSegments(s *state) error {
 	present, err := f.files.list()
 	if err != nil {

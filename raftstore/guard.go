@@ -14,15 +14,18 @@ import (
 // The guards of this file stand between raft and its snapshots and peers. They share the latch of the log and
 // the stream segments (package wal): once it has tripped, the replica makes no snapshot and sends nothing.
 
-// guardSnapshots keeps a latched replica from making a snapshot, after which raft would drop log entries. A
-// snapshot that fails does not trip the latch: the log still holds everything, and raft tries again.
-// guardSnapshots also makes the files of a snapshot readable by their owner only, before data is in them.
+// guardSnapshots keeps a replica whose latch has tripped from making a snapshot, because raft drops log
+// entries after a snapshot. A snapshot that fails does not itself trip the latch: the log still holds
+// everything, and raft tries again. guardSnapshots also makes the files of a snapshot readable by their owner
+// only, before data is in them.
 type guardSnapshots struct {
 	raft.SnapshotStore
 	dir   string // where raft makes a folder for each snapshot; the name ends in .tmp until it is complete
 	latch *wal.Latch
 }
 
+// Create implements raft.SnapshotStore. Its result refuses to complete the snapshot when the latch has
+// tripped meanwhile.
 func (g guardSnapshots) Create(
 	v raft.SnapshotVersion,
 	index, term uint64,
@@ -57,7 +60,8 @@ func (s guardSink) Close() error {
 	return s.SnapshotSink.Close()
 }
 
-// guardStream makes a latched replica silent: it sends no vote and acknowledges no entries.
+// guardStream makes a replica silent after its latch has tripped: it sends no vote and acknowledges no
+// entries.
 type guardStream struct {
 	raft.StreamLayer
 	latch *wal.Latch

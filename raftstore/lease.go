@@ -15,11 +15,12 @@ import (
 // maxTTL bounds the time to live of a lease.
 const maxTTL = 24 * time.Hour
 
-// lessor keeps the time of leases on the leader. The state machine knows which leases live, but not until
-// when. The leader knows, and proposes the end of a lease as a command. So KeepAlive writes nothing. A new
-// leader gives each lease its full time again: a lease may live longer than asked, but never shorter.
+// lessor knows on the leader when each lease ends. The state has the leases and their times to live, but not
+// when they end: the leader proposes the end of a lease as a command when its time is over. So KeepAlive
+// writes nothing to the log. A new leader gives each lease its full time again: a lease may live longer than
+// asked, but never shorter.
 type lessor struct {
-	mu   sync.Mutex            // guards ends and ttls; taken alone
+	mu   sync.Mutex            // guards ends and ttls; no other lock is taken while it is held
 	ends map[LeaseID]time.Time // nil while this replica is not the leader
 	ttls map[LeaseID]time.Duration
 
@@ -46,6 +47,7 @@ func (l *lessor) stop() {
 	l.ends, l.ttls = nil, nil
 }
 
+// add begins a new lease. It does nothing on a replica that does not lead: the new leader starts all leases.
 func (l *lessor) add(id LeaseID, ttl time.Duration, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,6 +78,7 @@ func (l *lessor) renew(id LeaseID, now time.Time) bool {
 	return true
 }
 
+// remove forgets leases that were revoked.
 func (l *lessor) remove(ids []LeaseID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,8 +105,8 @@ func (l *lessor) expired(now time.Time) (ended []LeaseID, next time.Duration) {
 	return ended, next
 }
 
-// Grant makes a lease that lives for ttl, and for ttl again after each KeepAlive. ttl is more than zero and
-// at most 24 h.
+// Grant makes a lease and returns its id. The lease lives for ttl, and for ttl again after each KeepAlive;
+// then it ends and its keys are removed. A ttl that is not between 1 ns and 24 h is fault Invalid.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 	if ttl <= 0 || ttl > maxTTL {
 		return 0, fault.New(
@@ -118,8 +121,8 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (LeaseID, error) {
 	return r.outcome.lease, err
 }
 
-// KeepAlive gives the lease its full time again. It returns fault Expired when the lease has ended. It writes
-// nothing.
+// KeepAlive gives the lease its full time again. It writes nothing to the log. It returns fault Expired when
+// the lease has ended, and fault Unavailable when this replica does not lead.
 func (s *Store) KeepAlive(ctx context.Context, id LeaseID) error {
 	if err := s.checkReadable(ctx); err != nil {
 		return err
@@ -142,6 +145,7 @@ func (s *Store) Revoke(ctx context.Context, id LeaseID) error {
 	return r.outcome.fault()
 }
 
+// revoke proposes the end of leases and the removal of their keys, in one command.
 func (s *Store) revoke(ctx context.Context, ids []LeaseID) (reply, error) {
 	op := encodeOperation(operation{kind: kindRevoke, leases: ids})
 	r, err := s.submit(ctx, &proposal{bytes: op, exclusive: true})
@@ -151,9 +155,10 @@ func (s *Store) revoke(ctx context.Context, ids []LeaseID) (reply, error) {
 	return r, err
 }
 
-// watchLeadership runs until ctx ends. When this replica becomes the leader, it begins the term with an empty
-// command, for which Ready and Linearize wait, and starts the lessor. When it loses leadership, it stops the
-// lessor.
+// watchLeadership runs until ctx ends. When this replica becomes the leader, watchLeadership writes an empty
+// command, the first of the new term, and then starts the lessor. Ready and Linearize wait for that command:
+// when it is applied, so is everything of earlier terms. When this replica loses leadership, watchLeadership
+// stops the lessor.
 func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) {
 	for {
 		select {
@@ -165,7 +170,8 @@ func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) {
 				continue
 			}
 		}
-		if _, err := s.applyCommand(r, nil); err != nil {
+		var noOperations [][]byte
+		if _, err := s.applyCommand(r, noOperations); err != nil {
 			s.cfg.Log.Info("leadership was lost at once", "error", err)
 			continue
 		}
@@ -179,17 +185,18 @@ const retryExpiry = time.Second
 // expiryGroup is how many leases one command ends, at most.
 const expiryGroup = 1000
 
-// expireLeases runs until ctx ends. It proposes the end of leases whose time is over.
+// expireLeases runs until ctx ends. It revokes the leases whose time is over, in groups of up to expiryGroup.
+// On a replica that does not lead, the lessor has no leases, and expireLeases does nothing.
 func (s *Store) expireLeases(ctx context.Context) {
 	for {
-		ended, next := s.lessor.expired(time.Now())
+		ended, wait := s.lessor.expired(time.Now())
 		if len(ended) > 0 {
-			next = 0
+			wait = 0 // there may be more than one group
 			if _, err := s.revoke(ctx, ended[:min(len(ended), expiryGroup)]); err != nil {
-				next = retryExpiry
+				wait = retryExpiry
 			}
 		}
-		timer := time.NewTimer(next)
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			return

@@ -320,7 +320,7 @@ func FuzzDecodeCommand(f *testing.F) {
 
 func FuzzReadSnapshot(f *testing.F) {
 	var buf bytes.Buffer
-	_ = newState().write(&buf)
+	_ = newState().writeSnapshot(&buf)
 	f.Add(buf.Bytes())
 	f.Add([]byte(snapshotMagic))
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = readSnapshot(bytes.NewReader(b)) })

@@ -44,7 +44,8 @@ func (it *Item) clone() Item {
 	return out
 }
 
-// Get returns the item as this replica knows it, or fault NotFound.
+// Get returns a copy of the item as this replica knows it, or fault NotFound. It does not ask the leader:
+// call Linearize before, where an old item would do harm.
 func (s *Store) Get(ctx context.Context, key string) (Item, error) {
 	if err := s.checkReadable(ctx); err != nil {
 		return Item{}, err
@@ -57,19 +58,21 @@ func (s *Store) Get(ctx context.Context, key string) (Item, error) {
 	return it.clone(), nil
 }
 
-// List returns the items whose keys begin with prefix, in the order of the keys' bytes.
+// List returns one page of the items whose keys begin with prefix, in the order of the keys' bytes, as this
+// replica knows them. All items of a page are as of one revision; pages may be of different ones. A page ends
+// early when its values reach maxPageBytes.
 func (s *Store) List(ctx context.Context, prefix string, p Page) (Listing, error) {
 	if err := s.checkReadable(ctx); err != nil {
 		return Listing{}, err
 	}
 	state := s.fsm.state.Load()
 	out := Listing{Revision: state.revision}
-	from := prefix
+	first := prefix
 	if p.After >= prefix {
-		from = p.After + "\x00"
+		first = p.After + "\x00" // the smallest key behind After
 	}
 	it := state.items.Root().Iterator()
-	it.SeekLowerBound([]byte(from))
+	it.SeekLowerBound([]byte(first))
 	size := 0
 	for _, item, ok := it.Next(); ok && strings.HasPrefix(item.Key, prefix); _, item, ok = it.Next() {
 		if len(out.Items) == pageLimit(p.Limit) || size > maxPageBytes {
@@ -111,14 +114,16 @@ func (s *Store) checkReadable(ctx context.Context) error {
 	return s.checkOpen()
 }
 
-// Ready waits until writes are accepted. It returns a fault when the store stops before.
+// Ready waits until this replica leads and has applied the first command of its term: then it accepts writes.
+// It returns nil then, the latched fault if this replica has failed, and an error when ctx or the store ends
+// before.
 func (s *Store) Ready(ctx context.Context) error {
 	if err := s.wait(ctx, s.open); err != nil {
 		return err
 	}
 	r := s.raft.Load()
 	for {
-		changed := s.fsm.ring.changed()
+		changed := s.fsm.ring.changed() // taken before the state is looked at, so that no change is missed
 		if r.State() == raft.Leader && s.fsm.state.Load().term == r.CurrentTerm() {
 			return s.latch.Err()
 		}
@@ -128,12 +133,12 @@ func (s *Store) Ready(ctx context.Context) error {
 	}
 }
 
-// Linearize returns when reads of this replica show every write acknowledged before the call, by whichever
-// leader. It fails when this replica cannot show that a quorum still takes it for the leader.
+// Linearize returns nil when every later read of this replica shows all writes that any leader acknowledged
+// before the call. It returns fault Unavailable when no quorum confirms that this replica leads.
 //
-// Why that is enough: each leader begins its term with a command (watchLeadership). Having applied a command
-// of the term it just verified, the state machine holds everything committed in terms before; and what this
-// leader acknowledged, its own state machine had applied first.
+// Why that is enough: each leader writes a command at the beginning of its term (watchLeadership). When this
+// replica has applied a command of the term that the quorum confirmed, its state has everything that was
+// committed in earlier terms. What it acknowledged in this term itself, it had applied before.
 func (s *Store) Linearize(ctx context.Context) error {
 	if err := s.checkReadable(ctx); err != nil {
 		return err
@@ -153,7 +158,8 @@ func (s *Store) Linearize(ctx context.Context) error {
 	}
 }
 
-// verifyLeader asks a quorum whether this replica still leads. The answer takes a heartbeat or two.
+// verifyLeader returns nil when a quorum confirms that this replica still leads, and fault Unavailable when
+// not. The answer takes one or two heartbeats.
 func (s *Store) verifyLeader(ctx context.Context, r *raft.Raft) error {
 	answer := make(chan error, 1)
 	go func() { answer <- s.waitFuture(r.VerifyLeader()) }() // ends when raft stops, at the latest

@@ -14,7 +14,7 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// A snapshot is a state, in sections:
+// A snapshot is an encoded state. It has one section for each part of the state:
 //
 //	snapshot = magic:8 section* end
 //	section  = kind:byte length:uvarint body
@@ -36,17 +36,22 @@ const (
 // segment list of a stream of 16 TB.
 const maxSection = 64 << 20
 
+// bufferBytes is the buffer with which snapshots are written and read.
+const bufferBytes = 256 << 10
+
+// snapshot is a state that raft writes as a snapshot. It implements raft.FSMSnapshot.
 type snapshot struct {
 	*state
 	files *segmentFiles
 }
 
-// Persist writes the snapshot. First it makes the records of all streams durable, because raft drops them
-// from the log after a snapshot. raft calls it from a goroutine of its own while Apply goes on.
+// Persist writes the snapshot to sink and closes it; after an error it cancels it. First it makes the records
+// of all streams durable, because raft drops them from the log after a snapshot. raft calls it from a
+// goroutine of its own while Apply goes on.
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	err := s.files.sync()
 	if err == nil {
-		err = s.write(sink)
+		err = s.writeSnapshot(sink)
 	}
 	if err != nil {
 		return errors.Join(err, sink.Cancel())
@@ -57,10 +62,10 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 // Release does nothing: the state is immutable and shared.
 func (snapshot) Release() {}
 
-// write writes the state as a snapshot. Trees are walked in the order of their keys, so equal states give
-// equal bytes.
-func (s *state) write(to io.Writer) error {
-	out := sectionWriter{w: bufio.NewWriterSize(to, 256<<10)}
+// writeSnapshot writes the state as a snapshot. Trees are walked in the order of their keys, so equal states
+// give equal bytes.
+func (s *state) writeSnapshot(to io.Writer) error {
+	out := sectionWriter{w: bufio.NewWriterSize(to, bufferBytes)}
 	_, out.err = out.w.WriteString(snapshotMagic)
 	out.put(sectionHead, func(w *writer) {
 		w.uint(uint64(s.revision))
@@ -72,9 +77,9 @@ func (s *state) write(to io.Writer) error {
 	walk(s.leases, func(key []byte, ttl time.Duration) {
 		out.put(sectionLease, func(w *writer) { w.uint(binary.BigEndian.Uint64(key)); w.uint(uint64(ttl)) })
 	})
-	walk(s.items, func(_ []byte, it *Item) { out.put(sectionItem, func(w *writer) { w.item(it) }) })
+	walk(s.items, func(_ []byte, it *Item) { out.put(sectionItem, func(w *writer) { w.encodeItem(it) }) })
 	walk(s.streams, func(name []byte, st stream) {
-		out.put(sectionStream, func(w *writer) { w.bytes(name); w.stream(st) })
+		out.put(sectionStream, func(w *writer) { w.bytes(name); w.encodeStream(st) })
 	})
 	out.put(sectionEnd, func(*writer) {})
 	return errors.Join(out.err, out.w.Flush())
@@ -95,6 +100,7 @@ type sectionWriter struct {
 	err  error
 }
 
+// put writes one section, whose body fill writes.
 func (s *sectionWriter) put(kind byte, fill func(*writer)) {
 	if s.err != nil {
 		return
@@ -107,7 +113,7 @@ func (s *sectionWriter) put(kind byte, fill func(*writer)) {
 	}
 }
 
-func (w *writer) item(it *Item) {
+func (w *writer) encodeItem(it *Item) {
 	w.string(it.Key)
 	w.bytes(it.Value)
 	w.uint(uint64(it.Created))
@@ -115,7 +121,8 @@ func (w *writer) item(it *Item) {
 	w.uint(uint64(it.Lease))
 }
 
-func (w *writer) stream(st stream) {
+// encodeStream encodes a stream as its next record number and the list of its segments.
+func (w *writer) encodeStream(st stream) {
 	w.uint(st.next)
 	segs := st.segments()
 	w.uint(uint64(len(segs)))
@@ -125,9 +132,10 @@ func (w *writer) stream(st stream) {
 	}
 }
 
-func (r *reader) stream() (st stream) {
+// decodeStream decodes what encodeStream has encoded. The last segment is the tail.
+func (r *reader) decodeStream() (st stream) {
 	st.next = r.uint()
-	for n := r.count(2); n > 0; n-- {
+	for n := r.count(2); n > 0; n-- { // a segment has at least 2 bytes
 		if st.hasTail {
 			st.sealed = append(st.sealed, st.tail)
 		}
@@ -136,9 +144,10 @@ func (r *reader) stream() (st stream) {
 	return st
 }
 
-// readSnapshot builds a state from a snapshot. It never panics, whatever the bytes are.
+// readSnapshot decodes a snapshot and returns its state. It never panics, whatever the bytes are. A version
+// or section that this release does not know is errUnsupported.
 func readSnapshot(from io.Reader) (*state, error) {
-	in := bufio.NewReaderSize(from, 256<<10)
+	in := bufio.NewReaderSize(from, bufferBytes)
 	var magic [len(snapshotMagic)]byte
 	if _, err := io.ReadFull(in, magic[:]); err != nil {
 		return nil, err
@@ -146,7 +155,8 @@ func readSnapshot(from io.Reader) (*state, error) {
 	if string(magic[:]) != snapshotMagic {
 		return nil, errUnsupported
 	}
-	b := newState().builder(0, 0, 0, nil)
+	// The sections set revision, term and clock, and no section appends to a stream's files.
+	b := newState().newBuilder(0, 0, 0, nil)
 	for {
 		kind, body, err := readSection(in)
 		if err != nil {
@@ -155,15 +165,16 @@ func readSnapshot(from io.Reader) (*state, error) {
 		if kind == sectionEnd {
 			return b.finish(), nil
 		}
-		if err := b.restore(kind, reader{buf: body}); err != nil {
+		if err := b.restoreSection(kind, reader{buf: body}); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// readSection reads one section. It allocates no more than the input has, whatever length the section claims.
-func readSection(in *bufio.Reader) (byte, []byte, error) {
-	kind, err := in.ReadByte()
+// readSection reads one section and returns its kind and its body. It allocates no more than the input has,
+// whatever length the section claims.
+func readSection(in *bufio.Reader) (kind byte, body []byte, err error) {
+	kind, err = in.ReadByte()
 	if err != nil {
 		return 0, nil, unexpectedEOF(err)
 	}
@@ -174,7 +185,7 @@ func readSection(in *bufio.Reader) (byte, []byte, error) {
 	if size > maxSection {
 		return 0, nil, errMalformed
 	}
-	body, err := io.ReadAll(io.LimitReader(in, int64(size))) // allocates no more than there is
+	body, err = io.ReadAll(io.LimitReader(in, int64(size)))
 	if err == nil && uint64(len(body)) < size {
 		err = io.ErrUnexpectedEOF
 	}
@@ -189,8 +200,8 @@ func unexpectedEOF(err error) error {
 	return err
 }
 
-// restore adds one section to the state.
-func (s *stateBuilder) restore(kind byte, r reader) error {
+// restoreSection decodes the body of one section and adds it to the state.
+func (s *stateBuilder) restoreSection(kind byte, r reader) error {
 	switch kind {
 	case sectionHead:
 		s.revision, s.term, s.clock = Revision(r.uint()), r.uint(), int64(r.uint()&(1<<63-1))
@@ -198,20 +209,20 @@ func (s *stateBuilder) restore(kind byte, r reader) error {
 	case sectionLease:
 		s.leases.Insert(leaseKey(LeaseID(r.uint())), time.Duration(r.uint()&(1<<63-1)))
 	case sectionItem:
-		it := &Item{
+		item := &Item{
 			Key:      r.string(),
 			Value:    r.bytes(),
 			Created:  Revision(r.uint()),
 			Modified: Revision(r.uint()),
 			Lease:    LeaseID(r.uint()),
 		}
-		s.items.Insert([]byte(it.Key), it)
-		if it.Lease != 0 {
-			s.keysByLease.Insert(leaseItemKey(it.Lease, it.Key), it.Key)
+		s.items.Insert([]byte(item.Key), item)
+		if item.Lease != 0 {
+			s.keysByLease.Insert(leaseItemKey(item.Lease, item.Key), item.Key)
 		}
 	case sectionStream:
 		name := r.bytes()
-		s.streams.Insert(name, r.stream())
+		s.streams.Insert(name, r.decodeStream())
 	default:
 		return fmt.Errorf("section %d: %w", kind, errUnsupported)
 	}

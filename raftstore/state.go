@@ -9,8 +9,8 @@ import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
-// state is the result of all commands up to one revision. It is immutable: readers and snapshots keep theirs
-// while fsm.Apply makes the next one. States share what did not change between them.
+// state is the result of all commands up to one revision. It is immutable: readers and snapshots keep the
+// state that they hold while fsm.Apply makes the next one. Two states share what did not change between them.
 type state struct {
 	revision   Revision // index of the last command
 	term       uint64   // term of the last command
@@ -52,10 +52,10 @@ const (
 
 // outcome is the result of one operation.
 type outcome struct {
-	verdict verdict
-	key     string   // the key or stream that the verdict is about
+	verdict verdict  // the zero value is succeeded
+	key     string   // the key or stream that the verdict is about; "" if it succeeded
 	first   []uint64 // of a transaction: number of the first record of each Append
-	lease   LeaseID  // of a grant
+	lease   LeaseID  // of a grant: the new lease
 }
 
 // stateBuilder makes the next state from one command. All replicas must come to the same state, so nothing
@@ -72,13 +72,13 @@ type stateBuilder struct {
 	keysByLease *iradix.Txn[string]
 	streams     *iradix.Txn[stream]
 
-	written map[string]struct{} // keys that this command wrote; never iterated over
-	count   int                 // number of streams
-	events  []Event
+	written     map[string]struct{} // keys that this command wrote; never iterated over
+	streamCount int
+	events      []Event // what this command changed, for watches
 }
 
-// builder begins the state that follows s.
-func (s *state) builder(at Revision, term uint64, clock int64, files *segmentFiles) *stateBuilder {
+// newBuilder begins the state that follows s: that of the command at revision at.
+func (s *state) newBuilder(at Revision, term uint64, clock int64, files *segmentFiles) *stateBuilder {
 	next := &stateBuilder{
 		state:       *s,
 		files:       files,
@@ -87,13 +87,13 @@ func (s *state) builder(at Revision, term uint64, clock int64, files *segmentFil
 		keysByLease: s.keysByLease.Txn(),
 		streams:     s.streams.Txn(),
 		written:     map[string]struct{}{},
-		count:       s.streams.Len(),
+		streamCount: s.streams.Len(),
 	}
 	next.revision, next.term, next.clock = at, term, max(clock, s.clock)
 	return next
 }
 
-// finish returns the new state. The builder must not be used afterwards.
+// finish returns the new state. The builder must not be used after that.
 func (s *stateBuilder) finish() *state {
 	out := s.state
 	out.items = s.items.CommitOnly()
@@ -103,11 +103,12 @@ func (s *stateBuilder) finish() *state {
 	return &out
 }
 
-// apply applies one operation. An error comes from the disk: the state must not be used.
+// apply applies one operation to the next state and returns its outcome. An operation that is refused changes
+// nothing. An error comes from the disk: the next state is then incomplete and must be dropped.
 func (s *stateBuilder) apply(op operation) (outcome, error) {
 	switch op.kind {
 	case kindTxn:
-		return s.txn(op.txn)
+		return s.applyTxn(op.txn)
 	case kindGrant:
 		s.lastLease++
 		s.leases.Insert(leaseKey(s.lastLease), op.ttl)
@@ -118,43 +119,44 @@ func (s *stateBuilder) apply(op operation) (outcome, error) {
 	return outcome{}, errUnsupported // unreachable: decodeCommand refuses other kinds
 }
 
-// txn applies a transaction. Records are appended before keys are written: an append may fail, a write of a
-// key may not.
-func (s *stateBuilder) txn(t Txn) (outcome, error) {
-	if o := s.check(t); o.verdict != succeeded {
-		return o, nil
+// applyTxn applies a transaction whole, or not at all when checkTxn refuses it. Records are appended before
+// keys are written, because only an append can fail: it writes to the disk.
+func (s *stateBuilder) applyTxn(t Txn) (outcome, error) {
+	if refused := s.checkTxn(t); refused.verdict != succeeded {
+		return refused, nil
 	}
-	o := outcome{first: make([]uint64, len(t.Append))}
+	out := outcome{first: make([]uint64, len(t.Append))}
 	for i, a := range t.Append {
 		if len(a.Records) == 0 {
 			continue
 		}
 		old, known := s.streams.Get([]byte(a.Stream))
-		st, err := s.files.append(a.Stream, old, s.revision, s.clock, a.Records)
+		next, err := s.files.append(a.Stream, old, s.revision, s.clock, a.Records)
 		if err != nil {
-			return o, err
+			return out, err
 		}
 		if !known {
-			s.count++
+			s.streamCount++
 		}
-		o.first[i] = st.next - uint64(len(a.Records))
-		s.streams.Insert([]byte(a.Stream), st)
+		out.first[i] = next.next - uint64(len(a.Records))
+		s.streams.Insert([]byte(a.Stream), next)
 	}
 	for _, w := range t.Then {
-		s.write(w)
+		s.writeKey(w)
 	}
-	return o, nil
+	return out, nil
 }
 
-// check finds the first reason why t must not happen. It runs before anything changes.
-func (s *stateBuilder) check(t Txn) outcome {
+// checkTxn returns the first reason why t must not happen, or the outcome succeeded. It changes nothing.
+func (s *stateBuilder) checkTxn(t Txn) outcome {
 	for _, c := range t.If {
 		if !s.holds(c) {
 			return outcome{verdict: conditionFailed, key: c.Key}
 		}
 	}
 	for _, w := range t.Then {
-		// Unchanged could not tell two writes of a key in one revision apart.
+		// An earlier operation of this command may have written the key. Conditions compare revisions and
+		// could not tell the two writes apart, because a command has one revision.
 		if _, twice := s.written[w.Key]; twice {
 			return outcome{verdict: conditionFailed, key: w.Key}
 		}
@@ -168,12 +170,13 @@ func (s *stateBuilder) check(t Txn) outcome {
 	return s.checkStreams(t.Append)
 }
 
+// holds reports whether the condition holds in the state as it is before the transaction.
 func (s *stateBuilder) holds(c Condition) bool {
-	it, found := s.items.Get([]byte(c.Key))
+	item, found := s.items.Get([]byte(c.Key))
 	if !found {
 		return c.Modified == 0
 	}
-	return c.Modified == anyRevision || c.Modified == it.Modified
+	return c.Modified == anyRevision || c.Modified == item.Modified
 }
 
 // checkStreams refuses a transaction that would create more than MaxStreams streams.
@@ -183,25 +186,26 @@ func (s *stateBuilder) checkStreams(appends []Append) outcome {
 		if _, known := s.streams.Get([]byte(a.Stream)); !known {
 			created[a.Stream] = struct{}{}
 		}
-		if s.count+len(created) > MaxStreams {
+		if s.streamCount+len(created) > MaxStreams {
 			return outcome{verdict: tooManyStreams, key: a.Stream}
 		}
 	}
 	return outcome{}
 }
 
-// write sets or deletes one key and records the event. Key and value are copied, because the decoded command
-// refers to the bytes of the log entry.
-func (s *stateBuilder) write(w Write) {
+// writeKey sets or deletes one key and records the event. A write that replaces an item takes the key from
+// the old item's lease. Key and value are copied, because the decoded command refers to the bytes of the log
+// entry.
+func (s *stateBuilder) writeKey(w Write) {
 	s.written[w.Key] = struct{}{}
 	if s.firstWrite == 0 {
 		s.firstWrite = s.revision
 	}
 	if w.Delete {
-		s.remove(w.Key)
+		s.removeKey(w.Key)
 		return
 	}
-	it := &Item{
+	item := &Item{
 		Key:      strings.Clone(w.Key),
 		Value:    bytes.Clone(w.Value),
 		Created:  s.revision,
@@ -209,17 +213,18 @@ func (s *stateBuilder) write(w Write) {
 		Lease:    w.Lease,
 	}
 	if old, found := s.items.Get([]byte(w.Key)); found {
-		it.Created = old.Created
+		item.Created = old.Created
 		s.detachLease(old)
 	}
-	if it.Lease != 0 {
-		s.keysByLease.Insert(leaseItemKey(it.Lease, it.Key), it.Key)
+	if item.Lease != 0 {
+		s.keysByLease.Insert(leaseItemKey(item.Lease, item.Key), item.Key)
 	}
-	s.items.Insert([]byte(it.Key), it)
-	s.events = append(s.events, Event{Revision: s.revision, Key: it.Key, Item: *it})
+	s.items.Insert([]byte(item.Key), item)
+	s.events = append(s.events, Event{Revision: s.revision, Key: item.Key, Item: *item})
 }
 
-func (s *stateBuilder) remove(key string) {
+// removeKey deletes one key and records the event. It does nothing if there is no such key.
+func (s *stateBuilder) removeKey(key string) {
 	old, found := s.items.Delete([]byte(key))
 	if !found {
 		return
@@ -228,27 +233,29 @@ func (s *stateBuilder) remove(key string) {
 	s.events = append(s.events, Event{Revision: s.revision, Key: old.Key, Deleted: true})
 }
 
-// detachLease removes an item that is replaced or deleted from the items of its lease.
+// detachLease removes an item, which is replaced or deleted, from the keys of its lease. Else the end of the
+// lease would remove the key, though it no longer belongs to the lease.
 func (s *stateBuilder) detachLease(it *Item) {
 	if it.Lease != 0 {
 		s.keysByLease.Delete(leaseItemKey(it.Lease, it.Key))
 	}
 }
 
-// revoke ends leases and removes their keys: leases in the order of the command, keys in their own order.
+// revoke ends leases and removes their keys: leases in the order of the command, keys in their own order. A
+// lease that has ended already is skipped; if all have, the outcome is leaseEnded.
 func (s *stateBuilder) revoke(ids []LeaseID) outcome {
-	o := outcome{verdict: leaseEnded}
+	out := outcome{verdict: leaseEnded}
 	for _, id := range ids {
 		if _, alive := s.leases.Delete(leaseKey(id)); !alive {
 			continue
 		}
-		o.verdict = succeeded
+		out.verdict = succeeded
 		for _, key := range s.leaseKeys(id) {
 			s.written[key] = struct{}{}
-			s.remove(key)
+			s.removeKey(key)
 		}
 	}
-	return o
+	return out
 }
 
 // leaseKeys are the keys that the lease holds.

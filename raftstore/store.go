@@ -26,12 +26,12 @@ const (
 
 // Store is one replica. Its methods may be called by many goroutines.
 //
-// Its life has one direction: New (nothing is open), Run (open is closed when reads may begin), then either
-// ctx ends or the latch trips, raft is shut down (raftStopped is closed), and Run returns (stopped is
-// closed). A store cannot be run twice.
+// A store goes through these states once: New (nothing is open); Run (the channel open is closed when reads
+// may begin); ctx ends, or the latch trips because this replica has failed; raft is shut down (raftStopped is
+// closed); Run returns (stopped is closed). A store cannot be run twice.
 type Store struct {
 	cfg    Config
-	latch  *wal.Latch
+	latch  *wal.Latch // trips at the first failure after which this replica must not write
 	fsm    *fsm
 	lessor *lessor
 	queue  chan *proposal // unbuffered: callers of Commit hand over to propose
@@ -48,13 +48,13 @@ func New(cfg Config) (*Store, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	l := wal.NewLatch()
-	cfg.FS = wal.Guard(cfg.FS, l)
+	latch := wal.NewLatch()
+	cfg.FS = wal.Guard(cfg.FS, latch)
 	files := newSegmentFiles(cfg.FS, filepath.Join(cfg.Dir, streamDir), cfg.Bounds.StreamSegment)
 	return &Store{
 		cfg:         cfg,
-		latch:       l,
-		fsm:         newFSM(files, cfg.Bounds.WatchBytes, l),
+		latch:       latch,
+		fsm:         newFSM(files, cfg.Bounds.WatchBytes, latch),
 		lessor:      newLessor(),
 		queue:       make(chan *proposal),
 		open:        make(chan struct{}),
@@ -64,8 +64,8 @@ func New(cfg Config) (*Store, error) {
 }
 
 // Run opens the store and serves until ctx ends. Then it closes everything and returns nil. It returns a
-// fault when the store cannot be opened, or when a disk failure stopped it. After a disk failure, reads are
-// still answered from memory. Only a new Store on the same folder can write again.
+// fault when the store cannot be opened. A failure of the disk ends Run early, with its fault; reads are
+// still answered from memory after that. Only a new Store on the same folder can write again.
 func (s *Store) Run(ctx context.Context) error {
 	if s.started.Swap(true) {
 		return fault.New(fault.Internal, "raftstore.Run", "the store was run before", "make a new one")
@@ -88,15 +88,16 @@ func (s *Store) Run(ctx context.Context) error {
 	return s.latch.Err()
 }
 
-// serve owns the store's goroutines: the proposer, the watcher of leadership and the expiry of leases. They
+// serve runs the store's goroutines: the proposer, the watcher of leadership and the expiry of leases. They
 // end when ctx ends or the latch trips. serve then shuts raft down and returns when all of them have ended.
+// The order matters: drain waits for the command that is being applied, and raft is shut down after it.
 func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var owned sync.WaitGroup
-	owned.Go(func() { s.propose(ctx, r) })
-	owned.Go(func() { s.watchLeadership(ctx, r) })
-	owned.Go(func() { s.expireLeases(ctx) })
+	var goroutines sync.WaitGroup
+	goroutines.Go(func() { s.propose(ctx, r) })
+	goroutines.Go(func() { s.watchLeadership(ctx, r) })
+	goroutines.Go(func() { s.expireLeases(ctx) })
 	select {
 	case <-ctx.Done():
 	case <-s.latch.Tripped():
@@ -104,21 +105,21 @@ func (s *Store) serve(ctx context.Context, r *raft.Raft) {
 		s.cfg.Log.Error("this replica stops writing", "error", err, "remedy", fault.Remedy(err))
 	}
 	cancel()
-	s.drain(&owned)
+	s.drain(&goroutines)
 	_ = r.Shutdown().Error() // says only that raft was shut down before
-	close(s.raftStopped)
-	owned.Wait()
+	close(s.raftStopped)     // ends a goroutine that still waits for an answer of raft
+	goroutines.Wait()
 }
 
 // drainTime bounds how long Run, when it ends, waits for a command that lacks a quorum.
 const drainTime = 2 * time.Second
 
-// drain lets the last command finish, for at most drainTime. raft v1.8.0 can leave a proposal that is being
-// applied without an answer when it is shut down. So raft is shut down when no command is on its way if
-// possible, and applyCommand does not rely on an answer.
-func (s *Store) drain(owned *sync.WaitGroup) {
+// drain waits until the goroutines have ended, and with them the last command; for at most drainTime. raft
+// v1.8.0 can leave a command that is being applied without an answer when it is shut down. So raft is shut
+// down while no command is being applied, if possible, and applyCommand does not rely on an answer.
+func (s *Store) drain(goroutines *sync.WaitGroup) {
 	finished := make(chan struct{})
-	go func() { owned.Wait(); close(finished) }() // ends before serve returns, which waits for owned too
+	go func() { goroutines.Wait(); close(finished) }() // ends before serve returns, which waits for them too
 	timer := time.NewTimer(drainTime)
 	defer timer.Stop()
 	select {
@@ -145,7 +146,8 @@ func (r *resources) close() error {
 	return errors.Join(errs...)
 }
 
-// openResources opens everything. Also with an error it returns what it opened, for the caller to close.
+// openResources opens the data folder, the log and the snapshots, and starts raft. Also with an error the
+// result is not nil: it has what was opened before the error, for the caller to close.
 func (s *Store) openResources() (*resources, error) {
 	res := &resources{}
 	closeStream := sync.OnceValue(s.cfg.Stream.Close)
@@ -178,7 +180,8 @@ func (s *Store) openResources() (*resources, error) {
 	return res, s.openRaft(res, log, guardSnapshots{snaps, filepath.Join(dir, "snapshots"), s.latch})
 }
 
-// openRaft starts raft. From then on raft's goroutines call fsm, log and snaps.
+// openRaft starts raft and sets res.raft. From then on raft's goroutines call the fsm, the log and the
+// snapshot store, until raft is shut down.
 func (s *Store) openRaft(res *resources, log *wal.Log, snaps raft.SnapshotStore) error {
 	cfg := s.raftConfig()
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -202,12 +205,14 @@ func (s *Store) openRaft(res *resources, log *wal.Log, snaps raft.SnapshotStore)
 	return nil
 }
 
-// bootstrap makes this replica the first member of a new cluster, unless there is a log. raft stores the
-// first term before it writes the first entry, and takes a stored term as proof that a cluster exists. A
-// bootstrap that was interrupted between the two is therefore detected here and begun again.
+// bootstrap makes this replica the first and only member of a new cluster, unless it has a log or a snapshot.
+//
+// raft stores the first term before it writes the first entry, and takes a stored term as proof that a
+// cluster exists. A bootstrap that was interrupted between the two would never be finished. bootstrap
+// therefore resets the term where it finds the first term, no vote and no entry.
 func bootstrap(cfg *raft.Config, log *wal.Log, snaps raft.SnapshotStore, transport raft.Transport) error {
 	const firstTerm = 1
-	last, err := log.LastIndex()
+	lastIndex, err := log.LastIndex()
 	if err != nil {
 		return err
 	}
@@ -215,7 +220,7 @@ func bootstrap(cfg *raft.Config, log *wal.Log, snaps raft.SnapshotStore, transpo
 	if err != nil {
 		return err
 	}
-	if last > 0 || len(kept) > 0 {
+	if lastIndex > 0 || len(kept) > 0 {
 		return nil
 	}
 	term, err := log.GetUint64(termKey)
@@ -226,7 +231,7 @@ func bootstrap(cfg *raft.Config, log *wal.Log, snaps raft.SnapshotStore, transpo
 	if err != nil {
 		return err
 	}
-	if term == firstTerm && vote == 0 {
+	if interrupted := term == firstTerm && vote == 0; interrupted {
 		if err := log.SetUint64(termKey, 0); err != nil {
 			return err
 		}
@@ -258,7 +263,7 @@ func (s *Store) checkOpen() error {
 	case <-s.open:
 		return nil
 	default:
-		return unavailable("the store is not open yet")
+		return unavailableFault("the store is not open yet")
 	}
 }
 
@@ -279,10 +284,11 @@ func (s *Store) stoppedError() error {
 	if err := s.latch.Err(); err != nil {
 		return err
 	}
-	return unavailable("the store has stopped")
+	return unavailableFault("the store has stopped")
 }
 
-// openFault turns an error of opening the data folder into a fault with a remedy.
+// openFault turns an error from opening the data folder into a fault with a remedy: Denied for wrong rights,
+// Exhausted for a full disk, else Internal. An error that is a fault already is returned unchanged.
 func openFault(err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {
@@ -291,7 +297,9 @@ func openFault(err error) error {
 	if durable.IsDiskFull(err) {
 		return wal.DiskFault(err)
 	}
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) {
+	notUsable := errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) ||
+		errors.Is(err, syscall.ENOTDIR)
+	if notUsable {
 		return fault.Wrap(
 			err,
 			fault.Denied,
@@ -309,6 +317,6 @@ func openFault(err error) error {
 	)
 }
 
-func unavailable(msg string) error {
+func unavailableFault(msg string) error {
 	return fault.New(fault.Unavailable, "raftstore", msg, "try again in a moment")
 }

@@ -27,7 +27,7 @@ type Record struct {
 	Data     []byte
 }
 
-// A stream is kept in segment files. A new one begins when the one before has reached its size:
+// A stream is kept in segment files. A new file begins when the last one has reached the size limit:
 //
 //	segment = magic:8 frame*
 //	frame   = length:u32 crc32c(payload):u32 payload     (little endian)
@@ -45,17 +45,18 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// segment is one file of a stream.
+// segment is one file of a stream. A segment that has reached the size limit is sealed: it never changes
+// again.
 type segment struct {
 	base uint64 // number of its first record
-	size int64  // valid bytes; what follows in the file does not count
+	size int64  // valid bytes; what follows them in the file is left over from a crash and does not count
 }
 
 // stream is what the state has of one stream. Values are immutable: append makes a new one.
 type stream struct {
-	next    uint64    // number of the next record
-	sealed  []segment // complete ones, in order
-	tail    segment   // the one that grows
+	next    uint64    // number of the next record; 0 means 1, before the first append
+	sealed  []segment // all but the last, in order
+	tail    segment   // the last, which grows
 	hasTail bool      // false only before the first segment exists
 }
 
@@ -70,13 +71,13 @@ func (st stream) segments() []segment {
 // segmentFiles is the only place where the state machine does I/O. It appends to segment files, and makes
 // them durable before a snapshot covers them. Until then the log holds the records.
 //
-// fsm.Apply appends, a snapshot syncs at the same time, and any goroutine reads.
+// fsm.Apply appends from one goroutine. A snapshot may sync at the same time, and any goroutine may read.
 type segmentFiles struct {
 	fs    types.VFS
 	dir   string
 	limit int64 // a segment that reached this size is sealed
 
-	// mu guards what follows and each segmentFile.dirty. It is taken before a segmentFile.mu.
+	// mu guards the fields below and each segmentFile.dirty. It is taken before a segmentFile.mu.
 	mu      sync.Mutex
 	open    map[string]*segmentFile // by stream: the file of its tail
 	cursors map[string]cursor       // by stream: where its last Read ended
@@ -92,11 +93,11 @@ type segmentFile struct {
 	closed bool
 }
 
-// cursor says that record number begins at offset of the segment that begins with record base.
+// cursor is a place in a stream at which a record begins.
 type cursor struct {
-	number uint64
-	base   uint64
-	offset int64
+	number uint64 // of the record
+	base   uint64 // of its segment
+	offset int64  // in the segment's file, in bytes
 }
 
 func newSegmentFiles(fs types.VFS, dir string, limit int64) *segmentFiles {
@@ -114,47 +115,50 @@ func segmentName(name string, base uint64) string {
 	return fmt.Sprintf("%s~%016x", strings.ReplaceAll(name, "/", "%"), base)
 }
 
-// append writes records behind st and returns the stream with them. After an error the latch has tripped, and
-// the old st is still valid.
+// append writes records to the end of the stream and returns the stream with them. The records are not
+// durable yet: until sync, the raft log holds them. old stays valid. After an error the latch has tripped,
+// and old is still what the state has.
 func (s *segmentFiles) append(
 	name string,
-	st stream,
+	old stream,
 	at Revision,
 	clock int64,
 	records [][]byte,
 ) (stream, error) {
+	next := old
 	if len(records) == 0 {
-		return st, nil
+		return next, nil
 	}
-	if st.next == 0 {
-		st.next = 1
+	if next.next == 0 {
+		next.next = 1
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.roll(name, &st); err != nil {
-		return st, err
+	if err := s.roll(name, &next); err != nil {
+		return next, err
 	}
-	f, err := s.tailFile(name, st.tail)
+	f, err := s.tailFile(name, next.tail)
 	if err != nil {
-		return st, err
+		return next, err
 	}
 	var buf []byte
-	if st.tail.size == 0 {
+	if next.tail.size == 0 {
 		buf = append(buf, segmentMagic...)
 	}
 	for _, data := range records {
-		buf = appendFrame(buf, Record{Number: st.next, Revision: at, Data: data}, clock)
-		st.next++
+		buf = appendFrame(buf, Record{Number: next.next, Revision: at, Data: data}, clock)
+		next.next++
 	}
-	f.dirty = true
-	if _, err := f.file.WriteAt(buf, st.tail.size); err != nil {
-		return st, err
+	f.dirty = true // also if the write fails: some bytes may be in the file
+	if _, err := f.file.WriteAt(buf, next.tail.size); err != nil {
+		return next, err
 	}
-	st.tail.size += int64(len(buf))
-	return st, nil
+	next.tail.size += int64(len(buf))
+	return next, nil
 }
 
-// roll seals a full tail, durably, and begins the next segment.
+// roll makes sure that the stream has a tail with room. It seals a tail that has reached the size limit,
+// durably, and begins the next segment. The caller holds mu.
 func (s *segmentFiles) roll(name string, st *stream) error {
 	if st.hasTail && st.tail.size < s.limit {
 		return nil
@@ -174,12 +178,14 @@ func (s *segmentFiles) roll(name string, st *stream) error {
 	return nil
 }
 
-// tailFile returns the open file of a stream's tail.
+// tailFile returns the file of a stream's tail, and opens or creates it if it is not open. The caller holds
+// mu.
 func (s *segmentFiles) tailFile(name string, tail segment) (*segmentFile, error) {
 	if f := s.open[name]; f != nil && f.base == tail.base {
 		return f, nil
 	}
-	file, err := s.openFile(segmentName(name, tail.base), tail.size == 0)
+	isNew := tail.size == 0
+	file, err := s.openFile(segmentName(name, tail.base), isNew)
 	if err != nil {
 		return nil, err
 	}
@@ -188,8 +194,8 @@ func (s *segmentFiles) tailFile(name string, tail segment) (*segmentFile, error)
 	return f, nil
 }
 
-// openFile opens a segment file to write. A new one may exist already: a crash came after the file was
-// created, and its entry is applied again.
+// openFile opens a segment file to write. isNew says that the segment has no bytes yet. Its file may exist
+// nevertheless: after a crash, the log entry that created it is applied again.
 func (s *segmentFiles) openFile(name string, isNew bool) (types.WritableFile, error) {
 	if isNew {
 		f, err := s.fs.Create(s.dir, name, 0)
@@ -258,7 +264,7 @@ func (s *segmentFiles) close() error {
 	return errors.Join(errs...)
 }
 
-// verify returns a fault when a segment of the stream is not among the present files.
+// verify returns a fault when the file of a segment of the stream is not in present, the names of all files.
 func (s *segmentFiles) verify(name string, st stream, present map[string]bool) error {
 	for _, seg := range st.segments() {
 		if seg.size > 0 && !present[segmentName(name, seg.base)] {
@@ -297,8 +303,9 @@ func appendFrame(buf []byte, r Record, clock int64) []byte {
 	return buf
 }
 
-// readFrame reads the next record and returns how many bytes it took.
-func readFrame(r io.Reader) (Record, int64, error) {
+// readFrame reads the next frame and returns its record and its length in bytes. A frame that is not well
+// formed or whose checksum is wrong is errMalformed.
+func readFrame(r io.Reader) (rec Record, length int64, err error) {
 	var head [frameHeader]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return Record{}, 0, err
@@ -314,26 +321,31 @@ func readFrame(r io.Reader) (Record, int64, error) {
 	if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
 		return Record{}, 0, errMalformed
 	}
-	p := reader{buf: payload}
-	rec := Record{Number: p.uint(), Revision: Revision(p.uint()), Time: time.Unix(0, int64(p.uint()))}
-	rec.Data = p.buf
-	return rec, frameHeader + int64(size), p.err
+	fields := reader{buf: payload}
+	rec.Number, rec.Revision = fields.uint(), Revision(fields.uint())
+	rec.Time = time.Unix(0, int64(fields.uint()))
+	rec.Data = fields.buf // what is left
+	return rec, frameHeader + int64(size), fields.err
 }
 
-// read returns up to limit records of st from number from on. It returns fewer when they are large.
+// read returns up to limit records of the stream, beginning with number from (0 means 1). It returns fewer
+// when their data reaches maxReadBytes, and none when from is behind the last record.
 func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]Record, error) {
 	from = max(from, 1)
 	segs := st.segments()
-	// i is the first segment that begins behind from, so from is in the one before.
-	i, _ := slices.BinarySearchFunc(segs, from+1, func(seg segment, n uint64) int {
-		if seg.base < n {
+	// firstBehind is the first segment that begins behind record from, so the record is in the one before.
+	firstBehind, _ := slices.BinarySearchFunc(segs, from+1, func(seg segment, number uint64) int {
+		if seg.base < number {
 			return -1
 		}
 		return 1
 	})
 	var out []Record
 	size := 0
-	for i = max(i-1, 0); i < len(segs) && from < st.next && len(out) < limit && size < maxReadBytes; i++ {
+	for i := max(firstBehind-1, 0); i < len(segs); i++ {
+		if from >= st.next || len(out) >= limit || size >= maxReadBytes {
+			break
+		}
 		recs, err := s.readSegment(name, segs[i], from, limit-len(out), maxReadBytes-size)
 		if err != nil {
 			return nil, fault.Wrap(
@@ -344,15 +356,17 @@ func (s *segmentFiles) read(name string, st stream, from uint64, limit int) ([]R
 				"check the disk, then restore the data folder from a backup",
 			)
 		}
-		for _, r := range recs {
-			size += len(r.Data)
+		for _, rec := range recs {
+			size += len(rec.Data)
 		}
 		out, from = append(out, recs...), from+uint64(len(recs))
 	}
 	return out, nil
 }
 
-// readSegment returns records of one segment, until limit records or bytesLimit bytes of data are reached.
+// readSegment returns records of one segment, beginning with number from. It ends at the end of the segment,
+// at limit records, or when their data has reached bytesLimit bytes. It remembers where it ended, so that the
+// next read of the stream need not decode the segment from its start.
 func (s *segmentFiles) readSegment(
 	name string,
 	seg segment,
@@ -371,29 +385,30 @@ func (s *segmentFiles) readSegment(
 	if !bytes.Equal(magic[:], []byte(segmentMagic)) {
 		return nil, errMalformed
 	}
-	at := s.cursor(name, seg.base, from)
+	at := s.findCursor(name, seg.base, from)
 	r := bufio.NewReaderSize(io.NewSectionReader(f, at.offset, seg.size-at.offset), 64<<10)
 	var out []Record
-	for at.offset < seg.size && len(out) < limit && bytesLimit > 0 {
-		rec, n, err := readFrame(r)
+	bytesLeft := bytesLimit
+	for at.offset < seg.size && len(out) < limit && bytesLeft > 0 {
+		rec, length, err := readFrame(r)
 		if err != nil {
 			return nil, err
 		}
 		if rec.Number != at.number {
 			return nil, errMalformed
 		}
-		at.number, at.offset = at.number+1, at.offset+n
-		if rec.Number >= from {
-			out, bytesLimit = append(out, rec), bytesLimit-len(rec.Data)
+		at.number, at.offset = at.number+1, at.offset+length
+		if rec.Number >= from { // else it is between the cursor and from
+			out, bytesLeft = append(out, rec), bytesLeft-len(rec.Data)
 		}
 	}
 	s.setCursor(name, at)
 	return out, nil
 }
 
-// cursor returns the place in the segment from which to read record number from: where the last Read ended,
-// if that is not behind it, else the start of the segment.
-func (s *segmentFiles) cursor(name string, base, from uint64) cursor {
+// findCursor returns a place in the segment at or before record number from: where the last read of the
+// stream ended, if that is such a place, else the start of the segment.
+func (s *segmentFiles) findCursor(name string, base, from uint64) cursor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c, ok := s.cursors[name]; ok && c.base == base && c.number <= from {
@@ -402,6 +417,7 @@ func (s *segmentFiles) cursor(name string, base, from uint64) cursor {
 	return cursor{number: base, base: base, offset: int64(len(segmentMagic))}
 }
 
+// setCursor remembers where a read of the stream ended.
 func (s *segmentFiles) setCursor(name string, c cursor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

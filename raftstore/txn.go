@@ -101,7 +101,7 @@ func (t Txn) check() error {
 			return err
 		}
 		if _, twice := seen[w.Key]; twice {
-			return invalid("a transaction writes the key " + quote(w.Key) + " twice")
+			return invalidFault("a transaction writes the key " + quote(w.Key) + " twice")
 		}
 		seen[w.Key] = struct{}{}
 	}
@@ -115,10 +115,10 @@ func (t Txn) check() error {
 
 func (w Write) check() error {
 	if len(w.Value) > MaxValueBytes {
-		return invalid("the value of " + quote(w.Key) + " is over 1 MiB")
+		return invalidFault("the value of " + quote(w.Key) + " is over 1 MiB")
 	}
 	if w.Delete && (len(w.Value) > 0 || w.Lease != 0) {
-		return invalid("a delete of " + quote(w.Key) + " carries a value or a lease")
+		return invalidFault("a delete of " + quote(w.Key) + " carries a value or a lease")
 	}
 	return checkKey(w.Key)
 }
@@ -126,7 +126,7 @@ func (w Write) check() error {
 func (a Append) check() error {
 	for _, r := range a.Records {
 		if len(r) > MaxRecordBytes {
-			return invalid("a record of stream " + quote(a.Stream) + " is over 64 KiB")
+			return invalidFault("a record of stream " + quote(a.Stream) + " is over 64 KiB")
 		}
 	}
 	return checkStream(a.Stream)
@@ -134,24 +134,24 @@ func (a Append) check() error {
 
 func checkKey(key string) error {
 	if key == "" || len(key) > MaxKeyBytes {
-		return invalid("a key has 1 to 1024 bytes")
+		return invalidFault("a key has 1 to 1024 bytes")
 	}
 	return nil
 }
 
 func checkStream(name string) error {
 	if name == "" || len(name) > MaxStreamNameBytes {
-		return invalid("a stream's name has 1 to 128 bytes")
+		return invalidFault("a stream's name has 1 to 128 bytes")
 	}
 	for _, c := range []byte(name) {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' && c != '/' {
-			return invalid("a stream's name may have only a-z, 0-9, '.', '_', '-' and '/'")
+			return invalidFault("a stream's name may have only a-z, 0-9, '.', '_', '-' and '/'")
 		}
 	}
 	return nil
 }
 
-func invalid(msg string) error {
+func invalidFault(msg string) error {
 	const remedy = "send less, or split it into several transactions"
 	return fault.New(fault.Invalid, "raftstore.Commit", msg, remedy)
 }

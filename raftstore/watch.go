@@ -21,12 +21,12 @@ type Event struct {
 // eventOverhead is the approximate size in bytes of an event besides its key and value.
 const eventOverhead = 160
 
-// ring keeps the last events for all watches. A watch is a cursor over it and holds no memory of its own. A
-// watch that reads too slowly gets fault Expired.
+// ring keeps the last events for all watches. A watch only has the revision up to which it has read, and
+// keeps no events. A watch that reads too slowly, so that events it needs were dropped, gets fault Expired.
 type ring struct {
 	limit int // bytes kept; the last revision is kept whatever its size
 
-	mu     sync.Mutex // guards what follows; taken alone
+	mu     sync.Mutex // guards the fields below; no other lock is taken while it is held
 	since  Revision   // every event after this revision is kept
 	kept   []revisionEvents
 	size   int           // bytes of kept
@@ -42,8 +42,8 @@ type revisionEvents struct {
 
 func newRing(limit int) *ring { return &ring{limit: limit, notify: make(chan struct{})} }
 
-// add appends the events of one revision and wakes everyone who waits for the state to change. There may be
-// no events.
+// add appends the events of one revision, drops the oldest ones if the ring is over its limit, and wakes
+// everyone who waits for the state to change. A revision may have no events: it still wakes them.
 func (r *ring) add(at Revision, events []Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -86,9 +86,10 @@ func (r *ring) changed() <-chan struct{} {
 	return r.notify
 }
 
-// after returns the events of the first revision after from that changed keys with the prefix. upTo is the
-// revision up to which the caller then knows all events. changed is closed when there may be more. It returns
-// fault Expired when events after from were dropped.
+// after returns the events with which a watch of the prefix continues that knows all events up to revision
+// from. events are those of the first later revision that changed a key with the prefix; there are none if no
+// revision did yet. upTo is the revision up to which the watch knows all events when it has these. changed is
+// closed when there may be more. It returns fault Expired when events after from were dropped.
 func (r *ring) after(
 	from Revision,
 	prefix string,
@@ -103,32 +104,31 @@ func (r *ring) after(
 			"list again, then watch from the listing's revision",
 		)
 	}
-	i, _ := slices.BinarySearchFunc(r.kept, from+1, func(k revisionEvents, at Revision) int {
-		if k.revision < at {
+	// i is the first kept revision after from.
+	i, _ := slices.BinarySearchFunc(r.kept, from+1, func(kept revisionEvents, at Revision) int {
+		if kept.revision < at {
 			return -1
 		}
 		return 1
 	})
-	for ; i < len(r.kept); i++ {
-		from = r.kept[i].revision
+	upTo = from
+	for ; i < len(r.kept) && len(events) == 0; i++ {
+		upTo = r.kept[i].revision
 		for _, e := range r.kept[i].events {
 			if strings.HasPrefix(e.Key, prefix) {
 				e.Item.Value = bytes.Clone(e.Item.Value)
 				events = append(events, e)
 			}
 		}
-		if len(events) > 0 {
-			break
-		}
 	}
-	return events, from, r.notify, nil
+	return events, upTo, r.notify, nil
 }
 
-// Watch is a cursor over the store's events. It needs no closing. One goroutine at a time may use it.
+// Watch is a position in the store's events. It needs no closing. One goroutine at a time may use it.
 type Watch struct {
 	store  *Store
 	prefix string
-	from   Revision
+	from   Revision // every event up to this revision was delivered
 }
 
 // Watch delivers every change of keys with the prefix after revision from, which is the Revision of a Listing

@@ -196,7 +196,7 @@ func matchesLabels(want map[string]string, n access.Node) bool {
 // is none, also for a machine of another kind.
 func (d *Directory) find(ctx context.Context, name string) (state.Machine, error) {
 	if identity.CheckMachineName(name) != nil { // an id passes this check, too
-		return state.Machine{}, noNode(name)
+		return state.Machine{}, noNodeFault(name)
 	}
 	for _, candidate := range []string{name, strings.TrimSuffix(name, "."+d.cfg.Cluster)} {
 		var m state.Stored[state.Machine]
@@ -213,10 +213,10 @@ func (d *Directory) find(ctx context.Context, name string) (state.Machine, error
 			return m.Value, nil
 		}
 	}
-	return state.Machine{}, noNode(name)
+	return state.Machine{}, noNodeFault(name)
 }
 
-func noNode(name string) error {
+func noNodeFault(name string) error {
 	msg := fmt.Sprintf("there is no node %.80q", name)
 	return fault.New(fault.NotFound, "attachments", msg, "list the nodes: tsh ls")
 }

@@ -7,8 +7,9 @@ import (
 	"github.com/hashicorp/raft-wal/types"
 )
 
-// The guards stand between raft-wal and the disk and share one latch. The first failed change trips it. From
-// then on no guard lets a change through, so the library cannot carry on as if nothing had happened.
+// The guards of this file are between raft-wal and the disk and share one latch. The first failed change
+// trips it. From then on the guards refuse every change, so the library cannot go on as if nothing had
+// happened.
 
 // guardFS trips the latch when a change fails. A read that fails does not trip it.
 type guardFS struct {
@@ -16,7 +17,8 @@ type guardFS struct {
 	latch *Latch
 }
 
-// Guard returns fs with every change behind the latch. Reads pass.
+// Guard returns fs with every change guarded: a change that fails trips the latch, and after that every
+// change is refused with the latched fault. Reads are not affected.
 func Guard(fs types.VFS, l *Latch) types.VFS { return guardFS{fs, l} }
 
 // check trips the latch if a change failed with err. ErrExist and ErrNotExist are answers about a name, not
@@ -90,9 +92,10 @@ func (g guardMeta) CommitState(s types.PersistentState) error {
 	return nil
 }
 
-// SetStable reports success once the latch has tripped. raft panics when it cannot keep its term, but it
-// changes the term while it shuts down. Nobody is misled: a latched replica sends nothing to the others
-// (raftstore's guardConn).
+// SetStable stores a value of raft: its term or its vote. It always reports success, and stores nothing after
+// the latch has tripped. raft changes its term while it shuts down, and would panic if it could not store it.
+// Nobody is misled: after the latch has tripped, a replica sends nothing to the others (raftstore's
+// guardConn).
 func (g guardMeta) SetStable(key, value []byte) error {
 	if g.latch.Err() == nil {
 		if err := g.MetaStore.SetStable(key, value); err != nil {

@@ -8,9 +8,9 @@ import (
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
-// Latch remembers the first failure after which a replica must not be trusted to keep anything: a write or
-// fsync that failed, or a command it cannot follow. It is never released; after fsync failed once the kernel
-// may have dropped the pages, and a second fsync that succeeds would prove nothing.
+// Latch remembers the first failure after which a replica must not write anything more: a write or fsync that
+// failed, or a command that it cannot apply. That failure trips the latch, and nothing resets it. After one
+// failed fsync the kernel may have dropped the pages, and a second fsync that succeeds would prove nothing.
 //
 // All methods may be called from any goroutine. They take no other lock.
 type Latch struct {
@@ -23,7 +23,7 @@ type Latch struct {
 // NewLatch returns a latch that has not tripped.
 func NewLatch() *Latch { return &Latch{tripped: make(chan struct{})} }
 
-// Trip latches err unless the latch has tripped before. It returns the failure that is latched.
+// Trip keeps err as the failure, unless the latch has tripped before. It returns the failure that is kept.
 func (l *Latch) Trip(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -32,18 +32,24 @@ type repairingMeta struct {
 	fs types.VFS
 }
 
+// Load implements types.MetaStore: it returns raft-wal's list of segment files. raft-wal calls it before it
+// reads the files, so here is the place to repair the last one. If that turns out to be sealed on disk only,
+// Load seals it in the list, adds the next file to the list, and stores the list.
 func (m repairingMeta) Load(dir string) (types.PersistentState, error) {
 	state, err := m.MetaStore.Load(dir)
 	if err != nil || len(state.Segments) == 0 {
 		return state, err
 	}
 	last := &state.Segments[len(state.Segments)-1]
-	if !last.SealTime.IsZero() {
+	if sealedInList := !last.SealTime.IsZero(); sealedInList {
 		return state, nil
 	}
 	tail, err := repairTail(m.fs, dir, segment.FileName(*last))
-	if err != nil || tail.indexStart == 0 {
+	if err != nil {
 		return state, err
+	}
+	if sealedOnDisk := tail.indexStart != 0; !sealedOnDisk {
+		return state, nil
 	}
 	last.SealTime = time.Now()
 	last.IndexStart = tail.indexStart
@@ -68,7 +74,9 @@ type logTail struct {
 	indexStart uint64 // offset of the index of a sealed file; 0 means the file is not sealed
 }
 
-// repairTail finds the end of the file's last complete commit and makes everything behind it zero, durably.
+// repairTail overwrites everything behind the file's last complete commit with zeros, durably, and returns
+// what is before. A file that does not exist is an empty tail and no error. A file that is damaged before its
+// last commit is fault Internal, and stays as it is.
 func repairTail(fs types.VFS, dir, name string) (logTail, error) {
 	f, err := fs.OpenWriter(dir, name)
 	if errors.Is(err, os.ErrNotExist) {
@@ -89,7 +97,7 @@ func repairTail(fs types.VFS, dir, name string) (logTail, error) {
 }
 
 // raft-wal's file format (its segment/format.go): a header, then frames, each padded to 8 bytes. A commit
-// frame carries the CRC-32C of all bytes since the commit before it.
+// frame ends a batch of entries; it contains the CRC-32C of all bytes since the commit before it.
 const (
 	headerBytes      = 32
 	frameHeaderBytes = 8
@@ -100,13 +108,15 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// scanTail finds the last complete commit. Only the last write before a crash can be torn. A complete commit
-// behind a broken one is therefore damage of another kind, and scanTail returns a fault.
+// scanTail returns what is in the file up to its last complete commit: one whose checksum is right. Only the
+// last write before a crash can be torn. If there is a complete commit behind a broken one, acknowledged data
+// is damaged: scanTail returns a fault.
 func scanTail(data []byte) (logTail, error) {
 	var complete, current logTail
-	broken := false
-	batch := 0 // where the bytes of the next commit begin
+	brokenCommit := false // the last commit frame had a wrong checksum
+	batchStart := 0       // where the bytes that the next commit covers begin
 	for off := headerBytes; off+frameHeaderBytes <= len(data); {
+		// The second field is the length of an entry or an index, and the checksum of a commit.
 		kind, size := data[off], int64(binary.LittleEndian.Uint32(data[off+4:]))
 		switch kind {
 		case frameEntry:
@@ -114,14 +124,14 @@ func scanTail(data []byte) (logTail, error) {
 		case frameIndex:
 			current.indexStart = uint64(off) + frameHeaderBytes
 		case frameCommit:
-			valid := crc32.Checksum(data[batch:off], castagnoli) == uint32(size)
+			valid := crc32.Checksum(data[batchStart:off], castagnoli) == uint32(size)
 			size = 0
-			if valid && broken {
-				return complete, damagedLog()
+			if valid && brokenCommit {
+				return complete, damagedLogFault()
 			}
-			batch, broken = off+frameHeaderBytes, !valid
+			batchStart, brokenCommit = off+frameHeaderBytes, !valid
 			if valid {
-				current.end = int64(batch)
+				current.end = int64(batchStart)
 				complete = current
 			}
 		default:
@@ -135,26 +145,32 @@ func scanTail(data []byte) (logTail, error) {
 	return complete, checkRest(data, complete)
 }
 
-// checkRest looks at what is behind the last commit that scanTail reached. A torn write is one batch at most.
-// A complete batch behind a further commit shows that acknowledged data is damaged. It must not pass for data
-// that was never written, so checkRest returns a fault.
+// checkRest returns a fault when acknowledged data behind the last complete commit is damaged, and nil when
+// there is only a torn write. A torn write is one batch at most. Two commit frames, of which the second has
+// the right checksum of the bytes between them, show that a later batch was written whole. What is broken
+// before the first was then acknowledged, and must not pass for data that was never written.
+//
+// The frames there may be unreadable, so checkRest does not follow them: it looks at every place where a
+// commit frame could be.
 func checkRest(data []byte, complete logTail) error {
-	batch := 0 // behind the last frame that looks like a commit
+	batchStart := 0 // behind the last frame that looks like a commit; 0: there was none
 	start := max(int(complete.end), headerBytes)
 	for off := start; off+frameHeaderBytes <= len(data); off += frameHeaderBytes {
-		if data[off] != frameCommit || data[off+1]|data[off+2]|data[off+3] != 0 {
+		looksLikeCommit := data[off] == frameCommit && data[off+1]|data[off+2]|data[off+3] == 0
+		if !looksLikeCommit {
 			continue
 		}
 		want := binary.LittleEndian.Uint32(data[off+4:])
-		if batch > 0 && crc32.Checksum(data[batch:off], castagnoli) == want {
-			return damagedLog()
+		if batchStart > 0 && crc32.Checksum(data[batchStart:off], castagnoli) == want {
+			return damagedLogFault()
 		}
-		batch = off + frameHeaderBytes
+		batchStart = off + frameHeaderBytes
 	}
 	return nil
 }
 
-func damagedLog() error {
+// damagedLogFault is the fault of a log file in which acknowledged data is damaged.
+func damagedLogFault() error {
 	return fault.New(
 		fault.Internal,
 		"raftstore.Run",
@@ -163,7 +179,8 @@ func damagedLog() error {
 	)
 }
 
-// zeroRest overwrites with zeros what is not zero yet behind end, and syncs the file if it wrote anything.
+// zeroRest overwrites the file behind end with zeros, and syncs it. data is the file's content: blocks that
+// are zero already are not written, and if all are, there is no sync.
 func zeroRest(f types.WritableFile, data []byte, end int64) error {
 	const block = 4096
 	var zeros [block]byte
