@@ -26,8 +26,8 @@ var deniedPrefixes = []netip.Prefix{
 	netip.MustParsePrefix("100.100.100.200/32"),     // Alibaba
 }
 
-// embeddedIPv4 are the blocks of IPv6 addresses that a translator or a tunnel sends on to an IPv4 address,
-// which is contained in the IPv6 address at the offset (in bytes).
+// embeddedIPv4 are the blocks of IPv6 addresses that contain an IPv4 address, to which a translator or a
+// tunnel sends on what it gets. The IPv4 address is at the offset, in bytes.
 var embeddedIPv4 = []struct {
 	block  netip.Prefix
 	offset int
@@ -38,14 +38,15 @@ var embeddedIPv4 = []struct {
 	{netip.MustParsePrefix("2002::/16"), 2},       // RFC 3056, 6to4
 }
 
-// allowedAddress reports whether connections may be forwarded to the address.
+// allowedAddress reports whether connections may be forwarded to the address: it is not in deniedPrefixes,
+// and neither is an IPv4 address that it contains.
 func allowedAddress(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {
 		raw := a.As16()
-		for _, e := range embeddedIPv4 {
-			inner := netip.AddrFrom4([4]byte(raw[e.offset : e.offset+4]))
-			if e.block.Contains(a) && !allowedAddress(inner) {
+		for _, embedded := range embeddedIPv4 {
+			inner := netip.AddrFrom4([4]byte(raw[embedded.offset : embedded.offset+4]))
+			if embedded.block.Contains(a) && !allowedAddress(inner) {
 				return false
 			}
 		}
@@ -57,9 +58,10 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// resolveAllowed resolves a host once and returns the allowed addresses, at most maxAddresses. The caller
-// must dial these addresses and not the name: a second lookup could return another address, which was not
-// checked.
+// resolveAllowed resolves a host, a name or an address, and returns those of its addresses that are allowed,
+// at most maxAddresses. The caller must dial these addresses and not the name: a second lookup could return
+// another address, which was not checked. The error is a fault: Unavailable if the lookup fails, NotFound if
+// there is no address, Denied if none of the addresses is allowed.
 func (f *Forwarder) resolveAllowed(ctx context.Context, host string) ([]netip.Addr, error) {
 	var found []netip.Addr
 	if a, err := netip.ParseAddr(host); err == nil {

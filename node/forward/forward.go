@@ -33,8 +33,8 @@ const (
 	// auditBurst and auditRate (a second) bound the audit events of one connection. Beyond them a forward to
 	// a new target waits.
 	auditBurst, auditRate = 256, 4
-	// maxAudited is how many targets of one connection are remembered, so that each is audited once. When it
-	// is reached, the memory is cleared and every target is audited again.
+	// maxAudited is how many targets of one connection are remembered, so that each is audited only once.
+	// When it is reached they are forgotten, and every target is audited again at its next use.
 	maxAudited = 4096
 	// resolveTimeout and dialTimeout bound the lookup of a name, and the attempts to connect to all of its
 	// addresses.
@@ -80,16 +80,16 @@ type Config struct {
 	}
 	// Sockets is called for each forward. It returns an error once the account may not be used any more.
 	Sockets func() (Sockets, error)
-	// Permit returns an error if the rules no longer allow what a listener was allowed for. It is called for
-	// each connection to a listener.
+	// Permit returns an error if the rules do not allow forwards in this direction now. It is called for each
+	// connection to a listener, because the rules may have changed since the listener was allowed.
 	Permit func(Direction) error
-	// Audit returns once the forward to or from the target, as allowed by the rule, is audited. Nothing is
-	// forwarded before that, nor if it fails.
+	// Audit records that the rule allowed a forward to or from the target, and returns when the event is
+	// durable. Nothing is forwarded before that. If it returns an error, nothing is forwarded at all.
 	Audit func(direction Direction, target, rule string) error
 	// OnData is called whenever the client sends data to what it forwards. Nil: nothing is called.
 	OnData func()
-	// Guard runs the work of each goroutine, and keeps a panic in it from ending the process. Nil: a panic
-	// ends it.
+	// Guard calls the work of each goroutine and recovers a panic in it, so that the process goes on. Nil: a
+	// panic ends the process.
 	Guard func(work func())
 	// Resolve returns the addresses of a name. Nil means the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -191,8 +191,9 @@ func (f *Forwarder) Acquire() (release func(), err error) {
 	}), nil
 }
 
-// audit makes sure that each target in each direction is audited once. It slows down a connection that keeps
-// naming new targets.
+// audit returns nil once a forward in this direction with this target is audited. It calls Config.Audit only
+// for targets that this connection has not used before, and for those it waits if they come faster than
+// auditRate. The error is a fault of kind Exhausted if ctx ends during that wait, or that of Config.Audit.
 func (f *Forwarder) audit(ctx context.Context, direction Direction, target, rule string) error {
 	key := string(direction) + " " + target
 	f.mu.Lock()

@@ -33,8 +33,8 @@ type listener struct {
 }
 
 func (l *listener) close() {
-	for _, ln := range l.sockets {
-		_ = ln.Close()
+	for _, socket := range l.sockets {
+		_ = socket.Close()
 	}
 	l.release()
 }
@@ -52,9 +52,11 @@ func (l *listener) ended() bool {
 // opener returns the name and the extra data of the channel to open for a connection to a listener.
 type opener func(net.Conn) (name string, data []byte)
 
-// Listen listens where the client asks and returns the data of the reply: the port, for a client that asked
-// for any. Until ctx ends, each connection to the listener is forwarded to the client.
-func (f *Forwarder) Listen(ctx context.Context, at Target, rule string) (reply []byte, err error) {
+// Listen serves a request to forward a listener (ssh -R): it listens on target, and forwards each connection
+// to the client until Cancel closes the listener or ctx ends. reply is the data of the reply to the request:
+// the port, which the kernel has chosen if target has port 0. rule is the rule that allows the forward, for
+// the audit event. The error is a fault, or that of Config.Sockets.
+func (f *Forwarder) Listen(ctx context.Context, target Target, rule string) (reply []byte, err error) {
 	sockets, err := f.cfg.Sockets()
 	if err != nil {
 		return nil, err
@@ -64,49 +66,55 @@ func (f *Forwarder) Listen(ctx context.Context, at Target, rule string) (reply [
 		return nil, err
 	}
 	l := &listener{direction: Remote, release: release, done: make(chan struct{})}
-	if err := f.listen(ctx, sockets, l, &at, rule); err != nil {
+	if err := f.listen(ctx, sockets, l, &target, rule); err != nil {
 		release()
 		return nil, err
 	}
 	f.mu.Lock()
-	if old := f.listeners[at.String()]; old != nil {
-		old.release() // a listener that ended by itself: the target would not have been free otherwise
+	if old := f.listeners[target.String()]; old != nil {
+		// The old listener has ended by itself, for example because the helper was killed: otherwise the
+		// target would have been in use. Its place in the quota is given back.
+		old.release()
 	}
-	f.listeners[at.String()] = l
+	f.listeners[target.String()] = l
 	f.mu.Unlock()
-	f.serveListener(ctx, l, func(conn net.Conn) (string, []byte) { return forwardedOpen(at, conn) })
-	return ssh.Marshal(struct{ Port uint32 }{uint32(at.Port)}), nil
+	f.serveListener(ctx, l, func(conn net.Conn) (string, []byte) { return forwardedOpen(target, conn) })
+	return ssh.Marshal(struct{ Port uint32 }{uint32(target.Port)}), nil
 }
 
-// listen audits the target and opens the sockets. It sets the port of at. A port is opened before it is
-// audited, because the kernel may choose it; nothing is accepted until then.
-func (f *Forwarder) listen(ctx context.Context, sockets Sockets, l *listener, at *Target, rule string) error {
-	if at.Path != "" {
-		if err := f.audit(ctx, Remote, at.String(), rule); err != nil {
+// listen opens the sockets of l on target and audits the forward. It sets target.Port to the port that the
+// kernel has chosen. A Unix socket is audited before it is made. A port is opened first, because the audit
+// event must name the chosen port; nothing is accepted before the event. After an error no socket is open.
+func (f *Forwarder) listen(
+	ctx context.Context, sockets Sockets, l *listener, target *Target, rule string,
+) error {
+	if target.Path != "" {
+		if err := f.audit(ctx, Remote, target.String(), rule); err != nil {
 			return err
 		}
-		ln, err := sockets.ListenUnix(ctx, at.Path)
-		l.sockets = []net.Listener{ln}
-		return socketFault(err, at.Path)
+		socket, err := sockets.ListenUnix(ctx, target.Path)
+		l.sockets = []net.Listener{socket}
+		return socketFault(err, target.Path)
 	}
-	on, err := listenLoopback(sockets, at.Host, at.Port)
+	bound, err := listenLoopback(sockets, target.Host, target.Port)
 	if err != nil {
-		return portFault(err, at.Port)
+		return portFault(err, target.Port)
 	}
-	l.sockets = on
-	at.Port = uint16(on[0].Addr().(*net.TCPAddr).Port)
-	if err := f.audit(ctx, Remote, at.String(), rule); err != nil {
-		for _, ln := range on {
-			_ = ln.Close()
+	l.sockets = bound
+	target.Port = uint16(bound[0].Addr().(*net.TCPAddr).Port)
+	if err := f.audit(ctx, Remote, target.String(), rule); err != nil {
+		for _, socket := range bound {
+			_ = socket.Close()
 		}
 		return err
 	}
 	return nil
 }
 
-// listenLoopback listens on loopback addresses only, whatever host was asked for, as OpenSSH's server does by
-// default. An IPv4 or IPv6 address gets the loopback address of its family. Any other host gets both, because
-// a program that connects to "localhost" may take either.
+// listenLoopback listens on the port of loopback addresses, as OpenSSH's server does by default: whatever
+// host the client asked for, other machines cannot connect. For an IPv4 or IPv6 address it listens on the
+// loopback address of that family. For any other host it listens on both, because a program that connects to
+// "localhost" may use either. Port 0 means any port, the same for both.
 func listenLoopback(sockets Sockets, host string, port uint16) ([]net.Listener, error) {
 	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -114,19 +122,21 @@ func listenLoopback(sockets Sockets, host string, port uint16) ([]net.Listener, 
 		if a.Unmap().Is4() {
 			only = v4
 		}
-		ln, err := sockets.Listen(netip.AddrPortFrom(only, port))
-		return []net.Listener{ln}, err
+		socket, err := sockets.Listen(netip.AddrPortFrom(only, port))
+		return []net.Listener{socket}, err
 	}
 	for try := 1; ; try++ {
-		on, err := listenBoth(sockets, v4, v6, port)
-		if port != 0 || try == portTries || !errors.Is(err, syscall.EADDRINUSE) {
-			return on, err
+		bound, err := listenBoth(sockets, v4, v6, port)
+		// A port that the kernel chose for IPv4 may be in use on IPv6: then it chooses another.
+		mayTryAnother := port == 0 && errors.Is(err, syscall.EADDRINUSE) && try < portTries
+		if !mayTryAnother {
+			return bound, err
 		}
 	}
 }
 
-// listenBoth listens on the same port of two addresses. On a machine without IPv6 it listens on the first
-// only.
+// listenBoth listens on the same port of both addresses. Port 0 means that the kernel chooses one for v4,
+// which is then used for v6. On a machine without IPv6 it listens on v4 only.
 func listenBoth(sockets Sockets, v4, v6 netip.Addr, port uint16) ([]net.Listener, error) {
 	first, err := sockets.Listen(netip.AddrPortFrom(v4, port))
 	if err != nil {
@@ -143,7 +153,7 @@ func listenBoth(sockets Sockets, v4, v6 netip.Addr, port uint16) ([]net.Listener
 	return nil, err
 }
 
-// portFault explains why a port cannot be listened on.
+// portFault returns the fault that explains why nothing can listen on a port because of err.
 func portFault(err error, port uint16) error {
 	switch {
 	case errors.Is(err, syscall.EACCES):
@@ -158,22 +168,25 @@ func portFault(err error, port uint16) error {
 		"use another port, or 0 for any")
 }
 
-// Cancel closes a listener. Connections that it accepted go on.
-func (f *Forwarder) Cancel(at Target) error {
+// Cancel closes the listener on target. Connections that it has accepted go on. The error is a fault of kind
+// NotFound if there is no such listener.
+func (f *Forwarder) Cancel(target Target) error {
 	f.mu.Lock()
-	l := f.listeners[at.String()]
-	delete(f.listeners, at.String())
+	l := f.listeners[target.String()]
+	delete(f.listeners, target.String())
 	f.mu.Unlock()
 	if l == nil {
 		return fault.New(fault.NotFound, "node",
-			"this connection does not listen on "+at.String(), "name the address that was requested")
+			"this connection does not listen on "+target.String(), "name the address that was requested")
 	}
 	l.close()
 	return nil
 }
 
-// Agent returns the path of a socket by which programs on the node reach the client's SSH agent. A connection
-// has one such socket. It is made when it is first asked for, and again after it ended by itself.
+// Agent returns the path of a socket by which programs on the node reach the client's SSH agent. All sessions
+// of a connection share one socket. It is made by the first call, and by a later one if the socket has ended
+// by itself since. Its connections are forwarded until ctx ends. The error is a fault, or that of
+// Config.Sockets.
 func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err error) {
 	f.agentMu.Lock()
 	defer f.agentMu.Unlock()
@@ -187,7 +200,7 @@ func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err er
 	if err := f.audit(ctx, Agent, string(Agent), rule); err != nil {
 		return "", err
 	}
-	ln, err := sockets.ListenAgent(ctx)
+	socket, err := sockets.ListenAgent(ctx)
 	if err != nil {
 		return "", fault.Wrap(err, fault.Internal, "node",
 			"on this node, the socket for your SSH agent could not be made: "+fault.DescribeNetwork(err),
@@ -195,15 +208,16 @@ func (f *Forwarder) Agent(ctx context.Context, rule string) (path string, err er
 	}
 	f.agent = &listener{
 		direction: Agent,
-		sockets:   []net.Listener{ln},
+		sockets:   []net.Listener{socket},
 		release:   func() {}, // not counted: there is one for each connection at most
 		done:      make(chan struct{}),
 	}
 	f.serveListener(ctx, f.agent, func(net.Conn) (string, []byte) { return agentChannel, nil })
-	return ln.Addr().String(), nil
+	return socket.Addr().String(), nil
 }
 
-// acquireListener counts one listener against the limits of the connection and of the node.
+// acquireListener counts one listener against the limits of the connection and of the node. The error is a
+// fault of kind Exhausted.
 func (f *Forwarder) acquireListener() (release func(), err error) {
 	f.mu.Lock()
 	n := len(f.listeners)
@@ -221,11 +235,12 @@ func (f *Forwarder) acquireListener() (release func(), err error) {
 	return release, nil
 }
 
-// serveListener accepts connections until the sockets are closed, and then closes done.
+// serveListener starts goroutines that accept connections until the sockets are closed, and then close
+// l.done. It returns at once; Close waits for the goroutines.
 func (f *Forwarder) serveListener(ctx context.Context, l *listener, open opener) {
 	var loops sync.WaitGroup
-	for _, ln := range l.sockets {
-		f.goGuarded(&loops, func() { f.acceptLoop(ctx, l.direction, ln, open) })
+	for _, socket := range l.sockets {
+		f.goGuarded(&loops, func() { f.acceptLoop(ctx, l.direction, socket, open) })
 	}
 	f.running.Go(func() {
 		loops.Wait()
@@ -233,11 +248,12 @@ func (f *Forwarder) serveListener(ctx context.Context, l *listener, open opener)
 	})
 }
 
-// acceptLoop ends when the socket is closed, when the account helper that holds it has ended, or during a
-// pause when ctx ends.
-func (f *Forwarder) acceptLoop(ctx context.Context, direction Direction, ln net.Listener, open opener) {
+// acceptLoop accepts connections and forwards each in a goroutine. It ends when the socket is closed or the
+// account helper that has it has ended. After any other error it waits acceptPause and tries again; if ctx
+// ends meanwhile, so does the loop.
+func (f *Forwarder) acceptLoop(ctx context.Context, direction Direction, socket net.Listener, open opener) {
 	for {
-		conn, err := ln.Accept()
+		conn, err := socket.Accept()
 		if err == nil {
 			f.goGuarded(&f.running, func() { f.forwardConn(ctx, direction, conn, open) })
 			continue
@@ -255,7 +271,10 @@ func (f *Forwarder) acceptLoop(ctx context.Context, direction Direction, ln net.
 	}
 }
 
-// forwardConn opens a channel to the client for an accepted connection, if the current rules still allow it.
+// forwardConn opens a channel to the client for an accepted connection and copies bytes, until they or ctx
+// have ended. It closes the connection at once if the limits are reached, the current rules no longer allow
+// the forward, or the client refuses the channel. Nobody is told why: the program at the other end does not
+// use SSH.
 func (f *Forwarder) forwardConn(ctx context.Context, direction Direction, conn net.Conn, open opener) {
 	defer conn.Close()
 	release, err := f.Acquire()
@@ -267,54 +286,55 @@ func (f *Forwarder) forwardConn(ctx context.Context, direction Direction, conn n
 		return
 	}
 	name, data := open(conn)
-	ch, reqs := f.openChannel(ctx, name, data)
-	if ch == nil {
+	channel, requests := f.openChannel(ctx, name, data)
+	if channel == nil {
 		return
 	}
 	if direction == Remote {
-		ch = activityChannel{ch, f.cfg.OnData}
+		channel = activityChannel{channel, f.cfg.OnData}
 	}
-	f.relay(ctx, ch, reqs, conn)
+	f.relay(ctx, channel, requests, conn)
 }
 
-// openChannel opens a channel to the client. It returns nil if the client refuses, or once ctx ends.
+// openChannel opens a channel to the client. The channel is nil if the client refuses or ctx ends first.
 func (f *Forwarder) openChannel(ctx context.Context, name string, data []byte) (
 	ssh.Channel, <-chan *ssh.Request,
 ) {
 	type opened struct {
-		ch   ssh.Channel
-		reqs <-chan *ssh.Request
+		channel  ssh.Channel
+		requests <-chan *ssh.Request
 	}
 	answer := make(chan opened)
 	go func() { // ends with the client's answer, or with the SSH connection at the latest
-		ch, reqs, err := f.cfg.Client.OpenChannel(name, data)
+		channel, requests, err := f.cfg.Client.OpenChannel(name, data)
 		if err != nil {
-			ch, reqs = nil, nil
+			channel, requests = nil, nil
 		}
 		select {
-		case answer <- opened{ch, reqs}:
+		case answer <- opened{channel, requests}:
 		case <-ctx.Done():
-			if ch != nil {
-				// Too late. Requests that nobody reads would block everything that comes over the SSH
-				// connection, its end included.
-				_ = ch.Close()
-				ssh.DiscardRequests(reqs)
+			if channel != nil {
+				// The client has accepted too late. The requests must be read all the same: otherwise they
+				// would block everything that comes over the SSH connection, its end included.
+				_ = channel.Close()
+				ssh.DiscardRequests(requests)
 			}
 		}
 	}()
 	select {
 	case o := <-answer:
-		return o.ch, o.reqs
+		return o.channel, o.requests
 	case <-ctx.Done():
 		return nil, nil
 	}
 }
 
-// forwardedOpen returns the channel that tells the client of a connection to a listener (RFC 4254 section
-// 7.2). The listener's address is given as the client asked for it.
-func forwardedOpen(at Target, conn net.Conn) (name string, data []byte) {
-	if at.Path != "" {
-		return forwardedStreamlocal, ssh.Marshal(struct{ Path, Reserved string }{at.Path, ""})
+// forwardedOpen returns the name and the data of the channel that is opened for conn, a connection to the
+// listener on target (RFC 4254 section 7.2). The data contain the listener's address exactly as the client
+// asked for it, because clients find the listener by it, and the address of the program that connected.
+func forwardedOpen(target Target, conn net.Conn) (name string, data []byte) {
+	if target.Path != "" {
+		return forwardedStreamlocal, ssh.Marshal(struct{ Path, Reserved string }{target.Path, ""})
 	}
 	originHost, originPort := "127.0.0.1", 0
 	if host, port, err := net.SplitHostPort(conn.RemoteAddr().String()); err == nil {
@@ -326,5 +346,5 @@ func forwardedOpen(at Target, conn net.Conn) (name string, data []byte) {
 		Port       uint32
 		OriginHost string
 		OriginPort uint32
-	}{at.Host, uint32(at.Port), originHost, uint32(originPort)})
+	}{target.Host, uint32(target.Port), originHost, uint32(originPort)})
 }

@@ -19,30 +19,34 @@ const (
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
 
-// relay copies bytes in both directions until both have ended, the client closes the channel, or ctx ends. It
-// closes the channel and the connection, and waits for the client to close its side of the channel.
-func (f *Forwarder) relay(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Request, conn net.Conn) {
-	stop := context.AfterFunc(ctx, func() { conn.Close(); ch.Close() })
+// relay copies bytes between the channel and conn until both directions have ended, the client closes the
+// channel, or ctx ends. It then closes both, and waits for its goroutines and for the client to close its
+// side of the channel. It refuses all requests of the channel.
+func (f *Forwarder) relay(
+	ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request, conn net.Conn,
+) {
+	stop := context.AfterFunc(ctx, func() { conn.Close(); channel.Close() })
 	defer stop()
 	var directions sync.WaitGroup
-	f.goGuarded(&directions, func() { copyToConn(conn, ch) })
-	f.goGuarded(&directions, func() { copyToChannel(ch, conn) })
-	var requests sync.WaitGroup
-	f.goGuarded(&requests, func() {
-		for r := range reqs { // closed when the client closes the channel, or with the SSH connection
+	f.goGuarded(&directions, func() { copyToConn(conn, channel) })
+	f.goGuarded(&directions, func() { copyToChannel(channel, conn) })
+	var refusing sync.WaitGroup
+	f.goGuarded(&refusing, func() {
+		for r := range requests { // ends when the client closes the channel, or with the SSH connection
 			_ = r.Reply(false, nil)
 		}
-		_ = conn.SetReadDeadline(time.Unix(1, 0)) // nobody takes what would still come
+		// The client takes no more data: reads fail from now on. What it has sent is still delivered to conn.
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
 		_ = conn.SetWriteDeadline(time.Now().Add(lingerTime))
 	})
 	directions.Wait()
-	_ = ch.Close()
+	_ = channel.Close()
 	_ = conn.Close()
-	requests.Wait()
+	refusing.Wait()
 }
 
-// copyToConn delivers what the client sends, and its end of file. After an error it closes the channel, so
-// that the client sends no more.
+// copyToConn copies what the client sends to conn. At the client's end of file it closes the sending half of
+// conn. After an error it closes the channel, so that the client sends no more, and ends reads from conn.
 func copyToConn(conn net.Conn, ch ssh.Channel) {
 	if !copyUntilEOF(conn, ch) {
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
@@ -54,7 +58,8 @@ func copyToConn(conn net.Conn, ch ssh.Channel) {
 	}
 }
 
-// copyToChannel delivers what the connection sends, and its end of file.
+// copyToChannel copies what conn sends to the client. At the end of file it tells the client of it; the
+// client may still send. After an error it closes the channel.
 func copyToChannel(ch ssh.Channel, conn net.Conn) {
 	if copyUntilEOF(ch, conn) {
 		_ = ch.CloseWrite()
@@ -63,8 +68,8 @@ func copyToChannel(ch ssh.Channel, conn net.Conn) {
 	_ = ch.Close()
 }
 
-// copyUntilEOF copies bytes and reports whether it reached the end of file. It hides ReadFrom and WriteTo of
-// the two, which would allocate buffers of their own.
+// copyUntilEOF copies bytes until the end of file or an error, and reports whether it reached the end of
+// file. It hides ReadFrom and WriteTo of the two, which would allocate buffers of their own.
 func copyUntilEOF(to io.Writer, from io.Reader) bool {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)

@@ -101,7 +101,7 @@ func parseListenTCP(data []byte) (Target, error) {
 
 var errInvalidPort = fault.New(fault.Invalid, "node", "the port is invalid", "use a port from 1 to 65535")
 
-// portNumber returns 0 for a number that is not a port.
+// portNumber returns n as a port, or 0 if it is too large for one.
 func portNumber(n uint32) uint16 {
 	if n > 65535 {
 		return 0
@@ -109,6 +109,7 @@ func portNumber(n uint32) uint16 {
 	return uint16(n)
 }
 
+// check returns a fault of kind Invalid if the target cannot be that of a channel or request of that name.
 func (t Target) check(name string) error {
 	switch name {
 	case DirectTCP:

@@ -25,18 +25,20 @@ const (
 	idOffset   = 40 // after a 16-bit type, padding, a 32-bit process id and the line
 )
 
-// layout is how glibc lays out the records. On amd64 they keep 32-bit times for compatibility; on arm64 times
-// were 64 bits wide from the start.
-type layout struct{ wide bool }
+// recordLayout is how glibc lays out the records. On amd64 they keep 32-bit times for compatibility; on arm64
+// times were 64 bits wide from the start.
+type recordLayout struct{ wide bool }
 
-// hostLayout returns this machine's layout. On other processors no records are kept.
-func hostLayout() (layout, bool) {
-	known := runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
-	return layout{wide: runtime.GOARCH == "arm64"}, known
+// hostLayout returns this machine's layout. known is false on processors for which the layout is not known;
+// there no records are kept.
+func hostLayout() (layout recordLayout, known bool) {
+	known = runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
+	return recordLayout{wide: runtime.GOARCH == "arm64"}, known
 }
 
-// utmp encodes one entry of utmp and wtmp (struct utmp). The entry of an ended process names no user.
-func (l layout) utmp(kind int, e Entry, pid int, now time.Time) []byte {
+// utmp encodes one entry of utmp and wtmp (struct utmp). kind is userProcess or deadProcess; an entry for a
+// process that has ended names no user.
+func (l recordLayout) utmp(kind int, e Entry, pid int, now time.Time) []byte {
 	var b bytes.Buffer
 	// Both processors are little-endian. Writing to memory never fails.
 	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) }
@@ -44,7 +46,7 @@ func (l layout) utmp(kind int, e Entry, pid int, now time.Time) []byte {
 	put(int32(kind)) // 16 bits and padding
 	put(int32(pid))
 	text(e.Line, lineBytes)
-	text(e.Line[max(0, len(e.Line)-idBytes):], idBytes)
+	text(e.Line[max(0, len(e.Line)-idBytes):], idBytes) // the entry's id: the end of the terminal's name
 	if kind == userProcess {
 		text(e.Login, userBytes)
 		text(hostName(e.From), hostBytes)
@@ -66,7 +68,7 @@ func (l layout) utmp(kind int, e Entry, pid int, now time.Time) []byte {
 }
 
 // lastlog encodes the record of an account's last login (struct lastlog).
-func (l layout) lastlog(e Entry, now time.Time) []byte {
+func (l recordLayout) lastlog(e Entry, now time.Time) []byte {
 	b := make([]byte, 0, 8+lineBytes+hostBytes)
 	if l.wide {
 		b = binary.LittleEndian.AppendUint64(b, uint64(now.Unix()))

@@ -43,46 +43,48 @@ func (f Files) now() time.Time {
 	return f.Now()
 }
 
-// MarkActive shows the terminal in utmp as used by the process. It is called before the program starts, with
-// the agent's own process id, and again with the program's: a program that looks for itself in utmp always
-// finds the terminal.
+// MarkActive writes to utmp that the process pid uses the terminal. It is called twice: before the program
+// starts, with the agent's own process id, and then with the program's. So a program that looks for itself in
+// utmp finds the terminal from its first moment on.
 func (f Files) MarkActive(e Entry, pid int) error {
-	l, ok := hostLayout()
+	layout, ok := hostLayout()
 	if !ok {
 		return nil
 	}
-	return replaceEntry(f.path("run/utmp"), l.utmp(userProcess, e, pid, f.now()))
+	return replaceEntry(f.path("run/utmp"), layout.utmp(userProcess, e, pid, f.now()))
 }
 
-// RecordLogin adds the login to the permanent records, wtmp and lastlog.
+// RecordLogin adds the login to wtmp, the history of logins, and makes it the account's last login in
+// lastlog.
 func (f Files) RecordLogin(e Entry, pid int) error {
-	l, ok := hostLayout()
+	layout, ok := hostLayout()
 	if !ok {
 		return nil
 	}
 	now := f.now()
-	last := l.lastlog(e, now)
+	last := layout.lastlog(e, now)
 	return errors.Join(
-		appendEntry(f.path("var/log/wtmp"), l.utmp(userProcess, e, pid, now)),
+		appendEntry(f.path("var/log/wtmp"), layout.utmp(userProcess, e, pid, now)),
 		updateLocked(f.path("var/log/lastlog"), func(file *os.File) error {
-			_, err := file.WriteAt(last, int64(e.UID)*int64(len(last)))
+			_, err := file.WriteAt(last, int64(e.UID)*int64(len(last))) // by user id
 			return err
 		}))
 }
 
-// RecordLogout shows the terminal as unused in utmp, and adds the end of the login to wtmp.
+// RecordLogout writes to utmp that the terminal is not used any more, and adds the end of the login to wtmp.
 func (f Files) RecordLogout(e Entry, pid int) error {
-	l, ok := hostLayout()
+	layout, ok := hostLayout()
 	if !ok {
 		return nil
 	}
-	b := l.utmp(deadProcess, e, pid, f.now())
+	b := layout.utmp(deadProcess, e, pid, f.now())
 	return errors.Join(replaceEntry(f.path("run/utmp"), b), appendEntry(f.path("var/log/wtmp"), b))
 }
 
-// LastLogin returns when and from where the account logged in last. ok is false if there is no record of it.
+// LastLogin returns when the account logged in last, and from which address; from may be empty. ok is false
+// if there is no record of it.
 func (f Files) LastLogin(uid uint32) (at time.Time, from string, ok bool) {
-	l, known := hostLayout()
+	layout, known := hostLayout()
 	if !known {
 		return at, "", false
 	}
@@ -91,12 +93,12 @@ func (f Files) LastLogin(uid uint32) (at time.Time, from string, ok bool) {
 		return at, "", false
 	}
 	defer file.Close()
-	b := l.lastlog(Entry{}, at)
+	b := layout.lastlog(Entry{}, at) // only for its length: the bytes are overwritten
 	if _, err := file.ReadAt(b, int64(uid)*int64(len(b))); err != nil {
 		return at, "", false // the account never logged in
 	}
 	seconds := int64(binary.LittleEndian.Uint32(b))
-	if l.wide {
+	if layout.wide {
 		seconds = int64(binary.LittleEndian.Uint64(b))
 	}
 	host, _, _ := strings.Cut(string(b[len(b)-hostBytes:]), "\x00")
@@ -106,7 +108,8 @@ func (f Files) LastLogin(uid uint32) (at time.Time, from string, ok bool) {
 // maxUtmp bounds, in bytes, what is read of utmp: some 2,600 terminals.
 const maxUtmp = 1 << 20
 
-// replaceEntry overwrites the entry that has the same id, or adds the entry at the end of the file.
+// replaceEntry overwrites the entry in the file that has the same id as entry. If there is none, it adds
+// entry at the end.
 func replaceEntry(path string, entry []byte) error {
 	return updateLocked(path, func(file *os.File) error {
 		all, err := io.ReadAll(io.LimitReader(file, maxUtmp))
@@ -124,7 +127,7 @@ func replaceEntry(path string, entry []byte) error {
 	})
 }
 
-// sameID reports whether old is an entry of a process with the id of the entry.
+// sameID reports whether old is an entry of a process and has the same id as entry.
 func sameID(old, entry []byte) bool {
 	kind := old[kindOffset]
 	return kind >= initProcess && kind <= deadProcess &&
@@ -143,7 +146,7 @@ func appendEntry(path string, entry []byte) error {
 	})
 }
 
-// lockTries and lockPause bound the wait for a lock to 200 ms: every account may read the records, and so
+// lockTries and lockPause bound the wait for a lock to 200 ms: every account may read the layout, and so
 // lock them, and a session must not wait for that.
 const (
 	lockTries = 20
@@ -153,8 +156,9 @@ const (
 // errLocked says that another process kept a record locked for as long as we wait.
 var errLocked = errors.New("a login record is locked by another process")
 
-// updateLocked opens a record, locks it against other writers of the machine and calls fn. It does nothing if
-// the file does not exist. The lock belongs to the open file (fcntl(2), F_OFD_SETLK): it also excludes other
+// updateLocked opens the file at path, locks it against other writers of the machine, calls fn and returns
+// its error. It does nothing if the file does not exist, and returns errLocked if another writer holds the
+// lock for too long. The lock belongs to the open file (fcntl(2), F_OFD_SETLK): it also excludes other
 // sessions of this process, and closing the file releases it.
 func updateLocked(path string, fn func(*os.File) error) error {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
