@@ -62,6 +62,8 @@ func TestNodeEventsNameTheNodeThatSentThem(t *testing.T) {
 	}
 }
 
+// For every registered code: a node and a proxy may send it only if it is about what that kind of machine
+// knows.
 func TestMachinesReportOnlyTheirEventCodes(t *testing.T) {
 	t.Parallel()
 	log := newLog(t)
@@ -90,6 +92,8 @@ func TestMachinesReportOnlyTheirEventCodes(t *testing.T) {
 	}
 }
 
+// One malformed event makes the whole call fail, and none of its events is stored. The largest allowed call
+// succeeds.
 func TestMalformedEventsAreRefusedTogether(t *testing.T) {
 	t.Parallel()
 	log := newLog(t)

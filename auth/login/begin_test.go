@@ -6,6 +6,8 @@ import (
 	"testing"
 )
 
+// Whatever loopbackCallback accepts must be a loopback address with a port and the path /callback, and
+// nothing else: the one-time code is sent there.
 func FuzzLoopbackCallback(f *testing.F) {
 	for _, s := range []string{
 		"http://127.0.0.1:1/callback",

@@ -57,6 +57,8 @@ var malformedCallbacks = []string{
 	callback + "\n",
 }
 
+// A login link may come from an attacker. One that tsh would not make is refused before anything is stored,
+// and counted.
 func TestMalformedLoginLinksAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -130,6 +132,8 @@ func TestOnlyProxiesMayCall(t *testing.T) {
 	}
 }
 
+// With several connectors Begin returns the choice; an unknown or missing connector is an error that says
+// what to do.
 func TestConnectorIsChosen(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -160,6 +164,8 @@ func (f *fixture) begin(c client) authrpc.FinishOIDCRequest {
 	return f.signIn(res, "alice@example.com", "wonderland")
 }
 
+// An attacker sends the victim's browser to the callback with the attacker's own code (login CSRF), or with
+// the response of another provider (mix-up). Neither may log in, nor write to the store.
 func TestCallbackOfAnotherBrowserIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -182,6 +188,8 @@ func TestCallbackOfAnotherBrowserIsRefused(t *testing.T) {
 	})
 }
 
+// What the provider refuses, or what its token fails, reaches the user with the reason. The user is not
+// identified, so nothing is written to the store.
 func TestProviderRefusalIsReportedAndNotStored(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -217,26 +225,27 @@ func TestNothingIsStoredBeforeTheFactor(t *testing.T) {
 	f.noWrites(func() { f.identify(newClient(t)) })
 }
 
+// A sealed attempt opens only at its own step, unaltered and in time.
 func TestAttemptIsBoundToStageTimeAndContent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	req := f.begin(newClient(t))
-	i := f.identify(newClient(t))
+	identified := f.identify(newClient(t))
 	f.noWrites(func() {
 		_, err := f.prove(req.Attempt, "123456")
 		f.wantFault(err, fault.Invalid, "does not belong to a login of this cluster at this step")
 		swapped := req
-		swapped.Attempt = i.Attempt
+		swapped.Attempt = identified.Attempt
 		_, err = f.Identify(t.Context(), proxyIdentity, swapped)
 		f.wantFault(err, fault.Invalid, "at this step")
-		for at := 0; at < len(i.Attempt); at += 7 {
-			b := []byte(i.Attempt)
+		for at := 0; at < len(identified.Attempt); at += 7 {
+			b := []byte(identified.Attempt)
 			b[at] ^= 1
 			if _, err := f.prove(string(b), "123456"); !fault.Is(err, fault.Invalid) {
 				t.Errorf("byte %d altered: got %v, want it refused", at, err)
 			}
 		}
-		shorter, longer := i.Attempt[:len(i.Attempt)-4], i.Attempt+"AAAA"
+		shorter, longer := identified.Attempt[:len(identified.Attempt)-4], identified.Attempt+"AAAA"
 		for _, text := range []string{shorter, longer, "AQ", "!", strings.Repeat("A", 5000)} {
 			_, err = f.prove(text, "123456")
 			f.wantFault(err, fault.Invalid, "start again")
@@ -244,7 +253,7 @@ func TestAttemptIsBoundToStageTimeAndContent(t *testing.T) {
 		_, err = f.prove("", "123456")
 		f.wantFault(err, fault.Invalid, "cookies")
 		f.advance(login.AttemptLife)
-		_, err = f.prove(i.Attempt, f.code(i.Enrol.Secret))
+		_, err = f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
 		f.wantFault(err, fault.Expired, "start again: tsh login")
 		_, err = f.Identify(t.Context(), proxyIdentity, req)
 		f.wantFault(err, fault.Expired, "start again: tsh login")
@@ -269,14 +278,16 @@ func TestNewRefusesAnIncompleteConfig(t *testing.T) {
 	}
 }
 
+// A sealed attempt must fit into a cookie and not show its content. A user with too many claims is refused
+// at Identify, and that is an audit event because the user is identified.
 func TestAttemptFitsACookieAndIsSealed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	c := newClient(t)
 	res, err := f.Begin(t.Context(), proxyIdentity, c.begin())
 	f.must(err)
-	i := f.identify(c)
-	for _, text := range []string{res.Attempt, i.Attempt} {
+	identified := f.identify(c)
+	for _, text := range []string{res.Attempt, identified.Attempt} {
 		if len(text) > 3800 || strings.Contains(text, c.state) {
 			t.Errorf("got an attempt of %d bytes, want one that fits and is sealed", len(text))
 		}
@@ -293,13 +304,15 @@ func TestAttemptFitsACookieAndIsSealed(t *testing.T) {
 	}
 }
 
+// The same attempt may be tried again after a wrong code. Five wrong codes in a row lock the user out;
+// during the lockout nothing is written.
 func TestWrongCodesMayBeCorrectedUntilLockout(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	secret, _ := f.enrol(newClient(t))
 	c := newClient(t)
-	i := f.identify(c)
-	if i.Enrol != nil {
+	identified := f.identify(c)
+	if identified.Enrol != nil {
 		t.Fatal("got an enrolment for a user who has a factor")
 	}
 	wrong := "000000"
@@ -307,25 +320,25 @@ func TestWrongCodesMayBeCorrectedUntilLockout(t *testing.T) {
 		wrong = "000001"
 	}
 	for range 4 {
-		_, err := f.prove(i.Attempt, wrong)
+		_, err := f.prove(identified.Attempt, wrong)
 		f.wantFault(err, fault.Denied, "wrong")
 	}
-	p, err := f.prove(i.Attempt, f.code(secret))
+	proved, err := f.prove(identified.Attempt, f.code(secret))
 	f.must(err)
-	_, err = f.prove(i.Attempt, f.code(secret))
+	_, err = f.prove(identified.Attempt, f.code(secret))
 	f.wantFault(err, fault.Denied, "used already")
-	if _, err := f.Redeem(t.Context(), c.redeem(codeOf(t, p, c))); err != nil {
+	if _, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c))); err != nil {
 		t.Error(err)
 	}
 	f.advance(time.Minute)
 	for range 4 {
-		_, err := f.prove(i.Attempt, wrong)
+		_, err := f.prove(identified.Attempt, wrong)
 		f.wantFault(err, fault.Denied, "wrong")
 	}
-	_, err = f.prove(i.Attempt, wrong)
+	_, err = f.prove(identified.Attempt, wrong)
 	f.wantFault(err, fault.Exhausted, "try again in 30s")
 	f.noWrites(func() {
-		_, err = f.prove(i.Attempt, f.code(secret))
+		_, err = f.prove(identified.Attempt, f.code(secret))
 		f.wantFault(err, fault.Exhausted, "try again in 30s")
 	})
 	for _, e := range f.events(audit.LoginRefused) {
@@ -347,16 +360,17 @@ func TestFirstConfirmedEnrolmentWins(t *testing.T) {
 	f.wantFault(err, fault.Expired, "already enrolled")
 }
 
+// Twenty requests enter the same TOTP code at once. Exactly one of them may log in.
 func TestConcurrentUseOfOneCodeLogsInOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	secret, _ := f.enrol(newClient(t))
-	i, code := f.identify(newClient(t)), f.code(secret)
+	identified, code := f.identify(newClient(t)), f.code(secret)
 	var logins atomic.Int32
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
-			if _, err := f.prove(i.Attempt, code); err == nil {
+			if _, err := f.prove(identified.Attempt, code); err == nil {
 				logins.Add(1)
 			} else if !fault.Is(err, fault.Denied) {
 				t.Errorf("got %v, want denied", err)
@@ -376,17 +390,19 @@ func TestRecoveryCodesLogIn(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	c := newClient(t)
-	i := f.identify(c)
-	first, err := f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	identified := f.identify(c)
+	first, err := f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
 	f.must(err)
-	p, err := f.prove(f.identify(c).Attempt, first.RecoveryCodes[9])
+	proved, err := f.prove(f.identify(c).Attempt, first.RecoveryCodes[9])
 	f.must(err)
-	a, err := f.Redeem(t.Context(), c.redeem(codeOf(t, p, c)))
-	if err != nil || a.Who().Factor != "recovery" {
-		t.Errorf("got factor %q and %v, want recovery", a.Who().Factor, err)
+	assured, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c)))
+	if err != nil || assured.Who().Factor != "recovery" {
+		t.Errorf("got factor %q and %v, want recovery", assured.Who().Factor, err)
 	}
 }
 
+// A stolen one-time code cannot be redeemed with another verifier or other keys, and trying so does not
+// spoil it for the client that began the login.
 func TestOneTimeCodeIsBoundToItsClient(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -407,10 +423,10 @@ func TestOneTimeCodeIsBoundToItsClient(t *testing.T) {
 		for name, change := range cases {
 			req := good
 			change(&req)
-			a, err := f.Redeem(t.Context(), req)
+			assured, err := f.Redeem(t.Context(), req)
 			if k := fault.KindOf(err); k != fault.Denied && k != fault.Expired || fault.Remedy(err) == "" ||
-				a.Who().Kind != "" {
-				t.Errorf("%s: got %+v and %v, want nobody", name, a.Who(), err)
+				assured.Who().Kind != "" {
+				t.Errorf("%s: got %+v and %v, want nobody", name, assured.Who(), err)
 			}
 		}
 	})
@@ -421,6 +437,7 @@ func TestOneTimeCodeIsBoundToItsClient(t *testing.T) {
 	f.wantFault(err, fault.Expired, "used already")
 }
 
+// Sixteen calls redeem the same one-time code at once. Exactly one may succeed.
 func TestConcurrentRedeemSucceedsOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -474,6 +491,8 @@ func TestStoredHashRedeemsNothing(t *testing.T) {
 	}
 }
 
+// A client commits to a key for which no certificate may be issued. Redeem refuses it before it looks for
+// the code.
 func TestUnacceptableKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -542,25 +561,25 @@ func TestRolesRevokedBeforeRedeemAreNotGranted(t *testing.T) {
 	secret, _ := f.enrol(c)
 	alice := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
 	give := func(roles ...string) {
-		u, err := f.state.User(t.Context(), alice)
+		user, err := f.state.User(t.Context(), alice)
 		f.must(err)
-		u.Value.Roles = roles
-		f.must(f.state.Users.PutUser(t.Context(), u, u.Value))
+		user.Value.Roles = roles
+		f.must(f.state.Users.PutUser(t.Context(), user, user.Value))
 	}
 	give("ops")
 	c = newClient(t)
 	code := f.logIn(c, secret)
 	give()
-	a, err := f.Redeem(t.Context(), c.redeem(code))
-	if got := strings.Join(a.Who().Roles, " "); err != nil || got != "dev" {
+	assured, err := f.Redeem(t.Context(), c.redeem(code))
+	if got := strings.Join(assured.Who().Roles, " "); err != nil || got != "dev" {
 		t.Errorf("got roles %q, %v, want only those of the connector", got, err)
 	}
 	f.advance(time.Minute)
 	c = newClient(t)
 	code = f.logIn(c, secret)
-	u, err := f.state.User(t.Context(), alice)
+	user, err := f.state.User(t.Context(), alice)
 	f.must(err)
-	f.must(f.state.Users.RemoveUser(t.Context(), u))
+	f.must(f.state.Users.RemoveUser(t.Context(), user))
 	_, err = f.Redeem(t.Context(), c.redeem(code))
 	f.wantFault(err, fault.Expired, "tsh login")
 }

@@ -49,12 +49,13 @@ func (f *fixture) approve(handle string) authrpc.ProveFactorResponse {
 	f.t.Helper()
 	begun, err := f.Begin(f.t.Context(), proxyIdentity, openLink(handle, true))
 	f.must(err)
-	i, err := f.Identify(f.t.Context(), proxyIdentity, f.signIn(begun, "alice@example.com", "wonderland"))
+	back := f.signIn(begun, "alice@example.com", "wonderland")
+	identified, err := f.Identify(f.t.Context(), proxyIdentity, back)
 	f.must(err)
-	if i.Headless == nil || i.Headless.From != "203.0.113.9" {
-		f.t.Errorf("got %+v beside the second factor, want the requesting machine", i.Headless)
+	if identified.Headless == nil || identified.Headless.From != "203.0.113.9" {
+		f.t.Errorf("got %+v beside the second factor, want the requesting machine", identified.Headless)
 	}
-	done, err := f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	done, err := f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
 	f.must(err)
 	return done
 }
@@ -63,6 +64,8 @@ func (f *fixture) redeemHeadless(by authrpc.Caller, handle string, c client) (lo
 	return f.RedeemHeadless(f.t.Context(), by, authrpc.RedeemHeadlessRequest{Handle: handle, Keys: c.keys()})
 }
 
+// The whole headless login: a machine without a browser gets a link, a user confirms the prompt in a browser
+// elsewhere and passes provider and factor, and the machine redeems the login once.
 func TestHeadlessLoginIsApprovedInAnotherBrowser(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -88,13 +91,13 @@ func TestHeadlessLoginIsApprovedInAnotherBrowser(t *testing.T) {
 		len(done.RecoveryCodes) == 0 {
 		t.Errorf("got %+v, want no redirect to a loopback callback", done)
 	}
-	a, ok, err := f.redeemHeadless(callerAt("203.0.113.9:40777"), asked.Handle, c)
-	if err != nil || !ok || a.Who().Name != "alice@example.com" || a.Who().Factor != "totp" ||
-		a.MaxTTL() != login.HeadlessLife {
-		t.Fatalf("got %+v, %v, %v, want alice for an hour at most", a.Who(), ok, err)
+	assured, ok, err := f.redeemHeadless(callerAt("203.0.113.9:40777"), asked.Handle, c)
+	if err != nil || !ok || assured.Who().Name != "alice@example.com" || assured.Who().Factor != "totp" ||
+		assured.MaxTTL() != login.HeadlessLife {
+		t.Fatalf("got %+v, %v, %v, want alice for an hour at most", assured.Who(), ok, err)
 	}
 	want := []netip.Prefix{netip.MustParsePrefix("203.0.113.9/32")}
-	if got := a.Who().SourceAddresses; !slices.Equal(got, want) {
+	if got := assured.Who().SourceAddresses; !slices.Equal(got, want) {
 		t.Errorf("got it pinned to %v, want %v", got, want)
 	}
 	if _, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, c); ok || err != nil {
@@ -116,12 +119,13 @@ func TestHeadlessLoginIsApprovedOnce(t *testing.T) {
 	f.approve(asked.Handle)
 	_, err = f.prove(bob.Attempt, f.code(bob.Enrol.Secret))
 	f.wantFault(err, fault.Expired, "approved already")
-	if a, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil ||
-		a.Who().Name != "alice@example.com" {
-		t.Errorf("got %q, %v, %v, want the first to have approved", a.Who().Name, ok, err)
+	if assured, ok, err := f.redeemHeadless(headlessMachine, asked.Handle, c); !ok || err != nil ||
+		assured.Who().Name != "alice@example.com" {
+		t.Errorf("got %q, %v, %v, want the first to have approved", assured.Who().Name, ok, err)
 	}
 }
 
+// An IPv6 host may change its address within its /64, so the login is pinned to that network.
 func TestHeadlessLoginIsPinnedToAnIPv6Network(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -136,17 +140,20 @@ func TestHeadlessLoginIsPinnedToAnIPv6Network(t *testing.T) {
 	}
 	begun, err := f.Begin(t.Context(), proxyIdentity, openLink(asked.Handle, true))
 	f.must(err)
-	i, err := f.Identify(t.Context(), proxyIdentity, f.signIn(begun, "alice@example.com", "wonderland"))
+	back := f.signIn(begun, "alice@example.com", "wonderland")
+	identified, err := f.Identify(t.Context(), proxyIdentity, back)
 	f.must(err)
-	_, err = f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	_, err = f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
 	f.must(err)
 	otherHost := callerAt("[2001:db8:1:2:ffff::1]:9") // hosts change the rest of the address every day
-	a, ok, err := f.redeemHeadless(otherHost, asked.Handle, c)
-	if err != nil || !ok || a.Who().SourceAddresses[0] != netip.MustParsePrefix("2001:db8:1:2::/64") {
-		t.Errorf("got %v, %v, %v, want it pinned to the /64", a.Who().SourceAddresses, ok, err)
+	assured, ok, err := f.redeemHeadless(otherHost, asked.Handle, c)
+	if err != nil || !ok || assured.Who().SourceAddresses[0] != netip.MustParsePrefix("2001:db8:1:2::/64") {
+		t.Errorf("got %v, %v, %v, want it pinned to the /64", assured.Who().SourceAddresses, ok, err)
 	}
 }
 
+// Only the client that requested a headless login may redeem it, from its own network and with its own keys.
+// Refused tries write nothing, and do not spoil the login.
 func TestInvalidHeadlessLoginsAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

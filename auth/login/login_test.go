@@ -76,6 +76,8 @@ func (f *fixture) advance(d time.Duration) {
 	f.now = f.now.Add(d)
 }
 
+// newFixture makes a cluster with the connector corp, whose provider knows alice, with roles, and bob,
+// without.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	s := state.New(raftstoretest.Open(t))
@@ -202,6 +204,7 @@ type client struct {
 	x509            crypto.PublicKey
 }
 
+// newClient makes a client with new keys, a new verifier and a new state.
 func newClient(t *testing.T) client {
 	t.Helper()
 	public, _, err := ed25519.GenerateKey(rand.Reader)
@@ -250,15 +253,15 @@ func (c client) redeem(code string) authrpc.RedeemLoginRequest {
 // signIn fills in the provider's page and returns the callback parameters that the proxy gets.
 func (f *fixture) signIn(res authrpc.BeginLoginResponse, user, password string) authrpc.FinishOIDCRequest {
 	f.t.Helper()
-	p, err := formbrowser.New(nil, origin).Open(f.t.Context(), res.Redirect)
-	if err == nil && p.Location == "" {
-		p, err = p.Submit(f.t.Context(), map[string]string{"login": user, "password": password})
+	page, err := formbrowser.New(nil, origin).Open(f.t.Context(), res.Redirect)
+	if err == nil && page.Location == "" {
+		page, err = page.Submit(f.t.Context(), map[string]string{"login": user, "password": password})
 	}
 	f.must(err)
-	back, err := url.Parse(p.Location)
+	back, err := url.Parse(page.Location)
 	f.must(err)
-	if !strings.HasPrefix(p.Location, origin+authrpc.CallbackPath("corp")+"?") {
-		f.t.Fatalf("got status %d to %q, want the proxy's callback", p.Status, p.Location)
+	if !strings.HasPrefix(page.Location, origin+authrpc.CallbackPath("corp")+"?") {
+		f.t.Fatalf("got status %d to %q, want the proxy's callback", page.Status, page.Location)
 	}
 	q := back.Query()
 	return authrpc.FinishOIDCRequest{
@@ -302,30 +305,30 @@ func (f *fixture) prove(attempt, code string) (authrpc.ProveFactorResponse, erro
 // by one TOTP step.
 func (f *fixture) enrol(c client) (secret, code string) {
 	f.t.Helper()
-	i := f.identify(c)
-	if i.Enrol == nil {
+	identified := f.identify(c)
+	if identified.Enrol == nil {
 		f.t.Fatal("got no enrolment, want one at the first login")
 	}
-	p, err := f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	proved, err := f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
 	f.must(err)
 	f.advance(30 * time.Second)
-	return i.Enrol.Secret, codeOf(f.t, p, c)
+	return identified.Enrol.Secret, codeOf(f.t, proved, c)
 }
 
 // logIn logs alice in with her factor. It advances the clock by one TOTP step.
 func (f *fixture) logIn(c client, secret string) (code string) {
 	f.t.Helper()
-	p, err := f.prove(f.identify(c).Attempt, f.code(secret))
+	proved, err := f.prove(f.identify(c).Attempt, f.code(secret))
 	f.must(err)
 	f.advance(30 * time.Second)
-	return codeOf(f.t, p, c)
+	return codeOf(f.t, proved, c)
 }
 
-func codeOf(t *testing.T, p authrpc.ProveFactorResponse, c client) string {
+func codeOf(t *testing.T, proved authrpc.ProveFactorResponse, c client) string {
 	t.Helper()
-	u, err := url.Parse(p.Redirect)
-	if err != nil || !strings.HasPrefix(p.Redirect, callback+"?") || u.Query().Get("state") != c.state {
-		t.Fatalf("got %q and %v, want tsh's callback with its state", p.Redirect, err)
+	u, err := url.Parse(proved.Redirect)
+	if err != nil || !strings.HasPrefix(proved.Redirect, callback+"?") || u.Query().Get("state") != c.state {
+		t.Fatalf("got %q and %v, want tsh's callback with its state", proved.Redirect, err)
 	}
 	return u.Query().Get("code")
 }
@@ -342,6 +345,8 @@ func (f *fixture) events(code audit.Code) (out []audit.Event) {
 	return out
 }
 
+// The whole login in a browser, first with enrolment and then with the factor. Assured and the audit events
+// must say what the provider, the user's record and the client said.
 func TestUserLogsIn(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -350,15 +355,15 @@ func TestUserLogsIn(t *testing.T) {
 	if _, err := f.Redeem(t.Context(), c.redeem(first)); err != nil {
 		t.Fatal(err)
 	}
-	u, err := f.state.User(t.Context(), identity.UserKey{Connector: "corp", Subject: "sub-alice"})
+	user, err := f.state.User(t.Context(), identity.UserKey{Connector: "corp", Subject: "sub-alice"})
 	f.must(err)
-	u.Value.Roles = []string{"ops", "dev"}
-	f.must(f.state.Users.PutUser(t.Context(), u, u.Value))
+	user.Value.Roles = []string{"ops", "dev"}
+	f.must(f.state.Users.PutUser(t.Context(), user, user.Value))
 
 	c = newClient(t)
-	a, err := f.Redeem(t.Context(), c.redeem(f.logIn(c, secret)))
+	assured, err := f.Redeem(t.Context(), c.redeem(f.logIn(c, secret)))
 	f.must(err)
-	who := a.Who()
+	who := assured.Who()
 	alice := identity.UserKey{Connector: "corp", Subject: "sub-alice"}
 	if who.Name != "alice@example.com" || who.UserKey() != alice || who.Factor != "totp" ||
 		who.Kind != identity.User || who.Cluster != cluster {
@@ -370,12 +375,12 @@ func TestUserLogsIn(t *testing.T) {
 	if who.Traits["unix"][0] != "alice" || len(who.LoginID) != 32 {
 		t.Errorf("got traits %v and login id %q, want the unix trait and an id", who.Traits, who.LoginID)
 	}
-	sshKey, x509Key := a.Keys()
+	sshKey, x509Key := assured.Keys()
 	if !bytes.Equal(sshKey.Marshal(), c.sshKey) || !x509Key.(*ecdsa.PublicKey).Equal(c.x509) {
 		t.Error("got other keys than those of the client")
 	}
-	if a.Proxy().ID != proxyIdentity.ID || a.From() != "192.0.2.7" {
-		t.Errorf("got proxy %v and address %q, want those of the login", a.Proxy(), a.From())
+	if assured.Proxy().ID != proxyIdentity.ID || assured.From() != "192.0.2.7" {
+		t.Errorf("got proxy %v and address %q, want those of the login", assured.Proxy(), assured.From())
 	}
 	got := f.events(audit.LoginSucceeded)
 	if len(got) != 2 || got[0].LoginID == got[1].LoginID || got[1].LoginID != who.LoginID ||
@@ -390,13 +395,13 @@ func TestUserWithoutRolesMayLogIn(t *testing.T) {
 	c := newClient(t)
 	res, err := f.Begin(t.Context(), proxyIdentity, c.begin())
 	f.must(err)
-	i, err := f.Identify(t.Context(), proxyIdentity, f.signIn(res, "bob@example.com", "builder"))
+	identified, err := f.Identify(t.Context(), proxyIdentity, f.signIn(res, "bob@example.com", "builder"))
 	f.must(err)
-	p, err := f.prove(i.Attempt, f.code(i.Enrol.Secret))
+	proved, err := f.prove(identified.Attempt, f.code(identified.Enrol.Secret))
 	f.must(err)
-	a, err := f.Redeem(t.Context(), c.redeem(codeOf(t, p, c)))
-	if err != nil || len(a.Who().Roles) != 0 || len(p.RecoveryCodes) != 10 {
+	assured, err := f.Redeem(t.Context(), c.redeem(codeOf(t, proved, c)))
+	if err != nil || len(assured.Who().Roles) != 0 || len(proved.RecoveryCodes) != 10 {
 		t.Errorf("got %+v, %d recovery codes and %v, want bob without roles",
-			a.Who(), len(p.RecoveryCodes), err)
+			assured.Who(), len(proved.RecoveryCodes), err)
 	}
 }

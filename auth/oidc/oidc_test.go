@@ -35,16 +35,16 @@ type fixture struct {
 	now time.Time
 }
 
-func (h *fixture) clock() time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.now
+func (f *fixture) clock() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
 }
 
-func (h *fixture) advance(d time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.now = h.now.Add(d)
+func (f *fixture) advance(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now = f.now.Add(d)
 }
 
 // memorySource holds connectors in memory.
@@ -82,11 +82,11 @@ func (s *memorySource) ListConnectors(context.Context) ([]state.StoredConnector,
 	return out, nil
 }
 
-func (h *fixture) spec() oidc.Spec {
+func (f *fixture) spec() oidc.Spec {
 	return oidc.Spec{
 		Type:         "oidc",
 		Display:      "Corp",
-		Issuer:       h.server.URL,
+		Issuer:       f.server.URL,
 		ClientID:     "threshold",
 		ClientSecret: "client-secret",
 		Roles: []oidc.RoleRule{
@@ -101,19 +101,20 @@ func (h *fixture) spec() oidc.Spec {
 	}
 }
 
+// newFixture makes a provider that signs with alg and knows alice, and the connector corp for it.
 func newFixture(t *testing.T, alg string) *fixture {
 	t.Helper()
-	h := &fixture{
+	f := &fixture{
 		now:    time.Now().Truncate(time.Second),
 		source: &memorySource{recs: map[string]state.StoredConnector{}},
 	}
-	h.server = httptest.NewServer(
-		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.Provider.ServeHTTP(w, r) }),
+	f.server = httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.Provider.ServeHTTP(w, r) }),
 	)
-	t.Cleanup(h.server.Close)
+	t.Cleanup(f.server.Close)
 	var err error
-	h.Provider, err = oidctest.New(oidctest.Config{
-		Issuer: h.server.URL, Alg: alg, Now: h.clock,
+	f.Provider, err = oidctest.New(oidctest.Config{
+		Issuer: f.server.URL, Alg: alg, Now: f.clock,
 		Clients: []oidctest.Client{{ID: "threshold", Secret: "client-secret", Redirects: []string{redirect}}},
 		Users: []oidctest.User{{Email: "alice@example.com", Password: "wonderland", Subject: "sub-alice",
 			Claims: map[string]any{
@@ -126,36 +127,37 @@ func newFixture(t *testing.T, alg string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.source.put("corp", h.spec())
-	if h.Providers, err = oidc.New(oidc.Config{Source: h.source, Now: h.clock}); err != nil {
+	f.source.put("corp", f.spec())
+	if f.Providers, err = oidc.New(oidc.Config{Source: f.source, Now: f.clock}); err != nil {
 		t.Fatal(err)
 	}
-	return h
+	return f
 }
 
 // signIn starts a flow, signs alice in at the provider's page, and returns the callback parameters.
-func (h *fixture) signIn(t *testing.T) (oidc.Flow, oidc.CallbackParams) {
+func (f *fixture) signIn(t *testing.T) (oidc.Flow, oidc.CallbackParams) {
 	t.Helper()
-	f, page, err := h.Start(t.Context(), "corp", redirect, "")
+	begun, page, err := f.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return f, signInAt(t, page)
+	return begun, signInAt(t, page)
 }
 
+// signInAt signs alice in at the provider's page and returns the callback parameters.
 func signInAt(t *testing.T, address string) oidc.CallbackParams {
 	t.Helper()
-	p, err := formbrowser.New(nil, redirect).Open(t.Context(), address)
-	if err == nil && p.Location == "" {
+	page, err := formbrowser.New(nil, redirect).Open(t.Context(), address)
+	if err == nil && page.Location == "" {
 		form := map[string]string{"login": "alice@example.com", "password": "wonderland"}
-		p, err = p.Submit(t.Context(), form)
+		page, err = page.Submit(t.Context(), form)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	back, err := url.Parse(p.Location)
-	if err != nil || !strings.HasPrefix(p.Location, redirect) {
-		t.Fatalf("got status %d to %q, want a redirect to the client", p.Status, p.Location)
+	back, err := url.Parse(page.Location)
+	if err != nil || !strings.HasPrefix(page.Location, redirect) {
+		t.Fatalf("got status %d to %q, want a redirect to the client", page.Status, page.Location)
 	}
 	q := back.Query()
 	return oidc.CallbackParams{
@@ -167,22 +169,30 @@ func signInAt(t *testing.T, address string) oidc.CallbackParams {
 	}
 }
 
+// The user is named by the token, and has the roles and immutable traits to which the connector maps its
+// claims.
 func TestFinishReturnsTheVerifiedUser(t *testing.T) {
 	t.Parallel()
 	for _, alg := range []string{"RS256", "ES256"} {
-		h := newFixture(t, alg)
-		f, r := h.signIn(t)
-		v, err := h.Finish(t.Context(), f, r)
+		f := newFixture(t, alg)
+		begun, back := f.signIn(t)
+		user, err := f.Finish(t.Context(), begun, back)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v.Connector() != "corp" || v.Subject() != "sub-alice" || v.Name() != "alice@example.com" {
-			t.Errorf("%s: got %q %q %q, want alice of corp", alg, v.Connector(), v.Subject(), v.Name())
+		if user.Connector() != "corp" || user.Subject() != "sub-alice" || user.Name() != "alice@example.com" {
+			t.Errorf(
+				"%s: got %q %q %q, want alice of corp",
+				alg,
+				user.Connector(),
+				user.Subject(),
+				user.Name(),
+			)
 		}
-		if got := strings.Join(v.Roles(), " "); got != "admin dev ops staff" {
+		if got := strings.Join(user.Roles(), " "); got != "admin dev ops staff" {
 			t.Errorf("%s: got roles %q, want those of all three rules", alg, got)
 		}
-		if tr := v.Traits(); len(tr) != 1 || len(tr["unix"]) != 1 || tr["unix"][0] != "alice" {
+		if tr := user.Traits(); len(tr) != 1 || len(tr["unix"]) != 1 || tr["unix"][0] != "alice" {
 			t.Errorf("%s: got traits %v, want only the immutable one", alg, tr)
 		}
 	}
@@ -190,17 +200,17 @@ func TestFinishReturnsTheVerifiedUser(t *testing.T) {
 
 func TestPKCEIsS256AndSecretsAreNotSent(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
-	f, page, err := h.Start(t.Context(), "corp", redirect, "")
+	f := newFixture(t, "ES256")
+	begun, page, err := f.Start(t.Context(), "corp", redirect, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	u, _ := url.Parse(page)
-	if u.Query().Get("code_challenge_method") != "S256" || u.Query().Get("nonce") != f.Nonce ||
-		u.Query().Get("state") != f.State {
+	if u.Query().Get("code_challenge_method") != "S256" || u.Query().Get("nonce") != begun.Nonce ||
+		u.Query().Get("state") != begun.State {
 		t.Errorf("got %s, want S256, nonce and state", page)
 	}
-	if strings.Contains(page, f.Verifier) || strings.Contains(page, "client-secret") {
+	if strings.Contains(page, begun.Verifier) || strings.Contains(page, "client-secret") {
 		t.Error("the page's address contains a secret")
 	}
 }
@@ -218,9 +228,9 @@ func withClaim(name string, v any) oidctest.Faults {
 
 func TestLocaleIsSentToTheProvider(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
+	f := newFixture(t, "ES256")
 	for locale, want := range map[string]bool{"ko": true, "": false} {
-		_, page, err := h.Start(t.Context(), "corp", redirect, locale)
+		_, page, err := f.Start(t.Context(), "corp", redirect, locale)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,10 +264,12 @@ func refused(code, description string) tamper {
 	return tamper{faults: oidctest.Faults{Refuse: code, Description: description}}
 }
 
+// Each case alters one thing in an otherwise valid login: the callback, the ID token, the claims, or the
+// provider's answer. Finish must refuse it, return nobody, and say what to do.
 func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "RS256")
-	now := h.clock()
+	f := newFixture(t, "RS256")
+	now := f.clock()
 	for _, tt := range []struct {
 		name   string
 		tamper tamper
@@ -265,25 +277,25 @@ func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
 		says   string
 	}{
 		// the callback
-		{"the state of another browser", callback(func(r *params) { r.State = "other" }),
+		{"the state of another browser", callback(func(back *params) { back.State = "other" }),
 			fault.Invalid, "does not belong"},
-		{"no state", callback(func(r *params) { r.State = "" }), fault.Invalid, "does not belong"},
+		{"no state", callback(func(back *params) { back.State = "" }), fault.Invalid, "does not belong"},
 		{"a flow without state", tamper{
-			flow:     func(f *oidc.Flow) { f.State = "" },
-			callback: func(r *params) { r.State = "" },
+			flow:     func(begun *oidc.Flow) { begun.State = "" },
+			callback: func(back *params) { back.State = "" },
 		}, fault.Invalid, "does not belong"},
-		{"neither code nor error", callback(func(r *params) { r.Code = "" }), fault.Invalid, "neither"},
-		{"an unknown code", callback(func(r *params) { r.Code = "made-up" }),
+		{"neither code nor error", callback(func(back *params) { back.Code = "" }), fault.Invalid, "neither"},
+		{"an unknown code", callback(func(back *params) { back.Code = "made-up" }),
 			fault.Invalid, "does not know this code"},
-		{"a code too long", callback(func(r *params) { r.Code = strings.Repeat("x", 5000) }),
+		{"a code too long", callback(func(back *params) { back.Code = strings.Repeat("x", 5000) }),
 			fault.Invalid, "too large"},
-		{"another PKCE verifier", flow(func(f *oidc.Flow) { f.Verifier = strings.Repeat("v", 43) }),
+		{"another PKCE verifier", flow(func(begun *oidc.Flow) { begun.Verifier = strings.Repeat("v", 43) }),
 			fault.Invalid, "does not know this code"},
-		{"another redirect", flow(func(f *oidc.Flow) { f.Redirect += "x" }),
+		{"another redirect", flow(func(begun *oidc.Flow) { begun.Redirect += "x" }),
 			fault.Invalid, "does not know this code"},
-		{"another issuer beside the code", callback(func(r *params) { r.Issuer = "https://evil.example" }),
+		{"another issuer beside the code", callback(func(back *params) { back.Issuer = "https://evil.example" }),
 			fault.Invalid, "another identity provider"},
-		{"no issuer from a provider that sends it", callback(func(r *params) { r.Issuer = "" }),
+		{"no issuer from a provider that sends it", callback(func(back *params) { back.Issuer = "" }),
 			fault.Invalid, "another identity provider"},
 
 		// the ID token
@@ -329,41 +341,41 @@ func TestInvalidCallbacksAndTokensAreRefused(t *testing.T) {
 		{"any other error", refused("login_required", ""), fault.Denied, "login_required"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h.SetFaults(tt.tamper.faults)
-			f, r := h.signIn(t)
+			f.SetFaults(tt.tamper.faults)
+			begun, back := f.signIn(t)
 			if tt.tamper.flow != nil {
-				tt.tamper.flow(&f)
+				tt.tamper.flow(&begun)
 			}
 			if tt.tamper.callback != nil {
-				tt.tamper.callback(&r)
+				tt.tamper.callback(&back)
 			}
-			v, err := h.Finish(t.Context(), f, r)
+			user, err := f.Finish(t.Context(), begun, back)
 			if !fault.Is(err, tt.want) || !strings.Contains(err.Error(), tt.says) || fault.Remedy(err) == "" {
 				t.Errorf("got %v (kind %s, remedy %q), want %s with %q",
 					err, fault.KindOf(err), fault.Remedy(err), tt.want, tt.says)
 			}
-			if v.Subject() != "" {
-				t.Errorf("got %+v with the error, want nobody", v)
+			if user.Subject() != "" {
+				t.Errorf("got %+v with the error, want nobody", user)
 			}
 		})
 	}
-	h.advance(time.Minute) // beyond the rate limit of key fetches
-	h.SetFaults(oidctest.Faults{})
-	f, r := h.signIn(t)
-	if _, err := h.Finish(t.Context(), f, r); err != nil {
+	f.advance(time.Minute) // beyond the rate limit of key fetches
+	f.SetFaults(oidctest.Faults{})
+	begun, back := f.signIn(t)
+	if _, err := f.Finish(t.Context(), begun, back); err != nil {
 		t.Errorf("got %v from the provider without faults, want success", err)
 	}
 }
 
 func TestClockSkewOfAMinuteIsAccepted(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
+	f := newFixture(t, "ES256")
 	for _, d := range []time.Duration{-59 * time.Second, 59 * time.Second} {
-		h.SetFaults(oidctest.Faults{Claims: func(c map[string]any) {
-			c["iat"], c["exp"] = h.clock().Add(d).Unix(), h.clock().Add(d).Add(time.Second).Unix()
+		f.SetFaults(oidctest.Faults{Claims: func(c map[string]any) {
+			c["iat"], c["exp"] = f.clock().Add(d).Unix(), f.clock().Add(d).Add(time.Second).Unix()
 		}})
-		f, r := h.signIn(t)
-		if _, err := h.Finish(t.Context(), f, r); err != nil {
+		begun, back := f.signIn(t)
+		if _, err := f.Finish(t.Context(), begun, back); err != nil {
 			t.Errorf("clock off by %s: got %v, want success", d, err)
 		}
 	}
@@ -371,82 +383,83 @@ func TestClockSkewOfAMinuteIsAccepted(t *testing.T) {
 
 func TestAuthorizationCodeWorksOnce(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
-	f, r := h.signIn(t)
-	if _, err := h.Finish(t.Context(), f, r); err != nil {
+	f := newFixture(t, "ES256")
+	begun, back := f.signIn(t)
+	if _, err := f.Finish(t.Context(), begun, back); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Finish(t.Context(), f, r); !fault.Is(err, fault.Invalid) {
+	if _, err := f.Finish(t.Context(), begun, back); !fault.Is(err, fault.Invalid) {
 		t.Errorf("got %v, want the used code refused", err)
 	}
 }
 
 func TestRolesByEmailNeedAVerifiedAddress(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
-	spec := h.spec()
+	f := newFixture(t, "ES256")
+	spec := f.spec()
 	spec.NameClaim = "uid"
-	h.source.put("corp", spec)
-	h.SetFaults(withClaim("email_verified", false))
-	f, r := h.signIn(t)
-	v, err := h.Finish(t.Context(), f, r)
-	if err != nil || strings.Contains(strings.Join(v.Roles(), " "), "staff") || v.Name() != "alice" {
-		t.Errorf("got %v %v and %v, want no role by the address", v.Name(), v.Roles(), err)
+	f.source.put("corp", spec)
+	f.SetFaults(withClaim("email_verified", false))
+	begun, back := f.signIn(t)
+	user, err := f.Finish(t.Context(), begun, back)
+	if err != nil || strings.Contains(strings.Join(user.Roles(), " "), "staff") || user.Name() != "alice" {
+		t.Errorf("got %v %v and %v, want no role by the address", user.Name(), user.Roles(), err)
 	}
 }
 
 func TestKeyRotationIsFollowed(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
+	f := newFixture(t, "ES256")
 	for i := range 2 {
-		f, r := h.signIn(t)
-		if _, err := h.Finish(t.Context(), f, r); err != nil {
+		begun, back := f.signIn(t)
+		if _, err := f.Finish(t.Context(), begun, back); err != nil {
 			t.Fatalf("key %d: %v", i+1, err)
 		}
-		if err := h.Rotate(); err != nil {
+		if err := f.Rotate(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := h.RequestCounts().KeyFetches; got != 2 {
+	if got := f.RequestCounts().KeyFetches; got != 2 {
 		t.Errorf("got %d fetches, want one for each key", got)
 	}
 }
 
+// Twelve logins need the provider's new key at once. One fetches the key set and the others wait for it.
 func TestConcurrentLoginsFetchANewKeyOnce(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
+	f := newFixture(t, "ES256")
 	const users = 12
 	var flows [users]oidc.Flow
 	var returns [users]oidc.CallbackParams
 	for i := range users {
-		flows[i], returns[i] = h.signIn(t)
+		flows[i], returns[i] = f.signIn(t)
 	}
 	var all sync.WaitGroup
 	for i := range users {
 		all.Go(func() {
-			if _, err := h.Finish(t.Context(), flows[i], returns[i]); err != nil {
+			if _, err := f.Finish(t.Context(), flows[i], returns[i]); err != nil {
 				t.Errorf("user %d: got %v, want success", i, err)
 			}
 		})
 	}
 	all.Wait()
-	if got := h.RequestCounts().KeyFetches; got != 1 {
+	if got := f.RequestCounts().KeyFetches; got != 1 {
 		t.Errorf("got %d fetches, want 1", got)
 	}
 }
 
 func TestUnknownKeyIDsCauseFewFetches(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
-	h.SetFaults(oidctest.Faults{Signature: oidctest.UnknownKey})
+	f := newFixture(t, "ES256")
+	f.SetFaults(oidctest.Faults{Signature: oidctest.UnknownKey})
 	var last error
 	for range 10 {
-		f, r := h.signIn(t)
-		if _, last = h.Finish(t.Context(), f, r); last == nil {
+		begun, back := f.signIn(t)
+		if _, last = f.Finish(t.Context(), begun, back); last == nil {
 			t.Fatal("got a foreign key accepted")
 		}
 	}
-	if got := h.RequestCounts().KeyFetches; got != 3 {
+	if got := f.RequestCounts().KeyFetches; got != 3 {
 		t.Errorf("got %d fetches for 10 tokens, want 3", got)
 	}
 	if !fault.Is(last, fault.Unavailable) || fault.Remedy(last) == "" {
@@ -454,47 +467,50 @@ func TestUnknownKeyIDsCauseFewFetches(t *testing.T) {
 	}
 }
 
+// A failed discovery is tried again only after a pause, a successful one is kept for an hour, and an old one
+// is used for a day while the provider is down.
 func TestDiscoveryIsCachedRetriedAndSurvivesAnOutage(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
-	h.SetFaults(oidctest.Faults{Down: true})
+	f := newFixture(t, "ES256")
+	f.SetFaults(oidctest.Faults{Down: true})
 	for range 3 {
-		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
+		if _, _, err := f.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
 			fault.Remedy(err) == "" {
 			t.Fatalf("got %v, want unavailable with a remedy", err)
 		}
 	}
-	h.SetFaults(oidctest.Faults{})
-	h.advance(3 * time.Second)
+	f.SetFaults(oidctest.Faults{})
+	f.advance(3 * time.Second)
 	for range 3 {
-		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); err != nil {
+		if _, _, err := f.Start(t.Context(), "corp", redirect, ""); err != nil {
 			t.Fatalf("got %v after the outage, want success", err)
 		}
 	}
-	if got := h.RequestCounts().Discoveries; got != 1 {
+	if got := f.RequestCounts().Discoveries; got != 1 {
 		t.Errorf("got %d discoveries, want 1", got)
 	}
-	h.SetFaults(oidctest.Faults{Down: true})
-	h.advance(2 * time.Hour)
-	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); err != nil {
+	f.SetFaults(oidctest.Faults{Down: true})
+	f.advance(2 * time.Hour)
+	if _, _, err := f.Start(t.Context(), "corp", redirect, ""); err != nil {
 		t.Errorf("got %v with an old discovery document, want success", err)
 	}
-	h.advance(24 * time.Hour)
-	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) {
+	f.advance(24 * time.Hour)
+	if _, _, err := f.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v with one that is a day old, want unavailable", err)
 	}
 }
 
 func TestMissingKeySetIsUnavailable(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
-	h.SetFaults(oidctest.Faults{NoKeys: true})
-	f, r := h.signIn(t)
-	if _, err := h.Finish(t.Context(), f, r); !fault.Is(err, fault.Unavailable) {
+	f := newFixture(t, "ES256")
+	f.SetFaults(oidctest.Faults{NoKeys: true})
+	begun, back := f.signIn(t)
+	if _, err := f.Finish(t.Context(), begun, back); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want unavailable", err)
 	}
 }
 
+// A discovery document with which no login is possible makes Start fail with the reason.
 func TestUnusableDiscoveryIsReported(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -508,9 +524,9 @@ func TestUnusableDiscoveryIsReported(t *testing.T) {
 		{"only refused algorithms", "id_token_signing_alg_values_supported",
 			[]string{"none", "HS256"}, "offers none"},
 	} {
-		h := newFixture(t, "ES256")
-		h.SetFaults(oidctest.Faults{Discovery: func(d map[string]any) { d[tt.key] = tt.value }})
-		if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
+		f := newFixture(t, "ES256")
+		f.SetFaults(oidctest.Faults{Discovery: func(d map[string]any) { d[tt.key] = tt.value }})
+		if _, _, err := f.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
 			!strings.Contains(err.Error(), tt.says) ||
 			fault.Remedy(err) == "" {
 			t.Errorf("%s: got %v, want unavailable with %q", tt.name, err, tt.says)
@@ -520,30 +536,30 @@ func TestUnusableDiscoveryIsReported(t *testing.T) {
 
 func TestWrongClientSecretNamesTheConnector(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
-	spec := h.spec()
+	f := newFixture(t, "ES256")
+	spec := f.spec()
 	spec.ClientSecret = "old"
-	h.source.put("corp", spec)
-	f, r := h.signIn(t)
-	if _, err := h.Finish(t.Context(), f, r); !fault.Is(err, fault.Unavailable) ||
+	f.source.put("corp", spec)
+	begun, back := f.signIn(t)
+	if _, err := f.Finish(t.Context(), begun, back); !fault.Is(err, fault.Unavailable) ||
 		!strings.Contains(fault.Remedy(err), "connector corp") {
 		t.Errorf("got %v with remedy %q, want the connector named", err, fault.Remedy(err))
 	}
-	h.source.put("corp", h.spec())
-	f, r = h.signIn(t)
-	if _, err := h.Finish(t.Context(), f, r); err != nil {
+	f.source.put("corp", f.spec())
+	begun, back = f.signIn(t)
+	if _, err := f.Finish(t.Context(), begun, back); err != nil {
 		t.Errorf("got %v after the correction, want success", err)
 	}
 }
 
 func TestUnknownConnectorListsTheKnownOnes(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
-	if _, _, err := h.Start(t.Context(), "crop", redirect, ""); !fault.Is(err, fault.NotFound) ||
+	f := newFixture(t, "ES256")
+	if _, _, err := f.Start(t.Context(), "crop", redirect, ""); !fault.Is(err, fault.NotFound) ||
 		!strings.Contains(fault.Remedy(err), "corp") {
 		t.Errorf("got %v with remedy %q, want corp offered", err, fault.Remedy(err))
 	}
-	if got, err := h.List(t.Context()); err != nil || len(got) != 1 || got[0].Display != "Corp" {
+	if got, err := f.List(t.Context()); err != nil || len(got) != 1 || got[0].Display != "Corp" {
 		t.Errorf("got %v and %v, want Corp", got, err)
 	}
 }
@@ -555,11 +571,11 @@ func TestLargeResponsesAreRefused(t *testing.T) {
 		_, _ = w.Write([]byte(`{"issuer":"` + strings.Repeat("x", 2<<20) + `"}`))
 	}))
 	defer big.Close()
-	h := newFixture(t, "ES256")
-	spec := h.spec()
+	f := newFixture(t, "ES256")
+	spec := f.spec()
 	spec.Issuer = big.URL
-	h.source.put("corp", spec)
-	if _, _, err := h.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
+	f.source.put("corp", spec)
+	if _, _, err := f.Start(t.Context(), "corp", redirect, ""); !fault.Is(err, fault.Unavailable) ||
 		!strings.Contains(err.Error(), "larger than") {
 		t.Errorf("got %v, want the response refused", err)
 	}
@@ -568,15 +584,15 @@ func TestLargeResponsesAreRefused(t *testing.T) {
 // Libraries quote whole response bodies in their errors, and every failed login would write that to the log.
 func TestErrorQuotesProviderBodiesBriefly(t *testing.T) {
 	t.Parallel()
-	h := newFixture(t, "ES256")
+	f := newFixture(t, "ES256")
 	loud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, strings.Repeat("sorry ", 20_000), http.StatusInternalServerError)
 	}))
 	defer loud.Close()
-	spec := h.spec()
+	spec := f.spec()
 	spec.Issuer = loud.URL
-	h.source.put("loud", spec)
-	_, _, err := h.Start(t.Context(), "loud", redirect, "")
+	f.source.put("loud", spec)
+	_, _, err := f.Start(t.Context(), "loud", redirect, "")
 	if !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want unavailable", err)
 	}

@@ -39,6 +39,8 @@ func TestSpecRoundTrip(t *testing.T) {
 	}
 }
 
+// Each case alters one line of a valid connector. Plain http is refused over the network and allowed on
+// loopback.
 func TestInvalidSpecsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, old, new, says string }{

@@ -43,6 +43,8 @@ func keeperOf(kind access.Resource) identity.Identity {
 	return statetest.User(string(kind)+"-keeper", string(kind)+"-keeper", "dev")
 }
 
+// newFixture makes a cluster with the roles admin and dev, and for each kind a role that allows everything
+// with it.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	roles := []access.Role{resources.BuiltInAdmin(), {Name: "dev", Allow: []access.Grant{{
@@ -202,6 +204,8 @@ const (
 // replaced is spec with the first old replaced by new.
 func replaced(spec, old, new string) string { return strings.Replace(spec, old, new, 1) }
 
+// For every kind: users who may do everything with another kind are refused, and the refusals are audit
+// events; admin may apply, get and remove a document, and each change is one audit event.
 func TestEveryKindIsReadAndChangedOnlyAsRolesAllow(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -273,6 +277,7 @@ func TestRoleIsReadAsApplied(t *testing.T) {
 	}
 }
 
+// The session limits of a role are shown as they were applied, and are in the policy.
 func TestSessionLimitsAreReadAsApplied(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -309,6 +314,8 @@ func TestStaleRevisionsAreRefused(t *testing.T) {
 	f.wantFault("a revision of a missing document", err, fault.Conflict)
 }
 
+// Each case is a document that cannot be used. The error must be fault Invalid and name every mistake with
+// its path.
 func TestSpecsAreDecodedStrictly(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -443,6 +450,8 @@ func TestAdminRoleCannotBeRemovedOrWeakened(t *testing.T) {
 	}
 }
 
+// Users who may change one kind of document, but not roles, must not get more rights by it. Each escalation
+// is tried by the keeper of every kind but roles, and at last by admin, who may do all of it.
 func TestNoKindEscalatesToAnother(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -533,6 +542,7 @@ func TestRemovingAUserRemovesTheFactor(t *testing.T) {
 	}
 }
 
+// Events are listed page by page. Not even admin can change or remove one.
 func TestEventsCanOnlyBeRead(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -565,6 +575,8 @@ func TestInvalidRequestsAreRefused(t *testing.T) {
 	f.wantFault("a page that begins nowhere", err, fault.Invalid)
 }
 
+// Someone who may apply roles cannot take that right from themselves, neither by a role nor by their own
+// user document. Another role that gives it keeps the change allowed.
 func TestAdministratorsCannotLockThemselvesOut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

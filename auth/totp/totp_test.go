@@ -84,12 +84,12 @@ func (f *fixture) enrol() (secret string, recovery []string) {
 		f.t.Fatalf("got %v and %v, want an offer", offer, err)
 	}
 	first := totp.Answer{Who: alice, Code: f.code(offer.Secret, f.now), Enrolment: offer}
-	p, err := f.Verify(f.t.Context(), first)
+	proof, err := f.Verify(f.t.Context(), first)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	f.now = f.now.Add(time.Minute)
-	return offer.Secret, p.RecoveryCodes()
+	return offer.Secret, proof.RecoveryCodes()
 }
 
 func (f *fixture) verify(code string) error {
@@ -146,6 +146,8 @@ func (f *fixture) wrongCode(secret string) string {
 	return ""
 }
 
+// An enrolment is stored neither by the offer nor by a wrong code, but by its first correct code. That code
+// is used up with it.
 func TestEnrolmentIsStoredByItsFirstCorrectCode(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -164,10 +166,10 @@ func TestEnrolmentIsStoredByItsFirstCorrectCode(t *testing.T) {
 		t.Error("got a factor after a wrong code, want none")
 	}
 	right := totp.Answer{Who: alice, Code: f.code(offer.Secret, f.now), Enrolment: offer}
-	p, err := f.Verify(t.Context(), right)
-	if err != nil || p.Method() != totp.MethodTOTP || p.Who() != alice.UserKey() ||
-		len(p.RecoveryCodes()) != 10 {
-		t.Fatalf("got %+v and %v, want alice enrolled with ten recovery codes", p, err)
+	proof, err := f.Verify(t.Context(), right)
+	if err != nil || proof.Method() != totp.MethodTOTP || proof.Who() != alice.UserKey() ||
+		len(proof.RecoveryCodes()) != 10 {
+		t.Fatalf("got %+v and %v, want alice enrolled with ten recovery codes", proof, err)
 	}
 	f.wantFault(f.verify(f.code(offer.Secret, f.now)), fault.Denied, "used already")
 	if again, err := f.OfferEnrolment(t.Context(), alice); again != nil || err != nil {
@@ -242,6 +244,8 @@ func TestMalformedCodesAreNotCounted(t *testing.T) {
 	}
 }
 
+// Each wrong code from the fifth on locks the user out for twice as long, up to an hour, also across a
+// restart. A correct code does not help during the lockout, and resets the count after it.
 func TestWrongCodesLockOutForDoublingTimes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -326,13 +330,14 @@ func TestUserWithoutFactorGetsTheWrongCodeAnswer(t *testing.T) {
 	}
 }
 
+// Each recovery code works once. A new enrolment replaces them all.
 func TestRecoveryCodesWorkOnceAndEndAtReEnrolment(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	_, old := f.enrol()
-	p, err := f.Verify(t.Context(), totp.Answer{Who: alice, Code: old[3]})
-	if err != nil || p.Method() != totp.MethodRecovery || len(p.RecoveryCodes()) != 0 {
-		t.Fatalf("got %+v and %v, want it accepted", p, err)
+	proof, err := f.Verify(t.Context(), totp.Answer{Who: alice, Code: old[3]})
+	if err != nil || proof.Method() != totp.MethodRecovery || len(proof.RecoveryCodes()) != 0 {
+		t.Fatalf("got %+v and %v, want it accepted", proof, err)
 	}
 	f.wantFault(f.verify(old[3]), fault.Denied, "wrong")
 	if err := f.verify(old[4]); err != nil {
@@ -352,8 +357,8 @@ func TestRecoveryCodesWorkOnceAndEndAtReEnrolment(t *testing.T) {
 // removeUser removes a user, as an administrator does for someone who lost phone and recovery codes.
 func (f *fixture) removeUser(who identity.Identity) {
 	f.t.Helper()
-	u := state.User{Connector: who.Connector, Subject: who.Subject, Name: who.Name}
-	if err := f.state.Users.PutUser(f.t.Context(), state.Stored[state.User]{}, u); err != nil {
+	user := state.User{Connector: who.Connector, Subject: who.Subject, Name: who.Name}
+	if err := f.state.Users.PutUser(f.t.Context(), state.Stored[state.User]{}, user); err != nil {
 		f.t.Fatal(err)
 	}
 	rec, err := f.state.User(f.t.Context(), who.UserKey())

@@ -61,6 +61,8 @@ func readBody(t *testing.T, r *http.Response) string {
 	return string(b)
 }
 
+// The page is in the browser's language if there is a translation, and its policy allows no script and no
+// inline style.
 func TestLoginPageLanguage(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
@@ -107,6 +109,7 @@ func TestInvalidAuthorizationRequestsAreNotRedirected(t *testing.T) {
 	}
 }
 
+// Five wrong passwords lock the login, in whatever spelling, for thirty seconds.
 func TestWrongPasswordsLockALogin(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
