@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 )
 
 // With the PROXY protocol the client's address is in its header. Users may come from the network of the
@@ -21,10 +22,11 @@ func TestWithTheProxyProtocolXForwardedForIsIgnored(t *testing.T) {
 		c.Balancers, c.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, true
 	})
 	from := ""
-	p.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+	begin := func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		from = r.From
 		return authrpc.BeginLoginResponse{}, nil
 	}
+	clustertest.Answer(p.Cluster, authrpc.BeginLogin, begin)
 	browser := &http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true,

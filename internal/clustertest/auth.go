@@ -2,131 +2,118 @@ package clustertest
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"log/slog"
-	"net"
 	"net/http"
-	"syscall"
-	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
-	"github.com/threshold-access/threshold/internal/testnet"
 )
 
-// serve serves the routes join, renew and events on ln until the test ends, as auth does: over TLS, with
-// clients that connect directly or through a proxy that forwards their address.
-func (c *Cluster) serve(ln net.Listener) {
-	c.addr = ln.Addr().String()
-	routes := authrpc.NewServer(c.caller, slog.New(slog.DiscardHandler))
-	authrpc.Handle(routes, authrpc.Join, c.join)
-	authrpc.Handle(routes, authrpc.Renew, c.renew)
-	authrpc.Handle(routes, authrpc.SendEvents, c.receiveEvents)
-	server := &http.Server{
-		Handler: routes,
-		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, conn)
-		},
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+// AuthProtocol is the auth service of the cluster, for Serve. It answers Join, Renew and SendEvents, and the
+// routes that were given to Handle, HandleStream and Answer.
+func (c *Cluster) AuthProtocol() Protocol {
+	return Protocol{
+		Name: identity.ALPNAuth,
+		// A new one each time, so that it is valid whatever the cluster's clock says.
+		Certificate: func() *tls.Certificate { return c.ServiceCertificate(identity.Auth, "auth-1") },
+		ClientAuth:  tls.RequestClientCert,
+		Handler:     http.HandlerFunc(c.serveCall),
 	}
-	cfg := &tls.Config{
-		GetCertificate: c.authCert,
-		NextProtos:     []string{identity.ALPNAuth},
-		ClientAuth:     tls.RequestClientCert,
-		MinVersion:     tls.VersionTLS13,
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(plainListener{tls.NewListener(ForwardedListener(ln), cfg)})
-	}()
-	c.t.Cleanup(func() {
-		_ = server.Close()
-		<-done
-	})
 }
 
-// Dialer connects to the auth of a cluster that NewInMemory made. At any other address nothing listens.
-func (c *Cluster) Dialer() authrpc.Dialer { return memoryDialer{c.memoryListener} }
-
-type memoryDialer struct{ auth *testnet.Listener }
-
-func (d memoryDialer) DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, error) {
-	if addr != d.auth.Addr().String() {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+func (c *Cluster) serveCall(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	route := c.routes[r.URL.Path]
+	c.mu.Unlock()
+	if route == nil {
+		http.NotFound(w, r)
+		return
 	}
-	conn, err := d.auth.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	tc := tls.Client(conn, cfg)
-	if err := tc.HandshakeContext(ctx); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return tc, nil
+	route.ServeHTTP(w, r)
 }
 
-// connKey is the context key of a request's connection.
-type connKey struct{}
-
-// plainListener hides that its connections are TLS, because net/http closes connections with an ALPN name
-// that it does not know.
-type plainListener struct{ net.Listener }
-
-func (l plainListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return plainConn{conn}, nil
+// Handle lets fn answer the calls of a route from now on.
+func Handle[Req, Res any](
+	c *Cluster,
+	route authrpc.Route[Req, Res],
+	fn func(context.Context, authrpc.Caller, Req) (Res, error),
+) {
+	s := c.newServer()
+	authrpc.Handle(s, route, fn)
+	c.setRoute(route.Path(), s)
 }
 
-// plainConn hides its tls.Conn from net/http. Cluster.caller takes the tls.Conn out of it.
-type plainConn struct{ net.Conn }
-
-// authCert makes a new certificate each time, so that it is valid whatever the cluster's clock says.
-func (c *Cluster) authCert(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return c.ServiceCertificate(identity.Auth, "auth-1"), nil
+// HandleStream is Handle for a route with a stream of responses.
+func HandleStream[Req, Res any](
+	c *Cluster,
+	route authrpc.Route[Req, Res],
+	fn func(ctx context.Context, caller authrpc.Caller, req Req, send func(Res) error) error,
+) {
+	s := c.newServer()
+	authrpc.HandleStream(s, route, fn)
+	c.setRoute(route.Path(), s)
 }
 
-// caller says who makes a request, by the key of its client certificate: the machine that joined with that
-// key. A caller without a certificate is anonymous. A key that has not joined is refused.
+// Answer is Handle for an answer that depends only on the request.
+func Answer[Req, Res any](c *Cluster, route authrpc.Route[Req, Res], fn func(Req) (Res, error)) {
+	Handle(c, route, func(_ context.Context, _ authrpc.Caller, r Req) (Res, error) { return fn(r) })
+}
+
+// newServer makes a server for one route, because the routes of a server cannot be replaced.
+func (c *Cluster) newServer() *authrpc.Server {
+	return authrpc.NewServer(c.caller, slog.New(slog.DiscardHandler))
+}
+
+func (c *Cluster) setRoute(path string, s *authrpc.Server) {
+	c.mu.Lock()
+	c.routes[path] = s
+	c.mu.Unlock()
+}
+
+// caller says who makes a request, by the client certificate. A caller without one is anonymous. One whose
+// certificate is not of this cluster is refused, and after Refuse everybody is.
 func (c *Cluster) caller(r *http.Request) (authrpc.Caller, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.refusal != nil {
-		return authrpc.Caller{}, c.refusal
+	refusal := c.refusal
+	c.mu.Unlock()
+	if refusal != nil {
+		return authrpc.Caller{}, refusal
 	}
-	conn := r.Context().Value(connKey{}).(plainConn).Conn.(*tls.Conn)
-	certs := conn.ConnectionState().PeerCertificates
+	certs := r.TLS.PeerCertificates
 	if len(certs) == 0 {
 		return authrpc.Caller{}, nil
 	}
-	id, known := c.members[keyName(certs[0].PublicKey)]
-	if !known {
-		return authrpc.Caller{}, fault.New(fault.Denied, "auth", "this machine was removed", "join again")
+	peer, err := c.VerifyPeer(certs, identity.User, identity.Node, identity.Proxy)
+	if err != nil {
+		return authrpc.Caller{}, fault.Wrap(err, fault.Denied, "auth",
+			"this certificate is not of this cluster", "join or log in again")
 	}
 	return authrpc.Caller{
-		Identity: id,
-		Key:      certs[0].PublicKey,
-		Expired:  c.Now().After(certs[0].NotAfter),
+		Identity: peer.Identity,
+		Key:      peer.Cert.PublicKey,
+		Expired:  c.Now().After(peer.Cert.NotAfter),
 	}, nil
 }
 
-// join serves the route of the same name: it makes the machine a member and issues its certificates. It
-// refuses a token that was used already and a proof that does not verify. The token counts as used even after
-// a wrong proof, as at the real auth.
+var errTokenUsed = fault.New(
+	fault.Expired,
+	"auth.Join",
+	"this join token was used already",
+	"ask an administrator for a new one: tsh apply -f token.yaml",
+)
+
+// join serves the route Join: it makes the machine a member and issues its certificates. It refuses a token
+// that was used already and a proof that does not verify. The token counts as used even after a wrong proof,
+// as at the real auth.
 func (c *Cluster) join(
 	_ context.Context,
 	_ authrpc.Caller,
@@ -151,52 +138,41 @@ func (c *Cluster) join(
 	if err != nil {
 		return res, err
 	}
-	id := identity.Identity{
-		Kind:    req.Kind,
-		Cluster: Name,
-		Name:    req.Name,
-		ID:      newMachineID(),
-		Labels:  req.Labels,
-	}
 	c.mu.Lock()
-	c.members[keyName(serviceKey)], c.hostKeys[keyName(serviceKey)] = id, hostKey
+	c.hostKeys[keyName(serviceKey)] = hostKey
 	c.mu.Unlock()
-	return c.issueFor(id, serviceKey, hostKey), nil
+	return c.issueFor(c.Machine(req.Kind, req.Name, req.Labels), serviceKey, hostKey), nil
 }
 
-// renew serves the route of the same name: it issues new certificates for the keys that the caller joined
-// with.
+// renew serves the route Renew: it issues new certificates for the keys that the caller joined with.
 func (c *Cluster) renew(
 	_ context.Context,
 	caller authrpc.Caller,
 	_ authrpc.RenewRequest,
-) (authrpc.RenewResponse, error) {
+) (res authrpc.RenewResponse, err error) {
 	c.mu.Lock()
 	c.renewals++
 	hostKey := c.hostKeys[keyName(caller.Key)]
 	c.mu.Unlock()
+	if hostKey == nil {
+		return res, fault.New(fault.Denied, "auth.Renew", "this machine has not joined", "join again")
+	}
 	return c.issueFor(caller.Identity, caller.Key, hostKey), nil
 }
 
 // issueFor returns the answer to a join or renewal of the machine id: certificates for its keys, and the
 // rules. The function given to Corrupt, if there is one, changes the answer.
-func (c *Cluster) issueFor(id identity.Identity, serviceKey any, hostKey ssh.PublicKey) authrpc.JoinResponse {
-	now := c.Now()
-	hostCert := &ssh.Certificate{
-		Key:             hostKey,
-		CertType:        ssh.HostCert,
-		ValidPrincipals: []string{id.Name, id.Name + "." + Name, string(id.ID)},
-		Serial:          c.nextSerial().Uint64(),
-		ValidAfter:      uint64(now.Add(-identity.Skew).Unix()),
-		ValidBefore:     uint64(now.Add(certificateLifetime).Unix()),
-	}
-	c.SignAsHostAuthority(hostCert)
+func (c *Cluster) issueFor(
+	id identity.Identity,
+	serviceKey crypto.PublicKey,
+	hostKey ssh.PublicKey,
+) authrpc.JoinResponse {
 	res := authrpc.JoinResponse{
 		Identity: id,
-		SSHCert:  hostCert.Marshal(),
-		X509:     c.serviceCert(id, serviceKey),
+		SSHCert:  c.hostCert(hostKey, id.Name, id.Name+"."+Name, string(id.ID)).Marshal(),
+		X509:     c.serviceChain(serviceKey, id, nil),
 		Rules:    c.SignRules(),
-		Time:     now,
+		Time:     c.Now(),
 	}
 	c.mu.Lock()
 	corrupt := c.corrupt
@@ -234,23 +210,4 @@ func keyName(pub any) string {
 	der, _ := x509.MarshalPKIXPublicKey(pub)
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
-}
-
-func newMachineID() identity.MachineID {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	return identity.MachineID(hex.EncodeToString(b[:]))
-}
-
-func marshal(t testing.TB, v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// SkewedClock is a clock that is ahead by d.
-func SkewedClock(d time.Duration) func() time.Time {
-	return func() time.Time { return time.Now().Add(d) }
 }

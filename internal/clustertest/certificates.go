@@ -1,12 +1,12 @@
 package clustertest
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"net/url"
 	"time"
 
@@ -15,23 +15,25 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// UserCertificate makes an X.509 user certificate for a new key, signed by the user authority. change, which
-// may be nil, may alter the certificate before it is signed, to make one that must be refused.
-func (c *Cluster) UserCertificate(who identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
-	return c.newCertificate(who, c.userX509, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, change)
-}
+// Lifetimes of certificates.
+const (
+	machineLifetime = 24 * time.Hour
+	userLifetime    = time.Hour
+)
 
-// MachineCertificate makes a service certificate for a new key, with its chain and the root at the end.
-// change may be nil.
-func (c *Cluster) MachineCertificate(id identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
-	cert := c.newCertificate(
-		id,
-		c.service,
-		[]x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		change,
-	)
-	cert.Certificate = append(cert.Certificate, c.service.cert.Raw, c.root.cert.Raw)
-	return cert
+// User is a user's identity, for tests to change.
+func (c *Cluster) User(name string, roles ...string) identity.Identity {
+	return identity.Identity{
+		V:         identity.Version,
+		Kind:      identity.User,
+		Cluster:   Name,
+		Name:      name,
+		Connector: "corp",
+		Subject:   "sub-" + name,
+		LoginID:   "login-1",
+		Roles:     roles,
+		Factor:    "totp",
+	}
 }
 
 // Machine is a machine's identity, for tests to change.
@@ -46,35 +48,101 @@ func (c *Cluster) Machine(kind identity.Kind, name string, labels identity.Label
 	}
 }
 
-// HostSigner makes a new key with a host certificate for the names.
-func (c *Cluster) HostSigner(names ...string) ssh.Signer {
-	plain, now := newSSHKey(c.t), c.Now()
-	cert := &ssh.Certificate{
-		Key:             plain.PublicKey(),
-		CertType:        ssh.HostCert,
-		ValidPrincipals: names,
-		Serial:          c.nextSerial().Uint64(),
-		ValidAfter:      uint64(now.Add(-identity.Skew).Unix()),
-		ValidBefore:     uint64(now.Add(certificateLifetime).Unix()),
-	}
-	c.SignAsHostAuthority(cert)
-	s, err := ssh.NewCertSigner(cert, plain)
-	c.must(err)
-	return s
+func newMachineID() identity.MachineID {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return identity.MachineID(hex.EncodeToString(b[:]))
 }
 
-// newCertificate makes a new key and an X.509 certificate of identity id for it, signed by signer and valid
-// for an hour. change is as for UserCertificate. The returned chain has the leaf alone.
-func (c *Cluster) newCertificate(
-	id identity.Identity,
-	signer authority,
-	usages []x509.ExtKeyUsage,
-	change func(*x509.Certificate),
-) *tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// UserSigner makes a new key with an SSH user certificate. change, which may be nil, may alter the
+// certificate before it is signed, to make one that must be refused.
+func (c *Cluster) UserSigner(
+	who identity.Identity,
+	change func(*ssh.Certificate),
+	logins ...string,
+) ssh.Signer {
+	key := c.newSSHKey()
+	signer, err := ssh.NewCertSigner(c.UserCert(key.PublicKey(), who, change, logins...), key)
 	c.must(err)
+	return signer
+}
+
+// UserCert makes an SSH user certificate for key, signed by the user authority and valid for an hour. logins
+// are its principals. change is as for UserSigner.
+func (c *Cluster) UserCert(
+	key ssh.PublicKey,
+	who identity.Identity,
+	change func(*ssh.Certificate),
+	logins ...string,
+) *ssh.Certificate {
 	now := c.Now()
-	id.Expires = now.Add(time.Hour).Truncate(time.Second).UTC()
+	who.Expires = now.Add(userLifetime)
+	cert := &ssh.Certificate{
+		Key:             key,
+		CertType:        ssh.UserCert,
+		KeyId:           who.KeyID(),
+		Serial:          c.nextSerial().Uint64(),
+		ValidPrincipals: logins,
+		ValidAfter:      uint64(now.Add(-identity.Skew).Unix()),
+		ValidBefore:     uint64(who.Expires.Unix()),
+		Permissions: ssh.Permissions{Extensions: map[string]string{
+			identity.SSHExtension:     string(c.marshal(who)),
+			"permit-pty":              "",
+			"permit-port-forwarding":  "",
+			"permit-agent-forwarding": "",
+		}},
+	}
+	if change != nil {
+		change(cert)
+	}
+	c.must(cert.SignCert(rand.Reader, c.userSSH))
+	return cert
+}
+
+// UserChain makes an X.509 user certificate for a key, without its authority, as auth issues them.
+func (c *Cluster) UserChain(key crypto.PublicKey, who identity.Identity) [][]byte {
+	return [][]byte{c.signX509(c.users, key, who, nil)}
+}
+
+// UserCertificate makes a new key with an X.509 user certificate. change is as for UserSigner.
+func (c *Cluster) UserCertificate(who identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
+	key := c.newX509Key()
+	der := c.signX509(c.users, key.Public(), who, change)
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// ServiceCertificate makes a new key with the service certificate of a new machine.
+func (c *Cluster) ServiceCertificate(kind identity.Kind, name string) *tls.Certificate {
+	return c.MachineCertificate(c.Machine(kind, name, nil), nil)
+}
+
+// MachineCertificate makes a new key with a machine's service certificate and its chain, the root at the
+// end. change is as for UserSigner.
+func (c *Cluster) MachineCertificate(id identity.Identity, change func(*x509.Certificate)) *tls.Certificate {
+	key := c.newX509Key()
+	return &tls.Certificate{Certificate: c.serviceChain(key.Public(), id, change), PrivateKey: key}
+}
+
+// serviceChain makes the chain of a service certificate of identity id for a key: the leaf, the service
+// authority and the cluster root.
+func (c *Cluster) serviceChain(
+	key crypto.PublicKey,
+	id identity.Identity,
+	change func(*x509.Certificate),
+) [][]byte {
+	return [][]byte{c.signX509(c.services, key, id, change), c.services.cert.Raw, c.root.cert.Raw}
+}
+
+// signX509 makes an X.509 certificate of identity id for a key, signed by signer. change is as for
+// UserSigner.
+func (c *Cluster) signX509(
+	signer authority,
+	key crypto.PublicKey,
+	id identity.Identity,
+	change func(*x509.Certificate),
+) []byte {
+	now := c.Now()
+	id.Expires = now.Add(signer.lifetime).Truncate(time.Second).UTC()
 	encoded, err := id.Encode()
 	c.must(err)
 	extension, err := identity.X509Value(encoded)
@@ -87,7 +155,7 @@ func (c *Cluster) newCertificate(
 		NotBefore:             now.Add(-identity.Skew),
 		NotAfter:              id.Expires,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           usages,
+		ExtKeyUsage:           signer.uses,
 		BasicConstraintsValid: true,
 		URIs:                  []*url.URL{uri},
 		ExtraExtensions:       []pkix.Extension{{Id: identity.X509Extension, Value: extension}},
@@ -95,7 +163,29 @@ func (c *Cluster) newCertificate(
 	if change != nil {
 		change(template)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, signer.cert, key.Public(), signer.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, signer.cert, key, signer.key)
 	c.must(err)
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return der
+}
+
+// HostSigner makes a new key with a host certificate for the names.
+func (c *Cluster) HostSigner(names ...string) ssh.Signer {
+	key := c.newSSHKey()
+	signer, err := ssh.NewCertSigner(c.hostCert(key.PublicKey(), names...), key)
+	c.must(err)
+	return signer
+}
+
+func (c *Cluster) hostCert(key ssh.PublicKey, names ...string) *ssh.Certificate {
+	now := c.Now()
+	cert := &ssh.Certificate{
+		Key:             key,
+		CertType:        ssh.HostCert,
+		ValidPrincipals: names,
+		Serial:          c.nextSerial().Uint64(),
+		ValidAfter:      uint64(now.Add(-identity.Skew).Unix()),
+		ValidBefore:     uint64(now.Add(machineLifetime).Unix()),
+	}
+	c.SignAsHostAuthority(cert)
+	return cert
 }

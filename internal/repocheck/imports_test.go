@@ -63,10 +63,8 @@ var internalImports = map[string][]string{
 		"keepalive", "limitedlog", "prefixconn", "fault", "identity", "config", "access", "rules",
 		"tunnel", "audit", "dial",
 	},
-	"member": {"fault", "identity", "rules", "authrpc", "backoff", "durable"},
-	"clustertest": {
-		"fault", "identity", "access", "rules", "audit", "authrpc", "testnet",
-	},
+	"member":      {"fault", "identity", "rules", "authrpc", "backoff", "durable"},
+	"clustertest": {"fault", "identity", "access", "rules", "audit", "authrpc", "connqueue", "testnet"},
 }
 
 // layers give each package inside a component its height: imports go from a lower number to a higher one,

@@ -1,15 +1,12 @@
 // Package proxytest answers: which auth service does a proxy have in tests?
 //
-// Auth serves the calls of a proxy over TLS on loopback, with the authorities of a clustertest cluster. A
-// test sets its answers.
+// Auth is a cluster of clustertest with one proxy, and answers the calls that only proxies make.
 package proxytest
 
 import (
 	"context"
 	"crypto/tls"
 	"log/slog"
-	"net"
-	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -26,11 +23,11 @@ import (
 // Name is the name of the proxy that is a member of the cluster.
 const Name = "proxy-1"
 
-// Auth is a cluster with its auth service and one proxy.
+// Auth is a cluster with its auth service and one proxy. Until a test gives clustertest.Answer the three
+// calls of a login, they fail.
 type Auth struct {
 	*clustertest.Cluster
 	t     testing.TB
-	addr  string
 	proxy identity.Identity
 	cert  *tls.Certificate
 	host  ssh.Signer
@@ -38,16 +35,10 @@ type Auth struct {
 	// Reports gets the reports of attached nodes. Reports that nobody takes are dropped once it is full.
 	Reports chan authrpc.ReportNodesRequest
 
-	// Begin, Finish and Prove answer the three calls of a login. A test sets them before the first call.
-	Begin  func(authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error)
-	Finish func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error)
-	Prove  func(authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error)
-
 	sets chan rules.Set // from Publish to the stream of rules
 
-	mu    sync.Mutex // guards the fields below
+	mu    sync.Mutex // guards nodes
 	nodes map[string]authrpc.NodeInfo
-	down  bool
 }
 
 // New makes a cluster and serves its auth service until the test ends.
@@ -63,91 +54,22 @@ func New(t testing.TB) *Auth {
 	a.proxy = a.Machine(identity.Proxy, Name, nil)
 	a.cert = a.MachineCertificate(a.proxy, nil)
 	a.host = a.HostSigner(Name, "127.0.0.1")
-	s := authrpc.NewServer(a.caller, Log())
-	authrpc.HandleStream(s, authrpc.WatchRules, a.watch)
-	authrpc.Handle(s, authrpc.ReportNodes, a.report)
-	authrpc.Handle(s, authrpc.LocateNode, a.locate)
-	handle(s, authrpc.BeginLogin, &a.Begin)
-	handle(s, authrpc.FinishOIDC, &a.Finish)
-	handle(s, authrpc.ProveFactor, &a.Prove)
-	a.serve(s)
+	clustertest.HandleStream(a.Cluster, authrpc.WatchRules, a.watch)
+	clustertest.Answer(a.Cluster, authrpc.ReportNodes, a.report)
+	clustertest.Answer(a.Cluster, authrpc.LocateNode, a.locate)
 	return a
-}
-
-// handle answers a route with a function that the test may set later.
-func handle[Req, Res any](s *authrpc.Server, route authrpc.Route[Req, Res], fn *func(Req) (Res, error)) {
-	authrpc.Handle(s, route, func(_ context.Context, _ authrpc.Caller, r Req) (Res, error) {
-		return (*fn)(r)
-	})
 }
 
 // Log is a logger that discards every line.
 func Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func (a *Auth) serve(h http.Handler) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.addr = ln.Addr().String()
-	srv := &http.Server{
-		Handler:  h,
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c)
-		},
-	}
-	cfg := &tls.Config{
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return a.ServiceCertificate(identity.Auth, "auth-1"), nil
-		},
-		NextProtos: []string{identity.ALPNAuth},
-		ClientAuth: tls.RequestClientCert,
-		MinVersion: tls.VersionTLS13,
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(opaqueListener{tls.NewListener(clustertest.ForwardedListener(ln), cfg)})
-	}()
-	a.t.Cleanup(func() { srv.Close(); <-done })
-}
-
-// connKey is the key of the connection in the context of a request.
-type connKey struct{}
-
-// opaqueListener hides that its connections are TLS connections. net/http would close them, because it does
-// not know the ALPN name.
-type opaqueListener struct{ net.Listener }
-
-func (l opaqueListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return opaqueConn{c}, nil
-}
-
-type opaqueConn struct{ net.Conn }
-
-func (a *Auth) caller(r *http.Request) (authrpc.Caller, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.down {
-		return authrpc.Caller{}, fault.New(fault.Unavailable, "auth", "the auth service is down", "wait")
-	}
-	certs := r.Context().Value(connKey{}).(opaqueConn).Conn.(*tls.Conn).ConnectionState().PeerCertificates
-	if len(certs) == 0 {
-		return authrpc.Caller{}, nil
-	}
-	return authrpc.Caller{Identity: a.proxy, Key: certs[0].PublicKey}, nil
-}
-
 // SetDown decides whether every call fails.
 func (a *Auth) SetDown(down bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.down = down
+	if down {
+		a.Refuse(fault.New(fault.Unavailable, "auth", "the auth service is down", "wait"))
+	} else {
+		a.Refuse(nil)
+	}
 }
 
 // Register makes the auth service know of a node, which need not be attached.
@@ -188,11 +110,7 @@ func (a *Auth) watch(
 	}
 }
 
-func (a *Auth) report(
-	_ context.Context,
-	_ authrpc.Caller,
-	r authrpc.ReportNodesRequest,
-) (authrpc.ReportNodesResponse, error) {
+func (a *Auth) report(r authrpc.ReportNodesRequest) (authrpc.ReportNodesResponse, error) {
 	select {
 	case a.Reports <- r:
 	default:
@@ -200,11 +118,7 @@ func (a *Auth) report(
 	return authrpc.ReportNodesResponse{ReportAfter: 20 * time.Second}, nil
 }
 
-func (a *Auth) locate(
-	_ context.Context,
-	_ authrpc.Caller,
-	r authrpc.LocateNodeRequest,
-) (res authrpc.LocateNodeResponse, err error) {
+func (a *Auth) locate(r authrpc.LocateNodeRequest) (res authrpc.LocateNodeResponse, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n, ok := a.nodes[r.Node]; ok {
@@ -212,9 +126,6 @@ func (a *Auth) locate(
 	}
 	return res, nil
 }
-
-// Addr is host:port of the auth service.
-func (a *Auth) Addr() string { return a.addr }
 
 // Identity is the identity of the proxy. The methods below are those of the membership that a proxy needs.
 func (a *Auth) Identity() identity.Identity { return a.proxy }
@@ -229,5 +140,5 @@ func (a *Auth) HostKey() (ssh.Signer, error) { return a.host, nil }
 func (a *Auth) Client() *authrpc.Client {
 	cfg := identity.PinnedTLS(
 		a.Pin(), clustertest.Name, identity.ALPNAuth, a.TLSCertificate, time.Now, identity.Auth)
-	return authrpc.NewClient(a.addr, cfg)
+	return authrpc.NewClient(a.Addr(), cfg)
 }

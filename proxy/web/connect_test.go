@@ -39,10 +39,11 @@ func newBalancedServer(t *testing.T, change func(*web.Config)) *balancedServer {
 		streams: make(chan receivedStream, 1),
 		began:   make(chan authrpc.BeginLoginRequest, 1),
 	}
-	b.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+	begin := func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		b.began <- r
 		return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: provider}, nil
 	}
+	clustertest.Answer(b.Cluster, authrpc.BeginLogin, begin)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/fault"
 )
 
@@ -19,8 +20,7 @@ const headlessPath = "/login/headless?handle=sealed"
 func headlessSite(t *testing.T) *testSite {
 	s := newTestSite(t)
 	machine := &authrpc.Headless{From: "203.0.113.9", Code: "WDJB-MJHT", Expires: s.now.Add(10 * time.Minute)}
-	begin, finish := s.Begin, s.Finish
-	s.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+	begin := func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		switch {
 		case r.Handle != "sealed":
 			return authrpc.BeginLoginResponse{}, fault.New(fault.Expired, "login",
@@ -28,13 +28,15 @@ func headlessSite(t *testing.T) *testSite {
 		case !r.Confirmed:
 			return authrpc.BeginLoginResponse{Headless: machine}, nil
 		}
-		return begin(r)
+		return s.begin(r)
 	}
-	s.Finish = func(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
-		res, err := finish(r)
+	clustertest.Answer(s.Cluster, authrpc.BeginLogin, begin)
+	finish := func(r authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+		res, err := s.finish(r)
 		res.Headless = machine
 		return res, err
 	}
+	clustertest.Answer(s.Cluster, authrpc.FinishOIDC, finish)
 	s.redirect = ""
 	return s
 }
@@ -79,10 +81,11 @@ func TestTheConfirmationIsForOneLogin(t *testing.T) {
 	b := s.browser("en")
 	b.get(headlessPath)
 	var other authrpc.BeginLoginRequest
-	s.Begin = func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+	begin := func(r authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 		other = r
 		return authrpc.BeginLoginResponse{Headless: &authrpc.Headless{From: "203.0.113.10"}}, nil
 	}
+	clustertest.Answer(s.Cluster, authrpc.BeginLogin, begin)
 	wantPage(t, b.get("/login/headless?handle=other&go=1"), 200, "203.0.113.10", `id="continue"`)
 	if other.Handle != "other" || other.Confirmed {
 		t.Errorf("got %+v, want the other login without a confirmation", other)

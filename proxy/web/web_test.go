@@ -68,9 +68,9 @@ func newTestSite(t *testing.T) *testSite {
 	s.srv.Config.Handler = pages.Handler()
 	s.srv.StartTLS()
 	t.Cleanup(func() { s.srv.Close(); client.Close() })
-	s.Begin = s.begin
-	s.Finish = s.finish
-	s.Prove = s.prove
+	clustertest.Answer(s.Cluster, authrpc.BeginLogin, s.begin)
+	clustertest.Answer(s.Cluster, authrpc.FinishOIDC, s.finish)
+	clustertest.Answer(s.Cluster, authrpc.ProveFactor, s.prove)
 	return s
 }
 
@@ -520,7 +520,7 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 	t.Parallel()
 	s := newTestSite(t)
 	mine, logins := "", 0
-	s.Finish = func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
+	finish := func(authrpc.FinishOIDCRequest) (authrpc.FinishOIDCResponse, error) {
 		logins++
 		return authrpc.FinishOIDCResponse{
 			Attempt: strings.Repeat("identified ", logins),
@@ -528,11 +528,13 @@ func TestACodeIsForTheLoginOfItsPage(t *testing.T) {
 			Expires: s.now.Add(time.Minute),
 		}, nil
 	}
+	clustertest.Answer(s.Cluster, authrpc.FinishOIDC, finish)
 	proved := 0
-	s.Prove = func(authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
+	prove := func(authrpc.ProveFactorRequest) (authrpc.ProveFactorResponse, error) {
 		proved++
 		return authrpc.ProveFactorResponse{Redirect: callback}, nil
 	}
+	clustertest.Answer(s.Cluster, authrpc.ProveFactor, prove)
 	b := s.identified("en")
 	field := regexp.MustCompile(`name="attempt" value="([^"]+)"`)
 	page := b.get("/login/factor")
@@ -657,9 +659,10 @@ func TestTheProviderURLIsChecked(t *testing.T) {
 		"/":                          false,
 	} {
 		s := newTestSite(t)
-		s.Begin = func(authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
+		begin := func(authrpc.BeginLoginRequest) (authrpc.BeginLoginResponse, error) {
 			return authrpc.BeginLoginResponse{Attempt: "begun", Redirect: to}, nil
 		}
+		clustertest.Answer(s.Cluster, authrpc.BeginLogin, begin)
 		if a := s.browser("en").get(loginPath); (a.Header.Get("Location") == to) != ok {
 			t.Errorf("%q: got %d to %q, want ok %v", to, a.StatusCode, a.Header.Get("Location"), ok)
 		}
