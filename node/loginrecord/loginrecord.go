@@ -146,7 +146,7 @@ func appendEntry(path string, entry []byte) error {
 	})
 }
 
-// lockTries and lockPause bound the wait for a lock to 200 ms: every account may read the layout, and so
+// lockTries and lockPause bound the wait for a lock to 200 ms: every account may read the records, and so
 // lock them, and a session must not wait for that.
 const (
 	lockTries = 20

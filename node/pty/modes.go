@@ -16,15 +16,22 @@ type mode struct {
 // maxModes bounds the modes of one request; the RFC defines about 60.
 const maxModes = 256
 
-// parseModes reads opcode and value pairs up to the end marker (0) or the first opcode without a defined
-// argument (160 and up).
+// Opcodes with a special meaning (RFC 4254 section 8).
+const (
+	opEnd            = 0
+	opFirstUndefined = 160 // from here on the length of the argument is not defined
+)
+
+// parseModes reads pairs of an opcode (1 byte) and a value (4 bytes), up to the end marker or the first
+// opcode whose argument is not defined. It reads maxModes pairs at most.
 func parseModes(b []byte) []mode {
-	var out []mode
-	for len(b) >= 5 && b[0] != 0 && b[0] < 160 && len(out) < maxModes {
-		out = append(out, mode{b[0], binary.BigEndian.Uint32(b[1:5])})
-		b = b[5:]
+	const pairBytes = 5
+	var modes []mode
+	for len(b) >= pairBytes && b[0] != opEnd && b[0] < opFirstUndefined && len(modes) < maxModes {
+		modes = append(modes, mode{op: b[0], value: binary.BigEndian.Uint32(b[1:pairBytes])})
+		b = b[pairBytes:]
 	}
-	return out
+	return modes
 }
 
 // controlCharacters are indices of termios.Cc, by the opcodes of RFC 4254 section 8.
@@ -92,8 +99,8 @@ var outputFlags = map[byte]uint32{
 // disabledCharacter is the value that a client sends for a control character that is disabled.
 const disabledCharacter = 255
 
-// applyModes sets the modes that Linux has and skips the others: a client sends the modes of its own
-// terminal, which may be of another system.
+// applyModes sets those modes of a terminal that Linux has. It skips the others: a client sends the modes of
+// its own terminal, and may run on another system.
 func applyModes(tty *os.File, modes []mode) error {
 	if len(modes) == 0 {
 		return nil
@@ -110,7 +117,8 @@ func applyModes(tty *os.File, modes []mode) error {
 	})
 }
 
-// apply changes the settings by one mode.
+// apply sets one mode in tio. The opcode is that of a control character or of a flag; any other changes
+// nothing.
 func (m mode) apply(tio *unix.Termios) {
 	if i, ok := controlCharacters[m.op]; ok {
 		tio.Cc[i] = byte(m.value)
@@ -118,8 +126,8 @@ func (m mode) apply(tio *unix.Termios) {
 			tio.Cc[i] = 0 // _POSIX_VDISABLE on Linux
 		}
 	}
-	set := func(flags *uint32, known map[byte]uint32) {
-		if bit, ok := known[m.op]; ok {
+	set := func(flags *uint32, bits map[byte]uint32) {
+		if bit, ok := bits[m.op]; ok {
 			*flags &^= bit
 			if m.value != 0 {
 				*flags |= bit

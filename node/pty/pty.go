@@ -41,24 +41,30 @@ type Request struct {
 // termRE matches terminal types that no program takes for a path or an option.
 var termRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
-// ParseRequest reads the payload of a pty-req.
+// ParseRequest reads the payload of a pty-req (RFC 4254 section 6.2). A terminal type that is not valid is
+// replaced by "dumb", and modes that Linux does not have are skipped later. The error says that the payload
+// is malformed.
 func ParseRequest(payload []byte) (Request, error) {
-	var m struct {
+	var wire struct {
 		Term                      string
 		Cols, Rows, Width, Height uint32
 		Modes                     []byte
 	}
-	if err := ssh.Unmarshal(payload, &m); err != nil {
+	if err := ssh.Unmarshal(payload, &wire); err != nil {
 		return Request{}, fmt.Errorf("pty-req: %w", err)
 	}
-	r := Request{Term: m.Term, Size: Size{m.Cols, m.Rows, m.Width, m.Height}, modes: parseModes(m.Modes)}
-	if !termRE.MatchString(r.Term) {
-		r.Term = "dumb"
+	req := Request{
+		Term:  wire.Term,
+		Size:  Size{Cols: wire.Cols, Rows: wire.Rows, Width: wire.Width, Height: wire.Height},
+		modes: parseModes(wire.Modes),
 	}
-	return r, nil
+	if !termRE.MatchString(req.Term) {
+		req.Term = "dumb"
+	}
+	return req, nil
 }
 
-// ParseSize reads the payload of a window-change.
+// ParseSize reads the payload of a window-change (RFC 4254 section 6.7).
 func ParseSize(payload []byte) (s Size, err error) {
 	if err := ssh.Unmarshal(payload, &s); err != nil {
 		return Size{}, fmt.Errorf("window-change: %w", err)
@@ -73,9 +79,10 @@ type Terminal struct {
 	slave  *os.File // closed by CloseSlave
 }
 
-// Open opens a terminal whose slave belongs to the user and group and has the mode. If this process is not
-// root, the slave belongs to the process's own account.
-func Open(r Request, uid, gid int, mode os.FileMode) (*Terminal, error) {
+// Open opens a terminal with the size and modes of the request. Its slave belongs to the user uid and the
+// group gid and has the mode; if this process is not root, it belongs to the process's own account with the
+// mode that the system gives it. The caller closes the terminal.
+func Open(req Request, uid, gid int, mode os.FileMode) (*Terminal, error) {
 	master, slave, err := pty.Open()
 	if err != nil {
 		return nil, fmt.Errorf("open terminal: %w", err)
@@ -85,15 +92,15 @@ func Open(r Request, uid, gid int, mode os.FileMode) (*Terminal, error) {
 		return nil, fmt.Errorf("open terminal: %w", err)
 	}
 	t := &Terminal{master, slave}
-	if err := t.prepare(r, uid, gid, mode); err != nil {
+	if err := t.prepare(req, uid, gid, mode); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("prepare terminal: %w", err)
 	}
 	return t, nil
 }
 
-// pollable returns the file in non-blocking mode and closes the original. A wait for such a file occupies no
-// thread, and may have a deadline.
+// pollable returns a copy of the file in non-blocking mode, and closes the original. Go waits for such a file
+// in its poller: reads and writes occupy no thread and may have a deadline.
 func pollable(f *os.File) (*os.File, error) {
 	defer f.Close()
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
@@ -107,11 +114,12 @@ func pollable(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-func (t *Terminal) prepare(r Request, uid, gid int, mode os.FileMode) error {
-	if err := t.Resize(r.Size); err != nil {
+// prepare sets the size, modes and owner of a terminal that was just opened.
+func (t *Terminal) prepare(req Request, uid, gid int, mode os.FileMode) error {
+	if err := t.Resize(req.Size); err != nil {
 		return err
 	}
-	if err := applyModes(t.slave, r.modes); err != nil {
+	if err := applyModes(t.slave, req.modes); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
@@ -127,7 +135,8 @@ func (t *Terminal) Attach(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty, cmd.SysProcAttr.Ctty = true, true, 0
+	const stdin = 0 // the child's descriptor that becomes the controlling terminal
+	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty, cmd.SysProcAttr.Ctty = true, true, stdin
 }
 
 // CloseSlave closes this process's copy of the slave, once the program has started. Reads from the master
@@ -173,8 +182,8 @@ func (t *Terminal) Close() {
 	_ = t.master.Close()
 }
 
-// withFD calls fn with the file's descriptor. Unlike File.Fd, it leaves the file in non-blocking mode and
-// open during the call.
+// withFD calls fn with the file's descriptor, and returns the error of fn. The file cannot be closed during
+// the call. Unlike File.Fd, it leaves the file in non-blocking mode.
 func withFD(f *os.File, fn func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -17,7 +17,7 @@ const (
 	hasExtended = 1 << 31
 )
 
-// attrs are attributes of a file. Only those whose flag is set are valid.
+// attrs are the attributes of a file in a request. Only those with their flag set are valid.
 type attrs struct {
 	flags        uint32
 	size         uint64
@@ -26,7 +26,8 @@ type attrs struct {
 	atime, mtime uint32 // seconds since 1970
 }
 
-// attrs reads attributes. It skips extended ones: no client and no server defines any.
+// attrs reads the attributes of a request. It skips extended attributes, because no client and no server
+// defines any.
 func (p *packet) attrs() attrs {
 	a := attrs{flags: p.uint32()}
 	if a.flags&hasSize != 0 {
@@ -79,7 +80,7 @@ func (a attrs) times() []unix.Timespec {
 	}
 }
 
-// attrTarget sets attributes of one file.
+// attrTarget has the functions that set the attributes of one file: of an open file, or of one at a path.
 type attrTarget struct {
 	truncate func(size int64) error
 	chmod    func(mode uint32) error
@@ -87,7 +88,8 @@ type attrTarget struct {
 	chown    func(uid, gid int) error
 }
 
-// apply sets the attributes that are present, in the order of OpenSSH's server. It stops at the first error.
+// apply sets those attributes of the target that are present in a, in the order of OpenSSH's server. It
+// returns the first error, and sets nothing after it.
 func (a attrs) apply(t attrTarget) error {
 	if a.flags&hasSize != 0 {
 		if err := t.truncate(int64(a.size)); err != nil {
@@ -110,7 +112,7 @@ func (a attrs) apply(t attrTarget) error {
 	return nil
 }
 
-// pathTarget sets attributes of the file at the path. It follows symbolic links.
+// pathTarget returns functions that set attributes of the file at the path. They follow symbolic links.
 func pathTarget(path string) attrTarget {
 	return attrTarget{
 		truncate: func(size int64) error { return unix.Truncate(path, size) },
@@ -120,8 +122,8 @@ func pathTarget(path string) attrTarget {
 	}
 }
 
-// fileTarget sets attributes of an open file. It uses the descriptor and not the path, at which another file
-// may be by now.
+// fileTarget returns functions that set attributes of an open file. They use the descriptor and not the path:
+// another file may have taken that path since.
 func fileTarget(fd int) attrTarget {
 	path := "/proc/self/fd/" + strconv.Itoa(fd)
 	return attrTarget{
@@ -132,7 +134,8 @@ func fileTarget(fd int) attrTarget {
 	}
 }
 
-// linkTarget sets attributes of the file at the path. If that is a symbolic link, it sets those of the link.
+// linkTarget returns functions that set attributes of the file at the path. If the file is a symbolic link,
+// they change the link itself, or return an error where a link has no such attribute.
 func linkTarget(path string) attrTarget {
 	return attrTarget{
 		truncate: func(int64) error { return errMalformed }, // as OpenSSH's server

@@ -14,24 +14,25 @@ import (
 // below maxPacket.
 const maxNames = 100
 
-// readDir replies with the next entries. The first are the directory itself and its parent, as from OpenSSH's
-// server. A reply has at least one entry: clients take a reply without entries for the end.
-func (s *server) readDir(p *packet) error {
-	h, err := s.handle(p, true)
+// readDir serves SSH_FXP_READDIR (draft section 6.7): it replies with the next entries of the directory, or
+// with io.EOF after the last. The first two are the directory itself and its parent, as from OpenSSH's
+// server. A reply has at least one entry, because clients take a reply without entries for the end.
+func (s *server) readDir(req *packet) error {
+	dir, err := s.dirHandle(req)
 	if err != nil {
 		return err
 	}
 	for {
-		names, err := h.readNames()
+		names, err := dir.readNames()
 		if err != nil {
 			return err
 		}
-		entries, n := s.entries(h, names)
+		entries, n := s.entries(dir, names)
 		if n == 0 {
 			continue // all of them were removed since
 		}
 		s.reply(typeName, func(b []byte) []byte {
-			b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, p.id), n)
+			b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, req.id), n)
 			return append(b, entries...)
 		})
 		return nil
@@ -55,12 +56,12 @@ func (h *handle) readNames() ([]string, error) {
 	return names, nil
 }
 
-// entries encodes the entries of the names, and counts them. It leaves out files that were removed since, and
-// files that the account may not examine.
-func (s *server) entries(h *handle, names []string) (b []byte, n uint32) {
+// entries returns the entries of a directory for these names, encoded, and how many they are. It leaves out
+// files that were removed since the names were read, and files that the account may not examine.
+func (s *server) entries(dir *handle, names []string) (b []byte, n uint32) {
 	for _, name := range names {
 		var st unix.Stat_t
-		if unix.Fstatat(int(h.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		if unix.Fstatat(int(dir.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 			continue
 		}
 		b = appendAttrs(appendString(appendString(b, name), s.names.longName(name, &st)), &st)
@@ -80,7 +81,8 @@ var typeChars = map[uint32]byte{
 	unix.S_IFSOCK: 's',
 }
 
-// modeText returns a mode as ls shows it.
+// modeText returns a mode as ls -l shows it, such as "-rwxr-x---". In place of x it shows s or t for the
+// set-id and sticky bits, and S or T if x itself is not set.
 func modeText(mode uint32) string {
 	out := []byte("?rwxrwxrwx")
 	if kind, known := typeChars[mode&unix.S_IFMT]; known {
@@ -94,7 +96,7 @@ func modeText(mode uint32) string {
 	for _, special := range []struct {
 		bit         uint32
 		at          int
-		with, alone byte
+		with, alone byte // what ls shows if x is set, and if it is not
 	}{{unix.S_ISUID, 3, 's', 'S'}, {unix.S_ISGID, 6, 's', 'S'}, {unix.S_ISVTX, 9, 't', 'T'}} {
 		if mode&special.bit == 0 {
 			continue

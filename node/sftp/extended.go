@@ -25,57 +25,60 @@ var extensions = []struct{ name, version string }{
 	{"users-groups-by-id@openssh.com", "1"},
 }
 
-// extended serves an extended request.
-func (s *server) extended(p *packet) error {
-	switch string(p.bytes()) {
+// extended serves SSH_FXP_EXTENDED (draft section 8): it reads the name of the extension and serves the
+// request. It returns errUnsupported for an unknown name.
+func (s *server) extended(req *packet) error {
+	switch string(req.bytes()) {
 	case "posix-rename@openssh.com":
-		return s.onPaths(p, unix.Rename)
+		return s.onPaths(req, unix.Rename)
 	case "hardlink@openssh.com":
-		return s.onPaths(p, unix.Link)
+		return s.onPaths(req, unix.Link)
 	case "statvfs@openssh.com":
-		return s.statvfs(p)
+		return s.statvfs(req)
 	case "fstatvfs@openssh.com":
-		return s.fstatvfs(p)
+		return s.fstatvfs(req)
 	case "fsync@openssh.com":
-		return s.fsync(p)
+		return s.fsync(req)
 	case "lsetstat@openssh.com":
-		return s.lsetstat(p)
+		return s.lsetstat(req)
 	case "limits@openssh.com":
-		return s.limits(p)
+		return s.limits(req)
 	case "expand-path@openssh.com":
-		return s.expandPath(p)
+		return s.expandPath(req)
 	case "copy-data":
-		return s.copyData(p)
+		return s.copyData(req)
 	case "home-directory":
-		return s.homeDirectory(p)
+		return s.homeDirectory(req)
 	case "users-groups-by-id@openssh.com":
-		return s.usersGroups(p)
+		return s.usersGroups(req)
 	}
 	return errUnsupported
 }
 
-func (s *server) statvfs(p *packet) error {
-	path := p.path()
-	if !p.ok() {
+// statvfs serves statvfs@openssh.com: it replies with the state of the file system at the path.
+func (s *server) statvfs(req *packet) error {
+	path := req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
 		return err
 	}
-	return s.replyStatvfs(p.id, &st)
+	return s.replyStatvfs(req.id, &st)
 }
 
-func (s *server) fstatvfs(p *packet) error {
-	h := s.handles[p.handleID()]
-	if h == nil {
+// fstatvfs serves fstatvfs@openssh.com, which names an open file or directory in place of a path.
+func (s *server) fstatvfs(req *packet) error {
+	opened := s.handles[req.handleID()]
+	if opened == nil {
 		return unix.EBADF
 	}
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(h.file.Fd()), &st); err != nil {
+	if err := unix.Fstatfs(int(opened.file.Fd()), &st); err != nil {
 		return err
 	}
-	return s.replyStatvfs(p.id, &st)
+	return s.replyStatvfs(req.id, &st)
 }
 
 // replyStatvfs replies with the fields of statvfs(3).
@@ -97,42 +100,43 @@ func (s *server) replyStatvfs(id uint32, st *unix.Statfs_t) error {
 	return nil
 }
 
-// fsync writes a file's data to the disk before it replies.
-func (s *server) fsync(p *packet) error {
-	h, err := s.handle(p, false)
+// fsync serves fsync@openssh.com: it writes the file's data to the disk, and then replies.
+func (s *server) fsync(req *packet) error {
+	opened, err := s.fileHandle(req)
 	if err != nil {
 		return err
 	}
-	if err := unix.Fsync(int(h.file.Fd())); err != nil {
+	if err := unix.Fsync(int(opened.file.Fd())); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
-// lsetstat is setstat without following a symbolic link.
-func (s *server) lsetstat(p *packet) error {
-	path, a := p.path(), p.attrs()
-	if !p.ok() {
+// lsetstat serves lsetstat@openssh.com: it is setstat, but changes a symbolic link itself.
+func (s *server) lsetstat(req *packet) error {
+	path, changes := req.path(), req.attrs()
+	if !req.ok() {
 		return errMalformed
 	}
-	if err := a.apply(linkTarget(path)); err != nil {
+	if err := changes.apply(linkTarget(path)); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
 // reservedFiles is how many descriptors the process keeps for itself.
 const reservedFiles = 10
 
-// limits replies with the sizes of packets, reads and writes and the number of handles that a client may use.
-func (s *server) limits(p *packet) error {
+// limits serves limits@openssh.com: it replies with the sizes of packets, reads and writes and the number of
+// handles that a client may use.
+func (s *server) limits(req *packet) error {
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return err
 	}
 	handles := max(files.Cur, reservedFiles) - reservedFiles
 	s.reply(typeExtendedReply, func(b []byte) []byte {
-		b = binary.BigEndian.AppendUint32(b, p.id)
+		b = binary.BigEndian.AppendUint32(b, req.id)
 		for _, n := range []uint64{maxPacket, maxData, maxData, handles} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
@@ -141,10 +145,11 @@ func (s *server) limits(p *packet) error {
 	return nil
 }
 
-// expandPath resolves a path that may start with ~ or ~user.
-func (s *server) expandPath(p *packet) error {
-	path := p.path()
-	if !p.ok() {
+// expandPath serves expand-path@openssh.com: it replies with the absolute path, all symbolic links followed,
+// for a path that may start with ~ or ~user.
+func (s *server) expandPath(req *packet) error {
+	path := req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	if rest, ok := strings.CutPrefix(path, "~"); ok {
@@ -159,7 +164,7 @@ func (s *server) expandPath(p *packet) error {
 	if err != nil {
 		return err
 	}
-	return s.replyName(p.id, real)
+	return s.replyName(req.id, real)
 }
 
 // homeOf returns the home of a user. The empty name means the account's own, from the environment.
@@ -171,56 +176,59 @@ func (s *server) homeOf(user string) (string, bool) {
 	return s.names.home(user)
 }
 
-// homeDirectory replies with the home of a user, as passwd(5) has it.
-func (s *server) homeDirectory(p *packet) error {
-	user := p.path()
-	if !p.ok() {
+// homeDirectory serves home-directory: it replies with the home of a user, as homeOf finds it.
+func (s *server) homeDirectory(req *packet) error {
+	user := req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	home, known := s.homeOf(user)
 	if !known {
 		return unix.ENOENT
 	}
-	return s.replyName(p.id, home)
+	return s.replyName(req.id, home)
 }
 
-// usersGroups replies with the names of user ids and of group ids. The name of an unknown id is empty.
-func (s *server) usersGroups(p *packet) error {
-	users, groups := &packet{rest: p.bytes()}, &packet{rest: p.bytes()}
-	if !p.ok() {
+// usersGroups serves users-groups-by-id@openssh.com. The request contains a list of user ids and a list of
+// group ids; the reply contains the names for each list. The name of an unknown id is empty.
+func (s *server) usersGroups(req *packet) error {
+	userIDs, groupIDs := &packet{rest: req.bytes()}, &packet{rest: req.bytes()}
+	if !req.ok() {
 		return errMalformed
 	}
 	s.names.load()
-	list := func(ids *packet, known map[uint32]string) (out []byte) {
+	lookUp := func(ids *packet, known map[uint32]string) (names []byte) {
 		for len(ids.rest) > 0 && ids.ok() {
-			out = appendString(out, known[ids.uint32()])
+			names = appendString(names, known[ids.uint32()])
 		}
-		return out
+		return names
 	}
-	u, g := list(users, s.names.users), list(groups, s.names.groups)
-	if !users.ok() || !groups.ok() || len(u)+len(g) > maxData {
+	users, groups := lookUp(userIDs, s.names.users), lookUp(groupIDs, s.names.groups)
+	if !userIDs.ok() || !groupIDs.ok() || len(users)+len(groups) > maxData {
 		return errMalformed
 	}
 	s.reply(typeExtendedReply, func(b []byte) []byte {
-		return appendString(appendString(binary.BigEndian.AppendUint32(b, p.id), string(u)), string(g))
+		b = binary.BigEndian.AppendUint32(b, req.id)
+		return appendString(appendString(b, string(users)), string(groups))
 	})
 	return nil
 }
 
-// copyData copies bytes from one open file to another, without sending them to the client. A length of 0
-// means up to the end of the file.
-func (s *server) copyData(p *packet) error {
-	from, err := s.handle(p, false)
+// copyData serves copy-data: it copies bytes from one open file to another, without sending them to the
+// client. The request names for each the handle and the offset, and the number of bytes; 0 means up to the
+// end of the file. Copying within one file is refused.
+func (s *server) copyData(req *packet) error {
+	from, err := s.fileHandle(req)
 	if err != nil {
 		return err
 	}
-	readAt, size := int64(p.uint64()), p.uint64()
-	to, err := s.handle(p, false)
+	readAt, size := int64(req.uint64()), req.uint64()
+	to, err := s.fileHandle(req)
 	if err != nil {
 		return err
 	}
-	writeAt := int64(p.uint64())
-	if !p.ok() {
+	writeAt := int64(req.uint64())
+	if !req.ok() {
 		return errMalformed
 	}
 	if sameFile(from, to) {
@@ -229,21 +237,21 @@ func (s *server) copyData(p *packet) error {
 	if err := copyBetween(from, to, readAt, writeAt, size); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
 var errSame = errors.New("both are the same file")
 
-// sameFile reports whether the handles are of the same file, or might be: it could then overwrite what it has
-// to read.
+// sameFile reports whether two handles are of the same file. It also returns true if that cannot be found
+// out: copying within one file could overwrite what is still to be read.
 func sameFile(a, b *handle) bool {
 	infoA, err1 := a.file.Stat()
 	infoB, err2 := b.file.Stat()
 	return err1 != nil || err2 != nil || os.SameFile(infoA, infoB)
 }
 
-// copyBetween copies size bytes, or up to the end of the file if size is 0. A file that ends earlier is no
-// error.
+// copyBetween copies size bytes, from the offset readAt of from to the offset writeAt of to. If size is 0, it
+// copies up to the end of from. It is no error if from ends earlier.
 func copyBetween(from, to *handle, readAt, writeAt int64, size uint64) error {
 	buf := make([]byte, flushAt)
 	for toEnd := size == 0; toEnd || size > 0; {

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handle is an open file or directory.
+// handle is a file or directory that the client has opened.
 type handle struct {
 	file      *os.File
-	dir       bool
+	isDir     bool
 	started   bool // of a directory: entries were read
 	appending bool // writes go to the end of the file, at whatever offset the client names
 }
@@ -27,15 +27,15 @@ const (
 	openExclusive = 1 << 5
 )
 
-// openFile serves SSH_FXP_OPEN (draft section 6.3). The kernel opens the file, so it decides about access,
-// links and the umask.
-func (s *server) openFile(p *packet) error {
-	path, wanted, a := p.path(), p.uint32(), p.attrs()
-	if !p.ok() {
+// openFile serves SSH_FXP_OPEN (draft section 6.3): it opens the file at the path, or makes it, and replies
+// with a handle. The kernel checks the access, follows links and applies the umask; nothing is checked here.
+func (s *server) openFile(req *packet) error {
+	path, openFlags, attributes := req.path(), req.uint32(), req.attrs()
+	if !req.ok() {
 		return errMalformed
 	}
 	flags := unix.O_RDONLY
-	switch wanted & (openRead | openWrite) {
+	switch openFlags & (openRead | openWrite) {
 	case openRead | openWrite:
 		flags = unix.O_RDWR
 	case openWrite:
@@ -46,27 +46,28 @@ func (s *server) openFile(p *packet) error {
 		openTruncate:  unix.O_TRUNC,
 		openExclusive: unix.O_EXCL,
 	} {
-		if wanted&bit != 0 {
+		if openFlags&bit != 0 {
 			flags |= flag
 		}
 	}
-	appending := wanted&(openWrite|openAppend) == openWrite|openAppend
+	const writeAtEnd = openWrite | openAppend
+	appending := openFlags&writeAtEnd == writeAtEnd
 	if appending {
 		flags |= unix.O_APPEND
 	}
 	fd, err := retry(func() (int, error) {
-		return unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_LARGEFILE, a.modeOr(0o666))
+		return unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_LARGEFILE, attributes.modeOr(0o666))
 	})
 	if err != nil {
 		return err
 	}
-	return s.replyHandle(p.id, &handle{file: os.NewFile(uintptr(fd), path), appending: appending})
+	return s.replyHandle(req.id, &handle{file: os.NewFile(uintptr(fd), path), appending: appending})
 }
 
-// openDir serves SSH_FXP_OPENDIR (draft section 6.7).
-func (s *server) openDir(p *packet) error {
-	path := p.path()
-	if !p.ok() {
+// openDir serves SSH_FXP_OPENDIR (draft section 6.7). It replies with a handle of the directory at the path.
+func (s *server) openDir(req *packet) error {
+	path := req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	fd, err := retry(func() (int, error) {
@@ -75,7 +76,7 @@ func (s *server) openDir(p *packet) error {
 	if err != nil {
 		return err
 	}
-	return s.replyHandle(p.id, &handle{file: os.NewFile(uintptr(fd), path), dir: true})
+	return s.replyHandle(req.id, &handle{file: os.NewFile(uintptr(fd), path), isDir: true})
 }
 
 // retry repeats a call that a signal interrupted: Go's runtime sends signals to its own threads.
@@ -100,13 +101,19 @@ func (s *server) replyHandle(id uint32, h *handle) error {
 	return nil
 }
 
-// handle reads the id of a handle and returns the handle: of a file, or of a directory if dir is set.
-func (s *server) handle(p *packet, dir bool) (*handle, error) {
-	h := s.handles[p.handleID()]
-	if !p.ok() {
+// fileHandle reads the id of a handle from the request and returns the handle. It returns EBADF if there is
+// no such handle or it is of a directory.
+func (s *server) fileHandle(req *packet) (*handle, error) { return s.readHandle(req, false) }
+
+// dirHandle is fileHandle for a directory.
+func (s *server) dirHandle(req *packet) (*handle, error) { return s.readHandle(req, true) }
+
+func (s *server) readHandle(req *packet, wantDir bool) (*handle, error) {
+	h := s.handles[req.handleID()]
+	if !req.ok() {
 		return nil, errMalformed
 	}
-	if h == nil || h.dir != dir {
+	if h == nil || h.isDir != wantDir {
 		return nil, unix.EBADF
 	}
 	return h, nil
@@ -120,43 +127,45 @@ func (p *packet) handleID() uint32 {
 	return 0
 }
 
-// close serves SSH_FXP_CLOSE. The handle is gone even if closing the file fails, as with close(2): the reply
-// then reports that a write was lost.
-func (s *server) close(p *packet) error {
-	n := p.handleID()
-	h := s.handles[n]
-	if h == nil {
+// close serves SSH_FXP_CLOSE. The handle is removed even if closing the file fails, as with close(2). The
+// reply then is the error, because data that were written may be lost.
+func (s *server) close(req *packet) error {
+	n := req.handleID()
+	opened := s.handles[n]
+	if opened == nil {
 		return unix.EBADF
 	}
 	delete(s.handles, n)
-	if err := h.file.Close(); err != nil {
+	if err := opened.file.Close(); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
-// closeAll closes what a client left open.
+// closeAll closes what the client has left open.
 func (s *server) closeAll() {
 	for _, h := range s.handles {
 		_ = h.file.Close() // the client is gone
 	}
 }
 
-// read reads directly into the buffer of replies, behind the space for the header.
-func (s *server) read(p *packet) error {
-	h, err := s.handle(p, false)
+// read serves SSH_FXP_READ (draft section 6.4): it replies with up to maxData bytes of the file from the
+// offset on, or with io.EOF. To save a copy, it reads directly into the buffer of replies, behind the space
+// for the header of this reply, and then adds the header.
+func (s *server) read(req *packet) error {
+	opened, err := s.fileHandle(req)
 	if err != nil {
 		return err
 	}
-	at, size := p.uint64(), p.uint32()
-	if !p.ok() {
+	at, size := req.uint64(), req.uint32()
+	if !req.ok() {
 		return errMalformed
 	}
 	const header = 4 + 1 + 4 + 4 // length, type, id, length of the data
 	start, wanted := len(s.replies)+header, int(min(size, maxData))
 	s.replies = slices.Grow(s.replies, header+wanted)
 	data := s.replies[start : start+wanted]
-	n, err := retry(func() (int, error) { return unix.Pread(int(h.file.Fd()), data, int64(at)) })
+	n, err := retry(func() (int, error) { return unix.Pread(int(opened.file.Fd()), data, int64(at)) })
 	if err != nil {
 		return err
 	}
@@ -164,27 +173,27 @@ func (s *server) read(p *packet) error {
 		return io.EOF
 	}
 	s.reply(typeData, func(b []byte) []byte {
-		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, p.id), uint32(n))
-		return b[:len(b)+n] // the data is there already
+		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, req.id), uint32(n))
+		return b[:len(b)+n] // the data are there already
 	})
 	return nil
 }
 
-// write serves SSH_FXP_WRITE. The reply is sent once the kernel has all of the data; fsync@openssh.com asks
-// for the disk.
-func (s *server) write(p *packet) error {
-	h, err := s.handle(p, false)
+// write serves SSH_FXP_WRITE. It replies when the kernel has taken all of the data. They need not be on the
+// disk by then; a client that wants that asks for fsync@openssh.com.
+func (s *server) write(req *packet) error {
+	opened, err := s.fileHandle(req)
 	if err != nil {
 		return err
 	}
-	at, data := p.uint64(), p.bytes()
-	if !p.ok() {
+	at, data := req.uint64(), req.bytes()
+	if !req.ok() {
 		return errMalformed
 	}
-	if err := h.writeAt(data, int64(at)); err != nil {
+	if err := opened.writeAt(data, int64(at)); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
 // writeAt writes all of the data, in several calls if the kernel takes only a part.
@@ -205,29 +214,29 @@ func (h *handle) writeAt(data []byte, at int64) error {
 }
 
 // fsetstat serves SSH_FXP_FSETSTAT (draft section 6.9).
-func (s *server) fsetstat(p *packet) error {
-	h, a := s.handles[p.handleID()], p.attrs()
-	if !p.ok() {
+func (s *server) fsetstat(req *packet) error {
+	opened, changes := s.handles[req.handleID()], req.attrs()
+	if !req.ok() {
 		return errMalformed
 	}
-	if h == nil {
+	if opened == nil {
 		return unix.EBADF
 	}
-	if err := a.apply(fileTarget(int(h.file.Fd()))); err != nil {
+	if err := changes.apply(fileTarget(int(opened.file.Fd()))); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
 // fstat serves SSH_FXP_FSTAT, also for directories.
-func (s *server) fstat(p *packet) error {
-	h := s.handles[p.handleID()]
-	if h == nil {
+func (s *server) fstat(req *packet) error {
+	opened := s.handles[req.handleID()]
+	if opened == nil {
 		return unix.EBADF
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(h.file.Fd()), &st); err != nil {
+	if err := unix.Fstat(int(opened.file.Fd()), &st); err != nil {
 		return err
 	}
-	return s.replyAttrs(p.id, &st)
+	return s.replyAttrs(req.id, &st)
 }

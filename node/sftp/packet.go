@@ -49,13 +49,14 @@ const (
 	statusUnsupported = 8
 )
 
-// packet is a request that is being read. Its methods read one field after the other. A field that is cut
-// short or invalid makes the packet bad and reads as zero; ok tells at the end.
+// packet is a request, or a list in one, while it is read. Its methods read one field after the other. If a
+// field is cut short or invalid, its method returns the zero value and the packet is bad: the caller reads
+// all fields, and then asks ok once.
 type packet struct {
 	kind byte
 	id   uint32
-	rest []byte
-	bad  bool
+	rest []byte // not read yet
+	bad  bool   // a field was not valid
 }
 
 var (
@@ -63,7 +64,7 @@ var (
 	errUnsupported = errors.New("not supported")
 )
 
-// take reads n bytes. They are valid until the packet is discarded.
+// take reads n bytes, or nil if the packet has fewer. The bytes are valid until the packet is discarded.
 func (p *packet) take(n uint64) []byte {
 	if p.bad || n > uint64(len(p.rest)) {
 		p.bad, p.rest = true, nil
@@ -106,7 +107,8 @@ func (p *packet) path() string {
 // them a meaning.
 func (p *packet) ok() bool { return !p.bad }
 
-// reply adds a packet to the replies; fill appends its body.
+// reply adds a packet of the given type to the replies. fill appends the body of the packet to the slice that
+// it gets, and returns the slice.
 func (s *server) reply(kind byte, fill func([]byte) []byte) {
 	start := len(s.replies)
 	s.replies = fill(append(s.replies, 0, 0, 0, 0, kind))
@@ -121,14 +123,15 @@ func (s *server) replyStatus(id, code uint32, text string) {
 	})
 }
 
-// replyOK replies that the request was done.
+// replyOK replies that the request was done. It returns nil, so that handlers can end with it.
 func (s *server) replyOK(id uint32) error {
 	s.replyStatus(id, statusOK, "Success")
 	return nil
 }
 
-// replyError replies why the request was not done. The codes are those of OpenSSH's server, because its
-// client chooses its messages by them.
+// replyError replies with the status for err, which a handler returned. The codes are those of OpenSSH's
+// server, because its client chooses its messages by them. Where the code alone does not explain the error,
+// the reply contains the text of the error.
 func (s *server) replyError(id uint32, err error) {
 	code := uint32(statusFailure)
 	var errno syscall.Errno

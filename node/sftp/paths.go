@@ -12,65 +12,66 @@ import (
 )
 
 // onPath serves a request that names one path and has no result but success.
-func (s *server) onPath(p *packet, fn func(path string) error) error {
-	path := p.path()
-	if !p.ok() {
+func (s *server) onPath(req *packet, fn func(path string) error) error {
+	path := req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	if err := fn(path); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
 // onPaths is onPath for requests that name two paths.
-func (s *server) onPaths(p *packet, fn func(a, b string) error) error {
-	a, b := p.path(), p.path()
-	if !p.ok() {
+func (s *server) onPaths(req *packet, fn func(a, b string) error) error {
+	a, b := req.path(), req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	if err := fn(a, b); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
-func (s *server) remove(p *packet) error { return s.onPath(p, unix.Unlink) }
-func (s *server) rmdir(p *packet) error  { return s.onPath(p, unix.Rmdir) }
+func (s *server) remove(req *packet) error { return s.onPath(req, unix.Unlink) }
+func (s *server) rmdir(req *packet) error  { return s.onPath(req, unix.Rmdir) }
 
 // mkdir serves SSH_FXP_MKDIR (draft section 6.6). Of the attributes it uses the mode, like OpenSSH's server.
-func (s *server) mkdir(p *packet) error {
-	path, a := p.path(), p.attrs()
-	if !p.ok() {
+func (s *server) mkdir(req *packet) error {
+	path, attributes := req.path(), req.attrs()
+	if !req.ok() {
 		return errMalformed
 	}
-	if err := unix.Mkdir(path, a.modeOr(0o777)); err != nil {
+	if err := unix.Mkdir(path, attributes.modeOr(0o777)); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
 // symlink reads its arguments in the order in which OpenSSH, and so every client, sends them: first the
 // link's target, then its path (OpenSSH PROTOCOL section 4.1). The target is not changed.
-func (s *server) symlink(p *packet) error { return s.onPaths(p, unix.Symlink) }
+func (s *server) symlink(req *packet) error { return s.onPaths(req, unix.Symlink) }
 
 // setstat serves SSH_FXP_SETSTAT. It follows symbolic links; lsetstat@openssh.com does not.
-func (s *server) setstat(p *packet) error {
-	path, a := p.path(), p.attrs()
-	if !p.ok() {
+func (s *server) setstat(req *packet) error {
+	path, changes := req.path(), req.attrs()
+	if !req.ok() {
 		return errMalformed
 	}
-	if err := a.apply(pathTarget(path)); err != nil {
+	if err := changes.apply(pathTarget(path)); err != nil {
 		return err
 	}
-	return s.replyOK(p.id)
+	return s.replyOK(req.id)
 }
 
 // rename fails if the new path exists, as version 3 of the protocol requires (draft section 6.5).
-func (s *server) rename(p *packet) error { return s.onPaths(p, renameNoReplace) }
+func (s *server) rename(req *packet) error { return s.onPaths(req, renameNoReplace) }
 
-// renameNoReplace checks and renames in one step where the file system can. Elsewhere another process may
-// create the new path between the two steps.
+// renameNoReplace renames from to to, and returns EEXIST if there is a file at to. Where the file system can,
+// it checks and renames in one step. Elsewhere another process may create the new path between the two steps,
+// and the rename then replaces it.
 func renameNoReplace(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	if err != unix.EINVAL && err != unix.ENOSYS {
@@ -83,20 +84,20 @@ func renameNoReplace(from, to string) error {
 	return unix.Rename(from, to)
 }
 
-func (s *server) stat(p *packet) error  { return s.statBy(p, unix.Stat) }
-func (s *server) lstat(p *packet) error { return s.statBy(p, unix.Lstat) }
+func (s *server) stat(req *packet) error  { return s.statBy(req, unix.Stat) }
+func (s *server) lstat(req *packet) error { return s.statBy(req, unix.Lstat) }
 
 // statBy serves SSH_FXP_STAT, which follows symbolic links, and SSH_FXP_LSTAT, which does not.
-func (s *server) statBy(p *packet, stat func(string, *unix.Stat_t) error) error {
-	path := p.path()
-	if !p.ok() {
+func (s *server) statBy(req *packet, stat func(string, *unix.Stat_t) error) error {
+	path := req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	var st unix.Stat_t
 	if err := stat(path, &st); err != nil {
 		return err
 	}
-	return s.replyAttrs(p.id, &st)
+	return s.replyAttrs(req.id, &st)
 }
 
 // replyAttrs replies with attributes.
@@ -115,33 +116,34 @@ func (s *server) replyName(id uint32, name string) error {
 }
 
 // readlink serves SSH_FXP_READLINK. The target is returned as it is stored, absolute or relative.
-func (s *server) readlink(p *packet) error {
-	path := p.path()
-	if !p.ok() {
+func (s *server) readlink(req *packet) error {
+	path := req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	target, err := os.Readlink(path)
 	if err != nil {
 		return err
 	}
-	return s.replyName(p.id, target)
+	return s.replyName(req.id, target)
 }
 
 // realpath serves SSH_FXP_REALPATH (draft section 6.11). Clients ask it for their first directory, with the
 // path ".".
-func (s *server) realpath(p *packet) error {
-	path := p.path()
-	if !p.ok() {
+func (s *server) realpath(req *packet) error {
+	path := req.path()
+	if !req.ok() {
 		return errMalformed
 	}
 	real, err := resolve(path)
 	if err != nil {
 		return err
 	}
-	return s.replyName(p.id, real)
+	return s.replyName(req.id, real)
 }
 
-// resolve follows all symbolic links of a path. The last element of the path need not exist.
+// resolve returns the absolute path with all symbolic links followed. The last element of the path need not
+// exist; it is kept as it is then. A relative path starts at the working directory.
 func resolve(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		wd, err := os.Getwd()
@@ -154,6 +156,7 @@ func resolve(path string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return real, err
 	}
+	// The path does not exist. If all of it but the last element does, that is enough.
 	dir, last := filepath.Split(strings.TrimRight(path, "/"))
 	if last == "" || last == "." || last == ".." {
 		return "", err

@@ -28,39 +28,41 @@ const version = 3
 
 // server serves one client, on one goroutine.
 type server struct {
-	in          *bufio.Reader
+	in          *bufio.Reader // has room for one packet of maxPacket with its length
 	out         io.Writer
-	replies     []byte // not yet sent
+	replies     []byte // encoded and not sent yet
 	initialized bool   // versions were exchanged
 	handles     map[uint32]*handle
 	lastHandle  uint32 // the last id given to a handle
 	names       nameTables
 }
 
-// Serve serves requests until the end of in. Relative paths start at the working directory of the process.
-// The error says that the client broke the protocol, or that a stream failed; errors of files are replies.
+// Serve reads requests from in and writes replies to out until the end of in, and then returns nil. Relative
+// paths start at the working directory of the process. The error says that the client violated the protocol,
+// or that a stream failed. An error of a file does not end Serve: it is the reply to the request.
 func Serve(in io.Reader, out io.Writer) error {
 	s := &server{in: bufio.NewReaderSize(in, 4+maxPacket), out: out, handles: map[uint32]*handle{}}
 	defer s.closeAll()
 	for {
-		p, err := s.next()
+		raw, err := s.next()
 		if errors.Is(err, io.EOF) {
 			return s.flush()
 		}
 		if err != nil {
 			return err
 		}
-		if err := s.serveRequest(p); err != nil {
+		if err := s.serveRequest(raw); err != nil {
 			return err
 		}
-		if _, err := s.in.Discard(4 + len(p)); err != nil {
+		if _, err := s.in.Discard(4 + len(raw)); err != nil {
 			return err
 		}
 	}
 }
 
-// next returns the next packet, without its length. The packet is valid until it is discarded from in. Before
-// next waits for the client, it sends the replies.
+// next returns the next packet, without its length, and leaves it in the buffer of in: it is valid until the
+// caller discards it. Before next waits for the client, it sends the replies. At the end of in the error is
+// io.EOF, and inside a packet io.ErrUnexpectedEOF.
 func (s *server) next() ([]byte, error) {
 	head, err := s.peek(4)
 	if err != nil {
@@ -70,15 +72,15 @@ func (s *server) next() ([]byte, error) {
 	if size == 0 || size > maxPacket {
 		return nil, fmt.Errorf("packet of %d bytes", size)
 	}
-	p, err := s.peek(4 + int(size))
+	raw, err := s.peek(4 + int(size))
 	if err != nil {
 		return nil, errors.Join(io.ErrUnexpectedEOF, err)
 	}
-	return p[4:], nil
+	return raw[4:], nil
 }
 
-// peek returns the next n bytes without consuming them. It sends the replies first if it may have to wait for
-// the client: a client that waits for a reply sends nothing.
+// peek returns the next n bytes of in without consuming them. It first sends the replies if there are many,
+// or if it may have to wait for the client: a client may wait for a reply before it sends more.
 func (s *server) peek(n int) ([]byte, error) {
 	if s.in.Buffered() < n || len(s.replies) >= flushAt {
 		if err := s.flush(); err != nil {
@@ -102,25 +104,26 @@ func (s *server) flush() error {
 	return err
 }
 
-// serveRequest serves one packet. An error of a file is a reply; an error returned here ends the connection.
+// serveRequest serves one packet, given without its length. A request that cannot be done gets a reply with
+// the error. An error is returned only if the packet violates the protocol; it ends the connection.
 func (s *server) serveRequest(b []byte) error {
-	p := &packet{kind: b[0], rest: b[1:]}
-	if p.kind == typeInit {
-		p.uint32() // the client's version: every client knows version 3
-		s.initialized = p.ok()
+	req := &packet{kind: b[0], rest: b[1:]}
+	if req.kind == typeInit {
+		req.uint32() // the client's version: every client knows version 3
+		s.initialized = req.ok()
 		s.replyVersion()
 		return nil
 	}
-	if p.id = p.uint32(); !s.initialized || p.bad {
+	if req.id = req.uint32(); !s.initialized || !req.ok() {
 		return errors.New("a request without an id, or before the version")
 	}
-	serve, known := handlers[p.kind]
+	serve, known := handlers[req.kind]
 	if !known {
-		s.replyStatus(p.id, statusUnsupported, "unknown request")
+		s.replyStatus(req.id, statusUnsupported, "unknown request")
 		return nil
 	}
-	if err := serve(s, p); err != nil {
-		s.replyError(p.id, err)
+	if err := serve(s, req); err != nil {
+		s.replyError(req.id, err)
 	}
 	return nil
 }
