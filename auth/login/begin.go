@@ -130,24 +130,24 @@ func (s *Service) parseBegin(by identity.Identity, req authrpc.BeginLoginRequest
 // the state and the callback come from the link that the user opened, so an attacker may have made them. The
 // handle is not checked here: it is sealed, so opening it shows whether it was altered.
 func (s *Service) checkBegin(by identity.Identity, req authrpc.BeginLoginRequest) error {
-	invalidLink := func(why string) error {
+	invalidLinkFault := func(why string) error {
 		return fault.New(fault.Invalid, opBegin, "this login link cannot be used: "+why,
 			"open the complete link that tsh login shows")
 	}
 	headless := req.Handle != ""
 	switch {
 	case headless && req.Challenge+req.State+req.Callback != "":
-		return invalidLink("it mixes a browser login and a headless login")
+		return invalidLinkFault("it mixes a browser login and a headless login")
 	case !headless && !challengeRE.MatchString(req.Challenge):
-		return invalidLink("its challenge is malformed")
+		return invalidLinkFault("its challenge is malformed")
 	case !headless && !stateRE.MatchString(req.State):
-		return invalidLink("its state is malformed")
+		return invalidLinkFault("its state is malformed")
 	case !headless && !loopbackCallback(req.Callback):
-		return invalidLink("its callback address is not on this machine")
+		return invalidLinkFault("its callback address is not on this machine")
 	case req.Locale != "" && !localeRE.MatchString(req.Locale):
-		return invalidLink("its language tag is not valid")
+		return invalidLinkFault("its language tag is not valid")
 	case len(req.Connector) > maxConnector || len(req.From) > maxFrom:
-		return invalidLink("one of its parameters is too long")
+		return invalidLinkFault("one of its parameters is too long")
 	}
 	if err := checkOrigin(req.PublicOrigin); err != nil {
 		return err

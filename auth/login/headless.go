@@ -19,7 +19,7 @@ import (
 const opHeadless = "login.Headless"
 
 const (
-	// HeadlessLife is the longest life of the certificates that a headless login earns.
+	// HeadlessLife is the longest life of the certificates that are issued from a headless login.
 	HeadlessLife = time.Hour
 	// headlessEvery is how often a waiting tsh asks whether its login is approved.
 	headlessEvery = 2 * time.Second
@@ -144,9 +144,10 @@ func (s *Service) storeHeadless(
 }
 
 // RedeemHeadless returns Assured for a headless login that a user has approved, and deletes the stored login.
-// While nobody has approved it, approved is false and err is nil: the caller asks again later. Only the
-// client that requested the login may call, from the network in which it did: others get fault Denied. A
-// handle or a login that has expired gets fault Expired.
+// While nobody has approved it, approved is false and err is nil: the caller asks again later. After it was
+// redeemed the answer is the same, because nothing is stored any more. Only the client that requested the
+// login may call, from the network in which it did: others get fault Denied. A handle or a login that has
+// expired gets fault Expired.
 func (s *Service) RedeemHeadless(
 	ctx context.Context, by authrpc.Caller, req authrpc.RedeemHeadlessRequest,
 ) (a Assured, approved bool, err error) {
@@ -178,7 +179,8 @@ func (s *Service) redeemHeadless(
 	}
 	pending, err := s.cfg.Logins.PendingLogin(ctx, headlessHash(handle.Challenge))
 	if fault.Is(err, fault.NotFound) {
-		// Not approved yet. Only the client that requested the login may learn that: others get Denied.
+		// Not approved yet, or redeemed already. Only the client that requested the login may learn that:
+		// others get fault Denied.
 		return Assured{}, false, checkChallenge(handle.Challenge, req.Keys)
 	}
 	if err != nil {

@@ -74,8 +74,9 @@ func (s *Service) openIdentified(
 }
 
 // storeLogin stores the finished login until tsh redeems it, together with its audit event, and returns what
-// the browser does next. It refuses a proof of another user with fault Internal, although Prove never sends
-// one: a mistake in this package must not let one user's code log in another.
+// the browser does next. by is the proxy, and from the browser's address. It refuses a proof of another user
+// with fault Internal, although Prove never sends one: a mistake in this package must not let one user's code
+// log in another.
 func (s *Service) storeLogin(
 	ctx context.Context, by identity.Identity, from string, attempt identifiedAttempt, proof totp.Proof,
 ) (res authrpc.ProveFactorResponse, err error) {
@@ -110,8 +111,8 @@ func (s *Service) storeLogin(
 	if len(res.RecoveryCodes) > 0 {
 		pending.Expires = now.Add(FirstCodeLife) // the user writes them down before the browser goes on
 	}
-	callback := url.Values{"code": {code}, "state": {attempt.Client.State}}
-	res.Redirect = attempt.Client.Callback + "?" + callback.Encode()
+	params := url.Values{"code": {code}, "state": {attempt.Client.State}}
+	res.Redirect = attempt.Client.Callback + "?" + params.Encode()
 	return res, s.cfg.Logins.AddLogin(ctx, hash, pending, succeeded)
 }
 
@@ -159,6 +160,7 @@ func newOneTimeCode() (code string, hash state.CodeHash) {
 	return code, hashOneTimeCode(code)
 }
 
+// hashOneTimeCode returns the hash under which a login with that code is stored.
 func hashOneTimeCode(code string) state.CodeHash {
 	return sha256.Sum256([]byte("threshold login code v1\x00" + code))
 }

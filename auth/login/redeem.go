@@ -51,7 +51,8 @@ func (a Assured) Who() identity.Identity {
 // Keys are the public keys to which the challenge of the login committed.
 func (a Assured) Keys() (ssh.PublicKey, crypto.PublicKey) { return a.keys.ssh, a.keys.x509 }
 
-// MaxTTL bounds the life of the certificates that this login earns. Zero means the bound of the roles alone.
+// MaxTTL bounds the life of the certificates that are issued from this login. Zero means the bound of the
+// roles alone.
 func (a Assured) MaxTTL() time.Duration { return a.maxTTL }
 
 // Proxy is the proxy that served the login.
@@ -67,7 +68,7 @@ func (a Assured) AuthTime() time.Time { return a.authTime }
 // verifier authenticate the caller.
 //
 // It first checks that verifier and keys are those of the client that began the login, and only then uses the
-// code up. So an attacker who has only the code can neither redeem it nor spoil it. Other keys or another
+// code up. So an attacker who has only the code can neither redeem it nor use it up. Other keys or another
 // verifier get fault Denied, malformed keys fault Invalid, and a code that cannot be redeemed fault Expired.
 func (s *Service) Redeem(ctx context.Context, req authrpc.RedeemLoginRequest) (Assured, error) {
 	a, err := s.redeem(ctx, req)
@@ -111,7 +112,7 @@ func (s *Service) redeemPending(
 	if !s.cfg.Now().Before(pending.Expires) {
 		return Assured{}, unredeemableFault(nil)
 	}
-	// Before the login is deleted: an attacker who has only the code must not be able to spoil it.
+	// Before the login is deleted: an attacker who has only the code must not be able to use it up.
 	if err := checkChallenge(pending.Challenge, encoded); err != nil {
 		return Assured{}, err
 	}

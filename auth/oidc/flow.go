@@ -54,7 +54,7 @@ type CallbackParams struct {
 // used fault Unavailable.
 func (p *Providers) Start(
 	ctx context.Context, connector, redirect, locale string,
-) (f Flow, page string, err error) {
+) (flow Flow, page string, err error) {
 	prov, err := p.currentProvider(ctx, connector)
 	if err != nil {
 		return Flow{}, "", err
@@ -63,18 +63,18 @@ func (p *Providers) Start(
 	if err != nil {
 		return Flow{}, "", err
 	}
-	f = Flow{
+	flow = Flow{
 		Connector: connector,
 		Redirect:  redirect,
 		State:     rand.Text(),
 		Nonce:     rand.Text(),
 		Verifier:  oauth2.GenerateVerifier(),
 	}
-	options := []oauth2.AuthCodeOption{gooidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)}
+	options := []oauth2.AuthCodeOption{gooidc.Nonce(flow.Nonce), oauth2.S256ChallengeOption(flow.Verifier)}
 	if locale != "" { // OpenID Connect Core 1.0 section 3.1.2.1
 		options = append(options, oauth2.SetAuthURLParam("ui_locales", locale))
 	}
-	return f, prov.oauthConfig(meta, redirect).AuthCodeURL(f.State, options...), nil
+	return flow, prov.oauthConfig(meta, redirect).AuthCodeURL(flow.State, options...), nil
 }
 
 // oauthConfig returns what golang.org/x/oauth2 needs to know for one flow.
@@ -88,17 +88,17 @@ func (p *provider) oauthConfig(meta *metadata, redirect string) *oauth2.Config {
 	}
 }
 
-// Finish ends the flow f with the callback r: it checks the callback, exchanges the code for an ID token,
-// verifies the token, and returns the user that it names. It does not remember used codes: the provider
-// accepts each only once.
+// Finish ends the flow with the parameters of its callback: it checks the callback, exchanges the code for an
+// ID token, verifies the token, and returns the user that it names. It does not remember used codes: the
+// provider accepts each only once.
 //
 // A callback or token that is not for this flow gets fault Invalid, a user whom the provider refuses Denied,
 // and a provider that cannot be reached or used Unavailable.
-func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (VerifiedUser, error) {
-	if err := r.checkBelongsTo(f); err != nil {
+func (p *Providers) Finish(ctx context.Context, flow Flow, callback CallbackParams) (VerifiedUser, error) {
+	if err := callback.checkBelongsTo(flow); err != nil {
 		return VerifiedUser{}, err
 	}
-	prov, err := p.currentProvider(ctx, f.Connector)
+	prov, err := p.currentProvider(ctx, flow.Connector)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
@@ -108,12 +108,12 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 	}
 	// Before the code is sent anywhere: in a mix-up attack it comes from another provider than the one to
 	// which it would be sent (RFC 9207). A provider that does not announce an issuer may leave it out.
-	leftOut := r.Issuer == "" && !meta.sendsIssuer
-	if !leftOut && r.Issuer != prov.spec.Issuer {
+	leftOut := callback.Issuer == "" && !meta.sendsIssuer
+	if !leftOut && callback.Issuer != prov.spec.Issuer {
 		return VerifiedUser{}, issuerMismatchFault()
 	}
-	if r.Error != "" {
-		return VerifiedUser{}, prov.errorResponseFault(r)
+	if callback.Error != "" {
+		return VerifiedUser{}, prov.errorResponseFault(callback)
 	}
 	select {
 	case p.exchanges <- struct{}{}:
@@ -122,30 +122,30 @@ func (p *Providers) Finish(ctx context.Context, f Flow, r CallbackParams) (Verif
 		return VerifiedUser{}, fault.Wrap(ctx.Err(), fault.Unavailable, opFinish,
 			"too many logins are in progress", "try again in a minute")
 	}
-	tokens, err := prov.exchangeCode(ctx, meta, f, r.Code)
+	tokens, err := prov.exchangeCode(ctx, meta, flow, callback.Code)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
-	verified, err := prov.verifyIDToken(ctx, meta, f, tokens)
+	verified, err := prov.verifyIDToken(ctx, meta, flow, tokens)
 	if err != nil {
 		return VerifiedUser{}, err
 	}
 	return prov.mapClaims(verified)
 }
 
-// checkBelongsTo refuses a callback that belongs to another browser's flow than f, with fault Invalid. The
-// caller checks this before it uses anything in the callback.
-func (r CallbackParams) checkBelongsTo(f Flow) error {
-	if len(r.State) > maxState || len(r.Code) > maxCode || len(r.Issuer) > maxURL ||
-		len(r.Error) > maxError || len(r.ErrorDescription) > maxError {
+// checkBelongsTo refuses a callback that belongs to another browser's flow than this one, with fault Invalid.
+// The caller checks this before it uses anything in the callback.
+func (callback CallbackParams) checkBelongsTo(flow Flow) error {
+	if len(callback.State) > maxState || len(callback.Code) > maxCode || len(callback.Issuer) > maxURL ||
+		len(callback.Error) > maxError || len(callback.ErrorDescription) > maxError {
 		return fault.New(fault.Invalid, opFinish, "the identity provider's response is too large", startAgain)
 	}
-	if f.State == "" || subtle.ConstantTimeCompare([]byte(r.State), []byte(f.State)) != 1 {
+	if flow.State == "" || subtle.ConstantTimeCompare([]byte(callback.State), []byte(flow.State)) != 1 {
 		return fault.New(fault.Invalid, opFinish,
 			"the response of the identity provider does not belong to this login",
 			startAgain+", and finish it in the same browser")
 	}
-	if r.Code == "" && r.Error == "" {
+	if callback.Code == "" && callback.Error == "" {
 		return fault.New(fault.Invalid, opFinish, "the identity provider sent neither a code nor an error",
 			startAgain)
 	}
@@ -161,12 +161,12 @@ func issuerMismatchFault() error {
 // errorResponseFault is the error for an error response of the provider (RFC 6749 section 4.1.2.1). Its kind
 // and remedy follow from the code: Denied is for the user, Unavailable for an administrator or for another
 // try. It contains the provider's own description in quotes, because that may say anything.
-func (p *provider) errorResponseFault(r CallbackParams) error {
-	msg := "the identity provider " + p.display() + " refused the login: " + printable(r.Error)
-	if description := printable(r.ErrorDescription); description != "" {
+func (p *provider) errorResponseFault(callback CallbackParams) error {
+	msg := "the identity provider " + p.display() + " refused the login: " + printable(callback.Error)
+	if description := printable(callback.ErrorDescription); description != "" {
 		msg += fmt.Sprintf(" (it says %q)", description)
 	}
-	switch r.Error {
+	switch callback.Error {
 	case "access_denied":
 		return fault.New(fault.Denied, opFinish, msg,
 			"start again: tsh login, and give consent on the provider's page; "+
@@ -202,10 +202,11 @@ func printable(s string) string {
 // tokens that it gets. A code that the provider does not know gets fault Invalid. Everything else is a
 // problem of the provider or the connector: fault Unavailable.
 func (p *provider) exchangeCode(
-	ctx context.Context, meta *metadata, f Flow, code string,
+	ctx context.Context, meta *metadata, flow Flow, code string,
 ) (*oauth2.Token, error) {
 	ctx = gooidc.ClientContext(ctx, p.client)
-	tokens, err := p.oauthConfig(meta, f.Redirect).Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
+	config := p.oauthConfig(meta, flow.Redirect)
+	tokens, err := config.Exchange(ctx, code, oauth2.VerifierOption(flow.Verifier))
 	if err == nil {
 		return tokens, nil
 	}

@@ -1,4 +1,4 @@
-// Package oidc answers: did the provider vouch for this user?
+// Package oidc answers: which user has the identity provider verified?
 //
 // It is the relying party of OpenID Connect Core 1.0: authorization code flow with PKCE (RFC 7636, S256),
 // state and nonce, and for providers that send it the issuer beside the code (RFC 9207). A cluster may have

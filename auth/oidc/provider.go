@@ -152,10 +152,11 @@ func (p *provider) unreachableFault(err error) error {
 }
 
 // misconfiguredFault is the error for a provider that answers, but with which no login is possible before an
-// administrator corrects the connector or the provider. what says what is wrong, after "cannot be used: ".
-func (p *provider) misconfiguredFault(err error, what string) error {
+// administrator corrects the connector or the provider. problem ends the message: "the identity provider ...
+// cannot be used: it offers none of the signature algorithms".
+func (p *provider) misconfiguredFault(err error, problem string) error {
 	return fault.Wrap(truncateError(err), fault.Unavailable, opStart,
-		"the identity provider "+p.display()+" cannot be used: "+what,
+		"the identity provider "+p.display()+" cannot be used: "+problem,
 		"ask an administrator to correct connector "+p.name)
 }
 

@@ -38,8 +38,8 @@ type Spec struct {
 }
 
 // RoleRule gives roles to every user whose claim has a matching value. The claim may hold one value or a
-// list. A name with dots, such as realm_access.roles, reaches into objects, unless the token has a claim of
-// exactly that name. The claim email counts only if the provider has verified it.
+// list. A name with dots, such as realm_access.roles, names a field inside objects, unless the token has a
+// claim of exactly that name. The claim email counts only if the provider has verified it.
 type RoleRule struct {
 	Claim string         `json:"claim" yaml:"claim" config:"required"`
 	Value string         `json:"value" yaml:"value" config:"required"` // "*" and "?" are wildcards
@@ -154,7 +154,7 @@ func (s Spec) checkRules(report func(path, format string, args ...any)) {
 	}
 }
 
-// checkClaim reports a claim, in the rule at path, whose name is not usable text.
+// checkClaim reports the name of a claim, for the rule at path, if it is not usable text.
 func checkClaim(path, claim string, report func(path, format string, args ...any)) {
 	if identity.CheckText("claim", claim) != nil {
 		report(path+".claim", badText)

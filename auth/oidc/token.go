@@ -33,7 +33,7 @@ type claims map[string]any
 // of OpenID Connect Core 1.0 section 3.1.3.7 has passed. A token that fails one gets fault Invalid. If the
 // provider's keys cannot be fetched, or not yet again, the error is fault Unavailable.
 func (p *provider) verifyIDToken(
-	ctx context.Context, meta *metadata, f Flow, response *oauth2.Token,
+	ctx context.Context, meta *metadata, flow Flow, response *oauth2.Token,
 ) (claims, error) {
 	raw, _ := response.Extra("id_token").(string)
 	if raw == "" || len(raw) > maxToken {
@@ -59,15 +59,19 @@ func (p *provider) verifyIDToken(
 		return nil, p.invalidTokenFault(err, "its ID token is not valid")
 	}
 	// Only now is the content of the token what the provider signed.
-	all, err := decodeClaims(token)
+	verified, err := decodeClaims(token)
 	if err != nil {
 		return nil, p.invalidTokenFault(err, "its ID token cannot be read")
 	}
-	return all, errors.Join(
-		p.checkAudience(token, all, response.AccessToken),
-		checkNonce(f, token),
-		p.checkTimes(token, all),
+	err = errors.Join(
+		p.checkAudience(token, verified, response.AccessToken),
+		checkNonce(flow, token),
+		p.checkTimes(token, verified),
 	)
+	if err != nil {
+		return nil, err
+	}
+	return verified, nil
 }
 
 // decodeClaims returns the claims of a verified token. It decodes numbers as json.Number, because a float64
@@ -79,26 +83,29 @@ func decodeClaims(token *gooidc.IDToken) (claims, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	var all claims
-	err := dec.Decode(&all)
-	return all, err
+	var decoded claims
+	err := dec.Decode(&decoded)
+	return decoded, err
 }
 
 // invalidTokenFault is the error for a token that is a mistake of the provider or an attack. Either way an
-// administrator must look at it. what says what is wrong, after "is refused: ".
-func (p *provider) invalidTokenFault(err error, what string) error {
+// administrator must look at it. problem ends the message: "the response ... is refused: it sent no ID
+// token".
+func (p *provider) invalidTokenFault(err error, problem string) error {
 	return fault.Wrap(truncateError(err), fault.Invalid, opFinish,
-		"the response of the identity provider "+p.display()+" is refused: "+what,
+		"the response of the identity provider "+p.display()+" is refused: "+problem,
 		startAgain+"; if this repeats, ask an administrator to look at connector "+p.name)
 }
 
 // checkAudience refuses a token that was issued to another client, and one that does not belong to the access
 // token beside it. go-oidc has checked that aud contains our client id. But a token may have several
 // audiences: then azp says which client it was issued to.
-func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken string) error {
-	issuedTo, has := all["azp"]
+func (p *provider) checkAudience(token *gooidc.IDToken, verified claims, accessToken string) error {
+	issuedTo, hasAZP := verified["azp"]
 	audiences := slices.Compact(slices.Sorted(slices.Values(token.Audience)))
-	if has && issuedTo != p.spec.ClientID || !has && len(audiences) > 1 {
+	forOther := hasAZP && issuedTo != p.spec.ClientID
+	ambiguous := !hasAZP && len(audiences) > 1
+	if forOther || ambiguous {
 		return p.invalidTokenFault(fmt.Errorf("azp %v, aud %q", issuedTo, token.Audience),
 			"its ID token was made for another client")
 	}
@@ -111,8 +118,8 @@ func (p *provider) checkAudience(token *gooidc.IDToken, all claims, accessToken 
 }
 
 // checkNonce refuses a token that was issued for another flow.
-func checkNonce(f Flow, token *gooidc.IDToken) error {
-	if f.Nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(f.Nonce)) != 1 {
+func checkNonce(flow Flow, token *gooidc.IDToken) error {
+	if flow.Nonce == "" || subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(flow.Nonce)) != 1 {
 		return fault.New(fault.Invalid, opFinish,
 			"the response of the identity provider does not belong to this login", startAgain)
 	}
@@ -122,7 +129,7 @@ func checkNonce(f Flow, token *gooidc.IDToken) error {
 // checkTimes checks iat, exp and nbf. The token was fetched a moment ago, so if it was not issued about now,
 // one of the two clocks is wrong, and the error says so: an expiry that follows from a wrong clock would
 // mislead the administrator.
-func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
+func (p *provider) checkTimes(token *gooidc.IDToken, verified claims) error {
 	now := p.now()
 	if token.Expiry.IsZero() || token.Expiry.Unix() <= 0 ||
 		token.IssuedAt.IsZero() || token.IssuedAt.Unix() <= 0 {
@@ -140,7 +147,7 @@ func (p *provider) checkTimes(token *gooidc.IDToken, all claims) error {
 		return p.invalidTokenFault(fmt.Errorf("exp %s, iat %s", token.Expiry, token.IssuedAt),
 			"its ID token has expired")
 	}
-	if notBefore, has := all["nbf"]; has {
+	if notBefore, has := verified["nbf"]; has {
 		number, _ := notBefore.(json.Number)
 		seconds, err := number.Float64() // an error also for a value that is no number
 		if err != nil || seconds > float64(now.Add(Skew).Unix()) {

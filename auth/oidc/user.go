@@ -64,8 +64,8 @@ func (p *provider) mapClaims(verified claims) (VerifiedUser, error) {
 }
 
 // textClaim returns a claim that must be text which can be shown and certified.
-func (p *provider) textClaim(all claims, claim string) (string, error) {
-	s, _ := all.find(claim).(string)
+func (p *provider) textClaim(verified claims, claim string) (string, error) {
+	s, _ := verified.find(claim).(string)
 	if err := identity.CheckText(claim, s); err != nil {
 		return "", p.unusableClaimFault(err, claim)
 	}
@@ -82,10 +82,10 @@ func (p *provider) unusableClaimFault(err error, claim string) error {
 
 // displayName returns the name of the user. If it is an e-mail address, the provider must have verified it:
 // otherwise users could name themselves after others.
-func (p *provider) displayName(all claims) (string, error) {
+func (p *provider) displayName(verified claims) (string, error) {
 	claim := p.spec.nameClaim()
-	name, err := p.textClaim(all, claim)
-	if err == nil && claim == emailClaim && !all.emailVerified() {
+	name, err := p.textClaim(verified, claim)
+	if err == nil && claim == emailClaim && !verified.emailVerified() {
 		return "", fault.New(fault.Denied, opFinish,
 			"the identity provider "+p.display()+" has not verified the e-mail address "+name,
 			"confirm the address with the provider, then start again: tsh login")
@@ -97,13 +97,13 @@ func (p *provider) displayName(all claims) (string, error) {
 // users could change the others themselves. A claim that is missing or empty gives no trait; without any
 // trait the result is nil. A value that cannot be certified ends the login instead of being left out, because
 // a role may deny something by it.
-func (p *provider) immutableTraits(all claims) (identity.Traits, error) {
+func (p *provider) immutableTraits(verified claims) (identity.Traits, error) {
 	traits := identity.Traits{}
 	for _, rule := range p.spec.Traits {
 		if !rule.Immutable {
 			continue
 		}
-		for _, value := range all.values(rule.Claim) {
+		for _, value := range verified.values(rule.Claim) {
 			if value == "" {
 				continue
 			}

@@ -20,8 +20,8 @@ const (
 	drift  = 1  // steps that a device's clock may be off, either way
 )
 
-// The lockout of a user: the wrong code number freeAttempts in a row costs a wait of firstLockout. Each
-// further one costs twice the wait before it, up to maxLockout.
+// The lockout of a user: the wrong code number freeAttempts in a row locks the user out for firstLockout.
+// Each further one does so for twice as long as the one before, up to maxLockout.
 const (
 	freeAttempts = 5
 	firstLockout = 30 * time.Second
