@@ -86,7 +86,7 @@ func TestTheAgentForbidsOnwardHops(t *testing.T) {
 	socket := startAgent(t)
 	c := tc.client()
 	c.env["SSH_AUTH_SOCK"] = socket
-	r := c.login(c.browse, "--pin", tc.keys.Pin().String())
+	r := c.login(c.browse, "--pin", tc.Pin().String())
 	if r.code != 0 || strings.Contains(r.stderr, "not loaded") {
 		t.Fatalf("got %d %s", r.code, r.stderr)
 	}
@@ -166,7 +166,7 @@ func TestAnAgentWithoutDestinationsGetsTheKeyOnlyWhenAsked(t *testing.T) {
 	for mode, want := range map[string]int{"auto": 0, "no": 0, "yes": 1} {
 		c := tc.client()
 		c.env["SSH_AUTH_SOCK"] = socket
-		r := c.login(c.browse, "--pin", tc.keys.Pin().String(), "--add-keys-to-agent="+mode)
+		r := c.login(c.browse, "--pin", tc.Pin().String(), "--add-keys-to-agent="+mode)
 		keys, err := ring.List()
 		if r.code != 0 || err != nil || len(keys) != want {
 			t.Errorf("%s: got %d %q, %d keys (%v), want %d", mode, r.code, r.stderr, len(keys), err, want)

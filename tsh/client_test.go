@@ -110,7 +110,7 @@ func (c *client) wantRefusal(r result, name string, code int, texts ...string) {
 // mustLogIn logs in with the cluster's pin.
 func (c *client) mustLogIn() {
 	c.t.Helper()
-	if r := c.login(c.browse, "--pin", c.tc.keys.Pin().String()); r.code != 0 {
+	if r := c.login(c.browse, "--pin", c.tc.Pin().String()); r.code != 0 {
 		c.t.Fatalf("login: got %d %s", r.code, r.stderr)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -16,32 +15,27 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/threshold-access/threshold/ca"
-	"github.com/threshold-access/threshold/ca/keyring"
-	"github.com/threshold-access/threshold/ca/keyring/keyringtest"
 	"github.com/threshold-access/threshold/internal/authrpc"
+	"github.com/threshold-access/threshold/internal/clustertest"
 	"github.com/threshold-access/threshold/internal/dial"
 	"github.com/threshold-access/threshold/internal/fault"
 	"github.com/threshold-access/threshold/internal/identity"
 	"github.com/threshold-access/threshold/internal/rules"
 )
 
-const clusterName = "demo.example.com"
+const clusterName = clustertest.Name
 
 // testCluster is a cluster as tsh sees it: one port that serves pings, the auth service and dial requests.
-// The auth service and the nodes are small ones of this test; certificates and signed authorities are real.
+// This test answers the calls of users and has small nodes of its own.
 type testCluster struct {
+	*clustertest.Cluster
 	t     testing.TB
-	keys  *keyring.Keyring
-	ca    *ca.CA
-	addr  string
-	chain []rules.Signed
-	clock func() time.Time // of the auth service
-	dials chan struct{}    // gets an element for each dial request, as far as there is room
+	addr  string         // of the port
+	chain []rules.Signed // of authorities, as redeem sends it
+	dials chan struct{}  // gets an element for each dial request, as far as there is room
 
 	mu      sync.Mutex // guards what follows
 	logins  []identity.Login
@@ -55,195 +49,69 @@ type testCluster struct {
 	certifyKey      []byte // not nil: redeem certifies this SSH key instead of the requested one
 }
 
-// RecordIssuance implements ca.Recorder.
-func (tc *testCluster) RecordIssuance(context.Context, ca.Record) error { return nil }
-
 func newTestCluster(t testing.TB) *testCluster {
 	t.Helper()
-	now := time.Now()
+	c := clustertest.NewInMemory(t)
 	tc := &testCluster{
-		t:      t,
-		keys:   keyringtest.New(t, clusterName, now),
-		clock:  time.Now,
-		dials:  make(chan struct{}, 1),
-		hosts:  map[string]*testNode{},
-		logins: []identity.Login{"alice"},
-		docs:   map[string]authrpc.Resource{},
+		Cluster: c,
+		t:       t,
+		chain:   []rules.Signed{c.SignAuthorities()},
+		dials:   make(chan struct{}, 1),
+		hosts:   map[string]*testNode{},
+		logins:  []identity.Login{"alice"},
+		pingPin: c.Pin(),
+		docs:    map[string]authrpc.Resource{},
 	}
-	var err error
-	if tc.ca, err = ca.New(ca.Config{Cluster: clusterName, Keys: tc.keys, Recorder: tc}); err != nil {
-		t.Fatal(err)
-	}
-	tc.pingPin = tc.keys.Pin()
-	tc.chain = []rules.Signed{tc.authorities()}
+	clustertest.Answer(c, authrpc.RedeemLogin, tc.redeem)
+	clustertest.Answer(c, authrpc.BeginHeadless, tc.beginHeadless)
+	clustertest.Answer(c, authrpc.RedeemHeadless, tc.redeemHeadless)
+	clustertest.Answer(c, authrpc.ListNodes, tc.list)
+	clustertest.Answer(c, authrpc.GetResources, tc.get)
+	clustertest.Answer(c, authrpc.ApplyResource, tc.apply)
+	clustertest.Answer(c, authrpc.RemoveResource, tc.remove)
 	tc.listen()
 	return tc
-}
-
-// authorities is the signed document with the keys of the cluster.
-func (tc *testCluster) authorities() rules.Signed {
-	tc.t.Helper()
-	pub := tc.keys.Public()
-	body := rules.Authorities{Root: pub.Root.Raw}
-	for _, k := range pub.UserSSH {
-		body.UserSSH = append(body.UserSSH, k.Marshal())
-	}
-	for _, k := range pub.HostSSH {
-		body.HostSSH = append(body.HostSSH, k.Marshal())
-	}
-	for _, c := range pub.UserX509 {
-		body.UserX509 = append(body.UserX509, c.Raw)
-	}
-	for _, c := range pub.ServiceX509 {
-		body.ServiceX509 = append(body.ServiceX509, c.Raw)
-	}
-	for _, k := range pub.Rules {
-		body.Rules = append(body.Rules, k)
-	}
-	raw, err := json.Marshal(body)
-	if err != nil {
-		tc.t.Fatal(err)
-	}
-	root, err := tc.keys.RootSigner()
-	if err != nil {
-		tc.t.Fatal(err)
-	}
-	s, err := rules.SignDocument(root, rules.Document{
-		Kind:     rules.AuthoritiesKind,
-		Cluster:  clusterName,
-		Revision: rules.Revision{Epoch: 1, Index: 1},
-		Time:     time.Now(),
-		Body:     raw,
-	})
-	if err != nil {
-		tc.t.Fatal(err)
-	}
-	return s
-}
-
-// service issues the certificate of a service on 127.0.0.1.
-func (tc *testCluster) service(kind identity.Kind) tls.Certificate {
-	tc.t.Helper()
-	key := newKey(tc.t)
-	out, err := tc.ca.Issue(tc.t.Context(), ca.Request{
-		Profile: ca.Service,
-		X509Key: key.Public(),
-		Names:   []string{"127.0.0.1"},
-		Identity: identity.Identity{
-			Kind:    kind,
-			Cluster: clusterName,
-			Name:    string(kind) + "-1",
-			ID:      "0123456789abcdef0123456789abcdef",
-		},
-	})
-	if err != nil {
-		tc.t.Fatal(err)
-	}
-	cert := tls.Certificate{PrivateKey: key}
-	for _, c := range out.Chain {
-		cert.Certificate = append(cert.Certificate, c.Raw)
-	}
-	return cert
 }
 
 // caFile writes a file for --ca-file: the authority of the web certificate.
 func (tc *testCluster) caFile() string {
 	tc.t.Helper()
 	path := filepath.Join(tc.t.TempDir(), "ca.pem")
-	body := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tc.keys.Root().Raw})
+	body := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tc.Root().Raw})
 	if err := os.WriteFile(path, body, 0o600); err != nil {
 		tc.t.Fatal(err)
 	}
 	return path
 }
 
-// listen serves the port of the cluster until the test ends.
+// listen serves the port of the cluster until the test ends, as a proxy does: pages, the auth service passed
+// through, and dial requests.
 func (tc *testCluster) listen() {
 	tc.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tc.t.Fatal(err)
 	}
-	tc.addr = l.Addr().String()
-	users := tc.userRoots()
-	proxy, auth := tc.service(identity.Proxy), tc.service(identity.Auth)
-	cfg := &tls.Config{
-		ClientCAs: users,
-		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-			c := &tls.Config{
-				Certificates: []tls.Certificate{proxy},
-				ClientCAs:    users,
-				MinVersion:   tls.VersionTLS13,
-				NextProtos:   []string{"http/1.1"},
-			}
-			switch strings.Join(h.SupportedProtos, " ") {
-			case identity.ALPNAuth:
-				c.Certificates, c.NextProtos = []tls.Certificate{auth}, h.SupportedProtos
-				c.ClientAuth = tls.VerifyClientCertIfGiven
-			case identity.ALPNDial:
-				c.ClientAuth, c.NextProtos = tls.RequireAndVerifyClientCert, h.SupportedProtos
-			}
-			return c, nil
-		},
-	}
-	srv := &http.Server{
-		Handler:   tc.web(),
-		TLSConfig: cfg,
-		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, 0),
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){
-			identity.ALPNAuth: func(_ *http.Server, c *tls.Conn, _ http.Handler) { serveOne(c, tc.auth()) },
-			identity.ALPNDial: func(_ *http.Server, c *tls.Conn, _ http.Handler) { tc.serveDial(c) },
-		},
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = srv.ServeTLS(l, "", "") }()
-	tc.t.Cleanup(func() { _ = srv.Close(); <-done })
-}
-
-// oneConn is a listener with one connection.
-type oneConn struct {
-	conn chan net.Conn
-	done chan struct{}
-}
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conn:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-func (l *oneConn) Close() error   { return nil }
-func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
-
-// serveOne serves HTTP on one connection. net/http does not know the ALPN protocol, so serveOne hides that
-// the connection is TLS.
-func serveOne(c *tls.Conn, h http.Handler) {
-	l := &oneConn{conn: make(chan net.Conn, 1), done: make(chan struct{})}
-	l.conn <- struct{ net.Conn }{c}
-	state := c.ConnectionState()
-	srv := &http.Server{
-		ConnState: func(_ net.Conn, s http.ConnState) {
-			if s == http.StateClosed {
-				close(l.done)
-			}
-		},
-		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			r.TLS = &state
-			h.ServeHTTP(rw, r)
-		}),
-	}
-	_ = srv.Serve(l)
-}
-
-// userRoots has the authorities of users' X.509 certificates.
-func (tc *testCluster) userRoots() *x509.CertPool {
-	pool := x509.NewCertPool()
-	for _, c := range tc.keys.Public().UserX509 {
-		pool.AddCert(c)
-	}
-	return pool
+	tc.addr = ln.Addr().String()
+	proxy := tc.MachineCertificate(tc.Machine(identity.Proxy, "proxy-1", nil), func(c *x509.Certificate) {
+		c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	})
+	proxyCertificate := func() *tls.Certificate { return proxy }
+	auth := tc.AuthProtocol()
+	serveCall := auth.Handler
+	auth.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		tc.recordCall(r.URL.Path)
+		serveCall.ServeHTTP(rw, r)
+	})
+	clustertest.Serve(tc.t, ln,
+		clustertest.Protocol{Name: "http/1.1", Certificate: proxyCertificate, Handler: tc.web()},
+		auth,
+		clustertest.Protocol{
+			Name:        identity.ALPNDial,
+			Certificate: proxyCertificate,
+			ClientAuth:  tls.RequireAnyClientCert,
+			Serve:       func(_ context.Context, conn *tls.Conn) { tc.serveDial(conn) },
+		})
 }
 
 func (tc *testCluster) web() http.Handler {
@@ -251,7 +119,7 @@ func (tc *testCluster) web() http.Handler {
 	mux.HandleFunc("GET "+dial.PingPath, func(rw http.ResponseWriter, _ *http.Request) {
 		tc.mu.Lock()
 		defer tc.mu.Unlock()
-		ping := dial.Ping{V: 1, Cluster: clusterName, Pin: tc.pingPin, Time: tc.clock()}
+		ping := dial.Ping{V: 1, Cluster: clusterName, Pin: tc.pingPin, Time: tc.Now()}
 		_ = json.NewEncoder(rw).Encode(ping)
 	})
 	return mux
@@ -272,31 +140,8 @@ func (tc *testCluster) takeCalls() []string {
 	return calls
 }
 
-func (tc *testCluster) auth() http.Handler {
-	s := authrpc.NewServer(func(r *http.Request) (authrpc.Caller, error) {
-		tc.recordCall(r.URL.Path)
-		if len(r.TLS.PeerCertificates) == 0 {
-			return authrpc.Caller{}, nil
-		}
-		chain, usage := r.TLS.PeerCertificates, x509.ExtKeyUsageClientAuth
-		p, err := identity.VerifyX509(chain, clusterName, tc.userRoots(), usage, time.Now(), identity.User)
-		return authrpc.Caller{Identity: p.Identity}, err
-	}, slog.New(slog.DiscardHandler))
-	authrpc.Handle(s, authrpc.RedeemLogin, tc.redeem)
-	authrpc.Handle(s, authrpc.BeginHeadless, tc.beginHeadless)
-	authrpc.Handle(s, authrpc.RedeemHeadless, tc.redeemHeadless)
-	authrpc.Handle(s, authrpc.ListNodes, tc.list)
-	authrpc.Handle(s, authrpc.GetResources, tc.get)
-	authrpc.Handle(s, authrpc.ApplyResource, tc.apply)
-	authrpc.Handle(s, authrpc.RemoveResource, tc.remove)
-	return s
-}
-
-func (tc *testCluster) redeem(
-	ctx context.Context,
-	_ authrpc.Caller,
-	r authrpc.RedeemLoginRequest,
-) (res authrpc.RedeemLoginResponse, err error) {
+// redeem certifies keys for alice.
+func (tc *testCluster) redeem(r authrpc.RedeemLoginRequest) (res authrpc.RedeemLoginResponse, err error) {
 	tc.mu.Lock()
 	defer tc.mu.Unlock()
 	challenge, ok := strings.CutPrefix(r.Code, "good-")
@@ -310,42 +155,24 @@ func (tc *testCluster) redeem(
 	if err != nil {
 		return res, err
 	}
-	key, err := x509.ParsePKIXPublicKey(r.X509Key)
+	x509Key, err := x509.ParsePKIXPublicKey(r.X509Key)
 	if err != nil {
 		return res, err
 	}
-	req := ca.Request{
-		Profile:    ca.User,
-		SSHKey:     sshKey,
-		X509Key:    key,
-		Logins:     tc.logins,
-		Extensions: []string{"permit-pty"},
-		TTL:        time.Hour,
-		Identity: identity.Identity{
-			Kind:      identity.User,
-			Cluster:   clusterName,
-			Name:      "alice@example.com",
-			Connector: "corp",
-			Subject:   "1",
-			LoginID:   "l1",
-			Roles:     []string{"ops"},
-		},
-	}
-	out, err := tc.ca.Issue(ctx, req)
-	if err != nil {
-		return res, err
-	}
+	alice := tc.User("alice@example.com", "ops")
 	res = authrpc.RedeemLoginResponse{
-		Identity:    req.Identity,
+		Identity:    alice,
+		X509:        tc.UserChain(x509Key, alice),
 		Logins:      tc.logins,
 		Authorities: tc.chain,
-		Time:        tc.clock(),
+		Time:        tc.Now(),
 	}
-	for _, c := range out.Chain {
-		res.X509 = append(res.X509, c.Raw)
-	}
-	if out.SSH != nil {
-		res.SSHCert = out.SSH.Marshal()
+	if len(tc.logins) > 0 { // as auth: a user without logins gets no SSH certificate
+		var principals []string
+		for _, login := range tc.logins {
+			principals = append(principals, string(login))
+		}
+		res.SSHCert = tc.UserCert(sshKey, alice, nil, principals...).Marshal()
 	}
 	return res, nil
 }
@@ -353,11 +180,7 @@ func (tc *testCluster) redeem(
 // pageSize is small, so that lists have several pages.
 const pageSize = 2
 
-func (tc *testCluster) list(
-	_ context.Context,
-	_ authrpc.Caller,
-	r authrpc.ListNodesRequest,
-) (res authrpc.ListNodesResponse, err error) {
+func (tc *testCluster) list(r authrpc.ListNodesRequest) (res authrpc.ListNodesResponse, err error) {
 	tc.mu.Lock()
 	defer tc.mu.Unlock()
 	for _, n := range tc.nodes {
@@ -378,11 +201,7 @@ func (tc *testCluster) list(
 	return res, nil
 }
 
-func (tc *testCluster) get(
-	_ context.Context,
-	_ authrpc.Caller,
-	r authrpc.GetResourcesRequest,
-) (res authrpc.GetResourcesResponse, err error) {
+func (tc *testCluster) get(r authrpc.GetResourcesRequest) (res authrpc.GetResourcesResponse, err error) {
 	tc.mu.Lock()
 	defer tc.mu.Unlock()
 	for _, d := range tc.docs {
@@ -393,16 +212,12 @@ func (tc *testCluster) get(
 	return res, nil
 }
 
-func (tc *testCluster) apply(
-	_ context.Context,
-	_ authrpc.Caller,
-	r authrpc.ApplyResourceRequest,
-) (res authrpc.ApplyResourceResponse, err error) {
+func (tc *testCluster) apply(r authrpc.ApplyResourceRequest) (res authrpc.ApplyResourceResponse, err error) {
 	tc.mu.Lock()
 	defer tc.mu.Unlock()
 	d := r.Resource
 	if d.Kind == "token" {
-		t := authrpc.Token{Kind: identity.Node, Pin: tc.keys.Pin()}
+		t := authrpc.Token{Kind: identity.Node, Pin: tc.Pin()}
 		d.Metadata.Name = "node-1"
 		res.Secret = t.String()
 	}
@@ -414,8 +229,6 @@ func (tc *testCluster) apply(
 }
 
 func (tc *testCluster) remove(
-	_ context.Context,
-	_ authrpc.Caller,
 	r authrpc.RemoveResourceRequest,
 ) (res authrpc.RemoveResourceResponse, err error) {
 	tc.mu.Lock()
@@ -446,35 +259,15 @@ func (tc *testCluster) addNode(name string) *testNode {
 
 // newNode returns a node with a host certificate for the name. It is not in the cluster's list.
 func (tc *testCluster) newNode(name string) *testNode {
-	tc.t.Helper()
-	key, err := ssh.NewSignerFromSigner(newKey(tc.t))
-	if err != nil {
-		tc.t.Fatal(err)
-	}
-	out, err := tc.ca.Issue(tc.t.Context(), ca.Request{
-		Profile: ca.Host,
-		SSHKey:  key.PublicKey(),
-		Names:   []string{name, name + "." + clusterName},
-		Identity: identity.Identity{
-			Kind:    identity.Node,
-			Cluster: clusterName,
-			Name:    name,
-			ID:      "0123456789abcdef0123456789abcdef",
-		},
-	})
-	if err != nil {
-		tc.t.Fatal(err)
-	}
-	cert, err := ssh.NewCertSigner(out.SSH, key)
-	if err != nil {
-		tc.t.Fatal(err)
-	}
-	return &testNode{cert: cert}
+	return &testNode{cert: tc.HostSigner(name, name+"."+clusterName)}
 }
 
 // serveDial serves a dial request, as a proxy does.
 func (tc *testCluster) serveDial(c *tls.Conn) {
-	defer c.Close()
+	if _, err := tc.VerifyPeer(c.ConnectionState().PeerCertificates, identity.User); err != nil {
+		tc.t.Errorf("dial: %v", err)
+		return
+	}
 	req, err := dial.ReadRequest(c)
 	if err != nil {
 		return

@@ -1,7 +1,6 @@
 package tsh_test
 
 import (
-	"context"
 	"net/url"
 	"strings"
 	"testing"
@@ -14,8 +13,6 @@ import (
 const handlePrefix = "sealed-"
 
 func (tc *testCluster) beginHeadless(
-	_ context.Context,
-	_ authrpc.Caller,
 	r authrpc.BeginHeadlessRequest,
 ) (authrpc.BeginHeadlessResponse, error) {
 	return authrpc.BeginHeadlessResponse{
@@ -29,8 +26,6 @@ func (tc *testCluster) beginHeadless(
 
 // redeemHeadless gives the next of headlessAnswers.
 func (tc *testCluster) redeemHeadless(
-	ctx context.Context,
-	by authrpc.Caller,
 	r authrpc.RedeemHeadlessRequest,
 ) (authrpc.RedeemHeadlessResponse, error) {
 	tc.mu.Lock()
@@ -47,7 +42,7 @@ func (tc *testCluster) redeemHeadless(
 		return none, nil
 	}
 	code := "good-" + strings.TrimPrefix(r.Handle, handlePrefix)
-	res, err := tc.redeem(ctx, by, authrpc.RedeemLoginRequest{Code: code, Keys: r.Keys})
+	res, err := tc.redeem(authrpc.RedeemLoginRequest{Code: code, Keys: r.Keys})
 	return authrpc.RedeemHeadlessResponse{Login: &res}, err
 }
 
@@ -58,7 +53,7 @@ func (c *client) loginHeadless(answers []string, flags ...string) (result, []str
 	c.tc.headlessAnswers = answers
 	c.tc.mu.Unlock()
 	var pages []string
-	args := append([]string{"--headless", "--pin", c.tc.keys.Pin().String()}, flags...)
+	args := append([]string{"--headless", "--pin", c.tc.Pin().String()}, flags...)
 	r := c.loginIn(c.t.Context(), func(string) {}, args...)
 	for line := range strings.Lines(r.out) {
 		if page, ok := strings.CutPrefix(line, "Open: "); ok {

@@ -61,7 +61,7 @@ func TestLoginLeavesAProfile(t *testing.T) {
 	t.Parallel()
 	for name, flags := range map[string]func(*testCluster) []string{
 		"with --ca-file": func(tc *testCluster) []string { return []string{"--ca-file", tc.caFile()} },
-		"with --pin":     func(tc *testCluster) []string { return []string{"--pin", tc.keys.Pin().String()} },
+		"with --pin":     func(tc *testCluster) []string { return []string{"--pin", tc.Pin().String()} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -120,7 +120,7 @@ func TestLoginRefuses(t *testing.T) {
 		flags []string
 		words []string
 	}{
-		{"a wrong pin, before any browser", []string{"--pin", other.keys.Pin().String()}, []string{"pin"}},
+		{"a wrong pin, before any browser", []string{"--pin", other.Pin().String()}, []string{"pin"}},
 		{"half a pin", []string{"--pin", "sha256:abc"}, []string{"64 hex digits"}},
 		{"an unknown web certificate", nil, []string{"certificate", "--ca-file", "--pin"}},
 		{"another cluster's authority", []string{"--ca-file", other.caFile()}, []string{"certificate"}},
@@ -147,10 +147,10 @@ func TestLearnedPinIsKept(t *testing.T) {
 	}
 	c.ok("logout")
 	tc.mu.Lock()
-	tc.pingPin = other.keys.Pin()
+	tc.pingPin = other.Pin()
 	tc.mu.Unlock()
 	r := c.login(neverBrowse(t, "another root"), "--ca-file", tc.caFile())
-	kept, shown := tc.keys.Pin().String(), other.keys.Pin().String()
+	kept, shown := tc.Pin().String(), other.Pin().String()
 	c.wantRefusal(r, "another root", 1, "NOT THE ONE", kept, shown, "--pin")
 	if r := c.login(c.browse); r.code != 0 { // without --ca-file the kept pin is enough; ping is not called
 		t.Errorf("got %s, want a login with the kept pin", r.stderr)
@@ -205,7 +205,7 @@ func TestLoopbackAcceptsOnlyItsOwnState(t *testing.T) {
 		if code != http.StatusOK || !strings.Contains(body, "close this window") {
 			t.Errorf("the right state: got %d %q, want the result page", code, body)
 		}
-	}, "--pin", tc.keys.Pin().String())
+	}, "--pin", tc.Pin().String())
 	if r.code != 0 {
 		t.Errorf("got %s, want a login", r.stderr)
 	}
@@ -247,7 +247,7 @@ func TestLoginRefusesInvalidResponsesOfAuth(t *testing.T) {
 		tc := newTestCluster(t)
 		c := tc.client()
 		tt.spoil(tc, c)
-		r := c.login(c.browse, "--pin", tc.keys.Pin().String())
+		r := c.login(c.browse, "--pin", tc.Pin().String())
 		c.wantRefusal(r, tt.name, 1, tt.words...)
 		if _, err := os.Stat(c.home); err == nil {
 			t.Errorf("%s: got a profile, want none", tt.name)
@@ -263,7 +263,7 @@ func TestLoginRefusesAWrongCode(t *testing.T) {
 		u, _ := url.Parse(page)
 		q := u.Query()
 		c.callBack(q.Get("callback"), url.Values{"code": {"bad"}, "state": {q.Get("state")}})
-	}, "--pin", tc.keys.Pin().String())
+	}, "--pin", tc.Pin().String())
 	c.wantRefusal(r, "a wrong code", 1, "login code")
 	if _, err := os.Stat(c.home); err == nil {
 		t.Error("got a profile, want none")
@@ -284,7 +284,7 @@ func TestLoginCanBeInterrupted(t *testing.T) {
 	tc := newTestCluster(t)
 	c := tc.client()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := c.loginIn(ctx, func(string) { cancel() }, "--browser=none", "--pin", tc.keys.Pin().String())
+	r := c.loginIn(ctx, func(string) { cancel() }, "--browser=none", "--pin", tc.Pin().String())
 	c.wantRefusal(r, "Ctrl-C", 1, "interrupted")
 }
 
@@ -297,7 +297,7 @@ func TestRefusalInTheBrowserEndsTheLogin(t *testing.T) {
 		q := u.Query()
 		answer := url.Values{"error": {"access_denied\x1b[2J"}, "state": {q.Get("state")}}
 		c.callBack(q.Get("callback"), answer)
-	}, "--pin", tc.keys.Pin().String())
+	}, "--pin", tc.Pin().String())
 	c.wantRefusal(r, "refusal", 1, "access_denied")
 	if strings.Contains(r.stderr, "\x1b") {
 		t.Errorf("got %q, want no escape sequence", r.stderr)
@@ -361,7 +361,7 @@ func TestLogoutRemovesKeysAndKeepsThePin(t *testing.T) {
 		t.Errorf("got %q left, want only profile.yaml", left)
 	}
 	b, err := os.ReadFile(left[0])
-	pin := tc.keys.Pin().String()
+	pin := tc.Pin().String()
 	if err != nil || !strings.Contains(string(b), pin) || strings.Contains(string(b), "alice") {
 		t.Errorf("got %s (%v), want the pin and no user", b, err)
 	}
@@ -411,7 +411,7 @@ func wantKoreanPage(t *testing.T, chosen, accepted string) {
 		if !strings.Contains(string(body), "터미널로 돌아가세요") || policy == "" {
 			t.Errorf("got %s, want the Korean page and a content security policy", body)
 		}
-	}, "--pin", tc.keys.Pin().String())
+	}, "--pin", tc.Pin().String())
 	if r.code != 0 {
 		t.Errorf("got %s, want a login", r.stderr)
 	}

@@ -35,7 +35,7 @@ func (n *testNode) serve(tc *testCluster, c net.Conn) {
 	cfg := &ssh.ServerConfig{
 		ServerVersion: n.version,
 		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			authorities := tc.keys.Public().UserSSH
+			authorities := []ssh.PublicKey{tc.UserAuthority()}
 			u, err := identity.VerifySSHUser(key, clusterName, authorities, c.RemoteAddr(), time.Now())
 			if err == nil && !u.HasLogin(identity.Login(m.User())) {
 				err = errors.New("no such login")
