@@ -74,8 +74,9 @@ type caller struct {
 }
 
 // may reports whether the rules allow the caller the action on a kind of document.
-func (c caller) may(a access.Action, r access.Resource) bool {
-	return access.Decide(c.policy, access.Request{Who: c.who, Action: a, Resource: r, Now: c.now}).Allow
+func (c caller) may(action access.Action, plural access.Resource) bool {
+	request := access.Request{Who: c.who, Action: action, Resource: plural, Now: c.now}
+	return access.Decide(c.policy, request).Allow
 }
 
 // New makes a service. It checks nothing: auth wires it, and all of cfg is required.
@@ -107,9 +108,9 @@ var singular = map[access.Resource]string{
 
 // pluralOf is the inverse of singular. An unknown kind gets fault Invalid.
 func pluralOf(kind string) (access.Resource, error) {
-	for p, s := range singular {
-		if s == kind {
-			return p, nil
+	for plural, field := range singular {
+		if field == kind {
+			return plural, nil
 		}
 	}
 	return "", unknownKindFault(kind)

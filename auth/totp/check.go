@@ -55,22 +55,22 @@ type outcome struct {
 
 // checkCode judges a code by the user's factor, or at an enrolment by the secret that the login offered. It
 // reads and writes nothing outside its arguments, except that it draws the recovery codes of an enrolment.
-func checkCode(factor state.Factor, a Answer, code parsedCode, now time.Time) outcome {
+func checkCode(factor state.Factor, answer Answer, code parsedCode, now time.Time) outcome {
 	secret := factor.Secret
-	if a.Enrolment != nil {
-		secret = a.Enrolment.Secret
+	if answer.Enrolment != nil {
+		secret = answer.Enrolment.Secret
 	}
 	// Both comparisons are always made, so that the time does not say which of them matched.
 	step, matched := matchStep(secret, code, now)
-	at, isRecovery := findRecoveryCode(factor.Recovery, a.Who.UserKey(), code)
+	at, isRecovery := findRecoveryCode(factor.Recovery, answer.Who.UserKey(), code)
 	switch {
 	// A recovery code replaces a device that was enrolled. It cannot confirm an enrolment.
-	case isRecovery && a.Enrolment == nil && factor.Secret != "":
+	case isRecovery && answer.Enrolment == nil && factor.Secret != "":
 		next := resetWrongCodes(factor)
 		next.Recovery = slices.Concat(factor.Recovery[:at], factor.Recovery[at+1:])
 		return outcome{verdict: codeAccepted, next: next, mustStore: true, method: MethodRecovery}
 	case matched && step > factor.LastStep:
-		return acceptCode(factor, a, step, now)
+		return acceptCode(factor, answer, step, now)
 	case matched:
 		return refuseReusedCode(factor, step)
 	}
@@ -80,7 +80,7 @@ func checkCode(factor state.Factor, a Answer, code parsedCode, now time.Time) ou
 // acceptCode accepts a TOTP code of the step. The step is used up with it, and all earlier ones, so that an
 // observed older code does not work either. At an enrolment it also sets the secret and replaces all recovery
 // codes.
-func acceptCode(factor state.Factor, a Answer, step int64, now time.Time) outcome {
+func acceptCode(factor state.Factor, answer Answer, step int64, now time.Time) outcome {
 	accepted := outcome{
 		verdict:   codeAccepted,
 		next:      resetWrongCodes(factor),
@@ -89,9 +89,9 @@ func acceptCode(factor state.Factor, a Answer, step int64, now time.Time) outcom
 	}
 	next := &accepted.next
 	next.LastStep = step
-	if a.Enrolment != nil {
-		next.Secret, next.Enrolled, next.Proxy = a.Enrolment.Secret, now.UTC(), a.Proxy
-		accepted.newRecoveryCodes, next.Recovery = newRecoveryCodes(a.Who.UserKey())
+	if answer.Enrolment != nil {
+		next.Secret, next.Enrolled, next.Proxy = answer.Enrolment.Secret, now.UTC(), answer.Proxy
+		accepted.newRecoveryCodes, next.Recovery = newRecoveryCodes(answer.Who.UserKey())
 	}
 	return accepted
 }

@@ -102,18 +102,18 @@ const maxTries = 32
 // The errors have a remedy for the user. fault Invalid: the text has not the form of a code. Denied: the code
 // is wrong, or was used. Exhausted: the user or the address is locked out. Expired: the user enrolled in
 // another login meanwhile. Verify stores the audit events of the codes that it judges.
-func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
-	code, err := parseCode(a.Code)
+func (s *Service) Verify(ctx context.Context, answer Answer) (Proof, error) {
+	code, err := parseCode(answer.Code)
 	if err != nil {
 		return Proof{}, err
 	}
-	if wait := s.addressLockout.lockedFor(a.From, s.now()); wait > 0 {
+	if wait := s.addressLockout.lockedFor(answer.From, s.now()); wait > 0 {
 		return Proof{}, lockedFault(wait, "too many wrong codes came from this address")
 	}
 	// Of several concurrent calls for one user, one writes first. The others get a conflict and try again
 	// with the factor as it is then: they see the code used, or the wrong codes counted.
 	for range maxTries {
-		proof, err := s.tryVerify(ctx, a, code)
+		proof, err := s.tryVerify(ctx, answer, code)
 		if !fault.Is(err, fault.Conflict) {
 			return proof, err
 		}
@@ -126,8 +126,8 @@ func (s *Service) Verify(ctx context.Context, a Answer) (Proof, error) {
 // tryVerify makes one attempt of Verify: it reads the user's factor, judges the code by it, and stores what
 // the judgement changes. If another call wrote the factor between the read and the write, nothing is stored
 // and the error is fault Conflict: Verify then calls it again.
-func (s *Service) tryVerify(ctx context.Context, a Answer, code parsedCode) (Proof, error) {
-	stored, err := s.store.Factor(ctx, a.Who.UserKey())
+func (s *Service) tryVerify(ctx context.Context, answer Answer, code parsedCode) (Proof, error) {
+	stored, err := s.store.Factor(ctx, answer.Who.UserKey())
 	if err != nil {
 		return Proof{}, err
 	}
@@ -138,52 +138,56 @@ func (s *Service) tryVerify(ctx context.Context, a Answer, code parsedCode) (Pro
 	}
 	// Two logins may have offered an enrolment at the same time. The first to confirm it wins: a later one
 	// must not replace a factor without a code of that factor.
-	if a.Enrolment != nil && stored.Secret != "" {
+	if answer.Enrolment != nil && stored.Secret != "" {
 		return Proof{}, fault.New(fault.Expired, opVerify,
 			"a second factor was already enrolled in another login",
 			"start again: tsh login, and use the app that was enrolled there")
 	}
-	judged := checkCode(stored.Factor, a, code, now)
+	judged := checkCode(stored.Factor, answer, code, now)
 	if judged.mustStore {
-		// Before the answer: an accepted code must be used up, and a wrong one counted, before the caller
-		// learns anything. PutFactor writes only if the factor is still the stored one.
-		err := s.store.PutFactor(ctx, stored, judged.next, auditEvents(a, judged, now)...)
+		// First stored, then returned: an accepted code must be used up, and a wrong one counted, before the
+		// caller learns anything. PutFactor writes only if the factor is still the stored one.
+		err := s.store.PutFactor(ctx, stored, judged.next, auditEvents(answer, judged, now)...)
 		if err != nil {
 			return Proof{}, err
 		}
 	}
 	if judged.refusal != nil {
 		if judged.verdict == codeWrong {
-			s.addressLockout.recordWrongCode(a.From, now)
+			s.addressLockout.recordWrongCode(answer.From, now)
 		}
 		return Proof{}, judged.refusal
 	}
-	return Proof{who: a.Who.UserKey(), method: judged.method, recoveryCodes: judged.newRecoveryCodes}, nil
+	return Proof{
+		who:           answer.Who.UserKey(),
+		method:        judged.method,
+		recoveryCodes: judged.newRecoveryCodes,
+	}, nil
 }
 
 // auditEvents returns the audit events that are stored together with the outcome: for a wrong code the
 // refusal, and the lockout if there is one now; for a reused code the refusal; for an accepted one the
 // enrolment or the use of a recovery code. An accepted TOTP code makes none here: the login that it finishes
 // has an event of its own.
-func auditEvents(a Answer, o outcome, now time.Time) []audit.Event {
+func auditEvents(answer Answer, judged outcome, now time.Time) []audit.Event {
 	event := func(code audit.Code, reason string) audit.Event {
-		e := audit.NewEvent(code, a.Who, now)
-		e.ID, e.From, e.Proxy, e.Reason = state.NewID(), a.From, a.Proxy, reason
+		e := audit.NewEvent(code, answer.Who, now)
+		e.ID, e.From, e.Proxy, e.Reason = state.NewID(), answer.From, answer.Proxy, reason
 		return e
 	}
 	switch {
-	case o.verdict == codeWrong:
+	case judged.verdict == codeWrong:
 		events := []audit.Event{event(audit.LoginRefused, "wrong code")}
-		if !o.next.LockedUntil.IsZero() {
-			until := o.next.LockedUntil.UTC().Format(time.RFC3339)
+		if !judged.next.LockedUntil.IsZero() {
+			until := judged.next.LockedUntil.UTC().Format(time.RFC3339)
 			events = append(events, event(audit.FactorLocked, "locked until "+until))
 		}
 		return events
-	case o.verdict == codeReused:
+	case judged.verdict == codeReused:
 		return []audit.Event{event(audit.LoginRefused, "a code that was used already")}
-	case a.Enrolment != nil:
+	case answer.Enrolment != nil:
 		return []audit.Event{event(audit.FactorEnrolled, "totp")}
-	case o.method == MethodRecovery:
+	case judged.method == MethodRecovery:
 		return []audit.Event{event(audit.RecoveryUsed, "")}
 	}
 	return nil
