@@ -49,7 +49,7 @@ var (
 	}
 )
 
-// AttachmentsByNode returns the node's attachments, without what the node signed.
+// AttachmentsByNode returns the node's attachments, one for each proxy. Their Signed is empty.
 func (r *Reader) AttachmentsByNode(ctx context.Context, node identity.MachineID) ([]Attachment, error) {
 	got, err := attachmentsByNode.listUnder(ctx, r, string(node)+"/", Page{})
 	if err != nil {
@@ -58,7 +58,7 @@ func (r *Reader) AttachmentsByNode(ctx context.Context, node identity.MachineID)
 	return values(got.Items), nil
 }
 
-// AttachmentsByProxy returns what the proxy last reported, by node.
+// AttachmentsByProxy returns the attachments to the proxy, as it last reported them, by the node's id.
 func (r *Reader) AttachmentsByProxy(
 	ctx context.Context, proxy identity.MachineID,
 ) (map[identity.MachineID]Attachment, error) {
@@ -87,8 +87,9 @@ func (r *Reader) LastSeen(ctx context.Context, node identity.MachineID) (time.Ti
 // Attachments changes which nodes are attached to which proxy. It also reads.
 type Attachments struct{ writer }
 
-// KeepProxyLease extends the proxy's lease to its full time and reports whether there was one; that writes
-// nothing to the store. Without a lease it makes one of length ttl, and nothing is attached to the proxy yet.
+// KeepProxyLease makes sure that the proxy has a lease for its attachments. A lease that exists gets its full
+// time again: kept is true, and nothing is written to the store. Otherwise the proxy gets a new lease that
+// lives for ttl: kept is false, and the attachments of the old lease are gone with it.
 func (a *Attachments) KeepProxyLease(
 	ctx context.Context, proxy identity.MachineID, ttl time.Duration,
 ) (kept bool, err error) {
@@ -96,10 +97,13 @@ func (a *Attachments) KeepProxyLease(
 	if err != nil {
 		return false, err
 	}
-	if have.Revision != 0 {
+	if hasLease := have.Revision != 0; hasLease {
 		err := a.store.KeepAlive(ctx, have.Value.Lease)
-		if !fault.Is(err, fault.Expired) {
-			return err == nil, err
+		if err == nil {
+			return true, nil
+		}
+		if ended := fault.Is(err, fault.Expired); !ended {
+			return false, err
 		}
 	}
 	lease, err := a.store.Grant(ctx, ttl)
@@ -116,7 +120,10 @@ func (a *Attachments) KeepProxyLease(
 // last-seen time, so a transaction stays well under raftstore's bound.
 const attachmentsPerTxn = 500
 
-// ChangeAttachments stores which nodes attached to the proxy and which detached, under the proxy's lease.
+// ChangeAttachments stores the attached and removes the detached attachments of the proxy. New ones end with
+// the proxy's lease; without a lease it returns fault NotFound. now becomes the time when each of these nodes
+// was last seen. A long list takes several transactions: after an error some of them may be committed, and
+// the proxy's next report does the rest.
 func (a *Attachments) ChangeAttachments(
 	ctx context.Context, proxy identity.MachineID, attached, detached []Attachment, now time.Time,
 ) error {
@@ -127,13 +134,13 @@ func (a *Attachments) ChangeAttachments(
 	for len(attached)+len(detached) > 0 {
 		var c change
 		n := min(len(attached), attachmentsPerTxn)
-		for _, at := range attached[:n] {
-			attach(&c, proxy, at, have.Value.Lease, now)
+		for _, attachment := range attached[:n] {
+			attach(&c, proxy, attachment, have.Value.Lease, now)
 		}
 		attached = attached[n:]
 		n = min(len(detached), attachmentsPerTxn)
-		for _, at := range detached[:n] {
-			a.detach(ctx, &c, proxy, at, now)
+		for _, attachment := range detached[:n] {
+			a.detach(ctx, &c, proxy, attachment, now)
 		}
 		detached = detached[n:]
 		if _, err := a.commit(ctx, &c); err != nil {

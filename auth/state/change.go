@@ -16,12 +16,13 @@ type writer struct {
 	store *raftstore.Store
 }
 
-// change gathers what one transaction does: its conditions, its writes and its events. The methods of table
-// add to it. Its zero value does nothing. An error on the way is kept, so that only commit returns one.
+// change collects what one transaction does: its conditions, its writes and its events. The methods of table
+// add to it, and writer.commit carries it out. The zero value does nothing. An error while collecting is kept
+// in err, so that callers check for errors only after commit.
 type change struct {
 	txn      raftstore.Txn
-	conflict *fault.Error // returned when a condition fails; nil: a general message
-	err      error        // the first error of gathering; commit returns it and writes nothing
+	conflict *fault.Error // what commit returns when a condition fails; nil: a general message
+	err      error        // the first error while collecting; commit returns it and writes nothing
 }
 
 // require adds a condition on which the whole change depends.
@@ -34,7 +35,7 @@ func (c *change) setErr(err error) {
 	}
 }
 
-// appendRecord adds a record to a stream.
+// appendRecord adds v, as JSON, to the records that the change appends to a stream.
 func (c *change) appendRecord(stream string, v any) {
 	b, err := json.Marshal(v)
 	c.setErr(err)
@@ -47,7 +48,8 @@ func (c *change) appendRecord(stream string, v any) {
 	c.txn.Append = append(c.txn.Append, raftstore.Append{Stream: stream, Records: [][]byte{b}})
 }
 
-// appendEvents adds audit events. An event without an id gets one.
+// appendEvents adds audit events. An event without an id or version gets one. An event that is not well
+// formed makes the whole change fail.
 func (c *change) appendEvents(events ...audit.Event) {
 	for _, e := range events {
 		if e.V == 0 {
@@ -105,10 +107,10 @@ func (t table[T]) deleteKey(c *change, key string) {
 	c.txn.Then = append(c.txn.Then, raftstore.Delete(t.prefix+key))
 }
 
-// requireMissing lets the whole change fail if there is a record under key.
+// requireMissing makes the whole change fail if there is a record under key when it is committed.
 func (t table[T]) requireMissing(c *change, key string) { c.require(raftstore.Missing(t.prefix + key)) }
 
-// requireUnchanged lets the whole change fail if old was written since it was read.
+// requireUnchanged makes the whole change fail if old was written or removed since it was read.
 func (t table[T]) requireUnchanged(c *change, old Stored[T]) {
 	c.require(raftstore.Unchanged(old.item))
 }
@@ -119,32 +121,32 @@ type result struct {
 	Time     time.Time // the leader's clock in the command: the same on every replica
 }
 
-// commit carries the change out as a whole or not at all. A condition that fails is fault Conflict, or
-// c.conflict where that is set.
+// commit carries the change out as a whole or not at all. It returns fault Conflict, or c.conflict where that
+// is set, when a condition does not hold; nothing is written then.
 func (w writer) commit(ctx context.Context, c *change) (result, error) {
 	if c.err != nil {
 		return result{}, c.err
 	}
-	r, err := w.store.Commit(ctx, c.txn)
+	committed, err := w.store.Commit(ctx, c.txn)
 	if fault.Is(err, fault.Conflict) {
-		as := c.conflict
-		if as == nil {
-			as = fault.New(fault.Conflict, "state.commit", "somebody else changed this at the same time",
-				"read it again and repeat the change")
+		conflict := c.conflict
+		if conflict == nil {
+			const msg = "somebody else changed this at the same time"
+			conflict = fault.New(fault.Conflict, "state.commit", msg, "read it again and repeat the change")
 		}
-		return result{}, fault.Wrap(err, as.Kind, as.Op, as.Msg, as.Remedy)
+		return result{}, fault.Wrap(err, conflict.Kind, conflict.Op, conflict.Msg, conflict.Remedy)
 	}
 	if err != nil {
 		return result{}, err
 	}
-	return result{Revision: uint64(r.Revision), Time: r.Time}, nil
+	return result{Revision: uint64(committed.Revision), Time: committed.Time}, nil
 }
 
 // maxAttempts bounds how often retryOnConflict tries.
 const maxAttempts = 8
 
-// retryOnConflict calls attempt again while it fails with fault Conflict, at most maxAttempts times. attempt
-// must read again what its conditions compare.
+// retryOnConflict calls attempt until it returns something else than fault Conflict, at most maxAttempts
+// times, and returns its last error. Each call of attempt must read again what its conditions compare with.
 func retryOnConflict(attempt func() error) error {
 	var err error
 	for range maxAttempts {

@@ -17,7 +17,7 @@ type Cluster struct {
 	Name     string    `json:"name"`
 	Seal     string    `json:"seal"` // key URI of the seal that opens LoginKey and all other secrets
 	Created  time.Time `json:"created"`
-	LoginKey []byte    `json:"login_key"` // 32 bytes, sealed under LoginKeySeal; it seals login attempts
+	LoginKey []byte    `json:"login_key"` // encrypts login attempts; 32 bytes, sealed under LoginKeySeal
 }
 
 // LoginKeySeal is the name under which the login key is sealed.
@@ -28,7 +28,7 @@ type replica struct {
 	ID identity.MachineID `json:"id"`
 }
 
-// clusterKey is the key of records of which a cluster has one.
+// clusterKey is the key of the kinds of which a cluster has one record only.
 const clusterKey = "self"
 
 const bootstrapRemedy = "run once: threshold start --bootstrap FILE"
@@ -49,15 +49,16 @@ func (r *Reader) Cluster(ctx context.Context) (Cluster, error) {
 	return got.Value, err
 }
 
-// Replicas knows the auth replicas.
+// Replicas gives each auth replica its machine id.
 type Replicas struct{ writer }
 
-// Replica returns the machine id of the replica. A replica that asks for the first time gets a new one.
+// Replica returns the machine id of the auth replica with that raft id. At the first call for a replica it
+// draws a new machine id and stores it.
 func (p *Replicas) Replica(ctx context.Context, replicaID string) (identity.MachineID, error) {
 	var id identity.MachineID
 	err := retryOnConflict(func() error {
 		got, err := replicas.getOrNew(ctx, p.Reader, replicaID)
-		if err != nil || got.Revision != 0 {
+		if known := got.Revision != 0; err != nil || known {
 			id = got.Value.ID
 			return err
 		}
@@ -73,10 +74,10 @@ func (p *Replicas) Replica(ctx context.Context, replicaID string) (identity.Mach
 // InitialRecords is everything that a new cluster begins with.
 type InitialRecords struct {
 	Cluster     Cluster
-	Keyring     json.RawMessage // keyring's document
+	Keyring     json.RawMessage // the document of ca/keyring, with its private keys sealed
 	Authorities Authorities     // the first authorities document
 	Roles       []access.Role
-	Connectors  []NamedConnector
+	Connectors  []NamedConnector // their secrets are sealed when they are stored
 	Events      []audit.Event
 }
 
@@ -98,13 +99,13 @@ func (v *Vault) CreateCluster(ctx context.Context, in InitialRecords) error {
 		roles.create(&c, r.Name, r)
 	}
 	rulesVersions.create(&c, rolesVersionKey, rulesVersion{Time: in.Cluster.Created})
-	for _, conn := range in.Connectors {
-		sealed, err := v.secrets.sealText(connectors.prefix+conn.Name, conn.Secret)
+	for _, named := range in.Connectors {
+		sealed, err := v.secrets.sealText(connectors.prefix+named.Name, named.Secret)
 		if err != nil {
 			return err
 		}
-		connectorIssuers.create(&c, conn.Name, issuerRecord{conn.Issuer})
-		connectors.create(&c, conn.Name, connectorRecord{Connector: conn.Connector, Sealed: sealed})
+		connectorIssuers.create(&c, named.Name, issuerRecord{named.Issuer})
+		connectors.create(&c, named.Name, connectorRecord{Connector: named.Connector, Sealed: sealed})
 	}
 	c.appendEvents(in.Events...)
 	_, err := v.writer.commit(ctx, &c)
@@ -123,16 +124,16 @@ func (k *Keyring) Load(ctx context.Context) ([]byte, error) {
 // Save replaces old by doc, or creates doc where old is nil. It returns fault Conflict when the stored
 // document is not old.
 func (k *Keyring) Save(ctx context.Context, old, doc []byte) error {
-	have, err := keyrings.getOrNew(ctx, k.Reader, clusterKey)
+	stored, err := keyrings.getOrNew(ctx, k.Reader, clusterKey)
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(have.Value, old) {
+	if !bytes.Equal(stored.Value, old) {
 		return fault.New(fault.Conflict, "state.Keyring",
 			"somebody else changed the keyring at the same time", "load it again")
 	}
 	var c change
-	keyrings.replaceOrCreate(&c, have, doc)
+	keyrings.replaceOrCreate(&c, stored, doc) // fails if it was written since it was read here
 	_, err = k.commit(ctx, &c)
 	return err
 }

@@ -16,18 +16,20 @@ type Connector struct {
 	Secret string          `json:"-"`                // the client secret; sealed when stored
 }
 
+// connectorRecord is a Connector as it is stored.
 type connectorRecord struct {
 	Connector
-	Sealed []byte `json:"sealed,omitempty"`
+	Sealed []byte `json:"sealed,omitempty"` // the client secret, encrypted
 }
 
 var connectors = table[connectorRecord]{
 	prefix: "connectors/", noun: "connector", remedy: "run: tsh get connectors",
 }
 
-// issuerRecord says for which issuer a connector's name stands since it was first used. It outlives the
-// connector, as its users do: a user is (connector, subject). With another issuer the same subject would be
-// another person, who would get the first one's roles.
+// issuerRecord is the issuer for which a connector's name was first used. The name belongs to that issuer for
+// good: the record stays when the connector is removed, as the connector's users do. A user is identified by
+// connector and subject. With another issuer the same subject would be another person, who would get the
+// roles of the first.
 type issuerRecord struct {
 	Issuer string `json:"issuer"`
 }
@@ -36,11 +38,12 @@ var connectorIssuers = table[issuerRecord]{
 	prefix: "connector-issuers/", noun: "issuer of connector", remedy: "run: tsh get connectors",
 }
 
-// StoredConnector is a Connector as it was read, for PutConnector to compare with.
+// StoredConnector is a Connector as it was read. PutConnector and RemoveConnector fail if the stored one has
+// changed since.
 type StoredConnector struct {
 	Connector
 	Name     string
-	Revision uint64
+	Revision uint64 // of its last write; 0: it was never stored
 	record   Stored[connectorRecord]
 }
 
@@ -56,7 +59,7 @@ type ConnectorReader struct {
 	secrets secrets
 }
 
-// Connector returns the connector of that name, or fault NotFound.
+// Connector returns the connector of that name with its secret decrypted, or fault NotFound.
 func (r *ConnectorReader) Connector(ctx context.Context, name string) (StoredConnector, error) {
 	rec, err := connectors.get(ctx, r.reader, name)
 	if err != nil {
@@ -65,19 +68,21 @@ func (r *ConnectorReader) Connector(ctx context.Context, name string) (StoredCon
 	return r.open(rec)
 }
 
-// ListConnectors returns all connectors, by name: a cluster has only a few.
+// ListConnectors returns all connectors, ordered by name, with their secrets decrypted. It has no pages: a
+// cluster has only a few connectors. If one secret cannot be decrypted, it returns that error and no
+// connector.
 func (r *ConnectorReader) ListConnectors(ctx context.Context) ([]StoredConnector, error) {
-	recs, err := connectors.all(ctx, r.reader)
+	records, err := connectors.all(ctx, r.reader)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]StoredConnector, 0, len(recs))
-	for _, rec := range recs {
-		c, err := r.open(rec)
+	out := make([]StoredConnector, 0, len(records))
+	for _, record := range records {
+		opened, err := r.open(record)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, c)
+		out = append(out, opened)
 	}
 	return out, nil
 }
@@ -96,9 +101,9 @@ type Connectors struct {
 	writer writer
 }
 
-// PutConnector writes the connector named old.Name. It returns fault Conflict if old is no longer what is
-// stored; an old that was not read must not exist yet. It also returns fault Conflict if the name ever stood
-// for another issuer.
+// PutConnector writes next as the connector named old.Name, with its secret sealed. It returns fault Conflict
+// if old is no longer what is stored. An old with nothing but the name creates the connector, and fails with
+// the same fault if there is one. A name that was ever used for another issuer is fault Conflict, too.
 func (w *Connectors) PutConnector(
 	ctx context.Context, old StoredConnector, next Connector, events ...audit.Event,
 ) error {
@@ -106,9 +111,9 @@ func (w *Connectors) PutConnector(
 	if err != nil {
 		return err
 	}
-	old.record.Key = old.Name
+	old.record.Key = old.Name // an old that was not read has no key yet
 	var c change
-	if err := w.checkIssuer(ctx, &c, old.Name, next.Issuer); err != nil {
+	if err := w.claimIssuer(ctx, &c, old.Name, next.Issuer); err != nil {
 		return err
 	}
 	c.appendEvents(events...)
@@ -117,25 +122,27 @@ func (w *Connectors) PutConnector(
 	return err
 }
 
-// checkIssuer refuses an issuer for which the name does not stand. A name that is new gets the issuer.
-func (w *Connectors) checkIssuer(ctx context.Context, c *change, name, issuer string) error {
-	have, err := connectorIssuers.getOrNew(ctx, w.reader, name)
+// claimIssuer returns fault Conflict if the connector name belongs to another issuer (see issuerRecord). If
+// the name is new, it adds to c that the name belongs to this issuer.
+func (w *Connectors) claimIssuer(ctx context.Context, c *change, name, issuer string) error {
+	owner, err := connectorIssuers.getOrNew(ctx, w.reader, name)
 	switch {
 	case err != nil:
 		return err
-	case have.Revision == 0:
+	case owner.Revision == 0: // the name is new
 		connectorIssuers.create(c, name, issuerRecord{issuer})
-	case have.Value.Issuer != issuer:
+	case owner.Value.Issuer != issuer:
 		msg := fmt.Sprintf(
 			"connector %q belongs to the users of %s: with another issuer, strangers could get their roles",
-			name, have.Value.Issuer)
+			name, owner.Value.Issuer)
 		return fault.New(fault.Conflict, "state.PutConnector", msg,
 			"create a connector with another name for the other issuer")
 	}
 	return nil
 }
 
-// RemoveConnector removes a connector. Its users stay, in case the connector is created again.
+// RemoveConnector removes a connector. Its users and the issuer of its name stay, in case the connector is
+// created again. It returns fault Conflict if old is no longer what is stored.
 func (w *Connectors) RemoveConnector(ctx context.Context, old StoredConnector, events ...audit.Event) error {
 	var c change
 	connectors.remove(&c, old.record)

@@ -24,7 +24,9 @@ type NumberedEvent struct {
 	Event  audit.Event
 }
 
-// ReadEvents returns up to limit events, beginning with number from.
+// ReadEvents returns up to limit events, beginning with number from. It returns fewer when they are large,
+// and none when there are no more yet. An event that this release cannot decode is replaced by one that says
+// so.
 func (r *Reader) ReadEvents(ctx context.Context, from uint64, limit int) ([]NumberedEvent, error) {
 	got, err := r.store.Read(ctx, auditStream, from, limit)
 	if err != nil {
@@ -55,8 +57,8 @@ func (w *Events) AppendEvents(ctx context.Context, events ...audit.Event) error 
 	return err
 }
 
-// recentEvents holds the ids of the last events of a machine that were stored. A machine that got no answer
-// sends its events again; by these ids they are stored once.
+// recentEvents has the ids of the events of a machine that were stored last. A machine that got no answer
+// sends its events again; those whose ids are here are not stored a second time.
 type recentEvents struct {
 	IDs []string `json:"ids"` // newest last
 }
@@ -69,30 +71,35 @@ var recentEventIDs = table[recentEvents]{
 	prefix: "recent-events/", noun: "ids of the last events of", remedy: "send them again",
 }
 
-// AppendMachineEvents stores events that a machine sent, each id once.
+// AppendMachineEvents stores the events that a machine sent, in one transaction. An event that was stored
+// before is skipped: the machine may not have got the answer, and sends it again. sender is the machine's id.
 func (w *Events) AppendMachineEvents(ctx context.Context, sender string, events []audit.Event) error {
 	return retryOnConflict(func() error {
 		old, err := recentEventIDs.getOrNew(ctx, w.Reader, sender)
 		if err != nil {
 			return err
 		}
-		known := make(map[string]bool, len(old.Value.IDs))
-		for _, id := range old.Value.IDs {
+		ids := old.Value.IDs
+		known := make(map[string]bool, len(ids))
+		for _, id := range ids {
 			known[id] = true
 		}
 		var c change
-		ids := old.Value.IDs
 		for _, e := range events {
-			if !known[e.ID] {
-				known[e.ID] = true
-				ids = append(ids, e.ID)
-				c.appendEvents(e)
+			if known[e.ID] {
+				continue
 			}
+			known[e.ID] = true // an id may also be twice in events
+			ids = append(ids, e.ID)
+			c.appendEvents(e)
 		}
-		if len(c.txn.Append) == 0 {
+		if nothingNew := len(c.txn.Append) == 0; nothingNew {
 			return c.err
 		}
-		recentEventIDs.replaceOrCreate(&c, old, recentEvents{IDs: ids[max(0, len(ids)-maxRecentEvents):]})
+		// The ids are stored with the events. Of two calls at the same time the second fails with a conflict,
+		// reads the ids of the first and tries again.
+		newest := ids[max(0, len(ids)-maxRecentEvents):]
+		recentEventIDs.replaceOrCreate(&c, old, recentEvents{IDs: newest})
 		_, err = w.commit(ctx, &c)
 		return err
 	})

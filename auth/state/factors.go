@@ -17,21 +17,21 @@ type Factor struct {
 	WrongCodes  int       `json:"wrong_codes,omitempty"` // since the last correct code
 	LockedUntil time.Time `json:"locked_until,omitzero"` // no code is checked before
 	Recovery    [][]byte  `json:"recovery,omitempty"`    // hashes of the recovery codes that are not used yet
-	Enrolled    time.Time `json:"enrolled,omitzero"`     // when
+	Enrolled    time.Time `json:"enrolled,omitzero"`     // when it was enrolled
 	Proxy       string    `json:"proxy,omitempty"`       // the proxy through which it was enrolled
 }
 
 // factorRecord is a Factor as it is stored.
 type factorRecord struct {
 	Factor
-	Sealed []byte `json:"sealed,omitempty"`
+	Sealed []byte `json:"sealed,omitempty"` // the secret, encrypted; empty: not enrolled
 }
 
 var factors = table[factorRecord]{
 	prefix: "factors/", noun: "second factor of", remedy: "log in to enrol one: tsh login",
 }
 
-// StoredFactor is a Factor as it was read, for PutFactor to compare with.
+// StoredFactor is a Factor as it was read. PutFactor fails if the stored one has changed since.
 type StoredFactor struct {
 	Factor
 	record Stored[factorRecord]
@@ -61,20 +61,21 @@ func (w *Factors) Factor(ctx context.Context, k identity.UserKey) (StoredFactor,
 	return out, err
 }
 
-// PutFactor writes f and its events if the factor is unchanged since old was read; otherwise it returns fault
-// Conflict. Because of this compare-and-set a TOTP step is used only once in the whole cluster.
-func (w *Factors) PutFactor(ctx context.Context, old StoredFactor, f Factor, events ...audit.Event) error {
-	next := factorRecord{Factor: f, Sealed: old.record.Value.Sealed}
-	if f.Secret != old.Secret {
-		sealed, err := w.secrets.sealText(factors.prefix+old.record.Key, f.Secret)
+// PutFactor writes next in the place of old, and the events, if the factor is unchanged since old was read;
+// otherwise it returns fault Conflict and writes nothing. Because of this compare-and-set each TOTP step is
+// used at most once in the whole cluster.
+func (w *Factors) PutFactor(ctx context.Context, old StoredFactor, next Factor, events ...audit.Event) error {
+	record := factorRecord{Factor: next, Sealed: old.record.Value.Sealed}
+	if next.Secret != old.Secret {
+		sealed, err := w.secrets.sealText(factors.prefix+old.record.Key, next.Secret)
 		if err != nil {
 			return err
 		}
-		next.Sealed = sealed
+		record.Sealed = sealed
 	}
 	var c change
 	c.appendEvents(events...)
-	factors.replaceOrCreate(&c, old.record, next)
+	factors.replaceOrCreate(&c, old.record, record)
 	_, err := w.writer.commit(ctx, &c)
 	return err
 }

@@ -15,10 +15,10 @@ import (
 // yet. It is stored under the hash of its one-time code, so the stored data does not help to redeem it.
 type PendingLogin struct {
 	Who       identity.Identity `json:"who"`
-	Mapped    []string          `json:"mapped,omitempty"` // those of Who's roles that the connector mapped
-	Proxy     identity.Identity `json:"proxy"`            // the proxy that served it
-	From      string            `json:"from,omitempty"`   // the browser's address, as the proxy reported it
-	Challenge string            `json:"challenge"`
+	Mapped    []string          `json:"mapped,omitempty"`  // the roles of Who that the connector's rules gave
+	Proxy     identity.Identity `json:"proxy"`             // the proxy that served it
+	From      string            `json:"from,omitempty"`    // the browser's address, as the proxy reported it
+	Challenge string            `json:"challenge"`         // PKCE challenge; redeeming needs its verifier
 	MaxTTL    time.Duration     `json:"max_ttl,omitempty"` // of the certificates; zero: as the roles say
 	AuthTime  time.Time         `json:"auth_time"`         // when the second factor was verified
 	Expires   time.Time         `json:"expires"`
@@ -31,7 +31,8 @@ func (h CodeHash) key() string { return hex.EncodeToString(h[:]) }
 
 var logins = table[PendingLogin]{prefix: "logins/", noun: "login", remedy: "run: tsh login"}
 
-// PendingLogin returns the login stored under the hash of a code, or fault NotFound. The login stays.
+// PendingLogin returns the login stored under the hash of a code, or fault NotFound. It does not redeem the
+// login.
 func (r *Reader) PendingLogin(ctx context.Context, h CodeHash) (Stored[PendingLogin], error) {
 	return logins.get(ctx, r, h.key())
 }
@@ -43,37 +44,39 @@ type Logins struct{ writer }
 // redeemed do not accumulate.
 const sweepLimit = 64
 
-// AddLogin stores a login under the hash of its one-time code. It also updates the user's record, and creates
-// it at the first login.
-func (w *Logins) AddLogin(ctx context.Context, h CodeHash, p PendingLogin, events ...audit.Event) error {
+// AddLogin stores a login under the hash of its one-time code, until RedeemLogin. In the same transaction it
+// creates or updates the user's record, and removes some logins that have expired.
+func (w *Logins) AddLogin(ctx context.Context, h CodeHash, login PendingLogin, events ...audit.Event) error {
 	return retryOnConflict(func() error {
-		old, err := users.getOrNew(ctx, w.Reader, UserID(p.Who.UserKey()))
+		old, err := users.getOrNew(ctx, w.Reader, UserID(login.Who.UserKey()))
 		if err != nil {
 			return err
 		}
 		var c change
-		users.replaceOrCreate(&c, old, userAfterLogin(old.Value, p))
-		if err := w.sweepLogins(ctx, &c, p.AuthTime); err != nil {
+		users.replaceOrCreate(&c, old, userAfterLogin(old.Value, login))
+		if err := w.sweepLogins(ctx, &c, login.AuthTime); err != nil {
 			return err
 		}
-		logins.create(&c, h.key(), p)
+		logins.create(&c, h.key(), login)
 		c.appendEvents(events...)
 		_, err = w.commit(ctx, &c)
 		return err
 	})
 }
 
-// userAfterLogin updates a user's record from a login. The roles that an administrator gave stay.
-func userAfterLogin(u User, p PendingLogin) User {
-	u.Connector, u.Subject, u.Name, u.LastLogin = p.Who.Connector, p.Who.Subject, p.Who.Name, p.AuthTime
-	u.Mapped = p.Mapped
+// userAfterLogin returns a user's record with what a login says of the user. The roles that an administrator
+// gave stay. u is the zero User at the first login.
+func userAfterLogin(u User, login PendingLogin) User {
+	u.Connector, u.Subject, u.Name = login.Who.Connector, login.Who.Subject, login.Who.Name
+	u.Mapped, u.LastLogin = login.Mapped, login.AuthTime
 	if u.Created.IsZero() {
-		u.Created = p.AuthTime
+		u.Created = login.AuthTime
 	}
 	return u
 }
 
-// sweepLogins removes up to sweepLimit logins that expired before they were redeemed.
+// sweepLogins adds to c the removal of expired logins. It looks at sweepLimit logins only, in the order of
+// their hashes, which is random: in time it meets every login.
 func (w *Logins) sweepLogins(ctx context.Context, c *change, now time.Time) error {
 	got, err := logins.list(ctx, w.Reader, Page{Limit: sweepLimit})
 	if err != nil {
@@ -87,7 +90,8 @@ func (w *Logins) sweepLogins(ctx context.Context, c *change, now time.Time) erro
 	return nil
 }
 
-// RedeemLogin removes a login that was read. Of several concurrent callers one succeeds; the others get fault
+// RedeemLogin removes a login that PendingLogin returned, and stores the events. nil means that the caller
+// may issue certificates for it. Of several callers with the same login one succeeds; the others get fault
 // Expired.
 func (w *Logins) RedeemLogin(ctx context.Context, l Stored[PendingLogin], events ...audit.Event) error {
 	c := change{conflict: fault.New(fault.Expired, "state.RedeemLogin", "this login was redeemed already",

@@ -15,31 +15,36 @@ import (
 // else.
 type Machine struct {
 	ID      identity.MachineID `json:"id"`
-	Kind    identity.Kind      `json:"kind"`
+	Kind    identity.Kind      `json:"kind"` // node or proxy
 	Name    string             `json:"name"`
 	Labels  identity.Labels    `json:"labels,omitempty"`
 	SSHKey  []byte             `json:"ssh_key"`           // host key, SSH wire format
 	X509Key []byte             `json:"x509_key"`          // PKIX DER
 	Names   []string           `json:"names,omitempty"`   // of a proxy: its public host names and addresses
-	Aliases []string           `json:"aliases,omitempty"` // those of Names that no node may be called
+	Aliases []string           `json:"aliases,omitempty"` // of a proxy: machine names that no node may have
 	Created time.Time          `json:"created"`
 	Renewed time.Time          `json:"renewed"` // when its certificates were last issued
 }
 
-// Identity returns the identity that the machine's certificates carry.
+// Identity returns the identity that is in the machine's certificates.
 func (m Machine) Identity(cluster string) identity.Identity {
 	return identity.Identity{Kind: m.Kind, Cluster: cluster, Name: m.Name, ID: m.ID, Labels: m.Labels}
 }
 
-// nameRecord says which machine has a name. The name of a removed machine stays reserved until Until.
+// nameRecord says which machine has a name, or had it: the name of a removed machine stays reserved until
+// Until.
 type nameRecord struct {
 	ID    identity.MachineID `json:"id"`
 	Kind  identity.Kind      `json:"kind"`
-	Until time.Time          `json:"until,omitzero"` // zero: in use
+	Until time.Time          `json:"until,omitzero"` // zero: the machine has the name; else it was removed
 }
 
-// free reports whether another machine may take the name.
-func (h nameRecord) free(now time.Time) bool { return !h.Until.IsZero() && !now.Before(h.Until) }
+// inUse reports whether the machine still has the name. Otherwise it was removed.
+func (n nameRecord) inUse() bool { return n.Until.IsZero() }
+
+// free reports whether a new machine may take the name: the last one was removed, and the reservation is
+// over.
+func (n nameRecord) free(now time.Time) bool { return !n.inUse() && !now.Before(n.Until) }
 
 // publicNameRecord says which proxies have a public name. Several may, behind one address.
 type publicNameRecord struct {
@@ -52,8 +57,8 @@ var (
 	publicNames  = table[publicNameRecord]{prefix: "public-name/", noun: "public name", remedy: "run: tsh ls"}
 )
 
-// NameReservation is how long nobody can take the name of a removed machine: as long as a certificate with
-// that name may live.
+// NameReservation is how long nobody can take the name of a removed machine: as long as a certificate that
+// was issued to it may be valid. Otherwise two machines could have valid certificates for the same name.
 const NameReservation = identity.MaxLifetime
 
 // Machine returns the machine with the id, or fault NotFound.
@@ -61,82 +66,98 @@ func (r *Reader) Machine(ctx context.Context, id identity.MachineID) (Stored[Mac
 	return machines.get(ctx, r, string(id))
 }
 
-// MachineByName returns the node or proxy that has the name, or fault NotFound.
+// MachineByName returns the node or proxy that has the name. It returns fault NotFound if there is none, also
+// while the name is reserved after a removal.
 func (r *Reader) MachineByName(ctx context.Context, name string) (Stored[Machine], error) {
-	h, err := machineNames.get(ctx, r, name)
+	owner, err := machineNames.get(ctx, r, name)
 	if err != nil {
 		return Stored[Machine]{}, err
 	}
-	return r.Machine(ctx, h.Value.ID)
+	return r.Machine(ctx, owner.Value.ID) // the record of a removed machine is gone
 }
 
-// NameTaken reports whether a new machine of the kind cannot have the name. Another machine has it, or it is
-// reserved after a removal, or (for a node) it is a public name of a proxy.
+// NameTaken reports whether a new machine of the kind cannot have the name: another machine has it, or it is
+// reserved after a removal, or, for a node, it is a public name of a proxy. With an error the result means
+// nothing.
 func (r *Reader) NameTaken(
 	ctx context.Context, name string, kind identity.Kind, now time.Time,
 ) (bool, error) {
-	h, err := machineNames.getOrNew(ctx, r, name)
-	if err != nil || h.Revision != 0 && !h.Value.free(now) {
+	owner, err := machineNames.getOrNew(ctx, r, name)
+	if err != nil {
 		return true, err
 	}
-	p, err := publicNames.getOrNew(ctx, r, name)
-	return kind == identity.Node && len(p.Value.Proxies) > 0, err
+	if neverUsed := owner.Revision == 0; !neverUsed && !owner.Value.free(now) {
+		return true, nil
+	}
+	public, err := publicNames.getOrNew(ctx, r, name)
+	isPublic := len(public.Value.Proxies) > 0
+	return kind == identity.Node && isPublic, err
 }
 
-// maxPage is the largest page of machines, and the default.
+// maxPage is the most machines that one page of ListMachines has, and the number for a Limit of zero.
 const maxPage = 1000
 
-// ListMachines returns one page of the machines of a kind, by name. An empty kind means every kind.
+// ListMachines returns one page of the machines of a kind, ordered by name. An empty kind means every kind. A
+// limit of zero or above maxPage means maxPage. Next is the name after which the next page begins.
+//
+// Removed machines, whose names are only reserved, are left out. A machine whose record cannot be read is
+// left out too, and its name is in Unreadable.
 func (r *Reader) ListMachines(ctx context.Context, kind identity.Kind, p Page) (Listing[Machine], error) {
 	out := Listing[Machine]{}
 	limit := p.Limit
 	if limit <= 0 || limit > maxPage {
 		limit = maxPage
 	}
+	// It goes through the names, because the machine records are in the order of their ids. Names that are
+	// left out leave room for more, so it may take several pages of names.
 	for {
-		got, err := machineNames.list(ctx, r, Page{After: p.After, Limit: limit})
+		names, err := machineNames.list(ctx, r, Page{After: p.After, Limit: limit})
 		if err != nil {
 			return out, err
 		}
-		for _, n := range got.Items {
-			if kind != "" && n.Value.Kind != kind || !n.Value.Until.IsZero() {
+		for _, name := range names.Items {
+			otherKind := kind != "" && name.Value.Kind != kind
+			if otherKind || !name.Value.inUse() {
 				continue
 			}
-			m, err := r.Machine(ctx, n.Value.ID)
+			machine, err := r.Machine(ctx, name.Value.ID)
 			if fault.Is(err, fault.NotFound) {
-				continue // removed since the page was read
+				continue // it was removed after the page of names was read
 			}
 			if err != nil {
-				out.Unreadable = append(out.Unreadable, n.Key)
+				out.Unreadable = append(out.Unreadable, name.Key)
 				continue
 			}
-			if out.Items = append(out.Items, m); len(out.Items) == limit {
-				out.Next = n.Key
+			if out.Items = append(out.Items, machine); len(out.Items) == limit {
+				out.Next = name.Key
 				return out, nil
 			}
 		}
-		if got.Next == "" {
+		if names.Next == "" {
 			return out, nil
 		}
-		p.After = got.Next
+		p.After = names.Next
 	}
 }
 
-// NodesByShortName returns the nodes whose name is short, or begins with short and a dot.
+// NodesByShortName returns the nodes whose name is short, or has short as its first label. It returns an
+// empty list and no error if there is none. Nodes that cannot be read are left out, and so is what is beyond
+// the first page of names.
 func (r *Reader) NodesByShortName(ctx context.Context, short string) ([]Machine, error) {
 	var out []Machine
 	if m, err := r.MachineByName(ctx, short); err == nil && m.Value.Kind == identity.Node {
 		out = append(out, m.Value)
 	}
-	got, err := machineNames.listUnder(ctx, r, short+".", Page{})
+	names, err := machineNames.listUnder(ctx, r, short+".", Page{})
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range got.Items {
-		if n.Value.Kind != identity.Node || !n.Value.Until.IsZero() || !strings.HasPrefix(n.Key, short+".") {
+	for _, name := range names.Items {
+		isNode := name.Value.Kind == identity.Node && name.Value.inUse()
+		if !isNode || !strings.HasPrefix(name.Key, short+".") {
 			continue
 		}
-		if m, err := r.Machine(ctx, n.Value.ID); err == nil {
+		if m, err := r.Machine(ctx, name.Value.ID); err == nil {
 			out = append(out, m.Value)
 		}
 	}
@@ -146,9 +167,11 @@ func (r *Reader) NodesByShortName(ctx context.Context, short string) ([]Machine,
 // Machines adds, changes and removes machines, and reads.
 type Machines struct{ writer }
 
-// AddMachine stores a new machine under its name and marks the token that admits it as used, in one
-// transaction. Fault Conflict means that the name or the token were taken at the same time: the caller reads
-// both again.
+// AddMachine stores a new machine with its name and its public names, and marks the token that admits it as
+// used, in one transaction with the events.
+//
+// Fault Conflict means that somebody took the name, or used or changed the token, since the caller read them:
+// the caller reads both again. Fault Denied means that a public name is the name of a node.
 func (w *Machines) AddMachine(
 	ctx context.Context, m Machine, token Stored[Token], events ...audit.Event,
 ) error {
@@ -162,60 +185,70 @@ func (w *Machines) AddMachine(
 	}
 	used := token.Value
 	used.Used, used.UsedBy = m.Created, m.ID
-	tokens.replace(&c, token, used)
+	tokens.replace(&c, token, used) // of two machines with the same token, the second gets fault Conflict
 	c.appendEvents(events...)
 	_, err := w.commit(ctx, &c)
 	return err
 }
 
-// claimName takes the machine's name, which must be free. For a node it must not be a public name either; the
-// condition holds until the commit, so that no proxy can take the name in between.
+// claimName adds to c that m takes its name, with the conditions under which it may. A name that another
+// machine has, or that is reserved, is fault Conflict at once. A node also may not have a public name of a
+// proxy; that is a condition of c, so the commit fails if a proxy takes the name before it.
 func (w *Machines) claimName(ctx context.Context, c *change, m Machine) error {
-	h, err := machineNames.getOrNew(ctx, w.Reader, m.Name)
+	owner, err := machineNames.getOrNew(ctx, w.Reader, m.Name)
 	if err != nil {
 		return err
 	}
-	if h.Revision != 0 && !h.Value.free(m.Created) {
+	if neverUsed := owner.Revision == 0; !neverUsed && !owner.Value.free(m.Created) {
 		msg := "the name " + m.Name + " is taken"
 		return fault.New(fault.Conflict, "state.AddMachine", msg, "choose another name")
 	}
 	if m.Kind == identity.Node {
 		publicNames.requireMissing(c, m.Name)
 	}
-	machineNames.replaceOrCreate(c, h, nameRecord{ID: m.ID, Kind: m.Kind})
+	machineNames.replaceOrCreate(c, owner, nameRecord{ID: m.ID, Kind: m.Kind})
 	return nil
 }
 
-// claimPublicNames stores a proxy's public names. It refuses the name of a node, whose host certificate would
-// be valid for the proxy.
+// claimPublicNames adds to c that the proxy m has its public names, with the conditions under which it may.
+// It commits nothing. It does nothing for a node, which has none. Several proxies may have the same public
+// name.
+//
+// A public name that is the name of a node, or was before the node was removed, is fault Denied: the node's
+// host certificate would also be valid for the proxy, so the node could pass for it.
 func (w *Machines) claimPublicNames(ctx context.Context, c *change, m Machine) error {
-	for _, n := range m.Aliases {
-		h, err := machineNames.getOrNew(ctx, w.Reader, n)
+	for _, public := range m.Aliases {
+		owner, err := machineNames.getOrNew(ctx, w.Reader, public)
 		if err != nil {
 			return err
 		}
-		if h.Revision != 0 && h.Value.Kind == identity.Node {
-			return fault.New(fault.Denied, "state.AddMachine", "the public name "+n+" is the name of a node",
+		neverUsed := owner.Revision == 0
+		if !neverUsed && owner.Value.Kind == identity.Node {
+			return fault.New(fault.Denied, "state.AddMachine",
+				"the public name "+public+" is the name of a node",
 				"give the proxy another public name, or remove the node first")
 		}
-		if n != m.Name {
-			if h.Revision == 0 {
-				machineNames.requireMissing(c, n)
+		// The commit must fail if a node takes the name before it. Where the public name is also the proxy's
+		// own name, claimName has already put the same condition into c.
+		if public != m.Name {
+			if neverUsed {
+				machineNames.requireMissing(c, public)
 			} else {
-				machineNames.requireUnchanged(c, h)
+				machineNames.requireUnchanged(c, owner)
 			}
 		}
-		p, err := publicNames.getOrNew(ctx, w.Reader, n)
+		old, err := publicNames.getOrNew(ctx, w.Reader, public)
 		if err != nil {
 			return err
 		}
-		proxies := append(slices.Clone(p.Value.Proxies), m.ID)
-		publicNames.replaceOrCreate(c, p, publicNameRecord{Proxies: proxies})
+		proxies := append(slices.Clone(old.Value.Proxies), m.ID)
+		publicNames.replaceOrCreate(c, old, publicNameRecord{Proxies: proxies})
 	}
 	return nil
 }
 
-// ChangeMachine writes next over old and returns the new revision. Id, kind, name and keys cannot change.
+// ChangeMachine writes next over old and returns the new revision. The id, kind, name and keys stay those of
+// old, whatever next says. It returns fault Conflict if old is no longer what is stored.
 func (w *Machines) ChangeMachine(
 	ctx context.Context, old Stored[Machine], next Machine, events ...audit.Event,
 ) (uint64, error) {
@@ -228,7 +261,8 @@ func (w *Machines) ChangeMachine(
 	return r.Revision, err
 }
 
-// RecordRenewal stores when the machine's certificates were issued.
+// RecordRenewal stores that the machine's certificates were issued now. A machine that was removed is fault
+// NotFound.
 func (w *Machines) RecordRenewal(
 	ctx context.Context, id identity.MachineID, now time.Time, events ...audit.Event,
 ) error {
@@ -244,7 +278,9 @@ func (w *Machines) RecordRenewal(
 	})
 }
 
-// RemoveMachine removes a machine and reserves its name. Its certificates can no longer be renewed.
+// RemoveMachine removes a machine and its public names, and reserves its name for NameReservation. Its
+// certificates stay valid until they expire, but it can no longer renew them, and auth refuses its requests.
+// It returns fault Conflict if old is no longer what is stored.
 func (w *Machines) RemoveMachine(
 	ctx context.Context, old Stored[Machine], now time.Time, events ...audit.Event,
 ) error {
@@ -253,17 +289,20 @@ func (w *Machines) RemoveMachine(
 	lastSeen.deleteKey(&c, old.Key)
 	reserved := nameRecord{ID: old.Value.ID, Kind: old.Value.Kind, Until: now.UTC().Add(NameReservation)}
 	machineNames.set(&c, old.Value.Name, reserved)
-	for _, n := range old.Value.Aliases {
-		p, err := publicNames.getOrNew(ctx, w.Reader, n)
+	for _, name := range old.Value.Aliases {
+		public, err := publicNames.getOrNew(ctx, w.Reader, name)
 		if err != nil {
 			return err
 		}
+		if public.Revision == 0 {
+			continue // nobody has it
+		}
 		isOld := func(id identity.MachineID) bool { return id == old.Value.ID }
-		rest := slices.DeleteFunc(slices.Clone(p.Value.Proxies), isOld)
-		if p.Revision != 0 && len(rest) == 0 {
-			publicNames.remove(&c, p)
-		} else if p.Revision != 0 {
-			publicNames.replace(&c, p, publicNameRecord{Proxies: rest})
+		others := slices.DeleteFunc(slices.Clone(public.Value.Proxies), isOld)
+		if len(others) == 0 {
+			publicNames.remove(&c, public)
+		} else {
+			publicNames.replace(&c, public, publicNameRecord{Proxies: others})
 		}
 	}
 	c.appendEvents(events...)

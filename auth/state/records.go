@@ -15,20 +15,20 @@ import (
 type Stored[T any] struct {
 	Key      string // without the prefix of its kind
 	Value    T
-	Revision uint64 // of its last write; 0: it was never stored. A compare-and-set compares it
-	item     raftstore.Item
+	Revision uint64         // of its last write; 0: it was never stored. A compare-and-set compares it
+	item     raftstore.Item // what was read; requireUnchanged compares with it
 }
 
-// Page asks for the records after a key, at most Limit (0: 1000).
+// Page asks for the records behind the key After, in the order of the keys.
 type Page struct {
-	After string
-	Limit int
+	After string // "" means from the first record on
+	Limit int    // the most records; 0 means 1000, and a larger number than the store's bound means that
 }
 
-// Listing is one page in the order of the keys. Next is the After of the next page, "" at the end.
+// Listing is one page of records in the order of their keys.
 type Listing[T any] struct {
 	Items []Stored[T]
-	Next  string
+	Next  string // the After of the next page; "" at the end
 	// Unreadable are the keys of records that this release cannot decode. They are listed here instead of
 	// failing the whole list.
 	Unreadable []string
@@ -71,8 +71,8 @@ const recordVersion = 1
 // envelope is the stored form of a record. T only ever gains fields, and only those that an old release may
 // ignore; any other change needs a new recordVersion.
 type envelope[T any] struct {
-	V int `json:"v"`
-	D T   `json:"d"`
+	V int `json:"v"` // recordVersion of the release that wrote the record
+	D T   `json:"d"` // the record
 }
 
 func encode[T any](v T) ([]byte, error) {
@@ -83,24 +83,27 @@ func encode[T any](v T) ([]byte, error) {
 	return b, nil
 }
 
+// decode returns the record in an envelope. It is an error if this release does not know the version.
 func decode[T any](b []byte) (T, error) {
-	var e envelope[T]
-	err := json.Unmarshal(b, &e)
-	if e.V != 0 && (e.V < 1 || e.V > recordVersion) { // the version explains any other error of decoding
-		err = fmt.Errorf("it is of version %d, this release reads 1 to %d", e.V, recordVersion)
+	var stored envelope[T]
+	err := json.Unmarshal(b, &stored)
+	hasVersion := stored.V != 0
+	if hasVersion && (stored.V < 1 || stored.V > recordVersion) {
+		// An unknown version is reported even if Unmarshal failed, because it explains that error.
+		err = fmt.Errorf("it is of version %d, this release reads 1 to %d", stored.V, recordVersion)
 	}
-	if err == nil && e.V == 0 {
+	if err == nil && !hasVersion {
 		err = errors.New("it has no version")
 	}
 	if err != nil {
-		return e.D, fmt.Errorf("decode record: %w", err)
+		return stored.D, fmt.Errorf("decode record: %w", err)
 	}
-	return e.D, nil
+	return stored.D, nil
 }
 
 // get returns the record, or fault NotFound.
 func (t table[T]) get(ctx context.Context, r *Reader, key string) (Stored[T], error) {
-	it, err := r.store.Get(ctx, t.prefix+key)
+	item, err := r.store.Get(ctx, t.prefix+key)
 	if fault.Is(err, fault.NotFound) {
 		msg := fmt.Sprintf("there is no %s %.80q", t.noun, key)
 		return Stored[T]{}, fault.New(fault.NotFound, "state.get", msg, t.remedy)
@@ -108,10 +111,11 @@ func (t table[T]) get(ctx context.Context, r *Reader, key string) (Stored[T], er
 	if err != nil {
 		return Stored[T]{}, err
 	}
-	return t.stored(it)
+	return t.decodeItem(item)
 }
 
-// getOrNew is get, but returns an empty record with Revision 0 when there is none, for replaceOrCreate.
+// getOrNew is get, but without fault NotFound: when there is no record it returns an empty one with Revision
+// 0, which replaceOrCreate then creates.
 func (t table[T]) getOrNew(ctx context.Context, r *Reader, key string) (Stored[T], error) {
 	rec, err := t.get(ctx, r, key)
 	if fault.Is(err, fault.NotFound) {
@@ -120,10 +124,12 @@ func (t table[T]) getOrNew(ctx context.Context, r *Reader, key string) (Stored[T
 	return rec, err
 }
 
-func (t table[T]) stored(it raftstore.Item) (Stored[T], error) {
-	out := Stored[T]{Key: strings.TrimPrefix(it.Key, t.prefix), Revision: uint64(it.Modified), item: it}
+// decodeItem decodes an item that was read from the store. A record that this release cannot read is fault
+// Internal.
+func (t table[T]) decodeItem(item raftstore.Item) (Stored[T], error) {
+	out := Stored[T]{Key: strings.TrimPrefix(item.Key, t.prefix), Revision: uint64(item.Modified), item: item}
 	var err error
-	if out.Value, err = decode[T](it.Value); err != nil {
+	if out.Value, err = decode[T](item.Value); err != nil {
 		msg := fmt.Sprintf("this release cannot read the %s %.80q", t.noun, out.Key)
 		return Stored[T]{}, fault.Wrap(err, fault.Internal, "state.get", msg,
 			"run the newest release on every auth replica")
@@ -136,7 +142,8 @@ func (t table[T]) list(ctx context.Context, r *Reader, p Page) (Listing[T], erro
 	return t.listUnder(ctx, r, "", p)
 }
 
-// listUnder returns one page of the records whose key begins with under.
+// listUnder returns one page of the records whose key begins with under. A record that this release cannot
+// decode is not an error: its key is in Unreadable.
 func (t table[T]) listUnder(ctx context.Context, r *Reader, under string, p Page) (Listing[T], error) {
 	after := ""
 	if p.After != "" {
@@ -147,22 +154,23 @@ func (t table[T]) listUnder(ctx context.Context, r *Reader, under string, p Page
 		return Listing[T]{}, err
 	}
 	out := Listing[T]{Next: strings.TrimPrefix(got.Next, t.prefix), revision: got.Revision}
-	for _, it := range got.Items {
-		rec, err := t.stored(it)
+	for _, item := range got.Items {
+		record, err := t.decodeItem(item)
 		if err != nil {
-			out.Unreadable = append(out.Unreadable, strings.TrimPrefix(it.Key, t.prefix))
+			out.Unreadable = append(out.Unreadable, strings.TrimPrefix(item.Key, t.prefix))
 			continue
 		}
-		out.Items = append(out.Items, rec)
+		out.Items = append(out.Items, record)
 	}
 	return out, nil
 }
 
-// all returns every record of the kind.
+// all returns every record of the kind, in the order of the keys. Records that this release cannot decode are
+// left out. It reads page by page, so the records may be of different revisions of the store.
 func (t table[T]) all(ctx context.Context, r *Reader) ([]Stored[T], error) {
 	var out []Stored[T]
-	for p := (Page{}); ; {
-		got, err := t.list(ctx, r, p)
+	for page := (Page{}); ; {
+		got, err := t.list(ctx, r, page)
 		if err != nil {
 			return nil, err
 		}
@@ -170,10 +178,11 @@ func (t table[T]) all(ctx context.Context, r *Reader) ([]Stored[T], error) {
 		if got.Next == "" {
 			return out, nil
 		}
-		p.After = got.Next
+		page.After = got.Next
 	}
 }
 
+// values returns the records alone, without their keys and revisions.
 func values[T any](list []Stored[T]) []T {
 	out := make([]T, len(list))
 	for i, v := range list {

@@ -43,7 +43,8 @@ func (a Authorities) key() string {
 	return fmt.Sprintf("%020d.%020d", a.Revision.Epoch, a.Revision.Index)
 }
 
-// AuthoritiesChain returns the signed authorities documents, oldest first.
+// AuthoritiesChain returns all signed authorities documents, oldest first. It is empty before the cluster is
+// created.
 func (r *Reader) AuthoritiesChain(ctx context.Context) ([]Authorities, error) {
 	got, err := authorities.all(ctx, r)
 	if err != nil {
@@ -57,21 +58,22 @@ func (r *Reader) Role(ctx context.Context, name string) (Stored[access.Role], er
 	return roles.get(ctx, r, name)
 }
 
-// ListRoles returns one page of roles, by name.
+// ListRoles returns one page of the roles, ordered by name.
 func (r *Reader) ListRoles(ctx context.Context, p Page) (Listing[access.Role], error) {
 	return roles.list(ctx, r, p)
 }
 
-// RoleSet is every role as of one revision. It is shared and must not be changed.
+// RoleSet has every role as of one revision. It is shared by all callers and must not be changed.
 type RoleSet struct {
-	Roles    []access.Role // by name
+	Roles    []access.Role // ordered by name
 	Policy   access.Policy
 	Revision uint64    // of the last change of any role
 	Time     time.Time // of that change
 }
 
-// RoleSet returns the roles as they are now. While nothing changes, it reads one record and returns the same
-// pointer.
+// RoleSet returns the roles as they are now. It decodes them only after a change: otherwise it reads the
+// record with the version of the roles and returns the same pointer as the last time. If roles change while
+// it reads them, it starts again.
 func (r *Reader) RoleSet(ctx context.Context) (*RoleSet, error) {
 	for {
 		before, err := rulesVersions.get(ctx, r, rolesVersionKey)
@@ -82,14 +84,15 @@ func (r *Reader) RoleSet(ctx context.Context) (*RoleSet, error) {
 			return have, nil
 		}
 		set, err := r.readRoleSet(ctx, before)
-		if err != nil || set != nil {
+		if changed := set == nil; err != nil || !changed {
 			return set, err
 		}
 	}
 }
 
-// readRoleSet reads all roles. It returns nil when the version changed meanwhile, because the roles may then
-// be of different revisions.
+// readRoleSet reads all roles and keeps the set for RoleSet. at is the version that was read before. It
+// returns nil and no error when the version is another one after the roles were read: the roles may then be
+// of different revisions.
 func (r *Reader) readRoleSet(ctx context.Context, at Stored[rulesVersion]) (*RoleSet, error) {
 	all, err := roles.all(ctx, r)
 	if err != nil {
@@ -117,7 +120,8 @@ func (r *Reader) Policy(ctx context.Context) (access.Policy, error) {
 	return set.Policy, nil
 }
 
-// AwaitRules waits until the rules change after the revision.
+// AwaitRules returns nil when any rules have changed after the revision, at once if they have already. It
+// returns an error when ctx or the store ends before.
 func (r *Reader) AwaitRules(ctx context.Context, after uint64) error {
 	now, err := rulesVersions.list(ctx, r, Page{})
 	if err != nil {
@@ -128,7 +132,8 @@ func (r *Reader) AwaitRules(ctx context.Context, after uint64) error {
 			return nil
 		}
 	}
-	// The list carries the revision of the whole store, from which a watch can always continue.
+	// The watch begins at the revision of the whole store in the list. A change after the list is not missed,
+	// and the store keeps the events after a revision that is this new.
 	w, err := r.store.Watch(ctx, rulesVersions.prefix, now.revision)
 	if err != nil {
 		return err
@@ -140,7 +145,9 @@ func (r *Reader) AwaitRules(ctx context.Context, after uint64) error {
 // Roles changes roles, and reads.
 type Roles struct{ writer }
 
-// PutRole stores a role over old and returns the new revision. An old with Revision 0 must not exist yet.
+// PutRole writes role in the place of old and returns the new revision. It returns fault Conflict if old is
+// no longer what is stored. The zero value as old creates the role, and fails with the same fault if there is
+// one of that name.
 func (w *Roles) PutRole(
 	ctx context.Context, old Stored[access.Role], role access.Role, now time.Time, events ...audit.Event,
 ) (uint64, error) {
@@ -150,7 +157,7 @@ func (w *Roles) PutRole(
 	return w.commitRoles(ctx, &c, now, events)
 }
 
-// RemoveRole removes a role.
+// RemoveRole removes a role. It returns fault Conflict if old is no longer what is stored.
 func (w *Roles) RemoveRole(
 	ctx context.Context, old Stored[access.Role], now time.Time, events ...audit.Event,
 ) error {

@@ -21,9 +21,9 @@ type Token struct {
 	By      string             `json:"by,omitempty"`      // who created the token
 	Created time.Time          `json:"created"`
 	Expires time.Time          `json:"expires"`
-	Used    time.Time          `json:"used,omitzero"`
-	UsedBy  identity.MachineID `json:"used_by,omitempty"`
-	Refused int                `json:"refused,omitempty"` // how often it was shown after its use or expiry
+	Used    time.Time          `json:"used,omitzero"`     // when a machine joined with it; zero: none did
+	UsedBy  identity.MachineID `json:"used_by,omitempty"` // that machine
+	Refused int                `json:"refused,omitempty"` // how many requests with it were refused
 }
 
 // tokenName says which token has a hash.
@@ -52,7 +52,8 @@ func (r *Reader) Token(ctx context.Context, name string) (Stored[Token], error) 
 	return tokens.get(ctx, r, name)
 }
 
-// ListTokens returns one page of tokens, by name. It lists used and expired ones too while they are kept.
+// ListTokens returns one page of tokens, ordered by name. Used and expired tokens are among them until their
+// records are deleted (tokenRetention).
 func (r *Reader) ListTokens(ctx context.Context, p Page) (Listing[Token], error) {
 	return tokens.list(ctx, r, p)
 }
@@ -60,11 +61,12 @@ func (r *Reader) ListTokens(ctx context.Context, p Page) (Listing[Token], error)
 // Tokens adds, counts and removes join tokens, and reads. Machines marks them as used.
 type Tokens struct{ writer }
 
-// tokenRetention is how long a token is kept after its creation, so that somebody who presents it late is
-// told that it expired.
+// tokenRetention is how long a token's record is kept after the token was created. It is longer than any
+// token is valid, so that whoever presents one too late is told that it expired.
 const tokenRetention = 24 * time.Hour
 
-// AddToken stores a token under a name, which must be free, and returns its revision.
+// AddToken stores a token under a name and returns its revision. The store deletes it after tokenRetention. A
+// name that another token has is fault Conflict.
 func (w *Tokens) AddToken(
 	ctx context.Context, name string, t Token, events ...audit.Event,
 ) (uint64, error) {
@@ -83,7 +85,8 @@ func (w *Tokens) AddToken(
 	return r.Revision, err
 }
 
-// CountRefusal counts that a token was presented after its use or expiry, and stores the events.
+// CountRefusal adds one to the number of requests with the token that were refused, and stores the events. It
+// returns fault Conflict if old is no longer what is stored.
 func (w *Tokens) CountRefusal(ctx context.Context, old Stored[Token], events ...audit.Event) error {
 	next := old.Value
 	next.Refused++

@@ -12,7 +12,8 @@ import (
 	"github.com/threshold-access/threshold/internal/identity"
 )
 
-// User is what the cluster knows of a user beside what the provider says at each login.
+// User is what the cluster stores of a user. Everything else about the user comes from the provider at each
+// login.
 type User struct {
 	Connector string    `json:"connector"`
 	Subject   string    `json:"subject"`
@@ -28,8 +29,8 @@ func (u User) UserKey() identity.UserKey {
 	return identity.UserKey{Connector: u.Connector, Subject: u.Subject}
 }
 
-// FilterRoles returns those of the roles that the user still has. The roles are those of a certificate or of
-// a login, which may be older than this record.
+// FilterRoles returns those of the given roles that the user still has. It is for the roles in a certificate
+// or a login, which may be older than this record.
 func (u User) FilterRoles(roles []string) []string {
 	lost := func(r string) bool { return !slices.Contains(u.Roles, r) && !slices.Contains(u.Mapped, r) }
 	return slices.DeleteFunc(slices.Clone(roles), lost)
@@ -62,7 +63,7 @@ func (r *Reader) UserByID(ctx context.Context, id string) (Stored[User], error) 
 	return users.get(ctx, r, id)
 }
 
-// ListUsers returns one page of the users, by connector and subject.
+// ListUsers returns one page of the users, ordered by connector and subject.
 func (r *Reader) ListUsers(ctx context.Context, p Page) (Listing[User], error) {
 	return users.list(ctx, r, p)
 }
@@ -70,8 +71,8 @@ func (r *Reader) ListUsers(ctx context.Context, p Page) (Listing[User], error) {
 // Users changes and removes users, and reads.
 type Users struct{ writer }
 
-// PutUser writes the user's record. It returns fault Conflict if old is no longer what is stored; an old with
-// Revision 0 must not exist yet.
+// PutUser writes u in the place of old. It returns fault Conflict if old is no longer what is stored. The
+// zero value as old creates the record, and fails with the same fault if there is one.
 func (w *Users) PutUser(ctx context.Context, old Stored[User], u User, events ...audit.Event) error {
 	old.Key = UserID(u.UserKey())
 	var c change
@@ -81,7 +82,8 @@ func (w *Users) PutUser(ctx context.Context, old Stored[User], u User, events ..
 	return err
 }
 
-// RemoveUser removes the user and their second factor. At their next login they enrol a new one.
+// RemoveUser removes the user's record and second factor. At their next login the user is created again and
+// enrols a new factor. It returns fault Conflict if old is no longer what is stored.
 func (w *Users) RemoveUser(ctx context.Context, old Stored[User], events ...audit.Event) error {
 	var c change
 	users.remove(&c, old)

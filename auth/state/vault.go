@@ -1,7 +1,7 @@
 package state
 
-// Seal encrypts secrets that are stored. A secret that was sealed under one name opens under no other. The
-// seals of ca/keyring implement it.
+// Seal encrypts secrets before they are stored (it seals them), and decrypts them again (it opens them). A
+// secret that was sealed under one name cannot be opened under another. The seals of ca/keyring implement it.
 type Seal interface {
 	Seal(name string, plaintext []byte) ([]byte, error)
 	Open(name string, sealed []byte) ([]byte, error)
